@@ -1,0 +1,1 @@
+"""The protocol, the one attention, the spec language, the registry."""

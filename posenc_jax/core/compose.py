@@ -1,0 +1,152 @@
+"""Composition: `chain` folds encodings door by door; `make` builds one from a spec string."""
+
+from flax import nnx
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import SpecError
+
+EXCLUSIVE = ('match', 'collect')
+
+
+class ChainedEncoding(Encoding):
+    """Several encodings as one: folds run in chain order, masks are combined with AND, `match` and `collect` have one owner."""
+
+    def __init__(self, parts: tuple[Encoding, ...]):
+        for door in EXCLUSIVE:
+            owners = [part for part in parts if part.opens(door)]
+            if len(owners) > 1:
+                names = ' and '.join(getattr(o, 'card', None) and o.card.key or type(o).__name__ for o in owners)
+                raise SpecError(f'{names} both need the exclusive door {door!r}: nest one in the other, they cannot be chained')
+        evolving = [part for part in parts if part.cached == 'evolving']
+        raw = [part for part in parts if part.cached == 'raw']
+        if evolving and raw:
+            raise SpecError(
+                f'{evolving[0].card.key} rewrites cached keys and {raw[0].card.key} needs them raw: they cannot be chained'
+            )
+        self.parts = nnx.List(parts)
+
+    @property
+    def decides(self):
+        return frozenset().union(*(part.decides for part in self.parts))
+
+    @property
+    def lookback(self):
+        return max((part.lookback for part in self.parts), default=0)
+
+    @property
+    def cached(self):
+        kinds = {part.cached for part in self.parts}
+        return 'raw' if 'raw' in kinds else 'evolving' if 'evolving' in kinds else 'encoded'
+
+    def opens(self, door):
+        return any(part.opens(door) for part in self.parts)
+
+    def place(self, tok, *, key=None):
+        import jax
+
+        for number, part in enumerate(self.parts):
+            tok = part.place(tok, key=None if key is None else jax.random.fold_in(key, number))
+        return tok
+
+    def embed(self, x, tok):
+        for part in self.parts:
+            x = part.embed(x, tok)
+        return x
+
+    def project(self, q, k, v, tq, tk, x=None):
+        for part in self.parts:
+            rows = None if x is None else x[:, self.lookback - part.lookback :]
+            q, k, v, tq, tk = part.project(q, k, v, tq, tk, rows)
+        return q, k, v, tq, tk
+
+    def open(self, q, tq):
+        return tuple(part.open(q, tq) for part in self.parts)
+
+    def match(self, q, k, tq, tk, seen, carry):
+        for number, part in enumerate(self.parts):
+            if part.opens('match'):
+                s, own = part.match(q, k, tq, tk, seen, carry[number])
+                return s, (*carry[:number], own, *carry[number + 1 :])
+        return super().match(q, k, tq, tk, seen, carry)
+
+    def score(self, s, tq, tk, seen, carry):
+        carries = []
+        for part, own in zip(self.parts, carry):
+            s, own = part.score(s, tq, tk, seen, own)
+            carries.append(own)
+        return s, tuple(carries)
+
+    def mask(self, tq, tk):
+        allowed = None
+        for part in self.parts:
+            own = part.mask(tq, tk)
+            if own is not None:
+                allowed = own if allowed is None else allowed & own
+        return allowed
+
+    def may_see(self, tq, tk):
+        possible = True
+        for part in self.parts:
+            possible = part.may_see(tq, tk) & possible
+        return possible
+
+    def collect(self, w, v, tq, tk):
+        for part in self.parts:
+            if part.opens('collect'):
+                return part.collect(w, v, tq, tk)
+        return super().collect(w, v, tq, tk)
+
+    def evolve(self, k, tk, new):
+        for part in self.parts:
+            k = part.evolve(k, tk, new)
+        return k
+
+
+def parts_of(encoding: Encoding) -> tuple[Encoding, ...]:
+    """The links of a chain; a single encoding is a chain of one."""
+    return tuple(encoding.parts) if isinstance(encoding, ChainedEncoding) else (encoding,)
+
+
+def chain(*encodings: Encoding) -> Encoding:
+    """Joins encodings; nested chains are flattened and a chain of one is that encoding.
+
+    Raises:
+      SpecError: two encodings need the same exclusive door (`match` or `collect`); both are named.
+    """
+    parts = tuple(part for encoding in encodings for part in parts_of(encoding))
+    if not parts:
+        raise SpecError('chain() needs at least one encoding; "nope()" is the empty one')
+    return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
+
+
+def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Encoding:
+    """Builds an encoding from a spec string.
+
+    Args:
+      spec: e.g. 'rope(freqs=yarn(factor=4.0)) | alibi()'.
+      causal: True or False adds the mask that a decoder or encoder needs unless the chain decides causality itself, and
+        keeps packed documents apart; None adds nothing.
+      **context: what the model knows and the spec need not repeat: `heads`, `kv_heads`, `head_dim`, `model_dim`,
+        `train_len`, `rngs` (an `nnx.Rngs`).
+
+    Raises:
+      SpecError: the string is wrong, the context lacks something, or the parts do not fit together.
+    """
+    from posenc_jax.mask.basic import Causal, Document
+
+    if isinstance(spec, str):
+        context.setdefault('kv_heads', context['heads']) if 'heads' in context else None
+        context.setdefault('rngs', nnx.Rngs(0))
+        encoding = chain(*(spec_language.build(node, context) for node in spec_language.parse(spec).nodes))
+    else:
+        encoding = spec
+    if causal is not None:
+        for part in parts_of(encoding):
+            if not causal and part.card.causal_only:
+                raise SpecError(f'{part.card.key} is defined for causal attention only')
+        if causal and 'causality' not in encoding.decides:
+            encoding = chain(encoding, Causal())
+        if 'segments' not in encoding.decides:
+            encoding = chain(encoding, Document())
+    return encoding

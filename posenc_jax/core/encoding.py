@@ -1,0 +1,225 @@
+"""The protocol: `Tokens`, and `Encoding` with its doors, all shut by default.
+
+Letters: B batch, T query tokens, S key tokens, L either, N query heads, K key/value heads, H head width, D model width,
+P position components. A leading axis written #B may be 1 where the whole batch shares it.
+
+Token stage (`place`, `embed`, `project`) sees whole sequences, layout [B, L, heads, H]. Pair stage (`open`, `match`,
+`score`, `mask`, `collect`) sees one block of queries and one block of keys, heads first: q [B, N, T, H], k and v
+[B, K, S, H], logits [B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...].
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from posenc_jax.core.registry import Card
+
+Carry = Any  # pytree of arrays [B, N, T, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """What is known about each token besides its vector. Every leaf starts [#B, L], so it can be cut into blocks.
+
+    Attributes:
+      index: order in the sequence; causality uses this and only this. Ascends along the axis.
+      pos: what the encoding believes the position is: may repeat, jump, be fractional, have several components.
+      segment: packed document of the token; None where there is one document a row.
+      valid: False for padding and empty cache slots; None where all tokens are real.
+      feats: per-token features keyed by the encoding's name, [#B, L, heads or 1, ...].
+    """
+
+    index: Int[Array, '#B L']
+    pos: Num[Array, '#B L *P']
+    segment: Int[Array, '#B L'] | None = None
+    valid: Bool[Array, '#B L'] | None = None
+    feats: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        return self.index.shape[1]
+
+    @classmethod
+    def of(cls, *, length: int | None = None, positions=None, segment=None, valid=None) -> 'Tokens':
+        """Tokens of whole sequences, as the data pipeline hands them over.
+
+        Positions count 0, 1, ... over the valid tokens of each segment unless `positions` gives them.
+
+        Args:
+          length: L; needed only when nothing else tells it.
+          positions: [#B, L] or [#B, L, P], or None.
+          segment: [#B, L] integers, equal within a document and contiguous, or None.
+          valid: [#B, L] booleans, False for padding on either side, or None.
+
+        Raises:
+          ValueError: no length is known, or the shapes disagree.
+        """
+        given = [a for a in (positions, segment, valid) if a is not None]
+        lengths = {a.shape[1] for a in given} | ({length} if length is not None else set())
+        if len(lengths) != 1:
+            raise ValueError(f'Tokens.of needs one length, got {sorted(lengths) or "none"}')
+        (length,) = lengths
+        index = jnp.arange(length, dtype=jnp.int32)[None]
+        segment = None if segment is None else jnp.asarray(segment, jnp.int32)
+        valid = None if valid is None else jnp.asarray(valid, bool)
+        if positions is not None:
+            pos = jnp.asarray(positions)
+        elif segment is None and valid is None:
+            pos = index
+        else:
+            ones = jnp.ones_like(index) if valid is None else valid.astype(jnp.int32)
+            count = jnp.cumsum(ones, axis=1)
+            if segment is not None:
+                fresh = jnp.concatenate([jnp.ones_like(segment[:, :1], bool), segment[:, 1:] != segment[:, :-1]], axis=1)
+                before = jax.lax.cummax(jnp.where(fresh, count - ones, 0), axis=1)
+                count = count - before
+            pos = jnp.maximum(count - 1, 0)
+        return cls(index=index, pos=pos, segment=segment, valid=valid)
+
+    def with_feats(self, **feats) -> 'Tokens':
+        """A copy that also carries these features."""
+        return dataclasses.replace(self, feats={**self.feats, **feats})
+
+    def without_feats(self) -> 'Tokens':
+        return dataclasses.replace(self, feats={})
+
+    def slice(self, start, size: int) -> 'Tokens':
+        """The block of `size` tokens from `start` (which may be traced)."""
+        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1), self)
+
+
+class Constant(nnx.Variable):
+    """An array that belongs to an encoding and is not trained: slopes, thresholds per head.
+
+    Like `nnx.Param` it may carry `axes`, one role per dimension ('heads' where the head axis is), for sharding.
+    """
+
+
+class Encoding(nnx.Module):
+    """A positional encoding as a value: the doors it opens are overridden, all others stay shut.
+
+    Class attributes:
+      card: the catalogue entry, set by `register`.
+      spec_kind: lets a spec string nest encodings as arguments.
+      decides: what a mask settles by itself, so that the model adds no default mask for it: 'causality', 'segments'.
+      lookback: how many earlier rows of the layer input `project` reads (a short convolution); their rows come first in `x`.
+      cached: 'encoded', 'raw' or 'evolving' (see `Promises.cached`).
+    """
+
+    card: ClassVar[Card]
+    spec_kind: ClassVar[str] = 'encoding'
+    decides: ClassVar[frozenset[str]] = frozenset()
+    lookback: ClassVar[int] = 0
+
+    @property
+    def cached(self) -> str:
+        return self.card.promises.cached
+
+    # Token stage, whole sequences, O(L).
+
+    def place(self, tok: Tokens, *, key: Array | None = None) -> Tokens:
+        """Assigns positions. The only door that may be random: with a `key` the training rule, without it the evaluation rule."""
+        return tok
+
+    def embed(self, x: Float[Array, 'B L D'], tok: Tokens) -> Float[Array, 'B L D']:
+        """Changes the token vectors at the input of the model."""
+        return x
+
+    def project(self, q, k, v, tq: Tokens, tk: Tokens, x=None):
+        """Changes queries [B, T, N, H], keys and values [B, S, K, H] token by token, or attaches features to `tq` and `tk`.
+
+        `x` is the layer input, [B, lookback + T, D]; rows before the sequence, padding among them, are zero.
+        """
+        return q, k, v, tq, tk
+
+    # Pair stage, one block of queries and one of keys.
+
+    def open(self, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
+        """What is carried along the sweep over key blocks, from near to far, for this block of queries."""
+        return ()
+
+    def match(self, q, k, tq: Tokens, tk: Tokens, seen, carry: Carry):
+        """Logits of a block, float32 and scaled, and the carry for the next (farther) block."""
+        return scaled_dot_product(q, k), carry
+
+    def score(self, s: Float[Array, 'B N T S'], tq: Tokens, tk: Tokens, seen, carry: Carry):
+        """Changes the logits of a block; returns them and the carry."""
+        return s, carry
+
+    def mask(self, tq: Tokens, tk: Tokens) -> Bool[Array, '#B #N T S'] | None:
+        """Which keys each query may see; None for all. Masks of a chain are combined with AND."""
+        return None
+
+    def may_see(self, tq: 'Bounds', tk: 'Bounds') -> Bool[Array, ''] | bool:
+        """Whether a block of keys can hold anything `mask` allows, from the bounds of the two blocks. May err towards True."""
+        return True
+
+    def collect(self, w: Float[Array, 'B N T S'], v, tq: Tokens, tk: Tokens) -> Float[Array, 'B N T H']:
+        """Sums values with weights `w` (not yet normalised); must be linear in `w`."""
+        return weighted_sum(w, v)
+
+    # Decode.
+
+    def evolve(self, k: Float[Array, 'B K S H'], tk: Tokens, new: Tokens) -> Float[Array, 'B K S H']:
+        """Rewrites cached keys for one new token (`new` has length 1); only for `cached='evolving'`."""
+        return k
+
+    def opens(self, door: str) -> bool:
+        """Whether this encoding overrides a door."""
+        return getattr(type(self), door) is not getattr(Encoding, door)
+
+
+DOORS = ('place', 'embed', 'project', 'open', 'match', 'score', 'mask', 'collect', 'evolve')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Smallest and largest index and segment of the valid tokens in a block, over the batch. Empty blocks have low > high."""
+
+    index_low: Array
+    index_high: Array
+    segment_low: Array | None
+    segment_high: Array | None
+
+
+def bounds(tok: Tokens) -> Bounds:
+    """`Bounds` of a block of tokens."""
+    big = jnp.iinfo(jnp.int32).max
+
+    def low_high(a):
+        if a is None:
+            return None, None
+        if tok.valid is None:
+            return a.min(), a.max()
+        return jnp.where(tok.valid, a, big).min(), jnp.where(tok.valid, a, -big).max()
+
+    return Bounds(*low_high(tok.index), *low_high(tok.segment))
+
+
+def scaled_dot_product(q: Float[Array, 'B N T H'], k: Float[Array, 'B K S H']) -> Float[Array, 'B N T S']:
+    """`q k^T / sqrt(H)` in float32; each of the K key heads serves N // K consecutive query heads."""
+    b, n, t, h = q.shape
+    kv, s = k.shape[1], k.shape[2]
+    q = q.reshape(b, kv, n // kv * t, h)
+    logits = jnp.einsum('bkth,bksh->bkts', q, k, preferred_element_type=jnp.float32)
+    return (logits * h**-0.5).reshape(b, n, t, s)
+
+
+def weighted_sum(w: Float[Array, 'B N T S'], v: Float[Array, 'B K S H']) -> Float[Array, 'B N T H']:
+    """`w v` in float32, key/value heads shared as in `scaled_dot_product`."""
+    b, n, t, s = w.shape
+    kv, h = v.shape[1], v.shape[3]
+    w = w.reshape(b, kv, n // kv * t, s).astype(v.dtype)
+    out = jnp.einsum('bkts,bksh->bkth', w, v, preferred_element_type=jnp.float32)
+    return out.reshape(b, n, t, h)
+
+
+def heads_first(feature: Array) -> Array:
+    """A per-token feature [#B, L, heads, ...] as [#B, heads, L, ...]."""
+    return jnp.swapaxes(feature, 1, 2)

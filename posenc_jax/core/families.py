@@ -1,0 +1,81 @@
+"""Families: what most methods share, so that a contributor writes one method."""
+
+import dataclasses
+from typing import ClassVar, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.core.encoding import Encoding, Tokens
+
+
+class Positions(Encoding):
+    """Door 1: decides which position each token believes it has. Write `assign`."""
+
+    def assign(self, tok: Tokens, key: Array | None) -> Num[Array, '#B L *P']:
+        """New positions; `key` is None under the evaluation rule."""
+        raise NotImplementedError
+
+    def place(self, tok, *, key=None):
+        return dataclasses.replace(tok, pos=self.assign(tok, key))
+
+
+class Embedding(Encoding):
+    """Door 2: adds a vector per position to the token vectors. Write `table`."""
+
+    def table(self, tok: Tokens, width: int) -> Float[Array, '#B L D']:
+        """Position vectors of model width."""
+        raise NotImplementedError
+
+    def embed(self, x, tok):
+        added = self.table(tok, x.shape[-1]).astype(x.dtype)
+        return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))
+
+
+class Bias(Encoding):
+    """Door 4: adds to the logits what two blocks of positions determine. Write `bias`."""
+
+    def bias(self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Float[Array, '#B #N T S']:
+        """Additive bias in float32, not divided by sqrt(H)."""
+        raise NotImplementedError
+
+    def score(self, s, tq, tk, seen, carry):
+        return s + self.bias(tq.pos, tk.pos).astype(jnp.float32), carry
+
+
+class Mask(Encoding):
+    """Door 5: decides which keys a query may see. Write `allow`, and `may_see` so that whole blocks can be skipped."""
+
+    def allow(self, tq: Tokens, tk: Tokens) -> Array:
+        raise NotImplementedError
+
+    def mask(self, tq, tk):
+        return self.allow(tq, tk)
+
+
+def signed_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Num[Array, '#B T S']:
+    """Query minus key position, >= 0 in the causal past; integers stay integers."""
+    return q_pos[..., :, None] - k_pos[..., None, :]
+
+
+class Frequencies(Protocol):
+    """A rule for rotary frequencies. Implementations are frozen dataclasses registered with kind 'frequencies'.
+
+    Attributes:
+      spec_kind: 'frequencies'.
+      uses_length: whether the rule depends on the current length (then keys must be cached raw).
+      trains: whether the paper tunes the model after the change.
+    """
+
+    spec_kind: ClassVar[str] = 'frequencies'
+    uses_length: ClassVar[bool] = False
+
+    def __call__(
+        self, rotary_dim: int, base: float, length: Num[Array, '...'] | None = None
+    ) -> tuple[np.ndarray | Float[Array, '... F'], float | Float[Array, '...']]:
+        """Inverse frequencies (radians per position, rotary_dim // 2 of them) and the temperature m.
+
+        m multiplies cos and sin of queries and keys alike, so logits are scaled by m**2. Static rules return numpy
+        float64; rules that use the length return arrays of shape `length.shape + (rotary_dim // 2,)` and `length.shape`.
+        """

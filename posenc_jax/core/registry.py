@@ -1,0 +1,160 @@
+"""The one registry: key -> what a spec string may name, with its Card.
+
+Kinds are `encoding`, `frequencies`, `extension` and `task`. A key may exist once per kind (`yarn` is a frequency
+function and, because it knows how to extend a rotary encoding, serves as an extension as well).
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+Kind = Literal['encoding', 'frequencies', 'extension', 'task']
+Cached = Literal['encoded', 'raw', 'evolving']
+
+
+class SpecError(ValueError):
+    """A spec string, or an argument in it, is wrong. The message says what was expected and the nearest valid choice."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Promises:
+    """What an encoding guarantees. The contract suite checks that kept promises hold and that unmade ones fail.
+
+    Attributes:
+      relative: adding one constant to every position changes nothing.
+      sweep_free: the order in which keys are visited does not matter (no carry along the sweep).
+      mixes_heads: the logits of one head read the queries of another.
+      blockwise: evaluation in tiles equals dense evaluation, in memory linear in the length.
+      cached: what a decode cache holds of the keys: as projected and encoded, raw (encoded again at every step, because
+        the encoding of a key depends on the current length), or evolving (rewritten by every new token).
+      needs_training: it has trainable parameters.
+      fused: the pair stage is a plain scaled inner product, so a fused attention kernel may serve it.
+    """
+
+    relative: bool = False
+    sweep_free: bool = True
+    mixes_heads: bool = False
+    blockwise: bool = True
+    cached: Cached = 'encoded'
+    needs_training: bool = False
+    fused: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The catalogue entry of a method: where it comes from, where it acts, what it promises.
+
+    Attributes:
+      title: title of the paper.
+      arxiv: arXiv identifier, or '' where there is none (then `source` says where it comes from).
+      door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'.
+      equation: one line in the paper's symbols.
+      source: official repository, or what else was followed.
+      authors: for the citation, 'Su, Jianlin and Lu, Yu and ...'.
+      year: of the paper.
+      example: the spec string the contract suite and the documentation use.
+      name: display name with the paper's capitals.
+      share: whether the layers of a model share one set of parameters in the paper's setting.
+      causal_only: defined only where keys do not lie after queries.
+      promises: see `Promises`.
+      key: filled in by `register`.
+    """
+
+    title: str
+    arxiv: str
+    door: str
+    equation: str
+    source: str
+    authors: str
+    year: int
+    example: str
+    name: str
+    share: Literal['model', 'layer'] = 'layer'
+    causal_only: bool = False
+    promises: Promises = Promises()
+    key: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One registered name: its kind, what to call, and its card (tasks have none)."""
+
+    key: str
+    kind: Kind
+    build: Callable[..., Any]
+    card: Card | None
+
+    @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """What a call may give, in order. Read from `__init__`, since the metaclass of NNX modules hides it."""
+        target = self.build.__init__ if inspect.isclass(self.build) else self.build
+        return {
+            name: parameter
+            for name, parameter in inspect.signature(target).parameters.items()
+            if name != 'self' and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        }
+
+
+_ENTRIES: dict[tuple[Kind, str], Entry] = {}
+
+
+def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Any], Any]:
+    """Decorator that makes a class or function available to spec strings under `key`.
+
+    Raises:
+      ValueError: the key is taken within its kind.
+    """
+
+    def add(build):
+        if (kind, key) in _ENTRIES:
+            raise ValueError(f'{kind} {key!r} is registered twice: {_ENTRIES[kind, key].build} and {build}')
+        named = None if card is None else dataclasses.replace(card, key=key)
+        if named is not None:
+            build.card = named
+        _ENTRIES[kind, key] = Entry(key, kind, build, named)
+        return build
+
+    return add
+
+
+def entries(kind: Kind | None = None) -> list[Entry]:
+    """All registered entries (of one kind), sorted by kind and key."""
+    return [entry for (k, _), entry in sorted(_ENTRIES.items()) if kind is None or k == kind]
+
+
+def lookup(key: str, kinds: tuple[Kind, ...]) -> Entry:
+    """The entry registered under `key` in the first of `kinds` that has it.
+
+    Raises:
+      SpecError: unknown key; names the nearest ones and, if the key exists in another kind, says so.
+    """
+    for kind in kinds:
+        if (kind, key) in _ENTRIES:
+            return _ENTRIES[kind, key]
+    wanted = ' or '.join(kinds)
+    elsewhere = [k for (k, name) in _ENTRIES if name == key]
+    if elsewhere:
+        raise SpecError(f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}')
+    raise SpecError(f'unknown {wanted} {key!r}; {nearest(key, [name for (k, name) in _ENTRIES if k in kinds])}')
+
+
+def nearest(name: str, choices) -> str:
+    """The ending of an error message: the nearest valid choices, or all of them when none is near."""
+    choices = sorted(set(choices))
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    if close:
+        return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
+    return 'valid: ' + ', '.join(repr(c) for c in choices)
+
+
+def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> str:
+    """`value` if it is one of `choices`.
+
+    Raises:
+      SpecError: it is not; names the nearest choice.
+    """
+    if value not in choices:
+        raise SpecError(f'{what} is {value!r}; {nearest(str(value), choices)}')
+    return value

@@ -1,0 +1,93 @@
+"""The masks every model needs: causal, full, document. They read indices and segments, never positions."""
+
+from posenc_jax.core.families import Mask
+from posenc_jax.core.registry import Card, Promises, register
+
+_PLAIN = Promises(relative=True, fused=True)
+_SOURCE = dict(
+    title='Attention Is All You Need',
+    arxiv='1706.03762',
+    source='tensorflow/tensor2tensor',
+    authors='Vaswani, Ashish and Shazeer, Noam and Parmar, Niki and Uszkoreit, Jakob and Jones, Llion and Gomez, Aidan N. '
+    'and Kaiser, Lukasz and Polosukhin, Illia',
+    year=2017,
+    door='mask',
+    share='model',
+)
+
+
+@register(
+    'causal',
+    kind='encoding',
+    card=Card(name='causal mask', equation='key j visible to query i iff index_j <= index_i', example='causal()', promises=_PLAIN, **_SOURCE),
+)
+class Causal(Mask):
+    """Keys that are not later than the query. Differs from the paper: nothing.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('rope() | causal()', head_dim=8).decides
+      frozenset({'causality'})
+    """
+
+    decides = frozenset({'causality'})
+
+    def allow(self, tq, tk):
+        return (tk.index[:, None, :] <= tq.index[:, :, None])[:, None]
+
+    def may_see(self, tq, tk):
+        return tk.index_low <= tq.index_high
+
+
+@register(
+    'full',
+    kind='encoding',
+    card=Card(name='full attention', equation='every key is visible', example='full()', promises=_PLAIN, **_SOURCE),
+)
+class Full(Mask):
+    """Every key, earlier or later; written in a spec it keeps a decoder from adding the causal mask.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('full()').mask(None, None) is None
+      True
+    """
+
+    decides = frozenset({'causality'})
+
+    def mask(self, tq, tk):
+        return None
+
+
+@register(
+    'document',
+    kind='encoding',
+    card=Card(
+        name='document mask',
+        equation='key j visible to query i iff segment_j = segment_i',
+        example='document()',
+        promises=_PLAIN,
+        **_SOURCE,
+    ),
+)
+class Document(Mask):
+    """Keys of the query's own packed document; shut where tokens carry no segments.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> t = pj.Tokens.of(segment=[[0, 0, 1]])
+      >>> pj.make('document()').mask(t, t)[0, 0].tolist()
+      [[True, True, False], [True, True, False], [False, False, True]]
+    """
+
+    decides = frozenset({'segments'})
+
+    def mask(self, tq, tk):
+        if tq.segment is None or tk.segment is None:
+            return None
+        return (tk.segment[:, None, :] == tq.segment[:, :, None])[:, None]
+
+    def may_see(self, tq, tk):
+        if tq.segment_low is None or tk.segment_low is None:
+            return True
+        return (tk.segment_low <= tq.segment_high) & (tk.segment_high >= tq.segment_low)

@@ -1,0 +1,50 @@
+"""Prefix-LM mask."""
+
+from posenc_jax.core.families import Mask
+from posenc_jax.core.registry import Card, Promises, register
+
+
+@register(
+    'prefix',
+    kind='encoding',
+    card=Card(
+        name='prefix mask',
+        title='Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer',
+        arxiv='1910.10683',
+        door='mask',
+        equation='key j visible to query i iff index_j <= index_i or pos_j < length',
+        source='google-research/text-to-text-transfer-transformer',
+        authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and Narang, Sharan and Matena, Michael '
+        'and Zhou, Yanqi and Li, Wei and Liu, Peter J.',
+        year=2020,
+        example='prefix(length=4)',
+        share='model',
+        promises=Promises(relative=False),
+    ),
+)
+class Prefix(Mask):
+    """Causal, but every query sees the first `length` positions of its document.
+
+    Args:
+      length: positions 0 .. length-1 form the prefix; at least 1. Documents restart positions, so it counts per document.
+
+    Raises:
+      ValueError: length below 1.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> t = pj.Tokens.of(length=3)
+      >>> pj.make('prefix(length=2)').mask(t, t)[0, 0].sum(-1).tolist()
+      [2, 2, 3]
+    """
+
+    decides = frozenset({'causality'})
+
+    def __init__(self, length: int):
+        if length < 1:
+            raise ValueError(f'prefix length must be at least 1, got {length}')
+        self.length = length
+
+    def allow(self, tq, tk):
+        causal = tk.index[:, None, :] <= tq.index[:, :, None]
+        return (causal | (tk.pos < self.length)[:, None, :])[:, None]

@@ -1,0 +1,9 @@
+"""Tasks: what models are trained and evaluated on. Importing this package registers them (kind 'task')."""
+
+from posenc_jax.tasks import arithmetic as arithmetic
+from posenc_jax.tasks import copy as copy
+from posenc_jax.tasks import language as language
+from posenc_jax.tasks import retrieval as retrieval
+from posenc_jax.tasks.task import Batch as Batch
+from posenc_jax.tasks.task import Task as Task
+from posenc_jax.tasks.task import batch_iterator as batch_iterator

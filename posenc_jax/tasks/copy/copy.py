@@ -1,0 +1,33 @@
+"""Copy a string of symbols: `$61916=61916$`."""
+
+import dataclasses
+
+from posenc_jax.core.registry import register
+from posenc_jax.tasks.copy.transduction import Transduction
+from posenc_jax.tasks.coupling import coupled_copy_ids
+
+
+@register('copy', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Copy(Transduction):
+    """Copying; the task length is the number of symbols. Loss on the copy and the closing `$`.
+
+    Follows Kazemnejad et al., "The Impact of Positional Encoding on Length Generalization in Transformers", arXiv
+    2305.19466 (multi-symbol copy, there with 100 symbols and a worded prompt), in the layout of Cho et al., arXiv
+    2405.20671.
+
+    Args:
+      symbols: size of the alphabet.
+      ids: position ids that the task supplies: 'none', 'plain' or 'coupled'.
+
+    Example:
+      task = Copy(symbols=10, ids='coupled')
+      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
+      print(task.decode(batch['tokens'][0]))
+    """
+
+    def answer(self, x, count):
+        return x
+
+    def coupled_ids(self, count, width):
+        return coupled_copy_ids(count, width=width)

@@ -1,0 +1,64 @@
+"""Shared by tasks that answer a string of symbols with a string made of it: `$x=y$`."""
+
+import abc
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.core.registry import SpecError, check_choice
+from posenc_jax.tasks.coupling import plain_ids
+from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+
+
+@dataclasses.dataclass(frozen=True)
+class Transduction(Task):
+    """`$x=y$` with y as long as x; token ids: symbols from 0, then `=`, `$` (begin and end), padding.
+
+    Args:
+      symbols: size of the alphabet; symbols are drawn with replacement.
+      ids: position ids that the task supplies: 'none', 'plain' (1, 2, ...) or 'coupled'.
+    """
+
+    symbols: int = 10
+    ids: Literal['none', 'plain', 'coupled'] = 'none'
+
+    def __post_init__(self):
+        if self.symbols < 1:
+            raise SpecError(f'symbols must be at least 1, got {self.symbols}')
+        check_choice('ids', self.ids, ('none', 'plain', 'coupled'))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.symbols + 3
+
+    def width(self, length: Length) -> int:
+        return 2 * length_range(length, 1, 'number of symbols')[1] + 2
+
+    @abc.abstractmethod
+    def answer(self, x: Int[np.ndarray, 'B L'], count: Int[np.ndarray, ' B']) -> Int[np.ndarray, 'B L']:
+        """y for every row, of which the first `count` symbols of x are used."""
+
+    @abc.abstractmethod
+    def coupled_ids(self, count: Int[np.ndarray, ' B'], width: int) -> Int[np.ndarray, 'B W']:
+        """Coupled ids of the whole sequence."""
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        low, high = length_range(length, 1, 'number of symbols')
+        count = rng.integers(low, high, batch, endpoint=True)
+        x = rng.integers(0, self.symbols, (batch, high))
+        equals, boundary, padding = np.arange(self.symbols, self.symbols + 3)
+        dollar = one_token(boundary, batch)
+        pieces = [dollar, (x, count), one_token(equals, batch), (self.answer(x, count), count), dollar]
+        sequence, ends = join_ragged(pieces, self.width(length) + 1, padding)
+        positions = None
+        if self.ids == 'plain':
+            positions = plain_ids(ends, width=sequence.shape[1])
+        elif self.ids == 'coupled':
+            positions = self.coupled_ids(count, sequence.shape[1])
+        return next_token_batch(sequence, ends, count + 2, positions)
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        marks = {self.symbols: '=', self.symbols + 1: '$', self.symbols + 2: '_'}
+        return ('' if self.symbols <= 10 else ' ').join(marks.get(int(i), str(int(i))) for i in ids)

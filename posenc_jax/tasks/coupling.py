@@ -1,0 +1,174 @@
+"""Coupled position ids: tokens that belong together share an id (door: positions; needs ids that are looked up).
+
+Every function gives the ids of a whole `$prompt=answer$`: `$` has id 0, as has padding, all other ids are at least
+`start`. Counts and `start` may be ints, which gives one sequence [L], or arrays [B], which gives [B, L]. `start` is 1
+at test time; training draws it per example by adding a random offset to all non-zero ids.
+
+Reference: Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
+Structure", arXiv 2405.20671; official code HanseulJo/position-coupling.
+"""
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.tasks.task import join_ragged
+
+Counts = int | Int[np.ndarray, ' B']
+
+
+def coupled_addition_ids(
+    a_digits: Counts,
+    b_digits: Counts,
+    answer_digits: Counts,
+    *,
+    start: Counts = 1,
+    reverse_output: bool = True,
+    width: int | None = None,
+) -> Int[np.ndarray, '*B L']:
+    """Ids of `$a+b=c$`: digits of equal significance are coupled across both operands and the sum.
+
+    A digit of significance r (0 = least) gets start + 1 + r; `+` and `=` get start. With the most significant answer
+    digit first (`reverse_output=False`) `=` gets start + answer_digits + 1, so that ids fall by one along the answer.
+    Differs from the paper in nothing. The largest id is start + answer_digits (+ 1 if not reversed).
+
+    Args:
+      a_digits, b_digits, answer_digits: digits as written, zero padding included.
+      start: id of `+`.
+      reverse_output: the answer is written least significant digit first.
+      width: length of the result; default: the longest sequence.
+
+    Raises:
+      ValueError: a count or start below 1, or `width` too small.
+
+    Example:
+      coupled_addition_ids(4, 4, 5)       # $0303+7737=04080$
+      # array([0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0], dtype=int32)
+    """
+    shape, (a, b, c, s) = _counts(a_digits=a_digits, b_digits=b_digits, answer_digits=answer_digits, start=start)
+    answer = _rising(s + 1, c) if reverse_output else _falling(s + c, c)
+    equals = s if reverse_output else s + c + 1
+    pieces = [_falling(s + a, a), _one(s), _falling(s + b, b), _one(equals), answer]
+    return _between_boundaries(pieces, shape, width)
+
+
+def coupled_multiplication_ids(
+    a_digits: Counts, b_digits: Counts, *, start: Counts = 1, width: int | None = None
+) -> Int[np.ndarray, '*B L']:
+    """Ids of `$a*b=c$` with the product reversed and padded to a_digits + b_digits digits.
+
+    With e = start + a_digits + b_digits, `*` and `=` get e and a digit of significance r gets e - 1 - r: the order is
+    the opposite of addition's. Differs from the paper in nothing. The largest id is e (size the table for it: the
+    official range of training starts lets e reach one more than `max_position`).
+
+    Args:
+      a_digits, b_digits: digits as written.
+      start: the smallest id, that of the most significant product digit.
+      width: length of the result; default: the longest sequence.
+
+    Raises:
+      ValueError: a count or start below 1, or `width` too small.
+
+    Example:
+      coupled_multiplication_ids(2, 2)    # $15*36=0450$
+      # array([0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0], dtype=int32)
+    """
+    shape, (a, b, s) = _counts(a_digits=a_digits, b_digits=b_digits, start=start)
+    e = s + a + b
+    pieces = [_rising(e - a, a), _one(e), _rising(e - b, b), _one(e), _falling(e - 1, a + b)]
+    return _between_boundaries(pieces, shape, width)
+
+
+def coupled_copy_ids(symbols: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+    """Ids of `$x=x$`: `=` gets start, the k-th symbol (from 0) of both copies start + 1 + k.
+
+    Differs from the paper in nothing. The largest id is start + symbols.
+
+    Args:
+      symbols: length of x.
+      start: id of `=`.
+      width: length of the result; default: the longest sequence.
+
+    Raises:
+      ValueError: a count or start below 1, or `width` too small.
+
+    Example:
+      coupled_copy_ids(5)                 # $61916=61916$
+      # array([0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0], dtype=int32)
+    """
+    shape, (n, s) = _counts(symbols=symbols, start=start)
+    return _between_boundaries([_rising(s + 1, n), _one(s), _rising(s + 1, n)], shape, width)
+
+
+def coupled_reverse_ids(symbols: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+    """Ids of `$x=reversed(x)$`: the k-th symbol (from 0) gets start + k, `=` start + symbols.
+
+    The answer has the ids of x backwards. Differs from the paper in nothing. The largest id is start + symbols.
+
+    Args:
+      symbols: length of x.
+      start: id of the first symbol.
+      width: length of the result; default: the longest sequence.
+
+    Raises:
+      ValueError: a count or start below 1, or `width` too small.
+
+    Example:
+      coupled_reverse_ids(5)              # $61916=61916$
+      # array([0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0], dtype=int32)
+    """
+    shape, (n, s) = _counts(symbols=symbols, start=start)
+    return _between_boundaries([_rising(s, n), _one(s + n), _falling(s + n - 1, n)], shape, width)
+
+
+def plain_ids(tokens: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+    """Consecutive ids start, start + 1, ... of all tokens, `$` included; padding has 0.
+
+    With a random start this is the paper's baseline, an absolute encoding with random start.
+
+    Args:
+      tokens: number of tokens.
+      start: id of the first.
+      width: length of the result; default: the longest sequence.
+
+    Raises:
+      ValueError: a count or start below 1, or `width` too small.
+
+    Example:
+      plain_ids(4, width=6)
+      # array([1, 2, 3, 4, 0, 0], dtype=int32)
+    """
+    shape, (n, s) = _counts(tokens=tokens, start=start)
+    return _joined([_rising(s, n)], shape, width)
+
+
+def _counts(**named):
+    arrays = np.broadcast_arrays(*(np.asarray(value) for value in named.values()))
+    for name, array in zip(named, arrays):
+        if array.dtype.kind not in 'iu' or array.ndim > 1 or (array < 1).any():
+            raise ValueError(f'{name} must be an int or an array [B] of ints, all at least 1, got {named[name]!r}')
+    return arrays[0].shape, [array.reshape(-1).astype(np.int64) for array in arrays]
+
+
+def _rising(first, count):
+    return first[:, None] + np.arange(count.max()), count
+
+
+def _falling(first, count):
+    return first[:, None] - np.arange(count.max()), count
+
+
+def _one(value):
+    return value[:, None], np.ones_like(value)
+
+
+def _between_boundaries(pieces, shape, width):
+    boundary = _one(np.zeros_like(pieces[0][1]))
+    return _joined([boundary, *pieces, boundary], shape, width)
+
+
+def _joined(pieces, shape, width):
+    longest = int(sum(count for _, count in pieces).max())
+    if width is not None and width < longest:
+        raise ValueError(f'width {width} is less than the longest sequence, {longest} tokens')
+    ids, _ = join_ragged(pieces, longest if width is None else width, 0)
+    return ids.reshape(*shape, ids.shape[1])

@@ -1,0 +1,103 @@
+"""Corpora that come with every Python: the reference topics of `pydoc_data`, and the standard library's source code.
+
+Both differ from one Python version to the next, so that perplexities compare within one version only.
+"""
+
+import dataclasses
+import importlib
+import logging
+import pathlib
+import platform
+import sysconfig
+from collections.abc import Callable
+
+import numpy as np
+
+from posenc_jax.core.registry import check_choice
+from posenc_jax.tasks.language.documents import split_documents
+
+SKIPPED = ('site-packages', 'dist-packages', 'idlelib', 'lib2to3', 'pydoc_data', '__pycache__')
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedCorpus:
+    """A corpus of this Python installation, split by document.
+
+    Args:
+      name: 'pydoc_topics' (English reference prose, about 0.5 MB) or 'stdlib_code' (Python, about 10 MB).
+
+    Where an installation lacks the corpus, the next of these serves, with a logged warning: pydoc topics, standard
+    library sources, synthetic Markov text. `description` says which one it is.
+    """
+
+    name: str
+
+    def __post_init__(self):
+        check_choice('embedded corpus', self.name, EMBEDDED)
+
+    def _read(self) -> tuple[str, dict[str, bytes]]:
+        sources = list(READERS)[list(READERS).index(EMBEDDED[self.name]) :]
+        for source in sources:
+            documents = READERS[source]()
+            if documents:
+                break
+        size = sum(map(len, documents.values()))
+        text = f'{self.name}: {source} of Python {platform.python_version()}, {len(documents)} documents, {size} bytes'
+        if source != sources[0]:
+            text += f' (fallback: this Python has no {" and no ".join(sources[: sources.index(source)])})'
+            logger.warning('%s', text)
+        return text, documents
+
+    @property
+    def description(self) -> str:
+        return self._read()[0]
+
+    def documents(self, split: str) -> list[bytes]:
+        description, documents = self._read()
+        logger.info('%s, split %s', description, split)
+        return split_documents(documents, split)
+
+
+def pydoc_topics() -> dict[str, bytes]:
+    """Topic -> text of `pydoc_data.topics`; empty where the installation lacks it."""
+    try:
+        topics = importlib.import_module('pydoc_data.topics').topics
+    except ImportError:
+        return {}
+    return {name: topics[name].encode() for name in sorted(topics)}
+
+
+def stdlib_code() -> dict[str, bytes]:
+    """Relative path -> source of the standard library, without tests; empty where there are no sources."""
+    root = pathlib.Path(sysconfig.get_paths()['stdlib'])
+    names = sorted(path.relative_to(root) for path in root.rglob('*.py'))
+    kept = [n for n in names if not any(part in SKIPPED or part.startswith('test') for part in n.parts)]
+    return {name.as_posix(): (root / name).read_bytes() for name in kept}
+
+
+def markov_text() -> dict[str, bytes]:
+    """200 synthetic documents of sentences: words of a first-order Markov chain with four successors each."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    letters = np.array(list('etaoinshrdlu'))
+    words = [''.join(rng.choice(letters, rng.integers(2, 9))) for _ in range(400)]
+    successors = rng.integers(0, len(words), (len(words), 4))
+    documents = {}
+    for number in range(200):
+        word, sentences = int(rng.integers(len(words))), []
+        for size in rng.integers(4, 16, 40):
+            sentence = []
+            for choice in rng.integers(0, 4, size):
+                word = int(successors[word, choice])
+                sentence.append(words[word])
+            sentences.append(' '.join(sentence).capitalize() + '.')
+        documents[f'markov/{number:03}'] = '\n'.join(sentences).encode()
+    return documents
+
+
+READERS: dict[str, Callable[[], dict[str, bytes]]] = {
+    'pydoc_data.topics': pydoc_topics,
+    'standard library sources': stdlib_code,
+    'synthetic Markov text': markov_text,
+}
+EMBEDDED = {'pydoc_topics': 'pydoc_data.topics', 'stdlib_code': 'standard library sources'}

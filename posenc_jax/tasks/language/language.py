@@ -1,0 +1,183 @@
+"""Language modelling on bytes."""
+
+import dataclasses
+import functools
+import sys
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.core.registry import SpecError, check_choice, nearest, register
+from posenc_jax.tasks.language.documents import Corpus
+from posenc_jax.tasks.language.embedded import EMBEDDED, EmbeddedCorpus
+from posenc_jax.tasks.language.packing import pack_documents, packed_batch
+from posenc_jax.tasks.language.prepared import PreparedDataset
+from posenc_jax.tasks.language.text_files import TextFiles
+from posenc_jax.tasks.language.windows import crops, windows
+from posenc_jax.tasks.task import Batch, Length, Task, batch_rng, length_range, shard_rows
+
+if TYPE_CHECKING:
+    import grain
+
+BOS = 256
+
+
+@register('language', kind='task')
+@dataclasses.dataclass(frozen=True, init=False)
+class Language(Task):
+    """Next-byte prediction; the task length is T. Token ids are the 256 bytes, and 256, which begins every document.
+
+    Args:
+      dataset: 'pydoc_topics' or 'stdlib_code' (come with Python), 'text:GLOB' (your own files), or 'tfds:NAME'
+        (prepared by TensorFlow Datasets).
+      data_dir: folder that a 'text:' pattern is relative to, or where 'tfds:' data sets were prepared.
+      packing: 'stream' takes windows of all documents one after the other; 'documents' packs documents (cut where
+        longer than T) into rows with `segment` ids, and scores no target across documents.
+      feature: which text feature of a 'tfds:' data set; default: 'text', or the only one.
+
+    Raises:
+      SpecError: unknown data set or option, with the nearest valid one.
+      FileNotFoundError: no matching file, or a data set that is not prepared.
+      ValueError: a split that is shorter than one sequence; a file that is not text.
+
+    Example:
+      task = Language('pydoc_topics')
+      batch = task.dataset(length=64, batch_size=8, seed=0)[0]
+      print(task.decode(batch['tokens'][0]))
+    """
+
+    is_language: ClassVar[bool] = True
+
+    corpus: Corpus
+    packing: str
+
+    def __init__(
+        self,
+        dataset: str = 'pydoc_topics',
+        data_dir: str | None = None,
+        packing: Literal['stream', 'documents'] = 'stream',
+        feature: str | None = None,
+    ):
+        # Written by hand because `dataset` is an argument here and a method of every task.
+        object.__setattr__(self, 'corpus', open_corpus(dataset, data_dir, feature))
+        object.__setattr__(self, 'packing', check_choice('packing', packing, ('stream', 'documents')))
+
+    @property
+    def vocab_size(self) -> int:
+        return BOS + 1
+
+    def width(self, length: Length) -> int:
+        low, high = length_range(length, 1, 'sequence length')
+        if low != high:
+            raise ValueError(f'language has one length at a time, got the range {length!r}; did you mean {high}?')
+        return high
+
+    def documents(self, split: str) -> list[Int[np.ndarray, ' _']]:
+        """The documents of a split, each with its `BOS`; empty ones are left out."""
+        texts = [np.frombuffer(text, np.uint8) for text in self.corpus.documents(split) if text]
+        return [np.concatenate([[BOS], text]).astype(np.int32) for text in texts]
+
+    def tokens(self, split: str) -> Int[np.ndarray, ' N']:
+        """The whole split as one stream: its documents one after the other.
+
+        Raises:
+          ValueError: the split is empty.
+        """
+        return np.concatenate(self._documents(split, 1))
+
+    def _documents(self, split, length):
+        documents = self.documents(split)
+        size = sum(map(len, documents))
+        if size < length + 1:
+            shorter = f' or a length of at most {size - 1}' if size > 1 else ''
+            raise ValueError(
+                f'the {split} split of {self.corpus.description} has {size} tokens in {len(documents)} documents, but '
+                f'a sequence of length {length} needs {length + 1}; use a longer text{shorter}'
+            )
+        return documents
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        """Random training rows; reads the corpus at every call, unlike `dataset`."""
+        length = self.width(length)
+        documents = self._documents('train', length)
+        if self.packing == 'stream':
+            return _random_crops(np.concatenate(documents), rng, batch, length)
+        packed = pack_documents(documents, length)
+        return packed_batch(packed, rng.integers(0, packed.rows, batch))
+
+    def dataset(
+        self, *, length: Length, batch_size: int, seed: int, split: str = 'train', shard: tuple[int, int] = (0, 1)
+    ) -> 'grain.MapDataset':
+        """Batches of one split: endless and random for 'train', one pass in order otherwise.
+
+        Training takes random crops ('stream'), or all packed rows in a new order every epoch ('documents'). The other
+        splits score every token but the first once; their last batch is filled up with rows of loss mask 0.
+
+        Args and errors: as `Task.dataset`; a split shorter than one sequence is an error too.
+        """
+        import grain
+
+        length = self.width(length)
+        documents = self._documents(split, length)
+        batch_rng(seed, split, 0)
+        rows = shard_rows(batch_size, shard)
+        if self.packing == 'documents':
+            packed = pack_documents(documents, length)
+            make, count = functools.partial(packed_batch, packed), packed.rows
+        else:
+            stream = np.concatenate(documents)
+            make, count = functools.partial(windows, stream, length=length), -(-(len(stream) - 1) // length)
+        if split != 'train':
+            batches = grain.MapDataset.range(-(-count // batch_size))
+            return batches.map(functools.partial(_numbered_rows, make, batch_size, rows))
+        batches = grain.MapDataset.range(sys.maxsize // batch_size)
+        if self.packing == 'documents':
+            order = grain.MapDataset.range(count).shuffle(seed=seed).repeat()
+            return batches.map(functools.partial(_shuffled_rows, make, batch_size, rows, order))
+        return batches.map(functools.partial(_cropped_rows, stream, batch_size, rows, length, seed))
+
+    def encode(self, text: str) -> Int[np.ndarray, ' L']:
+        """The token ids of a text, with `BOS` in front, e.g. as a prompt."""
+        return np.concatenate([[BOS], np.frombuffer(text.encode(), np.uint8)]).astype(np.int32)
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        return b''.join(b'<bos>' if i == BOS else bytes([i]) for i in map(int, ids)).decode(errors='replace')
+
+
+def open_corpus(dataset: str, data_dir: str | None = None, feature: str | None = None) -> Corpus:
+    """The corpus with this name; see `Language` for the names.
+
+    Raises:
+      SpecError, FileNotFoundError: there is none; also an argument that this kind of corpus does not have.
+    """
+    kind, _, rest = dataset.partition(':')
+    if feature is not None and kind != 'tfds':
+        raise SpecError(f'feature={feature!r} is for "tfds:" data sets; {dataset!r} has no features')
+    match kind:
+        case 'text' if rest:
+            return TextFiles(rest, data_dir)
+        case 'tfds' if rest:
+            return PreparedDataset(rest, data_dir, feature)
+        case _ if dataset in EMBEDDED:
+            if data_dir is not None:
+                raise SpecError(f'data_dir={data_dir!r} is for "text:" and "tfds:"; {dataset!r} comes with Python')
+            return EmbeddedCorpus(dataset)
+    raise SpecError(f'unknown dataset {dataset!r}; {nearest(dataset, [*EMBEDDED, "text:GLOB", "tfds:NAME"])}')
+
+
+def _random_crops(stream, rng, batch, length):
+    return crops(stream, rng.integers(0, len(stream) - length, batch), length)
+
+
+def _cropped_rows(stream, batch_size, rows, length, seed, index):
+    offsets = batch_rng(seed, 'train', index).integers(0, len(stream) - length, batch_size)
+    return crops(stream, offsets[rows], length)
+
+
+def _numbered_rows(make, batch_size, rows, index):
+    return make(numbers=index * batch_size + np.arange(batch_size)[rows])
+
+
+def _shuffled_rows(make, batch_size, rows, order, index):
+    return make(numbers=np.array([order[index * batch_size + row] for row in range(batch_size)[rows]]))

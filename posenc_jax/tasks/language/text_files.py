@@ -1,0 +1,56 @@
+"""A user's own text files, named by a glob pattern."""
+
+import dataclasses
+import glob
+import logging
+import os
+import pathlib
+import re
+
+from posenc_jax.tasks.language.documents import as_text, split_documents
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFiles:
+    """The files that match a pattern, in sorted order: several are split by name, one is cut at 90 % and 95 %.
+
+    Names, and with them the split, are relative to the pattern's part before the first wildcard: moving the whole
+    folder changes nothing.
+
+    Args:
+      pattern: a glob pattern; `**` matches any number of folders; a leading `~` is the home folder.
+      root: folder that the pattern is relative to; default: the current one.
+
+    Raises:
+      FileNotFoundError: nothing matches.
+      ValueError: while reading, a file that is not text (NUL bytes, undecodable UTF-8).
+    """
+
+    pattern: str
+    root: str | None = None
+
+    def __post_init__(self):
+        if not self._paths():
+            where = f' under {self.root}' if self.root else ''
+            raise FileNotFoundError(
+                f'no file matches {self.pattern!r}{where} (current folder: {os.getcwd()}); '
+                'expected e.g. "text:books/*.txt"'
+            )
+
+    def _paths(self) -> list[pathlib.Path]:
+        full = os.path.join(os.path.expanduser(self.root or ''), os.path.expanduser(self.pattern))
+        return [path for path in map(pathlib.Path, sorted(glob.glob(full, recursive=True))) if path.is_file()]
+
+    @property
+    def description(self) -> str:
+        paths = self._paths()
+        return f'text:{self.pattern}: {len(paths)} files, {sum(path.stat().st_size for path in paths)} bytes'
+
+    def documents(self, split: str) -> list[bytes]:
+        logger.info('%s, split %s', self.description, split)
+        fixed = re.split(r'[*?\[]', os.path.expanduser(self.pattern), maxsplit=1)[0]
+        base = os.path.dirname(os.path.join(os.path.expanduser(self.root or ''), fixed))
+        names = {pathlib.Path(os.path.relpath(path, base or '.')).as_posix(): path for path in self._paths()}
+        return split_documents({name: as_text(path.read_bytes(), str(path)) for name, path in names.items()}, split)

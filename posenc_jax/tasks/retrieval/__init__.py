@@ -1,0 +1,4 @@
+"""Finding something seen earlier."""
+
+from posenc_jax.tasks.retrieval.mqar import MQAR as MQAR
+from posenc_jax.tasks.retrieval.passkey import Passkey as Passkey

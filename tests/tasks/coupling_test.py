@@ -1,0 +1,77 @@
+"""Coupled ids against the strings of the paper's official code."""
+
+import numpy as np
+import pytest
+
+from posenc_jax.tasks.coupling import (
+    coupled_addition_ids,
+    coupled_copy_ids,
+    coupled_multiplication_ids,
+    coupled_reverse_ids,
+    plain_ids,
+)
+
+
+@pytest.mark.parametrize(
+    'ids, expected',
+    [
+        (coupled_addition_ids(4, 4, 5), [0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0]),  # $0303+7737=04080$
+        (coupled_addition_ids(5, 2, 5)[1:-1], [6, 5, 4, 3, 2, 1, 3, 2, 1, 2, 3, 4, 5, 6]),  # 92566+44=01629
+        # $439+089=0528$
+        (coupled_addition_ids(3, 3, 4, reverse_output=False), [0, 4, 3, 2, 1, 4, 3, 2, 6, 5, 4, 3, 2, 0]),
+        (coupled_multiplication_ids(2, 2), [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0]),  # $15*36=0450$
+        (coupled_copy_ids(5), [0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0]),  # $61916=61916$
+        (coupled_reverse_ids(3, start=5), [0, 5, 6, 7, 8, 7, 6, 5, 0]),
+        (plain_ids(3, width=5), [1, 2, 3, 0, 0]),
+    ],
+)
+def test_spec_strings(ids, expected):
+    np.testing.assert_array_equal(ids, expected)
+
+
+def test_digits_of_equal_significance_share_an_id():
+    s, a, b, c = 7, 3, 5, 6
+    ids = coupled_addition_ids(a, b, c, start=s)
+    of_a, of_b, of_c = ids[1 : 1 + a], ids[2 + a : 2 + a + b], ids[3 + a + b : 3 + a + b + c]
+    np.testing.assert_array_equal(of_a[::-1], s + 1 + np.arange(a))
+    np.testing.assert_array_equal(of_b[::-1], s + 1 + np.arange(b))
+    np.testing.assert_array_equal(of_c, s + 1 + np.arange(c))
+    assert ids[1 + a] == ids[2 + a + b] == s
+
+
+@pytest.mark.parametrize(
+    'function, count',
+    [(coupled_addition_ids, 3), (coupled_multiplication_ids, 2), (coupled_copy_ids, 1), (coupled_reverse_ids, 1)],
+)
+def test_a_later_start_shifts_every_id_but_zero(function, count):
+    early, late = function(*[4] * count), function(*[4] * count, start=11)
+    np.testing.assert_array_equal(late, np.where(early > 0, early + 10, 0))
+    assert early.min() == 0 and early[early > 0].min() == 1
+
+
+def test_batches_equal_single_sequences():
+    a, b, c, s = np.array([4, 1]), np.array([4, 3]), np.array([5, 4]), np.array([1, 9])
+    batch = coupled_addition_ids(a, b, c, start=s, width=20)
+    assert batch.shape == (2, 20)
+    for row in range(2):
+        single = coupled_addition_ids(int(a[row]), int(b[row]), int(c[row]), start=int(s[row]), width=20)
+        np.testing.assert_array_equal(batch[row], single)
+
+
+def test_largest_id_of_the_official_multiplication_range():
+    # N = 4, M = 2, P = 20: the official start range [1, P - N - 1] lets ids reach P + 1.
+    assert coupled_multiplication_ids(4, 2, start=20 - 4 - 1).max() == 21
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(symbols=0), 'symbols must be'),
+        (dict(symbols=3, start=0), 'start must be'),
+        (dict(symbols=3, width=8), 'width 8 is less than the longest sequence, 9'),
+        (dict(symbols=2.0), 'symbols must be'),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        coupled_copy_ids(**arguments)
