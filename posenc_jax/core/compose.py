@@ -1,12 +1,14 @@
 """Composition: `chain` folds encodings door by door; `make` builds one from a spec string."""
 
+import jax
 from flax import nnx
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import SpecError
+from posenc_jax.core.registry import SpecError, nearest
 
 EXCLUSIVE = ('match', 'collect')
+CONTEXT_NAMES = ('heads', 'kv_heads', 'head_dim', 'model_dim', 'train_len', 'rngs')
 
 
 class ChainedEncoding(Encoding):
@@ -16,13 +18,13 @@ class ChainedEncoding(Encoding):
         for door in EXCLUSIVE:
             owners = [part for part in parts if part.opens(door)]
             if len(owners) > 1:
-                names = ' and '.join(getattr(o, 'card', None) and o.card.key or type(o).__name__ for o in owners)
+                names = ' and '.join(map(name_of, owners))
                 raise SpecError(f'{names} both need the exclusive door {door!r}: nest one in the other, they cannot be chained')
         evolving = [part for part in parts if part.cached == 'evolving']
         raw = [part for part in parts if part.cached == 'raw']
         if evolving and raw:
             raise SpecError(
-                f'{evolving[0].card.key} rewrites cached keys and {raw[0].card.key} needs them raw: they cannot be chained'
+                f'{name_of(evolving[0])} rewrites cached keys and {name_of(raw[0])} needs them raw: they cannot be chained'
             )
         self.parts = nnx.List(parts)
 
@@ -43,8 +45,6 @@ class ChainedEncoding(Encoding):
         return any(part.opens(door) for part in self.parts)
 
     def place(self, tok, *, key=None):
-        import jax
-
         for number, part in enumerate(self.parts):
             tok = part.place(tok, key=None if key is None else jax.random.fold_in(key, number))
         return tok
@@ -103,6 +103,12 @@ class ChainedEncoding(Encoding):
         return k
 
 
+def name_of(encoding: Encoding) -> str:
+    """The registry key of an encoding, or the name of its class where it is not registered."""
+    card = getattr(encoding, 'card', None)
+    return type(encoding).__name__ if card is None else card.key
+
+
 def parts_of(encoding: Encoding) -> tuple[Encoding, ...]:
     """The links of a chain; a single encoding is a chain of one."""
     return tuple(encoding.parts) if isinstance(encoding, ChainedEncoding) else (encoding,)
@@ -131,10 +137,13 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
         `train_len`, `rngs` (an `nnx.Rngs`).
 
     Raises:
-      SpecError: the string is wrong, the context lacks something, or the parts do not fit together.
+      SpecError: the string is wrong, the context lacks something or has something unknown, or the parts do not fit together.
     """
     from posenc_jax.mask.basic import Causal, Document
 
+    for name in context:
+        if name not in CONTEXT_NAMES:
+            raise SpecError(f'make() has no argument {name!r}; {nearest(name, CONTEXT_NAMES)}')
     if isinstance(spec, str):
         context.setdefault('kv_heads', context['heads']) if 'heads' in context else None
         context.setdefault('rngs', nnx.Rngs(0))
@@ -143,8 +152,9 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
         encoding = spec
     if causal is not None:
         for part in parts_of(encoding):
-            if not causal and part.card.causal_only:
-                raise SpecError(f'{part.card.key} is defined for causal attention only')
+            card = getattr(part, 'card', None)
+            if not causal and card is not None and card.causal_only:
+                raise SpecError(f'{card.key} is defined for causal attention only')
         if causal and 'causality' not in encoding.decides:
             encoding = chain(encoding, Causal())
         if 'segments' not in encoding.decides:

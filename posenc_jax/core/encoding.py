@@ -104,7 +104,7 @@ class Encoding(nnx.Module):
     """A positional encoding as a value: the doors it opens are overridden, all others stay shut.
 
     Class attributes:
-      card: the catalogue entry, set by `register`.
+      card: the catalogue entry, set by `register`; an encoding made for one experiment may do without.
       spec_kind: lets a spec string nest encodings as arguments.
       decides: what a mask settles by itself, so that the model adds no default mask for it: 'causality', 'segments'.
       lookback: how many earlier rows of the layer input `project` reads (a short convolution); their rows come first in `x`.
@@ -118,7 +118,8 @@ class Encoding(nnx.Module):
 
     @property
     def cached(self) -> str:
-        return self.card.promises.cached
+        card = getattr(self, 'card', None)
+        return 'encoded' if card is None else card.promises.cached
 
     # Token stage, whole sequences, O(L).
 

@@ -53,13 +53,31 @@ def _fixed_point(inv_freq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return high.astype(np.uint64).astype(np.uint32), low.astype(np.uint64).astype(np.uint32)
 
 
+# 2**96 / (2 pi), most significant word last.
+_INVERSE_TWO_PI = (0x7F09D5F4, 0x9391054A, 0x28BE60DB)
+
+
 def _fixed_point_traced(inv_freq: Array) -> tuple[Array, Array]:
-    turns = inv_freq * np.float32(1 / TWO_PI)
-    scaled = (turns - jnp.floor(turns)) * np.float32(2.0**32)  # exact: scaling by a power of two
-    scaled = jnp.minimum(scaled, np.float32(2.0**32 - 256))  # a fraction that rounded up to a whole turn
-    high = jnp.floor(scaled)
-    low = (scaled - high) * np.float32(2.0**32)
-    return high.astype(jnp.uint32), low.astype(jnp.uint32)
+    """As `_fixed_point` for float32 values known only when the program runs: the 24-bit significand times 96 bits of
+    1 / (2 pi), shifted by the exponent. Integers throughout, so no compiler can contract or reorder it."""
+    bits = jax.lax.bitcast_convert_type(inv_freq, jnp.uint32)
+    exponent = (bits >> 23) & jnp.uint32(0xFF)
+    significand = jnp.where(exponent == 0, jnp.uint32(0), (bits & jnp.uint32(0x7FFFFF)) | jnp.uint32(0x800000))
+    words, carried = [], jnp.zeros_like(significand)
+    for word in _INVERSE_TWO_PI:
+        low = significand * jnp.uint32(word) + carried
+        carried = _multiply_high(significand, jnp.uint32(word)) + (low < carried).astype(jnp.uint32)
+        words.append(low)
+    words.append(carried)
+    # value = significand * 2**(exponent - 150), so the product holds turns * 2**(96 + 150 - exponent); 64 bits are wanted.
+    shift = jnp.uint32(182) - exponent
+    padded = jnp.stack([*words, *[jnp.zeros_like(carried)] * 6])
+    at = lambda number: jnp.take_along_axis(padded, (shift // 32 + number)[None].astype(jnp.int32), axis=0)[0]
+    rest = shift % 32
+    join = lambda below, above: jnp.where(rest == 0, below, (below >> rest) | (above << (jnp.uint32(32) - rest)))
+    low, high = join(at(0), at(1)), join(at(1), at(2))
+    negative = bits >> 31 == 1
+    return jnp.where(negative, ~high + (low == 0), high), jnp.where(negative, ~low + jnp.uint32(1), low)
 
 
 def _fixed_point_phase(pos, high, low, inv_freq):

@@ -151,7 +151,7 @@ def _value(tree: ast.expr, spec: str, hint) -> Any:
     match tree:
         case ast.Constant(value=value) if isinstance(value, (int, float, str, bool, type(None))):
             return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if isinstance(value, (int, float)):
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if type(value) in (int, float):
             return -value
         case ast.Tuple(elts=elements) | ast.List(elts=elements):
             return tuple(_value(element, spec, Any) for element in elements)

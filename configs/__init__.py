@@ -1,0 +1,1 @@
+"""Runs, as ml_collections configs; `default` holds every field."""

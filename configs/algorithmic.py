@@ -1,0 +1,19 @@
+"""Addition with coupled positions: trained on operands of 1 to 10 digits, evaluated on 10, 15, 20 and 30.
+
+Command:  python train.py --config=configs/algorithmic.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.task = 'addition(reverse_output=True, zero_pad=True, ids="coupled")'
+    config.encoding = 'position_coupling(max_position=40)'
+    config.model.update(layers=2, width=128, heads=4)
+    config.train.update(steps=1500, batch=64, length=10, min_length=1, lr=1e-3, warmup=100)
+    config.train.update(log_every=25, save_every=500, eval_every=500)
+    config.eval.update(lengths=(10, 15, 20, 30))
+    return config

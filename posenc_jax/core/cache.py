@@ -1,0 +1,175 @@
+"""The decode cache: keys and values [B, K, S, H] per layer, `Tokens` of the whole capacity, and a cursor.
+
+What is cached of the keys is the encoding's choice (`Encoding.cached`):
+
+  encoded   as `project` left them, with the features it attached to them;
+  raw       as the layer produced them; `project` encodes all of them again at every step, because what it does to a key
+            depends on the current length;
+  evolving  as `project` left them, then rewritten by `Encoding.evolve` for every later token. Features an evolving
+            encoding attaches under its own key say what `evolve` does; they reach it with the new token and are not
+            cached, so `match` meets rewritten keys without them. Features under any other name are cached.
+
+All functions here are about one layer and know nothing of a model; S is the capacity.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.encoding import Encoding, Tokens
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerCache:
+    """What one layer remembers.
+
+    Attributes:
+      k, v: keys and values; slots from the cursor on are zero.
+      feats: features that `project` attached to the keys, [#B, S, heads or 1, ...].
+      rows: the last `Encoding.lookback` rows of the layer input, [B, lookback, D].
+    """
+
+    k: Float[Array, 'B K S H']
+    v: Float[Array, 'B K S H']
+    feats: dict[str, Any]
+    rows: Float[Array, 'B R D']
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """What a model remembers while it generates.
+
+    Attributes:
+      tokens: the tokens of the whole capacity, placed once; one entry for each encoding in the pattern of layers.
+      cursor: how many slots are filled, the same in all rows (shorter prompts are padded on the left).
+      layers: one `LayerCache` per layer, in order.
+    """
+
+    tokens: tuple[Tokens, ...]
+    cursor: Int[Array, '']
+    layers: tuple[LayerCache, ...]
+
+    @property
+    def capacity(self) -> int:
+        return self.tokens[0].length
+
+
+def filled(tok: Tokens, count) -> Tokens:
+    """`tok` with only its first `count` slots valid (`count` may be traced)."""
+    full = (jnp.arange(tok.length) < count)[None]
+    return dataclasses.replace(tok, valid=full if tok.valid is None else tok.valid & full)
+
+
+def start(
+    encoding: Encoding,
+    q: Float[Array, 'B T N H'],
+    k: Float[Array, 'B T K H'],
+    v: Float[Array, 'B T K H'],
+    tok: Tokens,
+    rows: Float[Array, 'B R+T D'],
+    capacity: int,
+) -> tuple[tuple, LayerCache]:
+    """Projects a prompt: the arguments of `attend` over the prompt itself, and the cache that holds it.
+
+    Args:
+      encoding: of the layer.
+      q, k, v: as the layer produced them, for T prompt tokens.
+      tok: the placed tokens of the prompt.
+      rows: the layer input with `lookback` rows in front, as `Encoding.project` reads it.
+      capacity: slots of the cache.
+
+    Raises:
+      ValueError: a prompt longer than the capacity; an encoding that caches raw keys but reads earlier rows.
+    """
+    if tok.length > capacity:
+        raise ValueError(f'a prompt of {tok.length} tokens does not fit a cache of {capacity}')
+    if encoding.cached == 'raw' and encoding.lookback:
+        raise ValueError(f'keys cached raw cannot be projected again with lookback={encoding.lookback}: their rows are gone')
+    raw_k, raw_v = k, v
+    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, rows)
+    attend_arguments = (q, k, v, tq, tk)
+    keep = _cached_feats(encoding, tok, tk)
+    k, v = (jnp.swapaxes(a, 1, 2) for a in ((raw_k, raw_v) if encoding.cached == 'raw' else (k, v)))
+    if encoding.cached == 'evolving':
+        k = _evolve_prompt(encoding, k.astype(jnp.float32), tk)
+    room = lambda a, axis: jnp.pad(a, [(0, capacity - tok.length if i == axis else 0) for i in range(a.ndim)])
+    return attend_arguments, LayerCache(
+        k=room(k, 2),
+        v=room(v, 2),
+        feats=jax.tree.map(lambda a: room(a, 1), keep),
+        rows=rows[:, rows.shape[1] - encoding.lookback :],
+    )
+
+
+def step(
+    encoding: Encoding,
+    cache: LayerCache,
+    q: Float[Array, 'B 1 N H'],
+    k: Float[Array, 'B 1 K H'],
+    v: Float[Array, 'B 1 K H'],
+    tok: Tokens,
+    row: Float[Array, 'B 1 D'],
+    cursor: Int[Array, ''],
+) -> tuple[tuple, LayerCache]:
+    """Projects one new token and appends it: the arguments of `attend(..., heads_first=True)`, and the new cache.
+
+    Args:
+      encoding: of the layer.
+      cache: what the layer remembers of the tokens before.
+      q, k, v: as the layer produced them for the new token.
+      tok: the placed tokens of the whole capacity.
+      row: the layer input of the new token.
+      cursor: the slot of the new token.
+    """
+    new = tok.slice(cursor, 1)
+    now = filled(tok, cursor + 1)
+    rows = jnp.concatenate([cache.rows, row], axis=1)
+    append = lambda buffer, a, axis: jax.lax.dynamic_update_slice_in_dim(buffer, a.astype(buffer.dtype), cursor, axis)
+    first = lambda a: jnp.swapaxes(a, 1, 2)
+    last_rows = rows[:, 1:]
+    if encoding.cached == 'raw':
+        cache = LayerCache(append(cache.k, first(k), 2), append(cache.v, first(v), 2), {}, last_rows)
+        q, k, v, tq, tk = encoding.project(q, first(cache.k), first(cache.v), new, now, rows)
+        return (q, first(k), first(v), tq, tk), cache
+    q, k, v, tq, tk = encoding.project(q, k, v, new, new, rows)
+    old_k = cache.k
+    if encoding.cached == 'evolving':
+        old_k = _evolve(encoding, old_k, filled(tok, cursor).with_feats(**{**tok.feats, **cache.feats}), tk)
+    feats = jax.tree.map(lambda buffer, a: append(buffer, a, 1), cache.feats, _cached_feats(encoding, new, tk))
+    cache = LayerCache(append(old_k, first(k), 2), append(cache.v, first(v), 2), feats, last_rows)
+    return (q, cache.k, cache.v, tq, now.with_feats(**feats)), cache
+
+
+def _cached_feats(encoding: Encoding, placed: Tokens, projected: Tokens) -> dict[str, Any]:
+    """The features `project` added to the keys, without those of an encoding whose cached keys evolve."""
+    if encoding.cached == 'raw':
+        return {}
+    consumed = {name_of(part) for part in parts_of(encoding) if part.cached == 'evolving'}
+    return {
+        name: feature
+        for name, feature in projected.feats.items()
+        if feature is not placed.feats.get(name) and name not in consumed
+    }
+
+
+def _evolve(encoding: Encoding, k: Array, tk: Tokens, new: Tokens) -> Array:
+    """`Encoding.evolve`, where the new token is no padding."""
+    moved = encoding.evolve(k, tk, new)
+    return moved if new.valid is None else jnp.where(new.valid[:, :, None, None], moved, k)
+
+
+def _evolve_prompt(encoding: Encoding, k: Float[Array, 'B K T H'], tk: Tokens) -> Float[Array, 'B K T H']:
+    """The keys of a prompt, each rewritten by all tokens after it."""
+
+    def append(buffer, number):
+        buffer = _evolve(encoding, buffer, filled(tk, number), tk.slice(number, 1))
+        own = jax.lax.dynamic_slice_in_dim(k, number, 1, axis=2)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, own, number, axis=2), None
+
+    return jax.lax.scan(append, jnp.zeros_like(k), jnp.arange(tk.length))[0]

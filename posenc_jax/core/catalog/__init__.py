@@ -1,0 +1,145 @@
+"""The catalogue: every registered method as a row, as Markdown, and as BibTeX. All of it is read from the Cards."""
+
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from posenc_jax.core.registry import Card, Entry, Kind, SpecError, entries
+from posenc_jax.core.spec import Chain, Node, parse
+
+KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
+COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
+
+_PIPELINE = ('place', 'embed', 'project', 'match', 'score', 'mask', 'collect', 'none')
+_HEADINGS = {
+    'encoding': 'Encodings',
+    'frequencies': 'Frequency rules (`freqs=` of a rotary encoding)',
+    'extension': 'Extensions (encoding -> encoding)',
+}
+
+
+class Catalog(tuple[Card, ...]):
+    """Cards that print as a table."""
+
+    def __str__(self):
+        rows = [COLUMNS, *(_row(card) for card in self)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+        lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        return '\n'.join([lines[0], '-' * max(map(len, lines)), *lines[1:]])
+
+    __repr__ = __str__
+
+
+def catalog(kind: Kind | None = None) -> Catalog:
+    """Every registered method that has a Card, in pipeline order of its door; printing the result shows a table.
+
+    Args:
+      kind: only 'encoding', 'frequencies' or 'extension'; None for all three, in this order.
+
+    Raises:
+      SpecError: another kind.
+
+    Example:
+      >>> [card.name for card in catalog('encoding') if card.key == 'alibi']
+      ['ALiBi']
+    """
+    if kind is not None and kind not in KINDS:
+        raise SpecError(f'catalog kind is {kind!r}; valid: {", ".join(map(repr, KINDS))}')
+    return Catalog(card for k in KINDS if kind in (None, k) for card in _cards(k))
+
+
+def _cards(kind: Kind) -> list[Card]:
+    def place(card):
+        first = re.split(r'\W+', card.door)[0]
+        return _PIPELINE.index(first) if first in _PIPELINE else len(_PIPELINE)
+
+    return sorted((entry.card for entry in entries(kind) if entry.card is not None), key=lambda card: (place(card), card.key))
+
+
+def _row(card: Card) -> tuple[str, ...]:
+    return (card.key, card.name, card.door, card.equation, promise_text(card), card.example, reference_text(card))
+
+
+def promise_text(card: Card) -> str:
+    """The promises that are made, as words; how keys are cached is named unless they are cached as encoded.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> promise_text(pj.make('nope()').card)
+      'relative, sweep free, blockwise, fused'
+    """
+    made = [field.name for field in dataclasses.fields(card.promises) if getattr(card.promises, field.name) is True]
+    made += [f'cached {card.promises.cached}'] if card.promises.cached != 'encoded' else []
+    return ', '.join(name.replace('_', ' ') for name in made)
+
+
+def reference_text(card: Card) -> str:
+    """`arXiv:2108.12409 (2022)`, or the source where there is no arXiv number."""
+    return f'arXiv:{card.arxiv} ({card.year})' if card.arxiv else f'{card.source} ({card.year})'
+
+
+def catalog_markdown(kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS) -> str:
+    """The catalogue as Markdown tables, one for each kind, with the columns that are asked for.
+
+    Raises:
+      SpecError: a column that does not exist.
+    """
+    if unknown := [column for column in columns if column not in COLUMNS]:
+        raise SpecError(f'catalogue columns {unknown}; valid: {", ".join(map(repr, COLUMNS))}')
+    shown = [COLUMNS.index(column) for column in columns]
+    sections = []
+    for k in KINDS:
+        cards = catalog(k) if kind in (None, k) else ()
+        if not cards:
+            continue
+        lines = [f'| {" | ".join(columns)} |', '|' + ' --- |' * len(columns)]
+        lines += [f'| {" | ".join(_markdown_row(card)[i] for i in shown)} |' for card in cards]
+        heading = [] if kind else [f'**{_HEADINGS[k]}**', '']
+        sections.append('\n'.join([*heading, *lines]))
+    return '\n\n'.join(sections) + '\n'
+
+
+def _markdown_row(card: Card) -> tuple[str, ...]:
+    code = lambda text: '`' + text.replace('|', '\\|') + '`'
+    key, name, door, equation, promises, example, reference = _row(card)
+    if card.arxiv:
+        reference = f'[{reference}](https://arxiv.org/abs/{card.arxiv})'
+    return code(key), name, door, code(equation), promises, code(example), reference
+
+
+def cite(spec: str) -> str:
+    """BibTeX of every paper behind a spec string: encodings, masks, frequency rules, extensions; each paper once.
+
+    Raises:
+      SpecError: the string is wrong.
+
+    Example:
+      >>> print(cite('alibi()').splitlines()[0])
+      @misc{press2022alibi,
+    """
+    papers: dict[str, str] = {}
+    for entry in _entries_of(parse(spec, KINDS)):
+        if entry.card is not None:
+            papers.setdefault(entry.card.arxiv or entry.card.title, bibtex(entry.card))
+    return '\n\n'.join(papers.values())
+
+
+def _entries_of(value) -> Iterable[Entry]:
+    if isinstance(value, Chain):
+        for node in value.nodes:
+            yield from _entries_of(node)
+    elif isinstance(value, Node):
+        yield value.entry
+        for argument in value.arguments.values():
+            yield from _entries_of(argument)
+
+
+def bibtex(card: Card) -> str:
+    """One BibTeX entry; what has no arXiv number is cited by its source."""
+    surname = unicodedata.normalize('NFKD', card.authors.split(',')[0])
+    label = re.sub('[^a-z]', '', surname.lower()) + f'{card.year}{card.key}'
+    escape = lambda text: re.sub(r'([&%$#_])', r'\\\1', text)
+    where = {'eprint': card.arxiv, 'archivePrefix': 'arXiv'} if card.arxiv else {'howpublished': escape(card.source)}
+    fields = {'title': '{' + escape(card.title) + '}', 'author': escape(card.authors), 'year': str(card.year), **where}
+    return f'@misc{{{label},\n' + ''.join(f'  {name} = {{{text}}},\n' for name, text in fields.items()) + '}'

@@ -1,0 +1,1 @@
+"""Evaluation of trained models beyond their length: protocols, exact match, tables and pictures."""

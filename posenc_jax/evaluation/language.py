@@ -1,0 +1,109 @@
+"""Language modelling at several context lengths, by the protocols of `protocols.py`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.registry import check_choice
+from posenc_jax.evaluation import protocols
+from posenc_jax.evaluation.measurement import Measurement, perplexity
+from posenc_jax.evaluation.protocols import Windows
+from posenc_jax.evaluation.scoring import Scorer
+from posenc_jax.tasks.language import BOS
+
+# sliding and same_tokens read length / stride tokens for each one they score; they may read this many times `tokens`.
+_READING = 4
+
+
+def evaluate_language(
+    score: Scorer,
+    stream: Int[np.ndarray, ' N'],
+    lengths: tuple[int, ...],
+    names: tuple[str, ...] = protocols.PROTOCOLS,
+    *,
+    tokens: int,
+    rows: Callable[[int], int],
+    stride: int,
+    buckets: int = 8,
+    key: jax.Array | None = None,
+) -> list[Measurement]:
+    """Perplexity for each protocol and length.
+
+    `nonoverlapping` scores the first `tokens` targets of the stream, `per_position` the same ones in windows of the longest
+    length. `sliding` and `same_tokens` score fewer where their overlapping windows would read more than 4 x `tokens` at
+    the longest length. Every protocol scores the same targets at every length. All tokens enter the likelihood; bits per
+    byte divides by those that stand for a byte.
+
+    Args:
+      score: see `scoring.scorer`.
+      stream: tokens of the text.
+      lengths: context lengths.
+      names: protocols.
+      tokens: how many targets are scored at most; raised to the longest length where that is more.
+      rows: how many windows of a length are read at once.
+      stride: step of `sliding`, and targets that `same_tokens` scores in a window.
+      buckets: position buckets of `per_position`.
+      key: draws random positions; None is the evaluation rule.
+
+    Raises:
+      SpecError: unknown protocol.
+      ValueError: the stream is shorter than the longest length, or the stride does not fit the shortest.
+    """
+    results = []
+    for name, length, windows in plan(len(stream) - 1, lengths, names, tokens=tokens, stride=stride):
+        nll, correct, scored, is_byte = score_windows(score, stream, windows, rows(length), key)
+        edges = protocols.position_edges(length, buckets) if name == 'per_position' else (0, length)
+        for low, high in zip(edges[:-1], edges[1:]):
+            at = np.s_[:, low:high]
+            position = (int(low), int(high)) if name == 'per_position' else (None, None)
+            byte_count = int((scored[at] & is_byte[at]).sum())
+            results.append(perplexity(name, length, nll[at], correct[at], scored[at], byte_count, position))
+    return results
+
+
+def plan(
+    targets: int, lengths: tuple[int, ...], names: tuple[str, ...], *, tokens: int, stride: int
+) -> list[tuple[str, int, Windows]]:
+    """(protocol, length, windows) of everything that will be read. Arguments and errors as for `evaluate_language`."""
+    for name in names:
+        check_choice('protocol', name, protocols.PROTOCOLS)
+    longest = max(lengths)
+    protocols.nonoverlapping(targets, longest)  # raises where the text is too short
+    first = min(targets, max(tokens, longest))
+    at_most = max(1, _READING * tokens // longest)
+    out = []
+    for name in names:
+        if name == 'nonoverlapping':
+            out += [(name, length, protocols.nonoverlapping(first, length)) for length in lengths]
+        elif name == 'sliding':
+            protocols.check_stride(stride, min(lengths))
+            some = min(first, longest + (at_most - 1) * stride)
+            out += [(name, length, protocols.sliding(some, length, stride)) for length in lengths]
+        elif name == 'same_tokens':
+            blocks = max(1, min(tokens // stride, at_most))
+            shared = protocols.same_tokens(targets, lengths, scored=stride, blocks=blocks)
+            out += [(name, length, windows) for length, windows in shared.items()]
+        else:
+            out.append((name, longest, protocols.nonoverlapping(first, longest)))
+    return out
+
+
+def score_windows(score: Scorer, stream, windows: Windows, rows: int, key=None) -> tuple[np.ndarray, ...]:
+    """nll, correct, scored, and which targets are bytes, [W, length] each; every batch has the same shape."""
+    parts = []
+    for first in range(0, len(windows), rows):
+        numbers = np.arange(first, first + rows)
+        batch = protocols.window_batch(stream, windows, np.minimum(numbers, len(windows) - 1))
+        # Positions stay [1, L], shared by the rows, so that biases are computed once for all of them.
+        tok = Tokens.of(length=windows.length)
+        tok = Tokens(index=tok.index, pos=tok.pos, valid=jnp.asarray(batch['valid']))
+        own = None if key is None else jax.random.fold_in(key, first)
+        nll, correct = score(batch['tokens'], batch['targets'], tok, own)
+        real = numbers < len(windows)
+        arrays = (np.asarray(nll), np.asarray(correct), batch['scored'], batch['targets'] != BOS)
+        parts.append(tuple(a[real] for a in arrays))
+    return tuple(np.concatenate(column) for column in zip(*parts))

@@ -1,0 +1,108 @@
+"""One measured number with its interval: perplexity of scored tokens, or exact match of scored answers."""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What one protocol says about one length.
+
+    Attributes:
+      protocol: 'nonoverlapping', 'sliding', 'same_tokens', 'per_position', or 'exact_match' for tasks.
+      length: context length of language modelling, task length of tasks.
+      metric: what `value`, `low`, `high` are: 'perplexity' or 'exact_match'.
+      low, high: 95 % interval, None where one sample does not give any.
+      nll: mean negative log-likelihood per scored token in nats.
+      bits_per_byte: of language modelling.
+      token_accuracy: share of scored tokens that are the model's first choice.
+      tokens: how many tokens were scored.
+      samples: windows or answers they came from.
+      position_low, position_high: bucket of `per_position`, positions low <= p < high.
+    """
+
+    protocol: str
+    length: int
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    nll: float
+    bits_per_byte: float | None
+    token_accuracy: float
+    tokens: int
+    samples: int
+    position_low: int | None = None
+    position_high: int | None = None
+
+
+def perplexity(
+    protocol: str,
+    length: int,
+    nll: Float[np.ndarray, 'W L'],
+    correct: Bool[np.ndarray, 'W L'],
+    scored: Bool[np.ndarray, 'W L'],
+    bytes_scored: int,
+    position: tuple[int | None, int | None] = (None, None),
+) -> Measurement:
+    """`exp(sum nll / tokens)`, and bits per byte `sum nll / (ln 2 * bytes)`.
+
+    The interval takes windows as independent samples of a ratio (linearised): neighbouring tokens are not independent.
+    """
+    used = scored.any(axis=1)
+    counts = scored[used].sum(axis=1)
+    sums = np.where(scored[used], nll[used], 0).sum(axis=1, dtype=np.float64)
+    tokens, windows, total = int(counts.sum()), len(counts), float(sums.sum())
+    mean = total / tokens
+    low = high = None
+    if windows > 1:
+        error = math.sqrt(windows / (windows - 1) * float(((sums - mean * counts) ** 2).sum())) / tokens
+        low, high = _exp(mean - 1.96 * error), _exp(mean + 1.96 * error)
+    return Measurement(
+        protocol=protocol,
+        length=length,
+        metric='perplexity',
+        value=_exp(mean),
+        low=low,
+        high=high,
+        nll=mean,
+        bits_per_byte=total / (math.log(2) * bytes_scored) if bytes_scored else None,
+        token_accuracy=float(correct[scored].mean()),
+        tokens=tokens,
+        samples=windows,
+        position_low=position[0],
+        position_high=position[1],
+    )
+
+
+def exact_match(
+    length: int,
+    nll: Float[np.ndarray, 'B T'],
+    correct: Bool[np.ndarray, 'B T'],
+    scored: Bool[np.ndarray, 'B T'],
+) -> Measurement:
+    """Share of rows whose scored tokens are all right, with its Wilson interval."""
+    from scipy import stats
+
+    right = np.where(scored, correct, True).all(axis=1)
+    interval = stats.binomtest(int(right.sum()), len(right)).proportion_ci(0.95, method='wilson')
+    return Measurement(
+        protocol='exact_match',
+        length=length,
+        metric='exact_match',
+        value=float(right.mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        nll=float(nll[scored].mean(dtype=np.float64)),
+        bits_per_byte=None,
+        token_accuracy=float(correct[scored].mean()),
+        tokens=int(scored.sum()),
+        samples=len(right),
+    )
+
+
+def _exp(x):
+    return math.exp(x) if x < 700 else math.inf

@@ -1,0 +1,75 @@
+"""Changing fields of a restored config: what `--config.NAME=VALUE` means at evaluation."""
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from posenc_jax.core.registry import SpecError, nearest
+
+# Everything else describes the trained weights; changing it would not change them.
+CHANGEABLE = ('data', 'eval', 'extend', 'task')
+
+
+def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """A copy of an ml_collections config with these fields replaced.
+
+    Args:
+      config: a ConfigDict.
+      overrides: dotted names -> values. A string is read as the type that the field has: '64,128' or '(64, 128)' for a
+        tuple.
+
+    Raises:
+      SpecError: a field that does not exist (with the nearest names), belongs to the checkpoint, or has another type.
+    """
+    from ml_collections import ConfigDict
+
+    fields = config.to_dict()
+    for name, value in overrides.items():
+        *path, last = name.split('.')
+        place = fields
+        for depth, part in enumerate([*path, last]):
+            if not isinstance(place, dict) or part not in place:
+                within = '.'.join([*path, last][:depth])
+                choices = [f'{within}.{k}' if within else k for k in place] if isinstance(place, dict) else [within]
+                raise SpecError(f'config has no field {name!r}; {nearest(name, choices)}')
+            if depth < len(path):
+                place = place[part]
+        if name.split('.')[0] not in CHANGEABLE:
+            raise SpecError(f'{name} belongs to the checkpoint; an evaluation can change {", ".join(CHANGEABLE)}')
+        if isinstance(place[last], dict):
+            raise SpecError(f'{name} is a group of fields: {", ".join(f"{name}.{k}" for k in place[last])}')
+        place[last] = _read(name, value, place[last])
+    return ConfigDict(fields, convert_dict=True)
+
+
+def _read(name: str, value: Any, old: Any) -> Any:
+    problem = SpecError(f'{name}={value!r} is not of type {type(old).__name__} (its value in the run is {old!r})')
+    if isinstance(old, (tuple, list)):
+        items = _items(value) if isinstance(value, str) else value
+        if not isinstance(items, (tuple, list)):
+            raise problem
+        wanted = {type(item) for item in old}
+        if any(type(item) not in wanted for item in items) and wanted:
+            raise problem
+        return tuple(items)
+    if isinstance(value, str) and not isinstance(old, str):
+        value = _literal(value)
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(old):
+        raise problem
+    return value
+
+
+def _items(text: str) -> tuple[Any, ...]:
+    text = text.strip()
+    if text[:1] + text[-1:] in ('()', '[]'):
+        text = text[1:-1]
+    return tuple(_literal(item.strip()) for item in text.split(',') if item.strip())
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,164 @@
+"""Pictures of an evaluation: value against length, and perplexity against position, with the trained length marked."""
+
+import itertools
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from posenc_jax.evaluation.results import Series
+
+# Okabe and Ito's colours without yellow, which is too light for lines; markers and dashes tell the rest apart.
+_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
+_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+_DASHES = ('-', '--', ':')
+_LINE_POINTS = 11.0
+
+
+def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib.Path) -> list[pathlib.Path]:
+    """Writes by_length.png, and by_position.png where positions were measured; returns their paths."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [p for p in protocols if p != 'per_position']
+    jobs = []
+    if panels:
+        jobs.append((directory / 'by_length.png', panels, _draw_length))
+    if 'per_position' in protocols:
+        jobs.append((directory / 'by_position.png', ['per_position'], _draw_position))
+    for path, names, draw in jobs:
+        wide = 4.0 if len(names) > 1 else 6.0
+        longest = max(len(s.label) for s in series)
+        figure = Figure(figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, 4.2), layout='constrained')
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axis, name in zip(axes, names):
+            draw(axis, name, series)
+        for axis, name in zip(axes, names):  # afterwards: the panels share one y axis
+            _finish(axis, name, series)
+        axes[0].set_ylabel('exact match' if names[0] == 'exact_match' else 'perplexity')
+        _label_lines(figure, axes[-1])
+        figure.suptitle(_title(series), fontsize=9, x=0.01, ha='left', color='0.3')
+        figure.savefig(path, dpi=160)
+    return [path for path, _, _ in jobs]
+
+
+def _draw_length(axis, protocol, series):
+    for style, s in zip(_styles(), series):
+        estimates = s.estimates(protocol)
+        lengths = sorted(length for length, _ in estimates)
+        if not lengths:
+            continue
+        found = [estimates[length, None] for length in lengths]
+        _line(axis, lengths, found, s.label, style)
+    axis.set_xlabel('length')
+    axis.set_xscale('log', base=2)
+    shown = sorted({length for s in series for length, _ in s.estimates(protocol)})
+    axis.set_xticks(shown, [str(length) for length in shown], rotation=0 if len(shown) < 7 else 45)
+    axis.minorticks_off()
+
+
+def _draw_position(axis, protocol, series):
+    windows = sorted({length for s in series for length, _ in s.estimates(protocol)})
+    for style, s in zip(_styles(), series):
+        buckets = {m.position_low: m for m in s.runs[0].measurements if m.protocol == protocol}
+        estimates = {low: e for (_, low), e in s.estimates(protocol).items()}
+        lows = sorted(estimates)
+        # The geometric middle of a bucket, counting positions from 1 so that the axis can be logarithmic.
+        middle = [((low + 1) * buckets[low].position_high) ** 0.5 for low in lows]
+        _line(axis, middle, [estimates[low] for low in lows], s.label, style)
+    axis.set_xlabel(f'position in windows of {" and ".join(map(str, windows))}')
+    axis.set_xscale('log', base=2)
+    axis.xaxis.set_major_formatter(lambda x, _: f'{x:g}')
+
+
+def _line(axis, x, found, label, style):
+    y, low, high = np.array([[e.value, e.low, e.high] for e in found], float).T  # None becomes nan
+    y[~np.isfinite(y)] = np.nan  # overflowed perplexities end the line
+    high[~np.isfinite(high)] = np.nan
+    axis.plot(x, y, label=label, markersize=4, linewidth=1.6, **style)
+    axis.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
+
+
+def _styles():
+    styles = itertools.product(_DASHES, zip(_COLOURS, _MARKERS))
+    for dash, (colour, marker) in itertools.cycle(styles):
+        yield {'color': colour, 'marker': marker, 'linestyle': dash}
+
+
+def _finish(axis, protocol, series):
+    if protocol == 'exact_match':
+        axis.set_ylim(-0.03, 1.03)
+    elif any(np.isfinite(line.get_ydata()).any() for line in axis.get_lines()):
+        _log_scale(axis)
+    for length in sorted({s.train_length for s in series}):
+        axis.axvline(length, color='0.4', linestyle='--', linewidth=1, zorder=0)
+        axis.annotate(
+            f'trained: {length}', (length, 1), xycoords=('data', 'axes fraction'), xytext=(3, -3),
+            textcoords='offset points', rotation=90, va='top', ha='left', fontsize=8, color='0.4',
+        )  # fmt: skip
+    axis.set_title(protocol.replace('_', ' '), fontsize=10)
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.grid(axis='y', color='0.92', linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def _log_scale(axis):
+    """A logarithmic y axis whose ticks are numbers people read, also where it spans little."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    axis.set_yscale('log')
+    low, high = axis.get_ylim()
+    if high / low < 4:
+        axis.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
+    else:
+        axis.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5, 7) if high / low < 40 else (1, 2, 5), numticks=20))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
+
+
+def _label_lines(figure, axis):
+    """Writes the name of each line beside its end, moved apart where they would overlap."""
+    lines = [line for line in axis.get_lines() if not line.get_label().startswith('_') and np.isfinite(line.get_ydata()).any()]
+    points = [line.get_xydata()[np.isfinite(line.get_ydata())][-1] for line in lines]
+    figure.canvas.draw()
+    scale = figure.dpi / 72
+    gap = _LINE_POINTS * scale
+    ends = [axis.transData.transform(point) for point in points]
+    order = sorted(range(len(lines)), key=lambda i: ends[i][1])
+    places = _spread([ends[i][1] for i in order], gap)
+    right = axis.transAxes.transform((1, 0))[0]
+    for i, place in zip(order, places):
+        x, y = ends[i]
+        axis.annotate(
+            lines[i].get_label(), points[i], xytext=((right - x) / scale + 8, (place - y) / scale),
+            textcoords='offset points', va='center', fontsize=9, color=lines[i].get_color(), annotation_clip=False,
+            arrowprops={'arrowstyle': '-', 'relpos': (0, 0.5), 'color': lines[i].get_color(), 'linewidth': 0.6, 'shrinkA': 0, 'shrinkB': 2},
+        )  # fmt: skip
+
+
+def _spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Ascending places at least `gap` apart, close to the wanted ones: clusters are laid out around their mean."""
+    clusters: list[list[float]] = []
+    for value in wanted:
+        clusters.append([value])
+        while len(clusters) > 1 and _low(clusters[-1], gap) - _high(clusters[-2], gap) < gap:
+            last = clusters.pop()
+            clusters[-1] += last
+    return [_low(c, gap) + i * gap for c in clusters for i in range(len(c))]
+
+
+def _low(cluster, gap):
+    return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
+
+
+def _high(cluster, gap):
+    return sum(cluster) / len(cluster) + gap * (len(cluster) - 1) / 2
+
+
+def _title(series):
+    first = series[0].runs[0]
+    several = any(len(s.runs) > 1 for s in series)
+    around = f'band: 95 % interval, or smallest to largest of several runs' if several else 'band: 95 % interval'
+    what = f'{first.task}, {first.dataset}, {first.split}' if first.dataset else f'{first.task}, {first.split}'
+    return f'{what}; {around}'

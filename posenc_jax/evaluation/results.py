@@ -1,0 +1,217 @@
+"""What an evaluation returns: runs, series of runs that differ only in their seed, tables and files."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from posenc_jax.evaluation.measurement import Measurement
+
+Point = tuple[str, int, int | None]  # protocol, length, first position of a bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """Everything measured on one run.
+
+    Attributes:
+      run: the directory.
+      encoding: spec string (several for a pattern over layers, joined by ' / ').
+      extend: extension applied at evaluation, or ''.
+      task, dataset, split: what was evaluated ('' where a task has no data set).
+      positions: 'sampled' or 'first', see `run.evaluate`.
+      seed, step: of training.
+      train_length: length the run was trained at.
+      parameters: trainable numbers.
+      settings: the flattened config, to tell which runs differ only in their seed.
+    """
+
+    run: str
+    encoding: str
+    extend: str
+    task: str
+    dataset: str
+    split: str
+    positions: str
+    seed: int
+    step: int
+    train_length: int
+    parameters: int
+    settings: dict[str, Any]
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def points(self) -> dict[Point, Measurement]:
+        return {(m.protocol, m.length, m.position_low): m for m in self.measurements}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A value with what is drawn around it: smallest and largest of several seeds, or the interval of one run."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Runs that differ only in their seed, under one name."""
+
+    label: str
+    runs: tuple[RunResult, ...]
+
+    @property
+    def train_length(self) -> int:
+        return self.runs[0].train_length
+
+    def estimates(self, protocol: str) -> dict[tuple[int, int | None], Estimate]:
+        """(length, first position) -> mean over seeds, for one protocol."""
+        out = {}
+        for point in self.runs[0].points:
+            if point[0] == protocol:
+                found = [run.points[point] for run in self.runs if point in run.points]
+                values = [m.value for m in found]
+                low, high = (min(values), max(values)) if len(found) > 1 else (found[0].low, found[0].high)
+                out[point[1:]] = Estimate(float(np.mean(values)), low, high)
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Runs evaluated together, the date (ISO 8601, UTC) and the versions of what computed them."""
+
+    runs: tuple[RunResult, ...]
+    date: str
+    versions: dict[str, str]
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        return group(self.runs)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(m.protocol for run in self.runs for m in run.measurements))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat record for each measurement."""
+        versions = {f'{name}_version': version for name, version in self.versions.items()}
+        return [
+            {
+                **{f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ('settings', 'measurements')},
+                **dataclasses.asdict(measurement),
+                'date': self.date,
+                **versions,
+            }
+            for run in self.runs
+            for measurement in run.measurements
+        ]
+
+    def write(self, directory: pathlib.Path) -> list[pathlib.Path]:
+        """Writes results.json, results.csv and the pictures; returns their paths."""
+        from posenc_jax.evaluation import pictures
+
+        directory.mkdir(parents=True, exist_ok=True)
+        rows = self.rows()
+        as_json, as_csv = directory / 'results.json', directory / 'results.csv'
+        # JSON has no infinity; an overflowed perplexity is written as null beside its nll.
+        finite = [{k: None if v in (float('inf'), float('-inf')) else v for k, v in row.items()} for row in rows]
+        lengths = sorted({row['length'] for row in rows})
+        content = {'date': self.date, 'versions': self.versions, 'lengths': lengths, 'results': finite}
+        as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')
+        with as_csv.open('w', newline='') as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return [as_json, as_csv, *pictures.write(self.series, self.protocols, directory)]
+
+
+def group(runs: Iterable[RunResult]) -> tuple[Series, ...]:
+    """Runs with equal settings and extension as one series, named by encoding and by whatever else tells them apart."""
+    groups: dict[str, list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps([run.settings, run.extend], sort_keys=True, default=str), []).append(run)
+    members = [tuple(g) for g in groups.values()]
+    names = [g[0].encoding + (f' + {g[0].extend}' if g[0].extend else '') for g in members]
+    return tuple(
+        Series(name + _difference(group_, [g for g, n in zip(members, names) if n == name]), group_)
+        for name, group_ in zip(names, members)
+    )
+
+
+def _difference(own, namesakes):
+    """' (field=value, ...)' for the settings in which series of the same name differ."""
+    settings = [g[0].settings for g in namesakes]
+    fields = sorted({f for s in settings for f in s if any(s[f] != other.get(f) for other in settings)})
+    return f' ({", ".join(f"{f}={own[0].settings.get(f)}" for f in fields)})' if fields else ''
+
+
+def tables(results: Results) -> list[Any]:
+    """Tables for the terminal: value by length for each protocol, and by position."""
+    import rich.table
+
+    series, made = results.series, []
+    trained = sorted({s.train_length for s in series})
+    several = any(len(s.runs) > 1 for s in series)
+    around = '95 % interval' + (', or smallest - largest of several runs' if several else '')
+    for metric, protocols in _by_metric(results).items():
+        table = rich.table.Table(title=f'{metric} by length ({around})', title_justify='left')
+        table.add_column('encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series)))
+        if len(trained) > 1:
+            table.add_column('trained', justify='right')
+        table.add_column('protocol')
+        lengths = sorted({m.length for r in results.runs for m in r.measurements if m.protocol in protocols})
+        for length in lengths:
+            ratio = f'\n{length / trained[0]:g}x' if len(trained) == 1 else ''
+            table.add_column(f'{length}{ratio}', justify='right')
+        for protocol in protocols:
+            for s in series:
+                estimates = s.estimates(protocol)
+                cells = [_cell(estimates.get((length, None)), metric) for length in lengths]
+                name = s.label + (f'\n{len(s.runs)} runs' if len(s.runs) > 1 else '')
+                table.add_row(
+                    rich.markup.escape(name), *([str(s.train_length)] if len(trained) > 1 else []), protocol, *cells
+                )
+            table.add_section()
+        made.append(table)
+    if 'per_position' in results.protocols:
+        made.append(_position_table(series))
+    return made
+
+
+def _position_table(series):
+    import rich.table
+
+    table = rich.table.Table(title='perplexity by position', title_justify='left')
+    table.add_column('positions', justify='right')
+    buckets = {}
+    for s in series:
+        table.add_column(rich.markup.escape(s.label), justify='right', overflow='fold')
+        for m in s.runs[0].measurements:
+            if m.protocol == 'per_position':
+                buckets[m.position_low, m.position_high, m.length] = None
+    for low, high, length in sorted(buckets):
+        found = [s.estimates('per_position').get((length, low)) for s in series]
+        table.add_row(f'{low}-{high - 1}', *(f'{e.value:.2f}' if e else '' for e in found))
+    return table
+
+
+def _by_metric(results: Results) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = {}
+    for m in (m for run in results.runs for m in run.measurements if m.protocol != 'per_position'):
+        protocols = out.setdefault(m.metric.replace('_', ' '), [])
+        if m.protocol not in protocols:
+            protocols.append(m.protocol)
+    return out
+
+
+def _cell(estimate: Estimate | None, metric: str) -> str:
+    if estimate is None:
+        return ''
+    digits = 2 if metric == 'perplexity' and estimate.value < 1000 else 0 if metric == 'perplexity' else 3
+    spread = '' if estimate.low is None else f'\n{estimate.low:.{digits}f} - {estimate.high:.{digits}f}'
+    return f'{estimate.value:.{digits}f}{spread}'

@@ -1,0 +1,73 @@
+"""The forward pass of evaluation: negative log-likelihood of every target, and whether it is the model's first choice."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.core.encoding import Tokens
+
+# Logits held at a time: 4 MB of float32 stay near the cache; [L, V] at once would be gigabytes at long contexts.
+_LOGITS_BYTES = 4 * 2**20
+
+Scores = tuple[Float[Array, 'B T'], Bool[Array, 'B T']]
+Scorer = Callable[..., Scores]
+
+
+def scorer(model: nnx.Module) -> Scorer:
+    """`token_scores` of a model, compiled once for each shape: `score(tokens, targets, tok, key=None)`."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def compiled(state, tokens, targets, tok, key):
+        return token_scores(nnx.merge(graphdef, state), tokens, targets, tok, key=key)
+
+    return lambda tokens, targets, tok, key=None: compiled(state, tokens, targets, tok, key)
+
+
+def token_scores(
+    model: nnx.Module,
+    tokens: Int[Array, 'B T'],
+    targets: Int[Array, 'B T'],
+    tok: Tokens | None = None,
+    *,
+    key: Array | None = None,
+    chunk: int | None = None,
+) -> Scores:
+    """Negative log-likelihood in nats and correctness of each target, with logits for `chunk` positions at a time.
+
+    Args:
+      model: has `hidden(tokens, tok, key=)` -> [B, T, D] and `logits(hidden)` -> [B, T, V] in float32.
+      tokens, targets: inputs and what each of them predicts.
+      tok: positions, segments, padding; None for one unpadded document a row.
+      key: makes encodings with random positions draw them; None is their evaluation rule.
+      chunk: positions whose logits are held at once; None chooses by the size of the vocabulary.
+
+    Example:
+      nll, correct = token_scores(model, tokens[:, :-1], tokens[:, 1:])
+    """
+    hidden = model.hidden(tokens, tok, key=key)
+    batch, length, _ = hidden.shape
+    if chunk is None:
+        vocabulary = jax.eval_shape(lambda h: model.logits(h), hidden[:, :1]).shape[-1]
+        chunk = max(1, _LOGITS_BYTES // (4 * batch * vocabulary))
+    chunk = min(chunk, length)
+    count = -(-length // chunk)
+
+    def cut(a):
+        a = jnp.pad(a, [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (a.ndim - 2))
+        return jnp.moveaxis(a.reshape(batch, count, chunk, *a.shape[2:]), 1, 0)
+
+    def score(piece):
+        hidden, targets = piece
+        logits = model.logits(hidden).astype(jnp.float32)
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.argmax(logits, axis=-1) == targets
+
+    def join(a):
+        return jnp.moveaxis(a, 0, 1).reshape(batch, count * chunk)[:, :length]
+
+    nll, correct = jax.lax.map(score, (cut(hidden), cut(targets)))
+    return join(nll), join(correct)

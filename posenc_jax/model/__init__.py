@@ -1,0 +1,3 @@
+"""The transformer that encodings plug into, its layout on a mesh, and generation with a cache."""
+
+from posenc_jax.model.transformer import Transformer, TransformerConfig

@@ -1,0 +1,218 @@
+"""Generation: one pass over the prompts, then a scanned loop of single tokens through the cache."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from posenc_jax.core import cache as caching
+from posenc_jax.core.cache import Cache, LayerCache
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.model.layers import layer_rows
+from posenc_jax.model.sampling import sample
+from posenc_jax.model.sharding import constrain, sharded_attend
+from posenc_jax.model.transformer import Transformer
+
+
+def init_cache(model: Transformer, tok: Tokens) -> Cache:
+    """An empty cache for the tokens `tok` of the whole capacity, prompts and what is to come; `place` is called here, once.
+
+    Raises:
+      ValueError: the model is an encoder.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()')
+      >>> init_cache(Transformer(cfg, rngs=nnx.Rngs(0)), Tokens.of(length=16)).capacity
+      16
+    """
+    if not model.cfg.causal:
+        raise ValueError(f'generation needs a decoder, this model is of kind {model.cfg.kind!r}')
+    return Cache(tokens=model.place(tok), cursor=jnp.zeros((), jnp.int32), layers=())
+
+
+def prefill(model: Transformer, cache: Cache, prompts: Int[Array, 'B T']) -> tuple[Float[Array, 'B T V'], Cache]:
+    """Fills an empty cache with prompts; returns the logits of all their tokens, which are those of the plain model.
+
+    Raises:
+      ValueError: prompts longer than the capacity, or a cache that is not empty.
+    """
+    if cache.layers:
+        raise ValueError('prefill needs an empty cache; continue a filled one with decode_step')
+    length = prompts.shape[1]
+    if length > cache.capacity:
+        raise ValueError(f'prompts of {length} tokens do not fit a cache of {cache.capacity}')
+    placed = tuple(tok.slice(0, length) for tok in cache.tokens)
+
+    def layer(x, number, place, block):
+        encoding, remembered = model.encoding(place, block), []
+
+        def mix(h):
+            rows = layer_rows(h, placed[place].valid, encoding.lookback)
+            arguments, own = caching.start(encoding, *block.attention.split(h), placed[place], rows, cache.capacity)
+            remembered.append(_constrained(own))
+            return sharded_attend(encoding, *arguments, block=block.block, implementation=block.implementation)
+
+        x = block.around(x, mix)
+        return x, remembered[0]
+
+    x, stacked = model.scan_layers(layer, model.embed(prompts, placed))
+    groups = model.cfg.layers // len(stacked)
+    layers = tuple(jax.tree.map(lambda a: a[g], own) for g in range(groups) for own in stacked)
+    return model.logits(model.norm(x)), Cache(cache.tokens, jnp.asarray(length, jnp.int32), layers)
+
+
+def decode_step(model: Transformer, cache: Cache, tokens: Int[Array, 'B']) -> tuple[Float[Array, 'B V'], Cache]:
+    """Appends one token a row; returns the logits of what follows.
+
+    Raises:
+      ValueError: the cache has not been prefilled or (where the cursor is known) is full.
+    """
+    if not cache.layers:
+        raise ValueError('decode_step needs a prefilled cache; call prefill first')
+    if not isinstance(cache.cursor, jax.core.Tracer) and int(cache.cursor) >= cache.capacity:
+        raise ValueError(f'the cache of {cache.capacity} slots is full')
+    cursor = cache.cursor
+    x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
+    layers = []
+    for (place, block), remembered in zip(model.layers(), cache.layers, strict=True):
+        encoding, tok = model.encoding(place, block), cache.tokens[place]
+
+        def mix(h):
+            valid = None if tok.valid is None else tok.slice(cursor, 1).valid
+            row = layer_rows(h, valid, 0)
+            arguments, own = caching.step(encoding, remembered, *block.attention.split(h), tok, row, cursor)
+            layers.append(_constrained(own))
+            return sharded_attend(encoding, *arguments, heads_first=True, implementation='dense')
+
+        x = block.around(x, mix)
+    return model.logits(model.norm(x))[:, 0], Cache(cache.tokens, cursor + 1, tuple(layers))
+
+
+def _constrained(layer: LayerCache) -> LayerCache:
+    k, v = (constrain(a, 'batch', 'kv_heads', None, None) for a in (layer.k, layer.v))
+    return dataclasses.replace(layer, k=k, v=v)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is static in generation."""
+
+    graphdef: nnx.GraphDef
+    steps: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    eos: int | None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _generate(plan: _Plan, state, prompts, tok, key):
+    model = nnx.merge(plan.graphdef, state)
+    draw = lambda logits, number: sample(
+        logits,
+        None if key is None else jax.random.fold_in(key, number),
+        temperature=plan.temperature,
+        top_k=plan.top_k,
+        top_p=plan.top_p,
+    ).astype(prompts.dtype)
+    logits, cache = prefill(model, init_cache(model, tok), prompts)
+    first = draw(logits[:, -1], 0)
+
+    def one(loop, number):
+        cache, token, done = loop
+        logits, cache = decode_step(model, cache, token)
+        following = draw(logits, number)
+        if plan.eos is not None:
+            done = done | (token == plan.eos)
+            following = jnp.where(done, plan.eos, following)
+        return (cache, following, done), following
+
+    done = jnp.zeros(prompts.shape[0], bool)
+    _, rest = jax.lax.scan(one, (cache, first, done), jnp.arange(1, plan.steps))
+    return jnp.concatenate([prompts, first[:, None], rest.T], axis=1)
+
+
+def generate(
+    model: Transformer,
+    prompts: Int[Array, 'B T'],
+    *,
+    max_new_tokens: int,
+    valid: Bool[Array, 'B T'] | None = None,
+    positions: Num[Array, '#B T+new *P'] | None = None,
+    key: Array | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    eos: int | None = None,
+    capacity: int | None = None,
+) -> Int[Array, 'B T+new']:
+    """Continues prompts token by token; compiled once per shape and choice of arguments.
+
+    Args:
+      model: a decoder.
+      prompts: token ids; shorter prompts are padded on the left.
+      max_new_tokens: how many tokens to add.
+      valid: False for the padding of `prompts`; None where there is none.
+      positions: what the task says the positions are, prompts and new tokens; None counts the valid tokens.
+      key: random key; not needed at temperature 0.
+      temperature: divides the logits; 0 takes the most probable token.
+      top_k: draw among the k most probable tokens.
+      top_p: draw among the fewest most probable tokens whose probabilities reach p.
+      eos: a row that has produced this token produces nothing else from there on.
+      capacity: slots of the cache; None for as many as are needed.
+
+    Returns:
+      The prompts (with their padding) followed by the new tokens.
+
+    Raises:
+      ValueError: wrong shapes or ranges, prompts padded on the right, a missing key, or too small a capacity.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()')
+      >>> generate(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 3), jnp.int32), max_new_tokens=2, temperature=0.0).shape
+      (1, 5)
+    """
+    prompts = jnp.asarray(prompts)
+    if prompts.ndim != 2 or prompts.shape[1] < 1 or not jnp.issubdtype(prompts.dtype, jnp.integer):
+        raise ValueError(f'prompts must be integers [B, T] with T at least 1, got {prompts.dtype} {prompts.shape}')
+    if max_new_tokens < 1:
+        raise ValueError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
+    (batch, length), vocabulary = prompts.shape, model.cfg.vocab_size
+    total = length + max_new_tokens
+    capacity = total if capacity is None else capacity
+    if total > capacity:
+        raise ValueError(f'{length} prompt tokens and {max_new_tokens} new ones do not fit a cache of {capacity}')
+    if temperature < 0:
+        raise ValueError(f'temperature must be at least 0, got {temperature}')
+    if temperature > 0 and key is None:
+        raise ValueError(f'temperature={temperature} draws at random and needs a key; temperature=0 takes the most probable')
+    if temperature == 0 and not top_k is top_p is None:
+        raise ValueError(f'temperature=0 takes the most probable token; {top_k=}, {top_p=} have no meaning')
+    if top_k is not None and not 1 <= top_k <= vocabulary:
+        raise ValueError(f'top_k must lie in 1 .. {vocabulary}, got {top_k}')
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f'top_p must lie in (0, 1], got {top_p}')
+    if eos is not None and not 0 <= eos < vocabulary:
+        raise ValueError(f'eos must lie in 0 .. {vocabulary - 1}, got {eos}')
+    if valid is not None:
+        valid = np.asarray(valid, bool)
+        if valid.shape != prompts.shape:
+            raise ValueError(f'valid has shape {valid.shape}, prompts {prompts.shape}')
+        if (valid[:, :-1] & ~valid[:, 1:]).any() or not valid[:, -1].all():
+            row = int(np.argmax((valid[:, :-1] & ~valid[:, 1:]).any(1) | ~valid[:, -1]))
+            raise ValueError(f'prompts must be padded on the left and end in a token; row {row} does not')
+        valid = np.concatenate([valid, np.ones((batch, capacity - length), bool)], axis=1)
+    if positions is not None:
+        positions = jnp.asarray(positions)
+        if positions.shape[0] not in (1, batch) or positions.shape[1] != capacity:
+            raise ValueError(f'positions have shape {positions.shape}; expected {batch} rows (or 1) of {capacity}')
+    tok = Tokens.of(length=capacity, positions=positions, valid=valid)
+    graphdef, state = nnx.split(model)
+    plan = _Plan(graphdef, max_new_tokens, float(temperature), top_k, top_p, eos)
+    return _generate(plan, state, prompts, tok, None if temperature == 0 else key)

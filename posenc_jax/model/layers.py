@@ -1,0 +1,168 @@
+"""What a transformer block is made of: norms, feed-forward, attention with an encoding, and the pre-norm block."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.model.sharding import constrain, sharded_attend
+
+NORMS = ('rmsnorm', 'layernorm')
+MLPS = ('gelu', 'swiglu')
+
+
+def rms_norm(x: Float[Array, '... D'], scale: Float[Array, 'D'], *, epsilon: float = 1e-6) -> Float[Array, '... D']:
+    """`x / rms(x) * scale`, in float32 inside; the result has the dtype of `x`.
+
+    Example:
+      >>> rms_norm(jnp.array([3.0, 4.0]), jnp.ones(2)).round(3).tolist()
+      [0.8489999771118164, 1.1319999694824219]
+    """
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
+    return (y * scale).astype(x.dtype)
+
+
+def layer_norm(
+    x: Float[Array, '... D'], scale: Float[Array, 'D'], bias: Float[Array, 'D'], *, epsilon: float = 1e-6
+) -> Float[Array, '... D']:
+    """`(x - mean(x)) / std(x) * scale + bias`, in float32 inside; the result has the dtype of `x`.
+
+    Example:
+      >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.zeros(2)).round(3).tolist()
+      [-1.0, 1.0]
+    """
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
+    return (y * scale + bias).astype(x.dtype)
+
+
+def gelu_mlp(x: Float[Array, '... D'], w_in: Float[Array, 'D F'], w_out: Float[Array, 'F D']) -> Float[Array, '... D']:
+    """`gelu(x w_in) w_out`, tanh form of the gelu."""
+    return jax.nn.gelu(x @ w_in.astype(x.dtype), approximate=True) @ w_out.astype(x.dtype)
+
+
+def swiglu_mlp(
+    x: Float[Array, '... D'], w_gate: Float[Array, 'D F'], w_in: Float[Array, 'D F'], w_out: Float[Array, 'F D']
+) -> Float[Array, '... D']:
+    """`(silu(x w_gate) * x w_in) w_out`."""
+    return (jax.nn.silu(x @ w_gate.astype(x.dtype)) * (x @ w_in.astype(x.dtype))) @ w_out.astype(x.dtype)
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Zeroes entries with probability `rate` and rescales the rest; the identity without a key.
+
+    Example:
+      >>> dropout(jnp.ones(3), 0.5, None).tolist()
+      [1.0, 1.0, 1.0]
+    """
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, 'B R D']:
+    """The rows `Encoding.project` reads: padding zeroed, and `lookback` zero rows in front."""
+    if valid is not None:
+        x = jnp.where(valid[..., None], x, 0)
+    return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0))) if lookback else x
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, axes: tuple[str, ...], gain: float = 1.0) -> nnx.Param:
+    """A weight drawn from N(0, gain**2 / fan_in), float32, with the roles of its dimensions."""
+    return nnx.Param(gain * fan_in**-0.5 * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
+
+
+class Norm(nnx.Module):
+    """`rms_norm` or `layer_norm` with their variables."""
+
+    def __init__(self, kind: str, width: int):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32), axes=('norm',))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32), axes=('norm',)) if kind == 'layernorm' else None
+
+    def __call__(self, x):
+        if self.bias is None:
+            return rms_norm(x, self.scale[...])
+        return layer_norm(x, self.scale[...], self.bias[...])
+
+
+class MLP(nnx.Module):
+    """`gelu_mlp` or `swiglu_mlp` with their variables. `gain` scales the initial output."""
+
+    def __init__(self, kind: str, width: int, hidden: int, *, gain: float, rngs: nnx.Rngs):
+        self.w_in = normal(rngs, (width, hidden), width, ('width', 'mlp'))
+        self.w_gate = normal(rngs, (width, hidden), width, ('width', 'mlp')) if kind == 'swiglu' else None
+        self.w_out = normal(rngs, (hidden, width), hidden, ('mlp', 'width'), gain)
+
+    def __call__(self, x):
+        if self.w_gate is None:
+            return gelu_mlp(x, self.w_in[...], self.w_out[...])
+        return swiglu_mlp(x, self.w_gate[...], self.w_in[...], self.w_out[...])
+
+
+class Attention(nnx.Module):
+    """The projections around `attend`: x -> q, k, v and attended values -> x."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, *, gain: float, rngs: nnx.Rngs):
+        self.w_q = normal(rngs, (width, heads, head_dim), width, ('width', 'heads', 'head_dim'))
+        self.w_k = normal(rngs, (width, kv_heads, head_dim), width, ('width', 'kv_heads', 'head_dim'))
+        self.w_v = normal(rngs, (width, kv_heads, head_dim), width, ('width', 'kv_heads', 'head_dim'))
+        self.w_out = normal(rngs, (heads, head_dim, width), heads * head_dim, ('heads', 'head_dim', 'width'), gain)
+
+    def split(self, x: Float[Array, 'B T D']) -> tuple[Array, Array, Array]:
+        """Queries [B, T, N, H], keys and values [B, T, K, H]."""
+        q, k, v = (jnp.einsum('btd,dnh->btnh', x, w[...].astype(x.dtype)) for w in (self.w_q, self.w_k, self.w_v))
+        return (
+            constrain(q, 'batch', 'sequence', 'heads', None),
+            constrain(k, 'batch', 'sequence', 'kv_heads', None),
+            constrain(v, 'batch', 'sequence', 'kv_heads', None),
+        )
+
+    def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
+        """The result of the heads, back in the model width."""
+        return jnp.einsum('btnh,nhd->btd', out, self.w_out[...].astype(out.dtype))
+
+
+class Block(nnx.Module):
+    """Pre-norm block: `x + attention(norm(x))`, then `x + mlp(norm(x))`, with the encodings this layer owns.
+
+    Args:
+      cfg: a `TransformerConfig`.
+      encodings: builds the encodings that have parameters of their own in every layer, from `rngs`.
+    """
+
+    def __init__(self, cfg, encodings: Callable[[nnx.Rngs], list[Encoding]], *, rngs: nnx.Rngs):
+        gain = (2 * cfg.layers) ** -0.5  # keeps the residual stream of order one at any depth
+        self.attention_norm = Norm(cfg.norm, cfg.width)
+        self.attention = Attention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, gain=gain, rngs=rngs)
+        self.mlp_norm = Norm(cfg.norm, cfg.width)
+        self.mlp = MLP(cfg.mlp, cfg.width, cfg.mlp_width, gain=gain, rngs=rngs)
+        self.encodings = nnx.List(encodings(rngs))
+        self.dropout = cfg.dropout
+        self.block = cfg.block or None
+        self.implementation = cfg.implementation or None
+
+    def __call__(self, x: Float[Array, 'B T D'], tok: Tokens, encoding: Encoding, *, key: Array | None = None) -> Array:
+        """The block on whole sequences; `encoding` is the layer's chain, `key` drives dropout."""
+
+        def mix(h):
+            rows = layer_rows(h, tok.valid, encoding.lookback)
+            q, k, v, tq, tk = encoding.project(*self.attention.split(h), tok, tok, rows)
+            return sharded_attend(encoding, q, k, v, tq, tk, block=self.block, implementation=self.implementation)
+
+        return self.around(x, mix, key=key)
+
+    def around(self, x: Float[Array, 'B T D'], mix: Callable[[Array], Array], *, key: Array | None = None) -> Array:
+        """The block around any mixing of tokens: `mix` takes the normed input to the result of the heads [B, T, N, H].
+
+        The cache of a decode step comes in through here.
+        """
+        attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
+        out = self.attention.join(mix(self.attention_norm(x)))
+        x = constrain(x + dropout(out, self.dropout, attention_key), 'batch', 'sequence', None)
+        out = self.mlp(self.mlp_norm(x))
+        return constrain(x + dropout(out, self.dropout, mlp_key), 'batch', 'sequence', None)

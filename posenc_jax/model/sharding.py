@@ -1,0 +1,177 @@
+"""Where arrays live on a mesh: one table from roles to mesh axes, and the attention under it.
+
+Every variable names the role of each of its dimensions in `axes`; activations name theirs where `constrain` is called.
+A leading dimension that `axes` does not name is the stack of layers and stays whole.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from posenc_jax.core.attention import attend
+from posenc_jax.core.compose import parts_of
+from posenc_jax.core.encoding import Encoding, Tokens
+
+MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
+
+# The one table. A role that is not listed is kept whole (head_dim, the vocabulary, an encoding's own tables): embeddings
+# are cut on their width, since a gather from a table that is cut by rows rebuilds the table.
+ROLES: dict[str, str | tuple[str, ...]] = {
+    'batch': ('data', 'fsdp'),
+    'sequence': 'sequence',
+    'heads': 'tensor',
+    'kv_heads': 'tensor',
+    'mlp': 'tensor',
+    'width': 'fsdp',
+}
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, *, devices=None) -> Mesh:
+    """A mesh with the axes (data, fsdp, tensor, sequence); -1 for `data` takes the devices that are left.
+
+    Args:
+      data, fsdp, tensor, sequence: sizes.
+      devices: defaults to all devices of all processes.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+
+    Example:
+      >>> make_mesh(data=1, devices=jax.devices()[:1]).shape['tensor']
+      1
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [data, fsdp, tensor, sequence]
+    if min(sizes[1:]) < 1 or (data < 1 and data != -1):
+        raise ValueError(f'mesh sizes must be positive (data may be -1), got {dict(zip(MESH_AXES, sizes))}')
+    if data == -1:
+        sizes[0] = len(devices) // math.prod(sizes[1:])
+    if math.prod(sizes) != len(devices):
+        raise ValueError(f'mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are {len(devices)}')
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+
+
+def active_mesh():
+    """The mesh set by `jax.set_mesh`, or None where there is none or it has a single device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def spec_of(roles: tuple[str | None, ...], ndim: int | None = None) -> PartitionSpec:
+    """The table applied to the roles of an array; `ndim` leads with whole dimensions where the array has more."""
+    lead = 0 if ndim is None else ndim - len(roles)
+    return PartitionSpec(*(None,) * lead, *(ROLES.get(role) for role in roles))
+
+
+def constrain(x: Array, *roles: str | None) -> Array:
+    """Fixes the layout of an activation by the roles of its dimensions; nothing happens without a mesh."""
+    return x if active_mesh() is None else jax.lax.with_sharding_constraint(x, spec_of(roles))
+
+
+def _parts(mesh, entry) -> int:
+    names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):
+    for size, entry in zip(shape, spec):
+        if size % _parts(mesh, entry):
+            raise ValueError(f'{what} of shape {shape}: {size} cannot be cut into {_parts(mesh, entry)} parts (mesh axis {entry})')
+
+
+def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """The `NamedSharding` of every variable of a state, from its `axes` and the table; without `axes` it is replicated.
+
+    Raises:
+      ValueError: a dimension that its mesh axes do not divide, with the numbers.
+    """
+
+    def sharding(path, variable):
+        shape = jnp.shape(variable.get_value())
+        spec = spec_of(variable.get_metadata().get('axes') or (), len(shape))
+        _check(mesh, jax.tree_util.keystr(path), shape, spec)
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def _mixes_heads(part: Encoding) -> bool:
+    card = getattr(part, 'card', None)
+    return card is not None and card.promises.mixes_heads
+
+
+def sharded_attend(
+    encoding: Encoding,
+    q: Float[Array, 'B T N H'],
+    k: Float[Array, 'B S K H'],
+    v: Float[Array, 'B S K H'],
+    tq: Tokens,
+    tk: Tokens,
+    *,
+    heads_first: bool = False,
+    **options,
+) -> Float[Array, 'B T N H']:
+    """`attend`, on a mesh with every device doing its rows, heads and queries; keys are gathered along the sequence.
+
+    Queries are cut by batch, sequence and heads, keys and values by batch and heads, the encoding's variables by the head
+    axis they declare, per-token features like the heads they count (N or K). An encoding that promises to mix heads is
+    evaluated with all heads on every device.
+
+    Args:
+      heads_first, **options: as for `attend`.
+
+    Raises:
+      ValueError: heads, rows or queries that the mesh does not divide, with the numbers.
+    """
+    mesh = active_mesh()
+    if mesh is None:
+        return attend(encoding, q, k, v, tq, tk, heads_first=heads_first, **options)
+    heads, kv_heads = q.shape[2], k.shape[1 if heads_first else 2]
+    whole_heads = any(_mixes_heads(part) for part in parts_of(encoding))
+    by_role = lambda role: None if whole_heads and role in ('heads', 'kv_heads') else ROLES[role]
+    tensor, rows = by_role('heads'), by_role('batch')
+    for name, count in (('query heads', heads), ('key heads', kv_heads)):
+        if count % _parts(mesh, tensor):
+            raise ValueError(f'{count} {name} cannot be cut into {_parts(mesh, tensor)} parts (mesh axis {tensor!r})')
+    sequence = None if q.shape[1] == 1 else by_role('sequence')  # a decode step has one query
+
+    graphdef, state = nnx.split(encoding)
+    variables, structure = jax.tree.flatten(state)
+    variable_specs = [
+        PartitionSpec(*(by_role(r) if r in ('heads', 'kv_heads') else None for r in variable.get_metadata().get('axes') or ()))
+        for variable in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    ]
+
+    def token_specs(tok, along):
+        lead = lambda a: (rows if a.shape[0] > 1 else None, along)
+
+        def feature(path, a):
+            if a.ndim < 3 or a.shape[2] not in (1, heads, kv_heads):
+                raise ValueError(
+                    f'feature {jax.tree_util.keystr(path)} has shape {a.shape}; expected [#B, L, heads, ...] with 1, {heads} or '
+                    f'{kv_heads} heads'
+                )
+            return PartitionSpec(*lead(a), tensor if a.shape[2] > 1 else None)
+
+        plain = jax.tree.map(lambda a: PartitionSpec(*lead(a)), tok.without_feats())
+        return plain.with_feats(**jax.tree_util.tree_map_with_path(feature, tok.feats))
+
+    key_spec = PartitionSpec(rows, tensor) if heads_first else PartitionSpec(rows, None, tensor)
+    query_spec = PartitionSpec(rows, sequence, tensor)
+    _check(mesh, 'queries', q.shape, query_spec)
+
+    def local(variables, q, k, v, tq, tk):
+        return attend(
+            nnx.merge(graphdef, jax.tree.unflatten(structure, variables)), q, k, v, tq, tk, heads_first=heads_first, **options
+        )
+
+    return jax.shard_map(
+        local,
+        in_specs=(variable_specs, query_spec, key_spec, key_spec, token_specs(tq, sequence), token_specs(tk, None)),
+        out_specs=query_spec,
+        check_vma=False,  # the custom derivative of attend has no varying-axes types
+    )(variables, q, k, v, tq, tk)

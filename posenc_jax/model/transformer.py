@@ -1,0 +1,386 @@
+"""The transformer, decoder or encoder: one stem, layers scanned over stacked variables, one output."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.compose import chain, make, parts_of
+from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.registry import check_choice
+from posenc_jax.model.layers import MLPS, NORMS, Block, Norm, dropout, normal
+from posenc_jax.model.sharding import constrain
+
+KINDS = {'decoder': True, 'encoder': False}  # kind -> causal
+SHARES = ('auto', 'model', 'layer')
+REMATS = ('none', 'full', 'dots')
+DTYPES = ('float32', 'bfloat16')
+STEM_DOORS = ('place', 'embed')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What a `Transformer` is built from. Zeros mean "derived": they are replaced when the config is made.
+
+    Attributes:
+      vocab_size: rows of the embedding table.
+      train_len: length the encoding is told the model trains at, in tokens.
+      encoding: spec string of every layer, unless `pattern` is given.
+      pattern: spec strings cycled over the layers; () means `encoding` everywhere.
+      share: 'model' (the layers share an encoding's parameters), 'layer' (each has its own), 'auto' (as in its paper).
+      kind: 'decoder' (causal) or 'encoder'.
+      layers, width, heads: sizes.
+      kv_heads: key/value heads, a divisor of heads; 0 = heads.
+      head_dim: 0 = width // heads.
+      mlp, mlp_width: 'gelu' or 'swiglu', and the hidden width; 0 = 4 * width.
+      norm: 'rmsnorm' or 'layernorm'.
+      tie: the output uses the embedding table.
+      dropout: probability, on the embeddings and on both branches of every block.
+      dtype: of activations; parameters, norms and logits are float32.
+      remat: what the backward pass recomputes: 'none', 'full' (each block), 'dots' (all but matrix products).
+      block, implementation: of `attend`; 0 and '' let it choose.
+
+    Raises:
+      ValueError: sizes that do not fit together, or an unknown choice, with the nearest valid one.
+    """
+
+    vocab_size: int
+    train_len: int
+    layers: int
+    width: int
+    heads: int
+    encoding: str
+    pattern: tuple[str, ...] = ()
+    share: str = 'auto'
+    kind: str = 'decoder'
+    kv_heads: int = 0
+    head_dim: int = 0
+    mlp: str = 'gelu'
+    mlp_width: int = 0
+    norm: str = 'rmsnorm'
+    tie: bool = True
+    dropout: float = 0.0
+    dtype: str = 'float32'
+    remat: str = 'none'
+    block: int = 0
+    implementation: str = ''
+
+    def __post_init__(self):
+        for name in ('vocab_size', 'train_len', 'layers', 'width', 'heads'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}')
+        for name in ('kv_heads', 'head_dim', 'mlp_width', 'block'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} must be positive, or 0 to derive it, got {getattr(self, name)}')
+        for name, choices in (
+            ('kind', tuple(KINDS)),
+            ('share', SHARES),
+            ('mlp', MLPS),
+            ('norm', NORMS),
+            ('remat', REMATS),
+            ('dtype', DTYPES),
+            ('implementation', ('', 'dense', 'blocked')),
+        ):
+            check_choice(name, getattr(self, name), choices)
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f'dropout must lie in [0, 1), got {self.dropout}')
+        derive = lambda name, value: object.__setattr__(self, name, getattr(self, name) or value)
+        derive('kv_heads', self.heads)
+        derive('mlp_width', 4 * self.width)
+        if self.heads % self.kv_heads:
+            raise ValueError(f'{self.heads} heads are not a multiple of {self.kv_heads} kv_heads')
+        if not self.head_dim and self.width % self.heads:
+            raise ValueError(f'width {self.width} is not a multiple of {self.heads} heads; give head_dim to use another width')
+        derive('head_dim', self.width // self.heads)
+        object.__setattr__(self, 'pattern', tuple(self.pattern))
+        if self.layers % len(self.specs):
+            raise ValueError(f'{self.layers} layers are not a multiple of the pattern of {len(self.specs)} encodings')
+
+    @classmethod
+    def from_config(cls, config: Any, vocab_size: int) -> 'TransformerConfig':
+        """From a training config (see configs/default.py) and the vocabulary of its task."""
+        return cls(
+            vocab_size=vocab_size,
+            train_len=config.train.length,
+            encoding=config.encoding,
+            pattern=tuple(config.pattern),
+            share=config.share,
+            **{name: config.model[name] for name in config.model},
+        )
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """The spec strings of one period of the layers."""
+        return self.pattern or (self.encoding,)
+
+    @property
+    def causal(self) -> bool:
+        return KINDS[self.kind]
+
+    @property
+    def context(self) -> dict[str, int]:
+        """What an encoding's constructor may ask the model for."""
+        return dict(
+            heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim, model_dim=self.width, train_len=self.train_len
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """Where one part of a layer's chain lives: in `shared` of the model or in `encodings` of the layer, under `number`."""
+
+    shared: bool
+    number: int
+
+
+class Transformer(nnx.Module):
+    """A pre-norm transformer with positional encodings as values.
+
+    Layers are grouped by the period of the pattern; each place in the period holds one `Block` whose variables are stacked
+    over the groups, and one `lax.scan` goes over the groups. Parts of an encoding that open `place` or `embed`, parts
+    shared by all layers and parts without variables live once in `shared`; the others live in the blocks.
+
+    Args:
+      cfg: sizes and choices.
+      rngs: initial parameters come from `rngs.params()`.
+
+    Example:
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()')
+      >>> Transformer(cfg, rngs=nnx.Rngs(0))(jnp.zeros((1, 5), jnp.int32)).shape
+      (1, 5, 7)
+    """
+
+    def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), 1, ('vocab', 'width'), gain=0.02)
+        names: list[tuple[str, int, int]] = []
+        shared: list[Encoding] = []
+        blocks, links = [], []
+        for spec in cfg.specs:
+            nodes = spec_language.parse(spec).nodes
+            built = [parts_of(spec_language.build(node, {**cfg.context, 'rngs': rngs})) for node in nodes]
+            given = [part for parts in built for part in parts]
+            own, owned, chain_links, seen = [], 0, [], []
+            for node, parts in zip(nodes, built):
+                if self._in_layer(node, parts):
+                    own.append(node)
+                    chain_links += [Link(False, owned + i) for i in range(len(parts))]
+                    owned += len(parts)
+                    continue
+                seen.append(str(node))
+                for i, part in enumerate(parts):
+                    name = (str(node), seen.count(str(node)), i)  # the same call twice in one chain is two parts
+                    if name not in names:
+                        names.append(name)
+                        shared.append(part)
+                    chain_links.append(Link(True, names.index(name)))
+            for mask in parts_of(make(chain(*given), causal=cfg.causal))[len(given) :]:  # what the kind of model adds
+                name = (type(mask).__name__, 0, 0)
+                if name not in names:
+                    names.append(name)
+                    shared.append(mask)
+                chain_links.append(Link(True, names.index(name)))
+            blocks.append(self._stacked_blocks(own, rngs))
+            links.append(tuple(chain_links))
+        self.shared = nnx.List(shared)
+        self.blocks = nnx.List(blocks)
+        self.links = tuple(links)
+        self.norm = Norm(cfg.norm, cfg.width)
+        self.output = None if cfg.tie else normal(rngs, (cfg.width, cfg.vocab_size), cfg.width, ('width', 'vocab'))
+
+    def _in_layer(self, node: spec_language.Node, parts: tuple[Encoding, ...]) -> bool:
+        """Whether every layer has its own copy of what a call builds. What acts at the stem exists once in any case."""
+        share = node.entry.card.share if self.cfg.share == 'auto' else self.cfg.share
+        at_stem = any(part.opens(door) for part in parts for door in STEM_DOORS)
+        return share == 'layer' and not at_stem and any(jax.tree.leaves(nnx.state(part)) for part in parts)
+
+    def _stacked_blocks(self, nodes, rngs: nnx.Rngs) -> Block:
+        """One block per group, as one module whose variables lead with the groups."""
+        cfg = self.cfg
+
+        def block(key):
+            def encodings(rngs):
+                context = {**cfg.context, 'rngs': rngs}
+                return [part for node in nodes for part in parts_of(spec_language.build(node, context))]
+
+            return nnx.split(Block(cfg, encodings, rngs=nnx.Rngs(key)))
+
+        return nnx.merge(*jax.vmap(block)(jax.random.split(rngs.params(), cfg.layers // len(cfg.specs))))
+
+    def encoding(self, place: int, block: Block) -> Encoding:
+        """The chain of a layer at this place in the period, with the parts that `block` owns."""
+        return chain(*(self._part(link, block) for link in self.links[place]))
+
+    def _part(self, link: Link, block: Block) -> Encoding:
+        return self.shared[link.number] if link.shared else block.encodings[link.number]
+
+    def stem(self, place: int) -> list[tuple[int, Encoding]]:
+        """The shared parts of a place in the period, numbered as in `shared`: those that may open `place` and `embed`."""
+        return [(link.number, self.shared[link.number]) for link in self.links[place] if link.shared]
+
+    def place(self, tok: Tokens, *, key: Array | None = None) -> tuple[Tokens, ...]:
+        """Tokens as each place of the period sees them; with a key by the training rule."""
+        placed = []
+        for place in range(len(self.links)):
+            own = tok
+            for number, part in self.stem(place):
+                own = part.place(own, key=None if key is None else jax.random.fold_in(key, number))
+            placed.append(own)
+        return tuple(placed)
+
+    def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
+        """Token vectors, times sqrt(D) as in Vaswani et al. (2017), through every `embed` door once."""
+        x = self.embedding[...][tokens] * self.cfg.width**0.5
+        x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
+        done = set()
+        for place, tok in enumerate(placed):
+            for number, part in self.stem(place):
+                if number not in done:
+                    x = part.embed(x, tok)
+                    done.add(number)
+        return x
+
+    def hidden(
+        self, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, key: Array | None = None, train: bool = False
+    ) -> Float[Array, 'B T D']:
+        """The last layer's output after the final norm, input of `logits`. Arguments as for a call of the model."""
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f'tokens must be integers [B, T], got {tokens.dtype} {tokens.shape}')
+        tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
+        for leaf in jax.tree.leaves(tok):
+            if leaf.shape[1] != tokens.shape[1] or leaf.shape[0] not in (1, tokens.shape[0]):
+                raise ValueError(f'tokens {tokens.shape} do not fit what is known about them, {leaf.shape}')
+        if train and key is None:
+            raise ValueError('train=True needs a key: dropout and positions may be random')
+        place_key, stem_key, layer_key = (None, None, None) if key is None else jax.random.split(key, 3)
+        placed = self.place(tok, key=place_key)
+        if not train:
+            stem_key, layer_key = None, None
+        x = dropout(self.embed(tokens, placed), self.cfg.dropout, stem_key)
+
+        def layer(x, number, place, block):
+            own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
+            return block(x, placed[place], self.encoding(place, block), key=own_key), None
+
+        x, _ = self.scan_layers(layer, x)
+        return self.norm(x)
+
+    def scan_layers(self, layer: Callable, x: Float[Array, 'B T D']) -> tuple[Float[Array, 'B T D'], tuple]:
+        """Takes `x` through all layers by `layer(x, number, place, block) -> (x, out)`; compiled once per period.
+
+        Returns:
+          The last x, and for each place of the period its `out`, stacked over the groups.
+        """
+        graphdefs, states = zip(*(nnx.split(block) for block in self.blocks))
+        period = len(graphdefs)
+
+        def group(x, step):
+            number, states = step
+            outs = []
+            for place, (graphdef, state) in enumerate(zip(graphdefs, states)):
+                x, out = layer(x, number * period + place, place, nnx.merge(graphdef, state))
+                outs.append(out)
+            return x, tuple(outs)
+
+        if self.cfg.remat == 'full':
+            group = jax.checkpoint(group, prevent_cse=False)
+        elif self.cfg.remat == 'dots':
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            group = jax.checkpoint(group, prevent_cse=False, policy=policy)
+        return jax.lax.scan(group, x, (jnp.arange(self.cfg.layers // period), states))
+
+    def layers(self) -> list[tuple[int, Block]]:
+        """All layers in order, each with its place in the period, cut out of the stacks."""
+        split = [nnx.split(block) for block in self.blocks]
+        return [
+            (place, nnx.merge(graphdef, jax.tree.map(lambda a: a[group], state)))
+            for group in range(self.cfg.layers // len(split))
+            for place, (graphdef, state) in enumerate(split)
+        ]
+
+    def logits(self, hidden: Float[Array, 'B T D']) -> Float[Array, 'B T V']:
+        """Float32 logits of hidden rows (any number of them, so that evaluation can go in chunks)."""
+        table = self.embedding[...].T if self.output is None else self.output[...]
+        out = jnp.einsum('btd,dv->btv', hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return constrain(out, 'batch', 'sequence', None)
+
+    def __call__(
+        self,
+        tokens: Int[Array, 'B T'],
+        tok: Tokens | None = None,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+        last: int | None = None,
+    ) -> Float[Array, 'B T V']:
+        """Logits in float32.
+
+        Args:
+          tokens: token ids.
+          tok: what else is known about them (positions, documents, padding); None counts 0 .. T-1.
+          key: makes encodings whose positions are random draw them; None is their evaluation rule. Drives dropout as well.
+          train: turns dropout on; needs a key.
+          last: logits of the last so many tokens only.
+
+        Raises:
+          ValueError: shapes that do not fit, or `train` without a key.
+        """
+        if last is not None and not 1 <= last <= tokens.shape[1]:
+            raise ValueError(f'last must lie in 1 .. {tokens.shape[1]}, got {last}')
+        hidden = self.hidden(tokens, tok, key=key, train=train)
+        return self.logits(hidden if last is None else hidden[:, -last:])
+
+    def extend(self, spec: str, **context) -> 'Transformer':
+        """The same weights with every encoding replaced by its context extension, e.g. 'yarn(factor=4.0)'.
+
+        What an extension puts in the place of a part lives where that part lived: once in the model or in every layer.
+
+        Args:
+          spec: an extension (see `posenc_jax.extension`).
+          **context: overrides what the model tells the extension (`train_len`, `head_dim`, ...).
+
+        Raises:
+          SpecError: the encoding has nothing this extension works on.
+        """
+        from posenc_jax.extension import extend
+
+        context = {**self.cfg.context, **context}
+        model = nnx.clone(self)
+        shared, blocks, links = list(model.shared), [], []
+        renewed: dict[tuple[Link, ...], list[Link]] = {}  # places of the period that share a part go on sharing it
+
+        for place, block in enumerate(model.blocks):
+            graphdef, state = nnx.split(block)
+
+            def layer_of(state, place=place, graphdef=graphdef):
+                """One layer with its extended parts; the links of its chain, None for a new shared part, and these parts."""
+                layer = nnx.merge(graphdef, state)
+                old = {id(part): link for link in model.links[place] for part in [model._part(link, layer)]}
+                parts = parts_of(extend(model.encoding(place, layer), spec, **context))
+                gone = tuple(link for ident, link in old.items() if ident not in map(id, parts))
+                own, fresh, chain_links = [], [], []
+                for part in parts:
+                    link = old.get(id(part))
+                    if link is None and all(link.shared for link in gone):
+                        fresh.append(part)
+                    elif link is None or not link.shared:
+                        link = Link(False, len(own))
+                        own.append(part)
+                    chain_links.append(link)
+                layer.encodings = nnx.List(own)
+                return layer, chain_links, fresh, gone
+
+            _, chain_links, fresh, gone = layer_of(jax.tree.map(lambda a: a[0], state))
+            if gone not in renewed:
+                renewed[gone] = [Link(True, len(shared) + i) for i in range(len(fresh))]
+                shared += fresh
+            numbers = iter(renewed[gone])
+            links.append(tuple(next(numbers) if link is None else link for link in chain_links))
+            blocks.append(nnx.merge(*jax.vmap(lambda state: nnx.split(layer_of(state)[0]))(state)))
+        model.shared, model.blocks, model.links = nnx.List(shared), nnx.List(blocks), tuple(links)
+        return model

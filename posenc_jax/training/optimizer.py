@@ -1,0 +1,55 @@
+"""AdamW with warm-up and cosine decay, and which parameters decay."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from posenc_jax.core.encoding import Encoding
+
+
+def learning_rate(
+    step: Int[Array, ''], *, lr: float, warmup: int, steps: int, end_lr_fraction: float
+) -> Float[Array, '']:
+    """The rate of the update after `step` updates: linear from lr / warmup to lr, then half a cosine to the fraction.
+
+    Example:
+      >>> float(learning_rate(jnp.int32(0), lr=1.0, warmup=4, steps=10, end_lr_fraction=0.1))
+      0.25
+    """
+    step = step.astype(jnp.float32)
+    progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+    cosine = end_lr_fraction + (1 - end_lr_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return lr * jnp.where(step < warmup, (step + 1) / max(warmup, 1), cosine)
+
+
+def decays(model: nnx.Module) -> dict[str, Any]:
+    """Which parameters of a model weight decay applies to, as a tree of booleans in the shape of its parameters.
+
+    The rule: arrays with at least two axes of their own (the stack of layers is not one), outside encodings. So no norm, no
+    bias, and nothing that an encoding learns.
+    """
+    encodings = [path for path, module in nnx.iter_modules(model) if isinstance(module, Encoding)]
+    params = nnx.state(model, nnx.Param)
+
+    def rule(path, variable):
+        keys = tuple(key.key for key in path)
+        axes = variable.get_metadata().get('axes')
+        own = variable.get_value().ndim if axes is None else len(axes)
+        return own >= 2 and not any(keys[: len(prefix)] == prefix for prefix in encodings)
+
+    is_variable = lambda x: isinstance(x, nnx.Variable)
+    return jax.tree_util.tree_map_with_path(rule, nnx.to_pure_dict(params, lambda v: v), is_leaf=is_variable)
+
+
+def make_optimizer(train: ConfigDict, decay: dict[str, Any]) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW with decoupled weight decay on `decay`."""
+    schedule = lambda count: learning_rate(
+        count, lr=train.lr, warmup=train.warmup, steps=train.steps, end_lr_fraction=train.end_lr_fraction
+    )
+    adamw = optax.adamw(schedule, b1=train.b1, b2=train.b2, weight_decay=train.weight_decay, mask=decay)
+    return optax.chain(optax.clip_by_global_norm(train.clip), adamw) if train.clip else adamw

@@ -1,0 +1,202 @@
+"""The state of training and its step: pure functions of a plain-dict pytree, jitted once.
+
+The model is taken apart once; the step puts it together inside the jitted function, so that a call costs no more than one
+of `jax.jit` on a dictionary.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.model.sharding import param_shardings, spec_of
+from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer
+
+Params = dict[str, Any]
+DeviceBatch = dict[str, Array]
+Metrics = dict[str, Float[Array, '']]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes. Randomness is not in it: the key of a step is derived from the seed and `step`.
+
+    Attributes:
+      step: updates done.
+      params: trained parameters, nested dicts of arrays.
+      constants: variables of encodings that are not trained, likewise.
+      opt_state: of optax.
+    """
+
+    step: Int[Array, '']
+    params: Params
+    constants: Params
+    opt_state: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """The compiled functions of a run.
+
+    Attributes:
+      init: () -> TrainState, with every array where it belongs.
+      step: (state, batch) -> (state, metrics); the state given is donated.
+      evaluate: (state, batch) -> sums over the scored targets.
+      abstract: the TrainState as `ShapeDtypeStruct` with shardings.
+      batch_sharding: of every array of a batch.
+    """
+
+    init: Callable[[], TrainState]
+    step: Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
+    evaluate: Callable[[TrainState, DeviceBatch], Metrics]
+    abstract: TrainState
+    batch_sharding: NamedSharding
+
+
+def take_apart(model: Transformer) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Structure, trained parameters, and the other variables."""
+    return nnx.split(model, nnx.Param, ...)
+
+
+def abstract_model(cfg: TransformerConfig) -> Transformer:
+    """The model with shapes for arrays."""
+    return nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
+
+
+def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mesh) -> Trainer:
+    """Builds the functions of a run on a mesh.
+
+    Raises:
+      ValueError: rows or heads that the mesh does not divide, with the numbers.
+    """
+    parts = mesh.shape['data'] * mesh.shape['fsdp']
+    if train.batch % (train.accumulate * parts):
+        raise ValueError(
+            f'train.batch {train.batch} in {train.accumulate} accumulated parts cannot be cut over data x fsdp = {parts} '
+            f'devices: it must be a multiple of {train.accumulate * parts}'
+        )
+    model = abstract_model(cfg)
+    graphdef, params, constants = take_apart(model)
+    optimizer = make_optimizer(train, decays(model))
+
+    def init() -> TrainState:
+        _, params, constants = take_apart(Transformer(cfg, rngs=nnx.Rngs(jax.random.key(seed))))
+        params = nnx.to_pure_dict(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), optimizer.init(params))
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    shapes = jax.eval_shape(init)
+    of_params = jax.tree.unflatten(jax.tree.structure(shapes.params), jax.tree.leaves(param_shardings(params, mesh)))
+    of_constants = jax.tree.unflatten(jax.tree.structure(shapes.constants), jax.tree.leaves(param_shardings(constants, mesh)))
+    of_optimizer = optax.tree_map_params(
+        optimizer, lambda _, sharding: sharding, shapes.opt_state, of_params, transform_non_params=lambda _: whole
+    )
+    shardings = TrainState(whole, of_params, of_constants, of_optimizer)
+    place = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+    step = functools.partial(train_step, graphdef, optimizer, train, seed)
+    return Trainer(
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
+        evaluate=jax.jit(functools.partial(eval_step, graphdef), out_shardings=whole),
+        abstract=jax.tree.map(place, shapes, shardings),
+        batch_sharding=NamedSharding(mesh, spec_of(('batch', 'sequence'))),
+    )
+
+
+def tokens_of(batch: DeviceBatch) -> Tokens:
+    """What a batch says about its tokens: positions, packed documents and padding where it has them."""
+    known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
+    return Tokens.of(length=batch['tokens'].shape[1], **known)
+
+
+def target_losses(
+    logits: Float[Array, 'B T V'], targets: Int[Array, 'B T']
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+    """Negative log-likelihood in nats and log-partition of every target, float32."""
+    log_partition = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return log_partition - chosen, log_partition
+
+
+def train_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    train: ConfigDict,
+    seed: int,
+    state: TrainState,
+    batch: DeviceBatch,
+) -> tuple[TrainState, Metrics]:
+    """One update: the loss is the mean over the scored targets of the whole batch, however it is cut.
+
+    Returns:
+      The new state, and `loss` (nats per target), `grad_norm` (before clipping), `param_norm` (after the update),
+      `learning_rate`.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    scored = jnp.maximum(batch['loss_mask'].sum(dtype=jnp.float32), 1.0)
+
+    def loss_of(params, part, key):
+        model = nnx.merge(graphdef, params, state.constants)
+        logits = model(part['tokens'], tokens_of(part), key=key, train=True)
+        nll, log_partition = target_losses(logits, part['targets'])
+        mean = lambda values: (values * part['loss_mask']).sum(dtype=jnp.float32) / scored
+        loss = mean(nll)
+        return loss + train.z_loss * mean(log_partition**2) if train.z_loss else loss, loss
+
+    grad_of = jax.grad(loss_of, has_aux=True)
+    if train.accumulate == 1:
+        grads, loss = grad_of(state.params, batch, key)
+    else:
+        # Every part takes rows from everywhere in the batch, so that each device keeps its own rows.
+        cut = lambda a: jnp.swapaxes(a.reshape(-1, train.accumulate, *a.shape[1:]), 0, 1)
+
+        def add(total, numbered):
+            number, part = numbered
+            return jax.tree.map(jnp.add, total, grad_of(state.params, part, jax.random.fold_in(key, number))), None
+
+        zero = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros((), jnp.float32))
+        (grads, loss), _ = jax.lax.scan(add, zero, (jnp.arange(train.accumulate), jax.tree.map(cut, batch)))
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    rate = learning_rate(
+        state.step, lr=train.lr, warmup=train.warmup, steps=train.steps, end_lr_fraction=train.end_lr_fraction
+    )
+    metrics = {
+        'loss': loss,
+        'grad_norm': optax.global_norm(grads),
+        'param_norm': optax.global_norm(params),
+        'learning_rate': rate,
+    }
+    return TrainState(state.step + 1, params, state.constants, opt_state), metrics
+
+
+def eval_step(graphdef: nnx.GraphDef, state: TrainState, batch: DeviceBatch) -> Metrics:
+    """Sums over a batch under the evaluation rule.
+
+    Returns:
+      `loss` in nats, `correct` targets, `targets` scored, `solved` rows (all their targets correct), `rows` with targets.
+    """
+    logits = nnx.merge(graphdef, state.params, state.constants)(batch['tokens'], tokens_of(batch))
+    nll, _ = target_losses(logits, batch['targets'])
+    scored = batch['loss_mask'] > 0
+    correct = (jnp.argmax(logits, axis=-1) == batch['targets']) & scored
+    rows = scored.any(axis=1)
+    return {
+        'loss': jnp.where(scored, nll, 0).sum(),
+        'correct': correct.sum(dtype=jnp.float32),
+        'targets': scored.sum(dtype=jnp.float32),
+        'solved': (rows & (correct == scored).all(axis=1)).sum(dtype=jnp.float32),
+        'rows': rows.sum(dtype=jnp.float32),
+    }

@@ -1,0 +1,126 @@
+"""Tokens as the data pipeline makes them, and an encoding whose doors are all shut."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.encoding import DOORS, Encoding, bounds, scaled_dot_product, weighted_sum
+from posenc_jax.core.families import Bias, Mask, signed_distance
+
+
+def positions(**arguments):
+    return pj.Tokens.of(**arguments).pos.tolist()
+
+
+def test_plain_positions_count():
+    tok = pj.Tokens.of(length=4)
+    assert tok.pos.tolist() == tok.index.tolist() == [[0, 1, 2, 3]]
+    assert tok.length == 4 and tok.segment is None and tok.valid is None and tok.feats == {}
+
+
+def test_positions_restart_in_every_document():
+    assert positions(segment=[[7, 7, 7, 3, 3, 9]]) == [[0, 1, 2, 0, 1, 0]] == positions(segment=jnp.array([[7, 7, 7, 3, 3, 9]]))
+    assert positions(segment=[[1, 1, 2, 2], [1, 2, 3, 3]]) == [[0, 1, 0, 1], [0, 0, 0, 1]]
+
+
+def test_positions_skip_padding_on_either_side():
+    assert positions(valid=[[False, False, True, True, True]])[0][2:] == [0, 1, 2]
+    assert positions(valid=[[True, True, False, False]])[0][:2] == [0, 1]
+    assert min(positions(valid=[[False, False, False]])[0]) == 0
+
+
+def test_positions_with_padding_and_documents():
+    tok = pj.Tokens.of(segment=[[0, 1, 1, 2, 2, 2, 3]], valid=[[False, True, True, True, True, True, False]])
+    assert tok.pos[0, 1:6].tolist() == [0, 1, 0, 1, 2]
+    inside = pj.Tokens.of(segment=[[1, 1, 1, 2, 2, 2]], valid=[[False, True, True, False, True, True]])
+    assert inside.pos[0, [1, 2, 4, 5]].tolist() == [0, 1, 0, 1]
+
+
+def test_given_positions_are_kept():
+    assert positions(positions=[[5, 5, 9]]) == [[5, 5, 9]]
+    fractional = pj.Tokens.of(positions=[[0.5, 1.5]], segment=[[0, 1]])
+    assert fractional.pos.tolist() == [[0.5, 1.5]]
+    assert pj.Tokens.of(positions=np.zeros((2, 3, 2), np.int32)).pos.shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (dict(), 'needs one length, got none'),
+        (dict(length=3, segment=[[0, 0]]), r'\[2, 3\]'),
+        (dict(valid=[[True]], segment=[[0, 0]]), r'\[1, 2\]'),
+        (dict(segment=[0, 0]), r'segment.*\(2,\).*\[B, L\]'),
+        (dict(valid=[True, True]), r'valid.*\(2,\).*\[B, L\]'),
+        (dict(positions=[0, 1]), r'positions.*\(2,\)'),
+        (dict(segment=[[0, 0], [0, 0], [0, 0]], valid=[[True, True], [True, True]]), r'rows.*\[2, 3\]'),
+        (dict(length=0), 'at least 1'),
+    ],
+)
+def test_wrong_input(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        pj.Tokens.of(**arguments)
+
+
+def test_tokens_are_a_pytree_that_cuts():
+    tok = pj.Tokens.of(segment=[[0, 0, 1, 1]], valid=[[True, True, True, False]]).with_feats(probe=jnp.ones((1, 4, 2)))
+    cut = jax.jit(lambda tok, start: tok.slice(start, 2))(tok, 1)
+    assert cut.index.tolist() == [[1, 2]] and cut.feats['probe'].shape == (1, 2, 2) and cut.length == 2
+    assert tok.without_feats().feats == {} and set(tok.feats) == {'probe'}
+    assert set(tok.with_feats(other=tok.index).feats) == {'probe', 'other'}
+
+
+def test_bounds_read_valid_tokens_only():
+    tok = pj.Tokens.of(segment=[[3, 4, 5, 6]], valid=[[False, True, True, False]])
+    low_high = bounds(tok)
+    assert [int(x) for x in (low_high.index_low, low_high.index_high, low_high.segment_low, low_high.segment_high)] == [1, 2, 4, 5]
+    nothing = bounds(pj.Tokens.of(valid=[[False, False]]))
+    assert nothing.index_low > nothing.index_high and nothing.segment_low is None
+
+
+def test_every_door_is_shut_by_default():
+    encoding, tok = Encoding(), pj.Tokens.of(length=3)
+    q = k = v = jnp.ones((1, 3, 2, 4))
+    assert not any(encoding.opens(door) for door in DOORS)
+    assert encoding.place(tok) is tok and encoding.embed(q, tok) is q
+    assert encoding.project(q, k, v, tok, tok) == (q, k, v, tok, tok)
+    assert encoding.open(q, tok) == () and encoding.mask(tok, tok) is None and encoding.may_see(None, None) is True
+    assert encoding.evolve(k, tok, tok) is k and encoding.cached == 'encoded' and encoding.lookback == 0
+
+
+def test_a_door_that_is_overridden_is_open():
+    assert pj.make('alibi()', heads=2).opens('score') and not pj.make('alibi()', heads=2).opens('match')
+    chained = pj.make('alibi() | causal()', heads=2)
+    assert chained.opens('score') and chained.opens('mask') and not chained.opens('embed')
+
+
+@pytest.mark.parametrize('kv_heads', [1, 2, 4])
+def test_products_share_key_heads(kv_heads):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 5, 3)) for i, n in enumerate((4, kv_heads, kv_heads)))
+    repeated = lambda a: np.repeat(np.asarray(a, np.float64), 4 // kv_heads, axis=1)
+    logits = np.einsum('bnth,bnsh->bnts', np.asarray(q, np.float64), repeated(k)) / np.sqrt(3)
+    np.testing.assert_allclose(scaled_dot_product(q, k), logits, atol=1e-6)
+    np.testing.assert_allclose(weighted_sum(scaled_dot_product(q, k), v), logits @ repeated(v), atol=1e-5)
+
+
+def test_logits_of_bfloat16_are_float32():
+    q = jnp.ones((1, 1, 2, 4), jnp.bfloat16)
+    assert scaled_dot_product(q, q).dtype == jnp.float32
+
+
+def test_families_leave_one_method_to_write():
+    class Linear(Bias):
+        def bias(self, q_pos, k_pos):
+            return -signed_distance(q_pos, k_pos)[:, None].astype(jnp.bfloat16)
+
+    class Even(Mask):
+        def allow(self, tq, tk):
+            return (tk.index % 2 == 0)[:, None, None, :]
+
+    tok = pj.Tokens.of(length=3)
+    s, _ = Linear().score(jnp.zeros((1, 1, 3, 3)), tok, tok, None, ())
+    assert s.dtype == jnp.float32 and s[0, 0, 2].tolist() == [-2, -1, 0]
+    both = pj.make(pj.chain(Linear(), Even()), causal=True)  # neither is registered
+    assert both.cached == 'encoded'
+    assert both.mask(tok, tok)[0, 0].tolist() == [[True, False, False], [True, False, False], [True, False, True]]

@@ -1,0 +1,46 @@
+import pytest
+
+from configs import default
+from posenc_jax.core.registry import SpecError
+from posenc_jax.evaluation.overrides import apply_overrides
+
+
+def test_strings_take_the_type_of_the_field():
+    config = default.get_config()
+    changed = apply_overrides(
+        config,
+        {
+            'eval.lengths': '64,128',
+            'eval.protocols': '(sliding,)',
+            'eval.tokens': '100',
+            'extend': 'yarn(factor=4, beta_fast=32)',
+            'task': 'copy()',
+            'data.data_dir': '7',
+        },
+    )
+    assert changed.eval.lengths == (64, 128) and changed.eval.protocols == ('sliding',) and changed.eval.tokens == 100
+    assert changed.extend == 'yarn(factor=4, beta_fast=32)' and changed.task == 'copy()' and changed.data.data_dir == '7'
+    assert config.eval.lengths == () and config.extend == ''
+    assert apply_overrides(config, {'eval.lengths': '64'}).eval.lengths == (64,)
+    assert apply_overrides(config, {'eval.lengths': [64, 128]}).eval.lengths == (64, 128)
+    assert apply_overrides(config, {'eval.lengths': ''}).eval.lengths == ()
+
+
+@pytest.mark.parametrize(
+    'name, value, message',
+    [
+        ('eval.lenghts', '64', "no field 'eval.lenghts'; did you mean 'eval.lengths'"),
+        ('evl.lengths', '64', "no field 'evl.lengths'"),
+        ('extend.x', '64', "no field 'extend.x'; did you mean 'extend'"),
+        ('eval.tokens', 'many', 'eval.tokens=\'many\' is not of type int'),
+        ('eval.tokens', '1.5', 'not of type int'),
+        ('eval.tokens', 'True', 'not of type int'),
+        ('eval.protocols', '1,2', 'not of type tuple'),
+        ('eval.lengths', 64, 'not of type tuple'),
+        ('model.width', '32', 'model.width belongs to the checkpoint; an evaluation can change data, eval, extend, task'),
+        ('eval', '64', 'eval is a group of fields'),
+    ],
+)
+def test_wrong_overrides(name, value, message):
+    with pytest.raises(SpecError, match=message):
+        apply_overrides(default.get_config(), {name: value})

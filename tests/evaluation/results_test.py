@@ -1,0 +1,109 @@
+import csv
+import dataclasses
+import json
+import math
+import struct
+
+import pytest
+import rich.console
+
+from posenc_jax.evaluation import pictures
+from posenc_jax.evaluation.measurement import Measurement
+from posenc_jax.evaluation.results import Results, RunResult, group, tables
+
+
+def measured(protocol, length, value, position=(None, None)):
+    metric = 'exact_match' if protocol == 'exact_match' else 'perplexity'
+    return Measurement(
+        protocol, length, metric, value, 0.9 * value, 1.1 * value, math.log(value), 1.5, 0.5, 1000, 50, *position
+    )  # fmt: skip
+
+
+def run(encoding, seed, factor, extend='', width=64):
+    measurements = [
+        measured(protocol, length, 5 + factor * length / 64 * worse)
+        for protocol, worse in (('nonoverlapping', 1.0), ('sliding', 0.9), ('same_tokens', 0.8))
+        for length in (64, 128, 256, 512)
+    ]
+    edges = (0, 45, 64, 91, 128, 181, 256, 362, 512)
+    measurements += [
+        measured('per_position', 512, 5 + factor * high / 64, (low, high)) for low, high in zip(edges, edges[1:])
+    ]
+    return RunResult(
+        run=f'runs/{encoding}-{seed}', encoding=encoding, extend=extend, task='language()', dataset='pydoc_topics', split='test',
+        positions='sampled', seed=seed, step=100, train_length=64, parameters=12345, settings={'encoding': encoding, 'model.width': width},
+        measurements=tuple(measurements),
+    )  # fmt: skip
+
+
+def results(*runs):
+    return Results(tuple(runs), '2026-01-02T03:04:05+00:00', {'jax': '0.0.1', 'flax': '0.0.2'})
+
+
+def test_seeds_are_aggregated_as_mean_smallest_and_largest():
+    series = group([run('rope()', 0, 4), run('alibi()', 0, 0), run('rope()', 1, 2)])
+    assert [(s.label, [r.seed for r in s.runs]) for s in series] == [('rope()', [0, 1]), ('alibi()', [0])]
+    estimate = series[0].estimates('nonoverlapping')[128, None]
+    assert (estimate.value, estimate.low, estimate.high) == (11, 9, 13)
+    alone = series[1].estimates('nonoverlapping')[128, None]
+    assert (alone.value, alone.low, alone.high) == pytest.approx((5, 4.5, 5.5))
+
+
+def test_series_are_told_apart_by_extension_and_settings():
+    labels = [
+        s.label for s in group([run('rope()', 0, 4), run('rope()', 0, 1, extend='yarn(factor=8.0)'), run('rope()', 0, 3, width=32)])
+    ]
+    assert labels == ['rope() (model.width=64)', 'rope() + yarn(factor=8.0)', 'rope() (model.width=32)']
+
+
+def test_files(tmp_path):
+    found = results(run('rope()', 0, 4), run('alibi()', 0, 0))
+    paths = found.write(tmp_path / 'new' / 'eval')
+    assert [p.name for p in paths] == ['results.json', 'results.csv', 'by_length.png', 'by_position.png']
+    content = json.loads(paths[0].read_text())
+    assert content['lengths'] == [64, 128, 256, 512] and len(content['results']) == 2 * (3 * 4 + 8)
+    assert content['results'][0] == {
+        'run': 'runs/rope()-0', 'encoding': 'rope()', 'extend': '', 'task': 'language()', 'dataset': 'pydoc_topics',
+        'split': 'test', 'positions': 'sampled', 'seed': 0, 'step': 100, 'train_length': 64, 'parameters': 12345,
+        'protocol': 'nonoverlapping', 'length': 64, 'metric': 'perplexity', 'value': 9.0, 'low': 8.1, 'high': 9.9,
+        'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000, 'samples': 50,
+        'position_low': None, 'position_high': None, 'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
+        'flax_version': '0.0.2',
+    }  # fmt: skip
+    with paths[1].open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(content['results']) and rows[-1]['encoding'] == 'alibi()' and rows[-1]['position_high'] == '512'
+    for path in paths[2:]:
+        data = path.read_bytes()
+        width, height = struct.unpack('>II', data[16:24])
+        assert data[:4] == b'\x89PNG' and width > 500 and height > 400 and len(data) > 10_000
+
+
+def test_overflowed_perplexity_is_valid_json(tmp_path):
+    endless = dataclasses.replace(run('rope()', 0, 4).measurements[0], value=math.inf, high=math.inf, nll=800.0)
+    paths = results(dataclasses.replace(run('rope()', 0, 4), measurements=(endless,))).write(tmp_path)
+    (row,) = json.loads(paths[0].read_text(), parse_constant=pytest.fail)['results']
+    assert row['value'] is None and row['nll'] == 800.0
+
+
+def test_tables_show_every_series_and_length():
+    found = results(run('rope()', 0, 4), run('rope()', 1, 2), run('t5_rpe()', 0, 0))
+    console = rich.console.Console(record=True, width=140, file=open('/dev/null', 'w'))
+    for table in tables(found):
+        console.print(table)
+    text = console.export_text()
+    for expected in ('rope()', '2 runs', 't5_rpe()', '512', '8x', '11.00', '9.00 - 13.00', '362-511', 'same_tokens'):
+        assert expected in text
+
+
+def test_exact_match_has_one_panel_and_no_positions(tmp_path):
+    one = dataclasses.replace(run('rope()', 0, 4), measurements=tuple(measured('exact_match', n, 0.5) for n in (10, 20)))
+    assert [p.name for p in results(one).write(tmp_path)] == ['results.json', 'results.csv', 'by_length.png']
+
+
+@pytest.mark.parametrize(
+    'wanted, placed',
+    [([0, 100], [0, 100]), ([50, 50, 50], [40, 50, 60]), ([0, 4, 100], [-3, 7, 100]), ([0, 8, 12], [-10 / 3, 20 / 3, 50 / 3])],
+)
+def test_labels_are_moved_apart(wanted, placed):
+    assert pictures._spread(wanted, 10) == pytest.approx(placed)

@@ -1,0 +1,164 @@
+"""From run directories to results: real (very short) training runs, their checkpoints, and the command line."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eval as command
+from configs import default
+from posenc_jax.core.registry import SpecError
+from posenc_jax.evaluation.run import evaluate
+from posenc_jax.training import checkpoint, loop
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def train(workdir, **changes):
+    config = default.get_config()
+    config.workdir = str(workdir)
+    config.model.update(layers=1, width=16, heads=2)
+    config.train.update(steps=2, batch=4, length=16, warmup=1, log_every=1, eval_every=0, save_every=2)
+    config.eval.update(at_end=False, stride=8, tokens=128, batch=4, lengths=(16, 32), samples=20)
+    config.update(changes)
+    return str(loop.train(config))
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs')
+    made = {
+        'alibi': train(workdir, encoding='alibi()'),
+        'alibi 1': train(workdir, encoding='alibi()', seed=1),
+        'rope': train(workdir, encoding='rope()'),
+        'learned': train(workdir, encoding='learned_absolute(max_len=32)'),
+        'random': train(workdir, encoding='randomized_pe(max_len=256) | rope()'),
+    }
+    made['copy'] = train(workdir, encoding='nope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)})
+    return made
+
+
+def test_a_run_is_restored_from_its_directory_and_scored(runs):
+    found = evaluate([runs['alibi']], {'eval.protocols': 'nonoverlapping', 'eval.tokens': 50})
+    (run,) = found.runs
+    assert (run.encoding, run.extend, run.seed, run.step, run.train_length) == ('alibi()', '', 0, 2, 16)
+    assert (run.dataset, run.split, run.positions) == ('pydoc_topics', 'test', 'sampled')
+    assert [(m.protocol, m.length, m.tokens) for m in run.measurements] == [('nonoverlapping', 16, 50), ('nonoverlapping', 32, 50)]
+    config, model, _ = checkpoint.restore_model(runs['alibi'])
+    assert run.parameters == 257 * 16 + 4 * 16 * 16 + 8 * 16 * 16 + 3 * 16  # embedding, attention, feed-forward, norms
+    stream = command_stream(config)
+    nll = []
+    for start in range(0, 50, 32):
+        size = min(32, 50 - start)
+        logits = jax.nn.log_softmax(model(jnp.asarray(stream[None, start : start + size])))[0]
+        nll += [-float(logits[i, stream[start + i + 1]]) for i in range(size)]
+    assert run.measurements[1].nll == pytest.approx(np.mean(nll), rel=1e-5)
+
+
+def command_stream(config):
+    from posenc_jax.training.config import make_task
+
+    return make_task(config).tokens('test')
+
+
+def test_seeds_make_one_series_and_extensions_another(runs):
+    found = evaluate(
+        [runs['alibi'], runs['alibi 1'], runs['rope'], f'{runs["rope"]} | pi(factor=4.0)', runs['alibi']],
+        {'eval.protocols': 'sliding', 'eval.tokens': 40},
+    )
+    assert [(s.label, len(s.runs)) for s in found.series] == [('alibi()', 2), ('rope()', 1), ('rope() + pi(factor=4.0)', 1)]
+    plain, extended = found.series[1].runs[0], found.series[2].runs[0]
+    assert all(a.nll != b.nll for a, b in zip(plain.measurements, extended.measurements))
+
+
+def test_every_protocol_and_file_by_the_command_line(runs, tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert command.main([f'--run={runs["alibi"]},{runs["rope"]}', '--config.eval.lengths=16,64', f'--out={out}']) == 0
+    shown = capsys.readouterr().out
+    assert 'alibi()' in shown and 'same_tokens' in shown and str(out / 'by_length.png') in shown
+    rows = json.loads((out / 'results.json').read_text())['results']
+    assert {row['length'] for row in rows} == {16, 64}
+    assert {row['protocol'] for row in rows} == {'nonoverlapping', 'sliding', 'same_tokens', 'per_position'}
+    for name in ('results.csv', 'by_length.png', 'by_position.png'):
+        assert (out / name).stat().st_size > 1000
+
+
+def test_tasks_are_scored_by_exact_match(runs, capsys):
+    assert command.main([f'--run={runs["copy"]}']) == 0
+    content = json.loads((pathlib.Path(runs['copy']) / 'eval' / 'results.json').read_text())
+    assert [(r['metric'], r['length'], r['samples'], r['dataset']) for r in content['results']] == [
+        ('exact_match', 4, 20, ''),
+        ('exact_match', 8, 20, ''),
+    ]
+    assert all(0 <= r['low'] <= r['value'] <= r['high'] <= 1 for r in content['results'])
+
+
+def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
+    def nll(positions):
+        changes = {'eval.protocols': 'nonoverlapping', 'eval.positions': positions, 'eval.lengths': (16,)}
+        return evaluate([runs['random']], changes).runs[0].measurements[0].nll
+
+    assert nll('sampled') == nll('sampled') != nll('first')
+
+
+@pytest.mark.parametrize(
+    'run, changes, error, message',
+    [
+        ('alibi', {'eval.protocols': 'slidin'}, SpecError, "protocol is 'slidin'; did you mean 'sliding'"),
+        ('alibi', {'eval.lengths': '64,100000000'}, ValueError, 'needs 100000001 tokens, but the text has'),
+        ('alibi', {'eval.lengths': '0'}, SpecError, 'positive integers'),
+        ('alibi', {'eval.stride': 64}, ValueError, 'between 1 and the shortest length, 16'),
+        ('alibi', {'eval.positions': 'some'}, SpecError, 'eval.positions'),
+        ('alibi', {'task': 'copy()'}, SpecError, 'was trained on 257 token ids; copy'),
+        ('rope', {'extend': 'yam(factor=4)'}, SpecError, "did you mean 'yarn'"),
+        ('rope', {'extend': 'pi(factr=4)'}, SpecError, "did you mean 'factor'"),
+        ('learned', {'eval.lengths': '64'}, ValueError, 'overflow'),
+    ],
+)
+def test_wrong_requests(runs, run, changes, error, message):
+    with pytest.raises(error, match=message):
+        evaluate([runs[run]], changes)
+
+
+def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs, monkeypatch):
+    monkeypatch.setattr(checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
+    with pytest.raises(ValueError, match='learned_absolute.*at length 64'):
+        evaluate([runs['alibi'], runs['learned']], {'eval.lengths': '64'})
+
+
+def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys):
+    assert command.main([f'--run={tmp_path / "nowhere"}']) == 2
+    assert capsys.readouterr().err == f'eval.py: no such run directory: {tmp_path / "nowhere"}\n'
+    assert command.main([f'--run={tmp_path}']) == 2
+    assert 'config.json' in capsys.readouterr().err
+
+
+def test_command_line_forms():
+    runs, out, changes = command.arguments(
+        ['--run=a,b | yarn(factor=4, beta_fast=32)', '--run', 'c', '--config.extend=pi(factor=2)', '--out=x']
+    )
+    assert runs == ['a', 'b | yarn(factor=4, beta_fast=32)', 'c']
+    assert out == pathlib.Path('x') and changes == {'extend': 'pi(factor=2)'}
+
+
+def test_command_in_a_process_of_its_own(runs, tmp_path):
+    def call(*arguments):
+        return subprocess.run([sys.executable, 'eval.py', *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    failed = call(f'--run={runs["alibi"]}', '--config.eval.lenghts=64')
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[-1].startswith("eval.py: config has no field 'eval.lenghts'; did you mean 'eval.lengths'")
+    assert 'Traceback' not in failed.stderr
+    unread = call(f'--run={runs["alibi"]}', '--lengths=64')
+    assert unread.returncode == 2 and 'expected --run=DIR' in unread.stderr
+
+
+def test_missing_checkpoint(runs, tmp_path):
+    (tmp_path / 'config.json').write_text((pathlib.Path(runs['alibi']) / 'config.json').read_text())
+    with pytest.raises(FileNotFoundError, match='checkpoint'):
+        evaluate([tmp_path])
