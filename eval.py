@@ -2,8 +2,8 @@
 
     python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)'] [--config.eval.lengths=64,128] [--out=DIR]
 
-Several directories (repeat --run, or separate by commas) give one comparison. `--config.NAME=VALUE` changes a field of the
-restored configs: any of eval and data, task, and `--config.extend='yarn(factor=4.0)'` for a context extension.
+Several directories (repeat --run, or separate by commas) give one comparison. `--config.NAME=VALUE` changes a field of
+the restored configs: any of eval and data, task, and `--config.extend='yarn(factor=4.0)'` for a context extension.
 """
 
 import argparse
@@ -14,9 +14,10 @@ import sys
 
 def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, dict[str, str]]:
     """Runs, output directory or None, overrides."""
-    parser = argparse.ArgumentParser('eval.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser('eval.py', description=__doc__, formatter_class=raw)
     parser.add_argument('--run', action='append', required=True, metavar='DIR[,DIR...]', help='run directories')
-    parser.add_argument('--out', type=pathlib.Path, metavar='DIR', help='where to write; default: eval/ in the first run')
+    parser.add_argument('--out', type=pathlib.Path, metavar='DIR', help='output; default: eval/ in the first run')
     known, rest = parser.parse_known_args(argv)
     overrides = {}
     for argument in rest:

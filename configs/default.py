@@ -77,6 +77,6 @@ def get_config() -> ConfigDict:
     eval_.stride = 64  # step of the sliding window, and tokens scored by 'same_tokens'
     eval_.buckets = 8  # of 'per_position'
     eval_.samples = 256  # examples per length, for tasks other than language
-    eval_.positions = 'sampled'  # ids of such tasks at evaluation: 'sampled' or 'first'
+    eval_.positions = 'sampled'  # random positions at evaluation: 'sampled' as in training, or 'first', the evaluation rule
 
     return config.lock()

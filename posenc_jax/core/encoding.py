@@ -59,16 +59,24 @@ class Tokens:
         Raises:
           ValueError: no length is known, or the shapes disagree.
         """
-        given = [a for a in (positions, segment, valid) if a is not None]
-        lengths = {a.shape[1] for a in given} | ({length} if length is not None else set())
-        if len(lengths) != 1:
-            raise ValueError(f'Tokens.of needs one length, got {sorted(lengths) or "none"}')
+        given = {
+            name: jnp.asarray(a, dtype)
+            for name, a, dtype in (('positions', positions, None), ('segment', segment, jnp.int32), ('valid', valid, bool))
+            if a is not None
+        }
+        for name, a in given.items():
+            if a.ndim < 2 or (a.ndim > 2 and name != 'positions'):
+                raise ValueError(f'Tokens.of: {name} has shape {a.shape}, expected [B, L]')
+        lengths = {a.shape[1] for a in given.values()} | ({length} if length is not None else set())
+        if len(lengths) != 1 or min(lengths) < 1:
+            raise ValueError(f'Tokens.of needs one length of at least 1, got {sorted(lengths) or "none"}')
+        if len(rows := {a.shape[0] for a in given.values()} - {1}) > 1:
+            raise ValueError(f'Tokens.of: the numbers of rows do not agree: {sorted(rows)}')
         (length,) = lengths
+        positions, segment, valid = (given.get(name) for name in ('positions', 'segment', 'valid'))
         index = jnp.arange(length, dtype=jnp.int32)[None]
-        segment = None if segment is None else jnp.asarray(segment, jnp.int32)
-        valid = None if valid is None else jnp.asarray(valid, bool)
         if positions is not None:
-            pos = jnp.asarray(positions)
+            pos = positions
         elif segment is None and valid is None:
             pos = index
         else:

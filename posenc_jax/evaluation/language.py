@@ -33,10 +33,10 @@ def evaluate_language(
 ) -> list[Measurement]:
     """Perplexity for each protocol and length.
 
-    `nonoverlapping` scores the first `tokens` targets of the stream, `per_position` the same ones in windows of the longest
-    length. `sliding` and `same_tokens` score fewer where their overlapping windows would read more than 4 x `tokens` at
-    the longest length. Every protocol scores the same targets at every length. All tokens enter the likelihood; bits per
-    byte divides by those that stand for a byte.
+    `nonoverlapping` scores the first `tokens` targets of the stream, `per_position` the same ones in windows of the
+    longest length. `sliding` and `same_tokens` score fewer where their overlapping windows would read more than
+    4 x `tokens` at the longest length. Every protocol scores the same targets at every length. All tokens enter the
+    likelihood; bits per byte divides by those that stand for a byte.
 
     Args:
       score: see `scoring.scorer`.

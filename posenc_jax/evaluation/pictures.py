@@ -112,14 +112,16 @@ def _log_scale(axis):
     if high / low < 4:
         axis.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     else:
-        axis.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5, 7) if high / low < 40 else (1, 2, 5), numticks=20))
+        subs = (1, 2, 3, 5, 7) if high / low < 40 else (1, 2, 5)
+        axis.yaxis.set_major_locator(LogLocator(10, subs=subs, numticks=20))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
 
 
 def _label_lines(figure, axis):
     """Writes the name of each line beside its end, moved apart where they would overlap."""
-    lines = [line for line in axis.get_lines() if not line.get_label().startswith('_') and np.isfinite(line.get_ydata()).any()]
+    named = [line for line in axis.get_lines() if not line.get_label().startswith('_')]
+    lines = [line for line in named if np.isfinite(line.get_ydata()).any()]
     points = [line.get_xydata()[np.isfinite(line.get_ydata())][-1] for line in lines]
     figure.canvas.draw()
     scale = figure.dpi / 72
@@ -133,7 +135,8 @@ def _label_lines(figure, axis):
         axis.annotate(
             lines[i].get_label(), points[i], xytext=((right - x) / scale + 8, (place - y) / scale),
             textcoords='offset points', va='center', fontsize=9, color=lines[i].get_color(), annotation_clip=False,
-            arrowprops={'arrowstyle': '-', 'relpos': (0, 0.5), 'color': lines[i].get_color(), 'linewidth': 0.6, 'shrinkA': 0, 'shrinkB': 2},
+            arrowprops={'arrowstyle': '-', 'relpos': (0, 0.5), 'color': lines[i].get_color(), 'linewidth': 0.6,
+                        'shrinkA': 0, 'shrinkB': 2},
         )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 A stream of N tokens has N - 1 targets: target t is token t + 1, predicted from tokens up to t. All plans count targets.
 
-Reference: Press et al., "Train Short, Test Long", arXiv 2108.12409, for the first two and why they differ: at the start of
-each window tokens have little context (the early token curse), which `nonoverlapping` charges to short windows.
+Reference: Press et al., "Train Short, Test Long", arXiv 2108.12409, for the first two and why they differ: at the start
+of each window tokens have little context (the early token curse), which `nonoverlapping` charges to short windows.
 """
 
 import dataclasses

@@ -100,9 +100,10 @@ class Results:
     def rows(self) -> list[dict[str, Any]]:
         """One flat record for each measurement."""
         versions = {f'{name}_version': version for name, version in self.versions.items()}
+        own = [f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements')]
         return [
             {
-                **{f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ('settings', 'measurements')},
+                **{name: getattr(run, name) for name in own},
                 **dataclasses.asdict(measurement),
                 'date': self.date,
                 **versions,
@@ -151,39 +152,34 @@ def _difference(own, namesakes):
 
 
 def tables(results: Results) -> list[Any]:
-    """Tables for the terminal: value by length for each protocol, and by position."""
-    import rich.table
-
-    series, made = results.series, []
-    trained = sorted({s.train_length for s in series})
-    several = any(len(s.runs) > 1 for s in series)
-    around = '95 % interval' + (', or smallest - largest of several runs' if several else '')
-    for metric, protocols in _by_metric(results).items():
-        table = rich.table.Table(title=f'{metric} by length ({around})', title_justify='left')
-        table.add_column('encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series)))
-        if len(trained) > 1:
-            table.add_column('trained', justify='right')
-        table.add_column('protocol')
-        lengths = sorted({m.length for r in results.runs for m in r.measurements if m.protocol in protocols})
-        for length in lengths:
-            ratio = f'\n{length / trained[0]:g}x' if len(trained) == 1 else ''
-            table.add_column(f'{length}{ratio}', justify='right')
-        for protocol in protocols:
-            for s in series:
-                estimates = s.estimates(protocol)
-                cells = [_cell(estimates.get((length, None)), metric) for length in lengths]
-                name = s.label + (f'\n{len(s.runs)} runs' if len(s.runs) > 1 else '')
-                table.add_row(
-                    rich.markup.escape(name), *([str(s.train_length)] if len(trained) > 1 else []), protocol, *cells
-                )
-            table.add_section()
-        made.append(table)
-    if 'per_position' in results.protocols:
-        made.append(_position_table(series))
+    """Tables for the terminal: value by length for each protocol, and perplexity by position."""
+    made = []
+    for protocol in results.protocols:
+        made.append((_position_table if protocol == 'per_position' else _length_table)(results.series, protocol))
     return made
 
 
-def _position_table(series):
+def _length_table(series, protocol):
+    import rich.table
+
+    title = protocol.replace('_', ' ') if protocol == 'exact_match' else f'perplexity, {protocol}'
+    several = any(len(s.runs) > 1 for s in series)
+    around = '95 % interval' + (', or smallest - largest of several runs' if several else '')
+    table = rich.table.Table(title=f'{title} ({around})', title_justify='left')
+    table.add_column('encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series)))
+    table.add_column('trained', justify='right')
+    lengths = sorted({length for s in series for length, _ in s.estimates(protocol)})
+    trained = {s.train_length for s in series}
+    for length in lengths:
+        table.add_column(str(length) + (f'\n{length / min(trained):g}x' if len(trained) == 1 else ''), justify='right')
+    for s in series:
+        estimates = s.estimates(protocol)
+        name = rich.markup.escape(s.label) + (f'\n{len(s.runs)} runs' if len(s.runs) > 1 else '')
+        table.add_row(name, str(s.train_length), *(_cell(estimates.get((n, None)), protocol) for n in lengths))
+    return table
+
+
+def _position_table(series, protocol):
     import rich.table
 
     table = rich.table.Table(title='perplexity by position', title_justify='left')
@@ -192,26 +188,18 @@ def _position_table(series):
     for s in series:
         table.add_column(rich.markup.escape(s.label), justify='right', overflow='fold')
         for m in s.runs[0].measurements:
-            if m.protocol == 'per_position':
+            if m.protocol == protocol:
                 buckets[m.position_low, m.position_high, m.length] = None
     for low, high, length in sorted(buckets):
-        found = [s.estimates('per_position').get((length, low)) for s in series]
+        found = [s.estimates(protocol).get((length, low)) for s in series]
         table.add_row(f'{low}-{high - 1}', *(f'{e.value:.2f}' if e else '' for e in found))
     return table
 
 
-def _by_metric(results: Results) -> dict[str, list[str]]:
-    out: dict[str, list[str]] = {}
-    for m in (m for run in results.runs for m in run.measurements if m.protocol != 'per_position'):
-        protocols = out.setdefault(m.metric.replace('_', ' '), [])
-        if m.protocol not in protocols:
-            protocols.append(m.protocol)
-    return out
-
-
-def _cell(estimate: Estimate | None, metric: str) -> str:
+def _cell(estimate: Estimate | None, protocol: str) -> str:
     if estimate is None:
         return ''
-    digits = 2 if metric == 'perplexity' and estimate.value < 1000 else 0 if metric == 'perplexity' else 3
-    spread = '' if estimate.low is None else f'\n{estimate.low:.{digits}f} - {estimate.high:.{digits}f}'
+    largest = max(v for v in (estimate.value, estimate.high) if v is not None)
+    digits = 3 if protocol == 'exact_match' else 2 if largest < 100 else 1 if largest < 1000 else 0
+    spread = '' if estimate.low is None else f'\n{estimate.low:.{digits}f}-{estimate.high:.{digits}f}'
     return f'{estimate.value:.{digits}f}{spread}'

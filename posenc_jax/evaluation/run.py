@@ -39,8 +39,8 @@ def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | 
         'first' leaves them to their evaluation rule.
 
     Raises:
-      FileNotFoundError: no such run directory, or no checkpoint in it.
-      ValueError: anything wrong with the settings, or a length that an encoding does not reach.
+      FileNotFoundError: no such run directory.
+      ValueError: no checkpoint, anything wrong with the settings, or a length that an encoding does not reach.
 
     Example:
       results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.lengths': (128, 1024)})
@@ -90,6 +90,9 @@ def _prepare(run: str, overrides: Mapping[str, Any]) -> _Job:
             targets, lengths, tuple(config.eval.protocols), tokens=config.eval.tokens, stride=config.eval.stride
         )
     _check_reach(directory, config, task, lengths)
+    with checkpoint.Checkpoints(directory) as found:  # raises where the folder is missing
+        if not found.steps():
+            raise checkpoint.CheckpointError(f'{directory} has no finished checkpoint')
     return _Job(directory, config, task, lengths)
 
 
@@ -111,6 +114,7 @@ def _check_reach(directory, config, task, lengths):
 
 def _evaluate(job: _Job) -> RunResult:
     config, settings = job.config, job.config.eval
+    incidental = ('seed', *configs.FREE_FIELDS)
     _, model, step = checkpoint.restore_model(job.directory)
     if model.cfg.vocab_size != job.task.vocab_size:
         raise SpecError(
@@ -149,7 +153,7 @@ def _evaluate(job: _Job) -> RunResult:
         step=step,
         train_length=config.train.length,
         parameters=parameters,
-        settings={k: v for k, v in configs.fields_of(config).items() if k != 'seed' and not k.startswith(configs.FREE_FIELDS)},
+        settings={k: v for k, v in configs.fields_of(config).items() if not k.startswith(incidental)},
         measurements=tuple(measurements),
     )
 

@@ -1,4 +1,4 @@
-"""The forward pass of evaluation: negative log-likelihood of every target, and whether it is the model's first choice."""
+"""The forward pass of evaluation: the negative log-likelihood of each target, and whether it is the first choice."""
 
 from collections.abc import Callable
 

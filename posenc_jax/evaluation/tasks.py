@@ -1,7 +1,7 @@
 """Exact match of algorithmic tasks at several lengths.
 
-One forward pass: under teacher forcing every argmax is right exactly when greedy decoding gives the whole answer (causal
-models, positions that are not drawn anew at every step).
+One forward pass: under teacher forcing every argmax is right exactly when greedy decoding gives the whole answer (in
+causal models, with positions that are not drawn anew at every step).
 """
 
 import zlib

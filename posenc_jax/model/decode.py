@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from posenc_jax.core import cache as caching
 from posenc_jax.core.cache import Cache, LayerCache
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.model.layers import layer_rows
+from posenc_jax.model.layers import Block, layer_rows
 from posenc_jax.model.sampling import sample
 from posenc_jax.model.sharding import constrain, sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -66,8 +66,13 @@ def prefill(model: Transformer, cache: Cache, prompts: Int[Array, 'B T']) -> tup
     return model.logits(model.norm(x)), Cache(cache.tokens, jnp.asarray(length, jnp.int32), layers)
 
 
-def decode_step(model: Transformer, cache: Cache, tokens: Int[Array, 'B']) -> tuple[Float[Array, 'B V'], Cache]:
+def decode_step(
+    model: Transformer, cache: Cache, tokens: Int[Array, 'B'], layers: list[tuple[int, Block]] | None = None
+) -> tuple[Float[Array, 'B V'], Cache]:
     """Appends one token a row; returns the logits of what follows.
+
+    Args:
+      layers: `model.layers()`, for a loop that cuts them out of their stacks once (XLA does not hoist it); None cuts them here.
 
     Raises:
       ValueError: the cache has not been prefilled or (where the cursor is known) is full.
@@ -78,19 +83,19 @@ def decode_step(model: Transformer, cache: Cache, tokens: Int[Array, 'B']) -> tu
         raise ValueError(f'the cache of {cache.capacity} slots is full')
     cursor = cache.cursor
     x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
-    layers = []
-    for (place, block), remembered in zip(model.layers(), cache.layers, strict=True):
+    appended = []
+    for (place, block), remembered in zip(model.layers() if layers is None else layers, cache.layers, strict=True):
         encoding, tok = model.encoding(place, block), cache.tokens[place]
 
         def mix(h):
             valid = None if tok.valid is None else tok.slice(cursor, 1).valid
             row = layer_rows(h, valid, 0)
             arguments, own = caching.step(encoding, remembered, *block.attention.split(h), tok, row, cursor)
-            layers.append(_constrained(own))
+            appended.append(_constrained(own))
             return sharded_attend(encoding, *arguments, heads_first=True, implementation='dense')
 
         x = block.around(x, mix)
-    return model.logits(model.norm(x))[:, 0], Cache(cache.tokens, cursor + 1, tuple(layers))
+    return model.logits(model.norm(x))[:, 0], Cache(cache.tokens, cursor + 1, tuple(appended))
 
 
 def _constrained(layer: LayerCache) -> LayerCache:
@@ -121,11 +126,11 @@ def _generate(plan: _Plan, state, prompts, tok, key):
         top_p=plan.top_p,
     ).astype(prompts.dtype)
     logits, cache = prefill(model, init_cache(model, tok), prompts)
-    first = draw(logits[:, -1], 0)
+    first, layers = draw(logits[:, -1], 0), model.layers()
 
     def one(loop, number):
         cache, token, done = loop
-        logits, cache = decode_step(model, cache, token)
+        logits, cache = decode_step(model, cache, token, layers)
         following = draw(logits, number)
         if plan.eos is not None:
             done = done | (token == plan.eos)

@@ -20,6 +20,7 @@ from posenc_jax.tasks import Task
 # A run resumed with another value here trains the same model: where it lies, how it is watched, spread and evaluated.
 FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
                'train.save_every', 'train.keep')  # fmt: skip
+FILE = 'config.json'  # in the run directory
 MAX_NAME = 100
 
 

@@ -48,7 +48,7 @@ def test_given_positions_are_kept():
 @pytest.mark.parametrize(
     'arguments, words',
     [
-        (dict(), 'needs one length, got none'),
+        (dict(), 'needs one length of at least 1, got none'),
         (dict(length=3, segment=[[0, 0]]), r'\[2, 3\]'),
         (dict(valid=[[True]], segment=[[0, 0]]), r'\[1, 2\]'),
         (dict(segment=[0, 0]), r'segment.*\(2,\).*\[B, L\]'),

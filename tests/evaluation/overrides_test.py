@@ -18,8 +18,9 @@ def test_strings_take_the_type_of_the_field():
             'data.data_dir': '7',
         },
     )
-    assert changed.eval.lengths == (64, 128) and changed.eval.protocols == ('sliding',) and changed.eval.tokens == 100
-    assert changed.extend == 'yarn(factor=4, beta_fast=32)' and changed.task == 'copy()' and changed.data.data_dir == '7'
+    assert changed.eval.lengths == (64, 128) and changed.eval.protocols == ('sliding',)
+    assert changed.eval.tokens == 100 and changed.data.data_dir == '7'
+    assert changed.extend == 'yarn(factor=4, beta_fast=32)' and changed.task == 'copy()'
     assert config.eval.lengths == () and config.extend == ''
     assert apply_overrides(config, {'eval.lengths': '64'}).eval.lengths == (64,)
     assert apply_overrides(config, {'eval.lengths': [64, 128]}).eval.lengths == (64, 128)
@@ -37,7 +38,7 @@ def test_strings_take_the_type_of_the_field():
         ('eval.tokens', 'True', 'not of type int'),
         ('eval.protocols', '1,2', 'not of type tuple'),
         ('eval.lengths', 64, 'not of type tuple'),
-        ('model.width', '32', 'model.width belongs to the checkpoint; an evaluation can change data, eval, extend, task'),
+        ('model.width', '32', 'belongs to the checkpoint; an evaluation can change data, eval, extend, task'),
         ('eval', '64', 'eval is a group of fields'),
     ],
 )

@@ -30,9 +30,9 @@ def run(encoding, seed, factor, extend='', width=64):
         measured('per_position', 512, 5 + factor * high / 64, (low, high)) for low, high in zip(edges, edges[1:])
     ]
     return RunResult(
-        run=f'runs/{encoding}-{seed}', encoding=encoding, extend=extend, task='language()', dataset='pydoc_topics', split='test',
-        positions='sampled', seed=seed, step=100, train_length=64, parameters=12345, settings={'encoding': encoding, 'model.width': width},
-        measurements=tuple(measurements),
+        run=f'runs/{encoding}-{seed}', encoding=encoding, extend=extend, task='language()', dataset='pydoc_topics',
+        split='test', positions='sampled', seed=seed, step=100, train_length=64, parameters=12345,
+        settings={'encoding': encoding, 'model.width': width}, measurements=tuple(measurements),
     )  # fmt: skip
 
 
@@ -50,9 +50,8 @@ def test_seeds_are_aggregated_as_mean_smallest_and_largest():
 
 
 def test_series_are_told_apart_by_extension_and_settings():
-    labels = [
-        s.label for s in group([run('rope()', 0, 4), run('rope()', 0, 1, extend='yarn(factor=8.0)'), run('rope()', 0, 3, width=32)])
-    ]
+    runs = [run('rope()', 0, 4), run('rope()', 0, 1, extend='yarn(factor=8.0)'), run('rope()', 0, 3, width=32)]
+    labels = [s.label for s in group(runs)]
     assert labels == ['rope() (model.width=64)', 'rope() + yarn(factor=8.0)', 'rope() (model.width=32)']
 
 
@@ -72,7 +71,8 @@ def test_files(tmp_path):
     }  # fmt: skip
     with paths[1].open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(content['results']) and rows[-1]['encoding'] == 'alibi()' and rows[-1]['position_high'] == '512'
+    assert len(rows) == len(content['results'])
+    assert rows[-1]['encoding'] == 'alibi()' and rows[-1]['position_high'] == '512'
     for path in paths[2:]:
         data = path.read_bytes()
         width, height = struct.unpack('>II', data[16:24])
@@ -92,18 +92,24 @@ def test_tables_show_every_series_and_length():
     for table in tables(found):
         console.print(table)
     text = console.export_text()
-    for expected in ('rope()', '2 runs', 't5_rpe()', '512', '8x', '11.00', '9.00 - 13.00', '362-511', 'same_tokens'):
+    for expected in ('rope()', '2 runs', 't5_rpe()', '512', '8x', '11.00', '9.00-13.00', '362-511', 'same_tokens'):
         assert expected in text
 
 
 def test_exact_match_has_one_panel_and_no_positions(tmp_path):
-    one = dataclasses.replace(run('rope()', 0, 4), measurements=tuple(measured('exact_match', n, 0.5) for n in (10, 20)))
+    measurements = tuple(measured('exact_match', n, 0.5) for n in (10, 20))
+    one = dataclasses.replace(run('rope()', 0, 4), measurements=measurements)
     assert [p.name for p in results(one).write(tmp_path)] == ['results.json', 'results.csv', 'by_length.png']
 
 
 @pytest.mark.parametrize(
     'wanted, placed',
-    [([0, 100], [0, 100]), ([50, 50, 50], [40, 50, 60]), ([0, 4, 100], [-3, 7, 100]), ([0, 8, 12], [-10 / 3, 20 / 3, 50 / 3])],
+    [
+        ([0, 100], [0, 100]),
+        ([50, 50, 50], [40, 50, 60]),
+        ([0, 4, 100], [-3, 7, 100]),
+        ([0, 8, 12], [-10 / 3, 20 / 3, 50 / 3]),
+    ],
 )
 def test_labels_are_moved_apart(wanted, placed):
     assert pictures._spread(wanted, 10) == pytest.approx(placed)

@@ -23,24 +23,33 @@ def train(workdir, **changes):
     config = default.get_config()
     config.workdir = str(workdir)
     config.model.update(layers=1, width=16, heads=2)
-    config.train.update(steps=2, batch=4, length=16, warmup=1, log_every=1, eval_every=0, save_every=2)
+    config.train.update(steps=2, batch=8, length=16, warmup=1, log_every=1, eval_every=0, save_every=2)
     config.eval.update(at_end=False, stride=8, tokens=128, batch=4, lengths=(16, 32), samples=20)
     config.update(changes)
     return str(loop.train(config))
 
 
+RUNS = {
+    'alibi': dict(encoding='alibi()'),
+    'alibi 1': dict(encoding='alibi()', seed=1),
+    'rope': dict(encoding='rope()'),
+    'learned': dict(encoding='learned_absolute(max_len=32)'),
+    'random': dict(encoding='randomized_pe(max_len=256) | rope()'),
+    'copy': dict(encoding='nope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)}),
+}
+
+
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
+    """Directories of runs by name, trained when first asked for."""
     workdir = tmp_path_factory.mktemp('runs')
-    made = {
-        'alibi': train(workdir, encoding='alibi()'),
-        'alibi 1': train(workdir, encoding='alibi()', seed=1),
-        'rope': train(workdir, encoding='rope()'),
-        'learned': train(workdir, encoding='learned_absolute(max_len=32)'),
-        'random': train(workdir, encoding='randomized_pe(max_len=256) | rope()'),
-    }
-    made['copy'] = train(workdir, encoding='nope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)})
-    return made
+
+    class Trained(dict):
+        def __missing__(self, name):
+            self[name] = train(workdir, **RUNS[name])
+            return self[name]
+
+    return Trained()
 
 
 def test_a_run_is_restored_from_its_directory_and_scored(runs):
@@ -48,7 +57,8 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
     (run,) = found.runs
     assert (run.encoding, run.extend, run.seed, run.step, run.train_length) == ('alibi()', '', 0, 2, 16)
     assert (run.dataset, run.split, run.positions) == ('pydoc_topics', 'test', 'sampled')
-    assert [(m.protocol, m.length, m.tokens) for m in run.measurements] == [('nonoverlapping', 16, 50), ('nonoverlapping', 32, 50)]
+    assert [m.protocol for m in run.measurements] == 2 * ['nonoverlapping']
+    assert [(m.length, m.tokens) for m in run.measurements] == [(16, 50), (32, 50)]
     config, model, _ = checkpoint.restore_model(runs['alibi'])
     assert run.parameters == 257 * 16 + 4 * 16 * 16 + 8 * 16 * 16 + 3 * 16  # embedding, attention, feed-forward, norms
     stream = command_stream(config)
@@ -71,7 +81,8 @@ def test_seeds_make_one_series_and_extensions_another(runs):
         [runs['alibi'], runs['alibi 1'], runs['rope'], f'{runs["rope"]} | pi(factor=4.0)', runs['alibi']],
         {'eval.protocols': 'sliding', 'eval.tokens': 40},
     )
-    assert [(s.label, len(s.runs)) for s in found.series] == [('alibi()', 2), ('rope()', 1), ('rope() + pi(factor=4.0)', 1)]
+    assert [s.label for s in found.series] == ['alibi()', 'rope()', 'rope() + pi(factor=4.0)']
+    assert [len(s.runs) for s in found.series] == [2, 1, 1]
     plain, extended = found.series[1].runs[0], found.series[2].runs[0]
     assert all(a.nll != b.nll for a, b in zip(plain.measurements, extended.measurements))
 
@@ -152,13 +163,15 @@ def test_command_in_a_process_of_its_own(runs, tmp_path):
 
     failed = call(f'--run={runs["alibi"]}', '--config.eval.lenghts=64')
     assert failed.returncode == 2
-    assert failed.stderr.splitlines()[-1].startswith("eval.py: config has no field 'eval.lenghts'; did you mean 'eval.lengths'")
+    expected = "eval.py: config has no field 'eval.lenghts'; did you mean 'eval.lengths'"
+    assert failed.stderr.splitlines()[-1].startswith(expected)
     assert 'Traceback' not in failed.stderr
     unread = call(f'--run={runs["alibi"]}', '--lengths=64')
     assert unread.returncode == 2 and 'expected --run=DIR' in unread.stderr
 
 
-def test_missing_checkpoint(runs, tmp_path):
+def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path, monkeypatch):
     (tmp_path / 'config.json').write_text((pathlib.Path(runs['alibi']) / 'config.json').read_text())
-    with pytest.raises(FileNotFoundError, match='checkpoint'):
-        evaluate([tmp_path])
+    monkeypatch.setattr(checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
+    with pytest.raises(ValueError, match='has no checkpoint'):
+        evaluate([runs['alibi'], tmp_path])

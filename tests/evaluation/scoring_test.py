@@ -68,7 +68,9 @@ def test_batched_protocols_equal_a_loop_over_tokens(rows):
         blocks = min(TOKENS // STRIDE, at_most, (89 - 32) // STRIDE + 1)
         ends = 32 + STRIDE * np.round(np.linspace(0, (89 - 32) // STRIDE, blocks)).astype(int)
         expected = [
-            laplace_nll(STREAM[end - length : t + 1], STREAM[t + 1], 5) for end in ends for t in range(end - STRIDE, end)
+            laplace_nll(STREAM[end - length : t + 1], STREAM[t + 1], 5)
+            for end in ends
+            for t in range(end - STRIDE, end)
         ]
         assert by['same_tokens', length, None].nll == pytest.approx(np.mean(expected), rel=1e-5)
         assert by['same_tokens', length, None].tokens == len(expected)
@@ -113,7 +115,8 @@ def test_memory_at_64_times_the_length_is_linear_and_holds_no_whole_logits():
 
     def temporary(length):
         shape = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        compiled = jax.jit(lambda state, x: token_scores(nnx.merge(graphdef, state), x, x)).lower(state, shape).compile()
+        score = jax.jit(lambda state, x: token_scores(nnx.merge(graphdef, state), x, x))
+        compiled = score.lower(state, shape).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     at_32, at_64 = temporary(32 * 64), temporary(64 * 64)

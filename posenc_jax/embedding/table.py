@@ -1,0 +1,53 @@
+"""Tables with one vector per position: which positions they have, and how they are read."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.core.encoding import Tokens
+
+
+def check_range(name: str, tok: Tokens, count: int, remedy: str):
+    """Raises unless the positions of real tokens lie in 0 .. count-1; where they are traced, unless so many tokens would.
+
+    Args:
+      name: whose table it is, for the message.
+      tok: tokens with integer positions.
+      count: positions the table has.
+      remedy: what else the user may do, for the message.
+
+    Raises:
+      ValueError: fractional positions, or one outside, with its value and the range.
+
+    Example:
+      >>> check_range('table', Tokens.of(length=9), 8, 'shorter inputs')
+      Traceback (most recent call last):
+      ValueError: table: position 8 is not in 0 .. 7; use a larger table or shorter inputs
+    """
+    if not jnp.issubdtype(tok.pos.dtype, jnp.integer):
+        raise ValueError(f'{name} needs integer positions, got {tok.pos.dtype}')
+    if isinstance(tok.pos, jax.core.Tracer) or isinstance(tok.valid, jax.core.Tracer):
+        low, high = 0, tok.length - 1
+    else:
+        pos = tok.pos if tok.valid is None else jnp.where(tok.valid.reshape(*tok.valid.shape, *(1,) * (tok.pos.ndim - 2)), tok.pos, 0)
+        low, high = int(pos.min()), int(pos.max())
+    if low < 0 or high >= count:
+        wrong = low if low < 0 else high
+        raise ValueError(f'{name}: position {wrong} is not in 0 .. {count - 1}; use a larger table or {remedy}')
+
+
+def lookup_rows(table: Float[Array, 'M D'], rows: Num[Array, '...']) -> Float[Array, '... D']:
+    """Rows of a table, linearly between two of them at fractional places; NaN where there is no such row.
+
+    Example:
+      >>> lookup_rows(jnp.array([[0.0], [10.0]]), jnp.array([0.0, 0.25, 2.0]))[:, 0].tolist()
+      [0.0, 2.5, nan]
+    """
+    if jnp.issubdtype(rows.dtype, jnp.integer):
+        outside = jnp.where(rows < 0, table.shape[0], rows)  # a negative index would count from the end
+        return table.at[outside].get(mode='fill', fill_value=jnp.nan)
+    below = jnp.floor(rows)
+    share = (rows - below)[..., None]
+    below = below.astype(jnp.int32)
+    above = jnp.where(share[..., 0] > 0, below + 1, below)
+    return lookup_rows(table, below) * (1 - share) + lookup_rows(table, above) * share

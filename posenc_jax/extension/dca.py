@@ -1,0 +1,115 @@
+"""DCA: dual chunk attention."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Num
+
+from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.extension.parts import check_part
+from posenc_jax.rotation.frequencies.checks import check_train_len
+
+
+def dca_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], chunk: int, clip: int) -> Num[Array, '#B T S']:
+    """The relative position D_ij that dual chunk attention gives to query i and key j <= i.
+
+    `i - j` within a chunk, `min(i mod s + s, P) - j mod s` in the next one, `P - j mod s` beyond.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> dca_distance(jnp.array([[7]]), jnp.arange(8)[None], chunk=4, clip=6)[0, 0].tolist()
+      [6, 5, 4, 3, 3, 2, 1, 0]
+    """
+    relation = (q_pos // chunk)[:, :, None] - (k_pos // chunk)[:, None, :]
+    intra, successive, inter = (p[:, :, None] for p in _query_positions(q_pos, chunk, clip))
+    return jnp.where(relation <= 0, intra, jnp.where(relation == 1, successive, inter)) - (k_pos % chunk)[:, None, :]
+
+
+def _query_positions(pos, chunk, clip):
+    """Where a query stands for keys of its own chunk, of the chunk before, and of earlier ones."""
+    own = pos % chunk
+    return own, jnp.minimum(own + chunk, clip), jnp.full((1, 1), clip)
+
+
+CARD = Card(
+    name='DCA',
+    title='Training-Free Long-Context Scaling of Large Language Models',
+    arxiv='2402.17463',
+    door='project, match',
+    equation="logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j, min(i mod s + s, P) - j mod s, P - j mod s by chunk relation",
+    source='HKUNLP/ChunkLlama',
+    authors='An, Chenxin and Huang, Fei and Zhang, Jun and Gong, Shansan and Qiu, Xipeng and Zhou, Chang and Kong, Lingpeng',
+    year=2024,
+    example='dca(encoding=rope(), chunk=4, local=2)',
+    share='model',
+    causal_only=True,
+    promises=Promises(),
+)
+
+
+@register('dca', kind='extension', card=CARD)
+@register('dca', kind='encoding', card=CARD)
+class DCA(Encoding):
+    """Keeps rotary positions within the trained range: keys stand at `j mod s`, queries at three places by chunk relation.
+
+    `D_ij = i - j` for keys of the query's chunk, `min(i mod s + s, P) - j mod s` for the chunk before, `P - j mod s` for
+    earlier ones; never above P, and exact wherever `i - j <= w = P - s`. Keys are cached once, rotated at `j mod s`.
+    Differs from the paper: P = s + w clips at s + w as in the released code (the text has s + w - 1).
+
+    Args:
+      encoding: the rotary encoding.
+      chunk: s; default 3M/4 - M/8 with M = train_len, as released.
+      local: w, between 0 and s; default M/8.
+      attention_factor: multiplies cos and sin, so logits by its square; the released code may use 0.05 ln(L/M) + 1,
+        which has to be fixed for the whole sequence.
+      train_len: M, from the model.
+
+    Raises:
+      ValueError: an encoding that is not rotary or depends on the length; chunk below 1; local outside 0 .. chunk.
+
+    Reference: An, Huang, Zhang, Gong, Qiu, Zhou, Kong, arXiv 2402.17463.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make('dca(encoding=rope())', head_dim=8, train_len=64)
+      >>> part.chunk, part.clip
+      (40, 48)
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding = CONTEXT,
+        chunk: int | None = None,
+        local: int | None = None,
+        attention_factor: float = 1.0,
+        train_len: int = CONTEXT,
+    ):
+        if chunk is None or local is None:
+            check_train_len('dca', train_len)
+        local = train_len // 8 if local is None else local
+        chunk = 3 * train_len // 4 - local if chunk is None else chunk
+        if chunk < 1:
+            raise ValueError(f'dca: a chunk holds at least one position, got chunk={chunk}')
+        if not 0 <= local <= chunk:
+            raise ValueError(f'dca: local must be between 0 and chunk={chunk}, got {local}')
+        self.encoding = check_part('dca', encoding)
+        self.chunk, self.clip, self.attention_factor = chunk, chunk + local, attention_factor
+
+    def project(self, q, k, v, tq, tk, x=None):
+        intra, successive, inter = (self.encoding.rotate(q, p) for p in _query_positions(tq.pos, self.chunk, self.clip))
+        k = self.encoding.rotate(k, tk.pos % self.chunk)
+        return intra, k, v, tq.with_feats(dca=(successive, inter)), tk
+
+    def match(self, q, k, tq, tk, seen, carry):
+        relation = ((tq.pos // self.chunk)[:, :, None] - (tk.pos // self.chunk)[:, None, :])[:, None]
+
+        def product(q, wanted):  # most tiles hold one relation, or two
+            return jax.lax.cond(
+                (seen & wanted).any(), scaled_dot_product, lambda q, k: jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32), q, k
+            )
+
+        successive, inter = map(heads_first, tq.feats['dca'])
+        s = jnp.where(relation == 1, product(successive, relation == 1), product(inter, relation > 1))
+        s = jnp.where(relation <= 0, product(q, relation <= 0), s)
+        return s * self.attention_factor**2, carry

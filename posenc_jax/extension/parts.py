@@ -1,0 +1,26 @@
+"""Which encodings an extension can take over."""
+
+from posenc_jax.core.compose import name_of
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.families import Bias
+from posenc_jax.rotation.rope import Rotary
+
+
+def is_relative_bias(encoding: Encoding) -> bool:
+    """A bias that depends on position differences only, as ALiBi does."""
+    return isinstance(encoding, Bias) and encoding.card.promises.relative
+
+
+def check_part(extension: str, encoding: Encoding, *, bias: bool = False) -> Encoding:
+    """`encoding` if it is a rotary encoding of fixed frequencies, or with `bias` a relative bias.
+
+    Raises:
+      ValueError: it is neither; says what was found.
+    """
+    wanted = 'a rotary encoding' + (' or a relative bias such as alibi()' if bias else '')
+    if not (isinstance(encoding, Rotary) or (bias and is_relative_bias(encoding))):
+        found = name_of(encoding) if isinstance(encoding, Encoding) else repr(encoding)
+        raise ValueError(f'{extension} extends {wanted}, got {found}; chain other encodings beside it, not inside it')
+    if isinstance(encoding, Rotary) and encoding.uses_length:
+        raise ValueError(f'{extension} needs frequencies that do not depend on the current length, got {encoding.freqs}')
+    return encoding

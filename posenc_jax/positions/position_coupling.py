@@ -1,0 +1,109 @@
+"""Position coupling: tokens that belong together share a position, which a learned table looks up."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Int
+
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.embedding.table import check_range, lookup_rows
+
+
+def random_start(key: Array, ids: Int[Array, 'B L *P'], max_position: int) -> Int[Array, 'B L *P']:
+    """Adds to all non-zero ids of a row, per component, one random offset that keeps the largest at most max_position.
+
+    Args:
+      key: random key.
+      ids: coupled ids with start 1; 0 is the boundary token and padding.
+      max_position: the largest id allowed.
+
+    Example:
+      >>> random_start(jax.random.key(0), jnp.array([[0, 2, 1, 2, 0]]), 2).tolist()
+      [[0, 2, 1, 2, 0]]
+    """
+    largest = ids.max(axis=1, keepdims=True)
+    offset = jax.random.randint(key, largest.shape, 0, jnp.maximum(max_position - largest, 0) + 1)
+    return jnp.where(ids > 0, ids + offset.astype(ids.dtype), ids)
+
+
+@register(
+    'position_coupling',
+    kind='encoding',
+    card=Card(
+        name='position coupling',
+        title='Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task Structure',
+        arxiv='2405.20671',
+        door='place, embed',
+        equation='x_t + P[p_t], p_t shared by tokens of equal significance, start drawn from 1 .. M - (max p - 1)',
+        source='HanseulJo/position-coupling',
+        authors='Cho, Hanseul and Cha, Jaeyoung and Awasthi, Pranjal and Bhojanapalli, Srinadh and Gupta, Anupam and '
+        'Yun, Chulhee',
+        year=2024,
+        example='position_coupling(max_position=128)',
+        share='model',
+        promises=Promises(needs_training=True, fused=True),
+    ),
+)
+class PositionCoupling(Encoding):
+    """Takes the task's coupled ids as positions, starts them at random in training, and adds a learned vector per id.
+
+    `x_t + P[p_t]`; the ids come from the task with start 1 (`ids='coupled'` of the addition task, posenc_jax.tasks.coupling),
+    and id 0 stays with the boundary token and padding. With a key a row's ids are shifted so that its start is uniform in
+    1 .. M - (largest id - 1). Ids with several components (2-D tasks) have one table each; the vectors are summed and the
+    starts are independent. Differs from the paper: the range of starts follows from the row's own largest id, so no id
+    exceeds M, which the official range for multiplication lets happen.
+
+    Args:
+      max_position: M, the largest id.
+      components: P, how many ids a token has.
+      table: False keeps the placing and leaves the ids to another encoding of the chain.
+
+    Raises:
+      ValueError: max_position or components below 1; at call, ids of another shape, fractional ids, or ids beyond M. Where
+        ids are traced the number of tokens is no bound for them: an id beyond M gives NaN.
+
+    Reference: Cho et al., arXiv 2405.20671.
+
+    Example:
+      >>> import jax, posenc_jax as pj
+      >>> encoding = pj.make('position_coupling(max_position=20)', model_dim=4)
+      >>> encoding.place(pj.Tokens.of(positions=[[0, 2, 1, 2, 0]]), key=jax.random.key(1)).pos[0, [0, 4]].tolist()
+      [0, 0]
+    """
+
+    def __init__(
+        self,
+        max_position: int,
+        components: int = 1,
+        table: bool = True,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if max_position < 1:
+            raise ValueError(f'position_coupling max_position must be at least 1, got {max_position}')
+        if components < 1:
+            raise ValueError(f'position_coupling components must be at least 1, got {components}')
+        self.max_position, self.components = max_position, components
+        self.tables = None
+        if table:
+            rows = jax.random.normal(rngs.params(), (components, max_position + 1, model_dim), jnp.float32)
+            self.tables = nnx.Param(rows, axes=(None, 'positions', 'width'))
+
+    def place(self, tok, *, key=None):
+        expected = () if self.components == 1 else (self.components,)
+        if tok.pos.shape[2:] != expected:
+            raise ValueError(f'position_coupling: ids must be [B, L{", P" if expected else ""}] with P={self.components}, got {tok.pos.shape}')
+        if not isinstance(tok.pos, jax.core.Tracer):
+            check_range('position_coupling', tok, self.max_position + 1, 'shorter inputs')
+        return tok if key is None else dataclasses.replace(tok, pos=random_start(key, tok.pos, self.max_position))
+
+    def embed(self, x, tok):
+        if self.tables is None:
+            return x
+        ids = tok.pos if self.components > 1 else tok.pos[..., None]
+        added = sum(lookup_rows(self.tables[p], ids[..., p]) for p in range(self.components)).astype(x.dtype)
+        return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))

@@ -1,0 +1,137 @@
+"""Randomized positional encodings: a sorted random subset of a long range serves as the positions of a short sequence."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.embedding.table import check_range
+
+Evaluation = Literal['sampled', 'spaced', 'first']
+EVALUATIONS = ('sampled', 'spaced', 'first')
+LARGEST_SPACED = 46340  # its square is the last one in int32
+
+
+def random_ids(key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: bool = False) -> Int[Array, 'B M']:
+    """For each row `count` distinct ids drawn uniformly from 0 .. max_len-1, ascending; the rest of the row is max_len.
+
+    Rows share one draw: rows of equal count have equal ids, and the ids of a smaller count are a subset of those of a larger.
+
+    Args:
+      key: random key.
+      count: how many ids each row needs, at most max_len.
+      max_len: M, size of the range.
+      per_row: an independent draw for every row.
+
+    Example:
+      >>> random_ids(jax.random.key(0), jnp.array([3]), 3).tolist()
+      [[0, 1, 2]]
+    """
+    ids = jnp.arange(max_len, dtype=jnp.int32)
+    if per_row:
+        order = jax.vmap(lambda k: jax.random.permutation(k, ids))(jax.random.split(key, count.shape[0]))
+    else:
+        order = jax.random.permutation(key, ids)[None]
+    return jnp.sort(jnp.where(order < count[:, None], ids, max_len), axis=-1)
+
+
+def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> Int[Array, 'B L']:
+    """The expected ids of `random_ids` rounded down: `floor((p+1) (M+1) / (n+1)) - 1`, distinct and in range.
+
+    Example:
+      >>> spaced_ids(jnp.array([[0, 1, 2]]), jnp.array([3]), 7).tolist()
+      [[1, 3, 5]]
+    """
+    parts = count[:, None] + 1
+    whole, rest = (max_len + 1) // parts, (max_len + 1) % parts
+    return (pos + 1) * whole + (pos + 1) * rest // parts - 1
+
+
+@register(
+    'randomized_pe',
+    kind='encoding',
+    card=Card(
+        name='randomized PE',
+        title='Randomized Positional Encodings Boost Length Generalization of Transformers',
+        arxiv='2305.16843',
+        door='place',
+        equation='p_k = k-th smallest of n distinct ids drawn uniformly from 0 .. M-1',
+        source='google-deepmind/randomized_positional_encodings',
+        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and Csordás, Róbert and '
+        'Bennani, Mehdi and Legg, Shane and Veness, Joel',
+        year=2023,
+        example='randomized_pe(max_len=128, eval_len=96) | rope()',
+        share='model',
+        promises=Promises(fused=True),
+    ),
+)
+class RandomizedPE(Encoding):
+    """Gives a sequence of n tokens n sorted random positions out of a long range; precedes any encoding in a chain.
+
+    `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward pass. n counts the positions
+    of a row (padding and shorter documents add none), and ids are looked up by position, so rows may be padded or packed.
+    Differs from the paper: the draw is shared by all layers (the paper redraws it in each layer for the variants inside
+    attention), and its ALiBi and Transformer-XL variants, which randomise distances instead of positions, are not this
+    encoding. The paper also draws at test time; without a key we do one of these, deterministically:
+    'sampled' the draw of a fixed key; 'spaced' the expected ids, rounded down; 'first' 0 .. n-1, that is no randomisation.
+
+    Args:
+      max_len: M. With M = n every rule gives 0 .. n-1.
+      per_row: an independent draw for every row of the batch in training.
+      evaluation: 'sampled', 'spaced' or 'first'.
+      eval_len: n of the evaluation rule whatever the input's length; then the ids of a prefix do not depend on what follows.
+        None: the row's own n, as in the paper.
+
+    Raises:
+      ValueError: max_len or eval_len out of range ('spaced' ends at 46340); at call, fractional positions, inputs longer than
+        max_len (or, in evaluation, eval_len), `per_row` for tokens that have one row for the whole batch.
+
+    Reference: Ruoss et al., arXiv 2305.16843.
+
+    Example:
+      >>> import jax, posenc_jax as pj
+      >>> encoding = pj.make("randomized_pe(max_len=2048, evaluation='first') | rope()", head_dim=8)
+      >>> encoding.place(pj.Tokens.of(length=4), key=jax.random.key(0)).pos.shape
+      (1, 4)
+    """
+
+    def __init__(
+        self, max_len: int, per_row: bool = False, evaluation: Evaluation = 'sampled', eval_len: int | None = None
+    ):
+        check_choice('randomized_pe evaluation', evaluation, EVALUATIONS)
+        if max_len < 1:
+            raise ValueError(f'randomized_pe max_len must be at least 1, got {max_len}')
+        if evaluation == 'spaced' and max_len > LARGEST_SPACED:
+            raise ValueError(f"randomized_pe evaluation='spaced' needs max_len <= {LARGEST_SPACED}, got {max_len}; use 'sampled'")
+        if eval_len is not None and not 1 <= eval_len <= max_len:
+            raise ValueError(f'randomized_pe eval_len must lie in 1 .. max_len={max_len}, got {eval_len}')
+        self.max_len, self.per_row, self.evaluation, self.eval_len = max_len, per_row, evaluation, eval_len
+
+    def place(self, tok, *, key=None):
+        limit = self.max_len if key is not None or self.eval_len is None else self.eval_len
+        check_range('randomized_pe', tok, limit, 'shorter inputs')
+        pos = tok.pos
+        if key is None and self.evaluation == 'first':
+            return tok
+        if key is None and self.eval_len is not None:
+            count = jnp.full(1, self.eval_len, jnp.int32)
+        else:
+            count = _largest(tok) + 1
+        if key is None and self.evaluation == 'spaced':
+            return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
+        if key is not None and self.per_row and pos.shape[0] == 1:
+            raise ValueError('randomized_pe(per_row=True) needs tokens with a row for each sequence, got one for the whole batch')
+        own = key is not None and self.per_row
+        ids = random_ids(jax.random.key(0) if key is None else key, count, self.max_len, per_row=own)
+        ids = jnp.broadcast_to(ids, (pos.shape[0], self.max_len))
+        return dataclasses.replace(tok, pos=jnp.take_along_axis(ids, pos, axis=1))
+
+
+def _largest(tok: Tokens) -> Int[Array, 'B']:
+    """The largest position of a real token in each row."""
+    pos = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
+    return pos.max(axis=1)

@@ -1,0 +1,26 @@
+"""What the context-extension rules ask of their arguments."""
+
+import math
+import numbers
+
+
+def check_factor(name: str, factor: float) -> float:
+    """`factor` if it is a finite number of at least 1.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if not (math.isfinite(factor) and factor >= 1):
+        raise ValueError(f'{name}: factor is new length / trained length and must be at least 1, got {factor}')
+    return factor
+
+
+def check_train_len(name: str, train_len: int) -> int:
+    """`train_len` if it is a positive integer.
+
+    Raises:
+      ValueError: it is not, or nobody gave it.
+    """
+    if not isinstance(train_len, numbers.Integral) or train_len < 1:
+        raise ValueError(f'{name} needs train_len, the trained length in tokens, a positive integer; got {train_len!r}')
+    return train_len

@@ -1,0 +1,99 @@
+"""Dynamic NTK scaling: the base follows the current length."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
+from posenc_jax.rotation.rope import rope_frequencies
+
+
+def dynamic_ntk_frequencies(
+    rotary_dim: int, base: float, length: Num[Array, '...'], *, train_len: int, factor: float = 1.0
+) -> Float[Array, '... F']:
+    """`theta_t r^(-2t/(D-2))`, `r = max(1, f l / L - (f - 1))`: the frequencies of base `b r^(D/(D-2))`, float32.
+
+    Args:
+      rotary_dim: D, at least 4.
+      base: b.
+      length: l, current lengths in tokens.
+      train_len: L.
+      factor: f, at least 1; the yarn repository has 1.
+
+    Raises:
+      ValueError: a factor below 1, a train_len that is no positive integer, a width below 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(dynamic_ntk_frequencies(4, 10000.0, jnp.array(16), train_len=8, factor=2.0))
+      [1.         0.00333333]
+    """
+    if rotary_dim < 4:
+        raise ValueError(f'dynamic_ntk needs a rotary width of at least 4, got {rotary_dim}')
+    check_factor('dynamic_ntk', factor), check_train_len('dynamic_ntk', train_len)
+    theta = rope_frequencies(rotary_dim, base).astype(np.float32)
+    exponent = (-np.arange(0, rotary_dim, 2) / (rotary_dim - 2)).astype(np.float32)
+    # From the excess over the trained length: an integer, so that l = L gives exactly 1.
+    ratio = 1.0 + factor * jnp.maximum(length - train_len, 0).astype(jnp.float32) / train_len
+    return theta * jnp.exp(exponent * jnp.log(ratio)[..., None])
+
+
+@register(
+    'dynamic_ntk',
+    kind='frequencies',
+    card=Card(
+        name='Dynamic NTK',
+        title='YaRN: Efficient Context Window Extension of Large Language Models',
+        arxiv='2309.00071',
+        door='project',
+        equation="theta'_t = b'^(-2t/D), b' = b max(1, f l / L - (f - 1))^(D/(D-2)), l the current length",
+        source='jquesnelle/yarn (f = 1); huggingface/transformers, rope_type "dynamic"',
+        authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
+        year=2023,
+        example='rope(freqs=dynamic_ntk(factor=2.0, train_len=8))',
+        share='model',
+        promises=Promises(cached='raw', fused=True),
+    ),
+)
+@dataclasses.dataclass(frozen=True)
+class DynamicNTK:
+    """Raises the rotary base once the sequence is longer than trained, by as much as its current length asks for.
+
+    `b' = b max(1, f l / L - (f - 1))^(D/(D-2))`, one base for all positions of a pass; l is the largest valid position
+    plus one of the row, or of the packed document. Differs from the released implementations: keys are cached raw and
+    rotated anew when l grows, so a decoding step equals the full pass over its prefix; they keep keys of older bases.
+
+    Args:
+      factor: f, at least 1; the yarn repository has 1.
+      train_len: L, from the model.
+
+    Raises:
+      ValueError: a factor below 1, a train_len that is no positive integer, a rotary width below 4.
+
+    Reference: Peng, Quesnelle, Fan, Shippole, arXiv 2309.00071.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(DynamicNTK(train_len=8)(4, 10000.0, jnp.array([8, 16]))[0])
+      [[1.    0.01 ]
+       [1.    0.005]]
+    """
+
+    spec_kind: ClassVar[str] = 'frequencies'
+    uses_length: ClassVar[bool] = True
+
+    factor: float = 1.0
+    train_len: int = CONTEXT
+
+    def __post_init__(self):
+        check_factor('dynamic_ntk', self.factor)
+        check_train_len('dynamic_ntk', self.train_len)
+
+    def __call__(self, rotary_dim, base, length=None):
+        inv_freq = dynamic_ntk_frequencies(rotary_dim, base, length, train_len=self.train_len, factor=self.factor)
+        return inv_freq, jnp.ones(length.shape, jnp.float32)

@@ -1,0 +1,158 @@
+"""YaRN: interpolation by parts, and a temperature."""
+
+import dataclasses
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
+from posenc_jax.rotation.rope import rope_frequencies
+
+Ramp = Literal['index', 'rotations']
+
+
+def yarn_temperature(
+    factor: float, attention_factor: float | None = None, mscale: float | None = None, mscale_all_dim: float | None = None
+) -> float:
+    """m, which multiplies cos and sin of queries and keys: `0.1 ln s + 1`, unless given.
+
+    With `mscale` a and `mscale_all_dim` c both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`.
+
+    Example:
+      >>> round(yarn_temperature(4.0), 6), round(yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8), 6)
+      (1.138629, 1.056966)
+    """
+    grown = lambda slope: 0.1 * slope * math.log(factor) + 1.0
+    if attention_factor is not None:
+        return attention_factor
+    if mscale is not None and mscale_all_dim is not None:
+        return grown(mscale) / grown(mscale_all_dim)
+    return grown(1.0)
+
+
+def yarn_frequencies(
+    rotary_dim: int,
+    base: float,
+    factor: float,
+    train_len: int,
+    *,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+    ramp: Ramp = 'index',
+) -> np.ndarray:
+    """`theta_t ((1 - ramp_t) + ramp_t / s)`, float64: planes that turn often are kept, those that turn rarely interpolated.
+
+    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`; lo and hi are the planes that turn `beta_fast` and `beta_slow` times in
+    `train_len` positions, `D ln(L / (2 pi beta)) / (2 ln b)`.
+
+    Args:
+      rotary_dim, base: D, b.
+      factor: s, at least 1.
+      train_len: L.
+      beta_fast, beta_slow: rotations within L above which a plane is kept, below which it is interpolated by s.
+      truncate: whether lo is rounded down and hi up, as in the released code.
+      ramp: linear in the plane's index as in every released implementation, or in its rotations as in the paper's text.
+
+    Raises:
+      ValueError: a factor below 1, no train_len, betas that are not ordered, an unknown ramp, a base of 1 or less.
+
+    Example:
+      >>> (yarn_frequencies(16, 10000.0, 4.0, 64) / yarn_frequencies(16, 10000.0, 1.0, 64)).round(2).tolist()
+      [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
+    """
+    check_factor('yarn', factor), check_train_len('yarn', train_len), check_choice('ramp', ramp, ('index', 'rotations'))
+    if not 0 < beta_slow < beta_fast:
+        raise ValueError(f'yarn: expected 0 < beta_slow < beta_fast, got {beta_slow=}, {beta_fast=}')
+    if base <= 1:
+        raise ValueError(f'yarn needs a base above 1, got {base}')
+    theta = rope_frequencies(rotary_dim, base)
+    if ramp == 'rotations':
+        rotations = train_len * theta / (2 * math.pi)
+        interpolated = 1.0 - np.clip((rotations - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0)
+    else:
+        plane = lambda beta: rotary_dim * math.log(train_len / (2 * math.pi * beta)) / (2 * math.log(base))
+        low, high = plane(beta_fast), plane(beta_slow)
+        if truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low = max(low, 0)
+        high = max(min(high, rotary_dim - 1), low)  # a train_len below one rotation would turn the ramp around
+        if low == high:
+            high += 0.001
+        interpolated = np.clip((np.arange(rotary_dim // 2) - low) / (high - low), 0.0, 1.0)
+    return theta * (1.0 - interpolated) + theta / factor * interpolated
+
+
+@register(
+    'yarn',
+    kind='frequencies',
+    card=Card(
+        name='YaRN',
+        title='YaRN: Efficient Context Window Extension of Large Language Models',
+        arxiv='2309.00071',
+        door='project',
+        equation="theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s; cos and sin times m = 0.1 ln s + 1",
+        source='jquesnelle/yarn',
+        authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
+        year=2023,
+        example='rope(freqs=yarn(factor=4.0, train_len=64))',
+        share='model',
+        promises=Promises(relative=True, fused=True),
+    ),
+)
+@dataclasses.dataclass(frozen=True)
+class YaRN:
+    """Keeps high rotary frequencies, interpolates low ones by `factor`, and sharpens the softmax by m squared.
+
+    `theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s`, `m = 0.1 ln s + 1` on cos and sin of queries and keys.
+    Differs from the paper: the ramp is linear in the index of the plane, as in the released code;
+    `ramp='rotations'` is the paper's formula.
+
+    Args:
+      factor: s = new length / trained length, at least 1.
+      train_len: L, from the model.
+      beta_fast, beta_slow, truncate, ramp: see `yarn_frequencies`.
+      attention_factor, mscale, mscale_all_dim: see `yarn_temperature`; `attention_factor=1.0` is "NTK by parts".
+
+    Raises:
+      ValueError: a factor below 1, no train_len, betas that are not ordered.
+
+    Reference: Peng, Quesnelle, Fan, Shippole, arXiv 2309.00071.
+
+    Example:
+      >>> inv_freq, m = YaRN(factor=4.0, train_len=64)(16, 10000.0)
+      >>> inv_freq[:2].round(4).tolist(), round(m, 4)
+      ([1.0, 0.2372], 1.1386)
+    """
+
+    spec_kind: ClassVar[str] = 'frequencies'
+    uses_length: ClassVar[bool] = False
+
+    factor: float
+    train_len: int = CONTEXT
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+    ramp: Ramp = 'index'
+
+    def __post_init__(self):
+        self(2, 10000.0)  # the formulas check their own arguments
+
+    def __call__(self, rotary_dim, base, length=None):
+        inv_freq = yarn_frequencies(
+            rotary_dim,
+            base,
+            self.factor,
+            self.train_len,
+            beta_fast=self.beta_fast,
+            beta_slow=self.beta_slow,
+            truncate=self.truncate,
+            ramp=self.ramp,
+        )
+        return inv_freq, yarn_temperature(self.factor, self.attention_factor, self.mscale, self.mscale_all_dim)

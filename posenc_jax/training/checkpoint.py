@@ -1,0 +1,235 @@
+"""Checkpoints of a run: asynchronous, verified when read, and independent of the number of devices."""
+
+import itertools
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array, UInt32
+from ml_collections import ConfigDict
+
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.training import config as configs
+from posenc_jax.training.step import TrainState, abstract_model, take_apart
+
+FOLDER = 'checkpoints'
+
+
+class CheckpointError(ValueError):
+    """There is no checkpoint that can be used; the message says why and what to do."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, as a context that waits for unfinished saves.
+
+    Each holds the model and the optimizer as separate items, and the state of the data iterator with a fingerprint of the
+    arrays. Saving returns as soon as the arrays are copied; a save that was cut off leaves a folder that is never read.
+
+    Args:
+      directory: the run directory; checkpoints lie in its folder `checkpoints`.
+      keep: how many are kept; None keeps and creates nothing, for reading.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int | None = None):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers
+
+        self.directory = pathlib.Path(directory, FOLDER).absolute()
+        if keep is None and not self.directory.is_dir():
+            raise CheckpointError(f'{directory} has no checkpoint: there is no folder {self.directory}')
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.LatestN(keep), create=keep is not None, read_only=keep is None
+        )
+        handlers = {
+            'model': ocp.StandardCheckpointHandler(),
+            'optimizer': ocp.StandardCheckpointHandler(),
+            'data': ocp.JsonCheckpointHandler(),
+        }
+        self._read_only = keep is None
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
+        """Starts to save; `data` is the state of the data iterator, equal in every process."""
+        import orbax.checkpoint as ocp
+
+        items = _items(state)
+        prints = {name: int(fingerprint(tree)) for name, tree in items.items()}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+                data=ocp.args.JsonSave({'iterator': data, 'fingerprints': prints}),
+            ),
+        )
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any], int]:
+        """The newest good checkpoint: its state as `abstract` wants it, the state of the data iterator, and its step.
+
+        A damaged one is set aside under the name 'STEP.damaged', with a line saying so, and the one before is taken.
+
+        Raises:
+          CheckpointError: none, none that can be read, or one of another model.
+        """
+        (items, data), step = self._newest(_items(abstract))
+        return TrainState(**items['model'], **items['optimizer']), data, step
+
+    def restore_model(self, abstract: dict[str, Any], step: int | None) -> tuple[dict[str, Any], int]:
+        """Parameters and constants alone, of the newest good checkpoint or of this `step`.
+
+        Raises:
+          CheckpointError: as `restore`, or there is no such step.
+        """
+        if step is None:
+            (items, _), step = self._newest({'model': abstract})
+        elif step not in self.steps():
+            raise CheckpointError(f'{self.directory} has no checkpoint of step {step}; there are {self.steps()}')
+        else:
+            try:
+                items, _ = self._read(step, {'model': abstract})
+            except CheckpointError:
+                raise
+            except Exception as error:
+                raise CheckpointError(f'checkpoint {step} of {self.directory} is damaged ({_short(error)})') from error
+        return items['model'], step
+
+    def _newest(self, abstract):
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f'{self.directory} holds no finished checkpoint')
+        for step in reversed(steps):
+            try:
+                found, problem = self._read(step, abstract), None
+            except CheckpointError:
+                raise
+            except Exception as error:  # whatever a damaged file makes the readers raise
+                found, problem = None, error
+            if _everywhere(problem is None):
+                return found, step
+            earlier = [s for s in steps if s < step]
+            then = f'using {earlier[-1]} instead' if earlier else 'there is none before it'
+            reason = _short(problem) if problem else 'another process could not read it'
+            if jax.process_index() == 0:
+                print(f'checkpoint {step} of {self.directory} is damaged ({reason}); {then}', flush=True)
+            self._set_aside(step)
+        raise CheckpointError(f'{self.directory}: none of the checkpoints {steps} can be read')
+
+    def _read(self, step, abstract):
+        import orbax.checkpoint as ocp
+
+        self._check_model(step, abstract['model'])
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore()))
+        for name in items:
+            if int(fingerprint(found[name])) != found['data']['fingerprints'][name]:
+                raise ValueError(f'the arrays of {name!r} differ from those that were saved')
+        return found, found['data']['iterator']
+
+    def _check_model(self, step, abstract):
+        stored = {_name(path): tuple(a.shape) for path, a in _leaves(self._manager.item_metadata(step)['model'].tree)}
+        wanted = {_name(path): tuple(a.shape) for path, a in _leaves(abstract)}
+        for name in sorted(stored.keys() | wanted.keys()):
+            if stored.get(name) != wanted.get(name):
+                raise CheckpointError(
+                    f'checkpoint {step} of {self.directory} is of another model: {name} is {stored.get(name, "absent")} there '
+                    f'and {wanted.get(name, "absent")} here'
+                )
+
+    def _set_aside(self, step):
+        if self._read_only:
+            return
+        if jax.process_index() == 0:
+            source = self.directory / str(step)
+            names = (source.with_name(f'{step}.damaged{number or ""}') for number in itertools.count())
+            source.rename(next(name for name in names if not name.exists()))
+        _everywhere(True)  # nobody lists the folder before it is renamed
+        self._manager.reload()
+
+
+def restore_model(run_dir: str | os.PathLike, step: int | None = None) -> tuple[ConfigDict, Transformer, int]:
+    """A trained model from the directory of its run alone, on one device.
+
+    Args:
+      run_dir: the directory that training wrote.
+      step: which checkpoint; None is the newest one that can be read.
+
+    Returns:
+      Its config, the model, and the step.
+
+    Raises:
+      FileNotFoundError: not the directory of a run.
+      CheckpointError: no such checkpoint, or none that can be read.
+
+    Example:
+      config, model, step = restore_model('runs/language-pydoc_topics-rope-s0')
+      logits = model(tokens)
+    """
+    config = configs.from_json(pathlib.Path(run_dir, configs.FILE))
+    cfg = configs.model_config(config, configs.make_task(config))
+    graphdef, params, constants = take_apart(abstract_model(cfg))
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device),
+        {'params': nnx.to_pure_dict(params), 'constants': nnx.to_pure_dict(constants)},
+    )
+    with Checkpoints(run_dir) as checkpoints:
+        found, step = checkpoints.restore_model(abstract, step)
+    return config, nnx.merge(graphdef, found['params'], found['constants']), step
+
+
+@jax.jit
+def fingerprint(tree: Any) -> UInt32[Array, '']:
+    """A sum of the bits of all arrays modulo 2**32, equal however they are sharded; one changed bit changes it.
+
+    Example:
+      >>> int(fingerprint({'a': jnp.array([1, 2], jnp.int32)}))
+      3
+    """
+    total = jnp.zeros((), jnp.uint32)
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}'))
+        total += jnp.uint32(2 * number + 1) * bits.sum(dtype=jnp.uint32)
+    return total
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """The state as the items of a checkpoint: the model can be read without the optimizer."""
+    return {
+        'model': {'params': state.params, 'constants': state.constants},
+        'optimizer': {'opt_state': state.opt_state, 'step': state.step},
+    }
+
+
+def _everywhere(good: bool) -> bool:
+    """Whether it is so in every process; all wait for each other."""
+    if jax.process_count() == 1:
+        return good
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(good)).all())
+
+
+def _leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
+def _short(error: BaseException) -> str:
+    return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:160]}'

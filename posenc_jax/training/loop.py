@@ -1,0 +1,278 @@
+"""A training run: from a config to a directory with checkpoints, metrics and an evaluation."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from posenc_jax.model.sharding import make_mesh
+from posenc_jax.tasks import Batch, batch_iterator
+from posenc_jax.training import config as configs
+from posenc_jax.training.checkpoint import Checkpoints
+from posenc_jax.training.metrics import MetricsLog, Progress
+from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, TrainState, make_trainer
+
+# Variables by which schedulers tell a process how many there are.
+CLUSTER_VARIABLES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
+
+
+class ConfigChangedError(ValueError):
+    """A run directory was made with another config; the message lists the differences."""
+
+
+class NonFiniteError(ArithmeticError):
+    """Training produced a number that is not finite; the message says at which step and where it arose."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Several processes that train together.
+
+    Attributes:
+      coordinator: 'HOST:PORT' of process 0, or 'auto' to let JAX find all three (TPU pods, Slurm, Open MPI).
+      processes, process_id: how many there are, and which one this is.
+    """
+
+    coordinator: str
+    processes: int = 0
+    process_id: int = -1
+
+    def connect(self) -> None:
+        """Joins the processes; must come before any device is touched.
+
+        Raises:
+          ValueError: flags that do not fit together.
+        """
+        if self.coordinator == 'auto':
+            jax.distributed.initialize()
+            return
+        if ':' not in self.coordinator:
+            raise ValueError(f'coordinator is HOST:PORT or auto, got {self.coordinator!r}')
+        if not 0 <= self.process_id < self.processes:
+            raise ValueError(f'process_id must lie in 0 .. processes - 1, got {self.process_id} of {self.processes}')
+        jax.distributed.initialize(self.coordinator, self.processes, self.process_id)
+
+
+def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster | None:
+    """The cluster that flags or a scheduler's variables describe; None for a single process."""
+    if coordinator or processes > 1:
+        return Cluster(coordinator, processes, process_id)
+    scheduled = any(int(os.environ.get(name, '1')) > 1 for name in CLUSTER_VARIABLES)
+    return Cluster('auto') if scheduled or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') else None
+
+
+class StopSignal:
+    """SIGTERM or Ctrl-C, as a question asked after every step; a second signal ends the process at once.
+
+    Several processes agree on the step through JAX, which watches SIGTERM itself.
+    """
+
+    def __init__(self):
+        self._asked = False
+        self._before = {}
+
+    def __enter__(self) -> 'StopSignal':
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_):
+        self._asked = True
+        self.__exit__()
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step."""
+        if jax.process_count() == 1:
+            return self._asked
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+
+def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed: bool = False) -> pathlib.Path:
+    """Trains a run to its end, from its newest checkpoint if there is one, and evaluates it.
+
+    A run that was killed at any moment and is started again has the same losses, bit for bit, on the same machine. SIGTERM
+    (and Ctrl-C) saves a checkpoint and returns early.
+
+    Args:
+      config: see configs/default.py.
+      cluster: the processes that train together.
+      resume_changed: continue a run although its config has changed.
+
+    Returns:
+      The run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, eval/.
+
+    Raises:
+      ValueError: something is wrong with the config (before any device work), the mesh, or the checkpoints.
+      ConfigChangedError: the directory belongs to a run with another config.
+      NonFiniteError: a loss, gradient or parameter that is not finite; the last good checkpoint is kept.
+
+    Example:
+      config = default.get_config()
+      config.train.steps = 100
+      directory = train(config)
+    """
+    config = configs.validate(config)
+    directory = pathlib.Path(config.workdir, config.name)
+    task = configs.make_task(config)
+    length = configs.task_length(config, task)
+    data = {
+        split: task.dataset(length=length, batch_size=config.train.batch, seed=config.seed, split=split)
+        for split in ('train', 'validation')
+    }
+    with StopSignal() as stop:
+        if cluster is not None:
+            cluster.connect()
+        mesh = make_mesh(**config.mesh)
+        trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
+        with jax.set_mesh(mesh), Checkpoints(directory, keep=config.train.keep) as checkpoints:
+            _open(directory, config, bool(checkpoints.steps()), resume_changed)
+            finished = _run(config, directory, trainer, checkpoints, data, task.width(length), stop)
+    if finished and config.eval.at_end:
+        _evaluate(directory)
+    return directory
+
+
+def _open(directory: pathlib.Path, config: ConfigDict, resumes: bool, resume_changed: bool) -> None:
+    """Writes the config of a new run, or compares it with that of the run which is there."""
+    path = directory / configs.FILE
+    if resumes and path.is_file() and not resume_changed:
+        changed = configs.differences(configs.from_json(path), config)
+        if changed:
+            raise ConfigChangedError(
+                f'{directory} was trained with another config:\n  ' + '\n  '.join(changed) + '\n'
+                'give the run another name (--config.name=...), or continue it all the same with --resume_changed'
+            )
+    if jax.process_index() == 0:
+        configs.save(config, path)
+
+
+def _run(config, directory, trainer: Trainer, checkpoints: Checkpoints, data, width: int, stop: StopSignal) -> bool:
+    """Trains from where the run stands; whether it reached its end."""
+    settings, first = config.train, jax.process_index() == 0
+    batches = batch_iterator(data['train'])
+    if checkpoints.steps():
+        state, iterator, step = checkpoints.restore(trainer.abstract)
+        batches.set_state(iterator)
+    else:
+        state, step = trainer.init(), 0
+    saved, unchecked = step, None
+    with contextlib.ExitStack() as stack:
+        # Only process 0 reports.
+        log = stack.enter_context(MetricsLog(directory, step)) if first else None
+        progress = stack.enter_context(Progress(step, settings.steps, settings.batch * width)) if first else None
+        if first:
+            parameters = sum(a.size for a in jax.tree.leaves(trainer.abstract.params))
+            encoding = ' / '.join(config.pattern) or config.encoding
+            devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+            progress.say(f'{directory}: {encoding}, {parameters:,} parameters, {devices}')
+            if step:
+                done = 'trained already, to' if step == settings.steps else 'continuing after'
+                progress.say(f'{done} step {step} of {settings.steps}')
+        while step < settings.steps:
+            state, metrics = trainer.step(state, device_batch(next(batches), trainer.batch_sharding))
+            step += 1
+            if unchecked is not None:  # the step before, while this one runs
+                check_finite(*unchecked, saved)
+            unchecked = step, metrics
+            end, stopping = step == settings.steps, stop.requested(step)
+            saves = end or stopping or step % settings.save_every == 0
+            if saves or step == 1 or step % settings.log_every == 0:
+                values = check_finite(step, metrics, saved)
+                if first:
+                    speed = progress.report(step, values['loss'])
+                    log.write(step, {**values, 'tokens_per_second': speed, 'time': time.time()})
+            if settings.eval_every and (end or step % settings.eval_every == 0):
+                found = validate(trainer, state, data['validation'], settings.eval_batches)
+                if first:
+                    log.write(step, found)
+                    progress.say(f'step {step}/{settings.steps}  ' + '  '.join(f'{k} {v:.4f}' for k, v in found.items()))
+            if saves:
+                checkpoints.save(step, state, batches.get_state())
+                saved = step
+            if stopping and not end:
+                if first:
+                    progress.say(f'stopped after step {step}, which is saved; the same command continues')
+                return False
+    return True
+
+
+def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
+    """The metrics of a step as numbers, once they are there.
+
+    Raises:
+      NonFiniteError: one of them is not finite; `saved` is the last checkpoint.
+    """
+    values = {name: float(value) for name, value in metrics.items()}
+    for name, what in (
+        ('loss', 'the loss, in the forward pass from finite parameters'),
+        ('grad_norm', 'the gradient, in the backward pass of a finite loss'),
+        ('param_norm', 'a parameter, in the update by a finite gradient'),
+    ):
+        if not math.isfinite(values[name]):
+            numbers = ', '.join(f'{key} {value:.4g}' for key, value in values.items())
+            kept = f'the checkpoint of step {saved} is kept' if saved else 'no checkpoint had been saved'
+            raise NonFiniteError(
+                f'step {step}: {what}, is {values[name]} ({numbers}); {kept}. A lower train.lr, a longer train.warmup or a '
+                'smaller train.clip may help'
+            )
+    return values
+
+
+def validate(trainer: Trainer, state: TrainState, dataset, batches: int) -> dict[str, float]:
+    """Mean loss and accuracy over the scored targets of the first batches of a dataset, and the share of rows solved."""
+    totals: dict[str, float] = {}
+    for number in range(min(batches, len(dataset))):
+        sums = trainer.evaluate(state, device_batch(dataset[number], trainer.batch_sharding))
+        totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
+    return {
+        'validation_loss': totals['loss'] / totals['targets'],
+        'validation_accuracy': totals['correct'] / totals['targets'],
+        'validation_exact': totals['solved'] / totals['rows'],
+    }
+
+
+def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
+    """A global batch, the same in every process, as arrays over all devices; each process hands over its own part."""
+
+    def put(array):
+        local = array
+        if not sharding.is_fully_addressable:
+            parts = sharding.addressable_devices_indices_map(array.shape).values()
+            own = [np.unique([np.arange(size)[part[axis]] for part in parts]) for axis, size in enumerate(array.shape)]
+            local = array[np.ix_(*own)]
+        return jax.make_array_from_process_local_data(sharding, local, array.shape)
+
+    return {name: put(array) for name, array in batch.items()}
+
+
+def _evaluate(directory: pathlib.Path) -> None:
+    if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            print(f'evaluate on one process: python eval.py --run={directory}', flush=True)
+        return
+    import rich.console
+
+    from posenc_jax.evaluation.results import tables
+    from posenc_jax.evaluation.run import evaluate
+
+    results = evaluate([directory])
+    console = rich.console.Console()
+    for table in tables(results):
+        console.print(table)
+    for path in results.write(directory / 'eval'):
+        console.print(str(path))

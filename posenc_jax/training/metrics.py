@@ -1,0 +1,120 @@
+"""What a run reports: metrics.jsonl, TensorBoard events, and a line of progress. Only process 0 writes."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+
+FILE = 'metrics.jsonl'
+
+
+class MetricsLog:
+    """Numbers by step, one JSON object a line, flushed at once, and the same numbers as TensorBoard scalars.
+
+    Args:
+      directory: the run directory.
+      step: where the run starts; lines of later steps, and a line that was cut off, are dropped.
+    """
+
+    def __init__(self, directory: pathlib.Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        path = directory / FILE
+        kept = [line for line in read_lines(path) if line['step'] <= step] if step else []
+        partial = path.with_suffix('.partial')
+        partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+        os.replace(partial, path)
+        self._file = path.open('a')
+        self._board = SummaryWriter(str(directory / 'tensorboard'), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line {'step': step, **values}."""
+        self._file.write(json.dumps({'step': step, **values}) + '\n')
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> 'MetricsLog':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
+    """The complete lines of a metrics file, in order; [] where there is none.
+
+    Raises:
+      ValueError: a line before the last that is not JSON.
+    """
+    lines = path.read_text().splitlines() if path.is_file() else []
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise ValueError(f'{path}, line {number} is not JSON: {line[:80]!r}') from None
+    return parsed
+
+
+class Progress:
+    """Loss, tokens per second and time left: one live line in a terminal, a plain line at each report elsewhere.
+
+    Args:
+      step, steps: where training starts and ends.
+      tokens: tokens of one step.
+    """
+
+    def __init__(self, step: int, steps: int, tokens: int):
+        from rich import progress
+
+        self._start, self._steps, self._tokens = step, steps, tokens
+        self._clock = None  # step and time of the last report; none before the first, which contains compilation
+        self._speed = 0.0
+        self._bar = None
+        if sys.stdout.isatty():
+            columns = (
+                progress.TextColumn('step {task.completed}/{task.total}'),
+                progress.BarColumn(),
+                progress.TextColumn('{task.fields[text]}'),
+            )
+            self._bar = progress.Progress(*columns)
+            self._task = self._bar.add_task('', total=steps, completed=step, text='compiling')
+
+    def __enter__(self) -> 'Progress':
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the live one."""
+        (print if self._bar is None else self._bar.console.print)(text)
+        sys.stdout.flush()
+
+    def report(self, step: int, loss: float) -> float:
+        """Shows a step whose loss is known; returns the tokens per second since the last report (0 at the first)."""
+        now = time.perf_counter()
+        if self._clock is not None and step > self._clock[0]:
+            self._speed = (step - self._clock[0]) * self._tokens / (now - self._clock[1])
+        self._clock = (step, now)
+        left = _duration((self._steps - step) * self._tokens / self._speed) if self._speed else '?'
+        text = f'loss {loss:.4f}  {self._speed:,.0f} tokens/s  {left} left'
+        if self._bar is None:
+            self.say(f'step {step}/{self._steps}  {text}')
+        else:
+            self._bar.update(self._task, completed=step, text=text)
+        return self._speed
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

@@ -1,0 +1,311 @@
+"""The one attention: against `jax.nn.dot_product_attention`, at every edge, and what it skips."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.bias.alibi import alibi_bias
+from posenc_jax.core.encoding import Constant, Encoding
+from posenc_jax.core.registry import SpecError
+
+HEADS, WIDTH = 4, 8
+BLOCKS = [None, (1, 1), (4, 4), (8, 3), (5, 7), 64]
+
+
+def draw(seed, length, *, heads=HEADS, batch=2, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), (batch, length, heads, WIDTH), dtype)
+
+
+def qkv(queries, keys=None, kv_heads=2, **options):
+    keys = queries if keys is None else keys
+    return draw(0, queries, **options), draw(1, keys, heads=kv_heads, **options), draw(2, keys, heads=kv_heads, **options)
+
+
+def close(a, b, tolerance=2e-5):
+    np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=0, atol=tolerance)
+
+
+def biased(q, k, v, tq, tk, mask):
+    """The reference: a dense bias given to JAX's own attention, keys repeated by it for grouped queries."""
+    bias = alibi_bias(jnp.asarray([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]), tq.pos, tk.pos)
+    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask)
+
+
+@pytest.mark.parametrize('block', BLOCKS, ids=str)
+@pytest.mark.parametrize('kv_heads', [1, 2, 4])
+@pytest.mark.parametrize('causal', [True, False], ids=['causal', 'full'])
+def test_equals_dot_product_attention_with_bias_and_mask(block, kv_heads, causal):
+    q, k, v = qkv(13, kv_heads=kv_heads)
+    valid = np.ones((2, 13), bool)
+    valid[1, 9:] = False
+    tok = pj.Tokens.of(segment=np.repeat([[0, 1], [5, 6]], [6, 7], axis=1), valid=valid)
+    encoding = pj.make('alibi()', heads=HEADS, causal=causal)
+    seen = (tok.segment[:, :, None] == tok.segment[:, None, :]) & valid[:, None, :]
+    seen = seen & np.tril(np.ones((13, 13), bool)) if causal else seen
+    cotangent = np.asarray(draw(3, 13)) * valid[:, :, None, None]
+    ours = lambda q, k, v: (pj.attend(encoding, q, k, v, tok, tok, block=block) * cotangent).sum()
+    theirs = lambda q, k, v: (biased(q, k, v, tok, tok, seen[:, None]) * cotangent).sum()
+    out, expected = pj.attend(encoding, q, k, v, tok, tok, block=block), biased(q, k, v, tok, tok, seen[:, None])
+    close(np.where(valid[..., None, None], out, 0), np.where(valid[..., None, None], expected, 0))
+    for mine, other in zip(jax.grad(ours, (0, 1, 2))(q, k, v), jax.grad(theirs, (0, 1, 2))(q, k, v)):
+        close(mine, other)
+
+
+@pytest.mark.parametrize('queries, keys', [(1, 11), (3, 11), (11, 11), (1, 1), (7, 5)])
+@pytest.mark.parametrize('block', [None, (4, 4), (2, 5)], ids=str)
+def test_queries_and_keys_of_different_number(queries, keys, block):
+    q, k, v = qkv(queries, keys)
+    tk = pj.Tokens.of(length=keys)
+    tq = pj.Tokens.of(length=max(queries, keys)).slice(max(queries, keys) - queries, queries)
+    mask = (tk.index[:, None, :] <= tq.index[:, :, None])[:, None]
+    out = pj.attend(pj.make('alibi()', heads=HEADS, causal=True), q, k, v, tq, tk, block=block)
+    close(out, biased(q, k, v, tq, tk, mask))
+
+
+@pytest.mark.parametrize('block', [None, (4, 4)], ids=str)
+def test_the_layout_of_the_cache_gives_the_same(block):
+    (q, k, v), tok, encoding = qkv(9), pj.Tokens.of(length=9), pj.make('alibi()', heads=HEADS, causal=True)
+    first = lambda a: jnp.swapaxes(a, 1, 2)
+    close(
+        pj.attend(encoding, q, first(k), first(v), tok, tok, heads_first=True, block=block),
+        pj.attend(encoding, q, k, v, tok, tok, block=block),
+        1e-6,
+    )
+
+
+@pytest.mark.parametrize('block', [None, (4, 4)], ids=str)
+def test_rows_that_see_nothing_give_zeros_and_finite_gradients(block):
+    q, k, v = qkv(10)
+    valid = np.ones((2, 10), bool)
+    valid[0, :6] = False  # left padding: the first six queries see no key
+    valid[1] = False  # a row of padding alone
+    tok, encoding = pj.Tokens.of(valid=valid), pj.make('alibi()', heads=HEADS, causal=True)
+    out, pull = jax.vjp(lambda *a: pj.attend(encoding, *a, tok, tok, block=block), q, k, v)
+    assert not np.asarray(out[0, :6]).any() and not np.asarray(out[1]).any() and np.isfinite(out).all()
+    assert np.abs(out[0, 6:]).max() > 0.1
+    for gradient, blind in zip(pull(jnp.ones_like(out)), (valid, valid, valid)):
+        assert np.isfinite(gradient).all() and not np.asarray(gradient)[~blind].any()
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_low_precision_keeps_its_type_and_float32_logits(dtype):
+    q, k, v = qkv(17, dtype=dtype)
+    tok, encoding = pj.Tokens.of(length=17), pj.make('alibi()', heads=HEADS, causal=True)
+    out = pj.attend(encoding, q, k, v, tok, tok, block=(4, 8))
+    exact = pj.attend(encoding, *(a.astype(jnp.float32) for a in (q, k, v)), tok, tok)
+    assert out.dtype == dtype
+    close(out, exact, 0.03)
+    # Logits this large differ by less than one in bfloat16's steps of 2; float32 logits tell them apart.
+    q, k = jnp.full((1, 1, 1, 4), 16, dtype), jnp.asarray([[[[16] * 4], [[16] * 3 + [15.9375]]]], dtype)
+    v = jnp.asarray([[[[1.0] * 4], [[0.0] * 4]]], dtype)
+    t = pj.Tokens.of(length=2)
+    weight = pj.attend(Encoding(), q, k, v, t.slice(1, 1), t)[0, 0, 0, 0]
+    close(weight, jax.nn.sigmoid(16 * 0.0625 / 2), 5e-3)
+
+
+def test_huge_logits_do_not_overflow():
+    (q, k, v), tok = qkv(12), pj.Tokens.of(length=12)
+    encoding = pj.make('nope()', causal=True)
+    out = pj.attend(encoding, 1e4 * q, 1e4 * k, v, tok, tok, block=(4, 4))
+    mask = np.tril(np.ones((12, 12), bool))[None, None]
+    close(out, jax.nn.dot_product_attention(1e4 * q, 1e4 * k, v, mask=mask))
+
+
+# What is never visible is never read.
+
+
+def planted(keys, poisoned):
+    """Keys and values that are NaN where a query of the test may not look."""
+    k, v = draw(1, keys, heads=2), draw(2, keys, heads=2)
+    where = np.zeros(keys, bool)
+    where[poisoned] = True
+    return (jnp.where(where[:, None, None], jnp.nan, a) for a in (k, v)), where
+
+
+@pytest.mark.parametrize(
+    'spec, poisoned',
+    [('nope()', slice(24, 32)), ('window(size=5)', slice(0, 8)), ('window(size=5)', slice(24, 32)), ('alibi() | window(size=9)', slice(24, 32))],
+)
+def test_blocks_that_no_query_may_see_are_skipped(spec, poisoned):
+    """A NaN in a tile poisons it even where its weight is zero, so a finite result means the tile was not visited."""
+    (k, v), where = planted(32, poisoned)
+    tk = pj.Tokens.of(length=32)
+    tq, q = tk.slice(16, 8), draw(0, 8)
+    encoding = pj.make(spec, heads=HEADS, causal=True)
+    run = lambda q, k, v: pj.attend(encoding, q, k, v, tq, tk, block=(4, 4))
+    clean = lambda a: jnp.where(where[:, None, None], 0, a)
+    out, pull = jax.vjp(run, q, k, v)
+    close(out, run(q, clean(k), clean(v)), 1e-6)
+    for gradient in pull(out):
+        assert np.isfinite(gradient).all()
+    assert not np.asarray(pull(out)[1])[:, where].any()
+    dense = pj.attend(encoding, q, k, v, tq, tk, implementation='dense')
+    assert np.isnan(dense).any()  # the plant would show
+
+
+def test_blocks_of_other_documents_and_of_padding_are_skipped():
+    (k, v), _ = planted(16, slice(0, 8))
+    q, encoding = draw(0, 8), pj.make('nope()', causal=True)
+    documents = pj.Tokens.of(segment=np.repeat([[0, 1]], 8, axis=1))
+    padding = pj.Tokens.of(valid=np.repeat([[False, True]], 8, axis=1))
+    for tk in (documents, padding):
+        assert np.isfinite(pj.attend(encoding, q, k, v, tk.slice(8, 8), tk, block=(4, 4))).all()
+
+
+def test_empty_slots_of_the_last_block_are_not_keys():
+    """Eleven keys in blocks of four: the filler is neither seen nor counted."""
+    q, k, v = qkv(11)
+    tok, out = pj.Tokens.of(length=11), None
+    out = pj.attend(pj.make('nope()', causal=False), q, k, v, tok, tok, block=(4, 4))
+    close(out, jax.nn.dot_product_attention(q, k, v))
+
+
+# The doors.
+
+
+class Recorder(Encoding):
+    """Carries what it has met: the sweep goes from near to far, through every visible block, once."""
+
+    def open(self, q, tq):
+        return {'last': jnp.full(q.shape[:3], jnp.inf), 'count': jnp.zeros(q.shape[:3])}
+
+    def score(self, s, tq, tk, seen, carry):
+        seen = jnp.broadcast_to(seen, s.shape)
+        index = tk.index[:, None, None, :].astype(jnp.float32)
+        high = jnp.where(seen, index, -jnp.inf).max(-1)
+        low = jnp.where(seen, index, jnp.inf).min(-1)
+        near_to_far = high < carry['last']
+        bad = jnp.where(seen.any(-1) & ~near_to_far, jnp.nan, 0.0)
+        carry = {'last': jnp.minimum(carry['last'], low), 'count': carry['count'] + seen.sum(-1)}
+        return s + carry['count'][..., None] + bad[..., None], carry
+
+
+@pytest.mark.parametrize('block', [(4, 4), (3, 5), (16, 2)], ids=str)
+def test_keys_are_swept_from_near_to_far(block):
+    (q, k, v), tok = qkv(14), pj.Tokens.of(length=14)
+    out = pj.attend(pj.make(Recorder(), causal=True), q, k, v, tok, tok, block=block)
+    assert np.isfinite(out).all()
+    # The running count at key j, in blocks of block[1], is the number of visible keys from j's block on.
+    index = np.arange(14)
+    count = np.maximum(index[:, None] - index[None, :] // block[1] * block[1] + 1, 0).astype(np.float32)
+    bias = np.broadcast_to(count, (1, HEADS, 14, 14))
+    close(out, jax.nn.dot_product_attention(q, k, v, bias=jnp.asarray(bias), mask=np.tril(np.ones((14, 14), bool))[None, None]))
+
+
+class Learned(Encoding):
+    """Parameters and features that the pair stage reads, a collect of its own, and integers that have no gradient."""
+
+    def __init__(self, scale):
+        from flax import nnx
+
+        self.scale = nnx.Param(jnp.asarray(scale, jnp.float32), axes=('heads',))
+        self.offset = Constant(jnp.arange(HEADS))
+
+    def project(self, q, k, v, tq, tk, x=None):
+        return q, k, v, tq.with_feats(own=q[..., 0]), tk.with_feats(own=jnp.repeat(k[..., 1], HEADS // k.shape[2], 2))
+
+    def open(self, q, tq):
+        return jnp.zeros(q.shape[:3])
+
+    def score(self, s, tq, tk, seen, carry):
+        gate = jnp.where(seen, jax.nn.sigmoid(s), 0.0)
+        inside = jnp.cumsum(gate[..., ::-1], -1)[..., ::-1]
+        scale = (self.scale[...] + self.offset[...])[:, None, None]
+        own = jnp.swapaxes(tq.feats['own'], 1, 2)[..., :, None] * jnp.swapaxes(tk.feats['own'], 1, 2)[..., None, :]
+        return s + scale * jnp.tanh(inside + carry[..., None]) + own, carry + inside[..., 0]
+
+    def collect(self, w, v, tq, tk):
+        return super().collect(w * (1 + tq.feats['own'].mean(-1)[:, None, :, None] ** 2), v, tq, tk)
+
+
+def plain(encoding, q, k, v, tq, tk):
+    """The doors in one dense tile, differentiated by JAX: nothing of `attend` is used."""
+    first = lambda a: jnp.swapaxes(a, 1, 2)
+    q, k, v = map(first, (q, k, v))
+    seen = encoding.mask(tq, tk)
+    s, carry = encoding.match(q, k, tq, tk, seen, encoding.open(q, tq))
+    s, _ = encoding.score(s, tq, tk, seen, carry)
+    w = jax.nn.softmax(jnp.where(seen, s, -jnp.inf), axis=-1)
+    return first(encoding.collect(w, v, tq, tk))
+
+
+@pytest.mark.parametrize('block', [None, (4, 4), (5, 3), (16, 2)], ids=str)
+def test_gradients_reach_parameters_features_and_carries(block):
+    from flax import nnx
+
+    q, k, v = qkv(11)
+    tok, cotangent = pj.Tokens.of(length=11), draw(9, 11)
+    graphdef, state = nnx.split(pj.make(Learned([0.3, -0.5, 1.0, 0.7]), causal=True))
+    params, rest = nnx.split_state(state, nnx.Param, ...)
+
+    def loss(attention, params, q, k, v):
+        encoding = nnx.merge(graphdef, params, rest)
+        return (attention(encoding, *encoding.project(q, k, v, tok, tok)) * cotangent).sum()
+
+    mine = jax.value_and_grad(functools.partial(loss, functools.partial(pj.attend, block=block)), (0, 1, 2, 3))
+    other = jax.value_and_grad(functools.partial(loss, plain), (0, 1, 2, 3))
+    (value, gradients), (expected, expectations) = mine(params, q, k, v), other(params, q, k, v)
+    close(value, expected, 1e-4)
+    for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(expectations), strict=True):
+        assert np.abs(theirs).max() > 1e-3
+        close(ours, theirs, 5e-5)
+
+
+def test_an_array_made_inside_jit_may_be_a_parameter():
+    """Tiles see every variable explicitly; nothing is captured from the surrounding trace."""
+    (q, k, v), tok = qkv(9), pj.Tokens.of(length=9)
+
+    @jax.jit
+    def value(scale, q):
+        encoding = pj.make(Learned(scale * 2), causal=True)
+        return pj.attend(encoding, *encoding.project(q, k, v, tok, tok), block=(4, 4)).sum()
+
+    gradient = jax.grad(value)(jnp.ones(HEADS), q)
+    step = 1e-2 * jnp.eye(HEADS)[1]
+    close(gradient[1], (value(jnp.ones(HEADS) + step, q) - value(jnp.ones(HEADS) - step, q)) / 2e-2, 1e-2)
+
+
+# Wrong input.
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (dict(k=(2, 7, 2, 8)), r'q \(2, 6, 4, 8\), k \(2, 7, 2, 8\), v \(2, 6, 2, 8\)'),
+        (dict(k=(2, 6, 2, 4)), r'k \(2, 6, 2, 4\)'),
+        (dict(k=(1, 6, 2, 8), v=(1, 6, 2, 8)), r'q \(2, 6, 4, 8\), k \(1, 6, 2, 8\)'),
+        (dict(k=(2, 6, 3, 8), v=(2, 6, 3, 8)), '4 query heads are not a multiple of 3 key heads'),
+        (dict(tq=5), 'tokens of length 5, 6 for 6 queries, 6 keys'),
+        (dict(tk=9), 'tokens of length 6, 9 for 6 queries, 6 keys'),
+        (dict(block=0), 'must be positive, got 0'),
+        (dict(block=(4, -1)), r'must be positive, got \(4, -1\)'),
+        (dict(implementation='blockd'), "did you mean 'blocked'"),
+    ],
+)
+def test_wrong_input(change, words):
+    shape = {'q': (2, 6, 4, 8), 'k': (2, 6, 2, 8), 'v': (2, 6, 2, 8), 'tq': 6, 'tk': 6, **change}
+    q, k, v = (jnp.ones(shape[name]) for name in 'qkv')
+    tq, tk = (pj.Tokens.of(length=shape[name]) for name in ('tq', 'tk'))
+    options = {name: change[name] for name in ('block', 'implementation') if name in change}
+    with pytest.raises((ValueError, SpecError), match=words):
+        pj.attend(Encoding(), q, k, v, tq, tk, **options)
+
+
+def temporary(length, **options):
+    encoding, tok = pj.make('alibi()', heads=HEADS, causal=True), pj.Tokens.of(length=length)
+    shape = jax.ShapeDtypeStruct((1, length, HEADS, WIDTH), jnp.float32)
+    loss = lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, **options).sum()
+    return jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_is_linear_in_the_length_when_blocked():
+    assert temporary(2048, block=64) < 2.5 * temporary(1024, block=64)
+    assert temporary(1024, implementation='dense') > 3 * temporary(512, implementation='dense')  # the measure sees squares
+
+
+def test_long_sequences_are_blocked_by_default():
+    assert temporary(4096) < 2.5 * temporary(2048)

@@ -1,0 +1,112 @@
+"""A model on eight emulated devices is the model on one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.decode import generate
+from posenc_jax.model.sharding import active_mesh, constrain, make_mesh, param_shardings, spec_of
+
+BASE = dict(vocab_size=11, train_len=8, layers=2, width=16, heads=4, head_dim=8, kv_heads=2)
+
+
+@pytest.fixture(scope='module')
+def mesh():
+    return make_mesh(1, 2, 2, 2, devices=jax.devices()[:8])
+
+
+def loss_and_gradients(graphdef):
+    def loss(params, rest, tokens, tok):
+        logits = nnx.merge(graphdef, params, rest)(tokens, tok)
+        return -(jax.nn.log_softmax(logits)[:, :-1] * jax.nn.one_hot(tokens[:, 1:], 11)).mean(), logits
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize(
+    'spec, extra',
+    [
+        ('toy_slope() | toy_table()', {}),
+        ('toy_gate() | toy_shift()', dict(mlp='swiglu', tie=False)),
+        ('toy_path()', dict(implementation='blocked', block=4)),
+        ('toy_mixed() | toy_slope()', dict(pattern=('alibi()', 'toy_mixed() | toy_slope()'), remat='full')),
+        ('alibi()', dict(kind='encoder', norm='layernorm')),
+    ],
+)
+def test_logits_and_gradients_equal_those_of_one_device(toys, mesh, spec, extra):
+    model = Transformer(TransformerConfig(encoding=spec, **BASE, **extra), rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    tokens = jax.random.randint(jax.random.key(1), (4, 16), 0, 11)
+    valid = jnp.arange(16)[None] >= jnp.array([0, 3, 0, 5])[:, None]
+    tok = Tokens.of(valid=valid)
+    (loss, logits), grads = loss_and_gradients(graphdef)(params, rest, tokens, tok)
+    with jax.set_mesh(mesh):
+        place = lambda state: jax.device_put(state, param_shardings(state, mesh))
+        (loss8, logits8), grads8 = loss_and_gradients(graphdef)(place(params), place(rest), tokens, tok)
+    assert len(logits8.sharding.device_set) == 8
+    np.testing.assert_allclose(loss8, loss, atol=1e-5)
+    np.testing.assert_allclose(logits8, logits, atol=1e-5)
+    for one, eight in zip(jax.tree.leaves(grads), jax.tree.leaves(grads8), strict=True):
+        np.testing.assert_allclose(eight, one, atol=1e-5)
+
+
+def test_generation_equals_that_of_one_device(toys, mesh):
+    model = Transformer(TransformerConfig(encoding='toy_gate() | alibi()', **BASE), rngs=nnx.Rngs(0))
+    prompts = jax.random.randint(jax.random.key(1), (4, 6), 0, 11)
+    expected = generate(model, prompts, max_new_tokens=5, temperature=0.0)
+    graphdef, state = nnx.split(model)
+    with jax.set_mesh(mesh):
+        sharded = nnx.merge(graphdef, jax.device_put(state, param_shardings(state, mesh)))
+        np.testing.assert_array_equal(generate(sharded, prompts, max_new_tokens=5, temperature=0.0), expected)
+
+
+def test_parameters_are_cut_by_their_roles(toys, mesh):
+    model = Transformer(TransformerConfig(encoding='toy_slope() | toy_path()', **BASE), rngs=nnx.Rngs(0))
+    shardings = param_shardings(nnx.state(model), mesh)
+    specs = {'/'.join(map(str, path)): s.spec for path, s in nnx.to_flat_state(shardings)}
+    assert specs['embedding'] == PartitionSpec(None, 'fsdp')
+    assert specs['blocks/0/attention/w_q'] == PartitionSpec(None, 'fsdp', 'tensor', None)
+    assert specs['blocks/0/mlp/w_out'] == PartitionSpec(None, 'tensor', 'fsdp')
+    assert specs['blocks/0/encodings/0/w'] == PartitionSpec(None, None, 'fsdp', 'tensor', None)
+    assert specs['shared/0/slope'] == PartitionSpec('tensor')
+
+
+def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
+    def call(batch=4, length=8, **sizes):
+        cfg = TransformerConfig(**{**BASE, 'encoding': 'alibi()', **sizes})
+        with jax.set_mesh(mesh):
+            jax.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))(jnp.zeros((batch, length), jnp.int32)))
+
+    call()
+    with pytest.raises(ValueError, match=r'3 query heads cannot be cut into 2 parts'):
+        call(heads=3, kv_heads=3)
+    with pytest.raises(ValueError, match=r'1 key heads cannot be cut into 2 parts'):
+        call(kv_heads=1)
+    with pytest.raises(ValueError, match=r'queries of shape \(3, 8, 4, 8\): 3 cannot be cut into 2 parts'):
+        call(batch=3)
+    with pytest.raises(ValueError, match=r'7 cannot be cut into 2 parts \(mesh axis sequence\)'):
+        call(length=7)
+    model = Transformer(TransformerConfig(**{**BASE, 'encoding': 'alibi()', 'width': 15}), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"w_k.*15 cannot be cut into 2 parts \(mesh axis fsdp\)"):
+        param_shardings(nnx.state(model, nnx.Param), mesh)
+
+
+def test_make_mesh_fills_the_data_axis_and_checks_the_product():
+    devices = jax.devices()[:8]
+    assert dict(make_mesh(-1, 2, 2, devices=devices).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2, 'sequence': 1}
+    with pytest.raises(ValueError, match='needs 6 devices, there are 8'):
+        make_mesh(-1, 3, 2, devices=devices)
+    with pytest.raises(ValueError, match='must be positive'):
+        make_mesh(1, 0, devices=devices)
+
+
+def test_nothing_is_constrained_without_a_mesh():
+    assert active_mesh() is None
+    x = jnp.ones((2, 3))
+    assert constrain(x, 'batch', None) is x
+    assert spec_of(('width', 'heads'), 3) == PartitionSpec(None, 'fsdp', 'tensor')

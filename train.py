@@ -1,0 +1,68 @@
+"""Trains a run, or continues it if it is there already, and evaluates it at the end.
+
+    python train.py --config=configs/quickstart.py [--config.encoding='alibi()'] [--config.train.steps=1000]
+
+Every field is in configs/default.py. Several processes: one call each with --coordinator=HOST:PORT --processes=N
+--process_id=I, or --coordinator=auto where JAX finds them itself (TPU pods, Slurm, Open MPI).
+"""
+
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from configs import default
+from posenc_jax.core.registry import nearest
+from posenc_jax.training import config as configs
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'a file with get_config(); its fields are --config.NAME=VALUE')
+COORDINATOR = flags.DEFINE_string('coordinator', '', 'HOST:PORT of process 0, or auto')
+PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train together')
+PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'which of them this is')
+RESUME_CHANGED = flags.DEFINE_bool('resume_changed', False, 'continue a run although its config has changed')
+
+WRONG_INPUT, FAILED = 2, 1
+
+
+def stop(error: object, status: int) -> None:
+    print(f'train.py: {error}', file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags; what is wrong with them ends the program with one message."""
+    fields = set(configs.fields_of(default.get_config()))
+    known = fields | {name.split('.')[0] for name in fields}
+    for argument in argv[1:]:
+        field = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
+        if field and field[1] not in known:
+            stop(f'unknown config field {field[1]!r}; {nearest(field[1], known)}', WRONG_INPUT)
+    try:
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            stop('give a config, e.g. --config=configs/quickstart.py', WRONG_INPUT)
+        CONFIG.value.train  # where the file cannot be read, the error comes here
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        stop(error, WRONG_INPUT)
+    return rest
+
+
+def main(argv: list[str]) -> None:
+    from posenc_jax.training.loop import NonFiniteError, find_cluster, train
+
+    if len(argv) > 1:
+        stop(f'unknown argument {argv[1]!r}', WRONG_INPUT)
+    if not flags.FLAGS['verbosity'].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        cluster = find_cluster(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+        train(CONFIG.value, cluster=cluster, resume_changed=RESUME_CHANGED.value)
+    except (ValueError, FileNotFoundError) as error:
+        stop(error, WRONG_INPUT)
+    except NonFiniteError as error:
+        stop(error, FAILED)
+
+
+if __name__ == '__main__':
+    app.run(main, flags_parser=parse)
