@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.workdir = 'runs'  # where runs are kept
     config.seed = 0  # parameters, batches, dropout and random positions all derive from it (0 .. 2**32 - 1)
 
-    config.encoding = 'rope()'  # spec string, e.g. 'rope() | alibi()'; `python -c "import posenc_jax as p; p.catalog()"`
+    config.encoding = 'rope()'  # spec string, e.g. 'rope() | alibi()'; all of them: docs/catalog.md
     config.share = 'auto'  # an encoding's parameters: one set per 'model', per 'layer', or 'auto' as in its paper
     config.pattern = ()  # spec strings cycled over the layers; () means `encoding` in every layer
     config.extend = ''  # evaluation only: a context extension such as 'yarn(factor=4.0)'
@@ -77,6 +77,6 @@ def get_config() -> ConfigDict:
     eval_.stride = 64  # step of the sliding window, and tokens scored by 'same_tokens'
     eval_.buckets = 8  # of 'per_position'
     eval_.samples = 256  # examples per length, for tasks other than language
-    eval_.positions = 'sampled'  # random positions at evaluation: 'sampled' as in training, or 'first', the evaluation rule
+    eval_.positions = 'sampled'  # random positions when evaluated: 'sampled' as in training, or 'first'
 
     return config.lock()

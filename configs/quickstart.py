@@ -1,4 +1,4 @@
-"""A byte-level language model on the reference texts that come with Python, evaluated at 1, 2, 4 and 8 times its length.
+"""A byte-level language model on English text that comes with Python, evaluated at 1, 2, 4 and 8 times its length.
 
 Command:  python train.py --config=configs/quickstart.py [--config.encoding='alibi()']
 """

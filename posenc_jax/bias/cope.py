@@ -28,8 +28,8 @@ def suffix_sum(gates: Float[Array, '... S']) -> Float[Array, '... S']:
     runs = padded.reshape(*gates.shape[:-1], -1, run)
     later = jnp.tril(jnp.ones((run, run), jnp.float32))
     within = jnp.einsum('...s,sj->...j', runs, later, precision='highest')
-    total = within[..., 0]
-    after = jax.lax.cumsum(total, axis=total.ndim - 1, reverse=True) - total
+    from_run = jax.lax.cumsum(within[..., 0], axis=gates.ndim - 1, reverse=True)
+    after = jnp.pad(from_run[..., 1:], [(0, 0)] * (gates.ndim - 1) + [(0, 1)])
     return (within + after[..., None]).reshape(padded.shape)[..., :keys]
 
 

@@ -1,17 +1,20 @@
 """Softmax attention, written once, open at the doors of an `Encoding`.
 
-Blocks of queries are mapped one after another; for each, blocks of keys are swept from near to far with an online
-softmax, skipping blocks the mask cannot allow. The backward pass recomputes tiles, so memory is linear in the length for
-every encoding, also those that carry something along the sweep: their carries are stored for one block of queries at a
-time. 'dense' is the same code with one block.
+Queries are taken block by block; for each, the blocks of keys are swept from near to far with an online softmax, skipping
+those the mask cannot allow. The backward pass recomputes tiles, so memory is linear in the length for every encoding, also
+for those that carry something along the sweep: their carries are stored for one block of queries at a time. 'dense' is
+the same code with one block.
+
+Nothing of the size of a whole input is copied: blocks are read from, and gradients added to, arrays in the layout of the
+caller, and put heads first only then.
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -20,9 +23,10 @@ from posenc_jax.core.registry import check_choice
 
 Implementation = Literal['dense', 'blocked']
 
-# A float32 score tile above this leaves the cache of a CPU core (measured: 256 x 256 x 16 heads still pays).
-_TILE_BYTES = 4 * 2**20
-_MASKED = -1e30
+# Larger float32 tiles of logits leave the caches of two CPU cores, smaller ones make small matrix products.
+_TILE_BYTES = 2 * 2**20
+# A masked logit, and where the running maximum starts: above it, so that a masked key weighs exp(-huge) = 0 everywhere.
+_MASKED, _LOWEST = -1e30, -1e29
 
 
 def attend(
@@ -39,13 +43,14 @@ def attend(
 ) -> Float[Array, 'B T N H']:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
-    Queries that see no key give zeros. Logits are float32; the result has the dtype of `v`.
+    Queries that see no key give zeros. Logits are float32; the result has the dtype of `v`. Gradients reach `q`, `k`, `v`,
+    the float leaves of the tokens and every `nnx.Param` of the encoding; other variables of it are constants.
 
     Args:
       encoding: opens `match`, `score`, `mask`, `collect`; `project` has already been applied.
       q, k, v: queries, keys, values; N must be a multiple of K.
       tq, tk: their tokens, ascending in `index`.
-      block: queries and keys per tile; None chooses 256 or 128 by the number of heads and rows.
+      block: queries and keys per tile; None chooses by the number of rows and heads.
       implementation: 'dense' (one tile), 'blocked', or None for dense where a single tile is small.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
 
@@ -68,260 +73,272 @@ def attend(
         raise ValueError(f'attend: tokens of length {tq.length}, {tk.length} for {queries} queries, {keys} keys')
     if implementation is not None:
         check_choice('implementation', implementation, ('dense', 'blocked'))
-    dense_bytes = 4 * batch * heads * queries * keys
-    if implementation == 'dense' or (implementation is None and block is None and dense_bytes <= _TILE_BYTES // 4):
-        sizes = (queries, keys)
-    elif block is None:
-        side = 256 if 4 * batch * heads * 256 * 256 <= _TILE_BYTES else 128
-        sizes = (side, side)
-    else:
+    if block is not None:
         sizes = (block, block) if isinstance(block, int) else tuple(block)
         if min(sizes) < 1:
             raise ValueError(f'attend: block sizes must be positive, got {block}')
-    graphdef, state = nnx.split(encoding)
-    plan = _Plan(graphdef, min(sizes[0], queries), min(sizes[1], keys))
-    to_first = lambda a: a if heads_first else jnp.swapaxes(a, 1, 2)
-    out = _attend(plan, state, jnp.swapaxes(q, 1, 2), to_first(k), to_first(v), tq, tk)
-    return jnp.swapaxes(out, 1, 2)
+    else:
+        sizes = _tile(batch * heads, queries, keys, encoding.opens('open'), implementation == 'blocked')
+    if implementation == 'dense':
+        sizes = (queries, keys)
+    graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
+    plan = _Plan(graphdef, _Blocks(min(sizes[0], queries), 1), _Blocks(min(sizes[1], keys), s_axis))
+    q, tq = plan.q.pad(q), plan.q.pad_tokens(tq)
+    k, v, tk = plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk)
+    return _attend(plan, params, constants, q, k, v, tq, tk)[:, :queries]
+
+
+def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int]:
+    """Queries and keys per tile, for `rows` = batch x heads."""
+    if queries == 1 and not carries and not blocked:
+        return 1, keys  # decoding: logits are small beside the cache, which one tile reads without copying
+    if 4 * rows * queries * keys <= _TILE_BYTES // 2 and not blocked:
+        return queries, keys
+    side = 64
+    while side < 256 and 4 * rows * 2 * (2 * side) ** 2 <= _TILE_BYTES:
+        side *= 2
+    # Wide matrix products want more queries, skipping wants fewer keys. What is carried is stored once per block of keys.
+    return side if carries else 2 * side, side
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """How tokens are cut: `size` to a block along `axis`, 1 for [B, L, heads, ...], 2 where the heads are first already."""
+
+    size: int
+    axis: int
+
+    def pad(self, a):
+        """Zeros up to whole blocks."""
+        missing = -a.shape[self.axis] % self.size
+        return jnp.pad(a, [(0, missing * (i == self.axis)) for i in range(a.ndim)]) if missing else a
+
+    def pad_tokens(self, tok: Tokens) -> Tokens:
+        """What fills the last block is not valid."""
+        if tok.length % self.size and tok.valid is None:
+            tok = dataclasses.replace(tok, valid=jnp.ones_like(tok.index, bool))
+        return jax.tree.map(_Blocks(self.size, 1).pad, tok)
+
+    def tokens(self, tok: Tokens, number) -> Tokens:
+        return tok.slice(number * self.size, self.size)
+
+    def read(self, a, number):
+        """A block, heads first."""
+        return self._swap(jax.lax.dynamic_slice_in_dim(a, number * self.size, self.size, self.axis))
+
+    def write(self, buffer, block, number):
+        """`buffer` with a heads-first block in its place."""
+        block = self._swap(block).astype(buffer.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, block, number * self.size, self.axis)
+
+    def add(self, buffer, block, number):
+        return self.write(buffer, self.read(buffer, number) + block, number)
+
+    def add_tokens(self, buffer, block, number):
+        """The same for leaves of tokens, [B, L, ...]."""
+        here = jax.lax.dynamic_slice_in_dim(buffer, number * self.size, self.size, 1)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, here + block, number * self.size, 1)
+
+    def _swap(self, a):
+        return jnp.swapaxes(a, 1, 2) if self.axis == 1 else a
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is static: the structure of the encoding and the tile."""
+    """What is static: the structure of the encoding and how queries and keys are cut."""
 
     graphdef: Any
-    block_q: int
-    block_k: int
+    q: _Blocks
+    k: _Blocks
+
+    def encoding(self, params, constants) -> Encoding:
+        return nnx.merge(self.graphdef, params, constants)
 
 
-def _blocks(a, axis: int, size: int):
-    """Cuts `axis` into blocks of `size`, zero padded at the end, and puts the block number first."""
-    count = -(-a.shape[axis] // size)
-    pad = count * size - a.shape[axis]
-    if pad:
-        a = jnp.pad(a, [(0, pad if i == axis else 0) for i in range(a.ndim)])
-    a = a.reshape(*a.shape[:axis], count, size, *a.shape[axis + 1 :])
-    return jnp.moveaxis(a, axis, 0)
-
-
-def _unblocks(a, axis: int, length: int):
-    """Inverse of `_blocks`."""
-    a = jnp.moveaxis(a, 0, axis)
-    a = a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
-    return jax.lax.slice_in_dim(a, 0, length, axis=axis)
-
-
-def _block_tokens(tok: Tokens, size: int) -> Tokens:
-    """Tokens cut into blocks; what fills the last block is not valid."""
-    if tok.length % size and tok.valid is None:
-        tok = dataclasses.replace(tok, valid=jnp.ones_like(tok.index, bool))
-    return jax.tree.map(lambda a: _blocks(a, 1, size), tok)
-
-
-def _floats(tree):
-    """The differentiable leaves of a tree, and the function that puts others in their place."""
-    leaves, structure = jax.tree.flatten(tree)
-    where = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-    def rebuild(floats):
-        new = list(leaves)
-        for i, leaf in zip(where, floats, strict=True):
-            new[i] = leaf
-        return jax.tree.unflatten(structure, new)
-
-    return [leaves[i] for i in where], rebuild
-
-
-def _cotangent(tree, floats):
-    """A cotangent for `tree` with these float leaves; integer leaves get None's meaning, a float0 zero."""
-    leaves, structure = jax.tree.flatten(tree)
-    rest = iter(floats)
-    return jax.tree.unflatten(
-        structure,
-        [
-            next(rest).astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else np.zeros(leaf.shape, jax.dtypes.float0)
-            for leaf in leaves
-        ],
-    )
-
-
-def _seen(encoding, tq, tk):
+def _logits(encoding, q, k, tq, tk, carry):
+    """One tile: float32 logits, those of masked keys among them; the carry for the next block; and the mask."""
     seen = encoding.mask(tq, tk)
     if tk.valid is not None:
         valid = tk.valid[:, None, None, :]
         seen = valid if seen is None else seen & valid
     if seen is None:
         seen = jnp.ones((1, 1, tq.length, tk.length), bool)
-    return seen
-
-
-def _logits(encoding, q, k, tq, tk, carry):
-    """One tile: masked float32 logits, the carry for the next block, and the mask."""
-    seen = _seen(encoding, tq, tk)
     s, carry = encoding.match(q, k, tq, tk, seen, carry)
     s, carry = encoding.score(s, tq, tk, seen, carry)
-    return jnp.where(seen, s, _MASKED), carry, seen
+    return s, carry, seen
 
 
-def _visible_order(encoding, tq, k_bounds, count):
-    """Key blocks that may hold a visible key, from near to far, and how many they are."""
-    visible = jax.vmap(lambda kb: jnp.asarray(encoding.may_see(bounds(tq), kb)) & (kb.index_low <= kb.index_high))(k_bounds)
-    number = jnp.arange(count)
-    return jnp.argsort(jnp.where(visible, -number, count)), visible.sum()
-
-
-def _sweep(order, length, count, body, init):
-    """`body(block number, step, carry)` over the visible key blocks; straight through when there is only one block."""
+def _sweep(plan, encoding, tq, tk):
+    """Numbers of the key blocks in which this block of queries may see something, from near to far, and how many they are."""
+    count = tk.length // plan.k.size
     if count == 1:
-        return body(jnp.zeros((), jnp.int32), 0, init)
-    return jax.lax.fori_loop(0, length, lambda i, c: body(order[i], i, c), init)
+        return jnp.zeros(1, jnp.int32), 1
+    number = jnp.arange(count)
+    own = bounds(tq)
+
+    def visible(j):
+        other = bounds(plan.k.tokens(tk.without_feats(), j))
+        return jnp.asarray(encoding.may_see(own, other)) & (other.index_low <= other.index_high)
+
+    seen = jax.vmap(visible)(number)
+    return jnp.argsort(jnp.where(seen, -number, count)), seen.sum()
 
 
-def _over_queries(body, init, xs, count):
-    """`lax.scan`, without the loop when there is one block of queries."""
-    if count > 1:
-        return jax.lax.scan(body, init, xs)
-    carry, out = body(init, jax.tree.map(lambda a: a[0], xs))
-    return carry, jax.tree.map(lambda a: a[None], out)
+def _loop(count, body, init):
+    """`fori_loop`; straight through where there is one step."""
+    return body(0, init) if isinstance(count, int) and count == 1 else jax.lax.fori_loop(0, count, body, init)
 
 
-def _forward(plan, state, q, k, v, tq, tk):
-    encoding = nnx.merge(plan.graphdef, state)
-    queries, keys = q.shape[2], k.shape[2]
-    qs, ks, vs = _blocks(q, 2, plan.block_q), _blocks(k, 2, plan.block_k), _blocks(v, 2, plan.block_k)
-    tqs, tks = _block_tokens(tq, plan.block_q), _block_tokens(tk, plan.block_k)
-    n_q, n_k = qs.shape[0], ks.shape[0]
-    k_bounds = jax.vmap(bounds)(tks)
+def _forward(plan, params, constants, q, k, v, tq, tk):
+    """The result in the layout of `q`, and the logarithm of each row's sum of exponentials, [B, N, T]."""
+    encoding = plan.encoding(params, constants)
+    batch, queries, heads, _ = q.shape
 
-    def one(_, block):
-        q, tq = block
-        order, length = _visible_order(encoding, tq, k_bounds, n_k)
+    def q_block(i, results):
+        q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
+        order, length = _sweep(plan, encoding, tq_i, tk)
 
-        def body(number, step, state):
+        def k_block(step, state):
             high, total, out, carry = state
-            k, v, tk = jax.tree.map(lambda a: a[number], (ks, vs, tks))
-            s, carry, seen = _logits(encoding, q, k, tq, tk, carry)
+            j = order[step]
+            tk_j = plan.k.tokens(tk, j)
+            s, carry, seen = _logits(encoding, q_i, plan.k.read(k, j), tq_i, tk_j, carry)
+            s = jnp.where(seen, s, _MASKED)
             new = jnp.maximum(high, s.max(-1))
-            w = jnp.where(seen, jnp.exp(s - new[..., None]), 0.0)
-            shrink = jnp.exp(high - new)
-            out = out * shrink[..., None] + encoding.collect(w, v, tq, tk)
+            w, shrink = jnp.exp(s - new[..., None]), jnp.exp(high - new)
+            out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq_i, tk_j)
             return new, total * shrink + w.sum(-1), out, carry
 
-        rows = q.shape[:3]
-        init = (
-            jnp.full(rows, _MASKED, jnp.float32),
-            jnp.zeros(rows, jnp.float32),
-            jnp.zeros((*rows, v.shape[-1]), jnp.float32),
-            encoding.open(q, tq),
+        rows = q_i.shape[:3]
+        high, total, out, _ = _loop(
+            length,
+            k_block,
+            (
+                jnp.full(rows, _LOWEST, jnp.float32),
+                jnp.zeros(rows, jnp.float32),
+                jnp.zeros((*rows, v.shape[-1]), jnp.float32),
+                encoding.open(q_i, tq_i),
+            ),
         )
-        high, total, out, _ = _sweep(order, length, n_k, body, init)
-        safe = jnp.where(total > 0, total, 1.0)
-        return None, ((out / safe[..., None]).astype(v.dtype), high + jnp.log(safe))
+        total = jnp.where(total > 0, total, 1.0)
+        outs, lses = results
+        lse = jax.lax.dynamic_update_slice_in_dim(lses, high + jnp.log(total), i * plan.q.size, 2)
+        return plan.q.write(outs, out / total[..., None], i), lse
 
-    _, (out, lse) = _over_queries(one, None, (qs, tqs), n_q)
-    return _unblocks(out, 2, queries), _unblocks(lse, 2, queries)
-
-
-def _attend_impl(plan, state, q, k, v, tq, tk):
-    return _forward(plan, state, q, k, v, tq, tk)[0]
+    buffers = jnp.zeros((batch, queries, heads, v.shape[-1]), v.dtype), jnp.zeros((batch, heads, queries), jnp.float32)
+    return _loop(queries // plan.q.size, q_block, buffers)
 
 
-_attend = jax.custom_vjp(_attend_impl, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(plan, params, constants, q, k, v, tq, tk):
+    return _forward(plan, params, constants, q, k, v, tq, tk)[0]
 
 
-def _attend_fwd(plan, state, q, k, v, tq, tk):
-    out, lse = _forward(plan, state, q, k, v, tq, tk)
-    return out, (state, q, k, v, tq, tk, out, lse)
+def _attend_fwd(plan, params, constants, q, k, v, tq, tk):
+    out, lse = _forward(plan, params, constants, q, k, v, tq, tk)
+    return out, (params, constants, q, k, v, tq, tk, out, lse)
+
+
+def _zeros(tree):
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), tree)
+
+
+def _add(*trees):
+    return jax.tree.map(lambda *leaves: sum(leaf.astype(jnp.float32) for leaf in leaves), *trees)
+
+
+def _partition(tok: Tokens) -> tuple[Tokens, Tokens]:
+    """The differentiable leaves and the others, each with None in the place of the other."""
+    is_float = jax.tree.map(lambda a: jnp.issubdtype(a.dtype, jnp.inexact), tok)
+    pick = lambda wanted: jax.tree.map(lambda a, is_float: a if is_float == wanted else None, tok, is_float)
+    return pick(True), pick(False)
+
+
+def _combine(floats: Tokens, others: Tokens) -> Tokens:
+    return jax.tree.map(lambda a, b: b if a is None else a, floats, others, is_leaf=lambda a: a is None)
 
 
 def _attend_bwd(plan, residuals, d_out):
-    state, q, k, v, tq, tk, out, lse = residuals
-    queries, keys = q.shape[2], k.shape[2]
-    qs, ks, vs = _blocks(q, 2, plan.block_q), _blocks(k, 2, plan.block_k), _blocks(v, 2, plan.block_k)
-    tqs, tks = _block_tokens(tq, plan.block_q), _block_tokens(tk, plan.block_k)
-    d_outs, lses = _blocks(d_out.astype(jnp.float32), 2, plan.block_q), _blocks(lse, 2, plan.block_q)
-    deltas = _blocks((d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1), 2, plan.block_q)
-    n_q, n_k = qs.shape[0], ks.shape[0]
-    encoding = nnx.merge(plan.graphdef, state)
-    state_floats, state_of = _floats(state)
-    k_bounds = jax.vmap(bounds)(tks)
-    tk_float_blocks, _ = _floats(tks)
-    zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), tree)
-    add = lambda a, b: jax.tree.map(lambda x, y: x + y.astype(jnp.float32), a, b)
+    params, constants, q, k, v, tq, tk, out, lse = residuals
+    encoding = plan.encoding(params, constants)
 
-    def one(grads, block):
-        q, tq, d_out, lse, delta = block
-        tq_floats, tq_of = _floats(tq)
-        order, length = _visible_order(encoding, tq, k_bounds, n_k)
-        opened = lambda sf, q, tqf: nnx.merge(plan.graphdef, state_of(sf)).open(q, tq_of(tqf))
-        carry0, open_vjp = jax.vjp(opened, state_floats, q, tq_floats)
-        carries = jax.tree.leaves(carry0)
+    def q_block(i, grads):
+        d_params, d_k, d_v, d_tk, d_q, d_tq = grads
+        q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
+        d_out_i = plan.q.read(d_out, i).astype(jnp.float32)
+        delta = (d_out_i * plan.q.read(out, i)).sum(-1)
+        lse_i = jax.lax.dynamic_slice_in_dim(lse, i * plan.q.size, plan.q.size, 2)
+        tq_floats, tq_others = _partition(tq_i)
+        order, length = _sweep(plan, encoding, tq_i, tk)
+        opened = lambda params, q, tqf: plan.encoding(params, constants).open(q, _combine(tqf, tq_others))
+        carry, pull_open = jax.vjp(opened, params, q_i, tq_floats)
 
-        def key_block(number):
-            return jax.tree.map(lambda a: a[number], (ks, vs, tks))
+        # What each block of keys is entered with; nothing is computed where nothing is carried.
+        def enter(step, loop):
+            carry, stored = loop
+            stored = jax.tree.map(lambda buffer, c: buffer.at[step].set(c), stored, carry)
+            j = order[step]
+            _, carry, _ = _logits(encoding, q_i, plan.k.read(k, j), tq_i, plan.k.tokens(tk, j), carry)
+            return carry, stored
 
-        def logits(sf, q, k, tqf, tkf, carry, tk_of):
-            s, carry, seen = _logits(nnx.merge(plan.graphdef, state_of(sf)), q, k, tq_of(tqf), tk_of(tkf), carry)
-            return (s, carry), seen
+        stored = jax.tree.map(lambda c: jnp.zeros((len(order), *c.shape), c.dtype), carry)
+        if jax.tree.leaves(carry):
+            _, stored = _loop(length, enter, (carry, stored))
 
-        stored = None
-        if carries:  # what each block of keys was entered with
+        def k_block(step, loop):
+            d_params, d_k, d_v, d_tk, d_q, d_tq, d_carry = loop
+            step = length - 1 - step
+            j = order[step]
+            k_j, v_j = plan.k.read(k, j), plan.k.read(v, j)
+            tk_floats, tk_others = _partition(plan.k.tokens(tk, j))
 
-            def record(number, step, loop):
-                carry, stored = loop
-                stored = jax.tree.map(lambda buffer, c: buffer.at[step].set(c), stored, carry)
-                k, _, tk = key_block(number)
-                return _logits(encoding, q, k, tq, tk, carry)[1], stored
+            def logits(params, q, k, tqf, tkf, carry):
+                tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others)
+                s, carry, seen = _logits(plan.encoding(params, constants), q, k, tq, tk, carry)
+                return (s, carry), seen
 
-            stored = jax.tree.map(lambda c: jnp.zeros((n_k, *c.shape), c.dtype), carry0)
-            _, stored = _sweep(order, length, n_k, record, (carry0, stored))
+            def collect(params, w, v, tqf, tkf):
+                tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others)
+                return plan.encoding(params, constants).collect(w, v, tq, tk)
 
-        def body(step, loop):
-            d_state, d_k, d_v, d_tk, d_q, d_tq, d_carry = loop
-            number = order[step] if n_k > 1 else step
-            k, v, tk = key_block(number)
-            tk_floats, tk_of = _floats(tk)
-            carry = carry0 if stored is None else jax.tree.map(lambda buffer: buffer[step], stored)
-            (s, _), pull_logits, seen = jax.vjp(
-                lambda *a: logits(*a, tk_of), state_floats, q, k, tq_floats, tk_floats, carry, has_aux=True
-            )
-            w = jnp.where(seen, jnp.exp(s - lse[..., None]), 0.0)
-            collect = lambda sf, w, v, tqf, tkf: nnx.merge(plan.graphdef, state_of(sf)).collect(w, v, tq_of(tqf), tk_of(tkf))
-            _, pull_collect = jax.vjp(collect, state_floats, w, v, tq_floats, tk_floats)
-            g_state, g_w, g_v, g_tq, g_tk = pull_collect(d_out)
-            g_s = w * (g_w - delta[..., None])
-            h_state, g_q, g_k, h_tq, h_tk, d_carry = pull_logits((g_s, d_carry))
-            at = lambda buffer, g: buffer.at[number].add(g.astype(jnp.float32))
+            entered = jax.tree.map(lambda buffer: buffer[step], stored)
+            (s, _), pull_logits, seen = jax.vjp(logits, params, q_i, k_j, tq_floats, tk_floats, entered, has_aux=True)
+            w = jnp.exp(jnp.where(seen, s, _MASKED) - lse_i[..., None])
+            _, pull_collect = jax.vjp(collect, params, w, v_j, tq_floats, tk_floats)
+            g_params, g_w, g_v, g_tq, g_tk = pull_collect(d_out_i)
+            h_params, g_q, g_k, h_tq, h_tk, d_carry = pull_logits((w * (g_w - delta[..., None]), d_carry))
             return (
-                add(add(d_state, g_state), h_state),
-                at(d_k, g_k),
-                at(d_v, g_v),
-                [at(at(buffer, a), b) for buffer, a, b in zip(d_tk, g_tk, h_tk)],
-                add(d_q, g_q),
-                add(add(d_tq, g_tq), h_tq),
+                _add(d_params, g_params, h_params),
+                plan.k.add(d_k, g_k, j),
+                plan.k.add(d_v, g_v, j),
+                jax.tree.map(lambda d, g: plan.k.add_tokens(d, g, j), d_tk, _add(g_tk, h_tk)),
+                _add(d_q, g_q),
+                _add(d_tq, g_tq, h_tq),
                 d_carry,
             )
 
-        loop = (*grads, zeros(q), zeros(tq_floats), jax.tree.map(jnp.zeros_like, carry0))
-        if n_k == 1:
-            loop = body(0, loop)
-        else:
-            loop = jax.lax.fori_loop(0, length, lambda i, c: body(length - 1 - i, c), loop)
-        d_state, d_k, d_v, d_tk, d_q, d_tq, d_carry = loop
-        g_state, g_q, g_tq = open_vjp(d_carry)
-        return (add(d_state, g_state), d_k, d_v, d_tk), (add(d_q, g_q), add(d_tq, g_tq))
+        loop = (d_params, d_k, d_v, d_tk, _zeros(q_i), _zeros(tq_floats), jax.tree.map(jnp.zeros_like, carry))
+        d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = _loop(length, k_block, loop)
+        h_params, h_q, h_tq = pull_open(d_carry)
+        return (
+            _add(d_params, h_params),
+            d_k,
+            d_v,
+            d_tk,
+            plan.q.write(d_q, g_q + h_q, i),
+            jax.tree.map(lambda d, g: plan.q.add_tokens(d, g, i), d_tq, _add(g_tq, h_tq)),
+        )
 
-    grads, (d_q, d_tq) = _over_queries(
-        one, (zeros(state_floats), zeros(ks), zeros(vs), zeros(tk_float_blocks)), (qs, tqs, d_outs, lses, deltas), n_q
-    )
-    d_state, d_k, d_v, d_tk = grads
+    tq_floats, tk_floats = _partition(tq)[0], _partition(tk)[0]
+    grads = jax.tree.map(_zeros, (params, k, v, tk_floats, q, tq_floats))
+    d_params, d_k, d_v, d_tk, d_q, d_tq = _loop(q.shape[1] // plan.q.size, q_block, grads)
+    like = lambda grads, leaves: jax.tree.map(lambda g, a: g.astype(a.dtype), grads, leaves)
     return (
-        _cotangent(state, d_state),
-        _unblocks(d_q, 2, queries).astype(q.dtype),
-        _unblocks(d_k, 2, keys).astype(k.dtype),
-        _unblocks(d_v, 2, keys).astype(v.dtype),
-        _cotangent(tq, [_unblocks(g, 1, queries) for g in d_tq]),
-        _cotangent(tk, [_unblocks(g, 1, keys) for g in d_tk]),
+        like(d_params, params),
+        None,  # the constants
+        *like((d_q, d_k, d_v), (q, k, v)),
+        like(d_tq, tq_floats),
+        like(d_tk, tk_floats),
     )
 
 

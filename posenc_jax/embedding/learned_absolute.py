@@ -62,10 +62,10 @@ def interpolated_positions(pos: Num[Array, '...'], max_len: int, length: int) ->
 class LearnedAbsolute(Embedding):
     """Adds a trained vector per position to the token vectors.
 
-    `x_t + P[p_t]`. Differs from the papers: nothing for `ids='plain'` (p_t = t, as GPT-2 and BERT) and 'fairseq' (rows start
-    at `padding_idx + 1`, row `padding_idx` is zero and stays so). A longer sequence than the table is an error unless
-    `overflow` says otherwise: 'clamp' reuses the last vector, 'mod' starts over, 'interpolate' stretches the table linearly
-    over the length of the tokens given to `place` (cell centres aligned).
+    `x_t + P[p_t]`. Differs from the papers: nothing for `ids='plain'` (p_t = t, as GPT-2 and BERT) and 'fairseq' (rows
+    start at `padding_idx + 1`, row `padding_idx` is zero and stays so). A longer sequence than the table is an error
+    unless `overflow` says otherwise: 'clamp' reuses the last vector, 'mod' starts over, 'interpolate' stretches the
+    table linearly over the length of the tokens given to `place` (cell centres aligned).
 
     Args:
       max_len: positions in the table.
@@ -76,8 +76,8 @@ class LearnedAbsolute(Embedding):
 
     Raises:
       ValueError: max_len below 1, a negative std or padding_idx; at call, positions that are fractional or have several
-        components and, under 'error', positions beyond the table. Where positions are traced the number of tokens is checked
-        instead, and a position that is still beyond the table gives NaN.
+        components and, under 'error', positions beyond the table. Where positions are traced the number of tokens is
+        checked instead, and a position that is still beyond the table gives NaN.
 
     Reference: Gehring et al., arXiv 1705.03122; Devlin et al., arXiv 1810.04805.
 

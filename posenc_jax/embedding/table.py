@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.core.encoding import Tokens
 
 
 def check_range(name: str, tok: Tokens, count: int, remedy: str):
-    """Raises unless the positions of real tokens lie in 0 .. count-1; where they are traced, unless so many tokens would.
+    """Raises unless the positions of real tokens lie in 0 .. count-1; if they are traced, the number of tokens counts.
 
     Args:
       name: whose table it is, for the message.
@@ -29,7 +30,9 @@ def check_range(name: str, tok: Tokens, count: int, remedy: str):
     if isinstance(tok.pos, jax.core.Tracer) or isinstance(tok.valid, jax.core.Tracer):
         low, high = 0, tok.length - 1
     else:
-        pos = tok.pos if tok.valid is None else jnp.where(tok.valid.reshape(*tok.valid.shape, *(1,) * (tok.pos.ndim - 2)), tok.pos, 0)
+        pos = np.asarray(tok.pos).reshape(*tok.pos.shape[:2], -1)
+        if tok.valid is not None:
+            pos = np.where(np.asarray(tok.valid)[..., None], pos, 0)
         low, high = int(pos.min()), int(pos.max())
     if low < 0 or high >= count:
         wrong = low if low < 0 else high

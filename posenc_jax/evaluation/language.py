@@ -94,16 +94,16 @@ def plan(
 
 def score_windows(score: Scorer, stream, windows: Windows, rows: int, key=None) -> tuple[np.ndarray, ...]:
     """nll, correct, scored, and which targets are bytes, [W, length] each; every batch has the same shape."""
+    whole = int((windows.size == windows.length).sum())  # only the last window can be cut short
     parts = []
-    for first in range(0, len(windows), rows):
-        numbers = np.arange(first, first + rows)
-        batch = protocols.window_batch(stream, windows, np.minimum(numbers, len(windows) - 1))
-        # Positions stay [1, L], shared by the rows, so that biases are computed once for all of them.
+    for first in [*range(0, whole, rows), *range(whole, len(windows))]:
+        last = min(first + rows, whole) if first < whole else len(windows)
+        batch = protocols.window_batch(stream, windows, np.minimum(np.arange(first, first + rows), last - 1))
+        # All rows are padded alike, so that they share positions and biases are computed once for them.
         tok = Tokens.of(length=windows.length)
-        tok = Tokens(index=tok.index, pos=tok.pos, valid=jnp.asarray(batch['valid']))
+        tok = Tokens(index=tok.index, pos=tok.pos, valid=jnp.asarray(batch['valid'][:1]))
         own = None if key is None else jax.random.fold_in(key, first)
         nll, correct = score(batch['tokens'], batch['targets'], tok, own)
-        real = numbers < len(windows)
         arrays = (np.asarray(nll), np.asarray(correct), batch['scored'], batch['targets'] != BOS)
-        parts.append(tuple(a[real] for a in arrays))
+        parts.append(tuple(a[: last - first] for a in arrays))
     return tuple(np.concatenate(column) for column in zip(*parts))

@@ -72,17 +72,19 @@ def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, '
     return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0))) if lookback else x
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, axes: tuple[str, ...], gain: float = 1.0) -> nnx.Param:
-    """A weight drawn from N(0, gain**2 / fan_in), float32, with the roles of its dimensions."""
-    return nnx.Param(gain * fan_in**-0.5 * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
+def normal(
+    rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, axes: tuple[str, ...], *, gain: float = 1.0, stack: tuple[int, ...] = ()
+) -> nnx.Param:
+    """Weights drawn from N(0, gain**2 / fan_in), float32, with the roles of their dimensions; `stack` leads the shape."""
+    return nnx.Param(gain * fan_in**-0.5 * jax.random.normal(rngs.params(), (*stack, *shape), jnp.float32), axes=axes)
 
 
 class Norm(nnx.Module):
     """`rms_norm` or `layer_norm` with their variables."""
 
-    def __init__(self, kind: str, width: int):
-        self.scale = nnx.Param(jnp.ones(width, jnp.float32), axes=('norm',))
-        self.bias = nnx.Param(jnp.zeros(width, jnp.float32), axes=('norm',)) if kind == 'layernorm' else None
+    def __init__(self, kind: str, width: int, *, stack: tuple[int, ...] = ()):
+        self.scale = nnx.Param(jnp.ones((*stack, width), jnp.float32), axes=('norm',))
+        self.bias = nnx.Param(jnp.zeros((*stack, width), jnp.float32), axes=('norm',)) if kind == 'layernorm' else None
 
     def __call__(self, x):
         if self.bias is None:
@@ -93,10 +95,10 @@ class Norm(nnx.Module):
 class MLP(nnx.Module):
     """`gelu_mlp` or `swiglu_mlp` with their variables. `gain` scales the initial output."""
 
-    def __init__(self, kind: str, width: int, hidden: int, *, gain: float, rngs: nnx.Rngs):
-        self.w_in = normal(rngs, (width, hidden), width, ('width', 'mlp'))
-        self.w_gate = normal(rngs, (width, hidden), width, ('width', 'mlp')) if kind == 'swiglu' else None
-        self.w_out = normal(rngs, (hidden, width), hidden, ('mlp', 'width'), gain)
+    def __init__(self, kind: str, width: int, hidden: int, *, gain: float, stack: tuple[int, ...], rngs: nnx.Rngs):
+        self.w_in = normal(rngs, (width, hidden), width, ('width', 'mlp'), stack=stack)
+        self.w_gate = normal(rngs, (width, hidden), width, ('width', 'mlp'), stack=stack) if kind == 'swiglu' else None
+        self.w_out = normal(rngs, (hidden, width), hidden, ('mlp', 'width'), gain=gain, stack=stack)
 
     def __call__(self, x):
         if self.w_gate is None:
@@ -107,11 +109,13 @@ class MLP(nnx.Module):
 class Attention(nnx.Module):
     """The projections around `attend`: x -> q, k, v and attended values -> x."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, *, gain: float, rngs: nnx.Rngs):
-        self.w_q = normal(rngs, (width, heads, head_dim), width, ('width', 'heads', 'head_dim'))
-        self.w_k = normal(rngs, (width, kv_heads, head_dim), width, ('width', 'kv_heads', 'head_dim'))
-        self.w_v = normal(rngs, (width, kv_heads, head_dim), width, ('width', 'kv_heads', 'head_dim'))
-        self.w_out = normal(rngs, (heads, head_dim, width), heads * head_dim, ('heads', 'head_dim', 'width'), gain)
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, head_dim: int, *, gain: float, stack: tuple[int, ...], rngs: nnx.Rngs
+    ):
+        into = lambda count, role: normal(rngs, (width, count, head_dim), width, ('width', role, 'head_dim'), stack=stack)
+        self.w_q, self.w_k, self.w_v = into(heads, 'heads'), into(kv_heads, 'kv_heads'), into(kv_heads, 'kv_heads')
+        out_axes = ('heads', 'head_dim', 'width')
+        self.w_out = normal(rngs, (heads, head_dim, width), heads * head_dim, out_axes, gain=gain, stack=stack)
 
     def split(self, x: Float[Array, 'B T D']) -> tuple[Array, Array, Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H]."""
@@ -132,16 +136,17 @@ class Block(nnx.Module):
 
     Args:
       cfg: a `TransformerConfig`.
-      encodings: builds the encodings that have parameters of their own in every layer, from `rngs`.
+      encodings: the parts of the encoding that have parameters of their own in every layer.
+      stack: leading dimensions of all variables, for blocks that are scanned over; `encodings` have them already.
     """
 
-    def __init__(self, cfg, encodings: Callable[[nnx.Rngs], list[Encoding]], *, rngs: nnx.Rngs):
-        gain = (2 * cfg.layers) ** -0.5  # keeps the residual stream of order one at any depth
-        self.attention_norm = Norm(cfg.norm, cfg.width)
-        self.attention = Attention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, gain=gain, rngs=rngs)
-        self.mlp_norm = Norm(cfg.norm, cfg.width)
-        self.mlp = MLP(cfg.mlp, cfg.width, cfg.mlp_width, gain=gain, rngs=rngs)
-        self.encodings = nnx.List(encodings(rngs))
+    def __init__(self, cfg, encodings: list[Encoding], *, stack: tuple[int, ...] = (), rngs: nnx.Rngs):
+        drawn = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)  # the residual stream is of order one at any depth
+        self.attention_norm = Norm(cfg.norm, cfg.width, stack=stack)
+        self.attention = Attention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, **drawn)
+        self.mlp_norm = Norm(cfg.norm, cfg.width, stack=stack)
+        self.mlp = MLP(cfg.mlp, cfg.width, cfg.mlp_width, **drawn)
+        self.encodings = nnx.List(encodings)
         self.dropout = cfg.dropout
         self.block = cfg.block or None
         self.implementation = cfg.implementation or None

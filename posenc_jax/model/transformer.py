@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import chain, make, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens
-from posenc_jax.core.registry import check_choice
+from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.model.layers import MLPS, NORMS, Block, Norm, dropout, normal
 from posenc_jax.model.sharding import constrain
 
@@ -185,7 +185,7 @@ class Transformer(nnx.Module):
                     names.append(name)
                     shared.append(mask)
                 chain_links.append(Link(True, names.index(name)))
-            blocks.append(self._stacked_blocks(own, rngs))
+            blocks.append(self._stacked_block(own, rngs))
             links.append(tuple(chain_links))
         self.shared = nnx.List(shared)
         self.blocks = nnx.List(blocks)
@@ -199,18 +199,16 @@ class Transformer(nnx.Module):
         at_stem = any(part.opens(door) for part in parts for door in STEM_DOORS)
         return share == 'layer' and not at_stem and any(jax.tree.leaves(nnx.state(part)) for part in parts)
 
-    def _stacked_blocks(self, nodes, rngs: nnx.Rngs) -> Block:
-        """One block per group, as one module whose variables lead with the groups."""
-        cfg = self.cfg
+    def _stacked_block(self, nodes: list[spec_language.Node], rngs: nnx.Rngs) -> Block:
+        """One block per group, as one module whose variables lead with the groups; each group builds its own `nodes`."""
+        groups = self.cfg.layers // len(self.cfg.specs)
 
-        def block(key):
-            def encodings(rngs):
-                context = {**cfg.context, 'rngs': rngs}
-                return [part for node in nodes for part in parts_of(spec_language.build(node, context))]
+        def build(key):
+            context = {**self.cfg.context, 'rngs': nnx.Rngs(key)}
+            return nnx.split(nnx.List([part for node in nodes for part in parts_of(spec_language.build(node, context))]))
 
-            return nnx.split(Block(cfg, encodings, rngs=nnx.Rngs(key)))
-
-        return nnx.merge(*jax.vmap(block)(jax.random.split(rngs.params(), cfg.layers // len(cfg.specs))))
+        encodings = nnx.merge(*jax.vmap(build)(jax.random.split(rngs.params(), groups))) if nodes else []
+        return Block(self.cfg, encodings, stack=(groups,), rngs=rngs)
 
     def encoding(self, place: int, block: Block) -> Encoding:
         """The chain of a layer at this place in the period, with the parts that `block` owns."""
@@ -339,19 +337,20 @@ class Transformer(nnx.Module):
         """The same weights with every encoding replaced by its context extension, e.g. 'yarn(factor=4.0)'.
 
         What an extension puts in the place of a part lives where that part lived: once in the model or in every layer.
+        In a pattern, layers that have nothing to extend stay as they are.
 
         Args:
           spec: an extension (see `posenc_jax.extension`).
           **context: overrides what the model tells the extension (`train_len`, `head_dim`, ...).
 
         Raises:
-          SpecError: the encoding has nothing this extension works on.
+          SpecError: the spec is wrong, or no layer has anything this extension works on.
         """
         from posenc_jax.extension import extend
 
         context = {**self.cfg.context, **context}
         model = nnx.clone(self)
-        shared, blocks, links = list(model.shared), [], []
+        shared, blocks, links, refused = list(model.shared), [], [], []
         renewed: dict[tuple[Link, ...], list[Link]] = {}  # places of the period that share a part go on sharing it
 
         for place, block in enumerate(model.blocks):
@@ -375,12 +374,24 @@ class Transformer(nnx.Module):
                 layer.encodings = nnx.List(own)
                 return layer, chain_links, fresh, gone
 
-            _, chain_links, fresh, gone = layer_of(jax.tree.map(lambda a: a[0], state))
+            try:
+                _, chain_links, fresh, gone = layer_of(jax.tree.map(lambda a: a[0], state))
+            except SpecError as error:
+                refused.append(error)
+                links.append(model.links[place])
+                blocks.append(block)
+                continue
             if gone not in renewed:
                 renewed[gone] = [Link(True, len(shared) + i) for i in range(len(fresh))]
                 shared += fresh
             numbers = iter(renewed[gone])
             links.append(tuple(next(numbers) if link is None else link for link in chain_links))
             blocks.append(nnx.merge(*jax.vmap(lambda state: nnx.split(layer_of(state)[0]))(state)))
-        model.shared, model.blocks, model.links = nnx.List(shared), nnx.List(blocks), tuple(links)
+        if len(refused) == len(links):
+            raise refused[0]
+        used = sorted({link.number for chain_links in links for link in chain_links if link.shared})
+        model.shared = nnx.List([shared[number] for number in used])
+        model.blocks = nnx.List(blocks)
+        moved = lambda link: Link(True, used.index(link.number)) if link.shared else link
+        model.links = tuple(tuple(map(moved, chain_links)) for chain_links in links)
         return model

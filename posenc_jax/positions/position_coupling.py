@@ -49,13 +49,13 @@ def random_start(key: Array, ids: Int[Array, 'B L *P'], max_position: int) -> In
     ),
 )
 class PositionCoupling(Encoding):
-    """Takes the task's coupled ids as positions, starts them at random in training, and adds a learned vector per id.
+    """Takes the task's coupled ids as positions, starts them at random in training, adds a learned vector per id.
 
-    `x_t + P[p_t]`; the ids come from the task with start 1 (`ids='coupled'` of the addition task, posenc_jax.tasks.coupling),
-    and id 0 stays with the boundary token and padding. With a key a row's ids are shifted so that its start is uniform in
-    1 .. M - (largest id - 1). Ids with several components (2-D tasks) have one table each; the vectors are summed and the
-    starts are independent. Differs from the paper: the range of starts follows from the row's own largest id, so no id
-    exceeds M, which the official range for multiplication lets happen.
+    `x_t + P[p_t]`; the ids come from the task with start 1 (`ids='coupled'` of the addition task,
+    posenc_jax.tasks.coupling), and id 0 stays with the boundary token and padding. With a key a row's ids are shifted
+    so that its start is uniform in 1 .. M - (largest id - 1). Ids with several components (2-D tasks) have one table
+    each; the vectors are summed and the starts are independent. Differs from the paper: the range of starts follows
+    from the row's own largest id, so no id exceeds M, which the official range for multiplication lets happen.
 
     Args:
       max_position: M, the largest id.
@@ -63,8 +63,8 @@ class PositionCoupling(Encoding):
       table: False keeps the placing and leaves the ids to another encoding of the chain.
 
     Raises:
-      ValueError: max_position or components below 1; at call, ids of another shape, fractional ids, or ids beyond M. Where
-        ids are traced the number of tokens is no bound for them: an id beyond M gives NaN.
+      ValueError: max_position or components below 1; at call, ids of another shape, fractional ids, or ids beyond M
+        (where ids are traced, such an id gives NaN instead).
 
     Reference: Cho et al., arXiv 2405.20671.
 
@@ -88,15 +88,15 @@ class PositionCoupling(Encoding):
         if components < 1:
             raise ValueError(f'position_coupling components must be at least 1, got {components}')
         self.max_position, self.components = max_position, components
-        self.tables = None
-        if table:
-            rows = jax.random.normal(rngs.params(), (components, max_position + 1, model_dim), jnp.float32)
-            self.tables = nnx.Param(rows, axes=(None, 'positions', 'width'))
+        shape = (components, max_position + 1, model_dim)
+        vectors = lambda: jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.tables = nnx.Param(vectors(), axes=(None, 'positions', 'width')) if table else None
 
     def place(self, tok, *, key=None):
         expected = () if self.components == 1 else (self.components,)
-        if tok.pos.shape[2:] != expected:
-            raise ValueError(f'position_coupling: ids must be [B, L{", P" if expected else ""}] with P={self.components}, got {tok.pos.shape}')
+        if tok.pos.shape[2:] != expected or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
+            wanted = '[B, L]' if self.components == 1 else f'[B, L, {self.components}]'
+            raise ValueError(f'position_coupling needs integer ids {wanted}, got {tok.pos.dtype} {tok.pos.shape}')
         if not isinstance(tok.pos, jax.core.Tracer):
             check_range('position_coupling', tok, self.max_position + 1, 'shorter inputs')
         return tok if key is None else dataclasses.replace(tok, pos=random_start(key, tok.pos, self.max_position))

@@ -1,4 +1,4 @@
-"""Randomized positional encodings: a sorted random subset of a long range serves as the positions of a short sequence."""
+"""Randomized positional encodings: short sequences sit at sorted random positions of a long range."""
 
 import dataclasses
 from typing import Literal
@@ -19,7 +19,8 @@ LARGEST_SPACED = 46340  # its square is the last one in int32
 def random_ids(key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: bool = False) -> Int[Array, 'B M']:
     """For each row `count` distinct ids drawn uniformly from 0 .. max_len-1, ascending; the rest of the row is max_len.
 
-    Rows share one draw: rows of equal count have equal ids, and the ids of a smaller count are a subset of those of a larger.
+    Rows share one draw: rows of equal count have equal ids, and the ids of a smaller count are a subset of those of a
+    larger.
 
     Args:
       key: random key.
@@ -72,23 +73,25 @@ def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> 
 class RandomizedPE(Encoding):
     """Gives a sequence of n tokens n sorted random positions out of a long range; precedes any encoding in a chain.
 
-    `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward pass. n counts the positions
-    of a row (padding and shorter documents add none), and ids are looked up by position, so rows may be padded or packed.
-    Differs from the paper: the draw is shared by all layers (the paper redraws it in each layer for the variants inside
-    attention), and its ALiBi and Transformer-XL variants, which randomise distances instead of positions, are not this
-    encoding. The paper also draws at test time; without a key we do one of these, deterministically:
-    'sampled' the draw of a fixed key; 'spaced' the expected ids, rounded down; 'first' 0 .. n-1, that is no randomisation.
+    `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward pass. n counts the
+    positions of a row (padding and shorter documents add none), and ids are looked up by position, so rows may be
+    padded or packed. Differs from the paper: the draw is shared by all layers (the paper redraws it in each layer for
+    the variants inside attention), and its ALiBi and Transformer-XL variants, which randomise distances instead of
+    positions, are not this encoding. The paper also draws at test time; without a key we do one of these,
+    deterministically: 'sampled' the draw of a fixed key; 'spaced' the expected ids, rounded down; 'first' 0 .. n-1,
+    that is no randomisation.
 
     Args:
       max_len: M. With M = n every rule gives 0 .. n-1.
       per_row: an independent draw for every row of the batch in training.
       evaluation: 'sampled', 'spaced' or 'first'.
-      eval_len: n of the evaluation rule whatever the input's length; then the ids of a prefix do not depend on what follows.
-        None: the row's own n, as in the paper.
+      eval_len: n of the evaluation rule whatever the input's length; then the ids of a prefix do not depend on what
+        follows. None: the row's own n, as in the paper.
 
     Raises:
-      ValueError: max_len or eval_len out of range ('spaced' ends at 46340); at call, fractional positions, inputs longer than
-        max_len (or, in evaluation, eval_len), `per_row` for tokens that have one row for the whole batch.
+      ValueError: max_len or eval_len out of range ('spaced' ends at 46340); at call, positions that are fractional,
+        have several components or reach max_len (in evaluation, eval_len; where they are traced, the number of tokens
+        counts), `per_row` for tokens that have one row for the whole batch.
 
     Reference: Ruoss et al., arXiv 2305.16843.
 
@@ -106,13 +109,17 @@ class RandomizedPE(Encoding):
         if max_len < 1:
             raise ValueError(f'randomized_pe max_len must be at least 1, got {max_len}')
         if evaluation == 'spaced' and max_len > LARGEST_SPACED:
-            raise ValueError(f"randomized_pe evaluation='spaced' needs max_len <= {LARGEST_SPACED}, got {max_len}; use 'sampled'")
+            raise ValueError(
+                f"randomized_pe evaluation='spaced' needs max_len <= {LARGEST_SPACED}, got {max_len}; use 'sampled'"
+            )
         if eval_len is not None and not 1 <= eval_len <= max_len:
             raise ValueError(f'randomized_pe eval_len must lie in 1 .. max_len={max_len}, got {eval_len}')
         self.max_len, self.per_row, self.evaluation, self.eval_len = max_len, per_row, evaluation, eval_len
 
     def place(self, tok, *, key=None):
         limit = self.max_len if key is not None or self.eval_len is None else self.eval_len
+        if tok.pos.ndim != 2:
+            raise ValueError(f'randomized_pe needs positions with one component [B, L], got {tok.pos.shape}')
         check_range('randomized_pe', tok, limit, 'shorter inputs')
         pos = tok.pos
         if key is None and self.evaluation == 'first':
@@ -124,7 +131,7 @@ class RandomizedPE(Encoding):
         if key is None and self.evaluation == 'spaced':
             return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
         if key is not None and self.per_row and pos.shape[0] == 1:
-            raise ValueError('randomized_pe(per_row=True) needs tokens with a row for each sequence, got one for the whole batch')
+            raise ValueError('randomized_pe(per_row=True) needs tokens with a row per sequence, got one for the batch')
         own = key is not None and self.per_row
         ids = random_ids(jax.random.key(0) if key is None else key, count, self.max_len, per_row=own)
         ids = jnp.broadcast_to(ids, (pos.shape[0], self.max_len))

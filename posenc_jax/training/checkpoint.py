@@ -27,8 +27,8 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one run, as a context that waits for unfinished saves.
 
-    Each holds the model and the optimizer as separate items, and the state of the data iterator with a fingerprint of the
-    arrays. Saving returns as soon as the arrays are copied; a save that was cut off leaves a folder that is never read.
+    Each holds the model and the optimizer as separate items, and the state of the data iterator with fingerprints of the
+    arrays. Saving returns as soon as the arrays are copied; a save that was cut off leaves a folder that is not read.
 
     Args:
       directory: the run directory; checkpoints lie in its folder `checkpoints`.
@@ -144,9 +144,9 @@ class Checkpoints:
         wanted = {_name(path): tuple(a.shape) for path, a in _leaves(abstract)}
         for name in sorted(stored.keys() | wanted.keys()):
             if stored.get(name) != wanted.get(name):
+                there, here = stored.get(name, 'absent'), wanted.get(name, 'absent')
                 raise CheckpointError(
-                    f'checkpoint {step} of {self.directory} is of another model: {name} is {stored.get(name, "absent")} there '
-                    f'and {wanted.get(name, "absent")} here'
+                    f'checkpoint {step} of {self.directory} is of another model: {name} is {there} there and {here} here'
                 )
 
     def _set_aside(self, step):

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-import posenc_jax.tasks  # registers the tasks
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
 
-# A run resumed with another value here trains the same model: where it lies, how it is watched, spread and evaluated.
+# A run resumed with another value here trains the same model: where it lies, how it is watched, spread, evaluated.
 FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
                'train.save_every', 'train.keep')  # fmt: skip
 FILE = 'config.json'  # in the run directory
@@ -86,8 +85,8 @@ def run_name(config: ConfigDict) -> str:
     Example: 'language-pydoc_topics-rope-s0'.
     """
     (node,) = spec_language.parse(config.task, ('task',)).nodes
-    text = [config.task, *([config.data.dataset] if 'dataset' in node.entry.parameters and 'dataset' not in node.arguments else [])]
-    text += [*(config.pattern or (config.encoding,)), f's{config.seed}']
+    reads = 'dataset' in node.entry.parameters and 'dataset' not in node.arguments
+    text = [config.task, *([config.data.dataset] if reads else []), *(config.pattern or (config.encoding,)), f's{config.seed}']
     return '-'.join(re.sub(r'[^\w.]+', '-', part).strip('-') for part in text)[-MAX_NAME:].lstrip('-')
 
 
@@ -150,7 +149,8 @@ def _check_numbers(config: ConfigDict) -> None:
             value = fields_of(config)[name]
             raise ValueError(f'{name} must be {expected}, got {value!r}')
 
-    for name in ('steps', 'batch', 'length', 'min_length', 'accumulate', 'log_every', 'save_every', 'keep', 'eval_batches'):
+    counts = ('steps', 'batch', 'length', 'min_length', 'accumulate', 'log_every', 'save_every', 'keep', 'eval_batches')
+    for name in counts:
         need(train[name] >= 1, f'train.{name}', 'at least 1')
     for name in ('warmup', 'eval_every', 'weight_decay', 'clip', 'z_loss'):
         need(train[name] >= 0, f'train.{name}', 'at least 0')

@@ -105,8 +105,8 @@ class StopSignal:
 def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed: bool = False) -> pathlib.Path:
     """Trains a run to its end, from its newest checkpoint if there is one, and evaluates it.
 
-    A run that was killed at any moment and is started again has the same losses, bit for bit, on the same machine. SIGTERM
-    (and Ctrl-C) saves a checkpoint and returns early.
+    A run that was killed at any moment and is started again has the same losses, bit for bit, on the same machine.
+    SIGTERM, or Ctrl-C, saves a checkpoint and returns early.
 
     Args:
       config: see configs/default.py.
@@ -200,7 +200,8 @@ def _run(config, directory, trainer: Trainer, checkpoints: Checkpoints, data, wi
                 found = validate(trainer, state, data['validation'], settings.eval_batches)
                 if first:
                     log.write(step, found)
-                    progress.say(f'step {step}/{settings.steps}  ' + '  '.join(f'{k} {v:.4f}' for k, v in found.items()))
+                    numbers = '  '.join(f'{name} {value:.4f}' for name, value in found.items())
+                    progress.say(f'step {step}/{settings.steps}  {numbers}')
             if saves:
                 checkpoints.save(step, state, batches.get_state())
                 saved = step
@@ -227,14 +228,14 @@ def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
             numbers = ', '.join(f'{key} {value:.4g}' for key, value in values.items())
             kept = f'the checkpoint of step {saved} is kept' if saved else 'no checkpoint had been saved'
             raise NonFiniteError(
-                f'step {step}: {what}, is {values[name]} ({numbers}); {kept}. A lower train.lr, a longer train.warmup or a '
-                'smaller train.clip may help'
+                f'step {step}: {what}, is {values[name]} ({numbers}); {kept}. '
+                'A lower train.lr, a longer train.warmup or a smaller train.clip may help'
             )
     return values
 
 
 def validate(trainer: Trainer, state: TrainState, dataset, batches: int) -> dict[str, float]:
-    """Mean loss and accuracy over the scored targets of the first batches of a dataset, and the share of rows solved."""
+    """Loss and accuracy over the scored targets of the first batches of a dataset, and the share of rows solved."""
     totals: dict[str, float] = {}
     for number in range(min(batches, len(dataset))):
         sums = trainer.evaluate(state, device_batch(dataset[number], trainer.batch_sharding))

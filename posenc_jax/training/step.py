@@ -1,7 +1,7 @@
 """The state of training and its step: pure functions of a plain-dict pytree, jitted once.
 
-The model is taken apart once; the step puts it together inside the jitted function, so that a call costs no more than one
-of `jax.jit` on a dictionary.
+The model is taken apart once; the step puts it together inside the jitted function, so that a call costs no more than
+one of `jax.jit` on a dictionary.
 """
 
 import dataclasses
@@ -83,8 +83,8 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if train.batch % (train.accumulate * parts):
         raise ValueError(
-            f'train.batch {train.batch} in {train.accumulate} accumulated parts cannot be cut over data x fsdp = {parts} '
-            f'devices: it must be a multiple of {train.accumulate * parts}'
+            f'train.batch {train.batch} in {train.accumulate} accumulated parts cannot be cut over data x fsdp = {parts}: '
+            f'it must be a multiple of {train.accumulate * parts}'
         )
     model = abstract_model(cfg)
     graphdef, params, constants = take_apart(model)
@@ -97,8 +97,8 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
 
     whole = NamedSharding(mesh, PartitionSpec())
     shapes = jax.eval_shape(init)
-    of_params = jax.tree.unflatten(jax.tree.structure(shapes.params), jax.tree.leaves(param_shardings(params, mesh)))
-    of_constants = jax.tree.unflatten(jax.tree.structure(shapes.constants), jax.tree.leaves(param_shardings(constants, mesh)))
+    like = lambda tree, state: jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(param_shardings(state, mesh)))
+    of_params, of_constants = like(shapes.params, params), like(shapes.constants, constants)
     of_optimizer = optax.tree_map_params(
         optimizer, lambda _, sharding: sharding, shapes.opt_state, of_params, transform_non_params=lambda _: whole
     )
@@ -186,7 +186,7 @@ def eval_step(graphdef: nnx.GraphDef, state: TrainState, batch: DeviceBatch) -> 
     """Sums over a batch under the evaluation rule.
 
     Returns:
-      `loss` in nats, `correct` targets, `targets` scored, `solved` rows (all their targets correct), `rows` with targets.
+      `loss` in nats, `correct` targets, `targets` scored, `solved` rows (all targets correct), `rows` with targets.
     """
     logits = nnx.merge(graphdef, state.params, state.constants)(batch['tokens'], tokens_of(batch))
     nll, _ = target_losses(logits, batch['targets'])

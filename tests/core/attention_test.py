@@ -13,7 +13,7 @@ from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.registry import SpecError
 
 HEADS, WIDTH = 4, 8
-BLOCKS = [None, (1, 1), (4, 4), (8, 3), (5, 7), 64]
+BLOCKS = [None, (1, 1), (4, 4), (8, 3), 64]
 
 
 def draw(seed, length, *, heads=HEADS, batch=2, dtype=jnp.float32):
@@ -35,9 +35,18 @@ def biased(q, k, v, tq, tk, mask):
     return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask)
 
 
+def with_gradients(function, *arguments):
+    """The value, and the gradients for a fixed cotangent, of one compiled function."""
+
+    def both(*arguments):
+        out, pull = jax.vjp(function, *arguments)
+        return out, *pull(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape).astype(out.dtype))
+
+    return jax.jit(both)(*arguments)
+
+
+@pytest.mark.parametrize('kv_heads, causal', [(1, False), (2, True), (4, True)])
 @pytest.mark.parametrize('block', BLOCKS, ids=str)
-@pytest.mark.parametrize('kv_heads', [1, 2, 4])
-@pytest.mark.parametrize('causal', [True, False], ids=['causal', 'full'])
 def test_equals_dot_product_attention_with_bias_and_mask(block, kv_heads, causal):
     q, k, v = qkv(13, kv_heads=kv_heads)
     valid = np.ones((2, 13), bool)
@@ -47,11 +56,9 @@ def test_equals_dot_product_attention_with_bias_and_mask(block, kv_heads, causal
     seen = (tok.segment[:, :, None] == tok.segment[:, None, :]) & valid[:, None, :]
     seen = seen & np.tril(np.ones((13, 13), bool)) if causal else seen
     cotangent = np.asarray(draw(3, 13)) * valid[:, :, None, None]
-    ours = lambda q, k, v: (pj.attend(encoding, q, k, v, tok, tok, block=block) * cotangent).sum()
-    theirs = lambda q, k, v: (biased(q, k, v, tok, tok, seen[:, None]) * cotangent).sum()
-    out, expected = pj.attend(encoding, q, k, v, tok, tok, block=block), biased(q, k, v, tok, tok, seen[:, None])
-    close(np.where(valid[..., None, None], out, 0), np.where(valid[..., None, None], expected, 0))
-    for mine, other in zip(jax.grad(ours, (0, 1, 2))(q, k, v), jax.grad(theirs, (0, 1, 2))(q, k, v)):
+    ours = lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, block=block) * valid[:, :, None, None]
+    theirs = lambda q, k, v: biased(q, k, v, tok, tok, seen[:, None]) * valid[:, :, None, None]
+    for mine, other in zip(with_gradients(ours, q, k, v), with_gradients(theirs, q, k, v), strict=True):
         close(mine, other)
 
 
@@ -62,7 +69,8 @@ def test_queries_and_keys_of_different_number(queries, keys, block):
     tk = pj.Tokens.of(length=keys)
     tq = pj.Tokens.of(length=max(queries, keys)).slice(max(queries, keys) - queries, queries)
     mask = (tk.index[:, None, :] <= tq.index[:, :, None])[:, None]
-    out = pj.attend(pj.make('alibi()', heads=HEADS, causal=True), q, k, v, tq, tk, block=block)
+    encoding = pj.make('alibi()', heads=HEADS, causal=True)
+    out = jax.jit(functools.partial(pj.attend, block=block))(encoding, q, k, v, tq, tk)
     close(out, biased(q, k, v, tq, tk, mask))
 
 
@@ -84,11 +92,11 @@ def test_rows_that_see_nothing_give_zeros_and_finite_gradients(block):
     valid[0, :6] = False  # left padding: the first six queries see no key
     valid[1] = False  # a row of padding alone
     tok, encoding = pj.Tokens.of(valid=valid), pj.make('alibi()', heads=HEADS, causal=True)
-    out, pull = jax.vjp(lambda *a: pj.attend(encoding, *a, tok, tok, block=block), q, k, v)
+    out, *gradients = with_gradients(lambda *a: pj.attend(encoding, *a, tok, tok, block=block), q, k, v)
     assert not np.asarray(out[0, :6]).any() and not np.asarray(out[1]).any() and np.isfinite(out).all()
     assert np.abs(out[0, 6:]).max() > 0.1
-    for gradient, blind in zip(pull(jnp.ones_like(out)), (valid, valid, valid)):
-        assert np.isfinite(gradient).all() and not np.asarray(gradient)[~blind].any()
+    for gradient in gradients:
+        assert np.isfinite(gradient).all() and not np.asarray(gradient)[~valid].any()
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
@@ -136,14 +144,13 @@ def test_blocks_that_no_query_may_see_are_skipped(spec, poisoned):
     tk = pj.Tokens.of(length=32)
     tq, q = tk.slice(16, 8), draw(0, 8)
     encoding = pj.make(spec, heads=HEADS, causal=True)
-    run = lambda q, k, v: pj.attend(encoding, q, k, v, tq, tk, block=(4, 4))
+    run = lambda q, k, v, **options: pj.attend(encoding, q, k, v, tq, tk, **options)
     clean = lambda a: jnp.where(where[:, None, None], 0, a)
-    out, pull = jax.vjp(run, q, k, v)
-    close(out, run(q, clean(k), clean(v)), 1e-6)
-    for gradient in pull(out):
-        assert np.isfinite(gradient).all()
-    assert not np.asarray(pull(out)[1])[:, where].any()
-    dense = pj.attend(encoding, q, k, v, tq, tk, implementation='dense')
+    out, *gradients = with_gradients(functools.partial(run, block=(4, 4)), q, k, v)
+    close(out, jax.jit(run)(q, clean(k), clean(v)), 1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    assert not np.asarray(gradients[1])[:, where].any()
+    dense = jax.jit(functools.partial(run, implementation='dense'))(q, k, v)
     assert np.isnan(dense).any()  # the plant would show
 
 
@@ -153,13 +160,14 @@ def test_blocks_of_other_documents_and_of_padding_are_skipped():
     documents = pj.Tokens.of(segment=np.repeat([[0, 1]], 8, axis=1))
     padding = pj.Tokens.of(valid=np.repeat([[False, True]], 8, axis=1))
     for tk in (documents, padding):
-        assert np.isfinite(pj.attend(encoding, q, k, v, tk.slice(8, 8), tk, block=(4, 4))).all()
+        run = jax.jit(functools.partial(pj.attend, block=(4, 4)))
+        assert np.isfinite(run(encoding, q, k, v, tk.slice(8, 8), tk)).all()
 
 
 def test_empty_slots_of_the_last_block_are_not_keys():
     """Eleven keys in blocks of four: the filler is neither seen nor counted."""
     q, k, v = qkv(11)
-    tok, out = pj.Tokens.of(length=11), None
+    tok = pj.Tokens.of(length=11)
     out = pj.attend(pj.make('nope()', causal=False), q, k, v, tok, tok, block=(4, 4))
     close(out, jax.nn.dot_product_attention(q, k, v))
 
@@ -187,7 +195,7 @@ class Recorder(Encoding):
 @pytest.mark.parametrize('block', [(4, 4), (3, 5), (16, 2)], ids=str)
 def test_keys_are_swept_from_near_to_far(block):
     (q, k, v), tok = qkv(14), pj.Tokens.of(length=14)
-    out = pj.attend(pj.make(Recorder(), causal=True), q, k, v, tok, tok, block=block)
+    out = jax.jit(functools.partial(pj.attend, block=block))(pj.make(Recorder(), causal=True), q, k, v, tok, tok)
     assert np.isfinite(out).all()
     # The running count at key j, in blocks of block[1], is the number of visible keys from j's block on.
     index = np.arange(14)
@@ -233,7 +241,7 @@ def plain(encoding, q, k, v, tq, tk):
     return first(encoding.collect(w, v, tq, tk))
 
 
-@pytest.mark.parametrize('block', [None, (4, 4), (5, 3), (16, 2)], ids=str)
+@pytest.mark.parametrize('block', [None, (4, 4), (5, 3)], ids=str)
 def test_gradients_reach_parameters_features_and_carries(block):
     from flax import nnx
 
@@ -246,8 +254,8 @@ def test_gradients_reach_parameters_features_and_carries(block):
         encoding = nnx.merge(graphdef, params, rest)
         return (attention(encoding, *encoding.project(q, k, v, tok, tok)) * cotangent).sum()
 
-    mine = jax.value_and_grad(functools.partial(loss, functools.partial(pj.attend, block=block)), (0, 1, 2, 3))
-    other = jax.value_and_grad(functools.partial(loss, plain), (0, 1, 2, 3))
+    mine = jax.jit(jax.value_and_grad(functools.partial(loss, functools.partial(pj.attend, block=block)), (0, 1, 2, 3)))
+    other = jax.jit(jax.value_and_grad(functools.partial(loss, plain), (0, 1, 2, 3)))
     (value, gradients), (expected, expectations) = mine(params, q, k, v), other(params, q, k, v)
     close(value, expected, 1e-4)
     for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(expectations), strict=True):
@@ -264,7 +272,7 @@ def test_an_array_made_inside_jit_may_be_a_parameter():
         encoding = pj.make(Learned(scale * 2), causal=True)
         return pj.attend(encoding, *encoding.project(q, k, v, tok, tok), block=(4, 4)).sum()
 
-    gradient = jax.grad(value)(jnp.ones(HEADS), q)
+    gradient = jax.jit(jax.grad(value))(jnp.ones(HEADS), q)
     step = 1e-2 * jnp.eye(HEADS)[1]
     close(gradient[1], (value(jnp.ones(HEADS) + step, q) - value(jnp.ones(HEADS) - step, q)) / 2e-2, 1e-2)
 

@@ -1,4 +1,4 @@
-"""From run directories to results: real (very short) training runs, their checkpoints, and the command line."""
+"""From run directories to results: runs with real checkpoints, and the command line."""
 
 import json
 import pathlib
@@ -14,19 +14,27 @@ import eval as command
 from configs import default
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation.run import evaluate
-from posenc_jax.training import checkpoint, loop
+from posenc_jax.model.sharding import make_mesh
+from posenc_jax.training import checkpoint
+from posenc_jax.training import config as configs
+from posenc_jax.training.step import make_trainer
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def train(workdir, **changes):
+def make_run(directory, **changes):
+    """The directory of a run with untrained weights, as training would leave it after 2 steps."""
     config = default.get_config()
-    config.workdir = str(workdir)
     config.model.update(layers=1, width=16, heads=2)
-    config.train.update(steps=2, batch=8, length=16, warmup=1, log_every=1, eval_every=0, save_every=2)
-    config.eval.update(at_end=False, stride=8, tokens=128, batch=4, lengths=(16, 32), samples=20)
+    config.train.update(length=16)
+    config.eval.update(stride=8, tokens=128, batch=4, lengths=(16, 32), samples=20)
     config.update(changes)
-    return str(loop.train(config))
+    cfg = configs.model_config(config, configs.make_task(config))
+    trainer = make_trainer(cfg, config.train, config.seed, make_mesh(devices=jax.devices()[:1]))
+    with checkpoint.Checkpoints(directory, keep=1) as checkpoints:
+        checkpoints.save(2, trainer.init(), {})
+    configs.save(config, directory / configs.FILE)
+    return str(directory)
 
 
 RUNS = {
@@ -41,15 +49,15 @@ RUNS = {
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """Directories of runs by name, trained when first asked for."""
-    workdir = tmp_path_factory.mktemp('runs')
+    """Directories of runs by name, made when first asked for."""
+    parent = tmp_path_factory.mktemp('runs')
 
-    class Trained(dict):
+    class Runs(dict):
         def __missing__(self, name):
-            self[name] = train(workdir, **RUNS[name])
+            self[name] = make_run(parent / name, **RUNS[name])
             return self[name]
 
-    return Trained()
+    return Runs()
 
 
 def test_a_run_is_restored_from_its_directory_and_scored(runs):
@@ -61,19 +69,13 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
     assert [(m.length, m.tokens) for m in run.measurements] == [(16, 50), (32, 50)]
     config, model, _ = checkpoint.restore_model(runs['alibi'])
     assert run.parameters == 257 * 16 + 4 * 16 * 16 + 8 * 16 * 16 + 3 * 16  # embedding, attention, feed-forward, norms
-    stream = command_stream(config)
+    stream = configs.make_task(config).tokens('test')
     nll = []
     for start in range(0, 50, 32):
         size = min(32, 50 - start)
         logits = jax.nn.log_softmax(model(jnp.asarray(stream[None, start : start + size])))[0]
         nll += [-float(logits[i, stream[start + i + 1]]) for i in range(size)]
     assert run.measurements[1].nll == pytest.approx(np.mean(nll), rel=1e-5)
-
-
-def command_stream(config):
-    from posenc_jax.training.config import make_task
-
-    return make_task(config).tokens('test')
 
 
 def test_seeds_make_one_series_and_extensions_another(runs):

@@ -1,0 +1,136 @@
+"""The whole train step: against dense attention, its dispatch, and its compile time by depth.
+
+    python benchmarks/train_step.py                # five minutes on two cores
+"""
+
+import argparse
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from measure import MIB, milliseconds, ratio, show, take_turns, temporary
+
+from configs.default import get_config
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.sharding import make_mesh
+from posenc_jax.training.optimizer import decays, make_optimizer
+from posenc_jax.training.step import TrainState, make_trainer, take_apart, train_step
+
+VOCAB = 256
+
+
+class DenseTransformer(Transformer):
+    """The same model with `jax.nn.dot_product_attention` and ALiBi as a dense bias."""
+
+    def hidden(self, tokens, tok=None, *, key=None, train=False):
+        (placed,) = self.place(Tokens.of(length=tokens.shape[1]))
+        slopes = self.shared[0]
+        bias = slopes.bias(placed.pos, placed.pos)
+
+        def layer(x, number, place, block):
+            mix = lambda h: jax.nn.dot_product_attention(*block.attention.split(h), bias=bias, is_causal=True)
+            return block.around(x, mix), None
+
+        x, _ = self.scan_layers(layer, self.embed(tokens, (placed,)))
+        return self.norm(x)
+
+
+def model_config(encoding: str, **sizes) -> TransformerConfig:
+    return TransformerConfig(vocab_size=VOCAB, encoding=encoding, **sizes)
+
+
+def batch_of(batch: int, length: int) -> dict[str, jax.Array]:
+    tokens = jax.random.randint(jax.random.key(1), (batch, length + 1), 0, VOCAB)
+    return {'tokens': tokens[:, :-1], 'targets': tokens[:, 1:], 'loss_mask': jnp.ones((batch, length))}
+
+
+class Step:
+    """A compiled step with its state; a call makes one update and returns the loss."""
+
+    def __init__(self, cfg: TransformerConfig, batch: dict[str, jax.Array], kind: type[Transformer] = Transformer):
+        model = kind(cfg, rngs=nnx.Rngs(0))
+        graphdef, params, constants = take_apart(model)
+        train, params = get_config().train, nnx.to_pure_dict(params)
+        optimizer = make_optimizer(train, decays(model))
+        self.batch = batch
+        self.state = TrainState(jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), optimizer.init(params))
+        step = jax.jit(functools.partial(train_step, graphdef, optimizer, train, 0), donate_argnums=0)
+        begin = time.perf_counter()
+        self.compiled = step.lower(self.state, batch).compile()
+        self.compile_seconds = time.perf_counter() - begin
+
+    def __call__(self):
+        self.state, metrics = self.compiled(self.state, self.batch)
+        return metrics['loss']
+
+
+def against_dense(args):
+    sizes = dict(train_len=args.length, layers=args.layers, width=args.width, heads=args.heads)
+    batch = batch_of(args.batch, args.length)
+    cfg = model_config('alibi()', **sizes)
+    steps = {'dense': Step(cfg, batch, DenseTransformer), 'ours': Step(cfg, batch)}
+    losses = {name: float(step()) for name, step in steps.items()}
+    seconds = take_turns(steps, args.rounds)
+    rows = [
+        (name, milliseconds(seconds[name]), f'{ratio(seconds, name, "dense"):.2f}x', f'{temporary(step.compiled) / MIB:.0f}', f'{losses[name]:.5f}')
+        for name, step in steps.items()
+    ]
+    title = f'Train step with ALiBi: {args.layers} layers, D {args.width}, {args.heads} heads, L {args.length}, B {args.batch}, float32'
+    show(title, ('attention', 'ms', 'time', 'temporary MiB', 'first loss'), rows)
+
+
+def dispatch(args):
+    """A step so small that calling it is what costs: the state of training against the same arrays in one flat dict."""
+    batch = batch_of(1, 8)
+    cfg = model_config('alibi()', train_len=8, layers=args.layers, width=16, heads=2)
+    trainer = make_trainer(cfg, get_config().train, 0, make_mesh())
+    state = trainer.init()
+    leaves, structure = jax.tree.flatten(state)
+    numbered = lambda state: {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+    rebuilt = lambda flat: jax.tree.unflatten(structure, [flat[str(i)] for i in range(len(leaves))])
+    same = lambda flat, batch: numbered(rebuilt(flat))
+    identity = {
+        'TrainState': jax.jit(lambda state, batch: state, donate_argnums=0, out_shardings=jax.tree.map(lambda a: a.sharding, state)),
+        'flat dict': jax.jit(same, donate_argnums=0),
+    }
+    held = {'TrainState': state, 'flat dict': jax.tree.map(jnp.copy, numbered(state))}
+
+    def many(name, calls=500):
+        def run():
+            for _ in range(calls):
+                held[name] = identity[name](held[name], batch)
+            return held[name]
+
+        return run
+
+    seconds = take_turns({name: many(name) for name in identity}, args.rounds)
+    rows = [
+        (name, f'{min(times) / 500 * 1e6:.0f}', f'{ratio(seconds, name, "flat dict"):.2f}x') for name, times in seconds.items()
+    ]
+    show(f'Dispatch of a step with {len(leaves)} arrays', ('state', 'us per call', 'time'), rows)
+
+
+def compile_time(args):
+    sizes = dict(train_len=args.length, width=args.width, heads=args.heads)
+    batch = batch_of(args.batch, args.length)
+    fastest = lambda layers: min(Step(model_config('alibi()', layers=layers, **sizes), batch).compile_seconds for _ in range(3))
+    shallow, deep = fastest(args.layers), fastest(4 * args.layers)
+    rows = [(args.layers, f'{shallow:.1f}', '1.00x'), (4 * args.layers, f'{deep:.1f}', f'{deep / shallow:.2f}x')]
+    show('Tracing and compiling the train step', ('layers', 'seconds', 'time'), rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (('layers', 6), ('width', 256), ('heads', 8), ('length', 512), ('batch', 8), ('rounds', 7)):
+        parser.add_argument(f'--{name}', type=int, default=default)
+    args = parser.parse_args()
+    against_dense(args)
+    dispatch(args)
+    compile_time(args)
+
+
+if __name__ == '__main__':
+    main()

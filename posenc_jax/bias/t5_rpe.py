@@ -1,0 +1,155 @@
+"""T5's relative position buckets: one trained bias per head and bucket of distance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from posenc_jax.core.families import Bias, signed_distance
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+
+
+def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
+    """The smallest distance of each bucket but the first, int64 [buckets - 1], by exact integer arithmetic.
+
+    With e = buckets // 2, bucket b starts at b up to e, then at the smallest n >= e (max_distance /
+    e)^((b-e)/(buckets-e)).
+
+    Raises:
+      ValueError: fewer than two buckets, or no distance left for the logarithmic half.
+
+    Example:
+      >>> t5_thresholds(8, 16).tolist()
+      [1, 2, 3, 4, 6, 8, 12]
+    """
+    exact = buckets // 2
+    if buckets < 2:
+        raise ValueError(f't5_rpe needs at least 2 buckets per direction, got {buckets}')
+    if max_distance <= exact:
+        raise ValueError(f't5_rpe max_distance must exceed the {exact} exact distances, got {max_distance}')
+    steps = buckets - exact
+    starts = list(range(1, exact + 1))
+    for step in range(1, steps):
+        n = max(starts[-1], int(exact * (max_distance / exact) ** (step / steps)) - 1)  # at most the answer
+        while n**steps < exact ** (steps - step) * max_distance**step:
+            n += 1
+        starts.append(n)
+    return np.array(starts, np.int64)
+
+
+def t5_bucket(
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+    *,
+    buckets: int = 32,
+    max_distance: int = 128,
+    bidirectional: bool = False,
+) -> Int[Array, '#B T S']:
+    """The bucket of each pair: half of them per direction if `bidirectional`, otherwise later keys fall in bucket 0.
+
+    Example:
+      >>> t5_bucket(jnp.array([[300]]), jnp.array([[300, 281, 200, 0]])).tolist()
+      [[[0, 17, 30, 31]]]
+    """
+    distance = signed_distance(q_pos, k_pos)
+    first = 0
+    if bidirectional:
+        buckets //= 2
+        first = jnp.where(distance < 0, buckets, 0)
+        distance = jnp.abs(distance)
+    starts = jnp.asarray(t5_thresholds(buckets, max_distance), distance.dtype)
+    return first + (distance[..., None] >= starts).sum(-1, dtype=jnp.int32)
+
+
+def t5_bias(
+    table: Float[Array, 'buckets N'],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+    *,
+    max_distance: int = 128,
+    bidirectional: bool = False,
+) -> Float[Array, '#B N T S']:
+    """`table[bucket, head]`, float32.
+
+    Example:
+      >>> t5_bias(jnp.arange(8.0)[:, None], jnp.array([[9]]), jnp.array([[9, 6, 0]]), max_distance=16).tolist()
+      [[[[0.0, 3.0, 6.0]]]]
+    """
+    bucket = t5_bucket(q_pos, k_pos, buckets=table.shape[0], max_distance=max_distance, bidirectional=bidirectional)
+    return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
+
+
+@register(
+    't5_rpe',
+    kind='encoding',
+    card=Card(
+        name='T5 relative bias',
+        title='Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer',
+        arxiv='1910.10683',
+        door='score',
+        equation='logit_ij = q_i . k_j / sqrt(H) + W[bucket(j - i), h]',
+        source='google-research/text-to-text-transfer-transformer; huggingface/transformers (T5)',
+        authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and Narang, Sharan and '
+        'Matena, Michael and Zhou, Yanqi and Li, Wei and Liu, Peter J.',
+        year=2020,
+        example='t5_rpe(buckets=8, max_distance=20)',
+        share='model',
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class T5RPE(Bias):
+    """Adds a trained bias per head and bucket of distance, exact near by and logarithmic farther off; acts on the
+    logits.
+
+    `bucket(n) = n` below e = buckets / 2, else `min(buckets - 1, e + floor(ln(n/e) / ln(max_distance/e) (buckets -
+    e)))`. Differs from T5: logits stay divided by sqrt(H) unless `scaled=False`; the initial table is N(0, std^2) with
+    0.02 instead of D^-0.5.
+
+    Args:
+      buckets: rows of the table; even where `bidirectional`.
+      max_distance: distances from about here on share the last bucket.
+      bidirectional: halves the buckets between earlier and later keys, as encoders need; otherwise later keys fall in
+        bucket 0.
+      std: of the initial table.
+      scaled: False takes the 1 / sqrt(H) off the logits that reach this door, as T5 does.
+      heads, head_dim: N, H, from the model.
+
+    Raises:
+      ValueError: too few or (bidirectional) an odd number of buckets, max_distance within the exact ones, negative std.
+
+    Reference: Raffel et al., arXiv 1910.10683.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('t5_rpe()', heads=4, head_dim=8).table.shape
+      (32, 4)
+    """
+
+    def __init__(
+        self,
+        buckets: int = 32,
+        max_distance: int = 128,
+        bidirectional: bool = False,
+        std: float = 0.02,
+        scaled: bool = True,
+        heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if bidirectional and buckets % 2:
+            raise ValueError(f't5_rpe(bidirectional=True) needs an even number of buckets, got {buckets}')
+        t5_thresholds(buckets // 2 if bidirectional else buckets, max_distance)  # checks both
+        if std < 0:
+            raise ValueError(f't5_rpe std must be at least 0, got {std}')
+        self.max_distance, self.bidirectional = max_distance, bidirectional
+        self.scale = 1.0 if scaled else head_dim**0.5
+        table = std * jax.random.normal(rngs.params(), (buckets, heads), jnp.float32)
+        self.table = nnx.Param(table, axes=(None, 'heads'))
+
+    def bias(self, q_pos, k_pos):
+        return t5_bias(self.table[...], q_pos, k_pos, max_distance=self.max_distance, bidirectional=self.bidirectional)
+
+    def score(self, s, tq, tk, seen, carry):
+        return super().score(s * self.scale, tq, tk, seen, carry)

@@ -1,0 +1,524 @@
+"""What holds for every registered encoding and frequency rule, built from the example on its Card.
+
+One layer is the subject: place, embed, projections, `project`, `attend`. `plain` is the same layer with the doors called
+once over the whole matrix and differentiated by JAX: nothing of `attend` is used, so it is what tiles are compared with.
+Everything is compiled once per encoding and shared by the tests (`Layer`); the sizes are the smallest at which the
+examples show what they do.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core import cache as cache_module
+from posenc_jax.core.compose import EXCLUSIVE, parts_of
+from posenc_jax.core.encoding import Constant
+from posenc_jax.core.registry import SpecError, entries
+from posenc_jax.core.spec import build, parse
+from posenc_jax.mask.basic import Causal, Document
+from posenc_jax.model.sharding import make_mesh, sharded_attend
+
+ENTRIES = [*entries('encoding'), *entries('frequencies')]
+ROOT = Path(__file__).parents[1]
+ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 20, 4, 2, 8, 32
+DOCUMENT = LENGTH // 2
+CONTEXT = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=16)
+BLOCKS = [(4, 4), (8, 3), (3, 32)]  # the second divides nothing, the third has one block of keys
+SAME, DIFFERENT = 2e-5, 1e-3  # of numbers of order one: what float32 sums may differ by, and what is a difference
+
+
+def make(entry, *, seed=0, causal=True):
+    """The example with its parameters moved off their initial values, some of which are zero."""
+    encoding = pj.make(entry.card.example, causal=causal, rngs=nnx.Rngs(seed), **CONTEXT)
+    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 100), len(leaves) + 1)
+    moved = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, moved), rest)
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def projections():
+    kernel = lambda seed, heads: draw(seed, MODEL, heads, WIDTH) * 2 * MODEL**-0.5
+    return {'q': kernel(1, HEADS), 'k': kernel(2, KV_HEADS), 'v': kernel(3, KV_HEADS)}
+
+
+def tokens(*, pos=None, segment=None, valid=None, length=LENGTH, rows=ROWS):
+    """Tokens with every leaf present, so that all inputs of one length share one compiled function."""
+    segment = np.zeros((rows, length), np.int32) if segment is None else segment
+    valid = np.ones((rows, length), bool) if valid is None else valid
+    tok = pj.Tokens.of(segment=segment, valid=valid)
+    pos = jnp.broadcast_to(tok.pos, (rows, length)) if pos is None else pos
+    return dataclasses.replace(tok, pos=pos, index=jnp.broadcast_to(tok.index, (rows, length)))
+
+
+def earlier_rows(x, tok, lookback):
+    """The layer input as `project` reads it: padding is zero, and so is what lies before the sequence."""
+    x = x if tok.valid is None else jnp.where(tok.valid[..., None], x, 0)
+    return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0)))
+
+
+def project(encoding, weights, x, tok, *, key=None):
+    """Everything up to the pair stage."""
+    tok = encoding.place(tok, key=key)
+    x = encoding.embed(x, tok)
+    q, k, v = (jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for name in 'qkv')
+    return encoding.project(q, k, v, tok, tok, earlier_rows(x, tok, encoding.lookback))
+
+
+def plain(encoding, q, k, v, tq, tk):
+    """Attention in one dense tile, from the doors alone."""
+    q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
+    seen = tk.valid[:, None, None, :]
+    allowed = encoding.mask(tq, tk)
+    seen = seen if allowed is None else seen & allowed
+    s, carry = encoding.match(q, k, tq, tk, seen, encoding.open(q, tq))
+    s, _ = encoding.score(s, tq, tk, seen, carry)
+    w = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
+    return jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2)
+
+
+class Layer:
+    """An example and its compiled functions, each traced once."""
+
+    def __init__(self, entry, causal=False):
+        self.entry, self.card, self.promises = entry, entry.card, entry.card.promises
+        self.encoding = make(entry)
+        if causal:  # also where the example would let queries see later keys
+            self.encoding = pj.chain(self.encoding, Causal())
+        self.graphdef, self.state = nnx.split(self.encoding)
+        self.weights, self.x = projections(), draw(4, ROWS, LENGTH, MODEL)
+        self.traces = {}
+
+    def _counted(self, name, function):
+        def counted(state, *arguments):
+            self.traces[name] = self.traces.get(name, 0) + 1
+            return function(nnx.merge(self.graphdef, state), *arguments)
+
+        return jax.jit(counted)
+
+    @functools.cached_property
+    def _project(self):
+        return self._counted('project', project)
+
+    @functools.cached_property
+    def _dense(self):
+        return self._counted('dense', functools.partial(pj.attend, implementation='dense'))
+
+    @functools.cached_property
+    def _gradients(self):
+        return {how: self._counted(how, functools.partial(gradients, attention_of(how))) for how in ('plain', 'dense', *BLOCKS)}
+
+    def project(self, x=None, tok=None, weights=None, state=None):
+        state = self.state if state is None else state
+        weights = self.weights if weights is None else weights
+        return self._project(state, weights, self.x if x is None else x, tokens() if tok is None else tok)
+
+    def attend(self, *arguments, state=None):
+        return np.asarray(self._dense(self.state if state is None else state, *arguments))
+
+    def __call__(self, x=None, tok=None, weights=None, state=None):
+        return self.attend(*self.project(x, tok, weights, state), state=state)
+
+    def gradients(self, how):
+        """Output, and gradients of parameters, projections and input, of a batch with padding on either side."""
+        return self._gradients[how](self.state, self.weights, self.x, tokens(valid=PADDED))
+
+
+def attention_of(how):
+    return plain if how == 'plain' else functools.partial(pj.attend, **({'implementation': how} if how == 'dense' else {'block': how}))
+
+
+def gradients(attention, encoding, weights, x, tok):
+    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
+
+    def output(params, weights, x):
+        return attention(encoding := nnx.merge(graphdef, params, rest), *project(encoding, weights, x, tok))
+
+    out, pull = jax.vjp(output, params, weights, x)
+    return out, pull(draw(9, *out.shape))
+
+
+PADDED = np.ones((ROWS, LENGTH), bool)
+PADDED[0, :3] = PADDED[1, -4:] = False
+
+
+@pytest.fixture(scope='module', params=ENTRIES, ids=lambda entry: entry.key)
+def layer(request):
+    return Layer(request.param)
+
+
+def close(a, b, tolerance=SAME):
+    np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance, atol=tolerance)
+
+
+def gap(a, b):
+    return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
+
+
+def equal_trees(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+# Shapes, types, tiles, gradients.
+
+
+def test_shapes_and_types(layer):
+    """bfloat16 in, bfloat16 out at every door of the token stage; logits, carries and sums of values in float32."""
+    shapes = jax.eval_shape(functools.partial(project, layer.encoding, layer.weights), layer.x.astype(jnp.bfloat16), tokens())
+    q, k, v, tq, tk = shapes
+    for a, heads in ((q, HEADS), (k, KV_HEADS), (v, KV_HEADS)):
+        assert (a.shape, a.dtype) == ((ROWS, LENGTH, heads, WIDTH), jnp.bfloat16)
+    for tok in (tq, tk):
+        assert (tok.index.shape, tok.length) == ((ROWS, LENGTH), LENGTH)
+        for leaf in jax.tree.leaves(tok.feats):
+            assert leaf.ndim >= 3 and leaf.shape[0] in (1, ROWS) and leaf.shape[1] == LENGTH, leaf
+            assert leaf.shape[2] in (1, HEADS, KV_HEADS), f'feature {leaf.shape} needs a head axis'
+
+    def pair_stage(q, k, v, tq, tk):
+        q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
+        seen, carry = jnp.ones((ROWS, 1, LENGTH, LENGTH), bool), layer.encoding.open(q, tq)
+        s, matched = layer.encoding.match(q, k, tq, tk, seen, carry)
+        scored = layer.encoding.score(s, tq, tk, seen, matched)
+        return carry, (s, matched), scored, layer.encoding.collect(s, v, tq, tk), layer.encoding.mask(tq, tk)
+
+    carry, matched, scored, collected, mask = jax.eval_shape(pair_stage, *shapes)
+    for s, after in (matched, scored):
+        assert (s.shape, s.dtype) == ((ROWS, HEADS, LENGTH, LENGTH), jnp.float32)
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), carry)
+    assert all(a.dtype == jnp.float32 and a.shape[:3] == (ROWS, HEADS, LENGTH) for a in jax.tree.leaves(carry))
+    assert (collected.shape, collected.dtype) == ((ROWS, HEADS, LENGTH, WIDTH), jnp.float32)
+    assert mask is None or (mask.dtype == bool and np.broadcast_shapes(mask.shape, matched[0].shape) == matched[0].shape)
+
+
+def test_bfloat16_is_close_to_float32(layer):
+    low = layer.x.astype(jnp.bfloat16)
+    out = layer(low)
+    assert out.dtype == jnp.bfloat16
+    exact = layer(low.astype(jnp.float32))
+    error = np.abs(out.astype(np.float32) - exact)
+    # Rounded queries and keys move logits by a few per cent; a phase or a cumulative sum in bfloat16 is far outside.
+    assert np.median(error) < 0.02 and error.max() < 0.35, (np.median(error), error.max())
+
+
+@pytest.mark.parametrize('how', ['dense', *BLOCKS], ids=str)
+def test_tiles_and_their_gradients_equal_the_whole(layer, how):
+    (out, grads), (expected, expectations) = layer.gradients(how), layer.gradients('plain')
+    close(out, expected)
+    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expectations), strict=True):
+        assert np.isfinite(ours).all()
+        # Some true gradients are exactly zero (a bias shared by all keys): compare against the size of the whole.
+        floor = SAME * max(1.0, float(np.abs(theirs).max()))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=5 * floor)
+
+
+def test_every_parameter_gets_a_gradient(layer):
+    parameters, *_ = layer.gradients('dense')[1]
+    for path, gradient in jax.tree_util.tree_leaves_with_path(parameters):
+        assert np.abs(gradient).max() > 1e-6, f'{jax.tree_util.keystr(path)} is trained but nothing reaches it'
+
+
+def test_padded_rows_are_finite_and_do_not_leak(layer):
+    tok = tokens(valid=PADDED)
+    out = layer(tok=tok)
+    assert np.isfinite(out).all() and not out[0, :3].any()
+    other = jnp.where(PADDED[..., None], layer.x, 1e3)
+    close(layer(other, tok)[PADDED], out[PADDED], 1e-6)
+
+
+# jit, vmap, one trace, devices.
+
+
+def test_jit_equals_eager(layer):
+    close(pj.attend(layer.encoding, *project(layer.encoding, layer.weights, layer.x, tokens()), implementation='dense'), layer())
+
+
+def test_vmap_equals_a_loop(layer):
+    xs = jnp.stack([layer.x, 0.5 * layer.x[::-1]])
+    valid = jnp.stack([jnp.asarray(PADDED), jnp.asarray(PADDED[::-1])])
+
+    def one(x, valid):
+        tok = dataclasses.replace(tokens(), valid=valid)
+        return pj.attend(layer.encoding, *project(layer.encoding, layer.weights, x, tok), block=(8, 8))
+
+    together = jax.jit(jax.vmap(one))(xs, valid)
+    for i in range(2):
+        close(together[i], layer(xs[i], dataclasses.replace(tokens(), valid=valid[i])))
+
+
+def test_one_trace_serves_many_values(layer):
+    for step in range(3):
+        layer(layer.x * (step + 1), tokens(pos=tokens().pos + step, segment=np.arange(LENGTH)[None] // (7 + step) + np.zeros((2, 1), int)))
+    assert layer.traces['project'] <= 2 and layer.traces['dense'] <= 2, layer.traces  # float32, and bfloat16 where it ran
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+def test_sharded_equals_unsharded(layer):
+    mesh = make_mesh(data=2, tensor=2, sequence=2)
+    graphdef, params, rest = nnx.split(layer.encoding, nnx.Param, ...)
+
+    def run(attention, params, weights, x):
+        def output(params, weights, x):
+            encoding = nnx.merge(graphdef, params, rest)
+            return attention(encoding, *project(encoding, weights, x, tokens(valid=PADDED)))
+
+        out, pull = jax.vjp(output, params, weights, x)
+        return out, pull(draw(9, *out.shape))
+
+    with jax.set_mesh(mesh):
+        out, grads = jax.jit(functools.partial(run, functools.partial(sharded_attend, block=(8, 8))))(params, layer.weights, layer.x)
+    expected, expectations = layer.gradients('dense')
+    close(out, expected)
+    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expectations), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=5 * SAME * max(1.0, float(np.abs(theirs).max())))
+
+
+def test_what_is_per_head_says_so(layer):
+    """Tensor parallelism cuts variables by the axes they declare."""
+    for variable in jax.tree.leaves(nnx.state(layer.encoding), is_leaf=lambda a: isinstance(a, nnx.Variable)):
+        assert isinstance(variable, (nnx.Param, Constant)), type(variable)
+        axes = variable.get_metadata().get('axes')
+        assert axes is not None and len(axes) == variable.get_value().ndim, f'{variable} declares axes={axes}'
+        for size, role in zip(variable.get_value().shape, axes):
+            assert role not in ('heads', 'kv_heads') or size == {'heads': HEADS, 'kv_heads': KV_HEADS}[role]
+
+
+# Padding, packing, causality.
+
+
+def test_packing_and_padding_change_nothing(layer):
+    """Two documents of ten tokens: alone, packed in one row, and with padding on the left or on the right."""
+    documents = layer.x[:, :DOCUMENT]
+    alone = pj.Tokens.of(length=DOCUMENT)
+    expected = jax.jit(lambda x: pj.attend(layer.encoding, *project(layer.encoding, layer.weights, x, alone)))(documents)
+    packed = jnp.tile(documents.reshape(1, LENGTH, MODEL), (ROWS, 1, 1))
+    out = layer(packed, tokens(segment=np.arange(LENGTH)[None] // DOCUMENT + np.zeros((ROWS, 1), int)))
+    close(out[0].reshape(expected.shape), expected)
+    filler = jnp.full_like(documents, 3.0)
+    for order in (1, -1):
+        valid = np.repeat([[False, True]][:: 1], DOCUMENT, axis=1)[:, ::order]
+        valid = np.broadcast_to(valid, (ROWS, LENGTH))
+        padded = jnp.concatenate([filler, documents][::order], axis=1)
+        close(layer(padded, tokens(valid=valid))[valid].reshape(expected.shape), expected)
+
+
+def test_causality(layer):
+    """Composed with the causal mask, no gradient and no change reaches an earlier output: exactly none."""
+    if 'causality' in layer.encoding.decides and any(part.card.key in ('full', 'prefix') for part in parts_of(layer.encoding)):
+        layer = Layer(layer.entry, causal=True)
+    cut = 7
+
+    def early(encoding, x, tok):
+        return (pj.attend(encoding, *project(encoding, layer.weights, x, tok), block=(4, 4))[:, :cut] * draw(8, ROWS, cut, HEADS, WIDTH)).sum()
+
+    gradient = layer._counted('causality', jax.grad(early, 1))(layer.state, layer.x, tokens())
+    assert not np.asarray(gradient[:, cut:]).any()
+    assert np.abs(gradient[:, :cut]).max() > DIFFERENT
+    later = layer.x.at[:, cut:].set(-5.0)
+    np.testing.assert_array_equal(layer(later)[:, :cut], layer()[:, :cut])
+
+
+# The cache.
+
+
+def decode(encoding, weights, x, tok, prompt):
+    """All outputs from the cache: a prompt at once, then one token at a time. Also the cached keys, before and after."""
+    tok = encoding.place(tok)
+    x = encoding.embed(x, tok)
+    q, k, v = (jnp.einsum('bld,dnh->blnh', x, weights[name]) for name in 'qkv')
+    rows = earlier_rows(x, tok, encoding.lookback)
+    head = [a[:, :prompt] for a in (q, k, v)]
+    arguments, filled = cache_module.start(encoding, *head, tok.slice(0, prompt), rows[:, : prompt + encoding.lookback], LENGTH)
+    first = pj.attend(encoding, *arguments)
+
+    def step(cache, cursor):
+        at = lambda a, shift=0: jax.lax.dynamic_slice_in_dim(a, cursor + shift, 1, axis=1)
+        arguments, cache = cache_module.step(encoding, cache, at(q), at(k), at(v), tok, at(rows, encoding.lookback), cursor)
+        return cache, pj.attend(encoding, *arguments, heads_first=True)[:, 0]
+
+    final, rest = jax.lax.scan(step, filled, jnp.arange(prompt, LENGTH))
+    return jnp.concatenate([first, jnp.moveaxis(rest, 0, 1)], axis=1), filled, final, k
+
+
+def test_decoding_equals_the_pass_over_the_prefix(layer):
+    """Token by token through the real cache, one prompt padded on the left; then what the cache held is checked."""
+    prompt = 6
+    valid = np.ones((ROWS, LENGTH), bool)
+    valid[1, :2] = False
+    tok = dataclasses.replace(pj.Tokens.of(valid=valid), index=jnp.arange(LENGTH)[None])
+    out, filled, final, raw_keys = layer._counted('decode', lambda e, w, x, tok: decode(e, w, x, tok, prompt))(
+        layer.state, layer.weights, layer.x, tok
+    )
+    prefix = lambda end: tokens(valid=valid & (np.arange(LENGTH) < end))
+    close(out[:, :prompt][valid[:, :prompt]], layer(tok=prefix(prompt))[:, :prompt][valid[:, :prompt]])
+    for t in range(prompt, LENGTH):
+        close(out[:, t], layer(tok=prefix(t + 1))[:, t])
+
+    before, after = (np.asarray(cache.k)[:, :, :prompt] for cache in (filled, final))
+    raw = np.swapaxes(np.asarray(raw_keys)[:, :prompt], 1, 2)
+    whole = np.where(valid[:, :prompt, None, None], layer.project(tok=prefix(LENGTH))[1][:, :prompt], 0)
+    short = np.where(valid[:, :prompt, None, None], layer.project(tok=prefix(prompt))[1][:, :prompt], 0)
+    kind = layer.promises.cached
+    assert layer.encoding.cached == kind
+    assert (gap(whole, short) > DIFFERENT) == (kind == 'raw'), 'raw iff the encoding of a key depends on the length'
+    assert (gap(before, after) > DIFFERENT) == (kind == 'evolving'), 'evolving iff later tokens rewrite keys'
+    if kind == 'raw':
+        np.testing.assert_array_equal(after, raw)
+
+
+# Promises: kept ones hold, unmade ones fail.
+
+
+def holds(promise, distance):
+    """A property that is exact if it holds; between the two thresholds nothing can be said and the test fails."""
+    assert distance < SAME * 5 or distance > DIFFERENT, f'undecided: {distance}'
+    assert (distance < SAME * 5) == promise, f'promised {promise}, but the outputs differ by {distance}'
+
+
+def test_promise_relative(layer):
+    moved = tokens()
+    moved = dataclasses.replace(moved, pos=moved.pos + 3)
+    holds(layer.promises.relative, gap(layer(tok=moved), layer()))
+
+
+def test_promise_sweep_free(layer):
+    q, k, v, tq, tk = layer.project()
+    order = np.random.default_rng(0).permutation(LENGTH)
+    shuffled = jax.tree.map(lambda a: a[:, order] if a.ndim > 1 else a, (k, v, tk))
+    holds(layer.promises.sweep_free, gap(layer.attend(q, shuffled[0], shuffled[1], tq, shuffled[2]), layer.attend(q, k, v, tq, tk)))
+
+
+def test_promise_mixes_heads(layer):
+    weights = dict(layer.weights, q=layer.weights['q'].at[:, 0].multiply(-1.5))
+    changed, same = layer(weights=weights), layer()
+    assert gap(changed[:, :, 0], same[:, :, 0]) > DIFFERENT
+    holds(not layer.promises.mixes_heads, gap(changed[:, :, 1:], same[:, :, 1:]))
+
+
+def temporary_bytes(layer, length):
+    """XLA's own figure for one compiled forward and backward pass in tiles of 64."""
+    tok = pj.Tokens.of(positions=np.arange(length)[None] % 64)  # within every example's table
+    loss = lambda encoding, weights, x: pj.attend(encoding, *project(encoding, weights, x, tok), block=64).sum()
+    run = layer._counted(f'memory {length}', lambda e, w, x: jax.grad(loss, (0, 1, 2), allow_int=True)(e, w, x))
+    shape = jax.ShapeDtypeStruct((1, length, MODEL), jnp.float32)
+    return run.lower(layer.state, layer.weights, shape).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_promise_blockwise(layer):
+    """Tiles equal the whole (tested above), in memory that is linear in the length."""
+    growth = temporary_bytes(layer, 1024) / temporary_bytes(layer, 512)
+    assert (growth < 2.5) == layer.promises.blockwise, f'twice the length, {growth:.2f} times the memory'
+
+
+def test_promise_needs_training(layer):
+    trained = jax.tree.leaves(nnx.state(layer.encoding, nnx.Param))
+    assert bool(trained) == layer.promises.needs_training
+
+
+def test_promise_fused(layer):
+    """After `project`, JAX's own attention with the causal mask serves as well."""
+    q, k, v, tq, tk = layer.project()
+    library = jax.nn.dot_product_attention(q, k, v, is_causal='full' not in map(key_of, parts_of(layer.encoding)))
+    holds(layer.promises.fused, gap(library, layer.attend(q, k, v, tq, tk)))
+
+
+def key_of(part):
+    return part.card.key
+
+
+# Laws of composition, determinism, checkpoints.
+
+
+def test_chains_associate_and_nope_is_neutral(layer):
+    first, second = pj.make('nope()'), Document()
+    left, right = pj.chain(pj.chain(first, layer.encoding), second), pj.chain(first, pj.chain(layer.encoding, second))
+    assert [type(part) for part in left.parts] == [type(part) for part in right.parts]
+    assert nnx.graphdef(left) == nnx.graphdef(right)
+    run = jax.jit(lambda encoding, weights, x, tok: pj.attend(encoding, *project(encoding, weights, x, tok), implementation='dense'))
+    np.testing.assert_array_equal(run(left, layer.weights, layer.x, tokens()), layer())
+
+
+def test_exclusive_doors_name_both_owners(layer):
+    def is_taken(part):
+        return [door for door in EXCLUSIVE if part.opens(door)]
+
+    for part in parts_of(layer.encoding):
+        for other in ENTRIES:
+            for rival in parts_of(make(other)):
+                both = set(is_taken(part)) & set(is_taken(rival))
+                if both:
+                    with pytest.raises(SpecError, match=f'{part.card.key} and {rival.card.key} both need the exclusive door') as error:
+                        pj.chain(part, rival)
+                    assert any(repr(door) in str(error.value) for door in both)
+
+
+def test_causal_only_encodings_refuse_an_encoder(layer):
+    if layer.card.causal_only:
+        with pytest.raises(SpecError, match=f'{layer.card.key} is defined for causal attention only'):
+            make(layer.entry, causal=False)
+    else:
+        make(layer.entry, causal=False)
+
+
+def test_determinism(layer):
+    equal_trees(nnx.state(make(layer.entry)), layer.state)
+    np.testing.assert_array_equal(layer(), layer())
+    place = layer.encoding.place
+    equal_trees(place(tokens()), place(tokens()))
+    equal_trees(place(tokens(), key=jax.random.key(3)), place(tokens(), key=jax.random.key(3)))
+
+
+def test_a_checkpoint_restores_it(layer):
+    saved = jax.tree.map(np.asarray, nnx.to_pure_dict(layer.state))
+    fresh = make(layer.entry, seed=5)
+    graphdef, state = nnx.split(fresh)
+    assert graphdef == layer.graphdef
+    if layer.promises.needs_training:
+        assert gap(layer(state=state), layer()) > DIFFERENT
+    nnx.replace_by_pure_dict(state, saved)
+    equal_trees(state, layer.state)
+    np.testing.assert_array_equal(layer(state=state), layer())
+
+
+# What stands around the code.
+
+
+def test_the_example_round_trips(layer):
+    parsed = parse(layer.card.example)
+    assert parse(str(parsed)) == parsed and str(parse(str(parsed))) == str(parsed)
+    built = [build(node, {**CONTEXT, 'rngs': nnx.Rngs(0)}) for node in parsed.nodes]
+    assert layer.card.key in re.findall(r'[a-z_0-9]+', layer.card.example) and len(built) >= 1
+
+
+def test_card_golden_numbers_test_and_catalogue_row_exist(layer):
+    card = layer.card
+    for field in ('title', 'door', 'equation', 'source', 'authors', 'name', 'example'):
+        assert getattr(card, field).strip(), f'{card.key}: the Card has no {field}'
+    assert re.fullmatch(r'\d{4}\.\d{4,5}', card.arxiv) or not card.arxiv
+    assert 1990 < card.year < 2100
+    golden = ROOT / 'tests' / 'golden' / f'{card.key}.json'
+    assert golden.is_file(), f'{golden.name} is missing: numbers from elsewhere, and where they come from'
+    assert json.loads(golden.read_text())['source'].strip()
+    assert (ROOT / 'tests' / 'methods' / f'{card.key}_test.py').is_file()
+    assert f'| `{card.key}` |' in (ROOT / 'docs' / 'catalog.md').read_text(encoding='utf-8')
+
+
+def test_the_docstring_shows_and_cites(layer):
+    text = layer.entry.build.__doc__
+    for needed in ('Differs from ', 'Example:', '>>> ', 'Reference: '):
+        assert needed in text, f'{layer.card.key}: the docstring has no {needed!r}'
+    assert not layer.card.arxiv or layer.card.arxiv in text, f'{layer.card.key}: the docstring does not cite {layer.card.arxiv}'

@@ -1,0 +1,217 @@
+"""CoPE against the sheet's numbers, a dense reference that builds e[p], and its limiting cases."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.bias.cope import interpolate, suffix_sum
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'cope.json').read_text())
+B, N, K, H, D, L = 2, 4, 2, 8, 12, 37
+TOLERANCE = 1e-5  # float32 sums of 37 terms in another order, times the slopes of a table of size 1
+OPTIONS = ['', 'scale_pos=False', "gates='separate'", "gates='value'"]
+
+
+def build(options='', npos=6, *, seed=0, **context):
+    arguments = f'npos={npos}' + (f', {options}' if options else '')
+    sizes = dict(heads=N, kv_heads=K, head_dim=H, model_dim=D) | context
+    encoding = pj.make(f'cope({arguments})', causal=True, rngs=nnx.Rngs(seed), **sizes)
+    cope = encoding.parts[0]
+    cope.table[...] = jax.random.normal(jax.random.key(seed + 1), cope.table.shape)
+    return encoding
+
+
+def inputs(length=L, seed=3):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    shapes = (B, length, N, H), (B, length, K, H), (B, length, K, H), (B, length, D)
+    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
+
+
+def run(encoding, q, k, v, x, tok, **how):
+    def whole(encoding, q, k, v, x, tok):
+        q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
+        return pj.attend(encoding, q, k, v, tq, tk, **how)
+
+    return jax.jit(whole)(encoding, q, k, v, x, tok)
+
+
+def reference(cope, q, k, v, x, visible):
+    """The definition, with e[p_ij] of shape [T, S, H] built for every head; `visible` [B, T, S]."""
+    table, npos, root = cope.table[...], cope.table.shape[1], H**0.5
+    repeat = lambda a: jnp.repeat(a, N // K, axis=2)
+    gate_key = {
+        'key': lambda: k,
+        'value': lambda: v,
+        'separate': lambda: jnp.einsum('bsd,dkh->bskh', x, cope.key_kernel[...]),
+    }[cope.gates]()
+    s = jnp.einsum('bihd,bjhd->bhij', q, repeat(k))
+    gates = jax.nn.sigmoid(jnp.einsum('bihd,bjhd->bhij', q, repeat(gate_key)) / root) * visible[:, None]
+    p = jnp.stack([gates[..., j:].sum(-1) for j in range(gates.shape[-1])], axis=-1)
+    p = jnp.minimum(p, npos - 1)
+    low = jax.lax.stop_gradient(jnp.floor(p))
+    high = jax.lax.stop_gradient(jnp.ceil(p))
+    e = lambda place: table.T[place.astype(int)]
+    part = (p - low)[..., None]
+    bias = jnp.einsum('bihd,bhijd->bhij', q, (1 - part) * e(low) + part * e(high))
+    logits = (s + bias) / root if cope.scale != 1.0 else s / root + bias
+    weights = jax.nn.softmax(jnp.where(visible[:, None], logits, -jnp.inf), axis=-1)
+    return jnp.einsum('bhij,bjhd->bihd', weights, repeat(v))
+
+
+def causal(length=L):
+    return jnp.tril(jnp.ones((B, length, length), bool))
+
+
+@pytest.mark.parametrize('case', ['npos_4', 'npos_2'])
+def test_sheet(case):
+    golden = GOLDEN[case]
+    table = jnp.array(golden['table'])
+    encoding = pj.make(f'cope(npos={table.shape[1]})', causal=True, heads=1, head_dim=1, model_dim=1)
+    encoding.parts[0].table[...] = table
+    q, k, v = jnp.ones((1, 4, 1, 1)), jnp.zeros((1, 4, 1, 1)), jnp.eye(4)[None, :, None]
+    out = run(encoding, q, k, v, None, pj.Tokens.of(length=4))
+    np.testing.assert_allclose(out[0, 3, 0], golden['probabilities'], atol=1e-6)
+    gates = jnp.full((1, 1, 1, 4), 0.5)
+    identity = jnp.arange(table.shape[1], dtype=jnp.float32)[None, None, None]
+    np.testing.assert_allclose(interpolate(identity, suffix_sum(gates))[0, 0, 0], golden['positions'], atol=1e-6)
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.parametrize('block', [None, 8, (5, 16)])
+def test_equals_reference(options, block):
+    encoding, arrays, tok = build(options), inputs(), pj.Tokens.of(length=L)
+    how = dict(implementation='dense') if block is None else dict(block=block)
+    np.testing.assert_allclose(
+        run(encoding, *arrays, tok, **how), jax.jit(reference)(encoding.parts[0], *arrays, causal()), atol=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.parametrize('block', [None, (8, 16)])
+def test_gradients_equal_reference(options, block):
+    encoding, arrays, tok = build(options), inputs(), pj.Tokens.of(length=L)
+    how = dict(implementation='dense') if block is None else dict(block=block)
+    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
+    aim = jax.random.normal(jax.random.key(9), (B, L, N, H))
+
+    def loss(function):
+        return lambda params, *a: (function(nnx.merge(graphdef, params, rest), *a) * aim).sum()
+
+    gradient = lambda function: jax.jit(jax.grad(loss(function), argnums=(0, 1, 2, 3, 4)))(params, *arrays)
+    ours = gradient(lambda e, *a: run(e, *a, tok, **how))
+    theirs = gradient(lambda e, *a: reference(e.parts[0], *a, causal()))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE * max(1.0, float(jnp.abs(b).max())))
+
+
+def test_interpolation_has_no_gradient_where_clamped():
+    z, p = jnp.array([[[[0.0, 10.0, 30.0]]]]), jnp.array([[[[0.25, 1.5, 2.0, 7.0]]]])
+    d_z, d_p = jax.grad(lambda z, p: interpolate(z, p).sum(), argnums=(0, 1))(z, p)
+    assert d_p[0, 0, 0].tolist() == [10.0, 20.0, 0.0, 0.0]
+    assert d_z[0, 0, 0].tolist() == [0.75, 0.75, 2.5]
+
+
+@pytest.mark.parametrize('length', [1, 31, 32, 33, 100])
+def test_suffix_sum(length):
+    a = np.random.default_rng(0).random((3, length)).astype(np.float32)
+    np.testing.assert_allclose(suffix_sum(jnp.array(a)), np.cumsum(a[:, ::-1].astype(np.float64), 1)[:, ::-1], rtol=1e-6)
+
+
+def test_zero_table_is_nope():
+    encoding, arrays, tok = build(), inputs(), pj.Tokens.of(length=L)
+    encoding.parts[0].table[...] = 0 * encoding.parts[0].table[...]
+    np.testing.assert_array_equal(
+        run(encoding, *arrays, tok), run(pj.make('nope()', causal=True), *arrays, tok)
+    )
+
+
+def test_open_gates_count_like_a_relative_bias():
+    """Gates of 1 give p_ij = i - j + 1; with npos = L + 1 nothing is clamped."""
+    encoding = build("gates='value'", npos=L + 1)
+    q, k, v, x = inputs()
+    q = jnp.abs(q) + 0.5
+    v = jnp.full_like(v, 50.0).at[..., 0].set(v[..., 0] + 50.0)  # q . v far beyond where a float32 sigmoid is 1
+    bias = jnp.einsum('bthd,dp->bhtp', q, encoding.parts[0].table[...]) / H**0.5
+    distance = jnp.arange(L)[:, None] - jnp.arange(L)[None]
+    bias = jnp.take_along_axis(bias, jnp.broadcast_to(jnp.maximum(distance + 1, 0), (B, N, L, L)), axis=-1)
+    logits = jnp.einsum('bihd,bjhd->bhij', q, jnp.repeat(k, N // K, 2)) / H**0.5 + bias
+    weights = jax.nn.softmax(jnp.where(distance >= 0, logits, -jnp.inf), -1)
+    expected = jnp.einsum('bhij,bjhd->bihd', weights, jnp.repeat(v, N // K, 2))
+    np.testing.assert_allclose(run(encoding, q, k, v, x, pj.Tokens.of(length=L), block=8), expected, rtol=2e-5)
+
+
+def test_one_position_shifts_all_logits_alike():
+    encoding, arrays, tok = build(npos=1), inputs(), pj.Tokens.of(length=L)
+    np.testing.assert_allclose(
+        run(encoding, *arrays, tok), run(pj.make('nope()', causal=True), *arrays, tok), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_packing_and_left_padding(options):
+    encoding, (q, k, v, x) = build(options), inputs()
+    segment = jnp.where(jnp.arange(L) < 20, 0, 1)[None].repeat(B, 0)
+    packed = run(encoding, q, k, v, x, pj.Tokens.of(segment=segment), block=(8, 16))
+    padded = run(encoding, q, k, v, x, pj.Tokens.of(valid=jnp.arange(L)[None].repeat(B, 0) >= 20), block=(8, 16))
+    first = run(encoding, *(a[:, :20] for a in (q, k, v, x)), pj.Tokens.of(length=20))
+    second = run(encoding, *(a[:, 20:] for a in (q, k, v, x)), pj.Tokens.of(length=L - 20))
+    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=TOLERANCE)
+    np.testing.assert_allclose(padded[:, 20:], second, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_decode_equals_full(options):
+    """One query over the cached keys and their features, with empty slots behind."""
+    encoding, (q, k, v, x) = build(options), inputs()
+    whole = run(encoding, q, k, v, x, pj.Tokens.of(length=L))
+    tok = pj.Tokens.of(length=L)
+    _, keys, values, _, tk = encoding.project(q, k, v, tok, tok, x)
+    for t in (0, 1, 20, L - 1):
+        new = tok.slice(t, 1)
+        one, *_, tq, _ = encoding.project(*(a[:, t : t + 1] for a in (q, k, v)), new, new, x[:, t : t + 1])
+        now = pj.Tokens.of(valid=(jnp.arange(L) <= t)[None]).with_feats(**tk.feats)
+        out = jax.jit(pj.attend)(encoding, one, keys, values, tq, now)
+        np.testing.assert_allclose(out[:, 0], whole[:, t], atol=TOLERANCE)
+
+
+def test_bfloat16_counts_in_float32():
+    """1000 gates of 1/2: a bfloat16 sum would stop at 256."""
+    length, npos = 1000, 600
+    encoding = pj.make(f'cope(npos={npos})', causal=True, heads=1, head_dim=1, model_dim=1)
+    encoding.parts[0].table[...] = jnp.where(jnp.arange(npos) == 500, 20.0, 0.0)[None]
+    q = jnp.ones((1, length, 1, 1), jnp.bfloat16)
+    v = (jnp.arange(length) < 2).astype(jnp.bfloat16)[None, :, None, None]
+    out = run(encoding, q, 0 * q, v, None, pj.Tokens.of(length=length))
+    assert out.dtype == jnp.bfloat16 and float(out[0, -1, 0, 0]) > 0.99  # only j = 0 (p = 500) and j = 1 stand out
+
+
+def test_positions_do_not_matter_but_the_order_of_the_sweep_does():
+    encoding, arrays = build(), inputs()
+    moved = pj.Tokens.of(positions=jnp.arange(L)[None] * 3 + 100)
+    np.testing.assert_array_equal(
+        run(encoding, *arrays, moved), run(encoding, *arrays, pj.Tokens.of(length=L))
+    )
+    assert encoding.parts[0].card.promises.relative and not encoding.parts[0].card.promises.sweep_free
+
+
+@pytest.mark.parametrize(
+    ('spec', 'says'), [('cope(npos=0)', 'npos'), ("cope(gates='values')", 'one of'), ('cope(npos=2.5)', 'int')]
+)
+def test_wrong_arguments(spec, says):
+    with pytest.raises(pj.SpecError, match=says):
+        pj.make(spec, heads=N, head_dim=H, model_dim=D)
+
+
+def test_wrong_input():
+    q, k, v, _ = inputs()
+    with pytest.raises(ValueError, match='37 keys, input: none'):
+        run(build("gates='separate'"), q, k, v, None, pj.Tokens.of(length=L))
+    with pytest.raises(pj.SpecError, match='causal attention only'):
+        pj.make('cope()', causal=False, heads=N, head_dim=H, model_dim=D)

@@ -1,0 +1,153 @@
+"""DCA: the distances of the sheet, the defining dense form against tiles, decoding, documents, padding, limits."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.extension.dca import dca_distance
+from posenc_jax.rotation.rope import rope
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dca.json').read_text())['values']
+WIDTH, CHUNK, LOCAL, CLIP = 8, GOLDEN['chunk'], GOLDEN['local'], GOLDEN['clip']
+
+
+def encoding(chunk=CHUNK, local=LOCAL, **options):
+    more = ''.join(f', {name}={value}' for name, value in options.items())
+    return pj.make(f'dca(encoding=rope(), chunk={chunk}, local={local}{more})', head_dim=WIDTH, train_len=64, causal=True)
+
+
+def qkv(length, kv_heads=1):
+    draw = lambda seed, heads: jax.random.normal(jax.random.key(seed), (1, length, heads, WIDTH))
+    return draw(0, 2), draw(1, kv_heads), draw(2, kv_heads)
+
+
+def run(part, tok, *arrays, **options):
+    return jax.jit(lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok), **options))(tok, *arrays)
+
+
+def distances(length, chunk=CHUNK, clip=CLIP):
+    pos = jnp.arange(length)[None]
+    return np.asarray(dca_distance(pos, pos, chunk, clip))[0]
+
+
+@jax.jit
+def defined(q, k, v, distance):
+    """Softmax attention with logits R(D_ij) q_i . k_j / sqrt(H), causal, pair by pair in one dense array."""
+    length = q.shape[1]
+    turned = rope(jnp.repeat(q, length, axis=1), distance.reshape(1, -1)).reshape(1, length, length, 2, WIDTH)
+    s = jnp.einsum('btsnh,bsnh->bnts', turned, jnp.repeat(k, 2 // k.shape[2], axis=2)) / WIDTH**0.5
+    s = jnp.where(np.tril(np.ones((length, length), bool)), s, -jnp.inf)
+    return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(s), jnp.repeat(v, 2 // v.shape[2], axis=2))
+
+
+@pytest.mark.parametrize('row', GOLDEN['rows'])
+def test_golden_rows(row):
+    assert distances(12)[int(row), : int(row) + 1].tolist() == GOLDEN['rows'][row]
+
+
+@pytest.mark.parametrize('chunk, local', [(4, 2), (5, 5), (3, 0), (1, 1)])
+def test_distances_are_exact_nearby_and_never_above_the_clip(chunk, local):
+    d = distances(40, chunk, chunk + local)
+    gap = np.subtract.outer(np.arange(40), np.arange(40))
+    near, past = (gap >= 0) & (gap <= local), gap >= 0
+    np.testing.assert_array_equal(d[near], gap[near])
+    assert d[past].min() == 0 and d[past].max() == chunk + local
+
+
+@pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
+def test_tiles_equal_the_defining_dense_form(block):
+    q, k, v = qkv(19)
+    out = run(encoding(), pj.Tokens.of(length=19), q, k, v, block=block)
+    np.testing.assert_allclose(out, defined(q, k, v, distances(19)), atol=2e-6)
+
+
+def test_gradients_of_tiles_equal_those_of_the_definition():
+    arrays, tok = qkv(13), pj.Tokens.of(length=13)
+    weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
+    expected = jax.jit(jax.grad(lambda *a: (defined(*a, distances(13)) * weights).sum(), (0, 1, 2)))(*arrays)
+    for block in (None, (5, 3)):
+        ours = jax.jit(jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2)))(*arrays)
+        for a, b in zip(ours, expected):
+            np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+def test_within_one_chunk_it_is_rope():
+    arrays, tok = qkv(10), pj.Tokens.of(length=10)
+    plain = pj.make('rope()', head_dim=WIDTH, causal=True)
+    np.testing.assert_array_equal(run(encoding(chunk=10), tok, *arrays), run(plain, tok, *arrays))
+
+
+def test_decoding_over_keys_cached_once():
+    q, k, v = qkv(14)
+    part, tok = encoding(), pj.Tokens.of(length=14)
+    whole = run(part, tok, q, k, v)
+    _, cached, _, _, _ = part.project(q, k, v, tok, tok)
+    step = lambda n: part.project(*(a[:, n : n + 1] for a in (q, k, v)), tok.slice(n, 1), tok.slice(n, 1))
+    assert part.cached == 'encoded'
+    for n in (0, 3, 4, 8, 13):
+        new_q, new_k, _, tq, _ = step(n)
+        np.testing.assert_allclose(new_k[:, 0], cached[:, n], atol=1e-6)
+        held = pj.Tokens.of(valid=tok.index <= n)
+        np.testing.assert_allclose(pj.attend(part, new_q, cached, v, tq, held)[:, 0], whole[:, n], atol=1e-6)
+
+
+def test_left_padding_and_packing():
+    arrays = qkv(11)
+    alone = run(encoding(), pj.Tokens.of(length=11), *arrays)
+    padded = [jnp.pad(a, ((0, 0), (3, 0), (0, 0), (0, 0)), constant_values=5.0) for a in arrays]
+    out = run(encoding(), pj.Tokens.of(valid=np.arange(14)[None] >= 3), *padded, block=(4, 4))
+    np.testing.assert_allclose(out[:, 3:], alone, atol=1e-6)
+    twice = [jnp.concatenate([a, a], 1) for a in arrays]
+    packed = run(encoding(), pj.Tokens.of(segment=np.repeat([[0, 1]], 11, axis=1)), *twice, block=(4, 4))
+    np.testing.assert_allclose(packed, jnp.concatenate([alone, alone], 1), atol=1e-6)
+
+
+def test_attention_factor_scales_logits_by_its_square():
+    q, k, v = qkv(12)
+    tok = pj.Tokens.of(length=12)
+    np.testing.assert_allclose(
+        run(encoding(attention_factor=1.5), tok, q, k, v), run(encoding(), tok, 2.25 * q, k, v), atol=2e-6
+    )
+
+
+def test_defaults_follow_the_released_code():
+    part = pj.make('dca(encoding=rope())', head_dim=8, train_len=4096)
+    assert (part.clip, part.chunk) == (3072, 2560)
+
+
+def test_works_on_other_layouts_widths_and_frequencies():
+    part = pj.make('dca(encoding=rope(partial=0.5, freqs=pi(factor=2.0)), chunk=4, local=2)', head_dim=WIDTH, train_len=64, causal=True)
+    q, k, v = qkv(4)
+    plain = pj.make('rope(partial=0.5, freqs=pi(factor=2.0))', head_dim=WIDTH, causal=True)
+    tok = pj.Tokens.of(length=4)
+    np.testing.assert_array_equal(run(part, tok, q, k, v), run(plain, tok, q, k, v))
+
+
+def test_bfloat16():
+    arrays, tok = [a.astype(jnp.bfloat16) for a in qkv(12)], pj.Tokens.of(length=12)
+    out = run(encoding(), tok, *arrays)
+    assert out.dtype == jnp.bfloat16
+    exact = defined(*(a.astype(jnp.float32) for a in arrays), distances(12))
+    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.04)
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('dca(encoding=alibi())', 'rotary encoding, got alibi'),
+        ('dca(encoding=rope() | alibi())', 'chain other encodings beside it'),
+        ('dca(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
+        ('dca(encoding=rope(), chunk=0)', 'chunk=0'),
+        ('dca(encoding=rope(), chunk=4, local=5)', 'between 0 and chunk=4, got 5'),
+        ('dca()', "needs 'encoding'"),
+    ],
+)
+def test_errors(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(spec, head_dim=8, heads=2, train_len=64)

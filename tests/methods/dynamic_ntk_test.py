@@ -1,0 +1,123 @@
+"""Dynamic NTK: bases by length, one base per pass, decoding from raw keys, documents and padding."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.rotation.frequencies.dynamic_ntk import DynamicNTK, dynamic_ntk_frequencies
+from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
+from posenc_jax.rotation.rope import rope, rope_frequencies
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dynamic_ntk.json').read_text())['values']
+WIDTH, TRAINED = 8, 5
+
+
+def encoding(factor=2.0):
+    return pj.make(f'rope(freqs=dynamic_ntk(factor={factor}))', head_dim=WIDTH, train_len=TRAINED, causal=True)
+
+
+def qkv(length, batch=1):
+    return tuple(jax.random.normal(jax.random.key(i), (batch, length, 2, WIDTH)) for i in range(3))
+
+
+def run(tok, *arrays):
+    part = encoding()
+    return jax.jit(lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok)))(tok, *arrays)
+
+
+@pytest.mark.parametrize('length, base', zip(GOLDEN['length'], GOLDEN['base']))
+def test_golden_bases(length, base):
+    inv_freq = dynamic_ntk_frequencies(128, 10000.0, jnp.asarray(length), train_len=2048, factor=2.0)
+    np.testing.assert_allclose(inv_freq, rope_frequencies(128, base), rtol=2e-6)
+
+
+def test_up_to_the_trained_length_it_is_rope():
+    for length in (1, 2047, 2048):
+        inv_freq = dynamic_ntk_frequencies(128, 10000.0, jnp.asarray(length), train_len=2048, factor=2.0)
+        np.testing.assert_array_equal(inv_freq, rope_frequencies(128, 10000.0).astype(np.float32))
+    q, k, v = qkv(TRAINED)
+    tok, plain = pj.Tokens.of(length=TRAINED), pj.make('rope()', head_dim=WIDTH, causal=True)
+    np.testing.assert_allclose(run(tok, q, k, v), pj.attend(plain, *plain.project(q, k, v, tok, tok)), atol=1e-6)
+
+
+def test_all_positions_of_a_pass_have_the_base_of_its_length():
+    q, k, v = qkv(11)
+    tok = pj.Tokens.of(length=11)
+    q2, k2, *_ = encoding().project(q, k, v, tok, tok)
+    base = ntk_aware_base(WIDTH, 10000.0, 1 + 2.0 * (11 - TRAINED) / TRAINED)
+    np.testing.assert_allclose(q2, rope(q, tok.pos, base), atol=1e-5)
+    np.testing.assert_allclose(k2, rope(k, tok.pos, base), atol=1e-5)
+
+
+@jax.jit
+def decoded(q, k, v):
+    """Every query against the raw keys held so far, as the cache hands them over."""
+    part, tok = encoding(), pj.Tokens.of(length=q.shape[1])
+
+    def step(number):
+        held = pj.Tokens.of(valid=tok.index <= number)
+        one = jax.lax.dynamic_slice_in_dim(q, number, 1, axis=1)
+        return pj.attend(part, *part.project(one, k, v, tok.slice(number, 1), held))[:, 0]
+
+    return jax.lax.map(step, jnp.arange(q.shape[1]))
+
+
+def test_it_caches_raw_keys_and_each_step_equals_the_pass_over_its_prefix():
+    q, k, v = qkv(12)
+    assert encoding().cached == 'raw' and pj.make('rope()', head_dim=WIDTH).cached == 'encoded'
+    steps = decoded(q, k, v)
+    for length in (1, TRAINED, TRAINED + 1, 9, 12):
+        prefix = run(pj.Tokens.of(length=length), *(a[:, :length] for a in (q, k, v)))
+        np.testing.assert_allclose(steps[length - 1], prefix[:, -1], atol=2e-6)
+
+
+def test_a_step_depends_on_the_length_so_that_one_pass_over_all_is_something_else():
+    q, k, v = qkv(12)
+    whole, steps = run(pj.Tokens.of(length=12), q, k, v)[0], decoded(q, k, v)[:, 0]
+    np.testing.assert_allclose(steps[-1], whole[-1], atol=2e-6)
+    assert np.abs(steps[TRAINED:-1] - whole[TRAINED:-1]).max() > 1e-2
+
+
+def test_rows_and_documents_have_their_own_length():
+    q, k, v = qkv(14)
+    twice = lambda *parts: jnp.concatenate(parts, axis=1)
+    alone = {n: run(pj.Tokens.of(length=n), q[:, :n], k[:, :n], v[:, :n]) for n in (4, 14)}
+    packed = run(pj.Tokens.of(segment=np.repeat([[3, 1]], [4, 14], axis=1)), *(twice(a[:, :4], a) for a in (q, k, v)))
+    np.testing.assert_allclose(packed, twice(alone[4], alone[14]), atol=2e-6)
+    short = lambda a: jnp.concatenate([jnp.pad(a[:, :4], ((0, 0), (10, 0), (0, 0), (0, 0)), constant_values=3.0), a])
+    padded = run(pj.Tokens.of(valid=np.arange(14)[None] >= np.array([[10], [0]])), *map(short, (q, k, v)))
+    np.testing.assert_allclose(padded[0, 10:], alone[4][0], atol=2e-6)
+    np.testing.assert_allclose(padded[1], alone[14][0], atol=2e-6)
+
+
+def test_one_program_for_every_length():
+    traces = []
+
+    @jax.jit
+    def frequencies(length):
+        traces.append(length)
+        return dynamic_ntk_frequencies(16, 10000.0, length, train_len=4)
+
+    for length in (3, 5, 9):
+        expected = rope_frequencies(16, ntk_aware_base(16, 10000.0, max(1.0, length / 4)))
+        np.testing.assert_allclose(frequencies(jnp.asarray(length)), expected, rtol=2e-6)
+    assert len(traces) == 1
+
+
+def test_errors():
+    with pytest.raises(SpecError, match="needs 'train_len'"):
+        pj.make('rope(freqs=dynamic_ntk())', head_dim=8)
+    with pytest.raises(ValueError, match='needs train_len'):
+        DynamicNTK(factor=2.0)
+    with pytest.raises(SpecError, match='at least 1, got 0.5'):
+        pj.make('rope(freqs=dynamic_ntk(factor=0.5))', head_dim=8, train_len=4)
+    q, k, v = qkv(6)
+    tok = pj.Tokens.of(segment=np.zeros((1, 6)))
+    with pytest.raises(ValueError, match='1 queries and 6 keys'):
+        encoding().project(q[:, :1], k, v, tok.slice(5, 1), tok)

@@ -1,0 +1,279 @@
+"""PaTH against the sheet's numbers, products of explicit Householder matrices, and its limiting cases."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.bias.path import evolve_keys, path_directions, path_match, unit_lower_inverse
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'path.json').read_text())
+B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
+TOLERANCE = 1e-5  # float32, products of 21 maps
+OPTIONS = ['', 'forget=True', 'forget=True, gate_scaled=False', 'rank=None']
+
+
+def build(options='', **context):
+    """Parameters large enough that directions, steps and gates differ from token to token."""
+    sizes = dict(heads=N, kv_heads=K, head_dim=H, model_dim=D) | context
+    encoding = pj.make(f'path({options or "rank=4"})', causal=True, rngs=nnx.Rngs(0), **sizes)
+    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
+    leaves, structure = jax.tree.flatten(params)
+    leaves = [0.6 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves), rest)
+
+
+def inputs(length=L, seed=3):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    shapes = (B, length, N, H), (B, length, K, H), (B, length, K, H), (B, length, D)
+    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
+
+
+def run(encoding, q, k, v, x, tok, **how):
+    def whole(encoding, q, k, v, x, tok):
+        x = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
+        q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
+        return pj.attend(encoding, q, k, v, tq, tk, **how)
+
+    return jax.jit(whole)(encoding, q, k, v, x, tok)
+
+
+def reference(path, q, k, v, x):
+    """The definition for one unpadded, unpacked batch: explicit matrices H_t, multiplied one after another."""
+    length = x.shape[1]
+    u = (x if path.down is None else x @ path.down[...]) @ path.up[...].reshape(-1, K * H)
+    u = jnp.pad(u, ((0, 0), (2, 0), (0, 0)))
+    c = path.taps[...].reshape(3, -1)
+    y = jax.nn.silu(c[0] * u[:, :-2] + c[1] * u[:, 1:-1] + c[2] * u[:, 2:]).reshape(-1, length, K, H)
+    w = y / jnp.sqrt((y**2).sum(-1, keepdims=True) + 1e-6)
+    beta = 2 / (1 + jnp.exp(-(x @ path.beta_kernel[...] + path.beta_bias[...])))
+    maps = jnp.eye(H) - beta[..., None, None] * w[..., :, None] * w[..., None, :]
+    k, v, maps = (jnp.repeat(a, N // K, axis=2) for a in (k, v, maps))
+    rows = []
+    for i in range(length):
+        row, product = [], q[:, i]
+        for j in range(i, -1, -1):
+            row.append((product * k[:, j]).sum(-1))
+            product = jnp.einsum('bhd,bhde->bhe', product, maps[:, j])
+        rows.append(jnp.stack(row[::-1] + [jnp.full_like(row[0], -jnp.inf)] * (length - 1 - i), axis=-1))
+    logits = jnp.stack(rows, axis=2) / H**0.5
+    if path.forget:
+        total = jnp.cumsum(jnp.log(jax.nn.sigmoid(x @ path.gate_kernel[...] + path.gate_bias[...])), axis=1)
+        decay = jnp.swapaxes(total, 1, 2)[..., :, None] - jnp.swapaxes(total, 1, 2)[..., None, :]
+        logits = logits + (decay / H**0.5 if path.gate_scale != 1.0 else decay)
+    return jnp.einsum('bhij,bjhd->bihd', jax.nn.softmax(logits, axis=-1), v)
+
+
+def sheet_block(q, k, w, beta):
+    """`path_match` of one query, one head."""
+    q, k, w = (jnp.array(a, jnp.float32)[None, None] for a in (q, k, w))
+    index = jnp.arange(k.shape[2])[None]
+    s, after = path_match(q, k, w, jnp.array(beta, jnp.float32)[None, None], index, jnp.ones((1, 1, 1, k.shape[2]), bool))
+    return s[0, 0, 0], after[0, 0, 0]
+
+
+def test_sheet_product():
+    golden = GOLDEN['product']
+    after = [sheet_block([e], [[0.0, 0.0]] * 2, golden['w'], golden['beta'])[1] for e in ([1.0, 0.0], [0.0, 1.0])]
+    np.testing.assert_allclose(after, golden['H2_H1'], atol=1e-6)
+    k = jnp.array(golden['k'])[None, None, None]
+    moved = evolve_keys(k, jnp.array(golden['w'][1])[None, None, None], jnp.full((1, 1, 1), golden['beta'][1]))
+    np.testing.assert_allclose(moved[0, 0, 0], golden['k_after_H2'], atol=1e-6)
+    s, _ = sheet_block([golden['q']], [golden['k'], [0.0, 0.0]], golden['w'], golden['beta'])
+    np.testing.assert_allclose(s[0], golden['logit'], atol=1e-6)
+
+
+def test_sheet_reflection():
+    golden = GOLDEN['reflection']
+    s, _ = sheet_block([golden['q']], [golden['k']] * 5, [golden['w']] * 5, [golden['beta']] * 5)
+    np.testing.assert_allclose(s[::-1], [golden['even'], golden['odd']] * 2 + [golden['even']], atol=1e-5)
+
+
+@pytest.mark.parametrize(('scaled', 'name'), [(False, 'unscaled'), (True, 'scaled')])
+@pytest.mark.parametrize('block', [3, 1, 2])
+def test_sheet_forget(scaled, name, block):
+    golden = GOLDEN['forget']
+    width = golden['head_dim']
+    encoding = pj.make(f'path(forget=True, gate_scaled={scaled})', causal=True, heads=1, head_dim=width, model_dim=D)
+    zero = jnp.zeros((1, 3, 1, width))  # no input: every gate is sigmoid(0) = 1/2
+    out = run(encoding, zero, zero, jnp.eye(3)[None, :, None], jnp.zeros((1, 3, D)), pj.Tokens.of(length=3), block=block)
+    np.testing.assert_allclose(out[0, 2, 0], golden[name], atol=1e-6)
+
+
+@pytest.mark.parametrize('size', [1, 2, 4, 64])
+def test_inverse(size):
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((3, size, 8))
+    w /= np.linalg.norm(w, axis=-1, keepdims=True)
+    lower = np.tril(2 * w @ np.swapaxes(w, 1, 2), -1)
+    inverse = unit_lower_inverse(jnp.array(lower, jnp.float32))
+    np.testing.assert_allclose(inverse, np.linalg.inv(np.eye(size) + lower), atol=1e-5)
+    tangent = rng.standard_normal(lower.shape)  # only its strictly lower part counts
+    _, moved = jax.jvp(unit_lower_inverse, (jnp.array(lower, jnp.float32),), (jnp.array(tangent, jnp.float32),))
+    exact = np.linalg.inv(np.eye(size) + lower)
+    expected = -exact @ np.tril(tangent, -1) @ exact
+    np.testing.assert_allclose(moved, expected, atol=2e-6 * max(1.0, np.abs(expected).max()) * size)
+
+
+def test_longer_than_a_chunk():
+    """200 keys in one tile are four chunks, the last one padded; against one map after another, in float64."""
+    keys, rng = 200, np.random.default_rng(1)
+    q, k, w = rng.standard_normal((1, H)), rng.standard_normal((keys, H)), rng.standard_normal((keys, H))
+    w /= np.linalg.norm(w, axis=-1, keepdims=True)
+    beta = rng.uniform(0, 2, keys)
+    s, after = sheet_block(q, k, w, beta)
+    row, expected = q[0], np.zeros(keys)
+    for j in range(keys - 1, -1, -1):
+        expected[j] = row @ k[j]
+        row = row - beta[j] * (row @ w[j]) * w[j]
+    np.testing.assert_allclose(s, expected, atol=TOLERANCE)
+    np.testing.assert_allclose(after, row, atol=TOLERANCE)
+    assert np.all(np.abs(expected) <= np.linalg.norm(q) * np.linalg.norm(k, axis=-1) + 1e-9)
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_values_and_gradients_equal_reference(options):
+    encoding, arrays, tok = build(options), inputs(), pj.Tokens.of(length=L)
+    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
+    aim = jax.random.normal(jax.random.key(9), (B, L, N, H))
+
+    def value_and_grad(function):
+        def loss(params, *arrays):
+            out = function(nnx.merge(graphdef, params, rest), *arrays)
+            return (out * aim).sum(), out
+
+        (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))(params, *arrays)
+        return out, grads
+
+    expected, theirs = value_and_grad(lambda e, *a: reference(e.parts[0], *a))
+    for how in (dict(implementation='dense'), dict(block=(8, 5)), dict(block=(5, 16))):
+        out, ours = value_and_grad(lambda e, *a: run(e, *a, tok, **how))
+        np.testing.assert_allclose(out, expected, atol=TOLERANCE)
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+            np.testing.assert_allclose(a, b, atol=TOLERANCE * max(1.0, float(jnp.abs(b).max())))
+            assert float(jnp.abs(b).max()) > 1e-3
+
+
+def test_zero_steps_are_nope():
+    encoding, arrays, tok = build(), inputs(), pj.Tokens.of(length=L)
+    path = encoding.parts[0]
+    path.beta_kernel[...], path.beta_bias[...] = 0 * path.beta_kernel[...], jnp.full((K,), -200.0)
+    out = run(encoding, *arrays, tok, block=8)
+    np.testing.assert_allclose(out, run(pj.make('nope()', causal=True), *arrays, tok, block=8), atol=2e-6)
+
+
+@pytest.mark.parametrize('options', OPTIONS[:2])
+@pytest.mark.parametrize('block', [(8, 16), (16, 4)])
+def test_packing_and_left_padding(options, block):
+    encoding, arrays, cut = build(options), inputs(), 9
+    document = jnp.arange(L)[None].repeat(B, 0) >= cut
+    first = run(encoding, *(a[:, :cut] for a in arrays), pj.Tokens.of(length=cut))
+    second = run(encoding, *(a[:, cut:] for a in arrays), pj.Tokens.of(length=L - cut))
+    packed = run(encoding, *arrays, pj.Tokens.of(segment=document), block=block)
+    padded = run(encoding, *arrays, pj.Tokens.of(valid=document), block=block)
+    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=TOLERANCE)
+    np.testing.assert_allclose(padded[:, cut:], second, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('options', OPTIONS[:2])
+def test_padding_in_between_does_not_act(options):
+    encoding, arrays = build(options), inputs()
+    valid = (jnp.arange(L) < 3) | (jnp.arange(L) > 5)
+    kept = np.flatnonzero(valid)
+    # the taps reach rows, not tokens: rows that are not valid read as zero
+    q, k, v, x = arrays
+    x = jnp.where(valid[None, :, None], x, 0.0)
+    tok = pj.Tokens.of(valid=valid[None])
+    _, _, _, tq, tk = encoding.project(q, k, v, tok, tok, jnp.pad(x, ((0, 0), (2, 0), (0, 0))))
+    pick = lambda tree: jax.tree.map(lambda a: a[:, kept], tree)
+    expected = pj.attend(encoding, q[:, kept], k[:, kept], v[:, kept], pick(tq), pick(tk))
+    np.testing.assert_allclose(run(encoding, q, k, v, x, tok, block=8)[:, kept], expected, atol=TOLERANCE)
+
+
+def test_taps_stop_at_documents():
+    u, taps = jnp.arange(1.0, 7.0).reshape(1, 6, 1, 1), jnp.array([100.0, 10.0, 1.0]).reshape(3, 1, 1)
+    direction = lambda tok: path_directions(jnp.concatenate([jnp.zeros((1, 2, 1, 1)), u], 1), taps, tok)
+    raw = lambda *sums: jax.nn.silu(jnp.array(sums))
+    norm = lambda y: y / jnp.sqrt(y**2 + 1e-6)
+    plain = direction(pj.Tokens.of(length=6))[0, :, 0, 0]
+    np.testing.assert_allclose(plain, norm(raw(1.0, 12.0, 123.0, 234.0, 345.0, 456.0)), atol=1e-6)
+    # signs and sizes survive the norm only for small sums, so read the taps from the gradient of what they reach
+    reach = jax.jacobian(lambda u: path_directions(u, 1e-3 * taps, tok=pj.Tokens.of(segment=[[0, 0, 0, 1, 1, 1]])).sum((2, 3)))
+    reached = np.abs(reach(1e-3 * jnp.concatenate([jnp.zeros((1, 2, 1, 1)), u], 1))[0, :, 0, 2:, 0, 0]) > 0
+    expected = np.zeros((6, 6), bool)
+    for t in range(6):
+        expected[t, max(t - 2, t // 3 * 3) : t + 1] = True
+    np.testing.assert_array_equal(reached, expected)
+
+
+@pytest.mark.parametrize('options', OPTIONS[:2])
+def test_decode_by_evolving_keys(options):
+    """Token by token: two earlier rows, keys rewritten by each new token, and (FoX) gates are all that is remembered."""
+    encoding, (q, k, v, x) = build(options), inputs()
+    tok = pj.Tokens.of(valid=jnp.arange(L)[None] >= jnp.array([[0], [3]]))  # the second row is padded on the left
+    x = jnp.where(tok.valid[..., None], x, 0.0)
+    whole = run(encoding, q, k, v, x, tok)
+    rows = jnp.pad(x, ((0, 0), (2, 0), (0, 0)))
+
+    @jax.jit
+    def step(keys, gates, t):
+        at = lambda a: jax.lax.dynamic_slice_in_dim(a, t, 1, axis=1)
+        new = tok.slice(t, 1)
+        one, key, _, tq, tk = encoding.project(at(q), at(k), at(v), new, new, jax.lax.dynamic_slice_in_dim(rows, t, 3, 1))
+        keys = encoding.evolve(keys, tok, tk)
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, jnp.swapaxes(key, 1, 2), t, axis=2)
+        now = pj.Tokens.of(valid=tok.valid & (tok.index <= t))
+        if gates is not None:
+            gates = jax.lax.dynamic_update_slice_in_dim(gates, tk.feats['path_gates'], t, axis=1)
+            now = now.with_feats(path_gates=gates)
+        return keys, gates, pj.attend(encoding, one, keys, jnp.swapaxes(v, 1, 2), tq, now, heads_first=True)
+
+    keys, gates = jnp.zeros((B, K, L, H)), jnp.zeros((B, L, N)) if 'forget' in options else None
+    for t in range(L):
+        keys, gates, out = step(keys, gates, t)
+        np.testing.assert_allclose(out[tok.valid[:, t], 0], whole[tok.valid[:, t], t], atol=TOLERANCE)
+
+
+def test_evolve_leaves_later_keys_and_other_documents():
+    encoding, (q, k, v, x) = build().parts[0], inputs()
+    tok = pj.Tokens.of(segment=(jnp.arange(L) >= 4)[None])
+    new = tok.slice(9, 1)
+    _, _, _, _, tk = encoding.project(q[:, :1], k[:, :1], v[:, :1], new, new, x[:, :3])
+    keys = jnp.swapaxes(k, 1, 2)
+    moved = np.abs(encoding.evolve(keys, tok, tk) - keys).max((0, 1, 3)) > 0
+    np.testing.assert_array_equal(moved, (np.arange(L) >= 4) & (np.arange(L) < 9))
+
+
+def test_bfloat16_stays_float32_inside():
+    encoding, tok = build('forget=True'), pj.Tokens.of(length=L)
+    arrays = [a.astype(jnp.bfloat16) for a in inputs()]
+    out = run(encoding, *arrays, tok, block=8)
+    exact = run(encoding, *(a.astype(jnp.float32) for a in arrays), tok)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=2**-8 * 4)  # rounding of weights and of the result
+    _, _, _, _, tk = encoding.project(*arrays[:3], tok, tok, jnp.pad(arrays[3], ((0, 0), (2, 0), (0, 0))))
+    assert {a.dtype for a in jax.tree.leaves(tk.feats)} == {jnp.dtype('float32')}
+
+
+def test_positions_do_not_matter():
+    encoding, arrays = build(), inputs()
+    moved = pj.Tokens.of(positions=jnp.arange(L)[None] * 3 + 100)
+    np.testing.assert_array_equal(run(encoding, *arrays, moved), run(encoding, *arrays, pj.Tokens.of(length=L)))
+
+
+def test_wrong_input():
+    encoding, (q, k, v, x), tok = build(), inputs(), pj.Tokens.of(length=L)
+    with pytest.raises(ValueError, match='input: none'):
+        encoding.project(q, k, v, tok, tok)
+    with pytest.raises(ValueError, match='2 rows before: 21 keys, input: 21 rows'):
+        encoding.project(q, k, v, tok, tok, x)
+    with pytest.raises(pj.SpecError, match='rank of at least 1'):
+        build('rank=0')
+    with pytest.raises(pj.SpecError, match='causal attention only'):
+        pj.make('path()', causal=False, heads=N, head_dim=H, model_dim=D)

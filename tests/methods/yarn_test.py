@@ -1,0 +1,106 @@
+"""YaRN: the sheet's borders, ratios and temperatures; limits; what it does to logits."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.rotation.frequencies.yarn import YaRN, yarn_frequencies, yarn_temperature
+from posenc_jax.rotation.rope import rope, rope_frequencies
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'yarn.json').read_text())['values']
+MODELS = {
+    'b=1e6, D=128, L=32768, s=4': (128, 1e6, 4.0, 32768),
+    'b=1e4, D=128, L=4096, s=16': (128, 1e4, 16.0, 4096),
+    'b=1e4, D=16, L=64, s=4': (16, 1e4, 4.0, 64),
+}
+
+
+@pytest.mark.parametrize('ramp, key', [('index', 'ratio'), ('rotations', 'ratio_rotations')])
+def test_golden_ratios(ramp, key):
+    ratio = rope_frequencies(128, 10000.0) / yarn_frequencies(128, 10000.0, 16.0, 4096, ramp=ramp)
+    digits = 6e-5 if ramp == 'index' else 6e-4
+    np.testing.assert_allclose(ratio[GOLDEN['planes']], GOLDEN[key], atol=digits)
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_golden_borders(model):
+    width, base, factor, train_len = MODELS[model]
+    ratio = rope_frequencies(width, base) / yarn_frequencies(width, base, factor, train_len)
+    low, high = GOLDEN['borders'][model]
+    np.testing.assert_allclose(ratio[: low + 1], 1.0)
+    np.testing.assert_allclose(ratio[high:], factor)
+    assert (ratio[low + 1 : high] > 1).all() and (ratio[low + 1 : high] < factor - 1e-6).all()
+
+
+def test_golden_temperatures():
+    m = [yarn_temperature(factor) for factor in GOLDEN['factor']]
+    np.testing.assert_allclose(m, GOLDEN['temperature'], atol=6e-7)
+    np.testing.assert_allclose(np.square(m), GOLDEN['logit_scale'], atol=6e-6)
+    assert yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8) == pytest.approx(GOLDEN['mscale_temperature'], abs=6e-7)
+    assert yarn_temperature(40.0, mscale=0.7, mscale_all_dim=0.7) == 1.0
+    assert yarn_temperature(40.0, attention_factor=1.25, mscale=1.0, mscale_all_dim=0.8) == 1.25
+
+
+def test_untruncated_borders_are_fractional():
+    ratio = rope_frequencies(128, 1e4) / yarn_frequencies(128, 1e4, 16.0, 4096, truncate=False)
+    expected = 1 / (1 - (21 - 20.944) / (45.027 - 20.944) * 15 / 16)  # the sheet's borders have three decimals
+    assert ratio[20] == 1.0 and ratio[21] == pytest.approx(expected, abs=3e-5)
+
+
+def test_factor_one_is_rope():
+    x, pos = jax.random.normal(jax.random.key(0), (1, 9, 2, 16)), jnp.arange(9)[None]
+    ours = pj.make('rope(freqs=yarn(factor=1.0))', head_dim=16, train_len=64).rotate(x, pos)
+    np.testing.assert_allclose(ours, rope(x, pos), atol=1e-6)
+
+
+def test_temperature_scales_logits_by_its_square_once():
+    width, tok = 16, pj.Tokens.of(length=6)
+    q, k = (jax.random.normal(jax.random.key(i), (1, 6, 2, width)) for i in range(2))
+
+    def logits(spec):
+        part = pj.make(spec, head_dim=width, train_len=64)
+        q2, k2, *_ = part.project(q, k, k, tok, tok)
+        return jnp.einsum('btnh,bsnh->bnts', q2, k2)
+
+    by_parts = logits('rope(freqs=yarn(factor=4.0, attention_factor=1.0))')
+    np.testing.assert_allclose(logits('rope(freqs=yarn(factor=4.0))'), GOLDEN['logit_scale'][0] * by_parts, rtol=2e-5, atol=2e-5)
+
+
+def test_uses_the_rotated_width():
+    part = pj.make('rope(partial=0.5, freqs=yarn(factor=4.0))', head_dim=32, train_len=64)
+    x, pos = jax.random.normal(jax.random.key(0), (1, 3, 1, 32)), jnp.asarray([[0, 10, 100]])
+    small = pj.make('rope(freqs=yarn(factor=4.0))', head_dim=16, train_len=64)
+    np.testing.assert_allclose(part.rotate(x, pos)[..., :16], small.rotate(x[..., :16], pos), atol=1e-6)
+
+
+def test_a_train_len_shorter_than_one_turn_interpolates_all_but_the_fastest_plane():
+    ratio = rope_frequencies(16, 1e4) / yarn_frequencies(16, 1e4, 4.0, 4)
+    np.testing.assert_allclose(ratio, [1.0] + [4.0] * 7)
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('yarn(factor=0.5)', 'at least 1, got 0.5'),
+        ('yarn(factor=4.0, ramp="linear")', 'ramp'),
+        ('yarn(factor=4.0, beta_fast=1.0, beta_slow=2.0)', 'beta_slow < beta_fast'),
+        ('yarn(factor=4.0, train_len=0)', 'needs train_len.*got 0'),
+        ('yarn(factor=4.0, attn_factor=1.0)', 'attention_factor'),
+    ],
+)
+def test_errors(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(f'rope(freqs={spec})', head_dim=16, train_len=64)
+
+
+def test_errors_outside_specs():
+    with pytest.raises(ValueError, match='yarn needs train_len'):
+        YaRN(factor=4.0)
+    with pytest.raises(ValueError, match='base above 1'):
+        yarn_frequencies(16, 1.0, 4.0, 64)

@@ -1,0 +1,291 @@
+"""The transformer: against an independent forward pass, and what it does with the encodings it is given."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from posenc_jax.core.encoding import Constant, Tokens
+from posenc_jax.core.registry import SpecError
+from posenc_jax.model import Transformer, TransformerConfig
+
+BASE = dict(vocab_size=11, train_len=8, layers=4, width=16, heads=4, encoding='alibi()')
+TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 11)
+
+
+def model_of(seed=0, **fields):
+    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(seed))
+
+
+def count(model, kind=nnx.Param):
+    return sum(a.size for a in jax.tree.leaves(nnx.state(model, kind)))
+
+
+def plain_forward(model, tokens):
+    """Written out with dense ALiBi attention, layer after layer, in float64."""
+    f = lambda a: np.asarray(a[...], np.float64)
+    cfg, block = model.cfg, model.blocks[0]
+
+    def norm(x, module, layer):
+        scale = f(module.scale)
+        scale = scale if layer is None else scale[layer]
+        if module.bias is None:
+            return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+        bias = f(module.bias)
+        x = x - x.mean(-1, keepdims=True)
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale + (bias if layer is None else bias[layer])
+
+    x = f(model.embedding)[np.asarray(tokens)] * cfg.width**0.5
+    length, group = tokens.shape[1], cfg.heads // cfg.kv_heads
+    i, j = np.arange(length)[:, None], np.arange(length)[None]
+    bias = -(2.0 ** (-8 * np.arange(1, cfg.heads + 1) / cfg.heads))[:, None, None] * abs(i - j)
+    if cfg.kind == 'decoder':
+        bias = np.where(j <= i, bias, -np.inf)
+    for layer in range(cfg.layers):
+        h = norm(x, block.attention_norm, layer)
+        q, k, v = (
+            np.einsum('btd,dnh->bnth', h, f(w)[layer]) for w in (block.attention.w_q, block.attention.w_k, block.attention.w_v)
+        )
+        k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+        s = np.einsum('bnth,bnsh->bnts', q, k) / np.sqrt(cfg.head_dim) + bias
+        w = np.exp(s - s.max(-1, keepdims=True))
+        out = np.einsum('bnts,bnsh->btnh', w / w.sum(-1, keepdims=True), v)
+        x = x + np.einsum('btnh,nhd->btd', out, f(block.attention.w_out)[layer])
+        h = norm(x, block.mlp_norm, layer)
+        up = h @ f(block.mlp.w_in)[layer]
+        if cfg.mlp == 'swiglu':
+            gate = h @ f(block.mlp.w_gate)[layer]
+            up = gate / (1 + np.exp(-gate)) * up
+        else:
+            up = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
+        x = x + up @ f(block.mlp.w_out)[layer]
+    x = norm(x, model.norm, None)
+    return x @ (f(model.embedding).T if model.output is None else f(model.output))
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {},
+        dict(kind='encoder', norm='layernorm', mlp='swiglu', kv_heads=2, tie=False, head_dim=6, mlp_width=20),
+        dict(kv_heads=1, mlp='swiglu'),
+    ],
+)
+def test_logits_are_those_of_a_plain_forward_pass(fields):
+    model = model_of(**fields)
+    logits = model(TOKENS)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, plain_forward(model, TOKENS), atol=2e-5)
+
+
+@pytest.mark.parametrize('remat', ['full', 'dots'])
+def test_rematerialisation_changes_no_gradient(remat):
+    def gradients(remat):
+        graphdef, params, rest = nnx.split(model_of(remat=remat, encoding='alibi()'), nnx.Param, ...)
+        loss = lambda params: (nnx.merge(graphdef, params, rest)(TOKENS) ** 2).mean()
+        text = str(jax.make_jaxpr(jax.grad(loss))(params))
+        return jax.tree.leaves(jax.grad(loss)(params)), text
+
+    plain, text = gradients('none')
+    again, remat_text = gradients(remat)
+    assert 'remat' in remat_text and 'remat' not in text
+    for a, b in zip(plain, again, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_bfloat16_activations_keep_float32_parameters_and_logits():
+    exact, rounded = model_of(), model_of(dtype='bfloat16')
+    assert rounded.hidden(TOKENS).dtype == jnp.bfloat16
+    assert {a.dtype for a in jax.tree.leaves(nnx.state(rounded))} == {jnp.dtype('float32')}
+    logits = rounded(TOKENS)
+    assert logits.dtype == jnp.float32
+    error = float(jnp.abs(logits - exact(TOKENS)).max())
+    assert 1e-4 < error < 0.05 * float(jnp.abs(logits).max())  # rounded, and not by much
+
+
+def test_hidden_and_logits_make_up_the_call_and_last_cuts_it():
+    model = model_of()
+    logits = model(TOKENS)
+    np.testing.assert_array_equal(model.logits(model.hidden(TOKENS)), logits)
+    np.testing.assert_allclose(model(TOKENS, last=2), logits[:, -2:], atol=1e-6)
+
+
+def test_compiled_program_does_not_grow_with_depth():
+    def size(layers):
+        model = model_of(layers=layers, encoding='toy_gate()' if False else 'alibi()')
+        return len(jax.jit(lambda m: m(TOKENS)).lower(model).as_text())
+
+    assert size(24) < 1.05 * size(6)
+
+
+def test_padding_and_packing_change_nothing(toys):
+    model = model_of(encoding='toy_table() | toy_gate() | toy_path()')
+    short = TOKENS[:, :6]
+    alone = model(short)
+    padded = jnp.pad(short, ((0, 0), (3, 0)), constant_values=7)
+    valid = jnp.broadcast_to(jnp.arange(9) >= 3, (2, 9))
+    np.testing.assert_allclose(model(padded, Tokens.of(valid=valid))[:, 3:], alone, atol=1e-5)
+    np.testing.assert_allclose(model(jnp.roll(padded, -3, 1), Tokens.of(valid=jnp.roll(valid, -3, 1)))[:, :6], alone, atol=1e-5)
+    model = model_of(encoding='toy_table() | toy_slope()')
+    packed = jnp.concatenate([TOKENS[:, :4], short], axis=1)
+    tok = Tokens.of(segment=jnp.array([[0] * 4 + [1] * 6]))
+    np.testing.assert_allclose(model(packed, tok)[:, 4:], model(short), atol=1e-5)
+
+
+# Parameters of encodings: once for the model, or once a layer.
+
+
+def test_share_decides_where_parameters_live(toys):
+    rest = count(model_of())
+    assert count(model_of(encoding='toy_slope()')) - rest == 4  # its card says model
+    assert count(model_of(encoding='toy_slope()', share='layer')) - rest == 4 * 4
+    assert count(model_of(encoding='toy_gate()')) - rest == 4 * 16 * 4  # its card says layer
+    assert count(model_of(encoding='toy_gate()', share='model')) - rest == 16 * 4
+    assert count(model_of(encoding='toy_table(rows=30)')) - rest == 30 * 16  # the stem exists once, whatever the card says
+    assert count(model_of(encoding='toy_slope()', share='layer'), Constant) == 4 * 4
+
+
+def test_every_parameter_is_used_and_drawn_independently(toys):
+    graphdef, params, rest = nnx.split(
+        model_of(encoding='toy_table() | toy_gate() | toy_slope()', mlp='swiglu', norm='layernorm', tie=False), nnx.Param, ...
+    )
+    grads = jax.grad(lambda p: (nnx.merge(graphdef, p, rest)(TOKENS)[..., 0] ** 2).mean())(params)
+    for path, grad in nnx.to_flat_state(grads):
+        assert jnp.abs(grad.get_value()).max() > 0, path
+    drawn = [
+        np.asarray(layer).ravel()[:16] / np.asarray(layer).std()
+        for path, p in nnx.to_flat_state(params)
+        if path[-1] not in ('scale', 'bias')
+        for layer in (p.get_value() if path[0] == 'blocks' else [p.get_value()])
+    ]
+    assert len({tuple(d[:4].round(4)) for d in drawn}) == len(drawn) == 2 + 7 * 4 + 4 + 1 + 1 - 0
+
+
+def test_pattern_cycles_over_the_layers_and_shares_equal_parts(toys):
+    specs = ('toy_slope()', 'toy_slope() | window(size=2)')
+    model = model_of(pattern=specs)
+    assert count(model) == count(model_of()) + 4
+    causal = jnp.tril(jnp.ones((9, 9), bool))
+    masks = [model.encoding(place, block).mask(*(Tokens.of(length=9),) * 2) for place, block in model.layers()]
+    for layer, mask in enumerate(masks):
+        band = causal if layer % 2 == 0 else causal & ~jnp.tril(causal, -2)
+        np.testing.assert_array_equal(jnp.broadcast_to(mask[0, 0], (9, 9)), band)
+    # The scan visits the layers in that order.
+    x = model.embed(TOKENS, (tok := Tokens.of(length=9),) * 2)
+    for place, block in model.layers():
+        x = block(x, tok, model.encoding(place, block))
+    np.testing.assert_allclose(model.norm(x), model.hidden(TOKENS), atol=1e-5)
+
+
+# Randomness.
+
+
+def test_key_places_positions_and_train_turns_dropout_on(toys):
+    model = model_of(encoding='toy_shift() | toy_table()', dropout=0.3)
+    key = jax.random.key(3)
+    still = model(TOKENS)
+    np.testing.assert_array_equal(still, model(TOKENS))
+    moved = model(TOKENS, key=key)
+    assert jnp.abs(moved - still).max() > 1e-3
+    shift = jax.random.randint(jax.random.fold_in(jax.random.split(key, 3)[0], 0), (), 0, 30)
+    shifted = Tokens.of(positions=jnp.arange(9)[None] + shift - 3)
+    np.testing.assert_allclose(moved, model(TOKENS, shifted), atol=1e-5)
+    trained = model(TOKENS, key=key, train=True)
+    assert jnp.abs(trained - moved).max() > 1e-3
+    np.testing.assert_array_equal(trained, model(TOKENS, key=key, train=True))
+
+
+def test_layers_drop_different_entries():
+    model = model_of(dropout=0.5)
+    keys = []
+    block_class = type(model.blocks[0])
+    original = block_class.__call__
+
+    def spy(self, x, tok, encoding, *, key=None):
+        jax.debug.callback(lambda data: keys.append(tuple(np.asarray(data))), jax.random.key_data(key))
+        return original(self, x, tok, encoding, key=key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_class, '__call__', spy)
+        model(TOKENS, key=jax.random.key(0), train=True).block_until_ready()
+        jax.effects_barrier()
+    assert len(set(keys)) == 4
+
+
+# Extension.
+
+
+def test_extension_changes_the_encoding_and_keeps_the_weights(toys):
+    model = model_of(encoding='toy_slope() | rope()', heads=2)
+    longer = model.extend('pi(factor=2.0)')
+    assert longer.extend is not None and count(longer) == count(model)
+    doubled = Tokens.of(positions=2 * jnp.arange(9)[None])
+    expected = model_of(encoding='rope()', heads=2)
+    halved = expected.extend('pi(factor=2.0)')
+    np.testing.assert_allclose(halved(TOKENS, doubled), expected(TOKENS), atol=1e-5)
+    for a, b in zip(jax.tree.leaves(nnx.state(model, nnx.Param)), jax.tree.leaves(nnx.state(longer, nnx.Param)), strict=True):
+        assert a is b or (a == b).all()
+
+
+def test_extension_of_a_pattern_reaches_the_layers_that_have_something_to_extend():
+    model = model_of(pattern=('rope()', 'nope()'), heads=2)
+    longer = model.extend('pi(factor=2.0)')
+    names = [[part.card.key for part in longer.encoding(place, block).parts] for place, block in longer.layers()[:2]]
+    assert names == [['rope', 'causal', 'document'], ['nope', 'causal', 'document']]
+    assert jnp.abs(longer(TOKENS) - model(TOKENS)).max() > 1e-4
+    with pytest.raises(SpecError, match='found 0'):
+        model_of(encoding='nope()').extend('pi(factor=2.0)')
+
+
+# Wrong input.
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        (dict(kv_heads=3), '4 heads are not a multiple of 3 kv_heads'),
+        (dict(width=18), 'width 18 is not a multiple of 4 heads'),
+        (dict(norm='rms_norm'), "norm is 'rms_norm'; did you mean 'rmsnorm'"),
+        (dict(mlp='swigelu'), "mlp is 'swigelu'; did you mean 'swiglu'"),
+        (dict(kind='decodr'), "did you mean 'decoder'"),
+        (dict(share='models'), "did you mean 'model'"),
+        (dict(remat='ful'), "did you mean 'full'"),
+        (dict(dtype='bfloat'), "did you mean 'bfloat16'"),
+        (dict(implementation='block'), "did you mean 'blocked'"),
+        (dict(dropout=1.0), r'dropout must lie in \[0, 1\), got 1.0'),
+        (dict(layers=0), 'layers must be at least 1, got 0'),
+        (dict(pattern=('alibi()', 'nope()', 'nope()')), '4 layers are not a multiple of the pattern of 3 encodings'),
+    ],
+)
+def test_wrong_sizes_and_names_are_errors(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TransformerConfig(**{**BASE, **fields})
+
+
+def test_wrong_calls_are_errors():
+    model = model_of()
+    for call, message in [
+        (lambda: model(TOKENS[0]), r'integers \[B, T\], got int32 \(9,\)'),
+        (lambda: model(TOKENS.astype(float)), 'got float32'),
+        (lambda: model(TOKENS, Tokens.of(length=8)), r'\(2, 9\) do not fit .* \(1, 8\)'),
+        (lambda: model(TOKENS, train=True), 'needs a key'),
+        (lambda: model(TOKENS, last=10), r'1 \.\. 9, got 10'),
+        (lambda: model_of(encoding='alibo()'), "did you mean 'alibi'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_config_of_a_run_gives_the_model_config():
+    from ml_collections import ConfigDict
+
+    config = ConfigDict(dict(encoding='rope()', pattern=(), share='auto', train=dict(length=32), model={}))
+    config.model = {f.name: f.default for f in dataclasses.fields(TransformerConfig) if f.default is not dataclasses.MISSING}
+    for name in ('pattern', 'share'):
+        del config.model[name]
+    config.model.update(layers=2, width=8, heads=2)
+    cfg = TransformerConfig.from_config(config, 17)
+    assert (cfg.vocab_size, cfg.train_len, cfg.kv_heads, cfg.head_dim, cfg.mlp_width, cfg.encoding) == (17, 32, 2, 4, 32, 'rope()')

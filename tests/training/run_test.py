@@ -1,0 +1,152 @@
+"""Whole runs as processes of their own: killed, stopped, spoilt, spread over devices and over processes."""
+
+import random
+import shutil
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from posenc_jax.training.checkpoint import restore_model
+from posenc_jax.training.metrics import FILE, read_lines
+from tests.training import tiny
+
+NAME = 'run'
+STEPS = tiny.FIELDS['train.steps']
+MESH = {'mesh__data': 1, 'mesh__fsdp': 2, 'mesh__tensor': 2, 'mesh__sequence': 2}
+
+
+def losses(workdir):
+    return {line['step']: line['loss'] for line in read_lines(workdir / NAME / FILE)}
+
+
+def finish(process, status=0):
+    out, errors = process.communicate(timeout=400)
+    assert process.returncode == status, (out, errors)
+    return out, errors
+
+
+def wait_for(process, text):
+    """Reads the output up to the line that starts with `text`."""
+    for line in process.stdout:
+        if line.startswith(text):
+            return
+    raise AssertionError((text, process.stderr.read()))
+
+
+def back_to(source, target, step):
+    """A copy of a run as it was right after `step`, which is a checkpoint."""
+    shutil.copytree(source, target)
+    for path in (target / NAME / 'checkpoints').iterdir():
+        if int(path.name) > step:
+            shutil.rmtree(path)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp().parent / 'compiled'
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, cache):
+    """A run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp('whole')
+    finish(tiny.start(workdir, name=NAME, cache=cache))
+    assert list(losses(workdir)) == list(range(1, STEPS + 1))
+    return workdir
+
+
+def test_killed_runs_have_the_same_losses(whole, cache, tmp_path):
+    rng = random.Random(0)
+    for after in (3, 11, 17):
+        process = tiny.start(tmp_path, name=NAME, cache=cache)
+        wait_for(process, f'step {after}/')
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+    finish(tiny.start(tmp_path, name=NAME, cache=cache))
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_stopped_run_saves_and_continues(whole, cache, tmp_path):
+    process = tiny.start(tmp_path, name=NAME, cache=cache, train__save_every=1000)
+    wait_for(process, 'step 2/')
+    process.send_signal(signal.SIGTERM)
+    out, errors = finish(process)
+    stopped = max(losses(tmp_path))
+    assert f'stopped after step {stopped}, which is saved' in out
+    assert stopped < STEPS
+    assert restore_model(tmp_path / NAME)[2] == stopped
+    out, _ = finish(tiny.start(tmp_path, name=NAME, cache=cache, train__save_every=1000))
+    assert f'continuing after step {stopped} of {STEPS}' in out
+    assert losses(tmp_path) == losses(whole)
+    out, _ = finish(tiny.start(tmp_path, name=NAME, cache=cache, train__save_every=1000))
+    assert f'trained already, to step {STEPS}' in out
+
+
+def test_changed_config_is_refused_unless_told_otherwise(whole, cache, tmp_path):
+    back_to(whole, tmp_path / 'runs', 20)
+    _, errors = finish(tiny.start(tmp_path / 'runs', name=NAME, cache=cache, train__lr=0.02), 2)
+    assert 'train.lr: 0.01 -> 0.02' in errors and '--resume_changed' in errors and 'Traceback' not in errors
+    assert losses(tmp_path / 'runs') == losses(whole)
+    finish(tiny.start(tmp_path / 'runs', '--resume_changed', name=NAME, cache=cache, train__lr=0.02))
+    new, old = losses(tmp_path / 'runs'), losses(whole)
+    assert [new[s] for s in range(1, 22)] == [old[s] for s in range(1, 22)]  # the loss of 21 is before its update
+    assert new[22] != old[22]
+
+
+def test_non_finite_numbers_stop_the_run(whole, cache, tmp_path):
+    back_to(whole, tmp_path / 'runs', 8)
+    process = tiny.start(tmp_path / 'runs', '--resume_changed', name=NAME, cache=cache, train__lr=1e38, train__save_every=1)
+    _, errors = finish(process, 1)
+    assert 'Traceback' not in errors
+    stopped = int(errors.split('step ')[1].split(':')[0])
+    kept = restore_model(tmp_path / 'runs' / NAME)
+    assert 8 <= kept[2] < stopped
+    assert f'the checkpoint of step {kept[2]} is kept' in errors
+    assert all(np.isfinite(loss) for loss in losses(tmp_path / 'runs').values())
+
+
+def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path):
+    expected = [loss for _, loss in sorted(losses(whole).items())]
+    # Eight emulated devices, from the start.
+    mesh = tmp_path / 'mesh'
+    finish(tiny.start(mesh, name=NAME, cache=cache, devices=8, **MESH))
+    found = [loss for _, loss in sorted(losses(mesh).items())]
+    np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
+    # Two real processes with parameters cut between them, from the start ...
+    apart = tmp_path / 'apart'
+    two_processes(apart, cache)
+    found = [loss for _, loss in sorted(losses(apart).items())]
+    np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
+    # ... and from the checkpoint of the eight devices.
+    back_to(mesh, tmp_path / 'from_mesh', 20)
+    two_processes(tmp_path / 'from_mesh', cache)
+    tail = losses(tmp_path / 'from_mesh')
+    np.testing.assert_allclose([tail[s] for s in range(21, 25)], [losses(mesh)[s] for s in range(21, 25)], rtol=0, atol=1e-5)
+    # One device goes on from the checkpoint of two processes.
+    back_to(apart, tmp_path / 'from_apart', 20)
+    finish(tiny.start(tmp_path / 'from_apart', name=NAME, cache=cache))
+    tail = losses(tmp_path / 'from_apart')
+    np.testing.assert_allclose([tail[s] for s in range(21, 25)], [losses(apart)[s] for s in range(21, 25)], rtol=0, atol=1e-5)
+
+
+def two_processes(workdir, cache):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    flags = [f'--coordinator=127.0.0.1:{port}', '--processes=2']
+    both = [tiny.start(workdir, *flags, f'--process_id={i}', name=NAME, mesh__data=1, mesh__fsdp=2) for i in range(2)]
+    (out, _), (silent, _) = [finish(process) for process in both]
+    assert f'step {STEPS}/{STEPS}' in out and silent == ''
+
+
+def test_importing_the_package_does_not_import_training():
+    import subprocess
+    import sys
+
+    code = 'import posenc_jax, sys; print([m for m in ("orbax", "grain", "optax", "rich", "tensorboardX") if m in sys.modules])'
+    found = subprocess.run([sys.executable, '-c', code], cwd=tiny.ROOT, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == '[]'
