@@ -15,5 +15,5 @@ def get_config() -> ConfigDict:
     config.model.update(layers=2, width=128, heads=4)
     config.train.update(steps=1500, batch=64, length=10, min_length=1, lr=1e-3, warmup=100)
     config.train.update(log_every=25, save_every=500, eval_every=500)
-    config.eval.update(lengths=(10, 15, 20, 30))
+    config.eval.update(lengths=(10, 15, 20, 30), positions='first')
     return config

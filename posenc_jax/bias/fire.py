@@ -76,9 +76,10 @@ def fire_network(
 class FIRE(Bias):
     """Adds a trained function of the distance, as a fraction of what the query can look back on; acts on the logits.
 
-    `b_ij = W2 relu(W1 z_ij + b1) + b2`, `z_ij = psi(i - j) / (psi(max(i, |mult| T)) + 1e-6)`,
-    `psi(x) = ln(|c x| + 1)`; c and mult are trained. Differs from the paper: nothing. Its FIRE-S shares one network
-    between the layers (`share='model'` in the config); its random training positions are `randomized_pe(...) | fire()`.
+    `b_ij = W2 relu(W1 z_ij + b1)`, `z_ij = psi(i - j) / (psi(max(i, |mult| T)) + 1e-6)`, `psi(x) = ln(|c x| + 1)`; c
+    and mult are trained. Differs from the paper: the output bias b2 is left out, since the softmax cancels it. FIRE-S
+    shares one network between the layers (`share='model'` in the config); the paper's random training positions are
+    `randomized_pe(...) | fire()`.
 
     Args:
       width: hidden units.
@@ -86,7 +87,7 @@ class FIRE(Bias):
       heads: N, from the model.
 
     Raises:
-      ValueError: width or threshold below 1.
+      ValueError: width below 1, threshold not positive.
 
     Reference: Li et al., arXiv 2310.04418.
 
@@ -99,8 +100,8 @@ class FIRE(Bias):
     def __init__(self, width: int = 32, threshold: float = 512.0, heads: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
         if width < 1:
             raise ValueError(f'fire width must be at least 1, got {width}')
-        if threshold < 1:
-            raise ValueError(f'fire threshold must be at least 1, got {threshold}')
+        if threshold <= 0:
+            raise ValueError(f'fire threshold must be positive, got {threshold}')
         uniform = lambda shape, bound: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
         self.threshold = threshold
         self.c = nnx.Param(jnp.float32(0.1), axes=())

@@ -157,7 +157,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), 1, ('vocab', 'width'), gain=0.02)
+        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), cfg.width, ('vocab', 'width'))  # unit rows after the sqrt(D)
         names: list[tuple[str, int, int]] = []
         shared: list[Encoding] = []
         blocks, links = [], []

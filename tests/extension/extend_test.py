@@ -1,0 +1,63 @@
+"""`extend`: which part it takes over, what it keeps, what it refuses."""
+
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.registry import SpecError
+from posenc_jax.extension import extend
+
+CONTEXT = dict(head_dim=8, heads=2, train_len=64)
+
+
+def names(encoding):
+    return [name_of(part) for part in parts_of(encoding)]
+
+
+@pytest.mark.parametrize('rule', ['pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'yarn(factor=4.0)', 'dynamic_ntk()'])
+def test_frequency_rules_replace_the_rule_of_the_rotary_part(rule):
+    trained = pj.make('rope(base=500.0, layout="interleaved", partial=0.5) | alibi()', causal=True, **CONTEXT)
+    longer = extend(trained, rule, train_len=64)
+    assert names(longer) == names(trained) == ['rope', 'alibi', 'causal', 'document']
+    part = longer.parts[0]
+    assert (part.base, part.layout, part.partial, part.head_dim) == (500.0, 'interleaved', 0.5, 8)
+    assert part.freqs == pj.make(f'rope(freqs={rule})', **CONTEXT).freqs and trained.parts[0].freqs is None
+    assert longer.cached == ('raw' if rule == 'dynamic_ntk()' else 'encoded')
+    assert longer.parts[1] is trained.parts[1]
+
+
+def test_extensions_wrap_the_part_they_are_given():
+    rotary, linear = pj.make('rope() | causal()', **CONTEXT), pj.make('alibi()', **CONTEXT)
+    longer = extend(rotary, 'dca(chunk=8, local=4)', train_len=64)
+    assert names(longer) == ['dca', 'causal'] and longer.parts[0].encoding is rotary.parts[0]
+    clipped = extend(linear, 'lm_infinite(n_global=4)', train_len=64)
+    assert clipped.encoding is linear and clipped.n_local == 64
+
+
+def test_several_are_applied_from_left_to_right():
+    longer = extend(pj.make('rope()', **CONTEXT), 'pi(factor=2.0) | lm_infinite()', train_len=64)
+    assert longer.card.key == 'lm_infinite' and longer.encoding.freqs.factor == 2.0
+
+
+@pytest.mark.parametrize(
+    'encoding, spec, message',
+    [
+        ('alibi()', 'yarn(factor=4.0)', 'yarn extends one rotary encoding; found 0 in alibi'),
+        ('nope() | causal()', 'dca()', 'dca extends one rotary encoding or one relative bias; found 0 in nope | causal'),
+        ('rope() | alibi()', 'lm_infinite()', 'found 2 in rope | alibi'),
+        ('alibi()', 'dca()', 'a rotary encoding, got alibi'),
+        ('rope()', 'dca() | yarn(factor=2.0)', 'found 0 in dca'),
+        ('rope()', 'yarn(factor=0.5)', 'at least 1'),
+        ('rope()', 'yran(factor=2.0)', "did you mean 'yarn'"),
+        ('rope()', 'rope()', 'registered as encoding'),
+        ('rope(freqs=dynamic_ntk())', 'lm_infinite()', 'do not depend on the current length'),
+    ],
+)
+def test_errors(encoding, spec, message):
+    with pytest.raises(SpecError, match=message.replace('|', r'\|')):
+        extend(pj.make(encoding, **CONTEXT), spec, train_len=64)
+
+
+def test_what_the_context_lacks_is_an_error():
+    with pytest.raises(SpecError, match="yarn needs 'train_len'"):
+        extend(pj.make('rope()', **CONTEXT), 'yarn(factor=4.0)')

@@ -1,0 +1,107 @@
+"""FIRE: the progress variable against hand-made numbers, the network against its definition, limits and the claim."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.bias.fire import fire_network, fire_progress
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'fire.json').read_text())['values']
+C, T = jnp.float32(GOLDEN['c']), jnp.float32(GOLDEN['threshold'])
+N = 4
+
+
+def make(arguments='threshold=8', seed=0):
+    return pj.make(f'fire({arguments})', heads=N, rngs=nnx.Rngs(seed))
+
+
+def bias_of(encoding, length=50):
+    pos = jnp.arange(length)[None]
+    return np.asarray(encoding.bias(pos, pos)[0])
+
+
+@pytest.mark.parametrize('case', GOLDEN['progress'], ids=str)
+def test_progress(case):
+    z = fire_progress(C, T, jnp.array([[case['query']]]), jnp.array([[case['key']]]))
+    assert z.item() == pytest.approx(case['z'], abs=1e-6)
+
+
+def test_the_query_itself_is_always_at_zero():
+    bias = bias_of(make())
+    own = np.diagonal(bias, axis1=1, axis2=2)
+    np.testing.assert_array_equal(own, own[:, :1] * np.ones(50))
+
+
+def test_the_network_is_its_definition():
+    encoding = make()
+    z = jax.random.uniform(jax.random.key(0), (3, 5, 7))
+    w1, w2 = encoding.w1[...], encoding.w2[...]
+    expected = jnp.einsum('btsw,wn->bnts', jax.nn.relu(z[..., None] * w1[0] + w1[1]), w2)
+    np.testing.assert_allclose(fire_network(z, w1, w2), expected, atol=1e-5)
+
+
+def test_the_threshold_matters_for_early_queries_only():
+    near, far = bias_of(make('threshold=8')), bias_of(make('threshold=16'))
+    np.testing.assert_array_equal(near[:, 16:], far[:, 16:])
+    assert np.abs(near[:, 1:16] - far[:, 1:16]).max((0, 2)).min() > 1e-4
+
+
+def test_it_is_not_a_function_of_the_distance():
+    bias = bias_of(make())
+    assert np.abs(bias[:, 40, 39] - bias[:, 10, 9]).min() > 1e-3
+
+
+def test_zero_output_weights_are_nope():
+    encoding = make()
+    encoding.w2[...] = jnp.zeros_like(encoding.w2[...])
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, 20, N, 8)) for i in range(3))
+    tok = pj.Tokens.of(length=20)
+    ours = pj.attend(pj.chain(encoding, pj.make('causal()')), q, k, v, tok, tok)
+    np.testing.assert_array_equal(ours, pj.attend(pj.make('nope()', causal=True), q, k, v, tok, tok))
+
+
+def test_signs_of_the_trained_scalars_do_not_matter():
+    encoding, other = make(), make()
+    other.c[...], other.mult[...] = -other.c[...], -other.mult[...]
+    np.testing.assert_array_equal(bias_of(encoding), bias_of(other))
+
+
+def test_longer_inputs_stay_inside_what_training_saw():
+    """The paper's claim: whatever the length, the progress lies in [0, 1] and the first key of a late query is near 1."""
+    for last in (100, 10_000, 1_000_000):
+        keys = jnp.linspace(0, last, 101).astype(int)[None]
+        z = np.asarray(fire_progress(C, T, jnp.array([[last]]), keys))[0, 0]
+        assert z.min() == 0 and (np.diff(z) < 0).all() and 1 - 1e-5 < z[0] <= 1
+
+
+def test_tiles_of_positions_shared_by_the_batch_are_computed_once():
+    encoding = make()
+    shared, own = jnp.arange(9)[None], jnp.tile(jnp.arange(9), (3, 1))
+    assert encoding.bias(shared, shared).shape == (1, N, 9, 9)
+    np.testing.assert_allclose(encoding.bias(own, own), jnp.tile(encoding.bias(shared, shared), (3, 1, 1, 1)), atol=1e-6)
+
+
+def test_initial_ranges_are_those_of_a_default_linear_layer():
+    encoding = pj.make('fire(width=1000)', heads=50)
+    for row in encoding.w1[...]:
+        assert 0.99 < np.abs(row).max() <= 1
+    bound = 1000**-0.5
+    assert 0.99 * bound < np.abs(encoding.w2[...]).max() <= bound
+    assert encoding.c[...] == np.float32(0.1) and encoding.mult[...] == 1
+
+
+def test_wrong_input_says_what_is_wrong():
+    for arguments, message in (
+        ('width=0', 'width must be at least 1, got 0'),
+        ('threshold=0', 'threshold must be positive, got 0.0'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(arguments)
+    with pytest.raises(ValueError, match='fire is defined for causal attention only'):
+        pj.make('fire()', heads=N, causal=False)

@@ -1,0 +1,118 @@
+"""KERPLE: the four kernels, their limits, and parameters that leave their bounds."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'kerple.json').read_text())['values']
+KERNELS = ['log', 'power', 'log3', 'bias_wht']
+N = 4
+
+
+def make(kernel, fixed=(), **values):
+    encoding = pj.make(f'kerple(kernel={kernel!r}, fixed={tuple(fixed)!r})', heads=N, rngs=nnx.Rngs(0))
+    for name, value in values.items():
+        encoding.raw[name][...] = jnp.broadcast_to(jnp.asarray(value, jnp.float32), (N,))
+    return encoding
+
+
+def bias_of(encoding, length=30):
+    pos = jnp.arange(length)[None]
+    return encoding.bias(pos, pos)[0]
+
+
+def test_the_last_row_of_probabilities():
+    case = GOLDEN['log']
+    bias = bias_of(make('log', a=case['a'], p=case['p']), case['length'])
+    np.testing.assert_allclose(jax.nn.softmax(bias[0, -1]), case['probabilities'], atol=1e-6)
+
+
+def test_power_with_exponent_one_is_alibi():
+    pos = jnp.arange(30)[None]
+    slopes = alibi_slopes(N)[:3].tolist() + [0.02]  # ALiBi's last slope lies below the bound 0.01
+    bias = bias_of(make('power', fixed=('p',), a=slopes))
+    np.testing.assert_allclose(bias, alibi_bias(jnp.array(slopes), pos, pos)[0], rtol=1e-6)
+
+
+def test_log3_with_exponent_one_is_log():
+    a, p = [0.1, 0.5, 1.0, 3.0], [0.2, 1.0, 1.7, 4.0]
+    np.testing.assert_allclose(bias_of(make('log3', r1=p, r2=a, r3=1.0)), bias_of(make('log', a=a, p=p)), rtol=1e-6)
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_no_bias_at_distance_zero_symmetric_and_falling(kernel):
+    bias = np.asarray(bias_of(make(kernel)))
+    assert (np.diagonal(bias, axis1=1, axis2=2) == 0).all()
+    np.testing.assert_array_equal(bias, np.swapaxes(bias, 1, 2))
+    assert (np.diff(bias[:, 0]) < 0).all()
+
+
+def test_the_weight_multiplies_the_scores_before_the_bias():
+    encoding = make('bias_wht', wa=0.3, wp=0.7)
+    tok = pj.Tokens.of(length=30)
+    s = jax.random.normal(jax.random.key(0), (2, N, 30, 30))
+    scored, _ = encoding.score(s, tok, tok, None, ())
+    distance = np.abs(np.arange(30)[:, None] - np.arange(30))
+    expected = s * np.exp(-0.3 * distance**0.7) + bias_of(encoding)
+    np.testing.assert_allclose(scored, expected, atol=1e-6)
+    diagonal = lambda a: np.diagonal(a, axis1=2, axis2=3)
+    np.testing.assert_array_equal(diagonal(scored), diagonal(s))
+
+
+def test_bounds():
+    (a, low), (p, high) = GOLDEN['bounds']['a'], GOLDEN['bounds']['p']
+    values = make('power', a=a, p=p).parameters()
+    np.testing.assert_array_equal(values['a'], np.float32(low))
+    np.testing.assert_array_equal(values['p'], np.float32(high))
+    np.testing.assert_array_equal(make('log', p=p).parameters()['p'], np.float32(p))  # no exponent of a distance
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('raw', [None, -0.3, 2.7], ids=['inside', 'below', 'above'])
+def test_gradients_are_finite_and_pass_the_bounds(kernel, raw):
+    encoding = make(kernel)
+    if raw is not None:
+        encoding = make(kernel, **{name: raw for name in encoding.raw})
+    tok = pj.Tokens.of(length=9)
+    s = jax.random.normal(jax.random.key(1), (1, N, 9, 9))
+    target = jax.random.normal(jax.random.key(2), s.shape)
+    gradient = jax.grad(lambda e: (e.score(s, tok, tok, None, ())[0] * target).sum())(encoding)
+    for name in encoding.raw:
+        g = np.asarray(gradient.raw[name][...])
+        assert np.isfinite(g).all() and (g != 0).all(), name
+
+
+def test_fixed_parameters_stay_one_and_are_not_trained():
+    encoding = make('bias_wht', fixed=('wa', 'wp'))
+    assert {path[-1] for path, _ in nnx.to_flat_state(nnx.state(encoding, nnx.Param))} == {'a', 'p'}
+    np.testing.assert_array_equal(encoding.parameters()['wp'], 1.0)
+
+
+def test_initial_ranges():
+    encoding = pj.make('kerple()', heads=4000, rngs=nnx.Rngs(3))
+    for name, high in (('a', 1.0), ('p', 2.0)):
+        values = np.asarray(encoding.raw[name][...])
+        assert 0 <= values.min() < 0.01 * high and 0.99 * high < values.max() <= high
+        assert values.mean() == pytest.approx(high / 2, rel=0.04)
+
+
+def test_the_log_kernel_flattens_where_alibi_does_not():
+    """The claim behind its extrapolation: the penalty of the far past grows without bound, but ever more slowly."""
+    bias = np.asarray(bias_of(make('log', a=1.0, p=1.0), 1000))[0, -1]
+    steps = np.diff(bias)
+    assert (np.diff(steps) > 0).all() and steps[0] < 2e-3 < 0.5 < steps[-1]
+
+
+def test_wrong_input_says_what_is_wrong():
+    with pytest.raises(ValueError, match='one of .*log3'):
+        make('logarithm')
+    with pytest.raises(ValueError, match="fixed parameter of kerple 'log' is 'r1'"):
+        make('log', fixed=('r1',))

@@ -1,0 +1,120 @@
+"""Position coupling: random starts, the table, ids with components, and the ids the addition task hands over."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.positions.position_coupling import random_start
+from posenc_jax.tasks.coupling import coupled_addition_ids
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'position_coupling.json').read_text())['values']
+D = 6
+IDS = np.array(GOLDEN['ids'])
+
+
+def make(arguments):
+    return pj.make(f'position_coupling({arguments})', model_dim=D, rngs=nnx.Rngs(0))
+
+
+def test_the_task_and_the_encoding_agree_on_the_ids():
+    np.testing.assert_array_equal(coupled_addition_ids(4, 4, 5), IDS)
+    tok = pj.Tokens.of(positions=IDS[None])
+    np.testing.assert_array_equal(make('max_position=6').place(tok).pos[0], IDS)  # evaluation: start 1
+
+
+def test_starts_are_uniform_and_the_largest_id_stays_in_the_table():
+    limit, rows = 10, 20_000
+    ids = np.asarray(random_start(jax.random.key(0), jnp.asarray(np.tile(IDS, (rows, 1))), limit))
+    offset = ids[:, 10] - 1  # of '=', whose id is the start
+    np.testing.assert_array_equal(ids, np.where(IDS > 0, IDS + offset[:, None], 0))
+    choices = limit - GOLDEN['largest'] + 1
+    counts = np.bincount(offset, minlength=choices)
+    assert len(counts) == choices and ids.max() == limit
+    np.testing.assert_allclose(counts / rows, 1 / choices, atol=0.012)  # four standard errors
+
+
+def test_starts_follow_the_row_and_the_key():
+    ids = np.tile(IDS, (40, 1))
+    ids[20:] = np.where(ids[20:] > 3, 0, ids[20:])  # shorter problems: a larger range of starts
+    encoding = make('max_position=12')
+    tok = pj.Tokens.of(positions=ids)
+    first, again = (np.asarray(encoding.place(tok, key=jax.random.key(7)).pos) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first[:20].max() <= 12 and first[20:].max() <= 12 and (first[20:, 10] > 7).any()
+    assert len(set(first[:20, 10])) > 3
+
+
+def test_a_full_table_leaves_no_choice():
+    tok = pj.Tokens.of(positions=IDS[None])
+    np.testing.assert_array_equal(make('max_position=6').place(tok, key=jax.random.key(0)).pos[0], IDS)
+
+
+def test_vectors_are_rows_of_a_standard_normal_table():
+    encoding = make('max_position=6')
+    assert encoding.tables.shape == (1, 7, D)
+    out = encoding.embed(jnp.zeros((1, len(IDS), D)), pj.Tokens.of(positions=IDS[None]))
+    np.testing.assert_array_equal(out[0], encoding.tables[0][IDS])
+    wide = pj.make('position_coupling(max_position=400)', model_dim=100)
+    assert np.asarray(wide.tables[...]).std() == pytest.approx(1, rel=0.02)
+
+
+def test_coupled_tokens_get_one_vector_whatever_the_start():
+    """The claim behind the method: digits of equal significance are told apart from others, not from each other."""
+    encoding = make('max_position=30')
+    tok = encoding.place(pj.Tokens.of(positions=IDS[None]), key=jax.random.key(1))
+    out = np.asarray(encoding.embed(jnp.zeros((1, len(IDS), D)), tok))[0]
+    same = np.array([[np.array_equal(a, b) for a in out] for b in out])
+    np.testing.assert_array_equal(same, IDS[:, None] == IDS)
+
+
+def test_components_have_tables_and_starts_of_their_own():
+    encoding = make('max_position=9, components=2')
+    board = np.stack(np.meshgrid(np.arange(1, 4), np.arange(1, 3)), -1).reshape(1, 6, 2)
+    tok = pj.Tokens.of(positions=np.tile(board, (64, 1, 1)))
+    placed = encoding.place(tok, key=jax.random.key(0))
+    offset = np.asarray(placed.pos - tok.pos)
+    assert (offset == offset[:, :1]).all() and len({tuple(o) for o in offset[:, 0]}) > 20
+    out = encoding.embed(jnp.zeros((64, 6, D)), placed)
+    tables, pos = np.asarray(encoding.tables[...]), np.asarray(placed.pos)
+    np.testing.assert_allclose(out, tables[0][pos[..., 0]] + tables[1][pos[..., 1]], atol=1e-6)
+
+
+def test_without_a_table_the_ids_go_to_another_encoding():
+    encoding = make('max_position=20, table=False')
+    assert not jax.tree.leaves(nnx.state(encoding))
+    x = jnp.ones((1, len(IDS), D))
+    np.testing.assert_array_equal(encoding.embed(x, pj.Tokens.of(positions=IDS[None])), x)
+    chained = pj.make('position_coupling(max_position=20, table=False) | sinusoidal()', model_dim=D)
+    placed = chained.place(pj.Tokens.of(positions=IDS[None]), key=jax.random.key(3))
+    np.testing.assert_array_equal(chained.embed(x, placed), pj.make('sinusoidal()').embed(x, placed))
+
+
+def test_padding_is_left_alone():
+    tok = pj.Tokens.of(positions=[[0, 2, 1, 0]], valid=[[True, True, True, False]])
+    out = make('max_position=4').embed(jnp.zeros((1, 4, D)), tok)
+    assert np.abs(out[0, :3]).min() > 0 and not np.asarray(out[0, 3]).any()
+
+
+def test_ids_beyond_the_table():
+    encoding = make('max_position=5')
+    with pytest.raises(ValueError, match='position 6 is not in 0 .. 5'):
+        encoding.place(pj.Tokens.of(positions=IDS[None]))
+    run = jax.jit(lambda pos: encoding.embed(jnp.zeros((1, 17, D)), encoding.place(pj.Tokens.of(positions=pos))))
+    np.testing.assert_array_equal(np.isnan(run(jnp.asarray(IDS)[None])[0]).all(-1), IDS > 5)
+
+
+def test_wrong_input_says_what_is_wrong():
+    with pytest.raises(ValueError, match='max_position must be at least 1, got 0'):
+        make('max_position=0')
+    with pytest.raises(ValueError, match='components must be at least 1, got 0'):
+        make('max_position=4, components=0')
+    with pytest.raises(ValueError, match=r'integer ids \[B, L, 2\], got int32 \(1, 17\)'):
+        make('max_position=9, components=2').place(pj.Tokens.of(positions=IDS[None]))
+    with pytest.raises(ValueError, match=r'integer ids \[B, L\], got float32'):
+        make('max_position=9').place(pj.Tokens.of(positions=IDS[None] * 0.5))

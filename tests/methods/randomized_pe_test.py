@@ -1,0 +1,154 @@
+"""Randomized positions: the distribution of the draw, the evaluation rules, padding, packing and decoding."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'randomized_pe.json').read_text())['values']
+RULES = ['sampled', 'spaced', 'first']
+
+
+def make(arguments):
+    return pj.make(f'randomized_pe({arguments})')
+
+
+def ids_of(encoding, tok, key=None):
+    return np.asarray(encoding.place(tok, key=None if key is None else jax.random.key(key)).pos)
+
+
+@pytest.fixture(scope='module')
+def draws():
+    """20000 draws of 10 out of 64."""
+    n, m = GOLDEN['count'], GOLDEN['max_len']
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    return np.asarray(jax.jit(jax.vmap(lambda key: random_ids(key, jnp.array([n]), m)[0]))(keys))
+
+
+def test_draws_are_sorted_distinct_and_in_range(draws):
+    n, m = GOLDEN['count'], GOLDEN['max_len']
+    ids = draws[:, :n]
+    assert (np.diff(ids) > 0).all() and ids.min() == 0 and ids.max() == m - 1
+    assert (draws[:, n:] == m).all()
+
+
+def test_moments_of_the_draw(draws):
+    """Within four standard errors of 20000 draws."""
+    first, last = draws[:, 0], draws[:, GOLDEN['count'] - 1]
+    error = 4 * (GOLDEN['variance_first'] / len(draws)) ** 0.5
+    assert first.mean() == pytest.approx(GOLDEN['mean_first'], abs=error)
+    assert last.mean() == pytest.approx(GOLDEN['mean_last'], abs=error)
+    assert first.var() == pytest.approx(GOLDEN['variance_first'], rel=0.08)
+    assert (first == 0).mean() == pytest.approx(GOLDEN['first_is_zero'], abs=4 * (0.16 * 0.84 / len(draws)) ** 0.5)
+    np.testing.assert_allclose(np.bincount(draws[:, :10].reshape(-1), minlength=64) / len(draws), 10 / 64, atol=0.012)
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_a_full_range_is_no_randomisation(rule):
+    encoding = make(f'max_len=12, evaluation={rule!r}')
+    tok = pj.Tokens.of(length=12)
+    np.testing.assert_array_equal(ids_of(encoding, tok), [np.arange(12)])
+    np.testing.assert_array_equal(ids_of(encoding, tok, key=3), [np.arange(12)])
+
+
+def test_one_draw_per_key_shared_by_rows_of_equal_length():
+    encoding = make('max_len=1000')
+    tok = pj.Tokens.of(valid=np.ones((3, 20), bool))
+    first, again, other = (ids_of(encoding, tok, key) for key in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, first[:1].repeat(3, 0))
+    assert (first != other).any()
+
+
+def test_a_draw_per_row():
+    encoding = make('max_len=1000, per_row=True')
+    tok = pj.Tokens.of(valid=np.ones((3, 20), bool))
+    ids = ids_of(encoding, tok, 1)
+    assert (np.diff(ids) > 0).all() and len({tuple(row) for row in ids}) == 3
+    with pytest.raises(ValueError, match='needs tokens with a row per sequence'):
+        ids_of(encoding, pj.Tokens.of(length=20), 1)
+
+
+@pytest.mark.parametrize('key', [None, 5])
+@pytest.mark.parametrize('rule', RULES)
+def test_padding_on_either_side_changes_nothing(rule, key):
+    encoding = make(f'max_len=100, evaluation={rule!r}')
+    alone = ids_of(encoding, pj.Tokens.of(length=7), key)[0]
+    valid = np.array([[False] * 4 + [True] * 7, [True] * 7 + [False] * 4])
+    padded = ids_of(encoding, pj.Tokens.of(valid=valid), key)
+    np.testing.assert_array_equal(padded[0, 4:], alone)
+    np.testing.assert_array_equal(padded[1, :7], alone)
+
+
+def test_packed_documents_use_the_same_ids():
+    ids = ids_of(make('max_len=100'), pj.Tokens.of(segment=[[0] * 6 + [1] * 6]), 2)[0]
+    np.testing.assert_array_equal(ids[:6], ids[6:])
+
+
+def test_spaced_ids_are_the_expected_ones_rounded_down():
+    n, m = GOLDEN['count'], GOLDEN['max_len']
+    ids = np.asarray(spaced_ids(jnp.arange(n)[None], jnp.array([n]), m))[0]
+    assert ids[0] == int(GOLDEN['mean_first']) and ids[-1] == int(GOLDEN['mean_last'])
+    for n, m in ((1, 1), (7, 9), (40, 41), (46_340, 46_340), (46_000, 46_340)):
+        ids = np.asarray(spaced_ids(jnp.arange(n)[None], jnp.array([n]), m))[0]
+        np.testing.assert_array_equal(ids, (np.arange(1, n + 1, dtype=np.int64) * (m + 1)) // (n + 1) - 1)
+        assert (np.diff(ids) > 0).all() and ids[0] >= 0 and ids[-1] < m
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_with_eval_len_a_prefix_does_not_depend_on_what_follows(rule):
+    encoding = make(f'max_len=100, eval_len=40, evaluation={rule!r}')
+    whole = ids_of(encoding, pj.Tokens.of(length=40))
+    np.testing.assert_array_equal(ids_of(encoding, pj.Tokens.of(length=9)), whole[:, :9])
+
+
+def test_the_evaluation_rule_needs_no_key_and_repeats():
+    encoding, tok = make('max_len=100'), pj.Tokens.of(length=30)
+    ids = ids_of(encoding, tok)
+    np.testing.assert_array_equal(ids, jax.jit(lambda t: encoding.place(t).pos)(tok))
+    assert (ids != np.arange(30)).any()
+    np.testing.assert_array_equal(ids_of(make("max_len=100, evaluation='first'"), tok), [np.arange(30)])
+
+
+def test_longer_inputs_see_positions_that_training_saw():
+    """The paper's claim: training on 20 tokens already visits the positions a test on 200 tokens needs."""
+    encoding = make('max_len=256')
+    place = jax.jit(lambda key: encoding.place(pj.Tokens.of(length=20), key=key).pos[0])
+    seen = np.unique(np.concatenate([place(jax.random.key(i)) for i in range(150)]))
+    assert set(ids_of(encoding, pj.Tokens.of(length=200))[0]) <= set(seen.tolist())
+
+
+def test_it_feeds_any_encoding_of_the_chain():
+    tok = pj.Tokens.of(length=10)
+    chained = pj.make("randomized_pe(max_len=64) | sinusoidal(style='halves')")
+    placed = chained.place(tok, key=jax.random.key(0))
+    expected = pj.make("sinusoidal(style='halves')").embed(jnp.zeros((1, 10, 8)), placed)
+    assert (placed.pos != tok.pos).any()
+    np.testing.assert_array_equal(chained.embed(jnp.zeros((1, 10, 8)), placed), expected)
+
+
+def test_wrong_input_says_what_is_wrong():
+    for arguments, message in (
+        ('max_len=0', 'max_len must be at least 1, got 0'),
+        ('max_len=8, eval_len=9', 'eval_len must lie in 1 .. max_len=8, got 9'),
+        ("max_len=50000, evaluation='spaced'", "needs max_len <= 46340, got 50000; use 'sampled'"),
+        ("max_len=8, evaluation='random'", 'one of .*sampled'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(arguments)
+    encoding = make('max_len=8, eval_len=6')
+    for key, length, limit in ((1, 9, 7), (None, 7, 5)):
+        with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
+            ids_of(encoding, pj.Tokens.of(length=length), key)
+        with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
+            jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(pj.Tokens.of(length=length))
+    with pytest.raises(ValueError, match='needs integer positions'):
+        ids_of(encoding, pj.Tokens.of(positions=[[0.5]]))
+    with pytest.raises(ValueError, match='one component'):
+        ids_of(encoding, pj.Tokens.of(positions=[[[0, 1]]]))
