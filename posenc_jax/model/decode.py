@@ -35,8 +35,10 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
     return Cache(tokens=model.place(tok), cursor=jnp.zeros((), jnp.int32), layers=())
 
 
-def prefill(model: Transformer, cache: Cache, prompts: Int[Array, 'B T']) -> tuple[Float[Array, 'B T V'], Cache]:
-    """Fills an empty cache with prompts; returns the logits of all their tokens, which are those of the plain model.
+def prefill(
+    model: Transformer, cache: Cache, prompts: Int[Array, 'B T'], *, last: int | None = None
+) -> tuple[Float[Array, 'B T V'], Cache]:
+    """Fills an empty cache with prompts; returns the logits of their (`last`) tokens, which are those of the plain model.
 
     Raises:
       ValueError: prompts longer than the capacity, or a cache that is not empty.
@@ -63,7 +65,8 @@ def prefill(model: Transformer, cache: Cache, prompts: Int[Array, 'B T']) -> tup
     x, stacked = model.scan_layers(layer, model.embed(prompts, placed))
     groups = model.cfg.layers // len(stacked)
     layers = tuple(jax.tree.map(lambda a: a[g], own) for g in range(groups) for own in stacked)
-    return model.logits(model.norm(x)), Cache(cache.tokens, jnp.asarray(length, jnp.int32), layers)
+    x = model.norm(x if last is None else x[:, -last:])
+    return model.logits(x), Cache(cache.tokens, jnp.asarray(length, jnp.int32), layers)
 
 
 def decode_step(
@@ -125,7 +128,7 @@ def _generate(plan: _Plan, state, prompts, tok, key):
         top_k=plan.top_k,
         top_p=plan.top_p,
     ).astype(prompts.dtype)
-    logits, cache = prefill(model, init_cache(model, tok), prompts)
+    logits, cache = prefill(model, init_cache(model, tok), prompts, last=1)
     first, layers = draw(logits[:, -1], 0), model.layers()
 
     def one(loop, number):

@@ -18,8 +18,8 @@ def rms_norm(x: Float[Array, '... D'], scale: Float[Array, 'D'], *, epsilon: flo
     """`x / rms(x) * scale`, in float32 inside; the result has the dtype of `x`.
 
     Example:
-      >>> rms_norm(jnp.array([3.0, 4.0]), jnp.ones(2)).round(3).tolist()
-      [0.8489999771118164, 1.1319999694824219]
+      >>> rms_norm(jnp.array([2.0, -2.0]), jnp.ones(2)).round(3).tolist()
+      [1.0, -1.0]
     """
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)

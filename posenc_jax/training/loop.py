@@ -181,7 +181,7 @@ def _run(config, directory, trainer: Trainer, checkpoints: Checkpoints, data, wi
             devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
             progress.say(f'{directory}: {encoding}, {parameters:,} parameters, {devices}')
             if step:
-                done = 'trained already, to' if step == settings.steps else 'continuing after'
+                done = 'trained already, to' if step >= settings.steps else 'continuing after'
                 progress.say(f'{done} step {step} of {settings.steps}')
         while step < settings.steps:
             state, metrics = trainer.step(state, device_batch(next(batches), trainer.batch_sharding))

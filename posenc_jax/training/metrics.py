@@ -96,8 +96,10 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the live one."""
-        (print if self._bar is None else self._bar.console.print)(text)
-        sys.stdout.flush()
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
 
     def report(self, step: int, loss: float) -> float:
         """Shows a step whose loss is known; returns the tokens per second since the last report (0 at the first)."""

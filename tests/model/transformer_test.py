@@ -280,12 +280,14 @@ def test_wrong_calls_are_errors():
 
 
 def test_config_of_a_run_gives_the_model_config():
-    from ml_collections import ConfigDict
+    from configs.default import get_config
 
-    config = ConfigDict(dict(encoding='rope()', pattern=(), share='auto', train=dict(length=32), model={}))
-    config.model = {f.name: f.default for f in dataclasses.fields(TransformerConfig) if f.default is not dataclasses.MISSING}
-    for name in ('pattern', 'share'):
-        del config.model[name]
-    config.model.update(layers=2, width=8, heads=2)
+    config = get_config()
+    config.train.length, config.pattern = 32, ['rope()', 'nope()']
     cfg = TransformerConfig.from_config(config, 17)
-    assert (cfg.vocab_size, cfg.train_len, cfg.kv_heads, cfg.head_dim, cfg.mlp_width, cfg.encoding) == (17, 32, 2, 4, 32, 'rope()')
+    assert (cfg.vocab_size, cfg.train_len, cfg.kv_heads, cfg.head_dim, cfg.mlp_width) == (17, 32, 8, 32, 1024)
+    assert cfg.specs == ('rope()', 'nope()')
+    # What the class fills in by itself is what the configs say.
+    for field in dataclasses.fields(TransformerConfig):
+        if field.default is not dataclasses.MISSING and field.name not in ('pattern', 'share'):
+            assert field.default == get_config().model[field.name], field.name

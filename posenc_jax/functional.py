@@ -1,0 +1,65 @@
+"""The pure functions behind the encodings, on arrays: for notebooks, other attention code, other frameworks on JAX.
+
+Nothing is computed here. Each function is documented where it lives; modules of the same names only hold the variables.
+"""
+
+from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
+from posenc_jax.bias.cope import cope_bias
+from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
+from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
+from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
+from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
+from posenc_jax.collect.shaw import shaw_index
+from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
+from posenc_jax.core.families import signed_distance
+from posenc_jax.core.numerics import phase
+from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
+from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
+from posenc_jax.extension.dca import dca_distance
+from posenc_jax.positions.position_coupling import random_start
+from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
+from posenc_jax.rotation.frequencies.dynamic_ntk import dynamic_ntk_frequencies
+from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
+from posenc_jax.rotation.frequencies.pi import pi_frequencies
+from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_temperature
+from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
+
+__all__ = [
+    'alibi_bias',
+    'alibi_slopes',
+    'cope_bias',
+    'dca_distance',
+    'dynamic_ntk_frequencies',
+    'evolve_keys',
+    'fairseq_ids',
+    'fire_network',
+    'fire_progress',
+    'fire_transform',
+    'forget_bias',
+    'interpolated_positions',
+    'kerple_log',
+    'kerple_log3',
+    'kerple_power',
+    'ntk_aware_base',
+    'path_directions',
+    'path_match',
+    'phase',
+    'pi_frequencies',
+    'random_ids',
+    'random_start',
+    'rope',
+    'rope_frequencies',
+    'rotate',
+    'scaled_dot_product',
+    'shaw_index',
+    'signed_distance',
+    'sinusoidal_frequencies',
+    'sinusoidal_table',
+    'spaced_ids',
+    't5_bias',
+    't5_bucket',
+    't5_thresholds',
+    'weighted_sum',
+    'yarn_frequencies',
+    'yarn_temperature',
+]

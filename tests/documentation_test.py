@@ -1,0 +1,118 @@
+"""What the documentation shows runs, and what is public is documented."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import posenc_jax
+import posenc_jax.functional as functional
+from posenc_jax.core.registry import entries
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(m.name for m in pkgutil.walk_packages(posenc_jax.__path__, 'posenc_jax.') if not m.name.endswith('__main__'))
+NUMBER = re.compile(r'[-+]?\d+\.\d*(?:e[-+]?\d+)?')
+
+
+class Checker(doctest.OutputChecker):
+    """Compares decimal numbers to the digits that are shown, everything else as it stands."""
+
+    def check_output(self, want, got, optionflags):
+        if super().check_output(want, got, optionflags):
+            return True
+        if not super().check_output(NUMBER.sub('#', want), NUMBER.sub('#', got), optionflags):
+            return False
+        return all(_agrees(shown, float(value)) for shown, value in zip(NUMBER.findall(want), NUMBER.findall(got)))
+
+
+def _agrees(shown, value):
+    mantissa, _, exponent = shown.partition('e')
+    digits = len(mantissa.partition('.')[2])
+    return abs(float(shown) - value) <= 0.5 * 10.0 ** (int(exponent or 0) - max(digits, 1)) * 1.001
+
+
+def test_the_checker_compares_to_the_digits_shown():
+    check = lambda want, got: Checker().check_output(want, got, 0)
+    assert check('[0.34, 1.0]\n', '[0.3400000035762787, 1.0]\n') and check('1.0e-03\n', '0.001\n')
+    for want, got in (('0.34\n', '0.346\n'), ('[0.34]\n', '[0.34, 0.34]\n'), ('3\n', '4\n'), ('-0.5\n', '0.5\n'), ('a 0.1\n', 'b 0.1\n')):
+        assert not check(want, got), (want, got)
+
+
+def test_the_package_is_found():
+    assert 'posenc_jax.bias.alibi' in MODULES and len(MODULES) > 40
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, f'{name} has no docstring'
+    runner = doctest.DocTestRunner(Checker(), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for example in doctest.DocTestFinder().find(module):
+        runner.run(example)
+    assert not runner.failures
+
+
+METHODS = [entry for kind in ('encoding', 'frequencies', 'extension') for entry in entries(kind)]
+
+
+@pytest.mark.parametrize('entry', METHODS, ids=lambda entry: f'{entry.kind}-{entry.key}')
+def test_registered_names_show_an_example(entry):
+    text = inspect.getdoc(entry.build) or ''
+    assert '>>> ' in text, f'{entry.kind} {entry.key}: the docstring shows no example'
+
+
+@pytest.mark.parametrize('name', functional.__all__)
+def test_functions_are_documented_pure_functions(name):
+    function = getattr(functional, name)
+    assert callable(function) and not inspect.isclass(function)
+    assert inspect.getdoc(function)
+    where = sys.modules[function.__module__] if hasattr(function, '__module__') else None
+    assert where is not None and where.__name__.startswith('posenc_jax.')
+
+
+def test_functional_exports_what_it_imports():
+    public = {name for name, value in vars(functional).items() if callable(value)}
+    assert public == set(functional.__all__) and sorted(functional.__all__) == functional.__all__
+
+
+def test_public_names_are_documented():
+    for name, value in vars(posenc_jax).items():
+        if callable(value) and not name.startswith('_'):
+            assert inspect.getdoc(value), name
+
+
+@pytest.mark.parametrize('path', ['README.md', 'CONTRIBUTING.md', 'docs/architecture.md'])
+def test_files_that_are_named_exist(path):
+    text = (ROOT / path).read_text(encoding='utf-8')
+    named = set(re.findall(r'`((?:docs|configs|tests|benchmarks|posenc_jax|core)/[\w/]*(?:/|\.(?:md|py|json)))`', text))
+    for name in named:
+        found = [root / name for root in (ROOT, ROOT / 'posenc_jax') if (root / name).exists()]
+        assert found or 'root' in name, f'{path} names {name}'  # `root` is the made-up method of CONTRIBUTING.md
+
+
+def test_the_notebook_example_of_the_readme_runs():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    (code,) = [block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'functional' in block]
+    scope = {}
+    exec(re.sub(r'^!.*$', '', code, flags=re.M).replace('4096', '256'), scope)
+    assert scope['out'].shape == scope['v'].shape == (1, 256, 8, 64)
+
+
+def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
+    from posenc_jax.core import registry
+
+    monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
+    text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    code = next(block for block in re.findall(r'```python\n(.*?)```', text, re.S) if '@register' in block)
+    scope = {'__name__': 'root'}
+    exec(code, scope)
+    built = posenc_jax.make('root(scale=2.0)', heads=2, causal=True)
+    assert built.parts[0].card.key == 'root'
+    tok = posenc_jax.Tokens.of(length=5)
+    s, _ = built.parts[0].score(0.0, tok, tok, None, ())
+    assert s[0, 1, 4, 0] == -2.0  # scale 2, second head, distance 4

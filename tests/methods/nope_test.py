@@ -1,0 +1,29 @@
+"""NoPE: a causal head counts by averaging; without a mask order does not exist."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import posenc_jax as pj
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'nope.json').read_text())
+
+
+def test_a_head_of_equal_logits_reads_the_inverse_position():
+    length = len(GOLDEN['reads'])
+    zero, tok = jnp.zeros((1, length, 1, 1)), pj.Tokens.of(length=length)
+    first = zero.at[0, 0].set(1.0)
+    out = pj.attend(pj.make('nope()', causal=True), zero, zero, first, tok, tok)
+    np.testing.assert_allclose(out.ravel(), GOLDEN['reads'], atol=1e-6)
+
+
+def test_without_a_causal_mask_a_permutation_of_the_tokens_permutes_the_result():
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 7, 2, 4)) for i in range(3))
+    order, tok = jnp.array([3, 0, 6, 1, 5, 2, 4]), pj.Tokens.of(length=7)
+    for causal in (False, True):
+        run = lambda *a: pj.attend(pj.make('nope()', causal=causal), *a, tok, tok)
+        difference = jnp.abs(run(*(a[:, order] for a in (q, k, v))) - run(q, k, v)[:, order]).max()
+        assert (difference < 1e-5) == (not causal), difference

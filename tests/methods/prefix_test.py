@@ -1,0 +1,36 @@
+"""The prefix mask: the numbers, documents with prefixes of their own, and the limiting case."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'prefix.json').read_text())
+
+
+def mask(spec, **tokens):
+    tok = pj.Tokens.of(**tokens)
+    return pj.make(spec, causal=True).mask(tok, tok)[0, 0].astype(int)
+
+
+def test_golden_mask():
+    assert mask(f'prefix(length={GOLDEN["prefix"]})', length=GOLDEN['length']).tolist() == GOLDEN['mask']
+
+
+def test_a_prefix_of_one_token_is_causal():
+    np.testing.assert_array_equal(mask('prefix(length=1)', length=6), np.tril(np.ones((6, 6), int)))
+
+
+def test_every_document_has_its_own_prefix():
+    packed = mask('prefix(length=3)', segment=[[0] * 5 + [1] * 5])
+    assert packed[:5, :5].tolist() == packed[5:, 5:].tolist() == GOLDEN['mask']
+    assert not packed[:5, 5:].any() and not packed[5:, :5].any()
+
+
+def test_wrong_input():
+    with pytest.raises(SpecError, match='prefix length must be at least 1, got 0'):
+        pj.make('prefix(length=0)')

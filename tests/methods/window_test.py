@@ -1,0 +1,48 @@
+"""The sliding window: the numbers on one and on both sides, and which blocks it rules out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.encoding import bounds
+from posenc_jax.core.registry import SpecError
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'window.json').read_text())
+
+
+def mask(spec, causal, **tokens):
+    tok = pj.Tokens.of(**tokens)
+    return np.asarray(pj.make(spec, causal=causal).mask(tok, tok)[0, 0]).astype(int)
+
+
+def test_golden_masks():
+    spec, length = f'window(size={GOLDEN["size"]})', GOLDEN['length']
+    assert mask(spec, True, length=length).tolist() == GOLDEN['causal']
+    assert mask(spec, False, length=length).tolist() == GOLDEN['both']
+
+
+def test_it_reads_indices_and_never_positions():
+    assert mask('window(size=3)', True, positions=[[0, 100, 3, 3, 7]]).tolist() == GOLDEN['causal']
+
+
+def test_a_window_as_long_as_the_sequence_hides_nothing():
+    assert mask('window(size=6)', False, length=6).all() and not mask('window(size=5)', False, length=6).all()
+
+
+def test_blocks_are_ruled_out_only_where_no_pair_is_near():
+    tok = pj.Tokens.of(length=24)
+    for size in (1, 2, 3, 5):
+        window = pj.make(f'window(size={size})')
+        seen = np.asarray(window.mask(tok, tok)[0, 0])
+        for q in range(0, 24, 4):
+            for k in range(24 - 4):
+                may = bool(window.may_see(bounds(tok.slice(q, 4)), bounds(tok.slice(k, 4))))
+                assert may == seen[q : q + 4, k : k + 4].any(), (size, q, k)
+
+
+def test_wrong_input():
+    with pytest.raises(SpecError, match='window size must be at least 1, got 0'):
+        pj.make('window(size=0)')
