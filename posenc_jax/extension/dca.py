@@ -102,14 +102,20 @@ class DCA(Encoding):
         return intra, k, v, tq.with_feats(dca=(successive, inter)), tk
 
     def match(self, q, k, tq, tk, seen, carry):
-        relation = ((tq.pos // self.chunk)[:, :, None] - (tk.pos // self.chunk)[:, None, :])[:, None]
+        q_chunk, k_chunk = tq.pos // self.chunk, tk.pos // self.chunk
+        standing = (q, *map(heads_first, tq.feats['dca']))
+        nearest, farthest = (
+            jnp.clip(gap, 0, 2).astype(jnp.int32) for gap in (q_chunk.min() - k_chunk.max(), q_chunk.max() - k_chunk.min())
+        )
 
-        def product(q, wanted):  # most tiles hold one relation, or two
-            return jax.lax.cond(
-                (seen & wanted).any(), scaled_dot_product, lambda q, k: jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32), q, k
-            )
+        def one(standing, k):
+            return scaled_dot_product(jax.lax.select_n(nearest, *standing), k)
 
-        successive, inter = map(heads_first, tq.feats['dca'])
-        s = jnp.where(relation == 1, product(successive, relation == 1), product(inter, relation > 1))
-        s = jnp.where(relation <= 0, product(q, relation <= 0), s)
+        def several(standing, k):
+            relation = (q_chunk[:, :, None] - k_chunk[:, None, :])[:, None]
+            intra, successive, inter = (scaled_dot_product(q, k) for q in standing)
+            return jnp.where(relation <= 0, intra, jnp.where(relation == 1, successive, inter))
+
+        # Most tiles hold one relation of chunks.
+        s = jax.lax.cond(nearest == farthest, one, several, standing, k)
         return s * self.attention_factor**2, carry
