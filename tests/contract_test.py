@@ -513,7 +513,7 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(layer):
 
 
 def test_the_docstring_shows_and_cites(layer):
-    text = layer.entry.build.__doc__
+    text = ' '.join(layer.entry.build.__doc__.split())
     for needed in ('Differs from ', 'Example:', '>>> ', 'Reference: '):
         assert needed in text, f'{layer.card.key}: the docstring has no {needed!r}'
     assert not layer.card.arxiv or layer.card.arxiv in text, f'{layer.card.key}: the docstring does not cite {layer.card.arxiv}'

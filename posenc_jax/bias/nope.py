@@ -24,6 +24,8 @@ from posenc_jax.core.registry import Card, Promises, register
 class NoPE(Encoding):
     """Every door shut: order reaches the model through the causal mask alone. Differs from the paper: nothing.
 
+    Reference: Kazemnejad et al., arXiv 2305.19466.
+
     Example:
       >>> import posenc_jax as pj
       >>> pj.make('nope()').card.door

@@ -89,8 +89,8 @@ sum_by_index.defvjp(
 class Shaw(Encoding):
     """Adds a trained vector of the clipped distance to each key and value; acts on the logits and on what is summed.
 
-    `logit_ij = q_i . (k_j + aK[c]) / sqrt(H)`, `out_i = sum_j p_ij (v_j + aV[c])`, `c = clip(j - i, -K, K)`. Differs
-    from the paper: nothing; no [T, S, H] array is formed, since q aK^T is taken once per query and weights are summed
+    `logit_ij = q_i . (k_j + aK[c]) / sqrt(H)`, `out_i = sum_j p_ij (v_j + aV[c])`, `c = clip(j - i, -K, K)`.
+    Differs from the paper: nothing; no [T, S, H] array is formed, since q aK^T is taken once per query and weights are summed
     per c before they meet aV. In a chain the queries are those that the parts before this one leave.
 
     Args:

@@ -41,8 +41,8 @@ def sliding(targets: int, length: int, stride: int) -> Windows:
 
     Example:
       >>> plan = sliding(10, 4, 2)
-      >>> list(zip(plan.start, plan.start + plan.size)), plan.scored
-      ([(0, 4), (2, 6), (4, 8), (6, 10)], array([4, 2, 2, 2]))
+      >>> plan.start.tolist(), plan.size.tolist(), plan.scored.tolist()
+      ([0, 2, 4, 6], [4, 4, 4, 4], [4, 2, 2, 2])
     """
     _check_length(targets, length)
     check_stride(stride, length)

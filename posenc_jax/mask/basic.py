@@ -24,6 +24,8 @@ _SOURCE = dict(
 class Causal(Mask):
     """Keys that are not later than the query. Differs from the paper: nothing.
 
+    Reference: Vaswani et al., arXiv 1706.03762.
+
     Example:
       >>> import posenc_jax as pj
       >>> pj.make('rope() | causal()', head_dim=8).decides
@@ -46,6 +48,10 @@ class Causal(Mask):
 )
 class Full(Mask):
     """Every key, earlier or later; written in a spec it keeps a decoder from adding the causal mask.
+
+    Differs from the paper (its encoder): nothing.
+
+    Reference: Vaswani et al., arXiv 1706.03762.
 
     Example:
       >>> import posenc_jax as pj
@@ -72,6 +78,10 @@ class Full(Mask):
 )
 class Document(Mask):
     """Keys of the query's own packed document; shut where tokens carry no segments.
+
+    Differs from the paper, which masks padding only: packed documents are kept apart the same way.
+
+    Reference: Vaswani et al., arXiv 1706.03762.
 
     Example:
       >>> import posenc_jax as pj

@@ -25,11 +25,15 @@ from posenc_jax.core.registry import Card, Promises, register
 class Prefix(Mask):
     """Causal, but every query sees the first `length` positions of its document.
 
+    Differs from the paper: the prefix has one length for all rows.
+
     Args:
       length: positions 0 .. length-1 form the prefix; at least 1. Documents restart positions, so it counts per document.
 
     Raises:
       ValueError: length below 1.
+
+    Reference: Raffel et al., arXiv 1910.10683.
 
     Example:
       >>> import posenc_jax as pj

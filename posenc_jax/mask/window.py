@@ -24,11 +24,15 @@ from posenc_jax.core.registry import Card, Promises, register
 class Window(Mask):
     """Keys at most `size - 1` tokens away in the sequence; combines with causal or full attention.
 
+    Differs from the paper: `size` counts one side and the query itself, and there is neither dilation nor global tokens.
+
     Args:
       size: tokens visible on one side, the query included; at least 1.
 
     Raises:
       ValueError: size below 1.
+
+    Reference: Beltagy, Peters, Cohan, arXiv 2004.05150.
 
     Example:
       >>> import posenc_jax as pj

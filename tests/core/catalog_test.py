@@ -55,13 +55,13 @@ def test_generated_files_are_up_to_date(capsys):
 
 
 def test_writing_and_checking(tmp_path, capsys):
-    (tmp_path / 'README.md').write_text(f'before\n{BEGIN}\nold\n{END}\nafter\n')
+    (tmp_path / 'README.md').write_text(f'before\n{BEGIN}\nstale rows\n{END}\nafter\n')
     assert main(['--check'], tmp_path) == 1
-    assert '-old' in capsys.readouterr().out and not (tmp_path / 'docs').exists()
+    assert '-stale rows' in capsys.readouterr().out and not (tmp_path / 'docs').exists()
     assert main([], tmp_path) == 0
     assert main(['--check'], tmp_path) == 0
     text = (tmp_path / 'README.md').read_text()
-    assert text.startswith(f'before\n{BEGIN}\n') and text.endswith(f'{END}\nafter\n') and 'old' not in text and '`alibi`' in text
+    assert text.startswith(f'before\n{BEGIN}\n') and text.endswith(f'{END}\nafter\n') and 'stale rows' not in text and '`alibi`' in text
     for broken in ('no markers', f'{END} {BEGIN}', f'{BEGIN}{BEGIN}{END}'):
         (tmp_path / 'README.md').write_text(broken)
         with pytest.raises(ValueError, match='markers'):

@@ -64,7 +64,7 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
     found = evaluate([runs['alibi']], {'eval.protocols': 'nonoverlapping', 'eval.tokens': 50})
     (run,) = found.runs
     assert (run.encoding, run.extend, run.seed, run.step, run.train_length) == ('alibi()', '', 0, 2, 16)
-    assert (run.dataset, run.split, run.positions) == ('pydoc_topics', 'test', 'sampled')
+    assert (run.dataset, run.split, run.positions) == ('pydoc_topics', 'test', 'first')
     assert [m.protocol for m in run.measurements] == 2 * ['nonoverlapping']
     assert [(m.length, m.tokens) for m in run.measurements] == [(16, 50), (32, 50)]
     config, model, _ = checkpoint.restore_model(runs['alibi'])

@@ -140,13 +140,15 @@ def two_processes(workdir, cache):
     flags = [f'--coordinator=127.0.0.1:{port}', '--processes=2']
     both = [tiny.start(workdir, *flags, f'--process_id={i}', name=NAME, mesh__data=1, mesh__fsdp=2) for i in range(2)]
     (out, _), (silent, _) = [finish(process) for process in both]
-    assert f'step {STEPS}/{STEPS}' in out and silent == ''
+    said = [line for line in silent.splitlines() if not line.startswith('[Gloo]')]  # the transport greets on both
+    assert f'step {STEPS}/{STEPS}' in out and not said
 
 
 def test_importing_the_package_does_not_import_training():
     import subprocess
     import sys
 
-    code = 'import posenc_jax, sys; print([m for m in ("orbax", "grain", "optax", "rich", "tensorboardX") if m in sys.modules])'
+    heavy = ('orbax', 'grain', 'tensorboardX', 'matplotlib', 'tensorflow_datasets')  # flax itself brings optax and rich
+    code = f'import posenc_jax, sys; print([m for m in {heavy} if m in sys.modules])'
     found = subprocess.run([sys.executable, '-c', code], cwd=tiny.ROOT, check=True, capture_output=True, text=True)
     assert found.stdout.strip() == '[]'

@@ -1,0 +1,92 @@
+"""The train step against other projects at the same shapes: GPT-NeoX of `transformers` (SDPA) and `x-transformers` (flash path).
+
+All take turns in one process, in float32 with AdamW and clipping, on the same number of threads.
+
+    pip install -r benchmarks/requirements.txt     # into an environment of its own
+    python benchmarks/peers.py
+"""
+
+import argparse
+import os
+
+import numpy as np
+import torch
+from measure import milliseconds, ratio, show, take_turns
+from train_step import VOCAB, Step, batch_of, model_config
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from x_transformers import Decoder, TransformerWrapper
+
+
+class TorchStep:
+    """One update of a torch model that maps tokens to logits."""
+
+    def __init__(self, model: torch.nn.Module, logits, batch):
+        self.model, self.logits = model.train(), logits
+        self.tokens, self.targets = (torch.tensor(np.asarray(batch[name]), dtype=torch.long) for name in ('tokens', 'targets'))
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+
+    def __call__(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        logits = self.logits(self.model, self.tokens)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), self.targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+
+def gpt_neox(args, batch):
+    config = GPTNeoXConfig(
+        vocab_size=VOCAB,
+        hidden_size=args.width,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        intermediate_size=4 * args.width,
+        max_position_embeddings=args.length,
+        attn_implementation='sdpa',
+        use_cache=False,
+    )
+    return TorchStep(GPTNeoXForCausalLM(config), lambda model, tokens: model(tokens).logits, batch)
+
+
+def x_transformer(args, batch, **position):
+    decoder = Decoder(
+        dim=args.width, depth=args.layers, heads=args.heads, attn_dim_head=args.width // args.heads, attn_flash=True,
+        use_rmsnorm=True, **position,
+    )
+    model = TransformerWrapper(
+        num_tokens=VOCAB, max_seq_len=args.length, use_abs_pos_emb=False, tie_embedding=True, attn_layers=decoder
+    )
+    return TorchStep(model, lambda model, tokens: model(tokens), batch)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (('layers', 6), ('width', 256), ('heads', 8), ('length', 512), ('batch', 8), ('rounds', 7)):
+        parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of torch; JAX uses all it may')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    batch = batch_of(args.batch, args.length)
+    sizes = dict(train_len=args.length, layers=args.layers, width=args.width, heads=args.heads)
+    steps = {
+        'posenc_jax rope': Step(model_config('rope()', **sizes), batch),
+        'posenc_jax alibi': Step(model_config('alibi()', **sizes), batch),
+        'transformers GPT-NeoX, SDPA (rope)': gpt_neox(args, batch),
+        'x-transformers, flash (rope)': x_transformer(args, batch, rotary_pos_emb=True),
+        'x-transformers, flash (alibi)': x_transformer(args, batch, alibi_pos_bias=True, alibi_num_heads=args.heads),
+    }
+    seconds = take_turns(steps, args.rounds)
+    rows = [
+        (name, milliseconds(times), f'{ratio(seconds, "posenc_jax rope", name):.2f}x') for name, times in seconds.items()
+    ]
+    show(
+        f'Train step: {args.layers} layers, D {args.width}, {args.heads} heads, L {args.length}, B {args.batch}, float32, '
+        f'{args.threads} torch threads, torch {torch.__version__}',
+        ('model', 'ms', 'posenc_jax rope takes'),
+        rows,
+    )
+
+
+if __name__ == '__main__':
+    main()
