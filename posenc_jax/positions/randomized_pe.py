@@ -134,7 +134,8 @@ class RandomizedPE(Encoding):
             raise ValueError('randomized_pe(per_row=True) needs tokens with a row per sequence, got one for the batch')
         own = key is not None and self.per_row
         ids = random_ids(jax.random.key(0) if key is None else key, count, self.max_len, per_row=own)
-        ids = jnp.broadcast_to(ids, (pos.shape[0], self.max_len))
+        rows = max(len(ids), len(pos))  # padding may differ between rows that share their positions
+        ids, pos = (jnp.broadcast_to(array, (rows, array.shape[1])) for array in (ids, pos))
         return dataclasses.replace(tok, pos=jnp.take_along_axis(ids, pos, axis=1))
 
 

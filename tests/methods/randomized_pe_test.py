@@ -152,3 +152,12 @@ def test_wrong_input_says_what_is_wrong():
         ids_of(encoding, pj.Tokens.of(positions=[[0.5]]))
     with pytest.raises(ValueError, match='one component'):
         ids_of(encoding, pj.Tokens.of(positions=[[[0, 1]]]))
+
+
+def test_rows_may_share_positions_and_differ_in_padding():
+    valid = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
+    tok = pj.Tokens(index=jnp.arange(5)[None], pos=jnp.arange(5)[None], valid=valid)
+    placed = pj.make('randomized_pe(max_len=32)').place(tok)
+    alone = pj.make('randomized_pe(max_len=32)').place(pj.Tokens.of(length=3))
+    assert placed.pos.shape == (2, 5)
+    np.testing.assert_array_equal(placed.pos[1, :3], alone.pos[0])
