@@ -1,5 +1,7 @@
 """PaTH: products of Householder-like maps between key and query, with and without a forget gate."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,7 +11,7 @@ from posenc_jax.core.encoding import Encoding, Tokens, heads_first, scaled_dot_p
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
-# Keys of a tile are swept in chunks of this many, since the products inside a chunk grow with its square (measured on CPU).
+# Keys of a tile are swept in chunks of this many, a few to a loop step: the work inside a chunk grows with its square.
 _CHUNK = 64
 _TAPS = 3
 
@@ -19,7 +21,8 @@ def unit_lower_inverse(lower: Float[Array, '... C C']) -> Float[Array, '... C C'
     """Inverse of `I + strictly lower part of lower`; C is a power of two.
 
     Halves are inverted together and joined by `[[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]`, which is forward
-    substitution by blocks: matrix products only.
+    substitution by blocks: matrix products only. (The gradient of XLA's triangular solve hangs on CPU from 128 rows on,
+    jax 0.10.2.)
 
     Example:
       >>> unit_lower_inverse(jnp.array([[0.0, 0.0], [0.5, 0.0]])).tolist()
@@ -77,20 +80,19 @@ def path_match(
     index = _chunks(index, 1, chunk)
     later = (index[..., :, None] > index[..., None, :])[:, :, None]
     step = beta[..., None]
-    # U = (I + strictlower(beta W W^T))^-1 beta [strictlower(W K^T) | W], the UT transform of the chunk
+    # UT transform of a chunk: U_k, U_w = (I + strictlower(beta W W^T))^-1 beta [strictlower(W K^T), W]
     below = lambda a: jnp.where(later, step * _product(w, a.mT), 0.0)
-    u = jnp.concatenate([below(k), step * w], axis=-1)
-    u = _product(unit_lower_inverse(below(w)), u)
+    solve = unit_lower_inverse(below(w))
+    u_k, u_w = _product(solve, below(k)), _product(solve, step * w)
+    dot = functools.partial(jnp.einsum, 'bkgtx,bkxy->bkgty', precision='highest')
 
     def near_to_far(q, block):
-        k, w, u, seen = block
-        both = jnp.einsum('bkgth,bksh->bkgts', q, jnp.concatenate([k, w], axis=-2), precision='highest')
-        acting = jnp.where(seen, both[..., chunk:], 0.0)
-        moved = jnp.einsum('bkgts,bksx->bkgtx', acting, u, precision='highest')
-        return q - moved[..., chunk:], both[..., :chunk] - moved[..., :chunk]
+        k, w, u_k, u_w, seen = block
+        acting = jnp.where(seen, dot(q, w.mT), 0.0)
+        return q - dot(acting, u_w), dot(q, k.mT) - dot(acting, u_k)
 
     q = q.reshape(batch, kv_heads, group, queries, width)
-    q, s = jax.lax.scan(near_to_far, q, (k, w, u, seen), reverse=True)
+    q, s = jax.lax.scan(near_to_far, q, (k, w, u_k, u_w, seen), reverse=True, unroll=4)
     s = jnp.moveaxis(s, 0, -2).reshape(batch, heads, queries, -1)[..., :keys]
     return s, q.reshape(batch, heads, queries, width)
 
@@ -101,9 +103,7 @@ def _chunks(a, axis: int, size: int):
     return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, size, *a.shape[axis + 1 :]), axis, 0)
 
 
-def path_directions(
-    u: Float[Array, 'B 2+L K H'], taps: Float[Array, '3 K H'], tok: Tokens
-) -> Float[Array, 'B L K H']:
+def path_directions(u: Float[Array, 'B 2+L K H'], taps: Float[Array, '3 K H'], tok: Tokens) -> Float[Array, 'B L K H']:
     """Unit directions `w_t` from the projected layer input: causal convolution, SiLU, L2 norm; float32.
 
     Args:
@@ -113,8 +113,9 @@ def path_directions(
 
     Example:
       >>> from posenc_jax.core.encoding import Tokens
-      >>> path_directions(jnp.ones((1, 3, 1, 2)), jnp.ones((3, 1, 2)), Tokens.of(length=1)).round(3).tolist()
-      [[[[0.707, 0.707]]]]
+      >>> w = path_directions(jnp.ones((1, 3, 1, 2)), jnp.ones((3, 1, 2)), Tokens.of(length=1))
+      >>> [round(float(c), 3) for c in w.ravel()]
+      [0.707, 0.707]
     """
     length, before = tok.length, _TAPS - 1
     total = 0.0
@@ -143,8 +144,8 @@ def evolve_keys(
 
     Example:
       >>> k, w = jnp.array([[[[1.0, 2.0]]]]), jnp.array([[[[0.6, 0.8]]]])
-      >>> evolve_keys(k, w, jnp.array([[[0.5]]])).round(2).tolist()
-      [[[[0.34, 1.12]]]]
+      >>> [round(float(c), 2) for c in evolve_keys(k, w, jnp.array([[[0.5]]])).ravel()]
+      [0.34, 1.12]
     """
     k = k.astype(jnp.float32)
     along = jnp.sum(k * w, axis=-1)
@@ -193,7 +194,7 @@ def forget_bias(
     ),
 )
 class PaTH(Encoding):
-    """Multiplies keys by one data-dependent map `H_t` per token between key and query; takes the place of the scaled dot product.
+    """Multiplies keys by one data-dependent map `H_t` per token between key and query, in place of the scaled dot product.
 
     `A_ij = q_i^T H_i ... H_{j+1} k_j`, `H_t = I - beta_t w_t w_t^T`, `beta_t = 2 sigmoid(b x_t + c)`, and w_t is a low-rank
     map of the layer input x, a causal depthwise convolution of width 3, SiLU and L2 norm. With `forget=True` (PaTH-FoX)
