@@ -77,6 +77,6 @@ def get_config() -> ConfigDict:
     eval_.stride = 64  # step of the sliding window, and tokens scored by 'same_tokens'
     eval_.buckets = 8  # of 'per_position'
     eval_.samples = 256  # examples per length, for tasks other than language
-    eval_.positions = 'first'  # 'sampled' draws random positions as in training; 'first' is the encoding's evaluation rule
+    eval_.positions = 'first'  # of random positions: 'sampled' as in training; 'first' is the encoding's own rule
 
     return config.lock()

@@ -329,6 +329,14 @@ def test_causality(layer):
     np.testing.assert_array_equal(layer(later)[:, :cut], layer()[:, :cut])
 
 
+def test_distances_are_those_of_positions(layer):
+    """The index orders tokens, and only pure masks may measure with it: gaps in it change nothing else."""
+    tok = tokens()
+    out, gaps = layer(tok=tok), layer(tok=dataclasses.replace(tok, index=3 * tok.index + 1))
+    if layer.card.door != 'mask':
+        close(gaps, out, 1e-6)
+
+
 # The cache.
 
 

@@ -130,7 +130,7 @@ class RandomizedPE(Encoding):
             count = _largest(tok) + 1
         if key is None and self.evaluation == 'spaced':
             return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
-        if key is not None and self.per_row and pos.shape[0] == 1:
+        if key is not None and self.per_row and len(count) == 1:
             raise ValueError('randomized_pe(per_row=True) needs tokens with a row per sequence, got one for the batch')
         own = key is not None and self.per_row
         ids = random_ids(jax.random.key(0) if key is None else key, count, self.max_len, per_row=own)

@@ -27,8 +27,8 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one run, as a context that waits for unfinished saves.
 
-    Each holds the model and the optimizer as separate items, and the state of the data iterator with fingerprints of the
-    arrays. Saving returns as soon as the arrays are copied; a save that was cut off leaves a folder that is not read.
+    Each holds the model and the optimizer as separate items, and the state of the data iterator with fingerprints of
+    the arrays. Saving returns as soon as the arrays are copied; a save that was cut off leaves a folder that is not read.
 
     Args:
       directory: the run directory; checkpoints lie in its folder `checkpoints`.
@@ -42,9 +42,8 @@ class Checkpoints:
         self.directory = pathlib.Path(directory, FOLDER).absolute()
         if keep is None and not self.directory.is_dir():
             raise CheckpointError(f'{directory} has no checkpoint: there is no folder {self.directory}')
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.LatestN(keep), create=keep is not None, read_only=keep is None
-        )
+        policy = checkpoint_managers.LatestN(keep)
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=keep is not None)
         handlers = {
             'model': ocp.StandardCheckpointHandler(),
             'optimizer': ocp.StandardCheckpointHandler(),
@@ -145,9 +144,8 @@ class Checkpoints:
         for name in sorted(stored.keys() | wanted.keys()):
             if stored.get(name) != wanted.get(name):
                 there, here = stored.get(name, 'absent'), wanted.get(name, 'absent')
-                raise CheckpointError(
-                    f'checkpoint {step} of {self.directory} is of another model: {name} is {there} there and {here} here'
-                )
+                which = f'checkpoint {step} of {self.directory}'
+                raise CheckpointError(f'{which} is of another model: {name} is {there} there and {here} here')
 
     def _set_aside(self, step):
         if self._read_only:

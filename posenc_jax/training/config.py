@@ -86,7 +86,8 @@ def run_name(config: ConfigDict) -> str:
     """
     (node,) = spec_language.parse(config.task, ('task',)).nodes
     reads = 'dataset' in node.entry.parameters and 'dataset' not in node.arguments
-    text = [config.task, *([config.data.dataset] if reads else []), *(config.pattern or (config.encoding,)), f's{config.seed}']
+    dataset = [config.data.dataset] if reads else []
+    text = [config.task, *dataset, *(config.pattern or (config.encoding,)), f's{config.seed}']
     return '-'.join(re.sub(r'[^\w.]+', '-', part).strip('-') for part in text)[-MAX_NAME:].lstrip('-')
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 
@@ -272,8 +273,8 @@ def _evaluate(directory: pathlib.Path) -> None:
     from posenc_jax.evaluation.run import evaluate
 
     results = evaluate([directory])
-    console = rich.console.Console()
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 120)  # a file has no width of its own
     for table in tables(results):
         console.print(table)
     for path in results.write(directory / 'eval'):
-        console.print(str(path))
+        print(path, flush=True)

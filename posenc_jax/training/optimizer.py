@@ -30,8 +30,8 @@ def learning_rate(
 def decays(model: nnx.Module) -> dict[str, Any]:
     """Which parameters of a model weight decay applies to, as a tree of booleans in the shape of its parameters.
 
-    The rule: arrays with at least two axes of their own (the stack of layers is not one), outside encodings. So no norm,
-    no bias, and nothing that an encoding learns.
+    The rule: arrays with at least two axes of their own (the stack of layers is not one), outside encodings. So no
+    norm, no bias, and nothing that an encoding learns.
     """
     encodings = [path for path, module in nnx.iter_modules(model) if isinstance(module, Encoding)]
     params = nnx.state(model, nnx.Param)

@@ -83,8 +83,8 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if train.batch % (train.accumulate * parts):
         raise ValueError(
-            f'train.batch {train.batch} in {train.accumulate} accumulated parts cannot be cut over data x fsdp = {parts}: '
-            f'it must be a multiple of {train.accumulate * parts}'
+            f'train.batch {train.batch} in {train.accumulate} accumulated parts cannot be cut over data x fsdp = {parts}'
+            f': it must be a multiple of {train.accumulate * parts}'
         )
     model = abstract_model(cfg)
     graphdef, params, constants = take_apart(model)
@@ -97,8 +97,9 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
 
     whole = NamedSharding(mesh, PartitionSpec())
     shapes = jax.eval_shape(init)
-    like = lambda tree, state: jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(param_shardings(state, mesh)))
-    of_params, of_constants = like(shapes.params, params), like(shapes.constants, constants)
+    as_dict = lambda state, like: jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(state))
+    of_params = as_dict(param_shardings(params, mesh), shapes.params)
+    of_constants = as_dict(param_shardings(constants, mesh), shapes.constants)
     of_optimizer = optax.tree_map_params(
         optimizer, lambda _, sharding: sharding, shapes.opt_state, of_params, transform_non_params=lambda _: whole
     )

@@ -35,9 +35,7 @@ def stepped(model, tok):
 @pytest.mark.parametrize(
     'fields',
     [
-        dict(),
         dict(encoding='toy_shift() | toy_table() | toy_gate()'),
-        dict(encoding='toy_path()'),
         dict(pattern=('toy_path() | toy_gate()', 'toy_slope() | window(size=3)')),
         dict(encoding='toy_length()'),  # below train_len, so that one length holds for all steps
     ],
@@ -92,7 +90,7 @@ def test_greedy_generation_is_repeated_full_passes_for_unequal_prompts(toys):
 
 
 def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
-    model = model_of()
+    model = model_of(layers=1)
     draw = lambda seed, **o: np.asarray(generate(model, TOKENS[:, :PROMPT], max_new_tokens=12, key=jax.random.key(seed), **o))
     first = draw(0)
     np.testing.assert_array_equal(first, draw(0))
@@ -107,7 +105,7 @@ def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
 
 
 def test_positions_of_the_task_reach_the_new_tokens(toys):
-    model = model_of(encoding='toy_table()')
+    model = model_of(encoding='toy_table()', layers=1)
     positions = jnp.arange(10)[None] * 2
     out = generate(model, TOKENS[:, :PROMPT], positions=positions, max_new_tokens=5, temperature=0.0)
     full = model(out, Tokens.of(positions=positions))
@@ -115,7 +113,7 @@ def test_positions_of_the_task_reach_the_new_tokens(toys):
 
 
 def test_wrong_calls_are_errors():
-    model = model_of()
+    model = model_of(layers=1)
     go = lambda prompts=TOKENS, **o: generate(model, prompts, **{'max_new_tokens': 2, 'temperature': 0.0, **o})
     right = LEFT_PADDED[:, ::-1]
     for call, message in [

@@ -31,11 +31,9 @@ def loss_and_gradients(graphdef):
 @pytest.mark.parametrize(
     'spec, extra',
     [
-        ('toy_slope() | toy_table()', {}),
-        ('toy_gate() | toy_shift()', dict(mlp='swiglu', tie=False)),
+        ('toy_table() | toy_gate() | toy_shift()', dict(mlp='swiglu', norm='layernorm', tie=False)),
         ('toy_path()', dict(implementation='blocked', block=4)),
-        ('toy_mixed() | toy_slope()', dict(pattern=('alibi()', 'toy_mixed() | toy_slope()'), remat='full')),
-        ('alibi()', dict(kind='encoder', norm='layernorm')),
+        ('', dict(pattern=('alibi()', 'toy_mixed() | toy_slope()'), remat='full')),
     ],
 )
 def test_logits_and_gradients_equal_those_of_one_device(toys, mesh, spec, extra):

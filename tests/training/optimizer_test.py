@@ -29,7 +29,8 @@ def test_what_decays(tmp_path):
     config = tiny.config(tmp_path, model__norm='layernorm', model__mlp='swiglu')
     model = abstract_model(configs.model_config(config, configs.make_task(config)))
     rule = decays(model)
-    flat = {jax.tree_util.keystr(p, simple=True, separator='.'): v for p, v in jax.tree_util.tree_leaves_with_path(rule)}
+    leaves = jax.tree_util.tree_leaves_with_path(rule)
+    flat = {jax.tree_util.keystr(path, simple=True, separator='.'): value for path, value in leaves}
     decaying = {name.split('.')[-1] for name, value in flat.items() if value}
     assert decaying == {'embedding', 'w_q', 'w_k', 'w_v', 'w_out', 'w_in', 'w_gate'}
     others = [name for name, value in flat.items() if not value]

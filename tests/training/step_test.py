@@ -152,5 +152,5 @@ def test_it_learns(plain):
 def test_batch_that_the_mesh_does_not_divide(tmp_path):
     config = tiny.config(tmp_path, train__batch=6, train__accumulate=2)
     cfg = configs.model_config(config, configs.make_task(config))
-    with pytest.raises(ValueError, match='batch 6 in 2 accumulated parts .* data x fsdp = 2: it must be a multiple of 4'):
+    with pytest.raises(ValueError, match='batch 6 in 2 accumulated parts .* fsdp = 2: it must be a multiple of 4'):
         steps.make_trainer(cfg, config.train, 0, make_mesh(data=1, fsdp=2, devices=jax.devices()[:2]))

@@ -45,8 +45,9 @@ def start(workdir, *flags: str, devices: int = 1, cache: pathlib.Path | None = N
     environment = {**os.environ, 'XLA_FLAGS': xla, 'JAX_PLATFORMS': 'cpu'}
     if cache is not None:
         environment |= {'JAX_COMPILATION_CACHE_DIR': str(cache), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+    settings = [f'--config.{name}={value}' for name, value in fields.items()]
     return subprocess.Popen(
-        [sys.executable, 'train.py', '--config=configs/default.py', *(f'--config.{k}={v}' for k, v in fields.items()), *flags],
+        [sys.executable, 'train.py', '--config=configs/default.py', *settings, *flags],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
