@@ -12,9 +12,11 @@ import os
 import numpy as np
 import torch
 from measure import milliseconds, ratio, show, take_turns
-from train_step import VOCAB, Step, batch_of, model_config
+from train_step import VOCAB, MeshStep, batch_of, model_config
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from x_transformers import Decoder, TransformerWrapper
+
+from posenc_jax.model.sharding import split_cpu
 
 
 class TorchStep:
@@ -67,11 +69,12 @@ def main():
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of torch; JAX uses all it may')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    split_cpu(args.batch)  # as train.py does
     batch = batch_of(args.batch, args.length)
     sizes = dict(train_len=args.length, layers=args.layers, width=args.width, heads=args.heads)
     steps = {
-        'posenc_jax rope': Step(model_config('rope()', **sizes), batch),
-        'posenc_jax alibi': Step(model_config('alibi()', **sizes), batch),
+        'posenc_jax rope': MeshStep(model_config('rope()', **sizes), batch),
+        'posenc_jax alibi': MeshStep(model_config('alibi()', **sizes), batch),
         'transformers GPT-NeoX, SDPA (rope)': gpt_neox(args, batch),
         'x-transformers, flash (rope)': x_transformer(args, batch, rotary_pos_emb=True),
         'x-transformers, flash (alibi)': x_transformer(args, batch, alibi_pos_bias=True, alibi_num_heads=args.heads),

@@ -67,6 +67,21 @@ class Step:
         return metrics['loss']
 
 
+class MeshStep:
+    """The trainer's step over all devices there are, as train.py takes it."""
+
+    def __init__(self, cfg: TransformerConfig, batch: dict[str, jax.Array]):
+        train = get_config().train
+        train.batch = len(batch['tokens'])
+        self.trainer = make_trainer(cfg, train, 0, make_mesh())
+        self.state = self.trainer.init()
+        self.batch = jax.device_put(batch, self.trainer.batch_sharding)
+
+    def __call__(self):
+        self.state, metrics = self.trainer.step(self.state, self.batch)
+        return metrics['loss']
+
+
 def against_dense(args):
     sizes = dict(train_len=args.length, layers=args.layers, width=args.width, heads=args.heads)
     batch = batch_of(args.batch, args.length)

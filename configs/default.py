@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 1  # rows of the batch again, with parameters and optimizer cut along the width
     mesh.tensor = 1  # heads and hidden units
     mesh.sequence = 1  # queries
+    mesh.cpu_devices = 0  # without an accelerator: devices the CPU counts as; 0 is a core each, if that divides the batch
 
     config.eval = eval_ = ConfigDict()
     eval_.at_end = True  # evaluate when training has ended

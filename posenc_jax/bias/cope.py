@@ -151,7 +151,7 @@ class CoPE(Encoding):
         self.table = nnx.Param(jnp.zeros((head_dim, npos), jnp.float32), axes=(None, None))
         if gates == 'separate':
             kernel = model_dim**-0.5 * jax.random.normal(rngs.params(), (model_dim, kv_heads, head_dim))
-            self.key_kernel = nnx.Param(kernel, axes=('embed', 'kv_heads', None))
+            self.key_kernel = nnx.Param(kernel, axes=('width', 'kv_heads', None))
 
     def project(self, q, k, v, tq, tk, x=None):
         z = jnp.einsum('btnh,hp->btnp', q.astype(jnp.float32), self.table[...]) * self.scale

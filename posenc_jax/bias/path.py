@@ -237,18 +237,18 @@ class PaTH(Encoding):
         if rank is not None and rank < 1:
             raise ValueError(f'PaTH needs a rank of at least 1, or None for a full matrix, got {rank}')
         normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)
-        self.down = None if rank is None else nnx.Param(normal(model_dim, rank), axes=('embed', None))
-        rows, role = (model_dim, 'embed') if rank is None else (rank, None)
+        self.down = None if rank is None else nnx.Param(normal(model_dim, rank), axes=('width', None))
+        rows, role = (model_dim, 'width') if rank is None else (rank, None)
         self.up = nnx.Param(normal(rows, kv_heads, head_dim), axes=(role, 'kv_heads', None))
         bound = _TAPS**-0.5  # the default of a depthwise convolution in the released code
         taps = jax.random.uniform(rngs.params(), (_TAPS, kv_heads, head_dim), minval=-bound, maxval=bound)
         self.taps = nnx.Param(taps, axes=(None, 'kv_heads', None))
-        self.beta_kernel = nnx.Param(normal(model_dim, kv_heads), axes=('embed', 'kv_heads'))
+        self.beta_kernel = nnx.Param(normal(model_dim, kv_heads), axes=('width', 'kv_heads'))
         self.beta_bias = nnx.Param(jnp.zeros(kv_heads), axes=('kv_heads',))
         self.forget = forget
         self.gate_scale = head_dim**-0.5 if gate_scaled else 1.0
         if forget:
-            self.gate_kernel = nnx.Param(normal(model_dim, heads), axes=('embed', 'heads'))
+            self.gate_kernel = nnx.Param(normal(model_dim, heads), axes=('width', 'heads'))
             self.gate_bias = nnx.Param(jnp.zeros(heads), axes=('heads',))
 
     def project(self, q, k, v, tq, tk, x=None):

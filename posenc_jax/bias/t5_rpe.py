@@ -78,7 +78,22 @@ def t5_bias(
       [[[[0.0, 3.0, 6.0]]]]
     """
     bucket = t5_bucket(q_pos, k_pos, buckets=table.shape[0], max_distance=max_distance, bidirectional=bidirectional)
-    return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
+    return _look_up(table.astype(jnp.float32), bucket)
+
+
+@jax.custom_vjp
+def _look_up(table, bucket):
+    return jnp.swapaxes(table.T[:, bucket], 0, 1)
+
+
+def _look_up_bwd(saved, g):  # a product with ones and zeros: on CPU an indexed sum is a loop over the pairs
+    rows, bucket = saved
+    one_hot = (bucket.reshape(-1) == jnp.arange(rows)[:, None]).astype(g.dtype)
+    heads = jnp.swapaxes(g, 0, 1).reshape(g.shape[1], -1)
+    return jnp.einsum('xi,ni->xn', one_hot, heads), None
+
+
+_look_up.defvjp(lambda table, bucket: (_look_up(table, bucket), (table.shape[0], bucket)), _look_up_bwd)
 
 
 @register(

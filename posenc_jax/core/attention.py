@@ -43,8 +43,9 @@ def attend(
 ) -> Float[Array, 'B T N H']:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
-    Queries that see no key give zeros. Logits are float32; the result has the dtype of `v`. Gradients reach `q`, `k`, `v`,
-    the float leaves of the tokens and every `nnx.Param` of the encoding; other variables of it are constants.
+    Queries that see no key give zeros; rows of queries that are not valid mean nothing and depend on the tiles. Logits are
+    float32; the result has the dtype of `v`. Gradients reach `q`, `k`, `v`, the float leaves of the tokens and every
+    `nnx.Param` of the encoding; other variables of it are constants.
 
     Args:
       encoding: opens `match`, `score`, `mask`, `collect`; `project` has already been applied.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.encoding import Encoding, Tokens, over_batch
 
 
 class Positions(Encoding):
@@ -41,7 +41,8 @@ class Bias(Encoding):
         raise NotImplementedError
 
     def score(self, s, tq, tk, seen, carry):
-        return s + self.bias(tq.pos, tk.pos).astype(jnp.float32), carry
+        bias = self.bias(tq.pos, tk.pos).astype(jnp.float32)
+        return s + (over_batch(bias, s.shape[0]) if bias.shape[0] < s.shape[0] else bias), carry
 
 
 class Mask(Encoding):

@@ -184,7 +184,8 @@ def _convert(value, hint):
                 return converted
         return _MISMATCH
     if origin is typing.Literal:
-        return value if value in typing.get_args(hint) else _MISMATCH
+        same = lambda choice: type(choice) is type(value) and choice == value  # True and 1.0 are not 1
+        return value if any(map(same, typing.get_args(hint))) else _MISMATCH
     if origin is tuple or hint is tuple:
         if not isinstance(value, tuple):
             return _MISMATCH

@@ -82,7 +82,8 @@ class LMInfinite(Encoding):
         return (causal & (~self._beyond(tq, tk) | (tk.pos < self.n_global)[:, None, :]))[:, None]
 
     def may_see(self, tq, tk):
-        return tk.index_low <= tq.index_high
+        near = tk.pos_high > tq.pos_low - self.n_local
+        return (tk.index_low <= tq.index_high) & (near | (tk.pos_low < self.n_global))
 
     def match(self, q, k, tq, tk, seen, carry):
         s, carry = super().match(q, k, tq, tk, seen, carry)

@@ -21,6 +21,9 @@ SHARES = ('auto', 'model', 'layer')
 REMATS = ('none', 'full', 'dots')
 DTYPES = ('float32', 'bfloat16')
 STEM_DOORS = ('place', 'embed')
+# Of the table, as in GPT-2. The input divides by it, so that token vectors have the unit variance positions are added to;
+# a tied output does not, so that no token predicts itself before training and the first loss is about log(vocabulary).
+EMBEDDING_STD = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), cfg.width, ('vocab', 'width'))  # unit rows after the sqrt(D)
+        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), 1, ('vocab', 'width'), gain=EMBEDDING_STD)
         names: list[tuple[str, int, int]] = []
         shared: list[Encoding] = []
         blocks, links = [], []
@@ -232,8 +235,8 @@ class Transformer(nnx.Module):
         return tuple(placed)
 
     def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
-        """Token vectors, times sqrt(D) as in Vaswani et al. (2017), through every `embed` door once."""
-        x = self.embedding[...][tokens] * self.cfg.width**0.5
+        """Token vectors of about unit variance, through every `embed` door once."""
+        x = self.embedding[...][tokens] / EMBEDDING_STD
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
         done = set()
         for place, tok in enumerate(placed):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError, check_choice
+from posenc_jax.evaluation.protocols import check_stride
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
 
@@ -40,6 +41,8 @@ def validate(config: ConfigDict) -> ConfigDict:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     task = make_task(config)
     cfg = model_config(config, task)
+    if config.eval.at_end and task.is_language and {'sliding', 'same_tokens'} & set(config.eval.protocols):
+        check_stride(config.eval.stride, min((*config.eval.lengths, config.train.length)))
     config.name = config.name or run_name(config)
     if config.name != os.path.basename(config.name) or config.name in ('.', '..'):
         raise ValueError(f'name is a folder within workdir, got {config.name!r}')
@@ -164,3 +167,4 @@ def _check_numbers(config: ConfigDict) -> None:
     need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
     check_choice('eval.split', config.eval.split, ('train', 'validation', 'test'))
     need(all(isinstance(n, int) and n >= 1 for n in config.eval.lengths), 'eval.lengths', 'whole numbers of at least 1')
+    need(config.mesh.cpu_devices >= 0, 'mesh.cpu_devices', 'at least 0')

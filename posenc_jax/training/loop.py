@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from posenc_jax.model.sharding import make_mesh
+from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.tasks import Batch, batch_iterator
 from posenc_jax.training import config as configs
 from posenc_jax.training.checkpoint import Checkpoints
@@ -136,9 +136,13 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
         for split in ('train', 'validation')
     }
     with StopSignal() as stop:
+        sizes = dict(config.mesh)
+        count, alone = sizes.pop('cpu_devices'), sizes == dict(data=-1, fsdp=1, tensor=1, sequence=1)
+        if count or (cluster is None and alone):
+            split_cpu(config.train.batch // config.train.accumulate, count)
         if cluster is not None:
             cluster.connect()
-        mesh = make_mesh(**config.mesh)
+        mesh = make_mesh(**sizes)
         trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
         with jax.set_mesh(mesh), Checkpoints(directory, keep=config.train.keep) as checkpoints:
             _open(directory, config, bool(checkpoints.steps()), resume_changed)

@@ -42,7 +42,7 @@ class OwnCollect(Encoding):
 
 class Shuffled(Encoding):
     def place(self, tok, *, key=None):
-        return tok if key is None else tok.with_feats(draw=jax.random.uniform(key, tok.index.shape))
+        return tok if key is None else tok.without_feats().with_feats(draw=jax.random.uniform(key, tok.index.shape))
 
 
 def kinds(encoding):
@@ -162,3 +162,9 @@ def test_the_evaluation_of_a_chain_is_that_of_its_links():
     other = pj.attend(pj.chain(pj.make('window(size=3)'), pj.make('causal()'), pj.make('alibi()', heads=2)), q, q, q, tok, tok)
     np.testing.assert_allclose(one, other, atol=1e-6)
     assert isinstance(pj.make('alibi() | causal()', heads=2), ChainedEncoding)
+
+
+def test_two_parts_that_write_one_feature():
+    tok = pj.Tokens.of(length=2).with_feats(cope=jnp.zeros((1, 2, 1)))
+    with pytest.raises(ValueError, match="the feature 'cope' exists already"):
+        tok.with_feats(cope=jnp.ones((1, 2, 1)))

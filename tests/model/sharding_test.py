@@ -1,5 +1,9 @@
 """A model on eight emulated devices is the model on one."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +14,7 @@ from jax.sharding import PartitionSpec
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import generate
-from posenc_jax.model.sharding import active_mesh, constrain, make_mesh, param_shardings, spec_of
+from posenc_jax.model.sharding import active_mesh, constrain, make_mesh, param_shardings, spec_of, split_cpu
 
 BASE = dict(vocab_size=11, train_len=8, layers=2, width=16, heads=4, head_dim=8, kv_heads=2)
 
@@ -51,6 +55,33 @@ def test_logits_and_gradients_equal_those_of_one_device(toys, mesh, spec, extra)
     np.testing.assert_allclose(logits8, logits, atol=1e-5)
     for one, eight in zip(jax.tree.leaves(grads), jax.tree.leaves(grads8), strict=True):
         np.testing.assert_allclose(eight, one, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'rows, count, variables, expected',
+    [
+        (6, 0, {}, 'the most cores that divide 6'),
+        (6, 3, {}, '3'),
+        (6, 0, {'JAX_NUM_CPU_DEVICES': '5'}, '5'),
+        (6, 0, {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}, '4'),
+    ],
+)
+def test_a_cpu_counts_as_several_devices(rows, count, variables, expected):
+    code = f'from posenc_jax.model.sharding import split_cpu; split_cpu({rows}, {count}); import jax; print(jax.device_count())'
+    environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
+    found = subprocess.run([sys.executable, '-c', code], env=environment | variables, capture_output=True, text=True, check=True)
+    if not count and not variables:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        expected = str(max(n for n in range(1, cores + 1) if rows % n == 0))
+    assert found.stdout.strip() == expected
+
+
+def test_devices_that_are_in_use_cannot_be_split():
+    here = jax.local_device_count()
+    split_cpu(6)
+    assert jax.local_device_count() == here
+    with pytest.raises(ValueError, match=f'{here + 1} CPU devices asked for, but JAX runs already, with {here}'):
+        split_cpu(6, here + 1)
 
 
 def test_generation_equals_that_of_one_device(toys, mesh):

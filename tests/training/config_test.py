@@ -32,6 +32,8 @@ from tests.training import tiny
         (dict(seed=-1), 'seed must be between 0 and 4294967295, got -1'),
         (dict(eval__split='dev'), "eval.split is 'dev'"),
         (dict(eval__lengths=(0,)), r'eval.lengths must be whole numbers of at least 1, got \(0,\)'),
+        (dict(mesh__cpu_devices=-1), 'mesh.cpu_devices must be at least 0'),
+        (dict(eval__at_end=True), 'eval.stride is 64; it must be between 1 and the shortest length, 32'),
         (dict(name='../there'), 'name is a folder within workdir'),
     ],
 )
