@@ -38,7 +38,7 @@ def plain_forward(model, tokens):
         x = x - x.mean(-1, keepdims=True)
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale + (bias if layer is None else bias[layer])
 
-    x = f(model.embedding)[np.asarray(tokens)] / 0.02
+    x = f(model.embedding)[np.asarray(tokens)] / 0.04
     length, group = tokens.shape[1], cfg.heads // cfg.kv_heads
     i, j = np.arange(length)[:, None], np.arange(length)[None]
     bias = -(2.0 ** (-8 * np.arange(1, cfg.heads + 1) / cfg.heads))[:, None, None] * abs(i - j)
