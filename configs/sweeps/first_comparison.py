@@ -14,7 +14,8 @@ import sys
 ENCODINGS = {
     'nope': 'nope()',
     'sinusoidal': 'sinusoidal()',
-    'learned_absolute': 'learned_absolute(max_len=128, overflow="clamp")',
+    # Token vectors have unit variance here; std=1.0 gives positions their weight in GPT-2, where both tables start at 0.02.
+    'learned_absolute': 'learned_absolute(max_len=128, std=1.0, overflow="clamp")',
     'rope': 'rope()',
     'alibi': 'alibi()',
     't5_rpe': 't5_rpe()',
