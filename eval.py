@@ -33,21 +33,17 @@ def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, dict[str
 
 def main(argv: list[str]) -> int:
     runs, out, overrides = arguments(argv)
-    import rich.console
-
-    from posenc_jax.evaluation.results import tables
+    from posenc_jax.evaluation.results import print_tables
     from posenc_jax.evaluation.run import evaluate
 
     try:
         results = evaluate(runs, overrides)
-    except (ValueError, OSError) as error:
+        print_tables(results)
+        for path in results.write(out or pathlib.Path(runs[0].partition('|')[0].strip()) / 'eval'):
+            print(path)
+    except (ValueError, OSError, ImportError) as error:
         print(f'eval.py: {error}', file=sys.stderr)
         return 2
-    console = rich.console.Console()
-    for table in tables(results):
-        console.print(table)
-    for path in results.write(out or pathlib.Path(runs[0].partition('|')[0].strip()) / 'eval'):
-        print(path)
     return 0
 
 

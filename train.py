@@ -2,8 +2,8 @@
 
     python train.py --config=configs/quickstart.py [--config.encoding='alibi()'] [--config.train.steps=1000]
 
-Every field is in configs/default.py. Several processes: one call each with --coordinator=HOST:PORT --processes=N
---process_id=I, or --coordinator=auto where JAX finds them itself (TPU pods, Slurm, Open MPI).
+Every field is in posenc_jax/training/defaults.py. Several processes: one call each with --coordinator=HOST:PORT
+--processes=N --process_id=I, or --coordinator=auto where JAX finds them itself (TPU pods, Slurm, Open MPI).
 """
 
 import re
@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from configs import default
 from posenc_jax.core.registry import nearest
+from posenc_jax.evaluation.overrides import items_of
 from posenc_jax.training import config as configs
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'a file with get_config(); its fields are --config.NAME=VALUE')
@@ -32,14 +33,18 @@ def stop(error: object, status: int) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; what is wrong with them ends the program with one message."""
-    fields = set(configs.fields_of(default.get_config()))
-    known = fields | {name.split('.')[0] for name in fields}
+    fields = configs.fields_of(default.get_config())
+    known = set(fields) | {name.split('.')[0] for name in fields}
+    read = argv[:1]
     for argument in argv[1:]:
-        field = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
+        field = re.match(r'--?(?:no)?config\.([\w.]+)(=?)', argument)
         if field and field[1] not in known:
             stop(f'unknown config field {field[1]!r}; {nearest(field[1], known)}', WRONG_INPUT)
+        if field and field[2] and isinstance(fields.get(field[1]), tuple):  # as eval.py reads them
+            argument = field[0] + repr(items_of(argument[field.end() :]))
+        read.append(argument)
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(read)
         if CONFIG.value is None:
             stop('give a config, e.g. --config=configs/quickstart.py', WRONG_INPUT)
         CONFIG.value.train  # where the file cannot be read, the error comes here
@@ -58,7 +63,7 @@ def main(argv: list[str]) -> None:
     try:
         cluster = find_cluster(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
         train(CONFIG.value, cluster=cluster, resume_changed=RESUME_CHANGED.value)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, ImportError) as error:
         stop(error, WRONG_INPUT)
     except NonFiniteError as error:
         stop(error, FAILED)

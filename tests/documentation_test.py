@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import posenc_jax
@@ -114,5 +115,13 @@ def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
     built = posenc_jax.make('root(scale=2.0)', heads=2, causal=True)
     assert built.parts[0].card.key == 'root'
     tok = posenc_jax.Tokens.of(length=5)
-    s, _ = built.parts[0].score(0.0, tok, tok, None, ())
+    s, _ = built.parts[0].score(jax.numpy.zeros((1, 2, 5, 5)), tok, tok, None, ())
     assert s[0, 1, 4, 0] == -2.0  # scale 2, second head, distance 4
+    docstring = ' '.join(scope['Root'].__doc__.split())
+    for needed in ('Differs from ', 'Example:', '>>> ', 'Reference: ', built.parts[0].card.arxiv):  # as the contract asks
+        assert needed in docstring, needed
+    runner = doctest.DocTestRunner(Checker())
+    for name in ('Root', 'root_bias'):
+        for example in doctest.DocTestFinder().find(scope[name], name, module=False, globs=scope):
+            runner.run(example)
+    assert runner.tries >= 3 and not runner.failures

@@ -3,7 +3,7 @@
 Command:   python -m configs.sweeps.first_comparison [--seeds 0 1] [--workdir runs/first_comparison]
 Time:      see docs/results/first_comparison.md (two CPU cores)
 Afterwards the evaluation of all runs is in WORKDIR/comparison (table, results.json, results.csv, pictures).
-Runs that are complete are not trained again, so the sweep may be interrupted and started again.
+Runs whose last step is saved are not trained again, so the sweep may be interrupted and started again.
 """
 
 import argparse
@@ -11,11 +11,13 @@ import pathlib
 import subprocess
 import sys
 
+from posenc_jax.training import config as configs
+from posenc_jax.training.checkpoint import FOLDER
+
 ENCODINGS = {
     'nope': 'nope()',
     'sinusoidal': 'sinusoidal()',
-    # Token vectors have unit variance here; std=1.0 gives positions their weight in GPT-2, where both tables start at 0.02.
-    'learned_absolute': 'learned_absolute(max_len=128, std=1.0, overflow="clamp")',
+    'learned_absolute': 'learned_absolute(max_len=128, overflow="clamp")',
     'rope': 'rope()',
     'alibi': 'alibi()',
     't5_rpe': 't5_rpe()',
@@ -23,6 +25,14 @@ ENCODINGS = {
     'fire': 'fire()',
 }
 EXTENDED = {'rope': 'yarn(factor=8.0)'}
+
+
+def complete(run: pathlib.Path) -> bool:
+    """Whether the newest checkpoint of a run is that of its last step."""
+    if not (run / configs.FILE).is_file():
+        return False
+    saved = [int(path.name) for path in run.glob(f'{FOLDER}/*') if path.name.isdecimal()]  # finished ones alone
+    return max(saved, default=0) == configs.from_json(run / configs.FILE).train.steps
 
 
 def main():
@@ -36,12 +46,13 @@ def main():
     for seed in arguments.seeds:
         for name, encoding in ENCODINGS.items():
             run = pathlib.Path(arguments.workdir, f'{name}_{seed}')
-            if not (run / 'done').exists():
+            if not complete(run):
                 command = [sys.executable, 'train.py', f'--config={arguments.config}', f'--config.encoding={encoding}']
                 command += [f'--config.seed={seed}', f'--config.workdir={arguments.workdir}', f'--config.name={run.name}']
                 command += ['--config.eval.at_end=False', *(f'--config.{field}' for field in arguments.set)]
                 subprocess.run(command, check=True)
-                (run / 'done').touch()
+                if not complete(run):
+                    sys.exit(f'{run} was stopped before its last step; the same command continues')
             runs.append(str(run))
             if name in EXTENDED:
                 runs.append(f'{run} | {EXTENDED[name]}')

@@ -63,7 +63,11 @@ class ALiBi(Bias):
     the probabilities of the official key-position form); without a causal mask it is the symmetric variant.
 
     Args:
+      slopes: m_h, one per head, in place of the paper's.
       heads: N, from the model.
+
+    Raises:
+      ValueError: slopes that are not one finite number per head.
 
     Reference: Press, Smith, Lewis, arXiv 2108.12409.
 
@@ -73,8 +77,11 @@ class ALiBi(Bias):
       [0.5, 0.25]
     """
 
-    def __init__(self, heads: int = CONTEXT):
-        self.slopes = Constant(jnp.asarray(alibi_slopes(heads), jnp.float32), axes=('heads',))
+    def __init__(self, slopes: tuple[float, ...] | None = None, heads: int = CONTEXT):
+        if slopes is not None and (len(slopes) != heads or not np.isfinite(slopes).all()):
+            raise ValueError(f'alibi: {len(slopes)} slopes {slopes} for {heads} heads; expected one finite number per head')
+        given = alibi_slopes(heads) if slopes is None else slopes
+        self.slopes = Constant(jnp.asarray(given, jnp.float32), axes=('heads',))
 
     def bias(self, q_pos, k_pos):
         return alibi_bias(self.slopes[...], q_pos, k_pos)

@@ -64,6 +64,9 @@ def attend(
       >>> pj.attend(pj.make('alibi()', heads=2, causal=True), q, k, v, t, t).shape
       (1, 8, 2, 4)
     """
+    for name, a in (('q', q), ('k', k), ('v', v)):
+        if a.ndim != 4 or not jnp.issubdtype(a.dtype, jnp.floating):
+            raise ValueError(f'attend: {name} must be floats with four axes, got {a.dtype} {a.shape}')
     kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
     (batch, queries, heads, width), keys, kv_heads = q.shape, k.shape[s_axis], k.shape[kv_axis]
     if v.shape[:-1] != k.shape[:-1] or k.shape[0] != batch or k.shape[-1] != width:
@@ -72,12 +75,16 @@ def attend(
         raise ValueError(f'attend: {heads} query heads are not a multiple of {kv_heads} key heads')
     if tq.length != queries or tk.length != keys:
         raise ValueError(f'attend: tokens of length {tq.length}, {tk.length} for {queries} queries, {keys} keys')
+    for name, tok in (('tq', tq), ('tk', tk)):
+        for leaf in jax.tree.leaves(tok):
+            if leaf.shape[0] not in (1, batch):
+                raise ValueError(f'attend: {name} has {leaf.shape[0]} rows, queries have {batch}')
     if implementation is not None:
         check_choice('implementation', implementation, ('dense', 'blocked'))
     if block is not None:
         sizes = (block, block) if isinstance(block, int) else tuple(block)
-        if min(sizes) < 1:
-            raise ValueError(f'attend: block sizes must be positive, got {block}')
+        if len(sizes) != 2 or not all(isinstance(n, int) and n >= 1 for n in sizes):
+            raise ValueError(f'attend: block is one or two integers and must be positive, got {block!r}')
     else:
         sizes = _tile(batch * heads, queries, keys, encoding.opens('open'), implementation == 'blocked')
     if implementation == 'dense':

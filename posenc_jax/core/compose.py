@@ -1,5 +1,7 @@
 """Composition: `chain` folds encodings door by door; `make` builds one from a spec string."""
 
+import numbers
+
 import jax
 from flax import nnx
 
@@ -26,7 +28,25 @@ class ChainedEncoding(Encoding):
             raise SpecError(
                 f'{name_of(evolving[0])} rewrites cached keys and {name_of(raw[0])} needs them raw: they cannot be chained'
             )
+        later = [part for part in parts if part.sees_later]
+        causal = [part for part in parts if hasattr(part, 'card') and part.card.causal_only]
+        if causal and later:
+            raise SpecError(
+                f'{name_of(causal[0])} is defined for causal attention only, {name_of(later[0])} lets queries see later keys'
+            )
+        limits = [(part, part.position_limit) for part in parts if part.position_limit is not None]
+        for number, part in enumerate(parts):
+            for table, limit in limits:
+                if part.draws is not None and part.draws > limit and table is not part:
+                    raise SpecError(
+                        f'{name_of(part)} draws positions 0 .. {part.draws - 1}, {name_of(table)} has {limit}; use a larger '
+                        'table, a smaller max_len, or a policy for what lies beyond the table'
+                    )
         self.parts = nnx.List(parts)
+
+    @property
+    def sees_later(self):
+        return any(part.sees_later for part in self.parts)
 
     @property
     def decides(self):
@@ -120,6 +140,9 @@ def chain(*encodings: Encoding) -> Encoding:
     Raises:
       SpecError: two encodings need the same exclusive door (`match` or `collect`); both are named.
     """
+    for encoding in encodings:
+        if not isinstance(encoding, Encoding):
+            raise SpecError(f'chain() joins encodings, got {encoding!r}; make() builds one from a spec string')
     parts = tuple(part for encoding in encodings for part in parts_of(encoding))
     if not parts:
         raise SpecError('chain() needs at least one encoding; "nope()" is the empty one')
@@ -139,24 +162,28 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
     Raises:
       SpecError: the string is wrong, the context lacks something or has something unknown, or the parts do not fit together.
     """
-    from posenc_jax.mask.basic import Causal, Document
+    from posenc_jax.mask.basic import Causal, Document, Full
 
     for name in context:
         if name not in CONTEXT_NAMES:
             raise SpecError(f'make() has no argument {name!r}; {nearest(name, CONTEXT_NAMES)}')
     if isinstance(spec, str):
+        for name in ('heads', 'kv_heads', 'head_dim', 'model_dim'):
+            size = context.get(name, 1)
+            if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
+                raise SpecError(f'make() takes {name} as a positive integer, got {size!r}')
         context.setdefault('kv_heads', context['heads']) if 'heads' in context else None
+        if context.get('heads', 0) % context.get('kv_heads', 1):
+            raise SpecError(f'{context["heads"]} heads are not a multiple of {context["kv_heads"]} kv_heads')
         context.setdefault('rngs', nnx.Rngs(0))
         encoding = chain(*(spec_language.build(node, context) for node in spec_language.parse(spec).nodes))
-    else:
+    elif isinstance(spec, Encoding):
         encoding = spec
+    else:
+        raise SpecError(f'make() takes a spec string like "rope() | alibi()" or an encoding, got {type(spec).__name__}')
     if causal is not None:
-        for part in parts_of(encoding):
-            card = getattr(part, 'card', None)
-            if not causal and card is not None and card.causal_only:
-                raise SpecError(f'{card.key} is defined for causal attention only')
-        if causal and 'causality' not in encoding.decides:
-            encoding = chain(encoding, Causal())
+        if 'causality' not in encoding.decides:
+            encoding = chain(encoding, Causal() if causal else Full())
         if 'segments' not in encoding.decides:
             encoding = chain(encoding, Document())
     return encoding

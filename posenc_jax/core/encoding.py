@@ -30,6 +30,8 @@ class Tokens:
     Attributes:
       index: order in the sequence; causality uses this and only this. Ascends along the axis.
       pos: what the encoding believes the position is: may repeat, jump, be fractional, have several components.
+      rank: which of the real tokens of its document it is, 0, 1, ..., whatever `place` did to `pos`; None where `index`
+        says so (one document a row, no padding in front).
       segment: packed document of the token; None where there is one document a row.
       valid: False for padding and empty cache slots; None where all tokens are real.
       feats: per-token features keyed by the encoding's name, [#B, L, heads or 1, ...].
@@ -39,11 +41,17 @@ class Tokens:
     pos: Num[Array, '#B L *P']
     segment: Int[Array, '#B L'] | None = None
     valid: Bool[Array, '#B L'] | None = None
+    rank: Int[Array, '#B L'] | None = None
     feats: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def length(self) -> int:
         return self.index.shape[1]
+
+    @property
+    def order(self) -> Int[Array, '#B L']:
+        """`rank`, or `index` where that is the rank."""
+        return self.index if self.rank is None else self.rank
 
     @classmethod
     def of(cls, *, length: int | None = None, positions=None, segment=None, valid=None) -> 'Tokens':
@@ -65,30 +73,32 @@ class Tokens:
             for name, a, dtype in (('positions', positions, None), ('segment', segment, jnp.int32), ('valid', valid, bool))
             if a is not None
         }
+        for name in given.keys() & {'segment', 'valid'}:
+            source = jnp.asarray(segment if name == 'segment' else valid)
+            if jnp.issubdtype(source.dtype, jnp.floating):
+                raise ValueError(f'Tokens.of: {name} must be {"integers" if name == "segment" else "booleans"}, got {source.dtype}')
         for name, a in given.items():
             if a.ndim < 2 or (a.ndim > 2 and name != 'positions'):
                 raise ValueError(f'Tokens.of: {name} has shape {a.shape}, expected [B, L]')
         lengths = {a.shape[1] for a in given.values()} | ({length} if length is not None else set())
-        if len(lengths) != 1 or min(lengths) < 1:
+        if len(lengths) != 1 or not all(isinstance(n, int) for n in lengths) or min(lengths) < 1:
             raise ValueError(f'Tokens.of needs one length of at least 1, got {sorted(lengths) or "none"}')
         if len(rows := {a.shape[0] for a in given.values()} - {1}) > 1:
             raise ValueError(f'Tokens.of: the numbers of rows do not agree: {sorted(rows)}')
         (length,) = lengths
         positions, segment, valid = (given.get(name) for name in ('positions', 'segment', 'valid'))
         index = jnp.arange(length, dtype=jnp.int32)[None]
-        if positions is not None:
-            pos = positions
-        elif segment is None and valid is None:
-            pos = index
-        else:
+        rank = None
+        if segment is not None or valid is not None:
             ones = jnp.ones_like(index) if valid is None else valid.astype(jnp.int32)
             count = jnp.cumsum(ones, axis=1)
             if segment is not None:
                 fresh = jnp.concatenate([jnp.ones_like(segment[:, :1], bool), segment[:, 1:] != segment[:, :-1]], axis=1)
                 before = jax.lax.cummax(jnp.where(fresh, count - ones, 0), axis=1)
                 count = count - before
-            pos = jnp.maximum(count - 1, 0)
-        return cls(index=index, pos=pos, segment=segment, valid=valid)
+            rank = jnp.maximum(count - 1, 0)
+        pos = positions if positions is not None else index if rank is None else rank
+        return cls(index=index, pos=pos, segment=segment, valid=valid, rank=rank)
 
     def with_feats(self, **feats) -> 'Tokens':
         """A copy that also carries these features.
@@ -123,6 +133,7 @@ class Encoding(nnx.Module):
       card: the catalogue entry, set by `register`; an encoding made for one experiment may do without.
       spec_kind: lets a spec string nest encodings as arguments.
       decides: what a mask settles by itself, so that the model adds no default mask for it: 'causality', 'segments'.
+      sees_later: a mask that lets queries see keys after them.
       lookback: how many earlier rows of the layer input `project` reads (a short convolution); their rows come first in `x`.
       cached: 'encoded', 'raw' or 'evolving' (see `Promises.cached`).
     """
@@ -130,12 +141,23 @@ class Encoding(nnx.Module):
     card: ClassVar[Card]
     spec_kind: ClassVar[str] = 'encoding'
     decides: ClassVar[frozenset[str]] = frozenset()
+    sees_later: ClassVar[bool] = False
     lookback: ClassVar[int] = 0
 
     @property
     def cached(self) -> str:
         card = getattr(self, 'card', None)
         return 'encoded' if card is None else card.promises.cached
+
+    @property
+    def draws(self) -> int | None:
+        """`place` assigns positions from 0 .. draws-1; None where it keeps them near those it is given."""
+        return None
+
+    @property
+    def position_limit(self) -> int | None:
+        """How many positions there is a table entry for; None where every position will do."""
+        return None
 
     # Token stage, whole sequences, O(L).
 
@@ -197,12 +219,14 @@ DOORS = ('place', 'embed', 'project', 'open', 'match', 'score', 'mask', 'collect
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest index, position (over all components) and segment of the valid tokens in a block, over the batch.
+    """Smallest and largest index, order, position (over all components), segment of the valid tokens in a block, over the batch.
 
     Empty blocks have low > high."""
 
     index_low: Array
     index_high: Array
+    order_low: Array
+    order_high: Array
     pos_low: Array
     pos_high: Array
     segment_low: Array | None
@@ -221,7 +245,7 @@ def bounds(tok: Tokens) -> Bounds:
         valid = tok.valid.reshape(*tok.valid.shape, *[1] * (a.ndim - 2))
         return jnp.where(valid, a, big).min(), jnp.where(valid, a, -big).max()
 
-    return Bounds(*low_high(tok.index), *low_high(tok.pos), *low_high(tok.segment))
+    return Bounds(*low_high(tok.index), *low_high(tok.order), *low_high(tok.pos), *low_high(tok.segment))
 
 
 def scaled_dot_product(q: Float[Array, 'B N T H'], k: Float[Array, 'B K S H']) -> Float[Array, 'B N T S']:

@@ -57,6 +57,8 @@ class Mask(Encoding):
 
 def signed_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Num[Array, '#B T S']:
     """Query minus key position, >= 0 in the causal past; integers stay integers."""
+    if q_pos.ndim != 2 or k_pos.ndim != 2:
+        raise ValueError(f'a distance needs one position per token [B, L], got positions of shape {q_pos.shape}, {k_pos.shape}')
     return q_pos[..., :, None] - k_pos[..., None, :]
 
 
@@ -66,7 +68,7 @@ class Frequencies(Protocol):
     Attributes:
       spec_kind: 'frequencies'.
       uses_length: whether the rule depends on the current length (then keys must be cached raw).
-      trains: whether the paper tunes the model after the change.
+      start: optional: how many first positions keep the plain frequencies and temperature 1.
     """
 
     spec_kind: ClassVar[str] = 'frequencies'

@@ -5,7 +5,7 @@
     value := number | string | True | False | None | tuple or list of values | call (frequencies, encodings)
 
 A parameter whose default is `CONTEXT` (`heads`, `kv_heads`, `head_dim`, `model_dim`, `train_len`, `rngs`) is filled in
-by the model; a spec string may override all but `rngs`.
+by the model; a spec string may override `train_len`, repeat the sizes (for use without a model), and has no `rngs`.
 """
 
 import ast
@@ -121,7 +121,10 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
     arguments = {}
     for parameter, tree in values.items():
         hint = hints.get(parameter, Any)
-        value = _value(tree, spec, hint)
+        try:
+            value = _value(tree, spec, hint)
+        except SpecError as error:
+            raise SpecError(f'{name}: {parameter}: {error}; signature: {usage}') from None
         converted = _convert(value, hint)
         if converted is _MISMATCH:
             raise SpecError(f'{name}: {parameter}={value!s} is not {_show(hint)}; signature: {usage}')
@@ -201,11 +204,11 @@ def _convert(value, hint):
     if hint in (None, type(None)):
         return None if value is None else _MISMATCH
     if hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value in (math.inf, -math.inf) or value != value:
             return _MISMATCH
-        return float(value)
-    if hint is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else _MISMATCH
+        return float(value) if abs(value) < 2**1023 else _MISMATCH
+    if hint is int:  # of 32 bits, as arrays have them
+        return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else _MISMATCH
     if hint in (bool, str):
         return value if isinstance(value, hint) else _MISMATCH
     return _MISMATCH
@@ -235,6 +238,9 @@ def build(node: Node, context: dict[str, Any]) -> Any:
 
     arguments = {name: made(value) for name, value in node.arguments.items()}
     for name, parameter in node.entry.parameters.items():
+        of_model = name in ('heads', 'kv_heads', 'head_dim', 'model_dim') and parameter.default is CONTEXT
+        if of_model and arguments.get(name) != context.get(name) and name in arguments and name in context:
+            raise SpecError(f'{node.entry.key}: {name}={arguments[name]}, but the model has {name}={context[name]}')
         if parameter.default is CONTEXT and name not in arguments:
             if name not in context:
                 raise SpecError(f'{node.entry.key} needs {name!r}: give it in the spec, or to make(..., {name}=...)')

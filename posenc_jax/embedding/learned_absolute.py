@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.families import Embedding
+from posenc_jax.core.length import current_length
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.embedding.table import check_range, lookup_rows
@@ -30,16 +31,16 @@ def fairseq_ids(pos: Int[Array, '#B L'], valid: Bool[Array, '#B L'] | None, padd
     return ids if valid is None else jnp.where(valid, ids, padding_idx)
 
 
-def interpolated_positions(pos: Num[Array, '...'], max_len: int, length: int) -> Float[Array, '...']:
+def interpolated_positions(pos: Num[Array, '...'], max_len: int, length: Num[Array, '...'] | int) -> Float[Array, '...']:
     """Where `length` positions fall among `max_len` rows when centres of cells are aligned; unchanged if they fit.
 
     Example:
       >>> interpolated_positions(jnp.arange(4), max_len=2, length=4).tolist()
       [0.0, 0.25, 0.75, 1.0]
     """
-    if length <= max_len:
-        return pos.astype(jnp.float32)
-    return jnp.clip((pos.astype(jnp.float32) + 0.5) * (max_len / length) - 0.5, 0.0, max_len - 1.0)
+    pos = pos.astype(jnp.float32)
+    stretched = jnp.clip((pos + 0.5) * (max_len / jnp.maximum(length, 1)) - 0.5, 0.0, max_len - 1.0)
+    return jnp.where(length <= max_len, pos, stretched)
 
 
 @register(
@@ -65,7 +66,7 @@ class LearnedAbsolute(Embedding):
     `x_t + P[p_t]`. Differs from the papers: nothing for `ids='plain'` (p_t = t, as GPT-2 and BERT) and 'fairseq' (rows
     start at `padding_idx + 1`, row `padding_idx` is zero and stays so). A longer sequence than the table is an error
     unless `overflow` says otherwise: 'clamp' reuses the last vector, 'mod' starts over, 'interpolate' stretches the
-    table linearly over the length of the tokens given to `place` (cell centres aligned).
+    table linearly over the sequence, or the packed document (cell centres aligned); in decoding over the whole capacity.
 
     Args:
       max_len: positions in the table.
@@ -114,6 +115,10 @@ class LearnedAbsolute(Embedding):
             rows = rows.at[padding_idx].set(0.0)
         self.vectors = nnx.Param(rows, axes=('positions', 'width'))
 
+    @property
+    def position_limit(self):
+        return self.max_len if self.overflow == 'error' else None
+
     def rows(self, tok: Tokens) -> Num[Array, '#B L']:
         """The row of the table each token gets, fractional under 'interpolate'."""
         pos = tok.pos
@@ -126,7 +131,7 @@ class LearnedAbsolute(Embedding):
         elif self.overflow == 'mod':
             pos = pos % self.max_len
         else:
-            pos = interpolated_positions(pos, self.max_len, tok.length)
+            pos = interpolated_positions(pos, self.max_len, current_length(tok, tok)[0])
         return fairseq_ids(pos, tok.valid, self.padding_idx) if self.ids == 'fairseq' else pos
 
     def place(self, tok, *, key=None):

@@ -28,12 +28,16 @@ def check_range(name: str, tok: Tokens, count: int, remedy: str):
     if not jnp.issubdtype(tok.pos.dtype, jnp.integer):
         raise ValueError(f'{name} needs integer positions, got {tok.pos.dtype}')
     if isinstance(tok.pos, jax.core.Tracer) or isinstance(tok.valid, jax.core.Tracer):
-        low, high = 0, tok.length - 1
-    else:
-        pos = np.asarray(tok.pos).reshape(*tok.pos.shape[:2], -1)
-        if tok.valid is not None:
-            pos = np.where(np.asarray(tok.valid)[..., None], pos, 0)
-        low, high = int(pos.min()), int(pos.max())
+        if tok.length > count:
+            raise ValueError(
+                f'{name}: a row of {tok.length} tokens may have position {tok.length - 1}, which is not in 0 .. {count - 1}; '
+                f'use a larger table or {remedy}'
+            )
+        return
+    pos = np.asarray(tok.pos).reshape(*tok.pos.shape[:2], -1)
+    if tok.valid is not None:
+        pos = np.where(np.asarray(tok.valid)[..., None], pos, 0)
+    low, high = int(pos.min()), int(pos.max())
     if low < 0 or high >= count:
         wrong = low if low < 0 else high
         raise ValueError(f'{name}: position {wrong} is not in 0 .. {count - 1}; use a larger table or {remedy}')

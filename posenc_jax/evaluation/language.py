@@ -1,5 +1,6 @@
 """Language modelling at several context lengths, by the protocols of `protocols.py`."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -101,7 +102,7 @@ def score_windows(score: Scorer, stream, windows: Windows, rows: int, key=None) 
         batch = protocols.window_batch(stream, windows, np.minimum(np.arange(first, first + rows), last - 1))
         # All rows are padded alike, so that they share positions and biases are computed once for them.
         tok = Tokens.of(length=windows.length)
-        tok = Tokens(index=tok.index, pos=tok.pos, valid=jnp.asarray(batch['valid'][:1]))
+        tok = dataclasses.replace(tok, valid=jnp.asarray(batch['valid'][:1]))  # padded on the right
         own = None if key is None else jax.random.fold_in(key, first)
         nll, correct = score(batch['tokens'], batch['targets'], tok, own)
         arrays = (np.asarray(nll), np.asarray(correct), batch['scored'], batch['targets'] != BOS)

@@ -51,7 +51,11 @@ def perplexity(
     """`exp(sum nll / tokens)`, and bits per byte `sum nll / (ln 2 * bytes)`.
 
     The interval takes windows as independent samples of a ratio (linearised): neighbouring tokens are not independent.
+
+    Raises:
+      ValueError: a scored target without a finite likelihood.
     """
+    _check_finite(protocol, length, nll, scored)
     used = scored.any(axis=1)
     counts = scored[used].sum(axis=1)
     sums = np.where(scored[used], nll[used], 0).sum(axis=1, dtype=np.float64)
@@ -84,9 +88,14 @@ def exact_match(
     correct: Bool[np.ndarray, 'B T'],
     scored: Bool[np.ndarray, 'B T'],
 ) -> Measurement:
-    """Share of rows whose scored tokens are all right, with its Wilson interval."""
+    """Share of rows whose scored tokens are all right, with its Wilson interval.
+
+    Raises:
+      ValueError: a scored target without a finite likelihood.
+    """
     from scipy import stats
 
+    _check_finite('exact_match', length, nll, scored)
     right = np.where(scored, correct, True).all(axis=1)
     interval = stats.binomtest(int(right.sum()), len(right)).proportion_ci(0.95, method='wilson')
     return Measurement(
@@ -102,6 +111,17 @@ def exact_match(
         tokens=int(scored.sum()),
         samples=len(right),
     )
+
+
+def _check_finite(protocol, length, nll, scored):
+    wrong = np.argwhere(scored & ~np.isfinite(nll))
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise ValueError(
+            f'{protocol} at length {length}: {len(wrong)} of {int(scored.sum())} scored targets have no finite likelihood, '
+            f'the first is {nll[row, column]} at token {column} of sequence {row}. Positions beyond a learned table give '
+            'NaN, and so do parameters that are not finite'
+        )
 
 
 def _exp(x):

@@ -45,7 +45,7 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
 def _read(name: str, value: Any, old: Any) -> Any:
     problem = SpecError(f'{name}={value!r} is not of type {type(old).__name__} (its value in the run is {old!r})')
     if isinstance(old, (tuple, list)):
-        items = _items(value) if isinstance(value, str) else value
+        items = items_of(value) if isinstance(value, str) else value
         if not isinstance(items, (tuple, list)):
             raise problem
         wanted = {type(item) for item in old}
@@ -61,11 +61,24 @@ def _read(name: str, value: Any, old: Any) -> Any:
     return value
 
 
-def _items(text: str) -> tuple[Any, ...]:
-    text = text.strip()
-    if text[:1] + text[-1:] in ('()', '[]'):
-        text = text[1:-1]
-    return tuple(_literal(item.strip()) for item in text.split(',') if item.strip())
+def items_of(text: str) -> tuple[Any, ...]:
+    """The items of a tuple as people write it on a command line; commas within parentheses do not separate.
+
+    Example:
+      >>> items_of('64,128'), items_of('sliding'), items_of("(pi(factor=2, base=3), 'nope()')")
+      ((64, 128), ('sliding',), ('pi(factor=2, base=3)', 'nope()'))
+    """
+    items, depth = [''], 0
+    for letter in text.strip():
+        depth += (letter in '([') - (letter in ')]')
+        if letter == ',' and depth == 0:
+            items.append('')
+        else:
+            items[-1] += letter
+    items = [item.strip() for item in items if item.strip()]
+    if len(items) == 1 and items[0][0] + items[0][-1] in ('()', '[]'):
+        return items_of(items[0][1:-1])
+    return tuple(map(_literal, items))
 
 
 def _literal(text: str) -> Any:

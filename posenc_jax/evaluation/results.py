@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -149,6 +150,15 @@ def _difference(own, namesakes):
     settings = [g[0].settings for g in namesakes]
     fields = sorted({f for s in settings for f in s if any(s[f] != other.get(f) for other in settings)})
     return f' ({", ".join(f"{f}={own[0].settings.get(f)}" for f in fields)})' if fields else ''
+
+
+def print_tables(results: Results) -> None:
+    """Writes the tables to standard output; where it is a file or a pipe, which has no width, 120 columns wide."""
+    import rich.console
+
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
+    for table in tables(results):
+        console.print(table)
 
 
 def tables(results: Results) -> list[Any]:

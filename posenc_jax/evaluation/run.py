@@ -8,18 +8,17 @@ from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 import posenc_jax
-from posenc_jax.core import spec as spec_language
-from posenc_jax.core.registry import SpecError, check_choice
-from posenc_jax.evaluation import language
+from posenc_jax.core.registry import SpecError
+from posenc_jax.evaluation import language, settings
+from posenc_jax.evaluation.measurement import Measurement
 from posenc_jax.evaluation.overrides import apply_overrides
 from posenc_jax.evaluation.results import Results, RunResult
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.evaluation.tasks import SEED, evaluate_task
-from posenc_jax.model.transformer import Transformer
+from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
 from posenc_jax.training import checkpoint
 from posenc_jax.training import config as configs
@@ -40,7 +39,8 @@ def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | 
 
     Raises:
       FileNotFoundError: no such run directory.
-      ValueError: no checkpoint, anything wrong with the settings, or a length that an encoding does not reach.
+      ValueError: no checkpoint, anything wrong with the settings, a length that an encoding does not reach, a model that
+        sees what it should predict, or a likelihood that is not finite.
 
     Example:
       results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.lengths': (128, 1024)})
@@ -57,12 +57,12 @@ class _Job:
     directory: pathlib.Path
     config: Any
     task: Task
-    lengths: tuple[int, ...]
+    cfg: TransformerConfig
 
     def rows(self, width: int) -> int:
         """Rows read at once: as many tokens as `eval.batch` rows of the trained length, at least one row."""
         batch = self.config.eval.batch
-        return max(1, min(batch, batch * self.task.width(self.config.train.length) // width))
+        return max(1, min(batch, batch * self.cfg.train_len // width))
 
 
 def _prepare(run: str, overrides: Mapping[str, Any]) -> _Job:
@@ -73,82 +73,37 @@ def _prepare(run: str, overrides: Mapping[str, Any]) -> _Job:
         raise FileNotFoundError(f'no such run directory: {directory}')
     if extension:
         overrides = {**overrides, 'extend': extension.strip()}
-    config = apply_overrides(configs.from_json(directory / 'config.json'), overrides)
+    path = directory / configs.FILE
+    config = apply_overrides(configs.from_json(path), overrides)
     task = configs.make_task(config)
-    lengths = tuple(dict.fromkeys(config.eval.lengths)) or tuple(n * config.train.length for n in (1, 2, 4, 8))
-    for length in lengths:
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise SpecError(f'eval.lengths must be positive integers, got {config.eval.lengths}')
-    check_choice('eval.positions', config.eval.positions, ('sampled', 'first'))
-    if config.extend:
-        spec_language.parse(config.extend, ('extension', 'frequencies'))
-    if task.is_language:
-        if config.model.kind != 'decoder':
-            raise SpecError(f'{directory}: perplexity needs a decoder; model.kind is {config.model.kind!r}')
-        targets = len(task.tokens(config.eval.split)) - 1
-        language.plan(
-            targets, lengths, tuple(config.eval.protocols), tokens=config.eval.tokens, stride=config.eval.stride
-        )
-    _check_reach(directory, config, task, lengths)
+    cfg = configs.stored_model_config(path)
+    try:
+        settings.check(config, task, cfg)
+    except ValueError as error:
+        raise SpecError(f'{directory}: {error}') from error
     with checkpoint.Checkpoints(directory) as found:  # raises where the folder is missing
         if not found.steps():
             raise checkpoint.CheckpointError(f'{directory} has no finished checkpoint')
-    return _Job(directory, config, task, lengths)
-
-
-def _check_reach(directory, config, task, lengths):
-    """Traces the model at every length without computing anything: an encoding that does not reach so far raises."""
-
-    def build():
-        model = Transformer(configs.model_config(config, task), rngs=nnx.Rngs(0))
-        return model.extend(config.extend) if config.extend else model
-
-    graphdef, state = nnx.split(nnx.eval_shape(build))
-    for length in lengths:
-        tokens = jax.ShapeDtypeStruct((1, task.width(length)), jnp.int32)
-        try:
-            jax.eval_shape(lambda state, tokens: nnx.merge(graphdef, state).hidden(tokens), state, tokens)
-        except ValueError as error:
-            raise SpecError(f'{directory} at length {length}: {error}') from error
+    return _Job(directory, config, task, cfg)
 
 
 def _evaluate(job: _Job) -> RunResult:
-    config, settings = job.config, job.config.eval
+    config, asked = job.config, job.config.eval
     incidental = ('seed', *configs.FREE_FIELDS)
     _, model, step = checkpoint.restore_model(job.directory)
-    if model.cfg.vocab_size != job.task.vocab_size:
-        raise SpecError(
-            f'{job.directory} was trained on {model.cfg.vocab_size} token ids; {config.task} has {job.task.vocab_size}'
-        )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    if config.extend:
-        model = model.extend(config.extend)
-    key = jax.random.key(SEED) if settings.positions == 'sampled' else None
-    score = scorer(model)
-    if job.task.is_language:
-        measurements = language.evaluate_language(
-            score,
-            job.task.tokens(settings.split),
-            job.lengths,
-            tuple(settings.protocols),
-            tokens=settings.tokens,
-            rows=job.rows,
-            stride=settings.stride,
-            buckets=settings.buckets,
-            key=key,
-        )
-    else:
-        measurements = evaluate_task(
-            score, job.task, job.lengths, samples=settings.samples, rows=job.rows, split=settings.split, key=key
-        )
+    try:
+        measurements = _measure(job, model.extend(config.extend) if config.extend else model)
+    except ValueError as error:
+        raise ValueError(f'{job.directory}: {error}') from error
     return RunResult(
         run=str(job.directory),
         encoding=' / '.join(config.pattern) or config.encoding,
         extend=config.extend,
         task=config.task,
         dataset=config.data.dataset if job.task.is_language else '',
-        split=settings.split,
-        positions=settings.positions,
+        split=asked.split,
+        positions=asked.positions,
         seed=config.seed,
         step=step,
         train_length=config.train.length,
@@ -157,3 +112,24 @@ def _evaluate(job: _Job) -> RunResult:
         measurements=tuple(measurements),
     )
 
+
+
+def _measure(job: _Job, model: Transformer) -> list[Measurement]:
+    asked, lengths = job.config.eval, settings.lengths_of(job.config)
+    key = jax.random.key(SEED) if asked.positions == 'sampled' else None
+    score = scorer(model)
+    if job.task.is_language:
+        return language.evaluate_language(
+            score,
+            job.task.tokens(asked.split),
+            lengths,
+            tuple(asked.protocols),
+            tokens=asked.tokens,
+            rows=job.rows,
+            stride=asked.stride,
+            buckets=asked.buckets,
+            key=key,
+        )
+    return evaluate_task(
+        score, job.task, lengths, samples=asked.samples, rows=job.rows, split=asked.split, key=key
+    )

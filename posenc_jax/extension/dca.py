@@ -1,5 +1,7 @@
 """DCA: dual chunk attention."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
@@ -48,8 +50,8 @@ CARD = Card(
 )
 
 
-@register('dca', kind='extension', card=CARD)
 @register('dca', kind='encoding', card=CARD)
+@register('dca', kind='extension', card=dataclasses.replace(CARD, example='dca(chunk=4, local=2)'))
 class DCA(Encoding):
     """Keeps rotary positions within the trained range: keys stand at `j mod s`, queries at three places by chunk relation.
 
@@ -89,6 +91,8 @@ class DCA(Encoding):
             check_train_len('dca', train_len)
         local = train_len // 8 if local is None else local
         chunk = 3 * train_len // 4 - local if chunk is None else chunk
+        if not attention_factor > 0:
+            raise ValueError(f'dca: attention_factor must be positive, got {attention_factor}')
         if chunk < 1:
             raise ValueError(f'dca: a chunk holds at least one position, got chunk={chunk}')
         if not 0 <= local <= chunk:

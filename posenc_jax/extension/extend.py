@@ -29,6 +29,8 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
       4.0
     """
     for node in spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes:
+        if 'encoding' in node.arguments:
+            raise SpecError(f'{node.entry.key} extends the encoding that is there; leave out encoding={node.arguments["encoding"]}')
         parts = parts_of(encoding)
         extends_bias = node.entry.kind == 'extension'
         found = [part for part in parts if isinstance(part, Rotary) or (extends_bias and is_relative_bias(part))]

@@ -1,5 +1,7 @@
 """LM-Infinite: a window, the first tokens, and a ceiling on distances."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -28,14 +30,14 @@ CARD = Card(
 )
 
 
-@register('lm_infinite', kind='extension', card=CARD)
 @register('lm_infinite', kind='encoding', card=CARD)
+@register('lm_infinite', kind='extension', card=dataclasses.replace(CARD, example='lm_infinite(n_global=2, n_local=5)'))
 class LMInfinite(Encoding):
     """Queries see the last `n_local` and the first `n_global` tokens, at distances of at most R = `n_local`.
 
     Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`); `D_ij = min(i - j, R)`: beyond the window a
-    rotary query stands at R and the key unrotated at 0, a relative bias is that of distance R. Positions count i and j,
-    so packed documents and padded rows have their own first tokens. Differs from the paper: the ceiling always equals
+    rotary query stands at R and the key unrotated at 0, a relative bias is that of distance R. Which keys are
+    visible is counted in real tokens of the document, distances in positions. Differs from the paper: the ceiling always equals
     the window, as in its experiments; the variant that lets the last query choose k tokens of the middle is not part
     of this class.
 
@@ -79,11 +81,15 @@ class LMInfinite(Encoding):
 
     def mask(self, tq, tk):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
-        return (causal & (~self._beyond(tq, tk) | (tk.pos < self.n_global)[:, None, :]))[:, None]
+        near = signed_distance(tq.order, tk.order) < self.n_local
+        return (causal & (near | (tk.order < self.n_global)[:, None, :]))[:, None]
 
     def may_see(self, tq, tk):
-        near = tk.pos_high > tq.pos_low - self.n_local
-        return (tk.index_low <= tq.index_high) & (near | (tk.pos_low < self.n_global))
+        near = tk.order_high > tq.order_low - self.n_local
+        return (tk.index_low <= tq.index_high) & (near | (tk.order_low < self.n_global))
+
+    def opens(self, door):
+        return super().opens(door) and (door != 'match' or isinstance(self.encoding, Rotary))
 
     def match(self, q, k, tq, tk, seen, carry):
         s, carry = super().match(q, k, tq, tk, seen, carry)
@@ -102,10 +108,11 @@ class LMInfinite(Encoding):
     def score(self, s, tq, tk, seen, carry):
         if isinstance(self.encoding, Rotary):
             return s, carry
-        bias = self.encoding.bias(tq.pos, tk.pos)
-        ceiling = self.encoding.bias(jnp.full((1, 1), self.n_local), jnp.zeros((1, 1), jnp.int32))
-        return s + jnp.where(self._beyond(tq, tk)[:, None], ceiling, bias).astype(jnp.float32), carry
+        at = lambda tok, pos: dataclasses.replace(tok, pos=jnp.full((1, 1), pos, jnp.int32))
+        near, carry = self.encoding.score(s, tq, tk, seen, carry)
+        ceiling, _ = self.encoding.score(s, at(tq, self.n_local), at(tk, 0), seen, carry)
+        return jnp.where(self._beyond(tq, tk)[:, None], ceiling, near), carry
 
     def _beyond(self, tq, tk):
-        """Pairs [#B, T, S] outside the window."""
+        """Pairs [#B, T, S] whose distance is at the ceiling."""
         return signed_distance(tq.pos, tk.pos) >= self.n_local

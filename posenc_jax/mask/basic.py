@@ -60,6 +60,7 @@ class Full(Mask):
     """
 
     decides = frozenset({'causality'})
+    sees_later = True
 
     def mask(self, tq, tk):
         return None
@@ -72,7 +73,7 @@ class Full(Mask):
         name='document mask',
         equation='key j visible to query i iff segment_j = segment_i',
         example='document()',
-        promises=_PLAIN,
+        promises=Promises(relative=True),
         **_SOURCE,
     ),
 )

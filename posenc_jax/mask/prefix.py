@@ -12,7 +12,7 @@ from posenc_jax.core.registry import Card, Promises, register
         title='Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer',
         arxiv='1910.10683',
         door='mask',
-        equation='key j visible to query i iff index_j <= index_i or pos_j < length',
+        equation='key j visible to query i iff index_j <= index_i or j is one of the first `length` of its document',
         source='google-research/text-to-text-transfer-transformer',
         authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and Narang, Sharan and Matena, Michael '
         'and Zhou, Yanqi and Li, Wei and Liu, Peter J.',
@@ -23,12 +23,12 @@ from posenc_jax.core.registry import Card, Promises, register
     ),
 )
 class Prefix(Mask):
-    """Causal, but every query sees the first `length` positions of its document.
+    """Causal, but every query sees the first `length` tokens of its document.
 
     Differs from the paper: the prefix has one length for all rows.
 
     Args:
-      length: positions 0 .. length-1 form the prefix; at least 1. Documents restart positions, so it counts per document.
+      length: real tokens in the prefix, whatever their positions; at least 1.
 
     Raises:
       ValueError: length below 1.
@@ -43,6 +43,7 @@ class Prefix(Mask):
     """
 
     decides = frozenset({'causality'})
+    sees_later = True
 
     def __init__(self, length: int):
         if length < 1:
@@ -51,4 +52,4 @@ class Prefix(Mask):
 
     def allow(self, tq, tk):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
-        return (causal | (tk.pos < self.length)[:, None, :])[:, None]
+        return (causal | (tk.order < self.length)[:, None, :])[:, None]

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.model.sharding import constrain, sharded_attend
 
-NORMS = ('rmsnorm', 'layernorm')
-MLPS = ('gelu', 'swiglu')
+NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
+MLPS = ('gelu', 'gelu_erf', 'swiglu')
+BIASES = ('none', 'qkv', 'all')
 
 
 def rms_norm(x: Float[Array, '... D'], scale: Float[Array, 'D'], *, epsilon: float = 1e-6) -> Float[Array, '... D']:
@@ -61,9 +62,21 @@ def _project_bwd(operands, g):
 project.defvjp(lambda x, w: (project(x, w), (x, w)), _project_bwd)
 
 
-def gelu_mlp(x: Float[Array, '... D'], w_in: Float[Array, 'D F'], w_out: Float[Array, 'F D']) -> Float[Array, '... D']:
-    """`gelu(x w_in) w_out`, tanh form of the gelu."""
-    return _output(lambda h: jax.nn.gelu(h, approximate=True), w_out, project(x, w_in))
+def gelu_mlp(
+    x: Float[Array, '... D'],
+    w_in: Float[Array, 'D F'],
+    w_out: Float[Array, 'F D'],
+    b_in: Float[Array, 'F'] | None = None,
+    *,
+    approximate: bool = True,
+) -> Float[Array, '... D']:
+    """`gelu(x w_in + b_in) w_out`, tanh form of the gelu if `approximate`."""
+    return _output(lambda h: jax.nn.gelu(h, approximate=approximate), w_out, shifted(project(x, w_in), b_in))
+
+
+def shifted(x: Float[Array, '... D'], bias: Float[Array, 'D'] | None) -> Float[Array, '... D']:
+    """`x + bias` in the dtype of `x`; `x` where there is no bias."""
+    return x if bias is None else x + bias.astype(x.dtype)
 
 
 def swiglu_mlp(
@@ -97,6 +110,16 @@ def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, '
     return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0))) if lookback else x
 
 
+def zeros(shape: tuple[int, ...], axes: tuple[str, ...], *, stack: tuple[int, ...] = ()) -> nnx.Param:
+    """A bias, float32, with the roles of its dimensions."""
+    return nnx.Param(jnp.zeros((*stack, *shape), jnp.float32), axes=axes)
+
+
+def value(parameter: nnx.Param | None):
+    """The array of a parameter that may be absent."""
+    return None if parameter is None else parameter[...]
+
+
 def normal(
     rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, axes: tuple[str, ...], *, gain: float = 1.0, stack: tuple[int, ...] = ()
 ) -> nnx.Param:
@@ -105,47 +128,69 @@ def normal(
 
 
 class Norm(nnx.Module):
-    """`rms_norm` or `layer_norm` with their variables."""
+    """`rms_norm` or `layer_norm` with their variables; 'layernorm_scale' has no bias."""
 
-    def __init__(self, kind: str, width: int, *, stack: tuple[int, ...] = ()):
+    def __init__(self, kind: str, width: int, *, epsilon: float = 1e-6, stack: tuple[int, ...] = ()):
+        self.centred, self.epsilon = kind != 'rmsnorm', epsilon
         self.scale = nnx.Param(jnp.ones((*stack, width), jnp.float32), axes=('norm',))
         self.bias = nnx.Param(jnp.zeros((*stack, width), jnp.float32), axes=('norm',)) if kind == 'layernorm' else None
 
     def __call__(self, x):
-        if self.bias is None:
-            return rms_norm(x, self.scale[...])
-        return layer_norm(x, self.scale[...], self.bias[...])
+        if not self.centred:
+            return rms_norm(x, self.scale[...], epsilon=self.epsilon)
+        bias = jnp.zeros((), jnp.float32) if self.bias is None else self.bias[...]
+        return layer_norm(x, self.scale[...], bias, epsilon=self.epsilon)
 
 
 class MLP(nnx.Module):
     """`gelu_mlp` or `swiglu_mlp` with their variables. `gain` scales the initial output."""
 
-    def __init__(self, kind: str, width: int, hidden: int, *, gain: float, stack: tuple[int, ...], rngs: nnx.Rngs):
+    def __init__(
+        self, kind: str, width: int, hidden: int, *, bias: bool, gain: float, stack: tuple[int, ...], rngs: nnx.Rngs
+    ):
+        self.kind = kind
         self.w_in = normal(rngs, (width, hidden), width, ('width', 'mlp'), stack=stack)
         self.w_gate = normal(rngs, (width, hidden), width, ('width', 'mlp'), stack=stack) if kind == 'swiglu' else None
         self.w_out = normal(rngs, (hidden, width), hidden, ('mlp', 'width'), gain=gain, stack=stack)
+        self.b_in = zeros((hidden,), ('mlp',), stack=stack) if bias else None
+        self.b_out = zeros((width,), ('width',), stack=stack) if bias else None
 
     def __call__(self, x):
-        if self.w_gate is None:
-            return gelu_mlp(x, self.w_in[...], self.w_out[...])
-        return swiglu_mlp(x, self.w_gate[...], self.w_in[...], self.w_out[...])
+        if self.kind == 'swiglu':
+            return swiglu_mlp(x, self.w_gate[...], self.w_in[...], self.w_out[...])
+        approximate = self.kind == 'gelu'
+        out = gelu_mlp(x, self.w_in[...], self.w_out[...], value(self.b_in), approximate=approximate)
+        return shifted(out, value(self.b_out))
 
 
 class Attention(nnx.Module):
     """The projections around `attend`: x -> q, k, v and attended values -> x."""
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, head_dim: int, *, gain: float, stack: tuple[int, ...], rngs: nnx.Rngs
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        *,
+        bias: str,
+        gain: float,
+        stack: tuple[int, ...],
+        rngs: nnx.Rngs,
     ):
         into = lambda count, role: normal(rngs, (width, count, head_dim), width, ('width', role, 'head_dim'), stack=stack)
         self.w_q, self.w_k, self.w_v = into(heads, 'heads'), into(kv_heads, 'kv_heads'), into(kv_heads, 'kv_heads')
         out_axes = ('heads', 'head_dim', 'width')
         self.w_out = normal(rngs, (heads, head_dim, width), heads * head_dim, out_axes, gain=gain, stack=stack)
+        shift = lambda count, role: None if bias == 'none' else zeros((count, head_dim), (role, 'head_dim'), stack=stack)
+        self.b_q, self.b_k, self.b_v = shift(heads, 'heads'), shift(kv_heads, 'kv_heads'), shift(kv_heads, 'kv_heads')
+        self.b_out = zeros((width,), ('width',), stack=stack) if bias == 'all' else None
 
     def split(self, x: Float[Array, 'B T D']) -> tuple[Array, Array, Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H]."""
         heads = lambda w: project(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:2], *w.shape[1:])
-        q, k, v = (heads(w[...]) for w in (self.w_q, self.w_k, self.w_v))
+        pairs = (self.w_q, self.b_q), (self.w_k, self.b_k), (self.w_v, self.b_v)
+        q, k, v = (shifted(heads(w[...]), value(b)) for w, b in pairs)
         return (
             constrain(q, 'batch', 'sequence', 'heads', None),
             constrain(k, 'batch', 'sequence', 'kv_heads', None),
@@ -155,11 +200,13 @@ class Attention(nnx.Module):
     def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""
         w = self.w_out[...]
-        return project(out.reshape(*out.shape[:2], -1), w.reshape(-1, w.shape[-1]))
+        return shifted(project(out.reshape(*out.shape[:2], -1), w.reshape(-1, w.shape[-1])), value(self.b_out))
 
 
 class Block(nnx.Module):
     """Pre-norm block: `x + attention(norm(x))`, then `x + mlp(norm(x))`, with the encodings this layer owns.
+
+    With `cfg.parallel` both branches read the same x: `x + attention(norm(x)) + mlp(norm'(x))`.
 
     Args:
       cfg: a `TransformerConfig`.
@@ -169,10 +216,11 @@ class Block(nnx.Module):
 
     def __init__(self, cfg, encodings: list[Encoding], *, stack: tuple[int, ...] = (), rngs: nnx.Rngs):
         drawn = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)  # the residual stream is of order one at any depth
-        self.attention_norm = Norm(cfg.norm, cfg.width, stack=stack)
-        self.attention = Attention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, **drawn)
-        self.mlp_norm = Norm(cfg.norm, cfg.width, stack=stack)
-        self.mlp = MLP(cfg.mlp, cfg.width, cfg.mlp_width, **drawn)
+        self.attention_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
+        self.attention = Attention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, bias=cfg.bias, **drawn)
+        self.mlp_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
+        self.mlp = MLP(cfg.mlp, cfg.width, cfg.mlp_width, bias=cfg.bias == 'all', **drawn)
+        self.parallel = cfg.parallel
         self.encodings = nnx.List(encodings)
         self.dropout = cfg.dropout
         self.block = cfg.block or None
@@ -195,6 +243,6 @@ class Block(nnx.Module):
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         out = self.attention.join(mix(self.attention_norm(x)))
-        x = constrain(x + dropout(out, self.dropout, attention_key), 'batch', 'sequence', None)
-        out = self.mlp(self.mlp_norm(x))
+        before, x = x, constrain(x + dropout(out, self.dropout, attention_key), 'batch', 'sequence', None)
+        out = self.mlp(self.mlp_norm(before if self.parallel else x))
         return constrain(x + dropout(out, self.dropout, mlp_key), 'batch', 'sequence', None)

@@ -39,7 +39,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1,
       devices: defaults to all devices of all processes.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or do not divide it.
 
     Example:
       >>> make_mesh(data=1, devices=jax.devices()[:1]).shape['tensor']
@@ -50,7 +50,13 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1,
     if min(sizes[1:]) < 1 or (data < 1 and data != -1):
         raise ValueError(f'mesh sizes must be positive (data may be -1), got {dict(zip(MESH_AXES, sizes))}')
     if data == -1:
-        sizes[0] = len(devices) // math.prod(sizes[1:])
+        parts, count = math.prod(sizes[1:]), len(devices)
+        if count % parts:
+            raise ValueError(
+                f'mesh: tensor x fsdp x sequence = {parts} does not divide {count} device{"s" * (count > 1)}; '
+                f'on a CPU, mesh.cpu_devices={parts} makes it count as so many'
+            )
+        sizes[0] = count // parts
     if math.prod(sizes) != len(devices):
         raise ValueError(f'mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are {len(devices)}')
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)

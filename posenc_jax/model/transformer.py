@@ -13,7 +13,7 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import chain, make, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import SpecError, check_choice
-from posenc_jax.model.layers import MLPS, NORMS, Block, Norm, dropout, normal
+from posenc_jax.model.layers import BIASES, MLPS, NORMS, Block, Norm, dropout, normal
 from posenc_jax.model.sharding import constrain
 
 KINDS = {'decoder': True, 'encoder': False}  # kind -> causal
@@ -21,10 +21,6 @@ SHARES = ('auto', 'model', 'layer')
 REMATS = ('none', 'full', 'dots')
 DTYPES = ('float32', 'bfloat16')
 STEM_DOORS = ('place', 'embed')
-# Of the table: the best of 0.02, 0.04 and 0.08 for the quickstart, two seeds each. The input divides by it, so that token
-# vectors have the unit variance positions are added to; a tied output does not, so that no token predicts itself before
-# training and the first loss is about log(vocabulary).
-EMBEDDING_STD = 0.04
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +37,14 @@ class TransformerConfig:
       layers, width, heads: sizes.
       kv_heads: key/value heads, a divisor of heads; 0 = heads.
       head_dim: 0 = width // heads.
-      mlp, mlp_width: 'gelu' or 'swiglu', and the hidden width; 0 = 4 * width.
-      norm: 'rmsnorm' or 'layernorm'.
-      tie: the output uses the embedding table.
+      mlp, mlp_width: 'gelu' (tanh form), 'gelu_erf' or 'swiglu', and the hidden width; 0 = 4 * width.
+      bias: of projections: 'none', 'qkv', or 'all' (not with swiglu).
+      norm, epsilon: 'rmsnorm', 'layernorm' or 'layernorm_scale' (no bias), and what is added to the mean square.
+      parallel: attention and feed-forward of a block read the same input.
+      tie: the output uses the embedding table. Then every token at first predicts itself, by a logit of about sqrt(width).
+      embedding_scale: the input multiplies the embedding table by it; 0 = sqrt(width), the inverse of the table's initial
+        deviation, which gives token vectors the unit variance positions are added to.
+      embedding_norm: a norm of the token vectors at the input.
       dropout: probability, on the embeddings and on both branches of every block.
       dtype: of activations; parameters, norms and logits are float32.
       remat: what the backward pass recomputes: 'none', 'full' (each block), 'dots' (all but matrix products).
@@ -66,8 +67,13 @@ class TransformerConfig:
     head_dim: int = 0
     mlp: str = 'gelu'
     mlp_width: int = 0
+    bias: str = 'none'
     norm: str = 'rmsnorm'
-    tie: bool = True
+    epsilon: float = 1e-6
+    parallel: bool = False
+    tie: bool = False
+    embedding_scale: float = 0.0
+    embedding_norm: bool = False
     dropout: float = 0.0
     dtype: str = 'float32'
     remat: str = 'none'
@@ -86,16 +92,24 @@ class TransformerConfig:
             ('share', SHARES),
             ('mlp', MLPS),
             ('norm', NORMS),
+            ('bias', BIASES),
             ('remat', REMATS),
             ('dtype', DTYPES),
             ('implementation', ('', 'dense', 'blocked')),
         ):
             check_choice(name, getattr(self, name), choices)
+        if self.bias == 'all' and self.mlp == 'swiglu':
+            raise ValueError("bias='all' is not defined for mlp='swiglu'; use bias='qkv'")
+        if not self.epsilon > 0:
+            raise ValueError(f'epsilon must be positive, got {self.epsilon}')
+        if not self.embedding_scale >= 0:
+            raise ValueError(f'embedding_scale must be positive, or 0 to derive it, got {self.embedding_scale}')
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f'dropout must lie in [0, 1), got {self.dropout}')
         derive = lambda name, value: object.__setattr__(self, name, getattr(self, name) or value)
         derive('kv_heads', self.heads)
         derive('mlp_width', 4 * self.width)
+        derive('embedding_scale', self.width**0.5)
         if self.heads % self.kv_heads:
             raise ValueError(f'{self.heads} heads are not a multiple of {self.kv_heads} kv_heads')
         if not self.head_dim and self.width % self.heads:
@@ -161,7 +175,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), 1, ('vocab', 'width'), gain=EMBEDDING_STD)
+        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), cfg.width, ('vocab', 'width'))
         names: list[tuple[str, int, int]] = []
         shared: list[Encoding] = []
         blocks, links = [], []
@@ -194,7 +208,8 @@ class Transformer(nnx.Module):
         self.shared = nnx.List(shared)
         self.blocks = nnx.List(blocks)
         self.links = tuple(links)
-        self.norm = Norm(cfg.norm, cfg.width)
+        self.embedding_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon) if cfg.embedding_norm else None
+        self.norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon)
         self.output = None if cfg.tie else normal(rngs, (cfg.width, cfg.vocab_size), cfg.width, ('width', 'vocab'))
 
     def _in_layer(self, node: spec_language.Node, parts: tuple[Encoding, ...]) -> bool:
@@ -237,8 +252,10 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
         """Token vectors of about unit variance, through every `embed` door once."""
-        x = self.embedding[...][tokens] / EMBEDDING_STD
+        x = self.embedding[...][tokens] * self.cfg.embedding_scale
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         done = set()
         for place, tok in enumerate(placed):
             for number, part in self.stem(place):

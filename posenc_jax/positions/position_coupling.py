@@ -64,7 +64,7 @@ class PositionCoupling(Encoding):
 
     Raises:
       ValueError: max_position or components below 1; at call, ids of another shape, fractional ids, or ids beyond M
-        (where ids are traced, such an id gives NaN instead).
+        (where ids are traced, such an id gets NaN from the table).
 
     Reference: Cho et al., arXiv 2405.20671.
 
@@ -91,6 +91,10 @@ class PositionCoupling(Encoding):
         shape = (components, max_position + 1, model_dim)
         vectors = lambda: jax.random.normal(rngs.params(), shape, jnp.float32)
         self.tables = nnx.Param(vectors(), axes=(None, 'positions', 'width')) if table else None
+
+    @property
+    def position_limit(self):
+        return None if self.tables is None else self.max_position + 1
 
     def place(self, tok, *, key=None):
         expected = () if self.components == 1 else (self.components,)

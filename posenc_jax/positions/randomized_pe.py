@@ -116,6 +116,10 @@ class RandomizedPE(Encoding):
             raise ValueError(f'randomized_pe eval_len must lie in 1 .. max_len={max_len}, got {eval_len}')
         self.max_len, self.per_row, self.evaluation, self.eval_len = max_len, per_row, evaluation, eval_len
 
+    @property
+    def draws(self):
+        return self.max_len
+
     def place(self, tok, *, key=None):
         limit = self.max_len if key is not None or self.eval_len is None else self.eval_len
         if tok.pos.ndim != 2:

@@ -13,7 +13,7 @@ from posenc_jax.core.families import Frequencies
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.rotation.length import current_length
+from posenc_jax.core.length import current_length
 
 Layout = Literal['half', 'interleaved']
 LAYOUTS = ('half', 'interleaved')
@@ -157,6 +157,8 @@ class Rotary(Encoding):
                 'expected an even number of at least 2'
             )
         rope_frequencies(self.rotary_dim, base)
+        if freqs is not None:  # a rule that does not fit this width says so now
+            jax.eval_shape(lambda length: freqs(self.rotary_dim, base, length), jax.ShapeDtypeStruct((1, 1), jnp.int32))
 
     @property
     def cached(self):
@@ -174,14 +176,19 @@ class Rotary(Encoding):
         if self.freqs is None:
             return phase(pos, rope_frequencies(self.rotary_dim, self.base)), 1.0
         inv_freq, temperature = self.freqs(self.rotary_dim, self.base, length)
-        return phase(pos, inv_freq), temperature
+        angles, start = phase(pos, inv_freq), getattr(self.freqs, 'start', 0)
+        if start:
+            early = pos < start
+            angles = jnp.where(early[..., None], phase(pos, rope_frequencies(self.rotary_dim, self.base)), angles)
+            temperature = jnp.where(early, 1.0, temperature)
+        return angles, temperature
 
     def rotate(self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L'], length: Num[Array, '#B #L'] | None = None):
         """`x` rotated to these positions; `length` is what a length-dependent rule takes as current length, per token."""
         if x.shape[-1] != self.head_dim:
             raise ValueError(f'rope was built for head_dim={self.head_dim}, got vectors of width {x.shape[-1]}')
         angles, temperature = self.angles(pos, length)
-        scale = temperature if length is None else temperature[..., None, None]
+        scale = temperature[..., None, None] if jnp.ndim(temperature) else temperature
         return rotate(x, angles[..., None, :], layout=self.layout, scale=scale)
 
     def project(self, q, k, v, tq, tk, x=None):

@@ -176,9 +176,9 @@ def restore_model(run_dir: str | os.PathLike, step: int | None = None) -> tuple[
       config, model, step = restore_model('runs/language-pydoc_topics-rope-s0')
       logits = model(tokens)
     """
-    config = configs.from_json(pathlib.Path(run_dir, configs.FILE))
-    cfg = configs.model_config(config, configs.make_task(config))
-    graphdef, params, constants = take_apart(abstract_model(cfg))
+    path = pathlib.Path(run_dir, configs.FILE)
+    config = configs.from_json(path)
+    graphdef, params, constants = take_apart(abstract_model(configs.stored_model_config(path)))
     device = SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device),

@@ -12,22 +12,25 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
-from posenc_jax.core.registry import SpecError, check_choice
-from posenc_jax.evaluation.protocols import check_stride
+from posenc_jax.core.registry import SpecError, nearest
+from posenc_jax.evaluation import settings
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
+from posenc_jax.training import defaults
 
 # A run resumed with another value here trains the same model: where it lies, how it is watched, spread, evaluated.
 FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
                'train.save_every', 'train.keep')  # fmt: skip
 FILE = 'config.json'  # in the run directory
+SHAPE = 'task_shape'  # beside the fields in that file: sizes that the task gives the model, which is then built without data
 MAX_NAME = 100
 
 
 def validate(config: ConfigDict) -> ConfigDict:
     """A locked copy with all references resolved and derived fields filled in, checked without touching a device.
 
-    Specs are parsed, the data set is looked up, the numbers are checked, and the model is built and called on shapes.
+    Specs are parsed, the data set is looked up, the numbers are checked, the model is built and called on shapes, and what
+    an evaluation at the end would refuse is refused now.
 
     Raises:
       ValueError: what is wrong, what was expected, and the nearest valid choice (`SpecError` for strings).
@@ -41,12 +44,21 @@ def validate(config: ConfigDict) -> ConfigDict:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     task = make_task(config)
     cfg = model_config(config, task)
-    if config.eval.at_end and task.is_language and {'sliding', 'same_tokens'} & set(config.eval.protocols):
-        check_stride(config.eval.stride, min((*config.eval.lengths, config.train.length)))
     config.name = config.name or run_name(config)
     if config.name != os.path.basename(config.name) or config.name in ('.', '..'):
         raise ValueError(f'name is a folder within workdir, got {config.name!r}')
+    model = settings.abstract_model(cfg)
+    settings.check_causal(model, config.task)
+    settings.check_ids(model, task, config.train.length)
     jax.eval_shape(lambda: _logits(cfg))
+    if config.eval.at_end:
+        try:
+            settings.check(config, task, cfg)
+        except ValueError as error:
+            raise ValueError(
+                f'the evaluation at the end of training would fail: {error}. Change the fields of eval, e.g. '
+                '--config.eval.lengths=..., or train without it: --config.eval.at_end=False'
+            ) from error
     return config.lock()
 
 
@@ -75,11 +87,31 @@ def task_length(config: ConfigDict, task: Task) -> int | tuple[int, int]:
 
 
 def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
-    """The model of a config; its `train_len` is the width of a training batch."""
-    width = task.width(task_length(config, task))
+    """The model of a config; its `train_len` is the width of a training batch.
+
+    Raises:
+      ValueError: sizes that do not fit together, or a length that the task does not have.
+    """
+    length = task_length(config, task)
+    try:
+        width = task.width(length)
+    except ValueError as error:
+        fields = ('train.length',) if task.is_language else ('train.min_length', 'train.length')
+        given = ', '.join(f'{name}={value}' for name, value in fields_of(config).items() if name in fields)
+        raise ValueError(f'{given}: {error}') from error
+    return _sized(config, task.vocab_size, width)
+
+
+def stored_model_config(path: pathlib.Path) -> TransformerConfig:
+    """The model of the config that `save` wrote, without its data; files of older versions need the data."""
+    config, shape = from_json(path), _fields(path).get(SHAPE)
+    return _sized(config, **shape) if shape else model_config(config, make_task(config))
+
+
+def _sized(config: ConfigDict, vocab_size: int, width: int) -> TransformerConfig:
     within = ConfigDict(config.to_dict(), convert_dict=True)
     within.train.length = width
-    return TransformerConfig.from_config(within, task.vocab_size)
+    return TransformerConfig.from_config(within, vocab_size)
 
 
 def run_name(config: ConfigDict) -> str:
@@ -95,19 +127,39 @@ def run_name(config: ConfigDict) -> str:
 
 
 def save(config: ConfigDict, path: pathlib.Path) -> None:
-    """Writes a config as JSON; the file is complete or not there."""
+    """Writes a config as JSON, with the shape that its task gives the model; the file is complete or not there."""
+    cfg = model_config(config, make_task(config))
+    fields = config.to_dict() | {SHAPE: {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}}
     partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + '\n')
+    partial.write_text(json.dumps(fields, indent=2) + '\n')
     os.replace(partial, path)
 
 
 def from_json(path: pathlib.Path) -> ConfigDict:
-    """The config that `save` wrote.
+    """The config that `save` wrote; fields that an older version did not have get their defaults.
 
     Raises:
       FileNotFoundError: there is none.
-      ValueError: the file is not a config.
+      ValueError: the file is not a config, or has fields that this version does not know, by name, or of another type.
     """
+    fields = _fields(path)
+    fields.pop(SHAPE, None)
+    config = defaults.get_config()
+    found = fields_of(ConfigDict(_with_tuples(fields), convert_dict=True))
+    known = fields_of(config)
+    if not found:
+        raise ValueError(f'{path} is not a config: it holds no field')
+    if unknown := sorted(found.keys() - known.keys()):
+        hints = '; '.join(f'{name!r} ({nearest(name, known)})' for name in unknown)
+        raise ValueError(f'{path} has fields that this version of posenc_jax does not know: {hints}')
+    try:
+        config.update_from_flattened_dict(found)
+    except TypeError as error:
+        raise ValueError(f'{path} is not a config: {error}') from None
+    return config.lock()
+
+
+def _fields(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist: {path.parent} is not the directory of a run')
     try:
@@ -116,7 +168,7 @@ def from_json(path: pathlib.Path) -> ConfigDict:
         raise ValueError(f'{path} is not a config: {error}') from None
     if not isinstance(fields, dict):
         raise ValueError(f'{path} is not a config: it holds a {type(fields).__name__}')
-    return ConfigDict(_with_tuples(fields), convert_dict=True).lock()
+    return fields
 
 
 def _with_tuples(value):
@@ -165,6 +217,5 @@ def _check_numbers(config: ConfigDict) -> None:
     need(train.warmup <= train.steps, 'train.warmup', f'at most train.steps = {train.steps}')
     need(train.batch % train.accumulate == 0, 'train.batch', f'a multiple of train.accumulate = {train.accumulate}')
     need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
-    check_choice('eval.split', config.eval.split, ('train', 'validation', 'test'))
-    need(all(isinstance(n, int) and n >= 1 for n in config.eval.lengths), 'eval.lengths', 'whole numbers of at least 1')
+    settings.check_fields(config.eval)
     need(config.mesh.cpu_devices >= 0, 'mesh.cpu_devices', 'at least 0')

@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import signal
-import sys
 import threading
 import time
 
@@ -64,21 +63,31 @@ class Cluster:
 
 
 def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster | None:
-    """The cluster that flags or a scheduler's variables describe; None for a single process."""
+    """The cluster that flags or a scheduler's variables describe; None for a single process.
+
+    Raises:
+      ValueError: a variable that is no number.
+    """
     if coordinator or processes > 1:
         return Cluster(coordinator, processes, process_id)
-    scheduled = any(int(os.environ.get(name, '1')) > 1 for name in CLUSTER_VARIABLES)
+    sizes = {name: os.environ.get(name, '1') for name in CLUSTER_VARIABLES}
+    for name, size in sizes.items():
+        if not size.isdecimal():
+            raise ValueError(f'the variable {name} is {size!r}, expected how many processes there are; unset it for one')
+    scheduled = any(int(size) > 1 for size in sizes.values())
     return Cluster('auto') if scheduled or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') else None
 
 
 class StopSignal:
-    """SIGTERM or Ctrl-C, as a question asked after every step; a second signal ends the process at once.
+    """SIGTERM or Ctrl-C, as a question asked after every step.
 
-    Several processes agree on the step through JAX, which watches SIGTERM itself.
+    Once this process has joined a cluster, of one or of several, JAX watches SIGTERM in our place and the processes agree
+    on the step; Ctrl-C is handed on to it as a SIGTERM. A second Ctrl-C ends the process at once, and so does a second
+    SIGTERM outside a cluster.
     """
 
     def __init__(self):
-        self._asked = False
+        self.asked = False  # here; in a cluster another process may have been asked
         self._before = {}
 
     def __enter__(self) -> 'StopSignal':
@@ -87,17 +96,24 @@ class StopSignal:
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._give_back(*self._before)
 
-    def _ask(self, *_):
-        self._asked = True
-        self.__exit__()
+    def _give_back(self, *numbers: int) -> None:
+        for number in numbers:
+            signal.signal(number, self._before[number])
+
+    def _ask(self, number: int, _) -> None:
+        self.asked = True
+        if jax.distributed.is_initialized():
+            self._give_back(signal.SIGINT)  # SIGTERM is JAX's
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self._give_back(*self._before)
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after this step."""
-        if jax.process_count() == 1:
-            return self._asked
+        """Whether to stop after this step; to be asked once for every step."""
+        if not jax.distributed.is_initialized():
+            return self.asked
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)
@@ -110,7 +126,7 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
     SIGTERM, or Ctrl-C, saves a checkpoint and returns early.
 
     Args:
-      config: see configs/default.py.
+      config: see training/defaults.py.
       cluster: the processes that train together.
       resume_changed: continue a run although its config has changed.
 
@@ -119,11 +135,11 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
 
     Raises:
       ValueError: something is wrong with the config (before any device work), the mesh, or the checkpoints.
-      ConfigChangedError: the directory belongs to a run with another config.
+      ConfigChangedError: the directory belongs to a run with another config, or to one whose config is not known.
       NonFiniteError: a loss, gradient or parameter that is not finite; the last good checkpoint is kept.
 
     Example:
-      config = default.get_config()
+      config = defaults.get_config()
       config.train.steps = 100
       directory = train(config)
     """
@@ -133,7 +149,7 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
     length = configs.task_length(config, task)
     data = {
         split: task.dataset(length=length, batch_size=config.train.batch, seed=config.seed, split=split)
-        for split in ('train', 'validation')
+        for split in (('train', 'validation') if config.train.eval_every else ('train',))
     }
     with StopSignal() as stop:
         sizes = dict(config.mesh)
@@ -147,6 +163,7 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
         with jax.set_mesh(mesh), Checkpoints(directory, keep=config.train.keep) as checkpoints:
             _open(directory, config, bool(checkpoints.steps()), resume_changed)
             finished = _run(config, directory, trainer, checkpoints, data, task.width(length), stop)
+        finished = finished and not stop.asked  # while the last checkpoint was being written
     if finished and config.eval.at_end:
         _evaluate(directory)
     return directory
@@ -155,7 +172,12 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
 def _open(directory: pathlib.Path, config: ConfigDict, resumes: bool, resume_changed: bool) -> None:
     """Writes the config of a new run, or compares it with that of the run which is there."""
     path = directory / configs.FILE
-    if resumes and path.is_file() and not resume_changed:
+    if resumes and not resume_changed:
+        if not path.is_file():
+            raise ConfigChangedError(
+                f'{directory} has checkpoints, but no {configs.FILE} that says of which config; give the run another name '
+                '(--config.name=...), or continue it all the same with --resume_changed'
+            )
         changed = configs.differences(configs.from_json(path), config)
         if changed:
             raise ConfigChangedError(
@@ -167,7 +189,7 @@ def _open(directory: pathlib.Path, config: ConfigDict, resumes: bool, resume_cha
 
 
 def _run(config, directory, trainer: Trainer, checkpoints: Checkpoints, data, width: int, stop: StopSignal) -> bool:
-    """Trains from where the run stands; whether it reached its end."""
+    """Trains from where the run stands; whether it reached its end without being asked to stop."""
     settings, first = config.train, jax.process_index() == 0
     batches = batch_iterator(data['train'])
     if checkpoints.steps():
@@ -210,7 +232,7 @@ def _run(config, directory, trainer: Trainer, checkpoints: Checkpoints, data, wi
             if saves:
                 checkpoints.save(step, state, batches.get_state())
                 saved = step
-            if stopping and not end:
+            if stopping:
                 if first:
                     progress.say(f'stopped after step {step}, which is saved; the same command continues')
                 return False
@@ -271,14 +293,10 @@ def _evaluate(directory: pathlib.Path) -> None:
         if jax.process_index() == 0:
             print(f'evaluate on one process: python eval.py --run={directory}', flush=True)
         return
-    import rich.console
-
-    from posenc_jax.evaluation.results import tables
+    from posenc_jax.evaluation.results import print_tables
     from posenc_jax.evaluation.run import evaluate
 
     results = evaluate([directory])
-    console = rich.console.Console(width=None if sys.stdout.isatty() else 120)  # a file has no width of its own
-    for table in tables(results):
-        console.print(table)
+    print_tables(results)
     for path in results.write(directory / 'eval'):
         print(path, flush=True)

@@ -291,7 +291,10 @@ def test_an_array_made_inside_jit_may_be_a_parameter():
         (dict(tk=9), 'tokens of length 6, 9 for 6 queries, 6 keys'),
         (dict(block=0), 'must be positive, got 0'),
         (dict(block=(4, -1)), r'must be positive, got \(4, -1\)'),
+        (dict(block=(1, 2, 3)), r'one or two integers .* got \(1, 2, 3\)'),
+        (dict(block='8'), "one or two integers .* got '8'"),
         (dict(implementation='blockd'), "did you mean 'blocked'"),
+        (dict(q=(2, 6, 4)), r'q must be floats with four axes, got float32 \(2, 6, 4\)'),
     ],
 )
 def test_wrong_input(change, words):
@@ -301,6 +304,17 @@ def test_wrong_input(change, words):
     options = {name: change[name] for name in ('block', 'implementation') if name in change}
     with pytest.raises((ValueError, SpecError), match=words):
         pj.attend(Encoding(), q, k, v, tq, tk, **options)
+
+
+def test_integers_and_rows_that_do_not_fit_are_refused():
+    q, tok = jnp.ones((2, 6, 4, 8)), pj.Tokens.of(length=6)
+    with pytest.raises(ValueError, match='k must be floats with four axes, got int32'):
+        pj.attend(Encoding(), q, q.astype(int), q, tok, tok)
+    with pytest.raises(ValueError, match='tk has 3 rows, queries have 2'):
+        pj.attend(Encoding(), q, q, q, tok, pj.Tokens.of(valid=np.ones((3, 6), bool)))
+    with pytest.raises(ValueError, match=r'one position per token .* \(1, 6, 2\)'):
+        two = pj.Tokens.of(positions=np.zeros((1, 6, 2), int))
+        pj.attend(pj.make('alibi()', heads=4), q, q, q, two, two)
 
 
 def temporary(length, **options):

@@ -130,7 +130,7 @@ def test_default_masks():
     make = lambda spec, causal: kinds(pj.make(spec, causal=causal))
     assert make('nope()', None) == ['NoPE']
     assert make('nope()', True) == ['NoPE', 'Causal', 'Document']
-    assert make('nope()', False) == ['NoPE', 'Document']
+    assert make('nope()', False) == ['NoPE', 'Full', 'Document']
     assert make('nope() | prefix(length=2)', True) == ['NoPE', 'Prefix', 'Document']
     assert make('full()', True) == ['Full', 'Document']
     assert make('document() | causal()', True) == ['Document', 'Causal']
@@ -146,6 +146,44 @@ def test_causal_only_encodings_refuse_the_encoder():
     assert kinds(pj.make(Backward(), causal=True))[0] == 'Backward'
     with pytest.raises(SpecError, match='backward is defined for causal attention only'):
         pj.make(pj.chain(Encoding(), Backward()), causal=False)
+
+
+@pytest.mark.parametrize('spec', ['cope() | full()', 'path(forget=True) | prefix(length=6)', 'fire() | full()', 'full() | dca(encoding=rope())'])
+def test_causal_only_encodings_refuse_masks_that_let_queries_see_later_keys(spec):
+    context = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
+    with pytest.raises(SpecError, match='is defined for causal attention only, (full|prefix) lets queries see later keys'):
+        pj.make(spec, causal=True, **context)
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('randomized_pe(max_len=64) | learned_absolute(max_len=16)', r'draws positions 0 .. 63, learned_absolute has 16'),
+        ('learned_absolute(max_len=16) | randomized_pe(max_len=64)', r'draws positions 0 .. 63, learned_absolute has 16'),
+        ('position_coupling(max_position=20) | randomized_pe(max_len=64)', r'0 .. 63, position_coupling has 21'),
+    ],
+)
+def test_tables_shorter_than_the_positions_that_are_drawn_are_refused(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(spec, model_dim=8)
+    pj.make('randomized_pe(max_len=64) | learned_absolute(max_len=16, overflow="mod")', model_dim=8)
+
+
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (lambda: pj.make(42), 'spec string .* or an encoding, got int'),
+        (lambda: pj.make(['rope()']), 'got list'),
+        (lambda: pj.chain('rope()', 'alibi()'), "chain.. joins encodings, got 'rope"),
+        (lambda: pj.make('alibi()', heads='8'), "heads as a positive integer, got '8'"),
+        (lambda: pj.make('alibi()', heads=8.0), 'heads as a positive integer, got 8.0'),
+        (lambda: pj.make('alibi()', heads=4, kv_heads=3), '4 heads are not a multiple of 3 kv_heads'),
+        (lambda: pj.make('alibi(heads=2)', heads=4), 'alibi: heads=2, but the model has heads=4'),
+    ],
+)
+def test_what_is_no_encoding_or_no_size_is_refused(call, message):
+    with pytest.raises(SpecError, match=message):
+        call()
 
 
 def test_context_is_checked():

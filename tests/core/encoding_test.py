@@ -124,3 +124,22 @@ def test_families_leave_one_method_to_write():
     both = pj.make(pj.chain(Linear(), Even()), causal=True)  # neither is registered
     assert both.cached == 'encoded'
     assert both.mask(tok, tok)[0, 0].tolist() == [[True, False, False], [True, False, False], [True, False, True]]
+
+
+def test_rank_counts_the_real_tokens_of_a_document_whatever_their_positions():
+    tok = pj.Tokens.of(positions=[[7, 7, 3, 3, 9, 9]], segment=[[0, 0, 0, 1, 1, 1]], valid=[[False, True, True, True, True, False]])
+    assert tok.order.tolist() == [[0, 0, 1, 0, 1, 1]] and tok.pos.tolist() == [[7, 7, 3, 3, 9, 9]]
+    assert pj.Tokens.of(length=3).rank is None and pj.Tokens.of(length=3).order.tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(segment=[[0.2, 0.7]]), 'segment must be integers, got float'),
+        (dict(valid=[[0.0, 1.0]]), 'valid must be booleans, got float'),
+        (dict(length=2.5), 'one length of at least 1'),
+    ],
+)
+def test_tokens_refuse_other_types(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pj.Tokens.of(**arguments)

@@ -94,6 +94,19 @@ def test_values(argument, expected):
     assert value == expected and type(value) is type(expected)
 
 
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('probe(rate=1' + '0' * 400 + ')', 'rate=1000.* is not float; signature: probe'),
+        ('probe(rate={})', "rate: '{}' .* is not a value of the spec language; signature: probe"),
+        ('probe(rate=probe())', 'rate: .* a plain value is expected here .*; signature: probe'),
+    ],
+)
+def test_every_wrong_value_shows_the_signature(spec, message):
+    with pytest.raises(SpecError, match=message):
+        parse(spec)
+
+
 def test_integers_serve_as_floats_and_stay_typed():
     assert type(made('probe(rate=3)').given['rate']) is float
     assert type(made('probe(pair=(3, 4))').given['pair'][1]) is float
@@ -103,9 +116,10 @@ def test_positional_arguments_follow_the_signature():
     assert made('probe(5, 0.25, True)').given['rate'] == 0.25
 
 
-def test_context_fills_and_the_spec_overrides():
-    assert made('probe()').given['heads'] == 4
-    assert made('probe(heads=2)').given['heads'] == 2
+def test_context_fills_and_the_spec_may_repeat_it():
+    assert made('probe()').given['heads'] == made('probe(heads=4)').given['heads'] == 4
+    with pytest.raises(SpecError, match='heads=2, but the model has heads=4'):
+        made('probe(heads=2)')
     with pytest.raises(SpecError, match='heads.*make'):
         build(parse('probe()').nodes[0], {'rngs': None})
 

@@ -2,7 +2,7 @@ import pytest
 
 from configs import default
 from posenc_jax.core.registry import SpecError
-from posenc_jax.evaluation.overrides import apply_overrides
+from posenc_jax.evaluation.overrides import apply_overrides, items_of
 
 
 def test_strings_take_the_type_of_the_field():
@@ -45,3 +45,20 @@ def test_strings_take_the_type_of_the_field():
 def test_wrong_overrides(name, value, message):
     with pytest.raises(SpecError, match=message):
         apply_overrides(default.get_config(), {name: value})
+
+
+@pytest.mark.parametrize(
+    'text, items',
+    [
+        ('', ()),
+        ('()', ()),
+        ('64', (64,)),
+        ('64, 128', (64, 128)),
+        ('[64,128]', (64, 128)),
+        ("('sliding',)", ('sliding',)),
+        ('alibi(), nope()', ('alibi()', 'nope()')),
+        ('rope(freqs=yarn(a=1, b=2), c=3), nope()', ('rope(freqs=yarn(a=1, b=2), c=3)', 'nope()')),
+    ],
+)
+def test_items(text, items):
+    assert items_of(text) == items

@@ -9,7 +9,7 @@ import rich.console
 
 from posenc_jax.evaluation import pictures
 from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.results import Results, RunResult, group, tables
+from posenc_jax.evaluation.results import Results, RunResult, group, print_tables, tables
 
 
 def measured(protocol, length, value, position=(None, None)):
@@ -94,6 +94,12 @@ def test_tables_show_every_series_and_length():
     text = console.export_text()
     for expected in ('rope()', '2 runs', 't5_rpe()', '512', '8x', '11.00', '9.00-13.00', '362-511', 'same_tokens'):
         assert expected in text
+
+
+def test_a_pipe_has_120_columns(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '40')
+    print_tables(results(*(run(f'alibi() | window(size={n})', 0, 4) for n in range(9))))
+    assert 80 < max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 
 def test_exact_match_has_one_panel_and_no_positions(tmp_path):

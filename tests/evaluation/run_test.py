@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def make_run(directory, **changes):
     """The directory of a run with untrained weights, as training would leave it after 2 steps."""
     config = default.get_config()
-    config.model.update(layers=1, width=16, heads=2)
+    config.model.update(layers=1, width=16, heads=2, tie=True)
     config.train.update(length=16)
     config.eval.update(stride=8, tokens=128, batch=4, lengths=(16, 32), samples=20)
     config.update(changes)
@@ -44,7 +44,17 @@ RUNS = {
     'learned': dict(encoding='learned_absolute(max_len=32)'),
     'random': dict(encoding='randomized_pe(max_len=256) | rope()'),
     'copy': dict(encoding='nope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)}),
-}
+    'coupled': dict(
+        encoding='position_coupling(max_position=20)', task='addition(ids="coupled", reverse_output=True)',
+        train={'length': 4}, eval={'lengths': (4, 8)},
+    ),
+    'plain ids': dict(
+        encoding='learned_absolute(max_len=20)', task='copy(ids="plain")', train={'length': 4}, eval={'lengths': (4,)}
+    ),
+    'full': dict(encoding='rope() | full()'),
+    'prefix': dict(pattern=('rope()', 'alibi() | prefix(length=2)'), model={'layers': 2}),
+    'encoder': dict(model={'kind': 'encoder'}, task='copy()', train={'length': 4}, eval={'lengths': (4,)}),
+}  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -124,18 +134,71 @@ def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
     [
         ('alibi', {'eval.protocols': 'slidin'}, SpecError, "protocol is 'slidin'; did you mean 'sliding'"),
         ('alibi', {'eval.lengths': '64,100000000'}, ValueError, 'needs 100000001 tokens, but the text has'),
-        ('alibi', {'eval.lengths': '0'}, SpecError, 'positive integers'),
+        ('alibi', {'eval.lengths': '0'}, SpecError, 'whole numbers of at least 1'),
         ('alibi', {'eval.stride': 64}, ValueError, 'between 1 and the shortest length, 16'),
         ('alibi', {'eval.positions': 'some'}, SpecError, 'eval.positions'),
         ('alibi', {'task': 'copy()'}, SpecError, 'was trained on 257 token ids; copy'),
         ('rope', {'extend': 'yam(factor=4)'}, SpecError, "did you mean 'yarn'"),
         ('rope', {'extend': 'pi(factr=4)'}, SpecError, "did you mean 'factor'"),
         ('learned', {'eval.lengths': '64'}, ValueError, 'overflow'),
+        ('learned', {'eval.lengths': '16,64,32'}, ValueError, 'at length 64: .*; reached are --config.eval.lengths=16,32'),
+        ('alibi', {'eval.protocols': ''}, SpecError, 'eval.protocols names none'),
+        ('alibi', {'eval.split': 'dev'}, SpecError, "eval.split is 'dev'"),
+        ('copy', {'eval.split': 'train'}, SpecError, "evaluated on 'validation' or 'test'"),
+        *[('alibi', {f'eval.{name}': 0}, SpecError, f'eval.{name} must be at least 1, got 0')
+          for name in ('tokens', 'batch', 'stride', 'buckets', 'samples')],
+        # The ids of the task, not the number of tokens, overrun the table.
+        ('coupled', {'eval.lengths': '4,32'}, SpecError, 'at length 32: position_coupling: .*not in 0 .. 20'),
+        ('plain ids', {'eval.lengths': '9'}, SpecError, 'at length 9: learned_absolute: position 20 is not in 0 .. 19'),
+        # What it sees is what it should predict.
+        ('full', {}, SpecError, r'full lets queries see later tokens, which language\(\) asks to predict.*use causal'),
+        ('prefix', {}, SpecError, 'prefix lets queries see later tokens'),
+        ('encoder', {}, SpecError, "model.kind is 'encoder': it sees the next tokens, .*use 'decoder'"),
     ],
 )
 def test_wrong_requests(runs, run, changes, error, message):
     with pytest.raises(error, match=message):
         evaluate([runs[run]], changes)
+
+
+def test_ids_within_the_table_are_scored(runs):
+    found = evaluate([runs['coupled'], runs['plain ids']])
+    assert [[m.length for m in run.measurements] for run in found.runs] == [[4, 8], [4]]
+
+
+def test_a_likelihood_that_is_not_finite_names_the_run_and_the_length(runs, tmp_path):
+    config = configs.from_json(pathlib.Path(runs['alibi']) / configs.FILE)
+    cfg = configs.stored_model_config(pathlib.Path(runs['alibi']) / configs.FILE)
+    trainer = make_trainer(cfg, config.train, 0, make_mesh(devices=jax.devices()[:1]))
+    state = trainer.init()
+    state.params['embedding'] = state.params['embedding'] * jnp.nan
+    with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, {})
+    configs.save(config, tmp_path / configs.FILE)
+    with pytest.raises(ValueError, match=rf'{tmp_path}: nonoverlapping at length 16: 128 of 128 scored .* first is nan'):
+        evaluate([tmp_path])
+
+
+def test_text_that_has_moved(tmp_path):
+    here, there = tmp_path / 'here', tmp_path / 'there'
+    here.mkdir()
+    (here / 'book.txt').write_text('once upon a time ' * 500)
+    run = make_run(tmp_path / 'run', data={'dataset': f'text:{here}/*.txt'}, encoding='alibi()')
+    here.rename(there)
+    assert checkpoint.restore_model(run)[2] == 2
+    with pytest.raises(FileNotFoundError, match='no file matches'):
+        evaluate([run])
+    assert evaluate([run], {'data.dataset': f'text:{there}/*.txt'}).runs[0].step == 2
+
+
+def test_runs_of_versions_that_stored_no_shape(runs):
+    path = pathlib.Path(runs['alibi']) / configs.FILE
+    fields = json.loads(path.read_text())
+    before = configs.stored_model_config(path)
+    del fields[configs.SHAPE]
+    path.write_text(json.dumps(fields))
+    assert configs.stored_model_config(path) == before
+    configs.save(configs.from_json(path), path)
 
 
 def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs, monkeypatch):

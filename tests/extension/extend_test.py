@@ -50,12 +50,18 @@ def test_several_are_applied_from_left_to_right():
         ('rope()', 'yarn(factor=0.5)', 'at least 1'),
         ('rope()', 'yran(factor=2.0)', "did you mean 'yarn'"),
         ('rope()', 'rope()', 'registered as encoding'),
+        ('rope()', 'dca(encoding=rope(base=7.0))', 'leave out encoding=rope(base=7.0)'.replace('(', r'\(').replace(')', r'\)')),
         ('rope(freqs=dynamic_ntk())', 'lm_infinite()', 'do not depend on the current length'),
     ],
 )
 def test_errors(encoding, spec, message):
     with pytest.raises(SpecError, match=message.replace('|', r'\|')):
         extend(pj.make(encoding, **CONTEXT), spec, train_len=64)
+
+
+def test_causal_extensions_refuse_an_encoder():
+    with pytest.raises(SpecError, match='dca is defined for causal attention only'):
+        extend(pj.make('rope()', causal=False, **CONTEXT), 'dca()', train_len=64)
 
 
 def test_what_the_context_lacks_is_an_error():

@@ -46,6 +46,15 @@ def test_far_positions_keep_their_distance():
     assert bias.tolist() == [[[[-1.5, 0.0]]]]
 
 
-def test_no_heads():
+def test_slopes_by_hand():
+    given = pj.make('alibi(slopes=(1.0, 0.25))', heads=2)
+    np.testing.assert_array_equal(given.slopes[...], [1.0, 0.25])
+
+
+def test_errors():
     with pytest.raises(ValueError, match='at least one head, got 0'):
+        alibi_slopes(0)
+    with pytest.raises(ValueError, match='positive integer, got 0'):
         pj.make('alibi()', heads=0)
+    with pytest.raises(ValueError, match='2 slopes .* for 4 heads'):
+        pj.make('alibi(slopes=(1.0, 0.25))', heads=4)

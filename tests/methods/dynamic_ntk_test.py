@@ -118,6 +118,6 @@ def test_errors():
     with pytest.raises(SpecError, match='at least 1, got 0.5'):
         pj.make('rope(freqs=dynamic_ntk(factor=0.5))', head_dim=8, train_len=4)
     q, k, v = qkv(6)
-    tok = pj.Tokens.of(segment=np.zeros((1, 6)))
+    tok = pj.Tokens.of(segment=np.zeros((1, 6), int))
     with pytest.raises(ValueError, match='1 queries and 6 keys'):
         encoding().project(q[:, :1], k, v, tok.slice(5, 1), tok)

@@ -56,7 +56,7 @@ def test_plain_reads_by_position():
 
 def test_too_long_is_an_error_that_names_the_policies():
     encoding = make('max_len=8')
-    message = "position 8 is not in 0 .. 7; use a larger table or overflow='clamp', 'mod' or 'interpolate'"
+    message = "position 8,? (which )?is not in 0 .. 7; use a larger table or overflow='clamp', 'mod' or 'interpolate'"
     tok = pj.Tokens.of(length=9)
     for door in (encoding.place, lambda t: encoding.embed(jnp.zeros((1, 9, D)), t)):
         with pytest.raises(ValueError, match=message):
@@ -92,6 +92,15 @@ def test_interpolate_equals_linear_resizing_and_leaves_short_inputs_alone():
     np.testing.assert_array_equal(vectors(encoding, pj.Tokens.of(length=8))[0], table)
     resized = jax.image.resize(table, (20, D), 'linear')
     np.testing.assert_allclose(vectors(encoding, pj.Tokens.of(length=20))[0], resized, atol=1e-6)
+
+
+def test_interpolate_stretches_every_document_by_itself():
+    encoding = make("max_len=8, overflow='interpolate'")
+    alone = vectors(encoding, pj.Tokens.of(length=10))[0]
+    packed = vectors(encoding, pj.Tokens.of(segment=[[0] * 10 + [1] * 10]))[0]
+    padded = vectors(encoding, pj.Tokens.of(valid=[[False] * 10 + [True] * 10]))[0]
+    for copy in (packed[:10], packed[10:], padded[10:]):
+        np.testing.assert_allclose(copy, alone, atol=1e-6)
 
 
 @pytest.mark.parametrize('overflow', ['clamp', 'mod', 'interpolate'])

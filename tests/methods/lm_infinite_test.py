@@ -70,11 +70,40 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
             np.testing.assert_allclose(a, b, atol=5e-6)
 
 
-@pytest.mark.parametrize('part', ['rope()', 'alibi()', 'rope(freqs=yarn(factor=4.0))', 'rope(partial=0.5)'])
+@pytest.mark.parametrize(
+    'part',
+    [
+        'rope()',
+        'alibi()',
+        'rope(freqs=yarn(factor=4.0))',
+        'rope(partial=0.5)',
+        'kerple(kernel="bias_wht")',  # these two change the logit itself before they add to it
+        't5_rpe(scaled=False)',
+    ],
+)
 def test_within_the_window_it_is_the_encoding_itself(part):
     arrays, tok = qkv(10), pj.Tokens.of(length=10)
     plain = pj.make(part, head_dim=WIDTH, heads=2, train_len=64, causal=True)
     np.testing.assert_allclose(run(encoding(part, n_local=10), tok, *arrays), run(plain, tok, *arrays), atol=1e-6)
+
+
+@pytest.mark.parametrize('part', ['alibi()', 'kerple(kernel="bias_wht")', 't5_rpe(scaled=False)'])
+def test_a_far_key_has_the_logit_of_the_ceiling(part):
+    q, k, v = qkv(12)
+    far = encoding(part, n_local=3, n_global=1)
+    near = pj.make(part, head_dim=WIDTH, heads=2, train_len=64)
+    score = lambda e, i, j: e.score(jnp.ones((1, 2, 1, 1)), pj.Tokens.of(positions=[[i]]), pj.Tokens.of(positions=[[j]]), True, ())[0]
+    for i, j in ((3, 0), (4, 0), (11, 0)):
+        np.testing.assert_allclose(score(far.parts[0] if hasattr(far, 'parts') else far, i, j), score(near, 3, 0), atol=1e-6)
+
+
+def test_random_positions_change_distances_not_who_is_seen():
+    plain = pj.make('lm_infinite(encoding=rope(), n_global=2, n_local=4)', head_dim=WIDTH, train_len=64)
+    random = pj.make('randomized_pe(max_len=2048) | lm_infinite(encoding=rope(), n_global=2, n_local=4)', head_dim=WIDTH, train_len=64)
+    tok = pj.Tokens.of(length=12)
+    placed = random.place(tok, key=jax.random.key(0))
+    assert np.diff(placed.pos[0]).max() > 4
+    np.testing.assert_array_equal(random.mask(placed, placed), plain.mask(tok, tok))
 
 
 @pytest.mark.parametrize('part', ['rope(freqs=yarn(factor=4.0))', 'rope(partial=0.5)', 'rope(layout="interleaved")'])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -29,6 +30,19 @@ def test_every_document_has_its_own_prefix():
     packed = mask('prefix(length=3)', segment=[[0] * 5 + [1] * 5])
     assert packed[:5, :5].tolist() == packed[5:, 5:].tolist() == GOLDEN['mask']
     assert not packed[:5, 5:].any() and not packed[5:, :5].any()
+
+
+@pytest.mark.parametrize('placing', ['randomized_pe(max_len=2048)', 'position_coupling(max_position=20)'])
+def test_the_prefix_counts_tokens_whatever_their_positions(placing):
+    encoding = pj.make(f'{placing} | prefix(length=4)', causal=True, model_dim=8)
+    tok = pj.Tokens.of(positions=[[0, 5, 4, 3, 2, 1, 5, 4]])
+    placed = encoding.place(tok, key=jax.random.key(0))
+    np.testing.assert_array_equal(encoding.mask(placed, placed)[0, 0], mask('prefix(length=4)', length=8))
+
+
+def test_padding_in_front_is_not_part_of_the_prefix():
+    padded = mask('prefix(length=2)', valid=[[False, False, True, True, True]])
+    assert padded[2:, 2:].tolist() == mask('prefix(length=2)', length=3).tolist()
 
 
 def test_wrong_input():

@@ -1,5 +1,6 @@
 """Randomized positions: the distribution of the draw, the evaluation rules, padding, packing and decoding."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -146,7 +147,7 @@ def test_wrong_input_says_what_is_wrong():
     for key, length, limit in ((1, 9, 7), (None, 7, 5)):
         with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
             ids_of(encoding, pj.Tokens.of(length=length), key)
-        with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
+        with pytest.raises(ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'):
             jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(pj.Tokens.of(length=length))
     with pytest.raises(ValueError, match='needs integer positions'):
         ids_of(encoding, pj.Tokens.of(positions=[[0.5]]))
@@ -156,7 +157,7 @@ def test_wrong_input_says_what_is_wrong():
 
 def test_rows_may_share_positions_and_differ_in_padding():
     valid = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
-    tok = pj.Tokens(index=jnp.arange(5)[None], pos=jnp.arange(5)[None], valid=valid)
+    tok = dataclasses.replace(pj.Tokens.of(length=5), valid=valid)
     placed = pj.make('randomized_pe(max_len=32)').place(tok)
     alone = pj.make('randomized_pe(max_len=32)').place(pj.Tokens.of(length=3))
     assert placed.pos.shape == (2, 5)

@@ -20,7 +20,7 @@ SPLITS = ('train', 'validation', 'test')
 def folder(tmp_path):
     for number in range(60):
         text = f'document {number}: ' + ' '.join(f'ä{number}.{i}' for i in range(number))
-        (tmp_path / f'{number:02}.txt').write_text(text, encoding='utf-8')
+        (tmp_path / f'{number:03}.txt').write_text(text, encoding='utf-8')
     return tmp_path
 
 
@@ -126,6 +126,24 @@ def test_single_file_is_cut(tmp_path):
     (tmp_path / 'book.txt').write_text('x' * 900 + 'y' * 50 + 'z' * 50)
     task = Language(f'text:{tmp_path}/book.txt')
     assert [task.decode(task.tokens(split)[1:]) for split in SPLITS] == ['x' * 900, 'y' * 50, 'z' * 50]
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 7])
+def test_a_handful_of_files_are_cut_each(tmp_path, count):
+    for number in range(count):
+        (tmp_path / f'{number}.txt').write_text('x' * 900 + 'y' * 50 + 'z' * 50)
+    task = Language(f'text:{tmp_path}/*.txt')
+    for split, expected in zip(SPLITS, ('x' * 900, 'y' * 50, 'z' * 50)):
+        assert [task.decode(document[1:]) for document in task.documents(split)] == count * [expected]
+    assert f'{count} files, {1000 * count} bytes, each cut at 90 % and 95 %' in task.corpus.description
+
+
+def test_many_files_are_kept_whole(folder):
+    task = Language(f'text:{folder}/*.txt')
+    assert task.corpus.description.endswith(', split by name')
+    (folder / 'book.txt').write_text('x' * 1_000_000)  # leaves less than 1 % of the bytes to the other parts
+    assert task.corpus.description.endswith(', each cut at 90 % and 95 %')
+    assert all(task.decode(task.documents(split)[-1]).endswith('x' * 1000) for split in SPLITS)
 
 
 def test_recursive_glob(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 
 from configs import default
 from posenc_jax.core.registry import SpecError
@@ -35,6 +36,24 @@ from tests.training import tiny
         (dict(mesh__cpu_devices=-1), 'mesh.cpu_devices must be at least 0'),
         (dict(eval__at_end=True), 'eval.stride is 64; it must be between 1 and the shortest length, 32'),
         (dict(name='../there'), 'name is a folder within workdir'),
+        # What the evaluation at the end would refuse.
+        (dict(eval__at_end=True, eval__stride=8), 'would fail: at length 64: learned_absolute: .*reached are .*lengths=32'),
+        (dict(eval__at_end=True, eval__stride=8), r'or train without it: --config.eval.at_end=False'),
+        (dict(eval__at_end=True, encoding='nope()', eval__lengths=(64, 10**9)), 'needs 1000000001 tokens, but the text has'),
+        (dict(eval__at_end=True, eval__stride=8, encoding='nope()', extend='yarn(factor=2.0)'), 'would fail: .*yarn'),
+        (dict(eval__protocols=('slidin',)), "protocol is 'slidin'; did you mean 'sliding'"),
+        (dict(eval__positions='some'), "eval.positions is 'some'"),
+        (dict(eval__samples=0), 'eval.samples must be at least 1, got 0'),
+        # Ids that a task supplies.
+        (dict(task='addition(ids="coupled", reverse_output=True)', encoding='position_coupling(max_position=3)',
+              train__length=4), 'position_coupling: position . is not in 0 .. 3'),
+        # Models that see what they should predict.
+        (dict(model__kind='encoder', encoding='nope()'), "model.kind is 'encoder': .*use 'decoder'"),
+        (dict(encoding='rope() | full()'), 'full lets queries see later tokens'),
+        (dict(pattern=('rope()', 'rope() | prefix(length=4)')), 'prefix lets queries see later tokens'),
+        # Lengths that a task does not have.
+        (dict(task='passkey()', encoding='nope()'), r'train.length=32, train.min_length=1: .* at least 7, got \(1, 32\)'),
+        (dict(task='mqar()', encoding='nope()'), r'train.min_length=1: .* at least 16, got \(1, 32\)'),
     ],
 )
 def test_wrong_fields(tmp_path, fields, message):
@@ -48,11 +67,16 @@ def test_missing_text(tmp_path):
 
 
 def test_no_device_is_touched(tmp_path):
+    ids = dict(task='copy(ids="coupled")', eval__at_end=True, train__length=5)
+    tables = ('position_coupling(max_position=50)', "learned_absolute(max_len=9, overflow='interpolate')")
     code = '\n'.join([
         'import jax._src.xla_bridge as bridge',
         'from posenc_jax.training import config as configs',
         'from tests.training import tiny',
-        f'configs.validate(tiny.config({str(tmp_path)!r}))',
+        f'configs.validate(tiny.config({str(tmp_path)!r}, eval__at_end=True, eval__lengths=(16, 32), eval__stride=8))',
+        f'for table in {tables}:',
+        f'    configs.validate(tiny.config({str(tmp_path)!r}, encoding="randomized_pe(max_len=99) | nope()", **{ids}))',
+        f'    configs.validate(tiny.config({str(tmp_path)!r}, encoding=table, **{ids}))',
         'assert not bridge.backends_are_initialized()',
         'import jax; jax.devices()',
         'assert bridge.backends_are_initialized()',
@@ -103,7 +127,17 @@ def test_json_round_trip(tmp_path):
     assert read.is_locked
 
 
-@pytest.mark.parametrize('text, message', [('{', 'is not a config'), ('[1]', 'it holds a list')])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('{', 'is not a config'),
+        ('[1]', 'it holds a list'),
+        ('{}', 'it holds no field'),
+        ('{"train": {"stepz": 3, "lr": 0.1}, "colour": 1}', "does not know: 'colour' .*'train.stepz' .*'train.steps'"),
+        ('{"train": 3}', "does not know: 'train'"),
+        ('{"train": {"steps": "many"}}', 'is not a config: .*steps'),
+    ],
+)
 def test_bad_json(tmp_path, text, message):
     (tmp_path / 'config.json').write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -119,10 +153,28 @@ def test_differences_name_what_changes_training(tmp_path):
     old = tiny.config(tmp_path)
     new = tiny.config(tmp_path / 'else', train__lr=0.5, mesh__fsdp=2, eval__batch=1, train__save_every=7)
     assert configs.differences(old, new) == ['train.lr: 0.01 -> 0.5']
-    fields = json.loads(json.dumps(old.to_dict()))
-    del fields['train']['z_loss']
+
+
+def test_a_config_is_read_where_only_the_package_is_installed(tmp_path):
+    configs.save(tiny.config(tmp_path), tmp_path / 'config.json')
+    (tmp_path / 'posenc_jax').symlink_to(tiny.ROOT / 'posenc_jax')
+    code = '\n'.join([
+        'import importlib.util, pathlib',
+        'from posenc_jax.training import config',
+        "assert config.stored_model_config(pathlib.Path('config.json')).vocab_size == 257",
+        "assert importlib.util.find_spec('configs') is None",
+    ])
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)
+
+
+def test_fields_of_later_versions_have_their_defaults(tmp_path):
+    config = tiny.config(tmp_path)
+    fields = json.loads(json.dumps(config.to_dict()))
+    del fields['train']['z_loss'], fields['mesh'], fields['eval']['buckets']
     (tmp_path / 'config.json').write_text(json.dumps(fields))
-    assert configs.differences(configs.from_json(tmp_path / 'config.json'), old) == ["train.z_loss: '(absent)' -> 0.0"]
+    read = configs.from_json(tmp_path / 'config.json')
+    assert configs.fields_of(read) == configs.fields_of(config)
+    assert configs.differences(read, config) == []
 
 
 def test_every_config_file_is_valid():
@@ -146,6 +198,7 @@ def test_command_line():
         (['--config.encoding=alibbi()'], "unknown encoding 'alibbi'; did you mean 'alibi'?"),
         (['--config.train.steps=many'], 'invalid literal for int'),
         (["--config.encoding='alibi()'"], 'is not a name or a call'),
+        (['--config.eval.protocols=nonoverlapping,slidin'], "protocol is 'slidin'; did you mean 'sliding'?"),
         (['--processes=2', '--process_id=2', '--coordinator=localhost:1', '--config.encoding=alibi()'], 'got 2 of 2'),
     ]
     for process, (_, message) in [(run(*flags), (flags, message)) for flags, message in cases]:
@@ -157,3 +210,40 @@ def test_command_line():
 
 def test_spec_errors_are_value_errors():
     assert issubclass(SpecError, ValueError)
+
+
+@pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), ImportError('needs array_record')])
+def test_errors_of_the_surroundings_are_one_message(monkeypatch, capsys, error):
+    import train as command
+    from posenc_jax.training import loop
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(loop, 'train', fail)
+    monkeypatch.setattr(loop, 'find_cluster', lambda *_: None)
+    flags.FLAGS.unparse_flags()
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--config=configs/quickstart.py'])
+    command.parse(sys.argv)
+    with pytest.raises(SystemExit, match='2'):
+        command.main(['train.py'])
+    assert capsys.readouterr().err == f'train.py: {error}\n'
+
+
+def test_tuples_are_read_as_eval_reads_them():
+    code = 'import sys, train; train.parse(sys.argv); c = train.CONFIG.value; print(c.eval.protocols, c.eval.lengths, c.pattern)'
+    given = ['--config.eval.protocols=nonoverlapping,sliding', '--config.eval.lengths=64', '--config.pattern=alibi(),nope()']
+    command = [sys.executable, '-c', code, '--config=configs/quickstart.py', *given]
+    found = subprocess.run(command, cwd=tiny.ROOT, check=True, capture_output=True, text=True)
+    assert found.stdout == "('nonoverlapping', 'sliding') (64,) ('alibi()', 'nope()')\n"
+
+
+@pytest.mark.parametrize('name', ['SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'])
+def test_scheduler_variables(monkeypatch, name):
+    from posenc_jax.training.loop import find_cluster
+
+    monkeypatch.setenv(name, '2')
+    assert find_cluster('', 1, 0).coordinator == 'auto'
+    monkeypatch.setenv(name, 'x')
+    with pytest.raises(ValueError, match=f"the variable {name} is 'x', expected how many processes"):
+        find_cluster('', 1, 0)

@@ -9,6 +9,10 @@ import time
 import numpy as np
 import pytest
 
+from configs.sweeps import first_comparison
+from posenc_jax.model.sharding import make_mesh
+from posenc_jax.tasks.language import Language
+from posenc_jax.training import loop
 from posenc_jax.training.checkpoint import restore_model
 from posenc_jax.training.metrics import FILE, read_lines
 from tests.training import tiny
@@ -91,6 +95,63 @@ def test_stopped_run_saves_and_continues(whole, cache, tmp_path):
     assert f'trained already, to step {STEPS}' in out
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('processes', [1, 2])
+def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
+    port = free_port()
+    fields = dict(name=NAME, cache=cache, train__steps=100_000, train__log_every=1, train__save_every=100_000)
+    start = lambda i: tiny.start(tmp_path, *flags_of(port, processes, i), **fields, mesh__data=1, mesh__fsdp=processes)
+    group = [start(i) for i in range(processes)]
+    wait_for(group[0], 'step 2/')
+    group[-1].send_signal(number)
+    (out, _), *_ = [finish(process) for process in group]
+    stopped = max(losses(tmp_path))
+    assert f'stopped after step {stopped}, which is saved' in out
+    assert restore_model(tmp_path / NAME)[2] == stopped
+
+
+def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, '_evaluate', lambda *_: pytest.fail('evaluated'))
+    read = []
+    dataset = Language.dataset
+    monkeypatch.setattr(Language, 'dataset', lambda self, **given: read.append(given['split']) or dataset(self, **given))
+    fields = dict(name=NAME, train__steps=2, train__warmup=0, eval__at_end=True, eval__stride=8, eval__lengths=(32,))
+    monkeypatch.setattr(loop.StopSignal, 'requested', lambda self, step: step == 2)
+    directory = loop.train(tiny.config(tmp_path, **fields))
+    assert 'stopped after step 2, which is saved' in capsys.readouterr().out
+    assert read == ['train']  # no validation, train.eval_every=0
+    monkeypatch.setattr(loop.StopSignal, 'requested', lambda self, step: False)
+    monkeypatch.setattr(loop, '_run', lambda *given: setattr(given[-1], 'asked', True) or True)  # while saving
+    assert loop.train(tiny.config(tmp_path, **fields)) == directory
+
+
+def test_checkpoints_without_a_config_are_refused_unless_told_otherwise(whole, cache, tmp_path):
+    back_to(whole, tmp_path / 'runs', 20)
+    (tmp_path / 'runs' / NAME / 'config.json').unlink()
+    _, errors = finish(tiny.start(tmp_path / 'runs', name=NAME, cache=cache), 2)
+    assert 'has checkpoints, but no config.json' in errors and '--resume_changed' in errors and 'Traceback' not in errors
+    finish(tiny.start(tmp_path / 'runs', '--resume_changed', name=NAME, cache=cache))
+    assert tail(tmp_path / 'runs') == tail(whole)
+
+
+def test_the_sweep_tells_complete_runs_by_their_last_step(whole, tmp_path):
+    assert not first_comparison.complete(tmp_path / 'nothing')
+    assert first_comparison.complete(whole / NAME)
+    back_to(whole, tmp_path / 'runs', 20)  # as after SIGTERM, which exits with 0
+    assert not first_comparison.complete(tmp_path / 'runs' / NAME)
+    shutil.rmtree(tmp_path / 'runs' / NAME / 'checkpoints')
+    assert not first_comparison.complete(tmp_path / 'runs' / NAME)
+
+
+def test_a_mesh_that_does_not_divide_the_devices():
+    import jax
+
+    with pytest.raises(ValueError, match='tensor x fsdp x sequence = 2 does not divide 1 device; .*mesh.cpu_devices=2'):
+        make_mesh(tensor=2, devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match='= 4 does not divide 6 devices'):
+        make_mesh(fsdp=2, sequence=2, devices=jax.devices()[:6])
+
+
 def test_changed_config_is_refused_unless_told_otherwise(whole, cache, tmp_path):
     back_to(whole, tmp_path / 'runs', 20)
     _, errors = finish(tiny.start(tmp_path / 'runs', name=NAME, cache=cache, train__lr=0.02), 2)
@@ -137,13 +198,20 @@ def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path
     np.testing.assert_allclose(tail(tmp_path / 'from_apart'), tail(apart), rtol=0, atol=1e-5)
 
 
-def two_processes(workdir, cache):
+def free_port():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    flags = [f'--coordinator=127.0.0.1:{port}', '--processes=2']
+        return free.getsockname()[1]
+
+
+def flags_of(port, processes, number):
+    return f'--coordinator=127.0.0.1:{port}', f'--processes={processes}', f'--process_id={number}'
+
+
+def two_processes(workdir, cache):
+    port = free_port()
     fields = dict(name=NAME, mesh__data=1, mesh__fsdp=2, cache=cache)
-    both = [tiny.start(workdir, *flags, f'--process_id={i}', **fields) for i in range(2)]
+    both = [tiny.start(workdir, *flags_of(port, 2, i), **fields) for i in range(2)]
     (out, _), (silent, _) = [finish(process) for process in both]
     said = [line for line in silent.splitlines() if not line.startswith('[Gloo]')]  # the transport greets on both
     assert f'step {STEPS}/{STEPS}' in out and not said

@@ -1,6 +1,7 @@
 """What is reported survives being cut off."""
 
 import json
+import struct
 
 import pytest
 
@@ -38,11 +39,28 @@ def test_a_broken_line_inside_is_an_error(tmp_path):
         read_lines(tmp_path / FILE)
 
 
+def scalars(path):
+    """(step, tag, value) of an event file: records of length, its checksum, an Event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, found = path.read_bytes(), []
+    while data:
+        (size,) = struct.unpack('<Q', data[:8])
+        event = Event.FromString(data[12 : 12 + size])
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        data = data[16 + size :]
+    return found
+
+
 def test_tensorboard_has_the_same_numbers(tmp_path):
+    written = [(1, {'loss': 0.5, 'grad_norm': 2.0}), (2, {'loss': 0.25, 'grad_norm': 1e-3})]
     with MetricsLog(tmp_path, 0) as log:
-        log.write(1, {'loss': 0.5})
+        for step, values in written:
+            log.write(step, values)
     (events,) = (tmp_path / 'tensorboard').iterdir()
-    assert b'loss' in events.read_bytes()
+    expected = [(step, name, pytest.approx(value)) for step, values in written for name, value in values.items()]
+    assert scalars(events) == expected
+    assert read_lines(tmp_path / FILE) == [{'step': step, **values} for step, values in written]
 
 
 def test_progress(capsys):

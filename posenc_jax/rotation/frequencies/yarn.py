@@ -27,6 +27,8 @@ def yarn_temperature(
     """
     grown = lambda slope: 0.1 * slope * math.log(factor) + 1.0
     if attention_factor is not None:
+        if not attention_factor > 0:
+            raise ValueError(f'yarn: attention_factor must be positive, got {attention_factor}')
         return attention_factor
     if mscale is not None and mscale_all_dim is not None:
         return grown(mscale) / grown(mscale_all_dim)

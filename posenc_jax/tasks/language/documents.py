@@ -8,6 +8,7 @@ from posenc_jax.core.registry import check_choice
 from posenc_jax.tasks.task import SPLITS
 
 CUTS = (0.90, 0.95)
+SMALLEST = 0.01  # share of the bytes that every part has, if documents are kept whole
 
 
 class Corpus(Protocol):
@@ -22,7 +23,7 @@ class Corpus(Protocol):
 def split_of(name: str) -> str:
     """The split of a document: its name's SHA-256 as a fraction, cut at 0.90 and 0.95.
 
-    Documents keep their split when others are added or removed.
+    Documents keep their split when others are added or removed, as long as there are enough of them (`cuts_documents`).
 
     Example:
       split_of('json/decoder.py')
@@ -32,19 +33,30 @@ def split_of(name: str) -> str:
     return SPLITS[sum(fraction >= cut for cut in CUTS)]
 
 
+def cuts_documents(sizes: Mapping[str, int]) -> bool:
+    """Whether each document is cut in three: where the split by name leaves a part with less than 1 % of the bytes.
+
+    Example:
+      >>> cuts_documents({'a.txt': 1000, 'b.txt': 1000}), cuts_documents({str(n): 1000 for n in range(100)})
+      (True, False)
+    """
+    parts = dict.fromkeys(SPLITS, 0)
+    for name, size in sizes.items():
+        parts[split_of(name)] += size
+    return min(parts.values()) < SMALLEST * sum(parts.values())
+
+
 def split_documents(documents: Mapping[str, bytes], split: str) -> list[bytes]:
-    """The documents of a split, in the order given; a single document is cut into contiguous parts instead.
+    """The documents of a split by name, in the order given; or of each document the part between its cuts, see above.
 
     Raises:
       SpecError: unknown split.
     """
     check_choice('split', split, SPLITS)
-    if len(documents) == 1:
-        (text,) = documents.values()
-        bounds = [0, *(int(cut * len(text)) for cut in CUTS), len(text)]
-        part = SPLITS.index(split)
-        return [text[bounds[part] : bounds[part + 1]]]
-    return [text for name, text in documents.items() if split_of(name) == split]
+    if not cuts_documents({name: len(text) for name, text in documents.items()}):
+        return [text for name, text in documents.items() if split_of(name) == split]
+    low, high = (0, *CUTS, 1)[SPLITS.index(split) :][:2]
+    return [text[int(low * len(text)) : int(high * len(text))] for text in documents.values()]
 
 
 def as_text(value: str | bytes, where: str) -> bytes:

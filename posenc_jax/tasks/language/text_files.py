@@ -7,17 +7,18 @@ import os
 import pathlib
 import re
 
-from posenc_jax.tasks.language.documents import as_text, split_documents
+from posenc_jax.tasks.language.documents import as_text, cuts_documents, split_documents
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles:
-    """The files that match a pattern, in sorted order: several are split by name, one is cut at 90 % and 95 %.
+    """The files that match a pattern, in sorted order, split by name.
 
-    Names, and with them the split, are relative to the pattern's part before the first wildcard: moving the whole
-    folder changes nothing.
+    A handful of files, where that would leave a part with less than 1 % of the bytes, are cut at 90 % and 95 % each;
+    `description` says so. Names, and with them the split, are relative to the pattern's part before the first wildcard:
+    moving the whole folder changes nothing.
 
     Args:
       pattern: a glob pattern; `**` matches any number of folders; a leading `~` is the home folder.
@@ -45,12 +46,17 @@ class TextFiles:
 
     @property
     def description(self) -> str:
-        paths = self._paths()
-        return f'text:{self.pattern}: {len(paths)} files, {sum(path.stat().st_size for path in paths)} bytes'
+        sizes = {name: path.stat().st_size for name, path in self._named().items()}
+        how = ', each cut at 90 % and 95 %' if cuts_documents(sizes) else ', split by name'
+        return f'text:{self.pattern}: {len(sizes)} files, {sum(sizes.values())} bytes{how}'
+
+    def _named(self) -> dict[str, pathlib.Path]:
+        """Name by which a file is split -> file."""
+        fixed = re.split(r'[*?\[]', os.path.expanduser(self.pattern), maxsplit=1)[0]
+        base = os.path.dirname(os.path.join(os.path.expanduser(self.root or ''), fixed))
+        return {pathlib.Path(os.path.relpath(path, base or '.')).as_posix(): path for path in self._paths()}
 
     def documents(self, split: str) -> list[bytes]:
         logger.info('%s, split %s', self.description, split)
-        fixed = re.split(r'[*?\[]', os.path.expanduser(self.pattern), maxsplit=1)[0]
-        base = os.path.dirname(os.path.join(os.path.expanduser(self.root or ''), fixed))
-        names = {pathlib.Path(os.path.relpath(path, base or '.')).as_posix(): path for path in self._paths()}
-        return split_documents({name: as_text(path.read_bytes(), str(path)) for name, path in names.items()}, split)
+        texts = {name: as_text(path.read_bytes(), str(path)) for name, path in self._named().items()}
+        return split_documents(texts, split)

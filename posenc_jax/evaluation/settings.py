@@ -1,0 +1,131 @@
+"""What can be wrong with an evaluation, found from the config alone: no checkpoint is read and no device is touched."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.compose import name_of
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.registry import SpecError, check_choice
+from posenc_jax.evaluation import language
+from posenc_jax.evaluation.protocols import PROTOCOLS
+from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.tasks import Task
+from posenc_jax.tasks.task import SPLITS, batch_rng
+
+COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')
+_TRIED = 64  # examples whose ids are looked at: the largest id may depend on the draw, as where a sum has a carry
+
+
+def check_fields(settings: ConfigDict) -> None:
+    """Each field of `config.eval` by itself.
+
+    Raises:
+      SpecError: what is wrong and what was expected.
+    """
+    for name in COUNTS:
+        if settings[name] < 1:
+            raise SpecError(f'eval.{name} must be at least 1, got {settings[name]}')
+    for length in settings.lengths:
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise SpecError(f'eval.lengths must be whole numbers of at least 1, got {settings.lengths}')
+    if not settings.protocols:
+        raise SpecError(f'eval.protocols names none; there are {", ".join(PROTOCOLS)}')
+    for name in settings.protocols:
+        check_choice('protocol', name, PROTOCOLS)
+    check_choice('eval.split', settings.split, SPLITS)
+    check_choice('eval.positions', settings.positions, ('sampled', 'first'))
+
+
+def lengths_of(config: ConfigDict) -> tuple[int, ...]:
+    """`eval.lengths`, each once; by default 1, 2, 4 and 8 times the trained length."""
+    return tuple(dict.fromkeys(config.eval.lengths)) or tuple(n * config.train.length for n in (1, 2, 4, 8))
+
+
+def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
+    """Whether this model can be evaluated as the config says: fields, extension, text, masks, reach of the encoding.
+
+    Args:
+      config: its `eval`, `extend` and `train.length`.
+      task: what is asked; text is read to know how long it is.
+      cfg: the trained model.
+
+    Raises:
+      ValueError: what is wrong, what was expected, and the nearest valid choice.
+    """
+    settings, lengths = config.eval, lengths_of(config)
+    check_fields(settings)
+    if config.extend:
+        spec_language.parse(config.extend, ('extension', 'frequencies'))
+    if task.vocab_size != cfg.vocab_size:
+        raise SpecError(f'the model was trained on {cfg.vocab_size} token ids; {config.task} has {task.vocab_size}')
+    if task.is_language:
+        targets = len(task.tokens(settings.split)) - 1
+        language.plan(targets, lengths, tuple(settings.protocols), tokens=settings.tokens, stride=settings.stride)
+    elif settings.split == 'train':
+        raise SpecError("eval.split is 'train'; tasks are evaluated on 'validation' or 'test'")
+    model = abstract_model(cfg, config.extend)
+    check_causal(model, config.task)
+    problems = {}
+    for length in lengths:
+        try:
+            check_ids(model, task, length)
+            _check_width(model, task.width(length))
+        except ValueError as error:
+            problems[length] = error
+    if problems:
+        reached = ','.join(str(length) for length in lengths if length not in problems)
+        remedy = f'; reached are --config.eval.lengths={reached}' if reached else ''
+        length, error = next(iter(problems.items()))
+        raise SpecError(f'at length {length}: {error}{remedy}') from error
+
+
+def abstract_model(cfg: TransformerConfig, extend: str = '') -> Transformer:
+    """The model, with its context extension, as shapes."""
+
+    def build():
+        model = Transformer(cfg, rngs=nnx.Rngs(0))
+        return model.extend(extend) if extend else model
+
+    return nnx.eval_shape(build)
+
+
+def check_causal(model: Transformer, task: str) -> None:
+    """Refuses a model that sees the tokens it is asked to predict: every task here is one of next tokens.
+
+    Raises:
+      SpecError: what lets it see them, and what to use instead.
+    """
+    if not model.cfg.causal:
+        raise SpecError(
+            f"model.kind is {model.cfg.kind!r}: it sees the next tokens, which {task} asks to predict; use 'decoder'"
+        )
+    for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
+        if part.sees_later:
+            raise SpecError(
+                f'{name_of(part)} lets queries see later tokens, which {task} asks to predict; '
+                'leave it out or use causal()'
+            )
+
+
+def check_ids(model: Transformer, task: Task, length: int) -> None:
+    """Hands the ids that a task supplies at a length to `place`, which raises where they overrun a table.
+
+    Traced without arguments, so that NumPy arrays stay the concrete numbers that `place` checks, and no device computes.
+    """
+    if task.is_language:
+        return  # supplies none
+    positions = task.sample(batch_rng(0, 'test', 0), _TRIED, length).get('positions')
+    if positions is not None:
+        tok = Tokens(index=np.arange(positions.shape[1], dtype=np.int32)[None], pos=positions)
+        jax.eval_shape(lambda: model.place(tok))
+
+
+def _check_width(model: Transformer, width: int) -> None:
+    """Traces the model at a width without computing anything: an encoding that does not reach so far raises."""
+    graphdef, state = nnx.split(model)
+    tokens = jax.ShapeDtypeStruct((1, width), jnp.int32)
+    jax.eval_shape(lambda state, tokens: nnx.merge(graphdef, state).hidden(tokens), state, tokens)

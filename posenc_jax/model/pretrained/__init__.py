@@ -1,0 +1,5 @@
+"""Public checkpoints: Hugging Face directories and GGUF files."""
+
+from posenc_jax.model.pretrained.export import export_pretrained
+from posenc_jax.model.pretrained.load import Pretrained, load_pretrained
+from posenc_jax.model.pretrained.sources import PretrainedError

@@ -1,0 +1,122 @@
+"""Our models as Hugging Face directories, for those that an architecture there can express."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from posenc_jax.model.pretrained.architectures import describe
+from posenc_jax.model.pretrained.load import leaf_of, name_of_variable
+from posenc_jax.model.pretrained.sources import PretrainedError
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.rotation.frequencies.pi import PI
+from posenc_jax.rotation.rope import Rotary
+
+
+def export_pretrained(model: Transformer, path: str | pathlib.Path, *, tokenizer: Any = None) -> pathlib.Path:
+    """Writes `config.json` and `model.safetensors` (and `tokenizer.json`), which `transformers` and `load_pretrained` read.
+
+    A decoder with RMSNorm, SwiGLU and `rope()` (any base; plain or `pi` frequencies) becomes a Llama; one with LayerNorm
+    and biases everywhere a GPT-2 if it has `learned_absolute()` and the tanh form of gelu. An untied model's embedding
+    scale is multiplied into the table.
+
+    Args:
+      model: what to export.
+      path: directory; made if it is not there.
+      tokenizer: a `tokenizers.Tokenizer` to write beside it.
+
+    Raises:
+      PretrainedError: no architecture expresses the model; says which choice is in the way.
+    """
+    config = _config(model)
+    architecture = describe(config, 'the exported model')
+    scale = model.cfg.embedding_scale
+    tensors: dict[str, np.ndarray] = {}
+    for variable_path, variable in jax.tree_util.tree_leaves_with_path(
+        nnx.state(model, nnx.Param), is_leaf=lambda x: isinstance(x, nnx.Variable)
+    ):
+        key, numbers = leaf_of(name_of_variable(variable_path), model.cfg.layers, len(model.blocks))
+        leaf, stored = architecture.leaves[key], np.asarray(variable.get_value(), np.float32)
+        if key == 'embedding':
+            stored = stored * np.float32(scale)
+        places = leaf.change(np.arange(np.prod(leaf.shape)).reshape(leaf.shape))
+        for number, layer in zip(numbers, [stored] if numbers == [None] else stored):
+            tensors.setdefault(leaf.name.format(number), np.empty(leaf.shape, np.float32)).flat[places] = layer
+    path = pathlib.Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    from safetensors.numpy import save_file
+
+    partial = path / 'model.safetensors.partial'
+    save_file(tensors, partial, metadata={'format': 'pt'})
+    os.replace(partial, path / 'model.safetensors')
+    if tokenizer is not None:
+        tokenizer.save(str(path / 'tokenizer.json'))
+    (path / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+    return path
+
+
+def _config(model: Transformer) -> dict[str, Any]:
+    cfg = model.cfg
+    if cfg.kind != 'decoder':
+        raise PretrainedError(f'only decoders are exported, this model is of kind {cfg.kind!r}')
+    if len(cfg.specs) > 1:
+        raise PretrainedError(f'a model with a pattern of encodings is not exported: {" / ".join(cfg.specs)}')
+    if cfg.tie and cfg.embedding_scale != 1.0:
+        raise PretrainedError(
+            f'the tied table is multiplied by {cfg.embedding_scale:.4g} at the input, which no architecture there does; '
+            'train with model.tie=False or model.embedding_scale=1.0'
+        )
+    shared = dict(vocab_size=cfg.vocab_size, tie_word_embeddings=cfg.tie, torch_dtype='float32')
+    parts = [part for part in model.encoding(0, model.blocks[0]).parts if part.card.door != 'mask']
+    keys = [part.card.key for part in parts if part.card.key != 'nope']
+    if cfg.mlp == 'swiglu' and cfg.norm == 'rmsnorm' and cfg.bias == 'none' and keys == ['rope'] and not cfg.parallel:
+        return {
+            'model_type': 'llama',
+            'architectures': ['LlamaForCausalLM'],
+            'hidden_size': cfg.width,
+            'num_hidden_layers': cfg.layers,
+            'num_attention_heads': cfg.heads,
+            'num_key_value_heads': cfg.kv_heads,
+            'head_dim': cfg.head_dim,
+            'intermediate_size': cfg.mlp_width,
+            'hidden_act': 'silu',
+            'rms_norm_eps': cfg.epsilon,
+            'max_position_embeddings': cfg.train_len,
+            **_rope(parts[0]),
+            **shared,
+        }
+    if cfg.mlp == 'gelu' and cfg.norm == 'layernorm' and cfg.bias == 'all' and keys == ['learned_absolute'] and not cfg.parallel:
+        if not cfg.tie:
+            raise PretrainedError('GPT-2 ties its output to the embedding: train with model.tie=True')
+        if cfg.kv_heads != cfg.heads or cfg.head_dim * cfg.heads != cfg.width:
+            raise PretrainedError(f'GPT-2 has no grouped heads: {cfg.heads} heads, {cfg.kv_heads} kv_heads of {cfg.head_dim}')
+        return {
+            'model_type': 'gpt2',
+            'architectures': ['GPT2LMHeadModel'],
+            'n_embd': cfg.width,
+            'n_layer': cfg.layers,
+            'n_head': cfg.heads,
+            'n_inner': cfg.mlp_width,
+            'n_positions': parts[0].max_len,
+            'activation_function': 'gelu_new',
+            'layer_norm_epsilon': cfg.epsilon,
+            **shared,
+        }
+    raise PretrainedError(
+        f'no architecture there is a model with mlp={cfg.mlp!r}, norm={cfg.norm!r}, bias={cfg.bias!r}, parallel={cfg.parallel} '
+        f'and {" | ".join(keys) or "nope"}; Llama is swiglu, rmsnorm, none, rope(); GPT-2 is gelu, layernorm, all, learned_absolute()'
+    )
+
+
+def _rope(part: Rotary) -> dict[str, Any]:
+    if part.layout != 'half' or part.partial != 1.0:
+        raise PretrainedError(f"Llama has rope in layout 'half' over whole heads, got {part.layout!r}, partial={part.partial}")
+    if part.freqs is None:
+        return {'rope_theta': part.base}
+    if isinstance(part.freqs, PI):
+        return {'rope_theta': part.base, 'rope_scaling': {'rope_type': 'linear', 'factor': part.freqs.factor}}
+    raise PretrainedError(f'plain rope and pi are exported, got rope(freqs={part.freqs})')

@@ -1,0 +1,137 @@
+"""Public weights, straight into the sharded model: one tensor of one layer is held at a time."""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from posenc_jax.core.registry import nearest
+from posenc_jax.model.pretrained.architectures import Architecture, Leaf, describe
+from posenc_jax.model.pretrained.sources import PretrainedError, Source, open_source
+from posenc_jax.model.sharding import make_mesh, param_shardings
+from posenc_jax.model.transformer import Transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A public model.
+
+    Attributes:
+      model: with the encoding, and the context extension, that the checkpoint declares.
+      tokenizer: a `tokenizers.Tokenizer`, or None where the checkpoint has none.
+      config: of the checkpoint, under the names of a Hugging Face `config.json`.
+    """
+
+    model: Transformer
+    tokenizer: Any
+    config: dict[str, Any]
+
+
+def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype: str = 'float32', **changes) -> Pretrained:
+    """Reads a public checkpoint. Nothing is ever fetched over the network.
+
+    Args:
+      path: a Hugging Face directory (Llama, Mistral, Qwen2, Phi-3, GPT-NeoX, GPT-2, BLOOM, MPT; `config.json` and
+        safetensors, in one file or in shards), or a `.gguf` file of llama architecture.
+      mesh: where the weights go; None is the first device.
+      dtype: of activations; weights are kept in float32.
+      **changes: further fields of the `TransformerConfig`, e.g. `remat='full'`.
+
+    Raises:
+      FileNotFoundError: a file that should be there is not.
+      PretrainedError: an unknown architecture or rope type; a missing or surplus tensor, or one of another shape; a damaged
+        file; a tokenizer with more tokens than the model. The message names file, tensor, found and expected.
+
+    Example:
+      found = load_pretrained('SmolLM2-135M-Instruct.Q4_1.gguf')
+      logits = found.model(jnp.asarray([found.tokenizer.encode('The capital of France is').ids]))
+    """
+    source = open_source(path)
+    architecture = describe(source.config, source.path)
+    cfg = dataclasses.replace(architecture.cfg, dtype=dtype, **changes)
+    tokenizer = source.tokenizer()
+    if tokenizer is not None and tokenizer.get_vocab_size() > cfg.vocab_size:
+        raise PretrainedError(
+            f'{source.path}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {cfg.vocab_size}'
+        )
+    mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
+    abstract = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
+    graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
+    readers = _readers(source, architecture, params, len(abstract.blocks))
+    shardings = param_shardings(params, mesh)
+
+    def filled(path, variable, sharding):
+        leaf = variable.get_value()
+        read = readers[name_of_variable(path)]
+        return variable.replace(jax.make_array_from_callback(leaf.shape, sharding, lambda index: read(index)))
+
+    is_variable = lambda x: isinstance(x, nnx.Variable)
+    params = jax.tree_util.tree_map_with_path(filled, params, shardings, is_leaf=is_variable)
+    # What is computed rather than stored, such as slopes; the compiler leaves the random weights out.
+    constants = jax.jit(lambda: nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)[2])()
+    return Pretrained(nnx.merge(graphdef, params, constants), tokenizer, source.config)
+
+
+def name_of_variable(path) -> str:
+    """A path in a state as 'blocks.0.attention.w_q'."""
+    return jax.tree_util.keystr(path, simple=True, separator='.').removesuffix('.value')
+
+
+def leaf_of(name: str, layers: int, period: int) -> tuple[str, list[int | None]]:
+    """The key of a variable in `Architecture.leaves`, and the layers it stacks; [None] for one outside the layers."""
+    in_block = re.fullmatch(r'blocks\.(\d+)\.(.*)', name)
+    return (name, [None]) if in_block is None else (in_block[2], list(range(int(in_block[1]), layers, period)))
+
+
+def _readers(source: Source, architecture: Architecture, params: nnx.State, period: int) -> dict[str, Callable]:
+    """For each variable what reads a part of it: index -> float32 array. Names and shapes are checked here, all of them."""
+    shapes = source.shapes()
+    layers, used, readers = architecture.cfg.layers, set(), {}
+    for path, variable in jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: isinstance(x, nnx.Variable)):
+        name, shape = name_of_variable(path), variable.get_value().shape
+        key, numbers = leaf_of(name, layers, period)
+        if key not in architecture.leaves:
+            raise PretrainedError(f'{source.path}: nothing in the checkpoint says what {name} {shape} is')
+        leaf = architecture.leaves[key]
+        stored = [_find(source, leaf, number, shapes) for number in numbers]
+        used.update(stored)
+        stacked = numbers != [None]
+        made = leaf.change(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape
+        assert made == (shape[1:] if stacked else shape), (name, made, shape)
+        readers[name] = functools.partial(_read, source, leaf.change, stored, stacked)
+    ignored = [re.compile(re.escape(name).replace(r'\{\}', r'\d+')) for name in architecture.ignored]
+    known = {leaf.name for leaf in architecture.leaves.values()}
+    for name in shapes:
+        if name not in used and not any(pattern.fullmatch(name) for pattern in ignored):
+            raise PretrainedError(
+                f'{source.path} has a tensor {name!r} {shapes[name]} that a {source.config["model_type"]} model of '
+                f'{layers} layers does not have; {nearest(name, known)}'
+            )
+    return readers
+
+
+def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
+    """The name of the tensor in this checkpoint; base models are published without the first part of it."""
+    full = leaf.name.format(number)
+    name = full if full in shapes else full.split('.', 1)[1]
+    if name not in shapes:
+        raise PretrainedError(f'{source.path} lacks the tensor {full!r} {leaf.shape}; {nearest(full, shapes)}')
+    if shapes[name] != leaf.shape:
+        raise PretrainedError(f'{source.path}: the tensor {name!r} has shape {shapes[name]}, expected {leaf.shape}')
+    return name
+
+
+def _read(source: Source, change, names: list[str], stacked: bool, index) -> np.ndarray:
+    """The part `index` of a variable, one stored tensor after the other."""
+    one = lambda name: np.asarray(change(source.read(name)), np.float32)
+    if not stacked:
+        return one(names[0])[index]
+    return np.stack([one(name)[index[1:]] for name in names[index[0]]])

@@ -1,0 +1,85 @@
+"""The rotary encoding that a checkpoint's config declares, as a spec string."""
+
+from typing import Any
+
+from posenc_jax.core.registry import nearest
+from posenc_jax.model.pretrained.sources import PretrainedError
+
+ROPE_TYPES = ('default', 'linear', 'dynamic', 'yarn', 'longrope', 'llama3', 'proportional')
+
+
+def trained_length(config: dict[str, Any]) -> int:
+    """The length the model was trained at before any declared extension."""
+    scaling = parameters(config)
+    original = scaling.get('original_max_position_embeddings') or config.get('original_max_position_embeddings')
+    return int(original or config['max_position_embeddings'])
+
+
+def parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """`rope_parameters` (new checkpoints) or `rope_theta`, `partial_rotary_factor` and `rope_scaling` (older ones), joined."""
+    found = {'rope_theta': config.get('rope_theta', config.get('rotary_emb_base', 10000.0))}
+    partial = config.get('partial_rotary_factor', config.get('rotary_pct'))
+    if partial is not None:
+        found['partial_rotary_factor'] = partial
+    found.update(config.get('rope_scaling') or {})
+    found.update(config.get('rope_parameters') or {})
+    found['rope_type'] = found.get('rope_type') or found.get('type') or 'default'
+    if found['rope_type'] == 'su':  # the first name of longrope
+        found['rope_type'] = 'longrope'
+    return found
+
+
+def rope_spec(config: dict[str, Any], where: object) -> str:
+    """E.g. 'rope(base=500000.0, freqs=llama3_rope(factor=8.0, ...))'.
+
+    Args:
+      config: of the checkpoint.
+      where: what messages call it.
+
+    Raises:
+      PretrainedError: an unknown rope type, or one that lacks what it needs.
+
+    Example:
+      >>> rope_spec({'rope_theta': 10000.0, 'max_position_embeddings': 2048, 'rope_scaling': {'type': 'linear', 'factor': 2.0}}, '')
+      'rope(base=10000.0, freqs=pi(factor=2.0))'
+    """
+    found = parameters(config)
+    kind, partial = found['rope_type'], float(found.get('partial_rotary_factor', 1.0))
+    if kind not in ROPE_TYPES:
+        raise PretrainedError(f'{where}: unknown rope type {kind!r}; {nearest(str(kind), ROPE_TYPES)}')
+
+    def need(name):
+        if found.get(name) is None:
+            raise PretrainedError(f'{where}: rope type {kind!r} lacks {name!r}')
+        return found[name]
+
+    number = lambda name: f'{name}={float(need(name))}'
+    optional = lambda *names: [f'{name}={float(found[name])}' for name in names if found.get(name) is not None]
+    length = f'train_len={trained_length(config)}'
+    if kind == 'default':
+        freqs = ''
+    elif kind == 'linear':
+        freqs = f'pi({number("factor")})'
+    elif kind == 'dynamic':
+        freqs = f'dynamic_ntk({number("factor")}, {length})'
+    elif kind == 'yarn':
+        extras = optional('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim')
+        if found.get('truncate') is not None:
+            extras.append(f'truncate={bool(found["truncate"])}')
+        freqs = f'yarn({", ".join([number("factor"), length, *extras])})'
+    elif kind == 'llama3':
+        freqs = f'llama3_rope({number("factor")}, {length}, {number("low_freq_factor")}, {number("high_freq_factor")})'
+    elif kind == 'longrope':
+        lists = [f'{ours}={tuple(map(float, need(theirs)))}' for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))]
+        factor = found.get('factor') or config['max_position_embeddings'] / trained_length(config)
+        if found.get('attention_factor') is not None:
+            lists.append(f'magnitude={float(found["attention_factor"])}')
+        freqs = f'longrope({", ".join([*lists, f"factor={float(factor)}", length])})'
+    else:
+        freqs, partial = f'p_rope(p={partial})', 1.0
+    arguments = [f'base={float(found["rope_theta"])}']
+    if partial != 1.0:
+        arguments.append(f'partial={partial}')
+    if freqs:
+        arguments.append(f'freqs={freqs}')
+    return f'rope({", ".join(arguments)})'

@@ -1,0 +1,242 @@
+"""What a public checkpoint holds, tensor by tensor: its config in Hugging Face's terms, and lazily read arrays."""
+
+import functools
+import json
+import pathlib
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class PretrainedError(ValueError):
+    """A checkpoint that cannot be used: the message names file, tensor, what was found and what was expected."""
+
+
+class Source(Protocol):
+    """A checkpoint on disk.
+
+    Attributes:
+      path: file or directory, for messages.
+      config: sizes and choices under the names of a Hugging Face `config.json`.
+    """
+
+    path: pathlib.Path
+    config: dict[str, Any]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every tensor, without reading them."""
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in the dtype it is stored in (quantised ones in float32)."""
+
+    def tokenizer(self):
+        """A `tokenizers.Tokenizer`, or None where the checkpoint has none."""
+
+
+def open_source(path: str | pathlib.Path) -> Source:
+    """The source at `path`: a directory with `config.json` and safetensors, or a `.gguf` file.
+
+    Raises:
+      FileNotFoundError: there is nothing.
+      PretrainedError: neither of the two, or a file that is damaged.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        return HuggingFace(path)
+    if not path.exists():
+        raise FileNotFoundError(f'no such checkpoint: {path}')
+    if path.suffix != '.gguf':
+        raise PretrainedError(f'{path} is neither a directory with config.json nor a .gguf file')
+    return GGUF(path)
+
+
+class HuggingFace:
+    """A directory with `config.json`, `model.safetensors` (or its shards and their index) and `tokenizer.json`."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.config = _json(path / 'config.json')
+        index = path / 'model.safetensors.index.json'
+        if index.is_file():
+            shards = _json(index).get('weight_map')
+            if not isinstance(shards, dict):
+                raise PretrainedError(f"{index} has no 'weight_map'")
+            self._files = {name: path / file for name, file in shards.items()}
+        else:
+            single = path / 'model.safetensors'
+            if not single.is_file():
+                raise FileNotFoundError(f'{path} has neither model.safetensors nor {index.name}')
+            self._files = {name: single for name in self._open(single).keys()}
+        for name, file in self._files.items():
+            if name not in self._names(file):
+                raise PretrainedError(f'{file} lacks the tensor {name!r} that {index.name} places there')
+
+    def shapes(self):
+        return {name: tuple(self._open(file).get_slice(name).get_shape()) for name, file in self._files.items()}
+
+    def read(self, name):
+        return self._open(self._files[name]).get_tensor(name)
+
+    def tokenizer(self):
+        file = self.path / 'tokenizer.json'
+        if not file.is_file():
+            return None
+        import tokenizers
+
+        try:
+            return tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exceptions
+            raise PretrainedError(f'{file} is not a tokenizer: {error}') from None
+
+    @functools.cache
+    def _names(self, file: pathlib.Path) -> frozenset[str]:
+        return frozenset(self._open(file).keys())
+
+    @functools.cache
+    def _open(self, file: pathlib.Path):
+        import ml_dtypes  # noqa: F401  (numpy learns bfloat16)
+        import safetensors
+
+        if not file.is_file():
+            raise FileNotFoundError(f'{file} is missing: {self.path} is not complete')
+        try:
+            return safetensors.safe_open(file, framework='numpy')
+        except safetensors.SafetensorError as error:
+            raise PretrainedError(f'{file} is damaged or not a safetensors file ({file.stat().st_size} bytes): {error}') from None
+
+
+# GGUF names of one layer -> Hugging Face names of llama.
+_GGUF_LAYER = {
+    'attn_norm': 'input_layernorm',
+    'attn_q': 'self_attn.q_proj',
+    'attn_k': 'self_attn.k_proj',
+    'attn_v': 'self_attn.v_proj',
+    'attn_output': 'self_attn.o_proj',
+    'ffn_norm': 'post_attention_layernorm',
+    'ffn_gate': 'mlp.gate_proj',
+    'ffn_up': 'mlp.up_proj',
+    'ffn_down': 'mlp.down_proj',
+}
+_GGUF_TOP = {'token_embd': 'model.embed_tokens', 'output_norm': 'model.norm', 'output': 'lm_head'}
+# Published by converters beside the weights; they follow from the config.
+_GGUF_DERIVED = ('rope_freqs.weight',)
+
+
+class GGUF:
+    """A GGUF file of llama architecture. Quantised tensors are read as float32.
+
+    Rows of query and key projections are stored for interleaved planes; they are put back in the order of halves.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        import gguf
+
+        self.path = path
+        try:
+            self._reader = gguf.GGUFReader(path)
+        except (ValueError, IndexError, OSError, KeyError) as error:
+            raise PretrainedError(f'{path} is damaged or not a GGUF file ({path.stat().st_size} bytes): {error}') from None
+        architecture = self._field('general.architecture')
+        if architecture != 'llama':
+            raise PretrainedError(f'{path}: GGUF files of architecture llama are read, this one is {architecture!r}')
+        self._tensors = {}
+        for tensor in self._reader.tensors:
+            if tensor.name not in _GGUF_DERIVED:
+                self._tensors[self._name(tensor.name)] = tensor
+        heads = self._field('llama.attention.head_count')
+        width = self._field('llama.embedding_length')
+        head_dim = self._field('llama.rope.dimension_count', width // heads)
+        self.config = {
+            'model_type': 'llama',
+            'hidden_size': width,
+            'num_hidden_layers': self._field('llama.block_count'),
+            'num_attention_heads': heads,
+            'num_key_value_heads': self._field('llama.attention.head_count_kv', heads),
+            'head_dim': self._field('llama.attention.key_length', head_dim),
+            'intermediate_size': self._field('llama.feed_forward_length'),
+            'rms_norm_eps': self._field('llama.attention.layer_norm_rms_epsilon'),
+            'rope_theta': self._field('llama.rope.freq_base', 10000.0),
+            'max_position_embeddings': self._field('llama.context_length'),
+            'vocab_size': len(self._field('tokenizer.ggml.tokens')),
+            'tie_word_embeddings': 'lm_head.weight' not in self._tensors,
+            'hidden_act': 'silu',
+            'bos_token_id': self._field('tokenizer.ggml.bos_token_id', None),
+            'eos_token_id': self._field('tokenizer.ggml.eos_token_id', None),
+            **self._scaling(),
+        }
+
+    def _scaling(self):
+        kind, factor = self._field('llama.rope.scaling.type', 'none'), self._field('llama.rope.scaling.factor', 1.0)
+        if kind == 'none' or factor == 1.0:
+            return {}
+        scaling = {'rope_type': kind, 'factor': factor}
+        original = self._field('llama.rope.scaling.original_context_length', None)
+        if original is not None:
+            scaling['original_max_position_embeddings'] = original
+        return {'rope_scaling': scaling}
+
+    _REQUIRED = object()
+
+    def _field(self, key, default=_REQUIRED):
+        field = self._reader.get_field(key)
+        if field is not None:
+            return field.contents()
+        if default is self._REQUIRED:
+            raise PretrainedError(f'{self.path} lacks the field {key!r}')
+        return default
+
+    def _name(self, name: str) -> str:
+        match name.split('.'):
+            case ['blk', number, kind, suffix] if kind in _GGUF_LAYER:
+                return f'model.layers.{number}.{_GGUF_LAYER[kind]}.{suffix}'
+            case [kind, suffix] if kind in _GGUF_TOP:
+                return f'{_GGUF_TOP[kind]}.{suffix}'
+        return name
+
+    def shapes(self):
+        return {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
+
+    def read(self, name):
+        import gguf
+
+        tensor = self._tensors[name]
+        array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        kind = name.split('.')[-2]
+        if kind in ('q_proj', 'k_proj'):
+            head_dim, shape = self.config['head_dim'], array.shape
+            array = array.reshape(-1, head_dim // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+        return array
+
+    def tokenizer(self):
+        if self._field('tokenizer.ggml.model') != 'gpt2':
+            raise PretrainedError(
+                f'{self.path}: byte-level BPE tokenizers (gpt2) are read, this one is {self._field("tokenizer.ggml.model")!r}'
+            )
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+        tokens = self._field('tokenizer.ggml.tokens')
+        merges = [tuple(merge.split(' ', 1)) for merge in self._field('tokenizer.ggml.merges')]
+        tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        style = self._field('tokenizer.ggml.pre', 'default')
+        if style == 'smollm':
+            byte_level = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+        elif style not in ('default', 'gpt-2'):
+            raise PretrainedError(f"{self.path}: pre-tokenizers smollm and gpt-2 are known, this one is {style!r}")
+        tokenizer.pre_tokenizer = byte_level
+        tokenizer.decoder = decoders.ByteLevel()
+        special = [token for token, kind in zip(tokens, self._field('tokenizer.ggml.token_type')) if kind == 3]
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+        return tokenizer
+
+
+def _json(file: pathlib.Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f'{file} is missing: {file.parent} is not a Hugging Face checkpoint')
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise PretrainedError(f'{file} is not JSON: {error}') from None
+    if not isinstance(found, dict):
+        raise PretrainedError(f'{file} holds a {type(found).__name__}, expected an object')
+    return found

