@@ -182,6 +182,9 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
     else:
         raise SpecError(f'make() takes a spec string like "rope() | alibi()" or an encoding, got {type(spec).__name__}')
     if causal is not None:
+        for part in parts_of(encoding):
+            if not causal and hasattr(part, 'card') and part.card.causal_only:
+                raise SpecError(f'{part.card.key} is defined for causal attention only')
         if 'causality' not in encoding.decides:
             encoding = chain(encoding, Causal() if causal else Full())
         if 'segments' not in encoding.decides:

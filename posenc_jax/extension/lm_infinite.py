@@ -26,7 +26,7 @@ CARD = Card(
     example='lm_infinite(encoding=rope(), n_global=2, n_local=5)',
     share='model',
     causal_only=True,
-    promises=Promises(),
+    promises=Promises(relative=True),
 )
 
 

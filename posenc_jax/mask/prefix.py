@@ -19,7 +19,7 @@ from posenc_jax.core.registry import Card, Promises, register
         year=2020,
         example='prefix(length=4)',
         share='model',
-        promises=Promises(relative=False),
+        promises=Promises(relative=True),
     ),
 )
 class Prefix(Mask):
