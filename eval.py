@@ -1,8 +1,9 @@
-"""Evaluates training runs: a table here, and results.json, results.csv and pictures beside the first run.
+"""Evaluates training runs and public checkpoints: a table here; results.json, results.csv and pictures beside the first run.
 
     python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)'] [--config.eval.lengths=64,128] [--out=DIR]
 
-Several directories (repeat --run, or separate by commas) give one comparison. `--config.NAME=VALUE` changes a field of
+A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (results: runs/NAME/eval).
+Several (repeat --run, or separate by commas) give one comparison. `--config.NAME=VALUE` changes a field of
 the restored configs: any of eval and data, task, and `--config.extend='yarn(factor=4.0)'` for a context extension.
 """
 
@@ -31,6 +32,13 @@ def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, dict[str
     return runs, known.out, overrides
 
 
+def default_output(run: str) -> pathlib.Path:
+    from posenc_jax.model.pretrained import is_pretrained
+
+    path = pathlib.Path(run.partition('|')[0].strip())
+    return pathlib.Path('runs', path.stem, 'eval') if is_pretrained(path) else path / 'eval'
+
+
 def main(argv: list[str]) -> int:
     runs, out, overrides = arguments(argv)
     from posenc_jax.evaluation.results import print_tables
@@ -39,7 +47,7 @@ def main(argv: list[str]) -> int:
     try:
         results = evaluate(runs, overrides)
         print_tables(results)
-        for path in results.write(out or pathlib.Path(runs[0].partition('|')[0].strip()) / 'eval'):
+        for path in results.write(out or default_output(runs[0])):
             print(path)
     except (ValueError, OSError, ImportError) as error:
         print(f'eval.py: {error}', file=sys.stderr)

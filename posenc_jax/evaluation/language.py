@@ -14,7 +14,6 @@ from posenc_jax.evaluation import protocols
 from posenc_jax.evaluation.measurement import Measurement, perplexity
 from posenc_jax.evaluation.protocols import Windows
 from posenc_jax.evaluation.scoring import Scorer
-from posenc_jax.tasks.language import BOS
 
 # sliding and same_tokens read length / stride tokens for each one they score; they may read this many times `tokens`.
 _READING = 4
@@ -30,6 +29,7 @@ def evaluate_language(
     rows: Callable[[int], int],
     stride: int,
     buckets: int = 8,
+    bytes_of: Int[np.ndarray, ' V'] | None = None,
     key: jax.Array | None = None,
 ) -> list[Measurement]:
     """Perplexity for each protocol and length.
@@ -37,7 +37,7 @@ def evaluate_language(
     `nonoverlapping` scores the first `tokens` targets of the stream, `per_position` the same ones in windows of the
     longest length. `sliding` and `same_tokens` score fewer where their overlapping windows would read more than
     4 x `tokens` at the longest length. Every protocol scores the same targets at every length. All tokens enter the
-    likelihood; bits per byte divides by those that stand for a byte.
+    likelihood; bits per byte divides by the bytes they stand for.
 
     Args:
       score: see `scoring.scorer`.
@@ -48,6 +48,7 @@ def evaluate_language(
       rows: how many windows of a length are read at once.
       stride: step of `sliding`, and targets that `same_tokens` scores in a window.
       buckets: position buckets of `per_position`.
+      bytes_of: how many bytes each token id stands for; None where that is not known (then there are no bits per byte).
       key: draws random positions; None is the evaluation rule.
 
     Raises:
@@ -56,12 +57,12 @@ def evaluate_language(
     """
     results = []
     for name, length, windows in plan(len(stream) - 1, lengths, names, tokens=tokens, stride=stride):
-        nll, correct, scored, is_byte = score_windows(score, stream, windows, rows(length), key)
+        nll, correct, scored, targets = score_windows(score, stream, windows, rows(length), key)
         edges = protocols.position_edges(length, buckets) if name == 'per_position' else (0, length)
         for low, high in zip(edges[:-1], edges[1:]):
             at = np.s_[:, low:high]
             position = (int(low), int(high)) if name == 'per_position' else (None, None)
-            byte_count = int((scored[at] & is_byte[at]).sum())
+            byte_count = 0 if bytes_of is None else int(np.where(scored[at], bytes_of[targets[at]], 0).sum())
             results.append(perplexity(name, length, nll[at], correct[at], scored[at], byte_count, position))
     return results
 
@@ -94,7 +95,7 @@ def plan(
 
 
 def score_windows(score: Scorer, stream, windows: Windows, rows: int, key=None) -> tuple[np.ndarray, ...]:
-    """nll, correct, scored, and which targets are bytes, [W, length] each; every batch has the same shape."""
+    """nll, correct, scored, and the targets, [W, length] each; every batch has the same shape."""
     whole = int((windows.size == windows.length).sum())  # only the last window can be cut short
     parts = []
     for first in [*range(0, whole, rows), *range(whole, len(windows))]:
@@ -105,6 +106,6 @@ def score_windows(score: Scorer, stream, windows: Windows, rows: int, key=None) 
         tok = dataclasses.replace(tok, valid=jnp.asarray(batch['valid'][:1]))  # padded on the right
         own = None if key is None else jax.random.fold_in(key, first)
         nll, correct = score(batch['tokens'], batch['targets'], tok, own)
-        arrays = (np.asarray(nll), np.asarray(correct), batch['scored'], batch['targets'] != BOS)
+        arrays = (np.asarray(nll), np.asarray(correct), batch['scored'], batch['targets'])
         parts.append(tuple(a[: last - first] for a in arrays))
     return tuple(np.concatenate(column) for column in zip(*parts))

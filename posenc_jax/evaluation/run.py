@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -18,10 +18,14 @@ from posenc_jax.evaluation.overrides import apply_overrides
 from posenc_jax.evaluation.results import Results, RunResult
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.evaluation.tasks import SEED, evaluate_task
+from posenc_jax.model.pretrained import is_pretrained, load_pretrained
+from posenc_jax.model.pretrained.architectures import describe
+from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
 from posenc_jax.training import checkpoint
 from posenc_jax.training import config as configs
+from posenc_jax.training import defaults
 
 
 def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | None = None) -> Results:
@@ -31,8 +35,9 @@ def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | 
     against the text and against every encoding.
 
     Args:
-      runs: run directories. 'DIRECTORY | EXTENSION' applies a context extension to this one alone, so that a run can be
-        compared with its own extension: 'runs/rope | yarn(factor=4.0)'.
+      runs: run directories, or public checkpoints (see `load_pretrained`). 'DIRECTORY | EXTENSION' applies a context
+        extension to this one alone, so that a run can be compared with its own extension:
+        'runs/rope | yarn(factor=4.0)'.
       overrides: dotted names -> values or strings, e.g. {'eval.lengths': (64, 128), 'extend': 'pi(factor=2.0)'}.
         `eval.positions` = 'sampled' lets encodings with random positions draw them at evaluation as in training,
         'first' leaves them to their evaluation rule.
@@ -58,6 +63,7 @@ class _Job:
     config: Any
     task: Task
     cfg: TransformerConfig
+    load: Callable[[], tuple[Transformer, int]]
 
     def rows(self, width: int) -> int:
         """Rows read at once: as many tokens as `eval.batch` rows of the trained length, at least one row."""
@@ -69,10 +75,12 @@ def _prepare(run: str, overrides: Mapping[str, Any]) -> _Job:
     """Reads and checks what a run will be asked, without its weights."""
     directory, _, extension = run.partition('|')
     directory = pathlib.Path(directory.strip())
-    if not directory.is_dir():
-        raise FileNotFoundError(f'no such run directory: {directory}')
     if extension:
         overrides = {**overrides, 'extend': extension.strip()}
+    if is_pretrained(directory):
+        return _prepare_pretrained(directory, overrides)
+    if not directory.is_dir():
+        raise FileNotFoundError(f'no such run directory: {directory}')
     path = directory / configs.FILE
     config = apply_overrides(configs.from_json(path), overrides)
     task = configs.make_task(config)
@@ -84,13 +92,29 @@ def _prepare(run: str, overrides: Mapping[str, Any]) -> _Job:
     with checkpoint.Checkpoints(directory) as found:  # raises where the folder is missing
         if not found.steps():
             raise checkpoint.CheckpointError(f'{directory} has no finished checkpoint')
-    return _Job(directory, config, task, cfg)
+    return _Job(directory, config, task, cfg, lambda: checkpoint.restore_model(directory)[1:])
+
+
+def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> _Job:
+    """The same for a public checkpoint: language modelling with its own tokenizer, all else by default."""
+    cfg = describe(open_source(path).config, path).cfg
+    config = defaults.get_config().unlock()
+    config.encoding, config.pattern, config.train.length = cfg.encoding, cfg.pattern, cfg.train_len
+    config.task = f'language(tokenizer={str(path)!r})'
+    config.model.update({name: getattr(cfg, name) for name in config.model})
+    config = apply_overrides(config.lock(), overrides)
+    task = configs.make_task(config)
+    try:
+        settings.check(config, task, cfg)
+    except ValueError as error:
+        raise SpecError(f'{path}: {error}') from error
+    return _Job(path, config, task, cfg, lambda: (load_pretrained(path).model, 0))
 
 
 def _evaluate(job: _Job) -> RunResult:
     config, asked = job.config, job.config.eval
     incidental = ('seed', *configs.FREE_FIELDS)
-    _, model, step = checkpoint.restore_model(job.directory)
+    model, step = job.load()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     try:
         measurements = _measure(job, model.extend(config.extend) if config.extend else model)
@@ -128,6 +152,7 @@ def _measure(job: _Job, model: Transformer) -> list[Measurement]:
             rows=job.rows,
             stride=asked.stride,
             buckets=asked.buckets,
+            bytes_of=job.task.bytes_of,
             key=key,
         )
     return evaluate_task(

@@ -15,6 +15,7 @@ from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks.copy import Copy
 from posenc_jax.tasks.language import BOS
+from posenc_jax.tasks.language.vocabulary import Bytes
 
 
 class Laplace(nnx.Module):
@@ -157,7 +158,14 @@ def test_perplexity_interval_covers_at_its_rate():
 def test_beginnings_of_documents_are_scored_but_are_no_bytes():
     stream = np.where(np.arange(33) % 4 == 0, BOS, 0)
     (result,) = language.evaluate_language(
-        scorer(Laplace(257)), stream, (8,), ('nonoverlapping',), tokens=32, rows=lambda length: 2, stride=1
+        scorer(Laplace(257)),
+        stream,
+        (8,),
+        ('nonoverlapping',),
+        tokens=32,
+        rows=lambda length: 2,
+        stride=1,
+        bytes_of=Bytes.bytes_of,
     )
     assert result.tokens == 32
     assert result.bits_per_byte == pytest.approx(result.nll * 32 / 24 / math.log(2))

@@ -2,4 +2,4 @@
 
 from posenc_jax.model.pretrained.export import export_pretrained
 from posenc_jax.model.pretrained.load import Pretrained, load_pretrained
-from posenc_jax.model.pretrained.sources import PretrainedError
+from posenc_jax.model.pretrained.sources import PretrainedError, is_pretrained

@@ -50,6 +50,15 @@ def open_source(path: str | pathlib.Path) -> Source:
     return GGUF(path)
 
 
+def is_pretrained(path: str | pathlib.Path) -> bool:
+    """Whether `path` is a public checkpoint rather than the directory of a training run."""
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        config = path / 'config.json'
+        return config.is_file() and 'model_type' in _json(config)
+    return path.suffix == '.gguf'
+
+
 class HuggingFace:
     """A directory with `config.json`, `model.safetensors` (or its shards and their index) and `tokenizer.json`."""
 

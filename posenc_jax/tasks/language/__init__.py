@@ -1,4 +1,4 @@
-"""Language modelling on bytes: corpora, windows, packing."""
+"""Language modelling: corpora, vocabularies, windows, packing."""
 
-from posenc_jax.tasks.language.language import BOS as BOS
 from posenc_jax.tasks.language.language import Language as Language
+from posenc_jax.tasks.language.vocabulary import BOS as BOS

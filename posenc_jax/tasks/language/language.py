@@ -1,4 +1,4 @@
-"""Language modelling on bytes."""
+"""Language modelling on bytes, or on the tokens of a public model."""
 
 import dataclasses
 import functools
@@ -14,19 +14,20 @@ from posenc_jax.tasks.language.embedded import EMBEDDED, EmbeddedCorpus
 from posenc_jax.tasks.language.packing import pack_documents, packed_batch
 from posenc_jax.tasks.language.prepared import PreparedDataset
 from posenc_jax.tasks.language.text_files import TextFiles
+from posenc_jax.tasks.language.vocabulary import Vocabulary, open_vocabulary
 from posenc_jax.tasks.language.windows import crops, windows
 from posenc_jax.tasks.task import Batch, Length, Task, batch_rng, length_range, shard_rows
 
 if TYPE_CHECKING:
     import grain
 
-BOS = 256
-
 
 @register('language', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class Language(Task):
     """Next-byte prediction; the task length is T. Token ids are the 256 bytes, and 256, which begins every document.
+
+    With a tokenizer, next-token prediction: its ids, nothing in front of a document.
 
     Args:
       dataset: 'pydoc_topics' or 'stdlib_code' (come with Python), 'text:GLOB' (your own files), or 'tfds:NAME'
@@ -35,6 +36,7 @@ class Language(Task):
       packing: 'stream' takes windows of all documents one after the other; 'documents' packs documents (cut where
         longer than T) into rows with `segment` ids, and scores no target across documents.
       feature: which text feature of a 'tfds:' data set; default: 'text', or the only one.
+      tokenizer: a Hugging Face directory with `tokenizer.json`, or a `.gguf` file; default: bytes.
 
     Raises:
       SpecError: unknown data set or option, with the nearest valid one.
@@ -51,6 +53,7 @@ class Language(Task):
 
     corpus: Corpus
     packing: str
+    vocabulary: 'Vocabulary'
 
     def __init__(
         self,
@@ -58,14 +61,21 @@ class Language(Task):
         data_dir: str | None = None,
         packing: Literal['stream', 'documents'] = 'stream',
         feature: str | None = None,
+        tokenizer: str | None = None,
     ):
         # Written by hand because `dataset` is an argument here and a method of every task.
         object.__setattr__(self, 'corpus', open_corpus(dataset, data_dir, feature))
         object.__setattr__(self, 'packing', check_choice('packing', packing, ('stream', 'documents')))
+        object.__setattr__(self, 'vocabulary', open_vocabulary(tokenizer))
 
     @property
     def vocab_size(self) -> int:
-        return BOS + 1
+        return self.vocabulary.size
+
+    @property
+    def bytes_of(self) -> Int[np.ndarray, ' V'] | None:
+        """How many bytes of text each token id stands for; None where the tokenizer does not say."""
+        return self.vocabulary.bytes_of
 
     def width(self, length: Length) -> int:
         low, high = length_range(length, 1, 'sequence length')
@@ -74,9 +84,8 @@ class Language(Task):
         return high
 
     def documents(self, split: str) -> list[Int[np.ndarray, ' _']]:
-        """The documents of a split, each with its `BOS`; empty ones are left out."""
-        texts = [np.frombuffer(text, np.uint8) for text in self.corpus.documents(split) if text]
-        return [np.concatenate([[BOS], text]).astype(np.int32) for text in texts]
+        """The documents of a split, each with its `BOS` if it is read as bytes; empty ones are left out."""
+        return [self.vocabulary.encode(text) for text in self.corpus.documents(split) if text]
 
     def tokens(self, split: str) -> Int[np.ndarray, ' N']:
         """The whole split as one stream: its documents one after the other.
@@ -138,11 +147,11 @@ class Language(Task):
         return batches.map(functools.partial(_cropped_rows, stream, batch_size, rows, length, seed))
 
     def encode(self, text: str) -> Int[np.ndarray, ' L']:
-        """The token ids of a text, with `BOS` in front, e.g. as a prompt."""
-        return np.concatenate([[BOS], np.frombuffer(text.encode(), np.uint8)]).astype(np.int32)
+        """The token ids of a text, e.g. as a prompt; of bytes with `BOS` in front."""
+        return self.vocabulary.encode(text.encode())
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        return b''.join(b'<bos>' if i == BOS else bytes([i]) for i in map(int, ids)).decode(errors='replace')
+        return self.vocabulary.decode(ids)
 
 
 def open_corpus(dataset: str, data_dir: str | None = None, feature: str | None = None) -> Corpus:

@@ -1,0 +1,79 @@
+"""What token ids stand for: bytes, or the tokens of a public model."""
+
+import functools
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+BOS = 256
+
+
+class Vocabulary(Protocol):
+    """Text as token ids, and back."""
+
+    size: int
+    bytes_of: Int[np.ndarray, ' V'] | None
+
+    def encode(self, text: bytes) -> Int[np.ndarray, ' L']: ...
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str: ...
+
+
+class Bytes:
+    """The 256 bytes, and `BOS` in front of every text."""
+
+    size = BOS + 1
+    bytes_of = np.append(np.ones(BOS, np.int64), 0)
+
+    def encode(self, text):
+        return np.append(BOS, np.frombuffer(text, np.uint8)).astype(np.int32)
+
+    def decode(self, ids):
+        return b''.join(b'<bos>' if i == BOS else bytes([i]) for i in map(int, ids)).decode(errors='replace')
+
+
+class Tokens:
+    """The vocabulary of a public checkpoint; special tokens are not added.
+
+    Args:
+      path: of the checkpoint.
+
+    Raises:
+      PretrainedError: it has no tokenizer.
+    """
+
+    def __init__(self, path: str):
+        from posenc_jax.model.pretrained.sources import PretrainedError, open_source
+
+        source = open_source(path)
+        self._tokenizer = source.tokenizer()
+        if self._tokenizer is None:
+            raise PretrainedError(f'{path} has no tokenizer.json, so no text can be read for it')
+        self.size = source.config['vocab_size']
+        self.bytes_of = _bytes_of(self._tokenizer, self.size)
+
+    def encode(self, text):
+        return np.asarray(self._tokenizer.encode(text.decode(), add_special_tokens=False).ids, np.int32)
+
+    def decode(self, ids):
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+
+def _bytes_of(tokenizer: Any, size: int) -> Int[np.ndarray, ' V'] | None:
+    """Byte-level vocabularies write one character per byte; special tokens stand for none. Others do not say."""
+    from tokenizers import decoders
+
+    if not isinstance(tokenizer.decoder, decoders.ByteLevel):
+        return None
+    lengths = np.zeros(size, np.int64)
+    for token, i in tokenizer.get_vocab().items():
+        lengths[i] = len(token)
+    lengths[[i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]] = 0
+    return lengths
+
+
+@functools.lru_cache(maxsize=4)
+def open_vocabulary(path: str | None) -> Vocabulary:
+    """`Bytes` without a path, else the `Tokens` of the checkpoint there."""
+    return Tokens(path) if path else Bytes()

@@ -1,0 +1,89 @@
+"""A public checkpoint is evaluated like a run: its own tokens, its declared scaling, extensions, and clear refusals."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from posenc_jax.evaluation.run import evaluate
+from posenc_jax.evaluation.scoring import token_scores
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.pretrained import export_pretrained, is_pretrained
+from posenc_jax.tasks.language import Language
+
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('public')
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*letters, 'th', 'the'])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [('t', 'h'), ('th', 'e')]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    cfg = TransformerConfig(
+        vocab_size=len(vocabulary), train_len=16, layers=1, width=16, heads=2, mlp='swiglu', mlp_width=16, encoding='rope()'
+    )
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    export_pretrained(model, folder / 'model', tokenizer=tokenizer)
+    (folder / 'a.txt').write_text('the theme of the thesis: über them. ' * 60)
+    return folder, model
+
+
+def overrides(folder, **more):
+    own = {'data.dataset': 'text:a.txt', 'data.data_dir': str(folder), 'eval.lengths': (16, 32), 'eval.stride': 8, 'eval.tokens': 64}
+    return {**own, **more}
+
+
+def test_language_reads_the_tokens_of_the_model(checkpoint):
+    folder, _ = checkpoint
+    task = Language('text:a.txt', str(folder), tokenizer=str(folder / 'model'))
+    ids = task.encode('the thü')
+    assert task.vocab_size == 258 and task.decode(ids) == 'the thü'
+    assert task.bytes_of[ids].tolist() == [3, 1, 2, 1, 1]
+
+
+def test_perplexity_and_bits_per_byte_are_those_of_the_model(checkpoint):
+    folder, model = checkpoint
+    assert is_pretrained(folder / 'model')
+    results = evaluate([folder / 'model'], overrides(folder, **{'eval.protocols': ('nonoverlapping',)})).runs
+    task = Language('text:a.txt', str(folder), tokenizer=str(folder / 'model'))
+    stream = task.tokens('test')[:65]
+    nll, _ = token_scores(model, jnp.asarray(stream[None, :16]), jnp.asarray(stream[None, 1:17]))
+    first = next(m for m in results[0].measurements if m.length == 16)
+    windows = [token_scores(model, jnp.asarray(stream[None, a : a + 16]), jnp.asarray(stream[None, a + 1 : a + 17]))[0] for a in range(0, 64, 16)]
+    total = float(np.sum([np.asarray(w, np.float64) for w in windows]))
+    assert first.value == pytest.approx(math.exp(total / 64), rel=1e-4)
+    assert first.bits_per_byte == pytest.approx(total / math.log(2) / task.bytes_of[stream[1:]].sum(), rel=1e-4)
+
+
+def test_extensions_apply_to_it(checkpoint):
+    folder, _ = checkpoint
+    path = folder / 'model'
+    plain, longer = evaluate([path, f'{path} | yarn(factor=2.0)'], overrides(folder)).runs
+    assert plain.encoding == longer.encoding == 'rope(base=10000.0)' and longer.extend == 'yarn(factor=2.0)'
+    value = lambda run: [m.value for m in run.measurements]
+    assert len(value(plain)) == len(value(longer)) and value(plain) != value(longer)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        ({'eval.lengths': (100000,)}, 'needs 100001 tokens'),
+        ({'extend': 'yran(factor=2.0)'}, "did you mean 'yarn'"),
+        ({'task': 'language()'}, '258 token ids; language.. has 257'),
+    ],
+)
+def test_wrong_requests(checkpoint, change, message):
+    folder, _ = checkpoint
+    with pytest.raises(ValueError, match=message):
+        evaluate([folder / 'model'], overrides(folder, **change))
+
+
+def test_without_a_tokenizer_there_is_no_text(checkpoint, tmp_path):
+    folder, model = checkpoint
+    export_pretrained(model, tmp_path / 'bare')
+    with pytest.raises(ValueError, match='bare has no tokenizer.json'):
+        evaluate([tmp_path / 'bare'], overrides(folder))
