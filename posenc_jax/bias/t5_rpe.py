@@ -83,7 +83,9 @@ def t5_bias(
 
 @jax.custom_vjp
 def _look_up(table, bucket):
-    return jnp.swapaxes(table.T[:, bucket], 0, 1)
+    rows, heads = table.shape
+    at = bucket[:, None] + rows * jnp.arange(heads)[:, None, None]  # one flat index: else XLA puts the heads last
+    return table.T.reshape(-1)[at]
 
 
 def _look_up_bwd(saved, g):  # a product with ones and zeros: on CPU an indexed sum is a loop over the pairs

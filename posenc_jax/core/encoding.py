@@ -252,8 +252,7 @@ def scaled_dot_product(q: Float[Array, 'B N T H'], k: Float[Array, 'B K S H']) -
     """`q k^T / sqrt(H)` in float32; each of the K key heads serves N // K consecutive query heads."""
     b, n, t, h = q.shape
     kv, s = k.shape[1], k.shape[2]
-    logits = _rows_by_rows(q.reshape(b, kv, n // kv * t, h), k)
-    return (logits * h**-0.5).reshape(b, n, t, s)
+    return _rows_by_rows(q.reshape(b, kv, n // kv * t, h), k, h**-0.5).reshape(b, n, t, s)
 
 
 def weighted_sum(w: Float[Array, 'B N T S'], v: Float[Array, 'B K S H']) -> Float[Array, 'B N T H']:
@@ -269,9 +268,9 @@ def weighted_sum(w: Float[Array, 'B N T S'], v: Float[Array, 'B K S H']) -> Floa
 _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def _rows_by_rows(a, b):
-    return _dot('bkth,bksh->bkts', a, b)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rows_by_rows(a, b, scale):
+    return scale * _dot('bkth,bksh->bkts', a, b)
 
 
 @jax.custom_vjp
@@ -284,10 +283,11 @@ def _columns_by_columns(tile, a):
     return jax.lax.optimization_barrier(product).swapaxes(2, 3)  # or XLA turns it back into the slow form
 
 
-def _rows_by_rows_bwd(operands, g):
+def _rows_by_rows_bwd(scale, operands, g):
     a, b = operands
-    g = g.astype(a.dtype)
-    return _dot('bkts,bksh->bkth', g, b).astype(a.dtype), _columns_by_columns(g, a).astype(b.dtype)
+    g = g.astype(a.dtype)  # scaled only after the products: a bias reads the same large tile
+    d_a, d_b = scale * _dot('bkts,bksh->bkth', g, b), scale * _columns_by_columns(g, a)
+    return d_a.astype(a.dtype), d_b.astype(b.dtype)
 
 
 def _rows_by_columns_bwd(operands, g):
@@ -296,7 +296,7 @@ def _rows_by_columns_bwd(operands, g):
     return _dot('bkth,bksh->bkts', g, v).astype(w.dtype), _columns_by_columns(w, g).astype(v.dtype)
 
 
-_rows_by_rows.defvjp(lambda a, b: (_rows_by_rows(a, b), (a, b)), _rows_by_rows_bwd)
+_rows_by_rows.defvjp(lambda a, b, scale: (_rows_by_rows(a, b, scale), (a, b)), _rows_by_rows_bwd)
 _rows_by_columns.defvjp(lambda w, v: (_rows_by_columns(w, v), (w, v)), _rows_by_columns_bwd)
 
 
