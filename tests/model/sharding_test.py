@@ -128,7 +128,7 @@ def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
 def test_make_mesh_fills_the_data_axis_and_checks_the_product():
     devices = jax.devices()[:8]
     assert dict(make_mesh(-1, 2, 2, devices=devices).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2, 'sequence': 1}
-    with pytest.raises(ValueError, match='needs 6 devices, there are 8'):
+    with pytest.raises(ValueError, match='= 6 does not divide 8 devices'):
         make_mesh(-1, 3, 2, devices=devices)
     with pytest.raises(ValueError, match='must be positive'):
         make_mesh(1, 0, devices=devices)

@@ -32,7 +32,7 @@ def test_what_decays(tmp_path):
     leaves = jax.tree_util.tree_leaves_with_path(rule)
     flat = {jax.tree_util.keystr(path, simple=True, separator='.'): value for path, value in leaves}
     decaying = {name.split('.')[-1] for name, value in flat.items() if value}
-    assert decaying == {'embedding', 'w_q', 'w_k', 'w_v', 'w_out', 'w_in', 'w_gate'}
+    assert decaying == {'embedding', 'output', 'w_q', 'w_k', 'w_v', 'w_out', 'w_in', 'w_gate'}
     others = [name for name, value in flat.items() if not value]
     assert others and all(name.split('.')[-1] in ('scale', 'bias') or 'shared' in name for name in others)
     assert any('shared' in name for name in others)  # the learned table is a matrix, but inside an encoding
