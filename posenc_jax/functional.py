@@ -16,17 +16,29 @@ from posenc_jax.core.numerics import phase
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.dca import dca_distance
+from posenc_jax.extension.hirope import hierarchical_ids
+from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
+from posenc_jax.positions.giraffe_random import giraffe_ids
+from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
+from posenc_jax.positions.v2pe import v2pe_ids
+from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_last, carope_log_rate, carope_match
 from posenc_jax.rotation.frequencies.dynamic_ntk import dynamic_ntk_frequencies
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
 from posenc_jax.rotation.frequencies.pi import pi_frequencies
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_temperature
 from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
+from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 
 __all__ = [
     'alibi_bias',
     'alibi_slopes',
+    'carope_bias',
+    'carope_increments',
+    'carope_last',
+    'carope_log_rate',
+    'carope_match',
     'cope_bias',
     'dca_distance',
     'dynamic_ntk_frequencies',
@@ -36,10 +48,16 @@ __all__ = [
     'fire_progress',
     'fire_transform',
     'forget_bias',
+    'giraffe_ids',
+    'gpe_ids',
+    'head_order',
+    'head_scores',
+    'hierarchical_ids',
     'interpolated_positions',
     'kerple_log',
     'kerple_log3',
     'kerple_power',
+    'ms_poe_ratios',
     'ntk_aware_base',
     'path_directions',
     'path_match',
@@ -47,6 +65,7 @@ __all__ = [
     'pi_frequencies',
     'random_ids',
     'random_start',
+    'ratio_index',
     'rope',
     'rope_frequencies',
     'rotate',
@@ -59,6 +78,10 @@ __all__ = [
     't5_bias',
     't5_bucket',
     't5_thresholds',
+    'tapa_distance',
+    'tapa_logits',
+    'v2pe_ids',
+    'wait_k_reads',
     'weighted_sum',
     'yarn_frequencies',
     'yarn_temperature',

@@ -52,8 +52,12 @@ def draw(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def projections():
-    kernel = lambda seed, heads: draw(seed, MODEL, heads, WIDTH) * 2 * MODEL**-0.5
+# Phases of tapa are products of queries and keys: at a gain of 2 up to 23 turns, where the last bit of q changes 1e-4.
+GAIN = {'tapa': 1.0}
+
+
+def projections(gain=2.0):
+    kernel = lambda seed, heads: draw(seed, MODEL, heads, WIDTH) * gain * MODEL**-0.5
     return {'q': kernel(1, HEADS), 'k': kernel(2, KV_HEADS), 'v': kernel(3, KV_HEADS)}
 
 
@@ -101,7 +105,7 @@ class Layer:
         if causal:  # also where the example would let queries see later keys
             self.encoding = pj.chain(self.encoding, Causal())
         self.graphdef, self.state = nnx.split(self.encoding)
-        self.weights, self.x = projections(), draw(4, ROWS, LENGTH, MODEL)
+        self.weights, self.x = projections(GAIN.get(self.card.key, 2.0)), draw(4, ROWS, LENGTH, MODEL)
         self.traces = {}
 
     def _counted(self, name, function):

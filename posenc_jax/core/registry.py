@@ -1,7 +1,8 @@
 """The one registry: key -> what a spec string may name, with its Card.
 
-Kinds are `encoding`, `frequencies`, `extension` and `task`. A key may exist once per kind (`yarn` is a frequency
-function and, because it knows how to extend a rotary encoding, serves as an extension as well).
+Kinds are `encoding`, `frequencies`, `extension` and `task`, and two that a spec string only names, to cite them: `cache`
+(what rewrites a filled decode cache) and `analysis`. A key may exist once per kind (`yarn` is a frequency function and,
+because it knows how to extend a rotary encoding, serves as an extension as well).
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-Kind = Literal['encoding', 'frequencies', 'extension', 'task']
+Kind = Literal['encoding', 'frequencies', 'extension', 'task', 'cache', 'analysis']
 Cached = Literal['encoded', 'raw', 'evolving']
 
 
@@ -88,7 +89,12 @@ class Entry:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """What a call may give, in order. Read from `__init__`, since the metaclass of NNX modules hides it."""
+        """What a call in a spec string may give, in order; nothing where such a string does not call it.
+
+        Read from `__init__`, since the metaclass of NNX modules hides it.
+        """
+        if self.kind in ('cache', 'analysis'):
+            return {}
         target = self.build.__init__ if inspect.isclass(self.build) else self.build
         return {
             name: parameter

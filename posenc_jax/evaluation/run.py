@@ -51,14 +51,16 @@ def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | 
       results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.lengths': (128, 1024)})
       results.write(pathlib.Path('comparison'))
     """
-    jobs = [_prepare(str(run), overrides or {}) for run in dict.fromkeys(map(str, runs))]
+    jobs = [prepare(str(run), overrides or {}) for run in dict.fromkeys(map(str, runs))]
     versions = {'posenc_jax': posenc_jax.__version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     return Results(tuple(_evaluate(job) for job in jobs), date, versions)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class Job:
+    """A run that has been checked, and how to `load` its model and training step."""
+
     directory: pathlib.Path
     config: Any
     task: Task
@@ -71,7 +73,7 @@ class _Job:
         return max(1, min(batch, batch * self.cfg.train_len // width))
 
 
-def _prepare(run: str, overrides: Mapping[str, Any]) -> _Job:
+def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     """Reads and checks what a run will be asked, without its weights."""
     directory, _, extension = run.partition('|')
     directory = pathlib.Path(directory.strip())
@@ -92,10 +94,10 @@ def _prepare(run: str, overrides: Mapping[str, Any]) -> _Job:
     with checkpoint.Checkpoints(directory) as found:  # raises where the folder is missing
         if not found.steps():
             raise checkpoint.CheckpointError(f'{directory} has no finished checkpoint')
-    return _Job(directory, config, task, cfg, lambda: checkpoint.restore_model(directory)[1:])
+    return Job(directory, config, task, cfg, lambda: checkpoint.restore_model(directory)[1:])
 
 
-def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> _Job:
+def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:
     """The same for a public checkpoint: language modelling with its own tokenizer, all else by default."""
     cfg = describe(open_source(path).config, path).cfg
     config = defaults.get_config().unlock()
@@ -108,10 +110,10 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> _Jo
         settings.check(config, task, cfg)
     except ValueError as error:
         raise SpecError(f'{path}: {error}') from error
-    return _Job(path, config, task, cfg, lambda: (load_pretrained(path).model, 0))
+    return Job(path, config, task, cfg, lambda: (load_pretrained(path).model, 0))
 
 
-def _evaluate(job: _Job) -> RunResult:
+def _evaluate(job: Job) -> RunResult:
     config, asked = job.config, job.config.eval
     incidental = ('seed', *configs.FREE_FIELDS)
     model, step = job.load()
@@ -138,7 +140,7 @@ def _evaluate(job: _Job) -> RunResult:
 
 
 
-def _measure(job: _Job, model: Transformer) -> list[Measurement]:
+def _measure(job: Job, model: Transformer) -> list[Measurement]:
     asked, lengths = job.config.eval, settings.lengths_of(job.config)
     key = jax.random.key(SEED) if asked.positions == 'sampled' else None
     score = scorer(model)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.catalog import COLUMNS, bibtex, catalog, catalog_markdown, cite, reference_text
+from posenc_jax.core.catalog import COLUMNS, KINDS, bibtex, catalog, catalog_markdown, cite, reference_text
 from posenc_jax.core.catalog.__main__ import BEGIN, END, main, rendered
 from posenc_jax.core.registry import Card, SpecError, entries
 
@@ -20,11 +20,11 @@ def card(**changes):
 
 def test_every_registered_method_has_a_row():
     rows = catalog()
-    for kind in ('encoding', 'frequencies', 'extension'):
+    for kind in KINDS:
         for entry in entries(kind):
             assert entry.card is not None, f'{kind} {entry.key} has no Card'
             assert entry.card in rows and entry.card.key == entry.key
-    assert len(rows) == sum(len(catalog(kind)) for kind in ('encoding', 'frequencies', 'extension'))
+    assert len(rows) == sum(len(catalog(kind)) for kind in KINDS)
     with pytest.raises(SpecError, match="'task'"):
         catalog('task')
 
@@ -84,7 +84,7 @@ def test_bibtex():
     assert reference_text(card()) == 'a/b (2026)' and reference_text(card(arxiv='1234.5')) == 'arXiv:1234.5 (2026)'
 
 
-@pytest.mark.parametrize('entry', entries('encoding') + entries('frequencies') + entries('extension'), ids=lambda e: f'{e.kind}-{e.key}')
+@pytest.mark.parametrize('entry', [entry for kind in KINDS for entry in entries(kind)], ids=lambda e: f'{e.kind}-{e.key}')
 def test_every_card_can_be_cited(entry):
     text = bibtex(entry.card)
     assert text.count('{') == text.count('}') and f'year = {{{entry.card.year}}}' in text

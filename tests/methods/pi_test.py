@@ -71,3 +71,30 @@ def test_errors():
         pj.make('rope(freqs=pi(factor=0.5))', head_dim=8)
     with pytest.raises(SpecError, match="pi needs 'factor'"):
         pj.make('rope(freqs=pi())', head_dim=8)
+
+
+def test_the_strict_constant_is_nearly_attained_and_the_papers_holds_without_the_first_plane():
+    theta = rope_frequencies(128, 10000.0)
+    strict, paper = 0.5 * (theta**2).sum(), 128 / (8 * np.log(1e4))
+    assert ((theta[1:] ** 2).sum(), 2 * paper) == pytest.approx((2.9983, 3.4744), abs=6e-5)
+    start = np.random.default_rng(0).integers(0, 2048, 2000)
+
+    def deviation(h, part):
+        logit = lambda s: (h * np.exp(1j * s[:, None] * theta)).sum(-1).real
+        return np.abs(logit(start + part) - (1 - part) * logit(start) - part * logit(start + 1))
+
+    aligned = np.exp(-1j * (start[:, None] + 0.5) * theta)  # every plane at its peak in the middle of the interval
+    worst = deviation(aligned, 0.5)
+    assert (worst <= strict / 4).all() and (worst > 0.97 * strict / 4).all() and (worst > paper / 4).all()
+    assert (deviation(aligned * (np.arange(64) > 0), 0.5) <= paper / 4).all()
+    random = np.random.default_rng(1)
+    h, part = random.normal(size=(2000, 64)) + 1j * random.normal(size=(2000, 64)), random.random(2000)
+    bound = paper * np.abs(h).max(1) * part * (1 - part)
+    assert (deviation(h, part) < 0.58 * bound).all()
+
+
+def test_extrapolation_may_be_six_hundred_times_interpolation():
+    interpolation = 128 / (32 * np.log(1e4))  # of max|h|, in the middle of an interval
+    assert 128 / interpolation == pytest.approx(294.73, abs=6e-3)
+    assert 2 * 128 / interpolation == pytest.approx(589, abs=0.6)
+    assert extrapolation_bound(np.arange(1, 2049), rope_frequencies(128, 10000.0)).min() > 1

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from posenc_jax.core.registry import Card, Entry, Kind, SpecError, entries
 from posenc_jax.core.spec import Chain, Node, parse
 
-KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
+KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', 'cache', 'analysis')
 COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
 
 _PIPELINE = ('place', 'embed', 'project', 'match', 'score', 'mask', 'collect', 'none')
@@ -16,6 +16,8 @@ _HEADINGS = {
     'encoding': 'Encodings',
     'frequencies': 'Frequency rules (`freqs=` of a rotary encoding)',
     'extension': 'Extensions (encoding -> encoding)',
+    'cache': 'Caches (a filled decode cache -> another)',
+    'analysis': 'Analyses (of a model or an encoding)',
 }
 
 
@@ -35,7 +37,7 @@ def catalog(kind: Kind | None = None) -> Catalog:
     """Every registered method that has a Card, in pipeline order of its door; printing the result shows a table.
 
     Args:
-      kind: only 'encoding', 'frequencies' or 'extension'; None for all three, in this order.
+      kind: only one of 'encoding', 'frequencies', 'extension', 'cache', 'analysis'; None for all, in this order.
 
     Raises:
       SpecError: another kind.

@@ -1,0 +1,177 @@
+"""Frequency usage: how large queries and keys are in each rotary plane, and heads built to attend by position alone."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from posenc_jax.analysis.watch import check_rotary, watch_layers
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.rotation.rope import LAYOUTS, Layout
+
+
+def planes(x: Num[Array, '... H'], count: int, layout: Layout = 'half') -> Float[Array, '... F 2']:
+    """The two features of each of the first `count` rotary planes, float32; what is not rotated is left out.
+
+    Example:
+      >>> planes(jnp.arange(4.0), 2).tolist()
+      [[0.0, 2.0], [1.0, 3.0]]
+    """
+    check_choice('layout', layout, LAYOUTS)
+    turned = x[..., : 2 * count].astype(jnp.float32)
+    pairs = turned.reshape(*x.shape[:-1], *((2, count) if layout == 'half' else (count, 2)))
+    return jnp.swapaxes(pairs, -1, -2) if layout == 'half' else pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Mean norms per layer, head and plane (the highest frequency first).
+
+    Attributes:
+      q: u_q, [layers, N, F].
+      k: u_k, [layers, K, F].
+      count: how many tokens were averaged.
+      head_dim: H.
+    """
+
+    q: Float[np.ndarray, 'layers N F']
+    k: Float[np.ndarray, 'layers K F']
+    count: int
+    head_dim: int
+
+    @property
+    def product(self) -> Float[np.ndarray, 'layers N F']:
+        """`u_q u_k / sqrt(H)` per query head: how much a plane can add to a logit of typical vectors, by Cauchy-Schwarz."""
+        return self.q * np.repeat(self.k, self.q.shape[1] // self.k.shape[1], axis=1) / self.head_dim**0.5
+
+    def merge(self, other: 'Usage') -> 'Usage':
+        """The means over the tokens of both."""
+        total = self.count + other.count
+        mean = lambda a, b: a + (b - a) * (other.count / total)
+        return Usage(mean(self.q, other.q), mean(self.k, other.k), total, self.head_dim)
+
+
+@register(
+    'rope_usage',
+    kind='analysis',
+    card=Card(
+        name='frequency usage',
+        title='Round and Round We Go! What makes Rotary Positional Encodings useful?',
+        arxiv='2410.06205',
+        door='analysis',
+        equation='u_t = mean_i |(q_it, q_i(t+F))|; |logit of plane t| <= |q_t| |k_t| / sqrt(H)',
+        source='the paper',
+        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and Pascanu, Razvan and '
+        'Velickovic, Petar',
+        year=2024,
+        example='rope_usage(model, tokens)',
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None = None) -> Usage:
+    """How much each rotary frequency can matter, for every layer and head, from one forward pass.
+
+    `u_q[t] = mean_i |q_it|` over the tokens, |.| the norm of plane t, and the same of keys; rotating changes neither, and
+    `|part of plane t in a logit| <= |q_t| |k_t| / sqrt(H)`. Differs from the paper: queries and keys are averaged apart, so
+    that nothing is stored per pair of tokens; an attention factor is not counted.
+
+    Args:
+      model: every layer has one rotary encoding; grouped-query heads are fine.
+      tokens: ids. For more text, `merge` the results of several batches.
+      tok: what is known about the tokens; padding is not averaged.
+
+    Raises:
+      ValueError: an encoding that is not rotary (it is named), no token that counts.
+
+    Reference: Barbero, Vitvitskyi, Perivolaropoulos, Pascanu, Velickovic, arXiv 2410.06205.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=16, heads=2, kv_heads=1, encoding='rope()')
+      >>> usage = rope_usage(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 5), jnp.int32))
+      >>> usage.q.shape, usage.k.shape, usage.product.shape
+      ((3, 2, 4), (3, 1, 4), (3, 2, 4))
+    """
+    check_rotary('rope_usage', model)
+    valid = np.ones(tokens.shape, bool) if tok is None or tok.valid is None else np.broadcast_to(tok.valid, tokens.shape)
+    if not valid.any():
+        raise ValueError('rope_usage averages over tokens; all of these are padding')
+    q, k = _usage(*nnx.split(model), tokens, tok, valid)
+    return Usage(np.asarray(q), np.asarray(k), int(valid.sum()), model.cfg.head_dim)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _usage(graphdef, state, tokens, tok, valid):
+    def look(rotary, encoding, before, after):
+        def mean(x):
+            size = jnp.linalg.norm(planes(x, rotary.rotary_dim // 2, rotary.layout), axis=-1)
+            return jnp.sum(size, axis=(0, 1), where=valid[..., None, None]) / valid.sum()
+
+        return tuple(map(mean, before))
+
+    return watch_layers(nnx.merge(graphdef, state), tokens, tok, look)
+
+
+def usage_heatmap(usage: Usage, path: str | pathlib.Path) -> pathlib.Path:
+    """Writes `usage.product` as a PNG: a row for each head of each layer, a column for each plane; needs matplotlib.
+
+    Example:
+      >>> import tempfile
+      >>> usage = Usage(np.ones((2, 2, 4)), np.ones((2, 1, 4)), 1, 8)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     usage_heatmap(usage, folder + '/usage.png').stat().st_size > 1000
+      True
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = pathlib.Path(path)
+    layers, heads, count = usage.product.shape
+    figure = Figure(figsize=(2.0 + 0.12 * count, 1.4 + 0.12 * layers * heads), layout='constrained')
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    picture = axis.imshow(usage.product.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=0)
+    axis.set_yticks(np.arange(layers) * heads - 0.5, [f'layer {layer}' for layer in range(layers)])
+    axis.hlines(np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6)
+    axis.set_xlabel('plane (high to low frequency)')
+    axis.set_ylabel('heads')
+    figure.colorbar(picture, label='u_q u_k / sqrt(H)')
+    figure.savefig(path, dpi=160)
+    return path
+
+
+def positional_head(
+    inv_freq: Float[np.ndarray, 'F'], weights: Float[np.ndarray, 'F'], shift: int
+) -> tuple[Float[np.ndarray, 'H'], Float[np.ndarray, 'H']]:
+    """One query and one key vector, the same for all tokens, that attend by position alone once rotated (layout 'half').
+
+    `k = psi`, `q = R(-shift theta) psi` with `|psi_t|^2 = sqrt(H) w_t`, so `logit_ij = sum_t w_t cos((i - j - shift) theta_t)`,
+    which is largest at j = i - shift: 0 is a diagonal head, 1 a previous-token head. A large enough w_0 makes the
+    probability there arbitrarily near 1 within a length at which high frequencies do not recur.
+
+    Args:
+      inv_freq: theta, radians per position.
+      weights: w, not negative; what a plane adds to the logit at its peak.
+      shift: how far back the peak lies, in positions.
+
+    Raises:
+      ValueError: negative weights, or not one for every frequency.
+
+    Example:
+      >>> q, k = positional_head(np.array([1.0]), np.array([2.0]), shift=0)
+      >>> round(float(q @ k) / 2**0.5, 6)
+      2.0
+    """
+    inv_freq, weights = np.asarray(inv_freq, np.float64), np.asarray(weights, np.float64)
+    if weights.shape != inv_freq.shape or (weights < 0).any():
+        raise ValueError(f'positional_head takes one weight >= 0 for each of {inv_freq.shape} frequencies, got {weights}')
+    size = np.sqrt((2 * len(inv_freq)) ** 0.5 * weights)
+    angle = -shift * inv_freq
+    return np.concatenate([size * np.cos(angle), size * np.sin(angle)]), np.concatenate([size, np.zeros_like(size)])

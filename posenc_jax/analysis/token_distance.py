@@ -1,0 +1,318 @@
+"""Token distance: which rotary planes decide the logits of distant tokens, and which heads attend far."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.analysis.rope_usage import planes
+from posenc_jax.analysis.watch import check_rotary, watch_layers
+from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.rotation.rope import Layout
+
+_CONSTANT = 1e-12  # variance over squared mean below which float32 cannot tell a quantity from a constant
+
+
+class Moments(NamedTuple):
+    """What a Pearson correlation of c and s needs of pairs seen so far: means and sums of centred products."""
+
+    count: Array
+    mean_c: Array
+    mean_s: Array
+    cc: Array
+    ss: Array
+    cs: Array
+
+
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    """The moments of the pairs of both; centred sums do not cancel, as plain sums of squares do in float32.
+
+    Example:
+      >>> one = lambda c, s: Moments(*(jnp.array(v) for v in (1.0, c, s, 0.0, 0.0, 0.0)))
+      >>> both = merge_moments(one(1.0, 2.0), one(3.0, 6.0))
+      >>> [float(v) for v in both]
+      [2.0, 2.0, 4.0, 2.0, 8.0, 4.0]
+    """
+    count = a.count + b.count
+    share = b.count / jnp.maximum(count, 1)
+    weight = a.count * share
+    d_c, d_s = b.mean_c - a.mean_c, b.mean_s - a.mean_s
+    return Moments(
+        count,
+        a.mean_c + d_c * share,
+        a.mean_s + d_s * share,
+        a.cc + b.cc + d_c**2 * weight,
+        a.ss + b.ss + d_s**2 * weight,
+        a.cs + b.cs + d_c * d_s * weight,
+    )
+
+
+def plane_logits(
+    q: Float[Array, 'B N T H'], k: Float[Array, 'B K S H'], count: int, layout: Layout = 'half'
+) -> Float[Array, 'F B N T S']:
+    """`c_t(i, j) = <q'_it, k'_jt> / sqrt(H)`: what each of the first `count` planes adds to the scaled logits.
+
+    Example:
+      >>> plane_logits(jnp.ones((1, 1, 1, 4)), jnp.arange(4.0).reshape(1, 1, 1, 4), 2).ravel().tolist()
+      [1.0, 2.0]
+    """
+    leading = lambda a: jnp.moveaxis(planes(a, count, layout), -2, 0)
+    return jax.vmap(functools.partial(_plane_logit, width=q.shape[-1]))(leading(q), leading(k))
+
+
+def _plane_logit(q, k, width):
+    return scaled_dot_product(q, k) * (2 / width) ** 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenDistance:
+    """Sums over pairs and queries of one or more batches; the properties are what is asked for.
+
+    Attributes:
+      moments: of the pairs at least tau apart, [layers, N, F] or broadcast against it.
+      weighed: sums of P |c_t|, [layers, N, F].
+      reached: sums of P (i - j), [layers, N].
+      queries: how many queries were seen.
+    """
+
+    moments: Moments
+    weighed: Float[np.ndarray, 'layers N F']
+    reached: Float[np.ndarray, 'layers N']
+    queries: int
+
+    @property
+    def corr(self) -> Float[np.ndarray, 'layers N F']:
+        """Pearson correlation of c_t and the logit over distant pairs; 0 where one of them is constant."""
+        count, mean_c, mean_s, cc, ss, cs = (np.asarray(a, np.float64) for a in self.moments)
+        varies = (cc > _CONSTANT * count * mean_c**2) & (ss > _CONSTANT * count * mean_s**2)
+        return np.where(varies, cs / np.sqrt(np.where(varies, cc * ss, 1.0)), 0.0)
+
+    @property
+    def score(self) -> Float[np.ndarray, 'layers N']:
+        """Mean of `corr` over the half of the planes with the lower frequencies."""
+        corr = self.corr
+        return corr[..., np.arange(corr.shape[-1]) >= corr.shape[-1] / 2].mean(-1)
+
+    @property
+    def alloc(self) -> Float[np.ndarray, 'layers N F']:
+        """Share of each plane in `sum_j P(i,j) |c_t(i,j)|`; sums to 1 (to 0 for a head whose planes are all 0)."""
+        total = self.weighed.sum(-1, keepdims=True)
+        return self.weighed / np.where(total > 0, total, 1.0)
+
+    @property
+    def dist(self) -> Float[np.ndarray, 'layers N']:
+        """Mean attended distance in tokens."""
+        return self.reached / self.queries
+
+    def merge(self, other: 'TokenDistance') -> 'TokenDistance':
+        """The sums over the pairs of both."""
+        moments = merge_moments(self.moments, other.moments)
+        return TokenDistance(
+            Moments(*map(np.asarray, moments)),
+            self.weighed + other.weighed,
+            self.reached + other.reached,
+            self.queries + other.queries,
+        )
+
+
+@register(
+    'token_distance',
+    kind='analysis',
+    card=Card(
+        name='token distance',
+        title='On the Token Distance Modeling Ability of Higher RoPE Attention Dimension',
+        arxiv='2410.08703',
+        door='analysis',
+        equation='corr_t = Pearson over i - j >= tau of (c_t, sum_t c_t), c_t = [R(i) q_i]_t . [R(j) k_j]_t / sqrt(H)',
+        source='the paper; no code was found',
+        authors='Hong, Xiangyu and Jiang, Che and Qi, Biqing and Meng, Fandong and Yu, Mo and Zhou, Bowen and Zhou, Jie',
+        year=2024,
+        example='token_distance(model, tokens)',
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def token_distance(
+    model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None = None, *, tau: int | None = None, block: int = 128
+) -> TokenDistance:
+    """How far each plane of each head follows the logits of distant tokens, and how far the head attends.
+
+    `c_t(i, j)` is what plane t adds to the logit s(i, j). `corr_t` is the Pearson correlation of (c_t, s) over the pairs a
+    query may see at a distance of at least tau; a head's score is its mean over the lower half of the frequencies. One
+    forward pass, in blocks of queries: O(L^2 D) time, O(block L) memory. Differs from the paper: its formula could not be
+    checked; this is a metric in its spirit. Distances count tokens of the document, not positions, so that extended models
+    compare.
+
+    Args:
+      model: a decoder; every layer has one rotary encoding; grouped-query heads are fine.
+      tokens: ids. For more text, `merge` the results of several batches.
+      tok: what is known about the tokens; padding is left out.
+      tau: smallest distance of a pair, in tokens; None for L // 4.
+      block: queries at a time.
+
+    Raises:
+      ValueError: an encoding that is not rotary (it is named), a model whose queries see later tokens, a tau that no pair
+        has, a block below 1.
+
+    Reference: Hong, Jiang, Qi, Meng, Yu, Zhou, Zhou, arXiv 2410.08703.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()')
+      >>> found = token_distance(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5)
+      >>> found.corr.shape, found.score.shape, found.alloc.sum(-1).round(5).tolist()
+      ((2, 2, 4), (2, 2), [[1.0, 1.0], [1.0, 1.0]])
+    """
+    check_rotary('token_distance', model)
+    for place, layer in model.layers():
+        if not model.cfg.causal or model.encoding(place, layer).sees_later:
+            raise ValueError('token_distance is defined for causal attention; this model lets queries see later tokens')
+    length = tokens.shape[1]
+    tau = length // 4 if tau is None else tau
+    if not 0 <= tau < length:
+        raise ValueError(f'token_distance: tau must lie in 0 .. {length - 1} for {length} tokens, got {tau}')
+    if block < 1:
+        raise ValueError(f'token_distance: block must be at least 1, got {block}')
+    graphdef, state = nnx.split(model)
+    moments, weighed, reached, queries = _distances((graphdef, tau, block), state, tokens, tok)
+    return TokenDistance(Moments(*map(np.asarray, moments)), np.asarray(weighed), np.asarray(reached), int(queries[0]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _distances(static, state, tokens, tok):
+    graphdef, tau, block = static
+
+    def look(rotary, encoding, before, after):
+        q, k, tq, tk = after
+        return stream(encoding, q, k, tq, tk, rotary.rotary_dim // 2, rotary.layout, tau, block)
+
+    return watch_layers(nnx.merge(graphdef, state), tokens, tok, look)
+
+
+def stream(
+    encoding: Encoding,
+    q: Float[Array, 'B L N H'],
+    k: Float[Array, 'B L K H'],
+    tq: Tokens,
+    tk: Tokens,
+    count: int,
+    layout: Layout,
+    tau: int,
+    block: int,
+) -> tuple[Moments, Float[Array, 'N F'], Float[Array, 'N'], Array]:
+    """The sums behind `TokenDistance` for one layer, from rotated queries and keys; `encoding` masks."""
+    batch, length, heads, width = q.shape
+    block = min(block, length)
+    known = lambda tok: dataclasses.replace(
+        tok, valid=jnp.ones((batch, length), bool) if tok.valid is None else jnp.broadcast_to(tok.valid, (batch, length))
+    )
+    tq, tk = known(tq.without_feats()), known(tk)
+    k = jnp.swapaxes(k, 1, 2).astype(jnp.float32)
+    k_planes = jnp.moveaxis(planes(k, count, layout), -2, 0)
+    room = -length % block
+    padded = lambda a: jnp.pad(a, [(0, room if axis == 1 else 0) for axis in range(a.ndim)])
+    q, tq = padded(q.astype(jnp.float32)), jax.tree.map(padded, tq)
+
+    def one(sums, start):
+        own = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), (q, tq))
+        q_rows, rows = jnp.swapaxes(own[0], 1, 2), own[1]
+        s = scaled_dot_product(q_rows, k)
+        seen = rows.valid[:, None, :, None] & tk.valid[:, None, None, :]
+        allowed = encoding.mask(rows, tk)
+        seen = jnp.broadcast_to(seen if allowed is None else seen & allowed, s.shape)
+        p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
+        distance = (rows.order[:, :, None] - tk.order[:, None, :])[:, None]
+        far = seen & (distance >= tau)
+        total = lambda a: a.sum((0, 2, 3))
+        pairs = total(far.astype(jnp.float32))
+        mean = lambda a: total(jnp.where(far, a, 0.0)) / jnp.maximum(pairs, 1)
+        centred = lambda a, m: jnp.where(far, a - m[:, None, None], 0.0)
+        mean_s = mean(s)
+        d_s = centred(s, mean_s)
+
+        def plane(pair):
+            c = _plane_logit(*pair, width)
+            m = mean(c)
+            d_c = centred(c, m)
+            return m, total(d_c * d_c), total(d_c * d_s), total(p * jnp.abs(c))
+
+        q_planes = jnp.moveaxis(planes(q_rows, count, layout), -2, 0)
+        mean_c, cc, cs, weighed = (a.T for a in jax.lax.map(plane, (q_planes, k_planes)))
+        here = Moments(pairs[:, None], mean_c, mean_s[:, None], cc, total(d_s * d_s)[:, None], cs)
+        moments, weighed_before, reached, queries = sums
+        return (
+            merge_moments(moments, here),
+            weighed_before + weighed,
+            reached + total(p * distance),
+            queries + rows.valid.sum(),
+        ), None
+
+    flat, wide = jnp.zeros((heads, 1)), jnp.zeros((heads, count))
+    empty = (Moments(flat, wide, flat, wide, flat, wide), wide, jnp.zeros(heads), jnp.zeros((), jnp.int32))
+    return jax.lax.scan(one, empty, jnp.arange(0, length + room, block))[0]
+
+
+def positional_heads(score: Float[np.ndarray, 'layers N'], fraction: float = 0.05) -> list[tuple[int, int]]:
+    """(layer, head) of the top fraction by score, best first; at least one, rounded up.
+
+    Raises:
+      ValueError: a fraction outside (0, 1].
+
+    Example:
+      >>> positional_heads(np.array([[0.1, 0.9], [0.5, 0.2]]), fraction=0.5)
+      [(0, 1), (1, 0)]
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f'positional_heads takes a fraction in (0, 1], got {fraction}')
+    score = np.asarray(score)
+    best = np.argsort(-score, axis=None, kind='stable')[: math.ceil(fraction * score.size)]
+    return [tuple(map(int, np.unravel_index(number, score.shape))) for number in best]
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation of two arrays of equal size, ties at their mean rank; 0 where one is constant.
+
+    Example:
+      >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.2, 0.3]))
+      1.0
+    """
+
+    def ranks(values):
+        _, inverse, counts = np.unique(np.ravel(values), return_inverse=True, return_counts=True)
+        mean_rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+        return mean_rank - mean_rank.mean()
+
+    x, y = ranks(a), ranks(b)
+    size = math.sqrt((x @ x) * (y @ y))
+    return float(x @ y / size) if size else 0.0
+
+
+def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Transformer:
+    """The same model with the outputs of these (layer, head) set to zero, to see what they are needed for.
+
+    Raises:
+      ValueError: a layer or head that does not exist.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> less = without_heads(Transformer(cfg, rngs=nnx.Rngs(0)), [(1, 0)])
+      >>> [bool(block.attention.w_out[...][0].any()) for _, block in less.layers()]
+      [True, False]
+    """
+    changed, period = nnx.clone(model), len(model.blocks)
+    for layer, head in heads:
+        if not (0 <= layer < model.cfg.layers and 0 <= head < model.cfg.heads):
+            last = f'layers 0 .. {model.cfg.layers - 1}, heads 0 .. {model.cfg.heads - 1}'
+            raise ValueError(f'without_heads: there is no head ({layer}, {head}); {last}')
+        w_out = changed.blocks[layer % period].attention.w_out
+        w_out[...] = w_out[...].at[layer // period, head].set(0.0)
+    return changed

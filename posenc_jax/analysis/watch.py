@@ -1,0 +1,65 @@
+"""Looking at the queries and keys of every layer of a rotary model during one forward pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.model.layers import layer_rows
+from posenc_jax.model.sharding import sharded_attend
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.rotation.rope import Rotary
+from posenc_jax.rotation.single import single_rotary
+
+
+def check_rotary(user: str, model: Transformer) -> list[Rotary]:
+    """The rotary encoding of every place in the period of the layers.
+
+    Raises:
+      ValueError: a layer has another encoding, or layers rotate different numbers of planes.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> [rotary.rotary_dim for rotary in check_rotary('this', Transformer(cfg, rngs=nnx.Rngs(0)))]
+      [4]
+    """
+    found = [single_rotary(user, model.encoding(place, block)) for place, block in model.layers()[: len(model.blocks)]]
+    if len(planes := {rotary.rotary_dim // 2 for rotary in found}) != 1:
+        raise ValueError(f'{user} compares the same planes in all layers, but layers have {sorted(planes)} of them')
+    return found
+
+
+def watch_layers(
+    model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None, look: Callable[[Rotary, Any, Any, Any], Any]
+) -> Any:
+    """What `look` makes of every layer, stacked over the layers in order.
+
+    Args:
+      model: every layer has one rotary encoding (see `check_rotary`).
+      tokens: ids.
+      tok: what is known about them; None counts positions from 0.
+      look: `look(rotary, encoding, before, after)` gives arrays; `before` is (q, k) as projected from the layer input, `after`
+        is (q, k, tq, tk) as `Encoding.project` leaves them.
+    """
+    tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
+    placed = model.place(tok)
+
+    def layer(x, number, place, block):
+        encoding, seen = model.encoding(place, block), []
+
+        def mix(h):
+            q, k, v = block.attention.split(h)
+            rows = layer_rows(h, placed[place].valid, encoding.lookback)
+            q2, k2, v2, tq, tk = encoding.project(q, k, v, placed[place], placed[place], rows)
+            seen.append(look(single_rotary('an analysis', encoding), encoding, (q, k), (q2, k2, tq, tk)))
+            return sharded_attend(encoding, q2, k2, v2, tq, tk, block=block.block, implementation=block.implementation)
+
+        return block.around(x, mix), seen[0]
+
+    _, outs = model.scan_layers(layer, model.embed(tokens, placed))
+    return jax.tree.map(lambda *places: jnp.stack(places, 1).reshape(-1, *places[0].shape[1:]), *outs)

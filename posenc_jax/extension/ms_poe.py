@@ -1,0 +1,264 @@
+"""Ms-PoE: every head reads positions at its own scale."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from posenc_jax.core.compose import chain, parts_of
+from posenc_jax.core.encoding import Constant, Encoding, Tokens, scaled_dot_product
+from posenc_jax.core.numerics import phase
+from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.extension.parts import check_part
+from posenc_jax.rotation.rope import rope_frequencies, rotate
+
+Assign = Literal['rank', 'code', 'normal']
+ASSIGNMENTS = ('rank', 'code', 'normal')
+
+
+def ms_poe_ratios(heads: int, r_min: float, r_max: float) -> np.ndarray:
+    """`r_n = r_min + (r_max - r_min) n / heads`, n = 0 .. heads - 1, float64: what positions are divided by.
+
+    Example:
+      >>> ms_poe_ratios(4, 1.2, 1.8).round(2).tolist()
+      [1.2, 1.35, 1.5, 1.65]
+    """
+    return r_min + (r_max - r_min) * np.arange(heads) / heads
+
+
+def head_scores(
+    q: Float[Array, 'B N H'], k: Float[Array, 'B S K H'], seen: Bool[Array, '#B S'] | None = None
+) -> Float[Array, 'B N']:
+    """How position-aware heads are: the share of keys to which one query gives more than three times the mean weight.
+
+    Args:
+      q: the last query of every row, not rotated.
+      k: the keys, not rotated.
+      seen: False for padding; None where all keys are seen.
+
+    Example:
+      >>> head_scores(jnp.ones((1, 2, 4)), jnp.ones((1, 6, 2, 4))).tolist()
+      [[0.0, 0.0]]
+    """
+    s = scaled_dot_product(q[:, :, None], k.swapaxes(1, 2))[:, :, 0]
+    seen = jnp.ones((1, k.shape[1]), bool) if seen is None else seen
+    weights = jax.nn.softmax(jnp.where(seen[:, None], s, -jnp.inf), axis=-1)
+    count = seen.sum(-1)[:, None]
+    return (weights * count[..., None] > 3.0).sum(-1) / count
+
+
+def head_order(scores: Float[Array, '... N']) -> Int[Array, '... N']:
+    """Heads from the most to the least position-aware; of equal ones the first comes first.
+
+    Example:
+      >>> head_order(jnp.array([0.1, 0.4, 0.2, 0.3])).tolist()
+      [1, 3, 2, 0]
+    """
+    return jnp.argsort(-scores, axis=-1, stable=True)
+
+
+def ratio_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Array, '... N']:
+    """Which entry n(h) of the table of ratios a head takes, from the order of heads.
+
+    'rank': the rank of the head in the order, as the paper means it. 'code': n(h) = order[h], the inverse permutation, as
+    released. 'normal': n(h) = N - 1 - h, whatever the order.
+
+    Example:
+      >>> order = jnp.array([1, 3, 2, 0])
+      >>> [ratio_index(order, assign).tolist() for assign in ASSIGNMENTS]
+      [[3, 0, 2, 1], [1, 3, 2, 0], [3, 2, 1, 0]]
+    """
+    check_choice('ms_poe assign', assign, ASSIGNMENTS)
+    if assign == 'normal':
+        return jnp.broadcast_to(jnp.arange(order.shape[-1])[::-1], order.shape)
+    return jnp.argsort(order, axis=-1) if assign == 'rank' else order
+
+
+CARD = Card(
+    name='Ms-PoE',
+    title='Found in the Middle: How Language Models Use Long Contexts Better via Plug-and-Play Positional Encoding',
+    arxiv='2403.04797',
+    door='project',
+    equation='A_iht = (i / r_n(h)) theta_t, r_n = r_min + (r_max - r_min) n / N, n(h) = rank of head h',
+    source='VITA-Group/Ms-PoE',
+    authors='Zhang, Zhenyu and Chen, Runjin and Liu, Shiwei and Yao, Zhewei and Ruwase, Olatunji and Chen, Beidi and '
+    'Wu, Xiaoxia and Wang, Zhangyang',
+    year=2024,
+    example='ms_poe(encoding=rope())',
+    promises=Promises(fused=True),
+)
+
+
+@register('ms_poe', kind='encoding', card=CARD)
+@register('ms_poe', kind='extension', card=dataclasses.replace(CARD, example='ms_poe()'))
+class MsPoE(Encoding):
+    """Divides rotary positions by a ratio per head: small for heads that attend by position, large for the others.
+
+    `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`; n(h) from an order of the heads, see
+    `ratio_index`. The order of a prompt comes from `probe_heads`, and `reorder` gives every layer its own. A key head
+    that serves several query heads has the ratio of the first of them, so that logits of the others depend on position
+    differences only approximately. Differs from the paper: the frequencies are divided, in float32, and the positions
+    stay integers; the first two layers, which it leaves as they are, are left out by `reorder`.
+
+    Args:
+      encoding: the rotary encoding.
+      r_min, r_max: first ratio, and the one after the last.
+      order: the heads from most to least position-aware; None takes them as they are numbered.
+      assign: 'rank', 'code' or 'normal' (which takes no order).
+      per_group: query heads that share a key head share the ratio of the first of them.
+      heads, kv_heads: N and K, from the model.
+
+    Raises:
+      ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; ratios that are
+        not positive or descend; an order that is not one of all heads, or with 'normal'; an unknown assignment; at call,
+        other numbers of heads.
+
+    Reference: Zhang, Chen, Liu, Yao, Ruwase, Chen, Wu, Wang, arXiv 2403.04797.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make('ms_poe(encoding=rope(), order=(1, 3, 2, 0))', heads=4, head_dim=8)
+      >>> part.ratios[...].round(2).tolist()
+      [1.65, 1.2, 1.5, 1.35]
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding = CONTEXT,
+        r_min: float = 1.2,
+        r_max: float = 1.8,
+        order: tuple[int, ...] | None = None,
+        assign: Assign = 'rank',
+        per_group: bool = False,
+        heads: int = CONTEXT,
+        kv_heads: int = CONTEXT,
+    ):
+        self.encoding = check_part('ms_poe', encoding)
+        if getattr(encoding.freqs, 'start', 0):
+            raise ValueError(f'ms_poe needs the same frequencies at all positions, got {encoding.freqs}; use start=0')
+        if not 0 < r_min <= r_max:
+            raise ValueError(f'ms_poe: expected 0 < r_min <= r_max, got {r_min=}, {r_max=}')
+        if check_choice('ms_poe assign', assign, ASSIGNMENTS) == 'normal' and order is not None:
+            raise ValueError(f"ms_poe: assign='normal' takes no order, got {order}; use assign='rank'")
+        if order is not None and sorted(order) != list(range(heads)):
+            raise ValueError(f'ms_poe: order must name each of the heads 0 .. {heads - 1} once, got {order}')
+        self.r_min, self.r_max, self.assign, self.per_group = r_min, r_max, assign, per_group
+        self.heads, self.kv_heads = heads, kv_heads
+        self.ratios = Constant(self.ratios_of(jnp.asarray(range(heads) if order is None else order)), axes=('heads',))
+
+    def ratios_of(self, order: Int[Array, '... N']) -> Float[Array, '... N']:
+        """The ratio of every head when they are ordered like this, float32."""
+        table = jnp.asarray(ms_poe_ratios(self.heads, self.r_min, self.r_max), jnp.float32)
+        ratios, group = table[ratio_index(order, self.assign)], self.heads // self.kv_heads
+        return jnp.repeat(ratios[..., ::group], group, axis=-1) if self.per_group else ratios
+
+    def with_ratios(self, ratios: Float[Array, '... N']) -> 'MsPoE':
+        """A copy with these ratios, which may lead with a stack of layers."""
+        names = ('encoding', 'r_min', 'r_max', 'assign', 'per_group', 'heads', 'kv_heads')
+        copy = MsPoE(**{name: getattr(self, name) for name in names})
+        copy.ratios = Constant(ratios, axes=('heads',))
+        return copy
+
+    def rotate(self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L'], ratios: Float[Array, 'heads']):
+        """`x` rotated to `pos / ratios`, by head."""
+        if x.shape[2] != len(ratios):
+            raise ValueError(f'ms_poe was built for {len(ratios)} heads, got {x.shape[2]}')
+        if pos.ndim != 2:
+            raise ValueError(f'ms_poe takes one position per token [B, L], got positions of shape {pos.shape}')
+        part = self.encoding
+        if part.freqs is None:
+            inv_freq, temperature = rope_frequencies(part.rotary_dim, part.base), 1.0
+        else:
+            inv_freq, temperature = part.freqs(part.rotary_dim, part.base, None)
+        angles = phase(pos[..., None], jnp.asarray(inv_freq, jnp.float32) / ratios[:, None])
+        return rotate(x, angles, layout=part.layout, scale=temperature)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        ratios = self.ratios[...]
+        return self.rotate(q, tq.pos, ratios), self.rotate(k, tk.pos, ratios[:: self.heads // self.kv_heads]), v, tq, tk
+
+
+def probe_heads(model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, skip: int = 2) -> Int[Array, 'layers N']:
+    """The order of the heads of every layer on a prompt: one pass, in which layers already use the ratios just found.
+
+    Only the last query of a row is scored, unrotated; the scores of several rows are averaged.
+
+    Args:
+      model: a decoder `Transformer`; its `ms_poe` parts are given the order of their layer as it is found.
+      tokens: the prompt.
+      tok: what else is known about it, of padding above all.
+      skip: how many first layers keep plain positions, 2 as released.
+
+    Raises:
+      ValueError: an encoder; packed documents.
+
+    Example:
+      >>> from posenc_jax.model import Transformer, TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=8, heads=2, encoding='ms_poe(encoding=rope())')
+      >>> model, prompt = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None]
+      >>> orders = probe_heads(model, prompt)
+      >>> reorder(model, orders)(prompt).shape, orders.shape
+      ((1, 6, 7), (3, 2))
+    """
+    if not model.cfg.causal:
+        raise ValueError(f'probe_heads scores the last query of a decoder, this model is of kind {model.cfg.kind!r}')
+    tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
+    if tok.segment is not None:
+        raise ValueError('probe_heads takes one prompt a row, got packed documents (tok.segment)')
+    placed = model.place(tok)
+    real = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
+    last = tok.length - 1 - jnp.argmax(real[:, ::-1], axis=-1)
+
+    def layer(x, number, place, block):
+        q, k, _ = block.attention.split(block.attention_norm(x))
+        q = jnp.take_along_axis(q, jnp.broadcast_to(last, len(q))[:, None, None, None], axis=1)[:, 0]
+        order = head_order(head_scores(q, k, real).mean(0))
+        ordered = lambda part: part.with_ratios(jnp.where(number < skip, 1.0, part.ratios_of(order)))
+        parts = parts_of(model.encoding(place, block))
+        encoding = chain(*(ordered(part) if isinstance(part, MsPoE) else part for part in parts))
+        return block(x, placed[place], encoding), order
+
+    _, orders = model.scan_layers(layer, model.embed(tokens, placed))
+    return jnp.stack(orders, axis=1).reshape(model.cfg.layers, model.cfg.heads)
+
+
+def reorder(model, orders: Int[Array, 'layers N'], *, skip: int = 2):
+    """The same model whose `ms_poe` parts have, layer by layer, the ratios of these orders; the first `skip` layers none.
+
+    Every layer then owns its ratios, whether the layers shared the part before or not.
+
+    Raises:
+      ValueError: a model without `ms_poe`; orders of another shape.
+    """
+    from posenc_jax.model.transformer import Link
+
+    orders = jnp.asarray(orders)
+    if orders.shape != (model.cfg.layers, model.cfg.heads):
+        raise ValueError(f'reorder takes orders of {model.cfg.layers} layers, {model.cfg.heads} heads, got {orders.shape}')
+    model = nnx.clone(model)
+    plain, period = jnp.arange(model.cfg.layers)[:, None] < skip, len(model.blocks)
+    links, found = [], False
+    for place, block in enumerate(model.blocks):
+        own = list(block.encodings)
+        renewed = []
+        for link in model.links[place]:
+            part = model._part(link, block)
+            if isinstance(part, MsPoE):
+                found = True
+                ratios = jnp.where(plain, 1.0, part.ratios_of(orders))[place::period]
+                if link.shared:
+                    own.append(part)
+                    link = Link(False, len(own) - 1)
+                own[link.number] = part.with_ratios(ratios)
+            renewed.append(link)
+        block.encodings = nnx.List(own)
+        links.append(tuple(renewed))
+    if not found:
+        raise ValueError("reorder: the model has no ms_poe part; model.extend('ms_poe()') gives it one")
+    model.links = tuple(links)
+    return model

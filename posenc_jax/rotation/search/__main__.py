@@ -1,0 +1,422 @@
+"""Searches the factors of `longrope` for a trained model and a target length; a search that was stopped goes on.
+
+    python -m posenc_jax.rotation.search --run=RUN_OR_CHECKPOINT --length=T [--population=64 --iterations=40 --parents=32
+        --mutations=16 --crossovers=16 --probability=0.3 --documents=5 --seed=0 --variant=free|dim_piece_mono --out=FILE.json]
+        [--config.NAME=VALUE ...]
+
+The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. Minimised is the mean perplexity of
+--documents windows of T tokens, spread evenly over the validation split. After every iteration FILE.json (default:
+longrope_T.json in the run, or in runs/NAME) holds the whole state; the same command continues from there and ends as if it
+had never been stopped. Its last field `spec` is what eval.py takes as --config.extend.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Int
+
+from posenc_jax.core.encoding import Constant
+from posenc_jax.core.numerics import phase
+from posenc_jax.core.registry import SpecError
+from posenc_jax.evaluation import settings
+from posenc_jax.evaluation.language import score_windows
+from posenc_jax.evaluation.protocols import Windows
+from posenc_jax.evaluation.run import prepare
+from posenc_jax.evaluation.scoring import scorer, token_scores
+from posenc_jax.model.pretrained import is_pretrained
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.rotation.frequencies.longrope import longrope_temperature
+from posenc_jax.rotation.frequencies.pi import PI
+from posenc_jax.rotation.rope import Rotary, rope_frequencies
+from posenc_jax.rotation.search.evolution import (
+    STARTS, VARIANTS, Genome, Objective, Sizes, Space, State, advance, begin, initial_genomes,
+)  # fmt: skip
+
+_DECIDED = ('extend', 'eval.lengths', 'eval.split', 'eval.protocols')  # by the search
+
+
+class SettingsChangedError(ValueError):
+    """The file belongs to a search with other arguments; the message lists the differences."""
+
+
+class SearchedRotary(Rotary):
+    """A rotary encoding whose frequencies and `start` are variables, so that one compiled program scores every genome.
+
+    The frequencies are float32: their relative rounding of 6e-8 shifts an angle by at most 6e-8 times its size, 0.06 rad at
+    position 1e6 for the highest frequency. The answer is scored again by the exact rule.
+    """
+
+    def __init__(self, part: Rotary, temperature: float):
+        super().__init__(part.base, part.layout, part.partial, None, part.head_dim)
+        self.temperature = temperature
+        self.inv_freq = Constant(jnp.zeros(self.rotary_dim // 2, jnp.float32))
+        self.start = Constant(jnp.zeros((), jnp.int32))
+
+    def angles(self, pos, length=None):
+        plain, _ = super().angles(pos)
+        early = pos < self.start[...]
+        return jnp.where(early[..., None], plain, phase(pos, self.inv_freq[...])), jnp.where(early, 1.0, self.temperature)
+
+
+def spec_of(genome: Genome, factor: float) -> str:
+    """The context extension that a genome stands for.
+
+    Example:
+      >>> spec_of(Genome((1.0, 2.5), 4), 4.0)
+      'longrope(long=(1.0, 2.5), start=4, factor=4.0)'
+    """
+    return f'longrope(long={genome.factors!r}, start={genome.start}, factor={factor!r})'
+
+
+_PROBE = 'pi(factor=1.0)'  # what it takes over, longrope takes over
+
+
+def rotary_part(probed: Transformer) -> Rotary:
+    """The rotary encoding that `longrope` would take over, one kind in all layers that have any.
+
+    Args:
+      probed: a model, possibly of shapes only, extended by `_PROBE`.
+
+    Raises:
+      SpecError: layers differ in its width or base.
+    """
+    found = {(part.rotary_dim, part.base): part for part in probed.shared if _is_probe(part)}
+    if len(found) > 1:
+        kinds = ', '.join(f'width {width} with base {base}' for width, base in found)
+        raise SpecError(f'one list of factors serves one kind of rotary encoding; this model has {kinds}')
+    return next(iter(found.values()))
+
+
+def _is_probe(part) -> bool:
+    return isinstance(part, Rotary) and isinstance(part.freqs, PI)
+
+
+def perplexity_of(score: Callable, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int) -> float:
+    """The mean over windows of the perplexity of each."""
+    nll, *_ = score_windows(score, stream, windows, rows)
+    return float(np.exp(nll.astype(np.float64).mean(axis=1)).mean())
+
+
+def make_objective(
+    model: Transformer, factor: float, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
+) -> Objective:
+    """Mean perplexity of the windows under a genome, by one program that is compiled once."""
+    probed = model.extend(_PROBE)
+    part, temperature = rotary_part(probed), longrope_temperature(factor, model.cfg.train_len)
+    theta = rope_frequencies(part.rotary_dim, part.base)
+    probed.shared = nnx.List([SearchedRotary(part, temperature) if _is_probe(part) else part for part in probed.shared])
+    graphdef, state = nnx.split(probed)
+
+    @jax.jit
+    def scored(state, inv_freq, start, tokens, targets, tok):
+        model = nnx.merge(graphdef, state)
+        for part in model.shared:
+            if isinstance(part, SearchedRotary):
+                part.inv_freq[...], part.start[...] = inv_freq, start
+        return token_scores(model, tokens, targets, tok)
+
+    def objective(genome):
+        inv_freq, start = jnp.asarray(theta / genome.factors, jnp.float32), jnp.asarray(genome.start, jnp.int32)
+        score = lambda tokens, targets, tok, key=None: scored(state, inv_freq, start, tokens, targets, tok)
+        return perplexity_of(score, stream, windows, rows)
+
+    return objective
+
+
+def pick_documents(targets: int, length: int, documents: int) -> Windows:
+    """Windows of `length` targets that do not overlap, spread evenly over a text.
+
+    Raises:
+      ValueError: the text has fewer, or none is asked for.
+
+    Example:
+      >>> pick_documents(100, 10, 3).start.tolist()
+      [0, 40, 90]
+    """
+    if documents < 1:
+        raise ValueError(f'documents must be at least 1, got {documents}')
+    whole = targets // length
+    if whole < documents:
+        most = f'at most {whole} documents, or ' if whole else ''
+        raise ValueError(
+            f'the validation split has {targets + 1} tokens, {documents} documents of {length} need {documents * length + 1}; '
+            f'use {most}a longer text'
+        )
+    start = np.linspace(0, whole - 1, documents).round().astype(np.int64) * length
+    full = np.full(documents, length)
+    return Windows(length, start, full, full)
+
+
+class Progress:
+    """Iteration, best perplexity, evaluations done and time left: one live line in a terminal, a plain line for each
+    iteration elsewhere."""
+
+    def __init__(self, sizes: Sizes, done: int):
+        from rich import progress
+
+        self._sizes, self._done = sizes, done
+        self._text, self._clock, self._bar = 'compiling', None, None
+        if sys.stdout.isatty():
+            columns = (progress.TextColumn('{task.completed}/{task.total}'), progress.BarColumn(),
+                       progress.TextColumn('{task.fields[text]}'))  # fmt: skip
+            self._bar = progress.Progress(*columns)
+            self._task = self._bar.add_task('', total=sizes.evaluations, completed=done, text=self._text)
+
+    def __enter__(self) -> 'Progress':
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def counting(self, objective: Objective) -> Objective:
+        """The objective, with every evaluation counted."""
+
+        def counted(genome):
+            score = objective(genome)
+            self._done += 1
+            self._clock = self._clock or (self._done, time.perf_counter())  # the first one contains compilation
+            if self._bar is not None:
+                self._bar.update(self._task, completed=self._done, text=f'{self._text}  {self._left()} left')
+            return score
+
+        return counted
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the live one."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
+
+    def report(self, state: State) -> None:
+        """Shows an iteration that is finished and saved."""
+        self._text = f'iteration {state.iteration}/{self._sizes.iterations}  best perplexity {state.trace[-1]:.4f}'
+        if self._bar is None:
+            self.say(f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self._left()} left')
+        else:
+            self._bar.update(self._task, text=f'{self._text}  {self._left()} left')
+
+    def _left(self) -> str:
+        if self._clock is None or self._done == self._clock[0]:
+            return '?'
+        first, since = self._clock
+        each = (time.perf_counter() - since) / (self._done - first)
+        return str(datetime.timedelta(seconds=round(each * (self._sizes.evaluations - self._done))))
+
+
+def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, dict[str, Any]]:
+    """The state in a file, and all its fields; None and {} where there is no file.
+
+    Raises:
+      SettingsChangedError: the file belongs to other settings than those in `asked`.
+      ValueError: it was not written by a search.
+    """
+    if not path.exists():
+        return None, {}
+    try:
+        fields = json.loads(path.read_text())
+        stored, state = fields['settings'], State.from_json(fields['state'])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f'{path} was not written by a search of longrope factors ({error!r}); choose another --out') from None
+    asked = json.loads(json.dumps(asked))
+    differs = [name for name, value in asked.items() if stored.get(name) != value]
+    changed = [f'{name}: {stored.get(name)!r} there, {asked[name]!r} here' for name in differs]
+    if changed:
+        raise SettingsChangedError(
+            f'{path} is of a search with other arguments:\n  ' + '\n  '.join(changed) + '\ngive the arguments it was begun '
+            'with to continue it, or another --out'
+        )
+    return state, fields
+
+
+def write(path: pathlib.Path, asked: Mapping[str, Any], state: State, **found) -> None:
+    """Writes the file of a search; it is complete or as it was before."""
+    fields = {
+        'settings': asked,
+        'iteration': state.iteration,
+        'evaluations': len(state.history),
+        'state': state.to_json(),
+        'trace': state.trace,
+        'best': {'perplexity': state.trace[-1], 'start': state.best.start, 'factors': state.best.factors},
+        **found,
+        'spec': spec_of(state.best, asked['factor']),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(json.dumps(fields) + '\n')
+    os.replace(partial, path)
+
+
+def run_search(
+    path: pathlib.Path,
+    asked: Mapping[str, Any],
+    state: State | None,
+    objective: Objective,
+    seeds: list[Genome],
+    space: Space,
+    sizes: Sizes,
+) -> State:
+    """Takes a search from where it stands to its end, and writes the file after every iteration.
+
+    Args:
+      path, asked: of the file, see `write`; `asked['seed']` seeds a new search, `asked['factor']` is s.
+      state: where it stands, see `read`; None begins.
+      objective: scores a genome, lower is better.
+      seeds, space, sizes: see `evolution`.
+    """
+    with Progress(sizes, 0 if state is None else len(state.history)) as progress:
+        objective = progress.counting(objective)
+        if state is not None:
+            progress.say(f'{path}: continuing after iteration {state.iteration} of {sizes.iterations}')
+        while state is None or state.iteration < sizes.iterations:
+            if state is None:
+                state = begin(seeds, space, sizes, objective, asked['seed'])
+            else:
+                state = advance(state, space, sizes, objective)
+            write(path, asked, state)
+            progress.report(state)
+    return state
+
+
+def search(
+    run: str,
+    length: int,
+    sizes: Sizes = Sizes(),
+    *,
+    probability: float = 0.3,
+    documents: int = 5,
+    seed: int = 0,
+    variant: str = 'free',
+    out: pathlib.Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> pathlib.Path:
+    """Searches factors for a run or public checkpoint at a length; returns the file it wrote.
+
+    All that can be wrong is found before the weights are read.
+
+    Args:
+      run: directory of a run, or a public checkpoint.
+      length: T, at least the trained length.
+      sizes, probability, variant: see `Sizes` and `Space`.
+      documents: how many windows of T tokens score a genome.
+      seed: of the search.
+      out: the file; None is the default of the command.
+      overrides: dotted names of fields of the config -> values.
+
+    Raises:
+      SettingsChangedError: the file belongs to a search with other arguments.
+      ValueError: anything else that is wrong with the arguments, the model or the text.
+      FileNotFoundError: no such run.
+    """
+    overrides = dict(overrides or {})
+    if taken := sorted(overrides.keys() & set(_DECIDED)):
+        raise SpecError(f'config.{taken[0]} is decided by the search, which reads the validation split at --length')
+    if '|' in run:
+        raise SpecError(f'the search finds the extension of a run itself; give the run alone, not {run!r}')
+    if length < 1:
+        raise ValueError(f'length must be at least 1, got {length}')
+    if seed < 0:
+        raise ValueError(f'seed must be at least 0, got {seed}')
+    decided = dict(zip(_DECIDED, ('', (length,), 'validation', ('nonoverlapping',))))
+    job = prepare(run, {**overrides, **decided})
+    if not job.task.is_language:
+        raise SpecError(f'the search minimises perplexity; {run} was trained on {job.config.task}, which has none')
+    train_len = job.cfg.train_len
+    if length < train_len:
+        raise ValueError(f'length {length} is shorter than the trained one; it must be at least {train_len}')
+    factor = length / train_len
+    part = rotary_part(settings.abstract_model(job.cfg, _PROBE))
+    starts = tuple(start for start in STARTS if start < length)
+    space = Space(part.rotary_dim // 2, factor, starts, probability, variant)
+    seeds = initial_genomes(space, part.rotary_dim, part.base, train_len)
+    stream = job.task.tokens('validation')
+    windows = pick_documents(len(stream) - 1, length, documents)
+    path = out or default_output(run, length)
+    asked = dict(
+        run=run, length=length, train_len=train_len, factor=factor, rotary_dim=part.rotary_dim, base=part.base,
+        **dataclasses.asdict(sizes), probability=probability, documents=documents, seed=seed, variant=variant,
+        overrides=overrides,
+    )  # fmt: skip
+    state, fields = read(path, asked)
+    model, step = job.load()
+    asked['step'] = step
+    if state is not None:
+        read(path, asked)  # the run may have been trained further
+    if 'exact' not in fields:
+        rows = job.rows(length)
+        state = run_search(path, asked, state, make_objective(model, factor, stream, windows, rows), seeds, space, sizes)
+        exact = perplexity_of(scorer(model.extend(spec_of(state.best, factor))), stream, windows, rows)
+        first = next(iter(state.history.values()))
+        write(path, asked, state, exact={'perplexity': exact, 'yarn_ramp': first})
+    return path
+
+
+def default_output(run: str, length: int) -> pathlib.Path:
+    """longrope_LENGTH.json in the directory of a run, or in runs/NAME for a public checkpoint."""
+    path = pathlib.Path(run.strip())
+    return (pathlib.Path('runs', path.stem) if is_pretrained(path) else path) / f'longrope_{length}.json'
+
+
+def arguments(argv: list[str] | None) -> dict[str, Any]:
+    """What `search` is called with."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser('python -m posenc_jax.rotation.search', description=__doc__, formatter_class=raw)
+    parser.add_argument('--run', required=True, metavar='DIR', help='run directory or public checkpoint')
+    parser.add_argument('--length', required=True, type=int, metavar='T', help='target length in tokens')
+    for field in dataclasses.fields(Sizes):
+        parser.add_argument(f'--{field.name}', type=int, default=field.default, metavar='N')
+    parser.add_argument('--probability', type=float, default=0.3, metavar='P', help='that a gene is visited')
+    parser.add_argument('--documents', type=int, default=5, metavar='N', help='windows of T tokens that score a genome')
+    parser.add_argument('--seed', type=int, default=0, metavar='N')
+    parser.add_argument('--variant', default='free', metavar='|'.join(VARIANTS))
+    parser.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
+    known, rest = parser.parse_known_args(argv)
+    overrides = {}
+    for argument in rest:
+        match = re.fullmatch(r'--config\.([\w.]+)=(.*)', argument, re.DOTALL)
+        if match is None:
+            parser.error(f'cannot read {argument!r}; expected one of the options above or --config.NAME=VALUE')
+        overrides[match[1]] = match[2]
+    given = vars(known)
+    try:
+        sizes = Sizes(**{field.name: given.pop(field.name) for field in dataclasses.fields(Sizes)})
+    except ValueError as error:
+        parser.error(str(error))
+    return {**given, 'sizes': sizes, 'overrides': overrides}
+
+
+def main(argv: list[str] | None = None) -> int:
+    asked = arguments(argv)
+    try:
+        path = search(**asked)
+    except (ValueError, OSError, ImportError) as error:
+        print(f'longrope search: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('longrope search: stopped; the same command continues after the last finished iteration', file=sys.stderr)
+        return 130
+    fields = json.loads(path.read_text())
+    length, exact = fields['settings']['length'], fields['exact']
+    print(f'perplexity at {length}: {exact["yarn_ramp"]:.4f} with the ramp of YaRN, {exact["perplexity"]:.4f} searched')
+    print(f'{path}\n{fields["spec"]}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
