@@ -20,34 +20,27 @@ def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, dict[str
     parser.add_argument('--run', action='append', required=True, metavar='DIR[,DIR...]', help='run directories')
     parser.add_argument('--out', type=pathlib.Path, metavar='DIR', help='output; default: eval/ in the first run')
     known, rest = parser.parse_known_args(argv)
-    overrides = {}
-    for argument in rest:
-        match = re.fullmatch(r'--config\.([\w.]+)=(.*)', argument, re.DOTALL)
-        if match is None:
-            parser.error(f'cannot read {argument!r}; expected --run=DIR, --out=DIR or --config.NAME=VALUE')
-        overrides[match[1]] = match[2]
+    from posenc_jax.evaluation.overrides import read_overrides
+
+    try:
+        overrides = read_overrides(rest)
+    except ValueError as error:
+        parser.error(f'{error}; expected --run=DIR, --out=DIR or --config.NAME=VALUE')
     runs = [run.strip() for text in known.run for run in re.split(r',(?![^()]*\))', text) if run.strip()]
     if not runs:
         parser.error('--run names no directory')
     return runs, known.out, overrides
 
 
-def default_output(run: str) -> pathlib.Path:
-    from posenc_jax.model.pretrained import is_pretrained
-
-    path = pathlib.Path(run.partition('|')[0].strip())
-    return pathlib.Path('runs', path.stem, 'eval') if is_pretrained(path) else path / 'eval'
-
-
 def main(argv: list[str]) -> int:
     runs, out, overrides = arguments(argv)
     from posenc_jax.evaluation.results import print_tables
-    from posenc_jax.evaluation.run import evaluate
+    from posenc_jax.evaluation.run import evaluate, home_of
 
     try:
         results = evaluate(runs, overrides)
         print_tables(results)
-        for path in results.write(out or default_output(runs[0])):
+        for path in results.write(out or home_of(runs[0]) / 'eval'):
             print(path)
     except (ValueError, OSError, ImportError) as error:
         print(f'eval.py: {error}', file=sys.stderr)

@@ -1,13 +1,33 @@
 """Changing fields of a restored config: what `--config.NAME=VALUE` means at evaluation."""
 
 import ast
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posenc_jax.core.registry import SpecError, nearest
 
 # Everything else describes the trained weights; changing it would not change them.
 CHANGEABLE = ('data', 'eval', 'extend', 'task')
+
+
+def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
+    """Dotted names -> texts of arguments of a command line, `--config.NAME=VALUE` each.
+
+    Raises:
+      ValueError: an argument of another form.
+
+    Example:
+      >>> read_overrides(['--config.eval.lengths=64,128'])
+      {'eval.lengths': '64,128'}
+    """
+    overrides = {}
+    for argument in arguments:
+        match = re.fullmatch(r'--config\.([\w.]+)=(.*)', argument, re.DOTALL)
+        if match is None:
+            raise ValueError(f'cannot read {argument!r}')
+        overrides[match[1]] = match[2]
+    return overrides
 
 
 def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:

@@ -57,6 +57,17 @@ def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | 
     return Results(tuple(_evaluate(job) for job in jobs), date, versions)
 
 
+def home_of(run: str) -> pathlib.Path:
+    """Where what is found out about a run is kept: its directory, or runs/NAME for a public checkpoint.
+
+    Example:
+      >>> home_of('runs/rope | yarn(factor=4.0)').as_posix()
+      'runs/rope'
+    """
+    path = pathlib.Path(run.partition('|')[0].strip())
+    return pathlib.Path('runs', path.stem) if is_pretrained(path) else path
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A run that has been checked, and how to `load` its model and training step."""

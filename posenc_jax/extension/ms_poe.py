@@ -15,7 +15,7 @@ from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
-from posenc_jax.rotation.rope import rope_frequencies, rotate
+from posenc_jax.rotation.rope import rotate
 
 Assign = Literal['rank', 'code', 'normal']
 ASSIGNMENTS = ('rank', 'code', 'normal')
@@ -170,13 +170,9 @@ class MsPoE(Encoding):
             raise ValueError(f'ms_poe was built for {len(ratios)} heads, got {x.shape[2]}')
         if pos.ndim != 2:
             raise ValueError(f'ms_poe takes one position per token [B, L], got positions of shape {pos.shape}')
-        part = self.encoding
-        if part.freqs is None:
-            inv_freq, temperature = rope_frequencies(part.rotary_dim, part.base), 1.0
-        else:
-            inv_freq, temperature = part.freqs(part.rotary_dim, part.base, None)
+        inv_freq, temperature = self.encoding.frequencies()
         angles = phase(pos[..., None], jnp.asarray(inv_freq, jnp.float32) / ratios[:, None])
-        return rotate(x, angles, layout=part.layout, scale=temperature)
+        return rotate(x, angles, layout=self.encoding.layout, scale=temperature)
 
     def project(self, q, k, v, tq, tk, x=None):
         ratios = self.ratios[...]

@@ -169,13 +169,17 @@ class Rotary(Encoding):
         """Whether angles depend on the current length."""
         return self.freqs is not None and self.freqs.uses_length
 
+    def frequencies(self, length: Num[Array, '#B #L'] | None = None):
+        """Inverse frequencies and temperature of the rule, or the plain ones and 1; see `Frequencies`."""
+        if self.freqs is None:
+            return rope_frequencies(self.rotary_dim, self.base), 1.0
+        return self.freqs(self.rotary_dim, self.base, length)
+
     def angles(self, pos: Num[Array, '#B L'], length: Num[Array, '#B #L'] | None = None):
         """Angles [#B, L, F] of these positions, and the temperature that multiplies their cos and sin."""
         if pos.ndim != 2:
             raise ValueError(f'rope takes one position per token, got {math.prod(pos.shape[2:])} components')
-        if self.freqs is None:
-            return phase(pos, rope_frequencies(self.rotary_dim, self.base)), 1.0
-        inv_freq, temperature = self.freqs(self.rotary_dim, self.base, length)
+        inv_freq, temperature = self.frequencies(length)
         angles, start = phase(pos, inv_freq), getattr(self.freqs, 'start', 0)
         if start:
             early = pos < start

@@ -6,6 +6,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping
+from typing import Self
 
 FILE = 'metrics.jsonl'
 
@@ -61,31 +62,28 @@ def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
     return parsed
 
 
-class Progress:
-    """Loss, tokens per second and time left: one live line in a terminal, a plain line at each report elsewhere.
+class LiveLine:
+    """One live line with a bar in a terminal, plain lines elsewhere; a context manager.
 
     Args:
-      step, steps: where training starts and ends.
-      tokens: tokens of one step.
+      unit: what is counted, in front of the numbers; '' for nothing.
+      done, total: where the count starts and ends.
     """
 
-    def __init__(self, step: int, steps: int, tokens: int):
+    def __init__(self, unit: str, done: int, total: int):
         from rich import progress
 
-        self._start, self._steps, self._tokens = step, steps, tokens
-        self._clock = None  # step and time of the last report; none before the first, which contains compilation
-        self._speed = 0.0
         self._bar = None
         if sys.stdout.isatty():
             columns = (
-                progress.TextColumn('step {task.completed}/{task.total}'),
+                progress.TextColumn(f'{unit} {{task.completed}}/{{task.total}}'.lstrip()),
                 progress.BarColumn(),
                 progress.TextColumn('{task.fields[text]}'),
             )
             self._bar = progress.Progress(*columns)
-            self._task = self._bar.add_task('', total=steps, completed=step, text='compiling')
+            self._task = self._bar.add_task('', total=total, completed=done, text='compiling')
 
-    def __enter__(self) -> 'Progress':
+    def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -101,6 +99,26 @@ class Progress:
         else:
             self._bar.console.print(text, markup=False, highlight=False)
 
+    def show(self, **fields) -> None:
+        """Changes the live line, where there is one: `text`, `completed`."""
+        if self._bar is not None:
+            self._bar.update(self._task, **fields)
+
+
+class Progress(LiveLine):
+    """Loss, tokens per second and time left: one live line in a terminal, a plain line at each report elsewhere.
+
+    Args:
+      step, steps: where training starts and ends.
+      tokens: tokens of one step.
+    """
+
+    def __init__(self, step: int, steps: int, tokens: int):
+        super().__init__('step', step, steps)
+        self._start, self._steps, self._tokens = step, steps, tokens
+        self._clock = None  # step and time of the last report; none before the first, which contains compilation
+        self._speed = 0.0
+
     def report(self, step: int, loss: float) -> float:
         """Shows a step whose loss is known; returns the tokens per second since the last report (0 at the first)."""
         now = time.perf_counter()
@@ -111,8 +129,7 @@ class Progress:
         text = f'loss {loss:.4f}  {self._speed:,.0f} tokens/s  {left} left'
         if self._bar is None:
             self.say(f'step {step}/{self._steps}  {text}')
-        else:
-            self._bar.update(self._task, completed=step, text=text)
+        self.show(completed=step, text=text)
         return self._speed
 
 

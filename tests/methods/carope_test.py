@@ -12,6 +12,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_log_rate, carope_match
+from tests.methods.from_input import check_values_and_gradients, draw_inputs
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'carope.json').read_text())
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
@@ -29,9 +30,7 @@ def build(options='', *, moved=True, **context):
 
 
 def inputs(length=L, seed=3):
-    keys = jax.random.split(jax.random.key(seed), 4)
-    shapes = (B, length, N, H), (B, length, K, H), (B, length, K, H), (B, length, D)
-    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
+    return draw_inputs((B, N, K, H, D), length, seed)
 
 
 def run(encoding, q, k, v, x, tok, **how):
@@ -98,24 +97,13 @@ def test_starts_as_rope(layout):
 
 @pytest.mark.parametrize('options', ['', 'bias=False', 'layout="interleaved"'])
 def test_values_and_gradients_equal_reference(options):
-    encoding, arrays, tok = build(options), inputs(), pj.Tokens.of(length=L)
-    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
-    aim = jax.random.normal(jax.random.key(9), (B, L, N, H))
-
-    def value_and_grad(function):
-        def loss(params, *arrays):
-            out = function(nnx.merge(graphdef, params, rest), *arrays)
-            return (out * aim).sum(), out
-
-        (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))(params, *arrays)
-        return out, grads
-
-    expected, theirs = value_and_grad(lambda e, *a: reference(e.parts[0], *a))
-    for how in (dict(implementation='dense'), dict(block=(8, 5))):
-        out, ours = value_and_grad(lambda e, *a: run(e, *a, tok, **how))
-        np.testing.assert_allclose(out, expected, atol=TOLERANCE)
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-            np.testing.assert_allclose(a, b, atol=TOLERANCE * max(1.0, float(jnp.abs(b).max())))
+    check_values_and_gradients(
+        build(options),
+        inputs(),
+        lambda e, *a, **how: run(e, *a, pj.Tokens.of(length=L), **how),
+        lambda e, *a: reference(e.parts[0], *a),
+        TOLERANCE,
+    )
 
 
 def test_a_logit_depends_on_the_tokens_from_after_the_key_to_the_query():

@@ -11,6 +11,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.bias.path import evolve_keys, path_directions, path_match, unit_lower_inverse
+from tests.methods.from_input import check_values_and_gradients, draw_inputs
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'path.json').read_text())
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 17
@@ -29,9 +30,7 @@ def build(options='', **context):
 
 
 def inputs(length=L, seed=3):
-    keys = jax.random.split(jax.random.key(seed), 4)
-    shapes = (B, length, N, H), (B, length, K, H), (B, length, K, H), (B, length, D)
-    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
+    return draw_inputs((B, N, K, H, D), length, seed)
 
 
 def run(encoding, q, k, v, x, tok, **how):
@@ -135,26 +134,14 @@ def test_longer_than_a_chunk():
 
 @pytest.mark.parametrize('options', OPTIONS)
 def test_values_and_gradients_equal_reference(options):
-    encoding, arrays, tok = build(options), inputs(), pj.Tokens.of(length=L)
-    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
-    aim = jax.random.normal(jax.random.key(9), (B, L, N, H))
-
-    def value_and_grad(function):
-        def loss(params, *arrays):
-            out = function(nnx.merge(graphdef, params, rest), *arrays)
-            return (out * aim).sum(), out
-
-        (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))(params, *arrays)
-        return out, grads
-
-    expected, theirs = value_and_grad(lambda e, *a: reference(e.parts[0], *a))
-    for how in (dict(implementation='dense'), dict(block=(8, 5))):
-        out, ours = value_and_grad(lambda e, *a: run(e, *a, tok, **how))
-        np.testing.assert_allclose(out, expected, atol=TOLERANCE)
-        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
-            np.testing.assert_allclose(a, b, atol=TOLERANCE * max(1.0, float(jnp.abs(b).max())))
-            assert float(jnp.abs(b).max()) > 1e-3
+    theirs = check_values_and_gradients(
+        build(options),
+        inputs(),
+        lambda e, *a, **how: run(e, *a, pj.Tokens.of(length=L), **how),
+        lambda e, *a: reference(e.parts[0], *a),
+        TOLERANCE,
+    )
+    assert all(float(jnp.abs(b).max()) > 1e-3 for b in jax.tree.leaves(theirs))
 
 
 def test_zero_steps_are_nope():

@@ -16,7 +16,6 @@ import datetime
 import json
 import os
 import pathlib
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -33,10 +32,10 @@ from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import settings
 from posenc_jax.evaluation.language import score_windows
+from posenc_jax.evaluation.overrides import read_overrides
 from posenc_jax.evaluation.protocols import Windows
-from posenc_jax.evaluation.run import prepare
+from posenc_jax.evaluation.run import home_of, prepare
 from posenc_jax.evaluation.scoring import scorer, token_scores
-from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.frequencies.longrope import longrope_temperature
 from posenc_jax.rotation.frequencies.pi import PI
@@ -44,6 +43,7 @@ from posenc_jax.rotation.rope import Rotary, rope_frequencies
 from posenc_jax.rotation.search.evolution import (
     STARTS, VARIANTS, Genome, Objective, Sizes, Space, State, advance, begin, initial_genomes,
 )  # fmt: skip
+from posenc_jax.training.metrics import LiveLine
 
 _DECIDED = ('extend', 'eval.lengths', 'eval.split', 'eval.protocols')  # by the search
 
@@ -160,29 +160,14 @@ def pick_documents(targets: int, length: int, documents: int) -> Windows:
     return Windows(length, start, full, full)
 
 
-class Progress:
+class Progress(LiveLine):
     """Iteration, best perplexity, evaluations done and time left: one live line in a terminal, a plain line for each
     iteration elsewhere."""
 
     def __init__(self, sizes: Sizes, done: int):
-        from rich import progress
-
+        super().__init__('', done, sizes.evaluations)
         self._sizes, self._done = sizes, done
-        self._text, self._clock, self._bar = 'compiling', None, None
-        if sys.stdout.isatty():
-            columns = (progress.TextColumn('{task.completed}/{task.total}'), progress.BarColumn(),
-                       progress.TextColumn('{task.fields[text]}'))  # fmt: skip
-            self._bar = progress.Progress(*columns)
-            self._task = self._bar.add_task('', total=sizes.evaluations, completed=done, text=self._text)
-
-    def __enter__(self) -> 'Progress':
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._text, self._clock = 'compiling', None
 
     def counting(self, objective: Objective) -> Objective:
         """The objective, with every evaluation counted."""
@@ -191,26 +176,17 @@ class Progress:
             score = objective(genome)
             self._done += 1
             self._clock = self._clock or (self._done, time.perf_counter())  # the first one contains compilation
-            if self._bar is not None:
-                self._bar.update(self._task, completed=self._done, text=f'{self._text}  {self._left()} left')
+            self.show(completed=self._done, text=f'{self._text}  {self._left()} left')
             return score
 
         return counted
-
-    def say(self, text: str) -> None:
-        """Prints a line without breaking the live one."""
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.console.print(text, markup=False, highlight=False)
 
     def report(self, state: State) -> None:
         """Shows an iteration that is finished and saved."""
         self._text = f'iteration {state.iteration}/{self._sizes.iterations}  best perplexity {state.trace[-1]:.4f}'
         if self._bar is None:
             self.say(f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self._left()} left')
-        else:
-            self._bar.update(self._task, text=f'{self._text}  {self._left()} left')
+        self.show(text=f'{self._text}  {self._left()} left')
 
     def _left(self) -> str:
         if self._clock is None or self._done == self._clock[0]:
@@ -369,8 +345,7 @@ def search(
 
 def default_output(run: str, length: int) -> pathlib.Path:
     """longrope_LENGTH.json in the directory of a run, or in runs/NAME for a public checkpoint."""
-    path = pathlib.Path(run.strip())
-    return (pathlib.Path('runs', path.stem) if is_pretrained(path) else path) / f'longrope_{length}.json'
+    return home_of(run) / f'longrope_{length}.json'
 
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
@@ -387,12 +362,10 @@ def arguments(argv: list[str] | None) -> dict[str, Any]:
     parser.add_argument('--variant', default='free', metavar='|'.join(VARIANTS))
     parser.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
     known, rest = parser.parse_known_args(argv)
-    overrides = {}
-    for argument in rest:
-        match = re.fullmatch(r'--config\.([\w.]+)=(.*)', argument, re.DOTALL)
-        if match is None:
-            parser.error(f'cannot read {argument!r}; expected one of the options above or --config.NAME=VALUE')
-        overrides[match[1]] = match[2]
+    try:
+        overrides = read_overrides(rest)
+    except ValueError as error:
+        parser.error(f'{error}; expected one of the options above or --config.NAME=VALUE')
     given = vars(known)
     try:
         sizes = Sizes(**{field.name: given.pop(field.name) for field in dataclasses.fields(Sizes)})
