@@ -11,7 +11,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.bias.cope import interpolate, suffix_sum
-from tests.methods.from_input import check_values_and_gradients, draw_inputs
+from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'cope.json').read_text())
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 37
@@ -30,14 +30,6 @@ def build(options='', npos=6, *, seed=0, **context):
 
 def inputs(length=L, seed=3):
     return draw_inputs((B, N, K, H, D), length, seed)
-
-
-def run(encoding, q, k, v, x, tok, **how):
-    def whole(encoding, q, k, v, x, tok):
-        q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
-        return pj.attend(encoding, q, k, v, tq, tk, **how)
-
-    return jax.jit(whole)(encoding, q, k, v, x, tok)
 
 
 def reference(cope, q, k, v, x, visible):
@@ -86,7 +78,6 @@ def test_values_and_gradients_equal_reference(options):
     check_values_and_gradients(
         build(options),
         inputs(),
-        lambda e, *a, **how: run(e, *a, pj.Tokens.of(length=L), **how),
         lambda e, *a: reference(e.parts[0], *a, causal()),
         TOLERANCE,
     )

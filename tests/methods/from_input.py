@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import posenc_jax as pj
+
 
 def draw_inputs(sizes, length, seed=3):
     """q, k, v and the layer input x, normal; `sizes` are (rows, heads, key heads, head width, model width)."""
@@ -15,11 +17,22 @@ def draw_inputs(sizes, length, seed=3):
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
 
 
-def check_values_and_gradients(encoding, arrays, run, reference, tolerance):
-    """Dense and tiled equal the reference, also in the gradients of parameters and inputs; returns those of the reference.
+def run(encoding, q, k, v, x, tok, **how):
+    """The layer from its projections on."""
 
-    `run(encoding, *arrays, **how)` and `reference(encoding, *arrays)` are functions of the encoding and q, k, v, x.
-    """
+    def whole(encoding, q, k, v, x, tok):
+        if encoding.lookback:
+            x = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
+        q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
+        return pj.attend(encoding, q, k, v, tq, tk, **how)
+
+    return jax.jit(whole)(encoding, q, k, v, x, tok)
+
+
+def check_values_and_gradients(encoding, arrays, reference, tolerance):
+    """Dense and tiled equal `reference(encoding, q, k, v, x)`, also in the gradients of parameters and inputs; returns those
+    of the reference."""
+    tok = pj.Tokens.of(length=arrays[0].shape[1])
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
     aim = jax.random.normal(jax.random.key(9), arrays[0].shape)
 
@@ -33,7 +46,7 @@ def check_values_and_gradients(encoding, arrays, run, reference, tolerance):
 
     expected, theirs = value_and_grad(reference)
     for how in (dict(implementation='dense'), dict(block=(8, 5))):
-        out, ours = value_and_grad(lambda e, *a: run(e, *a, **how))
+        out, ours = value_and_grad(lambda e, *a: run(e, *a, tok, **how))
         np.testing.assert_allclose(out, expected, atol=tolerance)
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):

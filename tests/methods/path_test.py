@@ -11,7 +11,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.bias.path import evolve_keys, path_directions, path_match, unit_lower_inverse
-from tests.methods.from_input import check_values_and_gradients, draw_inputs
+from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'path.json').read_text())
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 17
@@ -31,15 +31,6 @@ def build(options='', **context):
 
 def inputs(length=L, seed=3):
     return draw_inputs((B, N, K, H, D), length, seed)
-
-
-def run(encoding, q, k, v, x, tok, **how):
-    def whole(encoding, q, k, v, x, tok):
-        x = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
-        q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
-        return pj.attend(encoding, q, k, v, tq, tk, **how)
-
-    return jax.jit(whole)(encoding, q, k, v, x, tok)
 
 
 def reference(path, q, k, v, x):
@@ -137,7 +128,6 @@ def test_values_and_gradients_equal_reference(options):
     theirs = check_values_and_gradients(
         build(options),
         inputs(),
-        lambda e, *a, **how: run(e, *a, pj.Tokens.of(length=L), **how),
         lambda e, *a: reference(e.parts[0], *a),
         TOLERANCE,
     )
