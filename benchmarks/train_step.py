@@ -16,7 +16,7 @@ from configs.default import get_config
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.training.optimizer import decays, make_optimizer
+from posenc_jax.training.optimizer import decays, make_optimizer, trained
 from posenc_jax.training.step import TrainState, make_trainer, take_apart, train_step
 
 VOCAB = 256
@@ -57,7 +57,7 @@ class Step:
         optimizer = make_optimizer(train, decays(model))
         self.batch = batch
         self.state = TrainState(jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), optimizer.init(params))
-        step = jax.jit(functools.partial(train_step, graphdef, optimizer, train, 0), donate_argnums=0)
+        step = jax.jit(functools.partial(train_step, graphdef, optimizer, train, 0, trained(model, 'all')), donate_argnums=0)
         begin = time.perf_counter()
         self.compiled = step.lower(self.state, batch).compile()
         self.compile_seconds = time.perf_counter() - begin
@@ -74,7 +74,7 @@ class MeshStep:
         train = get_config().train
         train.batch = len(batch['tokens'])
         self.trainer = make_trainer(cfg, train, 0, make_mesh())
-        self.state = self.trainer.init()
+        self.state = self.trainer.init({})
         self.batch = jax.device_put(batch, self.trainer.batch_sharding)
 
     def __call__(self):
@@ -104,7 +104,7 @@ def dispatch(args):
     train.batch = 1
     cfg = model_config('alibi()', train_len=8, layers=args.layers, width=16, heads=2)
     trainer = make_trainer(cfg, train, 0, make_mesh(devices=jax.devices()[:1]))
-    state = trainer.init()
+    state = trainer.init({})
     structure = jax.tree.structure(state)
     flat = lambda state: dict(enumerate(jax.tree.leaves(state)))
     nested = lambda leaves: jax.tree.unflatten(structure, [leaves[i] for i in range(len(leaves))])

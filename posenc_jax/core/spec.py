@@ -223,6 +223,26 @@ def _show(hint) -> str:
     return getattr(hint, '__name__', str(hint)) if not typing.get_args(hint) else str(hint)
 
 
+def with_defaults(chain: Chain, **context) -> Chain:
+    """The calls with these values given wherever a parameter would take them from the model, nested calls included.
+
+    Example:
+      >>> str(with_defaults(parse('rope(freqs=yarn(factor=4.0))'), train_len=64))
+      'rope(freqs=yarn(factor=4.0, train_len=64))'
+    """
+
+    def filled(value):
+        if isinstance(value, Chain):
+            return with_defaults(value, **context)
+        if not isinstance(value, Node):
+            return value
+        parameters, arguments = value.entry.parameters, {name: filled(v) for name, v in value.arguments.items()}
+        asked = {n: v for n, v in context.items() if n in parameters and parameters[n].default is CONTEXT}
+        return Node(value.entry, arguments | {n: v for n, v in asked.items() if n not in arguments})
+
+    return Chain(tuple(filled(node) for node in chain.nodes))
+
+
 def build(node: Node, context: dict[str, Any]) -> Any:
     """Builds a checked node; parameters with default `CONTEXT` are taken from `context`.
 

@@ -1,9 +1,12 @@
-"""Applies a context extension, written as a spec string, to an encoding that exists."""
+"""Applies a context extension, written as a spec string, to an encoding that exists, or to the spec string of one."""
+
+import dataclasses
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import chain, name_of, parts_of
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import SpecError
+from posenc_jax.core.families import Bias
+from posenc_jax.core.registry import SpecError, lookup
 from posenc_jax.extension.parts import is_relative_bias
 from posenc_jax.rotation.rope import Rotary
 
@@ -29,15 +32,9 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
       4.0
     """
     for node in spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes:
-        if 'encoding' in node.arguments:
-            raise SpecError(f'{node.entry.key} extends the encoding that is there; leave out encoding={node.arguments["encoding"]}')
-        parts = parts_of(encoding)
-        extends_bias = node.entry.kind == 'extension'
+        parts, extends_bias = parts_of(encoding), node.entry.kind == 'extension'
         found = [part for part in parts if isinstance(part, Rotary) or (extends_bias and is_relative_bias(part))]
-        if len(found) != 1:
-            wanted = 'one rotary encoding' + (' or one relative bias' if extends_bias else '')
-            raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {" | ".join(map(name_of, parts))}')
-        (part,) = found
+        part = _the_one(node, found, ' | '.join(map(name_of, parts)))
         if node.entry.kind == 'frequencies':
             freqs = spec_language.build(node, context)
             extended = Rotary(part.base, part.layout, part.partial, freqs, part.head_dim)
@@ -45,3 +42,38 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
             extended = spec_language.build(node, {**context, 'encoding': part})
         encoding = chain(*(extended if other is part else other for other in parts))
     return encoding
+
+
+def extended_spec(encoding: str, spec: str) -> str:
+    """`extend` on spec strings: the encoding that can be trained with this extension from the start.
+
+    Raises:
+      SpecError: as `extend`; what only the sizes of a model show is found when the result is built.
+
+    Example:
+      >>> extended_spec('rope(base=500.0) | alibi()', 'yarn(factor=4.0)')
+      'rope(base=500.0, freqs=yarn(factor=4.0)) | alibi()'
+    """
+    nodes = list(spec_language.parse(encoding).nodes)
+    for node in spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes:
+        kinds = (Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,)
+        relative = lambda n: issubclass(n.entry.build, Rotary) or n.entry.card.promises.relative
+        found = [n for n in nodes if isinstance(n.entry.build, type) and issubclass(n.entry.build, kinds) and relative(n)]
+        part = _the_one(node, found, str(spec_language.Chain(tuple(nodes))))
+        if node.entry.kind == 'frequencies':
+            extended = dataclasses.replace(part, arguments={**part.arguments, 'freqs': node})
+        else:
+            arguments = {'encoding': spec_language.Chain((part,)), **node.arguments}
+            extended = spec_language.Node(lookup(node.entry.key, ('encoding',)), arguments)
+        nodes = [extended if other is part else other for other in nodes]
+    return str(spec_language.Chain(tuple(nodes)))
+
+
+def _the_one(node: spec_language.Node, found: list, among: str):
+    """The one part that a call extends."""
+    if 'encoding' in node.arguments:
+        raise SpecError(f'{node.entry.key} extends the encoding that is there; leave out encoding={node.arguments["encoding"]}')
+    if len(found) != 1:
+        wanted = 'one rotary encoding' + (' or one relative bias' if node.entry.kind == 'extension' else '')
+        raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
+    return found[0]

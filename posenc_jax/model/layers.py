@@ -1,5 +1,6 @@
 """What a transformer block is made of: norms, feed-forward, attention with an encoding, and the pre-norm block."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -163,8 +164,50 @@ class MLP(nnx.Module):
         return shifted(out, value(self.b_out))
 
 
+class Adapter(nnx.Module):
+    """A low-rank term beside a projection, `alpha / r (x down) up`; `up` starts at zero, so that nothing changes at first.
+
+    Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
+
+    Args:
+      weights: of the projection, which says the shapes and their roles.
+      inputs: how many of its dimensions, after those of the stack, are inputs.
+      rank, alpha: r, and the numerator of the scale.
+    """
+
+    def __init__(self, weights: nnx.Param, inputs: int, rank: int, alpha: float, *, rngs: nnx.Rngs):
+        axes = weights.get_metadata()['axes']
+        stack, shape = weights.shape[: -len(axes)], weights.shape[-len(axes) :]
+        into = shape[:inputs]
+        self.scale = alpha / rank
+        self.down = normal(rngs, (*into, rank), math.prod(into), (*axes[:inputs], 'rank'), stack=stack)
+        self.up = zeros((rank, *shape[inputs:]), ('rank', *axes[inputs:]), stack=stack)
+
+    def __call__(self, x: Float[Array, 'B T I']) -> Float[Array, 'B T O']:
+        """The term for flattened vectors."""
+        rank = self.down.shape[-1]
+        return self.scale * project(project(x, self.down[...].reshape(-1, rank)), self.up[...].reshape(rank, -1))
+
+    def product(self) -> Float[Array, '...']:
+        """What the term adds to the projection's weights, in their shape; of all layers at once where they are stacked."""
+        down, up = self.down[...], self.up[...]
+        stack, rank = up.shape[: up.ndim - len(self.up.get_metadata()['axes'])], down.shape[-1]
+        product = down.reshape(*stack, -1, rank) @ up.reshape(*stack, rank, -1)
+        return self.scale * product.reshape(*down.shape[:-1], *up.shape[len(stack) + 1 :])
+
+
+def merge_adapters(attention: 'Attention') -> 'Attention':
+    """The same attention, layer or stack of layers, with its adapters added into the projections."""
+    attention = nnx.clone(attention)
+    for name, adapter in ({} if attention.adapters is None else attention.adapters).items():
+        weights = getattr(attention, f'w_{name}')
+        weights[...] = weights[...] + adapter.product()
+    attention.adapters = None
+    return attention
+
+
 class Attention(nnx.Module):
-    """The projections around `attend`: x -> q, k, v and attended values -> x."""
+    """The projections around `attend`: x -> q, k, v and attended values -> x. With `rank`, an `Adapter` beside each."""
 
     def __init__(
         self,
@@ -177,6 +220,8 @@ class Attention(nnx.Module):
         gain: float,
         stack: tuple[int, ...],
         rngs: nnx.Rngs,
+        rank: int = 0,
+        alpha: float = 16.0,
     ):
         into = lambda count, role: normal(rngs, (width, count, head_dim), width, ('width', role, 'head_dim'), stack=stack)
         self.w_q, self.w_k, self.w_v = into(heads, 'heads'), into(kv_heads, 'kv_heads'), into(kv_heads, 'kv_heads')
@@ -185,12 +230,19 @@ class Attention(nnx.Module):
         shift = lambda count, role: None if bias == 'none' else zeros((count, head_dim), (role, 'head_dim'), stack=stack)
         self.b_q, self.b_k, self.b_v = shift(heads, 'heads'), shift(kv_heads, 'kv_heads'), shift(kv_heads, 'kv_heads')
         self.b_out = zeros((width,), ('width',), stack=stack) if bias == 'all' else None
+        self.adapters = nnx.Dict() if rank else None
+        if rank:
+            for name, w in (('q', self.w_q), ('k', self.w_k), ('v', self.w_v), ('out', self.w_out)):
+                self.adapters[name] = Adapter(w, 2 if name == 'out' else 1, rank, alpha, rngs=rngs)
 
     def split(self, x: Float[Array, 'B T D']) -> tuple[Array, Array, Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H]."""
-        heads = lambda w: project(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:2], *w.shape[1:])
-        pairs = (self.w_q, self.b_q), (self.w_k, self.b_k), (self.w_v, self.b_v)
-        q, k, v = (shifted(heads(w[...]), value(b)) for w, b in pairs)
+        def heads(name, w, bias):
+            out = self._adapted(name, x, project(x, w.reshape(w.shape[0], -1)))
+            return shifted(out.reshape(*x.shape[:2], *w.shape[1:]), value(bias))
+
+        projections = ('q', self.w_q, self.b_q), ('k', self.w_k, self.b_k), ('v', self.w_v, self.b_v)
+        q, k, v = (heads(name, w[...], b) for name, w, b in projections)
         return (
             constrain(q, 'batch', 'sequence', 'heads', None),
             constrain(k, 'batch', 'sequence', 'kv_heads', None),
@@ -199,8 +251,11 @@ class Attention(nnx.Module):
 
     def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""
-        w = self.w_out[...]
-        return shifted(project(out.reshape(*out.shape[:2], -1), w.reshape(-1, w.shape[-1])), value(self.b_out))
+        w, flat = self.w_out[...], out.reshape(*out.shape[:2], -1)
+        return shifted(self._adapted('out', flat, project(flat, w.reshape(-1, w.shape[-1]))), value(self.b_out))
+
+    def _adapted(self, name, x, out):
+        return out if self.adapters is None else out + self.adapters[name](x)
 
 
 class Block(nnx.Module):
@@ -217,7 +272,9 @@ class Block(nnx.Module):
     def __init__(self, cfg, encodings: list[Encoding], *, stack: tuple[int, ...] = (), rngs: nnx.Rngs):
         drawn = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)  # the residual stream is of order one at any depth
         self.attention_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
-        self.attention = Attention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, bias=cfg.bias, **drawn)
+        self.attention = Attention(
+            cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, bias=cfg.bias, rank=cfg.lora_rank, alpha=cfg.lora_alpha, **drawn
+        )
         self.mlp_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
         self.mlp = MLP(cfg.mlp, cfg.width, cfg.mlp_width, bias=cfg.bias == 'all', **drawn)
         self.parallel = cfg.parallel

@@ -13,7 +13,7 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import chain, make, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import SpecError, check_choice
-from posenc_jax.model.layers import BIASES, MLPS, NORMS, Block, Norm, dropout, normal
+from posenc_jax.model.layers import BIASES, MLPS, NORMS, Block, Norm, dropout, merge_adapters, normal
 from posenc_jax.model.sharding import constrain
 
 KINDS = {'decoder': True, 'encoder': False}  # kind -> causal
@@ -45,6 +45,7 @@ class TransformerConfig:
       embedding_scale: the input multiplies the embedding table by it; 0 = sqrt(width), the inverse of the table's initial
         deviation, which gives token vectors the unit variance positions are added to.
       embedding_norm: a norm of the token vectors at the input.
+      lora_rank, lora_alpha: an `Adapter` of this rank beside each projection of attention; 0 = none.
       dropout: probability, on the embeddings and on both branches of every block.
       dtype: of activations; parameters, norms and logits are float32.
       remat: what the backward pass recomputes: 'none', 'full' (each block), 'dots' (all but matrix products).
@@ -74,6 +75,8 @@ class TransformerConfig:
     tie: bool = False
     embedding_scale: float = 0.0
     embedding_norm: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
     dropout: float = 0.0
     dtype: str = 'float32'
     remat: str = 'none'
@@ -87,6 +90,9 @@ class TransformerConfig:
         for name in ('kv_heads', 'head_dim', 'mlp_width', 'block'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name} must be positive, or 0 to derive it, got {getattr(self, name)}')
+        if self.lora_rank < 0 or not self.lora_alpha > 0:
+            found = f'{self.lora_rank} and {self.lora_alpha}'
+            raise ValueError(f'lora_rank must be at least 0 and lora_alpha positive, got {found}')
         for name, choices in (
             ('kind', tuple(KINDS)),
             ('share', SHARES),
@@ -312,6 +318,14 @@ class Transformer(nnx.Module):
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             group = jax.checkpoint(group, prevent_cse=False, policy=policy)
         return jax.lax.scan(group, x, (jnp.arange(self.cfg.layers // period), states))
+
+    def merged(self) -> 'Transformer':
+        """The same function without adapters: their products are added into the projections."""
+        model = nnx.clone(self)
+        for block in model.blocks:
+            block.attention = merge_adapters(block.attention)
+        model.cfg = dataclasses.replace(self.cfg, lora_rank=0)
+        return model
 
     def layers(self) -> list[tuple[int, Block]]:
         """All layers in order, each with its place in the period, cut out of the stacks."""

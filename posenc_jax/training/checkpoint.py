@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, UInt32
 from ml_collections import ConfigDict
 
+from posenc_jax.model.sharding import make_mesh, param_shardings
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training import config as configs
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
@@ -158,12 +159,15 @@ class Checkpoints:
         self._manager.reload()
 
 
-def restore_model(run_dir: str | os.PathLike, step: int | None = None) -> tuple[ConfigDict, Transformer, int]:
-    """A trained model from the directory of its run alone, on one device.
+def restore_model(
+    run_dir: str | os.PathLike, step: int | None = None, *, mesh: Mesh | None = None
+) -> tuple[ConfigDict, Transformer, int]:
+    """A trained model from the directory of its run alone.
 
     Args:
       run_dir: the directory that training wrote.
       step: which checkpoint; None is the newest one that can be read.
+      mesh: where its parameters go; None is one device.
 
     Returns:
       Its config, the model, and the step.
@@ -179,11 +183,14 @@ def restore_model(run_dir: str | os.PathLike, step: int | None = None) -> tuple[
     path = pathlib.Path(run_dir, configs.FILE)
     config = configs.from_json(path)
     graphdef, params, constants = take_apart(abstract_model(configs.stored_model_config(path)))
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device),
-        {'params': nnx.to_pure_dict(params), 'constants': nnx.to_pure_dict(constants)},
-    )
+    mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
+
+    def placed(state):
+        shapes, shardings = nnx.to_pure_dict(state), jax.tree.leaves(param_shardings(state, mesh))
+        place = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+        return jax.tree.map(place, shapes, jax.tree.unflatten(jax.tree.structure(shapes), shardings))
+
+    abstract = {'params': placed(params), 'constants': placed(constants)}
     with Checkpoints(run_dir) as checkpoints:
         found, step = checkpoints.restore_model(abstract, step)
     return config, nnx.merge(graphdef, found['params'], found['constants']), step

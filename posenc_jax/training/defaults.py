@@ -16,6 +16,11 @@ def get_config() -> ConfigDict:
     config.extend = ''  # evaluation only: a context extension such as 'yarn(factor=4.0)'
     config.task = 'language()'  # spec string, e.g. 'addition(ids="coupled", reverse_output=True)'
 
+    config.init = init = ConfigDict()  # where the weights come from
+    init.source = ''  # a training run, or a public checkpoint (directory or .gguf), to continue; '' draws them at random.
+    # Then `model` is that of the source, `encoding` too unless given here, and train_len in it is the length of the source.
+    init.extend = ''  # a context extension to train with, e.g. 'yarn(factor=4.0)': rewrites `encoding`
+
     config.data = data = ConfigDict()  # for tasks that read text, where the task's string does not say it
     data.dataset = 'pydoc_topics'  # 'pydoc_topics', 'stdlib_code', 'text:GLOB' or 'tfds:NAME'
     data.data_dir = ''  # folder of 'text:' patterns or prepared 'tfds:' data sets; '' is their own default
@@ -37,6 +42,8 @@ def get_config() -> ConfigDict:
     model.tie = False  # whether the output uses the embedding table
     model.embedding_scale = 0.0  # the input multiplies the table by it; 0 means sqrt(width), for vectors of unit variance
     model.embedding_norm = False  # a norm of the token vectors at the input
+    model.lora_rank = 0  # low-rank adapters beside the projections of attention; 0 for none (see train.tune)
+    model.lora_alpha = 16.0  # they are scaled by lora_alpha / lora_rank
     model.dropout = 0.0  # on the embeddings and both branches of every block
     model.dtype = 'float32'  # of activations, or 'bfloat16'; parameters, logits and the loss stay float32
     model.remat = 'none'  # what the backward pass recomputes: 'none', 'full', 'dots' (all but matrix products)
@@ -48,6 +55,7 @@ def get_config() -> ConfigDict:
     train.batch = 32  # sequences per step, over all devices and accumulation
     train.length = 256  # tokens per sequence; for tasks other than language the largest task length
     train.min_length = 1  # tasks other than language draw lengths from min_length .. length; a task may need more than 1
+    train.tune = 'all'  # what is trained: 'all', 'adapters' (and the encodings), or 'encodings'; the rest stays as it is
     train.lr = 1e-3  # peak learning rate of AdamW
     train.warmup = 100  # steps of linear warm-up from 0
     train.end_lr_fraction = 0.05  # the cosine falls to this fraction of the peak

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.tasks import Batch, batch_iterator
 from posenc_jax.training import config as configs
+from posenc_jax.training import initial
 from posenc_jax.training.checkpoint import Checkpoints
 from posenc_jax.training.metrics import MetricsLog, Progress
 from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, TrainState, make_trainer
@@ -143,10 +144,11 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
       config.train.steps = 100
       directory = train(config)
     """
-    config = configs.validate(config)
+    config = configs.validate(initial.resolve(config))
     directory = pathlib.Path(config.workdir, config.name)
     task = configs.make_task(config)
     length = configs.task_length(config, task)
+    initial.check(config, configs.model_config(config, task))
     data = {
         split: task.dataset(length=length, batch_size=config.train.batch, seed=config.seed, split=split)
         for split in (('train', 'validation') if config.train.eval_every else ('train',))
@@ -196,17 +198,21 @@ def _run(config, directory, trainer: Trainer, checkpoints: Checkpoints, data, wi
         state, iterator, step = checkpoints.restore(trainer.abstract)
         batches.set_state(iterator)
     else:
-        state, step = trainer.init(), 0
+        state, step = trainer.init(initial.initial_params(config, jax.sharding.get_mesh())), 0
     saved, unchecked = step, None
     with contextlib.ExitStack() as stack:
         # Only process 0 reports.
         log = stack.enter_context(MetricsLog(directory, step)) if first else None
         progress = stack.enter_context(Progress(step, settings.steps, settings.batch * width)) if first else None
         if first:
-            parameters = sum(a.size for a in jax.tree.leaves(trainer.abstract.params))
+            count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
+            parameters, tuned = count(trainer.abstract.params), count(trainer.tuned)
             encoding = ' / '.join(config.pattern) or config.encoding
             devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
-            progress.say(f'{directory}: {encoding}, {parameters:,} parameters, {devices}')
+            part = '' if tuned == parameters else f' ({tuned:,} of them trained)'
+            if config.init.source:
+                progress.say(f'weights of {config.init.source}')
+            progress.say(f'{directory}: {encoding}, {parameters:,} parameters{part}, {devices}')
             if step:
                 done = 'trained already, to' if step >= settings.steps else 'continuing after'
                 progress.say(f'{done} step {step} of {settings.steps}')

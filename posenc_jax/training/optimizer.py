@@ -1,5 +1,6 @@
-"""AdamW with warm-up and cosine decay, and which parameters decay."""
+"""AdamW with warm-up and cosine decay, which parameters are trained, and which of them decay."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import check_choice
+from posenc_jax.model.layers import Adapter
 
 
 def learning_rate(
@@ -27,6 +30,27 @@ def learning_rate(
     return lr * jnp.where(step < warmup, (step + 1) / max(warmup, 1), cosine)
 
 
+TUNES = ('all', 'adapters', 'encodings')
+
+
+def trained(model: nnx.Module, tune: str) -> dict[str, Any]:
+    """Which parameters of a model `train.tune` trains, as a tree of booleans in the shape of its parameters.
+
+    Raises:
+      ValueError: an unknown choice, or a model that has nothing of the kind.
+    """
+    check_choice('train.tune', tune, TUNES)
+    kinds = {'all': (nnx.Module,), 'adapters': (Adapter, Encoding), 'encodings': (Encoding,)}[tune]
+    homes = [path for path, module in nnx.iter_modules(model) if isinstance(module, kinds)]
+    if tune == 'adapters' and not any(isinstance(module, Adapter) for _, module in nnx.iter_modules(model)):
+        raise ValueError("train.tune is 'adapters', but the model has none: set model.lora_rank, e.g. 8")
+    inside = lambda path, _: any(path[: len(home)] == home for home in homes)
+    found = _map_params(model, inside)
+    if not any(jax.tree.leaves(found)):
+        raise ValueError(f'train.tune is {tune!r}, but the encodings have no parameters; use one of {", ".join(TUNES)}')
+    return found
+
+
 def decays(model: nnx.Module) -> dict[str, Any]:
     """Which parameters of a model weight decay applies to, as a tree of booleans in the shape of its parameters.
 
@@ -34,16 +58,21 @@ def decays(model: nnx.Module) -> dict[str, Any]:
     norm, no bias, and nothing that an encoding learns.
     """
     encodings = [path for path, module in nnx.iter_modules(model) if isinstance(module, Encoding)]
-    params = nnx.state(model, nnx.Param)
 
     def rule(path, variable):
-        keys = tuple(key.key for key in path)
         axes = variable.get_metadata().get('axes')
         own = variable.get_value().ndim if axes is None else len(axes)
-        return own >= 2 and not any(keys[: len(prefix)] == prefix for prefix in encodings)
+        return own >= 2 and not any(path[: len(prefix)] == prefix for prefix in encodings)
 
+    return _map_params(model, rule)
+
+
+def _map_params(model: nnx.Module, rule: Callable[[tuple, nnx.Variable], Any]) -> dict[str, Any]:
+    """`rule(path, variable)` of every parameter, as a tree in the shape of the parameters."""
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param), lambda v: v)
     is_variable = lambda x: isinstance(x, nnx.Variable)
-    return jax.tree_util.tree_map_with_path(rule, nnx.to_pure_dict(params, lambda v: v), is_leaf=is_variable)
+    keys = lambda path: tuple(key.key for key in path)
+    return jax.tree_util.tree_map_with_path(lambda path, v: rule(keys(path), v), params, is_leaf=is_variable)
 
 
 def make_optimizer(train: ConfigDict, decay: dict[str, Any]) -> optax.GradientTransformation:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model.sharding import param_shardings, spec_of
 from posenc_jax.model.transformer import Transformer, TransformerConfig
-from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer
+from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 
 Params = dict[str, Any]
 DeviceBatch = dict[str, Array]
@@ -50,17 +50,20 @@ class Trainer:
     """The compiled functions of a run.
 
     Attributes:
-      init: () -> TrainState, with every array where it belongs.
+      init: (given) -> TrainState, with every array where it belongs. `given` are parameters that are there already, by their
+        place in the nested dicts ({} for none); they are donated, the others are drawn.
       step: (state, batch) -> (state, metrics); the state given is donated.
       evaluate: (state, batch) -> sums over the scored targets.
       abstract: the TrainState as `ShapeDtypeStruct` with shardings.
+      tuned: its parameters without those that stay as they are.
       batch_sharding: of every array of a batch.
     """
 
-    init: Callable[[], TrainState]
+    init: Callable[[Params], TrainState]
     step: Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
     evaluate: Callable[[TrainState, DeviceBatch], Metrics]
     abstract: TrainState
+    tuned: Params
     batch_sharding: NamedSharding
 
 
@@ -88,31 +91,50 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
         )
     model = abstract_model(cfg)
     graphdef, params, constants = take_apart(model)
-    optimizer = make_optimizer(train, decays(model))
+    tuned = trained(model, train.tune)
+    optimizer = make_optimizer(train, only(decays(model), tuned))
 
-    def init() -> TrainState:
+    def init(given: Params) -> TrainState:
         _, params, constants = take_apart(Transformer(cfg, rngs=nnx.Rngs(jax.random.key(seed))))
-        params = nnx.to_pure_dict(params)
-        return TrainState(jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), optimizer.init(params))
+        params = _overlaid(nnx.to_pure_dict(params), given)
+        opt_state = optimizer.init(only(params, tuned))
+        return TrainState(jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), opt_state)
 
     whole = NamedSharding(mesh, PartitionSpec())
-    shapes = jax.eval_shape(init)
+    shapes = jax.eval_shape(init, {})
     as_dict = lambda state, like: jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(state))
     of_params = as_dict(param_shardings(params, mesh), shapes.params)
     of_constants = as_dict(param_shardings(constants, mesh), shapes.constants)
     of_optimizer = optax.tree_map_params(
-        optimizer, lambda _, sharding: sharding, shapes.opt_state, of_params, transform_non_params=lambda _: whole
+        optimizer, lambda _, sharding: sharding, shapes.opt_state, only(of_params, tuned), transform_non_params=lambda _: whole
     )
     shardings = TrainState(whole, of_params, of_constants, of_optimizer)
     place = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-    step = functools.partial(train_step, graphdef, optimizer, train, seed)
+    step = functools.partial(train_step, graphdef, optimizer, train, seed, tuned)
     return Trainer(
-        init=jax.jit(init, out_shardings=shardings),
+        init=jax.jit(init, donate_argnums=0, out_shardings=shardings),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
         evaluate=jax.jit(functools.partial(eval_step, graphdef), out_shardings=whole),
         abstract=jax.tree.map(place, shapes, shardings),
+        tuned=only(shapes.params, tuned),
         batch_sharding=NamedSharding(mesh, spec_of(('batch', 'sequence'))),
     )
+
+
+def only(params: Params, tuned: Params) -> Params:
+    """The parameters that are trained; None, which JAX takes for nothing, in the place of the others."""
+    return jax.tree.map(lambda leaf, is_tuned: leaf if is_tuned else None, params, tuned)
+
+
+def _joined(part: Params, params: Params) -> Params:
+    """`params` with those leaves of `part` that are there."""
+    return jax.tree.map(lambda new, old: old if new is None else new, part, params, is_leaf=lambda x: x is None)
+
+
+def _overlaid(params: Params, given: Params) -> Params:
+    """`params` with what `given` has at the same place."""
+    both = lambda old, new: _overlaid(old, new) if isinstance(old, dict) else new
+    return {key: both(value, given[key]) if key in given else value for key, value in params.items()}
 
 
 def tokens_of(batch: DeviceBatch) -> Tokens:
@@ -135,10 +157,11 @@ def train_step(
     optimizer: optax.GradientTransformation,
     train: ConfigDict,
     seed: int,
+    tuned: Params,
     state: TrainState,
     batch: DeviceBatch,
 ) -> tuple[TrainState, Metrics]:
-    """One update: the loss is the mean over the scored targets of the whole batch, however it is cut.
+    """One update of the `tuned` parameters: the loss is the mean over the scored targets of the whole batch, however it is cut.
 
     Returns:
       The new state, and `loss` (nats per target), `grad_norm` (before clipping), `param_norm` (after the update),
@@ -148,7 +171,7 @@ def train_step(
     scored = jnp.maximum(batch['loss_mask'].sum(dtype=jnp.float32), 1.0)
 
     def loss_of(params, part, key):
-        model = nnx.merge(graphdef, params, state.constants)
+        model = nnx.merge(graphdef, _joined(params, state.params), state.constants)
         logits = model(part['tokens'], tokens_of(part), key=key, train=True)
         nll, log_partition = target_losses(logits, part['targets'])
         mean = lambda values: (values * part['loss_mask']).sum(dtype=jnp.float32) / scored
@@ -156,21 +179,22 @@ def train_step(
         return loss + train.z_loss * mean(log_partition**2) if train.z_loss else loss, loss
 
     grad_of = jax.grad(loss_of, has_aux=True)
+    params = only(state.params, tuned)
     if train.accumulate == 1:
-        grads, loss = grad_of(state.params, batch, key)
+        grads, loss = grad_of(params, batch, key)
     else:
         # Every part takes rows from everywhere in the batch, so that each device keeps its own rows.
         cut = lambda a: jnp.swapaxes(a.reshape(-1, train.accumulate, *a.shape[1:]), 0, 1)
 
         def add(total, numbered):
             number, part = numbered
-            return jax.tree.map(jnp.add, total, grad_of(state.params, part, jax.random.fold_in(key, number))), None
+            return jax.tree.map(jnp.add, total, grad_of(params, part, jax.random.fold_in(key, number))), None
 
-        zero = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros((), jnp.float32))
+        zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.float32))
         (grads, loss), _ = jax.lax.scan(add, zero, (jnp.arange(train.accumulate), jax.tree.map(cut, batch)))
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    params = _joined(optax.apply_updates(params, updates), state.params)
     rate = learning_rate(
         state.step, lr=train.lr, warmup=train.warmup, steps=train.steps, end_lr_fraction=train.end_lr_fraction
     )

@@ -32,7 +32,7 @@ def make_run(directory, **changes):
     cfg = configs.model_config(config, configs.make_task(config))
     trainer = make_trainer(cfg, config.train, config.seed, make_mesh(devices=jax.devices()[:1]))
     with checkpoint.Checkpoints(directory, keep=1) as checkpoints:
-        checkpoints.save(2, trainer.init(), {})
+        checkpoints.save(2, trainer.init({}), {})
     configs.save(config, directory / configs.FILE)
     return str(directory)
 
@@ -170,7 +170,7 @@ def test_a_likelihood_that_is_not_finite_names_the_run_and_the_length(runs, tmp_
     config = configs.from_json(pathlib.Path(runs['alibi']) / configs.FILE)
     cfg = configs.stored_model_config(pathlib.Path(runs['alibi']) / configs.FILE)
     trainer = make_trainer(cfg, config.train, 0, make_mesh(devices=jax.devices()[:1]))
-    state = trainer.init()
+    state = trainer.init({})
     state.params['embedding'] = state.params['embedding'] * jnp.nan
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})

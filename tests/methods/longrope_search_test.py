@@ -250,7 +250,7 @@ def make_run(directory, **changes):
     cfg = configs.model_config(config, configs.make_task(config))
     trainer = make_trainer(cfg, config.train, config.seed, make_mesh(devices=jax.devices()[:1]))
     with checkpoint.Checkpoints(directory, keep=1) as checkpoints:
-        checkpoints.save(2, trainer.init(), {})
+        checkpoints.save(2, trainer.init({}), {})
     configs.save(config, directory / configs.FILE)
     return str(directory)
 

@@ -41,7 +41,7 @@ def saved(tmp_path_factory):
         for step in (1, 3, 7):
             # Noise everywhere, so that no array is small on disk because it is all zeros.
             noise = lambda a, step=step: jax.random.normal(jax.random.key(step), a.shape) if a.ndim else a + step
-            state = jax.tree.map(noise, trainer.init())
+            state = jax.tree.map(noise, trainer.init({}))
             checkpoints.save(step, state, {'next_index': 10 * step})
             states[step] = jax.device_get(state)
     return directory, trainer, states

@@ -45,7 +45,7 @@ def numpy_losses(cfg, state, batch):
 
 def test_loss_is_the_masked_mean(plain):
     cfg, trainer = plain
-    state, batch = trainer.init(), batch_of()
+    state, batch = trainer.init({}), batch_of()
     nll, _, logits = numpy_losses(cfg, state, batch)
     mask = batch['loss_mask']
     sums = trainer.evaluate(state, batch)
@@ -58,7 +58,7 @@ def test_loss_is_the_masked_mean(plain):
 
 def test_solved_rows(plain):
     cfg, trainer = plain
-    state, batch = trainer.init(), batch_of()
+    state, batch = trainer.init({}), batch_of()
     _, _, logits = numpy_losses(cfg, state, batch)
     right = logits.argmax(-1).astype(np.int32)
     targets = np.where(np.arange(8)[:, None] < 3, right, (right + 1) % 257)  # three rows right, five wrong
@@ -71,7 +71,7 @@ def test_what_is_not_scored_does_not_train(plain):
     _, trainer = plain
     batch = batch_of()
     other = {**batch, 'targets': np.where(batch['loss_mask'] > 0, batch['targets'], 7)}
-    one, two = (trainer.step(trainer.init(), b)[0].params for b in (batch, other))
+    one, two = (trainer.step(trainer.init({}), b)[0].params for b in (batch, other))
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
@@ -79,10 +79,10 @@ def test_z_loss(plain):
     cfg, trainer = plain
     _, with_z = trainer_of(train__z_loss=0.5)
     batch = batch_of()
-    (_, without), (_, added) = trainer.step(trainer.init(), batch), with_z.step(with_z.init(), batch)
+    (_, without), (_, added) = trainer.step(trainer.init({}), batch), with_z.step(with_z.init({}), batch)
     assert float(without['loss']) == float(added['loss'])  # what is reported is the cross-entropy alone
     graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
-    state = trainer.init()
+    state = trainer.init({})
 
     def loss(params):
         logits = nnx.merge(graphdef, params, state.constants)(batch['tokens'])
@@ -99,7 +99,7 @@ def test_accumulation_changes_nothing(plain):
     assert batch_of()['loss_mask'].sum(1).std() > 0  # rows differ in the number of scored targets
     results = []
     for _, trainer in (plain, trainer_of(train__accumulate=4)):
-        state, found = trainer.init(), []
+        state, found = trainer.init({}), []
         for seed in range(3):
             state, metrics = trainer.step(state, batch_of(seed))
             found.append([float(metrics[name]) for name in ('loss', 'grad_norm', 'param_norm')])
@@ -109,7 +109,7 @@ def test_accumulation_changes_nothing(plain):
 
 def test_the_model_sees_what_the_batch_says(plain):
     cfg, trainer = plain
-    state, batch = trainer.init(), batch_of()
+    state, batch = trainer.init({}), batch_of()
     extra = {
         'positions': np.tile(np.arange(32, dtype=np.int32)[::-1], (8, 1)),
         'segment': np.repeat(np.array([[0, 1]], np.int32), 16, axis=1).repeat(8, 0),
@@ -131,17 +131,17 @@ def test_randomness_derives_from_seed_and_step():
     _, other = trainer_of(model__dropout=0.5, seed=1)
 
     def loss(trainer, step):
-        state = dataclasses.replace(trainer.init(), params=params, step=jnp.int32(step))
+        state = dataclasses.replace(trainer.init({}), params=params, step=jnp.int32(step))
         return float(trainer.step(state, batch_of())[1]['loss'])
 
-    params = jax.device_get(trainer.init().params)
+    params = jax.device_get(trainer.init({}).params)
     assert loss(trainer, 0) == loss(trainer, 0)
     assert len({loss(trainer, 0), loss(trainer, 1), loss(other, 0)}) == 3
 
 
 def test_it_learns(plain):
     _, trainer = plain
-    state, batch, found = trainer.init(), batch_of(), []
+    state, batch, found = trainer.init({}), batch_of(), []
     for _ in range(24):
         state, metrics = trainer.step(state, batch)
         found.append(float(metrics['loss']))

@@ -1,0 +1,140 @@
+"""Weights that are there already: a run that continues another run or a public checkpoint, at another length or encoding."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.registry import SpecError
+from posenc_jax.extension import extended_spec
+from posenc_jax.model.pretrained import is_pretrained, load_pretrained
+from posenc_jax.model.pretrained.architectures import describe
+from posenc_jax.model.pretrained.sources import open_source
+from posenc_jax.model.sharding import param_shardings
+from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.training import config as configs
+from posenc_jax.training import defaults
+from posenc_jax.training.checkpoint import Checkpoints, restore_model
+from posenc_jax.training.step import abstract_model
+
+# Fields of `model` that say how it is trained and computed rather than what its weights are.
+RUN_FIELDS = ('lora_rank', 'lora_alpha', 'dropout', 'dtype', 'remat', 'block', 'implementation')
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """A source of weights.
+
+    Attributes:
+      cfg: of the model that they are of, without adapters.
+      load: mesh -> the model, its parameters where they belong.
+    """
+
+    cfg: TransformerConfig
+    load: Callable[[Mesh], Transformer]
+
+
+def open_initial(path: str) -> Initial:
+    """What training can continue from: the directory of a run (its newest checkpoint), or a public checkpoint.
+
+    Raises:
+      FileNotFoundError, ValueError: there is nothing of the kind.
+    """
+    directory = pathlib.Path(path).expanduser()
+    if is_pretrained(directory):
+        return Initial(describe(open_source(directory).config, directory).cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
+    if not directory.is_dir():
+        raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
+    cfg = configs.stored_model_config(directory / configs.FILE)
+    with Checkpoints(directory) as found:
+        if not found.steps():
+            raise ValueError(f'init.source: {directory} has no finished checkpoint')
+    return Initial(dataclasses.replace(cfg, lora_rank=0), lambda mesh: restore_model(directory, mesh=mesh)[1].merged())
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A copy of a config in which what `init.source` settles is filled in; the config itself where there is no source.
+
+    `model` becomes that of the source. `encoding` does unless the config has one of its own; then `init.extend` is written
+    into it (and is empty then), and where it asks for the trained length it gets that of the source. A public checkpoint's tokenizer reads the
+    text.
+
+    Raises:
+      SpecError: a field of `model` that was set to something else; an extension that does not fit; weights that the new
+        model has no place for.
+    """
+    if not config.init.source:
+        if config.init.extend:
+            raise SpecError('init.extend extends the encoding of init.source, which is empty; write it into encoding')
+        return config
+    config = ConfigDict(config.to_dict(), convert_dict=True)
+    initial, usual = open_initial(config.init.source), defaults.get_config()
+    for name in config.model:
+        if name in RUN_FIELDS:
+            continue
+        asked, found = config.model[name], getattr(initial.cfg, name)
+        if asked not in (usual.model[name], found):
+            raise SpecError(f'model.{name} is {asked!r}, but {config.init.source} has {found!r}; leave it out')
+        config.model[name] = found
+    if config.encoding == usual.encoding and not config.pattern:
+        config.encoding, config.pattern = initial.cfg.encoding, initial.cfg.pattern
+    if config.share == usual.share:
+        config.share = initial.cfg.share
+    config.encoding = _written(config.encoding, config.init.extend, initial.cfg.train_len)
+    config.pattern = tuple(_written(spec, config.init.extend, initial.cfg.train_len) for spec in config.pattern)
+    config.init.extend = ''
+    if is_pretrained(config.init.source):
+        config.task = with_tokenizer(config.task, config.init.source)
+    return config
+
+
+def _written(encoding: str, extend: str, train_len: int) -> str:
+    encoding = extended_spec(encoding, extend) if extend else encoding
+    return str(spec_language.with_defaults(spec_language.parse(encoding), train_len=train_len))
+
+
+def with_tokenizer(task: str, path: str) -> str:
+    """A task that reads text with the tokenizer of a public checkpoint, unless it names one.
+
+    Raises:
+      SpecError: a task that takes none.
+    """
+    (node, *_) = spec_language.parse(task, ('task',)).nodes
+    if 'tokenizer' not in node.entry.parameters:
+        raise SpecError(f'{path} has a tokenizer of its own, but the task {task!r} does not read text; use language()')
+    return str(spec_language.Node(node.entry, {'tokenizer': str(path), **node.arguments}))
+
+
+def check(config: ConfigDict, cfg: TransformerConfig) -> None:
+    """Whether the weights of `init.source` fit a model: every one of them has its place, and nothing else is missing.
+
+    Raises:
+      SpecError: names the variable, and both shapes.
+    """
+    if not config.init.source:
+        return
+    source = _shapes(open_initial(config.init.source).cfg)
+    wanted = _shapes(cfg)
+    for name in sorted(source.keys() | wanted.keys()):
+        fresh = name not in source and any(part in name.split('.') for part in ('adapters', 'encodings', 'shared'))
+        if source.get(name) != wanted.get(name) and not fresh:
+            there, here = source.get(name, 'absent'), wanted.get(name, 'absent')
+            raise SpecError(f'{name} is {there} in {config.init.source} and {here} in the model that would continue it')
+
+
+def _shapes(cfg: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(abstract_model(cfg), nnx.Param)))
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape for path, leaf in leaves}
+
+
+def initial_params(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
+    """The parameters that training starts with, as nested dicts of arrays on the mesh; {} where all are drawn."""
+    if not config.init.source:
+        return {}
+    return nnx.to_pure_dict(nnx.state(open_initial(config.init.source).load(mesh), nnx.Param))
