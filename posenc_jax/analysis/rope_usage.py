@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.analysis.watch import check_rotary, watch_layers
+from posenc_jax.analysis.watch import check_rotary, plane_heatmap, watch_layers
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.model.transformer import Transformer
@@ -129,22 +129,7 @@ def usage_heatmap(usage: Usage, path: str | pathlib.Path) -> pathlib.Path:
       ...     usage_heatmap(usage, folder + '/usage.png').stat().st_size > 1000
       True
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    path = pathlib.Path(path)
-    layers, heads, count = usage.product.shape
-    figure = Figure(figsize=(2.0 + 0.12 * count, 1.4 + 0.12 * layers * heads), layout='constrained')
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    picture = axis.imshow(usage.product.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=0)
-    axis.set_yticks(np.arange(layers) * heads - 0.5, [f'layer {layer}' for layer in range(layers)])
-    axis.hlines(np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6)
-    axis.set_xlabel('plane (high to low frequency)')
-    axis.set_ylabel('heads')
-    figure.colorbar(picture, label='u_q u_k / sqrt(H)')
-    figure.savefig(path, dpi=160)
-    return path
+    return plane_heatmap(usage.product, path, label='u_q u_k / sqrt(H)')
 
 
 def positional_head(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.analysis.rope_usage import planes
-from posenc_jax.analysis.watch import check_rotary, watch_layers
+from posenc_jax.analysis.watch import check_rotary, plane_heatmap, watch_layers
 from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
@@ -258,6 +259,21 @@ def stream(
     flat, wide = jnp.zeros((heads, 1)), jnp.zeros((heads, count))
     empty = (Moments(flat, wide, flat, wide, flat, wide), wide, jnp.zeros(heads), jnp.zeros((), jnp.int32))
     return jax.lax.scan(one, empty, jnp.arange(0, length + room, block))[0]
+
+
+def distance_heatmap(found: TokenDistance, path: str | pathlib.Path) -> pathlib.Path:
+    """Writes `found.corr` as a PNG: a row for each head of each layer, a column for each plane; needs matplotlib.
+
+    Example:
+      >>> import tempfile
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()')
+      >>> found = token_distance(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     distance_heatmap(found, folder + '/corr.png').stat().st_size > 1000
+      True
+    """
+    return plane_heatmap(found.corr, path, label='correlation with the logit', low=None)
 
 
 def positional_heads(score: Float[np.ndarray, 'layers N'], fraction: float = 0.05) -> list[tuple[int, int]]:

@@ -1,11 +1,13 @@
-"""Looking at the queries and keys of every layer of a rotary model during one forward pass."""
+"""Looking at the queries and keys of every layer of a rotary model during one forward pass, and at what was found."""
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model.layers import layer_rows
@@ -63,3 +65,32 @@ def watch_layers(
 
     _, outs = model.scan_layers(layer, model.embed(tokens, placed))
     return jax.tree.map(lambda *places: jnp.stack(places, 1).reshape(-1, *places[0].shape[1:]), *outs)
+
+
+def plane_heatmap(
+    values: Float[np.ndarray, 'layers N F'], path: str | pathlib.Path, *, label: str, low: float | None = 0.0
+) -> pathlib.Path:
+    """Writes a PNG with a row for each head of each layer and a column for each plane; needs matplotlib.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     plane_heatmap(np.ones((2, 2, 4)), folder + '/usage.png', label='usage').stat().st_size > 1000
+      True
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = pathlib.Path(path)
+    layers, heads, count = values.shape
+    figure = Figure(figsize=(2.0 + 0.12 * count, 1.4 + 0.12 * layers * heads), layout='constrained')
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    picture = axis.imshow(values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low)
+    axis.set_yticks(np.arange(layers) * heads - 0.5, [f'layer {layer}' for layer in range(layers)])
+    axis.hlines(np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6)
+    axis.set_xlabel('plane (high to low frequency)')
+    axis.set_ylabel('heads')
+    figure.colorbar(picture, label=label)
+    figure.savefig(path, dpi=160)
+    return path

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.analysis.pi_bound import bound_plot, extrapolation_bound, interpolation_constant
 from posenc_jax.core.registry import SpecError
 from posenc_jax.rotation.frequencies.pi import pi_frequencies
 from posenc_jax.rotation.rope import rope, rope_frequencies
@@ -32,12 +33,6 @@ def test_no_angle_beyond_those_of_the_trained_length():
     np.testing.assert_allclose(256 * pi_frequencies(16, 10000.0, 4.0), trained)
 
 
-def extrapolation_bound(distance, theta):
-    """B(s) / d: the sum of |A_k(s)| over d."""
-    partial = np.cumsum(np.exp(1j * np.asarray(distance)[:, None] * theta), axis=1)
-    return np.abs(partial).sum(1) / (2 * len(theta))
-
-
 def test_extrapolation_bound_of_the_paper():
     theta = rope_frequencies(128, 10000.0)
     np.testing.assert_allclose(extrapolation_bound(GOLDEN['distance'], theta), GOLDEN['bound_over_d'], atol=6e-4)
@@ -49,7 +44,7 @@ def test_extrapolation_bound_of_the_paper():
 
 def test_interpolation_bound_holds_with_the_strict_constant():
     theta = rope_frequencies(128, 10000.0)
-    strict = 0.5 * (theta**2).sum()
+    strict = interpolation_constant(theta)
     assert strict == pytest.approx(GOLDEN['strict_constant'], abs=6e-6)
     assert 128 / (8 * np.log(1e4)) == pytest.approx(GOLDEN['paper_constant'], abs=6e-6)
     logit = lambda h, s: (h * np.exp(1j * np.multiply.outer(s, theta))).sum(-1).real
@@ -75,7 +70,7 @@ def test_errors():
 
 def test_the_strict_constant_is_nearly_attained_and_the_papers_holds_without_the_first_plane():
     theta = rope_frequencies(128, 10000.0)
-    strict, paper = 0.5 * (theta**2).sum(), 128 / (8 * np.log(1e4))
+    strict, paper = interpolation_constant(theta), 128 / (8 * np.log(1e4))
     assert ((theta[1:] ** 2).sum(), 2 * paper) == pytest.approx((2.9983, 3.4744), abs=6e-5)
     start = np.random.default_rng(0).integers(0, 2048, 2000)
 
@@ -98,3 +93,7 @@ def test_extrapolation_may_be_six_hundred_times_interpolation():
     assert 128 / interpolation == pytest.approx(294.73, abs=6e-3)
     assert 2 * 128 / interpolation == pytest.approx(589, abs=0.6)
     assert extrapolation_bound(np.arange(1, 2049), rope_frequencies(128, 10000.0)).min() > 1
+
+
+def test_both_bounds_are_drawn(tmp_path):
+    assert bound_plot(tmp_path / 'bound.png', longest=128).read_bytes().startswith(b'\x89PNG')

@@ -1,0 +1,70 @@
+"""Why interpolation is safer than extrapolation: the two bounds of the PI paper, computed."""
+
+import pathlib
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from posenc_jax.rotation.rope import rope_frequencies
+
+
+def extrapolation_bound(distance: Num[np.ndarray, ' S'], theta: Float[np.ndarray, ' F']) -> Float[np.ndarray, ' S']:
+    """`B(s) / d = sum_k |A_k(s)| / d`, `A_k(s) = sum_(t<k) exp(i s theta_t)`, k = 1 .. d/2: `|logit(s)| <= 2 max|h| B(s)`.
+
+    `logit(s) = Re sum_t h_t exp(i s theta_t)`, `h_t = q_t conj(k_t)`; d is twice the number of planes.
+
+    Args:
+      distance: s, in positions.
+      theta: inverse frequencies.
+
+    Reference: Chen, Wong, Chen, Tian, arXiv 2306.15595, section 2.3.
+
+    Example:
+      >>> extrapolation_bound(np.array([0, 2048]), rope_frequencies(128, 10000.0)).round(2).tolist()
+      [16.25, 1.81]
+    """
+    partial = np.cumsum(np.exp(1j * np.asarray(distance, np.float64)[:, None] * theta), axis=1)
+    return np.abs(partial).sum(1) / (2 * len(theta))
+
+
+def interpolation_constant(theta: Float[np.ndarray, ' F']) -> float:
+    """C in `|logit(s) - chord(s)| <= C max|h| (s - s1)(s2 - s)` between neighbouring integers s1, s2: half the sum of theta^2.
+
+    Differs from the paper: its C, d / (8 ln c), is 1.737 for d = 128, c = 10000, which is no bound, since plane 0 alone adds
+    0.5; this one is.
+
+    Example:
+      >>> round(interpolation_constant(rope_frequencies(128, 10000.0)), 5)
+      1.99915
+    """
+    return 0.5 * float((np.asarray(theta, np.float64) ** 2).sum())
+
+
+def bound_plot(
+    path: str | pathlib.Path, head_dim: int = 128, base: float = 10000.0, train_len: int = 2048, longest: int = 8192
+) -> pathlib.Path:
+    """Writes both bounds against the distance as a PNG, per `d max|h|`; needs matplotlib.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     bound_plot(folder + '/bound.png', longest=64).stat().st_size > 1000
+      True
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path, theta = pathlib.Path(path), rope_frequencies(head_dim, base)
+    distance = np.arange(longest)
+    figure = Figure(figsize=(6.0, 3.6), layout='constrained')
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.plot(distance, 2 * extrapolation_bound(distance, theta), label='extrapolation: 2 B(s) / d')
+    axis.axhline(interpolation_constant(theta) / 4 / head_dim, color='C1', label='interpolation, halfway: C / (4 d)')
+    axis.axvline(train_len, color='0.4', linestyle='--', linewidth=1, label=f'trained: {train_len}')
+    axis.set(xlabel='distance s', ylabel='largest deviation of a logit / (d max|h|)', yscale='log')
+    axis.set_title(f'PI: what a logit may do, d = {head_dim}, base {base:g}', fontsize=10)
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=160)
+    return path
