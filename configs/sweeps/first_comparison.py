@@ -8,11 +8,8 @@ Runs whose last step is saved are not trained again, so the sweep may be interru
 
 import argparse
 import pathlib
-import subprocess
-import sys
 
-from posenc_jax.training import config as configs
-from posenc_jax.training.checkpoint import FOLDER
+from configs.sweeps.runs import evaluate_runs, train_run
 
 ENCODINGS = {
     'nope': 'nope()',
@@ -27,14 +24,6 @@ ENCODINGS = {
 EXTENDED = {'rope': 'yarn(factor=8.0)'}
 
 
-def complete(run: pathlib.Path) -> bool:
-    """Whether the newest checkpoint of a run is that of its last step."""
-    if not (run / configs.FILE).is_file():
-        return False
-    saved = [int(path.name) for path in run.glob(f'{FOLDER}/*') if path.name.isdecimal()]  # finished ones alone
-    return max(saved, default=0) == configs.from_json(run / configs.FILE).train.steps
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
@@ -46,18 +35,10 @@ def main():
     for seed in arguments.seeds:
         for name, encoding in ENCODINGS.items():
             run = pathlib.Path(arguments.workdir, f'{name}_{seed}')
-            if not complete(run):
-                command = [sys.executable, 'train.py', f'--config={arguments.config}', f'--config.encoding={encoding}']
-                command += [f'--config.seed={seed}', f'--config.workdir={arguments.workdir}', f'--config.name={run.name}']
-                command += ['--config.eval.at_end=False', *(f'--config.{field}' for field in arguments.set)]
-                subprocess.run(command, check=True)
-                if not complete(run):
-                    sys.exit(f'{run} was stopped before its last step; the same command continues')
-            runs.append(str(run))
+            runs.append(train_run(run, arguments.config, {'encoding': encoding, 'seed': seed}, arguments.set))
             if name in EXTENDED:
                 runs.append(f'{run} | {EXTENDED[name]}')
-    command = [sys.executable, 'eval.py', *(f'--run={run}' for run in runs)]
-    subprocess.run([*command, f'--out={pathlib.Path(arguments.workdir, "comparison")}'], check=True)
+    evaluate_runs(runs, pathlib.Path(arguments.workdir, 'comparison'))
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from configs.sweeps import first_comparison
+from configs.sweeps import runs as sweeps
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.tasks.language import Language
 from posenc_jax.training import loop
@@ -135,12 +135,12 @@ def test_checkpoints_without_a_config_are_refused_unless_told_otherwise(whole, c
 
 
 def test_the_sweep_tells_complete_runs_by_their_last_step(whole, tmp_path):
-    assert not first_comparison.complete(tmp_path / 'nothing')
-    assert first_comparison.complete(whole / NAME)
+    assert not sweeps.complete(tmp_path / 'nothing')
+    assert sweeps.complete(whole / NAME)
     back_to(whole, tmp_path / 'runs', 20)  # as after SIGTERM, which exits with 0
-    assert not first_comparison.complete(tmp_path / 'runs' / NAME)
+    assert not sweeps.complete(tmp_path / 'runs' / NAME)
     shutil.rmtree(tmp_path / 'runs' / NAME / 'checkpoints')
-    assert not first_comparison.complete(tmp_path / 'runs' / NAME)
+    assert not sweeps.complete(tmp_path / 'runs' / NAME)
 
 
 def test_a_mesh_that_does_not_divide_the_devices():

@@ -1,0 +1,73 @@
+"""One model of ours at up to 16 times its trained length: every extension, as it is and after a short fine-tune.
+
+Command:   python -m configs.sweeps.extension [--seeds 0 1] [--workdir runs/extension]
+Time:      see docs/results/pretrained_extension.md (two CPU cores)
+A base run for each seed (rope, trained at 256 tokens of Python source), LongRoPE's factors searched on it, then the
+fine-tunes from it at 1024 tokens (factor 4), and one evaluation to 4096. What is complete is not done again, so the sweep may
+be interrupted and started again. Results: WORKDIR/as_it_is, WORKDIR/fine_tuned (table, results.json, results.csv, pictures).
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+from configs.sweeps.runs import evaluate_runs, train_run
+
+LENGTH, FACTOR = 256, 4
+AS_IT_IS = (
+    '', 'pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'ntk_aware(factor=16.0)', 'dynamic_ntk(factor=4.0)', 'yarn(factor=4.0)',
+    'yarn(factor=16.0)', 'yarn(dynamic=True)', 'giraffe(factor=4.0)', 'abf()', 'LONGROPE', 'dca()', 'lm_infinite()', 'ms_poe()',
+    'yarn(factor=4.0) | dca()',
+)  # fmt: skip
+ADAPTERS = {'model.lora_rank': 8, 'train.tune': 'adapters', 'train.lr': 2e-3}
+FINE_TUNED = {
+    'rope': {'init.extend': ''},
+    'pi': {'init.extend': 'pi(factor=4.0)'},
+    'ntk_aware': {'init.extend': 'ntk_aware(factor=4.0)'},
+    'yarn': {'init.extend': 'yarn(factor=4.0)'},
+    'abf': {'init.extend': 'abf()'},
+    'longrope': {'init.extend': 'LONGROPE'},
+    'xpos_abf': {'init.extend': '', 'encoding': 'xpos_abf()'},
+    'pi_adapters': {'init.extend': 'pi(factor=4.0)', **ADAPTERS},
+    'pi_psc': {'init.extend': 'pi(factor=4.0)', 'encoding': 'psc() | rope()', **ADAPTERS},
+}
+EVALUATION = (
+    'eval.lengths=256,512,1024,2048,4096', 'eval.protocols=same_tokens,per_position', 'eval.tokens=16384', 'eval.buckets=12',
+)  # fmt: skip
+
+
+def longrope(run: str) -> str:
+    """The spec with the factors searched for this run at `LENGTH * FACTOR` tokens."""
+    found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
+    search = [sys.executable, '-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}']
+    subprocess.run([*search, '--population=32', '--parents=16', '--mutations=8', '--crossovers=8', '--iterations=17'], check=True)
+    best = json.loads(found.read_text())['best']
+    return f'longrope(long={tuple(best["factors"])}, start={best["start"]}, factor={float(FACTOR)})'
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--workdir', default='runs/extension')
+    parser.add_argument('--steps', type=int, default=1000, help='of the base runs')
+    parser.add_argument('--tune_steps', type=int, default=100, help='of the fine-tunes')
+    arguments = parser.parse_args()
+    workdir, plain, tuned = pathlib.Path(arguments.workdir), [], []
+    for seed in arguments.seeds:
+        base = {'data.dataset': 'stdlib_code', 'train.length': LENGTH, 'train.steps': arguments.steps, 'seed': seed}
+        base |= {'train.eval_every': 500, 'train.save_every': 500}
+        run = train_run(workdir / f'base_{seed}', 'configs/quickstart.py', base)
+        factors = longrope(run)
+        plain += [f'{run} | {spec}' if spec else run for spec in (s.replace('LONGROPE', factors) for s in AS_IT_IS)]
+        for name, fields in FINE_TUNED.items():
+            more = {'data.dataset': 'stdlib_code', 'train.length': LENGTH * FACTOR, 'train.steps': arguments.tune_steps, 'seed': seed}
+            fields = {key: str(value).replace('LONGROPE', factors) for key, value in fields.items()}
+            tuned.append(train_run(workdir / f'{name}_{seed}', 'configs/extend.py', {'init.source': run, **more, **fields}))
+    evaluate_runs(plain, workdir / 'as_it_is', EVALUATION)
+    evaluate_runs(tuned, workdir / 'fine_tuned', EVALUATION)
+
+
+if __name__ == '__main__':
+    main()
