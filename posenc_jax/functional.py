@@ -28,6 +28,7 @@ from posenc_jax.rotation.frequencies.dynamic_ntk import dynamic_ntk_frequencies
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
 from posenc_jax.rotation.frequencies.pi import pi_frequencies
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_temperature
+from posenc_jax.rotation.psc import psc_calibrate
 from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
 from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 
@@ -63,6 +64,7 @@ __all__ = [
     'path_match',
     'phase',
     'pi_frequencies',
+    'psc_calibrate',
     'random_ids',
     'random_start',
     'ratio_index',
