@@ -18,6 +18,7 @@ from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_t
 from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
+from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
@@ -42,8 +43,10 @@ __all__ = [
     'carope_match',
     'cope_bias',
     'dca_distance',
+    'distillation_loss',
     'dynamic_ntk_frequencies',
     'evolve_keys',
+    'expansion_factor',
     'fairseq_ids',
     'fire_network',
     'fire_progress',

@@ -97,7 +97,9 @@ def pass_over(spec, length, width=16, train_len=8):
     return pj.make(spec, head_dim=width, train_len=train_len, causal=True).project(*arrays, tok, tok)[:3]
 
 
-@pytest.mark.parametrize('options', ['', ', attention_factor=1.0', ', mscale=1.0, mscale_all_dim=0.8', ', ramp="rotations", beta_fast=4.0'])
+@pytest.mark.parametrize(
+    'options', ['', ', attention_factor=1.0', ', mscale=1.0, mscale_all_dim=0.8', ', ramp="rotations", beta_fast=4.0']
+)
 @pytest.mark.parametrize('length', [1, 8, 9, 12, 31, 32, 100])
 def test_dynamic_is_the_static_rule_of_the_current_length(length, options):
     """Up to the trained length that is rope (attention_factor=1.0: NTK by parts)."""
