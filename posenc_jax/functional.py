@@ -18,6 +18,7 @@ from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_t
 from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
+from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
@@ -28,6 +29,7 @@ from posenc_jax.rotation.frequencies.dynamic_ntk import dynamic_ntk_frequencies
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
 from posenc_jax.rotation.frequencies.pi import pi_frequencies
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_temperature
+from posenc_jax.rotation.psc import psc_calibrate
 from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
 from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 
@@ -41,8 +43,10 @@ __all__ = [
     'carope_match',
     'cope_bias',
     'dca_distance',
+    'distillation_loss',
     'dynamic_ntk_frequencies',
     'evolve_keys',
+    'expansion_factor',
     'fairseq_ids',
     'fire_network',
     'fire_progress',
@@ -63,6 +67,7 @@ __all__ = [
     'path_match',
     'phase',
     'pi_frequencies',
+    'psc_calibrate',
     'random_ids',
     'random_start',
     'ratio_index',

@@ -22,13 +22,26 @@ import posenc_jax as pj
 from posenc_jax.core import cache as cache_module
 from posenc_jax.core.compose import EXCLUSIVE, parts_of
 from posenc_jax.core.encoding import Constant, Encoding
-from posenc_jax.core.registry import SpecError, entries
+from posenc_jax.core.registry import SpecError, entries, lookup
 from posenc_jax.core.spec import build, parse
 from posenc_jax.mask.basic import Causal, Document
 from posenc_jax.model.sharding import make_mesh, sharded_attend
 from posenc_jax.rotation.rope import rope_frequencies, rotate
 
-ENTRIES = [*entries('encoding'), *entries('frequencies')]
+# Examples whose promises are not those of the Card, since an option changes them.
+OPTIONS = {
+    'yarn': ('frequencies', 'rope(freqs=yarn(dynamic=True, train_len=8))', dict(relative=False, cached='raw')),
+}
+
+
+def optional(key, kind, example, promises):
+    entry = lookup(key, (kind,))
+    promises = dataclasses.replace(entry.card.promises, **promises)
+    return dataclasses.replace(entry, card=dataclasses.replace(entry.card, example=example, promises=promises))
+
+
+OPTIONAL = [optional(key, *option) for key, option in OPTIONS.items()]
+ENTRIES = [*entries('encoding'), *entries('frequencies'), *OPTIONAL]
 ROOT = Path(__file__).parents[1]
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 20, 4, 2, 8, 32
 DOCUMENT = LENGTH // 2
@@ -163,7 +176,7 @@ PADDED = np.ones((ROWS, LENGTH), bool)
 PADDED[0, :3] = PADDED[1, -4:] = False
 
 
-@pytest.fixture(scope='module', params=ENTRIES, ids=lambda entry: entry.key)
+@pytest.fixture(scope='module', params=ENTRIES, ids=lambda entry: entry.key + '_option' * (entry in OPTIONAL))
 def layer(request):
     return Layer(request.param)
 

@@ -1,7 +1,7 @@
 """The one registry: key -> what a spec string may name, with its Card.
 
-Kinds are `encoding`, `frequencies`, `extension` and `task`, and two that a spec string only names, to cite them: `cache`
-(what rewrites a filled decode cache) and `analysis`. A key may exist once per kind (`yarn` is a frequency function and,
+Kinds are `encoding`, `frequencies`, `extension` and `task`, and three that a spec string only names, to cite them: `cache`
+(what rewrites a filled decode cache), `conversion` (what makes another model of a model) and `analysis`. A key may exist once per kind (`yarn` is a frequency function and,
 because it knows how to extend a rotary encoding, serves as an extension as well).
 """
 
@@ -11,7 +11,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-Kind = Literal['encoding', 'frequencies', 'extension', 'task', 'cache', 'analysis']
+NAMED_ONLY = ('cache', 'conversion', 'analysis')
+Kind = Literal['encoding', 'frequencies', 'extension', 'task', 'cache', 'conversion', 'analysis']
 Cached = Literal['encoded', 'raw', 'evolving']
 
 
@@ -93,7 +94,7 @@ class Entry:
 
         Read from `__init__`, since the metaclass of NNX modules hides it.
         """
-        if self.kind in ('cache', 'analysis'):
+        if self.kind in NAMED_ONLY:
             return {}
         target = self.build.__init__ if inspect.isclass(self.build) else self.build
         return {

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.rotation.frequencies.yarn import YaRN, yarn_frequencies, yarn_temperature
 from posenc_jax.rotation.rope import rope, rope_frequencies
 
@@ -84,6 +87,82 @@ def test_a_train_len_shorter_than_one_turn_interpolates_all_but_the_fastest_plan
     np.testing.assert_allclose(ratio, [1.0] + [4.0] * 7)
 
 
+DYNAMIC = 'rope(freqs=yarn(dynamic=True{}))'
+
+
+def pass_over(spec, length, width=16, train_len=8):
+    """Queries, keys and values of one pass after `project`."""
+    arrays = [jax.random.normal(jax.random.key(i), (1, length, 2, width)) for i in range(3)]
+    tok = pj.Tokens.of(length=length)
+    return pj.make(spec, head_dim=width, train_len=train_len, causal=True).project(*arrays, tok, tok)[:3]
+
+
+@pytest.mark.parametrize(
+    'options', ['', ', attention_factor=1.0', ', mscale=1.0, mscale_all_dim=0.8', ', ramp="rotations", beta_fast=4.0']
+)
+@pytest.mark.parametrize('length', [1, 8, 9, 12, 31, 32, 100])
+def test_dynamic_is_the_static_rule_of_the_current_length(length, options):
+    """Up to the trained length that is rope (attention_factor=1.0: NTK by parts)."""
+    static = f'rope(freqs=yarn(factor={max(1.0, length / 8)}{options}))' if length > 8 else 'rope()'
+    for ours, expected in zip(pass_over(DYNAMIC.format(options), length), pass_over(static, length)):
+        np.testing.assert_allclose(ours, expected, atol=2e-5)
+    if length > 8:
+        assert np.abs(pass_over('rope()', length)[1] - pass_over(DYNAMIC.format(options), length)[1]).max() > 1e-2
+
+
+@pytest.mark.parametrize('length', [1, 100, 4096])
+def test_dynamic_up_to_the_trained_length_is_exactly_rope(length):
+    inv_freq, m = YaRN(dynamic=True, train_len=4096)(128, 1e4, jnp.asarray([[length]]))
+    np.testing.assert_array_equal(inv_freq[0, 0], rope_frequencies(128, 1e4).astype(np.float32))
+    assert inv_freq.shape == (1, 1, 64) and m.shape == (1, 1) and m[0, 0] == 1.0
+
+
+def test_golden_ratios_and_temperature_of_a_dynamic_rule():
+    inv_freq, m = YaRN(dynamic=True, train_len=4096)(128, 1e4, jnp.asarray(16 * 4096))
+    np.testing.assert_allclose((rope_frequencies(128, 1e4) / inv_freq)[jnp.asarray(GOLDEN['planes'])], GOLDEN['ratio'], atol=7e-5)
+    assert float(m) == pytest.approx(GOLDEN['temperature'][GOLDEN['factor'].index(16)], abs=6e-7)
+
+
+def test_a_given_attention_factor_is_that_of_every_length():
+    _, m = YaRN(dynamic=True, train_len=8, attention_factor=1.25)(16, 1e4, jnp.asarray([4, 80]))
+    np.testing.assert_array_equal(m, [1.25, 1.25])
+
+
+def test_documents_of_a_row_have_factors_of_their_own():
+    rows = [jax.random.normal(jax.random.key(i), (1, 30, 2, 16)) for i in range(3)]
+    part = pj.make(DYNAMIC.format(''), head_dim=16, train_len=8)
+    packed = pj.Tokens.of(segment=np.repeat([[0, 1]], [6, 24], axis=1))
+    together = part.project(*rows, packed, packed)[1]
+    for start, size in ((0, 6), (6, 24)):
+        tok = pj.Tokens.of(length=size)
+        alone = part.project(*(a[:, start : start + size] for a in rows), tok, tok)[1]
+        np.testing.assert_allclose(together[:, start : start + size], alone, atol=1e-6)
+
+
+def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
+    """Of one layer, through the model's cache, across the trained length; with the rule of the whole length it would not."""
+    cfg = TransformerConfig(vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding=DYNAMIC.format(''))
+    model, prompt = Transformer(cfg, rngs=nnx.Rngs(0)), jax.random.randint(jax.random.key(1), (1, 24), 0, 11)
+    tok = pj.Tokens.of(length=24)
+    _, cache = prefill(model, init_cache(model, tok), prompt[:, :6])
+    assert model.encoding(0, model.blocks[0]).cached == 'raw'
+    steps, step = [], jax.jit(decode_step)
+    for t in range(6, 24):
+        logits, cache = step(model, cache, prompt[:, t])
+        steps.append(logits[0])
+    for t in (6, 7, 8, 15, 23):
+        np.testing.assert_allclose(steps[t - 6], model(prompt[:, : t + 1])[0, -1], atol=2e-5)
+    assert np.abs(np.stack(steps[2:-1]) - model(prompt)[0, 8:-1]).max() > 1e-3
+
+
+def test_a_dynamic_extension_of_a_model():
+    cfg = TransformerConfig(vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding='rope()')
+    model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(20)[None] % 11
+    longer, static = model.extend('yarn(dynamic=True)'), model.extend('yarn(factor=2.5)')
+    np.testing.assert_allclose(longer(tokens), static(tokens), atol=2e-5)
+    np.testing.assert_allclose(longer(tokens[:, :8]), model(tokens[:, :8]), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     'spec, message',
     [
@@ -92,6 +171,10 @@ def test_a_train_len_shorter_than_one_turn_interpolates_all_but_the_fastest_plan
         ('yarn(factor=4.0, beta_fast=1.0, beta_slow=2.0)', 'beta_slow < beta_fast'),
         ('yarn(factor=4.0, train_len=0)', 'needs train_len.*got 0'),
         ('yarn(factor=4.0, attn_factor=1.0)', 'attention_factor'),
+        ('yarn()', "yarn needs 'factor'.*unless dynamic=True"),
+        ('yarn(factor=4.0, dynamic=True)', 'leave out factor=4.0'),
+        ('yarn(dynamic=True, beta_fast=1.0, beta_slow=2.0)', 'beta_slow < beta_fast'),
+        ('yarn(dynamic=True, attention_factor=0.0)', 'attention_factor must be positive, got 0.0'),
     ],
 )
 def test_errors(spec, message):

@@ -5,10 +5,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from posenc_jax.core.registry import Card, Entry, Kind, SpecError, entries
+from posenc_jax.core.registry import NAMED_ONLY, Card, Entry, Kind, SpecError, entries
 from posenc_jax.core.spec import Chain, Node, parse
 
-KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', 'cache', 'analysis')
+KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', *NAMED_ONLY)
 COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
 
 _PIPELINE = ('place', 'embed', 'project', 'match', 'score', 'mask', 'collect', 'none')
@@ -17,6 +17,7 @@ _HEADINGS = {
     'frequencies': 'Frequency rules (`freqs=` of a rotary encoding)',
     'extension': 'Extensions (encoding -> encoding)',
     'cache': 'Caches (a filled decode cache -> another)',
+    'conversion': 'Conversions (model -> model)',
     'analysis': 'Analyses (of a model or an encoding)',
 }
 
@@ -37,7 +38,7 @@ def catalog(kind: Kind | None = None) -> Catalog:
     """Every registered method that has a Card, in pipeline order of its door; printing the result shows a table.
 
     Args:
-      kind: only one of 'encoding', 'frequencies', 'extension', 'cache', 'analysis'; None for all, in this order.
+      kind: only one of 'encoding', 'frequencies', 'extension', 'cache', 'conversion', 'analysis'; None for all, in this order.
 
     Raises:
       SpecError: another kind.

@@ -4,7 +4,10 @@ import dataclasses
 import math
 from typing import ClassVar, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
@@ -15,21 +18,25 @@ Ramp = Literal['index', 'rotations']
 
 
 def yarn_temperature(
-    factor: float, attention_factor: float | None = None, mscale: float | None = None, mscale_all_dim: float | None = None
-) -> float:
+    factor: float | Float[Array, '...'],
+    attention_factor: float | None = None,
+    mscale: float | None = None,
+    mscale_all_dim: float | None = None,
+) -> float | Float[Array, '...']:
     """m, which multiplies cos and sin of queries and keys: `0.1 ln s + 1`, unless given.
 
-    With `mscale` a and `mscale_all_dim` c both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`.
+    With `mscale` a and `mscale_all_dim` c both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. Of an array of factors, one m each.
 
     Example:
       >>> round(yarn_temperature(4.0), 6), round(yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8), 6)
       (1.138629, 1.056966)
     """
-    grown = lambda slope: 0.1 * slope * math.log(factor) + 1.0
+    log = jnp.log(factor) if isinstance(factor, jax.Array) else math.log(factor)
+    grown = lambda slope: 0.1 * slope * log + 1.0
     if attention_factor is not None:
         if not attention_factor > 0:
             raise ValueError(f'yarn: attention_factor must be positive, got {attention_factor}')
-        return attention_factor
+        return jnp.full_like(factor, attention_factor) if isinstance(factor, jax.Array) else attention_factor
     if mscale is not None and mscale_all_dim is not None:
         return grown(mscale) / grown(mscale_all_dim)
     return grown(1.0)
@@ -38,14 +45,14 @@ def yarn_temperature(
 def yarn_frequencies(
     rotary_dim: int,
     base: float,
-    factor: float,
+    factor: float | Float[Array, '...'],
     train_len: int,
     *,
     beta_fast: float = 32.0,
     beta_slow: float = 1.0,
     truncate: bool = True,
     ramp: Ramp = 'index',
-) -> np.ndarray:
+) -> np.ndarray | Float[Array, '... F']:
     """`theta_t ((1 - ramp_t) + ramp_t / s)`, float64: planes that turn often are kept, those that turn rarely interpolated.
 
     `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`; lo and hi are the planes that turn `beta_fast` and `beta_slow` times in
@@ -53,7 +60,7 @@ def yarn_frequencies(
 
     Args:
       rotary_dim, base: D, b.
-      factor: s, at least 1.
+      factor: s, at least 1; of an array, which is not checked, the result has the shape [..., D/2] in float32.
       train_len: L.
       beta_fast, beta_slow: rotations within L above which a plane is kept, below which it is interpolated by s.
       truncate: whether lo is rounded down and hi up, as in the released code.
@@ -66,7 +73,9 @@ def yarn_frequencies(
       >>> (yarn_frequencies(16, 10000.0, 4.0, 64) / yarn_frequencies(16, 10000.0, 1.0, 64)).round(2).tolist()
       [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
-    check_factor('yarn', factor), check_train_len('yarn', train_len), check_choice('ramp', ramp, ('index', 'rotations'))
+    current = isinstance(factor, jax.Array)
+    check_factor('yarn', 1.0 if current else factor), check_train_len('yarn', train_len)
+    check_choice('ramp', ramp, ('index', 'rotations'))
     if not 0 < beta_slow < beta_fast:
         raise ValueError(f'yarn: expected 0 < beta_slow < beta_fast, got {beta_slow=}, {beta_fast=}')
     if base <= 1:
@@ -85,6 +94,8 @@ def yarn_frequencies(
         if low == high:
             high += 0.001
         interpolated = np.clip((np.arange(rotary_dim // 2) - low) / (high - low), 0.0, 1.0)
+    if current:  # in a form that gives theta itself where s = 1
+        return theta.astype(np.float32) * (1.0 - interpolated.astype(np.float32) * (1.0 - 1.0 / factor[..., None]))
     return theta * (1.0 - interpolated) + theta / factor * interpolated
 
 
@@ -110,17 +121,23 @@ class YaRN:
     """Keeps high rotary frequencies, interpolates low ones by `factor`, and sharpens the softmax by m squared.
 
     `theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s`, `m = 0.1 ln s + 1` on cos and sin of queries and keys.
+    With `dynamic`, s and with it m follow the current length l, `s = max(1, l / L)`, one s for all positions of a pass; l is
+    the largest valid position plus one of the row, or of the packed document. Up to L that is plain RoPE.
+
     Differs from the paper: the ramp is linear in the index of the plane, as in the released code;
-    `ramp='rotations'` is the paper's formula.
+    `ramp='rotations'` is the paper's formula. Keys of a dynamic rule are cached raw and rotated anew when l grows, so in a
+    layer a decoding step equals the full pass over its prefix; deeper layers still read what was computed at shorter l.
 
     Args:
-      factor: s = new length / trained length, at least 1.
+      factor: s = new length / trained length, at least 1. A dynamic rule takes none: it neither needs a bound nor stops at one.
       train_len: L, from the model.
       beta_fast, beta_slow, truncate, ramp: see `yarn_frequencies`.
-      attention_factor, mscale, mscale_all_dim: see `yarn_temperature`; `attention_factor=1.0` is "NTK by parts".
+      attention_factor, mscale, mscale_all_dim: see `yarn_temperature`; `attention_factor=1.0` is "NTK by parts". A given
+        attention factor is m at every length.
+      dynamic: whether s follows the current length.
 
     Raises:
-      ValueError: a factor below 1, no train_len, betas that are not ordered.
+      ValueError: a factor below 1, none without `dynamic` or one with it, no train_len, betas that are not ordered.
 
     Reference: Peng, Quesnelle, Fan, Shippole, arXiv 2309.00071.
 
@@ -131,9 +148,8 @@ class YaRN:
     """
 
     spec_kind: ClassVar[str] = 'frequencies'
-    uses_length: ClassVar[bool] = False
 
-    factor: float
+    factor: float | None = None
     train_len: int = CONTEXT
     beta_fast: float = 32.0
     beta_slow: float = 1.0
@@ -142,19 +158,34 @@ class YaRN:
     mscale_all_dim: float | None = None
     truncate: bool = True
     ramp: Ramp = 'index'
+    dynamic: bool = False
 
     def __post_init__(self):
-        self(2, 10000.0)  # the formulas check their own arguments
+        if self.dynamic and self.factor is not None:
+            raise ValueError(f'yarn: with dynamic=True the factor is current length / train_len; leave out factor={self.factor}')
+        if not self.dynamic and self.factor is None:
+            raise ValueError("yarn needs 'factor', new length / trained length, unless dynamic=True lets it follow the length")
+        self._rule(2, 10000.0, 1.0 if self.dynamic else self.factor)  # the formulas check their own arguments
+
+    @property
+    def uses_length(self) -> bool:
+        return self.dynamic
 
     def __call__(self, rotary_dim, base, length=None):
+        if not self.dynamic:
+            return self._rule(rotary_dim, base, self.factor)
+        # From the excess over the trained length: an integer, so that l = L gives exactly 1.
+        return self._rule(rotary_dim, base, 1.0 + jnp.maximum(length - self.train_len, 0).astype(jnp.float32) / self.train_len)
+
+    def _rule(self, rotary_dim, base, factor):
         inv_freq = yarn_frequencies(
             rotary_dim,
             base,
-            self.factor,
+            factor,
             self.train_len,
             beta_fast=self.beta_fast,
             beta_slow=self.beta_slow,
             truncate=self.truncate,
             ramp=self.ramp,
         )
-        return inv_freq, yarn_temperature(self.factor, self.attention_factor, self.mscale, self.mscale_all_dim)
+        return inv_freq, yarn_temperature(factor, self.attention_factor, self.mscale, self.mscale_all_dim)

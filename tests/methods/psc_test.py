@@ -1,0 +1,165 @@
+"""PSC: gains worked out by hand, the base at its start, bounds, gradients, heads of their own, any rotary part behind it."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.rotation.psc import psc_calibrate
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'psc.json').read_text())
+N, K, H, L = 4, 2, 8, 21
+BASES = [
+    'rope(layout="interleaved")',
+    'rope(freqs=pi(factor=4.0))',
+    'rope(freqs=yarn(factor=4.0))',
+    'rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0))',
+    'rope(freqs=dynamic_ntk())',
+    'xpos()',
+    'alibi()',
+]
+
+
+def build(spec, *, moved=False):
+    """`psc() | spec`; `moved` off the start at which it is the base."""
+    encoding = pj.make(f'psc() | {spec}', heads=N, kv_heads=K, head_dim=H, train_len=8, causal=True)
+    if moved:
+        part = encoding.parts[0]
+        for number, up in enumerate((part.q_up, part.k_up)):
+            up[...] = jax.random.normal(jax.random.key(number), up.shape)
+    return encoding
+
+
+def vectors(seed=3):
+    draw = lambda number, heads: jax.random.normal(jax.random.key(seed + number), (2, L, heads, H))
+    return draw(0, N), draw(1, K), draw(2, K)
+
+
+def logits(encoding, q, k, shift=0):
+    tok = pj.Tokens.of(positions=jnp.arange(L)[None] + shift)
+    q, k, *_ = encoding.project(q, k, k, tok, tok)
+    return np.asarray(pj.functional.scaled_dot_product(q.swapaxes(1, 2), k.swapaxes(1, 2)))
+
+
+def test_golden_gains():
+    one = lambda name: jnp.asarray(GOLDEN[name]).reshape(-1, 1, 1)
+    y = psc_calibrate(jnp.asarray(GOLDEN['x']).reshape(1, -1, 1), one('up'), one('down')).ravel()
+    np.testing.assert_allclose(y, np.multiply(GOLDEN['x'], GOLDEN['gain']), atol=2e-6)
+
+
+@pytest.mark.parametrize('base', BASES)
+def test_starts_as_exactly_what_follows_and_stays_independent_of_it(base):
+    q, k, v = vectors()
+    tok = pj.Tokens.of(length=L)
+    alone = pj.make(base, heads=N, kv_heads=K, head_dim=H, train_len=8)
+    same = lambda ours, expected: [np.testing.assert_array_equal(a, b) for a, b in zip(ours, expected)]
+    same(build(base).project(q, k, v, tok, tok)[:3], alone.project(q, k, v, tok, tok)[:3])
+    encoding = build(base, moved=True)
+    part = encoding.parts[0]
+    calibrated = psc_calibrate(q, part.q_up[...], part.q_down[...]), psc_calibrate(k, part.k_up[...], part.k_down[...])
+    same(encoding.project(q, k, v, tok, tok)[:3], alone.project(*calibrated, v, tok, tok)[:3])
+    assert encoding.cached == alone.cached
+    assert np.abs(logits(encoding, q, k) - logits(build(base), q, k)).max() > 0.1
+
+
+def test_gains_are_between_a_half_and_three_halves():
+    x = 1e3 * jax.random.normal(jax.random.key(0), (50, N, H))
+    kernel = lambda seed, scale: scale * jax.random.normal(jax.random.key(seed), (N, H, H))
+    gain = psc_calibrate(x, kernel(1, 1.0), kernel(2, 1.0)) / x
+    assert 0.5 - 1e-6 <= gain.min() < 0.501 and 1.499 < gain.max() <= 1.5 + 1e-6
+    inner = psc_calibrate(x * 1e-3, kernel(1, 0.1), kernel(2, 0.1)) / (x * 1e-3)
+    assert 0.5 < inner.min() < 0.99 and 1.01 < inner.max() < 1.5
+
+
+def test_at_the_start_only_the_first_matrix_has_a_gradient():
+    encoding, (q, k, v), tok = build('rope()'), vectors(), pj.Tokens.of(length=L)
+    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
+
+    def loss(params):
+        part = nnx.merge(graphdef, params, rest)
+        return (pj.attend(part, *part.project(q, k, v, tok, tok)) ** 2).sum()
+
+    for number, side in enumerate(('q', 'k')):
+        gradient = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))['parts'][0]
+        assert np.abs(gradient[f'{side}_up']).max((1, 2)).min() > 1e-3, 'every head'
+        assert not np.asarray(gradient[f'{side}_down']).any()
+
+
+def test_start_of_the_matrices():
+    part = pj.make('psc()', heads=32, kv_heads=8, head_dim=64)
+    for up, down in ((part.q_up, part.q_down), (part.k_up, part.k_down)):
+        assert not up[...].any()
+        assert np.abs(down[...]).max() <= 64**-0.5 and np.std(down[...]) == pytest.approx(64**-0.5 / 3**0.5, rel=0.02)
+    assert sum(a.size for a in jax.tree.leaves(nnx.state(part))) == 2 * (32 + 8) * 64**2
+
+
+def test_every_head_has_its_own_and_key_heads_serve_their_groups():
+    q, k, _ = vectors()
+    before = logits(build('rope()'), q, k)
+    for side, head, changed in (('q', 2, [2]), ('k', 1, [2, 3])):
+        encoding = build('rope()')
+        up = getattr(encoding.parts[0], f'{side}_up')
+        up[...] = up[...].at[head].set(jax.random.normal(jax.random.key(7), (H, H)))
+        moved = np.abs(logits(encoding, q, k) - before).max((0, 2, 3))
+        assert (np.flatnonzero(moved > 0.1) == changed).all() and not np.delete(moved, changed).any()
+
+
+def test_before_the_rotation_logits_stay_relative_and_behind_it_they_do_not():
+    """Why the order of the chain matters."""
+    q, k, _ = vectors()
+    encoding = build('rope()', moved=True)
+    psc, rope = encoding.parts[:2]
+    moved = lambda part: np.abs(logits(part, q, k, shift=40) - logits(part, q, k)).max()
+    assert moved(encoding) < 2e-5
+    assert moved(pj.chain(rope, psc)) > 0.1
+
+
+def test_it_learns_beside_a_frozen_model():
+    """The base never changes, and the loss beyond the trained length falls; each layer learns matrices of its own."""
+    spec = 'psc() | rope(freqs=pi(factor=4.0))'
+    cfg = TransformerConfig(vocab_size=11, train_len=8, layers=2, width=16, heads=2, kv_heads=1, encoding=spec)
+    model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jax.random.randint(jax.random.key(5), (4, 32), 0, 11)
+    ours = lambda path, value: any('encodings' == part for part in path)
+    graphdef, trained, frozen = nnx.split(model, ours, ...)
+    assert {a.shape[:2] for a in jax.tree.leaves(trained)} == {(2, 2), (2, 1)}
+    optimizer = optax.adam(0.03)
+
+    def loss(trained):
+        logits = nnx.merge(graphdef, trained, frozen)(tokens[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    def step(carry, _):
+        trained, state = carry
+        value, gradient = jax.value_and_grad(loss)(trained)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(trained, updates), state), value
+
+    run = jax.jit(lambda trained: jax.lax.scan(step, (trained, optimizer.init(trained)), None, length=30))
+    (after, _), losses = run(trained)
+    base = Transformer(TransformerConfig(**{**vars(cfg), 'encoding': 'rope(freqs=pi(factor=4.0))'}), rngs=nnx.Rngs(0))
+    for name in ('embedding', 'norm', 'output'):
+        setattr(base, name, getattr(model, name))
+    for name in ('attention_norm', 'attention', 'mlp_norm', 'mlp'):
+        setattr(base.blocks[0], name, getattr(model.blocks[0], name))
+    np.testing.assert_allclose(base(tokens), model(tokens), atol=1e-5)
+    assert losses[-1] < losses[0] - 0.05
+    layers = [np.asarray(a) for a in jax.tree.leaves(after)]
+    assert min(np.abs(a[0] - a[1]).max() for a in layers) > 1e-3
+
+
+def test_errors():
+    q, k, v = vectors()
+    tok = pj.Tokens.of(length=L)
+    with pytest.raises(ValueError, match='psc was built for 2 key heads of width 8, got 4 key heads of width 8'):
+        build('rope()').project(q, q, v, tok, tok)
+    with pytest.raises(ValueError, match='psc was built for 4 query heads of width 8, got 4 query heads of width 6'):
+        build('rope()').project(q[..., :6], k[..., :6], v, tok, tok)
+    with pytest.raises(pj.SpecError, match="psc needs 'heads'"):
+        pj.make('psc()', head_dim=8)
