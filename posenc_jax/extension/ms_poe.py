@@ -127,6 +127,8 @@ class MsPoE(Encoding):
       [1.65, 1.2, 1.5, 1.35]
     """
 
+    rotates = True
+
     def __init__(
         self,
         encoding: Encoding = CONTEXT,
