@@ -3,12 +3,15 @@
 Nothing is computed here. Each function is documented where it lives; modules of the same names only hold the variables.
 """
 
+from posenc_jax.analysis.rope_usage import positional_head
+from posenc_jax.analysis.token_distance import plane_logits
 from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
 from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
+from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
 from posenc_jax.core.families import signed_distance
@@ -67,6 +70,9 @@ __all__ = [
     'path_match',
     'phase',
     'pi_frequencies',
+    'pie_keys',
+    'plane_logits',
+    'positional_head',
     'psc_calibrate',
     'random_ids',
     'random_start',

@@ -20,6 +20,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core import cache as cache_module
+from posenc_jax.core.catalog import KINDS
 from posenc_jax.core.compose import EXCLUSIVE, parts_of
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.registry import SpecError, entries, lookup
@@ -567,8 +568,13 @@ def test_numbers_of_golden_files_are_found():
     assert numbered({'source': 'x', 'values': {'bias': [[0.5]]}}) >= {'values', 'bias'}
 
 
-def test_card_golden_numbers_test_and_catalogue_row_exist(layer):
-    card = layer.card
+METHODS = [entry for kind in KINDS for entry in entries(kind)]  # also those that are no encoding
+every_method = pytest.mark.parametrize('entry', METHODS, ids=lambda entry: f'{entry.kind}-{entry.key}')
+
+
+@every_method
+def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
+    card = entry.card
     for field in ('title', 'door', 'equation', 'source', 'authors', 'name', 'example'):
         assert getattr(card, field).strip(), f'{card.key}: the Card has no {field}'
     assert re.fullmatch(r'\d{4}\.\d{4,5}', card.arxiv) or not card.arxiv
@@ -583,8 +589,9 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(layer):
     assert f'| `{card.key}` |' in (ROOT / 'docs' / 'catalog.md').read_text(encoding='utf-8')
 
 
-def test_the_docstring_shows_and_cites(layer):
-    text = ' '.join(layer.entry.build.__doc__.split())
+@every_method
+def test_the_docstring_shows_and_cites(entry):
+    text = ' '.join(entry.build.__doc__.split())
     for needed in ('Differs from ', 'Example:', '>>> ', 'Reference: '):
-        assert needed in text, f'{layer.card.key}: the docstring has no {needed!r}'
-    assert not layer.card.arxiv or layer.card.arxiv in text, f'{layer.card.key}: the docstring does not cite {layer.card.arxiv}'
+        assert needed in text, f'{entry.key}: the docstring has no {needed!r}'
+    assert not entry.card.arxiv or entry.card.arxiv in text, f'{entry.key}: the docstring does not cite {entry.card.arxiv}'

@@ -13,6 +13,7 @@ import pytest
 
 import posenc_jax
 import posenc_jax.functional as functional
+from posenc_jax.core.catalog import KINDS
 from posenc_jax.core.registry import entries
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,7 @@ def test_examples_run(name):
     assert not runner.failures
 
 
-METHODS = [entry for kind in ('encoding', 'frequencies', 'extension') for entry in entries(kind)]
+METHODS = [entry for kind in KINDS for entry in entries(kind)]
 
 
 @pytest.mark.parametrize('entry', METHODS, ids=lambda entry: f'{entry.kind}-{entry.key}')

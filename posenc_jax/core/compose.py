@@ -22,6 +22,10 @@ class ChainedEncoding(Encoding):
             if len(owners) > 1:
                 names = ' and '.join(map(name_of, owners))
                 raise SpecError(f'{names} both need the exclusive door {door!r}: nest one in the other, they cannot be chained')
+        rotating = [part for part in parts if part.rotates]
+        if len(rotating) > 1:
+            names = ' and '.join(map(name_of, rotating))
+            raise SpecError(f'{names} both rotate queries and keys, which would turn them twice: leave one out')
         evolving = [part for part in parts if part.cached == 'evolving']
         raw = [part for part in parts if part.cached == 'raw']
         if evolving and raw:
@@ -47,6 +51,10 @@ class ChainedEncoding(Encoding):
     @property
     def sees_later(self):
         return any(part.sees_later for part in self.parts)
+
+    @property
+    def rotates(self):
+        return any(part.rotates for part in self.parts)
 
     @property
     def decides(self):

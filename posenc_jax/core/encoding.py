@@ -134,6 +134,7 @@ class Encoding(nnx.Module):
       spec_kind: lets a spec string nest encodings as arguments.
       decides: what a mask settles by itself, so that the model adds no default mask for it: 'causality', 'segments'.
       sees_later: a mask that lets queries see keys after them.
+      rotates: it turns queries and keys by their positions, which one part of a chain may do.
       lookback: how many earlier rows of the layer input `project` reads (a short convolution); their rows come first in `x`.
       cached: 'encoded', 'raw' or 'evolving' (see `Promises.cached`).
     """
@@ -142,6 +143,7 @@ class Encoding(nnx.Module):
     spec_kind: ClassVar[str] = 'encoding'
     decides: ClassVar[frozenset[str]] = frozenset()
     sees_later: ClassVar[bool] = False
+    rotates: ClassVar[bool] = False
     lookback: ClassVar[int] = 0
 
     @property

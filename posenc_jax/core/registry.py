@@ -1,8 +1,9 @@
 """The one registry: key -> what a spec string may name, with its Card.
 
 Kinds are `encoding`, `frequencies`, `extension` and `task`, and three that a spec string only names, to cite them: `cache`
-(what rewrites a filled decode cache), `conversion` (what makes another model of a model) and `analysis`. A key may exist once per kind (`yarn` is a frequency function and,
-because it knows how to extend a rotary encoding, serves as an extension as well).
+(what rewrites a filled decode cache), `conversion` (what makes another model of a model) and `analysis`. A key
+may exist once per kind (`yarn` is a frequency function and, because it knows how to extend a rotary encoding, serves as an
+extension as well).
 """
 
 import dataclasses

@@ -79,6 +79,8 @@ class DCA(Encoding):
       (40, 48)
     """
 
+    rotates = True
+
     def __init__(
         self,
         encoding: Encoding = CONTEXT,

@@ -208,6 +208,8 @@ class HiRoPE(Encoding):
       (2, [[[2.0, 0.2, 0.03, 0.003]]])
     """
 
+    rotates = True
+
     def __init__(self, encoding: Encoding = CONTEXT, window: int = 512, split: int | None = None, level: Level = 'reset'):
         self.encoding = check_part('hirope', encoding)
         planes = encoding.rotary_dim // 2

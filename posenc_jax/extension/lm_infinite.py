@@ -74,6 +74,10 @@ class LMInfinite(Encoding):
         self.encoding = check_part('lm_infinite', encoding, bias=True)
         self.n_global, self.n_local = n_global, n_local
 
+    @property
+    def rotates(self):
+        return self.encoding.rotates
+
     def project(self, q, k, v, tq, tk, x=None):
         if isinstance(self.encoding, Rotary):
             tq = tq.with_feats(lm_infinite=self.encoding.rotate(q, jnp.full((1, 1), self.n_local)))

@@ -127,6 +127,8 @@ class MsPoE(Encoding):
       [1.65, 1.2, 1.5, 1.35]
     """
 
+    rotates = True
+
     def __init__(
         self,
         encoding: Encoding = CONTEXT,
@@ -229,32 +231,13 @@ def reorder(model, orders: Int[Array, 'layers N'], *, skip: int = 2):
     Every layer then owns its ratios, whether the layers shared the part before or not.
 
     Raises:
-      ValueError: a model without `ms_poe`; orders of another shape.
+      ValueError: a model without `ms_poe` (`model.extend('ms_poe()')` gives it one); orders of another shape.
     """
-    from posenc_jax.model.transformer import Link
-
     orders = jnp.asarray(orders)
     if orders.shape != (model.cfg.layers, model.cfg.heads):
         raise ValueError(f'reorder takes orders of {model.cfg.layers} layers, {model.cfg.heads} heads, got {orders.shape}')
-    model = nnx.clone(model)
-    plain, period = jnp.arange(model.cfg.layers)[:, None] < skip, len(model.blocks)
-    links, found = [], False
-    for place, block in enumerate(model.blocks):
-        own = list(block.encodings)
-        renewed = []
-        for link in model.links[place]:
-            part = model._part(link, block)
-            if isinstance(part, MsPoE):
-                found = True
-                ratios = jnp.where(plain, 1.0, part.ratios_of(orders))[place::period]
-                if link.shared:
-                    own.append(part)
-                    link = Link(False, len(own) - 1)
-                own[link.number] = part.with_ratios(ratios)
-            renewed.append(link)
-        block.encodings = nnx.List(own)
-        links.append(tuple(renewed))
-    if not found:
-        raise ValueError("reorder: the model has no ms_poe part; model.extend('ms_poe()') gives it one")
-    model.links = tuple(links)
-    return model
+
+    def ordered(part, layers):
+        return part.with_ratios(jnp.where(layers[:, None] < skip, 1.0, part.ratios_of(orders[layers])))
+
+    return model.map_parts(MsPoE, ordered)

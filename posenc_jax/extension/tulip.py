@@ -142,7 +142,7 @@ def swap(model: Transformer, spec: str = 'rope(layout="interleaved")', *, rngs: 
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='learned_absolute(max_len=8)')
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='learned_absolute(max_len=8)')
       >>> student = swap(Transformer(cfg, rngs=nnx.Rngs(0)))
       >>> student.cfg.encoding, student(jnp.ones((1, 20), jnp.int32)).shape
       ("rope(layout='interleaved')", (1, 20, 7))
@@ -206,7 +206,7 @@ def distill(
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='learned_absolute(max_len=8)')
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='learned_absolute(max_len=8)')
       >>> teacher = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> student, losses = distill(teacher, swap(teacher), jnp.ones((3, 2, 8), jnp.int32))
       >>> losses.shape, bool(losses[2] < losses[0])

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core import spec as spec_language
-from posenc_jax.core.compose import chain, make, parts_of
+from posenc_jax.core.compose import chain, make, name_of, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.model.layers import BIASES, MLPS, NORMS, Block, Norm, dropout, merge_adapters, normal
@@ -424,9 +424,61 @@ class Transformer(nnx.Module):
             blocks.append(nnx.merge(*jax.vmap(lambda state: nnx.split(layer_of(state)[0]))(state)))
         if len(refused) == len(links):
             raise refused[0]
-        used = sorted({link.number for chain_links in links for link in chain_links if link.shared})
-        model.shared = nnx.List([shared[number] for number in used])
         model.blocks = nnx.List(blocks)
-        moved = lambda link: Link(True, used.index(link.number)) if link.shared else link
-        model.links = tuple(tuple(map(moved, chain_links)) for chain_links in links)
+        model._link(shared, links)
         return model
+
+    def map_parts(
+        self, kind: type[Encoding], change: Callable[[Encoding, Int[Array, 'groups']], Encoding]
+    ) -> 'Transformer':
+        """A copy in which every part of one class gives way to what `change` makes of it; every layer then owns its own.
+
+        Args:
+          kind: the class, which acts on layers (does not open `place` or `embed`).
+          change: `change(part, layers) -> part`, once for each place of the period that has such a part. `layers` are the
+            numbers of its layers; the variables of the result lead with them, as those of `part` do where layers owned it.
+
+        Raises:
+          ValueError: no layer has a part of this class, or it acts at the stem, which exists once.
+
+        Example:
+          >>> from posenc_jax.bias.alibi import ALiBi
+          >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=8, heads=2, encoding='alibi()')
+          >>> def steeper(part, layers):
+          ...     part.slopes = type(part.slopes)(part.slopes[...] * (1 + layers)[:, None], axes=('heads',))
+          ...     return part
+          >>> model = Transformer(cfg, rngs=nnx.Rngs(0)).map_parts(ALiBi, steeper)
+          >>> [model.encoding(place, block).parts[0].slopes[0].tolist() for place, block in model.layers()]
+          [0.0625, 0.125, 0.1875]
+        """
+        key = kind.card.key if hasattr(kind, 'card') else kind.__name__
+        if at_stem := [door for door in STEM_DOORS if getattr(kind, door) is not getattr(Encoding, door)]:
+            raise ValueError(f'map_parts gives every layer its own part, but {key} opens {at_stem[0]!r} and exists once')
+        model, links, found = nnx.clone(self), [], False
+        for place, block in enumerate(model.blocks):
+            own, chain_links = list(block.encodings), list(model.links[place])
+            layers = jnp.arange(place, model.cfg.layers, len(model.blocks))
+            for number, link in enumerate(chain_links):
+                part = model._part(link, block)
+                if not isinstance(part, kind):
+                    continue
+                found, changed = True, change(nnx.clone(part), layers)
+                if link.shared:
+                    chain_links[number] = Link(False, len(own))
+                    own.append(changed)
+                else:
+                    own[link.number] = changed
+            block.encodings = nnx.List(own)
+            links.append(tuple(chain_links))
+        if not found:
+            chains = ', '.join(' | '.join(map(name_of, parts_of(self.encoding(*at)))) for at in enumerate(self.blocks))
+            raise ValueError(f'the model has no {key} part; its layers have {chains}')
+        model._link(model.shared, links)
+        return model
+
+    def _link(self, shared, links):
+        """Sets the shared parts and the links of every chain, and drops shared parts to which none leads."""
+        used = sorted({link.number for chain_links in links for link in chain_links if link.shared})
+        moved = lambda link: Link(True, used.index(link.number)) if link.shared else link
+        self.shared = nnx.List([shared[number] for number in used])
+        self.links = tuple(tuple(map(moved, chain_links)) for chain_links in links)

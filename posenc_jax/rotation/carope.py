@@ -153,6 +153,8 @@ class CARoPE(Encoding):
       ((16, 2), [-0.9267, -0.9267])
     """
 
+    rotates = True
+
     def __init__(
         self,
         base: float = 10000.0,

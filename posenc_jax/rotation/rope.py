@@ -138,6 +138,8 @@ class Rotary(Encoding):
       [-0.3, 0.99, 1.38, 1.01, 1.0, 1.0, 1.0, 1.0]
     """
 
+    rotates = True
+
     def __init__(
         self,
         base: float = 10000.0,

@@ -93,6 +93,8 @@ class XPos(Encoding):
       [0.2857, 0.9777]
     """
 
+    rotates = True
+
     def __init__(
         self,
         base: float = 10000.0,

@@ -82,6 +82,26 @@ def test_exclusive_doors_have_one_owner():
     np.testing.assert_allclose(both.collect(s, q, tok, tok), 2 * weighted_sum(s, q), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    'spec, names',
+    [
+        ('rope() | rope(base=500.0)', 'rope and rope'),
+        ('rope(partial=0.5) | alibi() | ms_poe(encoding=rope())', 'rope and ms_poe'),
+        ('xpos() | rope()', 'xpos and rope'),
+        ('carope() | rope()', 'carope and rope'),
+        ('rope() | dca(encoding=rope())', 'rope and dca'),
+        ('hirope(encoding=rope()) | rope()', 'hirope and rope'),
+        ('lm_infinite(encoding=rope()) | rope()', 'lm_infinite and rope'),
+    ],
+)
+def test_queries_and_keys_are_rotated_once(spec, names):
+    context = dict(heads=4, head_dim=8, model_dim=32, train_len=16)
+    with pytest.raises(SpecError, match=f'{names} both rotate queries and keys'):
+        pj.make(spec, **context)
+    for fine in ('rope() | alibi()', 'lm_infinite(encoding=alibi()) | rope()', 'psc() | xpos()', 'rope() | kerple()'):
+        assert pj.make(fine, **context).rotates
+
+
 def test_caches_that_exclude_each_other():
     class Raw(Encoding):
         cached = 'raw'

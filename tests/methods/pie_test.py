@@ -169,7 +169,6 @@ def test_bfloat16_stays_and_is_rotated_in_float32():
         ('rope() | alibi()', 'got alibi'),
         ('sinusoidal() | rope()', "got sinusoidal, which opens 'embed'"),
         ('nope()', 'got 0 of them'),
-        ('rope() | rope()', 'got 2 of them'),
         ('rope(freqs=dynamic_ntk())', 'DynamicNTK.*depend on the current length'),
     ],
 )

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from posenc_jax.bias.alibi import ALiBi
+from posenc_jax.core.compose import chain, parts_of
 from posenc_jax.core.encoding import Constant, Tokens
 from posenc_jax.core.registry import SpecError
+from posenc_jax.embedding.sinusoidal import Sinusoidal
 from posenc_jax.model import Transformer, TransformerConfig
 
 BASE = dict(vocab_size=11, train_len=8, layers=4, width=16, heads=4, encoding='alibi()')
@@ -246,6 +249,46 @@ def test_extension_of_a_pattern_reaches_the_layers_that_have_something_to_extend
     assert jnp.abs(longer(TOKENS) - model(TOKENS)).max() > 1e-4
     with pytest.raises(SpecError, match='found 0'):
         model_of(encoding='nope()').extend('pi(factor=2.0)')
+
+
+# Parts of its own for every layer.
+
+
+@pytest.mark.parametrize('share', ['model', 'layer'])
+@pytest.mark.parametrize('pattern', [(), ('alibi()', 'window(size=3) | alibi()'), ('nope()', 'alibi()')], ids=str)
+def test_parts_of_a_class_become_one_a_layer(pattern, share):
+    model = model_of(pattern=pattern, share=share)
+
+    def steeper(part, layers):
+        part.slopes = Constant(part.slopes[...] * (2.0 + layers)[:, None], axes=('heads',))
+        return part
+
+    before = jax.tree.map(np.asarray, nnx.state(model))
+    mapped = model.map_parts(ALiBi, steeper)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
+    tok = Tokens.of(length=9)
+    x = model.embed(TOKENS, model.place(tok))
+    layers = list(zip(model.layers(), mapped.layers(), strict=True))
+    for number, ((place, block), (_, own)) in enumerate(layers):
+        old, new = (parts_of(one.encoding(place, at)) for one, at in ((model, block), (mapped, own)))
+        expected = []
+        for part, theirs in zip(old, new, strict=True):
+            if isinstance(part, ALiBi):
+                np.testing.assert_allclose(theirs.slopes[...], (2 + number) * part.slopes[...])
+                part = ALiBi(slopes=tuple(np.asarray((2 + number) * part.slopes[...]).tolist()), heads=4)
+            expected.append(part)
+        x = block(x, tok, chain(*expected))
+    np.testing.assert_allclose(mapped(TOKENS), model.logits(model.norm(x)), atol=2e-5)
+    assert not any(isinstance(part, ALiBi) for part in mapped.shared)
+    once_more = mapped.map_parts(ALiBi, lambda part, layers: part)
+    np.testing.assert_array_equal(once_more(TOKENS), mapped(TOKENS))
+
+
+def test_parts_that_are_not_there_or_exist_once_cannot_be_mapped():
+    with pytest.raises(ValueError, match=r'has no alibi part; its layers have nope \| causal \| document'):
+        model_of(encoding='nope()').map_parts(ALiBi, lambda part, layers: part)
+    with pytest.raises(ValueError, match="sinusoidal opens 'embed' and exists once"):
+        model_of(encoding='sinusoidal()').map_parts(Sinusoidal, lambda part, layers: part)
 
 
 # Wrong input.

@@ -25,7 +25,7 @@ def yarn_temperature(
 ) -> float | Float[Array, '...']:
     """m, which multiplies cos and sin of queries and keys: `0.1 ln s + 1`, unless given.
 
-    With `mscale` a and `mscale_all_dim` c both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. Of an array of factors, one m each.
+    With `mscale` a and `mscale_all_dim` c both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. Of an array of s, one m each.
 
     Example:
       >>> round(yarn_temperature(4.0), 6), round(yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8), 6)
@@ -162,7 +162,7 @@ class YaRN:
 
     def __post_init__(self):
         if self.dynamic and self.factor is not None:
-            raise ValueError(f'yarn: with dynamic=True the factor is current length / train_len; leave out factor={self.factor}')
+            raise ValueError(f'yarn: a dynamic factor is current length / train_len; leave out factor={self.factor}')
         if not self.dynamic and self.factor is None:
             raise ValueError("yarn needs 'factor', new length / trained length, unless dynamic=True lets it follow the length")
         self._rule(2, 10000.0, 1.0 if self.dynamic else self.factor)  # the formulas check their own arguments
