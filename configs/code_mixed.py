@@ -1,0 +1,19 @@
+"""Code-mixed text: which letter follows the k-th last switch of language; trained on 7 to 32 letters, evaluated on 32 and 64.
+
+Command:  python train.py --config=configs/code_mixed.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.task = 'code_mixed(ids="switches")'
+    config.encoding = 'conflator()'
+    config.model.update(layers=2, width=64, heads=4)
+    config.train.update(steps=400, batch=64, length=32, min_length=7, lr=2e-3, warmup=50)
+    config.train.update(log_every=50, save_every=400, eval_every=100)
+    config.eval.update(lengths=(32, 64), samples=512)
+    return config
