@@ -14,7 +14,7 @@ CONTEXT_NAMES = ('heads', 'kv_heads', 'head_dim', 'model_dim', 'train_len', 'rng
 
 
 class ChainedEncoding(Encoding):
-    """Several encodings as one: folds run in chain order, masks are combined with AND, the doors of `EXCLUSIVE` have one owner."""
+    """Several encodings as one: folds run in chain order, masks are combined with AND, `EXCLUSIVE` doors have one owner."""
 
     def __init__(self, parts: tuple[Encoding, ...]):
         for door in EXCLUSIVE:

@@ -49,7 +49,8 @@ def switching_ids(lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None =
     """
     fresh, s = _starts(lang, segment)
     index = jnp.broadcast_to(jnp.arange(s.shape[-1], dtype=jnp.int32), s.shape)
-    return jnp.stack([index - _latest(fresh, index), index - _latest(fresh | s, index), switching_points(lang, segment)[1]], axis=-1)
+    number, offset = index - _latest(fresh, index), index - _latest(fresh | s, index)
+    return jnp.stack([number, offset, switching_points(lang, segment)[1]], axis=-1)
 
 
 def _starts(lang, segment):
@@ -112,9 +113,10 @@ class Conflator(Encoding):
     `y_i = [x_{i-1}; x_i] W_b`, x_{i-1} = 0 at the first token of a document; their results are mixed,
     `w_u O_u + w_b O_b`, `(w_u, w_b) = softmax(mix)`, before W_o. At the start delta = 0 and mix = 0.
 
-    Positions `[B, L, 3]` are (p, offset since the last switching point, c), from `switching_ids`; the task `code_mixed` supplies
-    them. Positions `[B, L]` are text of one language: angles are then those of `rope` whatever delta is. Only differences of
-    c matter, so the language of padding does not.
+    Language ids come in as positions `[B, L, 3]`, (p, offset since the last switching point, c), which `switching_ids` makes of
+    them and the task `code_mixed` supplies. A decode takes those of its whole capacity. Positions `[B, L]` are text of one
+    language: angles are then those of `rope` whatever delta is. Only differences of c matter, so the language of padding does
+    not. Attention has twice the heads of the layer in between, so what knows these heads (`alibi`) cannot be chained.
 
     Differs from the paper: everything above is our reading of it. The paper says that positions are rotated anew at switching
     points and that bigram attention is added, but neither how the angle changes nor how the bigram is formed and mixed in.

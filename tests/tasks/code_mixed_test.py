@@ -53,7 +53,8 @@ def test_text_for_people():
 
 
 @pytest.mark.parametrize(
-    'options, message', [({'letters': 0}, 'at least 1'), ({'switches': 0}, 'at least 1'), ({'ids': 'switch'}, "did you mean 'switches'")]
+    'options, message',
+    [({'letters': 0}, 'at least 1'), ({'switches': 0}, 'at least 1'), ({'ids': 'switch'}, "did you mean 'switches'")],
 )
 def test_wrong_options(options, message):
     with pytest.raises(SpecError, match=message):
