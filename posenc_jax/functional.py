@@ -28,6 +28,7 @@ from posenc_jax.positions.position_coupling import random_start
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
 from posenc_jax.positions.v2pe import v2pe_ids
 from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_last, carope_log_rate, carope_match
+from posenc_jax.rotation.conflator import conflator_bigrams, switching_ids, switching_points
 from posenc_jax.rotation.frequencies.dynamic_ntk import dynamic_ntk_frequencies
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
 from posenc_jax.rotation.frequencies.pi import pi_frequencies
@@ -44,6 +45,7 @@ __all__ = [
     'carope_last',
     'carope_log_rate',
     'carope_match',
+    'conflator_bigrams',
     'cope_bias',
     'dca_distance',
     'distillation_loss',
@@ -86,6 +88,8 @@ __all__ = [
     'sinusoidal_frequencies',
     'sinusoidal_table',
     'spaced_ids',
+    'switching_ids',
+    'switching_points',
     't5_bias',
     't5_bucket',
     't5_thresholds',

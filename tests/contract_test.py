@@ -1,6 +1,6 @@
 """What holds for every registered encoding and frequency rule, built from the example on its Card.
 
-One layer is the subject: place, embed, projections, `project`, `attend`. `plain` is the same layer with the doors called
+One layer is the subject: place, embed, `branch` and projections, `project`, `attend`, `merge`. `plain` is the same layer with the doors called
 once over the whole matrix and differentiated by JAX: nothing of `attend` is used, so it is what tiles are compared with.
 Everything is compiled once per encoding and shared by the tests (`Layer`); the sizes are the smallest at which the
 examples show what they do.
@@ -21,7 +21,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core import cache as cache_module
 from posenc_jax.core.catalog import KINDS
-from posenc_jax.core.compose import EXCLUSIVE, parts_of
+from posenc_jax.core.compose import EXCLUSIVE, name_of, parts_of
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.registry import SpecError, entries, lookup
 from posenc_jax.core.spec import build, parse
@@ -52,9 +52,23 @@ BLOCKS = [(8, 3), (3, 32)]  # one that divides nothing, one with many blocks of 
 SAME, DIFFERENT = 2e-5, 1e-3  # of numbers of order one: what float32 sums may differ by, and what is a difference
 
 
+class Alternating(Encoding):
+    """Gives tokens the positions of a text whose language switches every three tokens: (position, offset, switches)."""
+
+    def place(self, tok, *, key=None):
+        parts = jnp.broadcast_arrays(tok.pos, tok.order % 3, tok.order // 3)
+        return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
+
+
+# What a task would say about tokens, for encodings of which something is at rest without it.
+PLACED = {'conflator': Alternating}
+
+
 def make(entry, *, seed=0, causal=True):
     """The example with its parameters moved off their initial values, some of which are zero."""
     encoding = pj.make(entry.card.example, causal=causal, rngs=nnx.Rngs(seed), **CONTEXT)
+    if entry.card.key in PLACED:
+        encoding = pj.chain(PLACED[entry.card.key](), encoding)
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 100), len(leaves) + 1)
@@ -67,7 +81,8 @@ def draw(seed, *shape):
 
 
 # Phases of tapa are products of queries and keys: at a gain of 2 up to 23 turns, where the last bit of q changes 1e-4.
-GAIN = {'tapa': 1.0}
+# The W_b of conflator, once moved, makes bigrams three times as long as tokens.
+GAIN = {'tapa': 1.0, 'conflator': 1.0}
 
 
 def projections(gain=2.0):
@@ -90,12 +105,24 @@ def earlier_rows(x, tok, lookback):
     return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0)))
 
 
+def split(encoding, weights, x, rows, tok):
+    """q, k, v of every input of attention, which is x alone where no other is made; joined along the heads."""
+    inputs = encoding.branch(rows, tok) if encoding.opens('branch') else (x,)
+    of = lambda name: [jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for x in inputs]
+    return tuple(jnp.concatenate(of(name), axis=2) if len(inputs) > 1 else of(name)[0] for name in 'qkv')
+
+
 def project(encoding, weights, x, tok, *, key=None):
     """Everything up to the pair stage."""
     tok = encoding.place(tok, key=key)
     x = encoding.embed(x, tok)
-    q, k, v = (jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for name in 'qkv')
-    return encoding.project(q, k, v, tok, tok, earlier_rows(x, tok, encoding.lookback))
+    rows = earlier_rows(x, tok, encoding.lookback)
+    return encoding.project(*split(encoding, weights, x, rows, tok), tok, tok, rows)
+
+
+def attend(encoding, *arguments, how=pj.attend, **options):
+    """The pair stage and what is left to do after it."""
+    return encoding.merge(how(encoding, *arguments, **options))
 
 
 def plain(encoding, q, k, v, tq, tk):
@@ -107,7 +134,7 @@ def plain(encoding, q, k, v, tq, tk):
     s, carry = encoding.match(q, k, tq, tk, seen, encoding.open(q, tq))
     s, _ = encoding.score(s, tq, tk, seen, carry)
     w = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
-    return jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2)
+    return encoding.merge(jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2))
 
 
 class Layer:
@@ -135,7 +162,7 @@ class Layer:
 
     @functools.cached_property
     def _dense(self):
-        return self._counted('dense', functools.partial(pj.attend, implementation='dense'))
+        return self._counted('dense', functools.partial(attend, implementation='dense'))
 
     @functools.cached_property
     def _gradients(self):
@@ -158,7 +185,7 @@ class Layer:
 
 
 def attention_of(how):
-    return plain if how == 'plain' else functools.partial(pj.attend, **({'implementation': how} if how == 'dense' else {'block': how}))
+    return plain if how == 'plain' else functools.partial(attend, **({'implementation': how} if how == 'dense' else {'block': how}))
 
 
 def gradients(attention, encoding, weights, x, tok):
@@ -210,8 +237,12 @@ def test_shapes_and_types(layer):
     """bfloat16 in, bfloat16 out at every door of the token stage; logits, carries and sums of values in float32."""
     shapes = jax.eval_shape(functools.partial(project, layer.encoding, layer.weights), layer.x.astype(jnp.bfloat16), tokens())
     q, k, v, tq, tk = shapes
+    inputs = q.shape[2] // HEADS
+    assert (inputs > 1) == layer.encoding.opens('branch') == layer.encoding.opens('merge')
     for a, heads in ((q, HEADS), (k, KV_HEADS), (v, KV_HEADS)):
-        assert (a.shape, a.dtype) == ((ROWS, LENGTH, heads, WIDTH), jnp.bfloat16)
+        assert (a.shape, a.dtype) == ((ROWS, LENGTH, inputs * heads, WIDTH), jnp.bfloat16)
+    merged = jax.eval_shape(layer.encoding.merge, q)
+    assert (merged.shape, merged.dtype) == ((ROWS, LENGTH, HEADS, WIDTH), jnp.bfloat16)
     for tok in (tq, tk):
         assert (tok.index.shape, tok.length) == ((ROWS, LENGTH), LENGTH)
         for leaf in jax.tree.leaves(tok.feats):
@@ -227,10 +258,10 @@ def test_shapes_and_types(layer):
 
     carry, matched, scored, collected, mask = jax.eval_shape(pair_stage, *shapes)
     for s, after in (matched, scored):
-        assert (s.shape, s.dtype) == ((ROWS, HEADS, LENGTH, LENGTH), jnp.float32)
+        assert (s.shape, s.dtype) == ((ROWS, inputs * HEADS, LENGTH, LENGTH), jnp.float32)
         assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), carry)
-    assert all(a.dtype == jnp.float32 and a.shape[:3] == (ROWS, HEADS, LENGTH) for a in jax.tree.leaves(carry))
-    assert (collected.shape, collected.dtype) == ((ROWS, HEADS, LENGTH, WIDTH), jnp.float32)
+    assert all(a.dtype == jnp.float32 and a.shape[:3] == (ROWS, inputs * HEADS, LENGTH) for a in jax.tree.leaves(carry))
+    assert (collected.shape, collected.dtype) == ((ROWS, inputs * HEADS, LENGTH, WIDTH), jnp.float32)
     assert mask is None or (mask.dtype == bool and np.broadcast_shapes(mask.shape, matched[0].shape) == matched[0].shape)
 
 
@@ -242,11 +273,11 @@ def test_bfloat16_is_close_to_float32(layer):
     low = layer.x.astype(jnp.bfloat16)
 
     def run(dtype):
-        x = low.astype(dtype)
-        heads = lambda name: jnp.einsum('bld,dnh->blnh', low.astype(jnp.float32), layer.weights[name])
-        q, k, v = (heads(name).astype(jnp.bfloat16).astype(dtype) for name in 'qkv')
-        placed = layer.encoding.place(tok)
-        rows = earlier_rows(layer.encoding.embed(x, placed), placed, layer.encoding.lookback)
+        placed, part = layer.encoding.place(tok), layer.encoding
+        embedded = lambda x: earlier_rows(part.embed(x, placed), placed, part.lookback)
+        exact, rows = embedded(low.astype(jnp.float32)), embedded(low.astype(dtype))
+        heads = split(part, layer.weights, low.astype(jnp.float32), exact, placed)
+        q, k, v = (a.astype(jnp.bfloat16).astype(dtype) for a in heads)
         return layer.attend(*layer.encoding.project(q, k, v, placed, placed, rows))
 
     out = run(jnp.bfloat16)
@@ -297,7 +328,7 @@ def test_padded_rows_are_finite_and_do_not_leak(layer):
 
 
 def test_jit_equals_eager(layer):
-    close(pj.attend(layer.encoding, *project(layer.encoding, layer.weights, layer.x, tokens()), implementation='dense'), layer())
+    close(attend(layer.encoding, *project(layer.encoding, layer.weights, layer.x, tokens()), implementation='dense'), layer())
 
 
 def test_vmap_equals_a_loop(layer):
@@ -306,7 +337,7 @@ def test_vmap_equals_a_loop(layer):
 
     def one(x, valid):
         tok = dataclasses.replace(tokens(), valid=valid)
-        return pj.attend(layer.encoding, *project(layer.encoding, layer.weights, x, tok), block=(8, 8))
+        return attend(layer.encoding, *project(layer.encoding, layer.weights, x, tok), block=(8, 8))
 
     together = jax.jit(jax.vmap(one))(xs, valid)
     for i in range(2):
@@ -321,7 +352,7 @@ def test_one_trace_serves_many_values(layer):
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
 def test_sharded_equals_unsharded(layer):
-    mesh, how = make_mesh(data=2, tensor=2, sequence=2), functools.partial(sharded_attend, block=(8, 8))
+    mesh, how = make_mesh(data=2, tensor=2, sequence=2), functools.partial(attend, how=sharded_attend, block=(8, 8))
     with jax.set_mesh(mesh):
         sharded = jax.jit(functools.partial(gradients, how))(layer.encoding, layer.weights, layer.x, tokens(valid=PADDED))
     out, grads, finite = sharded
@@ -348,7 +379,7 @@ def test_packing_and_padding_change_nothing(layer):
     """Two documents of ten tokens: alone, packed in one row, and with padding on the left or on the right."""
     documents = layer.x[:, :DOCUMENT]
     alone = pj.Tokens.of(length=DOCUMENT)
-    expected = jax.jit(lambda x: pj.attend(layer.encoding, *project(layer.encoding, layer.weights, x, alone)))(documents)
+    expected = jax.jit(lambda x: attend(layer.encoding, *project(layer.encoding, layer.weights, x, alone)))(documents)
     packed = jnp.tile(documents.reshape(1, LENGTH, MODEL), (ROWS, 1, 1))
     out = layer(packed, tokens(segment=PACKED))
     close(out[0].reshape(expected.shape), expected)
@@ -362,12 +393,12 @@ def test_packing_and_padding_change_nothing(layer):
 
 def test_causality(layer):
     """Composed with the causal mask, no gradient and no change reaches an earlier output: exactly none."""
-    if 'causality' in layer.encoding.decides and any(part.card.key in ('full', 'prefix') for part in parts_of(layer.encoding)):
+    if 'causality' in layer.encoding.decides and any(name_of(part) in ('full', 'prefix') for part in parts_of(layer.encoding)):
         layer = Layer(layer.entry, causal=True)
     cut = 7
 
     def early(encoding, x, tok):
-        return (pj.attend(encoding, *project(encoding, layer.weights, x, tok), block=(4, 4))[:, :cut] * draw(8, ROWS, cut, HEADS, WIDTH)).sum()
+        return (attend(encoding, *project(encoding, layer.weights, x, tok), block=(4, 4))[:, :cut] * draw(8, ROWS, cut, HEADS, WIDTH)).sum()
 
     gradient = layer._counted('causality', jax.grad(early, 1))(layer.state, layer.x, tokens())
     assert not np.asarray(gradient[:, cut:]).any()
@@ -391,16 +422,17 @@ def decode(encoding, weights, x, tok, prompt):
     """All outputs from the cache: a prompt at once, then one token at a time. Also the cached keys, before and after."""
     tok = encoding.place(tok)
     x = encoding.embed(x, tok)
-    q, k, v = (jnp.einsum('bld,dnh->blnh', x, weights[name]) for name in 'qkv')
-    rows = earlier_rows(x, tok, encoding.lookback)
-    head = [a[:, :prompt] for a in (q, k, v)]
-    arguments, filled = cache_module.start(encoding, *head, tok.slice(0, prompt), rows[:, : prompt + encoding.lookback], LENGTH)
-    first = pj.attend(encoding, *arguments)
+    rows, k = earlier_rows(x, tok, encoding.lookback), jnp.einsum('bld,dnh->blnh', x, weights['k'])
+    own, early = tok.slice(0, prompt), rows[:, : prompt + encoding.lookback]
+    arguments, filled = cache_module.start(encoding, *split(encoding, weights, x[:, :prompt], early, own), own, early, LENGTH)
+    first = attend(encoding, *arguments)
 
     def step(cache, cursor):
         at = lambda a, shift=0: jax.lax.dynamic_slice_in_dim(a, cursor + shift, 1, axis=1)
-        arguments, cache = cache_module.step(encoding, cache, at(q), at(k), at(v), tok, at(rows, encoding.lookback), cursor)
-        return cache, pj.attend(encoding, *arguments, heads_first=True)[:, 0]
+        row = at(rows, encoding.lookback)
+        q, k, v = split(encoding, weights, at(x), jnp.concatenate([cache.rows, row], axis=1), tok.slice(cursor, 1))
+        arguments, cache = cache_module.step(encoding, cache, q, k, v, tok, row, cursor)
+        return cache, attend(encoding, *arguments, heads_first=True)[:, 0]
 
     final, rest = jax.lax.scan(step, filled, jnp.arange(prompt, LENGTH))
     return jnp.concatenate([first, jnp.moveaxis(rest, 0, 1)], axis=1), filled, final, k
@@ -464,7 +496,7 @@ def test_promise_mixes_heads(layer):
 def temporary_bytes(layer, length):
     """XLA's own figure for one compiled forward and backward pass in tiles of 64."""
     tok = pj.Tokens.of(positions=np.arange(length)[None] % 64)  # within every example's table
-    loss = lambda encoding, weights, x: pj.attend(encoding, *project(encoding, weights, x, tok), block=64).sum()
+    loss = lambda encoding, weights, x: attend(encoding, *project(encoding, weights, x, tok), block=64).sum()
     run = layer._counted(f'memory {length}', lambda e, w, x: jax.grad(loss, (0, 1, 2), allow_int=True)(e, w, x))
     shape = jax.ShapeDtypeStruct((1, length, MODEL), jnp.float32)
     return run.lower(layer.state, layer.weights, shape).compile().memory_analysis().temp_size_in_bytes
@@ -484,14 +516,10 @@ def test_promise_needs_training(layer):
 def test_promise_fused(layer):
     """After `project`, JAX's own attention with the causal mask serves as well, also where documents are packed."""
     q, k, v, tq, tk = layer.project(tok=tokens(segment=PACKED))
-    keys = list(map(key_of, parts_of(layer.encoding)))
+    keys = list(map(name_of, parts_of(layer.encoding)))
     library = jax.nn.dot_product_attention(q, k, v, is_causal='full' not in keys)
-    keep = pj.chain(*(part for part in parts_of(layer.encoding) if key_of(part) == layer.card.key or key_of(part) != 'document'))
-    holds(layer.promises.fused, gap(library, pj.attend(keep, q, k, v, tq, tk, implementation='dense')))
-
-
-def key_of(part):
-    return part.card.key
+    keep = pj.chain(*(part for part in parts_of(layer.encoding) if name_of(part) == layer.card.key or name_of(part) != 'document'))
+    holds(layer.promises.fused, gap(layer.encoding.merge(library), attend(keep, q, k, v, tq, tk, implementation='dense')))
 
 
 # Laws of composition, determinism, checkpoints.
@@ -502,7 +530,7 @@ def test_chains_associate_and_nope_is_neutral(layer):
     left, right = pj.chain(pj.chain(first, layer.encoding), second), pj.chain(first, pj.chain(layer.encoding, second))
     assert [type(part) for part in left.parts] == [type(part) for part in right.parts]
     assert nnx.graphdef(left) == nnx.graphdef(right)
-    run = jax.jit(lambda encoding, weights, x, tok: pj.attend(encoding, *project(encoding, weights, x, tok), implementation='dense'))
+    run = jax.jit(lambda encoding, weights, x, tok: attend(encoding, *project(encoding, weights, x, tok), implementation='dense'))
     np.testing.assert_array_equal(run(left, layer.weights, layer.x, tokens()), layer())
 
 

@@ -9,12 +9,12 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import SpecError, nearest
 
-EXCLUSIVE = ('match', 'collect')
+EXCLUSIVE = ('branch', 'match', 'collect', 'merge')
 CONTEXT_NAMES = ('heads', 'kv_heads', 'head_dim', 'model_dim', 'train_len', 'rngs')
 
 
 class ChainedEncoding(Encoding):
-    """Several encodings as one: folds run in chain order, masks are combined with AND, `match` and `collect` have one owner."""
+    """Several encodings as one: folds run in chain order, masks are combined with AND, `EXCLUSIVE` doors have one owner."""
 
     def __init__(self, parts: tuple[Encoding, ...]):
         for door in EXCLUSIVE:
@@ -31,6 +31,13 @@ class ChainedEncoding(Encoding):
         if evolving and raw:
             raise SpecError(
                 f'{name_of(evolving[0])} rewrites cached keys and {name_of(raw[0])} needs them raw: they cannot be chained'
+            )
+        branching = [part for part in parts if part.opens('branch')]
+        of_heads = branching and [part for part in parts if not part.opens('branch') and _knows_heads(part)]
+        if of_heads:
+            raise SpecError(
+                f'{name_of(branching[0])} gives every head several inputs of attention, and {name_of(of_heads[0])} has '
+                'parameters per head or mixes heads: they cannot be chained'
             )
         later = [part for part in parts if part.sees_later]
         causal = [part for part in parts if hasattr(part, 'card') and part.card.causal_only]
@@ -82,11 +89,23 @@ class ChainedEncoding(Encoding):
             x = part.embed(x, tok)
         return x
 
+    def branch(self, x, tok):
+        for part in self.parts:
+            if part.opens('branch'):
+                return part.branch(x[:, self.lookback - part.lookback :], tok)
+        return super().branch(x, tok)
+
     def project(self, q, k, v, tq, tk, x=None):
         for part in self.parts:
             rows = None if x is None else x[:, self.lookback - part.lookback :]
             q, k, v, tq, tk = part.project(q, k, v, tq, tk, rows)
         return q, k, v, tq, tk
+
+    def merge(self, out):
+        for part in self.parts:
+            if part.opens('merge'):
+                return part.merge(out)
+        return out
 
     def open(self, q, tq):
         return tuple(part.open(q, tq) for part in self.parts)
@@ -137,6 +156,14 @@ def name_of(encoding: Encoding) -> str:
     return type(encoding).__name__ if card is None else card.key
 
 
+def _knows_heads(part: Encoding) -> bool:
+    """Whether a part tells the heads of the model apart, so that more of them than these mean nothing to it."""
+    variables = jax.tree.leaves(nnx.state(part), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    roles = {role for variable in variables for role in variable.get_metadata().get('axes') or ()}
+    card = getattr(part, 'card', None)
+    return bool(roles & {'heads', 'kv_heads'}) or (card is not None and card.promises.mixes_heads)
+
+
 def parts_of(encoding: Encoding) -> tuple[Encoding, ...]:
     """The links of a chain; a single encoding is a chain of one."""
     return tuple(encoding.parts) if isinstance(encoding, ChainedEncoding) else (encoding,)
@@ -146,7 +173,8 @@ def chain(*encodings: Encoding) -> Encoding:
     """Joins encodings; nested chains are flattened and a chain of one is that encoding.
 
     Raises:
-      SpecError: two encodings need the same exclusive door (`match` or `collect`); both are named.
+      SpecError: two encodings need the same exclusive door (one of `EXCLUSIVE`), or exclude each other otherwise; both are
+        named. One that opens only one of `branch` and `merge`.
     """
     for encoding in encodings:
         if not isinstance(encoding, Encoding):
@@ -154,6 +182,10 @@ def chain(*encodings: Encoding) -> Encoding:
     parts = tuple(part for encoding in encodings for part in parts_of(encoding))
     if not parts:
         raise SpecError('chain() needs at least one encoding; "nope()" is the empty one')
+    for part in parts:
+        if part.opens('branch') != part.opens('merge'):
+            opened, shut = ('branch', 'merge') if part.opens('branch') else ('merge', 'branch')
+            raise SpecError(f'{name_of(part)} opens the door {opened!r} and not {shut!r}: they are opened together')
     return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
 
 

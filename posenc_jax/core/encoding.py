@@ -3,9 +3,9 @@
 Letters: B batch, T query tokens, S key tokens, L either, N query heads, K key/value heads, H head width, D model width,
 P position components. A leading axis written #B may be 1 where the whole batch shares it.
 
-Token stage (`place`, `embed`, `project`) sees whole sequences, layout [B, L, heads, H]. Pair stage (`open`, `match`,
-`score`, `mask`, `collect`) sees one block of queries and one block of keys, heads first: q [B, N, T, H], k and v
-[B, K, S, H], logits [B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...].
+Token stage (`place`, `embed`, `branch`, `project`, `merge`) sees whole sequences, layout [B, L, heads, H]. Pair stage
+(`open`, `match`, `score`, `mask`, `collect`) sees one block of queries and one block of keys, heads first: q [B, N, T, H],
+k and v [B, K, S, H], logits [B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...].
 """
 
 import dataclasses
@@ -135,7 +135,8 @@ class Encoding(nnx.Module):
       decides: what a mask settles by itself, so that the model adds no default mask for it: 'causality', 'segments'.
       sees_later: a mask that lets queries see keys after them.
       rotates: it turns queries and keys by their positions, which one part of a chain may do.
-      lookback: how many earlier rows of the layer input `project` reads (a short convolution); their rows come first in `x`.
+      lookback: how many earlier rows of the layer input `branch` and `project` read (a short convolution); their rows come
+        first in `x`.
       cached: 'encoded', 'raw' or 'evolving' (see `Promises.cached`).
     """
 
@@ -171,12 +172,24 @@ class Encoding(nnx.Module):
         """Changes the token vectors at the input of the model."""
         return x
 
+    def branch(self, x: Float[Array, 'B R+L D'], tok: Tokens) -> tuple[Float[Array, 'B L D'], ...]:
+        """The inputs of attention in place of the layer input, for which the layer has one set of projections.
+
+        `x` as for `project`, `tok` of its last L rows. With n inputs all later doors see n N query and n K key heads, those
+        of the first input first, until `merge`, which is open or shut together with this door.
+        """
+        return (x[:, self.lookback :],)
+
     def project(self, q, k, v, tq: Tokens, tk: Tokens, x=None):
         """Changes queries [B, T, N, H], keys and values [B, S, K, H] token by token, or attaches features to `tq` and `tk`.
 
         `x` is the layer input, [B, lookback + T, D]; rows before the sequence, padding among them, are zero.
         """
         return q, k, v, tq, tk
+
+    def merge(self, out: Float[Array, 'B T nN H']) -> Float[Array, 'B T N H']:
+        """The result of attention from those of the n inputs that `branch` made."""
+        return out
 
     # Pair stage, one block of queries and one of keys.
 
@@ -215,7 +228,7 @@ class Encoding(nnx.Module):
         return getattr(type(self), door) is not getattr(Encoding, door)
 
 
-DOORS = ('place', 'embed', 'project', 'open', 'match', 'score', 'mask', 'collect', 'evolve')
+DOORS = ('place', 'embed', 'branch', 'project', 'open', 'match', 'score', 'mask', 'collect', 'merge', 'evolve')
 
 
 @jax.tree_util.register_dataclass

@@ -55,9 +55,11 @@ def prefill(
 
         def mix(h):
             rows = layer_rows(h, placed[place].valid, encoding.lookback)
-            arguments, own = caching.start(encoding, *block.attention.split(h), placed[place], rows, cache.capacity)
+            qkv = block.attention.branches(encoding, h, rows, placed[place])
+            arguments, own = caching.start(encoding, *qkv, placed[place], rows, cache.capacity)
             remembered.append(_constrained(own))
-            return sharded_attend(encoding, *arguments, block=block.block, implementation=block.implementation)
+            out = sharded_attend(encoding, *arguments, block=block.block, implementation=block.implementation)
+            return encoding.merge(out)
 
         x = block.around(x, mix)
         return x, remembered[0]
@@ -93,9 +95,13 @@ def decode_step(
         def mix(h):
             valid = None if tok.valid is None else tok.slice(cursor, 1).valid
             row = layer_rows(h, valid, 0)
-            arguments, own = caching.step(encoding, remembered, *block.attention.split(h), tok, row, cursor)
+            rows = new = None
+            if encoding.opens('branch'):
+                rows, new = jnp.concatenate([remembered.rows, row], axis=1), tok.slice(cursor, 1)
+            qkv = block.attention.branches(encoding, h, rows, new)
+            arguments, own = caching.step(encoding, remembered, *qkv, tok, row, cursor)
             appended.append(_constrained(own))
-            return sharded_attend(encoding, *arguments, heads_first=True, implementation='dense')
+            return encoding.merge(sharded_attend(encoding, *arguments, heads_first=True, implementation='dense'))
 
         x = block.around(x, mix)
     return model.logits(model.norm(x))[:, 0], Cache(cache.tokens, cursor + 1, tuple(appended))

@@ -105,7 +105,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, 'B R D']:
-    """The rows `Encoding.project` reads: padding zeroed, and `lookback` zero rows in front."""
+    """The rows `Encoding.branch` and `project` read: padding zeroed, and `lookback` zero rows in front."""
     if valid is not None:
         x = jnp.where(valid[..., None], x, 0)
     return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0))) if lookback else x
@@ -249,6 +249,15 @@ class Attention(nnx.Module):
             constrain(v, 'batch', 'sequence', 'kv_heads', None),
         )
 
+    def branches(self, encoding: Encoding, h: Float[Array, 'B T D'], rows: Array | None, tok: Tokens | None):
+        """`split` of every input of attention, joined along the heads; of `h` alone where `encoding` does not open `branch`.
+
+        `rows` (see `layer_rows`) and `tok` are what that door reads.
+        """
+        if not encoding.opens('branch'):
+            return self.split(h)
+        return tuple(jnp.concatenate(a, axis=2) for a in zip(*map(self.split, encoding.branch(rows, tok))))
+
     def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""
         w, flat = self.w_out[...], out.reshape(*out.shape[:2], -1)
@@ -288,8 +297,9 @@ class Block(nnx.Module):
 
         def mix(h):
             rows = layer_rows(h, tok.valid, encoding.lookback)
-            q, k, v, tq, tk = encoding.project(*self.attention.split(h), tok, tok, rows)
-            return sharded_attend(encoding, q, k, v, tq, tk, block=self.block, implementation=self.implementation)
+            q, k, v, tq, tk = encoding.project(*self.attention.branches(encoding, h, rows, tok), tok, tok, rows)
+            out = sharded_attend(encoding, q, k, v, tq, tk, block=self.block, implementation=self.implementation)
+            return encoding.merge(out)
 
         return self.around(x, mix, key=key)
 

@@ -1,9 +1,9 @@
 """The task interface, its conventions for next-token batches, and deterministic batch pipelines.
 
 A batch is a dict of arrays, all [B, T]: `tokens` int32 (model input), `targets` int32 (what each position must predict:
-the next token), `loss_mask` float32, and where a task needs them `positions` int32 (ids it supplies itself) and
-`segment` int32 (packed documents, 0 on padding). Padding is on the right and carries loss 0, so a causal model never
-reads it.
+the next token), `loss_mask` float32, and where a task needs them `positions` int32 (ids it supplies itself, [B, T, P] where
+each has P components) and `segment` int32 (packed documents, 0 on padding). Padding is on the right and carries loss 0, so
+a causal model never reads it.
 """
 
 import abc
@@ -172,7 +172,7 @@ def next_token_batch(
     sequence: Int[np.ndarray, 'B N'],
     ends: Int[np.ndarray, ' B'],
     answer_start: Int[np.ndarray, ' B'],
-    positions: Int[np.ndarray, 'B N'] | None = None,
+    positions: Int[np.ndarray, 'B N *P'] | None = None,
 ) -> Batch:
     """Inputs and targets of right-padded sequences, with loss on `answer_start <= index < ends` (as targets).
 

@@ -226,3 +226,69 @@ def test_two_parts_that_write_one_feature():
     tok = pj.Tokens.of(length=2).with_feats(cope=jnp.zeros((1, 2, 1)))
     with pytest.raises(ValueError, match="the feature 'cope' exists already"):
         tok.with_feats(cope=jnp.ones((1, 2, 1)))
+
+
+class TwoInputs(Encoding):
+    """Attention from x and from the row before it."""
+
+    lookback = 1
+
+    def branch(self, x, tok):
+        return x[:, 1:], x[:, :-1]
+
+    def merge(self, out):
+        return out[:, :, : out.shape[2] // 2] - out[:, :, out.shape[2] // 2 :]
+
+
+def test_branches_have_one_owner_and_read_its_rows():
+    class Looking(Encoding):
+        lookback = 3
+
+    both = pj.chain(Looking(), TwoInputs(), Doubling('a', 1))
+    x, tok = jnp.arange(5.0)[None, :, None], pj.Tokens.of(length=2)
+    assert both.opens('branch') and both.opens('merge') and not pj.chain(Looking(), Doubling('a', 1)).opens('branch')
+    assert [a[0, :, 0].tolist() for a in both.branch(x, tok)] == [[3, 4], [2, 3]]
+    assert both.merge(jnp.arange(4.0)[None, None, :, None]).ravel().tolist() == [-2, -2]
+    shut = pj.chain(Looking(), Doubling('a', 1))
+    assert [a[0, :, 0].tolist() for a in shut.branch(x, tok)] == [[3, 4]] and shut.merge(x) is x
+    with pytest.raises(SpecError, match="TwoInputs and TwoInputs both need the exclusive door 'branch'"):
+        pj.chain(TwoInputs(), Doubling('a', 1), TwoInputs())
+
+
+def test_branch_and_merge_are_opened_together():
+    class NoMerge(Encoding):
+        def branch(self, x, tok):
+            return x, x
+
+    class NoBranch(Encoding):
+        def merge(self, out):
+            return out
+
+    with pytest.raises(SpecError, match="NoMerge opens the door 'branch' and not 'merge': they are opened together"):
+        pj.make(NoMerge(), causal=True)
+    with pytest.raises(SpecError, match="NoBranch opens the door 'merge' and not 'branch'"):
+        pj.chain(NoBranch())
+    with pytest.raises(SpecError, match="NoMerge opens the door 'branch'"):
+        pj.chain(NoMerge(), NoBranch())
+
+
+@pytest.mark.parametrize('spec', ['alibi()', 'path(rank=2)', 'fire()', 'carope()', 't5_rpe()', 'ms_poe(encoding=rope())'])
+def test_what_knows_the_heads_of_the_model_has_no_place_beside_branches(spec):
+    make = lambda spec: pj.make(spec, heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
+    part = make(spec)
+    message = f'TwoInputs gives every head several inputs of attention, and {spec.split("(")[0]} has parameters per head'
+    for pair in ((part, TwoInputs()), (TwoInputs(), part)):
+        with pytest.raises(SpecError, match=message):
+            pj.chain(*pair)
+    for spec in ('rope()', 'window(size=3)', 'sinusoidal()', 'tapa()', 'cope(npos=4)'):
+        pj.chain(TwoInputs(), make(spec))
+
+
+def test_what_mixes_heads_has_no_place_beside_branches():
+    import dataclasses
+
+    class Mixing(Encoding):
+        card = dataclasses.replace(pj.make('nope()').card, key='mixing', promises=pj.core.registry.Promises(mixes_heads=True))
+
+    with pytest.raises(SpecError, match='and mixing has parameters per head or mixes heads'):
+        pj.chain(TwoInputs(), Mixing())

@@ -23,6 +23,8 @@ TASKS = {
     'addition(reverse_output=True, ids="plain")': 4,
     'passkey()': (9, 20),
     'passkey(digits=5, depth=0.25, lm_weight=0.1)': 24,
+    'code_mixed()': (7, 20),
+    'code_mixed(letters=3, switches=4, ids="switches")': 12,
     'mqar(pairs=4, vocab=64)': 64,
     'mqar(pairs=2, vocab=32, random_non_queries=True)': (8, 20),
     'language()': 16,
@@ -56,7 +58,8 @@ def test_shapes_types_and_token_range(spec):
     assert always <= batch.keys() <= always | {'positions', 'segment'}
     assert ('positions' in batch) == ('ids=' in spec)
     for name, array in batch.items():
-        assert array.shape == (6, task.width(length)), name
+        components = (3,) if name == 'positions' and 'ids="switches"' in spec else ()
+        assert array.shape == (6, task.width(length), *components), name
         assert array.dtype == (np.float32 if name == 'loss_mask' else np.int32), name
     for name in ('tokens', 'targets'):
         assert batch[name].min() >= 0 and batch[name].max() < task.vocab_size

@@ -11,7 +11,7 @@ from posenc_jax.core.spec import Chain, Node, parse
 KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', *NAMED_ONLY)
 COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
 
-_PIPELINE = ('place', 'embed', 'project', 'match', 'score', 'mask', 'collect', 'none')
+_PIPELINE = ('place', 'embed', 'branch', 'project', 'match', 'score', 'mask', 'collect', 'none')
 _HEADINGS = {
     'encoding': 'Encodings',
     'frequencies': 'Frequency rules (`freqs=` of a rotary encoding)',

@@ -1,4 +1,5 @@
 """Finding something seen earlier."""
 
+from posenc_jax.tasks.retrieval.code_mixed import CodeMixed as CodeMixed
 from posenc_jax.tasks.retrieval.mqar import MQAR as MQAR
 from posenc_jax.tasks.retrieval.passkey import Passkey as Passkey

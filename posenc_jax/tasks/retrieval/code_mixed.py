@@ -1,0 +1,93 @@
+"""Code-mixed text of two alphabets, in which what is asked lies next to the points where the language switches."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.core.registry import SpecError, check_choice, register
+from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch
+
+
+@register('code_mixed', kind='task')
+@dataclasses.dataclass(frozen=True)
+class CodeMixed(Task):
+    """`text k1 y1 k2 y2 ...`: y is the first letter after the k-th last switching point. Loss on every y.
+
+    The text is `letters` random letters from each of two alphabets in turn; its `switches` switching points lie anywhere, so
+    that no fixed distance leads to them, and each is asked for once, in random order. The task length is the number of
+    letters of the text. A small language of our own for what code-mixed encodings are about (Ali et al., CONFLATOR, arXiv
+    2309.05270, use Hinglish tweets): the label depends on tokens next to switching points.
+
+    Args:
+      letters: size of either alphabet.
+      switches: switching points of a text.
+      ids: 'none', or 'switches': positions [B, T, 3], (position, offset since the last switching point, switches so far), as
+        `conflator` and `hirope` take them. Questions and answers go on in the language of the last letter.
+
+    Raises:
+      SpecError: an option out of its range.
+
+    Example:
+      task = CodeMixed(ids='switches')
+      batch = task.sample(np.random.default_rng(0), batch=4, length=24)
+      print(task.decode(batch['tokens'][0]), batch['positions'][0].T)
+    """
+
+    letters: int = 8
+    switches: int = 6
+    ids: Literal['none', 'switches'] = 'none'
+
+    def __post_init__(self):
+        for name in ('letters', 'switches'):
+            if getattr(self, name) < 1:
+                raise SpecError(f'{name} must be at least 1, got {getattr(self, name)}')
+        check_choice('ids', self.ids, ('none', 'switches'))
+
+    @property
+    def vocab_size(self) -> int:
+        return 2 * self.letters + self.switches + 1
+
+    def _range(self, length):
+        return length_range(length, self.switches + 1, f'length of a text with {self.switches} switching points')
+
+    def width(self, length: Length) -> int:
+        return self._range(length)[1] + 2 * self.switches - 1
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        low, high = self._range(length)
+        total = rng.integers(low, high, batch, endpoint=True)
+        column, width = np.arange(high), self.width(length) + 1
+        order = np.where((column > 0) & (column < total[:, None]), rng.random((batch, high)), 2.0)
+        places = np.sort(np.argsort(order, axis=1)[:, : self.switches], axis=1)
+        switch = np.zeros((batch, width), np.int64)
+        np.put_along_axis(switch, places, 1, axis=1)
+        count = np.cumsum(switch, axis=1)
+        language = (rng.integers(0, 2, (batch, 1)) + count[:, :high]) % 2
+        text = rng.integers(0, self.letters, (batch, high)) + self.letters * language
+
+        asked = rng.permuted(np.tile(np.arange(1, self.switches + 1), (batch, 1)), axis=1)
+        answers = np.take_along_axis(text, np.take_along_axis(places, self.switches - asked, axis=1), axis=1)
+        questions = 2 * self.letters + asked - 1
+        pairs = np.stack([questions, answers], axis=-1).reshape(batch, -1)
+        pieces = [(text, total), (pairs, np.full(batch, 2 * self.switches))]
+        sequence, ends = join_ragged(pieces, width, self.vocab_size - 1)
+        positions = None
+        if self.ids == 'switches':
+            index = np.broadcast_to(np.arange(width), (batch, width))
+            offset = index - np.maximum.accumulate(index * switch, axis=1)
+            positions = np.stack([index, offset, count], axis=-1)
+        out = next_token_batch(sequence, ends, total + 1, positions)
+        out['loss_mask'] *= out['tokens'] >= 2 * self.letters
+        return out
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        def text(token):
+            if token == self.vocab_size - 1:
+                return '_'
+            if token >= 2 * self.letters:
+                return f'{token - 2 * self.letters + 1}?'
+            return f'{"ab"[token // self.letters]}{token % self.letters}'
+
+        return ' '.join(text(int(token)) for token in ids)
