@@ -1,4 +1,6 @@
 """Finding something seen earlier."""
 
+from posenc_jax.tasks.retrieval.kv_retrieval import KVRetrieval as KVRetrieval
 from posenc_jax.tasks.retrieval.mqar import MQAR as MQAR
 from posenc_jax.tasks.retrieval.passkey import Passkey as Passkey
+from posenc_jax.tasks.retrieval.passkey_text import PasskeyText as PasskeyText
