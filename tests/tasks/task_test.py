@@ -25,6 +25,8 @@ TASKS = {
     'passkey(digits=5, depth=0.25, lm_weight=0.1)': 24,
     'mqar(pairs=4, vocab=64)': 64,
     'mqar(pairs=2, vocab=32, random_non_queries=True)': (8, 20),
+    'passkey_text()': (260, 500),
+    'kv_retrieval(depth=0.5)': (400, 600),
     'language()': 16,
     'language(packing="documents")': 16,
 }
