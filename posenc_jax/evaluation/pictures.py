@@ -234,6 +234,6 @@ def _title(series):
     if depths_of(series):
         samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
         seeds = f', mean of up to {several} runs' if several > 1 else ''
-        return f'{what}; each cell: {" or ".join(map(str, samples))} answers{seeds}'
+        return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
     around = 'band: 95 % interval, or smallest to largest of several runs' if several > 1 else 'band: 95 % interval'
     return f'{what}; {around}'

@@ -101,6 +101,29 @@ def test_the_answer_begins_where_the_tokens_of_the_prompt_end(kind, end):
     assert task.vocab_size == 49152
 
 
+@needs_smollm2
+def test_exact_match_is_that_of_greedy_decoding():
+    """SmolLM2 finds a number at the beginning, and repeats the words before the question where it stands at the end."""
+    pytest.importorskip('gguf')
+    import jax.numpy as jnp
+
+    from posenc_jax.evaluation.scoring import scorer
+    from posenc_jax.evaluation.tasks import score_rows
+    from posenc_jax.model.decode import generate
+    from posenc_jax.model.pretrained import load_pretrained
+
+    model, batches = load_pretrained(smollm2()).model, []
+    for depth in (0.0, 1.0):
+        batches.append(PasskeyText(smollm2(), depth=depth).sample(np.random.default_rng(0), 1, 128))
+    batch = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    _, correct, scored = score_rows(scorer(model), batch, rows=2)
+    assert scored.all()
+    (start,) = {int(np.flatnonzero(mask)[0]) for mask in batch['loss_mask']}
+    new = generate(model, jnp.asarray(batch['tokens'][:, : start + 1]), max_new_tokens=6, temperature=0.0)[:, start + 1 :]
+    greedy = (np.asarray(new) == batch['targets'][:, start : start + 6]).all(axis=1)
+    assert correct.all(axis=1).tolist() == greedy.tolist() == [True, False]
+
+
 class Merging:
     """Bytes, but the last byte of a prompt becomes one token with the byte that follows."""
 
