@@ -22,8 +22,8 @@ class KVRetrieval(TextRetrieval):
     """A JSON object of K pairs of random UUIDs (version 4), one key of which is asked for; the task length is T.
 
     K is the largest number, at least 2, for which prompt and answer have at most T + 1 tokens. For the same `rng` every depth
-    asks for the same pair among the same others, up to one that no longer fits where tokens fall differently. Prompt of Liu et al., "Lost in the Middle", arXiv 2307.03172; official
-    code nelson-liu/lost-in-the-middle, which asks for 75, 140 and 300 pairs.
+    asks for the same pair among the same others, up to one that no longer fits where tokens fall differently. Follows Liu et
+    al., "Lost in the Middle", arXiv 2307.03172, who ask for 75, 140 and 300 pairs; nelson-liu/lost-in-the-middle.
 
     Differs from the paper: it counts an answer as right if the value occurs anywhere in it. Here the opening `"` of the
     value is given after the prompt, and the value must follow at once, character for character. An answer that gives it
