@@ -22,6 +22,7 @@ class Measurement:
       tokens: how many tokens were scored.
       samples: windows or answers they came from.
       position_low, position_high: bucket of `per_position`, positions low <= p < high.
+      depth: where in the text the answer lay, 0 (first) to 1 (last); None where `eval.depths` did not set it.
     """
 
     protocol: str
@@ -37,6 +38,7 @@ class Measurement:
     samples: int
     position_low: int | None = None
     position_high: int | None = None
+    depth: float | None = None
 
 
 def perplexity(
@@ -84,9 +86,10 @@ def perplexity(
 
 def exact_match(
     length: int,
-    nll: Float[np.ndarray, 'B T'],
-    correct: Bool[np.ndarray, 'B T'],
-    scored: Bool[np.ndarray, 'B T'],
+    nll: Float[np.ndarray, 'B M'],
+    correct: Bool[np.ndarray, 'B M'],
+    scored: Bool[np.ndarray, 'B M'],
+    depth: float | None = None,
 ) -> Measurement:
     """Share of rows whose scored tokens are all right, with its Wilson interval.
 
@@ -110,6 +113,7 @@ def exact_match(
         token_accuracy=float(correct[scored].mean()),
         tokens=int(scored.sum()),
         samples=len(right),
+        depth=depth,
     )
 
 

@@ -9,6 +9,7 @@ from posenc_jax.core.registry import SpecError, nearest
 
 # Everything else describes the trained weights; changing it would not change them.
 CHANGEABLE = ('data', 'eval', 'extend', 'task')
+_NUMBERS = {int, float}
 
 
 def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
@@ -69,6 +70,8 @@ def _read(name: str, value: Any, old: Any) -> Any:
         if not isinstance(items, (tuple, list)):
             raise problem
         wanted = {type(item) for item in old}
+        if wanted & _NUMBERS:
+            wanted |= _NUMBERS  # which of them fit the field is for its own check to say
         if any(type(item) not in wanted for item in items) and wanted:
             raise problem
         return tuple(items)

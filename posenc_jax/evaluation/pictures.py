@@ -1,25 +1,34 @@
-"""Pictures of an evaluation: value against length, and perplexity against position, with the trained length marked."""
+"""Pictures of an evaluation, with the trained length marked: value by length, perplexity by position, answers by depth."""
 
+import bisect
 import itertools
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 
-from posenc_jax.evaluation.results import Series
+from posenc_jax.evaluation.results import Series, depths_of
 
 # Okabe and Ito's colours without yellow, which is too light for lines; markers and dashes tell the rest apart.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _DASHES = ('-', '--', ':')
 _LINE_POINTS = 11.0
+_TITLE_POINTS = 9.0
 
 
 def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib.Path) -> list[pathlib.Path]:
-    """Writes by_length.png, and by_position.png where positions were measured; returns their paths."""
+    """Writes by_length.png, by_position.png where positions were measured, by_depth.png of series that have depths; returns
+    their paths."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    deep = [s for s in series if depths_of([s])]
+    if deep:
+        written = [_write_depth(deep, directory / 'by_depth.png')]
+        rest = [s for s in series if s not in deep]
+        return written + (write(rest, protocols, directory) if rest else [])
     panels = [p for p in protocols if p != 'per_position']
     jobs = []
     if panels:
@@ -38,9 +47,61 @@ def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib
             _finish(axis, name, series)
         axes[0].set_ylabel('exact match' if names[0] == 'exact_match' else 'perplexity')
         _label_lines(figure, axes[-1])
-        figure.suptitle(_title(series), fontsize=9, x=0.01, ha='left', color='0.3')
+        _set_title(figure, series)
         figure.savefig(path, dpi=160)
     return [path for path, _, _ in jobs]
+
+
+def _write_depth(series, path):
+    """One heat map of exact match for each series: length to the right, depth downwards as in the text."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    depths, lengths = depths_of(series), sorted({m.length for s in series for m in s.runs[0].measurements})
+    columns = min(len(series), 3)
+    rows = -(-len(series) // columns)
+    wide, high = max(3.0, 0.62 * len(lengths) + 0.8), max(2.2, 0.36 * len(depths) + 1.4)
+    figure = Figure(figsize=(wide * columns + 1.2, high * rows + 0.5), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat[len(series) :]:
+        axis.set_visible(False)
+    for axis, s in zip(axes.flat, series):
+        image = _draw_depth(axis, s, lengths, depths)
+        axis.set_title('\n'.join(textwrap.wrap(s.label, int(wide * 72 / 5.5))), fontsize=10, pad=14)
+        axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel('depth of the answer')
+    figure.supxlabel('length', fontsize=10)
+    figure.colorbar(image, ax=axes, label='exact match', pad=0.02)
+    _set_title(figure, series)
+    figure.savefig(path, dpi=160)
+    return path
+
+
+def _draw_depth(axis, series, lengths, depths):
+    estimates = series.estimates('exact_match')
+    values = np.array([[estimates[n, d].value if (n, d) in estimates else np.nan for n in lengths] for d in depths])
+    image = axis.imshow(values, cmap='cividis', vmin=0, vmax=1, aspect='auto')
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axis.text(column, row, f'{value:.2f}', ha='center', va='center', fontsize=8, color='w' if value < 0.55 else 'k')
+    axis.set_xticks(range(len(lengths)), [str(n) for n in lengths], rotation=0 if len(lengths) < 7 else 45)
+    axis.set_yticks(range(len(depths)), [f'{d:g}' for d in depths])
+    trained = bisect.bisect_right(lengths, series.train_length) - 0.5  # columns to its right are longer
+    label, side = f'trained: {series.train_length}', 'center'
+    if series.train_length < lengths[0]:
+        label, side = f'\N{LEFTWARDS ARROW} {label}', 'left'
+    elif series.train_length > lengths[-1]:
+        label, side = f'{label} \N{RIGHTWARDS ARROW}', 'right'
+    elif trained > len(lengths) - 1:
+        side = 'right'
+    axis.axvline(trained, color='0.4', linestyle='--', linewidth=1.4)
+    axis.annotate(
+        label, (trained, 1), xycoords=('data', 'axes fraction'), xytext=(0, 3), textcoords='offset points', ha=side,
+        va='bottom', fontsize=8, color='0.4',
+    )  # fmt: skip
+    return image
 
 
 def _draw_length(axis, protocol, series):
@@ -159,9 +220,20 @@ def _high(cluster, gap):
     return sum(cluster) / len(cluster) + gap * (len(cluster) - 1) / 2
 
 
+def _set_title(figure, series):
+    """What was evaluated, on as many lines as the figure is wide for."""
+    letters = int(figure.get_figwidth() * 72 / (0.65 * _TITLE_POINTS))
+    text = '\n'.join(textwrap.wrap(_title(series), letters))
+    figure.suptitle(text, fontsize=_TITLE_POINTS, x=0.01, ha='left', color='0.3')
+
+
 def _title(series):
     first = series[0].runs[0]
-    several = any(len(s.runs) > 1 for s in series)
-    around = f'band: 95 % interval, or smallest to largest of several runs' if several else 'band: 95 % interval'
     what = f'{first.task}, {first.dataset}, {first.split}' if first.dataset else f'{first.task}, {first.split}'
+    several = max(len(s.runs) for s in series)
+    if depths_of(series):
+        samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
+        seeds = f', mean of up to {several} runs' if several > 1 else ''
+        return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
+    around = 'band: 95 % interval, or smallest to largest of several runs' if several > 1 else 'band: 95 % interval'
     return f'{what}; {around}'

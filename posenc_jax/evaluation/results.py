@@ -12,7 +12,8 @@ import numpy as np
 
 from posenc_jax.evaluation.measurement import Measurement
 
-Point = tuple[str, int, int | None]  # protocol, length, first position of a bucket
+Place = int | float | None  # first position of a bucket, depth of an answer, or neither
+Point = tuple[str, int, Place]  # protocol, length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RunResult:
 
     @property
     def points(self) -> dict[Point, Measurement]:
-        return {(m.protocol, m.length, m.position_low): m for m in self.measurements}
+        return {(m.protocol, m.length, m.position_low if m.depth is None else m.depth): m for m in self.measurements}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Series:
     def train_length(self) -> int:
         return self.runs[0].train_length
 
-    def estimates(self, protocol: str) -> dict[tuple[int, int | None], Estimate]:
-        """(length, first position) -> mean over seeds, for one protocol."""
+    def estimates(self, protocol: str) -> dict[tuple[int, Place], Estimate]:
+        """(length, first position or depth) -> mean over seeds, for one protocol."""
         out = {}
         for point in self.runs[0].points:
             if point[0] == protocol:
@@ -152,6 +153,12 @@ def _difference(own, namesakes):
     return f' ({", ".join(f"{f}={own[0].settings.get(f)}" for f in fields)})' if fields else ''
 
 
+def depths_of(series: Iterable[Series]) -> tuple[float, ...]:
+    """The depths at which answers lay, in order; none where `eval.depths` was not set."""
+    found = {m.depth for s in series for run in s.runs for m in run.measurements}
+    return tuple(sorted(found - {None}))
+
+
 def print_tables(results: Results) -> None:
     """Writes the tables to standard output; where it is a file or a pipe, which has no width, 120 columns wide."""
     import rich.console
@@ -162,7 +169,7 @@ def print_tables(results: Results) -> None:
 
 
 def tables(results: Results) -> list[Any]:
-    """Tables for the terminal: value by length for each protocol, and perplexity by position."""
+    """Tables for the terminal: value by length (and depth) for each protocol, and perplexity by position."""
     made = []
     for protocol in results.protocols:
         made.append((_position_table if protocol == 'per_position' else _length_table)(results.series, protocol))
@@ -178,6 +185,8 @@ def _length_table(series, protocol):
     table = rich.table.Table(title=f'{title} ({around})', title_justify='left')
     table.add_column('encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series)))
     table.add_column('trained', justify='right')
+    if depths_of(series):
+        table.add_column('depth', justify='right')
     lengths = sorted({length for s in series for length, _ in s.estimates(protocol)})
     trained = {s.train_length for s in series}
     for length in lengths:
@@ -185,7 +194,11 @@ def _length_table(series, protocol):
     for s in series:
         estimates = s.estimates(protocol)
         name = rich.markup.escape(s.label) + (f'\n{len(s.runs)} runs' if len(s.runs) > 1 else '')
-        table.add_row(name, str(s.train_length), *(_cell(estimates.get((n, None)), protocol) for n in lengths))
+        first = [name, str(s.train_length)]
+        for depth in depths_of([s]) or (None,):
+            shown = ['' if depth is None else f'{depth:g}'] if depths_of(series) else []
+            table.add_row(*first, *shown, *(_cell(estimates.get((n, depth)), protocol) for n in lengths))
+            first = ['', '']
     return table
 
 

@@ -109,11 +109,11 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
 
 
 def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:
-    """The same for a public checkpoint: language modelling with its own tokenizer, all else by default."""
+    """The same for a public checkpoint: tasks on text with its own tokenizer, all else by default."""
     cfg = describe(open_source(path).config, path).cfg
     config = defaults.get_config().unlock()
     config.encoding, config.pattern, config.train.length = cfg.encoding, cfg.pattern, cfg.train_len
-    config.task = f'language(tokenizer={str(path)!r})'
+    config.data.tokenizer = str(path)
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
     task = configs.make_task(config)
@@ -169,5 +169,12 @@ def _measure(job: Job, model: Transformer) -> list[Measurement]:
             key=key,
         )
     return evaluate_task(
-        score, job.task, lengths, samples=asked.samples, rows=job.rows, split=asked.split, key=key
+        score,
+        job.task,
+        lengths,
+        samples=asked.samples,
+        rows=job.rows,
+        split=asked.split,
+        key=key,
+        depths=tuple(asked.depths),
     )

@@ -12,19 +12,19 @@ from posenc_jax.core.encoding import Tokens
 # Logits held at a time: 4 MB of float32 stay near the cache; [L, V] at once would be gigabytes at long contexts.
 _LOGITS_BYTES = 4 * 2**20
 
-Scores = tuple[Float[Array, 'B T'], Bool[Array, 'B T']]
+Scores = tuple[Float[Array, 'B M'], Bool[Array, 'B M']]
 Scorer = Callable[..., Scores]
 
 
 def scorer(model: nnx.Module) -> Scorer:
-    """`token_scores` of a model, compiled once for each shape: `score(tokens, targets, tok, key=None)`."""
+    """`token_scores` of a model, compiled once for each shape: `score(tokens, targets, tok, key=None, at=None)`."""
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def compiled(state, tokens, targets, tok, key):
-        return token_scores(nnx.merge(graphdef, state), tokens, targets, tok, key=key)
+    def compiled(state, tokens, targets, tok, key, at):
+        return token_scores(nnx.merge(graphdef, state), tokens, targets, tok, key=key, at=at)
 
-    return lambda tokens, targets, tok, key=None: compiled(state, tokens, targets, tok, key)
+    return lambda tokens, targets, tok, key=None, at=None: compiled(state, tokens, targets, tok, key, at)
 
 
 def token_scores(
@@ -34,6 +34,7 @@ def token_scores(
     tok: Tokens | None = None,
     *,
     key: Array | None = None,
+    at: Int[Array, 'B M'] | None = None,
     chunk: int | None = None,
 ) -> Scores:
     """Negative log-likelihood in nats and correctness of each target, with logits for `chunk` positions at a time.
@@ -43,12 +44,16 @@ def token_scores(
       tokens, targets: inputs and what each of them predicts.
       tok: positions, segments, padding; None for one unpadded document a row.
       key: makes encodings with random positions draw them; None is their evaluation rule.
+      at: positions of each row whose targets are scored, in the order of the result [B, M]; None is all of them. No logits
+        of others are computed.
       chunk: positions whose logits are held at once; None chooses by the size of the vocabulary.
 
     Example:
       nll, correct = token_scores(model, tokens[:, :-1], tokens[:, 1:])
     """
     hidden = model.hidden(tokens, tok, key=key)
+    if at is not None:
+        hidden, targets = jnp.take_along_axis(hidden, at[..., None], axis=1), jnp.take_along_axis(targets, at, axis=1)
     batch, length, _ = hidden.shape
     if chunk is None:
         vocabulary = jax.eval_shape(lambda h: model.logits(h), hidden[:, :1]).shape[-1]

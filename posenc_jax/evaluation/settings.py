@@ -1,5 +1,7 @@
 """What can be wrong with an evaluation, found from the config alone: no checkpoint is read and no device is touched."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from ml_collections import ConfigDict
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.registry import SpecError, check_choice
+from posenc_jax.core.registry import SpecError, check_choice, entries
 from posenc_jax.evaluation import language
 from posenc_jax.evaluation.protocols import PROTOCOLS
 from posenc_jax.model.transformer import Transformer, TransformerConfig
@@ -36,6 +38,11 @@ def check_fields(settings: ConfigDict) -> None:
         raise SpecError(f'eval.protocols names none; there are {", ".join(PROTOCOLS)}')
     for name in settings.protocols:
         check_choice('protocol', name, PROTOCOLS)
+    for depth in settings.depths:
+        if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
+            raise SpecError(f'eval.depths must be numbers from 0 (first) to 1 (last), got {settings.depths}')
+    if len(set(settings.depths)) < len(settings.depths):
+        raise SpecError(f'eval.depths names a depth twice: {settings.depths}')
     check_choice('eval.split', settings.split, SPLITS)
     check_choice('eval.positions', settings.positions, ('sampled', 'first'))
 
@@ -58,6 +65,7 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
     """
     settings, lengths = config.eval, lengths_of(config)
     check_fields(settings)
+    check_depths(config, task)
     if config.extend:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     if task.vocab_size != cfg.vocab_size:
@@ -81,6 +89,17 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
         remedy = f'; reached are --config.eval.lengths={reached}' if reached else ''
         length, error = next(iter(problems.items()))
         raise SpecError(f'at length {length}: {error}{remedy}') from error
+
+
+def check_depths(config: ConfigDict, task: Task) -> None:
+    """Whether the task has the depth that `eval.depths` wants to set.
+
+    Raises:
+      SpecError: it has none; names the tasks that do.
+    """
+    if config.eval.depths and 'depth' not in {field.name for field in dataclasses.fields(task)}:
+        having = ', '.join(entry.key for entry in entries('task') if 'depth' in entry.parameters)
+        raise SpecError(f'eval.depths is {config.eval.depths}, but {config.task} has no depth; tasks with one: {having}')
 
 
 def abstract_model(cfg: TransformerConfig, extend: str = '') -> Transformer:
@@ -118,8 +137,8 @@ def check_ids(model: Transformer, task: Task, length: int) -> None:
     """
     if task.is_language:
         return  # supplies none
-    positions = task.sample(batch_rng(0, 'test', 0), _TRIED, length).get('positions')
-    if positions is not None:
+    if 'positions' in task.sample(batch_rng(0, 'test', 0), 1, length):
+        positions = task.sample(batch_rng(0, 'test', 0), _TRIED, length)['positions']
         tok = Tokens(index=np.arange(positions.shape[1], dtype=np.int32)[None], pos=positions)
         jax.eval_shape(lambda: model.place(tok))
 

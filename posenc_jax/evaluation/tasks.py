@@ -4,6 +4,7 @@ One forward pass: under teacher forcing every argmax is right exactly when greed
 causal models, with positions that are not drawn anew at every step).
 """
 
+import dataclasses
 import zlib
 from collections.abc import Callable
 
@@ -27,20 +28,22 @@ def evaluate_task(
     rows: Callable[[int], int],
     split: str = 'test',
     key: jax.Array | None = None,
+    depths: tuple[float, ...] = (),
 ) -> list[Measurement]:
-    """Exact match with its Wilson interval, token accuracy and likelihood for each task length.
+    """Exact match with its Wilson interval, token accuracy and likelihood for each task length and depth.
 
-    Every length has one fixed set of examples, drawn from `split` with a fixed seed; no training seed draws from
-    'validation' or 'test'.
+    Every length (and depth) has one fixed set of examples, drawn from `split` with a fixed seed; no training seed draws
+    from 'validation' or 'test'.
 
     Args:
       score: see `scoring.scorer`.
       task: what is asked.
       lengths: task lengths.
-      samples: examples for each length.
+      samples: examples for each length and depth.
       rows: how many rows of a width are read at once.
       split: 'validation' or 'test'.
       key: draws random positions; None is the evaluation rule.
+      depths: every length is evaluated at each of them, as the field `depth` of the task; () is the task's own draw.
 
     Raises:
       ValueError: training data asked for, or a length the task does not have.
@@ -49,22 +52,31 @@ def evaluate_task(
         raise ValueError(f"eval.split is {split!r}; tasks are evaluated on 'validation' or 'test'")
     results = []
     for length in lengths:
-        batch = task.dataset(length=length, batch_size=samples, seed=SEED, split=split)[0]
-        nll, correct = score_rows(score, batch, rows(batch['tokens'].shape[1]), key)
-        results.append(exact_match(length, nll, correct, batch['loss_mask'] > 0))
+        for depth in depths or (None,):
+            own = task if depth is None else dataclasses.replace(task, depth=float(depth))
+            batch = own.dataset(length=length, batch_size=samples, seed=SEED, split=split)[0]
+            found = score_rows(score, batch, rows(batch['tokens'].shape[1]), key)
+            results.append(exact_match(length, *found, depth=None if depth is None else float(depth)))
     return results
 
 
 def score_rows(score: Scorer, batch: dict[str, np.ndarray], rows: int, key: jax.Array | None = None):
-    """nll and correctness [B, T] of a batch, `rows` rows at a time; every call has the same shape."""
+    """nll, correctness, and which of them count, [B, M] each with M the most scored targets of a row.
+
+    At most `rows` rows are read at a time; every call has the same shape.
+    """
     total, length = batch['tokens'].shape
+    rows = min(rows, total)
+    mask = batch['loss_mask'] > 0
+    at = np.argsort(~mask, axis=1, kind='stable')[:, : mask.sum(axis=1).max()].astype(np.int32)
     parts = []
     for first in range(0, total, rows):
         numbers = np.arange(first, first + rows)
-        piece = {name: array[np.minimum(numbers, total - 1)] for name, array in batch.items()}
+        at_most = np.minimum(numbers, total - 1)
+        piece = {name: array[at_most] for name, array in batch.items()}
         tok = Tokens.of(length=length, positions=piece.get('positions'), segment=piece.get('segment'))
         own = None if key is None else jax.random.fold_in(key, first)
-        scores = score(piece['tokens'], piece['targets'], tok, own)
+        scores = score(piece['tokens'], piece['targets'], tok, own, at[at_most])
         parts.append(tuple(np.asarray(a)[numbers < total] for a in scores))
     nll, correct = zip(*parts)
-    return np.concatenate(nll), np.concatenate(correct)
+    return np.concatenate(nll), np.concatenate(correct), np.take_along_axis(mask, at, axis=1)

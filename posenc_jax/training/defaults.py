@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()  # for tasks that read text, where the task's string does not say it
     data.dataset = 'pydoc_topics'  # 'pydoc_topics', 'stdlib_code', 'text:GLOB' or 'tfds:NAME'
     data.data_dir = ''  # folder of 'text:' patterns or prepared 'tfds:' data sets; '' is their own default
+    data.tokenizer = ''  # checkpoint whose tokenizer reads the text; '' is bytes, or of a public checkpoint its own
     data.packing = 'stream'  # 'stream' crops all text as one stream; 'documents' packs documents with segment ids
 
     config.model = model = ConfigDict()
@@ -87,7 +88,8 @@ def get_config() -> ConfigDict:
     eval_.batch = 8  # sequences at a time at train.length, fewer at longer lengths
     eval_.stride = 64  # step of the sliding window, and tokens scored by 'same_tokens'
     eval_.buckets = 8  # of 'per_position'
-    eval_.samples = 256  # examples per length, for tasks other than language
+    eval_.samples = 256  # examples per length and depth, for tasks other than language
+    eval_.depths = ()  # of tasks with a depth: 0 (first) .. 1 (last), each at every length; () is the task's own draw
     eval_.positions = 'first'  # of random positions: 'sampled' as in training; 'first' is the encoding's own rule
 
     return config.lock()

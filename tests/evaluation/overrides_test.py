@@ -25,6 +25,10 @@ def test_strings_take_the_type_of_the_field():
     assert apply_overrides(config, {'eval.lengths': '64'}).eval.lengths == (64,)
     assert apply_overrides(config, {'eval.lengths': [64, 128]}).eval.lengths == (64, 128)
     assert apply_overrides(config, {'eval.lengths': ''}).eval.lengths == ()
+    for before in ('', '0,1', '0.25', '0,0.5,1'):
+        run = apply_overrides(config, {'eval.depths': before})
+        assert apply_overrides(run, {'eval.depths': '0,0.75'}).eval.depths == (0, 0.75)
+        assert apply_overrides(run, {'eval.depths': '1'}).eval.depths == (1,)
 
 
 @pytest.mark.parametrize(

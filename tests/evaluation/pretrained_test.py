@@ -1,18 +1,22 @@
 """A public checkpoint is evaluated like a run: its own tokens, its declared scaling, extensions, and clear refusals."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.evaluation.scoring import token_scores
+from posenc_jax.evaluation.tasks import SEED
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained, is_pretrained
 from posenc_jax.tasks.language import Language
+from posenc_jax.training import config as configs
 
 
 
@@ -59,6 +63,21 @@ def test_perplexity_and_bits_per_byte_are_those_of_the_model(checkpoint):
     assert first.bits_per_byte == pytest.approx(total / math.log(2) / task.bytes_of[stream[1:]].sum(), rel=1e-4)
 
 
+@pytest.mark.parametrize('task', ['passkey_text(digits=2)', 'kv_retrieval()'])
+def test_text_tasks_read_its_tokens_at_every_depth(checkpoint, tmp_path, task):
+    folder, model = checkpoint
+    changes = {'task': task, 'eval.lengths': (400, 500), 'eval.depths': (0, 1), 'eval.samples': 3}
+    results = evaluate([folder / 'model'], changes)
+    (run,) = results.runs
+    assert [(m.length, m.depth, m.samples) for m in run.measurements] == [(n, d, 3) for n in (400, 500) for d in (0, 1)]
+    assert run.task == task and run.dataset == '' and run.settings['data.tokenizer'] == str(folder / 'model')
+    own = configs.make_task(ConfigDict({'task': task, 'data': {'tokenizer': str(folder / 'model')}}))
+    batch = dataclasses.replace(own, depth=1.0).dataset(length=500, batch_size=3, seed=SEED, split='test')[0]
+    nll, _ = token_scores(model, jnp.asarray(batch['tokens']), jnp.asarray(batch['targets']))
+    assert run.measurements[-1].nll == pytest.approx(float(nll[batch['loss_mask'] > 0].mean()), rel=1e-4)
+    assert [path.name for path in results.write(tmp_path)] == ['results.json', 'results.csv', 'by_depth.png']
+
+
 def test_extensions_apply_to_it(checkpoint):
     folder, _ = checkpoint
     path = folder / 'model'
@@ -73,7 +92,9 @@ def test_extensions_apply_to_it(checkpoint):
     [
         ({'eval.lengths': (100000,)}, 'needs 100001 tokens'),
         ({'extend': 'yran(factor=2.0)'}, "did you mean 'yarn'"),
-        ({'task': 'language()'}, '258 token ids; language.. has 257'),
+        ({'task': 'copy()'}, '258 token ids; copy.. has'),
+        ({'data.tokenizer': ''}, '258 token ids; language.. has 257'),
+        ({'eval.depths': (0.5,)}, r'language\(\) has no depth; tasks with one: kv_retrieval, passkey, passkey_text'),
     ],
 )
 def test_wrong_requests(checkpoint, change, message):

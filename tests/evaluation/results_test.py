@@ -2,10 +2,14 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import struct
 
+import numpy as np
 import pytest
 import rich.console
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from posenc_jax.evaluation import pictures
 from posenc_jax.evaluation.measurement import Measurement
@@ -66,7 +70,7 @@ def test_files(tmp_path):
         'split': 'test', 'positions': 'sampled', 'seed': 0, 'step': 100, 'train_length': 64, 'parameters': 12345,
         'protocol': 'nonoverlapping', 'length': 64, 'metric': 'perplexity', 'value': 9.0, 'low': 8.1, 'high': 9.9,
         'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000, 'samples': 50,
-        'position_low': None, 'position_high': None, 'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
+        'position_low': None, 'position_high': None, 'depth': None, 'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
         'flax_version': '0.0.2',
     }  # fmt: skip
     with paths[1].open() as file:
@@ -106,6 +110,71 @@ def test_exact_match_has_one_panel_and_no_positions(tmp_path):
     measurements = tuple(measured('exact_match', n, 0.5) for n in (10, 20))
     one = dataclasses.replace(run('rope()', 0, 4), measurements=measurements)
     assert [p.name for p in results(one).write(tmp_path)] == ['results.json', 'results.csv', 'by_length.png']
+
+
+def deep(values, **changes):
+    """A run with exact match {(length, depth): value}."""
+    made = tuple(dataclasses.replace(measured('exact_match', n, 0.5), value=v, depth=d) for (n, d), v in values.items())
+    return dataclasses.replace(run('rope()', **{'seed': 0, 'factor': 4} | changes), measurements=made, task='passkey_text()')
+
+
+VALUES = {(n, d): round(1 - n / 1000 - d / 4, 3) for n in (32, 64, 128) for d in (0.0, 0.5, 1.0)}
+
+
+def test_depths_are_in_the_files_the_table_and_a_heat_map(tmp_path):
+    found = results(deep(VALUES), deep({k: v / 2 for k, v in VALUES.items()}, extend='yarn(factor=2.0)'))
+    paths = found.write(tmp_path)
+    assert [p.name for p in paths] == ['results.json', 'results.csv', 'by_depth.png']
+    rows = json.loads(paths[0].read_text())['results']
+    assert {(r['length'], r['depth']): r['value'] for r in rows if not r['extend']} == VALUES
+    with paths[1].open() as file:
+        assert [float(row['depth']) for row in csv.DictReader(file)] == [d for _, d in VALUES] * 2
+    assert paths[2].read_bytes()[:4] == b'\x89PNG' and paths[2].stat().st_size > 10_000
+    console = rich.console.Console(record=True, width=140, file=open('/dev/null', 'w'))
+    for table in tables(found):
+        console.print(table)
+    lines = [re.split(r'\s*[│┃]\s*', line.strip()) for line in console.export_text().splitlines()]
+    shown = [line[3:7] for line in lines if len(line) > 6 and line[3] in ('0', '0.5', '1')]
+    expected = [[f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))] for by in (1, 2) for d in (0.0, 0.5, 1.0)]
+    assert shown == expected
+
+
+@pytest.mark.parametrize(
+    'trained, line, label', [(64, 1.5, 'trained: 64'), (100, 1.5, 'trained: 100'), (128, 2.5, 'trained: 128'),
+                             (8, -0.5, '\N{LEFTWARDS ARROW} trained: 8'), (999, 2.5, 'trained: 999 \N{RIGHTWARDS ARROW}')]
+)  # fmt: skip
+def test_numbers_of_a_heat_map(trained, line, label):
+    missing = {k: v for k, v in VALUES.items() if k != (64, 0.5)}
+    (series,) = group([dataclasses.replace(deep(missing), train_length=trained)])
+    axis = Figure().subplots()
+    image = pictures._draw_depth(axis, series, [32, 64, 128], [0.0, 0.5, 1.0])
+    assert image.get_clim() == (0, 1)
+    cells = {t.get_position(): t.get_text() for t in axis.texts[:-1]}
+    expected = {(x, y): f'{missing[n, d]:.2f}' for x, n in enumerate((32, 64, 128)) for y, d in enumerate((0.0, 0.5, 1.0))
+                if (n, d) in missing}  # fmt: skip
+    assert cells == expected
+    drawn = [[missing.get((n, d), np.nan) for n in (32, 64, 128)] for d in (0.0, 0.5, 1.0)]
+    np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), drawn)
+    assert [t.get_text() for t in axis.get_xticklabels()] == ['32', '64', '128']
+    assert [t.get_text() for t in axis.get_yticklabels()] == ['0', '0.5', '1']
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the beginning of the text is at the top
+    (mark,) = axis.get_lines()
+    assert mark.get_xdata()[0] == line and axis.texts[-1].get_text() == label
+
+
+def test_runs_with_and_without_depths_have_a_picture_each(tmp_path):
+    plain = dataclasses.replace(run('alibi()', 0, 4), measurements=(measured('exact_match', 64, 0.5),))
+    assert [p.name for p in results(deep(VALUES), plain).write(tmp_path)][2:] == ['by_depth.png', 'by_length.png']
+
+
+def test_a_long_title_stays_within_the_figure():
+    long = f'passkey_text(tokenizer={"/models/M" * 40!r})'
+    for width in (4.0, 12.0):
+        figure = Figure(figsize=(width, 4))
+        FigureCanvasAgg(figure).draw()
+        pictures._set_title(figure, group([dataclasses.replace(deep(VALUES), task=long)]))
+        extent = figure._suptitle.get_window_extent()
+        assert extent.x1 <= figure.bbox.x1 and figure._suptitle.get_text().replace('\n', '').startswith(long)
 
 
 @pytest.mark.parametrize(

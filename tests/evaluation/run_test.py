@@ -44,6 +44,7 @@ RUNS = {
     'learned': dict(encoding='learned_absolute(max_len=32)'),
     'random': dict(encoding='randomized_pe(max_len=256) | rope()'),
     'copy': dict(encoding='nope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)}),
+    'passkey': dict(encoding='nope()', task='passkey()', train={'length': 16, 'min_length': 7}, eval={'lengths': (16, 24)}),
     'coupled': dict(
         encoding='position_coupling(max_position=20)', task='addition(ids="coupled", reverse_output=True)',
         train={'length': 4}, eval={'lengths': (4, 8)},
@@ -121,6 +122,18 @@ def test_tasks_are_scored_by_exact_match(runs, capsys):
     assert all(0 <= r['low'] <= r['value'] <= r['high'] <= 1 for r in content['results'])
 
 
+def test_depths_of_runs_by_the_command_line(runs, tmp_path, capsys):
+    common = ['--config.eval.depths=0,0.5,1', f'--out={tmp_path}']
+    assert command.main([f'--run={runs["passkey"]}', *common]) == 0
+    rows = json.loads((tmp_path / 'results.json').read_text())['results']
+    assert [(r['length'], r['depth']) for r in rows] == [(n, d) for n in (16, 24) for d in (0, 0.5, 1)]
+    text = '--config.task=passkey_text(digits=2)'  # a run on bytes
+    assert command.main([f'--run={runs["alibi"]}', text, '--config.eval.lengths=300', *common]) == 0
+    assert str(tmp_path / 'by_depth.png') in capsys.readouterr().out
+    assert command.main([f'--run={runs["copy"]}', *common]) == 2
+    assert 'copy() has no depth; tasks with one: kv_retrieval, passkey, passkey_text' in capsys.readouterr().err
+
+
 def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
     def nll(positions):
         changes = {'eval.protocols': 'nonoverlapping', 'eval.positions': positions, 'eval.lengths': (16,)}
@@ -147,6 +160,12 @@ def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
         ('copy', {'eval.split': 'train'}, SpecError, "evaluated on 'validation' or 'test'"),
         *[('alibi', {f'eval.{name}': 0}, SpecError, f'eval.{name} must be at least 1, got 0')
           for name in ('tokens', 'batch', 'stride', 'buckets', 'samples')],
+        ('passkey', {'eval.depths': (0.5, 1.5)}, SpecError, r'eval.depths must be numbers from 0 .* got \(0.5, 1.5\)'),
+        ('passkey', {'eval.depths': (True,)}, SpecError, 'eval.depths must be numbers from 0'),
+        ('passkey', {'eval.depths': ('end',)}, SpecError, 'eval.depths must be numbers from 0'),
+        ('passkey', {'eval.depths': '0,0.5,0.0'}, SpecError, r'eval.depths names a depth twice: \(0, 0.5, 0.0\)'),
+        ('alibi', {'task': 'passkey_text()', 'eval.lengths': (300, 64)}, SpecError,
+         'at length 64: .* must be at least 251, got 64; reached are --config.eval.lengths=300'),
         # The ids of the task, not the number of tokens, overrun the table.
         ('coupled', {'eval.lengths': '4,32'}, SpecError, 'at length 32: position_coupling: .*not in 0 .. 20'),
         ('plain ids', {'eval.lengths': '9'}, SpecError, 'at length 9: learned_absolute: position 20 is not in 0 .. 19'),

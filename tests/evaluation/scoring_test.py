@@ -11,11 +11,13 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import language
 from posenc_jax.evaluation.measurement import exact_match, perplexity
 from posenc_jax.evaluation.scoring import scorer, token_scores
-from posenc_jax.evaluation.tasks import evaluate_task
+from posenc_jax.evaluation.tasks import evaluate_task, score_rows
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks.copy import Copy
 from posenc_jax.tasks.language import BOS
 from posenc_jax.tasks.language.vocabulary import Bytes
+from posenc_jax.tasks.retrieval import Passkey
+from posenc_jax.tasks.retrieval.passkey import KEY
 
 
 class Laplace(nnx.Module):
@@ -110,6 +112,63 @@ def test_logits_in_chunks_equal_logits_at_once(chunk):
     np.testing.assert_array_equal(correct, logits.argmax(-1) == targets)
 
 
+def test_scored_positions_alone_equal_a_choice_from_all():
+    model, rng = tiny('alibi()'), np.random.default_rng(0)
+    tokens, targets = jnp.asarray(rng.integers(0, 11, (2, 2, 8)))
+    at = jnp.asarray([[1, 7, 3], [0, 2, 2]])
+    every, some = token_scores(model, tokens, targets), scorer(model)(tokens, targets, None, None, at)
+    for whole, part in zip(every, some):
+        np.testing.assert_allclose(part, np.take_along_axis(np.asarray(whole), np.asarray(at), 1), rtol=1e-6)
+
+
+def test_no_logits_of_positions_that_are_not_scored():
+    shapes = []
+
+    class Watched(Laplace):
+        def logits(self, hidden):
+            shapes.append(hidden.shape)
+            return hidden
+
+    batch = Passkey(digits=2).sample(np.random.default_rng(0), 5, 40)
+    score = lambda *arguments: token_scores(Watched(37), *arguments[:3], key=arguments[3], at=arguments[4])
+    nll, correct, scored = score_rows(score, batch, rows=2)
+    assert nll.shape == correct.shape == scored.shape == (5, 2) and scored.all()
+    assert shapes and all(batch * length <= 2 * 2 for batch, length, _ in shapes)
+
+
+def test_rows_with_fewer_scored_targets_than_others_count_their_own():
+    batch = {name: np.zeros((2, 5), int) for name in ('tokens', 'targets')}
+    batch['loss_mask'] = np.array([[0, 1, 0, 1, 1], [0, 0, 1, 0, 0]], np.float32)
+    asked = []
+
+    def score(tokens, targets, tok, key, at):
+        asked.append(at)
+        return np.zeros(at.shape), at == 2
+
+    _, correct, scored = score_rows(score, batch, rows=64)
+    assert asked[0].shape == (2, 3) and asked[0][0].tolist() == [1, 3, 4] and asked[0][1, 0] == 2  # no row is read twice
+    assert scored.tolist() == [[True] * 3, [True, False, False]]
+    assert exact_match(5, np.zeros((2, 3)), correct, scored).value == 0.5
+
+
+def test_every_length_is_read_at_every_depth():
+    places, answers = {}, {}
+
+    def score(tokens, targets, tok, key, at):
+        place = np.argmax(np.asarray(tokens) == KEY, axis=1)
+        places.setdefault(tokens.shape[1], []).append(set(place.tolist()))
+        answers.setdefault(tokens.shape[1], []).append(np.take_along_axis(targets, at, 1))
+        return np.zeros(at.shape), np.broadcast_to(place[:, None] > 5, at.shape)
+
+    found = evaluate_task(score, Passkey(), (17, 27), samples=6, rows=lambda width: 6, depths=(0, 0.5, 1.0))
+    assert places == {17: [{0}, {5}, {10}], 27: [{0}, {10}, {20}]}
+    assert [(m.length, m.depth, m.value, m.samples) for m in found] == [
+        (17, 0.0, 0, 6), (17, 0.5, 0, 6), (17, 1.0, 1, 6), (27, 0.0, 0, 6), (27, 0.5, 1, 6), (27, 1.0, 1, 6),
+    ]  # fmt: skip
+    assert all((a == b[0]).all() for b in answers.values() for a in b)  # the depth is all that differs
+    assert [m.depth for m in evaluate_task(score, Passkey(), (17,), samples=6, rows=lambda width: 6)] == [None]
+
+
 def test_memory_at_64_times_the_length_is_linear_and_holds_no_whole_logits():
     vocab = 5000
     graphdef, state = nnx.split(tiny('alibi()', vocab=vocab))
@@ -187,11 +246,11 @@ def test_exact_match_needs_every_scored_token_and_has_a_wilson_interval():
 def test_task_examples_do_not_depend_on_how_they_are_batched():
     seen = {}
 
-    def score(tokens, targets, tok, key):
+    def score(tokens, targets, tok, key, at):
         seen.setdefault(tokens.shape[0], []).append(tokens)
-        right = np.ones(tokens.shape, bool)
+        right = np.ones(at.shape, bool)
         right[:, -1] = tokens[:, 1] != 0  # wrong about the closing symbol where the first symbol is 0
-        return np.zeros(tokens.shape), right
+        return np.zeros(at.shape), right
 
     found = [evaluate_task(score, Copy(), (3, 5), samples=130, rows=lambda width, n=n: n) for n in (1, 64)]
     assert found[0] == found[1] and [m.length for m in found[0]] == [3, 5]
@@ -203,9 +262,9 @@ def test_task_examples_do_not_depend_on_how_they_are_batched():
 def test_task_ids_and_keys_reach_the_model():
     calls = []
 
-    def score(tokens, targets, tok, key):
+    def score(tokens, targets, tok, key, at):
         calls.append((tok, key))
-        return np.zeros(tokens.shape), np.ones(tokens.shape, bool)
+        return np.zeros(at.shape), np.ones(at.shape, bool)
 
     evaluate_task(score, Copy(ids='coupled'), (3,), samples=4, rows=lambda width: 2)
     assert isinstance(calls[0][0], Tokens) and calls[0][0].pos[0].tolist() == [0, 2, 3, 4, 1, 2, 3, 4]

@@ -27,6 +27,8 @@ TASKS = {
     'code_mixed(letters=3, switches=4, ids="switches")': 12,
     'mqar(pairs=4, vocab=64)': 64,
     'mqar(pairs=2, vocab=32, random_non_queries=True)': (8, 20),
+    'passkey_text()': (260, 500),
+    'kv_retrieval(depth=0.5)': (400, 600),
     'language()': 16,
     'language(packing="documents")': 16,
 }

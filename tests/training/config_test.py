@@ -231,11 +231,13 @@ def test_errors_of_the_surroundings_are_one_message(monkeypatch, capsys, error):
 
 
 def test_tuples_are_read_as_eval_reads_them():
-    code = 'import sys, train; train.parse(sys.argv); c = train.CONFIG.value; print(c.eval.protocols, c.eval.lengths, c.pattern)'
-    given = ['--config.eval.protocols=nonoverlapping,sliding', '--config.eval.lengths=64', '--config.pattern=alibi(),nope()']
+    shown = 'c.eval.protocols, c.eval.lengths, c.eval.depths, c.pattern'
+    code = f'import sys, train; train.parse(sys.argv); c = train.CONFIG.value; print({shown})'
+    given = ['--config.eval.protocols=nonoverlapping,sliding', '--config.eval.lengths=64', '--config.eval.depths=0,0.5']
+    given += ['--config.pattern=alibi(),nope()']
     command = [sys.executable, '-c', code, '--config=configs/quickstart.py', *given]
     found = subprocess.run(command, cwd=tiny.ROOT, check=True, capture_output=True, text=True)
-    assert found.stdout == "('nonoverlapping', 'sliding') (64,) ('alibi()', 'nope()')\n"
+    assert found.stdout == "('nonoverlapping', 'sliding') (64,) (0, 0.5) ('alibi()', 'nope()')\n"
 
 
 @pytest.mark.parametrize('name', ['SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'])

@@ -1,5 +1,7 @@
 """Finding something seen earlier."""
 
 from posenc_jax.tasks.retrieval.code_mixed import CodeMixed as CodeMixed
+from posenc_jax.tasks.retrieval.kv_retrieval import KVRetrieval as KVRetrieval
 from posenc_jax.tasks.retrieval.mqar import MQAR as MQAR
 from posenc_jax.tasks.retrieval.passkey import Passkey as Passkey
+from posenc_jax.tasks.retrieval.passkey_text import PasskeyText as PasskeyText

@@ -1,0 +1,68 @@
+"""Key-value retrieval: the value of one key of a long JSON object of random identifiers."""
+
+import dataclasses
+import uuid
+from typing import ClassVar
+
+import numpy as np
+
+from posenc_jax.core.registry import register
+from posenc_jax.tasks.retrieval.text import TextRetrieval
+
+PROMPT = (
+    'Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n{json}\n\n'
+    'Key: "{key}"\nCorresponding value:'
+)
+OPENING = ' "'
+
+
+@register('kv_retrieval', kind='task')
+@dataclasses.dataclass(frozen=True)
+class KVRetrieval(TextRetrieval):
+    """A JSON object of K pairs of random UUIDs (version 4), one key of which is asked for; the task length is T.
+
+    K is the largest number, at least 2, for which prompt and answer have at most T + 1 tokens. For the same `rng` every depth
+    asks for the same pair among the same others, up to one that no longer fits where tokens fall differently. Follows Liu et
+    al., "Lost in the Middle", arXiv 2307.03172, who ask for 75, 140 and 300 pairs; nelson-liu/lost-in-the-middle.
+
+    Differs from the paper: it counts an answer as right if the value occurs anywhere in it. Here the opening `"` of the
+    value is given after the prompt, and the value must follow at once, character for character. An answer that gives it
+    without quotation marks is not held against the model; one that gives it later, after other words, is.
+
+    Args:
+      tokenizer: a Hugging Face directory with `tokenizer.json`, or a `.gguf` file; default: bytes.
+      depth: where the asked pair lies, 0 (first) to 1 (last); None draws its place uniformly.
+
+    Raises:
+      SpecError: an option out of its range.
+      ValueError: a length that two pairs do not fit into, with the shortest that they fit into.
+
+    Example:
+      task = KVRetrieval(depth=0.5)
+      batch = task.sample(np.random.default_rng(0), batch=4, length=1024)
+      print(task.decode(batch['tokens'][0]))
+    """
+
+    tokenizer: str | None = None
+    depth: float | None = None
+
+    fewest: ClassVar[int] = 2
+
+    def draw(self, rng):
+        return int(rng.integers(2**63))  # a seed, since how many pairs there will be is not known yet
+
+    def places(self, units):
+        return units
+
+    def text(self, example, units, place):
+        asked, *pairs = _pairs(example, units)
+        pairs.insert(place, asked)
+        lines = ',\n '.join(f'"{key}": "{value}"' for key, value in pairs)
+        return PROMPT.format(json='{' + lines + '}', key=asked[0]) + OPENING, asked[1]
+
+
+def _pairs(seed, count):
+    """The first `count` pairs of an endless list; equal seeds begin alike."""
+    stream = np.random.default_rng(seed).bytes(32 * count)
+    ids = [str(uuid.UUID(bytes=stream[i : i + 16], version=4)) for i in range(0, len(stream), 16)]
+    return list(zip(ids[::2], ids[1::2]))

@@ -1,0 +1,117 @@
+"""Retrieval in plain text: as much filler as fits into a number of tokens, with what is asked for at a chosen depth."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.core.registry import SpecError
+from posenc_jax.tasks.language.vocabulary import Vocabulary, open_vocabulary
+from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch
+
+_PROBE = 8  # units of filler whose tokens are counted to estimate how many fit
+_SAMPLED = 16  # examples whose fixed text is measured: its tokens may depend on the draw
+
+
+class TextRetrieval(Task):
+    """A prompt with units of filler, read by a tokenizer; the task length is T, the width of the input.
+
+    The text is filled with as many units as leave it within T tokens; what remains is padding. Loss on the answer alone.
+    The last token of the answer is a target only. Without a tokenizer the tokens are bytes, with `BOS` in front.
+
+    Prompt and answer are encoded together, and must fall apart into the tokens of the prompt and of the answer: then all
+    answer tokens are right under teacher forcing exactly when greedy decoding from the prompt writes the answer in them.
+
+    Attributes:
+      tokenizer: see `Language`.
+      depth: where the hidden text lies, 0 (first) to 1 (last); None draws its place uniformly.
+      fewest: units of filler that the text must have.
+    """
+
+    tokenizer: str | None
+    depth: float | None
+    fewest: ClassVar[int]
+
+    def __post_init__(self):
+        if self.depth is not None and not 0 <= self.depth <= 1:
+            nearest = min(max(self.depth, 0), 1)
+            raise SpecError(f'depth must be None or between 0 and 1, got {self.depth}; nearest: {nearest}')
+        open_vocabulary(self.tokenizer)
+
+    @abc.abstractmethod
+    def draw(self, rng: np.random.Generator) -> Any:
+        """What an example hides, and whatever else is random in it but the depth."""
+
+    @abc.abstractmethod
+    def places(self, units: int) -> int:
+        """How many places there are for the hidden text among `units` units of filler."""
+
+    @abc.abstractmethod
+    def text(self, example: Any, units: int, place: int) -> tuple[str, str]:
+        """(prompt, answer) with the hidden text at place 0 <= place < places(units)."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return open_vocabulary(self.tokenizer)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        return self.vocabulary.decode(ids)
+
+    def width(self, length: Length) -> int:
+        return self._range(length)[1]
+
+    def _range(self, length):
+        rng = np.random.default_rng(0)
+        sizes = [len(self._encode(''.join(self.text(self.draw(rng), self.fewest, 0)))) for _ in range(_SAMPLED)]
+        reader = f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
+        return length_range(length, max(sizes) - 1, f'length for the fixed text of this task {reader}')
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        low, high = self._range(length)
+        rows = [self._row(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)]
+        sizes = np.array([len(ids) for ids, _ in rows])
+        values = np.zeros((batch, high + 1), np.int32)
+        for value, (ids, _) in zip(values, rows):
+            value[: len(ids)] = ids
+        sequence, ends = join_ragged([(values, sizes)], high + 1, 0)
+        return next_token_batch(sequence, ends, np.array([start for _, start in rows]))
+
+    def _row(self, rng, room):
+        """Token ids, at most `room` of them, and where the answer begins."""
+        example, drawn = self.draw(rng), rng.random()
+
+        def text(units):
+            places = self.places(units)
+            place = int(drawn * places) if self.depth is None else int(self.depth * (places - 1) + 0.5)
+            return self.text(example, units, place)
+
+        prompt, answer = text(_most(lambda units: len(self._encode(''.join(text(units)))), self.fewest, room))
+        ids, given = self._encode(prompt + answer), self._encode(prompt)
+        if not np.array_equal(ids[: len(given)], given):
+            raise ValueError(
+                f'{self.tokenizer} has a token across the end of the prompt {prompt[-20:]!r} and the answer {answer!r}: '
+                'greedy decoding from the prompt cannot be scored by teacher forcing'
+            )
+        return ids, len(given)
+
+    def _encode(self, text):
+        return self.vocabulary.encode(text.encode())
+
+
+def _most(size: Callable[[int], int], fewest: int, room: int) -> int:
+    """The largest number of units, at least `fewest`, of which `size` is at most `room`."""
+    fixed = size(fewest)
+    if fixed > room:
+        raise ValueError(f'this example needs {fixed - 1} tokens with the least filler, the length is {room - 1}')
+    units = fewest + (room - fixed) * _PROBE // (size(fewest + _PROBE) - fixed)
+    while size(units) > room:
+        units -= 1
+    while size(units + 1) <= room:
+        units += 1
+    return units
