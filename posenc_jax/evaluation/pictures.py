@@ -88,6 +88,10 @@ def _draw_depth(axis, series, lengths, depths):
             axis.text(column, row, f'{value:.2f}', ha='center', va='center', fontsize=8, color='w' if value < 0.55 else 'k')
     axis.set_xticks(range(len(lengths)), [str(n) for n in lengths], rotation=0 if len(lengths) < 7 else 45)
     axis.set_yticks(range(len(depths)), [f'{d:g}' for d in depths])
+    axis.set_xticks(np.arange(1, len(lengths)) - 0.5, minor=True)
+    axis.set_yticks(np.arange(1, len(depths)) - 0.5, minor=True)
+    axis.tick_params(which='minor', length=0)
+    axis.grid(which='minor', color='w', linewidth=1)
     trained = bisect.bisect_right(lengths, series.train_length) - 0.5  # columns to its right are longer
     label, side = f'trained: {series.train_length}', 'center'
     if series.train_length < lengths[0]:
@@ -96,10 +100,10 @@ def _draw_depth(axis, series, lengths, depths):
         label, side = f'{label} \N{RIGHTWARDS ARROW}', 'right'
     elif trained > len(lengths) - 1:
         side = 'right'
-    axis.axvline(trained, color='0.4', linestyle='--', linewidth=1.4)
+    axis.axvline(trained, color=_COLOURS[1], linestyle='--', linewidth=1.8)
     axis.annotate(
         label, (trained, 1), xycoords=('data', 'axes fraction'), xytext=(0, 3), textcoords='offset points', ha=side,
-        va='bottom', fontsize=8, color='0.4',
+        va='bottom', fontsize=8, color=_COLOURS[1],
     )  # fmt: skip
     return image
 
