@@ -80,11 +80,28 @@ def ours_last_logits(model):
     return lambda prompts: run(state, prompts)[0][:, -1]
 
 
+def prefilling(model, theirs, args, rng) -> list[tuple]:
+    """Rows of the table for one pass over a long prompt."""
+    prompts = rng.integers(0, model.cfg.vocab_size, (1, args.length)).astype(np.int32)
+    ours, plain = ours_last_logits(model), Theirs(theirs, 'dynamic').last_logits
+    error = float(np.abs(ours(prompts) - plain(prompts)).max())
+    seconds = take_turns({'posenc_jax': lambda: ours(prompts), 'transformers': lambda: plain(prompts)}, args.rounds)
+    return [
+        (
+            f'prefill {args.length}, {name}',
+            f'{milliseconds(times)} ms',
+            f'{1 / ratio(seconds, "posenc_jax", name):.2f}x' if name != 'posenc_jax' else '',
+            f'logits differ by {error:.1e}' if name != 'posenc_jax' else '',
+        )
+        for name, times in seconds.items()
+    ]
+
+
 def decoding(model, theirs, batch: int, args, rng) -> list[tuple]:
     """Rows of the table for one batch size."""
     prompts = rng.integers(0, model.cfg.vocab_size, (batch, args.prompt)).astype(np.int32)
     calls = {'posenc_jax': lambda new: np.asarray(generate(model, prompts, max_new_tokens=new, temperature=0.0))[:, args.prompt :]}
-    calls |= {f'transformers, {kind} cache': functools.partial(Theirs(theirs, kind), prompts) for kind in ('dynamic', 'static')}
+    calls |= {f'transformers, {kind} cache': functools.partial(Theirs(theirs, kind), prompts) for kind in args.caches}
     found = {name: call(args.new + 1) for name, call in calls.items()}
     one = take_turns({name: functools.partial(call, 1) for name, call in calls.items()}, args.rounds)
     all_of = take_turns({name: functools.partial(call, args.new + 1) for name, call in calls.items()}, args.rounds)
@@ -107,6 +124,8 @@ def main():
     for name, default in (('length', 2048), ('prompt', 128), ('new', 64), ('rounds', 5)):
         parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--batches', type=int, nargs='*', default=[1, 8])
+    parser.add_argument('--skip_prefill', action='store_true')
+    parser.add_argument('--caches', nargs='+', default=['dynamic', 'static'], choices=['dynamic', 'static'], help='of theirs')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of torch; JAX uses all it may')
     args = parser.parse_args()
     if args.file is None:
@@ -121,17 +140,11 @@ def main():
         theirs = LlamaForCausalLM.from_pretrained(folder, attn_implementation='sdpa', dtype=torch.float32).eval()
     model, rng = stacked.unstacked(), np.random.default_rng(0)
     del stacked
-    prompts = rng.integers(0, model.cfg.vocab_size, (1, args.length)).astype(np.int32)
-    ours, plain = ours_last_logits(model), Theirs(theirs, 'dynamic').last_logits
-    error = float(np.abs(ours(prompts) - plain(prompts)).max())
-    seconds = take_turns({'posenc_jax': lambda: ours(prompts), 'transformers': lambda: plain(prompts)}, args.rounds)
-    for name, times in seconds.items():
-        other = name != 'posenc_jax'
-        note = f'logits differ by {error:.1e}' if other else ''
-        speed = f'{1 / ratio(seconds, "posenc_jax", name):.2f}x' if other else ''
-        rows.append((f'prefill {args.length}, {name}', f'{milliseconds(times)} ms', speed, note))
+    if not args.skip_prefill:
+        rows += prefilling(model, theirs, args, rng)
     for batch in args.batches:
         rows += decoding(model, theirs, batch, args, rng)
+        print(*rows, sep='\n', flush=True)  # the table comes last, and a busy machine takes long
     title = f'{pathlib.Path(args.file).name}, float32, {args.threads} torch threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}'
     show(f'{title}: median (best)', ('what', 'found', 'we are faster', 'equal'), rows)
 
