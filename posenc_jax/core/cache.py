@@ -130,7 +130,13 @@ def step(
     new = tok.slice(cursor, 1)
     now = filled(tok, cursor + 1)
     rows = jnp.concatenate([cache.rows, row], axis=1)
-    append = lambda buffer, a, axis: jax.lax.dynamic_update_slice_in_dim(buffer, a.astype(buffer.dtype), cursor, axis)
+
+    def append(buffer, a, axis):
+        if buffer.shape[0] > 1:
+            return jax.lax.dynamic_update_slice_in_dim(buffer, a.astype(buffer.dtype), cursor, axis)
+        # A single row is written without its axis, as products read it: else XLA writes a second copy for them.
+        return jax.lax.dynamic_update_slice_in_dim(buffer[0], a[0].astype(buffer.dtype), cursor, axis - 1)[None]
+
     first = lambda a: jnp.swapaxes(a, 1, 2)
     last_rows = rows[:, 1:]
     if encoding.cached == 'raw':

@@ -81,7 +81,7 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
     for length in lengths:
         try:
             check_ids(model, task, length)
-            _check_width(model, task.width(length))
+            check_width(model, task.width(length))
         except ValueError as error:
             problems[length] = error
     if problems:
@@ -143,7 +143,7 @@ def check_ids(model: Transformer, task: Task, length: int) -> None:
         jax.eval_shape(lambda: model.place(tok))
 
 
-def _check_width(model: Transformer, width: int) -> None:
+def check_width(model: Transformer, width: int) -> None:
     """Traces the model at a width without computing anything: an encoding that does not reach so far raises."""
     graphdef, state = nnx.split(model)
     tokens = jax.ShapeDtypeStruct((1, width), jnp.int32)

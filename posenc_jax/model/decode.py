@@ -137,17 +137,22 @@ def _generate(plan: _Plan, state, prompts, tok, key):
     logits, cache = prefill(model, init_cache(model, tok), prompts, last=1)
     first, layers = draw(logits[:, -1], 0), model.layers()
 
+    # Carried without the axis of a single row (see `caching.step`), keys and values are updated in place.
+    single = prompts.shape[0] == 1
+    carried = lambda cache: dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[0], cache.layers)) if single else cache
+    whole = lambda cache: dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[None], cache.layers)) if single else cache
+
     def one(loop, number):
         cache, token, done = loop
-        logits, cache = decode_step(model, cache, token, layers)
+        logits, cache = decode_step(model, whole(cache), token, layers)
         following = draw(logits, number)
         if plan.eos is not None:
             done = done | (token == plan.eos)
             following = jnp.where(done, plan.eos, following)
-        return (cache, following, done), following
+        return (carried(cache), following, done), following
 
     done = jnp.zeros(prompts.shape[0], bool)
-    _, rest = jax.lax.scan(one, (cache, first, done), jnp.arange(1, plan.steps))
+    _, rest = jax.lax.scan(one, (carried(cache), first, done), jnp.arange(1, plan.steps))
     return jnp.concatenate([prompts, first[:, None], rest.T], axis=1)
 
 

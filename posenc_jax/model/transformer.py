@@ -336,10 +336,36 @@ class Transformer(nnx.Module):
             for place, (graphdef, state) in enumerate(split)
         ]
 
+    def unstacked(self) -> 'Transformer':
+        """The same model with every layer a place of the period of its own, so that no layer is cut out of a stack.
+
+        For decoding, whose steps are short beside the copy of all weights that the cut is: it is made here, once. Compiling
+        a pass over whole sequences then takes time for every layer, not for one.
+
+        Example:
+          >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()')
+          >>> len(Transformer(cfg, rngs=nnx.Rngs(0)).unstacked().blocks)
+          2
+        """
+        model, groups = nnx.clone(self), self.cfg.layers // len(self.blocks)
+        split = [nnx.split(block) for block in self.blocks]
+        model.blocks = nnx.List(
+            nnx.merge(graphdef, jax.tree.map(lambda a: a[group : group + 1], state))
+            for group in range(groups)
+            for graphdef, state in split
+        )
+        model.links = self.links * groups
+        model.cfg = dataclasses.replace(self.cfg, pattern=self.cfg.specs * groups)
+        return model
+
     def logits(self, hidden: Float[Array, 'B T D']) -> Float[Array, 'B T V']:
         """Float32 logits of hidden rows (any number of them, so that evaluation can go in chunks)."""
-        table = self.embedding[...].T if self.output is None else self.output[...]
-        out = jnp.einsum('btd,dv->btv', hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        if self.output is None and hidden.shape[:2] == (1, 1):
+            # As matrix times vector XLA reads the table once, on all cores; transposed it is gathered on one.
+            out = jnp.dot(self.embedding[...].astype(hidden.dtype), hidden[0, 0], preferred_element_type=jnp.float32)[None, None]
+        else:
+            table = self.embedding[...].T if self.output is None else self.output[...]
+            out = jnp.einsum('btd,dv->btv', hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
         return constrain(out, 'batch', 'sequence', None)
 
     def __call__(

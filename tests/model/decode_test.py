@@ -89,6 +89,22 @@ def test_greedy_generation_is_repeated_full_passes_for_unequal_prompts(toys):
     np.testing.assert_array_equal(out[:, :PROMPT], TOKENS[:, :PROMPT])
 
 
+@pytest.mark.parametrize('fields', [dict(tie=True), dict(encoding='toy_shift() | toy_table() | toy_gate()'), dict(encoding='toy_path()')])
+def test_a_single_row_is_generated_as_in_a_batch(toys, fields):
+    model = model_of(**fields)
+    alone = generate(model, TOKENS[:1, :PROMPT], max_new_tokens=6, temperature=0.0)
+    np.testing.assert_array_equal(alone, generate(model, TOKENS[:, :PROMPT], max_new_tokens=6, temperature=0.0)[:1])
+
+
+def test_without_stacks_the_model_is_the_same(toys):
+    model = model_of(pattern=('toy_path() | toy_gate()', 'toy_slope() | window(size=3)'), layers=4)
+    apart = model.unstacked()
+    assert len(model.blocks) == 2 and len(apart.blocks) == apart.cfg.layers == 4
+    np.testing.assert_allclose(apart(TOKENS), model(TOKENS), atol=1e-6)
+    again = lambda model: generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)
+    np.testing.assert_array_equal(again(apart), again(model))
+
+
 def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
     model = model_of(layers=1)
     draw = lambda seed, **o: np.asarray(generate(model, TOKENS[:, :PROMPT], max_new_tokens=12, key=jax.random.key(seed), **o))

