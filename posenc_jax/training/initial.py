@@ -89,26 +89,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
     config.encoding = _written(config.encoding, config.init.extend, initial.cfg.train_len)
     config.pattern = tuple(_written(spec, config.init.extend, initial.cfg.train_len) for spec in config.pattern)
     config.init.extend = ''
-    if is_pretrained(config.init.source):
-        config.task = with_tokenizer(config.task, config.init.source)
+    if is_pretrained(config.init.source) and not config.data.tokenizer:
+        config.data.tokenizer = config.init.source
     return config
 
 
 def _written(encoding: str, extend: str, train_len: int) -> str:
     encoding = extended_spec(encoding, extend) if extend else encoding
     return str(spec_language.with_defaults(spec_language.parse(encoding), train_len=train_len))
-
-
-def with_tokenizer(task: str, path: str) -> str:
-    """A task that reads text with the tokenizer of a public checkpoint, unless it names one.
-
-    Raises:
-      SpecError: a task that takes none.
-    """
-    (node, *_) = spec_language.parse(task, ('task',)).nodes
-    if 'tokenizer' not in node.entry.parameters:
-        raise SpecError(f'{path} has a tokenizer of its own, but the task {task!r} does not read text; use language()')
-    return str(spec_language.Node(node.entry, {'tokenizer': str(path), **node.arguments}))
 
 
 def check(config: ConfigDict, cfg: TransformerConfig) -> None:

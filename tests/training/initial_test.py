@@ -122,7 +122,7 @@ def test_a_public_checkpoint_is_continued_with_its_tokenizer(tmp_path):
     directory = train(continued(tmp_path, public, **fields))
     config, after, _ = restore_model(directory, 1)
     assert config.encoding == 'rope(base=10000.0, freqs=yarn(factor=2.0, train_len=16))'
-    assert config.task == f'language(tokenizer={str(public)!r})' and config.model.mlp == 'swiglu'
+    assert config.data.tokenizer == str(public) and config.model.mlp == 'swiglu'
     expected = model.extend('yarn(factor=2.0)')(jnp.arange(24)[None])
     assert np.allclose(after(jnp.arange(24)[None]), expected, atol=1e-4)
 
