@@ -23,8 +23,9 @@ from posenc_jax.core.registry import check_choice
 
 Implementation = Literal['dense', 'blocked']
 
-# Larger float32 tiles of logits leave the caches of two CPU cores, smaller ones make small matrix products.
-_TILE_BYTES = 2 * 2**20
+# Logits of this size are computed at once; longer sequences in tiles of at most the second size, float32. Wide products gain
+# more than the caches lose (benchmarks/attention.py), and a tile stays small beside the keys of the lengths that need it.
+_ONE_TILE_BYTES, _TILE_BYTES = 2**20, 2**25
 # A masked logit, and where the running maximum starts: above it, so that a masked key weighs exp(-huge) = 0 everywhere.
 _MASKED, _LOWEST = -1e30, -1e29
 
@@ -100,11 +101,11 @@ def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> t
     """Queries and keys per tile, for `rows` = batch x heads."""
     if queries == 1 and not carries and not blocked:
         return 1, keys  # decoding: logits are small beside the cache, which one tile reads without copying
-    if 4 * rows * queries * keys <= _TILE_BYTES // 2 and not blocked:
+    if 4 * rows * queries * keys <= _ONE_TILE_BYTES and not blocked:
         return queries, keys
-    side = 64
-    while side < 256 and 4 * rows * 2 * (2 * side) ** 2 <= _TILE_BYTES:
-        side *= 2
+    side = 64 if keys <= 512 else 256  # short sequences gain more from skipping blocks than from wide products
+    while side > 64 and 4 * rows * 2 * side**2 > _TILE_BYTES:
+        side //= 2
     # Wide matrix products want more queries, skipping wants fewer keys. What is carried is stored once per block of keys.
     return side if carries else 2 * side, side
 
