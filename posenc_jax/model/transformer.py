@@ -360,12 +360,9 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden: Float[Array, 'B T D']) -> Float[Array, 'B T V']:
         """Float32 logits of hidden rows (any number of them, so that evaluation can go in chunks)."""
-        if self.output is None and hidden.shape[:2] == (1, 1):
-            # As matrix times vector XLA reads the table once, on all cores; transposed it is gathered on one.
-            out = jnp.dot(self.embedding[...].astype(hidden.dtype), hidden[0, 0], preferred_element_type=jnp.float32)[None, None]
-        else:
-            table = self.embedding[...].T if self.output is None else self.output[...]
-            out = jnp.einsum('btd,dv->btv', hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        # The tied table is read as it lies: XLA would gather a transposed one on one core.
+        table, axes = (self.embedding, 'btd,vd->btv') if self.output is None else (self.output, 'btd,dv->btv')
+        out = jnp.einsum(axes, hidden, table[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
         return constrain(out, 'batch', 'sequence', None)
 
     def __call__(
