@@ -30,7 +30,10 @@ from posenc_jax.model.pretrained import load_pretrained
 
 KINDS, PLACES = ('insert', 'replace', 'delete'), {'start': 0.03, 'middle': 0.5, 'end': 0.97}
 SPARE = 128  # slots behind the text: for what edits add
-COLUMNS = ('edit', 'operations saved', '.. from the edit on', 'time saved', 'error max, mean', 'KL', 'same top', 'kept: error', 'KL', 'same top')
+COLUMNS = (
+    'edit', 'operations saved', '.. from the edit on', 'time saved', 'error max, mean', 'KL', 'same top', 'kept: error', 'KL',
+    'same top',
+)  # fmt: skip
 
 
 def texts() -> dict[str, str]:

@@ -53,9 +53,8 @@ class Theirs:
 
     @torch.inference_mode()
     def __call__(self, prompts: np.ndarray, new: int) -> np.ndarray:
-        length = prompts.shape[1] + new
-        static = self.kind == 'static'
-        cache = StaticCache(config=self.model.config, max_cache_len=length) if static else DynamicCache(config=self.model.config)
+        made = {'static': functools.partial(StaticCache, max_cache_len=prompts.shape[1] + new), 'dynamic': DynamicCache}
+        cache = made[self.kind](config=self.model.config)
         tokens, out = torch.tensor(prompts, dtype=torch.long), []
         for _ in range(new):
             logits = self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
@@ -100,7 +99,8 @@ def prefilling(model, theirs, args, rng) -> list[tuple]:
 def decoding(model, theirs, batch: int, args, rng) -> list[tuple]:
     """Rows of the table for one batch size."""
     prompts = rng.integers(0, model.cfg.vocab_size, (batch, args.prompt)).astype(np.int32)
-    calls = {'posenc_jax': lambda new: np.asarray(generate(model, prompts, max_new_tokens=new, temperature=0.0))[:, args.prompt :]}
+    greedy = functools.partial(generate, model, prompts, temperature=0.0)
+    calls = {'posenc_jax': lambda new: np.asarray(greedy(max_new_tokens=new))[:, args.prompt :]}
     calls |= {f'transformers, {kind} cache': functools.partial(Theirs(theirs, kind), prompts) for kind in args.caches}
     found = {name: call(args.new + 1) for name, call in calls.items()}
     one = take_turns({name: functools.partial(call, 1) for name, call in calls.items()}, args.rounds)
@@ -145,7 +145,8 @@ def main():
     for batch in args.batches:
         rows += decoding(model, theirs, batch, args, rng)
         print(*rows, sep='\n', flush=True)  # the table comes last, and a busy machine takes long
-    title = f'{pathlib.Path(args.file).name}, float32, {args.threads} torch threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}'
+    threads = f'{args.threads} torch threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}'
+    title = f'{pathlib.Path(args.file).name}, float32, {threads}'
     show(f'{title}: median (best)', ('what', 'found', 'we are faster', 'equal'), rows)
 
 

@@ -123,7 +123,7 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     parser.add_argument('--run', required=True, metavar='DIR', help='run directory or public checkpoint')
     parser.add_argument('--extend', metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)')
     parser.add_argument('--prompt', action='append', default=[], metavar='TEXT')
-    parser.add_argument('--prompt_file', type=pathlib.Path, metavar='FILE', help='one more prompt; its last line break is left out')
+    parser.add_argument('--prompt_file', type=pathlib.Path, metavar='FILE', help='one more; its last line break is left out')
     parser.add_argument('--tokens', type=int, default=64, metavar='N', help='new tokens at most')
     parser.add_argument('--temperature', type=float, default=0.0, metavar='T', help='0 takes the most probable token')
     parser.add_argument('--top_k', type=int, metavar='K')

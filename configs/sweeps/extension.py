@@ -33,6 +33,7 @@ FINE_TUNED = {
     'pi_adapters': {'init.extend': 'pi(factor=4.0)', **ADAPTERS},
     'pi_psc': {'init.extend': 'pi(factor=4.0)', 'encoding': 'psc() | rope()', **ADAPTERS},
 }
+BUDGET = ('--population=32', '--parents=16', '--mutations=8', '--crossovers=8', '--iterations=17')  # 300 genomes
 EVALUATION = (
     'eval.lengths=256,512,1024,2048,4096', 'eval.protocols=same_tokens,per_position', 'eval.tokens=16384', 'eval.buckets=12',
 )  # fmt: skip
@@ -42,7 +43,7 @@ def longrope(run: str) -> str:
     """The spec with the factors searched for this run at `LENGTH * FACTOR` tokens."""
     found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
     search = [sys.executable, '-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}']
-    subprocess.run([*search, '--population=32', '--parents=16', '--mutations=8', '--crossovers=8', '--iterations=17'], check=True)
+    subprocess.run([*search, *BUDGET], check=True)
     best = json.loads(found.read_text())['best']
     return f'longrope(long={tuple(best["factors"])}, start={best["start"]}, factor={float(FACTOR)})'
 
@@ -62,9 +63,10 @@ def main():
         factors = longrope(run)
         plain += [f'{run} | {spec}' if spec else run for spec in (s.replace('LONGROPE', factors) for s in AS_IT_IS)]
         for name, fields in FINE_TUNED.items():
-            more = {'data.dataset': 'stdlib_code', 'train.length': LENGTH * FACTOR, 'train.steps': arguments.tune_steps, 'seed': seed}
+            more = {'data.dataset': 'stdlib_code', 'train.length': LENGTH * FACTOR, 'seed': seed}
+            more |= {'init.source': run, 'train.steps': arguments.tune_steps}
             fields = {key: str(value).replace('LONGROPE', factors) for key, value in fields.items()}
-            tuned.append(train_run(workdir / f'{name}_{seed}', 'configs/extend.py', {'init.source': run, **more, **fields}))
+            tuned.append(train_run(workdir / f'{name}_{seed}', 'configs/extend.py', {**more, **fields}))
     evaluate_runs(plain, workdir / 'as_it_is', EVALUATION)
     evaluate_runs(tuned, workdir / 'fine_tuned', EVALUATION)
 

@@ -55,7 +55,8 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     length = known.length or job.cfg.train_len
     stream = job.task.tokens(job.config.eval.split)
     if len(stream) < length * known.batches:
-        raise ValueError(f'the text has {len(stream)} tokens, {known.batches} windows of {length} need {length * known.batches}')
+        needed = f'{known.batches} windows of {length} need {length * known.batches}'
+        raise ValueError(f'the text has {len(stream)} tokens, {needed}')
     out = known.out or home_of(known.run) / 'analysis'
     out.mkdir(parents=True, exist_ok=True)
     model, _ = job.load()

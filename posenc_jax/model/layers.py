@@ -122,7 +122,13 @@ def value(parameter: nnx.Param | None):
 
 
 def normal(
-    rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, axes: tuple[str, ...], *, gain: float = 1.0, stack: tuple[int, ...] = ()
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    fan_in: int,
+    axes: tuple[str, ...],
+    *,
+    gain: float = 1.0,
+    stack: tuple[int, ...] = (),
 ) -> nnx.Param:
     """Weights drawn from N(0, gain**2 / fan_in), float32, with the roles of their dimensions; `stack` leads the shape."""
     return nnx.Param(gain * fan_in**-0.5 * jax.random.normal(rngs.params(), (*stack, *shape), jnp.float32), axes=axes)

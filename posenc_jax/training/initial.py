@@ -48,7 +48,8 @@ def open_initial(path: str) -> Initial:
     """
     directory = pathlib.Path(path).expanduser()
     if is_pretrained(directory):
-        return Initial(describe(open_source(directory).config, directory).cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
+        cfg = describe(open_source(directory).config, directory).cfg
+        return Initial(cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
     if not directory.is_dir():
         raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
     cfg = configs.stored_model_config(directory / configs.FILE)
@@ -61,9 +62,9 @@ def open_initial(path: str) -> Initial:
 def resolve(config: ConfigDict) -> ConfigDict:
     """A copy of a config in which what `init.source` settles is filled in; the config itself where there is no source.
 
-    `model` becomes that of the source. `encoding` does unless the config has one of its own; then `init.extend` is written
-    into it (and is empty then), and where it asks for the trained length it gets that of the source. A public checkpoint's tokenizer reads the
-    text.
+    `model` becomes that of the source, and so does `encoding` unless the config has one of its own. `init.extend` is written
+    into the encoding (and empty from then on), and where the encoding asks for the trained length it gets that of the source.
+    A public checkpoint's tokenizer reads the text.
 
     Raises:
       SpecError: a field of `model` that was set to something else; an extension that does not fit; weights that the new

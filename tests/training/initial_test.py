@@ -67,7 +67,8 @@ def test_an_encoding_given_replaces_that_of_the_source(tmp_path, source):
 
 
 def test_weights_are_those_of_the_source_and_all_of_them_train(tmp_path, source):
-    directory = train(continued(tmp_path, source, init__extend='pi(factor=2.0)', train__save_every=1, train__lr=1e-9, train__weight_decay=0.0))
+    fields = dict(init__extend='pi(factor=2.0)', train__lr=1e-9, train__weight_decay=0.0)
+    directory = train(continued(tmp_path, source, train__save_every=1, **fields))
     before = leaves(restore_model(source)[1])
     config, model, step = restore_model(directory, 1)
     assert (step, config.init.source) == (1, str(source))
@@ -76,7 +77,7 @@ def test_weights_are_those_of_the_source_and_all_of_them_train(tmp_path, source)
     assert all(np.allclose(before[name], after[name], atol=1e-8) for name in before)
     assert changed(before, after)
     loss = [json.loads(line)['loss'] for line in (directory / 'metrics.jsonl').read_text().splitlines() if 'loss' in line]
-    again = train(continued(tmp_path / 'again', source, init__extend='pi(factor=2.0)', train__lr=1e-9, train__weight_decay=0.0))
+    again = train(continued(tmp_path / 'again', source, **fields))
     assert loss[0] == json.loads((again / 'metrics.jsonl').read_text().splitlines()[0])['loss']
 
 
@@ -84,7 +85,8 @@ def test_adapters_train_and_the_rest_stays(tmp_path, source):
     fields = dict(model__lora_rank=2, model__lora_alpha=4.0, train__tune='adapters', train__length=16)
     directory = train(continued(tmp_path, source, encoding='learned_absolute(max_len=16) | rope()', **fields))
     before, after = leaves(restore_model(source)[1]), leaves(restore_model(directory)[1])
-    assert {name.split('.')[-3] if 'adapters' in name else name for name in changed(before, after)} == {'adapters', 'shared.0.vectors'}
+    moved = {name.split('.')[-3] if 'adapters' in name else name for name in changed(before, after)}
+    assert moved == {'adapters', 'shared.0.vectors'}
     assert all(after[name].any() for name in after if name.endswith('.up'))
     _, model, _ = restore_model(directory)
     tokens = jnp.arange(12)[None]
@@ -115,7 +117,8 @@ def test_a_public_checkpoint_is_continued_with_its_tokenizer(tmp_path):
     alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = tokenizers.Tokenizer(models.BPE(alphabet, []))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    cfg = TransformerConfig(vocab_size=256, train_len=16, layers=2, width=16, heads=4, kv_heads=2, mlp='swiglu', encoding='rope()')
+    sizes = dict(vocab_size=256, train_len=16, layers=2, width=16, heads=4, kv_heads=2)
+    cfg = TransformerConfig(**sizes, mlp='swiglu', encoding='rope()')
     model = Transformer(cfg, rngs=nnx.Rngs(3))
     public = export_pretrained(model, tmp_path / 'public', tokenizer=tokenizer)
     fields = dict(init__extend='yarn(factor=2.0)', train__lr=1e-9, train__weight_decay=0.0, train__save_every=1)
@@ -149,6 +152,7 @@ def test_errors_come_before_any_training(tmp_path, source, fields, message):
 
 
 def test_weights_without_a_place_are_an_error(tmp_path, source):
-    learned = train(tiny.config(tmp_path, name='learned', encoding='learned_absolute(max_len=32) | rope()', train__steps=1, train__warmup=1))
+    encoding = 'learned_absolute(max_len=32) | rope()'
+    learned = train(tiny.config(tmp_path, name='learned', encoding=encoding, train__steps=1, train__warmup=1))
     with pytest.raises(SpecError, match=r'shared.0.vectors is \(32, 16\) in .*learned and absent in the model'):
         train(continued(tmp_path, learned, encoding='rope(base=3.0)'))
