@@ -1,10 +1,11 @@
-"""Continues a run of ours at four times its length, with YaRN: the same weights, all of them trained on, a short while.
+"""Continues a run of ours at 512 tokens with YaRN of factor 4 (for the quickstart, trained at 128): all weights train on.
 
 Command:  python train.py --config=configs/extend.py --config.init.source=runs/language-pydoc_topics-rope-s0 \
               [--config.init.extend='pi(factor=4.0)'] [--config.name=NAME]
 Others:   PI, ABF (`abf()`) and LongRoPE (`longrope(...)`, factors from `python -m posenc_jax.rotation.search`) in the same
-          place. PSC trains calibrations and adapters, the rest frozen: --config.encoding='psc() | rope()'
-          --config.model.lora_rank=8 --config.train.tune=adapters --config.train.lr=2e-4.
+          place. PSC trains calibrations and adapters, the rest frozen: --config.init.extend='psc() | pi(factor=4.0)'
+          --config.model.lora_rank=8 --config.train.tune=adapters --config.train.lr=2e-4. Another source wants its own
+          --config.train.length and factor.
 Time:     see docs/results/pretrained_extension.md.
 Papers:   PI: 1000 steps; YaRN: 400; LongRoPE: 400 at half the target, then the factors of the target and 600 more (two
           runs, the second with the first as its source). All with AdamW (b2 0.95), lr 2e-5, 20 steps of warm-up, no weight

@@ -61,6 +61,8 @@ def continue_text(
     """
     if tokens < 1 or samples < 1:
         raise SpecError(f'tokens and samples must be at least 1, got {tokens} and {samples}')
+    if not temperature >= 0:
+        raise SpecError(f'temperature must be at least 0, got {temperature}')
     if samples > 1 and temperature == 0:
         raise SpecError(f'temperature=0 makes the {samples} samples equal; give a positive temperature')
     if not prompts or not all(prompts):
@@ -106,8 +108,9 @@ def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B 
 
 
 def _ends(job: Job) -> tuple[int, ...]:
-    """The end-of-text tokens of a public checkpoint: none, one, or several, of which the first ends the generation."""
-    declared = open_source(job.directory).config.get('eos_token_id') if is_pretrained(job.directory) else None
+    """The end-of-text tokens of the public checkpoint that the text is for: none, one, or several, of which the first ends it."""
+    path = job.directory if is_pretrained(job.directory) else job.config.data.tokenizer
+    declared = open_source(path).config.get('eos_token_id') if path else None
     return () if declared is None else tuple(declared) if isinstance(declared, list) else (declared,)
 
 

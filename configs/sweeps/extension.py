@@ -31,7 +31,7 @@ FINE_TUNED = {
     'longrope': {'init.extend': 'LONGROPE'},
     'xpos_abf': {'init.extend': '', 'encoding': 'xpos_abf()'},
     'pi_adapters': {'init.extend': 'pi(factor=4.0)', **ADAPTERS},
-    'pi_psc': {'init.extend': 'pi(factor=4.0)', 'encoding': 'psc() | rope()', **ADAPTERS},
+    'pi_psc': {'init.extend': 'psc() | pi(factor=4.0)', **ADAPTERS},
 }
 BUDGET = ('--population=32', '--parents=16', '--mutations=8', '--crossovers=8', '--iterations=17')  # 300 genomes
 EVALUATION = (

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.families import Bias, signed_distance

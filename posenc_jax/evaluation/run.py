@@ -89,6 +89,8 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     directory, _, extension = run.partition('|')
     directory = pathlib.Path(directory.strip())
     if extension:
+        if overrides.get('extend'):
+            raise SpecError(f'{run} names an extension and config.extend={overrides["extend"]!r} another; leave one out')
         overrides = {**overrides, 'extend': extension.strip()}
     if is_pretrained(directory):
         return _prepare_pretrained(directory, overrides)
@@ -148,7 +150,6 @@ def _evaluate(job: Job) -> RunResult:
         settings={k: v for k, v in configs.fields_of(config).items() if not k.startswith(incidental)},
         measurements=tuple(measurements),
     )
-
 
 
 def _measure(job: Job, model: Transformer) -> list[Measurement]:

@@ -24,10 +24,14 @@ from posenc_jax.core.registry import Card, Promises, register
 class Window(Mask):
     """Keys at most `size - 1` tokens away in the sequence; combines with causal or full attention.
 
+    With `aligned`, keys of the query's own block of `size` tokens and of the neighbouring ones: with causal attention between
+    `size + 1` and `2 size` keys, the blockwise causal attention of xPos (arXiv 2212.10554, block half the trained length).
+
     Differs from the paper: `size` counts one side and the query itself, and there is neither dilation nor global tokens.
 
     Args:
-      size: tokens visible on one side, the query included; at least 1.
+      size: tokens visible on one side, the query included, or of a block; at least 1.
+      aligned: blocks at multiples of `size` in the document instead of a window around the query.
 
     Raises:
       ValueError: size below 1.
@@ -41,14 +45,17 @@ class Window(Mask):
       [1, 2, 2]
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, aligned: bool = False):
         if size < 1:
             raise ValueError(f'window size must be at least 1, got {size}')
-        self.size = size
+        self.size, self.aligned = size, aligned
 
     def allow(self, tq, tk):
-        distance = tq.index[:, :, None] - tk.index[:, None, :]
-        return (abs(distance) < self.size)[:, None]
+        number = (lambda tok: tok.order // self.size) if self.aligned else (lambda tok: tok.index)
+        distance = number(tq)[:, :, None] - number(tk)[:, None, :]
+        return (abs(distance) < (2 if self.aligned else self.size))[:, None]
 
     def may_see(self, tq, tk):
+        if self.aligned:
+            return (tk.order_high > tq.order_low - 2 * self.size) & (tk.order_low < tq.order_high + 2 * self.size)
         return (tk.index_high > tq.index_low - self.size) & (tk.index_low < tq.index_high + self.size)

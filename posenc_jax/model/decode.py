@@ -207,7 +207,7 @@ def generate(
     capacity = total if capacity is None else capacity
     if total > capacity:
         raise ValueError(f'{length} prompt tokens and {max_new_tokens} new ones do not fit a cache of {capacity}')
-    if temperature < 0:
+    if not temperature >= 0:
         raise ValueError(f'temperature must be at least 0, got {temperature}')
     if temperature > 0 and key is None:
         raise ValueError(f'temperature={temperature} draws at random and needs a key; temperature=0 takes the most probable')

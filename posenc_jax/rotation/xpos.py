@@ -73,7 +73,7 @@ class XPos(Encoding):
     around a position inside the tile that is being computed, not around half the sequence, so it neither overflows at any
     length (only where one tile of a few hundred tokens spans some 70 S positions; then NaN shows it) nor changes when a
     sequence grows; the default layout is 'half'. The paper's blockwise causal attention at
-    evaluation is the mask `window`, chained.
+    evaluation is the mask `window(size=BLOCK, aligned=True)`, chained.
 
     Args:
       base: of the frequencies.

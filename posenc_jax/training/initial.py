@@ -16,8 +16,8 @@ from posenc_jax.extension import extended_spec
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
 from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.sources import open_source
-from posenc_jax.model.sharding import param_shardings
 from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.rotation.rope import Rotary
 from posenc_jax.training import config as configs
 from posenc_jax.training import defaults
 from posenc_jax.training.checkpoint import Checkpoints, restore_model
@@ -62,13 +62,14 @@ def open_initial(path: str) -> Initial:
 def resolve(config: ConfigDict) -> ConfigDict:
     """A copy of a config in which what `init.source` settles is filled in; the config itself where there is no source.
 
-    `model` becomes that of the source, and so does `encoding` unless the config has one of its own. `init.extend` is written
-    into the encoding (and empty from then on), and where the encoding asks for the trained length it gets that of the source.
-    A public checkpoint's tokenizer reads the text.
+    `model` becomes that of the source, and so does `encoding` unless the config has one of its own (the default is none).
+    `init.extend` is written into the encoding (and empty from then on): context extensions as `extend` takes them, and
+    encodings that come in front, such as 'psc() | pi(factor=4.0)'. Where the encoding asks for the trained length it gets that
+    of the source. A public checkpoint's tokenizer reads the text.
 
     Raises:
-      SpecError: a field of `model` that was set to something else; an extension that does not fit; weights that the new
-        model has no place for.
+      SpecError: a field of `model` that was set to something else; an extension that does not fit, or a training length below
+        that of the source beside one; an encoding that would silently leave out what the rotary one of the source has.
     """
     if not config.init.source:
         if config.init.extend:
@@ -83,8 +84,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if asked not in (usual.model[name], found):
             raise SpecError(f'model.{name} is {asked!r}, but {config.init.source} has {found!r}; leave it out')
         config.model[name] = found
+    if config.init.extend and config.train.length < initial.cfg.train_len:
+        raise SpecError(
+            f'train.length is {config.train.length}, below the {initial.cfg.train_len} that {config.init.source} was trained at: '
+            f'there is nothing to extend; leave out init.extend={config.init.extend!r} or train at a longer length'
+        )
     if config.encoding == usual.encoding and not config.pattern:
         config.encoding, config.pattern = initial.cfg.encoding, initial.cfg.pattern
+    else:
+        _check_rotary(config, initial.cfg)
     if config.share == usual.share:
         config.share = initial.cfg.share
     config.encoding = _written(config.encoding, config.init.extend, initial.cfg.train_len)
@@ -96,8 +104,24 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def _written(encoding: str, extend: str, train_len: int) -> str:
-    encoding = extended_spec(encoding, extend) if extend else encoding
+    nodes = spec_language.parse(extend, ('extension', 'frequencies', 'encoding')).nodes if extend else ()
+    in_front = [str(node) for node in nodes if node.entry.kind == 'encoding']
+    rest = ' | '.join(str(node) for node in nodes if node.entry.kind != 'encoding')
+    encoding = ' | '.join([*in_front, extended_spec(encoding, rest) if rest else encoding])
     return str(spec_language.with_defaults(spec_language.parse(encoding), train_len=train_len))
+
+
+def _check_rotary(config: ConfigDict, cfg: TransformerConfig) -> None:
+    """Whether a rotary encoding that replaces that of the source says everything that the source's says."""
+    rotary = lambda specs: [n for spec in specs for n in spec_language.parse(spec).nodes if n.entry.build is Rotary]
+    theirs, ours = rotary(cfg.specs), rotary(config.pattern or (config.encoding,))
+    for node in ours:
+        for name in theirs[0].arguments if theirs else ():
+            if name not in node.arguments and not (name == 'freqs' and config.init.extend):
+                raise SpecError(
+                    f'{node} leaves out {name!r}, but {config.init.source} has {theirs[0]}: write it out, or keep that encoding '
+                    'and put other parts in front of it, e.g. init.extend="psc()"'
+                )
 
 
 def check(config: ConfigDict, cfg: TransformerConfig) -> None:

@@ -46,3 +46,21 @@ def test_blocks_are_ruled_out_only_where_no_pair_is_near():
 def test_wrong_input():
     with pytest.raises(SpecError, match='window size must be at least 1, got 0'):
         pj.make('window(size=0)')
+
+
+def test_aligned_blocks_see_themselves_and_the_block_before():
+    assert mask('window(size=2, aligned=True)', True, length=8).sum(-1).tolist() == [1, 2, 3, 4, 3, 4, 3, 4]
+    assert mask('window(size=2, aligned=True)', False, length=6).sum(-1).tolist() == [4, 4, 6, 6, 4, 4]
+    packed = mask('window(size=2, aligned=True)', True, segment=[[1, 1, 1, 2, 2, 2, 2, 2]])
+    assert packed.sum(-1).tolist() == [1, 2, 3, 1, 2, 3, 4, 3]
+
+
+def test_aligned_blocks_are_ruled_out_only_where_no_pair_is_near():
+    tok, window = pj.Tokens.of(length=24), pj.make('window(size=3, aligned=True)')
+    seen, hidden = np.asarray(window.mask(tok, tok)[0, 0]), 0
+    for q in range(0, 24, 4):
+        for k in range(0, 24, 4):
+            may = bool(window.may_see(bounds(tok.slice(q, 4)), bounds(tok.slice(k, 4))))
+            assert may or not seen[q : q + 4, k : k + 4].any()
+            hidden += not may
+    assert hidden

@@ -1,6 +1,5 @@
 """Checkpoints: what is read is what was written, and damage is noticed."""
 
-import dataclasses
 import gc
 import pathlib
 import shutil

@@ -51,6 +51,7 @@ def changed(before, after):
         ('yarn(factor=2.0)', 'rope(freqs=yarn(factor=2.0, train_len=16))'),
         ('abf(base=500.0)', 'rope(freqs=abf(base=500.0))'),
         ('longrope(long=(1.0, 2.0), factor=2.0)', 'rope(freqs=longrope(long=(1.0, 2.0), factor=2.0, train_len=16))'),
+        ('psc() | pi(factor=2.0)', 'psc() | rope(freqs=pi(factor=2.0))'),
         ('pi(factor=2.0) | lm_infinite()', 'lm_infinite(encoding=rope(freqs=pi(factor=2.0)), train_len=16)'),
     ],
 )
@@ -134,6 +135,7 @@ def test_a_public_checkpoint_is_continued_with_its_tokenizer(tmp_path):
     'fields, message',
     [
         (dict(init__source='nowhere'), 'no such run or checkpoint: nowhere'),
+        (dict(init__extend='pi(factor=2.0)', train__length=8), 'train.length is 8, below the 16 that .* was trained at'),
         (dict(init__source='', init__extend='pi(factor=2.0)'), 'init.source, which is empty'),
         (dict(model__layers=3), r'model.layers is 3, but .* has 2; leave it out'),
         (dict(init__extend='yran(factor=2.0)'), "did you mean 'yarn'"),
@@ -149,6 +151,15 @@ def test_errors_come_before_any_training(tmp_path, source, fields, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(continued(tmp_path, fields.pop('init__source'), **fields))
     assert not (tmp_path / 'next' / 'checkpoints').exists() or not list((tmp_path / 'next' / 'checkpoints').iterdir())
+
+
+def test_an_encoding_may_not_leave_out_what_the_rotary_one_of_the_source_says(tmp_path):
+    based = train(tiny.config(tmp_path, name='based', encoding='rope(base=500.0)', train__steps=1, train__warmup=1))
+    with pytest.raises(SpecError, match=r"rope\(\) leaves out 'base', but .* has rope\(base=500.0\)"):
+        initial.resolve(continued(tmp_path, based, encoding='psc() | rope()'))
+    kept = initial.resolve(continued(tmp_path, based, init__extend='psc()'))
+    assert kept.encoding == 'psc() | rope(base=500.0)'
+    assert initial.resolve(continued(tmp_path, based, encoding='rope(base=7.0)')).encoding == 'rope(base=7.0)'
 
 
 def test_weights_without_a_place_are_an_error(tmp_path, source):

@@ -70,6 +70,10 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
         return ARCHITECTURES[kind](config, where)
     except KeyError as error:
         raise PretrainedError(f'{where}: the config of a {kind} model lacks {error}') from None
+    except PretrainedError:
+        raise
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise PretrainedError(f'{where}: the config of this {kind} model has a value that does not fit: {error}') from error
 
 
 def _refuse(config, where, **expected):
@@ -85,15 +89,18 @@ def _heads(config):
     return heads, config.get('num_key_value_heads') or heads, config.get('head_dim') or config['hidden_size'] // heads
 
 
-def _windows(config, spec: str, layers: int) -> tuple[str, ...]:
+def _windows(config, spec: str, layers: int, where) -> tuple[str, ...]:
     """The encoding of each layer of one period: with a sliding window where the config says so."""
-    size = config.get('sliding_window')
+    size, kind = config.get('sliding_window'), config['model_type']
     kinds = config.get('layer_types')
-    if size is None or config.get('use_sliding_window') is False:
+    if unknown := sorted(set(kinds or ()) - {'full_attention', 'sliding_attention'}):
+        raise PretrainedError(f'{where}: layer_types has {unknown[0]!r}, expected full_attention or sliding_attention')
+    used = config.get('use_sliding_window', kind != 'qwen2') and kind != 'llama'  # Llama's window is not one of the family
+    if size is None or not used:
         return (spec,)
     windowed = f'{spec} | window(size={size})'
     if kinds is None:  # Qwen2: the first max_window_layers layers see everything
-        first = config.get('max_window_layers', 0) if config['model_type'] == 'qwen2' else 0
+        first = config.get('max_window_layers', 0) if kind == 'qwen2' else 0
         kinds = ['full_attention'] * first + ['sliding_attention'] * (layers - first)
     specs = [windowed if kind == 'sliding_attention' else spec for kind in kinds]
     for period in range(1, layers + 1):
@@ -125,7 +132,7 @@ def _llama(config, where) -> Architecture:
         config[name] for name in ('hidden_size', 'num_hidden_layers', 'intermediate_size', 'vocab_size')
     )
     heads, kv_heads, head_dim = _heads(config)
-    pattern = _windows(config, rope_spec(config, where), layers)
+    pattern = _windows(config, rope_spec(config, where), layers, where)
     tie = bool(config.get('tie_word_embeddings', False))
     cfg = TransformerConfig(
         vocab_size=vocabulary,

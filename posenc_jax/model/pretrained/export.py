@@ -13,16 +13,22 @@ from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.load import leaf_of, name_of_variable
 from posenc_jax.model.pretrained.sources import PretrainedError
 from posenc_jax.model.transformer import Transformer
+from posenc_jax.rotation.frequencies.abf import ABF
+from posenc_jax.rotation.frequencies.dynamic_ntk import DynamicNTK
+from posenc_jax.rotation.frequencies.llama3_rope import Llama3RoPE
+from posenc_jax.rotation.frequencies.longrope import LongRoPE
+from posenc_jax.rotation.frequencies.ntk_aware import NTKAware, ntk_aware_base
 from posenc_jax.rotation.frequencies.pi import PI
+from posenc_jax.rotation.frequencies.yarn import YaRN
 from posenc_jax.rotation.rope import Rotary
 
 
 def export_pretrained(model: Transformer, path: str | pathlib.Path, *, tokenizer: Any = None) -> pathlib.Path:
     """Writes `config.json` and `model.safetensors` (and `tokenizer.json`), which `transformers` and `load_pretrained` read.
 
-    A decoder with RMSNorm, SwiGLU and `rope()` (any base; plain or `pi` frequencies) becomes a Llama; one with LayerNorm
-    and biases everywhere a GPT-2 if it has `learned_absolute()` and the tanh form of gelu. An untied model's embedding
-    scale is multiplied into the table.
+    A decoder with RMSNorm, SwiGLU and `rope()` (any base; plain, `pi`, `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope` or `longrope`
+    frequencies) becomes a Llama; one with LayerNorm and biases everywhere a GPT-2 if it has `learned_absolute()` and the tanh
+    form of gelu. An untied model's embedding scale is multiplied into the table.
 
     Args:
       model: what to export.
@@ -71,7 +77,11 @@ def _config(model: Transformer) -> dict[str, Any]:
             'train with model.tie=False or model.embedding_scale=1.0'
         )
     shared = dict(vocab_size=cfg.vocab_size, tie_word_embeddings=cfg.tie, torch_dtype='float32')
-    parts = [part for part in model.encoding(0, model.blocks[0]).parts if part.card.door != 'mask']
+    if cfg.lora_rank:
+        raise PretrainedError(f'adapters (model.lora_rank={cfg.lora_rank}) have no place there; export model.merged()')
+    if cfg.embedding_norm:
+        raise PretrainedError('a norm behind the embedding (model.embedding_norm) is not exported')
+    parts = [part for part in model.encoding(0, model.blocks[0]).parts if part.card.key not in ('causal', 'document')]
     keys = [part.card.key for part in parts if part.card.key != 'nope']
     if cfg.mlp == 'swiglu' and cfg.norm == 'rmsnorm' and cfg.bias == 'none' and keys == ['rope'] and not cfg.parallel:
         return {
@@ -117,6 +127,31 @@ def _rope(part: Rotary) -> dict[str, Any]:
         raise PretrainedError(f"Llama has rope in layout 'half' over whole heads, got {part.layout!r}, partial={part.partial}")
     if part.freqs is None:
         return {'rope_theta': part.base}
-    if isinstance(part.freqs, PI):
-        return {'rope_theta': part.base, 'rope_scaling': {'rope_type': 'linear', 'factor': part.freqs.factor}}
-    raise PretrainedError(f'plain rope and pi are exported, got rope(freqs={part.freqs})')
+    if isinstance(part.freqs, ABF):
+        return {'rope_theta': part.freqs.base}
+    if isinstance(part.freqs, NTKAware):
+        return {'rope_theta': ntk_aware_base(part.rotary_dim, part.base, part.freqs.factor)}
+    # The dynamic rule of transformers takes this for the trained length.
+    length = {'max_position_embeddings': part.freqs.train_len} if isinstance(part.freqs, DynamicNTK) else {}
+    return {'rope_theta': part.base, 'rope_scaling': _scaling(part.freqs), **length}
+
+
+def _scaling(freqs: Any) -> dict[str, Any]:
+    """What `scaling.rope_spec` reads as this rule."""
+    original = {'original_max_position_embeddings': getattr(freqs, 'train_len', None)}
+    match freqs:
+        case PI():
+            return {'rope_type': 'linear', 'factor': freqs.factor}
+        case DynamicNTK():
+            return {'rope_type': 'dynamic', 'factor': freqs.factor, **original}
+        case YaRN(dynamic=False, ramp='index'):
+            names = ('beta_fast', 'beta_slow', 'truncate', 'attention_factor', 'mscale', 'mscale_all_dim')
+            given = {name: getattr(freqs, name) for name in names if getattr(freqs, name) is not None}
+            return {'rope_type': 'yarn', 'factor': freqs.factor, **original, **given}
+        case Llama3RoPE():
+            borders = {'low_freq_factor': freqs.low_freq_factor, 'high_freq_factor': freqs.high_freq_factor}
+            return {'rope_type': 'llama3', 'factor': freqs.factor, **original, **borders}
+        case LongRoPE(dynamic=False, start=0, mode='length'):
+            lists = {'long_factor': list(freqs.long), 'short_factor': list(freqs.long if freqs.short is None else freqs.short)}
+            return {'rope_type': 'longrope', 'factor': freqs.factor, 'attention_factor': freqs.temperature, **original, **lists}
+    raise PretrainedError(f'transformers has no such frequencies: rope(freqs={freqs})')

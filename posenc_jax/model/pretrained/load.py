@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.architectures import Architecture, Leaf, describe
-from posenc_jax.model.pretrained.sources import PretrainedError, Source, open_source
+from posenc_jax.model.pretrained.sources import PretrainedError, Source, UnknownTokenizerError, check_tokenizer, open_source
 from posenc_jax.model.sharding import make_mesh, param_shardings
 from posenc_jax.model.transformer import Transformer
 
@@ -26,7 +25,7 @@ class Pretrained:
 
     Attributes:
       model: with the encoding, and the context extension, that the checkpoint declares.
-      tokenizer: a `tokenizers.Tokenizer`, or None where the checkpoint has none.
+      tokenizer: a `tokenizers.Tokenizer`, or None where the checkpoint has none, or one of a kind that is not read.
       config: of the checkpoint, under the names of a Hugging Face `config.json`.
     """
 
@@ -57,13 +56,17 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
     source = open_source(path)
     architecture = describe(source.config, source.path)
     cfg = dataclasses.replace(architecture.cfg, dtype=dtype, **changes)
-    tokenizer = source.tokenizer()
-    if tokenizer is not None and tokenizer.get_vocab_size() > cfg.vocab_size:
-        raise PretrainedError(
-            f'{source.path}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {cfg.vocab_size}'
-        )
+    try:
+        tokenizer = source.tokenizer()
+    except UnknownTokenizerError:
+        tokenizer = None
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, cfg.vocab_size, source.path)
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
-    abstract = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
+    try:
+        abstract = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
+    except ValueError as error:  # e.g. a list of factors of the wrong length, which only the width of the heads shows
+        raise PretrainedError(f'{source.path}: {error}') from error
     graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
     readers = _readers(source, architecture, params, len(abstract.blocks))
     shardings = param_shardings(params, mesh)

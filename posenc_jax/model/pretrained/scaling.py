@@ -15,8 +15,13 @@ def trained_length(config: dict[str, Any]) -> int:
     return int(original or config['max_position_embeddings'])
 
 
-def parameters(config: dict[str, Any]) -> dict[str, Any]:
+def parameters(config: dict[str, Any], where: object = 'the checkpoint') -> dict[str, Any]:
     """`rope_parameters` (new checkpoints) or `rope_theta`, `partial_rotary_factor` and `rope_scaling` (older ones), joined."""
+    for name in ('rope_scaling', 'rope_parameters'):
+        if not isinstance(config.get(name) or {}, dict):
+            raise PretrainedError(f'{where}: {name} is {config[name]!r}, expected an object or null')
+        if any(isinstance(value, dict) for value in (config.get(name) or {}).values()):
+            raise PretrainedError(f'{where}: {name} differs by layer ({", ".join(config[name])}), which is not supported')
     found = {'rope_theta': config.get('rope_theta', config.get('rotary_emb_base', 10000.0))}
     partial = config.get('partial_rotary_factor', config.get('rotary_pct'))
     if partial is not None:
@@ -43,7 +48,7 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
       >>> rope_spec({'rope_theta': 10000.0, 'max_position_embeddings': 2048, 'rope_scaling': {'type': 'linear', 'factor': 2.0}}, '')
       'rope(base=10000.0, freqs=pi(factor=2.0))'
     """
-    found = parameters(config)
+    found = parameters(config, where)
     kind, partial = found['rope_type'], float(found.get('partial_rotary_factor', 1.0))
     if kind not in ROPE_TYPES:
         raise PretrainedError(f'{where}: unknown rope type {kind!r}; {nearest(str(kind), ROPE_TYPES)}')
@@ -63,6 +68,7 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
     elif kind == 'dynamic':
         freqs = f'dynamic_ntk({number("factor")}, {length})'
     elif kind == 'yarn':
+        found.update({name: found.get(name) or None for name in ('mscale', 'mscale_all_dim')})  # 0 is as good as absent there
         extras = optional('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim')
         if found.get('truncate') is not None:
             extras.append(f'truncate={bool(found["truncate"])}')
@@ -76,6 +82,8 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
             lists.append(f'magnitude={float(found["attention_factor"])}')
         freqs = f'longrope({", ".join([*lists, f"factor={float(factor)}", length])})'
     else:
+        if float(found.get('factor') or 1.0) != 1.0:
+            raise PretrainedError(f'{where}: rope type {kind!r} with a factor of {found["factor"]} is not supported, expected 1')
         freqs, partial = f'p_rope(p={partial})', 1.0
     arguments = [f'base={float(found["rope_theta"])}']
     if partial != 1.0:

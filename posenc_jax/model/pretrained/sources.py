@@ -1,6 +1,5 @@
 """What a public checkpoint holds, tensor by tensor: its config in Hugging Face's terms, and lazily read arrays."""
 
-import functools
 import json
 import pathlib
 from typing import Any, Protocol
@@ -10,6 +9,10 @@ import numpy as np
 
 class PretrainedError(ValueError):
     """A checkpoint that cannot be used: the message names file, tensor, what was found and what was expected."""
+
+
+class UnknownTokenizerError(PretrainedError):
+    """A tokenizer of a kind that is not read; the weights beside it may be."""
 
 
 class Source(Protocol):
@@ -65,11 +68,13 @@ class HuggingFace:
     def __init__(self, path: pathlib.Path):
         self.path = path
         self.config = _json(path / 'config.json')
+        self._opened: dict[pathlib.Path, Any] = {}
+        self._known: dict[pathlib.Path, frozenset[str]] = {}
         index = path / 'model.safetensors.index.json'
         if index.is_file():
             shards = _json(index).get('weight_map')
-            if not isinstance(shards, dict):
-                raise PretrainedError(f"{index} has no 'weight_map'")
+            if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
+                raise PretrainedError(f"{index} has no 'weight_map' from tensors to files")
             self._files = {name: path / file for name, file in shards.items()}
         else:
             single = path / 'model.safetensors'
@@ -79,6 +84,9 @@ class HuggingFace:
         for name, file in self._files.items():
             if name not in self._names(file):
                 raise PretrainedError(f'{file} lacks the tensor {name!r} that {index.name} places there')
+        for file in sorted(set(self._files.values())):
+            if surplus := sorted(self._names(file) - self._files.keys()):
+                raise PretrainedError(f'{file} has a tensor {surplus[0]!r} that {index.name} does not list')
 
     def shapes(self):
         return {name: tuple(self._open(file).get_slice(name).get_shape()) for name, file in self._files.items()}
@@ -97,12 +105,17 @@ class HuggingFace:
         except Exception as error:  # the library raises bare Exceptions
             raise PretrainedError(f'{file} is not a tokenizer: {error}') from None
 
-    @functools.cache
     def _names(self, file: pathlib.Path) -> frozenset[str]:
-        return frozenset(self._open(file).keys())
+        if file not in self._known:
+            self._known[file] = frozenset(self._open(file).keys())
+        return self._known[file]
 
-    @functools.cache
     def _open(self, file: pathlib.Path):
+        if file not in self._opened:
+            self._opened[file] = self._safetensors(file)
+        return self._opened[file]
+
+    def _safetensors(self, file: pathlib.Path):
         import ml_dtypes  # noqa: F401  (numpy learns bfloat16)
         import safetensors
 
@@ -127,8 +140,8 @@ _GGUF_LAYER = {
     'ffn_down': 'mlp.down_proj',
 }
 _GGUF_TOP = {'token_embd': 'model.embed_tokens', 'output_norm': 'model.norm', 'output': 'lm_head'}
-# Published by converters beside the weights; they follow from the config.
-_GGUF_DERIVED = ('rope_freqs.weight',)
+# Factors that divide the rotary frequencies, which converters of Llama 3 write in place of its declared scaling.
+_GGUF_FACTORS = 'rope_freqs.weight'
 
 
 class GGUF:
@@ -150,7 +163,7 @@ class GGUF:
             raise PretrainedError(f'{path}: GGUF files of architecture llama are read, this one is {architecture!r}')
         self._tensors = {}
         for tensor in self._reader.tensors:
-            if tensor.name not in _GGUF_DERIVED:
+            if tensor.name != _GGUF_FACTORS:
                 self._tensors[self._name(tensor.name)] = tensor
         heads = self._field('llama.attention.head_count')
         width = self._field('llama.embedding_length')
@@ -175,6 +188,11 @@ class GGUF:
         }
 
     def _scaling(self):
+        factors = [tensor.data for tensor in self._reader.tensors if tensor.name == _GGUF_FACTORS]
+        if factors and not np.all(factors[0] == 1):
+            one = [float(factor) for factor in np.asarray(factors[0], np.float64).ravel()]
+            lists = {'long_factor': one, 'short_factor': one}
+            return {'rope_scaling': {'rope_type': 'longrope', 'attention_factor': 1.0, 'factor': 1.0, **lists}}
         kind, factor = self._field('llama.rope.scaling.type', 'none'), self._field('llama.rope.scaling.factor', 1.0)
         if kind == 'none' or factor == 1.0:
             return {}
@@ -218,20 +236,23 @@ class GGUF:
 
     def tokenizer(self):
         if self._field('tokenizer.ggml.model') != 'gpt2':
-            raise PretrainedError(
+            raise UnknownTokenizerError(
                 f'{self.path}: byte-level BPE tokenizers (gpt2) are read, this one is {self._field("tokenizer.ggml.model")!r}'
             )
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
         tokens = self._field('tokenizer.ggml.tokens')
         merges = [tuple(merge.split(' ', 1)) for merge in self._field('tokenizer.ggml.merges')]
-        tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+        try:
+            tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+        except Exception as error:  # the library raises bare Exceptions
+            raise PretrainedError(f'{self.path}: the tokenizer cannot be built: {error}') from None
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         style = self._field('tokenizer.ggml.pre', 'default')
         if style == 'smollm':
             byte_level = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
         elif style not in ('default', 'gpt-2'):
-            raise PretrainedError(f"{self.path}: pre-tokenizers smollm and gpt-2 are known, this one is {style!r}")
+            raise UnknownTokenizerError(f"{self.path}: pre-tokenizers smollm and gpt-2 are known, this one is {style!r}")
         tokenizer.pre_tokenizer = byte_level
         tokenizer.decoder = decoders.ByteLevel()
         special = [token for token, kind in zip(tokens, self._field('tokenizer.ggml.token_type')) if kind == 3]
@@ -249,3 +270,14 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise PretrainedError(f'{file} holds a {type(found).__name__}, expected an object')
     return found
+
+
+def check_tokenizer(tokenizer: Any, vocab_size: int, where: object) -> None:
+    """Whether every id that a tokenizer gives is a row of the embedding table.
+
+    Raises:
+      PretrainedError: names the largest id and the size of the table.
+    """
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= vocab_size:
+        raise PretrainedError(f'{where}: the tokenizer has ids up to {largest}, the vocabulary of the model ends at {vocab_size - 1}')

@@ -44,13 +44,14 @@ class Tokens:
     """
 
     def __init__(self, path: str):
-        from posenc_jax.model.pretrained.sources import PretrainedError, open_source
+        from posenc_jax.model.pretrained.sources import PretrainedError, check_tokenizer, open_source
 
         source = open_source(path)
         self._tokenizer = source.tokenizer()
         if self._tokenizer is None:
             raise PretrainedError(f'{path} has no tokenizer.json, so no text can be read for it')
         self.size = source.config['vocab_size']
+        check_tokenizer(self._tokenizer, self.size, path)
         self.bytes_of = _bytes_of(self._tokenizer, self.size)
 
     def encode(self, text):

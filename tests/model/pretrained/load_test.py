@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import PretrainedError, export_pretrained, load_pretrained
+from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.pretrained.scaling import rope_spec, trained_length
 
 LLAMA = dict(vocab_size=13, train_len=16, layers=2, width=24, heads=3, kv_heads=1, mlp='swiglu', mlp_width=20, encoding='rope()')
@@ -31,6 +33,17 @@ def llama(tmp_path):
     return export_pretrained(model_of(**LLAMA), tmp_path / 'llama')
 
 
+RULES = (
+    'rope(base=500.0, freqs=pi(factor=2.0))',
+    'rope(base=500.0, freqs=ntk_aware(factor=2.0))',
+    'rope(freqs=abf(base=700.0))',
+    'rope(freqs=dynamic_ntk(factor=2.0, train_len=4))',
+    'rope(base=500.0, freqs=yarn(factor=4.0, train_len=8, beta_fast=16.0, mscale=1.0, mscale_all_dim=0.5))',
+    'rope(freqs=llama3_rope(factor=4.0, train_len=8, low_freq_factor=1.0, high_freq_factor=3.0))',
+    'rope(freqs=longrope(long=(1.0, 2.0, 2.5, 4.0), short=(1.0, 1.0, 1.0, 1.5), factor=4.0, train_len=4))',
+)
+
+
 def change(path, **fields):
     file = path / 'config.json'
     config = {**json.loads(file.read_text()), **fields}
@@ -38,14 +51,15 @@ def change(path, **fields):
 
 
 @pytest.mark.parametrize(
-    'fields', [LLAMA, {**LLAMA, 'tie': True, 'embedding_scale': 1.0}, {**LLAMA, 'encoding': 'rope(base=500.0, freqs=pi(factor=2.0))'}, GPT2],
-    ids=['llama', 'llama-tied', 'llama-pi', 'gpt2'],
+    'fields', [LLAMA, {**LLAMA, 'tie': True, 'embedding_scale': 1.0}, GPT2, *({**LLAMA, 'encoding': rule} for rule in RULES)],
+    ids=['llama', 'llama-tied', 'gpt2', *(rule.partition('freqs=')[2].partition('(')[0] for rule in RULES)],
 )  # fmt: skip
 def test_what_is_exported_is_read_back(fields, tmp_path):
     model = model_of(**fields)
     found = load_pretrained(export_pretrained(model, tmp_path))
     np.testing.assert_allclose(found.model(TOKENS), model(TOKENS), atol=2e-5)
-    assert found.tokenizer is None and found.model.cfg.train_len == 16
+    declared = re.search(r'train_len=(\d+)', fields['encoding'])
+    assert found.tokenizer is None and found.model.cfg.train_len == (int(declared[1]) if declared else 16)
 
 
 def test_shards_are_read_like_one_file(llama):
@@ -110,6 +124,14 @@ def truncate(path):
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def surplus_in_a_shard(path):
+    tensors = load_file(path / 'model.safetensors')
+    save_file({**tensors, 'stray': np.zeros(2, np.float32)}, path / 'model-1.safetensors')
+    (path / 'model.safetensors').unlink()
+    index = {'weight_map': dict.fromkeys(tensors, 'model-1.safetensors')}
+    (path / 'model.safetensors.index.json').write_text(json.dumps(index))
+
+
 def big_tokenizer(path):
     from tokenizers import Tokenizer, models
 
@@ -132,7 +154,18 @@ UP = 'model.layers.1.mlp.up_proj.weight'
         (drop(UP), rf"lacks the tensor '{UP}' \(20, 24\)"),
         (add('model.layers.2.mlp.up_proj.weight', (20, 24)), r"has a tensor 'model.layers.2.mlp.up_proj.weight' \(20, 24\)"),
         (truncate, r'model.safetensors is damaged or not a safetensors file \(\d+ bytes\)'),
-        (big_tokenizer, 'the tokenizer has 20 tokens, the model 13'),
+        (big_tokenizer, 'the tokenizer has ids up to 19, the vocabulary of the model ends at 12'),
+        (lambda path: change(path, rope_scaling='yarn'), "rope_scaling is 'yarn', expected an object or null"),
+        (lambda path: change(path, rope_parameters={'full_attention': {'rope_type': 'yarn'}}), 'rope_parameters differs by layer'),
+        (lambda path: change(path, rope_scaling={'type': 'linear', 'factor': 'two'}), "llama.*does not fit: .*'two'"),
+        (lambda path: change(path, rope_scaling={'type': 'proportional', 'factor': 2.0}), 'factor of 2.0 is not supported'),
+        (
+            lambda path: change(path, rope_scaling=dict(type='longrope', long_factor=[1.0], short_factor=[1.0, 2.0], factor=2.0)),
+            'llama.*1 long factors and 2 short ones',
+        ),
+        (lambda path: change(path, hidden_size='a'), 'the config of this llama model has a value that does not fit'),
+        (lambda path: change(path, layer_types=['odd', 'full_attention']), "layer_types has 'odd'"),
+        (surplus_in_a_shard, "has a tensor 'stray' that model.safetensors.index.json does not list"),
         (lambda path: (path / 'config.json').write_text('{'), 'config.json is not JSON'),
     ],
 )
@@ -161,7 +194,11 @@ def test_what_is_no_checkpoint(tmp_path):
     [
         ({**LLAMA, 'tie': True}, 'the tied table is multiplied by 4.899'),
         ({**LLAMA, 'encoding': 'alibi()'}, 'no architecture there is a model with .* alibi'),
-        ({**LLAMA, 'encoding': 'rope(freqs=ntk_aware(factor=2.0))'}, 'plain rope and pi are exported'),
+        ({**LLAMA, 'encoding': 'rope(freqs=giraffe(factor=2.0))'}, 'transformers has no such frequencies'),
+        ({**LLAMA, 'encoding': 'rope(freqs=yarn(dynamic=True))'}, 'transformers has no such frequencies'),
+        ({**LLAMA, 'encoding': 'rope() | window(size=3)'}, 'rope | window'),
+        ({**LLAMA, 'lora_rank': 2}, r'adapters .* export model.merged\(\)'),
+        ({**LLAMA, 'embedding_norm': True}, 'a norm behind the embedding'),
         ({**LLAMA, 'encoding': 'rope(layout="interleaved")'}, "layout 'half' .* got 'interleaved'"),
         ({**LLAMA, 'mlp': 'gelu'}, "mlp='gelu'"),
         ({**LLAMA, 'kind': 'encoder'}, "kind 'encoder'"),
@@ -176,6 +213,10 @@ def test_what_cannot_be_exported_says_why(fields, message, tmp_path):
     'config, spec',
     [
         ({'rope_theta': 5e5}, 'rope(base=500000.0)'),
+        (
+            {'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 16, 'mscale_all_dim': 0}},
+            'rope(base=10000.0, freqs=yarn(factor=4.0, train_len=16))',
+        ),
         ({'rotary_pct': 0.25}, 'rope(base=10000.0, partial=0.25)'),
         ({'rope_parameters': {'rope_type': 'proportional', 'rope_theta': 1e4, 'partial_rotary_factor': 0.5}}, 'rope(base=10000.0, freqs=p_rope(p=0.5))'),
         (
@@ -218,3 +259,44 @@ def test_smollm2_has_the_published_logits_and_tokens():
     new = generate(found.model, jnp.asarray([tokens]), max_new_tokens=16, temperature=0.0)[0, 5:].tolist()
     assert new == [7042, 30, 198, 198, 504, 2988, 314, 42, 216, 34, 32, 33, 40, 29, 32, 33]
     assert found.tokenizer.decode(new).startswith(' Paris.\n\nThe answer is')
+
+
+def write_gguf(path, model='gpt2', factors=None):
+    """A llama file of one layer with four tokens."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, 'llama')
+    writer.add_context_length(32), writer.add_embedding_length(8), writer.add_block_count(1), writer.add_feed_forward_length(12)
+    writer.add_head_count(2), writer.add_layer_norm_rms_eps(1e-5), writer.add_rope_freq_base(1e4)
+    writer.add_tokenizer_model(model), writer.add_token_list(['a', 'b', 'ab', 'd']), writer.add_token_types([1] * 4)
+    writer.add_token_merges(['a b'])
+    rng = np.random.default_rng(0)
+    into = {'attn_q': (8, 8), 'attn_k': (8, 8), 'attn_v': (8, 8), 'attn_output': (8, 8), 'ffn_gate': (12, 8), 'ffn_up': (12, 8)}
+    for name, shape in {**into, 'ffn_down': (8, 12), 'attn_norm': (8,), 'ffn_norm': (8,)}.items():
+        writer.add_tensor(f'blk.0.{name}.weight', rng.normal(size=shape).astype(np.float32))
+    writer.add_tensor('token_embd.weight', rng.normal(size=(4, 8)).astype(np.float32))
+    writer.add_tensor('output_norm.weight', np.ones(8, np.float32))
+    if factors is not None:
+        writer.add_tensor('rope_freqs.weight', np.asarray(factors, np.float32))
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+    return path
+
+
+def test_factors_in_a_gguf_file_divide_the_frequencies(tmp_path):
+    pytest.importorskip('gguf')
+    plain = load_pretrained(write_gguf(tmp_path / 'plain.gguf')).model
+    ones = load_pretrained(write_gguf(tmp_path / 'ones.gguf', factors=[1.0, 1.0])).model
+    found = load_pretrained(write_gguf(tmp_path / 'scaled.gguf', factors=[1.0, 8.0])).model
+    assert plain.cfg.encoding == ones.cfg.encoding == 'rope(base=10000.0)'
+    (part,) = [part for part in found.shared if hasattr(part, 'frequencies')]
+    inv_freq, m = part.frequencies(jnp.array([[7]]))
+    np.testing.assert_allclose(np.broadcast_to(inv_freq, (1, 1, 2))[0, 0], [1.0, 0.01 / 8], rtol=1e-6)
+    assert np.all(np.asarray(m) == 1.0)
+
+
+def test_a_tokenizer_of_an_unknown_kind_leaves_the_weights_readable(tmp_path):
+    pytest.importorskip('gguf')
+    found = load_pretrained(write_gguf(tmp_path / 'spm.gguf', model='llama'))
+    assert found.tokenizer is None and found.model(jnp.array([[0, 1, 2]])).shape == (1, 3, 4)
+    with pytest.raises(PretrainedError, match="byte-level BPE tokenizers .* this one is 'llama'"):
+        open_source(tmp_path / 'spm.gguf').tokenizer()
