@@ -48,7 +48,7 @@ def scaled(kind, **extra):
 # name -> (config class, arguments, whether one pass may be longer than trained)
 MODELS = {
     'llama': ('LlamaConfig', ROPE, True),
-    'llama-untied-mha': ('LlamaConfig', {**ROPE, 'num_key_value_heads': 6, 'tie_word_embeddings': True}, True),
+    'llama-tied-mha': ('LlamaConfig', {**ROPE, 'num_key_value_heads': 6, 'tie_word_embeddings': True}, True),
     'llama-linear': ('LlamaConfig', {**ROPE, **rope('linear', factor=4.0)}, True),
     'llama-dynamic': ('LlamaConfig', {**ROPE, **rope('dynamic', factor=2.0)}, True),
     'llama-yarn': ('LlamaConfig', {**ROPE, **scaled('yarn', beta_fast=8.0)}, True),
