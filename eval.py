@@ -3,8 +3,8 @@
     python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)'] [--config.eval.lengths=64,128] [--out=DIR]
 
 A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (results: runs/NAME/eval).
-Several (repeat --run, or separate by commas) give one comparison. `--config.NAME=VALUE` changes a field of
-the restored configs: any of eval and data, task, and `--config.extend='yarn(factor=4.0)'` for a context extension.
+Several (repeat --run, or separate by commas) give one comparison; --also=DIR adds what an earlier call wrote there.
+`--config.NAME=VALUE` changes a field of the restored configs: any of eval and data, task, and `--config.extend='yarn(factor=4.0)'` for a context extension.
 """
 
 import argparse
@@ -13,12 +13,13 @@ import re
 import sys
 
 
-def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, dict[str, str]]:
-    """Runs, output directory or None, overrides."""
+def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str]]:
+    """Runs, output directory or None, directories of earlier evaluations, overrides."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser('eval.py', description=__doc__, formatter_class=raw)
     parser.add_argument('--run', action='append', required=True, metavar='DIR[,DIR...]', help='run directories')
     parser.add_argument('--out', type=pathlib.Path, metavar='DIR', help='output; default: eval/ in the first run')
+    parser.add_argument('--also', action='append', default=[], type=pathlib.Path, metavar='DIR', help='an earlier --out, to compare')
     known, rest = parser.parse_known_args(argv)
     from posenc_jax.evaluation.overrides import read_overrides
 
@@ -29,18 +30,22 @@ def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, dict[str
     runs = [run.strip() for text in known.run for run in re.split(r',(?![^()]*\))', text) if run.strip()]
     if not runs:
         parser.error('--run names no directory')
-    return runs, known.out, overrides
+    return runs, known.out, known.also, overrides
 
 
 def main(argv: list[str]) -> int:
-    runs, out, overrides = arguments(argv)
-    from posenc_jax.evaluation.results import print_tables
+    runs, out, earlier, overrides = arguments(argv)
+    from posenc_jax.evaluation.results import print_tables, read
     from posenc_jax.evaluation.run import evaluate, home_of
 
+    written: list[list[pathlib.Path]] = []
     try:
-        results = evaluate(runs, overrides)
+        out = out or home_of(runs[0]) / 'eval'
+        also = [run for directory in earlier for run in read(directory)]
+        # Written after every run: what was measured is not lost where a later run is interrupted.
+        results = evaluate(runs, overrides, also=also, after=lambda found: written.append(found.write(out)))
         print_tables(results)
-        for path in results.write(out or home_of(runs[0]) / 'eval'):
+        for path in written[-1]:
             print(path)
     except (ValueError, OSError, ImportError) as error:
         print(f'eval.py: {error}', file=sys.stderr)

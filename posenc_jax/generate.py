@@ -19,13 +19,10 @@ from jaxtyping import Int
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import settings
 from posenc_jax.evaluation.overrides import read_overrides
-from posenc_jax.evaluation.run import Job, prepare
+from posenc_jax.evaluation.run import UNASKED, Job, prepare
 from posenc_jax.model.decode import generate
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source
-
-# Nothing is evaluated: the least that `prepare` can check.
-_UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
 
 
 def continue_text(
@@ -67,7 +64,7 @@ def continue_text(
         raise SpecError(f'temperature=0 makes the {samples} samples equal; give a positive temperature')
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
-    job = prepare(run, {**(overrides or {}), **_UNASKED})
+    job = prepare(run, {**(overrides or {}), **UNASKED})
     if not job.task.is_language:
         raise SpecError(f'{job.directory} was trained on {job.config.task}, which is not text; expected a run of language()')
     rows = [job.task.encode(prompt) for prompt in prompts for _ in range(samples)]

@@ -39,7 +39,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     from posenc_jax.analysis.rope_usage import rope_usage, usage_heatmap
     from posenc_jax.analysis.token_distance import distance_heatmap, positional_heads, spearman, token_distance
     from posenc_jax.evaluation.overrides import read_overrides
-    from posenc_jax.evaluation.run import home_of, prepare
+    from posenc_jax.evaluation.run import UNASKED, home_of, prepare
 
     if known.analysis == 'pi_bound':
         out = known.out or pathlib.Path('runs', 'analysis')
@@ -49,7 +49,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
         raise ValueError(f'{known.analysis} looks at a model: give --run=RUN')
     if known.batches < 1 or known.length < 0:
         raise ValueError(f'--batches must be at least 1 and --length positive, got {known.batches} and {known.length}')
-    job = prepare(known.run, read_overrides(rest))
+    job = prepare(known.run, {**read_overrides(rest), **UNASKED})
     if not job.task.is_language:
         raise ValueError(f'{known.run} was trained on {job.config.task}; the analyses read text')
     length = known.length or job.cfg.train_len

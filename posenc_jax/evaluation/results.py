@@ -124,13 +124,44 @@ class Results:
         # JSON has no infinity; an overflowed perplexity is written as null beside its nll.
         finite = [{k: None if v in (float('inf'), float('-inf')) else v for k, v in row.items()} for row in rows]
         lengths = sorted({row['length'] for row in rows})
-        content = {'date': self.date, 'versions': self.versions, 'lengths': lengths, 'results': finite}
+        settings = [run.settings for run in self.runs]
+        content = {'date': self.date, 'versions': self.versions, 'lengths': lengths, 'settings': settings, 'results': finite}
         as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')
         with as_csv.open('w', newline='') as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
         return [as_json, as_csv, *pictures.write(self.series, self.protocols, directory)]
+
+
+def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
+    """The runs of a comparison that `Results.write` wrote.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or something else.
+    """
+    path = pathlib.Path(directory, 'results.json')
+    if not path.is_file():
+        raise FileNotFoundError(f'{directory} holds no results.json of an earlier evaluation')
+    own = [f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements')]
+    measured = [f.name for f in dataclasses.fields(Measurement)]
+    try:
+        content = json.loads(path.read_text())
+        runs: dict[tuple, list[Measurement]] = {}
+        for row in content['results']:
+            row = {**row, 'value': float('inf') if row['value'] is None else row['value']}
+            measurement = Measurement(**{name: row[name] for name in measured if name in row})
+            runs.setdefault(tuple(row[name] for name in own), []).append(measurement)
+        settings = [
+            {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            for fields in content.get('settings') or [{} for _ in runs]
+        ]
+        return tuple(
+            RunResult(**dict(zip(own, key)), settings=fields, measurements=tuple(found))
+            for (key, found), fields in zip(runs.items(), settings, strict=True)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path} was not written by an evaluation: {error!r}') from None
 
 
 def group(runs: Iterable[RunResult]) -> tuple[Series, ...]:

@@ -28,7 +28,17 @@ from posenc_jax.training import config as configs
 from posenc_jax.training import defaults
 
 
-def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | None = None) -> Results:
+# For who only wants the model and the text of a run: the least that `prepare` can check.
+UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
+
+
+def evaluate(
+    runs: Sequence[str | pathlib.Path],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    also: Sequence[RunResult] = (),
+    after: Callable[[Results], Any] = lambda results: None,
+) -> Results:
     """Evaluates runs by the settings of their own configs, as changed by `overrides`.
 
     Everything that can be wrong without reading a checkpoint is checked for all runs first: fields, protocols, lengths
@@ -41,6 +51,8 @@ def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | 
       overrides: dotted names -> values or strings, e.g. {'eval.lengths': (64, 128), 'extend': 'pi(factor=2.0)'}.
         `eval.positions` = 'sampled' lets encodings with random positions draw them at evaluation as in training,
         'first' leaves them to their evaluation rule.
+      also: runs that were evaluated before, see `results.read`, to stand beside these.
+      after: called with what there is after every run, e.g. to write it.
 
     Raises:
       FileNotFoundError: no such run directory.
@@ -54,7 +66,11 @@ def evaluate(runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any] | 
     jobs = [prepare(str(run), overrides or {}) for run in dict.fromkeys(map(str, runs))]
     versions = {'posenc_jax': posenc_jax.__version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-    return Results(tuple(_evaluate(job) for job in jobs), date, versions)
+    results = Results(tuple(also), date, versions)
+    for job in jobs:
+        results = dataclasses.replace(results, runs=(*results.runs, _evaluate(job)))
+        after(results)
+    return results
 
 
 def home_of(run: str) -> pathlib.Path:

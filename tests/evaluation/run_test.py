@@ -13,6 +13,8 @@ import pytest
 import eval as command
 from configs import default
 from posenc_jax.core.registry import SpecError
+from posenc_jax.evaluation import run as evaluation
+from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.training import checkpoint
@@ -234,7 +236,7 @@ def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys):
 
 
 def test_command_line_forms():
-    runs, out, changes = command.arguments(
+    runs, out, also, changes = command.arguments(
         ['--run=a,b | yarn(factor=4, beta_fast=32)', '--run', 'c', '--config.extend=pi(factor=2)', '--out=x']
     )
     assert runs == ['a', 'b | yarn(factor=4, beta_fast=32)', 'c']
@@ -259,3 +261,33 @@ def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path,
     monkeypatch.setattr(checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
     with pytest.raises(ValueError, match='has no checkpoint'):
         evaluate([runs['alibi'], tmp_path])
+
+
+def test_an_earlier_evaluation_stands_beside_a_new_one(runs, tmp_path, capsys):
+    settings = ['--config.eval.protocols=nonoverlapping', '--config.eval.tokens=64']
+    first, both = tmp_path / 'first', tmp_path / 'both'
+    assert command.main([f'--run={runs["alibi"]},{runs["alibi 1"]}', f'--out={first}', *settings]) == 0
+    assert command.main([f'--run={runs["rope"]}', f'--also={first}', f'--out={both}', *settings]) == 0
+    together = evaluate([runs['alibi'], runs['alibi 1'], runs['rope']], {'eval.protocols': 'nonoverlapping', 'eval.tokens': 64})
+    assert read(both) == together.runs
+    capsys.readouterr()
+    assert command.main([f'--run={runs["rope"]}', f'--also={tmp_path / "none"}', *settings]) == 2
+    assert 'holds no results.json of an earlier evaluation' in capsys.readouterr().err
+    (tmp_path / 'results.json').write_text('{}')
+    assert command.main([f'--run={runs["rope"]}', f'--also={tmp_path}', *settings]) == 2
+    assert 'was not written by an evaluation' in capsys.readouterr().err
+
+
+def test_what_was_measured_is_kept_where_a_later_run_fails(runs, tmp_path, monkeypatch):
+    measure, calls = evaluation._measure, []
+
+    def second_fails(job, model):
+        calls.append(job)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(job, model)
+
+    monkeypatch.setattr(evaluation, '_measure', second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        command.main([f'--run={runs["alibi"]},{runs["rope"]}', f'--out={tmp_path}', '--config.eval.protocols=nonoverlapping'])
+    assert [run.encoding for run in read(tmp_path)] == ['alibi()']
