@@ -95,20 +95,32 @@ def resolve(config: ConfigDict) -> ConfigDict:
         _check_rotary(config, initial.cfg)
     if config.share == usual.share:
         config.share = initial.cfg.share
-    config.encoding = _written(config.encoding, config.init.extend, initial.cfg.train_len)
-    config.pattern = tuple(_written(spec, config.init.extend, initial.cfg.train_len) for spec in config.pattern)
+    written = _written(config.pattern or (config.encoding,), config.init.extend, initial.cfg.train_len)
+    if config.pattern:
+        config.pattern = written
+    else:
+        (config.encoding,) = written
     config.init.extend = ''
     if is_pretrained(config.init.source) and not config.data.tokenizer:
         config.data.tokenizer = config.init.source
     return config
 
 
-def _written(encoding: str, extend: str, train_len: int) -> str:
+def _written(encodings: tuple[str, ...], extend: str, train_len: int) -> tuple[str, ...]:
+    """The encodings of a pattern, extended; as in `Transformer.extend`, those that have nothing to extend stay as they are."""
     nodes = spec_language.parse(extend, ('extension', 'frequencies', 'encoding')).nodes if extend else ()
     in_front = [str(node) for node in nodes if node.entry.kind == 'encoding']
     rest = ' | '.join(str(node) for node in nodes if node.entry.kind != 'encoding')
-    encoding = ' | '.join([*in_front, extended_spec(encoding, rest) if rest else encoding])
-    return str(spec_language.with_defaults(spec_language.parse(encoding), train_len=train_len))
+    written, refused = [], []
+    for encoding in encodings:
+        try:
+            encoding = ' | '.join([*in_front, extended_spec(encoding, rest) if rest else encoding])
+        except SpecError as error:
+            refused.append(error)
+        written.append(str(spec_language.with_defaults(spec_language.parse(encoding), train_len=train_len)))
+    if len(refused) == len(encodings):
+        raise refused[0]
+    return tuple(written)
 
 
 def _check_rotary(config: ConfigDict, cfg: TransformerConfig) -> None:

@@ -162,6 +162,14 @@ def test_an_encoding_may_not_leave_out_what_the_rotary_one_of_the_source_says(tm
     assert initial.resolve(continued(tmp_path, based, encoding='rope(base=7.0)')).encoding == 'rope(base=7.0)'
 
 
+def test_layers_of_a_pattern_that_have_nothing_to_extend_stay(tmp_path, source):
+    config = continued(tmp_path, source, pattern=('rope(base=500.0)', 'alibi()'), init__extend='yarn(factor=2.0)')
+    assert initial.resolve(config).pattern == ('rope(base=500.0, freqs=yarn(factor=2.0, train_len=16))', 'alibi()')
+    config = continued(tmp_path, source, pattern=('nope()', 'alibi()'), init__extend='yarn(factor=2.0)')
+    with pytest.raises(SpecError, match='yarn extends one rotary encoding; found 0 in nope'):
+        initial.resolve(config)
+
+
 def test_weights_without_a_place_are_an_error(tmp_path, source):
     encoding = 'learned_absolute(max_len=32) | rope()'
     learned = train(tiny.config(tmp_path, name='learned', encoding=encoding, train__steps=1, train__warmup=1))
