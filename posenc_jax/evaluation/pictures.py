@@ -141,8 +141,21 @@ def _line(axis, x, found, label, style):
     y, low, high = np.array([[e.value, e.low, e.high] for e in found], float).T  # None becomes nan
     y[~np.isfinite(y)] = np.nan  # overflowed perplexities end the line
     high[~np.isfinite(high)] = np.nan
-    axis.plot(x, y, label=label, markersize=4, linewidth=1.6, **style)
+    axis.plot(x, y, label=shortened(label), markersize=4, linewidth=1.6, **style)
     axis.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
+
+
+def shortened(label: str, longest: int = 48) -> str:
+    """A label without its middle where it would take the place of the lines, as a list of factors does.
+
+    Example:
+      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
+      'rope(freqs=lon…2.0)))'
+    """
+    if len(label) <= longest:
+        return label
+    end = longest // 3
+    return f'{label[: longest - end]}…{label[-end:]}'
 
 
 def _styles():

@@ -188,3 +188,10 @@ def test_a_long_title_stays_within_the_figure():
 )
 def test_labels_are_moved_apart(wanted, placed):
     assert pictures._spread(wanted, 10) == pytest.approx(placed)
+
+
+def test_long_labels_leave_room_for_the_lines():
+    name = 'rope(freqs=longrope(long=(' + ', '.join(['1.2345'] * 40) + '), factor=4.0))'
+    short = pictures.shortened(name)
+    assert len(short) == 49 and short.startswith('rope(freqs=longrope(long=(1.2345') and short.endswith('factor=4.0))')
+    assert pictures.shortened('rope() + yarn(factor=4.0)') == 'rope() + yarn(factor=4.0)'
