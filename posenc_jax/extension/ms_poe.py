@@ -195,6 +195,7 @@ def probe_heads(model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, 
       ValueError: an encoder; packed documents.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.model import Transformer, TransformerConfig
       >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=8, heads=2, encoding='ms_poe(encoding=rope())')
       >>> model, prompt = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None]
