@@ -38,14 +38,13 @@ def main(argv: list[str]) -> int:
     from posenc_jax.evaluation.results import print_tables, read
     from posenc_jax.evaluation.run import evaluate, home_of
 
-    written: list[list[pathlib.Path]] = []
     try:
         out = out or home_of(runs[0]) / 'eval'
         also = [run for directory in earlier for run in read(directory)]
         # Written after every run: what was measured is not lost where a later run is interrupted.
-        results = evaluate(runs, overrides, also=also, after=lambda found: written.append(found.write(out)))
+        results = evaluate(runs, overrides, also=also, after=lambda found: found.write_numbers(out))
         print_tables(results)
-        for path in written[-1]:
+        for path in results.write(out):
             print(path)
     except (ValueError, OSError, ImportError) as error:
         print(f'eval.py: {error}', file=sys.stderr)

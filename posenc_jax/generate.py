@@ -74,9 +74,8 @@ def continue_text(
     except ValueError as error:
         raise SpecError(f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}') from error
     ends = _ends(job)
-    model, _ = job.load()
     out = generate(
-        model.extend(job.config.extend) if job.config.extend else model,
+        job.extended(job.load()[0]),
         ids,
         max_new_tokens=tokens,
         valid=None if valid.all() else valid,

@@ -59,8 +59,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
         raise ValueError(f'the text has {len(stream)} tokens, {needed}')
     out = known.out or home_of(known.run) / 'analysis'
     out.mkdir(parents=True, exist_ok=True)
-    model, _ = job.load()
-    model = model.extend(job.config.extend) if job.config.extend else model
+    model = job.extended(job.load()[0])
     windows = np.asarray(stream[: length * known.batches]).reshape(known.batches, 1, length)
     measure = rope_usage if known.analysis == 'rope_usage' else token_distance
     found = functools.reduce(lambda a, b: a.merge(b), (measure(model, window) for window in windows))

@@ -53,6 +53,11 @@ class Tokens:
         """`rank`, or `index` where that is the rank."""
         return self.index if self.rank is None else self.rank
 
+    @property
+    def last(self) -> Int[Array, '#B']:
+        """Index of the last valid token of each row."""
+        return self.length - 1 if self.valid is None else self.length - 1 - jnp.argmax(self.valid[:, ::-1], axis=-1)
+
     @classmethod
     def of(cls, *, length: int | None = None, positions=None, segment=None, valid=None) -> 'Tokens':
         """Tokens of whole sequences, as the data pipeline hands them over.

@@ -51,6 +51,9 @@ class RunResult:
         return {(m.protocol, m.length, m.position_low if m.depth is None else m.depth): m for m in self.measurements}
 
 
+_OWN = tuple(f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements'))  # the same in every row
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """A value with what is drawn around it: smallest and largest of several seeds, or the interval of one run."""
@@ -102,10 +105,9 @@ class Results:
     def rows(self) -> list[dict[str, Any]]:
         """One flat record for each measurement."""
         versions = {f'{name}_version': version for name, version in self.versions.items()}
-        own = [f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements')]
         return [
             {
-                **{name: getattr(run, name) for name in own},
+                **{name: getattr(run, name) for name in _OWN},
                 **dataclasses.asdict(measurement),
                 'date': self.date,
                 **versions,
@@ -118,6 +120,10 @@ class Results:
         """Writes results.json, results.csv and the pictures; returns their paths."""
         from posenc_jax.evaluation import pictures
 
+        return [*self.write_numbers(directory), *pictures.write(self.series, self.protocols, directory)]
+
+    def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:
+        """The same without the pictures."""
         directory.mkdir(parents=True, exist_ok=True)
         rows = self.rows()
         as_json, as_csv = directory / 'results.json', directory / 'results.csv'
@@ -131,7 +137,7 @@ class Results:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        return [as_json, as_csv, *pictures.write(self.series, self.protocols, directory)]
+        return [as_json, as_csv]
 
 
 def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
@@ -143,7 +149,6 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
     path = pathlib.Path(directory, 'results.json')
     if not path.is_file():
         raise FileNotFoundError(f'{directory} holds no results.json of an earlier evaluation')
-    own = [f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements')]
     measured = [f.name for f in dataclasses.fields(Measurement)]
     try:
         content = json.loads(path.read_text())
@@ -151,13 +156,13 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
         for row in content['results']:
             row = {**row, 'value': float('inf') if row['value'] is None else row['value']}
             measurement = Measurement(**{name: row[name] for name in measured if name in row})
-            runs.setdefault(tuple(row[name] for name in own), []).append(measurement)
+            runs.setdefault(tuple(row[name] for name in _OWN), []).append(measurement)
         settings = [
             {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
             for fields in content.get('settings') or [{} for _ in runs]
         ]
         return tuple(
-            RunResult(**dict(zip(own, key)), settings=fields, measurements=tuple(found))
+            RunResult(**dict(zip(_OWN, key)), settings=fields, measurements=tuple(found))
             for (key, found), fields in zip(runs.items(), settings, strict=True)
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -94,6 +94,10 @@ class Job:
     cfg: TransformerConfig
     load: Callable[[], tuple[Transformer, int]]
 
+    def extended(self, model: Transformer) -> Transformer:
+        """The model with the context extension that is asked for, if one is."""
+        return model.extend(self.config.extend) if self.config.extend else model
+
     def rows(self, width: int) -> int:
         """Rows read at once: as many tokens as `eval.batch` rows of the trained length, at least one row."""
         batch = self.config.eval.batch
@@ -148,7 +152,7 @@ def _evaluate(job: Job) -> RunResult:
     model, step = job.load()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     try:
-        measurements = _measure(job, model.extend(config.extend) if config.extend else model)
+        measurements = _measure(job, job.extended(model))
     except ValueError as error:
         raise ValueError(f'{job.directory}: {error}') from error
     return RunResult(

@@ -158,11 +158,11 @@ class MsPoE(Encoding):
         ratios, group = table[ratio_index(order, self.assign)], self.heads // self.kv_heads
         return jnp.repeat(ratios[..., ::group], group, axis=-1) if self.per_group else ratios
 
-    def with_ratios(self, ratios: Float[Array, '... N']) -> 'MsPoE':
-        """A copy with these ratios, which may lead with a stack of layers."""
+    def with_order(self, order: Int[Array, '... N'], *, plain: Bool[Array, '...']) -> 'MsPoE':
+        """A copy whose heads are ordered like this, which may lead with a stack of layers; `plain` ones keep their positions."""
         names = ('encoding', 'r_min', 'r_max', 'assign', 'per_group', 'heads', 'kv_heads')
         copy = MsPoE(**{name: getattr(self, name) for name in names})
-        copy.ratios = Constant(ratios, axes=('heads',))
+        copy.ratios = Constant(jnp.where(plain, 1.0, self.ratios_of(order)), axes=('heads',))
         return copy
 
     def rotate(self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L'], ratios: Float[Array, 'heads']):
@@ -209,14 +209,12 @@ def probe_heads(model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, 
     if tok.segment is not None:
         raise ValueError('probe_heads takes one prompt a row, got packed documents (tok.segment)')
     placed = model.place(tok)
-    real = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
-    last = tok.length - 1 - jnp.argmax(real[:, ::-1], axis=-1)
 
     def layer(x, number, place, block):
         q, k, _ = block.attention.split(block.attention_norm(x))
-        q = jnp.take_along_axis(q, jnp.broadcast_to(last, len(q))[:, None, None, None], axis=1)[:, 0]
-        order = head_order(head_scores(q, k, real).mean(0))
-        ordered = lambda part: part.with_ratios(jnp.where(number < skip, 1.0, part.ratios_of(order)))
+        q = jnp.take_along_axis(q, jnp.broadcast_to(tok.last, len(q))[:, None, None, None], axis=1)[:, 0]
+        order = head_order(head_scores(q, k, tok.valid).mean(0))
+        ordered = lambda part: part.with_order(order, plain=number < skip)
         parts = parts_of(model.encoding(place, block))
         encoding = chain(*(ordered(part) if isinstance(part, MsPoE) else part for part in parts))
         return block(x, placed[place], encoding), order
@@ -237,7 +235,5 @@ def reorder(model, orders: Int[Array, 'layers N'], *, skip: int = 2):
     if orders.shape != (model.cfg.layers, model.cfg.heads):
         raise ValueError(f'reorder takes orders of {model.cfg.layers} layers, {model.cfg.heads} heads, got {orders.shape}')
 
-    def ordered(part, layers):
-        return part.with_ratios(jnp.where(layers[:, None] < skip, 1.0, part.ratios_of(orders[layers])))
-
+    ordered = lambda part, layers: part.with_order(orders[layers], plain=layers[:, None] < skip)
     return model.map_parts(MsPoE, ordered)

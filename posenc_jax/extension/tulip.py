@@ -97,9 +97,7 @@ def pooled(model: Transformer, tokens: Int[Array, 'B L'], valid: Bool[Array, '#B
         raise ValueError(f'pooled reads the last token of a decoder, this model is of kind {model.cfg.kind!r}')
     tok = Tokens.of(length=tokens.shape[1], valid=valid)
     hidden = model.hidden(tokens, tok)
-    real = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
-    last = tok.length - 1 - jnp.argmax(real[:, ::-1], axis=-1)
-    return jnp.take_along_axis(hidden, jnp.broadcast_to(last, len(hidden))[:, None, None], axis=1)[:, 0]
+    return jnp.take_along_axis(hidden, jnp.broadcast_to(tok.last, len(hidden))[:, None, None], axis=1)[:, 0]
 
 
 @register(

@@ -243,6 +243,7 @@ class Attention(nnx.Module):
 
     def split(self, x: Float[Array, 'B T D']) -> tuple[Array, Array, Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H]."""
+
         def heads(name, w, bias):
             out = self._adapted(name, x, project(x, w.reshape(w.shape[0], -1)))
             return shifted(out.reshape(*x.shape[:2], *w.shape[1:]), value(bias))

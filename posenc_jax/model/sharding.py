@@ -6,6 +6,7 @@ A leading dimension that `axes` does not name is the stack of layers and stays w
 
 import math
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,13 @@ def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def dict_shapes(state: nnx.State, mesh: Mesh) -> dict[str, Any]:
+    """A state as nested plain dicts of `ShapeDtypeStruct` with shardings; errors as for `param_shardings`."""
+    shapes, shardings = nnx.to_pure_dict(state), jax.tree.leaves(param_shardings(state, mesh))
+    place = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+    return jax.tree.map(place, shapes, jax.tree.unflatten(jax.tree.structure(shapes), shardings))
 
 
 def _mixes_heads(part: Encoding) -> bool:

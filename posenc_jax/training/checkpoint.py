@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt32
 from ml_collections import ConfigDict
 
-from posenc_jax.model.sharding import make_mesh, param_shardings
+from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training import config as configs
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
@@ -184,13 +184,7 @@ def restore_model(
     config = configs.from_json(path)
     graphdef, params, constants = take_apart(abstract_model(configs.stored_model_config(path)))
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
-
-    def placed(state):
-        shapes, shardings = nnx.to_pure_dict(state), jax.tree.leaves(param_shardings(state, mesh))
-        place = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
-        return jax.tree.map(place, shapes, jax.tree.unflatten(jax.tree.structure(shapes), shardings))
-
-    abstract = {'params': placed(params), 'constants': placed(constants)}
+    abstract = {'params': dict_shapes(params, mesh), 'constants': dict_shapes(constants, mesh)}
     with Checkpoints(run_dir) as checkpoints:
         found, step = checkpoints.restore_model(abstract, step)
     return config, nnx.merge(graphdef, found['params'], found['constants']), step

@@ -40,12 +40,14 @@ class Initial:
     load: Callable[[Mesh], Transformer]
 
 
-def open_initial(path: str) -> Initial:
-    """What training can continue from: the directory of a run (its newest checkpoint), or a public checkpoint.
+def open_initial(path: str) -> Initial | None:
+    """What training can continue from: the directory of a run (its newest checkpoint), or a public checkpoint; None for ''.
 
     Raises:
       FileNotFoundError, ValueError: there is nothing of the kind.
     """
+    if not path:
+        return None
     directory = pathlib.Path(path).expanduser()
     if is_pretrained(directory):
         cfg = describe(open_source(directory).config, directory).cfg
@@ -59,8 +61,8 @@ def open_initial(path: str) -> Initial:
     return Initial(dataclasses.replace(cfg, lora_rank=0), lambda mesh: restore_model(directory, mesh=mesh)[1].merged())
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
-    """A copy of a config in which what `init.source` settles is filled in; the config itself where there is no source.
+def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
+    """A copy of a config in which what its `init.source` settles is filled in; the config itself where there is no source.
 
     `model` becomes that of the source, and so does `encoding` unless the config has one of its own (the default is none).
     `init.extend` is written into the encoding (and empty from then on): context extensions as `extend` takes them, and
@@ -71,12 +73,12 @@ def resolve(config: ConfigDict) -> ConfigDict:
       SpecError: a field of `model` that was set to something else; an extension that does not fit, or a training length below
         that of the source beside one; an encoding that would silently leave out what the rotary one of the source has.
     """
-    if not config.init.source:
+    if initial is None:
         if config.init.extend:
             raise SpecError('init.extend extends the encoding of init.source, which is empty; write it into encoding')
         return config
     config = ConfigDict(config.to_dict(), convert_dict=True)
-    initial, usual = open_initial(config.init.source), defaults.get_config()
+    usual = defaults.get_config()
     for name in config.model:
         if name in RUN_FIELDS:
             continue
@@ -136,16 +138,15 @@ def _check_rotary(config: ConfigDict, cfg: TransformerConfig) -> None:
                 )
 
 
-def check(config: ConfigDict, cfg: TransformerConfig) -> None:
+def check(config: ConfigDict, initial: Initial | None, cfg: TransformerConfig) -> None:
     """Whether the weights of `init.source` fit a model: every one of them has its place, and nothing else is missing.
 
     Raises:
       SpecError: names the variable, and both shapes.
     """
-    if not config.init.source:
+    if initial is None:
         return
-    source = _shapes(open_initial(config.init.source).cfg)
-    wanted = _shapes(cfg)
+    source, wanted = _shapes(initial.cfg), _shapes(cfg)
     for name in sorted(source.keys() | wanted.keys()):
         fresh = name not in source and any(part in name.split('.') for part in ('adapters', 'encodings', 'shared'))
         if source.get(name) != wanted.get(name) and not fresh:
@@ -158,8 +159,6 @@ def _shapes(cfg: TransformerConfig) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape for path, leaf in leaves}
 
 
-def initial_params(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
+def initial_params(initial: Initial | None, mesh: Mesh) -> dict[str, Any]:
     """The parameters that training starts with, as nested dicts of arrays on the mesh; {} where all are drawn."""
-    if not config.init.source:
-        return {}
-    return nnx.to_pure_dict(nnx.state(open_initial(config.init.source).load(mesh), nnx.Param))
+    return {} if initial is None else nnx.to_pure_dict(nnx.state(initial.load(mesh), nnx.Param))

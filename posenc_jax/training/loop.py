@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pathlib
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -144,11 +146,12 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
       config.train.steps = 100
       directory = train(config)
     """
-    config = configs.validate(initial.resolve(config))
+    source = initial.open_initial(config.init.source)
+    config = configs.validate(initial.resolve(config, source))
     directory = pathlib.Path(config.workdir, config.name)
     task = configs.make_task(config)
     length = configs.task_length(config, task)
-    initial.check(config, configs.model_config(config, task))
+    initial.check(config, source, configs.model_config(config, task))
     data = {
         split: task.dataset(length=length, batch_size=config.train.batch, seed=config.seed, split=split)
         for split in (('train', 'validation') if config.train.eval_every else ('train',))
@@ -164,7 +167,8 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
         trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
         with jax.set_mesh(mesh), Checkpoints(directory, keep=config.train.keep) as checkpoints:
             _open(directory, config, bool(checkpoints.steps()), resume_changed)
-            finished = _run(config, directory, trainer, checkpoints, data, task.width(length), stop)
+            given = functools.partial(initial.initial_params, source, mesh)
+            finished = _run(config, directory, trainer, given, checkpoints, data, task.width(length), stop)
         finished = finished and not stop.asked  # while the last checkpoint was being written
     if finished and config.eval.at_end:
         _evaluate(directory)
@@ -190,15 +194,17 @@ def _open(directory: pathlib.Path, config: ConfigDict, resumes: bool, resume_cha
         configs.save(config, path)
 
 
-def _run(config, directory, trainer: Trainer, checkpoints: Checkpoints, data, width: int, stop: StopSignal) -> bool:
-    """Trains from where the run stands; whether it reached its end without being asked to stop."""
+def _run(
+    config, directory, trainer: Trainer, given: Callable, checkpoints: Checkpoints, data, width: int, stop: StopSignal
+) -> bool:
+    """Trains from where the run stands, a new run from `given()`; whether it reached its end without being asked to stop."""
     settings, first = config.train, jax.process_index() == 0
     batches = batch_iterator(data['train'])
     if checkpoints.steps():
         state, iterator, step = checkpoints.restore(trainer.abstract)
         batches.set_state(iterator)
     else:
-        state, step = trainer.init(initial.initial_params(config, jax.sharding.get_mesh())), 0
+        state, step = trainer.init(given()), 0
     saved, unchecked = step, None
     with contextlib.ExitStack() as stack:
         # Only process 0 reports.

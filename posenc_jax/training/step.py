@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.model.sharding import param_shardings, spec_of
+from posenc_jax.model.sharding import dict_shapes, spec_of
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 
@@ -102,9 +102,7 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
 
     whole = NamedSharding(mesh, PartitionSpec())
     shapes = jax.eval_shape(init, {})
-    as_dict = lambda state, like: jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(state))
-    of_params = as_dict(param_shardings(params, mesh), shapes.params)
-    of_constants = as_dict(param_shardings(constants, mesh), shapes.constants)
+    of_params, of_constants = (jax.tree.map(lambda a: a.sharding, dict_shapes(s, mesh)) for s in (params, constants))
     of_optimizer = optax.tree_map_params(
         optimizer, lambda _, sharding: sharding, shapes.opt_state, only(of_params, tuned), transform_non_params=lambda _: whole
     )

