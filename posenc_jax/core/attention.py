@@ -91,23 +91,28 @@ def attend(
     if implementation == 'dense':
         sizes = (queries, keys)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
-    plan = _Plan(graphdef, _Blocks(min(sizes[0], queries), 1), _Blocks(min(sizes[1], keys), s_axis))
+    cut = lambda size, length, axis: _Blocks(min(size, length), axis)
+    plan = _Plan(graphdef, cut(sizes[0], queries, 1), cut(sizes[1], keys, s_axis), cut(sizes[-1], keys, s_axis))
     q, tq = plan.q.pad(q), plan.q.pad_tokens(tq)
     k, v, tk = plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk)
     return _attend(plan, params, constants, q, k, v, tq, tk)[:, :queries]
 
 
-def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int]:
-    """Queries and keys per tile, for `rows` = batch x heads."""
+def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int, int]:
+    """Queries per tile, keys per tile, and keys per tile of the backward pass, for `rows` = batch x heads."""
     if queries == 1 and not carries and not blocked:
-        return 1, keys  # decoding: logits are small beside the cache, which one tile reads without copying
+        return 1, keys, keys  # decoding: logits are small beside the cache, which one tile reads without copying
     if 4 * rows * queries * keys <= _ONE_TILE_BYTES and not blocked:
-        return queries, keys
+        return queries, keys, keys
     side = 64 if keys <= 512 else 256  # short sequences gain more from skipping blocks than from wide products
     while side > 64 and 4 * rows * 2 * side**2 > _TILE_BYTES:
         side //= 2
     # Wide matrix products want more queries, skipping wants fewer keys. What is carried is stored once per block of keys.
-    return side if carries else 2 * side, side
+    if carries:
+        return side, side, side
+    # The backward pass holds several tiles at a time, the forward pass can afford wider ones.
+    wide = 2 * side if keys >= 2048 and 4 * rows * (2 * side) ** 2 <= _TILE_BYTES // 2 else side
+    return 2 * side, wide, side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +159,12 @@ class _Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is static: the structure of the encoding and how queries and keys are cut."""
+    """What is static: the structure of the encoding and how queries and keys are cut; keys also for the backward pass."""
 
     graphdef: Any
     q: _Blocks
     k: _Blocks
+    k_backward: _Blocks
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)
@@ -198,6 +204,22 @@ def _loop(count, body, init):
     return body(0, init) if isinstance(count, int) and count == 1 else jax.lax.fori_loop(0, count, body, init)
 
 
+def _weigh(s, seen, high):
+    """The running maximum of each row after a tile of logits, and the weights of the tile relative to it."""
+
+    def weigh(s, seen):
+        new = jnp.maximum(high, s.max(-1))
+        return new, jnp.exp(s - new[..., None])
+
+    def masked(s, seen):
+        return weigh(jnp.where(seen, s, _MASKED), seen)
+
+    # On CPU masking is a pass over the tile of its own, which most tiles of a long sequence do not need.
+    return jax.lax.platform_dependent(
+        s, seen, cpu=lambda s, seen: jax.lax.cond(seen.all(), weigh, masked, s, seen), default=masked
+    )
+
+
 def _forward(plan, params, constants, q, k, v, tq, tk):
     """The result in the layout of `q`, and the logarithm of each row's sum of exponentials, [B, N, T]."""
     encoding = plan.encoding(params, constants)
@@ -212,9 +234,8 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
             j = order[step]
             tk_j = plan.k.tokens(tk, j)
             s, carry, seen = _logits(encoding, q_i, plan.k.read(k, j), tq_i, tk_j, carry)
-            s = jnp.where(seen, s, _MASKED)
-            new = jnp.maximum(high, s.max(-1))
-            w, shrink = jnp.exp(s - new[..., None]), jnp.exp(high - new)
+            new, w = _weigh(s, seen, high)
+            shrink = jnp.exp(high - new)
             out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq_i, tk_j)
             return new, total * shrink + w.sum(-1), out, carry
 
@@ -269,6 +290,7 @@ def _combine(floats: Tokens, others: Tokens) -> Tokens:
 
 def _attend_bwd(plan, residuals, d_out):
     params, constants, q, k, v, tq, tk, out, lse = residuals
+    plan = dataclasses.replace(plan, k=plan.k_backward)
     encoding = plan.encoding(params, constants)
 
     def q_block(i, grads):
