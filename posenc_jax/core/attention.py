@@ -170,7 +170,7 @@ class _Plan:
         return nnx.merge(self.graphdef, params, constants)
 
 
-def _logits(encoding, q, k, tq, tk, carry):
+def pair_logits(encoding, q, k, tq, tk, carry):
     """One tile: float32 logits, those of masked keys among them; the carry for the next block; and the mask."""
     seen = encoding.mask(tq, tk)
     if tk.valid is not None:
@@ -233,7 +233,7 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
             high, total, out, carry = state
             j = order[step]
             tk_j = plan.k.tokens(tk, j)
-            s, carry, seen = _logits(encoding, q_i, plan.k.read(k, j), tq_i, tk_j, carry)
+            s, carry, seen = pair_logits(encoding, q_i, plan.k.read(k, j), tq_i, tk_j, carry)
             new, w = _weigh(s, seen, high)
             shrink = jnp.exp(high - new)
             out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq_i, tk_j)
@@ -309,7 +309,7 @@ def _attend_bwd(plan, residuals, d_out):
             carry, stored = loop
             stored = jax.tree.map(lambda buffer, c: buffer.at[step].set(c), stored, carry)
             j = order[step]
-            _, carry, _ = _logits(encoding, q_i, plan.k.read(k, j), tq_i, plan.k.tokens(tk, j), carry)
+            _, carry, _ = pair_logits(encoding, q_i, plan.k.read(k, j), tq_i, plan.k.tokens(tk, j), carry)
             return carry, stored
 
         stored = jax.tree.map(lambda c: jnp.zeros((len(order), *c.shape), c.dtype), carry)
@@ -325,7 +325,7 @@ def _attend_bwd(plan, residuals, d_out):
 
             def logits(params, q, k, tqf, tkf, carry):
                 tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others)
-                s, carry, seen = _logits(plan.encoding(params, constants), q, k, tq, tk, carry)
+                s, carry, seen = pair_logits(plan.encoding(params, constants), q, k, tq, tk, carry)
                 return (s, carry), seen
 
             def collect(params, w, v, tqf, tkf):

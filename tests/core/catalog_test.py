@@ -7,6 +7,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.core.catalog import COLUMNS, KINDS, bibtex, catalog, catalog_markdown, cite, reference_text
+from posenc_jax.core.catalog import __main__ as commands
 from posenc_jax.core.catalog.__main__ import BEGIN, END, main, rendered
 from posenc_jax.core.registry import Card, SpecError, entries
 
@@ -46,6 +47,9 @@ def test_markdown_has_as_many_cells_in_every_row():
     for line in catalog_markdown('encoding').splitlines():
         assert len(re.findall(r'(?<!\\)\|', line)) == len(COLUMNS) + 1, line
     assert catalog_markdown('encoding', columns=('key', 'name')).splitlines()[0] == '| key | name |'
+    pictured = catalog_markdown('extension', columns=('key', 'name'), pictures='there').splitlines()
+    assert pictured[0] == '| key | picture | name |' and '| ![dca](there/extension_dca.png) |' in pictured[2]
+    assert 'picture' not in catalog_markdown('analysis', pictures='there')
     with pytest.raises(SpecError, match='colour'):
         catalog_markdown(columns=('colour',))
 
@@ -54,12 +58,18 @@ def test_generated_files_are_up_to_date(capsys):
     assert main(['--check']) == 0, capsys.readouterr().out
 
 
-def test_writing_and_checking(tmp_path, capsys):
+def test_writing_and_checking(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(commands, 'draw', lambda kind, card, path: path.write_bytes(kind.encode()))
     (tmp_path / 'README.md').write_text(f'before\n{BEGIN}\nstale rows\n{END}\nafter\n')
     assert main(['--check'], tmp_path) == 1
     assert '-stale rows' in capsys.readouterr().out and not (tmp_path / 'docs').exists()
     assert main([], tmp_path) == 0
     assert main(['--check'], tmp_path) == 0
+    picture = tmp_path / 'docs' / 'catalog' / 'extension_dca.png'
+    assert picture.read_bytes() == b'extension'
+    picture.unlink()
+    assert main(['--check'], tmp_path) == 1 and 'extension_dca.png is missing' in capsys.readouterr().out
+    assert main([], tmp_path) == 0 and picture.exists()
     text = (tmp_path / 'README.md').read_text()
     assert text.startswith(f'before\n{BEGIN}\n') and text.endswith(f'{END}\nafter\n') and 'stale rows' not in text and '`alibi`' in text
     for broken in ('no markers', f'{END} {BEGIN}', f'{BEGIN}{BEGIN}{END}'):

@@ -10,6 +10,7 @@ from posenc_jax.core.spec import Chain, Node, parse
 
 KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', *NAMED_ONLY)
 COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
+PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 
 _PIPELINE = ('place', 'embed', 'branch', 'project', 'match', 'score', 'mask', 'collect', 'none')
 _HEADINGS = {
@@ -82,8 +83,16 @@ def reference_text(card: Card) -> str:
     return f'arXiv:{card.arxiv} ({card.year})' if card.arxiv else f'{card.source} ({card.year})'
 
 
-def catalog_markdown(kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS) -> str:
+def picture_name(kind: Kind, key: str) -> str:
+    """The file of a method's small picture, in the folder of pictures."""
+    return f'{kind}_{key}.png'
+
+
+def catalog_markdown(kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS, pictures: str = '') -> str:
     """The catalogue as Markdown tables, one for each kind, with the columns that are asked for.
+
+    Args:
+      pictures: the folder of the pictures as seen from the text, for a further column in the tables of kinds in `PICTURED`.
 
     Raises:
       SpecError: a column that does not exist.
@@ -96,8 +105,14 @@ def catalog_markdown(kind: Kind | None = None, *, columns: tuple[str, ...] = COL
         cards = catalog(k) if kind in (None, k) else ()
         if not cards:
             continue
-        lines = [f'| {" | ".join(columns)} |', '|' + ' --- |' * len(columns)]
-        lines += [f'| {" | ".join(_markdown_row(card)[i] for i in shown)} |' for card in cards]
+        rows = [[_markdown_row(card)[i] for i in shown] for card in cards]
+        names = list(columns)
+        if pictures and k in PICTURED:
+            names.insert(1, 'picture')
+            for card, row in zip(cards, rows):
+                row.insert(1, f'![{card.key}]({pictures}/{picture_name(k, card.key)})')
+        lines = [f'| {" | ".join(row)} |' for row in [names, *rows]]
+        lines.insert(1, '|' + ' --- |' * len(names))
         heading = [] if kind else [f'**{_HEADINGS[k]}**', '']
         sections.append('\n'.join([*heading, *lines]))
     return '\n\n'.join(sections) + '\n'

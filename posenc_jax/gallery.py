@@ -1,0 +1,222 @@
+"""Pictures of what an encoding makes of distance.
+
+    python -m posenc_jax.gallery SPEC... --out=DIR [--train_len=64 --times=8 --heads=8 --head_dim=64]
+
+For every encoding string, as PNG and SVG: the logits of equal tokens against their distance, a line for each head; the same as
+a matrix of queries and keys; and what the last of --times as many tokens sees. What is trained is drawn as initialised.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from posenc_jax.core.attention import pair_logits
+from posenc_jax.core.compose import make
+from posenc_jax.core.encoding import Encoding, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """The model an encoding is looked at in.
+
+    Attributes:
+      heads: query and key heads.
+      head_dim: H, also of the vectors of the tokens, `heads * head_dim`.
+      train_len: what an encoding is told about the trained length.
+    """
+
+    heads: int = 8
+    head_dim: int = 64
+    train_len: int = 64
+
+    @property
+    def context(self) -> dict[str, int]:
+        """What a spec string need not repeat."""
+        width = self.heads * self.head_dim
+        heads = dict(heads=self.heads, kv_heads=self.heads, head_dim=self.head_dim)
+        return dict(**heads, model_dim=width, train_len=self.train_len)
+
+    def make(self, spec: str) -> Encoding:
+        """The encoding of a causal model, with fresh parameters."""
+        return make(spec, causal=True, rngs=nnx.Rngs(0), **self.context)
+
+
+def equal_token_logits(
+    encoding: Encoding, length: int, probe: Probe = Probe(), *, rows: slice = slice(None)
+) -> Float[np.ndarray, 'N T S']:
+    """Logits between equal tokens, relative to that of a query with its own position; NaN where the mask hides the key.
+
+    All queries and keys are ones, and so is the layer input; an encoding that is added to the token vectors is shown by the
+    inner products of what it adds, in each head of its share of the columns. Softmax ignores what is the same for a whole row, so nothing is lost.
+
+    Args:
+      encoding: made with the sizes of `probe`.
+      length: tokens, at positions 0, 1, ...
+      rows: which of the queries.
+
+    Raises:
+      ValueError: the encoding has no position for some of the tokens.
+
+    Example:
+      >>> probe = Probe(heads=2, head_dim=4)
+      >>> equal_token_logits(probe.make('alibi()'), 4, probe, rows=slice(3, None))[0].tolist()
+      [[-0.1875, -0.125, -0.0625, 0.0]]
+    """
+    tok = encoding.place(Tokens.of(length=length))
+    width = probe.heads * probe.head_dim
+    x = jnp.ones((1, length, width))
+    added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None
+    x = x if added is None else x + added
+    before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
+    inputs = len(encoding.branch(before, tok))
+    vectors = (x if added is None else added).reshape(1, length, probe.heads, probe.head_dim)
+    q = k = v = jnp.concatenate([vectors] * inputs, axis=2)
+    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, before)
+    first = lambda a: jnp.swapaxes(a, 1, 2)
+    tq = jax.tree.map(lambda a: a[:, rows], tq)
+    q, k = first(q[:, rows]), first(k)
+    s, _, seen = pair_logits(encoding, q, k, tq, tk, encoding.open(q, tq))
+    s = np.asarray(jnp.where(seen, s, jnp.nan))[0, : probe.heads]
+    own = np.arange(length)[rows]
+    return s - s[:, np.arange(len(own)), own][..., None]
+
+
+def by_distance(encoding: Encoding, length: int, probe: Probe = Probe()) -> Float[np.ndarray, 'N L']:
+    """`equal_token_logits` of the last of `length` tokens, from its own position to the first.
+
+    Example:
+      >>> by_distance(Probe(heads=2).make('alibi()'), 3, Probe(heads=2))[1].tolist()
+      [0.0, -0.00390625, -0.0078125]
+    """
+    return equal_token_logits(encoding, length, probe, rows=slice(length - 1, length))[:, 0, ::-1]
+
+
+def draw(spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, times: int = 8) -> list[pathlib.Path]:
+    """Writes the picture of one encoding as PNG and SVG and returns their paths; needs matplotlib.
+
+    Args:
+      spec: encoding string; its letters and digits name the files.
+      times: how many trained lengths the last panel spans.
+
+    Raises:
+      ValueError: the string is wrong, or there is nothing to draw within the trained length.
+    """
+    if times < 2:
+        raise ValueError(f'--times says how far beyond the trained length to look, at least 2, got {times}')
+    encoding, directory = probe.make(spec), pathlib.Path(directory)
+    within = by_distance(encoding, probe.train_len, probe)
+    matrix = equal_token_logits(encoding, probe.train_len, probe)
+    try:
+        beyond = by_distance(encoding, times * probe.train_len, probe)
+    except ValueError as error:
+        beyond = str(error)
+    figure, (left, middle, right) = _figure((12.0, 3.4), 3)
+    _lines(left, within, 0)
+    left.set(xlabel='distance', ylabel='logit of equal tokens')
+    left.set_title(f'within the trained {probe.train_len}', fontsize=9)
+    shown = middle.imshow(matrix[0], cmap='viridis', interpolation='nearest')
+    middle.set(xlabel='key', ylabel='query')
+    middle.set_title('head 1' if len(_different(within)) > 1 else 'every head', fontsize=9)
+    figure.colorbar(shown, ax=middle, shrink=0.8)
+    if isinstance(beyond, str):
+        right.text(0.5, 0.5, re.sub('(.{30,40}) ', '\\1\n', beyond), ha='center', va='center', fontsize=8, transform=right.transAxes)
+        right.set_axis_off()
+    else:
+        _lines(right, beyond, 1)
+        right.axvline(probe.train_len, color='0.4', linestyle='--', linewidth=1)
+        right.set(xlabel='distance', xscale='log')
+    right.set_title(f'the last of {times} x {probe.train_len} tokens', fontsize=9)
+    figure.suptitle(spec, fontsize=10)
+    figure.legend(*left.get_legend_handles_labels(), loc='outside right center', frameon=False, fontsize=7)
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r'[^A-Za-z0-9.=]+', '_', spec).strip('_')
+    paths = [directory / f'{stem}.{ending}' for ending in ('png', 'svg')]
+    for path in paths:
+        figure.savefig(path, dpi=160)
+    return paths
+
+
+def thumbnail(encoding: Encoding, path: str | pathlib.Path, probe: Probe = Probe(), *, times: int = 4) -> pathlib.Path:
+    """Writes the small picture of the catalogue: logits against distance, the trained length dashed; needs matplotlib.
+
+    Where there is no position beyond the trained length, within it alone.
+    """
+    try:
+        values = by_distance(encoding, times * probe.train_len, probe)
+    except ValueError:
+        values = by_distance(encoding, probe.train_len, probe)
+    figure, (axis,) = _figure((1.6, 0.9), 1)
+    _lines(axis, values, 0)
+    axis.axvline(probe.train_len, color='0.4', linestyle='--', linewidth=0.6)
+    axis.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=100)
+    return pathlib.Path(path)
+
+
+def _figure(size, panels):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _different(values):
+    """Numbers of the heads to draw: the first alone where all are alike."""
+    alike = np.allclose(values, values[:1], rtol=0, atol=1e-6, equal_nan=True)
+    return [0] if alike else list(range(len(values)))
+
+
+def _lines(axis, values, start):
+    from matplotlib import colormaps
+
+    heads = _different(values)
+    for head in heads:
+        colour = colormaps['viridis'](0.9 * head / max(len(heads) - 1, 1))
+        label = f'head {head + 1}' if len(heads) > 1 else 'every head'
+        axis.plot(np.arange(start, values.shape[1]), values[head, start:], color=colour, linewidth=1, label=label)
+    if not np.nanmax(np.abs(values)) > 1e-6:
+        axis.set_ylim(-1, 1)  # or noise would fill the panel
+
+
+def main(argv: list[str]) -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser('posenc_jax.gallery', description=__doc__, formatter_class=raw)
+    parser.add_argument('specs', nargs='+', metavar='SPEC', help="encoding string, e.g. 'rope() | alibi()'")
+    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs', 'gallery'), metavar='DIR')
+    parser.add_argument('--train_len', type=int, default=64, metavar='L')
+    parser.add_argument('--times', type=int, default=8, metavar='N', help='trained lengths of the last panel')
+    parser.add_argument('--heads', type=int, default=8)
+    parser.add_argument('--head_dim', type=int, default=64)
+    known = parser.parse_args(argv)
+    try:
+        for name in ('train_len', 'heads', 'head_dim'):
+            if getattr(known, name) < 1:
+                raise ValueError(f'--{name} must be at least 1, got {getattr(known, name)}')
+        probe = Probe(known.heads, known.head_dim, known.train_len)
+        for spec in known.specs:
+            probe.make(spec)  # a wrong one is told before the first is drawn
+        for spec in known.specs:
+            for path in draw(spec, known.out, probe, times=known.times):
+                print(path)
+    except (ValueError, ImportError, OSError) as error:
+        print(f'posenc_jax.gallery: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
