@@ -6,10 +6,7 @@ Afterwards the evaluation of all runs is in WORKDIR/comparison (table, results.j
 Runs whose last step is saved are not trained again, so the sweep may be interrupted and started again.
 """
 
-import argparse
-import pathlib
-
-from configs.sweeps.runs import evaluate_runs, train_run
+from configs.sweeps.runs import compare
 
 ENCODINGS = {
     'nope': 'nope()',
@@ -21,25 +18,6 @@ ENCODINGS = {
     'kerple': 'kerple()',
     'fire': 'fire()',
 }
-EXTENDED = {'rope': 'yarn(factor=8.0)'}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--workdir', default='runs/first_comparison')
-    parser.add_argument('--config', default='configs/quickstart.py')
-    parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
-    arguments = parser.parse_args()
-    runs = []
-    for seed in arguments.seeds:
-        for name, encoding in ENCODINGS.items():
-            run = pathlib.Path(arguments.workdir, f'{name}_{seed}')
-            runs.append(train_run(run, arguments.config, {'encoding': encoding, 'seed': seed}, arguments.set))
-            if name in EXTENDED:
-                runs.append(f'{run} | {EXTENDED[name]}')
-    evaluate_runs(runs, pathlib.Path(arguments.workdir, 'comparison'))
-
 
 if __name__ == '__main__':
-    main()
+    compare(__doc__, ENCODINGS, [('rope', 'yarn(factor=8.0)')], workdir='runs/first_comparison')

@@ -1,5 +1,6 @@
 """What sweeps share: training a run unless it is there already, and one evaluation of many."""
 
+import argparse
 import pathlib
 import subprocess
 import sys
@@ -41,3 +42,39 @@ def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str
         [sys.executable, 'eval.py', *(f'--run={run}' for run in runs), *(f'--config.{s}' for s in settings), f'--out={out}'],
         check=True,
     )
+
+
+def compare(
+    documentation: str,
+    encodings: Mapping[str, str],
+    extended: Iterable[tuple[str, str]] = (),
+    *,
+    workdir: str,
+    config: str = 'configs/quickstart.py',
+    settings: Iterable[str] = (),
+    evaluation: Iterable[str] = (),
+) -> None:
+    """The command of a sweep: trains every encoding with every seed and evaluates all of them in WORKDIR/comparison.
+
+    Args:
+      documentation: of the sweep; the command shows its first line.
+      encodings: name of a run -> encoding string.
+      extended: (name of a run, extension), evaluated besides.
+      workdir, config: defaults of the options.
+      settings, evaluation: fields of the config, as 'NAME=VALUE', for training and for the evaluation.
+    """
+    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--workdir', type=pathlib.Path, default=workdir)
+    parser.add_argument('--config', default=config)
+    parser.add_argument('--only', nargs='+', choices=sorted(encodings), metavar='NAME', help='train and evaluate these alone')
+    parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
+    arguments = parser.parse_args()
+    runs = []
+    for seed in arguments.seeds:
+        for name in arguments.only or encodings:
+            run = pathlib.Path(arguments.workdir, f'{name}_{seed}')
+            fields = {'encoding': encodings[name], 'seed': seed}
+            runs.append(train_run(run, arguments.config, fields, [*settings, *arguments.set]))
+            runs += [f'{run} | {extension}' for which, extension in extended if which == name]
+    evaluate_runs(runs, pathlib.Path(arguments.workdir, 'comparison'), evaluation)

@@ -1,0 +1,53 @@
+"""Every additive and score-side encoding on one text, trained at 256 tokens and read to 4096, beside nope, rope, sinusoidal.
+
+Command:   python -m configs.sweeps.relative_bias [--seeds 0 1] [--workdir runs/relative_bias] [--only alibi rope]
+Time:      see docs/results/relative_bias.md (two CPU cores)
+Afterwards the evaluation of all runs is in WORKDIR/comparison (table, results.json, results.csv, pictures).
+Runs whose last step is saved are not trained again, so the sweep may be interrupted and started again.
+"""
+
+from configs.sweeps.runs import compare
+
+ENCODINGS = {
+    'nope': 'nope()',
+    'sinusoidal': 'sinusoidal()',
+    'rope': 'rope()',
+    'alibi': 'alibi()',
+    'alibi_learned': 'alibi(learn_slopes=True)',
+    't5_rpe': 't5_rpe()',
+    'shaw': 'shaw()',
+    'transformer_xl': 'transformer_xl()',
+    'rcmha': 'rcmha()',
+    'kerple_log': 'kerple()',
+    'kerple_power': 'kerple(kernel="power")',
+    'kerple_log3': 'kerple(kernel="log3")',
+    'kerple_weight': 'kerple(kernel="bias_wht")',
+    'fire': 'fire(threshold=256.0)',
+    'sandwich': 'sandwich()',
+    'cable': 'cable()',
+    'bam': 'bam()',
+    'bam_ssmax': 'bam(ssmax=True)',
+    'rpe_type1': 'rpe_convergent(kernel="type1")',
+    'rpe_type2': 'rpe_convergent(kernel="type2")',
+    'urpe': 'urpe()',
+    'rope_alibi_harmonic': 'rope_alibi_harmonic()',
+    'tra': 'tra()',
+    'kernelized_rpe': 'kernelized_rpe()',
+}
+EXTENDED = [
+    ('nope', 'nope_temperature(temperature=1.2)'),
+    ('nope', 'nope_temperature(temperature=1.5)'),
+    ('alibi', 'alibi_pi(factor=4.0)'),
+    ('alibi', 'alibi_pi(mode="per_row")'),
+]
+SETTINGS = (
+    'data.dataset=stdlib_code', 'train.length=256', 'train.batch=8', 'train.steps=500', 'train.save_every=500',
+    'train.eval_every=500', 'model.layers=2', 'model.width=128', 'model.heads=4',
+)  # fmt: skip
+EVALUATION = (
+    'eval.lengths=256,512,1024,2048,4096', 'eval.protocols=nonoverlapping,same_tokens,per_position', 'eval.tokens=16384',
+    'eval.buckets=12',
+)  # fmt: skip
+
+if __name__ == '__main__':
+    compare(__doc__, ENCODINGS, EXTENDED, workdir='runs/relative_bias', settings=SETTINGS, evaluation=EVALUATION)
