@@ -8,9 +8,11 @@ from typing import Any
 
 import flax
 import jax
+import numpy as np
 from flax import nnx
 
 import posenc_jax
+from posenc_jax.core.compose import parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import language, settings
 from posenc_jax.evaluation.measurement import Measurement
@@ -18,11 +20,13 @@ from posenc_jax.evaluation.overrides import apply_overrides
 from posenc_jax.evaluation.results import Results, RunResult
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.evaluation.tasks import SEED, evaluate_task
+from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
 from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
+from posenc_jax.tasks.task import batch_rng
 from posenc_jax.training import checkpoint
 from posenc_jax.training import config as configs
 from posenc_jax.training import defaults
@@ -95,8 +99,20 @@ class Job:
     load: Callable[[], tuple[Transformer, int]]
 
     def extended(self, model: Transformer) -> Transformer:
-        """The model with the context extension that is asked for, if one is."""
-        return model.extend(self.config.extend) if self.config.extend else model
+        """The model with the context extension that is asked for, if one is; Ms-PoE orders its heads on validation text."""
+        if not self.config.extend:
+            return model
+        model = model.extend(self.config.extend)
+        if not any(isinstance(part, MsPoE) and part.unordered for part in parts_of(model.encoding(*model.layers()[0]))):
+            return model
+        return reorder(model, probe_heads(model, self._prompt()))
+
+    def _prompt(self) -> np.ndarray:
+        """One row of the trained length or a little less: the first text, or the first example, of the validation split."""
+        if self.task.is_language:
+            return np.asarray(self.task.tokens('validation')[: self.cfg.train_len])[None]
+        rng = batch_rng(SEED, 'validation', 0)
+        return self.task.for_evaluation().sample(rng, 1, settings.lengths_of(self.config)[0])['tokens']
 
     def rows(self, width: int) -> int:
         """Rows read at once: as many tokens as `eval.batch` rows of the trained length, at least one row."""

@@ -99,7 +99,8 @@ class MsPoE(Encoding):
     """Divides rotary positions by a ratio per head: small for heads that attend by position, large for the others.
 
     `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`; n(h) from an order of the heads, see
-    `ratio_index`. The order of a prompt comes from `probe_heads`, and `reorder` gives every layer its own. A key head
+    `ratio_index`. The order of a prompt comes from `probe_heads`, and `reorder` gives every layer its own; eval.py,
+    generation and the analyses do both, on the beginning of the validation text. A key head
     that serves several query heads has the ratio of the first of them, so that logits of the others depend on position
     differences only approximately. Differs from the paper: the frequencies are divided, in float32, and the positions
     stay integers; the first two layers, which it leaves as they are, are left out by `reorder`.
@@ -107,7 +108,7 @@ class MsPoE(Encoding):
     Args:
       encoding: the rotary encoding.
       r_min, r_max: first ratio, and the one after the last.
-      order: the heads from most to least position-aware; None takes them as they are numbered.
+      order: the heads from most to least position-aware; None takes them as they are numbered until `reorder`.
       assign: 'rank', 'code' or 'normal' (which takes no order).
       per_group: query heads that share a key head share the ratio of the first of them.
       heads, kv_heads: N and K, from the model.
@@ -150,6 +151,7 @@ class MsPoE(Encoding):
             raise ValueError(f'ms_poe: order must name each of the heads 0 .. {heads - 1} once, got {order}')
         self.r_min, self.r_max, self.assign, self.per_group = r_min, r_max, assign, per_group
         self.heads, self.kv_heads = heads, kv_heads
+        self.unordered = order is None and assign != 'normal'
         self.ratios = Constant(self.ratios_of(jnp.asarray(range(heads) if order is None else order)), axes=('heads',))
 
     def ratios_of(self, order: Int[Array, '... N']) -> Float[Array, '... N']:
@@ -162,6 +164,7 @@ class MsPoE(Encoding):
         """A copy whose heads are ordered like this, which may lead with a stack of layers; `plain` ones keep their positions."""
         names = ('encoding', 'r_min', 'r_max', 'assign', 'per_group', 'heads', 'kv_heads')
         copy = MsPoE(**{name: getattr(self, name) for name in names})
+        copy.unordered = False
         copy.ratios = Constant(jnp.where(plain, 1.0, self.ratios_of(order)), axes=('heads',))
         return copy
 

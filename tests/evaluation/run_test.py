@@ -16,6 +16,7 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import run as evaluation
 from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
+from posenc_jax.extension.ms_poe import ms_poe_ratios, probe_heads
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.training import checkpoint
 from posenc_jax.training import config as configs
@@ -43,9 +44,11 @@ RUNS = {
     'alibi': dict(encoding='alibi()'),
     'alibi 1': dict(encoding='alibi()', seed=1),
     'rope': dict(encoding='rope()'),
+    'deep': dict(encoding='rope()', model={'layers': 4, 'heads': 4}),
     'learned': dict(encoding='learned_absolute(max_len=32)'),
     'random': dict(encoding='randomized_pe(max_len=256) | rope()'),
     'copy': dict(encoding='nope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)}),
+    'copy rope': dict(encoding='rope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)}),
     'passkey': dict(encoding='nope()', task='passkey()', train={'length': 16, 'min_length': 7}, eval={'lengths': (16, 24)}),
     'coupled': dict(
         encoding='position_coupling(max_position=20)', task='addition(ids="coupled", reverse_output=True)',
@@ -100,6 +103,24 @@ def test_seeds_make_one_series_and_extensions_another(runs):
     assert [len(s.runs) for s in found.series] == [2, 1, 1]
     plain, extended = found.series[1].runs[0], found.series[2].runs[0]
     assert all(a.nll != b.nll for a, b in zip(plain.measurements, extended.measurements))
+
+
+def test_ms_poe_orders_the_heads_of_every_layer_by_what_they_do_on_validation_text(runs):
+    ratios_of = lambda model: [np.asarray(model.encoding(*place).parts[0].ratios[...]) for place in model.layers()]
+    job = evaluation.prepare(f'{runs["deep"]} | ms_poe()', {})
+    plain = job.load()[0]
+    first, second, *rest = ratios_of(job.extended(plain))
+    assert (first == 1).all() and (second == 1).all()
+    prompt = job.task.tokens('validation')[None, :16]
+    orders = probe_heads(plain.extend('ms_poe()'), jnp.asarray(prompt))
+    table = ms_poe_ratios(4, 1.2, 1.8)
+    for ratios, order in zip(rest, np.asarray(orders)[2:]):
+        np.testing.assert_allclose(ratios[order], table, rtol=1e-6)
+    for given in ('ms_poe(order=(3, 2, 1, 0))', 'ms_poe(assign="normal")'):
+        found = ratios_of(evaluation.prepare(f'{runs["deep"]} | {given}', {}).extended(plain))
+        np.testing.assert_allclose(found, [table[::-1]] * 4, rtol=1e-6)
+    copying = evaluation.prepare(f'{runs["copy rope"]} | ms_poe()', {})
+    assert (ratios_of(copying.extended(copying.load()[0]))[0] == 1).all()
 
 
 def test_every_protocol_and_file_by_the_command_line(runs, tmp_path, capsys):
