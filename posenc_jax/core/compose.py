@@ -26,6 +26,10 @@ class ChainedEncoding(Encoding):
         if len(rotating) > 1:
             names = ' and '.join(map(name_of, rotating))
             raise SpecError(f'{names} both rotate queries and keys, which would turn them twice: leave one out')
+        for part in parts[parts.index(rotating[0]) :] if rotating else ():
+            if part.unrotated:
+                first, second = name_of(rotating[0]), name_of(part)
+                raise SpecError(f'{second} reads queries and keys that are not rotated yet: write {second} before {first}')
         evolving = [part for part in parts if part.cached == 'evolving']
         raw = [part for part in parts if part.cached == 'raw']
         if evolving and raw:

@@ -140,6 +140,7 @@ class Encoding(nnx.Module):
       decides: what a mask settles by itself, so that the model adds no default mask for it: 'causality', 'segments'.
       sees_later: a mask that lets queries see keys after them.
       rotates: it turns queries and keys by their positions, which one part of a chain may do.
+      unrotated: it reads queries and keys before they are turned.
       lookback: how many earlier rows of the layer input `branch` and `project` read (a short convolution); their rows come
         first in `x`.
       cached: 'encoded', 'raw' or 'evolving' (see `Promises.cached`).
@@ -150,6 +151,7 @@ class Encoding(nnx.Module):
     decides: ClassVar[frozenset[str]] = frozenset()
     sees_later: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
+    unrotated: ClassVar[bool] = False
     lookback: ClassVar[int] = 0
 
     @property

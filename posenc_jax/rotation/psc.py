@@ -74,6 +74,8 @@ class PSC(Encoding):
       ((4, 8, 8), (2, 8, 8))
     """
 
+    unrotated = True
+
     def __init__(self, heads: int = CONTEXT, kv_heads: int = CONTEXT, head_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
         def matrices(count, role):
             shape, bound, axes = (count, head_dim, head_dim), head_dim**-0.5, (role, None, None)

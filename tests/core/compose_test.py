@@ -82,6 +82,13 @@ def test_exclusive_doors_have_one_owner():
     np.testing.assert_allclose(both.collect(s, q, tok, tok), 2 * weighted_sum(s, q), rtol=1e-6)
 
 
+def test_what_reads_unrotated_queries_comes_first():
+    context = dict(heads=4, head_dim=8)
+    with pytest.raises(SpecError, match='write psc before rope'):
+        pj.make('rope() | alibi() | psc()', **context)
+    assert len(pj.make('alibi() | psc() | rope()', **context).parts) == 3
+
+
 @pytest.mark.parametrize(
     'spec, names',
     [
