@@ -55,7 +55,8 @@ def equal_token_logits(
     """Logits between equal tokens, relative to that of a query with its own position; NaN where the mask hides the key.
 
     All queries and keys are ones, and so is the layer input; an encoding that is added to the token vectors is shown by the
-    inner products of what it adds, in each head of its share of the columns. Softmax ignores what is the same for a whole row, so nothing is lost.
+    inner products of what it adds, in each head of its share of the columns. Softmax ignores what is the same for a whole
+    row, so nothing is lost.
 
     Args:
       encoding: made with the sizes of `probe`.
@@ -127,7 +128,8 @@ def draw(spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, ti
     middle.set_title('head 1' if len(_different(within)) > 1 else 'every head', fontsize=9)
     figure.colorbar(shown, ax=middle, shrink=0.8)
     if isinstance(beyond, str):
-        right.text(0.5, 0.5, re.sub('(.{30,40}) ', '\\1\n', beyond), ha='center', va='center', fontsize=8, transform=right.transAxes)
+        lines = re.sub('(.{30,40}) ', '\\1\n', beyond)
+        right.text(0.5, 0.5, lines, ha='center', va='center', fontsize=8, transform=right.transAxes)
         right.set_axis_off()
     else:
         _lines(right, beyond, 1)

@@ -32,7 +32,9 @@ def test_what_is_added_to_tokens_is_shown_by_its_inner_products():
     np.testing.assert_allclose(by_distance(PROBE.make('sinusoidal()'), 12, PROBE), expected - expected[:, :1], atol=1e-5)
 
 
-@pytest.mark.parametrize('spec', ['cope(npos=4)', 'path(rank=2)', 'conflator()', 'dca(encoding=rope(), chunk=4, local=2)', 'shaw()'])
+@pytest.mark.parametrize(
+    'spec', ['cope(npos=4)', 'path(rank=2)', 'conflator()', 'dca(encoding=rope(), chunk=4, local=2)', 'shaw()']
+)
 def test_rows_are_those_of_the_matrix(spec):
     """Every kind of door: a carry, earlier rows, several inputs, features chosen by distance, a term of the query."""
     encoding = PROBE.make(spec)

@@ -1,0 +1,158 @@
+"""Different encodings for different heads of one layer."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.encoding import Constant, Encoding
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+
+_PER_HEAD = ('project', 'open', 'match', 'score', 'mask', 'collect')
+
+
+@register(
+    'per_head',
+    kind='encoding',
+    card=Card(
+        name='per-head mixture',
+        title='posenc_jax: positional encodings for JAX',
+        arxiv='',
+        door='project, match, score, mask, collect',
+        equation='head h is encoded by `first` if h < n, else by `second`',
+        source='this library; the recipe of models that rotate some heads and leave others without positions',
+        authors='posenc_jax authors',
+        year=2026,
+        example='per_head(first=rope(), second=alibi(), heads_of_first=2)',
+        promises=Promises(relative=True),
+    ),
+)
+class PerHead(Encoding):
+    """The first heads of a layer have one encoding, the others another; nested, any number of them.
+
+    `head h is encoded by first if h < n, else by second`. Both are built for all heads of the model and each head keeps what
+    is its own, so that heads may lie on several devices: `alibi()` gives a head the slope that it would have without the
+    mixture. What both do to a head is computed and one of it is chosen, which costs as much as the two together.
+    Differs from the recipes of published models: nothing else.
+
+    Args:
+      first, second: encodings or chains of them that act on layers.
+      heads_of_first: n, in whole groups of query heads that share a key head.
+      heads, kv_heads: N and K, from the model.
+
+    Raises:
+      ValueError: a count outside 1 .. N-1 or that splits a group; an encoding that acts on token vectors or positions, which
+        heads share, that makes several inputs of attention, mixes heads, or whose keys are not cached as encoded; masks
+        that disagree on whether later keys are seen.
+
+    Reference: this library.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> mixture = pj.make('per_head(first=rope(), second=alibi(), heads_of_first=2)', heads=4, head_dim=8)
+      >>> mixture.of_first[...].tolist()
+      [True, True, False, False]
+    """
+
+    def __init__(
+        self, first: Encoding, second: Encoding, heads_of_first: int, heads: int = CONTEXT, kv_heads: int = CONTEXT
+    ):
+        group = heads // kv_heads
+        if not 1 <= heads_of_first < heads:
+            raise ValueError(f'per_head: heads_of_first is 1 .. {heads - 1} of {heads} heads, got {heads_of_first}')
+        if heads_of_first % group:
+            nearest = max(group, round(heads_of_first / group) * group)
+            raise ValueError(
+                f'per_head: {heads_of_first} heads cut a group of {group} that share a key head; '
+                f'use {min(nearest, heads - group)}'
+            )
+        for part in (*parts_of(first), *parts_of(second)):
+            for door in ('place', 'embed', 'branch', 'merge', 'evolve'):
+                if part.opens(door):
+                    raise ValueError(f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it beside per_head')
+            if hasattr(part, 'card') and part.card.promises.mixes_heads:
+                raise ValueError(f'per_head: logits of one head of {name_of(part)} read the queries of others')
+            if part.cached != 'encoded':
+                raise ValueError(f'per_head: keys of {name_of(part)} are cached {part.cached}, only encoded ones mix')
+        if first.decides != second.decides or first.sees_later != second.sees_later:
+            raise ValueError('per_head: the masks of first and second disagree on what they decide; chain them beside it')
+        self.first, self.second = first, second
+        parts = (*parts_of(first), *parts_of(second))
+        self.card = _card_of(type(self).card, [part.card for part in parts if hasattr(part, 'card')])
+        self.of_first = Constant(jnp.arange(heads) < heads_of_first, axes=('heads',))
+        self.keys_of_first = Constant(jnp.arange(kv_heads) < heads_of_first // group, axes=('kv_heads',))
+
+    @property
+    def decides(self):
+        return self.first.decides
+
+    @property
+    def sees_later(self):
+        return self.first.sees_later
+
+    @property
+    def rotates(self):
+        return self.first.rotates or self.second.rotates
+
+    @property
+    def lookback(self):
+        return max(self.first.lookback, self.second.lookback)
+
+    def opens(self, door):
+        return door in _PER_HEAD and (self.first.opens(door) or self.second.opens(door))
+
+    def _choose(self, ours, theirs, axis, *, keys=False):
+        """Heads, along `axis`, of the first from `ours` and the rest from `theirs`."""
+        if ours is theirs:
+            return ours
+        chosen = (self.keys_of_first if keys else self.of_first)[...]
+        return jnp.where(chosen.reshape(-1, *[1] * (ours.ndim - axis - 1)), ours, theirs)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        rows = lambda part: None if x is None else x[:, self.lookback - part.lookback :]
+        one = self.first.project(q, k, v, tq, tk, rows(self.first))
+        two = self.second.project(q, k, v, tq, tk, rows(self.second))
+        q, k, v = (self._choose(a, b, 2, keys=keys) for a, b, keys in zip(one, two, (False, True, True)))
+        added = lambda after, before: {name: f for name, f in after.feats.items() if f is not before.feats.get(name)}
+        merged = lambda number, tok: one[number].with_feats(**added(two[number], tok))
+        return q, k, v, merged(3, tq), merged(4, tk)
+
+    def open(self, q, tq):
+        return self.first.open(q, tq), self.second.open(q, tq)
+
+    def match(self, q, k, tq, tk, seen, carry):
+        one, first = self.first.match(q, k, tq, tk, seen, carry[0])
+        if not (self.first.opens('match') or self.second.opens('match')):
+            return one, carry
+        two, second = self.second.match(q, k, tq, tk, seen, carry[1])
+        return self._choose(one, two, 1), (first, second)
+
+    def score(self, s, tq, tk, seen, carry):
+        one, first = self.first.score(s, tq, tk, seen, carry[0])
+        two, second = self.second.score(s, tq, tk, seen, carry[1])
+        return self._choose(one, two, 1), (first, second)
+
+    def mask(self, tq, tk):
+        one, two = self.first.mask(tq, tk), self.second.mask(tq, tk)
+        if one is None and two is None:
+            return None
+        everything = jnp.ones((1, 1, tq.length, tk.length), bool)
+        return self._choose(everything if one is None else one, everything if two is None else two, 1)
+
+    def may_see(self, tq, tk):
+        return jnp.logical_or(self.first.may_see(tq, tk), self.second.may_see(tq, tk))
+
+    def collect(self, w, v, tq, tk):
+        if not self.opens('collect'):
+            return super().collect(w, v, tq, tk)
+        return self._choose(self.first.collect(w, v, tq, tk), self.second.collect(w, v, tq, tk), 1)
+
+
+def _card_of(card: Card, parts: list[Card]) -> Card:
+    """The Card with what both sides promise, and needing what either of them needs."""
+    both = lambda name: all(getattr(part.promises, name) for part in parts)
+    needs_training = any(part.promises.needs_training for part in parts)
+    promises = {name: both(name) for name in ('relative', 'sweep_free', 'blockwise')}
+    causal_only = any(part.causal_only for part in parts)
+    return dataclasses.replace(card, promises=Promises(needs_training=needs_training, **promises), causal_only=causal_only)
