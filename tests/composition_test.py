@@ -1,0 +1,82 @@
+"""What composes: any bias with any position-id scheme and with a rotation, patterns of layers, mixtures of heads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.compose import parts_of
+from posenc_jax.core.families import Bias
+from posenc_jax.core.registry import entries
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.decode import generate
+
+CONTEXT = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
+BIASES = [entry.card.example for entry in entries('encoding') if isinstance(entry.build, type) and issubclass(entry.build, Bias)]
+IDS = {
+    'drawn': 'randomized_pe(max_len=64, eval_len=40)',
+    'fractional': 'giraffe_random()',
+    'evaluated': 'randomized_pe(max_len=64, eval_len=40)',
+}
+
+
+def logits(encoding, tok):
+    """Of random queries and keys, one dense tile, from the doors."""
+    q, k = (jax.random.normal(jax.random.key(n), (1, heads, 12, 8)) for n, heads in ((0, 4), (1, 2)))
+    seen = jnp.ones((1, 1, 12, 12), bool)
+    s, carry = encoding.match(q, k, tok, tok, seen, encoding.open(q, tok))
+    return np.asarray(encoding.score(s, tok, tok, seen, carry)[0])
+
+
+@pytest.mark.parametrize('ids', IDS)
+@pytest.mark.parametrize('bias', BIASES)
+def test_a_bias_reads_the_positions_that_a_scheme_assigns(bias, ids):
+    together, alone = pj.make(f'{IDS[ids]} | {bias}', **CONTEXT), pj.make(bias, **CONTEXT)
+    tok = together.place(pj.Tokens.of(length=12), key=None if ids == 'evaluated' else jax.random.key(3))
+    assert not np.array_equal(tok.pos, np.arange(12)[None])
+    np.testing.assert_array_equal(logits(together, tok), logits(alone, tok))
+    given = pj.Tokens.of(positions=tok.pos)
+    np.testing.assert_array_equal(logits(together, tok), logits(alone, given))
+
+
+@pytest.mark.parametrize('bias', BIASES)
+def test_a_rotation_and_a_bias_add_up(bias):
+    """Rotated logits plus what the bias adds to plain ones, whatever the order of the chain."""
+    tok = pj.Tokens.of(length=12)
+    q, k = (jax.random.normal(jax.random.key(n), (1, 12, heads, 8)) for n, heads in ((0, 4), (1, 2)))
+
+    def of(spec):
+        encoding = pj.make(spec, **CONTEXT)
+        a, b, _, tq, tk = encoding.project(q, k, k, tok, tok, jnp.ones((1, 12, 32)))
+        a, b, seen = a.swapaxes(1, 2), b.swapaxes(1, 2), jnp.ones((1, 1, 12, 12), bool)
+        s, carry = encoding.match(a, b, tq, tk, seen, encoding.open(a, tq))
+        return np.asarray(encoding.score(s, tq, tk, seen, carry)[0])
+
+    both = of(f'rope() | {bias}')
+    np.testing.assert_array_equal(both, of(f'{bias} | rope()'))
+    if all(part.card.key not in SCALING for part in parts_of(pj.make(bias, **CONTEXT))):
+        np.testing.assert_allclose(both, of('rope()') + of(bias) - of('nope()'), atol=2e-5)
+
+
+# They multiply the logits they are given, too.
+SCALING = ()
+
+MODELS = {
+    'pattern': dict(encoding='rope()', pattern=('rope() | window(size=4)', 'alibi()', 'nope()'), layers=3),
+    'per head': dict(encoding='per_head(first=rope(), second=alibi(), heads_of_first=2)', layers=2),
+    'ids, rotation and bias': dict(encoding='randomized_pe(max_len=64, eval_len=40) | rope() | kerple()', layers=2),
+    'a table and a bias': dict(encoding='sinusoidal() | t5_rpe()', layers=2),
+}
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_models_of_mixed_encodings_decode_as_they_read(name):
+    cfg = TransformerConfig(vocab_size=11, train_len=8, width=32, heads=4, kv_heads=2, **MODELS[name])
+    model, prompt = Transformer(cfg, rngs=nnx.Rngs(0)), jax.random.randint(jax.random.key(0), (2, 5), 0, 11)
+    out = generate(model, prompt, max_new_tokens=4, temperature=0.0)
+    read = jax.jit(lambda tokens: model(tokens))
+    for _ in range(4):
+        prompt = jnp.concatenate([prompt, read(prompt)[:, -1:].argmax(-1)], axis=1)
+    np.testing.assert_array_equal(out, prompt)
