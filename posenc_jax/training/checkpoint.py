@@ -200,6 +200,7 @@ def fingerprint(tree: Any) -> UInt32[Array, '']:
     """
     total = jnp.zeros((), jnp.uint32)
     for number, leaf in enumerate(jax.tree.leaves(tree)):
+        leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
         bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}'))
         total += jnp.uint32(2 * number + 1) * bits.sum(dtype=jnp.uint32)
     return total

@@ -182,4 +182,5 @@ def test_fingerprint():
     tree = {'a': a, 'b': jnp.int32(5)}
     assert int(fingerprint(tree)) != int(fingerprint({'a': a.at[3].set(jnp.nextafter(a[3], 9.0)), 'b': jnp.int32(5)}))
     assert int(fingerprint({'a': a[:3], 'b': a[3:]})) != int(fingerprint({'a': a[3:], 'b': a[:3]}))
+    assert int(fingerprint({'a': jnp.array([True, False])})) != int(fingerprint({'a': jnp.array([True, True])}))
     assert int(fingerprint({})) == 0
