@@ -10,6 +10,8 @@ from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
+from posenc_jax.bias.rope_alibi_harmonic import harmonic_number, harmonic_penalty
+from posenc_jax.bias.sandwich import sandwich_bias, sandwich_curve, sandwich_slopes
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
@@ -18,6 +20,7 @@ from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
+from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
@@ -40,6 +43,7 @@ from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 __all__ = [
     'alibi_bias',
     'alibi_half',
+    'alibi_pi_scale',
     'alibi_slopes',
     'carope_bias',
     'carope_increments',
@@ -60,6 +64,8 @@ __all__ = [
     'forget_bias',
     'giraffe_ids',
     'gpe_ids',
+    'harmonic_number',
+    'harmonic_penalty',
     'head_order',
     'head_scores',
     'hierarchical_ids',
@@ -83,6 +89,9 @@ __all__ = [
     'rope',
     'rope_frequencies',
     'rotate',
+    'sandwich_bias',
+    'sandwich_curve',
+    'sandwich_slopes',
     'scaled_dot_product',
     'shaw_index',
     'signed_distance',
