@@ -9,6 +9,7 @@ from posenc_jax.bias.alibi import alibi_bias, alibi_half, alibi_slopes
 from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
+from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
 from posenc_jax.bias.rope_alibi_harmonic import harmonic_number, harmonic_penalty
 from posenc_jax.bias.sandwich import sandwich_bias, sandwich_curve, sandwich_slopes
@@ -45,6 +46,7 @@ __all__ = [
     'alibi_half',
     'alibi_pi_scale',
     'alibi_slopes',
+    'attention_entropy',
     'carope_bias',
     'carope_increments',
     'carope_last',
@@ -74,6 +76,7 @@ __all__ = [
     'kerple_log3',
     'kerple_power',
     'ms_poe_ratios',
+    'nope_temperature_curve',
     'ntk_aware_base',
     'path_directions',
     'path_match',
