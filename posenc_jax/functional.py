@@ -5,11 +5,14 @@ Nothing is computed here. Each function is documented where it lives; modules of
 
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
-from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
+from posenc_jax.bias.alibi import alibi_bias, alibi_half, alibi_slopes
 from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
+from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
+from posenc_jax.bias.rope_alibi_harmonic import harmonic_number, harmonic_penalty
+from posenc_jax.bias.sandwich import sandwich_bias, sandwich_curve, sandwich_slopes
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
@@ -18,6 +21,7 @@ from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
+from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
@@ -39,7 +43,10 @@ from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 
 __all__ = [
     'alibi_bias',
+    'alibi_half',
+    'alibi_pi_scale',
     'alibi_slopes',
+    'attention_entropy',
     'carope_bias',
     'carope_increments',
     'carope_last',
@@ -59,6 +66,8 @@ __all__ = [
     'forget_bias',
     'giraffe_ids',
     'gpe_ids',
+    'harmonic_number',
+    'harmonic_penalty',
     'head_order',
     'head_scores',
     'hierarchical_ids',
@@ -67,6 +76,7 @@ __all__ = [
     'kerple_log3',
     'kerple_power',
     'ms_poe_ratios',
+    'nope_temperature_curve',
     'ntk_aware_base',
     'path_directions',
     'path_match',
@@ -82,6 +92,9 @@ __all__ = [
     'rope',
     'rope_frequencies',
     'rotate',
+    'sandwich_bias',
+    'sandwich_curve',
+    'sandwich_slopes',
     'scaled_dot_product',
     'shaw_index',
     'signed_distance',

@@ -1,13 +1,20 @@
 """ALiBi: attention with linear biases."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.families import Bias, signed_distance
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
+
+Variant = Literal['symmetric', 'half', 'asymmetric', 'offset']
+VARIANTS = ('symmetric', 'half', 'asymmetric', 'offset')
+_LATER_OFFSET = 0.5  # how much nearer 'offset' puts a later key, in tokens
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
@@ -28,15 +35,48 @@ def alibi_slopes(heads: int) -> np.ndarray:
     return np.concatenate([slopes, extra[0::2][: heads - power]])
 
 
-def alibi_bias(slopes: Float[Array, 'N'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Float[Array, '#B N T S']:
-    """`-m_h |p_i - p_j|`, float32.
+def alibi_bias(
+    slopes: Float[Array, 'N'],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+    *,
+    later: Float[Array, 'N'] | None = None,
+    offset: float = 0.0,
+) -> Float[Array, '#B N T S']:
+    """`-m_h |p_i - p_j|`, float32; where the key is ahead of the query `-m'_h (|p_i - p_j| - offset)`.
+
+    Args:
+      slopes: m_h.
+      later: m'_h of keys ahead; None where they have the slopes of the others.
+      offset: how much nearer keys ahead count as, in positions.
 
     Example:
-      >>> alibi_bias(jnp.array([0.5]), jnp.array([[3]]), jnp.array([[0, 1, 2, 3]])).tolist()
-      [[[[-1.5, -1.0, -0.5, -0.0]]]]
+      >>> alibi_bias(jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]])).tolist()
+      [[[[-1.0, -0.5, -0.0, -0.5]]]]
+      >>> alibi_bias(jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]]), offset=0.5).tolist()
+      [[[[-1.0, -0.5, -0.0, -0.25]]]]
     """
-    distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
-    return -slopes.astype(jnp.float32)[:, None, None] * distance[:, None]
+    ahead = signed_distance(q_pos, k_pos)
+    distance, ahead = jnp.abs(ahead).astype(jnp.float32), ahead < 0
+    slopes = slopes.astype(jnp.float32)[:, None, None]
+    if offset:
+        distance = distance - jnp.where(ahead, jnp.float32(offset), 0.0)
+    if later is not None:
+        slopes = jnp.where(ahead[:, None], later.astype(jnp.float32)[:, None, None], slopes)
+    return -slopes * distance[:, None]
+
+
+def alibi_half(
+    ahead: Bool[Array, 'N'], q_index: Int[Array, '#B T'], k_index: Int[Array, '#B S']
+) -> Bool[Array, '#B N T S']:
+    """What each head sees if it looks one way only: keys `j >= i` where `ahead`, else `j <= i`.
+
+    Example:
+      >>> alibi_half(jnp.array([False, True]), jnp.array([[1]]), jnp.array([[0, 1, 2]]))[0, :, 0].tolist()
+      [[True, True, False], [False, True, True]]
+    """
+    distance = signed_distance(q_index, k_index)[:, None]
+    return jnp.where(ahead[:, None, None], distance <= 0, distance >= 0)
 
 
 @register(
@@ -60,14 +100,23 @@ class ALiBi(Bias):
     """Penalises distance linearly, with one slope per head; acts on the logits.
 
     `b_ij = -m_h |i - j|`, `m_h = 2^(-8h/N)`. Differs from the paper: nothing in the causal case (the distance form gives
-    the probabilities of the official key-position form); without a causal mask it is the symmetric variant.
+    the probabilities of the official key-position form). The paper is causal only; where queries see later keys,
+    `variant` is how its code base and others continued it.
+
+    'symmetric' is the same formula for later keys, 'offset' `-m_h (|i - j| - 1/2)` for them, so that left and right are told
+    apart; 'asymmetric' has two trained slopes per head, for earlier and for later keys, which start at m_h; in 'half' the
+    first N/2 heads see `j <= i` and the last N/2 `j >= i`, each half with the slopes of N/2 heads. Under a causal mask
+    'offset' and 'asymmetric' are allowed and have nothing to act on: their earlier keys are those of 'symmetric'.
 
     Args:
-      slopes: m_h, one per head, in place of the paper's.
+      slopes: m_h, one per head, in place of the paper's; where they are trained, what they start at.
+      variant: 'symmetric', 'half', 'asymmetric' or 'offset'.
+      learn_slopes: trains `ln m_h`; 'asymmetric' always does. The paper found trained slopes to extrapolate worse.
       heads: N, from the model.
 
     Raises:
-      ValueError: slopes that are not one finite number per head.
+      ValueError: slopes that are not one finite number per head, or are trained and not positive; an unknown variant;
+        'half' of an odd number of heads, or chained with a mask that hides later keys.
 
     Reference: Press, Smith, Lewis, arXiv 2108.12409.
 
@@ -75,13 +124,51 @@ class ALiBi(Bias):
       >>> import posenc_jax as pj
       >>> pj.make('alibi()', heads=8).slopes[...][:2].tolist()
       [0.5, 0.25]
+      >>> pj.make('alibi(variant="asymmetric")', heads=8).log_slopes.shape
+      (2, 8)
     """
 
-    def __init__(self, slopes: tuple[float, ...] | None = None, heads: int = CONTEXT):
+    def __init__(
+        self,
+        slopes: tuple[float, ...] | None = None,
+        variant: Variant = 'symmetric',
+        learn_slopes: bool = False,
+        heads: int = CONTEXT,
+    ):
+        self.variant = check_choice('alibi variant', variant, VARIANTS)
+        self.learns = learn_slopes or variant == 'asymmetric'
+        if variant == 'half' and heads % 2:
+            raise ValueError(f"alibi(variant='half') needs an even number of heads, got {heads}; the nearest is {heads + 1}")
         if slopes is not None and (len(slopes) != heads or not np.isfinite(slopes).all()):
-            raise ValueError(f'alibi: {len(slopes)} slopes {slopes} for {heads} heads; expected one finite number per head')
-        given = alibi_slopes(heads) if slopes is None else slopes
-        self.slopes = Constant(jnp.asarray(given, jnp.float32), axes=('heads',))
+            raise ValueError(f'{self.card.key}: {len(slopes)} slopes {slopes} for {heads} heads; expected one finite number per head')
+        if self.learns and slopes is not None and min(slopes) <= 0:
+            raise ValueError(f'alibi trains the logarithms of slopes, which must be positive, got {slopes}')
+        usual = np.tile(alibi_slopes(heads // 2), 2) if variant == 'half' else alibi_slopes(heads)
+        given = usual if slopes is None else np.asarray(slopes)
+        if not self.learns:
+            self.slopes = Constant(jnp.asarray(given, jnp.float32), axes=('heads',))
+        elif variant == 'asymmetric':
+            self.log_slopes = nnx.Param(jnp.asarray(np.log([given, given]), jnp.float32), axes=(None, 'heads'))
+        else:
+            self.log_slopes = nnx.Param(jnp.asarray(np.log(given), jnp.float32), axes=('heads',))
+
+        if variant == 'half':
+            self.ahead = Constant(jnp.arange(heads) >= heads // 2, axes=('heads',))
+
+    @property
+    def sees_later(self):
+        return self.variant == 'half'
+
+    def opens(self, door):
+        return super().opens(door) and (door != 'mask' or self.variant == 'half')
 
     def bias(self, q_pos, k_pos):
-        return alibi_bias(self.slopes[...], q_pos, k_pos)
+        slopes, later = jnp.exp(self.log_slopes[...]) if self.learns else self.slopes[...], None
+        if self.variant == 'asymmetric':
+            slopes, later = slopes
+        return alibi_bias(slopes, q_pos, k_pos, later=later, offset=_LATER_OFFSET if self.variant == 'offset' else 0.0)
+
+    def mask(self, tq, tk):
+        if self.variant != 'half':
+            return None
+        return alibi_half(self.ahead[...], tq.index, tk.index)

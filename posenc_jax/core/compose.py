@@ -49,6 +49,13 @@ class ChainedEncoding(Encoding):
             raise SpecError(
                 f'{name_of(causal[0])} is defined for causal attention only, {name_of(later[0])} lets queries see later keys'
             )
+        looking = [part for part in later if 'causality' not in part.decides]
+        hiding = [part for part in parts if 'causality' in part.decides and not part.sees_later]
+        if looking and hiding:
+            raise SpecError(
+                f'{name_of(looking[0])} has heads that look at later keys only, which {name_of(hiding[0])} hides: use it in an '
+                'encoder, or with full() or prefix()'
+            )
         limits = [(part, part.position_limit) for part in parts if part.position_limit is not None]
         for number, part in enumerate(parts):
             for table, limit in limits:

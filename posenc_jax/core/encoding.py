@@ -138,7 +138,8 @@ class Encoding(nnx.Module):
       card: the catalogue entry, set by `register`; an encoding made for one experiment may do without.
       spec_kind: lets a spec string nest encodings as arguments.
       decides: what a mask settles by itself, so that the model adds no default mask for it: 'causality', 'segments'.
-      sees_later: a mask that lets queries see keys after them.
+      sees_later: a mask that lets queries see keys after them; without deciding causality, one that means nothing where
+        another mask hides those keys.
       rotates: it turns queries and keys by their positions, which one part of a chain may do.
       unrotated: it reads queries and keys before they are turned.
       lookback: how many earlier rows of the layer input `branch` and `project` read (a short convolution); their rows come

@@ -14,8 +14,9 @@ from posenc_jax.rotation.rope import Rotary
 def extend(encoding: Encoding, spec: str, **context) -> Encoding:
     """The encoding with its rotary part (or relative bias) extended; every other part, and all variables, are kept.
 
-    A frequency rule replaces the rule of the rotary part. An extension (`dca`, `lm_infinite`) wraps the part. Several,
-    joined by `|`, are applied from left to right.
+    A frequency rule replaces the rule of the rotary part. An extension (`dca`, `lm_infinite`) wraps the part, or takes one
+    of the classes in its attribute `extends` if it has that (`alibi_pi`). Several, joined by `|`, are applied from left
+    to right.
 
     Args:
       encoding: a single encoding or a chain.
@@ -32,8 +33,9 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
       4.0
     """
     for node in spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes:
-        parts, extends_bias = parts_of(encoding), node.entry.kind == 'extension'
-        found = [part for part in parts if isinstance(part, Rotary) or (extends_bias and is_relative_bias(part))]
+        parts, own = parts_of(encoding), _extends(node)
+        relative = lambda part: isinstance(part, Rotary) or (node.entry.kind == 'extension' and is_relative_bias(part))
+        found = [part for part in parts if (isinstance(part, own) if own else relative(part))]
         part = _the_one(node, found, ' | '.join(map(name_of, parts)))
         if node.entry.kind == 'frequencies':
             freqs = spec_language.build(node, context)
@@ -56,17 +58,23 @@ def extended_spec(encoding: str, spec: str) -> str:
     """
     nodes = list(spec_language.parse(encoding).nodes)
     for node in spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes:
-        kinds = (Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,)
+        kinds = _extends(node) or ((Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,))
         relative = lambda n: issubclass(n.entry.build, Rotary) or n.entry.card.promises.relative
         found = [n for n in nodes if isinstance(n.entry.build, type) and issubclass(n.entry.build, kinds) and relative(n)]
         part = _the_one(node, found, str(spec_language.Chain(tuple(nodes))))
         if node.entry.kind == 'frequencies':
             extended = dataclasses.replace(part, arguments={**part.arguments, 'freqs': node})
         else:
-            arguments = {'encoding': spec_language.Chain((part,)), **node.arguments}
-            extended = spec_language.Node(lookup(node.entry.key, ('encoding',)), arguments)
+            entry = lookup(node.entry.key, ('encoding',))
+            wrapped = {'encoding': spec_language.Chain((part,))} if 'encoding' in entry.parameters else {}
+            extended = spec_language.Node(entry, {**wrapped, **node.arguments})
         nodes = [extended if other is part else other for other in nodes]
     return str(spec_language.Chain(tuple(nodes)))
+
+
+def _extends(node: spec_language.Node) -> tuple[type[Encoding], ...]:
+    """The classes that an extension says it extends; () where it takes any rotary encoding or relative bias."""
+    return getattr(node.entry.build, 'extends', ())
 
 
 def _the_one(node: spec_language.Node, found: list, among: str):
@@ -75,5 +83,7 @@ def _the_one(node: spec_language.Node, found: list, among: str):
         raise SpecError(f'{node.entry.key} extends the encoding that is there; leave out encoding={node.arguments["encoding"]}')
     if len(found) != 1:
         wanted = 'one rotary encoding' + (' or one relative bias' if node.entry.kind == 'extension' else '')
+        if own := _extends(node):
+            wanted = ' or '.join(f'one {kind.card.name}' for kind in own)
         raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
     return found[0]

@@ -7,8 +7,8 @@ from posenc_jax.rotation.rope import Rotary
 
 
 def is_relative_bias(encoding: Encoding) -> bool:
-    """A bias that depends on position differences only, as ALiBi does."""
-    return isinstance(encoding, Bias) and encoding.card.promises.relative
+    """A bias that depends on position differences only, as ALiBi does, and hides no keys."""
+    return isinstance(encoding, Bias) and encoding.card.promises.relative and not encoding.opens('mask')
 
 
 def check_part(extension: str, encoding: Encoding, *, bias: bool = False) -> Encoding:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import temperature
 from posenc_jax.core.registry import SpecError
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained
@@ -100,6 +101,28 @@ def test_adapters_train_and_the_rest_stays(tmp_path, source):
     assert np.allclose(merged(tokens), model(tokens), atol=2e-5)
     third = train(continued(tmp_path, directory, name='third', train__length=16, train__steps=1, train__lr=1e-9))
     assert np.allclose(restore_model(third)[1](tokens), model(tokens), atol=2e-5)
+
+
+def test_temperatures_train_and_the_rest_stays(tmp_path):
+    """configs/temperature.py, cut to seconds: only one number per layer and head moves, each by its own gradient."""
+    source = train(tiny.config(tmp_path, name='source', encoding='nope()', train__length=16, train__steps=4))
+    config = temperature.get_config()
+    config.update(name='tuned', workdir=str(tmp_path))
+    config.init.source = str(source)
+    config.train.update(steps=3, warmup=1, length=32, save_every=1, keep=10)
+    config.eval.at_end = False
+    directory = train(config)
+    written = configs.from_json(directory / configs.FILE).encoding
+    assert written == 'nope_temperature(temperature=1.6, per_head=True, train_len=16)'
+    before, after = leaves(restore_model(source)[1]), leaves(restore_model(directory)[1])
+    (name,) = changed(before, after)
+    assert name.endswith('temperature') and after[name].shape == (2, 4) and after[name].dtype == np.float32
+    assert len(np.unique(after[name])) == 8 and (after[name] >= 1).all() and np.abs(after[name] - 1.6).max() < 0.5
+    start = leaves(restore_model(directory, 1)[1])
+    assert changed(start, after) == {name}
+    same = restore_model(source)[1].extend('nope_temperature(1.6)')
+    tokens = jnp.arange(32)[None]
+    assert np.abs(restore_model(directory)[1](tokens) - same(tokens)).max() > 1e-4
 
 
 def test_a_run_resumes_although_the_source_has_gone_on(tmp_path, source):
