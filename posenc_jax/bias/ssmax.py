@@ -80,6 +80,9 @@ class SSMax(Encoding):
     def sees_later(self):
         return self.bidirectional
 
+    def opens(self, door):
+        return super().opens(door) and (door != 'project' or self.bidirectional)
+
     def project(self, q, k, v, tq, tk, x=None):
         if self.bidirectional:
             ordered = lambda tok: dataclasses.replace(tok, pos=tok.order)
