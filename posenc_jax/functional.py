@@ -3,6 +3,7 @@
 Nothing is computed here. Each function is documented where it lives; modules of the same names only hold the variables.
 """
 
+from posenc_jax.analysis.receptive_field import decay_kernel, field_of, theoretical_field
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
 from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
@@ -54,11 +55,13 @@ __all__ = [
     'convergent_bias',
     'cope_bias',
     'dca_distance',
+    'decay_kernel',
     'distillation_loss',
     'dynamic_ntk_frequencies',
     'evolve_keys',
     'expansion_factor',
     'fairseq_ids',
+    'field_of',
     'fire_network',
     'fire_progress',
     'fire_transform',
@@ -102,6 +105,7 @@ __all__ = [
     't5_thresholds',
     'tapa_distance',
     'tapa_logits',
+    'theoretical_field',
     'urpe_bucket',
     'urpe_diagonal',
     'v2pe_ids',
