@@ -3,19 +3,24 @@
 Nothing is computed here. Each function is documented where it lives; modules of the same names only hold the variables.
 """
 
+from posenc_jax.analysis.receptive_field import decay_kernel, field_of, theoretical_field
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
 from posenc_jax.bias.alibi import alibi_bias, alibi_half, alibi_slopes
+from posenc_jax.bias.bam import bam_prior
 from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
 from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
 from posenc_jax.bias.rope_alibi_harmonic import harmonic_number, harmonic_penalty
+from posenc_jax.bias.rpe_convergent import convergent_bias
 from posenc_jax.bias.sandwich import sandwich_bias, sandwich_curve, sandwich_slopes
+from posenc_jax.bias.ssmax import ssmax_factor
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
+from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
 from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
@@ -47,19 +52,23 @@ __all__ = [
     'alibi_pi_scale',
     'alibi_slopes',
     'attention_entropy',
+    'bam_prior',
     'carope_bias',
     'carope_increments',
     'carope_last',
     'carope_log_rate',
     'carope_match',
     'conflator_bigrams',
+    'convergent_bias',
     'cope_bias',
     'dca_distance',
+    'decay_kernel',
     'distillation_loss',
     'dynamic_ntk_frequencies',
     'evolve_keys',
     'expansion_factor',
     'fairseq_ids',
+    'field_of',
     'fire_network',
     'fire_progress',
     'fire_transform',
@@ -101,6 +110,7 @@ __all__ = [
     'sinusoidal_frequencies',
     'sinusoidal_table',
     'spaced_ids',
+    'ssmax_factor',
     'switching_ids',
     'switching_points',
     't5_bias',
@@ -108,6 +118,9 @@ __all__ = [
     't5_thresholds',
     'tapa_distance',
     'tapa_logits',
+    'theoretical_field',
+    'urpe_bucket',
+    'urpe_diagonal',
     'v2pe_ids',
     'wait_k_reads',
     'weighted_sum',

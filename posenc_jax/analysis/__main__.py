@@ -1,27 +1,43 @@
-"""Analyses of a trained rotary model, each with its numbers and its picture.
+"""Analyses of a trained model or of an encoding, each with its numbers and its picture.
 
     python -m posenc_jax.analysis rope_usage|token_distance --run=RUN [--length=N] [--batches=4] [--out=DIR]
     python -m posenc_jax.analysis pi_bound [--out=DIR]
+    python -m posenc_jax.analysis receptive_field --encoding='alibi()' [--encoding=...] [--heads=8] [--reach=200000]
+    python -m posenc_jax.analysis receptive_field --run=RUN [--length=N] [--batches=4]
+    python -m posenc_jax.analysis receptive_field --runs='DIR/*' [--length=N] [--batches=4]
 
 RUN is a training run or a public checkpoint, with ' | EXTENSION' behind it for an extended one, as for eval.py. The text is
-that of the test split; --config.data.dataset=... and other --config.NAME=VALUE as there. Writes NAME.npz and NAME.png to
-DIR (default: analysis/ in the run).
+that of the test split (rotary analyses read text alone, receptive fields also the examples of a task);
+--config.data.dataset=... and other --config.NAME=VALUE as there. Writes NAME.npz and NAME.png to DIR (default: analysis/ in
+the run).
+
+receptive_field: of encodings the theoretical one (TRF, --epsilon=0.05 of the weight lies beyond; needs no training); of a run
+also the empirical one (ERF) and the attention at each distance; of several runs both, and how their ranks agree over methods.
 """
 
 import argparse
 import functools
+import glob
 import pathlib
 import sys
+
+ANALYSES = ('rope_usage', 'token_distance', 'pi_bound', 'receptive_field')
 
 
 def main(argv: list[str]) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser('posenc_jax.analysis', description=__doc__, formatter_class=raw)
-    parser.add_argument('analysis', choices=('rope_usage', 'token_distance', 'pi_bound'))
+    parser.add_argument('analysis', choices=ANALYSES)
     parser.add_argument('--run', metavar='RUN')
     parser.add_argument('--length', type=int, default=0, metavar='N', help='tokens of a window; default: as trained')
     parser.add_argument('--batches', type=int, default=4, help='windows, one after the other')
     parser.add_argument('--out', type=pathlib.Path, metavar='DIR')
+    fields = parser.add_argument_group('receptive_field')
+    fields.add_argument('--encoding', action='append', metavar='SPEC', help='may be repeated, to compare')
+    fields.add_argument('--heads', type=int, default=8, help='of the encodings')
+    fields.add_argument('--runs', metavar='PATTERN', help='runs to compare, seeds of one encoding averaged')
+    fields.add_argument('--reach', type=int, default=200_000, metavar='N', help='distances a series is summed over')
+    fields.add_argument('--epsilon', type=float, default=0.05)
     known, rest = parser.parse_known_args(argv)
     try:
         for path in run(known, rest):
@@ -33,34 +49,69 @@ def main(argv: list[str]) -> int:
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
-    import numpy as np
-
-    from posenc_jax.analysis.pi_bound import bound_plot
-    from posenc_jax.analysis.rope_usage import rope_usage, usage_heatmap
-    from posenc_jax.analysis.token_distance import distance_heatmap, positional_heads, spearman, token_distance
-    from posenc_jax.evaluation.overrides import read_overrides
-    from posenc_jax.evaluation.run import UNASKED, home_of, prepare
-
     if known.analysis == 'pi_bound':
-        out = known.out or pathlib.Path('runs', 'analysis')
-        out.mkdir(parents=True, exist_ok=True)
-        return [bound_plot(out / 'pi_bound.png')]
+        from posenc_jax.analysis.pi_bound import bound_plot
+
+        return [bound_plot(_folder(known) / 'pi_bound.png')]
+    if known.analysis == 'receptive_field':
+        return _receptive_field(known, rest)
     if not known.run:
         raise ValueError(f'{known.analysis} looks at a model: give --run=RUN')
+    return _rotary(known, rest)
+
+
+def _folder(known: argparse.Namespace, run: str = '') -> pathlib.Path:
+    """Where the results go; made if need be."""
+    from posenc_jax.evaluation.run import home_of
+
+    out = known.out or (home_of(run) / 'analysis' if run else pathlib.Path('runs', 'analysis'))
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _prepare(known: argparse.Namespace, rest: list[str], run: str, more: dict | None = None):
+    from posenc_jax.evaluation.overrides import read_overrides
+    from posenc_jax.evaluation.run import UNASKED, prepare
+
     if known.batches < 1 or known.length < 0:
         raise ValueError(f'--batches must be at least 1 and --length positive, got {known.batches} and {known.length}')
-    job = prepare(known.run, {**read_overrides(rest), **UNASKED})
-    if not job.task.is_language:
-        raise ValueError(f'{known.run} was trained on {job.config.task}; the analyses read text')
+    return prepare(run, {**read_overrides(rest), **UNASKED, **(more or {})})
+
+
+def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
+    """The length that is asked for, where a run has a task: 1, the least of a text, may be none of its."""
+    from posenc_jax.training import config as configs
+
+    path = pathlib.Path(run.partition('|')[0].strip(), configs.FILE)
+    config = configs.from_json(path) if path.is_file() else None
+    if config is None or configs.make_task(config).is_language:
+        return {}
+    return {'eval.lengths': (known.length or config.train.length,)}
+
+
+def _windows(known: argparse.Namespace, job):
+    """The text of a run, [batches, 1, length]."""
+    import numpy as np
+
     length = known.length or job.cfg.train_len
     stream = job.task.tokens(job.config.eval.split)
     if len(stream) < length * known.batches:
         needed = f'{known.batches} windows of {length} need {length * known.batches}'
         raise ValueError(f'the text has {len(stream)} tokens, {needed}')
-    out = known.out or home_of(known.run) / 'analysis'
-    out.mkdir(parents=True, exist_ok=True)
+    return np.asarray(stream[: length * known.batches]).reshape(known.batches, 1, length)
+
+
+def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
+    import numpy as np
+
+    from posenc_jax.analysis.rope_usage import rope_usage, usage_heatmap
+    from posenc_jax.analysis.token_distance import distance_heatmap, positional_heads, spearman, token_distance
+
+    job = _prepare(known, rest, known.run)
+    if not job.task.is_language:
+        raise ValueError(f'{known.run} was trained on {job.config.task}; the analyses read text')
+    windows, out = _windows(known, job), _folder(known, known.run)
     model = job.extended(job.load()[0])
-    windows = np.asarray(stream[: length * known.batches]).reshape(known.batches, 1, length)
     measure = rope_usage if known.analysis == 'rope_usage' else token_distance
     found = functools.reduce(lambda a, b: a.merge(b), (measure(model, window) for window in windows))
     numbers, picture = out / f'{known.analysis}.npz', out / f'{known.analysis}.png'
@@ -72,6 +123,114 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     print(f'positional heads (layer.head): {heads}; rank correlation of score and attended distance: '
           f'{spearman(found.score, found.dist):.2f}')  # fmt: skip
     return [numbers, distance_heatmap(found, picture)]
+
+
+def _receptive_field(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
+    given = [name for name in ('encoding', 'run', 'runs') if getattr(known, name)]
+    if len(given) != 1:
+        raise ValueError(f'receptive_field takes one of --encoding=SPEC, --run=RUN, --runs=PATTERN, got {given or "none"}')
+    if known.encoding:
+        if rest:
+            raise ValueError(f'cannot read {rest[0]!r}')
+        return _fields_of_encodings(known)
+    return _fields_of_run(known, rest) if known.run else _fields_of_runs(known, rest)
+
+
+def _fields_of_encodings(known: argparse.Namespace) -> list[pathlib.Path]:
+    import numpy as np
+
+    from posenc_jax.analysis.receptive_field import decay_kernel, decay_plot, theoretical_field
+    from posenc_jax.core.compose import make
+
+    kernels, fields = {}, {}
+    for spec in dict.fromkeys(known.encoding):
+        # What an encoding may be told about a model besides its heads does not change what a bias of the positions is.
+        sizes = dict(heads=known.heads, head_dim=8, model_dim=8 * known.heads, train_len=known.reach)
+        encoding = make(spec, causal=True, **sizes)
+        kernels[spec] = decay_kernel(encoding, known.heads, known.reach)
+        fields[spec] = theoretical_field(encoding, known.heads, reach=known.reach, epsilon=known.epsilon)
+        shown = ' '.join(f'{field:.0f}' for field in fields[spec])
+        print(f'{spec}: TRF {fields[spec].mean():.1f} (by head: {shown})')
+    out = _folder(known)
+    numbers = out / 'receptive_field.npz'
+    np.savez(numbers, encodings=list(fields), trf=np.stack(list(fields.values())))
+    return [numbers, decay_plot(kernels, fields, out / 'receptive_field.png')]
+
+
+def _measured(known: argparse.Namespace, rest: list[str], run: str):
+    """The model of a run and its `ReceptiveField` on the text of the run, or on examples of its task."""
+    from posenc_jax.analysis.receptive_field import receptive_field
+    from posenc_jax.core.encoding import Tokens
+    from posenc_jax.evaluation.tasks import SEED
+
+    job = _prepare(known, rest, run, _task_length(known, run))
+    if job.task.is_language:
+        parts = [(window, None) for window in _windows(known, job)]
+    else:
+        length = known.length or job.config.train.length
+        batch = job.task.dataset(length=length, batch_size=known.batches, seed=SEED, split=job.config.eval.split)[0]
+        about = dict(positions=batch.get('positions'), segment=batch.get('segment'))
+        parts = [(batch['tokens'], Tokens.of(length=batch['tokens'].shape[1], **about))]
+    model = job.extended(job.load()[0])
+    measure = lambda tokens, tok: receptive_field(model, tokens, tok, epsilon=known.epsilon)
+    return job, model, functools.reduce(lambda a, b: a.merge(b), (measure(*part) for part in parts))
+
+
+def _trained_field(known: argparse.Namespace, model):
+    """The TRF of a trained model, or None and why it has none."""
+    from posenc_jax.analysis.receptive_field import trained_field
+
+    try:
+        return trained_field(model, reach=known.reach, epsilon=known.epsilon), ''
+    except ValueError as error:
+        return None, str(error)
+
+
+def _fields_of_run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
+    import numpy as np
+
+    from posenc_jax.analysis.receptive_field import decay_kernel, decay_plot, profile_plot
+
+    _, model, found = _measured(known, rest, known.run)
+    trf, why = _trained_field(known, model)
+    out = _folder(known, known.run)
+    numbers = out / 'receptive_field.npz'
+    np.savez(numbers, erf=found.erf, profile=found.profile, trf=np.nan if trf is None else trf)
+    written = [numbers, profile_plot(found, out / 'receptive_field.png')]
+    if trf is None:
+        print(f'ERF {found.erf.mean():.2f}; no TRF: {why}')
+        return written
+    print(f'ERF {found.erf.mean():.2f}; TRF {trf.mean():.1f}')
+    place, block = model.layers()[0]
+    kernel = decay_kernel(model.encoding(place, block), model.cfg.heads, known.reach)
+    label = f'{model.cfg.specs[0]}, layer 0'
+    return [*written, decay_plot({label: kernel}, {label: trf[0]}, out / 'receptive_field_decay.png')]
+
+
+def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
+    import numpy as np
+
+    from posenc_jax.analysis.receptive_field import Compared, by_method, rank_correlation, rank_plot
+    from posenc_jax.training import config as configs
+
+    runs = sorted(path for path in glob.glob(known.runs) if pathlib.Path(path, configs.FILE).is_file())
+    if not runs:
+        raise ValueError(f'no training run matches --runs={known.runs!r} (a run is a directory with a {configs.FILE})')
+    rows = []
+    for run in runs:
+        job, model, found = _measured(known, rest, run)
+        trf, _ = _trained_field(known, model)
+        label = ' / '.join(job.config.pattern) or job.config.encoding
+        rows.append(Compared(label, np.nan if trf is None else float(trf.mean()), float(found.erf.mean())))
+        print(f'{run}: {label}: TRF {rows[-1].trf:.1f}, ERF {rows[-1].erf:.2f}', flush=True)
+    methods = by_method(rows)
+    agreement = rank_correlation(methods)
+    print(f'rank correlation of TRF and ERF over {len(methods)} methods: {agreement:.2f} (a TRF of nan: not a bias of the positions)')
+    out = _folder(known)
+    numbers = out / 'receptive_field_ranks.npz'
+    labels, trf, erf = zip(*methods)
+    np.savez(numbers, labels=labels, trf=trf, erf=erf, rank_correlation=agreement)
+    return [numbers, rank_plot(methods, out / 'receptive_field_ranks.png')]
 
 
 if __name__ == '__main__':

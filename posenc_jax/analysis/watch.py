@@ -1,4 +1,4 @@
-"""Looking at the queries and keys of every layer of a rotary model during one forward pass, and at what was found."""
+"""Looking at the queries and keys of every layer of a model during one forward pass, and at what was found."""
 
 import pathlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -48,6 +48,14 @@ def watch_layers(
       look: `look(rotary, encoding, before, after)` gives arrays; `before` is (q, k) as projected from the layer input, `after`
         is (q, k, tq, tk) as `Encoding.project` leaves them.
     """
+    single = lambda encoding: single_rotary('an analysis', encoding)
+    return watch_encodings(model, tokens, tok, lambda encoding, *seen: look(single(encoding), encoding, *seen))
+
+
+def watch_encodings(
+    model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None, look: Callable[[Encoding, Any, Any], Any]
+) -> Any:
+    """The same for any encodings: `look(encoding, before, after)`, heads of several inputs of attention side by side."""
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     placed = model.place(tok)
 
@@ -55,11 +63,12 @@ def watch_layers(
         encoding, seen = model.encoding(place, block), []
 
         def mix(h):
-            q, k, v = block.attention.split(h)
             rows = layer_rows(h, placed[place].valid, encoding.lookback)
+            q, k, v = block.attention.branches(encoding, h, rows, placed[place])
             q2, k2, v2, tq, tk = encoding.project(q, k, v, placed[place], placed[place], rows)
-            seen.append(look(single_rotary('an analysis', encoding), encoding, (q, k), (q2, k2, tq, tk)))
-            return sharded_attend(encoding, q2, k2, v2, tq, tk, block=block.block, implementation=block.implementation)
+            seen.append(look(encoding, (q, k), (q2, k2, tq, tk)))
+            out = sharded_attend(encoding, q2, k2, v2, tq, tk, block=block.block, implementation=block.implementation)
+            return encoding.merge(out)
 
         return block.around(x, mix), seen[0]
 

@@ -78,24 +78,35 @@ def t5_bias(
       [[[[0.0, 3.0, 6.0]]]]
     """
     bucket = t5_bucket(q_pos, k_pos, buckets=table.shape[0], max_distance=max_distance, bidirectional=bidirectional)
-    return _look_up(table.astype(jnp.float32), bucket)
+    return look_up(table.astype(jnp.float32), bucket)
 
 
 @jax.custom_vjp
-def _look_up(table, bucket):
+def look_up(table: Float[Array, 'rows N'], index: Int[Array, '#B T S']) -> Float[Array, '#B N T S']:
+    """`table[index, head]`, heads first.
+
+    Example:
+      >>> look_up(jnp.array([[1.0, 3.0], [2.0, 4.0]]), jnp.array([[[1, 0]]])).tolist()
+      [[[[2.0, 1.0]], [[4.0, 3.0]]]]
+    """
     rows, heads = table.shape
-    at = bucket[:, None] + rows * jnp.arange(heads)[:, None, None]  # one flat index: else XLA puts the heads last
+    at = index[:, None] + rows * jnp.arange(heads)[:, None, None]  # one flat index: else XLA puts the heads last
     return table.T.reshape(-1)[at]
 
 
-def _look_up_bwd(saved, g):  # a product with ones and zeros: on CPU an indexed sum is a loop over the pairs
-    rows, bucket = saved
-    one_hot = (bucket.reshape(-1) == jnp.arange(rows)[:, None]).astype(g.dtype)
-    heads = jnp.swapaxes(g, 0, 1).reshape(g.shape[1], -1)
+def _look_up_bwd(saved, g):
+    rows, index = saved
+    index, heads = index.reshape(-1), jnp.swapaxes(g, 0, 1).reshape(g.shape[1], -1)
+    if rows > _ONE_HOT_ROWS:
+        return jnp.zeros((rows, heads.shape[0]), g.dtype).at[index].add(heads.T), None
+    one_hot = (index == jnp.arange(rows)[:, None]).astype(g.dtype)
     return jnp.einsum('xi,ni->xn', one_hot, heads), None
 
 
-_look_up.defvjp(lambda table, bucket: (_look_up(table, bucket), (table.shape[0], bucket)), _look_up_bwd)
+# The gradient of a small table is a product with ones and zeros, since on CPU an indexed sum is a loop over the pairs; that of
+# a large one would hold `rows` numbers per pair.
+_ONE_HOT_ROWS = 128
+look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], index)), _look_up_bwd)
 
 
 @register(

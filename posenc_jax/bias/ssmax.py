@@ -1,0 +1,97 @@
+"""Scalable softmax: logits that grow with the logarithm of how many keys there are."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.bias.bam import check_heads
+from posenc_jax.core.encoding import Encoding, Tokens, heads_first
+from posenc_jax.core.length import current_length
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+
+
+def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Array, '#B N T 1']:
+    """`g_h ln(n_i)`, float32.
+
+    Example:
+      >>> ssmax_factor(jnp.array([1.0, 2.0]), jnp.array([[1, 2]]))[0, :, :, 0].round(4).tolist()
+      [[0.0, 0.6931], [0.0, 1.3863]]
+    """
+    return gain.astype(jnp.float32)[:, None, None] * jnp.log(count.astype(jnp.float32))[:, None, :, None]
+
+
+@register(
+    'ssmax',
+    kind='encoding',
+    card=Card(
+        name='scalable softmax',
+        title='Scalable-Softmax Is Superior for Attention',
+        arxiv='2501.19399',
+        door='score',
+        equation='logit_ij <- g_h ln(n_i) logit_ij',
+        source='ArthurSBianchessi/BAM (as it is trained there)',
+        authors='Nakanishi, Ken M.',
+        year=2025,
+        example='ssmax()',
+        share='layer',
+        causal_only=True,
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class SSMax(Encoding):
+    """Multiplies the logits that reach this door by the logarithm of the number of keys, with a trained gain per head and layer.
+
+    `logit_ij <- g_h ln(n_i) logit_ij`, n_i how many tokens of its document a query has seen, itself among them: the first of
+    them has a single key and factor 0. So the softmax stays as sharp over many keys as over few. What stands before it in a
+    chain is multiplied, what stands behind it is not: `bam() | ssmax()`, `ssmax() | bam()`. Keys that another mask hides, as a
+    window does, are counted: a tile cannot know how many they are. Differs from the paper: nothing in the factor; the gain
+    starts at 1, as in the code of BAM.
+
+    Args:
+      gain: initial g of all heads, positive.
+      bidirectional: n_i is the number of tokens of the document, for encoders; only this may be used without a causal mask, since
+        before it a query cannot know how many keys come after it, and not in a decoder, where it would tell.
+      heads: N, from the model.
+
+    Raises:
+      ValueError: a gain that is not positive; when used, queries of another number of heads, or a document whose other tokens
+        are not known (`bidirectional` with packed documents in parts).
+
+    Reference: Nakanishi, arXiv 2501.19399.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('bam() | ssmax()', heads=4).parts[1].gain[...].tolist()
+      [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def __init__(self, gain: float = 1.0, bidirectional: bool = False, heads: int = CONTEXT):
+        if gain <= 0:
+            raise ValueError(f'ssmax gain must be positive, got {gain}')
+        self.bidirectional = bidirectional
+        if bidirectional:
+            self.card = dataclasses.replace(type(self).card, causal_only=False)
+        self.gain = nnx.Param(jnp.full(heads, gain, jnp.float32), axes=('heads',))
+
+    @property
+    def sees_later(self):
+        return self.bidirectional
+
+    def opens(self, door):
+        return super().opens(door) and (door != 'project' or self.bidirectional)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        if self.bidirectional:
+            ordered = lambda tok: dataclasses.replace(tok, pos=tok.order)
+            count = current_length(ordered(tq), ordered(tk))[0]
+            count = jnp.broadcast_to(count, (count.shape[0], tq.length))
+            tq = tq.with_feats(ssmax=count[..., None])
+        return q, k, v, tq, tk
+
+    def score(self, s, tq, tk, seen, carry):
+        check_heads('ssmax', self.gain[...], s)
+        count = heads_first(tq.feats['ssmax'])[:, 0] if self.bidirectional else tq.order + 1
+        return s * ssmax_factor(self.gain[...], count), carry

@@ -1,0 +1,138 @@
+"""Universal relative position encoding: a table of biases before the softmax and a table of factors behind it."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from posenc_jax.bias.t5_rpe import look_up, t5_thresholds
+from posenc_jax.core.encoding import Encoding, over_batch, weighted_sum
+from posenc_jax.core.families import signed_distance
+from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.spec import CONTEXT
+
+Table = Literal['bucketed', 'toeplitz']
+
+
+def urpe_bucket(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], *, buckets: int = 32, max_distance: int = 128
+) -> Int[Array, '#B T S']:
+    """The release's row of a table with 2 buckets + 1 of them: buckets + 1 + e for keys at or after the query, else buckets - 1 - e.
+
+    e is T5's bucket of |j - i| among `buckets` (see `t5_bucket`). So rows `buckets` and `buckets - 1` belong to no pair, and
+    the query itself and the key before it are three rows apart.
+
+    Example:
+      >>> urpe_bucket(jnp.array([[200]]), jnp.array([[0, 199, 200, 201]])).tolist()
+      [[[0, 30, 33, 34]]]
+    """
+    distance = signed_distance(q_pos, k_pos)
+    starts = jnp.asarray(t5_thresholds(buckets, max_distance), distance.dtype)
+    bucket = (jnp.abs(distance)[..., None] >= starts).sum(-1, dtype=jnp.int32)
+    return jnp.where(distance <= 0, buckets + 1 + bucket, buckets - 1 - bucket)
+
+
+def urpe_diagonal(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_len: int) -> Int[Array, '#B T S']:
+    """The row of a Toeplitz table, `clip(j - i, 1 - n, n - 1) + n - 1`.
+
+    Raises:
+      ValueError: positions that are not integers.
+
+    Example:
+      >>> urpe_diagonal(jnp.array([[5]]), jnp.array([[0, 4, 5, 6]]), 4).tolist()
+      [[[0, 2, 3, 4]]]
+    """
+    distance = signed_distance(q_pos, k_pos)
+    if not jnp.issubdtype(distance.dtype, jnp.integer):
+        raise ValueError(f"urpe(table='toeplitz') needs integer positions, got {distance.dtype}; use table='bucketed'")
+    return jnp.clip(-distance, 1 - max_len, max_len - 1).astype(jnp.int32) + max_len - 1
+
+
+@register(
+    'urpe',
+    kind='encoding',
+    card=Card(
+        name='URPE',
+        title='Your Transformer May Not be as Powerful as You Expect',
+        arxiv='2205.13401',
+        door='score, collect',
+        equation='out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j',
+        source='lsj2408/URPE',
+        authors='Luo, Shengjie and Li, Shanda and Zheng, Shuxin and Liu, Tie-Yan and Wang, Liwei and He, Di',
+        year=2022,
+        example='urpe(max_distance=40)',
+        share='model',
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class URPE(Encoding):
+    """Adds a trained bias of the distance to the logits, and multiplies the probabilities by a trained factor of the distance.
+
+    `out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j`, per head, not normalised again: the weights of a row
+    need not sum to one, by which tokens that are all equal can be told apart. C starts as ones. Differs from the paper:
+    nothing; 'bucketed' is the table of the official code, 'toeplitz' that of the paper. Beyond `max_len` the latter uses its
+    last entries.
+
+    Args:
+      table: 'bucketed', T5's buckets of the distance in either direction (see `urpe_bucket` for the numbering); 'toeplitz', an
+        entry per distance.
+      buckets, max_distance: of 'bucketed', per direction; distances from about `max_distance` on share the last bucket.
+      max_len: n of 'toeplitz', in positions; 0 is the trained length.
+      std: of the initial biases.
+      heads, train_len: N, and the trained length in tokens, from the model.
+
+    Raises:
+      ValueError: unknown table, too few buckets, max_distance within the exact ones, negative max_len or std; when used,
+        queries whose heads are not those of the tables, or fractional positions with 'toeplitz'.
+
+    Reference: Luo et al., arXiv 2205.13401.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> encoding = pj.make('urpe()', heads=4, train_len=64)
+      >>> encoding.biases.shape, float(encoding.factors[...].min())
+      ((65, 4), 1.0)
+    """
+
+    def __init__(
+        self,
+        table: Table = 'bucketed',
+        buckets: int = 32,
+        max_distance: int = 128,
+        max_len: int = 0,
+        std: float = 0.02,
+        heads: int = CONTEXT,
+        train_len: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        check_choice('urpe table', table, ('bucketed', 'toeplitz'))
+        t5_thresholds(buckets, max_distance)  # checks both
+        if max_len < 0:
+            raise ValueError(f'urpe max_len must be positive, or 0 for the trained length of {train_len}, got {max_len}')
+        if std < 0:
+            raise ValueError(f'urpe std must be at least 0, got {std}')
+        self.table, self.buckets, self.max_distance, self.max_len = table, buckets, max_distance, max_len or train_len
+        rows = 2 * buckets + 1 if table == 'bucketed' else 2 * self.max_len - 1
+        self.biases = nnx.Param(std * jax.random.normal(rngs.params(), (rows, heads), jnp.float32), axes=(None, 'heads'))
+        self.factors = nnx.Param(jnp.ones((rows, heads), jnp.float32), axes=(None, 'heads'))
+
+    def index(self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Int[Array, '#B T S']:
+        """The row of both tables for each pair."""
+        if self.table == 'toeplitz':
+            return urpe_diagonal(q_pos, k_pos, self.max_len)
+        return urpe_bucket(q_pos, k_pos, buckets=self.buckets, max_distance=self.max_distance)
+
+    def _spread(self, table, like, tq, tk):
+        """A table as [B, N, T, S]."""
+        if table.shape[1] != like.shape[1]:
+            raise ValueError(f'urpe has tables for {table.shape[1]} heads, the queries have {like.shape[1]}')
+        found = look_up(table.astype(jnp.float32), self.index(tq.pos, tk.pos))
+        return over_batch(found, like.shape[0]) if found.shape[0] < like.shape[0] else found
+
+    def score(self, s, tq, tk, seen, carry):
+        return s + self._spread(self.biases[...], s, tq, tk), carry
+
+    def collect(self, w, v, tq, tk):
+        return weighted_sum(w * self._spread(self.factors[...], w, tq, tk), v)

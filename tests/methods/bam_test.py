@@ -1,0 +1,123 @@
+"""BAM: the prior by hand, its limits ALiBi and NoPE, the sign of its place, and what is shared with which layers."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
+from posenc_jax.bias.bam import bam_prior
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.training.optimizer import decays
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'bam.json').read_text())['values']
+N = 4
+
+
+def make(arguments=''):
+    return pj.make(f'bam({arguments})', heads=N)
+
+
+def bias_of(encoding, length=30):
+    pos = jnp.arange(length)[None]
+    return np.asarray(encoding.bias(pos, pos)[0])
+
+
+def attend(spec, heads=N, length=12):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, length, heads, 8)) for i in range(3))
+    tok = pj.Tokens.of(length=length)
+    return pj.attend(pj.make(spec, heads=heads, head_dim=8, causal=True), q, k, v, tok, tok)
+
+
+def test_the_prior_by_hand():
+    case = GOLDEN['square']
+    encoding = make(f'beta=2.0, scale={(case["slope"],) * N}')
+    bias = bias_of(encoding)[0, -1, ::-1]
+    np.testing.assert_allclose(bias[case['distance']], case['prior'], atol=5e-5)  # of the 1e-5 inside the power
+
+
+def test_the_initial_prior_is_alibi_less_the_epsilon():
+    slopes, pos = alibi_slopes(N), jnp.arange(30)[None]
+    expected = np.asarray(alibi_bias(jnp.asarray(slopes), pos, pos)[0]) - 1e-5 * slopes[:, None, None]
+    np.testing.assert_allclose(bias_of(make()), expected, atol=1e-6)
+    np.testing.assert_allclose(attend('bam()'), attend('alibi()'), atol=1e-5)
+
+
+def test_an_exponent_of_zero_is_nope():
+    np.testing.assert_array_equal(bias_of(make('beta=0.0'))[:, 0, 0], -np.exp(np.asarray(make().logscale[...])))
+    assert np.ptp(bias_of(make('beta=0.0'))) < 0.25 and (np.ptp(bias_of(make('beta=0.0')), axis=(1, 2)) == 0).all()
+    np.testing.assert_allclose(attend('bam(beta=0.0)'), attend('nope()'), atol=1e-6)
+
+
+@pytest.mark.parametrize('number', range(3))
+def test_the_place_of_the_peak_and_its_sign(number):
+    loc, mu, peak = (GOLDEN[name][number] for name in ('loc', 'mu', 'peak'))
+    encoding = make(f'loc={loc}')
+    row = bias_of(encoding)[0, 15]
+    assert row.argmax() == 15 + peak  # key minus query: 1 lies in the future
+    expected = -0.25 * (np.abs(np.arange(30) - 15 - mu) + 1e-5)
+    np.testing.assert_allclose(row, expected, atol=1e-6)
+
+
+def test_a_negative_exponent_turns_a_head_away_from_the_query():
+    bias = bias_of(make(f'beta={GOLDEN["beta"]}, scale={(1.0,) * N}'))[0, 15]
+    assert bias[15] == pytest.approx(-GOLDEN['at_the_query'], rel=1e-5) and bias.argmin() == 15
+    assert (np.diff(bias[15:]) > 0).all()  # and is drawn to what is far
+
+
+@pytest.mark.parametrize('beta', [-0.4, 0.0, 0.3, 1.0, 2.0])
+@pytest.mark.parametrize('loc', [0.0, 0.5, -1.5])
+def test_gradients_are_finite_also_at_distance_zero(beta, loc):
+    pos = jnp.arange(9)[None]
+    encoding = make(f'beta={beta}, loc={loc}')
+    target = jax.random.normal(jax.random.key(0), (1, N, 9, 9))
+    gradient = jax.grad(lambda e: (e.bias(pos, pos) * target).sum())(encoding)
+    for name in ('beta', 'logscale', 'loc'):
+        assert np.isfinite(getattr(gradient, name)[...]).all(), name
+    alone = jax.grad(lambda *p: bam_prior(*p, pos[:, :1], pos[:, :1]).sum(), (0, 1, 2))
+    values = tuple(jnp.full(N, x, jnp.float32) for x in (beta, 0.0, 0.0))
+    assert all(np.isfinite(g).all() for g in alone(*values))
+
+
+def test_one_prior_for_all_layers_and_a_gain_in_each():
+    sizes = dict(vocab_size=7, train_len=8, layers=3, width=16, heads=2)
+    model = Transformer(TransformerConfig(**sizes, encoding='bam() | ssmax()'), rngs=nnx.Rngs(0))
+    (prior,) = [part for part in model.shared if part.card.key == 'bam']
+    assert prior.beta.shape == (2,)
+    assert [part.card.key for part in model.blocks[0].encodings] == ['ssmax']
+    assert model.blocks[0].encodings[0].gain.shape == (3, 2)
+    encodings = decays(model)
+    kept = jax.tree.leaves([encodings['shared'], encodings['blocks'][0]['encodings']])
+    assert len(kept) == 4 and not any(kept)  # no weight decay on any of them
+
+
+def test_fixed_parameters_are_not_trained():
+    assert {p[-1] for p, _ in nnx.to_flat_state(nnx.state(make('fixed=("loc", "beta")'), nnx.Param))} == {'logscale'}
+
+
+def test_far_distances_keep_a_shape_that_alibi_loses():
+    """The claim behind its reach: with beta < 1 what lies 500 times farther off is weighed, where ALiBi underflows."""
+    pos, key = jnp.array([[128_000]]), jnp.array([[0]])
+    prior = make('beta=0.2').bias(pos, key)[0, 0, 0, 0]
+    assert np.exp(prior) > 0.05 and np.exp(make().bias(pos, key)[0, 0, 0, 0]) == 0.0
+
+
+def test_wrong_input_says_what_is_wrong():
+    for arguments, message in (
+        ('beta=(1.0, 2.0)', '2 values of beta for 4 heads'),
+        ('scale=(1.0, 2.0)', '2 values of scale for 4 heads'),
+        ('loc=(1.0, 2.0, 3.0, 4.0, 5.0)', '5 values of loc for 4 heads'),
+        ('scale=(1.0, 0.0, 1.0, 1.0)', r'scale must be positive, got \(1.0, 0.0, 1.0, 1.0\)'),
+        ('scale=(1.0, -2.0, 1.0, 1.0)', 'scale must be positive'),
+        ('fixed=("slope",)', 'is not'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(arguments)
+    one, tok = pj.make('bam()', heads=1), pj.Tokens.of(length=3)
+    with pytest.raises(ValueError, match='bam has parameters of 1 heads, the queries have 4'):
+        pj.attend(one, *[jnp.zeros((1, 3, 4, 8))] * 3, tok, tok)
