@@ -4,8 +4,8 @@ Command:  python train.py --config=configs/quickstart.py --config.encoding='nope
           python train.py --config=configs/temperature.py --config.init.source=runs/language-pydoc_topics-nope-s0 \
               [--config.init.extend='nope_temperature(1.3, per_head=True)'] [--config.train.length=256] [--config.name=NAME]
 Without training:  python eval.py --run='runs/language-pydoc_topics-nope-s0 | nope_temperature(1.5)'
-Paper:    Wang et al., arXiv 2404.12224: 200 steps of batch 8 at the new length, lr 0.1 (or 0.05), warm-up and cosine to 10 %, no
-          weight decay, from the number that serves all heads best: about 1.6 for 4 times the trained length, on 1.1B weights.
+Paper:    Wang et al., arXiv 2404.12224: 200 steps of batch 8 at the new length, lr 0.1 (or 0.05), warm-up of 10 %, cosine to
+          10 %, no weight decay, from the number that serves all heads best: 1.6 for 4 times the trained length, 1.1B weights.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.init.extend = 'nope_temperature(1.6, per_head=True)'
-    config.train.update(tune='encodings', steps=200, batch=8, length=512, lr=0.1, warmup=20, end_lr_fraction=0.1, weight_decay=0.0)
-    config.train.update(eval_every=50)
+    config.train.update(tune='encodings', steps=200, batch=8, length=512, eval_every=50)
+    config.train.update(lr=0.1, warmup=20, end_lr_fraction=0.1, weight_decay=0.0)
     config.eval.update(lengths=(128, 256, 512, 1024))
     return config

@@ -56,13 +56,13 @@ def alibi_bias(
       >>> alibi_bias(jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]]), offset=0.5).tolist()
       [[[[-1.0, -0.5, -0.0, -0.25]]]]
     """
-    ahead = signed_distance(q_pos, k_pos)
-    distance, ahead = jnp.abs(ahead).astype(jnp.float32), ahead < 0
+    apart = signed_distance(q_pos, k_pos)
+    distance = jnp.abs(apart).astype(jnp.float32)
     slopes = slopes.astype(jnp.float32)[:, None, None]
     if offset:
-        distance = distance - jnp.where(ahead, jnp.float32(offset), 0.0)
+        distance = distance - jnp.where(apart < 0, jnp.float32(offset), 0.0)
     if later is not None:
-        slopes = jnp.where(ahead[:, None], later.astype(jnp.float32)[:, None, None], slopes)
+        slopes = jnp.where((apart < 0)[:, None], later.astype(jnp.float32)[:, None, None], slopes)
     return -slopes * distance[:, None]
 
 
@@ -140,7 +140,8 @@ class ALiBi(Bias):
         if variant == 'half' and heads % 2:
             raise ValueError(f"alibi(variant='half') needs an even number of heads, got {heads}; the nearest is {heads + 1}")
         if slopes is not None and (len(slopes) != heads or not np.isfinite(slopes).all()):
-            raise ValueError(f'{self.card.key}: {len(slopes)} slopes {slopes} for {heads} heads; expected one finite number per head')
+            found = f'{self.card.key}: {len(slopes)} slopes {slopes} for {heads} heads'
+            raise ValueError(f'{found}; expected one finite number per head')
         if self.learns and slopes is not None and min(slopes) <= 0:
             raise ValueError(f'alibi trains the logarithms of slopes, which must be positive, got {slopes}')
         usual = np.tile(alibi_slopes(heads // 2), 2) if variant == 'half' else alibi_slopes(heads)

@@ -102,7 +102,8 @@ class NoPETemperature(Encoding):
     ):
         given = np.asarray(temperature, np.float64)
         if given.ndim and given.shape != (heads,):
-            raise ValueError(f'nope_temperature: {given.size} temperatures {temperature} for {heads} heads; expected one per head')
+            found = f'nope_temperature: {given.size} values {temperature} for {heads} heads'
+            raise ValueError(f'{found}; expected one number or {heads}')
         if not (np.isfinite(given) & (given > 0)).all():
             raise ValueError(f'nope_temperature multiplies logits by a positive number, got temperature={temperature}')
         if per_head and given.min() < _LOWEST:
@@ -110,20 +111,16 @@ class NoPETemperature(Encoding):
         if not slope >= 0:
             raise ValueError(f'nope_temperature: slope must be at least 0, got {slope}')
         self.slope, self.train_len = slope, check_train_len('nope_temperature', train_len)
-        if per_head or given.ndim:
-            kind = nnx.Param if per_head else Constant
-            temperature = kind(jnp.broadcast_to(jnp.asarray(given, jnp.float32), (heads,)), axes=('heads',))
-        self.temperature = temperature
+        kind = nnx.Param if per_head else Constant
+        self.raw = kind(jnp.broadcast_to(jnp.asarray(given, jnp.float32), (heads,)), axes=('heads',))
 
-    def temperatures(self) -> Float[Array, '#N']:
-        """The temperatures in use: one per head, or one."""
-        if isinstance(self.temperature, nnx.Param):
-            return clamp_through(self.temperature[...], _LOWEST)
-        return self.temperature[...] if isinstance(self.temperature, Constant) else jnp.full(1, self.temperature, jnp.float32)
+    def temperatures(self) -> Float[Array, 'N']:
+        """The temperatures in use, one per head."""
+        return clamp_through(self.raw[...], _LOWEST) if isinstance(self.raw, nnx.Param) else self.raw[...]
 
     def project(self, q, k, v, tq, tk, x=None):
         scale = self.temperatures()
-        if len(scale) not in (1, q.shape[2]):
+        if len(scale) != q.shape[2]:
             raise ValueError(f'nope_temperature was built for {len(scale)} heads, got {q.shape[2]}')
         if self.slope:
             scale = scale * nope_temperature_curve(tq.order, self.slope, self.train_len)[..., None]

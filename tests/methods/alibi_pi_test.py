@@ -68,11 +68,11 @@ def test_no_penalty_exceeds_those_of_training():
 
 def test_real_tokens_of_a_document_are_counted():
     segment, valid = np.repeat([[0, 1]], (12, 8), axis=1), np.arange(20)[None] != 0
-    tok = pj.Tokens.of(segment=segment, valid=valid)
+    tok = pj.Tokens.of(segment=segment, valid=valid, positions=np.arange(20)[None] + 90)
     plain = bias_of('alibi()', 20, tok)
     for mode in ('dynamic', 'per_row'):
         bias = bias_of(f'alibi_pi(mode={mode!r})', 20, tok)
-        np.testing.assert_array_equal(bias[:, 12:], plain[:, 12:])  # eight tokens
+        np.testing.assert_array_equal(bias[:, 12:, 12:], plain[:, 12:, 12:])  # eight tokens
         scale = 11 / L if mode == 'dynamic' else np.maximum(1, np.arange(1, 12) / L)[:, None]
         np.testing.assert_allclose(bias[:, 1:12], plain[:, 1:12] / scale, rtol=1e-6)
 

@@ -25,7 +25,7 @@ def test_both_sides_have_the_bias_of_the_distance():
 
 @pytest.mark.parametrize(
     'encoding, mirrored',
-    [('alibi_symmetric()', True), ("alibi(variant='offset')", False), ("alibi(variant='half')", False), ('sinusoidal()', False)],
+    [('alibi_symmetric()', True), ("alibi(variant='offset')", False), ("alibi(variant='half')", False), ('rope()', False)],
 )
 def test_an_encoder_reverses_its_output_with_the_sequence(encoding, mirrored):
     cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=4, encoding=encoding, kind='encoder')

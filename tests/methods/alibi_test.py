@@ -55,7 +55,7 @@ def test_slopes_by_hand():
 
 
 def probabilities(variant, length=5, **sizes):
-    """Weights [N, T, S] of an encoder whose queries and keys are zero: values are unit vectors, so the output is the weights."""
+    """Weights [N, T, S] of an encoder whose queries and keys are zero and whose values are unit vectors."""
     sizes = {'heads': 4, **sizes}
     zero = jnp.zeros((1, length, sizes['heads'], length))
     v, tok = jnp.broadcast_to(jnp.eye(length)[None, :, None], zero.shape), pj.Tokens.of(length=length)

@@ -84,7 +84,8 @@ def test_the_curve():
 
 
 def test_the_curve_counts_real_tokens_of_a_document():
-    tok = pj.Tokens.of(segment=np.repeat([[0, 1]], 12, axis=1), valid=np.arange(24)[None] != 3, positions=np.arange(24)[None] + 90)
+    segment, valid = np.repeat([[0, 1]], 12, axis=1), np.arange(24)[None] != 3
+    tok = pj.Tokens.of(segment=segment, valid=valid, positions=np.arange(24)[None] + 90)
     q = jnp.ones((1, 24, 4, 8))
     scaled, *_ = pj.make('nope_temperature(slope=0.5)', **SIZES).project(q, q, q, tok, tok)
     expected = nope_temperature_curve(jnp.array([*range(3), 2, *range(3, 11), *range(12)]), 0.5, 8)
@@ -92,7 +93,8 @@ def test_the_curve_counts_real_tokens_of_a_document():
 
 
 def test_decoding_with_the_curve_is_the_whole_pass():
-    cfg = TransformerConfig(vocab_size=11, train_len=4, layers=2, width=32, heads=4, encoding='nope_temperature(1.2, slope=0.5)')
+    spec = 'nope_temperature(1.2, slope=0.5)'
+    cfg = TransformerConfig(vocab_size=11, train_len=4, layers=2, width=32, heads=4, encoding=spec)
     model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 11
     _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=12)), tokens[:, :3])
     for t in range(3, 12):
@@ -102,11 +104,11 @@ def test_decoding_with_the_curve_is_the_whole_pass():
 
 def test_trained_temperatures_stay_at_one_or_more_and_can_come_back():
     encoding, tok = pj.make('nope_temperature(1.6, per_head=True)', **SIZES), pj.Tokens.of(length=12)
-    np.testing.assert_array_equal(encoding.temperature[...], jnp.full(4, 1.6))
-    encoding.temperature[...] = jnp.array([0.2, 1.0, 1.6, -3.0])
+    np.testing.assert_array_equal(encoding.raw[...], jnp.full(4, 1.6))
+    encoding.raw[...] = jnp.array([0.2, 1.0, 1.6, -3.0])
     np.testing.assert_allclose(encoding.temperatures(), [1.0, 1.0, 1.6, 1.0], rtol=1e-6)
     gradient = jax.grad(lambda e: e.project(*vectors(), tok, tok)[0].sum())(encoding)
-    assert (np.asarray(gradient.temperature[...]) != 0).all() and gradient.temperature[...].dtype == jnp.float32
+    assert (np.asarray(gradient.raw[...]) != 0).all() and gradient.raw[...].dtype == jnp.float32
 
 
 def test_it_takes_the_place_of_nope():
@@ -125,7 +127,7 @@ def test_it_takes_the_place_of_nope():
     [
         ('nope()', 'nope_temperature(0.0)', 'by a positive number, got temperature=0.0'),
         ('nope()', 'nope_temperature((1.0, -1.0, 1.0, 1.0))', 'by a positive number, got'),
-        ('nope()', 'nope_temperature((1.0, 2.0))', '2 temperatures .* for 4 heads; expected one per head'),
+        ('nope()', 'nope_temperature((1.0, 2.0))', '2 values .* for 4 heads; expected one number or 4'),
         ('nope()', 'nope_temperature(0.8, per_head=True)', 'trained temperatures are at least 1, got 0.8'),
         ('nope()', 'nope_temperature(slope=-0.1)', 'slope must be at least 0, got -0.1'),
         ('nope()', 'nope_temperature(slope=0.1, train_len=0)', 'a positive integer; got 0'),

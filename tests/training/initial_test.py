@@ -116,7 +116,7 @@ def test_temperatures_train_and_the_rest_stays(tmp_path):
     assert written == 'nope_temperature(temperature=1.6, per_head=True, train_len=16)'
     before, after = leaves(restore_model(source)[1]), leaves(restore_model(directory)[1])
     (name,) = changed(before, after)
-    assert name.endswith('temperature') and after[name].shape == (2, 4) and after[name].dtype == np.float32
+    assert name.endswith('raw') and after[name].shape == (2, 4) and after[name].dtype == np.float32
     assert len(np.unique(after[name])) == 8 and (after[name] >= 1).all() and np.abs(after[name] - 1.6).max() < 0.5
     start = leaves(restore_model(directory, 1)[1])
     assert changed(start, after) == {name}
