@@ -26,9 +26,10 @@ ENCODINGS = {
     'sandwich': 'sandwich()',
     'cable': 'cable()',
     'bam': 'bam()',
-    'bam_ssmax': 'bam(ssmax=True)',
+    'bam_ssmax': 'bam() | ssmax()',
     'rpe_type1': 'rpe_convergent(kernel="type1")',
     'rpe_type2': 'rpe_convergent(kernel="type2")',
+    'rpe_harmonic': 'rpe_convergent(kernel="harmonic")',  # its sum diverges
     'urpe': 'urpe()',
     'rope_alibi_harmonic': 'rope_alibi_harmonic()',
     'tra': 'tra()',
