@@ -225,7 +225,8 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
         print(f'{run}: {label}: TRF {rows[-1].trf:.1f}, ERF {rows[-1].erf:.2f}', flush=True)
     methods = by_method(rows)
     agreement = rank_correlation(methods)
-    print(f'rank correlation of TRF and ERF over {len(methods)} methods: {agreement:.2f} (a TRF of nan: not a bias of the positions)')
+    ranked = sum(not np.isnan(row.trf) for row in methods)
+    print(f'rank correlation of TRF and ERF over {ranked} methods: {agreement:.2f} (nan: not a bias of the positions)')
     out = _folder(known)
     numbers = out / 'receptive_field_ranks.npz'
     labels, trf, erf = zip(*methods)

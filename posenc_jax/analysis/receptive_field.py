@@ -1,4 +1,4 @@
-"""Receptive fields: how far attention reaches by the series of its bias, without training, and by the weights of a trained model."""
+"""Receptive fields: how far attention reaches by the series of its bias, and by the probabilities of a trained model."""
 
 import dataclasses
 import functools
@@ -131,8 +131,9 @@ def theoretical_field(
 ) -> Float[np.ndarray, 'N']:
     """TRF of each head, in keys: `field_of` the decay kernel; inf where the series is `undecided` by the distances there are.
 
-    What lies beyond `reach` is not in the sum: of a series that falls as 1/d^2 the field is a few per mille too narrow. Where the bias is not one of the distance alone (FIRE), the sum ends with the keys of the query at position `reach - 1`, and
-    nothing is inf.
+    What lies beyond `reach` is not in the sum: of a series that falls as 1/d^2 a field of 1 % of `reach` is 1 % too narrow.
+    Where the bias is not one of the distance alone (FIRE), the sum ends with the keys of the query at position `reach - 1`,
+    and nothing is inf.
 
     Example:
       >>> import posenc_jax as pj
@@ -206,7 +207,8 @@ class ReceptiveField:
         title='Exploring Transformer Extrapolation',
         arxiv='2307.10156',
         door='analysis',
-        equation='TRF = min J: sum_(d<J) exp(r_d) > (1 - eps) sum_d exp(r_d); ERF = mean_i min J: sum_(d<J) p_(i,i-d) > 1 - eps',
+        equation='TRF = min J: sum_(d<J) exp(r_d) > (1 - eps) sum_d exp(r_d); '
+        'ERF = mean_i min J: sum_(d<J) p_(i,i-d) > 1 - eps',
         source='the paper (its code, OpenNLPLab/Rpe, was not found)',
         authors='Qin, Zhen and Zhong, Yiran and Deng, Hui',
         year=2024,
@@ -264,7 +266,13 @@ def _fields(static, state, tokens, tok):
 
 
 def attention_fields(
-    encoding: Encoding, q: Float[Array, 'B L N H'], k: Float[Array, 'B L K H'], tq: Tokens, tk: Tokens, epsilon: float, block: int
+    encoding: Encoding,
+    q: Float[Array, 'B L N H'],
+    k: Float[Array, 'B L K H'],
+    tq: Tokens,
+    tk: Tokens,
+    epsilon: float,
+    block: int,
 ) -> tuple[Float[Array, 'N'], Float[Array, 'N'], Float[Array, 'N L'], Int[Array, 'L']]:
     """The sums behind `ReceptiveField` for one layer, from projected queries and keys."""
     batch, length, heads, _ = q.shape
@@ -349,9 +357,9 @@ def _axis(path: str | pathlib.Path):
 def decay_plot(
     kernels: Mapping[str, Float[np.ndarray, 'N D']], fields: Mapping[str, Float[np.ndarray, 'N']], path: str | pathlib.Path
 ) -> pathlib.Path:
-    """Writes `exp(r(d) - max r)` against d + 1 as a PNG, a dot at each finite TRF: all heads of one encoding, of several the mean.
+    """Writes `exp(r(d) - max r)` against d + 1 as a PNG, with a dot at each finite TRF.
 
-    Needs matplotlib.
+    All heads of one encoding, or the means of several. Needs matplotlib.
 
     Example:
       >>> import tempfile, posenc_jax as pj

@@ -1,7 +1,5 @@
 """BAM: a generalised Gaussian prior over the distance, trained per head."""
 
-from typing import Literal
-
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -27,7 +25,8 @@ def bam_prior(
     """`-exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`, float32.
 
     Example:
-      >>> bam_prior(jnp.array([2.0]), jnp.zeros(1), jnp.zeros(1), jnp.array([[3]]), jnp.array([[0, 3]]))[0, 0, 0].round(3).tolist()
+      >>> zero, query, keys = jnp.zeros(1), jnp.array([[3]]), jnp.array([[0, 3]])
+      >>> bam_prior(zero + 2.0, zero, zero, query, keys)[0, 0, 0].round(3).tolist()
       [-9.0, -0.0]
     """
     per_head = lambda a: a.astype(jnp.float32)[:, None, None]
@@ -41,7 +40,8 @@ def bam_prior(
     kind='encoding',
     card=Card(
         name='BAM',
-        title='Bayesian Attention Mechanism: A Probabilistic Framework for Positional Encoding and Context Length Extrapolation',
+        title='Bayesian Attention Mechanism: A Probabilistic Framework for Positional Encoding and Context Length '
+        'Extrapolation',
         arxiv='2505.22842',
         door='score',
         equation='logit_ij = q_i . k_j / sqrt(H) - exp(logscale_h) |j - i - mu_h|^beta_h, mu = exp(loc) - exp(-loc)',
@@ -54,14 +54,14 @@ def bam_prior(
     ),
 )
 class BAM(Bias):
-    """Adds the logarithm of a generalised Gaussian over the distance, with trained shape, scale and place per head, to the logits.
+    """Adds a generalised Gaussian prior over the distance to the logits, with trained shape, scale and place per head.
 
     `b_ij = -exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`. At first ALiBi (up to 1e-5 m_h). beta = 0
     is no bias; below 0 a head turns away from what is near mu; loc < 0 puts the peak in the past, loc > 0 in the future. All
     layers share one prior. The scalable softmax that the paper trains it with is a second link with a gain per layer:
-    `bam() | ssmax()` multiplies logits and prior, `ssmax() | bam()` the logits alone; commits of the official code have either.
-    Differs from the paper: the scale stands outside the power and is trained as a logarithm, as in the later of these commits; the
-    paper writes `(|.| / alpha)^beta`.
+    `bam() | ssmax()` multiplies logits and prior, `ssmax() | bam()` the logits alone, as the official code does at some
+    commits. Differs from the paper: the scale stands outside the power and is trained as a logarithm, where the paper writes
+    `(|.| / alpha)^beta`; commits of the official code have either.
 
     Args:
       beta: initial exponent of all heads, or one each.
@@ -88,7 +88,7 @@ class BAM(Bias):
         beta: float | tuple[float, ...] = 1.0,
         scale: tuple[float, ...] | None = None,
         loc: float | tuple[float, ...] = 0.0,
-        fixed: tuple[Literal['beta', 'logscale', 'loc'], ...] = (),
+        fixed: tuple[str, ...] = (),
         heads: int = CONTEXT,
     ):
         scale = alibi_slopes(heads) if scale is None else np.asarray(scale, np.float64)

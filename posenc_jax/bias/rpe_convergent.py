@@ -1,7 +1,6 @@
 """Biases by whether their exponentials can be summed: two that extrapolate, their relatives, and two that diverge."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +12,6 @@ from posenc_jax.core.encoding import Constant
 from posenc_jax.core.families import Bias, signed_distance
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
-
-Kernel = Literal[
-    'type1', 'type2', 'linear', 'square', 'fourth', 'root', 'half_three_quarters', 'five_quarters', 'log_over_square',
-    'harmonic', 'log_harmonic',
-]  # fmt: skip
 
 # r(y) of each; exp(r) is what is summed.
 KERNELS: dict[str, Callable[[Array], Array]] = {
@@ -37,7 +31,7 @@ DIVERGENT = ('harmonic', 'log_harmonic')
 
 
 def convergent_bias(
-    kernel: Kernel, slopes: Float[Array, 'N'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
+    kernel: str, slopes: Float[Array, 'N'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
     """`r(k_h |p_i - p_j|)` of one of `KERNELS`, float32.
 

@@ -42,7 +42,7 @@ def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Ar
     ),
 )
 class SSMax(Encoding):
-    """Multiplies the logits that reach this door by the logarithm of the number of keys, with a trained gain per head and layer.
+    """Multiplies the logits that reach this door by the logarithm of how many keys there are, and by a trained gain per head.
 
     `logit_ij <- g_h ln(n_i) logit_ij`, n_i how many tokens of its document a query has seen, itself among them: the first of
     them has a single key and factor 0. So the softmax stays as sharp over many keys as over few. What stands before it in a
@@ -52,8 +52,8 @@ class SSMax(Encoding):
 
     Args:
       gain: initial g of all heads, positive.
-      bidirectional: n_i is the number of tokens of the document, for encoders; only this may be used without a causal mask, since
-        before it a query cannot know how many keys come after it, and not in a decoder, where it would tell.
+      bidirectional: n_i is the number of tokens of the document, for encoders, which refuse the other: a query cannot tell from
+        what came before how many keys it will see. A decoder must not have it: it would say how long the text will be.
       heads: N, from the model.
 
     Raises:

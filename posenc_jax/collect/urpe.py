@@ -19,10 +19,11 @@ Table = Literal['bucketed', 'toeplitz']
 def urpe_bucket(
     q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], *, buckets: int = 32, max_distance: int = 128
 ) -> Int[Array, '#B T S']:
-    """The release's row of a table with 2 buckets + 1 of them: buckets + 1 + e for keys at or after the query, else buckets - 1 - e.
+    """The row of the release's table, which has 2 buckets + 1 of them.
 
-    e is T5's bucket of |j - i| among `buckets` (see `t5_bucket`). So rows `buckets` and `buckets - 1` belong to no pair, and
-    the query itself and the key before it are three rows apart.
+    It is `buckets + 1 + e` for the query itself and keys after it, `buckets - 1 - e` for keys before it; e is T5's bucket of
+    |j - i| among `buckets` (see `t5_bucket`). So rows `buckets` and `buckets - 1` belong to no pair, and the query itself and
+    the key before it are three rows apart.
 
     Example:
       >>> urpe_bucket(jnp.array([[200]]), jnp.array([[0, 199, 200, 201]])).tolist()

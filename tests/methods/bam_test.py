@@ -114,7 +114,7 @@ def test_wrong_input_says_what_is_wrong():
         ('loc=(1.0, 2.0, 3.0, 4.0, 5.0)', '5 values of loc for 4 heads'),
         ('scale=(1.0, 0.0, 1.0, 1.0)', r'scale must be positive, got \(1.0, 0.0, 1.0, 1.0\)'),
         ('scale=(1.0, -2.0, 1.0, 1.0)', 'scale must be positive'),
-        ('fixed=("slope",)', 'is not'),
+        ('fixed=("scale",)', "a fixed parameter of bam is 'scale'; did you mean 'logscale'"),
     ):
         with pytest.raises(ValueError, match=message):
             make(arguments)

@@ -1,4 +1,4 @@
-"""Receptive fields: theoretical ones against sums in closed form and tables, empirical ones against probabilities written out."""
+"""Receptive fields: theoretical ones against closed forms and tables, empirical ones against probabilities written out."""
 
 import json
 from pathlib import Path
@@ -172,7 +172,7 @@ def test_fields_and_profiles_of_a_model(encoding):
 
 def test_batches_merge_and_padding_and_documents_do_not_count():
     model = model_of()
-    whole, first, second = receptive_field(model, TOKENS), receptive_field(model, TOKENS[:1]), receptive_field(model, TOKENS[1:])
+    whole, first, second = (receptive_field(model, tokens) for tokens in (TOKENS, TOKENS[:1], TOKENS[1:]))
     merged = first.merge(second)
     np.testing.assert_allclose(merged.erf, whole.erf, rtol=1e-6)
     np.testing.assert_allclose(merged.profile, whole.profile, atol=1e-6)
