@@ -426,8 +426,8 @@ def rank_plot(rows: Sequence[Compared], path: str | pathlib.Path) -> pathlib.Pat
     end = 4 * max(finite, default=1.0)
     for row in rows:
         at = row.trf if np.isfinite(row.trf) else end
-        axis.plot(at, row.erf, 'o' if np.isfinite(row.trf) else '>', color='C0')
-        axis.annotate(row.label, (at, row.erf), xytext=(4, 3), textcoords='offset points', fontsize=7)
-    axis.set(xscale='log', yscale='log', xlabel=f'TRF (inf at {end:.0f})', ylabel='ERF')
+        axis.plot(at, row.erf, 'o' if np.isfinite(row.trf) else '>', alpha=0.8, label=row.label)
+    axis.set(xscale='log', xlabel=f'TRF (inf at {end:.0f})', ylabel='ERF')
+    figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=7)
     figure.savefig(path, dpi=160)
     return path
