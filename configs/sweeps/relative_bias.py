@@ -42,8 +42,8 @@ EXTENDED = [
     ('alibi', 'alibi_pi(mode="per_row")'),
 ]
 SETTINGS = (
-    'data.dataset=stdlib_code', 'train.length=256', 'train.batch=8', 'train.steps=500', 'train.save_every=500',
-    'train.eval_every=500', 'model.layers=2', 'model.width=128', 'model.heads=4',
+    'data.dataset=stdlib_code', 'train.length=256', 'train.batch=8', 'train.steps=300', 'train.save_every=300',
+    'train.eval_every=300', 'model.layers=2', 'model.width=128', 'model.heads=4',
 )  # fmt: skip
 EVALUATION = (
     'eval.lengths=256,512,1024,2048,4096', 'eval.protocols=nonoverlapping,same_tokens,per_position', 'eval.tokens=16384',
