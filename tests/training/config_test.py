@@ -195,7 +195,7 @@ def test_command_line():
 
     cases = [
         (['--config.train.stepz=3'], "unknown config field 'train.stepz'; did you mean 'train.steps'"),
-        (['--config.encoding=alibbi()'], "unknown encoding 'alibbi'; did you mean 'alibi'?"),
+        (['--config.encoding=alibbi()'], "unknown encoding 'alibbi'; did you mean 'alibi'"),
         (['--config.train.steps=many'], 'invalid literal for int'),
         (["--config.encoding='alibi()'"], 'is not a name or a call'),
         (['--config.eval.protocols=nonoverlapping,slidin'], "protocol is 'slidin'; did you mean 'sliding'?"),
