@@ -6,6 +6,7 @@ Nothing is computed here. Each function is documented where it lives; modules of
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
 from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
+from posenc_jax.bias.cable import cable_bias
 from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
@@ -40,6 +41,7 @@ from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 __all__ = [
     'alibi_bias',
     'alibi_slopes',
+    'cable_bias',
     'carope_bias',
     'carope_increments',
     'carope_last',
