@@ -134,6 +134,7 @@ def plain(encoding, q, k, v, tq, tk):
     seen = seen if allowed is None else seen & allowed
     s, carry = encoding.match(q, k, tq, tk, seen, encoding.open(q, tq))
     s, _ = encoding.score(s, tq, tk, seen, carry)
+    seen = seen & (s > -jnp.inf)  # a key may also be refused by its logit
     w = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
     return encoding.merge(jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2))
 
