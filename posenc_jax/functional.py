@@ -13,6 +13,7 @@ from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
+from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
@@ -99,6 +100,9 @@ __all__ = [
     'tapa_distance',
     'tapa_logits',
     'tra_logits',
+    'transformer_xl_frequencies',
+    'transformer_xl_table',
+    'transformer_xl_turned',
     'v2pe_ids',
     'wait_k_reads',
     'weighted_sum',
