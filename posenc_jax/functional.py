@@ -11,6 +11,7 @@ from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
+from posenc_jax.bias.rcmha import rcmha_bias, rcmha_convolution
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
@@ -83,6 +84,8 @@ __all__ = [
     'random_ids',
     'random_start',
     'ratio_index',
+    'rcmha_bias',
+    'rcmha_convolution',
     'rope',
     'rope_frequencies',
     'rotate',

@@ -114,7 +114,8 @@ class Cable(Encoding):
         if std < 0:
             raise ValueError(f'cable std must be at least 0, got {std}')
         self.rescale = None if scale is None else scale * head_dim**0.5
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (model_dim, heads), jnp.float32), axes=('width', 'heads'))
+        kernel = std * jax.random.normal(rngs.params(), (model_dim, heads), jnp.float32)
+        self.kernel = nnx.Param(kernel, axes=('width', 'heads'))
         self.bias = nnx.Param(jnp.zeros(heads, jnp.float32), axes=('heads',))
 
     def project(self, q, k, v, tq, tk, x=None):

@@ -1,4 +1,4 @@
-"""Transformer-XL: sinusoids of the distance, and two vectors that stand for the query where content or distance alone counts."""
+"""Transformer-XL: sinusoids of the distance, and two vectors that speak for any query."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndar
       [1.0, 0.01]
     """
     if model_dim % 2:
-        raise ValueError(f'transformer_xl has a sine and a cosine for each frequency and needs an even model_dim, got {model_dim}')
+        raise ValueError(f'transformer_xl has a sine and a cosine a frequency and needs an even model_dim, got {model_dim}')
     if not base > 0:
         raise ValueError(f'transformer_xl base must be positive, got {base}')
     return base ** (-np.arange(0, model_dim, 2) / model_dim)
@@ -81,8 +81,8 @@ class TransformerXL(Encoding):
 
     Differs from the paper: u and v belong to the layer like W_r (its `untie_r`), where the paper shares them among all layers
     and W_r not: an encoding is shared as a whole (`share='model'` shares all three). No table of distances is shifted:
-    since the angle of a difference is a difference of angles, `a . R_(i-j) = b_i . R_j` with b_i the vector `a = W_r^T (q_i + v)`
-    turned by the angles of i, so a block takes one more inner product, of width D, for any positions, in any order.
+    since the angle of a difference is a difference of angles, `a . R_(i-j) = b_i . R_j` with b_i the vector
+    `a = W_r (q_i + v)` turned by the angles of i, so a block takes one more inner product, of width D, for any positions, in any order.
     Segment memory is `posenc_jax.model.recurrence`.
 
     Args:

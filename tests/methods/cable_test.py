@@ -131,7 +131,8 @@ def test_a_token_moves_only_what_lies_across_it():
     """Content decides how far back a head sees, which no function of the distance can: one expensive token cuts it off."""
     encoding, (q, k, v, x), token = build(), inputs(), 9
     costly = x.at[:, token].set(40.0 * encoding.parts[0].kernel[...][:, 0])
-    weights = lambda x: run(encoding, 0 * q, 0 * k, jnp.broadcast_to(jnp.eye(L)[None, :, None], (B, L, K, L)), x, pj.Tokens.of(length=L))
+    values = jnp.broadcast_to(jnp.eye(L)[None, :, None], (B, L, K, L))
+    weights = lambda x: run(encoding, 0 * q, 0 * k, values, x, pj.Tokens.of(length=L))
     before, after = np.asarray(weights(x))[:, :, 0], np.asarray(weights(costly))[:, :, 0]
     np.testing.assert_array_equal(after[:, :token], before[:, :token])
     assert before[:, token, :token].sum(-1).min() > 0.1 and after[:, token:, :token].max() < 1e-4
