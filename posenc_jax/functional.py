@@ -8,16 +8,20 @@ from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
 from posenc_jax.bias.alibi import alibi_bias, alibi_half, alibi_slopes
 from posenc_jax.bias.bam import bam_prior
+from posenc_jax.bias.cable import cable_bias
 from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
 from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
+from posenc_jax.bias.rcmha import rcmha_bias, rcmha_convolution
 from posenc_jax.bias.rope_alibi_harmonic import harmonic_number, harmonic_penalty
 from posenc_jax.bias.rpe_convergent import convergent_bias
 from posenc_jax.bias.sandwich import sandwich_bias, sandwich_curve, sandwich_slopes
 from posenc_jax.bias.ssmax import ssmax_factor
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
+from posenc_jax.bias.tra import tra_logits
+from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -53,6 +57,7 @@ __all__ = [
     'alibi_slopes',
     'attention_entropy',
     'bam_prior',
+    'cable_bias',
     'carope_bias',
     'carope_increments',
     'carope_last',
@@ -98,6 +103,8 @@ __all__ = [
     'random_ids',
     'random_start',
     'ratio_index',
+    'rcmha_bias',
+    'rcmha_convolution',
     'rope',
     'rope_frequencies',
     'rotate',
@@ -119,6 +126,10 @@ __all__ = [
     'tapa_distance',
     'tapa_logits',
     'theoretical_field',
+    'tra_logits',
+    'transformer_xl_frequencies',
+    'transformer_xl_table',
+    'transformer_xl_turned',
     'urpe_bucket',
     'urpe_diagonal',
     'v2pe_ids',

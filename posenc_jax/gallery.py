@@ -77,9 +77,10 @@ def equal_token_logits(
     added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None
     x = x if added is None else x + added
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
-    inputs = len(encoding.branch(before, tok))
-    vectors = (x if added is None else added).reshape(1, length, probe.heads, probe.head_dim)
-    q = k = v = jnp.concatenate([vectors] * inputs, axis=2)
+    vectors = [x if added is None else added]
+    if encoding.opens('branch'):  # projections of its inputs, which may be longer than the sequence, all of them ones
+        vectors = [jnp.ones((1, one.shape[1], width)) for one in encoding.branch(before, tok)]
+    q = k = v = jnp.concatenate([a.reshape(1, -1, probe.heads, probe.head_dim) for a in vectors], axis=2)
     q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, before)
     first = lambda a: jnp.swapaxes(a, 1, 2)
     tq = jax.tree.map(lambda a: a[:, rows], tq)

@@ -137,6 +137,7 @@ def plain(encoding, q, k, v, tq, tk):
     seen = seen if allowed is None else seen & allowed
     s, carry = encoding.match(q, k, tq, tk, seen, encoding.open(q, tq))
     s, _ = encoding.score(s, tq, tk, seen, carry)
+    seen = seen & (s > -jnp.inf)  # a key may also be refused by its logit
     w = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
     return encoding.merge(jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2))
 
@@ -242,7 +243,8 @@ def test_shapes_and_types(layer):
     shapes = jax.eval_shape(functools.partial(project, layer.encoding, layer.weights), layer.x.astype(jnp.bfloat16), tokens())
     q, k, v, tq, tk = shapes
     inputs = q.shape[2] // HEADS
-    assert (inputs > 1) == layer.encoding.opens('branch') == layer.encoding.opens('merge')
+    assert layer.encoding.opens('branch') == layer.encoding.opens('merge')
+    assert inputs == 1 or layer.encoding.opens('branch')
     for a, heads in ((q, HEADS), (k, KV_HEADS), (v, KV_HEADS)):
         assert (a.shape, a.dtype) == ((ROWS, LENGTH, inputs * heads, WIDTH), jnp.bfloat16)
     merged = jax.eval_shape(layer.encoding.merge, q)

@@ -184,7 +184,8 @@ class Encoding(nnx.Module):
         """The inputs of attention in place of the layer input, for which the layer has one set of projections.
 
         `x` as for `project`, `tok` of its last L rows. With n inputs all later doors see n N query and n K key heads, those
-        of the first input first, until `merge`, which is open or shut together with this door.
+        of the first input first, until `merge`, which is open or shut together with this door. An input may keep the
+        `lookback` rows in front; `project` then takes those of q, k and v off, and is the first of a chain to be open.
         """
         return (x[:, self.lookback :],)
 

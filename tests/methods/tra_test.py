@@ -1,0 +1,134 @@
+"""TRA: the sheet's row, an explicit reference, rows without a relevant key, and what irrelevant keys cannot do."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.bias.tra import tra_logits
+from posenc_jax.core.registry import SpecError
+from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'tra.json').read_text())
+B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
+TOLERANCE = 1e-5  # float32 logits of order ten
+
+
+def build(options=''):
+    return pj.make(f'tra({options})', causal=True, heads=N, kv_heads=K, head_dim=H, model_dim=D, rngs=nnx.Rngs(0))
+
+
+def inputs(length=L, seed=3):
+    return draw_inputs((B, N, K, H, D), length, seed)
+
+
+def reference(part, q, k, v, x):
+    """The definition for one causal document a row; counts as sums of [T, S, S]."""
+    unit = lambda a: a / jnp.sqrt(jnp.mean(a**2, -1, keepdims=True) + 1e-6)
+    repeat = lambda a: jnp.repeat(a, N // K, axis=2)
+    s = jnp.einsum('bihd,bjhd->bhij', unit(q), repeat(unit(k))) / H**0.5
+    relevant = jnp.tril(s > part.threshold)
+    after = jnp.arange(L)[:, None] <= jnp.arange(L)[None]
+    count = (relevant[..., None, :] & after).sum(-1)
+    delta = jnp.log(jax.nn.sigmoid(x @ part.kernel[...] + part.bias[...])).swapaxes(1, 2)
+    e = jnp.where(relevant, jnp.exp(jax.nn.relu(s) + delta[..., None] * count), 0.0)
+    total = e.sum(-1, keepdims=True)
+    return jnp.einsum('bhij,bjhd->bihd', e / jnp.where(total > 0, total, 1.0), repeat(v))
+
+
+def sheet_row(seen, sizes):
+    """The sheet's row, swept from near to far in blocks of `sizes` keys."""
+    s, delta = jnp.array(GOLDEN['scores'], jnp.float32)[None, None, None], jnp.full((1, 1, 1), GOLDEN['delta'])
+    tiles, carry, end = [], jnp.zeros((1, 1, 1)), s.shape[-1]
+    for size in sizes:
+        block = slice(end - size, end)
+        tile, carry = tra_logits(s[..., block], delta, seen[..., block], carry)
+        tiles, end = [tile[0, 0, 0], *tiles], end - size
+    return jnp.concatenate(tiles), carry
+
+
+@pytest.mark.parametrize('sizes', [[5], [2, 3], [1, 1, 1, 1, 1]])
+def test_golden_row(sizes):
+    logits, carry = sheet_row(jnp.ones((1, 1, 1, 5), bool), sizes)
+    at = GOLDEN['relevant']
+    assert np.isneginf(np.delete(logits, at)).all() and carry.item() == GOLDEN['count'][0]
+    np.testing.assert_allclose(logits[jnp.array(at)], GOLDEN['logits_of_relevant'], atol=1e-6)
+    counts = (np.asarray(logits)[at] - np.asarray(GOLDEN['scores'])[at]) / GOLDEN['delta']
+    np.testing.assert_allclose(counts, np.asarray(GOLDEN['count'])[at], atol=1e-5)
+    np.testing.assert_allclose(jax.nn.softmax(logits), GOLDEN['probabilities'], atol=1e-6)
+
+
+def test_keys_that_are_not_seen_do_not_count():
+    logits, carry = sheet_row(jnp.array([True, True, True, False, True])[None, None, None], [5])
+    assert carry.item() == 2 and np.isneginf(logits[3])
+    np.testing.assert_allclose(logits[1], GOLDEN['scores'][1] + 2 * GOLDEN['delta'], atol=1e-6)
+
+
+@pytest.mark.parametrize('options', ['', 'threshold=0.7'])
+def test_values_and_gradients_equal_reference(options):
+    theirs = check_values_and_gradients(build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE)
+    assert all(float(jnp.abs(leaf).max()) > 1e-3 for leaf in jax.tree.leaves(theirs))
+
+
+@pytest.mark.parametrize('how', [dict(implementation='dense'), dict(block=(8, 4))], ids=str)
+def test_without_a_relevant_key_the_result_is_exactly_zero(how):
+    encoding, (q, k, v, x), tok = build(), inputs(), pj.Tokens.of(length=L)
+    q, k = jnp.abs(q), -jnp.abs(k)
+
+    def loss(q, k, v, x):
+        out = run(encoding, q, k, v, x, tok, **how)
+        return out.sum(), out
+
+    (_, out), grads = jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(q, k, v, x)
+    assert not np.asarray(out).any() and all(not np.asarray(g).any() for g in grads)  # NaN would be true
+    zeros = run(encoding, 0 * q, k, v, x, tok, **how)  # a logit of exactly 0 is not above the threshold
+    assert not np.asarray(zeros).any()
+
+
+def test_scale_of_queries_and_keys_does_not_matter():
+    encoding, (q, k, v, x), tok = build(), inputs(), pj.Tokens.of(length=L)
+    scaled = run(encoding, 30.0 * q, 7.0 * k, v, x, tok)
+    np.testing.assert_allclose(scaled, run(encoding, q, k, v, x, tok), atol=2e-5)  # epsilon 1e-6 beside squares of order 0.1
+
+
+def test_irrelevant_keys_may_be_inserted_anywhere():
+    """What no distance in tokens can do: filler, however much of it, changes nothing for the queries it is irrelevant to."""
+    encoding, (q, k, v, x) = build(), inputs()
+    q, k = (a.at[..., 0].set(jnp.abs(a[..., 0])) for a in (q, k))
+    filler = jnp.zeros((H,)).at[0].set(-1.0)  # against the first feature, which all queries have positive
+    q = q.at[..., 1:].multiply(0.1)
+    places = np.delete(np.arange(3 * L), np.arange(0, 3 * L, 3)[:L])[:L]  # two tokens, a filler, two tokens, ...
+    spread = lambda a, fill: jnp.zeros((B, 3 * L, *a.shape[2:])).at[:].set(fill).at[:, places].set(a)
+    expected = run(encoding, q, k, v, x, pj.Tokens.of(length=L))
+    arrays = spread(q, 1.0), spread(k, filler), spread(v, 50.0), spread(x, 2.0)
+    out = run(encoding, *arrays, pj.Tokens.of(length=3 * L), block=(8, 8))
+    np.testing.assert_allclose(out[:, places], expected, atol=TOLERANCE)
+    assert np.abs(expected).max() > 0.5
+
+
+def test_packing_and_left_padding():
+    encoding, arrays, cut = build(), inputs(), 9
+    later = jnp.arange(L)[None].repeat(B, 0) >= cut
+    first = run(encoding, *(a[:, :cut] for a in arrays), pj.Tokens.of(length=cut))
+    second = run(encoding, *(a[:, cut:] for a in arrays), pj.Tokens.of(length=L - cut))
+    packed = run(encoding, *arrays, pj.Tokens.of(segment=later.astype(int)), block=(5, 8))
+    padded = run(encoding, *arrays, pj.Tokens.of(valid=later), block=(5, 8))
+    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=TOLERANCE)
+    np.testing.assert_allclose(padded[:, cut:], second, atol=TOLERANCE)
+
+
+def test_wrong_input():
+    with pytest.raises(SpecError, match='threshold must be at least 0.*got -0.5'):
+        build('threshold=-0.5')
+    with pytest.raises(SpecError, match='tra is defined for causal attention only'):
+        pj.make('tra()', causal=False, heads=N, model_dim=D)
+    q, k, v, x = inputs()
+    with pytest.raises(ValueError, match='21 queries, input: none'):
+        run(build(), q, k, v, None, pj.Tokens.of(length=L))
+    with pytest.raises(ValueError, match='21 queries, input: 5 rows'):
+        run(build(), q, k, v, x[:, :5], pj.Tokens.of(length=L))
