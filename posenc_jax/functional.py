@@ -22,6 +22,7 @@ from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
+from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
@@ -48,6 +49,7 @@ __all__ = [
     'conflator_bigrams',
     'cope_bias',
     'dca_distance',
+    'distance_bias',
     'distillation_loss',
     'dynamic_ntk_frequencies',
     'evolve_keys',
@@ -63,6 +65,9 @@ __all__ = [
     'head_scores',
     'hierarchical_ids',
     'interpolated_positions',
+    'kernel_features',
+    'kernel_logits',
+    'kernelized_rpe_attention',
     'kerple_log',
     'kerple_log3',
     'kerple_power',

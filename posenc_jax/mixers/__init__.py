@@ -1,0 +1,3 @@
+"""Attention replacements that carry position themselves."""
+
+from posenc_jax.mixers import kernelized_rpe
