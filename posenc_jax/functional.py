@@ -23,6 +23,7 @@ from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
+from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
@@ -80,6 +81,7 @@ __all__ = [
     'pie_keys',
     'plane_logits',
     'positional_head',
+    'project_positions',
     'psc_calibrate',
     'random_ids',
     'random_start',
