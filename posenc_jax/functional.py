@@ -23,6 +23,7 @@ from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
+from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
 from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
@@ -72,6 +73,9 @@ __all__ = [
     'kerple_log',
     'kerple_log3',
     'kerple_power',
+    'location_centre',
+    'location_weights',
+    'mix_directions',
     'ms_poe_ratios',
     'ntk_aware_base',
     'path_directions',
@@ -94,7 +98,9 @@ __all__ = [
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',
+    'soft_stair',
     'spaced_ids',
+    'step_size',
     'switching_ids',
     'switching_points',
     't5_bias',
