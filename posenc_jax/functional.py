@@ -35,6 +35,9 @@ from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
+from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
+from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
+from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
@@ -68,6 +71,7 @@ __all__ = [
     'cope_bias',
     'dca_distance',
     'decay_kernel',
+    'distance_bias',
     'distillation_loss',
     'dynamic_ntk_frequencies',
     'evolve_keys',
@@ -86,9 +90,15 @@ __all__ = [
     'head_scores',
     'hierarchical_ids',
     'interpolated_positions',
+    'kernel_features',
+    'kernel_logits',
+    'kernelized_rpe_attention',
     'kerple_log',
     'kerple_log3',
     'kerple_power',
+    'location_centre',
+    'location_weights',
+    'mix_directions',
     'ms_poe_ratios',
     'nope_temperature_curve',
     'ntk_aware_base',
@@ -99,6 +109,7 @@ __all__ = [
     'pie_keys',
     'plane_logits',
     'positional_head',
+    'project_positions',
     'psc_calibrate',
     'random_ids',
     'random_start',
@@ -116,8 +127,10 @@ __all__ = [
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',
+    'soft_stair',
     'spaced_ids',
     'ssmax_factor',
+    'step_size',
     'switching_ids',
     'switching_points',
     't5_bias',

@@ -88,6 +88,8 @@ def draw(seed, *shape):
 # The W_b of conflator, once moved, makes bigrams three times as long as tokens.
 GAIN = {'tapa': 1.0, 'conflator': 1.0}
 
+READ_NO_QUERIES = {'positional_attention'}
+
 
 def projections(gain=2.0):
     kernel = lambda seed, heads: draw(seed, MODEL, heads, WIDTH) * gain * MODEL**-0.5
@@ -495,7 +497,8 @@ def test_promise_sweep_free(layer):
 def test_promise_mixes_heads(layer):
     weights = dict(layer.weights, q=layer.weights['q'].at[:, 0].multiply(-1.5))
     changed, same = layer(weights=weights), layer()
-    assert gap(changed[:, :, 0], same[:, :, 0]) > DIFFERENT
+    own = gap(changed[:, :, 0], same[:, :, 0])
+    assert own == 0 if layer.card.key in READ_NO_QUERIES else own > DIFFERENT
     holds(not layer.promises.mixes_heads, gap(changed[:, :, 1:], same[:, :, 1:]))
 
 

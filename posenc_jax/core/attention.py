@@ -49,11 +49,12 @@ def attend(
     `nnx.Param` of the encoding; other variables of it are constants.
 
     Args:
-      encoding: opens `match`, `score`, `mask`, `collect`; `project` has already been applied.
+      encoding: opens `match`, `score`, `mask`, `collect`, `whole`; `project` has already been applied.
       q, k, v: queries, keys, values; N must be a multiple of K.
       tq, tk: their tokens, ascending in `index`.
       block: queries and keys per tile; None chooses by the number of rows and heads.
-      implementation: 'dense' (one tile), 'blocked', or None for dense where a single tile is small.
+      implementation: 'dense' (one tile), 'blocked', or None for dense where a single tile is small. Where both are None the
+        encoding's `whole` is asked first.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
 
     Raises:
@@ -93,9 +94,15 @@ def attend(
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     cut = lambda size, length, axis: _Blocks(min(size, length), axis)
     plan = _Plan(graphdef, cut(sizes[0], queries, 1), cut(sizes[1], keys, s_axis), cut(sizes[-1], keys, s_axis))
-    q, tq = plan.q.pad(q), plan.q.pad_tokens(tq)
-    k, v, tk = plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk)
-    return _attend(plan, params, constants, q, k, v, tq, tk)[:, :queries]
+
+    def sweep():
+        of_q, of_k = (plan.q.pad(q), plan.q.pad_tokens(tq)), (plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk))
+        return _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])[:, :queries]
+
+    if block is None and implementation is None and not heads_first and encoding.opens('whole'):
+        whole = encoding.whole(q, k, v, tq, tk, causal=False, sweep=sweep)
+        return sweep() if whole is None else whole
+    return sweep()
 
 
 def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int, int]:

@@ -155,6 +155,19 @@ class ChainedEncoding(Encoding):
                 return part.collect(w, v, tq, tk)
         return super().collect(w, v, tq, tk)
 
+    def whole(self, q, k, v, tq, tk, *, causal, sweep):
+        from posenc_jax.mask.basic import Causal, Document, Full
+
+        (owner, *rivals), others = (
+            [part for part in self.parts if part.opens('whole') == wanted] for wanted in (True, False)
+        )
+        plain = lambda part: isinstance(part, (Causal, Full)) or (isinstance(part, Document) and tk.segment is None)
+        doors = ('open', 'match', 'score', 'mask', 'collect')
+        if rivals or any(part.opens(door) for part in others if not plain(part) for door in doors):
+            return None
+        causal = causal or any(isinstance(part, Causal) for part in others)
+        return owner.whole(q, k, v, tq, tk, causal=causal, sweep=sweep)
+
     def evolve(self, k, tk, new):
         for part in self.parts:
             k = part.evolve(k, tk, new)

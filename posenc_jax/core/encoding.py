@@ -5,11 +5,13 @@ P position components. A leading axis written #B may be 1 where the whole batch 
 
 Token stage (`place`, `embed`, `branch`, `project`, `merge`) sees whole sequences, layout [B, L, heads, H]. Pair stage
 (`open`, `match`, `score`, `mask`, `collect`) sees one block of queries and one block of keys, heads first: q [B, N, T, H],
-k and v [B, K, S, H], logits [B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...].
+k and v [B, K, S, H], logits [B, N, T, S] in float32; `whole` may do all of it at once for whole sequences. Features of tokens
+stay token first, [#B, L, heads or 1, ...].
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -226,6 +228,20 @@ class Encoding(nnx.Module):
         """Sums values with weights `w` (not yet normalised); must be linear in `w`."""
         return weighted_sum(w, v)
 
+    # All pairs of whole sequences at once.
+
+    def whole(self, q, k, v, tq: Tokens, tk: Tokens, *, causal: bool, sweep: Callable[[], Array]) -> Array | None:
+        """A cheaper evaluation of the pair stage than tile by tile, [B, T, N, H] in the dtype of `v`; None where there is none.
+
+        Asked only where no tiles are asked for, and in a chain whose other parts leave the pair stage alone but for the
+        causal mask. It must equal `sweep()`, the evaluation by tiles, which it chooses where its conditions are known
+        only when the program runs. The layout is that of `project`; gradients are those of JAX.
+
+        Args:
+          causal: whether later keys are hidden.
+        """
+        return None
+
     # Decode.
 
     def evolve(self, k: Float[Array, 'B K S H'], tk: Tokens, new: Tokens) -> Float[Array, 'B K S H']:
@@ -237,7 +253,7 @@ class Encoding(nnx.Module):
         return getattr(type(self), door) is not getattr(Encoding, door)
 
 
-DOORS = ('place', 'embed', 'branch', 'project', 'open', 'match', 'score', 'mask', 'collect', 'merge', 'evolve')
+DOORS = ('place', 'embed', 'branch', 'project', 'open', 'match', 'score', 'mask', 'collect', 'whole', 'merge', 'evolve')
 
 
 @jax.tree_util.register_dataclass

@@ -1,9 +1,9 @@
 """The one registry: key -> what a spec string may name, with its Card.
 
-Kinds are `encoding`, `frequencies`, `extension` and `task`, and three that a spec string only names, to cite them: `cache`
-(what rewrites a filled decode cache), `conversion` (what makes another model of a model) and `analysis`. A key
-may exist once per kind (`yarn` is a frequency function and, because it knows how to extend a rotary encoding, serves as an
-extension as well).
+Kinds are `encoding`, `frequencies`, `extension` and `task`, and four that a spec string only names, to cite them: `mixer`
+(attention with a state or a model of its own, which the protocol does not hold), `cache` (what rewrites a filled decode
+cache), `conversion` (what makes another model of a model) and `analysis`. A key may exist once per kind (`yarn` is a
+frequency function and, because it knows how to extend a rotary encoding, serves as an extension as well).
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-NAMED_ONLY = ('cache', 'conversion', 'analysis')
-Kind = Literal['encoding', 'frequencies', 'extension', 'task', 'cache', 'conversion', 'analysis']
+NAMED_ONLY = ('mixer', 'cache', 'conversion', 'analysis')
+Kind = Literal['encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis']
 Cached = Literal['encoded', 'raw', 'evolving']
 
 

@@ -87,6 +87,7 @@ def test_every_door_is_shut_by_default():
     assert encoding.project(q, k, v, tok, tok) == (q, k, v, tok, tok)
     assert encoding.open(q, tok) == () and encoding.mask(tok, tok) is None and encoding.may_see(None, None) is True
     assert encoding.branch(v, tok)[0].shape == v.shape and len(encoding.branch(v, tok)) == 1 and encoding.merge(q) is q
+    assert encoding.whole(q, k, v, tok, tok, causal=True, sweep=None) is None
     assert encoding.evolve(k, tok, tok) is k and encoding.cached == 'encoded' and encoding.lookback == 0
 
 

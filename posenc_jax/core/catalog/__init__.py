@@ -17,6 +17,7 @@ _HEADINGS = {
     'encoding': 'Encodings',
     'frequencies': 'Frequency rules (`freqs=` of a rotary encoding)',
     'extension': 'Extensions (encoding -> encoding)',
+    'mixer': 'Mixers (attention with a state of its own)',
     'cache': 'Caches (a filled decode cache -> another)',
     'conversion': 'Conversions (model -> model)',
     'analysis': 'Analyses (of a model or an encoding)',
@@ -39,7 +40,8 @@ def catalog(kind: Kind | None = None) -> Catalog:
     """Every registered method that has a Card, in pipeline order of its door; printing the result shows a table.
 
     Args:
-      kind: only one of 'encoding', 'frequencies', 'extension', 'cache', 'conversion', 'analysis'; None for all, in this order.
+      kind: only one of 'encoding', 'frequencies', 'extension', 'mixer', 'cache', 'conversion', 'analysis'; None
+        for all, in this order.
 
     Raises:
       SpecError: another kind.

@@ -1,0 +1,69 @@
+"""What small experiments share: a table of means over seeds, the same as a csv file, and its picture."""
+
+import csv
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+
+def report(
+    rows: Iterable[tuple[str, str, float, int, float]],
+    out: pathlib.Path,
+    *,
+    title: str,
+    x: str,
+    value: str,
+    log: bool = False,
+    trained: float | None = None,
+) -> None:
+    """Prints mean (lowest to highest seed) of every variant at every x, and writes results.csv and results.png to `out`.
+
+    Args:
+      rows: (panel, variant, x, seed, value).
+      title, x, value: words for the table, the axis and the column.
+      log: whether the picture shows values on a logarithmic axis.
+      trained: largest x of the training data, marked in the picture.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    rows, out = list(rows), pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / 'results.csv', 'w', newline='', encoding='utf-8') as file:
+        csv.writer(file).writerows([('task', 'variant', x, 'seed', value), *rows])
+    panels = list(dict.fromkeys(row[0] for row in rows))
+    for panel in panels:
+        here = [row for row in rows if row[0] == panel]
+        places = sorted({row[2] for row in here})
+        table = Table(title=f'{title}, {panel}: {value} by {x}, mean (lowest - highest of the seeds)', title_justify='left')
+        for name in ('variant', *(f'{place:g}' for place in places)):
+            table.add_column(name, justify='left' if name == 'variant' else 'right')
+        for variant in dict.fromkeys(row[1] for row in here):
+            cells = [[row[4] for row in here if row[1] == variant and row[2] == place] for place in places]
+            table.add_row(variant, *(f'{np.mean(c):.3g} ({min(c):.3g} - {max(c):.3g})' if c else '' for c in cells))
+        Console(width=60 + 24 * len(places)).print(table)
+    _draw(rows, panels, out / 'results.png', title, x, value, log, trained)
+
+
+def _draw(rows, panels: Sequence[str], path, title, x, value, log, trained):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(panels) + 1.4, 4.0), layout='constrained')
+    FigureCanvasAgg(figure)
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        here = [row for row in rows if row[0] == panel]
+        for number, variant in enumerate(dict.fromkeys(row[1] for row in here)):
+            places = sorted({row[2] for row in here if row[1] == variant})
+            cells = [[row[4] for row in here if row[1] == variant and row[2] == place] for place in places]
+            marker, colour = 'os^DvPX*<>'[number % 10], f'C{number % 10}'
+            axis.plot(places, [np.mean(c) for c in cells], marker=marker, color=colour, label=variant)
+            axis.fill_between(places, [min(c) for c in cells], [max(c) for c in cells], color=colour, alpha=0.15, linewidth=0)
+        if trained is not None:
+            axis.axvline(trained, color='0.4', linestyle='--', linewidth=1)
+        axis.set(title=panel, xlabel=x, ylabel=value, yscale='log' if log else 'linear')
+        axis.spines[['top', 'right']].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=160)

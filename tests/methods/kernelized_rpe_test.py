@@ -1,0 +1,318 @@
+"""Kernelized attention: hand-worked numbers, FFT = quadratic, when the FFT form is used, and what the features estimate."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.mixers import kernelized_rpe as module
+from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernelized_rpe_attention, random_directions
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'kernelized_rpe.json').read_text())
+N, K, H, M, L = 4, 2, 8, 12, 45
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def make(spec='kernelized_rpe(features=12, max_distance=9, fft_from=1)', *, causal=True, spread=0.7):
+    """An encoding whose table is not at rest."""
+    encoding = pj.make(spec, heads=N, kv_heads=K, head_dim=H, model_dim=N * H, causal=causal)
+    table = encoding.parts[0].table
+    table[...] = spread * draw(7, *table.shape)
+    return encoding
+
+
+def layer(encoding, length=L, rows=2, **tokens):
+    """The arguments of the pair stage."""
+    q, k, v = (draw(i, rows, length, heads, H) for i, heads in enumerate((N, K, K)))
+    tok = pj.Tokens.of(length=length, **tokens)
+    return encoding.project(q, k, v, tok, tok)
+
+
+def nothing(v):
+    """Stands in for the sweep, to see whether it was chosen."""
+    return lambda: jnp.full((*v.shape[:2], N, H), jnp.nan)
+
+
+def whole(encoding, arguments):
+    return encoding.whole(*arguments, causal=False, sweep=nothing(arguments[2]))
+
+
+def uses_fft(encoding, arguments):
+    out = whole(encoding, arguments)
+    return out is not None and not np.isnan(out).any()
+
+
+def oracle(phi_q, phi_k, v, c, causal):
+    """In float64: by pairs, and by a circulant matrix of twice the size. All [L, ...] of one head, c by j - i + L - 1."""
+    length = len(v)
+    distance = np.arange(length)[None] - np.arange(length)[:, None]
+    if causal:
+        c = np.where(np.arange(2 * length - 1) < length, c, 0.0)
+    w = c[distance + length - 1] * (phi_q @ phi_k.T)
+    column = np.concatenate([c[:length][::-1], [0.0], c[length:][::-1]])
+    cells = np.einsum('lm,lh->lmh', phi_k, np.concatenate([v, np.ones((length, 1))], 1))
+    spectrum = np.fft.rfft(column)[:, None, None] * np.fft.rfft(cells, 2 * length, axis=0)
+    sums = np.einsum('lm,lmh->lh', phi_q, np.fft.irfft(spectrum, 2 * length, axis=0)[:length])
+    return w @ v / w.sum(1, keepdims=True), sums[:, :-1] / sums[:, -1:]
+
+
+# The formulas.
+
+
+def test_golden_features():
+    golden = GOLDEN['features']
+    phi, scale = kernel_features(jnp.array(golden['x'])[None, :, None], jnp.eye(2)[None])
+    np.testing.assert_allclose((phi * jnp.exp(scale)[..., None])[0, :, 0], golden['phi'], rtol=1e-6)
+    first = lambda a, i: a[:, i : i + 1].swapaxes(1, 2)
+    s = module.kernel_logits(first(phi, 0), first(phi, 1), first(scale, 0), first(scale, 1))
+    np.testing.assert_allclose(s[0, 0, 0, 0], golden['log_product'], atol=1e-6)
+
+
+@pytest.mark.parametrize('how', ['dense', 'whole'])
+@pytest.mark.parametrize('causal', [True, False])
+def test_golden_attention(causal, how):
+    golden = GOLDEN['attention']
+    encoding = pj.make('kernelized_rpe(features=2, max_distance=2, fft_from=1)', heads=1, kv_heads=1, head_dim=2, causal=causal)
+    encoding.parts[0].directions[...] = jnp.eye(2)[None]
+    encoding.parts[0].table[...] = jnp.log(jnp.array([golden['weights_of_distance']]))
+    q = jnp.broadcast_to(jnp.array(golden['q']), (1, 3, 1, 2))
+    k, v = jnp.array(golden['k']).reshape(1, 3, 1, 2), jnp.array(golden['v']).reshape(1, 3, 1, 1) * jnp.ones((1, 1, 1, 2))
+    tok = pj.Tokens.of(length=3)
+    out = pj.attend(encoding, *encoding.project(q, k, v, tok, tok), implementation='dense' if how == 'dense' else None)
+    np.testing.assert_allclose(out[0, :, 0, 0], golden['causal' if causal else 'full'], rtol=2e-6)
+
+
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('length', [1, 2, 45, 300])  # the last beyond the rows that are done by pairs
+def test_fft_equals_pairs(length, causal):
+    w = random_directions(jax.random.key(3), K, M, H)
+    q, k = (kernel_features(draw(i, 2, length, n, H), w)[0] for i, n in ((0, N), (1, K)))
+    v, bias = draw(2, 2, length, K, H), 0.7 * draw(4, N, 2 * length - 1)
+    out = kernelized_rpe_attention(q, k, v, bias, causal=causal)
+    for row in range(2):
+        for head in range(N):
+            exact = lambda a, head: np.asarray(a[row, :, head], np.float64)
+            own = exact(q, head), exact(k, head // 2), exact(v, head // 2)
+            pairs, fft = oracle(*own, np.exp(np.asarray(bias[head], np.float64)), causal)
+            np.testing.assert_allclose(fft, pairs, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(out[row, :, head], pairs, atol=1e-5)
+
+
+def test_weights_sum_to_one():
+    encoding = make()
+    q, k, v, tq, tk = layer(encoding)
+    out = whole(encoding, (q, k, jnp.ones_like(v), tq, tk))
+    np.testing.assert_allclose(out, 1.0, atol=1e-6)
+
+
+def test_scaling_queries_changes_nothing():
+    encoding, tok = make(), pj.Tokens.of(length=L)
+    q, k, v, _, _ = layer(encoding)
+    once, more = (pj.attend(encoding, *encoding.project(scale * q, k, v, tok, tok)) for scale in (1.0, 50.0))
+    np.testing.assert_allclose(more, once, atol=2e-6)
+
+
+@pytest.mark.parametrize('implementation', ['dense', None])
+def test_a_large_bias_at_distance_zero_returns_the_value(implementation):
+    encoding = make()
+    encoding.parts[0].table[...] = encoding.parts[0].table[...].at[:, 9].set(40.0)
+    arguments = layer(encoding)
+    out = pj.attend(encoding, *arguments, implementation=implementation)
+    np.testing.assert_allclose(out, np.repeat(arguments[2], N // K, axis=2), atol=1e-5)
+
+
+def test_farther_distances_share_the_last_entry():
+    b = distance_bias(draw(0, N, 7), jnp.array([[10]]), jnp.arange(21)[None])
+    assert (b[0, :, 0, :8] == b[0, :, 0, :1]).all() and (b[0, :, 0, 13:] == b[0, :, 0, 20:]).all()
+    assert len(np.unique(b[0, 0])) == 7
+
+
+# What the features estimate.
+
+
+@pytest.mark.parametrize('orthogonal', [True, False])
+def test_products_of_features_estimate_the_exponential(orthogonal):
+    golden = GOLDEN['expectation']
+    w = random_directions(jax.random.key(0), 1, 2**16, H, orthogonal=orthogonal)
+    cosine = jnp.array(golden['angle_cosine'])
+    a = jnp.zeros(H).at[0].set(1.0)
+    b = jnp.zeros((3, H)).at[:, 0].set(cosine).at[:, 1].set(jnp.sqrt(1 - cosine**2))
+    phi, scale = kernel_features(jnp.concatenate([a[None], 7.0 * b])[None, :, None], w)
+    phi = (phi * jnp.exp(scale)[..., None])[0, :, 0]
+    np.testing.assert_allclose(phi[1:] @ phi[0], golden['exp'], rtol=0.04)
+
+
+def test_orthogonal_directions_estimate_with_less_variance():
+    x = jnp.eye(H)[:2][None, :, None]
+
+    def spread(orthogonal):
+        w = random_directions(jax.random.key(1), 3000, H, H, orthogonal=orthogonal)
+        phi, scale = kernel_features(jnp.tile(x, (1, 1, 3000, 1)), w)
+        return jnp.std((phi[0, 0] * phi[0, 1]).sum(-1) * jnp.exp(scale[0].sum(0)))
+
+    assert spread(True) < 0.9 * spread(False)
+
+
+def test_without_bias_and_with_many_features_it_is_softmax_of_cosines():
+    encoding = make('kernelized_rpe(features=65536, max_distance=2)', spread=0.0)
+    q, k, v, tq, tk = layer(encoding, 6, 1)
+    unit = lambda a: a / jnp.linalg.norm(a, axis=-1, keepdims=True)
+    expected = jax.nn.dot_product_attention(unit(q), unit(k), v, scale=1.0, is_causal=True)
+    np.testing.assert_allclose(pj.attend(encoding, q, k, v, tq, tk), expected, atol=0.04)
+
+
+def test_normalised_features_stay_precise_however_long_queries_are():
+    """The paper's reason to normalise: without it the relative variance of the estimate grows with the norms, unboundedly."""
+    a, b = draw(0, H), draw(1, H)
+    unit = lambda x: x / jnp.linalg.norm(x)
+
+    def relative_spread(a, b):
+        w = np.asarray(draw(2, 4000, 32, H), np.float64)
+        log_phi = lambda x: w @ np.asarray(x, np.float64) - 0.5 * np.square(np.asarray(x, np.float64)).sum()
+        estimate = np.exp(log_phi(a) + log_phi(b)).mean(1)
+        return estimate.std() / np.exp(float(a @ b))
+
+    normalised = relative_spread(unit(a), unit(b))
+    assert normalised < 0.6 and relative_spread(2.0 * unit(a), 2.0 * unit(b)) > 4 * normalised
+
+
+# When the whole sequence is evaluated by FFT.
+
+
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('padded', ['none', 'right', 'left'])
+def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
+    encoding = make(causal=causal)
+    valid = {'none': None, 'right': np.arange(L) < [[L], [30]], 'left': np.arange(L) >= [[0], [7]]}[padded]
+    assert uses_fft(encoding, layer(encoding, valid=valid))
+    real = jnp.ones((1, L, 1, 1)) if valid is None else jnp.asarray(valid)[..., None, None]
+    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
+
+    def output(implementation, params, q, k, v):
+        encoding, tok = nnx.merge(graphdef, params, rest), pj.Tokens.of(length=L, valid=valid)
+        return real * pj.attend(encoding, *encoding.project(q, k, v, tok, tok), implementation=implementation)
+
+    inputs = params, *layer(encoding, valid=valid)[:3]
+    results = []
+    for implementation in (None, 'dense'):
+        run = lambda *inputs: jax.vjp(lambda *inputs: output(implementation, *inputs), *inputs)
+        out, pull = jax.jit(run)(*inputs)
+        results.append((out, jax.jit(lambda pull: pull(draw(9, *out.shape)))(pull)))
+    for ours, expected in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=2e-5 * max(1.0, np.abs(expected).max()))
+
+
+def test_low_precision_values_come_back_as_they_came():
+    encoding = make()
+    q, k, v, tq, tk = layer(encoding)
+    out = pj.attend(encoding, q, k, v.astype(jnp.bfloat16), tq, tk)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), pj.attend(encoding, q, k, v, tq, tk), atol=0.02)
+
+
+def test_shifted_positions_keep_the_fft():
+    encoding = make()
+    assert uses_fft(encoding, layer(encoding, positions=np.arange(L)[None] + 1000))
+
+
+def test_positions_that_jump_are_swept():
+    encoding = make()
+    positions = np.arange(L)[None] + (np.arange(L) >= 20)
+    arguments = layer(encoding, positions=positions)
+    assert not uses_fft(encoding, arguments) and whole(encoding, arguments) is not None
+    np.testing.assert_array_equal(pj.attend(encoding, *arguments), pj.attend(encoding, *arguments, implementation='dense'))
+
+
+def test_other_tokens_than_the_keys_own_are_swept():
+    encoding = make()
+    q, k, v, tq, tk = layer(encoding)
+    assert not uses_fft(encoding, (q, k, v, dataclasses.replace(tq, pos=tq.pos + 1), tk))
+    assert not uses_fft(encoding, (q, k, v, dataclasses.replace(tq, index=tq.index + 1), tk))
+    assert whole(encoding, (q[:, :9], k, v, tq.slice(0, 9), tk)) is None
+
+
+def test_packed_documents_are_swept():
+    encoding = make()
+    assert whole(encoding, layer(encoding, segment=np.arange(L)[None] // 30)) is None
+
+
+@pytest.mark.parametrize('other', ['alibi()', 'window(size=4)', 'shaw(max_distance=2)', 'cope(npos=4)', 't5_rpe()'])
+def test_beside_parts_that_open_the_pair_stage_it_is_swept(other):
+    encoding = make(f'kernelized_rpe(features=12, max_distance=9, fft_from=1) | {other}')
+    assert whole(encoding, layer(encoding)) is None
+
+
+def test_beside_parts_that_do_not_it_is_not():
+    encoding = make('kernelized_rpe(features=12, max_distance=9, fft_from=1) | nope() | learned_absolute(max_len=64)')
+    assert uses_fft(encoding, layer(encoding))
+
+
+def test_biases_too_far_apart_for_a_transform_are_swept():
+    """The first query sees nothing but its own key, whose weight is e^-30 of what others have."""
+    encoding, length = make(causal=False, spread=0.0), 64
+    encoding.parts[0].table[...] = jnp.where(jnp.arange(19) > 5, -30.0, 0.0) * jnp.ones((N, 1))
+    arguments = layer(encoding, length)
+    assert not uses_fft(encoding, arguments)
+    np.testing.assert_array_equal(pj.attend(encoding, *arguments), pj.attend(encoding, *arguments, implementation='dense'))
+
+
+def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
+    encoding = make('kernelized_rpe(features=12, max_distance=9)')
+    assert whole(encoding, layer(encoding)) is None and encoding.opens('whole')
+    encoding = make()
+    monkeypatch.setattr(module.KernelizedRPE, 'whole', None)
+    for options in (dict(block=8), dict(implementation='blocked'), dict(implementation='dense')):
+        assert np.isfinite(pj.attend(encoding, *layer(encoding), **options)).all()
+
+
+def test_memory_of_the_fft_form_is_linear():
+    encoding = make('kernelized_rpe(features=12, max_distance=9, fft_from=1)')
+
+    def compiled(length):
+        q, k, v = (jax.ShapeDtypeStruct((1, length, heads, H), jnp.float32) for heads in (N, K, K))
+        tok = pj.Tokens.of(length=length)
+        loss = lambda q, k, v: pj.attend(encoding, *encoding.project(q, k, v, tok, tok)).sum()
+        return jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).compile().memory_analysis().temp_size_in_bytes
+
+    assert compiled(4096) < 2.5 * compiled(2048)
+
+
+# Wrong input.
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('kernelized_rpe(features=0)', 'features must be at least 1, got 0'),
+        ('kernelized_rpe(max_distance=-1)', 'max_distance must be at least 0, got -1'),
+        ('kernelized_rpe(fft_from=0)', 'fft_from must be at least 1, got 0'),
+        ('kernelized_rpe() | tapa()', 'kernelized_rpe and tapa both need'),
+    ],
+)
+def test_errors(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(spec, heads=N, head_dim=H)
+
+
+def test_fractional_positions_are_refused():
+    encoding = make()
+    with pytest.raises(ValueError, match='one bias per whole distance, got positions of float32'):
+        pj.attend(encoding, *layer(encoding, positions=np.arange(L)[None] / 2), implementation='dense')
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    one = jnp.ones((1, 3, 2, 4))
+    with pytest.raises(ValueError, match=r'bias must be \(2, 5\), got \(2, 3\)'):
+        kernelized_rpe_attention(one, one, one, jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match='shapes do not fit'):
+        kernelized_rpe_attention(one, one[:, :2], one, jnp.zeros((2, 5)))

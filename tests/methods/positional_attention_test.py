@@ -1,0 +1,167 @@
+"""Positional attention: hand-worked weights, what they depend on, and the network of the paper."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.mixers.number_network import NumberNetwork
+from posenc_jax.mixers.positional_attention import project_positions
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'positional_attention.json').read_text())
+N, H, L = 2, 4, 6
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def make(spec='positional_attention(max_len=9)', causal=False):
+    encoding = pj.make(spec, heads=N, head_dim=H, causal=causal)
+    encoding.parts[0].b_q[...] = draw(5, *encoding.parts[0].b_q.shape)
+    return encoding
+
+
+def attention(encoding, q, k, v, pos=None):
+    tok = pj.Tokens.of(positions=np.arange(q.shape[1])[None] if pos is None else pos)
+    return pj.attend(encoding, *encoding.project(q, k, v, encoding.place(tok), tok))
+
+
+def qkv(seed=0, rows=2):
+    return [draw(seed + i, rows, L, N, H) for i in range(3)]
+
+
+def test_golden_weights():
+    encoding = pj.make('positional_attention(max_len=2)', heads=1, head_dim=2, causal=False)
+    part = encoding.parts[0]
+    for name, shape in (('w_q', (2, 1, 2)), ('w_k', (2, 1, 2)), ('b_q', (1, 2))):
+        getattr(part, name)[...] = jnp.array(GOLDEN[name]).reshape(shape)
+    tok, zero = pj.Tokens.of(length=2), jnp.zeros((1, 2, 1, 2))
+    _, _, _, tq, tk = encoding.project(zero, zero, zero, tok, tok)
+    np.testing.assert_allclose(part.match(zero.swapaxes(1, 2), None, tq, tk, None, ())[0][0, 0], GOLDEN['logits'], rtol=1e-6)
+    out = attention(encoding, zero, zero, jnp.eye(2).reshape(1, 2, 1, 2))
+    np.testing.assert_allclose(out[0, :, 0], GOLDEN['weights'], rtol=1e-6)
+
+
+@pytest.mark.parametrize('spec', ['positional_attention(max_len=9)', "positional_attention(table='sinusoidal', width=6)"])
+def test_equals_the_formula(spec):
+    encoding, (q, k, v) = make(spec), qkv()
+    part, pos = encoding.parts[0], np.array([[0, 1, 2, 3, 4, 5], [5, 3, 8, 1, 1, 0]])
+    exact = lambda a: np.asarray(a, np.float64)
+    size = part.w_q.shape[0]
+    if 'sinusoidal' in spec:
+        angle = pos[..., None] * 10000.0 ** (-np.arange(size // 2) / (size // 2))
+        code = np.stack([np.sin(angle), np.cos(angle)], -1).reshape(2, L, size)
+    else:
+        code = np.eye(size)[pos]
+    of_q = np.einsum('ble,enf->bnlf', code, exact(part.w_q[...])) + exact(part.b_q[...])[None, :, None]
+    of_k = np.einsum('ble,enf->bnlf', code, exact(part.w_k[...]))
+    s = of_q @ of_k.swapaxes(-1, -2) / size**0.5
+    w = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
+    expected = np.einsum('bnts,bsnh->btnh', w, exact(v))
+    np.testing.assert_allclose(attention(encoding, q, k, v, pos), expected, atol=1e-5)
+
+
+def test_weights_do_not_depend_on_the_input():
+    encoding, (q, k, v) = make(), qkv()
+    out = attention(encoding, q, k, v)
+    np.testing.assert_array_equal(attention(encoding, 7 * q, k + 1, v), out)
+    np.testing.assert_allclose(attention(encoding, q, k, 3 * v + 1), 3 * out + 1, atol=1e-5)
+
+
+def test_without_queries_weights_are_uniform():
+    encoding, (q, k, v) = make(), qkv()
+    for variable in (encoding.parts[0].w_q, encoding.parts[0].b_q):
+        variable[...] = jnp.zeros_like(variable[...])
+    np.testing.assert_allclose(attention(encoding, q, k, v), jnp.broadcast_to(v.mean(1, keepdims=True), v.shape), atol=1e-6)
+
+
+def test_permuting_tokens_and_positions_permutes_the_output():
+    encoding, (q, k, v), order = make(), qkv(), np.array([3, 0, 5, 1, 4, 2])
+    moved = attention(encoding, q[:, order], k[:, order], v[:, order], order[None])
+    np.testing.assert_allclose(moved, attention(encoding, q, k, v)[:, order], atol=1e-6)
+
+
+def test_a_shift_of_the_keys_logits_would_change_nothing():
+    """Why there is no b_k: it adds the same to every logit of a row."""
+    encoding, (q, k, v) = make(), qkv()
+    out = attention(encoding, q, k, v)
+    encoding.parts[0].w_k[...] = encoding.parts[0].w_k[...] + draw(8, 1, N, 9)
+    np.testing.assert_allclose(attention(encoding, q, k, v), out, atol=1e-6)
+
+
+def test_initial_projections_are_xavier_uniform():
+    w = pj.make('positional_attention(max_len=50)', heads=N, head_dim=H).w_q[...]
+    bound = (6 / (50 + 2 * 50 * N)) ** 0.5
+    assert 0.97 * bound < jnp.abs(w).max() <= bound and abs(w.std() / bound - 3**-0.5) < 0.02
+
+
+def test_positions_beyond_the_table():
+    encoding = make()
+    for length in (10, 30):
+        with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. 8'):
+            encoding.place(pj.Tokens.of(length=length))
+    encoding.place(pj.Tokens.of(length=9))
+    assert np.isnan(project_positions(jnp.array([[9]]), encoding.parts[0].w_q[...])).all()
+    with pytest.raises(ValueError, match='draws positions 0 .. 63, positional_attention has 9'):
+        make('randomized_pe(max_len=64) | positional_attention(max_len=9)')
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('positional_attention()', 'needs max_len of at least 1'),
+        ('positional_attention(max_len=0)', 'needs max_len of at least 1'),
+        ('positional_attention(max_len=4, width=4)', 'and no width'),
+        ("positional_attention(max_len=4, table='sinusoidal')", 'and no max_len'),
+        ("positional_attention(table='sinusoidal', width=1)", 'width of at least 2'),
+        ("positional_attention(table='sinus')", "table=sinus is not one of 'identity', 'sinusoidal'"),
+        ('positional_attention(max_len=4) | tapa()', 'positional_attention and tapa both need'),
+    ],
+)
+def test_errors(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(spec, heads=N, head_dim=H)
+
+
+def test_several_position_components_are_refused():
+    with pytest.raises(ValueError, match='one position per token'):
+        project_positions(jnp.zeros((1, 2, 2), int), jnp.zeros((4, 1, 4)))
+
+
+# The network of the paper.
+
+
+def test_the_network_is_its_formula():
+    network = NumberNetwork(3, standard=False, width=4, layers=1, rngs=nnx.Rngs(1))
+    for leaf in jax.tree.leaves(nnx.state(network), is_leaf=lambda a: isinstance(a, nnx.Variable)):
+        leaf[...] = leaf[...] + 0.3 * draw(leaf.size, *leaf.shape)
+    x = draw(3, 2, 3)
+    apply = lambda linear, a: a @ np.asarray(linear['w'][...]) + np.asarray(linear['b'][...])
+    h = apply(network.inputs, np.pad(x, ((0, 0), (0, 1)))[..., None])
+    part = network.encodings[0].parts[0]
+    s = np.einsum('tnf,snf->nts', part.w_q[...] + part.b_q[...], part.w_k[...]) / 2.0  # e = 4 positions
+    v = apply(network.attention[0]['v'], h).reshape(2, 4, 2, 2)
+    mixed = apply(network.attention[0]['out'], np.einsum('nts,bsnh->btnh', jax.nn.softmax(s), v).reshape(h.shape))
+    hidden = np.maximum(apply(network.mlps[0]['first'], np.concatenate([h, mixed], -1)), 0)
+    expected = apply(network.outputs, apply(network.mlps[0]['second'], hidden))[:, :3, 0]
+    np.testing.assert_allclose(network(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('standard', [False, True])
+def test_values_of_another_size(standard):
+    """The paper's claim in the small: with weights from positions nothing but the size of the numbers changes with it."""
+    network, x = NumberNetwork(8, standard=standard, rngs=nnx.Rngs(0)), draw(0, 4, 8)  # all shifts are zero at first
+    error = np.abs(network(10 * x) - 10 * network(x)).max() / np.abs(10 * network(x)).max()
+    assert error > 0.02 if standard else error < 1e-5
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match='3 heads do not divide a width of 64'):
+        NumberNetwork(8, standard=False, heads=3, rngs=nnx.Rngs(0))
