@@ -264,7 +264,7 @@ class MonotonicLocation(nnx.Module):
         if content is not None:
             check_choice('content of monotonic_location', content, CONTENTS)
         if position_past and (location is None or content is None):
-            raise ValueError('monotonic_location position_past chooses between two kinds of weights: needs location and content')
+            raise ValueError('monotonic_location position_past chooses between two weights: it needs location and content')
         if gru and location is None:
             raise ValueError('monotonic_location gru changes how location moves: it needs a location')
         self.location, self.content, self.position_past = location, content, position_past

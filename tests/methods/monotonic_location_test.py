@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs.sweeps.monotonic_location import END, FIRST, PADDING, START, STRINGS, TABLES, batch_of, copying, looking_up
 from posenc_jax.core.registry import SpecError
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder, run_gru
 from posenc_jax.mixers.monotonic_location import (
@@ -267,6 +268,31 @@ def test_dropout_needs_a_key():
     plain, dropped = model(source, VALID, target), model(source, VALID, target, key=jax.random.key(0))
     np.testing.assert_array_equal(plain, model(source, VALID, target))
     assert np.abs(plain - dropped).max() > 1e-3
+
+
+# The data of the experiment.
+
+
+def test_copies():
+    source, target = batch_of(copying, np.random.default_rng(0), 60, (5, 10))
+    np.testing.assert_array_equal(source, target)
+    length = (source != PADDING).sum(1) - 2
+    assert set(length) == set(range(5, 11)) and (source[:, 0] == START).all() and source.shape == (60, 13)
+    assert all(row[n + 1] == END and (row[n + 2 :] == PADDING).all() for row, n in zip(source, length))
+
+
+def test_lookups():
+    """Each table is one bijection in all samples; the answer starts with the string and applies one after the other."""
+    rng, seen = np.random.default_rng(0), {}
+    for length in [1] * 300 + [2, 4, 9] * 60:
+        source, target = looking_up(rng, length)
+        assert source[0] == target[0] and len(source) == len(target) == length + 1
+        for table, before, after in zip(source[1:], target, target[1:]):
+            assert seen.setdefault((table, before), after) == after
+            assert length == 1 or table < FIRST + STRINGS + TABLES - 2
+    assert len(seen) == STRINGS * TABLES
+    for table in range(TABLES):
+        assert len({after for (own, _), after in seen.items() if own == FIRST + STRINGS + table}) == STRINGS
 
 
 # Wrong input.
