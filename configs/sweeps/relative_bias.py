@@ -51,4 +51,4 @@ EVALUATION = (
 )  # fmt: skip
 
 if __name__ == '__main__':
-    compare(__doc__, ENCODINGS, EXTENDED, workdir='runs/relative_bias', settings=SETTINGS, evaluation=EVALUATION)
+    compare(__doc__, ENCODINGS, EXTENDED, workdir='runs/relative_bias', settings=SETTINGS, evaluation={'comparison': EVALUATION})

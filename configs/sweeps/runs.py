@@ -52,16 +52,17 @@ def compare(
     workdir: str,
     config: str = 'configs/quickstart.py',
     settings: Iterable[str] = (),
-    evaluation: Iterable[str] = (),
+    evaluation: Mapping[str, Iterable[str]] = {'comparison': ()},
 ) -> None:
-    """The command of a sweep: trains every encoding with every seed and evaluates all of them in WORKDIR/comparison.
+    """The command of a sweep: trains every encoding with every seed and evaluates all of them.
 
     Args:
       documentation: of the sweep; the command shows its first line.
       encodings: name of a run -> encoding string.
       extended: (name of a run, extension), evaluated besides.
       workdir, config: defaults of the options.
-      settings, evaluation: fields of the config, as 'NAME=VALUE', for training and for the evaluation.
+      settings: fields of the config for training, as 'NAME=VALUE'.
+      evaluation: folder in the working directory -> fields of an evaluation.
     """
     parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
@@ -77,4 +78,5 @@ def compare(
             fields = {'encoding': encodings[name], 'seed': seed}
             runs.append(train_run(run, arguments.config, fields, [*settings, *arguments.set]))
             runs += [f'{run} | {extension}' for which, extension in extended if which == name]
-    evaluate_runs(runs, pathlib.Path(arguments.workdir, 'comparison'), evaluation)
+    for folder, fields in evaluation.items():
+        evaluate_runs(runs, pathlib.Path(arguments.workdir, folder), fields)

@@ -2,6 +2,7 @@
 
 from posenc_jax.tasks import arithmetic as arithmetic
 from posenc_jax.tasks import copy as copy
+from posenc_jax.tasks import formal as formal
 from posenc_jax.tasks import language as language
 from posenc_jax.tasks import retrieval as retrieval
 from posenc_jax.tasks.task import Batch as Batch

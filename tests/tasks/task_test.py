@@ -21,6 +21,8 @@ TASKS = {
     'addition(reverse_output=True, zero_pad=True, ids="coupled")': (1, 5),
     'addition(zero_pad=True, ids="coupled", equal_length=True)': (1, 5),
     'addition(reverse_output=True, ids="plain")': 4,
+    'flip_flop()': (2, 9),
+    'flip_flop(ignore=0.1)': 8,
     'passkey()': (9, 20),
     'passkey(digits=5, depth=0.25, lm_weight=0.1)': 24,
     'code_mixed()': (7, 20),

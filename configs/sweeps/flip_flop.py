@@ -1,0 +1,30 @@
+"""Flip-flop language: TRA beside other encodings, on sequences four times as long, sparser and denser than trained.
+
+Command:   python -m configs.sweeps.flip_flop [--seeds 0 1] [--workdir runs/flip_flop] [--only tra nope]
+Time:      see docs/results/relative_bias.md (two CPU cores)
+Trained on up to 16 pairs of which 80 % are to be ignored; evaluated at 16 and 64 pairs with 80 %, 98 % and 10 %. Exact match
+is of all bits that are read in a sequence. Results: WORKDIR/comparison, WORKDIR/sparse, WORKDIR/dense.
+Runs whose last step is saved are not trained again, so the sweep may be interrupted and started again.
+"""
+
+from configs.sweeps.runs import compare
+
+ENCODINGS = {
+    'tra': 'tra()',
+    'cope': 'cope(npos=32)',
+    'nope': 'nope()',
+    'rope': 'rope()',
+    'alibi': 'alibi()',
+}
+SETTINGS = (
+    'task=flip_flop(ignore=0.8)', 'train.length=16', 'train.min_length=4', 'train.batch=64', 'train.steps=1000', 'train.lr=1e-3',
+    'train.save_every=1000', 'train.eval_every=500', 'model.layers=2', 'model.width=64', 'model.heads=4',
+)  # fmt: skip
+EVALUATION = {
+    'comparison': ('eval.lengths=16,64', 'eval.samples=500'),
+    'sparse': ('task=flip_flop(ignore=0.98)', 'eval.lengths=16,64', 'eval.samples=500'),
+    'dense': ('task=flip_flop(ignore=0.1)', 'eval.lengths=16,64', 'eval.samples=500'),
+}
+
+if __name__ == '__main__':
+    compare(__doc__, ENCODINGS, workdir='runs/flip_flop', settings=SETTINGS, evaluation=EVALUATION)

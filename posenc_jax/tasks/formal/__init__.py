@@ -1,0 +1,3 @@
+"""Formal languages."""
+
+from posenc_jax.tasks.formal.flip_flop import FlipFlop as FlipFlop
