@@ -45,10 +45,7 @@ SETTINGS = (
     'data.dataset=stdlib_code', 'train.length=256', 'train.batch=8', 'train.steps=300', 'train.save_every=300',
     'train.eval_every=300', 'model.layers=2', 'model.width=128', 'model.heads=4',
 )  # fmt: skip
-EVALUATION = (
-    'eval.lengths=256,512,1024,2048,4096', 'eval.protocols=nonoverlapping,same_tokens,per_position', 'eval.tokens=16384',
-    'eval.buckets=12',
-)  # fmt: skip
+EVALUATION = ('eval.lengths=256,1024,4096', 'eval.protocols=nonoverlapping,same_tokens', 'eval.tokens=8192')
 
 if __name__ == '__main__':
     compare(__doc__, ENCODINGS, EXTENDED, workdir='runs/relative_bias', settings=SETTINGS, evaluation={'comparison': EVALUATION})
