@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.compose import parts_of
 from posenc_jax.core.families import Bias
 from posenc_jax.core.registry import entries
 from posenc_jax.model import Transformer, TransformerConfig
@@ -56,12 +55,8 @@ def test_a_rotation_and_a_bias_add_up(bias):
 
     both = of(f'rope() | {bias}')
     np.testing.assert_array_equal(both, of(f'{bias} | rope()'))
-    if all(part.card.key not in SCALING for part in parts_of(pj.make(bias, **CONTEXT))):
-        np.testing.assert_allclose(both, of('rope()') + of(bias) - of('nope()'), atol=2e-5)
+    np.testing.assert_allclose(both, of('rope()') + of(bias) - of('nope()'), atol=2e-5)
 
-
-# They multiply the logits they are given, too.
-SCALING = ()
 
 MODELS = {
     'pattern': dict(encoding='rope()', pattern=('rope() | window(size=4)', 'alibi()', 'nope()'), layers=3),

@@ -115,7 +115,7 @@ class ALiBi(Bias):
       heads: N, from the model.
 
     Raises:
-      ValueError: slopes that are not one finite number per head, or are trained and not positive; an unknown variant;
+      ValueError: slopes that are not one finite positive number per head; an unknown variant;
         'half' of an odd number of heads, or chained with a mask that hides later keys.
 
     Reference: Press, Smith, Lewis, arXiv 2108.12409.
@@ -139,11 +139,9 @@ class ALiBi(Bias):
         self.learns = learn_slopes or variant == 'asymmetric'
         if variant == 'half' and heads % 2:
             raise ValueError(f"alibi(variant='half') needs an even number of heads, got {heads}; the nearest is {heads + 1}")
-        if slopes is not None and (len(slopes) != heads or not np.isfinite(slopes).all()):
+        if slopes is not None and (len(slopes) != heads or not np.isfinite(slopes).all() or min(slopes) <= 0):
             found = f'{self.card.key}: {len(slopes)} slopes {slopes} for {heads} heads'
-            raise ValueError(f'{found}; expected one finite number per head')
-        if self.learns and slopes is not None and min(slopes) <= 0:
-            raise ValueError(f'alibi trains the logarithms of slopes, which must be positive, got {slopes}')
+            raise ValueError(f'{found}; expected one finite positive number per head')
         usual = np.tile(alibi_slopes(heads // 2), 2) if variant == 'half' else alibi_slopes(heads)
         given = usual if slopes is None else np.asarray(slopes)
         if not self.learns:

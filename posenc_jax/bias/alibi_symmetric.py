@@ -36,7 +36,7 @@ class ALiBiSymmetric(ALiBi):
       heads: N, from the model.
 
     Raises:
-      ValueError: slopes that are not one finite number per head.
+      ValueError: slopes that are not one finite positive number per head.
 
     Reference: Ren et al., arXiv 2406.10391.
 

@@ -100,6 +100,8 @@ class Cable(Encoding):
       ((16, 2), (2,))
     """
 
+    runs = True
+
     def __init__(
         self,
         scale: float | None = None,

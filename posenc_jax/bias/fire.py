@@ -78,7 +78,7 @@ class FIRE(Bias):
 
     `b_ij = W2 relu(W1 z_ij + b1)`, `z_ij = psi(i - j) / (psi(max(i, |mult| T)) + 1e-6)`, `psi(x) = ln(|c x| + 1)`; c
     and mult are trained. Differs from the paper: the output bias b2 is left out, since the softmax cancels it. FIRE-S
-    shares one network between the layers (`share='model'` in the config); the paper's random training positions are
+    (`fire_s`) shares one network between the layers (`share='model'` in the config); the paper's random training positions are
     `randomized_pe(...) | fire()`.
 
     Args:

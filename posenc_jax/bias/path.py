@@ -223,6 +223,8 @@ class PaTH(Encoding):
 
     lookback = _TAPS - 1
 
+    runs = True
+
     def __init__(
         self,
         rank: int | None = 32,

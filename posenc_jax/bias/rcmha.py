@@ -129,6 +129,7 @@ class RCMHA(Encoding):
     """
 
     lookback = _TAPS - 1
+    unrotated = True
 
     def __init__(
         self,

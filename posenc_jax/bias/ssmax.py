@@ -94,4 +94,5 @@ class SSMax(Encoding):
     def score(self, s, tq, tk, seen, carry):
         check_heads('ssmax', self.gain[...], s)
         count = heads_first(tq.feats['ssmax'])[:, 0] if self.bidirectional else tq.order + 1
-        return s * ssmax_factor(self.gain[...], count), carry
+        factor = ssmax_factor(self.gain[...], count)
+        return jnp.where(jnp.isneginf(s), s, s * factor), carry  # a refused key stays refused where ln n = 0

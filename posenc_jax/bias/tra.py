@@ -81,8 +81,8 @@ class TRA(Encoding):
     pass through S at relevant keys and through delta. Differs from the paper: `threshold` can be above its 0; dropout of logits
     and the residual stream of the authors' notebook, which is the normed one, belong to the model and are not here.
 
-    The keys a query sees must be a run that ends at the query (causal, document, window), as keys of blocks that a mask rules
-    out are not counted.
+    Keys that a mask hides are not counted. Logits that reach this door are thresholded as they are, biases of earlier parts of
+    a chain among them; a bias written behind it acts on relevant keys alone.
 
     Args:
       threshold: a key is relevant strictly above it.

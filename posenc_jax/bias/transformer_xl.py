@@ -103,6 +103,8 @@ class TransformerXL(Encoding):
       ((2, 8), (16, 2, 8))
     """
 
+    unrotated = True
+
     def __init__(
         self,
         clamp_len: int | None = None,

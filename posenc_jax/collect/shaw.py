@@ -110,6 +110,8 @@ class Shaw(Encoding):
       (9, 8)
     """
 
+    unrotated = True
+
     def __init__(
         self,
         max_distance: int = 16,

@@ -23,7 +23,7 @@ from posenc_jax.core.registry import check_choice
 
 Implementation = Literal['dense', 'blocked']
 
-# Logits of this size are computed at once; longer sequences in tiles of at most the second size, float32. Wide products gain
+# Logits of this size are computed at once; longer sequences in tiles of about the second size at most, float32. Wide products gain
 # more than the caches lose (benchmarks/attention.py), and a tile stays small beside the keys of the lengths that need it.
 _ONE_TILE_BYTES, _TILE_BYTES = 2**20, 2**25
 # A masked logit, and where the running maximum starts: above it, so that a masked key weighs exp(-huge) = 0 everywhere.

@@ -30,6 +30,18 @@ class ChainedEncoding(Encoding):
             if part.unrotated:
                 first, second = name_of(rotating[0]), name_of(part)
                 raise SpecError(f'{second} reads queries and keys that are not rotated yet: write {second} before {first}')
+        for number, part in enumerate(parts):
+            unread = {'last': (), 'own': parts[number + 1 :], 'none': (*parts[:number], *parts[number + 1 :])}[part.projected]
+            for other in unread:
+                if other.opens('project'):
+                    where = f'write {name_of(other)} before it' if part.projected == 'own' else f'leave {name_of(other)} out'
+                    raise SpecError(f'{name_of(part)} does not read what {name_of(other)} makes of queries and keys: {where}')
+        summing, gaps = [p for p in parts if p.runs], [p for p in parts if p.leaves_gaps]
+        if summing and gaps:
+            raise SpecError(
+                f'{name_of(summing[0])} sums over all keys up to the query, {name_of(gaps[0])} hides some between others: '
+                'they cannot be chained'
+            )
         evolving = [part for part in parts if part.cached == 'evolving']
         raw = [part for part in parts if part.cached == 'raw']
         if evolving and raw:
@@ -73,6 +85,18 @@ class ChainedEncoding(Encoding):
     @property
     def rotates(self):
         return any(part.rotates for part in self.parts)
+
+    @property
+    def unrotated(self):
+        return any(part.unrotated for part in self.parts)
+
+    @property
+    def runs(self):
+        return any(part.runs for part in self.parts)
+
+    @property
+    def leaves_gaps(self):
+        return any(part.leaves_gaps for part in self.parts)
 
     @property
     def decides(self):

@@ -144,6 +144,10 @@ class Encoding(nnx.Module):
         another mask hides those keys.
       rotates: it turns queries and keys by their positions, which one part of a chain may do.
       unrotated: it reads queries and keys before they are turned.
+      projected: the queries and keys that its logits are made of: 'last', as the whole chain leaves them; 'own', as the parts
+        before it do; 'none', of none at all.
+      runs: what it sums from key to query is right only where a query sees every key between its first and itself.
+      leaves_gaps: a mask that hides keys between others that a query sees.
       lookback: how many earlier rows of the layer input `branch` and `project` read (a short convolution); their rows come
         first in `x`.
       cached: 'encoded', 'raw' or 'evolving' (see `Promises.cached`).
@@ -155,6 +159,9 @@ class Encoding(nnx.Module):
     sees_later: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
     unrotated: ClassVar[bool] = False
+    projected: ClassVar[str] = 'last'
+    runs: ClassVar[bool] = False
+    leaves_gaps: ClassVar[bool] = False
     lookback: ClassVar[int] = 0
 
     @property

@@ -42,6 +42,8 @@ class Bias(Encoding):
 
     def score(self, s, tq, tk, seen, carry):
         bias = self.bias(tq.pos, tk.pos).astype(jnp.float32)
+        if bias.shape[1] not in (1, s.shape[1]):
+            raise ValueError(f'{type(self).__name__} was built for {bias.shape[1]} heads, the queries have {s.shape[1]}')
         return s + (over_batch(bias, s.shape[0]) if bias.shape[0] < s.shape[0] else bias), carry
 
 

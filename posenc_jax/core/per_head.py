@@ -76,7 +76,10 @@ class PerHead(Encoding):
             if part.cached != 'encoded':
                 raise ValueError(f'per_head: keys of {name_of(part)} are cached {part.cached}, only encoded ones mix')
         if first.decides != second.decides or first.sees_later != second.sees_later:
-            raise ValueError('per_head: the masks of first and second disagree on what they decide; chain them beside it')
+            raise ValueError(
+                f'per_head: {name_of(first)} and {name_of(second)} disagree on whether later keys are seen, or on who decides '
+                'it; chain such a mask beside per_head'
+            )
         self.first, self.second = first, second
         parts = (*parts_of(first), *parts_of(second))
         self.card = _card_of(type(self).card, [part.card for part in parts if hasattr(part, 'card')])
@@ -94,6 +97,18 @@ class PerHead(Encoding):
     @property
     def rotates(self):
         return self.first.rotates or self.second.rotates
+
+    @property
+    def unrotated(self):
+        return self.first.unrotated or self.second.unrotated
+
+    @property
+    def runs(self):
+        return self.first.runs or self.second.runs
+
+    @property
+    def leaves_gaps(self):
+        return self.first.leaves_gaps or self.second.leaves_gaps
 
     @property
     def lookback(self):

@@ -100,7 +100,8 @@ class ALiBiPI(Encoding):
         return self.encoding.sees_later
 
     def opens(self, door):
-        return super().opens(door) and (door != 'mask' or self.encoding.opens('mask'))
+        needed = {'mask': self.encoding.opens('mask'), 'project': self.mode == 'dynamic'}
+        return super().opens(door) and needed.get(door, True)
 
     def project(self, q, k, v, tq, tk, x=None):
         if self.mode == 'dynamic':

@@ -78,6 +78,10 @@ class LMInfinite(Encoding):
     def rotates(self):
         return self.encoding.rotates
 
+    @property
+    def leaves_gaps(self):
+        return self.n_global > 0
+
     def project(self, q, k, v, tq, tk, x=None):
         if isinstance(self.encoding, Rotary):
             tq = tq.with_feats(lm_infinite=self.encoding.rotate(q, jnp.full((1, 1), self.n_local)))

@@ -83,6 +83,8 @@ class EncoderDecoder(nnx.Module):
         rate: float = 0.0,
         rngs: nnx.Rngs,
     ):
+        if symbols < 1 or not 0 <= rate < 1:
+            raise ValueError(f'EncoderDecoder needs at least 1 symbol and a dropout rate in 0 .. 1, got {symbols=}, {rate=}')
         if hidden % 2:
             raise ValueError(f'hidden must be even, half of it for each direction, got {hidden}')
         self.rate = rate

@@ -251,6 +251,8 @@ class KernelizedRPE(Encoding):
       (2, 9)
     """
 
+    projected = 'own'
+
     def __init__(
         self,
         features: int = 64,

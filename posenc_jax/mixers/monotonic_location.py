@@ -256,6 +256,9 @@ class MonotonicLocation(nnx.Module):
         gru: bool = False,
         rngs: nnx.Rngs,
     ):
+        for name, number in dict(query_dim=query_dim, key_dim=key_dim, heads=heads, head_dim=head_dim).items():
+            if number < 1:
+                raise ValueError(f'monotonic_location: {name} must be at least 1, got {number}')
         if location is None and content is None:
             kinds = f"location ({', '.join(GATES)}), content ('plain', 'relative')"
             raise ValueError(f'monotonic_location attends by {kinds} or both, got neither')

@@ -71,6 +71,8 @@ class NumberNetwork(nnx.Module):
         hidden: int | None = None,
         rngs: nnx.Rngs,
     ):
+        if numbers < 1 or layers < 1:
+            raise ValueError(f'NumberNetwork needs at least 1 number and 1 layer, got {numbers=}, {layers=}')
         if width % heads:
             raise ValueError(f'{heads} heads do not divide a width of {width}')
         self.standard, self.heads, self.tokens = standard, heads, numbers + 1

@@ -81,6 +81,8 @@ class PositionalAttention(Encoding):
       (9, 2, 9)
     """
 
+    projected = 'none'
+
     def __init__(
         self,
         max_len: int | None = None,

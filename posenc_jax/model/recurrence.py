@@ -48,7 +48,8 @@ def read_segment(
 
     In every layer keys and values come from memory and segment, queries from the segment; no gradient passes into the memory
     or out of it into an earlier segment. With a memory of all earlier tokens the logits are those of one pass over the
-    whole text. Random positions follow their evaluation rule; an encoding with `lookback` reads zeros before its memory.
+    whole text. Random positions follow their evaluation rule; an encoding with `lookback` reads zeros before its memory; what
+    counts the tokens of a document (`ssmax`, `alibi_pi`) counts them from its beginning, also those that are forgotten.
 
     Args:
       model: a decoder.

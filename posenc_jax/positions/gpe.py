@@ -120,6 +120,7 @@ class GPE(Mask):
     """
 
     decides = frozenset({'causality'})
+    leaves_gaps = True
 
     def __init__(self, k: int, phi: int = 0, source: int | None = None):
         for name, value, least in (('k', k, 1), ('phi', phi, 0), ('source', source, 1)):

@@ -154,6 +154,7 @@ class CARoPE(Encoding):
     """
 
     rotates = True
+    runs = True
 
     def __init__(
         self,

@@ -82,6 +82,23 @@ def test_exclusive_doors_have_one_owner():
     np.testing.assert_allclose(both.collect(s, q, tok, tok), 2 * weighted_sum(s, q), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    'spec, said',
+    [
+        ('kernelized_rpe() | rope()', 'kernelized_rpe does not read what rope makes of queries and keys: write rope before it'),
+        ('nope_temperature(3.0) | positional_attention(max_len=8)', 'what nope_temperature makes of queries .* leave'),
+        ('rope() | shaw()', 'write shaw before rope'),
+        ('rope() | rcmha(max_len=8)', 'write rcmha before rope'),
+        ('cable() | lm_infinite(encoding=alibi(), n_global=2, n_local=4)', 'cable sums over all keys .* lm_infinite hides some'),
+        ('gpe(k=2, source=8) | path()', 'path sums over all keys up to the query, gpe hides some'),
+        ('per_head(first=cable(), second=alibi(), heads_of_first=2) | gpe(k=2, source=8)', 'per_head sums .* gpe hides'),
+    ],
+)
+def test_what_a_part_would_not_notice_is_refused(spec, said):
+    with pytest.raises(SpecError, match=said):
+        pj.make(spec, heads=4, head_dim=8, model_dim=32, train_len=16)
+
+
 def test_what_reads_unrotated_queries_comes_first():
     context = dict(heads=4, head_dim=8)
     with pytest.raises(SpecError, match='write psc before rope'):

@@ -117,3 +117,14 @@ def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match='ssmax has parameters of 1 heads, the queries have 4'):
         tok = pj.Tokens.of(length=5)
         pj.make('ssmax()', heads=1).score(ONES, tok, tok, None, ())
+
+
+def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
+    """`tra` gives -inf, and the logarithm of the first token's one key is 0."""
+    encoding = pj.make('tra() | ssmax()', heads=2, head_dim=4, model_dim=8, causal=True)
+    tok = pj.Tokens.of(length=9)
+    q, k, v = (jax.random.normal(jax.random.key(n), (1, 9, 2, 4)) for n in range(3))
+    arguments = encoding.project(q, k, v, tok, tok, jax.random.normal(jax.random.key(3), (1, 9, 8)))
+    logits = encoding.match(*(a.swapaxes(1, 2) for a in arguments[:2]), tok, tok, None, encoding.open(q.swapaxes(1, 2), tok))
+    assert (np.asarray(logits[0])[0, :, 0, 0] <= 0).any()  # a first token that refuses itself
+    assert np.isfinite(pj.attend(encoding, *arguments)).all()
