@@ -26,7 +26,7 @@ def draw(seed, *shape):
 def make(spec='kernelized_rpe(features=12, max_distance=9, fft_from=1)', *, causal=True, spread=0.7):
     """An encoding whose table is not at rest."""
     encoding = pj.make(spec, heads=N, kv_heads=K, head_dim=H, model_dim=N * H, causal=causal)
-    table = encoding.parts[0].table
+    table = next(part for part in encoding.parts if hasattr(part, 'directions')).table
     table[...] = spread * draw(7, *table.shape)
     return encoding
 
@@ -248,7 +248,7 @@ def test_packed_documents_are_swept():
 
 @pytest.mark.parametrize('other', ['alibi()', 'window(size=4)', 'shaw(max_distance=2)', 'cope(npos=4)', 't5_rpe()'])
 def test_beside_parts_that_open_the_pair_stage_it_is_swept(other):
-    encoding = make(f'kernelized_rpe(features=12, max_distance=9, fft_from=1) | {other}')
+    encoding = make(f'{other} | kernelized_rpe(features=12, max_distance=9, fft_from=1)')
     assert whole(encoding, layer(encoding)) is None
 
 
