@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.bias.alibi import alibi_slopes
 from posenc_jax.core.encoding import Constant
-from posenc_jax.core.families import Bias, signed_distance
+from posenc_jax.core.families import Bias, check_heads, signed_distance
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -110,16 +110,3 @@ class BAM(Bias):
     def score(self, s, tq, tk, seen, carry):
         check_heads('bam', self.beta[...], s)
         return super().score(s, tq, tk, seen, carry)
-
-
-def check_heads(user: str, per_head: Float[Array, 'N'], s: Float[Array, 'B N T S']) -> None:
-    """Refuses to spread parameters of one number of heads over logits of another, which would pass where one of them is 1.
-
-    Raises:
-      ValueError: says both numbers.
-
-    Example:
-      >>> check_heads('this', jnp.ones(2), jnp.ones((1, 2, 3, 3)))
-    """
-    if per_head.shape[0] != s.shape[1]:
-        raise ValueError(f'{user} has parameters of {per_head.shape[0]} heads, the queries have {s.shape[1]}')

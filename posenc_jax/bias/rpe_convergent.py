@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.bias.alibi import alibi_slopes
-from posenc_jax.bias.bam import check_heads
 from posenc_jax.core.encoding import Constant
-from posenc_jax.core.families import Bias, signed_distance
+from posenc_jax.core.families import Bias, check_heads, signed_distance
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 

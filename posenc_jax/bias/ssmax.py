@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.bias.bam import check_heads
 from posenc_jax.core.encoding import Encoding, Tokens, heads_first
 from posenc_jax.core.length import current_length
+from posenc_jax.core.families import check_heads
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 

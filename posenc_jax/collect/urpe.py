@@ -130,7 +130,7 @@ class URPE(Encoding):
         if table.shape[1] != like.shape[1]:
             raise ValueError(f'urpe has tables for {table.shape[1]} heads, the queries have {like.shape[1]}')
         found = look_up(table.astype(jnp.float32), self.index(tq.pos, tk.pos))
-        return over_batch(found, like.shape[0]) if found.shape[0] < like.shape[0] else found
+        return over_batch(found, like.shape[0])
 
     def score(self, s, tq, tk, seen, carry):
         return s + self._spread(self.biases[...], s, tq, tk), carry

@@ -349,9 +349,13 @@ _rows_by_rows.defvjp(lambda a, b, scale: (_rows_by_rows(a, b, scale), (a, b)), _
 _rows_by_columns.defvjp(lambda w, v: (_rows_by_columns(w, v), (w, v)), _rows_by_columns_bwd)
 
 
+def over_batch(a: Float[Array, '#B N T S'], batch: int) -> Float[Array, 'B N T S']:
+    """What all rows of the batch share, evaluated once instead of in every row that reads it; what has all rows as it is."""
+    return a if a.shape[0] == batch else _over_batch(a, batch)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def over_batch(a: Float[Array, '1 N T S'], batch: int) -> Float[Array, 'B N T S']:
-    """What all rows of the batch share, evaluated once instead of in every row that reads it."""
+def _over_batch(a, batch):
     return jnp.broadcast_to(jax.lax.optimization_barrier(a), (batch, *a.shape[1:]))
 
 
@@ -359,7 +363,7 @@ def _over_batch_bwd(batch, _, g):
     return (jnp.tensordot(jnp.ones(batch, g.dtype), g, 1)[None],)  # as a product: 25 times faster on CPU than as a sum
 
 
-over_batch.defvjp(lambda a, batch: (over_batch(a, batch), None), _over_batch_bwd)
+_over_batch.defvjp(lambda a, batch: (_over_batch(a, batch), None), _over_batch_bwd)
 
 
 def heads_first(feature: Array) -> Array:

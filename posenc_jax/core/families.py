@@ -44,7 +44,7 @@ class Bias(Encoding):
         bias = self.bias(tq.pos, tk.pos).astype(jnp.float32)
         if bias.shape[1] not in (1, s.shape[1]):
             raise ValueError(f'{type(self).__name__} was built for {bias.shape[1]} heads, the queries have {s.shape[1]}')
-        return s + (over_batch(bias, s.shape[0]) if bias.shape[0] < s.shape[0] else bias), carry
+        return s + over_batch(bias, s.shape[0]), carry
 
 
 class Mask(Encoding):
@@ -55,6 +55,19 @@ class Mask(Encoding):
 
     def mask(self, tq, tk):
         return self.allow(tq, tk)
+
+
+def check_heads(user: str, per_head: Float[Array, 'N'], s: Float[Array, 'B N T S']) -> None:
+    """Refuses to spread parameters of one number of heads over logits of another, which would pass where one of them is 1.
+
+    Raises:
+      ValueError: says both numbers.
+
+    Example:
+      >>> check_heads('this', jnp.ones(2), jnp.ones((1, 2, 3, 3)))
+    """
+    if per_head.shape[0] != s.shape[1]:
+        raise ValueError(f'{user} has parameters of {per_head.shape[0]} heads, the queries have {s.shape[1]}')
 
 
 def signed_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Num[Array, '#B T S']:

@@ -116,7 +116,7 @@ class ALiBiPI(Encoding):
             length = tq.feats['alibi_pi'] if self.mode == 'dynamic' else tq.order[..., None] + 1
             scale = alibi_pi_scale(heads_first(length), self.train_len)[..., None]
         bias = self.encoding.bias(tq.pos, tk.pos) / scale
-        return s + (over_batch(bias, len(s)) if len(bias) < len(s) else bias), carry
+        return s + over_batch(bias, len(s)), carry
 
     def mask(self, tq, tk):
         return self.encoding.mask(tq, tk)

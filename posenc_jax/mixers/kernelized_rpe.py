@@ -281,7 +281,7 @@ class KernelizedRPE(Encoding):
         of_q, of_k = (jax.tree.map(heads_first, tok.feats['kernelized_rpe']) for tok in (tq, tk))
         s = kernel_logits(of_q['phi'], of_k['phi'], of_q['scale'], of_k['scale'])
         bias = distance_bias(self.table[...], tq.pos, tk.pos)
-        return s + (over_batch(bias, s.shape[0]) if bias.shape[0] < s.shape[0] else bias), carry
+        return s + over_batch(bias, s.shape[0]), carry
 
     def whole(self, q, k, v, tq, tk, *, causal, sweep):
         length = tk.length
