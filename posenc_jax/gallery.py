@@ -140,11 +140,20 @@ def draw(spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, ti
     figure.suptitle(spec, fontsize=10)
     figure.legend(*left.get_legend_handles_labels(), loc='outside right center', frameon=False, fontsize=7)
     directory.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r'[^A-Za-z0-9.=]+', '_', spec).strip('_')
-    paths = [directory / f'{stem}.{ending}' for ending in ('png', 'svg')]
+    paths = [directory / f'{stem_of(spec)}.{ending}' for ending in ('png', 'svg')]
     for path in paths:
         figure.savefig(path, dpi=160)
     return paths
+
+
+def stem_of(spec: str) -> str:
+    """The name of the files of an encoding, without ending.
+
+    Example:
+      >>> stem_of('rope(freqs=yarn(factor=4.0)) | alibi()')
+      'rope_freqs=yarn_factor=4.0_alibi'
+    """
+    return re.sub(r'[^A-Za-z0-9.=-]+', '_', spec).strip('_')
 
 
 def thumbnail(encoding: Encoding, path: str | pathlib.Path, probe: Probe = Probe(), *, times: int = 4) -> pathlib.Path:
@@ -210,8 +219,12 @@ def main(argv: list[str]) -> int:
             if getattr(known, name) < 1:
                 raise ValueError(f'--{name} must be at least 1, got {getattr(known, name)}')
         probe = Probe(known.heads, known.head_dim, known.train_len)
+        named = {}
         for spec in known.specs:
             probe.make(spec)  # a wrong one is told before the first is drawn
+            other = named.setdefault(stem_of(spec), spec)
+            if other != spec:
+                raise ValueError(f'{other!r} and {spec!r} would both write {stem_of(spec)}.*; draw them into two folders')
         for spec in known.specs:
             for path in draw(spec, known.out, probe, times=known.times):
                 print(path)

@@ -514,7 +514,7 @@ def temporary_bytes(layer, length):
 def test_promise_blockwise(layer):
     """Tiles equal the whole (tested above), in memory that is linear in the length."""
     growth = temporary_bytes(layer, 1024) / temporary_bytes(layer, 512)
-    assert (growth < 2.5) == layer.promises.blockwise, f'twice the length, {growth:.2f} times the memory'
+    assert (growth < 2.2) == layer.promises.blockwise, f'twice the length, {growth:.2f} times the memory'
 
 
 def test_promise_needs_training(layer):
@@ -540,7 +540,7 @@ def test_chains_associate_and_nope_is_neutral(layer):
     assert [type(part) for part in left.parts] == [type(part) for part in right.parts]
     assert nnx.graphdef(left) == nnx.graphdef(right)
     run = jax.jit(lambda encoding, weights, x, tok: attend(encoding, *project(encoding, weights, x, tok), implementation='dense'))
-    np.testing.assert_array_equal(run(left, layer.weights, layer.x, tokens()), layer())
+    close(run(left, layer.weights, layer.x, tokens()), layer())
 
 
 def test_exclusive_doors_name_both_owners(layer):

@@ -63,6 +63,7 @@ def test_pictures_are_written_also_where_no_position_is_left(tmp_path):
         (['alibi()', '--heads=0'], '--heads must be at least 1, got 0'),
         (['rope()', '--head_dim=7'], '7'),
         (['learned_absolute(max_len=8)'], 'position 63 is not in 0 .. 7'),
+        (['alibi()', 'alibi( )'], 'would both write alibi.*; draw them into two folders'),
     ],
 )
 def test_wrong_input_is_told_before_anything_is_written(arguments, said, tmp_path, capsys):

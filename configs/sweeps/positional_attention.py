@@ -3,9 +3,10 @@
 Command:   python -m configs.sweeps.positional_attention [--seeds 0 1] [--steps 2500] [--out runs/positional_attention]
 Time:      about a minute for each of the 2 tasks x 2 models x seeds (two CPU cores)
 The set-up of the paper (arXiv 2410.01686) but for its length: four layers of width 64 with two heads, 30000 training samples
-from intervals in [-2, 2], Adam; 2500 steps of 128 samples with a cosine where the paper takes 60000 of 1000 with a plateau
-schedule. Tested on intervals in [-2c, 2c] that leave [-2, 2]. Expected: at c = 10 the error of positional attention is
-orders of magnitude lower. Writes OUT/results.csv and OUT/results.png.
+from intervals in [-2, 2], Adam; 2500 steps of 128 samples at 1e-3 falling as a cosine where the paper takes 60000 of 1000 at
+5e-4 with a plateau schedule. Tested on intervals in [-2c, 2c] that leave [-2, 2]. Expected, mean squared error at c = 10:
+cumulative sum 0.16 with positional and 272 with standard attention, cumulative minimum 0.15 and 10 (two seeds). Writes
+OUT/results.csv and OUT/results.png.
 """
 
 import argparse

@@ -44,7 +44,8 @@ def distance_power(distance: Float[Array, '...'], exponent: Float[Array, '...'])
       [0.0, 2.0]
     """
     apart = distance > 0
-    return jnp.where(apart, jnp.where(apart, distance, 1.0) ** exponent, 0.0)
+    # Not `**`, which takes several times as long on a CPU.
+    return jnp.where(apart, jnp.exp(exponent * jnp.log(jnp.where(apart, distance, 1.0))), 0.0)
 
 
 def kerple_log(

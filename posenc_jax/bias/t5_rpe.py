@@ -26,9 +26,9 @@ def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
     """
     exact = buckets // 2
     if buckets < 2:
-        raise ValueError(f't5_rpe needs at least 2 buckets per direction, got {buckets}')
+        raise ValueError(f'buckets must be at least 2 per direction, got {buckets}')
     if max_distance <= exact:
-        raise ValueError(f't5_rpe max_distance must exceed the {exact} exact distances, got {max_distance}')
+        raise ValueError(f'max_distance must exceed the {exact} exact distances of {buckets} buckets, got {max_distance}')
     steps = buckets - exact
     starts = list(range(1, exact + 1))
     for step in range(1, steps):
@@ -100,7 +100,7 @@ def _look_up_bwd(saved, g):
     if rows > _ONE_HOT_ROWS:
         return jnp.zeros((rows, heads.shape[0]), g.dtype).at[index].add(heads.T), None
     one_hot = (index == jnp.arange(rows)[:, None]).astype(g.dtype)
-    return jnp.einsum('xi,ni->xn', one_hot, heads), None
+    return jnp.einsum('xi,ni->xn', one_hot, heads, precision='highest'), None
 
 
 # The gradient of a small table is a product with ones and zeros, since on CPU an indexed sum is a loop over the pairs; that of

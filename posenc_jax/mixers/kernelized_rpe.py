@@ -56,7 +56,7 @@ def kernel_features(
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
     grouped = x.reshape(batch, length, w.shape[0], -1, width)
-    exponent = jnp.einsum('blkgh,kmh->blkgm', grouped, w).reshape(batch, length, heads, -1)
+    exponent = jnp.einsum('blkgh,kmh->blkgm', grouped, w, precision='highest').reshape(batch, length, heads, -1)
     high = jax.lax.stop_gradient(exponent.max(-1))
     return jnp.exp(exponent - high[..., None]), high - 0.5 - 0.5 * math.log(w.shape[1])
 
@@ -178,8 +178,8 @@ def _by_pairs(rows, keys, c, v, first):
     """The first rows of a causal pass."""
     middle, number = c.shape[1] // 2, jnp.arange(first)
     near = jnp.tril(c[:, middle + number[None, :] - number[:, None]]).reshape(*rows.shape[1:3], first, first)
-    w = jnp.einsum('bkgmt,bkms->bkgts', rows[..., :first], keys[..., :first]) * near
-    out = jnp.einsum('bkgts,bskh->btkgh', w, v[:, :first].astype(jnp.float32))
+    w = jnp.einsum('bkgmt,bkms->bkgts', rows[..., :first], keys[..., :first], precision='highest') * near
+    out = jnp.einsum('bkgts,bskh->btkgh', w, v[:, :first].astype(jnp.float32), precision='highest')
     total = jnp.moveaxis(w.sum(-1), 3, 1)[..., None]
     return (out / jnp.where(total > 0, total, 1.0)).reshape(v.shape[0], first, -1, v.shape[3])
 

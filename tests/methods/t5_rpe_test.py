@@ -91,10 +91,10 @@ def test_far_distances_share_one_bias():
 
 def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
-        ('buckets=1', 'at least 2 buckets per direction, got 1'),
-        ('buckets=2, bidirectional=True', 'at least 2 buckets per direction, got 1'),
+        ('buckets=1', 'at least 2 per direction, got 1'),
+        ('buckets=2, bidirectional=True', 'at least 2 per direction, got 1'),
         ('buckets=33, bidirectional=True', 'even number of buckets, got 33'),
-        ('max_distance=16', 'must exceed the 16 exact distances, got 16'),
+        ('max_distance=16', 'must exceed the 16 exact distances of 32 buckets, got 16'),
         ('std=-0.1', 'std must be at least 0, got -0.1'),
     ):
         with pytest.raises(ValueError, match=message):

@@ -191,8 +191,8 @@ def test_positions_of_equal_tokens_are_learned_and_a_bias_alone_stays_at_chance(
 def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
         ("table='bucket'", "one of 'bucketed', 'toeplitz'"),
-        ('buckets=1', 'at least 2 buckets'),
-        ('max_distance=16', 'must exceed the 16 exact distances, got 16'),
+        ('buckets=1', 'at least 2 per direction'),
+        ('max_distance=16', 'must exceed the 16 exact distances of 32 buckets, got 16'),
         ('max_len=-1', 'max_len must be positive, or 0 for the trained length of 16, got -1'),
         ('std=-1.0', 'std must be at least 0, got -1.0'),
     ):
