@@ -239,7 +239,7 @@ class GGUF:
             raise UnknownTokenizerError(
                 f'{self.path}: byte-level BPE tokenizers (gpt2) are read, this one is {self._field("tokenizer.ggml.model")!r}'
             )
-        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
         tokens = self._field('tokenizer.ggml.tokens')
         merges = [tuple(merge.split(' ', 1)) for merge in self._field('tokenizer.ggml.merges')]
@@ -257,6 +257,10 @@ class GGUF:
         tokenizer.decoder = decoders.ByteLevel()
         special = [token for token, kind in zip(tokens, self._field('tokenizer.ggml.token_type')) if kind == 3]
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+        if self._field('tokenizer.ggml.add_bos_token', False):
+            bos = self._field('tokenizer.ggml.bos_token_id')
+            named = [(tokens[bos], bos)]
+            tokenizer.post_processor = processors.TemplateProcessing(single=[tokens[bos], '$A'], special_tokens=named)
         return tokenizer
 
 

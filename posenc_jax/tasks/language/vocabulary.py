@@ -34,7 +34,7 @@ class Bytes:
 
 
 class Tokens:
-    """The vocabulary of a public checkpoint; special tokens are not added.
+    """The vocabulary of a public checkpoint. What its tokenizer puts in front of a text stands there (`<s>` of Llama); nothing follows.
 
     Args:
       path: of the checkpoint.
@@ -53,9 +53,11 @@ class Tokens:
         self.size = source.config['vocab_size']
         check_tokenizer(self._tokenizer, self.size, path)
         self.bytes_of = _bytes_of(self._tokenizer, self.size)
+        around, plain = (self._tokenizer.encode('a', add_special_tokens=added).ids for added in (True, False))
+        self._front = around[: next(i for i in range(len(around)) if around[i : i + len(plain)] == plain)]
 
     def encode(self, text):
-        return np.asarray(self._tokenizer.encode(text.decode(), add_special_tokens=False).ids, np.int32)
+        return np.asarray(self._front + self._tokenizer.encode(text.decode(), add_special_tokens=False).ids, np.int32)
 
     def decode(self, ids):
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)

@@ -14,6 +14,7 @@ from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import PretrainedError, export_pretrained, load_pretrained
 from posenc_jax.model.pretrained.scaling import rope_spec, trained_length
 from posenc_jax.model.pretrained.sources import open_source
+from posenc_jax.tasks.language.vocabulary import Tokens
 from tests.smollm2 import needs_smollm2, smollm2
 
 LLAMA = dict(vocab_size=13, train_len=16, layers=2, width=24, heads=3, kv_heads=1, mlp='swiglu', mlp_width=20, encoding='rope()')
@@ -254,7 +255,7 @@ def test_smollm2_has_the_published_logits_and_tokens():
     assert found.tokenizer.decode(new).startswith(' Paris.\n\nThe answer is')
 
 
-def write_gguf(path, model='gpt2', factors=None):
+def write_gguf(path, model='gpt2', factors=None, bos=None):
     """A llama file of one layer with four tokens."""
     import gguf
 
@@ -263,6 +264,8 @@ def write_gguf(path, model='gpt2', factors=None):
     writer.add_head_count(2), writer.add_layer_norm_rms_eps(1e-5), writer.add_rope_freq_base(1e4)
     writer.add_tokenizer_model(model), writer.add_token_list(['a', 'b', 'ab', 'd']), writer.add_token_types([1] * 4)
     writer.add_token_merges(['a b'])
+    if bos is not None:
+        writer.add_bos_token_id(bos), writer.add_add_bos_token(True)
     rng = np.random.default_rng(0)
     into = {'attn_q': (8, 8), 'attn_k': (8, 8), 'attn_v': (8, 8), 'attn_output': (8, 8), 'ffn_gate': (12, 8), 'ffn_up': (12, 8)}
     for name, shape in {**into, 'ffn_down': (8, 12), 'attn_norm': (8,), 'ffn_norm': (8,)}.items():
@@ -285,6 +288,12 @@ def test_factors_in_a_gguf_file_divide_the_frequencies(tmp_path):
     inv_freq, m = part.frequencies(jnp.array([[7]]))
     np.testing.assert_allclose(np.broadcast_to(inv_freq, (1, 1, 2))[0, 0], [1.0, 0.01 / 8], rtol=1e-6)
     assert np.all(np.asarray(m) == 1.0)
+
+
+def test_a_text_begins_with_what_the_tokenizer_puts_in_front(tmp_path):
+    pytest.importorskip('gguf')
+    encoded = {bos: Tokens(write_gguf(tmp_path / f'{bos}.gguf', bos=bos)).encode(b'abb').tolist() for bos in (None, 3)}
+    assert encoded == {None: [2, 1], 3: [3, 2, 1]}
 
 
 def test_a_tokenizer_of_an_unknown_kind_leaves_the_weights_readable(tmp_path):
