@@ -83,7 +83,7 @@ class TransformerXL(Encoding):
     and W_r not: an encoding is shared as a whole (`share='model'` shares all three). No table of distances is shifted:
     since the angle of a difference is a difference of angles, `a . R_(i-j) = b_i . R_j` with b_i the vector
     `a = W_r (q_i + v)` turned by the angles of i, so a block takes one more inner product, of width D, for any positions, in any order.
-    Segment memory is `posenc_jax.model.recurrence`.
+    Segment memory is `posenc_jax.model.recurrence`; `train.segment` and `train.memory` of a config train with it.
 
     Args:
       clamp_len: distances beyond it count as it; None leaves them.

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model.layers import dropout, layer_rows
+from posenc_jax.model.losses import target_losses
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.training.step import target_losses
 
 
 @jax.tree_util.register_dataclass
@@ -115,6 +115,38 @@ def read_segment(
     start = held + size - kept
     new = Memory(jax.lax.stop_gradient(rows[:, :, start:]), whole.slice(start, kept))
     return model.logits(model.norm(x)), new
+
+
+def read_segments(
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    *,
+    segment: int,
+    length: int,
+    tok: Tokens | None = None,
+    key: Array | None = None,
+) -> Float[Array, 'B L V']:
+    """Logits of a whole text read in segments with a memory of `length` tokens; the arguments are those of `read_segment`.
+
+    Raises:
+      ValueError: segments of less than one token; as for `read_segment`.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()')
+      >>> read_segments(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 8), jnp.int32), segment=3, length=4).shape
+      (1, 8, 7)
+    """
+    if segment < 1:
+        raise ValueError(f'a segment has at least one token, got {segment}')
+    tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
+    found, memory = [], None
+    for number, start in enumerate(range(0, tokens.shape[1], segment)):
+        part, own_key = tokens[:, start : start + segment], None if key is None else jax.random.fold_in(key, number)
+        own = tok.slice(start, part.shape[1])
+        logits, memory = read_segment(model, part, memory, length=length, tok=own, key=own_key)
+        found.append(logits)
+    return jnp.concatenate(found, axis=1)
 
 
 def segment_losses(

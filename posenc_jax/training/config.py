@@ -208,8 +208,11 @@ def _check_numbers(config: ConfigDict) -> None:
     counts = ('steps', 'batch', 'length', 'min_length', 'accumulate', 'log_every', 'save_every', 'keep', 'eval_batches')
     for name in counts:
         need(train[name] >= 1, f'train.{name}', 'at least 1')
-    for name in ('warmup', 'eval_every', 'weight_decay', 'clip', 'z_loss'):
+    for name in ('warmup', 'eval_every', 'weight_decay', 'clip', 'z_loss', 'segment', 'memory'):
         need(train[name] >= 0, f'train.{name}', 'at least 0')
+    need(train.segment < train.length, 'train.segment', f'below train.length = {train.length}, or 0')
+    need(train.segment or not train.memory, 'train.memory', '0 where train.segment is 0')
+    need(not train.segment or config.model.kind == 'decoder', 'train.segment', f'0 for a model of kind {config.model.kind!r}')
     need(train.lr > 0, 'train.lr', 'positive')
     need(0 <= train.end_lr_fraction <= 1, 'train.end_lr_fraction', 'between 0 and 1')
     for name in ('b1', 'b2'):

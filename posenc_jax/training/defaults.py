@@ -56,6 +56,8 @@ def get_config() -> ConfigDict:
     train.batch = 32  # sequences per step, over all devices and accumulation
     train.length = 256  # tokens per sequence; for tasks other than language the largest task length
     train.min_length = 1  # tasks other than language draw lengths from min_length .. length; a task may need more than 1
+    train.segment = 0  # tokens that are read at a time, with a memory of those before (Transformer-XL); 0 reads all at once
+    train.memory = 0  # tokens that this memory holds; no gradient passes through it
     train.tune = 'all'  # what is trained: 'all', 'adapters' (and the encodings), or 'encodings'; the rest stays as it is
     train.lr = 1e-3  # peak learning rate of AdamW
     train.warmup = 100  # steps of linear warm-up from 0

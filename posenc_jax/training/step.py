@@ -17,7 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.model.losses import target_losses
+from posenc_jax.model.recurrence import read_segments
 from posenc_jax.model.sharding import dict_shapes, spec_of
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
@@ -90,6 +93,9 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
             f': it must be a multiple of {train.accumulate * parts}'
         )
     model = abstract_model(cfg)
+    placing = [name_of(part) for part in model.shared if part.opens('place')]
+    if train.segment and placing:
+        raise ValueError(f'{placing[0]} assigns positions to whole texts, train.segment={train.segment} reads them in parts')
     graphdef, params, constants = take_apart(model)
     tuned = trained(model, train.tune)
     optimizer = make_optimizer(train, only(decays(model), tuned))
@@ -112,7 +118,7 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
     return Trainer(
         init=jax.jit(init, donate_argnums=0, out_shardings=shardings),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
-        evaluate=jax.jit(functools.partial(eval_step, graphdef), out_shardings=whole),
+        evaluate=jax.jit(functools.partial(eval_step, graphdef, train), out_shardings=whole),
         abstract=jax.tree.map(place, shapes, shardings),
         tuned=only(shapes.params, tuned),
         batch_sharding=NamedSharding(mesh, spec_of(('batch', 'sequence'))),
@@ -141,13 +147,11 @@ def tokens_of(batch: DeviceBatch) -> Tokens:
     return Tokens.of(length=batch['tokens'].shape[1], **known)
 
 
-def target_losses(
-    logits: Float[Array, 'B T V'], targets: Int[Array, 'B T']
-) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
-    """Negative log-likelihood in nats and log-partition of every target, float32."""
-    log_partition = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return log_partition - chosen, log_partition
+def read(model: Transformer, batch: DeviceBatch, train: ConfigDict, key: Array | None = None) -> Float[Array, 'B T V']:
+    """Logits of a batch, under the training rule where there is a key: in one pass, or segment by segment with a memory."""
+    if not train.segment:
+        return model(batch['tokens'], tokens_of(batch), key=key, train=key is not None)
+    return read_segments(model, batch['tokens'], segment=train.segment, length=train.memory, tok=tokens_of(batch), key=key)
 
 
 def train_step(
@@ -170,8 +174,7 @@ def train_step(
 
     def loss_of(params, part, key):
         model = nnx.merge(graphdef, _joined(params, state.params), state.constants)
-        logits = model(part['tokens'], tokens_of(part), key=key, train=True)
-        nll, log_partition = target_losses(logits, part['targets'])
+        nll, log_partition = target_losses(read(model, part, train, key), part['targets'])
         mean = lambda values: (values * part['loss_mask']).sum(dtype=jnp.float32) / scored
         loss = mean(nll)
         return loss + train.z_loss * mean(log_partition**2) if train.z_loss else loss, loss
@@ -205,13 +208,13 @@ def train_step(
     return TrainState(state.step + 1, params, state.constants, opt_state), metrics
 
 
-def eval_step(graphdef: nnx.GraphDef, state: TrainState, batch: DeviceBatch) -> Metrics:
+def eval_step(graphdef: nnx.GraphDef, train: ConfigDict, state: TrainState, batch: DeviceBatch) -> Metrics:
     """Sums over a batch under the evaluation rule.
 
     Returns:
       `loss` in nats, `correct` targets, `targets` scored, `solved` rows (all targets correct), `rows` with targets.
     """
-    logits = nnx.merge(graphdef, state.params, state.constants)(batch['tokens'], tokens_of(batch))
+    logits = read(nnx.merge(graphdef, state.params, state.constants), batch, train)
     nll, _ = target_losses(logits, batch['targets'])
     scored = batch['loss_mask'] > 0
     correct = (jnp.argmax(logits, axis=-1) == batch['targets']) & scored

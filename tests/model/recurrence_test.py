@@ -11,7 +11,7 @@ from flax import nnx
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.recurrence import read_segment, segment_losses
-from posenc_jax.training.step import target_losses
+from posenc_jax.model.losses import target_losses
 
 B, L, VOCAB = 2, 14, 11
 TEXT = jax.random.randint(jax.random.key(0), (B, L + 1), 0, VOCAB)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.model.recurrence import segment_losses
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.training import config as configs
 from posenc_jax.training import step as steps
@@ -54,6 +55,25 @@ def test_loss_is_the_masked_mean(plain):
     assert float(sums['correct']) == ((logits.argmax(-1) == batch['targets']) * mask).sum()
     _, metrics = trainer.step(state, batch)
     assert float(metrics['loss']) == pytest.approx((nll * mask).sum() / mask.sum(), rel=1e-5)
+
+
+def test_a_batch_is_read_in_segments_with_a_memory():
+    batch = batch_of(rows=2) | {'loss_mask': np.ones((2, 32), np.float32)}
+    read = {}
+    for memory in (0, 8, 32):
+        cfg, trainer = trainer_of(train__segment=8, train__memory=memory, train__batch=2, encoding='transformer_xl()')
+        state = trainer.init({})
+        losses = numpy_losses(cfg, state, batch)[0]
+        graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
+        model = nnx.merge(graphdef, state.params, state.constants)
+        expected = segment_losses(model, batch['tokens'], batch['targets'], segment=8, length=memory)
+        assert float(trainer.evaluate(state, batch)['loss']) == pytest.approx(float(expected.sum()), rel=1e-5)
+        read[memory] = float(trainer.step(state, batch)[1]['loss'])
+        assert read[memory] == pytest.approx(float(expected.mean()), rel=1e-5)
+    assert read[32] == pytest.approx(losses.mean(), rel=1e-5)
+    assert min(abs(read[0] - read[8]), abs(read[8] - read[32])) > 1e-4 * read[32]
+    with pytest.raises(ValueError, match='randomized_pe assigns positions to whole texts, train.segment=8'):
+        trainer_of(train__segment=8, encoding='randomized_pe(max_len=64) | rope()')
 
 
 def test_solved_rows(plain):
