@@ -22,6 +22,7 @@ from posenc_jax.bias.ssmax import ssmax_factor
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
+from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -58,6 +59,8 @@ __all__ = [
     'alibi_half',
     'alibi_pi_scale',
     'alibi_slopes',
+    'ape_layout',
+    'ape_reweigh',
     'attention_entropy',
     'bam_prior',
     'cable_bias',
