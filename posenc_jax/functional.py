@@ -23,6 +23,7 @@ from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
 from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
+from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -69,6 +70,7 @@ __all__ = [
     'carope_last',
     'carope_log_rate',
     'carope_match',
+    'complete_edges',
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
@@ -87,6 +89,8 @@ __all__ = [
     'forget_bias',
     'giraffe_ids',
     'gpe_ids',
+    'graph_layout',
+    'graph_sources',
     'harmonic_number',
     'harmonic_penalty',
     'head_order',
