@@ -24,6 +24,7 @@ from posenc_jax.bias.tra import tra_logits
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
 from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
 from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
+from posenc_jax.cache.parallel_context_entropy import best_pieces, piece_layout, piece_scores, pool_scores, select_pieces
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -64,6 +65,7 @@ __all__ = [
     'ape_reweigh',
     'attention_entropy',
     'bam_prior',
+    'best_pieces',
     'cable_bias',
     'carope_bias',
     'carope_increments',
@@ -114,7 +116,10 @@ __all__ = [
     'phase',
     'pi_frequencies',
     'pie_keys',
+    'piece_layout',
+    'piece_scores',
     'plane_logits',
+    'pool_scores',
     'positional_head',
     'project_positions',
     'psc_calibrate',
@@ -131,6 +136,7 @@ __all__ = [
     'sandwich_slopes',
     'scaled_dot_product',
     'shaw_index',
+    'select_pieces',
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',

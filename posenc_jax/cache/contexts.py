@@ -30,6 +30,7 @@ from posenc_jax.rotation.rope import Rotary
 from posenc_jax.rotation.single import single_rotary
 
 PREFIX, QUERY = 0, -1  # segments; contexts count from 1
+_KEYS = 256  # to a tile where all of a query is one block of rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,9 @@ class ContextMask(Encoding):
 
     Without a table a query sees every segment: the joined cache holds only what it is to see.
 
+    Class attributes:
+      whole_rows: all tokens of a query have to be in one tile.
+
     Args:
       sees: `Layout.sees`, or None.
 
@@ -104,6 +108,7 @@ class ContextMask(Encoding):
     """
 
     decides = frozenset({'segments'})
+    whole_rows = False
 
     def __init__(self, sees: Bool[np.ndarray, '... segments segments'] | None = None):
         self.sees = None if sees is None else Constant(jnp.asarray(sees))
@@ -411,7 +416,8 @@ def _read(static, state, cache: Cache, tokens):
             put = lambda old, a: jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2)
             grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
             appended.append(grown)
-            tiles = dict(block=block.block, implementation=block.implementation)
+            whole = any(isinstance(part, ContextMask) and part.whole_rows for part in parts_of(encoding))
+            tiles = dict(block=(count, block.block or _KEYS) if whole else block.block, implementation=block.implementation)
             return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True, **tiles)
 
         x = block.around(x, mix)
