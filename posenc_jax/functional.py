@@ -3,6 +3,7 @@
 Nothing is computed here. Each function is documented where it lives; modules of the same names only hold the variables.
 """
 
+from posenc_jax.analysis.attention_entropy import row_entropy
 from posenc_jax.analysis.receptive_field import decay_kernel, field_of, theoretical_field
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
@@ -131,6 +132,7 @@ __all__ = [
     'rope',
     'rope_frequencies',
     'rotate',
+    'row_entropy',
     'sandwich_bias',
     'sandwich_curve',
     'sandwich_slopes',
