@@ -3,6 +3,7 @@
 Nothing is computed here. Each function is documented where it lives; modules of the same names only hold the variables.
 """
 
+from posenc_jax.analysis.attention_entropy import row_entropy
 from posenc_jax.analysis.receptive_field import decay_kernel, field_of, theoretical_field
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
@@ -22,6 +23,9 @@ from posenc_jax.bias.ssmax import ssmax_factor
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
+from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
+from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
+from posenc_jax.cache.parallel_context_entropy import best_pieces, piece_layout, piece_scores, pool_scores, select_pieces
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -58,14 +62,18 @@ __all__ = [
     'alibi_half',
     'alibi_pi_scale',
     'alibi_slopes',
+    'ape_layout',
+    'ape_reweigh',
     'attention_entropy',
     'bam_prior',
+    'best_pieces',
     'cable_bias',
     'carope_bias',
     'carope_increments',
     'carope_last',
     'carope_log_rate',
     'carope_match',
+    'complete_edges',
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
@@ -84,6 +92,8 @@ __all__ = [
     'forget_bias',
     'giraffe_ids',
     'gpe_ids',
+    'graph_layout',
+    'graph_sources',
     'harmonic_number',
     'harmonic_penalty',
     'head_order',
@@ -107,7 +117,10 @@ __all__ = [
     'phase',
     'pi_frequencies',
     'pie_keys',
+    'piece_layout',
+    'piece_scores',
     'plane_logits',
+    'pool_scores',
     'positional_head',
     'project_positions',
     'psc_calibrate',
@@ -119,11 +132,13 @@ __all__ = [
     'rope',
     'rope_frequencies',
     'rotate',
+    'row_entropy',
     'sandwich_bias',
     'sandwich_curve',
     'sandwich_slopes',
     'scaled_dot_product',
     'shaw_index',
+    'select_pieces',
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',

@@ -1,6 +1,7 @@
 """Analyses of a trained model or of an encoding, each with its numbers and its picture.
 
     python -m posenc_jax.analysis rope_usage|token_distance --run=RUN [--length=N] [--batches=4] [--out=DIR]
+    python -m posenc_jax.analysis attention_entropy --run=RUN [--pieces=1,4,16] [--sink=4] [--keep=2] [--query=N]
     python -m posenc_jax.analysis pi_bound [--out=DIR]
     python -m posenc_jax.analysis receptive_field --encoding='alibi()' [--encoding=...] [--heads=8] [--reach=200000]
     python -m posenc_jax.analysis receptive_field --run=RUN [--length=N] [--batches=4]
@@ -13,6 +14,9 @@ the run).
 
 receptive_field: of encodings the theoretical one (TRF, --epsilon=0.05 of the weight lies beyond; needs no training); of a run
 also the empirical one (ERF) and the attention at each distance; of several runs both, and how their ranks agree over methods.
+
+attention_entropy: of the last --query tokens of each window, with the text before them cut into parallel pieces, with and
+without the first --sink tokens as a prefix that all pieces see and a choice of the best --keep pieces; and the loss.
 """
 
 import argparse
@@ -21,7 +25,7 @@ import glob
 import pathlib
 import sys
 
-ANALYSES = ('rope_usage', 'token_distance', 'pi_bound', 'receptive_field')
+ANALYSES = ('rope_usage', 'token_distance', 'attention_entropy', 'pi_bound', 'receptive_field')
 
 
 def main(argv: list[str]) -> int:
@@ -38,6 +42,11 @@ def main(argv: list[str]) -> int:
     fields.add_argument('--runs', metavar='PATTERN', help='runs to compare, seeds of one encoding averaged')
     fields.add_argument('--reach', type=int, default=200_000, metavar='N', help='distances a series is summed over')
     fields.add_argument('--epsilon', type=float, default=0.05)
+    cut = parser.add_argument_group('attention_entropy')
+    cut.add_argument('--pieces', default='1,4,16', metavar='N,N', help='how many')
+    cut.add_argument('--sink', type=int, default=4, metavar='N', help='first tokens that all pieces see')
+    cut.add_argument('--keep', type=int, default=2, metavar='N', help='pieces that a row keeps; 0 for all')
+    cut.add_argument('--query', type=int, default=0, metavar='N', help='last tokens; default: a quarter of a window')
     known, rest = parser.parse_known_args(argv)
     try:
         for path in run(known, rest):
@@ -57,7 +66,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
         return _receptive_field(known, rest)
     if not known.run:
         raise ValueError(f'{known.analysis} looks at a model: give --run=RUN')
-    return _rotary(known, rest)
+    return _entropy(known, rest) if known.analysis == 'attention_entropy' else _rotary(known, rest)
 
 
 def _folder(known: argparse.Namespace, run: str = '') -> pathlib.Path:
@@ -123,6 +132,31 @@ def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     print(f'positional heads (layer.head): {heads}; rank correlation of score and attended distance: '
           f'{spearman(found.score, found.dist):.2f}')  # fmt: skip
     return [numbers, distance_heatmap(found, picture)]
+
+
+def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
+    import numpy as np
+
+    from posenc_jax.analysis.attention_entropy import entropy_of_pieces, entropy_plot, labels
+
+    if not all(count.strip().isdigit() for count in known.pieces.split(',')):
+        raise ValueError(f'--pieces are numbers with commas between them, got {known.pieces!r}')
+    counts = [int(count) for count in known.pieces.split(',')]
+    job = _prepare(known, rest, known.run)
+    if not job.task.is_language:
+        raise ValueError(f'{known.run} was trained on {job.config.task}; the analyses read text')
+    windows, out = _windows(known, job), _folder(known, known.run)
+    model, query = job.extended(job.load()[0]), known.query or windows.shape[-1] // 4
+    entropies, losses = {}, {}
+    for label, options in labels(counts, known.sink, known.keep):
+        found = [entropy_of_pieces(model, window, query=query, **options) for window in windows]
+        entropies[label] = functools.reduce(lambda a, b: a.merge(b), (one.entropy for one in found))
+        losses[label] = float(np.mean([one.loss for one in found]))
+        print(f'{label}: entropy {entropies[label].mean:.3f}, loss {losses[label]:.3f}', flush=True)
+    numbers = out / 'attention_entropy.npz'
+    heads = np.stack([entropy.heads for entropy in entropies.values()])
+    np.savez(numbers, labels=list(entropies), entropy=heads, loss=list(losses.values()))
+    return [numbers, entropy_plot(entropies, out / 'attention_entropy.png')]
 
 
 def _receptive_field(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:

@@ -206,6 +206,24 @@ def _sweep(plan, encoding, tq, tk):
     return jnp.argsort(jnp.where(seen, -number, count)), seen.sum()
 
 
+def _opened(plan, encoding, q, tq, k, tk, order, length):
+    """What a block of queries carries into the sweep: `open`, or what `turn` makes of a first sweep of logits alone."""
+    fresh = encoding.open(q, tq)
+    if not encoding.opens('turn'):
+        return fresh
+
+    def look(step, carry):
+        j = order[step]
+        return pair_logits(encoding, q, plan.k.read(k, j), tq, plan.k.tokens(tk, j), carry)[1]
+
+    def k_block(carry, step):
+        return jax.lax.cond(step < length, look, lambda step, carry: carry, step, carry), None
+
+    if len(order) == 1:
+        return encoding.turn(fresh, look(0, fresh))
+    return encoding.turn(fresh, jax.lax.scan(jax.checkpoint(k_block), fresh, jnp.arange(len(order)))[0])
+
+
 def _loop(count, body, init):
     """`fori_loop`; straight through where there is one step."""
     return body(0, init) if isinstance(count, int) and count == 1 else jax.lax.fori_loop(0, count, body, init)
@@ -254,7 +272,7 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
                 jnp.full(rows, _LOWEST, jnp.float32),
                 jnp.zeros(rows, jnp.float32),
                 jnp.zeros((*rows, v.shape[-1]), jnp.float32),
-                encoding.open(q_i, tq_i),
+                _opened(plan, encoding, q_i, tq_i, k, tk, order, length),
             ),
         )
         total = jnp.where(total > 0, total, 1.0)
@@ -299,6 +317,7 @@ def _attend_bwd(plan, residuals, d_out):
     params, constants, q, k, v, tq, tk, out, lse = residuals
     plan = dataclasses.replace(plan, k=plan.k_backward)
     encoding = plan.encoding(params, constants)
+    tk_floats, tk_others = _partition(tk)
 
     def q_block(i, grads):
         d_params, d_k, d_v, d_tk, d_q, d_tq = grads
@@ -308,8 +327,14 @@ def _attend_bwd(plan, residuals, d_out):
         lse_i = jax.lax.dynamic_slice_in_dim(lse, i * plan.q.size, plan.q.size, 2)
         tq_floats, tq_others = _partition(tq_i)
         order, length = _sweep(plan, encoding, tq_i, tk)
-        opened = lambda params, q, tqf: plan.encoding(params, constants).open(q, _combine(tqf, tq_others))
-        carry, pull_open = jax.vjp(opened, params, q_i, tq_floats)
+        # Only a first sweep reads keys here.
+        keys = (k, tk_floats) if encoding.opens('turn') else ()
+
+        def opened(params, q, tqf, k=k, tkf=tk_floats):
+            here = plan.encoding(params, constants), q, _combine(tqf, tq_others), k, _combine(tkf, tk_others)
+            return _opened(plan, *here, order, length)
+
+        carry, pull_open = jax.vjp(opened, params, q_i, tq_floats, *keys)
 
         # What each block of keys is entered with; nothing is computed where nothing is carried.
         def enter(step, loop):
@@ -328,21 +353,21 @@ def _attend_bwd(plan, residuals, d_out):
             step = length - 1 - step
             j = order[step]
             k_j, v_j = plan.k.read(k, j), plan.k.read(v, j)
-            tk_floats, tk_others = _partition(plan.k.tokens(tk, j))
+            tk_floats_j, tk_others_j = _partition(plan.k.tokens(tk, j))
 
             def logits(params, q, k, tqf, tkf, carry):
-                tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others)
+                tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others_j)
                 s, carry, seen = pair_logits(plan.encoding(params, constants), q, k, tq, tk, carry)
                 return (s, carry), seen
 
             def collect(params, w, v, tqf, tkf):
-                tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others)
+                tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others_j)
                 return plan.encoding(params, constants).collect(w, v, tq, tk)
 
             entered = jax.tree.map(lambda buffer: buffer[step], stored)
-            (s, _), pull_logits, seen = jax.vjp(logits, params, q_i, k_j, tq_floats, tk_floats, entered, has_aux=True)
+            (s, _), pull_logits, seen = jax.vjp(logits, params, q_i, k_j, tq_floats, tk_floats_j, entered, has_aux=True)
             w = jnp.exp(jnp.where(seen, s, _MASKED) - lse_i[..., None])
-            _, pull_collect = jax.vjp(collect, params, w, v_j, tq_floats, tk_floats)
+            _, pull_collect = jax.vjp(collect, params, w, v_j, tq_floats, tk_floats_j)
             g_params, g_w, g_v, g_tq, g_tk = pull_collect(d_out_i)
             h_params, g_q, g_k, h_tq, h_tk, d_carry = pull_logits((w * (g_w - delta[..., None]), d_carry))
             return (
@@ -357,7 +382,9 @@ def _attend_bwd(plan, residuals, d_out):
 
         loop = (d_params, d_k, d_v, d_tk, _zeros(q_i), _zeros(tq_floats), jax.tree.map(jnp.zeros_like, carry))
         d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = _loop(length, k_block, loop)
-        h_params, h_q, h_tq = pull_open(d_carry)
+        h_params, h_q, h_tq, *h_keys = pull_open(d_carry)
+        if h_keys:
+            d_k, d_tk = _add(d_k, h_keys[0]), _add(d_tk, h_keys[1])
         return (
             _add(d_params, h_params),
             d_k,
@@ -367,7 +394,7 @@ def _attend_bwd(plan, residuals, d_out):
             jax.tree.map(lambda d, g: plan.q.add_tokens(d, g, i), d_tq, _add(g_tq, h_tq)),
         )
 
-    tq_floats, tk_floats = _partition(tq)[0], _partition(tk)[0]
+    tq_floats = _partition(tq)[0]
     grads = jax.tree.map(_zeros, (params, k, v, tk_floats, q, tq_floats))
     d_params, d_k, d_v, d_tk, d_q, d_tq = _loop(q.shape[1] // plan.q.size, q_block, grads)
     like = lambda grads, leaves: jax.tree.map(lambda g, a: g.astype(a.dtype), grads, leaves)

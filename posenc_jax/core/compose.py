@@ -145,6 +145,9 @@ class ChainedEncoding(Encoding):
     def open(self, q, tq):
         return tuple(part.open(q, tq) for part in self.parts)
 
+    def turn(self, fresh, swept):
+        return tuple(part.turn(*own) for part, *own in zip(self.parts, fresh, swept))
+
     def match(self, q, k, tq, tk, seen, carry):
         for number, part in enumerate(self.parts):
             if part.opens('match'):

@@ -4,7 +4,7 @@ Letters: B batch, T query tokens, S key tokens, L either, N query heads, K key/v
 P position components. A leading axis written #B may be 1 where the whole batch shares it.
 
 Token stage (`place`, `embed`, `branch`, `project`, `merge`) sees whole sequences, layout [B, L, heads, H]. Pair stage
-(`open`, `match`, `score`, `mask`, `collect`) sees one block of queries and one block of keys, heads first: q [B, N, T, H],
+(`open`, `turn`, `match`, `score`, `mask`, `collect`) sees one block of queries and one block of keys, heads first: q [B, N, T, H],
 k and v [B, K, S, H], logits [B, N, T, S] in float32; `whole` may do all of it at once for whole sequences. Features of tokens
 stay token first, [#B, L, heads or 1, ...].
 """
@@ -215,6 +215,17 @@ class Encoding(nnx.Module):
         """What is carried along the sweep over key blocks, from near to far, for this block of queries."""
         return ()
 
+    def turn(self, fresh: Carry, swept: Carry) -> Carry:
+        """What the sweep starts with where all keys have to be known first; open, keys are swept twice.
+
+        The first sweep is one of logits alone (`match`, `score`), from `open`; the logits it makes are dropped.
+
+        Args:
+          fresh: what `open` gave.
+          swept: what is carried out of the first sweep.
+        """
+        return fresh
+
     def match(self, q, k, tq: Tokens, tk: Tokens, seen, carry: Carry):
         """Logits of a block, float32 and scaled, and the carry for the next (farther) block."""
         return scaled_dot_product(q, k), carry
@@ -260,7 +271,7 @@ class Encoding(nnx.Module):
         return getattr(type(self), door) is not getattr(Encoding, door)
 
 
-DOORS = ('place', 'embed', 'branch', 'project', 'open', 'match', 'score', 'mask', 'collect', 'whole', 'merge', 'evolve')
+DOORS = ('place', 'embed', 'branch', 'project', 'open', 'turn', 'match', 'score', 'mask', 'collect', 'whole', 'merge', 'evolve')
 
 
 @jax.tree_util.register_dataclass

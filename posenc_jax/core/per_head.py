@@ -9,7 +9,7 @@ from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
-_PER_HEAD = ('project', 'open', 'match', 'score', 'mask', 'collect')
+_PER_HEAD = ('project', 'open', 'turn', 'match', 'score', 'mask', 'collect')
 
 
 @register(
@@ -135,6 +135,9 @@ class PerHead(Encoding):
 
     def open(self, q, tq):
         return self.first.open(q, tq), self.second.open(q, tq)
+
+    def turn(self, fresh, swept):
+        return self.first.turn(fresh[0], swept[0]), self.second.turn(fresh[1], swept[1])
 
     def match(self, q, k, tq, tk, seen, carry):
         one, first = self.first.match(q, k, tq, tk, seen, carry[0])

@@ -1,0 +1,265 @@
+"""Attention entropy: over how many keys the queries of a model spread, whole texts and texts cut into parallel pieces."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.analysis.watch import watch_encodings
+from posenc_jax.cache.contexts import QUERY, ContextMask, check_model, with_part
+from posenc_jax.cache.parallel_context_entropy import SelectedPieces, piece_layout
+from posenc_jax.core.attention import pair_logits
+from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.model.transformer import Transformer
+
+
+def row_entropy(p: Float[Array, '... S']) -> Float[Array, '...']:
+    """`-sum_j p_j ln p_j` in nats, with 0 ln 0 = 0.
+
+    Example:
+      >>> row_entropy(jnp.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.25, 0.0]])).round(4).tolist()
+      [1.3863, 1.0397]
+    """
+    p = p.astype(jnp.float32)
+    return -(p * jnp.log(jnp.where(p > 0, p, 1.0))).sum(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionEntropy:
+    """Entropies summed over rows; `merge` joins those of several batches.
+
+    Attributes:
+      total: of each head, in nats.
+      rows: how many query rows were seen.
+    """
+
+    total: Float[np.ndarray, 'layers N']
+    rows: int
+
+    @property
+    def heads(self) -> Float[np.ndarray, 'layers N']:
+        """Mean over rows."""
+        return self.total / self.rows
+
+    @property
+    def mean(self) -> float:
+        """Mean over rows, heads and layers."""
+        return float(self.heads.mean())
+
+    def merge(self, other: 'AttentionEntropy') -> 'AttentionEntropy':
+        """The sums over the rows of both."""
+        return AttentionEntropy(self.total + other.total, self.rows + other.rows)
+
+
+@register(
+    'attention_entropy',
+    kind='analysis',
+    card=Card(
+        name='attention entropy',
+        title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with Full-attention-based '
+        'Pre-trained Language Models',
+        arxiv='2412.16545',
+        door='analysis',
+        equation='H_i = -sum_j a_ij ln a_ij, mean over rows, heads, layers',
+        source='zzsfornlp/parallel_context_encoding_analysis',
+        authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, Hongming and Deng, Chenlong '
+        'and Li, Shuaiyi and Yu, Dong',
+        year=2024,
+        example='attention_entropy(model, tokens)',
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def attention_entropy(
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    tok: Tokens | None = None,
+    *,
+    rows: Bool[Array, '#B L'] | None = None,
+    block: int = 128,
+) -> AttentionEntropy:
+    """The entropy of the attention of every head, `H_i = -sum_j a_ij ln a_ij` over all keys a query sees, in nats.
+
+    Any encoding; what it does to logits, two sweeps over the keys included, is in. One forward pass, in blocks of queries:
+    O(L^2) time, O(block L) memory. Differs from the paper: nothing.
+
+    Args:
+      model: decoder or encoder.
+      tokens: ids. For more text, `merge` the results of several batches.
+      tok: what is known about the tokens; padding is left out.
+      rows: which queries count; None for all.
+      block: queries at a time. Where an encoding chooses pieces for all rows at once (`pooled`), they all have to be in one.
+
+    Raises:
+      ValueError: rows of another shape, or none; a block below 1.
+
+    Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()')
+      >>> found = attention_entropy(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5)
+      >>> found.heads.shape, found.rows, 0 < found.mean < np.log(7)
+      ((2, 2), 14, True)
+    """
+    if block < 1:
+        raise ValueError(f'attention_entropy: block must be at least 1, got {block}')
+    tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
+    counted = jnp.ones(tokens.shape, bool) if tok.valid is None else jnp.broadcast_to(tok.valid, tokens.shape)
+    if rows is not None:
+        if rows.ndim != 2 or rows.shape[1] != tokens.shape[1] or rows.shape[0] not in (1, tokens.shape[0]):
+            raise ValueError(f'attention_entropy: rows have shape {rows.shape}, tokens {tokens.shape}')
+        counted = counted & rows
+    if not (count := int(counted.sum())):
+        raise ValueError(f'attention_entropy: none of the {counted.size} rows counts')
+    graphdef, state = nnx.split(model)
+    total = _entropies((graphdef, block), state, tokens, tok, counted)
+    return AttentionEntropy(np.asarray(total, np.float64), count)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _entropies(static, state, tokens, tok, counted):
+    graphdef, block = static
+
+    def look(encoding, before, after):
+        q, k, tq, tk = after
+        return stream(encoding, q, k, tq, tk, counted, block)
+
+    return watch_encodings(nnx.merge(graphdef, state), tokens, tok, look)
+
+
+def stream(
+    encoding: Encoding,
+    q: Float[Array, 'B L N H'],
+    k: Float[Array, 'B L K H'],
+    tq: Tokens,
+    tk: Tokens,
+    counted: Bool[Array, 'B L'],
+    block: int,
+) -> Float[Array, 'N']:
+    """Entropies of one layer, summed over the rows that count, from projected queries and keys."""
+    length = q.shape[1]
+    block = min(block, length)
+    room = -length % block
+    k = jnp.swapaxes(k, 1, 2)
+    pad = lambda a: jnp.pad(a, [(0, room if axis == 1 else 0) for axis in range(a.ndim)])
+    q, tq, counted = jax.tree.map(pad, (q, tq, counted))
+
+    def one(total, start):
+        own_q, own_tq, own = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), (q, tq, counted))
+        own_q = jnp.swapaxes(own_q, 1, 2)
+        carry = encoding.open(own_q, own_tq)
+        if encoding.opens('turn'):
+            carry = encoding.turn(carry, pair_logits(encoding, own_q, k, own_tq, tk, carry)[1])
+        s, _, seen = pair_logits(encoding, own_q, k, own_tq, tk, carry)
+        p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
+        return total + jnp.where(own[:, None], row_entropy(p), 0.0).sum((0, 2)), None
+
+    return jax.lax.scan(one, jnp.zeros(q.shape[2]), jnp.arange(0, length + room, block))[0]
+
+
+class OfPieces(NamedTuple):
+    """What is found where a text is cut into pieces: entropies of the query's rows, and its loss in nats a token."""
+
+    entropy: AttentionEntropy
+    loss: float
+
+
+def entropy_of_pieces(
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    *,
+    pieces: int,
+    query: int,
+    sink: int = 0,
+    keep: int | None = None,
+    block: int = 128,
+) -> OfPieces:
+    """The same text with its middle read as parallel pieces: a sink, `pieces` equal pieces that see the sink, the query.
+
+    Pieces stand evenly spread over the positions of the longest (`piece_layout`); with one piece this is causal attention.
+
+    Args:
+      model: causal attention with one rotary encoding of fixed frequencies.
+      tokens: ids of whole texts.
+      pieces: into how many the tokens between sink and query are cut; lengths differ by one at most.
+      query: last tokens of the text.
+      sink: first tokens of the text, which all pieces see.
+      keep: how many pieces a query row keeps (`select_pieces`); None for all.
+      block: queries at a time.
+
+    Raises:
+      ValueError: fewer tokens between sink and query than pieces; a query of fewer than 2 tokens; an encoding that is not one
+        rotary encoding (it is named).
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()')
+      >>> found = entropy_of_pieces(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 5, pieces=2, query=4, sink=2)
+      >>> found.entropy.rows, found.loss > 0
+      (4, True)
+    """
+    check_model('attention_entropy', model)
+    middle = tokens.shape[1] - sink - query
+    if query < 2 or sink < 0 or not 1 <= pieces <= middle:
+        raise ValueError(
+            f'attention_entropy: a text of {tokens.shape[1]} tokens with a sink of {sink} and a query of {query} (at least 2) '
+            f'has {middle} tokens for {pieces} pieces'
+        )
+    lengths = [len(part) for part in np.array_split(np.arange(middle), pieces)]
+    layout = piece_layout(sink, lengths)
+    part = ContextMask if keep is None else functools.partial(SelectedPieces, count=pieces, keep=keep)
+    reader, tok = with_part(model, part, layout.sees), layout.tokens(query)
+    entropy = attention_entropy(reader, tokens, tok, rows=tok.segment == QUERY, block=block)
+    log_p = jax.nn.log_softmax(reader(tokens, tok, last=query)[:, :-1])
+    loss = -jnp.take_along_axis(log_p, tokens[:, -query + 1 :, None], axis=-1).mean()
+    return OfPieces(entropy, float(loss))
+
+
+def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path) -> pathlib.Path:
+    """Writes the mean entropy of each layer as a PNG, a line for each entry; needs matplotlib.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     entropy_plot({'whole': AttentionEntropy(np.ones((3, 2)), 1)}, folder + '/h.png').stat().st_size > 1000
+      True
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path, figure = pathlib.Path(path), Figure(figsize=(5.2, 3.4), layout='constrained')
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for label, entropy in found.items():
+        axis.plot(entropy.heads.mean(-1), marker='o', markersize=3, linewidth=1.2, label=f'{label}: {entropy.mean:.2f}')
+    axis.set(xlabel='layer', ylabel='attention entropy (nats)', ylim=(0, None))
+    axis.legend(frameon=False, fontsize=7)
+    figure.savefig(path, dpi=160)
+    return path
+
+
+def labels(pieces: Sequence[int], sink: int, keep: int) -> list[tuple[str, dict]]:
+    """What a comparison looks at: every number of pieces without sink, with it, and with it and a selection.
+
+    Example:
+      >>> [label for label, _ in labels([1, 4], 2, 2)]
+      ['1 piece', '4 pieces', '4 pieces, sink', '4 pieces, sink, best 2']
+    """
+    found = []
+    for count in pieces:
+        name = f'{count} piece{"s" if count > 1 else ""}'
+        found.append((name, dict(pieces=count)))
+        if count > 1 and sink:
+            found.append((f'{name}, sink', dict(pieces=count, sink=sink)))
+        if count > keep > 0:
+            with_sink = ', sink' if sink else ''
+            found.append((f'{name}{with_sink}, best {keep}', dict(pieces=count, sink=sink, keep=keep)))
+    return found

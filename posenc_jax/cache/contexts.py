@@ -1,0 +1,503 @@
+"""Contexts encoded once, each on its own, and joined into one decode cache where they are used.
+
+`encode` fills a `Piece` for every context, `join` lays any of them, in any order, into a `Cache`, `read` sends a query through
+it, and `decode_step` goes on from there. A piece that is joined at other positions than it was encoded at has its keys turned
+(`pie_keys`); its values stay. `dense` is what all of this has to equal: one pass over all tokens, with explicit positions
+and a mask of segments.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from posenc_jax.cache.pie import pie_keys
+from posenc_jax.core.cache import Cache, LayerCache, filled
+from posenc_jax.core.compose import chain, name_of, parts_of
+from posenc_jax.core.encoding import Constant, Encoding, Tokens
+from posenc_jax.mask.basic import Causal, Document
+from posenc_jax.model.decode import decode_step
+from posenc_jax.model.layers import layer_rows
+from posenc_jax.model.sampling import sample
+from posenc_jax.model.sharding import sharded_attend
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.rotation.rope import Rotary
+from posenc_jax.rotation.single import single_rotary
+
+PREFIX, QUERY = 0, -1  # segments; contexts count from 1
+_KEYS = 256  # to a tile where all of a query is one block of rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """The cached keys and values of a stretch of tokens, and where it stood when they were computed.
+
+    Attributes:
+      k, v: of every layer.
+      ids: positions the keys are rotated at.
+    """
+
+    k: tuple[Float[Array, 'B K n H'], ...]
+    v: tuple[Float[Array, 'B K n H'], ...]
+    ids: Num[np.ndarray, 'n']
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the tokens of prefix, contexts and query stand, and which of these see which.
+
+    Attributes:
+      ids: positions of the tokens of every segment: of the prefix (which may have none), then of every context.
+      start: position of the query's first token; those of the others count up by 1.
+      sees: whether tokens of one segment (row) see the tokens before them of another: prefix, contexts, query.
+    """
+
+    ids: tuple[Num[np.ndarray, 'n'], ...]
+    start: float
+    sees: Bool[np.ndarray, 'segments segments']
+
+    def tokens(self, query: int) -> Tokens:
+        """`Tokens` of everything in a row, with so many of the query; segments as in this module.
+
+        Example:
+          >>> tok = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).tokens(2)
+          >>> tok.pos.tolist(), tok.segment.tolist()
+          ([[0, 1, 2, 1, 3, 4]], [[0, 1, 1, 2, -1, -1]])
+        """
+        pos = _positions([*self.ids, self.start + np.arange(query)])
+        segment = np.concatenate([np.repeat(np.arange(len(self.ids)), [len(ids) for ids in self.ids]), np.full(query, QUERY)])
+        return Tokens(index=jnp.arange(len(pos))[None], pos=jnp.asarray(pos)[None], segment=jnp.asarray(segment, jnp.int32)[None])
+
+
+def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout:
+    """Contexts that see the prefix and themselves; the query sees everything. Arguments as the fields of `Layout`.
+
+    Example:
+      >>> parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).sees.astype(int).tolist()
+      [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]]
+    """
+    sees = np.eye(len(ids) + 1, dtype=bool)
+    sees[:, PREFIX] = sees[QUERY] = True
+    return Layout(tuple(map(np.asarray, ids)), start, sees)
+
+
+class ContextMask(Encoding):
+    """What stands in place of `document()` where segments are prefix, contexts and query.
+
+    Without a table a query sees every segment: the joined cache holds only what it is to see.
+
+    Class attributes:
+      whole_rows: all tokens of a query have to be in one tile.
+
+    Args:
+      sees: `Layout.sees`, or None.
+
+    Example:
+      >>> layout = parallel_layout((np.arange(1), np.arange(1, 2)), 2)
+      >>> ContextMask(layout.sees).mask(layout.tokens(1), layout.tokens(1))[0, 0].astype(int).tolist()
+      [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    """
+
+    decides = frozenset({'segments'})
+    whole_rows = False
+
+    def __init__(self, sees: Bool[np.ndarray, '... segments segments'] | None = None):
+        self.sees = None if sees is None else Constant(jnp.asarray(sees))
+
+    def mask(self, tq, tk):
+        if self.sees is None or tq.segment is None or tk.segment is None:
+            return None
+        return self.sees[...][tq.segment[:, :, None], tk.segment[:, None, :]][:, None]
+
+
+def from_query(tq: Tokens, tk: Tokens) -> Bool[Array, '#B 1 T S']:
+    """Pairs of a token of the query and one of a context."""
+    return ((tq.segment == QUERY)[:, :, None] & (tk.segment > PREFIX)[:, None, :])[:, None]
+
+
+def with_part(model: Transformer, part: Callable[..., ContextMask], sees: Bool[np.ndarray, 's s'] | None = None) -> Transformer:
+    """The same weights with `part(sees)` in place of `document()` in every layer.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> reader = with_part(Transformer(cfg, rngs=nnx.Rngs(0)), ContextMask)
+      >>> [type(part).__name__ for part in parts_of(reader.encoding(0, reader.blocks[0]))]
+      ['Rotary', 'Causal', 'ContextMask']
+    """
+    stacked = lambda layers: None if sees is None else np.broadcast_to(sees, (len(layers), *sees.shape))
+    return model.map_parts(Document, lambda _, layers: part(stacked(layers)))
+
+
+def check_model(user: str, model: Transformer) -> None:
+    """Refuses a model whose layers are not causal attention with one rotary encoding of fixed frequencies.
+
+    Raises:
+      ValueError: names the part that is in the way.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> check_model('this', Transformer(cfg, rngs=nnx.Rngs(0)))
+    """
+    if not model.cfg.causal:
+        raise ValueError(f'{user} needs a decoder, this model is of kind {model.cfg.kind!r}')
+    for place, block in enumerate(model.blocks):
+        parts = [part for part in parts_of(model.encoding(place, block)) if not isinstance(part, ContextMask)]
+        rotary = single_rotary(user, chain(*parts), beside=('mask',))
+        if rotary.uses_length:
+            raise ValueError(
+                f'{user} joins keys that are cached as encoded, but the angles of {rotary.freqs} depend on the current length; '
+                'keys of such a rule are cached raw and encoded at every step'
+            )
+        for part in parts:
+            if part is not rotary and not isinstance(part, (Causal, Document)):
+                raise ValueError(f'{user} needs plain causal attention beside its rotary encoding, got {name_of(part)}')
+
+
+def check_tokens(user: str, what: str, tokens, vocabulary: int, *, empty: bool = False) -> Int[np.ndarray, 'B n']:
+    """Token ids [B, n]; a plain list is one row. `empty` allows n = 0.
+
+    Raises:
+      ValueError: no integers, no tokens, or ids that do not exist, with the numbers.
+
+    Example:
+      >>> check_tokens('this', 'the query', [3, 4], 9).tolist()
+      [[3, 4]]
+    """
+    a = np.asarray(tokens)
+    a = a.reshape(1, -1) if a.ndim == 1 else a
+    if a.ndim != 2 or not (np.issubdtype(a.dtype, np.integer) or not a.size):
+        raise ValueError(f'{user}: {what} must be integers [B, n] or [n], got {a.dtype} {np.shape(tokens)}')
+    if not a.shape[0] or not (a.shape[1] or empty):
+        raise ValueError(f'{user}: {what} has no tokens, its shape is {a.shape}')
+    if a.size and not 0 <= a.min() <= a.max() < vocabulary:
+        raise ValueError(f'{user}: token ids of {what} must lie in 0 .. {vocabulary - 1}, got {a.min()} .. {a.max()}')
+    return a.astype(np.int32)
+
+
+def check_contexts(user: str, prefix, contexts: Sequence, vocabulary: int) -> list[Int[np.ndarray, 'B n']]:
+    """The prefix and every context as ids [B, n], with one number of rows.
+
+    Raises:
+      ValueError: no contexts, an empty one, different numbers of rows, or what `check_tokens` refuses.
+
+    Example:
+      >>> [a.shape for a in check_contexts('this', [], [[3, 4], [5]], 9)]
+      [(1, 0), (1, 2), (1, 1)]
+    """
+    if not len(contexts):
+        raise ValueError(f'{user} needs at least one context, got none')
+    checked = [check_tokens(user, f'context {number}', tokens, vocabulary) for number, tokens in enumerate(contexts)]
+    rows = checked[0].shape[0]
+    prefix = np.zeros((rows, 0), np.int32) if not np.size(prefix) else check_tokens(user, 'the prefix', prefix, vocabulary)
+    if prefix.shape[0] == 1:
+        prefix = np.broadcast_to(prefix, (rows, prefix.shape[1]))
+    for number, a in enumerate([prefix, *checked]):
+        if a.shape[0] != rows:
+            name = f'context {number - 1}' if number else 'the prefix'
+            raise ValueError(f'{user}: {name} has {a.shape[0]} rows, context 0 has {rows}')
+    return [prefix, *checked]
+
+
+def select(user: str, pieces: Sequence[Piece], chosen: Sequence[int] | None) -> tuple[Piece, ...]:
+    """The prefix and the chosen contexts, which count from 0, in their order; all for None.
+
+    Raises:
+      ValueError: none is chosen, one twice, or one that does not exist.
+    """
+    count = len(pieces) - 1
+    chosen = range(count) if chosen is None else chosen
+    if not len(chosen) or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(count)):
+        raise ValueError(f'{user}: expected different contexts among 0 .. {count - 1}, got {list(chosen)}')
+    return (pieces[0], *(pieces[1 + number] for number in chosen))
+
+
+def encode(
+    user: str,
+    model: Transformer,
+    contexts: Sequence[Int[np.ndarray, 'B n']],
+    ids: Sequence[Num[np.ndarray, 'n']],
+    before: Sequence[Piece] = (),
+    *,
+    together: int | None = None,
+) -> tuple[Piece, ...]:
+    """Every context through the model on its own, causally, behind the same pieces, all of which it sees.
+
+    Contexts whose lengths share a power of two go through the model as rows of one batch, padded and masked.
+
+    Args:
+      user: the method, for messages.
+      model: causal attention with one rotary encoding of fixed frequencies.
+      contexts: token ids; a context may be empty.
+      ids: the position of every token.
+      before: pieces at the positions they are read at (see `moved`).
+      together: most contexts in one pass; None for no limit.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> (prefix,) = encode('this', model, [np.array([[1, 2]])], [np.arange(2)])
+      >>> [p.length for p in encode('this', model, [np.array([[3, 4, 5]]), np.array([[6]])], [2 + np.arange(3), [2]], [prefix])]
+      [3, 1]
+    """
+    check_model(user, model)
+    if together is not None and together < 1:
+        raise ValueError(f'{user}: together must be at least 1, got {together}')
+    pieces: list[Piece | None] = [None] * len(contexts)
+    alike: dict[int, list[int]] = {}
+    for number, tokens in enumerate(contexts):
+        alike.setdefault((tokens.shape[1] - 1).bit_length() if tokens.shape[1] else -1, []).append(number)
+    for numbers in alike.values():
+        size = together or len(numbers)
+        for start in range(0, len(numbers), size):
+            some = numbers[start : start + size]
+            encoded = _encode(user, model, [contexts[n] for n in some], [np.asarray(ids[n]) for n in some], before)
+            for number, piece in zip(some, encoded):
+                pieces[number] = piece
+    return tuple(pieces)
+
+
+def _encode(user, model, contexts, ids, before) -> list[Piece]:
+    count, rows, longest = len(contexts), contexts[0].shape[0], max(tokens.shape[1] for tokens in contexts)
+    past = sum(piece.length for piece in before)
+    cache = join(user, model, before, capacity=past + longest, rows=rows)
+    if not longest:
+        cut = lambda a: a[:, :, :0]
+        layers = [tuple(cut(getattr(layer, name)) for layer in cache.layers) for name in ('k', 'v')]
+        return [Piece(*layers, ids=np.zeros(0, np.int32)) for _ in contexts]
+    fill = lambda a, n: np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - n)])
+    tokens = np.concatenate([fill(a, a.shape[1]) for a in contexts])
+    own = np.stack([fill(_positions([a]), len(a)) for a in ids])
+    old = np.broadcast_to(_positions([piece.ids for piece in before]), (count, past))
+    per_row = lambda a: jnp.asarray(np.repeat(a, rows, axis=0))
+    real = np.arange(past + longest) < past + np.array([len(a) for a in ids])[:, None]
+    pos = np.concatenate([old, own], axis=1, dtype=np.result_type(*(a for a in (old, own) if a.size)))
+    tok = Tokens(index=jnp.arange(past + longest)[None], pos=per_row(pos), valid=per_row(real))
+    tiled = jax.tree.map(lambda a: jnp.tile(a, (count, *[1] * (a.ndim - 1))), cache.layers)
+    _, full = read(model, Cache((tok,) * len(model.links), cache.cursor, tiled), tokens, last=0)
+    pieces = []
+    for number, a in enumerate(ids):
+        here = slice(number * rows, (number + 1) * rows)
+        cut = lambda name: tuple(getattr(layer, name)[here, :, past : past + len(a)] for layer in full.layers)
+        pieces.append(Piece(cut('k'), cut('v'), _positions([a])))
+    return pieces
+
+
+def _positions(ids: Sequence[np.ndarray]) -> Num[np.ndarray, 'n']:
+    """All of these in a row: int32, or float32 where there are fractions."""
+    joined = np.concatenate([np.zeros(0, np.int32), *map(np.asarray, ids)])
+    whole = joined.astype(np.int32)
+    return whole if (whole == joined).all() else joined.astype(np.float32)
+
+
+def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
+    """The piece at other positions: its keys turned there, its values as they are.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> here, there = (encode('this', model, [np.array([[1, 2]])], [ids])[0] for ids in (np.arange(2), 5 + np.arange(2)))
+      >>> bool(jnp.allclose(moved(model, here, 5 + np.arange(2)).k[0], there.k[0], atol=1e-5))
+      True
+    """
+    ids = _positions([ids])
+    if np.array_equal(ids, piece.ids):
+        return piece
+    keys = []
+    for (place, block), k in zip(model.layers(), piece.k, strict=True):
+        (rotary,) = [part for part in parts_of(model.encoding(place, block)) if isinstance(part, Rotary)]
+        (before, old), (after, new) = (rotary.angles(jnp.asarray(a)[None]) for a in (piece.ids, ids))
+        scale = (new / old)[:, None, :, None] if jnp.ndim(new) else 1.0
+        keys.append(pie_keys(k, before, after, layout=rotary.layout, scale=scale))
+    return Piece(tuple(keys), piece.v, ids)
+
+
+def join(
+    user: str,
+    model: Transformer,
+    pieces: Sequence[Piece],
+    *,
+    capacity: int,
+    start: float = 0,
+    rows: int | None = None,
+) -> Cache:
+    """A decode cache that holds the pieces one after the other, where they stand (see `moved`).
+
+    Args:
+      user: the method, for messages.
+      model: that will read the cache. Where its layers hold a `ContextMask` the tokens carry segments: the first piece is
+        the prefix.
+      pieces: at least one, unless `rows` is given.
+      capacity: slots: of the pieces, the query and what is generated.
+      start: position of the first slot behind the pieces.
+      rows: of the batch; from the pieces where there are any.
+
+    Returns:
+      A cache for `read` and then `decode_step`.
+
+    Raises:
+      ValueError: pieces that do not fit the capacity, with the numbers.
+    """
+    check_model(user, model)
+    past = sum(piece.length for piece in pieces)
+    if past > capacity or (past == capacity and rows is None):
+        raise ValueError(f'{user}: contexts of {past} tokens (with the prefix) and a query do not fit a cache of {capacity}')
+    room = capacity - past
+    layout = Layout(tuple(piece.ids for piece in pieces), start, np.zeros((0, 0), bool))
+    tok = layout.tokens(room)
+    marked = any(isinstance(p, ContextMask) for at in enumerate(model.blocks) for p in parts_of(model.encoding(*at)))
+    tok = tok if marked else dataclasses.replace(tok, segment=None)
+    cfg = model.cfg
+    rows = pieces[0].k[0].shape[0] if pieces else rows
+    empty = jnp.zeros((rows, cfg.kv_heads, room, cfg.head_dim), cfg.dtype)
+    layers = tuple(
+        LayerCache(
+            k=jnp.concatenate([*(piece.k[number] for piece in pieces), empty], axis=2),
+            v=jnp.concatenate([*(piece.v[number] for piece in pieces), empty], axis=2),
+            feats={},
+            rows=jnp.zeros((rows, 0, cfg.width), cfg.dtype),
+        )
+        for number in range(cfg.layers)
+    )
+    return Cache((tok,) * len(model.links), jnp.asarray(past, jnp.int32), layers)
+
+
+def read(
+    model: Transformer, cache: Cache, tokens: Int[Array, 'B T'], *, last: int | None = None
+) -> tuple[Float[Array, 'B T V'], Cache]:
+    """Appends several tokens to a filled cache in one pass; the logits of their `last` ones (None: of all of them).
+
+    Raises:
+      ValueError: more tokens than there are free slots, or another number of rows.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> pieces = encode('this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)])
+      >>> logits, cache = read(model, join('this', model, pieces, capacity=8, start=2), [[4, 5]])
+      >>> logits.shape, int(cache.cursor)
+      ((1, 2, 9), 5)
+    """
+    tokens = jnp.asarray(tokens)
+    rows, free = cache.layers[0].k.shape[0], cache.capacity - int(cache.cursor)
+    if tokens.ndim != 2 or tokens.shape[0] != rows or not 1 <= tokens.shape[1] <= free:
+        raise ValueError(
+            f'tokens to read must be [{rows}, 1 .. {free}] (a cache of {cache.capacity} slots, {int(cache.cursor)} of them '
+            f'full), got {tokens.shape}'
+        )
+    graphdef, state = nnx.split(model)
+    return _read((graphdef, last), state, cache, tokens)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(static, state, cache: Cache, tokens):
+    graphdef, last = static
+    model, cursor, count = nnx.merge(graphdef, state), cache.cursor, tokens.shape[1]
+    fresh = tuple(tok.slice(cursor, count) for tok in cache.tokens)
+    x, appended = model.embed(tokens, fresh), []
+    for (place, block), own in zip(model.layers(), cache.layers, strict=True):
+        encoding, new, now = model.encoding(place, block), fresh[place], filled(cache.tokens[place], cursor + count)
+
+        def mix(h):
+            q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new, layer_rows(h, new.valid, 0))
+            put = lambda old, a: jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2)
+            grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
+            appended.append(grown)
+            whole = any(isinstance(part, ContextMask) and part.whole_rows for part in parts_of(encoding))
+            tiles = dict(block=(count, block.block or _KEYS) if whole else block.block, implementation=block.implementation)
+            return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True, **tiles)
+
+        x = block.around(x, mix)
+    last = count if last is None else last
+    logits = model.logits(model.norm(x[:, count - last :])) if last else None
+    return logits, Cache(cache.tokens, cursor + count, tuple(appended))
+
+
+def continue_from(
+    model: Transformer,
+    cache: Cache,
+    query: Int[Array, 'B T'],
+    *,
+    max_new_tokens: int,
+    key: Array | None = None,
+    temperature: float = 0.0,
+) -> Int[Array, 'B new']:
+    """Reads a query and generates behind it, token by token; without a key the most probable ones.
+
+    Raises:
+      ValueError: the query and the new tokens do not fit the free slots; a temperature without a key.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> pieces = encode('this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)])
+      >>> cache = join('this', model, pieces, capacity=8, start=2)
+      >>> continue_from(model, cache, [[4]], max_new_tokens=3).shape
+      (1, 3)
+    """
+    query = jnp.asarray(query)
+    free = cache.capacity - int(cache.cursor)
+    if max_new_tokens < 1 or query.shape[-1] + max_new_tokens - 1 > free:
+        raise ValueError(
+            f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the last is not stored) do not fit '
+            f'{free} free slots of a cache of {cache.capacity}'
+        )
+    if temperature > 0 and key is None:
+        raise ValueError(f'temperature={temperature} draws at random and needs a key')
+    logits, cache = read(model, cache, query, last=1)
+    graphdef, state = nnx.split(model)
+    return _continue((graphdef, max_new_tokens, float(temperature)), state, cache, logits[:, -1], key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _continue(static, state, cache, logits, key):
+    graphdef, steps, temperature = static
+    model = nnx.merge(graphdef, state)
+    own = lambda number: None if key is None else jax.random.fold_in(key, number)
+    draw = lambda logits, number: sample(logits, own(number), temperature=temperature, top_k=None, top_p=None)
+    layers, first = model.layers(), draw(logits, 0)
+
+    def one(loop, number):
+        logits, cache = decode_step(model, loop[0], loop[1], layers)
+        token = draw(logits, number)
+        return (cache, token), token
+
+    _, rest = jax.lax.scan(one, (cache, first), jnp.arange(1, steps))
+    return jnp.concatenate([first[:, None], rest.T], axis=1)
+
+
+def dense(
+    model: Transformer,
+    segments: Sequence[Int[np.ndarray, 'B n']],
+    query: Int[np.ndarray, 'B T'],
+    layout: Layout,
+    part: Callable[..., ContextMask] = ContextMask,
+) -> Float[Array, 'B L V']:
+    """Logits of all tokens from one pass over prefix, contexts and query at the positions and with the mask of `layout`.
+
+    The definition that the cached way is tested against.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> layout = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3)
+      >>> segments = [np.array([[1]]), np.array([[2, 3]]), np.array([[4]])]
+      >>> dense(Transformer(cfg, rngs=nnx.Rngs(0)), segments, np.array([[5]]), layout).shape
+      (1, 5, 9)
+    """
+    tokens = np.concatenate([*segments, query], axis=1)
+    return with_part(model, part, layout.sees)(jnp.asarray(tokens), layout.tokens(query.shape[1]))

@@ -1,0 +1,203 @@
+"""APE: contexts cached each on its own, read with temperature and scale, against one dense pass with a mask of segments."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.cache import contexts as shared
+from posenc_jax.cache.ape_parallel import AdaptiveContexts, ape_layout, ape_reweigh, encode, join
+from posenc_jax.cache.contexts import QUERY, dense, read
+from posenc_jax.core.encoding import Tokens, scaled_dot_product
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.decode import decode_step
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ape_parallel.json').read_text())['values']
+BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
+RANDOM = np.random.default_rng(0)
+PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (3, 5))
+CONTEXTS = [RANDOM.integers(0, 13, (2, n)) for n in (6, 9, 4)]
+
+
+@functools.cache
+def model_of(**fields):
+    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+
+
+@functools.cache
+def pieces_of(**fields):
+    return encode(model_of(**fields), PREFIX, CONTEXTS)
+
+
+def answers(model, pieces, steps=2, **options):
+    """Logits of the query, read at once but for its last tokens, which go through the cache one by one."""
+    held = sum(piece.length for piece in pieces)
+    reader, cache = join(model, pieces, capacity=held + QUESTION.shape[1], **options)
+    logits, cache = read(reader, cache, QUESTION[:, :-steps])
+    for token in QUESTION[:, -steps:].T:
+        own, cache = decode_step(reader, cache, jnp.asarray(token))
+        logits = jnp.concatenate([logits, own[:, None]], axis=1)
+    return logits
+
+
+def oracle(model, temperature, scale, contexts=CONTEXTS):
+    layout = ape_layout(3, [a.shape[1] for a in contexts])
+    part = functools.partial(AdaptiveContexts, temperature=temperature, scale=scale)
+    return dense(model, [PREFIX, *contexts], QUESTION, layout, part)[:, -QUESTION.shape[1] :]
+
+
+@pytest.mark.parametrize('value', ['1.0', '0.9'])
+def test_the_share_of_contexts(value):
+    a = jnp.array([*GOLDEN['context_logits'], *GOLDEN['other_logits']])
+    context, t = jnp.arange(4) < 2, float(value)
+    total = jax.nn.logsumexp(a[:2] / t)
+    p = jax.nn.softmax(ape_reweigh(a, context, total, temperature=t, scale=t))
+    np.testing.assert_allclose(p[:2].sum(), GOLDEN['w_context'][value], atol=5e-6)
+    np.testing.assert_allclose(p[:2] / p[:2].sum(), jax.nn.softmax(a[:2] / t), atol=1e-6)
+    np.testing.assert_allclose(p[2:] / p[2:].sum(), jax.nn.softmax(a[2:]), atol=1e-6)
+
+
+def test_ids_are_those_of_the_released_code():
+    layout = ape_layout(GOLDEN['prefix'], GOLDEN['lengths'])
+    assert layout.start == GOLDEN['query_start'] and [ids.min() for ids in layout.ids[1:]] == [3, 3, 3]
+
+
+def two_softmaxes(q, k, v, tok, t, s):
+    """By the definition: attention over contexts and over the rest, merged by their log-sum-exps."""
+    a, segment = scaled_dot_product(*(jnp.swapaxes(x, 1, 2) for x in (q, k))), tok.segment[0]
+    v, causal = jnp.swapaxes(v, 1, 2), tok.index[0][None] <= tok.index[0][:, None]
+    part = lambda a, seen: (jax.nn.logsumexp(jnp.where(seen, a, -jnp.inf), -1), jax.nn.softmax(jnp.where(seen, a, -jnp.inf), -1) @ v)
+    (l_c, o_c), (l_o, o_o) = part(a / t, segment > 0), part(a, causal & (segment <= 0))
+    w = jax.nn.softmax(jnp.stack([t * s * l_c, l_o]), axis=0)[..., None]
+    return jnp.swapaxes(w[0] * o_c + w[1] * o_o, 1, 2)
+
+
+SEGMENTS = jnp.array([[0] * 3 + [1] * 6 + [2] * 7 + [QUERY] * 5])
+
+
+@pytest.mark.parametrize('block', [None, (4, 5), (21, 8)])
+def test_it_is_two_attentions_merged_by_their_log_sum_exps(block):
+    q, k, v = (jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3))
+    tok = Tokens(index=jnp.arange(21)[None], pos=jnp.arange(21)[None], segment=SEGMENTS)
+    encoding = pj.chain(pj.make('causal()'), AdaptiveContexts(temperature=0.7, scale=0.8))
+    rows = lambda f: lambda *qkv: f(*qkv)[:, -5:]
+    ours = rows(lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, block=block))
+    theirs = rows(lambda q, k, v: two_softmaxes(q, k, v, tok, 0.7, 0.8))
+    np.testing.assert_allclose(ours(q, k, v), theirs(q, k, v), atol=2e-6)
+    weights = jax.random.normal(jax.random.key(2), (2, 5, 2, 8))
+    grads = [jax.grad(lambda *qkv, f=f: (f(*qkv) * weights).sum(), (0, 1, 2))(q, k, v) for f in (ours, theirs)]
+    for one, other in zip(*grads):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+@pytest.mark.parametrize('temperature, scale', [(1.0, 1.0), (0.9, 0.9), (0.6, 1.3)])
+def test_the_cache_is_the_dense_pass(temperature, scale):
+    model, pieces = model_of(), pieces_of()
+    ours = answers(model, pieces, temperature=temperature, scale=scale)
+    np.testing.assert_allclose(ours, oracle(model, temperature, scale), atol=2e-5)
+
+
+def test_it_streams_by_blocks():
+    model = model_of(block=4)
+    np.testing.assert_allclose(answers(model, pieces_of()), oracle(model_of(), 0.9, 0.9), atol=2e-5)
+
+
+def test_one_context_without_temperature_is_causal_attention():
+    model = model_of()
+    pieces = encode(model, PREFIX, CONTEXTS[:1])
+    text = jnp.asarray(np.concatenate([PREFIX, CONTEXTS[0], QUESTION], axis=1))
+    np.testing.assert_allclose(answers(model, pieces, temperature=1.0, scale=1.0), model(text)[:, -5:], atol=2e-5)
+
+
+def test_the_order_of_contexts_does_not_matter_and_the_temperature_does():
+    model, pieces = model_of(), pieces_of()
+    some = answers(model, pieces, chosen=[2, 0, 1])
+    np.testing.assert_allclose(some, answers(model, pieces), atol=2e-5)
+    assert np.abs(some - answers(model, pieces, temperature=1.0, scale=1.0)).max() > 1e-3
+
+
+def test_any_selection_is_that_of_these_contexts_alone():
+    model, pieces = model_of(), pieces_of()
+    alone = encode(model, PREFIX, [CONTEXTS[2], CONTEXTS[0]])
+    np.testing.assert_allclose(answers(model, pieces, chosen=[2, 0]), answers(model, alone), atol=2e-5)
+
+
+def test_how_contexts_are_batched_does_not_matter():
+    model = model_of()
+    for ours, theirs in zip(encode(model, PREFIX, CONTEXTS, together=1), pieces_of()):
+        for one, other in zip((*ours.k, *ours.v), (*theirs.k, *theirs.v)):
+            np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+def test_a_smaller_scale_takes_attention_from_contexts():
+    a = jax.random.normal(jax.random.key(0), (50, 8))
+    share = lambda s: jax.nn.softmax(ape_reweigh(a, jnp.arange(8) < 5, 2.0 + jax.nn.logsumexp(a[:, :5], -1), temperature=1.0, scale=s))
+    assert (share(0.8)[:, :5].sum(-1) < share(1.0)[:, :5].sum(-1)).all()
+
+
+def test_generation_goes_on_from_the_cache():
+    model, pieces = model_of(), pieces_of()
+    reader, cache = join(model, pieces, capacity=32)
+    new = shared.continue_from(reader, cache, QUESTION, max_new_tokens=3)
+    logits, cache = read(reader, cache, QUESTION, last=1)
+    for number in range(3):
+        logits = logits.reshape(2, -1)
+        np.testing.assert_array_equal(new[:, number], logits.argmax(-1))
+        logits, cache = decode_step(reader, cache, new[:, number])
+
+
+def test_moved_pieces_and_no_prefix():
+    model = model_of(layers=1)
+    pieces = encode(model, [], CONTEXTS)
+    assert pieces[0].length == 0
+    shifted = [shared.moved(model, piece, piece.ids + 100) for piece in pieces]
+    cache = shared.join('this', model, shifted, capacity=24, start=109)
+    reference = shared.join('this', model, pieces, capacity=24, start=9)
+    np.testing.assert_allclose(read(model, cache, QUESTION)[0], read(model, reference, QUESTION)[0], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('alibi()', 'ape_parallel needs one rotary .* got alibi'),
+        ('sinusoidal() | rope()', "got sinusoidal, which opens 'embed'"),
+        ('rope() | window(size=4)', 'plain causal attention beside its rotary encoding, got window'),
+        ('rope(freqs=dynamic_ntk())', 'ape_parallel joins .* DynamicNTK.*depend on the current length'),
+    ],
+)
+def test_other_encodings_are_refused_by_name(spec, message):
+    with pytest.raises(ValueError, match=message):
+        encode(model_of(encoding=spec), PREFIX, CONTEXTS)
+
+
+def test_wrong_input_is_an_error():
+    model, pieces = model_of(), pieces_of()
+    reader, cache = join(model, pieces, capacity=23)
+    for call, message in [
+        (lambda: encode(model, PREFIX, []), 'at least one context'),
+        (lambda: encode(model, [1], [[2], []]), r'context 1 has no tokens'),
+        (lambda: encode(model, [1], [[2], [13]]), r'context 1 must lie in 0 .. 12, got 13 .. 13'),
+        (lambda: encode(model, [1], [[0.5]]), 'integers .* got float64'),
+        (lambda: encode(model, PREFIX, [CONTEXTS[0], [1, 2]]), 'context 1 has 1 rows, context 0 has 2'),
+        (lambda: encode(model, PREFIX, CONTEXTS, together=0), 'together must be at least 1, got 0'),
+        (lambda: join(model, pieces, capacity=22), '22 tokens .* do not fit a cache of 22'),
+        (lambda: join(model, pieces, capacity=30, chosen=[0, 3]), r'among 0 .. 2, got \[0, 3\]'),
+        (lambda: join(model, pieces, capacity=30, chosen=[]), r'got \[\]'),
+        (lambda: join(model, pieces, capacity=30, temperature=0.0), 'temperature must be positive and finite, got 0'),
+        (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
+        (lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2), '2 new ones .* 1 free slots'),
+        (lambda: ape_layout(2, []), r'got 2, \[\]'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_the_card_can_be_cited():
+    assert 'ape_parallel' in [card.key for card in pj.catalog('cache')]
+    assert 'eprint = {2502.05431}' in pj.cite('ape_parallel()')
