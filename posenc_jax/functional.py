@@ -34,6 +34,8 @@ from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
+from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
+from posenc_jax.extension.string import string_distance
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
@@ -123,6 +125,8 @@ __all__ = [
     'sandwich_curve',
     'sandwich_slopes',
     'scaled_dot_product',
+    'self_extend_capacity',
+    'self_extend_distance',
     'shaw_index',
     'signed_distance',
     'sinusoidal_frequencies',
@@ -131,6 +135,7 @@ __all__ = [
     'spaced_ids',
     'ssmax_factor',
     'step_size',
+    'string_distance',
     'switching_ids',
     'switching_points',
     't5_bias',
