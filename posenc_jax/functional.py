@@ -32,6 +32,7 @@ from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_posi
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
+from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
 from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
@@ -84,6 +85,9 @@ __all__ = [
     'fire_progress',
     'fire_transform',
     'forget_bias',
+    'gali_chunks',
+    'gali_ids',
+    'gali_slots',
     'giraffe_ids',
     'gpe_ids',
     'harmonic_number',
