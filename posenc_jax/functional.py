@@ -36,8 +36,11 @@ from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_posi
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
+from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
+from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
+from posenc_jax.extension.string import string_distance
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
@@ -90,6 +93,9 @@ __all__ = [
     'fire_progress',
     'fire_transform',
     'forget_bias',
+    'gali_chunks',
+    'gali_ids',
+    'gali_slots',
     'giraffe_ids',
     'gpe_ids',
     'graph_layout',
@@ -137,6 +143,8 @@ __all__ = [
     'sandwich_curve',
     'sandwich_slopes',
     'scaled_dot_product',
+    'self_extend_capacity',
+    'self_extend_distance',
     'shaw_index',
     'select_pieces',
     'signed_distance',
@@ -146,6 +154,7 @@ __all__ = [
     'spaced_ids',
     'ssmax_factor',
     'step_size',
+    'string_distance',
     'switching_ids',
     'switching_points',
     't5_bias',

@@ -33,7 +33,9 @@ from posenc_jax.rotation.rope import rope_frequencies, rotate
 OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
+    'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'nope_temperature': ('encoding', 'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)', dict(needs_training=True)),
+    'self_extend': ('encoding', 'self_extend(encoding=rope(), group=None, local=4)', dict(relative=True)),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
     'yarn': ('frequencies', 'rope(freqs=yarn(dynamic=True, train_len=8))', dict(relative=False, cached='raw')),
 }

@@ -2,14 +2,14 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.encoding import Encoding, heads_first
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
+from posenc_jax.extension.piecewise import piecewise_logits
 from posenc_jax.rotation.frequencies.checks import check_train_len
 
 
@@ -108,20 +108,6 @@ class DCA(Encoding):
         return intra, k, v, tq.with_feats(dca=(successive, inter)), tk
 
     def match(self, q, k, tq, tk, seen, carry):
-        q_chunk, k_chunk = tq.pos // self.chunk, tk.pos // self.chunk
-        standing = (q, *map(heads_first, tq.feats['dca']))
-        nearest, farthest = (
-            jnp.clip(gap, 0, 2).astype(jnp.int32) for gap in (q_chunk.min() - k_chunk.max(), q_chunk.max() - k_chunk.min())
-        )
-
-        def one(standing, k):
-            return scaled_dot_product(jax.lax.select_n(nearest, *standing), k)
-
-        def several(standing, k):
-            relation = (q_chunk[:, :, None] - k_chunk[:, None, :])[:, None]
-            intra, successive, inter = (scaled_dot_product(q, k) for q in standing)
-            return jnp.where(relation <= 0, intra, jnp.where(relation == 1, successive, inter))
-
-        # Most tiles hold one relation of chunks.
-        s = jax.lax.cond(nearest == farthest, one, several, standing, k)
+        relation = jnp.clip((tq.pos // self.chunk)[:, :, None] - (tk.pos // self.chunk)[:, None, :], 0, 2).astype(jnp.int32)
+        s = piecewise_logits(relation, (q, *map(heads_first, tq.feats['dca'])), (k,), seen)
         return s * self.attention_factor**2, carry

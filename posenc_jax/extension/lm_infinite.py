@@ -1,10 +1,11 @@
-"""LM-Infinite: a window, the first tokens, and a ceiling on distances."""
+"""LM-Infinite: a window, the first tokens, a ceiling on distances, and for the last query the best keys between."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.registry import Card, Promises, register
@@ -37,18 +38,27 @@ class LMInfinite(Encoding):
 
     Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`); `D_ij = min(i - j, R)`: beyond the window a
     rotary query stands at R and the key unrotated at 0, a relative bias is that of distance R. Which keys are
-    visible is counted in real tokens of the document, distances in positions. Differs from the paper: the ceiling always equals
-    the window, as in its experiments; the variant that lets the last query choose k tokens of the middle is not part
-    of this class.
+    visible is counted in real tokens of the document, distances in positions. Without `top_k` a decode cache of n_global +
+    n_local slots is enough (`core.cache.keep_ends`).
+
+    With `top_k` the last query of a text also sees, head by head, the k keys of the middle with the largest logits at the relative
+    position t, with these logits; no key where fewer than k lie there. A decoded token is the last of its text,
+    so a step equals the last row of a pass over the text so far. Which keys these are is found in `project`, so keys are cached
+    raw, all of them; and since any block may hold one, a pass over a whole text skips only what is not causal. Differs from
+    the paper: the ceiling always equals the window, as in its experiments; an encoding does not know its layer, so what the
+    paper does from its fifth layer on is a pattern, `('lm_infinite(encoding=rope())',) * 4 + (...,)`.
 
     Args:
       encoding: the rotary encoding, or a relative bias such as `alibi()`.
       n_global: first tokens that stay visible; 10 to 100 in the paper, 100 in the released code.
       n_local: window and ceiling R; default `train_len`.
+      top_k: keys of the middle that the last query sees; 5 in the paper.
+      distance: t, at which they stand; default train_len / 2, as in the paper.
       train_len: from the model.
 
     Raises:
-      ValueError: an encoding that is neither, or depends on the length; n_global below 0; n_local below 1.
+      ValueError: an encoding that is neither, or depends on the length; n_global or top_k below 0; n_local or distance below
+        1; top_k with a bias, a distance without top_k; at call, top_k with packed documents.
 
     Reference: Han, Wang, Peng, Xiong, Chen, Ji, Wang, arXiv 2308.16137.
 
@@ -66,17 +76,31 @@ class LMInfinite(Encoding):
         encoding: Encoding = CONTEXT,
         n_global: int = 10,
         n_local: int | None = None,
+        top_k: int = 0,
+        distance: int | None = None,
         train_len: int = CONTEXT,
     ):
         n_local = check_train_len('lm_infinite', train_len) if n_local is None else n_local
         if n_global < 0 or n_local < 1:
             raise ValueError(f'lm_infinite: expected n_global >= 0 and n_local >= 1, got {n_global=}, {n_local=}')
+        if top_k < 0:
+            raise ValueError(f'lm_infinite: top_k is a number of keys, got {top_k}')
+        if distance is not None and (distance < 1 or not top_k):
+            raise ValueError(f'lm_infinite: distance is that of the top_k keys and at least 1, got {distance=}, {top_k=}')
         self.encoding = check_part('lm_infinite', encoding, bias=True)
-        self.n_global, self.n_local = n_global, n_local
+        if top_k and not isinstance(encoding, Rotary):
+            raise ValueError(f'lm_infinite: top_k={top_k} chooses keys for a rotary encoding, got {name_of(encoding)}; use top_k=0')
+        if top_k and distance is None:
+            distance = max(1, check_train_len('lm_infinite', train_len) // 2)
+        self.n_global, self.n_local, self.top_k, self.distance = n_global, n_local, top_k, distance
 
     @property
     def rotates(self):
         return self.encoding.rotates
+
+    @property
+    def cached(self):
+        return 'raw' if self.top_k else 'encoded'
 
     @property
     def leaves_gaps(self):
@@ -84,17 +108,39 @@ class LMInfinite(Encoding):
 
     def project(self, q, k, v, tq, tk, x=None):
         if isinstance(self.encoding, Rotary):
-            tq = tq.with_feats(lm_infinite=self.encoding.rotate(q, jnp.full((1, 1), self.n_local)))
+            at = lambda distance: self.encoding.rotate(q, jnp.full((1, 1), distance))
+            feats = (at(self.n_local),)
+            if self.top_k:
+                last, chosen = self._choose(q, k, tq, tk)
+                feats, tk = (*feats, at(self.distance), last[..., None]), tk.with_feats(lm_infinite=chosen)
+            tq = tq.with_feats(lm_infinite=feats)
         return self.encoding.project(q, k, v, tq, tk, x)
+
+    def _choose(self, q, k, tq, tk):
+        """Which query is the last of its row, [B, T], and which keys of the middle it sees, [B, S, N]."""
+        if tk.segment is not None:
+            raise ValueError('lm_infinite: top_k is for the last token of a text a row, got packed documents (tok.segment)')
+        last = jnp.arange(tq.length) == jnp.broadcast_to(tq.last, len(q))[:, None]
+        middle = ((self._middle(tq, tk) & (tk.index[:, None] <= tq.index[..., None])) & last[..., None]).any(1)
+        middle = middle if tk.valid is None else middle & tk.valid
+        own = self.encoding.rotate(jnp.take_along_axis(q, last.argmax(1)[:, None, None, None], 1), jnp.full((1, 1), self.distance))
+        s = scaled_dot_product(heads_first(own), heads_first(self.encoding.rotate(k, jnp.zeros((1, 1), jnp.int32))))[:, :, 0]
+        s = jnp.pad(jnp.where(middle[:, None], s, -jnp.inf), ((0, 0), (0, 0), (0, self.top_k)), constant_values=-jnp.inf)
+        best, slots = jax.lax.top_k(s, self.top_k)
+        mark = jax.vmap(jax.vmap(lambda row, slots, enough: row.at[slots].set(enough)))
+        chosen = mark(jnp.zeros(s.shape, bool), slots, jnp.isfinite(best[..., -1]))[..., : tk.length]
+        return last, jnp.swapaxes(chosen, 1, 2)
 
     def mask(self, tq, tk):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
-        near = signed_distance(tq.order, tk.order) < self.n_local
-        return (causal & (near | (tk.order < self.n_global)[:, None, :]))[:, None]
+        visible = ~self._middle(tq, tk)[:, None]
+        if 'lm_infinite' in tk.feats:
+            visible = visible | (tq.feats['lm_infinite'][2][..., 0][:, None, :, None] & heads_first(tk.feats['lm_infinite'])[:, :, None])
+        return causal[:, None] & visible
 
     def may_see(self, tq, tk):
         near = tk.order_high > tq.order_low - self.n_local
-        return (tk.index_low <= tq.index_high) & (near | (tk.order_low < self.n_global))
+        return (tk.index_low <= tq.index_high) & (near | (tk.order_low < self.n_global) | bool(self.top_k))
 
     def opens(self, door):
         return super().opens(door) and (door != 'match' or isinstance(self.encoding, Rotary))
@@ -105,13 +151,16 @@ class LMInfinite(Encoding):
             return s, carry
         beyond = self._beyond(tq, tk)[:, None]
 
-        def with_ceiling(q, k, s):
+        def with_ceiling(standing, k, s):
             angles, _ = self.encoding.angles(tk.pos)
             unrotated = rotate(k, -angles[:, None], layout=self.encoding.layout)
-            return jnp.where(beyond, scaled_dot_product(q, unrotated), s)
+            s = jnp.where(beyond, scaled_dot_product(standing[0], unrotated), s)
+            return jnp.where(middle, scaled_dot_product(standing[1], unrotated), s) if self.top_k else s
 
-        at_ceiling = heads_first(tq.feats['lm_infinite'])
-        return jax.lax.cond((seen & beyond).any(), with_ceiling, lambda q, k, s: s, at_ceiling, k, s), carry
+        # A key of the middle may be near in positions.
+        middle = self._middle(tq, tk)[:, None] if self.top_k else False
+        standing = tuple(map(heads_first, tq.feats['lm_infinite'][:2]))
+        return jax.lax.cond((seen & (beyond | middle)).any(), with_ceiling, lambda standing, k, s: s, standing, k, s), carry
 
     def score(self, s, tq, tk, seen, carry):
         if isinstance(self.encoding, Rotary):
@@ -124,3 +173,7 @@ class LMInfinite(Encoding):
     def _beyond(self, tq, tk):
         """Pairs [#B, T, S] whose distance is at the ceiling."""
         return signed_distance(tq.pos, tk.pos) >= self.n_local
+
+    def _middle(self, tq, tk):
+        """Pairs [#B, T, S] whose key is neither one of the first nor one of the last, later ones apart."""
+        return (signed_distance(tq.order, tk.order) >= self.n_local) & (tk.order >= self.n_global)[:, None]

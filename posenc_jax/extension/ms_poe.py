@@ -140,9 +140,7 @@ class MsPoE(Encoding):
         heads: int = CONTEXT,
         kv_heads: int = CONTEXT,
     ):
-        self.encoding = check_part('ms_poe', encoding)
-        if getattr(encoding.freqs, 'start', 0):
-            raise ValueError(f'ms_poe needs the same frequencies at all positions, got {encoding.freqs}; use start=0')
+        self.encoding = check_part('ms_poe', encoding, even=True)
         if not 0 < r_min <= r_max:
             raise ValueError(f'ms_poe: expected 0 < r_min <= r_max, got {r_min=}, {r_max=}')
         if check_choice('ms_poe assign', assign, ASSIGNMENTS) == 'normal' and order is not None:

@@ -11,8 +11,8 @@ def is_relative_bias(encoding: Encoding) -> bool:
     return isinstance(encoding, Bias) and encoding.card.promises.relative and not encoding.opens('mask')
 
 
-def check_part(extension: str, encoding: Encoding, *, bias: bool = False) -> Encoding:
-    """`encoding` if it is a rotary encoding of fixed frequencies, or with `bias` a relative bias.
+def check_part(extension: str, encoding: Encoding, *, bias: bool = False, even: bool = False) -> Encoding:
+    """`encoding` if it is a rotary encoding of fixed frequencies, with `even` the same ones everywhere, or with `bias` a relative bias.
 
     Raises:
       ValueError: it is neither; says what was found.
@@ -23,4 +23,6 @@ def check_part(extension: str, encoding: Encoding, *, bias: bool = False) -> Enc
         raise ValueError(f'{extension} extends {wanted}, got {found}; chain other encodings beside it, not inside it')
     if isinstance(encoding, Rotary) and encoding.uses_length:
         raise ValueError(f'{extension} needs frequencies that do not depend on the current length, got {encoding.freqs}')
+    if even and getattr(encoding.freqs, 'start', 0):
+        raise ValueError(f'{extension} needs the same frequencies at all positions, got {encoding.freqs}; use start=0')
     return encoding

@@ -1,4 +1,4 @@
-"""LM-Infinite: what is visible, the ceiling on distances, dense definition against tiles, decoding, documents, padding."""
+"""LM-Infinite: what is visible, the ceiling, dense definition against tiles, decoding, documents, padding, the middle, the cache."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.core.cache import Cache, LayerCache, keep_ends
 from posenc_jax.core.registry import SpecError
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.rotation.rope import rope
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'lm_infinite.json').read_text())['values']
@@ -170,9 +174,113 @@ def test_bfloat16():
         ('lm_infinite(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
         ('lm_infinite(encoding=rope(), n_local=0)', 'n_local=0'),
         ('lm_infinite(encoding=rope(), n_global=-1)', 'n_global=-1'),
+        ('lm_infinite(encoding=rope(), top_k=-1)', 'number of keys, got -1'),
+        ('lm_infinite(encoding=rope(), top_k=2, distance=0)', 'distance=0, top_k=2'),
+        ('lm_infinite(encoding=rope(), distance=7)', 'distance=7, top_k=0'),
+        ('lm_infinite(encoding=alibi(), top_k=2)', 'top_k=2 chooses keys for a rotary encoding, got alibi; use top_k=0'),
         ('lm_infinite()', "needs 'encoding'"),
     ],
 )
 def test_errors(spec, message):
     with pytest.raises(SpecError, match=message):
         pj.make(spec, head_dim=8, heads=2, train_len=64)
+
+
+def chosen(q, k, length, top_k, distance):
+    """For every head, the keys of the middle with the largest logits of the last query at this distance."""
+    middle = np.arange(GLOBAL, length - LOCAL)
+    s = jnp.einsum('nh,snh->ns', rope(q[:, -1:], jnp.full((1, 1), distance))[0, 0], jnp.repeat(k, 2 // k.shape[2], 2)[0])
+    best = np.argsort(-np.asarray(s)[:, middle], axis=1)[:, :top_k]
+    return [middle[rows] for rows in best] if len(middle) >= top_k else [middle[:0]] * 2
+
+
+@pytest.mark.parametrize('length, block', [(19, None), (19, (5, 3)), (11, None), (10, None)])
+def test_the_last_query_sees_the_best_keys_of_the_middle_at_one_distance(length, block):
+    """Checked with a softmax over the keys that are seen; other rows, and a middle of fewer than k keys, are as without."""
+    q, k, v = qkv(length)
+    tok = pj.Tokens.of(length=length)
+    spec = f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=4, distance=9)'
+    out = run(pj.make(spec, head_dim=WIDTH, train_len=64, causal=True), tok, q, k, v, block=block)
+    plain = run(encoding(), tok, q, k, v)
+    np.testing.assert_allclose(out[:, :-1], plain[:, :-1], atol=2e-6)
+    found = chosen(q, k, length, 4, 9)
+    assert len(found[0]) == (4 if length - LOCAL - GLOBAL >= 4 else 0)
+    for head in range(2):
+        lambda_keys = [j for j in range(length) if j < GLOBAL or length - 1 - j < LOCAL]
+        keys = np.array([*lambda_keys, *found[head]], int)
+        gap = np.array([*(min(length - 1 - j, LOCAL) for j in lambda_keys), *[9] * len(found[head])])
+        turned = rope(jnp.repeat(q[:, -1:, head : head + 1], len(keys), 1), jnp.asarray(gap)[None])[0, :, 0]
+        w = jax.nn.softmax((turned * k[0, keys, 0]).sum(-1) / WIDTH**0.5)
+        np.testing.assert_allclose(out[0, -1, head], w @ v[0, keys, 0], atol=2e-6)
+
+
+MODEL = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=2)
+
+
+def model_of(spec):
+    return Transformer(TransformerConfig(**MODEL, encoding=spec), rngs=nnx.Rngs(0))
+
+
+def test_top_k_decodes_as_the_last_row_of_a_pass():
+    """One layer, whose keys depend on nothing but their own tokens, with padding on the left; keys are cached raw."""
+    spec = f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)'
+    model = Transformer(TransformerConfig(**{**MODEL, 'layers': 1}, encoding=spec), rngs=nnx.Rngs(0))
+    assert model.encoding(0, model.layers()[0][1]).cached == 'raw'
+    tokens = jax.random.randint(jax.random.key(1), (2, 16), 0, 11)
+    valid = np.arange(16)[None] >= np.array([[0], [3]])
+    _, cache = prefill(model, init_cache(model, pj.Tokens.of(valid=valid)), tokens[:, :10])
+    step, pass_over = jax.jit(decode_step), jax.jit(lambda model, ids, tok: model(ids, tok))
+    for n in range(10, 16):
+        row, cache = step(model, cache, tokens[:, n])
+        seen = pj.Tokens.of(valid=valid & (np.arange(16) <= n))
+        np.testing.assert_allclose(row, pass_over(model, tokens, seen)[:, n], atol=2e-5)
+
+
+@pytest.mark.parametrize('part, room', [('rope()', 1), ('alibi()', 3)])
+def test_a_cache_of_constant_size_decodes_the_same(part, room):
+    """The first and the last tokens are all a model of two layers needs, padding apart, also before it has so many."""
+    model = model_of(f'lm_infinite(encoding={part}, n_global={GLOBAL}, n_local={LOCAL})')
+    tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 11)
+    tok = pj.Tokens.of(valid=np.arange(24)[None] >= np.array([[0], [3]]))
+    empty = init_cache(model, tok)
+    _, full = prefill(model, empty, tokens[:, :5])
+    trim = jax.jit(lambda cache: keep_ends(cache, empty.tokens, first=GLOBAL, last=LOCAL - 1, room=room))
+    step, small = jax.jit(decode_step), keep_ends(full, empty.tokens, first=GLOBAL, last=LOCAL - 1, room=room)
+    for n in range(5, 23):
+        assert small.capacity == small.layers[0].k.shape[2] == GLOBAL + LOCAL - 1 + room
+        expected, full = step(model, full, tokens[:, n])
+        row, small = step(model, small, tokens[:, n])
+        np.testing.assert_allclose(row, expected, atol=2e-5)
+        if int(small.cursor) == small.capacity and n + 1 + room <= 24:
+            small = trim(small)
+
+
+def test_a_smaller_window_would_be_noticed():
+    """What `keep_ends` forgets counts: with one token fewer than the window holds the result is another."""
+    model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
+    tokens, tok = jax.random.randint(jax.random.key(1), (1, 16), 0, 11), pj.Tokens.of(length=16)
+    _, full = prefill(model, empty := init_cache(model, tok), tokens[:, :12])
+    step = jax.jit(decode_step)
+    expected, _ = step(model, full, tokens[:, 12])
+    for last, same in ((LOCAL - 1, True), (LOCAL - 2, False)):
+        row, _ = step(model, keep_ends(full, empty.tokens, first=GLOBAL, last=last), tokens[:, 12])
+        assert (np.abs(row - expected).max() < 2e-5) == same
+
+
+def test_errors_of_the_cache_and_of_top_k_at_call():
+    tok = pj.Tokens.of(length=9)
+    layer = LayerCache(jnp.ones((1, 1, 9, 2)), jnp.ones((1, 1, 9, 2)), {}, jnp.zeros((1, 0, 4)))
+    cache = Cache((tok,), jnp.array(8), (layer,))
+    for options, message in (
+        (dict(first=1, last=0), 'last=0'),
+        (dict(first=1, last=2, room=0), 'room=0'),
+        (dict(first=1, last=2, room=2), 'room for 2 tokens after 8 exceeds the text to come, of 9'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            keep_ends(cache, (tok,), **options)
+    packed = pj.Tokens.of(segment=np.repeat([[0, 1]], [4, 5], axis=1))
+    with pytest.raises(ValueError, match='packed documents'):
+        keep_ends(Cache((packed,), jnp.array(8), (layer,)), (packed,), first=1, last=2)
+    part = pj.make('lm_infinite(encoding=rope(), n_local=2, top_k=1)', head_dim=WIDTH, train_len=64)
+    with pytest.raises(ValueError, match='packed documents'):
+        part.project(*qkv(9), packed, packed)

@@ -1,0 +1,215 @@
+"""GALI: only as many positions are subdivided as are needed, and logits, not embeddings, are interpolated between them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.core.encoding import Constant, Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.length import current_length
+from posenc_jax.core.numerics import phase
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.extension.parts import check_part
+from posenc_jax.rotation.frequencies.checks import check_train_len
+from posenc_jax.rotation.rope import rotate
+
+LAST = np.iinfo(np.int32).max
+
+
+def gali_slots(total: Int[Array, '...'], train_len: int, local: int) -> tuple[Int[Array, '...'], Int[Array, '...']]:
+    """For a text of T tokens, into how many parts G a position is divided, and how many first tokens n are fractions of one.
+
+    `G = ceil((T - w) / (M - w))`, `n = T - M + ceil((T - M) / (G - 1))`; 1 and 0 where T <= M.
+
+    Example:
+      >>> [a.tolist() for a in gali_slots(jnp.array([8, 10, 11]), train_len=8, local=2)]
+      [[1, 2, 2], [0, 4, 6]]
+    """
+    over = jnp.maximum(total - train_len, 0)
+    parts = jnp.maximum(-((local - total) // (train_len - local)), 1)
+    return parts, over - (-over // jnp.maximum(parts - 1, 1))
+
+
+def gali_ids(pos: Int[Array, '...'], total: Int[Array, '...'], train_len: int, local: int) -> Float[Array, '...']:
+    """Where tokens stand in a text of T: `r//G + (r mod G) / G` for the first n, `r - (T - M)` for the others; see `gali_slots`.
+
+    Example:
+      >>> gali_ids(jnp.arange(11), jnp.array(11), train_len=8, local=2).tolist()
+      [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0]
+    """
+    parts, fractions = gali_slots(total, train_len, local)
+    return jnp.where(pos < fractions, pos / parts, pos - jnp.maximum(total - train_len, 0))
+
+
+def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
+    """Lengths of the chunks in which T tokens are read: M tokens, then `chunk` each, or that fraction of what has been read.
+
+    Example:
+      >>> gali_chunks(100, 32, 16), gali_chunks(100, 32, 0.5)
+      ([32, 16, 16, 16, 16, 4], [32, 16, 24, 28])
+    """
+    ends = [min(total, train_len)]
+    while ends[-1] < total:
+        ends.append(min(total, ends[-1] + (chunk if isinstance(chunk, int) else int(chunk * ends[-1]))))
+    return np.diff(ends, prepend=0).tolist()
+
+
+def pair_normals(seed: int, heads: Int[Array, 'N'], q_pos: Int[Array, '#B T'], k_pos: Int[Array, '#B S']) -> Float[Array, '#B N T S']:
+    """A normal number for every head and pair of positions, whatever tile they are in: a hash of (seed, head, i, j).
+
+    Example:
+      >>> pos = jnp.arange(6)[None]
+      >>> whole = pair_normals(0, jnp.arange(2), pos, pos)
+      >>> whole.shape, bool((pair_normals(0, jnp.arange(1, 2), pos[:, 4:], pos[:, :3])[:, 0] == whole[:, 1, 4:, :3]).all())
+      ((1, 2, 6, 6), True)
+    """
+    state = jnp.uint32(0)
+    for word in (jnp.asarray(seed), heads[:, None, None], q_pos[:, None, :, None], k_pos[:, None, None, :]):
+        state = _scrambled(state ^ word.astype(jnp.uint32))
+    radius, turn = ((_scrambled(state + jnp.uint32(n)) >> 8).astype(jnp.float32) * 2.0**-24 for n in (1, 2))
+    return jnp.sqrt(-2.0 * jnp.log(1.0 - radius)) * jnp.cos(2.0 * jnp.pi * turn)
+
+
+def _scrambled(word: Int[Array, '...']) -> Int[Array, '...']:
+    """A permutation of 32-bit words in which every bit depends on all (the last steps of MurmurHash3, from another zero)."""
+    word = word + jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        word = (word ^ (word >> shift)) * jnp.uint32(factor)
+    return word ^ (word >> 16)
+
+
+CARD = Card(
+    name='GALI',
+    title='A Training-Free Length Extrapolation Approach for LLMs: Greedy Attention Logit Interpolation (GALI)',
+    arxiv='2502.02659',
+    door='project, match',
+    equation='logit_ij = (1-r) A(a - ceil p_j) + r A(a - floor p_j), a = ceil p_i, r = frac(a - p_j), A rotary logits',
+    source='AcademyCityL/GALI',
+    authors='Li, Yan and Zhang, Tianyi and Li, Zechuan and Han, Soyeon Caren',
+    year=2025,
+    example='gali(encoding=rope(), chunk=3, local=2, train_len=8)',
+    share='model',
+    causal_only=True,
+    promises=Promises(),
+)
+
+
+@register('gali', kind='encoding', card=CARD)
+@register('gali', kind='extension', card=dataclasses.replace(CARD, example='gali(chunk=3, local=2, train_len=8)'))
+class GALI(Encoding):
+    """Reads a text in chunks; in each, the oldest positions are subdivided just enough for everything to fit into M of them.
+
+    `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)`, `a = ceil p_i`, `r = frac(a - p_j)`, A(d) the rotary logit at
+    the whole distance d, p the ids (`gali_ids`) of a text of T tokens, T being the end of the chunk that holds query i, or
+    the text's own where it ends before: what was read before is not read again. So T belongs to the query, and the
+    definition is one of pairs: a pass over a whole text is prefill in chunks, a step of decoding is a chunk of one token. It
+    equals the last row of a pass over the text so far, and hidden states of a chunk of several tokens are not those
+    that steps would have made. Keys are cached once, rotated at their own place; near ones are as far away as in RoPE,
+    far ones are turned to their ids at every use. Differs from the paper: two logits interpolated are computed as one, with
+    the interpolated key; the noise is off unless asked for, and drawn from (seed, head, i, j), so that it does not depend on tiles.
+
+    Args:
+      encoding: the rotary encoding.
+      chunk: tokens in a chunk after the first, which has M; a fraction below 1 is one of what has been read before. 1 is
+        step by step.
+      local: w, how many last positions at least keep unit spacing; default 128 as released, and M / 8 in short models, where
+        that is less (our convention).
+      noise: standard deviation of what is added to interpolated logits at distance T, in proportion at shorter ones; 1 as
+        released, 0 (none) here.
+      seed: of the noise.
+      train_len: M; the model's, or less, which the paper finds to help.
+      heads: from the model.
+
+    Raises:
+      ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; local outside
+        1 .. train_len - 1; a chunk of no token; negative noise; at call, positions that are not whole.
+
+    Reference: Li, Zhang, Li, Han, arXiv 2502.02659.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part, t = pj.make('gali(encoding=rope(), chunk=3, local=2)', heads=2, head_dim=8, train_len=8), pj.Tokens.of(length=13)
+      >>> part.believed(t, t)[0].tolist()
+      [8, 8, 8, 8, 8, 8, 8, 8, 11, 11, 11, 13, 13]
+    """
+
+    rotates = True
+
+    def __init__(
+        self,
+        encoding: Encoding = CONTEXT,
+        chunk: int | float = 3000,
+        local: int | None = None,
+        noise: float = 0.0,
+        seed: int = 0,
+        train_len: int = CONTEXT,
+        heads: int = CONTEXT,
+    ):
+        local = min(128, check_train_len('gali', train_len) // 8) if local is None else local
+        if not 1 <= local < train_len:
+            raise ValueError(f'gali: local must be between 1 and train_len - 1 = {train_len - 1}, got {local}')
+        if isinstance(chunk, float) and chunk >= 1:
+            raise ValueError(f'gali: a chunk is a number of tokens or a fraction below 1, got {chunk}; the nearest is {round(chunk)}')
+        if chunk <= 0 or chunk * (1 if isinstance(chunk, int) else train_len) < 1:
+            raise ValueError(f'gali: a chunk holds at least one token, got chunk={chunk} with train_len={train_len}')
+        if not noise >= 0:
+            raise ValueError(f'gali: noise is a standard deviation of at least 0, got {noise}')
+        self.encoding = check_part('gali', encoding, even=True)
+        self.chunk, self.local, self.noise, self.seed, self.train_len = chunk, local, noise, seed, train_len
+        self.head = Constant(jnp.arange(heads), axes=('heads',)) if noise else None
+
+    def believed(self, tq, tk) -> Int[Array, '#B T']:
+        """How long every query believes the text to be: to the end of its chunk, or of the text."""
+        if not jnp.issubdtype(tq.pos.dtype, jnp.integer):
+            raise ValueError(f'gali numbers tokens, positions must be integers, got {tq.pos.dtype}')
+        length, _ = current_length(tq, tk)
+        if isinstance(self.chunk, int):
+            ends = self.train_len - (self.train_len - 1 - tq.pos) // self.chunk * self.chunk
+        else:
+            table = np.cumsum(gali_chunks(LAST, self.train_len, self.chunk)).astype(np.int32)
+            ends = jnp.asarray(table)[jnp.searchsorted(table, tq.pos, side='right')]
+        return jnp.minimum(jnp.where(tq.pos < self.train_len, self.train_len, ends), length)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        total = self.believed(tq, tk)
+        over = jnp.maximum(total - self.train_len, 0)
+        parts, fractions = gali_slots(total, self.train_len, self.local)
+        own = jnp.where(tq.pos < fractions, -(-tq.pos // parts), tq.pos - over)
+        far = tq.with_feats(gali=(self.encoding.rotate(q, own), jnp.broadcast_to(total, own.shape)[..., None]))
+        return self.encoding.rotate(q, own + over), self.encoding.rotate(k, tk.pos), v, far, tk
+
+    def match(self, q, k, tq, tk, seen, carry):
+        far_q, total = heads_first(tq.feats['gali'][0]), tq.feats['gali'][1][..., 0]
+        parts, fractions = gali_slots(total, self.train_len, self.local)
+        whole = (tk.pos[:, None, :] >= fractions[:, :, None])[:, None]
+        nothing = lambda q, k: jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32)
+
+        # Keys are subdivided alike for all queries of most tiles; a query whose text fits subdivides none.
+        most = parts.max(axis=1, keepdims=True)
+        alike = ((parts == most) | (fractions == 0)).all()
+        together = lambda q, k: scaled_dot_product(q, self._interpolated(k, tk.pos, most))
+
+        def one_by_one(q, k):
+            row = lambda q, parts: scaled_dot_product(q[:, :, None], self._interpolated(k, tk.pos, parts[:, None]))[:, :, 0]
+            return jnp.moveaxis(jax.lax.map(lambda rows: jax.checkpoint(row)(*rows), (jnp.moveaxis(q, 2, 0), parts.T)), 0, 2)
+
+        interpolated = lambda q, k: jax.lax.cond(alike, together, one_by_one, q, k)
+        near = jax.lax.cond((seen & whole).any(), scaled_dot_product, nothing, q, k)
+        far = jax.lax.cond((seen & ~whole).any(), interpolated, nothing, far_q, k)
+        if self.noise:
+            between = ~whole & (tk.pos[:, None, :] % parts[:, :, None] > 0)[:, None]
+            spread = self.noise * (tq.pos[:, :, None] - tk.pos[:, None, :]) / total[:, :, None]
+            normals = pair_normals(self.seed, self.head[...], tq.pos, tk.pos)
+            far = far + jnp.where(between, spread[:, None] * normals, 0.0)
+        return jnp.where(whole, near, far), carry
+
+    def _interpolated(self, k: Float[Array, 'B K S H'], pos: Int[Array, '#B S'], parts: Int[Array, '#B 1']) -> Float[Array, 'B K S H']:
+        """`(1-r) k` at the next whole position and `r k` at the one before, from keys rotated at `pos`."""
+        inv_freq, _ = self.encoding.frequencies()
+        here, below = phase(pos, inv_freq), pos // parts
+        at = lambda place: rotate(k.astype(jnp.float32), (phase(place, inv_freq) - here)[:, None], layout=self.encoding.layout)
+        r = (-pos % parts / parts)[:, None, :, None]
+        return ((1.0 - r) * at(below + (pos % parts > 0)) + r * at(below)).astype(k.dtype)

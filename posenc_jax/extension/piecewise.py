@@ -1,0 +1,41 @@
+"""Logits whose relative position is another function of the two positions in every region of pairs."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.core.encoding import scaled_dot_product
+
+
+def piecewise_logits(
+    region: Int[Array, '#B T S'],
+    queries: tuple[Float[Array, 'B N T H'], ...],
+    keys: tuple[Float[Array, 'B K S H'], ...],
+    seen: Bool[Array, '#B #N T S'],
+) -> Float[Array, 'B N T S']:
+    """Scaled products in which a pair of region r has the r-th queries and the r-th keys; one product where one region is seen.
+
+    Args:
+      region: of every pair, 0 .. len(queries) - 1.
+      queries: where the queries stand in each region.
+      keys: the same of the keys; a single one serves all regions.
+      seen: pairs that count; what the others get means nothing.
+
+    Example:
+      >>> q, k = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 3, 4))
+      >>> piecewise_logits(jnp.array([[[1, 1, 0]]]), (q, 3 * q), (k,), jnp.ones((1, 1, 1, 3), bool)).ravel().tolist()
+      [6.0, 6.0, 2.0]
+    """
+    region, last = region[:, None], len(queries) - 1
+    lowest, highest = jnp.where(seen, region, last).min(), jnp.where(seen, region, 0).max()
+
+    def one(queries, keys):
+        choose = lambda cases: cases[0] if len(cases) == 1 else jax.lax.select_n(lowest, *cases)
+        return scaled_dot_product(choose(queries), choose(keys))
+
+    def several(queries, keys):
+        keys = keys * len(queries) if len(keys) == 1 else keys
+        logits = [scaled_dot_product(q, k) for q, k in zip(queries, keys, strict=True)]
+        return jax.lax.select_n(jnp.broadcast_to(region, logits[0].shape), *logits)
+
+    return jax.lax.cond(lowest >= highest, one, several, queries, keys)

@@ -1,0 +1,66 @@
+"""Attention by a table of relative positions, pair by pair in one dense array: what methods that remap distances are held to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import posenc_jax as pj
+from posenc_jax.rotation.rope import rope_frequencies
+
+WIDTH = 8
+
+
+def qkv(length, kv_heads=1):
+    draw = lambda seed, heads: jax.random.normal(jax.random.key(seed), (1, length, heads, WIDTH))
+    return draw(0, 2), draw(1, kv_heads), draw(2, kv_heads)
+
+
+def run(part, tok, *arrays, **options):
+    return jax.jit(lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok), **options))(tok, *arrays)
+
+
+def logits(q, k, distance):
+    """R(D_ij) q_i . k_j / sqrt(H), [B, N, T, S]; distances in float64, whole or not."""
+    angles = (np.asarray(distance, np.float64)[..., None] * rope_frequencies(WIDTH, 1e4)).astype(np.float32)
+    cos, sin = (jnp.asarray(f(angles))[None, :, :, None] for f in (np.cos, np.sin))
+    a, b = q[:, :, None, :, : WIDTH // 2], q[:, :, None, :, WIDTH // 2 :]
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+    return jnp.einsum('btsnh,bsnh->bnts', turned, jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)) / WIDTH**0.5
+
+
+def softmax(s, v):
+    """Causal attention with these logits."""
+    s = jnp.where(np.tril(np.ones(s.shape[-2:], bool)), s, -jnp.inf)
+    return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(s), jnp.repeat(v, s.shape[1] // v.shape[2], axis=2))
+
+
+def defined(q, k, v, distance):
+    return softmax(logits(q, k, distance), v)
+
+
+def check_tiles(part, distance, *blocks):
+    """Tiles equal the table, and their gradients those of the table."""
+    length = len(distance)
+    arrays, tok = qkv(length), pj.Tokens.of(length=length)
+    weights = jax.random.normal(jax.random.key(9), (1, length, 2, WIDTH))
+    loss = lambda attention: lambda *a: (attention(*a) * weights).sum()
+    expected = jax.jit(lambda *a: defined(*a, distance))(*arrays)
+    slopes = jax.jit(jax.grad(loss(lambda *a: defined(*a, distance)), (0, 1, 2)))(*arrays)
+    for block in blocks:
+        np.testing.assert_allclose(run(part, tok, *arrays, block=block), expected, atol=2e-6)
+        ours = jax.grad(loss(lambda *a: run(part, tok, *a, block=block)), (0, 1, 2))(*arrays)
+        for a, b in zip(ours, slopes):
+            np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+def check_decoding(part, length, steps):
+    """New queries over keys, and their features, that were projected once."""
+    q, k, v = qkv(length)
+    tok = pj.Tokens.of(length=length)
+    whole = run(part, tok, q, k, v)
+    _, cached, _, _, tk = part.project(q, k, v, tok, tok)
+    for n in steps:
+        new_q, new_k, _, tq, _ = part.project(*(a[:, n : n + 1] for a in (q, k, v)), tok.slice(n, 1), tok.slice(n, 1))
+        np.testing.assert_allclose(new_k[:, 0], cached[:, n], atol=1e-6)
+        held = pj.Tokens.of(valid=tok.index <= n).with_feats(**tk.feats)
+        np.testing.assert_allclose(pj.attend(part, new_q, cached, v, tq, held)[:, 0], whole[:, n], atol=1e-6)

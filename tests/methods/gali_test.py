@@ -1,0 +1,231 @@
+"""GALI: ids and chunks of the sheet, the definition pair by pair against tiles, chunks, decoding of a model, noise, errors."""
+
+import dataclasses
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots, pair_normals
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.decode import decode_step, init_cache, prefill
+from tests.methods.by_distance import WIDTH, check_decoding, logits, qkv, run, softmax
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'gali.json').read_text())['values']
+TRAINED, LOCAL = 8, 2
+
+
+def encoding(chunk=3, **options):
+    more = ''.join(f', {name}={value}' for name, value in options.items())
+    spec = f'gali(encoding=rope(), chunk={chunk}, local={LOCAL}, train_len={TRAINED}{more})'
+    return pj.make(spec, head_dim=WIDTH, heads=2, causal=True)
+
+
+def ids_of(total):
+    """The ids of a text, as fractions, in the words of the sheet."""
+    if total <= TRAINED:
+        return [Fraction(r) for r in range(total)]
+    parts = math.ceil((total - LOCAL) / (TRAINED - LOCAL))
+    divided = math.ceil((total - TRAINED) / (parts - 1))
+    spaced = [r // parts + Fraction(r % parts, parts) for r in range(total - (TRAINED - divided))]
+    return spaced + [Fraction(p) for p in range(divided, TRAINED)]
+
+
+def defined(q, k, v, chunk):
+    """Attention with two tables of whole distances, and what the second weighs, query by query."""
+    length = q.shape[1]
+    ends = np.repeat(np.cumsum(gali_chunks(length, TRAINED, chunk)), gali_chunks(length, TRAINED, chunk))
+    near, far, weight = np.zeros((3, length, length))
+    for i in range(length):
+        ids = ids_of(int(ends[i]))
+        a = math.ceil(ids[i])
+        for j in range(i + 1):
+            near[i, j], far[i, j], weight[i, j] = a - math.ceil(ids[j]), a - math.floor(ids[j]), (a - ids[j]) % 1
+    assert near.max() < TRAINED and far.max() < TRAINED
+    return softmax((1 - weight) * logits(q, k, near) + weight * logits(q, k, far), v)
+
+
+def scored(part, q, k):
+    """All logits of one head after the other, those of later keys among them."""
+    tok, length = pj.Tokens.of(length=q.shape[1]), q.shape[1]
+    q, k, _, tq, tk = part.project(q, k, k, tok, tok)
+    return np.asarray(part.match(q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, jnp.ones((1, 1, length, length), bool), ())[0])[0]
+
+
+@pytest.mark.parametrize('row', GOLDEN['ids'], ids=lambda row: str(row['total']))
+def test_golden_ids(row):
+    total, train_len, local = row['total'], row['train_len'], row['local']
+    parts, fractions = gali_slots(jnp.array(total), train_len, local)
+    assert (int(parts), int(fractions)) == (row['parts'], total - train_len + row['divided'])
+    ids = gali_ids(jnp.arange(total), jnp.array(total), train_len, local).tolist()
+    assert ids[: len(row.get('first', []))] == row.get('first', [])
+    assert ids[total - len(row.get('last', [])) :] == row.get('last', [])
+
+
+@pytest.mark.parametrize('row', GOLDEN['chunks'], ids=lambda row: str(row['chunk']))
+def test_golden_chunks(row):
+    assert gali_chunks(row['total'], row['train_len'], row['chunk']) == row['lengths']
+
+
+def test_ids_ascend_from_the_first_to_the_last_trained_position_and_stay_whole_nearby():
+    ids_in = jax.jit(gali_ids, static_argnums=(2, 3))
+    for train_len, local in ((8, 2), (16, 4), (9, 1), (5, 4)):
+        for total in (*range(train_len + 1, 4 * train_len), 300):
+            ids = np.asarray(ids_in(jnp.arange(300), jnp.array(total), train_len, local))[:total]
+            assert (np.diff(ids) > 0).all() and ids[0] == 0 and ids[-1] == train_len - 1
+            assert ids[total - local :].tolist() == list(range(train_len - local, train_len))
+    for total in range(1, 9):
+        np.testing.assert_array_equal(ids_in(jnp.arange(300), jnp.array(total), 8, 2)[:total], np.arange(total))
+
+
+@pytest.mark.parametrize('chunk', [1, 3, 100, 0.5])
+def test_tiles_equal_the_definition(chunk):
+    arrays, tok = qkv(27), pj.Tokens.of(length=27)
+    expected = jax.jit(lambda *a: defined(*a, chunk))(*arrays)
+    for block in (None, (4, 4), (5, 3)):
+        np.testing.assert_allclose(run(encoding(chunk), tok, *arrays, block=block), expected, atol=5e-6)
+
+
+def test_gradients_of_tiles_equal_those_of_the_definition():
+    arrays, tok = qkv(21), pj.Tokens.of(length=21)
+    weights = jax.random.normal(jax.random.key(9), (1, 21, 2, WIDTH))
+    expected = jax.jit(jax.grad(lambda *a: (defined(*a, 3) * weights).sum(), (0, 1, 2)))(*arrays)
+    for block in (None, (5, 3)):
+        ours = jax.jit(jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2)))(*arrays)
+        for a, b in zip(ours, expected):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_within_the_trained_length_it_is_rope():
+    arrays, tok = qkv(TRAINED), pj.Tokens.of(length=TRAINED)
+    plain = pj.make('rope()', head_dim=WIDTH, causal=True)
+    np.testing.assert_allclose(run(encoding(), tok, *arrays), run(plain, tok, *arrays), atol=1e-6)
+
+
+def test_near_keys_are_as_far_as_in_rope():
+    """Those with whole ids, for a query that has one: the logit is that of i - j."""
+    (q, k, _), plain, part = qkv(20), pj.make('rope()', head_dim=WIDTH), encoding(100).parts[0]
+    ours, theirs = scored(part, q, k)[..., 18:, 18:], scored(plain, q, k)[..., 18:, 18:]
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_decoding_over_keys_cached_once_is_reading_token_by_token():
+    check_decoding(encoding(1), 19, (7, 8, 18))
+
+
+MODEL = dict(vocab_size=11, train_len=TRAINED, layers=2, width=16, heads=2)
+
+
+def decoded(model, tokens, prompt):
+    """Logits of every token, the prompt's at once and the others' through the cache."""
+    first, cache = prefill(model, init_cache(model, pj.Tokens.of(length=tokens.shape[1])), tokens[:, :prompt])
+    rows, step = [first], jax.jit(decode_step)
+    for n in range(prompt, tokens.shape[1]):
+        row, cache = step(model, cache, tokens[:, n])
+        rows.append(row[:, None])
+    return jnp.concatenate(rows, axis=1)
+
+
+def test_a_model_that_decodes_reads_in_chunks_of_one_and_not_in_one_pass():
+    """Steps equal chunks of one; a later chunk leaves what earlier ones computed; a step after a chunk is the next chunk."""
+    tokens = jax.random.randint(jax.random.key(1), (1, 20), 0, 11)
+    model = lambda chunk: Transformer(
+        TransformerConfig(**MODEL, encoding=f'gali(encoding=rope(), chunk={chunk}, local={LOCAL})'), rngs=nnx.Rngs(0)
+    )
+    read = jax.jit(lambda model, tokens: model(tokens))
+    stepwise = read(model(1), tokens)
+    np.testing.assert_allclose(decoded(model(1), tokens, 6), stepwise, atol=2e-5)
+    assert np.abs(read(model(100), tokens) - stepwise).max() > 1e-3
+    half, whole = read(model(4), tokens[:, :16]), read(model(4), tokens)  # 8 + 4 + 4 are whole chunks
+    np.testing.assert_allclose(whole[:, :16], half, atol=2e-5)
+    after = decoded(model(4), tokens[:, :17], 16)
+    np.testing.assert_allclose(after[:, :16], half, atol=2e-5)
+    np.testing.assert_allclose(after[:, 16], read(model(4), tokens[:, :17])[:, 16], atol=2e-5)
+
+
+def test_what_packs_pads_and_reads_on_knows_its_own_length():
+    tok = pj.Tokens.of(segment=np.repeat([[0, 1]], [12, 9], axis=1))
+    part = encoding(3).parts[0]
+    assert part.believed(tok, tok)[0].tolist() == [8] * 8 + [11] * 3 + [12] + [8] * 8 + [9]
+    padded = pj.Tokens.of(valid=np.arange(14)[None] >= 4)
+    assert part.believed(padded, padded)[0, 4:].tolist() == [8] * 8 + [10] * 2
+
+
+def test_noise_is_normal_in_proportion_to_the_distance_and_only_between_whole_positions():
+    q, k, _ = qkv(20)
+    added, other = (scored(part.parts[0], q, k) for part in (encoding(100, noise=2.0, seed=5), encoding(100, noise=2.0, seed=6)))
+    added, other = (noisy - scored(encoding(100).parts[0], q, k) for noisy in (added, other))
+    pos = jnp.arange(20)[None]
+    normals = np.asarray(pair_normals(5, jnp.arange(2), pos, pos))[0]
+    between = np.array([p % 1 != 0 for p in ids_of(20)])
+    gap = np.subtract.outer(np.arange(20), np.arange(20))
+    np.testing.assert_allclose(added, np.where(between & (np.arange(20) >= TRAINED)[:, None], 2.0 * gap / 20 * normals, 0.0), atol=2e-5)
+    assert np.abs(added[0] - added[1]).max() > 0.1 and np.abs(added - other).max() > 0.1
+
+
+def test_noise_does_not_depend_on_tiles_and_decodes():
+    arrays, tok, part = qkv(19), pj.Tokens.of(length=19), encoding(1, noise=1.0)
+    whole = run(part, tok, *arrays)
+    np.testing.assert_allclose(run(part, tok, *arrays, block=(4, 5)), whole, atol=5e-6)
+    assert np.abs(whole - run(encoding(1), tok, *arrays)).max() > 0.01
+    check_decoding(part, 19, (18,))
+
+
+def test_numbers_of_pairs_are_standard_normal():
+    pos = jnp.arange(200)[None]
+    draws = np.asarray(pair_normals(0, jnp.arange(4), pos, pos)).reshape(4, -1)
+    np.testing.assert_allclose(draws.mean(1), 0.0, atol=0.02)  # 4 standard errors
+    np.testing.assert_allclose(draws.std(1), 1.0, atol=0.015)
+    np.testing.assert_allclose((np.abs(draws) < 1).mean(1), 0.6827, atol=0.01)
+    assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 0.02 and np.isfinite(draws).all()
+    square = draws.reshape(4, 200, 200)
+    for a, b in ((square[:, 1:], square[:, :-1]), (square[:, :, 1:], square[:, :, :-1])):  # neighbours
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
+
+
+def test_bfloat16():
+    arrays, tok = [a.astype(jnp.bfloat16) for a in qkv(19)], pj.Tokens.of(length=19)
+    out = run(encoding(), tok, *arrays)
+    assert out.dtype == jnp.bfloat16
+    exact = defined(*(a.astype(jnp.float32) for a in arrays), 3)
+    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.04)
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('gali(encoding=alibi())', 'rotary encoding, got alibi'),
+        ('gali(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
+        ('gali(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))', 'use start=0'),
+        ('gali(encoding=rope(), local=64)', 'between 1 and train_len - 1 = 63, got 64'),
+        ('gali(encoding=rope(), train_len=7)', 'between 1 and train_len - 1 = 6, got 0'),
+        ('gali(encoding=rope(), chunk=0)', 'chunk=0 with train_len=64'),
+        ('gali(encoding=rope(), chunk=0.01)', 'chunk=0.01 with train_len=64'),
+        ('gali(encoding=rope(), chunk=2.6)', 'fraction below 1, got 2.6; the nearest is 3'),
+        ('gali(encoding=rope(), noise=-1.0)', 'at least 0, got -1.0'),
+        ('gali()', "needs 'encoding'"),
+    ],
+)
+def test_errors(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(spec, head_dim=8, heads=2, train_len=64)
+
+
+def test_positions_that_are_not_whole_are_refused():
+    tok = dataclasses.replace(pj.Tokens.of(length=9), pos=jnp.arange(9)[None] / 2)
+    with pytest.raises(ValueError, match='must be integers, got float32'):
+        encoding().project(*qkv(9), tok, tok)
+
+
+@pytest.mark.parametrize('train_len, local', [(4096, 128), (64, 8)])
+def test_default_window(train_len, local):
+    part = pj.make('gali(encoding=rope())', head_dim=8, heads=2, train_len=train_len)
+    assert (part.local, part.chunk, part.noise) == (local, 3000, 0.0)
