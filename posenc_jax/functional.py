@@ -22,6 +22,8 @@ from posenc_jax.bias.ssmax import ssmax_factor
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
+from posenc_jax.cache.double_sparsity import channel_scores, double_sparsity_attention, key_labels, label_channels, label_logits
+from posenc_jax.cache.duo_attention import retrieval_heads
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -66,6 +68,7 @@ __all__ = [
     'carope_last',
     'carope_log_rate',
     'carope_match',
+    'channel_scores',
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
@@ -73,6 +76,7 @@ __all__ = [
     'decay_kernel',
     'distance_bias',
     'distillation_loss',
+    'double_sparsity_attention',
     'dynamic_ntk_frequencies',
     'evolve_keys',
     'expansion_factor',
@@ -96,6 +100,9 @@ __all__ = [
     'kerple_log',
     'kerple_log3',
     'kerple_power',
+    'key_labels',
+    'label_channels',
+    'label_logits',
     'location_centre',
     'location_weights',
     'mix_directions',
@@ -116,6 +123,7 @@ __all__ = [
     'ratio_index',
     'rcmha_bias',
     'rcmha_convolution',
+    'retrieval_heads',
     'rope',
     'rope_frequencies',
     'rotate',

@@ -1,3 +1,3 @@
-"""What may be done to a filled decode cache besides appending to it."""
+"""What a decode cache may do besides appending to it: edit a text, drop keys by head, read few of them."""
 
-from posenc_jax.cache import pie
+from posenc_jax.cache import double_sparsity, duo_attention, pie

@@ -202,5 +202,5 @@ def test_wrong_edits_are_errors():
 
 
 def test_the_card_is_in_the_catalogue_and_can_be_cited():
-    assert [card.key for card in pj.catalog('cache')] == ['pie']
+    assert 'pie' in [card.key for card in pj.catalog('cache')]
     assert 'eprint = {2407.03157}' in pj.cite('pie()')

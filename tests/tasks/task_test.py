@@ -25,6 +25,7 @@ TASKS = {
     'flip_flop(ignore=0.1)': 8,
     'passkey()': (9, 20),
     'passkey(digits=5, depth=0.25, lm_weight=0.1)': 24,
+    'passkeys(keys=2, words=3)': (15, 30),
     'code_mixed()': (7, 20),
     'code_mixed(letters=3, switches=4, ids="switches")': 12,
     'mqar(pairs=4, vocab=64)': 64,
