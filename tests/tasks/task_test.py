@@ -25,6 +25,8 @@ TASKS = {
     'flip_flop(ignore=0.1)': 8,
     'passkey()': (9, 20),
     'passkey(digits=5, depth=0.25, lm_weight=0.1)': 24,
+    'kv_slots(keys=12)': (2, 6),
+    'kv_slots(keys=12, slot=1, ids="locations")': 5,
     'passkeys(keys=2, words=3)': (15, 30),
     'code_mixed()': (7, 20),
     'code_mixed(letters=3, switches=4, ids="switches")': 12,
