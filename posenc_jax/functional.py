@@ -31,11 +31,13 @@ from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
+from posenc_jax.embedding.papeft import document_locations, located_prompts, location_code, shuffled_documents
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
+from posenc_jax.extension.pos2distill import answer_divergence, moved_evidence, pos2distill_loss, slot_weights
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
@@ -60,6 +62,7 @@ __all__ = [
     'alibi_half',
     'alibi_pi_scale',
     'alibi_slopes',
+    'answer_divergence',
     'attention_entropy',
     'bam_prior',
     'cable_bias',
@@ -76,6 +79,7 @@ __all__ = [
     'decay_kernel',
     'distance_bias',
     'distillation_loss',
+    'document_locations',
     'double_sparsity_attention',
     'dynamic_ntk_frequencies',
     'evolve_keys',
@@ -103,9 +107,12 @@ __all__ = [
     'key_labels',
     'label_channels',
     'label_logits',
+    'located_prompts',
     'location_centre',
+    'location_code',
     'location_weights',
     'mix_directions',
+    'moved_evidence',
     'ms_poe_ratios',
     'nope_temperature_curve',
     'ntk_aware_base',
@@ -115,6 +122,7 @@ __all__ = [
     'pi_frequencies',
     'pie_keys',
     'plane_logits',
+    'pos2distill_loss',
     'positional_head',
     'project_positions',
     'psc_calibrate',
@@ -132,9 +140,11 @@ __all__ = [
     'sandwich_slopes',
     'scaled_dot_product',
     'shaw_index',
+    'shuffled_documents',
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',
+    'slot_weights',
     'soft_stair',
     'spaced_ids',
     'ssmax_factor',

@@ -386,7 +386,13 @@ def _kept(mask: DuoAttention, heads: Heads, k, v, tok: Tokens, length: int) -> D
 def _appended(own: DuoLayer, mask: DuoAttention, k, v, new: Tokens, cursor) -> DuoLayer:
     retrieval, streaming = _split(own.heads)
     k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
-    write = lambda buffer, a, slot: jax.lax.dynamic_update_slice_in_dim(buffer, a.astype(buffer.dtype), slot, 2)
+
+    def write(buffer, a, slot):
+        put = jax.lax.dynamic_update_slice_in_dim
+        if buffer.shape[0] > 1:
+            return put(buffer, a.astype(buffer.dtype), slot, 2)
+        return put(buffer[0], a[0].astype(buffer.dtype), slot, 1)[None]  # see `core.cache.step`
+
     is_sink = new.order == jnp.arange(mask.sink)
     if new.valid is not None:
         is_sink &= new.valid
