@@ -115,8 +115,8 @@ class PAPEFT(Encoding):
     at zero, so the soft tokens are zero vectors until it is trained. `train.tune='encodings'` trains W1 and W2 alone (and what
     else the encoding of the model has to train), on prompts whose documents are shuffled. The task hands over positions with
     three components, [#B, L, 3]: the position, slot + 1 for an empty token or 0, and n; see `located_prompts`, and
-    `kv_slots(ids="locations")`. The first goes on to the other encodings, so that an empty token counts as one. Positions with one
-    component have no documents. Soft tokens live in the prefix of the cache like all others.
+    `kv_slots(ids="locations")`. The first goes on to the other encodings, so that an empty token counts as one. Positions
+    with one component have no documents. Soft tokens live in the prefix of the cache like all others.
     Differs from the paper: it describes the adapter in words only; all of this form is this library's own.
 
     Args:

@@ -190,7 +190,7 @@ def moved_evidence(
         title='Position Bias Mitigates Position Bias: Mitigate Position Bias Through Inter-Position Knowledge Distillation',
         arxiv='2508.15709',
         door='none',
-        equation='R1: min sum_b w_b KL(teacher at slot 0 || student at slot g), w_b = c_g / n_g KL_b / max_g KL; R2: cross-entropy',
+        equation='R1: min sum_b w_b KL(teacher, slot 0 || student, slot g), w_b = c_g / n_g KL_b / max_g KL; R2: cross-entropy',
         source='AMAP-ML/Pos2Distill for R1, the paper for R2',
         authors='Wang, Yifei and Xiong, Feng and Wang, Yong and Li, Linjing and Chu, Xiangxiang and Zeng, Daniel Dajun',
         year=2025,
@@ -215,7 +215,7 @@ def distill(
 
     Args:
       model: the initial model; it stays as it is.
-      batches: `moved_evidence` of every step, stacked: 'teacher' [steps, E, T], 'tokens' [steps, E, 1 + K, T], 'slots', 'answer'.
+      batches: `moved_evidence` of every step, stacked: its arrays with a leading axis of steps.
       rule: 'r1' for retrieval, 'r2' for reasoning.
       optimizer: None for AdamW at the paper's rate 3e-6.
 

@@ -38,7 +38,8 @@ def prompts(rows=2, documents=3, width=2, question=3, seed=0):
 def test_golden_locations_and_codes():
     for count in (4, 1):
         slots = 1 + jnp.arange(count)
-        np.testing.assert_allclose(document_locations(slots, jnp.full(count, count)), GOLDEN[f'locations_of_{count}'], atol=1e-6)
+        found = document_locations(slots, jnp.full(count, count))
+        np.testing.assert_allclose(found, GOLDEN[f'locations_of_{count}'], atol=1e-6)
     w1 = jnp.zeros((1, 64)).at[0, 0].set(0.5).at[0, 32].set(1.0)
     code = location_code(document_locations(1 + jnp.arange(4), jnp.full(4, 4))[None], w1, jnp.array([[2.0], [-1.0]]))
     np.testing.assert_allclose(code[0], GOLDEN['codes_of_4'], atol=2e-5)  # 1000 l is rounded to 3e-5
