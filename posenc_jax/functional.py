@@ -26,6 +26,8 @@ from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transform
 from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
 from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
 from posenc_jax.cache.parallel_context_entropy import best_pieces, piece_layout, piece_scores, pool_scores, select_pieces
+from posenc_jax.cache.double_sparsity import channel_scores, double_sparsity_attention, key_labels, label_channels, label_logits
+from posenc_jax.cache.duo_attention import retrieval_heads
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -33,6 +35,7 @@ from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
+from posenc_jax.embedding.papeft import document_locations, located_prompts, location_code, shuffled_documents
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
@@ -41,6 +44,7 @@ from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
 from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
 from posenc_jax.extension.string import string_distance
+from posenc_jax.extension.pos2distill import answer_divergence, moved_evidence, pos2distill_loss, slot_weights
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
@@ -67,6 +71,7 @@ __all__ = [
     'alibi_slopes',
     'ape_layout',
     'ape_reweigh',
+    'answer_divergence',
     'attention_entropy',
     'bam_prior',
     'best_pieces',
@@ -77,6 +82,7 @@ __all__ = [
     'carope_log_rate',
     'carope_match',
     'complete_edges',
+    'channel_scores',
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
@@ -84,6 +90,8 @@ __all__ = [
     'decay_kernel',
     'distance_bias',
     'distillation_loss',
+    'document_locations',
+    'double_sparsity_attention',
     'dynamic_ntk_frequencies',
     'evolve_keys',
     'expansion_factor',
@@ -112,9 +120,15 @@ __all__ = [
     'kerple_log',
     'kerple_log3',
     'kerple_power',
+    'key_labels',
+    'label_channels',
+    'label_logits',
+    'located_prompts',
     'location_centre',
+    'location_code',
     'location_weights',
     'mix_directions',
+    'moved_evidence',
     'ms_poe_ratios',
     'nope_temperature_curve',
     'ntk_aware_base',
@@ -127,6 +141,7 @@ __all__ = [
     'piece_scores',
     'plane_logits',
     'pool_scores',
+    'pos2distill_loss',
     'positional_head',
     'project_positions',
     'psc_calibrate',
@@ -135,6 +150,7 @@ __all__ = [
     'ratio_index',
     'rcmha_bias',
     'rcmha_convolution',
+    'retrieval_heads',
     'rope',
     'rope_frequencies',
     'rotate',
@@ -147,9 +163,11 @@ __all__ = [
     'self_extend_distance',
     'shaw_index',
     'select_pieces',
+    'shuffled_documents',
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',
+    'slot_weights',
     'soft_stair',
     'spaced_ids',
     'ssmax_factor',

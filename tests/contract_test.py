@@ -66,8 +66,16 @@ class Alternating(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
 
 
+class Located(Encoding):
+    """Gives tokens the positions of four documents of five tokens: (position, slot + 1 of the first token or 0, documents)."""
+
+    def place(self, tok, *, key=None):
+        parts = jnp.broadcast_arrays(tok.pos, jnp.where(tok.order % 5 == 0, tok.order // 5 + 1, 0), 4)
+        return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
+
+
 # What a task would say about tokens, for encodings of which something is at rest without it.
-PLACED = {'conflator': Alternating}
+PLACED = {'conflator': Alternating, 'papeft': Located}
 
 
 def make(entry, *, seed=0, causal=True):

@@ -1,3 +1,3 @@
-"""Door 2: what is added to the token vectors at the input of the model."""
+"""Door 2: what is added to the token vectors at the input of the model, or takes the place of some."""
 
-from posenc_jax.embedding import learned_absolute, sinusoidal
+from posenc_jax.embedding import learned_absolute, papeft, sinusoidal

@@ -2,6 +2,8 @@
 
 from posenc_jax.tasks.retrieval.code_mixed import CodeMixed as CodeMixed
 from posenc_jax.tasks.retrieval.kv_retrieval import KVRetrieval as KVRetrieval
+from posenc_jax.tasks.retrieval.kv_slots import KVSlots as KVSlots
 from posenc_jax.tasks.retrieval.mqar import MQAR as MQAR
 from posenc_jax.tasks.retrieval.passkey import Passkey as Passkey
 from posenc_jax.tasks.retrieval.passkey_text import PasskeyText as PasskeyText
+from posenc_jax.tasks.retrieval.passkeys import Passkeys as Passkeys

@@ -1,0 +1,351 @@
+"""Double Sparsity: a few channels say which few keys a query reads."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.core import cache as caching
+from posenc_jax.core.cache import Cache, LayerCache
+from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product, weighted_sum
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.model.layers import layer_rows
+from posenc_jax.model.sharding import sharded_attend
+from posenc_jax.model.transformer import Transformer
+
+_PAIR_DOORS = ('branch', 'open', 'match', 'score', 'collect', 'whole', 'merge')
+
+
+def channel_scores(
+    q: Float[Array, 'B T N H'], k: Float[Array, 'B T K H'], valid: Bool[Array, '#B T'] | None = None
+) -> Float[Array, 'N H']:
+    """`mean |q_c k_c|` over tokens, query and key of the same token, by query head; float32.
+
+    Args:
+      q, k: as logits are made of them, rotated.
+      valid: False for padding.
+
+    Example:
+      >>> channel_scores(jnp.array([[[[1.0, -2.0]]]]), jnp.array([[[[3.0, 0.5]]]])).tolist()
+      [[3.0, 1.0]]
+    """
+    group = q.shape[2] // k.shape[2]
+    products = jnp.abs(q.astype(jnp.float32) * jnp.repeat(k.astype(jnp.float32), group, axis=2))
+    real = jnp.ones(q.shape[:2], jnp.float32) if valid is None else jnp.broadcast_to(valid, q.shape[:2]).astype(jnp.float32)
+    return jnp.einsum('btnh,bt->nh', products, real) / jnp.maximum(real.sum(), 1.0)
+
+
+def label_channels(scores: Float[Array, '... H'], groups: int = 16) -> Int[Array, '... r']:
+    """The `r = H / groups` channels of the highest score, highest first; of equal ones the first comes first.
+
+    Raises:
+      ValueError: groups that do not divide the width of a head, with the nearest that do.
+
+    Example:
+      >>> label_channels(jnp.array([2.0, 4.0, 3.0, 0.5]), groups=2).tolist()
+      [1, 2]
+    """
+    width = scores.shape[-1]
+    if groups < 1 or width % groups:
+        fitting = sorted((n for n in range(1, width + 1) if width % n == 0), key=lambda n: (abs(n - groups), n))
+        raise ValueError(f'double_sparsity: groups must divide the head width {width}, got {groups}; nearest: {fitting[0]}')
+    return jnp.argsort(-scores, axis=-1, stable=True)[..., : width // groups]
+
+
+def key_labels(k: Float[Array, 'B K S H'], channels: Int[Array, 'N r']) -> Float[Array, 'B N S r']:
+    """The label channels of every key, by query head.
+
+    Example:
+      >>> key_labels(jnp.arange(4.0).reshape(1, 1, 1, 4), jnp.array([[3, 1], [0, 2]]))[0, :, 0].tolist()
+      [[3.0, 1.0], [0.0, 2.0]]
+    """
+    repeated = jnp.repeat(k, channels.shape[0] // k.shape[1], axis=1)
+    return jnp.take_along_axis(repeated, channels[None, :, None], axis=-1)
+
+
+def label_logits(
+    q: Float[Array, 'B N T H'], labels: Float[Array, 'B N S r'], channels: Int[Array, 'N r']
+) -> Float[Array, 'B N T S']:
+    """The approximate logits `q_r . k_r / sqrt(r)`, float32.
+
+    Example:
+      >>> q, k, channels = jnp.array([[[[1.0, -2, 3, 0.5]]]]), jnp.array([[[[2.0, 2, -1, 1]]]]), jnp.array([[1, 2]])
+      >>> label_logits(q, key_labels(k, channels), channels).round(3).item()
+      -4.95
+    """
+    return scaled_dot_product(jnp.take_along_axis(q, channels[None, :, None], axis=-1), labels)
+
+
+def top_keys(s: Float[Array, 'B N T S'], seen: Bool[Array, '#B #N T S'], keep: int) -> Bool[Array, 'B N T S']:
+    """Which keys a query reads: of those it sees, the `keep` with the highest logits, all where there are no more.
+
+    Raises:
+      ValueError: keep below 1.
+
+    Example:
+      >>> seen = jnp.array([True, True, True, False])[None, None, None]
+      >>> top_keys(jnp.array([[[[0.1, 0.4, 0.2, 0.9]]]]), seen, 2)[0, 0, 0].tolist()
+      [False, True, True, False]
+    """
+    _check_keep(keep)
+    chosen = jax.lax.top_k(jnp.where(seen, s, -jnp.inf), min(keep, s.shape[-1]))[1]
+    return jnp.put_along_axis(jnp.zeros(s.shape, bool), chosen, True, axis=-1, inplace=False) & seen
+
+
+def _check_keep(keep):
+    if keep < 1:
+        raise ValueError(f'double_sparsity: a query reads at least 1 key, got keep={keep}; nearest: 1')
+
+
+def double_sparsity_attention(
+    q: Float[Array, 'B N T H'],
+    k: Float[Array, 'B K S H'],
+    v: Float[Array, 'B K S H'],
+    seen: Bool[Array, '#B #N T S'],
+    channels: Int[Array, 'N r'],
+    keep: int,
+) -> Float[Array, 'B N T H']:
+    """Exact attention, all channels, over the `top_keys` by `label_logits`; dense, for whole sequences and as an oracle.
+
+    Example:
+      >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 8))
+      >>> causal, channels = jnp.tril(jnp.ones((5, 5), bool))[None, None], jnp.zeros((2, 1), jnp.int32)
+      >>> double_sparsity_attention(q, k, v, causal, channels, keep=2).shape
+      (1, 2, 5, 8)
+    """
+    kept = top_keys(label_logits(q, key_labels(k, channels), channels), seen, keep)
+    s = jnp.where(kept, scaled_dot_product(q, k), -1e30)
+    weights = jnp.where(kept, jax.nn.softmax(s, axis=-1), 0.0)
+    return weighted_sum(weights, v).astype(v.dtype)
+
+
+def _check_encoding(encoding: Encoding) -> Encoding:
+    for part in parts_of(encoding):
+        opened = [door for door in _PAIR_DOORS if part.opens(door)]
+        if opened or part.cached != 'encoded' or part.lookback:
+            does = f'opens {opened[0]!r}' if opened else 'does not cache keys as encoded'
+            raise ValueError(
+                f'double_sparsity reads logits that are plain inner products, e.g. with rope(), but {name_of(part)} {does}'
+            )
+    return encoding
+
+
+def calibrate(
+    model: Transformer, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, groups: int = 16
+) -> Int[Array, 'layers N r']:
+    """The label channels of every layer and query head, from the queries and keys of some text.
+
+    Args:
+      model: a decoder whose logits are plain inner products of what `project` leaves, as with `rope()`.
+      tokens: text of the kind that will be read.
+      groups: g; a key is judged by 1 / g of its channels, 16 or fewer.
+
+    Raises:
+      ValueError: groups that do not divide the width of a head; an encoding that acts on logits (it is named).
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()')
+      >>> calibrate(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7, groups=4).shape
+      (3, 2, 2)
+    """
+    placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok)
+
+    def layer(x, number, place, block):
+        encoding, here = _check_encoding(model.encoding(place, block)), placed[place]
+        h = block.attention_norm(x)
+        q, k, _, tq, _ = encoding.project(*block.attention.split(h), here, here, layer_rows(h, here.valid, 0))
+        return block(x, here, encoding), label_channels(channel_scores(q, k, tq.valid), groups)
+
+    _, channels = model.scan_layers(layer, model.embed(tokens, placed))
+    return jnp.stack(channels, axis=1).reshape(model.cfg.layers, model.cfg.heads, -1)
+
+
+def sparse_logits(
+    model: Transformer,
+    channels: Int[Array, 'layers N r'],
+    tokens: Int[Array, 'B T'],
+    tok: Tokens | None = None,
+    *,
+    keep: int,
+    dense_layers: int = 2,
+) -> Float[Array, 'B T V']:
+    """Logits of the model when every query, not only those of decoding, reads its `keep` best keys: to measure what it costs.
+
+    Takes the memory of all pairs. Arguments and errors as for `label` and `decode_step`.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()')
+      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
+      >>> sparse_logits(model, calibrate(model, text, groups=4), text, keep=3).shape
+      (1, 12, 7)
+    """
+    _check_channels(model.cfg.layers, model.cfg.heads, channels, dense_layers)
+    _check_keep(keep)
+    placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok)
+
+    def layer(x, number, place, block):
+        encoding, here = _check_encoding(model.encoding(place, block)), placed[place]
+
+        def mix(h):
+            q, k, v, tq, tk = encoding.project(*block.attention.split(h), here, here, layer_rows(h, here.valid, 0))
+            first = lambda a: jnp.swapaxes(a, 1, 2)
+            sparse = lambda: first(
+                double_sparsity_attention(*map(first, (q, k, v)), _seen(encoding, tq, tk), channels[number], keep)
+            )
+            return jax.lax.cond(number < dense_layers, lambda: sharded_attend(encoding, q, k, v, tq, tk), sparse)
+
+        return block.around(x, mix), None
+
+    return model.logits(model.norm(model.scan_layers(layer, model.embed(tokens, placed))[0]))
+
+
+def _seen(encoding, tq: Tokens, tk: Tokens) -> Bool[Array, '#B #N T S']:
+    seen = encoding.mask(tq, tk)
+    seen = jnp.ones((1, 1, tq.length, tk.length), bool) if seen is None else seen
+    return seen if tk.valid is None else seen & tk.valid[:, None, None]
+
+
+def _check_channels(layers: int, heads: int, channels, dense_layers: int) -> None:
+    if channels.ndim != 3 or channels.shape[:2] != (layers, heads):
+        raise ValueError(f'double_sparsity: expected channels of {layers} layers and {heads} query heads, got {channels.shape}')
+    if not 0 <= dense_layers <= layers:
+        nearest = min(max(dense_layers, 0), layers)
+        raise ValueError(f'double_sparsity: dense_layers lies in 0 .. {layers}, got {dense_layers}; nearest: {nearest}')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LabelledCache:
+    """A decode cache beside which lies what keys are judged by.
+
+    Attributes:
+      cache: keys and values, all of them.
+      labels: of every layer [B, N, S, r]; None in dense layers.
+      channels: which channels these are, [N, r]; None in dense layers.
+    """
+
+    cache: Cache
+    labels: tuple[Float[Array, 'B N S r'] | None, ...]
+    channels: tuple[Int[Array, 'N r'] | None, ...]
+
+
+@register(
+    'double_sparsity',
+    kind='cache',
+    card=Card(
+        name='Double Sparsity',
+        title='Post-Training Sparse Attention with Double Sparsity',
+        arxiv='2408.07092',
+        door='cache',
+        equation='s_hat_ij = q_i[C] . k_j[C] / sqrt(r), C = top-r of mean |q_c k_c|; softmax over the top-h keys of s_hat_i',
+        source='andy-yang-1/DoubleSparse',
+        authors='Yang, Shuo and Sheng, Ying and Gonzalez, Joseph E. and Stoica, Ion and Zheng, Lianmin',
+        year=2024,
+        example='double_sparsity.label(cache, channels)',
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int = 2) -> LabelledCache:
+    """Puts label channels beside a filled cache, so that `decode_step` of this module reads few keys at every token.
+
+    `s_hat_ij = q_i[C] . k_j[C] / sqrt(r)` over the label channels C of a query head; exact attention over the `keep` keys of
+    the highest s_hat. The choice is each query head's own, also where heads share keys. Prompts are read densely, by
+    `model.decode.prefill`, and the first layers stay dense. Differs from the paper: labels are kept in the precision of
+    the cache, not in 4 bits, and selecting and gathering are left to XLA instead of a kernel.
+
+    Args:
+      cache: filled; its keys are rotated, as the channels count them.
+      channels: from `calibrate`.
+      dense_layers: how many first layers read all keys.
+
+    Raises:
+      ValueError: an empty cache; channels of another shape than layers and query heads; dense_layers out of range.
+
+    Reference: Yang, Sheng, Gonzalez, Stoica, Zheng, arXiv 2408.07092.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> from posenc_jax.model.decode import init_cache, prefill
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()')
+      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
+      >>> _, cache = prefill(model, init_cache(model, Tokens.of(length=16)), text)
+      >>> labelled = label(cache, calibrate(model, text, groups=4))
+      >>> logits, labelled = decode_step(model, labelled, jnp.array([3]), keep=4)
+      >>> logits.shape, labelled.labels[2].shape, labelled.labels[0]
+      ((1, 7), (1, 2, 16, 2), None)
+    """
+    if not cache.layers:
+        raise ValueError('double_sparsity labels a filled cache; call prefill first')
+    layers, kv_heads = len(cache.layers), cache.layers[0].k.shape[1]
+    heads = channels.shape[1] if channels.ndim == 3 else 0
+    _check_channels(layers, max(heads // kv_heads, 1) * kv_heads, channels, dense_layers)
+    chosen = [None if number < dense_layers else channels[number] for number in range(layers)]
+    labels = [None if c is None else key_labels(own.k, c) for own, c in zip(cache.layers, chosen)]
+    return LabelledCache(cache, tuple(labels), tuple(chosen))
+
+
+def decode_step(
+    model: Transformer,
+    labelled: LabelledCache,
+    tokens: Int[Array, 'B'],
+    *,
+    keep: int,
+    layers: list[tuple[int, Any]] | None = None,
+) -> tuple[Float[Array, 'B V'], LabelledCache]:
+    """Appends one token a row, each of whose queries reads `keep` keys; returns the logits of what follows.
+
+    Args:
+      keep: h, e.g. a sixteenth of the length; as many as there are keys is dense attention.
+      layers: `model.layers()`, see `model.decode.decode_step`.
+
+    Raises:
+      ValueError: keep below 1; a full cache (where the cursor is known); another number of heads; an encoding that acts on
+        logits (it is named).
+    """
+    _check_keep(keep)
+    cache, cursor = labelled.cache, labelled.cache.cursor
+    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= cache.capacity:
+        raise ValueError(f'the cache of {cache.capacity} slots is full')
+    x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
+    appended, labels = [], []
+    for (place, block), own, own_labels, channels in zip(
+        model.layers() if layers is None else layers, cache.layers, labelled.labels, labelled.channels, strict=True
+    ):
+        encoding, tok = _check_encoding(model.encoding(place, block)), cache.tokens[place]
+        if channels is not None and channels.shape[0] != model.cfg.heads:
+            raise ValueError(f'double_sparsity: channels of {channels.shape[0]} query heads, the model has {model.cfg.heads}')
+
+        def mix(h):
+            row = layer_rows(h, tok.slice(cursor, 1).valid if tok.valid is not None else None, 0)
+            (q, k, v, tq, tk), grown = caching.step(encoding, own, *block.attention.split(h), tok, row, cursor)
+            appended.append(grown)
+            if channels is None:
+                labels.append(None)
+                return sharded_attend(encoding, q, k, v, tq, tk, heads_first=True, implementation='dense')
+            new = key_labels(jax.lax.dynamic_slice_in_dim(k, cursor, 1, axis=2), channels)
+            labels.append(jax.lax.dynamic_update_slice_in_dim(own_labels, new, cursor, axis=2))
+            out = _read(jnp.swapaxes(q, 1, 2), k, v, labels[-1], channels, _seen(encoding, tq, tk), keep)
+            return jnp.swapaxes(out, 1, 2)
+
+        x = block.around(x, mix)
+    cache = Cache(cache.tokens, cursor + 1, tuple(appended))
+    return model.logits(model.norm(x))[:, 0], LabelledCache(cache, tuple(labels), labelled.channels)
+
+
+def _read(q, k, v, labels, channels, seen, keep: int) -> Float[Array, 'B N 1 H']:
+    """`double_sparsity_attention` of one query, which gathers the keys it reads."""
+    batch, heads, kv_heads = q.shape[0], q.shape[1], k.shape[1]
+    s = jnp.where(seen, label_logits(q, labels, channels), -jnp.inf)
+    best, chosen = jax.lax.top_k(s[:, :, 0], min(keep, s.shape[-1]))
+    slots = chosen.reshape(batch, kv_heads, -1, 1)
+    take = lambda a: jnp.take_along_axis(a, slots, axis=2).reshape(batch, heads, -1, a.shape[-1])
+    there = (best > -jnp.inf)[:, :, None]
+    s = jnp.where(there, scaled_dot_product(q, take(k)), -1e30)
+    return weighted_sum(jnp.where(there, jax.nn.softmax(s, axis=-1), 0.0), take(v)).astype(v.dtype)

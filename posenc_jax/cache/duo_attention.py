@@ -1,0 +1,450 @@
+"""DuoAttention: some key heads keep the whole cache, the others the first and the last tokens alone."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.core.cache import filled
+from posenc_jax.core.compose import chain, name_of, parts_of
+from posenc_jax.core.encoding import Constant, Encoding, Tokens
+from posenc_jax.core.families import Mask, signed_distance
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.mask.basic import Causal
+from posenc_jax.model.layers import layer_rows
+from posenc_jax.model.sharding import constrain, sharded_attend
+from posenc_jax.model.transformer import Transformer
+
+Heads = tuple[bool, ...]  # of the key heads of a layer, which are retrieval heads
+
+
+def retrieval_heads(
+    gates: Float[Array, 'layers K'], *, sparsity: float | None = None, threshold: float | None = None
+) -> Bool[np.ndarray, 'layers K']:
+    """Which key heads keep the whole cache: gates at or above their quantile at `sparsity`, or at or above a threshold.
+
+    The quantile is over all layers at once, linear between two gates as in NumPy; equal gates fall on the same side, and the
+    largest one stays at any sparsity.
+
+    Args:
+      gates: alpha, in 0 .. 1.
+      sparsity: share of heads that stream, 0 to 1; 0.5 in the paper, 0.5 to 0.25 where query heads share keys.
+      threshold: instead of it, e.g. 0.5.
+
+    Raises:
+      ValueError: gates of another shape or outside 0 .. 1; a sparsity outside 0 .. 1; both or none of the two.
+
+    Example:
+      >>> retrieval_heads(jnp.array([[0.9, 0.1], [0.3, 0.7]]), sparsity=0.5).tolist()
+      [[True, False], [False, True]]
+    """
+    gates = np.asarray(gates, np.float64)
+    if gates.ndim != 2:
+        raise ValueError(f'duo_attention: gates have shape [layers, kv_heads], got {gates.shape}')
+    if not ((gates >= 0) & (gates <= 1)).all():
+        raise ValueError(f'duo_attention: gates lie in 0 .. 1, got {gates.min()} .. {gates.max()}; clip them')
+    if (sparsity is None) == (threshold is None):
+        raise ValueError(f'duo_attention: give a sparsity or a threshold, got {sparsity=}, {threshold=}')
+    if sparsity is None:
+        return gates >= threshold
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f'duo_attention: sparsity lies in 0 .. 1, got {sparsity}; nearest: {min(max(sparsity, 0), 1)}')
+    return gates >= np.quantile(gates, sparsity)
+
+
+@register(
+    'duo_attention',
+    kind='encoding',
+    card=Card(
+        name='DuoAttention',
+        title='DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads',
+        arxiv='2410.10819',
+        door='mask',
+        equation='key j visible iff j <= i, in streaming heads also (j < sink or i - j <= recent)',
+        source='mit-han-lab/duo-attention',
+        authors='Xiao, Guangxuan and Tang, Jiaming and Zuo, Jingwei and Guo, Junxian and Yang, Shang and Tang, Haotian and '
+        'Fu, Yao and Han, Song',
+        year=2024,
+        example='rope() | duo_attention(sink=2, recent=4, retrieval=(1,))',
+        causal_only=True,
+        promises=Promises(relative=True),
+    ),
+)
+class DuoAttention(Mask):
+    """Streaming heads see the first `sink` and the last `recent` tokens before each query, retrieval heads all of them.
+
+    Key j is visible iff `j <= i`, and in streaming heads also `j < sink or i - j <= recent`; counted in real tokens of the
+    document. Positions stay as they are, so any encoding stands beside it. It replaces the causal mask: `deploy` puts it into
+    a model by gates that `train_gates` (posenc_jax/training/duo_gates.py) found, and `prefill` and `decode_step` of this
+    module then keep `sink + recent + 1` keys of every streaming head. Differs from the paper: the mask says `i - j <= recent`
+    as its decoding does (the query and `recent` keys before it), so that a step equals the pass over the prefix; its training
+    mask, and the gates', say `i - j < recent`.
+
+    Args:
+      sink: first tokens that stay visible; 64 when deployed in the paper, 128 while gates are trained.
+      recent: last tokens before the query; 256.
+      retrieval: numbers of the key heads that see everything.
+      heads, kv_heads: N and K, from the model; query heads that share keys are of one kind.
+
+    Raises:
+      ValueError: sink or recent below 0; a key head that does not exist, or twice.
+
+    Reference: Xiao, Tang, Zuo, Guo, Yang, Tang, Fu, Han, arXiv 2410.10819.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> t = pj.Tokens.of(length=6)
+      >>> pj.make('duo_attention(sink=1, recent=2, retrieval=(1,))', heads=2).mask(t, t)[0].sum(-1).tolist()
+      [[1, 2, 3, 4, 4, 4], [1, 2, 3, 4, 5, 6]]
+    """
+
+    decides = frozenset({'causality'})
+    leaves_gaps = True
+
+    def __init__(
+        self, sink: int, recent: int, retrieval: tuple[int, ...] = (), heads: int = CONTEXT, kv_heads: int = CONTEXT
+    ):
+        if sink < 0 or recent < 0:
+            raise ValueError(f'duo_attention: expected sink >= 0 and recent >= 0, got {sink=}, {recent=}')
+        if len(set(retrieval)) != len(retrieval) or not set(retrieval) <= set(range(kv_heads)):
+            raise ValueError(f'duo_attention: retrieval names key heads of 0 .. {kv_heads - 1}, each once; got {retrieval}')
+        self.sink, self.recent, self.heads, self.kv_heads = sink, recent, heads, kv_heads
+        self.retrieval = self._per_head(np.isin(np.arange(kv_heads), retrieval))
+
+    def _per_head(self, of_keys):
+        return Constant(jnp.repeat(jnp.asarray(of_keys, bool), self.heads // self.kv_heads, axis=-1), axes=('heads',))
+
+    def with_heads(self, retrieval: Bool[Array, '... K']) -> 'DuoAttention':
+        """A copy with these retrieval heads, which may lead with a stack of layers."""
+        copy = DuoAttention(self.sink, self.recent, (), self.heads, self.kv_heads)
+        copy.retrieval = self._per_head(retrieval)
+        return copy
+
+    def allow(self, tq, tk):
+        causal = tk.index[:, None, :] <= tq.index[:, :, None]
+        near = signed_distance(tq.order, tk.order) <= self.recent
+        streaming = near | (tk.order < self.sink)[:, None, :]
+        return causal[:, None] & (streaming[:, None] | self.retrieval[...][:, None, None])
+
+    def may_see(self, tq, tk):
+        near = tk.order_high >= tq.order_low - self.recent
+        return (tk.index_low <= tq.index_high) & (near | (tk.order_low < self.sink) | self.retrieval[...].any())
+
+
+def with_mask(encoding: Encoding, mask: DuoAttention) -> Encoding:
+    """The chain of a layer with this mask in the place of its causal one.
+
+    Raises:
+      ValueError: a chain without a causal mask, e.g. an encoder's, or one that decides causality another way.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> chained = with_mask(pj.make('alibi()', heads=2, causal=True), DuoAttention(1, 2, (), 2, 2))
+      >>> [name_of(part) for part in parts_of(chained)]
+      ['alibi', 'duo_attention', 'document']
+    """
+    parts = parts_of(encoding)
+    if sum(isinstance(part, (Causal, DuoAttention)) for part in parts) != 1:
+        found = ' | '.join(map(name_of, parts))
+        raise ValueError(f'duo_attention takes the place of one causal mask, found none in {found}')
+    return chain(*(mask if isinstance(part, (Causal, DuoAttention)) else part for part in parts))
+
+
+def deploy(model: Transformer, retrieval: Bool[Array, 'layers K'], *, sink: int = 64, recent: int = 256) -> Transformer:
+    """The same model whose streaming heads see `sink` first and `recent` last tokens only.
+
+    Args:
+      model: a decoder, whose layers have the ordinary causal mask or have been deployed before.
+      retrieval: see `retrieval_heads`.
+
+    Raises:
+      ValueError: another shape than layers by key heads; sink below 0, recent below 1; a model without causal masks.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> model = deploy(Transformer(cfg, rngs=nnx.Rngs(0)), np.array([[True, False], [False, False]]), sink=1, recent=2)
+      >>> heads_of(model)
+      ((True, False), (False, False))
+    """
+    retrieval = np.asarray(retrieval)
+    wanted = (model.cfg.layers, model.cfg.kv_heads)
+    if retrieval.shape != wanted or retrieval.dtype != bool:
+        found = f'{retrieval.dtype} {retrieval.shape}'
+        raise ValueError(f'duo_attention: expected booleans for {wanted} layers and key heads, got {found}')
+    if recent < 1:
+        raise ValueError(f'duo_attention: a streaming head keeps at least 1 recent key, got {recent=}')
+    mask = DuoAttention(sink, recent, (), model.cfg.heads, model.cfg.kv_heads)
+    for place, block in model.layers():
+        with_mask(model.encoding(place, block), mask)
+    for kind in (Causal, DuoAttention):
+        if any(isinstance(part, kind) for place, block in model.layers() for part in parts_of(model.encoding(place, block))):
+            model = model.map_parts(kind, lambda part, layers: mask.with_heads(jnp.asarray(retrieval)[layers]))
+    return model
+
+
+def _mask_of(encoding: Encoding) -> DuoAttention:
+    """The mask of a layer whose cache can be split by heads.
+
+    Raises:
+      ValueError: a chain without it, or with something that needs more than the keys and values of its own head.
+    """
+    parts = parts_of(encoding)
+    found = [part for part in parts if isinstance(part, DuoAttention)]
+    if len(found) != 1:
+        raise ValueError(f'this cache is for duo_attention, e.g. from deploy(); got {" | ".join(map(name_of, parts))}')
+    for part in parts:
+        promises = getattr(part, 'card', DuoAttention.card).promises
+        if part.cached != 'encoded' or part.lookback or part.opens('branch') or promises.mixes_heads or part.opens('open'):
+            raise ValueError(
+                f'duo_attention drops keys head by head, but {name_of(part)} reads more of a sequence than the encoded keys '
+                'and values of one head; decode with model.decode, which keeps all of them'
+            )
+    return found[0]
+
+
+def heads_of(model: Transformer) -> tuple[Heads, ...]:
+    """Which key heads of every layer are retrieval heads.
+
+    Raises:
+      ValueError: a traced model, of which they are not known; a layer whose encoding does not fit (it is named).
+    """
+    with jax.ensure_compile_time_eval():
+        masks = [_mask_of(model.encoding(place, block)) for place, block in model.layers()]
+        if any(isinstance(mask.retrieval[...], jax.core.Tracer) for mask in masks):
+            raise ValueError('duo_attention: which heads stream must be known while compiling; hand in heads_of(model)')
+        return tuple(tuple(np.asarray(mask.retrieval[...])[:: mask.heads // mask.kv_heads].tolist()) for mask in masks)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DuoLayer:
+    """What one layer remembers.
+
+    Attributes:
+      k, v: of retrieval heads, [B, K', S, H], as in `core.cache`.
+      sink_k, sink_v: of streaming heads, their first tokens, [B, K - K', sink, H].
+      recent_k, recent_v: their last ones, [B, K - K', recent + 1, H]; the token at index c lies in slot c mod (recent + 1).
+      heads: which key heads are retrieval heads.
+    """
+
+    k: Float[Array, 'B R S H']
+    v: Float[Array, 'B R S H']
+    sink_k: Float[Array, 'B C sink H']
+    sink_v: Float[Array, 'B C sink H']
+    recent_k: Float[Array, 'B C recent H']
+    recent_v: Float[Array, 'B C recent H']
+    heads: Heads = dataclasses.field(metadata=dict(static=True))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DuoCache:
+    """As `core.cache.Cache`, with layers that keep of streaming heads a constant number of keys."""
+
+    tokens: tuple[Tokens, ...]
+    cursor: Int[Array, '']
+    layers: tuple[DuoLayer, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of keys and values."""
+        return sum(a.nbytes for a in jax.tree.leaves(self.layers))
+
+
+def prefill(
+    model: Transformer,
+    tok: Tokens,
+    prompts: Int[Array, 'B T'],
+    *,
+    last: int | None = None,
+    full: bool = False,
+    heads: tuple[Heads, ...] | None = None,
+) -> tuple[Float[Array, 'B T V'], DuoCache]:
+    """Reads prompts: the logits of their (`last`) tokens, and the cache.
+
+    One layer at a time has the keys of all its heads in memory. The logits are those of the deployed model, whose steps
+    continue them; with `full`, as in the released code where a prompt is read at once, all heads see all of the prompt.
+
+    Args:
+      model: from `deploy`, or with `duo_attention` in its encoding.
+      tok: tokens of the whole capacity, prompts (padded on the left) and what is to come.
+      full: read the prompt without streaming.
+      heads: `heads_of(model)`, needed where the model is traced.
+
+    Raises:
+      ValueError: prompts longer than the capacity, packed documents, or a layer whose encoding does not fit (it is named).
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> encoding = 'rope() | duo_attention(sink=1, recent=2, retrieval=(1,))'
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding=encoding)
+      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 7
+      >>> _, cache = prefill(model, Tokens.of(length=100), text[:, :6])
+      >>> logits, cache = decode_step(model, cache, text[:, 6])
+      >>> bool(jnp.allclose(logits, model(text)[:, -1], atol=1e-5)), cache.layers[0].k.shape, cache.layers[0].recent_k.shape
+      (True, (2, 1, 100, 4), (2, 1, 3, 4))
+    """
+    length = prompts.shape[1]
+    if length > tok.length:
+        raise ValueError(f'prompts of {length} tokens do not fit a cache of {tok.length}')
+    if tok.segment is not None:
+        raise ValueError('duo_attention keeps one text a row, got packed documents; give each a row of its own')
+    heads = heads_of(model) if heads is None else heads
+    tokens = model.place(tok)
+    placed = tuple(t.slice(0, length) for t in tokens)
+    x, layers = model.embed(prompts, placed), []
+    for (place, block), own_heads in zip(model.layers(), heads, strict=True):
+        encoding, here = model.encoding(place, block), placed[place]
+        mask = _mask_of(encoding)
+        seeing = with_mask(encoding, mask.with_heads(np.ones(mask.kv_heads, bool))) if full else encoding
+
+        def mix(h):
+            q, k, v, tq, tk = _projected(encoding, *block.attention.split(h), here, h)
+            layers.append(_kept(mask, own_heads, k, v, tokens[place], length))
+            return sharded_attend(seeing, q, k, v, tq, tk, block=block.block, implementation=block.implementation)
+
+        x = block.around(x, mix)
+    x = model.norm(x if last is None else x[:, -last:])
+    return model.logits(x), DuoCache(tokens, jnp.asarray(length, jnp.int32), tuple(layers))
+
+
+def decode_step(
+    model: Transformer, cache: DuoCache, tokens: Int[Array, 'B'], layers: list[tuple[int, Any]] | None = None
+) -> tuple[Float[Array, 'B V'], DuoCache]:
+    """Appends one token a row; returns the logits of what follows. See `model.decode.decode_step`.
+
+    Raises:
+      ValueError: the cache is full (where the cursor is known).
+    """
+    capacity, cursor = cache.tokens[0].length, cache.cursor
+    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= capacity:
+        raise ValueError(f'the cache of {capacity} slots is full')
+    x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
+    appended = []
+    for (place, block), own in zip(model.layers() if layers is None else layers, cache.layers, strict=True):
+        encoding, tok = model.encoding(place, block), cache.tokens[place]
+        mask, new = _mask_of(encoding), tok.slice(cursor, 1)
+
+        def mix(h):
+            q, k, v, tq, _ = _projected(encoding, *block.attention.split(h), new, h)
+            grown = _appended(own, mask, k, v, new, cursor)
+            appended.append(grown)
+            return _attended(encoding, mask, grown, q, tq, tok, cursor)
+
+        x = block.around(x, mix)
+    return model.logits(model.norm(x))[:, 0], DuoCache(cache.tokens, cursor + 1, tuple(appended))
+
+
+def _projected(encoding, q, k, v, tok, h):
+    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, layer_rows(h, tok.valid, 0))
+    if added := sorted((tq.feats.keys() | tk.feats.keys()) - tok.feats.keys()):
+        raise ValueError(f'duo_attention keeps keys and values, but {added[0]} attaches features; decode with model.decode')
+    return q, k, v, tq, tk
+
+
+def _split(heads: Heads) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the retrieval and of the streaming heads."""
+    return np.flatnonzero(heads), np.flatnonzero(~np.asarray(heads, bool))
+
+
+def _sinks(tok: Tokens, sink: int) -> Int[Array, '#B sink']:
+    """Indices of the first real tokens of every row; beyond the capacity where there are fewer."""
+    first = 0 if tok.valid is None else jnp.argmax(tok.valid, axis=1)[:, None]
+    return first + jnp.arange(sink)[None]
+
+
+def _ring(cursor, size: int) -> Int[Array, '1 size']:
+    """Indices of the tokens in the slots of a ring into which that at `cursor` was written last; negative where it is empty."""
+    return (cursor - (cursor - jnp.arange(size)) % size)[None]
+
+
+def _at(a: Array, index: Int[Array, '#B n'], axis: int) -> Array:
+    """Entries along an axis, by row; what lies outside is clipped, for the caller to hide."""
+    rows = max(a.shape[0], index.shape[0])
+    shape = index.shape[0], *[1] * (axis - 1), index.shape[1], *[1] * (a.ndim - axis - 1)
+    index = jnp.clip(index, 0, a.shape[axis] - 1).reshape(shape)
+    a = jnp.broadcast_to(a, (rows, *a.shape[1:]))
+    return jnp.take_along_axis(a, jnp.broadcast_to(index, (rows, *index.shape[1:])), axis=axis)
+
+
+def _kept(mask: DuoAttention, heads: Heads, k, v, tok: Tokens, length: int) -> DuoLayer:
+    """The cache of a prompt from its keys and values [B, T, K, H]."""
+    retrieval, streaming = _split(heads)
+    k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
+    room = lambda a: jnp.pad(a[:, retrieval], ((0, 0), (0, 0), (0, tok.length - length), (0, 0)))
+    kept = lambda a, index: _at(a[:, streaming], index, 2)
+    sinks, ring = _sinks(tok, mask.sink), _ring(length - 1, mask.recent + 1)
+    return DuoLayer(room(k), room(v), kept(k, sinks), kept(v, sinks), kept(k, ring), kept(v, ring), heads)
+
+
+def _appended(own: DuoLayer, mask: DuoAttention, k, v, new: Tokens, cursor) -> DuoLayer:
+    retrieval, streaming = _split(own.heads)
+    k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
+
+    def write(buffer, a, slot):
+        put = jax.lax.dynamic_update_slice_in_dim
+        if buffer.shape[0] > 1:
+            return put(buffer, a.astype(buffer.dtype), slot, 2)
+        return put(buffer[0], a[0].astype(buffer.dtype), slot, 1)[None]  # see `core.cache.step`
+
+    is_sink = new.order == jnp.arange(mask.sink)
+    if new.valid is not None:
+        is_sink &= new.valid
+    first = lambda buffer, a: jnp.where(is_sink[:, None, :, None], a.astype(buffer.dtype), buffer)
+    slot = cursor % (mask.recent + 1)
+    return DuoLayer(
+        write(own.k, k[:, retrieval], cursor),
+        write(own.v, v[:, retrieval], cursor),
+        first(own.sink_k, k[:, streaming]),
+        first(own.sink_v, v[:, streaming]),
+        write(own.recent_k, k[:, streaming], slot),
+        write(own.recent_v, v[:, streaming], slot),
+        own.heads,
+    )
+
+
+def _attended(encoding: Encoding, mask: DuoAttention, own: DuoLayer, q, tq: Tokens, tok: Tokens, cursor):
+    """The result of one query, [B, 1, N, H]: retrieval heads over the whole cache, streaming heads over what they keep."""
+    now, outs, order = filled(tok, cursor + 1), [], []
+    sinks, ring = _sinks(tok, mask.sink), _ring(cursor, mask.recent + 1)
+    rows = max(sinks.shape[0], ring.shape[0])
+    spread = lambda a: jnp.broadcast_to(a, (rows, a.shape[1]))
+    kept = jnp.concatenate([spread(sinks), spread(ring)], axis=1)
+    slots = jax.tree.map(lambda a: _at(a, kept, 1), now)
+    in_ring = jnp.arange(kept.shape[1])[None] >= mask.sink
+    there = jnp.where(in_ring, (kept >= 0) & (slots.order >= mask.sink), kept < tok.length)
+    slots = dataclasses.replace(slots, valid=slots.valid & there)
+    join = lambda sink, recent: jnp.concatenate([sink, recent], axis=2)
+    group = mask.heads // mask.kv_heads
+    for key_heads, k, v, tk in zip(
+        _split(own.heads), (own.k, join(own.sink_k, own.recent_k)), (own.v, join(own.sink_v, own.recent_v)), (now, slots)
+    ):
+        if not len(key_heads):
+            continue
+        heads = (key_heads[:, None] * group + np.arange(group)).ravel()
+        k, v = (constrain(a, 'batch', 'kv_heads', None, None) for a in (k, v))
+        part = _of_heads(encoding, heads, key_heads)
+        outs.append(sharded_attend(part, q[:, :, heads], k, v, tq, tk, heads_first=True, implementation='dense'))
+        order.append(heads)
+    return jnp.concatenate(outs, axis=2)[:, :, np.argsort(np.concatenate(order))]
+
+
+def _of_heads(encoding: Encoding, heads: np.ndarray, key_heads: np.ndarray) -> Encoding:
+    """The encoding of some heads alone: what is per head is an array that says which of its axes the heads are."""
+    graphdef, state = nnx.split(encoding)
+    arrays, structure = jax.tree.flatten(state)
+    variables = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    chosen = {'heads': heads, 'kv_heads': key_heads}
+    taken = []
+    for array, variable in zip(arrays, variables, strict=True):
+        for axis, role in enumerate(variable.get_metadata().get('axes') or ()):
+            if role in chosen:
+                array = jnp.take(array, chosen[role], axis=axis)
+        taken.append(array)
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, taken))

@@ -1,0 +1,167 @@
+"""PAPEFT: soft tokens in front of documents say in which slot they lie."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.embedding.sinusoidal import sinusoidal_table
+
+WAVES = 64  # width of the sinusoidal code of a location
+
+
+def document_locations(number: Int[Array, '...'], count: Int[Array, '...']) -> Float[Array, '...']:
+    """`l_k = k / (n - 1)` for slot k = number - 1 of n documents; 0 where there is one.
+
+    Example:
+      >>> document_locations(jnp.array([1, 2, 3, 1]), jnp.array([3, 3, 3, 1])).tolist()
+      [0.0, 0.5, 1.0, 0.0]
+    """
+    return (number - 1).astype(jnp.float32) / jnp.maximum(count - 1, 1).astype(jnp.float32)
+
+
+def location_code(
+    location: Float[Array, '#B L'], w1: Float[Array, 'A 64'], w2: Float[Array, 'D A']
+) -> Float[Array, '#B L D']:
+    """`W2 gelu(W1 sincos(1000 l))`, float32: 32 sines and then 32 cosines at frequencies 10000^(-m / 32).
+
+    Example:
+      >>> location_code(jnp.array([[0.0, 1.0]]), jnp.ones((2, 64)), jnp.zeros((3, 2))).tolist()
+      [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
+    """
+    code = sinusoidal_table(1000.0 * location, WAVES, style='halves')
+    return jax.nn.gelu(code @ w1.astype(jnp.float32).T) @ w2.astype(jnp.float32).T
+
+
+def shuffled_documents(
+    rng: np.random.Generator, documents: Int[np.ndarray, 'E n W'], gold: Int[np.ndarray, 'E']
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order augmentation: the documents of every example in an order of its own, and in which slot the right one now lies.
+
+    Returns:
+      Documents, slots of the right ones, and the order [E, n]: slot s holds document order[s] of the example.
+
+    Raises:
+      ValueError: a slot that does not exist.
+
+    Example:
+      >>> documents, gold, order = shuffled_documents(np.random.default_rng(0), np.arange(3).reshape(1, 3, 1), np.array([2]))
+      >>> documents[0, gold[0]].tolist(), documents[0, :, 0].tolist() == order[0].tolist()
+      ([2], True)
+    """
+    examples, count = documents.shape[:2]
+    if gold.shape != (examples,) or not ((gold >= 0) & (gold < count)).all():
+        found = f'{gold.min()} .. {gold.max()}' if gold.shape == (examples,) else str(gold.shape)
+        raise ValueError(f'papeft: {examples} right slots lie in 0 .. {count - 1}, got {found}')
+    order = np.argsort(rng.random((examples, count)), axis=1)
+    rows = np.arange(examples)[:, None]
+    return documents[rows, order], np.argmax(order == gold[:, None], axis=1), order
+
+
+def located_prompts(
+    documents: Int[np.ndarray, 'E n W'], question: Int[np.ndarray, 'E Q'], empty: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts with an empty token in front of every document, and their positions [E, T, 3] for `papeft`.
+
+    Args:
+      documents: of n slots.
+      question: what follows them, the answer of a training example included.
+      empty: the id of the token whose vector is replaced.
+
+    Returns:
+      Tokens [E, T], T = n (W + 1) + Q, and positions: (index, slot + 1 of an empty token or 0, n).
+
+    Example:
+      >>> tokens, positions = located_prompts(np.array([[[5], [6]]]), np.array([[7]]), empty=9)
+      >>> tokens.tolist(), positions[0, :, 1].tolist()
+      ([[9, 5, 9, 6, 7]], [1, 0, 2, 0, 0])
+    """
+    examples, count, width = documents.shape
+    tokens = np.concatenate([np.insert(documents, 0, empty, axis=-1).reshape(examples, -1), question], axis=1)
+    slots = np.zeros(tokens.shape, np.int64)
+    slots[:, : count * (width + 1) : width + 1] = 1 + np.arange(count)
+    index = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    return tokens, np.stack([index, slots, np.full(tokens.shape, count)], axis=-1)
+
+
+@register(
+    'papeft',
+    kind='encoding',
+    card=Card(
+        name='PAPEFT',
+        title='Position-Aware Parameter Efficient Fine-Tuning Approach for Reducing Positional Bias in LLMs',
+        arxiv='2404.01430',
+        door='place, embed',
+        equation='e_k = W2 gelu(W1 sincos(1000 l_k)), l_k = k / (n - 1), a soft token in front of document k',
+        source='the paper, which has no public code; shape and place of the adapter are ours',
+        authors='Zhang, Zheng and Yang, Fan and Jiang, Ziyan and Chen, Zheng and Zhao, Zhengyang and Ma, Chengyuan and '
+        'Zhao, Liang and Liu, Yang',
+        year=2024,
+        example='papeft() | rope()',
+        share='model',
+        promises=Promises(relative=True, needs_training=True, fused=True),
+    ),
+)
+class PAPEFT(Encoding):
+    """Puts a learned vector of the slot in the place of the empty token in front of every document.
+
+    `e_k = W2 gelu(W1 sincos(1000 l_k))`, `l_k = k / (n - 1)` for slot k = 0 .. n - 1, whatever document lies in it. W2 starts
+    at zero, so the soft tokens are zero vectors until it is trained. `train.tune='encodings'` trains W1 and W2 alone (and what
+    else the encoding of the model has to train), on prompts whose documents are shuffled. The task hands over positions with
+    three components, [#B, L, 3]: the position, slot + 1 for an empty token or 0, and n; see `located_prompts`, and
+    `kv_slots(ids="locations")`. The first goes on to the other encodings, so that an empty token counts as one. Positions
+    with one component have no documents. Soft tokens live in the prefix of the cache like all others.
+    Differs from the paper: it describes the adapter in words only; all of this form is this library's own.
+
+    Args:
+      width: d_a, rows of W1.
+      model_dim, rngs: from the model.
+
+    Raises:
+      ValueError: width below 1; at call, positions of another shape or fractional ones, and, where they are known, slots
+        outside 0 .. n.
+
+    Reference: Zhang, Yang, Jiang, Chen, Zhao, Ma, Zhao, Liu, arXiv 2404.01430.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> tok = pj.Tokens.of(positions=[[[0, 1, 2], [1, 0, 2], [2, 2, 2], [3, 0, 2]]])
+      >>> part = pj.make('papeft()', model_dim=4)
+      >>> part.embed(jnp.ones((1, 4, 4)), part.place(tok)).sum(-1).tolist()
+      [[0.0, 4.0, 0.0, 4.0]]
+    """
+
+    def __init__(self, width: int = 32, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+        if width < 1:
+            raise ValueError(f'papeft width must be at least 1, got {width}')
+        self.w1 = nnx.Param(WAVES**-0.5 * jax.random.normal(rngs.params(), (width, WAVES), jnp.float32), axes=('rank', 'waves'))
+        self.w2 = nnx.Param(jnp.zeros((model_dim, width), jnp.float32), axes=('width', 'rank'))
+
+    def place(self, tok, *, key=None):
+        if tok.pos.ndim == 2:
+            return tok
+        if tok.pos.shape[2:] != (3,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
+            raise ValueError(
+                'papeft needs positions [B, L], without documents, or integers [B, L, 3], position, slot + 1 and documents, '
+                f'got {tok.pos.dtype} {tok.pos.shape}'
+            )
+        number, count = tok.pos[..., 1], tok.pos[..., 2]
+        if not isinstance(number, jax.core.Tracer) and bool(((number < 0) | (number > count)).any()):
+            worst = int(jnp.where(number < 0, -number, number - count).argmax())
+            found = int(number.ravel()[worst]), int(count.ravel()[worst])
+            raise ValueError(f'papeft: slot + 1 lies in 0 .. n, got {found[0]} of {found[1]} documents; n counts all of them')
+        return dataclasses.replace(tok, pos=tok.pos[..., 0]).with_feats(papeft=tok.pos[..., None, 1:])
+
+    def embed(self, x: Float[Array, 'B L D'], tok) -> Num[Array, 'B L D']:
+        placed = tok.feats.get('papeft')
+        if placed is None:
+            return x
+        number, count = placed[..., 0, 0], placed[..., 0, 1]
+        code = location_code(document_locations(number, count), self.w1[...], self.w2[...])
+        return jnp.where((number > 0)[..., None], code.astype(x.dtype), x)

@@ -1,0 +1,279 @@
+"""Pos2Distill: a model teaches itself to read everywhere what it reads well in the first place."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.model.transformer import Transformer
+
+RULES = ('r1', 'r2')
+Examples = dict[str, np.ndarray]
+
+
+def answer_divergence(
+    teacher: Float[Array, 'B A V'], student: Float[Array, 'B A V'], *, temperature: float = 1.0
+) -> Float[Array, 'B']:
+    """`mean over answer tokens of KL(teacher || student)` of every row, float32; no gradient reaches the teacher.
+
+    Args:
+      teacher, student: logits at the tokens of the same answer, wherever in their own prompts these lie.
+      temperature: T, divides both.
+
+    Raises:
+      ValueError: answers of different shapes.
+
+    Example:
+      >>> answer_divergence(jnp.zeros((1, 1, 2)), jnp.log(jnp.array([[[0.25, 0.75]]]))).round(4).tolist()
+      [0.1438]
+    """
+    if teacher.ndim != 3 or teacher.shape != student.shape:
+        raise ValueError(f'pos2distill compares logits [B, answer, V] of one answer, got {teacher.shape} and {student.shape}')
+    p, q = (jax.nn.log_softmax(a.astype(jnp.float32) / temperature) for a in (jax.lax.stop_gradient(teacher), student))
+    return (jnp.exp(p) * (p - q)).sum(-1).mean(-1)
+
+
+def slot_shares(
+    divergence: Float[Array, 'B'], slots: Int[Array, 'B'], count: int, kept: Bool[Array, 'B'] | None = None
+) -> Float[Array, 'count']:
+    """`c = G softmax_g(mean KL of slot g)` over the G trivial slots present; 0 where a slot is absent, and for slot 0.
+
+    Args:
+      divergence: KL of every row.
+      slots: of the evidence, 0 .. count - 1; 0 is the anchors'.
+      count: n.
+      kept: False for rows that do not count.
+
+    Example:
+      >>> slot_shares(jnp.array([9.0, 1.0, 3.0, 2.0]), jnp.array([0, 1, 1, 3]), 5).tolist()
+      [0.0, 1.0, 0.0, 1.0, 0.0]
+    """
+    member = _members(slots, count, kept)
+    number = member.sum(0)
+    mean = (member * divergence[:, None]).sum(0) / jnp.maximum(number, 1)
+    present = (number > 0) & (jnp.arange(count) > 0)
+    shares = jnp.where(present, jax.nn.softmax(jnp.where(present, mean, -jnp.inf)), 0.0)
+    return jnp.where(present.any(), present.sum() * shares, 0.0)
+
+
+def _members(slots, count, kept):
+    member = slots[:, None] == jnp.arange(count)
+    return member if kept is None else member & kept[:, None]
+
+
+def slot_weights(
+    divergence: Float[Array, 'B'], slots: Int[Array, 'B'], count: int, kept: Bool[Array, 'B'] | None = None
+) -> Float[Array, 'B']:
+    """`c_g / n_g KL_b / max_g KL` for a row of slot g, 1 for anchors, 0 for rows that are not kept. Arguments of `slot_shares`.
+
+    The rows are those of the global batch: n_g, the means and the largest divergence of a slot are taken over all of them.
+
+    Example:
+      >>> slot_weights(jnp.array([9.0, 1.0, 3.0, 2.0]), jnp.array([0, 1, 1, 3]), 5).round(4).tolist()
+      [1.0, 0.1667, 0.5, 1.0]
+    """
+    member = _members(slots, count, kept)
+    shares = slot_shares(divergence, slots, count, kept) / jnp.maximum(member.sum(0), 1)
+    largest = jnp.where(member, divergence[:, None], 0.0).max(0)[slots]
+    relative = jnp.where(largest > 0, divergence / jnp.where(largest > 0, largest, 1.0), 1.0)
+    weights = jnp.where(slots == 0, 1.0, shares[slots] * relative)
+    return weights if kept is None else jnp.where(kept, weights, 0.0)
+
+
+def joint_weights(divergence: Float[Array, 'B'], kept: Bool[Array, 'B'] | None = None) -> Float[Array, 'B']:
+    """`B KL_b / sum KL`, for prompts whose evidence is in several documents and has no single slot.
+
+    Example:
+      >>> joint_weights(jnp.array([1.0, 3.0])).tolist()
+      [0.5, 1.5]
+    """
+    divergence = divergence if kept is None else jnp.where(kept, divergence, 0.0)
+    number = divergence.shape[0] if kept is None else kept.sum()
+    return number * divergence / jnp.maximum(divergence.sum(), 1e-20)
+
+
+def pos2distill_loss(
+    teacher: Float[Array, 'B A V'],
+    student: Float[Array, 'B A V'],
+    slots: Int[Array, 'B'] | None,
+    *,
+    count: int = 0,
+    kept: Bool[Array, 'B'] | None = None,
+    temperature: float = 1.0,
+) -> Float[Array, '']:
+    """R1: `sum_b w_b KL_b T^2` over a global batch; no gradient flows through the weights or the teacher.
+
+    Args:
+      teacher, student, temperature: see `answer_divergence`.
+      slots: of the evidence in the student's prompt, 0 for anchors; None where it is in several documents (`joint_weights`).
+      count: n, how many slots there are.
+      kept: False for rows that do not count, e.g. where the teacher is wrong.
+
+    Raises:
+      ValueError: answers of different shapes; slots that are not one a row, or (where known) outside 0 .. count - 1.
+
+    Example:
+      >>> teacher, student = jnp.zeros((2, 1, 2)), jnp.log(jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]]))
+      >>> float(pos2distill_loss(teacher, student, jnp.array([0, 3]), count=4).round(4))
+      0.1438
+    """
+    divergence = answer_divergence(teacher, student, temperature=temperature)
+    if slots is None:
+        weights = joint_weights(divergence, kept)
+    else:
+        if slots.shape != divergence.shape:
+            raise ValueError(f'pos2distill needs a slot for each of {divergence.shape[0]} rows, got {slots.shape}')
+        if not isinstance(slots, jax.core.Tracer) and not (0 <= int(slots.min()) and int(slots.max()) < count):
+            raise ValueError(f'pos2distill: slots lie in 0 .. {count - 1}, got {int(slots.min())} .. {int(slots.max())}')
+        weights = slot_weights(divergence, slots, count, kept)
+    return (jax.lax.stop_gradient(weights) * divergence).sum() * temperature**2
+
+
+def moved_evidence(
+    rng: np.random.Generator,
+    documents: Int[np.ndarray, 'E n W'],
+    question: Int[np.ndarray, 'E Q'],
+    answer: Int[np.ndarray, 'E A'],
+    *,
+    trivial: int = 4,
+) -> Examples:
+    """Each example once for the teacher, and 1 + trivial times for the student: an anchor and as many distinct other slots.
+
+    The evidence is the first of the documents. The teacher reads it there; so does the anchor, with the distractors shuffled;
+    the other prompts have it in slots drawn without replacement from 1 .. n - 1, with the distractors shuffled anew.
+
+    Returns:
+      'teacher' [E, T], 'tokens' [E, 1 + trivial, T], T = n W + Q + A - 1: inputs, whose last A rows of logits are those of the
+      answer; 'slots' [E, 1 + trivial], 0 for the anchor; 'answer' [E, A].
+
+    Raises:
+      ValueError: fewer than `trivial` other slots, or `trivial` below 1.
+
+    Example:
+      >>> documents = np.arange(6).reshape(1, 3, 2)
+      >>> data = moved_evidence(np.random.default_rng(0), documents, np.array([[8]]), np.array([[1]]), trivial=2)
+      >>> places = [row.tolist().index(0) // 2 for row in data['tokens'][0]]
+      >>> data['teacher'].tolist(), sorted(places), places == data['slots'][0].tolist()
+      ([[0, 1, 2, 3, 4, 5, 8]], [0, 1, 2], True)
+    """
+    examples, count, width = documents.shape
+    if not 1 <= trivial < count:
+        raise ValueError(
+            f'pos2distill draws distinct slots from 1 .. {count - 1}: trivial lies in 1 .. {count - 1}, got {trivial}; '
+            f'nearest: {min(max(trivial, 1), count - 1)}'
+        )
+    slots = 1 + np.argsort(rng.random((examples, count - 1)), axis=1)[:, :trivial]
+    slots = np.concatenate([np.zeros((examples, 1), np.int64), slots], axis=1)
+    shuffled = 1 + np.argsort(rng.random((*slots.shape, count - 1)), axis=-1)  # the distractors
+    place, slot = np.arange(count), slots[..., None]
+    before = np.broadcast_to(np.clip(place - (place > slot), 0, count - 2), (*slots.shape, count))
+    order = np.where(place == slot, 0, np.take_along_axis(shuffled, before, axis=-1))
+    moved = documents[np.arange(examples)[:, None, None], order]
+    tail = np.concatenate([question, answer], axis=1)[:, :-1]
+    flat = lambda a: a.reshape(*a.shape[:-2], count * width)
+    teacher = np.concatenate([flat(documents), tail], axis=1)
+    repeated = np.broadcast_to(tail[:, None], (*slots.shape, tail.shape[1]))
+    tokens = np.concatenate([flat(moved), repeated], axis=-1)
+    return {'teacher': teacher, 'tokens': tokens, 'slots': slots, 'answer': np.asarray(answer)}
+
+
+@register(
+    'pos2distill',
+    kind='conversion',
+    card=Card(
+        name='Pos2Distill',
+        title='Position Bias Mitigates Position Bias: Mitigate Position Bias Through Inter-Position Knowledge Distillation',
+        arxiv='2508.15709',
+        door='none',
+        equation='R1: min sum_b w_b KL(teacher, slot 0 || student, slot g), w_b = c_g / n_g KL_b / max_g KL; R2: cross-entropy',
+        source='AMAP-ML/Pos2Distill for R1, the paper for R2',
+        authors='Wang, Yifei and Xiong, Feng and Wang, Yong and Li, Linjing and Chu, Xiangxiang and Zeng, Daniel Dajun',
+        year=2025,
+        example='pos2distill.distill(model, batches)',
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def distill(
+    model: Transformer,
+    batches: Examples,
+    *,
+    rule: Literal['r1', 'r2'] = 'r1',
+    optimizer: optax.GradientTransformation | None = None,
+) -> tuple[Transformer, Float[Array, 'steps']]:
+    """Trains a copy of a model to say, with the evidence in any slot, what the model says with the evidence in the first.
+
+    R1: `sum_b w_b KL_b`, see `pos2distill_loss`. R2: the model answers greedily with the evidence in the first slot, and where
+    that answer is right the student is trained on it by ordinary cross-entropy, with the evidence there and elsewhere. Rows
+    whose teacher is wrong count in neither. The teacher is the model as it was. Differs from the paper: the answer has a
+    fixed number of tokens, so that its greedy answer is judged under teacher forcing (equal to writing it wherever it is
+    right), and R2 keeps the one greedy answer instead of sampled chains of thought.
+
+    Args:
+      model: the initial model; it stays as it is.
+      batches: `moved_evidence` of every step, stacked: its arrays with a leading axis of steps.
+      rule: 'r1' for retrieval, 'r2' for reasoning.
+      optimizer: None for AdamW at the paper's rate 3e-6.
+
+    Returns:
+      The student, and the loss before each update.
+
+    Raises:
+      ValueError: batches of shapes that do not fit; an unknown rule.
+
+    Reference: Wang, Xiong, Wang, Li, Chu, Zeng, arXiv 2508.15709.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> rng = np.random.default_rng(0)
+      >>> one = lambda: moved_evidence(rng, rng.integers(0, 8, (2, 6, 1)), np.array([[8], [8]]), np.ones((2, 1), int))
+      >>> batches = jax.tree.map(lambda *a: np.stack(a), *(one() for _ in range(3)))
+      >>> student, losses = distill(Transformer(cfg, rngs=nnx.Rngs(0)), batches)
+      >>> losses.shape
+      (3,)
+    """
+    check_choice('pos2distill rule', rule, RULES)
+    tokens, teacher_tokens, slots, answer = (jnp.asarray(batches[name]) for name in ('tokens', 'teacher', 'slots', 'answer'))
+    if tokens.ndim != 4 or teacher_tokens.shape != (*tokens.shape[:2], tokens.shape[3]) or slots.shape != tokens.shape[:3]:
+        raise ValueError(
+            'pos2distill takes tokens [steps, E, 1 + K, T] with a teacher [steps, E, T] and slots [steps, E, 1 + K], '
+            f'got {tokens.shape}, {teacher_tokens.shape}, {slots.shape}'
+        )
+    if answer.ndim != 3 or answer.shape[:2] != tokens.shape[:2]:
+        raise ValueError(f'pos2distill takes an answer [steps, E, A] for each example, got {answer.shape} for {tokens.shape}')
+    _, examples, copies, length = tokens.shape
+    size, words = examples * copies, answer.shape[2]
+    count = int(slots.max()) + 1  # slots that no row has count for nothing
+    optimizer = optax.adamw(3e-6) if optimizer is None else optimizer
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def step(carry, batch, initial, rest):
+        (params, state), (tokens, teacher_tokens, slots, answer) = carry, batch
+        teacher = nnx.merge(graphdef, initial, rest)(teacher_tokens, last=words)
+        right = (teacher.argmax(-1) == answer).all(-1)
+        repeat = lambda a: jnp.repeat(a, copies, axis=0)
+
+        def loss_of(params):
+            student = nnx.merge(graphdef, params, rest)(tokens.reshape(size, length), last=words)
+            if rule == 'r1':
+                return pos2distill_loss(repeat(teacher), student, slots.reshape(size), count=count, kept=repeat(right))
+            losses = optax.softmax_cross_entropy_with_integer_labels(student, repeat(answer)).mean(-1)
+            return (losses * repeat(right)).sum() / jnp.maximum(right.sum() * copies, 1)
+
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    @jax.jit
+    def run(params, rest, batches):
+        start = (params, optimizer.init(params))
+        (trained, _), losses = jax.lax.scan(lambda c, b: step(c, b, params, rest), start, batches)
+        return trained, losses
+
+    trained, losses = run(params, rest, (tokens, teacher_tokens, slots, answer))
+    return nnx.merge(graphdef, trained, rest), losses

@@ -1,0 +1,210 @@
+"""DuoAttention: gates and masks of the sheet, decoding with dropped keys against the deployed pass over everything."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.cache.duo_attention import DuoAttention, decode_step, deploy, heads_of, prefill, retrieval_heads
+from posenc_jax.core.compose import parts_of
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.tasks.retrieval import Passkeys
+from posenc_jax.training.duo_gates import gate_loss, mixed_hidden, train_gates
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'duo_attention.json').read_text())['values']
+BASE = dict(vocab_size=13, train_len=16, layers=3, width=16, heads=4, kv_heads=2, encoding='rope()')
+TEXT = np.random.default_rng(0).integers(0, 13, (2, 18))
+RETRIEVAL = np.array([[True, False], [False, False], [True, True]])  # layers with some, none, and all of them
+
+
+@functools.cache
+def model_of(**fields):
+    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+
+
+# Gates.
+
+
+def test_golden_heads():
+    gates = np.array(GOLDEN['gates'])
+    for name, options in [
+        ('sparsity_0.5', dict(sparsity=0.5)),
+        ('sparsity_0.25', dict(sparsity=0.25)),
+        ('threshold_0.5', dict(threshold=0.5)),
+    ]:
+        np.testing.assert_array_equal(retrieval_heads(gates, **options), np.array(GOLDEN[name], bool), err_msg=name)
+    assert retrieval_heads(gates, sparsity=0.0).all() and retrieval_heads(gates, sparsity=1.0).sum() == 1
+    nothing = jnp.zeros((1, 1, 2))
+    assert float(gate_loss(nothing, nothing, jnp.ones((1, 1)), jnp.ones((2, 4)), 1.0)) == GOLDEN['l1_of_new_gates']
+
+
+def test_golden_masks():
+    count = lambda mask: mask.mask(*[pj.Tokens.of(length=8)] * 2)[0].sum(-1)
+    np.testing.assert_array_equal(count(DuoAttention(1, 2, (1,), 2, 2))[0], GOLDEN['deployed_keys'])
+    np.testing.assert_array_equal(count(DuoAttention(1, 2, (1,), 2, 2))[1], np.arange(1, 9))
+    np.testing.assert_array_equal(count(DuoAttention(1, 1, (), 1, 1))[0], GOLDEN['trained_keys'])  # i - j < 2
+    grouped = DuoAttention(1, 2, (1,), 4, 2)
+    assert grouped.retrieval[...].tolist() == [False, False, True, True]
+
+
+def test_gates_of_one_are_the_model_and_of_none_the_streaming_model():
+    model, text = model_of(), jnp.asarray(TEXT)
+    base = model.hidden(text)
+    mixed = lambda value, **mask: mixed_hidden(model, jnp.full((3, 2), value), text, **mask)
+    np.testing.assert_allclose(mixed(1.0, sink=1, recent=2), base, atol=2e-6)
+    np.testing.assert_allclose(mixed(0.0, sink=4, recent=14), base, atol=2e-6)  # everything is near enough
+    streaming = deploy(model, np.zeros((3, 2), bool), sink=1, recent=2).hidden(text)
+    np.testing.assert_allclose(mixed(0.0, sink=1, recent=3), streaming, atol=2e-6)  # < 3 in training is <= 2 deployed
+    assert np.abs(streaming - base).max() > 1e-2
+
+
+def test_the_loss_reads_supervised_tokens_and_sends_no_gradient_to_the_full_path():
+    full, mixed = jax.random.normal(jax.random.key(0), (2, 2, 3, 4))
+    mask = jnp.array([[0.0, 1, 0], [1, 0, 1]])
+    expected = np.square(np.asarray(full - mixed)).mean(-1)[np.asarray(mask) == 1].mean()
+    assert float(gate_loss(full, mixed, mask, jnp.zeros((1, 1)))) == pytest.approx(expected, rel=1e-6)
+    to_full, to_mixed = jax.grad(gate_loss, (0, 1))(full, mixed, mask, jnp.ones((1, 1)))
+    assert not to_full.any() and np.asarray(jnp.abs(to_mixed).sum(-1) > 0).tolist() == (np.asarray(mask) == 1).tolist()
+
+
+def test_training_keeps_the_head_whose_far_keys_matter():
+    """Of two heads, the result of one is thrown away by the output projection: nothing but the regulariser moves its gate."""
+    task = Passkeys(keys=1, words=2, alphabet=4, fillers=2)
+    cfg = TransformerConfig(vocab_size=9, train_len=24, layers=1, width=16, heads=2, encoding='rope()')
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    out = model.blocks[0].attention.w_out
+    out[...] = out[...].at[:, 0].set(0.0).at[:, 1].multiply(4.0)
+    batches = (task.sample(np.random.default_rng(seed), 4, 24) for seed in range(60))
+    gates, losses = train_gates(model, batches, steps=60, sink=1, recent=3, learning_rate=0.05, progress=False)
+    assert gates.shape == (1, 2) and losses.shape == (60,) and losses[-1] < losses[0]
+    assert gates[0, 0] < 0.05 < 0.3 < gates[0, 1]
+    assert retrieval_heads(gates, sparsity=0.5).tolist() == [[False, True]]
+
+
+# Deployed.
+
+
+def test_deployed_heads_say_what_they_are():
+    model = deploy(model_of(), RETRIEVAL, sink=1, recent=2)
+    assert heads_of(model) == tuple(map(tuple, RETRIEVAL.tolist()))
+    again = deploy(model, ~RETRIEVAL, sink=2, recent=3)
+    assert heads_of(again) == tuple(map(tuple, (~RETRIEVAL).tolist()))
+    np.testing.assert_array_equal(deploy(again, RETRIEVAL, sink=1, recent=2)(jnp.asarray(TEXT)), model(jnp.asarray(TEXT)))
+    everything = deploy(model_of(), np.ones((3, 2), bool), sink=1, recent=2)
+    np.testing.assert_allclose(everything(jnp.asarray(TEXT)), model_of()(jnp.asarray(TEXT)), atol=2e-5)
+
+
+def decoded(model, tok, prompt, **options):
+    """Logits of every token from the last of the prompt on."""
+    read = jax.jit(lambda prompt: prefill(model, tok, prompt, last=1, **options))
+    logits, cache = read(jnp.asarray(TEXT[:, :prompt]))
+    rows, step = [logits[:, -1]], jax.jit(functools.partial(decode_step, model))
+    for t in range(prompt, TEXT.shape[1]):
+        logits, cache = step(cache, jnp.asarray(TEXT[:, t]))
+        rows.append(logits)
+    return np.stack(rows, 1), cache
+
+
+@pytest.mark.parametrize(
+    'encoding, sink, recent, prompt',
+    [
+        ('rope()', 2, 3, 9),
+        ('rope()', 4, 1, 2),  # a prompt shorter than the sinks
+        ('alibi()', 0, 5, 7),  # parameters per head, no sinks
+        ('learned_absolute(max_len=18) | kerple()', 3, 40, 6),  # more room than text
+    ],
+)
+def test_decoding_equals_the_deployed_pass(encoding, sink, recent, prompt):
+    model = deploy(model_of(encoding=encoding), RETRIEVAL, sink=sink, recent=recent)
+    ours, cache = decoded(model, pj.Tokens.of(length=TEXT.shape[1]), prompt)
+    np.testing.assert_allclose(ours, model(jnp.asarray(TEXT))[:, prompt - 1 :], atol=5e-5)
+    assert int(cache.cursor) == TEXT.shape[1]
+
+
+def test_rows_with_padding_in_front():
+    model = deploy(model_of(), RETRIEVAL, sink=2, recent=3)
+    valid = np.arange(TEXT.shape[1])[None] >= np.array([[0], [4]])
+    tok = pj.Tokens.of(valid=valid)
+    ours, _ = decoded(model, tok, 6)
+    np.testing.assert_allclose(ours, model(jnp.asarray(TEXT), tok)[:, 5:], atol=5e-5)
+
+
+def test_a_prompt_read_in_full_is_that_of_the_base_model():
+    model = deploy(model_of(), RETRIEVAL, sink=1, recent=2)
+    full, _ = prefill(model, pj.Tokens.of(length=20), jnp.asarray(TEXT), full=True)
+    np.testing.assert_allclose(full, model_of()(jnp.asarray(TEXT)), atol=2e-5)
+    assert np.abs(full - model(jnp.asarray(TEXT))).max() > 1e-2
+
+
+def test_streaming_heads_keep_a_constant_number_of_keys():
+    model = deploy(model_of(), RETRIEVAL, sink=2, recent=3)
+    sizes = [prefill(model, pj.Tokens.of(length=n), jnp.asarray(TEXT))[1].nbytes for n in (50, 100)]
+    key = 4 * 2 * 2 * 4  # float32, keys and values, rows, head width
+    retrieval, streaming = RETRIEVAL.sum(), (~RETRIEVAL).sum()
+    assert sizes == [key * (retrieval * n + streaming * 6) for n in (50, 100)]
+
+
+def test_generation_keeps_all_keys_and_says_the_same():
+    from posenc_jax.model.decode import generate
+
+    model = deploy(model_of(), RETRIEVAL, sink=1, recent=2)
+    out = generate(model, TEXT[:, :8], max_new_tokens=6, temperature=0)
+    logits, cache = prefill(model, pj.Tokens.of(length=14), jnp.asarray(TEXT[:, :8]))
+    token, step = logits[:, -1].argmax(-1), jax.jit(functools.partial(decode_step, model))
+    for t in range(8, 14):
+        np.testing.assert_array_equal(out[:, t], token)
+        if t < 13:
+            logits, cache = step(cache, token)
+            token = logits.argmax(-1)
+
+
+# Wrong input.
+
+
+def test_what_cannot_be_is_refused():
+    model, text = model_of(), jnp.asarray(TEXT)
+    gates = jnp.ones((3, 2))
+    for call, message in [
+        (lambda: retrieval_heads(gates, sparsity=1.5), r'sparsity lies in 0 .. 1, got 1.5; nearest: 1'),
+        (lambda: retrieval_heads(gates[0], sparsity=0.5), r'\[layers, kv_heads\], got \(2,\)'),
+        (lambda: retrieval_heads(2 * gates, sparsity=0.5), r'0 .. 1, got 2.0 .. 2.0'),
+        (lambda: retrieval_heads(gates), 'a sparsity or a threshold'),
+        (lambda: deploy(model, RETRIEVAL.T), r'\(3, 2\) layers and key heads, got bool \(2, 3\)'),
+        (lambda: deploy(model, RETRIEVAL, recent=0), 'at least 1 recent key, got recent=0'),
+        (lambda: deploy(model, RETRIEVAL, sink=-1), 'sink=-1'),
+        (lambda: deploy(model_of(encoding='lm_infinite(encoding=rope())'), RETRIEVAL), 'found none in lm_infinite'),
+        (lambda: DuoAttention(1, 2, (2,), 4, 2), r'key heads of 0 .. 1, each once; got \(2,\)'),
+        (lambda: mixed_hidden(model, gates.T, text, sink=1, recent=2), r'3 layers and 2 key heads, got \(2, 3\)'),
+        (lambda: mixed_hidden(model, gates, text, sink=1, recent=0), 'recent=0'),
+        (lambda: train_gates(model, [], steps=2, progress=False), '2 steps need as many batches, got 0'),
+        (lambda: prefill(model, pj.Tokens.of(length=20), text), 'this cache is for duo_attention.* got rope'),
+        (lambda: prefill(deploy(model, RETRIEVAL), pj.Tokens.of(length=10), text), '18 tokens do not fit a cache of 10'),
+        (
+            lambda: prefill(deploy(model, RETRIEVAL), pj.Tokens.of(segment=np.zeros((1, 20), int)), text),
+            'packed documents; give each a row',
+        ),
+        (
+            lambda: prefill(deploy(model_of(encoding='rope(freqs=dynamic_ntk())'), RETRIEVAL), pj.Tokens.of(length=20), text),
+            'but rope reads more',
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_a_full_cache_takes_no_more():
+    model = deploy(model_of(), RETRIEVAL)
+    _, cache = prefill(model, pj.Tokens.of(length=18), jnp.asarray(TEXT))
+    with pytest.raises(ValueError, match='18 slots is full'):
+        decode_step(model, cache, jnp.asarray(TEXT[:, 0]))
+
+
+def test_the_mask_alone_is_an_encoding():
+    part = parts_of(pj.make('rope() | duo_attention(sink=1, recent=2)', heads=2, head_dim=8, causal=True))[1]
+    assert not part.retrieval[...].any() and part.decides == {'causality'}
