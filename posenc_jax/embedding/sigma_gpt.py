@@ -107,37 +107,36 @@ class SigmaGPT(Embedding):
     def position_limit(self):
         return None if self.vectors is None else self.max_len
 
-    def pairs(self, tok):
-        """Own and next position of every token, [#B, L] each."""
-        pos = tok.pos
-        if not jnp.issubdtype(pos.dtype, jnp.integer) or pos.shape[2:] not in ((), (2,)):
-            raise ValueError(f'sigma_gpt needs integer positions [B, L] or [B, L, 2], own and next, got {pos.dtype} {pos.shape}')
-        return (pos, pos + 1) if pos.ndim == 2 else (pos[..., 0], pos[..., 1])
-
     def place(self, tok, *, key=None):
         low, high = (0, self.max_len - 1) if self.vectors is not None else (-1, None)
-        pairs = self.pairs(tok)
-        if any(isinstance(a, jax.core.Tracer) for a in (*pairs, tok.valid)):
+        if isinstance(tok.pos, jax.core.Tracer) or isinstance(tok.valid, jax.core.Tracer):
+            _pairs(tok.pos)
             if high is not None and tok.length > high:
                 raise ValueError(
                     f'sigma_gpt: a row of {tok.length} tokens and the one that follows need {tok.length + 1} positions, the '
                     f'table has {self.max_len}; use a larger table or shorter inputs'
                 )
             return tok
-        real = [np.asarray(a if tok.valid is None else jnp.where(tok.valid, a, 0)) for a in pairs]
-        for which, a in zip(('own', 'next'), real):
-            least = low if which == 'own' else 0
-            wrong = (a < least) | (a > high if high is not None else False)
+        real = True if tok.valid is None else np.asarray(tok.valid)
+        for which, a, least in zip(('own', 'next'), _pairs(np.asarray(tok.pos)), (low, 0)):
+            wrong = real & ((a < least) | (False if high is None else a > high))
             if wrong.any():
-                end = '' if high is None else f' .. {high}'
-                found = f'sigma_gpt: {which} position {int(a[wrong][0])} is not in {least}{end or " and more"}'
-                raise ValueError(f'{found}; use a larger table or shorter inputs')
+                found = np.broadcast_to(a, wrong.shape)[wrong][0]
+                where = f'in {least} .. {high}' if high is not None else f'at least {least}'
+                raise ValueError(f'sigma_gpt: {which} position {found} is not {where}; use a larger table or shorter inputs')
         return tok
 
     def table(self, tok, width):
-        own, following = self.pairs(tok)
+        own, following = _pairs(tok.pos)
         if self.vectors is None:
             halves = [sigma_gpt_sinusoid(pos, width // 2, self.max_len) for pos in (own, following)]
         else:
             halves = [lookup_rows(self.vectors[...], pos) for pos in (own, following)]
         return jnp.concatenate(halves, axis=-1)
+
+
+def _pairs(pos):
+    """Own and next position of every token, [#B, L] each."""
+    if not jnp.issubdtype(pos.dtype, jnp.integer) or pos.shape[2:] not in ((), (2,)):
+        raise ValueError(f'sigma_gpt needs integer positions [B, L] or [B, L, 2], own and next, got {pos.dtype} {pos.shape}')
+    return (pos, pos + 1) if pos.ndim == 2 else (pos[..., 0], pos[..., 1])

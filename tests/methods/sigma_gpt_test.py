@@ -89,8 +89,8 @@ def test_positions_that_no_table_has():
         (encoding, [[[5, 6]]], 'next position 6 is not in 0 .. 5'),
         (encoding, [[[-1, 0]]], 'own position -1 is not in 0 .. 5'),
         (encoding, [[0, 1, 5]], 'next position 6 is not in 0 .. 5'),
-        (sinusoid, [[[-2, 0]]], 'own position -2 is not in -1 and more'),
-        (sinusoid, [[[0, -1]]], 'next position -1 is not in 0 and more'),
+        (sinusoid, [[[-2, 0]]], 'own position -2 is not at least -1'),
+        (sinusoid, [[[0, -1]]], 'next position -1 is not at least 0'),
         (encoding, [[[0, 1, 2]]], r'\[B, L, 2\], own and next, got int32 \(1, 1, 3\)'),
         (encoding, [[0.5]], 'needs integer positions'),
     ):
