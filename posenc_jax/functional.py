@@ -15,6 +15,8 @@ from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
 from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
 from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
+from posenc_jax.bias.random_offsets import random_magnitudes
+from posenc_jax.bias.randomized_alibi import randomized_alibi_bias
 from posenc_jax.bias.rcmha import rcmha_bias, rcmha_convolution
 from posenc_jax.bias.rope_alibi_harmonic import harmonic_number, harmonic_penalty
 from posenc_jax.bias.rpe_convergent import convergent_bias
@@ -36,6 +38,7 @@ from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
 from posenc_jax.embedding.papeft import document_locations, located_prompts, location_code, shuffled_documents
+from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
@@ -52,6 +55,7 @@ from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
+from posenc_jax.positions.positional_description import random_tags
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
 from posenc_jax.positions.v2pe import v2pe_ids
 from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_last, carope_log_rate, carope_match
@@ -146,7 +150,10 @@ __all__ = [
     'project_positions',
     'psc_calibrate',
     'random_ids',
+    'random_magnitudes',
     'random_start',
+    'random_tags',
+    'randomized_alibi_bias',
     'ratio_index',
     'rcmha_bias',
     'rcmha_convolution',
@@ -164,6 +171,7 @@ __all__ = [
     'shaw_index',
     'select_pieces',
     'shuffled_documents',
+    'sigma_gpt_sinusoid',
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',

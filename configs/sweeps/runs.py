@@ -46,7 +46,7 @@ def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str
 
 def compare(
     documentation: str,
-    encodings: Mapping[str, str],
+    encodings: Mapping[str, str | Mapping[str, object]],
     extended: Iterable[tuple[str, str]] = (),
     *,
     workdir: str,
@@ -58,7 +58,7 @@ def compare(
 
     Args:
       documentation: of the sweep; the command shows its first line.
-      encodings: name of a run -> encoding string.
+      encodings: name of a run -> encoding string, or all the fields of the config in which it differs from the others.
       extended: (name of a run, extension), evaluated besides.
       workdir, config: defaults of the options.
       settings: fields of the config for training, as 'NAME=VALUE'.
@@ -75,7 +75,8 @@ def compare(
     for seed in arguments.seeds:
         for name in arguments.only or encodings:
             run = pathlib.Path(arguments.workdir, f'{name}_{seed}')
-            fields = {'encoding': encodings[name], 'seed': seed}
+            own = encodings[name]
+            fields = {**({'encoding': own} if isinstance(own, str) else own), 'seed': seed}
             runs.append(train_run(run, arguments.config, fields, [*settings, *arguments.set]))
             runs += [f'{run} | {extension}' for which, extension in extended if which == name]
     for folder, fields in evaluation.items():

@@ -80,8 +80,8 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
     problems = {}
     for length in lengths:
         try:
-            check_ids(model, task, length)
-            check_width(model, task.width(length))
+            supplied = check_ids(model, task, length)
+            check_width(model, task.width(length), () if supplied is None else supplied.shape[2:])
         except ValueError as error:
             problems[length] = error
     if problems:
@@ -130,21 +130,30 @@ def check_causal(model: Transformer, task: str) -> None:
             )
 
 
-def check_ids(model: Transformer, task: Task, length: int) -> None:
-    """Hands the ids that a task supplies at a length to `place`, which raises where they overrun a table.
+def check_ids(model: Transformer, task: Task, length: int) -> np.ndarray | None:
+    """Hands the ids that a task supplies at a length to `place`, which raises where they overrun a table; returns them.
 
     Traced without arguments, so that NumPy arrays stay the concrete numbers that `place` checks, and no device computes.
     """
-    if task.is_language:
-        return  # supplies none
-    if 'positions' in task.sample(batch_rng(0, 'test', 0), 1, length):
-        positions = task.sample(batch_rng(0, 'test', 0), _TRIED, length)['positions']
-        tok = Tokens(index=np.arange(positions.shape[1], dtype=np.int32)[None], pos=positions)
-        jax.eval_shape(lambda: model.place(tok))
+    if task.is_language or 'positions' not in task.sample(batch_rng(0, 'test', 0), 1, length):
+        return None
+    positions = task.sample(batch_rng(0, 'test', 0), _TRIED, length)['positions']
+    tok = Tokens(index=np.arange(positions.shape[1], dtype=np.int32)[None], pos=positions)
+    jax.eval_shape(lambda: model.place(tok))
+    return positions
 
 
-def check_width(model: Transformer, width: int) -> None:
-    """Traces the model at a width without computing anything: an encoding that does not reach so far raises."""
+def check_width(model: Transformer, width: int, components: tuple[int, ...] = ()) -> None:
+    """Traces the model at a width without computing anything: an encoding that does not reach so far raises.
+
+    Args:
+      components: trailing dimensions of the positions that the task supplies.
+    """
     graphdef, state = nnx.split(model)
-    tokens = jax.ShapeDtypeStruct((1, width), jnp.int32)
-    jax.eval_shape(lambda state, tokens: nnx.merge(graphdef, state).hidden(tokens), state, tokens)
+    tokens, pos = (jax.ShapeDtypeStruct((1, width, *more), jnp.int32) for more in ((), components))
+
+    def hidden(state, tokens, pos):
+        tok = Tokens.of(positions=pos) if components else None
+        return nnx.merge(graphdef, state).hidden(tokens, tok)
+
+    jax.eval_shape(hidden, state, tokens, pos)

@@ -54,13 +54,15 @@ class PositionCoupling(Encoding):
     `x_t + P[p_t]`; the ids come from the task with start 1 (`ids='coupled'` of the addition task,
     posenc_jax.tasks.coupling), and id 0 stays with the boundary token and padding. With a key a row's ids are shifted
     so that its start is uniform in 1 .. M - (largest id - 1). Ids with several components (2-D tasks) have one table
-    each; the vectors are summed and the starts are independent. Differs from the paper: the range of starts follows
+    each, or share one; the vectors are summed and the starts are independent. With `ids='plain'` this is the paper's
+    baseline, an absolute encoding with random start. Differs from the paper: the range of starts follows
     from the row's own largest id, so no id exceeds M, which the official range for multiplication lets happen.
 
     Args:
       max_position: M, the largest id.
       components: P, how many ids a token has.
       table: False keeps the placing and leaves the ids to another encoding of the chain.
+      shared: one table for all components.
 
     Raises:
       ValueError: max_position or components below 1; at call, ids of another shape, fractional ids, or ids beyond M
@@ -80,6 +82,7 @@ class PositionCoupling(Encoding):
         max_position: int,
         components: int = 1,
         table: bool = True,
+        shared: bool = False,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
@@ -88,7 +91,7 @@ class PositionCoupling(Encoding):
         if components < 1:
             raise ValueError(f'position_coupling components must be at least 1, got {components}')
         self.max_position, self.components = max_position, components
-        shape = (components, max_position + 1, model_dim)
+        shape = (1 if shared else components, max_position + 1, model_dim)
         vectors = lambda: jax.random.normal(rngs.params(), shape, jnp.float32)
         self.tables = nnx.Param(vectors(), axes=(None, 'positions', 'width')) if table else None
 
@@ -108,6 +111,6 @@ class PositionCoupling(Encoding):
     def embed(self, x, tok):
         if self.tables is None:
             return x
-        ids = tok.pos if self.components > 1 else tok.pos[..., None]
-        added = sum(lookup_rows(self.tables[p], ids[..., p]) for p in range(self.components)).astype(x.dtype)
+        ids, last = tok.pos if self.components > 1 else tok.pos[..., None], self.tables.shape[0] - 1
+        added = sum(lookup_rows(self.tables[min(p, last)], ids[..., p]) for p in range(self.components)).astype(x.dtype)
         return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))

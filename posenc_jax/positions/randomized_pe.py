@@ -75,11 +75,15 @@ class RandomizedPE(Encoding):
 
     `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward pass. n counts the
     positions of a row (padding and shorter documents add none), and ids are looked up by position, so rows may be
-    padded or packed. Differs from the paper: the draw is shared by all layers (the paper redraws it in each layer for
-    the variants inside attention), and its ALiBi and Transformer-XL variants, which randomise distances instead of
-    positions, are not this encoding. The paper also draws at test time; without a key we do one of these,
-    deterministically: 'sampled' the draw of a fixed key; 'spaced' the expected ids, rounded down; 'first' 0 .. n-1,
-    that is no randomisation.
+    padded or packed. The paper's ALiBi and Transformer-XL variants, which randomise distances instead of positions, are
+    `randomized_alibi` and `randomized_transformer_xl`.
+
+    The paper's variants inside attention (RoPE) draw anew in every layer: give each a part of its own by a pattern,
+    `config.pattern = [f'randomized_pe(max_len=2048, draw={n}) | rope()' for n in range(layers)]`. One part, as for variants
+    at the input of the model, has one draw for all layers.
+
+    Differs from the paper: the paper also draws at test time; without a key we do one of these, deterministically:
+    'sampled' the draw of a fixed key; 'spaced' the expected ids, rounded down; 'first' 0 .. n-1, that is no randomisation.
 
     Args:
       max_len: M. With M = n every rule gives 0 .. n-1.
@@ -87,6 +91,7 @@ class RandomizedPE(Encoding):
       evaluation: 'sampled', 'spaced' or 'first'.
       eval_len: n of the evaluation rule whatever the input's length; then the ids of a prefix do not depend on what
         follows. None: the row's own n, as in the paper.
+      draw: parts with different numbers draw apart from each other, also where 'sampled' evaluates.
 
     Raises:
       ValueError: max_len or eval_len out of range ('spaced' ends at 46340); at call, positions that are fractional,
@@ -103,7 +108,12 @@ class RandomizedPE(Encoding):
     """
 
     def __init__(
-        self, max_len: int, per_row: bool = False, evaluation: Evaluation = 'sampled', eval_len: int | None = None
+        self,
+        max_len: int,
+        per_row: bool = False,
+        evaluation: Evaluation = 'sampled',
+        eval_len: int | None = None,
+        draw: int = 0,
     ):
         check_choice('randomized_pe evaluation', evaluation, EVALUATIONS)
         if max_len < 1:
@@ -114,7 +124,10 @@ class RandomizedPE(Encoding):
             )
         if eval_len is not None and not 1 <= eval_len <= max_len:
             raise ValueError(f'randomized_pe eval_len must lie in 1 .. max_len={max_len}, got {eval_len}')
+        if draw < 0:
+            raise ValueError(f'randomized_pe draw must be at least 0, got {draw}')
         self.max_len, self.per_row, self.evaluation, self.eval_len = max_len, per_row, evaluation, eval_len
+        self.draw = draw
 
     @property
     def draws(self):
@@ -131,19 +144,34 @@ class RandomizedPE(Encoding):
         if key is None and self.eval_len is not None:
             count = jnp.full(1, self.eval_len, jnp.int32)
         else:
-            count = _largest(tok) + 1
+            count = largest_position(tok) + 1
         if key is None and self.evaluation == 'spaced':
             return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
         if key is not None and self.per_row and len(count) == 1:
             raise ValueError('randomized_pe(per_row=True) needs tokens with a row per sequence, got one for the batch')
         own = key is not None and self.per_row
-        ids = random_ids(jax.random.key(0) if key is None else key, count, self.max_len, per_row=own)
+        ids = random_ids(evaluation_key(self.draw) if key is None else key, count, self.max_len, per_row=own)
         rows = max(len(ids), len(pos))  # padding may differ between rows that share their positions
         ids, pos = (jnp.broadcast_to(array, (rows, array.shape[1])) for array in (ids, pos))
         return dataclasses.replace(tok, pos=jnp.take_along_axis(ids, pos, axis=1))
 
 
-def _largest(tok: Tokens) -> Int[Array, 'B']:
-    """The largest position of a real token in each row."""
+def evaluation_key(draw: int) -> Array:
+    """The fixed key of evaluation, one for each number of a draw.
+
+    Example:
+      >>> bool((jax.random.key_data(evaluation_key(0)) == jax.random.key_data(jax.random.key(0))).all())
+      True
+    """
+    return jax.random.fold_in(jax.random.key(0), draw) if draw else jax.random.key(0)
+
+
+def largest_position(tok: Tokens) -> Int[Array, 'B']:
+    """The largest position of a real token in each row.
+
+    Example:
+      >>> largest_position(Tokens.of(length=3)).tolist()
+      [2]
+    """
     pos = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
     return pos.max(axis=1)

@@ -51,6 +51,32 @@ def coupled_addition_ids(
     return _between_boundaries(pieces, shape, width)
 
 
+def coupled_sum_ids(digits: Counts, operands: int, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+    """Ids of `$a+b+...=s$`, the sum reversed, all numbers padded to the same digits: those of addition for any number of them.
+
+    A digit of significance r (0 = least) gets start + 1 + r; every `+` and `=` get start. Differs from the paper in nothing.
+    The largest id is start + digits.
+
+    Args:
+      digits: digits of every number and of the sum, as written.
+      operands: how many numbers are added.
+      start: id of `+`.
+      width: length of the result; default: the longest sequence.
+
+    Raises:
+      ValueError: a count or start below 1, or `width` too small.
+
+    Example:
+      >>> coupled_sum_ids(2, 3).tolist()      # $05+07+09=12$
+      [0, 3, 2, 1, 3, 2, 1, 3, 2, 1, 2, 3, 0]
+    """
+    if operands < 1:
+        raise ValueError(f'operands must be at least 1, got {operands}')
+    shape, (m, s) = _counts(digits=digits, start=start)
+    pieces = [piece for _ in range(operands) for piece in (_falling(s + m, m), _one(s))]
+    return _between_boundaries([*pieces, _rising(s + 1, m)], shape, width)
+
+
 def coupled_multiplication_ids(
     a_digits: Counts, b_digits: Counts, *, start: Counts = 1, width: int | None = None
 ) -> Int[np.ndarray, '*B L']:
@@ -118,6 +144,33 @@ def coupled_reverse_ids(symbols: Counts, *, start: Counts = 1, width: int | None
     """
     shape, (n, s) = _counts(symbols=symbols, start=start)
     return _between_boundaries([_rising(s, n), _one(s + n), _falling(s + n - 1, n)], shape, width)
+
+
+def coupled_grid_ids(
+    columns: Counts, rows: Counts, *, start: tuple[Counts, Counts] = (1, 1), width: int | None = None
+) -> Int[np.ndarray, '*B L 2']:
+    """Ids of `$board=board$`, boards cell by cell in row-major order: of every cell its column and its row.
+
+    Columns get start[0] + 1 .. start[0] + columns, rows start[1] + 1 .. start[1] + rows, `=` both starts. Differs from the
+    paper in nothing.
+
+    Args:
+      columns, rows: of the board.
+      start: of the ids of columns, and of rows.
+      width: length of the result; default: the longest sequence.
+
+    Raises:
+      ValueError: a count or start below 1, or `width` too small.
+
+    Example:
+      >>> coupled_grid_ids(2, 1).tolist()
+      [[0, 0], [2, 2], [3, 2], [1, 1], [2, 2], [3, 2], [0, 0]]
+    """
+    shape, (w, h, *starts) = _counts(columns=columns, rows=rows, column_start=start[0], row_start=start[1])
+    cell = np.arange((w * h).max())
+    of_cells = [first[:, None] + 1 + (cell % w[:, None] if axis == 0 else cell // w[:, None]) for axis, first in enumerate(starts)]
+    components = [[(ids, w * h), _one(first), (ids, w * h)] for ids, first in zip(of_cells, starts)]
+    return np.stack([_between_boundaries(pieces, shape, width) for pieces in components], axis=-1)
 
 
 def plain_ids(tokens: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:

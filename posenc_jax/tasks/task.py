@@ -31,9 +31,10 @@ class Task(abc.ABC):
 
     Subclasses are frozen dataclasses whose fields are the options of the task, registered with kind 'task'. A task
     length is an int (exactly that length) or an inclusive range `(shortest, longest)` from which every example draws
-    its own.
+    its own. A spec string may nest a task in one that changes what it samples.
     """
 
+    spec_kind: ClassVar[str] = 'task'
     is_language: ClassVar[bool] = False
 
     @property
@@ -195,6 +196,17 @@ def next_token_batch(
     if positions is not None:
         batch['positions'] = np.ascontiguousarray(positions[:, :-1], np.int32)
     return batch
+
+
+def real_tokens(batch: Batch) -> Int[np.ndarray, ' B']:
+    """Tokens of each row that are no padding, the last target included: what follows the last scored target is padding.
+
+    Example:
+      >>> real_tokens({'loss_mask': np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])}).tolist()
+      [4, 5]
+    """
+    scored = batch['loss_mask'] > 0
+    return scored.shape[1] - np.argmax(scored[:, ::-1], axis=1) + 1
 
 
 def batch_iterator(dataset: 'grain.MapDataset', *, prefetch: int = 2) -> 'grain.DatasetIterator':

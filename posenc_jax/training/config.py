@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.registry import SpecError, nearest
 from posenc_jax.evaluation import settings
 from posenc_jax.model.transformer import Transformer, TransformerConfig
@@ -49,8 +51,8 @@ def validate(config: ConfigDict) -> ConfigDict:
         raise ValueError(f'name is a folder within workdir, got {config.name!r}')
     model = settings.abstract_model(cfg)
     settings.check_causal(model, config.task)
-    settings.check_ids(model, task, config.train.length)
-    jax.eval_shape(lambda: _logits(cfg))
+    supplied = settings.check_ids(model, task, config.train.length)
+    jax.eval_shape(lambda: _logits(cfg, None if supplied is None else supplied[:1, :1]))
     if config.eval.at_end:
         try:
             settings.check(config, task, cfg)
@@ -62,9 +64,11 @@ def validate(config: ConfigDict) -> ConfigDict:
     return config.lock()
 
 
-def _logits(cfg: TransformerConfig):
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
-    return model(jnp.zeros((1, cfg.train_len), jnp.int32), key=jax.random.key(0), train=True)
+def _logits(cfg: TransformerConfig, supplied: np.ndarray | None):
+    """A training call on two rows, with positions for each and as many components as a task supplies."""
+    model, shape = Transformer(cfg, rngs=nnx.Rngs(0)), (2, cfg.train_len)
+    tok = None if supplied is None else Tokens.of(positions=jnp.zeros((*shape, *supplied.shape[2:]), jnp.int32))
+    return model(jnp.zeros(shape, jnp.int32), tok, key=jax.random.key(0), train=True)
 
 
 def make_task(config: ConfigDict) -> Task:

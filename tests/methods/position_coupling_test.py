@@ -85,6 +85,49 @@ def test_components_have_tables_and_starts_of_their_own():
     np.testing.assert_allclose(out, tables[0][pos[..., 0]] + tables[1][pos[..., 1]], atol=1e-6)
 
 
+def test_components_may_share_a_table():
+    encoding = make('max_position=4, components=2, shared=True')
+    assert encoding.tables.shape == (1, 5, D)
+    out = encoding.embed(jnp.zeros((1, 1, D)), pj.Tokens.of(positions=[[[3, 2]]]))
+    np.testing.assert_allclose(out[0, 0], encoding.tables[0, 3] + encoding.tables[0, 2], atol=1e-6)
+
+
+def test_plain_ids_give_the_baseline_with_a_random_start():
+    """Consecutive ids from a start that is uniform over all that keep the last one in the table."""
+    tok = pj.Tokens.of(positions=np.tile(np.arange(1, 6), (4000, 1)))
+    ids = np.asarray(make('max_position=8').place(tok, key=jax.random.key(0)).pos)
+    np.testing.assert_array_equal(np.diff(ids, axis=1), 1)
+    share = np.bincount(ids[:, 0], minlength=5)[1:] / 4000
+    np.testing.assert_allclose(share, 0.25, atol=5 * (0.1875 / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    'task, encoding, length',
+    [
+        ('multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")', 'position_coupling(max_position=12)', 4),
+        ('sums(operands=3, ids="coupled")', 'position_coupling(max_position=12)', 3),
+        ('copy(ids="coupled")', 'position_coupling(max_position=12)', 4),
+        ('minesweeper(ids="coupled")', 'position_coupling(max_position=12, components=2)', 3),
+        ('addition(ids="plain")', 'position_coupling(max_position=60)', 4),
+    ],
+)
+def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
+    """Everything that `validate` checks, on shapes, and the evaluation at twice the length; beyond the table is an error."""
+    from configs import default
+    from posenc_jax.training.config import validate
+
+    config = default.get_config()
+    config.task, config.encoding = task, encoding
+    config.model.update(layers=1, width=16, heads=2)
+    config.train.update(length=length, batch=8)
+    config.eval.lengths = (length, 2 * length)
+    assert validate(config).name
+    config.unlock()
+    config.eval.lengths = (8 * length,)
+    with pytest.raises(ValueError, match='position .* is not in 0 ..'):
+        validate(config)
+
+
 def test_without_a_table_the_ids_go_to_another_encoding():
     encoding = make('max_position=20, table=False')
     assert not jax.tree.leaves(nnx.state(encoding))

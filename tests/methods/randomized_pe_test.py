@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'randomized_pe.json').read_text())['values']
@@ -115,6 +117,21 @@ def test_the_evaluation_rule_needs_no_key_and_repeats():
     np.testing.assert_array_equal(ids, jax.jit(lambda t: encoding.place(t).pos)(tok))
     assert (ids != np.arange(30)).any()
     np.testing.assert_array_equal(ids_of(make("max_len=100, evaluation='first'"), tok), [np.arange(30)])
+
+
+def test_a_pattern_draws_anew_in_every_layer():
+    """The paper's redraw inside attention: layers see ids of their own, in training and evaluation; RoPE is no Toeplitz form."""
+    pattern = tuple(f'randomized_pe(max_len=256, draw={n}) | rope()' for n in range(2))
+    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern)
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    for key in (None, jax.random.key(0)):
+        first, second = (np.asarray(tok.pos) for tok in model.place(pj.Tokens.of(length=8), key=key))
+        assert (first != second).any() and len(np.unique(np.diff(first))) > 1
+    one = dataclasses.replace(cfg, pattern=('randomized_pe(max_len=256) | rope()',) * 2)
+    first, second = Transformer(one, rngs=nnx.Rngs(0)).place(pj.Tokens.of(length=8), key=jax.random.key(0))
+    np.testing.assert_array_equal(first.pos, second.pos)
+    with pytest.raises(ValueError, match='draw must be at least 0, got -1'):
+        make('max_len=8, draw=-1')
 
 
 def test_longer_inputs_see_positions_that_training_saw():

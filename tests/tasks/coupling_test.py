@@ -6,8 +6,10 @@ import pytest
 from posenc_jax.tasks.coupling import (
     coupled_addition_ids,
     coupled_copy_ids,
+    coupled_grid_ids,
     coupled_multiplication_ids,
     coupled_reverse_ids,
+    coupled_sum_ids,
     plain_ids,
 )
 
@@ -22,6 +24,10 @@ from posenc_jax.tasks.coupling import (
         (coupled_multiplication_ids(2, 2), [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0]),  # $15*36=0450$
         (coupled_copy_ids(5), [0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0]),  # $61916=61916$
         (coupled_reverse_ids(3, start=5), [0, 5, 6, 7, 8, 7, 6, 5, 0]),
+        (coupled_sum_ids(2, 3), [0, 3, 2, 1, 3, 2, 1, 3, 2, 1, 2, 3, 0]),  # $05+07+09=12$
+        (coupled_sum_ids(5, 2, start=4)[1:-1], [9, 8, 7, 6, 5, 4, 9, 8, 7, 6, 5, 4, 5, 6, 7, 8, 9]),
+        (coupled_grid_ids(3, 2, start=(1, 5))[:, 0], [0, 2, 3, 4, 2, 3, 4, 1, 2, 3, 4, 2, 3, 4, 0]),
+        (coupled_grid_ids(3, 2, start=(1, 5))[:, 1], [0, 6, 6, 6, 7, 7, 7, 5, 6, 6, 6, 7, 7, 7, 0]),
         (plain_ids(3, width=5), [1, 2, 3, 0, 0]),
     ],
 )
@@ -41,7 +47,13 @@ def test_digits_of_equal_significance_share_an_id():
 
 @pytest.mark.parametrize(
     'function, count',
-    [(coupled_addition_ids, 3), (coupled_multiplication_ids, 2), (coupled_copy_ids, 1), (coupled_reverse_ids, 1)],
+    [
+        (coupled_addition_ids, 3),
+        (coupled_multiplication_ids, 2),
+        (coupled_copy_ids, 1),
+        (coupled_reverse_ids, 1),
+        (coupled_sum_ids, 2),
+    ],
 )
 def test_a_later_start_shifts_every_id_but_zero(function, count):
     early, late = function(*[4] * count), function(*[4] * count, start=11)

@@ -21,6 +21,18 @@ TASKS = {
     'addition(reverse_output=True, zero_pad=True, ids="coupled")': (1, 5),
     'addition(zero_pad=True, ids="coupled", equal_length=True)': (1, 5),
     'addition(reverse_output=True, ids="plain")': 4,
+    'addition(index_hints=102, reverse_operands=True)': (1, 5),
+    'addition(scratchpad=True)': (1, 4),
+    'any_order(reverse(), order="fractal", prompt=True, in_evaluation=True)': (1, 5),
+    'any_order(bucket_sort())': (2, 5),
+    'bucket_sort(ids="plain")': (1, 8),
+    'length_gen_recipe()': (1, 5),
+    'minesweeper()': (1, 4),
+    'minesweeper(ids="coupled")': 3,
+    'multiplication(digits=5, pad_product=True)': (1, 5),
+    'multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")': (1, 5),
+    'random_spaces(addition(ids="plain"), law="geometric", in_evaluation=True)': (1, 5),
+    'sums(operands=4, ids="coupled")': (1, 5),
     'flip_flop()': (2, 9),
     'flip_flop(ignore=0.1)': 8,
     'passkey()': (9, 20),
@@ -63,10 +75,10 @@ def test_shapes_types_and_token_range(spec):
     batch = task.sample(np.random.default_rng(0), 6, length)
     always = {'tokens', 'targets', 'loss_mask'}
     assert always <= batch.keys() <= always | {'positions', 'segment'}
-    assert ('positions' in batch) == ('ids=' in spec)
+    assert ('positions' in batch) == ('ids=' in spec or spec.startswith('any_order'))
+    components = {'code_mixed': (3,), 'any_order': (2,), 'minesweeper': (2,)}.get(spec.split('(')[0], ())
     for name, array in batch.items():
-        components = (3,) if name == 'positions' and 'ids="switches"' in spec else ()
-        assert array.shape == (6, task.width(length), *components), name
+        assert array.shape == (6, task.width(length), *(components if name == 'positions' else ())), name
         assert array.dtype == (np.float32 if name == 'loss_mask' else np.int32), name
     for name in ('tokens', 'targets'):
         assert batch[name].min() >= 0 and batch[name].max() < task.vocab_size

@@ -7,11 +7,15 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.core.registry import SpecError, check_choice, register
+from posenc_jax.tasks.arithmetic.digits import random_numbers, written
+from posenc_jax.tasks.arithmetic.index_hints import draw_hints, hinted
+from posenc_jax.tasks.arithmetic.scratchpad import recursive_scratchpad, scratchpad_width
 from posenc_jax.tasks.coupling import coupled_addition_ids, plain_ids
 from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
 
 SYMBOLS = '0123456789+=$_'
 PLUS, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13
+COMMA, SEMICOLON = FURTHER = 14, 15  # of a scratchpad; index hints count from here instead
 
 
 @register('addition', kind='task')
@@ -25,16 +29,26 @@ class Addition(Task):
     Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
     Structure", arXiv 2405.20671 (official code HanseulJo/position-coupling), where both formats below are on.
 
+    The formats of "Transformers Can Achieve Length Generalization But Not Robustly", arXiv 2402.09371, are
+    `reverse_operands`, `reverse_output` and `index_hints`; a scratchpad is that of "Positional Description Matters for
+    Transformers Arithmetic", arXiv 2311.14737, which says that the remaining digits are written again in every step: the
+    strings are ours (see `recursive_scratchpad`). `random_spaces(...)` around the task sets its characters apart.
+
     Args:
       reverse_output: write the sum least significant digit first.
       zero_pad: pad both operands to m digits, the longer one's, and the sum to m + 1.
       ids: position ids that the task supplies: 'none', 'plain' (1, 2, ...) or 'coupled', all with start 1; a random
         start is the encoding's business.
       equal_length: both operands have the same number of digits.
+      reverse_operands: write the operands least significant digit first.
+      index_hints: size of an ordered alphabet of which one symbol stands before every digit, also in the sum, the same for
+        equal significance: the k-th least significant has symbol start + k, the start drawn for each example; 0 for none.
+      scratchpad: steps that write the remaining digits again stand before the sum; all of it is scored.
 
     Raises:
-      SpecError: unknown `ids`, or coupled ids for a sum that is neither reversed nor padded: the significance of its
-        first digit, hence its id, is not known before the sum is.
+      SpecError: unknown `ids`; coupled ids for a sum that is neither reversed nor padded: the significance of its
+        first digit, hence its id, is not known before the sum is; ids, hints or reversed operands with what they do not
+        go with. At sampling, numbers with more digits than there are hints.
 
     Example:
       task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
@@ -46,6 +60,9 @@ class Addition(Task):
     zero_pad: bool = False
     ids: Literal['none', 'plain', 'coupled'] = 'none'
     equal_length: bool = False
+    reverse_operands: bool = False
+    index_hints: int = 0
+    scratchpad: bool = False
 
     def __post_init__(self):
         check_choice('ids', self.ids, ('none', 'plain', 'coupled'))
@@ -54,30 +71,50 @@ class Addition(Task):
                 "addition(ids='coupled') needs reverse_output=True or zero_pad=True: otherwise the id of the first "
                 'digit of the sum depends on how many digits the sum has'
             )
+        if self.index_hints < 0 or self.index_hints == 1:
+            raise SpecError(f'index_hints is a number of symbols, at least 2, or 0 for none, got {self.index_hints}')
+        for name in ('reverse_operands', 'index_hints', 'scratchpad'):
+            if self.ids == 'coupled' and getattr(self, name):
+                raise SpecError(f"addition(ids='coupled') has no ids for {name}={getattr(self, name)}; leave one out")
+        for name in ('reverse_operands', 'index_hints'):
+            if self.scratchpad and getattr(self, name):
+                raise SpecError(f'addition(scratchpad=True) has no form with {name}={getattr(self, name)}; leave one out')
 
     @property
     def vocab_size(self) -> int:
-        return len(SYMBOLS)
+        return len(SYMBOLS) + (len(FURTHER) if self.scratchpad else self.index_hints)
 
     def width(self, length: Length) -> int:
-        return 3 * length_range(length, 1, 'number of digits')[1] + 4
+        high = length_range(length, 1, 'number of digits')[1]
+        if self.index_hints and high + 1 > self.index_hints:
+            raise ValueError(
+                f'sums of {high}-digit numbers need {high + 1} of the index hints, there are {self.index_hints}; '
+                f'use at most {self.index_hints - 1} digits or more hints'
+            )
+        digits = (3 * high + 1) * (2 if self.index_hints else 1)
+        return digits + 3 + (scratchpad_width(high) if self.scratchpad else 0)
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = length_range(length, 1, 'number of digits')
+        (low, high), width = length_range(length, 1, 'number of digits'), self.width(length)
         a_count = rng.integers(low, high, batch, endpoint=True)
         b_count = a_count if self.equal_length else rng.integers(low, high, batch, endpoint=True)
-        a, b = _numbers(rng, a_count, high), _numbers(rng, b_count, high)
+        a, b = random_numbers(rng, a_count, high), random_numbers(rng, b_count, high)
         c = add_digits(a, b)
         if self.zero_pad:
             a_count = b_count = np.maximum(a_count, b_count)
             c_count = a_count + 1
         else:
             c_count = np.where(c.any(axis=1), high + 1 - np.argmax(c[:, ::-1] != 0, axis=1), 1)
-        answer = c if self.reverse_output else _written(c, c_count)
+        numbers = [(a, a_count, self.reverse_operands), (b, b_count, self.reverse_operands), (c, c_count, self.reverse_output)]
+        pieces = [(digits if reverse else written(digits, count), count) for digits, count, reverse in numbers]
+        if self.index_hints:
+            start = draw_hints(rng, np.maximum(a_count, b_count) + 1, self.index_hints) + len(SYMBOLS)
+            pieces = [hinted(*piece, start, reverse) for piece, (*_, reverse) in zip(pieces, numbers)]
+        of_a, of_b, of_c = pieces
         plus, equals, dollar = (one_token(token, batch) for token in (PLUS, EQUALS, BOUNDARY))
-        operands = [dollar, (_written(a, a_count), a_count), plus, (_written(b, b_count), b_count), equals]
-        pieces = [*operands, (answer, c_count), dollar]
-        sequence, ends = join_ragged(pieces, self.width(length) + 1, PADDING)
+        steps = recursive_scratchpad(a, a_count, b, b_count, PLUS, COMMA, SEMICOLON) if self.scratchpad else []
+        whole = [dollar, of_a, plus, of_b, equals, *steps, of_c, dollar]
+        sequence, ends = join_ragged(whole, width + 1, PADDING)
         positions = None
         if self.ids == 'plain':
             positions = plain_ids(ends, width=sequence.shape[1])
@@ -85,10 +122,11 @@ class Addition(Task):
             positions = coupled_addition_ids(
                 a_count, b_count, c_count, reverse_output=self.reverse_output, width=sequence.shape[1]
             )
-        return next_token_batch(sequence, ends, a_count + b_count + 3, positions)
+        return next_token_batch(sequence, ends, of_a[1] + of_b[1] + 3, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        return ''.join(SYMBOLS[i] for i in ids)
+        names = SYMBOLS + ',;' if self.scratchpad else [*SYMBOLS, *(f'h{number}' for number in range(self.index_hints))]
+        return (' ' if self.index_hints else '').join(names[i] for i in ids)
 
 
 def add_digits(a: Int[np.ndarray, 'B L'], b: Int[np.ndarray, 'B L']) -> Int[np.ndarray, 'B L+1']:
@@ -104,17 +142,3 @@ def add_digits(a: Int[np.ndarray, 'B L'], b: Int[np.ndarray, 'B L']) -> Int[np.n
         carry, out[:, column] = np.divmod(a[:, column] + b[:, column] + carry, 10)
     out[:, -1] = carry
     return out
-
-
-def _numbers(rng, count, high):
-    """Digits, least significant first, of numbers with `count` digits; a leading 0 only where it is the only digit."""
-    digits = rng.integers(0, 10, (len(count), high))
-    lead = rng.integers(1, 10, len(count))
-    row = np.arange(len(count))
-    digits[row, count - 1] = np.where(count > 1, lead, digits[row, 0])
-    return np.where(np.arange(high) < count[:, None], digits, 0)
-
-
-def _written(digits, count):
-    """The first `count` digits in writing order, most significant first (what follows is not used)."""
-    return np.take_along_axis(digits, (count[:, None] - 1 - np.arange(digits.shape[1])) % digits.shape[1], axis=1)

@@ -1,3 +1,4 @@
 """Formal languages."""
 
+from posenc_jax.tasks.formal.bucket_sort import BucketSort as BucketSort
 from posenc_jax.tasks.formal.flip_flop import FlipFlop as FlipFlop

@@ -1,0 +1,44 @@
+"""Index hints: before every digit a symbol that says its significance, of an ordered alphabet that starts anywhere.
+
+Reference: Zhou et al., "Transformers Can Achieve Length Generalization But Not Robustly", arXiv 2402.09371 (the format is
+that of Zhou et al., arXiv 2310.16028).
+"""
+
+import numpy as np
+from jaxtyping import Int
+
+
+def draw_hints(rng: np.random.Generator, count: Int[np.ndarray, ' B'], symbols: int) -> Int[np.ndarray, ' B']:
+    """The hint of the least significant digit of each row, uniform where `count` hints in a row fit: 0 .. symbols - count.
+
+    Raises:
+      ValueError: more hints are needed than there are.
+
+    Example:
+      >>> draw_hints(np.random.default_rng(0), np.array([3, 3]), 3).tolist()
+      [0, 0]
+    """
+    if count.max() > symbols:
+        raise ValueError(f'{count.max()} digits need as many index hints, there are {symbols}')
+    return rng.integers(0, symbols - count, endpoint=True)
+
+
+def hinted(
+    digits: Int[np.ndarray, 'B L'], count: Int[np.ndarray, ' B'], start: Int[np.ndarray, ' B'], reverse: bool
+) -> tuple[Int[np.ndarray, 'B 2*L'], Int[np.ndarray, ' B']]:
+    """Puts the hint `start + k` before the k-th least significant of the `count` digits of a row; a piece for `join_ragged`.
+
+    Args:
+      digits: in writing order; of row b the first `count[b]` are used.
+      count: digits of the number.
+      start: hint of the least significant digit.
+      reverse: the least significant digit is the first.
+
+    Example:
+      >>> hinted(np.array([[2, 4]]), np.array([2]), np.array([14]), True)
+      (array([[14,  2, 15,  4]]), array([4]))
+    """
+    column = np.arange(digits.shape[1])
+    significance = column[None] if reverse else count[:, None] - 1 - column
+    both = np.stack([start[:, None] + np.broadcast_to(significance, digits.shape), digits], axis=-1)
+    return both.reshape(len(digits), -1), 2 * count

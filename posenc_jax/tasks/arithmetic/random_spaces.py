@@ -1,0 +1,113 @@
+"""Random spaces: characters of any task at random distances, so that absolute positions say nothing."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.core.registry import SpecError, check_choice, register
+from posenc_jax.tasks.coupling import plain_ids
+from posenc_jax.tasks.task import Batch, Length, Task, real_tokens
+
+LAWS = ('uniform', 'geometric')
+
+
+def spread(
+    batch: Batch, gaps: Int[np.ndarray, 'B T'], space: int, width: int
+) -> tuple[Batch, Int[np.ndarray, ' B']]:
+    """Puts spaces before the targets of a next-token batch; they bear no loss and fill what remains on the right.
+
+    Args:
+      batch: a batch whose scored targets end where its rows do.
+      gaps: how many spaces stand before target t; those of padding are not used.
+      space: token id.
+      width: of the result.
+
+    Returns:
+      The batch without positions, and the number of tokens of each row, the last target included.
+
+    Example:
+      >>> batch = {'tokens': np.array([[5, 6]]), 'targets': np.array([[6, 7]]), 'loss_mask': np.array([[0.0, 1.0]], np.float32)}
+      >>> spaced, _ = spread(batch, np.array([[0, 2]]), 9, 4)
+      >>> spaced['tokens'].tolist(), spaced['targets'].tolist(), spaced['loss_mask'].tolist()
+      ([[5, 6, 9, 9]], [[6, 9, 9, 7]], [[0.0, 0.0, 0.0, 1.0]])
+    """
+    count = real_tokens(batch)
+    real = np.arange(1, gaps.shape[1] + 1) < count[:, None]
+    at = np.cumsum(np.where(real, gaps, 0) + 1, axis=1)
+    rows, columns = np.nonzero(real)
+    sequence = np.full((len(gaps), width + 1), space, np.int32)
+    scored = np.zeros((len(gaps), width + 1), np.float32)
+    sequence[:, 0] = batch['tokens'][:, 0]
+    sequence[rows, at[rows, columns]] = batch['targets'][rows, columns]
+    scored[rows, at[rows, columns]] = batch['loss_mask'][rows, columns]
+    ends = np.take_along_axis(at, count[:, None] - 2, axis=1)[:, 0] + 1
+    cut = {'tokens': sequence[:, :-1], 'targets': sequence[:, 1:], 'loss_mask': scored[:, 1:]}
+    return {name: np.ascontiguousarray(array) for name, array in cut.items()}, ends
+
+
+@register('random_spaces', kind='task')
+@dataclasses.dataclass(frozen=True)
+class RandomSpaces(Task):
+    """Another task with 0 .. `most` spaces before every character but the first; the length is that of the task.
+
+    Spaces carry no loss; one more token id, the last, stands for them and for padding. After Shen et al., "Positional
+    Description Matters for Transformers Arithmetic", arXiv 2311.14737, and Zhou et al., arXiv 2402.09371, where it is an
+    augmentation of training: the evaluation has no spaces unless it is asked for. How many spaces, and by which law, is
+    not public: the numbers here are ours.
+
+    Args:
+      task: the task; of the ids it may supply, 'plain' ones count spaces as well.
+      most: largest number of spaces in a place.
+      law: 'uniform', or 'geometric': every further space is half as likely.
+      in_evaluation: put them into validation and test data as well.
+
+    Raises:
+      SpecError: `most` below 0, an unknown law, a task that reads text or supplies ids of another kind.
+
+    Example:
+      task = RandomSpaces(Addition(reverse_output=True), most=3)
+      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
+      print(task.decode(batch['tokens'][0]))
+    """
+
+    task: Task
+    most: int = 3
+    law: Literal['uniform', 'geometric'] = 'uniform'
+    in_evaluation: bool = False
+
+    def __post_init__(self):
+        check_choice('law', self.law, LAWS)
+        if self.most < 0:
+            raise SpecError(f'random_spaces most must be at least 0, got {self.most}')
+        if self.task.is_language:
+            raise SpecError('random_spaces takes a task with answers, not one that reads text')
+        if getattr(self.task, 'ids', 'none') not in ('none', 'plain'):
+            raise SpecError(f"random_spaces: spaces have no id among {self.task.ids!r} ones; use ids='none' or 'plain'")
+
+    @property
+    def vocab_size(self) -> int:
+        return self.task.vocab_size + 1
+
+    def width(self, length: Length) -> int:
+        return self.task.width(length) * (self.most + 1)
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        inner = self.task.sample(rng, batch, length)
+        chance = np.ones(self.most + 1) if self.law == 'uniform' else 0.5 ** np.arange(self.most + 1)
+        gaps = rng.choice(self.most + 1, inner['tokens'].shape, p=chance / chance.sum())
+        out, ends = spread(inner, gaps, self.task.vocab_size, self.width(length))
+        if 'positions' in inner:
+            out['positions'] = plain_ids(ends, width=out['tokens'].shape[1] + 1)[:, :-1]
+        return out
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        """Every space as '.', or, beside names of several letters, as a word '.'."""
+        space = self.task.vocab_size
+        joint = ' ' if ' ' in self.task.decode(np.zeros(2, np.int64)) else ''
+        return joint.join('.' if i == space else self.task.decode(np.array([i])) for i in ids)
+
+    def for_evaluation(self) -> 'RandomSpaces':
+        task = dataclasses.replace(self, task=self.task.for_evaluation())
+        return task if self.in_evaluation else dataclasses.replace(task, most=0)

@@ -1,0 +1,84 @@
+"""Addition of several numbers: `$017+008+099=421$`, the sum reversed."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.core.registry import SpecError, check_choice, register
+from posenc_jax.tasks.arithmetic.addition import BOUNDARY, EQUALS, PADDING, PLUS, SYMBOLS
+from posenc_jax.tasks.arithmetic.digits import random_numbers, written
+from posenc_jax.tasks.coupling import coupled_sum_ids, plain_ids
+from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+
+
+@register('sums', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Sums(Task):
+    """`$a+b+...+z=s$` with k numbers; the task length is the number of digits of a number. Loss on the sum and the closing `$`.
+
+    All numbers, and the sum, which is written least significant digit first, are zero-padded to the most digits that the sum
+    of k numbers as long as the longest can have. Follows Cho et al., "Position Coupling: Improving Length Generalization of
+    Arithmetic Transformers Using Task Structure", arXiv 2405.20671.
+
+    Args:
+      operands: k.
+      ids: position ids that the task supplies: 'none', 'plain' (1, 2, ...) or 'coupled', all with start 1.
+
+    Raises:
+      SpecError: fewer than two operands, or unknown `ids`.
+
+    Example:
+      task = Sums(operands=3, ids='coupled')
+      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
+      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+    """
+
+    operands: int = 3
+    ids: Literal['none', 'plain', 'coupled'] = 'none'
+
+    def __post_init__(self):
+        check_choice('ids', self.ids, ('none', 'plain', 'coupled'))
+        if self.operands < 2:
+            raise SpecError(f'sums needs at least 2 operands, got {self.operands}')
+
+    @property
+    def vocab_size(self) -> int:
+        return len(SYMBOLS)
+
+    def sum_digits(self, digits: int) -> int:
+        """Most digits of the sum of numbers that have `digits` digits.
+
+        Example:
+          >>> Sums(operands=3).sum_digits(2)
+          3
+        """
+        return len(str(self.operands * (10**digits - 1)))
+
+    def width(self, length: Length) -> int:
+        high = length_range(length, 1, 'number of digits')[1]
+        return (self.operands + 1) * (self.sum_digits(high) + 1)
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        low, high = length_range(length, 1, 'number of digits')
+        counts = rng.integers(low, high, (self.operands, batch), endpoint=True)
+        wide = self.sum_digits(high)
+        numbers = [random_numbers(rng, count, wide) for count in counts]
+        total, carry = np.zeros((batch, wide), np.int64), np.zeros(batch, np.int64)
+        for column in range(wide):
+            carry, total[:, column] = np.divmod(sum(number[:, column] for number in numbers) + carry, 10)
+        padded = np.array([self.sum_digits(n) for n in range(high + 1)])[counts.max(axis=0)]
+        plus, equals, dollar = (one_token(token, batch) for token in (PLUS, EQUALS, BOUNDARY))
+        signs = [dollar, *[plus] * (self.operands - 1)]
+        pieces = [piece for sign, number in zip(signs, numbers) for piece in (sign, (written(number, padded), padded))]
+        sequence, ends = join_ragged([*pieces, equals, (total, padded), dollar], self.width(length) + 1, PADDING)
+        positions = None
+        if self.ids == 'plain':
+            positions = plain_ids(ends, width=sequence.shape[1])
+        elif self.ids == 'coupled':
+            positions = coupled_sum_ids(padded, self.operands, width=sequence.shape[1])
+        return next_token_batch(sequence, ends, self.operands * (padded + 1) + 1, positions)
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        return ''.join(SYMBOLS[i] for i in ids)

@@ -1,0 +1,45 @@
+"""Bucket sort: a string of few different symbols in order, `$31232=12233$`."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from posenc_jax.core.registry import SpecError, register
+from posenc_jax.tasks.copy.transduction import Transduction
+
+
+@register('bucket_sort', kind='task')
+@dataclasses.dataclass(frozen=True)
+class BucketSort(Transduction):
+    """Sorting; the task length is the number of symbols. Loss on the sorted string and the closing `$`.
+
+    One of the tasks of Ruoss et al., "Randomized Positional Encodings Boost Length Generalization of Transformers", arXiv
+    2305.16843, there read in one pass by an encoder; here it is asked for token by token.
+
+    Args:
+      symbols: size of the alphabet.
+      ids: position ids that the task supplies: 'none' or 'plain'.
+
+    Raises:
+      SpecError: no symbols, or other ids.
+
+    Example:
+      task = BucketSort(symbols=5)
+      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
+      print(task.decode(batch['tokens'][0]))
+    """
+
+    symbols: int = 5
+    ids: Literal['none', 'plain'] = 'none'
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ids == 'coupled':
+            raise SpecError("bucket_sort has no coupled ids; use ids='none' or 'plain'")
+
+    def answer(self, x, count):
+        return np.sort(np.where(np.arange(x.shape[1]) < count[:, None], x, self.symbols), axis=1)
+
+    def coupled_ids(self, count, width):
+        raise NotImplementedError

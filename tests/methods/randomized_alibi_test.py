@@ -1,0 +1,143 @@
+"""Randomized ALiBi: the distribution of the magnitudes, a bias of the distance alone, the plain baseline, draws by layer."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.bias.random_offsets import random_magnitudes
+from posenc_jax.bias.randomized_alibi import randomized_alibi_bias
+from posenc_jax.core.registry import SpecError
+from posenc_jax.model.decode import decode_step, init_cache, prefill
+from posenc_jax.model.transformer import Transformer, TransformerConfig
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'randomized_alibi.json').read_text())['values']
+N, M = GOLDEN['count'], GOLDEN['max_len']
+
+
+def make(arguments, heads=8):
+    return pj.make(f'randomized_alibi({arguments})', heads=heads)
+
+
+def bias_of(encoding, tok, key=None, rows=1):
+    tok = encoding.place(tok, key=None if key is None else jax.random.key(key))
+    zeros = jnp.zeros((rows, 8, tok.length, tok.length))
+    return np.asarray(encoding.score(zeros, tok, tok, None, ())[0])
+
+
+def test_golden_bias_of_the_plain_symmetric_form():
+    """Earlier keys are half a step nearer; that is not the 'offset' of alibi, which is on later keys."""
+    bias = bias_of(make('max_len=64, random=False'), pj.Tokens.of(length=3))[0]
+    np.testing.assert_allclose(bias[:2], [GOLDEN['head_0'], GOLDEN['head_1']], atol=1e-7)
+    np.testing.assert_array_equal(bias, bias_of(make('max_len=64, random=False'), pj.Tokens.of(length=3), key=3)[0])
+    offset = pj.make('alibi(variant="offset")', heads=8)
+    pos = jnp.arange(3)[None]
+    np.testing.assert_allclose(np.asarray(offset.bias(pos, pos))[0].swapaxes(1, 2), bias, atol=1e-7)
+
+
+def test_a_full_range_is_no_randomisation():
+    tok = pj.Tokens.of(length=12)
+    for key in (None, 5):
+        np.testing.assert_array_equal(bias_of(make('max_len=12'), tok, key), bias_of(make('max_len=12, random=False'), tok))
+
+
+def test_magnitudes_are_sorted_distinct_and_have_the_moments_of_the_draw():
+    seeds = jax.random.bits(jax.random.key(0), (20_000, 2), jnp.uint32)
+    drawn = np.asarray(jax.jit(jax.vmap(lambda seed: random_magnitudes(seed, jnp.array([N]), M)[0]))(seeds))
+    assert (drawn[:, 0] == 0).all() and (np.diff(drawn[:, :N]) > 0).all()
+    assert drawn[:, 1].min() == 1 and drawn[:, N - 1].max() == M - 1 and (drawn[:, N:] == M).all()
+    error = 4 * (34 / 20_000) ** 0.5  # the variance of either end is (9 * 64 * 54) / (100 * 11) less the correction, below 34
+    assert drawn[:, 1].mean() == pytest.approx(GOLDEN['mean_first'], abs=error)
+    assert drawn[:, N - 1].mean() == pytest.approx(GOLDEN['mean_last'], abs=error)
+
+
+def test_the_bias_depends_on_the_distance_alone():
+    """Toeplitz, unlike that of `randomized_pe | alibi`, and the same magnitude on both sides."""
+    bias = bias_of(make('max_len=256'), pj.Tokens.of(length=N), key=1)[0, 0]
+    for shift in range(1, N):
+        for side in (bias, bias.T):
+            assert np.ptp(np.diagonal(side, shift)) == 0
+        assert bias[shift, 0] == bias[0, shift] + 0.25  # slope 1/2, half a step
+    ids = pj.make('randomized_pe(max_len=256) | alibi()', heads=8)
+    tok = ids.place(pj.Tokens.of(length=N), key=jax.random.key(1))
+    assert np.ptp(np.diagonal(np.asarray(ids.parts[1].bias(tok.pos, tok.pos))[0, 0], 1)) > 0
+
+
+def test_one_draw_a_pass_and_the_same_without_a_key():
+    encoding, tok = make('max_len=256'), pj.Tokens.of(length=N)
+    np.testing.assert_array_equal(bias_of(encoding, tok, 1), bias_of(encoding, tok, 1))
+    assert (bias_of(encoding, tok, 1) != bias_of(encoding, tok, 2)).any()
+    np.testing.assert_array_equal(bias_of(encoding, tok), bias_of(encoding, tok))
+    assert (bias_of(encoding, tok) != bias_of(make('max_len=256, draw=1'), tok)).any()
+
+
+@pytest.mark.parametrize('key', [None, 5])
+def test_padding_on_either_side_changes_nothing(key):
+    encoding = make('max_len=100')
+    alone = bias_of(encoding, pj.Tokens.of(length=5), key)[0]
+    valid = np.array([[False] * 3 + [True] * 5, [True] * 5 + [False] * 3])
+    padded = bias_of(encoding, pj.Tokens.of(valid=valid), key, rows=2)
+    np.testing.assert_array_equal(padded[0, :, 3:, 3:], alone)
+    np.testing.assert_array_equal(padded[1, :, :5, :5], alone)
+
+
+def test_with_eval_len_a_prefix_does_not_depend_on_what_follows():
+    encoding = make('max_len=100, eval_len=40')
+    whole = bias_of(encoding, pj.Tokens.of(length=20))
+    np.testing.assert_array_equal(bias_of(encoding, pj.Tokens.of(length=9)), whole[..., :9, :9])
+
+
+def test_a_pattern_draws_anew_in_every_layer_and_decodes():
+    """The paper's redraw: layers differ; step by step equals the whole, with ids for the whole capacity."""
+    pattern = tuple(f'randomized_alibi(max_len=64, draw={n})' for n in range(2))
+    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=8, encoding='', pattern=pattern)
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    parts = [model.encoding(*at).parts[0] for at in model.layers()]
+    for key in (None, jax.random.key(0)):
+        placed = model.place(pj.Tokens.of(length=8), key=key)
+        first, second = (np.asarray(part.offsets(tok, tok)) for part, tok in zip(parts, placed, strict=True))
+        assert (first != second).any()
+    tokens, tok = jnp.array([[0, 3, 1, 2, 5, 6]]), pj.Tokens.of(length=6)
+    expected = model(tokens, tok)
+    logits, cache = prefill(model, init_cache(model, tok), tokens[:, :3])
+    found = [*jnp.moveaxis(logits, 1, 0)]
+    for t in range(3, 6):
+        logits, cache = decode_step(model, cache, tokens[:, t])
+        found.append(logits)
+    np.testing.assert_allclose(jnp.stack(found, 1), expected, atol=2e-5)
+
+
+def test_the_pure_function_is_not_divided_by_anything():
+    bias = randomized_alibi_bias(jnp.array([0.5, 0.25]), jnp.array([[[-7, 0, 4]]]))
+    np.testing.assert_array_equal(bias[0, :, 0], [[-3.25, 0.0, -2.0], [-1.625, 0.0, -1.0]])
+
+
+def test_wrong_input_says_what_is_wrong():
+    for arguments, message in (
+        ('max_len=0', 'max_len must be at least 1, got 0'),
+        ('max_len=8, eval_len=9', 'eval_len must lie in 1 .. max_len=8, got 9'),
+        ('max_len=8, draw=-1', 'draw must be at least 0, got -1'),
+        ('max_len=16777217', 'max_len must be at most 16777216'),
+    ):
+        with pytest.raises(SpecError, match=message):
+            make(arguments)
+    encoding = make('max_len=8, eval_len=6')
+    for key, length, limit in ((1, 9, 7), (None, 7, 5)):
+        with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
+            encoding.place(pj.Tokens.of(length=length), key=key and jax.random.key(key))
+        with pytest.raises(ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'):
+            jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(pj.Tokens.of(length=length))
+    with pytest.raises(ValueError, match='needs integer positions'):
+        encoding.place(pj.Tokens.of(positions=[[0.5]]))
+    with pytest.raises(ValueError, match='one component'):
+        encoding.place(pj.Tokens.of(positions=[[[0, 1]]]))
+    with pytest.raises(ValueError, match='parameters of 8 heads, the queries have 2'):
+        tok = encoding.place(pj.Tokens.of(length=2))
+        encoding.score(jnp.zeros((1, 2, 2, 2)), tok, tok, None, ())
+    tok = jax.jit(lambda pos: make('max_len=4').place(pj.Tokens.of(positions=pos)))(jnp.array([[0, 9]]))
+    assert np.isnan(np.asarray(make('max_len=4').offsets(tok, tok))).tolist() == [[[False, True], [True, False]]]

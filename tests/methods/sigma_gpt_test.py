@@ -1,0 +1,356 @@
+"""sigma-GPT: double positions, shuffled data, decoding in any order, bursts with rejection and what they cost."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.core.spec import build, parse
+from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
+from posenc_jax.model import any_order
+from posenc_jax.model.any_order import burst_sample, sample_in_order
+from posenc_jax.model.decode import decode_step, init_cache, prefill
+from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.tasks.any_order import AnyOrder, fractal_order, shuffled_batch
+from posenc_jax.tasks.copy import Reverse
+from posenc_jax.tasks.task import real_tokens
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'sigma_gpt.json').read_text())['values']
+T, V = 9, 7
+
+
+def model_of(encoding='sigma_gpt(max_len=9, std=1.0)', seed=0, **sizes):
+    sizes = dict(dict(vocab_size=V, train_len=T - 1, layers=2, width=16, heads=2), **sizes)
+    return Transformer(TransformerConfig(encoding=encoding, **sizes), rngs=nnx.Rngs(seed))
+
+
+@pytest.fixture(scope='module')
+def model():
+    return model_of()
+
+
+def text(rows=2, seed=0):
+    return jax.random.randint(jax.random.key(seed), (rows, T), 0, V)
+
+
+def orders(rows=2, seed=0):
+    return np.stack([np.random.default_rng(seed + row).permutation(T) for row in range(rows)])
+
+
+def pairs_of(order):
+    return np.stack([order[:, :-1], order[:, 1:]], axis=-1)
+
+
+def task(spec):
+    return build(parse(spec, ('task',)).nodes[0], {})
+
+
+# The encoding.
+
+
+def test_identity_order_is_a_gpt_with_both_positions(model):
+    """`wte[x] + [wpe[t], wpe[t + 1]]`, written down with the table; positions with one component are that order."""
+    tokens, own = text(), model.shared[0]
+    table = np.asarray(own.vectors[...])
+    both = np.concatenate([table[: T - 1], table[1:T]], axis=-1)
+    plain = pj.Tokens.of(length=T - 1)
+    x = model.embed(tokens[:, :-1], (plain,))
+    np.testing.assert_allclose(x, np.asarray(model.embedding[...])[tokens[:, :-1]] * 4 + both, atol=1e-6)  # sqrt(width) = 4
+    identity = pj.Tokens.of(positions=pairs_of(np.arange(T)[None]))
+    np.testing.assert_array_equal(model(tokens[:, :-1], identity), model(tokens[:, :-1], plain))
+
+
+def test_golden_sinusoid():
+    found = sigma_gpt_sinusoid(jnp.array(GOLDEN['sinusoid']['positions']), 4, GOLDEN['sinusoid']['max_len'])
+    np.testing.assert_allclose(found, GOLDEN['sinusoid']['table'], atol=1e-6)
+    encoding = pj.make('sigma_gpt(max_len=16, table="sinusoid")', model_dim=8)
+    assert not jax.tree.leaves(nnx.state(encoding))
+    tok = encoding.place(pj.Tokens.of(positions=[[GOLDEN['sinusoid']['positions']]]))
+    np.testing.assert_allclose(encoding.embed(jnp.zeros((1, 1, 8)), tok)[0, 0], np.ravel(GOLDEN['sinusoid']['table']), atol=1e-6)
+
+
+def test_one_table_serves_both_halves():
+    encoding = pj.make('sigma_gpt(max_len=6)', model_dim=8)
+    assert encoding.vectors.shape == (6, 4) and len(jax.tree.leaves(nnx.state(encoding))) == 1
+    embed = lambda pairs: encoding.embed(jnp.zeros((1, 1, 8)), pj.Tokens.of(positions=[[pairs]]))[0, 0]
+    np.testing.assert_array_equal(embed([2, 5])[:4], embed([5, 2])[4:])
+
+
+def test_positions_that_no_table_has():
+    encoding = pj.make('sigma_gpt(max_len=6)', model_dim=8)
+    sinusoid = pj.make('sigma_gpt(max_len=6, table="sinusoid")', model_dim=8)
+    for part, pos, message in (
+        (encoding, [[[5, 6]]], 'next position 6 is not in 0 .. 5'),
+        (encoding, [[[-1, 0]]], 'own position -1 is not in 0 .. 5'),
+        (encoding, [[0, 1, 5]], 'next position 6 is not in 0 .. 5'),
+        (sinusoid, [[[-2, 0]]], 'own position -2 is not at least -1'),
+        (sinusoid, [[[0, -1]]], 'next position -1 is not at least 0'),
+        (encoding, [[[0, 1, 2]]], r'\[B, L, 2\], own and next, got int32 \(1, 1, 3\)'),
+        (encoding, [[0.5]], 'needs integer positions'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            part.place(pj.Tokens.of(positions=pos))
+    with pytest.raises(ValueError, match='6 tokens and the one that follows need 7 positions, the table has 6'):
+        jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)))(jnp.zeros((1, 6, 2), jnp.int32))
+    nan = jax.jit(lambda pos: encoding.embed(jnp.zeros((1, 1, 8)), encoding.place(pj.Tokens.of(positions=pos))))(jnp.array([[[0, 6]]]))
+    np.testing.assert_array_equal(np.isnan(nan[0, 0]), [False] * 4 + [True] * 4)
+    padded = pj.Tokens.of(positions=[[[0, 1], [99, 99]]], valid=[[True, False]])
+    assert not np.asarray(encoding.embed(jnp.zeros((1, 2, 8)), encoding.place(padded)))[0, 1].any()
+
+
+def test_wrong_arguments():
+    for arguments, message in (('max_len=1', 'at least 2, got 1'), ('max_len=4, std=-1.0', 'std must be at least 0'), ('max_len=4, table="sine"', 'is not one of')):
+        with pytest.raises(ValueError, match=message):
+            pj.make(f'sigma_gpt({arguments})', model_dim=8)
+    with pytest.raises(ValueError, match='half of the model width, got 7'):
+        pj.make('sigma_gpt(max_len=4)', model_dim=7)
+
+
+# Data.
+
+
+@pytest.mark.parametrize('length', GOLDEN['fractal'])
+def test_golden_fractal_orders(length):
+    assert fractal_order(int(length)).tolist() == GOLDEN['fractal'][length]
+
+
+def test_fractal_orders_are_permutations():
+    for length in (0, 1, 3, 33, 100):
+        assert sorted(fractal_order(length).tolist()) == list(range(length))
+
+
+def unshuffled(batch, row):
+    """The text of a row by its places, and how long it is."""
+    order = np.append(batch['positions'][row, :, 0], batch['positions'][row, -1, 1])
+    np.testing.assert_array_equal(batch['positions'][row, 1:, 0], batch['positions'][row, :-1, 1])
+    said = np.zeros(len(order), int)
+    said[order] = np.append(batch['tokens'][row, :1], batch['targets'][row])
+    assert sorted(order) == list(range(len(order)))
+    return said, order
+
+
+@pytest.mark.parametrize('options', ['', ', prompt=True', ', order="fractal"', ', order="fractal", prompt=True', ', order="left_to_right"'])
+def test_shuffled_rows_hold_the_same_text(options):
+    inner = Reverse().sample(np.random.default_rng(5), 40, (1, 6))
+    batch = task(f'any_order(reverse(){options})').sample(np.random.default_rng(5), 40, (1, 6))
+    for row in range(40):
+        said, order = unshuffled(batch, row)
+        np.testing.assert_array_equal(said, np.append(inner['tokens'][row, :1], inner['targets'][row]))
+        count = real_tokens(inner)[row]
+        assert sorted(order[:count]) == list(range(count))  # padding stays behind
+        np.testing.assert_array_equal(batch['loss_mask'][row], np.arange(1, len(order)) < count)  # all T - 1 targets
+        if 'prompt' in options:
+            prompt = int(np.argmax(inner['loss_mask'][row] > 0)) + 1
+            np.testing.assert_array_equal(order[:prompt], np.arange(prompt))
+            if 'fractal' in options:
+                np.testing.assert_array_equal(order[prompt:count], prompt + fractal_order(count - prompt))
+        elif 'left' in options:
+            np.testing.assert_array_equal(order, np.arange(len(order)))
+
+
+def test_orders_are_uniform():
+    batch = task('any_order(reverse())').sample(np.random.default_rng(0), 20_000, 1)  # five tokens, all real
+    order = np.concatenate([batch['positions'][..., 0], batch['positions'][:, -1:, 1]], axis=1)
+    _, counts = np.unique(order @ 10 ** np.arange(5), return_counts=True)
+    assert len(counts) == 120
+    assert ((counts - 20_000 / 120) ** 2 / (20_000 / 120)).sum() < 119 + 5 * (2 * 119) ** 0.5
+
+
+def test_curriculum_falls_linearly():
+    """A curriculum of 10 batches: the share of rows from left to right is 1 - index / 10."""
+    data = task('any_order(reverse(), curriculum=10)').dataset(length=4, batch_size=600, seed=0)
+    for index in (0, 3, 8, 10, 25):
+        left = (data[index]['positions'][..., 0] == np.arange(data[index]['tokens'].shape[1])).all(axis=1).mean()
+        assert left == pytest.approx(max(0, 1 - index / 10), abs=0.07), index
+
+
+def test_orders_are_drawn_apart_from_the_text():
+    plain = Reverse().dataset(length=4, batch_size=3, seed=0)[2]
+    shuffled = AnyOrder(Reverse()).dataset(length=4, batch_size=3, seed=0)[2]
+    for row in range(3):
+        np.testing.assert_array_equal(unshuffled(shuffled, row)[0], np.append(plain['tokens'][row, :1], plain['targets'][row]))
+
+
+def test_evaluation_is_left_to_right_unless_asked():
+    inner = Reverse()
+    assert AnyOrder(inner).for_evaluation() == inner
+    plain, own = (AnyOrder(inner, in_evaluation=flag).dataset(length=4, batch_size=4, seed=0, split='test')[0] for flag in (False, True))
+    assert 'positions' not in plain and 'positions' in own
+    language = task('any_order(language())')
+    batch = language.dataset(length=8, batch_size=2, seed=0)[0]
+    assert batch['positions'].shape == (2, 8, 2) and batch['loss_mask'].all()
+
+
+def test_wrong_tasks():
+    for spec, message in (
+        ('any_order(reverse(ids="plain"))', "supplies positions itself, the task has ids='plain'"),
+        ('any_order(language(packing="documents"))', "packing='documents'"),
+        ('any_order(reverse(), curriculum=-1)', 'at least 0, got -1'),
+        ('any_order(reverse(), order="backwards")', 'is not one of'),
+    ):
+        with pytest.raises(SpecError, match=message):
+            task(spec)
+
+
+def test_a_batch_is_shuffled_by_its_priorities():
+    batch = Reverse().sample(np.random.default_rng(0), 2, 2)
+    priority = np.linspace(0, 0.9, 7)[None].repeat(2, 0)
+    out = shuffled_batch(batch, priority[:, ::-1], np.array([0, 3]))
+    np.testing.assert_array_equal(out['positions'][0, :, 0], [6, 5, 4, 3, 2, 1])
+    np.testing.assert_array_equal(out['positions'][1, :, 0], [0, 1, 2, 6, 5, 4])
+
+
+# Decoding.
+
+
+def test_steps_equal_the_whole_in_any_order(model):
+    order = orders()
+    tokens = jnp.take_along_axis(text(), jnp.asarray(order), axis=1)[:, :-1]
+    tok = pj.Tokens.of(positions=pairs_of(order))
+    expected = model(tokens, tok)
+    logits, cache = prefill(model, init_cache(model, tok), tokens[:, :3])
+    found = [*jnp.moveaxis(logits, 1, 0)]
+    for t in range(3, T - 1):
+        logits, cache = decode_step(model, cache, tokens[:, t])
+        found.append(logits)
+    np.testing.assert_allclose(jnp.stack(found, 1), expected, atol=2e-5)
+
+
+def test_greedy_completion_is_consistent_with_one_pass(model):
+    """Every written token is the first choice of a pass over the finished text in the same order; the given ones stay."""
+    order, known = orders(), 3
+    out = sample_in_order(model, text(), order, known=known, temperature=0.0)
+    kept = order[:, :known]
+    np.testing.assert_array_equal(np.take_along_axis(np.asarray(out.tokens), kept, 1), np.take_along_axis(np.asarray(text()), kept, 1))
+    shuffled = jnp.take_along_axis(out.tokens, jnp.asarray(order), axis=1)
+    logits = model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(order)))
+    np.testing.assert_array_equal(jnp.argmax(logits, -1)[:, known - 1 :], shuffled[:, known:])
+    assert out.evaluations == T - known
+
+
+def test_a_start_slot_predicts_the_first_token_as_well():
+    model = model_of('sigma_gpt(max_len=9, table="sinusoid")')
+    order = orders()
+    out = sample_in_order(model, text(), order, known=0, temperature=0.0, start=0)
+    shuffled = jnp.pad(jnp.take_along_axis(out.tokens, jnp.asarray(order), axis=1), ((0, 0), (1, 0)))
+    places = np.pad(order, ((0, 0), (1, 0)), constant_values=-1)
+    logits = model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(places)))
+    np.testing.assert_array_equal(jnp.argmax(logits, -1), shuffled[:, 1:])
+    assert out.evaluations == T
+    burst = burst_sample(model, text(), order, known=0, key=jax.random.key(0), start=0)
+    assert burst.tokens.shape == (2, T) and burst.evaluations < 2 * T
+
+
+# Bursts.
+
+
+def first_round(model, known, pairing='intended', key=0, rows=2):
+    order = orders(rows)
+    sequence, places = any_order._given(model, text(rows), order, known, None)
+    burst, _ = any_order._first_burst(model, sequence, places, known)
+    graphdef, state = nnx.split(model)
+    plan = any_order._Plan(graphdef, known, 1.0, pairing, GOLDEN['orders'])
+    return plan, state, burst, order
+
+
+@pytest.mark.parametrize('known', [1, 4])
+def test_proposals_are_the_conditionals_of_the_model(model, known):
+    """p of every missing place against the plain model asked for that place alone; 'released' differs from the second on."""
+    plan, state, burst, order = first_round(model, known)
+    given = jnp.take_along_axis(text(), jnp.asarray(order), axis=1)[:, :known]
+    for pairing in ('intended', 'released'):
+        plan, *_ = first_round(model, known, pairing)
+        drawn, log_p, places, *_ = any_order._proposals(plan, model, burst, jax.random.key(1))
+        np.testing.assert_array_equal(places, order[:, known:])
+        expected = []
+        for place in range(known, T):
+            ask = np.concatenate([order[:, :known], order[:, place : place + 1]], axis=1)
+            logits = model(given, pj.Tokens.of(positions=pairs_of(ask)))[:, -1]
+            expected.append(jnp.take_along_axis(jax.nn.log_softmax(logits), drawn[:, place - known, None], axis=1)[:, 0])
+        gap = np.abs(np.asarray(log_p) - np.stack(expected, 1)).max(axis=0)
+        assert gap[0] < 2e-5
+        assert gap[1:].max() < 2e-5 if pairing == 'intended' else gap[1:].min() > 1e-3
+
+
+@pytest.mark.parametrize('known', [1, 4])
+def test_a_round_accepts_by_the_ratio_and_keeps_the_cache_of_the_winner(model, known):
+    """q against the plain model in the order that won; then the cache goes on as a fresh one would."""
+    plan, state, burst, order = first_round(model, known)
+    after, ratio = any_order._burst(plan, state, burst, jax.random.key(2))
+    assert ratio.shape == (GOLDEN['orders'], 2, T - known)
+    np.testing.assert_allclose(ratio[..., 0], GOLDEN['first_ratio'], atol=5e-5)
+    assert np.abs(np.asarray(ratio[..., 1:]) - 1).max() > 1e-2
+    taken, places, tokens = int(after.taken), np.asarray(after.places[:, :T]), after.tokens[:, :T]
+    assert known < taken <= T
+    np.testing.assert_array_equal(places[:, :known], order[:, :known])
+    assert all(sorted(row) == list(range(T)) for row in places)
+    _, fresh = prefill(model, init_cache(model, pj.Tokens.of(positions=pairs_of(places))), tokens[:, : taken - 1])
+    for ours, theirs in zip(after.layers, fresh.layers):
+        np.testing.assert_allclose(ours.k[:, :, : taken - 1], theirs.k[:, :, : taken - 1], atol=2e-5)
+        np.testing.assert_allclose(ours.v[:, :, : taken - 1], theirs.v[:, :, : taken - 1], atol=2e-5)
+
+
+def test_one_missing_place_is_an_ordinary_step(model):
+    """One pass; over many rows the distribution of the token is that of the model."""
+    order, rows = np.tile(orders(1), (4000, 1)), 4000
+    tokens = jnp.tile(text(1), (rows, 1))
+    out = burst_sample(model, tokens, order, known=T - 1, key=jax.random.key(0))
+    assert out.evaluations == 2  # the given tokens, and the step
+    shuffled = jnp.take_along_axis(tokens[:1], jnp.asarray(order[:1]), axis=1)
+    p = np.asarray(jax.nn.softmax(model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(order[:1])))[0, -1]))
+    counts = np.bincount(np.asarray(out.tokens)[np.arange(rows), order[:, -1]], minlength=V)
+    assert (((counts - rows * p) ** 2) / (rows * p)).sum() < (V - 1) + 5 * (2 * (V - 1)) ** 0.5
+
+
+def indifferent(model):
+    """A model whose output does not depend on what it reads: every proposal agrees with every order."""
+    model = nnx.clone(model)
+    model.output[...] = jnp.zeros_like(model.output[...])
+    return model
+
+
+def test_independent_tokens_come_in_one_burst(model):
+    """The claim behind bursts: where tokens do not depend on each other, one round writes them all."""
+    out = burst_sample(indifferent(model), text(), orders(), known=1, key=jax.random.key(1))
+    assert out.evaluations == 2
+    out = burst_sample(indifferent(model), text(), orders(), known=2, key=jax.random.key(1))
+    assert out.evaluations == 3 and sample_in_order(model, text(), orders(), known=2, temperature=0.0).evaluations == T - 2
+
+
+@pytest.mark.parametrize('pairing', ['intended', 'released'])
+def test_bursts_end_and_keep_what_was_given(model, pairing):
+    order, known = orders(3), 2
+    out = burst_sample(model, text(3), order, known=known, key=jax.random.key(3), pairing=pairing)
+    kept = order[:, :known]
+    np.testing.assert_array_equal(np.take_along_axis(np.asarray(out.tokens), kept, 1), np.take_along_axis(np.asarray(text(3)), kept, 1))
+    assert 3 <= out.evaluations <= 1 + 2 * (T - known)
+    np.testing.assert_array_equal(out.tokens, burst_sample(model, text(3), order, known=known, key=jax.random.key(3), pairing=pairing).tokens)
+
+
+def test_wrong_calls(model):
+    key = dict(key=jax.random.key(0))
+    repeated = orders()
+    repeated[1, 0] = repeated[1, 1]
+    for call, message in (
+        (lambda: sample_in_order(model, text(), orders(), known=0, temperature=0.0), 'known must lie in 1 .. 8, got 0'),
+        (lambda: sample_in_order(model, text(), orders(), known=T, temperature=0.0), 'known must lie in 1 .. 8, got 9'),
+        (lambda: sample_in_order(model, text(), repeated, known=2, temperature=0.0), 'permutation of 0 .. 8; row 1 is'),
+        (lambda: sample_in_order(model, text(), orders()[:, :4], known=2, temperature=0.0), r'shape \(2, 4\), expected 2 rows'),
+        (lambda: sample_in_order(model, text(), orders(), known=2), 'above 0 it needs a key'),
+        (lambda: sample_in_order(model, text(), orders(), known=0, start=0, temperature=0.0), 'no row in a learned table'),
+        (lambda: burst_sample(model, text(), orders(), known=2, temperature=0.0, **key), 'temperature must be positive, got 0.0'),
+        (lambda: burst_sample(model, text(), orders(), known=2, orders=0, **key), 'orders must be at least 1, got 0'),
+        (lambda: burst_sample(model, text(), orders(), known=2, pairing='intend', **key), "did you mean 'intended'"),
+        (lambda: burst_sample(model_of('nope()'), text(), orders(), known=2, **key), 'the encoding sigma_gpt alone'),
+        (lambda: burst_sample(model_of('sigma_gpt(max_len=9) | rope()'), text(), orders(), known=2, **key), 'sigma_gpt alone'),
+        (lambda: burst_sample(model_of('sigma_gpt(max_len=6)', train_len=5), text(), orders(), known=2, **key), 'do not fit the 6'),
+        (lambda: sample_in_order(model, text() * 1.0, orders(), known=2, temperature=0.0), 'must be integers'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
