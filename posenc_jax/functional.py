@@ -38,6 +38,7 @@ from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
 from posenc_jax.mixers.positional_attention import project_positions
+from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
@@ -60,6 +61,8 @@ __all__ = [
     'alibi_slopes',
     'attention_entropy',
     'bam_prior',
+    'bipe_ids',
+    'bipe_slopes',
     'cable_bias',
     'carope_bias',
     'carope_increments',

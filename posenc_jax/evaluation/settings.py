@@ -138,9 +138,9 @@ def check_ids(model: Transformer, task: Task, length: int) -> None:
     if task.is_language:
         return  # supplies none
     if 'positions' in task.sample(batch_rng(0, 'test', 0), 1, length):
-        positions = task.sample(batch_rng(0, 'test', 0), _TRIED, length)['positions']
-        tok = Tokens(index=np.arange(positions.shape[1], dtype=np.int32)[None], pos=positions)
-        jax.eval_shape(lambda: model.place(tok))
+        batch = task.sample(batch_rng(0, 'test', 0), _TRIED, length)
+        tok = Tokens(index=np.arange(batch['positions'].shape[1], dtype=np.int32)[None], pos=batch['positions'])
+        jax.eval_shape(lambda: model.place(tok, batch['tokens']))
 
 
 def check_width(model: Transformer, width: int) -> None:
