@@ -39,10 +39,13 @@ from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, ker
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
 from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
+from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
+from posenc_jax.positions.reverse_pe import newest_first, reverse_ids
+from posenc_jax.positions.segmented_sequences import chunk_ids, prefix_ids, stretched_table
 from posenc_jax.positions.v2pe import v2pe_ids
 from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_last, carope_log_rate, carope_match
 from posenc_jax.rotation.conflator import conflator_bigrams, switching_ids, switching_points
@@ -69,9 +72,14 @@ __all__ = [
     'carope_last',
     'carope_log_rate',
     'carope_match',
+    'chunk_ids',
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
+    'cream_bounds',
+    'cream_heads',
+    'cream_ids',
+    'cream_thresholds',
     'dca_distance',
     'decay_kernel',
     'distance_bias',
@@ -103,6 +111,7 @@ __all__ = [
     'location_weights',
     'mix_directions',
     'ms_poe_ratios',
+    'newest_first',
     'nope_temperature_curve',
     'ntk_aware_base',
     'path_directions',
@@ -112,6 +121,7 @@ __all__ = [
     'pie_keys',
     'plane_logits',
     'positional_head',
+    'prefix_ids',
     'project_positions',
     'psc_calibrate',
     'random_ids',
@@ -119,6 +129,7 @@ __all__ = [
     'ratio_index',
     'rcmha_bias',
     'rcmha_convolution',
+    'reverse_ids',
     'rope',
     'rope_frequencies',
     'rotate',
@@ -134,6 +145,7 @@ __all__ = [
     'spaced_ids',
     'ssmax_factor',
     'step_size',
+    'stretched_table',
     'switching_ids',
     'switching_points',
     't5_bias',
