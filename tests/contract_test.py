@@ -71,8 +71,15 @@ class Sentences(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack([tok.pos % 4, tok.pos // 4], axis=-1))
 
 
+class Candidates(Encoding):
+    """Gives tokens the positions of a context and candidates of three tokens each: position, number of the candidate."""
+
+    def place(self, tok, *, key=None):
+        return dataclasses.replace(tok, pos=jnp.stack(jnp.broadcast_arrays(tok.pos, tok.order // 3), axis=-1))
+
+
 # What a task would say about tokens, for encodings of which something is at rest without it.
-PLACED = {'bipe': Sentences, 'conflator': Alternating}
+PLACED = {'bipe': Sentences, 'conflator': Alternating, 'uni_encoder': Candidates}
 
 
 def make(entry, *, seed=0, causal=True):

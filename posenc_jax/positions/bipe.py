@@ -1,4 +1,4 @@
-"""Bilevel positional encoding: a learned vector for the place within a sentence, any other encoding for the sentence's number."""
+"""Bilevel positional encoding: a learned vector per place in a sentence, any other encoding for the sentence's number."""
 
 import dataclasses
 

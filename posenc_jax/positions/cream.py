@@ -25,7 +25,7 @@ def cream_thresholds(factor: int) -> np.ndarray:
 
     Example:
       >>> cream_thresholds(2).round(4).tolist()
-      [0.5, 0.6305]
+      [0.5, 0.6306]
     """
     if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
         raise ValueError(f'cream factor must be an integer of at least 1, got {factor!r}')
@@ -45,7 +45,8 @@ def cream_heads(count: int, factor: int) -> tuple[int, int]:
       (1365, 32)
     """
     if count <= 8 * factor:
-        raise ValueError(f'cream(factor={factor}) has heads and tails of {4 * factor} tokens: it needs more than {8 * factor}, got {count}')
+        needed = f'heads and tails of {4 * factor} tokens: it needs more than {8 * factor}, got {count}'
+        raise ValueError(f'cream(factor={factor}) has {needed}')
     return count // 3, 4 * factor
 
 
@@ -94,12 +95,13 @@ def cream_ids(end, head, count: int, factor: int, index):
 class CREAM(Encoding):
     """Trains N tokens at positions out of N f: the first and last h at the two ends, the others at a random place between.
 
-    Ids `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` with `q = N - 2h`. The forward pass tosses a coin for `h = N // 3` (distances
-    between the pieces) or `4f` (neighbours), each row draws alpha from the censored normal of `cream_thresholds` and `end`
+    Ids `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` with `q = N - 2h`. A forward pass tosses a coin for `h = N // 3`, distances
+    between the pieces, or `4f`, neighbours; each row draws alpha from the censored normal of `cream_thresholds` and `end`
     uniformly between `cream_bounds`. At evaluation positions stay. To be chained with position interpolation by the same
     factor, in training and evaluation alike: `cream(factor=8) | rope(freqs=pi(factor=8.0))`. N is the length of the row; ids
     are looked up by position, so a shorter or packed document has the first of the row's ids. The text stays what it is, N
-    neighbours; the task `cream_text` takes the middle out of longer texts as the paper does (with it leave this encoding out). Differs from the paper: tokens that have one row for the whole batch have one draw.
+    neighbours; the task `cream_text` takes the middle out of longer texts as the paper does (with it leave this encoding
+    out). Differs from the paper: tokens that have one row for the whole batch have one draw.
 
     Args:
       factor: f, how many times the trained length is to be reached; 1 leaves positions as they are.

@@ -1,5 +1,7 @@
 """Training on pieces of long texts at their original positions, and a learned table stretched to more positions."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -8,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.spec import CONTEXT, Node
 from posenc_jax.embedding.learned_absolute import LearnedAbsolute
 from posenc_jax.embedding.table import lookup_rows
 
@@ -128,7 +130,7 @@ def check_stretch(factor: int) -> int:
         title='Extending Input Contexts of Language Models through Training on Segmented Sequences',
         arxiv='2310.14633',
         door='place, embed',
-        equation='E_new[p] = (1-t) E[floor(p/s)] + t E[floor(p/s) + 1], t = frac(p/s); trained on segments at original positions',
+        equation='E_new[p] = (1-t) E[floor(p/s)] + t E[floor(p/s) + 1], t = frac(p/s); trained on segments that keep their p',
         source='arXiv 2310.14633 (no public code)',
         authors='Karypis, Petros and McAuley, Julian and Karypis, George',
         year=2023,
@@ -174,4 +176,9 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
     return longer
 
 
-segmented_sequences.extends = (LearnedAbsolute,)
+def _written(part: Node, factor: int) -> Node:
+    """The call of `learned_absolute` that builds what `segmented_sequences` makes of it."""
+    return dataclasses.replace(part, arguments={**part.arguments, 'max_len': part.arguments['max_len'] * check_stretch(factor)})
+
+
+segmented_sequences.extends, segmented_sequences.written = (LearnedAbsolute,), _written

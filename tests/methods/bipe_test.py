@@ -34,8 +34,8 @@ def placed(ids, spec='bipe(separators=(1, 3))', **known):
 
 
 def model(form='rope', spec='bipe(separators=(1, 3))', **options):
-    cfg = TransformerConfig(vocab_size=9, train_len=16, layers=2, width=16, heads=2, encoding=f'{spec} | {FORMS[form]}', **options)
-    return Transformer(cfg, rngs=nnx.Rngs(0))
+    sizes = dict(vocab_size=9, train_len=16, layers=2, width=16, heads=2)
+    return Transformer(TransformerConfig(encoding=f'{spec} | {FORMS[form]}', **sizes, **options), rngs=nnx.Rngs(0))
 
 
 def text(rows, length, seed=0):
@@ -97,7 +97,7 @@ def test_a_separator_after_every_token_leaves_the_other_encoding(form):
 
 
 def test_a_segment_shares_one_rotation():
-    """Logits of a query with the tokens of one segment depend on it through `inter` alone (the paper's D = inter_i - inter_j)."""
+    """A query and the tokens of one segment meet through `inter` alone (the paper's D = inter_i - inter_j)."""
     encoding = make('bipe(separators=(1, 3)) | rope()')
     tok = encoding.place(pj.Tokens.of(ids=[[0, 0, 1, 0, 0, 3, 0]]))
     q = jnp.ones((1, 7, 2, 8))
@@ -179,7 +179,7 @@ def test_other_models_do_not_carry_ids():
 
 
 def test_longer_texts_see_no_new_place_while_sentences_stay_short():
-    """Why it extrapolates: with 4 times the text, `intra` stays in the trained range and `inter` grows with the segments only."""
+    """Why it extrapolates: with 4 times the text, `intra` stays in the trained range and `inter` grows with segments only."""
     sentence = [0, 2, 4, 5, 6, 1]
     short, long = (placed(jnp.asarray([sentence * n])) for n in (4, 16))
     assert short[0].max() == long[0].max() == 5 and long[1].max() == 15
@@ -187,11 +187,12 @@ def test_longer_texts_see_no_new_place_while_sentences_stay_short():
 
 def test_wrong_input_says_what_is_wrong():
     for separators in ((), (-1,), (3, 3)):
-        with pytest.raises(ValueError, match=rf'distinct token ids of at least 0, one or more, got \({separators[0] if separators else ""}'):
+        found = separators[0] if separators else ''
+        with pytest.raises(ValueError, match=rf'distinct token ids of at least 0, one or more, got \({found}'):
             make(f'bipe(separators={separators})')
     with pytest.raises(ValueError, match='train_len must be at least 1, got 0'):
         make('bipe(train_len=0)')
-    with pytest.raises(ValueError, match=r'bipe\(separators=\(1, 3\)\) finds segments by token ids, which these tokens do not have'):
+    with pytest.raises(ValueError, match=r'bipe\(separators=\(1, 3\)\) finds segments by token ids, which these tokens'):
         make().place(pj.Tokens.of(length=3))
     with pytest.raises(ValueError, match=r'got float32 \(1, 2\)'):
         make('bipe()').place(pj.Tokens.of(positions=[[0.5, 1.0]]))

@@ -53,7 +53,8 @@ def test_a_prefix_of_single_tokens_before_a_run(last):
     begins, picked = set(), np.zeros(20)
     for seed in range(400):
         ids = prefix_ids(RNG(seed), 20, 10, 4, last=last)
-        assert len(ids) == 10 and 0 <= ids.min() and ids.max() < 20 and (np.diff(ids) > 0).all() and (np.diff(ids[4:]) == 1).all()
+        assert len(ids) == 10 and 0 <= ids.min() and ids.max() < 20
+        assert (np.diff(ids) > 0).all() and (np.diff(ids[4:]) == 1).all()
         begins.add(int(ids[4]))
         picked[ids[:4]] += 1
     assert begins == ({14} if last else set(range(4, 15)))
@@ -89,13 +90,14 @@ def test_batches_of_the_task():
     halves = [task.dataset(length=16, batch_size=4, seed=1, shard=(part, 2))[2]['tokens'] for part in (0, 1)]
     np.testing.assert_array_equal(np.concatenate(halves), data[2]['tokens'])
     assert not (data[2]['tokens'] == data[3]['tokens']).all()
-    validation = task.dataset(length=16, batch_size=4, seed=1, split='validation')[0]
-    np.testing.assert_array_equal(validation['tokens'], plain.dataset(length=16, batch_size=4, seed=1, split='validation')[0]['tokens'])
+    validation, whole = (t.dataset(length=16, batch_size=4, seed=1, split='validation')[0] for t in (task, plain))
+    np.testing.assert_array_equal(validation['tokens'], whole['tokens'])
 
 
 def test_a_model_extended_reads_texts_four_times_as_long():
     """At positions 4 p it is the model it was; it accepts 4 times as many tokens, and refuses more."""
-    cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=16, heads=2, encoding='learned_absolute(max_len=8, std=1.0)')
+    sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
+    cfg = TransformerConfig(encoding='learned_absolute(max_len=8, std=1.0)', **sizes)
     model, ids = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(8)[None]
     longer = model.extend('segmented_sequences(factor=4)')
     spread = pj.Tokens.of(positions=4 * np.arange(8)[None])

@@ -15,8 +15,9 @@ class CreamText(SelectedText):
     """Language modelling whose training rows of N tokens have the ids of `cream`, out of 0 .. Nf-1; evaluation as `language`.
 
     Head and tail are the first and last h tokens of a text; between them stand the tokens at the middle ids where the text is
-    long enough (where some of them may be of the tail too, as released), else the q tokens before the tail. Encode with
-    `rope(freqs=pi(factor=...))`, without `cream`, which would draw again. The target at the end of a piece is the next token of the text (the paper does not say; our convention).
+    long enough (some may then be of the tail too, as released), else the q tokens before the tail. Encode with
+    `rope(freqs=pi(factor=...))`, without `cream`, which would draw again. The target at the end of a piece is the next token
+    of the text (the paper does not say; our convention).
 
     Args:
       factor: f.
