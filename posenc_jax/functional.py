@@ -52,11 +52,16 @@ from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
 from posenc_jax.mixers.positional_attention import project_positions
+from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
+from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
 from posenc_jax.positions.giraffe_random import giraffe_ids
 from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
 from posenc_jax.positions.positional_description import random_tags
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
+from posenc_jax.positions.reverse_pe import newest_first, reverse_ids
+from posenc_jax.positions.segmented_sequences import chunk_ids, prefix_ids, stretched_table
+from posenc_jax.positions.uni_encoder import candidate_means, uni_encoder_ids, uni_encoder_layout, uni_encoder_loss
 from posenc_jax.positions.v2pe import v2pe_ids
 from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_last, carope_log_rate, carope_match
 from posenc_jax.rotation.conflator import conflator_bigrams, switching_ids, switching_points
@@ -79,7 +84,10 @@ __all__ = [
     'attention_entropy',
     'bam_prior',
     'best_pieces',
+    'bipe_ids',
+    'bipe_slopes',
     'cable_bias',
+    'candidate_means',
     'carope_bias',
     'carope_increments',
     'carope_last',
@@ -87,9 +95,14 @@ __all__ = [
     'carope_match',
     'complete_edges',
     'channel_scores',
+    'chunk_ids',
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
+    'cream_bounds',
+    'cream_heads',
+    'cream_ids',
+    'cream_thresholds',
     'dca_distance',
     'decay_kernel',
     'distance_bias',
@@ -134,6 +147,7 @@ __all__ = [
     'mix_directions',
     'moved_evidence',
     'ms_poe_ratios',
+    'newest_first',
     'nope_temperature_curve',
     'ntk_aware_base',
     'path_directions',
@@ -147,6 +161,7 @@ __all__ = [
     'pool_scores',
     'pos2distill_loss',
     'positional_head',
+    'prefix_ids',
     'project_positions',
     'psc_calibrate',
     'random_ids',
@@ -158,6 +173,7 @@ __all__ = [
     'rcmha_bias',
     'rcmha_convolution',
     'retrieval_heads',
+    'reverse_ids',
     'rope',
     'rope_frequencies',
     'rotate',
@@ -181,6 +197,7 @@ __all__ = [
     'ssmax_factor',
     'step_size',
     'string_distance',
+    'stretched_table',
     'switching_ids',
     'switching_points',
     't5_bias',
@@ -193,6 +210,9 @@ __all__ = [
     'transformer_xl_frequencies',
     'transformer_xl_table',
     'transformer_xl_turned',
+    'uni_encoder_ids',
+    'uni_encoder_layout',
+    'uni_encoder_loss',
     'urpe_bucket',
     'urpe_diagonal',
     'v2pe_ids',

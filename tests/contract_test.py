@@ -74,8 +74,22 @@ class Located(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
 
 
+class Sentences(Encoding):
+    """Gives tokens the positions of a text whose sentences have four tokens: place in the sentence, number of the sentence."""
+
+    def place(self, tok, *, key=None):
+        return dataclasses.replace(tok, pos=jnp.stack([tok.pos % 4, tok.pos // 4], axis=-1))
+
+
+class Candidates(Encoding):
+    """Gives tokens the positions of a context and candidates of three tokens each: position, number of the candidate."""
+
+    def place(self, tok, *, key=None):
+        return dataclasses.replace(tok, pos=jnp.stack(jnp.broadcast_arrays(tok.pos, tok.order // 3), axis=-1))
+
+
 # What a task would say about tokens, for encodings of which something is at rest without it.
-PLACED = {'conflator': Alternating, 'papeft': Located}
+PLACED = {'bipe': Sentences, 'conflator': Alternating, 'papeft': Located, 'uni_encoder': Candidates}
 
 
 def make(entry, *, seed=0, causal=True):
@@ -462,6 +476,13 @@ def test_decoding_equals_the_pass_over_the_prefix(layer):
     valid = np.ones((ROWS, LENGTH), bool)
     valid[1, :2] = False
     tok = dataclasses.replace(pj.Tokens.of(valid=valid), index=jnp.arange(LENGTH)[None])
+    if layer.promises.cached == 'none':
+        with pytest.raises(ValueError, match=f'{layer.card.key} gives every token another position when one is added'):
+            decode(layer.encoding, layer.weights, layer.x, tok, prompt)
+        longer = layer(tok=tokens(valid=valid))[:, :prompt]
+        shorter = layer(tok=tokens(valid=valid & (np.arange(LENGTH) < prompt)))[:, :prompt]
+        assert gap(longer, shorter) > DIFFERENT, 'none iff a later token changes what all others are'
+        return
     out, filled, final, raw_keys = layer._counted('decode', lambda e, w, x, tok: decode(e, w, x, tok, prompt))(
         layer.state, layer.weights, layer.x, tok
     )

@@ -57,7 +57,7 @@ def watch_encodings(
 ) -> Any:
     """The same for any encodings: `look(encoding, before, after)`, heads of several inputs of attention side by side."""
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
-    placed = model.place(tok)
+    placed = model.place(tok, tokens)
 
     def layer(x, number, place, block):
         encoding, seen = model.encoding(place, block), []

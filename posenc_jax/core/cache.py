@@ -49,15 +49,31 @@ class Cache:
       tokens: the tokens of the whole capacity, placed once; one entry for each encoding in the pattern of layers.
       cursor: how many slots are filled, the same in all rows (shorter prompts are padded on the left).
       layers: one `LayerCache` per layer, in order.
+      unplaced: the same tokens before they were placed, with the ids known so far, where an encoding reads them.
     """
 
     tokens: tuple[Tokens, ...]
     cursor: Int[Array, '']
     layers: tuple[LayerCache, ...]
+    unplaced: Tokens | None = None
 
     @property
     def capacity(self) -> int:
         return self.tokens[0].length
+
+
+def check_cached(encoding: Encoding) -> None:
+    """Refuses an encoding that no cache can serve.
+
+    Raises:
+      ValueError: names it.
+    """
+    for part in parts_of(encoding):
+        if part.cached == 'none':
+            raise ValueError(
+                f'{name_of(part)} gives every token another position when one is added, so there is nothing to cache; '
+                'run the model over the whole sequence again'
+            )
 
 
 def filled(tok: Tokens, count) -> Tokens:
@@ -85,8 +101,10 @@ def start(
       capacity: slots of the cache.
 
     Raises:
-      ValueError: a prompt longer than the capacity; an encoding that caches raw keys but reads earlier rows.
+      ValueError: a prompt longer than the capacity; an encoding that caches raw keys but reads earlier rows, or that no cache
+        can serve.
     """
+    check_cached(encoding)
     if tok.length > capacity:
         raise ValueError(f'a prompt of {tok.length} tokens does not fit a cache of {capacity}')
     if encoding.cached == 'raw' and encoding.lookback:

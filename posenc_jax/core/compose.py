@@ -99,6 +99,10 @@ class ChainedEncoding(Encoding):
         return any(part.leaves_gaps for part in self.parts)
 
     @property
+    def reads_ids(self):
+        return any(part.reads_ids for part in self.parts)
+
+    @property
     def decides(self):
         return frozenset().union(*(part.decides for part in self.parts))
 
@@ -109,7 +113,7 @@ class ChainedEncoding(Encoding):
     @property
     def cached(self):
         kinds = {part.cached for part in self.parts}
-        return 'raw' if 'raw' in kinds else 'evolving' if 'evolving' in kinds else 'encoded'
+        return next((kind for kind in ('none', 'raw', 'evolving') if kind in kinds), 'encoded')
 
     def opens(self, door):
         return any(part.opens(door) for part in self.parts)

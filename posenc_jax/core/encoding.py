@@ -34,6 +34,7 @@ class Tokens:
       pos: what the encoding believes the position is: may repeat, jump, be fractional, have several components.
       rank: which of the real tokens of its document it is, 0, 1, ..., whatever `place` did to `pos`; None where `index`
         says so (one document a row, no padding in front).
+      ids: token ids as far as they are known, only where `place` of some encoding reads them; None everywhere else.
       segment: packed document of the token; None where there is one document a row.
       valid: False for padding and empty cache slots; None where all tokens are real.
       feats: per-token features keyed by the encoding's name, [#B, L, heads or 1, ...].
@@ -44,6 +45,7 @@ class Tokens:
     segment: Int[Array, '#B L'] | None = None
     valid: Bool[Array, '#B L'] | None = None
     rank: Int[Array, '#B L'] | None = None
+    ids: Int[Array, '#B L'] | None = None
     feats: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -61,7 +63,7 @@ class Tokens:
         return self.length - 1 if self.valid is None else self.length - 1 - jnp.argmax(self.valid[:, ::-1], axis=-1)
 
     @classmethod
-    def of(cls, *, length: int | None = None, positions=None, segment=None, valid=None) -> 'Tokens':
+    def of(cls, *, length: int | None = None, positions=None, segment=None, valid=None, ids=None) -> 'Tokens':
         """Tokens of whole sequences, as the data pipeline hands them over.
 
         Positions count 0, 1, ... over the valid tokens of each segment unless `positions` gives them.
@@ -71,19 +73,22 @@ class Tokens:
           positions: [#B, L] or [#B, L, P], or None.
           segment: [#B, L] integers, equal within a document and contiguous, or None.
           valid: [#B, L] booleans, False for padding on either side, or None.
+          ids: [#B, L] integers, token ids; a model adds them where its encodings read them.
 
         Raises:
           ValueError: no length is known, or the shapes disagree.
         """
         given = {
             name: jnp.asarray(a, dtype)
-            for name, a, dtype in (('positions', positions, None), ('segment', segment, jnp.int32), ('valid', valid, bool))
+            for name, a, dtype in (
+                ('positions', positions, None), ('segment', segment, jnp.int32), ('valid', valid, bool), ('ids', ids, jnp.int32)
+            )
             if a is not None
         }
-        for name in given.keys() & {'segment', 'valid'}:
-            source = jnp.asarray(segment if name == 'segment' else valid)
+        for name in given.keys() & {'segment', 'valid', 'ids'}:
+            source = jnp.asarray({'segment': segment, 'valid': valid, 'ids': ids}[name])
             if jnp.issubdtype(source.dtype, jnp.floating):
-                raise ValueError(f'Tokens.of: {name} must be {"integers" if name == "segment" else "booleans"}, got {source.dtype}')
+                raise ValueError(f'Tokens.of: {name} must be {"booleans" if name == "valid" else "integers"}, got {source.dtype}')
         for name, a in given.items():
             if a.ndim < 2 or (a.ndim > 2 and name != 'positions'):
                 raise ValueError(f'Tokens.of: {name} has shape {a.shape}, expected [B, L]')
@@ -93,7 +98,7 @@ class Tokens:
         if len(rows := {a.shape[0] for a in given.values()} - {1}) > 1:
             raise ValueError(f'Tokens.of: the numbers of rows do not agree: {sorted(rows)}')
         (length,) = lengths
-        positions, segment, valid = (given.get(name) for name in ('positions', 'segment', 'valid'))
+        positions, segment, valid, ids = (given.get(name) for name in ('positions', 'segment', 'valid', 'ids'))
         index = jnp.arange(length, dtype=jnp.int32)[None]
         rank = None
         if segment is not None or valid is not None:
@@ -105,7 +110,7 @@ class Tokens:
                 count = count - before
             rank = jnp.maximum(count - 1, 0)
         pos = positions if positions is not None else index if rank is None else rank
-        return cls(index=index, pos=pos, segment=segment, valid=valid, rank=rank)
+        return cls(index=index, pos=pos, segment=segment, valid=valid, rank=rank, ids=ids)
 
     def with_feats(self, **feats) -> 'Tokens':
         """A copy that also carries these features.
@@ -148,9 +153,11 @@ class Encoding(nnx.Module):
         before it do; 'none', of none at all.
       runs: what it sums from key to query is right only where a query sees every key between its first and itself.
       leaves_gaps: a mask that hides keys between others that a query sees.
+      reads_ids: `place` reads token ids; a position may then depend on earlier tokens of its document alone, and decoding
+        places all tokens again whenever one becomes known.
       lookback: how many earlier rows of the layer input `branch` and `project` read (a short convolution); their rows come
         first in `x`.
-      cached: 'encoded', 'raw' or 'evolving' (see `Promises.cached`).
+      cached: 'encoded', 'raw', 'evolving' or 'none' (see `Promises.cached`).
     """
 
     card: ClassVar[Card]
@@ -162,6 +169,7 @@ class Encoding(nnx.Module):
     projected: ClassVar[str] = 'last'
     runs: ClassVar[bool] = False
     leaves_gaps: ClassVar[bool] = False
+    reads_ids: ClassVar[bool] = False
     lookback: ClassVar[int] = 0
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 NAMED_ONLY = ('mixer', 'cache', 'conversion', 'analysis')
 Kind = Literal['encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis']
-Cached = Literal['encoded', 'raw', 'evolving']
+Cached = Literal['encoded', 'raw', 'evolving', 'none']
 
 
 class SpecError(ValueError):
@@ -31,7 +31,8 @@ class Promises:
       mixes_heads: the logits of one head read the queries of another.
       blockwise: evaluation in tiles equals dense evaluation, in memory linear in the length.
       cached: what a decode cache holds of the keys: as projected and encoded, raw (encoded again at every step, because
-        the encoding of a key depends on the current length), or evolving (rewritten by every new token).
+        the encoding of a key depends on the current length), or evolving (rewritten by every new token); none, where every
+        new token changes the input of the model at all others, so that a cache is refused.
       needs_training: it has trainable parameters.
       fused: the pair stage is a plain scaled inner product, so a fused attention kernel may serve it.
     """

@@ -137,10 +137,10 @@ def check_ids(model: Transformer, task: Task, length: int) -> np.ndarray | None:
     """
     if task.is_language or 'positions' not in task.sample(batch_rng(0, 'test', 0), 1, length):
         return None
-    positions = task.sample(batch_rng(0, 'test', 0), _TRIED, length)['positions']
-    tok = Tokens(index=np.arange(positions.shape[1], dtype=np.int32)[None], pos=positions)
-    jax.eval_shape(lambda: model.place(tok))
-    return positions
+    batch = task.sample(batch_rng(0, 'test', 0), _TRIED, length)
+    tok = Tokens(index=np.arange(batch['positions'].shape[1], dtype=np.int32)[None], pos=batch['positions'])
+    jax.eval_shape(lambda: model.place(tok, batch['tokens']))
+    return batch['positions']
 
 
 def check_width(model: Transformer, width: int, components: tuple[int, ...] = ()) -> None:

@@ -15,8 +15,9 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
     """The encoding with its rotary part (or relative bias) extended; every other part, and all variables, are kept.
 
     A frequency rule replaces the rule of the rotary part. An extension (`dca`, `lm_infinite`) wraps the part, or takes one
-    of the classes in its attribute `extends` if it has that (`alibi_pi`). Several, joined by `|`, are applied from left
-    to right.
+    of the classes in its attribute `extends` if it has that (`alibi_pi`). One that makes another size of the same part
+    (`segmented_sequences`) has an attribute `written`, which does that to the call in a spec string. Several, joined by `|`,
+    are applied from left to right.
 
     Args:
       encoding: a single encoding or a chain.
@@ -60,9 +61,12 @@ def extended_spec(encoding: str, spec: str) -> str:
     for node in spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes:
         kinds = _extends(node) or ((Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,))
         relative = lambda n: issubclass(n.entry.build, Rotary) or n.entry.card.promises.relative
-        found = [n for n in nodes if isinstance(n.entry.build, type) and issubclass(n.entry.build, kinds) and relative(n)]
+        fits = lambda n: issubclass(n.entry.build, kinds) and (hasattr(node.entry.build, 'written') or relative(n))
+        found = [n for n in nodes if isinstance(n.entry.build, type) and fits(n)]
         part = _the_one(node, found, str(spec_language.Chain(tuple(nodes))))
-        if node.entry.kind == 'frequencies':
+        if hasattr(node.entry.build, 'written'):
+            extended = node.entry.build.written(part, **node.arguments)
+        elif node.entry.kind == 'frequencies':
             extended = dataclasses.replace(part, arguments={**part.arguments, 'freqs': node})
         else:
             entry = lookup(node.entry.key, ('encoding',))

@@ -209,7 +209,7 @@ def probe_heads(model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, 
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     if tok.segment is not None:
         raise ValueError('probe_heads takes one prompt a row, got packed documents (tok.segment)')
-    placed = model.place(tok)
+    placed = model.place(tok, tokens)
 
     def layer(x, number, place, block):
         q, k, _ = block.attention.split(block.attention_norm(x))

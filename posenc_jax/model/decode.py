@@ -19,10 +19,13 @@ from posenc_jax.model.transformer import Transformer
 
 
 def init_cache(model: Transformer, tok: Tokens) -> Cache:
-    """An empty cache for the tokens `tok` of the whole capacity, prompts and what is to come; `place` is called here, once.
+    """An empty cache for the tokens `tok` of the whole capacity, prompts and what is to come.
+
+    `place` is called here, once; where an encoding reads token ids, again with the prompts and with every token after them,
+    which costs O(capacity) integers a step and moves no token that is already there.
 
     Raises:
-      ValueError: the model is an encoder.
+      ValueError: the model is an encoder, or has an encoding that no cache can serve.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -32,7 +35,21 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
     """
     if not model.cfg.causal:
         raise ValueError(f'generation needs a decoder, this model is of kind {model.cfg.kind!r}')
-    return Cache(tokens=model.place(tok), cursor=jnp.zeros((), jnp.int32), layers=())
+    for part in model.shared:
+        caching.check_cached(part)
+    unplaced = dataclasses.replace(tok, ids=jnp.zeros((1, tok.length), jnp.int32)) if model.reads_ids else None
+    placed = model.place(tok if unplaced is None else unplaced)
+    return Cache(tokens=placed, cursor=jnp.zeros((), jnp.int32), layers=(), unplaced=unplaced)
+
+
+def _read(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cache:
+    """The cache with the ids of the tokens from its cursor on, and all tokens placed by what is now known."""
+    if cache.unplaced is None:
+        return cache
+    ids = jnp.broadcast_to(cache.unplaced.ids, (len(tokens), cache.capacity))
+    ids = jax.lax.dynamic_update_slice_in_dim(ids, tokens.astype(jnp.int32), cache.cursor, axis=1)
+    unplaced = dataclasses.replace(cache.unplaced, ids=ids)
+    return dataclasses.replace(cache, tokens=model.place(unplaced), unplaced=unplaced)
 
 
 def prefill(
@@ -48,6 +65,7 @@ def prefill(
     length = prompts.shape[1]
     if length > cache.capacity:
         raise ValueError(f'prompts of {length} tokens do not fit a cache of {cache.capacity}')
+    cache = _read(model, cache, prompts)
     placed = tuple(tok.slice(0, length) for tok in cache.tokens)
 
     def layer(x, number, place, block):
@@ -68,7 +86,7 @@ def prefill(
     groups = model.cfg.layers // len(stacked)
     layers = tuple(jax.tree.map(lambda a: a[g], own) for g in range(groups) for own in stacked)
     x = model.norm(x if last is None else x[:, -last:])
-    return model.logits(x), Cache(cache.tokens, jnp.asarray(length, jnp.int32), layers)
+    return model.logits(x), dataclasses.replace(cache, cursor=jnp.asarray(length, jnp.int32), layers=layers)
 
 
 def decode_step(
@@ -86,6 +104,7 @@ def decode_step(
         raise ValueError('decode_step needs a prefilled cache; call prefill first')
     if not isinstance(cache.cursor, jax.core.Tracer) and int(cache.cursor) >= cache.capacity:
         raise ValueError(f'the cache of {cache.capacity} slots is full')
+    cache = _read(model, cache, tokens[:, None])
     cursor = cache.cursor
     x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
     appended = []
@@ -104,7 +123,7 @@ def decode_step(
             return encoding.merge(sharded_attend(encoding, *arguments, heads_first=True, implementation='dense'))
 
         x = block.around(x, mix)
-    return model.logits(model.norm(x))[:, 0], Cache(cache.tokens, cursor + 1, tuple(appended))
+    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=tuple(appended))
 
 
 def _constrained(layer: LayerCache) -> LayerCache:

@@ -246,14 +246,24 @@ class Transformer(nnx.Module):
         """The shared parts of a place in the period, numbered as in `shared`: those that may open `place` and `embed`."""
         return [(link.number, self.shared[link.number]) for link in self.links[place] if link.shared]
 
-    def place(self, tok: Tokens, *, key: Array | None = None) -> tuple[Tokens, ...]:
-        """Tokens as each place of the period sees them; with a key by the training rule."""
+    @property
+    def reads_ids(self) -> bool:
+        """Whether some encoding places tokens by their ids."""
+        return any(part.reads_ids for part in self.shared)
+
+    def place(self, tok: Tokens, ids: Int[Array, 'B T'] | None = None, *, key: Array | None = None) -> tuple[Tokens, ...]:
+        """Tokens as each place of the period sees them; with a key by the training rule.
+
+        `ids`, or those that `tok` has, reach the encodings that read them and are not kept.
+        """
+        if ids is not None and self.reads_ids:
+            tok = dataclasses.replace(tok, ids=ids)
         placed = []
         for place in range(len(self.links)):
             own = tok
             for number, part in self.stem(place):
                 own = part.place(own, key=None if key is None else jax.random.fold_in(key, number))
-            placed.append(own)
+            placed.append(own if own.ids is None else dataclasses.replace(own, ids=None))
         return tuple(placed)
 
     def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
@@ -283,7 +293,7 @@ class Transformer(nnx.Module):
         if train and key is None:
             raise ValueError('train=True needs a key: dropout and positions may be random')
         place_key, stem_key, layer_key = (None, None, None) if key is None else jax.random.split(key, 3)
-        placed = self.place(tok, key=place_key)
+        placed = self.place(tok, tokens, key=place_key)
         if not train:
             stem_key, layer_key = None, None
         x = dropout(self.embed(tokens, placed), self.cfg.dropout, stem_key)

@@ -34,18 +34,51 @@ class Initial:
     Attributes:
       cfg: of the model that they are of, without adapters.
       load: mesh -> the model, its parameters where they belong.
+      resized: the extensions that have given its variables other sizes (`segmented_sequences`).
     """
 
     cfg: TransformerConfig
     load: Callable[[Mesh], Transformer]
+    resized: tuple[spec_language.Node, ...] = ()
 
 
-def open_initial(path: str) -> Initial | None:
+def open_initial(path: str, extend: str = '') -> Initial | None:
     """What training can continue from: the directory of a run (its newest checkpoint), or a public checkpoint; None for ''.
 
+    Args:
+      path: of the source.
+      extend: `init.extend`, of which those calls are applied that give variables other sizes.
+
     Raises:
-      FileNotFoundError, ValueError: there is nothing of the kind.
+      FileNotFoundError, ValueError: there is nothing of the kind; such an extension finds nothing to extend.
     """
+    initial = _open(path)
+    resized = tuple(node for node in _nodes(extend) if hasattr(node.entry.build, 'written'))
+    return _resized(initial, resized) if initial and resized else initial
+
+
+def _nodes(extend: str) -> tuple[spec_language.Node, ...]:
+    """The calls of `init.extend`."""
+    return spec_language.parse(extend, ('extension', 'frequencies', 'encoding')).nodes if extend else ()
+
+
+def _resized(initial: Initial, nodes: tuple[spec_language.Node, ...]) -> Initial:
+    """The source after extensions that give its variables other sizes."""
+    specs = _written(initial.cfg.specs, str(spec_language.Chain(nodes)), initial.cfg.train_len)
+    cfg = dataclasses.replace(initial.cfg, **({'pattern': specs} if initial.cfg.pattern else {'encoding': specs[0]}))
+
+    def load(mesh):
+        model = initial.load(mesh)
+        for node in nodes:
+            for number, part in enumerate(model.shared):
+                if isinstance(part, node.entry.build.extends):
+                    model.shared[number] = spec_language.build(node, {**cfg.context, 'encoding': part})
+        return model
+
+    return Initial(cfg, load, nodes)
+
+
+def _open(path):
     if not path:
         return None
     directory = pathlib.Path(path).expanduser()
@@ -97,7 +130,8 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
         _check_rotary(config, initial.cfg)
     if config.share == usual.share:
         config.share = initial.cfg.share
-    written = _written(config.pattern or (config.encoding,), config.init.extend, initial.cfg.train_len)
+    rest = ' | '.join(str(node) for node in _nodes(config.init.extend) if node not in initial.resized)
+    written = _written(config.pattern or (config.encoding,), rest, initial.cfg.train_len)
     if config.pattern:
         config.pattern = written
     else:
@@ -110,7 +144,7 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
 
 def _written(encodings: tuple[str, ...], extend: str, train_len: int) -> tuple[str, ...]:
     """The encodings of a pattern, extended; as in `Transformer.extend`, those that have nothing to extend stay as they are."""
-    nodes = spec_language.parse(extend, ('extension', 'frequencies', 'encoding')).nodes if extend else ()
+    nodes = _nodes(extend)
     in_front = [str(node) for node in nodes if node.entry.kind == 'encoding']
     rest = ' | '.join(str(node) for node in nodes if node.entry.kind != 'encoding')
     written, refused = [], []

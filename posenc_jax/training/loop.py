@@ -146,7 +146,7 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
       config.train.steps = 100
       directory = train(config)
     """
-    source = initial.open_initial(config.init.source)
+    source = initial.open_initial(config.init.source, config.init.extend)
     config = configs.validate(initial.resolve(config, source))
     directory = pathlib.Path(config.workdir, config.name)
     task = configs.make_task(config)

@@ -48,7 +48,11 @@ TASKS = {
     'kv_retrieval(depth=0.5)': (400, 600),
     'language()': 16,
     'language(packing="documents")': 16,
+    'segmented_text(source_len=64, segment_len=4)': 16,
+    'segmented_text(source_len=64, prefix_len=6)': 16,
+    'cream_text(factor=1, source_len=40)': 16,
 }
+PIECES = ('segmented_text', 'cream_text')  # of text, with positions of their own
 GENERATED = {spec: length for spec, length in TASKS.items() if not spec.startswith('language')}
 
 
@@ -75,7 +79,7 @@ def test_shapes_types_and_token_range(spec):
     batch = task.sample(np.random.default_rng(0), 6, length)
     always = {'tokens', 'targets', 'loss_mask'}
     assert always <= batch.keys() <= always | {'positions', 'segment'}
-    assert ('positions' in batch) == ('ids=' in spec or spec.startswith('any_order'))
+    assert ('positions' in batch) == ('ids=' in spec or spec.startswith(('any_order', *PIECES)))
     components = {'code_mixed': (3,), 'any_order': (2,), 'minesweeper': (2,)}.get(spec.split('(')[0], ())
     for name, array in batch.items():
         assert array.shape == (6, task.width(length), *(components if name == 'positions' else ())), name
@@ -86,12 +90,15 @@ def test_shapes_types_and_token_range(spec):
     assert isinstance(task.decode(batch['tokens'][0]), str)
 
 
-@pytest.mark.parametrize('spec', [s for s in TASKS if not s.startswith('mqar')])
+@pytest.mark.parametrize('spec', [s for s in TASKS if not s.startswith(('mqar', 'cream_text'))])
 def test_targets_are_the_next_tokens(spec):
     batch = make(spec).sample(np.random.default_rng(0), 6, TASKS[spec])
     follows = np.ones_like(batch['tokens'][:, 1:], bool)
     if 'segment' in batch:  # between documents there is no next token
         follows = batch['segment'][:, 1:] == batch['segment'][:, :-1]
+    if spec.startswith(PIECES):  # nor is the first token of the next piece one
+        follows = np.diff(batch['positions'], axis=1) == 1
+        assert not follows.all()
     np.testing.assert_array_equal(batch['tokens'][:, 1:][follows], batch['targets'][:, :-1][follows])
 
 

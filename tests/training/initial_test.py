@@ -13,6 +13,7 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained
 from posenc_jax.training import config as configs
+from posenc_jax.training import defaults
 from posenc_jax.training import initial
 from posenc_jax.training.checkpoint import restore_model
 from posenc_jax.training.loop import train
@@ -36,7 +37,7 @@ def continued(tmp_path, source, **fields):
 
 
 def resolve(config):
-    return initial.resolve(config, initial.open_initial(config.init.source))
+    return initial.resolve(config, initial.open_initial(config.init.source, config.init.extend))
 
 
 def leaves(model):
@@ -202,3 +203,19 @@ def test_weights_without_a_place_are_an_error(tmp_path, source):
     learned = train(tiny.config(tmp_path, name='learned', encoding=encoding, train__steps=1, train__warmup=1))
     with pytest.raises(SpecError, match=r'shared.0.vectors is \(32, 16\) in .*learned and absent in the model'):
         train(continued(tmp_path, learned, encoding='rope(base=3.0)'))
+
+
+def test_a_stretched_table_is_where_training_starts(tmp_path):
+    """`segmented_sequences` changes the size of a variable; one step at a rate of 1e-9 moves nothing that shows."""
+    table = dict(encoding='learned_absolute(max_len=16)', train__steps=4, train__length=16)
+    source = train(tiny.config(tmp_path, name='table', **table))
+    fields = dict(init__extend='segmented_sequences(factor=2)', train__length=16, train__steps=1, train__lr=1e-9)
+    config = continued(tmp_path, source, encoding=defaults.get_config().encoding, **fields)
+    assert resolve(config).encoding == 'learned_absolute(max_len=32)'
+    before, after = (leaves(restore_model(run)[1]) for run in (source, train(config)))
+    (name,) = (name for name in before if name.endswith('vectors'))
+    assert after[name].shape == (32, before[name].shape[1])
+    np.testing.assert_allclose(after[name][::2], before[name], atol=1e-6)
+    np.testing.assert_allclose(after[name][1:31:2], (before[name][:-1] + before[name][1:]) / 2, atol=1e-6)
+    for other in before.keys() - {name}:
+        np.testing.assert_allclose(after[other], before[other], atol=1e-6)

@@ -23,7 +23,7 @@ Written by `python -m posenc_jax.core.catalog` from the Cards; do not edit. What
 checks it, stands in `Promises` (`posenc_jax/core/registry.py`) and `tests/contract_test.py`. The pictures show the
 example with its parameters as initialised: the logits of equal tokens against their distance, up to four times the trained
 length (dashed), a line for each head (dark: the first); extensions act on `rope()` or, where they need something else, on
-`alibi()` or `nope()`. `python -m posenc_jax.gallery SPEC...` draws any encoding larger.
+`alibi()`, `nope()` or `learned_absolute()`. `python -m posenc_jax.gallery SPEC...` draws any encoding larger.
 
 """
 
@@ -50,7 +50,7 @@ def draw(kind: Kind, card: Card, path: Path) -> None:
     from posenc_jax.extension import extend
     from posenc_jax.gallery import Probe, thumbnail
 
-    bases = ('rope()', 'alibi()', 'nope()') if kind == 'extension' else (None,)
+    bases = ('rope()', 'alibi()', 'nope()', 'learned_absolute(max_len=64)') if kind == 'extension' else (None,)
     for base, width in [(base, width) for base in bases for width in (64, 8)]:
         probe = Probe(head_dim=width)
         try:

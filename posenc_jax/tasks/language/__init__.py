@@ -1,4 +1,6 @@
 """Language modelling: corpora, vocabularies, windows, packing."""
 
+from posenc_jax.tasks.language.cream_text import CreamText as CreamText
 from posenc_jax.tasks.language.language import Language as Language
+from posenc_jax.tasks.language.segmented_text import SegmentedText as SegmentedText
 from posenc_jax.tasks.language.vocabulary import BOS as BOS

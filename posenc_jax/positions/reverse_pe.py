@@ -1,0 +1,79 @@
+"""Reverse positions: counted from the newest token, which is always at 0."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Num
+
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.length import current_length
+from posenc_jax.core.registry import Card, Promises, register
+
+
+def reverse_ids(order: Int[Array, '#B L'], count: Int[Array, '#B #L']) -> Int[Array, '#B L']:
+    """`n - 1 - t`, of the t-th of n tokens.
+
+    Example:
+      >>> reverse_ids(jnp.array([[0, 1, 2]]), jnp.array([[3]])).tolist()
+      [[2, 1, 0]]
+    """
+    return count - 1 - order
+
+
+def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[Array, 'B L *F']:
+    """The companion for a decoder that reads a list of encoder outputs: slot s holds the token s before the newest.
+
+    Slots that would lie before the first token hold the first of the row; they are to be masked, as padding is.
+
+    Args:
+      x: one row per token.
+      last: index of the newest token of each row, `Tokens.last`.
+
+    Example:
+      >>> newest_first(jnp.array([[9.0, 1.0, 2.0], [1.0, 2.0, 9.0]]), jnp.array([2, 1])).tolist()
+      [[2.0, 1.0, 9.0], [2.0, 1.0, 1.0]]
+    """
+    index = jnp.maximum(jnp.reshape(jnp.asarray(last), (-1, 1)) - jnp.arange(x.shape[1]), 0)
+    return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
+@register(
+    'reverse_pe',
+    kind='encoding',
+    card=Card(
+        name='reverse positions',
+        title='Reverse Ordering Techniques for Attention-Based Channel Prediction',
+        arxiv='2302.00341',
+        door='place',
+        equation='p_t = n - 1 - t',
+        source='arXiv 2302.00341 (no public code)',
+        authors='Rizzello, Valentina and Böck, Benedikt and Joham, Michael and Utschick, Wolfgang',
+        year=2023,
+        example='reverse_pe() | sinusoidal()',
+        share='model',
+        promises=Promises(relative=True, fused=True, cached='none'),
+    ),
+)
+class ReversePE(Encoding):
+    """Counts positions from the end: the newest token is at 0 whatever the length, and only the oldest get unseen positions.
+
+    `p_t = n - 1 - t`, n the number of real tokens of the row, or of the packed document; what follows in the chain encodes p,
+    in the paper `sinusoidal()`. For an encoder: every new token moves all others, so a decode cache is refused (run the
+    encoder again). Positions that the tokens had do not matter. Differs from the paper: counts from 0 (it has no public code,
+    and may start at 1). Reversing the list of encoder outputs for a decoder is `newest_first`.
+
+    Raises:
+      ValueError: when a cache is made.
+
+    Reference: Rizzello, Böck, Joham, Utschick, arXiv 2302.00341.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('reverse_pe()').place(pj.Tokens.of(valid=[[False, True, True, True]])).pos[0, 1:].tolist()
+      [2, 1, 0]
+    """
+
+    def place(self, tok, *, key=None):
+        counted = dataclasses.replace(tok, pos=tok.order)
+        count, _ = current_length(counted, counted)
+        return dataclasses.replace(tok, pos=reverse_ids(tok.order, count))

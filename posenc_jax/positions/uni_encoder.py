@@ -1,0 +1,276 @@
+"""Uni-Encoder: a context and many candidate responses in one sequence, each candidate at the positions after the context."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.embedding.table import lookup_rows
+from posenc_jax.model.transformer import Transformer, TransformerConfig
+
+Shape = Literal['arrow', 'diag', 'square']
+SHAPES = ('arrow', 'diag', 'square')
+PADDING = -1  # the part of tokens that are none
+
+
+def uni_encoder_ids(context: int, candidates: Sequence[int]) -> Int[np.ndarray, 'L 2']:
+    """Id and part of each token: the context is part 0 at `0 .. n-1`, candidate c part c+1 at `n .. n + its length - 1`.
+
+    Args:
+      context: n, tokens of the context with its markers.
+      candidates: tokens of each candidate with its markers.
+
+    Raises:
+      ValueError: no context, no candidate, or an empty one.
+
+    Example:
+      >>> uni_encoder_ids(2, [1, 2]).tolist()
+      [[0, 0], [1, 0], [2, 1], [2, 2], [3, 2]]
+    """
+    if context < 1 or not len(candidates) or min(candidates) < 1:
+        found = f'{context} and {list(candidates)}'
+        raise ValueError(f'uni_encoder needs a context and candidates of at least one token, got {found}')
+    ids = np.concatenate([np.arange(context), *(np.arange(context, context + size) for size in candidates)])
+    parts = np.repeat(np.arange(len(candidates) + 1), [context, *candidates])
+    return np.stack([ids, parts], axis=-1).astype(np.int32)
+
+
+def uni_encoder_layout(
+    contexts: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[Sequence[int]]],
+    *,
+    cls: int,
+    sep: int,
+    pad: int = 0,
+    max_len: int = 256,
+) -> dict[str, np.ndarray]:
+    """`[CLS] context [SEP]`, then `[CLS] candidate [SEP]` for every candidate of the row; padded on the right.
+
+    In training the candidates of every row are the golden responses of all rows of the batch, and row b's is number b.
+
+    Args:
+      contexts: token ids of each row's context.
+      candidates: token ids of each row's candidates.
+      cls, sep, pad: ids of the markers and of padding.
+      max_len: tokens that a context or candidate may have, markers not counted; the paper's 256.
+
+    Returns:
+      `tokens` [B, L], `positions` [B, L, 2] as `uni_encoder_ids` has them, part -1 for padding, and `valid` [B, L]; all but
+      `tokens` are what `Tokens.of` takes.
+
+    Raises:
+      ValueError: rows that disagree, a row without candidates, or a text longer than max_len.
+
+    Example:
+      >>> layout = uni_encoder_layout([[7, 8]], [[[5], [6, 6]]], cls=1, sep=2)
+      >>> layout['tokens'].tolist(), layout['positions'][0, :, 0].tolist()
+      ([[1, 7, 8, 2, 1, 5, 2, 1, 6, 6, 2]], [0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7])
+    """
+    if len(contexts) != len(candidates) or not len(contexts):
+        found = f'{len(contexts)} contexts and {len(candidates)} lists'
+        raise ValueError(f'uni_encoder_layout takes candidates for every context, got {found}')
+    rows, positions = [], []
+    for number, (context, own) in enumerate(zip(contexts, candidates)):
+        for what, text in (('context', context), *((f'candidate {c}', text) for c, text in enumerate(own))):
+            if len(text) > max_len:
+                found = f'the {what} of row {number} has {len(text)} tokens'
+                raise ValueError(f'uni_encoder_layout: {found}, at most {max_len} are read')
+        texts = [[cls, *text, sep] for text in (context, *own)]
+        positions.append(uni_encoder_ids(len(texts[0]), [len(text) for text in texts[1:]]))
+        rows.append(np.concatenate(texts))
+    width = max(map(len, rows))
+    tokens = np.full((len(rows), width), pad, np.int32)
+    ids = np.tile(np.array([0, PADDING], np.int32), (len(rows), width, 1))
+    valid = np.arange(width) < np.array([[len(row)] for row in rows])
+    tokens[valid], ids[valid] = np.concatenate(rows), np.concatenate(positions)
+    return {'tokens': tokens, 'positions': ids, 'valid': valid}
+
+
+def candidate_means(hidden: Float[Array, 'B L D'], part: Int[Array, '#B L'], count: int) -> Float[Array, 'B C D']:
+    """The mean of the rows of each of `count` candidates, markers included, float32; NaN where a row has fewer.
+
+    Example:
+      >>> candidate_means(jnp.array([[[9.0], [1.0], [3.0], [5.0]]]), jnp.array([[0, 1, 1, 2]]), 2)[..., 0].tolist()
+      [[2.0, 5.0]]
+    """
+    member = (part[..., None] == jnp.arange(1, count + 1)).astype(jnp.float32)
+    member = jnp.broadcast_to(member, (len(hidden), *member.shape[1:]))
+    summed = jnp.einsum('blc,bld->bcd', member, hidden.astype(jnp.float32))
+    return summed / member.sum(1)[..., None]
+
+
+def uni_encoder_loss(
+    scores: Float[Array, 'B C'],
+    golden: Int[Array, 'B'],
+    logits: Float[Array, 'B L V'] | None = None,
+    targets: Int[Array, 'B L'] | None = None,
+    masked: Bool[Array, 'B L'] | None = None,
+) -> Float[Array, '']:
+    """Cross-entropy of the golden candidate, plus with equal weight that of the masked tokens where these are given.
+
+    Args:
+      scores: -inf where there is no candidate.
+      golden: which candidate of each row is right.
+      logits, targets, masked: of the tokens; which of them were masked (the paper masks 15 %).
+
+    Example:
+      >>> round(float(uni_encoder_loss(jnp.array([[0.0, 0.0]]), jnp.array([1]))), 4)
+      0.6931
+    """
+    loss = optax.softmax_cross_entropy_with_integer_labels(scores, golden).mean()
+    if logits is None:
+        return loss
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return loss + (nll * masked).sum() / jnp.maximum(masked.sum(), 1)
+
+
+@register(
+    'uni_encoder',
+    kind='encoding',
+    card=Card(
+        name='Uni-Encoder',
+        title='Uni-Encoder: A Fast and Accurate Response Selection Paradigm for Generation-Based Dialogue Systems',
+        arxiv='2106.01263',
+        door='place, embed, mask',
+        equation='context p = 0 .. n-1, each candidate p = n, n+1, ...; i sees j iff i or j is context or they share a part',
+        source='dll-wu/Uni-Encoder',
+        authors='Song, Chiyu and He, Hongliang and Yu, Haofei and Fang, Pengfei and Cui, Leyang and Lan, Zhenzhong',
+        year=2023,
+        example='uni_encoder() | rope()',
+        share='model',
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class UniEncoder(Encoding):
+    """Candidates share the positions after the context and do not see each other; adds a learned vector per token type.
+
+    `p = 0 .. n-1` in the context and `n, n+1, ...` in every candidate; `x_t + E[0]` in the context, `x_t + E[1]` in candidates.
+    With 'arrow' context rows see everything and a candidate sees the context and itself; 'diag' sees only its own part (a
+    bi-encoder), 'square' everything (a cross-encoder of all candidates together). The layout hands over positions [#B, L, 2]
+    of components (id, part), part 0 the context and c the c-th candidate, as `uni_encoder_layout` makes them; positions
+    [#B, L] are all context. Meant for models of kind 'encoder'; `CandidateScorer` is such a model with its head. With 'arrow'
+    the context reads all candidates, so a score may change with the set. Nothing decodes with a cache here, though in a
+    decoder the mask would hold as it stands. Which tiles hold a part is not known from their bounds: none is skipped.
+    Differs from the paper: nothing.
+
+    Args:
+      shape: 'arrow', 'diag' or 'square'.
+
+    Raises:
+      ValueError: an unknown shape; at call, positions of another shape, fractional ones, and negative parts of real tokens
+        (where positions are traced, such tokens are a part of their own).
+
+    Reference: Song, He, Yu, Fang, Cui, Lan, arXiv 2106.01263.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> encoding = pj.make('uni_encoder()', model_dim=4)
+      >>> tok = encoding.place(pj.Tokens.of(positions=uni_encoder_ids(2, [1, 2])[None]))
+      >>> tok.pos.tolist(), encoding.mask(tok, tok)[0, 0].astype(int).tolist()[2:4]
+      ([[0, 1, 2, 2, 3]], [[1, 1, 1, 0, 0], [1, 1, 0, 1, 1]])
+    """
+
+    def __init__(self, shape: Shape = 'arrow', model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+        self.shape = check_choice('uni_encoder shape', shape, SHAPES)
+        rows = 0.02 * jax.random.normal(rngs.params(), (2, model_dim), jnp.float32)
+        self.types = nnx.Param(rows, axes=(None, 'width'))
+
+    @property
+    def leaves_gaps(self):
+        return self.shape != 'square'
+
+    def opens(self, door):
+        return super().opens(door) and (door != 'mask' or self.shape != 'square')
+
+    def place(self, tok, *, key=None):
+        if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
+            raise ValueError(
+                'uni_encoder needs integer positions [B, L, 2], id and part, or [B, L], all context, got '
+                f'{tok.pos.dtype} {tok.pos.shape}'
+            )
+        ids, part = (tok.pos, jnp.zeros_like(tok.pos)) if tok.pos.ndim == 2 else (tok.pos[..., 0], tok.pos[..., 1])
+        _check(part, tok.valid)
+        return dataclasses.replace(tok, pos=ids).with_feats(uni_encoder=part[..., None])
+
+    def embed(self, x, tok):
+        rows = (tok.feats['uni_encoder'][..., 0] > 0).astype(jnp.int32)
+        added = lookup_rows(self.types[...], rows).astype(x.dtype)
+        return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))
+
+    def mask(self, tq, tk):
+        if self.shape == 'square':
+            return None
+        query, key = tq.feats['uni_encoder'], jnp.swapaxes(tk.feats['uni_encoder'], 1, 2)
+        own = query == key
+        return (own if self.shape == 'diag' else own | (query == 0) | (key == 0))[:, None]
+
+
+def _check(part, valid):
+    """Raises where a known part of a real token is negative."""
+    if any(isinstance(a, jax.core.Tracer) for a in (part, valid)):
+        return
+    real = part if valid is None else jnp.where(valid, part, 0)
+    if int(real.min()) < 0:
+        raise ValueError(f'uni_encoder: part {int(real.min())}; the context is part 0, candidates count from 1')
+
+
+class CandidateScorer(nnx.Module):
+    """An encoder that scores candidates: a linear map of the mean of each candidate's rows of the last layer, to one number.
+
+    Args:
+      cfg: of kind 'encoder', with `uni_encoder` in its encoding.
+      rngs: initial parameters come from `rngs.params()`.
+
+    Raises:
+      ValueError: another kind, or an encoding without it; when called, tokens without positions [B, L, 2].
+
+    Example:
+      >>> sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
+      >>> cfg = TransformerConfig(encoding='uni_encoder() | rope()', kind='encoder', **sizes)
+      >>> scorer = CandidateScorer(cfg, rngs=nnx.Rngs(0))
+      >>> scorer(**uni_encoder_layout([[7, 8]], [[[5], [6, 6]]], cls=1, sep=2))[0].shape
+      (1, 2)
+    """
+
+    def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
+        if cfg.causal:
+            raise ValueError(f"CandidateScorer needs a model of kind 'encoder', got {cfg.kind!r}")
+        self.model = Transformer(cfg, rngs=rngs)
+        if not all(any(isinstance(part, UniEncoder) for _, part in self.model.stem(place)) for place in range(len(cfg.specs))):
+            raise ValueError(f'CandidateScorer needs uni_encoder() in every encoding, got {", ".join(cfg.specs)}')
+        self.kernel = nnx.Param(cfg.width**-0.5 * jax.random.normal(rngs.params(), (cfg.width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((), jnp.float32))
+
+    def __call__(
+        self,
+        tokens: Int[Array, 'B L'],
+        positions: Int[Array, 'B L 2'],
+        valid: Bool[Array, 'B L'] | None = None,
+        *,
+        candidates: int | None = None,
+    ) -> tuple[Float[Array, 'B C'], Float[Array, 'B L D']]:
+        """Scores, -inf where a row has no such candidate, and the rows of the last layer (for `model.logits`).
+
+        Args:
+          tokens, positions, valid: as `uni_encoder_layout` makes them.
+          candidates: C; None reads it from the positions, which must then be known.
+        """
+        positions = jnp.asarray(positions)
+        if positions.shape[2:] != (2,):
+            raise ValueError(f'CandidateScorer needs positions [B, L, 2], id and part, got {positions.shape}')
+        part = positions[..., 1]
+        if candidates is None:
+            candidates = int(part.max())
+        hidden = self.model.hidden(jnp.asarray(tokens), Tokens.of(positions=positions, valid=valid))
+        there = (part[..., None] == jnp.arange(1, candidates + 1)).any(1)
+        means = jnp.where(there[..., None], candidate_means(hidden, part, candidates), 0.0)
+        return jnp.where(there, means @ self.kernel[...] + self.bias[...], -jnp.inf), hidden

@@ -1,0 +1,143 @@
+"""Segmented sequences: which tokens are drawn, their true targets and original positions, and the stretched table."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.extension import extend
+from posenc_jax.model import TransformerConfig
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.positions.segmented_sequences import chunk_ids, prefix_ids, stretched_table
+from posenc_jax.tasks.language import Language, SegmentedText
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'segmented_sequences.json').read_text())['values']
+RNG = np.random.default_rng
+
+
+@pytest.mark.parametrize(('table', 'stretched'), [('table', 'stretched_4'), ('short_table', 'stretched_3')])
+def test_golden_tables(table, stretched):
+    factor = int(stretched[-1])
+    out = stretched_table(jnp.array(GOLDEN[table])[:, None], factor)[:, 0]
+    np.testing.assert_allclose(out, GOLDEN[stretched], rtol=1e-6)
+
+
+@pytest.mark.parametrize('factor', [1, 2, 3, 4, 7])
+def test_old_rows_stay_exactly_and_the_last_repeats(factor):
+    table = jax.random.normal(jax.random.key(0), (13, 5))
+    longer = stretched_table(table, factor)
+    assert longer.shape == (13 * factor, 5)
+    np.testing.assert_array_equal(longer[::factor], table)
+    np.testing.assert_array_equal(longer[12 * factor :], np.tile(table[-1:], (factor, 1)))
+
+
+def test_chunks_are_segments_in_the_order_of_the_text():
+    drawn = set()
+    for seed in range(60):
+        ids = chunk_ids(RNG(seed), 24, 12, 4)
+        assert len(ids) == 12 and ids.max() < 24 and (np.diff(ids) > 0).all()
+        steps = np.diff(ids) - 1
+        assert (steps % 4 == 0).all() and (steps[np.arange(11) % 4 != 3] == 0).all()
+        drawn.add(tuple(ids[::4] // 4))
+    assert len(drawn) == 20  # all choices of 3 segments out of 6
+
+
+@pytest.mark.parametrize('last', [True, False])
+def test_a_prefix_of_single_tokens_before_a_run(last):
+    begins, picked = set(), np.zeros(20)
+    for seed in range(400):
+        ids = prefix_ids(RNG(seed), 20, 10, 4, last=last)
+        assert len(ids) == 10 and 0 <= ids.min() and ids.max() < 20
+        assert (np.diff(ids) > 0).all() and (np.diff(ids[4:]) == 1).all()
+        begins.add(int(ids[4]))
+        picked[ids[:4]] += 1
+    assert begins == ({14} if last else set(range(4, 15)))
+    if last:  # uniform over what precedes the run
+        np.testing.assert_allclose(picked[:14] / 400, 4 / 14, atol=4 * (4 / 14 * 10 / 14 / 400) ** 0.5)
+        assert not picked[14:].any()
+
+
+def test_taking_everything_is_ordinary_training():
+    for ids in (chunk_ids(RNG(0), 12, 12, 3), prefix_ids(RNG(0), 12, 12, 0), prefix_ids(RNG(0), 12, 12, 5)):
+        assert ids.tolist() == list(range(12))
+    assert prefix_ids(RNG(0), 20, 8, 0).tolist() == list(range(12, 20))
+    batch = SegmentedText(source_len=16, segment_len=4).sample(RNG(0), 2, 16)
+    assert (batch['positions'] == np.arange(16)).all() and (batch['tokens'][:, 1:] == batch['targets'][:, :-1]).all()
+
+
+@pytest.mark.parametrize('options', [dict(segment_len=4), dict(prefix_len=3), dict(prefix_len=3, last=False)])
+def test_targets_are_the_true_next_tokens(options):
+    task = SegmentedText(source_len=64, **options)
+    stream = np.arange(200, dtype=np.int32)  # the token says where it stands
+    batch = task._rows(stream, RNG(0), 6, 16)
+    np.testing.assert_array_equal(batch['targets'], batch['tokens'] + 1)
+    offsets = batch['tokens'] - batch['positions']
+    assert (offsets == offsets[:, :1]).all() and (batch['positions'] < 64).all() and batch['loss_mask'].all()
+    assert (np.diff(batch['positions'], axis=1) > 1).any(1).all()
+
+
+def test_batches_of_the_task():
+    task, plain = SegmentedText(source_len=64, segment_len=8), Language()
+    data = task.dataset(length=16, batch_size=4, seed=1)
+    for name, array in data[2].items():
+        np.testing.assert_array_equal(array, task.dataset(length=16, batch_size=4, seed=1)[2][name])
+    halves = [task.dataset(length=16, batch_size=4, seed=1, shard=(part, 2))[2]['tokens'] for part in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(halves), data[2]['tokens'])
+    assert not (data[2]['tokens'] == data[3]['tokens']).all()
+    validation, whole = (t.dataset(length=16, batch_size=4, seed=1, split='validation')[0] for t in (task, plain))
+    np.testing.assert_array_equal(validation['tokens'], whole['tokens'])
+
+
+def test_a_model_extended_reads_texts_four_times_as_long():
+    """At positions 4 p it is the model it was; it accepts 4 times as many tokens, and refuses more."""
+    sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
+    cfg = TransformerConfig(encoding='learned_absolute(max_len=8, std=1.0)', **sizes)
+    model, ids = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(8)[None]
+    longer = model.extend('segmented_sequences(factor=4)')
+    spread = pj.Tokens.of(positions=4 * np.arange(8)[None])
+    np.testing.assert_allclose(longer(ids, spread), model(ids), atol=1e-6)
+    assert np.abs(longer(ids) - model(ids)).max() > 1e-2
+    assert longer(jnp.zeros((1, 32), jnp.int32)).shape == (1, 32, 9)
+    with pytest.raises(ValueError, match='position 32 is not in 0 .. 31'):
+        longer(jnp.zeros((1, 33), jnp.int32))
+    gradient = nnx.grad(lambda m: m(ids).sum())(longer)
+    assert [a.shape for a in jax.tree.leaves(gradient['shared'])] == [(32, 16)]  # the new rows are trained
+
+
+def test_a_chain_keeps_its_other_parts():
+    longer = extend(pj.make('learned_absolute(max_len=8) | rope()', model_dim=8, head_dim=8), 'segmented_sequences(factor=2)')
+    assert longer.parts[0].max_len == 16 and longer.parts[1].card.key == 'rope'
+
+
+def test_wrong_input_says_what_is_wrong():
+    for arguments, message in (
+        ((12, 6, 4), 'segments of 4 tokens do not divide the 6 tokens of a row'),
+        ((10, 8, 4), 'segments of 4 tokens do not divide the 10 tokens of the text'),
+        ((12, 13, 1), 'a row takes 1 .. 12 tokens of a text of 12, got 13'),
+        ((12, 6, 0), 'segment_len must be at least 1, got 0'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            chunk_ids(RNG(0), *arguments)
+    for prefix in (6, -1):
+        with pytest.raises(ValueError, match=rf'prefix_len must lie in 0 .. 5, .* of 6 tokens, got {prefix}'):
+            prefix_ids(RNG(0), 12, 6, prefix)
+    for factor in (0, 1.5):
+        with pytest.raises(ValueError, match=f'factor must be an integer of at least 1, got {factor}'):
+            stretched_table(jnp.ones((2, 1)), factor)
+    for options in (dict(), dict(segment_len=4, prefix_len=4)):
+        with pytest.raises(ValueError, match='takes segment_len or prefix_len, one of them'):
+            SegmentedText(source_len=16, **options)
+    with pytest.raises(ValueError, match='give prefix_len'):
+        SegmentedText(source_len=16, segment_len=4, last=False)
+    with pytest.raises(ValueError, match='a row takes 1 .. 16 tokens of a text of 16, got 32'):
+        SegmentedText(source_len=16, segment_len=4).width(32)
+    with pytest.raises(SpecError, match='segmented_sequences extends one learned absolute; found 0 in rope'):
+        extend(pj.make('rope()', head_dim=8), 'segmented_sequences(factor=2)')
+    with pytest.raises(SpecError, match=r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)"):
+        extend(pj.make("learned_absolute(max_len=8, ids='fairseq')", model_dim=8), 'segmented_sequences(factor=2)')
