@@ -26,10 +26,10 @@ from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
 from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
-from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
-from posenc_jax.cache.parallel_context_entropy import best_pieces, piece_layout, piece_scores, pool_scores, select_pieces
 from posenc_jax.cache.double_sparsity import channel_scores, double_sparsity_attention, key_labels, label_channels, label_logits
 from posenc_jax.cache.duo_attention import retrieval_heads
+from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
+from posenc_jax.cache.parallel_context_entropy import best_pieces, piece_layout, piece_scores, pool_scores, select_pieces
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -45,9 +45,9 @@ from posenc_jax.extension.dca import dca_distance
 from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
+from posenc_jax.extension.pos2distill import answer_divergence, moved_evidence, pos2distill_loss, slot_weights
 from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
 from posenc_jax.extension.string import string_distance
-from posenc_jax.extension.pos2distill import answer_divergence, moved_evidence, pos2distill_loss, slot_weights
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
 from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
@@ -66,21 +66,26 @@ from posenc_jax.positions.v2pe import v2pe_ids
 from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_last, carope_log_rate, carope_match
 from posenc_jax.rotation.conflator import conflator_bigrams, switching_ids, switching_points
 from posenc_jax.rotation.frequencies.dynamic_ntk import dynamic_ntk_frequencies
+from posenc_jax.rotation.frequencies.giraffe import giraffe_frequencies
+from posenc_jax.rotation.frequencies.llama3_rope import llama3_frequencies
+from posenc_jax.rotation.frequencies.longrope import longrope_temperature, rescaled_factors
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
+from posenc_jax.rotation.frequencies.p_rope import p_rope_frequencies
 from posenc_jax.rotation.frequencies.pi import pi_frequencies
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_temperature
 from posenc_jax.rotation.psc import psc_calibrate
 from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
 from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
+from posenc_jax.rotation.xpos import xpos_decay, xpos_scale
 
 __all__ = [
     'alibi_bias',
     'alibi_half',
     'alibi_pi_scale',
     'alibi_slopes',
+    'answer_divergence',
     'ape_layout',
     'ape_reweigh',
-    'answer_divergence',
     'attention_entropy',
     'bam_prior',
     'best_pieces',
@@ -93,9 +98,9 @@ __all__ = [
     'carope_last',
     'carope_log_rate',
     'carope_match',
-    'complete_edges',
     'channel_scores',
     'chunk_ids',
+    'complete_edges',
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
@@ -121,6 +126,7 @@ __all__ = [
     'gali_chunks',
     'gali_ids',
     'gali_slots',
+    'giraffe_frequencies',
     'giraffe_ids',
     'gpe_ids',
     'graph_layout',
@@ -140,16 +146,19 @@ __all__ = [
     'key_labels',
     'label_channels',
     'label_logits',
+    'llama3_frequencies',
     'located_prompts',
     'location_centre',
     'location_code',
     'location_weights',
+    'longrope_temperature',
     'mix_directions',
     'moved_evidence',
     'ms_poe_ratios',
     'newest_first',
     'nope_temperature_curve',
     'ntk_aware_base',
+    'p_rope_frequencies',
     'path_directions',
     'path_match',
     'phase',
@@ -172,6 +181,7 @@ __all__ = [
     'ratio_index',
     'rcmha_bias',
     'rcmha_convolution',
+    'rescaled_factors',
     'retrieval_heads',
     'reverse_ids',
     'rope',
@@ -182,10 +192,10 @@ __all__ = [
     'sandwich_curve',
     'sandwich_slopes',
     'scaled_dot_product',
+    'select_pieces',
     'self_extend_capacity',
     'self_extend_distance',
     'shaw_index',
-    'select_pieces',
     'shuffled_documents',
     'sigma_gpt_sinusoid',
     'signed_distance',
@@ -196,8 +206,8 @@ __all__ = [
     'spaced_ids',
     'ssmax_factor',
     'step_size',
-    'string_distance',
     'stretched_table',
+    'string_distance',
     'switching_ids',
     'switching_points',
     't5_bias',
@@ -218,6 +228,8 @@ __all__ = [
     'v2pe_ids',
     'wait_k_reads',
     'weighted_sum',
+    'xpos_decay',
+    'xpos_scale',
     'yarn_frequencies',
     'yarn_temperature',
 ]

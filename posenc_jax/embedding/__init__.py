@@ -1,4 +1,3 @@
 """Door 2: what is added to the token vectors at the input of the model, or takes the place of some."""
 
-from posenc_jax.embedding import learned_absolute, papeft, sinusoidal
-from posenc_jax.embedding import learned_absolute, sigma_gpt, sinusoidal
+from posenc_jax.embedding import learned_absolute, papeft, sigma_gpt, sinusoidal
