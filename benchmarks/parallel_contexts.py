@@ -55,7 +55,7 @@ def look_up(random, rows: int, contexts: int, pairs: int, asked: int = 16, sink:
     keys = np.argsort(random.random((rows, SYMBOLS)), axis=1)[:, :count]
     values = random.integers(0, SYMBOLS, (rows, count))
     text = np.stack([1 + keys, 1 + SYMBOLS + values], axis=-1).reshape(rows, contexts, 2 * pairs)
-    chosen = np.argsort(random.random((rows, count)), axis=1)[:, :asked]
+    chosen = np.argsort(random.random((rows, count)), axis=1)[:, np.arange(asked) % count]
     query = np.stack([np.take_along_axis(1 + keys, chosen, 1), np.take_along_axis(1 + SYMBOLS + values, chosen, 1)], axis=-1)
     query = query.reshape(rows, 2 * asked)
     return Question(
@@ -87,8 +87,8 @@ def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
 
     random, opt_state = np.random.default_rng(0), optimizer.init(params)
     for number in range(steps):
-        # Few pairs at first: what is to be learned is the same, and shows sooner.
-        some = max(16 // pairs, round(contexts * min(1.0, 1.5 * (number + 1) / steps)))
+        # Few contexts at first, which shows sooner what is to be learned; the number doubles until half of the training is done.
+        some = min(contexts, 2 ** (1 + int(2 * number / steps * np.log2(max(contexts, 2)))))
         batch = look_up(random, 32, some, pairs)
         weight = np.concatenate([np.zeros((32, batch.text.shape[1] - 32)), batch.answer], axis=1)
         params, opt_state, value = step(params, opt_state, jnp.asarray(batch.text), jnp.asarray(weight))

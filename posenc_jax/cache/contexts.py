@@ -462,8 +462,8 @@ def continue_from(
             f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the last is not stored) do not fit '
             f'{free} free slots of a cache of {cache.capacity}'
         )
-    if temperature > 0 and key is None:
-        raise ValueError(f'temperature={temperature} draws at random and needs a key')
+    if not temperature >= 0 or (temperature > 0 and key is None):
+        raise ValueError(f'temperature must be 0, or positive with a key to draw with, got {temperature} and key={key}')
     logits, cache = read(model, cache, query, last=1)
     graphdef, state = nnx.split(model)
     return _continue((graphdef, max_new_tokens, float(temperature)), state, cache, logits[:, -1], key)
