@@ -106,7 +106,7 @@ def attention_entropy(
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()')
       >>> found = attention_entropy(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5)
-      >>> found.heads.shape, found.rows, 0 < found.mean < np.log(7)
+      >>> found.heads.shape, found.rows, bool(0 < found.mean < np.log(7))
       ((2, 2), 14, True)
     """
     if block < 1:

