@@ -36,7 +36,8 @@ def main():
     arguments = parser.parse_args()
     config, model, _ = restore_model(arguments.run)
     task = build(parse(config.task, ('task',)).nodes[0], {})
-    batch = lambda split: jax.tree.map(jnp.asarray, task.dataset(length=arguments.length, batch_size=arguments.rows, seed=0, split=split)[0])
+    drawn = dict(length=arguments.length, batch_size=arguments.rows, seed=0)
+    batch = lambda split: jax.tree.map(jnp.asarray, task.dataset(**drawn, split=split)[0])
     graphdef, state = nnx.split(model)
 
     @jax.jit
