@@ -21,18 +21,17 @@ from flax import nnx
 from configs.sweeps.runs import train_run
 from configs.sweeps.tables import report
 from posenc_jax.cache.duo_attention import deploy, retrieval_heads
+from posenc_jax.core.spec import build, parse
 from posenc_jax.model import Transformer
 from posenc_jax.tasks import Task, batch_iterator
-from posenc_jax.tasks.retrieval import Passkeys
 from posenc_jax.tasks.task import batch_rng
 from posenc_jax.training.checkpoint import restore_model
 from posenc_jax.training.duo_gates import train_gates
 
-TASK = dict(keys=2, words=3, alphabet=16, fillers=8)
 FIELDS = {
-    'task': 'passkeys(keys=2, words=3, alphabet=16, fillers=8)', 'encoding': 'rope()', 'model.layers': 4, 'model.width': 64,
-    'model.heads': 4, 'train.length': 96, 'train.min_length': 15, 'train.batch': 32, 'train.lr': 1e-3, 'train.steps': 3000,
-    'train.save_every': 1000, 'train.eval_every': 1000,
+    'task': 'passkeys(keys=2, words=2, alphabet=8, fillers=4)', 'encoding': 'rope()', 'model.layers': 4, 'model.width': 32,
+    'model.heads': 4, 'train.length': 64, 'train.min_length': 11, 'train.batch': 32, 'train.lr': 3e-3, 'train.steps': 1200,
+    'train.save_every': 400, 'train.eval_every': 400,
 }  # fmt: skip
 SINK, RECENT = 2, 8
 SPARSITIES = (0.0, 0.25, 0.5, 0.75, 0.875, 1.0)
@@ -55,15 +54,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/duo_attention')
-    parser.add_argument('--gate-steps', type=int, default=300)
+    parser.add_argument('--gate-steps', type=int, default=200)
     parser.add_argument('--random', type=int, default=4, help='draws of random gates')
     parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
     arguments = parser.parse_args()
-    task, rows = Passkeys(**TASK), []
+    rows = []
     for seed in arguments.seeds:
         run = train_run(arguments.workdir / f'recall_{seed}', 'configs/default.py', FIELDS | {'seed': seed}, arguments.set)
         config, model, _ = restore_model(run)
-        length = config.train.length
+        task, length = build(parse(config.task, ('task',)).nodes[0], {}), config.train.length
         batches = batch_iterator(task.dataset(length=(length // 2, length), batch_size=16, seed=seed))
         gates, _ = train_gates(model, batches, steps=arguments.gate_steps, sink=SINK, recent=RECENT)
         (arguments.workdir / f'gates_{seed}.json').write_text(json.dumps(np.asarray(gates).round(4).tolist()))

@@ -65,7 +65,7 @@ def test_shapes_types_and_token_range(spec):
     assert always <= batch.keys() <= always | {'positions', 'segment'}
     assert ('positions' in batch) == ('ids=' in spec)
     for name, array in batch.items():
-        components = (3,) if name == 'positions' and 'ids="switches"' in spec else ()
+        components = (3,) if name == 'positions' and ('ids="switches"' in spec or 'ids="locations"' in spec) else ()
         assert array.shape == (6, task.width(length), *components), name
         assert array.dtype == (np.float32 if name == 'loss_mask' else np.int32), name
     for name in ('tokens', 'targets'):
