@@ -98,7 +98,8 @@ def main():
         for name, (_, size) in built.items()
     ]
     columns = ('cache', 'ms per token, median (min)', 'speed', 'MiB of keys and values', 'memory saved')
-    show(f'{args.new} tokens behind {args.length}, {args.batch} row(s), {args.layers} layers of width {args.width}', columns, rows)
+    sizes = f'{args.layers} layers of width {args.width}'
+    show(f'{args.new} tokens behind {args.length}, {args.batch} row(s), {sizes}', columns, rows)
 
 
 if __name__ == '__main__':

@@ -113,10 +113,10 @@ class PAPEFT(Encoding):
 
     `e_k = W2 gelu(W1 sincos(1000 l_k))`, `l_k = k / (n - 1)` for slot k = 0 .. n - 1, whatever document lies in it. W2 starts
     at zero, so the soft tokens are zero vectors until it is trained. `train.tune='encodings'` trains W1 and W2 alone (and what
-    else the encoding of the model has to train), on prompts whose documents are shuffled. The task hands over positions with
-    three components, [#B, L, 3]: the position, slot + 1 for an empty token or 0, and n; see `located_prompts`, and
-    `kv_slots(ids="locations")`. The first goes on to the other encodings, so that an empty token counts as one. Positions
-    with one component have no documents. Soft tokens live in the prefix of the cache like all others.
+    else the encoding of the model has to train), 'adapters' low-rank adapters besides, on prompts whose documents are
+    shuffled. The task hands over positions with three components, [#B, L, 3]: the position, slot + 1 for an empty token or 0,
+    and n; see `located_prompts`, and `kv_slots(ids="locations")`. The first goes on to the other encodings, so that an empty
+    token counts as one. Positions with one component have no documents. Soft tokens live in the prefix of the cache.
     Differs from the paper: it describes the adapter in words only; all of this form is this library's own.
 
     Args:

@@ -80,7 +80,8 @@ def test_shapes_types_and_token_range(spec):
     always = {'tokens', 'targets', 'loss_mask'}
     assert always <= batch.keys() <= always | {'positions', 'segment'}
     assert ('positions' in batch) == ('ids=' in spec or spec.startswith(('any_order', *PIECES)))
-    components = {'code_mixed': (3,), 'any_order': (2,), 'minesweeper': (2,)}.get(spec.split('(')[0], ())
+    own = {'code_mixed': (3,), 'any_order': (2,), 'minesweeper': (2,)}
+    components = (3,) if 'ids="locations"' in spec else own.get(spec.split('(')[0], ())
     for name, array in batch.items():
         assert array.shape == (6, task.width(length), *(components if name == 'positions' else ())), name
         assert array.dtype == (np.float32 if name == 'loss_mask' else np.int32), name

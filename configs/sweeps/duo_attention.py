@@ -1,0 +1,87 @@
+"""DuoAttention on a small recall model: accuracy of passkeys by the share of streaming heads, trained against random gates.
+
+Command:   python -m configs.sweeps.duo_attention [--seeds 0 1] [--workdir runs/duo_attention] [--set train.steps=500]
+Time:      not yet timed as a whole
+Trains a four-layer model on short passkeys (train.py; what is complete is not trained again), then its gates on the same
+task, then evaluates the deployed model at each sparsity: with heads by trained gates, by random gates, and with every head
+streaming. Results: WORKDIR/comparison (table, results.csv, picture) and the gates in WORKDIR/gates_SEED.json.
+Paper:     Xiao et al. (arXiv 2410.10819): at 50 % (heads with their own keys) or 25 to 50 % (shared keys) streaming heads the
+           accuracy of the full cache; random or smaller shares of retrieval heads lose passkeys.
+"""
+
+import argparse
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from configs.sweeps.runs import train_run
+from configs.sweeps.tables import report
+from posenc_jax.cache.duo_attention import deploy, retrieval_heads
+from posenc_jax.core.spec import build, parse
+from posenc_jax.model import Transformer
+from posenc_jax.tasks import Task, batch_iterator
+from posenc_jax.tasks.task import batch_rng
+from posenc_jax.training.checkpoint import restore_model
+from posenc_jax.training.duo_gates import train_gates
+
+FIELDS = {
+    'task': 'passkeys(keys=2, words=2, alphabet=8, fillers=4)', 'encoding': 'rope()', 'model.layers': 4, 'model.width': 32,
+    'model.heads': 4, 'train.length': 64, 'train.min_length': 11, 'train.batch': 32, 'train.lr': 3e-3, 'train.steps': 1200,
+    'train.save_every': 400, 'train.eval_every': 400,
+}  # fmt: skip
+SINK, RECENT = 2, 8
+SPARSITIES = (0.0, 0.25, 0.5, 0.75, 0.875, 1.0)
+
+
+def accuracy(model: Transformer, task: Task, length: int, rows: int = 256) -> float:
+    """Share of the words that are asked for which the model predicts."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def right(state, tokens, targets):
+        return nnx.merge(graphdef, state)(tokens).argmax(-1) == targets
+
+    batch = task.sample(batch_rng(0, 'test', 0), rows, length)
+    hits = np.asarray(right(state, jnp.asarray(batch['tokens']), jnp.asarray(batch['targets'])))
+    return float(hits[batch['loss_mask'] > 0].mean())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/duo_attention')
+    parser.add_argument('--gate-steps', type=int, default=200)
+    parser.add_argument('--random', type=int, default=4, help='draws of random gates')
+    parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
+    arguments = parser.parse_args()
+    rows = []
+    for seed in arguments.seeds:
+        run = train_run(arguments.workdir / f'recall_{seed}', 'configs/default.py', FIELDS | {'seed': seed}, arguments.set)
+        config, model, _ = restore_model(run)
+        task, length = build(parse(config.task, ('task',)).nodes[0], {}), config.train.length
+        batches = batch_iterator(task.dataset(length=(length // 2, length), batch_size=16, seed=seed))
+        gates, _ = train_gates(model, batches, steps=arguments.gate_steps, sink=SINK, recent=RECENT)
+        (arguments.workdir / f'gates_{seed}.json').write_text(json.dumps(np.asarray(gates).round(4).tolist()))
+        print(f'seed {seed}: full cache {accuracy(model, task, length):.3f}; gates\n{np.asarray(gates).round(2)}', flush=True)
+        score = lambda heads: accuracy(deploy(model, heads, sink=SINK, recent=RECENT), task, length)
+        rng = np.random.default_rng([seed, 1])
+        for sparsity in SPARSITIES:
+            rows.append(('passkeys', 'trained gates', sparsity, seed, score(retrieval_heads(gates, sparsity=sparsity))))
+            drawn = [score(retrieval_heads(rng.random(gates.shape), sparsity=sparsity)) for _ in range(arguments.random)]
+            rows += [('passkeys', 'random gates', sparsity, seed, value) for value in drawn]
+        rows.append(('passkeys', 'all stream', 1.0, seed, score(np.zeros(gates.shape, bool))))
+    report(
+        rows,
+        arguments.workdir / 'comparison',
+        title=f'DuoAttention, sink {SINK}, recent {RECENT}',
+        x='share of streaming heads',
+        value='accuracy',
+    )
+
+
+if __name__ == '__main__':
+    main()
