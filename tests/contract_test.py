@@ -34,6 +34,7 @@ OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
     'nope_temperature': ('encoding', 'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)', dict(needs_training=True)),
+    'sigma_gpt': ('encoding', 'sigma_gpt(max_len=128, table="sinusoid")', dict(needs_training=False)),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
     'yarn': ('frequencies', 'rope(freqs=yarn(dynamic=True, train_len=8))', dict(relative=False, cached='raw')),
 }
