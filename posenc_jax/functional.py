@@ -198,7 +198,6 @@ __all__ = [
     'shaw_index',
     'shuffled_documents',
     'sigma_gpt_sinusoid',
-    'shaw_index',
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',

@@ -36,6 +36,7 @@ OPTIONS = {
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'nope_temperature': ('encoding', 'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)', dict(needs_training=True)),
     'self_extend': ('encoding', 'self_extend(encoding=rope(), group=None, local=4)', dict(relative=True)),
+    'sigma_gpt': ('encoding', 'sigma_gpt(max_len=128, table="sinusoid")', dict(needs_training=False)),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
     'yarn': ('frequencies', 'rope(freqs=yarn(dynamic=True, train_len=8))', dict(relative=False, cached='raw')),
 }

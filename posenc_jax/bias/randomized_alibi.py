@@ -37,7 +37,7 @@ def randomized_alibi_bias(slopes: Float[Array, 'N'], offsets: Num[Array, '#B T S
         authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and Csordás, Róbert and '
         'Bennani, Mehdi and Legg, Shane and Veness, Joel',
         year=2023,
-        example='randomized_alibi(max_len=128, eval_len=96)',
+        example='randomized_alibi(max_len=4096, eval_len=2048)',
         share='model',
         promises=Promises(relative=True),
     ),

@@ -24,7 +24,7 @@ from posenc_jax.core.spec import CONTEXT
         authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and Csordás, Róbert and '
         'Bennani, Mehdi and Legg, Shane and Veness, Joel',
         year=2023,
-        example='randomized_transformer_xl(max_len=128, eval_len=96)',
+        example='randomized_transformer_xl(max_len=4096, eval_len=2048)',
         share='model',
         promises=Promises(relative=True, needs_training=True),
     ),
