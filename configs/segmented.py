@@ -18,6 +18,7 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.task = 'segmented_text(source_len=512, segment_len=16)'
-    config.train.update(steps=200, batch=16, length=128, lr=5e-4, warmup=20, end_lr_fraction=1.0, save_every=100, eval_every=100)
+    config.train.update(steps=200, batch=16, length=128, lr=5e-4, warmup=20, end_lr_fraction=1.0)
+    config.train.update(save_every=100, eval_every=100)
     config.eval.update(lengths=(128, 256, 512))
     return config

