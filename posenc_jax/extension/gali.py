@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.encoding import Constant, Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.families import check_heads
 from posenc_jax.core.length import current_length
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, register
@@ -128,7 +129,8 @@ class GALI(Encoding):
 
     Raises:
       ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; local outside
-        1 .. train_len - 1; a chunk of no token; negative noise; at call, positions that are not whole.
+        1 .. train_len - 1; a chunk of no token; negative noise; at call, positions that are not whole, and with noise
+        another number of heads.
 
     Reference: Li, Zhang, Li, Han, arXiv 2502.02659.
 
@@ -206,6 +208,7 @@ class GALI(Encoding):
         near = jax.lax.cond((seen & whole).any(), scaled_dot_product, nothing, q, k)
         far = jax.lax.cond((seen & ~whole).any(), interpolated, nothing, far_q, k)
         if self.noise:
+            check_heads('gali', self.head[...], far)
             between = ~whole & (tk.pos[:, None, :] % parts[:, :, None] > 0)[:, None]
             spread = self.noise * (tq.pos[:, :, None] - tk.pos[:, None, :]) / total[:, :, None]
             normals = pair_normals(self.seed, self.head[...], tq.pos, tk.pos)

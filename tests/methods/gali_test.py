@@ -226,6 +226,12 @@ def test_positions_that_are_not_whole_are_refused():
         encoding().project(*qkv(9), tok, tok)
 
 
+def test_noise_of_another_number_of_heads_is_refused():
+    part = pj.make('gali(encoding=rope(), noise=1.0)', head_dim=WIDTH, heads=1, train_len=16)
+    with pytest.raises(ValueError, match='gali has parameters of 1 heads, the queries have 2'):
+        scored(part, *qkv(9)[:2])
+
+
 @pytest.mark.parametrize('train_len, local', [(4096, 128), (64, 8)])
 def test_default_window(train_len, local):
     part = pj.make('gali(encoding=rope())', head_dim=8, heads=2, train_len=train_len)
