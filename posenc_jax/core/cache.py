@@ -190,8 +190,8 @@ def end_slots(tok: Tokens, cursor: Int[Array, ''], first: int, last: int) -> Int
     slot = jnp.arange(tok.length, dtype=jnp.int32)
     wanted = (slot < cursor) & ((tok.order < first) | (slot >= cursor - last))
     slots = jnp.where(wanted if tok.valid is None else wanted & tok.valid, slot, -1)
-    missing = max(0, first + last - tok.length)
-    return jnp.sort(jnp.pad(slots, ((0, 0), (missing, 0)), constant_values=-1), axis=1)[:, slots.shape[1] + missing - first - last :]
+    slots = jnp.pad(slots, ((0, 0), (max(0, first + last - tok.length), 0)), constant_values=-1)
+    return jnp.sort(slots, axis=1)[:, slots.shape[1] - first - last :]
 
 
 def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -> Any:

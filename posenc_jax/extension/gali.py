@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.encoding import Constant, Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.families import check_heads
 from posenc_jax.core.length import current_length
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, register
@@ -34,7 +35,7 @@ def gali_slots(total: Int[Array, '...'], train_len: int, local: int) -> tuple[In
 
 
 def gali_ids(pos: Int[Array, '...'], total: Int[Array, '...'], train_len: int, local: int) -> Float[Array, '...']:
-    """Where tokens stand in a text of T: `r//G + (r mod G) / G` for the first n, `r - (T - M)` for the others; see `gali_slots`.
+    """Where tokens stand in a text of T: `r//G + (r mod G) / G` for the first n, `r - (T - M)` for the others (`gali_slots`).
 
     Example:
       >>> gali_ids(jnp.arange(11), jnp.array(11), train_len=8, local=2).tolist()
@@ -57,7 +58,9 @@ def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
     return np.diff(ends, prepend=0).tolist()
 
 
-def pair_normals(seed: int, heads: Int[Array, 'N'], q_pos: Int[Array, '#B T'], k_pos: Int[Array, '#B S']) -> Float[Array, '#B N T S']:
+def pair_normals(
+    seed: int, heads: Int[Array, 'N'], q_pos: Int[Array, '#B T'], k_pos: Int[Array, '#B S']
+) -> Float[Array, '#B N T S']:
     """A normal number for every head and pair of positions, whatever tile they are in: a hash of (seed, head, i, j).
 
     Example:
@@ -109,7 +112,8 @@ class GALI(Encoding):
     equals the last row of a pass over the text so far, and hidden states of a chunk of several tokens are not those
     that steps would have made. Keys are cached once, rotated at their own place; near ones are as far away as in RoPE,
     far ones are turned to their ids at every use. Differs from the paper: two logits interpolated are computed as one, with
-    the interpolated key; the noise is off unless asked for, and drawn from (seed, head, i, j), so that it does not depend on tiles.
+    the interpolated key; the noise is off unless asked for, and a function of (seed, head, i, j), the same in every row of
+    a batch and whatever the tiles are.
 
     Args:
       encoding: the rotary encoding.
@@ -125,13 +129,15 @@ class GALI(Encoding):
 
     Raises:
       ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; local outside
-        1 .. train_len - 1; a chunk of no token; negative noise; at call, positions that are not whole.
+        1 .. train_len - 1; a chunk of no token; negative noise; at call, positions that are not whole, and with noise
+        another number of heads.
 
     Reference: Li, Zhang, Li, Han, arXiv 2502.02659.
 
     Example:
       >>> import posenc_jax as pj
-      >>> part, t = pj.make('gali(encoding=rope(), chunk=3, local=2)', heads=2, head_dim=8, train_len=8), pj.Tokens.of(length=13)
+      >>> t = pj.Tokens.of(length=13)
+      >>> part = pj.make('gali(encoding=rope(), chunk=3, local=2)', heads=2, head_dim=8, train_len=8)
       >>> part.believed(t, t)[0].tolist()
       [8, 8, 8, 8, 8, 8, 8, 8, 11, 11, 11, 13, 13]
     """
@@ -152,7 +158,9 @@ class GALI(Encoding):
         if not 1 <= local < train_len:
             raise ValueError(f'gali: local must be between 1 and train_len - 1 = {train_len - 1}, got {local}')
         if isinstance(chunk, float) and chunk >= 1:
-            raise ValueError(f'gali: a chunk is a number of tokens or a fraction below 1, got {chunk}; the nearest is {round(chunk)}')
+            raise ValueError(
+                f'gali: a chunk is a number of tokens or a fraction below 1, got {chunk}; the nearest is {round(chunk)}'
+            )
         if chunk <= 0 or chunk * (1 if isinstance(chunk, int) else train_len) < 1:
             raise ValueError(f'gali: a chunk holds at least one token, got chunk={chunk} with train_len={train_len}')
         if not noise >= 0:
@@ -200,13 +208,14 @@ class GALI(Encoding):
         near = jax.lax.cond((seen & whole).any(), scaled_dot_product, nothing, q, k)
         far = jax.lax.cond((seen & ~whole).any(), interpolated, nothing, far_q, k)
         if self.noise:
+            check_heads('gali', self.head[...], far)
             between = ~whole & (tk.pos[:, None, :] % parts[:, :, None] > 0)[:, None]
             spread = self.noise * (tq.pos[:, :, None] - tk.pos[:, None, :]) / total[:, :, None]
             normals = pair_normals(self.seed, self.head[...], tq.pos, tk.pos)
             far = far + jnp.where(between, spread[:, None] * normals, 0.0)
         return jnp.where(whole, near, far), carry
 
-    def _interpolated(self, k: Float[Array, 'B K S H'], pos: Int[Array, '#B S'], parts: Int[Array, '#B 1']) -> Float[Array, 'B K S H']:
+    def _interpolated(self, k, pos, parts):
         """`(1-r) k` at the next whole position and `r k` at the one before, from keys rotated at `pos`."""
         inv_freq, _ = self.encoding.frequencies()
         here, below = phase(pos, inv_freq), pos // parts

@@ -41,11 +41,11 @@ class LMInfinite(Encoding):
     visible is counted in real tokens of the document, distances in positions. Without `top_k` a decode cache of n_global +
     n_local slots is enough (`core.cache.keep_ends`).
 
-    With `top_k` the last query of a text also sees, head by head, the k keys of the middle with the largest logits at the relative
-    position t, with these logits; no key where fewer than k lie there. A decoded token is the last of its text,
-    so a step equals the last row of a pass over the text so far. Which keys these are is found in `project`, so keys are cached
-    raw, all of them; and since any block may hold one, a pass over a whole text skips only what is not causal. Differs from
-    the paper: the ceiling always equals the window, as in its experiments; an encoding does not know its layer, so what the
+    With `top_k` the last query of a text also sees, head by head, the k keys of the middle with the largest logits at the
+    relative position t, with these logits; none where fewer than k lie there. A decoded token is the last of its text, so a
+    step equals the last row of a pass over the text so far. Which keys these are is found in `project`, so keys are cached raw,
+    all of them; and since any block may hold one, a pass over a whole text skips only what is not causal. Differs from the
+    paper: the ceiling always equals the window, as in its experiments; an encoding does not know its layer, so what the
     paper does from its fifth layer on is a pattern, `('lm_infinite(encoding=rope())',) * 4 + (...,)`.
 
     Args:
@@ -89,7 +89,8 @@ class LMInfinite(Encoding):
             raise ValueError(f'lm_infinite: distance is that of the top_k keys and at least 1, got {distance=}, {top_k=}')
         self.encoding = check_part('lm_infinite', encoding, bias=True)
         if top_k and not isinstance(encoding, Rotary):
-            raise ValueError(f'lm_infinite: top_k={top_k} chooses keys for a rotary encoding, got {name_of(encoding)}; use top_k=0')
+            found = name_of(encoding)
+            raise ValueError(f'lm_infinite: top_k={top_k} chooses keys for a rotary encoding, got {found}; use top_k=0')
         if top_k and distance is None:
             distance = max(1, check_train_len('lm_infinite', train_len) // 2)
         self.n_global, self.n_local, self.top_k, self.distance = n_global, n_local, top_k, distance
@@ -123,8 +124,9 @@ class LMInfinite(Encoding):
         last = jnp.arange(tq.length) == jnp.broadcast_to(tq.last, len(q))[:, None]
         middle = ((self._middle(tq, tk) & (tk.index[:, None] <= tq.index[..., None])) & last[..., None]).any(1)
         middle = middle if tk.valid is None else middle & tk.valid
-        own = self.encoding.rotate(jnp.take_along_axis(q, last.argmax(1)[:, None, None, None], 1), jnp.full((1, 1), self.distance))
-        s = scaled_dot_product(heads_first(own), heads_first(self.encoding.rotate(k, jnp.zeros((1, 1), jnp.int32))))[:, :, 0]
+        at = lambda a, place: heads_first(self.encoding.rotate(a, jnp.full((1, 1), place)))
+        own = jnp.take_along_axis(q, last.argmax(1)[:, None, None, None], 1)
+        s = scaled_dot_product(at(own, self.distance), at(k, 0))[:, :, 0]
         s = jnp.pad(jnp.where(middle[:, None], s, -jnp.inf), ((0, 0), (0, 0), (0, self.top_k)), constant_values=-jnp.inf)
         best, slots = jax.lax.top_k(s, self.top_k)
         mark = jax.vmap(jax.vmap(lambda row, slots, enough: row.at[slots].set(enough)))
@@ -135,7 +137,8 @@ class LMInfinite(Encoding):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
         visible = ~self._middle(tq, tk)[:, None]
         if 'lm_infinite' in tk.feats:
-            visible = visible | (tq.feats['lm_infinite'][2][..., 0][:, None, :, None] & heads_first(tk.feats['lm_infinite'])[:, :, None])
+            last, chosen = tq.feats['lm_infinite'][2][..., 0], heads_first(tk.feats['lm_infinite'])
+            visible = visible | (last[:, None, :, None] & chosen[:, :, None])
         return causal[:, None] & visible
 
     def may_see(self, tq, tk):

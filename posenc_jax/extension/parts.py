@@ -12,7 +12,8 @@ def is_relative_bias(encoding: Encoding) -> bool:
 
 
 def check_part(extension: str, encoding: Encoding, *, bias: bool = False, even: bool = False) -> Encoding:
-    """`encoding` if it is a rotary encoding of fixed frequencies, with `even` the same ones everywhere, or with `bias` a relative bias.
+    """`encoding` if it is a rotary encoding of fixed frequencies, with `even` the same at all positions; with `bias` also a
+    relative bias.
 
     Raises:
       ValueError: it is neither; says what was found.

@@ -119,7 +119,7 @@ class SelfExtend(Encoding):
         if local < 1:
             raise ValueError(f'self_extend: local is a distance of at least 1, got local={local} (train_len={train_len})')
         if group is None and not floor:
-            raise ValueError('self_extend: floor=False divides distances by a finite group, got group=None; floor=True is ReRoPE')
+            raise ValueError('self_extend: floor=False divides by a finite group, got group=None; with floor=True it is ReRoPE')
         if group is not None and not group >= 1:
             raise ValueError(f'self_extend: a group holds at least one position, got group={group}')
         if group is not None and floor and group != int(group):
@@ -142,7 +142,7 @@ class SelfExtend(Encoding):
         return piecewise_logits(far, (q, far_q), (k, far_k), seen), carry
 
     def _far(self, x, pos, offset):
-        """`x` rotated to where it stands for what is far, `offset` added: as angles, which are exact where positions are not."""
+        """`x` where it stands for what is far, `offset` added: by angles, which are exact where positions are not."""
         inv_freq, temperature = self.encoding.frequencies()
         if self.group is None:
             angles = phase(jnp.zeros_like(pos), inv_freq)

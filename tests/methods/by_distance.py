@@ -1,4 +1,4 @@
-"""Attention by a table of relative positions, pair by pair in one dense array: what methods that remap distances are held to."""
+"""Attention by a table of relative positions, pair by pair in one dense array: what remapped distances are held to."""
 
 import jax
 import jax.numpy as jnp

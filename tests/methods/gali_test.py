@@ -161,13 +161,14 @@ def test_what_packs_pads_and_reads_on_knows_its_own_length():
 
 def test_noise_is_normal_in_proportion_to_the_distance_and_only_between_whole_positions():
     q, k, _ = qkv(20)
-    added, other = (scored(part.parts[0], q, k) for part in (encoding(100, noise=2.0, seed=5), encoding(100, noise=2.0, seed=6)))
-    added, other = (noisy - scored(encoding(100).parts[0], q, k) for noisy in (added, other))
+    plain, *noisy = (scored(encoding(100, **more).parts[0], q, k) for more in ({}, dict(noise=2.0, seed=5), dict(noise=2.0, seed=6)))
+    added, other = (a - plain for a in noisy)
     pos = jnp.arange(20)[None]
     normals = np.asarray(pair_normals(5, jnp.arange(2), pos, pos))[0]
     between = np.array([p % 1 != 0 for p in ids_of(20)])
     gap = np.subtract.outer(np.arange(20), np.arange(20))
-    np.testing.assert_allclose(added, np.where(between & (np.arange(20) >= TRAINED)[:, None], 2.0 * gap / 20 * normals, 0.0), atol=2e-5)
+    read_late = (np.arange(20) >= TRAINED)[:, None]
+    np.testing.assert_allclose(added, np.where(between & read_late, 2.0 * gap / 20 * normals, 0.0), atol=2e-5)
     assert np.abs(added[0] - added[1]).max() > 0.1 and np.abs(added - other).max() > 0.1
 
 
@@ -223,6 +224,12 @@ def test_positions_that_are_not_whole_are_refused():
     tok = dataclasses.replace(pj.Tokens.of(length=9), pos=jnp.arange(9)[None] / 2)
     with pytest.raises(ValueError, match='must be integers, got float32'):
         encoding().project(*qkv(9), tok, tok)
+
+
+def test_noise_of_another_number_of_heads_is_refused():
+    part = pj.make('gali(encoding=rope(), noise=1.0)', head_dim=WIDTH, heads=1, train_len=16)
+    with pytest.raises(ValueError, match='gali has parameters of 1 heads, the queries have 2'):
+        scored(part, *qkv(9)[:2])
 
 
 @pytest.mark.parametrize('train_len, local', [(4096, 128), (64, 8)])

@@ -1,4 +1,4 @@
-"""LM-Infinite: what is visible, the ceiling, dense definition against tiles, decoding, documents, padding, the middle, the cache."""
+"""LM-Infinite: what is visible, the ceiling, definition against tiles, decoding, documents, padding, the middle, the cache."""
 
 import json
 from pathlib import Path

@@ -56,7 +56,9 @@ def test_the_three_forms_of_one_formula():
     np.testing.assert_allclose(distances(19, group=10**6, local=5), endless, atol=1e-4)
 
 
-@pytest.mark.parametrize('options', [dict(group=1), dict(group=1.0, floor=False), dict(local=12), dict(group=None, local=12)], ids=str)
+@pytest.mark.parametrize(
+    'options', [dict(group=1), dict(group=1.0, floor=False), dict(local=12), dict(group=None, local=12)], ids=str
+)
 def test_groups_of_one_and_a_wide_window_are_rope(options):
     arrays, tok = qkv(12), pj.Tokens.of(length=12)
     plain = pj.make('rope()', head_dim=WIDTH, causal=True)
