@@ -154,13 +154,13 @@ class UniEncoder(Encoding):
     """Candidates share the positions after the context and do not see each other; adds a learned vector per token type.
 
     `p = 0 .. n-1` in the context and `n, n+1, ...` in every candidate; `x_t + E[0]` in the context, `x_t + E[1]` in candidates.
-    With 'arrow' context rows see everything and a candidate sees the context and itself; 'diag' sees only its own part (a
-    bi-encoder), 'square' everything (a cross-encoder of all candidates together). The layout hands over positions [#B, L, 2]
-    of components (id, part), part 0 the context and c the c-th candidate, as `uni_encoder_layout` makes them; positions
-    [#B, L] are all context. Meant for models of kind 'encoder'; `CandidateScorer` is such a model with its head. With 'arrow'
-    the context reads all candidates, so a score may change with the set. Nothing decodes with a cache here, though in a
-    decoder the mask would hold as it stands. Which tiles hold a part is not known from their bounds: none is skipped.
-    Differs from the paper: nothing.
+    With 'arrow' context rows see everything and a candidate sees the context and itself; 'diag' sees only its own part (the
+    attention of a bi-encoder, of which `CandidateScorer` lacks the product with the context), 'square' everything. The layout
+    hands over positions [#B, L, 2] of components (id, part), part 0 the context and c the c-th candidate, as
+    `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant for models of kind 'encoder'; `CandidateScorer`
+    is such a model with its head. With 'arrow' the context reads all candidates, so a score may change with the set. Nothing
+    decodes with a cache here, though in a decoder the mask would hold as it stands. Which tiles hold a part is not known from
+    their bounds: none is skipped. Differs from the paper: nothing.
 
     Args:
       shape: 'arrow', 'diag' or 'square'.
