@@ -389,6 +389,15 @@ def test_it_trains_and_evaluates_from_a_config(encoding, options):
             validate(config)
 
 
+def test_text_within_any_order_is_that_of_the_config():
+    from configs import default
+    from posenc_jax.training.config import make_task
+
+    config = default.get_config()
+    config.task, config.data.dataset = 'any_order(language())', 'stdlib_code'
+    assert make_task(config).task.corpus == task('language("stdlib_code")').corpus != task('language()').corpus
+
+
 def test_a_small_model_learns_to_write_in_any_order():
     """The paper's claim, small: trained in random orders, the answer is right whatever order it is written in.
 
