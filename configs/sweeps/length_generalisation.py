@@ -5,8 +5,8 @@ Command:   python -m configs.sweeps.length_generalisation GROUP [--seeds 0 1] [-
 Addition:  trained on operands of up to 10 digits, evaluated at 10 to 60; all sums are written in reverse. Cho et al. (arXiv
            2405.20671) train on 1 to 30 digits and report a median near 100 % to 200; Zhou et al. (arXiv 2402.09371) on 1 to
            40 and report 98 % at 100, with a large spread between seeds.
-Strings:   trained on up to 20 symbols, evaluated at 20 to 100; each encoding as it is and with randomized ids, which RoPE, ALiBi
-           and the relative encoding draw anew in every layer. Ruoss et al. (arXiv 2305.16843) train encoders on 1 to 40
+Strings:   trained on up to 20 symbols, evaluated at 20 to 100; each encoding as it is and with randomized ids, which RoPE,
+           ALiBi and the relative encoding draw anew in every layer. Ruoss et al. (arXiv 2305.16843) train encoders on 1 to 40
            symbols and report 12 points more on average over 15 tasks. At evaluation the draw is a fixed one.
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may be interrupted and started
            again. Read the seeds one by one.

@@ -46,8 +46,8 @@ class RandomizedALiBi(RandomOffsets):
     """Penalises a distance by a random magnitude in its place, the same for all pairs that far apart; acts on the logits.
 
     `b_ij = m_h (-a_|i-j| + 1/2 [j < i])`, 0 for i = j, not divided by sqrt(H); `a_1 < ... < a_(n-1)` distinct, uniform without
-    replacement from 1 .. M-1, one draw for each forward pass; slopes m_h of ALiBi. Unlike `randomized_pe(...) | alibi()` it keeps
-    the bias a function of the distance. The half that brings earlier keys nearer tells left from right in an encoder; it
+    replacement from 1 .. M-1, one draw for each forward pass; slopes m_h of ALiBi. Unlike `randomized_pe(...) | alibi()` it
+    keeps the bias a function of the distance. The half that brings earlier keys nearer tells left from right in an encoder; it
     is that of the official code, other than the offset of `alibi(variant='offset')`, which is on later keys. n counts the
     positions of a row; positions must count tokens, in any order. `random=False` is the paper's plain symmetric ALiBi.
 

@@ -100,8 +100,8 @@ class RandomizedTransformerXL(RandomOffsets):
 
     def score(self, s, tq, tk, seen, carry):
         offsets = self.offsets(tq, tk)
-        code = transformer_xl_table(offsets.reshape(len(offsets), -1), transformer_xl_frequencies(self.kernel.shape[0], self.base))
-        code = code.reshape(*offsets.shape, -1)
+        frequencies = transformer_xl_frequencies(self.kernel.shape[0], self.base)
+        code = transformer_xl_table(offsets.reshape(len(offsets), -1), frequencies).reshape(*offsets.shape, -1)
         asks = heads_first(tq.feats['randomized_transformer_xl_asks'])
         if len(code) == 1:  # positions shared by the batch
             return s + jnp.einsum('bntd,tsd->bnts', asks, code[0]), carry

@@ -168,7 +168,7 @@ def coupled_grid_ids(
     """
     shape, (w, h, *starts) = _counts(columns=columns, rows=rows, column_start=start[0], row_start=start[1])
     cell = np.arange((w * h).max())
-    of_cells = [first[:, None] + 1 + (cell % w[:, None] if axis == 0 else cell // w[:, None]) for axis, first in enumerate(starts)]
+    of_cells = [first[:, None] + 1 + place for first, place in zip(starts, (cell % w[:, None], cell // w[:, None]))]
     components = [[(ids, w * h), _one(first), (ids, w * h)] for ids, first in zip(of_cells, starts)]
     return np.stack([_between_boundaries(pieces, shape, width) for pieces in components], axis=-1)
 

@@ -81,8 +81,14 @@ def make_task(config: ConfigDict) -> Task:
     if len(nodes) > 1:
         raise SpecError(f'task is {config.task!r}: tasks cannot be joined by "|"')
     (node,) = nodes
-    given = {name: value for name, value in config.data.items() if value and name in node.entry.parameters}
-    return spec_language.build(spec_language.Node(node.entry, {**given, **node.arguments}), {})
+    return spec_language.build(_with_data(node, config.data), {})
+
+
+def _with_data(node: spec_language.Node, data: ConfigDict) -> spec_language.Node:
+    """The call, and those of tasks within it, with what they do not say of the data."""
+    nested = lambda value: _with_data(value, data) if isinstance(value, spec_language.Node) else value
+    given = {name: value for name, value in data.items() if value and name in node.entry.parameters}
+    return spec_language.Node(node.entry, {**given, **{name: nested(value) for name, value in node.arguments.items()}})
 
 
 def task_length(config: ConfigDict, task: Task) -> int | tuple[int, int]:

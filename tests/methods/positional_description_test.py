@@ -171,7 +171,7 @@ def test_wrong_products():
     for spec, message in (
         ('multiplication(ids="coupled")', 'needs reverse_output=True and pad_product=True'),
         ('multiplication(digits=-1)', 'digits must be at least 1, or 0 for none, got -1'),
-        ('multiplication(digits=2, second=3)', 'a second operand of 3 digits cannot be padded to digits=2'),
+        ('multiplication(digits=2, second=3)', 'a second number of 3 digits cannot be padded to digits=2'),
         ('multiplication(ids="couple")', 'is not one of'),
     ):
         with pytest.raises(SpecError, match=message):

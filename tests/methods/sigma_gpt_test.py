@@ -98,14 +98,19 @@ def test_positions_that_no_table_has():
             part.place(pj.Tokens.of(positions=pos))
     with pytest.raises(ValueError, match='6 tokens and the one that follows need 7 positions, the table has 6'):
         jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)))(jnp.zeros((1, 6, 2), jnp.int32))
-    nan = jax.jit(lambda pos: encoding.embed(jnp.zeros((1, 1, 8)), encoding.place(pj.Tokens.of(positions=pos))))(jnp.array([[[0, 6]]]))
+    embed = lambda pos: encoding.embed(jnp.zeros((1, 1, 8)), encoding.place(pj.Tokens.of(positions=pos)))
+    nan = jax.jit(embed)(jnp.array([[[0, 6]]]))
     np.testing.assert_array_equal(np.isnan(nan[0, 0]), [False] * 4 + [True] * 4)
     padded = pj.Tokens.of(positions=[[[0, 1], [99, 99]]], valid=[[True, False]])
     assert not np.asarray(encoding.embed(jnp.zeros((1, 2, 8)), encoding.place(padded)))[0, 1].any()
 
 
 def test_wrong_arguments():
-    for arguments, message in (('max_len=1', 'at least 2, got 1'), ('max_len=4, std=-1.0', 'std must be at least 0'), ('max_len=4, table="sine"', 'is not one of')):
+    for arguments, message in (
+        ('max_len=1', 'at least 2, got 1'),
+        ('max_len=4, std=-1.0', 'std must be at least 0'),
+        ('max_len=4, table="sine"', 'is not one of'),
+    ):
         with pytest.raises(ValueError, match=message):
             pj.make(f'sigma_gpt({arguments})', model_dim=8)
     with pytest.raises(ValueError, match='half of the model width, got 7'):
@@ -135,7 +140,10 @@ def unshuffled(batch, row):
     return said, order
 
 
-@pytest.mark.parametrize('options', ['', ', prompt=True', ', order="fractal"', ', order="fractal", prompt=True', ', order="left_to_right"'])
+OPTIONS = ['', ', prompt=True', ', order="fractal"', ', order="fractal", prompt=True', ', order="left_to_right"']
+
+
+@pytest.mark.parametrize('options', OPTIONS)
 def test_shuffled_rows_hold_the_same_text(options):
     inner = Reverse().sample(np.random.default_rng(5), 40, (1, 6))
     batch = task(f'any_order(reverse(){options})').sample(np.random.default_rng(5), 40, (1, 6))
@@ -180,7 +188,8 @@ def test_orders_are_drawn_apart_from_the_text():
 def test_evaluation_is_left_to_right_unless_asked():
     inner = Reverse()
     assert AnyOrder(inner).for_evaluation() == inner
-    plain, own = (AnyOrder(inner, in_evaluation=flag).dataset(length=4, batch_size=4, seed=0, split='test')[0] for flag in (False, True))
+    test = dict(length=4, batch_size=4, seed=0, split='test')
+    plain, own = (AnyOrder(inner, in_evaluation=flag).dataset(**test)[0] for flag in (False, True))
     assert 'positions' not in plain and 'positions' in own
     language = task('any_order(language())')
     batch = language.dataset(length=8, batch_size=2, seed=0)[0]
@@ -209,6 +218,11 @@ def test_a_batch_is_shuffled_by_its_priorities():
 # Decoding.
 
 
+def assert_given(out, tokens, order, known):
+    at = lambda a: np.take_along_axis(np.asarray(a), order[:, :known], axis=1)
+    np.testing.assert_array_equal(at(out.tokens), at(tokens))
+
+
 def test_steps_equal_the_whole_in_any_order(model):
     order = orders()
     tokens = jnp.take_along_axis(text(), jnp.asarray(order), axis=1)[:, :-1]
@@ -226,8 +240,7 @@ def test_greedy_completion_is_consistent_with_one_pass(model):
     """Every written token is the first choice of a pass over the finished text in the same order; the given ones stay."""
     order, known = orders(), 3
     out = sample_in_order(model, text(), order, known=known, temperature=0.0)
-    kept = order[:, :known]
-    np.testing.assert_array_equal(np.take_along_axis(np.asarray(out.tokens), kept, 1), np.take_along_axis(np.asarray(text()), kept, 1))
+    assert_given(out, text(), order, known)
     shuffled = jnp.take_along_axis(out.tokens, jnp.asarray(order), axis=1)
     logits = model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(order)))
     np.testing.assert_array_equal(jnp.argmax(logits, -1)[:, known - 1 :], shuffled[:, known:])
@@ -326,11 +339,11 @@ def test_independent_tokens_come_in_one_burst(model):
 @pytest.mark.parametrize('pairing', ['intended', 'released'])
 def test_bursts_end_and_keep_what_was_given(model, pairing):
     order, known = orders(3), 2
-    out = burst_sample(model, text(3), order, known=known, key=jax.random.key(3), pairing=pairing)
-    kept = order[:, :known]
-    np.testing.assert_array_equal(np.take_along_axis(np.asarray(out.tokens), kept, 1), np.take_along_axis(np.asarray(text(3)), kept, 1))
+    call = lambda: burst_sample(model, text(3), order, known=known, key=jax.random.key(3), pairing=pairing)
+    out = call()
+    assert_given(out, text(3), order, known)
     assert 3 <= out.evaluations <= 1 + 2 * (T - known)
-    np.testing.assert_array_equal(out.tokens, burst_sample(model, text(3), order, known=known, key=jax.random.key(3), pairing=pairing).tokens)
+    np.testing.assert_array_equal(out.tokens, call().tokens)
 
 
 def test_wrong_calls(model):
@@ -374,6 +387,15 @@ def test_it_trains_and_evaluates_from_a_config(encoding, options):
         config.eval.lengths = (40,)
         with pytest.raises(ValueError, match='sigma_gpt: '):
             validate(config)
+
+
+def test_text_within_any_order_is_that_of_the_config():
+    from configs import default
+    from posenc_jax.training.config import make_task
+
+    config = default.get_config()
+    config.task, config.data.dataset = 'any_order(language())', 'stdlib_code'
+    assert make_task(config).task.corpus == task('language("stdlib_code")').corpus != task('language()').corpus
 
 
 def test_a_small_model_learns_to_write_in_any_order():

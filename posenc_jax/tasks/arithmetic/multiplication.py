@@ -54,7 +54,7 @@ class Multiplication(Task):
             if getattr(self, name) < 0:
                 raise SpecError(f'multiplication {name} must be at least 1, or 0 for none, got {getattr(self, name)}')
         if self.digits and self.second > self.digits:
-            raise SpecError(f'multiplication: a second operand of {self.second} digits cannot be padded to digits={self.digits}')
+            raise SpecError(f'multiplication: a second number of {self.second} digits cannot be padded to digits={self.digits}')
         if self.ids == 'coupled' and not (self.reverse_output and self.pad_product):
             raise SpecError("multiplication(ids='coupled') needs reverse_output=True and pad_product=True")
 
