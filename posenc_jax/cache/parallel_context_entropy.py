@@ -57,7 +57,8 @@ def piece_layout(prefix: int, lengths: Sequence[int], *, size: Size = 'max', ali
     check_choice('parallel_context_entropy: size', size, SIZES)
     check_choice('parallel_context_entropy: align', align, ALIGNS)
     if prefix < 0 or not len(lengths) or min(lengths) < 1:
-        raise ValueError(f'piece_layout: expected a prefix of 0 or more and pieces of 1 or more tokens, got {prefix}, {list(lengths)}')
+        expected = 'a prefix of 0 or more and pieces of 1 or more tokens'
+        raise ValueError(f'piece_layout: expected {expected}, got {prefix}, {list(lengths)}')
     m = float(sum(lengths) if align == 'order' else SIZES[size](lengths))
     before = np.cumsum([0, *lengths])
     place = {

@@ -4,8 +4,8 @@ Letters: B batch, T query tokens, S key tokens, L either, N query heads, K key/v
 P position components. A leading axis written #B may be 1 where the whole batch shares it.
 
 Token stage (`place`, `embed`, `branch`, `project`, `merge`) sees whole sequences, layout [B, L, heads, H]. Pair stage
-(`open`, `turn`, `match`, `score`, `mask`, `collect`) sees one block of queries and one block of keys, heads first: q [B, N, T, H],
-k and v [B, K, S, H], logits [B, N, T, S] in float32; `whole` may do all of it at once for whole sequences. Features of tokens
+(`open`, `turn`, `match`, `score`, `mask`, `collect`) sees one block of queries and one block of keys, heads first:
+q [B, N, T, H], k and v [B, K, S, H], logits [B, N, T, S] in float32; `whole` may do all of it at once for whole sequences. Features of tokens
 stay token first, [#B, L, heads or 1, ...].
 """
 

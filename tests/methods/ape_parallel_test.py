@@ -72,7 +72,8 @@ def two_softmaxes(q, k, v, tok, t, s):
     """By the definition: attention over contexts and over the rest, merged by their log-sum-exps."""
     a, segment = scaled_dot_product(*(jnp.swapaxes(x, 1, 2) for x in (q, k))), tok.segment[0]
     v, causal = jnp.swapaxes(v, 1, 2), tok.index[0][None] <= tok.index[0][:, None]
-    part = lambda a, seen: (jax.nn.logsumexp(jnp.where(seen, a, -jnp.inf), -1), jax.nn.softmax(jnp.where(seen, a, -jnp.inf), -1) @ v)
+    hidden = lambda a, seen: jnp.where(seen, a, -jnp.inf)
+    part = lambda *inputs: (jax.nn.logsumexp(hidden(*inputs), -1), jax.nn.softmax(hidden(*inputs), -1) @ v)
     (l_c, o_c), (l_o, o_o) = part(a / t, segment > 0), part(a, causal & (segment <= 0))
     w = jax.nn.softmax(jnp.stack([t * s * l_c, l_o]), axis=0)[..., None]
     return jnp.swapaxes(w[0] * o_c + w[1] * o_o, 1, 2)
@@ -102,7 +103,8 @@ def test_heads_with_and_without_it_side_by_side():
     tok = Tokens(index=jnp.arange(21)[None], pos=jnp.arange(21)[None], segment=SEGMENTS)
     both = pj.PerHead(AdaptiveContexts(), shared.ContextMask(), heads_of_first=1, heads=2, kv_heads=2)
     ours, adapted, plain = (
-        pj.attend(pj.chain(pj.make('causal()'), part), q, k, v, tok, tok, block=6) for part in (both, AdaptiveContexts(), both.second)
+        pj.attend(pj.chain(pj.make('causal()'), part), q, k, v, tok, tok, block=6)
+        for part in (both, AdaptiveContexts(), both.second)
     )
     np.testing.assert_allclose(ours, jnp.stack([adapted[:, :, 0], plain[:, :, 1]], axis=2), atol=1e-6)
 
@@ -156,7 +158,8 @@ def test_how_contexts_are_batched_does_not_matter():
 
 def test_a_smaller_scale_takes_attention_from_contexts():
     a = jax.random.normal(jax.random.key(0), (50, 8))
-    share = lambda s: jax.nn.softmax(ape_reweigh(a, jnp.arange(8) < 5, 2.0 + jax.nn.logsumexp(a[:, :5], -1), temperature=1.0, scale=s))
+    total = 2.0 + jax.nn.logsumexp(a[:, :5], -1)
+    share = lambda s: jax.nn.softmax(ape_reweigh(a, jnp.arange(8) < 5, total, temperature=1.0, scale=s))
     assert (share(0.8)[:, :5].sum(-1) < share(1.0)[:, :5].sum(-1)).all()
 
 
@@ -211,7 +214,7 @@ def test_wrong_input_is_an_error():
         (lambda: join(model, pieces, capacity=30, temperature=0.0), 'temperature must be positive and finite, got 0'),
         (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
         (lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2), '2 new ones .* 1 free slots'),
-        (lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=1, temperature=1.0), 'got 1.0 and key=None'),
+        (lambda: shared.continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0), 'got 1.0 and key=None'),
         (lambda: ape_layout(2, []), r'got 2, \[\]'),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -54,7 +54,8 @@ def test_ids_are_those_of_the_released_code(name):
 @pytest.mark.parametrize('targets_see_prefix', [False, True])
 def test_the_cache_is_the_dense_pass(targets_see_prefix):
     model, option = model_of(), dict(targets_see_prefix=targets_see_prefix)
-    np.testing.assert_allclose(answers(model, encode(model, PREFIX, SEGMENTS, EDGES, **option)), oracle(model, **option), atol=2e-5)
+    ours = answers(model, encode(model, PREFIX, SEGMENTS, EDGES, **option))
+    np.testing.assert_allclose(ours, oracle(model, **option), atol=2e-5)
 
 
 def test_targets_read_their_sources_and_do_not_see_the_prefix_unless_asked():

@@ -166,7 +166,7 @@ def test_wrong_input_is_an_error():
         (lambda: join(model, pieces_of(), capacity=40, keep=0), 'keep must be at least 1, got 0'),
         (lambda: join(model, pieces_of(), capacity=40, chosen=[4]), r'among 0 .. 3, got \[4\]'),
         (lambda: join(model, pieces_of(), capacity=26), '26 tokens .* cache of 26'),
-        (lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES), 'parallel_context_entropy needs one rotary .* got alibi'),
+        (lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES), '_entropy needs one rotary .* got alibi'),
         (lambda: piece_layout(0, [2, 0]), r'got 0, \[2, 0\]'),
     ]:
         with pytest.raises(ValueError, match=message):
