@@ -30,7 +30,7 @@ from posenc_jax.training.step import tokens_of
 PAIRS, SKEW = 12, 0.5
 FIELDS = {
     'model.layers': 2, 'model.width': 64, 'model.heads': 4, 'train.length': PAIRS, 'train.min_length': PAIRS,
-    'train.batch': 64, 'train.lr': 1e-3, 'train.steps': 3000, 'train.save_every': 1000, 'train.eval_every': 1000,
+    'train.batch': 64, 'train.lr': 2e-3, 'train.steps': 1500, 'train.save_every': 500, 'train.eval_every': 500,
 }  # fmt: skip
 OPTIONS = dict(keys=24, values=24, words=1)
 SHOWN = (0, 1, 3, 6, 9, 11)  # slots of the table
