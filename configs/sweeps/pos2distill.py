@@ -1,7 +1,9 @@
 """Lost outside the first slots: Pos2Distill and PAPEFT against plain fine-tuning, accuracy of key-value retrieval by slot.
 
 Command:   python -m configs.sweeps.pos2distill [--seeds 0 1] [--workdir runs/pos2distill] [--set train.steps=500]
-Time:      not yet timed as a whole
+Time:      under 3 minutes for one seed on two CPU cores, without --papeft
+Number:    seed 0, 400 steps, accuracy with the pair in slot 0 / 1 / 3 / 6 / 9 / 11: skewed 1.00 / .82 / .10 / .06 / .04 / .05,
+           R1 1.00 / .69 / .35 / .23 / .19 / .25, R2 .99 / .97 / .89 / .65 / .61 / .74, SFT 1.00 / .17 / .04 / .05 / .04 / .05.
 A small model is trained on key-value pairs that are mostly asked for in the first slots (train.py; what is complete is not
 trained again). It is then distilled from its own answers with the evidence in slot 0 (R1, R2), and, as a control, fine-tuned
 on right answers with the evidence in slot 0 alone (SFT), all with as many examples. Results: WORKDIR/distilled.
@@ -27,10 +29,11 @@ from posenc_jax.tasks.task import batch_rng
 from posenc_jax.training.checkpoint import restore_model
 from posenc_jax.training.step import tokens_of
 
-PAIRS, SKEW = 12, 0.5
+PAIRS, SKEW = 12, 1.5
+ENCODING = 'learned_absolute(max_len=64)'
 FIELDS = {
     'model.layers': 2, 'model.width': 64, 'model.heads': 4, 'train.length': PAIRS, 'train.min_length': PAIRS,
-    'train.batch': 64, 'train.lr': 1e-3, 'train.steps': 3000, 'train.save_every': 1000, 'train.eval_every': 1000,
+    'train.batch': 64, 'train.lr': 2e-3, 'train.steps': 500, 'train.save_every': 500, 'train.eval_every': 250,
 }  # fmt: skip
 OPTIONS = dict(keys=24, values=24, words=1)
 SHOWN = (0, 1, 3, 6, 9, 11)  # slots of the table
@@ -63,16 +66,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/pos2distill')
-    parser.add_argument('--distill-steps', type=int, default=100)
+    parser.add_argument('--distill-steps', type=int, default=400)
     parser.add_argument('--rows', type=int, default=16, help='examples of a step, of five prompts each')
-    parser.add_argument('--lr', type=float, default=3e-4)
+    parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--papeft', action='store_true', help='also continue the run with a PAPEFT adapter')
     parser.add_argument('--adapter-steps', type=int, default=1000)
     parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
     arguments = parser.parse_args()
     rows = []
     for seed in arguments.seeds:
-        fields = FIELDS | {'seed': seed, 'encoding': 'rope()'}
+        fields = FIELDS | {'seed': seed, 'encoding': ENCODING}
         ids = {'ids': 'locations'} if arguments.papeft else {}
         base = arguments.workdir / f'skewed_{seed}'
         run = train_run(base, 'configs/default.py', fields | {'task': spec(skew=SKEW)}, arguments.set)
@@ -87,7 +90,7 @@ def main():
         }
         if arguments.papeft:
             more = {
-                'task': spec(**ids), 'encoding': 'papeft() | rope()', 'init.source': run, 'train.tune': 'encodings',
+                'task': spec(**ids), 'encoding': f'papeft() | {ENCODING}', 'init.source': run, 'train.tune': 'encodings',
                 'train.steps': arguments.adapter_steps, 'train.warmup': arguments.adapter_steps // 10, 'train.lr': 1e-2,
             }  # fmt: skip
             adapted = train_run(arguments.workdir / f'papeft_{seed}', 'configs/default.py', fields | more)

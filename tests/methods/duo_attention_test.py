@@ -127,6 +127,15 @@ def test_decoding_equals_the_deployed_pass(encoding, sink, recent, prompt):
     assert int(cache.cursor) == TEXT.shape[1]
 
 
+def test_a_single_row_is_written_without_its_axis():
+    model, text = deploy(model_of(), RETRIEVAL, sink=1, recent=2), jnp.asarray(TEXT[:1, :12])
+    _, cache = prefill(model, pj.Tokens.of(length=12), text[:, :9])
+    step = jax.jit(functools.partial(decode_step, model))
+    for t in range(9, 12):
+        logits, cache = step(cache, text[:, t])
+        np.testing.assert_allclose(logits, model(text)[:, t], atol=5e-5)
+
+
 def test_rows_with_padding_in_front():
     model = deploy(model_of(), RETRIEVAL, sink=2, recent=3)
     valid = np.arange(TEXT.shape[1])[None] >= np.array([[0], [4]])
