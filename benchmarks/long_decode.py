@@ -1,7 +1,7 @@
 """Decoding behind a long text: the full cache, LM-Infinite and DuoAttention, time of a step and memory, as ratios.
 
-All three run the weights of one small model in one process and take turns. Their caches hold random numbers, since
-neither depends on what they hold. `lm_infinite` keeps all keys here and hides most of them.
+All run the weights of one small model in one process and take turns. Their caches hold random numbers, since nothing depends
+on what they hold. `lm_infinite` keeps all keys and hides most of them, or keeps those that are seen (`keep_ends`).
 
     python benchmarks/long_decode.py                     # 32k tokens; a few minutes on two cores
     python benchmarks/long_decode.py --length=2048 --new=16
@@ -18,6 +18,7 @@ from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns
 
 from posenc_jax.cache import duo_attention
+from posenc_jax.core.cache import keep_ends
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model import decode as plain
@@ -31,11 +32,11 @@ def filled(cache, length: int, seed: int):
     return dataclasses.replace(cache, layers=jax.tree.unflatten(structure, full), cursor=jnp.asarray(length, jnp.int32))
 
 
-def contender(model: Transformer, start, step, length: int, new: int, batch: int):
-    """A function that writes `new` tokens behind `length` others, and the bytes of its cache."""
+def contender(model: Transformer, start, step, cut_down, length: int, new: int, batch: int):
+    """A function that writes `new` tokens behind `length` others, and the bytes of its cache, which `cut_down` makes smaller."""
     model = model.unstacked()
     prompt, capacity = jnp.zeros((batch, 1), jnp.int32), length + new
-    cache = filled(start(model, Tokens.of(length=capacity), prompt), length, 0)
+    cache = cut_down(filled(start(model, Tokens.of(length=capacity), prompt), length, 0))
     graphdef, state = nnx.split(model)
 
     @jax.jit
@@ -78,11 +79,14 @@ def main():
     duo = duo_attention.deploy(full, retrieval, sink=args.sink, recent=args.recent)
 
     all_keys = lambda model, tok, prompt: plain.prefill(model, plain.init_cache(model, tok), prompt)[1]
+    same, last = lambda cache: cache, min(args.window - 1, args.length - args.sink)
+    ends = lambda cache: keep_ends(cache, cache.tokens, first=args.sink, last=last, room=args.new)
     by_heads = lambda model, tok, prompt: duo_attention.prefill(model, tok, prompt)[1]
     contenders = {
-        'full cache': (full, all_keys, plain.decode_step),
-        'lm_infinite, all keys kept': (infinite, all_keys, plain.decode_step),
-        f'duo_attention, {1 - retrieval.mean():.0%} of heads stream': (duo, by_heads, duo_attention.decode_step),
+        'full cache': (full, all_keys, plain.decode_step, same),
+        'lm_infinite, all keys kept': (infinite, all_keys, plain.decode_step, same),
+        'lm_infinite, first and last keys': (infinite, all_keys, plain.decode_step, ends),
+        f'duo_attention, {1 - retrieval.mean():.0%} of heads stream': (duo, by_heads, duo_attention.decode_step, same),
     }
     built = {name: contender(*parts, args.length, args.new, args.batch) for name, parts in contenders.items()}
     seconds = take_turns({name: run for name, (run, _) in built.items()}, args.rounds)

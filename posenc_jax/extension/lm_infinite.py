@@ -154,15 +154,24 @@ class LMInfinite(Encoding):
             return s, carry
         beyond = self._beyond(tq, tk)[:, None]
 
+        def unrotated(k, pos):
+            angles, _ = self.encoding.angles(pos)
+            return rotate(k, -angles[:, None], layout=self.encoding.layout)
+
         def with_ceiling(standing, k, s):
-            angles, _ = self.encoding.angles(tk.pos)
-            unrotated = rotate(k, -angles[:, None], layout=self.encoding.layout)
-            s = jnp.where(beyond, scaled_dot_product(standing[0], unrotated), s)
-            return jnp.where(middle, scaled_dot_product(standing[1], unrotated), s) if self.top_k else s
+            if not self.top_k and tk.segment is None and self.n_global < tk.length:
+                far, at = self._first(k, tk)
+                far = scaled_dot_product(standing[0], unrotated(far, jnp.take_along_axis(tk.pos, at, axis=1)))
+                return jnp.where(beyond, _spread(far, at, tk.length), s)
+            k = unrotated(k, tk.pos)
+            s = jnp.where(beyond, scaled_dot_product(standing[0], k), s)
+            return jnp.where(middle, scaled_dot_product(standing[1], k), s) if self.top_k else s
 
         # A key of the middle may be near in positions.
         middle = self._middle(tq, tk)[:, None] if self.top_k else False
         standing = tuple(map(heads_first, tq.feats['lm_infinite'][:2]))
+        if tq.length == 1:  # a step behind a long text, where a branch would copy the cache
+            return with_ceiling(standing, k, s), carry
         return jax.lax.cond((seen & (beyond | middle)).any(), with_ceiling, lambda standing, k, s: s, standing, k, s), carry
 
     def score(self, s, tq, tk, seen, carry):
@@ -173,6 +182,15 @@ class LMInfinite(Encoding):
         ceiling, _ = self.encoding.score(s, at(tq, self.n_local), at(tk, 0), seen, carry)
         return jnp.where(self._beyond(tq, tk)[:, None], ceiling, near), carry
 
+    def _first(self, k, tk):
+        """The keys of a block that are among the first of their text, [B, K, n_global, H], and their slots, [#B, n_global].
+
+        Where there are fewer, other keys of the block, each once.
+        """
+        first = tk.order < self.n_global
+        at = jnp.argsort(~(first if tk.valid is None else first & tk.valid), axis=1, stable=True)[:, : self.n_global]
+        return jnp.take_along_axis(k, at[:, None, :, None], axis=2), at
+
     def _beyond(self, tq, tk):
         """Pairs [#B, T, S] whose distance is at the ceiling."""
         return signed_distance(tq.pos, tk.pos) >= self.n_local
@@ -180,3 +198,14 @@ class LMInfinite(Encoding):
     def _middle(self, tq, tk):
         """Pairs [#B, T, S] whose key is neither one of the first nor one of the last, later ones apart."""
         return (signed_distance(tq.order, tk.order) >= self.n_local) & (tk.order >= self.n_global)[:, None]
+
+
+def _spread(few, at, slots):
+    """Columns [B, N, T, n] at their places [#B, n] among `slots` columns of zeros."""
+    if few.shape[2] == 1:
+        put = jax.vmap(lambda row, at: jnp.zeros((*row.shape[:-1], slots), row.dtype).at[..., at].set(row))
+        return put(few, jnp.broadcast_to(at, (len(few), at.shape[1])))
+    ones = (at[:, :, None] == jnp.arange(slots)).astype(few.dtype)  # a product, since on CPU writing by index is a loop
+    if len(at) == 1:
+        return jnp.einsum('bntg,gs->bnts', few, ones[0], precision='highest')
+    return jnp.einsum('bntg,bgs->bnts', few, ones, precision='highest')
