@@ -105,6 +105,13 @@ def test_the_notebook_example_of_the_readme_runs():
     assert scope['out'].shape == scope['v'].shape == (1, 256, 8, 64)
 
 
+def test_the_contexts_of_the_readme_are_joined(capsys):
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    (code,) = [block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'ape_parallel' in block]
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == '(1, 4)'
+
+
 def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
     from posenc_jax.core import registry
 
