@@ -12,3 +12,19 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):  # a flag that a re
     _FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # half the time of the whole suite
 _given = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = ' '.join([_given, *(flag for flag in _FLAGS if flag.split('=')[0] not in _given)]).strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+_TESTS_PER_CACHE = 400
+_DONE = pytest.StashKey[int]()
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled_functions(request):
+    """Every few hundred tests, since a worker that keeps all that it compiled grows to many gigabytes."""
+    yield
+    done = request.config.stash.get(_DONE, 0) + 1
+    request.config.stash[_DONE] = done
+    if done % _TESTS_PER_CACHE == 0:
+        jax.clear_caches()

@@ -378,9 +378,10 @@ def test_vmap_equals_a_loop(layer):
 
 
 def test_one_trace_serves_many_values(layer):
+    before = {name: layer.traces.get(name, 0) for name in ('project', 'dense')}
     for step in range(3):
         layer(layer.x * (step + 1), tokens(pos=tokens().pos + step, segment=np.arange(LENGTH)[None] // (7 + step) + np.zeros((2, 1), int)))
-    assert layer.traces['project'] <= 2 and layer.traces['dense'] <= 2, layer.traces  # float32, and bfloat16 where it ran
+    assert all(layer.traces[name] - count <= 1 for name, count in before.items()), (before, layer.traces)
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')

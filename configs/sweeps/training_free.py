@@ -1,0 +1,51 @@
+"""Training-free extensions on models of ours: perplexity of the same last bytes to 32 times the trained length, and passkeys.
+
+Command:   python -m configs.sweeps.training_free [--seeds 0 1] [--workdir runs/training_free] [--base runs/extension]
+Time:      see docs/results/training_free_extension.md (two CPU cores)
+Text: the base runs of `configs.sweeps.extension` (rope, 256 bytes of Python source), trained here if they are not in --base;
+evaluated to 8192. Passkeys: rope on keys of 3 digits in 16 to 64 tokens, evaluated to 1024 by depth. Nothing is trained after
+an extension. Results: WORKDIR/text, WORKDIR/passkey (table, results.json, results.csv, pictures). Runs whose last step is saved are
+not trained again.
+"""
+
+import argparse
+import pathlib
+
+from configs.sweeps.bam_passkey import FIELDS
+from configs.sweeps.runs import evaluate_runs, train_run
+
+EXTENSIONS = (
+    '', 'yarn(factor={factor}.0)', 'dca()', 'string()', 'gali()', 'self_extend(group={group})', 'self_extend(group=None)',
+    'lm_infinite()',
+)  # fmt: skip
+TEXT = ('eval.lengths=256,512,1024,2048,4096,8192', 'eval.protocols=same_tokens', 'eval.tokens=16384')
+PASSKEY = ('eval.lengths=64,128,256,512,1024', 'eval.depths=0,0.25,0.5,0.75,1', 'eval.samples=64', 'eval.batch=64')
+
+
+def extended(run: str, factor: int) -> list[str]:
+    """The run with every extension; Self-Extend's groups are such that `factor` times the trained length is in its range."""
+    filled = (spec.format(factor=factor, group=2 * factor) for spec in EXTENSIONS)
+    return [f'{run} | {spec}' if spec else run for spec in filled]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/training_free')
+    parser.add_argument('--base', type=pathlib.Path, default='runs/extension', help='where the text runs are or will be')
+    parser.add_argument('--steps', type=int, default=1000, help='of the text runs')
+    parser.add_argument('--passkey_steps', type=int, default=1500)
+    arguments = parser.parse_args()
+    text, passkey = [], []
+    for seed in arguments.seeds:
+        fields = {'data.dataset': 'stdlib_code', 'train.length': 256, 'train.steps': arguments.steps, 'seed': seed}
+        fields |= {'train.eval_every': 500, 'train.save_every': 500}
+        text += extended(train_run(arguments.base / f'base_{seed}', 'configs/quickstart.py', fields), 32)
+        fields = FIELDS | {'encoding': 'rope()', 'seed': seed, 'train.steps': arguments.passkey_steps}
+        passkey += extended(train_run(arguments.workdir / f'passkey_{seed}', 'configs/default.py', fields), 16)
+    evaluate_runs(text, arguments.workdir / 'text', TEXT)
+    evaluate_runs(passkey, arguments.workdir / 'passkey', PASSKEY)
+
+
+if __name__ == '__main__':
+    main()
