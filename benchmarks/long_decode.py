@@ -1,7 +1,7 @@
 """Decoding behind a long text: the full cache, LM-Infinite and DuoAttention, time of a step and memory, as ratios.
 
 All run the weights of one small model in one process and take turns. Their caches hold random numbers, since nothing depends
-on what they hold. `lm_infinite` keeps all keys and hides most of them, or keeps those that are seen (`keep_ends`).
+on what they hold. `lm_infinite` keeps all keys and hides most of them, or keeps those that are seen (`constant_cache`).
 
     python benchmarks/long_decode.py                     # 32k tokens; a few minutes on two cores
     python benchmarks/long_decode.py --length=2048 --new=16
@@ -18,8 +18,8 @@ from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns
 
 from posenc_jax.cache import duo_attention
-from posenc_jax.core.cache import keep_ends
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.extension.lm_infinite import constant_cache
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model import decode as plain
 
@@ -79,8 +79,8 @@ def main():
     duo = duo_attention.deploy(full, retrieval, sink=args.sink, recent=args.recent)
 
     all_keys = lambda model, tok, prompt: plain.prefill(model, plain.init_cache(model, tok), prompt)[1]
-    same, last = lambda cache: cache, min(args.window - 1, args.length - args.sink)
-    ends = lambda cache: keep_ends(cache, cache.tokens, first=args.sink, last=last, room=args.new)
+    same = lambda cache: cache
+    ends = lambda cache: constant_cache(infinite, cache, cache.tokens, room=args.new)
     by_heads = lambda model, tok, prompt: duo_attention.prefill(model, tok, prompt)[1]
     contenders = {
         'full cache': (full, all_keys, plain.decode_step, same),

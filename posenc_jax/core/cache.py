@@ -217,8 +217,9 @@ def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -
 def keep_ends(cache: Cache, placed: tuple[Tokens, ...], *, first: int, last: int, room: int = 1) -> Cache:
     """A cache of constant size: the first tokens, the last ones, and room for new ones; all else is forgotten.
 
-    Decoding goes on as if nothing had been, for encodings that hide what is forgotten: with `lm_infinite`, n_global first and
-    n_local - 1 last tokens, and a call whenever the room is used up. Every call copies first + last slots.
+    Decoding goes on as if nothing had been, for encodings that hide what is forgotten, with a call whenever the room is used up.
+    Whether they do is not checked here: `extension.lm_infinite.constant_cache` asks the encodings of a model. Every call copies
+    first + last slots.
 
     Args:
       cache: a filled cache, or one of this function's.
@@ -227,7 +228,8 @@ def keep_ends(cache: Cache, placed: tuple[Tokens, ...], *, first: int, last: int
       room: how many tokens may be appended.
 
     Raises:
-      ValueError: sizes that keep nothing; packed documents; (where the cursor is known) a room beyond the text to come.
+      ValueError: sizes that keep nothing; packed documents; positions that depend on token ids; (where the cursor is known; else
+        what lies beyond is padding) a room beyond the text to come.
 
     Example:
       >>> tok = Tokens.of(length=9)
@@ -238,15 +240,18 @@ def keep_ends(cache: Cache, placed: tuple[Tokens, ...], *, first: int, last: int
     """
     if first < 0 or last < 1 or room < 1:
         raise ValueError(f'keep_ends: expected first >= 0, last >= 1 and room >= 1, got {first=}, {last=}, {room=}')
+    if cache.unplaced is not None:
+        raise ValueError('keep_ends forgets tokens, but an encoding of this model finds positions from the ids of all of them')
     done = cache.tokens[0].index[0, cache.cursor - 1] + 1
     if not isinstance(done, jax.core.Tracer) and int(done) + room > placed[0].length:
         raise ValueError(f'keep_ends: room for {room} tokens after {int(done)} exceeds the text to come, of {placed[0].length}')
     slots = end_slots(cache.tokens[0], cache.cursor, first, last)
 
     def tokens(own, placed):
-        kept, coming = take_slots(dataclasses.replace(own, valid=None), slots, 1), placed.slice(done, room)
+        kept = take_slots(dataclasses.replace(own, valid=None), slots, 1)
         kept = dataclasses.replace(kept, index=jnp.where(slots >= 0, kept.index, -1), valid=slots >= 0)
-        coming = coming if coming.valid is not None else dataclasses.replace(coming, valid=jnp.ones_like(coming.index, bool))
+        known = placed if placed.valid is not None else dataclasses.replace(placed, valid=jnp.ones_like(placed.index, bool))
+        coming = jax.tree.map(lambda a: jnp.pad(a, [(0, room * (i == 1)) for i in range(a.ndim)]), known).slice(done, room)
         rows = lambda a, batch: jnp.broadcast_to(a, (batch, *a.shape[1:]))
         joined = lambda a, b: jnp.concatenate([rows(a, max(len(a), len(b))), rows(b, max(len(a), len(b)))], axis=1)
         return jax.tree.map(joined, kept, coming)

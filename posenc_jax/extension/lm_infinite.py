@@ -5,15 +5,16 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from posenc_jax.core.compose import name_of
-from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.cache import Cache, keep_ends
+from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.encoding import Encoding, Tokens, heads_first, scaled_dot_product
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.frequencies.checks import check_train_len
 from posenc_jax.rotation.rope import Rotary, rotate
-
 
 CARD = Card(
     name='LM-Infinite',
@@ -39,14 +40,15 @@ class LMInfinite(Encoding):
     Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`); `D_ij = min(i - j, R)`: beyond the window a
     rotary query stands at R and the key unrotated at 0, a relative bias is that of distance R. Which keys are
     visible is counted in real tokens of the document, distances in positions. Without `top_k` a decode cache of n_global +
-    n_local slots is enough (`core.cache.keep_ends`).
+    n_local slots is enough (`constant_cache`).
 
     With `top_k` the last query of a text also sees, head by head, the k keys of the middle with the largest logits at the
     relative position t, with these logits; none where fewer than k lie there. A decoded token is the last of its text, so a
     step equals the last row of a pass over the text so far. Which keys these are is found in `project`, so keys are cached raw,
-    all of them; and since any block may hold one, a pass over a whole text skips only what is not causal. Differs from the
-    paper: the ceiling always equals the window, as in its experiments; an encoding does not know its layer, so what the
-    paper does from its fifth layer on is a pattern, `('lm_infinite(encoding=rope())',) * 4 + (...,)`.
+    all of them; and since any block may hold one, a pass over a whole text skips only what is not causal. They are chosen among
+    all keys of the middle, whatever other masks of the chain hide; a segment of `read_segment` is a text. Differs from the
+    paper: the ceiling always equals the window, as in its experiments; an encoding does not know its layer, so as an extension
+    `top_k` acts in every layer, and the paper's first four layers without it are a pattern of a model that is built so.
 
     Args:
       encoding: the rotary encoding, or a relative bias such as `alibi()`.
@@ -154,24 +156,23 @@ class LMInfinite(Encoding):
             return s, carry
         beyond = self._beyond(tq, tk)[:, None]
 
-        def unrotated(k, pos):
-            angles, _ = self.encoding.angles(pos)
-            return rotate(k, -angles[:, None], layout=self.encoding.layout)
-
         def with_ceiling(standing, k, s):
-            if not self.top_k and tk.segment is None and self.n_global < tk.length:
-                far, at = self._first(k, tk)
-                far = scaled_dot_product(standing[0], unrotated(far, jnp.take_along_axis(tk.pos, at, axis=1)))
-                return jnp.where(beyond, _spread(far, at, tk.length), s)
-            k = unrotated(k, tk.pos)
+            k = self._unrotated(k, tk.pos)
             s = jnp.where(beyond, scaled_dot_product(standing[0], k), s)
             return jnp.where(middle, scaled_dot_product(standing[1], k), s) if self.top_k else s
 
         # A key of the middle may be near in positions.
         middle = self._middle(tq, tk)[:, None] if self.top_k else False
         standing = tuple(map(heads_first, tq.feats['lm_infinite'][:2]))
-        if tq.length == 1:  # a step behind a long text, where a branch would copy the cache
-            return with_ceiling(standing, k, s), carry
+        if tq.length == 1 and not self.top_k and tk.segment is None and self.n_global < tk.length:
+            # A step behind a long text, where only the first keys are at the ceiling, unless positions jump.
+            rows = lambda a: jnp.broadcast_to(a, (len(s), a.shape[-1]))
+            at, first = map(rows, self._first(tk))
+            few = lambda a, axis: jnp.take_along_axis(a, jnp.expand_dims(at, tuple(i for i in range(1, a.ndim) if i != axis)), axis)
+            far = scaled_dot_product(standing[0], self._unrotated(few(k, 2), few(rows(tk.pos), 1)))
+            far = jnp.where(few(rows(beyond[:, 0, 0]), 1)[:, None, None], far, few(s, 3))
+            s = jax.vmap(lambda row, at, own: row.at[..., at].set(own))(s, at, far)
+            beyond = beyond & ~first[:, None, None]
         return jax.lax.cond((seen & (beyond | middle)).any(), with_ceiling, lambda standing, k, s: s, standing, k, s), carry
 
     def score(self, s, tq, tk, seen, carry):
@@ -182,14 +183,15 @@ class LMInfinite(Encoding):
         ceiling, _ = self.encoding.score(s, at(tq, self.n_local), at(tk, 0), seen, carry)
         return jnp.where(self._beyond(tq, tk)[:, None], ceiling, near), carry
 
-    def _first(self, k, tk):
-        """The keys of a block that are among the first of their text, [B, K, n_global, H], and their slots, [#B, n_global].
+    def _unrotated(self, k, pos):
+        angles, _ = self.encoding.angles(pos)
+        return rotate(k, -angles[:, None], layout=self.encoding.layout)
 
-        Where there are fewer, other keys of the block, each once.
-        """
+    def _first(self, tk):
+        """Slots [#B, n_global] of the first keys of a text, others where there are fewer, each once; and which keys they are."""
         first = tk.order < self.n_global
-        at = jnp.argsort(~(first if tk.valid is None else first & tk.valid), axis=1, stable=True)[:, : self.n_global]
-        return jnp.take_along_axis(k, at[:, None, :, None], axis=2), at
+        first = first if tk.valid is None else first & tk.valid
+        return jnp.argsort(~first, axis=1, stable=True)[:, : self.n_global], first
 
     def _beyond(self, tq, tk):
         """Pairs [#B, T, S] whose distance is at the ceiling."""
@@ -200,12 +202,36 @@ class LMInfinite(Encoding):
         return (signed_distance(tq.order, tk.order) >= self.n_local) & (tk.order >= self.n_global)[:, None]
 
 
-def _spread(few, at, slots):
-    """Columns [B, N, T, n] at their places [#B, n] among `slots` columns of zeros."""
-    if few.shape[2] == 1:
-        put = jax.vmap(lambda row, at: jnp.zeros((*row.shape[:-1], slots), row.dtype).at[..., at].set(row))
-        return put(few, jnp.broadcast_to(at, (len(few), at.shape[1])))
-    ones = (at[:, :, None] == jnp.arange(slots)).astype(few.dtype)  # a product, since on CPU writing by index is a loop
-    if len(at) == 1:
-        return jnp.einsum('bntg,gs->bnts', few, ones[0], precision='highest')
-    return jnp.einsum('bntg,bgs->bnts', few, ones, precision='highest')
+def constant_cache(model: Transformer, cache: Cache, placed: tuple[Tokens, ...], *, room: int = 1) -> Cache:
+    """A cache that holds what a model of `lm_infinite` layers will still see, and room for new tokens: see `keep_ends`.
+
+    Args:
+      model: that filled the cache.
+      cache, placed, room: as for `keep_ends`.
+
+    Raises:
+      ValueError: a layer without `lm_infinite`, or with `top_k`; as for `keep_ends`.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.model import TransformerConfig
+      >>> from posenc_jax.model.decode import init_cache, prefill
+      >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
+      >>> model = Transformer(TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec), rngs=nnx.Rngs(0))
+      >>> empty = init_cache(model, Tokens.of(length=12))
+      >>> _, full = prefill(model, empty, jnp.ones((1, 9), jnp.int32))
+      >>> constant_cache(model, full, empty.tokens, room=2).capacity
+      5
+    """
+    found = []
+    for place, block in model.layers():
+        encoding = model.encoding(place, block)
+        parts = [part for part in parts_of(encoding) if isinstance(part, LMInfinite)]
+        if not parts:
+            names = ' | '.join(map(name_of, parts_of(encoding)))
+            raise ValueError(f'a cache of constant size needs lm_infinite in every layer, one of this model has {names}')
+        found += parts
+    if choosing := [part.top_k for part in found if part.top_k]:
+        raise ValueError(f'lm_infinite(top_k={choosing[0]}) may choose any key of the text, so none can be forgotten; use top_k=0')
+    first, last = (max(getattr(part, name) for part in found) for name in ('n_global', 'n_local'))
+    return keep_ends(cache, placed, first=first, last=max(last - 1, 1), room=room)

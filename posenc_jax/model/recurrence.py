@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model.layers import dropout, layer_rows
 from posenc_jax.model.losses import target_losses
@@ -61,7 +62,7 @@ def read_segment(
       key: drives dropout; None has none.
 
     Raises:
-      ValueError: an encoder; a negative length; a memory longer than `length`, or of another model or batch; a `tok` that
+      ValueError: an encoder; an encoding whose positions depend on the whole text; a negative length; a memory longer than `length`, or of another model or batch; a `tok` that
         says more or less than the tokens of the memory do, or is needed and missing.
 
     Example:
@@ -78,6 +79,9 @@ def read_segment(
         raise ValueError(f'a memory of earlier segments needs a decoder, this model is of kind {cfg.kind!r}')
     if length < 0:
         raise ValueError(f'the memory length must be at least 0, got {length}')
+    for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
+        if part.reads_ids or part.cached == 'none':
+            raise ValueError(f'{name_of(part)} finds positions from the whole text, which a segment with a memory does not have')
     held = 0 if memory is None else memory.length
     if held > length:
         raise ValueError(f'the memory holds {held} tokens, declared is a length of {length}')

@@ -12,6 +12,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.cache import Cache, LayerCache, keep_ends
 from posenc_jax.core.registry import SpecError
+from posenc_jax.extension.lm_infinite import constant_cache
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.rotation.rope import rope
@@ -108,6 +109,18 @@ def test_random_positions_change_distances_not_who_is_seen():
     placed = random.place(tok, key=jax.random.key(0))
     assert np.diff(placed.pos[0]).max() > 4
     np.testing.assert_array_equal(random.mask(placed, placed), plain.mask(tok, tok))
+
+
+def test_a_step_sees_what_the_last_row_of_a_pass_sees_also_where_positions_jump():
+    """A single query turns back the first keys alone where nothing else is at the ceiling."""
+    part, arrays = encoding(), qkv(20)
+    spread = np.sort(np.random.default_rng(0).permutation(200)[:20])[None]
+    padded = pj.Tokens.of(valid=np.arange(20)[None] >= np.array([[4]]))
+    for tok in (pj.Tokens.of(length=20), pj.Tokens.of(positions=spread), padded, pj.Tokens.of(segment=np.arange(20)[None] // 12)):
+        q, k, v, tq, tk = jax.jit(part.project)(*arrays, tok, tok)
+        whole = jax.jit(lambda *a: pj.attend(part, *a, block=(4, 4)))(q, k, v, tq, tk)
+        one = jax.jit(lambda *a: pj.attend(part, *a))(q[:, -1:], k, v, tq.slice(19, 1), tk)
+        np.testing.assert_allclose(one, whole[:, -1:], atol=2e-6)
 
 
 @pytest.mark.parametrize('part', ['rope(freqs=yarn(factor=4.0))', 'rope(partial=0.5)', 'rope(layout="interleaved")'])
@@ -244,8 +257,8 @@ def test_a_cache_of_constant_size_decodes_the_same(part, room):
     tok = pj.Tokens.of(valid=np.arange(24)[None] >= np.array([[0], [3]]))
     empty = init_cache(model, tok)
     _, full = prefill(model, empty, tokens[:, :5])
-    trim = jax.jit(lambda cache: keep_ends(cache, empty.tokens, first=GLOBAL, last=LOCAL - 1, room=room))
-    step, small = jax.jit(decode_step), keep_ends(full, empty.tokens, first=GLOBAL, last=LOCAL - 1, room=room)
+    trim = jax.jit(lambda cache: constant_cache(model, cache, empty.tokens, room=room))
+    step, small = jax.jit(decode_step), constant_cache(model, full, empty.tokens, room=room)
     for n in range(5, 23):
         assert small.capacity == small.layers[0].k.shape[2] == GLOBAL + LOCAL - 1 + room
         expected, full = step(model, full, tokens[:, n])
@@ -253,6 +266,32 @@ def test_a_cache_of_constant_size_decodes_the_same(part, room):
         np.testing.assert_allclose(row, expected, atol=2e-5)
         if int(small.cursor) == small.capacity and n + 1 + room <= 24:
             small = trim(small)
+
+
+def test_only_what_stays_hidden_may_be_forgotten():
+    rows = jax.random.randint(jax.random.key(1), (1, 12), 0, 11)
+    for spec, message in (
+        ('rope()', 'needs lm_infinite in every layer, one of this model has rope'),
+        (f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)', 'use top_k=0'),
+        (f'bipe(separators=(1, 3)) | lm_infinite(encoding=rope(), n_local={LOCAL})', 'from the ids of all of them'),
+    ):
+        model = model_of(spec)
+        _, cache = prefill(model, empty := init_cache(model, pj.Tokens.of(length=16)), rows)
+        with pytest.raises(ValueError, match=message):
+            constant_cache(model, cache, empty.tokens)
+
+
+def test_room_beyond_the_text_is_padding():
+    """Under jit, where the end of the text cannot be an error."""
+    model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
+    tokens = jax.random.randint(jax.random.key(1), (1, 24), 0, 11)
+    _, full = prefill(model, empty := init_cache(model, pj.Tokens.of(length=24)), tokens[:, :22])
+    small = jax.jit(lambda cache: constant_cache(model, cache, empty.tokens, room=4))(full)
+    assert small.tokens[0].valid[0, -4:].tolist() == [True, True, False, False]
+    for n in (22, 23):
+        expected, full = decode_step(model, full, tokens[:, n])
+        row, small = decode_step(model, small, tokens[:, n])
+        np.testing.assert_allclose(row, expected, atol=2e-5)
 
 
 def test_a_smaller_window_would_be_noticed():

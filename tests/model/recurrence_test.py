@@ -155,3 +155,9 @@ def test_wrong_input():
         read_segment(build('alibi()', kind='encoder'), TEXT, length=4)
     with pytest.raises(ValueError, match='at least one token, got 0'):
         segment_losses(model, TEXT[:, :L], TEXT[:, 1:], segment=0, length=4)
+
+
+@pytest.mark.parametrize('spec', ['bipe(separators=(1, 3)) | rope()', 'reverse_pe() | sinusoidal()'])
+def test_positions_of_whole_texts_are_refused(spec):
+    with pytest.raises(ValueError, match=f'{spec.split("(")[0]} finds positions from the whole text'):
+        read_segment(build(spec), TEXT[:, :4], length=4)
