@@ -87,8 +87,8 @@ class BiPE(Encoding):
 
     Raises:
       ValueError: no separators in a tuple, negative or repeated ones; K below 1; at call, tokens without ids, or
-        positions of several components, where there are separators, without separators fractional positions or those of another shape, or negative ones (where these are
-        traced, the table gives NaN).
+        positions of several components, where there are separators; without separators fractional positions or those of
+        another shape, or negative ones (where these are traced, the table gives NaN).
 
     Reference: He, Feng, Luo, Yang, Wang, Xu, Zhang, Yang, He, arXiv 2401.16421.
 

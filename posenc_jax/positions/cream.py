@@ -110,8 +110,8 @@ class CREAM(Encoding):
       train_len: N, from the model.
 
     Raises:
-      ValueError: a factor or train_len that is no integer of at least 1; in training, rows of 8f tokens or fewer, and positions that are
-        fractional, have several components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
+      ValueError: a factor or train_len that is no integer of at least 1; in training, rows of 8f tokens or fewer, and positions
+        that are fractional, have several components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
 
     Reference: Wu, Zhao, Zheng, arXiv 2406.07138.
 

@@ -107,7 +107,8 @@ class AnyOrder(Task):
             raise SpecError(f'any_order curriculum is a number of batches, at least 0, got {self.curriculum}')
         if self.task.supplies_positions:
             ids, name = getattr(self.task, 'ids', None), type(self.task).__name__
-            found = f"the task has ids={ids!r}; use ids='none'" if ids else f'so does {name}; use a task without, as language() or reverse()'
+            other = f'so does {name}; use a task without, as language() or reverse()'
+            found = f"the task has ids={ids!r}; use ids='none'" if ids else other
             raise SpecError(f'any_order supplies positions itself, {found}')
         if getattr(self.task, 'packing', 'stream') != 'stream':
             raise SpecError(f"any_order shuffles one document a row, the task has packing={self.task.packing!r}; use 'stream'")

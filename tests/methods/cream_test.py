@@ -165,7 +165,8 @@ def test_wrong_input_says_what_is_wrong():
         CreamText(factor=2).width(16)
     with pytest.raises(ValueError, match='rows of 32 tokens do not fit texts of source_len=24'):
         CreamText(factor=2, source_len=24).width(32)
-    place = lambda positions: pj.make('cream(factor=1)', train_len=9).place(pj.Tokens.of(positions=positions), key=jax.random.key(0))
+    part = pj.make('cream(factor=1)', train_len=9)
+    place = lambda positions: part.place(pj.Tokens.of(positions=positions), key=jax.random.key(0))
     with pytest.raises(ValueError, match=r'cream needs integer positions \[B, L\], got float32 \(1, 2\)'):
         place([[0.5, 1.0]])
     with pytest.raises(ValueError, match='position 9 is not in 0 .. 8'):
