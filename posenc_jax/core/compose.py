@@ -74,7 +74,7 @@ class ChainedEncoding(Encoding):
                 if part.draws is not None and part.draws > limit and table is not part:
                     raise SpecError(
                         f'{name_of(part)} draws positions 0 .. {part.draws - 1}, {name_of(table)} has {limit}; use a larger '
-                        'table, a smaller max_len, or a policy for what lies beyond the table'
+                        'table, a smaller range, or a policy for what lies beyond the table'
                     )
         self.parts = nnx.List(parts)
 

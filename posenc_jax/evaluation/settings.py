@@ -130,16 +130,22 @@ def check_causal(model: Transformer, task: str) -> None:
             )
 
 
-def check_ids(model: Transformer, task: Task, length: int) -> np.ndarray | None:
+def check_ids(model: Transformer, task: Task, length: int, *, training: bool = False) -> np.ndarray | None:
     """Hands the ids that a task supplies at a length to `place`, which raises where they overrun a table; returns them.
 
     Traced without arguments, so that NumPy arrays stay the concrete numbers that `place` checks, and no device computes.
+
+    Args:
+      training: training draws are placed too, by the training rule. Text has positions in training alone.
     """
-    if task.is_language or 'positions' not in task.sample(batch_rng(0, 'test', 0), 1, length):
+    splits = [split for split, read in (('train', training), ('test', not task.is_language)) if read]
+    if not task.supplies_positions or not splits:
         return None
-    batch = task.sample(batch_rng(0, 'test', 0), _TRIED, length)
-    tok = Tokens(index=np.arange(batch['positions'].shape[1], dtype=np.int32)[None], pos=batch['positions'])
-    jax.eval_shape(lambda: model.place(tok, batch['tokens']))
+    for split in splits:
+        batch = task.sample(batch_rng(0, split, 0), _TRIED, length)
+        tok = Tokens(index=np.arange(batch['positions'].shape[1], dtype=np.int32)[None], pos=batch['positions'])
+        draw = lambda: jax.random.key(0) if split == 'train' else None
+        jax.eval_shape(lambda: model.place(tok, batch['tokens'], key=draw()))
     return batch['positions']
 
 

@@ -25,10 +25,14 @@ def gali_slots(total: Int[Array, '...'], train_len: int, local: int) -> tuple[In
 
     `G = ceil((T - w) / (M - w))`, `n = T - M + ceil((T - M) / (G - 1))`; 1 and 0 where T <= M.
 
+    Raises:
+      ValueError: w outside 1 .. M - 1.
+
     Example:
       >>> [a.tolist() for a in gali_slots(jnp.array([8, 10, 11]), train_len=8, local=2)]
       [[1, 2, 2], [0, 4, 6]]
     """
+    _check_local(local, train_len)
     over = jnp.maximum(total - train_len, 0)
     parts = jnp.maximum(-((local - total) // (train_len - local)), 1)
     return parts, over - (-over // jnp.maximum(parts - 1, 1))
@@ -48,14 +52,33 @@ def gali_ids(pos: Int[Array, '...'], total: Int[Array, '...'], train_len: int, l
 def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
     """Lengths of the chunks in which T tokens are read: M tokens, then `chunk` each, or that fraction of what has been read.
 
+    Raises:
+      ValueError: T or M below 1, a chunk of no token, one of several that is no int.
+
     Example:
       >>> gali_chunks(100, 32, 16), gali_chunks(100, 32, 0.5)
       ([32, 16, 16, 16, 16, 4], [32, 16, 24, 28])
     """
+    _check_chunk(chunk, check_train_len('gali', train_len))
+    if total < 1:
+        raise ValueError(f'gali: a text has at least 1 token, got {total}')
     ends = [min(total, train_len)]
     while ends[-1] < total:
         ends.append(min(total, ends[-1] + (chunk if isinstance(chunk, int) else int(chunk * ends[-1]))))
     return np.diff(ends, prepend=0).tolist()
+
+
+def _check_local(local, train_len):
+    if not 1 <= local < train_len:
+        raise ValueError(f'gali: local must be between 1 and train_len - 1 = {train_len - 1}, got {local}')
+
+
+def _check_chunk(chunk, train_len):
+    if not isinstance(chunk, int) and chunk >= 1:
+        nearest = f'the nearest is {round(chunk)}'
+        raise ValueError(f'gali: a chunk is a number of tokens, an int, or a fraction below 1, got {chunk!r}; {nearest}')
+    if chunk <= 0 or chunk * (1 if isinstance(chunk, int) else train_len) < 1:
+        raise ValueError(f'gali: a chunk holds at least one token, got chunk={chunk} with train_len={train_len}')
 
 
 def pair_normals(
@@ -155,14 +178,8 @@ class GALI(Encoding):
         heads: int = CONTEXT,
     ):
         local = min(128, check_train_len('gali', train_len) // 8) if local is None else local
-        if not 1 <= local < train_len:
-            raise ValueError(f'gali: local must be between 1 and train_len - 1 = {train_len - 1}, got {local}')
-        if isinstance(chunk, float) and chunk >= 1:
-            raise ValueError(
-                f'gali: a chunk is a number of tokens or a fraction below 1, got {chunk}; the nearest is {round(chunk)}'
-            )
-        if chunk <= 0 or chunk * (1 if isinstance(chunk, int) else train_len) < 1:
-            raise ValueError(f'gali: a chunk holds at least one token, got chunk={chunk} with train_len={train_len}')
+        _check_local(local, train_len)
+        _check_chunk(chunk, train_len)
         if not noise >= 0:
             raise ValueError(f'gali: noise is a standard deviation of at least 0, got {noise}')
         self.encoding = check_part('gali', encoding, even=True)

@@ -223,7 +223,8 @@ def distill(
       The student, and the loss before each update.
 
     Raises:
-      ValueError: batches of shapes that do not fit; an unknown rule.
+      ValueError: batches of shapes that do not fit; token ids that the model does not have; negative slots, an anchor in
+        another than 0; a teacher that is right in no example; an unknown rule.
 
     Reference: Wang, Xiong, Wang, Li, Chu, Zeng, arXiv 2508.15709.
 
@@ -231,7 +232,8 @@ def distill(
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
       >>> rng = np.random.default_rng(0)
-      >>> one = lambda: moved_evidence(rng, rng.integers(0, 8, (2, 6, 1)), np.array([[8], [8]]), np.ones((2, 1), int))
+      >>> question, answer = np.full((2, 1), 7), np.zeros((2, 1), int)  # what this model says to it untrained
+      >>> one = lambda: moved_evidence(rng, rng.integers(0, 9, (2, 6, 1)), question, answer)
       >>> batches = jax.tree.map(lambda *a: np.stack(a), *(one() for _ in range(3)))
       >>> student, losses = distill(Transformer(cfg, rngs=nnx.Rngs(0)), batches)
       >>> losses.shape
@@ -246,6 +248,14 @@ def distill(
         )
     if answer.ndim != 3 or answer.shape[:2] != tokens.shape[:2]:
         raise ValueError(f'pos2distill takes an answer [steps, E, A] for each example, got {answer.shape} for {tokens.shape}')
+    vocab = model.cfg.vocab_size
+    for name, ids in (('tokens', tokens), ('teacher', teacher_tokens), ('answer', answer)):
+        if not jnp.issubdtype(ids.dtype, jnp.integer) or int(ids.min()) < 0 or int(ids.max()) >= vocab:
+            found = f'{ids.min()} .. {ids.max()} of {ids.dtype}'
+            raise ValueError(f'pos2distill: {name} holds token ids 0 .. {vocab - 1} of the model, got {found}')
+    if int(slots.min()) < 0 or int(jnp.abs(slots[..., 0]).max()) > 0:
+        wrong = slots.min() if int(slots.min()) < 0 else slots[..., 0].max()
+        raise ValueError(f'pos2distill: slots are at least 0, and 0 in the first prompt of each example, its anchor, got {wrong}')
     _, examples, copies, length = tokens.shape
     size, words = examples * copies, answer.shape[2]
     count = int(slots.max()) + 1  # slots that no row has count for nothing
@@ -267,13 +277,18 @@ def distill(
 
         loss, gradient = jax.value_and_grad(loss_of)(params)
         updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), loss
+        return (optax.apply_updates(params, updates), state), (loss, right.any())
 
     @jax.jit
     def run(params, rest, batches):
         start = (params, optimizer.init(params))
-        (trained, _), losses = jax.lax.scan(lambda c, b: step(c, b, params, rest), start, batches)
-        return trained, losses
+        (trained, _), found = jax.lax.scan(lambda c, b: step(c, b, params, rest), start, batches)
+        return trained, found
 
-    trained, losses = run(params, rest, (tokens, teacher_tokens, slots, answer))
+    trained, (losses, taught) = run(params, rest, (tokens, teacher_tokens, slots, answer))
+    if not taught.any():
+        raise ValueError(
+            f'pos2distill: with the evidence in the first slot the model answers none of {len(losses) * examples} examples '
+            'right, so that there is nothing to learn from it; train it on the first slot before'
+        )
     return nnx.merge(graphdef, trained, rest), losses

@@ -86,9 +86,9 @@ class BiPE(Encoding):
       train_len: K, rows of the table; the trained length, from the model.
 
     Raises:
-      ValueError: no separators in a tuple, negative or repeated ones; K below 1; at call, tokens without ids where there are
-        separators, without separators fractional positions or those of another shape, or negative ones (where these are
-        traced, the table gives NaN).
+      ValueError: no separators in a tuple, negative or repeated ones; K below 1; at call, tokens without ids, or
+        positions of several components, where there are separators; without separators fractional positions or those of
+        another shape, or negative ones (where these are traced, the table gives NaN).
 
     Reference: He, Feng, Luo, Yang, Wang, Xu, Zhang, Yang, He, arXiv 2401.16421.
 
@@ -125,6 +125,11 @@ class BiPE(Encoding):
                 raise ValueError(
                     f'bipe(separators={self.separators}) finds segments by token ids, which these tokens do not have: give '
                     'Tokens.of(ids=...), or leave out `separators` and give positions [B, L, 2], intra and inter'
+                )
+            if tok.pos.ndim != 2:
+                raise ValueError(
+                    f'bipe(separators={self.separators}) makes the positions itself and would lose the components of '
+                    f'{tok.pos.shape}: give positions [B, L], or write what reads them before it, or leave out `separators`'
                 )
             ends = jnp.isin(tok.ids, jnp.asarray(self.separators))
             intra, inter = bipe_ids(ends if tok.valid is None else ends & tok.valid, tok.order)

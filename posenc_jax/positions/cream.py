@@ -10,6 +10,8 @@ from jaxtyping import Array, Int
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.rotation.frequencies.checks import check_train_len
 
 _SIGMA, _POINTS = 3.0, 1000
 
@@ -105,23 +107,28 @@ class CREAM(Encoding):
 
     Args:
       factor: f, how many times the trained length is to be reached; 1 leaves positions as they are.
+      train_len: N, from the model.
 
     Raises:
-      ValueError: a factor that is no integer of at least 1; in training, rows of 8f tokens or fewer, and positions that are
-        fractional, have several components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
+      ValueError: a factor or train_len that is no integer of at least 1; in training, rows of 8f tokens or fewer, and positions
+        that are fractional, have several components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
 
     Reference: Wu, Zhao, Zheng, arXiv 2406.07138.
 
     Example:
       >>> import posenc_jax as pj
-      >>> ids = pj.make('cream(factor=2)').place(pj.Tokens.of(length=24), key=jax.random.key(0)).pos[0]
+      >>> ids = pj.make('cream(factor=2)', train_len=24).place(pj.Tokens.of(length=24), key=jax.random.key(0)).pos[0]
       >>> ids.shape, int(ids[0]), int(ids[-1]), bool((jnp.diff(ids) > 0).all())
       ((24,), 0, 47, True)
     """
 
-    def __init__(self, factor: int):
+    def __init__(self, factor: int, train_len: int = CONTEXT):
         self.thresholds = tuple(cream_thresholds(factor).tolist())
-        self.factor = factor
+        self.factor, self.train_len = factor, check_train_len('cream', train_len)
+
+    @property
+    def draws(self):
+        return self.factor * self.train_len
 
     def place(self, tok, *, key=None):
         if key is None:

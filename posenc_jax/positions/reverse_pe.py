@@ -63,7 +63,7 @@ class ReversePE(Encoding):
     and may start at 1). Reversing the list of encoder outputs for a decoder is `newest_first`.
 
     Raises:
-      ValueError: when a cache is made.
+      ValueError: when a cache is made; at call, positions of several components.
 
     Reference: Rizzello, Böck, Joham, Utschick, arXiv 2302.00341.
 
@@ -74,6 +74,11 @@ class ReversePE(Encoding):
     """
 
     def place(self, tok, *, key=None):
+        if tok.pos.ndim != 2:
+            raise ValueError(
+                f'reverse_pe makes the positions itself and would lose the components of {tok.pos.shape}: give positions '
+                '[B, L], or write what reads them before it'
+            )
         counted = dataclasses.replace(tok, pos=tok.order)
         count, _ = current_length(counted, counted)
         return dataclasses.replace(tok, pos=reverse_ids(tok.order, count))

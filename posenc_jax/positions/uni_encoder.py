@@ -68,7 +68,7 @@ def uni_encoder_layout(
       `tokens` are what `Tokens.of` takes.
 
     Raises:
-      ValueError: rows that disagree, a row without candidates, or a text longer than max_len.
+      ValueError: rows that disagree, a row without candidates, a text longer than max_len, or ids that are no token ids.
 
     Example:
       >>> layout = uni_encoder_layout([[7, 8]], [[[5], [6, 6]]], cls=1, sep=2)
@@ -78,12 +78,14 @@ def uni_encoder_layout(
     if len(contexts) != len(candidates) or not len(contexts):
         found = f'{len(contexts)} contexts and {len(candidates)} lists'
         raise ValueError(f'uni_encoder_layout takes candidates for every context, got {found}')
+    _check_tokens('cls, sep and pad', [cls, sep, pad])
     rows, positions = [], []
     for number, (context, own) in enumerate(zip(contexts, candidates)):
         for what, text in (('context', context), *((f'candidate {c}', text) for c, text in enumerate(own))):
             if len(text) > max_len:
                 found = f'the {what} of row {number} has {len(text)} tokens'
                 raise ValueError(f'uni_encoder_layout: {found}, at most {max_len} are read')
+            _check_tokens(f'the {what} of row {number}', text)
         texts = [[cls, *text, sep] for text in (context, *own)]
         positions.append(uni_encoder_ids(len(texts[0]), [len(text) for text in texts[1:]]))
         rows.append(np.concatenate(texts))
@@ -122,15 +124,47 @@ def uni_encoder_loss(
       golden: which candidate of each row is right.
       logits, targets, masked: of the tokens; which of them were masked (the paper masks 15 %).
 
+    Raises:
+      ValueError: shapes or types that do not fit, logits without targets and masked; where they are known, golden candidates
+        outside 0 .. C-1 or targets outside 0 .. V-1.
+
     Example:
       >>> round(float(uni_encoder_loss(jnp.array([[0.0, 0.0]]), jnp.array([1]))), 4)
       0.6931
     """
+    golden = golden if isinstance(golden, jax.Array) else np.asarray(golden)
+    if scores.ndim != 2 or golden.shape != scores.shape[:1]:
+        found = f'{scores.shape} and {golden.shape}'
+        raise ValueError(f'uni_encoder_loss takes scores [B, C] and the golden candidate of each row [B], got {found}')
+    _check_labels('the golden candidate', golden, scores.shape[1])
     loss = optax.softmax_cross_entropy_with_integer_labels(scores, golden).mean()
-    if logits is None:
+    given = (logits, targets, masked)
+    if all(a is None for a in given):
         return loss
+    shapes = [None if a is None else a.shape for a in given]
+    if None in shapes or len(shapes[0]) != 3 or not shapes[0][:2] == shapes[1] == shapes[2]:
+        found = ', '.join(map(str, shapes))
+        raise ValueError(f'uni_encoder_loss takes logits [B, L, V], targets [B, L] and masked [B, L] together, got {found}')
+    _check_labels('a target', targets, shapes[0][2])
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return loss + (nll * masked).sum() / jnp.maximum(masked.sum(), 1)
+
+
+def _check_tokens(where, ids):
+    """Raises unless these are token ids, none among them."""
+    ids = np.asarray(ids if len(ids) else [0])
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0:
+        raise ValueError(f'uni_encoder_layout: token ids are integers of at least 0, got {ids.tolist()} in {where}')
+
+
+def _check_labels(what, labels, count):
+    """Raises unless these are integers, and known ones lie in 0 .. count-1."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f'uni_encoder_loss: {what} is an integer, got {labels.dtype}')
+    if not isinstance(labels, jax.core.Tracer):
+        low, high = int(np.asarray(labels).min()), int(np.asarray(labels).max())
+        if low < 0 or high >= count:
+            raise ValueError(f'uni_encoder_loss: {what} lies in 0 .. {count - 1}, got {low if low < 0 else high}')
 
 
 @register(
@@ -160,7 +194,8 @@ class UniEncoder(Encoding):
     `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant for models of kind 'encoder'; `CandidateScorer`
     is such a model with its head. With 'arrow' the context reads all candidates, so a score may change with the set. Nothing
     decodes with a cache here, though in a decoder the mask would hold as it stands. Which tiles hold a part is not known from
-    their bounds: none is skipped. Differs from the paper: nothing.
+    their bounds: none is skipped. Differs from the paper: which 15 % of the tokens are masked is left to the caller, and no
+    task here trains with it; texts that are too long are refused where the paper cuts them.
 
     Args:
       shape: 'arrow', 'diag' or 'square'.
@@ -231,7 +266,8 @@ class CandidateScorer(nnx.Module):
       rngs: initial parameters come from `rngs.params()`.
 
     Raises:
-      ValueError: another kind, or an encoding without it; when called, tokens without positions [B, L, 2].
+      ValueError: another kind, or an encoding without it; when called, tokens without positions [B, L, 2], or
+        fewer candidates than these have.
 
     Example:
       >>> sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
@@ -262,14 +298,17 @@ class CandidateScorer(nnx.Module):
 
         Args:
           tokens, positions, valid: as `uni_encoder_layout` makes them.
-          candidates: C; None reads it from the positions, which must then be known.
+          candidates: C, no fewer than there are; None reads it from the positions, which must then be known.
         """
+        if np.shape(positions)[2:] != (2,):
+            raise ValueError(f'CandidateScorer needs positions [B, L, 2], id and part, got {np.shape(positions)}')
+        most = None if isinstance(positions, jax.core.Tracer) else int(np.asarray(positions)[..., 1].max())
+        candidates = most if candidates is None else candidates
+        if candidates is None or candidates < max(most or 0, 1):
+            found = 'positions that are not known' if most is None else f'{most} of them in the positions'
+            raise ValueError(f'CandidateScorer scores all candidates, 1 or more, got candidates={candidates} for {found}')
         positions = jnp.asarray(positions)
-        if positions.shape[2:] != (2,):
-            raise ValueError(f'CandidateScorer needs positions [B, L, 2], id and part, got {positions.shape}')
         part = positions[..., 1]
-        if candidates is None:
-            candidates = int(part.max())
         hidden = self.model.hidden(jnp.asarray(tokens), Tokens.of(positions=positions, valid=valid))
         there = (part[..., None] == jnp.arange(1, candidates + 1)).any(1)
         means = jnp.where(there[..., None], candidate_means(hidden, part, candidates), 0.0)

@@ -51,7 +51,7 @@ def validate(config: ConfigDict) -> ConfigDict:
         raise ValueError(f'name is a folder within workdir, got {config.name!r}')
     model = settings.abstract_model(cfg)
     settings.check_causal(model, config.task)
-    supplied = settings.check_ids(model, task, config.train.length)
+    supplied = settings.check_ids(model, task, config.train.length, training=True)
     jax.eval_shape(lambda: _logits(cfg, None if supplied is None else supplied[:1, :1]))
     if config.eval.at_end:
         try:

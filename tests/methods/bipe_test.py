@@ -194,6 +194,10 @@ def test_wrong_input_says_what_is_wrong():
         make('bipe(train_len=0)')
     with pytest.raises(ValueError, match=r'bipe\(separators=\(1, 3\)\) finds segments by token ids, which these tokens'):
         make().place(pj.Tokens.of(length=3))
+    for components in (2, 3):
+        tok = pj.Tokens.of(ids=[[5, 1]], positions=np.zeros((1, 2, components), int))
+        with pytest.raises(ValueError, match=rf'would lose the components of \(1, 2, {components}\): give positions \[B, L\]'):
+            make().place(tok)
     with pytest.raises(ValueError, match=r'got float32 \(1, 2\)'):
         make('bipe()').place(pj.Tokens.of(positions=[[0.5, 1.0]]))
     with pytest.raises(ValueError, match=r'got int32 \(1, 1, 3\)'):

@@ -17,7 +17,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'cream.json').read_t
 
 def draws(factor, rows, length, key=0):
     tok = pj.Tokens.of(valid=np.ones((rows, length), bool))
-    return np.asarray(pj.make(f'cream(factor={factor})').place(tok, key=jax.random.key(key)).pos)
+    return np.asarray(pj.make(f'cream(factor={factor})', train_len=length).place(tok, key=jax.random.key(key)).pos)
 
 
 def runs(ids):
@@ -90,7 +90,7 @@ def test_the_draw_of_alpha_has_its_distribution():
 
 def test_evaluation_and_a_factor_of_one_leave_positions_alone():
     tok = pj.Tokens.of(length=20)
-    assert pj.make('cream(factor=2)').place(tok) is tok
+    assert pj.make('cream(factor=2)', train_len=24).place(tok) is tok
     np.testing.assert_array_equal(draws(1, 3, 20), np.tile(np.arange(20), (3, 1)))
 
 
@@ -105,10 +105,10 @@ def test_training_visits_every_position_of_the_longer_range():
 def test_documents_and_padding_look_their_ids_up():
     valid = np.array([[False] * 4 + [True] * 20, [True] * 24])
     tok = pj.Tokens.of(valid=valid)
-    ids = np.asarray(pj.make('cream(factor=2)').place(tok, key=jax.random.key(3)).pos)
+    ids = np.asarray(pj.make('cream(factor=2)', train_len=24).place(tok, key=jax.random.key(3)).pos)
     assert ids[0, 4] == 0 and (np.diff(ids[0, 4:]) > 0).all() and ids[1, -1] == 47
     packed = pj.Tokens.of(segment=[[0] * 10 + [1] * 14])
-    ids = np.asarray(pj.make('cream(factor=2)').place(packed, key=jax.random.key(3)).pos)[0]
+    ids = np.asarray(pj.make('cream(factor=2)', train_len=24).place(packed, key=jax.random.key(3)).pos)[0]
     np.testing.assert_array_equal(ids[:10], ids[10:20])
 
 
@@ -153,14 +153,20 @@ def test_wrong_input_says_what_is_wrong():
         with pytest.raises(ValueError, match=f'factor must be an integer of at least 1, got {factor}'):
             cream_thresholds(factor)
     with pytest.raises(ValueError, match='cream factor must be an integer of at least 1, got 0'):
-        pj.make('cream(factor=0)')
+        pj.make('cream(factor=0)', train_len=9)
+    with pytest.raises(ValueError, match='cream needs train_len, .* got 0'):
+        pj.make('cream(factor=1)', train_len=0)
+    with pytest.raises(ValueError, match='cream draws positions 0 .. 63, learned_absolute has 63; use a larger table'):
+        pj.make('cream(factor=2) | learned_absolute(max_len=63)', train_len=32, model_dim=4)
+    pj.make('cream(factor=2) | learned_absolute(max_len=64)', train_len=32, model_dim=4)
     with pytest.raises(ValueError, match=r'heads and tails of 8 tokens: it needs more than 16, got 16'):
         draws(2, 1, 16)
     with pytest.raises(ValueError, match=r'needs more than 16, got 16'):
         CreamText(factor=2).width(16)
     with pytest.raises(ValueError, match='rows of 32 tokens do not fit texts of source_len=24'):
         CreamText(factor=2, source_len=24).width(32)
-    place = lambda positions: pj.make('cream(factor=1)').place(pj.Tokens.of(positions=positions), key=jax.random.key(0))
+    part = pj.make('cream(factor=1)', train_len=9)
+    place = lambda positions: part.place(pj.Tokens.of(positions=positions), key=jax.random.key(0))
     with pytest.raises(ValueError, match=r'cream needs integer positions \[B, L\], got float32 \(1, 2\)'):
         place([[0.5, 1.0]])
     with pytest.raises(ValueError, match='position 9 is not in 0 .. 8'):

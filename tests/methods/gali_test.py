@@ -220,6 +220,20 @@ def test_errors(spec, message):
         pj.make(spec, head_dim=8, heads=2, train_len=64)
 
 
+def test_the_pure_functions_refuse_what_the_encoding_refuses():
+    for call, message in (
+        (lambda: gali_slots(20, 8, 8), 'local must be between 1 and train_len - 1 = 7, got 8'),
+        (lambda: gali_ids(jnp.arange(20), jnp.array(20), 8, 0), 'between 1 and train_len - 1 = 7, got 0'),
+        (lambda: gali_chunks(20, 8, np.int64(4)), 'a number of tokens, an int, or a fraction below 1, got .*4.*; the nearest is 4'),
+        (lambda: gali_chunks(0, 8, 4), 'a text has at least 1 token, got 0'),
+        (lambda: gali_chunks(20, 0, 4), 'gali needs train_len, .* got 0'),
+        (lambda: gali_chunks(20, 8, 0.1), 'at least one token, got chunk=0.1 with train_len=8'),
+        (lambda: gali_chunks(20, 8, 0), 'at least one token, got chunk=0 with train_len=8'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_positions_that_are_not_whole_are_refused():
     tok = dataclasses.replace(pj.Tokens.of(length=9), pos=jnp.arange(9)[None] / 2)
     with pytest.raises(ValueError, match='must be integers, got float32'):

@@ -161,6 +161,7 @@ def test_wrong_input_says_what_is_wrong():
         ('addition(reverse_output=True, ids="coupled", index_hints=9)', 'has no ids for index_hints=9'),
         ('addition(reverse_output=True, ids="coupled", reverse_operands=True)', 'has no ids for reverse_operands=True'),
         ('random_spaces(addition(reverse_output=True, ids="coupled"))', "no id among 'coupled' ones"),
+        ('random_spaces(any_order(addition()))', 'no position among those of AnyOrder; put random_spaces inside'),
         ('random_spaces(language())', 'not one that reads text'),
         ('random_spaces(alibi())', "registered as encoding, not as task"),
         ('random_spaces(addition(), law="poisson")', 'law'),

@@ -173,11 +173,15 @@ def fitted(model, batches):
 def test_a_teacher_that_is_wrong_teaches_nothing():
     cfg = TransformerConfig(vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()')
     model = Transformer(cfg, rngs=nnx.Rngs(0))
-    batches = jax.tree.map(lambda a: a[None], examples(0, 8))
+    batches = jax.tree.map(lambda a: np.stack([a, a]), examples(0, 8))
     batches['answer'] = np.full_like(batches['answer'], TASK.ask)  # a token it does not say
     for rule in ('r1', 'r2'):
-        _, losses = distill(model, batches, rule=rule)
-        assert losses.tolist() == [0.0]
+        with pytest.raises(ValueError, match='answers none of 16 examples right, so that there is nothing to learn from it'):
+            distill(model, batches, rule=rule)
+    batches['answer'][1] = model(jnp.asarray(batches['teacher'][1]), last=1).argmax(-1)
+    for rule in ('r1', 'r2'):
+        losses = distill(model, batches, rule=rule)[1].tolist()
+        assert losses[0] == 0.0 and losses[1] > 0.0
 
 
 # Wrong input.
@@ -194,6 +198,11 @@ def test_what_cannot_be_is_refused():
         (lambda: pos2distill_loss(logits(0), logits(1), SLOTS[:3], count=6), r'each of 5 rows, got \(3,\)'),
         (lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=5), 'slots lie in 0 .. 4, got 0 .. 5'),
         (lambda: distill(model, {**batches, 'teacher': batches['teacher'][:, :2]}), r'got \(1, 3, 3, 10\), \(1, 2, 10\)'),
+        (lambda: distill(model, {**batches, 'slots': batches['slots'] - 1}), 'slots are at least 0, .* got -1'),
+        (lambda: distill(model, {**batches, 'slots': batches['slots'] + 1}), '0 in the first prompt of each .* got 1'),
+        (lambda: distill(model, {**batches, 'answer': batches['answer'] + 11}), r'answer holds token ids 0 .. 10 .* got 1'),
+        (lambda: distill(model, {**batches, 'tokens': batches['tokens'] - 99}), r'tokens holds token ids 0 .. 10 .* got -99'),
+        (lambda: distill(model, {**batches, 'answer': batches['answer'] / 2}), 'answer holds token ids .* of float32'),
         (lambda: distill(model, {**batches, 'answer': batches['answer'][:, :2]}), r'an answer .* got \(1, 2, 1\)'),
     ]:
         with pytest.raises(ValueError, match=message):

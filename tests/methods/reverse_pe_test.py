@@ -64,6 +64,13 @@ def test_positions_that_were_there_do_not_matter():
     assert ENCODING.place(given).pos.tolist() == [[2, 1, 0]]
 
 
+def test_components_are_not_lost_silently():
+    tok = pj.Tokens.of(positions=np.zeros((1, 3, 2), int))
+    with pytest.raises(ValueError, match=r'would lose the components of \(1, 3, 2\): give positions \[B, L\], or write'):
+        ENCODING.place(tok)
+    assert pj.make('uni_encoder() | reverse_pe()', model_dim=4).place(tok).pos.tolist() == [[2, 1, 0]]
+
+
 def test_relative_encodings_see_time_run_backwards():
     """RoPE under reversed positions is RoPE with queries and keys that turn the other way."""
     q, k = (jax.random.normal(jax.random.key(i), (1, 6, 2, 8)) for i in (0, 1))

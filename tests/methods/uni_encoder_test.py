@@ -150,6 +150,26 @@ def test_loss_by_hand():
     assert both == pytest.approx(-np.log(p).mean() + np.log(4), rel=1e-5)
 
 
+def test_a_loss_that_has_no_meaning_is_refused():
+    given, golden, of = jnp.zeros((3, 2)), jnp.array([0, 1, 1]), jnp.array
+    logits, targets, masked = jnp.zeros((3, 5, 4)), jnp.zeros((3, 5), jnp.int32), jnp.ones((3, 5), bool)
+    for arguments, message in (
+        ((given, of([0, -1, 1])), 'the golden candidate lies in 0 .. 1, got -1'),
+        ((given, of([0, 5, 1])), 'the golden candidate lies in 0 .. 1, got 5'),
+        ((given, [0, 5, 1]), 'got 5'),
+        ((given, of([0.0, 1.0, 1.0])), 'is an integer, got float32'),
+        ((given, of([0])), r'scores \[B, C\] and the golden candidate of each row \[B\], got \(3, 2\) and \(1,\)'),
+        ((given[0], golden[:2]), r'got \(2,\) and \(2,\)'),
+        ((given, golden, logits), r'together, got \(3, 5, 4\), None, None'),
+        ((given, golden, None, targets, masked), r'got None, \(3, 5\), \(3, 5\)'),
+        ((given, golden, logits, targets, masked[:1]), r'got \(3, 5, 4\), \(3, 5\), \(1, 5\)'),
+        ((given, golden, logits, targets + 4, masked), 'a target lies in 0 .. 3, got 4'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            uni_encoder_loss(*arguments)
+    assert float(jax.jit(uni_encoder_loss)(given, golden)) == pytest.approx(np.log(2), rel=1e-5)
+
+
 def test_it_learns_to_match():
     """Which of four candidates repeats the token of the context: the golden response of its row, others are of other rows."""
     net = scorer(layers=1)
@@ -194,6 +214,20 @@ def test_wrong_input_says_what_is_wrong():
         uni_encoder_layout([[3]], [[[3]], [[3]]], **MARKS)
     with pytest.raises(ValueError, match='candidate 1 of row 0 has 3 tokens, at most 2 are read'):
         uni_encoder_layout([[3]], [[[3], [3, 3, 3]]], max_len=2, **MARKS)
+    for texts, marks, found in (
+        (([[3.7]], [[[3]]]), MARKS, r'got \[3.7\] in the context of row 0'),
+        (([[[3]]], [[[3]]]), MARKS, r'got \[\[3\]\] in the context of row 0'),
+        (([[3]], [[[3], [-2]]]), MARKS, r'got \[-2\] in the candidate 1 of row 0'),
+        (([[3]], [[[3]]]), MARKS | {'pad': 0.5}, r'got \[.*0.5\] in cls, sep and pad'),
+    ):
+        with pytest.raises(ValueError, match=f'token ids are integers of at least 0, {found}'):
+            uni_encoder_layout(*texts, **marks)
+    layout = uni_encoder_layout([[3]], [[[3], [4]]], **MARKS)
+    with pytest.raises(ValueError, match='got candidates=1 for 2 of them in the positions'):
+        scorer()(**layout, candidates=1)
+    assert scorer()(**layout, candidates=3)[0][0, 2] == -jnp.inf
+    with pytest.raises(ValueError, match='got candidates=None for positions that are not known'):
+        jax.eval_shape(lambda positions: scorer()(layout['tokens'], positions)[0], layout['positions'])
     with pytest.raises(SpecError, match="shape=round is not one of 'arrow', 'diag', 'square'"):
         pj.make('uni_encoder(shape="round")', model_dim=16)
     place = lambda positions: make().place(pj.Tokens.of(positions=positions))

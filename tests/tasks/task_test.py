@@ -79,7 +79,7 @@ def test_shapes_types_and_token_range(spec):
     batch = task.sample(np.random.default_rng(0), 6, length)
     always = {'tokens', 'targets', 'loss_mask'}
     assert always <= batch.keys() <= always | {'positions', 'segment'}
-    assert ('positions' in batch) == ('ids=' in spec or spec.startswith(('any_order', *PIECES)))
+    assert ('positions' in batch) == ('ids=' in spec or spec.startswith(('any_order', *PIECES))) == task.supplies_positions
     own = {'code_mixed': (3,), 'any_order': (2,), 'minesweeper': (2,)}
     components = (3,) if 'ids="locations"' in spec else own.get(spec.split('(')[0], ())
     for name, array in batch.items():

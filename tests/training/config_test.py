@@ -12,6 +12,9 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.training import config as configs
 from tests.training import tiny
 
+SEGMENTED = dict(task='segmented_text(source_len=128, segment_len=4)')
+CREAM = dict(task='cream_text(factor=2)')
+
 
 @pytest.mark.parametrize(
     'fields, message',
@@ -50,6 +53,11 @@ from tests.training import tiny
         # Ids that a task supplies.
         (dict(task='addition(ids="coupled", reverse_output=True)', encoding='position_coupling(max_position=3)',
               train__length=4), 'position_coupling: position . is not in 0 .. 3'),
+        (SEGMENTED | dict(encoding='learned_absolute(max_len=32)'), 'learned_absolute: position 127 is not in 0 .. 31'),
+        (SEGMENTED | dict(encoding='position_coupling(max_position=32)'), 'coupling: position 127 is not in 0 .. 32'),
+        (SEGMENTED | dict(encoding='randomized_pe(max_len=64) | rope()'), 'randomized_pe: position 127 is not in 0 .. 63'),
+        (CREAM | dict(encoding='learned_absolute(max_len=32)'), 'learned_absolute: position 63 is not in 0 .. 31'),
+        (CREAM | dict(encoding='cream(factor=2) | rope()'), 'cream: position 63 is not in 0 .. 31'),
         # Models that see what they should predict.
         (dict(model__kind='encoder', encoding='nope()'), "model.kind is 'encoder': .*use 'decoder'"),
         (dict(encoding='rope() | full()'), 'full lets queries see later tokens'),
@@ -80,6 +88,7 @@ def test_no_device_is_touched(tmp_path):
         f'for table in {tables}:',
         f'    configs.validate(tiny.config({str(tmp_path)!r}, encoding="randomized_pe(max_len=99) | nope()", **{ids}))',
         f'    configs.validate(tiny.config({str(tmp_path)!r}, encoding=table, **{ids}))',
+        f'configs.validate(tiny.config({str(tmp_path)!r}, encoding="learned_absolute(max_len=128)", **{SEGMENTED}))',
         'assert not bridge.backends_are_initialized()',
         'import jax; jax.devices()',
         'assert bridge.backends_are_initialized()',

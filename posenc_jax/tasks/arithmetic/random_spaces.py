@@ -83,8 +83,16 @@ class RandomSpaces(Task):
             raise SpecError(f'random_spaces most must be at least 0, got {self.most}')
         if self.task.is_language:
             raise SpecError('random_spaces takes a task with answers, not one that reads text')
-        if getattr(self.task, 'ids', 'none') not in ('none', 'plain'):
-            raise SpecError(f"random_spaces: spaces have no id among {self.task.ids!r} ones; use ids='none' or 'plain'")
+        if self.ids not in ('none', 'plain'):
+            raise SpecError(f"random_spaces: spaces have no id among {self.ids!r} ones; use ids='none' or 'plain'")
+        if self.task.supplies_positions and self.ids == 'none':
+            name = type(self.task).__name__
+            raise SpecError(f'random_spaces: spaces have no position among those of {name}; put random_spaces inside of it')
+
+    @property
+    def ids(self) -> str:
+        """Those of the task, counted anew."""
+        return getattr(self.task, 'ids', 'none')
 
     @property
     def vocab_size(self) -> int:
