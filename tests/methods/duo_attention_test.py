@@ -64,6 +64,12 @@ def test_gates_of_one_are_the_model_and_of_none_the_streaming_model():
     assert np.abs(streaming - base).max() > 1e-2
 
 
+def test_gates_of_one_are_a_model_that_places_tokens_by_ids():
+    model, text = model_of(encoding='bipe(separators=(1, 3)) | rope()'), jnp.asarray(TEXT)
+    mixed = mixed_hidden(model, jnp.ones((3, 2)), text, sink=1, recent=2)
+    np.testing.assert_allclose(mixed, model.hidden(text), atol=2e-6)
+
+
 def test_the_loss_reads_supervised_tokens_and_sends_no_gradient_to_the_full_path():
     full, mixed = jax.random.normal(jax.random.key(0), (2, 2, 3, 4))
     mask = jnp.array([[0.0, 1, 0], [1, 0, 1]])
