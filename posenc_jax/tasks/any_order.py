@@ -80,14 +80,14 @@ class AnyOrder(Task):
     code idiap/sigma-gpt). A task that reads text has one length: set train.min_length to train.length.
 
     Args:
-      task: the task, without ids or packed documents.
+      task: the task, without positions of its own or packed documents.
       order: 'random' (uniform over all orders), 'fractal' (see `fractal_order`) or 'left_to_right'.
       prompt: what comes before the first scored target stays at the beginning, in order.
       curriculum: batches over which the probability that an example is left to right falls linearly from 1 to 0.
       in_evaluation: put validation and test data into this order too, all of it scored.
 
     Raises:
-      SpecError: an unknown order, a negative curriculum, a task with ids or packed documents.
+      SpecError: an unknown order, a negative curriculum, a task with positions or packed documents.
 
     Example:
       task = AnyOrder(Reverse(symbols=10), order='fractal')
@@ -105,10 +105,16 @@ class AnyOrder(Task):
         check_choice('order', self.order, ORDERS)
         if self.curriculum < 0:
             raise SpecError(f'any_order curriculum is a number of batches, at least 0, got {self.curriculum}')
-        if getattr(self.task, 'ids', 'none') != 'none':
-            raise SpecError(f"any_order supplies positions itself, the task has ids={self.task.ids!r}; use ids='none'")
+        if self.task.supplies_positions:
+            ids, name = getattr(self.task, 'ids', None), type(self.task).__name__
+            found = f"the task has ids={ids!r}; use ids='none'" if ids else f'so does {name}; use the task without them'
+            raise SpecError(f'any_order supplies positions itself, {found}')
         if getattr(self.task, 'packing', 'stream') != 'stream':
             raise SpecError(f"any_order shuffles one document a row, the task has packing={self.task.packing!r}; use 'stream'")
+
+    @property
+    def supplies_positions(self) -> bool:
+        return True
 
     @property
     def vocab_size(self) -> int:

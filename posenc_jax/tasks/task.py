@@ -38,6 +38,11 @@ class Task(abc.ABC):
     is_language: ClassVar[bool] = False
 
     @property
+    def supplies_positions(self) -> bool:
+        """Whether what `sample` draws has positions; validation and test data may have none."""
+        return getattr(self, 'ids', 'none') != 'none'
+
+    @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
         """Number of token ids, special ones included."""

@@ -83,8 +83,14 @@ class RandomSpaces(Task):
             raise SpecError(f'random_spaces most must be at least 0, got {self.most}')
         if self.task.is_language:
             raise SpecError('random_spaces takes a task with answers, not one that reads text')
-        if getattr(self.task, 'ids', 'none') not in ('none', 'plain'):
-            raise SpecError(f"random_spaces: spaces have no id among {self.task.ids!r} ones; use ids='none' or 'plain'")
+        ids = getattr(self.task, 'ids', type(self.task).__name__)
+        if self.task.supplies_positions and ids != 'plain':
+            raise SpecError(f"random_spaces: spaces have no id among {ids!r} ones; use ids='none' or 'plain'")
+
+    @property
+    def ids(self) -> str:
+        """Those of the task, counted anew."""
+        return getattr(self.task, 'ids', 'none')
 
     @property
     def vocab_size(self) -> int:

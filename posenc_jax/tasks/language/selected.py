@@ -19,6 +19,8 @@ class SelectedText(Language):
     targets are scored. Validation and test have whole windows at plain positions.
     """
 
+    supplies_positions = True
+
     @abc.abstractmethod
     def source(self, length: int) -> int:
         """Tokens of the text that a row of `length` is chosen from.
