@@ -14,6 +14,7 @@ from posenc_jax.core.cache import Cache, LayerCache
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.model.decode import read_ids
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -154,7 +155,7 @@ def calibrate(
       >>> calibrate(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7, groups=4).shape
       (3, 2, 2)
     """
-    placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok)
+    placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
     def layer(x, number, place, block):
         encoding, here = _check_encoding(model.encoding(place, block)), placed[place]
@@ -188,7 +189,7 @@ def sparse_logits(
     """
     _check_channels(model.cfg.layers, model.cfg.heads, channels, dense_layers)
     _check_keep(keep)
-    placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok)
+    placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
     def layer(x, number, place, block):
         encoding, here = _check_encoding(model.encoding(place, block)), placed[place]
@@ -310,9 +311,10 @@ def decode_step(
         logits (it is named).
     """
     _check_keep(keep)
-    cache, cursor = labelled.cache, labelled.cache.cursor
-    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= cache.capacity:
-        raise ValueError(f'the cache of {cache.capacity} slots is full')
+    cursor = labelled.cache.cursor
+    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= labelled.cache.capacity:
+        raise ValueError(f'the cache of {labelled.cache.capacity} slots is full')
+    cache = read_ids(model, labelled.cache, tokens[:, None])
     x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
     appended, labels = [], []
     for (place, block), own, own_labels, channels in zip(
@@ -335,7 +337,7 @@ def decode_step(
             return jnp.swapaxes(out, 1, 2)
 
         x = block.around(x, mix)
-    cache = Cache(cache.tokens, cursor + 1, tuple(appended))
+    cache = dataclasses.replace(cache, cursor=cursor + 1, layers=tuple(appended))
     return model.logits(model.norm(x))[:, 0], LabelledCache(cache, tuple(labels), labelled.channels)
 
 

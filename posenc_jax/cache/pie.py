@@ -84,9 +84,9 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
       A cache of the same capacity, to be continued with `decode_step`; the logits behind the edited text are not computed.
 
     Raises:
-      ValueError: an encoding that is not one rotary encoding with fixed frequencies (it is named); an empty cache, packed
-        documents; edits that overlap, reach outside the text or into padding, or have token ids that do not exist; a text
-        that becomes longer than the capacity.
+      ValueError: an encoding that is not one rotary encoding with fixed frequencies (it is named); an empty cache, one whose
+        tokens are placed by their ids, packed documents; edits that overlap, reach outside the text or into padding, or
+        have token ids that do not exist; a text that becomes longer than the capacity.
 
     Reference: He, Zhang, Luo, Xu, Zhang, He, arXiv 2407.03157.
 
@@ -107,6 +107,11 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
                 f'pie turns keys that are cached as encoded, but the angles of {rotary.freqs} depend on the current length; '
                 'keys of such a rule are cached raw and encoded at every step'
             )
+    if cache.unplaced is not None:
+        raise ValueError(
+            'pie turns keys by positions that an edit leaves alone, but this cache places tokens by their ids, and an edit '
+            'changes these; read the edited text with a new cache'
+        )
     if not cache.layers:
         raise ValueError('pie edits a filled cache; call prefill first')
     edits = _checked(edits, model.cfg.vocab_size, cache)
@@ -169,7 +174,7 @@ def _edited(graphdef, state, cache: Cache, source, slots, ids) -> Cache:
         for (place, block), own in zip(layers, cache.layers, strict=True)
     ]
     if not len(slots):
-        return Cache(cache.tokens, cursor, tuple(moved))
+        return dataclasses.replace(cache, cursor=cursor, layers=tuple(moved))
     fresh = tuple(jax.tree.map(lambda a: a[:, slots], tok) for tok in cache.tokens)
     x = model.embed(jnp.broadcast_to(ids, (moved[0].k.shape[0], len(slots))), fresh)
     for (place, block), own in zip(layers, moved):
@@ -183,7 +188,7 @@ def _edited(graphdef, state, cache: Cache, source, slots, ids) -> Cache:
             return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True)
 
         x = block.around(x, mix)
-    return Cache(cache.tokens, cursor, tuple(appended))
+    return dataclasses.replace(cache, cursor=cursor, layers=tuple(appended))
 
 
 def _moved(rotary: Rotary, layer: LayerCache, tok: Tokens, source) -> LayerCache:

@@ -42,8 +42,21 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
     return Cache(tokens=placed, cursor=jnp.zeros((), jnp.int32), layers=(), unplaced=unplaced)
 
 
-def _read(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cache:
-    """The cache with the ids of the tokens from its cursor on, and all tokens placed by what is now known."""
+def read_ids(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cache:
+    """The cache with the ids of the tokens from its cursor on, and all tokens placed by what is now known.
+
+    Whatever appends tokens to a cache, of this module or another, calls it first; where no encoding reads ids, it is the cache
+    that was given.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> encoding = 'bipe(separators=(3,)) | rope()'
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding=encoding)
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> cache = read_ids(model, init_cache(model, Tokens.of(length=4)), jnp.array([[5, 3, 6]]))
+      >>> cache.tokens[0].pos.tolist()
+      [[0, 0, 1, 1]]
+    """
     if cache.unplaced is None:
         return cache
     ids = jnp.broadcast_to(cache.unplaced.ids, (len(tokens), cache.capacity))
@@ -65,7 +78,7 @@ def prefill(
     length = prompts.shape[1]
     if length > cache.capacity:
         raise ValueError(f'prompts of {length} tokens do not fit a cache of {cache.capacity}')
-    cache = _read(model, cache, prompts)
+    cache = read_ids(model, cache, prompts)
     placed = tuple(tok.slice(0, length) for tok in cache.tokens)
 
     def layer(x, number, place, block):
@@ -104,7 +117,7 @@ def decode_step(
         raise ValueError('decode_step needs a prefilled cache; call prefill first')
     if not isinstance(cache.cursor, jax.core.Tracer) and int(cache.cursor) >= cache.capacity:
         raise ValueError(f'the cache of {cache.capacity} slots is full')
-    cache = _read(model, cache, tokens[:, None])
+    cache = read_ids(model, cache, tokens[:, None])
     cursor = cache.cursor
     x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
     appended = []

@@ -76,7 +76,7 @@ def mixed_hidden(
         raise ValueError(f'duo_attention: expected a gate for each of {wanted}, got {gates.shape}')
     if sink < 0 or recent < 1:
         raise ValueError(f'duo_attention: gates are trained with sink >= 0 and recent >= 1, got {sink=}, {recent=}')
-    placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok)
+    placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
     mask = DuoAttention(sink, recent - 1, (), cfg.heads, cfg.kv_heads)  # recent keys, the query's own among them
 
     def layer(x, number, place, block):

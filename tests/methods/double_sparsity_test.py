@@ -120,6 +120,14 @@ def test_decoding_from_the_first_token_is_the_dense_oracle(encoding, keep, dense
     assert gap < 5e-5 if keep == 50 else gap > 1e-3
 
 
+def test_tokens_are_placed_by_ids_that_decoding_reads():
+    model = model_of(encoding='bipe(separators=(1, 3)) | rope()')
+    channels, expected = calibrate(model, TEXT, groups=4), model(TEXT)
+    ours = decoded(model, channels, 8, pj.Tokens.of(length=20), keep=50, dense_layers=2)
+    np.testing.assert_allclose(ours, expected[:, 8:], atol=5e-5)
+    np.testing.assert_allclose(sparse_logits(model, channels, TEXT, keep=50), expected, atol=5e-5)
+
+
 def test_dense_layers_alone_are_the_model():
     model = model_of()
     channels = calibrate(model, TEXT, groups=8)

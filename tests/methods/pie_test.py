@@ -182,6 +182,7 @@ def test_wrong_edits_are_errors():
     model = model_of()
     cache = filled_with(model, TEXT)[1]
     padded = filled_with(model, TEXT, valid=np.arange(CAPACITY)[None] >= np.array([[0], [3]]))[1]
+    by_ids = dataclasses.replace(cache, unplaced=pj.Tokens.of(ids=np.zeros((1, CAPACITY), int)))
     packed = filled_with(model, TEXT, segment=np.arange(CAPACITY)[None] // 10)[1]
     for start, edits, message in [
         (cache, [(2, 6, []), (5, 7, [1])], '2 .. 6 and 5 .. 7 overlap'),
@@ -194,6 +195,7 @@ def test_wrong_edits_are_errors():
         (cache, [(1, 4, [0.5])], 'sequence of integers, got float64'),
         (cache, [(4, 4, [1] * 9)], '29 tokens does not fit a cache of 28'),
         (padded, [(2, 4, [1])], 'all rows have tokens from 3 on'),
+        (by_ids, [(2, 4, [1])], 'places tokens by their ids'),
         (packed, [(2, 4, [1])], 'packed documents'),
         (init_cache(model, pj.Tokens.of(length=8)), [(0, 0, [1])], 'call prefill first'),
     ]:
