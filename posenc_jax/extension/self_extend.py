@@ -83,7 +83,8 @@ class SelfExtend(Encoding):
     `D = w + (i - j - w) / G`, which is the same formula without its floors. Queries and keys are rotated twice, and the
     second keys are cached beside the first as a feature, so the cache is half as large again. Differs from the paper:
     w - w/G is not rounded, as in the released code; whole where G divides w, which is to be preferred. The released code
-    leaves w - w/G out while no query is beyond w, which changes nothing.
+    leaves w - w/G out while no query is beyond w, which changes nothing. Its optional query scaled by the logarithm of the
+    place, off by default, is left out.
 
     Args:
       encoding: the rotary encoding.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +15,27 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.families import Embedding
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
 
 
-def distillation_loss(teacher: Float[Array, 'B D'], student: Float[Array, 'B D']) -> Float[Array, '']:
+Kind = Literal['cosine', 'mse', 'l2']
+KINDS = ('cosine', 'mse', 'l2')
+
+
+def distillation_loss(
+    teacher: Float[Array, 'B D'], student: Float[Array, 'B D'], kind: Kind = 'cosine'
+) -> Float[Array, '']:
     """`1 - mean cos(teacher, student)` over the rows, in float32; no gradient reaches the teacher.
 
     Vectors shorter than 1e-8 count as of that length, so that a zero vector has the cosine 0 and a finite gradient.
 
+    Args:
+      kind: 'cosine', or one of the other options: 'mse', the mean squared difference, and 'l2', the mean length of a row's.
+
     Raises:
-      ValueError: other shapes than one pooled output a row, the same for both.
+      ValueError: other shapes than one pooled output a row, the same for both; an unknown kind.
 
     Example:
       >>> x = jnp.array([[1.0, 2.0], [-3.0, 1.0]])
@@ -34,11 +44,14 @@ def distillation_loss(teacher: Float[Array, 'B D'], student: Float[Array, 'B D']
     """
     if teacher.ndim != 2 or teacher.shape != student.shape:
         raise ValueError(f'distillation_loss compares pooled outputs [B, D], got {teacher.shape} and {student.shape}')
-    return 1.0 - (_directions(jax.lax.stop_gradient(teacher)) * _directions(student)).sum(-1).mean()
+    teacher, student = jax.lax.stop_gradient(teacher).astype(jnp.float32), student.astype(jnp.float32)
+    if check_choice('distillation_loss kind', kind, KINDS) == 'cosine':
+        return 1.0 - (_directions(teacher) * _directions(student)).sum(-1).mean()
+    apart = teacher - student
+    return (apart**2).mean() if kind == 'mse' else optax.safe_norm(apart, 0.0, axis=-1).mean()
 
 
 def _directions(x):
-    x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-16))
 
 
@@ -185,6 +198,7 @@ def distill(
     batches: Int[Array, 'steps B L'],
     valid: Bool[Array, 'steps B L'] | None = None,
     *,
+    kind: Kind = 'cosine',
     optimizer: optax.GradientTransformation | None = None,
 ) -> tuple[Transformer, Float[Array, 'steps']]:
     """Stage 1: trains a copy of the student on `distillation_loss` of pooled outputs, one update a batch, in one program.
@@ -194,13 +208,14 @@ def distill(
       student: e.g. from `swap`; all its parameters are trained.
       batches: texts, no longer than the teacher's table (77 in the paper).
       valid: False for padding; None where there is none. Texts of several lengths teach the student every place.
+      kind: of the loss.
       optimizer: None for AdamW at the paper's rate 5e-4, weight decay 0.1.
 
     Returns:
       The trained student, and the loss before each update.
 
     Raises:
-      ValueError: models of different widths; shapes that do not fit.
+      ValueError: models of different widths; shapes that do not fit; an unknown kind.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -221,7 +236,7 @@ def distill(
     def step(carry, batch, knowledge, rest):
         (params, state), (tokens, real) = carry, batch
         target = pooled(nnx.merge(teaching, knowledge), tokens, real)
-        loss = lambda params: distillation_loss(target, pooled(nnx.merge(graphdef, params, rest), tokens, real))
+        loss = lambda params: distillation_loss(target, pooled(nnx.merge(graphdef, params, rest), tokens, real), kind)
         value, gradient = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value

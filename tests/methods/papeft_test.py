@@ -89,8 +89,10 @@ def test_the_task_writes_the_same_prompts():
     task = KVSlots(keys=6, values=4, words=1, slot=0, ids='locations')
     batch = task.sample(np.random.default_rng(0), 3, 4)
     documents, question, answer = KVSlots(keys=6, values=4, words=1).documents(np.random.default_rng(0), 3, 4)
-    _, positions = located_prompts(documents, question, task.empty)
-    np.testing.assert_array_equal(batch['positions'][:, : positions.shape[1]], positions[:, : batch['tokens'].shape[1]])
+    tokens, positions = located_prompts(documents, question, task.empty)
+    np.testing.assert_array_equal(batch['tokens'], tokens)
+    np.testing.assert_array_equal(batch['positions'], positions)
+    np.testing.assert_array_equal(batch['targets'][:, -1:], answer)
 
 
 def test_only_the_adapter_is_trained():

@@ -61,6 +61,27 @@ def test_the_loss_ignores_scale_and_sends_no_gradient_to_the_teacher():
     assert low.dtype == jnp.float32 and float(low) == pytest.approx(float(distillation_loss(x, y)), abs=0.01)
 
 
+def test_the_other_losses_of_the_paper_by_hand():
+    teacher, student = jnp.array([[3.0, 4.0], [0.0, 2.0]]), jnp.array([[0.0, 0.0], [0.0, 2.0]])
+    for kind, value in (('mse', 25 / 4), ('l2', 5 / 2)):
+        loss = lambda *pair: distillation_loss(*pair, kind)
+        assert float(loss(teacher, student)) == pytest.approx(value, rel=1e-6) and float(loss(teacher, teacher)) == 0
+        to_teacher, to_student = jax.grad(loss, (0, 1))(teacher, student)
+        assert not to_teacher.any() and to_student[0].all() and not to_student[1].any()  # finite where both agree
+    with pytest.raises(ValueError, match="kind is 'L1'; valid: 'cosine', 'l2', 'mse'"):
+        distillation_loss(teacher, student, 'L1')
+
+
+@pytest.mark.parametrize('kind', ['mse', 'l2'])
+def test_distillation_by_another_loss(kind):
+    teacher = model_of(layers=1)
+    tokens = jnp.tile(tokens_of(8)[None], (20, 1, 1))
+    _, losses = distill(teacher, swap(teacher), tokens, kind=kind, optimizer=optax.adam(1e-2))
+    first = pooled(teacher, tokens[0]), pooled(swap(teacher), tokens[0])
+    assert float(losses[0]) == pytest.approx(float(distillation_loss(*first, kind)), rel=1e-5)
+    assert losses[-1] < 0.5 * losses[0]
+
+
 # Stage 2.
 
 
