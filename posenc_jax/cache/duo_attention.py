@@ -1,6 +1,7 @@
 """DuoAttention: some key heads keep the whole cache, the others the first and the last tokens alone."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from posenc_jax.core.families import Mask, signed_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.mask.basic import Causal
+from posenc_jax.model.decode import init_cache, read_ids
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import constrain, sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -44,8 +46,8 @@ def retrieval_heads(
       [[True, False], [False, True]]
     """
     gates = np.asarray(gates, np.float64)
-    if gates.ndim != 2:
-        raise ValueError(f'duo_attention: gates have shape [layers, kv_heads], got {gates.shape}')
+    if gates.ndim != 2 or not gates.size:
+        raise ValueError(f'duo_attention: gates have shape [layers, kv_heads], got {gates.shape}; at least 1 of each')
     if not ((gates >= 0) & (gates <= 1)).all():
         raise ValueError(f'duo_attention: gates lie in 0 .. 1, got {gates.min()} .. {gates.max()}; clip them')
     if (sparsity is None) == (threshold is None):
@@ -109,8 +111,8 @@ class DuoAttention(Mask):
     def __init__(
         self, sink: int, recent: int, retrieval: tuple[int, ...] = (), heads: int = CONTEXT, kv_heads: int = CONTEXT
     ):
-        if sink < 0 or recent < 0:
-            raise ValueError(f'duo_attention: expected sink >= 0 and recent >= 0, got {sink=}, {recent=}')
+        if not all(isinstance(size, numbers.Integral) and size >= 0 for size in (sink, recent)):
+            raise ValueError(f'duo_attention: expected integers sink >= 0 and recent >= 0, got {sink=}, {recent=}')
         if len(set(retrieval)) != len(retrieval) or not set(retrieval) <= set(range(kv_heads)):
             raise ValueError(f'duo_attention: retrieval names key heads of 0 .. {kv_heads - 1}, each once; got {retrieval}')
         self.sink, self.recent, self.heads, self.kv_heads = sink, recent, heads, kv_heads
@@ -140,7 +142,7 @@ def with_mask(encoding: Encoding, mask: DuoAttention) -> Encoding:
     """The chain of a layer with this mask in the place of its causal one.
 
     Raises:
-      ValueError: a chain without a causal mask, e.g. an encoder's, or one that decides causality another way.
+      ValueError: a chain without a causal mask, e.g. an encoder's, or one that decides causality another way, or with two.
 
     Example:
       >>> import posenc_jax as pj
@@ -149,9 +151,9 @@ def with_mask(encoding: Encoding, mask: DuoAttention) -> Encoding:
       ['alibi', 'duo_attention', 'document']
     """
     parts = parts_of(encoding)
-    if sum(isinstance(part, (Causal, DuoAttention)) for part in parts) != 1:
-        found = ' | '.join(map(name_of, parts))
-        raise ValueError(f'duo_attention takes the place of one causal mask, found none in {found}')
+    if (count := sum(isinstance(part, (Causal, DuoAttention)) for part in parts)) != 1:
+        chained = ' | '.join(map(name_of, parts))
+        raise ValueError(f'duo_attention takes the place of one causal mask, found {count or "none"} in {chained}')
     return chain(*(mask if isinstance(part, (Causal, DuoAttention)) else part for part in parts))
 
 
@@ -250,6 +252,11 @@ class DuoCache:
     tokens: tuple[Tokens, ...]
     cursor: Int[Array, '']
     layers: tuple[DuoLayer, ...]
+    unplaced: Tokens | None = None
+
+    @property
+    def capacity(self) -> int:
+        return self.tokens[0].length
 
     @property
     def nbytes(self) -> int:
@@ -278,7 +285,8 @@ def prefill(
       heads: `heads_of(model)`, needed where the model is traced.
 
     Raises:
-      ValueError: prompts longer than the capacity, packed documents, or a layer whose encoding does not fit (it is named).
+      ValueError: prompts that are no integers [B, T], longer than the capacity, or not of the rows of `tok`; packed documents;
+        (where `valid` is known) padding that is not in front; a layer whose encoding does not fit (it is named).
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -290,13 +298,26 @@ def prefill(
       >>> bool(jnp.allclose(logits, model(text)[:, -1], atol=1e-5)), cache.layers[0].k.shape, cache.layers[0].recent_k.shape
       (True, (2, 1, 100, 4), (2, 1, 3, 4))
     """
-    length = prompts.shape[1]
+    if prompts.ndim != 2 or not prompts.shape[1] or not jnp.issubdtype(prompts.dtype, jnp.integer):
+        raise ValueError(f'prompts must be integers [B, T] with T at least 1, got {prompts.dtype} {prompts.shape}')
+    batch, length = prompts.shape
     if length > tok.length:
         raise ValueError(f'prompts of {length} tokens do not fit a cache of {tok.length}')
+    if rows := sorted({leaf.shape[0] for leaf in jax.tree.leaves(tok)} - {1, batch}):
+        raise ValueError(f'duo_attention: tok is of {rows[0]} rows, the prompts of {batch}; expected {batch} (or 1)')
     if tok.segment is not None:
         raise ValueError('duo_attention keeps one text a row, got packed documents; give each a row of its own')
+    if tok.valid is not None and not isinstance(tok.valid, jax.core.Tracer):
+        valid = np.asarray(tok.valid)
+        if (wrong := valid[:, :-1] & ~valid[:, 1:]).any():
+            row, slot = map(int, np.argwhere(wrong)[0])
+            raise ValueError(
+                f'duo_attention keeps the first and last slots of a text: padding stands in front, but slot {slot + 1} of row '
+                f'{row} is padding behind a token; move it to the left'
+            )
     heads = heads_of(model) if heads is None else heads
-    tokens = model.place(tok)
+    empty = read_ids(model, init_cache(model, tok), prompts)
+    tokens = empty.tokens
     placed = tuple(t.slice(0, length) for t in tokens)
     x, layers = model.embed(prompts, placed), []
     for (place, block), own_heads in zip(model.layers(), heads, strict=True):
@@ -311,7 +332,7 @@ def prefill(
 
         x = block.around(x, mix)
     x = model.norm(x if last is None else x[:, -last:])
-    return model.logits(x), DuoCache(tokens, jnp.asarray(length, jnp.int32), tuple(layers))
+    return model.logits(x), DuoCache(tokens, jnp.asarray(length, jnp.int32), tuple(layers), empty.unplaced)
 
 
 def decode_step(
@@ -320,11 +341,14 @@ def decode_step(
     """Appends one token a row; returns the logits of what follows. See `model.decode.decode_step`.
 
     Raises:
-      ValueError: the cache is full (where the cursor is known).
+      ValueError: another number of rows than the cache has; the cache is full (where the cursor is known).
     """
-    capacity, cursor = cache.tokens[0].length, cache.cursor
-    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= capacity:
-        raise ValueError(f'the cache of {capacity} slots is full')
+    cursor, rows = cache.cursor, cache.layers[0].k.shape[0]
+    if tokens.shape != (rows,) or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f'duo_attention: expected a token id for each of {rows} rows, got {tokens.dtype} {tokens.shape}')
+    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= cache.capacity:
+        raise ValueError(f'the cache of {cache.capacity} slots is full')
+    cache = read_ids(model, cache, tokens[:, None])
     x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
     appended = []
     for (place, block), own in zip(model.layers() if layers is None else layers, cache.layers, strict=True):
@@ -338,7 +362,7 @@ def decode_step(
             return _attended(encoding, mask, grown, q, tq, tok, cursor)
 
         x = block.around(x, mix)
-    return model.logits(model.norm(x))[:, 0], DuoCache(cache.tokens, cursor + 1, tuple(appended))
+    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=tuple(appended))
 
 
 def _projected(encoding, q, k, v, tok, h):

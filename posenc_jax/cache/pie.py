@@ -85,8 +85,8 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
 
     Raises:
       ValueError: an encoding that is not one rotary encoding with fixed frequencies (it is named); an empty cache, one whose
-        tokens are placed by their ids, packed documents; edits that overlap, reach outside the text or into padding, or have token ids that do not exist; a text
-        that becomes longer than the capacity.
+        tokens are placed by their ids, packed documents; edits that overlap, reach outside the text or into padding, or
+        have token ids that do not exist; a text that becomes longer than the capacity.
 
     Reference: He, Zhang, Luo, Xu, Zhang, He, arXiv 2407.03157.
 

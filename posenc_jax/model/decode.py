@@ -45,7 +45,8 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
 def read_ids(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cache:
     """The cache with the ids of the tokens from its cursor on, and all tokens placed by what is now known.
 
-    Whatever appends tokens to a cache calls it first; where no encoding reads ids it is the cache that was given.
+    Whatever appends tokens to a cache, of this module or another, calls it first; where no encoding reads ids, it is the cache
+    that was given.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig

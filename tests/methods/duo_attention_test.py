@@ -11,8 +11,9 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.cache.duo_attention import DuoAttention, decode_step, deploy, heads_of, prefill, retrieval_heads
-from posenc_jax.core.compose import parts_of
+from posenc_jax.cache.duo_attention import DuoAttention, decode_step, deploy, heads_of, prefill, retrieval_heads, with_mask
+from posenc_jax.core.compose import chain, parts_of
+from posenc_jax.mask.basic import Causal
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.tasks.retrieval import Passkeys
 from posenc_jax.training.duo_gates import gate_loss, mixed_hidden, train_gates
@@ -124,6 +125,7 @@ def decoded(model, tok, prompt, **options):
         ('rope()', 4, 1, 2),  # a prompt shorter than the sinks
         ('alibi()', 0, 5, 7),  # parameters per head, no sinks
         ('learned_absolute(max_len=18) | kerple()', 3, 40, 6),  # more room than text
+        ('bipe(separators=(1, 3)) | rope()', 1, 4, 7),  # tokens placed by ids, as they become known
     ],
 )
 def test_decoding_equals_the_deployed_pass(encoding, sink, recent, prompt):
@@ -184,16 +186,27 @@ def test_generation_keeps_all_keys_and_says_the_same():
 
 def test_what_cannot_be_is_refused():
     model, text = model_of(), jnp.asarray(TEXT)
-    gates = jnp.ones((3, 2))
+    gates, deployed = jnp.ones((3, 2)), deploy(model, RETRIEVAL)
+    cache = prefill(deployed, pj.Tokens.of(length=20), text)[1]
+    hole, right = np.ones((2, 20), bool), np.ones((2, 20), bool)
+    hole[1, 5], right[0, 16:18] = False, False
     for call, message in [
         (lambda: retrieval_heads(gates, sparsity=1.5), r'sparsity lies in 0 .. 1, got 1.5; nearest: 1'),
         (lambda: retrieval_heads(gates[0], sparsity=0.5), r'\[layers, kv_heads\], got \(2,\)'),
         (lambda: retrieval_heads(2 * gates, sparsity=0.5), r'0 .. 1, got 2.0 .. 2.0'),
+        (lambda: retrieval_heads(gates[:0], sparsity=0.5), r'got \(0, 2\); at least 1 of each'),
         (lambda: retrieval_heads(gates), 'a sparsity or a threshold'),
         (lambda: deploy(model, RETRIEVAL.T), r'\(3, 2\) layers and key heads, got bool \(2, 3\)'),
         (lambda: deploy(model, RETRIEVAL, recent=0), 'at least 1 recent key, got recent=0'),
         (lambda: deploy(model, RETRIEVAL, sink=-1), 'sink=-1'),
         (lambda: deploy(model_of(encoding='lm_infinite(encoding=rope())'), RETRIEVAL), 'found none in lm_infinite'),
+        (lambda: with_mask(chain(Causal(), Causal()), DuoAttention(1, 2, (), 2, 2)), 'found 2 in causal'),
+        (lambda: DuoAttention(1.5, 2, (), 2, 2), 'integers sink >= 0 .*got sink=1.5'),
+        (lambda: prefill(deployed, pj.Tokens.of(valid=np.ones((3, 20), bool)), text), 'tok is of 3 rows, the prompts of 2'),
+        (lambda: prefill(deployed, pj.Tokens.of(length=20), text[0]), r'integers \[B, T\] .*got int32 \(18,\)'),
+        (lambda: prefill(deployed, pj.Tokens.of(valid=hole), text), 'slot 5 of row 1 is padding behind a token'),
+        (lambda: prefill(deployed, pj.Tokens.of(valid=right), text), 'slot 16 of row 0 is padding behind a token'),
+        (lambda: decode_step(deployed, cache, text[0, :1]), r'each of 2 rows, got int32 \(1,\)'),
         (lambda: DuoAttention(1, 2, (2,), 4, 2), r'key heads of 0 .. 1, each once; got \(2,\)'),
         (lambda: mixed_hidden(model, gates.T, text, sink=1, recent=2), r'3 layers and 2 key heads, got \(2, 3\)'),
         (lambda: mixed_hidden(model, gates, text, sink=1, recent=0), 'recent=0'),
