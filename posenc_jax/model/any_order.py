@@ -5,6 +5,7 @@ Pannatier, Courdier, Fleuret, "sigma-GPTs: A New Approach to Autoregressive Mode
 
 import dataclasses
 import functools
+import numbers
 from typing import Literal
 
 import jax
@@ -63,7 +64,7 @@ def sample_in_order(
       start: token of a start slot in front, which a sinusoidal table has (see `SigmaGPT`).
 
     Raises:
-      ValueError: another encoding, wrong shapes or ranges, no permutation, a missing key.
+      ValueError: another encoding, wrong shapes or ranges, given tokens that do not exist, no permutation, a missing key.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -159,8 +160,8 @@ def burst_sample(
     check_choice('pairing', pairing, PAIRINGS)
     if not temperature > 0:
         raise ValueError(f'burst_sample draws at random: temperature must be positive, got {temperature}')
-    if orders < 1:
-        raise ValueError(f'orders must be at least 1, got {orders}')
+    if not isinstance(orders, numbers.Integral) or orders < 1:
+        raise ValueError(f'orders must be at least 1, an integer, got {orders}')
     sequence, places = _given(model, tokens, order, known, start)
     given, total = known + (start is not None), sequence.shape[1]
     graphdef, state = nnx.split(model)
@@ -319,17 +320,21 @@ def _given(model, tokens, order, known, start):
     if (wrong := (np.sort(order, axis=1) != np.arange(length)).any(axis=1)).any():
         row = int(np.argmax(wrong))
         raise ValueError(f'order must be a permutation of 0 .. {length - 1}; row {row} is {order[row].tolist()}')
-    if not (start is None) <= known < length:
-        raise ValueError(f'known must lie in {int(start is None)} .. {length - 1}, got {known}')
+    if not isinstance(known, numbers.Integral) or not (start is None) <= known < length:
+        raise ValueError(f'known must be an integer in {int(start is None)} .. {length - 1}, got {known}')
     if own[0].vectors is None:
-        if start is not None and not 0 <= start < model.cfg.vocab_size:
-            raise ValueError(f'start must lie in 0 .. {model.cfg.vocab_size - 1}, got {start}')
+        if start is not None and not (isinstance(start, numbers.Integral) and 0 <= start < model.cfg.vocab_size):
+            raise ValueError(f'start must be an integer in 0 .. {model.cfg.vocab_size - 1}, got {start}')
     elif start is not None:
         raise ValueError("a start slot has no row in a learned table; use sigma_gpt(table='sinusoid') or give a token")
     elif length > own[0].max_len:
         raise ValueError(f'texts of {length} tokens do not fit the {own[0].max_len} positions of sigma_gpt')
     places = jnp.broadcast_to(jnp.asarray(order, jnp.int32), tokens.shape)
     sequence = jnp.take_along_axis(tokens, places, axis=1)
+    if known and not isinstance(tokens, jax.core.Tracer):
+        low, high = int(sequence[:, :known].min()), int(sequence[:, :known].max())
+        if not 0 <= low <= high < model.cfg.vocab_size:
+            raise ValueError(f'the given tokens must have ids in 0 .. {model.cfg.vocab_size - 1}, got {low} .. {high}')
     if start is not None:
         first = lambda value, a: jnp.pad(a, ((0, 0), (1, 0)), constant_values=value)
         sequence, places = first(start, sequence), first(-1, places)

@@ -351,14 +351,18 @@ def test_wrong_calls(model):
     repeated = orders()
     repeated[1, 0] = repeated[1, 1]
     for call, message in (
-        (lambda: sample_in_order(model, text(), orders(), known=0, temperature=0.0), 'known must lie in 1 .. 8, got 0'),
-        (lambda: sample_in_order(model, text(), orders(), known=T, temperature=0.0), 'known must lie in 1 .. 8, got 9'),
+        (lambda: sample_in_order(model, text(), orders(), known=0, temperature=0.0), 'an integer in 1 .. 8, got 0'),
+        (lambda: sample_in_order(model, text(), orders(), known=T, temperature=0.0), 'an integer in 1 .. 8, got 9'),
+        (lambda: sample_in_order(model, text(), orders(), known=2.5, temperature=0.0), 'an integer in 1 .. 8, got 2.5'),
+        (lambda: sample_in_order(model, text() + V, orders(), known=2, temperature=0.0), r'ids in 0 .. \d+, got \d+'),
+        (lambda: burst_sample(model, text() - V, orders(), known=2, **key), r'ids in 0 .. \d+, got -\d+ .. -\d+'),
         (lambda: sample_in_order(model, text(), repeated, known=2, temperature=0.0), 'permutation of 0 .. 8; row 1 is'),
         (lambda: sample_in_order(model, text(), orders()[:, :4], known=2, temperature=0.0), r'shape \(2, 4\), expected 2 rows'),
         (lambda: sample_in_order(model, text(), orders(), known=2), 'above 0 it needs a key'),
         (lambda: sample_in_order(model, text(), orders(), known=0, start=0, temperature=0.0), 'no row in a learned table'),
         (lambda: burst_sample(model, text(), orders(), known=2, temperature=0.0, **key), 'temperature must be positive, got 0.0'),
-        (lambda: burst_sample(model, text(), orders(), known=2, orders=0, **key), 'orders must be at least 1, got 0'),
+        (lambda: burst_sample(model, text(), orders(), known=2, orders=0, **key), 'orders must be at least 1, .*got 0'),
+        (lambda: burst_sample(model, text(), orders(), known=2, orders=1.5, **key), 'orders must be at least 1, .*got 1.5'),
         (lambda: burst_sample(model, text(), orders(), known=2, pairing='intend', **key), "did you mean 'intended'"),
         (lambda: burst_sample(model_of('nope()'), text(), orders(), known=2, **key), 'the encoding sigma_gpt alone'),
         (lambda: burst_sample(model_of('sigma_gpt(max_len=9) | rope()'), text(), orders(), known=2, **key), 'sigma_gpt alone'),
