@@ -1,6 +1,7 @@
 """Graph-KV: cached segments along the edges of a graph; targets read the caches of their sources."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -25,18 +26,20 @@ def graph_sources(count: int, edges: Sequence[Edge], places: Places = 'shared') 
       places: 'shared', where a segment is source or target, or 'sequential', where it may be both (there are copies).
 
     Raises:
-      ValueError: an edge that leads nowhere or is there twice; with 'shared' a segment that is both source and target, as
-        every segment of a cycle is.
+      ValueError: an edge that is no pair of integers, leads nowhere or is there twice; with 'shared' a segment that is both
+        source and target, as every segment of a cycle is.
 
     Example:
       >>> graph_sources(5, [(0, 3), (1, 3), (1, 4)])
       {3: (0, 1), 4: (1,)}
     """
     check_choice('graph_kv: places', places, PLACES)
-    edges = [tuple(map(int, edge)) for edge in edges]
+    edges = [tuple(np.ravel(edge).tolist()) for edge in edges]
     for edge in edges:
-        if len(edge) != 2 or not all(0 <= end < count for end in edge):
-            raise ValueError(f'graph_kv: the edge {edge} leaves the segments 0 .. {count - 1}; an edge is (source, target)')
+        if len(edge) != 2 or not all(isinstance(end, Integral) for end in edge):
+            raise ValueError(f'graph_kv: an edge is (source, target), two integers, got {edge}')
+        if not all(0 <= end < count for end in edge):
+            raise ValueError(f'graph_kv: the edge {edge} leaves the segments 0 .. {count - 1}')
     if len(set(edges)) != len(edges):
         twice = next(edge for edge in edges if edges.count(edge) > 1)
         raise ValueError(f'graph_kv: the edge {twice} is given {edges.count(twice)} times')
@@ -215,7 +218,7 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
       capacity: slots: of prefix, segments, query and what is generated.
 
     Raises:
-      ValueError: segments that do not fit the capacity, with the numbers.
+      ValueError: no pieces, or such that do not fit the capacity or are of another model, with the numbers.
 
     Reference: Wang, Wang, Li, Liu, Miao, Wang, Li, arXiv 2506.07334.
 
@@ -229,5 +232,5 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
       >>> cache.tokens[0].pos.tolist()
       [[0, 1, 2, 1, 3, 4, 5, 6]]
     """
-    start = max(0, *(piece.ids.max() + 1 for piece in pieces if piece.length))
+    start = max([0, *(piece.ids.max() + 1 for piece in pieces if piece.length)])
     return shared.join('graph_kv', model, pieces, capacity=capacity, start=start)
