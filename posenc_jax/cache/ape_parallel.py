@@ -165,7 +165,7 @@ def join(
     merged, which is the same.
 
     Args:
-      model: that encoded the pieces.
+      model: that encoded the pieces, or one of this function's.
       pieces: of `encode`.
       capacity: slots: of prefix, contexts, query and what is generated.
       chosen: which contexts, from 0; None for all.
@@ -175,7 +175,7 @@ def join(
       The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and the cache.
 
     Raises:
-      ValueError: contexts that do not fit the capacity or do not exist; T or s that are not positive.
+      ValueError: contexts that do not fit the capacity, do not exist or are of another model; T or s that are not positive.
 
     Reference: Yang, Chen, Chen, arXiv 2502.05431.
 
@@ -189,9 +189,10 @@ def join(
       (1, 2)
     """
     user = 'ape_parallel'
-    held = shared.select(user, pieces, chosen)
+    held = shared.select(user, model, pieces, chosen)
     part = functools.partial(AdaptiveContexts, temperature=temperature, scale=scale)
     part()
     reader = shared.with_part(model, part)
     layout = ape_layout(held[0].length, [piece.length for piece in held[1:]])
+    held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
     return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)

@@ -9,6 +9,7 @@ and a mask of segments.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ def from_query(tq: Tokens, tk: Tokens) -> Bool[Array, '#B 1 T S']:
 
 
 def with_part(model: Transformer, part: Callable[..., ContextMask], sees: Bool[np.ndarray, 's s'] | None = None) -> Transformer:
-    """The same weights with `part(sees)` in place of `document()` in every layer.
+    """The same weights with `part(sees)` in place of `document()`, or of another part of this kind, in every layer.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -136,7 +137,21 @@ def with_part(model: Transformer, part: Callable[..., ContextMask], sees: Bool[n
       ['Rotary', 'Causal', 'ContextMask']
     """
     stacked = lambda layers: None if sees is None else np.broadcast_to(sees, (len(layers), *sees.shape))
-    return model.map_parts(Document, lambda _, layers: part(stacked(layers)))
+    for kind in [kind for kind in (ContextMask, Document) if has_part(model, kind)] or [Document]:
+        model = model.map_parts(kind, lambda _, layers: part(stacked(layers)))
+    return model
+
+
+def has_part(model: Transformer, kind: type[Encoding]) -> bool:
+    """Whether some layer has a part of this class.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> has_part(Transformer(cfg, rngs=nnx.Rngs(0)), Document)
+      True
+    """
+    return any(isinstance(part, kind) for at in enumerate(model.blocks) for part in parts_of(model.encoding(*at)))
 
 
 def check_model(user: str, model: Transformer) -> None:
@@ -210,12 +225,41 @@ def check_contexts(user: str, prefix, contexts: Sequence, vocabulary: int) -> li
     return [prefix, *checked]
 
 
-def select(user: str, pieces: Sequence[Piece], chosen: Sequence[int] | None) -> tuple[Piece, ...]:
+def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None:
+    """Refuses pieces that are not of this model, as far as their shapes tell, or of different numbers of rows.
+
+    Raises:
+      ValueError: no pieces, another number of layers, or keys and values of another shape, with the numbers.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> check_pieces('this', model, encode('this', model, [np.array([[1, 2]])], [np.arange(2)]))
+    """
+    if not len(pieces):
+        raise ValueError(f'{user} needs at least one piece, got none; pieces come from encode')
+    cfg, rows = model.cfg, pieces[0].k[0].shape[0]
+    for number, piece in enumerate(pieces):
+        if other := sorted({len(piece.k), len(piece.v)} - {cfg.layers}):
+            found = f'piece {number} is of {other[0]} layers, the model has {cfg.layers}'
+            raise ValueError(f'{user}: {found}; encode it with this model')
+        wanted = (rows, cfg.kv_heads, piece.length, cfg.head_dim)
+        for a in (*piece.k, *piece.v):
+            if a.shape != wanted:
+                raise ValueError(
+                    f'{user}: piece {number} holds rows, key heads, tokens, width {a.shape}, expected {wanted}: the rows of '
+                    'piece 0, the heads of the model'
+                )
+
+
+def select(user: str, model: Transformer, pieces: Sequence[Piece], chosen: Sequence[int] | None) -> tuple[Piece, ...]:
     """The prefix and the chosen contexts, which count from 0, in their order; all for None.
 
     Raises:
-      ValueError: none is chosen, one twice, or one that does not exist.
+      ValueError: none is chosen, one twice, or one that does not exist; what `check_pieces` refuses.
     """
+    check_pieces(user, model, pieces)
     count = len(pieces) - 1
     chosen = range(count) if chosen is None else chosen
     if not len(chosen) or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(count)):
@@ -253,8 +297,8 @@ def encode(
       [3, 1]
     """
     check_model(user, model)
-    if together is not None and together < 1:
-        raise ValueError(f'{user}: together must be at least 1, got {together}')
+    if together is not None and not (isinstance(together, Integral) and together >= 1):
+        raise ValueError(f'{user}: together must be at least 1, an integer, got {together}')
     pieces: list[Piece | None] = [None] * len(contexts)
     alike: dict[int, list[int]] = {}
     for number, tokens in enumerate(contexts):
@@ -352,17 +396,18 @@ def join(
       A cache for `read` and then `decode_step`.
 
     Raises:
-      ValueError: pieces that do not fit the capacity, with the numbers.
+      ValueError: pieces that do not fit the capacity or are not of this model, with the numbers.
     """
     check_model(user, model)
+    if len(pieces) or rows is None:
+        check_pieces(user, model, pieces)
     past = sum(piece.length for piece in pieces)
     if past > capacity or (past == capacity and rows is None):
         raise ValueError(f'{user}: contexts of {past} tokens (with the prefix) and a query do not fit a cache of {capacity}')
     room = capacity - past
     layout = Layout(tuple(piece.ids for piece in pieces), start, np.zeros((0, 0), bool))
     tok = layout.tokens(room)
-    marked = any(isinstance(p, ContextMask) for at in enumerate(model.blocks) for p in parts_of(model.encoding(*at)))
-    tok = tok if marked else dataclasses.replace(tok, segment=None)
+    tok = tok if has_part(model, ContextMask) else dataclasses.replace(tok, segment=None)
     cfg = model.cfg
     rows = pieces[0].k[0].shape[0] if pieces else rows
     static = (cfg.layers, (rows, cfg.kv_heads, room, cfg.head_dim), cfg.width, cfg.dtype, copies)
@@ -387,7 +432,8 @@ def read(
     """Appends several tokens to a filled cache in one pass; the logits of their `last` ones (None: of all of them).
 
     Raises:
-      ValueError: more tokens than there are free slots, or another number of rows.
+      ValueError: more tokens than there are free slots, or another number of rows; `last` outside 0 .. T; (where they are
+        known) token ids that do not exist.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -405,6 +451,11 @@ def read(
             f'tokens to read must be [{rows}, 1 .. {free}] (a cache of {cache.capacity} slots, {int(cache.cursor)} of them '
             f'full), got {tokens.shape}'
         )
+    if not isinstance(tokens, jax.core.Tracer):
+        check_tokens('read', 'the tokens', tokens, model.cfg.vocab_size)
+    count = tokens.shape[1]
+    if last is not None and not (isinstance(last, Integral) and 0 <= last <= count):
+        raise ValueError(f'last must be None, for all, or an integer in 0 .. {count}, got {last}')
     graphdef, state = nnx.split(model)
     return _read((graphdef, last), state, cache, tokens)
 
@@ -445,7 +496,7 @@ def continue_from(
     """Reads a query and generates behind it, token by token; without a key the most probable ones.
 
     Raises:
-      ValueError: the query and the new tokens do not fit the free slots; a temperature without a key.
+      ValueError: the query and the new tokens do not fit the free slots; a temperature without a key; what `read` refuses.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -458,6 +509,8 @@ def continue_from(
     """
     query = jnp.asarray(query)
     free = cache.capacity - int(cache.cursor)
+    if not isinstance(max_new_tokens, Integral):
+        raise ValueError(f'max_new_tokens must be an integer of at least 1, got {max_new_tokens}')
     if max_new_tokens < 1 or query.shape[-1] + max_new_tokens - 1 > free:
         raise ValueError(
             f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the last is not stored) do not '

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Sequence
 from typing import Literal
 
@@ -139,7 +140,7 @@ class SelectedPieces(ContextMask):
       pooled: one choice for all heads and rows.
 
     Raises:
-      ValueError: one of the numbers is below 1.
+      ValueError: one of the numbers is below 1 or no integer.
 
     Example:
       >>> SelectedPieces(count=3, keep=1).keep
@@ -151,8 +152,8 @@ class SelectedPieces(ContextMask):
     def __init__(self, sees=None, count: int = 1, keep: int = 2, top: int = 5, pooled: bool = False):
         super().__init__(sees)
         for name, value in (('count', count), ('keep', keep), ('top', top)):
-            if value < 1:
-                raise ValueError(f'parallel_context_entropy: {name} must be at least 1, got {value}')
+            if not (isinstance(value, numbers.Integral) and value >= 1):
+                raise ValueError(f'parallel_context_entropy: {name} must be at least 1, an integer, got {value}')
         self.count, self.keep, self.top, self.pooled = count, keep, top, pooled
 
     @property
@@ -261,7 +262,7 @@ def join(
     1e-5; here it is the sum itself, which without `pooled` is below that only where more than 99,999 keys are dropped.
 
     Args:
-      model: that encoded the pieces.
+      model: that encoded the pieces, or one of this function's.
       pieces: of `encode`.
       capacity: slots: of prefix, pieces, query and what is generated.
       chosen: which pieces, from 0, and their order; None for all.
@@ -275,7 +276,7 @@ def join(
       The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and the cache.
 
     Raises:
-      ValueError: pieces that do not fit the capacity or do not exist; K or `top` below 1.
+      ValueError: pieces that do not fit the capacity, do not exist or are of another model; K or `top` below 1.
 
     Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
 
@@ -289,12 +290,13 @@ def join(
       (1, 2)
     """
     user = 'parallel_context_entropy'
-    held = shared.select(user, pieces, chosen)
+    held = shared.select(user, model, pieces, chosen)
     layout = piece_layout(held[0].length, [piece.length for piece in held[1:]], size=size, align=align)
-    reader = model
+    part = ContextMask
     if keep is not None:
         part = functools.partial(SelectedPieces, count=len(held) - 1, keep=keep, top=top, pooled=pooled)
         part()
-        reader = shared.with_part(model, part)
+    plain = keep is None and not shared.has_part(model, ContextMask)
+    reader = model if plain else shared.with_part(model, part)
     held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
     return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)

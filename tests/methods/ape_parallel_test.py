@@ -12,6 +12,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.cache import contexts as shared
+from posenc_jax.cache import parallel_context_entropy
 from posenc_jax.cache.ape_parallel import AdaptiveContexts, ape_layout, ape_reweigh, encode, join
 from posenc_jax.cache.contexts import QUERY, dense, read
 from posenc_jax.core.encoding import Tokens, scaled_dot_product
@@ -174,6 +175,21 @@ def test_generation_goes_on_from_the_cache():
         logits, cache = decode_step(reader, cache, new[:, number])
 
 
+def test_pieces_of_another_method_are_turned_to_where_they_stand_here():
+    """One layer, so that keys do not know where they were encoded."""
+    model = model_of(layers=1)
+    spread = parallel_context_entropy.encode(model, PREFIX, CONTEXTS)
+    np.testing.assert_allclose(answers(model, spread), answers(model, pieces_of(layers=1)), atol=2e-5)
+
+
+def test_a_reader_may_join_again():
+    model, pieces = model_of(), pieces_of()
+    reader, _ = join(model, pieces, capacity=40, temperature=0.5)
+    np.testing.assert_array_equal(answers(reader, pieces), answers(model, pieces))
+    selecting, _ = parallel_context_entropy.join(model, pieces, capacity=40, keep=1)
+    np.testing.assert_array_equal(answers(selecting, pieces), answers(model, pieces))
+
+
 def test_moved_pieces_and_no_prefix():
     model = model_of(layers=1)
     pieces = encode(model, [], CONTEXTS)
@@ -201,13 +217,15 @@ def test_other_encodings_are_refused_by_name(spec, message):
 def test_wrong_input_is_an_error():
     model, pieces = model_of(), pieces_of()
     reader, cache = join(model, pieces, capacity=23)
+    spacious = join(model, pieces, capacity=40)[1]
+    single = encode(model, PREFIX[:1], [CONTEXTS[0][:1]])
     for call, message in [
         (lambda: encode(model, PREFIX, []), 'at least one context'),
         (lambda: encode(model, [1], [[2], []]), r'context 1 has no tokens'),
         (lambda: encode(model, [1], [[2], [13]]), r'context 1 must lie in 0 .. 12, got 13 .. 13'),
         (lambda: encode(model, [1], [[0.5]]), 'integers .* got float64'),
         (lambda: encode(model, PREFIX, [CONTEXTS[0], [1, 2]]), 'context 1 has 1 rows, context 0 has 2'),
-        (lambda: encode(model, PREFIX, CONTEXTS, together=0), 'together must be at least 1, got 0'),
+        (lambda: encode(model, PREFIX, CONTEXTS, together=0), 'together must be at least 1, .*got 0'),
         (lambda: join(model, pieces, capacity=22), '22 tokens .* do not fit a cache of 22'),
         (lambda: join(model, pieces, capacity=30, chosen=[0, 3]), r'among 0 .. 2, got \[0, 3\]'),
         (lambda: join(model, pieces, capacity=30, chosen=[]), r'got \[\]'),
@@ -215,6 +233,17 @@ def test_wrong_input_is_an_error():
         (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
         (lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2), '2 new ones .* 1 free slots'),
         (lambda: shared.continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0), 'got 1.0 and key=None'),
+        (lambda: shared.continue_from(reader, spacious, QUESTION, max_new_tokens=2.5), 'an integer of at least 1, got 2.5'),
+        (lambda: shared.continue_from(reader, spacious, QUESTION + 13, max_new_tokens=2), r'ids .* 0 .. 12, got 1\d .. 2\d'),
+        (lambda: read(reader, spacious, QUESTION - 13), r'must lie in 0 .. 12, got -1\d .. -\d'),
+        (lambda: read(reader, spacious, QUESTION * 1.0), 'must be integers'),
+        (lambda: read(reader, spacious, QUESTION, last=6), r'an integer in 0 .. 5, got 6'),
+        (lambda: read(reader, spacious, QUESTION, last=-1), r'an integer in 0 .. 5, got -1'),
+        (lambda: encode(model, PREFIX, CONTEXTS, together=1.5), 'at least 1, an integer, got 1.5'),
+        (lambda: join(model_of(layers=1), pieces, capacity=40), 'piece 0 is of 2 layers, the model has 1'),
+        (lambda: join(model_of(layers=3), pieces, capacity=40), 'piece 0 is of 2 layers, the model has 3'),
+        (lambda: join(model_of(kv_heads=4), pieces, capacity=40), r'holds .*\(2, 2, 3, 4\), expected \(2, 4, 3, 4\)'),
+        (lambda: join(model, [pieces[0], single[1]], capacity=40), r'piece 1 holds .*\(1, 2, 6, 4\), expected \(2, 2, 6, 4\)'),
         (lambda: ape_layout(2, []), r'got 2, \[\]'),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -129,6 +129,8 @@ def test_two_hops_reach_the_query_through_a_target():
     [
         ([(0, 5)], r'the edge \(0, 5\) leaves the segments 0 .. 4'),
         ([(-1, 2)], r'the edge \(-1, 2\) leaves'),
+        ([(0.9, 3)], r'two integers, got \(0.9, 3.0\)'),
+        ([3], r'two integers, got \(3,\)'),
         ([(0, 1), (0, 1)], r'\(0, 1\) is given 2 times'),
         ([(2, 2)], 'segment 2 has an edge to itself'),
         ([(0, 1), (1, 2), (2, 0)], 'segment 0 has edges in and out'),
@@ -150,6 +152,8 @@ def test_wrong_input_is_an_error():
         (lambda: encode(model, PREFIX, SEGMENTS, EDGES, sources=2), 'where no edges are given'),
         (lambda: complete_edges(3, sources=4), '1 .. 3 of 3 chunks, got 4'),
         (lambda: encode(model_of(encoding='alibi()'), PREFIX, SEGMENTS, EDGES), 'graph_kv needs one rotary .* got alibi'),
+        (lambda: join(model, [], capacity=18), 'graph_kv needs at least one piece, got none'),
+        (lambda: join(model_of(layers=1), encode(model, PREFIX, SEGMENTS, EDGES), capacity=40), '2 layers, the model has 1'),
         (lambda: join(model, encode(model, PREFIX, SEGMENTS, EDGES), capacity=18), '19 tokens .* cache of 18'),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -157,13 +157,22 @@ def test_joining_others_turns_keys_to_where_they_now_stand():
     np.testing.assert_allclose(ours, alone, atol=2e-5)
 
 
+def test_a_reader_that_joins_all_pieces_forgets_its_selection():
+    model, pieces = model_of(), pieces_of()
+    selecting, _ = join(model, pieces, capacity=40, keep=1)
+    np.testing.assert_allclose(answers(selecting, pieces, keep=None), answers(model, pieces, keep=None), atol=2e-6)
+    np.testing.assert_array_equal(answers(selecting, pieces, keep=2), answers(model, pieces, keep=2))
+
+
 def test_wrong_input_is_an_error():
     model = model_of()
     for call, message in [
         (lambda: encode(model, PREFIX, []), 'at least one context'),
         (lambda: encode(model, PREFIX, PIECES, align='centre'), "align is 'centre'"),
         (lambda: encode(model, PREFIX, PIECES, size='mean'), "size is 'mean'"),
-        (lambda: join(model, pieces_of(), capacity=40, keep=0), 'keep must be at least 1, got 0'),
+        (lambda: join(model, pieces_of(), capacity=40, keep=0), 'keep must be at least 1, an integer, got 0'),
+        (lambda: join(model, pieces_of(), capacity=40, keep=1.5), 'keep must be at least 1, an integer, got 1.5'),
+        (lambda: join(model_of(layers=1), pieces_of(), capacity=40), 'piece 0 is of 2 layers, the model has 1'),
         (lambda: join(model, pieces_of(), capacity=40, chosen=[4]), r'among 0 .. 3, got \[4\]'),
         (lambda: join(model, pieces_of(), capacity=26), '26 tokens .* cache of 26'),
         (lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES), '_entropy needs one rotary .* got alibi'),
