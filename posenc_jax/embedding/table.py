@@ -3,9 +3,24 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.core.encoding import Tokens
+
+
+def known_range(values: Num[Array, '#B L ...'], valid: Bool[Array, '#B L'] | None) -> tuple[int, int] | None:
+    """Smallest and largest of the integers that real tokens have, 0 standing for padding; None where they are traced.
+
+    Example:
+      >>> known_range(jnp.array([[7, -3, 5]]), jnp.array([[False, True, True]]))
+      (-3, 5)
+    """
+    if isinstance(values, jax.core.Tracer) or isinstance(valid, jax.core.Tracer):
+        return None
+    real = np.asarray(values)
+    if valid is not None:
+        real = np.where(np.asarray(valid).reshape(*valid.shape, *[1] * (real.ndim - 2)), real, 0)
+    return int(real.min()), int(real.max())
 
 
 def check_range(name: str, tok: Tokens, count: int, remedy: str):
@@ -27,17 +42,15 @@ def check_range(name: str, tok: Tokens, count: int, remedy: str):
     """
     if not jnp.issubdtype(tok.pos.dtype, jnp.integer):
         raise ValueError(f'{name} needs integer positions, got {tok.pos.dtype}')
-    if isinstance(tok.pos, jax.core.Tracer) or isinstance(tok.valid, jax.core.Tracer):
+    known = known_range(tok.pos, tok.valid)
+    if known is None:
         if tok.length > count:
             raise ValueError(
                 f'{name}: a row of {tok.length} tokens may have position {tok.length - 1}, which is not in 0 .. {count - 1}; '
                 f'use a larger table or {remedy}'
             )
         return
-    pos = np.asarray(tok.pos).reshape(*tok.pos.shape[:2], -1)
-    if tok.valid is not None:
-        pos = np.where(np.asarray(tok.valid)[..., None], pos, 0)
-    low, high = int(pos.min()), int(pos.max())
+    low, high = known
     if low < 0 or high >= count:
         wrong = low if low < 0 else high
         raise ValueError(f'{name}: position {wrong} is not in 0 .. {count - 1}; use a larger table or {remedy}')

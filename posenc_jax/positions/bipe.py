@@ -12,7 +12,7 @@ from posenc_jax.bias.alibi import alibi_slopes
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import lookup_rows
+from posenc_jax.embedding.table import known_range, lookup_rows
 
 
 def bipe_ids(
@@ -140,19 +140,12 @@ class BiPE(Encoding):
                     f'{tok.pos.dtype} {tok.pos.shape}'
                 )
             intra, inter = (tok.pos, jnp.zeros_like(tok.pos)) if tok.pos.ndim == 2 else (tok.pos[..., 0], tok.pos[..., 1])
-            _check(intra, tok.valid)
+            low, _ = known_range(intra, tok.valid) or (0, 0)
+            if low < 0:
+                raise ValueError(f'bipe: place {low} within a segment; places count from 0')
         return dataclasses.replace(tok, pos=inter).with_feats(bipe=intra[..., None])
 
     def embed(self, x, tok):
         rows = jnp.minimum(tok.feats['bipe'][..., 0], self.train_len - 1)
         added = lookup_rows(self.vectors[...], rows).astype(x.dtype)
         return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))
-
-
-def _check(intra, valid):
-    """Raises where a known place of a real token is negative."""
-    if any(isinstance(a, jax.core.Tracer) for a in (intra, valid)):
-        return
-    real = intra if valid is None else jnp.where(valid, intra, 0)
-    if int(real.min()) < 0:
-        raise ValueError(f'bipe: place {int(real.min())} within a segment; places count from 0')

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.embedding.table import known_range
 from posenc_jax.rotation.frequencies.checks import check_train_len
 
 _SIGMA, _POINTS = 3.0, 1000
@@ -136,8 +137,9 @@ class CREAM(Encoding):
         if tok.pos.ndim != 2 or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
             raise ValueError(f'cream needs integer positions [B, L], got {tok.pos.dtype} {tok.pos.shape}')
         real = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
-        if not isinstance(real, jax.core.Tracer) and not 0 <= int(real.min()) <= int(real.max()) < tok.length:
-            wrong = int(real.min()) if int(real.min()) < 0 else int(real.max())
+        low, high = known_range(tok.pos, tok.valid) or (0, 0)
+        if low < 0 or high >= tok.length:
+            wrong = low if low < 0 else high
             raise ValueError(f'cream: position {wrong} is not in 0 .. {tok.length - 1}, those of a row of {tok.length} tokens')
         return dataclasses.replace(tok, pos=self._ids(key, tok.length, real))
 

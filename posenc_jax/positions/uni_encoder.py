@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import lookup_rows
+from posenc_jax.embedding.table import known_range, lookup_rows
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 
 Shape = Literal['arrow', 'diag', 'square']
@@ -233,7 +233,9 @@ class UniEncoder(Encoding):
                 f'{tok.pos.dtype} {tok.pos.shape}'
             )
         ids, part = (tok.pos, jnp.zeros_like(tok.pos)) if tok.pos.ndim == 2 else (tok.pos[..., 0], tok.pos[..., 1])
-        _check(part, tok.valid)
+        low, _ = known_range(part, tok.valid) or (0, 0)
+        if low < 0:
+            raise ValueError(f'uni_encoder: part {low}; the context is part 0, candidates count from 1')
         return dataclasses.replace(tok, pos=ids).with_feats(uni_encoder=part[..., None])
 
     def embed(self, x, tok):
@@ -247,15 +249,6 @@ class UniEncoder(Encoding):
         query, key = tq.feats['uni_encoder'], jnp.swapaxes(tk.feats['uni_encoder'], 1, 2)
         own = query == key
         return (own if self.shape == 'diag' else own | (query == 0) | (key == 0))[:, None]
-
-
-def _check(part, valid):
-    """Raises where a known part of a real token is negative."""
-    if any(isinstance(a, jax.core.Tracer) for a in (part, valid)):
-        return
-    real = part if valid is None else jnp.where(valid, part, 0)
-    if int(real.min()) < 0:
-        raise ValueError(f'uni_encoder: part {int(real.min())}; the context is part 0, candidates count from 1')
 
 
 class CandidateScorer(nnx.Module):
