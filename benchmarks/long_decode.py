@@ -81,7 +81,7 @@ def main():
     all_keys = lambda model, tok, prompt: plain.prefill(model, plain.init_cache(model, tok), prompt)[1]
     same = lambda cache: cache
     ends = lambda cache: constant_cache(infinite, cache, cache.tokens, room=args.new)
-    by_heads = lambda model, tok, prompt: duo_attention.prefill(model, tok, prompt)[1]
+    by_heads = lambda model, tok, prompt: duo_attention.prefill(model, plain.init_cache(model, tok), prompt)[1]
     contenders = {
         'full cache': (full, all_keys, plain.decode_step, same),
         'lm_infinite, all keys kept': (infinite, all_keys, plain.decode_step, same),

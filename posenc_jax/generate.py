@@ -20,7 +20,8 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import settings
 from posenc_jax.evaluation.overrides import read_overrides
 from posenc_jax.evaluation.run import UNASKED, Job, prepare
-from posenc_jax.model.decode import generate
+from posenc_jax.extension.lm_infinite import ConstantCache
+from posenc_jax.model.decode import Decoding, generate
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source
 
@@ -35,6 +36,7 @@ def continue_text(
     top_p: float | None = None,
     seed: int = 0,
     samples: int = 1,
+    constant_cache: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[list[str]]:
     """What a model adds to each prompt, `samples` times: texts without the end-of-text token and what follows it.
@@ -46,6 +48,7 @@ def continue_text(
       temperature, top_k, top_p: as for `generate`.
       seed: of the random key.
       samples: continuations of each prompt, drawn at a positive temperature.
+      constant_cache: keep only what a model of `lm_infinite` layers sees, with room for so many new tokens; None keeps all.
       overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}.
 
     Raises:
@@ -60,6 +63,8 @@ def continue_text(
         raise SpecError(f'tokens and samples must be at least 1, got {tokens} and {samples}')
     if not temperature >= 0:
         raise SpecError(f'temperature must be at least 0, got {temperature}')
+    if constant_cache is not None and constant_cache < 1:
+        raise SpecError(f'constant_cache is the room for new tokens, at least 1, got {constant_cache}')
     if samples > 1 and temperature == 0:
         raise SpecError(f'temperature=0 makes the {samples} samples equal; give a positive temperature')
     if not prompts or not all(prompts):
@@ -84,6 +89,7 @@ def continue_text(
         top_k=top_k,
         top_p=top_p,
         eos=ends[0] if ends else None,
+        decoding=ConstantCache(constant_cache) if constant_cache else Decoding(),
     )
     texts = [job.task.decode(_until(row, ends)) for row in np.asarray(out)[:, ids.shape[1] :]]
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
@@ -129,6 +135,7 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     parser.add_argument('--top_p', type=float, metavar='P')
     parser.add_argument('--seed', type=int, default=0, metavar='N')
     parser.add_argument('--samples', type=int, default=1, metavar='N', help='continuations of each prompt')
+    parser.add_argument('--constant_cache', type=int, metavar='ROOM', help='keep only what lm_infinite sees, and ROOM new tokens')
     known, rest = parser.parse_known_args(argv)
     given = vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')

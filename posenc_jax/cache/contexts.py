@@ -22,9 +22,8 @@ from posenc_jax.core.cache import Cache, LayerCache, filled
 from posenc_jax.core.compose import chain, name_of, parts_of
 from posenc_jax.core.encoding import Constant, Encoding, Tokens
 from posenc_jax.mask.basic import Causal, Document
-from posenc_jax.model.decode import decode_step
+from posenc_jax.model.decode import continue_cache
 from posenc_jax.model.layers import layer_rows
-from posenc_jax.model.sampling import sample
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Rotary
@@ -465,23 +464,20 @@ def _read(static, state, cache: Cache, tokens):
     graphdef, last = static
     model, cursor, count = nnx.merge(graphdef, state), cache.cursor, tokens.shape[1]
     fresh = tuple(tok.slice(cursor, count) for tok in cache.tokens)
-    x, appended = model.embed(tokens, fresh), []
-    for (place, block), own in zip(model.layers(), cache.layers, strict=True):
-        encoding, new, now = model.encoding(place, block), fresh[place], filled(cache.tokens[place], cursor + count)
 
-        def mix(h):
-            q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new, layer_rows(h, new.valid, 0))
-            put = lambda old, a: jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2)
-            grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
-            appended.append(grown)
-            whole = any(isinstance(part, ContextMask) and part.whole_rows for part in parts_of(encoding))
-            tiles = dict(block=(count, block.block or _KEYS) if whole else block.block, implementation=block.implementation)
-            return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True, **tiles)
+    def mix(h, encoding, place, block, own):
+        new, now = fresh[place], filled(cache.tokens[place], cursor + count)
+        q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new, layer_rows(h, new.valid, 0))
+        put = lambda old, a: jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2)
+        grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
+        whole = any(isinstance(part, ContextMask) and part.whole_rows for part in parts_of(encoding))
+        tiles = dict(block=(count, block.block or _KEYS) if whole else block.block, implementation=block.implementation)
+        return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True, **tiles), grown
 
-        x = block.around(x, mix)
+    x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
     last = count if last is None else last
     logits = model.logits(model.norm(x[:, count - last :])) if last else None
-    return logits, Cache(cache.tokens, cursor + count, tuple(appended))
+    return logits, Cache(cache.tokens, cursor + count, appended)
 
 
 def continue_from(
@@ -519,25 +515,7 @@ def continue_from(
     if not temperature >= 0 or (temperature > 0 and key is None):
         raise ValueError(f'temperature must be 0, or positive with a key to draw with, got {temperature} and key={key}')
     logits, cache = read(model, cache, query, last=1)
-    graphdef, state = nnx.split(model)
-    return _continue((graphdef, max_new_tokens, float(temperature)), state, cache, logits[:, -1], key)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _continue(static, state, cache, logits, key):
-    graphdef, steps, temperature = static
-    model = nnx.merge(graphdef, state)
-    own = lambda number: None if key is None else jax.random.fold_in(key, number)
-    draw = lambda logits, number: sample(logits, own(number), temperature=temperature, top_k=None, top_p=None)
-    layers, first = model.layers(), draw(logits, 0)
-
-    def one(loop, number):
-        logits, cache = decode_step(model, loop[0], loop[1], layers)
-        token = draw(logits, number)
-        return (cache, token), token
-
-    _, rest = jax.lax.scan(one, (cache, first), jnp.arange(1, steps))
-    return jnp.concatenate([first[:, None], rest.T], axis=1)
+    return continue_cache(model, cache, logits[:, -1], steps=max_new_tokens, temperature=temperature, key=key)
 
 
 def dense(

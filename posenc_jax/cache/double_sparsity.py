@@ -14,7 +14,7 @@ from posenc_jax.core.cache import Cache, LayerCache
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.model.decode import read_ids
+from posenc_jax.model.decode import Decoding, read_ids
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -223,18 +223,16 @@ def _check_channels(layers: int, heads: int, channels, dense_layers: int) -> Non
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LabelledCache:
-    """A decode cache beside which lies what keys are judged by.
+class LabelledLayer:
+    """What one layer remembers, and beside it what its keys are judged by.
 
     Attributes:
-      cache: keys and values, all of them.
-      labels: of every layer [B, N, S, r]; None in dense layers.
-      channels: which channels these are, [N, r]; None in dense layers.
+      own: keys and values, all of them.
+      labels: [B, N, S, r]; None in dense layers.
     """
 
-    cache: Cache
-    labels: tuple[Float[Array, 'B N S r'] | None, ...]
-    channels: tuple[Int[Array, 'N r'] | None, ...]
+    own: LayerCache
+    labels: Float[Array, 'B N S r'] | None
 
 
 @register(
@@ -249,12 +247,13 @@ class LabelledCache:
         source='andy-yang-1/DoubleSparse',
         authors='Yang, Shuo and Sheng, Ying and Gonzalez, Joseph E. and Stoica, Ion and Zheng, Lianmin',
         year=2024,
-        example='double_sparsity.label(cache, channels)',
+        example='double_sparsity.Sparse(channels, keep=64)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )
-def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int = 2) -> LabelledCache:
-    """Puts label channels beside a filled cache, so that `decode_step` of this module reads few keys at every token.
+def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int = 2) -> Cache:
+    """Puts label channels beside a filled cache, so that `decode_step` of this module reads few keys at every
+    token; `Sparse` is the way to `generate`.
 
     `s_hat_ij = q_i[C] . k_j[C] / sqrt(r)` over the label channels C of a query head; exact attention over the `keep` keys of
     the highest s_hat. The choice is each query head's own, also where heads share keys. Prompts are read densely, by
@@ -277,9 +276,9 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
       >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()')
       >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
       >>> _, cache = prefill(model, init_cache(model, Tokens.of(length=16)), text)
-      >>> labelled = label(cache, calibrate(model, text, groups=4))
-      >>> logits, labelled = decode_step(model, labelled, jnp.array([3]), keep=4)
-      >>> logits.shape, labelled.labels[2].shape, labelled.labels[0]
+      >>> channels = calibrate(model, text, groups=4)
+      >>> logits, labelled = decode_step(model, label(cache, channels), jnp.array([3]), channels, keep=4)
+      >>> logits.shape, labelled.layers[2].labels.shape, labelled.layers[0].labels
       ((1, 7), (1, 2, 16, 2), None)
     """
     if not cache.layers:
@@ -287,22 +286,24 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
     layers, kv_heads = len(cache.layers), cache.layers[0].k.shape[1]
     heads = channels.shape[1] if channels.ndim == 3 else 0
     _check_channels(layers, max(heads // kv_heads, 1) * kv_heads, channels, dense_layers)
-    chosen = [None if number < dense_layers else channels[number] for number in range(layers)]
-    labels = [None if c is None else key_labels(own.k, c) for own, c in zip(cache.layers, chosen)]
-    return LabelledCache(cache, tuple(labels), tuple(chosen))
+    labels = [None if number < dense_layers else key_labels(own.k, channels[number]) for number, own in enumerate(cache.layers)]
+    return dataclasses.replace(cache, layers=tuple(map(LabelledLayer, cache.layers, labels)))
 
 
 def decode_step(
     model: Transformer,
-    labelled: LabelledCache,
+    cache: Cache,
     tokens: Int[Array, 'B'],
+    channels: Int[Array, 'layers N r'],
     *,
     keep: int,
     layers: list[tuple[int, Any]] | None = None,
-) -> tuple[Float[Array, 'B V'], LabelledCache]:
+) -> tuple[Float[Array, 'B V'], Cache]:
     """Appends one token a row, each of whose queries reads `keep` keys; returns the logits of what follows.
 
     Args:
+      cache: from `label`.
+      channels: those it was labelled with.
       keep: h, e.g. a sixteenth of the length; as many as there are keys is dense attention.
       layers: `model.layers()`, see `model.decode.decode_step`.
 
@@ -311,34 +312,62 @@ def decode_step(
         logits (it is named).
     """
     _check_keep(keep)
-    cursor = labelled.cache.cursor
-    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= labelled.cache.capacity:
-        raise ValueError(f'the cache of {labelled.cache.capacity} slots is full')
-    cache = read_ids(model, labelled.cache, tokens[:, None])
+    _check_channels(model.cfg.layers, model.cfg.heads, channels, 0)
+    cursor = cache.cursor
+    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= cache.capacity:
+        raise ValueError(f'the cache of {cache.capacity} slots is full')
+    cache = read_ids(model, cache, tokens[:, None])
     x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
-    appended, labels = [], []
-    for (place, block), own, own_labels, channels in zip(
-        model.layers() if layers is None else layers, cache.layers, labelled.labels, labelled.channels, strict=True
-    ):
-        encoding, tok = _check_encoding(model.encoding(place, block)), cache.tokens[place]
-        if channels is not None and channels.shape[0] != model.cfg.heads:
-            raise ValueError(f'double_sparsity: channels of {channels.shape[0]} query heads, the model has {model.cfg.heads}')
 
-        def mix(h):
-            row = layer_rows(h, tok.slice(cursor, 1).valid if tok.valid is not None else None, 0)
-            (q, k, v, tq, tk), grown = caching.step(encoding, own, *block.attention.split(h), tok, row, cursor)
-            appended.append(grown)
-            if channels is None:
-                labels.append(None)
-                return sharded_attend(encoding, q, k, v, tq, tk, heads_first=True, implementation='dense')
-            new = key_labels(jax.lax.dynamic_slice_in_dim(k, cursor, 1, axis=2), channels)
-            labels.append(jax.lax.dynamic_update_slice_in_dim(own_labels, new, cursor, axis=2))
-            out = _read(jnp.swapaxes(q, 1, 2), k, v, labels[-1], channels, _seen(encoding, tq, tk), keep)
-            return jnp.swapaxes(out, 1, 2)
+    def mix(h, encoding, place, block, state):
+        remembered, own_channels = state
+        tok, labels = cache.tokens[place], remembered.labels
+        row = layer_rows(h, tok.slice(cursor, 1).valid if tok.valid is not None else None, 0)
+        qkv = block.attention.split(h)
+        (q, k, v, tq, tk), own = caching.step(_check_encoding(encoding), remembered.own, *qkv, tok, row, cursor)
+        if labels is None:
+            out = sharded_attend(encoding, q, k, v, tq, tk, heads_first=True, implementation='dense')
+        else:
+            new = key_labels(jax.lax.dynamic_slice_in_dim(k, cursor, 1, axis=2), own_channels)
+            labels = jax.lax.dynamic_update_slice_in_dim(labels, new, cursor, axis=2)
+            out = _read(jnp.swapaxes(q, 1, 2), k, v, labels, own_channels, _seen(encoding, tq, tk), keep)
+            out = jnp.swapaxes(out, 1, 2)
+        return out, LabelledLayer(own, labels)
 
-        x = block.around(x, mix)
-    cache = dataclasses.replace(cache, cursor=cursor + 1, layers=tuple(appended))
-    return model.logits(model.norm(x))[:, 0], LabelledCache(cache, tuple(labels), labelled.channels)
+    x, appended = model.loop_layers(mix, x, list(zip(cache.layers, channels, strict=True)), layers)
+    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=appended)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sparse(Decoding):
+    """For `generate`: prompts are read densely, new tokens by `decode_step` of this module.
+
+    Attributes:
+      channels: from `calibrate`.
+      keep: how many keys a query reads.
+      dense_layers: how many first layers read all keys.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> from posenc_jax.model.decode import generate
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()')
+      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
+      >>> sparse = Sparse(calibrate(model, text, groups=4), keep=4)
+      >>> generate(model, text, max_new_tokens=3, temperature=0.0, decoding=sparse).shape
+      (1, 15)
+    """
+
+    channels: Int[Array, 'layers N r']
+    keep: int = dataclasses.field(metadata=dict(static=True))
+    dense_layers: int = dataclasses.field(default=2, metadata=dict(static=True))
+
+    def prefill(self, model, empty, prompts):
+        logits, cache = super().prefill(model, empty, prompts)
+        return logits, label(cache, self.channels, dense_layers=self.dense_layers)
+
+    def step(self, model, empty, cache, tokens, layers):
+        return decode_step(model, cache, tokens, self.channels, keep=self.keep, layers=layers)
 
 
 def _read(q, k, v, labels, channels, seen, keep: int) -> Float[Array, 'B N 1 H']:

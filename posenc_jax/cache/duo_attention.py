@@ -10,14 +10,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.cache import filled
+from posenc_jax.core.cache import Cache, filled
 from posenc_jax.core.compose import chain, name_of, parts_of
 from posenc_jax.core.encoding import Constant, Encoding, Tokens
 from posenc_jax.core.families import Mask, signed_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.mask.basic import Causal
-from posenc_jax.model.decode import init_cache, read_ids
+from posenc_jax.model.decode import Decoding, read_ids
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import constrain, sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -244,35 +244,15 @@ class DuoLayer:
     heads: Heads = dataclasses.field(metadata=dict(static=True))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class DuoCache:
-    """As `core.cache.Cache`, with layers that keep of streaming heads a constant number of keys."""
-
-    tokens: tuple[Tokens, ...]
-    cursor: Int[Array, '']
-    layers: tuple[DuoLayer, ...]
-    unplaced: Tokens | None = None
-
-    @property
-    def capacity(self) -> int:
-        return self.tokens[0].length
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of keys and values."""
-        return sum(a.nbytes for a in jax.tree.leaves(self.layers))
-
-
 def prefill(
     model: Transformer,
-    tok: Tokens,
+    cache: Cache,
     prompts: Int[Array, 'B T'],
     *,
     last: int | None = None,
     full: bool = False,
     heads: tuple[Heads, ...] | None = None,
-) -> tuple[Float[Array, 'B T V'], DuoCache]:
+) -> tuple[Float[Array, 'B T V'], Cache]:
     """Reads prompts: the logits of their (`last`) tokens, and the cache.
 
     One layer at a time has the keys of all its heads in memory. The logits are those of the deployed model, whose steps
@@ -280,31 +260,34 @@ def prefill(
 
     Args:
       model: from `deploy`, or with `duo_attention` in its encoding.
-      tok: tokens of the whole capacity, prompts (padded on the left) and what is to come.
+      cache: an empty one, of prompts (padded on the left) and what is to come.
       full: read the prompt without streaming.
       heads: `heads_of(model)`, needed where the model is traced.
 
     Raises:
-      ValueError: prompts that are no integers [B, T], longer than the capacity, or not of the rows of `tok`; packed documents;
+      ValueError: prompts that are no integers [B, T], longer than the capacity, or not of the rows of the cache; packed documents;
         (where `valid` is known) padding that is not in front; a layer whose encoding does not fit (it is named).
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
+      >>> from posenc_jax.model.decode import init_cache
       >>> encoding = 'rope() | duo_attention(sink=1, recent=2, retrieval=(1,))'
       >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding=encoding)
       >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 7
-      >>> _, cache = prefill(model, Tokens.of(length=100), text[:, :6])
+      >>> _, cache = prefill(model, init_cache(model, Tokens.of(length=100)), text[:, :6])
       >>> logits, cache = decode_step(model, cache, text[:, 6])
       >>> bool(jnp.allclose(logits, model(text)[:, -1], atol=1e-5)), cache.layers[0].k.shape, cache.layers[0].recent_k.shape
       (True, (2, 1, 100, 4), (2, 1, 3, 4))
     """
     if prompts.ndim != 2 or not prompts.shape[1] or not jnp.issubdtype(prompts.dtype, jnp.integer):
         raise ValueError(f'prompts must be integers [B, T] with T at least 1, got {prompts.dtype} {prompts.shape}')
-    batch, length = prompts.shape
+    if cache.layers:
+        raise ValueError('prefill needs an empty cache; continue a filled one with decode_step')
+    (batch, length), tok = prompts.shape, cache.tokens[0]
     if length > tok.length:
         raise ValueError(f'prompts of {length} tokens do not fit a cache of {tok.length}')
     if rows := sorted({leaf.shape[0] for leaf in jax.tree.leaves(tok)} - {1, batch}):
-        raise ValueError(f'duo_attention: tok is of {rows[0]} rows, the prompts of {batch}; expected {batch} (or 1)')
+        raise ValueError(f'duo_attention: the cache is of {rows[0]} rows, the prompts of {batch}; expected {batch} (or 1)')
     if tok.segment is not None:
         raise ValueError('duo_attention keeps one text a row, got packed documents; give each a row of its own')
     if tok.valid is not None and not isinstance(tok.valid, jax.core.Tracer):
@@ -316,28 +299,25 @@ def prefill(
                 f'{row} is padding behind a token; move it to the left'
             )
     heads = heads_of(model) if heads is None else heads
-    empty = read_ids(model, init_cache(model, tok), prompts)
-    tokens = empty.tokens
+    cache = read_ids(model, cache, prompts)
+    tokens = cache.tokens
     placed = tuple(t.slice(0, length) for t in tokens)
-    x, layers = model.embed(prompts, placed), []
-    for (place, block), own_heads in zip(model.layers(), heads, strict=True):
-        encoding, here = model.encoding(place, block), placed[place]
+
+    def mix(h, encoding, place, block, own_heads):
         mask = _mask_of(encoding)
         seeing = with_mask(encoding, mask.with_heads(np.ones(mask.kv_heads, bool))) if full else encoding
+        q, k, v, tq, tk = _projected(encoding, *block.attention.split(h), placed[place], h)
+        out = sharded_attend(seeing, q, k, v, tq, tk, block=block.block, implementation=block.implementation)
+        return out, _kept(mask, own_heads, k, v, tokens[place], length)
 
-        def mix(h):
-            q, k, v, tq, tk = _projected(encoding, *block.attention.split(h), here, h)
-            layers.append(_kept(mask, own_heads, k, v, tokens[place], length))
-            return sharded_attend(seeing, q, k, v, tq, tk, block=block.block, implementation=block.implementation)
-
-        x = block.around(x, mix)
+    x, layers = model.loop_layers(mix, model.embed(prompts, placed), heads)
     x = model.norm(x if last is None else x[:, -last:])
-    return model.logits(x), DuoCache(tokens, jnp.asarray(length, jnp.int32), tuple(layers), empty.unplaced)
+    return model.logits(x), dataclasses.replace(cache, cursor=jnp.asarray(length, jnp.int32), layers=layers)
 
 
 def decode_step(
-    model: Transformer, cache: DuoCache, tokens: Int[Array, 'B'], layers: list[tuple[int, Any]] | None = None
-) -> tuple[Float[Array, 'B V'], DuoCache]:
+    model: Transformer, cache: Cache, tokens: Int[Array, 'B'], layers: list[tuple[int, Any]] | None = None
+) -> tuple[Float[Array, 'B V'], Cache]:
     """Appends one token a row; returns the logits of what follows. See `model.decode.decode_step`.
 
     Raises:
@@ -350,19 +330,54 @@ def decode_step(
         raise ValueError(f'the cache of {cache.capacity} slots is full')
     cache = read_ids(model, cache, tokens[:, None])
     x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
-    appended = []
-    for (place, block), own in zip(model.layers() if layers is None else layers, cache.layers, strict=True):
-        encoding, tok = model.encoding(place, block), cache.tokens[place]
+
+    def mix(h, encoding, place, block, own):
+        tok = cache.tokens[place]
         mask, new = _mask_of(encoding), tok.slice(cursor, 1)
+        q, k, v, tq, _ = _projected(encoding, *block.attention.split(h), new, h)
+        grown = _appended(own, mask, k, v, new, cursor)
+        return _attended(encoding, mask, grown, q, tq, tok, cursor), grown
 
-        def mix(h):
-            q, k, v, tq, _ = _projected(encoding, *block.attention.split(h), new, h)
-            grown = _appended(own, mask, k, v, new, cursor)
-            appended.append(grown)
-            return _attended(encoding, mask, grown, q, tq, tok, cursor)
+    x, appended = model.loop_layers(mix, x, cache.layers, layers)
+    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=appended)
 
-        x = block.around(x, mix)
-    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=tuple(appended))
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Streaming(Decoding):
+    """For `generate`: a deployed model with the cache of this module; made by `streaming`.
+
+    Attributes:
+      heads: `heads_of(model)`.
+      full: as for `prefill`.
+    """
+
+    heads: tuple[Heads, ...] = dataclasses.field(metadata=dict(static=True))
+    full: bool = dataclasses.field(default=False, metadata=dict(static=True))
+
+    def prefill(self, model, empty, prompts):
+        return prefill(model, empty, prompts, last=1, full=self.full, heads=self.heads)
+
+    def step(self, model, empty, cache, tokens, layers):
+        return decode_step(model, cache, tokens, layers)
+
+
+def streaming(model: Transformer, *, full: bool = False) -> Streaming:
+    """How `generate` keeps what a deployed model sees: all keys of retrieval heads, of the others the first and last.
+
+    Raises:
+      ValueError: a layer without `duo_attention`.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> from posenc_jax.model.decode import generate
+      >>> encoding = 'rope() | duo_attention(sink=1, recent=2, retrieval=(1,))'
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding=encoding)
+      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None]
+      >>> generate(model, text, max_new_tokens=3, temperature=0.0, decoding=streaming(model)).shape
+      (1, 9)
+    """
+    return Streaming(heads_of(model), full)
 
 
 def _projected(encoding, q, k, v, tok, h):

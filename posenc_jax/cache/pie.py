@@ -168,7 +168,7 @@ def _plan(edits, length: int, capacity: int) -> tuple[np.ndarray, np.ndarray, np
 def _edited(graphdef, state, cache: Cache, source, slots, ids) -> Cache:
     model = nnx.merge(graphdef, state)
     cursor = (source > -2).sum().astype(jnp.int32)
-    layers, appended = model.layers(), []
+    layers = model.layers()
     moved = [
         _moved(single_rotary('pie', model.encoding(place, block)), own, cache.tokens[place], source)
         for (place, block), own in zip(layers, cache.layers, strict=True)
@@ -177,18 +177,15 @@ def _edited(graphdef, state, cache: Cache, source, slots, ids) -> Cache:
         return dataclasses.replace(cache, cursor=cursor, layers=tuple(moved))
     fresh = tuple(jax.tree.map(lambda a: a[:, slots], tok) for tok in cache.tokens)
     x = model.embed(jnp.broadcast_to(ids, (moved[0].k.shape[0], len(slots))), fresh)
-    for (place, block), own in zip(layers, moved):
-        encoding, new, now = model.encoding(place, block), fresh[place], filled(cache.tokens[place], cursor)
 
-        def mix(h):
-            q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new, layer_rows(h, new.valid, 0))
-            put = lambda buffer, a: buffer.at[:, :, slots].set(jnp.swapaxes(a, 1, 2).astype(buffer.dtype))
-            grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
-            appended.append(grown)
-            return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True)
+    def mix(h, encoding, place, block, own):
+        new, now = fresh[place], filled(cache.tokens[place], cursor)
+        q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new, layer_rows(h, new.valid, 0))
+        put = lambda buffer, a: buffer.at[:, :, slots].set(jnp.swapaxes(a, 1, 2).astype(buffer.dtype))
+        grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
+        return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True), grown
 
-        x = block.around(x, mix)
-    return dataclasses.replace(cache, cursor=cursor, layers=tuple(appended))
+    return dataclasses.replace(cache, cursor=cursor, layers=model.loop_layers(mix, x, moved, layers)[1])
 
 
 def _moved(rotary: Rotary, layer: LayerCache, tok: Tokens, source) -> LayerCache:

@@ -48,18 +48,23 @@ class Cache:
     Attributes:
       tokens: the tokens of the whole capacity, placed once; one entry for each encoding in the pattern of layers.
       cursor: how many slots are filled, the same in all rows (shorter prompts are padded on the left).
-      layers: one `LayerCache` per layer, in order.
+      layers: one `LayerCache` per layer, in order; a cache method may have layers of its own kind.
       unplaced: the same tokens before they were placed, with the ids known so far, where an encoding reads them.
     """
 
     tokens: tuple[Tokens, ...]
     cursor: Int[Array, '']
-    layers: tuple[LayerCache, ...]
+    layers: tuple[Any, ...]
     unplaced: Tokens | None = None
 
     @property
     def capacity(self) -> int:
         return self.tokens[0].length
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what the layers remember."""
+        return sum(a.nbytes for a in jax.tree.leaves(self.layers))
 
 
 def check_cached(encoding: Encoding) -> None:

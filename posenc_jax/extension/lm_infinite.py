@@ -12,6 +12,7 @@ from posenc_jax.core.families import signed_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
+from posenc_jax.model.decode import Decoding
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.frequencies.checks import check_train_len
 from posenc_jax.rotation.rope import Rotary, rotate
@@ -235,3 +236,33 @@ def constant_cache(model: Transformer, cache: Cache, placed: tuple[Tokens, ...],
         raise ValueError(f'lm_infinite(top_k={choosing[0]}) may choose any key of the text, so none can be forgotten; use top_k=0')
     first, last = (max(getattr(part, name) for part in found) for name in ('n_global', 'n_local'))
     return keep_ends(cache, placed, first=first, last=max(last - 1, 1), room=room)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ConstantCache(Decoding):
+    """For `generate`: `constant_cache` behind the prompt and whenever its room is used up.
+
+    Attributes:
+      room: new tokens between two cuts, each of which copies the cache.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.model import TransformerConfig
+      >>> from posenc_jax.model.decode import generate
+      >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
+      >>> model = Transformer(TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec), rngs=nnx.Rngs(0))
+      >>> generate(model, jnp.ones((1, 5), int), max_new_tokens=9, temperature=0.0, decoding=ConstantCache(room=4)).shape
+      (1, 14)
+    """
+
+    room: int = dataclasses.field(default=64, metadata=dict(static=True))
+
+    def prefill(self, model, empty, prompts):
+        logits, cache = super().prefill(model, empty, prompts)
+        return logits, constant_cache(model, cache, empty.tokens, room=self.room)
+
+    def step(self, model, empty, cache, tokens, layers):
+        cut = lambda cache: constant_cache(model, cache, empty.tokens, room=self.room)
+        cache = jax.lax.cond(cache.cursor < cache.capacity, lambda cache: cache, cut, cache)
+        return super().step(model, empty, cache, tokens, layers)

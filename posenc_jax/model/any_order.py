@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from posenc_jax.core.attention import attend
 from posenc_jax.core.cache import LayerCache
@@ -222,20 +222,16 @@ def _pass(model, layers, tokens, pairs, cursor, count, *, alone):
     new = Tokens(cursor + jnp.arange(length, dtype=jnp.int32)[None], pairs, valid=(jnp.arange(length) < count)[None])
     whole = Tokens(slots, jnp.zeros((1, capacity, 2), pairs.dtype), valid=slots < cursor + count)
     whole = whole.with_feats(any_order=(slots < cursor)[..., None])
-    x, filled = model.embed(tokens, (new,) * len(model.links)), []
-    for (place, block), remembered in zip(model.layers(), layers, strict=True):
-        encoding = model.encoding(place, block)
 
-        def mix(h):
-            q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new)
-            write = lambda old, a: jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2)
-            own = dataclasses.replace(remembered, k=write(remembered.k, k), v=write(remembered.v, v))
-            filled.append(own)
-            seeing = chain(encoding, _Alone()) if alone else encoding
-            return attend(seeing, q, own.k, own.v, tq, whole, heads_first=True, implementation='dense')
+    def mix(h, encoding, place, block, remembered):
+        q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new)
+        write = lambda old, a: jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2)
+        own = dataclasses.replace(remembered, k=write(remembered.k, k), v=write(remembered.v, v))
+        seeing = chain(encoding, _Alone()) if alone else encoding
+        return attend(seeing, q, own.k, own.v, tq, whole, heads_first=True, implementation='dense'), own
 
-        x = block.around(x, mix)
-    return model.logits(model.norm(x)), tuple(filled)
+    x, filled = model.loop_layers(mix, model.embed(tokens, (new,) * len(model.links)), layers)
+    return model.logits(model.norm(x)), filled
 
 
 def _proposals(plan, model, burst, key):

@@ -120,28 +120,47 @@ def decode_step(
     cache = read_ids(model, cache, tokens[:, None])
     cursor = cache.cursor
     x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
-    appended = []
-    for (place, block), remembered in zip(model.layers() if layers is None else layers, cache.layers, strict=True):
-        encoding, tok = model.encoding(place, block), cache.tokens[place]
 
-        def mix(h):
-            valid = None if tok.valid is None else tok.slice(cursor, 1).valid
-            row = layer_rows(h, valid, 0)
-            rows = new = None
-            if encoding.opens('branch'):
-                rows, new = jnp.concatenate([remembered.rows, row], axis=1), tok.slice(cursor, 1)
-            qkv = block.attention.branches(encoding, h, rows, new)
-            arguments, own = caching.step(encoding, remembered, *qkv, tok, row, cursor)
-            appended.append(_constrained(own))
-            return encoding.merge(sharded_attend(encoding, *arguments, heads_first=True, implementation='dense'))
+    def mix(h, encoding, place, block, remembered):
+        tok = cache.tokens[place]
+        valid = None if tok.valid is None else tok.slice(cursor, 1).valid
+        row = layer_rows(h, valid, 0)
+        rows = new = None
+        if encoding.opens('branch'):
+            rows, new = jnp.concatenate([remembered.rows, row], axis=1), tok.slice(cursor, 1)
+        qkv = block.attention.branches(encoding, h, rows, new)
+        arguments, own = caching.step(encoding, remembered, *qkv, tok, row, cursor)
+        out = encoding.merge(sharded_attend(encoding, *arguments, heads_first=True, implementation='dense'))
+        return out, _constrained(own)
 
-        x = block.around(x, mix)
-    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=tuple(appended))
+    x, appended = model.loop_layers(mix, x, cache.layers, layers)
+    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=appended)
 
 
 def _constrained(layer: LayerCache) -> LayerCache:
     k, v = (constrain(a, 'batch', 'kv_heads', None, None) for a in (layer.k, layer.v))
     return dataclasses.replace(layer, k=k, v=v)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """What `generate` remembers of a text and how it goes on: here everything. Methods that keep less override both.
+
+    A pytree. `empty` is the cache of the whole text to come, its tokens placed, before anything was read.
+    """
+
+    def prefill(
+        self, model: Transformer, empty: Cache, prompts: Int[Array, 'B T']
+    ) -> tuple[Float[Array, 'B 1 V'], Cache]:
+        """Logits of the last prompt token, and the cache."""
+        return prefill(model, empty, prompts, last=1)
+
+    def step(
+        self, model: Transformer, empty: Cache, cache: Cache, tokens: Int[Array, 'B'], layers: list[tuple[int, Block]]
+    ) -> tuple[Float[Array, 'B V'], Cache]:
+        """Appends one token a row: logits of what follows, and the cache with it."""
+        return decode_step(model, cache, tokens, layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,35 +176,54 @@ class _Plan:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _generate(plan: _Plan, state, prompts, tok, key):
+def _generate(plan: _Plan, state, prompts, tok, decoding, key):
     model = nnx.merge(plan.graphdef, state)
+    empty = init_cache(model, tok)
+    logits, cache = decoding.prefill(model, empty, prompts)
+    new = _continue(plan, model, decoding, empty, cache, logits[:, -1], key, prompts.dtype)
+    return jnp.concatenate([prompts, new], axis=1)
+
+
+def continue_cache(
+    model: Transformer, cache: Cache, logits: Float[Array, 'B V'], *, steps: int, temperature: float, key: Array | None
+) -> Int[Array, 'B steps']:
+    """Tokens behind a filled cache, the first of them drawn from `logits`; arguments are not checked here."""
+    graphdef, state = nnx.split(model)
+    return _continue_cache(_Plan(graphdef, steps, float(temperature), None, None, None), state, cache, logits, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _continue_cache(plan, state, cache, logits, key):
+    return _continue(plan, nnx.merge(plan.graphdef, state), Decoding(), cache, cache, logits, key, jnp.int32)
+
+
+def _continue(plan, model, decoding, empty, cache, logits, key, dtype):
     draw = lambda logits, number: sample(
         logits,
         None if key is None else jax.random.fold_in(key, number),
         temperature=plan.temperature,
         top_k=plan.top_k,
         top_p=plan.top_p,
-    ).astype(prompts.dtype)
-    logits, cache = prefill(model, init_cache(model, tok), prompts, last=1)
-    first, layers = draw(logits[:, -1], 0), model.layers()
+    ).astype(dtype)
+    first, layers = draw(logits, 0), model.layers()
 
     # Carried without the axis of a single row (see `caching.step`), keys and values are updated in place.
-    single = prompts.shape[0] == 1
+    single = logits.shape[0] == 1
     carried = lambda cache: dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[0], cache.layers)) if single else cache
     whole = lambda cache: dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[None], cache.layers)) if single else cache
 
     def one(loop, number):
         cache, token, done = loop
-        logits, cache = decode_step(model, whole(cache), token, layers)
+        logits, cache = decoding.step(model, empty, whole(cache), token, layers)
         following = draw(logits, number)
         if plan.eos is not None:
             done = done | (token == plan.eos)
             following = jnp.where(done, plan.eos, following)
         return (carried(cache), following, done), following
 
-    done = jnp.zeros(prompts.shape[0], bool)
+    done = jnp.zeros(logits.shape[0], bool)
     _, rest = jax.lax.scan(one, (carried(cache), first, done), jnp.arange(1, plan.steps))
-    return jnp.concatenate([prompts, first[:, None], rest.T], axis=1)
+    return jnp.concatenate([first[:, None], rest.T], axis=1)
 
 
 def generate(
@@ -201,6 +239,7 @@ def generate(
     top_p: float | None = None,
     eos: int | None = None,
     capacity: int | None = None,
+    decoding: Decoding = Decoding(),
 ) -> Int[Array, 'B T+new']:
     """Continues prompts token by token; compiled once per shape and choice of arguments.
 
@@ -216,6 +255,8 @@ def generate(
       top_p: draw among the fewest most probable tokens whose probabilities reach p.
       eos: a row that has produced this token produces nothing else from there on.
       capacity: slots of the cache; None for as many as are needed.
+      decoding: what is remembered: everything, or `duo_attention.streaming(model)`, `double_sparsity.Sparse(...)`,
+        `lm_infinite.ConstantCache(...)`.
 
     Returns:
       The prompts (with their padding) followed by the new tokens.
@@ -266,4 +307,4 @@ def generate(
     tok = Tokens.of(length=capacity, positions=positions, valid=valid)
     graphdef, state = nnx.split(model)
     plan = _Plan(graphdef, max_new_tokens, float(temperature), top_k, top_p, eos)
-    return _generate(plan, state, prompts, tok, None if temperature == 0 else key)
+    return _generate(plan, state, prompts, tok, decoding, None if temperature == 0 else key)

@@ -1,7 +1,7 @@
 """The transformer, decoder or encoder: one stem, layers scanned over stacked variables, one output."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -328,6 +328,32 @@ class Transformer(nnx.Module):
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             group = jax.checkpoint(group, prevent_cse=False, policy=policy)
         return jax.lax.scan(group, x, (jnp.arange(self.cfg.layers // period), states))
+
+    def loop_layers(
+        self, mix: Callable, x: Float[Array, 'B T D'], states: Sequence, layers: list[tuple[int, Block]] | None = None
+    ) -> tuple[Float[Array, 'B T D'], tuple]:
+        """Takes `x` through all layers one after the other, each with what it remembers, which need not be alike.
+
+        Args:
+          mix: `mix(h, encoding, place, block, own)` takes the normed input of a layer and its state to the result of the heads
+            [B, T, N, H] and the state after it.
+          x: the input of the first layer.
+          states: one per layer.
+          layers: `layers()`, for a loop that cuts them out of their stacks once (XLA does not hoist it).
+
+        Returns:
+          The last x, and the states after.
+        """
+        after = []
+        for (place, block), own in zip(self.layers() if layers is None else layers, states, strict=True):
+
+            def mixed(h):
+                out, grown = mix(h, self.encoding(place, block), place, block, own)
+                after.append(grown)
+                return out
+
+            x = block.around(x, mixed)
+        return x, tuple(after)
 
     def merged(self) -> 'Transformer':
         """The same function without adapters: their products are added into the projections."""

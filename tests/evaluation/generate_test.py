@@ -71,6 +71,8 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):
         ('learned', ['--tokens=40'], r'a prompt of 3 tokens and 40 new ones: .* position 42, which is not in 0 .. 31'),
         ('rope', ['--prompt='], 'a prompt is empty'),
         ('rope', ['--temperature=1', '--top_p=1.5'], r'top_p must lie in \(0, 1\], got 1.5'),
+        ('rope', ['--constant_cache=0'], 'room for new tokens, at least 1, got 0'),
+        ('rope', ['--constant_cache=4'], 'needs lm_infinite in every layer'),
         ('rope', ['--samples=2'], 'temperature=0 makes the 2 samples equal'),
         ('rope', ['--extend=yran(factor=2.0)'], "did you mean 'yarn'"),
     ],

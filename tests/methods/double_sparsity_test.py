@@ -12,6 +12,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.cache.double_sparsity import (
+    Sparse,
     calibrate,
     channel_scores,
     decode_step,
@@ -25,7 +26,7 @@ from posenc_jax.cache.double_sparsity import (
 )
 from posenc_jax.core.encoding import scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import init_cache, prefill
+from posenc_jax.model.decode import generate, init_cache, prefill
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'double_sparsity.json').read_text())['values']
 BASE = dict(vocab_size=13, train_len=16, layers=3, width=32, heads=4, kv_heads=2, encoding='rope()')
@@ -98,10 +99,10 @@ def decoded(model, channels, prompt, tok, **options):
     """Logits of every token behind a prompt that was read densely."""
     dense = {name: value for name, value in options.items() if name == 'dense_layers'}
     _, cache = jax.jit(functools.partial(prefill, last=1))(model, init_cache(model, tok), TEXT[:, :prompt])
-    labelled, rows = label(cache, channels, **dense), []
+    cache, rows = label(cache, channels, **dense), []
     step = jax.jit(functools.partial(decode_step, keep=options['keep']))
     for t in range(prompt, TEXT.shape[1]):
-        logits, labelled = step(model, labelled, TEXT[:, t])
+        logits, cache = step(model, cache, TEXT[:, t], channels)
         rows.append(logits)
     return np.stack(rows, 1)
 
@@ -149,6 +150,18 @@ def test_calibrated_channels_find_better_keys_than_random_ones():
     assert error(channels) < 0.5 * error(others)
 
 
+def test_generating_reads_few_keys():
+    model = model_of()
+    channels = calibrate(model, TEXT, groups=4)
+    for keep, dense_layers in ((2, 0), (50, 1)):
+        sparse = Sparse(channels, keep=keep, dense_layers=dense_layers)
+        out = generate(model, TEXT[:, :2], max_new_tokens=10, temperature=0.0, decoding=sparse)
+        oracle = sparse_logits(model, channels, out[:, :-1], keep=keep, dense_layers=dense_layers)
+        np.testing.assert_array_equal(out[:, 2:], oracle[:, 1:].argmax(-1))
+        alone = generate(model, TEXT[:1, :2], max_new_tokens=10, temperature=0.0, decoding=sparse)
+        np.testing.assert_array_equal(alone, out[:1])
+
+
 def test_what_cannot_be_is_refused():
     model = model_of()
     channels = calibrate(model, TEXT, groups=4)
@@ -164,8 +177,12 @@ def test_what_cannot_be_is_refused():
         (lambda: label(init_cache(model, pj.Tokens.of(length=20)), channels), 'call prefill first'),
         (lambda: label(cache, channels[:, :3]), r'3 layers and 2 query heads, got \(3, 3, 2\)'),
         (lambda: label(cache, channels[0]), r'got \(4, 2\)'),
-        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], keep=2), '20 slots is full'),
-        (lambda: decode_step(model, label(cache, channels[:, :2]), TEXT[:, 0], keep=0), 'keep=0'),
+        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], channels, keep=2), '20 slots is full'),
+        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], channels, keep=0), 'keep=0'),
+        (
+            lambda: decode_step(model, label(cache, channels), TEXT[:, 0], channels[:, :2], keep=2),
+            r'3 layers and 4 query heads, got \(3, 2, 2\)',
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -11,10 +11,20 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.cache.duo_attention import DuoAttention, decode_step, deploy, heads_of, prefill, retrieval_heads, with_mask
+from posenc_jax.cache.duo_attention import (
+    DuoAttention,
+    decode_step,
+    deploy,
+    heads_of,
+    prefill,
+    retrieval_heads,
+    streaming,
+    with_mask,
+)
 from posenc_jax.core.compose import chain, parts_of
 from posenc_jax.mask.basic import Causal
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.decode import generate, init_cache
 from posenc_jax.tasks.retrieval import Passkeys
 from posenc_jax.training.duo_gates import gate_loss, mixed_hidden, train_gates
 
@@ -109,7 +119,7 @@ def test_deployed_heads_say_what_they_are():
 
 def decoded(model, tok, prompt, **options):
     """Logits of every token from the last of the prompt on."""
-    read = jax.jit(lambda prompt: prefill(model, tok, prompt, last=1, **options))
+    read = jax.jit(lambda prompt: prefill(model, init_cache(model, tok), prompt, last=1, **options))
     logits, cache = read(jnp.asarray(TEXT[:, :prompt]))
     rows, step = [logits[:, -1]], jax.jit(functools.partial(decode_step, model))
     for t in range(prompt, TEXT.shape[1]):
@@ -137,7 +147,7 @@ def test_decoding_equals_the_deployed_pass(encoding, sink, recent, prompt):
 
 def test_a_single_row_is_written_without_its_axis():
     model, text = deploy(model_of(), RETRIEVAL, sink=1, recent=2), jnp.asarray(TEXT[:1, :12])
-    _, cache = prefill(model, pj.Tokens.of(length=12), text[:, :9])
+    _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=12)), text[:, :9])
     step = jax.jit(functools.partial(decode_step, model))
     for t in range(9, 12):
         logits, cache = step(cache, text[:, t])
@@ -154,25 +164,26 @@ def test_rows_with_padding_in_front():
 
 def test_a_prompt_read_in_full_is_that_of_the_base_model():
     model = deploy(model_of(), RETRIEVAL, sink=1, recent=2)
-    full, _ = prefill(model, pj.Tokens.of(length=20), jnp.asarray(TEXT), full=True)
+    full, _ = prefill(model, init_cache(model, pj.Tokens.of(length=20)), jnp.asarray(TEXT), full=True)
     np.testing.assert_allclose(full, model_of()(jnp.asarray(TEXT)), atol=2e-5)
     assert np.abs(full - model(jnp.asarray(TEXT))).max() > 1e-2
 
 
 def test_streaming_heads_keep_a_constant_number_of_keys():
     model = deploy(model_of(), RETRIEVAL, sink=2, recent=3)
-    sizes = [prefill(model, pj.Tokens.of(length=n), jnp.asarray(TEXT))[1].nbytes for n in (50, 100)]
+    sizes = [prefill(model, init_cache(model, pj.Tokens.of(length=n)), jnp.asarray(TEXT))[1].nbytes for n in (50, 100)]
     key = 4 * 2 * 2 * 4  # float32, keys and values, rows, head width
     retrieval, streaming = RETRIEVAL.sum(), (~RETRIEVAL).sum()
     assert sizes == [key * (retrieval * n + streaming * 6) for n in (50, 100)]
 
 
 def test_generation_keeps_all_keys_and_says_the_same():
-    from posenc_jax.model.decode import generate
-
     model = deploy(model_of(), RETRIEVAL, sink=1, recent=2)
     out = generate(model, TEXT[:, :8], max_new_tokens=6, temperature=0)
-    logits, cache = prefill(model, pj.Tokens.of(length=14), jnp.asarray(TEXT[:, :8]))
+    for rows in (2, 1):
+        again = generate(model, TEXT[:rows, :8], max_new_tokens=6, temperature=0, decoding=streaming(model))
+        np.testing.assert_array_equal(again, out[:rows])
+    logits, cache = prefill(model, init_cache(model, pj.Tokens.of(length=14)), jnp.asarray(TEXT[:, :8]))
     token, step = logits[:, -1].argmax(-1), jax.jit(functools.partial(decode_step, model))
     for t in range(8, 14):
         np.testing.assert_array_equal(out[:, t], token)
@@ -187,7 +198,8 @@ def test_generation_keeps_all_keys_and_says_the_same():
 def test_what_cannot_be_is_refused():
     model, text = model_of(), jnp.asarray(TEXT)
     gates, deployed = jnp.ones((3, 2)), deploy(model, RETRIEVAL)
-    cache = prefill(deployed, pj.Tokens.of(length=20), text)[1]
+    dynamic = deploy(model_of(encoding='rope(freqs=dynamic_ntk())'), RETRIEVAL)
+    cache = prefill(deployed, init_cache(deployed, pj.Tokens.of(length=20)), text)[1]
     hole, right = np.ones((2, 20), bool), np.ones((2, 20), bool)
     hole[1, 5], right[0, 16:18] = False, False
     for call, message in [
@@ -202,23 +214,24 @@ def test_what_cannot_be_is_refused():
         (lambda: deploy(model_of(encoding='lm_infinite(encoding=rope())'), RETRIEVAL), 'found none in lm_infinite'),
         (lambda: with_mask(chain(Causal(), Causal()), DuoAttention(1, 2, (), 2, 2)), 'found 2 in causal'),
         (lambda: DuoAttention(1.5, 2, (), 2, 2), 'integers sink >= 0 .*got sink=1.5'),
-        (lambda: prefill(deployed, pj.Tokens.of(valid=np.ones((3, 20), bool)), text), 'tok is of 3 rows, the prompts of 2'),
-        (lambda: prefill(deployed, pj.Tokens.of(length=20), text[0]), r'integers \[B, T\] .*got int32 \(18,\)'),
-        (lambda: prefill(deployed, pj.Tokens.of(valid=hole), text), 'slot 5 of row 1 is padding behind a token'),
-        (lambda: prefill(deployed, pj.Tokens.of(valid=right), text), 'slot 16 of row 0 is padding behind a token'),
+        (lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(valid=np.ones((3, 20), bool))), text), 'the cache is of 3 rows, the prompts of 2'),
+        (lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(length=20)), text[0]), r'integers \[B, T\] .*got int32 \(18,\)'),
+        (lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(valid=hole)), text), 'slot 5 of row 1 is padding behind a token'),
+        (lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(valid=right)), text), 'slot 16 of row 0 is padding behind a token'),
         (lambda: decode_step(deployed, cache, text[0, :1]), r'each of 2 rows, got int32 \(1,\)'),
         (lambda: DuoAttention(1, 2, (2,), 4, 2), r'key heads of 0 .. 1, each once; got \(2,\)'),
         (lambda: mixed_hidden(model, gates.T, text, sink=1, recent=2), r'3 layers and 2 key heads, got \(2, 3\)'),
         (lambda: mixed_hidden(model, gates, text, sink=1, recent=0), 'recent=0'),
         (lambda: train_gates(model, [], steps=2, progress=False), '2 steps need as many batches, got 0'),
-        (lambda: prefill(model, pj.Tokens.of(length=20), text), 'this cache is for duo_attention.* got rope'),
-        (lambda: prefill(deploy(model, RETRIEVAL), pj.Tokens.of(length=10), text), '18 tokens do not fit a cache of 10'),
+        (lambda: prefill(model, init_cache(model, pj.Tokens.of(length=20)), text), 'this cache is for duo_attention.* got rope'),
+        (lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(length=10)), text), '18 tokens do not fit a cache of 10'),
+        (lambda: prefill(deployed, cache, text), 'needs an empty cache'),
         (
-            lambda: prefill(deploy(model, RETRIEVAL), pj.Tokens.of(segment=np.zeros((1, 20), int)), text),
+            lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(segment=np.zeros((1, 20), int))), text),
             'packed documents; give each a row',
         ),
         (
-            lambda: prefill(deploy(model_of(encoding='rope(freqs=dynamic_ntk())'), RETRIEVAL), pj.Tokens.of(length=20), text),
+            lambda: prefill(dynamic, init_cache(dynamic, pj.Tokens.of(length=20)), text),
             'but rope reads more',
         ),
     ]:
@@ -228,7 +241,7 @@ def test_what_cannot_be_is_refused():
 
 def test_a_full_cache_takes_no_more():
     model = deploy(model_of(), RETRIEVAL)
-    _, cache = prefill(model, pj.Tokens.of(length=18), jnp.asarray(TEXT))
+    _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=18)), jnp.asarray(TEXT))
     with pytest.raises(ValueError, match='18 slots is full'):
         decode_step(model, cache, jnp.asarray(TEXT[:, 0]))
 

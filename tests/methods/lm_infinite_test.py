@@ -12,9 +12,9 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.cache import Cache, LayerCache, keep_ends
 from posenc_jax.core.registry import SpecError
-from posenc_jax.extension.lm_infinite import constant_cache
+from posenc_jax.extension.lm_infinite import ConstantCache, constant_cache
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
+from posenc_jax.model.decode import decode_step, generate, init_cache, prefill
 from posenc_jax.rotation.rope import rope
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'lm_infinite.json').read_text())['values']
@@ -279,6 +279,22 @@ def test_only_what_stays_hidden_may_be_forgotten():
         _, cache = prefill(model, empty := init_cache(model, pj.Tokens.of(length=16)), rows)
         with pytest.raises(ValueError, match=message):
             constant_cache(model, cache, empty.tokens)
+
+
+@pytest.mark.parametrize('rows, prompt, room', [(2, 5, 3), (1, 3, 1), (1, 9, 40)])
+def test_generating_with_a_constant_cache_says_the_same(rows, prompt, room):
+    model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
+    tokens = jax.random.randint(jax.random.key(1), (rows, prompt), 0, 11)
+    valid = np.arange(prompt)[None] >= np.array([[0], [2]])[:rows]  # padding in front of the second
+    arguments = dict(max_new_tokens=16, temperature=0.0, valid=valid)
+    expected = generate(model, tokens, **arguments)
+    constant = ConstantCache(room=room)
+    np.testing.assert_array_equal(generate(model, tokens, **arguments, decoding=constant), expected)
+
+
+def test_generating_refuses_to_forget_what_a_model_sees():
+    with pytest.raises(ValueError, match='needs lm_infinite in every layer'):
+        generate(model_of('rope()'), [[1, 2]], max_new_tokens=2, temperature=0.0, decoding=ConstantCache())
 
 
 def test_room_beyond_the_text_is_padding():

@@ -1,0 +1,123 @@
+"""Text written in any order, one byte at a time and in bursts: loss, passes through the model, time, and what a judge says.
+
+Command:   python -m configs.sweeps.any_order [--seeds 0 1] [--workdir runs/any_order] [--set train.steps=500]
+Time:      not measured yet
+Two models of each seed: shuffled texts (a curriculum from left to right over the first quarter of the steps) and texts from
+left to right. Measured: the loss of both on test text in either order; texts of several lengths behind 8 given bytes, written
+by the first from left to right, in random order one at a time and in bursts; their model evaluations, seconds, and
+their loss under the second model, beside that of real text. Results: WORKDIR/written. What is complete is not trained again.
+Paper:     Pannatier et al. (arXiv 2404.09562): bursts write text and mazes with an order of magnitude fewer evaluations; a
+           model of all orders has a higher loss at first and needs longer training than one of a single order.
+"""
+
+import argparse
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from configs.sweeps.runs import train_run
+from configs.sweeps.tables import report
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.spec import build, parse
+from posenc_jax.model.any_order import burst_sample, sample_in_order
+from posenc_jax.training.checkpoint import restore_model
+from posenc_jax.training.step import target_losses, tokens_of
+
+LENGTH, KNOWN, STEPS = 128, 8, 1500
+FIELDS = {
+    'encoding': f'sigma_gpt(max_len={LENGTH + 1})', 'train.length': LENGTH, 'train.min_length': LENGTH, 'train.steps': STEPS,
+    'train.eval_every': 500, 'train.save_every': 500,
+}  # fmt: skip
+TASKS = {
+    'shuffled': f'any_order(task=language(), curriculum={STEPS // 4})',
+    'left_to_right': "any_order(task=language(), order='left_to_right')",
+}
+
+
+def losses(model, batch) -> float:
+    """Mean loss of the scored targets of a batch of `any_order`, in nats a byte."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, batch):
+        logits = nnx.merge(graphdef, state)(batch['tokens'], tokens_of(batch))
+        found = target_losses(logits, batch['targets'])[0] * batch['loss_mask']
+        return found.sum() / batch['loss_mask'].sum()
+
+    return float(run(state, jax.tree.map(jnp.asarray, batch)))
+
+
+def judged(model, text) -> float:
+    """Mean loss of the bytes behind the given ones, from left to right."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, text):
+        logits = nnx.merge(graphdef, state)(text[:, :-1], Tokens.of(length=text.shape[1] - 1))
+        return target_losses(logits, text[:, 1:])[0][:, KNOWN - 1 :].mean()
+
+    return float(run(state, jnp.asarray(text)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/any_order')
+    parser.add_argument('--lengths', type=int, nargs='+', default=[32, 64, 128], help=f'of texts, {KNOWN} given bytes included')
+    parser.add_argument('--texts', type=int, default=16, help='of each length')
+    parser.add_argument('--orders', type=int, nargs='+', default=[1, 8], help='orders that a burst tries')
+    parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields')
+    arguments = parser.parse_args()
+    rows = []
+    for seed in arguments.seeds:
+        models = {}
+        for name, task in TASKS.items():
+            fields = {**FIELDS, 'task': task, 'seed': seed}
+            run = train_run(arguments.workdir / f'{name}_{seed}', 'configs/quickstart.py', fields, arguments.set)
+            config, models[name], _ = restore_model(run)
+        for order in ('left_to_right', 'random'):
+            task = build(parse(f"any_order(task=language(), order='{order}', in_evaluation=True)", ('task',)).nodes[0], {})
+            batch = task.dataset(length=LENGTH, batch_size=64, seed=0, split='test')[0]
+            for name, model in models.items():
+                rows.append((f'loss, read {order}', name, LENGTH, seed, losses(model, batch)))
+        plain = build(parse('language()', ('task',)).nodes[0], {})
+        for length in arguments.lengths:
+            real = plain.dataset(length=length - 1, batch_size=arguments.texts, seed=1, split='test')[0]
+            texts = np.concatenate([real['tokens'][:, :1], real['targets']], axis=1)
+            rows.append(('loss under the judge', 'real text', length, seed, judged(models['left_to_right'], texts)))
+            rng = np.random.default_rng(seed)
+            straight = np.arange(length)[None]
+            shuffled = np.concatenate([np.arange(KNOWN), KNOWN + rng.permutation(length - KNOWN)])[None]
+            ways = {
+                'left to right': lambda text, key: sample_in_order(models['shuffled'], text, straight, known=KNOWN, key=key),
+                'random order': lambda text, key: sample_in_order(models['shuffled'], text, shuffled, known=KNOWN, key=key),
+                'left to right, by the judge': lambda text, key: sample_in_order(
+                    models['left_to_right'], text, straight, known=KNOWN, key=key
+                ),
+            }
+            for orders in arguments.orders:
+                ways[f'bursts, {orders} orders'] = lambda text, key, orders=orders: burst_sample(
+                    models['shuffled'], text, shuffled, known=KNOWN, key=key, orders=orders
+                )
+            for name, write in ways.items():
+                key, found, seconds, evaluations = jax.random.key(seed), [], [], []
+                write(texts[:1], key)  # compiles
+                for n in range(arguments.texts):
+                    begin = time.perf_counter()
+                    out = write(texts[n : n + 1], jax.random.fold_in(key, n))
+                    found.append(np.asarray(out.tokens))
+                    seconds.append(time.perf_counter() - begin)
+                    evaluations.append(out.evaluations)
+                rows.append(('evaluations', name, length, seed, float(np.mean(evaluations))))
+                rows.append(('milliseconds a text', name, length, seed, 1e3 * float(np.median(seconds))))
+                loss = judged(models['left_to_right'], np.concatenate(found))
+                rows.append(('loss under the judge', name, length, seed, loss))
+    report(rows, arguments.workdir / 'written', title='sigma_gpt', x='bytes', value='nats a byte, passes, ms')
+
+
+if __name__ == '__main__':
+    main()
