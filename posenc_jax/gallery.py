@@ -174,11 +174,9 @@ def thumbnail(encoding: Encoding, path: str | pathlib.Path, probe: Probe = Probe
 
 
 def _figure(size, panels):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis in axes:
         axis.spines[['top', 'right']].set_visible(False)

@@ -47,11 +47,9 @@ def report(
 
 
 def _draw(rows, panels: Sequence[str], path, title, x, value, log, trained):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * len(panels) + 1.4, 4.0), layout='constrained')
-    FigureCanvasAgg(figure)
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         here = [row for row in rows if row[0] == panel]
         for number, variant in enumerate(dict.fromkeys(row[1] for row in here)):

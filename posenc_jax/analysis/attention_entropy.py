@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.analysis.watch import watch_encodings
+from posenc_jax.analysis.watch import over_queries, watch_encodings
 from posenc_jax.cache.contexts import QUERY, ContextMask, check_model, with_part
 from posenc_jax.cache.parallel_context_entropy import SelectedPieces, piece_layout
 from posenc_jax.core.attention import pair_logits
@@ -145,24 +145,18 @@ def stream(
     block: int,
 ) -> Float[Array, 'N']:
     """Entropies of one layer, summed over the rows that count, from projected queries and keys."""
-    length = q.shape[1]
-    block = min(block, length)
-    room = -length % block
     k = jnp.swapaxes(k, 1, 2)
-    pad = lambda a: jnp.pad(a, [(0, room if axis == 1 else 0) for axis in range(a.ndim)])
-    q, tq, counted = jax.tree.map(pad, (q, tq, counted))
 
-    def one(total, start):
-        own_q, own_tq, own = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), (q, tq, counted))
-        own_q = jnp.swapaxes(own_q, 1, 2)
+    def one(total, start, rows):
+        own_q, own_tq, own = jnp.swapaxes(rows[0], 1, 2), *rows[1:]
         carry = encoding.open(own_q, own_tq)
         if encoding.opens('turn'):
             carry = encoding.turn(carry, pair_logits(encoding, own_q, k, own_tq, tk, carry)[1])
         s, _, seen = pair_logits(encoding, own_q, k, own_tq, tk, carry)
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
-        return total + jnp.where(own[:, None], row_entropy(p), 0.0).sum((0, 2)), None
+        return total + jnp.where(own[:, None], row_entropy(p), 0.0).sum((0, 2))
 
-    return jax.lax.scan(one, jnp.zeros(q.shape[2]), jnp.arange(0, length + room, block))[0]
+    return over_queries(one, jnp.zeros(q.shape[2]), (q, tq, counted), block)
 
 
 class OfPieces(NamedTuple):
@@ -232,11 +226,9 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
       ...     entropy_plot({'whole': AttentionEntropy(np.ones((3, 2)), 1)}, folder + '/h.png').stat().st_size > 1000
       True
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path, figure = pathlib.Path(path), Figure(figsize=(5.2, 3.4), layout='constrained')
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     for label, entropy in found.items():
         axis.plot(entropy.heads.mean(-1), marker='o', markersize=3, linewidth=1.2, label=f'{label}: {entropy.mean:.2f}')

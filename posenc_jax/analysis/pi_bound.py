@@ -51,13 +51,11 @@ def bound_plot(
       ...     bound_plot(folder + '/bound.png', longest=64).stat().st_size > 1000
       True
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path, theta = pathlib.Path(path), rope_frequencies(head_dim, base)
     distance = np.arange(longest)
     figure = Figure(figsize=(6.0, 3.6), layout='constrained')
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     axis.plot(distance, 2 * extrapolation_bound(distance, theta), label='extrapolation: 2 B(s) / d')
     axis.axhline(interpolation_constant(theta) / 4 / head_dim, color='C1', label='interpolation, halfway: C / (4 d)')

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.analysis.token_distance import spearman
-from posenc_jax.analysis.watch import watch_encodings
+from posenc_jax.analysis.watch import known, over_queries, watch_encodings
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import DOORS, Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, register
@@ -276,36 +276,28 @@ def attention_fields(
 ) -> tuple[Float[Array, 'N'], Float[Array, 'N'], Float[Array, 'N L'], Int[Array, 'L']]:
     """The sums behind `ReceptiveField` for one layer, from projected queries and keys."""
     batch, length, heads, _ = q.shape
-    block = min(block, length)
-    known = lambda tok: dataclasses.replace(
-        tok, valid=jnp.ones((batch, length), bool) if tok.valid is None else jnp.broadcast_to(tok.valid, (batch, length))
-    )
-    tq, tk = known(tq), known(tk)
-    k = jnp.swapaxes(k, 1, 2)
-    room = -length % block
-    q, tq = jax.tree.map(lambda a: jnp.pad(a, [(0, room * (axis == 1)) for axis in range(a.ndim)]), (q, tq))
-    distance = jnp.arange(length)
+    tq, tk = known(tq, batch), known(tk, batch)
+    k, distance = jnp.swapaxes(k, 1, 2), jnp.arange(length)
 
-    def one(sums, start):
-        q_rows, rows = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), (q, tq))
-        q_rows = jnp.swapaxes(q_rows, 1, 2)
+    def one(sums, start, own):
+        q_rows, rows = jnp.swapaxes(own[0], 1, 2), own[1]
         allowed = encoding.mask(rows, tk)
         seen = rows.valid[:, None, :, None] & tk.valid[:, None, None, :]
         seen = seen if allowed is None else seen & allowed
         s, carry = encoding.match(q_rows, k, rows, tk, seen, encoding.open(q_rows, rows))
         s, _ = encoding.score(s, rows, tk, seen, carry)
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
-        at = (start + jnp.arange(block))[:, None] - distance
+        at = (start + jnp.arange(rows.length))[:, None] - distance
         p = jnp.where(at >= 0, jnp.take_along_axis(p, jnp.clip(at, 0, length - 1)[None, None], axis=-1), 0.0)
         width = 1 + (jnp.cumsum(p, axis=-1) <= 1 - epsilon).sum(-1)
         looks = p.sum(-1) > 0.5  # not a row without a key
         has = rows.valid[..., None] & (rows.order[..., None] >= distance)
-        has = jnp.broadcast_to(has, (batch, block, length))
+        has = jnp.broadcast_to(has, (batch, rows.length, length))
         here = jnp.where(looks, width, 0).sum((0, 2)), looks.sum((0, 2)), p.sum((0, 2)), has.sum((0, 1))
-        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, here), None
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, here)
 
     empty = jnp.zeros(heads), jnp.zeros(heads), jnp.zeros((heads, length)), jnp.zeros(length, jnp.int32)
-    return jax.lax.scan(one, empty, jnp.arange(0, length + room, block))[0]
+    return over_queries(one, empty, (q, tq), block)
 
 
 class Compared(NamedTuple):
@@ -344,11 +336,9 @@ def by_method(rows: Sequence[Compared]) -> list[Compared]:
 
 
 def _axis(path: str | pathlib.Path):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.8), layout='constrained')
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     axis.spines[['top', 'right']].set_visible(False)
     return pathlib.Path(path), figure, axis

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.analysis.rope_usage import planes
-from posenc_jax.analysis.watch import check_rotary, plane_heatmap, watch_layers
+from posenc_jax.analysis.watch import check_rotary, known, over_queries, plane_heatmap, watch_layers
 from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
@@ -210,20 +210,12 @@ def stream(
     block: int,
 ) -> tuple[Moments, Float[Array, 'N F'], Float[Array, 'N'], Array]:
     """The sums behind `TokenDistance` for one layer, from rotated queries and keys; `encoding` masks."""
-    batch, length, heads, width = q.shape
-    block = min(block, length)
-    known = lambda tok: dataclasses.replace(
-        tok, valid=jnp.ones((batch, length), bool) if tok.valid is None else jnp.broadcast_to(tok.valid, (batch, length))
-    )
-    tq, tk = known(tq.without_feats()), known(tk)
+    batch, _, heads, width = q.shape
+    tq, tk = known(tq.without_feats(), batch), known(tk, batch)
     k = jnp.swapaxes(k, 1, 2).astype(jnp.float32)
     k_planes = jnp.moveaxis(planes(k, count, layout), -2, 0)
-    room = -length % block
-    padded = lambda a: jnp.pad(a, [(0, room if axis == 1 else 0) for axis in range(a.ndim)])
-    q, tq = padded(q.astype(jnp.float32)), jax.tree.map(padded, tq)
 
-    def one(sums, start):
-        own = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), (q, tq))
+    def one(sums, start, own):
         q_rows, rows = jnp.swapaxes(own[0], 1, 2), own[1]
         s = scaled_dot_product(q_rows, k)
         seen = rows.valid[:, None, :, None] & tk.valid[:, None, None, :]
@@ -254,11 +246,11 @@ def stream(
             weighed_before + weighed,
             reached + total(p * distance),
             queries + rows.valid.sum(),
-        ), None
+        )
 
     flat, wide = jnp.zeros((heads, 1)), jnp.zeros((heads, count))
     empty = (Moments(flat, wide, flat, wide, flat, wide), wide, jnp.zeros(heads), jnp.zeros((), jnp.int32))
-    return jax.lax.scan(one, empty, jnp.arange(0, length + room, block))[0]
+    return over_queries(one, empty, (q.astype(jnp.float32), tq), block)
 
 
 def distance_heatmap(found: TokenDistance, path: str | pathlib.Path) -> pathlib.Path:

@@ -1,5 +1,6 @@
 """Looking at the queries and keys of every layer of a model during one forward pass, and at what was found."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -76,6 +77,38 @@ def watch_encodings(
     return jax.tree.map(lambda *places: jnp.stack(places, 1).reshape(-1, *places[0].shape[1:]), *outs)
 
 
+def known(tok: Tokens, batch: int) -> Tokens:
+    """The tokens with `valid` of every row, so that what is padded is told from what is real.
+
+    Example:
+      >>> known(Tokens.of(length=2), 1).valid.tolist()
+      [[True, True]]
+    """
+    valid = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
+    return dataclasses.replace(tok, valid=jnp.broadcast_to(valid, (batch, tok.length)))
+
+
+def over_queries(step: Callable[[Any, Array, Any], Any], sums: Any, rows: Any, block: int) -> Any:
+    """`sums = step(sums, start, rows[:, start : start + block])` from the first block to the last, which is filled with zeros.
+
+    Args:
+      step: adds what a block of queries gives.
+      sums: to begin with.
+      rows: arrays [B, L, ...] or trees of them; zeros are padding, so tokens need `valid` (see `known`).
+      block: queries at a time.
+
+    Example:
+      >>> float(over_queries(lambda total, start, a: total + start * a.sum(), jnp.zeros(()), jnp.ones((1, 5)), 2))
+      8.0
+    """
+    length = jax.tree.leaves(rows)[0].shape[1]
+    block = min(block, length)
+    room = -length % block
+    rows = jax.tree.map(lambda a: jnp.pad(a, [(0, room * (axis == 1)) for axis in range(a.ndim)]), rows)
+    cut = lambda start: jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), rows)
+    return jax.lax.scan(lambda sums, start: (step(sums, start, cut(start)), None), sums, jnp.arange(0, length + room, block))[0]
+
+
 def plane_heatmap(
     values: Float[np.ndarray, 'layers N F'], path: str | pathlib.Path, *, label: str, low: float | None = 0.0
 ) -> pathlib.Path:
@@ -87,13 +120,11 @@ def plane_heatmap(
       ...     plane_heatmap(np.ones((2, 2, 4)), folder + '/usage.png', label='usage').stat().st_size > 1000
       True
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path = pathlib.Path(path)
     layers, heads, count = values.shape
     figure = Figure(figsize=(2.0 + 0.12 * count, 1.4 + 0.12 * layers * heads), layout='constrained')
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     picture = axis.imshow(values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low)
     axis.set_yticks(np.arange(layers) * heads - 0.5, [f'layer {layer}' for layer in range(layers)])

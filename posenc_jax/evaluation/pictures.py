@@ -21,7 +21,6 @@ _TITLE_POINTS = 9.0
 def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib.Path) -> list[pathlib.Path]:
     """Writes by_length.png, by_position.png where positions were measured, by_depth.png of series that have depths; returns
     their paths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     deep = [s for s in series if depths_of([s])]
@@ -39,7 +38,6 @@ def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib
         wide = 4.0 if len(names) > 1 else 6.0
         longest = max(len(s.label) for s in series)
         figure = Figure(figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, 4.2), layout='constrained')
-        FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, names):
             draw(axis, name, series)
@@ -54,7 +52,6 @@ def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib
 
 def _write_depth(series, path):
     """One heat map of exact match for each series: length to the right, depth downwards as in the text."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     depths, lengths = depths_of(series), sorted({m.length for s in series for m in s.runs[0].measurements})
@@ -62,7 +59,6 @@ def _write_depth(series, path):
     rows = -(-len(series) // columns)
     wide, high = max(3.0, 0.62 * len(lengths) + 0.8), max(2.2, 0.36 * len(depths) + 1.4)
     figure = Figure(figsize=(wide * columns + 1.2, high * rows + 0.5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axis in axes.flat[len(series) :]:
         axis.set_visible(False)
