@@ -34,7 +34,7 @@ def filled(cache, length: int, seed: int):
 
 def contender(model: Transformer, start, step, cut_down, length: int, new: int, batch: int):
     """A function that writes `new` tokens behind `length` others, and the bytes of its cache, which `cut_down` makes smaller."""
-    model = model.unstacked()
+    model = model.for_decoding()
     prompt, capacity = jnp.zeros((batch, 1), jnp.int32), length + new
     cache = cut_down(filled(start(model, Tokens.of(length=capacity), prompt), length, 0))
     graphdef, state = nnx.split(model)

@@ -131,7 +131,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         export_pretrained(stacked, folder)
         theirs = LlamaForCausalLM.from_pretrained(folder, attn_implementation='sdpa', dtype=torch.float32).eval()
-    model, rng = stacked.unstacked(), np.random.default_rng(0)
+    model, rng = stacked.for_decoding(), np.random.default_rng(0)
     del stacked
     if not args.skip_prefill:
         rows += prefilling(model, theirs, args, rng)

@@ -105,6 +105,25 @@ def test_without_stacks_the_model_is_the_same(toys):
     np.testing.assert_array_equal(again(apart), again(model))
 
 
+@pytest.mark.parametrize(
+    'fields',
+    [
+        dict(encoding='toy_path() | toy_gate()', kv_heads=1),
+        dict(mlp='swiglu', bias='qkv', norm='rmsnorm'),
+        dict(bias='all', mlp='gelu_erf', norm='layernorm', parallel=True),
+        dict(lora_rank=2),
+    ],
+)
+def test_joined_projections_decode_the_same(toys, fields):
+    model = model_of(**fields)
+    filled = lambda a: a if a.any() else 0.1 * jax.random.normal(jax.random.key(a.size), a.shape)
+    nnx.update(model, jax.tree.map(filled, nnx.state(model, nnx.Param)))  # biases and adapters start at zero
+    joined = model.for_decoding()
+    np.testing.assert_allclose(joined(TOKENS), model(TOKENS), atol=2e-6)
+    again = lambda model: generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)
+    np.testing.assert_array_equal(again(joined), again(model))
+
+
 def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
     model = model_of(layers=1)
     draw = lambda seed, **o: np.asarray(generate(model, TOKENS[:, :PROMPT], max_new_tokens=12, key=jax.random.key(seed), **o))
