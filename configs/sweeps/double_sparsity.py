@@ -1,7 +1,9 @@
 """Double Sparsity on a trained run: loss per target by how many keys a query reads, calibrated against random channels.
 
 Command:   python -m configs.sweeps.double_sparsity --run RUN [--length 512] [--groups 4 16] [--keep 16 32 64 128]
-Time:      not yet timed as a whole
+Time:      36 s for a model of four layers of width 32 and --length 64 on two busy CPU cores
+Number:    recall_0 and recall_1 of configs.sweeps.duo_attention, --groups 4, 4 of 64 keys: .009 and .005 by calibrated
+           channels, 2.1 and 1.8 by random ones; everything else in docs/results/caches.md
 RUN is the directory of a decoder with `rope()` (e.g. of configs/language_model.py). Calibrates on training batches of its own
 task, evaluates on test batches; every query of the pass reads its best keys, in all layers behind the first two. Results:
 OUT/results.csv and picture.
