@@ -21,8 +21,7 @@ from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import check_choice
 from posenc_jax.embedding.sigma_gpt import SigmaGPT
-from posenc_jax.model.decode import decode_step, init_cache, prefill
-from posenc_jax.model.sampling import sample
+from posenc_jax.model.decode import generate, init_cache, prefill
 from posenc_jax.model.transformer import Transformer
 
 Pairing = Literal['intended', 'released']
@@ -78,10 +77,11 @@ def sample_in_order(
     if not temperature >= 0 or (temperature > 0 and key is None):
         raise ValueError(f'temperature is {temperature}: at least 0, and above 0 it needs a key')
     given = known + (start is not None)
-    graphdef, state = nnx.split(model)
-    plan = _Plan(graphdef, given, float(temperature), None)
-    written = _in_order(plan, state, sequence, places, None if temperature == 0 else key)
-    return Written(_in_place(written, places, start), sequence.shape[1] - given)
+    pairs = jnp.stack([places[:, :-1], places[:, 1:]], axis=-1)
+    new = sequence.shape[1] - given
+    drawn = dict(temperature=temperature, key=None if temperature == 0 else key)
+    written = generate(model, sequence[:, :given], max_new_tokens=new, positions=pairs, capacity=pairs.shape[1], **drawn)
+    return Written(_in_place(written, places, start), new)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,29 +91,8 @@ class _Plan:
     graphdef: nnx.GraphDef
     given: int
     temperature: float
-    pairing: str | None
-    orders: int = 0
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _in_order(plan, state, sequence, places, key):
-    model = nnx.merge(plan.graphdef, state)
-    draw = lambda logits, t: sample(
-        logits, None if key is None else jax.random.fold_in(key, t), temperature=plan.temperature, top_k=None, top_p=None
-    ).astype(sequence.dtype)
-    pairs = jnp.stack([places[:, :-1], places[:, 1:]], axis=-1)
-    logits, cache = prefill(model, init_cache(model, Tokens.of(positions=pairs)), sequence[:, : plan.given], last=1)
-    layers = model.layers()
-
-    def one(loop, t):
-        cache, token = loop
-        logits, cache = decode_step(model, cache, token, layers)
-        token = draw(logits, t)
-        return (cache, token), token
-
-    first = draw(logits[:, -1], plan.given)
-    _, rest = jax.lax.scan(one, (cache, first), jnp.arange(plan.given + 1, sequence.shape[1]))
-    return jnp.concatenate([sequence[:, : plan.given], first[:, None], rest.T], axis=1)
+    pairing: str
+    orders: int
 
 
 def burst_sample(

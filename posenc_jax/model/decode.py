@@ -254,7 +254,7 @@ def generate(
       top_k: draw among the k most probable tokens.
       top_p: draw among the fewest most probable tokens whose probabilities reach p.
       eos: a row that has produced this token produces nothing else from there on.
-      capacity: slots of the cache; None for as many as are needed.
+      capacity: slots of the cache; None for one for every token, of which the last stays empty.
       decoding: what is remembered: everything, or `duo_attention.streaming(model)`, `double_sparsity.Sparse(...)`,
         `lm_infinite.ConstantCache(...)`.
 
@@ -278,8 +278,10 @@ def generate(
     (batch, length), vocabulary = prompts.shape, model.cfg.vocab_size
     total = length + max_new_tokens
     capacity = total if capacity is None else capacity
-    if total > capacity:
-        raise ValueError(f'{length} prompt tokens and {max_new_tokens} new ones do not fit a cache of {capacity}')
+    if total - 1 > capacity:
+        raise ValueError(
+            f'{length} prompt tokens and {max_new_tokens} new ones (the last is not stored) do not fit a cache of {capacity}'
+        )
     if not temperature >= 0:
         raise ValueError(f'temperature must be at least 0, got {temperature}')
     if temperature > 0 and key is None:

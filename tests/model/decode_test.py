@@ -152,7 +152,7 @@ def test_wrong_calls_are_errors():
     go = lambda prompts=TOKENS, **o: generate(model, prompts, **{'max_new_tokens': 2, 'temperature': 0.0, **o})
     right = LEFT_PADDED[:, ::-1]
     for call, message in [
-        (lambda: go(capacity=11), '10 prompt tokens and 2 new ones do not fit a cache of 11'),
+        (lambda: go(capacity=10), '10 prompt tokens and 2 new ones .the last is not stored. do not fit a cache of 10'),
         (lambda: go(max_new_tokens=0), 'at least 1, got 0'),
         (lambda: go(TOKENS[0]), r'\[B, T\] .* \(10,\)'),
         (lambda: go(valid=right), 'padded on the left .* row 1'),
