@@ -200,6 +200,32 @@ def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant
     assert list(tmp_path.glob('*.partial')) == []
 
 
+def test_no_genome_is_scored_twice(tmp_path):
+    """What was scored before a stop is kept within an iteration too; a line that was cut short is not."""
+    space, asked, path = Space(8, 4.0), {'seed': 3, 'factor': 4.0}, tmp_path / 'f.json'
+    scores, calls = path.with_name('f.json.scores'), []
+
+    def objective(genome):
+        if len(calls) in (3, 7, 12) and genome not in calls:
+            calls.append(genome)
+            raise Stop
+        calls.append(genome)
+        return distance(genome)
+
+    stops = 0
+    while not path.exists() or command.read(path, asked)[0].iteration < SIZES.iterations:
+        try:
+            end = command.run_search(path, asked, command.read(path, asked)[0], objective, seeds_of(space), space, SIZES)
+        except Stop:
+            stops += 1
+            if stops == 2:
+                scores.write_text(scores.read_text()[:-9])
+    assert stops == 3 and len(calls) == len(end.history) + stops + 1  # the genomes that were stopped at, and the torn line
+    assert not scores.exists()
+    scores.write_text('{"seed": 4}\n[0.0, 0, [1.0]]\n')  # of another search
+    assert command.remembered(scores, asked, lambda genome: 5.0)(Genome((1.0,), 0)) == 5.0
+
+
 def test_a_file_of_another_search_is_refused(tmp_path):
     path, space, asked = tmp_path / 'a.json', Space(8, 4.0), {'seed': 0, 'factor': 4.0, 'overrides': {}}
     assert command.read(path, asked) == (None, {})

@@ -6,8 +6,8 @@
 
 The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. Minimised is the mean perplexity of
 --documents windows of T tokens, spread evenly over the validation split. After every iteration FILE.json (default:
-longrope_T.json in the run, or in runs/NAME) holds the whole state; the same command continues from there and ends as if it
-had never been stopped. Its last field `spec` is what eval.py takes as --config.extend.
+longrope_T.json in the run, or in runs/NAME) holds the whole state, and FILE.json.scores what has been scored since; the same
+command continues from there and ends as if it had never been stopped. Its last field `spec` is what eval.py takes as --config.extend.
 """
 
 import argparse
@@ -160,14 +160,17 @@ def pick_documents(targets: int, length: int, documents: int) -> Windows:
     return Windows(length, start, full, full)
 
 
+_QUIET_SECONDS = 20.0
+
+
 class Progress(LiveLine):
     """Iteration, best perplexity, evaluations done and time left: one live line in a terminal, a plain line for each
-    iteration elsewhere."""
+    iteration elsewhere, and for every evaluation of those that take long."""
 
     def __init__(self, sizes: Sizes, done: int):
         super().__init__('', done, sizes.evaluations)
         self._sizes, self._done = sizes, done
-        self._text, self._clock = 'compiling', None
+        self._text, self._clock, self._said = 'compiling', None, time.perf_counter()
 
     def counting(self, objective: Objective) -> Objective:
         """The objective, with every evaluation counted."""
@@ -177,6 +180,8 @@ class Progress(LiveLine):
             self._done += 1
             self._clock = self._clock or (self._done, time.perf_counter())  # the first one contains compilation
             self.show(completed=self._done, text=f'{self._text}  {self._left()} left')
+            if self._bar is None and time.perf_counter() - self._said > _QUIET_SECONDS:
+                self._say_where()
             return score
 
         return counted
@@ -185,8 +190,12 @@ class Progress(LiveLine):
         """Shows an iteration that is finished and saved."""
         self._text = f'iteration {state.iteration}/{self._sizes.iterations}  best perplexity {state.trace[-1]:.4f}'
         if self._bar is None:
-            self.say(f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self._left()} left')
+            self._say_where()
         self.show(text=f'{self._text}  {self._left()} left')
+
+    def _say_where(self):
+        self._said = time.perf_counter()
+        self.say(f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self._left()} left')
 
     def _left(self) -> str:
         if self._clock is None or self._done == self._clock[0]:
@@ -239,6 +248,38 @@ def write(path: pathlib.Path, asked: Mapping[str, Any], state: State, **found) -
     os.replace(partial, path)
 
 
+def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objective) -> Objective:
+    """The objective with every score appended to a file as it is found, and none found twice: an iteration that is cut short
+    begins again, from the same random state, but not from nothing.
+
+    Args:
+      path: of the scores; begun anew where it belongs to other settings.
+      asked: the settings.
+    """
+    head = json.dumps(asked)
+    lines = path.read_text().splitlines() if path.exists() else []
+    known = {}
+    if lines[:1] == [head]:
+        for line in lines[1:]:
+            try:
+                score, start, factors = json.loads(line)
+            except ValueError:
+                break  # cut short while it was written
+            known[Genome(tuple(factors), start)] = score
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps([score, genome.start, genome.factors]) for genome, score in known.items()]
+    path.write_text('\n'.join([head, *rows, '']))
+
+    def scored(genome):
+        if genome not in known:
+            known[genome] = float(objective(genome))
+            with open(path, 'a', encoding='utf-8') as file:
+                file.write(json.dumps([known[genome], genome.start, genome.factors]) + '\n')
+        return known[genome]
+
+    return scored
+
+
 def run_search(
     path: pathlib.Path,
     asked: Mapping[str, Any],
@@ -256,8 +297,9 @@ def run_search(
       objective: scores a genome, lower is better.
       seeds, space, sizes: see `evolution`.
     """
+    scores = path.with_name(path.name + '.scores')
     with Progress(sizes, 0 if state is None else len(state.history)) as progress:
-        objective = progress.counting(objective)
+        objective = progress.counting(remembered(scores, asked, objective))
         if state is not None:
             progress.say(f'{path}: continuing after iteration {state.iteration} of {sizes.iterations}')
         while state is None or state.iteration < sizes.iterations:
@@ -267,6 +309,7 @@ def run_search(
                 state = advance(state, space, sizes, objective)
             write(path, asked, state)
             progress.report(state)
+    scores.unlink()
     return state
 
 
