@@ -74,8 +74,11 @@ def continue_text(
         raise SpecError(f'{job.directory} was trained on {job.config.task}, which is not text; expected a run of language()')
     rows = [job.task.encode(prompt) for prompt in prompts for _ in range(samples)]
     ids, valid = pad_left(rows)
+    decoding = ConstantCache(constant_cache) if constant_cache else Decoding()
+    model = settings.abstract_model(job.cfg, job.config.extend)
+    decoding.check(model)
     try:
-        settings.check_width(settings.abstract_model(job.cfg, job.config.extend), ids.shape[1] + tokens)
+        settings.check_width(model, ids.shape[1] + tokens)
     except ValueError as error:
         raise SpecError(f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}') from error
     ends = _ends(job)
@@ -89,7 +92,7 @@ def continue_text(
         top_k=top_k,
         top_p=top_p,
         eos=ends[0] if ends else None,
-        decoding=ConstantCache(constant_cache) if constant_cache else Decoding(),
+        decoding=decoding,
     )
     texts = [job.task.decode(_until(row, ends)) for row in np.asarray(out)[:, ids.shape[1] :]]
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]

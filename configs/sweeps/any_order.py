@@ -1,6 +1,6 @@
 """Text written in any order, one byte at a time and in bursts: loss, passes through the model, time, and what a judge says.
 
-Command:   python -m configs.sweeps.any_order [--seeds 0 1] [--workdir runs/any_order] [--set train.steps=500]
+Command:   python -m configs.sweeps.any_order [--seeds 0 1] [--workdir runs/any_order] [--steps 500]
 Time:      not measured yet
 Two models of each seed: shuffled texts (a curriculum from left to right over the first quarter of the steps) and texts from
 left to right. Measured: the loss of both on test text in either order; texts of several lengths behind 8 given bytes, written
@@ -27,13 +27,13 @@ from posenc_jax.model.any_order import burst_sample, sample_in_order
 from posenc_jax.training.checkpoint import restore_model
 from posenc_jax.training.step import target_losses, tokens_of
 
-LENGTH, KNOWN, STEPS = 128, 8, 1500
+LENGTH, KNOWN = 128, 8
 FIELDS = {
-    'encoding': f'sigma_gpt(max_len={LENGTH + 1})', 'train.length': LENGTH, 'train.min_length': LENGTH, 'train.steps': STEPS,
+    'encoding': f'sigma_gpt(max_len={LENGTH + 1})', 'train.length': LENGTH, 'train.min_length': LENGTH,
     'train.eval_every': 500, 'train.save_every': 500,
 }  # fmt: skip
 TASKS = {
-    'shuffled': f'any_order(task=language(), curriculum={STEPS // 4})',
+    'shuffled': 'any_order(task=language(), curriculum={curriculum})',
     'left_to_right': "any_order(task=language(), order='left_to_right')",
 }
 
@@ -70,13 +70,15 @@ def main():
     parser.add_argument('--lengths', type=int, nargs='+', default=[32, 64, 128], help=f'of texts, {KNOWN} given bytes included')
     parser.add_argument('--texts', type=int, default=16, help='of each length')
     parser.add_argument('--orders', type=int, nargs='+', default=[1, 8], help='orders that a burst tries')
+    parser.add_argument('--steps', type=int, default=1500)
     parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields')
     arguments = parser.parse_args()
     rows = []
     for seed in arguments.seeds:
         models = {}
         for name, task in TASKS.items():
-            fields = {**FIELDS, 'task': task, 'seed': seed}
+            task = task.format(curriculum=arguments.steps // 4)
+            fields = {**FIELDS, 'task': task, 'seed': seed, 'train.steps': arguments.steps}
             run = train_run(arguments.workdir / f'{name}_{seed}', 'configs/quickstart.py', fields, arguments.set)
             config, models[name], _ = restore_model(run)
         for order in ('left_to_right', 'random'):
@@ -105,7 +107,8 @@ def main():
                 )
             for name, write in ways.items():
                 key, found, seconds, evaluations = jax.random.key(seed), [], [], []
-                write(texts[:1], key)  # compiles
+                for n in range(2):  # compiles
+                    write(texts[:1], jax.random.fold_in(key, n))
                 for n in range(arguments.texts):
                     begin = time.perf_counter()
                     out = write(texts[n : n + 1], jax.random.fold_in(key, n))

@@ -22,7 +22,7 @@ from posenc_jax.core.cache import Cache, LayerCache, filled
 from posenc_jax.core.compose import chain, name_of, parts_of
 from posenc_jax.core.encoding import Constant, Encoding, Tokens
 from posenc_jax.mask.basic import Causal, Document
-from posenc_jax.model.decode import continue_cache
+from posenc_jax.model.decode import check_temperature, continue_cache
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -512,10 +512,9 @@ def continue_from(
             f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the last is not stored) do not '
             f'fit {free} free slots of a cache of {cache.capacity}'
         )
-    if not temperature >= 0 or (temperature > 0 and key is None):
-        raise ValueError(f'temperature must be 0, or positive with a key to draw with, got {temperature} and key={key}')
+    check_temperature(temperature, key)
     logits, cache = read(model, cache, query, last=1)
-    return continue_cache(model, cache, logits[:, -1], steps=max_new_tokens, temperature=temperature, key=key)
+    return continue_cache(model, cache, logits[:, -1], max_new_tokens=max_new_tokens, temperature=temperature, key=key)
 
 
 def dense(

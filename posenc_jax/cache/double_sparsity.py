@@ -1,6 +1,7 @@
 """Double Sparsity: a few channels say which few keys a query reads."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
@@ -10,11 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core import cache as caching
-from posenc_jax.core.cache import Cache, LayerCache
+from posenc_jax.core.cache import Cache, LayerCache, check_layers
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.model.decode import Decoding, read_ids
+from posenc_jax.model.decode import Decoding, append
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -99,8 +100,8 @@ def top_keys(s: Float[Array, 'B N T S'], seen: Bool[Array, '#B #N T S'], keep: i
 
 
 def _check_keep(keep):
-    if keep < 1:
-        raise ValueError(f'double_sparsity: a query reads at least 1 key, got keep={keep}; nearest: 1')
+    if not isinstance(keep, numbers.Integral) or keep < 1:
+        raise ValueError(f'double_sparsity: a query reads at least 1 key, got keep={keep!r}; nearest: 1')
 
 
 def double_sparsity_attention(
@@ -214,8 +215,9 @@ def _seen(encoding, tq: Tokens, tk: Tokens) -> Bool[Array, '#B #N T S']:
 
 
 def _check_channels(layers: int, heads: int, channels, dense_layers: int) -> None:
-    if channels.ndim != 3 or channels.shape[:2] != (layers, heads):
-        raise ValueError(f'double_sparsity: expected channels of {layers} layers and {heads} query heads, got {channels.shape}')
+    if jnp.ndim(channels) != 3 or jnp.shape(channels)[:2] != (layers, heads):
+        found = jnp.shape(channels)
+        raise ValueError(f'double_sparsity: expected channels of {layers} layers and {heads} query heads, got {found}')
     if not 0 <= dense_layers <= layers:
         nearest = min(max(dense_layers, 0), layers)
         raise ValueError(f'double_sparsity: dense_layers lies in 0 .. {layers}, got {dense_layers}; nearest: {nearest}')
@@ -229,10 +231,12 @@ class LabelledLayer:
     Attributes:
       own: keys and values, all of them.
       labels: [B, N, S, r]; None in dense layers.
+      channels: which channels these are, [1, N, r]; None in dense layers.
     """
 
     own: LayerCache
     labels: Float[Array, 'B N S r'] | None
+    channels: Int[Array, '1 N r'] | None
 
 
 @register(
@@ -276,25 +280,24 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
       >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()')
       >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
       >>> _, cache = prefill(model, init_cache(model, Tokens.of(length=16)), text)
-      >>> channels = calibrate(model, text, groups=4)
-      >>> logits, labelled = decode_step(model, label(cache, channels), jnp.array([3]), channels, keep=4)
+      >>> labelled = label(cache, calibrate(model, text, groups=4))
+      >>> logits, labelled = decode_step(model, labelled, jnp.array([3]), keep=4)
       >>> logits.shape, labelled.layers[2].labels.shape, labelled.layers[0].labels
       ((1, 7), (1, 2, 16, 2), None)
     """
-    if not cache.layers:
-        raise ValueError('double_sparsity labels a filled cache; call prefill first')
+    check_layers(cache, LayerCache, 'double_sparsity.label', 'model.decode.prefill')
     layers, kv_heads = len(cache.layers), cache.layers[0].k.shape[1]
     heads = channels.shape[1] if channels.ndim == 3 else 0
     _check_channels(layers, max(heads // kv_heads, 1) * kv_heads, channels, dense_layers)
-    labels = [None if number < dense_layers else key_labels(own.k, channels[number]) for number, own in enumerate(cache.layers)]
-    return dataclasses.replace(cache, layers=tuple(map(LabelledLayer, cache.layers, labels)))
+    dense = [LabelledLayer(own, None, None) for own in cache.layers[:dense_layers]]
+    sparse = [LabelledLayer(own, key_labels(own.k, c), c[None]) for own, c in list(zip(cache.layers, channels))[dense_layers:]]
+    return dataclasses.replace(cache, layers=(*dense, *sparse))
 
 
 def decode_step(
     model: Transformer,
     cache: Cache,
     tokens: Int[Array, 'B'],
-    channels: Int[Array, 'layers N r'],
     *,
     keep: int,
     layers: list[tuple[int, Any]] | None = None,
@@ -303,7 +306,6 @@ def decode_step(
 
     Args:
       cache: from `label`.
-      channels: those it was labelled with.
       keep: h, e.g. a sixteenth of the length; as many as there are keys is dense attention.
       layers: `model.layers()`, see `model.decode.decode_step`.
 
@@ -312,30 +314,27 @@ def decode_step(
         logits (it is named).
     """
     _check_keep(keep)
-    _check_channels(model.cfg.layers, model.cfg.heads, channels, 0)
+    check_layers(cache, LabelledLayer, 'double_sparsity.decode_step', 'double_sparsity.label')
     cursor = cache.cursor
-    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= cache.capacity:
-        raise ValueError(f'the cache of {cache.capacity} slots is full')
-    cache = read_ids(model, cache, tokens[:, None])
-    x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
+    marked = next((layer.channels for layer in cache.layers if layer.channels is not None), None)
+    if marked is not None and marked.shape[1] != model.cfg.heads:
+        raise ValueError(f'double_sparsity: channels of {marked.shape[1]} query heads, the model has {model.cfg.heads}')
 
-    def mix(h, encoding, place, block, state):
-        remembered, own_channels = state
-        tok, labels = cache.tokens[place], remembered.labels
+    def mix(h, encoding, block, tok, remembered):
+        labels, channels = remembered.labels, remembered.channels
         row = layer_rows(h, tok.slice(cursor, 1).valid if tok.valid is not None else None, 0)
         qkv = block.attention.split(h)
         (q, k, v, tq, tk), own = caching.step(_check_encoding(encoding), remembered.own, *qkv, tok, row, cursor)
         if labels is None:
             out = sharded_attend(encoding, q, k, v, tq, tk, heads_first=True, implementation='dense')
         else:
-            new = key_labels(jax.lax.dynamic_slice_in_dim(k, cursor, 1, axis=2), own_channels)
+            new = key_labels(jax.lax.dynamic_slice_in_dim(k, cursor, 1, axis=2), channels[0])
             labels = jax.lax.dynamic_update_slice_in_dim(labels, new, cursor, axis=2)
-            out = _read(jnp.swapaxes(q, 1, 2), k, v, labels, own_channels, _seen(encoding, tq, tk), keep)
+            out = _read(jnp.swapaxes(q, 1, 2), k, v, labels, channels[0], _seen(encoding, tq, tk), keep)
             out = jnp.swapaxes(out, 1, 2)
-        return out, LabelledLayer(own, labels)
+        return out, LabelledLayer(own, labels, channels)
 
-    x, appended = model.loop_layers(mix, x, list(zip(cache.layers, channels, strict=True)), layers)
-    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=appended)
+    return append(model, cache, tokens, mix, layers)
 
 
 @jax.tree_util.register_dataclass
@@ -362,12 +361,20 @@ class Sparse(Decoding):
     keep: int = dataclasses.field(metadata=dict(static=True))
     dense_layers: int = dataclasses.field(default=2, metadata=dict(static=True))
 
+    def __post_init__(self):
+        _check_keep(self.keep)
+
+    def check(self, model):
+        _check_channels(model.cfg.layers, model.cfg.heads, self.channels, self.dense_layers)
+        for place, block in enumerate(model.blocks):
+            _check_encoding(model.encoding(place, block))
+
     def prefill(self, model, empty, prompts):
         logits, cache = super().prefill(model, empty, prompts)
         return logits, label(cache, self.channels, dense_layers=self.dense_layers)
 
     def step(self, model, empty, cache, tokens, layers):
-        return decode_step(model, cache, tokens, self.channels, keep=self.keep, layers=layers)
+        return decode_step(model, cache, tokens, keep=self.keep, layers=layers)
 
 
 def _read(q, k, v, labels, channels, seen, keep: int) -> Float[Array, 'B N 1 H']:

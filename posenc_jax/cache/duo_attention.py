@@ -10,14 +10,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.cache import Cache, filled
+from posenc_jax.core.cache import Cache, check_layers, filled
 from posenc_jax.core.compose import chain, name_of, parts_of
 from posenc_jax.core.encoding import Constant, Encoding, Tokens
 from posenc_jax.core.families import Mask, signed_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.mask.basic import Causal
-from posenc_jax.model.decode import Decoding, read_ids
+from posenc_jax.model.decode import Decoding, append, read_ids
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import constrain, sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -323,23 +323,18 @@ def decode_step(
     Raises:
       ValueError: another number of rows than the cache has; the cache is full (where the cursor is known).
     """
+    check_layers(cache, DuoLayer, 'duo_attention.decode_step', 'duo_attention.prefill')
     cursor, rows = cache.cursor, cache.layers[0].k.shape[0]
     if tokens.shape != (rows,) or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f'duo_attention: expected a token id for each of {rows} rows, got {tokens.dtype} {tokens.shape}')
-    if not isinstance(cursor, jax.core.Tracer) and int(cursor) >= cache.capacity:
-        raise ValueError(f'the cache of {cache.capacity} slots is full')
-    cache = read_ids(model, cache, tokens[:, None])
-    x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
 
-    def mix(h, encoding, place, block, own):
-        tok = cache.tokens[place]
+    def mix(h, encoding, block, tok, own):
         mask, new = _mask_of(encoding), tok.slice(cursor, 1)
         q, k, v, tq, _ = _projected(encoding, *block.attention.split(h), new, h)
         grown = _appended(own, mask, k, v, new, cursor)
         return _attended(encoding, mask, grown, q, tq, tok, cursor), grown
 
-    x, appended = model.loop_layers(mix, x, cache.layers, layers)
-    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=appended)
+    return append(model, cache, tokens, mix, layers)
 
 
 @jax.tree_util.register_dataclass
@@ -354,6 +349,14 @@ class Streaming(Decoding):
 
     heads: tuple[Heads, ...] = dataclasses.field(metadata=dict(static=True))
     full: bool = dataclasses.field(default=False, metadata=dict(static=True))
+
+    def check(self, model):
+        found = heads_of(model)
+        if found != self.heads:
+            counts = f'{len(self.heads)} layers, the model {len(found)}'
+            differ = [layer for layer, pair in enumerate(zip(self.heads, found)) if pair[0] != pair[1]]
+            where = f'has {counts}' if len(found) != len(self.heads) else f'differs from the model in layer {differ[0]}'
+            raise ValueError(f'duo_attention: what streams was asked of another model, it {where}; use streaming(model)')
 
     def prefill(self, model, empty, prompts):
         return prefill(model, empty, prompts, last=1, full=self.full, heads=self.heads)

@@ -81,6 +81,27 @@ def check_cached(encoding: Encoding) -> None:
             )
 
 
+def check_layers(cache: Cache, kind: type, user: str, made_by: str) -> None:
+    """Refuses a cache that is empty or whose layers are of another method.
+
+    Args:
+      cache: any.
+      kind: of the layers.
+      user, made_by: who asks, and what makes such a cache; for the message.
+
+    Raises:
+      ValueError: says what the layers are and what was expected.
+
+    Example:
+      >>> check_layers(Cache((Tokens.of(length=2),), jnp.array(1), (LayerCache(None, None, {}, None),)), LayerCache, 'this', '')
+    """
+    if not cache.layers:
+        raise ValueError(f'{user} needs a filled cache, this one is empty; call {made_by} first')
+    if not all(isinstance(layer, kind) for layer in cache.layers):
+        found = next(type(layer).__name__ for layer in cache.layers if not isinstance(layer, kind))
+        raise ValueError(f'{user} needs a cache of {kind.__name__}s, as {made_by} makes it; this one holds {found}s')
+
+
 def filled(tok: Tokens, count) -> Tokens:
     """`tok` with only its first `count` slots valid (`count` may be traced)."""
     full = (jnp.arange(tok.length) < count)[None]
@@ -243,6 +264,7 @@ def keep_ends(cache: Cache, placed: tuple[Tokens, ...], *, first: int, last: int
       >>> kept.tokens[0].index.tolist(), int(kept.cursor), kept.layers[0].k.shape
       ([[0, 5, 6, 7]], 3, (1, 1, 4, 2))
     """
+    check_layers(cache, LayerCache, 'keep_ends', 'model.decode.prefill')
     if first < 0 or last < 1 or room < 1:
         raise ValueError(f'keep_ends: expected first >= 0, last >= 1 and room >= 1, got {first=}, {last=}, {room=}')
     if cache.unplaced is not None:

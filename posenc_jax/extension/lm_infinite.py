@@ -1,6 +1,7 @@
 """LM-Infinite: a window, the first tokens, a ceiling on distances, and for the last query the best keys between."""
 
 import dataclasses
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -224,8 +225,15 @@ def constant_cache(model: Transformer, cache: Cache, placed: tuple[Tokens, ...],
       >>> constant_cache(model, full, empty.tokens, room=2).capacity
       5
     """
+    found = _windows(model)
+    first, last = (max(getattr(part, name) for part in found) for name in ('n_global', 'n_local'))
+    return keep_ends(cache, placed, first=first, last=max(last - 1, 1), room=room)
+
+
+def _windows(model: Transformer) -> list[LMInfinite]:
+    """The `lm_infinite` of every place in the period, which are all that a constant cache serves."""
     found = []
-    for place, block in model.layers():
+    for place, block in enumerate(model.blocks):
         encoding = model.encoding(place, block)
         parts = [part for part in parts_of(encoding) if isinstance(part, LMInfinite)]
         if not parts:
@@ -234,8 +242,7 @@ def constant_cache(model: Transformer, cache: Cache, placed: tuple[Tokens, ...],
         found += parts
     if choosing := [part.top_k for part in found if part.top_k]:
         raise ValueError(f'lm_infinite(top_k={choosing[0]}) may choose any key of the text, so none can be forgotten; use top_k=0')
-    first, last = (max(getattr(part, name) for part in found) for name in ('n_global', 'n_local'))
-    return keep_ends(cache, placed, first=first, last=max(last - 1, 1), room=room)
+    return found
 
 
 @jax.tree_util.register_dataclass
@@ -258,11 +265,22 @@ class ConstantCache(Decoding):
 
     room: int = dataclasses.field(default=64, metadata=dict(static=True))
 
+    def __post_init__(self):
+        if not isinstance(self.room, numbers.Integral) or self.room < 1:
+            raise ValueError(f'ConstantCache needs room for at least 1 new token, an integer, got {self.room!r}')
+
+    def check(self, model):
+        _windows(model)
+        if model.reads_ids:
+            raise ValueError('ConstantCache forgets tokens, but an encoding of this model finds positions from the ids of all')
+
     def prefill(self, model, empty, prompts):
-        logits, cache = super().prefill(model, empty, prompts)
+        of_prompt = tuple(tok.slice(0, prompts.shape[1]) for tok in empty.tokens)  # no room for what is cut at once
+        logits, cache = super().prefill(model, dataclasses.replace(empty, tokens=of_prompt), prompts)
         return logits, constant_cache(model, cache, empty.tokens, room=self.room)
 
     def step(self, model, empty, cache, tokens, layers):
-        cut = lambda cache: constant_cache(model, cache, empty.tokens, room=self.room)
-        cache = jax.lax.cond(cache.cursor < cache.capacity, lambda cache: cache, cut, cache)
+        # A loop of one step or none, since what goes through `cond` is copied.
+        full = lambda cache: cache.cursor >= cache.capacity
+        cache = jax.lax.while_loop(full, lambda cache: constant_cache(model, cache, empty.tokens, room=self.room), cache)
         return super().step(model, empty, cache, tokens, layers)

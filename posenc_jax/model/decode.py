@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -113,16 +115,10 @@ def decode_step(
     Raises:
       ValueError: the cache has not been prefilled or (where the cursor is known) is full.
     """
-    if not cache.layers:
-        raise ValueError('decode_step needs a prefilled cache; call prefill first')
-    if not isinstance(cache.cursor, jax.core.Tracer) and int(cache.cursor) >= cache.capacity:
-        raise ValueError(f'the cache of {cache.capacity} slots is full')
-    cache = read_ids(model, cache, tokens[:, None])
+    caching.check_layers(cache, LayerCache, 'decode_step', 'prefill')
     cursor = cache.cursor
-    x = model.embed(tokens[:, None], tuple(tok.slice(cursor, 1) for tok in cache.tokens))
 
-    def mix(h, encoding, place, block, remembered):
-        tok = cache.tokens[place]
+    def mix(h, encoding, block, tok, remembered):
         valid = None if tok.valid is None else tok.slice(cursor, 1).valid
         row = layer_rows(h, valid, 0)
         rows = new = None
@@ -133,8 +129,33 @@ def decode_step(
         out = encoding.merge(sharded_attend(encoding, *arguments, heads_first=True, implementation='dense'))
         return out, _constrained(own)
 
-    x, appended = model.loop_layers(mix, x, cache.layers, layers)
-    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cursor + 1, layers=appended)
+    return append(model, cache, tokens, mix, layers)
+
+
+def append(
+    model: Transformer,
+    cache: Cache,
+    tokens: Int[Array, 'B'],
+    mix: Callable,
+    layers: list[tuple[int, Block]] | None = None,
+) -> tuple[Float[Array, 'B V'], Cache]:
+    """One token a row behind a cache of any kind.
+
+    Args:
+      mix: `mix(h, encoding, block, tok, own)`: from the normed input of a layer, its encoding, the tokens of the whole capacity
+        as it sees them, and what it remembers, to the result of its heads [B, 1, N, H] and what it remembers now.
+      layers: as for `decode_step`.
+
+    Raises:
+      ValueError: the cache is full (where the cursor is known).
+    """
+    if not isinstance(cache.cursor, jax.core.Tracer) and int(cache.cursor) >= cache.capacity:
+        raise ValueError(f'the cache of {cache.capacity} slots is full')
+    cache = read_ids(model, cache, tokens[:, None])
+    x = model.embed(tokens[:, None], tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens))
+    of_place = lambda h, encoding, place, block, own: mix(h, encoding, block, cache.tokens[place], own)
+    x, appended = model.loop_layers(of_place, x, cache.layers, layers)
+    return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, cursor=cache.cursor + 1, layers=appended)
 
 
 def _constrained(layer: LayerCache) -> LayerCache:
@@ -145,10 +166,18 @@ def _constrained(layer: LayerCache) -> LayerCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """What `generate` remembers of a text and how it goes on: here everything. Methods that keep less override both.
+    """What `generate` remembers of a text and how it goes on: here everything. Methods that keep less override both steps.
 
-    A pytree. `empty` is the cache of the whole text to come, its tokens placed, before anything was read.
+    A pytree. `empty` is the cache of the whole text to come, its tokens placed, before anything was read. Structure, shapes and
+    dtypes of a cache stay the same from step to step, and the first axis of all that its layers hold is that of the rows.
     """
+
+    def check(self, model: Transformer) -> None:
+        """Refuses a model that this does not fit, before anything is compiled.
+
+        Raises:
+          ValueError: says why.
+        """
 
     def prefill(
         self, model: Transformer, empty: Cache, prompts: Int[Array, 'B T']
@@ -185,11 +214,49 @@ def _generate(plan: _Plan, state, prompts, tok, decoding, key):
 
 
 def continue_cache(
-    model: Transformer, cache: Cache, logits: Float[Array, 'B V'], *, steps: int, temperature: float, key: Array | None
-) -> Int[Array, 'B steps']:
-    """Tokens behind a filled cache, the first of them drawn from `logits`; arguments are not checked here."""
+    model: Transformer,
+    cache: Cache,
+    logits: Float[Array, 'B V'],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    key: Array | None = None,
+) -> Int[Array, 'B new']:
+    """Tokens behind a filled cache, the first of them drawn from `logits`; the last of them is not stored.
+
+    Raises:
+      ValueError: an empty cache or one of another method, more tokens than fit, a temperature without a key.
+
+    Example:
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()')
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> logits, cache = prefill(model, init_cache(model, Tokens.of(length=8)), jnp.ones((1, 3), jnp.int32))
+      >>> continue_cache(model, cache, logits[:, -1], max_new_tokens=4).shape
+      (1, 4)
+    """
+    caching.check_layers(cache, LayerCache, 'continue_cache', 'prefill')
+    free = cache.capacity - int(cache.cursor)
+    if not isinstance(max_new_tokens, Integral) or not 1 <= max_new_tokens <= free + 1:
+        raise ValueError(
+            f'max_new_tokens must be an integer in 1 .. {free + 1} ({free} of {cache.capacity} slots are free, the last token is '
+            f'not stored), got {max_new_tokens}'
+        )
+    check_temperature(temperature, key)
     graphdef, state = nnx.split(model)
-    return _continue_cache(_Plan(graphdef, steps, float(temperature), None, None, None), state, cache, logits, key)
+    return _continue_cache(_Plan(graphdef, max_new_tokens, float(temperature), None, None, None), state, cache, logits, key)
+
+
+def check_temperature(temperature: float, key: Array | None) -> None:
+    """Refuses a temperature that is negative, or positive without a key.
+
+    Raises:
+      ValueError: says which.
+    """
+    if not temperature >= 0:
+        raise ValueError(f'temperature must be at least 0, got {temperature}')
+    if temperature > 0 and key is None:
+        raise ValueError(f'temperature={temperature} draws at random and needs a key; temperature=0 takes the most probable')
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -232,7 +299,7 @@ def generate(
     *,
     max_new_tokens: int,
     valid: Bool[Array, 'B T'] | None = None,
-    positions: Num[Array, '#B T+new *P'] | None = None,
+    positions: Num[Array, '#B S *P'] | None = None,
     key: Array | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -248,7 +315,7 @@ def generate(
       prompts: token ids; shorter prompts are padded on the left.
       max_new_tokens: how many tokens to add.
       valid: False for the padding of `prompts`; None where there is none.
-      positions: what the task says the positions are, prompts and new tokens; None counts the valid tokens.
+      positions: what the task says the positions are, one for each slot of the cache; None counts the valid tokens.
       key: random key; not needed at temperature 0.
       temperature: divides the logits; 0 takes the most probable token.
       top_k: draw among the k most probable tokens.
@@ -262,7 +329,8 @@ def generate(
       The prompts (with their padding) followed by the new tokens.
 
     Raises:
-      ValueError: wrong shapes or ranges, prompts padded on the right, a missing key, or too small a capacity.
+      ValueError: wrong shapes or ranges, prompts padded on the right, a missing key, too small a capacity, a way of decoding
+        that does not fit the model.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -282,10 +350,10 @@ def generate(
         raise ValueError(
             f'{length} prompt tokens and {max_new_tokens} new ones (the last is not stored) do not fit a cache of {capacity}'
         )
-    if not temperature >= 0:
-        raise ValueError(f'temperature must be at least 0, got {temperature}')
-    if temperature > 0 and key is None:
-        raise ValueError(f'temperature={temperature} draws at random and needs a key; temperature=0 takes the most probable')
+    check_temperature(temperature, key)
+    if not isinstance(decoding, Decoding):
+        raise ValueError(f'decoding must be a Decoding, e.g. lm_infinite.ConstantCache(), got {decoding!r}')
+    decoding.check(model)
     if temperature == 0 and not top_k is top_p is None:
         raise ValueError(f'temperature=0 takes the most probable token; {top_k=}, {top_p=} have no meaning')
     if top_k is not None and not 1 <= top_k <= vocabulary:

@@ -71,10 +71,15 @@ def project_rows(x: Float[Array, '... D'], rows: Float[Array, 'F D']) -> Float[A
 def as_rows(*weights: Float[Array, '1 ...'], inputs: int = 1) -> nnx.Param:
     """Projections of one input side by side, an output a row; `inputs` of the dimensions behind the first are inputs.
 
+    Raises:
+      ValueError: weights of several layers.
+
     Example:
       >>> as_rows(jnp.ones((1, 3, 2, 4)), jnp.ones((1, 3, 5))).shape
       (1, 13, 3)
     """
+    if several := [len(w) for w in weights if len(w) != 1]:
+        raise ValueError(f'projections are joined layer by layer, got a stack of {several[0]}; call unstacked() first')
     flat = [w.reshape(1, math.prod(w.shape[1 : 1 + inputs]), -1) for w in weights]
     return nnx.Param(jnp.swapaxes(jnp.concatenate(flat, axis=-1), 1, 2), axes=(None, None))
 

@@ -405,6 +405,8 @@ class Transformer(nnx.Module):
           >>> Transformer(cfg, rngs=nnx.Rngs(0)).for_decoding().blocks[1].attention.rows_in.shape
           (1, 24, 8)
         """
+        if self.blocks[0].mlp.rows_in is not None:
+            return self
         model = self.unstacked()
         for block in model.blocks:
             block.attention, block.mlp = block.attention.joined(), block.mlp.joined()

@@ -102,7 +102,7 @@ def decoded(model, channels, prompt, tok, **options):
     cache, rows = label(cache, channels, **dense), []
     step = jax.jit(functools.partial(decode_step, keep=options['keep']))
     for t in range(prompt, TEXT.shape[1]):
-        logits, cache = step(model, cache, TEXT[:, t], channels)
+        logits, cache = step(model, cache, TEXT[:, t])
         rows.append(logits)
     return np.stack(rows, 1)
 
@@ -166,6 +166,7 @@ def test_what_cannot_be_is_refused():
     model = model_of()
     channels = calibrate(model, TEXT, groups=4)
     cache = prefill(model, init_cache(model, pj.Tokens.of(length=20)), TEXT)[1]
+    write = lambda model, decoding: generate(model, TEXT, max_new_tokens=2, temperature=0.0, decoding=decoding)
     for call, message in [
         (lambda: calibrate(model, TEXT, groups=3), r'divide the head width 8, got 3; nearest: 2'),
         (lambda: calibrate(model, TEXT, groups=0), 'got 0; nearest: 1'),
@@ -174,15 +175,17 @@ def test_what_cannot_be_is_refused():
         (lambda: sparse_logits(model, channels, TEXT, keep=0), 'at least 1 key, got keep=0; nearest: 1'),
         (lambda: sparse_logits(model, channels[:2], TEXT, keep=2), r'3 layers and 4 query heads, got \(2, 4, 2\)'),
         (lambda: sparse_logits(model, channels, TEXT, keep=2, dense_layers=4), r'0 .. 3, got 4; nearest: 3'),
-        (lambda: label(init_cache(model, pj.Tokens.of(length=20)), channels), 'call prefill first'),
+        (lambda: label(init_cache(model, pj.Tokens.of(length=20)), channels), 'model.decode.prefill first'),
         (lambda: label(cache, channels[:, :3]), r'3 layers and 2 query heads, got \(3, 3, 2\)'),
         (lambda: label(cache, channels[0]), r'got \(4, 2\)'),
-        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], channels, keep=2), '20 slots is full'),
-        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], channels, keep=0), 'keep=0'),
-        (
-            lambda: decode_step(model, label(cache, channels), TEXT[:, 0], channels[:, :2], keep=2),
-            r'3 layers and 4 query heads, got \(3, 2, 2\)',
-        ),
+        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], keep=2), '20 slots is full'),
+        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], keep=0), 'keep=0'),
+        (lambda: decode_step(model, label(cache, channels[:, :2]), TEXT[:, 0], keep=2), 'channels of 2 query heads, the model has 4'),
+        (lambda: decode_step(model, cache, TEXT[:, 0], keep=2), 'cache of LabelledLayers, .* this one holds LayerCaches'),
+        (lambda: label(label(cache, channels), channels), 'cache of LayerCaches, .* this one holds LabelledLayers'),
+        (lambda: Sparse(channels, keep=0), 'keep=0; nearest: 1'),
+        (lambda: write(model, Sparse(channels[:2], keep=2)), r'3 layers and 4 query heads, got \(2, 4, 2\)'),
+        (lambda: write(model_of(encoding='rope() | alibi()'), Sparse(channels, keep=2)), "but alibi opens 'score'"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -24,6 +24,7 @@ from posenc_jax.cache.duo_attention import (
 from posenc_jax.core.compose import chain, parts_of
 from posenc_jax.mask.basic import Causal
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model import decode as plain
 from posenc_jax.model.decode import generate, init_cache
 from posenc_jax.tasks.retrieval import Passkeys
 from posenc_jax.training.duo_gates import gate_loss, mixed_hidden, train_gates
@@ -183,6 +184,8 @@ def test_generation_keeps_all_keys_and_says_the_same():
     for rows in (2, 1):
         again = generate(model, TEXT[:rows, :8], max_new_tokens=6, temperature=0, decoding=streaming(model))
         np.testing.assert_array_equal(again, out[:rows])
+    kept = streaming(model).prefill(model, init_cache(model, pj.Tokens.of(length=400)), jnp.asarray(TEXT))[1]
+    assert kept.layers[1].recent_k.shape == (2, 2, 3, 4) and kept.layers[1].k.size == 0
     logits, cache = prefill(model, init_cache(model, pj.Tokens.of(length=14)), jnp.asarray(TEXT[:, :8]))
     token, step = logits[:, -1].argmax(-1), jax.jit(functools.partial(decode_step, model))
     for t in range(8, 14):
@@ -198,6 +201,9 @@ def test_generation_keeps_all_keys_and_says_the_same():
 def test_what_cannot_be_is_refused():
     model, text = model_of(), jnp.asarray(TEXT)
     gates, deployed = jnp.ones((3, 2)), deploy(model, RETRIEVAL)
+    empty = init_cache(deployed, pj.Tokens.of(length=20))
+    plain_cache = plain.prefill(deployed, empty, text)[1]
+    write = lambda model, decoding: generate(model, TEXT, max_new_tokens=2, temperature=0, decoding=decoding)
     dynamic = deploy(model_of(encoding='rope(freqs=dynamic_ntk())'), RETRIEVAL)
     cache = prefill(deployed, init_cache(deployed, pj.Tokens.of(length=20)), text)[1]
     hole, right = np.ones((2, 20), bool), np.ones((2, 20), bool)
@@ -226,6 +232,11 @@ def test_what_cannot_be_is_refused():
         (lambda: prefill(model, init_cache(model, pj.Tokens.of(length=20)), text), 'this cache is for duo_attention.* got rope'),
         (lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(length=10)), text), '18 tokens do not fit a cache of 10'),
         (lambda: prefill(deployed, cache, text), 'needs an empty cache'),
+        (lambda: decode_step(deployed, empty, text[:, 0]), 'duo_attention.prefill first'),
+        (lambda: decode_step(deployed, plain_cache, text[:, 0]), 'cache of DuoLayers, .* this one holds LayerCaches'),
+        (lambda: plain.decode_step(deployed, cache, text[:, 0]), 'cache of LayerCaches, .* this one holds DuoLayers'),
+        (lambda: write(deploy(model, ~RETRIEVAL), streaming(deployed)), 'differs from the model in layer 0; use streaming'),
+        (lambda: write(model_of(layers=1), streaming(deployed)), 'got rope'),
         (
             lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(segment=np.zeros((1, 20), int))), text),
             'packed documents; give each a row',

@@ -290,11 +290,25 @@ def test_generating_with_a_constant_cache_says_the_same(rows, prompt, room):
     expected = generate(model, tokens, **arguments)
     constant = ConstantCache(room=room)
     np.testing.assert_array_equal(generate(model, tokens, **arguments, decoding=constant), expected)
+    sizes = set()
+    for new in (50, 400):  # what is remembered depends neither on the prompt nor on what is to come
+        _, cache = constant.prefill(model, init_cache(model, pj.Tokens.of(length=prompt + new)), tokens)
+        sizes.add((cache.capacity, cache.layers[0].k.shape[2], cache.nbytes))
+    assert {size[:2] for size in sizes} == {(GLOBAL + LOCAL - 1 + room,) * 2} and len(sizes) == 1
 
 
 def test_generating_refuses_to_forget_what_a_model_sees():
-    with pytest.raises(ValueError, match='needs lm_infinite in every layer'):
-        generate(model_of('rope()'), [[1, 2]], max_new_tokens=2, temperature=0.0, decoding=ConstantCache())
+    by_ids = f'bipe(separators=(1, 3)) | lm_infinite(encoding=rope(), n_local={LOCAL})'
+    write = lambda spec, decoding: generate(model_of(spec), [[1, 2]], max_new_tokens=2, temperature=0.0, decoding=decoding)
+    for call, message in (
+        (lambda: write('rope()', ConstantCache()), 'needs lm_infinite in every layer'),
+        (lambda: write(by_ids, ConstantCache()), 'from the ids of all'),
+        (lambda: write('rope()', ConstantCache), 'must be a Decoding, e.g. .* got <class'),
+        (lambda: ConstantCache(0), 'at least 1 new token, an integer, got 0'),
+        (lambda: ConstantCache('4'), "got '4'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_room_beyond_the_text_is_padding():

@@ -8,7 +8,7 @@ from flax import nnx
 
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, generate, init_cache, prefill
+from posenc_jax.model.decode import continue_cache, decode_step, generate, init_cache, prefill
 
 BASE = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, kv_heads=2)
 TOKENS = jax.random.randint(jax.random.key(1), (2, 10), 0, 11)
@@ -122,6 +122,24 @@ def test_joined_projections_decode_the_same(toys, fields):
     np.testing.assert_allclose(joined(TOKENS), model(TOKENS), atol=2e-6)
     again = lambda model: generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)
     np.testing.assert_array_equal(again(joined), again(model))
+    assert joined.for_decoding() is joined
+    with pytest.raises(ValueError, match='a stack of 2; call unstacked'):
+        model.blocks[0].mlp.joined()
+
+
+def test_continuing_a_cache_says_what_does_not_fit():
+    model = model_of(layers=1)
+    logits, cache = prefill(model, empty := init_cache(model, Tokens.of(length=8)), TOKENS[:, :PROMPT])
+    go = lambda **o: continue_cache(model, cache, logits[:, -1], **{'max_new_tokens': 4, **o})
+    np.testing.assert_array_equal(go(), generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)[:, PROMPT:])
+    for call, message in (
+        (lambda: go(max_new_tokens=5), r'1 .. 4 \(3 of 8 slots are free, .* got 5'),
+        (lambda: go(max_new_tokens=0), 'got 0'),
+        (lambda: go(temperature=1.0), 'needs a key'),
+        (lambda: continue_cache(model, empty, logits[:, -1], max_new_tokens=1), 'this one is empty'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_sampling_depends_on_the_key_alone_and_stops_at_eos():

@@ -69,6 +69,8 @@ def _config(model: Transformer) -> dict[str, Any]:
     cfg = model.cfg
     if cfg.kind != 'decoder':
         raise PretrainedError(f'only decoders are exported, this model is of kind {cfg.kind!r}')
+    if model.blocks[0].mlp.rows_in is not None:
+        raise PretrainedError('the model of for_decoding() is not exported; export the model it was made of')
     if len(cfg.specs) > 1:
         raise PretrainedError(f'a model with a pattern of encodings is not exported: {" / ".join(cfg.specs)}')
     if cfg.tie and cfg.embedding_scale != 1.0:

@@ -378,7 +378,7 @@ def search(
     if state is not None:
         read(path, asked)  # the run may have been trained further
     if 'exact' not in fields:
-        rows = job.rows(length)
+        rows = min(job.rows(length), documents)  # a batch is filled up
         state = run_search(path, asked, state, make_objective(model, factor, stream, windows, rows), seeds, space, sizes)
         exact = perplexity_of(scorer(model.extend(spec_of(state.best, factor))), stream, windows, rows)
         first = next(iter(state.history.values()))
