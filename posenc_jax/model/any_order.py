@@ -145,7 +145,7 @@ def burst_sample(
     given, total = known + (start is not None), sequence.shape[1]
     graphdef, state = nnx.split(model)
     plan = _Plan(graphdef, given, float(temperature), pairing, orders)
-    burst, evaluations = _first_burst(model, sequence, places, given)
+    burst, evaluations = _first_burst(plan, state, sequence, places), int(given > 1)
     number = 0
     while (taken := int(burst.taken)) < total:
         run, passes = (_burst, 2) if taken < total - 1 else (_last_one, 1)
@@ -168,22 +168,24 @@ class _Burst:
     layers: tuple[LayerCache, ...]
 
 
-def _first_burst(model, sequence, places, given):
+@functools.partial(jax.jit, static_argnums=0)
+def _first_burst(plan, state, sequence, places):
+    model, given = nnx.merge(plan.graphdef, state), plan.given
     batch, total = sequence.shape
     missing = total - given
     room = lambda a: jnp.pad(a, ((0, 0), (0, missing)))
-    pairs = jnp.stack([places[:, : given - 1], places[:, 1:given]], axis=-1)
-    pairs = jnp.pad(pairs, ((0, 0), (0, total - given + missing), (0, 0)))  # capacity: a burst written behind all but the last
-    cache = init_cache(model, Tokens.of(positions=pairs))
+    behind = 2 * missing  # a burst is written behind all tokens but the last
     if given > 1:
-        _, cache = prefill(model, cache, sequence[:, : given - 1], last=1)
-        layers = cache.layers
+        pairs = jnp.stack([places[:, : given - 1], places[:, 1:given]], axis=-1)
+        _, cache = prefill(model, init_cache(model, Tokens.of(positions=pairs)), sequence[:, : given - 1], last=1)
+        longer = lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, behind), (0, 0)))
+        layers = tuple(dataclasses.replace(own, k=longer(own.k), v=longer(own.v)) for own in cache.layers)
     else:
-        shape = (batch, model.cfg.kv_heads, pairs.shape[1], model.cfg.head_dim)
+        shape = (batch, model.cfg.kv_heads, behind, model.cfg.head_dim)
         empty = lambda: jnp.zeros(shape, model.cfg.dtype)
         rows = jnp.zeros((batch, 0, model.cfg.width), model.cfg.dtype)
         layers = tuple(LayerCache(empty(), empty(), {}, rows) for _ in range(model.cfg.layers))
-    return _Burst(room(sequence), room(places), jnp.asarray(given, jnp.int32), layers), int(given > 1)
+    return _Burst(room(sequence), room(places), jnp.asarray(given, jnp.int32), layers)
 
 
 class _Alone(Mask):

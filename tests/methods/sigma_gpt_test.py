@@ -270,9 +270,9 @@ def test_a_start_slot_predicts_the_first_token_as_well():
 def first_round(model, known, pairing='intended', key=0, rows=2):
     order = orders(rows)
     sequence, places = any_order._given(model, text(rows), order, known, None)
-    burst, _ = any_order._first_burst(model, sequence, places, known)
     graphdef, state = nnx.split(model)
     plan = any_order._Plan(graphdef, known, 1.0, pairing, GOLDEN['orders'])
+    burst = any_order._first_burst(plan, state, sequence, places)
     return plan, state, burst, order
 
 
