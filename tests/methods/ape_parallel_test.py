@@ -232,7 +232,7 @@ def test_wrong_input_is_an_error():
         (lambda: join(model, pieces, capacity=30, temperature=0.0), 'temperature must be positive and finite, got 0'),
         (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
         (lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2), '2 new ones .* 1 free slots'),
-        (lambda: shared.continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0), 'got 1.0 and key=None'),
+        (lambda: shared.continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0), 'temperature=1.0 draws at random and needs a key'),
         (lambda: shared.continue_from(reader, spacious, QUESTION, max_new_tokens=2.5), 'an integer of at least 1, got 2.5'),
         (lambda: shared.continue_from(reader, spacious, QUESTION + 13, max_new_tokens=2), r'ids .* 0 .. 12, got 1\d .. 2\d'),
         (lambda: read(reader, spacious, QUESTION - 13), r'must lie in 0 .. 12, got -1\d .. -\d'),
