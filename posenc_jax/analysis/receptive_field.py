@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.analysis.token_distance import spearman
 from posenc_jax.analysis.watch import known, over_queries, watch_encodings
+from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import DOORS, Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, register
@@ -281,11 +282,8 @@ def attention_fields(
 
     def one(sums, start, own):
         q_rows, rows = jnp.swapaxes(own[0], 1, 2), own[1]
-        allowed = encoding.mask(rows, tk)
-        seen = rows.valid[:, None, :, None] & tk.valid[:, None, None, :]
-        seen = seen if allowed is None else seen & allowed
-        s, carry = encoding.match(q_rows, k, rows, tk, seen, encoding.open(q_rows, rows))
-        s, _ = encoding.score(s, rows, tk, seen, carry)
+        s, _, seen = pair_logits(encoding, q_rows, k, rows, tk, encoding.open(q_rows, rows))
+        seen = seen & rows.valid[:, None, :, None]
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
         at = (start + jnp.arange(rows.length))[:, None] - distance
         p = jnp.where(at >= 0, jnp.take_along_axis(p, jnp.clip(at, 0, length - 1)[None, None], axis=-1), 0.0)
