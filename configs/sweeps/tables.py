@@ -17,7 +17,9 @@ def report(
     log: bool = False,
     trained: float | None = None,
 ) -> None:
-    """Prints mean (lowest to highest seed) of every variant at every x, and writes results.csv and results.png to `out`.
+    """Prints mean (lowest to highest seed, where there are several) of every variant at every x.
+
+    Also writes results.csv and results.png to `out`.
 
     Args:
       rows: (panel, variant, x, seed, value).
@@ -33,16 +35,19 @@ def report(
     with open(out / 'results.csv', 'w', newline='', encoding='utf-8') as file:
         csv.writer(file).writerows([('task', 'variant', x, 'seed', value), *rows])
     panels = list(dict.fromkeys(row[0] for row in rows))
+    several = len({row[3] for row in rows}) > 1
+    spread = ', mean (lowest - highest of the seeds)' if several else ''
+    cell = lambda found: f'{np.mean(found):.3g}' + f' ({min(found):.3g} - {max(found):.3g})' * several
     for panel in panels:
         here = [row for row in rows if row[0] == panel]
         places = sorted({row[2] for row in here})
-        table = Table(title=f'{title}, {panel}: {value} by {x}, mean (lowest - highest of the seeds)', title_justify='left')
+        table = Table(title=f'{title}, {panel}: {value} by {x}{spread}', title_justify='left')
         for name in ('variant', *(f'{place:g}' for place in places)):
             table.add_column(name, justify='left' if name == 'variant' else 'right')
         for variant in dict.fromkeys(row[1] for row in here):
             cells = [[row[4] for row in here if row[1] == variant and row[2] == place] for place in places]
-            table.add_row(variant, *(f'{np.mean(c):.3g} ({min(c):.3g} - {max(c):.3g})' if c else '' for c in cells))
-        Console(width=60 + 24 * len(places)).print(table)
+            table.add_row(variant, *(cell(found) if found else '' for found in cells))
+        Console(width=60 + (24 if several else 10) * len(places)).print(table)
     _draw(rows, panels, out / 'results.png', title, x, value, log, trained)
 
 

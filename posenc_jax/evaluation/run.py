@@ -168,7 +168,7 @@ def _evaluate(job: Job) -> RunResult:
     model, step = job.load()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     try:
-        measurements = _measure(job, job.extended(model))
+        measurements = measure(job, job.extended(model))
     except ValueError as error:
         raise ValueError(f'{job.directory}: {error}') from error
     return RunResult(
@@ -188,7 +188,8 @@ def _evaluate(job: Job) -> RunResult:
     )
 
 
-def _measure(job: Job, model: Transformer) -> list[Measurement]:
+def measure(job: Job, model: Transformer) -> list[Measurement]:
+    """What the settings of a job ask, of a model that may be another than `job.extended(model)`."""
     asked, lengths = job.config.eval, settings.lengths_of(job.config)
     key = jax.random.key(SEED) if asked.positions == 'sampled' else None
     score = scorer(model)

@@ -300,7 +300,7 @@ def test_an_earlier_evaluation_stands_beside_a_new_one(runs, tmp_path, capsys):
 
 
 def test_what_was_measured_is_kept_where_a_later_run_fails(runs, tmp_path, monkeypatch):
-    measure, calls = evaluation._measure, []
+    measure, calls = evaluation.measure, []
 
     def second_fails(job, model):
         calls.append(job)
@@ -308,7 +308,7 @@ def test_what_was_measured_is_kept_where_a_later_run_fails(runs, tmp_path, monke
             raise KeyboardInterrupt
         return measure(job, model)
 
-    monkeypatch.setattr(evaluation, '_measure', second_fails)
+    monkeypatch.setattr(evaluation, 'measure', second_fails)
     with pytest.raises(KeyboardInterrupt):
         command.main([f'--run={runs["alibi"]},{runs["rope"]}', f'--out={tmp_path}', '--config.eval.protocols=nonoverlapping'])
     assert [run.encoding for run in read(tmp_path)] == ['alibi()']
