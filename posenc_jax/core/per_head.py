@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import Constant, Encoding
+from posenc_jax.core.encoding import Constant, Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -129,30 +129,28 @@ class PerHead(Encoding):
         one = self.first.project(q, k, v, tq, tk, rows(self.first))
         two = self.second.project(q, k, v, tq, tk, rows(self.second))
         q, k, v = (self._choose(a, b, 2, keys=keys) for a, b, keys in zip(one, two, (False, True, True)))
-        added = lambda after, before: {name: f for name, f in after.feats.items() if f is not before.feats.get(name)}
-        merged = lambda number, tok: one[number].with_feats(**added(two[number], tok))
-        return q, k, v, merged(3, tq), merged(4, tk)
+        return q, k, v, _with_both(tq, one[3], two[3]), _with_both(tk, one[4], two[4])
 
     def open(self, q, tq):
-        return self.first.open(q, tq), self.second.open(q, tq)
+        return self.first.open(q, _side(0, tq)), self.second.open(q, _side(1, tq))
 
     def turn(self, fresh, swept):
         return self.first.turn(fresh[0], swept[0]), self.second.turn(fresh[1], swept[1])
 
     def match(self, q, k, tq, tk, seen, carry):
-        one, first = self.first.match(q, k, tq, tk, seen, carry[0])
+        one, first = self.first.match(q, k, _side(0, tq), _side(0, tk), seen, carry[0])
         if not (self.first.opens('match') or self.second.opens('match')):
             return one, carry
-        two, second = self.second.match(q, k, tq, tk, seen, carry[1])
+        two, second = self.second.match(q, k, _side(1, tq), _side(1, tk), seen, carry[1])
         return self._choose(one, two, 1), (first, second)
 
     def score(self, s, tq, tk, seen, carry):
-        one, first = self.first.score(s, tq, tk, seen, carry[0])
-        two, second = self.second.score(s, tq, tk, seen, carry[1])
+        one, first = self.first.score(s, _side(0, tq), _side(0, tk), seen, carry[0])
+        two, second = self.second.score(s, _side(1, tq), _side(1, tk), seen, carry[1])
         return self._choose(one, two, 1), (first, second)
 
     def mask(self, tq, tk):
-        one, two = self.first.mask(tq, tk), self.second.mask(tq, tk)
+        one, two = (part.mask(_side(n, tq), _side(n, tk)) for n, part in enumerate((self.first, self.second)))
         if one is None and two is None:
             return None
         everything = jnp.ones((1, 1, tq.length, tk.length), bool)
@@ -164,7 +162,22 @@ class PerHead(Encoding):
     def collect(self, w, v, tq, tk):
         if not self.opens('collect'):
             return super().collect(w, v, tq, tk)
-        return self._choose(self.first.collect(w, v, tq, tk), self.second.collect(w, v, tq, tk), 1)
+        one, two = (part.collect(w, v, _side(n, tq), _side(n, tk)) for n, part in enumerate((self.first, self.second)))
+        return self._choose(one, two, 1)
+
+
+def _with_both(tok: Tokens, one: Tokens, two: Tokens) -> Tokens:
+    """The tokens with what either side added to their features, apart, since both may be of the same encoding."""
+    added = tuple({name: f for name, f in side.feats.items() if f is not tok.feats.get(name)} for side in (one, two))
+    return tok.with_feats(per_head=added) if any(added) else tok
+
+
+def _side(number: int, tok: Tokens) -> Tokens:
+    """The tokens as one side left them."""
+    if 'per_head' not in tok.feats:
+        return tok
+    common = {name: f for name, f in tok.feats.items() if name != 'per_head'}
+    return dataclasses.replace(tok, feats={**common, **tok.feats['per_head'][number]})
 
 
 def _card_of(card: Card, parts: list[Card]) -> Card:

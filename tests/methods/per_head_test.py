@@ -31,6 +31,7 @@ def test_golden_heads():
 PAIRS = [
     ('rope()', 'nope()'),
     ('cope(npos=5)', 'shaw(max_distance=3)'),  # a carry beside a collect door
+    ('shaw(max_distance=3)', 'shaw(max_distance=5)'),  # the same feature twice
     ('window(size=4)', 'rope() | kerple()'),
     ('dca(encoding=rope(), chunk=4, local=2)', 'tapa()'),  # two sides that match
 ]
@@ -65,7 +66,7 @@ def test_the_card_promises_what_both_sides_do():
 
 
 def test_it_nests_and_a_model_with_it_decodes_as_it_reads():
-    three = 'per_head(first=rope(), second=per_head(first=alibi(), second=nope(), heads_of_first=3), heads_of_first=2)'
+    three = 'per_head(first=cable(), second=per_head(first=alibi(), second=cable(), heads_of_first=3), heads_of_first=2)'
     cfg = TransformerConfig(vocab_size=11, train_len=8, layers=2, width=32, heads=4, encoding=three)
     model, prompt = Transformer(cfg, rngs=nnx.Rngs(0)), jax.random.randint(jax.random.key(0), (2, 5), 0, 11)
     out = generate(model, prompt, max_new_tokens=4, temperature=0.0)
