@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import os
+import shutil
+import tempfile
 
 _FLAGS = [
     '--xla_force_host_platform_device_count=8',  # emulated devices
@@ -12,12 +14,24 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):  # a flag that a re
     _FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # half the time of the whole suite
 _given = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = ' '.join([_given, *(flag for flag in _FLAGS if flag.split('=')[0] not in _given)]).strip()
+# What one worker compiled the other reads, and so does a worker that has forgotten it; a folder given from outside is kept
+# for the next run, which takes half the time.
+_OWN_CACHE = None
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    _OWN_CACHE = os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='posenc_jax_tests_')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 _TESTS_PER_CACHE = 400
 _DONE = pytest.StashKey[int]()
+
+
+def pytest_unconfigure():
+    if _OWN_CACHE is not None:  # workers find it in their environment and leave it
+        shutil.rmtree(_OWN_CACHE, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
