@@ -33,6 +33,13 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'duo_attention.json'
 BASE = dict(vocab_size=13, train_len=16, layers=3, width=16, heads=4, kv_heads=2, encoding='rope()')
 TEXT = np.random.default_rng(0).integers(0, 13, (2, 18))
 RETRIEVAL = np.array([[True, False], [False, False], [True, True]])  # layers with some, none, and all of them
+# Compiled, since one by one their operations take longer.
+compiled_plain = jax.jit(plain.prefill)
+read = jax.jit(lambda model, text, tok=None: model(text, tok))
+
+
+def compiled_prefill(model, cache, prompts, **options):
+    return jax.jit(lambda cache, prompts: prefill(model, cache, prompts, **options))(cache, prompts)
 
 
 @functools.cache
@@ -113,9 +120,9 @@ def test_deployed_heads_say_what_they_are():
     assert heads_of(model) == tuple(map(tuple, RETRIEVAL.tolist()))
     again = deploy(model, ~RETRIEVAL, sink=2, recent=3)
     assert heads_of(again) == tuple(map(tuple, (~RETRIEVAL).tolist()))
-    np.testing.assert_array_equal(deploy(again, RETRIEVAL, sink=1, recent=2)(jnp.asarray(TEXT)), model(jnp.asarray(TEXT)))
+    np.testing.assert_array_equal(read(deploy(again, RETRIEVAL, sink=1, recent=2), jnp.asarray(TEXT)), read(model, jnp.asarray(TEXT)))
     everything = deploy(model_of(), np.ones((3, 2), bool), sink=1, recent=2)
-    np.testing.assert_allclose(everything(jnp.asarray(TEXT)), model_of()(jnp.asarray(TEXT)), atol=2e-5)
+    np.testing.assert_allclose(read(everything, jnp.asarray(TEXT)), read(model_of(), jnp.asarray(TEXT)), atol=2e-5)
 
 
 def decoded(model, tok, prompt, **options):
@@ -142,17 +149,17 @@ def decoded(model, tok, prompt, **options):
 def test_decoding_equals_the_deployed_pass(encoding, sink, recent, prompt):
     model = deploy(model_of(encoding=encoding), RETRIEVAL, sink=sink, recent=recent)
     ours, cache = decoded(model, pj.Tokens.of(length=TEXT.shape[1]), prompt)
-    np.testing.assert_allclose(ours, model(jnp.asarray(TEXT))[:, prompt - 1 :], atol=5e-5)
+    np.testing.assert_allclose(ours, read(model, jnp.asarray(TEXT))[:, prompt - 1 :], atol=5e-5)
     assert int(cache.cursor) == TEXT.shape[1]
 
 
 def test_a_single_row_is_written_without_its_axis():
     model, text = deploy(model_of(), RETRIEVAL, sink=1, recent=2), jnp.asarray(TEXT[:1, :12])
-    _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=12)), text[:, :9])
-    step = jax.jit(functools.partial(decode_step, model))
+    _, cache = compiled_prefill(model, init_cache(model, pj.Tokens.of(length=12)), text[:, :9])
+    step, expected = jax.jit(functools.partial(decode_step, model)), read(model, text)
     for t in range(9, 12):
         logits, cache = step(cache, text[:, t])
-        np.testing.assert_allclose(logits, model(text)[:, t], atol=5e-5)
+        np.testing.assert_allclose(logits, expected[:, t], atol=5e-5)
 
 
 def test_rows_with_padding_in_front():
@@ -160,19 +167,19 @@ def test_rows_with_padding_in_front():
     valid = np.arange(TEXT.shape[1])[None] >= np.array([[0], [4]])
     tok = pj.Tokens.of(valid=valid)
     ours, _ = decoded(model, tok, 6)
-    np.testing.assert_allclose(ours, model(jnp.asarray(TEXT), tok)[:, 5:], atol=5e-5)
+    np.testing.assert_allclose(ours, read(model, jnp.asarray(TEXT), tok)[:, 5:], atol=5e-5)
 
 
 def test_a_prompt_read_in_full_is_that_of_the_base_model():
     model = deploy(model_of(), RETRIEVAL, sink=1, recent=2)
-    full, _ = prefill(model, init_cache(model, pj.Tokens.of(length=20)), jnp.asarray(TEXT), full=True)
-    np.testing.assert_allclose(full, model_of()(jnp.asarray(TEXT)), atol=2e-5)
-    assert np.abs(full - model(jnp.asarray(TEXT))).max() > 1e-2
+    full, _ = compiled_prefill(model, init_cache(model, pj.Tokens.of(length=20)), jnp.asarray(TEXT), full=True)
+    np.testing.assert_allclose(full, read(model_of(), jnp.asarray(TEXT)), atol=2e-5)
+    assert np.abs(full - read(model, jnp.asarray(TEXT))).max() > 1e-2
 
 
 def test_streaming_heads_keep_a_constant_number_of_keys():
     model = deploy(model_of(), RETRIEVAL, sink=2, recent=3)
-    sizes = [prefill(model, init_cache(model, pj.Tokens.of(length=n)), jnp.asarray(TEXT))[1].nbytes for n in (50, 100)]
+    sizes = [compiled_prefill(model, init_cache(model, pj.Tokens.of(length=n)), jnp.asarray(TEXT))[1].nbytes for n in (50, 100)]
     key = 4 * 2 * 2 * 4  # float32, keys and values, rows, head width
     retrieval, streaming = RETRIEVAL.sum(), (~RETRIEVAL).sum()
     assert sizes == [key * (retrieval * n + streaming * 6) for n in (50, 100)]
@@ -186,7 +193,7 @@ def test_generation_keeps_all_keys_and_says_the_same():
         np.testing.assert_array_equal(again, out[:rows])
     kept = streaming(model).prefill(model, init_cache(model, pj.Tokens.of(length=400)), jnp.asarray(TEXT))[1]
     assert kept.layers[1].recent_k.shape == (2, 2, 3, 4) and kept.layers[1].k.size == 0
-    logits, cache = prefill(model, init_cache(model, pj.Tokens.of(length=14)), jnp.asarray(TEXT[:, :8]))
+    logits, cache = compiled_prefill(model, init_cache(model, pj.Tokens.of(length=14)), jnp.asarray(TEXT[:, :8]))
     token, step = logits[:, -1].argmax(-1), jax.jit(functools.partial(decode_step, model))
     for t in range(8, 14):
         np.testing.assert_array_equal(out[:, t], token)
@@ -202,10 +209,10 @@ def test_what_cannot_be_is_refused():
     model, text = model_of(), jnp.asarray(TEXT)
     gates, deployed = jnp.ones((3, 2)), deploy(model, RETRIEVAL)
     empty = init_cache(deployed, pj.Tokens.of(length=20))
-    plain_cache = plain.prefill(deployed, empty, text)[1]
+    plain_cache = compiled_plain(deployed, empty, text)[1]
     write = lambda model, decoding: generate(model, TEXT, max_new_tokens=2, temperature=0, decoding=decoding)
     dynamic = deploy(model_of(encoding='rope(freqs=dynamic_ntk())'), RETRIEVAL)
-    cache = prefill(deployed, init_cache(deployed, pj.Tokens.of(length=20)), text)[1]
+    cache = compiled_prefill(deployed, init_cache(deployed, pj.Tokens.of(length=20)), text)[1]
     hole, right = np.ones((2, 20), bool), np.ones((2, 20), bool)
     hole[1, 5], right[0, 16:18] = False, False
     for call, message in [
@@ -252,7 +259,7 @@ def test_what_cannot_be_is_refused():
 
 def test_a_full_cache_takes_no_more():
     model = deploy(model_of(), RETRIEVAL)
-    _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=18)), jnp.asarray(TEXT))
+    _, cache = compiled_prefill(model, init_cache(model, pj.Tokens.of(length=18)), jnp.asarray(TEXT))
     with pytest.raises(ValueError, match='18 slots is full'):
         decode_step(model, cache, jnp.asarray(TEXT[:, 0]))
 
