@@ -31,6 +31,7 @@ def evaluate_language(
     buckets: int = 8,
     bytes_of: Int[np.ndarray, ' V'] | None = None,
     key: jax.Array | None = None,
+    places: Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None = None,
 ) -> list[Measurement]:
     """Perplexity for each protocol and length.
 
@@ -50,6 +51,7 @@ def evaluate_language(
       buckets: position buckets of `per_position`.
       bytes_of: how many bytes each token id stands for; None where that is not known (then there are no bits per byte).
       key: draws random positions; None is the evaluation rule.
+      places: see `Language.places`.
 
     Raises:
       SpecError: unknown protocol.
@@ -57,7 +59,7 @@ def evaluate_language(
     """
     results = []
     for name, length, windows in plan(len(stream) - 1, lengths, names, tokens=tokens, stride=stride):
-        nll, correct, scored, targets = score_windows(score, stream, windows, rows(length), key)
+        nll, correct, scored, targets = score_windows(score, stream, windows, rows(length), key, places)
         edges = protocols.position_edges(length, buckets) if name == 'per_position' else (0, length)
         for low, high in zip(edges[:-1], edges[1:]):
             at = np.s_[:, low:high]
@@ -94,7 +96,7 @@ def plan(
     return out
 
 
-def score_windows(score: Scorer, stream, windows: Windows, rows: int, key=None) -> tuple[np.ndarray, ...]:
+def score_windows(score: Scorer, stream, windows: Windows, rows: int, key=None, places=None) -> tuple[np.ndarray, ...]:
     """nll, correct, scored, and the targets, [W, length] each; every batch has the same shape."""
     whole = int((windows.size == windows.length).sum())  # only the last window can be cut short
     parts = []
@@ -102,7 +104,7 @@ def score_windows(score: Scorer, stream, windows: Windows, rows: int, key=None) 
         last = min(first + rows, whole) if first < whole else len(windows)
         batch = protocols.window_batch(stream, windows, np.minimum(np.arange(first, first + rows), last - 1))
         # All rows are padded alike, so that they share positions and biases are computed once for them.
-        tok = Tokens.of(length=windows.length)
+        tok = Tokens.of(length=windows.length, positions=None if places is None else places(batch['index']))
         tok = dataclasses.replace(tok, valid=jnp.asarray(batch['valid'][:1]))  # padded on the right
         own = None if key is None else jax.random.fold_in(key, first)
         nll, correct = score(batch['tokens'], batch['targets'], tok, own)

@@ -103,7 +103,7 @@ def position_edges(length: int, buckets: int) -> Int[np.ndarray, ' edges']:
 
 
 def window_batch(stream: Int[np.ndarray, ' N'], windows: Windows, rows: Int[np.ndarray, ' B']) -> dict[str, np.ndarray]:
-    """Arrays [B, length] of these windows: `tokens`, `targets`, `valid` (False past the stream), `scored`."""
+    """Arrays [B, length] of these windows: `tokens`, `targets`, `index` (of tokens), `valid` (False past the stream), `scored`."""
     column = np.arange(windows.length)
     size = windows.size[rows, None]
     valid: Bool[np.ndarray, 'B L'] = column < size
@@ -111,6 +111,7 @@ def window_batch(stream: Int[np.ndarray, ' N'], windows: Windows, rows: Int[np.n
     return {
         'tokens': stream[index].astype(np.int32),
         'targets': stream[index + 1].astype(np.int32),
+        'index': index,
         'valid': valid,
         'scored': valid & (column >= size - windows.scored[rows, None]),
     }

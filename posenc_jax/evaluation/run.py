@@ -205,6 +205,7 @@ def measure(job: Job, model: Transformer) -> list[Measurement]:
             buckets=asked.buckets,
             bytes_of=job.task.bytes_of,
             key=key,
+            places=job.task.places(asked.split),
         )
     return evaluate_task(
         score,

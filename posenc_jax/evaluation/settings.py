@@ -80,7 +80,7 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
     problems = {}
     for length in lengths:
         try:
-            supplied = check_ids(model, task, length)
+            supplied = check_ids(model, task, length, split=settings.split)
             check_width(model, task.width(length), () if supplied is None else supplied.shape[2:])
         except ValueError as error:
             problems[length] = error
@@ -130,23 +130,29 @@ def check_causal(model: Transformer, task: str) -> None:
             )
 
 
-def check_ids(model: Transformer, task: Task, length: int, *, training: bool = False) -> np.ndarray | None:
+def check_ids(
+    model: Transformer, task: Task, length: int, *, training: bool = False, split: str = 'test'
+) -> np.ndarray | None:
     """Hands the ids that a task supplies at a length to `place`, which raises where they overrun a table; returns them.
 
     Traced without arguments, so that NumPy arrays stay the concrete numbers that `place` checks, and no device computes.
 
     Args:
-      training: training draws are placed too, by the training rule. Text has positions in training alone.
+      training: training draws are placed too, by the training rule. Most text has positions in training alone.
+      split: of text whose windows have positions in evaluation too; the first one is placed.
     """
-    splits = [split for split, read in (('train', training), ('test', not task.is_language)) if read]
-    if not task.supplies_positions or not splits:
-        return None
-    for split in splits:
-        batch = task.sample(batch_rng(0, split, 0), _TRIED, length)
+    supplied = []
+    if task.supplies_positions:
+        splits = [name for name, read in (('train', training), ('test', not task.is_language)) if read]
+        supplied = [(name, task.sample(batch_rng(0, name, 0), _TRIED, length)) for name in splits]
+    if task.is_language and (places := task.places(split)) is not None:
+        first = np.arange(length)[None]
+        supplied.append((split, {'tokens': task.tokens(split)[first], 'positions': places(first)}))
+    for name, batch in supplied:
         tok = Tokens(index=np.arange(batch['positions'].shape[1], dtype=np.int32)[None], pos=batch['positions'])
-        draw = lambda: jax.random.key(0) if split == 'train' else None
-        jax.eval_shape(lambda: model.place(tok, batch['tokens'], key=draw()))
-    return batch['positions']
+        key = lambda: jax.random.key(0) if name == 'train' and training else None
+        jax.eval_shape(lambda: model.place(tok, batch['tokens'], key=key()))
+    return supplied[-1][1]['positions'] if supplied else None
 
 
 def check_width(model: Transformer, width: int, components: tuple[int, ...] = ()) -> None:

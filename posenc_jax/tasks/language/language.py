@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -94,6 +95,10 @@ class Language(Task):
           ValueError: the split is empty.
         """
         return np.concatenate(self._documents(split, 1))
+
+    def places(self, split: str) -> Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None:
+        """Positions of windows of `tokens(split)`, given by the indices of their tokens; None where they are the plain ones."""
+        return None
 
     def _documents(self, split, length):
         documents = self.documents(split)

@@ -19,6 +19,9 @@ class Vocabulary(Protocol):
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str: ...
 
+    def starts(self, text: bytes) -> Int[np.ndarray, ' L']:
+        """The character of the text at which each token of `encode` begins; 0 for what stands in front of it."""
+
 
 class Bytes:
     """The 256 bytes, and `BOS` in front of every text."""
@@ -31,6 +34,10 @@ class Bytes:
 
     def decode(self, ids):
         return b''.join(b'<bos>' if i == BOS else bytes([i]) for i in map(int, ids)).decode(errors='replace')
+
+    def starts(self, text):
+        first = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80  # of a character; the others continue it
+        return np.append(0, np.cumsum(first) - 1)
 
 
 class Tokens:
@@ -61,6 +68,10 @@ class Tokens:
 
     def decode(self, ids):
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def starts(self, text):
+        offsets = self._tokenizer.encode(text.decode(), add_special_tokens=False).offsets
+        return np.asarray([0] * len(self._front) + [begin for begin, _ in offsets])
 
 
 def _bytes_of(tokenizer: Any, size: int) -> Int[np.ndarray, ' V'] | None:
