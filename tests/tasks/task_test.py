@@ -51,6 +51,7 @@ TASKS = {
     'segmented_text(source_len=64, segment_len=4)': 16,
     'segmented_text(source_len=64, prefix_len=6)': 16,
     'cream_text(factor=1, source_len=40)': 16,
+    "code_text('pydoc_topics', units='paragraphs')": 16,
 }
 PIECES = ('segmented_text', 'cream_text')  # of text, with positions of their own
 GENERATED = {spec: length for spec, length in TASKS.items() if not spec.startswith('language')}
@@ -79,8 +80,9 @@ def test_shapes_types_and_token_range(spec):
     batch = task.sample(np.random.default_rng(0), 6, length)
     always = {'tokens', 'targets', 'loss_mask'}
     assert always <= batch.keys() <= always | {'positions', 'segment'}
-    assert ('positions' in batch) == ('ids=' in spec or spec.startswith(('any_order', *PIECES))) == task.supplies_positions
-    own = {'code_mixed': (3,), 'any_order': (2,), 'minesweeper': (2,)}
+    supplied = 'ids=' in spec or spec.startswith(('any_order', 'code_text', *PIECES))
+    assert ('positions' in batch) == supplied == task.supplies_positions
+    own = {'code_mixed': (3,), 'code_text': (3,), 'any_order': (2,), 'minesweeper': (2,)}
     components = (3,) if 'ids="locations"' in spec else own.get(spec.split('(')[0], ())
     for name, array in batch.items():
         assert array.shape == (6, task.width(length), *(components if name == 'positions' else ())), name
