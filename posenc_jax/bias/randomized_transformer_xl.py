@@ -7,6 +7,7 @@ from flax import nnx
 from posenc_jax.bias.random_offsets import RandomOffsets
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from posenc_jax.core.encoding import heads_first
+from posenc_jax.core.families import check_heads
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -94,6 +95,7 @@ class RandomizedTransformerXL(RandomOffsets):
         self.kernel = nnx.Param(normal(model_dim, heads, head_dim), axes=('width', 'heads', None))
 
     def project(self, q, k, v, tq, tk, x=None):
+        check_heads('randomized_transformer_xl', self.u[...], heads_first(q))
         wide = q.astype(jnp.float32)
         asks = jnp.einsum('btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...])
         return (wide + self.u[...]).astype(q.dtype), k, v, tq.with_feats(randomized_transformer_xl_asks=asks), tk

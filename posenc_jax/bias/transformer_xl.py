@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.core.encoding import Encoding, heads_first
-from posenc_jax.core.families import signed_distance
+from posenc_jax.core.families import check_heads, signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
@@ -131,6 +131,7 @@ class TransformerXL(Encoding):
         return transformer_xl_frequencies(self.kernel.shape[0], self.base)
 
     def project(self, q, k, v, tq, tk, x=None):
+        check_heads('transformer_xl', self.u[...], heads_first(q))
         wide = q.astype(jnp.float32)
         a = jnp.einsum('btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...])
         feature = {'turned': transformer_xl_turned(a, tq.pos, self.frequencies)}

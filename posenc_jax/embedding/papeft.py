@@ -152,6 +152,8 @@ class PAPEFT(Encoding):
                 f'got {tok.pos.dtype} {tok.pos.shape}'
             )
         number, count = tok.pos[..., 1], tok.pos[..., 2]
+        if tok.valid is not None:
+            number, count = (jnp.where(tok.valid, a, 0) for a in (number, count))
         if not isinstance(number, jax.core.Tracer) and bool(((number < 0) | (number > count)).any()):
             worst = int(jnp.where(number < 0, -number, number - count).argmax())
             found = int(number.ravel()[worst]), int(count.ravel()[worst])

@@ -7,6 +7,9 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.core.encoding import Tokens
 
+# What a traced position becomes that cannot be: no table has it (NaN), and no distance from it looks like one.
+NOWHERE = np.iinfo(np.int32).min
+
 
 def known_range(values: Num[Array, '#B L ...'], valid: Bool[Array, '#B L'] | None) -> tuple[int, int] | None:
     """Smallest and largest of the integers that real tokens have, 0 standing for padding; None where they are traced.

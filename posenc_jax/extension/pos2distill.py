@@ -26,7 +26,7 @@ def answer_divergence(
       temperature: T, divides both.
 
     Raises:
-      ValueError: answers of different shapes.
+      ValueError: answers of different shapes; a temperature that is not positive.
 
     Example:
       >>> answer_divergence(jnp.zeros((1, 1, 2)), jnp.log(jnp.array([[[0.25, 0.75]]]))).round(4).tolist()
@@ -34,6 +34,8 @@ def answer_divergence(
     """
     if teacher.ndim != 3 or teacher.shape != student.shape:
         raise ValueError(f'pos2distill compares logits [B, answer, V] of one answer, got {teacher.shape} and {student.shape}')
+    if not temperature > 0:
+        raise ValueError(f'pos2distill: temperature must be positive, got {temperature}')
     p, q = (jax.nn.log_softmax(a.astype(jnp.float32) / temperature) for a in (jax.lax.stop_gradient(teacher), student))
     return (jnp.exp(p) * (p - q)).sum(-1).mean(-1)
 
@@ -123,6 +125,8 @@ def pos2distill_loss(
       0.1438
     """
     divergence = answer_divergence(teacher, student, temperature=temperature)
+    if kept is not None and kept.shape != divergence.shape:
+        raise ValueError(f'pos2distill: `kept` says of each of {divergence.shape[0]} rows whether it counts, got {kept.shape}')
     if slots is None:
         weights = joint_weights(divergence, kept)
     else:
@@ -152,7 +156,8 @@ def moved_evidence(
       answer; 'slots' [E, 1 + trivial], 0 for the anchor; 'answer' [E, A].
 
     Raises:
-      ValueError: fewer than `trivial` other slots, or `trivial` below 1.
+      ValueError: arrays of other shapes or of different numbers of examples; fewer than `trivial` other slots, or `trivial`
+        below 1.
 
     Example:
       >>> documents = np.arange(6).reshape(1, 3, 2)
@@ -161,6 +166,10 @@ def moved_evidence(
       >>> data['teacher'].tolist(), sorted(places), places == data['slots'][0].tolist()
       ([[0, 1, 2, 3, 4, 5, 8]], [0, 1, 2], True)
     """
+    shapes = documents.shape, question.shape, answer.shape
+    if tuple(map(len, shapes)) != (3, 2, 2) or len({shape[0] for shape in shapes}) > 1:
+        wanted = 'documents [E, n, W], questions [E, Q] and answers [E, A]'
+        raise ValueError(f'pos2distill: moved_evidence takes {wanted}, got {", ".join(map(str, shapes))}')
     examples, count, width = documents.shape
     if not 1 <= trivial < count:
         raise ValueError(

@@ -13,8 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.families import Embedding
+from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
@@ -170,8 +169,8 @@ def swap(model: Transformer, spec: str = 'rope(layout="interleaved")', *, rngs: 
     student = Transformer(dataclasses.replace(model.cfg, **changed), rngs=nnx.Rngs(0) if rngs is None else rngs)
     for place, (own, block) in enumerate(zip(student.blocks, model.blocks, strict=True)):
         old, new = parts_of(model.encoding(place, block)), parts_of(student.encoding(place, own))
-        start = next((i for i, part in enumerate(old) if isinstance(part, Embedding)), 0)
-        kept = [part for part in old if not isinstance(part, Embedding)]
+        start = next((i for i, part in enumerate(old) if part.opens('embed')), 0)
+        kept = [part for part in old if not part.opens('embed')]
         again = [*new[:start], *new[start + len(new) - len(kept) :]]
         if list(map(nnx.graphdef, kept)) != list(map(nnx.graphdef, again)):
             found, expected = (' | '.join(map(name_of, parts)) for parts in (old, again))
@@ -183,7 +182,7 @@ def swap(model: Transformer, spec: str = 'rope(layout="interleaved")', *, rngs: 
 
 
 def _is_absolute(node: spec_language.Node) -> bool:
-    return inspect.isclass(node.entry.build) and issubclass(node.entry.build, Embedding)
+    return inspect.isclass(node.entry.build) and getattr(node.entry.build, 'embed', Encoding.embed) is not Encoding.embed
 
 
 def _swapped(nodes, relative) -> tuple[spec_language.Node, ...]:

@@ -13,6 +13,7 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import chain, make, name_of, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import SpecError, check_choice
+from posenc_jax.embedding.table import known_range, lookup_rows
 from posenc_jax.model.layers import BIASES, MLPS, NORMS, Block, Norm, dropout, merge_adapters, normal
 from posenc_jax.model.sharding import constrain
 
@@ -266,9 +267,21 @@ class Transformer(nnx.Module):
             placed.append(own if own.ids is None else dataclasses.replace(own, ids=None))
         return tuple(placed)
 
+    def _check_ids(self, tokens):
+        low, high = known_range(tokens, None) or (0, 0)  # traced ids that do not exist become NaN
+        if low < 0 or high >= self.cfg.vocab_size:
+            raise ValueError(f'token ids lie in 0 .. {self.cfg.vocab_size - 1} (vocab_size), got {low} .. {high}')
+
     def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
-        """Token vectors of about unit variance, through every `embed` door once."""
-        x = self.embedding[...][tokens] * self.cfg.embedding_scale
+        """Token vectors of about unit variance, through every `embed` door once.
+
+        Raises:
+          ValueError: known ids that the vocabulary does not have; traced ones become NaN. Padding may have any.
+        """
+        valid = placed[0].valid
+        tokens = tokens if valid is None else jnp.where(valid, tokens, 0)
+        self._check_ids(tokens)
+        x = lookup_rows(self.embedding[...], tokens) * self.cfg.embedding_scale
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)

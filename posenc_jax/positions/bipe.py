@@ -24,7 +24,7 @@ def bipe_ids(
 
     Args:
       separator: which tokens end a segment; False for padding.
-      order: which real token of its document each is, 0, 1, ...; None for one document a row.
+      order: which real token of its document each is, 0, 1, ..., and -1 for padding; None for one document a row.
 
     Example:
       >>> [ids[0].tolist() for ids in bipe_ids(jnp.array([[0, 1, 0, 0, 1, 1, 0]], bool))]
@@ -35,9 +35,11 @@ def bipe_ids(
     latest = lambda flags: jax.lax.cummax(jnp.where(flags, index, 0), axis=1)
     at = lambda a, where: jnp.take_along_axis(a, where, axis=1)
     before = jnp.cumsum(separator, axis=1, dtype=jnp.int32) - separator
-    after_separator = jnp.pad(separator[:, :-1], ((0, 0), (1, 0)))
-    intra = order - at(order, latest(after_separator | (order == 0)))
-    return intra, before - at(before, latest(order == 0))
+    document = latest(order == 0)
+    ended = jax.lax.cummax(jnp.where(separator, index, -1), axis=1)
+    ended = jnp.pad(ended[:, :-1], ((0, 0), (1, 0)), constant_values=-1)  # the last separator before the token
+    first = jnp.where(ended < document, 0, at(order, jnp.maximum(ended, 0)) + 1)
+    return jnp.maximum(order - first, 0), before - at(before, document)
 
 
 def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
@@ -132,7 +134,10 @@ class BiPE(Encoding):
                     f'{tok.pos.shape}: give positions [B, L], or write what reads them before it, or leave out `separators`'
                 )
             ends = jnp.isin(tok.ids, jnp.asarray(self.separators))
-            intra, inter = bipe_ids(ends if tok.valid is None else ends & tok.valid, tok.order)
+            order = tok.order
+            if tok.valid is not None:
+                ends, order = ends & tok.valid, jnp.where(tok.valid, order, -1)
+            intra, inter = bipe_ids(ends, order)
         else:
             if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
                 raise ValueError(

@@ -5,27 +5,31 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import check_range, lookup_rows
+from posenc_jax.embedding.table import NOWHERE, check_range, lookup_rows
 
 
-def random_start(key: Array, ids: Int[Array, 'B L *P'], max_position: int) -> Int[Array, 'B L *P']:
+def random_start(
+    key: Array, ids: Int[Array, 'B L *P'], max_position: int, valid: Bool[Array, '#B L'] | None = None
+) -> Int[Array, 'B L *P']:
     """Adds to all non-zero ids of a row, per component, one random offset that keeps the largest at most max_position.
 
     Args:
       key: random key.
       ids: coupled ids with start 1; 0 is the boundary token and padding.
       max_position: the largest id allowed.
+      valid: False for padding, whose ids count for nothing.
 
     Example:
       >>> random_start(jax.random.key(0), jnp.array([[0, 2, 1, 2, 0]]), 2).tolist()
       [[0, 2, 1, 2, 0]]
     """
-    largest = ids.max(axis=1, keepdims=True)
+    real = ids if valid is None else jnp.where(valid.reshape(*valid.shape, *[1] * (ids.ndim - 2)), ids, 0)
+    largest = real.max(axis=1, keepdims=True)
     offset = jax.random.randint(key, largest.shape, 0, jnp.maximum(max_position - largest, 0) + 1)
     return jnp.where(ids > 0, ids + offset.astype(ids.dtype), ids)
 
@@ -66,7 +70,7 @@ class PositionCoupling(Encoding):
 
     Raises:
       ValueError: max_position or components below 1; at call, ids of another shape, fractional ids, or ids beyond M
-        (where ids are traced, such an id gets NaN from the table).
+        (where ids are traced, such an id gets NaN from the table, and without it becomes `NOWHERE`).
 
     Reference: Cho et al., arXiv 2405.20671.
 
@@ -99,6 +103,10 @@ class PositionCoupling(Encoding):
     def position_limit(self):
         return None if self.tables is None else self.max_position + 1
 
+    @property
+    def draws(self):
+        return self.max_position + 1 if self.tables is None else None
+
     def place(self, tok, *, key=None):
         expected = () if self.components == 1 else (self.components,)
         if tok.pos.shape[2:] != expected or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
@@ -106,7 +114,11 @@ class PositionCoupling(Encoding):
             raise ValueError(f'position_coupling needs integer ids {wanted}, got {tok.pos.dtype} {tok.pos.shape}')
         if not isinstance(tok.pos, jax.core.Tracer):
             check_range('position_coupling', tok, self.max_position + 1, 'shorter inputs')
-        return tok if key is None else dataclasses.replace(tok, pos=random_start(key, tok.pos, self.max_position))
+        elif self.tables is None:
+            tok = dataclasses.replace(tok, pos=jnp.where(tok.pos > self.max_position, NOWHERE, tok.pos))
+        if key is None:
+            return tok
+        return dataclasses.replace(tok, pos=random_start(key, tok.pos, self.max_position, tok.valid))
 
     def embed(self, x, tok):
         if self.tables is None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, check_choice, register
-from posenc_jax.embedding.table import check_range
+from posenc_jax.embedding.table import NOWHERE, check_range
 
 Evaluation = Literal['sampled', 'spaced', 'first']
 EVALUATIONS = ('sampled', 'spaced', 'first')
@@ -96,7 +96,7 @@ class RandomizedPE(Encoding):
     Raises:
       ValueError: max_len or eval_len out of range ('spaced' ends at 46340); at call, positions that are fractional,
         have several components or reach max_len (in evaluation, eval_len; where they are traced, the number of tokens
-        counts), `per_row` for tokens that have one row for the whole batch.
+        counts, and such a position becomes `NOWHERE`), `per_row` for tokens that have one row for the whole batch.
 
     Reference: Ruoss et al., arXiv 2305.16843.
 
@@ -145,15 +145,17 @@ class RandomizedPE(Encoding):
             count = jnp.full(1, self.eval_len, jnp.int32)
         else:
             count = largest_position(tok) + 1
+        limits = count[:, None]
+        possible = (pos >= 0) & (pos < limits) & (limits <= self.max_len)  # where positions are known it has been checked
         if key is None and self.evaluation == 'spaced':
-            return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
+            return dataclasses.replace(tok, pos=jnp.where(possible, spaced_ids(pos, count, self.max_len), NOWHERE))
         if key is not None and self.per_row and len(count) == 1:
             raise ValueError('randomized_pe(per_row=True) needs tokens with a row per sequence, got one for the batch')
         own = key is not None and self.per_row
         ids = random_ids(evaluation_key(self.draw) if key is None else key, count, self.max_len, per_row=own)
         rows = max(len(ids), len(pos))  # padding may differ between rows that share their positions
         ids, pos = (jnp.broadcast_to(array, (rows, array.shape[1])) for array in (ids, pos))
-        return dataclasses.replace(tok, pos=jnp.take_along_axis(ids, pos, axis=1))
+        return dataclasses.replace(tok, pos=jnp.where(possible, jnp.take_along_axis(ids, pos, axis=1), NOWHERE))
 
 
 def evaluation_key(draw: int) -> Array:

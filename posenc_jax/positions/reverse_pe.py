@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Num
 
 from posenc_jax.core.encoding import Encoding
@@ -29,10 +31,17 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
       x: one row per token.
       last: index of the newest token of each row, `Tokens.last`.
 
+    Raises:
+      ValueError: a known `last` that is no index of a row.
+
     Example:
       >>> newest_first(jnp.array([[9.0, 1.0, 2.0], [1.0, 2.0, 9.0]]), jnp.array([2, 1])).tolist()
       [[2.0, 1.0, 9.0], [2.0, 1.0, 1.0]]
     """
+    if not isinstance(last, jax.core.Tracer):
+        known = np.asarray(last)
+        if known.min() < 0 or known.max() >= x.shape[1]:
+            raise ValueError(f'newest_first: last lies in 0 .. {x.shape[1] - 1}, got {known.min()} .. {known.max()}')
     index = jnp.maximum(jnp.reshape(jnp.asarray(last), (-1, 1)) - jnp.arange(x.shape[1]), 0)
     return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1)
 

@@ -12,7 +12,6 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT, Node
 from posenc_jax.embedding.learned_absolute import LearnedAbsolute
-from posenc_jax.embedding.table import lookup_rows
 
 
 def chunk_ids(rng: np.random.Generator, source_len: int, count: int, segment_len: int) -> Int[np.ndarray, ' N']:
@@ -103,8 +102,10 @@ def stretched_table(table: Float[Array, 'M D'], factor: int) -> Float[Array, 'sM
       [0.0, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0]
     """
     check_stretch(factor)
-    places = np.minimum(np.arange(len(table) * factor) / factor, len(table) - 1)
-    return lookup_rows(table, jnp.asarray(places, jnp.float32))
+    whole, rest = np.divmod(np.arange(len(table) * factor), factor)
+    above = np.minimum(whole + 1, len(table) - 1)
+    share = (rest / factor).astype(np.float32)[:, None]  # of p/s in float32 the fraction would lose its last digits
+    return table[whole] + (table[above] - table[whole]) * share
 
 
 def check_stretch(factor: int) -> int:

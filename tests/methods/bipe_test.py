@@ -208,3 +208,16 @@ def test_wrong_input_says_what_is_wrong():
         bipe_slopes(4, 0)
     with pytest.raises(ValueError, match='ids must be integers, got float32'):
         pj.Tokens.of(ids=[[0.5]])
+
+
+@pytest.mark.parametrize('at', [0, 1, 4])
+def test_padding_within_a_text_is_not_counted_either(at):
+    """Also right behind a separator, and right behind the first token where that is one."""
+    ids = np.array([[1, 5, 1, 6, 2, 3]])  # 1 ends a segment
+    alone = placed(jnp.asarray(ids))
+    hole = np.array([[9, 9]])
+    holes = np.concatenate([ids[:, : at + 1], hole, ids[:, at + 1 :]], axis=1)
+    valid = holes != 9
+    found = placed(jnp.asarray(holes), valid=valid)
+    for number in range(2):
+        np.testing.assert_array_equal(np.asarray(found[number])[valid], np.asarray(alone[number])[0])

@@ -197,6 +197,12 @@ def test_what_cannot_be_is_refused():
         (lambda: pos2distill_loss(logits(0), logits(0, words=3), SLOTS, count=6), r'\(5, 2, 7\) and \(5, 3, 7\)'),
         (lambda: pos2distill_loss(logits(0), logits(1), SLOTS[:3], count=6), r'each of 5 rows, got \(3,\)'),
         (lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=5), 'slots lie in 0 .. 4, got 0 .. 5'),
+        (lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=6, temperature=0), 'temperature must be positive, got 0'),
+        (lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=6, kept=SLOTS[:3] > 0), r'each of 5 rows .* got \(3,\)'),
+        (
+            lambda: moved_evidence(np.random.default_rng(0), np.zeros((2, 3, 1), int), np.zeros((1, 2), int), np.zeros((2, 1), int)),
+            r'got \(2, 3, 1\), \(1, 2\), \(2, 1\)',
+        ),
         (lambda: distill(model, {**batches, 'teacher': batches['teacher'][:, :2]}), r'got \(1, 3, 3, 10\), \(1, 2, 10\)'),
         (lambda: distill(model, {**batches, 'slots': batches['slots'] - 1}), 'slots are at least 0, .* got -1'),
         (lambda: distill(model, {**batches, 'slots': batches['slots'] + 1}), '0 in the first prompt of each .* got 1'),

@@ -10,6 +10,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.embedding.table import NOWHERE
 from posenc_jax.positions.position_coupling import random_start
 from posenc_jax.tasks.coupling import coupled_addition_ids
 
@@ -150,6 +152,22 @@ def test_ids_beyond_the_table():
         encoding.place(pj.Tokens.of(positions=IDS[None]))
     run = jax.jit(lambda pos: encoding.embed(jnp.zeros((1, 17, D)), encoding.place(pj.Tokens.of(positions=pos))))
     np.testing.assert_array_equal(np.isnan(run(jnp.asarray(IDS)[None])[0]).all(-1), IDS > 5)
+
+
+def test_without_a_table_they_reach_no_other_one():
+    encoding = make('max_position=5, table=False')
+    with pytest.raises(ValueError, match='position 6 is not in 0 .. 5'):
+        encoding.place(pj.Tokens.of(positions=IDS[None]))
+    placed = jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)).pos)(jnp.asarray(IDS)[None])[0]
+    np.testing.assert_array_equal(placed, np.where(IDS > 5, NOWHERE, IDS))
+    with pytest.raises(SpecError, match=r'position_coupling draws positions 0 .. 64, learned_absolute has 20'):
+        pj.make('position_coupling(max_position=64, table=False) | learned_absolute(max_len=20)', model_dim=D, rngs=nnx.Rngs(0))
+
+
+def test_ids_of_padding_do_not_choose_the_start():
+    tok = pj.Tokens.of(positions=[[0, 1, 2, 99]], valid=[[True, True, True, False]])
+    encoding = make('max_position=4')
+    assert {int(encoding.place(tok, key=jax.random.key(n)).pos[0, 1]) for n in range(20)} == {1, 2, 3}
 
 
 def test_wrong_input_says_what_is_wrong():

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.embedding.table import NOWHERE
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
 
@@ -170,6 +171,23 @@ def test_wrong_input_says_what_is_wrong():
         ids_of(encoding, pj.Tokens.of(positions=[[0.5]]))
     with pytest.raises(ValueError, match='one component'):
         ids_of(encoding, pj.Tokens.of(positions=[[[0, 1]]]))
+
+
+@pytest.mark.parametrize(
+    'rule, pos, impossible',
+    [
+        ("evaluation='sampled'", [0, 1, 9], [0, 1, 2]),
+        ("evaluation='sampled'", [0, 1, -1], [2]),
+        ("evaluation='spaced'", [0, 1, 9], [0, 1, 2]),
+        ("evaluation='spaced'", [-1, 1, 2], [0]),
+        ('eval_len=4', [0, 1, 6], [2]),
+    ],
+)
+def test_traced_positions_that_cannot_be_are_nowhere(rule, pos, impossible):
+    encoding = make(f'max_len=8, {rule}')
+    placed = jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)).pos)(jnp.array([pos]))[0]
+    assert np.flatnonzero(placed == NOWHERE).tolist() == impossible
+    assert ((placed >= 0) & (placed < 8)).sum() == 3 - len(impossible)
 
 
 def test_rows_may_share_positions_and_differ_in_padding():

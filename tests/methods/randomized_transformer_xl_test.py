@@ -140,3 +140,10 @@ def test_wrong_input_says_what_is_wrong():
         make('max_len=8', std=-1.0)
     with pytest.raises(ValueError, match='position 8 is not in 0 .. 7'):
         make('max_len=8').place(pj.Tokens.of(length=9))
+
+
+def test_queries_of_another_number_of_heads():
+    encoding, q = pj.make('randomized_transformer_xl(max_len=64)', heads=2, head_dim=8, model_dim=8, rngs=nnx.Rngs(0)), jnp.ones((1, 3, 1, 8))
+    tok = encoding.place(pj.Tokens.of(length=3))
+    with pytest.raises(ValueError, match='randomized_transformer_xl has parameters of 2 heads, the queries have 1'):
+        encoding.project(q, q, q, tok, tok)

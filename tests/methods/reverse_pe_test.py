@@ -112,3 +112,9 @@ def test_a_cache_is_refused():
     with pytest.raises(ValueError, match='generation needs a decoder'):
         init_cache(model('encoder'), pj.Tokens.of(length=8))
     assert pj.make('reverse_pe() | rope(freqs=dynamic_ntk(train_len=8))', head_dim=8).cached == 'none'
+
+
+@pytest.mark.parametrize('last, found', [(9, '9 .. 9'), ([0, -3], '-3 .. 0')])
+def test_the_newest_is_one_of_the_row(last, found):
+    with pytest.raises(ValueError, match=f'last lies in 0 .. 2, got {found}'):
+        newest_first(jnp.zeros((2, 3)), jnp.asarray(last))

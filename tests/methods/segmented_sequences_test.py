@@ -37,6 +37,13 @@ def test_old_rows_stay_exactly_and_the_last_repeats(factor):
     np.testing.assert_array_equal(longer[12 * factor :], np.tile(table[-1:], (factor, 1)))
 
 
+def test_places_between_rows_are_exact_in_long_tables():
+    table = jnp.arange(8192, dtype=jnp.float32)[:, None] % 2
+    share = np.arange(3 * 8192) % 3 / 3
+    odd = np.arange(3 * 8192) // 3 % 2
+    np.testing.assert_allclose(stretched_table(table, 3)[:-3, 0], np.where(odd, 1 - share, share)[:-3], atol=1e-6)
+
+
 def test_chunks_are_segments_in_the_order_of_the_text():
     drawn = set()
     for seed in range(60):

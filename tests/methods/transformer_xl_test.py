@@ -118,3 +118,10 @@ def test_wrong_arguments(options, message):
         pj.make(f'transformer_xl({options})', heads=N, head_dim=H, model_dim=D)
     with pytest.raises(SpecError, match='even model_dim, got 7'):
         pj.make('transformer_xl()', heads=N, head_dim=H, model_dim=7)
+
+
+def test_queries_of_another_number_of_heads():
+    encoding, q = pj.make('transformer_xl()', heads=2, head_dim=8, model_dim=8, rngs=nnx.Rngs(0)), jnp.ones((1, 3, 1, 8))
+    tok = encoding.place(pj.Tokens.of(length=3))
+    with pytest.raises(ValueError, match='transformer_xl has parameters of 2 heads, the queries have 1'):
+        encoding.project(q, q, q, tok, tok)

@@ -158,6 +158,7 @@ def test_absolute_positions_at_the_stem_reach_all_layers_of_a_pattern_and_so_doe
         (lambda: swap(model_of(encoding='rope()')), r'\(learned_absolute, sinusoidal\), but the model has rope'),
         (lambda: swap(model_of(pattern=('alibi()', 'nope()'))), 'but the model has alibi, nope'),
         (lambda: swap(model_of(), 'sinusoidal()'), 'relative encoding in the place of absolute positions, got sinusoidal'),
+        (lambda: swap(model_of(), 'position_coupling(max_position=40)'), 'relative encoding .* got position_coupling'),
         (lambda: swap(model_of(encoding=f'{ABSOLUTE} | rope()').extend('pi(factor=2.0)'), 'alibi()'), 'swap first, then'),
         (lambda: model_of().extend('tulip()'), "'tulip' is registered as conversion, not as extension"),
         (lambda: pooled(model_of(kind='encoder'), tokens_of(4)), "kind 'encoder'"),

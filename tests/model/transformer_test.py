@@ -316,6 +316,19 @@ def test_wrong_sizes_and_names_are_errors(fields, message):
         TransformerConfig(**{**BASE, **fields})
 
 
+def test_ids_that_the_vocabulary_lacks_are_errors_and_nan_where_they_are_traced():
+    model, size = model_of(), BASE['vocab_size']
+    for wrong in (size, -1):
+        tokens = np.asarray(TOKENS).copy()
+        tokens[1, 4] = wrong
+        with pytest.raises(ValueError, match=rf'token ids lie in 0 .. {size - 1} \(vocab_size\), got .*{abs(wrong)}'):
+            model(jnp.asarray(tokens))
+        out = jax.jit(lambda tokens: model(tokens))(jnp.asarray(tokens))
+        assert np.isnan(out[1]).any() and np.isfinite(out[0]).all()
+        padding = Tokens.of(valid=np.asarray(tokens) != wrong)
+        assert np.isfinite(model(jnp.asarray(tokens), padding)).all()
+
+
 def test_wrong_calls_are_errors():
     model = model_of()
     for call, message in [
