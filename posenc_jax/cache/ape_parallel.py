@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from posenc_jax.cache import contexts as shared
-from posenc_jax.cache.contexts import ContextMask, Layout, Piece, parallel_layout
+from posenc_jax.cache.contexts import ContextMask, Layout, Piece, check_lengths, parallel_layout
 from posenc_jax.core.cache import Cache
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
@@ -29,9 +29,7 @@ def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
       >>> layout.start, layout.ids[3].tolist()
       (12, [3, 4, 5, 6])
     """
-    if prefix < 0 or not len(lengths) or min(lengths) < 1:
-        expected = 'a prefix of 0 or more and contexts of 1 or more tokens'
-        raise ValueError(f'ape_layout: expected {expected}, got {prefix}, {list(lengths)}')
+    check_lengths('ape_layout', prefix, lengths)
     return parallel_layout([np.arange(prefix), *(prefix + np.arange(n) for n in lengths)], prefix + max(lengths))
 
 

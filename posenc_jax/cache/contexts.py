@@ -18,11 +18,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.cache.pie import pie_keys
-from posenc_jax.core.cache import Cache, LayerCache, filled
+from posenc_jax.core.cache import Cache, LayerCache, check_layers, filled
 from posenc_jax.core.compose import chain, name_of, parts_of
 from posenc_jax.core.encoding import Constant, Encoding, Tokens
 from posenc_jax.mask.basic import Causal, Document
-from posenc_jax.model.decode import check_temperature, continue_cache
+from posenc_jax.model.decode import check_last, check_temperature, continue_cache, read_ids
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -89,6 +89,21 @@ def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout
     sees = np.eye(len(ids) + 1, dtype=bool)
     sees[:, PREFIX] = sees[QUERY] = True
     return Layout(tuple(map(np.asarray, ids)), start, sees)
+
+
+def check_lengths(user: str, prefix: int, lengths: Sequence[int]) -> None:
+    """Refuses numbers of tokens that no prefix and contexts can have.
+
+    Raises:
+      ValueError: says what was expected.
+
+    Example:
+      >>> check_lengths('this', 0, [3])
+    """
+    whole = all(isinstance(n, Integral) for n in (prefix, *lengths))
+    if not whole or prefix < 0 or not len(lengths) or min(lengths) < 1:
+        expected = 'a prefix of 0 or more and contexts of 1 or more tokens'
+        raise ValueError(f'{user}: expected {expected}, got {prefix}, {list(lengths)}')
 
 
 class ContextMask(Encoding):
@@ -189,7 +204,10 @@ def check_tokens(user: str, what: str, tokens, vocabulary: int, *, empty: bool =
       >>> check_tokens('this', 'the query', [3, 4], 9).tolist()
       [[3, 4]]
     """
-    a = np.asarray(tokens)
+    try:
+        a = np.asarray(tokens)
+    except ValueError:
+        raise ValueError(f'{user}: the rows of {what} differ in length; give each as many tokens, or a call of its own') from None
     a = a.reshape(1, -1) if a.ndim == 1 else a
     if a.ndim != 2 or not (np.issubdtype(a.dtype, np.integer) or not a.size):
         raise ValueError(f'{user}: {what} must be integers [B, n] or [n], got {a.dtype} {np.shape(tokens)}')
@@ -260,6 +278,10 @@ def select(user: str, model: Transformer, pieces: Sequence[Piece], chosen: Seque
     """
     check_pieces(user, model, pieces)
     count = len(pieces) - 1
+    if not count:
+        raise ValueError(f'{user}: these pieces are one, the prefix; contexts are the pieces behind it')
+    if isinstance(chosen, Integral):
+        raise ValueError(f'{user}: `chosen` lists contexts, got {chosen}; did you mean [{chosen}]?')
     chosen = range(count) if chosen is None else chosen
     if not len(chosen) or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(count)):
         raise ValueError(f'{user}: expected different contexts among 0 .. {count - 1}, got {list(chosen)}')
@@ -400,6 +422,8 @@ def join(
     check_model(user, model)
     if len(pieces) or rows is None:
         check_pieces(user, model, pieces)
+    if not isinstance(capacity, Integral):
+        raise ValueError(f'{user}: capacity is a number of slots, an integer, got {capacity}')
     past = sum(piece.length for piece in pieces)
     if past > capacity or (past == capacity and rows is None):
         raise ValueError(f'{user}: contexts of {past} tokens (with the prefix) and a query do not fit a cache of {capacity}')
@@ -431,8 +455,9 @@ def read(
     """Appends several tokens to a filled cache in one pass; the logits of their `last` ones (None: of all of them).
 
     Raises:
-      ValueError: more tokens than there are free slots, or another number of rows; `last` outside 0 .. T; (where they are
-        known) token ids that do not exist.
+      ValueError: more tokens than there are (known) free slots, or another number of rows; `last` outside 0 .. T; (where they
+        are known) token ids that do not exist; an empty cache, one of another method, one of joined contexts that another
+        model is to read; an encoding whose keys are not cached as encoded, or with more than its keys.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -444,25 +469,43 @@ def read(
       ((1, 2, 9), 5)
     """
     tokens = jnp.asarray(tokens)
-    rows, free = cache.layers[0].k.shape[0], cache.capacity - int(cache.cursor)
+    _check_readable(model, cache)
+    full = 0 if isinstance(cache.cursor, jax.core.Tracer) else int(cache.cursor)
+    rows, free = cache.layers[0].k.shape[0], cache.capacity - full
     if tokens.ndim != 2 or tokens.shape[0] != rows or not 1 <= tokens.shape[1] <= free:
         raise ValueError(
-            f'tokens to read must be [{rows}, 1 .. {free}] (a cache of {cache.capacity} slots, {int(cache.cursor)} of them '
-            f'full), got {tokens.shape}'
+            f'tokens to read must be [{rows}, 1 .. {free}] (a cache of {cache.capacity} slots, {full} of them full), got '
+            f'{tokens.shape}'
         )
     if not isinstance(tokens, jax.core.Tracer):
         check_tokens('read', 'the tokens', tokens, model.cfg.vocab_size)
     count = tokens.shape[1]
-    if last is not None and not (isinstance(last, Integral) and 0 <= last <= count):
-        raise ValueError(f'last must be None, for all, or an integer in 0 .. {count}, got {last}')
+    check_last(last, count)
     graphdef, state = nnx.split(model)
     return _read((graphdef, last), state, cache, tokens)
+
+
+def _check_readable(model: Transformer, cache: Cache) -> None:
+    check_layers(cache, LayerCache, 'read', 'prefill or join')
+    if cache.tokens[0].segment is not None and not has_part(model, ContextMask):
+        raise ValueError(
+            'read: the cache holds joined contexts, which this model would not see: read it with the model that `join` '
+            'returned beside it'
+        )
+    for (place, block), own in zip(enumerate(model.blocks), cache.layers):
+        encoding = model.encoding(place, block)
+        if encoding.cached != 'encoded' or encoding.lookback or own.feats:
+            raise ValueError(
+                f'read appends several tokens where a cache holds encoded keys alone; {" | ".join(map(name_of, parts_of(encoding)))} '
+                'keeps more, or encodes keys anew: append them one by one with decode_step'
+            )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _read(static, state, cache: Cache, tokens):
     graphdef, last = static
     model, cursor, count = nnx.merge(graphdef, state), cache.cursor, tokens.shape[1]
+    cache = read_ids(model, cache, tokens)
     fresh = tuple(tok.slice(cursor, count) for tok in cache.tokens)
 
     def mix(h, encoding, place, block, own):
@@ -477,7 +520,7 @@ def _read(static, state, cache: Cache, tokens):
     x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
     last = count if last is None else last
     logits = model.logits(model.norm(x[:, count - last :])) if last else None
-    return logits, Cache(cache.tokens, cursor + count, appended)
+    return logits, dataclasses.replace(cache, cursor=cursor + count, layers=appended)
 
 
 def continue_from(

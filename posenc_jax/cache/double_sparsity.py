@@ -188,7 +188,7 @@ def sparse_logits(
       >>> sparse_logits(model, calibrate(model, text, groups=4), text, keep=3).shape
       (1, 12, 7)
     """
-    _check_channels(model.cfg.layers, model.cfg.heads, channels, dense_layers)
+    _check_channels(model.cfg.layers, model.cfg.heads, model.cfg.head_dim, channels, dense_layers)
     _check_keep(keep)
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
@@ -214,12 +214,17 @@ def _seen(encoding, tq: Tokens, tk: Tokens) -> Bool[Array, '#B #N T S']:
     return seen if tk.valid is None else seen & tk.valid[:, None, None]
 
 
-def _check_channels(layers: int, heads: int, channels, dense_layers: int) -> None:
+def _check_channels(layers: int, heads: int, width: int, channels, dense_layers: int) -> None:
     if jnp.ndim(channels) != 3 or jnp.shape(channels)[:2] != (layers, heads):
         found = jnp.shape(channels)
         raise ValueError(f'double_sparsity: expected channels of {layers} layers and {heads} query heads, got {found}')
-    if not 0 <= dense_layers <= layers:
-        nearest = min(max(dense_layers, 0), layers)
+    if not jnp.issubdtype(channels.dtype, jnp.integer):
+        raise ValueError(f'double_sparsity: channels are numbers of channels, integers, got {channels.dtype}')
+    if not isinstance(channels, jax.core.Tracer) and not 0 <= int(channels.min()) <= int(channels.max()) < width:
+        found = f'{channels.min()} .. {channels.max()}'
+        raise ValueError(f'double_sparsity: channels of heads of width {width} lie in 0 .. {width - 1}, got {found}')
+    if not isinstance(dense_layers, numbers.Integral) or not 0 <= dense_layers <= layers:
+        nearest = round(min(max(dense_layers, 0), layers))
         raise ValueError(f'double_sparsity: dense_layers lies in 0 .. {layers}, got {dense_layers}; nearest: {nearest}')
 
 
@@ -270,7 +275,7 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
       dense_layers: how many first layers read all keys.
 
     Raises:
-      ValueError: an empty cache; channels of another shape than layers and query heads; dense_layers out of range.
+      ValueError: an empty cache; channels of another shape than layers and query heads, or that heads do not have; dense_layers out of range.
 
     Reference: Yang, Sheng, Gonzalez, Stoica, Zheng, arXiv 2408.07092.
 
@@ -286,9 +291,10 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
       ((1, 7), (1, 2, 16, 2), None)
     """
     check_layers(cache, LayerCache, 'double_sparsity.label', 'model.decode.prefill')
-    layers, kv_heads = len(cache.layers), cache.layers[0].k.shape[1]
+    channels = jnp.asarray(channels)
+    layers, (_, kv_heads, _, width) = len(cache.layers), cache.layers[0].k.shape
     heads = channels.shape[1] if channels.ndim == 3 else 0
-    _check_channels(layers, max(heads // kv_heads, 1) * kv_heads, channels, dense_layers)
+    _check_channels(layers, max(heads // kv_heads, 1) * kv_heads, width, channels, dense_layers)
     dense = [LabelledLayer(own, None, None) for own in cache.layers[:dense_layers]]
     sparse = [LabelledLayer(own, key_labels(own.k, c), c[None]) for own, c in list(zip(cache.layers, channels))[dense_layers:]]
     return dataclasses.replace(cache, layers=(*dense, *sparse))
@@ -365,7 +371,7 @@ class Sparse(Decoding):
         _check_keep(self.keep)
 
     def check(self, model):
-        _check_channels(model.cfg.layers, model.cfg.heads, self.channels, self.dense_layers)
+        _check_channels(model.cfg.layers, model.cfg.heads, model.cfg.head_dim, self.channels, self.dense_layers)
         for place, block in enumerate(model.blocks):
             _check_encoding(model.encoding(place, block))
 

@@ -17,7 +17,7 @@ from posenc_jax.core.families import Mask, signed_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.mask.basic import Causal
-from posenc_jax.model.decode import Decoding, append, read_ids
+from posenc_jax.model.decode import Decoding, append, check_last, read_ids
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import constrain, sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -39,7 +39,7 @@ def retrieval_heads(
       threshold: instead of it, e.g. 0.5.
 
     Raises:
-      ValueError: gates of another shape or outside 0 .. 1; a sparsity outside 0 .. 1; both or none of the two.
+      ValueError: gates of another shape or outside 0 .. 1; a sparsity or threshold outside 0 .. 1; both or none of the two.
 
     Example:
       >>> retrieval_heads(jnp.array([[0.9, 0.1], [0.3, 0.7]]), sparsity=0.5).tolist()
@@ -52,6 +52,8 @@ def retrieval_heads(
         raise ValueError(f'duo_attention: gates lie in 0 .. 1, got {gates.min()} .. {gates.max()}; clip them')
     if (sparsity is None) == (threshold is None):
         raise ValueError(f'duo_attention: give a sparsity or a threshold, got {sparsity=}, {threshold=}')
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f'duo_attention: threshold lies in 0 .. 1 as gates do, got {threshold}; 0.5 is the paper\'s')
     if sparsity is None:
         return gates >= threshold
     if not 0 <= sparsity <= 1:
@@ -286,6 +288,7 @@ def prefill(
     (batch, length), tok = prompts.shape, cache.tokens[0]
     if length > tok.length:
         raise ValueError(f'prompts of {length} tokens do not fit a cache of {tok.length}')
+    check_last(last, length)
     if rows := sorted({leaf.shape[0] for leaf in jax.tree.leaves(tok)} - {1, batch}):
         raise ValueError(f'duo_attention: the cache is of {rows[0]} rows, the prompts of {batch}; expected {batch} (or 1)')
     if tok.segment is not None:
@@ -311,7 +314,7 @@ def prefill(
         return out, _kept(mask, own_heads, k, v, tokens[place], length)
 
     x, layers = model.loop_layers(mix, model.embed(prompts, placed), heads)
-    x = model.norm(x if last is None else x[:, -last:])
+    x = model.norm(x if last is None else x[:, prompts.shape[1] - last :])
     return model.logits(x), dataclasses.replace(cache, cursor=jnp.asarray(length, jnp.int32), layers=layers)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.cache import contexts as shared
-from posenc_jax.cache.contexts import PREFIX, QUERY, Layout, Piece
+from posenc_jax.cache.contexts import PREFIX, QUERY, Layout, Piece, check_lengths
 from posenc_jax.core.cache import Cache
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.model.transformer import Transformer
@@ -66,8 +66,8 @@ def complete_edges(count: int, sources: int | None = None) -> list[Edge]:
       [(2, 0), (2, 1), (2, 2)]
     """
     sources = count if sources is None else sources
-    if not 1 <= sources <= count:
-        raise ValueError(f'graph_kv: sources must lie in 1 .. {count} of {count} chunks, got {sources}')
+    if not isinstance(sources, Integral) or not 1 <= sources <= count:
+        raise ValueError(f'graph_kv: sources must be an integer and lie in 1 .. {count} of {count} chunks, got {sources}')
     return [(source, target) for target in range(count) for source in range(count - sources, count)]
 
 
@@ -76,11 +76,15 @@ def graph_layout(prefix: int, lengths: Sequence[int], edges: Sequence[Edge], *, 
 
     A segment without edges stands and is encoded like a source. The query begins behind the end of all.
 
+    Raises:
+      ValueError: no segment, lengths that are not positive integers, a prefix below 0.
+
     Example:
       >>> layout = graph_layout(2, [3, 5, 4, 6], [(0, 3), (1, 3), (2, 3)])
       >>> [(int(ids[0]), int(ids[-1])) for ids in layout.ids], layout.start
       ([(0, 1), (2, 4), (2, 6), (2, 5), (7, 12)], 13)
     """
+    check_lengths('graph_layout', prefix, lengths)
     count = len(lengths)
     sees = np.eye(count + 2, dtype=bool)
     sees[QUERY] = True
@@ -232,5 +236,7 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
       >>> cache.tokens[0].pos.tolist()
       [[0, 1, 2, 1, 3, 4, 5, 6]]
     """
+    if shared.has_part(model, shared.ContextMask):
+        raise ValueError('graph_kv: join is given the model itself, not the reader of another method, whose weighting it has')
     start = max([0, *(piece.ids.max() + 1 for piece in pieces if piece.length)])
     return shared.join('graph_kv', model, pieces, capacity=capacity, start=start)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.cache import contexts as shared
-from posenc_jax.cache.contexts import ContextMask, Layout, Piece, parallel_layout
+from posenc_jax.cache.contexts import ContextMask, Layout, Piece, check_lengths, parallel_layout
 from posenc_jax.core.cache import Cache
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.model.transformer import Transformer
@@ -57,9 +57,7 @@ def piece_layout(prefix: int, lengths: Sequence[int], *, size: Size = 'max', ali
     """
     check_choice('parallel_context_entropy: size', size, SIZES)
     check_choice('parallel_context_entropy: align', align, ALIGNS)
-    if prefix < 0 or not len(lengths) or min(lengths) < 1:
-        expected = 'a prefix of 0 or more and pieces of 1 or more tokens'
-        raise ValueError(f'piece_layout: expected {expected}, got {prefix}, {list(lengths)}')
+    check_lengths('piece_layout', prefix, lengths)
     m = float(sum(lengths) if align == 'order' else SIZES[size](lengths))
     before = np.cumsum([0, *lengths])
     place = {
@@ -98,10 +96,15 @@ def pool_scores(scores: Float[Array, 'B N T C'], rows: Bool[Array, '#B T'], top:
 def best_pieces(scores: Float[Array, '... C'], keep: int) -> Bool[Array, '... C']:
     """Which pieces have the `keep` largest scores; of equal ones the first.
 
+    Raises:
+      ValueError: keep below 1.
+
     Example:
       >>> best_pieces(jnp.array([0.2, 0.5, 0.2, 0.1]), 2).tolist()
       [True, True, False, False]
     """
+    if keep < 1:
+        raise ValueError(f'parallel_context_entropy: keep must be at least 1, an integer, got {keep}')
     chosen = jax.lax.top_k(scores, min(keep, scores.shape[-1]))[1]
     return jax.nn.one_hot(chosen, scores.shape[-1], dtype=bool).any(-2)
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.cache import Cache, LayerCache, filled
+from posenc_jax.core.cache import Cache, LayerCache, check_layers, filled
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.layers import layer_rows
@@ -112,8 +112,9 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
             'pie turns keys by positions that an edit leaves alone, but this cache places tokens by their ids, and an edit '
             'changes these; read the edited text with a new cache'
         )
-    if not cache.layers:
-        raise ValueError('pie edits a filled cache; call prefill first')
+    check_layers(cache, LayerCache, 'pie.edit', 'prefill')
+    if len(cache.layers) != model.cfg.layers:
+        raise ValueError(f'pie: the cache is of {len(cache.layers)} layers, the model has {model.cfg.layers}')
     edits = _checked(edits, model.cfg.vocab_size, cache)
     source, slots, ids = _plan(edits, int(cache.cursor), cache.capacity)
     if not edits:
@@ -126,7 +127,10 @@ def _checked(edits: Sequence[Edit], vocabulary: int, cache: Cache) -> list[tuple
     """The edits in order, with arrays of ids."""
     length = int(cache.cursor)
     checked = []
-    for start, end, ids in edits:
+    for one in edits:
+        if not isinstance(one, Sequence) or len(one) != 3:
+            raise ValueError(f'pie: edits are a list of (start, end, token ids), got {one!r} in it')
+        start, end, ids = one
         ids = np.asarray(ids)
         if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
             raise ValueError(f'pie: new tokens are a sequence of integers, got {ids.dtype} {ids.shape}')

@@ -91,15 +91,16 @@ class DCA(Encoding):
     ):
         if chunk is None or local is None:
             check_train_len('dca', train_len)
+        origin = 'defaults: local = train_len / 8, chunk = 3/4 train_len - local; ' + f'chunk={chunk}, local={local}, {train_len=} given'
         local = train_len // 8 if local is None else local
         chunk = 3 * train_len // 4 - local if chunk is None else chunk
         if not attention_factor > 0:
             raise ValueError(f'dca: attention_factor must be positive, got {attention_factor}')
         if chunk < 1:
-            raise ValueError(f'dca: a chunk holds at least one position, got chunk={chunk}')
+            raise ValueError(f'dca: a chunk holds at least one position, got chunk={chunk} ({origin})')
         if not 0 <= local <= chunk:
-            raise ValueError(f'dca: local must be between 0 and chunk={chunk}, got {local}')
-        self.encoding = check_part('dca', encoding)
+            raise ValueError(f'dca: local must be between 0 and chunk={chunk}, got {local} ({origin})')
+        self.encoding = check_part('dca', encoding, even=True)
         self.chunk, self.clip, self.attention_factor = chunk, chunk + local, attention_factor
 
     def project(self, q, k, v, tq, tk, x=None):

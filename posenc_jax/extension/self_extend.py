@@ -95,7 +95,7 @@ class SelfExtend(Encoding):
 
     Raises:
       ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; a group below 1, or
-        not whole with `floor`; an infinite one without; local below 1.
+        not whole with `floor`; an infinite one without; local below 1 or beyond train_len.
 
     Reference: Jin, Han, Yang, Jiang, Liu, Chang, Chen, Hu, arXiv 2401.01325; ReRoPE: Su, github.com/bojone/rerope.
 
@@ -119,6 +119,8 @@ class SelfExtend(Encoding):
         local = check_train_len('self_extend', train_len) // 4 if local is None else local
         if local < 1:
             raise ValueError(f'self_extend: local is a distance of at least 1, got local={local} (train_len={train_len})')
+        if train_len is not None and local > train_len:
+            raise ValueError(f'self_extend: local must lie within the trained length of {train_len}, got local={local}')
         if group is None and not floor:
             raise ValueError('self_extend: floor=False divides by a finite group, got group=None; with floor=True it is ReRoPE')
         if group is not None and not group >= 1:

@@ -73,13 +73,14 @@ def prefill(
     """Fills an empty cache with prompts; returns the logits of their (`last`) tokens, which are those of the plain model.
 
     Raises:
-      ValueError: prompts longer than the capacity, or a cache that is not empty.
+      ValueError: prompts longer than the capacity, a cache that is not empty, `last` outside 0 .. T.
     """
     if cache.layers:
         raise ValueError('prefill needs an empty cache; continue a filled one with decode_step')
     length = prompts.shape[1]
     if length > cache.capacity:
         raise ValueError(f'prompts of {length} tokens do not fit a cache of {cache.capacity}')
+    check_last(last, length)
     cache = read_ids(model, cache, prompts)
     placed = tuple(tok.slice(0, length) for tok in cache.tokens)
 
@@ -100,8 +101,18 @@ def prefill(
     x, stacked = model.scan_layers(layer, model.embed(prompts, placed))
     groups = model.cfg.layers // len(stacked)
     layers = tuple(jax.tree.map(lambda a: a[g], own) for g in range(groups) for own in stacked)
-    x = model.norm(x if last is None else x[:, -last:])
+    x = model.norm(x if last is None else x[:, length - last :])
     return model.logits(x), dataclasses.replace(cache, cursor=jnp.asarray(length, jnp.int32), layers=layers)
+
+
+def check_last(last: int | None, count: int) -> None:
+    """Refuses a number of last tokens that a row of `count` does not have.
+
+    Raises:
+      ValueError: says which it has.
+    """
+    if last is not None and not (isinstance(last, Integral) and 0 <= last <= count):
+        raise ValueError(f'last must be None, for all, or an integer in 0 .. {count}, got {last}')
 
 
 def decode_step(
@@ -147,8 +158,11 @@ def append(
       layers: as for `decode_step`.
 
     Raises:
-      ValueError: the cache is full (where the cursor is known).
+      ValueError: the cache is full (where the cursor is known); tokens that are not one for each of its rows.
     """
+    rows = jax.tree.leaves(cache.layers)[0].shape[0]
+    if tokens.shape != (rows,):
+        raise ValueError(f'a step appends one token to each of {rows} rows, got tokens of shape {tokens.shape}')
     if not isinstance(cache.cursor, jax.core.Tracer) and int(cache.cursor) >= cache.capacity:
         raise ValueError(f'the cache of {cache.capacity} slots is full')
     cache = read_ids(model, cache, tokens[:, None])

@@ -17,7 +17,7 @@ from posenc_jax.cache.ape_parallel import AdaptiveContexts, ape_layout, ape_rewe
 from posenc_jax.cache.contexts import QUERY, dense, read
 from posenc_jax.core.encoding import Tokens, scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step
+from posenc_jax.model.decode import decode_step, init_cache, prefill
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ape_parallel.json').read_text())['values']
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
@@ -228,6 +228,13 @@ def test_wrong_input_is_an_error():
         (lambda: encode(model, PREFIX, CONTEXTS, together=0), 'together must be at least 1, .*got 0'),
         (lambda: join(model, pieces, capacity=22), '22 tokens .* do not fit a cache of 22'),
         (lambda: join(model, pieces, capacity=30, chosen=[0, 3]), r'among 0 .. 2, got \[0, 3\]'),
+        (lambda: read(model, spacious, QUESTION), 'joined contexts, which this model would not see'),
+        (lambda: read(model, init_cache(model, pj.Tokens.of(length=9)), QUESTION), 'call prefill or join first'),
+        (lambda: join(model, pieces, capacity=30.5), 'an integer, got 30.5'),
+        (lambda: join(model, pieces, capacity=30, chosen=1), r'got 1; did you mean \[1\]'),
+        (lambda: join(model, pieces[:1], capacity=30), 'these pieces are one, the prefix'),
+        (lambda: encode(model, PREFIX, [[[2, 3], [4]]]), 'rows of context 0 differ in length'),
+        (lambda: ape_layout(2, [2.5, 3]), r'contexts of 1 or more tokens, got 2, \[2.5, 3\]'),
         (lambda: join(model, pieces, capacity=30, chosen=[]), r'got \[\]'),
         (lambda: join(model, pieces, capacity=30, temperature=0.0), 'temperature must be positive and finite, got 0'),
         (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
@@ -253,3 +260,23 @@ def test_wrong_input_is_an_error():
 def test_the_card_can_be_cited():
     assert 'ape_parallel' in [card.key for card in pj.catalog('cache')]
     assert 'eprint = {2502.05431}' in pj.cite('ape_parallel()')
+
+
+@pytest.mark.parametrize('encoding', ['alibi()', 'dca(encoding=rope(), chunk=4, local=2)', 'bipe(separators=(1, 3)) | rope()'])
+def test_reading_on_behind_a_prompt_is_one_pass(encoding):
+    model, text = model_of(encoding=encoding), jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 14)))
+    _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=20)), text[:, :8])
+    logits, after = read(model, cache, text[:, 8:13])
+    np.testing.assert_allclose(logits, model(text)[:, 8:13], atol=5e-5)
+    step, _ = decode_step(model, after, text[:, 13])
+    np.testing.assert_allclose(step, model(text)[:, 13], atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    'encoding', ['rope(freqs=dynamic_ntk(train_len=4))', 'lm_infinite(encoding=rope(), top_k=2)', 'self_extend(encoding=rope())', 'cable()']
+)
+def test_reading_on_is_refused_where_more_than_encoded_keys_is_cached(encoding):
+    model, text = model_of(encoding=encoding), jnp.zeros((2, 4), int)
+    _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=9)), text)
+    with pytest.raises(ValueError, match=f'{encoding.partition("(")[0]}.* append them one by one with decode_step'):
+        read(model, cache, text)

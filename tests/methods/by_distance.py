@@ -28,6 +28,18 @@ def logits(q, k, distance):
     return jnp.einsum('btsnh,bsnh->bnts', turned, jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)) / WIDTH**0.5
 
 
+ROTARY = 'rope(layout="interleaved", partial=0.5, freqs=yarn(factor=2.0, train_len=8))'
+
+
+def rotary_logits(q, k, distance):
+    """`logits` of `ROTARY`, which differs from the default in everything: layout, width, frequencies, temperature."""
+    rotary, length = pj.make(ROTARY, head_dim=WIDTH), q.shape[1]
+    at = lambda a, pos: rotary.rotate(a, jnp.asarray(pos, jnp.float32))
+    turned = at(jnp.repeat(q, length, axis=1), np.reshape(distance, (1, -1))).reshape(1, length, length, *q.shape[2:])
+    still = jnp.repeat(at(k, np.zeros((1, length))), q.shape[2] // k.shape[2], axis=2)
+    return jnp.einsum('btsnh,bsnh->bnts', turned, still) / WIDTH**0.5
+
+
 def softmax(s, v):
     """Causal attention with these logits."""
     s = jnp.where(np.tril(np.ones(s.shape[-2:], bool)), s, -jnp.inf)

@@ -12,6 +12,7 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.dca import dca_distance
 from posenc_jax.rotation.rope import rope
+from tests.methods.by_distance import ROTARY, rotary_logits, softmax
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dca.json').read_text())['values']
 WIDTH, CHUNK, LOCAL, CLIP = 8, GOLDEN['chunk'], GOLDEN['local'], GOLDEN['clip']
@@ -123,11 +124,10 @@ def test_defaults_follow_the_released_code():
 
 
 def test_works_on_other_layouts_widths_and_frequencies():
-    part = pj.make('dca(encoding=rope(partial=0.5, freqs=pi(factor=2.0)), chunk=4, local=2)', head_dim=WIDTH, train_len=64, causal=True)
-    q, k, v = qkv(4)
-    plain = pj.make('rope(partial=0.5, freqs=pi(factor=2.0))', head_dim=WIDTH, causal=True)
-    tok = pj.Tokens.of(length=4)
-    np.testing.assert_allclose(run(part, tok, q, k, v), run(plain, tok, q, k, v), atol=1e-6)
+    part = pj.make(f'dca(encoding={ROTARY}, chunk=4, local=2)', head_dim=WIDTH, train_len=64, causal=True)
+    q, k, v = qkv(19)
+    expected = softmax(rotary_logits(q, k, distances(19, 4, 6)), v)
+    np.testing.assert_allclose(run(part, pj.Tokens.of(length=19), q, k, v, block=(5, 4)), expected, atol=4e-6)
 
 
 def test_bfloat16():
@@ -144,6 +144,8 @@ def test_bfloat16():
         ('dca(encoding=alibi())', 'rotary encoding, got alibi'),
         ('dca(encoding=rope() | alibi())', 'chain other encodings beside it'),
         ('dca(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
+        ('dca(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))', 'use start=0'),
+        ('dca(encoding=rope(), local=100)', 'got chunk=-52 .*chunk=None, local=100, train_len=64'),
         ('dca(encoding=rope(), chunk=0)', 'chunk=0'),
         ('dca(encoding=rope(), chunk=4, local=5)', 'between 0 and chunk=4, got 5'),
         ('dca()', "needs 'encoding'"),

@@ -217,6 +217,8 @@ def test_what_cannot_be_is_refused():
     hole[1, 5], right[0, 16:18] = False, False
     for call, message in [
         (lambda: retrieval_heads(gates, sparsity=1.5), r'sparsity lies in 0 .. 1, got 1.5; nearest: 1'),
+        (lambda: retrieval_heads(gates, threshold=5.0), r'threshold lies in 0 .. 1 as gates do, got 5.0'),
+        (lambda: retrieval_heads(gates, threshold=float('nan')), 'got nan'),
         (lambda: retrieval_heads(gates[0], sparsity=0.5), r'\[layers, kv_heads\], got \(2,\)'),
         (lambda: retrieval_heads(2 * gates, sparsity=0.5), r'0 .. 1, got 2.0 .. 2.0'),
         (lambda: retrieval_heads(gates[:0], sparsity=0.5), r'got \(0, 2\); at least 1 of each'),

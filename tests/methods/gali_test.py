@@ -17,7 +17,7 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots, pair_normals
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step, init_cache, prefill
-from tests.methods.by_distance import WIDTH, check_decoding, logits, qkv, run, softmax
+from tests.methods.by_distance import ROTARY, WIDTH, check_decoding, logits, qkv, rotary_logits, run, softmax
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'gali.json').read_text())['values']
 TRAINED, LOCAL = 8, 2
@@ -39,7 +39,7 @@ def ids_of(total):
     return spaced + [Fraction(p) for p in range(divided, TRAINED)]
 
 
-def defined(q, k, v, chunk):
+def defined(q, k, v, chunk, logits=logits):
     """Attention with two tables of whole distances, and what the second weighs, query by query."""
     length = q.shape[1]
     ends = np.repeat(np.cumsum(gali_chunks(length, TRAINED, chunk)), gali_chunks(length, TRAINED, chunk))
@@ -102,6 +102,13 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
         ours = jax.jit(jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2)))(*arrays)
         for a, b in zip(ours, expected):
             np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_works_on_other_layouts_widths_and_frequencies():
+    spec = f'gali(encoding={ROTARY}, chunk=3, local={LOCAL}, train_len={TRAINED})'
+    part, (q, k, v) = pj.make(spec, head_dim=WIDTH, heads=2, causal=True), qkv(21)
+    expected = jax.jit(lambda *a: defined(*a, 3, rotary_logits))(q, k, v)
+    np.testing.assert_allclose(run(part, pj.Tokens.of(length=21), q, k, v, block=(5, 4)), expected, atol=5e-6)
 
 
 def test_within_the_trained_length_it_is_rope():

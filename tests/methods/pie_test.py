@@ -198,6 +198,10 @@ def test_wrong_edits_are_errors():
         (by_ids, [(2, 4, [1])], 'places tokens by their ids'),
         (packed, [(2, 4, [1])], 'packed documents'),
         (init_cache(model, pj.Tokens.of(length=8)), [(0, 0, [1])], 'call prefill first'),
+        (cache, [(1, 3)], r'a list of \(start, end, token ids\), got \(1, 3\) in it'),
+        (cache, (1, 3, [2]), 'got 1 in it'),
+        (dataclasses.replace(cache, layers=cache.layers * 2), [(1, 3, [2])], 'layers, the model has'),
+        (dataclasses.replace(cache, layers=tuple(own.k for own in cache.layers)), [], 'needs a cache of LayerCaches'),
     ]:
         with pytest.raises(ValueError, match=message):
             edit(model, start, edits)

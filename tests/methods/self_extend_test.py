@@ -115,6 +115,7 @@ def test_bfloat16():
         ('self_extend(encoding=rope(), group=2.6)', 'group=2.6; the nearest is 3'),
         ('self_extend(encoding=rope(), group=None, floor=False)', 'finite group, got group=None'),
         ('self_extend(encoding=rope(), local=0)', 'local=0'),
+        ('self_extend(encoding=rope(), local=65)', 'trained length of 64, got local=65'),
         ('self_extend(encoding=rope(), train_len=3)', r'local=0 \(train_len=3\)'),
         ('self_extend()', "needs 'encoding'"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.string import string_distance
-from tests.methods.by_distance import WIDTH, check_decoding, check_tiles, qkv, run
+from tests.methods.by_distance import ROTARY, WIDTH, check_decoding, check_tiles, qkv, rotary_logits, run, softmax
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'string.json').read_text())['values']
 
@@ -41,8 +41,18 @@ def test_golden_counts(moved):
 
 
 def test_the_released_factor():
-    factor = 0.1 * math.log(2) + 1
-    np.testing.assert_allclose([factor, factor**2], [GOLDEN['released_attention_factor'], GOLDEN['logits_factor']], rtol=1e-7)
+    factor = GOLDEN['released_attention_factor']
+    assert abs(factor - 0.1 * math.log(2) - 1) < 1e-7
+    (q, k, v), tok = qkv(12), pj.Tokens.of(length=12)
+    found = run(encoding(attention_factor=factor), tok, q, k, v)
+    np.testing.assert_allclose(found, run(encoding(), tok, GOLDEN['logits_factor'] * q, k, v), atol=2e-6)
+
+
+def test_works_on_other_layouts_widths_and_frequencies():
+    part = pj.make(f'string(encoding={ROTARY}, shift=4, local=2)', head_dim=WIDTH, train_len=64, causal=True)
+    q, k, v = qkv(19)
+    expected = softmax(rotary_logits(q, k, distances(19, 4, 2)), v)
+    np.testing.assert_allclose(run(part, pj.Tokens.of(length=19), q, k, v, block=(5, 4)), expected, atol=4e-6)
 
 
 @pytest.mark.parametrize('shift, local', [(4, 2), (5, 0), (3, 3), (1, 1)])

@@ -184,6 +184,8 @@ def test_wrong_calls_are_errors():
         (lambda: go(positions=jnp.arange(10)[None]), r'\(1, 10\); expected 2 rows \(or 1\) of 12'),
         (lambda: init_cache(model_of(kind='encoder'), Tokens.of(length=4)), "kind 'encoder'"),
         (lambda: decode_step(model, init_cache(model, Tokens.of(length=4)), TOKENS[:, 0]), 'call prefill first'),
+        (lambda: prefill(model, init_cache(model, Tokens.of(length=10)), TOKENS, last=11), r'integer in 0 .. 10, got 11'),
+        (lambda: decode_step(model, prefill(model, init_cache(model, Tokens.of(length=12)), TOKENS)[1], TOKENS[:1, 0]), r'each of 2 rows, got tokens of shape \(1,\)'),
         (lambda: prefill(model, init_cache(model, Tokens.of(length=4)), TOKENS), '10 tokens do not fit a cache of 4'),
     ]:
         with pytest.raises(ValueError, match=message):
