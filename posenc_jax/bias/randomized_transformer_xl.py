@@ -11,6 +11,8 @@ from posenc_jax.core.families import check_heads
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
+_QUERIES = 64  # whose codes are held at once
+
 
 @register(
     'randomized_transformer_xl',
@@ -101,10 +103,17 @@ class RandomizedTransformerXL(RandomOffsets):
         return (wide + self.u[...]).astype(q.dtype), k, v, tq.with_feats(randomized_transformer_xl_asks=asks), tk
 
     def score(self, s, tq, tk, seen, carry):
-        offsets = self.offsets(tq, tk)
         frequencies = transformer_xl_frequencies(self.kernel.shape[0], self.base)
-        code = transformer_xl_table(offsets.reshape(len(offsets), -1), frequencies).reshape(*offsets.shape, -1)
-        asks = heads_first(tq.feats['randomized_transformer_xl_asks'])
-        if len(code) == 1:  # positions shared by the batch
-            return s + jnp.einsum('bntd,tsd->bnts', asks, code[0]), carry
-        return s + jnp.einsum('bntd,btsd->bnts', asks, code), carry
+
+        @jax.checkpoint
+        def of_query(row):
+            asks, offsets = row  # [B, N, D], [#B, S]
+            code = transformer_xl_table(offsets, frequencies)
+            if len(code) == 1:  # positions shared by the batch
+                return jnp.einsum('bnd,sd->bns', asks, code[0])
+            return jnp.einsum('bnd,bsd->bns', asks, code)
+
+        asks, offsets = heads_first(tq.feats['randomized_transformer_xl_asks']), self.offsets(tq, tk)
+        # The codes of all pairs of a tile, T S D numbers, are never held at once.
+        terms = jax.lax.map(of_query, (jnp.moveaxis(asks, 2, 0), jnp.moveaxis(offsets, 1, 0)), batch_size=_QUERIES)
+        return s + jnp.moveaxis(terms, 0, 2), carry
