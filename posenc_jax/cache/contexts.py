@@ -207,7 +207,7 @@ def check_tokens(user: str, what: str, tokens, vocabulary: int, *, empty: bool =
     try:
         a = np.asarray(tokens)
     except ValueError:
-        raise ValueError(f'{user}: the rows of {what} differ in length; give each as many tokens, or a call of its own') from None
+        raise ValueError(f'{user}: the rows of {what} differ in length; give each a call of its own') from None
     a = a.reshape(1, -1) if a.ndim == 1 else a
     if a.ndim != 2 or not (np.issubdtype(a.dtype, np.integer) or not a.size):
         raise ValueError(f'{user}: {what} must be integers [B, n] or [n], got {a.dtype} {np.shape(tokens)}')
@@ -495,9 +495,10 @@ def _check_readable(model: Transformer, cache: Cache) -> None:
     for (place, block), own in zip(enumerate(model.blocks), cache.layers):
         encoding = model.encoding(place, block)
         if encoding.cached != 'encoded' or encoding.lookback or own.feats:
+            chained = ' | '.join(map(name_of, parts_of(encoding)))
             raise ValueError(
-                f'read appends several tokens where a cache holds encoded keys alone; {" | ".join(map(name_of, parts_of(encoding)))} '
-                'keeps more, or encodes keys anew: append them one by one with decode_step'
+                f'read appends several tokens where a cache holds encoded keys alone; {chained} keeps more, or encodes keys '
+                'anew: append them one by one with decode_step'
             )
 
 

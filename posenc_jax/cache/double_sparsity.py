@@ -275,7 +275,8 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
       dense_layers: how many first layers read all keys.
 
     Raises:
-      ValueError: an empty cache; channels of another shape than layers and query heads, or that heads do not have; dense_layers out of range.
+      ValueError: an empty cache; channels of another shape than layers and query heads, or that heads do not have; dense_layers out of
+        range.
 
     Reference: Yang, Sheng, Gonzalez, Stoica, Zheng, arXiv 2408.07092.
 

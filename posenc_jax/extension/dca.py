@@ -91,7 +91,8 @@ class DCA(Encoding):
     ):
         if chunk is None or local is None:
             check_train_len('dca', train_len)
-        origin = 'defaults: local = train_len / 8, chunk = 3/4 train_len - local; ' + f'chunk={chunk}, local={local}, {train_len=} given'
+        given = f'chunk={chunk}, local={local}, {train_len=} given'
+        origin = f'{given}; defaults are local = train_len / 8 and chunk = 3/4 train_len - local'
         local = train_len // 8 if local is None else local
         chunk = 3 * train_len // 4 - local if chunk is None else chunk
         if not attention_factor > 0:

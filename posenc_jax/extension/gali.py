@@ -135,8 +135,8 @@ class GALI(Encoding):
     equals the last row of a pass over the text so far, and hidden states of a chunk of several tokens are not those
     that steps would have made. Keys are cached once, rotated at their own place; near ones are as far away as in RoPE,
     far ones are turned to their ids at every use. Differs from the paper: two logits interpolated are computed as one, with
-    the interpolated key; the noise is off unless asked for, and a function of (seed, head, i, j), the same in every layer and row of
-    a batch and whatever the tiles are.
+    the interpolated key; the noise is off unless asked for, and a function of (seed, head, i, j), the same in every layer, in
+    every row of a batch and whatever the tiles are.
 
     Args:
       encoding: the rotary encoding.

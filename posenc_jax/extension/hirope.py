@@ -186,8 +186,8 @@ class HiRoPE(Encoding):
     `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`, and elsewhere
     `A_i = tok_i theta_t` for planes t < n_s, `F_i theta_t` for the others: both counters stay short although their product
     does not. Positions `[B, L, 3]` are (flat, tok, F), the last two from `hierarchical_ids` (the task `code_text` supplies
-    them); positions `[B, L]` are one single unit, `tok` = flat, F = 0. The features of a key are its second rotation, so a cache holds both. Differs from
-    the paper: two levels; which token-level position it means is left open there, see `level`.
+    them); positions `[B, L]` are one single unit, `tok` = flat, F = 0. The features of a key are its second rotation, so a
+    cache holds both. Differs from the paper: two levels; which token-level position it means is left open there, see `level`.
 
     Args:
       encoding: the rotary encoding.

@@ -46,9 +46,9 @@ class LMInfinite(Encoding):
 
     With `top_k` the last query of a text also sees, head by head, the k keys of the middle with the largest logits at the
     relative position t, with these logits; none where fewer than k lie there. A decoded token is the last of its text, so in
-    the first layer a step equals the last row of a pass over the text so far; above it, tokens that were decoded keep the hidden
-    states of what they chose, and the same tokens in one pass chose nothing. Which keys these are is found in `project`, so keys are cached raw,
-    all of them; and since any block may hold one, a pass over a whole text skips only what is not causal. They are chosen among
+    the first layer a step equals the last row of a pass over the text so far; above it, tokens that were decoded keep what they
+    chose, and the same tokens in one pass chose nothing. Which keys these are is found in `project`, so keys are cached raw, all
+    of them; and since any block may hold one, a pass over a whole text skips only what is not causal. They are chosen among
     all keys of the middle, whatever other masks of the chain hide; a segment of `read_segment` is a text. Differs from the
     paper: the ceiling always equals the window, as in its experiments; an encoding does not know its layer, so as an extension
     `top_k` acts in every layer, and the paper's first four layers without it are a pattern of a model that is built so.
