@@ -36,7 +36,7 @@ class CodeText(Language):
     Reference: Zhang, Li, Zhang, Jin, arXiv 2403.19115.
 
     Example:
-      >>> task = CodeText('stdlib_code')
+      >>> task = CodeText('pydoc_topics', units='paragraphs')
       >>> task.sample(np.random.default_rng(0), 2, 16)['positions'].shape
       (2, 16, 3)
     """
