@@ -12,7 +12,8 @@ Number:    addition, coupled, --set model.layers=1 train.steps=5000 (2 minutes a
            30 / 60 digits, seed 0: 1.00 / 1.00 / .93 / .49 / .43 / 0, seed 1: 1.00 / .80 / .58 / .12 / .01 / 0
            bucket_sort, 700 steps, two seeds, exact match at 20 / 25 / 30 / 40: sinusoidal .91 / 0 / 0 / 0, randomized .79 / .65 /
            .29 / .25
-           reverse, 700 steps, right symbols at 40, seeds 0 and 1: sinusoidal .12, .11, randomized .48, .32; the others in docs/results/length_generalisation.md
+           reverse, 700 steps, right symbols at 40, seeds 0 and 1: sinusoidal .12, .11, randomized .48, .32
+           the others in docs/results/length_generalisation.md
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may be interrupted and started
            again. Read the seeds one by one.
 """

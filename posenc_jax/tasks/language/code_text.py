@@ -60,6 +60,7 @@ class CodeText(Language):
         units = np.concatenate(self.unit_numbers(split))
         return lambda index: _hierarchical(units[index])
 
+    @functools.lru_cache(maxsize=3)  # every length of an evaluation is checked, and parsing takes longest
     def unit_numbers(self, split: str) -> list[Int[np.ndarray, ' _']]:
         """For each of `documents(split)` the unit of its tokens, numbered through all documents."""
         numbers, first = [], 0
