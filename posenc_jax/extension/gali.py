@@ -212,16 +212,22 @@ class GALI(Encoding):
         whole = (tk.pos[:, None, :] >= fractions[:, :, None])[:, None]
         nothing = lambda q, k: jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32)
 
-        # Keys are subdivided alike for all queries of most tiles; a query whose text fits subdivides none.
+        # Keys are subdivided in one way or two for the queries of most tiles; a query whose text fits subdivides none.
+        fits = fractions == 0
         most = parts.max(axis=1, keepdims=True)
-        alike = ((parts == most) | (fractions == 0)).all()
-        together = lambda q, k: scaled_dot_product(q, self._interpolated(k, tk.pos, most))
+        least = jnp.where(fits, most, parts).min(axis=1, keepdims=True)
+        once = lambda q, k: scaled_dot_product(q, self._interpolated(k, tk.pos, most))
+
+        def twice(q, k):
+            other = scaled_dot_product(q, self._interpolated(k, tk.pos, least))
+            return jnp.where((parts == most)[:, None, :, None], once(q, k), other)
 
         def one_by_one(q, k):
             row = lambda q, parts: scaled_dot_product(q[:, :, None], self._interpolated(k, tk.pos, parts[:, None]))[:, :, 0]
             return jnp.moveaxis(jax.lax.map(lambda rows: jax.checkpoint(row)(*rows), (jnp.moveaxis(q, 2, 0), parts.T)), 0, 2)
 
-        interpolated = lambda q, k: jax.lax.cond(alike, together, one_by_one, q, k)
+        ways = jnp.where((least == most).all(), 0, jnp.where(((parts == most) | (parts == least) | fits).all(), 1, 2))
+        interpolated = lambda q, k: jax.lax.switch(ways, (once, twice, one_by_one), q, k)
         near = jax.lax.cond((seen & whole).any(), scaled_dot_product, nothing, q, k)
         far = jax.lax.cond((seen & ~whole).any(), interpolated, nothing, far_q, k)
         if self.noise:
