@@ -1,4 +1,4 @@
-"""What each encoding costs in the train step, over `nope`.
+"""What each encoding costs in the train step, over `nope`; the step is that of train.py, a device to each core of a CPU.
 
     python benchmarks/encodings.py                                       # every registered encoding, ten minutes on two cores
     python benchmarks/encodings.py --encodings 'rope()' 'fire(width=32)'
@@ -7,9 +7,10 @@
 import argparse
 
 from measure import MIB, milliseconds, ratio, show, take_turns, temporary
-from train_step import Step, batch_of, model_config
+from train_step import MeshStep, batch_of, model_config
 
 import posenc_jax as pj
+from posenc_jax.model.sharding import split_cpu
 
 
 def main():
@@ -18,13 +19,14 @@ def main():
     for name, default in (('layers', 6), ('width', 256), ('heads', 8), ('length', 512), ('batch', 8), ('rounds', 5)):
         parser.add_argument(f'--{name}', type=int, default=default)
     args = parser.parse_args()
+    split_cpu(args.batch)
     sizes = dict(train_len=args.length, layers=args.layers, width=args.width, heads=args.heads)
     batch = batch_of(args.batch, args.length)
-    nope = Step(model_config('nope()', **sizes), batch)
+    nope = MeshStep(model_config('nope()', **sizes), batch)
     rows = []
     for spec in args.encodings:
         try:
-            step = Step(model_config(spec, **sizes), batch)
+            step = MeshStep(model_config(spec, **sizes), batch)
         except ValueError as error:  # e.g. an example whose table is shorter than this length
             rows.append((spec, 'not run', '', '', str(error)[:40]))
             continue

@@ -76,9 +76,10 @@ class MeshStep:
         self.trainer = make_trainer(cfg, train, 0, make_mesh())
         self.state = self.trainer.init({})
         self.batch = jax.device_put(batch, self.trainer.batch_sharding)
+        self.compiled = self.trainer.step.lower(self.state, self.batch).compile()
 
     def __call__(self):
-        self.state, metrics = self.trainer.step(self.state, self.batch)
+        self.state, metrics = self.compiled(self.state, self.batch)
         return metrics['loss']
 
 

@@ -60,9 +60,9 @@ def rcmha_bias(
     row = jnp.clip(distance, 0, rows - 1).astype(jnp.int32)
 
     def read(low, count):
-        own = lambda table: jax.lax.dynamic_slice_in_dim(table, low, count)
+        own = lambda table: jax.lax.dynamic_slice_in_dim(table, low, count)[::-1]  # indices then count up with the keys
         terms = jnp.einsum('bnth,pnh->bntp', q, own(vectors)) + own(scalars).T[:, None]
-        return take_by_index(terms, jnp.clip(row - low, 0, count - 1))
+        return take_by_index(terms, jnp.clip(low + count - 1 - row, 0, count - 1))
 
     run = distance.shape[1] + distance.shape[2]
     if run >= rows:

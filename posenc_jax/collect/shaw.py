@@ -31,7 +31,12 @@ def take_by_index(t: Float[Array, 'B N T C'], index: Int[Array, '#B T S']) -> Fl
       >>> take_by_index(jnp.array([[[[5.0, 7.0]]]]), jnp.array([[[1, 0, 1]]])).tolist()
       [[[[7.0, 5.0, 7.0]]]]
     """
-    return jnp.take_along_axis(t, jnp.broadcast_to(index[:, None], (*t.shape[:3], index.shape[2])), axis=3)
+    one, every = index[0, 0, 0], (*t.shape[:3], index.shape[2])
+    return jax.lax.cond(
+        (index == one).all(),
+        lambda: jnp.broadcast_to(jax.lax.dynamic_slice_in_dim(t, one, 1, 3), every),
+        lambda: jnp.take_along_axis(t, jnp.broadcast_to(index[:, None], every), axis=3),
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -42,13 +47,33 @@ def sum_by_index(w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: 
       >>> sum_by_index(jnp.array([[[[1.0, 2.0, 4.0]]]]), jnp.array([[[1, 0, 1]]]), 2).tolist()
       [[[[2.0, 5.0]]]]
     """
-    one = index[0, 0, 0]
-    # A tile of far keys falls into a single bin, and most tiles of a long sequence are such.
-    return jax.lax.cond(
-        (index == one).all(),
-        lambda: w.sum(-1, keepdims=True) * jax.nn.one_hot(one, bins),
-        lambda: _binned(w, jax.nn.one_hot(index, bins)),
+    one, first = index[0, 0, 0], _first_of_run(index, bins)
+    runs = (index == jnp.clip(first[..., None] + jnp.arange(index.shape[2]), 0, bins - 1)).all()
+    # A tile of far keys falls into a single bin, and most tiles of a long sequence are such; in others positions mostly count.
+    return jax.lax.switch(
+        jnp.where((index == one).all(), 0, jnp.where(runs, 1, 2)),
+        (
+            lambda: w.sum(-1, keepdims=True) * jax.nn.one_hot(one, bins),
+            lambda: _run(w, index, first, bins),
+            lambda: _binned(w, jax.nn.one_hot(index, bins)),
+        ),
     )
+
+
+def _first_of_run(index: Int[Array, '#B T S'], bins: int) -> Int[Array, '#B T']:
+    """The x for which `index[s] = clip(x + s, 0, bins - 1)`, where there is one."""
+    lowest = (index == 0).sum(-1, dtype=index.dtype)
+    return jnp.where(lowest > 0, 1 - lowest, index[..., 0])
+
+
+def _run(w, index, first, bins):
+    """The sums where indices count up with the keys: all bins but the outer ones have one key at most."""
+    if bins == 1:
+        return w.sum(-1, keepdims=True)
+    outer = lambda c: jnp.where((index == c)[:, None], w, 0).sum(-1, keepdims=True)
+    at = (jnp.arange(1, bins - 1) - first[..., None])[:, None]
+    inside = jnp.take_along_axis(w, jnp.broadcast_to(at, (*w.shape[:3], bins - 2)), axis=3, mode='fill', fill_value=0)
+    return jnp.concatenate([outer(0), jnp.where(at >= 0, inside, 0), outer(bins - 1)], axis=3)
 
 
 def _binned(w, chosen):

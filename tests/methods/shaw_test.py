@@ -81,12 +81,20 @@ def test_gradients_equal_those_of_the_definition(rows):
         np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-4)
 
 
+# Each takes another way: one index for a whole tile; indices that count up with the keys, from any place; and neither.
+INDICES = {
+    'one': jnp.full((B, 6, 9), 4),
+    'runs': jnp.clip(jnp.arange(9) + jnp.array([[-20, -9, -8, -4, 0, 3], [1, 4, 5, 20, -3, -1]])[..., None], 0, 4),
+    'any': jax.random.randint(jax.random.key(7), (B, 6, 9), 0, 5),
+    'nearly a run': jnp.clip(jnp.arange(9) - jnp.arange(6)[:, None], 0, 4)[None].repeat(B, 0).at[:, 2, 7].set(1),
+}
+
+
 @pytest.mark.parametrize('rows', [1, B])
-@pytest.mark.parametrize('far', [True, False])
-def test_taking_and_summing_are_transposes(rows, far):
-    """Also where a whole tile shares one index, which takes another way."""
+@pytest.mark.parametrize('which', INDICES)
+def test_taking_and_summing_are_transposes(rows, which):
     keys = jax.random.split(jax.random.key(2), 3)
-    index = jnp.full((rows, 6, 9), 4) if far else jax.random.randint(keys[0], (rows, 6, 9), 0, 5)
+    index = INDICES[which][:rows]
     t, w = jax.random.normal(keys[1], (B, N, 6, 5)), jax.random.normal(keys[2], (B, N, 6, 9))
     binned = sum_by_index(w, index, 5)
     expected = jnp.einsum('bnts,btsc->bntc', w, jnp.broadcast_to(jax.nn.one_hot(index, 5), (B, 6, 9, 5)))
