@@ -99,8 +99,17 @@ def _look_up_bwd(saved, g):
     index, heads = index.reshape(-1), jnp.swapaxes(g, 0, 1).reshape(g.shape[1], -1)
     if rows > _ONE_HOT_ROWS:
         return jnp.zeros((rows, heads.shape[0]), g.dtype).at[index].add(heads.T), None
-    one_hot = (index == jnp.arange(rows)[:, None]).astype(g.dtype)
-    return jnp.einsum('xi,ni->xn', one_hot, heads, precision='highest'), None
+    cut = min(rows, rows // 2 + 2)  # behind the row of the query itself in a table of both directions
+
+    def product(first, last):
+        one_hot = (index == jnp.arange(first, last)[:, None]).astype(g.dtype)
+        return jnp.einsum('xi,ni->xn', one_hot, heads, precision='highest')
+
+    # Keys that a causal mask hides have no gradient, and are half of such a table.
+    ahead = jax.lax.cond(
+        jnp.any((index >= cut) & (heads != 0)), lambda: product(cut, rows), lambda: jnp.zeros((rows - cut, len(heads)), g.dtype)
+    )
+    return jnp.concatenate([product(0, cut), ahead]), None
 
 
 # The gradient of a small table is a product with ones and zeros, since on CPU an indexed sum is a loop over the pairs; that of

@@ -85,8 +85,8 @@ class URPE(Encoding):
       heads, train_len: N, and the trained length in tokens, from the model.
 
     Raises:
-      ValueError: unknown table, too few buckets, max_distance within the exact ones, negative max_len or std; when used,
-        queries whose heads are not those of the tables, or fractional positions with 'toeplitz'.
+      ValueError: unknown table, too few buckets, max_distance within the exact ones, negative max_len or std, sizes of the
+        other table; when used, queries whose heads are not those of the tables, or fractional positions with 'toeplitz'.
 
     Reference: Luo et al., arXiv 2205.13401.
 
@@ -110,6 +110,11 @@ class URPE(Encoding):
     ):
         check_choice('urpe table', table, ('bucketed', 'toeplitz'))
         t5_thresholds(buckets, max_distance)  # checks both
+        if table == 'bucketed' and max_len:
+            raise ValueError(f"urpe max_len={max_len} is of table='toeplitz'; table='bucketed' has buckets and max_distance")
+        if table == 'toeplitz' and (buckets, max_distance) != (32, 128):
+            found = f'buckets={buckets}, max_distance={max_distance} are'
+            raise ValueError(f"urpe {found} of table='bucketed'; table='toeplitz' has max_len")
         if max_len < 0:
             raise ValueError(f'urpe max_len must be positive, or 0 for the trained length of {train_len}, got {max_len}')
         if std < 0:

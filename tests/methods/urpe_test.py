@@ -108,7 +108,7 @@ def test_gradients_equal_those_of_the_definition(arguments, rows):
         np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize('rows', [65, 1001], ids=['by a product', 'by an indexed sum'])
+@pytest.mark.parametrize('rows', [2, 65, 1001], ids=['small', 'by a product', 'by an indexed sum'])
 def test_looking_up_in_a_table_and_its_transpose(rows):
     index = jax.random.randint(jax.random.key(0), (2, 5, 7), 0, rows)
     table, g = jax.random.normal(jax.random.key(1), (rows, 3)), jax.random.normal(jax.random.key(2), (2, 3, 5, 7))
@@ -193,7 +193,9 @@ def test_wrong_input_says_what_is_wrong():
         ("table='bucket'", "one of 'bucketed', 'toeplitz'"),
         ('buckets=1', 'at least 2 per direction'),
         ('max_distance=16', 'must exceed the 16 exact distances of 32 buckets, got 16'),
-        ('max_len=-1', 'max_len must be positive, or 0 for the trained length of 16, got -1'),
+        ('table="toeplitz", max_len=-1', 'max_len must be positive, or 0 for the trained length of 16, got -1'),
+        ('max_len=9', "max_len=9 is of table='toeplitz'"),
+        ('table="toeplitz", max_distance=99', "max_distance=99 are of table='bucketed'"),
         ('std=-1.0', 'std must be at least 0, got -1.0'),
     ):
         with pytest.raises(ValueError, match=message):
