@@ -61,7 +61,13 @@ from posenc_jax.positions.positional_description import random_tags
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
 from posenc_jax.positions.reverse_pe import newest_first, reverse_ids
 from posenc_jax.positions.segmented_sequences import chunk_ids, prefix_ids, stretched_table
-from posenc_jax.positions.uni_encoder import candidate_means, uni_encoder_ids, uni_encoder_layout, uni_encoder_loss
+from posenc_jax.positions.uni_encoder import (
+    candidate_means,
+    uni_encoder_ids,
+    uni_encoder_layout,
+    uni_encoder_loss,
+    uni_encoder_masks,
+)
 from posenc_jax.positions.v2pe import v2pe_ids
 from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_last, carope_log_rate, carope_match
 from posenc_jax.rotation.conflator import conflator_bigrams, switching_ids, switching_points
@@ -223,6 +229,7 @@ __all__ = [
     'uni_encoder_ids',
     'uni_encoder_layout',
     'uni_encoder_loss',
+    'uni_encoder_masks',
     'urpe_bucket',
     'urpe_diagonal',
     'v2pe_ids',

@@ -97,6 +97,41 @@ def uni_encoder_layout(
     return {'tokens': tokens, 'positions': ids, 'valid': valid}
 
 
+def uni_encoder_masks(
+    tokens: Int[np.ndarray, 'B L'], rng: np.random.Generator, *, mask: int, vocab_size: int, keep: Sequence[int], rate: float = 0.15
+) -> tuple[Int[np.ndarray, 'B L'], Bool[np.ndarray, 'B L']]:
+    """Tokens to read in the place of these, and which of them are to be said again (`masked` of `uni_encoder_loss`).
+
+    The paper masks 15 %. That 80 % of these are read as `mask`, 10 % as any token and 10 % as they are is BERT's rule and our choice.
+
+    Args:
+      tokens: of `uni_encoder_layout`.
+      rng: of numpy.
+      mask: the token that stands for what is hidden.
+      vocab_size: V; any token is one of 0 .. V-1.
+      keep: tokens that are never chosen: the markers and padding.
+      rate: share of the others that are chosen, on average.
+
+    Raises:
+      ValueError: a share outside 0 .. 1, or a mask or tokens outside the vocabulary.
+
+    Example:
+      >>> read, chosen = uni_encoder_masks(np.full((1, 1000), 5), np.random.default_rng(0), mask=9, vocab_size=10, keep=(0, 1, 2))
+      >>> int(chosen.sum()), int((read == 9).sum()), bool((read[~chosen] == 5).all())
+      (131, 110, True)
+    """
+    tokens = np.asarray(tokens)
+    if not 0 <= rate <= 1:
+        raise ValueError(f'uni_encoder_masks: rate is a share between 0 and 1, got {rate}')
+    for what, low, high in (('mask', mask, mask), ('a token', tokens.min(initial=0), tokens.max(initial=0))):
+        if low < 0 or high >= vocab_size:
+            raise ValueError(f'uni_encoder_masks: {what} lies in 0 .. {vocab_size - 1}, got {low if low < 0 else high}')
+    chosen = (rng.random(tokens.shape) < rate) & ~np.isin(tokens, keep)
+    share, anything = rng.random(tokens.shape), rng.integers(vocab_size, size=tokens.shape)
+    instead = np.where(share < 0.8, mask, np.where(share < 0.9, anything, tokens))
+    return np.where(chosen, instead, tokens).astype(tokens.dtype), chosen
+
+
 def candidate_means(hidden: Float[Array, 'B L D'], part: Int[Array, '#B L'], count: int) -> Float[Array, 'B C D']:
     """The mean of the rows of each of `count` candidates, markers included, float32; NaN where a row has fewer.
 
@@ -194,8 +229,8 @@ class UniEncoder(Encoding):
     `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant for models of kind 'encoder'; `CandidateScorer`
     is such a model with its head. With 'arrow' the context reads all candidates, so a score may change with the set. Nothing
     decodes with a cache here, though in a decoder the mask would hold as it stands. Which tiles hold a part is not known from
-    their bounds: none is skipped. Differs from the paper: which 15 % of the tokens are masked is left to the caller, and no
-    task here trains with it; texts that are too long are refused where the paper cuts them.
+    their bounds: none is skipped. Differs from the paper: texts that are too long are refused where the paper cuts
+    them. What masks tokens (`uni_encoder_masks`) stands beside the loss; no task here trains with it.
 
     Args:
       shape: 'arrow', 'diag' or 'square'.

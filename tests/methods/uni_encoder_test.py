@@ -19,6 +19,7 @@ from posenc_jax.positions.uni_encoder import (
     uni_encoder_ids,
     uni_encoder_layout,
     uni_encoder_loss,
+    uni_encoder_masks,
 )
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'uni_encoder.json').read_text())['values']
@@ -168,6 +169,31 @@ def test_a_loss_that_has_no_meaning_is_refused():
         with pytest.raises(ValueError, match=message):
             uni_encoder_loss(*arguments)
     assert float(jax.jit(uni_encoder_loss)(given, golden)) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_masks_are_fifteen_percent_of_what_is_no_marker_by_the_rule_of_bert():
+    tokens = np.random.default_rng(0).integers(0, 50, (40, 500))
+    read, chosen = uni_encoder_masks(tokens, np.random.default_rng(1), mask=49, vocab_size=50, keep=(0, 1, 2))
+    assert not chosen[tokens < 3].any() and (read == tokens)[~chosen].all()
+    assert chosen[tokens >= 3].mean() == pytest.approx(0.15, abs=0.01)  # 18,800 tokens: four standard deviations
+    now, was = read[chosen], tokens[chosen]
+    assert (now == 49).mean() == pytest.approx(0.8 + 0.1 / 50 + 0.1 / 47, abs=0.03)
+    assert (now == was)[was != 49].mean() == pytest.approx(0.1 + 0.1 / 50, abs=0.025)
+    nothing = uni_encoder_masks(tokens, np.random.default_rng(1), mask=49, vocab_size=50, keep=(), rate=0.0)
+    assert not nothing[1].any() and (nothing[0] == tokens).all()
+
+
+def test_masks_that_do_not_fit_are_refused():
+    mask = lambda **given: uni_encoder_masks(
+        np.array([[3, 9]]), np.random.default_rng(0), **{'mask': 9, 'vocab_size': 10, 'keep': (), **given}
+    )
+    for given, message in (
+        ({'rate': 1.5}, 'a share between 0 and 1, got 1.5'),
+        ({'mask': 10}, r'mask lies in 0 \.\. 9, got 10'),
+        ({'vocab_size': 9, 'mask': 2}, r'a token lies in 0 \.\. 8, got 9'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mask(**given)
 
 
 def test_it_learns_to_match():
