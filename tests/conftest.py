@@ -12,6 +12,7 @@ _FLAGS = [
 ]
 if importlib.metadata.version('jaxlib').startswith('0.10.'):  # a flag that a release does not know ends the process
     _FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # half the time of the whole suite
+    _FLAGS.append('--xla_cpu_parallel_codegen_split_count=1')  # both cores test already; 5 %
 _given = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = ' '.join([_given, *(flag for flag in _FLAGS if flag.split('=')[0] not in _given)]).strip()
 # What one worker compiled the other reads, and so does a worker that has forgotten it; a folder given from outside is kept
