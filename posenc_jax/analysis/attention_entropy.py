@@ -98,7 +98,7 @@ def attention_entropy(
       block: queries at a time. Where an encoding chooses pieces for all rows at once (`pooled`), they all have to be in one.
 
     Raises:
-      ValueError: rows of another shape, or none; a block below 1.
+      ValueError: token ids that the model does not have; rows of another shape, or none; a block below 1.
 
     Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
 
@@ -119,6 +119,7 @@ def attention_entropy(
         counted = counted & rows
     if not (count := int(counted.sum())):
         raise ValueError(f'attention_entropy: none of the {counted.size} rows counts')
+    model.check_ids(tokens, tok.valid)
     graphdef, state = nnx.split(model)
     total = _entropies((graphdef, block), state, tokens, tok, counted)
     return AttentionEntropy(np.asarray(total, np.float64), count)

@@ -15,6 +15,7 @@ from posenc_jax.core.cache import Cache, LayerCache, check_layers
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.embedding.table import known_range
 from posenc_jax.model.decode import Decoding, append
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
@@ -53,7 +54,7 @@ def label_channels(scores: Float[Array, '... H'], groups: int = 16) -> Int[Array
       [1, 2]
     """
     width = scores.shape[-1]
-    if groups < 1 or width % groups:
+    if not isinstance(groups, numbers.Integral) or groups < 1 or width % groups:
         fitting = sorted((n for n in range(1, width + 1) if width % n == 0), key=lambda n: (abs(n - groups), n))
         raise ValueError(f'double_sparsity: groups must divide the head width {width}, got {groups}; nearest: {fitting[0]}')
     return jnp.argsort(-scores, axis=-1, stable=True)[..., : width // groups]
@@ -62,10 +63,17 @@ def label_channels(scores: Float[Array, '... H'], groups: int = 16) -> Int[Array
 def key_labels(k: Float[Array, 'B K S H'], channels: Int[Array, 'N r']) -> Float[Array, 'B N S r']:
     """The label channels of every key, by query head.
 
+    Raises:
+      ValueError: known channels outside 0 .. H - 1, or channels of a number of heads that is no multiple of K.
+
     Example:
       >>> key_labels(jnp.arange(4.0).reshape(1, 1, 1, 4), jnp.array([[3, 1], [0, 2]]))[0, :, 0].tolist()
       [[3.0, 1.0], [0.0, 2.0]]
     """
+    low, high = known_range(channels, None) or (0, 0)
+    if low < 0 or high >= k.shape[-1] or channels.shape[0] % k.shape[1]:
+        found = f'{low} .. {high} for {channels.shape[0]} heads'
+        raise ValueError(f'double_sparsity: labels are channels 0 .. {k.shape[-1] - 1} of a multiple of {k.shape[1]} heads, got {found}')
     repeated = jnp.repeat(k, channels.shape[0] // k.shape[1], axis=1)
     return jnp.take_along_axis(repeated, channels[None, :, None], axis=-1)
 
@@ -156,6 +164,7 @@ def calibrate(
       >>> calibrate(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7, groups=4).shape
       (3, 2, 2)
     """
+    tokens = jnp.asarray(tokens)
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
     def layer(x, number, place, block):

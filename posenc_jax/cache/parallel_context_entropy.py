@@ -73,10 +73,14 @@ def piece_layout(prefix: int, lengths: Sequence[int], *, size: Size = 'max', ali
 def piece_scores(p: Float[Array, '... S'], segment: Int[Array, 'S'], count: int, top: int = 5) -> Float[Array, '... count']:
     """The sum of the `top` largest probabilities in each of the pieces 1 .. count.
 
+    Raises:
+      ValueError: top below 1.
+
     Example:
       >>> piece_scores(jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0, 1, 1, 2]), 2, top=1).round(1).tolist()
       [0.3, 0.4]
     """
+    _check_number('top', top)
     of = segment == 1 + jnp.arange(count)[:, None]
     return jax.lax.top_k(jnp.where(of, p[..., None, :], 0.0), min(top, p.shape[-1]))[0].sum(-1)
 
@@ -84,10 +88,14 @@ def piece_scores(p: Float[Array, '... S'], segment: Int[Array, 'S'], count: int,
 def pool_scores(scores: Float[Array, 'B N T C'], rows: Bool[Array, '#B T'], top: int = 5) -> Float[Array, 'B 1 1 C']:
     """Scores pooled over heads and rows: the sum of the `top` largest of each piece.
 
+    Raises:
+      ValueError: top below 1.
+
     Example:
       >>> pool_scores(jnp.arange(6.0).reshape(1, 1, 3, 2), jnp.array([[True, True, False]]), top=2).tolist()
       [[[[2.0, 4.0]]]]
     """
+    _check_number('top', top)
     batch, heads, count, pieces = scores.shape
     flat = jnp.where(rows[:, None, :, None], scores, 0.0).reshape(batch, heads * count, pieces)
     return jax.lax.top_k(jnp.swapaxes(flat, 1, 2), min(top, heads * count))[0].sum(-1)[:, None, None]
@@ -103,10 +111,14 @@ def best_pieces(scores: Float[Array, '... C'], keep: int) -> Bool[Array, '... C'
       >>> best_pieces(jnp.array([0.2, 0.5, 0.2, 0.1]), 2).tolist()
       [True, True, False, False]
     """
-    if keep < 1:
-        raise ValueError(f'parallel_context_entropy: keep must be at least 1, an integer, got {keep}')
+    _check_number('keep', keep)
     chosen = jax.lax.top_k(scores, min(keep, scores.shape[-1]))[1]
     return jax.nn.one_hot(chosen, scores.shape[-1], dtype=bool).any(-2)
+
+
+def _check_number(name, value):
+    if not (isinstance(value, numbers.Integral) and value >= 1):
+        raise ValueError(f'parallel_context_entropy: {name} must be at least 1, an integer, got {value}')
 
 
 def select_pieces(
@@ -155,8 +167,7 @@ class SelectedPieces(ContextMask):
     def __init__(self, sees=None, count: int = 1, keep: int = 2, top: int = 5, pooled: bool = False):
         super().__init__(sees)
         for name, value in (('count', count), ('keep', keep), ('top', top)):
-            if not (isinstance(value, numbers.Integral) and value >= 1):
-                raise ValueError(f'parallel_context_entropy: {name} must be at least 1, an integer, got {value}')
+            _check_number(name, value)
         self.count, self.keep, self.top, self.pooled = count, keep, top, pooled
 
     @property

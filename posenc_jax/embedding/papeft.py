@@ -48,14 +48,18 @@ def shuffled_documents(
       Documents, slots of the right ones, and the order [E, n]: slot s holds document order[s] of the example.
 
     Raises:
-      ValueError: a slot that does not exist.
+      ValueError: documents of another shape; a slot that does not exist or is no integer.
 
     Example:
       >>> documents, gold, order = shuffled_documents(np.random.default_rng(0), np.arange(3).reshape(1, 3, 1), np.array([2]))
       >>> documents[0, gold[0]].tolist(), documents[0, :, 0].tolist() == order[0].tolist()
       ([2], True)
     """
+    _check_documents('shuffled_documents', documents)
     examples, count = documents.shape[:2]
+    gold = np.asarray(gold)
+    if not np.issubdtype(gold.dtype, np.integer):
+        raise ValueError(f'papeft: right slots are integers, got {gold.dtype}')
     if gold.shape != (examples,) or not ((gold >= 0) & (gold < count)).all():
         found = f'{gold.min()} .. {gold.max()}' if gold.shape == (examples,) else str(gold.shape)
         raise ValueError(f'papeft: {examples} right slots lie in 0 .. {count - 1}, got {found}')
@@ -77,17 +81,28 @@ def located_prompts(
     Returns:
       Tokens [E, T], T = n (W + 1) + Q, and positions: (index, slot + 1 of an empty token or 0, n).
 
+    Raises:
+      ValueError: documents or questions of another shape, or of different numbers of examples.
+
     Example:
       >>> tokens, positions = located_prompts(np.array([[[5], [6]]]), np.array([[7]]), empty=9)
       >>> tokens.tolist(), positions[0, :, 1].tolist()
       ([[9, 5, 9, 6, 7]], [1, 0, 2, 0, 0])
     """
+    _check_documents('located_prompts', documents)
     examples, count, width = documents.shape
+    if np.ndim(question) != 2 or len(question) != examples:
+        raise ValueError(f'papeft: located_prompts takes a question [E, Q] for {examples} examples, got {np.shape(question)}')
     tokens = np.concatenate([np.insert(documents, 0, empty, axis=-1).reshape(examples, -1), question], axis=1)
     slots = np.zeros(tokens.shape, np.int64)
     slots[:, : count * (width + 1) : width + 1] = 1 + np.arange(count)
     index = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     return tokens, np.stack([index, slots, np.full(tokens.shape, count)], axis=-1)
+
+
+def _check_documents(user, documents):
+    if np.ndim(documents) != 3:
+        raise ValueError(f'papeft: {user} takes documents [E, n, W], got {np.shape(documents)}')
 
 
 @register(
@@ -125,7 +140,7 @@ class PAPEFT(Encoding):
 
     Raises:
       ValueError: width below 1; at call, positions of another shape or fractional ones, and, where they are known, slots
-        outside 0 .. n.
+        outside 0 .. n and a row whose tokens disagree on n.
 
     Reference: Zhang, Yang, Jiang, Chen, Zhao, Ma, Zhao, Liu, arXiv 2404.01430.
 
@@ -158,6 +173,11 @@ class PAPEFT(Encoding):
             worst = int(jnp.where(number < 0, -number, number - count).argmax())
             found = int(number.ravel()[worst]), int(count.ravel()[worst])
             raise ValueError(f'papeft: slot + 1 lies in 0 .. n, got {found[0]} of {found[1]} documents; n counts all of them')
+        if not isinstance(number, jax.core.Tracer):
+            real = count if tok.valid is None else jnp.where(tok.valid, count, count.max(axis=1, keepdims=True))
+            if (low := real.min(axis=1)).tolist() != (high := real.max(axis=1)).tolist():
+                row = int((high != low).argmax())
+                raise ValueError(f'papeft: all tokens of a row say the same n, got {int(low[row])} and {int(high[row])} in row {row}')
         return dataclasses.replace(tok, pos=tok.pos[..., 0]).with_feats(papeft=tok.pos[..., None, 1:])
 
     def embed(self, x: Float[Array, 'B L D'], tok) -> Num[Array, 'B L D']:

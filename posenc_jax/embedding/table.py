@@ -22,7 +22,7 @@ def known_range(values: Num[Array, '#B L ...'], valid: Bool[Array, '#B L'] | Non
         return None
     real = np.asarray(values)
     if valid is not None:
-        real = np.where(np.asarray(valid).reshape(*valid.shape, *[1] * (real.ndim - 2)), real, 0)
+        real = np.where(np.asarray(valid).reshape(*valid.shape, *[1] * (real.ndim - valid.ndim)), real, 0)
     return int(real.min()), int(real.max())
 
 

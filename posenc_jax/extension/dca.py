@@ -1,6 +1,7 @@
 """DCA: dual chunk attention."""
 
 import dataclasses
+import numbers
 
 import jax.numpy as jnp
 from jaxtyping import Array, Num
@@ -11,6 +12,7 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
 from posenc_jax.extension.piecewise import piecewise_logits
 from posenc_jax.rotation.frequencies.checks import check_train_len
+from posenc_jax.rotation.rope import Rotary
 
 
 def dca_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], chunk: int, clip: int) -> Num[Array, '#B T S']:
@@ -80,6 +82,7 @@ class DCA(Encoding):
     """
 
     rotates = True
+    extends = (Rotary,)
 
     def __init__(
         self,
@@ -97,6 +100,8 @@ class DCA(Encoding):
         chunk = 3 * train_len // 4 - local if chunk is None else chunk
         if not attention_factor > 0:
             raise ValueError(f'dca: attention_factor must be positive, got {attention_factor}')
+        if not all(isinstance(size, numbers.Integral) for size in (chunk, local)):
+            raise ValueError(f'dca: chunk and local are whole numbers of positions, got {chunk=}, {local=}')
         if chunk < 1:
             raise ValueError(f'dca: a chunk holds at least one position, got chunk={chunk} ({origin})')
         if not 0 <= local <= chunk:

@@ -88,6 +88,6 @@ def _the_one(node: spec_language.Node, found: list, among: str):
     if len(found) != 1:
         wanted = 'one rotary encoding' + (' or one relative bias' if node.entry.kind == 'extension' else '')
         if own := _extends(node):
-            wanted = ' or '.join(f'one {kind.card.name}' for kind in own)
+            wanted = ' or '.join('one rotary encoding' if kind is Rotary else f'one {kind.card.name}' for kind in own)
         raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
     return found[0]

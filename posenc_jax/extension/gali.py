@@ -15,7 +15,7 @@ from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
 from posenc_jax.rotation.frequencies.checks import check_train_len
-from posenc_jax.rotation.rope import rotate
+from posenc_jax.rotation.rope import Rotary, rotate
 
 LAST = np.iinfo(np.int32).max
 
@@ -166,6 +166,7 @@ class GALI(Encoding):
     """
 
     rotates = True
+    extends = (Rotary,)
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from posenc_jax.core.families import signed_distance
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
-from posenc_jax.rotation.rope import rotate
+from posenc_jax.rotation.rope import Rotary, rotate
 
 Level = Literal['reset', 'absolute']
 LEVELS = ('reset', 'absolute')
@@ -209,6 +209,7 @@ class HiRoPE(Encoding):
     """
 
     rotates = True
+    extends = (Rotary,)
 
     def __init__(self, encoding: Encoding = CONTEXT, window: int = 512, split: int | None = None, level: Level = 'reset'):
         self.encoding = check_part('hirope', encoding)

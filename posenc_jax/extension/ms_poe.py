@@ -14,7 +14,7 @@ from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
-from posenc_jax.rotation.rope import rotate
+from posenc_jax.rotation.rope import Rotary, rotate
 
 Assign = Literal['rank', 'code', 'normal']
 ASSIGNMENTS = ('rank', 'code', 'normal')
@@ -128,6 +128,7 @@ class MsPoE(Encoding):
     """
 
     rotates = True
+    extends = (Rotary,)
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.model.transformer import Transformer
 
 RULES = ('r1', 'r2')
+RATE = 3e-6  # of the paper
 Examples = dict[str, np.ndarray]
 
 
@@ -232,8 +233,8 @@ def distill(
       The student, and the loss before each update.
 
     Raises:
-      ValueError: batches of shapes that do not fit; token ids that the model does not have; negative slots, an anchor in
-        another than 0; a teacher that is right in no example; an unknown rule.
+      ValueError: batches that lack something or do not fit; token ids that the model does not have; slots that are negative
+        or more than a prompt has tokens, an anchor in another than 0; a teacher that is right in no example; an unknown rule.
 
     Reference: Wang, Xiong, Wang, Li, Chu, Zeng, arXiv 2508.15709.
 
@@ -249,7 +250,12 @@ def distill(
       (3,)
     """
     check_choice('pos2distill rule', rule, RULES)
-    tokens, teacher_tokens, slots, answer = (jnp.asarray(batches[name]) for name in ('tokens', 'teacher', 'slots', 'answer'))
+    names = ('tokens', 'teacher', 'slots', 'answer')
+    if missing := [name for name in names if name not in batches]:
+        raise ValueError(f'pos2distill: batches lack {", ".join(missing)}; `moved_evidence` makes all of {", ".join(names)}')
+    tokens, teacher_tokens, slots, answer = (jnp.asarray(batches[name]) for name in names)
+    if not jnp.issubdtype(slots.dtype, jnp.integer):
+        raise ValueError(f'pos2distill: slots are integers, got {slots.dtype}')
     if tokens.ndim != 4 or teacher_tokens.shape != (*tokens.shape[:2], tokens.shape[3]) or slots.shape != tokens.shape[:3]:
         raise ValueError(
             'pos2distill takes tokens [steps, E, 1 + K, T] with a teacher [steps, E, T] and slots [steps, E, 1 + K], '
@@ -266,9 +272,11 @@ def distill(
         wrong = slots.min() if int(slots.min()) < 0 else slots[..., 0].max()
         raise ValueError(f'pos2distill: slots are at least 0, and 0 in the first prompt of each example, its anchor, got {wrong}')
     _, examples, copies, length = tokens.shape
+    if int(slots.max()) >= length:
+        raise ValueError(f'pos2distill: a prompt of {length} tokens has at most {length} slots, got slot {int(slots.max())}')
     size, words = examples * copies, answer.shape[2]
     count = int(slots.max()) + 1  # slots that no row has count for nothing
-    optimizer = optax.adamw(3e-6) if optimizer is None else optimizer
+    optimizer = optax.adamw(RATE) if optimizer is None else optimizer
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     def step(carry, batch, initial, rest):

@@ -15,7 +15,7 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
 from posenc_jax.extension.piecewise import piecewise_logits
 from posenc_jax.rotation.frequencies.checks import check_train_len
-from posenc_jax.rotation.rope import rotate
+from posenc_jax.rotation.rope import Rotary, rotate
 
 
 def self_extend_distance(
@@ -107,6 +107,7 @@ class SelfExtend(Encoding):
     """
 
     rotates = True
+    extends = (Rotary,)
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
 from posenc_jax.extension.piecewise import piecewise_logits
 from posenc_jax.rotation.frequencies.checks import check_train_len
+from posenc_jax.rotation.rope import Rotary
 
 
 def string_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], shift: int, local: int) -> Num[Array, '#B T S']:
@@ -74,6 +75,7 @@ class STRING(Encoding):
     """
 
     rotates = True
+    extends = (Rotary,)
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
 
 Kind = Literal['cosine', 'mse', 'l2']
 KINDS = ('cosine', 'mse', 'l2')
+RATE, WEIGHT_DECAY = 5e-4, 0.1  # of the first stage in the paper
 
 
 def distillation_loss(
@@ -214,7 +215,8 @@ def distill(
       The trained student, and the loss before each update.
 
     Raises:
-      ValueError: models of different widths; shapes that do not fit; an unknown kind.
+      ValueError: models of different widths; token ids that one of them does not have; shapes that do not fit; an unknown
+        kind.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -226,9 +228,12 @@ def distill(
     """
     if teacher.cfg.width != student.cfg.width:
         raise ValueError(f'distill compares outputs of one width, got {teacher.cfg.width} and {student.cfg.width}')
+    batches, valid = jnp.asarray(batches), None if valid is None else jnp.asarray(valid)
     if batches.ndim != 3 or (valid is not None and valid.shape != batches.shape):
         raise ValueError(f'distill takes batches [steps, B, L] and valid like them, got {batches.shape}, {np.shape(valid)}')
-    optimizer = optax.adamw(5e-4, weight_decay=0.1) if optimizer is None else optimizer
+    for model in (teacher, student):
+        model.check_ids(batches, valid)
+    optimizer = optax.adamw(RATE, weight_decay=WEIGHT_DECAY) if optimizer is None else optimizer
     graphdef, params, rest = nnx.split(student, nnx.Param, ...)
     teaching, knowledge = nnx.split(teacher)
 
@@ -246,5 +251,5 @@ def distill(
         (params, _), losses = jax.lax.scan(lambda c, b: step(c, b, knowledge, rest), start, (batches, valid))
         return params, losses
 
-    params, losses = run(params, knowledge, rest, jnp.asarray(batches), valid)
+    params, losses = run(params, knowledge, rest, batches, valid)
     return nnx.merge(graphdef, params, rest), losses

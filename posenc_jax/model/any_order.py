@@ -21,7 +21,7 @@ from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import check_choice
 from posenc_jax.embedding.sigma_gpt import SigmaGPT
-from posenc_jax.model.decode import generate, init_cache, prefill
+from posenc_jax.model.decode import check_temperature, generate, init_cache, prefill
 from posenc_jax.model.transformer import Transformer
 
 Pairing = Literal['intended', 'released']
@@ -139,6 +139,7 @@ def burst_sample(
     check_choice('pairing', pairing, PAIRINGS)
     if not temperature > 0:
         raise ValueError(f'burst_sample draws at random: temperature must be positive, got {temperature}')
+    check_temperature(temperature, key)
     if not isinstance(orders, numbers.Integral) or orders < 1:
         raise ValueError(f'orders must be at least 1, an integer, got {orders}')
     sequence, places = _given(model, tokens, order, known, start)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import chain, make, name_of, parts_of
@@ -267,8 +267,13 @@ class Transformer(nnx.Module):
             placed.append(own if own.ids is None else dataclasses.replace(own, ids=None))
         return tuple(placed)
 
-    def _check_ids(self, tokens):
-        low, high = known_range(tokens, None) or (0, 0)  # traced ids that do not exist become NaN
+    def check_ids(self, tokens: Int[Array, '...'], valid: Bool[Array, '...'] | None = None) -> None:
+        """Refuses known ids that the vocabulary does not have, before a compiled program makes NaN of them; padding may have any.
+
+        Raises:
+          ValueError: says the range and what was found.
+        """
+        low, high = known_range(tokens, valid) or (0, 0)
         if low < 0 or high >= self.cfg.vocab_size:
             raise ValueError(f'token ids lie in 0 .. {self.cfg.vocab_size - 1} (vocab_size), got {low} .. {high}')
 
@@ -280,7 +285,7 @@ class Transformer(nnx.Module):
         """
         valid = placed[0].valid
         tokens = tokens if valid is None else jnp.where(valid, tokens, 0)
-        self._check_ids(tokens)
+        self.check_ids(tokens)
         x = lookup_rows(self.embedding[...], tokens) * self.cfg.embedding_scale
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
         if self.embedding_norm is not None:

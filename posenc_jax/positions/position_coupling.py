@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import NOWHERE, check_range, lookup_rows
+from posenc_jax.embedding.table import NOWHERE, check_range, known_range, lookup_rows
 
 
 def random_start(
@@ -24,10 +24,16 @@ def random_start(
       max_position: the largest id allowed.
       valid: False for padding, whose ids count for nothing.
 
+    Raises:
+      ValueError: known ids outside 0 .. max_position; traced ones beyond it stay as they are.
+
     Example:
       >>> random_start(jax.random.key(0), jnp.array([[0, 2, 1, 2, 0]]), 2).tolist()
       [[0, 2, 1, 2, 0]]
     """
+    low, high = known_range(ids, valid) or (0, 0)
+    if low < 0 or high > max_position:
+        raise ValueError(f'random_start: ids lie in 0 .. {max_position}, got {low if low < 0 else high}')
     real = ids if valid is None else jnp.where(valid.reshape(*valid.shape, *[1] * (ids.ndim - 2)), ids, 0)
     largest = real.max(axis=1, keepdims=True)
     offset = jax.random.randint(key, largest.shape, 0, jnp.maximum(max_position - largest, 0) + 1)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, check_choice, register
-from posenc_jax.embedding.table import NOWHERE, check_range
+from posenc_jax.embedding.table import NOWHERE, check_range, known_range
 
 Evaluation = Literal['sampled', 'spaced', 'first']
 EVALUATIONS = ('sampled', 'spaced', 'first')
@@ -28,10 +28,14 @@ def random_ids(key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: boo
       max_len: M, size of the range.
       per_row: an independent draw for every row.
 
+    Raises:
+      ValueError: known counts outside 0 .. max_len.
+
     Example:
       >>> random_ids(jax.random.key(0), jnp.array([3]), 3).tolist()
       [[0, 1, 2]]
     """
+    _check_count(count, max_len)
     ids = jnp.arange(max_len, dtype=jnp.int32)
     if per_row:
         order = jax.vmap(lambda k: jax.random.permutation(k, ids))(jax.random.split(key, count.shape[0]))
@@ -43,13 +47,26 @@ def random_ids(key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: boo
 def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> Int[Array, 'B L']:
     """The expected ids of `random_ids` rounded down: `floor((p+1) (M+1) / (n+1)) - 1`, distinct and in range.
 
+    A position that is none of 0 .. n-1 becomes `NOWHERE`, and so do all where a traced n exceeds M.
+
+    Raises:
+      ValueError: known counts outside 0 .. max_len.
+
     Example:
       >>> spaced_ids(jnp.array([[0, 1, 2]]), jnp.array([3]), 7).tolist()
       [[1, 3, 5]]
     """
+    _check_count(count, max_len)
     parts = count[:, None] + 1
     whole, rest = (max_len + 1) // parts, (max_len + 1) % parts
-    return (pos + 1) * whole + (pos + 1) * rest // parts - 1
+    there = (pos >= 0) & (pos < count[:, None]) & (count[:, None] <= max_len)
+    return jnp.where(there, (pos + 1) * whole + (pos + 1) * rest // parts - 1, NOWHERE)
+
+
+def _check_count(count, max_len):
+    low, high = known_range(count, None) or (0, 0)
+    if low < 0 or high > max_len:
+        raise ValueError(f'randomized_pe: {low if low < 0 else high} distinct ids cannot be drawn from {max_len}')
 
 
 @register(
@@ -148,7 +165,7 @@ class RandomizedPE(Encoding):
         limits = count[:, None]
         possible = (pos >= 0) & (pos < limits) & (limits <= self.max_len)  # where positions are known it has been checked
         if key is None and self.evaluation == 'spaced':
-            return dataclasses.replace(tok, pos=jnp.where(possible, spaced_ids(pos, count, self.max_len), NOWHERE))
+            return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
         if key is not None and self.per_row and len(count) == 1:
             raise ValueError('randomized_pe(per_row=True) needs tokens with a row per sequence, got one for the batch')
         own = key is not None and self.per_row

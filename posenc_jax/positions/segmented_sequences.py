@@ -1,6 +1,7 @@
 """Training on pieces of long texts at their original positions, and a learned table stretched to more positions."""
 
 import dataclasses
+import numbers
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,8 +39,8 @@ def check_chunks(source_len: int, count: int, segment_len: int) -> None:
       ValueError: segmented_sequences: segments of 4 tokens do not divide the 6 tokens of a row
     """
     _check_count(source_len, count)
-    if segment_len < 1:
-        raise ValueError(f'segmented_sequences: segment_len must be at least 1, got {segment_len}')
+    if not isinstance(segment_len, numbers.Integral) or segment_len < 1:
+        raise ValueError(f'segmented_sequences: segment_len must be at least 1, an integer, got {segment_len}')
     for what, size in ((f'the {count} tokens of a row', count), (f'the {source_len} tokens of the text', source_len)):
         if size % segment_len:
             raise ValueError(f'segmented_sequences: segments of {segment_len} tokens do not divide {what}')

@@ -1,6 +1,7 @@
 """Uni-Encoder: a context and many candidate responses in one sequence, each candidate at the positions after the context."""
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from typing import Literal
 
@@ -36,7 +37,7 @@ def uni_encoder_ids(context: int, candidates: Sequence[int]) -> Int[np.ndarray, 
       >>> uni_encoder_ids(2, [1, 2]).tolist()
       [[0, 0], [1, 0], [2, 1], [2, 2], [3, 2]]
     """
-    if context < 1 or not len(candidates) or min(candidates) < 1:
+    if not all(isinstance(n, numbers.Integral) and n >= 1 for n in (context, *candidates)) or not len(candidates):
         found = f'{context} and {list(candidates)}'
         raise ValueError(f'uni_encoder needs a context and candidates of at least one token, got {found}')
     ids = np.concatenate([np.arange(context), *(np.arange(context, context + size) for size in candidates)])

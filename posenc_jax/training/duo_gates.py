@@ -1,10 +1,12 @@
 """How DuoAttention finds its retrieval heads: a gate per key head, trained alone on synthetic passkeys."""
 
 import contextlib
+import numbers
 from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -56,11 +58,11 @@ def mixed_hidden(
     Streaming attention sees key j iff `j <= i` and (`j < sink` or `i - j < recent`). Query heads that share keys share a gate.
 
     Args:
-      gates: alpha, in 0 .. 1.
+      gates: alpha, in 0 .. 1; what is traced is not checked.
       sink, recent: of the streaming mask; sink at least 0, recent at least 1.
 
     Raises:
-      ValueError: gates of another shape; sink or recent out of range; an encoding without a causal mask, or with several
+      ValueError: gates of another shape or outside 0 .. 1; sink or recent out of range; an encoding without a causal mask, or with several
         inputs of attention.
 
     Example:
@@ -74,6 +76,8 @@ def mixed_hidden(
     if gates.shape != (cfg.layers, cfg.kv_heads):
         wanted = f'{cfg.layers} layers and {cfg.kv_heads} key heads'
         raise ValueError(f'duo_attention: expected a gate for each of {wanted}, got {gates.shape}')
+    if not isinstance(gates, jax.core.Tracer) and not ((gates >= 0) & (gates <= 1)).all():
+        raise ValueError(f'duo_attention: gates lie in 0 .. 1, got {float(gates.min()):g} .. {float(gates.max()):g}')
     if sink < 0 or recent < 1:
         raise ValueError(f'duo_attention: gates are trained with sink >= 0 and recent >= 1, got {sink=}, {recent=}')
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
@@ -116,14 +120,16 @@ def train_gates(
       batches: of `passkeys`, e.g. `batch_iterator(Passkeys().dataset(length=(1024, 2048), batch_size=1, seed=0))`; as many as
         there are steps.
       sink, recent: of the streaming mask in training.
-      weight: of the mean gate in the loss.
+      weight: of the mean gate in the loss, at least 0.
+      learning_rate: the highest, positive.
       progress: report the loss, twenty times.
 
     Returns:
       The gates for `retrieval_heads`, and the loss before each update.
 
     Raises:
-      ValueError: steps below 1, or fewer batches than steps; as `mixed_hidden`.
+      ValueError: steps below 1, or fewer batches than steps; a negative weight, a rate that is not positive; token ids that the
+        model does not have; as `mixed_hidden`.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -136,8 +142,10 @@ def train_gates(
       >>> gates.shape, bool((gates < 1).all()), losses.shape
       ((1, 2), True, (3,))
     """
-    if steps < 1:
-        raise ValueError(f'duo_attention: steps must be at least 1, got {steps}')
+    if not isinstance(steps, numbers.Integral) or steps < 1:
+        raise ValueError(f'duo_attention: steps must be at least 1, an integer, got {steps}')
+    if not weight >= 0 or not learning_rate > 0:
+        raise ValueError(f'duo_attention: expected weight >= 0 and learning_rate > 0, got {weight=}, {learning_rate=}')
     fifth = steps / 5
     shape = lambda count: jnp.minimum(jnp.minimum((count + 1) / fifth, 1.0), (steps - count) / fifth)
     optimizer = optax.adamw(lambda count: learning_rate * shape(count), weight_decay=0.0)
@@ -164,6 +172,7 @@ def train_gates(
             batch = next(batches, None)
             if batch is None:
                 raise ValueError(f'duo_attention: {steps} steps need as many batches, got {number}')
+            model.check_ids(np.asarray(batch['tokens']), batch.get('valid'))
             gates, opt_state, loss = step(gates, opt_state, state, {name: jnp.asarray(a) for name, a in batch.items()})
             losses.append(loss)
             if progress and (number + 1) % max(steps // 20, 1) == 0:

@@ -30,6 +30,7 @@ def test_extensions_wrap_the_part_they_are_given():
     rotary, linear = pj.make('rope() | causal()', **CONTEXT), pj.make('alibi()', **CONTEXT)
     longer = extend(rotary, 'dca(chunk=8, local=4)', train_len=64)
     assert names(longer) == ['dca', 'causal'] and longer.parts[0].encoding is rotary.parts[0]
+    assert names(extend(pj.make('rope() | alibi()', **CONTEXT), 'dca(chunk=8, local=4)', train_len=64)) == ['dca', 'alibi']
     clipped = extend(linear, 'lm_infinite(n_global=4)', train_len=64)
     assert clipped.encoding is linear and clipped.n_local == 64
 
@@ -43,9 +44,9 @@ def test_several_are_applied_from_left_to_right():
     'encoding, spec, message',
     [
         ('alibi()', 'yarn(factor=4.0)', 'yarn extends one rotary encoding; found 0 in alibi'),
-        ('nope() | causal()', 'dca()', 'dca extends one rotary encoding or one relative bias; found 0 in nope | causal'),
+        ('nope() | causal()', 'dca()', 'dca extends one rotary encoding; found 0 in nope | causal'),
         ('rope() | alibi()', 'lm_infinite()', 'found 2 in rope | alibi'),
-        ('alibi()', 'dca()', 'a rotary encoding, got alibi'),
+        ('alibi()', 'dca()', 'dca extends one rotary encoding; found 0 in alibi'),
         ('rope()', 'dca() | yarn(factor=2.0)', 'found 0 in dca'),
         ('rope()', 'yarn(factor=0.5)', 'at least 1'),
         ('rope()', 'yran(factor=2.0)', "did you mean 'yarn'"),

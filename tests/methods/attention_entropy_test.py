@@ -76,6 +76,7 @@ def test_wrong_input_is_an_error():
     model = model_of()
     for call, message in [
         (lambda: attention_entropy(model, TOKENS, block=0), 'block must be at least 1, got 0'),
+        (lambda: attention_entropy(model, TOKENS + 1000), 'token ids lie in 0 .. '),
         (lambda: attention_entropy(model, TOKENS, rows=jnp.ones((1, 19), bool)), r'\(1, 19\), tokens \(2, 20\)'),
         (lambda: attention_entropy(model, TOKENS, rows=jnp.zeros((1, 20), bool)), 'none of the 40 rows'),
         (lambda: entropy_of_pieces(model, TOKENS, pieces=9, query=10, sink=2), 'has 8 tokens for 9 pieces'),

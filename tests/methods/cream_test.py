@@ -131,6 +131,15 @@ def test_text_of_longer_sources(source):
     assert inside == ({True} if source == 48 else {True, False})
 
 
+def test_the_task_tosses_one_coin_a_batch_for_its_heads():
+    count, factor, seen = 64, 4, set()
+    for seed in range(12):
+        _, ids = one_row(CreamText(factor=factor), count, seed)
+        ends = lambda h: (ids[:, h - 1] == h - 1).all() and (ids[:, -h] == count * factor - h).all()
+        seen.add(next(h for h in cream_heads(count, factor) if ends(h) and len(set(ids[:, h])) > 1))
+    assert seen == {21, 16}
+
+
 def test_batches_of_the_task():
     task, plain = CreamText(factor=2, source_len=48), Language()
     data = task.dataset(length=24, batch_size=4, seed=1)

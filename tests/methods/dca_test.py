@@ -147,6 +147,7 @@ def test_bfloat16():
         ('dca(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))', 'use start=0'),
         ('dca(encoding=rope(), local=100)', 'got chunk=-52 .*chunk=None, local=100, train_len=64'),
         ('dca(encoding=rope(), chunk=0)', 'chunk=0'),
+        ('dca(encoding=rope(), chunk=2.5)', 'chunk=2.5'),
         ('dca(encoding=rope(), chunk=4, local=5)', 'between 0 and chunk=4, got 5'),
         ('dca()', "needs 'encoding'"),
     ],

@@ -136,6 +136,11 @@ def test_dense_layers_alone_are_the_model():
     np.testing.assert_allclose(sparse_logits(model, channels, TEXT, keep=1, dense_layers=3), model(TEXT), atol=2e-5)
 
 
+def test_a_key_is_judged_by_a_sixteenth_of_its_channels():
+    model = model_of(layers=1, kv_heads=2, heads=2, width=64)
+    assert calibrate(model, TEXT).shape == (1, 2, 2)
+
+
 def test_calibrated_channels_find_better_keys_than_random_ones():
     """The paper's premise: a few outlier channels carry the logits."""
     model = nnx.clone(model_of(layers=1, kv_heads=4, heads=4, width=64))
@@ -170,6 +175,9 @@ def test_what_cannot_be_is_refused():
     for call, message in [
         (lambda: calibrate(model, TEXT, groups=3), r'divide the head width 8, got 3; nearest: 2'),
         (lambda: calibrate(model, TEXT, groups=0), 'got 0; nearest: 1'),
+        (lambda: calibrate(model, TEXT, groups=2.0), 'got 2.0; nearest: 2'),
+        (lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[4], [0]])), r'channels 0 \.\. 3 of a multiple of 2 heads, got 0 \.\. 4'),
+        (lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[3]])), 'for 1 heads'),
         (lambda: calibrate(model_of(encoding='rope() | alibi()'), TEXT), "but alibi opens 'score'"),
         (lambda: calibrate(model_of(encoding='rope(freqs=dynamic_ntk())'), TEXT), 'but rope does not cache keys as encoded'),
         (lambda: sparse_logits(model, channels, TEXT, keep=0), 'at least 1 key, got keep=0; nearest: 1'),

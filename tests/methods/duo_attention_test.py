@@ -1,12 +1,14 @@
 """DuoAttention: gates and masks of the sheet, decoding with dropped keys against the deployed pass over everything."""
 
 import functools
+import inspect
 import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -110,6 +112,36 @@ def test_training_keeps_the_head_whose_far_keys_matter():
     assert gates.shape == (1, 2) and losses.shape == (60,) and losses[-1] < losses[0]
     assert gates[0, 0] < 0.05 < 0.3 < gates[0, 1]
     assert retrieval_heads(gates, sparsity=0.5).tolist() == [[False, True]]
+
+
+def test_training_of_gates_step_by_step():
+    """Gates clamped before every step, a rate that rises and falls over a fifth of the steps each, 0.05 of the mean gate."""
+    task, steps = Passkeys(keys=1, words=2, alphabet=4, fillers=2), 10
+    cfg = TransformerConfig(vocab_size=9, train_len=24, layers=1, width=16, heads=2, encoding='rope()')
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    batches = [task.sample(np.random.default_rng(seed), 2, 16) for seed in range(steps)]
+    found, losses = train_gates(model, batches, steps=steps, sink=1, recent=3, learning_rate=0.4, progress=False)
+
+    rates = 0.4 * np.array([0.5, 1, 1, 1, 1, 1, 1, 1, 1, 0.5])
+    optimizer = optax.adam(lambda count: jnp.asarray(rates)[count])
+    gates, low = jnp.ones((1, 2)), 1.0
+    state = optimizer.init(gates)
+
+    def loss_of(gates, tokens, mask):
+        distance = ((model.hidden(tokens) - mixed_hidden(model, gates, tokens, sink=1, recent=3)) ** 2).mean(-1)
+        return (distance * mask).sum() / mask.sum() + 0.05 * jnp.abs(gates).mean()
+
+    value_and_gradient = jax.jit(jax.value_and_grad(loss_of))
+    for number, batch in enumerate(batches):
+        low = min(low, float(gates.min()))
+        gates = jnp.clip(gates, 0.0, 1.0)
+        loss, gradient = value_and_gradient(gates, jnp.asarray(batch['tokens']), jnp.asarray(batch['loss_mask']))
+        assert float(losses[number]) == pytest.approx(float(loss), rel=1e-4)
+        updates, state = optimizer.update(gradient, state)
+        gates = gates + updates
+    assert low < 0  # the clamp is met
+    np.testing.assert_allclose(found, np.clip(gates, 0, 1), atol=1e-4)
+    assert inspect.signature(train_gates).parameters['steps'].default == 2000
 
 
 # Deployed.
@@ -237,7 +269,15 @@ def test_what_cannot_be_is_refused():
         (lambda: DuoAttention(1, 2, (2,), 4, 2), r'key heads of 0 .. 1, each once; got \(2,\)'),
         (lambda: mixed_hidden(model, gates.T, text, sink=1, recent=2), r'3 layers and 2 key heads, got \(2, 3\)'),
         (lambda: mixed_hidden(model, gates, text, sink=1, recent=0), 'recent=0'),
+        (lambda: mixed_hidden(model, 5 * gates, text, sink=1, recent=2), r'gates lie in 0 \.\. 1, got 5 \.\. 5'),
         (lambda: train_gates(model, [], steps=2, progress=False), '2 steps need as many batches, got 0'),
+        (lambda: train_gates(model, [], steps=1.5, progress=False), 'at least 1, an integer, got 1.5'),
+        (lambda: train_gates(model, [], learning_rate=-1.0), r'weight >= 0 and learning_rate > 0, got weight=0.05, learning_rate=-1.0'),
+        (lambda: train_gates(model, [], weight=-3.0), 'got weight=-3.0'),
+        (
+            lambda: train_gates(model, [{'tokens': text + 13, 'loss_mask': jnp.ones(text.shape)}], steps=1, progress=False),
+            r'token ids lie in 0 \.\. 12 \(vocab_size\), got 13',
+        ),
         (lambda: prefill(model, init_cache(model, pj.Tokens.of(length=20)), text), 'this cache is for duo_attention.* got rope'),
         (lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(length=10)), text), '18 tokens do not fit a cache of 10'),
         (lambda: prefill(deployed, cache, text), 'needs an empty cache'),

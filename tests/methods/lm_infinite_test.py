@@ -169,6 +169,7 @@ def test_left_padding_and_packing_keep_their_own_first_tokens(part):
 
 
 def test_it_decides_causality_and_window_defaults_to_the_trained_length():
+    assert pj.make('lm_infinite(encoding=rope(), top_k=2)', head_dim=8, train_len=64).distance == 32  # M / 2
     part = pj.make('lm_infinite(encoding=rope())', head_dim=8, train_len=64)
     assert 'causality' in part.decides and (part.n_local, part.n_global) == (64, 10)
 

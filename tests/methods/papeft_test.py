@@ -166,11 +166,19 @@ def test_what_cannot_be_is_refused():
     place = lambda pos: part.place(pj.Tokens.of(positions=pos))
     more = positions.copy()
     more[1, 3, 1] = 4
+    other = positions.copy()
+    other[1, 5, 2] = 4
+    rng, documents = np.random.default_rng(0), np.zeros((2, 3, 1), int)
     for call, message in [
         (lambda: pj.make('papeft(width=0)', model_dim=8), 'width must be at least 1, got 0'),
         (lambda: place(positions[..., :2]), r'\[B, L, 3\].* got int32 \(2, 12, 2\)'),
         (lambda: place(positions.astype(np.float32)), 'got float32'),
         (lambda: place(more), r'0 .. n, got 4 of 3 documents'),
+        (lambda: place(other), 'all tokens of a row say the same n, got 3 and 4 in row 1'),
+        (lambda: shuffled_documents(rng, documents, np.array([0.5, 1.5])), 'right slots are integers, got float64'),
+        (lambda: shuffled_documents(rng, documents[0], np.array([0])), r'shuffled_documents takes documents \[E, n, W\], got \(3, 1\)'),
+        (lambda: located_prompts(documents[0], np.zeros((3, 1), int), 9), r'located_prompts takes documents \[E, n, W\]'),
+        (lambda: located_prompts(documents, np.zeros((3, 1), int), 9), r'question \[E, Q\] for 2 examples, got \(3, 1\)'),
         (lambda: shuffled_documents(np.random.default_rng(0), np.zeros((2, 3, 1)), np.array([0, 3])), r'0 .. 2, got 0 .. 3'),
     ]:
         with pytest.raises(ValueError, match=message):

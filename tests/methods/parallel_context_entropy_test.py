@@ -14,6 +14,7 @@ import posenc_jax as pj
 from posenc_jax.cache.contexts import QUERY, dense, read
 from posenc_jax.cache.parallel_context_entropy import (
     SelectedPieces,
+    best_pieces,
     encode,
     join,
     piece_layout,
@@ -177,6 +178,9 @@ def test_wrong_input_is_an_error():
         (lambda: join(model, pieces_of(), capacity=26), '26 tokens .* cache of 26'),
         (lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES), '_entropy needs one rotary .* got alibi'),
         (lambda: piece_layout(0, [2, 0]), r'got 0, \[2, 0\]'),
+        (lambda: select_pieces(jnp.ones((1, 1, 1, 4)), jnp.arange(4), 3, top=0), 'top must be at least 1, an integer, got 0'),
+        (lambda: pool_scores(jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1), bool), top=0.5), 'top must be at least 1, an integer, got 0.5'),
+        (lambda: best_pieces(jnp.ones(3), 1.5), 'keep must be at least 1, an integer, got 1.5'),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

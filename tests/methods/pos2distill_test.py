@@ -184,6 +184,15 @@ def test_a_teacher_that_is_wrong_teaches_nothing():
         assert losses[0] == 0.0 and losses[1] > 0.0
 
 
+def test_the_rate_is_that_of_the_paper():
+    cfg = TransformerConfig(vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()')
+    model, batches = Transformer(cfg, rngs=nnx.Rngs(0)), jax.tree.map(lambda a: np.stack([a, a]), examples(0, 8))
+    batches['answer'] = np.stack([model(jnp.asarray(one), last=1).argmax(-1) for one in batches['teacher']])
+    ours, paper = (distill(model, batches, optimizer=own)[0] for own in (None, optax.adamw(3e-6)))
+    for a, b in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(paper)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # Wrong input.
 
 
@@ -206,6 +215,9 @@ def test_what_cannot_be_is_refused():
         (lambda: distill(model, {**batches, 'teacher': batches['teacher'][:, :2]}), r'got \(1, 3, 3, 10\), \(1, 2, 10\)'),
         (lambda: distill(model, {**batches, 'slots': batches['slots'] - 1}), 'slots are at least 0, .* got -1'),
         (lambda: distill(model, {**batches, 'slots': batches['slots'] + 1}), '0 in the first prompt of each .* got 1'),
+        (lambda: distill(model, {**batches, 'slots': batches['slots'] * 99}), 'a prompt of 10 tokens has at most 10 slots, got slot'),
+        (lambda: distill(model, {**batches, 'slots': batches['slots'] / 2}), 'slots are integers, got float'),
+        (lambda: distill(model, {'tokens': batches['tokens']}), 'batches lack teacher, slots, answer'),
         (lambda: distill(model, {**batches, 'answer': batches['answer'] + 11}), r'answer holds token ids 0 .. 10 .* got 1'),
         (lambda: distill(model, {**batches, 'tokens': batches['tokens'] - 99}), r'tokens holds token ids 0 .. 10 .* got -99'),
         (lambda: distill(model, {**batches, 'answer': batches['answer'] / 2}), 'answer holds token ids .* of float32'),

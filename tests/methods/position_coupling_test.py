@@ -173,6 +173,9 @@ def test_ids_of_padding_do_not_choose_the_start():
 def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match='max_position must be at least 1, got 0'):
         make('max_position=0')
+    for ids, wrong in ([[0, 9, 1]], 9), ([[0, -2, 1]], -2):
+        with pytest.raises(ValueError, match=rf'random_start: ids lie in 0 \.\. 5, got {wrong}'):
+            random_start(jax.random.key(0), jnp.array(ids), 5)
     with pytest.raises(ValueError, match='components must be at least 1, got 0'):
         make('max_position=4, components=0')
     with pytest.raises(ValueError, match=r'integer ids \[B, L, 2\], got int32 \(1, 17\)'):

@@ -167,6 +167,10 @@ def test_wrong_input_says_what_is_wrong():
             ids_of(encoding, pj.Tokens.of(length=length), key)
         with pytest.raises(ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'):
             jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(pj.Tokens.of(length=length))
+    for call in (lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3), lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3)):
+        with pytest.raises(ValueError, match='5 distinct ids cannot be drawn from 3'):
+            call()
+    assert spaced_ids(jnp.array([[0, 9, -1]]), jnp.array([3]), 7).tolist() == [[1, NOWHERE, NOWHERE]]
     with pytest.raises(ValueError, match='needs integer positions'):
         ids_of(encoding, pj.Tokens.of(positions=[[0.5]]))
     with pytest.raises(ValueError, match='one component'):

@@ -127,7 +127,8 @@ def test_wrong_input_says_what_is_wrong():
         ((12, 6, 4), 'segments of 4 tokens do not divide the 6 tokens of a row'),
         ((10, 8, 4), 'segments of 4 tokens do not divide the 10 tokens of the text'),
         ((12, 13, 1), 'a row takes 1 .. 12 tokens of a text of 12, got 13'),
-        ((12, 6, 0), 'segment_len must be at least 1, got 0'),
+        ((12, 6, 0), 'segment_len must be at least 1, an integer, got 0'),
+        ((12, 6, 1.5), 'segment_len must be at least 1, an integer, got 1.5'),
     ):
         with pytest.raises(ValueError, match=message):
             chunk_ids(RNG(0), *arguments)

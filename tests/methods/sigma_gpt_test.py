@@ -313,6 +313,30 @@ def test_a_round_accepts_by_the_ratio_and_keeps_the_cache_of_the_winner(model, k
         np.testing.assert_allclose(ours.v[:, :, : taken - 1], theirs.v[:, :, : taken - 1], atol=2e-5)
 
 
+@pytest.mark.parametrize('seed', range(6))
+def test_a_round_takes_what_the_uniform_numbers_of_a_place_accept_in_the_best_order(model, seed):
+    """With the same random numbers, in loops: the first token always, then while u < q / p; the winner of each row, and the
+    row that has least."""
+    known = 2
+    plan, state, burst, _ = first_round(model, known)
+    key = jax.random.key(seed)
+    after, ratio = any_order._burst(plan, state, burst, key)
+    _, uniform_key, order_key = jax.random.split(key, 3)
+    window = T - known
+    uniform = np.asarray(jax.random.uniform(uniform_key, (2, window)))
+    tried = np.argsort(np.asarray(jax.random.uniform(order_key, (plan.orders, 2, window))), axis=-1)
+    lengths = np.zeros((plan.orders, 2), int)
+    for k, row in np.ndindex(*lengths.shape):
+        accepted = [uniform[row, place] < float(ratio[k, row, at]) for at, place in enumerate(tried[k, row])]
+        accepted[0] = True
+        lengths[k, row] = accepted.index(False) if False in accepted else window
+    assert int(after.taken) == known + lengths.max(axis=0).min()
+    missing = np.asarray(burst.places[:, known:T])
+    for row in range(2):
+        winner = tried[lengths[:, row].argmax(), row]
+        np.testing.assert_array_equal(after.places[row, known:T], missing[row, winner])
+
+
 def test_one_missing_place_is_an_ordinary_step(model):
     """One pass; over many rows the distribution of the token is that of the model."""
     order, rows = np.tile(orders(1), (4000, 1)), 4000
@@ -348,6 +372,11 @@ def test_bursts_end_and_keep_what_was_given(model, pairing):
     assert_given(out, text(3), order, known)
     assert 3 <= out.evaluations <= 1 + 2 * (T - known)
     np.testing.assert_array_equal(out.tokens, call().tokens)
+
+
+def test_bursts_need_a_key(model):
+    with pytest.raises(ValueError, match='draws at random and needs a key'):
+        burst_sample(model, text(), orders(), known=2, key=None)
 
 
 def test_wrong_calls(model):

@@ -82,6 +82,24 @@ def test_distillation_by_another_loss(kind):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_the_optimizer_is_that_of_the_paper():
+    teacher = model_of(layers=1)
+    tokens = jnp.tile(tokens_of(8)[None], (3, 1, 1))
+    ours, paper = (
+        distill(teacher, swap(teacher), tokens, optimizer=own)[0] for own in (None, optax.adamw(5e-4, weight_decay=0.1))
+    )
+    for a, b in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(paper)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_token_ids_that_a_model_does_not_have():
+    teacher, tokens = model_of(layers=1), jnp.tile(tokens_of(8)[None], (3, 1, 1))
+    last = teacher.cfg.vocab_size - 1
+    with pytest.raises(ValueError, match=rf'token ids lie in 0 \.\. {last} \(vocab_size\), got'):
+        distill(teacher, swap(teacher), tokens.at[1, 0, 2].set(last + 1))
+    distill(teacher, swap(teacher), tokens.at[1, 0, 7].set(last + 1), jnp.ones(tokens.shape, bool).at[1, 0, 7].set(False))
+
+
 # Stage 2.
 
 

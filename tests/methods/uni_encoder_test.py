@@ -233,7 +233,7 @@ def test_means_of_candidates():
 
 
 def test_wrong_input_says_what_is_wrong():
-    for arguments in ((0, [1]), (2, []), (2, [1, 0])):
+    for arguments in ((0, [1]), (2, []), (2, [1, 0]), (2.5, [1])):
         with pytest.raises(ValueError, match='a context and candidates of at least one token'):
             uni_encoder_ids(*arguments)
     with pytest.raises(ValueError, match='got 1 contexts and 2 lists'):
