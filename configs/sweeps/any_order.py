@@ -1,6 +1,6 @@
 """Text written in any order, one byte at a time and in bursts: loss, passes through the model, time, and what a judge says.
 
-Command:   python -m configs.sweeps.any_order [--seeds 0 1] [--workdir runs/any_order] [--steps 500]
+Command:   python -m configs.sweeps.any_order [--seeds 0 1] [--workdir runs/any_order] [--steps 1500]
 Time:      under a minute a run for 800 steps of a model of two layers of width 96 (two CPU cores)
 Number:    that model, seeds 0 and 1, 64 bytes: 56 passes one at a time, 8.8 in bursts, 5.9 with 8 orders tried; it had learned
            little (3.1 nats a byte), see docs/results/length_generalisation.md

@@ -82,7 +82,8 @@ class SelfExtend(Encoding):
     the trained range. `group=None` is ReRoPE, `D = min(i - j, w)` at any length; `floor=False` is leaky ReRoPE,
     `D = w + (i - j - w) / G`, which is the same formula without its floors. Queries and keys are rotated twice, and the
     second keys are cached beside the first as a feature, so the cache is half as large again. Differs from the paper:
-    w - w/G is not rounded, as in the released code; whole where G divides w, which is to be preferred. The released code
+    w - w/G is not rounded, as in the released code; whole where G divides w, which is to be preferred, but released
+    settings have others, so it is not asked for. The released code
     leaves w - w/G out while no query is beyond w, which changes nothing. Its optional query scaled by the logarithm of the
     place, off by default, is left out.
 

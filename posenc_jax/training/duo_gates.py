@@ -113,6 +113,9 @@ def train_gates(
 ) -> tuple[Float[Array, 'layers K'], Float[Array, 'steps']]:
     """Trains the gates of a frozen model on `gate_loss`; they start at 1 and are clamped to 0 .. 1 before every step.
 
+    The paper trains on ten keys of 32 words in texts of up to its context; for a public model the passkeys of this library are of
+    one key of digits (`passkey_text`), those of `passkeys` are tokens of their own for models trained on them.
+
     Adam, its rate rising over the first and falling to 0 over the last fifth of the steps.
 
     Args:
