@@ -27,7 +27,7 @@ def random_magnitudes(seed: UInt32[Array, '2'], count: Int[Array, 'B'], max_len:
     key = jax.random.wrap_key_data(seed, impl='threefry2x32')
     if max_len == 1:
         return jnp.zeros((len(count), 1), jnp.int32)
-    drawn = random_ids(key, count - 1, max_len - 1) + 1
+    drawn = random_ids(key, jnp.minimum(count, max_len) - 1, max_len - 1) + 1  # what has more positions gets NaN where it is used
     return jnp.pad(drawn, ((0, 0), (1, 0)))
 
 
