@@ -59,8 +59,12 @@ def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> 
     _check_count(count, max_len)
     parts = count[:, None] + 1
     whole, rest = (max_len + 1) // parts, (max_len + 1) % parts
-    there = (pos >= 0) & (pos < count[:, None]) & (count[:, None] <= max_len)
-    return jnp.where(there, (pos + 1) * whole + (pos + 1) * rest // parts - 1, NOWHERE)
+    return jnp.where(_there(pos, count, max_len), (pos + 1) * whole + (pos + 1) * rest // parts - 1, NOWHERE)
+
+
+def _there(pos, count, max_len):
+    """Which positions are among the first `count`, where so many can be drawn."""
+    return (pos >= 0) & (pos < count[:, None]) & (count[:, None] <= max_len)
 
 
 def _check_count(count, max_len):
@@ -162,8 +166,6 @@ class RandomizedPE(Encoding):
             count = jnp.full(1, self.eval_len, jnp.int32)
         else:
             count = largest_position(tok) + 1
-        limits = count[:, None]
-        possible = (pos >= 0) & (pos < limits) & (limits <= self.max_len)  # where positions are known it has been checked
         if key is None and self.evaluation == 'spaced':
             return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
         if key is not None and self.per_row and len(count) == 1:
@@ -172,7 +174,8 @@ class RandomizedPE(Encoding):
         ids = random_ids(evaluation_key(self.draw) if key is None else key, count, self.max_len, per_row=own)
         rows = max(len(ids), len(pos))  # padding may differ between rows that share their positions
         ids, pos = (jnp.broadcast_to(array, (rows, array.shape[1])) for array in (ids, pos))
-        return dataclasses.replace(tok, pos=jnp.where(possible, jnp.take_along_axis(ids, pos, axis=1), NOWHERE))
+        there = _there(pos, count, self.max_len)  # where positions are known it has been checked
+        return dataclasses.replace(tok, pos=jnp.where(there, jnp.take_along_axis(ids, pos, axis=1), NOWHERE))
 
 
 def evaluation_key(draw: int) -> Array:

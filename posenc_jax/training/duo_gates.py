@@ -62,8 +62,8 @@ def mixed_hidden(
       sink, recent: of the streaming mask; sink at least 0, recent at least 1.
 
     Raises:
-      ValueError: gates of another shape or outside 0 .. 1; sink or recent out of range; an encoding without a causal mask, or with several
-        inputs of attention.
+      ValueError: gates of another shape or outside 0 .. 1; sink or recent out of range; an encoding without a causal mask, or
+        with several inputs of attention.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
