@@ -73,10 +73,12 @@ class MeshStep:
     def __init__(self, cfg: TransformerConfig, batch: dict[str, jax.Array]):
         train = get_config().train
         train.batch = len(batch['tokens'])
-        self.trainer = make_trainer(cfg, train, 0, make_mesh())
-        self.state = self.trainer.init({})
-        self.batch = jax.device_put(batch, self.trainer.batch_sharding)
-        self.compiled = self.trainer.step.lower(self.state, self.batch).compile()
+        mesh = make_mesh()
+        self.trainer = make_trainer(cfg, train, 0, mesh)
+        with jax.set_mesh(mesh):  # as the loop does: attention is cut by hand, and sums over the batch once
+            self.state = self.trainer.init({})
+            self.batch = jax.device_put(batch, self.trainer.batch_sharding)
+            self.compiled = self.trainer.step.lower(self.state, self.batch).compile()
 
     def __call__(self):
         self.state, metrics = self.compiled(self.state, self.batch)

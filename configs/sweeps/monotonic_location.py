@@ -3,7 +3,7 @@
 Command:   python -m configs.sweeps.monotonic_location [--tasks copy lookup] [--seeds 0 1] [--steps 1500] [--out DIR]
 Time:      about a minute for each task, variant and seed (two CPU cores)
 Copy: ten digits, trained on 5 .. 10 of them, tested at 10, 15, 30 and 100. Lookup tables: eight random bijections of the
-three-bit strings; `001 t1 t3 .` asks for `001`, t1 of it, t3 of that; trained on up to four tables, tested on 4 .. 9. Exact
+three-bit strings; `001 t1 t3 .` asks for `001`, t1 of it, t3 of that; trained on up to four tables, tested on 4 .. 100. Exact
 match of the whole target with its end, under teacher forcing (the same as in greedy decoding). The set-up of the paper
 (arXiv 2305.20019) with GRUs of 32 + 32 and 64, one head of 64, dropout 0.1 and 1500 batches of 32 where it has twice the
 width, dropout 0.5 and many epochs. Expected: 'onestep' copies ten times the trained length (1.00 at every length after 600
@@ -58,7 +58,7 @@ def looking_up(rng: np.random.Generator, length: int) -> tuple[list[int], list[i
 # sample, symbols, trained lengths, tested lengths
 TASKS = {
     'copy': (copying, FIRST + 10, (5, 10), (10, 15, 30, 100)),
-    'lookup': (looking_up, FIRST + STRINGS + TABLES, (1, 4), (4, 5, 7, 9)),
+    'lookup': (looking_up, FIRST + STRINGS + TABLES, (1, 4), (4, 5, 7, 9, 30, 100)),
 }
 
 

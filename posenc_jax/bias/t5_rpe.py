@@ -89,9 +89,8 @@ def look_up(table: Float[Array, 'rows N'], index: Int[Array, '#B T S']) -> Float
       >>> look_up(jnp.array([[1.0, 3.0], [2.0, 4.0]]), jnp.array([[[1, 0]]])).tolist()
       [[[[2.0, 1.0]], [[4.0, 3.0]]]]
     """
-    rows, heads = table.shape
-    at = index[:, None] + rows * jnp.arange(heads)[:, None, None]  # one flat index: else XLA puts the heads last
-    return table.T.reshape(-1)[at]
+    # A read of its own for each head: of all heads at once XLA makes a loop three times as slow.
+    return jnp.stack([table[:, head][index] for head in range(table.shape[1])], axis=1)
 
 
 def _look_up_bwd(saved, g):

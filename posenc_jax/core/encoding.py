@@ -379,6 +379,8 @@ def _over_batch(a, batch):
 
 
 def _over_batch_bwd(batch, _, g):
+    if batch <= 16:  # one pass, in which what made `g` is computed as well
+        return (functools.reduce(jnp.add, [g[row] for row in range(batch)])[None],)
     return (jnp.tensordot(jnp.ones(batch, g.dtype), g, 1)[None],)  # as a product: 25 times faster on CPU than as a sum
 
 

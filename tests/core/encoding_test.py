@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import DOORS, Encoding, bounds, scaled_dot_product, weighted_sum
+from posenc_jax.core.encoding import DOORS, Encoding, bounds, over_batch, scaled_dot_product, weighted_sum
 from posenc_jax.core.families import Bias, Mask, signed_distance
 
 
@@ -145,3 +145,12 @@ def test_rank_counts_the_real_tokens_of_a_document_whatever_their_positions():
 def test_tokens_refuse_other_types(arguments, message):
     with pytest.raises(ValueError, match=message):
         pj.Tokens.of(**arguments)
+
+
+@pytest.mark.parametrize('batch', [1, 3, 16, 17])
+def test_the_gradient_of_what_rows_share_is_the_sum_over_them(batch):
+    shared = jnp.arange(6.0).reshape(1, 1, 2, 3)
+    weights = jax.random.normal(jax.random.key(batch), (batch, 1, 2, 3))
+    found, gradient = jax.value_and_grad(lambda a: (weights * over_batch(a, batch) ** 2).sum())(shared)
+    np.testing.assert_allclose(found, (weights * shared**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, 2 * shared * weights.sum(0, keepdims=True), rtol=1e-5, atol=1e-5)
