@@ -170,4 +170,6 @@ class Shaw(Encoding):
         if self.values is None:
             return out
         bins = sum_by_index(w, shaw_index(tq.pos, tk.pos, self.max_distance), 2 * self.max_distance + 1)
-        return out + jnp.einsum('bntc,ch->bnth', bins, self.values[...])
+        # A copy to each row and head: the gradient is a product of each, which XLA does many times as fast as one of all.
+        values = jnp.broadcast_to(self.values[...], (*bins.shape[:2], *self.values.shape))
+        return out + jnp.einsum('bntc,bnch->bnth', bins, values)
