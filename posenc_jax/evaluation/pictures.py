@@ -37,7 +37,8 @@ def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib
     for path, names, draw in jobs:
         wide = 4.0 if len(names) > 1 else 6.0
         longest = max(len(s.label) for s in series)
-        figure = Figure(figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, 4.2), layout='constrained')
+        high = max(4.2, len(series) * _LINE_POINTS / 72 + 1.2)  # room for the names; the axes would shrink, and names meet
+        figure = Figure(figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, high), layout='constrained')
         axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, names):
             draw(axis, name, series)
