@@ -7,8 +7,9 @@ three-bit strings; `001 t1 t3 .` asks for `001`, t1 of it, t3 of that; trained o
 match of the whole target with its end, under teacher forcing (the same as in greedy decoding). The set-up of the paper
 (arXiv 2305.20019) with GRUs of 32 + 32 and 64, one head of 64, dropout 0.1 and 1500 batches of 32 where it has twice the
 width, dropout 0.5 and many epochs. Expected: 'onestep' copies ten times the trained length (1.00 at every length after 600
-steps, two seeds), content attention nothing beyond it (0.00 from 15 on). Lookup tables need 4000 steps; then one
-seed of two composes 100 of them with 'relative' (0.98) and with 'onestep' (0.51), none with content attention. Writes OUT/results.csv and OUT/results.png.
+steps, two seeds), content attention nothing beyond it (0.00 from 15 on). Lookup tables need 4000 steps; then one seed of two
+composes 100 of them with 'relative' (0.98) and with 'onestep' (0.51), none with content attention. Writes OUT/results.csv and
+OUT/results.png.
 """
 
 import argparse
