@@ -33,7 +33,7 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
       >>> long.parts[0].freqs.factor
       4.0
     """
-    for node in spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes:
+    for node in _calls(spec):
         parts, own = parts_of(encoding), _extends(node)
         relative = lambda part: isinstance(part, Rotary) or (node.entry.kind == 'extension' and is_relative_bias(part))
         found = [part for part in parts if (isinstance(part, own) if own else relative(part))]
@@ -58,7 +58,7 @@ def extended_spec(encoding: str, spec: str) -> str:
       'rope(base=500.0, freqs=yarn(factor=4.0)) | alibi()'
     """
     nodes = list(spec_language.parse(encoding).nodes)
-    for node in spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes:
+    for node in _calls(spec):
         kinds = _extends(node) or ((Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,))
         relative = lambda n: issubclass(n.entry.build, Rotary) or n.entry.card.promises.relative
         fits = lambda n: issubclass(n.entry.build, kinds) and (hasattr(node.entry.build, 'written') or relative(n))
@@ -74,6 +74,15 @@ def extended_spec(encoding: str, spec: str) -> str:
             extended = spec_language.Node(entry, {**wrapped, **node.arguments})
         nodes = [extended if other is part else other for other in nodes]
     return str(spec_language.Chain(tuple(nodes)))
+
+
+def _calls(spec: str) -> tuple[spec_language.Node, ...]:
+    """The calls of an extension, of which one may be a frequency rule: a second one would replace the first."""
+    nodes = spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes
+    rules = [node.entry.key for node in nodes if node.entry.kind == 'frequencies']
+    if len(rules) > 1:
+        raise SpecError(f'{spec}: {rules[1]} would replace {rules[0]}, an encoding has one frequency rule; leave one out')
+    return nodes
 
 
 def _extends(node: spec_language.Node) -> tuple[type[Encoding], ...]:

@@ -51,6 +51,7 @@ def test_several_are_applied_from_left_to_right():
         ('rope()', 'yarn(factor=0.5)', 'at least 1'),
         ('rope()', 'yran(factor=2.0)', "did you mean 'yarn'"),
         ('rope()', 'rope()', 'registered as encoding'),
+        ('rope()', 'yarn(factor=2.0) | dca() | ntk_aware(factor=2.0)', 'ntk_aware would replace yarn'),
         ('rope()', 'dca(encoding=rope(base=7.0))', 'leave out encoding=rope(base=7.0)'.replace('(', r'\(').replace(')', r'\)')),
         ('rope(freqs=dynamic_ntk())', 'lm_infinite()', 'do not depend on the current length'),
     ],

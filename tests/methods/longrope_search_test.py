@@ -407,6 +407,17 @@ def test_tasks_without_a_perplexity_are_refused(monkeypatch):
         command.search('x', 512)
 
 
+def test_a_run_that_has_factors_is_refused(monkeypatch):
+    config = default.get_config()
+    config.encoding = 'rope(freqs=longrope(long=(1.0, 2.0), factor=2.0, train_len=64))'
+    config.model.update(layers=1, width=8, heads=2)
+    task = configs.make_task(config)
+    job = Job(Path('x'), config, task, configs.model_config(config, task), load=None)
+    monkeypatch.setattr(command, 'prepare', lambda *_: job)
+    with pytest.raises(SpecError, match='has factors of LongRoPE already; search on the run it was continued from'):
+        command.search('x', 512)
+
+
 def test_an_extension_is_not_part_of_the_run():
     with pytest.raises(SpecError, match='give the run alone'):
         command.search('runs/rope | pi(factor=2.0)', 32)

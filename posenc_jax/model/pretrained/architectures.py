@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,13 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
       PretrainedError: an unknown architecture, a missing size, or a choice that the model does not have.
     """
     kind = config.get('model_type')
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise PretrainedError(f'{where}: unknown architecture {kind!r}; {nearest(str(kind), ARCHITECTURES)}')
+    if config.get('quantization_config'):
+        raise PretrainedError(f'{where}: quantization_config is not supported, expected weights in floating point')
+    for name in _COUNTS:
+        if not ((count := config.get(name)) is None or isinstance(count, Integral) and count > 0):
+            raise PretrainedError(f'{where}: {name}={count!r}, expected a positive integer')
     try:
         return ARCHITECTURES[kind](config, where)
     except KeyError as error:
@@ -74,6 +80,13 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
         raise
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise PretrainedError(f'{where}: the config of this {kind} model has a value that does not fit: {error}') from error
+
+
+_COUNTS = (
+    'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads', 'head_dim', 'intermediate_size',
+    'vocab_size', 'max_position_embeddings', 'n_embd', 'n_layer', 'n_head', 'n_positions', 'd_model', 'n_layers', 'n_heads',
+    'max_seq_len',
+)  # fmt: skip
 
 
 def _refuse(config, where, **expected):
@@ -95,12 +108,14 @@ def _windows(config, spec: str, layers: int, where) -> tuple[str, ...]:
     kinds = config.get('layer_types')
     if unknown := sorted(set(kinds or ()) - {'full_attention', 'sliding_attention'}):
         raise PretrainedError(f'{where}: layer_types has {unknown[0]!r}, expected full_attention or sliding_attention')
+    if kinds is not None and len(kinds) != layers:
+        raise PretrainedError(f'{where}: layer_types has {len(kinds)} entries, expected one for each of {layers} layers')
     used = config.get('use_sliding_window', kind != 'qwen2') and kind != 'llama'  # Llama's window is not one of the family
     if size is None or not used:
         return (spec,)
     windowed = f'{spec} | window(size={size})'
     if kinds is None:  # Qwen2: the first max_window_layers layers see everything
-        first = config.get('max_window_layers', 0) if kind == 'qwen2' else 0
+        first = min(config.get('max_window_layers', 0), layers) if kind == 'qwen2' else 0
         kinds = ['full_attention'] * first + ['sliding_attention'] * (layers - first)
     specs = [windowed if kind == 'sliding_attention' else spec for kind in kinds]
     for period in range(1, layers + 1):
@@ -125,7 +140,7 @@ def _per_head(heads, head_dim) -> Change:
 def _llama(config, where) -> Architecture:
     """Llama, Mistral, Qwen2, Phi-3: RMSNorm, SwiGLU, rotary, grouped queries; Phi-3 stores joined projections."""
     kind = config['model_type']
-    _refuse(config, where, hidden_act='silu', mlp_bias=False)
+    _refuse(config, where, hidden_act='silu', mlp_bias=False, attn_logit_softcapping=None, logits_scaling=1.0)
     if kind != 'qwen2':
         _refuse(config, where, attention_bias=False)
     width, layers, hidden, vocabulary = (

@@ -9,10 +9,19 @@ ROPE_TYPES = ('default', 'linear', 'dynamic', 'yarn', 'longrope', 'llama3', 'pro
 
 
 def trained_length(config: dict[str, Any]) -> int:
-    """The length the model was trained at before any declared extension."""
+    """The length the model was trained at before any declared extension.
+
+    Raises:
+      PretrainedError: it is longer than the length after it.
+    """
     scaling = parameters(config)
     original = scaling.get('original_max_position_embeddings') or config.get('original_max_position_embeddings')
-    return int(original or config['max_position_embeddings'])
+    longest = config['max_position_embeddings']
+    if original and original > longest:
+        raise PretrainedError(
+            f'original_max_position_embeddings={original} is longer than max_position_embeddings={longest}, expected at most that'
+        )
+    return int(original or longest)
 
 
 def parameters(config: dict[str, Any], where: object = 'the checkpoint') -> dict[str, Any]:

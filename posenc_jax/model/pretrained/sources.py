@@ -167,6 +167,8 @@ class GGUF:
                 self._tensors[self._name(tensor.name)] = tensor
         heads = self._field('llama.attention.head_count')
         width = self._field('llama.embedding_length')
+        if not heads > 0:
+            raise PretrainedError(f'{path}: llama.attention.head_count is {heads}, expected a positive integer')
         head_dim = self._field('llama.rope.dimension_count', width // heads)
         self.config = {
             'model_type': 'llama',
@@ -193,9 +195,11 @@ class GGUF:
             one = [float(factor) for factor in np.asarray(factors[0], np.float64).ravel()]
             lists = {'long_factor': one, 'short_factor': one}
             return {'rope_scaling': {'rope_type': 'longrope', 'attention_factor': 1.0, 'factor': 1.0, **lists}}
-        kind, factor = self._field('llama.rope.scaling.type', 'none'), self._field('llama.rope.scaling.factor', 1.0)
+        kind, factor = self._field('llama.rope.scaling.type', 'none'), self._field('llama.rope.scaling.factor', None)
         if kind == 'none' or factor == 1.0:
             return {}
+        if factor is None:
+            raise PretrainedError(f'{self.path}: rope scaling of type {kind!r} lacks the field llama.rope.scaling.factor')
         scaling = {'rope_type': kind, 'factor': factor}
         original = self._field('llama.rope.scaling.original_context_length', None)
         if original is not None:
@@ -259,6 +263,8 @@ class GGUF:
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
         if self._field('tokenizer.ggml.add_bos_token', False):
             bos = self._field('tokenizer.ggml.bos_token_id')
+            if not 0 <= bos < len(tokens):
+                raise PretrainedError(f'{self.path}: bos_token_id={bos}, expected a token in 0 .. {len(tokens) - 1}')
             named = [(tokens[bos], bos)]
             tokenizer.post_processor = processors.TemplateProcessing(single=[tokens[bos], '$A'], special_tokens=named)
         return tokenizer

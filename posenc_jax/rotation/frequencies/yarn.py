@@ -37,6 +37,9 @@ def yarn_temperature(
         if not attention_factor > 0:
             raise ValueError(f'yarn: attention_factor must be positive, got {attention_factor}')
         return jnp.full_like(factor, attention_factor) if isinstance(factor, jax.Array) else attention_factor
+    for name, given in (('mscale', mscale), ('mscale_all_dim', mscale_all_dim)):
+        if given is not None and not 0 < given < math.inf:
+            raise ValueError(f'yarn: {name} must be positive and finite, or None, got {given}')
     if mscale is not None and mscale_all_dim is not None:
         return grown(mscale) / grown(mscale_all_dim)
     return grown(1.0)

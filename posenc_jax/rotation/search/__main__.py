@@ -37,7 +37,7 @@ from posenc_jax.evaluation.protocols import Windows
 from posenc_jax.evaluation.run import home_of, prepare
 from posenc_jax.evaluation.scoring import scorer, token_scores
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.rotation.frequencies.longrope import longrope_temperature
+from posenc_jax.rotation.frequencies.longrope import LongRoPE, longrope_temperature
 from posenc_jax.rotation.frequencies.pi import PI
 from posenc_jax.rotation.rope import Rotary, rope_frequencies
 from posenc_jax.rotation.search.evolution import (
@@ -356,6 +356,8 @@ def search(
     job = prepare(run, {**overrides, **decided})
     if not job.task.is_language:
         raise SpecError(f'the search minimises perplexity; {run} was trained on {job.config.task}, which has none')
+    if any(isinstance(part, Rotary) and isinstance(part.freqs, LongRoPE) for part in settings.abstract_model(job.cfg).shared):
+        raise SpecError(f'{run} has factors of LongRoPE already; search on the run it was continued from')
     train_len = job.cfg.train_len
     if length < train_len:
         raise ValueError(f'length {length} is shorter than the trained one; it must be at least {train_len}')
