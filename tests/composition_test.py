@@ -62,6 +62,9 @@ MODELS = {
     'pattern': dict(encoding='rope()', pattern=('rope() | window(size=4)', 'alibi()', 'nope()'), layers=3),
     'per head': dict(encoding='per_head(first=rope(), second=alibi(), heads_of_first=2)', layers=2),
     'ids, rotation and bias': dict(encoding='randomized_pe(max_len=64, eval_len=40) | rope() | kerple()', layers=2),
+    'ids and vectors of distances': dict(encoding='randomized_pe(max_len=64, eval_len=40) | shaw()', layers=2),
+    'convolved projections and a bias': dict(encoding='rcmha(max_len=16) | alibi()', layers=2),
+    'one side reads what the other turns': dict(encoding='per_head(first=shaw(), second=rope(), heads_of_first=2)', layers=2),
     'a table and a bias': dict(encoding='sinusoidal() | t5_rpe()', layers=2),
 }
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.bias.alibi import alibi_slopes
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.families import Bias, check_heads, signed_distance
-from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 PARAMETERS = ('beta', 'logscale', 'loc')
@@ -97,6 +97,8 @@ class BAM(Bias):
         for name, values in given.items():
             if np.ndim(values) and len(values) != heads:
                 raise ValueError(f'bam: {len(values)} values of {name} for {heads} heads; expected one per head')
+            for value in np.ravel(values):
+                check_number(f'bam {name}', float(value))
         if not (scale > 0).all():
             raise ValueError(f'bam scale must be positive, got {tuple(scale.tolist())}')
         for name in fixed:

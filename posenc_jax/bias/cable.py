@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.encoding import Encoding, heads_first
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 # Up to so many keys their sums are a product with a triangle: XLA's cumulative sum takes longer on CPU (measured).
@@ -111,10 +111,9 @@ class Cable(Encoding):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if scale is not None and not scale > 0:
-            raise ValueError(f'cable scale multiplies q . k and must be positive, or None for 1 / sqrt(head_dim), got {scale}')
-        if std < 0:
-            raise ValueError(f'cable std must be at least 0, got {std}')
+        if scale is not None:
+            check_number('cable scale, or None,', scale, above=0)
+        check_number('cable std', std, least=0)
         self.rescale = None if scale is None else scale * head_dim**0.5
         kernel = std * jax.random.normal(rngs.params(), (model_dim, heads), jnp.float32)
         self.kernel = nnx.Param(kernel, axes=('width', 'heads'))

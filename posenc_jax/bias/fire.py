@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.core.families import Bias, signed_distance
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 _EPSILON = 1e-6  # of the official code: keeps the quotient finite where both transforms are 0
@@ -100,8 +100,7 @@ class FIRE(Bias):
     def __init__(self, width: int = 32, threshold: float = 512.0, heads: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
         if width < 1:
             raise ValueError(f'fire width must be at least 1, got {width}')
-        if threshold <= 0:
-            raise ValueError(f'fire threshold must be positive, got {threshold}')
+        check_number('fire threshold', threshold, above=0)
         uniform = lambda shape, bound: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
         self.threshold = threshold
         self.c = nnx.Param(jnp.float32(0.1), axes=())

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.bias.kerple import clamp_through
 from posenc_jax.bias.nope import NoPE
 from posenc_jax.core.encoding import Constant, Encoding
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.rotation.frequencies.checks import check_train_len
 
@@ -108,8 +108,7 @@ class NoPETemperature(Encoding):
             raise ValueError(f'nope_temperature multiplies logits by a positive number, got temperature={temperature}')
         if per_head and given.min() < _LOWEST:
             raise ValueError(f'nope_temperature: trained temperatures are at least 1, got {temperature}; use per_head=False')
-        if not slope >= 0:
-            raise ValueError(f'nope_temperature: slope must be at least 0, got {slope}')
+        check_number('nope_temperature: slope', slope, least=0)
         self.slope, self.train_len = slope, check_train_len('nope_temperature', train_len)
         kind = nnx.Param if per_head else Constant
         self.raw = kind(jnp.broadcast_to(jnp.asarray(given, jnp.float32), (heads,)), axes=('heads',))

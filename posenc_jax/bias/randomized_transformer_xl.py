@@ -8,7 +8,7 @@ from posenc_jax.bias.random_offsets import RandomOffsets
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from posenc_jax.core.encoding import heads_first
 from posenc_jax.core.families import check_heads
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 _QUERIES = 64  # whose codes are held at once
@@ -88,8 +88,7 @@ class RandomizedTransformerXL(RandomOffsets):
     ):
         self._configure(max_len, random, both_sides, eval_len, draw)
         transformer_xl_frequencies(model_dim, base)  # checks both
-        if std < 0:
-            raise ValueError(f'randomized_transformer_xl std must be at least 0, got {std}')
+        check_number('randomized_transformer_xl std', std, least=0)
         normal = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.base = base
         self.u = nnx.Param(normal(heads, head_dim), axes=('heads', None))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.collect.shaw import take_by_index
 from posenc_jax.core.encoding import Encoding, Tokens, heads_first
-from posenc_jax.core.families import signed_distance
+from posenc_jax.core.families import whole_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -129,6 +129,7 @@ class RCMHA(Encoding):
     """
 
     lookback = _TAPS - 1
+    inputs = 1
     unrotated = True
 
     def __init__(
@@ -176,7 +177,7 @@ class RCMHA(Encoding):
 
     def score(self, s, tq, tk, seen, carry):
         q, scale = heads_first(tq.feats['rcmha']), tq.feats['rcmha'].shape[-1] ** -0.5
-        distance, near = signed_distance(tq.pos, tk.pos), seen.any(1)
+        distance, near = whole_distance('rcmha', tq.pos, tk.pos), seen.any(1)
         bias = rcmha_bias(q, self.vectors[...], self.scalars[...] * scale, distance, near)
         if not self.clip:
             bias = jnp.where((near & (distance >= len(self.vectors[...])))[:, None], jnp.nan, bias)

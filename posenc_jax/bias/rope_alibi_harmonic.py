@@ -11,7 +11,7 @@ from posenc_jax.bias.alibi import alibi_slopes
 from posenc_jax.bias.kerple import clamp_through
 from posenc_jax.core.encoding import Constant, Encoding, over_batch
 from posenc_jax.core.families import signed_distance
-from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.rotation.rope import Rotary
 
@@ -72,7 +72,8 @@ class RoPEALiBiHarmonic(Encoding):
     'distance' subtracts `w m_h H_d`, `H_d = 1 + 1/2 + ... + 1/d`, d = |i - j|, m_h the slopes of ALiBi; 'heads' subtracts
     `w d / h`, a harmonic series of slopes over the heads h = 1 .. N; 'product' divides the logits that reach this door by
     `1 + w m_h H_d`. w = 0 is RoPE. Differs from the paper: known only by its abstract, which names a factored combination of
-    RoPE and ALiBi with a harmonic series and does not define it. All three readings are ours, not a reproduction.
+    RoPE and ALiBi with a harmonic series and does not define it. All three readings are ours, not a reproduction; where N is no
+    power of two, m_h are ALiBi's slopes for such an N and not 2^(-8h/N).
 
     Args:
       mode: 'distance', 'heads' or 'product'.
@@ -104,8 +105,7 @@ class RoPEALiBiHarmonic(Encoding):
         head_dim: int = CONTEXT,
     ):
         self.mode = check_choice('rope_alibi_harmonic mode', mode, MODES)
-        if not weight >= 0:
-            raise ValueError(f'rope_alibi_harmonic: weight multiplies a penalty and must be at least 0, got {weight}')
+        check_number('rope_alibi_harmonic: weight, of a penalty,', weight, least=0)
         self.rotary = Rotary(base=base, head_dim=head_dim)
         slopes = 1.0 / np.arange(1, heads + 1) if mode == 'heads' else alibi_slopes(heads)
         kind = nnx.Param if learn_weight else Constant

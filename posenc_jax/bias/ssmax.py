@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.encoding import Encoding, Tokens, heads_first
 from posenc_jax.core.length import current_length
 from posenc_jax.core.families import check_heads
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 
@@ -69,8 +69,7 @@ class SSMax(Encoding):
     """
 
     def __init__(self, gain: float = 1.0, bidirectional: bool = False, heads: int = CONTEXT):
-        if gain <= 0:
-            raise ValueError(f'ssmax gain must be positive, got {gain}')
+        check_number('ssmax gain', gain, above=0)
         self.bidirectional = bidirectional
         if bidirectional:
             self.card = dataclasses.replace(type(self).card, causal_only=False)

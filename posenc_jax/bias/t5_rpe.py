@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.core.families import Bias, signed_distance
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 
@@ -178,8 +178,7 @@ class T5RPE(Bias):
         if bidirectional and buckets % 2:
             raise ValueError(f't5_rpe(bidirectional=True) needs an even number of buckets, got {buckets}')
         t5_thresholds(buckets // 2 if bidirectional else buckets, max_distance)  # checks both
-        if std < 0:
-            raise ValueError(f't5_rpe std must be at least 0, got {std}')
+        check_number('t5_rpe std', std, least=0)
         self.max_distance, self.bidirectional = max_distance, bidirectional
         self.scale = 1.0 if scaled else head_dim**0.5
         table = std * jax.random.normal(rngs.params(), (buckets, heads), jnp.float32)

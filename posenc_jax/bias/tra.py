@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.bias.cope import suffix_sum
 from posenc_jax.core.encoding import Encoding, heads_first
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 _EPSILON = 1e-6
@@ -100,8 +100,7 @@ class TRA(Encoding):
     """
 
     def __init__(self, threshold: float = 0.0, heads: int = CONTEXT, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        if not threshold >= 0:
-            raise ValueError(f'tra threshold must be at least 0, the value of the paper, got {threshold}')
+        check_number('tra threshold', threshold, least=0)
         self.threshold = threshold
         bound = model_dim**-0.5  # the default of a linear layer in the released code
         draw = lambda *shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.core.encoding import Encoding, heads_first
 from posenc_jax.core.families import check_heads, signed_distance
 from posenc_jax.core.numerics import phase
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 
@@ -25,8 +25,7 @@ def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndar
     """
     if model_dim % 2:
         raise ValueError(f'transformer_xl has a sine and a cosine a frequency and needs an even model_dim, got {model_dim}')
-    if not base > 0:
-        raise ValueError(f'transformer_xl base must be positive, got {base}')
+    check_number('transformer_xl base', base, above=0)
     return base ** (-np.arange(0, model_dim, 2) / model_dim)
 
 
@@ -118,8 +117,7 @@ class TransformerXL(Encoding):
         transformer_xl_frequencies(model_dim, base)  # checks both
         if clamp_len is not None and clamp_len < 0:
             raise ValueError(f'transformer_xl clamp_len must be at least 0, or None for no clamp, got {clamp_len}')
-        if std < 0:
-            raise ValueError(f'transformer_xl std must be at least 0, got {std}')
+        check_number('transformer_xl std', std, least=0)
         draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.base, self.clamp_len = base, clamp_len
         self.u = nnx.Param(draw(heads, head_dim), axes=('heads', None))

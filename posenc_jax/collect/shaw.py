@@ -8,19 +8,23 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.core.encoding import Encoding, heads_first, weighted_sum
-from posenc_jax.core.families import signed_distance
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.families import whole_distance
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 
 def shaw_index(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_distance: int) -> Int[Array, '#B T S']:
     """`clip(j - i, -K, K) + K`, key minus query.
 
+    Raises:
+      ValueError: positions that are not integers.
+
     Example:
       >>> shaw_index(jnp.array([[2]]), jnp.array([[0, 1, 2, 3]]), 1).tolist()
       [[[0, 0, 1, 2]]]
     """
-    return jnp.clip(-signed_distance(q_pos, k_pos), -max_distance, max_distance).astype(jnp.int32) + max_distance
+    distance = whole_distance('shaw', q_pos, k_pos)
+    return jnp.clip(-distance, -max_distance, max_distance).astype(jnp.int32) + max_distance
 
 
 @jax.custom_vjp
@@ -147,8 +151,7 @@ class Shaw(Encoding):
     ):
         if max_distance < 0:
             raise ValueError(f'shaw max_distance must be at least 0, got {max_distance}')
-        if std < 0:
-            raise ValueError(f'shaw std must be at least 0, got {std}')
+        check_number('shaw std', std, least=0)
         vectors = lambda: std * jax.random.normal(rngs.params(), (2 * max_distance + 1, head_dim), jnp.float32)
         self.max_distance = max_distance
         self.keys = nnx.Param(vectors(), axes=(None, None))

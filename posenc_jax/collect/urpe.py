@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.bias.t5_rpe import look_up, t5_thresholds
 from posenc_jax.core.encoding import Encoding, over_batch, weighted_sum
-from posenc_jax.core.families import signed_distance
-from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.families import signed_distance, whole_distance
+from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 Table = Literal['bucketed', 'toeplitz']
@@ -45,9 +45,7 @@ def urpe_diagonal(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_len:
       >>> urpe_diagonal(jnp.array([[5]]), jnp.array([[0, 4, 5, 6]]), 4).tolist()
       [[[0, 2, 3, 4]]]
     """
-    distance = signed_distance(q_pos, k_pos)
-    if not jnp.issubdtype(distance.dtype, jnp.integer):
-        raise ValueError(f"urpe(table='toeplitz') needs integer positions, got {distance.dtype}; use table='bucketed'")
+    distance = whole_distance("urpe(table='toeplitz'), other than 'bucketed',", q_pos, k_pos)
     return jnp.clip(-distance, 1 - max_len, max_len - 1).astype(jnp.int32) + max_len - 1
 
 
@@ -117,8 +115,7 @@ class URPE(Encoding):
             raise ValueError(f"urpe {found} of table='bucketed'; table='toeplitz' has max_len")
         if max_len < 0:
             raise ValueError(f'urpe max_len must be positive, or 0 for the trained length of {train_len}, got {max_len}')
-        if std < 0:
-            raise ValueError(f'urpe std must be at least 0, got {std}')
+        check_number('urpe std', std, least=0)
         self.table, self.buckets, self.max_distance, self.max_len = table, buckets, max_distance, max_len or train_len
         rows = 2 * buckets + 1 if table == 'bucketed' else 2 * self.max_len - 1
         self.biases = nnx.Param(std * jax.random.normal(rngs.params(), (rows, heads), jnp.float32), axes=(None, 'heads'))

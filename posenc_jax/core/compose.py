@@ -26,7 +26,7 @@ class ChainedEncoding(Encoding):
         if len(rotating) > 1:
             names = ' and '.join(map(name_of, rotating))
             raise SpecError(f'{names} both rotate queries and keys, which would turn them twice: leave one out')
-        for part in parts[parts.index(rotating[0]) :] if rotating else ():
+        for part in parts[parts.index(rotating[0]) + 1 :] if rotating else ():
             if part.unrotated:
                 first, second = name_of(rotating[0]), name_of(part)
                 raise SpecError(f'{second} reads queries and keys that are not rotated yet: write {second} before {first}')
@@ -48,8 +48,8 @@ class ChainedEncoding(Encoding):
             raise SpecError(
                 f'{name_of(evolving[0])} rewrites cached keys and {name_of(raw[0])} needs them raw: they cannot be chained'
             )
-        branching = [part for part in parts if part.opens('branch')]
-        of_heads = branching and [part for part in parts if not part.opens('branch') and _knows_heads(part)]
+        branching = [part for part in parts if part.opens('branch') and part.inputs > 1]
+        of_heads = branching and [part for part in parts if part not in branching and _knows_heads(part)]
         if of_heads:
             raise SpecError(
                 f'{name_of(branching[0])} gives every head several inputs of attention, and {name_of(of_heads[0])} has '

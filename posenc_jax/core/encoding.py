@@ -157,6 +157,7 @@ class Encoding(nnx.Module):
         places all tokens again whenever one becomes known.
       lookback: how many earlier rows of the layer input `branch` and `project` read (a short convolution); their rows come
         first in `x`.
+      inputs: how many inputs of attention `branch` makes, if it is open.
       cached: 'encoded', 'raw', 'evolving' or 'none' (see `Promises.cached`).
     """
 
@@ -171,6 +172,7 @@ class Encoding(nnx.Module):
     leaves_gaps: ClassVar[bool] = False
     reads_ids: ClassVar[bool] = False
     lookback: ClassVar[int] = 0
+    inputs: ClassVar[int] = 2
 
     @property
     def cached(self) -> str:

@@ -5,7 +5,7 @@ from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.core.encoding import Encoding, Tokens, over_batch
 
@@ -75,6 +75,18 @@ def signed_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Num
     if q_pos.ndim != 2 or k_pos.ndim != 2:
         raise ValueError(f'a distance needs one position per token [B, L], got positions of shape {q_pos.shape}, {k_pos.shape}')
     return q_pos[..., :, None] - k_pos[..., None, :]
+
+
+def whole_distance(name: str, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Int[Array, '#B T S']:
+    """`signed_distance` of integers.
+
+    Raises:
+      ValueError: fractional positions, which a table of distances does not have.
+    """
+    distance = signed_distance(q_pos, k_pos)
+    if not jnp.issubdtype(distance.dtype, jnp.integer):
+        raise ValueError(f'{name} needs integer positions, got {distance.dtype}')
+    return distance
 
 
 class Frequencies(Protocol):

@@ -167,3 +167,25 @@ def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> s
     if value not in choices:
         raise SpecError(f'{what} is {value!r}; {nearest(str(value), choices)}')
     return value
+
+
+def check_number(what: str, value: float, *, above: float | None = None, least: float | None = None) -> float:
+    """`value` if it is a number that float32 holds, above or at least a bound.
+
+    Raises:
+      ValueError: it is not.
+
+    Example:
+      >>> check_number('fire threshold', 512.0, above=0)
+      512.0
+    """
+    if above is not None and not value > above:
+        raise ValueError(f'{what} must be {"positive" if above == 0 else f"above {above}"}, got {value}')
+    if least is not None and not value >= least:
+        raise ValueError(f'{what} must be at least {least}, got {value}')
+    if not abs(value) <= _LARGEST:
+        raise ValueError(f'{what} must be a finite number of 32 bits, at most {_LARGEST:.4g}, got {value}')
+    return value
+
+
+_LARGEST = (2 - 2.0**-23) * 2.0**127

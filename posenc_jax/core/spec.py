@@ -206,7 +206,7 @@ def _convert(value, hint):
     if hint is float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value in (math.inf, -math.inf) or value != value:
             return _MISMATCH
-        return float(value) if abs(value) < 2**1023 else _MISMATCH
+        return float(value) if abs(value) < 2**128 else _MISMATCH  # of 32 bits, as arrays have them
     if hint is int:  # of 32 bits, as arrays have them
         return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else _MISMATCH
     if hint in (bool, str):

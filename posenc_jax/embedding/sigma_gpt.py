@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.core.families import Embedding
 from posenc_jax.core.numerics import phase
-from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.embedding.table import lookup_rows
 
@@ -95,8 +95,7 @@ class SigmaGPT(Embedding):
         check_choice('sigma_gpt table', table, TABLES)
         if max_len < 2:
             raise ValueError(f'sigma_gpt max_len must be at least 2, got {max_len}')
-        if std < 0:
-            raise ValueError(f'sigma_gpt std must be at least 0, got {std}')
+        check_number('sigma_gpt std', std, least=0)
         if model_dim % 2:
             raise ValueError(f'sigma_gpt gives each position half of the model width, got {model_dim}; use an even one')
         self.max_len = max_len

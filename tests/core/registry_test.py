@@ -1,13 +1,16 @@
 """The registry: one entry per key and kind, nearest names, and an import that costs nothing."""
 
+import inspect
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from flax import nnx
 
 from posenc_jax.core import registry
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import Card, SpecError, check_choice, entries, lookup, nearest, register
+from posenc_jax.core.registry import Card, SpecError, check_choice, check_number, entries, lookup, nearest, register
 
 
 @pytest.fixture
@@ -88,3 +91,50 @@ def test_importing_the_package_touches_no_device_and_loads_nothing_heavy():
     ours = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     flax = code.replace('posenc_jax', 'flax.nnx')
     assert ours == subprocess.run([sys.executable, '-c', flax], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    'value, bound, message',
+    [
+        (0, dict(above=0), 'size must be positive, got 0'),
+        (float('nan'), dict(above=0), 'size must be positive, got nan'),
+        (1.5, dict(above=2), 'size must be above 2, got 1.5'),
+        (-1.0, dict(least=0), 'size must be at least 0, got -1.0'),
+        (float('nan'), {}, 'size must be a finite number of 32 bits, at most 3.403e[+]38, got nan'),
+        (float('inf'), dict(least=0), 'size must be a finite number'),
+        (1e39, dict(above=0), 'size must be a finite number'),
+    ],
+)
+def test_numbers_outside_their_bounds_are_named(value, bound, message):
+    with pytest.raises(ValueError, match=message):
+        check_number('size', value, **bound)
+
+
+def test_the_largest_number_of_32_bits_is_one():
+    assert check_number('size', float(np.finfo(np.float32).max), above=0) == np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize(
+    'key, given',
+    [
+        ('fire', dict(threshold=np.nan)),
+        ('ssmax', dict(gain=np.inf)),
+        ('bam', dict(loc=np.inf)),
+        ('bam', dict(beta=(1.0, np.nan))),
+        ('cable', dict(scale=np.inf)),
+        ('tra', dict(threshold=np.inf)),
+        ('rope_alibi_harmonic', dict(weight=np.inf)),
+        ('nope_temperature', dict(slope=np.inf)),
+        ('transformer_xl', dict(std=np.nan)),
+        ('t5_rpe', dict(std=np.nan)),
+        ('shaw', dict(std=np.inf)),
+        ('urpe', dict(std=np.nan)),
+    ],
+)
+def test_classes_refuse_numbers_that_are_none(key, given):
+    build, sizes = lookup(key, ('encoding', 'extension')).build, dict(heads=2, kv_heads=2, head_dim=4, model_dim=8, train_len=8, causal=True)
+    wanted = inspect.signature(build.__init__).parameters
+    context = {name: size for name, size in sizes.items() if name in wanted} | ({'rngs': nnx.Rngs(0)} if 'rngs' in wanted else {})
+    (name,) = given
+    with pytest.raises(ValueError, match=rf'{key}:? {name}.*got (nan|inf)'):
+        build(**given, **context)
