@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.cache import contexts as shared
 from posenc_jax.cache.contexts import ContextMask, Layout, Piece, check_lengths, parallel_layout
 from posenc_jax.core.cache import Cache
-from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.model.transformer import Transformer
 
 Size = Literal['max', 'average', 'harmonic']
