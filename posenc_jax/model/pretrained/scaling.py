@@ -17,6 +17,8 @@ def trained_length(config: dict[str, Any]) -> int:
     scaling = parameters(config)
     original = scaling.get('original_max_position_embeddings') or config.get('original_max_position_embeddings')
     longest = config['max_position_embeddings']
+    if scaling['rope_type'] == 'default':  # nothing is extended; configs of Phi-3 write an original length all the same
+        return int(longest)
     if original and original > longest:
         raise PretrainedError(
             f'original_max_position_embeddings={original} is longer than max_position_embeddings={longest}, expected at most that'
