@@ -45,7 +45,7 @@ def urpe_diagonal(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_len:
       >>> urpe_diagonal(jnp.array([[5]]), jnp.array([[0, 4, 5, 6]]), 4).tolist()
       [[[0, 2, 3, 4]]]
     """
-    distance = whole_distance("urpe(table='toeplitz'), other than 'bucketed',", q_pos, k_pos)
+    distance = whole_distance("urpe(table='toeplitz')", q_pos, k_pos, "; use table='bucketed'")
     return jnp.clip(-distance, 1 - max_len, max_len - 1).astype(jnp.int32) + max_len - 1
 
 

@@ -77,15 +77,17 @@ def signed_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Num
     return q_pos[..., :, None] - k_pos[..., None, :]
 
 
-def whole_distance(name: str, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Int[Array, '#B T S']:
-    """`signed_distance` of integers.
+def whole_distance(
+    name: str, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], remedy: str = ''
+) -> Int[Array, '#B T S']:
+    """`signed_distance` of integers, for the table of `name`; `remedy` ends the message.
 
     Raises:
       ValueError: fractional positions, which a table of distances does not have.
     """
     distance = signed_distance(q_pos, k_pos)
     if not jnp.issubdtype(distance.dtype, jnp.integer):
-        raise ValueError(f'{name} needs integer positions, got {distance.dtype}')
+        raise ValueError(f'{name} needs integer positions, got {distance.dtype}{remedy}')
     return distance
 
 

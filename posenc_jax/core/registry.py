@@ -183,9 +183,9 @@ def check_number(what: str, value: float, *, above: float | None = None, least: 
         raise ValueError(f'{what} must be {"positive" if above == 0 else f"above {above}"}, got {value}')
     if least is not None and not value >= least:
         raise ValueError(f'{what} must be at least {least}, got {value}')
-    if not abs(value) <= _LARGEST:
-        raise ValueError(f'{what} must be a finite number of 32 bits, at most {_LARGEST:.4g}, got {value}')
+    if not abs(value) <= LARGEST:
+        raise ValueError(f'{what} must be a finite number of 32 bits, at most {LARGEST:.4g}, got {value}')
     return value
 
 
-_LARGEST = (2 - 2.0**-23) * 2.0**127
+LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32

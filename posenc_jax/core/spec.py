@@ -11,12 +11,11 @@ by the model; a spec string may override `train_len`, repeat the sizes (for use 
 import ast
 import dataclasses
 import inspect
-import math
 import types
 import typing
 from typing import Any
 
-from posenc_jax.core.registry import Entry, Kind, SpecError, lookup, nearest
+from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest
 
 MAX_SPEC_CHARS = 4000
 
@@ -204,9 +203,9 @@ def _convert(value, hint):
     if hint in (None, type(None)):
         return None if value is None else _MISMATCH
     if hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value in (math.inf, -math.inf) or value != value:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
             return _MISMATCH
-        return float(value) if abs(value) < 2**128 else _MISMATCH  # of 32 bits, as arrays have them
+        return float(value)
     if hint is int:  # of 32 bits, as arrays have them
         return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else _MISMATCH
     if hint in (bool, str):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
+from posenc_jax.bias.t5_rpe import look_up
 from posenc_jax.core.encoding import Constant, Encoding, Tokens, heads_first, over_batch, scaled_dot_product
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.registry import Card, Promises, register
@@ -89,11 +90,8 @@ def distance_bias(
     """
     if not (jnp.issubdtype(q_pos.dtype, jnp.integer) and jnp.issubdtype(k_pos.dtype, jnp.integer)):
         raise ValueError(f'kernelized_rpe has one bias per whole distance, got positions of {q_pos.dtype}, {k_pos.dtype}')
-    heads, rows = table.shape
-    last = rows // 2
-    index = jnp.clip(-signed_distance(q_pos, k_pos), -last, last) + last
-    # One flat index, since XLA would put the heads last.
-    return table.reshape(-1)[index[:, None] + rows * jnp.arange(heads)[:, None, None]]
+    last = table.shape[1] // 2
+    return look_up(table.T, jnp.clip(-signed_distance(q_pos, k_pos), -last, last) + last)
 
 
 def _spectrum(bias, causal):

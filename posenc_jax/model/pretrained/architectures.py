@@ -151,7 +151,7 @@ def _llama(config, where) -> Architecture:
     tie = bool(config.get('tie_word_embeddings', False))
     cfg = TransformerConfig(
         vocab_size=vocabulary,
-        train_len=trained_length(config),
+        train_len=trained_length(config, where),
         layers=layers,
         width=width,
         heads=heads,
@@ -242,7 +242,7 @@ def _gpt_neox(config, where) -> Architecture:
     tie = bool(config.get('tie_word_embeddings', False))
     cfg = TransformerConfig(
         vocab_size=vocabulary,
-        train_len=trained_length(config),
+        train_len=trained_length(config, where),
         layers=layers,
         width=width,
         heads=heads,

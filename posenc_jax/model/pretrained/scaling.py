@@ -8,20 +8,21 @@ from posenc_jax.model.pretrained.sources import PretrainedError
 ROPE_TYPES = ('default', 'linear', 'dynamic', 'yarn', 'longrope', 'llama3', 'proportional')
 
 
-def trained_length(config: dict[str, Any]) -> int:
+def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> int:
     """The length the model was trained at before any declared extension.
 
     Raises:
       PretrainedError: it is longer than the length after it.
     """
-    scaling = parameters(config)
+    scaling = parameters(config, where)
     original = scaling.get('original_max_position_embeddings') or config.get('original_max_position_embeddings')
     longest = config['max_position_embeddings']
     if scaling['rope_type'] == 'default':  # nothing is extended; configs of Phi-3 write an original length all the same
         return int(longest)
     if original and original > longest:
         raise PretrainedError(
-            f'original_max_position_embeddings={original} is longer than max_position_embeddings={longest}, expected at most that'
+            f'{where}: original_max_position_embeddings={original} is longer than max_position_embeddings={longest}, expected at '
+            'most that'
         )
     return int(original or longest)
 
@@ -71,7 +72,7 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
 
     number = lambda name: f'{name}={float(need(name))}'
     optional = lambda *names: [f'{name}={float(found[name])}' for name in names if found.get(name) is not None]
-    length = f'train_len={trained_length(config)}'
+    length = f'train_len={trained_length(config, where)}'
     if kind == 'default':
         freqs = ''
     elif kind == 'linear':
@@ -88,7 +89,7 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
         freqs = f'llama3_rope({number("factor")}, {length}, {number("low_freq_factor")}, {number("high_freq_factor")})'
     elif kind == 'longrope':
         lists = [f'{ours}={tuple(map(float, need(theirs)))}' for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))]
-        factor = found.get('factor') or config['max_position_embeddings'] / trained_length(config)
+        factor = found.get('factor') or config['max_position_embeddings'] / trained_length(config, where)
         if found.get('attention_factor') is not None:
             lists.append(f'magnitude={float(found["attention_factor"])}')
         freqs = f'longrope({", ".join([*lists, f"factor={float(factor)}", length])})'
