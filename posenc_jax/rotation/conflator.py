@@ -130,8 +130,8 @@ class Conflator(Encoding):
       head_dim, model_dim, rngs: from the model.
 
     Raises:
-      ValueError: an odd head width, a base that is not positive, an unknown layout or mode; at call, positions of another
-        shape, or not one row more of layer input than tokens.
+      ValueError: an odd head width, a base below 1 or beyond float32, an unknown layout or mode; at call, positions of
+        another shape, or not one row more of layer input than tokens.
 
     Reference: Ali et al., arXiv 2309.05270.
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import Frequencies
 from posenc_jax.core.numerics import phase
-from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.length import current_length
 
@@ -23,7 +23,7 @@ def rope_frequencies(rotary_dim: int, base: float) -> np.ndarray:
     """`theta_t = base^(-2t / rotary_dim)`, t = 0 .. rotary_dim/2 - 1, radians per position, float64.
 
     Raises:
-      ValueError: a width that is odd or below 2, a base that is not positive.
+      ValueError: a width that is odd or below 2, a base below 1 or beyond float32.
 
     Example:
       >>> rope_frequencies(4, 10000.0).tolist()
@@ -31,8 +31,8 @@ def rope_frequencies(rotary_dim: int, base: float) -> np.ndarray:
     """
     if rotary_dim < 2 or rotary_dim % 2:
         raise ValueError(f'a rotary width must be even and at least 2, got {rotary_dim}; the nearest is {max(2, rotary_dim // 2 * 2)}')
-    if not base > 0:
-        raise ValueError(f'the base of rotary frequencies must be positive, got {base}')
+    # At 1 all planes turn alike, below it frequencies exceed one radian per token and grow with the plane.
+    check_number('the base of rotary frequencies', base, least=1)
     return base ** (-np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
 
 
@@ -127,7 +127,7 @@ class Rotary(Encoding):
       head_dim: H, from the model.
 
     Raises:
-      ValueError: an odd or empty rotated width, a base that is not positive, a fraction outside (0, 1], an unknown layout.
+      ValueError: an odd or empty rotated width, a base below 1 or beyond float32, a fraction outside (0, 1], an unknown layout.
 
     Reference: Su, Lu, Pan, Murtadha, Wen, Liu, arXiv 2104.09864.
 

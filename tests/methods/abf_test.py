@@ -35,5 +35,5 @@ def test_the_base_of_rope_is_replaced():
 
 
 def test_errors():
-    with pytest.raises(SpecError, match='positive, got -1'):
+    with pytest.raises(SpecError, match='at least 1, got -1'):
         pj.make('rope(freqs=abf(base=-1.0))', head_dim=8)

@@ -34,7 +34,7 @@ class ABF:
       base: b'.
 
     Raises:
-      ValueError: a base that is not positive.
+      ValueError: a base below 1 or beyond float32.
 
     Reference: Xiong, Liu, Molybog, Zhang, Bhargava, Hou et al., arXiv 2309.16039.
 
