@@ -82,7 +82,7 @@ def test_yarn_as_factors_is_yarn():
     [
         ('long=(1.0, 2.0), factor=4.0', '2 factors for a rotary width of 8, expected 4'),
         (f'long={LONG}, short=(1.0,), factor=4.0', '4 long factors and 1 short'),
-        ('long=(0.5, 2.0, 2.0, 2.0), factor=4.0', 'at least 1, got 0.5'),
+        ('long=(0.5, 2.0, 2.0, 2.0), factor=4.0', 'a factor of long divides a frequency and must be at least 1, got 0.5'),
         (f'long={LONG}, factor=0.5', 'at least 1, got 0.5'),
         (f'long={LONG}, factor=4.0, mode="short"', 'needs the list short'),
         (f'long={LONG}, factor=4.0, start=-1', 'start must be at least 0'),
@@ -95,3 +95,11 @@ def test_yarn_as_factors_is_yarn():
 def test_errors(arguments, message):
     with pytest.raises(SpecError, match=message):
         pj.make(f'rope(freqs=longrope({arguments}))', head_dim=8, train_len=64)
+
+
+def test_numbers_are_those_of_float32():
+    """In any order: only the search keeps factors ascending."""
+    assert LongRoPE(long=(2.0, 1.0, 1e30), factor=4.0, train_len=8)(6, 1e4)[0][2] < 1e-30
+    for given, name in ((dict(short=(1.0, 1e39)), 'a factor of short'), (dict(magnitude=1e39), 'the magnitude')):
+        with pytest.raises(ValueError, match=rf'{name} .*must be a finite number of 32 bits, .*, got 1e\+39'):
+            LongRoPE(**{'long': (1.0, 2.0), 'factor': 4.0, 'train_len': 8, **given})

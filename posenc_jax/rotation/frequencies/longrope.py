@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
 from posenc_jax.rotation.rope import rope_frequencies
@@ -84,7 +84,7 @@ class LongRoPE:
       train_len: L, from the model.
 
     Raises:
-      ValueError: factors below 1 or lists of the wrong length, start below 0, a mode without its list.
+      ValueError: factors below 1 or beyond float32, lists of the wrong length, start below 0, a mode without its list.
 
     Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 
@@ -110,9 +110,8 @@ class LongRoPE:
         check_factor('longrope', self.factor)
         check_train_len('longrope', self.train_len)
         for name, factors in (('long', self.long), ('short', self.short)):
-            wrong = [] if factors is None else [f for f in factors if not (math.isfinite(f) and f >= 1)]
-            if wrong:
-                raise ValueError(f'longrope: the factors of {name} divide frequencies and must be at least 1, got {wrong[0]}')
+            for factor in factors or ():  # in any order, and however large: a huge one stops its plane
+                check_number(f'longrope: a factor of {name} divides a frequency and', factor, least=1)
         if self.short is not None and len(self.short) != len(self.long):
             raise ValueError(f'longrope: {len(self.long)} long factors and {len(self.short)} short ones')
         if self.mode == 'short' and self.short is None:
@@ -121,8 +120,8 @@ class LongRoPE:
             raise ValueError(f'longrope: start must be at least 0, got {self.start}')
         if self.dynamic and (self.mode != 'length' or self.factor == 1):
             raise ValueError("longrope: dynamic factors follow the length: they need mode='length' and a factor above 1")
-        if not isinstance(self.magnitude, str) and not self.magnitude > 0:
-            raise ValueError(f'longrope: the magnitude must be positive, got {self.magnitude}')
+        if not isinstance(self.magnitude, str):
+            check_number('longrope: the magnitude', self.magnitude, above=0)
         self.temperature  # the rule checks its own arguments
 
     @property
