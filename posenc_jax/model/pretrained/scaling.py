@@ -5,7 +5,18 @@ from typing import Any
 from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.sources import PretrainedError
 
-ROPE_TYPES = ('default', 'linear', 'dynamic', 'yarn', 'longrope', 'llama3', 'proportional')
+# What each rope type reads of its parameters.
+ROPE_TYPES = {
+    'default': (),
+    'linear': ('factor',),
+    'dynamic': ('factor',),
+    'yarn': ('factor', 'beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim', 'truncate'),
+    'longrope': ('factor', 'long_factor', 'short_factor', 'attention_factor'),
+    'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
+    'proportional': ('factor',),
+}
+# What released configs write beside that, of any type; `finetuned` (YaRN) tells how the weights came about.
+_COMMON = ('rope_type', 'type', 'rope_theta', 'partial_rotary_factor', 'original_max_position_embeddings', 'finetuned')
 
 
 def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> int:
@@ -54,7 +65,7 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
       where: what messages call it.
 
     Raises:
-      PretrainedError: an unknown rope type, or one that lacks what it needs.
+      PretrainedError: an unknown rope type, or one that lacks what it needs or has what it does not read.
 
     Example:
       >>> rope_spec({'rope_theta': 10000.0, 'max_position_embeddings': 2048, 'rope_scaling': {'type': 'linear', 'factor': 2.0}}, '')
@@ -62,8 +73,12 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
     """
     found = parameters(config, where)
     kind, partial = found['rope_type'], float(found.get('partial_rotary_factor', 1.0))
-    if kind not in ROPE_TYPES:
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise PretrainedError(f'{where}: unknown rope type {kind!r}; {nearest(str(kind), ROPE_TYPES)}')
+    known = (*ROPE_TYPES[kind], *_COMMON)
+    for name, value in found.items():  # null, and a factor of 1, say nothing
+        if name not in known and value is not None and not (name == 'factor' and value == 1):
+            raise PretrainedError(f'{where}: rope type {kind!r} does not read {name!r} ({value!r}); {nearest(name, known)}')
 
     def need(name):
         if found.get(name) is None:

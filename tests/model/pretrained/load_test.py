@@ -156,6 +156,11 @@ UP = 'model.layers.1.mlp.up_proj.weight'
         (add('model.layers.2.mlp.up_proj.weight', (20, 24)), r"has a tensor 'model.layers.2.mlp.up_proj.weight' \(20, 24\)"),
         (truncate, r'model.safetensors is damaged or not a safetensors file \(\d+ bytes\)'),
         (big_tokenizer, 'the tokenizer has ids up to 19, the vocabulary of the model ends at 12'),
+        (
+            lambda path: change(path, rope_scaling={'type': 'linear', 'factor': 2.0, 'facotr': 4.0}),
+            "llama: rope type 'linear' does not read 'facotr' .4.0.; did you mean 'factor'",
+        ),
+        (lambda path: change(path, rope_scaling={'factor': 2.0}), "rope type 'default' does not read 'factor' .2.0.; valid: .*'rope_type'"),
         (lambda path: change(path, rope_scaling='yarn'), "rope_scaling is 'yarn', expected an object or null"),
         (lambda path: change(path, rope_parameters={'full_attention': {'rope_type': 'yarn'}}), 'rope_parameters differs by layer'),
         (lambda path: change(path, rope_scaling={'type': 'linear', 'factor': 'two'}), "llama.*does not fit: .*'two'"),
@@ -235,7 +240,7 @@ def test_what_cannot_be_exported_says_why(fields, message, tmp_path):
         ({'rotary_pct': 0.25}, 'rope(base=10000.0, partial=0.25)'),
         ({'rope_parameters': {'rope_type': 'proportional', 'rope_theta': 1e4, 'partial_rotary_factor': 0.5}}, 'rope(base=10000.0, freqs=p_rope(p=0.5))'),
         (
-            {'rope_scaling': {'type': 'dynamic', 'factor': 2.0}},
+            {'rope_scaling': {'type': 'dynamic', 'factor': 2.0, 'finetuned': True, 'beta_fast': None}},
             'rope(base=10000.0, freqs=dynamic_ntk(factor=2.0, train_len=64))',
         ),
         (
