@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -46,8 +47,8 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
 
     Raises:
       FileNotFoundError: a file that should be there is not.
-      PretrainedError: an unknown architecture or rope type; a missing or surplus tensor, or one of another shape; a damaged
-        file; a tokenizer with ids that the model does not have. The message names file, tensor, found and expected.
+      PretrainedError: an unknown architecture or rope type; a missing or surplus tensor, one of another shape, of integers, or
+        with numbers that are not finite; a damaged file; a tokenizer with ids that the model does not have. The message names file, tensor, found and expected.
 
     Example:
       found = load_pretrained('SmolLM2-135M-Instruct.Q4_1.gguf')
@@ -134,7 +135,20 @@ def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
 
 def _read(source: Source, change, names: list[str], stacked: bool, index) -> np.ndarray:
     """The part `index` of a variable, one stored tensor after the other."""
-    one = lambda name: np.asarray(change(source.read(name)), np.float32)
+    one = lambda name: _finite(source, name, change)
     if not stacked:
         return one(names[0])[index]
     return np.stack([one(name)[index[1:]] for name in names[index[0]]])
+
+
+def _finite(source: Source, name: str, change) -> np.ndarray:
+    """A stored tensor in our layout, float32."""
+    stored = source.read(name)
+    if not jnp.issubdtype(stored.dtype, jnp.floating):
+        raise PretrainedError(f'{source.file(name)}: the tensor {name!r} is of type {stored.dtype}, expected floating point')
+    with np.errstate(over='ignore'):  # said below
+        array = np.asarray(change(stored), np.float32)
+    for extreme in (array.min(), array.max()):  # NaN is both; no second array of this size, as np.isfinite(array) is
+        if not np.isfinite(extreme):
+            raise PretrainedError(f'{source.file(name)}: the tensor {name!r} holds {extreme}, expected finite numbers of 32 bits')
+    return array

@@ -32,6 +32,9 @@ class Source(Protocol):
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the dtype it is stored in (quantised ones in float32)."""
 
+    def file(self, name: str) -> pathlib.Path:
+        """The file that holds a tensor, for messages."""
+
     def tokenizer(self):
         """A `tokenizers.Tokenizer`, or None where the checkpoint has none."""
 
@@ -93,6 +96,9 @@ class HuggingFace:
 
     def read(self, name):
         return self._open(self._files[name]).get_tensor(name)
+
+    def file(self, name):
+        return self._files[name]
 
     def tokenizer(self):
         file = self.path / 'tokenizer.json'
@@ -190,7 +196,7 @@ class GGUF:
         }
 
     def _scaling(self):
-        factors = [tensor.data for tensor in self._reader.tensors if tensor.name == _GGUF_FACTORS]
+        factors = [self._floats(_GGUF_FACTORS, tensor) for tensor in self._reader.tensors if tensor.name == _GGUF_FACTORS]
         if factors and not np.all(factors[0] == 1):
             one = [float(factor) for factor in np.asarray(factors[0], np.float64).ravel()]
             lists = {'long_factor': one, 'short_factor': one}
@@ -228,15 +234,24 @@ class GGUF:
         return {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
 
     def read(self, name):
-        import gguf
-
-        tensor = self._tensors[name]
-        array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        array = self._floats(name, self._tensors[name])
         kind = name.split('.')[-2]
         if kind in ('q_proj', 'k_proj'):
             head_dim, shape = self.config['head_dim'], array.shape
             array = array.reshape(-1, head_dim // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
         return array
+
+    def file(self, name):
+        return self.path
+
+    def _floats(self, name, tensor) -> np.ndarray:
+        import gguf
+
+        try:
+            return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError:  # also of integers
+            found = tensor.tensor_type.name
+            raise PretrainedError(f'{self.path}: the tensor {name!r} is of type {found}, expected floats, e.g. F32 or Q8_0') from None
 
     def tokenizer(self):
         if self._field('tokenizer.ggml.model') != 'gpt2':

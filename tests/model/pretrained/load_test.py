@@ -120,6 +120,15 @@ def add(name, shape):
     return act
 
 
+def put(name, value, dtype=np.float32):
+    def act(path):
+        tensors = load_file(path / 'model.safetensors')
+        tensors[name].flat[-1] = value
+        save_file({**tensors, name: tensors[name].astype(dtype)}, path / 'model.safetensors')
+
+    return act
+
+
 def truncate(path):
     file = path / 'model.safetensors'
     file.write_bytes(file.read_bytes()[:-100])
@@ -154,6 +163,9 @@ UP = 'model.layers.1.mlp.up_proj.weight'
         (lambda path: change(path, intermediate_size=21), r'gate_proj.weight. has shape \(20, 24\), expected \(21, 24\)'),
         (drop(UP), rf"lacks the tensor '{UP}' \(20, 24\)"),
         (add('model.layers.2.mlp.up_proj.weight', (20, 24)), r"has a tensor 'model.layers.2.mlp.up_proj.weight' \(20, 24\)"),
+        (put(UP, np.nan), rf"model.safetensors: the tensor '{UP}' holds nan, expected finite numbers of 32 bits"),
+        (put(UP, -np.inf, np.float16), f"'{UP}' holds -inf, expected finite"),
+        (put(UP, 1.0, np.int8), f"model.safetensors: the tensor '{UP}' is of type int8, expected floating point"),
         (truncate, r'model.safetensors is damaged or not a safetensors file \(\d+ bytes\)'),
         (big_tokenizer, 'the tokenizer has ids up to 19, the vocabulary of the model ends at 12'),
         (
@@ -274,7 +286,7 @@ def test_smollm2_has_the_published_logits_and_tokens():
     assert found.tokenizer.decode(new).startswith(' Paris.\n\nThe answer is')
 
 
-def write_gguf(path, model='gpt2', factors=None, bos=None):
+def write_gguf(path, model='gpt2', factors=None, bos=None, norm=np.ones(8, np.float32)):
     """A llama file of one layer with four tokens."""
     import gguf
 
@@ -290,7 +302,7 @@ def write_gguf(path, model='gpt2', factors=None, bos=None):
     for name, shape in {**into, 'ffn_down': (8, 12), 'attn_norm': (8,), 'ffn_norm': (8,)}.items():
         writer.add_tensor(f'blk.0.{name}.weight', rng.normal(size=shape).astype(np.float32))
     writer.add_tensor('token_embd.weight', rng.normal(size=(4, 8)).astype(np.float32))
-    writer.add_tensor('output_norm.weight', np.ones(8, np.float32))
+    writer.add_tensor('output_norm.weight', norm)
     if factors is not None:
         writer.add_tensor('rope_freqs.weight', np.asarray(factors, np.float32))
     writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
@@ -307,6 +319,19 @@ def test_factors_in_a_gguf_file_divide_the_frequencies(tmp_path):
     inv_freq, m = part.frequencies(jnp.array([[7]]))
     np.testing.assert_allclose(np.broadcast_to(inv_freq, (1, 1, 2))[0, 0], [1.0, 0.01 / 8], rtol=1e-6)
     assert np.all(np.asarray(m) == 1.0)
+
+
+@pytest.mark.parametrize(
+    'norm, message',
+    [
+        (np.full(8, np.nan, np.float16), "bad.gguf: the tensor 'model.norm.weight' holds nan, expected finite"),
+        (np.ones(8, np.int8), "bad.gguf: the tensor 'model.norm.weight' is of type I8, expected floats"),
+    ],
+)
+def test_weights_of_a_gguf_file_are_finite_floats(norm, message, tmp_path):
+    pytest.importorskip('gguf')
+    with pytest.raises(PretrainedError, match=message):
+        load_pretrained(write_gguf(tmp_path / 'bad.gguf', norm=norm))
 
 
 def test_a_text_begins_with_what_the_tokenizer_puts_in_front(tmp_path):
