@@ -23,7 +23,7 @@ from posenc_jax.evaluation.run import UNASKED, Job, prepare
 from posenc_jax.extension.lm_infinite import ConstantCache
 from posenc_jax.model.decode import Decoding, generate
 from posenc_jax.model.pretrained import is_pretrained
-from posenc_jax.model.pretrained.sources import open_source
+from posenc_jax.model.pretrained.sources import open_source, special_ids
 
 
 def continue_text(
@@ -115,8 +115,8 @@ def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B 
 def _ends(job: Job) -> tuple[int, ...]:
     """The end-of-text tokens of the public checkpoint that the text is for: none, one, or several, of which the first ends it."""
     path = job.directory if is_pretrained(job.directory) else job.config.data.tokenizer
-    declared = open_source(path).config.get('eos_token_id') if path else None
-    return () if declared is None else tuple(declared) if isinstance(declared, list) else (declared,)
+    config = open_source(path).config if path else {}
+    return special_ids('eos_token_id', config, config)
 
 
 def _until(row, ends):

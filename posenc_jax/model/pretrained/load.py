@@ -47,8 +47,9 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
 
     Raises:
       FileNotFoundError: a file that should be there is not.
-      PretrainedError: an unknown architecture or rope type; a missing or surplus tensor, one of another shape, of integers, or
-        with numbers that are not finite; a damaged file; a tokenizer with ids that the model does not have. The message names file, tensor, found and expected.
+      PretrainedError: an unknown architecture or rope type, or a rope parameter that is not read; a missing or surplus tensor,
+        one of another shape, of integers, or with numbers that are not finite; a damaged file; a tokenizer, or special
+        tokens, with ids that the model does not have. The message names file, tensor or field, found and expected.
 
     Example:
       found = load_pretrained('SmolLM2-135M-Instruct.Q4_1.gguf')
@@ -150,5 +151,6 @@ def _finite(source: Source, name: str, change) -> np.ndarray:
         array = np.asarray(change(stored), np.float32)
     for extreme in (array.min(), array.max()):  # NaN is both; no second array of this size, as np.isfinite(array) is
         if not np.isfinite(extreme):
-            raise PretrainedError(f'{source.file(name)}: the tensor {name!r} holds {extreme}, expected finite numbers of 32 bits')
+            where = f'{source.file(name)}: the tensor {name!r}'
+            raise PretrainedError(f'{where} holds {extreme}, expected finite numbers of 32 bits')
     return array

@@ -90,6 +90,10 @@ class HuggingFace:
         for file in sorted(set(self._files.values())):
             if surplus := sorted(self._names(file) - self._files.keys()):
                 raise PretrainedError(f'{file} has a tensor {surplus[0]!r} that {index.name} does not list')
+        generation = path / 'generation_config.json'
+        _check_ids(self.config, self.config, path / 'config.json')
+        if generation.is_file():
+            _check_ids(_json(generation), self.config, generation)
 
     def shapes(self):
         return {name: tuple(self._open(file).get_slice(name).get_shape()) for name, file in self._files.items()}
@@ -194,6 +198,8 @@ class GGUF:
             'eos_token_id': self._field('tokenizer.ggml.eos_token_id', None),
             **self._scaling(),
         }
+        pad = self._field('tokenizer.ggml.padding_token_id', None)
+        _check_ids({**self.config, 'pad_token_id': -1 if pad == 2**32 - 1 else pad}, self.config, path)
 
     def _scaling(self):
         factors = [self._floats(_GGUF_FACTORS, tensor) for tensor in self._reader.tensors if tensor.name == _GGUF_FACTORS]
@@ -251,7 +257,7 @@ class GGUF:
             return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError:  # also of integers
             found = tensor.tensor_type.name
-            raise PretrainedError(f'{self.path}: the tensor {name!r} is of type {found}, expected floats, e.g. F32 or Q8_0') from None
+            raise PretrainedError(f'{self.path}: the tensor {name!r} is of type {found}, expected e.g. F32 or Q8_0') from None
 
     def tokenizer(self):
         if self._field('tokenizer.ggml.model') != 'gpt2':
@@ -278,8 +284,6 @@ class GGUF:
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
         if self._field('tokenizer.ggml.add_bos_token', False):
             bos = self._field('tokenizer.ggml.bos_token_id')
-            if not 0 <= bos < len(tokens):
-                raise PretrainedError(f'{self.path}: bos_token_id={bos}, expected a token in 0 .. {len(tokens) - 1}')
             named = [(tokens[bos], bos)]
             tokenizer.post_processor = processors.TemplateProcessing(single=[tokens[bos], '$A'], special_tokens=named)
         return tokenizer
@@ -297,12 +301,40 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
     return found
 
 
+# Ids that `transformers` writes where nobody chose one, whatever the vocabulary: such a model has no such token.
+_DEFAULT_IDS = {'gpt2': 50256, 'phi3': 32000}
+
+
+def special_ids(name: str, fields: dict[str, Any], config: dict[str, Any]) -> tuple[int, ...]:
+    """The tokens that a file declares as e.g. 'eos_token_id': none, one or several.
+
+    Args:
+      name: of the field.
+      fields: what the file holds.
+      config: of the checkpoint.
+    """
+    declared, default = fields.get(name), _DEFAULT_IDS.get(str(config.get('model_type')))
+    several = declared if isinstance(declared, list) else () if declared is None else (declared,)
+    return tuple(token for token in several if token != default or token < config['vocab_size'])
+
+
+def _check_ids(fields: dict[str, Any], config: dict[str, Any], file: pathlib.Path) -> None:
+    """Whether the special tokens that a file declares are rows of the embedding table."""
+    if not isinstance(size := config.get('vocab_size'), int):  # which is said where the model is described
+        return
+    for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
+        for token in special_ids(name, fields, config):
+            none = name == 'pad_token_id' and token == -1  # as the first Llamas write it
+            if not none and (type(token) is not int or not 0 <= token < size):
+                raise PretrainedError(f'{file}: {name}={token!r}, expected a token in 0 .. {size - 1}')
+
+
 def check_tokenizer(tokenizer: Any, vocab_size: int, where: object) -> None:
-    """Whether every id that a tokenizer gives is a row of the embedding table.
+    """Whether every id that a tokenizer gives, also around a text, is a row of the embedding table; it may give fewer.
 
     Raises:
       PretrainedError: names the largest id and the size of the table.
     """
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    largest = max((*tokenizer.get_vocab().values(), *tokenizer.encode('').ids), default=-1)
     if largest >= vocab_size:
         raise PretrainedError(f'{where}: the tokenizer has ids up to {largest}, the vocabulary of the model ends at {vocab_size - 1}')

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import PretrainedError, export_pretrained, load_pretrained
 from posenc_jax.model.pretrained.scaling import rope_spec, trained_length
-from posenc_jax.model.pretrained.sources import open_source
+from posenc_jax.model.pretrained.sources import open_source, special_ids
 from posenc_jax.tasks.language.vocabulary import Tokens
 from tests.smollm2 import needs_smollm2, smollm2
 
@@ -148,6 +148,14 @@ def big_tokenizer(path):
     Tokenizer(models.WordLevel({str(i): i for i in range(20)}, unk_token='0')).save(str(path / 'tokenizer.json'))
 
 
+def tokenizer_that_begins_with_another(path):
+    from tokenizers import Tokenizer, models, processors
+
+    tokenizer = Tokenizer(models.WordLevel({'a': 0}, unk_token='a'))
+    tokenizer.post_processor = processors.TemplateProcessing(single='<s> $A', special_tokens=[('<s>', 14)])
+    tokenizer.save(str(path / 'tokenizer.json'))
+
+
 UP = 'model.layers.1.mlp.up_proj.weight'
 
 
@@ -172,7 +180,14 @@ UP = 'model.layers.1.mlp.up_proj.weight'
             lambda path: change(path, rope_scaling={'type': 'linear', 'factor': 2.0, 'facotr': 4.0}),
             "llama: rope type 'linear' does not read 'facotr' .4.0.; did you mean 'factor'",
         ),
-        (lambda path: change(path, rope_scaling={'factor': 2.0}), "rope type 'default' does not read 'factor' .2.0.; valid: .*'rope_type'"),
+        (lambda path: change(path, rope_scaling={'factor': 2.0}), "'default' does not read 'factor' .2.0.; valid: .*'rope_type'"),
+        (tokenizer_that_begins_with_another, 'the tokenizer has ids up to 14, the vocabulary of the model ends at 12'),
+        (lambda path: change(path, bos_token_id=-1), 'config.json: bos_token_id=-1, expected a token in 0 .. 12'),
+        (lambda path: change(path, eos_token_id=[2, 13]), 'config.json: eos_token_id=13, expected a token in 0 .. 12'),
+        (
+            lambda path: (path / 'generation_config.json').write_text('{"pad_token_id": 13}'),
+            'generation_config.json: pad_token_id=13, expected a token in 0 .. 12',
+        ),
         (lambda path: change(path, rope_scaling='yarn'), "rope_scaling is 'yarn', expected an object or null"),
         (lambda path: change(path, rope_parameters={'full_attention': {'rope_type': 'yarn'}}), 'rope_parameters differs by layer'),
         (lambda path: change(path, rope_scaling={'type': 'linear', 'factor': 'two'}), "llama.*does not fit: .*'two'"),
@@ -205,6 +220,15 @@ def test_damage_is_named(llama, damage, message):
     damage(llama)
     with pytest.raises(ValueError, match=message):
         load_pretrained(llama)
+
+
+def test_special_tokens_that_stand_for_none(llama, tmp_path):
+    """The first Llamas have no padding; `transformers` gives every GPT-2 the last token of the published one."""
+    change(llama, pad_token_id=-1, eos_token_id=[1, 2])
+    gpt2 = export_pretrained(model_of(**GPT2), tmp_path / 'gpt2')
+    change(gpt2, bos_token_id=50256, eos_token_id=50256)
+    found = [load_pretrained(path).config for path in (llama, gpt2)]
+    assert [special_ids('eos_token_id', config, config) for config in found] == [(1, 2), ()]
 
 
 def test_what_is_no_checkpoint(tmp_path):
@@ -286,7 +310,7 @@ def test_smollm2_has_the_published_logits_and_tokens():
     assert found.tokenizer.decode(new).startswith(' Paris.\n\nThe answer is')
 
 
-def write_gguf(path, model='gpt2', factors=None, bos=None, norm=np.ones(8, np.float32)):
+def write_gguf(path, model='gpt2', factors=None, bos=None, norm=np.ones(8, np.float32), fields=()):
     """A llama file of one layer with four tokens."""
     import gguf
 
@@ -297,6 +321,8 @@ def write_gguf(path, model='gpt2', factors=None, bos=None, norm=np.ones(8, np.fl
     writer.add_token_merges(['a b'])
     if bos is not None:
         writer.add_bos_token_id(bos), writer.add_add_bos_token(True)
+    for name, value in dict(fields).items():
+        {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)](name, value)
     rng = np.random.default_rng(0)
     into = {'attn_q': (8, 8), 'attn_k': (8, 8), 'attn_v': (8, 8), 'attn_output': (8, 8), 'ffn_gate': (12, 8), 'ffn_up': (12, 8)}
     for name, shape in {**into, 'ffn_down': (8, 12), 'attn_norm': (8,), 'ffn_norm': (8,)}.items():
@@ -325,13 +351,21 @@ def test_factors_in_a_gguf_file_divide_the_frequencies(tmp_path):
     'norm, message',
     [
         (np.full(8, np.nan, np.float16), "bad.gguf: the tensor 'model.norm.weight' holds nan, expected finite"),
-        (np.ones(8, np.int8), "bad.gguf: the tensor 'model.norm.weight' is of type I8, expected floats"),
+        (np.ones(8, np.int8), "bad.gguf: the tensor 'model.norm.weight' is of type I8, expected e.g. F32"),
     ],
 )
 def test_weights_of_a_gguf_file_are_finite_floats(norm, message, tmp_path):
     pytest.importorskip('gguf')
     with pytest.raises(PretrainedError, match=message):
         load_pretrained(write_gguf(tmp_path / 'bad.gguf', norm=norm))
+
+
+def test_special_tokens_of_a_gguf_file(tmp_path):
+    pytest.importorskip('gguf')
+    open_source(write_gguf(tmp_path / 'none.gguf', fields={'tokenizer.ggml.padding_token_id': 2**32 - 1}))
+    for name, field in (('pad', 'padding'), ('eos', 'eos')):
+        with pytest.raises(PretrainedError, match=rf'bad.gguf: {name}_token_id=4, expected a token in 0 .. 3'):
+            open_source(write_gguf(tmp_path / 'bad.gguf', fields={f'tokenizer.ggml.{field}_token_id': 4}))
 
 
 def test_a_text_begins_with_what_the_tokenizer_puts_in_front(tmp_path):
