@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from posenc_jax.core.registry import nearest
+
 
 class PretrainedError(ValueError):
     """A checkpoint that cannot be used: the message names file, tensor, what was found and what was expected."""
@@ -152,6 +154,17 @@ _GGUF_LAYER = {
 _GGUF_TOP = {'token_embd': 'model.embed_tokens', 'output_norm': 'model.norm', 'output': 'lm_head'}
 # Factors that divide the rotary frequencies, which converters of Llama 3 write in place of its declared scaling.
 _GGUF_FACTORS = 'rope_freqs.weight'
+_GGUF_BETAS = {'yarn_beta_fast': 'beta_fast', 'yarn_beta_slow': 'beta_slow'}
+# Fields of `llama.rope.scaling` that are read; `finetuned` tells how the weights came about.
+_GGUF_SCALING = ('type', 'factor', 'original_context_length', 'finetuned', *_GGUF_BETAS)
+# Those that are not, with the values at which they do nothing.
+_GGUF_NEUTRAL = {
+    'attn_factor': (1.0,),
+    'alpha': (0.0,),
+    'yarn_attn_factor': (1.0,),
+    'yarn_ext_factor': (1.0, -1.0),
+    'yarn_log_multiplier': (0.0,),
+}
 
 
 class GGUF:
@@ -202,21 +215,32 @@ class GGUF:
         _check_ids({**self.config, 'pad_token_id': -1 if pad == 2**32 - 1 else pad}, self.config, path)
 
     def _scaling(self):
-        factors = [self._floats(_GGUF_FACTORS, tensor) for tensor in self._reader.tensors if tensor.name == _GGUF_FACTORS]
-        if factors and not np.all(factors[0] == 1):
-            one = [float(factor) for factor in np.asarray(factors[0], np.float64).ravel()]
-            lists = {'long_factor': one, 'short_factor': one}
-            return {'rope_scaling': {'rope_type': 'longrope', 'attention_factor': 1.0, 'factor': 1.0, **lists}}
-        kind, factor = self._field('llama.rope.scaling.type', 'none'), self._field('llama.rope.scaling.factor', None)
-        if kind == 'none' or factor == 1.0:
+        """The scaling as llama.cpp applies it: frequencies are divided by the factors of a tensor and by that of a field."""
+        prefix = 'llama.rope.scaling.'
+        found = {name.removeprefix(prefix): self._field(name) for name in self._reader.fields if name.startswith(prefix)}
+        for name, value in found.items():
+            if name not in _GGUF_SCALING and value not in _GGUF_NEUTRAL.get(name, ()):
+                known = (*_GGUF_SCALING, *_GGUF_NEUTRAL)
+                raise PretrainedError(f'{self.path}: {prefix}{name}={value} is not supported; {nearest(name, known)}')
+        if found.get('type', 'none') != 'none' and 'factor' not in found:
+            raise PretrainedError(f'{self.path}: rope scaling of type {found["type"]!r} lacks the field {prefix}factor')
+        # A file without a type means linear, and the first ones have the factor elsewhere.
+        kind, factor = found.get('type', 'linear'), found.get('factor', self._field('llama.rope.scale_linear', 1.0))
+        if kind == 'none':
+            factor = 1.0
+        original = found.get('original_context_length')
+        lengths = {} if original is None else {'original_max_position_embeddings': original}
+        tensors = [self._floats(_GGUF_FACTORS, tensor) for tensor in self._reader.tensors if tensor.name == _GGUF_FACTORS]
+        if tensors and not np.all(tensors[0] == 1):
+            if kind != 'linear' and factor != 1.0:
+                raise PretrainedError(f'{self.path}: rope scaling of type {kind!r} beside {_GGUF_FACTORS}, expected linear or none')
+            divisors = (np.asarray(tensors[0], np.float64).ravel() * factor).tolist()
+            lists = {'long_factor': divisors, 'short_factor': divisors}
+            return {'rope_scaling': {'rope_type': 'longrope', 'attention_factor': 1.0, 'factor': 1.0, **lists, **lengths}}
+        if factor == 1.0:
             return {}
-        if factor is None:
-            raise PretrainedError(f'{self.path}: rope scaling of type {kind!r} lacks the field llama.rope.scaling.factor')
-        scaling = {'rope_type': kind, 'factor': factor}
-        original = self._field('llama.rope.scaling.original_context_length', None)
-        if original is not None:
-            scaling['original_max_position_embeddings'] = original
-        return {'rope_scaling': scaling}
+        betas = {ours: found[theirs] for theirs, ours in _GGUF_BETAS.items() if theirs in found and kind == 'yarn'}
+        return {'rope_scaling': {'rope_type': kind, 'factor': factor, **lengths, **betas}}
 
     _REQUIRED = object()
 

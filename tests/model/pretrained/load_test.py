@@ -368,6 +368,50 @@ def test_special_tokens_of_a_gguf_file(tmp_path):
             open_source(write_gguf(tmp_path / 'bad.gguf', fields={f'tokenizer.ggml.{field}_token_id': 4}))
 
 
+def gguf_scaling(factor=2.0, **fields):
+    return {f'llama.rope.scaling.{name}': value for name, value in dict(fields, factor=factor).items()}
+
+
+@pytest.mark.parametrize(
+    'fields, spec',
+    [
+        (gguf_scaling(type='linear'), 'pi(factor=2.0)'),
+        (gguf_scaling(), 'pi(factor=2.0)'),
+        ({'llama.rope.scale_linear': 2.0}, 'pi(factor=2.0)'),
+        (gguf_scaling(type='none'), ''),
+        (
+            gguf_scaling(type='yarn', original_context_length=16, yarn_beta_fast=8.0, yarn_ext_factor=1.0),
+            'yarn(factor=2.0, train_len=16, beta_fast=8.0)',
+        ),
+    ],
+)
+def test_the_scaling_a_gguf_file_declares(fields, spec, tmp_path):
+    pytest.importorskip('gguf')
+    config = open_source(write_gguf(tmp_path / 'a.gguf', fields=fields)).config
+    assert rope_spec(config, 'here') == f'rope(base=10000.0{spec and ", freqs="}{spec})'
+
+
+def test_factors_beside_a_linear_scaling_are_multiplied(tmp_path):
+    pytest.importorskip('gguf')
+    both = open_source(write_gguf(tmp_path / 'both.gguf', factors=[1.0, 8.0], fields=gguf_scaling(type='linear'))).config
+    assert both['rope_scaling']['long_factor'] == both['rope_scaling']['short_factor'] == [2.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        (gguf_scaling(type='yarn'), "bad.gguf: rope scaling of type 'yarn' beside rope_freqs.weight, expected linear or none"),
+        (gguf_scaling(attn_factor=2.0), 'bad.gguf: llama.rope.scaling.attn_factor=2.0 is not supported'),
+        (gguf_scaling(facotr=1.0), "bad.gguf: llama.rope.scaling.facotr=1.0 is not supported; did you mean 'factor'"),
+        ({'llama.rope.scaling.type': 'linear'}, "bad.gguf: rope scaling of type 'linear' lacks the field llama.rope.scaling.factor"),
+    ],
+)
+def test_a_scaling_of_a_gguf_file_that_would_be_dropped_is_refused(fields, message, tmp_path):
+    pytest.importorskip('gguf')
+    with pytest.raises(PretrainedError, match=message):
+        open_source(write_gguf(tmp_path / 'bad.gguf', factors=[1.0, 8.0], fields=fields))
+
+
 def test_a_text_begins_with_what_the_tokenizer_puts_in_front(tmp_path):
     pytest.importorskip('gguf')
     encoded = {bos: Tokens(write_gguf(tmp_path / f'{bos}.gguf', bos=bos)).encode(b'abb').tolist() for bos in (None, 3)}
