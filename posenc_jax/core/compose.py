@@ -48,6 +48,12 @@ class ChainedEncoding(Encoding):
             raise SpecError(
                 f'{name_of(evolving[0])} rewrites cached keys and {name_of(raw[0])} needs them raw: they cannot be chained'
             )
+        earlier = [part for part in parts if part.lookback]
+        if earlier and raw:
+            raise SpecError(
+                f'{name_of(raw[0])} projects all cached keys again at every step, and {name_of(earlier[0])} reads rows of the layer '
+                'input that are gone by then: they cannot be chained'
+            )
         branching = [part for part in parts if part.opens('branch') and part.inputs > 1]
         of_heads = branching and [part for part in parts if part not in branching and _knows_heads(part)]
         if of_heads:

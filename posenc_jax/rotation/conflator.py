@@ -143,6 +143,8 @@ class Conflator(Encoding):
       [[[0.0, 0.0], [1.0, 0.1], [2.0, 0.7]]]
     """
 
+    rotates = True
+
     def __init__(
         self,
         base: float = 10000.0,

@@ -116,6 +116,7 @@ def test_what_reads_unrotated_queries_comes_first():
         ('rope() | dca(encoding=rope())', 'rope and dca'),
         ('hirope(encoding=rope()) | rope()', 'hirope and rope'),
         ('lm_infinite(encoding=rope()) | rope()', 'lm_infinite and rope'),
+        ('conflator() | rope(freqs=dynamic_ntk(factor=2.0))', 'conflator and rope'),
     ],
 )
 def test_queries_and_keys_are_rotated_once(spec, names):
@@ -137,6 +138,8 @@ def test_caches_that_exclude_each_other():
     assert pj.chain(Encoding(), Encoding()).cached == 'encoded'
     with pytest.raises(SpecError, match='Evolving rewrites cached keys and Raw needs them raw'):
         pj.chain(Raw(), Evolving())
+    with pytest.raises(SpecError, match='rope projects all cached keys again .* rcmha reads rows of the layer input that are gone'):
+        pj.make('rcmha(max_len=8) | rope(freqs=dynamic_ntk())', heads=4, head_dim=8, model_dim=32, train_len=16)
 
 
 def test_lookback_rows_go_to_whom_they_belong():
