@@ -51,8 +51,8 @@ class ChainedEncoding(Encoding):
         earlier = [part for part in parts if part.lookback]
         if earlier and raw:
             raise SpecError(
-                f'{name_of(raw[0])} projects all cached keys again at every step, and {name_of(earlier[0])} reads rows of the layer '
-                'input that are gone by then: they cannot be chained'
+                f'{name_of(raw[0])} projects all cached keys again at every step, and {name_of(earlier[0])} reads rows of the '
+                'layer input that are gone by then: they cannot be chained'
             )
         branching = [part for part in parts if part.opens('branch') and part.inputs > 1]
         of_heads = branching and [part for part in parts if part not in branching and _knows_heads(part)]
