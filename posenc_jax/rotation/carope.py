@@ -130,7 +130,9 @@ class CARoPE(Encoding):
 
     Differs from the paper: the bias c, without which f = 0.59 at W = 0; with it the layer starts as RoPE. The phase between
     key and query is summed along the sweep, so the cache holds unrotated keys and one number `ln f` per token and head in
-    place of a running phase. The paper does not speak of shared key heads: each query head turns them by its own phases.
+    place of a running phase. The paper does not speak of shared key heads. The sheet turns one by the phases of the first query
+    head of its group, once for all of them; here every query head turns it by its own, so that `phi(i) - phi(j)` is of one head
+    and the logits of the others stay relative too.
 
     The keys a query sees must be a run that ends at the query (causal, document, window), as tokens of blocks that a mask
     rules out are not counted.

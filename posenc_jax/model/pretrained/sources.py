@@ -233,7 +233,8 @@ class GGUF:
         tensors = [self._floats(_GGUF_FACTORS, tensor) for tensor in self._reader.tensors if tensor.name == _GGUF_FACTORS]
         if tensors and not np.all(tensors[0] == 1):
             if kind != 'linear' and factor != 1.0:
-                raise PretrainedError(f'{self.path}: rope scaling of type {kind!r} beside {_GGUF_FACTORS}, expected linear or none')
+                beside = f'rope scaling of type {kind!r} beside {_GGUF_FACTORS}'
+                raise PretrainedError(f'{self.path}: {beside}, expected linear or none')
             divisors = (np.asarray(tensors[0], np.float64).ravel() * factor).tolist()
             lists = {'long_factor': divisors, 'short_factor': divisors}
             return {'rope_scaling': {'rope_type': 'longrope', 'attention_factor': 1.0, 'factor': 1.0, **lists, **lengths}}
