@@ -95,7 +95,10 @@ class HuggingFace:
         generation = path / 'generation_config.json'
         _check_ids(self.config, self.config, path / 'config.json')
         if generation.is_file():
-            _check_ids(_json(generation), self.config, generation)
+            declared = _json(generation)
+            _check_ids(declared, self.config, generation)
+            if declared.get('eos_token_id') is not None:  # generation goes by this file, which may name more ends
+                self.config['eos_token_id'] = declared['eos_token_id']
 
     def shapes(self):
         return {name: tuple(self._open(file).get_slice(name).get_shape()) for name, file in self._files.items()}
