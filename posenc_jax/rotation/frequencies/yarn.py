@@ -45,6 +45,45 @@ def yarn_temperature(
     return grown(1.0)
 
 
+def yarn_ramp(
+    planes: Float[np.ndarray, 'F'],
+    rotary_dim: int,
+    base: float,
+    train_len: int,
+    *,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+    ramp: Ramp = 'index',
+) -> Float[np.ndarray, 'F']:
+    """How far planes t are interpolated, from 0 to 1; arguments as for `yarn_frequencies`, whose planes are 0, 1, 2, ...
+
+    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`. A plane between two has a frequency between theirs, `base^(-2t / D)`.
+
+    Example:
+      >>> yarn_ramp(np.array([0.0, 1.0, 1.5, 3.0]), 16, 10000.0, 64).round(3).tolist()
+      [0.0, 0.333, 0.5, 1.0]
+    """
+    check_train_len('yarn', train_len)
+    check_choice('ramp', ramp, ('index', 'rotations'))
+    if not 0 < beta_slow < beta_fast:
+        raise ValueError(f'yarn: expected 0 < beta_slow < beta_fast, got {beta_slow=}, {beta_fast=}')
+    if base <= 1:
+        raise ValueError(f'yarn needs a base above 1, got {base}')
+    if ramp == 'rotations':
+        rotations = train_len * base ** (-2 * planes / rotary_dim) / (2 * math.pi)
+        return 1.0 - np.clip((rotations - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0)
+    plane = lambda beta: rotary_dim * math.log(train_len / (2 * math.pi * beta)) / (2 * math.log(base))
+    low, high = plane(beta_fast), plane(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low = max(low, 0)
+    high = max(min(high, rotary_dim - 1), low)  # a train_len below one rotation would turn the ramp around
+    if low == high:
+        high += 0.001
+    return np.clip((planes - low) / (high - low), 0.0, 1.0)
+
+
 def yarn_frequencies(
     rotary_dim: int,
     base: float,
@@ -77,26 +116,10 @@ def yarn_frequencies(
       [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
     current = isinstance(factor, jax.Array)
-    check_factor('yarn', 1.0 if current else factor), check_train_len('yarn', train_len)
-    check_choice('ramp', ramp, ('index', 'rotations'))
-    if not 0 < beta_slow < beta_fast:
-        raise ValueError(f'yarn: expected 0 < beta_slow < beta_fast, got {beta_slow=}, {beta_fast=}')
-    if base <= 1:
-        raise ValueError(f'yarn needs a base above 1, got {base}')
+    check_factor('yarn', 1.0 if current else factor)
     theta = rope_frequencies(rotary_dim, base)
-    if ramp == 'rotations':
-        rotations = train_len * theta / (2 * math.pi)
-        interpolated = 1.0 - np.clip((rotations - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0)
-    else:
-        plane = lambda beta: rotary_dim * math.log(train_len / (2 * math.pi * beta)) / (2 * math.log(base))
-        low, high = plane(beta_fast), plane(beta_slow)
-        if truncate:
-            low, high = math.floor(low), math.ceil(high)
-        low = max(low, 0)
-        high = max(min(high, rotary_dim - 1), low)  # a train_len below one rotation would turn the ramp around
-        if low == high:
-            high += 0.001
-        interpolated = np.clip((np.arange(rotary_dim // 2) - low) / (high - low), 0.0, 1.0)
+    betas = dict(beta_fast=beta_fast, beta_slow=beta_slow)
+    interpolated = yarn_ramp(np.arange(rotary_dim // 2), rotary_dim, base, train_len, truncate=truncate, ramp=ramp, **betas)
     if current:  # in a form that gives theta itself where s = 1
         return theta.astype(np.float32) * (1.0 - interpolated.astype(np.float32) * (1.0 - 1.0 / factor[..., None]))
     return theta * (1.0 - interpolated) + theta / factor * interpolated
