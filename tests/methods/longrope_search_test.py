@@ -1,5 +1,6 @@
 """The search of longrope factors: operators, populations, files that continue, and the command on a real run."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,26 +10,30 @@ import pytest
 from flax import nnx
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from configs import default
+from configs import default, extend
+from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import settings
 from posenc_jax.evaluation.run import Job, evaluate, prepare
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.model.pretrained import export_pretrained
 from posenc_jax.model.transformer import Transformer, TransformerConfig
-from posenc_jax.rotation.frequencies.longrope import rescaled_factors
+from posenc_jax.rotation.frequencies.longrope import LongRoPE, rescaled_factors
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
-from posenc_jax.rotation.rope import rope_frequencies
+from posenc_jax.rotation.rope import Rotary, rope_frequencies
 from posenc_jax.rotation.search import __main__ as command
 from posenc_jax.rotation.search.evolution import (
     STARTS, VARIANTS, Genome, Sizes, Space, State, advance, begin, children, crossover, initial_genomes,
-    initial_population, mutate, ramp_factors,
+    initial_population, mutate, ramp_factors, short_genomes,
 )  # fmt: skip
 from posenc_jax.training import config as configs
+from posenc_jax.training import initial
 from tests.evaluation.run_test import make_run
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
 SIZES = Sizes(population=12, iterations=4, parents=6, mutations=4, crossovers=4)
+PLAIN = LongRoPE(long=(1.0,) * 8, factor=1.0, train_len=64)  # of a run without factors
+TARGET = command.Target(PLAIN, 'long', 4.0)
 
 
 def seeds_of(space, train_len=64):
@@ -40,6 +45,56 @@ def test_golden_first_factors():
     np.testing.assert_allclose(factors[GOLDEN['planes']], GOLDEN['initial'], atol=6e-6)
     assert rescaled_factors(factors, 32.0, 16.0)[33] == pytest.approx(GOLDEN['rescaled_33'], abs=1e-9)
     assert seeds_of(Space(64, 32.0), 4096)[0].factors == pytest.approx(factors, abs=1e-9)
+
+
+def test_golden_first_factors_of_frequencies_that_are_divided_already():
+    """Dividing by 10 moves a frequency by 16 planes (base 1e4, width 128), and so does a length 10 times as long."""
+    planes = np.asarray(GOLDEN['planes'])
+    golden = lambda found: np.testing.assert_allclose(found, GOLDEN['initial'], atol=6e-6)
+    golden(ramp_factors(128, 1e4, 32.0, 40960)[planes + 16])
+    golden(ramp_factors(128, 1e4, 32.0, 40960, np.full(64, 10.0))[planes])
+    mixed = ramp_factors(128, 1e4, 32.0, 40960, np.where(np.arange(64) < 33, 1.0, 10.0))
+    np.testing.assert_allclose(mixed[planes], [1.0, 1.0, *GOLDEN['initial'][2:]], atol=6e-6)
+    plain, divided = (ramp_factors(128, 1e4, 32.0, 409600, now)[63] for now in ((), (100.0,) * 64))
+    assert plain == pytest.approx(1 + 31 * 11 / 26) and divided == 32.0  # the ramp from 52 to 78 goes on behind the last plane
+    first = initial_genomes(Space(64, 32.0), 128, 1e4, 40960, (10.0,) * 64)
+    assert first[:2] == seeds_of(Space(64, 32.0), 4096)[:2]
+
+
+def test_the_first_lists_short_lie_between_ones_and_long():
+    space = Space(4, 4.0, starts=(7,))
+    found = short_genomes(space, (1.0, 3.0, 2.0, 9.0), short=(1.0, 1.0, 1.5, 2.0))  # one that descends and is above 1 + s
+    assert {genome.start for genome in found} == {7}
+    assert [genome.factors for genome in found] == [
+        (1.0, 1.0, 1.0, 1.0), (1.0, 3.0, 3.0, 5.0), (1.0, 1.0, 1.5, 2.0),
+        (1.0, 1.5, 1.5, 3.0), (1.0, 2.0, 2.0, 5.0), (1.0, 2.5, 2.5, 5.0),
+    ]  # fmt: skip
+    children_of = [mutate(found[1], space, np.random.default_rng(seed), found) for seed in range(20)]
+    assert {child.start for child in children_of} == {7}
+
+
+TUNED = 'longrope(long=(1.0, 1.5, 2.0, 2.5), factor=2.0, start=2, train_len=16)'
+
+
+@pytest.mark.parametrize(
+    'more, name, genome, spec, m',
+    [
+        ({}, 'long', Genome((1.0, 1.0, 2.5, 4.2), 8),
+         'long=(1.0, 1.5, 5.0, 10.5), factor=8.0, start=8, train_len=16', 1.322876),  # sqrt(1 + ln 8 / ln 16)
+        ({}, 'long', Genome((1.1, 1.1, 1.1, 1.1)), 'long=(1.1, 1.65, 2.2, 2.75), factor=8.0, train_len=16', 1.322876),
+        ({}, 'short', Genome((1.0, 1.0, 1.25, 3.0), 2),
+         'long=(1.0, 1.5, 2.0, 2.5), factor=2.0, short=(1.0, 1.0, 1.25, 3.0), start=2, train_len=16', 1.118034),
+        ({'magnitude': 'yarn', 'short': (1.0, 1.0, 1.0, 2.0)}, 'long', Genome((1.0, 1.0, 1.0, 3.0)),
+         "long=(1.0, 1.5, 2.0, 7.5), factor=8.0, short=(1.0, 1.0, 1.0, 2.0), magnitude='yarn', train_len=16", 1.207944),
+        ({'magnitude': 1.5, 'short': (1.0, 1.0, 1.0, 2.0)}, 'short', Genome((1.0, 1.0, 1.0, 1.0), 2),
+         'long=(1.0, 1.5, 2.0, 2.5), factor=2.0, short=(1.0, 1.0, 1.0, 1.0), start=2, magnitude=1.5, train_len=16', 1.5),
+    ],
+)  # fmt: skip
+def test_golden_answers(more, name, genome, spec, m):
+    now = LongRoPE(**{'long': (1.0, 1.5, 2.0, 2.5), 'factor': 2.0, 'start': 2, 'train_len': 16, **more})
+    rule = command.Target(now, name, 8.0 if name == 'long' else 2.0).rule(genome)
+    assert command.spec_of(rule) == f'longrope({spec})' and rule.temperature == pytest.approx(m, abs=6e-7)
+    assert made(f'longrope({spec})') == rule
 
 
 def test_the_seeds_are_the_known_extensions():
@@ -159,7 +214,7 @@ def test_a_genome_without_a_finite_score_is_the_last():
     assert state.history[last] == math.inf and last.start
     again = State.from_json(json.loads(json.dumps(state.to_json())))
     assert again.history == state.history and again.population == state.population
-    with pytest.raises(ValueError, match='first genome, YaRN as factors, scores inf'):
+    with pytest.raises(ValueError, match='first genome scores inf'):
         begin(seeds, space, SIZES, lambda genome: math.nan, seed=0)
 
 
@@ -179,23 +234,26 @@ def stopping(objective, after):
     return counted
 
 
+@pytest.mark.parametrize('target', [TARGET, command.Target(PLAIN, 'short', 4.0)], ids=lambda target: target.name)
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant):
+def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant, target):
     space, asked = Space(8, 4.0, variant=variant), {'seed': 3, 'factor': 4.0, 'variant': variant}
     whole, parts = tmp_path / 'whole.json', tmp_path / 'parts.json'
-    end = command.run_search(whole, asked, None, distance, seeds_of(space), space, SIZES)
+    end = command.run_search(whole, asked, target, None, distance, seeds_of(space), space, SIZES)
     assert end.iteration == 4 and 'iteration 4/4  best perplexity' in capsys.readouterr().out
     stops = 0
     for after in (5, 14, 9, 9, 100):  # the first one within the first population
         state, _ = command.read(parts, asked)
         try:
-            command.run_search(parts, asked, state, stopping(distance, after), seeds_of(space), space, SIZES)
+            command.run_search(parts, asked, target, state, stopping(distance, after), seeds_of(space), space, SIZES)
         except Stop:
             stops += 1
             assert parts.exists() == (stops > 1)
     assert stops == 4 and parts.read_text() == whole.read_text()
     assert f'{parts}: continuing after iteration 2 of 4' in capsys.readouterr().out
-    other = command.run_search(tmp_path / 'other.json', {**asked, 'seed': 4}, None, distance, seeds_of(space), space, SIZES)
+    other = command.run_search(
+        tmp_path / 'other.json', {**asked, 'seed': 4}, target, None, distance, seeds_of(space), space, SIZES
+    )
     assert other.history != end.history
     assert list(tmp_path.glob('*.partial')) == []
 
@@ -215,7 +273,8 @@ def test_no_genome_is_scored_twice(tmp_path):
     stops = 0
     while not path.exists() or command.read(path, asked)[0].iteration < SIZES.iterations:
         try:
-            end = command.run_search(path, asked, command.read(path, asked)[0], objective, seeds_of(space), space, SIZES)
+            state, _ = command.read(path, asked)
+            end = command.run_search(path, asked, TARGET, state, objective, seeds_of(space), space, SIZES)
         except Stop:
             stops += 1
             if stops == 2:
@@ -229,8 +288,10 @@ def test_no_genome_is_scored_twice(tmp_path):
 def test_a_file_of_another_search_is_refused(tmp_path):
     path, space, asked = tmp_path / 'a.json', Space(8, 4.0), {'seed': 0, 'factor': 4.0, 'overrides': {}}
     assert command.read(path, asked) == (None, {})
-    command.run_search(path, asked, None, distance, seeds_of(space), space, SIZES)
-    assert command.read(path, asked)[0].iteration == 4
+    command.run_search(path, asked, TARGET, None, distance, seeds_of(space), space, SIZES)
+    assert command.read(path, {**asked, 'rule': None})[0].iteration == 4  # a file from before there were second searches
+    with pytest.raises(command.SettingsChangedError, match=r"rule: None there, 'longrope\(\.\.\.\)' here"):
+        command.read(path, {**asked, 'rule': 'longrope(...)'})
     before = path.read_text()
     with pytest.raises(command.SettingsChangedError, match=r'seed: 0 there, 1 here\n  documents: None there, 5 here\n'):
         command.read(path, {**asked, 'seed': 1, 'documents': 5})
@@ -247,7 +308,7 @@ def test_a_file_of_another_search_is_refused(tmp_path):
         (lambda: Space(8, 0.5), 'must be at least 1, got 0.5'),
         (lambda: Space(0, 2.0), 'at least 1 rotary plane, got 0'),
         (lambda: Space(8, 2.0, probability=0.0), r'probability must lie in \(0, 1\], got 0.0'),
-        (lambda: Space(8, 2.0, starts=(1, 2)), '0 among them'),
+        (lambda: Space(8, 2.0, starts=(-1, 2)), r'counts of first positions, at least one of them, got \(-1, 2\)'),
         (lambda: Space(8, 2.0, variant='dim_mono'), "variant is 'dim_mono'; did you mean 'dim_piece_mono'"),
         (lambda: Space(8, 1.0, variant='dim_piece_mono'), 'use the variant free'),
         (lambda: Sizes(population=8, parents=9), '9 parents cannot be selected from a population of 8'),
@@ -270,17 +331,34 @@ def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp('rope'), encoding='rope()', **changes)
 
 
-@pytest.mark.parametrize('genome', [Genome((1.0, 1.5, 3.0, 3.5)), Genome((1.0, 2.0, 2.0, 5.0), 8)], ids=['start 0', 'start 8'])
-def test_the_objective_is_the_exact_rule_compiled_once(run, genome, monkeypatch):
+@pytest.fixture(scope='module')
+def tuned(tmp_path_factory):
+    """As the run would be after training with factors for twice its length."""
+    changes = dict(model={'tie': False}, train={'length': 32}, eval={'lengths': (), 'samples': 256})
+    return make_run(tmp_path_factory.mktemp('tuned'), encoding=f'rope(freqs={TUNED})', **changes)
+
+
+@pytest.mark.parametrize(
+    'source, length, genome, spec',
+    [
+        ('run', 64, Genome((1.0, 1.5, 3.0, 3.5)), 'longrope(long=(1.0, 1.5, 3.0, 3.5), factor=4.0)'),
+        ('run', 64, Genome((1.0, 2.0, 2.0, 5.0), 8), 'longrope(long=(1.0, 2.0, 2.0, 5.0), start=8, factor=4.0)'),
+        ('tuned', 64, Genome((1.0, 2.0, 2.0, 3.0), 8), 'longrope((1.0, 3.0, 4.0, 7.5), start=8, factor=4.0, train_len=16)'),
+        ('tuned', 16, Genome((1.0, 2.0, 2.0, 3.0), 2), TUNED.replace('factor', 'short=(1.0, 2.0, 2.0, 3.0), factor')),
+    ],
+    ids=['start 0', 'start 8', 'longer', 'short'],
+)
+def test_the_objective_is_the_exact_rule_compiled_once(request, source, length, genome, spec, monkeypatch):
     traces, plain = [], command.token_scores
     monkeypatch.setattr(command, 'token_scores', lambda *args: traces.append(1) or plain(*args))
-    job = prepare(run, {'eval.lengths': (64,), 'eval.split': 'validation'})
+    path = request.getfixturevalue(source)
+    job = prepare(path, {'eval.lengths': (length,), 'eval.split': 'validation'})
     model, _ = job.load()
     stream = job.task.tokens('validation')
-    windows = command.pick_documents(len(stream) - 1, 64, 3)
-    objective = command.make_objective(model, 4.0, stream, windows, rows=3)
-    exact = scorer(model.extend(command.spec_of(genome, 4.0)))
-    wanted = command.perplexity_of(exact, stream, windows, 3)
+    windows = command.pick_documents(len(stream) - 1, length, 3)
+    target = command.target_of(path, command.rotary_part(model), 16, length)
+    objective = command.make_objective(model, target, stream, windows, rows=3)
+    wanted = command.perplexity_of(scorer(model.extend(spec)), stream, windows, 3)
     others = [objective(Genome((1.0,) * 4)), objective(Genome((4.0,) * 4, 4))]
     assert objective(genome) == pytest.approx(wanted, rel=2e-6)
     assert all(abs(other - wanted) > 1e-4 * wanted for other in others) and len(traces) == 1
@@ -304,6 +382,46 @@ def test_the_command_writes_what_it_found(run, finished):
     assert fields['exact']['perplexity'] == pytest.approx(fields['best']['perplexity'], rel=2e-6)
     found = evaluate([run], {'extend': fields['spec'], 'eval.lengths': (32,), 'eval.protocols': 'nonoverlapping'})
     assert found.runs[0].extend == fields['spec']
+
+
+def test_progressive_extension(tuned, monkeypatch):
+    """Search at four times the original length, then, on the run with these factors, the list short."""
+    sizes = ['--population=7', '--iterations=1', '--parents=3', '--mutations=2', '--crossovers=2', '--documents=2']
+    assert command.main([f'--run={tuned}', '--length=64', *sizes]) == 0
+    fields = json.loads(command.default_output(tuned, 64).read_text())
+    rule = made(fields['spec'])
+    assert (fields['settings']['rule'], rule.factor, rule.train_len, rule.short) == (TUNED, 4.0, 16, None)
+    np.testing.assert_allclose(rule.long, np.multiply((1.0, 1.5, 2.0, 2.5), fields['best']['factors']))
+    assert rule.start == fields['best']['start'] and fields['best']['factors'][-1] <= 3.0  # 1 + 64 / 32
+    check_score(fields, tuned)
+
+    config = extend.get_config()
+    config.init.update(source=tuned, extend=fields['spec'])
+    assert initial.resolve(config, initial.open_initial(tuned)).encoding == f'rope(freqs={fields["spec"]})'
+
+    rule = dataclasses.replace(rule, start=0)  # an untrained model may want any
+    longer = f'{tuned} | {command.spec_of(rule)}'
+    assert command.main([f'--run={longer}', '--length=12', *sizes]) == 0
+    fields = json.loads(command.default_output(tuned, 12).read_text())
+    assert dataclasses.replace(made(fields['spec']), short=None) == rule
+    assert list(made(fields['spec']).short) == fields['best']['factors']
+    assert fields['exact']['ones'] == next(iter(fields['state']['history']))[0] >= fields['best']['perplexity']
+    check_score(fields, tuned)
+    monkeypatch.setattr(command, 'run_search', None)
+    assert command.main([f'--run={longer}', '--length=12', *sizes]) == 0  # what is there
+
+
+def made(spec):
+    return spec_language.build(spec_language.parse(spec, ('frequencies',)).nodes[0], {})
+
+
+def check_score(fields, run):
+    """The answer is taken as it is, and is worth what the search says."""
+    assert fields['exact']['perplexity'] == pytest.approx(fields['best']['perplexity'], rel=2e-6)
+    length = fields['settings']['length']
+    model = prepare(f'{run} | {fields["spec"]}', {'eval.lengths': (length,), 'eval.protocols': ('nonoverlapping',)})
+    (part,) = [part for part in settings.abstract_model(model.cfg, model.config.extend).shared if isinstance(part, Rotary)]
+    assert part.freqs == made(fields['spec'])
 
 
 def test_the_command_continues_where_it_was_stopped(run, finished, tmp_path, capsys, monkeypatch):
@@ -381,20 +499,20 @@ def test_the_command_reads_its_options(arguments, message, capsys):
 @pytest.mark.parametrize(
     'pattern, message',
     [
-        (('alibi()', 'alibi()'), 'pi extends one rotary encoding'),
+        (('alibi()', 'alibi()'), r'longrope extends a rotary encoding; there is none in alibi\(\) / alibi\(\)'),
         (('rope()', 'rope(base=100.0)'), 'width 8 with base 10000.0, width 8 with base 100.0'),
     ],
 )
 def test_models_that_cannot_be_searched(pattern, message):
     cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern)
     with pytest.raises(SpecError, match=message):
-        command.rotary_part(settings.abstract_model(cfg, command._PROBE))
+        command.rotary_part(settings.abstract_model(cfg))
 
 
 def test_layers_without_a_rotary_part_stay_as_they_are():
     pattern = ('rope(partial=0.5)', 'alibi()')
     cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern)
-    assert command.rotary_part(settings.abstract_model(cfg, command._PROBE)).rotary_dim == 4
+    assert command.rotary_part(settings.abstract_model(cfg)).rotary_dim == 4
 
 
 def test_tasks_without_a_perplexity_are_refused(monkeypatch):
@@ -407,32 +525,64 @@ def test_tasks_without_a_perplexity_are_refused(monkeypatch):
         command.search('x', 512)
 
 
-def test_a_run_that_has_factors_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    'more, length, message',
+    [
+        ('', 17, 'has factors of LongRoPE up to length 32 already; ask for more .* or for at most 16 to .* short; got 17'),
+        ('', 32, 'up to length 32 already'),
+        (', start=256', 16, 'the first 256 positions of x have no factors; at length 16 none is searched'),
+        (', dynamic=True', 64, 'x has longrope with dynamic=True; a search goes on from dynamic=False only'),
+        (", mode='long'", 16, "x has longrope with mode='long'; a search goes on from mode='length' only"),
+    ],
+)
+def test_runs_that_are_not_searched_on(more, length, message, monkeypatch):
     config = default.get_config()
-    config.encoding = 'rope(freqs=longrope(long=(1.0, 2.0), factor=2.0, train_len=64))'
+    config.encoding = f'rope(freqs=longrope(long=(1.0, 2.0), factor=2.0, train_len=16{more}))'
     config.model.update(layers=1, width=8, heads=2)
     task = configs.make_task(config)
     job = Job(Path('x'), config, task, configs.model_config(config, task), load=None)
     monkeypatch.setattr(command, 'prepare', lambda *_: job)
-    with pytest.raises(SpecError, match='has factors of LongRoPE already; search on the run it was continued from'):
-        command.search('x', 512)
+    with pytest.raises(ValueError, match=message):
+        command.search('x', length)
 
 
-def test_an_extension_is_not_part_of_the_run():
-    with pytest.raises(SpecError, match='give the run alone'):
-        command.search('runs/rope | pi(factor=2.0)', 32)
+@pytest.mark.parametrize('extension', ['pi(factor=2.0)', 'longrope(long=(1.0, 2.0), factor=2.0) | dca()'])
+def test_another_extension_is_not_part_of_the_run(extension):
+    with pytest.raises(SpecError, match='give it alone or with longrope, not'):
+        command.search(f'runs/rope | {extension}', 32)
 
 
-def test_a_public_checkpoint_is_searched(tmp_path):
+def public_checkpoint(path, encoding, train_len):
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(letters)}, []))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    cfg = TransformerConfig(vocab_size=256, train_len=16, layers=1, width=16, heads=2, mlp='swiglu', encoding='rope()')
-    export_pretrained(Transformer(cfg, rngs=nnx.Rngs(0)), tmp_path / 'model', tokenizer=tokenizer)
-    path = command.search(str(tmp_path / 'model'), 24, Sizes(3, 0, 2), documents=1, out=tmp_path / 'a' / 'found.json')
+    cfg = TransformerConfig(vocab_size=256, train_len=train_len, layers=1, width=16, heads=2, mlp='swiglu', encoding=encoding)
+    return export_pretrained(Transformer(cfg, rngs=nnx.Rngs(0)), path, tokenizer=tokenizer)
+
+
+def test_a_public_checkpoint_is_searched(tmp_path):
+    model = public_checkpoint(tmp_path / 'model', 'rope()', 16)
+    path = command.search(str(model), 24, Sizes(3, 0, 2), documents=1, out=tmp_path / 'a' / 'found.json')
     fields = json.loads(path.read_text())
     assert fields['settings']['train_len'] == 16 and fields['settings']['factor'] == 1.5 and fields['evaluations'] == 3
     assert fields['exact']['perplexity'] == pytest.approx(fields['best']['perplexity'], rel=2e-6)
+
+
+def test_a_public_checkpoint_with_factors_is_searched_on(tmp_path, capsys):
+    """In the layout of Phi-3: the original length beside the scaling, no factor, both lists, one of which descends."""
+    lists = {'long_factor': [1.0, 3.0, 2.0, 4.0], 'short_factor': [1.0, 1.25, 1.0, 1.5]}
+    rule = f'longrope(long={tuple(lists["long_factor"])}, short={tuple(lists["short_factor"])}, factor=2.0, train_len=16)'
+    model = public_checkpoint(tmp_path / 'model', f'rope(freqs={rule})', 32)
+    config = json.loads((model / 'config.json').read_text())
+    config |= {'rope_scaling': {'type': 'longrope', **lists}, 'original_max_position_embeddings': 16}
+    (model / 'config.json').write_text(json.dumps(config))
+    path = command.search(str(model), 40, Sizes(4, 0, 2), documents=1, out=tmp_path / 'found.json')
+    assert 'its factors descend in places' in capsys.readouterr().out
+    fields = json.loads(path.read_text())
+    answer = made(fields['spec'])
+    assert (answer.factor, answer.short, answer.magnitude) == (2.5, tuple(lists['short_factor']), 'su')
+    np.testing.assert_allclose(answer.long, np.multiply(lists['long_factor'], fields['best']['factors']))
+    check_score(fields, model)
 
 
 def test_where_the_file_of_a_checkpoint_lies(tmp_path):

@@ -7,7 +7,17 @@
 The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. Minimised is the mean perplexity of
 --documents windows of T tokens, spread evenly over the validation split. After every iteration FILE.json (default:
 longrope_T.json in the run, or in runs/NAME) holds the whole state, and FILE.json.scores what has been scored since; the same
-command continues from there and ends as if it had never been stopped. Its last field `spec` is what eval.py takes as --config.extend.
+command continues from there and ends as if it had never been stopped. Its last field `spec` is what eval.py takes as
+--config.extend and configs/extend.py as --config.init.extend.
+
+A run with factors of `longrope` already, up to s times its original length L, is searched on, for the paper's progressive
+extension: at T above s L for factors that multiply those it has (`best` holds them, `spec` the products, for T / L); at T up
+to L for the list `short`, while all else stays. --run='RUN | longrope(...)' gives a run the factors. E.g. trained at 128:
+
+    ... --run=BASE --length=512             then train.py --config=configs/extend.py --config.init.source=BASE
+                                            --config.init.extend='SPEC_512' --config.name=TUNED
+    ... --run=TUNED --length=2048
+    ... --run='TUNED | SPEC_2048' --length=128
 """
 
 import argparse
@@ -19,7 +29,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +37,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
+from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import SpecError
@@ -37,11 +48,10 @@ from posenc_jax.evaluation.protocols import Windows
 from posenc_jax.evaluation.run import home_of, prepare
 from posenc_jax.evaluation.scoring import scorer, token_scores
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.rotation.frequencies.longrope import LongRoPE, longrope_temperature
-from posenc_jax.rotation.frequencies.pi import PI
+from posenc_jax.rotation.frequencies.longrope import LongRoPE
 from posenc_jax.rotation.rope import Rotary, rope_frequencies
 from posenc_jax.rotation.search.evolution import (
-    STARTS, VARIANTS, Genome, Objective, Sizes, Space, State, advance, begin, initial_genomes,
+    STARTS, VARIANTS, Genome, Objective, Sizes, Space, State, advance, begin, initial_genomes, short_genomes,
 )  # fmt: skip
 from posenc_jax.training.metrics import LiveLine
 
@@ -71,37 +81,118 @@ class SearchedRotary(Rotary):
         return jnp.where(early[..., None], plain, phase(pos, self.inv_freq[...])), jnp.where(early, 1.0, self.temperature)
 
 
-def spec_of(genome: Genome, factor: float) -> str:
-    """The context extension that a genome stands for.
+def spec_of(rule: LongRoPE) -> str:
+    """The context extension that puts a rule in the place of the one that a model has.
+
+    It says the original length: a run that was tuned at a longer one would give that.
 
     Example:
-      >>> spec_of(Genome((1.0, 2.5), 4), 4.0)
-      'longrope(long=(1.0, 2.5), start=4, factor=4.0)'
+      >>> spec_of(LongRoPE(long=(1.0, 2.5), factor=4.0, start=4, train_len=64))
+      'longrope(long=(1.0, 2.5), factor=4.0, start=4, train_len=64)'
     """
-    return f'longrope(long={genome.factors!r}, start={genome.start}, factor={factor!r})'
+    values = [(field, getattr(rule, field.name)) for field in dataclasses.fields(rule)]
+    return f'longrope({", ".join(f"{field.name}={value!r}" for field, value in values if value != field.default)})'
 
 
-_PROBE = 'pi(factor=1.0)'  # what it takes over, longrope takes over
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What is searched: one list of a rule.
+
+    Attributes:
+      now: the rule of the run; factors of 1 where that is not LongRoPE.
+      name: 'long', whose factors those of a genome multiply, or 'short', whose factors they are.
+      factor: of the rule that is found, longest length / original length.
+    """
+
+    now: LongRoPE
+    name: Literal['long', 'short']
+    factor: float
+
+    def rule(self, genome: Genome) -> LongRoPE:
+        """The rule that a genome stands for.
+
+        Example:
+          >>> now = LongRoPE(long=(1.0, 3.0), factor=4.0, train_len=64)
+          >>> Target(now, 'long', 16.0).rule(Genome((1.5, 2.0), 8)).long
+          (1.5, 6.0)
+        """
+        if self.name == 'short':
+            return dataclasses.replace(self.now, short=genome.factors)
+        long = np.multiply(self.now.long, genome.factors).round(10)  # genomes are as exact
+        return dataclasses.replace(self.now, long=tuple(long.tolist()), start=genome.start, factor=self.factor)
+
+    def space(self, length: int, probability: float, variant: str) -> Space:
+        """Of genomes: the list short reaches as far as the list long, and the one n_hat of both stays as it is."""
+        planes = len(self.now.long)
+        if self.name == 'short':
+            return Space(planes, self.factor, (self.now.start,), probability, variant)
+        starts = tuple(start for start in dict.fromkeys((self.now.start, *STARTS)) if start < length)
+        return Space(planes, self.factor / self.now.factor, starts, probability, variant)
+
+    def seeds(self, space: Space, rotary_dim: int, base: float) -> list[Genome]:
+        """The first genomes."""
+        if self.name == 'short':
+            return short_genomes(space, self.now.long, self.now.short)
+        return initial_genomes(space, rotary_dim, base, _reach(self.now), self.now.long)
 
 
-def rotary_part(probed: Transformer) -> Rotary:
-    """The rotary encoding that `longrope` would take over, one kind in all layers that have any.
+def _reach(rule: LongRoPE) -> int:
+    """The length that a rule is for."""
+    return round(rule.factor * rule.train_len)
+
+
+def target_of(run: str, part: Rotary, train_len: int, length: int) -> Target:
+    """What a search at this length is for.
 
     Args:
-      probed: a model, possibly of shapes only, extended by `_PROBE`.
+      run: what messages call it.
+      part, train_len: its rotary encoding, and the length it was trained at.
+      length: T.
 
     Raises:
-      SpecError: layers differ in its width or base.
+      ValueError: nothing is searched at this length, or no search goes on from a rule of this kind.
     """
-    found = {(part.rotary_dim, part.base): part for part in probed.shared if _is_probe(part)}
+    now = part.freqs
+    if not isinstance(now, LongRoPE):
+        if length < train_len:
+            raise ValueError(f'length {length} is shorter than the trained one; it must be at least {train_len}')
+        plain = LongRoPE(long=(1.0,) * (part.rotary_dim // 2), factor=1.0, train_len=train_len)
+        return Target(plain, 'long', length / train_len)
+    for name, usual in (('dynamic', False), ('mode', 'length')):
+        if (value := getattr(now, name)) != usual:
+            raise SpecError(f'{run} has longrope with {name}={value!r}; a search goes on from {name}={usual!r} only')
+    if length > _reach(now):
+        return Target(now, 'long', length / now.train_len)
+    if length > now.train_len:
+        raise ValueError(
+            f'{run} has factors of LongRoPE up to length {_reach(now)} already; ask for more to search what multiplies them, '
+            f'or for at most {now.train_len} to search the list short; got {length}'
+        )
+    if length <= now.start:
+        raise ValueError(f'the first {now.start} positions of {run} have no factors; at length {length} none is searched')
+    return Target(now, 'short', now.factor)
+
+
+def rotary_part(model: Transformer) -> Rotary:
+    """The rotary encoding that `longrope` takes over, one kind in all layers that have any.
+
+    Args:
+      model: possibly of shapes only.
+
+    Raises:
+      SpecError: there is none, or layers differ in its width, its base, or factors that it has already.
+    """
+    found = {(part.rotary_dim, part.base, _factors(part)): part for part in model.shared if isinstance(part, Rotary)}
+    if not found:
+        raise SpecError(f'longrope extends a rotary encoding; there is none in {" / ".join(model.cfg.specs)}')
     if len(found) > 1:
-        kinds = ', '.join(f'width {width} with base {base}' for width, base in found)
+        kinds = ', '.join(f'width {width} with base {base}' + (f' and {rule}' if rule else '') for width, base, rule in found)
         raise SpecError(f'one list of factors serves one kind of rotary encoding; this model has {kinds}')
     return next(iter(found.values()))
 
 
-def _is_probe(part) -> bool:
-    return isinstance(part, Rotary) and isinstance(part.freqs, PI)
+def _factors(part):
+    return spec_of(part.freqs) if isinstance(part.freqs, LongRoPE) else None
 
 
 def perplexity_of(score: Callable, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int) -> float:
@@ -111,14 +202,15 @@ def perplexity_of(score: Callable, stream: Int[np.ndarray, ' N'], windows: Windo
 
 
 def make_objective(
-    model: Transformer, factor: float, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
+    model: Transformer, target: Target, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
 ) -> Objective:
     """Mean perplexity of the windows under a genome, by one program that is compiled once."""
-    probed = model.extend(_PROBE)
-    part, temperature = rotary_part(probed), longrope_temperature(factor, model.cfg.train_len)
+    part = rotary_part(model)
     theta = rope_frequencies(part.rotary_dim, part.base)
-    probed.shared = nnx.List([SearchedRotary(part, temperature) if _is_probe(part) else part for part in probed.shared])
-    graphdef, state = nnx.split(probed)
+    temperature = dataclasses.replace(target.now, factor=target.factor).temperature
+    model = nnx.clone(model)
+    model.shared = nnx.List([SearchedRotary(p, temperature) if isinstance(p, Rotary) else p for p in model.shared])
+    graphdef, state = nnx.split(model)
 
     @jax.jit
     def scored(state, inv_freq, start, tokens, targets, tok):
@@ -129,7 +221,8 @@ def make_objective(
         return token_scores(model, tokens, targets, tok)
 
     def objective(genome):
-        inv_freq, start = jnp.asarray(theta / genome.factors, jnp.float32), jnp.asarray(genome.start, jnp.int32)
+        rule = target.rule(genome)
+        inv_freq, start = jnp.asarray(theta / getattr(rule, target.name), jnp.float32), jnp.asarray(rule.start, jnp.int32)
         score = lambda tokens, targets, tok, key=None: scored(state, inv_freq, start, tokens, targets, tok)
         return perplexity_of(score, stream, windows, rows)
 
@@ -230,7 +323,7 @@ def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, di
     return state, fields
 
 
-def write(path: pathlib.Path, asked: Mapping[str, Any], state: State, **found) -> None:
+def write(path: pathlib.Path, asked: Mapping[str, Any], target: Target, state: State, **found) -> None:
     """Writes the file of a search; it is complete or as it was before."""
     fields = {
         'settings': asked,
@@ -240,7 +333,7 @@ def write(path: pathlib.Path, asked: Mapping[str, Any], state: State, **found) -
         'trace': state.trace,
         'best': {'perplexity': state.trace[-1], 'start': state.best.start, 'factors': state.best.factors},
         **found,
-        'spec': spec_of(state.best, asked['factor']),
+        'spec': spec_of(target.rule(state.best)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
@@ -283,6 +376,7 @@ def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objectiv
 def run_search(
     path: pathlib.Path,
     asked: Mapping[str, Any],
+    target: Target,
     state: State | None,
     objective: Objective,
     seeds: list[Genome],
@@ -292,7 +386,7 @@ def run_search(
     """Takes a search from where it stands to its end, and writes the file after every iteration.
 
     Args:
-      path, asked: of the file, see `write`; `asked['seed']` seeds a new search, `asked['factor']` is s.
+      path, asked, target: of the file, see `write`; `asked['seed']` seeds a new search.
       state: where it stands, see `read`; None begins.
       objective: scores a genome, lower is better.
       seeds, space, sizes: see `evolution`.
@@ -307,7 +401,7 @@ def run_search(
                 state = begin(seeds, space, sizes, objective, asked['seed'])
             else:
                 state = advance(state, space, sizes, objective)
-            write(path, asked, state)
+            write(path, asked, target, state)
             progress.report(state)
     scores.unlink()
     return state
@@ -330,8 +424,8 @@ def search(
     All that can be wrong is found before the weights are read.
 
     Args:
-      run: directory of a run, or a public checkpoint.
-      length: T, at least the trained length.
+      run: directory of a run, or a public checkpoint; with ' | longrope(...)' the factors that it is searched on from.
+      length: T; at least the trained length, or see `target_of` for a run that has factors already.
       sizes, probability, variant: see `Sizes` and `Space`.
       documents: how many windows of T tokens score a genome.
       seed: of the search.
@@ -346,8 +440,9 @@ def search(
     overrides = dict(overrides or {})
     if taken := sorted(overrides.keys() & set(_DECIDED)):
         raise SpecError(f'config.{taken[0]} is decided by the search, which reads the validation split at --length')
-    if '|' in run:
-        raise SpecError(f'the search finds the extension of a run itself; give the run alone, not {run!r}')
+    directory, _, rule = run.partition('|')
+    if rule and [node.entry.key for node in spec_language.parse(rule, ('extension', 'frequencies')).nodes] != ['longrope']:
+        raise SpecError(f'the search finds an extension of {directory.strip()}; give it alone or with longrope, not {run!r}')
     if length < 1:
         raise ValueError(f'length must be at least 1, got {length}')
     if seed < 0:
@@ -356,23 +451,17 @@ def search(
     job = prepare(run, {**overrides, **decided})
     if not job.task.is_language:
         raise SpecError(f'the search minimises perplexity; {run} was trained on {job.config.task}, which has none')
-    if any(isinstance(part, Rotary) and isinstance(part.freqs, LongRoPE) for part in settings.abstract_model(job.cfg).shared):
-        raise SpecError(f'{run} has factors of LongRoPE already; search on the run it was continued from')
-    train_len = job.cfg.train_len
-    if length < train_len:
-        raise ValueError(f'length {length} is shorter than the trained one; it must be at least {train_len}')
-    factor = length / train_len
-    part = rotary_part(settings.abstract_model(job.cfg, _PROBE))
-    starts = tuple(start for start in STARTS if start < length)
-    space = Space(part.rotary_dim // 2, factor, starts, probability, variant)
-    seeds = initial_genomes(space, part.rotary_dim, part.base, train_len)
+    part = rotary_part(settings.abstract_model(job.cfg, job.config.extend))
+    target = target_of(run, part, job.cfg.train_len, length)
+    now, space = target.now, target.space(length, probability, variant)
+    seeds = target.seeds(space, part.rotary_dim, part.base)
     stream = job.task.tokens('validation')
     windows = pick_documents(len(stream) - 1, length, documents)
     path = out or default_output(run, length)
     asked = dict(
-        run=run, length=length, train_len=train_len, factor=factor, rotary_dim=part.rotary_dim, base=part.base,
-        **dataclasses.asdict(sizes), probability=probability, documents=documents, seed=seed, variant=variant,
-        overrides=overrides,
+        run=run, length=length, train_len=now.train_len, factor=target.factor, rotary_dim=part.rotary_dim, base=part.base,
+        rule=_factors(part), **dataclasses.asdict(sizes), probability=probability, documents=documents, seed=seed,
+        variant=variant, overrides=overrides,
     )  # fmt: skip
     state, fields = read(path, asked)
     model, step = job.load()
@@ -381,10 +470,14 @@ def search(
         read(path, asked)  # the run may have been trained further
     if 'exact' not in fields:
         rows = min(job.rows(length), documents)  # a batch is filled up
-        state = run_search(path, asked, state, make_objective(model, factor, stream, windows, rows), seeds, space, sizes)
-        exact = perplexity_of(scorer(model.extend(spec_of(state.best, factor))), stream, windows, rows)
-        first = next(iter(state.history.values()))
-        write(path, asked, state, exact={'perplexity': exact, 'yarn_ramp': first})
+        if list(now.long) != sorted(now.long):
+            print(f'{run}: its factors descend in places; those searched ascend, so that products may descend where they do')
+        model = job.extended(model)
+        objective = make_objective(model, target, stream, windows, rows)
+        state = run_search(path, asked, target, state, objective, seeds, space, sizes)
+        exact = perplexity_of(scorer(model.extend(spec_of(target.rule(state.best)))), stream, windows, rows)
+        first = {'yarn_ramp' if target.name == 'long' else 'ones': next(iter(state.history.values()))}
+        write(path, asked, target, state, exact={'perplexity': exact, **first})
     return path
 
 
@@ -431,7 +524,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     fields = json.loads(path.read_text())
     length, exact = fields['settings']['length'], fields['exact']
-    print(f'perplexity at {length}: {exact["yarn_ramp"]:.4f} with the ramp of YaRN, {exact["perplexity"]:.4f} searched')
+    first, name = ('yarn_ramp', 'the ramp of YaRN') if 'yarn_ramp' in exact else ('ones', 'factors of 1')
+    print(f'perplexity at {length}: {exact[first]:.4f} with {name}, {exact["perplexity"]:.4f} searched')
     print(f'{path}\n{fields["spec"]}')
     return 0
 

@@ -1,9 +1,10 @@
 """The evolutionary search of LongRoPE: operators on genomes, and populations that go from one iteration to the next.
 
 Nothing here knows a model: an objective scores a genome, lower is better. A genome is the factors lambda_t that divide the
-rotary frequencies, ascending in [1, 1 + s], and the number of first positions that keep the plain ones. Differs from the
-paper: the factors reach 1 + s as in the released code (1.25 s in the text); how `start` changes is not said there, and it
-is one more gene here; the first population also holds YaRN's own frequencies, of which the ramp of factors is a variant.
+rotary frequencies as they are now, ascending in [1, 1 + s], and the number of first positions that keep the original ones.
+Differs from the paper: the factors reach 1 + s as in the released code (1.25 s in the text); how `start` changes is not said
+there, and it is one more gene here; the first population also holds YaRN's own frequencies, of which the ramp of factors is
+a variant.
 
 Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 """
@@ -17,8 +18,7 @@ import numpy as np
 
 from posenc_jax.core.registry import check_choice
 from posenc_jax.rotation.frequencies.checks import check_factor
-from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
-from posenc_jax.rotation.rope import rope_frequencies
+from posenc_jax.rotation.frequencies.yarn import yarn_ramp
 
 STARTS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 VARIANTS = ('free', 'dim_piece_mono')
@@ -50,7 +50,7 @@ class Space:
     Args:
       planes: rotary width / 2, the number of factors.
       factor: s, at least 1.
-      starts: choices of n_hat, 0 among them.
+      starts: choices of n_hat; the first genomes have the first of them.
       probability: that a gene is visited in a sweep, in (0, 1].
       variant: 'free', or 'dim_piece_mono': factors of 1, then searched ones, then s, with both borders searched.
 
@@ -69,8 +69,8 @@ class Space:
         check_choice('variant', self.variant, VARIANTS)
         if self.planes < 1:
             raise ValueError(f'longrope search: there must be at least 1 rotary plane, got {self.planes}')
-        if 0 not in self.starts or min(self.starts) < 0:
-            raise ValueError(f'longrope search: starts are counts of first positions, 0 among them, got {self.starts}')
+        if not self.starts or min(self.starts) < 0:
+            raise ValueError(f'longrope search: starts are counts of first positions, at least one of them, got {self.starts}')
         if not 0 < self.probability <= 1:
             raise ValueError(f'longrope search: probability must lie in (0, 1], got {self.probability}')
         if self.pieces and (self.factor == 1 or self.planes < 2):
@@ -103,7 +103,7 @@ class Space:
             fits = -1 <= low < high < self.planes and genome.factors == self._fixed(genome.factors, low, high)
         return fits
 
-    def genome(self, factors, start: int = 0) -> Genome:
+    def genome(self, factors) -> Genome:
         """A genome with these factors, made ascending and brought into range; finds the borders of `dim_piece_mono`."""
         factors = np.asarray(factors, np.float64).round(10)  # quotients of frequencies miss 1 and s by a rounding
         factors = np.where(np.isclose(factors, self.factor, rtol=1e-9), self.factor, factors)
@@ -112,34 +112,64 @@ class Space:
         if self.pieces:
             low = min(int(np.sum(factors == 1.0)), self.planes - 1) - 1
             span = low, max(self.planes - int(np.sum(factors == self.factor)) - 1, low + 1)
-        return Genome(tuple(factors.tolist()), start, span)
+        return Genome(tuple(factors.tolist()), self.starts[0], span)
 
     def _fixed(self, factors: Sequence[float], low: int, high: int) -> tuple[float, ...]:
         searched = tuple(factors[low + 1 : high + 1])
         return (1.0,) * (low + 1) + searched + (float(self.factor),) * (self.planes - 1 - high)
 
 
-def ramp_factors(rotary_dim: int, base: float, factor: float, train_len: int) -> np.ndarray:
+def ramp_factors(rotary_dim: int, base: float, factor: float, train_len: int, now: Sequence[float] = ()) -> np.ndarray:
     """`s ramp_t + 1 - ramp_t` with the ramp of YaRN: the first genome of the search.
 
     YaRN itself mixes frequencies, `lambda_t = 1 / (1 - ramp_t + ramp_t / s)`; both agree where the ramp is 0 or 1.
+
+    Args:
+      rotary_dim, base, train_len: D, b, and the length that the model is trained for now.
+      factor: s, of a longer length to that one.
+      now: factors that divide the frequencies already; () for none.
 
     Example:
       >>> ramp_factors(128, 10000.0, 32.0, 4096)[[20, 21, 33, 45, 46]].round(4).tolist()
       [1.0, 2.1923, 16.5, 30.8077, 32.0]
     """
     check_factor('longrope search', factor)
-    theta = rope_frequencies(rotary_dim, base)
-    ramp = 2.0 * (1.0 - yarn_frequencies(rotary_dim, base, 2.0, train_len) / theta)
+    ramp = _ramp(rotary_dim, base, train_len, now)
     return factor * ramp + (1.0 - ramp)
 
 
-def initial_genomes(space: Space, rotary_dim: int, base: float, train_len: int) -> list[Genome]:
-    """Known extensions as genomes, the best guess first: YaRN's ramp, YaRN, NTK-aware, position interpolation; each once."""
-    s, planes = space.factor, np.arange(space.planes)
-    yarn = rope_frequencies(rotary_dim, base) / yarn_frequencies(rotary_dim, base, s, train_len)
+def _ramp(rotary_dim, base, train_len, now):
+    """YaRN's ramp of the frequencies as they are now: each is that of some plane `base^(-2u/D)`, whole or not."""
+    planes = np.arange(rotary_dim // 2, dtype=np.float64)
+    if len(now):
+        planes += rotary_dim * np.log(now) / (2 * np.log(base))
+    return yarn_ramp(planes, rotary_dim, base, train_len)
+
+
+def initial_genomes(
+    space: Space, rotary_dim: int, base: float, train_len: int, now: Sequence[float] = ()
+) -> list[Genome]:
+    """Known extensions as genomes, the best guess first: YaRN's ramp, YaRN, NTK-aware, position interpolation; each once.
+
+    Arguments as for `ramp_factors`.
+    """
+    s, planes, ramp = space.factor, np.arange(space.planes), _ramp(rotary_dim, base, train_len, now)
     ntk = s ** (planes / max(space.planes - 1, 1))
-    known = (ramp_factors(rotary_dim, base, s, train_len), yarn, ntk, np.full(space.planes, s))
+    known = (ramp_factors(rotary_dim, base, s, train_len, now), 1.0 / (1.0 - ramp + ramp / s), ntk, np.full(space.planes, s))
+    return list(dict.fromkeys(space.genome(factors) for factors in known))
+
+
+def short_genomes(space: Space, long: Sequence[float], short: Sequence[float] | None = None) -> list[Genome]:
+    """First genomes of a list `short`: factors of 1, the list `long`, the list there is, and three steps from 1 to `long`.
+
+    Lists of a model that descend in places, or exceed 1 + s, are made to fit.
+
+    Example:
+      >>> [genome.factors for genome in short_genomes(Space(2, 4.0), (1.0, 5.0))]
+      [(1.0, 1.0), (1.0, 5.0), (1.0, 2.0), (1.0, 3.0), (1.0, 4.0)]
+    """
+    between = [1.0 + share * (np.asarray(long) - 1.0) for share in (0.25, 0.5, 0.75)]
+    known = (np.ones(space.planes), long, *(() if short is None else (short,)), *between)
     return list(dict.fromkeys(space.genome(factors) for factors in known))
 
 
@@ -334,7 +364,7 @@ def begin(seeds: Sequence[Genome], space: Space, sizes: Sizes, objective: Object
     for genome in genomes:
         history[genome] = _score(objective, genome)
         if genome == seeds[0] and not np.isfinite(history[genome]):
-            raise ValueError(f'longrope search: the first genome, YaRN as factors, scores {history[genome]}')
+            raise ValueError(f'longrope search: the first genome scores {history[genome]}')
     population = sorted(genomes, key=history.get)
     return State(rng, history, population, [history[population[0]]])
 
