@@ -57,8 +57,7 @@ def test_golden_first_factors_of_frequencies_that_are_divided_already():
     np.testing.assert_allclose(mixed[planes], [1.0, 1.0, *GOLDEN['initial'][2:]], atol=6e-6)
     plain, divided = (ramp_factors(128, 1e4, 32.0, 409600, now)[63] for now in ((), (100.0,) * 64))
     assert plain == pytest.approx(1 + 31 * 11 / 26) and divided == 32.0  # the ramp from 52 to 78 goes on behind the last plane
-    first = initial_genomes(Space(64, 32.0), 128, 1e4, 40960, (10.0,) * 64)
-    assert first[:2] == seeds_of(Space(64, 32.0), 4096)[:2]
+    assert initial_genomes(Space(64, 32.0), 128, 1e4, 40960, (10.0,) * 64) == seeds_of(Space(64, 32.0), 4096)
 
 
 def test_the_first_lists_short_lie_between_ones_and_long():
@@ -95,6 +94,20 @@ def test_golden_answers(more, name, genome, spec, m):
     rule = command.Target(now, name, 8.0 if name == 'long' else 2.0).rule(genome)
     assert command.spec_of(rule) == f'longrope({spec})' and rule.temperature == pytest.approx(m, abs=6e-7)
     assert made(f'longrope({spec})') == rule
+
+
+def test_where_a_search_goes_on_from():
+    now = LongRoPE(long=(10.0,) * 64, short=(1.0,) * 32 + (1.5,) * 32, factor=10.0, start=5, train_len=4096)
+    longer, short = command.Target(now, 'long', 320.0), command.Target(now, 'short', 10.0)
+    space = longer.space(64, 0.3, 'free')
+    assert space == Space(64, 32.0, (5, 0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32))  # those that leave positions to the factors
+    first = longer.seeds(space, 128, 1e4)
+    np.testing.assert_allclose(np.array(first[0].factors)[GOLDEN['planes']], GOLDEN['initial'], atol=6e-6)
+    assert first[0].start == 5
+    space = short.space(64, 0.3, 'free')
+    assert space == Space(64, 10.0, (5,))
+    found = [genome.factors for genome in short.seeds(space, 128, 1e4)]
+    assert found[:3] == [(1.0,) * 64, now.long, now.short] and len(found) == 6
 
 
 def test_the_seeds_are_the_known_extensions():
@@ -501,6 +514,7 @@ def test_the_command_reads_its_options(arguments, message, capsys):
     [
         (('alibi()', 'alibi()'), r'longrope extends a rotary encoding; there is none in alibi\(\) / alibi\(\)'),
         (('rope()', 'rope(base=100.0)'), 'width 8 with base 10000.0, width 8 with base 100.0'),
+        (('rope()', f'rope(freqs={TUNED})'), r'width 8 with base 10000.0, width 8 with base 10000.0 and longrope\(long='),
     ],
 )
 def test_models_that_cannot_be_searched(pattern, message):

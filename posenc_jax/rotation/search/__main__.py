@@ -472,7 +472,6 @@ def search(
         rows = min(job.rows(length), documents)  # a batch is filled up
         if list(now.long) != sorted(now.long):
             print(f'{run}: its factors descend in places; those searched ascend, so that products may descend where they do')
-        model = job.extended(model)
         objective = make_objective(model, target, stream, windows, rows)
         state = run_search(path, asked, target, state, objective, seeds, space, sizes)
         exact = perplexity_of(scorer(model.extend(spec_of(target.rule(state.best)))), stream, windows, rows)
