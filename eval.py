@@ -27,10 +27,22 @@ def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, list[pat
         overrides = read_overrides(rest)
     except ValueError as error:
         parser.error(f'{error}; expected --run=DIR, --out=DIR or --config.NAME=VALUE')
-    runs = [run.strip() for text in known.run for run in re.split(r',(?![^()]*\))', text) if run.strip()]
+    runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
     if not runs:
         parser.error('--run names no directory')
     return runs, known.out, known.also, overrides
+
+
+def _split(text: str) -> list[str]:
+    """A text at the commas outside of all parentheses."""
+    depth, parts = 0, ['']
+    for piece in re.split(r'([(),])', text):
+        depth += {'(': 1, ')': -1}.get(piece, 0)
+        if piece == ',' and depth <= 0:
+            parts.append('')
+        else:
+            parts[-1] += piece
+    return parts
 
 
 def main(argv: list[str]) -> int:
