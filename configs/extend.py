@@ -8,8 +8,9 @@ Others:   PI, ABF (`abf()`) and LongRoPE (`longrope(...)`, factors from `python 
           --config.train.length and factor.
 Time:     see docs/results/pretrained_extension.md.
 Papers:   PI: 1000 steps; YaRN: 400; LongRoPE: 400 at half the target, then the factors of the target and 600 more (two
-          runs, the second with the first as its source). All with AdamW (b2 0.95), lr 2e-5, 20 steps of warm-up, no weight
-          decay, on models of billions of parameters; small models take and need a larger rate.
+          runs, the second with the first as its source; the search goes on from a run's factors). All with AdamW (b2 0.95), lr
+          2e-5, 20 steps of warm-up, no weight decay, on models of billions of parameters; small models take and need a larger
+          rate.
 """
 
 from ml_collections import ConfigDict
