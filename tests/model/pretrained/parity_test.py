@@ -1,4 +1,16 @@
-"""Tiny random models of `transformers`, saved and read back: equal logits, also past the trained length, padded, token by token."""
+"""Tiny random models of `transformers`, saved and read back: equal logits, also past the trained length, padded, token by token.
+
+Every architecture with every rope type that `transformers` gives it; Phi-3's config refuses all but two, and GPT-2, BLOOM and MPT
+have no rope. Where frequencies follow the length ('dynamic', 'longrope') three things differ, all of them meant:
+
+- `transformers` takes one length for the batch, we one for each row: their rows are run one by one.
+- Its cache keeps keys that were rotated for an earlier length (that of Phi-3 starts anew at the original one, which it takes for
+  passed too early where there is padding); ours keeps them raw. Decoding is compared with full passes of theirs, without a cache.
+- A full pass computes all layers for the new length. Our deeper layers keep what the layers below gave at an earlier one: decoding
+  across the original length is compared in models of one layer, decoding beyond it in models of two.
+"""
+
+import copy
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,88 +23,94 @@ from posenc_jax.model.pretrained import load_pretrained
 
 torch = pytest.importorskip('torch', reason='parity needs torch and transformers')
 transformers = pytest.importorskip('transformers', reason='parity needs torch and transformers')
+torch.set_num_threads(1)  # several cost more than they save here
 
 VOCABULARY, TRAINED, LONG = 96, 32, 72
-ROPE = dict(
+GATED = dict(
     vocab_size=VOCABULARY,
     hidden_size=48,
     num_hidden_layers=2,
     num_attention_heads=6,
     num_key_value_heads=2,
     intermediate_size=80,
-    max_position_embeddings=TRAINED,
     rms_norm_eps=1e-5,
-    initializer_range=0.3,  # so that positions matter
-    attn_implementation='eager',
+    initializer_range=0.3,  # so that positions matter, and greedy texts do not end in one token
 )
-SHORT, LONGER = [1.0, 1.0, 1.2, 1.5], [1.0, 1.5, 2.5, 4.0]
 NEOX = dict(
     vocab_size=VOCABULARY,
     hidden_size=64,
     num_hidden_layers=2,
     num_attention_heads=4,
     intermediate_size=96,
-    max_position_embeddings=TRAINED,
-    initializer_range=0.2,
+    initializer_range=0.4,
 )
-
-
-def rope(kind, **extra):
-    return {'rope_parameters': {'rope_type': kind, 'rope_theta': 10000.0, **extra}}
-
-
-def scaled(kind, **extra):
-    return rope(kind, factor=4.0, original_max_position_embeddings=TRAINED, **extra)
-
-
-# name -> (config class, arguments, whether one pass may be longer than trained)
-MODELS = {
-    'llama': ('LlamaConfig', ROPE, True),
-    'llama-tied-mha': ('LlamaConfig', {**ROPE, 'num_key_value_heads': 6, 'tie_word_embeddings': True}, True),
-    'llama-linear': ('LlamaConfig', {**ROPE, **rope('linear', factor=4.0)}, True),
-    'llama-dynamic': ('LlamaConfig', {**ROPE, **rope('dynamic', factor=2.0)}, True),
-    'llama-yarn': ('LlamaConfig', {**ROPE, **scaled('yarn', beta_fast=8.0)}, True),
-    'llama-llama3': ('LlamaConfig', {**ROPE, **scaled('llama3', low_freq_factor=1.0, high_freq_factor=4.0)}, True),
-    'llama-longrope': (
-        'LlamaConfig',
-        {**ROPE, 'max_position_embeddings': 4 * TRAINED, **scaled('longrope', short_factor=SHORT, long_factor=LONGER)},
-        True,
-    ),
-    'llama-proportional': ('LlamaConfig', {**ROPE, **rope('proportional', partial_rotary_factor=0.5)}, True),
-    'mistral-window': ('MistralConfig', {**ROPE, 'sliding_window': 9}, True),
-    'qwen2': ('Qwen2Config', ROPE, True),
-    'qwen2-windows': (
-        'Qwen2Config',
-        {**ROPE, 'use_sliding_window': True, 'sliding_window': 7, 'max_window_layers': 1},
-        True,
-    ),
-    'phi3': ('Phi3Config', {**ROPE, 'pad_token_id': 0}, True),
-    'phi3-longrope': (
-        'Phi3Config',
-        {
-            **ROPE,
-            'pad_token_id': 0,
-            'max_position_embeddings': 4 * TRAINED,
-            'original_max_position_embeddings': TRAINED,
-            **rope('longrope', short_factor=SHORT, long_factor=LONGER, original_max_position_embeddings=TRAINED),
-        },
-        True,
-    ),
-    'gpt_neox': ('GPTNeoXConfig', NEOX, True),
-    'gpt_neox-sequential': ('GPTNeoXConfig', {**NEOX, 'use_parallel_residual': False}, True),
-    'gpt2': ('GPT2Config', dict(vocab_size=VOCABULARY, n_embd=48, n_layer=2, n_head=4, n_positions=LONG, initializer_range=0.2), False),
-    'bloom': ('BloomConfig', dict(vocab_size=VOCABULARY, hidden_size=48, n_layer=2, n_head=6, initializer_range=0.2), True),
-    'mpt': ('MptConfig', dict(vocab_size=VOCABULARY, d_model=48, n_layers=2, n_heads=6, max_seq_len=LONG, initializer_range=0.2), False),
+FAMILIES = {
+    'llama': ('LlamaConfig', GATED),
+    'mistral': ('MistralConfig', {**GATED, 'sliding_window': None}),
+    'qwen2': ('Qwen2Config', GATED),
+    'phi3': ('Phi3Config', {**GATED, 'pad_token_id': 0, 'original_max_position_embeddings': TRAINED}),
+    'gpt_neox': ('GPTNeoXConfig', {**NEOX, 'rotary_pct': 0.5}),
 }
-DYNAMIC = ('llama-dynamic', 'llama-longrope', 'phi3-longrope')  # theirs keep keys that were rotated for another length
+
+
+def rope(kind, longest=TRAINED, **extra):
+    return {'max_position_embeddings': longest, 'rope_parameters': {'rope_type': kind, 'rope_theta': 500.0, **extra}}
+
+
+def extended(kind, **extra):
+    return rope(kind, 4 * TRAINED, original_max_position_embeddings=TRAINED, **extra)
+
+
+# Every head turns in four planes, and every number here tells in one of them or in the temperature.
+SHORT, LONGER = [1.0, 1.0, 1.2, 1.5], [1.0, 1.5, 2.5, 4.0]
+YARN = dict(factor=4.0, beta_fast=2.0, beta_slow=0.1)
+ROPES = {
+    'default': rope('default'),
+    'linear': rope('linear', factor=4.0),
+    'dynamic': rope('dynamic', factor=2.0),
+    'yarn': extended('yarn', **YARN),
+    'longrope': extended('longrope', factor=8.0, short_factor=SHORT, long_factor=LONGER),
+    'llama3': extended('llama3', factor=4.0, low_freq_factor=0.1, high_freq_factor=4.0),
+    'proportional': rope('proportional', partial_rotary_factor=0.5),
+}
+FOLLOW_THE_LENGTH = ('dynamic', 'longrope')
+
+
+def of_family(name, *changes):
+    kind, arguments = FAMILIES[name]
+    for change in changes:
+        arguments = {**arguments, **change}
+    return kind, arguments
+
+
+# name -> (config class, arguments)
+MODELS = {
+    **{
+        f'{family}-{kind}': of_family(family, ROPES[kind])
+        for family in FAMILIES
+        for kind in (('default', 'longrope') if family == 'phi3' else ROPES)  # Phi3Config raises for the others
+    },
+    'llama-tied-mha': of_family('llama', ROPES['default'], {'num_key_value_heads': 6, 'tie_word_embeddings': True}),
+    'llama-yarn-mscale': of_family('llama', extended('yarn', **YARN, mscale=1.0, mscale_all_dim=0.5, truncate=False)),
+    'mistral-window': of_family('mistral', ROPES['default'], {'sliding_window': 9}),
+    'qwen2-windows': of_family('qwen2', ROPES['default'], dict(use_sliding_window=True, sliding_window=7, max_window_layers=1)),
+    'phi3-longrope-partial': of_family(  # as Phi-4-mini, which leaves the factor to the two lengths
+        'phi3', extended('longrope', partial_rotary_factor=0.75, short_factor=SHORT[1:], long_factor=LONGER[1:])
+    ),
+    'gpt_neox-sequential': ('GPTNeoXConfig', {**NEOX, 'max_position_embeddings': TRAINED, 'use_parallel_residual': False}),
+    # No original length here: GPT-2 ends with its table, BLOOM and MPT count distances.
+    'gpt2': ('GPT2Config', dict(vocab_size=VOCABULARY, n_embd=48, n_layer=2, n_head=4, n_positions=LONG, initializer_range=0.3)),
+    'bloom': ('BloomConfig', dict(vocab_size=VOCABULARY, hidden_size=48, n_layer=4, n_head=6, initializer_range=0.4)),
+    'mpt': ('MptConfig', dict(vocab_size=VOCABULARY, d_model=48, n_layers=2, n_heads=6, max_seq_len=LONG, initializer_range=0.3)),
+}
 
 
 class Pair:
     """Their model and ours from its saved files."""
 
-    def __init__(self, name, directory):
-        kind, arguments, self.longer = MODELS[name]
-        config = getattr(transformers, kind)(**arguments)
+    def __init__(self, name, directory, **changes):
+        kind, arguments = MODELS[name]
+        config = getattr(transformers, kind)(**{**copy.deepcopy(arguments), **changes})  # it writes into what it is given
         torch.manual_seed(0)
         self.theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation='eager').eval()
         with torch.no_grad():  # biases and norms are initialised to zeros and ones
@@ -100,60 +118,99 @@ class Pair:
                 if parameter.ndim == 1:
                     parameter.add_(0.3 * torch.randn_like(parameter))
         self.theirs.save_pretrained(directory)
-        self.found = load_pretrained(directory)
-        self.ours = self.found.model
+        self.name, self.ours = name, load_pretrained(directory).model
+        self.follows = any(kind in name for kind in FOLLOW_THE_LENGTH)
 
-    def their_logits(self, tokens, **arguments):
-        with torch.no_grad():
-            return self.theirs(torch.asarray(np.asarray(tokens)), **arguments).logits.numpy()
+    def _fresh(self):
+        self.theirs(torch.ones(1, 1, dtype=torch.long))  # 'dynamic' keeps the base of the longest text until a short one comes
+        return self.theirs
+
+    @torch.no_grad()
+    def their_logits(self, tokens, valid=None):
+        """Row by row, one with padding as the mask and the positions say."""
+        rows = []
+        for row in range(len(tokens)):
+            arguments = {}
+            if valid is not None:
+                arguments['attention_mask'] = torch.asarray(valid[row : row + 1].astype(np.int64))
+                if self.name not in ('bloom', 'mpt'):
+                    arguments['position_ids'] = (arguments['attention_mask'].cumsum(1) - 1).clamp(min=0)
+            rows.append(self._fresh()(torch.asarray(tokens[row : row + 1]), **arguments).logits.numpy())
+        return np.concatenate(rows)
+
+    @torch.no_grad()
+    def their_text(self, tokens, valid, new, **arguments):
+        """Greedy, row by row."""
+        rows = [
+            self._fresh().generate(
+                torch.asarray(tokens[row : row + 1]),
+                attention_mask=torch.asarray(valid[row : row + 1].astype(np.int64)),
+                max_new_tokens=new,
+                min_new_tokens=new,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=None,
+                **arguments,
+            )
+            for row in range(len(tokens))
+        ]
+        return np.concatenate(rows)
 
 
 @pytest.fixture(scope='module', params=MODELS)
 def pair(request, tmp_path_factory):
-    pair = Pair(request.param, tmp_path_factory.mktemp(request.param))
-    pair.name = request.param
-    return pair
+    return Pair(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope='module')
+def decoder(pair, tmp_path_factory):
+    """The pair to decode with across the original length: of one layer where frequencies follow the length."""
+    return Pair(pair.name, tmp_path_factory.mktemp(pair.name), num_hidden_layers=1) if pair.follows else pair
+
+
+# Models of the same shape and encoding share what is compiled.
+forward, read, step = nnx.jit(lambda model, tokens, tok=None: model(tokens, tok)), nnx.jit(prefill), nnx.jit(decode_step)
 
 
 def draw(rows, length, seed=0):
     return np.random.default_rng(seed).integers(1, VOCABULARY, (rows, length))
 
 
+def padded(length, *padding):
+    return np.arange(length) >= np.array(padding)[:, None]
+
+
 @pytest.mark.parametrize('length', [TRAINED, LONG])
 def test_logits(pair, length):
     tokens = draw(2, length)
-    np.testing.assert_allclose(pair.ours(jnp.asarray(tokens)), pair.their_logits(tokens), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(forward(pair.ours, tokens), pair.their_logits(tokens), atol=1e-4, rtol=1e-4)
 
 
 def test_left_padding(pair):
-    tokens, valid = draw(2, TRAINED - 4), np.arange(TRAINED - 4) >= np.array([[0], [5]])
-    theirs = pair.their_logits(
-        tokens,
-        attention_mask=torch.asarray(valid.astype(np.int64)),
-        **({} if pair.name in ('bloom', 'mpt') else {'position_ids': torch.asarray(np.maximum(valid.cumsum(1) - 1, 0))}),
-    )
-    ours = pair.ours(jnp.asarray(tokens), Tokens.of(valid=valid))
-    np.testing.assert_allclose(np.asarray(ours)[valid], theirs[valid], atol=1e-4, rtol=1e-4)
+    tokens, valid = draw(3, LONG), padded(LONG, 0, 5, LONG - 20)  # the last row is within the original length, the others are not
+    ours = np.asarray(forward(pair.ours, tokens, Tokens.of(valid=valid)))
+    np.testing.assert_allclose(ours[valid], pair.their_logits(tokens, valid)[valid], atol=1e-4, rtol=1e-4)
 
 
-def test_token_by_token_equals_their_pass(pair):
-    length = TRAINED if pair.name in DYNAMIC else TRAINED + 8
-    tokens, first = draw(1, length), 6
-    theirs = pair.their_logits(tokens)
-    logits, cache = prefill(pair.ours, init_cache(pair.ours, Tokens.of(length=length)), jnp.asarray(tokens[:, :first]))
-    np.testing.assert_allclose(logits, theirs[:, :first], atol=1e-4, rtol=1e-4)
-    step = nnx.jit(decode_step)
+def test_token_by_token_equals_their_pass(decoder):
+    length, first = TRAINED + 8, 6
+    tokens = draw(1, length)
+    logits, cache = read(decoder.ours, init_cache(decoder.ours, Tokens.of(length=length)), tokens[:, :first])
+    np.testing.assert_allclose(logits, decoder.their_logits(tokens[:, :first]), atol=1e-4, rtol=1e-4)
     for i in range(first, length):
-        logits, cache = step(pair.ours, cache, jnp.asarray(tokens[:, i]))
-        np.testing.assert_allclose(logits, theirs[:, i], atol=1e-4, rtol=1e-4)
+        logits, cache = step(decoder.ours, cache, tokens[:, i])
+        np.testing.assert_allclose(logits, decoder.their_logits(tokens[:, : i + 1])[:, -1], atol=1e-4, rtol=1e-4)
 
 
-def test_greedy_generation(pair):
-    new = TRAINED - 6 if pair.name in DYNAMIC else 64
-    tokens = draw(2, 6)
-    with torch.no_grad():
-        theirs = pair.theirs.generate(
-            torch.asarray(tokens), max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0, eos_token_id=None
-        )
-    ours = generate(pair.ours, jnp.asarray(tokens), max_new_tokens=new, temperature=0.0)
-    np.testing.assert_array_equal(ours, theirs.numpy())
+def test_greedy_generation(decoder):
+    tokens, valid = draw(2, 6), padded(6, 0, 2)
+    ours = generate(decoder.ours, tokens, valid=valid, max_new_tokens=64, temperature=0.0)
+    np.testing.assert_array_equal(ours, decoder.their_text(tokens, valid, 64, use_cache=not decoder.follows))
+
+
+@pytest.mark.parametrize('pair', [name for name in MODELS if 'longrope' in name], indirect=True)
+def test_greedy_generation_beyond_the_original_length(pair):
+    """With the long list from the first token on, so that all layers and their cache agree."""
+    tokens, valid = draw(2, TRAINED + 8), padded(TRAINED + 8, 0, 2)
+    ours = generate(pair.ours, tokens, valid=valid, max_new_tokens=64, temperature=0.0)
+    np.testing.assert_array_equal(ours, pair.their_text(tokens, valid, 64))
