@@ -70,8 +70,9 @@ class LongRoPE:
 
     `theta'_t = theta_t / lambda_t` with magnitude m on cos and sin at positions >= n_hat, `theta_t` and 1 before. With two
     lists, `short` serves while the sequence is no longer than trained and `long` beyond, all keys alike. Differs from the
-    released implementations: keys are cached raw while the list depends on the length, so a decoding step equals the full
-    pass over its prefix; they keep keys rotated by the other list.
+    released implementations: keys are cached raw while the list depends on the length, so in a layer a decoding step equals
+    the full pass over its prefix; they keep keys rotated by the other list (Phi-3 of `transformers` reads the text anew when
+    it passes L). Deeper layers still read what was computed with `short`: a text that will grow past L takes mode='long'.
 
     Args:
       long: lambda_t, rotary width / 2 numbers of at least 1 (the search also keeps them ascending).
