@@ -15,8 +15,8 @@ import subprocess
 import sys
 
 from configs.sweeps.runs import evaluate_runs, train_run
+from posenc_jax.rotation.frequencies.longrope import LongRoPE
 from posenc_jax.rotation.search.__main__ import spec_of
-from posenc_jax.rotation.search.evolution import Genome
 
 LENGTH, FACTOR = 256, 4
 AS_IT_IS = (
@@ -50,7 +50,8 @@ def longrope(run: str) -> dict[str, str]:
     subprocess.run([*search, *BUDGET], check=True)
     found = json.loads(found.read_text())
     _, start, factors, _ = found['state']['history'][0]  # the first genome is the ramp
-    return {'RAMP': spec_of(Genome(tuple(factors), start), float(FACTOR)), 'LONGROPE': found['spec']}
+    ramp = LongRoPE(long=tuple(factors), factor=float(FACTOR), start=start, train_len=LENGTH)
+    return {'RAMP': spec_of(ramp), 'LONGROPE': found['spec']}
 
 
 def filled(spec: str, factors: dict[str, str]) -> str:
