@@ -1,5 +1,6 @@
 """How JAX is set up in every test process; before it is imported, since it reads the flags once."""
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -26,6 +27,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+gc.set_threshold(50_000, 20, 20)  # each collection also goes through what JAX keeps: 7 % of the time at Python's own thresholds
 _TESTS_PER_CACHE = 400
 _DONE = pytest.StashKey[int]()
 
