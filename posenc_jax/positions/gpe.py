@@ -1,10 +1,12 @@
 """Group position encoding: source and target of a stream count their positions apart, under a wait-k mask."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+import optax
+from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import Card, Promises, register
@@ -25,12 +27,7 @@ def gpe_ids(group: Int[Array, '#B L'], document: Int[Array, '#B L'] | None = Non
       ([[0, 1, 2, 0, 1]], [[0, 1, 9, 2, 10]])
     """
     group, document, index = _with_index(group, document)
-    start = jax.lax.cummax(jnp.where(jnp.diff(document, axis=1, prepend=document[:, :1]) != 0, index, 0), axis=1)
-
-    def earlier(flags):
-        before = jnp.cumsum(flags, axis=1) - flags
-        return before - jnp.take_along_axis(before, start, axis=1)
-
+    earlier = functools.partial(_counted_before, start=_document_start(document, index))
     return jnp.where(group == 1, phi + earlier(group == 1), earlier(group == 0)).astype(jnp.int32)
 
 
@@ -59,6 +56,57 @@ def wait_k_reads(
     there = jnp.minimum(following, length - 1)
     predicts = (following < length) & (at(document, there) == document)
     return k + at(segment, jnp.where(predicts, there, index))
+
+
+def gpe_loss(
+    logits: Float[Array, 'B L V'],
+    tokens: Int[Array, 'B L'],
+    group: Int[Array, '#B L'],
+    segment: Int[Array, '#B L'],
+    document: Int[Array, '#B L'] | None = None,
+) -> Float[Array, '']:
+    """Mean cross-entropy of the target tokens, each by the logits of the row that predicts it.
+
+    That row is the target token before it; for the first target token of a document it is the first source token after the
+    source prompt (not the last source token). A target without such a row before it does not count.
+
+    Args:
+      logits: of every row, also of the source.
+      tokens: ids of the same rows.
+      group, segment, document: as for `wait_k_reads`.
+
+    Example:
+      >>> group, segment, tokens = jnp.array([[0, 0, 0, 1, 1]]), jnp.array([[0, 1, 2, 0, 1]]), jnp.array([[4, 4, 4, 2, 3]])
+      >>> sure = 50.0 * jax.nn.one_hot(jnp.array([[0, 2, 0, 3, 0]]), 5)  # row 1 says 2, row 3 says 3
+      >>> gpe_loss(sure, tokens, group, segment).item()
+      0.0
+    """
+    rows = _predicting_rows(group, segment, document)
+    counts = jnp.broadcast_to(rows >= 0, tokens.shape)
+    rows = jnp.broadcast_to(jnp.maximum(rows, 0), tokens.shape)
+    nll = optax.softmax_cross_entropy_with_integer_labels(jnp.take_along_axis(logits, rows[..., None], axis=1), tokens)
+    return jnp.where(counts, nll, 0.0).sum() / jnp.maximum(counts.sum(), 1)
+
+
+def _predicting_rows(group, segment, document):
+    """The row before a token whose logits predict it; -1 for tokens that are no target, or that no row predicts."""
+    group, document, index = _with_index(group, document)
+    start = _document_start(document, index)
+    content = (group == 0) & (segment > 0)
+    first = content & (_counted_before(content, start) == 0)
+    latest = lambda flags: jax.lax.cummax(jnp.where(flags, index, -1), axis=1)
+    rows = jnp.where(_counted_before(group == 1, start) > 0, jnp.pad(latest(group == 1)[:, :-1], ((0, 0), (1, 0))), latest(first))
+    return jnp.where((group == 1) & (rows >= start), rows, -1)
+
+
+def _document_start(document, index):
+    return jax.lax.cummax(jnp.where(jnp.diff(document, axis=1, prepend=document[:, :1]) != 0, index, 0), axis=1)
+
+
+def _counted_before(flags, start):
+    """How many tokens of the document before each have the flag."""
+    before = jnp.cumsum(flags, axis=1) - flags
+    return before - jnp.take_along_axis(before, start, axis=1)
 
 
 def _with_index(group, document):
@@ -93,10 +141,8 @@ class GPE(Mask):
     number of the segment (word) within the group, from 0. Tokens may stand as source then target, as in training, or in the
     order of arrival, each source token before the first target row that sees it: ids and views are the same, so one cache of
     tokens as they are read and written replaces the paper's two. Ids depend on no later token; the view of a target row
-    depends on the segment of the next, which must be known when the row is fed in. The loss belongs to the task (none here
-    streams yet): target tokens only, the first one paired with the logits of the first source token after the source
-    prompt, each other one with those of the target token before it. Differs from the paper: nothing in ids and mask; `source`
-    is a short form for words of one token.
+    depends on the segment of the next, which must be known when the row is fed in. The loss is `gpe_loss` (no task here streams
+    yet). Differs from the paper: nothing in ids and mask; `source` is a short form for words of one token.
 
     Args:
       k: source segments read before the first target segment, the source prompt among them; at least 1. A large k sees all.

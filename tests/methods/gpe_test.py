@@ -14,7 +14,7 @@ import posenc_jax as pj
 from posenc_jax.model import TransformerConfig
 from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
+from posenc_jax.positions.gpe import gpe_ids, gpe_loss, wait_k_reads
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'gpe.json').read_text())['values']
 SOURCE, TARGET = GOLDEN['source_words'], GOLDEN['target_words']
@@ -173,6 +173,21 @@ def test_rows_may_share_positions_and_differ_in_padding():
     both = pj.make('gpe(k=1)').place(tok)
     assert both.pos.shape == (2, N + M) and both.feats['gpe']['reads'].shape == (2, N + M, 1)
     assert both.feats['gpe']['reads'][:, -2, 0].tolist() == [3, 2]  # the second row's last target token keeps its own
+
+
+def test_the_loss_pairs_the_first_target_token_with_the_row_after_the_source_prompt():
+    """The sheet: array index src[0] for the first, the target row before it for the others; documents apart, padding left out."""
+    batch = np.concatenate([LABELS, LABELS, [[-1, 0]]])
+    document = np.repeat([0, 1, 2], [N + M, N + M, 1])
+    rows = [start + row for start in (0, N + M) for row in (SOURCE[0], *range(N, N + M - 1))]
+    targets = [start + row for start in (0, N + M) for row in range(N, N + M)]
+    rng = np.random.default_rng(0)
+    logits, tokens = rng.normal(size=(1, len(batch), 7)).astype(np.float32), rng.integers(0, 7, (1, len(batch)))
+    found = gpe_loss(logits, tokens, batch[None, :, 0], batch[None, :, 1], document[None])
+    log_p = logits[0] - np.log(np.exp(logits[0]).sum(-1, keepdims=True))
+    assert found == pytest.approx(-np.mean([log_p[row, tokens[0, target]] for row, target in zip(rows, targets)]), rel=1e-5)
+    gradient = np.asarray(jax.grad(gpe_loss)(logits, tokens, batch[None, :, 0], batch[None, :, 1], document[None]))[0]
+    assert np.flatnonzero(np.abs(gradient).max(-1)).tolist() == sorted(rows)
 
 
 def test_wrong_input_says_what_is_wrong():
