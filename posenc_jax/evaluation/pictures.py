@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from posenc_jax.evaluation.results import Series, depths_of
+from posenc_jax.evaluation.results import Series, depths_of, shortened
 
 # Okabe and Ito's colours without yellow, which is too light for lines; markers and dashes tell the rest apart.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
@@ -140,19 +140,6 @@ def _line(axis, x, found, label, style):
     high[~np.isfinite(high)] = np.nan
     axis.plot(x, y, label=shortened(label), markersize=4, linewidth=1.6, **style)
     axis.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
-
-
-def shortened(label: str, longest: int = 48) -> str:
-    """A label without its middle where it would take the place of the lines, as a list of factors does.
-
-    Example:
-      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
-      'rope(freqs=lon…2.0)))'
-    """
-    if len(label) <= longest:
-        return label
-    end = longest // 3
-    return f'{label[: longest - end]}…{label[-end:]}'
 
 
 def _styles():

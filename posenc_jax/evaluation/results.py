@@ -195,6 +195,19 @@ def depths_of(series: Iterable[Series]) -> tuple[float, ...]:
     return tuple(sorted(found - {None}))
 
 
+def shortened(label: str, longest: int = 48) -> str:
+    """A label without its middle where it would take the place of what it labels, as a list of factors does.
+
+    Example:
+      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
+      'rope(freqs=lon…2.0)))'
+    """
+    if len(label) <= longest:
+        return label
+    end = longest // 3
+    return f'{label[: longest - end]}…{label[-end:]}'
+
+
 def print_tables(results: Results) -> None:
     """Writes the tables to standard output; where it is a file or a pipe, which has no width, 120 columns wide."""
     import rich.console
@@ -229,7 +242,7 @@ def _length_table(series, protocol):
         table.add_column(str(length) + (f'\n{length / min(trained):g}x' if len(trained) == 1 else ''), justify='right')
     for s in series:
         estimates = s.estimates(protocol)
-        name = rich.markup.escape(s.label) + (f'\n{len(s.runs)} runs' if len(s.runs) > 1 else '')
+        name = rich.markup.escape(shortened(s.label, 96)) + (f'\n{len(s.runs)} runs' if len(s.runs) > 1 else '')
         first = [name, str(s.train_length)]
         for depth in depths_of([s]) or (None,):
             shown = ['' if depth is None else f'{depth:g}'] if depths_of(series) else []
@@ -245,7 +258,7 @@ def _position_table(series, protocol):
     table.add_column('positions', justify='right')
     buckets = {}
     for s in series:
-        table.add_column(rich.markup.escape(s.label), justify='right', overflow='fold')
+        table.add_column(rich.markup.escape(shortened(s.label)), justify='right', overflow='fold')
         for m in s.runs[0].measurements:
             if m.protocol == protocol:
                 buckets[m.position_low, m.position_high, m.length] = None

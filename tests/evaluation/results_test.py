@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from posenc_jax.evaluation import pictures
 from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.results import Results, RunResult, group, print_tables, tables
+from posenc_jax.evaluation.results import Results, RunResult, group, print_tables, shortened, tables
 
 
 def measured(protocol, length, value, position=(None, None)):
@@ -190,8 +190,10 @@ def test_labels_are_moved_apart(wanted, placed):
     assert pictures._spread(wanted, 10) == pytest.approx(placed)
 
 
-def test_long_labels_leave_room_for_the_lines():
+def test_long_labels_leave_room_for_what_they_label():
     name = 'rope(freqs=longrope(long=(' + ', '.join(['1.2345'] * 40) + '), factor=4.0))'
-    short = pictures.shortened(name)
+    short = shortened(name)
     assert len(short) == 49 and short.startswith('rope(freqs=longrope(long=(1.2345') and short.endswith('factor=4.0))')
-    assert pictures.shortened('rope() + yarn(factor=4.0)') == 'rope() + yarn(factor=4.0)'
+    assert shortened('rope() + yarn(factor=4.0)') == 'rope() + yarn(factor=4.0)'
+    for table in tables(results(run(name, 0, 4))):
+        assert name not in str([column.header for column in table.columns] + list(table.columns[0].cells))
