@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from posenc_jax.core.registry import nearest
-from posenc_jax.model.pretrained.scaling import rope_spec, trained_length
+from posenc_jax.model.pretrained.scaling import is_number, rope_spec, trained_length
 from posenc_jax.model.pretrained.sources import PretrainedError
 from posenc_jax.model.transformer import TransformerConfig
 
@@ -72,6 +72,9 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
     for name in _COUNTS:
         if not ((count := config.get(name)) is None or isinstance(count, Integral) and count > 0):
             raise PretrainedError(f'{where}: {name}={count!r}, expected a positive integer')
+    for name in _NUMBERS:
+        if name in config and not is_number(config[name]):
+            raise PretrainedError(f'{where}: {name}={config[name]!r}, expected a number')
     try:
         return ARCHITECTURES[kind](config, where)
     except KeyError as error:
@@ -85,15 +88,26 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
 _COUNTS = (
     'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads', 'head_dim', 'intermediate_size',
     'vocab_size', 'max_position_embeddings', 'n_embd', 'n_layer', 'n_head', 'n_positions', 'd_model', 'n_layers', 'n_heads',
-    'max_seq_len',
+    'max_seq_len', 'sliding_window', 'original_max_position_embeddings',
 )  # fmt: skip
+
+_NUMBERS = ('rms_norm_eps', 'layer_norm_eps', 'layer_norm_epsilon', 'rope_theta', 'rotary_emb_base')
+# Of the released names, which are those of `transformers`, ours.
+_ACTIVATIONS = {'gelu': 'gelu_erf', 'gelu_new': 'gelu', 'gelu_fast': 'gelu', 'gelu_pytorch_tanh': 'gelu'}
+
+
+def _activation(config, name: str, default: str, where) -> str:
+    found = config.get(name, default)
+    if found not in _ACTIVATIONS:
+        raise PretrainedError(f'{where}: {name}={found!r}; {nearest(str(found), _ACTIVATIONS)}')
+    return _ACTIVATIONS[found]
 
 
 def _refuse(config, where, **expected):
-    """Choices that exist in a family and change what is computed."""
+    """Choices that exist in a family and change what is computed; null is the usual one."""
     for name, wanted in expected.items():
-        found = config.get(name, wanted)
-        if found != wanted:
+        found = config.get(name)
+        if found is not None and found != wanted:
             raise PretrainedError(f'{where}: {name}={found!r} is not supported, expected {wanted!r}')
 
 
@@ -230,10 +244,7 @@ def _biased(*, prefix, names, width, hidden, heads, joined) -> dict[str, Leaf]:
 
 def _gpt_neox(config, where) -> Architecture:
     """GPT-NeoX and Pythia: parallel branches, partial rotary."""
-    activations = {'gelu': 'gelu_erf', 'gelu_new': 'gelu', 'gelu_fast': 'gelu', 'gelu_pytorch_tanh': 'gelu'}
     _refuse(config, where, attention_bias=True)
-    if config.get('hidden_act', 'gelu') not in activations:
-        raise PretrainedError(f'{where}: hidden_act={config["hidden_act"]!r}; {nearest(config["hidden_act"], activations)}')
     width, layers, heads, hidden, vocabulary = (
         config[name]
         for name in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'vocab_size')
@@ -247,7 +258,7 @@ def _gpt_neox(config, where) -> Architecture:
         width=width,
         heads=heads,
         encoding=rope_spec(rotary, where),
-        mlp=activations[config.get('hidden_act', 'gelu')],
+        mlp=_activation(config, 'hidden_act', 'gelu', where),
         mlp_width=hidden,
         bias='all',
         norm='layernorm',
@@ -276,6 +287,14 @@ def _gpt_neox(config, where) -> Architecture:
         leaves['output'] = Leaf('embed_out.weight', (vocabulary, width), turned)
     buffers = ('rotary_emb.inv_freq', 'bias', 'masked_bias')
     return Architecture(cfg, leaves, tuple(f'{prefix}attention.{name}' for name in buffers) + (('embed_out.weight',) if tie else ()))
+
+
+def _with_head(config, cfg: TransformerConfig, leaves: dict[str, Leaf], *ignored: str) -> Architecture:
+    """GPT-2, BLOOM and MPT: the table of the embedding is the output, unless the config says otherwise."""
+    if config.get('tie_word_embeddings') is not False:
+        return Architecture(cfg, leaves, (*ignored, 'lm_head.weight'))
+    head = Leaf('lm_head.weight', (cfg.vocab_size, cfg.width), turned)
+    return Architecture(dataclasses.replace(cfg, tie=False), {**leaves, 'output': head}, ignored)
 
 
 def _bloom(config, where) -> Architecture:
@@ -318,7 +337,7 @@ def _bloom(config, where) -> Architecture:
         'norm.bias': Leaf(f'{top}ln_f.bias', (width,), same),
         **_biased(prefix=prefix, names=names, width=width, hidden=hidden, heads=heads, joined=joined),
     }
-    return Architecture(cfg, leaves, ('lm_head.weight',))
+    return _with_head(config, cfg, leaves)
 
 
 def _gpt2(config, where) -> Architecture:
@@ -326,7 +345,6 @@ def _gpt2(config, where) -> Architecture:
     _refuse(
         config,
         where,
-        activation_function='gelu_new',
         scale_attn_weights=True,
         scale_attn_by_inverse_layer_idx=False,
         add_cross_attention=False,
@@ -341,7 +359,7 @@ def _gpt2(config, where) -> Architecture:
         width=width,
         heads=heads,
         encoding=f'learned_absolute(max_len={positions})',
-        mlp='gelu',
+        mlp=_activation(config, 'activation_function', 'gelu_new', where),
         mlp_width=hidden,
         bias='all',
         norm='layernorm',
@@ -374,7 +392,7 @@ def _gpt2(config, where) -> Architecture:
     leaves['mlp.b_in'] = Leaf(f'{prefix}mlp.c_fc.bias', (hidden,), same)
     leaves['mlp.w_out'] = Leaf(f'{prefix}mlp.c_proj.weight', (hidden, width), same)
     leaves['mlp.b_out'] = Leaf(f'{prefix}mlp.c_proj.bias', (width,), same)
-    return Architecture(cfg, leaves, (f'{prefix}attn.bias', f'{prefix}attn.masked_bias', 'lm_head.weight'))
+    return _with_head(config, cfg, leaves, f'{prefix}attn.bias', f'{prefix}attn.masked_bias')
 
 
 def mpt_slopes(heads: int, largest: float = 8.0) -> tuple[float, ...]:
@@ -392,8 +410,8 @@ def mpt_slopes(heads: int, largest: float = 8.0) -> tuple[float, ...]:
 def _mpt(config, where) -> Architecture:
     """MPT: ALiBi, no biases, norms without bias."""
     attention = config.get('attn_config') or {}
-    _refuse(config, where, no_bias=True, expansion_ratio=4, embedding_fraction=1.0)
-    _refuse(attention, f'{where}, attn_config', alibi=True, qk_ln=False, clip_qkv=None, softmax_scale=None, prefix_lm=False)
+    _refuse(config, where, no_bias=True, expansion_ratio=4, embedding_fraction=1.0, logit_scale=None)
+    _refuse(attention, f'{where}, attn_config', alibi=True, qk_ln=False, clip_qkv=None, softmax_scale=None, prefix_lm=False, rope=False)
     width, layers, heads, vocabulary = (config[name] for name in ('d_model', 'n_layers', 'n_heads', 'vocab_size'))
     head_dim, hidden = width // heads, 4 * width
     cfg = TransformerConfig(
@@ -426,7 +444,7 @@ def _mpt(config, where) -> Architecture:
         leaves[f'attention.w_{name}'] = Leaf(
             f'{prefix}attn.Wqkv.weight', (3 * width, width), lambda w, cut=cut, into=into: into(w[cut])
         )
-    return Architecture(cfg, leaves, ('lm_head.weight',))
+    return _with_head(config, cfg, leaves)
 
 
 ARCHITECTURES: dict[str, Callable[[dict[str, Any], object], Architecture]] = {

@@ -112,7 +112,8 @@ def _readers(source: Source, architecture: Architecture, params: nnx.State, peri
         made = leaf.change(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape
         assert made == (shape[1:] if stacked else shape), (name, made, shape)
         readers[name] = functools.partial(_read, source, leaf.change, stored, stacked)
-    ignored = [re.compile(re.escape(name).replace(r'\{\}', r'\d+')) for name in architecture.ignored]
+    ignored = [name for full in architecture.ignored for name in ((full, _of_base(full)) if '{}' in full else (full,))]
+    ignored = [re.compile(re.escape(name).replace(r'\{\}', r'\d+')) for name in ignored]
     known = {leaf.name for leaf in architecture.leaves.values()}
     for name in shapes:
         if name not in used and not any(pattern.fullmatch(name) for pattern in ignored):
@@ -124,14 +125,19 @@ def _readers(source: Source, architecture: Architecture, params: nnx.State, peri
 
 
 def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
-    """The name of the tensor in this checkpoint; base models are published without the first part of it."""
+    """The name of the tensor in this checkpoint."""
     full = leaf.name.format(number)
-    name = full if full in shapes else full.split('.', 1)[1]
+    name = full if full in shapes else _of_base(full)
     if name not in shapes:
         raise PretrainedError(f'{source.path} lacks the tensor {full!r} {leaf.shape}; {nearest(full, shapes)}')
     if shapes[name] != leaf.shape:
         raise PretrainedError(f'{source.path}: the tensor {name!r} has shape {shapes[name]}, expected {leaf.shape}')
     return name
+
+
+def _of_base(name: str) -> str:
+    """A tensor's name in a base model, which is published without the first part of it."""
+    return name.split('.', 1)[1]
 
 
 def _read(source: Source, change, names: list[str], stacked: bool, index) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The rotary encoding that a checkpoint's config declares, as a spec string."""
 
+from numbers import Real
 from typing import Any
 
 from posenc_jax.core.registry import nearest
@@ -28,7 +29,8 @@ def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> 
     scaling = parameters(config, where)
     original = scaling.get('original_max_position_embeddings') or config.get('original_max_position_embeddings')
     longest = config['max_position_embeddings']
-    if scaling['rope_type'] == 'default':  # nothing is extended; configs of Phi-3 write an original length all the same
+    # Where nothing is extended configs of Phi-3 write an original length all the same, and `transformers` reads none for 'dynamic'.
+    if scaling['rope_type'] in ('default', 'dynamic'):
         return int(longest)
     if original and original > longest:
         raise PretrainedError(
@@ -36,6 +38,11 @@ def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> 
             'most that'
         )
     return int(original or longest)
+
+
+def is_number(value: object) -> bool:
+    """Whether JSON gave a number."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def parameters(config: dict[str, Any], where: object = 'the checkpoint') -> dict[str, Any]:
@@ -72,7 +79,7 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
       'rope(base=10000.0, freqs=pi(factor=2.0))'
     """
     found = parameters(config, where)
-    kind, partial = found['rope_type'], float(found.get('partial_rotary_factor', 1.0))
+    kind = found['rope_type']
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise PretrainedError(f'{where}: unknown rope type {kind!r}; {nearest(str(kind), ROPE_TYPES)}')
     known = (*ROPE_TYPES[kind], *_COMMON)
@@ -80,11 +87,19 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
         if name not in known and value is not None and not (name == 'factor' and value == 1):
             raise PretrainedError(f'{where}: rope type {kind!r} does not read {name!r} ({value!r}); {nearest(name, known)}')
 
+    for name in known:
+        value, several = found.get(name), name.endswith('_factor') and name.startswith(('long', 'short'))
+        if value is None or name in ('rope_type', 'type', 'finetuned', 'truncate'):
+            continue
+        if not (isinstance(value, list) and all(map(is_number, value)) if several else is_number(value)):
+            raise PretrainedError(f'{where}: {name}={value!r}, expected {"a list of numbers" if several else "a number"}')
+
     def need(name):
         if found.get(name) is None:
             raise PretrainedError(f'{where}: rope type {kind!r} lacks {name!r}')
         return found[name]
 
+    partial = float(found.get('partial_rotary_factor', 1.0))
     number = lambda name: f'{name}={float(need(name))}'
     optional = lambda *names: [f'{name}={float(found[name])}' for name in names if found.get(name) is not None]
     length = f'train_len={trained_length(config, where)}'
@@ -104,6 +119,8 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
         freqs = f'llama3_rope({number("factor")}, {length}, {number("low_freq_factor")}, {number("high_freq_factor")})'
     elif kind == 'longrope':
         lists = [f'{ours}={tuple(map(float, need(theirs)))}' for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))]
+        if found.get('factor') is None and trained_length(config, where) == config['max_position_embeddings']:
+            raise PretrainedError(f"{where}: rope type {kind!r} lacks 'original_max_position_embeddings' or 'factor'")
         factor = found.get('factor') or config['max_position_embeddings'] / trained_length(config, where)
         if found.get('attention_factor') is not None:
             lists.append(f'magnitude={float(found["attention_factor"])}')

@@ -214,8 +214,8 @@ class GGUF:
             'eos_token_id': self._field('tokenizer.ggml.eos_token_id', None),
             **self._scaling(),
         }
-        pad = self._field('tokenizer.ggml.padding_token_id', None)
-        _check_ids({**self.config, 'pad_token_id': -1 if pad == 2**32 - 1 else pad}, self.config, path)
+        begins = self._field('tokenizer.ggml.add_bos_token', False)
+        _check_ids(self.config, self.config, path, also=('bos_token_id',) if begins else ())
 
     def _scaling(self):
         """The scaling as llama.cpp applies it: frequencies are divided by the factors of a tensor and by that of a field."""
@@ -223,8 +223,9 @@ class GGUF:
         found = {name.removeprefix(prefix): self._field(name) for name in self._reader.fields if name.startswith(prefix)}
         for name, value in found.items():
             if name not in _GGUF_SCALING and value not in _GGUF_NEUTRAL.get(name, ()):
-                known = (*_GGUF_SCALING, *_GGUF_NEUTRAL)
-                raise PretrainedError(f'{self.path}: {prefix}{name}={value} is not supported; {nearest(name, known)}')
+                neutral = _GGUF_NEUTRAL.get(name)
+                expected = f'expected {neutral[0]}' if neutral else nearest(name, (*_GGUF_SCALING, *_GGUF_NEUTRAL))
+                raise PretrainedError(f'{self.path}: {prefix}{name}={value} is not supported; {expected}')
         if found.get('type', 'none') != 'none' and 'factor' not in found:
             raise PretrainedError(f'{self.path}: rope scaling of type {found["type"]!r} lacks the field {prefix}factor')
         # A file without a type means linear, and the first ones have the factor elsewhere.
@@ -346,14 +347,16 @@ def special_ids(name: str, fields: dict[str, Any], config: dict[str, Any]) -> tu
     return tuple(token for token in several if token != default or token < config['vocab_size'])
 
 
-def _check_ids(fields: dict[str, Any], config: dict[str, Any], file: pathlib.Path) -> None:
-    """Whether the special tokens that a file declares are rows of the embedding table."""
+def _check_ids(fields: dict[str, Any], config: dict[str, Any], file: pathlib.Path, *, also: tuple[str, ...] = ()) -> None:
+    """Whether the tokens that a file declares and that are used are rows of the embedding table.
+
+    Released files declare others as they like, e.g. padding just behind the table.
+    """
     if not isinstance(size := config.get('vocab_size'), int):  # which is said where the model is described
         return
-    for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
+    for name in ('eos_token_id', *also):
         for token in special_ids(name, fields, config):
-            none = name == 'pad_token_id' and token == -1  # as the first Llamas write it
-            if not none and (type(token) is not int or not 0 <= token < size):
+            if type(token) is not int or not 0 <= token < size:
                 raise PretrainedError(f'{file}: {name}={token!r}, expected a token in 0 .. {size - 1}')
 
 

@@ -182,15 +182,23 @@ UP = 'model.layers.1.mlp.up_proj.weight'
         ),
         (lambda path: change(path, rope_scaling={'factor': 2.0}), "'default' does not read 'factor' .2.0.; valid: .*'rope_type'"),
         (tokenizer_that_begins_with_another, 'the tokenizer has ids up to 14, the vocabulary of the model ends at 12'),
-        (lambda path: change(path, bos_token_id=-1), 'config.json: bos_token_id=-1, expected a token in 0 .. 12'),
         (lambda path: change(path, eos_token_id=[2, 13]), 'config.json: eos_token_id=13, expected a token in 0 .. 12'),
         (
-            lambda path: (path / 'generation_config.json').write_text('{"pad_token_id": 13}'),
-            'generation_config.json: pad_token_id=13, expected a token in 0 .. 12',
+            lambda path: (path / 'generation_config.json').write_text('{"eos_token_id": 13}'),
+            'generation_config.json: eos_token_id=13, expected a token in 0 .. 12',
         ),
         (lambda path: change(path, rope_scaling='yarn'), "rope_scaling is 'yarn', expected an object or null"),
         (lambda path: change(path, rope_parameters={'full_attention': {'rope_type': 'yarn'}}), 'rope_parameters differs by layer'),
-        (lambda path: change(path, rope_scaling={'type': 'linear', 'factor': 'two'}), "llama.*does not fit: .*'two'"),
+        (lambda path: change(path, rope_scaling={'type': 'linear', 'factor': '2'}), "llama: factor='2', expected a number"),
+        (
+            lambda path: change(path, rope_scaling=dict(type='longrope', long_factor=2.0, short_factor=[1.0])),
+            'long_factor=2.0, expected a list of numbers',
+        ),
+        (
+            lambda path: change(path, rope_scaling=dict(type='longrope', long_factor=[1.0], short_factor=[1.0])),
+            "'longrope' lacks 'original_max_position_embeddings' or 'factor'",
+        ),
+        (lambda path: change(path, rope_theta='1e4'), "rope_theta='1e4', expected a number"),
         (lambda path: change(path, rope_scaling={'type': 'proportional', 'factor': 2.0}), 'factor of 2.0 is not supported'),
         (
             lambda path: change(path, rope_scaling=dict(type='longrope', long_factor=[1.0], short_factor=[1.0, 2.0], factor=2.0)),
@@ -199,7 +207,8 @@ UP = 'model.layers.1.mlp.up_proj.weight'
         (lambda path: change(path, hidden_size='a'), "hidden_size='a', expected a positive integer"),
         (lambda path: change(path, num_hidden_layers=2.0), 'num_hidden_layers=2.0, expected a positive integer'),
         (lambda path: change(path, model_type=['llama']), r"unknown architecture \['llama'\]"),
-        (lambda path: change(path, rms_norm_eps='a'), 'the config of this llama model has a value that does not fit'),
+        (lambda path: change(path, rms_norm_eps='a'), "rms_norm_eps='a', expected a number"),
+        (lambda path: change(path, sliding_window='4', model_type='mistral'), "sliding_window='4', expected a positive integer"),
         (lambda path: change(path, layer_types=['full_attention']), 'layer_types has 1 entries, expected one for each of 2 layers'),
         (lambda path: change(path, quantization_config={'quant_method': 'gptq'}), 'quantization_config is not supported'),
         (lambda path: change(path, attn_logit_softcapping=30.0), 'attn_logit_softcapping=30.0 is not supported'),
@@ -223,12 +232,55 @@ def test_damage_is_named(llama, damage, message):
 
 
 def test_special_tokens_that_stand_for_none(llama, tmp_path):
-    """The first Llamas have no padding; `transformers` gives every GPT-2 the last token of the published one."""
-    change(llama, pad_token_id=-1, eos_token_id=[1, 2])
+    """What nothing reads may lie behind the table, as the padding of Llama 2 does; `transformers` gives every GPT-2 the last token of the published one."""
+    change(llama, pad_token_id=13, bos_token_id=-1, eos_token_id=[1, 2])
     gpt2 = export_pretrained(model_of(**GPT2), tmp_path / 'gpt2')
     change(gpt2, bos_token_id=50256, eos_token_id=50256)
     found = [load_pretrained(path).config for path in (llama, gpt2)]
     assert [special_ids('eos_token_id', config, config) for config in found] == [(1, 2), ()]
+
+
+def change_tensors(path, change):
+    file = path / 'model.safetensors'
+    save_file(change(load_file(file)), file)
+
+
+def test_a_gpt2_as_it_is_published(tmp_path):
+    """Of the base model, without the first part of the names, with the mask as a buffer, and of another activation."""
+    path = export_pretrained(model_of(**GPT2), tmp_path / 'gpt2')
+    logits = lambda: np.asarray(load_pretrained(path).model(TOKENS))
+    expected, mask = logits(), np.tril(np.ones((1, 1, 16, 16), np.float32))
+    masks = {f'h.{layer}.attn.bias': mask for layer in range(2)}
+    change_tensors(path, lambda found: {name.removeprefix('transformer.'): w for name, w in found.items()} | masks)
+    np.testing.assert_array_equal(logits(), expected)
+    change(path, activation_function='gelu_pytorch_tanh')
+    np.testing.assert_array_equal(logits(), expected)
+    change(path, activation_function='gelu')
+    assert 1e-6 < np.abs(logits() - expected).max() < 0.1
+    change(path, activation_function='gelu_pytorch')
+    with pytest.raises(PretrainedError, match="activation_function='gelu_pytorch'; did you mean 'gelu_pytorch_tanh'"):
+        logits()
+
+
+def test_an_output_of_its_own_where_tables_are_shared_as_a_rule(tmp_path):
+    path = export_pretrained(model_of(**GPT2), tmp_path / 'gpt2')
+    tied = np.asarray(load_pretrained(path).model(TOKENS))
+    head = np.asarray(jax.random.normal(jax.random.key(1), (13, 24)))
+    change_tensors(path, lambda found: found | {'lm_head.weight': head})
+    np.testing.assert_array_equal(load_pretrained(path).model(TOKENS), tied)  # `transformers` too reads none where they are shared
+    change(path, tie_word_embeddings=False)
+    model = load_pretrained(path).model
+    np.testing.assert_array_equal(model.output[...], head.T)
+    assert np.abs(model(TOKENS) - tied).max() > 0.1
+    change_tensors(path, lambda found: {name: w for name, w in found.items() if name != 'lm_head.weight'})
+    with pytest.raises(PretrainedError, match="lacks the tensor 'lm_head.weight'"):
+        load_pretrained(path)
+
+
+def test_the_dynamic_rule_counts_from_the_declared_length():
+    """As in `transformers`, which reads no original length for it."""
+    config = {'rope_scaling': {'type': 'dynamic', 'factor': 2.0, 'original_max_position_embeddings': 8}, 'max_position_embeddings': 16}
+    assert rope_spec(config, 'here') == 'rope(base=10000.0, freqs=dynamic_ntk(factor=2.0, train_len=16))'
 
 
 def test_what_is_no_checkpoint(tmp_path):
@@ -322,7 +374,8 @@ def write_gguf(path, model='gpt2', factors=None, bos=None, norm=np.ones(8, np.fl
     if bos is not None:
         writer.add_bos_token_id(bos), writer.add_add_bos_token(True)
     for name, value in dict(fields).items():
-        {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)](name, value)
+        kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        kinds[type(value)](name, value)
     rng = np.random.default_rng(0)
     into = {'attn_q': (8, 8), 'attn_k': (8, 8), 'attn_v': (8, 8), 'attn_output': (8, 8), 'ffn_gate': (12, 8), 'ffn_up': (12, 8)}
     for name, shape in {**into, 'ffn_down': (8, 12), 'attn_norm': (8,), 'ffn_norm': (8,)}.items():
@@ -363,9 +416,11 @@ def test_weights_of_a_gguf_file_are_finite_floats(norm, message, tmp_path):
 def test_special_tokens_of_a_gguf_file(tmp_path):
     pytest.importorskip('gguf')
     open_source(write_gguf(tmp_path / 'none.gguf', fields={'tokenizer.ggml.padding_token_id': 2**32 - 1}))
-    for name, field in (('pad', 'padding'), ('eos', 'eos')):
+    open_source(write_gguf(tmp_path / 'unused.gguf', fields={'tokenizer.ggml.bos_token_id': 4}))
+    for name, begins in (('eos', False), ('bos', True)):
+        fields = {f'tokenizer.ggml.{name}_token_id': 4, 'tokenizer.ggml.add_bos_token': begins}
         with pytest.raises(PretrainedError, match=rf'bad.gguf: {name}_token_id=4, expected a token in 0 .. 3'):
-            open_source(write_gguf(tmp_path / 'bad.gguf', fields={f'tokenizer.ggml.{field}_token_id': 4}))
+            open_source(write_gguf(tmp_path / 'bad.gguf', fields=fields))
 
 
 def gguf_scaling(factor=2.0, **fields):
