@@ -55,7 +55,7 @@ from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
 from posenc_jax.positions.giraffe_random import giraffe_ids
-from posenc_jax.positions.gpe import gpe_ids, wait_k_reads
+from posenc_jax.positions.gpe import gpe_ids, gpe_loss, wait_k_reads
 from posenc_jax.positions.position_coupling import random_start
 from posenc_jax.positions.positional_description import random_tags
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
@@ -135,6 +135,7 @@ __all__ = [
     'giraffe_frequencies',
     'giraffe_ids',
     'gpe_ids',
+    'gpe_loss',
     'graph_layout',
     'graph_sources',
     'harmonic_number',

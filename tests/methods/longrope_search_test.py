@@ -397,7 +397,7 @@ def test_the_command_writes_what_it_found(run, finished):
     assert found.runs[0].extend == fields['spec']
 
 
-def test_progressive_extension(tuned, monkeypatch):
+def test_progressive_extension(tuned, monkeypatch, capsys):
     """Search at four times the original length, then, on the run with these factors, the list short."""
     sizes = ['--population=7', '--iterations=1', '--parents=3', '--mutations=2', '--crossovers=2', '--documents=2']
     assert command.main([f'--run={tuned}', '--length=64', *sizes]) == 0
@@ -419,6 +419,8 @@ def test_progressive_extension(tuned, monkeypatch):
     assert dataclasses.replace(made(fields['spec']), short=None) == rule
     assert list(made(fields['spec']).short) == fields['best']['factors']
     assert fields['exact']['ones'] == next(iter(fields['state']['history']))[0] >= fields['best']['perplexity']
+    shown = f'{fields["exact"]["as_it_is"]:.4f} with nothing changed'
+    assert shown in capsys.readouterr().out and fields['exact']['as_it_is'] != fields['exact']['ones']
     check_score(fields, tuned)
     monkeypatch.setattr(command, 'run_search', None)
     assert command.main([f'--run={longer}', '--length=12', *sizes]) == 0  # what is there
@@ -539,19 +541,23 @@ def test_tasks_without_a_perplexity_are_refused(monkeypatch):
         command.search('x', 512)
 
 
+RULE = 'longrope(long=(1.0, 2.0), factor=2.0, train_len=16{})'
+
+
 @pytest.mark.parametrize(
-    'more, length, message',
+    'freqs, length, message',
     [
-        ('', 17, 'has factors of LongRoPE up to length 32 already; ask for more .* or for at most 16 to .* short; got 17'),
-        ('', 32, 'up to length 32 already'),
-        (', start=256', 16, 'the first 256 positions of x have no factors; at length 16 none is searched'),
-        (', dynamic=True', 64, 'x has longrope with dynamic=True; a search goes on from dynamic=False only'),
-        (", mode='long'", 16, "x has longrope with mode='long'; a search goes on from mode='length' only"),
+        (RULE.format(''), 17, 'has factors of LongRoPE up to length 32 already; ask for more .* or for at most 16 to .* short; got 17'),
+        (RULE.format(''), 32, 'up to length 32 already'),
+        (RULE.format(', start=256'), 16, 'the first 256 positions of x have no factors; at length 16 none is searched'),
+        (RULE.format(', dynamic=True'), 64, 'x has longrope with dynamic=True; a search goes on from dynamic=False only'),
+        (RULE.format(", mode='long'"), 16, "x has longrope with mode='long'; a search goes on from mode='length' only"),
+        ('yarn(factor=4.0)', 64, r'x has the frequencies YaRN\(factor=4.0.*; it starts from rope or from longrope'),
     ],
 )
-def test_runs_that_are_not_searched_on(more, length, message, monkeypatch):
+def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
     config = default.get_config()
-    config.encoding = f'rope(freqs=longrope(long=(1.0, 2.0), factor=2.0, train_len=16{more}))'
+    config.encoding = f'rope(freqs={freqs})'
     config.model.update(layers=1, width=8, heads=2)
     task = configs.make_task(config)
     job = Job(Path('x'), config, task, configs.model_config(config, task), load=None)

@@ -153,7 +153,9 @@ def target_of(run: str, part: Rotary, train_len: int, length: int) -> Target:
       ValueError: nothing is searched at this length, or no search goes on from a rule of this kind.
     """
     now = part.freqs
-    if not isinstance(now, LongRoPE):
+    if now is not None and not isinstance(now, LongRoPE):
+        raise SpecError(f'{run} has the frequencies {now}, whose factors no search knows; it starts from rope or from longrope')
+    if now is None:
         if length < train_len:
             raise ValueError(f'length {length} is shorter than the trained one; it must be at least {train_len}')
         plain = LongRoPE(long=(1.0,) * (part.rotary_dim // 2), factor=1.0, train_len=train_len)
@@ -470,13 +472,14 @@ def search(
         read(path, asked)  # the run may have been trained further
     if 'exact' not in fields:
         rows = min(job.rows(length), documents)  # a batch is filled up
-        if list(now.long) != sorted(now.long):
+        if any(list(factors or ()) != sorted(factors or ()) for factors in (now.long, now.short)):
             print(f'{run}: its factors descend in places; those searched ascend, so that products may descend where they do')
         objective = make_objective(model, target, stream, windows, rows)
         state = run_search(path, asked, target, state, objective, seeds, space, sizes)
         exact = perplexity_of(scorer(model.extend(spec_of(target.rule(state.best)))), stream, windows, rows)
+        as_it_is = perplexity_of(scorer(model), stream, windows, rows)
         first = {'yarn_ramp' if target.name == 'long' else 'ones': next(iter(state.history.values()))}
-        write(path, asked, target, state, exact={'perplexity': exact, **first})
+        write(path, asked, target, state, exact={'perplexity': exact, 'as_it_is': as_it_is, **first})
     return path
 
 
@@ -525,6 +528,10 @@ def main(argv: list[str] | None = None) -> int:
     length, exact = fields['settings']['length'], fields['exact']
     first, name = ('yarn_ramp', 'the ramp of YaRN') if 'yarn_ramp' in exact else ('ones', 'factors of 1')
     print(f'perplexity at {length}: {exact[first]:.4f} with {name}, {exact["perplexity"]:.4f} searched')
+    if 'as_it_is' in exact:  # files of earlier searches have none
+        print(f'{exact["as_it_is"]:.4f} with nothing changed')
+    if exact.get('as_it_is', float('inf')) < exact['perplexity']:
+        print(f'{fields["settings"]["run"]} is better as it is: a longer search may find more')
     print(f'{path}\n{fields["spec"]}')
     return 0
 
