@@ -21,9 +21,10 @@ from posenc_jax.evaluation import settings
 from posenc_jax.evaluation.overrides import read_overrides
 from posenc_jax.evaluation.run import UNASKED, Job, prepare
 from posenc_jax.extension.lm_infinite import ConstantCache
-from posenc_jax.model.decode import Decoding, generate
+from posenc_jax.model.decode import generate
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source, special_ids
+from posenc_jax.model.recomputed import Recomputed
 
 
 def continue_text(
@@ -37,6 +38,7 @@ def continue_text(
     seed: int = 0,
     samples: int = 1,
     constant_cache: int | None = None,
+    recompute: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[list[str]]:
     """What a model adds to each prompt, `samples` times: texts without the end-of-text token and what follows it.
@@ -49,6 +51,8 @@ def continue_text(
       seed: of the random key.
       samples: continuations of each prompt, drawn at a positive temperature.
       constant_cache: keep only what a model of `lm_infinite` layers sees, with room for so many new tokens; None keeps all.
+      recompute: read the text anew at every step that changes frequencies with its length, so that every token is as in a full
+        pass; a `longrope` of two lists does so by itself.
       overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}.
 
     Raises:
@@ -65,6 +69,8 @@ def continue_text(
         raise SpecError(f'temperature must be at least 0, got {temperature}')
     if constant_cache is not None and constant_cache < 1:
         raise SpecError(f'constant_cache is the room for new tokens, at least 1, got {constant_cache}')
+    if constant_cache is not None and recompute:
+        raise SpecError('constant_cache forgets the text that recompute would read anew; leave out one of the two')
     if samples > 1 and temperature == 0:
         raise SpecError(f'temperature=0 makes the {samples} samples equal; give a positive temperature')
     if not prompts or not all(prompts):
@@ -74,9 +80,10 @@ def continue_text(
         raise SpecError(f'{job.directory} was trained on {job.config.task}, which is not text; expected a run of language()')
     rows = [job.task.encode(prompt) for prompt in prompts for _ in range(samples)]
     ids, valid = pad_left(rows)
-    decoding = ConstantCache(constant_cache) if constant_cache else Decoding()
+    decoding = ConstantCache(constant_cache) if constant_cache else Recomputed() if recompute else None
     model = settings.abstract_model(job.cfg, job.config.extend)
-    decoding.check(model)
+    if decoding is not None:
+        decoding.check(model)
     try:
         settings.check_width(model, ids.shape[1] + tokens)
     except ValueError as error:
@@ -139,6 +146,7 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     parser.add_argument('--seed', type=int, default=0, metavar='N')
     parser.add_argument('--samples', type=int, default=1, metavar='N', help='continuations of each prompt')
     parser.add_argument('--constant_cache', type=int, metavar='ROOM', help='keep only what lm_infinite sees, and ROOM new tokens')
+    parser.add_argument('--recompute', action='store_true', help='read the text anew where its length changes frequencies')
     known, rest = parser.parse_known_args(argv)
     given = vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')

@@ -116,6 +116,7 @@ def start(
     tok: Tokens,
     rows: Float[Array, 'B R+T D'],
     capacity: int,
+    count: int | Int[Array, ''] | None = None,
 ) -> tuple[tuple, LayerCache]:
     """Projects a prompt: the arguments of `attend` over the prompt itself, and the cache that holds it.
 
@@ -125,6 +126,7 @@ def start(
       tok: the placed tokens of the prompt.
       rows: the layer input with `lookback` rows in front, as `Encoding.project` reads it.
       capacity: slots of the cache.
+      count: how many of the T are there, the others not valid (it may be traced); None for all.
 
     Raises:
       ValueError: a prompt longer than the capacity; an encoding that caches raw keys but reads earlier rows, or that no cache
@@ -142,12 +144,19 @@ def start(
     k, v = (jnp.swapaxes(a, 1, 2) for a in ((raw_k, raw_v) if encoding.cached == 'raw' else (k, v)))
     if encoding.cached == 'evolving':
         k = _evolve_prompt(encoding, k.astype(jnp.float32), tk)
-    room = lambda a, axis: jnp.pad(a, [(0, capacity - tok.length if i == axis else 0) for i in range(a.ndim)])
+    count = tok.length if count is None else count
+
+    def room(a, axis):
+        if not isinstance(count, int):
+            there = (jnp.arange(tok.length) < count).reshape(-1, *[1] * (a.ndim - axis - 1))
+            a = jnp.where(there, a, jnp.zeros((), a.dtype))
+        return jnp.pad(a, [(0, capacity - tok.length if i == axis else 0) for i in range(a.ndim)])
+
     return attend_arguments, LayerCache(
         k=room(k, 2),
         v=room(v, 2),
         feats=jax.tree.map(lambda a: room(a, 1), keep),
-        rows=rows[:, rows.shape[1] - encoding.lookback :],
+        rows=jax.lax.dynamic_slice_in_dim(rows, count, encoding.lookback, axis=1),
     )
 
 

@@ -98,6 +98,7 @@ class Frequencies(Protocol):
       spec_kind: 'frequencies'.
       uses_length: whether the rule depends on the current length (then keys must be cached raw).
       start: optional: how many first positions keep the plain frequencies and temperature 1.
+      switch: optional: the one length beyond which a rule that uses the length gives others; None where there are several.
     """
 
     spec_kind: ClassVar[str] = 'frequencies'

@@ -82,7 +82,22 @@ def prefill(
         raise ValueError(f'prompts of {length} tokens do not fit a cache of {cache.capacity}')
     check_last(last, length)
     cache = read_ids(model, cache, prompts)
-    placed = tuple(tok.slice(0, length) for tok in cache.tokens)
+    x, layers = read(model, tuple(tok.slice(0, length) for tok in cache.tokens), prompts, cache.capacity, length)
+    x = model.norm(x if last is None else x[:, length - last :])
+    return model.logits(x), dataclasses.replace(cache, cursor=jnp.asarray(length, jnp.int32), layers=layers)
+
+
+def read(
+    model: Transformer, placed: tuple[Tokens, ...], tokens: Int[Array, 'B T'], capacity: int, count: int | Int[Array, '']
+) -> tuple[Float[Array, 'B T D'], tuple[LayerCache, ...]]:
+    """One pass over whole rows: the last layer's output, before the final norm, and what the layers remember of it.
+
+    Args:
+      placed: the T tokens as each place of the period sees them, only the first `count` of them valid.
+      tokens: their ids; any behind `count`.
+      capacity: slots of the cache, at least T.
+      count: how many tokens there are, at most T (it may be traced).
+    """
 
     def layer(x, number, place, block):
         encoding, remembered = model.encoding(place, block), []
@@ -90,7 +105,7 @@ def prefill(
         def mix(h):
             rows = layer_rows(h, placed[place].valid, encoding.lookback)
             qkv = block.attention.branches(encoding, h, rows, placed[place])
-            arguments, own = caching.start(encoding, *qkv, placed[place], rows, cache.capacity)
+            arguments, own = caching.start(encoding, *qkv, placed[place], rows, capacity, count)
             remembered.append(_constrained(own))
             out = sharded_attend(encoding, *arguments, block=block.block, implementation=block.implementation)
             return encoding.merge(out)
@@ -98,11 +113,9 @@ def prefill(
         x = block.around(x, mix)
         return x, remembered[0]
 
-    x, stacked = model.scan_layers(layer, model.embed(prompts, placed))
+    x, stacked = model.scan_layers(layer, model.embed(tokens, placed))
     groups = model.cfg.layers // len(stacked)
-    layers = tuple(jax.tree.map(lambda a: a[g], own) for g in range(groups) for own in stacked)
-    x = model.norm(x if last is None else x[:, length - last :])
-    return model.logits(x), dataclasses.replace(cache, cursor=jnp.asarray(length, jnp.int32), layers=layers)
+    return x, tuple(jax.tree.map(lambda a: a[g], own) for g in range(groups) for own in stacked)
 
 
 def check_last(last: int | None, count: int) -> None:
@@ -205,6 +218,14 @@ class Decoding:
         """Appends one token a row: logits of what follows, and the cache with it."""
         return decode_step(model, cache, tokens, layers)
 
+    def stale(self, model: Transformer, cache: Cache) -> Bool[Array, ''] | None:
+        """Whether the last step calls for `renew`, before its logits are used; None where no step ever does."""
+        return None
+
+    def renew(self, model: Transformer, cache: Cache) -> tuple[Float[Array, 'B V'], Cache]:
+        """What the last step should have given, where it could not know."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
@@ -237,6 +258,8 @@ def continue_cache(
     key: Array | None = None,
 ) -> Int[Array, 'B new']:
     """Tokens behind a filled cache, the first of them drawn from `logits`; the last of them is not stored.
+
+    What is cached stays, also where frequencies follow the length: there `generate` with `Recomputed()` equals full passes.
 
     Raises:
       ValueError: an empty cache or one of another method, more tokens than fit, a temperature without a key.
@@ -293,18 +316,42 @@ def _continue(plan, model, decoding, empty, cache, logits, key, dtype):
     carried = lambda cache: dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[0], cache.layers)) if single else cache
     whole = lambda cache: dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[None], cache.layers)) if single else cache
 
+    def drawn(logits, number, done):
+        following = draw(logits, number)
+        return following if plan.eos is None else jnp.where(done, plan.eos, following)
+
     def one(loop, number):
         cache, token, done = loop
         logits, cache = decoding.step(model, empty, whole(cache), token, layers)
-        following = draw(logits, number)
         if plan.eos is not None:
             done = done | (token == plan.eos)
-            following = jnp.where(done, plan.eos, following)
+        following = drawn(logits, number, done)
         return (carried(cache), following, done), following
 
-    done = jnp.zeros(logits.shape[0], bool)
-    _, rest = jax.lax.scan(one, (carried(cache), first, done), jnp.arange(1, plan.steps))
-    return jnp.concatenate([first[:, None], rest.T], axis=1)
+    loop = carried(cache), first, jnp.zeros(logits.shape[0], bool)
+    if decoding.stale(model, cache) is None:
+        _, rest = jax.lax.scan(one, loop, jnp.arange(1, plan.steps))
+        return jnp.concatenate([first[:, None], rest.T], axis=1)
+
+    # Two loops, since a renewal inside that of the steps makes XLA copy all keys and values at every step.
+    def step(state):
+        loop, number, _, out = state
+        loop, following = one(loop, number)
+        return loop, number + 1, decoding.stale(model, whole(loop[0])), out.at[:, number].set(following)
+
+    def renewed(state):
+        (cache, _, done), number, _, out = state
+        logits, cache = decoding.renew(model, whole(cache))
+        token = drawn(logits, number - 1, done)
+        return (carried(cache), token, done), number, jnp.array(False), out.at[:, number - 1].set(token)
+
+    def steps(state):
+        state = jax.lax.cond(state[2], renewed, lambda state: state, state)
+        return jax.lax.while_loop(lambda state: (state[1] < plan.steps) & ~state[2], step, state)
+
+    out = jnp.zeros((len(first), plan.steps), dtype).at[:, 0].set(first)
+    state = loop, jnp.array(1, jnp.int32), jnp.array(False), out
+    return jax.lax.while_loop(lambda state: (state[1] < plan.steps) | state[2], steps, state)[-1]
 
 
 def generate(
@@ -320,7 +367,7 @@ def generate(
     top_p: float | None = None,
     eos: int | None = None,
     capacity: int | None = None,
-    decoding: Decoding = Decoding(),
+    decoding: Decoding | None = None,
 ) -> Int[Array, 'B T+new']:
     """Continues prompts token by token; compiled once per shape and choice of arguments.
 
@@ -336,8 +383,10 @@ def generate(
       top_p: draw among the fewest most probable tokens whose probabilities reach p.
       eos: a row that has produced this token produces nothing else from there on.
       capacity: slots of the cache; None for one for every token, of which the last stays empty.
-      decoding: what is remembered: everything, or `duo_attention.streaming(model)`, `double_sparsity.Sparse(...)`,
-        `lm_infinite.ConstantCache(...)`.
+      decoding: what is remembered: everything (`Decoding()`), or `duo_attention.streaming(model)`,
+        `double_sparsity.Sparse(...)`, `lm_infinite.ConstantCache(...)`; `recomputed.Recomputed()` reads the text anew where its
+        length changes frequencies. None is everything, and where a rule switches lists at a length (`longrope` with two)
+        and the text may pass it, `Recomputed()`; other rules that follow the length need it to equal full passes.
 
     Returns:
       The prompts (with their padding) followed by the new tokens.
@@ -365,6 +414,10 @@ def generate(
             f'{length} prompt tokens and {max_new_tokens} new ones (the last is not stored) do not fit a cache of {capacity}'
         )
     check_temperature(temperature, key)
+    if decoding is None:
+        from posenc_jax.model.recomputed import default_decoding
+
+        decoding = default_decoding(model, capacity if positions is None else None)
     if not isinstance(decoding, Decoding):
         raise ValueError(f'decoding must be a Decoding, e.g. lm_infinite.ConstantCache(), got {decoding!r}')
     decoding.check(model)

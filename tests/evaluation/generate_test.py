@@ -77,6 +77,8 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):
         ('rope', ['--temperature=1', '--top_p=1.5'], r'top_p must lie in \(0, 1\], got 1.5'),
         ('rope', ['--constant_cache=0'], 'room for new tokens, at least 1, got 0'),
         ('rope', ['--constant_cache=4'], 'needs lm_infinite in every layer'),
+        ('rope', ['--recompute'], 'where frequencies follow its length'),
+        ('rope', ['--recompute', '--constant_cache=4'], 'constant_cache forgets the text'),
         ('rope', ['--samples=2'], 'temperature=0 makes the 2 samples equal'),
         ('rope', ['--extend=yran(factor=2.0)'], "did you mean 'yarn'"),
     ],

@@ -67,7 +67,8 @@ class DynamicNTK:
     `b' = b max(1, f l / L - (f - 1))^(D/(D-2))`, one base for all positions of a pass; l is the largest valid position
     plus one of the row, or of the packed document. Differs from the released implementations: keys are cached raw and
     rotated anew when l grows, so in a layer a decoding step equals the full pass over its prefix; they keep keys of older
-    bases. Deeper layers still read what was computed at shorter l.
+    bases. Deeper layers still read what was computed at shorter l, unless `generate(decoding=Recomputed())`
+    (model/recomputed.py) reads the text anew at every step beyond L.
 
     Args:
       factor: f, at least 1; the yarn repository has 1.

@@ -72,7 +72,8 @@ class LongRoPE:
     lists, `short` serves while the sequence is no longer than trained and `long` beyond, all keys alike. Differs from the
     released implementations: keys are cached raw while the list depends on the length, so in a layer a decoding step equals
     the full pass over its prefix; they keep keys rotated by the other list (Phi-3 of `transformers` reads the text anew when
-    it passes L). Deeper layers still read what was computed with `short`: a text that will grow past L takes mode='long'.
+    it passes L). Deeper layers would still read what was computed with `short`: where the list changes, `generate` reads the
+    text anew by default, once; with `dynamic` at every step beyond L, if `decoding=Recomputed()` (model/recomputed.py) asks so.
 
     Args:
       long: lambda_t, rotary width / 2 numbers of at least 1 (the search also keeps them ascending).
@@ -128,6 +129,10 @@ class LongRoPE:
     @property
     def uses_length(self) -> bool:
         return self.dynamic or (self.mode == 'length' and self.short is not None)
+
+    @property
+    def switch(self) -> int | None:
+        return self.train_len if self.uses_length and not self.dynamic else None
 
     @property
     def temperature(self) -> float:

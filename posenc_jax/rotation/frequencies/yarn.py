@@ -152,7 +152,8 @@ class YaRN:
 
     Differs from the paper: the ramp is linear in the index of the plane, as in the released code;
     `ramp='rotations'` is the paper's formula. Keys of a dynamic rule are cached raw and rotated anew when l grows, so in a
-    layer a decoding step equals the full pass over its prefix; deeper layers still read what was computed at shorter l.
+    layer a decoding step equals the full pass over its prefix; deeper layers still read what was computed at shorter l,
+    unless `generate(decoding=Recomputed())` (model/recomputed.py) reads the text anew at every step beyond L.
 
     Args:
       factor: s = new length / trained length, at least 1. A dynamic rule takes none: it neither needs a bound nor stops at one.

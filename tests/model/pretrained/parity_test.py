@@ -1,17 +1,17 @@
 """Tiny random models of `transformers`, saved and read back: equal logits, also past the trained length, padded, token by token.
 
 Every architecture with every rope type that `transformers` gives it; Phi-3's config refuses all but two, and GPT-2, BLOOM and MPT
-have no rope. Where frequencies follow the length ('dynamic', 'longrope') three things differ, all of them meant:
+have no rope. Where frequencies follow the length ('dynamic', 'longrope') two things differ, both of them meant:
 
 - `transformers` takes one length for the batch, we one for each row: their rows are run one by one.
 - Its cache keeps keys that were rotated for an earlier length (that of Phi-3 starts anew at the original one, which it takes for
-  passed too early where there is padding); ours keeps them raw. Decoding is compared with full passes of theirs, without a cache.
-- A full pass computes all layers for the new length. Our deeper layers keep what the layers below gave at an earlier one: decoding
-  across the original length is compared in models of one layer, decoding beyond it in models of two.
+  passed too early where there is padding); ours keeps them raw, and `Recomputed` reads the text anew where frequencies change,
+  by default for 'longrope', as asked for here with 'dynamic'. Decoding is compared with full passes of theirs, without a cache.
 """
 
 import copy
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from flax import nnx
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model.decode import decode_step, generate, init_cache, prefill
 from posenc_jax.model.pretrained import load_pretrained
+from posenc_jax.model.recomputed import Recomputed
 
 torch = pytest.importorskip('torch', reason='parity needs torch and transformers')
 transformers = pytest.importorskip('transformers', reason='parity needs torch and transformers')
@@ -162,14 +163,20 @@ def pair(request, tmp_path_factory):
     return Pair(request.param, tmp_path_factory.mktemp(request.param))
 
 
-@pytest.fixture(scope='module')
-def decoder(pair, tmp_path_factory):
-    """The pair to decode with across the original length: of one layer where frequencies follow the length."""
-    return Pair(pair.name, tmp_path_factory.mktemp(pair.name), num_hidden_layers=1) if pair.follows else pair
-
-
 # Models of the same shape and encoding share what is compiled.
 forward, read, step = nnx.jit(lambda model, tokens, tok=None: model(tokens, tok)), nnx.jit(prefill), nnx.jit(decode_step)
+RENEWING = Recomputed()
+
+
+@nnx.jit
+def read_renewing(model, cache, tokens):
+    return RENEWING.prefill(model, cache, tokens)
+
+
+@nnx.jit
+def step_renewing(model, cache, tokens):
+    logits, cache = RENEWING.step(model, cache, cache, tokens, model.layers())
+    return jax.lax.cond(RENEWING.stale(model, cache), lambda: RENEWING.renew(model, cache), lambda: (logits, cache))
 
 
 def draw(rows, length, seed=0):
@@ -192,20 +199,21 @@ def test_left_padding(pair):
     np.testing.assert_allclose(ours[valid], pair.their_logits(tokens, valid)[valid], atol=1e-4, rtol=1e-4)
 
 
-def test_token_by_token_equals_their_pass(decoder):
+def test_token_by_token_equals_their_pass(pair):
     length, first = TRAINED + 8, 6
-    tokens = draw(1, length)
-    logits, cache = read(decoder.ours, init_cache(decoder.ours, Tokens.of(length=length)), tokens[:, :first])
-    np.testing.assert_allclose(logits, decoder.their_logits(tokens[:, :first]), atol=1e-4, rtol=1e-4)
+    tokens, (start, following) = draw(1, length), (read_renewing, step_renewing) if pair.follows else (read, step)
+    logits, cache = start(pair.ours, init_cache(pair.ours, Tokens.of(length=length)), tokens[:, :first])
+    np.testing.assert_allclose(logits[:, -1], pair.their_logits(tokens[:, :first])[:, -1], atol=1e-4, rtol=1e-4)
     for i in range(first, length):
-        logits, cache = step(decoder.ours, cache, tokens[:, i])
-        np.testing.assert_allclose(logits, decoder.their_logits(tokens[:, : i + 1])[:, -1], atol=1e-4, rtol=1e-4)
+        logits, cache = following(pair.ours, cache, tokens[:, i])
+        np.testing.assert_allclose(logits, pair.their_logits(tokens[:, : i + 1])[:, -1], atol=1e-4, rtol=1e-4)
 
 
-def test_greedy_generation(decoder):
+def test_greedy_generation(pair):
     tokens, valid = draw(2, 6), padded(6, 0, 2)
-    ours = generate(decoder.ours, tokens, valid=valid, max_new_tokens=64, temperature=0.0)
-    np.testing.assert_array_equal(ours, decoder.their_text(tokens, valid, 64, use_cache=not decoder.follows))
+    decoding = RENEWING if 'dynamic' in pair.name else None
+    ours = generate(pair.ours, tokens, valid=valid, max_new_tokens=64, temperature=0.0, decoding=decoding)
+    np.testing.assert_array_equal(ours, pair.their_text(tokens, valid, 64, use_cache=not pair.follows))
 
 
 @pytest.mark.parametrize('pair', [name for name in MODELS if 'longrope' in name], indirect=True)
