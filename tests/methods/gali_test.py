@@ -53,11 +53,12 @@ def defined(q, k, v, chunk, logits=logits):
     return softmax((1 - weight) * logits(q, k, near) + weight * logits(q, k, far), v)
 
 
+@jax.jit
 def scored(part, q, k):
     """All logits of one head after the other, those of later keys among them."""
     tok, length = pj.Tokens.of(length=q.shape[1]), q.shape[1]
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
-    return np.asarray(part.match(q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, jnp.ones((1, 1, length, length), bool), ())[0])[0]
+    return part.match(q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, jnp.ones((1, 1, length, length), bool), ())[0][0]
 
 
 @pytest.mark.parametrize('row', GOLDEN['ids'], ids=lambda row: str(row['total']))
@@ -120,8 +121,8 @@ def test_within_the_trained_length_it_is_rope():
 def test_near_keys_are_as_far_as_in_rope():
     """Those with whole ids, for a query that has one: the logit is that of i - j."""
     (q, k, _), plain, part = qkv(20), pj.make('rope()', head_dim=WIDTH), encoding(100).parts[0]
-    ours, theirs = scored(part, q, k)[..., 18:, 18:], scored(plain, q, k)[..., 18:, 18:]
-    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    ours, theirs = (np.asarray(scored(encoding, q, k)) for encoding in (part, plain))
+    np.testing.assert_allclose(ours[..., 18:, 18:], theirs[..., 18:, 18:], atol=2e-6)
 
 
 def test_decoding_over_keys_cached_once_is_reading_token_by_token():
@@ -129,49 +130,58 @@ def test_decoding_over_keys_cached_once_is_reading_token_by_token():
 
 
 MODEL = dict(vocab_size=11, train_len=TRAINED, layers=2, width=16, heads=2)
+READ, READ_PROMPT, STEP = jax.jit(lambda model, *text: model(*text)), jax.jit(prefill), jax.jit(decode_step)
 
 
 def decoded(model, tokens, prompt):
     """Logits of every token, the prompt's at once and the others' through the cache."""
-    first, cache = prefill(model, init_cache(model, pj.Tokens.of(length=tokens.shape[1])), tokens[:, :prompt])
-    rows, step = [first], jax.jit(decode_step)
+    first, cache = READ_PROMPT(model, init_cache(model, pj.Tokens.of(length=tokens.shape[1])), tokens[:, :prompt])
+    rows = [np.asarray(first)]
     for n in range(prompt, tokens.shape[1]):
-        row, cache = step(model, cache, tokens[:, n])
-        rows.append(row[:, None])
-    return jnp.concatenate(rows, axis=1)
+        row, cache = STEP(model, cache, tokens[:, n])
+        rows.append(np.asarray(row)[:, None])
+    return np.concatenate(rows, axis=1)
 
 
 def test_a_model_that_decodes_reads_in_chunks_of_one_and_not_in_one_pass():
     """Steps equal chunks of one; a later chunk leaves what earlier ones computed; a step after a chunk is the next chunk."""
-    tokens = jax.random.randint(jax.random.key(1), (1, 20), 0, 11)
-    model = lambda chunk: Transformer(
-        TransformerConfig(**MODEL, encoding=f'gali(encoding=rope(), chunk={chunk}, local={LOCAL})'), rngs=nnx.Rngs(0)
+    tokens = np.random.default_rng(1).integers(11, size=(1, 20), dtype=np.int32)
+    by_steps, by_four = (
+        Transformer(
+            TransformerConfig(**MODEL, encoding=f'gali(encoding=rope(), chunk={chunk}, local={LOCAL})'), rngs=nnx.Rngs(0)
+        )
+        for chunk in (1, 4)
     )
-    read = jax.jit(lambda model, tokens: model(tokens))
-    stepwise = read(model(1), tokens)
-    np.testing.assert_allclose(decoded(model(1), tokens, 6), stepwise, atol=2e-5)
-    assert np.abs(read(model(100), tokens) - stepwise).max() > 1e-3
-    half, whole = read(model(4), tokens[:, :16]), read(model(4), tokens)  # 8 + 4 + 4 are whole chunks
+    read = lambda model, length: np.asarray(READ(model, tokens, pj.Tokens.of(valid=np.arange(20)[None] < length)))[:, :length]
+    stepwise = read(by_steps, 20)
+    np.testing.assert_allclose(decoded(by_steps, tokens, 6), stepwise, atol=2e-5)
+    half, whole = read(by_four, 16), read(by_four, 20)  # 8 + 4 + 4 are whole chunks
+    assert np.abs(whole - stepwise).max() > 1e-3
     np.testing.assert_allclose(whole[:, :16], half, atol=2e-5)
-    after = decoded(model(4), tokens[:, :17], 16)
+    after = decoded(by_four, tokens[:, :17], 16)
     np.testing.assert_allclose(after[:, :16], half, atol=2e-5)
-    np.testing.assert_allclose(after[:, 16], read(model(4), tokens[:, :17])[:, 16], atol=2e-5)
+    np.testing.assert_allclose(after[:, 16], read(by_four, 17)[:, 16], atol=2e-5)
 
 
 def test_what_packs_pads_and_reads_on_knows_its_own_length():
     tok = pj.Tokens.of(segment=np.repeat([[0, 1]], [12, 9], axis=1))
-    part = encoding(3).parts[0]
-    assert part.believed(tok, tok)[0].tolist() == [8] * 8 + [11] * 3 + [12] + [8] * 8 + [9]
+    believed = jax.jit(encoding(3).parts[0].believed)
+    assert believed(tok, tok)[0].tolist() == [8] * 8 + [11] * 3 + [12] + [8] * 8 + [9]
     padded = pj.Tokens.of(valid=np.arange(14)[None] >= 4)
-    assert part.believed(padded, padded)[0, 4:].tolist() == [8] * 8 + [10] * 2
+    assert believed(padded, padded)[0, 4:].tolist() == [8] * 8 + [10] * 2
+
+
+NORMALS = jax.jit(pair_normals)
 
 
 def test_noise_is_normal_in_proportion_to_the_distance_and_only_between_whole_positions():
     q, k, _ = qkv(20)
-    plain, *noisy = (scored(encoding(100, **more).parts[0], q, k) for more in ({}, dict(noise=2.0, seed=5), dict(noise=2.0, seed=6)))
+    plain, *noisy = (
+        np.asarray(scored(encoding(100, **more).parts[0], q, k)) for more in ({}, dict(noise=2.0, seed=5), dict(noise=2.0, seed=6))
+    )
     added, other = (a - plain for a in noisy)
-    pos = jnp.arange(20)[None]
-    normals = np.asarray(pair_normals(5, jnp.arange(2), pos, pos))[0]
+    pos = np.arange(20)[None]
+    normals = np.asarray(NORMALS(5, np.arange(2), pos, pos))[0]
     between = np.array([p % 1 != 0 for p in ids_of(20)])
     gap = np.subtract.outer(np.arange(20), np.arange(20))
     read_late = (np.arange(20) >= TRAINED)[:, None]
@@ -188,8 +198,8 @@ def test_noise_does_not_depend_on_tiles_and_decodes():
 
 
 def test_numbers_of_pairs_are_standard_normal():
-    pos = jnp.arange(200)[None]
-    draws = np.asarray(pair_normals(0, jnp.arange(4), pos, pos)).reshape(4, -1)
+    pos = np.arange(200)[None]
+    draws = np.asarray(NORMALS(0, np.arange(4), pos, pos)).reshape(4, -1)
     np.testing.assert_allclose(draws.mean(1), 0.0, atol=0.02)  # 4 standard errors
     np.testing.assert_allclose(draws.std(1), 1.0, atol=0.015)
     np.testing.assert_allclose((np.abs(draws) < 1).mean(1), 0.6827, atol=0.01)
@@ -203,7 +213,7 @@ def test_bfloat16():
     arrays, tok = [a.astype(jnp.bfloat16) for a in qkv(19)], pj.Tokens.of(length=19)
     out = run(encoding(), tok, *arrays)
     assert out.dtype == jnp.bfloat16
-    exact = defined(*(a.astype(jnp.float32) for a in arrays), 3)
+    exact = jax.jit(lambda *a: defined(*a, 3))(*(a.astype(jnp.float32) for a in arrays))
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.04)
 
 
