@@ -1,6 +1,7 @@
 """Kernelized attention: hand-worked numbers, FFT = quadratic, when the FFT form is used, and what the features estimate."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -20,7 +21,7 @@ N, K, H, M, L = 4, 2, 8, 12, 45
 
 
 def draw(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def make(spec='kernelized_rpe(features=12, max_distance=9, fft_from=1)', *, causal=True, spread=0.7):
@@ -31,11 +32,17 @@ def make(spec='kernelized_rpe(features=12, max_distance=9, fft_from=1)', *, caus
     return encoding
 
 
+project = jax.jit(lambda encoding, q, k, v, tok: encoding.project(q, k, v, tok, tok))
+attend = jax.jit(pj.attend, static_argnames=('block', 'implementation'))
+attention = jax.jit(kernelized_rpe_attention, static_argnames='causal')
+features = jax.jit(kernel_features)
+directions = jax.jit(random_directions, static_argnums=(1, 2, 3), static_argnames='orthogonal')
+
+
 def layer(encoding, length=L, rows=2, **tokens):
     """The arguments of the pair stage."""
     q, k, v = (draw(i, rows, length, heads, H) for i, heads in enumerate((N, K, K)))
-    tok = pj.Tokens.of(length=length, **tokens)
-    return encoding.project(q, k, v, tok, tok)
+    return project(encoding, q, k, v, pj.Tokens.of(length=length, **tokens))
 
 
 def nothing(v):
@@ -43,6 +50,7 @@ def nothing(v):
     return lambda: jnp.full((*v.shape[:2], N, H), jnp.nan)
 
 
+@jax.jit
 def whole(encoding, arguments):
     return encoding.whole(*arguments, causal=False, sweep=nothing(arguments[2]))
 
@@ -71,10 +79,10 @@ def oracle(phi_q, phi_k, v, c, causal):
 
 def test_golden_features():
     golden = GOLDEN['features']
-    phi, scale = kernel_features(jnp.array(golden['x'])[None, :, None], jnp.eye(2)[None])
-    np.testing.assert_allclose((phi * jnp.exp(scale)[..., None])[0, :, 0], golden['phi'], rtol=1e-6)
+    phi, scale = map(np.asarray, features(np.array(golden['x'], np.float32)[None, :, None], np.eye(2, dtype=np.float32)[None]))
+    np.testing.assert_allclose((phi * np.exp(scale)[..., None])[0, :, 0], golden['phi'], rtol=1e-6)
     first = lambda a, i: a[:, i : i + 1].swapaxes(1, 2)
-    s = module.kernel_logits(first(phi, 0), first(phi, 1), first(scale, 0), first(scale, 1))
+    s = jax.jit(module.kernel_logits)(first(phi, 0), first(phi, 1), first(scale, 0), first(scale, 1))
     np.testing.assert_allclose(s[0, 0, 0, 0], golden['log_product'], atol=1e-6)
 
 
@@ -85,20 +93,21 @@ def test_golden_attention(causal, how):
     encoding = pj.make('kernelized_rpe(features=2, max_distance=2, fft_from=1)', heads=1, kv_heads=1, head_dim=2, causal=causal)
     encoding.parts[0].directions[...] = jnp.eye(2)[None]
     encoding.parts[0].table[...] = jnp.log(jnp.array([golden['weights_of_distance']]))
-    q = jnp.broadcast_to(jnp.array(golden['q']), (1, 3, 1, 2))
-    k, v = jnp.array(golden['k']).reshape(1, 3, 1, 2), jnp.array(golden['v']).reshape(1, 3, 1, 1) * jnp.ones((1, 1, 1, 2))
+    q = np.broadcast_to(np.array(golden['q'], np.float32), (1, 3, 1, 2))
+    k, v = (np.array(golden[name], np.float32).reshape(1, 3, 1, -1) * np.ones(2, np.float32) for name in 'kv')
     tok = pj.Tokens.of(length=3)
-    out = pj.attend(encoding, *encoding.project(q, k, v, tok, tok), implementation='dense' if how == 'dense' else None)
-    np.testing.assert_allclose(out[0, :, 0, 0], golden['causal' if causal else 'full'], rtol=2e-6)
+    out = attend(encoding, *project(encoding, q, k, v, tok), implementation='dense' if how == 'dense' else None)
+    np.testing.assert_allclose(np.asarray(out)[0, :, 0, 0], golden['causal' if causal else 'full'], rtol=2e-6)
 
 
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize('length', [1, 2, 45, 300])  # the last beyond the rows that are done by pairs
 def test_fft_equals_pairs(length, causal):
-    w = random_directions(jax.random.key(3), K, M, H)
-    q, k = (kernel_features(draw(i, 2, length, n, H), w)[0] for i, n in ((0, N), (1, K)))
+    w = directions(jax.random.key(3), K, M, H)
+    q, k = (features(draw(i, 2, length, n, H), w)[0] for i, n in ((0, N), (1, K)))
     v, bias = draw(2, 2, length, K, H), 0.7 * draw(4, N, 2 * length - 1)
-    out = kernelized_rpe_attention(q, k, v, bias, causal=causal)
+    out = attention(q, k, v, bias, causal=causal)
+    q, k, out = map(np.asarray, (q, k, out))
     for row in range(2):
         for head in range(N):
             exact = lambda a, head: np.asarray(a[row, :, head], np.float64)
@@ -111,14 +120,14 @@ def test_fft_equals_pairs(length, causal):
 def test_weights_sum_to_one():
     encoding = make()
     q, k, v, tq, tk = layer(encoding)
-    out = whole(encoding, (q, k, jnp.ones_like(v), tq, tk))
+    out = whole(encoding, (q, k, np.ones_like(v), tq, tk))
     np.testing.assert_allclose(out, 1.0, atol=1e-6)
 
 
 def test_scaling_queries_changes_nothing():
     encoding, tok = make(), pj.Tokens.of(length=L)
     q, k, v, _, _ = layer(encoding)
-    once, more = (pj.attend(encoding, *encoding.project(scale * q, k, v, tok, tok)) for scale in (1.0, 50.0))
+    once, more = (attend(encoding, *project(encoding, scale * q, k, v, tok)) for scale in (1.0, 50.0))
     np.testing.assert_allclose(more, once, atol=2e-6)
 
 
@@ -127,12 +136,12 @@ def test_a_large_bias_at_distance_zero_returns_the_value(implementation):
     encoding = make()
     encoding.parts[0].table[...] = encoding.parts[0].table[...].at[:, 9].set(40.0)
     arguments = layer(encoding)
-    out = pj.attend(encoding, *arguments, implementation=implementation)
+    out = attend(encoding, *arguments, implementation=implementation)
     np.testing.assert_allclose(out, np.repeat(arguments[2], N // K, axis=2), atol=1e-5)
 
 
 def test_farther_distances_share_the_last_entry():
-    b = distance_bias(draw(0, N, 7), jnp.array([[10]]), jnp.arange(21)[None])
+    b = np.asarray(jax.jit(distance_bias)(draw(0, N, 7), np.array([[10]]), np.arange(21)[None]))
     assert (b[0, :, 0, :8] == b[0, :, 0, :1]).all() and (b[0, :, 0, 13:] == b[0, :, 0, 20:]).all()
     assert len(np.unique(b[0, 0])) == 7
 
@@ -143,22 +152,23 @@ def test_farther_distances_share_the_last_entry():
 @pytest.mark.parametrize('orthogonal', [True, False])
 def test_products_of_features_estimate_the_exponential(orthogonal):
     golden = GOLDEN['expectation']
-    w = random_directions(jax.random.key(0), 1, 2**16, H, orthogonal=orthogonal)
-    cosine = jnp.array(golden['angle_cosine'])
-    a = jnp.zeros(H).at[0].set(1.0)
-    b = jnp.zeros((3, H)).at[:, 0].set(cosine).at[:, 1].set(jnp.sqrt(1 - cosine**2))
-    phi, scale = kernel_features(jnp.concatenate([a[None], 7.0 * b])[None, :, None], w)
-    phi = (phi * jnp.exp(scale)[..., None])[0, :, 0]
+    w = directions(jax.random.key(0), 1, 2**16, H, orthogonal=orthogonal)
+    cosine = np.array(golden['angle_cosine'])
+    a = np.eye(H, dtype=np.float32)[:1]
+    b = np.zeros((3, H), np.float32)
+    b[:, 0], b[:, 1] = cosine, np.sqrt(1 - cosine**2)
+    phi, scale = map(np.asarray, features(np.concatenate([a, 7.0 * b])[None, :, None], w))
+    phi = (phi * np.exp(scale)[..., None])[0, :, 0]
     np.testing.assert_allclose(phi[1:] @ phi[0], golden['exp'], rtol=0.04)
 
 
 def test_orthogonal_directions_estimate_with_less_variance():
-    x = jnp.eye(H)[:2][None, :, None]
+    x = np.eye(H, dtype=np.float32)[:2][None, :, None]
 
     def spread(orthogonal):
-        w = random_directions(jax.random.key(1), 3000, H, H, orthogonal=orthogonal)
-        phi, scale = kernel_features(jnp.tile(x, (1, 1, 3000, 1)), w)
-        return jnp.std((phi[0, 0] * phi[0, 1]).sum(-1) * jnp.exp(scale[0].sum(0)))
+        w = directions(jax.random.key(1), 3000, H, H, orthogonal=orthogonal)
+        phi, scale = map(np.asarray, features(np.tile(x, (1, 1, 3000, 1)), w))
+        return np.std((phi[0, 0] * phi[0, 1]).sum(-1) * np.exp(scale[0].sum(0)))
 
     assert spread(True) < 0.9 * spread(False)
 
@@ -166,15 +176,17 @@ def test_orthogonal_directions_estimate_with_less_variance():
 def test_without_bias_and_with_many_features_it_is_softmax_of_cosines():
     encoding = make('kernelized_rpe(features=65536, max_distance=2)', spread=0.0)
     q, k, v, tq, tk = layer(encoding, 6, 1)
-    unit = lambda a: a / jnp.linalg.norm(a, axis=-1, keepdims=True)
-    expected = jax.nn.dot_product_attention(unit(q), unit(k), v, scale=1.0, is_causal=True)
-    np.testing.assert_allclose(pj.attend(encoding, q, k, v, tq, tk), expected, atol=0.04)
+    unit = lambda a: a / np.linalg.norm(a, axis=-1, keepdims=True)
+    expected = jax.jit(functools.partial(jax.nn.dot_product_attention, scale=1.0, is_causal=True))(
+        *(unit(draw(i, 1, 6, heads, H)) for i, heads in enumerate((N, K))), v
+    )
+    np.testing.assert_allclose(attend(encoding, q, k, v, tq, tk), expected, atol=0.04)
 
 
 def test_normalised_features_stay_precise_however_long_queries_are():
     """The paper's reason to normalise: without it the relative variance of the estimate grows with the norms, unboundedly."""
     a, b = draw(0, H), draw(1, H)
-    unit = lambda x: x / jnp.linalg.norm(x)
+    unit = lambda x: x / np.linalg.norm(x)
 
     def relative_spread(a, b):
         w = np.asarray(draw(2, 4000, 32, H), np.float64)
@@ -215,9 +227,9 @@ def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
 def test_low_precision_values_come_back_as_they_came():
     encoding = make()
     q, k, v, tq, tk = layer(encoding)
-    out = pj.attend(encoding, q, k, v.astype(jnp.bfloat16), tq, tk)
+    out = attend(encoding, q, k, v.astype(jnp.bfloat16), tq, tk)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out.astype(jnp.float32), pj.attend(encoding, q, k, v, tq, tk), atol=0.02)
+    np.testing.assert_allclose(np.asarray(out, np.float32), attend(encoding, q, k, v, tq, tk), atol=0.02)
 
 
 def test_shifted_positions_keep_the_fft():
@@ -230,7 +242,7 @@ def test_positions_that_jump_are_swept():
     positions = np.arange(L)[None] + (np.arange(L) >= 20)
     arguments = layer(encoding, positions=positions)
     assert not uses_fft(encoding, arguments) and whole(encoding, arguments) is not None
-    np.testing.assert_array_equal(pj.attend(encoding, *arguments), pj.attend(encoding, *arguments, implementation='dense'))
+    np.testing.assert_array_equal(attend(encoding, *arguments), attend(encoding, *arguments, implementation='dense'))
 
 
 def test_other_tokens_than_the_keys_own_are_swept():
@@ -263,7 +275,7 @@ def test_biases_too_far_apart_for_a_transform_are_swept():
     encoding.parts[0].table[...] = jnp.where(jnp.arange(19) > 5, -30.0, 0.0) * jnp.ones((N, 1))
     arguments = layer(encoding, length)
     assert not uses_fft(encoding, arguments)
-    np.testing.assert_array_equal(pj.attend(encoding, *arguments), pj.attend(encoding, *arguments, implementation='dense'))
+    np.testing.assert_array_equal(attend(encoding, *arguments), attend(encoding, *arguments, implementation='dense'))
 
 
 def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
@@ -272,7 +284,8 @@ def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
     encoding = make()
     monkeypatch.setattr(module.KernelizedRPE, 'whole', None)
     for options in (dict(block=8), dict(implementation='blocked'), dict(implementation='dense')):
-        assert np.isfinite(pj.attend(encoding, *layer(encoding), **options)).all()
+        fresh = jax.jit(functools.partial(pj.attend, **options))  # `attend` may have been traced before
+        assert np.isfinite(fresh(encoding, *layer(encoding))).all()
 
 
 def test_memory_of_the_fft_form_is_linear():
