@@ -1,5 +1,7 @@
 """Encodings that read the layer input in `project`: their inputs, and values and gradients against a reference."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,16 +19,13 @@ def draw_inputs(sizes, length, seed=3):
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
 
 
+@functools.partial(jax.jit, static_argnames=('block', 'implementation'))
 def run(encoding, q, k, v, x, tok, **how):
     """The layer from its projections on."""
-
-    def whole(encoding, q, k, v, x, tok):
-        if encoding.lookback:
-            x = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
-        q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
-        return pj.attend(encoding, q, k, v, tq, tk, **how)
-
-    return jax.jit(whole)(encoding, q, k, v, x, tok)
+    if encoding.lookback:
+        x = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
+    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
+    return pj.attend(encoding, q, k, v, tq, tk, **how)
 
 
 def check_values_and_gradients(encoding, arrays, reference, tolerance):

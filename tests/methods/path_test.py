@@ -16,6 +16,7 @@ from tests.methods.from_input import check_values_and_gradients, draw_inputs, ru
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'path.json').read_text())
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 17
 TOLERANCE = 1e-5  # float32, products of 17 maps
+PROJECT = jax.jit(lambda encoding, q, k, v, tok, x: encoding.project(q, k, v, tok, tok, x))
 OPTIONS = ['', 'forget=True', 'forget=True, gate_scaled=False', 'rank=None']
 
 
@@ -25,8 +26,8 @@ def build(options='', **context):
     encoding = pj.make(f'path({options or "rank=4"})', causal=True, rngs=nnx.Rngs(0), **sizes)
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
     leaves, structure = jax.tree.flatten(params)
-    leaves = [0.6 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
-    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves), rest)
+    leaves = [0.6 * np.random.default_rng(i).standard_normal(leaf.shape, dtype=np.float32) for i, leaf in enumerate(leaves)]
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, map(jnp.asarray, leaves)), rest)
 
 
 def inputs(length=L, seed=3):
@@ -56,21 +57,25 @@ def reference(path, q, k, v, x):
     return jnp.einsum('bhij,bjhd->bihd', jax.nn.softmax(logits, axis=-1), v)
 
 
+match = jax.jit(path_match)
+inverse_of = jax.jit(unit_lower_inverse)
+
+
 def sheet_block(q, k, w, beta):
     """`path_match` of one query, one head."""
-    q, k, w = (jnp.array(a, jnp.float32)[None, None] for a in (q, k, w))
-    index = jnp.arange(k.shape[2])[None]
-    s, after = path_match(q, k, w, jnp.array(beta, jnp.float32)[None, None], index, jnp.ones((1, 1, 1, k.shape[2]), bool))
-    return s[0, 0, 0], after[0, 0, 0]
+    q, k, w, beta = (np.array(a, np.float32)[None, None] for a in (q, k, w, beta))
+    index = np.arange(k.shape[2])[None]
+    s, after = match(q, k, w, beta, index, np.ones((1, 1, 1, k.shape[2]), bool))
+    return np.asarray(s)[0, 0, 0], np.asarray(after)[0, 0, 0]
 
 
 def test_sheet_product():
     golden = GOLDEN['product']
     after = [sheet_block([e], [[0.0, 0.0]] * 2, golden['w'], golden['beta'])[1] for e in ([1.0, 0.0], [0.0, 1.0])]
     np.testing.assert_allclose(after, golden['H2_H1'], atol=1e-6)
-    k = jnp.array(golden['k'])[None, None, None]
-    moved = evolve_keys(k, jnp.array(golden['w'][1])[None, None, None], jnp.full((1, 1, 1), golden['beta'][1]))
-    np.testing.assert_allclose(moved[0, 0, 0], golden['k_after_H2'], atol=1e-6)
+    k, w, beta = (np.array(a, np.float32)[None, None, None] for a in (golden['k'], golden['w'][1], golden['beta'][1]))
+    moved = jax.jit(evolve_keys)(k, w, beta)
+    np.testing.assert_allclose(np.asarray(moved)[0, 0, 0], golden['k_after_H2'], atol=1e-6)
     s, _ = sheet_block([golden['q']], [golden['k'], [0.0, 0.0]], golden['w'], golden['beta'])
     np.testing.assert_allclose(s[0], golden['logit'], atol=1e-6)
 
@@ -87,9 +92,9 @@ def test_sheet_forget(scaled, name, block):
     golden = GOLDEN['forget']
     width = golden['head_dim']
     encoding = pj.make(f'path(forget=True, gate_scaled={scaled})', causal=True, heads=1, head_dim=width, model_dim=D)
-    zero = jnp.zeros((1, 3, 1, width))  # no input: every gate is sigmoid(0) = 1/2
-    out = run(encoding, zero, zero, jnp.eye(3)[None, :, None], jnp.zeros((1, 3, D)), pj.Tokens.of(length=3), block=block)
-    np.testing.assert_allclose(out[0, 2, 0], golden[name], atol=1e-6)
+    zero = np.zeros((1, 3, 1, width), np.float32)  # no input: every gate is sigmoid(0) = 1/2
+    out = run(encoding, zero, zero, np.eye(3, dtype=np.float32)[None, :, None], np.zeros((1, 3, D), np.float32), pj.Tokens.of(length=3), block=block)
+    np.testing.assert_allclose(np.asarray(out)[0, 2, 0], golden[name], atol=1e-6)
 
 
 @pytest.mark.parametrize('size', [1, 2, 4, 64])
@@ -98,10 +103,11 @@ def test_inverse(size):
     w = rng.standard_normal((3, size, 8))
     w /= np.linalg.norm(w, axis=-1, keepdims=True)
     lower = np.tril(2 * w @ np.swapaxes(w, 1, 2), -1)
-    inverse = unit_lower_inverse(jnp.array(lower, jnp.float32))
+    inverse = inverse_of(np.array(lower, np.float32))
     np.testing.assert_allclose(inverse, np.linalg.inv(np.eye(size) + lower), atol=1e-5)
     tangent = rng.standard_normal(lower.shape)  # only its strictly lower part counts
-    _, moved = jax.jvp(unit_lower_inverse, (jnp.array(lower, jnp.float32),), (jnp.array(tangent, jnp.float32),))
+    moved_by = jax.jit(lambda lower, tangent: jax.jvp(unit_lower_inverse, (lower,), (tangent,))[1])
+    moved = moved_by(np.array(lower, np.float32), np.array(tangent, np.float32))
     exact = np.linalg.inv(np.eye(size) + lower)
     expected = -exact @ np.tril(tangent, -1) @ exact
     np.testing.assert_allclose(moved, expected, atol=2e-6 * max(1.0, np.abs(expected).max()) * size)
@@ -131,13 +137,13 @@ def test_values_and_gradients_equal_reference(options):
         lambda e, *a: reference(e.parts[0], *a),
         TOLERANCE,
     )
-    assert all(float(jnp.abs(b).max()) > 1e-3 for b in jax.tree.leaves(theirs))
+    assert all(np.abs(b).max() > 1e-3 for b in jax.tree.leaves(theirs))
 
 
 def test_zero_steps_are_nope():
     encoding, arrays, tok = build(), inputs(), pj.Tokens.of(length=L)
     path = encoding.parts[0]
-    path.beta_kernel[...], path.beta_bias[...] = 0 * path.beta_kernel[...], jnp.full((K,), -200.0)
+    path.beta_kernel[...], path.beta_bias[...] = np.zeros((D, K), np.float32), np.full(K, -200.0, np.float32)
     out = run(encoding, *arrays, tok, block=8)
     np.testing.assert_allclose(out, run(pj.make('nope()', causal=True), *arrays, tok, block=8), atol=2e-6)
 
@@ -145,40 +151,39 @@ def test_zero_steps_are_nope():
 @pytest.mark.parametrize('options', OPTIONS[:2])
 def test_packing_and_left_padding(options):
     encoding, arrays, cut = build(options), inputs(), 9
-    document = jnp.arange(L)[None].repeat(B, 0) >= cut
+    document = np.arange(L)[None].repeat(B, 0) >= cut
     first = run(encoding, *(a[:, :cut] for a in arrays), pj.Tokens.of(length=cut))
     second = run(encoding, *(a[:, cut:] for a in arrays), pj.Tokens.of(length=L - cut))
     packed = run(encoding, *arrays, pj.Tokens.of(segment=document), block=(5, 8))
     padded = run(encoding, *arrays, pj.Tokens.of(valid=document), block=(5, 8))
-    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=TOLERANCE)
-    np.testing.assert_allclose(padded[:, cut:], second, atol=TOLERANCE)
+    np.testing.assert_allclose(packed, np.concatenate([first, second], 1), atol=TOLERANCE)
+    np.testing.assert_allclose(np.asarray(padded)[:, cut:], second, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize('options', OPTIONS[:2])
 def test_padding_in_between_does_not_act(options):
     encoding, arrays = build(options), inputs()
-    valid = (jnp.arange(L) < 3) | (jnp.arange(L) > 5)
+    valid = (np.arange(L) < 3) | (np.arange(L) > 5)
     kept = np.flatnonzero(valid)
     # the taps reach rows, not tokens: rows that are not valid read as zero
-    q, k, v, x = arrays
-    x = jnp.where(valid[None, :, None], x, 0.0)
+    q, k, v, x = map(np.asarray, arrays)
+    x = np.where(valid[None, :, None], x, 0.0)
     tok = pj.Tokens.of(valid=valid[None])
-    _, _, _, tq, tk = encoding.project(q, k, v, tok, tok, jnp.pad(x, ((0, 0), (2, 0), (0, 0))))
-    pick = lambda tree: jax.tree.map(lambda a: a[:, kept], tree)
-    expected = pj.attend(encoding, q[:, kept], k[:, kept], v[:, kept], pick(tq), pick(tk))
-    np.testing.assert_allclose(run(encoding, q, k, v, x, tok, block=8)[:, kept], expected, atol=TOLERANCE)
+    _, _, _, tq, tk = PROJECT(encoding, q, k, v, tok, np.pad(x, ((0, 0), (2, 0), (0, 0))))
+    pick = lambda tree: jax.tree.map(lambda a: np.asarray(a)[:, kept], tree)
+    expected = jax.jit(pj.attend)(encoding, q[:, kept], k[:, kept], v[:, kept], pick(tq), pick(tk))
+    np.testing.assert_allclose(np.asarray(run(encoding, q, k, v, x, tok, block=8))[:, kept], expected, atol=TOLERANCE)
 
 
 def test_taps_stop_at_documents():
-    u, taps = jnp.arange(1.0, 7.0).reshape(1, 6, 1, 1), jnp.array([100.0, 10.0, 1.0]).reshape(3, 1, 1)
-    direction = lambda tok: path_directions(jnp.concatenate([jnp.zeros((1, 2, 1, 1)), u], 1), taps, tok)
-    raw = lambda *sums: jax.nn.silu(jnp.array(sums))
-    norm = lambda y: y / jnp.sqrt(y**2 + 1e-6)
-    plain = direction(pj.Tokens.of(length=6))[0, :, 0, 0]
+    u, taps = np.maximum(np.arange(-1.0, 7.0, dtype=np.float32), 0).reshape(1, 8, 1, 1), np.float32([[[100.0]], [[10.0]], [[1.0]]])
+    raw = lambda *sums: np.array(sums) / (1 + np.exp(-np.array(sums)))
+    norm = lambda y: y / np.sqrt(y**2 + 1e-6)
+    plain = np.asarray(jax.jit(path_directions)(u, taps, pj.Tokens.of(length=6)))[0, :, 0, 0]
     np.testing.assert_allclose(plain, norm(raw(1.0, 12.0, 123.0, 234.0, 345.0, 456.0)), atol=1e-6)
     # signs and sizes survive the norm only for small sums, so read the taps from the gradient of what they reach
     reach = jax.jacobian(lambda u: path_directions(u, 1e-3 * taps, tok=pj.Tokens.of(segment=[[0, 0, 0, 1, 1, 1]])).sum((2, 3)))
-    reached = np.abs(reach(1e-3 * jnp.concatenate([jnp.zeros((1, 2, 1, 1)), u], 1))[0, :, 0, 2:, 0, 0]) > 0
+    reached = np.abs(np.asarray(jax.jit(reach)(1e-3 * u))[0, :, 0, 2:, 0, 0]) > 0
     expected = np.zeros((6, 6), bool)
     for t in range(6):
         expected[t, max(t - 2, t // 3 * 3) : t + 1] = True
@@ -189,10 +194,10 @@ def test_taps_stop_at_documents():
 def test_decode_by_evolving_keys(options):
     """Token by token: two earlier rows, keys rewritten by each new token, and (FoX) gates are all that is remembered."""
     encoding, (q, k, v, x) = build(options), inputs()
-    tok = pj.Tokens.of(valid=jnp.arange(L)[None] >= jnp.array([[0], [3]]))  # the second row is padded on the left
-    x = jnp.where(tok.valid[..., None], x, 0.0)
-    whole = run(encoding, q, k, v, x, tok)
-    rows = jnp.pad(x, ((0, 0), (2, 0), (0, 0)))
+    valid = np.arange(L)[None] >= [[0], [3]]  # the second row is padded on the left
+    tok, x = pj.Tokens.of(valid=valid), np.where(valid[..., None], x, 0.0)
+    whole = np.asarray(run(encoding, q, k, v, x, tok))
+    rows = jnp.asarray(np.pad(x, ((0, 0), (2, 0), (0, 0))))
 
     @jax.jit
     def step(keys, gates, t):
@@ -210,16 +215,16 @@ def test_decode_by_evolving_keys(options):
     keys, gates = jnp.zeros((B, K, L, H)), jnp.zeros((B, L, N)) if 'forget' in options else None
     for t in range(L):
         keys, gates, out = step(keys, gates, t)
-        np.testing.assert_allclose(out[tok.valid[:, t], 0], whole[tok.valid[:, t], t], atol=TOLERANCE)
+        np.testing.assert_allclose(np.asarray(out)[valid[:, t], 0], whole[valid[:, t], t], atol=TOLERANCE)
 
 
 def test_evolve_leaves_later_keys_and_other_documents():
     encoding, (q, k, v, x) = build().parts[0], inputs()
-    tok = pj.Tokens.of(segment=(jnp.arange(L) >= 4)[None])
-    new = tok.slice(9, 1)
-    _, _, _, _, tk = encoding.project(q[:, :1], k[:, :1], v[:, :1], new, new, x[:, :3])
-    keys = jnp.swapaxes(k, 1, 2)
-    moved = np.abs(encoding.evolve(keys, tok, tk) - keys).max((0, 1, 3)) > 0
+    tok = pj.Tokens.of(segment=(np.arange(L) >= 4)[None])
+    q, k, v, x = map(np.asarray, (q, k, v, x))
+    _, _, _, _, tk = PROJECT(encoding, q[:, :1], k[:, :1], v[:, :1], tok.slice(9, 1), x[:, :3])
+    keys = np.swapaxes(k, 1, 2)
+    moved = np.abs(jax.jit(encoding.evolve)(keys, tok, tk) - keys).max((0, 1, 3)) > 0
     np.testing.assert_array_equal(moved, (np.arange(L) >= 4) & (np.arange(L) < 9))
 
 
@@ -230,7 +235,7 @@ def test_bfloat16_stays_float32_inside():
     exact = run(encoding, *(a.astype(jnp.float32) for a in arrays), tok)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=2**-8 * 4)  # rounding of weights and of the result
-    _, _, _, _, tk = encoding.project(*arrays[:3], tok, tok, jnp.pad(arrays[3], ((0, 0), (2, 0), (0, 0))))
+    _, _, _, _, tk = jax.eval_shape(PROJECT, encoding, *arrays[:3], tok, jnp.pad(arrays[3], ((0, 0), (2, 0), (0, 0))))
     assert {a.dtype for a in jax.tree.leaves(tk.feats)} == {jnp.dtype('float32')}
 
 
