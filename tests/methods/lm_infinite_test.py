@@ -1,5 +1,6 @@
 """LM-Infinite: what is visible, the ceiling, definition against tiles, decoding, documents, padding, the middle, the cache."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -16,23 +17,18 @@ from posenc_jax.extension.lm_infinite import ConstantCache, constant_cache
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step, generate, init_cache, prefill
 from posenc_jax.rotation.rope import rope
+from tests.methods.by_distance import WIDTH, check_decoding, qkv, run
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'lm_infinite.json').read_text())['values']
-WIDTH, LENGTH, LOCAL, GLOBAL = 8, GOLDEN['length'], GOLDEN['n_local'], GOLDEN['n_global']
+LENGTH, LOCAL, GLOBAL = GOLDEN['length'], GOLDEN['n_local'], GOLDEN['n_global']
+attend, turned_by = jax.jit(pj.attend, static_argnames='block'), jax.jit(rope)
+project = jax.jit(lambda part, q, k, v, tq, tk: part.project(q, k, v, tq, tk))
+read, step, trimmed = jax.jit(prefill), jax.jit(decode_step), jax.jit(constant_cache, static_argnames='room')
 
 
 def encoding(part='rope()', n_local=LOCAL, n_global=GLOBAL):
     spec = f'lm_infinite(encoding={part}, n_global={n_global}, n_local={n_local})'
     return pj.make(spec, head_dim=WIDTH, heads=2, train_len=64, causal=True)
-
-
-def qkv(length, kv_heads=1):
-    draw = lambda seed, heads: jax.random.normal(jax.random.key(seed), (1, length, heads, WIDTH))
-    return draw(0, 2), draw(1, kv_heads), draw(2, kv_heads)
-
-
-def run(part, tok, *arrays, **options):
-    return jax.jit(lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok), **options))(tok, *arrays)
 
 
 @jax.jit
@@ -117,28 +113,28 @@ def test_a_step_sees_what_the_last_row_of_a_pass_sees_also_where_positions_jump(
     spread = np.sort(np.random.default_rng(0).permutation(200)[:20])[None]
     padded = pj.Tokens.of(valid=np.arange(20)[None] >= np.array([[4]]))
     for tok in (pj.Tokens.of(length=20), pj.Tokens.of(positions=spread), padded, pj.Tokens.of(segment=np.arange(20)[None] // 12)):
-        q, k, v, tq, tk = jax.jit(part.project)(*arrays, tok, tok)
-        whole = jax.jit(lambda *a: pj.attend(part, *a, block=(4, 4)))(q, k, v, tq, tk)
-        one = jax.jit(lambda *a: pj.attend(part, *a))(q[:, -1:], k, v, tq.slice(19, 1), tk)
+        q, k, v, tq, tk = project(part, *arrays, tok, tok)
+        whole = np.asarray(attend(part, q, k, v, tq, tk, block=(4, 4)))
+        one = attend(part, np.asarray(q)[:, -1:], k, v, jax.jit(lambda tq: tq.slice(19, 1))(tq), tk)
         np.testing.assert_allclose(one, whole[:, -1:], atol=2e-6)
 
 
 @pytest.mark.parametrize('part', ['rope(freqs=yarn(factor=4.0))', 'rope(partial=0.5)', 'rope(layout="interleaved")'])
 def test_the_ceiling_holds_for_every_rotary_encoding(part):
     """The only key far away has the logit of a pair at distance R, temperature included."""
-    q, k, v = qkv(12)
-    far = run(encoding(part, n_local=2, n_global=1), pj.Tokens.of(length=12), q, k, v)[:, 11]
+    q, k, v = map(np.asarray, qkv(12))
+    far = np.asarray(run(encoding(part, n_local=2, n_global=1), pj.Tokens.of(length=12), q, k, v))[:, 11]
     order = np.array([0, 10, 11])
     near = pj.make(part, head_dim=WIDTH, train_len=64)
     tq, tk = pj.Tokens.of(positions=[[12]]), pj.Tokens.of(positions=[[10, 11, 12]])
-    expected = pj.attend(near, *near.project(q[:, 11:], k[:, order], v[:, order], tq, tk))[:, 0]
-    np.testing.assert_allclose(far, expected, atol=2e-6)
+    expected = attend(near, *project(near, q[:, 11:], k[:, order], v[:, order], tq, tk))
+    np.testing.assert_allclose(far, np.asarray(expected)[:, 0], atol=2e-6)
 
 
 def test_a_row_depends_on_visible_keys_only():
     q, k, v = qkv(LENGTH)
     tok = pj.Tokens.of(length=LENGTH)
-    gradient = jax.grad(lambda k, v: run(encoding(), tok, q, k, v)[:, 15].sum(), (0, 1))(k, v)
+    gradient = jax.jit(jax.grad(lambda k, v: run(encoding(), tok, q, k, v)[:, 15].sum(), (0, 1)))(k, v)
     for g in gradient:
         reached = np.abs(np.asarray(g)).sum((0, 2, 3)) > 0
         assert np.flatnonzero(reached).tolist() == [0, 1, 11, 12, 13, 14, 15]
@@ -146,26 +142,19 @@ def test_a_row_depends_on_visible_keys_only():
 
 @pytest.mark.parametrize('part', ['rope()', 'alibi()'])
 def test_decoding_over_keys_cached_once(part):
-    q, k, v = qkv(14)
-    part, tok = encoding(part), pj.Tokens.of(length=14)
-    whole = run(part, tok, q, k, v)
-    _, cached, _, _, _ = part.project(q, k, v, tok, tok)
-    for n in (0, 4, 5, 9, 13):
-        new_q, _, _, tq, _ = part.project(*(a[:, n : n + 1] for a in (q, k, v)), tok.slice(n, 1), tok.slice(n, 1))
-        held = pj.Tokens.of(valid=tok.index <= n)
-        np.testing.assert_allclose(pj.attend(part, new_q, cached, v, tq, held)[:, 0], whole[:, n], atol=1e-6)
+    check_decoding(encoding(part), 14, (0, 4, 5, 9, 13))
 
 
 @pytest.mark.parametrize('part', ['rope()', 'alibi()'])
 def test_left_padding_and_packing_keep_their_own_first_tokens(part):
     arrays, part = qkv(11), encoding(part)
     alone = run(part, pj.Tokens.of(length=11), *arrays)
-    padded = [jnp.pad(a, ((0, 0), (9, 0), (0, 0), (0, 0)), constant_values=5.0) for a in arrays]
+    padded = [np.pad(a, ((0, 0), (9, 0), (0, 0), (0, 0)), constant_values=5.0) for a in arrays]
     out = run(part, pj.Tokens.of(valid=np.arange(20)[None] >= 9), *padded, block=(4, 4))
-    np.testing.assert_allclose(out[:, 9:], alone, atol=1e-6)
-    twice = [jnp.concatenate([a, a], 1) for a in arrays]
+    np.testing.assert_allclose(np.asarray(out)[:, 9:], alone, atol=1e-6)
+    twice = [np.concatenate([a, a], 1) for a in arrays]
     packed = run(part, pj.Tokens.of(segment=np.repeat([[0, 1]], 11, axis=1)), *twice, block=(4, 4))
-    np.testing.assert_allclose(packed, jnp.concatenate([alone, alone], 1), atol=1e-6)
+    np.testing.assert_allclose(packed, np.concatenate([alone, alone], 1), atol=1e-6)
 
 
 def test_it_decides_causality_and_window_defaults_to_the_trained_length():
@@ -203,19 +192,20 @@ def test_errors(spec, message):
 def chosen(q, k, length, top_k, distance):
     """For every head, the keys of the middle with the largest logits of the last query at this distance."""
     middle = np.arange(GLOBAL, length - LOCAL)
-    s = jnp.einsum('nh,snh->ns', rope(q[:, -1:], jnp.full((1, 1), distance))[0, 0], jnp.repeat(k, 2 // k.shape[2], 2)[0])
-    best = np.argsort(-np.asarray(s)[:, middle], axis=1)[:, :top_k]
+    turned = np.asarray(turned_by(q[:, -1:], np.full((1, 1), distance)))[0, 0]
+    s = np.einsum('nh,snh->ns', turned, np.repeat(k, 2 // k.shape[2], 2)[0])
+    best = np.argsort(-s[:, middle], axis=1)[:, :top_k]
     return [middle[rows] for rows in best] if len(middle) >= top_k else [middle[:0]] * 2
 
 
 @pytest.mark.parametrize('length, block', [(19, None), (19, (5, 3)), (11, None), (10, None)])
 def test_the_last_query_sees_the_best_keys_of_the_middle_at_one_distance(length, block):
     """Checked with a softmax over the keys that are seen; other rows, and a middle of fewer than k keys, are as without."""
-    q, k, v = qkv(length)
+    q, k, v = map(np.asarray, qkv(length))
     tok = pj.Tokens.of(length=length)
     spec = f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=4, distance=9)'
-    out = run(pj.make(spec, head_dim=WIDTH, train_len=64, causal=True), tok, q, k, v, block=block)
-    plain = run(encoding(), tok, q, k, v)
+    out = np.asarray(run(pj.make(spec, head_dim=WIDTH, train_len=64, causal=True), tok, q, k, v, block=block))
+    plain = np.asarray(run(encoding(), tok, q, k, v))
     np.testing.assert_allclose(out[:, :-1], plain[:, :-1], atol=2e-6)
     found = chosen(q, k, length, 4, 9)
     assert len(found[0]) == (4 if length - LOCAL - GLOBAL >= 4 else 0)
@@ -223,78 +213,84 @@ def test_the_last_query_sees_the_best_keys_of_the_middle_at_one_distance(length,
         lambda_keys = [j for j in range(length) if j < GLOBAL or length - 1 - j < LOCAL]
         keys = np.array([*lambda_keys, *found[head]], int)
         gap = np.array([*(min(length - 1 - j, LOCAL) for j in lambda_keys), *[9] * len(found[head])])
-        turned = rope(jnp.repeat(q[:, -1:, head : head + 1], len(keys), 1), jnp.asarray(gap)[None])[0, :, 0]
-        w = jax.nn.softmax((turned * k[0, keys, 0]).sum(-1) / WIDTH**0.5)
-        np.testing.assert_allclose(out[0, -1, head], w @ v[0, keys, 0], atol=2e-6)
+        turned = np.asarray(turned_by(np.repeat(q[:, -1:], len(keys), 1), gap[None]))[0, :, head]
+        w = np.exp((turned * k[0, keys, 0]).sum(-1) / WIDTH**0.5)
+        np.testing.assert_allclose(out[0, -1, head], w @ v[0, keys, 0] / w.sum(), atol=2e-6)
 
 
 MODEL = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=2)
 
 
-def model_of(spec):
-    return Transformer(TransformerConfig(**MODEL, encoding=spec), rngs=nnx.Rngs(0))
+@functools.cache
+def model_of(spec, **fields):
+    return Transformer(TransformerConfig(**{**MODEL, **fields}, encoding=spec), rngs=nnx.Rngs(0))
+
+
+def ids(rows, length):
+    return np.random.default_rng(1).integers(11, size=(rows, length), dtype=np.int32)
 
 
 def test_top_k_decodes_as_the_last_row_of_a_pass():
     """One layer, whose keys depend on nothing but their own tokens, with padding on the left; keys are cached raw."""
     spec = f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)'
-    model = Transformer(TransformerConfig(**{**MODEL, 'layers': 1}, encoding=spec), rngs=nnx.Rngs(0))
+    model = model_of(spec, layers=1)
     assert model.encoding(0, model.layers()[0][1]).cached == 'raw'
-    tokens = jax.random.randint(jax.random.key(1), (2, 16), 0, 11)
+    tokens, pass_over = ids(2, 16), jax.jit(lambda model, ids, tok: model(ids, tok))
     valid = np.arange(16)[None] >= np.array([[0], [3]])
-    _, cache = prefill(model, init_cache(model, pj.Tokens.of(valid=valid)), tokens[:, :10])
-    step, pass_over = jax.jit(decode_step), jax.jit(lambda model, ids, tok: model(ids, tok))
+    _, cache = read(model, init_cache(model, pj.Tokens.of(valid=valid)), tokens[:, :10])
     for n in range(10, 16):
         row, cache = step(model, cache, tokens[:, n])
         seen = pj.Tokens.of(valid=valid & (np.arange(16) <= n))
-        np.testing.assert_allclose(row, pass_over(model, tokens, seen)[:, n], atol=2e-5)
+        np.testing.assert_allclose(row, np.asarray(pass_over(model, tokens, seen))[:, n], atol=2e-5)
 
 
 @pytest.mark.parametrize('part, room', [('rope()', 1), ('alibi()', 3)])
 def test_a_cache_of_constant_size_decodes_the_same(part, room):
     """The first and the last tokens are all a model of two layers needs, padding apart, also before it has so many."""
     model = model_of(f'lm_infinite(encoding={part}, n_global={GLOBAL}, n_local={LOCAL})')
-    tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 11)
+    tokens = ids(2, 24)
     tok = pj.Tokens.of(valid=np.arange(24)[None] >= np.array([[0], [3]]))
     empty = init_cache(model, tok)
-    _, full = prefill(model, empty, tokens[:, :5])
-    trim = jax.jit(lambda cache: constant_cache(model, cache, empty.tokens, room=room))
-    step, small = jax.jit(decode_step), constant_cache(model, full, empty.tokens, room=room)
+    _, full = read(model, empty, tokens[:, :5])
+    small = constant_cache(model, full, empty.tokens, room=room)
     for n in range(5, 23):
         assert small.capacity == small.layers[0].k.shape[2] == GLOBAL + LOCAL - 1 + room
         expected, full = step(model, full, tokens[:, n])
         row, small = step(model, small, tokens[:, n])
         np.testing.assert_allclose(row, expected, atol=2e-5)
         if int(small.cursor) == small.capacity and n + 1 + room <= 24:
-            small = trim(small)
+            small = trimmed(model, small, empty.tokens, room=room)
 
 
 def test_only_what_stays_hidden_may_be_forgotten():
-    rows = jax.random.randint(jax.random.key(1), (1, 12), 0, 11)
     for spec, message in (
         ('rope()', 'needs lm_infinite in every layer, one of this model has rope'),
         (f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)', 'use top_k=0'),
         (f'bipe(separators=(1, 3)) | lm_infinite(encoding=rope(), n_local={LOCAL})', 'from the ids of all of them'),
     ):
         model = model_of(spec)
-        _, cache = prefill(model, empty := init_cache(model, pj.Tokens.of(length=16)), rows)
+        _, cache = jax.eval_shape(prefill, model, empty := init_cache(model, pj.Tokens.of(length=16)), ids(1, 12))
         with pytest.raises(ValueError, match=message):
-            constant_cache(model, cache, empty.tokens)
+            jax.eval_shape(constant_cache, model, cache, empty.tokens)
 
 
 @pytest.mark.parametrize('rows, prompt, room', [(2, 5, 3), (1, 3, 1), (1, 9, 40)])
 def test_generating_with_a_constant_cache_says_the_same(rows, prompt, room):
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
-    tokens = jax.random.randint(jax.random.key(1), (rows, prompt), 0, 11)
+    tokens = ids(rows, prompt)
     valid = np.arange(prompt)[None] >= np.array([[0], [2]])[:rows]  # padding in front of the second
     arguments = dict(max_new_tokens=16, temperature=0.0, valid=valid)
     expected = generate(model, tokens, **arguments)
     constant = ConstantCache(room=room)
     np.testing.assert_array_equal(generate(model, tokens, **arguments, decoding=constant), expected)
     sizes = set()
-    for new in (50, 400):  # what is remembered depends neither on the prompt nor on what is to come
-        _, cache = constant.prefill(model, init_cache(model, pj.Tokens.of(length=prompt + new)), tokens)
+
+    def remember(empty, tokens):
+        _, cache = constant.prefill(model, empty, tokens)
         sizes.add((cache.capacity, cache.layers[0].k.shape[2], cache.nbytes))
+
+    for new in (50, 400):  # what is remembered depends neither on the prompt nor on what is to come
+        jax.eval_shape(remember, init_cache(model, pj.Tokens.of(length=prompt + new)), tokens)
     assert {size[:2] for size in sizes} == {(GLOBAL + LOCAL - 1 + room,) * 2} and len(sizes) == 1
 
 
@@ -315,25 +311,25 @@ def test_generating_refuses_to_forget_what_a_model_sees():
 def test_room_beyond_the_text_is_padding():
     """Under jit, where the end of the text cannot be an error."""
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
-    tokens = jax.random.randint(jax.random.key(1), (1, 24), 0, 11)
-    _, full = prefill(model, empty := init_cache(model, pj.Tokens.of(length=24)), tokens[:, :22])
-    small = jax.jit(lambda cache: constant_cache(model, cache, empty.tokens, room=4))(full)
-    assert small.tokens[0].valid[0, -4:].tolist() == [True, True, False, False]
+    tokens = ids(1, 24)
+    _, full = read(model, empty := init_cache(model, pj.Tokens.of(length=24)), tokens[:, :22])
+    small = trimmed(model, full, empty.tokens, room=4)
+    assert np.asarray(small.tokens[0].valid)[0, -4:].tolist() == [True, True, False, False]
     for n in (22, 23):
-        expected, full = decode_step(model, full, tokens[:, n])
-        row, small = decode_step(model, small, tokens[:, n])
+        expected, full = step(model, full, tokens[:, n])
+        row, small = step(model, small, tokens[:, n])
         np.testing.assert_allclose(row, expected, atol=2e-5)
 
 
 def test_a_smaller_window_would_be_noticed():
     """What `keep_ends` forgets counts: with one token fewer than the window holds the result is another."""
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
-    tokens, tok = jax.random.randint(jax.random.key(1), (1, 16), 0, 11), pj.Tokens.of(length=16)
-    _, full = prefill(model, empty := init_cache(model, tok), tokens[:, :12])
-    step = jax.jit(decode_step)
+    tokens, tok = ids(1, 16), pj.Tokens.of(length=16)
+    _, full = read(model, empty := init_cache(model, tok), tokens[:, :12])
+    ends = jax.jit(keep_ends, static_argnames=('first', 'last'))
     expected, _ = step(model, full, tokens[:, 12])
     for last, same in ((LOCAL - 1, True), (LOCAL - 2, False)):
-        row, _ = step(model, keep_ends(full, empty.tokens, first=GLOBAL, last=last), tokens[:, 12])
+        row, _ = step(model, ends(full, empty.tokens, first=GLOBAL, last=last), tokens[:, 12])
         assert (np.abs(row - expected).max() < 2e-5) == same
 
 
