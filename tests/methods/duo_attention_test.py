@@ -40,8 +40,13 @@ compiled_plain = jax.jit(plain.prefill)
 read = jax.jit(lambda model, text, tok=None: model(text, tok))
 
 
+step, prefill_of_heads = jax.jit(decode_step), jax.jit(prefill, static_argnames=('last', 'full', 'heads'))
+mixed_of = jax.jit(mixed_hidden, static_argnames=('sink', 'recent'))
+hidden_of = jax.jit(lambda model, text: model.hidden(text))
+
+
 def compiled_prefill(model, cache, prompts, **options):
-    return jax.jit(lambda cache, prompts: prefill(model, cache, prompts, **options))(cache, prompts)
+    return prefill_of_heads(model, cache, prompts, heads=heads_of(model), **options)
 
 
 @functools.cache
@@ -76,28 +81,30 @@ def test_golden_masks():
 
 def test_gates_of_one_are_the_model_and_of_none_the_streaming_model():
     model, text = model_of(), jnp.asarray(TEXT)
-    base = model.hidden(text)
-    mixed = lambda value, **mask: mixed_hidden(model, jnp.full((3, 2), value), text, **mask)
+    base = hidden_of(model, text)
+    mixed = lambda value, **mask: mixed_of(model, np.full((3, 2), value, np.float32), text, **mask)
     np.testing.assert_allclose(mixed(1.0, sink=1, recent=2), base, atol=2e-6)
     np.testing.assert_allclose(mixed(0.0, sink=4, recent=14), base, atol=2e-6)  # everything is near enough
-    streaming = deploy(model, np.zeros((3, 2), bool), sink=1, recent=2).hidden(text)
+    streaming = hidden_of(deploy(model, np.zeros((3, 2), bool), sink=1, recent=2), text)
     np.testing.assert_allclose(mixed(0.0, sink=1, recent=3), streaming, atol=2e-6)  # < 3 in training is <= 2 deployed
     assert np.abs(streaming - base).max() > 1e-2
 
 
 def test_gates_of_one_are_a_model_that_places_tokens_by_ids():
     model, text = model_of(encoding='bipe(separators=(1, 3)) | rope()'), jnp.asarray(TEXT)
-    mixed = mixed_hidden(model, jnp.ones((3, 2)), text, sink=1, recent=2)
-    np.testing.assert_allclose(mixed, model.hidden(text), atol=2e-6)
+    mixed = mixed_of(model, np.ones((3, 2), np.float32), text, sink=1, recent=2)
+    np.testing.assert_allclose(mixed, hidden_of(model, text), atol=2e-6)
 
 
 def test_the_loss_reads_supervised_tokens_and_sends_no_gradient_to_the_full_path():
-    full, mixed = jax.random.normal(jax.random.key(0), (2, 2, 3, 4))
-    mask = jnp.array([[0.0, 1, 0], [1, 0, 1]])
-    expected = np.square(np.asarray(full - mixed)).mean(-1)[np.asarray(mask) == 1].mean()
-    assert float(gate_loss(full, mixed, mask, jnp.zeros((1, 1)))) == pytest.approx(expected, rel=1e-6)
-    to_full, to_mixed = jax.grad(gate_loss, (0, 1))(full, mixed, mask, jnp.ones((1, 1)))
-    assert not to_full.any() and np.asarray(jnp.abs(to_mixed).sum(-1) > 0).tolist() == (np.asarray(mask) == 1).tolist()
+    full, mixed = np.random.default_rng(0).standard_normal((2, 2, 3, 4), dtype=np.float32)
+    mask = np.float32([[0, 1, 0], [1, 0, 1]])
+    expected = np.square(full - mixed).mean(-1)[mask == 1].mean()
+    both = jax.jit(jax.value_and_grad(gate_loss, (0, 1)))
+    loss, _ = both(full, mixed, mask, np.zeros((1, 1), np.float32))
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    to_full, to_mixed = map(np.asarray, both(full, mixed, mask, np.ones((1, 1), np.float32))[1])
+    assert not to_full.any() and (np.abs(to_mixed).sum(-1) > 0).tolist() == (mask == 1).tolist()
 
 
 def test_training_keeps_the_head_whose_far_keys_matter():
@@ -160,10 +167,10 @@ def test_deployed_heads_say_what_they_are():
 def decoded(model, tok, prompt, **options):
     """Logits of every token from the last of the prompt on."""
     read = jax.jit(lambda prompt: prefill(model, init_cache(model, tok), prompt, last=1, **options))
-    logits, cache = read(jnp.asarray(TEXT[:, :prompt]))
-    rows, step = [logits[:, -1]], jax.jit(functools.partial(decode_step, model))
+    logits, cache = read(TEXT[:, :prompt])
+    rows = [np.asarray(logits)[:, -1]]
     for t in range(prompt, TEXT.shape[1]):
-        logits, cache = step(cache, jnp.asarray(TEXT[:, t]))
+        logits, cache = step(model, cache, TEXT[:, t])
         rows.append(logits)
     return np.stack(rows, 1), cache
 
@@ -188,9 +195,9 @@ def test_decoding_equals_the_deployed_pass(encoding, sink, recent, prompt):
 def test_a_single_row_is_written_without_its_axis():
     model, text = deploy(model_of(), RETRIEVAL, sink=1, recent=2), jnp.asarray(TEXT[:1, :12])
     _, cache = compiled_prefill(model, init_cache(model, pj.Tokens.of(length=12)), text[:, :9])
-    step, expected = jax.jit(functools.partial(decode_step, model)), read(model, text)
+    expected = np.asarray(read(model, text))
     for t in range(9, 12):
-        logits, cache = step(cache, text[:, t])
+        logits, cache = step(model, cache, TEXT[:1, t])
         np.testing.assert_allclose(logits, expected[:, t], atol=5e-5)
 
 
@@ -211,7 +218,10 @@ def test_a_prompt_read_in_full_is_that_of_the_base_model():
 
 def test_streaming_heads_keep_a_constant_number_of_keys():
     model = deploy(model_of(), RETRIEVAL, sink=2, recent=3)
-    sizes = [compiled_prefill(model, init_cache(model, pj.Tokens.of(length=n)), jnp.asarray(TEXT))[1].nbytes for n in (50, 100)]
+    size = lambda n: prefill(model, init_cache(model, pj.Tokens.of(length=n)), TEXT)[1].nbytes
+    sizes = []
+    for n in (50, 100):
+        jax.eval_shape(lambda: sizes.append(size(n)))
     key = 4 * 2 * 2 * 4  # float32, keys and values, rows, head width
     retrieval, streaming = RETRIEVAL.sum(), (~RETRIEVAL).sum()
     assert sizes == [key * (retrieval * n + streaming * 6) for n in (50, 100)]
@@ -223,15 +233,15 @@ def test_generation_keeps_all_keys_and_says_the_same():
     for rows in (2, 1):
         again = generate(model, TEXT[:rows, :8], max_new_tokens=6, temperature=0, decoding=streaming(model))
         np.testing.assert_array_equal(again, out[:rows])
-    kept = streaming(model).prefill(model, init_cache(model, pj.Tokens.of(length=400)), jnp.asarray(TEXT))[1]
+    kept = jax.eval_shape(lambda text: streaming(model).prefill(model, init_cache(model, pj.Tokens.of(length=400)), text)[1], TEXT)
     assert kept.layers[1].recent_k.shape == (2, 2, 3, 4) and kept.layers[1].k.size == 0
-    logits, cache = compiled_prefill(model, init_cache(model, pj.Tokens.of(length=14)), jnp.asarray(TEXT[:, :8]))
-    token, step = logits[:, -1].argmax(-1), jax.jit(functools.partial(decode_step, model))
+    logits, cache = compiled_prefill(model, init_cache(model, pj.Tokens.of(length=14)), TEXT[:, :8])
+    token = np.asarray(logits)[:, -1].argmax(-1)
     for t in range(8, 14):
         np.testing.assert_array_equal(out[:, t], token)
         if t < 13:
-            logits, cache = step(cache, token)
-            token = logits.argmax(-1)
+            logits, cache = step(model, cache, token)
+            token = np.asarray(logits).argmax(-1)
 
 
 # Wrong input.
