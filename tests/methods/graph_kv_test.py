@@ -4,6 +4,7 @@ import functools
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,6 +25,10 @@ SEGMENTS = [RANDOM.integers(0, 13, (2, n)) for n in (3, 5, 4, 2, 3)]
 EDGES = [(0, 3), (1, 3), (1, 4), (2, 4)]
 
 
+step, prompt, one_pass = jax.jit(decode_step), jax.jit(prefill), jax.jit(lambda model, text: model(text))
+compiled = jax.jit(read)
+
+
 @functools.cache
 def model_of(**fields):
     cfg = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=2, encoding='rope()')
@@ -32,9 +37,9 @@ def model_of(**fields):
 
 def answers(model, pieces):
     cache = join(model, pieces, capacity=sum(piece.length for piece in pieces) + QUESTION.shape[1])
-    logits, cache = read(model, cache, QUESTION[:, :-1])
-    last, _ = decode_step(model, cache, jnp.asarray(QUESTION[:, -1]))
-    return jnp.concatenate([logits, last[:, None]], axis=1)
+    logits, cache = compiled(model, cache, QUESTION[:, :-1])
+    last, _ = step(model, cache, QUESTION[:, -1])
+    return np.concatenate([logits, np.asarray(last)[:, None]], axis=1)
 
 
 def oracle(model, segments=SEGMENTS, edges=EDGES, **options):
@@ -78,7 +83,7 @@ def test_without_edges_it_is_parallel_encoding():
     model = model_of()
     ours, theirs = encode(model, [], SEGMENTS, []), ape_parallel.encode(model, [], SEGMENTS)
     reader, cache = ape_parallel.join(model, theirs, capacity=21, temperature=1.0, scale=1.0)
-    np.testing.assert_allclose(answers(model, ours), read(reader, cache, QUESTION)[0], atol=2e-5)
+    np.testing.assert_allclose(answers(model, ours), compiled(reader, cache, QUESTION)[0], atol=2e-5)
 
 
 @pytest.mark.parametrize('sources', [None, 1, 2])
@@ -88,7 +93,7 @@ def test_sequential_chunks_one_layer_deep_are_one_pass_in_a_row(sources):
     pieces = encode(model, PREFIX, chunks, places='sequential', sources=sources)
     text = np.concatenate([PREFIX, *chunks[3 - (sources or 3) :], *chunks, QUESTION], axis=1)
     assert np.array_equal(np.concatenate([piece.ids for piece in pieces]), np.arange(text.shape[1] - 4))
-    np.testing.assert_allclose(answers(model, pieces), model(jnp.asarray(text))[:, -4:], atol=2e-5)
+    np.testing.assert_allclose(answers(model, pieces), np.asarray(one_pass(model, text))[:, -4:], atol=2e-5)
 
 
 def test_sequential_targets_are_chunks_behind_all_sources():
@@ -102,8 +107,8 @@ def test_sequential_targets_are_chunks_behind_all_sources():
         ids = [np.zeros(0), np.arange(3), 3 + np.arange(5), 8 + np.arange(4), 12 + np.arange(size)]
         tok = shared.Layout(tuple(ids), 0, layout.sees).tokens(0)
         masked = shared.with_part(model, shared.ContextMask, layout.sees)
-        text = jnp.asarray(np.concatenate([*chunks, chunk], axis=1))
-        _, cache = prefill(masked, init_cache(masked, tok), text)
+        _, cache = prompt(masked, init_cache(masked, tok), np.concatenate([*chunks, chunk], axis=1))
+        cache = jax.tree.map(np.asarray, cache)
         for layer in range(2):
             target, source = pieces[4 + number], pieces[1 + number]
             np.testing.assert_allclose(target.v[layer], cache.layers[layer].v[:, :, 12:], atol=5e-6)
