@@ -22,7 +22,7 @@ from posenc_jax.cache.parallel_context_entropy import (
     pool_scores,
     select_pieces,
 )
-from posenc_jax.core.encoding import Tokens, scaled_dot_product
+from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.numerics import phase
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step
@@ -31,6 +31,10 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'parallel_context_en
 RANDOM = np.random.default_rng(0)
 PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (2, 5))
 PIECES = [RANDOM.integers(0, 13, (2, n)) for n in GOLDEN['lengths']]
+
+
+step, one_pass = jax.jit(decode_step), jax.jit(lambda model, text: model(text))
+compiled = jax.jit(read)
 
 
 @functools.cache
@@ -47,11 +51,11 @@ def pieces_of(**options):
 def answers(model, pieces, steps=0, **options):
     """Logits of the query; its last tokens go through the cache one by one."""
     reader, cache = join(model, pieces, capacity=sum(piece.length for piece in pieces) + 5, **options)
-    logits, cache = read(reader, cache, QUESTION[:, : 5 - steps])
+    logits, cache = compiled(reader, cache, QUESTION[:, : 5 - steps])
     for token in QUESTION[:, 5 - steps :].T:
-        own, cache = decode_step(reader, cache, jnp.asarray(token))
-        logits = jnp.concatenate([logits, own[:, None]], axis=1)
-    return logits
+        own, cache = step(reader, cache, token)
+        logits = np.concatenate([logits, np.asarray(own)[:, None]], axis=1)
+    return np.asarray(logits)
 
 
 def oracle(model, pieces=PIECES, part=None, **options):
@@ -109,45 +113,51 @@ def test_the_cache_is_the_dense_pass_with_selection(keep, pooled):
         assert np.abs(ours - oracle(model_of())).max() > 1e-3
 
 
-SEGMENTS = jnp.array([[0] * 2 + [1] * 5 + [2] * 8 + [3] * 3 + [4] * 8 + [QUERY] * 5])
+SEGMENTS = np.array([[0] * 2 + [1] * 5 + [2] * 8 + [3] * 3 + [4] * 8 + [QUERY] * 5])
+
+
+attend = jax.jit(pj.attend, static_argnames='block')
+select, scores_of = jax.jit(select_pieces, static_argnums=2, static_argnames=('keep', 'pooled')), jax.jit(piece_scores, static_argnums=2)
 
 
 @pytest.mark.parametrize('pooled, block', [(False, None), (False, (4, 5)), (True, None), (True, (5, 6))])
 def test_selection_is_on_probabilities(pooled, block):
     """`attend` with the part against probabilities of the whole row, selected and renormalised."""
-    keys = jax.random.split(jax.random.key(1), 3)
-    q, (k, v) = jax.random.normal(keys[0], (2, 5, 2, 8)), (jax.random.normal(key, (2, 31, 2, 8)) for key in keys[1:])
-    tok = Tokens(index=jnp.arange(31)[None], pos=jnp.arange(31)[None], segment=SEGMENTS)
+    draw = lambda seed, length: np.random.default_rng(seed).standard_normal((2, length, 2, 8), dtype=np.float32)
+    q, k, v = draw(1, 5), draw(2, 31), draw(3, 31)
+    tok = Tokens(index=jnp.arange(31)[None], pos=jnp.arange(31)[None], segment=jnp.asarray(SEGMENTS))
     encoding = pj.chain(pj.make('causal()'), SelectedPieces(count=4, keep=2, pooled=pooled))
-    ours = pj.attend(encoding, 2 * q, k, v, tok.slice(26, 5), tok, block=block)
-    first = lambda a: jnp.swapaxes(a, 1, 2)
-    seen = tok.index[0][None] <= tok.index[0][26:, None]
-    p = jax.nn.softmax(jnp.where(seen, scaled_dot_product(2 * first(q), first(k)), -jnp.inf), axis=-1)
-    chosen = select_pieces(p, SEGMENTS[0], 4, pooled=pooled)
+    ours = attend(encoding, 2 * q, k, v, tok.slice(26, 5), tok, block=block)
+    first = lambda a: np.swapaxes(a, 1, 2)
+    seen = np.arange(31)[None] <= np.arange(26, 31)[:, None]
+    s = 2 * first(q) @ np.swapaxes(first(k), 2, 3) / 8**0.5
+    p = np.exp(np.where(seen, s, -np.inf))
+    chosen = np.asarray(select(p / p.sum(-1, keepdims=True), SEGMENTS[0], 4, pooled=pooled))
     np.testing.assert_allclose(ours, first(chosen @ first(v)), atol=3e-6)
-    assert (np.count_nonzero(piece_scores(chosen, SEGMENTS[0], 4), axis=-1) == 2).all()
+    assert (np.count_nonzero(scores_of(chosen, SEGMENTS[0], 4), axis=-1) == 2).all()
 
 
 def test_pooled_scores_take_the_largest_over_heads_and_rows():
-    scores = jax.random.uniform(jax.random.key(0), (2, 3, 4, 5))
-    expected = np.sort(np.asarray(scores).transpose(0, 3, 1, 2).reshape(2, 5, 12), axis=-1)[..., -5:].sum(-1)
-    np.testing.assert_allclose(pool_scores(scores, jnp.ones((1, 4), bool))[:, 0, 0], expected, rtol=1e-6)
+    scores = np.random.default_rng(0).random((2, 3, 4, 5), dtype=np.float32)
+    expected = np.sort(scores.transpose(0, 3, 1, 2).reshape(2, 5, 12), axis=-1)[..., -5:].sum(-1)
+    pooled = np.asarray(jax.jit(pool_scores)(scores, np.ones((1, 4), bool)))
+    np.testing.assert_allclose(pooled[:, 0, 0], expected, rtol=1e-6)
 
 
 def test_ties_go_to_the_first_piece_and_small_sums_are_clamped():
-    p = jnp.array([0.0, 0.5, 0.5]).reshape(1, 1, 1, 3)
-    assert select_pieces(p, jnp.array([0, 1, 2]), 2, keep=1).ravel().tolist() == [0.0, 1.0, 0.0]
-    tiny = jnp.array([[1e-6, 1 - 1e-6, 0.0], [0.0, 0.0, 1.0]]).reshape(1, 2, 1, 3)
-    clamped = select_pieces(tiny, jnp.array([0, 1, 2]), 2, keep=1, pooled=True)
+    p = np.float32([0.0, 0.5, 0.5]).reshape(1, 1, 1, 3)
+    assert np.ravel(select(p, np.array([0, 1, 2]), 2, keep=1)).tolist() == [0.0, 1.0, 0.0]
+    tiny = np.float32([[1e-6, 1 - 1e-6, 0.0], [0.0, 0.0, 1.0]]).reshape(1, 2, 1, 3)
+    clamped = np.asarray(select(tiny, np.array([0, 1, 2]), 2, keep=1, pooled=True))
     np.testing.assert_allclose(clamped[0, :, 0], [[0.1, 0.0, 0.0], [0.0, 0.0, 1.0]], rtol=1e-6)
 
 
 def test_one_piece_is_causal_attention():
     model = model_of()
     pieces = encode(model, PREFIX, PIECES[:1])
-    text = jnp.asarray(np.concatenate([PREFIX, PIECES[0], QUESTION], axis=1))
+    text = np.concatenate([PREFIX, PIECES[0], QUESTION], axis=1)
     for keep in (None, 2):
-        np.testing.assert_allclose(answers(model, pieces, keep=keep), model(text)[:, -5:], atol=2e-5)
+        np.testing.assert_allclose(answers(model, pieces, keep=keep), np.asarray(one_pass(model, text))[:, -5:], atol=2e-5)
 
 
 def test_joining_others_turns_keys_to_where_they_now_stand():
