@@ -95,8 +95,7 @@ def test_stopped_run_saves_and_continues(whole, cache, tmp_path):
     assert f'trained already, to step {STEPS}' in out
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize('processes, number', [(1, signal.SIGTERM), (2, signal.SIGINT)])  # which becomes a SIGTERM to itself
 def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
     port = free_port()
     fields = dict(name=NAME, cache=cache, train__steps=100_000, train__log_every=1, train__save_every=100_000)
@@ -178,23 +177,24 @@ def test_non_finite_numbers_stop_the_run(whole, cache, tmp_path):
 
 def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path):
     expected = [loss for _, loss in sorted(losses(whole).items())]
+    fields = dict(name=NAME, cache=cache, train__save_every=20)
     # Eight emulated devices, from the start.
     mesh = tmp_path / 'mesh'
-    finish(tiny.start(mesh, name=NAME, cache=cache, devices=8, **MESH))
+    finish(tiny.start(mesh, devices=8, **fields, **MESH))
     found = [loss for _, loss in sorted(losses(mesh).items())]
     np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
     # Two real processes with parameters cut between them, from the start ...
     apart = tmp_path / 'apart'
-    two_processes(apart, cache)
+    two_processes(apart, **fields)
     found = [loss for _, loss in sorted(losses(apart).items())]
     np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
     # ... and from the checkpoint of the eight devices.
     back_to(mesh, tmp_path / 'from_mesh', 20)
-    two_processes(tmp_path / 'from_mesh', cache)
+    two_processes(tmp_path / 'from_mesh', **fields)
     np.testing.assert_allclose(tail(tmp_path / 'from_mesh'), tail(mesh), rtol=0, atol=1e-5)
     # One device goes on from the checkpoint of two processes.
     back_to(apart, tmp_path / 'from_apart', 20)
-    finish(tiny.start(tmp_path / 'from_apart', name=NAME, cache=cache))
+    finish(tiny.start(tmp_path / 'from_apart', **fields))
     np.testing.assert_allclose(tail(tmp_path / 'from_apart'), tail(apart), rtol=0, atol=1e-5)
 
 
@@ -208,10 +208,9 @@ def flags_of(port, processes, number):
     return f'--coordinator=127.0.0.1:{port}', f'--processes={processes}', f'--process_id={number}'
 
 
-def two_processes(workdir, cache):
+def two_processes(workdir, **fields):
     port = free_port()
-    fields = dict(name=NAME, mesh__data=1, mesh__fsdp=2, cache=cache)
-    both = [tiny.start(workdir, *flags_of(port, 2, i), **fields) for i in range(2)]
+    both = [tiny.start(workdir, *flags_of(port, 2, i), **fields, mesh__data=1, mesh__fsdp=2) for i in range(2)]
     (out, _), (silent, _) = [finish(process) for process in both]
     said = [line for line in silent.splitlines() if not line.startswith('[Gloo]')]  # the transport greets on both
     assert f'step {STEPS}/{STEPS}' in out and not said
