@@ -33,8 +33,11 @@ def placed(spec, positions, **known):
     return pj.make(spec).place(pj.Tokens.of(positions=positions[None], **known))
 
 
+masked = jax.jit(lambda part, tok: part.mask(tok, tok))
+
+
 def mask(spec, tok):
-    return np.asarray(pj.make(spec).mask(tok, tok)[0, 0]).astype(int)
+    return np.asarray(masked(pj.make(spec), tok))[0, 0].astype(int)
 
 
 def by_hand(source, target, k):
@@ -116,26 +119,27 @@ def test_a_token_that_has_not_arrived_is_not_seen():
 def test_reading_and_writing_equals_the_masked_full_pass(k):
     cfg = TransformerConfig(vocab_size=13, train_len=16, layers=2, width=16, heads=2, encoding=f'gpe(k={k}) | rope()')
     model, order = Transformer(cfg, rngs=nnx.Rngs(0)), np.array(arrival(k))
-    words = jax.random.randint(jax.random.key(1), (2, N + M), 0, 13)
-    full = np.asarray(model(words, pj.Tokens.of(positions=LABELS[None])))
+    words = np.random.default_rng(1).integers(13, size=(2, N + M), dtype=np.int32)
+    read = jax.jit(lambda labels: model(words, pj.Tokens.of(positions=labels[None])))
+    full = np.asarray(read(LABELS))
     stream, tok = words[:, order], pj.Tokens.of(positions=LABELS[None, order])
-    first, cache = prefill(model, init_cache(model, tok), stream[:, :2])
-    rows, step = [first], jax.jit(lambda cache, token: decode_step(model, cache, token))
+    first, cache = jax.jit(prefill)(model, init_cache(model, tok), stream[:, :2])
+    rows, step = [np.asarray(first)], jax.jit(decode_step)
     for at in range(2, N + M):
-        logits, cache = step(cache, stream[:, at])
-        rows.append(logits[:, None])
+        logits, cache = step(model, cache, stream[:, at])
+        rows.append(np.asarray(logits)[:, None])
     np.testing.assert_allclose(np.concatenate(rows, axis=1), full[:, order], atol=1e-5)
-    assert np.abs(full - np.asarray(model(words, pj.Tokens.of(positions=labels(SOURCE, [M])[None])))).max() > 1e-2
+    assert np.abs(full - read(labels(SOURCE, [M]))).max() > 1e-2
 
 
 def test_no_source_token_changes_with_the_target_nor_a_target_row_with_what_is_unread():
     encoding = pj.make('gpe(k=1) | rope()', head_dim=8)
     tok = encoding.place(pj.Tokens.of(positions=LABELS[None]))
-    x = jax.random.normal(jax.random.key(0), (1, N + M, 2, 8))
-    run = lambda x: np.asarray(pj.attend(encoding, *encoding.project(x, x, x, tok, tok), block=(4, 4)))[0]
-    out, seen = run(x), by_hand(SOURCE, TARGET, 1)
+    x = np.random.default_rng(0).standard_normal((1, N + M, 2, 8), dtype=np.float32)
+    run = jax.jit(lambda x: pj.attend(encoding, *encoding.project(x, x, x, tok, tok), block=(4, 4))[0])
+    out, seen, here = np.asarray(run(x)), by_hand(SOURCE, TARGET, 1), np.arange(N + M)[:, None, None]
     for token in range(N + M):
-        changed = np.abs(run(x.at[:, token].add(1.0)) - out).max((1, 2)) > 1e-4
+        changed = np.abs(run((x + (here == token)).astype(np.float32)) - out).max((1, 2)) > 1e-4
         np.testing.assert_array_equal(changed, seen[:, token] == 1)
 
 
