@@ -55,8 +55,10 @@ def test_soft_tokens_are_zero_vectors_at_first_and_nothing_else_changes():
     np.testing.assert_array_equal(x, jnp.where((tokens == EMPTY)[..., None], 0.0, plain))
     placed = pj.Tokens.of(length=tokens.shape[1])
     layer = lambda x, number, place, block: (block(x, placed, base.encoding(place, block)), None)
-    np.testing.assert_allclose(base.norm(base.scan_layers(layer, x)[0]), model.hidden(jnp.asarray(tokens), tok), atol=1e-5)
-    np.testing.assert_allclose(model(jnp.asarray(tokens)), base(jnp.asarray(tokens)), atol=1e-5)  # no documents, no change
+    expected = jax.jit(lambda x: base.norm(base.scan_layers(layer, x)[0]))(x)
+    np.testing.assert_allclose(expected, jax.jit(lambda tokens: model.hidden(tokens, tok))(tokens), atol=1e-5)
+    read = jax.jit(lambda model, tokens: model(tokens))
+    np.testing.assert_allclose(read(model, tokens), read(base, tokens), atol=1e-5)  # no documents, no change
 
 
 def test_codes_follow_the_slot_and_stand_at_their_own_position():
@@ -120,7 +122,7 @@ def test_a_frozen_model_learns_from_it_in_which_slot_a_document_lies():
         out = nnx.merge(graphdef, adapter, frozen)(tokens, tok, last=1)[:, 0]
         return optax.softmax_cross_entropy_with_integer_labels(out, jnp.asarray(slots)).mean()
 
-    gradient = jax.grad(loss)(adapter)
+    gradient = jax.jit(jax.grad(loss))(adapter)
     assert not gradient['shared'][0]['w1'][...].any() and gradient['shared'][0]['w2'][...].any()
 
     @jax.jit
@@ -140,7 +142,7 @@ def test_a_frozen_model_learns_from_it_in_which_slot_a_document_lies():
 def test_soft_tokens_live_in_the_prefix_of_the_cache():
     model, (tokens, positions) = model_of(True), prompts()
     tok = pj.Tokens.of(positions=positions)
-    expected, cut = model(jnp.asarray(tokens), tok), 7  # in the last document
+    expected, cut = np.asarray(jax.jit(lambda tokens: model(tokens, tok))(tokens)), 7  # in the last document
     logits, cache = jax.jit(lambda t: prefill(model, init_cache(model, tok), t))(jnp.asarray(tokens[:, :cut]))
     np.testing.assert_allclose(logits, expected[:, :cut], atol=1e-5)
     step = jax.jit(lambda cache, token: decode_step(model, cache, token))

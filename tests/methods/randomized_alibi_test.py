@@ -24,10 +24,12 @@ def make(arguments, heads=8):
     return pj.make(f'randomized_alibi({arguments})', heads=heads)
 
 
+scored = jax.jit(lambda encoding, s, tok: encoding.score(s, tok, tok, None, ())[0])
+
+
 def bias_of(encoding, tok, key=None, rows=1):
     tok = encoding.place(tok, key=None if key is None else jax.random.key(key))
-    zeros = jnp.zeros((rows, 8, tok.length, tok.length))
-    return np.asarray(encoding.score(zeros, tok, tok, None, ())[0])
+    return np.asarray(scored(encoding, np.zeros((rows, 8, tok.length, tok.length), np.float32), tok))
 
 
 def test_golden_bias_of_the_plain_symmetric_form():
@@ -102,14 +104,14 @@ def test_a_pattern_draws_anew_in_every_layer_and_decodes():
         placed = model.place(pj.Tokens.of(length=8), key=key)
         first, second = (np.asarray(part.offsets(tok, tok)) for part, tok in zip(parts, placed, strict=True))
         assert (first != second).any()
-    tokens, tok = jnp.array([[0, 3, 1, 2, 5, 6]]), pj.Tokens.of(length=6)
-    expected = model(tokens, tok)
-    logits, cache = prefill(model, init_cache(model, tok), tokens[:, :3])
-    found = [*jnp.moveaxis(logits, 1, 0)]
+    tokens, tok = np.array([[0, 3, 1, 2, 5, 6]]), pj.Tokens.of(length=6)
+    expected = jax.jit(lambda model, *text: model(*text))(model, tokens, tok)
+    logits, cache = jax.jit(prefill)(model, init_cache(model, tok), tokens[:, :3])
+    found, step = [*np.moveaxis(np.asarray(logits), 1, 0)], jax.jit(decode_step)
     for t in range(3, 6):
-        logits, cache = decode_step(model, cache, tokens[:, t])
+        logits, cache = step(model, cache, tokens[:, t])
         found.append(logits)
-    np.testing.assert_allclose(jnp.stack(found, 1), expected, atol=2e-5)
+    np.testing.assert_allclose(np.stack(found, 1), expected, atol=2e-5)
 
 
 def test_the_pure_function_is_not_divided_by_anything():
