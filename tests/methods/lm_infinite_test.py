@@ -316,6 +316,7 @@ def test_room_beyond_the_text_is_padding():
     small = trimmed(model, full, empty.tokens, room=4)
     assert np.asarray(small.tokens[0].valid)[0, -4:].tolist() == [True, True, False, False]
     for n in (22, 23):
+        jax.eval_shape(lambda: decode_step(model, full, tokens[:, n]))  # with a cursor that is known
         expected, full = step(model, full, tokens[:, n])
         row, small = step(model, small, tokens[:, n])
         np.testing.assert_allclose(row, expected, atol=2e-5)

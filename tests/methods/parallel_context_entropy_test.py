@@ -51,6 +51,8 @@ def pieces_of(**options):
 def answers(model, pieces, steps=0, **options):
     """Logits of the query; its last tokens go through the cache one by one."""
     reader, cache = join(model, pieces, capacity=sum(piece.length for piece in pieces) + 5, **options)
+    if not steps:  # as many tokens as there are slots, where that is known
+        jax.eval_shape(lambda: read(reader, cache, QUESTION))
     logits, cache = compiled(reader, cache, QUESTION[:, : 5 - steps])
     for token in QUESTION[:, 5 - steps :].T:
         own, cache = step(reader, cache, token)
