@@ -233,7 +233,8 @@ def test_generation_keeps_all_keys_and_says_the_same():
     for rows in (2, 1):
         again = generate(model, TEXT[:rows, :8], max_new_tokens=6, temperature=0, decoding=streaming(model))
         np.testing.assert_array_equal(again, out[:rows])
-    kept = jax.eval_shape(lambda text: streaming(model).prefill(model, init_cache(model, pj.Tokens.of(length=400)), text)[1], TEXT)
+    empty = init_cache(model, pj.Tokens.of(length=400))
+    kept = jax.eval_shape(lambda text: streaming(model).prefill(model, empty, text)[1], TEXT)
     assert kept.layers[1].recent_k.shape == (2, 2, 3, 4) and kept.layers[1].k.size == 0
     logits, cache = compiled_prefill(model, init_cache(model, pj.Tokens.of(length=14)), TEXT[:, :8])
     token = np.asarray(logits)[:, -1].argmax(-1)

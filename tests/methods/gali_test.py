@@ -152,7 +152,8 @@ def test_a_model_that_decodes_reads_in_chunks_of_one_and_not_in_one_pass():
         )
         for chunk in (1, 4)
     )
-    read = lambda model, length: np.asarray(READ(model, tokens, pj.Tokens.of(valid=np.arange(20)[None] < length)))[:, :length]
+    first = lambda length: pj.Tokens.of(valid=np.arange(20)[None] < length)
+    read = lambda model, length: np.asarray(READ(model, tokens, first(length)))[:, :length]
     stepwise = read(by_steps, 20)
     np.testing.assert_allclose(decoded(by_steps, tokens, 6), stepwise, atol=2e-5)
     half, whole = read(by_four, 16), read(by_four, 20)  # 8 + 4 + 4 are whole chunks

@@ -285,7 +285,8 @@ def test_generation_is_greedy():
 
 def test_dropout_needs_a_key():
     model = EncoderDecoder(11, embedding=6, hidden=E, head_dim=D, rate=0.5, rngs=nnx.Rngs(1))
-    source, target, call = np.ones((B, S), np.int32), np.ones((B, 2), np.int32), jax.jit(lambda *text, key=None: model(*text, key=key))
+    source, target = np.ones((B, S), np.int32), np.ones((B, 2), np.int32)
+    call = jax.jit(lambda *text, key=None: model(*text, key=key))
     plain, dropped = call(source, VALID, target), call(source, VALID, target, key=jax.random.key(0))
     np.testing.assert_array_equal(plain, call(source, VALID, target))
     assert np.abs(plain - dropped).max() > 1e-3

@@ -119,7 +119,8 @@ SEGMENTS = np.array([[0] * 2 + [1] * 5 + [2] * 8 + [3] * 3 + [4] * 8 + [QUERY] *
 
 
 attend = jax.jit(pj.attend, static_argnames='block')
-select, scores_of = jax.jit(select_pieces, static_argnums=2, static_argnames=('keep', 'pooled')), jax.jit(piece_scores, static_argnums=2)
+select = jax.jit(select_pieces, static_argnums=2, static_argnames=('keep', 'pooled'))
+scores_of = jax.jit(piece_scores, static_argnums=2)
 
 
 @pytest.mark.parametrize('pooled, block', [(False, None), (False, (4, 5)), (True, None), (True, (5, 6))])

@@ -93,7 +93,8 @@ def test_sheet_forget(scaled, name, block):
     width = golden['head_dim']
     encoding = pj.make(f'path(forget=True, gate_scaled={scaled})', causal=True, heads=1, head_dim=width, model_dim=D)
     zero = np.zeros((1, 3, 1, width), np.float32)  # no input: every gate is sigmoid(0) = 1/2
-    out = run(encoding, zero, zero, np.eye(3, dtype=np.float32)[None, :, None], np.zeros((1, 3, D), np.float32), pj.Tokens.of(length=3), block=block)
+    v, x = np.eye(3, dtype=np.float32)[None, :, None], np.zeros((1, 3, D), np.float32)
+    out = run(encoding, zero, zero, v, x, pj.Tokens.of(length=3), block=block)
     np.testing.assert_allclose(np.asarray(out)[0, 2, 0], golden[name], atol=1e-6)
 
 
@@ -176,7 +177,8 @@ def test_padding_in_between_does_not_act(options):
 
 
 def test_taps_stop_at_documents():
-    u, taps = np.maximum(np.arange(-1.0, 7.0, dtype=np.float32), 0).reshape(1, 8, 1, 1), np.float32([[[100.0]], [[10.0]], [[1.0]]])
+    u = np.float32([0, 0, 1, 2, 3, 4, 5, 6]).reshape(1, 8, 1, 1)
+    taps = np.float32([100, 10, 1]).reshape(3, 1, 1)
     raw = lambda *sums: np.array(sums) / (1 + np.exp(-np.array(sums)))
     norm = lambda y: y / np.sqrt(y**2 + 1e-6)
     plain = np.asarray(jax.jit(path_directions)(u, taps, pj.Tokens.of(length=6)))[0, :, 0, 0]
