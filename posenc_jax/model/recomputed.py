@@ -36,8 +36,8 @@ class Recomputed(Decoding):
     frequencies of any row is followed by a pass over all tokens so far, which gives its logits and the whole cache anew.
     `longrope` with two lists changes once a row, at the trained length L, and costs one pass for each length of the prompts;
     dynamic rules (`dynamic_ntk`, `yarn(dynamic=True)`, `longrope(dynamic=True)`) change at every step beyond L, and every
-    such step costs a pass over the capacity. A step that changes nothing costs a little more than in `Decoding` (6 % on a CPU), and the
-    memory of a pass beside the cache is needed at all times.
+    such step costs a pass over the capacity. A step that changes nothing costs a little more than in `Decoding` (6 % on a CPU),
+    and the memory of a pass beside the cache is needed at all times.
 
     Example:
       >>> from flax import nnx
@@ -69,13 +69,10 @@ class Recomputed(Decoding):
     def stale(self, model, cache):
         """Whether the last token of the cache changed the frequencies of any row in any layer."""
         changed = jnp.array(False)
-        for place, block in enumerate(model.blocks):
-            at = lambda count: current_length(*[filled(cache.tokens[place], count)] * 2)[0]
-            lengths = at(cache.cursor - 1), at(cache.cursor)
-            for part in parts_of(model.encoding(place, block)):
-                if isinstance(part, Rotary) and part.uses_length:
-                    before, after = map(part.frequencies, lengths)
-                    changed |= jnp.any(before[0] != after[0]) | jnp.any(before[1] != after[1])
+        for place, part in _following(model):
+            lengths = (current_length(*[filled(cache.tokens[place], n)] * 2)[0] for n in (cache.cursor - 1, cache.cursor))
+            before, after = map(part.frequencies, lengths)
+            changed |= jnp.any(before[0] != after[0]) | jnp.any(before[1] != after[1])
         return changed
 
     def renew(self, model, cache):
@@ -103,12 +100,12 @@ def default_decoding(model: Transformer, capacity: int | None = None) -> Decodin
       >>> default_decoding(model), default_decoding(model, capacity=4)
       (Recomputed(), Decoding())
     """
-    switches = [getattr(part.freqs, 'switch', None) for part in _following(model)]
+    switches = [getattr(part.freqs, 'switch', None) for _, part in _following(model)]
     reached = any(at is not None and (capacity is None or at < capacity) for at in switches)
     return Recomputed() if reached and model.cfg.layers > 1 else Decoding()
 
 
-def _following(model: Transformer) -> list[Rotary]:
-    """The parts of all layers whose frequencies follow the current length."""
-    parts = [part for place, block in enumerate(model.blocks) for part in parts_of(model.encoding(place, block))]
-    return [part for part in parts if isinstance(part, Rotary) and part.uses_length]
+def _following(model: Transformer) -> list[tuple[int, Rotary]]:
+    """The parts whose frequencies follow the current length, each with its layer's place in the period."""
+    parts = [(place, part) for place, block in enumerate(model.blocks) for part in parts_of(model.encoding(place, block))]
+    return [(place, part) for place, part in parts if isinstance(part, Rotary) and part.uses_length]

@@ -151,6 +151,17 @@ def _per_head(heads, head_dim) -> Change:
     return lambda b: b.reshape(heads, head_dim)
 
 
+def _with_head(
+    config, cfg: TransformerConfig, leaves: dict[str, Leaf], *ignored: str, name: str = 'lm_head.weight', tied: bool = True
+) -> Architecture:
+    """The table of the embedding is the output, or a tensor is; `tied` is the rule where the config does not say."""
+    said = config.get('tie_word_embeddings')
+    cfg = dataclasses.replace(cfg, tie=tied if said is None else bool(said))
+    if cfg.tie:
+        return Architecture(cfg, leaves, (*ignored, name))
+    return Architecture(cfg, {**leaves, 'output': Leaf(name, (cfg.vocab_size, cfg.width), turned)}, ignored)
+
+
 def _llama(config, where) -> Architecture:
     """Llama, Mistral, Qwen2, Phi-3: RMSNorm, SwiGLU, rotary, grouped queries; Phi-3 stores joined projections."""
     kind = config['model_type']
@@ -162,7 +173,6 @@ def _llama(config, where) -> Architecture:
     )
     heads, kv_heads, head_dim = _heads(config)
     pattern = _windows(config, rope_spec(config, where), layers, where)
-    tie = bool(config.get('tie_word_embeddings', False))
     cfg = TransformerConfig(
         vocab_size=vocabulary,
         train_len=trained_length(config, where),
@@ -178,7 +188,6 @@ def _llama(config, where) -> Architecture:
         bias='qkv' if kind == 'qwen2' else 'none',
         norm='rmsnorm',
         epsilon=config['rms_norm_eps'],
-        tie=tie,
         embedding_scale=1.0,
     )
     layer = 'model.layers.{}.'
@@ -193,8 +202,6 @@ def _llama(config, where) -> Architecture:
         ),
         'mlp.w_out': Leaf(f'{layer}mlp.down_proj.weight', (width, hidden), turned),
     }
-    if not tie:
-        leaves['output'] = Leaf('lm_head.weight', (vocabulary, width), turned)
     if kind == 'phi3':
         rows = [n * head_dim for n in sizes.values()]
         edges = np.cumsum([0, *rows])
@@ -212,7 +219,7 @@ def _llama(config, where) -> Architecture:
                 leaves[f'attention.b_{name}'] = Leaf(f'{projection}.bias', (n * head_dim,), _per_head(n, head_dim))
         leaves['mlp.w_gate'] = Leaf(f'{layer}mlp.gate_proj.weight', (hidden, width), turned)
         leaves['mlp.w_in'] = Leaf(f'{layer}mlp.up_proj.weight', (hidden, width), turned)
-    return Architecture(cfg, leaves, (f'{layer}self_attn.rotary_emb.inv_freq', *(('lm_head.weight',) if tie else ())))
+    return _with_head(config, cfg, leaves, f'{layer}self_attn.rotary_emb.inv_freq', tied=False)
 
 
 def _joined_heads(heads, head_dim, part) -> tuple[Change, Change]:
@@ -250,7 +257,6 @@ def _gpt_neox(config, where) -> Architecture:
         for name in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'vocab_size')
     )
     rotary = {'rotary_pct': 0.25, **config}  # the default of the architecture, where a config leaves it out
-    tie = bool(config.get('tie_word_embeddings', False))
     cfg = TransformerConfig(
         vocab_size=vocabulary,
         train_len=trained_length(config, where),
@@ -264,7 +270,6 @@ def _gpt_neox(config, where) -> Architecture:
         norm='layernorm',
         epsilon=config.get('layer_norm_eps', 1e-5),
         parallel=config.get('use_parallel_residual', True),
-        tie=tie,
         embedding_scale=1.0,
     )
     prefix = 'gpt_neox.layers.{}.'
@@ -283,18 +288,8 @@ def _gpt_neox(config, where) -> Architecture:
         'norm.bias': Leaf('gpt_neox.final_layer_norm.bias', (width,), same),
         **_biased(prefix=prefix, names=names, width=width, hidden=hidden, heads=heads, joined=joined),
     }
-    if not tie:
-        leaves['output'] = Leaf('embed_out.weight', (vocabulary, width), turned)
-    buffers = ('rotary_emb.inv_freq', 'bias', 'masked_bias')
-    return Architecture(cfg, leaves, tuple(f'{prefix}attention.{name}' for name in buffers) + (('embed_out.weight',) if tie else ()))
-
-
-def _with_head(config, cfg: TransformerConfig, leaves: dict[str, Leaf], *ignored: str) -> Architecture:
-    """GPT-2, BLOOM and MPT: the table of the embedding is the output, unless the config says otherwise."""
-    if config.get('tie_word_embeddings') is not False:
-        return Architecture(cfg, leaves, (*ignored, 'lm_head.weight'))
-    head = Leaf('lm_head.weight', (cfg.vocab_size, cfg.width), turned)
-    return Architecture(dataclasses.replace(cfg, tie=False), {**leaves, 'output': head}, ignored)
+    buffers = (f'{prefix}attention.{name}' for name in ('rotary_emb.inv_freq', 'bias', 'masked_bias'))
+    return _with_head(config, cfg, leaves, *buffers, name='embed_out.weight', tied=False)
 
 
 def _bloom(config, where) -> Architecture:
@@ -316,7 +311,6 @@ def _bloom(config, where) -> Architecture:
         norm='layernorm',
         epsilon=config.get('layer_norm_epsilon', 1e-5),
         embedding_norm=True,
-        tie=True,
         embedding_scale=1.0,
     )
     top, prefix = 'transformer.', 'transformer.h.{}.'
@@ -364,7 +358,6 @@ def _gpt2(config, where) -> Architecture:
         bias='all',
         norm='layernorm',
         epsilon=config.get('layer_norm_epsilon', 1e-5),
-        tie=True,
         embedding_scale=1.0,
     )
     top, prefix = 'transformer.', 'transformer.h.{}.'
@@ -425,7 +418,6 @@ def _mpt(config, where) -> Architecture:
         mlp_width=hidden,
         norm='layernorm_scale',
         epsilon=config.get('layer_norm_epsilon', 1e-5),
-        tie=True,
         embedding_scale=1.0,
     )
     top, prefix = 'transformer.', 'transformer.blocks.{}.'

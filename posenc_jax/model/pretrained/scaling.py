@@ -19,6 +19,8 @@ ROPE_TYPES = {
 # What released configs write beside that, of any type; `finetuned` (YaRN) tells how the weights came about.
 _COMMON = ('rope_type', 'type', 'rope_theta', 'partial_rotary_factor', 'original_max_position_embeddings', 'finetuned')
 
+_NO_NUMBERS = ('rope_type', 'type', 'finetuned', 'truncate')
+
 
 def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> int:
     """The length the model was trained at before any declared extension.
@@ -86,13 +88,10 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
     for name, value in found.items():  # null, and a factor of 1, say nothing
         if name not in known and value is not None and not (name == 'factor' and value == 1):
             raise PretrainedError(f'{where}: rope type {kind!r} does not read {name!r} ({value!r}); {nearest(name, known)}')
-
-    for name in known:
-        value, several = found.get(name), name.endswith('_factor') and name.startswith(('long', 'short'))
-        if value is None or name in ('rope_type', 'type', 'finetuned', 'truncate'):
-            continue
-        if not (isinstance(value, list) and all(map(is_number, value)) if several else is_number(value)):
-            raise PretrainedError(f'{where}: {name}={value!r}, expected {"a list of numbers" if several else "a number"}')
+        several = name in ('long_factor', 'short_factor')
+        if name in known and name not in _NO_NUMBERS and value is not None:
+            if not (isinstance(value, list) and all(map(is_number, value)) if several else is_number(value)):
+                raise PretrainedError(f'{where}: {name}={value!r}, expected {"a list of numbers" if several else "a number"}')
 
     def need(name):
         if found.get(name) is None:
@@ -102,7 +101,8 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
     partial = float(found.get('partial_rotary_factor', 1.0))
     number = lambda name: f'{name}={float(need(name))}'
     optional = lambda *names: [f'{name}={float(found[name])}' for name in names if found.get(name) is not None]
-    length = f'train_len={trained_length(config, where)}'
+    trained = trained_length(config, where)
+    length = f'train_len={trained}'
     if kind == 'default':
         freqs = ''
     elif kind == 'linear':
@@ -119,9 +119,9 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
         freqs = f'llama3_rope({number("factor")}, {length}, {number("low_freq_factor")}, {number("high_freq_factor")})'
     elif kind == 'longrope':
         lists = [f'{ours}={tuple(map(float, need(theirs)))}' for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))]
-        if found.get('factor') is None and trained_length(config, where) == config['max_position_embeddings']:
+        if found.get('factor') is None and trained == config['max_position_embeddings']:
             raise PretrainedError(f"{where}: rope type {kind!r} lacks 'original_max_position_embeddings' or 'factor'")
-        factor = found.get('factor') or config['max_position_embeddings'] / trained_length(config, where)
+        factor = found.get('factor') or config['max_position_embeddings'] / trained
         if found.get('attention_factor') is not None:
             lists.append(f'magnitude={float(found["attention_factor"])}')
         freqs = f'longrope({", ".join([*lists, f"factor={float(factor)}", length])})'

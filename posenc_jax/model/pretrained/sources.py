@@ -222,8 +222,8 @@ class GGUF:
         prefix = 'llama.rope.scaling.'
         found = {name.removeprefix(prefix): self._field(name) for name in self._reader.fields if name.startswith(prefix)}
         for name, value in found.items():
-            if name not in _GGUF_SCALING and value not in _GGUF_NEUTRAL.get(name, ()):
-                neutral = _GGUF_NEUTRAL.get(name)
+            neutral = _GGUF_NEUTRAL.get(name, ())
+            if name not in _GGUF_SCALING and value not in neutral:
                 expected = f'expected {neutral[0]}' if neutral else nearest(name, (*_GGUF_SCALING, *_GGUF_NEUTRAL))
                 raise PretrainedError(f'{self.path}: {prefix}{name}={value} is not supported; {expected}')
         if found.get('type', 'none') != 'none' and 'factor' not in found:
