@@ -1,0 +1,1 @@
+"""Wrong input by the thousand: see `python -m benchmarks.fuzz --help`."""

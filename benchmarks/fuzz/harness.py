@@ -1,0 +1,140 @@
+"""Runs tries in processes that are watched: for how they end, for how long they take, and for the memory they hold."""
+
+import collections
+import importlib
+import multiprocessing
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+from benchmarks.fuzz.target import Target, problem
+
+SECONDS, BYTES = 10, 4 * 2**30
+STARTING = 120  # seconds a process may take to import and to read its first input, which is part of no try
+
+
+def load(name: str) -> Target:
+    return importlib.import_module(f'benchmarks.fuzz.{name}').TARGET
+
+
+def attempt(target: Target, name: str, seed: int, number: int, folder: pathlib.Path) -> tuple[str, str]:
+    """One try: 'read', 'refused' or 'failed', and the message or the exception."""
+    own = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        given = target.make(random.Random(f'{name} {seed} {number}'), folder, own)
+        try:
+            target.read(given)
+        except Exception as error:
+            wrong = problem(error)
+            return ('failed', f'{wrong}; input {target.show(given)[:500]}') if wrong else ('refused', str(error))
+        return 'read', ''
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def work(name: str, seed: int, numbers: list[int], folder: str, pipe) -> None:
+    """The watched process: says which try begins, and how it ended."""
+    target = load(name)
+    pipe.send(('ready', '', ''))
+    for number in numbers:
+        pipe.send(('begin', number, ''))
+        pipe.send((*attempt(target, name, seed, number, pathlib.Path(folder)), number))
+    pipe.send(('end', '', ''))
+
+
+def memory(pid: int) -> int:
+    """Bytes of main memory that a process holds."""
+    try:
+        return int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1]) * 4096
+    except (OSError, IndexError):
+        return 0
+
+
+def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: collections.Counter, failures: list) -> None:
+    """Runs the tries, in a new process after each that ended its process or had to be ended."""
+    context = multiprocessing.get_context('spawn')
+    while numbers:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(name, seed, numbers, folder, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        current, limit, why = None, time.monotonic() + STARTING, ''
+        while not why:
+            try:
+                if ours.poll(0.05):
+                    kind, text, number = ours.recv()
+                    if kind == 'end':
+                        process.join()
+                        return
+                    if kind == 'begin':
+                        current, limit = text, time.monotonic() + SECONDS
+                    elif kind != 'ready':
+                        outcomes[kind] += 1
+                        if kind == 'failed':
+                            failures.append((number, text))
+                        current, numbers = None, numbers[numbers.index(number) + 1 :]
+                    continue
+            except (EOFError, ConnectionError):
+                process.join()
+                why = f'the process ended with status {process.exitcode}'
+                break
+            if memory(process.pid) > BYTES:
+                why = f'more than {BYTES >> 30} GiB of memory'
+            elif time.monotonic() > limit:
+                why = f'more than {SECONDS} seconds'
+        process.kill()
+        process.join()
+        if current is None:
+            sys.exit(f'{name}: {why} outside of a try')
+        outcomes['failed'] += 1
+        failures.append((current, why))
+        numbers = numbers[numbers.index(current) + 1 :]
+
+
+def fuzz(name: str, seed: int, tries: int, workers: int) -> tuple[collections.Counter, list[tuple[int, str]]]:
+    """How many tries ended how, and number and reason of those that failed."""
+    outcomes, failures = collections.Counter(), []
+    with tempfile.TemporaryDirectory(prefix='fuzz_') as folder:
+        good = pathlib.Path(folder, 'good')
+        good.mkdir()
+        prepared = multiprocessing.get_context('spawn').Process(target=prepare, args=(name, str(good)))
+        prepared.start()
+        prepared.join()
+        if prepared.exitcode:
+            sys.exit(f'{name}: what the tries start from could not be made')
+        threads = [
+            threading.Thread(target=watch, args=(name, seed, list(range(part, tries, workers)), str(good), outcomes, failures))
+            for part in range(workers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return outcomes, sorted(failures)
+
+
+def prepare(name: str, folder: str) -> None:
+    load(name).prepare(pathlib.Path(folder))
+
+
+def once(name: str, seed: int, number: int) -> None:
+    """One try in this process."""
+    target = load(name)
+    with tempfile.TemporaryDirectory(prefix='fuzz_') as folder:
+        good, own = pathlib.Path(folder, 'good'), pathlib.Path(folder, 'own')
+        good.mkdir()
+        own.mkdir()
+        target.prepare(good)
+        given = target.make(random.Random(f'{name} {seed} {number}'), good, own)
+        print(target.show(given))
+        try:
+            target.read(given)
+            print('read')
+        except Exception as error:
+            traceback.print_exc()
+            print(problem(error) or 'refused in one line')
