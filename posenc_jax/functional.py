@@ -12,7 +12,7 @@ from posenc_jax.bias.bam import bam_prior
 from posenc_jax.bias.cable import cable_bias
 from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
-from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
+from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power, kerple_weight
 from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
 from posenc_jax.bias.random_offsets import random_magnitudes
@@ -150,6 +150,7 @@ __all__ = [
     'kerple_log',
     'kerple_log3',
     'kerple_power',
+    'kerple_weight',
     'key_labels',
     'label_channels',
     'label_logits',
