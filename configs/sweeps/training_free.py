@@ -15,7 +15,7 @@ import argparse
 import pathlib
 
 from configs.sweeps.bam_passkey import FIELDS
-from configs.sweeps.runs import evaluate_runs, train_run
+from configs.sweeps.runs import Run, evaluate_runs, train_runs
 
 EXTENSIONS = (
     '', 'yarn(factor={factor}.0)', 'dca()', 'string()', 'gali()', 'self_extend(group={group})', 'self_extend(group=None)',
@@ -39,15 +39,17 @@ def main():
     parser.add_argument('--steps', type=int, default=1000, help='of the text runs')
     parser.add_argument('--passkey_steps', type=int, default=1500)
     arguments = parser.parse_args()
-    text, passkey = [], []
+    runs = {}
     for seed in arguments.seeds:
         fields = {'data.dataset': 'stdlib_code', 'train.length': 256, 'train.steps': arguments.steps, 'seed': seed}
         fields |= {'train.eval_every': 500, 'train.save_every': 500}
-        text += extended(train_run(arguments.base / f'base_{seed}', 'configs/quickstart.py', fields), 32)
+        runs['text', seed] = Run(arguments.base / f'base_{seed}', 'configs/quickstart.py', fields)
         fields = FIELDS | {'encoding': 'rope()', 'seed': seed, 'train.steps': arguments.passkey_steps}
-        passkey += extended(train_run(arguments.workdir / f'passkey_{seed}', 'configs/default.py', fields), 16)
-    evaluate_runs(text, arguments.workdir / 'text', TEXT)
-    evaluate_runs(passkey, arguments.workdir / 'passkey', PASSKEY)
+        runs['passkey', seed] = Run(arguments.workdir / f'passkey_{seed}', 'configs/default.py', fields)
+    runs = train_runs(runs)
+    for kind, factor, settings in (('text', 32, TEXT), ('passkey', 16, PASSKEY)):
+        evaluated = [run for seed in arguments.seeds for run in extended(runs[kind, seed], factor)]
+        evaluate_runs(evaluated, arguments.workdir / kind, settings)
 
 
 if __name__ == '__main__':

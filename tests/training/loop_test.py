@@ -134,12 +134,13 @@ def test_checkpoints_without_a_config_are_refused_unless_told_otherwise(whole, c
 
 
 def test_the_sweep_tells_complete_runs_by_their_last_step(whole, tmp_path):
-    assert not sweeps.complete(tmp_path / 'nothing')
-    assert sweeps.complete(whole / NAME)
+    complete = lambda directory: sweeps.Run(directory, 'configs/default.py', tiny.FIELDS).complete()
+    assert not complete(tmp_path / 'nothing')
+    assert complete(whole / NAME)
     back_to(whole, tmp_path / 'runs', 20)  # as after SIGTERM, which exits with 0
-    assert not sweeps.complete(tmp_path / 'runs' / NAME)
+    assert not complete(tmp_path / 'runs' / NAME)
     shutil.rmtree(tmp_path / 'runs' / NAME / 'checkpoints')
-    assert not sweeps.complete(tmp_path / 'runs' / NAME)
+    assert not complete(tmp_path / 'runs' / NAME)
 
 
 def test_a_mesh_that_does_not_divide_the_devices():
