@@ -8,7 +8,8 @@ Number:    SmolLM2-135M-Instruct, perplexity at 23,170 to 32,767 tokens of an es
 Measured:  perplexity by position in one pass over the first LENGTH tokens, and passkeys by depth at each of --passkeys. The
            model with its extension and every key; the same with half of its key heads streaming (`deploy`), chosen by gates
            trained on passkeys in --gate-length tokens, or at random; the model with LM-Infinite in the place of the extension.
-           Gates are kept in WORKDIR/gates.json and not trained again; those of other settings are refused. Results: WORKDIR/text, WORKDIR/passkeys.
+           Gates are kept in WORKDIR/gates.json and not trained again; those of other settings are refused. Results:
+           WORKDIR/text, WORKDIR/passkeys.
 Paper:     Xiao et al. (arXiv 2410.10819): half of the heads lose nothing; Han et al. (arXiv 2308.16137): fluent to any length.
 """
 

@@ -70,8 +70,9 @@ def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
 
 def _check_local(local, train_len):
     if not 0 <= local < train_len:
-        nearest = min(max(local, 0), train_len - 1)
-        raise ValueError(f'gali: local must be between 0 and train_len - 1 = {train_len - 1}, got {local}; the nearest is {nearest}')
+        last = train_len - 1
+        nearest = min(max(local, 0), last)
+        raise ValueError(f'gali: local must be between 0 and train_len - 1 = {last}, got {local}; the nearest is {nearest}')
 
 
 def _check_chunk(chunk, train_len):
