@@ -62,6 +62,10 @@ def main():
             'steps and batch are at least 1, seeds at least 0, '
             f'got --steps {arguments.steps} --batch {arguments.batch} --seeds {" ".join(map(str, arguments.seeds))}'
         )
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
+    except OSError as error:
+        parser.error(f'--out {arguments.out}: {error.strerror}')
     rows = []
     for name in arguments.tasks:
         task = NUMBER_TASKS[name]
