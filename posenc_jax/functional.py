@@ -105,6 +105,16 @@ from posenc_jax.rotation.psc import psc_calibrate
 from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
 from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 from posenc_jax.rotation.xpos import xpos_decay, xpos_scale
+from posenc_jax.tasks.coupling import (
+    coupled_addition_ids,
+    coupled_copy_ids,
+    coupled_grid_ids,
+    coupled_multiplication_ids,
+    coupled_parity_ids,
+    coupled_reverse_ids,
+    coupled_sum_ids,
+    plain_ids,
+)
 
 __all__ = [
     'alibi_bias',
@@ -132,6 +142,13 @@ __all__ = [
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
+    'coupled_addition_ids',
+    'coupled_copy_ids',
+    'coupled_grid_ids',
+    'coupled_multiplication_ids',
+    'coupled_parity_ids',
+    'coupled_reverse_ids',
+    'coupled_sum_ids',
     'cream_bounds',
     'cream_heads',
     'cream_ids',
@@ -201,6 +218,7 @@ __all__ = [
     'piece_layout',
     'piece_scores',
     'piecewise_logits',
+    'plain_ids',
     'plane_logits',
     'pool_scores',
     'pos2distill_loss',

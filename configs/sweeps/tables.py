@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+COLUMNS = 4  # most panels side by side in a picture
+
 
 def report(
     rows: Iterable[tuple[str, str, float, int, float]],
@@ -54,8 +56,13 @@ def report(
 def _draw(rows, panels: Sequence[str], path, title, x, value, log, trained):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(panels) + 1.4, 4.0), layout='constrained')
-    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+    columns = min(len(panels), COLUMNS)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns + 1.4, 4.0 * lines), layout='constrained')
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for unused in axes[len(panels) :]:
+        unused.set_axis_off()
+    for axis, panel in zip(axes, panels):
         here = [row for row in rows if row[0] == panel]
         for number, variant in enumerate(dict.fromkeys(row[1] for row in here)):
             places = sorted({row[2] for row in here if row[1] == variant})
