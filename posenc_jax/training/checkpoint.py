@@ -21,7 +21,7 @@ from posenc_jax.training import config as configs
 from posenc_jax.training.entries import digest, fingerprint, other_config, sealed, unsealed
 from posenc_jax.training.json_file import free_name, shown
 from posenc_jax.training.lock import alone, sharing
-from posenc_jax.training.quiet import quiet_reads
+from posenc_jax.training.quiet import quiet_orbax
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
 
 FOLDER = 'checkpoints'
@@ -62,7 +62,7 @@ class Checkpoints:
             'data': ocp.JsonCheckpointHandler(),
         }
         with contextlib.ExitStack() as stack:
-            stack.enter_context(quiet_reads())
+            stack.enter_context(quiet_orbax())
             if keep is None:
                 stack.enter_context(sharing(self._readers))
             elif jax.process_index() == 0:
