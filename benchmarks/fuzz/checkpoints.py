@@ -16,13 +16,14 @@ from benchmarks.fuzz.target import Target
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.training import config as configs
 from posenc_jax.training import defaults
-from posenc_jax.training.checkpoint import Checkpoints, read_run, restore_model
+from posenc_jax.training.checkpoint import Checkpoints, restore_model
 from posenc_jax.training.metrics import MetricsLog
 from posenc_jax.training.metrics_file import FILE
-from posenc_jax.training.step import make_trainer
+from posenc_jax.training.step import make_trainer, take_apart
 
 STEPS = (3, 4, 6)  # with a checkpoint
-VALUES = (None, True, False, 0, -1, 1, 3, 7, 2**31, 2**63, 10**40, 0.5, 1e-300, 1e300, float('nan'), float('inf'), '', 'x', 'rope()', [], [[]], {}, [3], {'a': 1})
+VALUES = (None, True, False, 0, -1, 1, 3, 7, 2**31, 2**63, 10**40, 0.5, 1e-300, 1e300, float('nan'), float('inf'), '', 'x', 'rope()',
+          [], [[]], {}, [3], {'a': 1})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +37,26 @@ class Damaged:
     step: int | None
 
 
-def config_of(folder: pathlib.Path):
+@functools.cache
+def config_of_run():
     config = defaults.get_config().unlock()
     config.model.update(layers=1, width=8, heads=2)
     config.train.update(steps=6, batch=1, length=8, warmup=1, log_every=1, keep=3)
-    config.update(encoding='nope()', task='copy()', workdir=str(folder), name='run')
+    config.update(encoding='nope()', task='copy()', name='run')
+    config.eval.at_end = False
     return configs.validate(config)
 
 
 @functools.cache
 def trainer():
-    config = config_of(pathlib.Path())
+    config = config_of_run()
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
     return make_trainer(configs.model_config(config, configs.make_task(config)), config.train, 0, mesh)
 
 
 def prepare(folder: pathlib.Path) -> None:
     """A run as training leaves it, with arrays of noise, so that none of them is small on the disk or equal to another."""
-    run, config = folder / 'run', config_of(folder)
-    saved = configs.saved_of(config)
+    run, saved = folder / 'run', configs.saved_of(config_of_run())
     with Checkpoints(run, keep=3, saved=saved) as checkpoints, MetricsLog(run, 0) as log:
         configs.write(saved, run / configs.FILE)
         for step in range(1, 7):
@@ -204,22 +206,15 @@ def newest(given: Damaged) -> bool:
 
 
 def evaluated(given: Damaged):
-    saved = read_run(given.run)
     config, model, step = restore_model(given.run, given.step)
-    good = configs.read_saved(given.good / 'run' / configs.FILE)
+    saved, good = (configs.read_saved(run / configs.FILE) for run in (given.run, given.good / 'run'))
     assert saved.bound == good.bound == dataclasses.replace(saved, config=config).bound, 'another config was read'
-    assert saved.model_config == good.model_config, 'another model was read'
-    return step, parts(model)
-
-
-def parts(model):
-    from posenc_jax.training.step import take_apart
-
-    return [part.to_pure_dict() for part in take_apart(model)[1:]]
+    assert model.cfg == good.model_config, 'another model was read'
+    return step, take_apart(model)[1:]
 
 
 def resumed(given: Damaged):
-    config = config_of(given.good)
+    config = config_of_run()
     there = configs.read_saved(given.run / configs.FILE)
     if changed := configs.differences(there.config, config):
         raise ValueError(f'another config: {changed}'[:500])

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import gc
 import os
 import pathlib
 import shutil
@@ -21,7 +20,7 @@ from posenc_jax.training import config as configs
 from posenc_jax.training.entries import digest, fingerprint, other_config, sealed, unsealed
 from posenc_jax.training.json_file import free_name, shown
 from posenc_jax.training.lock import alone, sharing
-from posenc_jax.training.quiet import quiet_orbax
+from posenc_jax.training.quiet import hush_orbax
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
 
 FOLDER = 'checkpoints'
@@ -49,8 +48,9 @@ class Checkpoints:
     def __init__(self, directory: str | os.PathLike, *, keep: int | None = None, saved: configs.Saved | None = None):
         import orbax.checkpoint as ocp
 
+        hush_orbax()
         self.directory = pathlib.Path(directory, FOLDER).absolute()
-        self.saved, self._keep, self._failed = saved, keep, False
+        self.saved, self._keep = saved, keep
         if self.directory.exists() and not self.directory.is_dir():
             raise CheckpointError(f'{self.directory} is a file; expected the folder of the checkpoints. Move it away')
         if keep is None and not self.directory.is_dir():
@@ -62,7 +62,6 @@ class Checkpoints:
             'data': ocp.JsonCheckpointHandler(),
         }
         with contextlib.ExitStack() as stack:
-            stack.enter_context(quiet_orbax())
             if keep is None:
                 stack.enter_context(sharing(self._readers))
             elif jax.process_index() == 0:
@@ -78,8 +77,6 @@ class Checkpoints:
         with self._until_closed:
             self._manager.close()
             self._remove_old()
-            if self._failed:
-                gc.collect()  # of what failed, while nobody hears it
 
     @property
     def _readers(self) -> pathlib.Path:
@@ -178,7 +175,6 @@ class Checkpoints:
             try:
                 entries = self.entries(step)
             except Exception:  # who reads its arrays says so
-                self._failed = True
                 continue
             self._check_entries(step, entries)
             return
@@ -197,7 +193,6 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:
-            self._failed = True
             raise CheckpointError(f'checkpoint {step} of {self.directory} is damaged ({_short(error)})') from error
 
     def _newest(self, abstract):
@@ -208,7 +203,7 @@ class Checkpoints:
             except CheckpointError:
                 raise
             except Exception as error:  # whatever a damaged file makes the readers raise
-                found, problem, self._failed = None, _short(error), True
+                found, problem = None, _short(error)
             if everywhere(not problem):
                 for other, reason in damaged.items():
                     _say(f'checkpoint {other} of {self.directory} is damaged ({reason}); using {step} instead')
