@@ -18,9 +18,8 @@ from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.rotation.rope import Rotary
-from posenc_jax.training import config as configs
 from posenc_jax.training import defaults
-from posenc_jax.training.checkpoint import Checkpoints, restore_model
+from posenc_jax.training.checkpoint import read_run, restore_model
 from posenc_jax.training.step import abstract_model
 
 # Fields of `model` that say how it is trained and computed rather than what its weights are.
@@ -87,10 +86,10 @@ def _open(path):
         return Initial(cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
     if not directory.is_dir():
         raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
-    cfg = configs.stored_model_config(directory / configs.FILE)
-    with Checkpoints(directory) as found:
-        if not found.steps():
-            raise ValueError(f'init.source: {directory} has no finished checkpoint')
+    try:
+        cfg = read_run(directory).model_config
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f'init.source: {error}') from error
     return Initial(dataclasses.replace(cfg, lora_rank=0), lambda mesh: restore_model(directory, mesh=mesh)[1].merged())
 
 

@@ -15,7 +15,7 @@ from posenc_jax.tasks.language import Language
 from posenc_jax.training import config as configs
 from posenc_jax.training import initial, loop
 from posenc_jax.training.checkpoint import restore_model
-from posenc_jax.training.metrics import FILE, read_lines
+from posenc_jax.training.metrics_file import FILE, read_lines
 from tests.training import tiny
 
 NAME = 'run'
