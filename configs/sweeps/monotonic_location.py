@@ -5,10 +5,10 @@ Command:   python -m configs.sweeps.monotonic_location [--tasks copy recopy] [--
 Writes OUT/results.csv and OUT/results.png: exact match of the whole target with its end, under teacher forcing (the same as in
 greedy decoding), by length; the first length stands for the trained ones.
 The model is that of the paper (arXiv 2305.20019) and its code, `--width 128 --dropout 0.5 --steps 31300` its size and training
-time; batches are 32 there and here. Differs: samples are drawn anew for every batch (there: 10,001 of them for 100 epochs; of
-lookups all unary ones and a part of the longer ones), the learning rate rises to `--peak` and falls along a cosine (there: 1e-3,
-halved where accuracy stops to grow), the last weights are tested (there: the best ones on lengths of 10 .. 15), and 256 samples
-a length (there: 2001).
+time; batches of 32 from 10,001 samples there and here. Differs: samples may repeat (of lookups the paper trains on all unary
+ones and holds out a part of the longer ones), the learning rate rises to `--peak` and falls along a cosine (there: 1e-3, halved
+where accuracy stops to grow), the last weights are tested (there: the best ones on lengths of 10 .. 15), on 256 samples a
+length (there: 2001).
 """
 
 import argparse
@@ -33,21 +33,21 @@ VARIANTS = {
     'bi-relative': dict(location=None, content='relative'),
     'bi-rope': dict(location=None, content='rotary'),
     'locattn': dict(location='locattn', both_ways=False),
-    'locattn s': dict(location='locattn_s', both_ways=False),
+    'locattn-s': dict(location='locattn_s', both_ways=False),
     'onestep': dict(location='onestep'),
     'monoattn': dict(location='monoattn'),
     'rmonoattn': dict(location='relu'),
-    'onestep - step 2': dict(location='locattn_sigmoid'),
-    'onestep - step 3': dict(location='softstair'),
-    'onestep - sigmoid': dict(location='free'),
+    'onestep-step2': dict(location='locattn_sigmoid'),
+    'onestep-step3': dict(location='softstair'),
+    'onestep-sigmoid': dict(location='free'),
 }
-for name in ('locattn', 'locattn s', 'onestep', 'monoattn', 'rmonoattn'):
-    VARIANTS[f'mix {name}'] = dict(VARIANTS[name], content='plain')
-    VARIANTS[f'mix {name} pr'] = dict(VARIANTS[name], content='plain', position_past=True)
-for name in ('mix locattn', 'mix locattn s'):
-    VARIANTS[f'gru {name}'] = dict(VARIANTS[name], gru=True)
+for alone in ('locattn', 'locattn-s', 'onestep', 'monoattn', 'rmonoattn'):
+    VARIANTS[f'mix-{alone}'] = dict(VARIANTS[alone], content='plain')
+    VARIANTS[f'mix-{alone}-pr'] = dict(VARIANTS[alone], content='plain', position_past=True)
+for mixed in ('mix-locattn', 'mix-locattn-s'):
+    VARIANTS[f'gru-{mixed}'] = dict(VARIANTS[mixed], gru=True)
 PADDING, START, WORDS = 0, 1, 2  # ids: of padding, of what begins every target, of the first word of a task
-TRAINED, BATCH = 10_001, 32
+TRAINED, BATCH = 10_001, 32  # samples
 
 
 def samples_of(
@@ -71,6 +71,7 @@ def train(graphdef, params, task: Transduction, seeds: list[int], steps: int, pe
     rngs = [np.random.default_rng([seed, 1]) for seed in seeds]
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, min(100, steps // 2), steps, 0.01 * peak)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
+    keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
     @jax.jit
     @jax.vmap
@@ -87,21 +88,21 @@ def train(graphdef, params, task: Transduction, seeds: list[int], steps: int, pe
     state = jax.vmap(optimizer.init)(params)
     for number in range(steps):
         chosen = np.stack([rng.integers(0, TRAINED, BATCH) for rng in rngs])
-        keys = jax.random.split(jax.random.key(number), max(seeds) + 1)[np.array(seeds)]
-        params, state = step(params, state, *(array[chosen] for array in data), keys)
+        drop = keys(jax.random.key(number), np.array(seeds, np.uint32))
+        params, state = step(params, state, *(array[chosen] for array in data), drop)
     return params
 
 
 def exact_matches(graphdef, params, task: Transduction, lengths: list[tuple[int, int]], count: int) -> list[list[float]]:
     """By length and seed."""
     tests = [samples_of(task, np.random.default_rng([7, *span]), count, span) for span in lengths]
-    widths = [max(test[side].shape[1] for test in tests) for side in (0, 2)]
+    widths = [max(test[side].shape[1] for test in tests) for side in (0, 2)]  # one shape, compiled once
     read = jax.jit(jax.vmap(lambda params, *text: nnx.merge(graphdef, params)(*text).argmax(-1), in_axes=(0, None, None, None)))
     rows = []
     for source, length, target in tests:
         source, target = (np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a, width in zip((source, target), widths))
-        wanted = target[:, 1:]
-        rows.append(((np.asarray(read(params, source, length, target[:, :-1])) == wanted) | (wanted == PADDING)).all(2).mean(1).tolist())
+        right = (np.asarray(read(params, source, length, target[:, :-1])) == target[:, 1:]) | (target[:, 1:] == PADDING)
+        rows.append(right.all(2).mean(1).tolist())
     return rows
 
 
@@ -122,15 +123,15 @@ def one_of(what, choices):
     return read
 
 
-def number(kind, least, below=float('inf')):
+def at_least(kind, least, below=float('inf')):
     def read(value):
         try:
             found = kind(value)
         except ValueError:
             found = None
         if found is None or not least <= found < below:
-            bounds = f'of at least {least}' + f' and below {below}' * (below < float('inf'))
-            raise argparse.ArgumentTypeError(f'expected {"a whole number" if kind is int else "a number"} {bounds}, got {value!r}')
+            word, bound = 'whole number' if kind is int else 'number', f' and below {below}' if below < float('inf') else ''
+            raise argparse.ArgumentTypeError(f'expected a {word} of at least {least}{bound}, got {value!r}')
         return found
 
     return read
@@ -140,36 +141,36 @@ def main(arguments: list[str] | None = None):
     parser = Parser(prog='monotonic_location', description=__doc__.splitlines()[0])
     parser.add_argument('--tasks', nargs='+', type=one_of('a task', TRANSDUCTIONS), default=['copy', 'recopy'], metavar='NAME')
     parser.add_argument('--variants', nargs='+', type=one_of('a variant', VARIANTS), default=list(VARIANTS), metavar='NAME')
-    parser.add_argument('--seeds', type=number(int, 0), nargs='+', default=[0, 1])
-    parser.add_argument('--steps', type=number(int, 2), default=2000)
-    parser.add_argument('--width', type=number(int, 2), default=64, help='of states and heads; symbols have half of it')
-    parser.add_argument('--dropout', type=number(float, 0, 1), default=0.1)
-    parser.add_argument('--peak', type=number(float, 0), default=3e-3, help='largest learning rate')
-    parser.add_argument('--samples', type=number(int, 1), default=256, help='tested at each length')
+    parser.add_argument('--seeds', type=at_least(int, 0, 2**32), nargs='+', default=[0, 1])
+    parser.add_argument('--steps', type=at_least(int, 2), default=2000)
+    parser.add_argument('--width', type=at_least(int, 2), default=64, help='of states and heads; symbols have half of it')
+    parser.add_argument('--dropout', type=at_least(float, 0, 1), default=0.1)
+    parser.add_argument('--peak', type=at_least(float, 0), default=3e-3, help='largest learning rate')
+    parser.add_argument('--samples', type=at_least(int, 1), default=256, help='tested at each length')
     parser.add_argument('--out', type=pathlib.Path, default='runs/monotonic_location')
-    arguments = parser.parse_args(arguments)
-    if arguments.width % 2:
-        parser.error(f'--width must be even, half of it for each direction; got {arguments.width}, the nearest is {arguments.width + 1}')
+    given = parser.parse_args(arguments)
+    if given.width % 2:
+        parser.error(f'--width must be even, half of it for each direction; got {given.width}, the nearest is {given.width + 1}')
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        given.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f'--out must be a directory that can be made: {error}')
-    rows, sizes = [], dict(embedding=arguments.width // 2, hidden=arguments.width, head_dim=arguments.width, rate=arguments.dropout)
-    for task_name in arguments.tasks:
+    sizes, rows = dict(embedding=given.width // 2, hidden=given.width, head_dim=given.width, rate=given.dropout), []
+    for task_name in given.tasks:
         task = TRANSDUCTIONS[task_name]
-        for name in arguments.variants:
+        lengths = [task.trained, *((length, length) for length in task.tested)]
+        for name in given.variants:
             begin, used = time.perf_counter(), time.process_time()
-            model = lambda seed: EncoderDecoder(WORDS + len(task.words), **sizes, **VARIANTS[name], rngs=nnx.Rngs(seed))
-            graphdef, first = nnx.split(model(arguments.seeds[0]))
-            params = jax.tree.map(lambda *a: jnp.stack(a), first, *(nnx.state(model(seed)) for seed in arguments.seeds[1:]))
-            params = train(graphdef, params, task, arguments.seeds, arguments.steps, arguments.peak)
-            lengths = [task.trained, *((length, length) for length in task.tested)]
-            scores = exact_matches(graphdef, params, task, lengths, arguments.samples)
-            for place, seed in enumerate(arguments.seeds):
+            new = lambda seed: EncoderDecoder(WORDS + len(task.words), **sizes, **VARIANTS[name], rngs=nnx.Rngs(seed))
+            graphdef = nnx.graphdef(new(0))
+            params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(new(seed)) for seed in given.seeds))
+            params = train(graphdef, params, task, given.seeds, given.steps, given.peak)
+            scores = exact_matches(graphdef, params, task, lengths, given.samples)
+            for place, seed in enumerate(given.seeds):
                 rows += [(task_name, name, span[1], seed, found[place]) for span, found in zip(lengths, scores)]
                 print(f'{task_name}, {name}, seed {seed}: ' + ' '.join(f'{found[place]:.2f}' for found in scores), flush=True)
             print(f'{time.perf_counter() - begin:.0f} s, {time.process_time() - used:.0f} s of processor time', flush=True)
-    report(rows, arguments.out, title='Encoder-decoder beyond its trained length', x='length', value='exact match')
+    report(rows, given.out, title='Encoder-decoder beyond its trained length', x='length', value='exact match')
 
 
 if __name__ == '__main__':

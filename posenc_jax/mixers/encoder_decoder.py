@@ -42,7 +42,8 @@ class EncoderDecoder(nnx.Module):
     backwards]`, dropout. Decoder: its state h_0 is the encoder's two last states; step t attends with h_{t-1}, then
     `h_t = GRU([embedded symbol t-1 ; context], h_{t-1})`; the logits are `table (W h_t + b) + c` with the table of the
     embedding, which sources and targets share. With `both_ways`, `g = sigmoid(5 (w . h_0 + b))` mixes the encodings with their
-    reverse (`mix_directions`), so that a source may be stepped through from its end.
+    reverse (`mix_directions`), so that a source may be stepped through from its end. (Their code also declares a trained h_0,
+    which nothing reads.)
 
     Args:
       symbols: ids 0 .. symbols - 1, of sources and targets.
@@ -138,9 +139,7 @@ class EncoderDecoder(nnx.Module):
         _, hidden = jax.lax.scan(step, state, jnp.swapaxes(self.table[...][target], 0, 1))
         return self._logits(jnp.swapaxes(hidden, 0, 1))
 
-    def generate(
-        self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, first: int, steps: int
-    ) -> Int[Array, 'B steps']:
+    def generate(self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, first: int, steps: int) -> Int[Array, 'B steps']:
         """The likeliest symbols one after the other, from `first`; nothing stops at an end symbol."""
         memory, state = self.encode(source, length)
 

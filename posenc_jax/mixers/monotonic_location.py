@@ -219,8 +219,9 @@ class MonotonicLocation(nnx.Module):
     mu_t from `location_centre` with `r = z . w_rho`, `z = W h_t + b` per head. A step is counted in keys, so one key per
     step stays one key per step at any length. With `content` as well, `a = m a_location + (1 - m) a_content`,
     `m = sigmoid(w_m . h_t + b_m)`. What is summed is `W_v leaky_relu(W_e e + b_e)` per head, as wide as h_t; W_o joins the
-    heads to a context of that width. Differs from the paper: the first step starts at 0 and adds its step, as in the code; the
-    1e-20 is added per valid key, so that padding changes nothing.
+    heads to a context of that width. Weights are drawn after Xavier, biases from `U(-1/sqrt(inputs), 1/sqrt(inputs))`. Differs
+    from the paper: the first step starts at 0 and adds its step, as in the code; the 1e-20 is added per valid key, so that
+    padding changes nothing.
 
     Args:
       query_dim, key_dim: widths of h_t and of the encodings.
@@ -285,9 +286,9 @@ class MonotonicLocation(nnx.Module):
         self.w_head, self.w_out = weights(query_dim, heads * query_dim), weights(heads * query_dim, query_dim)
         if location is not None:
             self.w_z, self.b_z = weights(query_dim, heads * head_dim), bias(heads * head_dim)
-            gates = GATES[location]
+            gates, bound = GATES[location], (6 / (heads + head_dim)) ** 0.5
             self.w_sigma = weights(heads, head_dim)
-            self.w_rho = uniform(rngs, (6 / (gates * (heads + head_dim))) ** 0.5, heads, head_dim, gates)
+            self.w_rho = uniform(rngs, bound * gates**-0.5, heads, head_dim, gates)
         self.theta = nnx.Param(jnp.float32(20.0)) if location == 'monoattn' else None
         self.cell = GRU(head_dim, head_dim, rngs=rngs) if gru else None
         self.first = zeros(head_dim) if gru else None

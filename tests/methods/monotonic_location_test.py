@@ -445,7 +445,7 @@ def test_the_sweep_trains_and_reports(tmp_path, capsys):
         (['--peak', 'nan'], "a number of at least 0, got 'nan'"),
         (['--width', '33'], '--width must be even'),
         (['--out', __file__], '--out must be a directory'),
-        (['--seed', '-1'], 'at least 0, got '),
+        (['--seeds', '-1'], 'at least 0 and below 4294967296, got '),
         (['--batches', '3'], 'unrecognized arguments: --batches'),
     ],
 )
