@@ -286,9 +286,9 @@ class MonotonicLocation(nnx.Module):
         self.w_head, self.w_out = weights(query_dim, heads * query_dim), weights(heads * query_dim, query_dim)
         if location is not None:
             self.w_z, self.b_z = weights(query_dim, heads * head_dim), bias(heads * head_dim)
-            gates, bound = GATES[location], (6 / (heads + head_dim)) ** 0.5
+            gates = GATES[location]
             self.w_sigma = weights(heads, head_dim)
-            self.w_rho = uniform(rngs, bound * gates**-0.5, heads, head_dim, gates)
+            self.w_rho = uniform(rngs, (6 / (gates * (heads + head_dim))) ** 0.5, heads, head_dim, gates)
         self.theta = nnx.Param(jnp.float32(20.0)) if location == 'monoattn' else None
         self.cell = GRU(head_dim, head_dim, rngs=rngs) if gru else None
         self.first = zeros(head_dim) if gru else None
