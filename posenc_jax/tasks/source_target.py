@@ -15,7 +15,8 @@ TABLES = tuple(f't{number}' for number in range(1, 9))
 ALONE = 2  # so many tables, the last ones, are asked for alone and never composed
 # Each table is one bijection of the strings, the same in every sample.
 BIJECTIONS = {
-    table: dict(zip(STRINGS, np.random.default_rng([9, number]).permutation(STRINGS).tolist())) for number, table in enumerate(TABLES)
+    table: dict(zip(STRINGS, np.random.default_rng([9, number]).permutation(STRINGS).tolist()))
+    for number, table in enumerate(TABLES)
 }
 
 

@@ -430,7 +430,8 @@ def test_the_sweep_trains_and_reports(tmp_path, capsys):
     sweep.main(['--tasks', 'dedupe', '--variants', 'onestep', '--seeds', '0', '3', '--steps', '2', '--width', '4',
                 '--samples', '2', '--out', str(tmp_path)])  # fmt: skip
     lines = (tmp_path / 'results.csv').read_text().splitlines()
-    assert len(lines) == 1 + 2 * 7 and lines[1].startswith('dedupe,onestep,10,0,') and lines[-1].startswith('dedupe,onestep,100,3,')
+    assert len(lines) == 1 + 2 * 7
+    assert lines[1].startswith('dedupe,onestep,10,0,') and lines[-1].startswith('dedupe,onestep,100,3,')
     assert 'seed 3' in capsys.readouterr().out
 
 
