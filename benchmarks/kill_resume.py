@@ -22,7 +22,7 @@ from collections.abc import Callable
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from posenc_jax.training.metrics import FILE, read_lines
+from posenc_jax.training.metrics_file import FILE, read_lines
 
 NAME = 'run'
 STEPS = 200
@@ -131,4 +131,7 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except ValueError as error:  # a line of metrics that is damaged
+        sys.exit(f'kill_resume.py: {error}')

@@ -4,6 +4,7 @@ Nothing is computed here. Each function is documented where it lives; modules of
 """
 
 from posenc_jax.analysis.attention_entropy import row_entropy
+from posenc_jax.analysis.pi_bound import extrapolation_bound, interpolation_constant
 from posenc_jax.analysis.receptive_field import decay_kernel, field_of, theoretical_field
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
@@ -12,7 +13,7 @@ from posenc_jax.bias.bam import bam_prior
 from posenc_jax.bias.cable import cable_bias
 from posenc_jax.bias.cope import cope_bias
 from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
-from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power
+from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power, kerple_weight
 from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
 from posenc_jax.bias.random_offsets import random_magnitudes
@@ -26,12 +27,19 @@ from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
 from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
 from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
-from posenc_jax.cache.double_sparsity import channel_scores, double_sparsity_attention, key_labels, label_channels, label_logits
+from posenc_jax.cache.double_sparsity import (
+    channel_scores,
+    double_sparsity_attention,
+    key_labels,
+    label_channels,
+    label_logits,
+    top_keys,
+)
 from posenc_jax.cache.duo_attention import retrieval_heads
 from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
 from posenc_jax.cache.parallel_context_entropy import best_pieces, piece_layout, piece_scores, pool_scores, select_pieces
 from posenc_jax.cache.pie import pie_keys
-from posenc_jax.collect.shaw import shaw_index
+from posenc_jax.collect.shaw import shaw_index, shaw_logits, shaw_terms, shaw_values
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
 from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
 from posenc_jax.core.families import signed_distance
@@ -42,14 +50,28 @@ from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
-from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots
+from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots, pair_normals
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
-from posenc_jax.extension.pos2distill import answer_divergence, moved_evidence, pos2distill_loss, slot_weights
+from posenc_jax.extension.piecewise import piecewise_logits
+from posenc_jax.extension.pos2distill import (
+    answer_divergence,
+    joint_weights,
+    moved_evidence,
+    pos2distill_loss,
+    slot_shares,
+    slot_weights,
+)
 from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
 from posenc_jax.extension.string import string_distance
 from posenc_jax.extension.tulip import distillation_loss, expansion_factor
-from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernel_logits, kernelized_rpe_attention
+from posenc_jax.mixers.kernelized_rpe import (
+    distance_bias,
+    kernel_features,
+    kernel_logits,
+    kernelized_rpe_attention,
+    random_directions,
+)
 from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
 from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
@@ -78,11 +100,21 @@ from posenc_jax.rotation.frequencies.longrope import longrope_temperature, resca
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
 from posenc_jax.rotation.frequencies.p_rope import p_rope_frequencies
 from posenc_jax.rotation.frequencies.pi import pi_frequencies
-from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_temperature
+from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_ramp, yarn_temperature
 from posenc_jax.rotation.psc import psc_calibrate
 from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
 from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 from posenc_jax.rotation.xpos import xpos_decay, xpos_scale
+from posenc_jax.tasks.coupling import (
+    coupled_addition_ids,
+    coupled_copy_ids,
+    coupled_grid_ids,
+    coupled_multiplication_ids,
+    coupled_parity_ids,
+    coupled_reverse_ids,
+    coupled_sum_ids,
+    plain_ids,
+)
 
 __all__ = [
     'alibi_bias',
@@ -110,6 +142,13 @@ __all__ = [
     'conflator_bigrams',
     'convergent_bias',
     'cope_bias',
+    'coupled_addition_ids',
+    'coupled_copy_ids',
+    'coupled_grid_ids',
+    'coupled_multiplication_ids',
+    'coupled_parity_ids',
+    'coupled_reverse_ids',
+    'coupled_sum_ids',
     'cream_bounds',
     'cream_heads',
     'cream_ids',
@@ -123,6 +162,7 @@ __all__ = [
     'dynamic_ntk_frequencies',
     'evolve_keys',
     'expansion_factor',
+    'extrapolation_bound',
     'fairseq_ids',
     'field_of',
     'fire_network',
@@ -144,12 +184,15 @@ __all__ = [
     'head_scores',
     'hierarchical_ids',
     'interpolated_positions',
+    'interpolation_constant',
+    'joint_weights',
     'kernel_features',
     'kernel_logits',
     'kernelized_rpe_attention',
     'kerple_log',
     'kerple_log3',
     'kerple_power',
+    'kerple_weight',
     'key_labels',
     'label_channels',
     'label_logits',
@@ -166,6 +209,7 @@ __all__ = [
     'nope_temperature_curve',
     'ntk_aware_base',
     'p_rope_frequencies',
+    'pair_normals',
     'path_directions',
     'path_match',
     'phase',
@@ -173,6 +217,8 @@ __all__ = [
     'pie_keys',
     'piece_layout',
     'piece_scores',
+    'piecewise_logits',
+    'plain_ids',
     'plane_logits',
     'pool_scores',
     'pos2distill_loss',
@@ -180,6 +226,7 @@ __all__ = [
     'prefix_ids',
     'project_positions',
     'psc_calibrate',
+    'random_directions',
     'random_ids',
     'random_magnitudes',
     'random_start',
@@ -203,11 +250,15 @@ __all__ = [
     'self_extend_capacity',
     'self_extend_distance',
     'shaw_index',
+    'shaw_logits',
+    'shaw_terms',
+    'shaw_values',
     'shuffled_documents',
     'sigma_gpt_sinusoid',
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',
+    'slot_shares',
     'slot_weights',
     'soft_stair',
     'spaced_ids',
@@ -223,6 +274,7 @@ __all__ = [
     'tapa_distance',
     'tapa_logits',
     'theoretical_field',
+    'top_keys',
     'tra_logits',
     'transformer_xl_frequencies',
     'transformer_xl_table',
@@ -239,5 +291,6 @@ __all__ = [
     'xpos_decay',
     'xpos_scale',
     'yarn_frequencies',
+    'yarn_ramp',
     'yarn_temperature',
 ]

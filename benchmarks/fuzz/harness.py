@@ -19,7 +19,8 @@ STARTING = 120  # seconds a process may take to import and to read its first inp
 
 
 def load(name: str) -> Target:
-    return importlib.import_module(f'benchmarks.fuzz.{name}').TARGET
+    """The target of a module of this folder, or of one elsewhere by its full name."""
+    return importlib.import_module(name if '.' in name else f'benchmarks.fuzz.{name}').TARGET
 
 
 def attempt(target: Target, name: str, seed: int, number: int, folder: pathlib.Path) -> tuple[str, str]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from configs.sweeps.runs import train_run
+from configs.sweeps.runs import Run, train_runs
 from configs.sweeps.tables import report
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.spec import build, parse
@@ -76,14 +76,15 @@ def main():
     parser.add_argument('--steps', type=int, default=1500)
     parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields')
     arguments = parser.parse_args()
-    rows = []
+    runs, rows = {}, []
     for seed in arguments.seeds:
-        models = {}
         for name, task in TASKS.items():
             task = task.format(curriculum=arguments.steps // 4)
             fields = {**FIELDS, 'task': task, 'seed': seed, 'train.steps': arguments.steps}
-            run = train_run(arguments.workdir / f'{name}_{seed}', 'configs/quickstart.py', fields, arguments.set)
-            config, models[name], _ = restore_model(run)
+            runs[name, seed] = Run(arguments.workdir / f'{name}_{seed}', 'configs/quickstart.py', fields, arguments.set)
+    runs = train_runs(runs)
+    for seed in arguments.seeds:
+        models = {name: restore_model(runs[name, seed])[1] for name in TASKS}
         for order in ('left_to_right', 'random'):
             task = build(parse(f"any_order(task=language(), order='{order}', in_evaluation=True)", ('task',)).nodes[0], {})
             batch = task.dataset(length=LENGTH, batch_size=64, seed=0, split='test')[0]

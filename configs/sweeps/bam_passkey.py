@@ -14,7 +14,7 @@ Paper:     Bianchessi et al. (arXiv 2505.22842): bam | ssmax trained at 512 toke
 import argparse
 import pathlib
 
-from configs.sweeps.runs import evaluate_runs, train_run
+from configs.sweeps.runs import Run, evaluate_runs, train_runs
 
 PRIOR = 'bam(beta=(0.0, 0.3333, 0.6667, 1.0))'
 ENCODINGS = {
@@ -40,16 +40,16 @@ def main():
     parser.add_argument('--eval', nargs='*', default=[], metavar='FIELD=VALUE', help='of the evaluation, e.g. eval.samples=16')
     arguments = parser.parse_args()
     workdir = pathlib.Path(arguments.workdir)
-    runs = [
-        train_run(
+    runs = {
+        (name, seed): Run(
             workdir / f'{name}_{seed}',
             'configs/default.py',
             FIELDS | {'encoding': ENCODINGS[name], 'seed': seed, 'train.steps': arguments.steps},
         )
         for seed in arguments.seeds
         for name in arguments.encodings
-    ]
-    evaluate_runs(runs, workdir / 'comparison', (*EVALUATION, *arguments.eval))
+    }
+    evaluate_runs(train_runs(runs).values(), workdir / 'comparison', (*EVALUATION, *arguments.eval))
 
 
 if __name__ == '__main__':

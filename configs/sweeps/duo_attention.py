@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from configs.sweeps.runs import train_run
+from configs.sweeps.runs import Run, train_runs
 from configs.sweeps.tables import report
 from posenc_jax.cache.duo_attention import deploy, retrieval_heads
 from posenc_jax.core.spec import build, parse
@@ -60,9 +60,9 @@ def main():
     parser.add_argument('--random', type=int, default=4, help='draws of random gates')
     parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
     arguments = parser.parse_args()
+    run_of = lambda seed: Run(arguments.workdir / f'recall_{seed}', 'configs/default.py', FIELDS | {'seed': seed}, arguments.set)
     rows = []
-    for seed in arguments.seeds:
-        run = train_run(arguments.workdir / f'recall_{seed}', 'configs/default.py', FIELDS | {'seed': seed}, arguments.set)
+    for seed, run in train_runs({seed: run_of(seed) for seed in arguments.seeds}).items():
         config, model, _ = restore_model(run)
         task, length = build(parse(config.task, ('task',)).nodes[0], {}), config.train.length
         batches = batch_iterator(task.dataset(length=(length // 2, length), batch_size=16, seed=seed))

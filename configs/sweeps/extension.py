@@ -11,10 +11,9 @@ import argparse
 import functools
 import json
 import pathlib
-import subprocess
 import sys
 
-from configs.sweeps.runs import evaluate_runs, train_run
+from configs.sweeps.runs import Run, call, evaluate_runs, train_runs
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
 from posenc_jax.rotation.search.__main__ import spec_of
 
@@ -47,7 +46,7 @@ def longrope(run: str) -> dict[str, str]:
     """The specs with YaRN's ramp as factors, from which the search starts, and with those it finds at `LENGTH * FACTOR` tokens."""
     found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
     search = [sys.executable, '-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}']
-    subprocess.run([*search, *BUDGET], check=True)
+    call([*search, *BUDGET])
     found = json.loads(found.read_text())
     _, start, factors, _ = found['state']['history'][0]  # the first genome is the ramp
     ramp = LongRoPE(long=tuple(factors), factor=float(FACTOR), start=start, train_len=LENGTH)
@@ -66,19 +65,29 @@ def main():
     parser.add_argument('--steps', type=int, default=1000, help='of the base runs')
     parser.add_argument('--tune_steps', type=int, default=100, help='of the fine-tunes')
     arguments = parser.parse_args()
-    workdir, plain, tuned = pathlib.Path(arguments.workdir), [], []
+    workdir, runs = pathlib.Path(arguments.workdir), {}
+
+    def fine_tune(name, seed, factors):
+        fields = {'data.dataset': 'stdlib_code', 'train.length': LENGTH * FACTOR, 'seed': seed}
+        fields |= {'init.source': str(workdir / f'base_{seed}'), 'train.steps': arguments.tune_steps}
+        fields |= {key: filled(str(value), factors) for key, value in FINE_TUNED[name].items()}
+        return Run(workdir / f'{name}_{seed}', 'configs/extend.py', fields)
+
+    searched = [name for name, fields in FINE_TUNED.items() if 'LONGROPE' in fields.values()]
     for seed in arguments.seeds:
         base = {'data.dataset': 'stdlib_code', 'train.length': LENGTH, 'train.steps': arguments.steps, 'seed': seed}
         base |= {'train.eval_every': 500, 'train.save_every': 500}
-        run = train_run(workdir / f'base_{seed}', 'configs/quickstart.py', base)
-        factors = longrope(run)
-        plain += [f'{run} | {filled(spec, factors)}' if spec else run for spec in AS_IT_IS]
-        for name, fields in FINE_TUNED.items():
-            more = {'data.dataset': 'stdlib_code', 'train.length': LENGTH * FACTOR, 'seed': seed}
-            more |= {'init.source': run, 'train.steps': arguments.tune_steps}
-            fields = {key: filled(str(value), factors) for key, value in fields.items()}
-            tuned.append(train_run(workdir / f'{name}_{seed}', 'configs/extend.py', {**more, **fields}))
+        runs['base', seed] = Run(workdir / f'base_{seed}', 'configs/quickstart.py', base)
+        runs |= {(name, seed): fine_tune(name, seed, {}) for name in FINE_TUNED if name not in searched}
+    trained = train_runs(runs)
+    factors = {seed: longrope(trained['base', seed]) for seed in arguments.seeds}
+    trained |= train_runs({(name, seed): fine_tune(name, seed, factors[seed]) for seed in arguments.seeds for name in searched})
+    plain = []
+    for seed in arguments.seeds:
+        base = trained['base', seed]
+        plain += [f'{base} | {filled(spec, factors[seed])}' if spec else base for spec in AS_IT_IS]
     evaluate_runs(plain, workdir / 'as_it_is', EVALUATION)
+    tuned = [trained[name, seed] for seed in arguments.seeds for name in FINE_TUNED]
     evaluate_runs(tuned, workdir / 'fine_tuned', EVALUATION)
 
 

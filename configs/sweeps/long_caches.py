@@ -8,17 +8,18 @@ Number:    SmolLM2-135M-Instruct, perplexity at 23,170 to 32,767 tokens of an es
 Measured:  perplexity by position in one pass over the first LENGTH tokens, and passkeys by depth at each of --passkeys. The
            model with its extension and every key; the same with half of its key heads streaming (`deploy`), chosen by gates
            trained on passkeys in --gate-length tokens, or at random; the model with LM-Infinite in the place of the extension.
-           Gates are kept in WORKDIR/gates.json and not trained again. Results: WORKDIR/text, WORKDIR/passkeys.
+           Gates are kept in WORKDIR/gates.json and not trained again; those of other settings are refused. Results:
+           WORKDIR/text, WORKDIR/passkeys.
 Paper:     Xiao et al. (arXiv 2410.10819): half of the heads lose nothing; Han et al. (arXiv 2308.16137): fluent to any length.
 """
 
 import argparse
-import json
 import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 
+from configs.sweeps.runs import kept
 from configs.sweeps.tables import report
 from posenc_jax.cache.duo_attention import deploy, retrieval_heads
 from posenc_jax.evaluation.run import measure, prepare
@@ -53,20 +54,19 @@ def main():
     model, _ = jobs['text'].load()
     full = jobs['text'].extended(model)
 
-    kept = arguments.workdir / 'gates.json'
-    if kept.is_file():
-        gates = jnp.asarray(json.loads(kept.read_text()))
-    else:
+    sizes = {'sink': arguments.sink, 'recent': arguments.recent}
+
+    def trained():
         examples = jobs['passkeys'].task.dataset(length=arguments.gate_length, batch_size=1, seed=0)
-        sizes = {'sink': arguments.sink, 'recent': arguments.recent}
         gates, losses = train_gates(full, batch_iterator(examples), steps=arguments.gate_steps, **sizes)
-        kept.write_text(json.dumps(np.asarray(gates).round(4).tolist()))
         print(f'loss of the gates: {np.asarray(losses)[[0, -1]]}')
+        return np.asarray(gates).round(4).tolist()
+
+    settings = {name: getattr(arguments, name) for name in ('file', 'extend', 'gate_length', 'gate_steps', *sizes)}
+    gates = jnp.asarray(kept(arguments.workdir / 'gates.json', settings, trained))
     print(f'gates, quartiles: {np.quantile(np.asarray(gates), (0, 0.25, 0.5, 0.75, 1)).round(3)}', flush=True)
     random = np.random.default_rng(0).random(gates.shape)
-    streaming = lambda gates: deploy(
-        full, retrieval_heads(gates, sparsity=arguments.sparsity), sink=arguments.sink, recent=arguments.recent
-    )
+    streaming = lambda gates: deploy(full, retrieval_heads(gates, sparsity=arguments.sparsity), **sizes)
     variants = {
         'every key': lambda: full,
         'streaming heads, trained gates': lambda: streaming(gates),

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from configs.sweeps.runs import train_run
+from configs.sweeps.runs import Run, train_runs
 from configs.sweeps.tables import report
 from posenc_jax.extension.pos2distill import distill, moved_evidence
 from posenc_jax.tasks.retrieval import KVSlots
@@ -74,13 +74,20 @@ def main():
     parser.add_argument('--adapter-steps', type=int, default=1000)
     parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
     arguments = parser.parse_args()
-    rows = []
+    runs, rows = {}, []
     for seed in arguments.seeds:
-        fields = FIELDS | {'seed': seed, 'encoding': ENCODING}
-        ids = {'ids': 'locations'} if arguments.papeft else {}
-        base = arguments.workdir / f'skewed_{seed}'
-        run = train_run(base, 'configs/default.py', fields | {'task': spec(skew=SKEW)}, arguments.set)
-        model = restore_model(run)[1]
+        fields, base = FIELDS | {'seed': seed, 'encoding': ENCODING}, arguments.workdir / f'skewed_{seed}'
+        runs['skewed', seed] = Run(base, 'configs/default.py', fields | {'task': spec(skew=SKEW)}, arguments.set)
+        if arguments.papeft:
+            more = {
+                'task': spec(ids='locations'), 'encoding': f'papeft() | {ENCODING}', 'init.source': str(base),
+                'train.tune': 'encodings', 'train.steps': arguments.adapter_steps,
+                'train.warmup': arguments.adapter_steps // 10, 'train.lr': 1e-2,
+            }  # fmt: skip
+            runs['papeft', seed] = Run(arguments.workdir / f'papeft_{seed}', 'configs/default.py', fields | more)
+    runs = train_runs(runs)
+    for seed in arguments.seeds:
+        model = restore_model(runs['skewed', seed])[1]
         optimizer = optax.adamw(arguments.lr)
         batches = lambda **more: examples(seed, arguments.distill_steps, arguments.rows, **more)
         variants = {
@@ -90,12 +97,7 @@ def main():
             'SFT, slot 0': (distill(model, batches(anchors_only=True), rule='r2', optimizer=optimizer)[0], 'none'),
         }
         if arguments.papeft:
-            more = {
-                'task': spec(**ids), 'encoding': f'papeft() | {ENCODING}', 'init.source': run, 'train.tune': 'encodings',
-                'train.steps': arguments.adapter_steps, 'train.warmup': arguments.adapter_steps // 10, 'train.lr': 1e-2,
-            }  # fmt: skip
-            adapted = train_run(arguments.workdir / f'papeft_{seed}', 'configs/default.py', fields | more)
-            variants['PAPEFT'] = (restore_model(adapted)[1], 'locations')
+            variants['PAPEFT'] = (restore_model(runs['papeft', seed])[1], 'locations')
         for name, (variant, kind) in variants.items():
             scores = [accuracy(variant, slot, ids=kind) for slot in SHOWN]
             rows += [('key-value retrieval', name, slot, seed, value) for slot, value in zip(SHOWN, scores)]

@@ -3,7 +3,7 @@
 Command:   python -m configs.sweeps.relative_bias [--seeds 0 1] [--workdir runs/relative_bias] [--only alibi rope]
 Time:      15 to 60 s a run (two CPU cores)
 Number:    perplexity per byte at 256 / 4096, two seeds: alibi 21.4 / 21.2, kerple 21.2 / 20.6, nope 23.2 / 22.5,
-           rope 23.5 / 28.4; all of them in docs/results/relative_bias.md
+           rope 23.5 / 28.4; all of them in docs/results/relative_bias.md, which says of what corpus (it had a file more)
 Afterwards the evaluation of all runs is in WORKDIR/comparison (table, results.json, results.csv, pictures).
 Runs whose last step is saved are not trained again, so the sweep may be interrupted and started again.
 """

@@ -1,47 +1,153 @@
-"""What sweeps share: training a run unless it is there already, and one evaluation of many."""
+"""What sweeps share: runs that are trained unless they are there already, results that are kept, one evaluation of many."""
 
 import argparse
+import dataclasses
+import json
+import os
 import pathlib
+import runpy
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
+from ml_collections import ConfigDict
+
+from posenc_jax.evaluation.overrides import apply_overrides
 from posenc_jax.training import config as configs
+from posenc_jax.training import initial
 from posenc_jax.training.checkpoint import FOLDER
 
-
-def complete(run: pathlib.Path) -> bool:
-    """Whether the newest checkpoint of a run is that of its last step."""
-    if not (run / configs.FILE).is_file():
-        return False
-    saved = [int(path.name) for path in run.glob(f'{FOLDER}/*') if path.name.isdecimal()]  # finished ones alone
-    return max(saved, default=0) == configs.from_json(run / configs.FILE).train.steps
+Key = TypeVar('Key')
+WRONG_INPUT = 2
 
 
-def train_run(run: pathlib.Path, config: str, fields: Mapping[str, object], more: Iterable[str] = ()) -> str:
-    """Trains a run without evaluating it, unless it is complete; ends the program where it is stopped before its last step.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run of a sweep.
 
-    Args:
-      run: its directory.
+    Attributes:
+      directory: where it is kept.
       config: file.
       fields: of the config.
       more: further fields, as 'NAME=VALUE'.
     """
-    if not complete(run):
-        given = {**fields, 'workdir': run.parent, 'name': run.name, 'eval.at_end': False}
-        settings = [*(f'{name}={value}' for name, value in given.items()), *more]
-        subprocess.run([sys.executable, 'train.py', f'--config={config}', *(f'--config.{s}' for s in settings)], check=True)
-        if not complete(run):
-            sys.exit(f'{run} was stopped before its last step; the same command continues')
-    return str(run)
+
+    directory: pathlib.Path
+    config: str
+    fields: Mapping[str, object]
+    more: Sequence[str] = ()
+
+    @property
+    def overrides(self) -> dict[str, object]:
+        """What the sweep changes in its config file.
+
+        Raises:
+          ValueError: a further field of another form.
+        """
+        if wrong := [item for item in self.more if '=' not in item]:
+            raise ValueError(f'expected FIELD=VALUE, e.g. train.steps=200, got {wrong[0]!r}')
+        own = {'workdir': str(self.directory.parent), 'name': self.directory.name, 'eval.at_end': False}
+        return {**self.fields, **own, **dict(item.split('=', 1) for item in self.more)}
+
+    def asked(self) -> ConfigDict:
+        """The config with these fields, before what an `init.source` settles is filled in.
+
+        Raises:
+          ValueError, OSError: a field that does not exist or has another type, a file that is not there.
+        """
+        try:
+            config = runpy.run_path(self.config)['get_config']()
+        except (KeyError, ImportError, SyntaxError) as error:
+            raise ValueError(f'{self.config} is not a file with get_config(): {error!r}') from None
+        return apply_overrides(config, self.overrides, changeable=None)
+
+    def checkpoints(self) -> list[int]:
+        """Steps of the finished ones."""
+        return [int(path.name) for path in self.directory.glob(f'{FOLDER}/*') if path.name.isdecimal()]
+
+    def complete(self) -> bool:
+        """Whether the newest checkpoint is that of the last step."""
+        saved = self.checkpoints()
+        return bool(saved) and max(saved) == configs.from_json(self.directory / configs.FILE).train.steps
+
+    def differences(self) -> list[str]:
+        """Lines 'train.lr: 0.001 -> 0.01', from the run that is there to the one that is asked for; none where none is there.
+
+        Raises:
+          ValueError, OSError: as `asked`; a run whose config cannot be read, or that continues what is not there.
+        """
+        config = self.asked()
+        if not self.checkpoints():
+            return []
+        source = initial.open_initial(config.init.source, config.init.extend)
+        return configs.differences(configs.from_json(self.directory / configs.FILE), initial.resolve(config, source))
+
+
+def refuse(reason: object) -> NoReturn:
+    """Ends a sweep because of what it was given or found."""
+    print(f'{pathlib.Path(sys.argv[0]).stem}: {reason}', file=sys.stderr, flush=True)
+    sys.exit(WRONG_INPUT)
+
+
+def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
+    """Trains, without evaluating them, those that are not complete; the directories of all.
+
+    A run of other settings under one of these names ends the program with the differences, before anything is trained; so
+    does one that is stopped before its last step, when the same command continues.
+    """
+    found = []
+    for run in runs.values():
+        try:
+            lines = run.differences()
+        except (ValueError, OSError) as error:
+            refuse(f'{run.directory}: {error}')
+        if lines:
+            found += [f'{run.directory} was trained with other settings (there -> here):', *(f'  {line}' for line in lines)]
+    if found:
+        refuse('\n'.join([*found, 'give another --workdir, or move what is there away']))
+    for run in runs.values():
+        if not run.complete():
+            settings = [f'--config.{name}={value}' for name, value in run.overrides.items()]
+            call([sys.executable, 'train.py', f'--config={run.config}', *settings])
+            if not run.complete():
+                sys.exit(f'{run.directory} was stopped before its last step; the same command continues')
+    return {key: str(run.directory) for key, run in runs.items()}
+
+
+def kept(path: pathlib.Path, settings: Mapping[str, object], make: Callable[[], Any]) -> Any:
+    """What `make` gives under these settings, as JSON has it: from the file where it is there, otherwise made and written.
+
+    A file of other settings ends the program with the differences.
+    """
+    settings = json.loads(json.dumps(settings))
+    if path.is_file():
+        try:
+            content = json.loads(path.read_text())
+            there, value = content['settings'], content['value']
+            names = sorted(there.keys() | settings.keys())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            refuse(f'{path} does not say with which settings it was made; move it away')
+        lines = [f'  {n}: {there.get(n)!r} -> {settings.get(n)!r}' for n in names if there.get(n) != settings.get(n)]
+        if lines:
+            refuse('\n'.join([f'{path} was made with other settings (there -> here):', *lines, 'move it away']))
+        return value
+    value = json.loads(json.dumps(make()))
+    partial = path.with_suffix('.partial')
+    partial.write_text(json.dumps({'settings': settings, 'value': value}) + '\n')
+    os.replace(partial, path)
+    return value
+
+
+def call(command: Sequence[str]) -> None:
+    """A program of this project; where it ends with an error, which it has told, so does the sweep."""
+    if status := subprocess.run(command).returncode:
+        sys.exit(status)
 
 
 def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str] = ()) -> None:
     """One comparison of these runs in `out`."""
-    subprocess.run(
-        [sys.executable, 'eval.py', *(f'--run={run}' for run in runs), *(f'--config.{s}' for s in settings), f'--out={out}'],
-        check=True,
-    )
+    call([sys.executable, 'eval.py', *(f'--run={run}' for run in runs), *(f'--config.{s}' for s in settings), f'--out={out}'])
 
 
 def compare(
@@ -71,13 +177,15 @@ def compare(
     parser.add_argument('--only', nargs='+', choices=sorted(encodings), metavar='NAME', help='train and evaluate these alone')
     parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
     arguments = parser.parse_args()
-    runs = []
+    runs = {}
     for seed in arguments.seeds:
         for name in arguments.only or encodings:
-            run = pathlib.Path(arguments.workdir, f'{name}_{seed}')
             own = encodings[name]
             fields = {**({'encoding': own} if isinstance(own, str) else own), 'seed': seed}
-            runs.append(train_run(run, arguments.config, fields, [*settings, *arguments.set]))
-            runs += [f'{run} | {extension}' for which, extension in extended if which == name]
+            directory = pathlib.Path(arguments.workdir, f'{name}_{seed}')
+            runs[name, seed] = Run(directory, arguments.config, fields, [*settings, *arguments.set])
+    evaluated = []
+    for (name, _), run in train_runs(runs).items():
+        evaluated += [run, *(f'{run} | {extension}' for which, extension in extended if which == name)]
     for folder, fields in evaluation.items():
-        evaluate_runs(runs, pathlib.Path(arguments.workdir, folder), fields)
+        evaluate_runs(evaluated, pathlib.Path(arguments.workdir, folder), fields)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+COLUMNS = 4  # most panels side by side in a picture
+
 
 def report(
     rows: Iterable[tuple[str, str, float, int, float]],
@@ -54,19 +56,26 @@ def report(
 def _draw(rows, panels: Sequence[str], path, title, x, value, log, trained):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(panels) + 1.4, 4.0), layout='constrained')
-    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+    columns = min(len(panels), COLUMNS)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns + 1.4, 4.0 * lines), layout='constrained')
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for unused in axes[len(panels) :]:
+        unused.set_axis_off()
+    variants, shown = list(dict.fromkeys(row[1] for row in rows)), {}
+    for axis, panel in zip(axes, panels):
         here = [row for row in rows if row[0] == panel]
-        for number, variant in enumerate(dict.fromkeys(row[1] for row in here)):
+        for variant in dict.fromkeys(row[1] for row in here):
+            number = variants.index(variant)  # the same look in all panels, some of which may lack a variant
             places = sorted({row[2] for row in here if row[1] == variant})
             cells = [[row[4] for row in here if row[1] == variant and row[2] == place] for place in places]
             marker, colour = 'os^DvPX*<>'[number % 10], f'C{number % 10}'
-            axis.plot(places, [np.mean(c) for c in cells], marker=marker, color=colour, label=variant)
+            (shown[variant],) = axis.plot(places, [np.mean(c) for c in cells], marker=marker, color=colour)
             axis.fill_between(places, [min(c) for c in cells], [max(c) for c in cells], color=colour, alpha=0.15, linewidth=0)
         if trained is not None:
             axis.axvline(trained, color='0.4', linestyle='--', linewidth=1)
         axis.set(title=panel, xlabel=x, ylabel=value, yscale='log' if log else 'linear')
         axis.spines[['top', 'right']].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
+    axis.legend(shown.values(), shown.keys(), frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=160)

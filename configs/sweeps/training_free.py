@@ -3,7 +3,8 @@
 Command:   python -m configs.sweeps.training_free [--seeds 0 1] [--workdir runs/training_free] [--base runs/extension]
 Time:      20 minutes a seed for the text, most of it gali, and 6 a seed for the passkeys (two CPU cores, other jobs running)
 Number:    perplexity at 8192, seed 0: lm_infinite 4.1, self_extend 4.6, dca 5.1, yarn 10.0, none 32.9; passkeys at 1024 tokens, two
-           seeds, mean over depths: yarn 0.98, lm_infinite 0.40, self_extend 0.26, dca 0.26, none 0
+           seeds, mean over depths: yarn 0.98, lm_infinite 0.40, self_extend 0.26, dca 0.26, none 0; of what corpus
+           says docs/results/training_free_extension.md (it had a file more)
 Text: the base runs of `configs.sweeps.extension` (rope, 256 bytes of Python source), trained here if they are not in --base;
 evaluated to 8192. Passkeys: rope on keys of 3 digits in 16 to 64 tokens, evaluated to 1024 by depth. Nothing is trained after
 an extension. Results: WORKDIR/text, WORKDIR/passkey (table, results.json, results.csv, pictures). Runs whose last step is saved are
@@ -14,7 +15,7 @@ import argparse
 import pathlib
 
 from configs.sweeps.bam_passkey import FIELDS
-from configs.sweeps.runs import evaluate_runs, train_run
+from configs.sweeps.runs import Run, evaluate_runs, train_runs
 
 EXTENSIONS = (
     '', 'yarn(factor={factor}.0)', 'dca()', 'string()', 'gali()', 'self_extend(group={group})', 'self_extend(group=None)',
@@ -38,15 +39,17 @@ def main():
     parser.add_argument('--steps', type=int, default=1000, help='of the text runs')
     parser.add_argument('--passkey_steps', type=int, default=1500)
     arguments = parser.parse_args()
-    text, passkey = [], []
+    runs = {}
     for seed in arguments.seeds:
         fields = {'data.dataset': 'stdlib_code', 'train.length': 256, 'train.steps': arguments.steps, 'seed': seed}
         fields |= {'train.eval_every': 500, 'train.save_every': 500}
-        text += extended(train_run(arguments.base / f'base_{seed}', 'configs/quickstart.py', fields), 32)
+        runs['text', seed] = Run(arguments.base / f'base_{seed}', 'configs/quickstart.py', fields)
         fields = FIELDS | {'encoding': 'rope()', 'seed': seed, 'train.steps': arguments.passkey_steps}
-        passkey += extended(train_run(arguments.workdir / f'passkey_{seed}', 'configs/default.py', fields), 16)
-    evaluate_runs(text, arguments.workdir / 'text', TEXT)
-    evaluate_runs(passkey, arguments.workdir / 'passkey', PASSKEY)
+        runs['passkey', seed] = Run(arguments.workdir / f'passkey_{seed}', 'configs/default.py', fields)
+    runs = train_runs(runs)
+    for kind, factor, settings in (('text', 32, TEXT), ('passkey', 16, PASSKEY)):
+        evaluated = [run for seed in arguments.seeds for run in extended(runs[kind, seed], factor)]
+        evaluate_runs(evaluated, arguments.workdir / kind, settings)
 
 
 if __name__ == '__main__':

@@ -8,11 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.core.encoding import Constant
-from posenc_jax.core.families import Bias, signed_distance
+from posenc_jax.core.families import Bias, check_heads, signed_distance
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 
-Kernel = Literal['log', 'power', 'log3', 'bias_wht']
+Kernel = Literal['log', 'power', 'log3', 'bias_wht', 'weight']
 
 LOW, HIGH = 0.01, 2.0
 # Parameters of each kernel; True where the exponent of a distance must stay at most 2 for the kernel to be one.
@@ -21,6 +21,7 @@ KERNELS: dict[str, dict[str, bool]] = {
     'power': dict(a=False, p=True),
     'log3': dict(r1=False, r2=False, r3=True),
     'bias_wht': dict(a=False, p=True, wa=False, wp=True),
+    'weight': dict(wa=False, wp=True),
 }
 
 
@@ -84,6 +85,18 @@ def kerple_log3(
     return -_per_head(r1) * jnp.log1p(_per_head(r2) * distance_power(distance[:, None], _per_head(r3)))
 
 
+def kerple_weight(
+    wa: Float[Array, 'N'], wp: Float[Array, 'N'], distance: Float[Array, '#B T S']
+) -> Float[Array, '#B N T S']:
+    """`exp(-wa d^wp)`, by which logits are multiplied.
+
+    Example:
+      >>> kerple_weight(jnp.ones(1), jnp.array([2.0]), jnp.array([[[0.0, 1.0]]]))[0, 0].round(4)
+      Array([[1.    , 0.3679]], dtype=float32)
+    """
+    return jnp.exp(kerple_power(wa, wp, distance))
+
+
 def _per_head(x):
     return x.astype(jnp.float32)[:, None, None]
 
@@ -108,13 +121,14 @@ def _per_head(x):
 class Kerple(Bias):
     """Penalises distance by a kernel with trained parameters per head; acts on the logits.
 
-    'log' `-p ln(1 + a d)`; 'power' `-a d^p`; 'log3' `-r1 ln(1 + r2 d^r3)`; 'bias_wht' multiplies the logits that reach
-    this door by `exp(-wa d^wp)` before the power bias is added. d = |i - j|. Parameters are held at 0.01 or more, exponents
-    of a distance at 2 or less. Differs from the paper: the official code overwrites parameters outside, here they are
+    'log' `-p ln(1 + a d)`; 'power' `-a d^p`; 'log3' `-r1 ln(1 + r2 d^r3)`; 'weight' adds nothing and multiplies the logits
+    that reach this door by `exp(-wa d^wp)`; 'bias_wht' does so before it adds the power bias. Another bias behind the weight is
+    a chain: `kerple(kernel="weight") | kerple()`. d = |i - j|. Parameters are held at 0.01 or more, exponents of a distance at
+    2 or less. Differs from the paper: the official code overwrites parameters outside, here they are
     clamped in use with the gradient of the identity.
 
     Args:
-      kernel: 'log', 'power', 'log3' or 'bias_wht'.
+      kernel: 'log', 'power', 'log3', 'bias_wht' or 'weight'.
       fixed: names of parameters that stay 1, e.g. ('p',).
       heads: N, from the model.
 
@@ -154,6 +168,8 @@ class Kerple(Bias):
     def bias(self, q_pos, k_pos):
         distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
         values = self.parameters()
+        if self.kernel == 'weight':
+            return jnp.zeros((len(distance), len(values['wa']), *distance.shape[1:]), jnp.float32)
         if self.kernel == 'log':
             return kerple_log(values['a'], values['p'], distance)
         if self.kernel == 'log3':
@@ -161,8 +177,9 @@ class Kerple(Bias):
         return kerple_power(values['a'], values['p'], distance)
 
     def score(self, s, tq, tk, seen, carry):
-        if self.kernel == 'bias_wht':
+        values = self.parameters()
+        if 'wa' in values:
+            check_heads('kerple', values['wa'], s)
             distance = jnp.abs(signed_distance(tq.pos, tk.pos)).astype(jnp.float32)
-            values = self.parameters()
-            s = s * jnp.exp(kerple_power(values['wa'], values['wp'], distance))
+            s = s * kerple_weight(values['wa'], values['wp'], distance)
         return super().score(s, tq, tk, seen, carry)

@@ -46,7 +46,8 @@ class RandomizedALiBi(RandomOffsets):
     """Penalises a distance by a random magnitude in its place, the same for all pairs that far apart; acts on the logits.
 
     `b_ij = m_h (-a_|i-j| + 1/2 [j < i])`, 0 for i = j, not divided by sqrt(H); `a_1 < ... < a_(n-1)` distinct, uniform without
-    replacement from 1 .. M-1, one draw for each forward pass; slopes m_h of ALiBi. Unlike `randomized_pe(...) | alibi()` it
+    replacement from 1 .. M-1, one draw for each forward pass, or with `both_sides` one for earlier keys and one for later ones;
+    slopes m_h of ALiBi. Unlike `randomized_pe(...) | alibi()` it
     keeps the bias a function of the distance. The half that brings earlier keys nearer tells left from right in an encoder; it
     is that of the official code, other than the offset of `alibi(variant='offset')`, which is on later keys. n counts the
     positions of a row; positions must count tokens, in any order. `random=False` is the paper's plain symmetric ALiBi.
@@ -57,6 +58,7 @@ class RandomizedALiBi(RandomOffsets):
     Args:
       max_len: M.
       random: False keeps distances as they are.
+      both_sides: later keys have a draw of their own.
       eval_len: n of the evaluation rule whatever the input's length; None for the row's own.
       draw: parts with different numbers draw apart from each other.
       heads: N, from the model.
@@ -76,9 +78,15 @@ class RandomizedALiBi(RandomOffsets):
     """
 
     def __init__(
-        self, max_len: int, random: bool = True, eval_len: int | None = None, draw: int = 0, heads: int = CONTEXT
+        self,
+        max_len: int,
+        random: bool = True,
+        both_sides: bool = False,
+        eval_len: int | None = None,
+        draw: int = 0,
+        heads: int = CONTEXT,
     ):
-        self._configure(max_len, random, False, eval_len, draw)
+        self._configure(max_len, random, both_sides, eval_len, draw)
         self.slopes = Constant(jnp.asarray(alibi_slopes(heads), jnp.float32), axes=('heads',))
 
     def score(self, s, tq, tk, seen, carry):

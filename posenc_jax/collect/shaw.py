@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.core.encoding import Encoding, heads_first, weighted_sum
+from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product, weighted_sum
 from posenc_jax.core.families import whole_distance
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
@@ -98,6 +98,71 @@ sum_by_index.defvjp(
 )
 
 
+def shaw_terms(q: Float[Array, '*B H'], keys: Float[Array, 'C H']) -> Float[Array, '*B C']:
+    """`q_i . aK_c / sqrt(H)` for every c, float32: what relative keys add to a logit, before a pair of tokens chooses its c.
+
+    Example:
+      >>> shaw_terms(jnp.array([2.0, 4.0, 0.0, 0.0]), jnp.eye(3, 4)).tolist()
+      [1.0, 2.0, 0.0]
+    """
+    return jnp.einsum('...h,ch->...c', q.astype(jnp.float32), keys) * q.shape[-1] ** -0.5
+
+
+def shaw_logits(
+    q: Float[Array, 'B N T H'],
+    k: Float[Array, 'B K S H'],
+    keys: Float[Array, 'C H'],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+) -> Float[Array, 'B N T S']:
+    """`q_i . (k_j + aK_c) / sqrt(H)`, c the clipped distance, float32.
+
+    Args:
+      q, k: queries and keys, heads first.
+      keys: aK, 2 K + 1 of them for distances -K .. K.
+      q_pos, k_pos: where they stand.
+
+    Raises:
+      ValueError: an even number of relative keys; positions that are not integers.
+
+    Example:
+      >>> q, k, pos = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 3, 4)), jnp.array([[0, 1, 2]])
+      >>> shaw_logits(q, k, jnp.array([[-1.0], [0.0], [1.0]]) * jnp.ones(4), pos[:, 1:2], pos).ravel().tolist()
+      [0.0, 2.0, 4.0]
+    """
+    index = shaw_index(q_pos, k_pos, _reach('keys', keys))
+    return scaled_dot_product(q, k) + take_by_index(shaw_terms(q, keys), index)
+
+
+def shaw_values(
+    w: Float[Array, 'B N T S'], values: Float[Array, 'C H'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
+) -> Float[Array, 'B N T H']:
+    """`sum_j p_ij aV_c`, float32: what relative values add to the sum of the values, c the clipped distance.
+
+    Args:
+      w: p, the weights.
+      values: aV, 2 K + 1 of them for distances -K .. K.
+      q_pos, k_pos: where queries and keys stand.
+
+    Raises:
+      ValueError: an even number of relative values; positions that are not integers.
+
+    Example:
+      >>> w, pos = jnp.array([[[[0.5, 0.25, 0.25]]]]), jnp.array([[0, 1, 2]])
+      >>> shaw_values(w, jnp.eye(3), pos[:, 2:], pos)[0, 0, 0].tolist()
+      [0.75, 0.25, 0.0]
+    """
+    bins = sum_by_index(w, shaw_index(q_pos, k_pos, _reach('values', values)), len(values))
+    # A copy to each row and head: the gradient is a product of each, which XLA does many times as fast as one of all.
+    return jnp.einsum('bntc,bnch->bnth', bins, jnp.broadcast_to(values, (*bins.shape[:2], *values.shape)))
+
+
+def _reach(what, vectors):
+    if len(vectors) % 2 == 0:
+        raise ValueError(f'shaw: relative {what} are 2 K + 1 vectors, for distances -K .. K, got {len(vectors)}')
+    return len(vectors) // 2
+
+
 @register(
     'shaw',
     kind='encoding',
@@ -161,8 +226,7 @@ class Shaw(Encoding):
         return super().opens(door) and (door != 'collect' or self.values is not None)
 
     def project(self, q, k, v, tq, tk, x=None):
-        term = jnp.einsum('btnh,ch->btnc', q.astype(jnp.float32), self.keys[...]) * q.shape[-1] ** -0.5
-        return q, k, v, tq.with_feats(shaw=term), tk
+        return q, k, v, tq.with_feats(shaw=shaw_terms(q, self.keys[...])), tk
 
     def score(self, s, tq, tk, seen, carry):
         index = shaw_index(tq.pos, tk.pos, self.max_distance)
@@ -172,7 +236,4 @@ class Shaw(Encoding):
         out = weighted_sum(w, v)
         if self.values is None:
             return out
-        bins = sum_by_index(w, shaw_index(tq.pos, tk.pos, self.max_distance), 2 * self.max_distance + 1)
-        # A copy to each row and head: the gradient is a product of each, which XLA does many times as fast as one of all.
-        values = jnp.broadcast_to(self.values[...], (*bins.shape[:2], *self.values.shape))
-        return out + jnp.einsum('bntc,bnch->bnth', bins, values)
+        return out + shaw_values(w, self.values[...], tq.pos, tk.pos)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from posenc_jax.core.double import Double
 from posenc_jax.core.encoding import Encoding, Tokens, over_batch
 
 
@@ -106,9 +107,10 @@ class Frequencies(Protocol):
 
     def __call__(
         self, rotary_dim: int, base: float, length: Num[Array, '...'] | None = None
-    ) -> tuple[np.ndarray | Float[Array, '... F'], float | Float[Array, '...']]:
+    ) -> tuple[np.ndarray | Double, float | Float[Array, '...']]:
         """Inverse frequencies (radians per position, rotary_dim // 2 of them) and the temperature m.
 
         m multiplies cos and sin of queries and keys alike, so logits are scaled by m**2. Static rules return numpy
-        float64; rules that use the length return arrays of shape `length.shape + (rotary_dim // 2,)` and `length.shape`.
+        float64; rules that use the length return a `Double` of shape `length.shape + (rotary_dim // 2,)`, so that phases are
+        exact there too, and an array of `length.shape`.
         """

@@ -1,14 +1,18 @@
 """Numbers that must be right at very long positions and in low precision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from posenc_jax.core.double import Double
+
 TWO_PI = 2.0 * np.pi
 
 
-def phase(pos: Num[Array, '...'], inv_freq: Float[Array, '... F'] | np.ndarray) -> Float[Array, '... F']:
+def phase(pos: Num[Array, '...'], inv_freq: Float[Array, '... F'] | Double | np.ndarray) -> Float[Array, '... F']:
     """The angle `pos * inv_freq`, reduced to [-pi, pi) without the rounding of a float32 product.
 
     The frequency is held as turns per position in 64-bit fixed point (two uint32 words), so the fraction of a turn of an
@@ -18,9 +22,9 @@ def phase(pos: Num[Array, '...'], inv_freq: Float[Array, '... F'] | np.ndarray) 
     Args:
       pos: positions; integers in (-2**31, 2**31), or floats, whose fractional part is handled apart (its angle is added
         after the reduction).
-      inv_freq: radians per position, broadcast against `pos[..., None]`. A numpy array is read in float64; a jax array
-        (frequencies that are learned or depend on the length) is exact for its float32 value and differentiable. Traced
-        frequencies of 2**31 and more, or not finite, give NaN.
+      inv_freq: radians per position, broadcast against `pos[..., None]`. A numpy array is read in float64; a `Double`
+        (frequencies that depend on the length) is exact for its 48 bits, a jax array (learned ones) for its float32 value,
+        and both are differentiable. Traced frequencies of 2**31 and more, or not finite, give NaN.
 
     Returns:
       float32 angles, shape of `pos[..., None] * inv_freq`.
@@ -32,24 +36,25 @@ def phase(pos: Num[Array, '...'], inv_freq: Float[Array, '... F'] | np.ndarray) 
     """
     if isinstance(inv_freq, np.ndarray):
         return _fixed_point_phase(pos, *_fixed_point(inv_freq), inv_freq.astype(np.float32))
-    return _phase(pos, inv_freq)
+    return _phase(pos, (inv_freq.high, inv_freq.low) if isinstance(inv_freq, Double) else (inv_freq,))
 
 
 @jax.custom_jvp
-def _phase(pos, inv_freq):
-    inv_freq = inv_freq.astype(jnp.float32)
-    angle = _fixed_point_phase(pos, *_fixed_point_traced(inv_freq), inv_freq)
-    return jnp.where(jnp.abs(inv_freq) < 2.0**31, angle, jnp.nan)
+def _phase(pos, parts):
+    """Of a frequency that is the sum of these float32 parts, the first of which is the sum to the nearest float32."""
+    parts = tuple(jnp.asarray(part, jnp.float32) for part in parts)
+    words = functools.reduce(_add, map(_fixed_point_traced, parts))
+    return jnp.where(jnp.abs(parts[0]) < 2.0**31, _fixed_point_phase(pos, *words, parts[0]), jnp.nan)
 
 
 @_phase.defjvp
 def _phase_jvp(primals, tangents):
-    pos, inv_freq = primals
-    d_pos, d_freq = tangents
-    tangent = pos[..., None].astype(jnp.float32) * d_freq
+    pos, parts = primals
+    d_pos, d_parts = tangents
+    tangent = pos[..., None].astype(jnp.float32) * sum(d_parts)
     if jnp.issubdtype(pos.dtype, jnp.inexact):
-        tangent = tangent + d_pos[..., None] * inv_freq
-    return _phase(pos, inv_freq), tangent
+        tangent = tangent + d_pos[..., None] * parts[0]
+    return _phase(pos, parts), tangent
 
 
 def _fixed_point(inv_freq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,6 +107,12 @@ def _fixed_point_phase(pos, high, low, inv_freq):
     turns = turns - jnp.where(negative, low, jnp.uint32(0))  # two's complement read as pos + 2**32
     angle = jax.lax.bitcast_convert_type(turns, jnp.int32).astype(jnp.float32) * np.float32(TWO_PI / 2.0**32)
     return angle if fraction is None else angle + fraction * inv_freq
+
+
+def _add(a, b):
+    """The sum of two (high, low) words modulo 2**64."""
+    low = a[1] + b[1]
+    return a[0] + b[0] + (low < b[1]).astype(jnp.uint32), low
 
 
 def _multiply_high(a, b):

@@ -9,6 +9,7 @@ by the model; a spec string may override `train_len`, repeat the sizes (for use 
 """
 
 import ast
+import difflib
 import dataclasses
 import inspect
 import types
@@ -126,7 +127,7 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
             raise SpecError(f'{name}: {parameter}: {error}; signature: {usage}') from None
         converted = _convert(value, hint)
         if converted is _MISMATCH:
-            raise SpecError(f'{name}: {parameter}={value!s} is not {_show(hint)}; signature: {usage}')
+            raise SpecError(f'{name}: {parameter}={value!s} is not {_show(hint, value)}; signature: {usage}')
         arguments[parameter] = converted
     return Node(entry, arguments)
 
@@ -160,7 +161,8 @@ def _value(tree: ast.expr, spec: str, hint) -> Any:
         case ast.Call() | ast.Name() | ast.BinOp(op=ast.BitOr()):
             kinds = _nested_kinds(hint)
             if not kinds:
-                raise SpecError(f'{ast.unparse(tree)!r} in {spec!r}: a plain value is expected here ({_show(hint)})')
+                found = ast.unparse(tree)
+                raise SpecError(f'{found!r} in {spec!r}: a plain value is expected here ({_show(hint, found)})')
             nodes = tuple(_call(part, spec, kinds) for part in _split(tree))
             if len(nodes) > 1 and kinds != ('encoding',):
                 raise SpecError(f'{ast.unparse(tree)!r} in {spec!r}: only encodings are joined by "|"')
@@ -213,12 +215,14 @@ def _convert(value, hint):
     return _MISMATCH
 
 
-def _show(hint) -> str:
+def _show(hint, value) -> str:
     kinds = _nested_kinds(hint)
     if kinds:
         return 'a call of kind ' + ' or '.join(kinds)
     if typing.get_origin(hint) is typing.Literal:
-        return 'one of ' + ', '.join(map(repr, typing.get_args(hint)))
+        choices = typing.get_args(hint)
+        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+        return 'one of ' + ', '.join(map(repr, choices)) + ''.join(f'; did you mean {choice!r}?' for choice in near)
     return getattr(hint, '__name__', str(hint)) if not typing.get_args(hint) else str(hint)
 
 

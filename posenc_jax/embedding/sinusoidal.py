@@ -8,29 +8,43 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.core.families import Embedding
 from posenc_jax.core.numerics import phase
-from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 
 Style = Literal['vaswani', 't2t', 'fairseq', 'halves']
 STYLES = ('vaswani', 't2t', 'fairseq', 'halves')
 
 
-def sinusoidal_frequencies(waves: int, style: Style = 'vaswani', base: float = 10000.0) -> np.ndarray:
+def sinusoidal_frequencies(
+    waves: int, style: Style = 'vaswani', base: float = 10000.0, min_timescale: float = 1.0
+) -> np.ndarray:
     """Radians per position of each wave, float64 [waves]: geometric from 1 to about 1 / base.
 
     `base^(-m/waves)` for 'vaswani' and 'halves'; `base^(-m/(waves-1))`, which ends exactly at 1 / base, for 't2t' and
-    'fairseq'.
+    'fairseq'; in 't2t' `s (base/s)^(-m/(waves-1))` with s = `min_timescale`, from s to s^2 / base. So tensor2tensor has it: s
+    multiplies frequencies, though a larger smallest period would divide them.
+
+    Raises:
+      SpecError, ValueError: unknown style; a base that is not above s, or an s that is not positive, or not 1 in another style.
 
     Example:
       >>> sinusoidal_frequencies(2).tolist(), sinusoidal_frequencies(2, 't2t').tolist()
       ([1.0, 0.01], [1.0, 0.0001])
+      >>> sinusoidal_frequencies(2, 't2t', base=64.0, min_timescale=4.0).tolist()
+      [4.0, 0.25]
     """
     check_choice('sinusoidal style', style, STYLES)
+    check_number('sinusoidal min_timescale', min_timescale, above=0)
+    check_number('sinusoidal base', base)
+    if min_timescale != 1 and style != 't2t':
+        raise ValueError(f"sinusoidal min_timescale is of style 't2t' alone, {style!r} has 1, got {min_timescale}")
+    if base <= min_timescale:
+        raise ValueError(f'sinusoidal base must be above min_timescale = {min_timescale}, got {base}')
     steps = waves if style in ('vaswani', 'halves') else max(waves - 1, 1)
-    return float(base) ** (-np.arange(waves, dtype=np.float64) / steps)
+    return min_timescale * (float(base) / min_timescale) ** (-np.arange(waves, dtype=np.float64) / steps)
 
 
 def sinusoidal_table(
-    pos: Num[Array, '#B L *P'], width: int, *, style: Style = 'vaswani', base: float = 10000.0
+    pos: Num[Array, '#B L *P'], width: int, *, style: Style = 'vaswani', base: float = 10000.0, min_timescale: float = 1.0
 ) -> Float[Array, '#B L D']:
     """Position vectors, float32, with phases that are right at every position.
 
@@ -40,10 +54,10 @@ def sinusoidal_table(
       pos: positions [#B, L] or [#B, L, P].
       width: D, at least 2 P.
       style: 'vaswani' interleaves sines and cosines, the others put the sines of a component before its cosines.
-      base: ratio of the slowest to the fastest wave.
+      base, min_timescale: see `sinusoidal_frequencies`.
 
     Raises:
-      ValueError: no room for one wave per component.
+      ValueError: no room for one wave per component; as `sinusoidal_frequencies`.
 
     Example:
       >>> sinusoidal_table(jnp.array([[1]]), 2)[0].round(3)
@@ -55,7 +69,7 @@ def sinusoidal_table(
     waves = width // (2 * components)
     if waves < 1:
         raise ValueError(f'sinusoidal: {components} position components need a width >= {2 * components}, got {width}')
-    angle = phase(pos, sinusoidal_frequencies(waves, style, base))
+    angle = phase(pos, sinusoidal_frequencies(waves, style, base, min_timescale))
     pair = jnp.sin(angle), jnp.cos(angle)
     code = jnp.stack(pair, -1) if style == 'vaswani' else jnp.concatenate(pair, -1)
     code = code.reshape(*pos.shape[:2], components * 2 * waves)
@@ -90,12 +104,14 @@ class Sinusoidal(Embedding):
 
     Args:
       style: 'vaswani', 't2t', 'fairseq' or 'halves'.
-      base: 1 / base is the lowest frequency.
+      base: 1 / base is the lowest frequency ('t2t' calls it max_timescale).
+      min_timescale: of 't2t' only, see `sinusoidal_frequencies`.
       start: added to every position ('t2t' calls it start_index).
       padding_idx: of 'fairseq' only.
 
     Raises:
-      ValueError: base not above 1, a negative padding_idx; at call, positions with several components under 'fairseq',
+      ValueError: base not above min_timescale, min_timescale not positive, or not 1 in another style than 't2t', a negative
+        padding_idx; at call, positions with several components under 'fairseq',
         or too small a width.
 
     Reference: Vaswani et al., arXiv 1706.03762.
@@ -106,16 +122,18 @@ class Sinusoidal(Embedding):
       [0.0, 1.0, 0.0, 1.0]
     """
 
-    def __init__(self, style: Style = 'vaswani', base: float = 10000.0, start: int = 0, padding_idx: int = 1):
-        check_choice('sinusoidal style', style, STYLES)
-        if base <= 1:
-            raise ValueError(f'sinusoidal base must be above 1, got {base}')
+    def __init__(
+        self, style: Style = 'vaswani', base: float = 10000.0, start: int = 0, padding_idx: int = 1, min_timescale: float = 1.0
+    ):
+        sinusoidal_frequencies(1, style, base, min_timescale)  # checks all three
         if padding_idx < 0:
             raise ValueError(f'sinusoidal padding_idx must be at least 0, got {padding_idx}')
-        self.style, self.base = style, base
+        self.style, self.base, self.min_timescale = style, base, min_timescale
         self.start = start + (padding_idx + 1 if style == 'fairseq' else 0)
 
     def table(self, tok, width):
         if self.style == 'fairseq' and tok.pos.ndim > 2:
             raise ValueError(f"sinusoidal style 'fairseq' has no {tok.pos.shape[-1]}-component form; 't2t' has")
-        return sinusoidal_table(tok.pos + self.start, width, style=self.style, base=self.base)
+        return sinusoidal_table(
+            tok.pos + self.start, width, style=self.style, base=self.base, min_timescale=self.min_timescale
+        )

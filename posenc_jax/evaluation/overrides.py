@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from posenc_jax.core.registry import SpecError, nearest
@@ -31,13 +31,14 @@ def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
     return overrides
 
 
-def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
+def apply_overrides(config: Any, overrides: Mapping[str, Any], *, changeable: Collection[str] | None = CHANGEABLE) -> Any:
     """A copy of an ml_collections config with these fields replaced.
 
     Args:
       config: a ConfigDict.
       overrides: dotted names -> values. A string is read as the type that the field has: '64,128' or '(64, 128)' for a
         tuple.
+      changeable: which fields and groups may be replaced; None for all.
 
     Raises:
       SpecError: a field that does not exist (with the nearest names), belongs to the checkpoint, or has another type.
@@ -55,8 +56,8 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
                 raise SpecError(f'config has no field {name!r}; {nearest(name, choices)}')
             if depth < len(path):
                 place = place[part]
-        if name.split('.')[0] not in CHANGEABLE:
-            raise SpecError(f'{name} belongs to the checkpoint; an evaluation can change {", ".join(CHANGEABLE)}')
+        if changeable is not None and name.split('.')[0] not in changeable:
+            raise SpecError(f'{name} belongs to the checkpoint; an evaluation can change {", ".join(changeable)}')
         if isinstance(place[last], dict):
             raise SpecError(f'{name} is a group of fields: {", ".join(f"{name}.{k}" for k in place[last])}')
         place[last] = _read(name, value, place[last])
@@ -64,7 +65,7 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 def _read(name: str, value: Any, old: Any) -> Any:
-    problem = SpecError(f'{name}={value!r} is not of type {type(old).__name__} (its value in the run is {old!r})')
+    problem = SpecError(f'{name}={value!r} is not of type {type(old).__name__} (it is {old!r})')
     if isinstance(old, (tuple, list)):
         items = items_of(value) if isinstance(value, str) else value
         if not isinstance(items, (tuple, list)):

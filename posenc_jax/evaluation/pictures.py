@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from posenc_jax.evaluation.results import Series, depths_of, shortened
+from posenc_jax.evaluation.results import Series, depths_of, scored, shortened, unit
 
 # Okabe and Ito's colours without yellow, which is too light for lines; markers and dashes tell the rest apart.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
@@ -159,7 +159,8 @@ def _finish(axis, protocol, series):
             f'trained: {length}', (length, 1), xycoords=('data', 'axes fraction'), xytext=(3, -3),
             textcoords='offset points', rotation=90, va='top', ha='left', fontsize=8, color='0.4',
         )  # fmt: skip
-    axis.set_title(protocol.replace('_', ' '), fontsize=10)
+    counted = scored([run for s in series for run in s.runs], protocol)
+    axis.set_title(f'{protocol.replace("_", " ")}\n{counted} {unit(protocol)}', fontsize=10)
     axis.spines[['top', 'right']].set_visible(False)
     axis.grid(axis='y', color='0.92', linewidth=0.8)
     axis.set_axisbelow(True)

@@ -195,6 +195,29 @@ def depths_of(series: Iterable[Series]) -> tuple[float, ...]:
     return tuple(sorted(found - {None}))
 
 
+def scored(runs: Iterable[RunResult], protocol: str) -> str:
+    """How much a protocol scored at a length (and depth) on each run: tokens, or answers of tasks, '32,768' or '512-4,096'.
+
+    Perplexities of one text compare where the same tokens were scored; the windows of each protocol score others.
+    """
+    counts: dict[tuple, int] = {}
+    for number, run in enumerate(runs):
+        for m in run.measurements:
+            if m.protocol == protocol:
+                cell = number, m.length, m.depth
+                counts[cell] = counts.get(cell, 0) + (m.samples if protocol == 'exact_match' else m.tokens)
+    return _range(counts.values())
+
+
+def _range(counts: Iterable[int]) -> str:
+    return '-'.join(f'{count:,}' for count in sorted({min(counts), max(counts)}))
+
+
+def unit(protocol: str) -> str:
+    """What `scored` counts."""
+    return 'answers' if protocol == 'exact_match' else 'tokens'
+
+
 def shortened(label: str, longest: int = 48) -> str:
     """A label without its middle where it would take the place of what it labels, as a list of factors does.
 
@@ -222,6 +245,9 @@ def tables(results: Results) -> list[Any]:
     made = []
     for protocol in results.protocols:
         made.append((_position_table if protocol == 'per_position' else _length_table)(results.series, protocol))
+    if len({scored(results.runs, protocol) for protocol in results.protocols}) > 1:
+        made[-1].caption = 'each protocol scores tokens of its own: compare within a table'
+        made[-1].caption_justify = 'left'
     return made
 
 
@@ -234,6 +260,7 @@ def _length_table(series, protocol):
     table = rich.table.Table(title=f'{title} ({around})', title_justify='left')
     table.add_column('encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series)))
     table.add_column('trained', justify='right')
+    table.add_column(unit(protocol), justify='right')
     if depths_of(series):
         table.add_column('depth', justify='right')
     lengths = sorted({length for s in series for length, _ in s.estimates(protocol)})
@@ -243,11 +270,11 @@ def _length_table(series, protocol):
     for s in series:
         estimates = s.estimates(protocol)
         name = rich.markup.escape(shortened(s.label, 96)) + (f'\n{len(s.runs)} runs' if len(s.runs) > 1 else '')
-        first = [name, str(s.train_length)]
+        first = [name, str(s.train_length), scored(s.runs, protocol)]
         for depth in depths_of([s]) or (None,):
             shown = ['' if depth is None else f'{depth:g}'] if depths_of(series) else []
             table.add_row(*first, *shown, *(_cell(estimates.get((n, depth)), protocol) for n in lengths))
-            first = ['', '']
+            first = ['', '', '']
     return table
 
 
@@ -256,15 +283,16 @@ def _position_table(series, protocol):
 
     table = rich.table.Table(title='perplexity by position', title_justify='left')
     table.add_column('positions', justify='right')
-    buckets = {}
+    table.add_column(unit(protocol), justify='right')
+    buckets: dict[tuple[int, int, int], list[int]] = {}
     for s in series:
         table.add_column(rich.markup.escape(shortened(s.label)), justify='right', overflow='fold')
         for m in s.runs[0].measurements:
             if m.protocol == protocol:
-                buckets[m.position_low, m.position_high, m.length] = None
-    for low, high, length in sorted(buckets):
+                buckets.setdefault((m.position_low, m.position_high, m.length), []).append(m.tokens)
+    for (low, high, length), tokens in sorted(buckets.items()):
         found = [s.estimates(protocol).get((length, low)) for s in series]
-        table.add_row(f'{low}-{high - 1}', *(f'{e.value:.2f}' if e else '' for e in found))
+        table.add_row(f'{low}-{high - 1}', _range(tokens), *(f'{e.value:.2f}' if e else '' for e in found))
     return table
 
 

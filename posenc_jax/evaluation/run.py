@@ -133,17 +133,14 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
         return _prepare_pretrained(directory, overrides)
     if not is_folder(directory):
         raise FileNotFoundError(f'no such run directory: {directory}')
-    path = directory / configs.FILE
-    config = apply_overrides(configs.from_json(path), overrides)
+    saved = checkpoint.read_run(directory)
+    config = apply_overrides(saved.config, overrides)
     task = configs.make_task(config)
-    cfg = configs.stored_model_config(path)
+    cfg = saved.model_config
     try:
         settings.check(config, task, cfg)
     except ValueError as error:
         raise SpecError(f'{directory}: {error}') from error
-    with checkpoint.Checkpoints(directory) as found:  # raises where the folder is missing
-        if not found.steps():
-            raise checkpoint.CheckpointError(f'{directory} has no finished checkpoint')
     return Job(directory, config, task, cfg, lambda: checkpoint.restore_model(directory)[1:])
 
 

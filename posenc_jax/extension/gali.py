@@ -26,7 +26,7 @@ def gali_slots(total: Int[Array, '...'], train_len: int, local: int) -> tuple[In
     `G = ceil((T - w) / (M - w))`, `n = T - M + ceil((T - M) / (G - 1))`; 1 and 0 where T <= M.
 
     Raises:
-      ValueError: w outside 1 .. M - 1.
+      ValueError: w outside 0 .. M - 1.
 
     Example:
       >>> [a.tolist() for a in gali_slots(jnp.array([8, 10, 11]), train_len=8, local=2)]
@@ -69,8 +69,10 @@ def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
 
 
 def _check_local(local, train_len):
-    if not 1 <= local < train_len:
-        raise ValueError(f'gali: local must be between 1 and train_len - 1 = {train_len - 1}, got {local}')
+    if not 0 <= local < train_len:
+        last = train_len - 1
+        nearest = min(max(local, 0), last)
+        raise ValueError(f'gali: local must be between 0 and train_len - 1 = {last}, got {local}; the nearest is {nearest}')
 
 
 def _check_chunk(chunk, train_len):
@@ -143,7 +145,8 @@ class GALI(Encoding):
       chunk: tokens in a chunk after the first, which has M; a fraction below 1 is one of what has been read before. 1 is
         step by step.
       local: w, how many last positions at least keep unit spacing; default 128 as released, and M / 8 in short models, where
-        that is less (our convention).
+        that is less (our convention). With 0 a text of k M tokens has none left, its last token stands behind M - 1, and as a
+        query is rounded up to M: one position more than was trained.
       noise: standard deviation of what is added to interpolated logits at distance T, in proportion at shorter ones; 1 as
         released, 0 (none) here.
       seed: of the noise.
@@ -152,7 +155,7 @@ class GALI(Encoding):
 
     Raises:
       ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; local outside
-        1 .. train_len - 1; a chunk of no token; negative noise; at call, positions that are not whole, and with noise
+        0 .. train_len - 1; a chunk of no token; negative noise; at call, positions that are not whole, and with noise
         another number of heads.
 
     Reference: Li, Zhang, Li, Han, arXiv 2502.02659.

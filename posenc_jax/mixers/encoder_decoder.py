@@ -1,12 +1,13 @@
-"""A small recurrent encoder-decoder around `MonotonicLocation`: both directions of a GRU, a GRU, one cross attention."""
+"""The recurrent encoder-decoder that location attention was studied with: a GRU each way, one attention, one GRU."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from posenc_jax.mixers.gru import GRU, uniform
 from posenc_jax.mixers.monotonic_location import Content, Location, Memory, MonotonicLocation, Progress, mix_directions
 from posenc_jax.model.layers import dropout
 
@@ -20,50 +21,46 @@ class DecoderState:
     progress: Progress
 
 
-def run_gru(
-    cell: nnx.GRUCell, x: Float[Array, 'B S I'], valid: Bool[Array, 'B S'], *, reverse: bool = False
-) -> tuple[Float[Array, 'B S E'], Float[Array, 'B E']]:
-    """States of a GRU from zero along the valid rows, zero at the others, and the last state it reached.
+def enclose(
+    x: Float[Array, 'B S E'], length: Int[Array, 'B'], start: Float[Array, 'E'], end: Float[Array, 'E']
+) -> Float[Array, 'B S+2 E']:
+    """`start`, the first `length` rows of x, and `end`; zeros behind.
 
     Example:
-      >>> states, last = run_gru(nnx.GRUCell(2, 3, rngs=nnx.Rngs(0)), jnp.ones((1, 4, 2)), jnp.arange(4)[None] < 2)
-      >>> states.shape, bool((states[:, 1] == last).all()), bool((states[:, 2:] == 0).all())
-      ((1, 4, 3), True, True)
+      >>> enclose(jnp.array([[[5.0], [6.0], [7.0]]]), jnp.array([2]), jnp.array([1.0]), jnp.array([2.0]))[0, :, 0].tolist()
+      [1.0, 5.0, 6.0, 2.0, 0.0]
     """
-
-    def step(h, row):
-        x, valid = row
-        h = jnp.where(valid[:, None], cell(h, x)[0], h)
-        return h, jnp.where(valid[:, None], h, 0)
-
-    start = jnp.zeros((x.shape[0], cell.hidden_features), x.dtype)
-    last, states = jax.lax.scan(step, start, (jnp.swapaxes(x, 0, 1), valid.T), reverse=reverse)
-    return jnp.swapaxes(states, 0, 1), last
+    behind = (jnp.arange(x.shape[1] + 2) - length[:, None] - 1)[..., None]  # rows behind the end
+    x = jnp.pad(x, ((0, 0), (1, 1), (0, 0))).at[:, 0].set(start)
+    return jnp.where(behind < 0, x, jnp.where(behind == 0, end, 0))
 
 
 class EncoderDecoder(nnx.Module):
-    """Source symbols to target symbols: `e` from a GRU each way, decoder states h_t from the targets before, a context by
-    `MonotonicLocation`, and logits from `[h_t ; context]`.
+    """Source symbols to target symbols, as in the authors' code.
 
-    The decoder starts from the encoder's last states. With `mix`, `g = sigmoid(5 (w . h_enc + b))` mixes the encodings with
-    their reverse (`mix_directions`), so that a source may be stepped through from its end.
+    Encoder: a trained START in front of the embedded source and a trained END behind it, a GRU each way, `e = [forwards ;
+    backwards]`, dropout. Decoder: its state h_0 is the encoder's two last states; step t attends with h_{t-1}, then
+    `h_t = GRU([embedded symbol t-1 ; context], h_{t-1})`; the logits are `table (W h_t + b) + c` with the table of the
+    embedding, which sources and targets share. With `both_ways`, `g = sigmoid(5 (w . h_0 + b))` mixes the encodings with their
+    reverse (`mix_directions`), so that a source may be stepped through from its end. (Their code also declares a trained h_0,
+    which nothing reads.)
 
     Args:
-      symbols: ids 0 .. symbols - 1, of sources and targets; what pads a source says `valid`.
+      symbols: ids 0 .. symbols - 1, of sources and targets.
       embedding: width of embedded symbols; hidden: E, half of it in each direction of the encoder.
-      mix: whether the two directions are mixed.
-      rate: of dropout, on embedded symbols and before the logits; only where a key is given.
+      both_ways: whether the encodings are mixed with their reverse.
+      rate: of dropout, on the encodings; only where a key is given.
       heads, head_dim, location, content, position_past, gru: of `MonotonicLocation`.
 
     Raises:
-      ValueError: an odd `hidden`; what `MonotonicLocation` refuses.
+      ValueError: no symbols, widths below 1, an odd `hidden`, a rate outside 0 .. 1; what `MonotonicLocation` refuses.
 
     Reference: Ray Chowdhury, Caragea, arXiv 2305.20019.
 
     Example:
       >>> model = EncoderDecoder(12, hidden=8, head_dim=4, location='onestep', rngs=nnx.Rngs(0))
-      >>> source, valid, target = jnp.ones((2, 5), int), jnp.ones((2, 5), bool), jnp.ones((2, 3), int)
-      >>> model(source, valid, target).shape, model.generate(source, valid, first=0, steps=4).shape
+      >>> source, length, target = jnp.ones((2, 5), int), jnp.array([5, 3]), jnp.ones((2, 3), int)
+      >>> model(source, length, target).shape, model.generate(source, length, first=0, steps=4).shape
       ((2, 3, 12), (2, 4))
     """
 
@@ -77,76 +74,74 @@ class EncoderDecoder(nnx.Module):
         head_dim: int = 128,
         location: Location | None = 'monoattn',
         content: Content | None = None,
-        mix: bool = True,
+        both_ways: bool = True,
         position_past: bool = False,
         gru: bool = False,
-        rate: float = 0.0,
+        rate: float = 0.5,
         rngs: nnx.Rngs,
     ):
-        if symbols < 1 or not 0 <= rate < 1:
-            raise ValueError(f'EncoderDecoder needs at least 1 symbol and a dropout rate in 0 .. 1, got {symbols=}, {rate=}')
-        if hidden % 2:
-            raise ValueError(f'hidden must be even, half of it for each direction, got {hidden}')
+        if min(symbols, embedding) < 1 or not 0 <= rate < 1:
+            found = f'{symbols=}, {embedding=}, {rate=}'
+            raise ValueError(f'EncoderDecoder needs at least 1 symbol, a width of at least 1 and a rate in 0 .. 1, got {found}')
+        if hidden < 2 or hidden % 2:
+            raise ValueError(f'hidden must be even, half of it for each direction, and at least 2, got {hidden}')
         self.rate = rate
-        self.source = nnx.Embed(symbols, embedding, rngs=rngs)
-        self.target = nnx.Embed(symbols, embedding, rngs=rngs)
-        self.forwards = nnx.GRUCell(embedding, hidden // 2, rngs=rngs)
-        self.backwards = nnx.GRUCell(embedding, hidden // 2, rngs=rngs)
-        self.gate = nnx.Linear(hidden, 1, rngs=rngs) if mix else None
-        self.begin = nnx.Linear(hidden, hidden, rngs=rngs)
-        self.cell = nnx.GRUCell(embedding, hidden, rngs=rngs)
+        normal = jax.random.normal(rngs.params(), (symbols, embedding), jnp.float32)
+        self.table, self.bias = nnx.Param((2 / symbols) ** 0.5 * normal), nnx.Param(jnp.zeros(symbols, jnp.float32))
+        self.start, self.end = (nnx.Param(jnp.zeros(embedding, jnp.float32)) for _ in range(2))
+        self.forwards, self.backwards = (GRU(embedding, hidden // 2, rngs=rngs) for _ in range(2))
+        draw = lambda *shape: uniform(rngs, hidden**-0.5, *shape)
+        self.w_gate, self.b_gate = (draw(hidden, 1), draw(1)) if both_ways else (None, None)
         own = dict(location=location, content=content, position_past=position_past, gru=gru)
         self.attention = MonotonicLocation(hidden, hidden, heads=heads, head_dim=head_dim, rngs=rngs, **own)
-        self.joint = nnx.Linear(hidden + heads * head_dim, hidden, rngs=rngs)
-        self.readout = nnx.Linear(hidden, symbols, rngs=rngs)
+        self.cell = GRU(embedding + hidden, hidden, rngs=rngs)
+        self.w_out, self.b_out = uniform(rngs, (6 / (hidden + embedding)) ** 0.5, hidden, embedding), draw(embedding)
 
     def encode(
-        self, source: Int[Array, 'B S'], valid: Bool[Array, 'B S'], *, key: Array | None = None
+        self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, key: Array | None = None
     ) -> tuple[Memory, DecoderState]:
-        """What the decoder attends to, and its state before the first step."""
-        x = dropout(self.source(source), self.rate, key)
-        runs = run_gru(self.forwards, x, valid), run_gru(self.backwards, x, valid, reverse=True)
+        """What the decoder attends to, the `length` first symbols of each source, and its state before the first step."""
+        x = enclose(self.table[...][source], length, self.start[...], self.end[...])
+        valid = jnp.arange(x.shape[1]) < length[:, None] + 2
+        runs = self.forwards.run(x, valid), self.backwards.run(x, valid, reverse=True)
         e, last = (jnp.concatenate(a, axis=-1) for a in zip(*runs))
-        if self.gate is not None:
-            e = mix_directions(e, valid, jax.nn.sigmoid(5 * self.gate(last)[:, 0]))
-        state = DecoderState(jnp.tanh(self.begin(last)), self.attention.start(len(source)))
-        return self.attention.remember(e, valid), state
+        e = dropout(e, self.rate, key)
+        if self.w_gate is not None:
+            gate = jax.nn.sigmoid(5 * (last @ self.w_gate[...] + self.b_gate[...]))
+            e = mix_directions(e, valid, gate[:, 0])
+        return self.attention.remember(e, valid), DecoderState(last, self.attention.start(len(source)))
 
     def _advance(self, x, memory, state):
-        hidden, _ = self.cell(state.hidden, x)
-        context, weights, progress = self.attention(hidden, memory, state.progress)
-        return jnp.concatenate([hidden, context], axis=-1), weights, DecoderState(hidden, progress)
+        context, weights, progress = self.attention(state.hidden, memory, state.progress)
+        hidden = self.cell(state.hidden, jnp.concatenate([x, context], axis=-1))
+        return hidden, weights, DecoderState(hidden, progress)
 
-    def _logits(self, joined, key=None):
-        return self.readout(dropout(jax.nn.leaky_relu(self.joint(joined)), self.rate, key))
+    def _logits(self, hidden):
+        return (hidden @ self.w_out[...] + self.b_out[...]) @ self.table[...].T + self.bias[...]
 
     def step(
         self, token: Int[Array, 'B'], memory: Memory, state: DecoderState
     ) -> tuple[Float[Array, 'B V'], Float[Array, 'B H S'], DecoderState]:
         """Logits of the symbol after `token`, the weights of its attention, and the state for the next step."""
-        joined, weights, state = self._advance(self.target(token), memory, state)
-        return self._logits(joined), weights, state
+        hidden, weights, state = self._advance(self.table[...][token], memory, state)
+        return self._logits(hidden), weights, state
 
     def __call__(
-        self, source: Int[Array, 'B S'], valid: Bool[Array, 'B S'], target: Int[Array, 'B T'], *, key: Array | None = None
+        self, source: Int[Array, 'B S'], length: Int[Array, 'B'], target: Int[Array, 'B T'], *, key: Array | None = None
     ) -> Float[Array, 'B T V']:
         """Logits of the symbol after each of `target`, which starts with the symbol that begins every target."""
-        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-        memory, state = self.encode(source, valid, key=keys[0])
-        x = dropout(self.target(target), self.rate, keys[1])
+        memory, state = self.encode(source, length, key=key)
 
         def step(state, x):
-            joined, _, state = self._advance(x, memory, state)
-            return state, joined
+            hidden, _, state = self._advance(x, memory, state)
+            return state, hidden
 
-        _, joined = jax.lax.scan(step, state, jnp.swapaxes(x, 0, 1))
-        return self._logits(jnp.swapaxes(joined, 0, 1), keys[2])
+        _, hidden = jax.lax.scan(step, state, jnp.swapaxes(self.table[...][target], 0, 1))
+        return self._logits(jnp.swapaxes(hidden, 0, 1))
 
-    def generate(
-        self, source: Int[Array, 'B S'], valid: Bool[Array, 'B S'], *, first: int, steps: int
-    ) -> Int[Array, 'B steps']:
+    def generate(self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, first: int, steps: int) -> Int[Array, 'B steps']:
         """The likeliest symbols one after the other, from `first`; nothing stops at an end symbol."""
-        memory, state = self.encode(source, valid)
+        memory, state = self.encode(source, length)
 
         def step(loop, _):
             token, state = loop

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, check_choice, register
-from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies
+from posenc_jax.embedding.sinusoidal import sinusoidal_table
+from posenc_jax.mixers.gru import GRU, uniform
+from posenc_jax.rotation.rope import rope
 
 Location = Literal['onestep', 'relu', 'monoattn', 'softstair', 'free', 'locattn', 'locattn_s', 'locattn_sigmoid']
-Content = Literal['plain', 'relative']
+Content = Literal['plain', 'relative', 'rotary']
 STEPS = ('onestep', 'relu', 'monoattn', 'softstair', 'free')
 GATES = {**dict.fromkeys(STEPS, 1), 'locattn': 3, 'locattn_s': 2, 'locattn_sigmoid': 3}
-CONTENTS = ('plain', 'relative')
+CONTENTS = ('plain', 'relative', 'rotary')
 
 
 def key_positions(valid: Bool[Array, 'B S']) -> tuple[Float[Array, 'B S'], Int[Array, 'B S'], Int[Array, 'B']]:
@@ -151,21 +152,21 @@ def content_weights(logits: Float[Array, 'B H S'], valid: Bool[Array, 'B S']) ->
     return jnp.where(valid[:, None], w, 0.0)
 
 
-def relative_logits(
-    q: Float[Array, 'B H D'],
-    k: Float[Array, 'B S H D'],
-    r: Float[Array, 'B S H D'],
-    u: Float[Array, 'H D'],
-    v: Float[Array, 'H D'],
-) -> Float[Array, 'B H S']:
-    """`[(q_t + u) . k_j + (q_t + v) . r_{j-t}] / sqrt(D)`, r the projected code of the distance.
+def relative_query(
+    q: Float[Array, 'B H D'], w: Float[Array, 'Q H D'], u: Float[Array, 'H D'], v: Float[Array, 'H D'], step: Int[Array, '']
+) -> Float[Array, 'B H D+Q']:
+    """`[q + u ; (q + v) W turned back by t]`, whose product with `[k_j ; R_j]` is `(q + u) . k_j + (q + v) . W R_{j-t}`.
+
+    R_j holds sin and cos of j, interleaved, over Q features. Turning the query leaves the keys as they are from step to step.
 
     Example:
-      >>> one = jnp.ones((1, 1, 1, 1)); relative_logits(one[0], 2 * one, 3 * one, jnp.zeros((1, 1)), jnp.ones((1, 1))).item()
-      8.0
+      >>> one = jnp.ones((1, 1, 1)); asked = relative_query(one, jnp.ones((2, 1, 1)), 0 * one[0], 2 * one[0], 1)
+      >>> at = lambda j: jnp.array([5.0, jnp.sin(j), jnp.cos(j)])
+      >>> (asked @ at(1.0)).item(), round((asked @ at(3.0)).item(), 3), round(5 + 3 * float(jnp.sin(2.0) + jnp.cos(2.0)), 3)
+      (8.0, 6.479, 6.479)
     """
-    logits = jnp.einsum('bhd,bshd->bhs', q + u, k) + jnp.einsum('bhd,bshd->bhs', q + v, r)
-    return logits * q.shape[-1] ** -0.5
+    turned = rope(jnp.einsum('bhd,qhd->bhq', q + v, w)[:, None], jnp.reshape(-step, (1, 1)), layout='interleaved')
+    return jnp.concatenate([q + u, turned[:, 0]], axis=-1)
 
 
 @jax.tree_util.register_dataclass
@@ -174,14 +175,13 @@ class Memory:
     """What cross attention keeps of a source: nothing in it changes from step to step.
 
     Attributes:
-      values: what is summed; keys: for content, or None.
-      position, number, length, valid: of the keys, see `key_positions`.
+      values: what is summed; keys: for content, with what it takes of their number, or None.
+      position, length, valid: of the keys, see `key_positions`.
     """
 
-    values: Float[Array, 'B S H D']
-    keys: Float[Array, 'B S H D'] | None
+    values: Float[Array, 'B S H Q']
+    keys: Float[Array, 'B S H K'] | None
     position: Float[Array, 'B S']
-    number: Int[Array, 'B S']
     length: Int[Array, 'B']
     valid: Bool[Array, 'B S']
 
@@ -218,20 +218,24 @@ class MonotonicLocation(nnx.Module):
     `a_j ~ exp(-(pos_j - mu_t)^2 / (2 sigma^2))`, `pos_j = j / max(1, len - 1)`, `sigma = (relu(z . w_sigma) + 0.27) / len`,
     mu_t from `location_centre` with `r = z . w_rho`, `z = W h_t + b` per head. A step is counted in keys, so one key per
     step stays one key per step at any length. With `content` as well, `a = m a_location + (1 - m) a_content`,
-    `m = sigmoid(w_m . h_t + b_m)`. Differs from the paper: the first step starts at 0 and adds its step, as in the code; the
-    1e-20 is added per valid key, so that padding changes nothing; content has projections W_q and W_k per head.
+    `m = sigmoid(w_m . h_t + b_m)`. What is summed is `W_v leaky_relu(W_e e + b_e)` per head, as wide as h_t; W_o joins the
+    heads to a context of that width. Weights are drawn after Xavier, biases from `U(-1/sqrt(inputs), 1/sqrt(inputs))`. Differs
+    from the paper: the first step starts at 0 and adds its step, as in the code; the 1e-20 is added per valid key, so that
+    padding changes nothing.
 
     Args:
       query_dim, key_dim: widths of h_t and of the encodings.
       heads, head_dim: H, D.
       location: how mu moves; None attends by content alone.
-      content: 'plain', 'relative' (`relative_logits`), or None for location alone.
+      content: queries W_q h_t and keys W_k e per head, 'plain', 'relative' (`relative_query`) or 'rotary' (both turned, by t
+        and j); None for location alone.
       position_past: with both, the next step counts from where location alone attended.
-      gru: z passes `GRUCell(relu(z), z before)`, one cell and one trained initial state for all heads.
+      gru: z passes `GRU(relu(z), z before)`, one cell and one trained initial state for all heads.
       rngs: draws the parameters.
 
     Raises:
-      ValueError: neither location nor content, unknown names, `position_past` or `gru` without what they change.
+      ValueError: neither location nor content, unknown names, `position_past` or `gru` without what they change, an odd
+        width that is to be turned.
 
     Reference: Ray Chowdhury, Caragea, arXiv 2305.20019; Dubois et al., arXiv 1911.03872, for 'locattn'.
 
@@ -240,7 +244,7 @@ class MonotonicLocation(nnx.Module):
       >>> memory = attention.remember(jnp.ones((2, 5, 8)), jnp.ones((2, 5), bool))
       >>> context, weights, progress = attention(jnp.ones((2, 8)), memory, attention.start(2))
       >>> context.shape, weights.shape, int(progress.step)
-      ((2, 4), (2, 1, 5), 1)
+      ((2, 8), (2, 1, 5), 1)
     """
 
     def __init__(
@@ -260,7 +264,7 @@ class MonotonicLocation(nnx.Module):
             if number < 1:
                 raise ValueError(f'monotonic_location: {name} must be at least 1, got {number}')
         if location is None and content is None:
-            kinds = f"location ({', '.join(GATES)}), content ('plain', 'relative')"
+            kinds = f"location ({', '.join(GATES)}), content ({', '.join(CONTENTS)})"
             raise ValueError(f'monotonic_location attends by {kinds} or both, got neither')
         if location is not None:
             check_choice('location of monotonic_location', location, tuple(GATES))
@@ -270,34 +274,47 @@ class MonotonicLocation(nnx.Module):
             raise ValueError('monotonic_location position_past chooses between two weights: it needs location and content')
         if gru and location is None:
             raise ValueError('monotonic_location gru changes how location moves: it needs a location')
+        for name, number, turned in (('query_dim', query_dim, 'relative'), ('head_dim', head_dim, 'rotary')):
+            if content == turned and number % 2:
+                raise ValueError(f'monotonic_location: content {turned} turns pairs: {name} must be even, got {number}')
         self.location, self.content, self.position_past = location, content, position_past
         self.heads, self.head_dim = heads, head_dim
-        draw = nnx.initializers.xavier_uniform()
-        weights = lambda *shape: nnx.Param(draw(rngs.params(), shape, jnp.float32))
+        weights = lambda *shape: uniform(rngs, (6 / sum(shape)) ** 0.5, *shape)
+        bias = lambda width: uniform(rngs, query_dim**-0.5, width)
         zeros = lambda *shape: nnx.Param(jnp.zeros(shape, jnp.float32))
-        self.w_value = weights(key_dim, heads * head_dim)
+        self.w_value, self.b_value = weights(key_dim, query_dim), uniform(rngs, key_dim**-0.5, query_dim)
+        self.w_head, self.w_out = weights(query_dim, heads * query_dim), weights(heads * query_dim, query_dim)
         if location is not None:
-            self.w_z, self.b_z = weights(query_dim, heads * head_dim), zeros(heads * head_dim)
-            self.w_sigma, self.w_rho = weights(heads, head_dim), weights(heads, head_dim, GATES[location])
+            self.w_z, self.b_z = weights(query_dim, heads * head_dim), bias(heads * head_dim)
+            gates = GATES[location]
+            self.w_sigma = weights(heads, head_dim)
+            self.w_rho = uniform(rngs, (6 / (gates * (heads + head_dim))) ** 0.5, heads, head_dim, gates)
         self.theta = nnx.Param(jnp.float32(20.0)) if location == 'monoattn' else None
-        self.cell = nnx.GRUCell(head_dim, head_dim, rngs=rngs) if gru else None
+        self.cell = GRU(head_dim, head_dim, rngs=rngs) if gru else None
         self.first = zeros(head_dim) if gru else None
         if content is not None:
             self.w_query, self.w_key = weights(query_dim, heads * head_dim), weights(key_dim, heads * head_dim)
         if content == 'relative':
-            self.w_distance = weights(query_dim, heads * head_dim)
+            bound = (6 / (query_dim + heads * head_dim)) ** 0.5
+            self.w_distance = uniform(rngs, bound, query_dim, heads, head_dim)
             self.u, self.v = zeros(heads, head_dim), zeros(heads, head_dim)
         if location is not None and content is not None:
-            self.w_mix, self.b_mix = weights(query_dim, 1), zeros(1)
+            self.w_mix, self.b_mix = weights(query_dim, 1), bias(1)
 
     def _heads(self, a):
-        return a.reshape(*a.shape[:-1], self.heads, self.head_dim)
+        return a.reshape(*a.shape[:-1], self.heads, -1)
 
     def remember(self, e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Memory:
-        """What is kept of the encodings of a source; values are `leaky_relu(W_value e)`."""
-        values = self._heads(jax.nn.leaky_relu(e @ self.w_value[...]))
+        """What is kept of the encodings of a source."""
+        values = self._heads(jax.nn.leaky_relu(e @ self.w_value[...] + self.b_value[...]) @ self.w_head[...])
+        position, number, length = key_positions(valid)
         keys = None if self.content is None else self._heads(e @ self.w_key[...])
-        return Memory(values, keys, *key_positions(valid), valid)
+        if self.content == 'rotary':
+            keys = rope(keys, number, layout='interleaved')
+        if self.content == 'relative':
+            code = sinusoidal_table(number, self.w_distance.shape[0])[:, :, None]
+            keys = jnp.concatenate([keys, jnp.broadcast_to(code, (*keys.shape[:3], code.shape[-1]))], axis=-1)
+        return Memory(values, keys, position, length, valid)
 
     def start(self, batch: int) -> Progress:
         """Before the first step."""
@@ -307,13 +324,13 @@ class MonotonicLocation(nnx.Module):
 
     def __call__(
         self, h: Float[Array, 'B Q'], memory: Memory, progress: Progress
-    ) -> tuple[Float[Array, 'B HD'], Float[Array, 'B H S'], Progress]:
+    ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B H S'], Progress]:
         """One step: the context, the weights, and the progress for the next step."""
         hidden, located, past_of = progress.hidden, None, None
         if self.location is not None:
             z = self._heads(h @ self.w_z[...] + self.b_z[...])
             if self.cell is not None:
-                z = hidden = self.cell(hidden, jax.nn.relu(z))[0]
+                z = hidden = self.cell(hidden, jax.nn.relu(z))
             located = past_of = self._located(z, memory, progress)
         weights = located
         if self.content is not None:
@@ -323,7 +340,7 @@ class MonotonicLocation(nnx.Module):
                 weights = share * located + (1 - share) * weights
         past = jnp.einsum('bhs,bs->bh', past_of if self.position_past else weights, memory.position)
         context = jnp.einsum('bhs,bshd->bhd', weights, memory.values)
-        return context.reshape(len(h), -1), weights, Progress(past, progress.step + 1, hidden)
+        return context.reshape(len(h), -1) @ self.w_out[...], weights, Progress(past, progress.step + 1, hidden)
 
     def _located(self, z, memory, progress):
         sigma = (jax.nn.relu((z * self.w_sigma[...]).sum(-1)) + 0.27) / memory.length[:, None]
@@ -334,10 +351,8 @@ class MonotonicLocation(nnx.Module):
 
     def _logits(self, h, memory, step):
         q = self._heads(h @ self.w_query[...])
-        if self.content == 'plain':
-            return jnp.einsum('bhd,bshd->bhs', q, memory.keys) * self.head_dim**-0.5
-        width = self.w_distance.shape[0]
-        angle = phase(memory.number - step, sinusoidal_frequencies(width // 2))
-        code = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*angle.shape[:2], -1)
-        code = jnp.pad(code, ((0, 0), (0, 0), (0, width % 2)))
-        return relative_logits(q, memory.keys, self._heads(code @ self.w_distance[...]), self.u[...], self.v[...])
+        if self.content == 'relative':
+            q = relative_query(q, self.w_distance[...], self.u[...], self.v[...], step)
+        if self.content == 'rotary':
+            q = rope(q[:, None], jnp.reshape(step, (1, 1)), layout='interleaved')[:, 0]
+        return jnp.einsum('bhk,bshk->bhs', q, memory.keys) * self.head_dim**-0.5

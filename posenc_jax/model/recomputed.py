@@ -71,8 +71,8 @@ class Recomputed(Decoding):
         changed = jnp.array(False)
         for place, part in _following(model):
             lengths = (current_length(*[filled(cache.tokens[place], n)] * 2)[0] for n in (cache.cursor - 1, cache.cursor))
-            before, after = map(part.frequencies, lengths)
-            changed |= jnp.any(before[0] != after[0]) | jnp.any(before[1] != after[1])
+            before, after = (jax.tree.leaves(part.frequencies(length)) for length in lengths)
+            changed |= jnp.any(jnp.array([jnp.any(a != b) for a, b in zip(before, after, strict=True)]))
         return changed
 
     def renew(self, model, cache):

@@ -61,9 +61,9 @@ def random_start(
 class PositionCoupling(Encoding):
     """Takes the task's coupled ids as positions, starts them at random in training, adds a learned vector per id.
 
-    `x_t + P[p_t]`; the ids come from the task with start 1 (`ids='coupled'` of the addition task,
-    posenc_jax.tasks.coupling), and id 0 stays with the boundary token and padding. With a key a row's ids are shifted
-    so that its start is uniform in 1 .. M - (largest id - 1). Ids with several components (2-D tasks) have one table
+    `x_t + P[p_t]`; the ids come from the task with start 1 (`ids='coupled'`, for example of addition; pure functions in
+    posenc_jax.tasks.coupling), and id 0 stays with the boundary token and padding. With a key a row's ids are shifted so
+    that its start is uniform in 1 .. M - (largest id - 1). Ids with several components (2-D tasks) have one table
     each, or share one; the vectors are summed and the starts are independent. With `ids='plain'` this is the paper's
     baseline, an absolute encoding with random start. Differs from the paper: the range of starts follows
     from the row's own largest id, so no id exceeds M, which the official range for multiplication lets happen.

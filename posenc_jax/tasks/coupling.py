@@ -1,12 +1,15 @@
 """Coupled position ids: tokens that belong together share an id (door: positions; needs ids that are looked up).
 
-Every function gives the ids of a whole `$prompt=answer$`: `$` has id 0, as has padding, all other ids are at least
-`start`. Counts and `start` may be ints, which gives one sequence [L], or arrays [B], which gives [B, L]. `start` is 1
-at test time; training draws it per example by adding a random offset to all non-zero ids.
+Every function gives the ids of a whole `$prompt=answer$`: `$` has id 0 at both ends, as has padding, all other ids are at
+least `start`. Counts and `start` may be ints, which gives one sequence [L], or arrays [B], which gives [B, L]. `start` is
+1 at test time; training draws it per example by adding a random offset to all non-zero ids (`random_start`).
 
 Reference: Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
 Structure", arXiv 2405.20671; official code HanseulJo/position-coupling.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -14,6 +17,28 @@ from jaxtyping import Int
 from posenc_jax.tasks.task import join_ragged
 
 Counts = int | Int[np.ndarray, ' B']
+Ids = Literal['none', 'plain', 'coupled']
+IDS = ('none', 'plain', 'coupled')
+
+
+def supplied_ids(
+    ids: Ids, ends: Int[np.ndarray, ' B'], width: int, coupled: Callable[..., Int[np.ndarray, 'B W *P']]
+) -> Int[np.ndarray, 'B W *P'] | None:
+    """What a task hands over as positions of its `$prompt=answer$`: nothing, plain ids, or coupled ones.
+
+    Args:
+      ids: which.
+      ends: tokens of each row, both `$` included.
+      width: length of the result.
+      coupled: function of `width` that gives the coupled ids.
+
+    Example:
+      >>> supplied_ids('plain', np.array([4, 5]), 6, coupled=None).tolist()
+      [[0, 1, 2, 0, 0, 0], [0, 1, 2, 3, 0, 0]]
+    """
+    if ids == 'none':
+        return None
+    return plain_ids(ends - 2, width=width) if ids == 'plain' else coupled(width=width)
 
 
 def coupled_addition_ids(
@@ -22,18 +47,20 @@ def coupled_addition_ids(
     answer_digits: Counts,
     *,
     start: Counts = 1,
+    reverse_operands: bool = False,
     reverse_output: bool = True,
     width: int | None = None,
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$a+b=c$`: digits of equal significance are coupled across both operands and the sum.
 
-    A digit of significance r (0 = least) gets start + 1 + r; `+` and `=` get start. With the most significant answer
-    digit first (`reverse_output=False`) `=` gets start + answer_digits + 1, so that ids fall by one along the answer.
-    Differs from the paper in nothing. The largest id is start + answer_digits (+ 1 if not reversed).
+    A digit of significance r (0 = least) gets start + 1 + r, wherever it is written; `+` and `=` get start. With the most
+    significant answer digit first (`reverse_output=False`) `=` gets start + answer_digits + 1, so that ids fall by one
+    along the answer. Differs from the paper in nothing. The largest id is start + answer_digits (+ 1 if not reversed).
 
     Args:
       a_digits, b_digits, answer_digits: digits as written, zero padding included.
       start: id of `+`.
+      reverse_operands: both operands are written least significant digit first.
       reverse_output: the answer is written least significant digit first.
       width: length of the result; default: the longest sequence.
 
@@ -41,13 +68,16 @@ def coupled_addition_ids(
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      coupled_addition_ids(4, 4, 5)       # $0303+7737=04080$
-      # array([0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0], dtype=int32)
+      >>> coupled_addition_ids(4, 4, 5).tolist()      # $0303+7737=04080$
+      [0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0]
+      >>> coupled_addition_ids(3, 3, 4, reverse_operands=True).tolist()      # $046+950=9960$
+      [0, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 5, 0]
     """
     shape, (a, b, c, s) = _counts(a_digits=a_digits, b_digits=b_digits, answer_digits=answer_digits, start=start)
     answer = _rising(s + 1, c) if reverse_output else _falling(s + c, c)
     equals = s if reverse_output else s + c + 1
-    pieces = [_falling(s + a, a), _one(s), _falling(s + b, b), _one(equals), answer]
+    operands = [_rising(s + 1, n) if reverse_operands else _falling(s + n, n) for n in (a, b)]
+    pieces = [operands[0], _one(s), operands[1], _one(equals), answer]
     return _between_boundaries(pieces, shape, width)
 
 
@@ -95,8 +125,8 @@ def coupled_multiplication_ids(
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      coupled_multiplication_ids(2, 2)    # $15*36=0450$
-      # array([0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0], dtype=int32)
+      >>> coupled_multiplication_ids(2, 2).tolist()      # $15*36=0450$
+      [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0]
     """
     shape, (a, b, s) = _counts(a_digits=a_digits, b_digits=b_digits, start=start)
     e = s + a + b
@@ -118,8 +148,8 @@ def coupled_copy_ids(symbols: Counts, *, start: Counts = 1, width: int | None = 
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      coupled_copy_ids(5)                 # $61916=61916$
-      # array([0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0], dtype=int32)
+      >>> coupled_copy_ids(5).tolist()      # $61916=61916$
+      [0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0]
     """
     shape, (n, s) = _counts(symbols=symbols, start=start)
     return _between_boundaries([_rising(s + 1, n), _one(s), _rising(s + 1, n)], shape, width)
@@ -139,11 +169,32 @@ def coupled_reverse_ids(symbols: Counts, *, start: Counts = 1, width: int | None
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      coupled_reverse_ids(5)              # $61916=61916$
-      # array([0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0], dtype=int32)
+      >>> coupled_reverse_ids(5).tolist()      # $61916=61916$
+      [0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0]
     """
     shape, (n, s) = _counts(symbols=symbols, start=start)
     return _between_boundaries([_rising(s, n), _one(s + n), _falling(s + n - 1, n)], shape, width)
+
+
+def coupled_parity_ids(bits: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+    """Ids of `$x=y$`, y one bit: all bits of x and the answer get start, `=` start + 1.
+
+    Differs from the paper in nothing. The largest id is start + 1, whatever the length of x.
+
+    Args:
+      bits: length of x.
+      start: id of the bits.
+      width: length of the result; default: the longest sequence.
+
+    Raises:
+      ValueError: a count or start below 1, or `width` too small.
+
+    Example:
+      >>> coupled_parity_ids(4).tolist()      # $0110=0$
+      [0, 1, 1, 1, 1, 2, 1, 0]
+    """
+    shape, (n, s) = _counts(bits=bits, start=start)
+    return _between_boundaries([_level(s, n), _one(s + 1), _one(s)], shape, width)
 
 
 def coupled_grid_ids(
@@ -174,12 +225,13 @@ def coupled_grid_ids(
 
 
 def plain_ids(tokens: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
-    """Consecutive ids start, start + 1, ... of all tokens, `$` included; padding has 0.
+    """Consecutive ids start, start + 1, ... of the tokens between the two `$`.
 
-    With a random start this is the paper's baseline, an absolute encoding with random start.
+    With a random start this is the paper's baseline, an absolute encoding with random start. Differs from the paper in
+    nothing. The largest id is start + tokens - 1.
 
     Args:
-      tokens: number of tokens.
+      tokens: how many there are between the two `$`.
       start: id of the first.
       width: length of the result; default: the longest sequence.
 
@@ -187,11 +239,11 @@ def plain_ids(tokens: Counts, *, start: Counts = 1, width: int | None = None) ->
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      plain_ids(4, width=6)
-      # array([1, 2, 3, 4, 0, 0], dtype=int32)
+      >>> plain_ids(3, width=7).tolist()      # $1=1$ and padding
+      [0, 1, 2, 3, 0, 0, 0]
     """
     shape, (n, s) = _counts(tokens=tokens, start=start)
-    return _joined([_rising(s, n)], shape, width)
+    return _between_boundaries([_rising(s, n)], shape, width)
 
 
 def _counts(**named):
@@ -210,16 +262,17 @@ def _falling(first, count):
     return first[:, None] - np.arange(count.max()), count
 
 
+def _level(value, count):
+    return np.broadcast_to(value[:, None], (len(value), count.max())), count
+
+
 def _one(value):
-    return value[:, None], np.ones_like(value)
+    return _level(value, np.ones_like(value))
 
 
 def _between_boundaries(pieces, shape, width):
     boundary = _one(np.zeros_like(pieces[0][1]))
-    return _joined([boundary, *pieces, boundary], shape, width)
-
-
-def _joined(pieces, shape, width):
+    pieces = [boundary, *pieces, boundary]
     longest = int(sum(count for _, count in pieces).max())
     if width is not None and width < longest:
         raise ValueError(f'width {width} is less than the longest sequence, {longest} tokens')

@@ -1,24 +1,30 @@
 """Checkpoints of a run: asynchronous, verified when read, and independent of the number of devices."""
 
-import itertools
+import contextlib
+import dataclasses
 import os
 import pathlib
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, UInt32
 from ml_collections import ConfigDict
 
 from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training import config as configs
+from posenc_jax.training.entries import digest, fingerprint, other_config, sealed, unsealed
+from posenc_jax.training.json_file import free_name, shown
+from posenc_jax.training.lock import alone, sharing
+from posenc_jax.training.quiet import hush_orbax
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
 
 FOLDER = 'checkpoints'
+READERS = 'reading.lock'  # beside it: shared by those who read checkpoints, held alone by who removes some
 
 
 class CheckpointError(ValueError):
@@ -28,54 +34,110 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one run, as a context that waits for unfinished saves.
 
-    Each holds the model and the optimizer as separate items, and the state of the data iterator with fingerprints of
-    the arrays. Saving returns as soon as the arrays are copied; a save that was cut off leaves a folder that is not read.
+    Each holds the model and the optimizer as separate items, and `entries`: the state of the data iterator, the step, the
+    config, fingerprints of the arrays. Saving returns as soon as the arrays are copied; a save that was cut off leaves a folder
+    that is not read. None is removed while another process reads: the next save does it then.
 
     Args:
       directory: the run directory; checkpoints lie in its folder `checkpoints`.
-      keep: how many are kept; None keeps and creates nothing, for reading.
+      keep: how many are kept, and one more from a save to the next; None keeps and creates nothing, for reading.
+      saved: the config of the run. It goes into what is saved, and what is read must have been saved with it, or with one that
+        `--resume_changed` has changed into it. None binds nothing; nor do checkpoints of versions that wrote no config.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int | None = None):
+    def __init__(self, directory: str | os.PathLike, *, keep: int | None = None, saved: configs.Saved | None = None):
         import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers
 
+        hush_orbax()
         self.directory = pathlib.Path(directory, FOLDER).absolute()
+        self.saved, self._keep = saved, keep
+        if self.directory.exists() and not self.directory.is_dir():
+            raise CheckpointError(f'{self.directory} is a file; expected the folder of the checkpoints. Move it away')
         if keep is None and not self.directory.is_dir():
             raise CheckpointError(f'{directory} has no checkpoint: there is no folder {self.directory}')
-        policy = checkpoint_managers.LatestN(keep)
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=keep is not None)
+        options = ocp.CheckpointManagerOptions(create=keep is not None)  # and it removes none: it would not ask who reads
         handlers = {
             'model': ocp.StandardCheckpointHandler(),
             'optimizer': ocp.StandardCheckpointHandler(),
             'data': ocp.JsonCheckpointHandler(),
         }
-        self._read_only = keep is None
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        with contextlib.ExitStack() as stack:
+            if keep is None:
+                stack.enter_context(sharing(self._readers))
+            elif jax.process_index() == 0:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._readers.touch()
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+            self._until_closed = stack.pop_all()
 
     def __enter__(self) -> 'Checkpoints':
         return self
 
     def __exit__(self, *_) -> None:
-        self._manager.close()
+        with self._until_closed:
+            self._manager.close()
+            self._remove_old()
+
+    @property
+    def _readers(self) -> pathlib.Path:
+        return self.directory.with_name(READERS)
+
+    def accept(self) -> None:
+        """Takes the checkpoints that are there for those of the run, whatever their configs: `--resume_changed`."""
+        earlier = set()
+        for step in self.steps():
+            with contextlib.suppress(Exception):  # a damaged one says nothing
+                earlier |= {digest(entries['config']) for entries in [self.entries(step)] if 'config' in entries}
+        self.saved = dataclasses.replace(self.saved, earlier=tuple(sorted(earlier - {digest(self.saved.bound)})))
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        return finished_steps(self.directory.parent)
 
-    def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
-        """Starts to save; `data` is the state of the data iterator, equal in every process."""
+    def save(self, step: int, state: TrainState, data: dict[str, Any], metrics: Mapping[str, Any] | None = None) -> None:
+        """Starts to save.
+
+        Args:
+          step: of the state.
+          state: the arrays.
+          data: the state of the data iterator, equal in every process.
+          metrics: what process 0 knows of the lines that were written so far, see `MetricsLog.written`.
+        """
         import orbax.checkpoint as ocp
 
         items = _items(state)
         prints = {name: int(fingerprint(tree)) for name, tree in items.items()}
+        entries = {'iterator': data, 'fingerprints': prints, 'step': step, 'metrics': metrics}
+        if self.saved is not None:
+            entries['config'] = self.saved.bound
+        self._manager.wait_until_finished()
+        self._remove_old()
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-                data=ocp.args.JsonSave({'iterator': data, 'fingerprints': prints}),
+                data=ocp.args.JsonSave(sealed(entries)),
             ),
         )
+
+    def _remove_old(self) -> None:
+        if self._keep is None or jax.process_index():
+            return
+        if old := self.steps()[: -self._keep]:
+            with alone(self._readers) as unread:
+                for step in old if unread else ():
+                    shutil.rmtree(self.directory / str(step))
+
+    def entries(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of itself: `iterator`, `fingerprints`, and unless it is of an older version `step`, `metrics`
+        and `config`.
+
+        Raises:
+          Exception: whatever its damage makes the readers raise.
+        """
+        import orbax.checkpoint as ocp
+
+        return unsealed(self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))['data'])
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any], int]:
         """The newest good checkpoint: its state as `abstract` wants it, the state of the data iterator, and its step.
@@ -96,66 +158,113 @@ class Checkpoints:
         """
         if step is None:
             (items, _), step = self._newest({'model': abstract})
-        elif step not in self.steps():
-            raise CheckpointError(f'{self.directory} has no checkpoint of step {step}; there are {self.steps()}')
         else:
-            try:
-                items, _ = self._read(step, {'model': abstract})
-            except CheckpointError:
-                raise
-            except Exception as error:
-                raise CheckpointError(f'checkpoint {step} of {self.directory} is damaged ({_short(error)})') from error
+            items, _ = self._of_step(step, lambda: self._read(step, {'model': abstract}))
         return items['model'], step
 
-    def _newest(self, abstract):
-        steps = self.steps()
-        if not steps:
+    def confirm(self, step: int | None = None) -> None:
+        """Checks the config against the newest checkpoint that says anything, or that of this `step`, without its arrays.
+
+        Raises:
+          CheckpointError: there is none, or it is of another config.
+        """
+        if step is not None:
+            self._check_entries(step, self._of_step(step, lambda: self.entries(step)))
+            return
+        for step in reversed(self._some_steps()):
+            try:
+                entries = self.entries(step)
+            except Exception:  # who reads its arrays says so
+                continue
+            self._check_entries(step, entries)
+            return
+
+    def _some_steps(self):
+        if not (steps := self.steps()):
             raise CheckpointError(f'{self.directory} holds no finished checkpoint')
+        return steps
+
+    def _of_step(self, step, read):
+        """What `read` finds at a step that was asked for."""
+        if step not in (steps := self.steps()):
+            raise CheckpointError(f'{self.directory} has no checkpoint of step {step}; there are {shown(steps)}')
+        try:
+            return read()
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(f'checkpoint {step} of {self.directory} is damaged ({_short(error)})') from error
+
+    def _newest(self, abstract):
+        steps, damaged = self._some_steps(), {}
         for step in reversed(steps):
             try:
-                found, problem = self._read(step, abstract), None
+                found, problem = self._read(step, abstract), ''
             except CheckpointError:
                 raise
             except Exception as error:  # whatever a damaged file makes the readers raise
-                found, problem = None, error
-            if _everywhere(problem is None):
+                found, problem = None, _short(error)
+            if everywhere(not problem):
+                for other, reason in damaged.items():
+                    _say(f'checkpoint {other} of {self.directory} is damaged ({reason}); using {step} instead')
+                    self._set_aside(other)
                 return found, step
-            earlier = [s for s in steps if s < step]
-            then = f'using {earlier[-1]} instead' if earlier else 'there is none before it'
-            reason = _short(problem) if problem else 'another process could not read it'
-            if jax.process_index() == 0:
-                print(f'checkpoint {step} of {self.directory} is damaged ({reason}); {then}', flush=True)
-            self._set_aside(step)
-        raise CheckpointError(f'{self.directory}: none of the checkpoints {steps} can be read')
+            damaged[step] = problem or 'another process could not read it'
+        # They stay where they are: without them the same command would begin a new run.
+        raise CheckpointError(
+            f'{self.directory}: none of the checkpoints {shown(steps)} can be read ({steps[-1]}: {damaged[steps[-1]]}); '
+            'put back a copy of one, or train again under another name (--config.name=...)'
+        )
 
     def _read(self, step, abstract):
         import orbax.checkpoint as ocp
 
-        self._check_model(step, abstract['model'])
+        entries = self.entries(step)
+        note = self._check_entries(step, entries)
+        self._check_model(step, abstract['model'], known='config' in entries and self.saved is not None and not note)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        found = self._manager.restore(step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore()))
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
         for name in items:
-            if int(fingerprint(found[name])) != found['data']['fingerprints'][name]:
+            if int(fingerprint(found[name])) != entries['fingerprints'][name]:
                 raise ValueError(f'the arrays of {name!r} differ from those that were saved')
-        return found, found['data']['iterator']
+        if note:
+            _say(note)
+        return found, entries['iterator']
 
-    def _check_model(self, step, abstract):
+    def _check_entries(self, step, entries) -> str:
+        """Whether a checkpoint is of its step and of the config; a line to say where --resume_changed has changed the config."""
+        which = f'checkpoint {step} of {self.directory}'
+        if (own := entries.get('step', step)) != step:
+            raise CheckpointError(f'{which} was saved at step {own}: rename its folder back to {own}, or move it away')
+        changed = other_config(entries, self.saved) if self.saved else ''
+        if not changed:
+            return ''
+        if digest(entries['config']) in self.saved.earlier:
+            return f'{which} is of before --resume_changed: {changed}'
+        raise CheckpointError(
+            f'{which} was trained with another config than {configs.FILE} has: {changed}; write what is there into '
+            f'{configs.FILE}, or continue the run all the same with train.py --resume_changed'
+        )
+
+    def _check_model(self, step, abstract, known):
+        """Whether the variables have the shapes that are wanted; others are damage where the config is `known` to be the same."""
         stored = {_name(path): tuple(a.shape) for path, a in _leaves(self._manager.item_metadata(step)['model'].tree)}
         wanted = {_name(path): tuple(a.shape) for path, a in _leaves(abstract)}
         for name in sorted(stored.keys() | wanted.keys()):
             if stored.get(name) != wanted.get(name):
                 there, here = stored.get(name, 'absent'), wanted.get(name, 'absent')
-                which = f'checkpoint {step} of {self.directory}'
-                raise CheckpointError(f'{which} is of another model: {name} is {there} there and {here} here')
+                what = f'{name} is {there} there and {here} here'
+                if known:
+                    raise ValueError(what)
+                raise CheckpointError(f'checkpoint {step} of {self.directory} is of another model: {what}')
 
     def _set_aside(self, step):
-        if self._read_only:
+        if self._keep is None:
             return
         if jax.process_index() == 0:
             source = self.directory / str(step)
-            names = (source.with_name(f'{step}.damaged{number or ""}') for number in itertools.count())
-            source.rename(next(name for name in names if not name.exists()))
-        _everywhere(True)  # nobody lists the folder before it is renamed
+            source.rename(free_name(source))
+        everywhere(True)  # nobody lists the folder before it is renamed
         self._manager.reload()
 
 
@@ -174,36 +283,45 @@ def restore_model(
 
     Raises:
       FileNotFoundError: not the directory of a run.
-      CheckpointError: no such checkpoint, or none that can be read.
+      CheckpointError: no such checkpoint, none that can be read, or one of another config than that of the run.
 
     Example:
       config, model, step = restore_model('runs/language-pydoc_topics-rope-s0')
       logits = model(tokens)
     """
-    path = pathlib.Path(run_dir, configs.FILE)
-    config = configs.from_json(path)
-    graphdef, params, constants = take_apart(abstract_model(configs.stored_model_config(path)))
-    mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
-    abstract = {'params': dict_shapes(params, mesh), 'constants': dict_shapes(constants, mesh)}
-    with Checkpoints(run_dir) as checkpoints:
+    saved = configs.read_saved(pathlib.Path(run_dir, configs.FILE))
+    with Checkpoints(run_dir, saved=saved) as checkpoints:
+        checkpoints.confirm(step)  # before a model is made of numbers that may be wrong
+        graphdef, params, constants = take_apart(abstract_model(saved.model_config))
+        mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
+        abstract = {'params': dict_shapes(params, mesh), 'constants': dict_shapes(constants, mesh)}
         found, step = checkpoints.restore_model(abstract, step)
-    return config, nnx.merge(graphdef, found['params'], found['constants']), step
+    return saved.config, nnx.merge(graphdef, found['params'], found['constants']), step
 
 
-@jax.jit
-def fingerprint(tree: Any) -> UInt32[Array, '']:
-    """A sum of the bits of all arrays modulo 2**32, equal however they are sharded; one changed bit changes it.
+def read_run(run_dir: str | os.PathLike) -> configs.Saved:
+    """The config of a run with finished checkpoints, as the newest of them confirms it; no array is read.
+
+    Raises:
+      FileNotFoundError: not the directory of a run.
+      CheckpointError: there is no checkpoint, or the config has been changed since.
+    """
+    saved = configs.read_saved(pathlib.Path(run_dir, configs.FILE))
+    with Checkpoints(run_dir, saved=saved) as checkpoints:
+        checkpoints.confirm()
+    return saved
+
+
+def finished_steps(run_dir: str | os.PathLike) -> list[int]:
+    """Steps with a finished checkpoint, ascending; [] where there is no folder of checkpoints.
 
     Example:
-      >>> int(fingerprint({'a': jnp.array([1, 2], jnp.int32)}))
-      3
+      >>> finished_steps('nowhere')
+      []
     """
-    total = jnp.zeros((), jnp.uint32)
-    for number, leaf in enumerate(jax.tree.leaves(tree)):
-        leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}'))
-        total += jnp.uint32(2 * number + 1) * bits.sum(dtype=jnp.uint32)
-    return total
+    folder = pathlib.Path(run_dir, FOLDER)
+    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in found if name.isascii() and name.isdecimal() and name == str(int(name)))
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -214,13 +332,18 @@ def _items(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _everywhere(good: bool) -> bool:
+def everywhere(good: bool) -> bool:
     """Whether it is so in every process; all wait for each other."""
     if jax.process_count() == 1:
         return good
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.array(good)).all())
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, flush=True)
 
 
 def _leaves(tree):

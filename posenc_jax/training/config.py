@@ -1,9 +1,12 @@
 """From a config to what a run needs, with every error raised before any device is touched."""
 
+import dataclasses
+import difflib
 import json
 import os
 import pathlib
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,17 +17,20 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.registry import SpecError, nearest
+from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import settings
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
 from posenc_jax.training import defaults
+from posenc_jax.training.json_file import listed, read_object, shown, typed
 
 # A run resumed with another value here trains the same model: where it lies, how it is watched, spread, evaluated.
 FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
                'train.save_every', 'train.keep')  # fmt: skip
 FILE = 'config.json'  # in the run directory
 SHAPE = 'task_shape'  # beside the fields in that file: sizes that the task gives the model, which is then built without data
+EARLIER = 'resumed_changed'  # likewise, where a run went on with --resume_changed: digests of the configs it had before
+ITEMS = {'pattern': str, 'eval.lengths': int, 'eval.protocols': str, 'eval.depths': float}  # what the lists in that file hold
 MAX_NAME = 100
 
 
@@ -112,10 +118,35 @@ def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
     return _sized(config, task.vocab_size, width)
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What the file of a run says.
+
+    Attributes:
+      config: its fields.
+      shape: `vocab_size` and `width`, the sizes that its task gives the model; {} in files of versions that stored none.
+      earlier: digests of the configs that the run had before it went on with another one (see `checkpoint.Checkpoints`).
+    """
+
+    config: ConfigDict
+    shape: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def model_config(self) -> TransformerConfig:
+        """The model, without its data; files that store no shape need the data."""
+        return _sized(self.config, **self.shape) if self.shape else model_config(self.config, make_task(self.config))
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """Dotted name -> value, of the fields and sizes that change what is trained or computed."""
+        fields = {name: value for name, value in fields_of(self.config).items() if not _is_free(name)}
+        return fields | {f'{SHAPE}.{name}': size for name, size in self.shape.items()}
+
+
 def stored_model_config(path: pathlib.Path) -> TransformerConfig:
     """The model of the config that `save` wrote, without its data; files of older versions need the data."""
-    config, shape = from_json(path), _fields(path).get(SHAPE)
-    return _sized(config, **shape) if shape else model_config(config, make_task(config))
+    return read_saved(path).model_config
 
 
 def _sized(config: ConfigDict, vocab_size: int, width: int) -> TransformerConfig:
@@ -138,11 +169,21 @@ def run_name(config: ConfigDict) -> str:
 
 def save(config: ConfigDict, path: pathlib.Path) -> None:
     """Writes a config as JSON, with the shape that its task gives the model; the file is complete or not there."""
-    cfg = model_config(config, make_task(config))
-    fields = config.to_dict() | {SHAPE: {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}}
+    write(saved_of(config), path)
+
+
+def write(saved: Saved, path: pathlib.Path) -> None:
+    """The same of what `saved_of` returned."""
+    fields = saved.config.to_dict() | {SHAPE: saved.shape} | ({EARLIER: saved.earlier} if saved.earlier else {})
     partial = path.with_suffix('.partial')
     partial.write_text(json.dumps(fields, indent=2) + '\n')
     os.replace(partial, path)
+
+
+def saved_of(config: ConfigDict, earlier: Iterable[str] = ()) -> Saved:
+    """A config with the shape that its task gives the model."""
+    cfg = model_config(config, make_task(config))
+    return Saved(config, {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}, tuple(earlier))
 
 
 def from_json(path: pathlib.Path) -> ConfigDict:
@@ -152,40 +193,54 @@ def from_json(path: pathlib.Path) -> ConfigDict:
       FileNotFoundError: there is none.
       ValueError: the file is not a config, or has fields that this version does not know, by name, or of another type.
     """
-    fields = _fields(path)
-    fields.pop(SHAPE, None)
-    config = defaults.get_config()
-    found = fields_of(ConfigDict(_with_tuples(fields), convert_dict=True))
-    known = fields_of(config)
-    if not found:
-        raise ValueError(f'{path} is not a config: it holds no field')
-    if unknown := sorted(found.keys() - known.keys()):
-        hints = '; '.join(f'{name!r} ({nearest(name, known)})' for name in unknown)
-        raise ValueError(f'{path} has fields that this version of posenc_jax does not know: {hints}')
-    try:
-        config.update_from_flattened_dict(found)
-    except TypeError as error:
-        raise ValueError(f'{path} is not a config: {error}') from None
-    return config.lock()
+    return read_saved(path).config
 
 
-def _fields(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist: {path.parent} is not the directory of a run')
+def read_saved(path: pathlib.Path) -> Saved:
+    """The same with what stands beside the fields."""
     try:
-        fields = json.loads(path.read_text())
+        found = read_object(path, 'a config')
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{error}: {path.parent} is not the directory of a run') from None
+    try:
+        shape = _shape(found.pop(SHAPE)) if SHAPE in found else {}
+        earlier = typed(found.pop(EARLIER, []), tuple, EARLIER, str)
+        config, unknown = defaults.get_config(), []
+        fields = _flattened(found, config, '', unknown)
     except ValueError as error:
         raise ValueError(f'{path} is not a config: {error}') from None
-    if not isinstance(fields, dict):
-        raise ValueError(f'{path} is not a config: it holds a {type(fields).__name__}')
+    if unknown:
+        known = fields_of(config)
+        close = lambda name: ''.join(f' (did you mean {match!r}?)' for match in difflib.get_close_matches(name, known, 1))
+        names = [shown(name) + (close(name) if place < 6 else '') for place, name in enumerate(sorted(unknown))]
+        raise ValueError(f'{path} has fields that this version of posenc_jax does not know: {listed(names)}')
+    if not fields:
+        raise ValueError(f'{path} is not a config: it holds no field')
+    config.update_from_flattened_dict(fields)
+    return Saved(config.lock(), shape, earlier)
+
+
+def _shape(found: Any) -> dict[str, int]:
+    names = ('vocab_size', 'width')
+    if not isinstance(found, dict) or sorted(found) != sorted(names) or min(typed(found[n], int, f'{SHAPE}.{n}') for n in names) < 1:
+        raise ValueError(f'{SHAPE} is {shown(found)}, expected an object with the positive numbers {" and ".join(names)}')
+    return found
+
+
+def _flattened(found: dict[str, Any], usual: ConfigDict, prefix: str, unknown: list[str]) -> dict[str, Any]:
+    """Dotted name -> value of what was found, as the types that the defaults have; names that they lack go to `unknown`."""
+    fields = {}
+    for key, value in found.items():
+        name = prefix + key
+        if key not in usual:
+            unknown.append(name)
+        elif not isinstance(usual[key], ConfigDict):
+            fields[name] = typed(value, type(usual[key]), name, ITEMS.get(name))
+        elif isinstance(value, dict):
+            fields |= _flattened(value, usual[key], f'{name}.', unknown)
+        else:
+            raise ValueError(f'{name} is {shown(value)}, expected an object of fields')
     return fields
-
-
-def _with_tuples(value):
-    """JSON has lists only; configs hold tuples only."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def fields_of(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
@@ -198,13 +253,25 @@ def fields_of(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Lines 'train.lr: 0.001 -> 0.01' for the fields that change what is trained."""
-    before, after = fields_of(old), fields_of(new)
-    lines = []
-    for name in sorted(before.keys() | after.keys()):
-        free = any(name == field or name.startswith(field + '.') for field in FREE_FIELDS)
-        if not free and (name not in before or name not in after or before[name] != after[name]):
-            lines.append(f'{name}: {before.get(name, "(absent)")!r} -> {after.get(name, "(absent)")!r}')
-    return lines
+    changed = changes(Saved(old).bound, Saved(new).bound)
+    return [f'{name}: {shown(before)} -> {shown(after)}' for name, (before, after) in changed.items()]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields of `Saved.bound` whose values differ -> both values; one that is missing has its default.
+
+    Example:
+      >>> changes({'train.lr': 0.1, 'seed': 1}, {'train.lr': 0.2, 'seed': 1, 'train.z_loss': 0.0})
+      {'train.lr': (0.1, 0.2)}
+    """
+    usual = fields_of(defaults.get_config())
+    value = lambda fields, name: fields.get(name, usual.get(name, '(absent)'))
+    pairs = {name: (value(old, name), value(new, name)) for name in sorted(old.keys() | new.keys())}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _is_free(name: str) -> bool:
+    return any(name == field or name.startswith(field + '.') for field in FREE_FIELDS)
 
 
 def _check_numbers(config: ConfigDict) -> None:

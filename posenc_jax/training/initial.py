@@ -14,13 +14,13 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extended_spec
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
+from posenc_jax.model.pretrained.fields import is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.rotation.rope import Rotary
-from posenc_jax.training import config as configs
 from posenc_jax.training import defaults
-from posenc_jax.training.checkpoint import Checkpoints, restore_model
+from posenc_jax.training.checkpoint import read_run, restore_model
 from posenc_jax.training.step import abstract_model
 
 # Fields of `model` that say how it is trained and computed rather than what its weights are.
@@ -85,12 +85,12 @@ def _open(path):
     if is_pretrained(directory):
         cfg = architecture_of(open_source(directory)).cfg
         return Initial(cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
-    cfg = configs.stored_model_config(directory / configs.FILE)
-    with Checkpoints(directory) as found:
-        if not found.steps():
-            raise ValueError(f'init.source: {directory} has no finished checkpoint')
+    try:
+        cfg = read_run(directory).model_config
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f'init.source: {error}') from error
     return Initial(dataclasses.replace(cfg, lora_rank=0), lambda mesh: restore_model(directory, mesh=mesh)[1].merged())
 
 

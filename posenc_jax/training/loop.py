@@ -20,12 +20,15 @@ from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.tasks import Batch, batch_iterator
 from posenc_jax.training import config as configs
 from posenc_jax.training import initial
-from posenc_jax.training.checkpoint import Checkpoints
+from posenc_jax.training.checkpoint import Checkpoints, everywhere, finished_steps
+from posenc_jax.training.json_file import listed
+from posenc_jax.training.lock import HeldError, hold
 from posenc_jax.training.metrics import MetricsLog, Progress
 from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, TrainState, make_trainer
 
 # Variables by which schedulers tell a process how many there are.
 CLUSTER_VARIABLES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
+LOCK = 'training.lock'  # in the run directory, held by process 0 while it is trained and evaluated
 
 
 class ConfigChangedError(ValueError):
@@ -139,6 +142,7 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
     Raises:
       ValueError: something is wrong with the config (before any device work), the mesh, or the checkpoints.
       ConfigChangedError: the directory belongs to a run with another config, or to one whose config is not known.
+      HeldError: it is being trained by other processes.
       NonFiniteError: a loss, gradient or parameter that is not finite; the last good checkpoint is kept.
 
     Example:
@@ -156,42 +160,55 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
         split: task.dataset(length=length, batch_size=config.train.batch, seed=config.seed, split=split)
         for split in (('train', 'validation') if config.train.eval_every else ('train',))
     }
-    with StopSignal() as stop:
-        sizes = dict(config.mesh)
-        count, alone = sizes.pop('cpu_devices'), sizes == dict(data=-1, fsdp=1, tensor=1, sequence=1)
-        if count or (cluster is None and alone):
-            split_cpu(config.train.batch // config.train.accumulate, count)
-        if cluster is not None:
-            cluster.connect()
-        mesh = make_mesh(**sizes)
-        trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
-        with jax.set_mesh(mesh), Checkpoints(directory, keep=config.train.keep) as checkpoints:
-            _open(directory, config, bool(checkpoints.steps()), resume_changed)
-            given = functools.partial(initial.initial_params, source, mesh)
-            finished = _run(config, directory, trainer, given, checkpoints, data, task.width(length), stop)
-        finished = finished and not stop.asked  # while the last checkpoint was being written
-    if finished and config.eval.at_end:
-        _evaluate(directory)
+    with contextlib.ExitStack() as until_done:
+        with StopSignal() as stop:
+            sizes = dict(config.mesh)
+            count, alone = sizes.pop('cpu_devices'), sizes == dict(data=-1, fsdp=1, tensor=1, sequence=1)
+            if count or (cluster is None and alone):
+                split_cpu(config.train.batch // config.train.accumulate, count)
+            if cluster is not None:
+                cluster.connect()
+            mesh = make_mesh(**sizes)
+            trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
+            with jax.set_mesh(mesh):
+                _hold(directory, until_done)
+                saved = _open(directory, config, resume_changed)
+                with Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints:
+                    if resume_changed:
+                        checkpoints.accept()
+                    given = functools.partial(initial.initial_params, source, mesh)
+                    finished = _run(config, directory, trainer, given, checkpoints, data, task.width(length), stop)
+            finished = finished and not stop.asked  # while the last checkpoint was being written
+        if finished and config.eval.at_end:
+            _evaluate(directory)
     return directory
 
 
-def _open(directory: pathlib.Path, config: ConfigDict, resumes: bool, resume_changed: bool) -> None:
-    """Writes the config of a new run, or compares it with that of the run which is there."""
-    path = directory / configs.FILE
-    if resumes and not resume_changed:
-        if not path.is_file():
-            raise ConfigChangedError(
-                f'{directory} has checkpoints, but no {configs.FILE} that says of which config; give the run another name '
-                '(--config.name=...), or continue it all the same with --resume_changed'
-            )
-        changed = configs.differences(configs.from_json(path), config)
-        if changed:
-            raise ConfigChangedError(
-                f'{directory} was trained with another config:\n  ' + '\n  '.join(changed) + '\n'
-                'give the run another name (--config.name=...), or continue it all the same with --resume_changed'
-            )
+def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
+    """Takes the lock of the run directory, in process 0 for all of them; where it is refused all of them end."""
+    problem = None
     if jax.process_index() == 0:
-        configs.save(config, path)
+        instead = 'give this run another name (--config.name=...)'
+        try:
+            until.enter_context(hold(directory / LOCK, f'{directory} is being trained', instead))
+        except (HeldError, OSError) as error:
+            problem = error
+    if not everywhere(problem is None):
+        raise problem or HeldError(f'{directory}: process 0 did not get {LOCK}, and says why')
+
+
+def _open(directory: pathlib.Path, config: ConfigDict, resume_changed: bool) -> configs.Saved:
+    """The config of a run as its file will say it, compared with that of the run which is there."""
+    if resume_changed or not finished_steps(directory):
+        return configs.saved_of(config)
+    path = directory / configs.FILE
+    otherwise = 'give the run another name (--config.name=...), or continue it all the same with --resume_changed'
+    if not path.exists():
+        raise ConfigChangedError(f'{directory} has checkpoints, but no {configs.FILE} that says of which config; {otherwise}')
+    there = configs.read_saved(path)
+    if changed := configs.differences(there.config, config):
+        raise ConfigChangedError(f'{directory} was trained with another config: {listed(changed)}; {otherwise}')
+    return configs.saved_of(config, there.earlier)
 
 
 def _run(
@@ -203,12 +220,15 @@ def _run(
     if checkpoints.steps():
         state, iterator, step = checkpoints.restore(trainer.abstract)
         batches.set_state(iterator)
+        written = checkpoints.entries(step).get('metrics')
     else:
-        state, step = trainer.init(given()), 0
+        state, step, written = trainer.init(given()), 0, None
+    if first:  # now that what is there can be continued
+        configs.write(checkpoints.saved, directory / configs.FILE)
     saved, unchecked = step, None
     with contextlib.ExitStack() as stack:
         # Only process 0 reports.
-        log = stack.enter_context(MetricsLog(directory, step)) if first else None
+        log = stack.enter_context(MetricsLog(directory, step, written, settings.log_every)) if first else None
         progress = stack.enter_context(Progress(step, settings.steps, settings.batch * width)) if first else None
         if first:
             count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
@@ -242,7 +262,7 @@ def _run(
                     numbers = '  '.join(f'{name} {value:.4f}' for name, value in found.items())
                     progress.say(f'step {step}/{settings.steps}  {numbers}')
             if saves:
-                checkpoints.save(step, state, batches.get_state())
+                checkpoints.save(step, state, batches.get_state(), log.written if first else None)
                 saved = step
             if stopping:
                 if first:

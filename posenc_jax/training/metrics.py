@@ -1,14 +1,13 @@
 """What a run reports: metrics.jsonl, TensorBoard events, and a line of progress. Only process 0 writes."""
 
 import json
-import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
-FILE = 'metrics.jsonl'
+from posenc_jax.training.metrics_file import FILE, repair
 
 
 class MetricsLog:
@@ -16,26 +15,32 @@ class MetricsLog:
 
     Args:
       directory: the run directory.
-      step: where the run starts; lines of later steps, and a line that was cut off, are dropped.
+      step: where the run starts; lines of later steps, and those that are damaged, are dropped.
+      written: what the checkpoint of this step says of the lines up to it; see `repair`.
+      every: steps between lines.
     """
 
-    def __init__(self, directory: pathlib.Path, step: int):
+    def __init__(self, directory: pathlib.Path, step: int, written: Mapping[str, Any] | None = None, every: int = 1):
         from tensorboardX import SummaryWriter
 
         path = directory / FILE
-        kept = [line for line in read_lines(path) if line['step'] <= step] if step else []
-        partial = path.with_suffix('.partial')
-        partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
-        os.replace(partial, path)
-        self._file = path.open('a')
+        self._lines = repair(path, step, written, every)
+        self._file = path.open('ab')
         self._board = SummaryWriter(str(directory / 'tensorboard'), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line {'step': step, **values}."""
-        self._file.write(json.dumps({'step': step, **values}) + '\n')
+        line = json.dumps({'step': step, **values}).encode()
+        self._lines.add(line)
+        self._file.write(line + b'\n')
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the lines so far."""
+        return self._lines.record()
 
     def __enter__(self) -> 'MetricsLog':
         return self
@@ -43,23 +48,6 @@ class MetricsLog:
     def __exit__(self, *_) -> None:
         self._file.close()
         self._board.close()
-
-
-def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
-    """The complete lines of a metrics file, in order; [] where there is none.
-
-    Raises:
-      ValueError: a line before the last that is not JSON.
-    """
-    lines = path.read_text().splitlines() if path.is_file() else []
-    parsed = []
-    for number, line in enumerate(lines, 1):
-        try:
-            parsed.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise ValueError(f'{path}, line {number} is not JSON: {line[:80]!r}') from None
-    return parsed
 
 
 class LiveLine:

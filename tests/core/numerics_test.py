@@ -5,21 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from posenc_jax.core.double import Double
 from posenc_jax.core.numerics import phase
+from tests.phases import error
 
 THETA = 10000.0 ** (-np.arange(32) / 32)
 REACH = [100, 4095, 131071, 2_000_000, 2**24 + 1, 2**31 - 1]
-
-
-def wide(a):
-    return np.asarray(a).astype(np.longdouble)
-
-
-def error(angles, pos, inv_freq):
-    """Largest distance on the circle to the product in extended precision."""
-    turn = 2 * (np.longdouble(np.pi) + np.longdouble('1.2246467991473531772e-16'))
-    away = wide(angles) - wide(pos)[:, None] * wide(inv_freq)
-    return float(np.abs(away - turn * np.round(away / turn)).max())
 
 
 def positions(reach):
@@ -32,8 +23,8 @@ def positions(reach):
 def test_static_and_traced_frequencies_are_exact_at_every_position(reach, sign):
     pos = positions(reach)
     assert error(phase(jnp.asarray(pos), sign * THETA), pos, sign * THETA) < 4e-7
-    traced = jnp.asarray(sign * THETA, jnp.float32)
-    assert error(jax.jit(phase)(jnp.asarray(pos), traced), pos, traced) < 4e-7
+    for traced in (jnp.asarray(sign * THETA, jnp.float32), Double.of(sign * THETA)):
+        assert error(jax.jit(phase)(jnp.asarray(pos), traced), pos, np.asarray(traced)) < 4e-7
 
 
 def test_the_plain_float32_product_is_not():
@@ -89,6 +80,8 @@ def test_derivatives():
     np.testing.assert_allclose(jax.grad(lambda p: phase(p, np.asarray([0.3, 0.01])).sum())(pos), [0.31], rtol=1e-6)
     whole = jax.grad(lambda f: phase(jnp.asarray([7]), f).sum())(inv_freq)
     np.testing.assert_allclose(whole, [7.0, 7.0])
+    double = jax.grad(lambda f: phase(jnp.asarray([7]), 1.0 / Double.of(f)).sum())(inv_freq)
+    np.testing.assert_allclose(double, -7.0 / inv_freq**2, rtol=1e-6)
 
 
 def test_vmap_and_jit():

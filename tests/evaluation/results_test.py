@@ -92,12 +92,63 @@ def test_overflowed_perplexity_is_valid_json(tmp_path):
 
 def test_tables_show_every_series_and_length():
     found = results(run('rope()', 0, 4), run('rope()', 1, 2), run('t5_rpe()', 0, 0))
-    console = rich.console.Console(record=True, width=140, file=open('/dev/null', 'w'))
+    text, _ = printed(found)
+    for expected in ('rope()', '2 runs', 't5_rpe()', '512', '8x', '11.00', '9.00-13.00', '362-511', 'same_tokens'):
+        assert expected in text
+
+
+def printed(found, width=140):
+    """The cells of every line of the tables."""
+    console = rich.console.Console(record=True, width=width, file=open('/dev/null', 'w'))
     for table in tables(found):
         console.print(table)
     text = console.export_text()
-    for expected in ('rope()', '2 runs', 't5_rpe()', '512', '8x', '11.00', '9.00-13.00', '362-511', 'same_tokens'):
-        assert expected in text
+    return text, [re.split(r'\s*[│┃]\s*', line.strip()) for line in text.splitlines()]
+
+
+def with_tokens(one, counts):
+    """The run with these numbers of scored tokens by protocol, those of 'per_position' for its buckets in a row."""
+    places = iter(counts['per_position'])
+    of = lambda m: next(places) if m.protocol == 'per_position' else counts[m.protocol]
+    return dataclasses.replace(one, measurements=tuple(dataclasses.replace(m, tokens=of(m)) for m in one.measurements))
+
+
+COUNTS = {'nonoverlapping': 32768, 'sliding': 17408, 'same_tokens': 512, 'per_position': (11, 19, 27, 37, 53, 75, 106, 4150)}
+
+
+def test_tables_say_how_many_tokens_were_scored():
+    """Protocols score different ones, so their perplexities of one length differ; the tables show that they do."""
+    one, two = with_tokens(run('rope()', 0, 4), COUNTS), with_tokens(run('t5_rpe()', 0, 0), {**COUNTS, 'sliding': 999})
+    text, lines = printed(results(one, two))
+    column = [line[3] for line in lines if len(line) > 5 and line[1] in ('rope()', 't5_rpe()')]
+    assert column == ['32,768', '32,768', '17,408', '999', '512', '512']
+    assert sum(line[1:4] == ['encoding', 'trained', 'tokens'] for line in lines if len(line) > 4) == 3
+    buckets = {line[1]: line[2] for line in lines if len(line) == 6 and '-' in line[1]}
+    assert buckets == dict(zip(('0-44', '45-63', '64-90', '91-127', '128-180', '181-255', '256-361', '362-511'),
+                               ('11', '19', '27', '37', '53', '75', '106', '4,150')))  # fmt: skip
+    assert 'each protocol scores tokens of its own: compare within a table' in ' '.join(text.split())
+    only = dataclasses.replace(one, measurements=one.measurements[:4])
+    assert 'of its own' not in printed(results(only))[0]
+
+
+def test_numbers_that_differ_between_lengths_are_a_range():
+    one = run('rope()', 0, 4)
+    varied = tuple(dataclasses.replace(m, tokens=m.length) for m in one.measurements)
+    text, _ = printed(results(dataclasses.replace(one, measurements=varied)))
+    assert '64-512' in text
+
+
+def test_panels_say_how_many_tokens_were_scored(tmp_path, monkeypatch):
+    titles = []
+    finish = pictures._finish
+    monkeypatch.setattr(pictures, '_finish', lambda axis, *rest: (finish(axis, *rest), titles.append(axis.get_title())))
+    results(with_tokens(run('rope()', 0, 4), COUNTS)).write(tmp_path)
+    assert titles == ['nonoverlapping\n32,768 tokens', 'sliding\n17,408 tokens', 'same tokens\n512 tokens',
+                      'per position\n4,478 tokens']  # fmt: skip
+    titles.clear()
+    answers = dataclasses.replace(run('rope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),))
+    results(answers).write(tmp_path)
+    assert titles == ['exact match\n50 answers']
 
 
 def test_a_pipe_has_120_columns(capsys, monkeypatch):
@@ -130,11 +181,9 @@ def test_depths_are_in_the_files_the_table_and_a_heat_map(tmp_path):
     with paths[1].open() as file:
         assert [float(row['depth']) for row in csv.DictReader(file)] == [d for _, d in VALUES] * 2
     assert paths[2].read_bytes()[:4] == b'\x89PNG' and paths[2].stat().st_size > 10_000
-    console = rich.console.Console(record=True, width=140, file=open('/dev/null', 'w'))
-    for table in tables(found):
-        console.print(table)
-    lines = [re.split(r'\s*[│┃]\s*', line.strip()) for line in console.export_text().splitlines()]
-    shown = [line[3:7] for line in lines if len(line) > 6 and line[3] in ('0', '0.5', '1')]
+    _, lines = printed(found)
+    assert [line[3] for line in lines if len(line) > 6 and line[2] == '64'] == ['50', '50']  # answers of a cell
+    shown = [line[4:8] for line in lines if len(line) > 7 and line[4] in ('0', '0.5', '1')]
     expected = [[f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))] for by in (1, 2) for d in (0.0, 0.5, 1.0)]
     assert shown == expected
 

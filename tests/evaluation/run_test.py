@@ -191,7 +191,7 @@ def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
          'at length 64: .* must be at least 251, got 64; reached are --config.eval.lengths=300'),
         # The ids of the task, not the number of tokens, overrun the table.
         ('coupled', {'eval.lengths': '4,32'}, SpecError, 'at length 32: position_coupling: .*not in 0 .. 20'),
-        ('plain ids', {'eval.lengths': '9'}, SpecError, 'at length 9: learned_absolute: position 20 is not in 0 .. 19'),
+        ('plain ids', {'eval.lengths': '10'}, SpecError, 'at length 10: learned_absolute: position 21 is not in 0 .. 19'),
         # What it sees is what it should predict.
         ('full', {}, SpecError, r'full lets queries see later tokens, which language\(\) asks to predict.*use causal'),
         ('prefix', {}, SpecError, 'prefix lets queries see later tokens'),

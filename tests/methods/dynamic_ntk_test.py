@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.core.double import Double
 from posenc_jax.core.registry import SpecError
 from posenc_jax.rotation.frequencies.dynamic_ntk import DynamicNTK, dynamic_ntk_frequencies
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
 from posenc_jax.rotation.rope import rope, rope_frequencies
+from tests.phases import FAR, error, wide, wide_theta
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dynamic_ntk.json').read_text())['values']
 WIDTH, TRAINED = 8, 5
@@ -40,10 +42,20 @@ def test_golden_bases(length, base):
 def test_up_to_the_trained_length_it_is_rope():
     for length in (1, 2047, 2048):
         inv_freq = dynamic_ntk_frequencies(128, 10000.0, jnp.asarray(length), train_len=2048, factor=2.0)
-        np.testing.assert_array_equal(inv_freq, rope_frequencies(128, 10000.0).astype(np.float32))
+        np.testing.assert_array_equal(inv_freq, Double.of(rope_frequencies(128, 10000.0)))
     q, k, v = qkv(TRAINED)
     tok, plain = pj.Tokens.of(length=TRAINED), pj.make('rope()', head_dim=WIDTH, causal=True)
     np.testing.assert_allclose(run(tok, q, k, v), pj.attend(plain, *plain.project(q, k, v, tok, tok)), atol=1e-6)
+
+
+@pytest.mark.parametrize('factor, width', [(1.0, 64), (2.0, 128), (3.3, 256)])
+def test_phases_are_exact_at_two_million(factor, width):
+    part = pj.make(f'rope(freqs=dynamic_ntk(factor={factor}))', head_dim=width, train_len=2048)
+    angles = jax.jit(lambda length: part.angles(jnp.asarray(FAR)[None], length)[0])
+    for length in (2048, 2049, 100_000, 2_000_001):
+        ratio = 1 + wide(factor) * (length - 2048) / 2048
+        inv_freq = wide_theta(width, 1e4) * ratio ** (-wide(np.arange(0, width, 2)) / (width - 2))
+        assert error(angles(jnp.asarray([[length]])), FAR, inv_freq) < 1e-6
 
 
 def test_all_positions_of_a_pass_have_the_base_of_its_length():

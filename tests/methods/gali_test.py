@@ -23,33 +23,34 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'gali.json').read_te
 TRAINED, LOCAL = 8, 2
 
 
-def encoding(chunk=3, **options):
+def encoding(chunk=3, local=LOCAL, **options):
     more = ''.join(f', {name}={value}' for name, value in options.items())
-    spec = f'gali(encoding=rope(), chunk={chunk}, local={LOCAL}, train_len={TRAINED}{more})'
+    spec = f'gali(encoding=rope(), chunk={chunk}, local={local}, train_len={TRAINED}{more})'
     return pj.make(spec, head_dim=WIDTH, heads=2, causal=True)
 
 
-def ids_of(total):
+def ids_of(total, local=LOCAL):
     """The ids of a text, as fractions, in the words of the sheet."""
     if total <= TRAINED:
         return [Fraction(r) for r in range(total)]
-    parts = math.ceil((total - LOCAL) / (TRAINED - LOCAL))
+    parts = math.ceil((total - local) / (TRAINED - local))
     divided = math.ceil((total - TRAINED) / (parts - 1))
     spaced = [r // parts + Fraction(r % parts, parts) for r in range(total - (TRAINED - divided))]
     return spaced + [Fraction(p) for p in range(divided, TRAINED)]
 
 
-def defined(q, k, v, chunk, logits=logits):
+def defined(q, k, v, chunk, logits=logits, local=LOCAL):
     """Attention with two tables of whole distances, and what the second weighs, query by query."""
     length = q.shape[1]
     ends = np.repeat(np.cumsum(gali_chunks(length, TRAINED, chunk)), gali_chunks(length, TRAINED, chunk))
     near, far, weight = np.zeros((3, length, length))
     for i in range(length):
-        ids = ids_of(int(ends[i]))
+        ids = ids_of(int(ends[i]), local)
         a = math.ceil(ids[i])
         for j in range(i + 1):
             near[i, j], far[i, j], weight[i, j] = a - math.ceil(ids[j]), a - math.floor(ids[j]), (a - ids[j]) % 1
-    assert near.max() < TRAINED and far.max() < TRAINED
+    farthest = TRAINED if local == 0 else TRAINED - 1  # of a text of k M tokens the last one stands behind M - 1
+    assert max(near.max(), far.max()) == farthest
     return softmax((1 - weight) * logits(q, k, near) + weight * logits(q, k, far), v)
 
 
@@ -78,21 +79,22 @@ def test_golden_chunks(row):
 
 def test_ids_ascend_from_the_first_to_the_last_trained_position_and_stay_whole_nearby():
     ids_in = jax.jit(gali_ids, static_argnums=(2, 3))
-    for train_len, local in ((8, 2), (16, 4), (9, 1), (5, 4)):
+    for train_len, local in ((8, 2), (16, 4), (9, 1), (5, 4), (8, 0)):
         for total in (*range(train_len + 1, 4 * train_len), 300):
             ids = np.asarray(ids_in(jnp.arange(300), jnp.array(total), train_len, local))[:total]
-            assert (np.diff(ids) > 0).all() and ids[0] == 0 and ids[-1] == train_len - 1
+            assert (np.diff(ids) > 0).all() and ids[0] == 0
+            assert train_len - 1 <= ids[-1] < train_len and (local == 0 or ids[-1] == train_len - 1)
             assert ids[total - local :].tolist() == list(range(train_len - local, train_len))
     for total in range(1, 9):
         np.testing.assert_array_equal(ids_in(jnp.arange(300), jnp.array(total), 8, 2)[:total], np.arange(total))
 
 
-@pytest.mark.parametrize('chunk', [1, 3, 100, 0.5])
-def test_tiles_equal_the_definition(chunk):
+@pytest.mark.parametrize('chunk, local', [(1, LOCAL), (3, LOCAL), (100, LOCAL), (0.5, LOCAL), (1, 0), (8, 0)])
+def test_tiles_equal_the_definition(chunk, local):
     arrays, tok = qkv(27), pj.Tokens.of(length=27)
-    expected = jax.jit(lambda *a: defined(*a, chunk))(*arrays)
+    expected = jax.jit(lambda *a: defined(*a, chunk, local=local))(*arrays)
     for block in (None, (4, 4), (5, 3)):
-        np.testing.assert_allclose(run(encoding(chunk), tok, *arrays, block=block), expected, atol=5e-6)
+        np.testing.assert_allclose(run(encoding(chunk, local), tok, *arrays, block=block), expected, atol=5e-6)
 
 
 def test_gradients_of_tiles_equal_those_of_the_definition():
@@ -125,8 +127,9 @@ def test_near_keys_are_as_far_as_in_rope():
     np.testing.assert_allclose(ours[..., 18:, 18:], theirs[..., 18:, 18:], atol=2e-6)
 
 
-def test_decoding_over_keys_cached_once_is_reading_token_by_token():
-    check_decoding(encoding(1), 19, (7, 8, 18))
+@pytest.mark.parametrize('local', [LOCAL, 0])
+def test_decoding_over_keys_cached_once_is_reading_token_by_token(local):
+    check_decoding(encoding(1, local), 19, (7, 8, 15, 18))  # 16 tokens at step 15: with local 0 no whole one of them is left
 
 
 MODEL = dict(vocab_size=11, train_len=TRAINED, layers=2, width=16, heads=2)
@@ -224,8 +227,9 @@ def test_bfloat16():
         ('gali(encoding=alibi())', 'rotary encoding, got alibi'),
         ('gali(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
         ('gali(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))', 'use start=0'),
-        ('gali(encoding=rope(), local=64)', 'between 1 and train_len - 1 = 63, got 64'),
-        ('gali(encoding=rope(), train_len=7)', 'between 1 and train_len - 1 = 6, got 0'),
+        ('gali(encoding=rope(), local=64)', 'between 0 and train_len - 1 = 63, got 64; the nearest is 63'),
+        ('gali(encoding=rope(), local=-1)', 'between 0 and train_len - 1 = 63, got -1; the nearest is 0'),
+        ('gali(encoding=rope(), train_len=0)', 'needs train_len, .* got 0'),
         ('gali(encoding=rope(), chunk=0)', 'chunk=0 with train_len=64'),
         ('gali(encoding=rope(), chunk=0.01)', 'chunk=0.01 with train_len=64'),
         ('gali(encoding=rope(), chunk=2.6)', 'fraction below 1, got 2.6; the nearest is 3'),
@@ -240,8 +244,8 @@ def test_errors(spec, message):
 
 def test_the_pure_functions_refuse_what_the_encoding_refuses():
     for call, message in (
-        (lambda: gali_slots(20, 8, 8), 'local must be between 1 and train_len - 1 = 7, got 8'),
-        (lambda: gali_ids(jnp.arange(20), jnp.array(20), 8, 0), 'between 1 and train_len - 1 = 7, got 0'),
+        (lambda: gali_slots(20, 8, 8), 'local must be between 0 and train_len - 1 = 7, got 8'),
+        (lambda: gali_ids(jnp.arange(20), jnp.array(20), 8, -1), 'between 0 and train_len - 1 = 7, got -1; the nearest is 0'),
         (lambda: gali_chunks(20, 8, np.int64(4)), 'a number of tokens, an int, or a fraction below 1, got .*4.*; the nearest is 4'),
         (lambda: gali_chunks(0, 8, 4), 'a text has at least 1 token, got 0'),
         (lambda: gali_chunks(20, 0, 4), 'gali needs train_len, .* got 0'),
@@ -264,7 +268,7 @@ def test_noise_of_another_number_of_heads_is_refused():
         scored(part, *qkv(9)[:2])
 
 
-@pytest.mark.parametrize('train_len, local', [(4096, 128), (64, 8)])
+@pytest.mark.parametrize('train_len, local', [(4096, 128), (64, 8), (7, 0)])
 def test_default_window(train_len, local):
     part = pj.make('gali(encoding=rope())', head_dim=8, heads=2, train_len=train_len)
     assert (part.local, part.chunk, part.noise) == (local, 3000, 0.0)

@@ -32,12 +32,21 @@ def test_linear_is_position_interpolation():
     np.testing.assert_allclose(giraffe_frequencies(16, 1e4, factor=4.0), pi_frequencies(16, 1e4, 4.0))
 
 
-def test_truncation_comes_last_and_looks_at_the_unscaled_frequencies():
-    both = giraffe_frequencies(16, 1e4, factor=2.0, power=0.5, truncate=64)
-    alone, scaled = giraffe_frequencies(16, 1e4, truncate=64), giraffe_frequencies(16, 1e4, factor=2.0, power=0.5)
-    kept = rope_frequencies(16, 1e4) >= 2 * np.pi / 64
-    assert 0 < kept.sum() < 8
-    np.testing.assert_array_equal(both, np.where(kept, scaled, alone))
+def test_golden_combination():
+    case = GOLDEN['combined']
+    inv_freq = giraffe_frequencies(128, 1e4, factor=case['factor'], power=case['power'], truncate=case['truncate'])
+    kept, slow, still = case['kept'], case['slow'], case['still']
+    np.testing.assert_allclose(inv_freq[case['planes']], case['frequency'], rtol=1e-8)
+    np.testing.assert_allclose(inv_freq[kept : kept + slow], case['constant'], rtol=1e-8)
+    assert (inv_freq[:kept] > case['constant']).all() and (inv_freq[kept + slow :] == 0).all() and kept + slow + still == 64
+
+
+@pytest.mark.parametrize('factor, power', [(1.0, 0.0), (2.0, 0.0), (1.0, 0.5), (2.0, 0.5), (16.0, 0.1)])
+@pytest.mark.parametrize('trained', [64, 2048])
+def test_thresholds_look_at_the_result_of_the_other_two(factor, power, trained):
+    x, cut = giraffe_frequencies(128, 1e4, factor=factor, power=power), 2 * np.pi / trained
+    expected = [f if f >= cut else cut / 16 if f >= cut / 8 else 0.0 for f in x]
+    np.testing.assert_allclose(giraffe_frequencies(128, 1e4, factor=factor, power=power, truncate=trained), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

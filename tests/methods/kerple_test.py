@@ -1,4 +1,4 @@
-"""KERPLE: the four kernels, their limits, and parameters that leave their bounds."""
+"""KERPLE: the five kernels, their limits, and parameters that leave their bounds."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ import posenc_jax as pj
 from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'kerple.json').read_text())['values']
-KERNELS = ['log', 'power', 'log3', 'bias_wht']
+KERNELS = ['log', 'power', 'log3', 'bias_wht', 'weight']
 N = 4
 
 
@@ -47,7 +47,7 @@ def test_log3_with_exponent_one_is_log():
     np.testing.assert_allclose(bias_of(make('log3', r1=p, r2=a, r3=1.0)), bias_of(make('log', a=a, p=p)), rtol=1e-6)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('kernel', ['log', 'power', 'log3', 'bias_wht'])
 def test_no_bias_at_distance_zero_symmetric_and_falling(kernel):
     bias = np.asarray(bias_of(make(kernel)))
     assert (np.diagonal(bias, axis1=1, axis2=2) == 0).all()
@@ -65,6 +65,45 @@ def test_the_weight_multiplies_the_scores_before_the_bias():
     np.testing.assert_allclose(scored, expected, atol=1e-6)
     diagonal = lambda a: np.diagonal(a, axis1=2, axis2=3)
     np.testing.assert_array_equal(diagonal(scored), diagonal(s))
+
+
+def scored(encoding, s):
+    tok = pj.Tokens.of(length=s.shape[-1])
+    return encoding.score(s, tok, tok, None, ())[0]
+
+
+def test_the_weight_kernel_alone_multiplies_the_scores_and_adds_nothing():
+    case = GOLDEN['weight']
+    encoding = make('weight', wa=case['wa'], wp=case['wp'])
+    s = jax.random.normal(jax.random.key(0), (2, N, 4, 4))
+    distance = np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
+    np.testing.assert_allclose(scored(encoding, s), s * np.array(case['factors'])[distance], rtol=1e-6)
+    assert set(encoding.parameters()) == {'wa', 'wp'} and (np.asarray(bias_of(encoding)) == 0).all()
+
+
+attend = jax.jit(pj.attend, static_argnames='block')
+QKV = tuple(jax.random.normal(jax.random.key(n), (1, 19, N, 8)) for n in range(3))
+TOK = pj.Tokens.of(length=19)
+
+
+def test_the_composite_kernel_is_the_weight_and_then_the_bias():
+    """So a chain gives what has no name of its own, the weight with a logarithmic bias."""
+    weight, power, log = make('weight', wa=0.3, wp=0.7), make('power', a=0.4, p=1.3), make('log', a=0.4, p=1.3)
+    both = make('bias_wht', wa=0.3, wp=0.7, a=0.4, p=1.3)
+    np.testing.assert_allclose(attend(pj.chain(weight, power), *QKV, TOK, TOK), attend(both, *QKV, TOK, TOK), atol=1e-6)
+    q, k, v = QKV
+    s = jnp.einsum('btnh,bsnh->bnts', q, k) / 8**0.5
+    probabilities = jax.nn.softmax(scored(weight, s) + bias_of(log, 19))
+    expected = jnp.einsum('bnts,bsnh->btnh', probabilities, v)
+    np.testing.assert_allclose(attend(pj.chain(weight, log), *QKV, TOK, TOK), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('kernel', ['weight', 'bias_wht'])
+def test_tiles_and_decoding_of_the_weight(kernel):
+    (q, k, v), encoding = QKV, pj.chain(make(kernel), pj.make('causal()'))
+    whole = attend(encoding, q, k, v, TOK, TOK)
+    np.testing.assert_allclose(attend(encoding, q, k, v, TOK, TOK, block=(4, 5)), whole, atol=1e-6)
+    np.testing.assert_allclose(attend(encoding, q[:, 18:], k, v, TOK.slice(18, 1), TOK)[:, 0], whole[:, 18], atol=1e-6)
 
 
 def test_bounds():
@@ -114,5 +153,13 @@ def test_the_log_kernel_flattens_where_alibi_does_not():
 def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match='one of .*log3'):
         make('logarithm')
+    with pytest.raises(ValueError, match="kernel=weigth is not one of .*; did you mean 'weight'"):
+        make('weigth')
+    with pytest.raises(ValueError, match="'kernel'"):
+        pj.make('kerple(kind="weigth")', heads=N, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="fixed parameter of kerple 'log' is 'r1'"):
         make('log', fixed=('r1',))
+    with pytest.raises(ValueError, match="fixed parameter of kerple 'weight' is 'p'"):
+        make('weight', fixed=('p',))
+    with pytest.raises(ValueError, match='parameters of 4 heads, the queries have 2'):
+        scored(make('weight'), jnp.zeros((1, 2, 3, 3)))

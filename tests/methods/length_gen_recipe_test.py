@@ -115,7 +115,7 @@ def test_plain_ids_count_what_is_written():
     batch = length_gen_recipe(ids='plain').sample(np.random.default_rng(0), 20, (1, 4))
     for row in range(20):
         ends = int(np.nonzero(batch['loss_mask'][row])[0][-1]) + 1
-        np.testing.assert_array_equal(batch['positions'][row, : ends + 1][:ends], np.arange(1, ends + 1))
+        np.testing.assert_array_equal(batch['positions'][row, : ends + 1][:ends], np.arange(ends))
 
 
 def test_fire_sees_the_drawn_ids():
@@ -159,7 +159,7 @@ def test_wrong_input_says_what_is_wrong():
         ('length_gen_recipe(spaces=-1)', 'most must be at least 0, got -1'),
         ('length_gen_recipe(ids="coupled")', 'is not one of'),
         ('addition(reverse_output=True, ids="coupled", index_hints=9)', 'has no ids for index_hints=9'),
-        ('addition(reverse_output=True, ids="coupled", reverse_operands=True)', 'has no ids for reverse_operands=True'),
+        ('addition(reverse_output=True, ids="coupled", scratchpad=True)', 'has no ids for scratchpad=True'),
         ('random_spaces(addition(reverse_output=True, ids="coupled"))', "no id among 'coupled' ones"),
         ('random_spaces(any_order(addition()))', 'no position among those of AnyOrder; put random_spaces inside'),
         ('random_spaces(language())', 'not one that reads text'),

@@ -306,7 +306,7 @@ def test_a_file_of_another_search_is_refused(tmp_path):
     with pytest.raises(command.SettingsChangedError, match=r"rule: None there, 'longrope\(\.\.\.\)' here"):
         command.read(path, {**asked, 'rule': 'longrope(...)'})
     before = path.read_text()
-    with pytest.raises(command.SettingsChangedError, match=r'seed: 0 there, 1 here\n  documents: None there, 5 here\n'):
+    with pytest.raises(command.SettingsChangedError, match=r'seed: 0 there, 1 here; documents: None there, 5 here; give'):
         command.read(path, {**asked, 'seed': 1, 'documents': 5})
     assert path.read_text() == before
     for text in ('{"a": 1}', 'no json', '[]'):

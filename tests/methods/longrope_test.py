@@ -12,7 +12,8 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.rotation.frequencies.longrope import LongRoPE, longrope_temperature, rescaled_factors
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
-from posenc_jax.rotation.rope import rope, rope_frequencies
+from posenc_jax.rotation.rope import Rotary, rope, rope_frequencies
+from tests.phases import FAR, error, wide, wide_theta
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
 LONG, SHORT = (1.0, 2.0, 3.0, 4.0), (1.0, 1.0, 1.5, 2.0)
@@ -42,6 +43,34 @@ def test_one_list_serves_the_whole_pass(length, factors):
     x, both = rotated(f'longrope(long={LONG}, short={SHORT}, factor=4.0)', length)
     _, alone = rotated(f'longrope(long={factors}, factor=4.0)', length)
     np.testing.assert_allclose(both, alone, atol=2e-6)
+
+
+def wide_rule(**options):
+    """Rotary encoding of 64 planes whose two lists differ in each but the first, trained at 4096 tokens, and the lists."""
+    short, long = np.linspace(1.0, 1.9, 64), np.linspace(1.0, 31.3, 64)
+    lists = dict(long=tuple(long.tolist()), short=tuple(short.tolist()))
+    return Rotary(freqs=LongRoPE(**lists, factor=32.0, train_len=4096, **options), head_dim=128), short, long
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_phases_are_exact_at_two_million(dynamic):
+    """Of either list, and of factors that follow the length, beyond their target too."""
+    part, short, long = wide_rule(dynamic=dynamic)
+    angles = jax.jit(lambda length: part.angles(jnp.asarray(FAR)[None], length)[0])
+    for length in (4096, 4097, 100_000, 2_000_001):
+        grown = 1 + (wide(long) - 1) * (length - 4096) / wide(4096 * 31) if dynamic else long
+        inv_freq = wide_theta(128, 1e4) / (short if length <= 4096 else grown)
+        assert error(angles(jnp.asarray([[length]])), FAR, inv_freq) < 1e-6
+
+
+def test_a_logit_across_two_million_tokens_is_exact():
+    part, _, long = wide_rule(magnitude=1.0)
+    q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 128)) / 128**0.25 for i in range(2))
+    turned = lambda x, at: part.rotate(x, jnp.array([[at]]), jnp.array([[2_000_001]]))
+    gap = 1_999_997 * wide_theta(128, 1e4) / long
+    (a, b), (c, d) = (wide(x).reshape(2, 64) for x in (q, k))
+    expected = ((a * c + b * d) * np.cos(gap) + (a * d - b * c) * np.sin(gap)).sum()
+    np.testing.assert_allclose((turned(q, 2_000_000) * turned(k, 3)).sum(), float(expected), atol=1e-6)
 
 
 def test_factors_of_one_and_no_scale_are_rope():

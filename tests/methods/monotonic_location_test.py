@@ -1,4 +1,4 @@
-"""Location attention: the sheet's weights, what each step may do, padding, and the encoder-decoder step by step."""
+"""Location attention: the sheet's weights, what each step may do, padding, and the encoder-decoder against numpy."""
 
 import functools
 import json
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.sweeps.monotonic_location import END, FIRST, PADDING, START, STRINGS, TABLES, batch_of, copying, looking_up
+from configs.sweeps import monotonic_location as sweep
 from posenc_jax.core.registry import SpecError
-from posenc_jax.mixers.encoder_decoder import EncoderDecoder, run_gru
+from posenc_jax.mixers.encoder_decoder import EncoderDecoder, enclose
+from posenc_jax.mixers.gru import GRU
 from posenc_jax.mixers.monotonic_location import (
     GATES,
     STEPS,
@@ -21,7 +22,7 @@ from posenc_jax.mixers.monotonic_location import (
     location_centre,
     location_weights,
     mix_directions,
-    relative_logits,
+    relative_query,
     reverse_valid,
     soft_stair,
     step_size,
@@ -31,12 +32,14 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'monotonic_location.
 VARIANTS = {kind: dict(location=kind) for kind in GATES} | {
     'plain': dict(location=None, content='plain'),
     'relative': dict(location=None, content='relative'),
+    'rotary': dict(location=None, content='rotary'),
     'mix': dict(location='onestep', content='relative'),
     'mix_past': dict(location='softstair', content='plain', position_past=True),
     'gru': dict(location='monoattn', gru=True),
 }
 B, S, E, H, D = 3, 7, 8, 2, 4
-VALID = np.arange(S) < np.array([[7], [4], [1]])
+LENGTH = np.array([7, 4, 1])
+VALID = np.arange(S) < LENGTH[:, None]
 
 
 def draw(seed, *shape):
@@ -142,17 +145,21 @@ def test_weights_that_are_lost_are_zero_with_zero_gradients():
     assert 0.2 < w / (w + 3e-20) < 0.9
 
 
-def test_relative_logits_are_those_of_transformer_xl():
-    q, k, r, u, v = draw(0, B, H, D), draw(1, B, S, H, D), draw(2, B, S, H, D), draw(3, H, D), draw(4, H, D)
-    s = np.asarray(jax.jit(relative_logits)(q, k, r, u, v))
-    b, h, j = 1, 0, 3
-    expected = ((q[b, h] + u[h]) @ k[b, j, h] + (q[b, h] + v[h]) @ r[b, j, h]) / D**0.5
-    np.testing.assert_allclose(s[b, h, j], expected, rtol=1e-5)
+def test_relative_queries_ask_as_transformer_xl():
+    q, w, u, v = draw(0, B, H, D), draw(1, E, H, D), draw(2, H, D), draw(3, H, D)
+    step, key, number = 5, draw(4, D), 2
+    angle = (number - step) * 10000.0 ** (-np.arange(0, E, 2) / E)
+    distance = np.stack([np.sin(angle), np.cos(angle)], -1).ravel()
+    expected = (q + u) @ key + np.einsum('bhd,qhd,q->bh', q + v, w, distance)
+    angle = number * 10000.0 ** (-np.arange(0, E, 2) / E)
+    stored = np.concatenate([key, np.stack([np.sin(angle), np.cos(angle)], -1).ravel()])
+    np.testing.assert_allclose(jax.jit(relative_query)(q, w, u, v, step) @ stored, expected, atol=1e-5)
 
 
-def test_relative_weights_depend_on_the_distance_to_the_step():
+@pytest.mark.parametrize('name', ['relative', 'rotary'])
+def test_weights_depend_on_the_distance_to_the_step(name):
     """With the same queries and keys everywhere, step t + 1 sees keys as step t saw those before them."""
-    attention = make('relative')
+    attention = make(name)
 
     @jax.jit
     def logits(attention, h, step):
@@ -179,15 +186,30 @@ def test_mixing_directions():
     np.testing.assert_array_equal(left[1], np.concatenate([np.zeros((3, E)), e[1, :2:-1]]))
 
 
-def test_a_gru_runs_over_the_valid_rows_alone():
-    cell, x = nnx.GRUCell(E, D, rngs=nnx.Rngs(0)), draw(0, B, S, E)
-    states_of = jax.jit(run_gru, static_argnames='reverse')
-    for reverse in (False, True):
-        states, last = map(np.asarray, states_of(cell, x, VALID, reverse=reverse))
-        alone, end = states_of(cell, x[1:2, :4], np.ones((1, 4), bool), reverse=reverse)
-        np.testing.assert_allclose(states[1:2, :4], alone, atol=1e-6)
-        np.testing.assert_allclose(last[1:2], end, atol=1e-6)
-        assert not states[1, 4:].any()
+def test_golden_gru():
+    """torch.nn.GRU over a packed batch, both directions; its bias of the state stands inside the product with the reset gate."""
+    golden, ends = GOLDEN['gru'], []
+    x, valid = np.float32(golden['x']), np.arange(4) < np.array(golden['lengths'])[:, None]
+    run_gru = jax.jit(GRU.run, static_argnames='reverse')
+    for place, direction in enumerate(('forwards', 'backwards')):
+        cell, weights = GRU(3, 2, rngs=nnx.Rngs(0)), golden[direction]
+        cell.w_x[...], cell.w_h[...] = jnp.array(weights['weight_ih']).T, jnp.array(weights['weight_hh']).T
+        cell.b_x[...], cell.b_h[...] = jnp.array(weights['bias_ih']), jnp.array(weights['bias_hh'])
+        states, last = run_gru(cell, x, valid, reverse=direction == 'backwards')
+        np.testing.assert_allclose(states, np.array(golden['states'])[..., 2 * place :][..., :2], atol=2e-6)
+        ends.append(last)
+        h = np.zeros((2, 2), np.float32)
+        for t in (0, 1) if place == 0 else (1, 0):
+            h = cell(h, x[:, t])
+        np.testing.assert_allclose(h[1], last[1], atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(ends, -1), golden['last'], atol=2e-6)
+
+
+def test_a_source_stands_between_its_start_and_its_end():
+    x, start, end = draw(0, B, S, E), draw(1, E), draw(2, E)
+    enclosed = np.asarray(jax.jit(enclose)(x, LENGTH, start, end))
+    for row, n, found in zip(x, LENGTH, enclosed):
+        np.testing.assert_array_equal(found, [start, *row[:n], end, *np.zeros((S - n, E))])
 
 
 # Attention.
@@ -255,66 +277,184 @@ def test_the_gru_remembers():
     np.testing.assert_array_equal(start.hidden, np.broadcast_to(attention.first[...], (B, H, D)))
     once = jax.jit(lambda attention, h: attention(h, attention.remember(e, VALID), start)[2])
     z = (draw(1, B, E) @ np.asarray(attention.w_z[...]) + np.asarray(attention.b_z[...])).reshape(B, H, D)
-    expected = jax.jit(lambda cell, *given: cell(*given)[0])(attention.cell, start.hidden, np.maximum(z, 0))
+    expected = jax.jit(lambda cell, *given: cell(*given))(attention.cell, start.hidden, np.maximum(z, 0))
     np.testing.assert_allclose(once(attention, draw(1, B, E)).hidden, expected, atol=1e-6)
 
 
 # The encoder-decoder.
 
 
+def redrawn(name, **more):
+    """A model whose parameters are all far from zero."""
+    sizes = dict(embedding=6, hidden=E, heads=H, head_dim=D)
+    model = EncoderDecoder(11, **sizes, rngs=nnx.Rngs(1), **{**VARIANTS[name], **more})
+    for number, leaf in enumerate(jax.tree.leaves(nnx.state(model), is_leaf=lambda a: isinstance(a, nnx.Variable))):
+        leaf[...] = 0.6 * draw(number, *leaf.shape)
+    return model
+
+
+def reference(model, source, target):
+    """Logits of one pair, as the authors' code is described: float64, one sample, one step after the other."""
+    get = lambda module, name: np.asarray(getattr(module, name)[...], np.float64)
+    sigmoid, relu, leaky = lambda x: 1 / (1 + np.exp(-x)), lambda x: np.maximum(x, 0), lambda x: np.where(x > 0, x, 0.01 * x)
+    softmax = lambda x: np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+
+    def gru(cell, x, h):
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = (
+            np.split(a @ get(cell, f'w_{n}') + get(cell, f'b_{n}'), 3, axis=-1) for a, n in ((x, 'x'), (h, 'h'))
+        )
+        r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
+        return (1 - z) * np.tanh(x_n + r * h_n) + z * h
+
+    def stair(x):
+        return np.floor(x) + sigmoid(20 * (x - np.floor(x) - 0.5))
+
+    table, attention = get(model, 'table'), model.attention
+    words = [get(model, 'start'), *table[source], get(model, 'end')]
+    n, spacing = len(words), 1 / (len(words) - 1)
+    halves = []
+    for cell, order in ((model.forwards, range(n)), (model.backwards, reversed(range(n)))):
+        h, states = np.zeros(E // 2), {}
+        for j in order:
+            h = states[j] = gru(cell, words[j], h)
+        halves.append((np.array([states[j] for j in range(n)]), h))
+    e, h = (np.concatenate(a, axis=-1) for a in zip(*halves))
+    if model.w_gate is not None:
+        g = sigmoid(5 * (h @ get(model, 'w_gate') + get(model, 'b_gate')))
+        e = g * e + (1 - g) * e[::-1]
+    values = (leaky(e @ get(attention, 'w_value') + get(attention, 'b_value')) @ get(attention, 'w_head')).reshape(n, H, E)
+    past, hidden, logits = np.zeros(H), None if attention.first is None else np.tile(get(attention, 'first'), (H, 1)), []
+
+    for t, token in enumerate(target):
+        located = content = None
+        if attention.location is not None:
+            z = (h @ get(attention, 'w_z') + get(attention, 'b_z')).reshape(H, D)
+            if hidden is not None:
+                z = hidden = gru(attention.cell, relu(z), hidden)
+            located = np.zeros((H, n))
+            for head in range(H):
+                sigma = (relu(z[head] @ get(attention, 'w_sigma')[head]) + 0.27) / n
+                r = z[head] @ get(attention, 'w_rho')[head]
+                share = 0 if attention.theta is None else sigmoid(get(attention, 'theta'))
+                step = {
+                    'onestep': lambda: sigmoid(5 * r[0]), 'relu': lambda: relu(r[0]), 'free': lambda: r[0],
+                    'monoattn': lambda: share * relu(r[0]) + (1 - share) * sigmoid(5 * r[0]),
+                    'locattn_sigmoid': lambda: sigmoid(5 * r[0]),
+                }.get(attention.location, lambda: stair(r[0]))()
+                mu = step * spacing + past[head]
+                if attention.location in ('locattn', 'locattn_sigmoid'):
+                    mu = step * spacing + sigmoid(r[1]) * past[head] + sigmoid(r[2])
+                if attention.location == 'locattn_s' and t == 0:
+                    mu += sigmoid(r[1])
+                if attention.location.startswith('locattn'):
+                    mu = max(0.01 * mu, min(mu, 1 + 0.01 * mu))
+                w = np.exp(-((np.arange(n) * spacing - mu) ** 2) / (2 * sigma**2))
+                located[head] = w / (w + 1e-20).sum()
+        if attention.content is not None:
+            content = np.zeros((H, n))
+            q, k = (h @ get(attention, 'w_query')).reshape(H, D), (e @ get(attention, 'w_key')).reshape(n, H, D)
+            for head in range(H):
+                for j in range(n):
+                    if attention.content == 'plain':
+                        content[head, j] = q[head] @ k[j, head]
+                    if attention.content == 'relative':
+                        angle = (j - t) * 10000.0 ** (-np.arange(0, E, 2) / E)
+                        code = np.stack([np.sin(angle), np.cos(angle)], -1).ravel() @ get(attention, 'w_distance')[:, head]
+                        u, v = get(attention, 'u')[head], get(attention, 'v')[head]
+                        content[head, j] = (q[head] + u) @ k[j, head] + (q[head] + v) @ code
+                    if attention.content == 'rotary':
+                        turn = np.exp(1j * (j - t) * 10000.0 ** (-np.arange(0, D, 2) / D))
+                        pairs = lambda a: a[0::2] + 1j * a[1::2]
+                        content[head, j] = (pairs(k[j, head]) * turn * pairs(q[head]).conj()).real.sum()
+                content[head] = softmax(content[head] / D**0.5)
+        weights = content if located is None else located
+        if located is not None and content is not None:
+            m = sigmoid(h @ get(attention, 'w_mix') + get(attention, 'b_mix'))
+            weights = m * located + (1 - m) * content
+        past = (located if attention.position_past else weights) @ (np.arange(n) * spacing)
+        context = np.einsum('hs,shq->hq', weights, values).ravel() @ get(attention, 'w_out')
+        h = gru(model.cell, np.concatenate([table[token], context]), h)
+        logits.append((h @ get(model, 'w_out') + get(model, 'b_out')) @ table.T + get(model, 'bias'))
+    return np.array(logits)
+
+
 @pytest.mark.parametrize('name', VARIANTS)
-def test_step_by_step_equals_the_full_pass(name):
-    model = EncoderDecoder(11, embedding=6, hidden=E, heads=H, head_dim=D, rngs=nnx.Rngs(1), **VARIANTS[name])
-    source, target = (np.random.default_rng(i).integers(11, size=(B, n), dtype=np.int32) for i, n in ((0, S), (1, 5)))
-    full = np.asarray(read(model, source, VALID, target))
-    memory, state = jax.jit(EncoderDecoder.encode)(model, source, VALID)
-    for t in range(5):
+def test_the_model_against_numpy_and_step_by_step(name):
+    model = redrawn(name, both_ways=not name.startswith('locattn'))
+    source, target = (np.random.default_rng(i).integers(11, size=(B, n), dtype=np.int32) for i, n in ((0, S), (1, 4)))
+    full = np.asarray(read(model, source, LENGTH, target))
+    expected = [reference(model, source[b, : LENGTH[b]], target[b]) for b in range(B)]
+    np.testing.assert_allclose(full, expected, atol=3e-5)
+    memory, state = jax.jit(EncoderDecoder.encode)(model, source, LENGTH)
+    for t in range(4):
         logits, _, state = advance(model, target[:, t], memory, state)
         np.testing.assert_allclose(logits, full[:, t], atol=2e-5)
-    alone = read(model, source[1:2, :4], VALID[1:2, :4], target[1:2])
-    np.testing.assert_allclose(full[1:2], alone, atol=2e-5)
 
 
 def test_generation_is_greedy():
-    model = EncoderDecoder(11, embedding=6, hidden=E, head_dim=D, location='relu', rngs=nnx.Rngs(1))
+    model = redrawn('relu')
     source = np.random.default_rng(0).integers(11, size=(B, S), dtype=np.int32)
-    out = np.asarray(jax.jit(functools.partial(model.generate, first=3, steps=4))(source, VALID))
+    out = np.asarray(jax.jit(functools.partial(model.generate, first=3, steps=4))(source, LENGTH))
     before = np.concatenate([np.full((B, 1), 3, np.int32), out[:, :-1]], axis=1)
-    np.testing.assert_array_equal(read(model, source, VALID, before).argmax(-1), out)
+    np.testing.assert_array_equal(read(model, source, LENGTH, before).argmax(-1), out)
 
 
 def test_dropout_needs_a_key():
-    model = EncoderDecoder(11, embedding=6, hidden=E, head_dim=D, rate=0.5, rngs=nnx.Rngs(1))
+    model = redrawn('onestep', rate=0.5)
     source, target = np.ones((B, S), np.int32), np.ones((B, 2), np.int32)
     call = jax.jit(lambda *text, key=None: model(*text, key=key))
-    plain, dropped = call(source, VALID, target), call(source, VALID, target, key=jax.random.key(0))
-    np.testing.assert_array_equal(plain, call(source, VALID, target))
+    plain, dropped = call(source, LENGTH, target), call(source, LENGTH, target, key=jax.random.key(0))
+    np.testing.assert_array_equal(plain, call(source, LENGTH, target))
     assert np.abs(plain - dropped).max() > 1e-3
 
 
-# The data of the experiment.
+# The sweep.
 
 
-def test_copies():
-    source, target = batch_of(copying, np.random.default_rng(0), 60, (5, 10))
-    np.testing.assert_array_equal(source, target)
-    length = (source != PADDING).sum(1) - 2
-    assert set(length) == set(range(5, 11)) and (source[:, 0] == START).all() and source.shape == (60, 13)
-    assert all(row[n + 1] == END and (row[n + 2 :] == PADDING).all() for row, n in zip(source, length))
+def test_samples_of_the_sweep():
+    task = sweep.TRANSDUCTIONS['recopy']
+    source, length, target = sweep.samples_of(task, np.random.default_rng(0), 60, (5, 10))
+    assert set(length) == set(range(5, 11)) and source.shape == (60, 10) and (target[:, 0] == sweep.START).all()
+    for ids, n, wanted in zip(source, length, target):
+        assert (ids[:n] >= sweep.WORDS).all() and (ids[n:] == sweep.PADDING).all()
+        answer = [task.words[i - sweep.WORDS] for i in wanted[1:] if i != sweep.PADDING]
+        assert answer.index('<eos>') == len(answer) - 1 and (wanted[1 + len(answer) :] == sweep.PADDING).all()
 
 
-def test_lookups():
-    """Each table is one bijection in all samples; the answer starts with the string and applies one after the other."""
-    rng, seen = np.random.default_rng(0), {}
-    for length in [1] * 300 + [2, 4, 9] * 60:
-        source, target = looking_up(rng, length)
-        assert source[0] == target[0] and len(source) == len(target) == length + 1
-        for table, before, after in zip(source[1:], target, target[1:]):
-            assert seen.setdefault((table, before), after) == after
-            assert length == 1 or table < FIRST + STRINGS + TABLES - 2
-    assert len(seen) == STRINGS * TABLES
-    for table in range(TABLES):
-        assert len({after for (own, _), after in seen.items() if own == FIRST + STRINGS + table}) == STRINGS
+def test_every_variant_of_the_sweep_is_a_model():
+    for arguments in sweep.VARIANTS.values():
+        EncoderDecoder(5, embedding=2, hidden=4, head_dim=4, rngs=nnx.Rngs(0), **arguments)
+
+
+def test_the_sweep_trains_and_reports(tmp_path, capsys):
+    sweep.main(['--tasks', 'dedupe', '--variants', 'onestep', '--seeds', '0', '3', '--steps', '2', '--width', '4',
+                '--samples', '2', '--out', str(tmp_path)])  # fmt: skip
+    lines = (tmp_path / 'results.csv').read_text().splitlines()
+    assert len(lines) == 1 + 2 * 7
+    assert lines[1].startswith('dedupe,onestep,10,0,') and lines[-1].startswith('dedupe,onestep,100,3,')
+    assert 'seed 3' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--tasks', 'recopi'], "did you mean 'recopy'"),
+        (['--variants', 'onestp'], "did you mean 'onestep'"),
+        (['--steps', '0'], 'a whole number of at least 2, got '),
+        (['--steps', 'ten'], "a whole number of at least 2, got 'ten'"),
+        (['--dropout', '1'], 'a number of at least 0 and below 1, got '),
+        (['--peak', 'nan'], "a number of at least 0, got 'nan'"),
+        (['--width', '33'], '--width must be even'),
+        (['--out', __file__], '--out must be a directory'),
+        (['--seeds', '-1'], 'at least 0 and below 4294967296, got '),
+        (['--batches', '3'], 'unrecognized arguments: --batches'),
+    ],
+)
+def test_the_sweep_refuses_in_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as refused:
+        sweep.main(arguments)
+    said = capsys.readouterr().err
+    assert refused.value.code == 2 and said.count('\n') == 1 and message in said
 
 
 # Wrong input.
@@ -328,13 +468,19 @@ def test_lookups():
         (dict(content='relativ'), "did you mean 'relative'"),
         (dict(position_past=True), 'needs location and content'),
         (dict(location=None, content='plain', gru=True), 'needs a location'),
+        (dict(content='rotary', head_dim=3), 'head_dim must be even, got 3'),
+        (dict(content='relative', query_dim=3), 'query_dim must be even, got 3'),
     ],
 )
 def test_errors(arguments, message):
     with pytest.raises((ValueError, SpecError), match=message):
-        MonotonicLocation(E, E, rngs=nnx.Rngs(0), **arguments)
+        MonotonicLocation(**{'query_dim': E, 'key_dim': E, **arguments}, rngs=nnx.Rngs(0))
 
 
-def test_an_odd_width_is_refused():
-    with pytest.raises(ValueError, match='hidden must be even'):
-        EncoderDecoder(3, hidden=7, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    'arguments, message',
+    [(dict(hidden=7), 'hidden must be even'), (dict(hidden=0), 'at least 2, got 0'), (dict(rate=1.0), 'rate in 0 .. 1, got')],
+)
+def test_errors_of_the_model(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EncoderDecoder(3, **arguments, rngs=nnx.Rngs(0))

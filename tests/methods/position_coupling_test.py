@@ -13,7 +13,7 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.embedding.table import NOWHERE
 from posenc_jax.positions.position_coupling import random_start
-from posenc_jax.tasks.coupling import coupled_addition_ids
+from posenc_jax.tasks.coupling import coupled_addition_ids, plain_ids
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'position_coupling.json').read_text())['values']
 D = 6
@@ -95,11 +95,12 @@ def test_components_may_share_a_table():
 
 
 def test_plain_ids_give_the_baseline_with_a_random_start():
-    """Consecutive ids from a start that is uniform over all that keep the last one in the table."""
-    tok = pj.Tokens.of(positions=np.tile(np.arange(1, 6), (4000, 1)))
+    """Consecutive ids from a start that is uniform over all that keep the last one in the table; `$` stays at 0."""
+    tok = pj.Tokens.of(positions=plain_ids(np.full(4000, 5), width=9))
     ids = np.asarray(make('max_position=8').place(tok, key=jax.random.key(0)).pos)
-    np.testing.assert_array_equal(np.diff(ids, axis=1), 1)
-    share = np.bincount(ids[:, 0], minlength=5)[1:] / 4000
+    assert not ids[:, [0, 6, 7, 8]].any()
+    np.testing.assert_array_equal(np.diff(ids[:, 1:6], axis=1), 1)
+    share = np.bincount(ids[:, 1], minlength=5)[1:] / 4000
     np.testing.assert_allclose(share, 0.25, atol=5 * (0.1875 / 4000) ** 0.5)
 
 
@@ -108,6 +109,11 @@ def test_plain_ids_give_the_baseline_with_a_random_start():
     [
         ('multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")', 'position_coupling(max_position=12)', 4),
         ('sums(operands=3, ids="coupled")', 'position_coupling(max_position=12)', 3),
+        (
+            'addition(reverse_operands=True, reverse_output=True, ids="coupled")',
+            'position_coupling(max_position=12)',
+            4,
+        ),
         ('copy(ids="coupled")', 'position_coupling(max_position=12)', 4),
         ('minesweeper(ids="coupled")', 'position_coupling(max_position=12, components=2)', 3),
         ('addition(ids="plain")', 'position_coupling(max_position=60)', 4),
@@ -128,6 +134,26 @@ def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
     config.eval.lengths = (8 * length,)
     with pytest.raises(ValueError, match='position .* is not in 0 ..'):
         validate(config)
+
+
+def test_coupled_parity_reaches_any_length():
+    """All bits share an id, so that two ids are enough; one is too few, and plain ids end with the table."""
+    from configs import default
+    from posenc_jax.training.config import validate
+
+    config = default.get_config()
+    config.model.update(layers=1, width=16, heads=2)
+    config.train.update(length=4, batch=8)
+    config.eval.lengths = (4, 100)
+    config.task, config.encoding = 'parity(ids="coupled")', 'position_coupling(max_position=2)'
+    assert validate(config).name
+    for task, encoding, wrong in (
+        ('parity(ids="coupled")', 'position_coupling(max_position=1)', 'position 2 is not in 0 .. 1'),
+        ('parity(ids="plain")', 'position_coupling(max_position=50)', 'at length 100: .* is not in 0 .. 50'),
+    ):
+        config.task, config.encoding = task, encoding
+        with pytest.raises(ValueError, match=wrong):
+            validate(config)
 
 
 def test_without_a_table_the_ids_go_to_another_encoding():

@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from configs.sweeps.positional_attention import TASKS, intervals
 from posenc_jax.core.registry import SpecError
 from posenc_jax.mixers.number_network import NumberNetwork
 from posenc_jax.mixers.positional_attention import project_positions
@@ -166,14 +165,3 @@ def test_values_of_another_size(standard):
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match='3 heads do not divide a width of 64'):
         NumberNetwork(8, standard=False, heads=3, rngs=nnx.Rngs(0))
-
-
-def test_the_data_of_the_experiment():
-    x = np.array([[3.0, 1.0, 2.0]])
-    assert {name: task(x, axis=1).tolist() for name, task in TASKS.items()} == {
-        'cumulative sum': [[3, 4, 6]],
-        'cumulative minimum': [[3, 1, 1]],
-    }
-    trained, tested = (intervals(np.random.default_rng(0), 500, scale) for scale in (1.0, 3.0))
-    assert (np.abs(trained) <= 2).all() and (np.diff(trained) >= 0).all()
-    assert (np.abs(tested).max(1) > 2).all() and np.abs(tested).max() <= 6

@@ -70,6 +70,26 @@ def test_the_bias_depends_on_the_distance_alone():
     assert np.ptp(np.diagonal(np.asarray(ids.parts[1].bias(tok.pos, tok.pos))[0, 0], 1)) > 0
 
 
+def test_both_sides_have_a_draw_each():
+    """The earlier keys keep the draw that they have without; the later ones have another, distributed alike and independent."""
+    tok = pj.Tokens.of(length=N)
+    one, both = (bias_of(make(f'max_len={M}{more}'), tok, 1)[0, 0] for more in ('', ', both_sides=True'))
+    np.testing.assert_array_equal(np.tril(both), np.tril(one))
+    later, earlier = both[0, 1:], both[1:, 0] - 0.25  # slope 1/2, half a step
+    assert (later != earlier).any() and (np.diff(later) < 0).all() and (np.diff(earlier) < 0).all()
+    for shift in range(1, N):
+        assert np.ptp(np.diagonal(both, shift)) == 0 == np.ptp(np.diagonal(both, -shift))
+    encoding, ends = make(f'max_len={M}, both_sides=True'), pj.Tokens.of(length=N)
+    sides = jax.jit(jax.vmap(lambda key: encoding.offsets(tok := encoding.place(ends, key=key), tok)[0]))(
+        jax.random.split(jax.random.key(0), 5_000)
+    )
+    later, earlier = np.asarray(sides)[:, 0, 1], -np.asarray(sides)[:, 1, 0]
+    error = 4 * (34 / 5_000) ** 0.5
+    for found in (later, earlier):
+        assert found.mean() == pytest.approx(GOLDEN['mean_first'], abs=error)
+    assert abs(np.corrcoef(later, earlier)[0, 1]) < 4 / 5_000**0.5
+
+
 def test_one_draw_a_pass_and_the_same_without_a_key():
     encoding, tok = make('max_len=256'), pj.Tokens.of(length=N)
     np.testing.assert_array_equal(bias_of(encoding, tok, 1), bias_of(encoding, tok, 1))
@@ -79,8 +99,9 @@ def test_one_draw_a_pass_and_the_same_without_a_key():
 
 
 @pytest.mark.parametrize('key', [None, 5])
-def test_padding_on_either_side_changes_nothing(key):
-    encoding = make('max_len=100')
+@pytest.mark.parametrize('more', ['', ', both_sides=True'])
+def test_padding_on_either_side_changes_nothing(key, more):
+    encoding = make(f'max_len=100{more}')
     alone = bias_of(encoding, pj.Tokens.of(length=5), key)[0]
     valid = np.array([[False] * 3 + [True] * 5, [True] * 5 + [False] * 3])
     padded = bias_of(encoding, pj.Tokens.of(valid=valid), key, rows=2)
@@ -88,15 +109,16 @@ def test_padding_on_either_side_changes_nothing(key):
     np.testing.assert_array_equal(padded[1, :, :5, :5], alone)
 
 
-def test_with_eval_len_a_prefix_does_not_depend_on_what_follows():
-    encoding = make('max_len=100, eval_len=40')
+@pytest.mark.parametrize('more', ['', ', both_sides=True'])
+def test_with_eval_len_a_prefix_does_not_depend_on_what_follows(more):
+    encoding = make(f'max_len=100, eval_len=40{more}')
     whole = bias_of(encoding, pj.Tokens.of(length=20))
     np.testing.assert_array_equal(bias_of(encoding, pj.Tokens.of(length=9)), whole[..., :9, :9])
 
 
 def test_a_pattern_draws_anew_in_every_layer_and_decodes():
     """The paper's redraw: layers differ; step by step equals the whole, with ids for the whole capacity."""
-    pattern = tuple(f'randomized_alibi(max_len=64, draw={n})' for n in range(2))
+    pattern = tuple(f'randomized_alibi(max_len=64, both_sides={bool(n)}, draw={n})' for n in range(2))
     cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=8, encoding='', pattern=pattern)
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     parts = [model.encoding(*at).parts[0] for at in model.layers()]
@@ -123,6 +145,8 @@ def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
         ('max_len=0', 'max_len must be at least 1, got 0'),
         ('max_len=8, eval_len=9', 'eval_len must lie in 1 .. max_len=8, got 9'),
+        ('max_len=8, both_sides=2', 'both_sides=2 is not bool'),
+        ('max_len=8, bothsides=True', "no argument 'bothsides'; did you mean 'both_sides'"),
         ('max_len=8, draw=-1', 'draw must be at least 0, got -1'),
         ('max_len=16777217', 'max_len must be at most 16777216'),
     ):

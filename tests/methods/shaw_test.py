@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.collect.shaw import shaw_index, sum_by_index, take_by_index
+from posenc_jax.collect.shaw import shaw_index, shaw_logits, shaw_values, sum_by_index, take_by_index
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'shaw.json').read_text())['values']
 B, N, K, H, L = 2, 4, 2, 8, 33
@@ -59,6 +59,18 @@ def test_equals_the_definition(arguments, block, causal):
     tok = pj.Tokens.of(length=L)
     out = run(encoding, q, k, v, tok, block=block)
     np.testing.assert_allclose(out, reference(shaw, q, k, v, np.arange(L)[None], causal), atol=2e-5)
+
+
+def test_the_pure_functions_are_the_definition():
+    """Logits and values of `posenc_jax.functional`, joined by hand, against arrays of every pair."""
+    _, shaw = make(causal=False)
+    q, k, v = inputs(12)
+    pos = np.arange(12)[None]
+    heads_first = lambda a: jnp.swapaxes(a, 1, 2)
+    s = pj.functional.shaw_logits(heads_first(q), heads_first(k), shaw.keys[...], pos, pos)
+    w = jax.nn.softmax(s)
+    out = pj.functional.weighted_sum(w, heads_first(v)) + pj.functional.shaw_values(w, shaw.values[...], pos, pos)
+    np.testing.assert_allclose(heads_first(out), reference(shaw, q, k, v, pos, causal=False), atol=2e-5)
 
 
 @pytest.mark.parametrize('rows', [1, B], ids=['shared positions', 'positions per row'])
@@ -138,3 +150,11 @@ def test_wrong_input_says_what_is_wrong():
         make('max_distance=-1')
     with pytest.raises(ValueError, match='std must be at least 0, got -0.5'):
         make('std=-0.5')
+    q, w, pos = jnp.ones((1, 1, 3, 4)), jnp.ones((1, 1, 3, 3)), jnp.arange(3)[None]
+    for call, message in (
+        (lambda: shaw_logits(q, q, jnp.ones((4, 4)), pos, pos), r'relative keys are 2 K \+ 1 vectors, .* got 4'),
+        (lambda: shaw_values(w, jnp.ones((2, 4)), pos, pos), r'relative values are 2 K \+ 1 vectors, .* got 2'),
+        (lambda: shaw_logits(q, q, jnp.ones((3, 4)), pos / 2, pos), 'shaw needs integer positions, got float32'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

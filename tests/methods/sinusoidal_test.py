@@ -45,6 +45,13 @@ def test_fairseq_counts_from_two_and_leaves_padding_alone():
     np.testing.assert_array_equal(out[0, 2:], sinusoidal_table(jnp.array([[2, 3]]), 8, style='t2t')[0])
 
 
+@pytest.mark.parametrize('case', GOLDEN['timescales'], ids=str)
+def test_t2t_with_other_timescales(case):
+    spec = f"sinusoidal(style='t2t', min_timescale={case['min_timescale']}, base={case['max_timescale']})"
+    out = embedded(spec, pj.Tokens.of(positions=[[case['position']]]), case['width'])
+    np.testing.assert_allclose(out[0, 0], case['row'], atol=1e-6)
+
+
 def test_start_shifts_positions():
     tok = pj.Tokens.of(length=3)
     shifted = embedded("sinusoidal(style='t2t', start=5)", tok, 6)
@@ -85,8 +92,19 @@ def test_inner_products_depend_on_the_difference_only():
 def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match='one of .*vaswani'):
         pj.make("sinusoidal(style='vasvani')")
-    with pytest.raises(ValueError, match='base must be above 1, got 1.0'):
+    with pytest.raises(ValueError, match='base must be above min_timescale = 1.0, got 1.0'):
         pj.make('sinusoidal(base=1.0)')
+    for arguments, message in (
+        ("style='t2t', min_timescale=0", 'min_timescale must be positive, got 0'),
+        ("style='t2t', min_timescale=-1.0", 'min_timescale must be positive, got -1'),
+        ("style='t2t', min_timescale=5.0, base=5.0", 'base must be above min_timescale = 5.0, got 5.0'),
+        ("style='halves', min_timescale=2.0", "min_timescale is of style 't2t' alone, 'halves' has 1, got 2.0"),
+        ("style='t2t', min_timescales=2.0", "no argument 'min_timescales'; did you mean 'min_timescale'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pj.make(f'sinusoidal({arguments})')
+    with pytest.raises(ValueError, match="min_timescale is of style 't2t' alone, 'vaswani' has 1, got 2.0"):
+        sinusoidal_frequencies(4, min_timescale=2.0)
     with pytest.raises(ValueError, match='padding_idx must be at least 0, got -1'):
         pj.make('sinusoidal(padding_idx=-1)')
     with pytest.raises(ValueError, match='3 position components need a width >= 6, got 5'):

@@ -10,11 +10,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.core.double import Double
 from posenc_jax.core.registry import SpecError
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.rotation.frequencies.yarn import YaRN, yarn_frequencies, yarn_temperature
 from posenc_jax.rotation.rope import rope, rope_frequencies
+from tests.phases import FAR, error, wide, wide_theta
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'yarn.json').read_text())['values']
 MODELS = {
@@ -113,8 +115,17 @@ def test_dynamic_is_the_static_rule_of_the_current_length(length, options):
 @pytest.mark.parametrize('length', [1, 100, 4096])
 def test_dynamic_up_to_the_trained_length_is_exactly_rope(length):
     inv_freq, m = YaRN(dynamic=True, train_len=4096)(128, 1e4, jnp.asarray([[length]]))
-    np.testing.assert_array_equal(inv_freq[0, 0], rope_frequencies(128, 1e4).astype(np.float32))
-    assert inv_freq.shape == (1, 1, 64) and m.shape == (1, 1) and m[0, 0] == 1.0
+    np.testing.assert_array_equal(inv_freq[0, 0], Double.of(rope_frequencies(128, 1e4)))
+    assert m.shape == (1, 1) and m[0, 0] == 1.0
+
+
+def test_dynamic_phases_are_exact_at_two_million():
+    part = pj.make(DYNAMIC.format(''), head_dim=128, train_len=4096)
+    angles = jax.jit(lambda length: part.angles(jnp.asarray(FAR)[None], length)[0])
+    ramp = np.clip((wide(np.arange(64)) - 20) / 26, 0, 1)  # the sheet's borders
+    for length in (4096, 4097, 100_000, 2_000_001):
+        inv_freq = wide_theta(128, 1e4) * (1 - ramp + ramp * 4096 / length)
+        assert error(angles(jnp.asarray([[length]])), FAR, inv_freq) < 1e-6
 
 
 def test_golden_ratios_and_temperature_of_a_dynamic_rule():

@@ -57,16 +57,23 @@ def test_coupled_ids_of_the_spec_string():
     np.testing.assert_array_equal(batch['positions'], [[0, 4, 3, 2, 1, 4, 3, 2, 6, 5, 4, 3, 2]] * 3)
 
 
+def test_reversed_operands_with_coupled_ids():
+    task = Addition(reverse_operands=True, reverse_output=True, zero_pad=True, ids='coupled')
+    for a, b, answer, row in rows(task, 3):
+        assert int(a[::-1]) + int(b[::-1]) == int(answer[::-1]) and len(a) == len(b) == len(answer) - 1
+        np.testing.assert_array_equal(row['positions'], [0, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 5])
+
+
 def test_coupled_ids_follow_the_written_digits():
     for a, b, answer, row in rows(Addition(reverse_output=True, ids='coupled'), (1, 6)):
         expected = coupled_addition_ids(len(a), len(b), len(answer), width=len(row['tokens']) + 1)[:-1]
         np.testing.assert_array_equal(row['positions'], expected)
 
 
-def test_plain_ids_count_from_one_and_padding_is_zero():
+def test_plain_ids_count_from_one_and_boundaries_and_padding_are_zero():
     for a, b, answer, row in rows(Addition(ids='plain'), (1, 4)):
-        count = len(a) + len(b) + len(answer) + 4
-        ids = np.r_[1 : count + 1, np.zeros(20, int)][: len(row['tokens'])]
+        count = len(a) + len(b) + len(answer) + 2
+        ids = np.r_[0 : count + 1, np.zeros(20, int)][: len(row['tokens'])]
         np.testing.assert_array_equal(row['positions'], ids)
 
 

@@ -24,7 +24,7 @@ def test_ids_of_the_spec_string():
     batch = Copy(ids='coupled').sample(np.random.default_rng(0), 2, 5)
     np.testing.assert_array_equal(batch['positions'], [[0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6]] * 2)
     batch = Copy(ids='plain').sample(np.random.default_rng(0), 2, 2)
-    np.testing.assert_array_equal(batch['positions'], [[1, 2, 3, 4, 5, 6]] * 2)
+    np.testing.assert_array_equal(batch['positions'], [[0, 1, 2, 3, 4, 5]] * 2)
 
 
 @pytest.mark.parametrize('ids', ['plain', 'coupled'])

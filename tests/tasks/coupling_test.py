@@ -1,17 +1,24 @@
-"""Coupled ids against the strings of the paper's official code."""
+"""Coupled ids against the strings of the paper's official code, and against a reader of what the tasks write."""
+
+import json
+import pathlib
 
 import numpy as np
 import pytest
 
+from posenc_jax.core.spec import build, parse
 from posenc_jax.tasks.coupling import (
     coupled_addition_ids,
     coupled_copy_ids,
     coupled_grid_ids,
     coupled_multiplication_ids,
+    coupled_parity_ids,
     coupled_reverse_ids,
     coupled_sum_ids,
     plain_ids,
 )
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'position_coupling.json').read_text())['values']
 
 
 @pytest.mark.parametrize(
@@ -28,11 +35,101 @@ from posenc_jax.tasks.coupling import (
         (coupled_sum_ids(5, 2, start=4)[1:-1], [9, 8, 7, 6, 5, 4, 9, 8, 7, 6, 5, 4, 5, 6, 7, 8, 9]),
         (coupled_grid_ids(3, 2, start=(1, 5))[:, 0], [0, 2, 3, 4, 2, 3, 4, 1, 2, 3, 4, 2, 3, 4, 0]),
         (coupled_grid_ids(3, 2, start=(1, 5))[:, 1], [0, 6, 6, 6, 7, 7, 7, 5, 6, 6, 6, 7, 7, 7, 0]),
-        (plain_ids(3, width=5), [1, 2, 3, 0, 0]),
+        (coupled_addition_ids(3, 3, 4, reverse_operands=True), GOLDEN['reversed_operands']),
+        # 046+950=0699, the sum alone as people write it
+        (
+            coupled_addition_ids(3, 3, 4, reverse_operands=True, reverse_output=False),
+            [0, 2, 3, 4, 1, 2, 3, 4, 6, 5, 4, 3, 2, 0],
+        ),
+        (coupled_addition_ids(2, 3, 4, reverse_operands=True, start=7), [0, 8, 9, 7, 8, 9, 10, 7, 8, 9, 10, 11, 0]),
+        (coupled_parity_ids(4), GOLDEN['parity']),
+        (coupled_parity_ids(np.array([1, 3]), start=np.array([1, 9])), [[0, 1, 2, 1, 0, 0, 0], [0, 9, 9, 9, 10, 9, 0]]),
+        (plain_ids(12), GOLDEN['plain']),
+        (plain_ids(3, start=8, width=7), [0, 8, 9, 10, 0, 0, 0]),
     ],
 )
 def test_spec_strings(ids, expected):
     np.testing.assert_array_equal(ids, expected)
+
+
+def significance_first(number, reverse):
+    """Digits as significances, in writing order."""
+    return list(range(len(number))) if reverse else list(range(len(number)))[::-1]
+
+
+def read_addition(question, answer, reverse_operands=False, reverse_output=False):
+    ids = []
+    for number in question.split('+'):
+        ids += [2 + r for r in significance_first(number, reverse_operands)] + [1]
+    if not reverse_output:
+        ids[-1] = len(answer) + 2
+    return ids + [2 + r for r in significance_first(answer, reverse_output)]
+
+
+def read_multiplication(question, answer):
+    a, b = question.split('*')
+    e = 1 + len(a) + len(b)
+    return [e - 1 - r for n in (a, b) for r in [*significance_first(n, False), -1]] + [
+        e - 1 - r for r in significance_first(answer, True)
+    ]
+
+
+def read_copy(question, answer):
+    return [*range(2, len(question) + 2), 1, *range(2, len(answer) + 2)]
+
+
+def read_reverse(question, answer):
+    there = list(range(1, len(question) + 1))
+    return [*there, len(question) + 1, *there[::-1]]
+
+
+def read_parity(question, answer):
+    assert len(answer) == 1
+    return [1 for _ in question] + [2, 1]
+
+
+def read_plain(question, answer):
+    return list(range(1, len(question) + len(answer) + 2))
+
+
+ADDITION = 'addition(reverse_operands={}, reverse_output={}, zero_pad={}, ids="coupled")'
+READERS = {
+    ADDITION.format(operands, output, pad): (read_addition, dict(reverse_operands=operands, reverse_output=output))
+    for operands in (False, True)
+    for output, pad in ((True, True), (True, False), (False, True))
+}
+READERS |= {
+    'sums(operands=4, ids="coupled")': (read_addition, dict(reverse_output=True)),
+    'multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")': (read_multiplication, {}),
+    'multiplication(pad_product=True, reverse_output=True, ids="coupled")': (read_multiplication, {}),
+    'copy(ids="coupled")': (read_copy, {}),
+    'reverse(ids="coupled")': (read_reverse, {}),
+    'parity(ids="coupled")': (read_parity, {}),
+    'addition(reverse_operands=True, ids="plain")': (read_plain, {}),
+    'sums(ids="plain")': (read_plain, {}),
+    'multiplication(ids="plain")': (read_plain, {}),
+    'copy(ids="plain")': (read_plain, {}),
+    'bucket_sort(ids="plain")': (read_plain, {}),
+    'parity(ids="plain")': (read_plain, {}),
+    'minesweeper(ids="plain")': (read_plain, {}),
+    'random_spaces(addition(ids="plain"), in_evaluation=True)': (read_plain, {}),
+}
+
+
+@pytest.mark.parametrize('spec', READERS)
+def test_a_reader_of_the_text_finds_the_ids_of_every_row(spec):
+    """1000 rows, closing `$` and padding included; the ids follow from what is written and from nothing else."""
+    task, (reader, options) = build(parse(spec, ('task',)).nodes[0], {}), READERS[spec]
+    batch = task.sample(np.random.default_rng(3), 1000, (1, 5))
+    lengths = set()
+    for tokens, targets, positions in zip(batch['tokens'], batch['targets'], batch['positions']):
+        said = ''.join(task.decode(np.append(tokens[:1], targets)))
+        question, answer = said[1 : said.index('$', 1)].split('=')
+        expected = [0, *reader(question, answer, **options), 0]
+        expected += [0] * (len(positions) + 1 - len(expected))
+        np.testing.assert_array_equal(positions, expected[:-1], err_msg=said)
+        lengths.add(len(question))
+    assert len(lengths) >= 4
 
 
 def test_digits_of_equal_significance_share_an_id():
@@ -53,6 +150,8 @@ def test_digits_of_equal_significance_share_an_id():
         (coupled_copy_ids, 1),
         (coupled_reverse_ids, 1),
         (coupled_sum_ids, 2),
+        (coupled_parity_ids, 1),
+        (plain_ids, 1),
     ],
 )
 def test_a_later_start_shifts_every_id_but_zero(function, count):

@@ -10,7 +10,7 @@ import pytest
 from posenc_jax.core.registry import SpecError
 from posenc_jax.tasks.language import BOS, Language
 from posenc_jax.tasks.language.documents import as_text, split_documents, split_of
-from posenc_jax.tasks.language.embedded import EmbeddedCorpus, markov_text
+from posenc_jax.tasks.language.embedded import EmbeddedCorpus, markov_text, stdlib_code
 from posenc_jax.tasks.language.packing import pack_documents
 
 SPLITS = ('train', 'validation', 'test')
@@ -72,6 +72,27 @@ def test_stdlib_code_leaves_out_tests_and_packages():
     texts = b'\n'.join(EmbeddedCorpus('stdlib_code').documents('train'))
     assert b'class JSONDecoder' in texts or b'class JSONEncoder' in texts or b'def namedtuple' in texts
     assert b'class TestCase(unittest.TestCase)' not in texts
+
+
+def test_stdlib_code_holds_nothing_that_the_build_wrote_for_this_machine():
+    """No dump of how this Python was built: no file of it by name, and none of its long settings in any text."""
+    names = stdlib_code()
+    assert not [n for n in names if n.startswith(('_sysconfigdata', 'config-')) or n == 'sitecustomize.py']
+    assert {'json/decoder.py', '_osx_support.py'} <= names.keys()  # modules of other platforms are everywhere
+    built = [v for v in sysconfig.get_config_vars().values() if isinstance(v, str) and len(v) > 60]
+    texts = b'\n'.join(names.values()).decode(errors='replace')
+    assert built and not [value for value in built if value in texts]
+
+
+def test_stdlib_code_is_the_same_files_on_every_machine(monkeypatch, tmp_path):
+    ours = ('json/decoder.py', 'abc.py', 'this_is_no_module.py')
+    builds = ('_sysconfigdata__linux_x86_64-linux-gnu.py', '_sysconfigdata_d_darwin_darwin.py', 'sitecustomize.py',
+              'config-3.11-x86_64-linux-gnu/python-config.py', '_distutils_system_mod.py')  # fmt: skip
+    for name in (*ours, *builds, 'site-packages/abc.py', 'unittest/test/test_case.py'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('x = 1\n')
+    monkeypatch.setattr(sysconfig, 'get_paths', lambda: {'stdlib': str(tmp_path)})
+    assert list(stdlib_code()) == ['abc.py', 'json/decoder.py']
 
 
 def test_fallbacks_are_stated(monkeypatch, caplog, tmp_path):

@@ -1,6 +1,7 @@
 """Wrong input is found before any device work; configs survive the file they are kept in."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -145,15 +146,71 @@ def test_json_round_trip(tmp_path):
         ('{', 'is not a config'),
         ('[1]', 'it holds a list'),
         ('{}', 'it holds no field'),
-        ('{"train": {"stepz": 3, "lr": 0.1}, "colour": 1}', "does not know: 'colour' .*'train.stepz' .*'train.steps'"),
-        ('{"train": 3}', "does not know: 'train'"),
-        ('{"train": {"steps": "many"}}', 'is not a config: .*steps'),
+        ('{"train": {"stepz": 3, "lr": 0.1}, "colour": 1}', r"does not know: 'colour'; 'train.stepz' \(did you mean 'train.steps'\?\)$"),
+        ('{"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1, "g": 1}', "'f'; and 1 more$"),
+        ('{"train": 3}', 'train is 3, expected an object of fields'),
+        ('{"train": {"steps": "many"}}', "train.steps is 'many', expected a whole number"),
+        ('{"train": {"steps": true}}', 'train.steps is True, expected a whole number'),
+        ('{"train": {"steps": 1.0}}', 'train.steps is 1.0, expected a whole number'),
+        ('{"train": {"steps": null}}', 'train.steps is None, expected a whole number'),
+        ('{"train": {"steps": 1%s}}' % ('0' * 30), 'train.steps is 10+, expected a whole number below 9e'),
+        ('{"train": {"steps": 1%s}}' % ('0' * 5000), 'is not a config: Exceeds the limit'),
+        ('{"train": {"lr": NaN}}', 'train.lr is nan, expected a finite number'),
+        ('{"train": {"lr": 1e999}}', 'train.lr is inf, expected a finite number'),
+        ('{"model": {"tie": 1}}', 'model.tie is 1, expected true or false'),
+        ('{"encoding": ["rope()"]}', r"encoding is \['rope\(\)'\], expected a text"),
+        ('{"pattern": "rope()"}', r"pattern is 'rope\(\)', expected a list"),
+        ('{"pattern": ["rope()", 3]}', r'pattern\[1\] is 3, expected a text'),
+        ('{"eval": {"lengths": [[64]]}}', r'eval.lengths\[0\] is \[64\], expected a whole number'),
+        ('{"seed": 1, "task_shape": [3]}', r'task_shape is \[3\], expected an object with the positive numbers vocab_size and width'),
+        ('{"seed": 1, "task_shape": {"vocab_size": 3}}', r"task_shape is \{'vocab_size': 3\}, expected"),
+        ('{"seed": 1, "task_shape": {"vocab_size": 3, "width": "x"}}', "task_shape.width is 'x', expected a whole number"),
+        ('{"seed": 1, "task_shape": {"vocab_size": 3, "width": 0}}', 'expected an object with the positive numbers'),
+        ('{"seed": 1, "task_shape": null}', 'task_shape is None, expected an object'),
+        ('{"seed": 1, "resumed_changed": 3}', 'resumed_changed is 3, expected a list'),
+        ('{"seed": 1, "seed": 2}', "the name 'seed' is there 2 times in one object"),
+        ('{"a":' * 10_000, 'its lists or objects are nested too deeply'),
+        ('{"pattern": %s%s}' % ('[' * 10_000, ']' * 10_000), 'its lists or objects are nested too deeply'),
+        ('{"pattern": %s%s}' % ('[' * 900, ']' * 900), r'pattern\[0\] is .*, expected a text'),
+        ('{"seed": 1}' + ' ' * 2**20, 'it has 1048587 bytes, expected at most 1048576'),
+        ('\0' * 100, 'is not a config'),
+        ('', 'is not a config'),
     ],
 )
 def test_bad_json(tmp_path, text, message):
-    (tmp_path / 'config.json').write_text(text)
-    with pytest.raises(ValueError, match=message):
-        configs.from_json(tmp_path / 'config.json')
+    path = tmp_path / 'config.json'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        configs.read_saved(path)
+    assert str(error.value).startswith(str(path)) and '\n' not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_files_that_are_no_text(tmp_path):
+    path = tmp_path / 'config.json'
+    path.write_bytes(b'{"seed": 1, "task": "\xff"}')
+    with pytest.raises(ValueError, match=f'{path} is not a config: .*utf-8'):
+        configs.from_json(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=f'{path} is not a config: it is no file'):
+        configs.from_json(path)
+    path.rmdir()
+    os.mkfifo(path)  # where reading would wait for ever
+    with pytest.raises(ValueError, match=f'{path} is not a config: it is no file'):
+        configs.from_json(path)
+
+
+def test_the_kinds_of_lists_are_known():
+    lists = {name for name, value in configs.fields_of(default.get_config()).items() if isinstance(value, tuple)}
+    assert lists == configs.ITEMS.keys()
+
+
+def test_numbers_keep_their_types(tmp_path):
+    path = tmp_path / 'config.json'
+    path.write_text('{"train": {"lr": 1}, "eval": {"lengths": [8, 16], "depths": [0, 0.5]}}')
+    read = configs.from_json(path)
+    assert (read.train.lr, read.eval.lengths, read.eval.depths) == (1.0, (8, 16), (0.0, 0.5))
+    assert type(read.train.lr) is float
 
 
 def test_no_json(tmp_path):
@@ -165,6 +222,9 @@ def test_differences_name_what_changes_training(tmp_path):
     old = tiny.config(tmp_path)
     new = tiny.config(tmp_path / 'else', train__lr=0.5, mesh__fsdp=2, eval__batch=1, train__save_every=7)
     assert configs.differences(old, new) == ['train.lr: 0.01 -> 0.5']
+    bound = configs.saved_of(old).bound
+    assert not bound.keys() & {'name', 'workdir', 'mesh.fsdp', 'eval.batch', 'train.save_every', 'extend'}
+    assert bound['task_shape.width'] == 32 and bound['model.epsilon'] == 1e-6
 
 
 def test_a_config_is_read_where_only_the_package_is_installed(tmp_path):

@@ -12,9 +12,10 @@ import pytest
 from configs.sweeps import runs as sweeps
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.tasks.language import Language
-from posenc_jax.training import loop
+from posenc_jax.training import config as configs
+from posenc_jax.training import initial, loop
 from posenc_jax.training.checkpoint import restore_model
-from posenc_jax.training.metrics import FILE, read_lines
+from posenc_jax.training.metrics_file import FILE, read_lines
 from tests.training import tiny
 
 NAME = 'run'
@@ -134,12 +135,26 @@ def test_checkpoints_without_a_config_are_refused_unless_told_otherwise(whole, c
 
 
 def test_the_sweep_tells_complete_runs_by_their_last_step(whole, tmp_path):
-    assert not sweeps.complete(tmp_path / 'nothing')
-    assert sweeps.complete(whole / NAME)
+    complete = lambda directory: sweeps.Run(directory, 'configs/default.py', tiny.FIELDS).complete()
+    assert not complete(tmp_path / 'nothing')
+    assert complete(whole / NAME)
     back_to(whole, tmp_path / 'runs', 20)  # as after SIGTERM, which exits with 0
-    assert not sweeps.complete(tmp_path / 'runs' / NAME)
+    assert not complete(tmp_path / 'runs' / NAME)
     shutil.rmtree(tmp_path / 'runs' / NAME / 'checkpoints')
-    assert not sweeps.complete(tmp_path / 'runs' / NAME)
+    assert not complete(tmp_path / 'runs' / NAME)
+
+
+def test_a_run_that_continues_another_is_compared_as_it_was_resolved(whole, tmp_path):
+    """`init.extend` is written into the encoding of the saved config; the sweep asks for it by its own name."""
+    fields = tiny.FIELDS | {'init.source': str(whole / NAME), 'init.extend': 'alibi_pi(factor=2.0)'}
+    config = tiny.config(tmp_path, init__source=fields['init.source'], init__extend=fields['init.extend'])
+    source = initial.open_initial(config.init.source, config.init.extend)
+    (tmp_path / 'tuned' / 'checkpoints' / str(STEPS)).mkdir(parents=True)
+    configs.save(configs.validate(initial.resolve(config, source)), tmp_path / 'tuned' / configs.FILE)
+    asked = lambda *more: sweeps.Run(tmp_path / 'tuned', 'configs/default.py', fields, more).differences()
+    assert asked() == []
+    (changed,) = asked('init.extend=alibi_pi(factor=4.0)')
+    assert changed.startswith('encoding: ') and 'factor=2.0' in changed and 'factor=4.0' in changed
 
 
 def test_a_mesh_that_does_not_divide_the_devices():

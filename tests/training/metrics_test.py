@@ -1,11 +1,13 @@
 """What is reported survives being cut off."""
 
 import json
+import re
 import struct
 
 import pytest
 
-from posenc_jax.training.metrics import FILE, MetricsLog, Progress, _duration, read_lines
+from posenc_jax.training.metrics import MetricsLog, Progress, _duration
+from posenc_jax.training.metrics_file import FILE, read_lines
 
 
 def test_resuming_drops_what_came_after(tmp_path):
@@ -33,10 +35,135 @@ def test_lines_are_on_disk_at_once(tmp_path):
         assert json.loads((tmp_path / FILE).read_text()) == {'step': 1, 'loss': 0.1}
 
 
-def test_a_broken_line_inside_is_an_error(tmp_path):
-    (tmp_path / FILE).write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
+@pytest.mark.parametrize(
+    'line, why',
+    [
+        ('nonsense', "is not JSON: 'nonsense'"),
+        ('\0' * 90, r"is not JSON: '\\x00"),
+        ('{"step": 1, "lo', 'is not JSON'),
+        ('[' * 10_000, 'is not JSON'),
+        ('null', 'is None, expected an object of numbers'),
+        ('3', 'is 3, expected an object'),
+        ('[1]', r'is \[1\], expected an object'),
+        ('{"loss": 2.0}', "has no step: {'loss': 2.0}"),
+        ('{"step": true}', 'has the step True, expected a whole number of at least 1'),
+        ('{"step": 2, "loss": "low"}', "has loss 'low', expected a number"),
+    ],
+)
+def test_a_damaged_line_is_an_error_that_says_where(tmp_path, line, why):
+    (tmp_path / FILE).write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match=f'{FILE}, line 2 {why}') as error:
+        read_lines(tmp_path / FILE)
+    assert '\n' not in str(error.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / FILE).write_bytes(b'{"step": 1}\n{"step": 2, "l\xffss": 1.0}\n')
     with pytest.raises(ValueError, match='line 2 is not JSON'):
         read_lines(tmp_path / FILE)
+
+
+def test_a_folder_in_its_place(tmp_path):
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(ValueError, match='is no file; expected the lines of metrics'):
+        MetricsLog(tmp_path, 3)
+
+
+def test_a_last_line_that_is_being_written_is_left_out(tmp_path):
+    (tmp_path / FILE).write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_lines(tmp_path / FILE) == [{'step': 1}]
+
+
+@pytest.fixture
+def forty(tmp_path):
+    """A run with a line every ten steps and at the first, and what its checkpoint of step 40 says of them."""
+    with MetricsLog(tmp_path, 0, every=10) as log:
+        for step in (1, 10, 20, 30, 40):
+            log.write(step, {'loss': 1 / step})
+        written = log.written
+        log.write(50, {'loss': 0.02})
+    return tmp_path / FILE, written
+
+
+def resumed(path, written):
+    with MetricsLog(path.parent, 40, written, 10) as log:
+        log.write(50, {'loss': 0.02})
+    return [line['step'] for line in read_lines(path)]
+
+
+@pytest.mark.parametrize('since', [True, False], ids=['', 'of a version that kept no digest'])
+@pytest.mark.parametrize('more', ['', '{"step": 60, "lo', '{"step": 60, "loss": 0.1}\n'])
+def test_a_killed_run_is_not_damaged(forty, capsys, more, since):
+    path, written = forty
+    whole = path.read_bytes()
+    path.write_bytes(whole + more.encode())
+    assert resumed(path, written if since else None) == [1, 10, 20, 30, 40, 50]
+    assert path.read_bytes() == whole and capsys.readouterr().out == ''
+    assert {p.name for p in path.parent.iterdir()} == {FILE, 'tensorboard'}
+
+
+def cut(lines):
+    return lines[:4] + [lines[4][:20]]
+
+
+DAMAGES = {
+    # name: (lines -> bytes or lines, steps kept, what is said)
+    'half a last line': (cut, [1, 10, 20, 30], "line 5 dropped: line 5 is not JSON: .*; there is no line of step 40"),
+    'emptied': (lambda lines: [], [], 'there is no line of steps 1 to 40'),
+    'deleted': (lambda lines: None, [], 'there is no line of steps 1 to 40'),
+    'zeroed': (lambda lines: b'\0' * 300, [], r"line 1 dropped: line 1 is not JSON: .*; there is no line of steps 1 to 40"),
+    'a number, null, no step': (
+        lambda lines: [lines[0], b'7\n', b'null\n', b'{"loss": 1}\n', lines[4]], [1, 40],
+        'lines 2 to 4 dropped: line 2 is 7, expected an object of numbers; there is no line of steps 10 to 30'),
+    'lines in the middle are gone': (lambda lines: [*lines[:1], *lines[3:]], [1, 30, 40], 'there is no line of steps 10 to 20'),
+    'a list': (lambda lines: [*lines[:5], b'[]\n', b'[]\n', *lines[5:]], [1, 10, 20, 30, 40], ''),
+    'one digit': (lambda lines: [lines[0].replace(b'1.0', b'1.5'), *lines[1:]], [1, 10, 20, 30, 40],
+                  'its 5 lines differ from the 5 that were written'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', DAMAGES)
+def test_damage_before_the_checkpoint_is_said_and_what_is_good_is_kept(forty, capsys, name):
+    path, written = forty
+    damage, kept, said = DAMAGES[name]
+    found = damage(path.read_bytes().splitlines(keepends=True))
+    if found is None:
+        path.unlink()
+    else:
+        path.write_bytes(found if isinstance(found, bytes) else b''.join(found))
+        found = path.read_bytes()
+    assert resumed(path, written) == [*kept, 50]
+    out = capsys.readouterr().out
+    aside = path.with_name(f'{FILE}.damaged')
+    if not said:
+        assert out == '' and not aside.exists()
+        return
+    then = f'; the file as it was is {aside}' if found else ''
+    assert re.fullmatch(f'{path}: {said}; the run goes on after step 40{then}\n', out), out
+    assert (aside.read_bytes() == found) if found else not aside.exists()
+    # What is there now is what the next checkpoint knows.
+    with MetricsLog(path.parent, 40, None, 10) as log:
+        again = log.written
+    capsys.readouterr()
+    assert resumed(path, again) == [*kept, 50] and capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('name, said', [('emptied', True), ('zeroed', True), ('half a last line', True), ('one digit', False)])
+def test_checkpoints_that_kept_no_digest_show_what_can_be_seen(forty, capsys, name, said):
+    path, _ = forty
+    found = DAMAGES[name][0](path.read_bytes().splitlines(keepends=True))
+    path.write_bytes(found if isinstance(found, bytes) else b''.join(found))
+    resumed(path, None)
+    assert bool(capsys.readouterr().out) == said
+
+
+def test_every_damaged_file_is_kept(forty):
+    path, written = forty
+    for number in range(3):
+        path.write_bytes(b'%d\n' % number)
+        resumed(path, written)
+    names = [f'{FILE}.damaged', f'{FILE}.damaged1', f'{FILE}.damaged2']
+    assert [(path.with_name(name)).read_bytes() for name in names] == [b'0\n', b'1\n', b'2\n']
 
 
 def scalars(path):

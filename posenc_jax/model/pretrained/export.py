@@ -18,6 +18,7 @@ from posenc_jax.rotation.frequencies.dynamic_ntk import DynamicNTK
 from posenc_jax.rotation.frequencies.llama3_rope import Llama3RoPE
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
 from posenc_jax.rotation.frequencies.ntk_aware import NTKAware, ntk_aware_base
+from posenc_jax.rotation.frequencies.p_rope import PRoPE
 from posenc_jax.rotation.frequencies.pi import PI
 from posenc_jax.rotation.frequencies.yarn import YaRN
 from posenc_jax.rotation.rope import Rotary
@@ -26,9 +27,13 @@ from posenc_jax.rotation.rope import Rotary
 def export_pretrained(model: Transformer, path: str | pathlib.Path, *, tokenizer: Any = None) -> pathlib.Path:
     """Writes `config.json` and `model.safetensors` (and `tokenizer.json`), which `transformers` and `load_pretrained` read.
 
-    A decoder with RMSNorm, SwiGLU and `rope()` (any base; plain, `pi`, `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope` or `longrope`
-    frequencies) becomes a Llama; one with LayerNorm and biases everywhere a GPT-2 if it has `learned_absolute()` and the tanh
-    form of gelu. An untied model's embedding scale is multiplied into the table.
+    A decoder with RMSNorm, SwiGLU and `rope()` (any base; plain, `pi`, `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope` or
+    `p_rope` frequencies) becomes a Llama; one with LayerNorm and biases everywhere a GPT-2 if it has `learned_absolute()` and
+    the tanh form of gelu. An untied model's embedding scale is multiplied into the table.
+
+    `max_position_embeddings` of a Llama is the extended length, `factor` times the trained one, of `pi`, `yarn`, `llama3_rope` and
+    `longrope`, and the trained length of the others: `dynamic_ntk` has no end, and a raised base does not say how far it
+    reaches. Where `factor * train_len` of `yarn` is no whole number, `transformers` says that the two lengths do not give it.
 
     Args:
       model: what to export.
@@ -97,8 +102,7 @@ def _config(model: Transformer) -> dict[str, Any]:
             'intermediate_size': cfg.mlp_width,
             'hidden_act': 'silu',
             'rms_norm_eps': cfg.epsilon,
-            'max_position_embeddings': cfg.train_len,
-            **_rope(parts[0]),
+            **_rope(parts[0], cfg.train_len),
             **shared,
         }
     if cfg.mlp == 'gelu' and cfg.norm == 'layernorm' and cfg.bias == 'all' and keys == ['learned_absolute'] and not cfg.parallel:
@@ -124,36 +128,45 @@ def _config(model: Transformer) -> dict[str, Any]:
     )
 
 
-def _rope(part: Rotary) -> dict[str, Any]:
+def _rope(part: Rotary, train_len: int) -> dict[str, Any]:
+    """What `scaling.rope_spec` and `scaling.trained_length` read as this encoding of a model trained at `train_len`."""
     if part.layout != 'half' or part.partial != 1.0:
         raise PretrainedError(f"Llama has rope in layout 'half' over whole heads, got {part.layout!r}, partial={part.partial}")
-    if part.freqs is None:
-        return {'rope_theta': part.base}
-    if isinstance(part.freqs, ABF):
-        return {'rope_theta': part.freqs.base}
-    if isinstance(part.freqs, NTKAware):
-        return {'rope_theta': ntk_aware_base(part.rotary_dim, part.base, part.freqs.factor)}
-    # The dynamic rule of transformers takes this for the trained length.
-    length = {'max_position_embeddings': part.freqs.train_len} if isinstance(part.freqs, DynamicNTK) else {}
-    return {'rope_theta': part.base, 'rope_scaling': _scaling(part.freqs), **length}
+    trained = {'max_position_embeddings': train_len}
+    match part.freqs:
+        case None:
+            return {'rope_theta': part.base, **trained}
+        case ABF():
+            return {'rope_theta': part.freqs.base, **trained}
+        case NTKAware():
+            return {'rope_theta': ntk_aware_base(part.rotary_dim, part.base, part.freqs.factor), **trained}
+    scaling = _scaling(part.freqs)
+    lengths = {'max_position_embeddings': round(scaling.get('factor', 1) * getattr(part.freqs, 'train_len', train_len))}
+    if isinstance(part.freqs, DynamicNTK):  # the rule of `transformers` takes this for the trained length
+        lengths = {'max_position_embeddings': part.freqs.train_len}
+    if isinstance(part.freqs, PI):  # whose scaling has no key for it there
+        lengths['original_max_position_embeddings'] = train_len
+    return {'rope_theta': part.base, 'rope_scaling': scaling, **lengths}
 
 
 def _scaling(freqs: Any) -> dict[str, Any]:
-    """What `scaling.rope_spec` reads as this rule."""
+    """A rule with the keys that `transformers` gives its type."""
     original = {'original_max_position_embeddings': getattr(freqs, 'train_len', None)}
     match freqs:
         case PI():
             return {'rope_type': 'linear', 'factor': freqs.factor}
         case DynamicNTK():
-            return {'rope_type': 'dynamic', 'factor': freqs.factor, **original}
+            return {'rope_type': 'dynamic', 'factor': freqs.factor}
         case YaRN(dynamic=False, ramp='index'):
-            names = ('beta_fast', 'beta_slow', 'truncate', 'attention_factor', 'mscale', 'mscale_all_dim')
-            given = {name: getattr(freqs, name) for name in names if getattr(freqs, name) is not None}
-            return {'rope_type': 'yarn', 'factor': freqs.factor, **original, **given}
+            names = ('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim')
+            given = {name: float(getattr(freqs, name)) for name in names if getattr(freqs, name) is not None}
+            return {'rope_type': 'yarn', 'factor': freqs.factor, **original, 'truncate': freqs.truncate, **given}
         case Llama3RoPE():
             borders = {'low_freq_factor': freqs.low_freq_factor, 'high_freq_factor': freqs.high_freq_factor}
             return {'rope_type': 'llama3', 'factor': freqs.factor, **original, **borders}
         case LongRoPE(dynamic=False, start=0, mode='length'):
             lists = {'long_factor': list(freqs.long), 'short_factor': list(freqs.long if freqs.short is None else freqs.short)}
             return {'rope_type': 'longrope', 'factor': freqs.factor, 'attention_factor': freqs.temperature, **original, **lists}
+        case PRoPE(keep='highest'):
+            return {'rope_type': 'proportional', 'partial_rotary_factor': freqs.p}
     raise PretrainedError(f'transformers has no such frequencies: rope(freqs={freqs})')

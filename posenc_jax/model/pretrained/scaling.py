@@ -119,6 +119,8 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
         freqs = f'llama3_rope({number("factor")}, {length}, {number("low_freq_factor")}, {number("high_freq_factor")})'
     elif kind == 'longrope':
         lists = [f'{ours}={tuple(map(float, need(theirs)))}' for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))]
+        if need('short_factor') == need('long_factor'):  # one list for every length, as `rope_freqs.weight` of a GGUF file is
+            lists.pop()
         if found.get('factor') is None and trained == config['max_position_embeddings']:
             raise PretrainedError(f"{where}: rope type {kind!r} lacks 'original_max_position_embeddings' or 'factor'")
         factor = found.get('factor') or config['max_position_embeddings'] / trained

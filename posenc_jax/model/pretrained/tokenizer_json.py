@@ -176,14 +176,14 @@ def _growth(part: Mapping[str, Any], where: object, field: str) -> float:
 
 def _check_template(part: Mapping[str, Any], where: object, field: str) -> None:
     """A text, once, and tokens around it that the template knows."""
-    known = {}
-    for name, token in part['special_tokens'].items():
+    known = part['special_tokens']
+    for name, token in known.items():
         place = f'{field}.special_tokens[{shown(name)}]'
         check(token, OBJECT, where, place)
         _check_fields(token, _TEMPLATE_TOKEN, where, place)
         if token['id'] != name or len(token['ids']) != len(token['tokens']) or not token['ids']:
             raise PretrainedError(f'{where}: {place} is {shown(token)}, expected that id, and an id for each of its tokens')
-        known[name] = token
+    listed = Kind("one of the template's special_tokens", lambda value: isinstance(value, str) and value in known)
     for side, texts in (('single', ['A']), ('pair', ['A', 'B'])):
         pieces, seen = part[side], []
         if len(pieces) > MOST_PARTS:
@@ -193,7 +193,7 @@ def _check_template(part: Mapping[str, Any], where: object, field: str) -> None:
             kind, inner = next(iter(check(piece, OBJECT, where, place).items()), (None, None))
             if kind not in ('Sequence', 'SpecialToken') or len(piece) != 1 or not isinstance(inner, dict):
                 raise PretrainedError(f"{where}: {place} is {shown(piece)}, expected a 'Sequence' or a 'SpecialToken'")
-            names = one_of('A', 'B') if kind == 'Sequence' else Kind("one of the template's special_tokens", known.__contains__)
+            names = one_of('A', 'B') if kind == 'Sequence' else listed
             _check_fields(inner, {'id': names, 'type_id': ID}, where, place)
             seen += [inner['id']] if kind == 'Sequence' else []
         if sorted(seen) != texts:
@@ -222,7 +222,8 @@ def _check_model(model: Mapping[str, Any], where: object) -> None:
         return
     seen: dict[int, str] = {}
     for token, i in model['vocab'].items():
-        check(i, ID, where, f'model.vocab[{shown(token)}]')
+        if not ID.holds(i):
+            raise PretrainedError(f'{where}: model.vocab[{shown(token)}]={shown(i)}, expected {ID.says}')
         if (other := seen.setdefault(i, token)) is not token:
             raise PretrainedError(f'{where}: model.vocab[{shown(token)}]={i}, expected an id of its own: it is that of {shown(other)}')
     if kind == 'BPE':

@@ -4,9 +4,9 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Num
 
+from posenc_jax.core.double import Double, root_powers
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
@@ -15,8 +15,8 @@ from posenc_jax.rotation.rope import rope_frequencies
 
 def dynamic_ntk_frequencies(
     rotary_dim: int, base: float, length: Num[Array, '...'], *, train_len: int, factor: float = 1.0
-) -> Float[Array, '... F']:
-    """`theta_t r^(-2t/(D-2))`, `r = max(1, f l / L - (f - 1))`: the frequencies of base `b r^(D/(D-2))`, float32.
+) -> Double:
+    """`theta_t r^(-2t/(D-2))`, `r = max(1, f l / L - (f - 1))`: the frequencies of base `b r^(D/(D-2))`, [..., D/2].
 
     Args:
       rotary_dim: D, at least 4.
@@ -29,18 +29,16 @@ def dynamic_ntk_frequencies(
       ValueError: a factor below 1, a train_len that is no positive integer, a width below 4.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> print(dynamic_ntk_frequencies(4, 10000.0, jnp.array(16), train_len=8, factor=2.0))
+      >>> import jax.numpy as jnp, numpy as np
+      >>> print(np.asarray(dynamic_ntk_frequencies(4, 10000.0, jnp.array(16), train_len=8, factor=2.0)))
       [1.         0.00333333]
     """
     if rotary_dim < 4:
         raise ValueError(f'dynamic_ntk needs a rotary width of at least 4, got {rotary_dim}')
     check_factor('dynamic_ntk', factor), check_train_len('dynamic_ntk', train_len)
-    theta = rope_frequencies(rotary_dim, base).astype(np.float32)
-    exponent = (-np.arange(0, rotary_dim, 2) / (rotary_dim - 2)).astype(np.float32)
     # From the excess over the trained length: an integer, so that l = L gives exactly 1.
-    ratio = 1.0 + factor * jnp.maximum(length - train_len, 0).astype(jnp.float32) / train_len
-    return theta * jnp.exp(exponent * jnp.log(ratio)[..., None])
+    ratio = 1.0 + Double.of(jnp.maximum(length - train_len, 0)) * (factor / train_len)
+    return rope_frequencies(rotary_dim, base) * root_powers(ratio, rotary_dim // 2 - 1)
 
 
 @register(
@@ -80,8 +78,8 @@ class DynamicNTK:
     Reference: Peng, Quesnelle, Fan, Shippole, arXiv 2309.00071.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> print(DynamicNTK(train_len=8)(4, 10000.0, jnp.array([8, 16]))[0])
+      >>> import jax.numpy as jnp, numpy as np
+      >>> print(np.asarray(DynamicNTK(train_len=8)(4, 10000.0, jnp.array([8, 16]))[0]))
       [[1.    0.01 ]
        [1.    0.005]]
     """

@@ -15,10 +15,10 @@ from posenc_jax.rotation.rope import rope_frequencies
 def giraffe_frequencies(
     rotary_dim: int, base: float, *, factor: float = 1.0, power: float = 0.0, truncate: int | None = None
 ) -> np.ndarray:
-    """`theta_t / s (1 - 2t/D)^k`, then truncated by how often a plane turns in `truncate` positions, float64.
+    """`x_t = theta_t / s (1 - 2t/D)^k`, then truncated by how often a plane turns in `truncate` positions, float64.
 
-    With T = `truncate` and c = 2 pi / T: planes of theta_t >= c keep their frequency, those of c/8 <= theta_t < c get the
-    constant c/16, slower ones get 0. Thresholds look at the unscaled theta_t.
+    With T = `truncate` and c = 2 pi / T: planes of x_t >= c keep x_t, those of c/8 <= x_t < c get the constant c/16, slower
+    ones get 0.
 
     Args:
       rotary_dim, base: D, b.
@@ -37,11 +37,11 @@ def giraffe_frequencies(
     if not (math.isfinite(power) and power >= 0):
         raise ValueError(f'giraffe: power must be at least 0, got {power}')
     theta = rope_frequencies(rotary_dim, base)
-    scaled = theta / factor * (1.0 - np.arange(0, rotary_dim, 2) / rotary_dim) ** power
+    bent = theta / factor * (1.0 - np.arange(0, rotary_dim, 2) / rotary_dim) ** power
     if truncate is None:
-        return scaled
+        return bent
     cut = 2 * math.pi / check_train_len('giraffe', truncate)
-    return np.where(theta >= cut, scaled, np.where(theta >= cut / 8, cut / 16, 0.0))
+    return np.where(bent >= cut, bent, np.where(bent >= cut / 8, cut / 16, 0.0))
 
 
 @register(
@@ -52,7 +52,7 @@ def giraffe_frequencies(
         title='Giraffe: Adventures in Expanding Context Lengths in LLMs',
         arxiv='2308.10882',
         door='project',
-        equation="theta'_t = theta_t/s (1 - 2t/D)^k; with c = 2 pi/L: kept if theta_t >= c, c/16 if >= c/8, else 0",
+        equation="x_t = theta_t/s (1 - 2t/D)^k; with c = 2 pi/L: theta'_t = x_t if x_t >= c, c/16 if x_t >= c/8, else 0",
         source='abacusai/Long-Context',
         authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and Sundararajan, Arvind and Naidu, Siddartha',
         year=2023,
@@ -65,9 +65,9 @@ def giraffe_frequencies(
 class Giraffe:
     """Scales rotary frequencies linearly, bends them by a power, or truncates those that never completed a turn.
 
-    `theta'_t = theta_t / s (1 - 2t/D)^k`; `truncated` then keeps planes that turn at least once in the trained length,
-    gives the next ones one slow constant and stops the rest. Differs from the paper: nothing; the three apply in the order
-    linear, power, truncation. The fourth variant, random positions, is `giraffe_random`.
+    `theta'_t = theta_t / s (1 - 2t/D)^k`; `truncated` then keeps planes that, so scaled and bent, turn at least once in the
+    trained length, gives the next ones one slow constant and stops the rest. Differs from the paper: nothing; the three apply
+    in the order linear, power, truncation, as in the released code. The fourth variant, random positions, is `giraffe_random`.
 
     Args:
       factor: s, linear scaling (the sheet's `giraffe_linear`, equal to `pi`); 4 and 16 in the paper.

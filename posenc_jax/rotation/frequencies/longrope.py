@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from posenc_jax.core.double import Double, choose
 from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
@@ -148,9 +149,9 @@ class LongRoPE:
         if not self.uses_length:
             return theta / (np.asarray(self.short) if self.mode == 'short' else long), self.temperature
         short = np.ones_like(long) if self.short is None else np.asarray(self.short)
-        excess = jnp.maximum(length - self.train_len, 0)[..., None].astype(jnp.float32)
-        grown = long.astype(np.float32)
-        if self.dynamic:
-            grown = 1.0 + (grown - 1.0) * excess / (self.train_len * (self.factor - 1.0))
-        inv_freq = jnp.where(excess > 0, theta.astype(np.float32) / grown, (theta / short).astype(np.float32))
+        longer = Double.of(theta / long)
+        if self.dynamic:  # theta / (1 + (lambda - 1) y), in a form where a huge lambda overflows nothing
+            grown = Double.of(jnp.maximum(length - self.train_len, 0))[..., None] / (self.train_len * (self.factor - 1.0))
+            longer = longer / (1.0 / long + (1.0 - 1.0 / long) * grown)
+        inv_freq = choose((length > self.train_len)[..., None], longer, Double.of(theta / short))
         return inv_freq, jnp.full(length.shape, self.temperature, jnp.float32)

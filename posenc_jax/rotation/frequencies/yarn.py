@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from posenc_jax.core.double import Double
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
@@ -87,14 +88,14 @@ def yarn_ramp(
 def yarn_frequencies(
     rotary_dim: int,
     base: float,
-    factor: float | Float[Array, '...'],
+    factor: float | Double,
     train_len: int,
     *,
     beta_fast: float = 32.0,
     beta_slow: float = 1.0,
     truncate: bool = True,
     ramp: Ramp = 'index',
-) -> np.ndarray | Float[Array, '... F']:
+) -> np.ndarray | Double:
     """`theta_t ((1 - ramp_t) + ramp_t / s)`, float64: planes that turn often are kept, those that turn rarely interpolated.
 
     `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`; lo and hi are the planes that turn `beta_fast` and `beta_slow` times in
@@ -102,7 +103,7 @@ def yarn_frequencies(
 
     Args:
       rotary_dim, base: D, b.
-      factor: s, at least 1; of an array, which is not checked, the result has the shape [..., D/2] in float32.
+      factor: s, at least 1; of a `Double` [...], which is not checked, the result is one [..., D/2].
       train_len: L.
       beta_fast, beta_slow: rotations within L above which a plane is kept, below which it is interpolated by s.
       truncate: whether lo is rounded down and hi up, as in the released code.
@@ -115,13 +116,13 @@ def yarn_frequencies(
       >>> (yarn_frequencies(16, 10000.0, 4.0, 64) / yarn_frequencies(16, 10000.0, 1.0, 64)).round(2).tolist()
       [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
-    current = isinstance(factor, jax.Array)
+    current = isinstance(factor, Double)
     check_factor('yarn', 1.0 if current else factor)
     theta = rope_frequencies(rotary_dim, base)
     betas = dict(beta_fast=beta_fast, beta_slow=beta_slow)
     interpolated = yarn_ramp(np.arange(rotary_dim // 2), rotary_dim, base, train_len, truncate=truncate, ramp=ramp, **betas)
     if current:  # in a form that gives theta itself where s = 1
-        return theta.astype(np.float32) * (1.0 - interpolated.astype(np.float32) * (1.0 - 1.0 / factor[..., None]))
+        return theta * (1.0 - interpolated * (1.0 - 1.0 / factor[..., None]))
     return theta * (1.0 - interpolated) + theta / factor * interpolated
 
 
@@ -202,7 +203,7 @@ class YaRN:
         if not self.dynamic:
             return self._rule(rotary_dim, base, self.factor)
         # From the excess over the trained length: an integer, so that l = L gives exactly 1.
-        return self._rule(rotary_dim, base, 1.0 + jnp.maximum(length - self.train_len, 0).astype(jnp.float32) / self.train_len)
+        return self._rule(rotary_dim, base, 1.0 + Double.of(jnp.maximum(length - self.train_len, 0)) * (1.0 / self.train_len))
 
     def _rule(self, rotary_dim, base, factor):
         inv_freq = yarn_frequencies(
@@ -215,4 +216,5 @@ class YaRN:
             truncate=self.truncate,
             ramp=self.ramp,
         )
-        return inv_freq, yarn_temperature(factor, self.attention_factor, self.mscale, self.mscale_all_dim)
+        single = factor.high if isinstance(factor, Double) else factor
+        return inv_freq, yarn_temperature(single, self.attention_factor, self.mscale, self.mscale_all_dim)

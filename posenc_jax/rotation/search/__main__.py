@@ -53,6 +53,8 @@ from posenc_jax.rotation.rope import Rotary, rope_frequencies
 from posenc_jax.rotation.search.evolution import (
     STARTS, VARIANTS, Genome, Objective, Sizes, Space, State, advance, begin, initial_genomes, short_genomes,
 )  # fmt: skip
+from posenc_jax.training.json_file import listed
+from posenc_jax.training.lock import hold
 from posenc_jax.training.metrics import LiveLine
 
 _DECIDED = ('extend', 'eval.lengths', 'eval.split', 'eval.protocols')  # by the search
@@ -319,8 +321,8 @@ def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, di
     changed = [f'{name}: {stored.get(name)!r} there, {asked[name]!r} here' for name in differs]
     if changed:
         raise SettingsChangedError(
-            f'{path} is of a search with other arguments:\n  ' + '\n  '.join(changed) + '\ngive the arguments it was begun '
-            'with to continue it, or another --out'
+            f'{path} is of a search with other arguments: {listed(changed)}; give the arguments it was begun with to continue it, '
+            'or another --out'
         )
     return state, fields
 
@@ -436,6 +438,7 @@ def search(
 
     Raises:
       SettingsChangedError: the file belongs to a search with other arguments.
+      HeldError: another process writes it.
       ValueError: anything else that is wrong with the arguments, the model or the text.
       FileNotFoundError: no such run.
     """
@@ -465,12 +468,14 @@ def search(
         rule=_factors(part), **dataclasses.asdict(sizes), probability=probability, documents=documents, seed=seed,
         variant=variant, overrides=overrides,
     )  # fmt: skip
-    state, fields = read(path, asked)
-    model, step = job.load()
-    asked['step'] = step
-    if state is not None:
-        read(path, asked)  # the run may have been trained further
-    if 'exact' not in fields:
+    with hold(path.with_name(path.name + '.lock'), f'{path} is being searched', 'choose another --out'):
+        state, fields = read(path, asked)
+        model, step = job.load()
+        asked['step'] = step
+        if state is not None:
+            read(path, asked)  # the run may have been trained further
+        if 'exact' in fields:
+            return path
         rows = min(job.rows(length), documents)  # a batch is filled up
         if any(list(factors or ()) != sorted(factors or ()) for factors in (now.long, now.short)):
             print(f'{run}: its factors descend in places; those searched ascend, so that products may descend where they do')

@@ -1,7 +1,7 @@
 """Addition of two numbers, digit by digit: `$303+7737=0408$`."""
 
 import dataclasses
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
@@ -10,7 +10,7 @@ from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.arithmetic.digits import random_numbers, written
 from posenc_jax.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.tasks.arithmetic.scratchpad import recursive_scratchpad, scratchpad_width
-from posenc_jax.tasks.coupling import coupled_addition_ids, plain_ids
+from posenc_jax.tasks.coupling import IDS, Ids, coupled_addition_ids, supplied_ids
 from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
 
 SYMBOLS = '0123456789+=$_'
@@ -37,8 +37,8 @@ class Addition(Task):
     Args:
       reverse_output: write the sum least significant digit first.
       zero_pad: pad both operands to m digits, the longer one's, and the sum to m + 1.
-      ids: position ids that the task supplies: 'none', 'plain' (1, 2, ...) or 'coupled', all with start 1; a random
-        start is the encoding's business.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', all with start 1; a
+        random start is the encoding's business.
       equal_length: both operands have the same number of digits.
       reverse_operands: write the operands least significant digit first.
       index_hints: size of an ordered alphabet of which one symbol stands before every digit, also in the sum, the same for
@@ -47,8 +47,8 @@ class Addition(Task):
 
     Raises:
       SpecError: unknown `ids`; coupled ids for a sum that is neither reversed nor padded: the significance of its
-        first digit, hence its id, is not known before the sum is; ids, hints or reversed operands with what they do not
-        go with. At sampling, numbers with more digits than there are hints.
+        first digit, hence its id, is not known before the sum is; coupled ids with hints or a scratchpad, a scratchpad
+        with hints or reversed operands. At sampling, numbers with more digits than there are hints.
 
     Example:
       task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
@@ -58,14 +58,14 @@ class Addition(Task):
 
     reverse_output: bool = False
     zero_pad: bool = False
-    ids: Literal['none', 'plain', 'coupled'] = 'none'
+    ids: Ids = 'none'
     equal_length: bool = False
     reverse_operands: bool = False
     index_hints: int = 0
     scratchpad: bool = False
 
     def __post_init__(self):
-        check_choice('ids', self.ids, ('none', 'plain', 'coupled'))
+        check_choice('ids', self.ids, IDS)
         if self.ids == 'coupled' and not (self.reverse_output or self.zero_pad):
             raise SpecError(
                 "addition(ids='coupled') needs reverse_output=True or zero_pad=True: otherwise the id of the first "
@@ -73,7 +73,7 @@ class Addition(Task):
             )
         if self.index_hints < 0 or self.index_hints == 1:
             raise SpecError(f'index_hints is a number of symbols, at least 2, or 0 for none, got {self.index_hints}')
-        for name in ('reverse_operands', 'index_hints', 'scratchpad'):
+        for name in ('index_hints', 'scratchpad'):
             if self.ids == 'coupled' and getattr(self, name):
                 raise SpecError(f"addition(ids='coupled') has no ids for {name}={getattr(self, name)}; leave one out")
         for name in ('reverse_operands', 'index_hints'):
@@ -115,13 +115,9 @@ class Addition(Task):
         steps = recursive_scratchpad(a, a_count, b, b_count, PLUS, COMMA, SEMICOLON) if self.scratchpad else []
         whole = [dollar, of_a, plus, of_b, equals, *steps, of_c, dollar]
         sequence, ends = join_ragged(whole, width + 1, PADDING)
-        positions = None
-        if self.ids == 'plain':
-            positions = plain_ids(ends, width=sequence.shape[1])
-        elif self.ids == 'coupled':
-            positions = coupled_addition_ids(
-                a_count, b_count, c_count, reverse_output=self.reverse_output, width=sequence.shape[1]
-            )
+        order = dict(reverse_operands=self.reverse_operands, reverse_output=self.reverse_output)
+        coupled = partial(coupled_addition_ids, a_count, b_count, c_count, **order)
+        positions = supplied_ids(self.ids, ends, sequence.shape[1], coupled)
         return next_token_batch(sequence, ends, of_a[1] + of_b[1] + 3, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

@@ -32,7 +32,7 @@ def length_gen_recipe(
       reverse: numbers with the least significant digit first; False writes them as people do.
       index_hints: size of the ordered alphabet of hints; 0 leaves them out.
       spaces: how many spaces may stand before a character in training; 0 leaves them out.
-      ids: 'plain' hands over the ids 1, 2, ... of each row, 'none' nothing.
+      ids: 'plain' hands over the ids of each row (`$` 0, then 1, 2, ...), 'none' nothing.
       equal_length: both operands have the same number of digits.
 
     Raises:

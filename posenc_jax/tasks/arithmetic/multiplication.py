@@ -1,14 +1,14 @@
 """Multiplication of two numbers, digit by digit: `$15*36=0450$`."""
 
 import dataclasses
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.arithmetic.digits import random_numbers, written
-from posenc_jax.tasks.coupling import coupled_multiplication_ids, plain_ids
+from posenc_jax.tasks.coupling import IDS, Ids, coupled_multiplication_ids, supplied_ids
 from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
 
 SYMBOLS = '0123456789*=$_'
@@ -30,7 +30,7 @@ class Multiplication(Task):
       pad_product: zero-pad the product to as many digits as both operands have together, as written.
       digits: zero-pad both operands to this many digits; 0 writes them as they are.
       second: digits of the second operand; 0 draws them as those of the first.
-      ids: position ids that the task supplies: 'none', 'plain' (1, 2, ...) or 'coupled', all with start 1.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', all with start 1.
 
     Raises:
       SpecError: unknown `ids`, negative numbers, or coupled ids for a product that is not padded and reversed. At sampling,
@@ -46,10 +46,10 @@ class Multiplication(Task):
     pad_product: bool = False
     digits: int = 0
     second: int = 0
-    ids: Literal['none', 'plain', 'coupled'] = 'none'
+    ids: Ids = 'none'
 
     def __post_init__(self):
-        check_choice('ids', self.ids, ('none', 'plain', 'coupled'))
+        check_choice('ids', self.ids, IDS)
         for name in ('digits', 'second'):
             if getattr(self, name) < 0:
                 raise SpecError(f'multiplication {name} must be at least 1, or 0 for none, got {getattr(self, name)}')
@@ -88,11 +88,7 @@ class Multiplication(Task):
         times, equals, dollar = (one_token(token, batch) for token in (TIMES, EQUALS, BOUNDARY))
         operands = [dollar, (written(a, a_count), a_count), times, (written(b, b_count), b_count), equals]
         sequence, ends = join_ragged([*operands, (answer, c_count), dollar], self.width(length) + 1, PADDING)
-        positions = None
-        if self.ids == 'plain':
-            positions = plain_ids(ends, width=sequence.shape[1])
-        elif self.ids == 'coupled':
-            positions = coupled_multiplication_ids(a_count, b_count, width=sequence.shape[1])
+        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(coupled_multiplication_ids, a_count, b_count))
         return next_token_batch(sequence, ends, a_count + b_count + 3, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

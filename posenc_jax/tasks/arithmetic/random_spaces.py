@@ -107,7 +107,7 @@ class RandomSpaces(Task):
         gaps = rng.choice(self.most + 1, inner['tokens'].shape, p=chance / chance.sum())
         out, ends = spread(inner, gaps, self.task.vocab_size, self.width(length))
         if 'positions' in inner:
-            out['positions'] = plain_ids(ends, width=out['tokens'].shape[1] + 1)[:, :-1]
+            out['positions'] = plain_ids(ends - 2, width=out['tokens'].shape[1] + 1)[:, :-1]
         return out
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

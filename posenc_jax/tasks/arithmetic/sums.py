@@ -1,7 +1,7 @@
 """Addition of several numbers: `$017+008+099=421$`, the sum reversed."""
 
 import dataclasses
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
@@ -9,7 +9,7 @@ from jaxtyping import Int
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.arithmetic.addition import BOUNDARY, EQUALS, PADDING, PLUS, SYMBOLS
 from posenc_jax.tasks.arithmetic.digits import random_numbers, written
-from posenc_jax.tasks.coupling import coupled_sum_ids, plain_ids
+from posenc_jax.tasks.coupling import IDS, Ids, coupled_sum_ids, supplied_ids
 from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
 
 
@@ -24,7 +24,7 @@ class Sums(Task):
 
     Args:
       operands: k.
-      ids: position ids that the task supplies: 'none', 'plain' (1, 2, ...) or 'coupled', all with start 1.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', all with start 1.
 
     Raises:
       SpecError: fewer than two operands, or unknown `ids`.
@@ -36,10 +36,10 @@ class Sums(Task):
     """
 
     operands: int = 3
-    ids: Literal['none', 'plain', 'coupled'] = 'none'
+    ids: Ids = 'none'
 
     def __post_init__(self):
-        check_choice('ids', self.ids, ('none', 'plain', 'coupled'))
+        check_choice('ids', self.ids, IDS)
         if self.operands < 2:
             raise SpecError(f'sums needs at least 2 operands, got {self.operands}')
 
@@ -73,11 +73,7 @@ class Sums(Task):
         signs = [dollar, *[plus] * (self.operands - 1)]
         pieces = [piece for sign, number in zip(signs, numbers) for piece in (sign, (written(number, padded), padded))]
         sequence, ends = join_ragged([*pieces, equals, (total, padded), dollar], self.width(length) + 1, PADDING)
-        positions = None
-        if self.ids == 'plain':
-            positions = plain_ids(ends, width=sequence.shape[1])
-        elif self.ids == 'coupled':
-            positions = coupled_sum_ids(padded, self.operands, width=sequence.shape[1])
+        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(coupled_sum_ids, padded, self.operands))
         return next_token_batch(sequence, ends, self.operands * (padded + 1) + 1, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

@@ -2,13 +2,13 @@
 
 import abc
 import dataclasses
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.core.registry import SpecError, check_choice
-from posenc_jax.tasks.coupling import plain_ids
+from posenc_jax.tasks.coupling import IDS, Ids, supplied_ids
 from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
 
 
@@ -18,16 +18,16 @@ class Transduction(Task):
 
     Args:
       symbols: size of the alphabet; symbols are drawn with replacement.
-      ids: position ids that the task supplies: 'none', 'plain' (1, 2, ...) or 'coupled'.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled'.
     """
 
     symbols: int = 10
-    ids: Literal['none', 'plain', 'coupled'] = 'none'
+    ids: Ids = 'none'
 
     def __post_init__(self):
         if self.symbols < 1:
             raise SpecError(f'symbols must be at least 1, got {self.symbols}')
-        check_choice('ids', self.ids, ('none', 'plain', 'coupled'))
+        check_choice('ids', self.ids, IDS)
 
     @property
     def vocab_size(self) -> int:
@@ -52,11 +52,7 @@ class Transduction(Task):
         dollar = one_token(boundary, batch)
         pieces = [dollar, (x, count), one_token(equals, batch), (self.answer(x, count), count), dollar]
         sequence, ends = join_ragged(pieces, self.width(length) + 1, padding)
-        positions = None
-        if self.ids == 'plain':
-            positions = plain_ids(ends, width=sequence.shape[1])
-        elif self.ids == 'coupled':
-            positions = self.coupled_ids(count, sequence.shape[1])
+        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(self.coupled_ids, count))
         return next_token_batch(sequence, ends, count + 2, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

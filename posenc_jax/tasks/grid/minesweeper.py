@@ -1,13 +1,13 @@
 """Minesweeper generator: from where the mines are to how many neighbours of every cell hold one."""
 
 import dataclasses
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from posenc_jax.core.registry import SpecError, check_choice, register
-from posenc_jax.tasks.coupling import coupled_grid_ids, plain_ids
+from posenc_jax.tasks.coupling import IDS, Ids, coupled_grid_ids, supplied_ids
 from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
 
 SYMBOLS = '012345678*.=$_'
@@ -26,8 +26,8 @@ class Minesweeper(Task):
 
     Args:
       mines: probability that a cell holds one; the paper's is not known to us, and this is ours.
-      ids: position ids that the task supplies: 'none', 'plain' (1, 2, ...) or 'coupled', which have two components; a random
-        start is the encoding's business, `position_coupling(components=2)`.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', which have two
+        components; a random start is the encoding's business, `position_coupling(components=2)`.
 
     Raises:
       SpecError: a probability outside 0 .. 1, or unknown `ids`.
@@ -39,10 +39,10 @@ class Minesweeper(Task):
     """
 
     mines: float = 0.2
-    ids: Literal['none', 'plain', 'coupled'] = 'none'
+    ids: Ids = 'none'
 
     def __post_init__(self):
-        check_choice('ids', self.ids, ('none', 'plain', 'coupled'))
+        check_choice('ids', self.ids, IDS)
         if not 0 <= self.mines <= 1:
             raise SpecError(f'mines is a probability, 0 to 1, got {self.mines}; nearest: {min(max(self.mines, 0), 1)}')
 
@@ -65,11 +65,7 @@ class Minesweeper(Task):
         dollar = one_token(BOUNDARY, batch)
         pieces = [dollar, flat(question), one_token(EQUALS, batch), flat(answer), dollar]
         sequence, ends = join_ragged(pieces, self.width(length) + 1, PADDING)
-        positions = None
-        if self.ids == 'plain':
-            positions = plain_ids(ends, width=sequence.shape[1])
-        elif self.ids == 'coupled':
-            positions = coupled_grid_ids(columns, rows, width=sequence.shape[1])
+        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(coupled_grid_ids, columns, rows))
         return next_token_batch(sequence, ends, count + 2, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

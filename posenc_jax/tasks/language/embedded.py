@@ -8,6 +8,7 @@ import importlib
 import logging
 import pathlib
 import platform
+import sys
 import sysconfig
 from collections.abc import Callable
 
@@ -69,10 +70,16 @@ def pydoc_topics() -> dict[str, bytes]:
 
 
 def stdlib_code() -> dict[str, bytes]:
-    """Relative path -> source of the standard library, without tests; empty where there are no sources."""
+    """Relative path -> source of the standard library, without tests; empty where there are no sources.
+
+    Only modules and packages that Python itself counts to its library are read (`sys.stdlib_module_names`, the same on every
+    platform). So what was written when this Python was built or installed is left out: `_sysconfigdata_*.py`, which says how,
+    `config-*/`, `sitecustomize.py`, and whatever a distribution adds.
+    """
     root = pathlib.Path(sysconfig.get_paths()['stdlib'])
     names = sorted(path.relative_to(root) for path in root.rglob('*.py'))
-    kept = [n for n in names if not any(part in SKIPPED or part.startswith('test') for part in n.parts)]
+    ours = [n for n in names if n.parts[0].removesuffix('.py') in sys.stdlib_module_names]
+    kept = [n for n in ours if not any(part in SKIPPED or part.startswith('test') for part in n.parts)]
     return {name.as_posix(): (root / name).read_bytes() for name in kept}
 
 

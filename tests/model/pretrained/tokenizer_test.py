@@ -71,6 +71,7 @@ GROW = replace({'Regex': ''}, 'x' * 100)
         ({'normalizer': precompiled(b'\4\0\0\0' + bytes(4))}, 'precompiled_charsmap is damaged: its trie points to unit 255 of 1'),
         ({'pre_tokenizer': {'type': 'FixedLength', 'length': 0}}, 'pre_tokenizer.length=0, expected a whole number from 1'),
         ({'post_processor': template(S)}, r"post_processor.single\[0\].id='<s>', expected one of the template's special_tokens"),
+        ({'post_processor': template({'SpecialToken': {'id': {}, 'type_id': 0}})}, r"post_processor.single\[0\].id={}, expected one of the template"),
         ({'post_processor': template({'Sequence': {'id': 'B', 'type_id': 0}})}, r"post_processor.single holds the texts \['B'\], expected each of \['A'\] once"),
         ({'post_processor': template()}, r'post_processor.single holds the texts \[\], expected each'),
         ({'post_processor': template(A, A)}, r"post_processor.single holds the texts \['A', 'A'\], expected each"),

@@ -1,0 +1,75 @@
+"""A gated recurrent unit with both of its biases, and its run along a padded sequence."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+
+def uniform(rngs: nnx.Rngs, bound: float, *shape: int) -> nnx.Param:
+    """A parameter drawn from U(-bound, bound), float32."""
+    return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
+
+
+def gru_update(from_x: Float[Array, '... 3H'], from_h: Float[Array, '... 3H'], h: Float[Array, '... H']) -> Float[Array, '... H']:
+    """`(1 - z) n + z h`, `r = sigmoid(x_r + h_r)`, `z = sigmoid(x_z + h_z)`, `n = tanh(x_n + r h_n)`.
+
+    Args:
+      from_x: `W_x x + b_x`, the parts r, z, n one after the other.
+      from_h: `W_h h + b_h`, likewise: its bias stands inside the product with r, and cannot be added to that of x.
+      h: the state before.
+
+    Example:
+      >>> gru_update(jnp.array([9.0, -99.0, 0.0]), jnp.array([0.0, 0.0, 9.0]), jnp.array([0.5])).round(3).tolist()
+      [1.0]
+    """
+    x_r, x_z, x_n = jnp.split(from_x, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(from_h, 3, axis=-1)
+    z = jax.nn.sigmoid(x_z + h_z)
+    return (1 - z) * jnp.tanh(x_n + jax.nn.sigmoid(x_r + h_r) * h_n) + z * h
+
+
+class GRU(nnx.Module):
+    """`gru_update` with its variables, as torch.nn.GRU has them; `nnx.GRUCell` lacks the bias of the state.
+
+    Weights and biases are drawn from `U(-1/sqrt(H), 1/sqrt(H))`.
+
+    Args:
+      inputs, features: widths of x and of the state, H.
+      rngs: draws the parameters.
+
+    Example:
+      >>> GRU(2, 3, rngs=nnx.Rngs(0))(jnp.zeros((5, 3)), jnp.ones((5, 2))).shape
+      (5, 3)
+    """
+
+    def __init__(self, inputs: int, features: int, *, rngs: nnx.Rngs):
+        draw = lambda *shape: uniform(rngs, features**-0.5, *shape)
+        self.w_x, self.w_h = draw(inputs, 3 * features), draw(features, 3 * features)
+        self.b_x, self.b_h = draw(3 * features), draw(3 * features)
+        self.features = features
+
+    def __call__(self, h: Float[Array, '... H'], x: Float[Array, '... I']) -> Float[Array, '... H']:
+        """The state after one input."""
+        return gru_update(x @ self.w_x[...] + self.b_x[...], h @ self.w_h[...] + self.b_h[...], h)
+
+    def run(
+        self, x: Float[Array, 'B S I'], valid: Bool[Array, 'B S'], *, reverse: bool = False
+    ) -> tuple[Float[Array, 'B S H'], Float[Array, 'B H']]:
+        """States from zero along the valid rows, zero at the others, and the last state that was reached.
+
+        Example:
+          >>> states, last = GRU(2, 3, rngs=nnx.Rngs(0)).run(jnp.ones((1, 4, 2)), jnp.arange(4)[None] < 2)
+          >>> states.shape, bool((states[:, 1] == last).all()), bool((states[:, 2:] == 0).all())
+          ((1, 4, 3), True, True)
+        """
+        w, b = self.w_h[...], self.b_h[...]  # what the scan closes over are arrays
+
+        def step(h, row):
+            from_x, valid = row
+            h = jnp.where(valid[:, None], gru_update(from_x, h @ w + b, h), h)
+            return h, jnp.where(valid[:, None], h, 0)
+
+        rows = jnp.swapaxes(x @ self.w_x[...] + self.b_x[...], 0, 1)
+        last, states = jax.lax.scan(step, jnp.zeros((len(x), self.features), x.dtype), (rows, valid.T), reverse=reverse)
+        return jnp.swapaxes(states, 0, 1), last

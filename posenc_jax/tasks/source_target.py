@@ -1,0 +1,146 @@
+"""Pairs of a source and a target that tell ways of stepping through a source apart: copies, repeats, and lookup tables."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Words = list[str]
+Pair = tuple[Words, Words]
+
+END = '<eos>'
+DIGITS = tuple('0123456789')
+STRINGS = tuple(f'{number:03b}' for number in range(8))
+TABLES = tuple(f't{number}' for number in range(1, 9))
+ALONE = 2  # so many tables, the last ones, are asked for alone and never composed
+# Each table is one bijection of the strings, the same in every sample.
+BIJECTIONS = {
+    table: dict(zip(STRINGS, np.random.default_rng([9, number]).permutation(STRINGS).tolist()))
+    for number, table in enumerate(TABLES)
+}
+
+
+def times(digit: str) -> int:
+    """How often recopying writes a digit: 0 to 3 once, 4 to 6 three times, 7 to 9 five times.
+
+    Example:
+      >>> [times(digit) for digit in '3467']
+      [1, 3, 3, 5]
+    """
+    return 1 if digit <= '3' else 3 if digit <= '6' else 5
+
+
+def repeated(x: Sequence[str], counts: Sequence[int]) -> Words:
+    """Each word as often as its count says.
+
+    Example:
+      >>> repeated(['2', '5'], [1, 3])
+      ['2', '5', '5', '5']
+    """
+    return [word for word, count in zip(x, counts, strict=True) for _ in range(count)]
+
+
+def _recopied(x):
+    return repeated(x, [times(digit) for digit in x])
+
+
+def deduped(x: Sequence[str], counts: Sequence[int]) -> Pair:
+    """A source with each digit repeated, and its runs collapsed: neighbours that are equal merge.
+
+    Example:
+      >>> deduped(['4', '4', '1'], [3, 1, 1])
+      (['4', '4', '4', '4', '1', '<eos>'], ['4', '1', '<eos>'])
+    """
+    runs = [digit for place, digit in enumerate(x) if place == 0 or x[place - 1] != digit]
+    return [*repeated(x, counts), END], [*runs, END]
+
+
+def retrieved(x: Sequence[str]) -> Pair:
+    """For every digit d of x: d, and what stands in place d of x, or that nothing does.
+
+    Example:
+      >>> ' '.join(retrieved(['1', '7'])[1])
+      '1 : 7 ; 7 : n/a ; <eos>'
+    """
+    found = lambda digit: x[int(digit)] if int(digit) < len(x) else 'n/a'
+    return list(x), [word for digit in x for word in (digit, ':', found(digit), ';')] + [END]
+
+
+def looked_up(string: str, tables: Sequence[str], *, reverse: bool = False, bijections=BIJECTIONS) -> Pair:
+    """A string and tables to apply one after the other; the target holds the string and every value on the way.
+
+    Args:
+      reverse: the source names the tables first, the one to apply last in front.
+      bijections: what each table makes of each string.
+
+    Example:
+      >>> tables = {'t1': {'001': '110'}, 't3': {'110': '010'}}
+      >>> [' '.join(side) for side in looked_up('001', ['t1', 't3'], bijections=tables)]
+      ['001 t1 t3 .', '001 110 010 <eos>']
+      >>> ' '.join(looked_up('001', ['t1', 't3'], reverse=True, bijections=tables)[0])
+      't3 t1 001 .'
+    """
+    values = [string]
+    for table in tables:
+        values.append(bijections[table][values[-1]])
+    source = [*reversed(tables), string] if reverse else [string, *tables]
+    return [*source, '.'], [*values, END]
+
+
+def _digits(rng, length):
+    return rng.choice(DIGITS, length).tolist()
+
+
+def _query(rng, length):
+    tables = TABLES if length == 1 else TABLES[:-ALONE]
+    return str(rng.choice(STRINGS)), rng.choice(tables, length).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Transduction:
+    """A task with a source and a target.
+
+    Attributes:
+      draw: (generator, length) -> a pair.
+      words: what may stand in either, with the word that ends every target.
+      trained, tested: the lengths of training, both ends included, and those beyond them; in digits or in tables.
+    """
+
+    draw: Callable[[np.random.Generator, int], Pair]
+    words: tuple[str, ...] = (END, *DIGITS)
+    trained: tuple[int, int] = (5, 10)
+    tested: tuple[int, ...] = (15, 20, 25, 30, 50, 100)
+
+    def __call__(self, rng: np.random.Generator, length: int) -> Pair:
+        """A source and its target.
+
+        Raises:
+          ValueError: a length below 1.
+        """
+        if length < 1:
+            raise ValueError(f'a source has a length of at least 1, got {length}')
+        return self.draw(rng, length)
+
+
+def _of_digits(pair, words=(END, *DIGITS)):
+    return Transduction(lambda rng, length: pair(_digits(rng, length)), words)
+
+
+def _of_tables(reverse):
+    draw = lambda rng, length: looked_up(*_query(rng, length), reverse=reverse)
+    return Transduction(draw, (END, '.', *STRINGS, *TABLES), (1, 4), (5, 6, 7, 8, 9))
+
+
+# Ray Chowdhury, Caragea, arXiv 2305.20019; lookup tables after Liska et al., arXiv 1802.06467.
+TRANSDUCTIONS = {
+    'copy': _of_digits(lambda x: (x, [*x, END])),
+    'reverse_copy': _of_digits(lambda x: (x, [*x[::-1], END])),
+    'lookup': _of_tables(False),
+    'reverse_lookup': _of_tables(True),
+    'recopy': _of_digits(lambda x: (x, [*_recopied(x), END])),
+    'reverse_recopy': _of_digits(lambda x: (x, [*_recopied(x[::-1]), END])),
+    'inv_recopy': _of_digits(lambda x: (_recopied(x), [*x, END])),
+    'inv_reverse_recopy': _of_digits(lambda x: (_recopied(x[::-1]), [*x, END])),
+    'dedupe': Transduction(lambda rng, length: deduped(_digits(rng, length), rng.choice([1, 3, 5], length).tolist())),
+    'pos_retrieve': _of_digits(retrieved, (END, *DIGITS, ':', ';', 'n/a')),
+}

@@ -1,0 +1,115 @@
+"""JSON files that people edit and accidents damage: read strictly, and every error is one line that names file and field."""
+
+import itertools
+import json
+import math
+import pathlib
+from typing import Any
+
+MOST = 2**20  # bytes
+LARGEST = 2**63  # of whole numbers
+_KINDS = {bool: 'true or false', int: f'a whole number below {LARGEST:.0e}', float: 'a finite number', str: 'a text', tuple: 'a list'}
+
+
+def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
+    """The object in a file.
+
+    Args:
+      path: of the file.
+      what: 'a config', as messages say it.
+
+    Raises:
+      FileNotFoundError: there is no file.
+      ValueError: it is not JSON text of at most 1 MiB, holds no object, or an object with one name twice.
+
+    Example:
+      >>> import tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp(), 'config.json')
+      >>> path.write_text('{"seed": 1}')
+      11
+      >>> read_object(path, 'a config')
+      {'seed': 1}
+    """
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist')
+    if not path.is_file():
+        raise ValueError(f'{path} is not {what}: it is no file')
+    with path.open('rb') as file:
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise ValueError(f'{path} is not {what}: it has {path.stat().st_size} bytes, expected at most {MOST}')
+    try:
+        found = json.loads(content.decode(), object_pairs_hook=_without_doubles)
+    except ValueError as error:
+        raise ValueError(f'{path} is not {what}: {error}') from None
+    except RecursionError:
+        raise ValueError(f'{path} is not {what}: its lists or objects are nested too deeply') from None
+    if not isinstance(found, dict):
+        raise ValueError(f'{path} is not {what}: it holds a {type(found).__name__}')
+    return found
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f'the name {double[:80]!r} is there {names.count(double)} times in one object')
+    return found
+
+
+def typed(value: Any, kind: type, name: str, item: type | None = None) -> Any:
+    """A value as the type of its field; a list as a tuple.
+
+    Args:
+      value: from a file.
+      kind: bool, int, float, str or tuple.
+      name: of the field.
+      item: kind of the members of a tuple.
+
+    Raises:
+      ValueError: it is of another type.
+
+    Example:
+      >>> typed(1, float, 'train.lr'), typed([64, 128], tuple, 'eval.lengths', int)
+      (1.0, (64, 128))
+    """
+    if kind is tuple and isinstance(value, list):
+        return tuple(typed(member, item, f'{name}[{number}]') for number, member in enumerate(value))
+    if kind is float and type(value) is int and abs(value) < LARGEST:
+        value = float(value)
+    good = type(value) is kind and (kind is not float or math.isfinite(value)) and (kind is not int or abs(value) < LARGEST)
+    if not good:
+        raise ValueError(f'{name} is {shown(value)}, expected {_KINDS[kind]}')
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for a message, at most 80 characters.
+
+    Example:
+      >>> shown('rope()'), len(shown('a' * 1000))
+      ("'rope()'", 80)
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # deeply nested, or a number of thousands of digits
+        text = f'a {type(value).__name__}'
+    return text if len(text) <= 80 else text[:77] + '...'
+
+
+def listed(lines: list[str], most: int = 6) -> str:
+    """Some of many in one line.
+
+    Example:
+      >>> listed(['a: 1', 'b: 2', 'c: 3'], most=2)
+      'a: 1; b: 2; and 1 more'
+    """
+    more = [f'and {len(lines) - most} more'] if len(lines) > most else []
+    return '; '.join([*lines[:most], *more])
+
+
+def free_name(path: pathlib.Path) -> pathlib.Path:
+    """PATH.damaged, or with a number where that is taken."""
+    names = (path.with_name(f'{path.name}.damaged{number or ""}') for number in itertools.count())
+    return next(name for name in names if not name.exists())

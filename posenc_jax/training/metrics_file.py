@@ -1,0 +1,159 @@
+"""The file of a run's numbers by step: read line by line, and repaired where a run goes on."""
+
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posenc_jax.training.json_file import free_name, shown
+
+FILE = 'metrics.jsonl'
+
+
+def parse(line: bytes) -> dict[str, float]:
+    """One line.
+
+    Raises:
+      ValueError: what is wrong with it.
+
+    Example:
+      >>> parse(b'{"step": 3, "loss": 0.5}')
+      {'step': 3, 'loss': 0.5}
+    """
+    try:
+        found = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        raise ValueError(f'is not JSON: {shown(line[:60].decode(errors="replace"))}') from None
+    if not isinstance(found, dict):
+        raise ValueError(f'is {shown(found)}, expected an object of numbers')
+    if 'step' not in found:
+        raise ValueError(f'has no step: {shown(found)}')
+    if type(found['step']) is not int or found['step'] < 1:
+        raise ValueError(f'has the step {shown(found["step"])}, expected a whole number of at least 1')
+    for name, value in found.items():
+        if type(value) not in (int, float):
+            raise ValueError(f'has {name} {shown(value)}, expected a number')
+    return found
+
+
+def _lines(path: pathlib.Path) -> tuple[list[bytes], bool]:
+    """The lines of a file without their ends, none where there is no file; and whether the last is cut off."""
+    if not path.exists():
+        return [], False
+    if not path.is_file():
+        raise ValueError(f'{path} is no file; expected the lines of metrics that training writes. Move it away')
+    lines = path.read_bytes().split(b'\n')
+    return (lines, True) if lines[-1] else (lines[:-1], False)
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of a metrics file, in order; without the last where it is cut off, and [] where there is none.
+
+    Raises:
+      ValueError: a line is damaged; its number and what is wrong.
+    """
+    lines, cut = _lines(path)
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(parse(line))
+        except ValueError as error:
+            if number == len(lines) and cut:  # being written, or its process was killed
+                break
+            raise ValueError(f'{path}, line {number} {error}') from None
+    return parsed
+
+
+class Written:
+    """How many lines there are and a digest of them, which the checkpoint keeps."""
+
+    def __init__(self):
+        self._count, self._hash = 0, hashlib.sha256()
+
+    def add(self, line: bytes) -> None:
+        self._count += 1
+        self._hash.update(line + b'\n')
+
+    def record(self) -> dict[str, Any]:
+        return {'lines': self._count, 'digest': self._hash.hexdigest()}
+
+
+def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, every: int) -> Written:
+    """Drops what cannot be read and what comes after a step, and prints a line where lines before it are damaged or missing.
+
+    The file as it was is then kept beside, as metrics.jsonl.damaged. What follows the step is dropped in silence: a run that was
+    killed has written it since its checkpoint, and writes it again.
+
+    Args:
+      path: of the file; complete, or as it was, at any moment.
+      step: where the run goes on.
+      written: of the checkpoint of this step; None where it is of a version that kept none.
+      every: steps between lines, by which those that are missing are named.
+
+    Returns:
+      What is kept.
+    """
+    lines, _ = _lines(path) if step else ([], False)
+    good, bad, kept = {}, {}, Written()
+    for number, line in enumerate(lines, 1):
+        try:
+            found = parse(line)
+        except ValueError as error:
+            bad[number] = str(error)
+            continue
+        if found['step'] <= step:
+            good[number] = found['step']
+            kept.add(line)
+    partial = path.with_suffix('.partial')
+    partial.write_bytes(b''.join(lines[number - 1] + b'\n' for number in good))
+    if problems := _problems(step, good, bad, kept.record(), written, every):
+        aside = ''
+        if path.exists() and path.stat().st_size:
+            copy = shutil.copy2(path, free_name(path))
+            aside = f'; the file as it was is {copy}'
+        print(f'{path}: {"; ".join(problems)}; the run goes on after step {step}{aside}', flush=True)
+    os.replace(partial, path)
+    return kept
+
+
+def _problems(step, good, bad, kept, written, every) -> list[str]:
+    """What is wrong with the lines up to a step; [] where they are all that were written."""
+    steps = set(good.values())
+    if step == 0 or kept == written:
+        return []
+    last = max(good, default=0)
+    bad = {number: why for number, why in bad.items() if written or number < last or step not in steps}
+    if written is None and not bad and {1, step} <= steps:
+        return []
+    missing = sorted({1, step, *range(every, step, every)} - steps)
+    problems = []
+    if bad:
+        number, why = next(iter(bad.items()))
+        problems.append(f'{_counted("line", list(bad))} dropped: line {number} {why}')
+    if missing:
+        expected = sorted({1, step, *range(every, step, every)})
+        problems.append(f'there is no line of {_counted("step", missing, expected)}')
+    if written and not bad and not missing:
+        problems.append(f'its {kept["lines"]} lines differ from the {written["lines"]} that were written')
+    return problems
+
+
+def _counted(what: str, numbers: Sequence[int], of: Sequence[int] = ()) -> str:
+    """'steps 1 to 5, 9'; numbers are neighbours if they are in `of`, or in all whole numbers.
+
+    Example:
+      >>> _counted('line', [1, 2, 3, 7]), _counted('step', [20, 30, 50], [10, 20, 30, 40, 50]), _counted('step', [4])
+      ('lines 1 to 3, 7', 'steps 20 to 30, 50', 'step 4')
+    """
+    places = {number: place for place, number in enumerate(of or range(numbers[-1] + 1))}
+    runs = [
+        [number for _, number in run]
+        for _, run in itertools.groupby(enumerate(numbers), lambda pair: places[pair[1]] - pair[0])
+    ]
+    texts = [str(run[0]) if len(run) == 1 else f'{run[0]} to {run[-1]}' for run in runs]
+    more = [f'and {len(texts) - 10} more'] if len(texts) > 10 else []
+    return f'{what}{"s" if len(numbers) > 1 else ""} {", ".join(texts[:10] + more)}'
