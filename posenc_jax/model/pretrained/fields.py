@@ -146,6 +146,7 @@ def is_file(path: pathlib.Path) -> bool:
 
 
 def is_folder(path: pathlib.Path) -> bool:
+    """Whether there is such a directory."""
     try:
         return path.is_dir()
     except OSError:

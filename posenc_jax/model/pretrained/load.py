@@ -48,9 +48,10 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
 
     Raises:
       FileNotFoundError: a file that should be there is not.
-      PretrainedError: an unknown architecture or rope type, or a rope parameter that is not read; a missing or surplus tensor,
-        one of another shape, of integers, or with numbers that are not finite; a damaged file; a tokenizer, or special
-        tokens, with ids that the model does not have. The message names file, tensor or field, found and expected.
+      PretrainedError: an unknown architecture or rope type, or a rope parameter that is not read; a field of another type, or
+        beyond its bound (docs/pretrained.md); a missing or surplus tensor, one of another shape, of integers, or with numbers
+        that are not finite; a damaged file; a tokenizer that cannot be read, or, as special tokens, has ids that the model does
+        not have. The message names file, tensor or field, found and expected.
 
     Example:
       found = load_pretrained('SmolLM2-135M-Instruct.Q4_1.gguf')
@@ -68,7 +69,7 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
     try:
         abstract = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
-    except ValueError as error:  # e.g. a list of factors of the wrong length, which only the width of the heads shows
+    except ValueError as error:  # e.g. heads of an odd width, which rotary planes do not divide
         raise PretrainedError(f'{source.path}: {error}') from error
     graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
     readers = _readers(source, architecture, params, len(abstract.blocks))
