@@ -23,7 +23,8 @@ from posenc_jax.evaluation.run import UNASKED, Job, prepare
 from posenc_jax.extension.lm_infinite import ConstantCache
 from posenc_jax.model.decode import generate
 from posenc_jax.model.pretrained import is_pretrained
-from posenc_jax.model.pretrained.sources import open_source, special_ids
+from posenc_jax.model.pretrained.sources import open_source
+from posenc_jax.model.pretrained.special_tokens import special_ids
 from posenc_jax.model.recomputed import Recomputed
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.fuzz.harness import fuzz, once
 
-NOT_TARGETS = ('__init__', '__main__', 'harness', 'target')
+NOT_TARGETS = ('__init__', '__main__', 'damage', 'harness', 'target')
 TARGETS = tuple(sorted(path.stem for path in pathlib.Path(__file__).parent.glob('*.py') if path.stem not in NOT_TARGETS))
 SHOWN = 20  # failures of one target that are printed
 

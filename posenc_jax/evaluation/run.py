@@ -22,7 +22,8 @@ from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.evaluation.tasks import SEED, evaluate_task
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
-from posenc_jax.model.pretrained.architectures import describe
+from posenc_jax.model.pretrained.fields import is_folder
+from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
@@ -130,7 +131,7 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
         overrides = {**overrides, 'extend': extension.strip()}
     if is_pretrained(directory):
         return _prepare_pretrained(directory, overrides)
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise FileNotFoundError(f'no such run directory: {directory}')
     saved = checkpoint.read_run(directory)
     config = apply_overrides(saved.config, overrides)
@@ -145,7 +146,7 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
 
 def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:
     """The same for a public checkpoint: tasks on text with its own tokenizer, all else by default."""
-    cfg = describe(open_source(path).config, path).cfg
+    cfg = architecture_of(open_source(path)).cfg
     config = defaults.get_config().unlock()
     config.encoding, config.pattern, config.train.length = cfg.encoding, cfg.pattern, cfg.train_len
     config.data.tokenizer = str(path)

@@ -14,7 +14,8 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extended_spec
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
-from posenc_jax.model.pretrained.architectures import describe
+from posenc_jax.model.pretrained.fields import is_folder
+from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.rotation.rope import Rotary
@@ -82,9 +83,9 @@ def _open(path):
         return None
     directory = pathlib.Path(path).expanduser()
     if is_pretrained(directory):
-        cfg = describe(open_source(directory).config, directory).cfg
+        cfg = architecture_of(open_source(directory)).cfg
         return Initial(cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
     try:
         cfg = read_run(directory).model_config

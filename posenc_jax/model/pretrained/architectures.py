@@ -3,14 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from posenc_jax.core.registry import nearest
-from posenc_jax.model.pretrained.scaling import is_number, rope_spec, trained_length
-from posenc_jax.model.pretrained.sources import PretrainedError
+from posenc_jax.model.pretrained.config_fields import checked
+from posenc_jax.model.pretrained.fields import PretrainedError, shown
+from posenc_jax.model.pretrained.scaling import parameters, rope_spec, trained_length
 from posenc_jax.model.transformer import TransformerConfig
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -66,15 +66,10 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
     """
     kind = config.get('model_type')
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise PretrainedError(f'{where}: unknown architecture {kind!r}; {nearest(str(kind), ARCHITECTURES)}')
+        raise PretrainedError(f'{where}: unknown architecture {shown(kind)}; {nearest(str(kind)[:100], ARCHITECTURES)}')
     if config.get('quantization_config'):
         raise PretrainedError(f'{where}: quantization_config is not supported, expected weights in floating point')
-    for name in _COUNTS:
-        if not ((count := config.get(name)) is None or isinstance(count, Integral) and count > 0):
-            raise PretrainedError(f'{where}: {name}={count!r}, expected a positive integer')
-    for name in _NUMBERS:
-        if name in config and not is_number(config[name]):
-            raise PretrainedError(f'{where}: {name}={config[name]!r}, expected a number')
+    config = checked(config, where)
     try:
         return ARCHITECTURES[kind](config, where)
     except KeyError as error:
@@ -85,13 +80,6 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
         raise PretrainedError(f'{where}: the config of this {kind} model has a value that does not fit: {error}') from error
 
 
-_COUNTS = (
-    'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads', 'head_dim', 'intermediate_size',
-    'vocab_size', 'max_position_embeddings', 'n_embd', 'n_layer', 'n_head', 'n_positions', 'd_model', 'n_layers', 'n_heads',
-    'max_seq_len', 'sliding_window', 'original_max_position_embeddings',
-)  # fmt: skip
-
-_NUMBERS = ('rms_norm_eps', 'layer_norm_eps', 'layer_norm_epsilon', 'rope_theta', 'rotary_emb_base')
 # Of the released names, which are those of `transformers`, ours.
 _ACTIVATIONS = {'gelu': 'gelu_erf', 'gelu_new': 'gelu', 'gelu_fast': 'gelu', 'gelu_pytorch_tanh': 'gelu'}
 
@@ -108,7 +96,7 @@ def _refuse(config, where, **expected):
     for name, wanted in expected.items():
         found = config.get(name)
         if found is not None and found != wanted:
-            raise PretrainedError(f'{where}: {name}={found!r} is not supported, expected {wanted!r}')
+            raise PretrainedError(f'{where}: {name}={shown(found)} is not supported, expected {wanted!r}')
 
 
 def _heads(config):
@@ -116,12 +104,22 @@ def _heads(config):
     return heads, config.get('num_key_value_heads') or heads, config.get('head_dim') or config['hidden_size'] // heads
 
 
+def _rope(config, head_dim: int, where) -> str:
+    """The rotary encoding, where lists of factors are as long as a head has planes to turn."""
+    spec, found = rope_spec(config, where), parameters(config, where)
+    planes = int(head_dim * found.get('partial_rotary_factor', 1.0)) // 2
+    for name in ('long_factor', 'short_factor'):
+        if isinstance(factors := found.get(name), list) and len(factors) != planes:
+            raise PretrainedError(f'{where}: {name} has {len(factors)} entries, expected {planes}, half of what turns of a head of {head_dim}')
+    return spec
+
+
 def _windows(config, spec: str, layers: int, where) -> tuple[str, ...]:
     """The encoding of each layer of one period: with a sliding window where the config says so."""
     size, kind = config.get('sliding_window'), config['model_type']
     kinds = config.get('layer_types')
     if unknown := sorted(set(kinds or ()) - {'full_attention', 'sliding_attention'}):
-        raise PretrainedError(f'{where}: layer_types has {unknown[0]!r}, expected full_attention or sliding_attention')
+        raise PretrainedError(f'{where}: layer_types has {shown(unknown[0])}, expected full_attention or sliding_attention')
     if kinds is not None and len(kinds) != layers:
         raise PretrainedError(f'{where}: layer_types has {len(kinds)} entries, expected one for each of {layers} layers')
     used = config.get('use_sliding_window', kind != 'qwen2') and kind != 'llama'  # Llama's window is not one of the family
@@ -172,7 +170,7 @@ def _llama(config, where) -> Architecture:
         config[name] for name in ('hidden_size', 'num_hidden_layers', 'intermediate_size', 'vocab_size')
     )
     heads, kv_heads, head_dim = _heads(config)
-    pattern = _windows(config, rope_spec(config, where), layers, where)
+    pattern = _windows(config, _rope(config, head_dim, where), layers, where)
     cfg = TransformerConfig(
         vocab_size=vocabulary,
         train_len=trained_length(config, where),
@@ -263,7 +261,7 @@ def _gpt_neox(config, where) -> Architecture:
         layers=layers,
         width=width,
         heads=heads,
-        encoding=rope_spec(rotary, where),
+        encoding=_rope(rotary, width // heads, where),
         mlp=_activation(config, 'hidden_act', 'gelu', where),
         mlp_width=hidden,
         bias='all',

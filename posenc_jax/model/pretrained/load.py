@@ -13,9 +13,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.architectures import Architecture, Leaf, describe
-from posenc_jax.model.pretrained.sources import PretrainedError, Source, UnknownTokenizerError, check_tokenizer, open_source
+from posenc_jax.model.pretrained.fields import PretrainedError, near
+from posenc_jax.model.pretrained.sources import Source, open_source
+from posenc_jax.model.pretrained.tokenizer import UnknownTokenizerError, check_tokenizer
 from posenc_jax.model.sharding import make_mesh, param_shardings
 from posenc_jax.model.transformer import Transformer
 
@@ -47,16 +48,17 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
 
     Raises:
       FileNotFoundError: a file that should be there is not.
-      PretrainedError: an unknown architecture or rope type, or a rope parameter that is not read; a missing or surplus tensor,
-        one of another shape, of integers, or with numbers that are not finite; a damaged file; a tokenizer, or special
-        tokens, with ids that the model does not have. The message names file, tensor or field, found and expected.
+      PretrainedError: an unknown architecture or rope type, or a rope parameter that is not read; a field of another type, or
+        beyond its bound (docs/pretrained.md); a missing or surplus tensor, one of another shape, of integers, or with numbers
+        that are not finite; a damaged file; a tokenizer that cannot be read, or, as special tokens, has ids that the model does
+        not have. The message names file, tensor or field, found and expected.
 
     Example:
       found = load_pretrained('SmolLM2-135M-Instruct.Q4_1.gguf')
       logits = found.model(jnp.asarray([found.tokenizer.encode('The capital of France is').ids]))
     """
     source = open_source(path)
-    architecture = describe(source.config, source.path)
+    architecture = architecture_of(source)
     cfg = dataclasses.replace(architecture.cfg, dtype=dtype, **changes)
     try:
         tokenizer = source.tokenizer()
@@ -67,7 +69,7 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
     try:
         abstract = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
-    except ValueError as error:  # e.g. a list of factors of the wrong length, which only the width of the heads shows
+    except ValueError as error:  # e.g. heads of an odd width, which rotary planes do not divide
         raise PretrainedError(f'{source.path}: {error}') from error
     graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
     readers = _readers(source, architecture, params, len(abstract.blocks))
@@ -97,31 +99,41 @@ def leaf_of(name: str, layers: int, period: int) -> tuple[str, list[int | None]]
 
 
 def _readers(source: Source, architecture: Architecture, params: nnx.State, period: int) -> dict[str, Callable]:
-    """For each variable what reads a part of it: index -> float32 array. Names and shapes are checked here, all of them."""
-    shapes = source.shapes()
-    layers, used, readers = architecture.cfg.layers, set(), {}
+    """For each variable what reads a part of it: index -> float32 array."""
+    shapes, readers = source.shapes(), {}
     for path, variable in jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: isinstance(x, nnx.Variable)):
         name, shape = name_of_variable(path), variable.get_value().shape
-        key, numbers = leaf_of(name, layers, period)
+        key, numbers = leaf_of(name, architecture.cfg.layers, period)
         if key not in architecture.leaves:
             raise PretrainedError(f'{source.path}: nothing in the checkpoint says what {name} {shape} is')
         leaf = architecture.leaves[key]
         stored = [_find(source, leaf, number, shapes) for number in numbers]
-        used.update(stored)
         stacked = numbers != [None]
         made = leaf.change(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape
         assert made == (shape[1:] if stacked else shape), (name, made, shape)
         readers[name] = functools.partial(_read, source, leaf.change, stored, stacked)
+    return readers
+
+
+def architecture_of(source: Source) -> Architecture:
+    """The architecture of a checkpoint. Its sizes are those of tensors that the files hold: nothing larger is ever built.
+
+    Raises:
+      PretrainedError: as `describe`; a missing or surplus tensor, or one of another shape.
+    """
+    architecture, shapes = describe(source.config, source.described_in), source.shapes()
+    layers, used = architecture.cfg.layers, set()
+    for leaf in architecture.leaves.values():
+        used.update(_find(source, leaf, number, shapes) for number in (range(layers) if '{}' in leaf.name else (None,)))
     ignored = [name for full in architecture.ignored for name in ((full, _of_base(full)) if '{}' in full else (full,))]
     ignored = [re.compile(re.escape(name).replace(r'\{\}', r'\d+')) for name in ignored]
-    known = {leaf.name for leaf in architecture.leaves.values()}
     for name in shapes:
         if name not in used and not any(pattern.fullmatch(name) for pattern in ignored):
             raise PretrainedError(
-                f'{source.path} has a tensor {name!r} {shapes[name]} that a {source.config["model_type"]} model of '
-                f'{layers} layers does not have; {nearest(name, known)}'
+                f'{source.file(name)} has a tensor {name[:200]!r} {shapes[name]} that a {source.config["model_type"]} model of '
+                f'{layers} layers does not have{near(name, (leaf.name for leaf in architecture.leaves.values()))}'
             )
-    return readers
+    return architecture
 
 
 def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
@@ -129,9 +141,9 @@ def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
     full = leaf.name.format(number)
     name = full if full in shapes else _of_base(full)
     if name not in shapes:
-        raise PretrainedError(f'{source.path} lacks the tensor {full!r} {leaf.shape}; {nearest(full, shapes)}')
+        raise PretrainedError(f'{source.path} lacks the tensor {full!r} {leaf.shape}{near(full, shapes)}')
     if shapes[name] != leaf.shape:
-        raise PretrainedError(f'{source.path}: the tensor {name!r} has shape {shapes[name]}, expected {leaf.shape}')
+        raise PretrainedError(f'{source.file(name)}: the tensor {name!r} has shape {shapes[name]}, expected {leaf.shape}')
     return name
 
 
@@ -153,7 +165,7 @@ def _finite(source: Source, name: str, change) -> np.ndarray:
     stored = source.read(name)
     if not jnp.issubdtype(stored.dtype, jnp.floating):
         raise PretrainedError(f'{source.file(name)}: the tensor {name!r} is of type {stored.dtype}, expected floating point')
-    with np.errstate(over='ignore'):  # said below
+    with np.errstate(all='ignore'):  # said below
         array = np.asarray(change(stored), np.float32)
     for extreme in (array.min(), array.max()):  # NaN is both; no second array of this size, as np.isfinite(array) is
         if not np.isfinite(extreme):

@@ -47,30 +47,34 @@ class Tokens:
       path: of the checkpoint.
 
     Raises:
-      PretrainedError: it has no tokenizer.
+      PretrainedError: it has no tokenizer, or one that the text cannot be read with.
     """
 
     def __init__(self, path: str):
-        from posenc_jax.model.pretrained.sources import PretrainedError, check_tokenizer, open_source
+        from posenc_jax.model.pretrained.config_fields import FIELDS
+        from posenc_jax.model.pretrained.fields import PretrainedError, check
+        from posenc_jax.model.pretrained.sources import open_source
+        from posenc_jax.model.pretrained.tokenizer import Reader, check_tokenizer
 
         source = open_source(path)
-        self._tokenizer = source.tokenizer()
-        if self._tokenizer is None:
+        tokenizer = source.tokenizer()
+        if tokenizer is None:
             raise PretrainedError(f'{path} has no tokenizer.json, so no text can be read for it')
-        self.size = source.config['vocab_size']
-        check_tokenizer(self._tokenizer, self.size, path)
-        self.bytes_of = _bytes_of(self._tokenizer, self.size)
-        around, plain = (self._tokenizer.encode('a', add_special_tokens=added).ids for added in (True, False))
+        self.size = check(source.config.get('vocab_size'), FIELDS['vocab_size'], source.described_in, 'vocab_size')
+        check_tokenizer(tokenizer, self.size, path)
+        self.bytes_of = _bytes_of(tokenizer, self.size)
+        self._reader = Reader(tokenizer, path)
+        around, plain = self._reader.encode('a', around=True).ids, self._reader.encode('a').ids
         self._front = around[: next(i for i in range(len(around)) if around[i : i + len(plain)] == plain)]
 
     def encode(self, text):
-        return np.asarray(self._front + self._tokenizer.encode(text.decode(), add_special_tokens=False).ids, np.int32)
+        return np.asarray(self._front + self._reader.encode(text.decode()).ids, np.int32)
 
     def decode(self, ids):
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+        return self._reader.decode([int(i) for i in ids])
 
     def starts(self, text):
-        offsets = self._tokenizer.encode(text.decode(), add_special_tokens=False).offsets
+        offsets = self._reader.encode(text.decode()).offsets
         return np.asarray([0] * len(self._front) + [begin for begin, _ in offsets])
 
 
