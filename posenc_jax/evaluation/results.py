@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.measurement import Measurement
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
@@ -193,19 +194,6 @@ def depths_of(series: Iterable[Series]) -> tuple[float, ...]:
     """The depths at which answers lay, in order; none where `eval.depths` was not set."""
     found = {m.depth for s in series for run in s.runs for m in run.measurements}
     return tuple(sorted(found - {None}))
-
-
-def shortened(label: str, longest: int = 48) -> str:
-    """A label without its middle where it would take the place of what it labels, as a list of factors does.
-
-    Example:
-      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
-      'rope(freqs=lon…2.0)))'
-    """
-    if len(label) <= longest:
-        return label
-    end = longest // 3
-    return f'{label[: longest - end]}…{label[-end:]}'
 
 
 def print_tables(results: Results) -> None:
