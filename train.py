@@ -10,14 +10,10 @@ import re
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from configs import default
-from posenc_jax.core.registry import nearest
-from posenc_jax.evaluation.overrides import items_of
-from posenc_jax.training import config as configs
+from posenc_jax.training import config_file
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'a file with get_config(); its fields are --config.NAME=VALUE')
+CONFIG = flags.DEFINE_string('config', None, 'a file with get_config(); its fields are --config.NAME=VALUE')
 COORDINATOR = flags.DEFINE_string('coordinator', '', 'HOST:PORT of process 0, or auto')
 PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train together')
 PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'which of them this is')
@@ -32,23 +28,14 @@ def stop(error: object, status: int) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags; what is wrong with them ends the program with one message."""
-    fields = configs.fields_of(default.get_config())
-    known = set(fields) | {name.split('.')[0] for name in fields}
-    read = argv[:1]
-    for argument in argv[1:]:
-        field = re.match(r'--?(?:no)?config\.([\w.]+)(=?)', argument)
-        if field and field[1] not in known:
-            stop(f'unknown config field {field[1]!r}; {nearest(field[1], known)}', WRONG_INPUT)
-        if field and field[2] and isinstance(fields.get(field[1]), tuple):  # as eval.py reads them
-            argument = field[0] + repr(items_of(argument[field.end() :]))
-        read.append(argument)
+    """Reads the flags and the config; what is wrong with them ends the program with one message."""
+    fields = [argument for argument in argv[1:] if re.match(r'--?config\.', argument)]
     try:
-        rest = flags.FLAGS(read)
-        if CONFIG.value is None:
+        rest = flags.FLAGS([argument for argument in argv if argument not in fields])
+        if not CONFIG.value:
             stop('give a config, e.g. --config=configs/quickstart.py', WRONG_INPUT)
-        CONFIG.value.train  # where the file cannot be read, the error comes here
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        flags.FLAGS['config'].value = config_file.read(CONFIG.value, fields)
+    except (flags.Error, ValueError, OSError) as error:
         stop(error, WRONG_INPUT)
     return rest
 

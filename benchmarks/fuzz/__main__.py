@@ -4,8 +4,8 @@
     python -m benchmarks.fuzz specs --only 1234                # one try again, in this process, with the whole traceback
 
 A try passes if the input is read, or is refused by an error that the programs turn into one line and exit status 2. It
-fails by a crash, any other exception, a message of several lines, more than 10 seconds, or more than 4 GiB of memory. Every
-try depends on the target, the seed and its number alone. The exit status is 1 if a try has failed.
+fails by a crash, any other exception, a message of several lines, more than 10 seconds of processor time (or a minute), or
+more than 4 GiB of memory. Every try depends on the target, the seed and its number alone. The exit status is 1 if a try has failed.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import collections
 import importlib
 import multiprocessing
+import os
 import pathlib
 import random
 import shutil
@@ -14,7 +15,10 @@ import traceback
 
 from benchmarks.fuzz.target import Target, problem
 
+# Read by the processes of the tries: they compile much and compute little.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
 SECONDS, BYTES = 10, 4 * 2**30
+WAITING = 6  # times as many seconds by the clock: the machine may be busy, and the process may wait without computing
 STARTING = 120  # seconds a process may take to import and to read its first input, which is part of no try
 
 
@@ -56,6 +60,15 @@ def memory(pid: int) -> int:
         return 0
 
 
+def processor(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    try:
+        fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
 def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: collections.Counter, failures: list) -> None:
     """Runs the tries, in a new process after each that ended its process or had to be ended."""
     context = multiprocessing.get_context('spawn')
@@ -64,7 +77,7 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
         process = context.Process(target=work, args=(name, seed, numbers, folder, theirs), daemon=True)
         process.start()
         theirs.close()
-        current, limit, why = None, time.monotonic() + STARTING, ''
+        current, limit, computed, why = None, time.monotonic() + STARTING, STARTING, ''
         while not why:
             try:
                 if ours.poll(0.05):
@@ -73,7 +86,8 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
                         process.join()
                         return
                     if kind == 'begin':
-                        current, limit = text, time.monotonic() + SECONDS
+                        current, limit = text, time.monotonic() + WAITING * SECONDS
+                        computed = processor(process.pid) + SECONDS
                     elif kind != 'ready':
                         outcomes[kind] += 1
                         if kind == 'failed':
@@ -86,8 +100,10 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
                 break
             if memory(process.pid) > BYTES:
                 why = f'more than {BYTES >> 30} GiB of memory'
+            elif processor(process.pid) > computed:
+                why = f'more than {SECONDS} seconds of processor time'
             elif time.monotonic() > limit:
-                why = f'more than {SECONDS} seconds'
+                why = f'more than {WAITING * SECONDS} seconds'
         process.kill()
         process.join()
         if current is None:

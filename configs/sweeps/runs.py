@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,9 +12,9 @@ from typing import Any, NoReturn, TypeVar
 
 from ml_collections import ConfigDict
 
-from posenc_jax.evaluation.overrides import apply_overrides
+from posenc_jax.evaluation.overrides import replaced
 from posenc_jax.training import config as configs
-from posenc_jax.training import initial
+from posenc_jax.training import config_file, initial
 from posenc_jax.training.checkpoint import FOLDER
 
 Key = TypeVar('Key')
@@ -56,11 +55,7 @@ class Run:
         Raises:
           ValueError, OSError: a field that does not exist or has another type, a file that is not there.
         """
-        try:
-            config = runpy.run_path(self.config)['get_config']()
-        except (KeyError, ImportError, SyntaxError) as error:
-            raise ValueError(f'{self.config} is not a file with get_config(): {error!r}') from None
-        return apply_overrides(config, self.overrides, changeable=None)
+        return replaced(config_file.read(self.config), self.overrides)
 
     def checkpoints(self) -> list[int]:
         """Steps of the finished ones."""

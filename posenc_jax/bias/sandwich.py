@@ -8,8 +8,10 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.families import Bias
 from posenc_jax.core.numerics import phase
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
+
+_MOST_WAVES = 2**16
 
 
 def sandwich_slopes(heads: int) -> np.ndarray:
@@ -87,7 +89,7 @@ class Sandwich(Bias):
       heads: N, from the model.
 
     Raises:
-      ValueError: a width that is odd or below 2.
+      ValueError: a width that is odd, below 2 or above 65536 (every token has so many waves).
 
     Reference: Chi, Fan, Rudnicky, Ramadge, arXiv 2212.10356.
 
@@ -100,7 +102,7 @@ class Sandwich(Bias):
     def __init__(self, dim: int = 128, heads: int = CONTEXT):
         if dim < 2 or dim % 2:
             raise ValueError(f'sandwich dim must be even and at least 2, got {dim}; the nearest is {max(2, dim // 2 * 2)}')
-        self.dim = dim
+        self.dim = check_number('sandwich dim', dim, most=_MOST_WAVES)
         self.slopes = Constant(jnp.asarray(sandwich_slopes(heads), jnp.float32), axes=('heads',))
 
     def bias(self, q_pos, k_pos):

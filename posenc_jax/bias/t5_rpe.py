@@ -10,6 +10,8 @@ from posenc_jax.core.families import Bias, signed_distance
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
+_MOST_BUCKETS = 1024  # per direction
+
 
 def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
     """The smallest distance of each bucket but the first, int64 [buckets - 1], by exact integer arithmetic.
@@ -18,7 +20,8 @@ def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
     e)^((b-e)/(buckets-e)).
 
     Raises:
-      ValueError: fewer than two buckets, or no distance left for the logarithmic half.
+      ValueError: fewer than two buckets, more than 1024 (every distance is compared with all of them), or no distance left for
+        the logarithmic half.
 
     Example:
       >>> t5_thresholds(8, 16).tolist()
@@ -27,6 +30,7 @@ def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
     exact = buckets // 2
     if buckets < 2:
         raise ValueError(f'buckets must be at least 2 per direction, got {buckets}')
+    check_number('buckets per direction', buckets, most=_MOST_BUCKETS)
     if max_distance <= exact:
         raise ValueError(f'max_distance must exceed the {exact} exact distances of {buckets} buckets, got {max_distance}')
     steps = buckets - exact
@@ -154,7 +158,7 @@ class T5RPE(Bias):
       heads, head_dim: N, H, from the model.
 
     Raises:
-      ValueError: too few or (bidirectional) an odd number of buckets, max_distance within the exact ones, negative std.
+      ValueError: too few, too many or (bidirectional) an odd number of buckets, max_distance within the exact ones, negative std.
 
     Reference: Raffel et al., arXiv 1910.10683.
 

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 NAMED_ONLY = ('mixer', 'cache', 'conversion', 'analysis')
 Kind = Literal['encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis']
+LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
+_LONGEST_NAME = 100
 Cached = Literal['encoded', 'raw', 'evolving', 'none']
 
 
@@ -146,16 +148,44 @@ def lookup(key: str, kinds: tuple[Kind, ...]) -> Entry:
     elsewhere = [k for (k, name) in _ENTRIES if name == key]
     if elsewhere:
         raise SpecError(f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}')
-    raise SpecError(f'unknown {wanted} {key!r}; {nearest(key, [name for (k, name) in _ENTRIES if k in kinds])}')
+    raise SpecError(f'unknown {wanted} {quoted(key)}; {nearest(key, [name for (k, name) in _ENTRIES if k in kinds])}')
 
 
 def nearest(name: str, choices) -> str:
     """The ending of an error message: the nearest valid choices, or all of them when none is near."""
     choices = sorted(set(choices))
-    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], choices, n=3, cutoff=0.5)  # takes the square of the length
     if close:
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     return 'valid: ' + ', '.join(repr(c) for c in choices)
+
+
+def shortened(text: str, longest: int = 48) -> str:
+    """A text without its middle where it would take the place of what it stands in, as a list of factors does.
+
+    Example:
+      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
+      'rope(freqs=lon…2.0)))'
+    """
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f'{text[: longest - end]}…{text[-end:]}'
+
+
+def quoted(value: Any, longest: int = 80) -> str:
+    """A value as error messages show it: on one line, and shortened.
+
+    Example:
+      >>> quoted('two\nlines'), quoted(10**5000)
+      ("'two\\nlines'", 'a whole number of 16610 bits')
+    """
+    if isinstance(value, int) and value.bit_length() > 14_000:  # Python does not write numbers of thousands of digits
+        return f'a whole number of {value.bit_length()} bits'
+    try:
+        return shortened(repr(value).replace('\n', ' '), longest)
+    except ValueError:
+        return f'a {type(value).__name__} that holds a number of thousands of digits'
 
 
 def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> str:
@@ -165,12 +195,14 @@ def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> s
       SpecError: it is not; names the nearest choice.
     """
     if value not in choices:
-        raise SpecError(f'{what} is {value!r}; {nearest(str(value), choices)}')
+        raise SpecError(f'{what} is {quoted(value)}; {nearest(str(value), choices)}')
     return value
 
 
-def check_number(what: str, value: float, *, above: float | None = None, least: float | None = None) -> float:
-    """`value` if it is a number that float32 holds, above or at least a bound.
+def check_number(
+    what: str, value: float, *, above: float | None = None, least: float | None = None, most: float = LARGEST
+) -> float:
+    """`value` if it is a number that float32 holds, above or at least a bound, and at most another.
 
     Raises:
       ValueError: it is not.
@@ -185,7 +217,6 @@ def check_number(what: str, value: float, *, above: float | None = None, least: 
         raise ValueError(f'{what} must be at least {least}, got {value}')
     if not abs(value) <= LARGEST:
         raise ValueError(f'{what} must be a finite number of 32 bits, at most {LARGEST:.4g}, got {value}')
+    if value > most:
+        raise ValueError(f'{what} must be at most {most}, got {value}')
     return value
-
-
-LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32

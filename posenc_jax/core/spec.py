@@ -9,16 +9,26 @@ by the model; a spec string may override `train_len`, repeat the sizes (for use 
 """
 
 import ast
-import difflib
 import dataclasses
+import difflib
 import inspect
+import math
+import numbers
 import types
 import typing
+import warnings
 from typing import Any
 
-from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest
+import jax
+from flax import nnx
+
+from posenc_jax.core.memory import bytes_of, readable
+from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest, quoted
 
 MAX_SPEC_CHARS = 4000
+MAX_BYTES = 2**30  # of the variables that a call makes: a table of 65,536 positions in a model of width 4,096
+MAX_SIZE = 2**20  # of what a model has: heads, their width, its own
+SIZES = ('heads', 'kv_heads', 'head_dim', 'model_dim')
 
 
 class _Context:
@@ -68,16 +78,20 @@ def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
       SpecError: anything the language does not have, unknown names, unknown, missing or mistyped arguments.
     """
     if not isinstance(spec, str):
-        raise SpecError(f'a spec is a string like "rope() | alibi()", got {type(spec).__name__}: {spec!r}')
+        raise SpecError(f'a spec is a string like "rope() | alibi()", got {type(spec).__name__}: {quoted(spec)}')
+    if not spec.strip():
+        raise SpecError('the spec is empty; expected a call, e.g. "rope(base=10000.0)"')
     if len(spec) > MAX_SPEC_CHARS:
         raise SpecError(f'spec of {len(spec)} characters; at most {MAX_SPEC_CHARS} are accepted')
     try:
-        tree = ast.parse(spec.strip(), mode='eval').body
+        with warnings.catch_warnings(action='ignore'):  # of Python's own, about text that is refused in our words
+            tree = ast.parse(spec.strip(), mode='eval').body
         return Chain(tuple(_call(part, spec, kinds) for part in _split(tree)))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         if isinstance(error, SpecError):
             raise
-        raise SpecError(f'cannot read spec {spec!r}: {error}') from None
+        why = error.msg if isinstance(error, SyntaxError) else error or type(error).__name__
+        raise SpecError(f'cannot read spec {quoted(spec)}: {why}') from None
 
 
 def _split(tree: ast.expr) -> list[ast.expr]:
@@ -95,7 +109,7 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             pass
         case _:
-            raise SpecError(f'{ast.unparse(tree)!r} in {spec!r} is not a name or a call; expected e.g. "rope(base=10000.0)"')
+            raise SpecError(f'{_shown(tree)} in {quoted(spec)} is not a name or a call; expected e.g. "rope(base=10000.0)"')
     entry = lookup(name, kinds)
     parameters = {n: p for n, p in entry.parameters.items() if n != 'rngs'}
     usage = f'{name}({", ".join(str(p) for p in parameters.values())})'
@@ -107,10 +121,10 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
         values[parameter] = value
     for keyword in keywords:
         if keyword.arg is None:
-            raise SpecError(f'"**" is not part of the spec language: {spec!r}')
+            raise SpecError(f'"**" is not part of the spec language: {quoted(spec)}')
         if keyword.arg not in parameters:
             raise SpecError(
-                f'{name} has no argument {keyword.arg!r}; {nearest(keyword.arg, parameters)}; signature: {usage}'
+                f'{name} has no argument {quoted(keyword.arg)}; {nearest(keyword.arg, parameters)}; signature: {usage}'
             )
         if keyword.arg in values:
             raise SpecError(f'{name} got {keyword.arg!r} twice; signature: {usage}')
@@ -123,11 +137,11 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
         hint = hints.get(parameter, Any)
         try:
             value = _value(tree, spec, hint)
-        except SpecError as error:
+        except _NotAValueError as error:
             raise SpecError(f'{name}: {parameter}: {error}; signature: {usage}') from None
         converted = _convert(value, hint)
         if converted is _MISMATCH:
-            raise SpecError(f'{name}: {parameter}={value!s} is not {_show(hint, value)}; signature: {usage}')
+            raise SpecError(f'{name}: {parameter}={quoted(value)} is not {_show(hint, value)}; signature: {usage}')
         arguments[parameter] = converted
     return Node(entry, arguments)
 
@@ -150,6 +164,14 @@ def _nested_kinds(hint) -> tuple[Kind, ...]:
     return tuple(kinds)
 
 
+class _NotAValueError(SpecError):
+    """What an argument is given; the call around it adds its name and signature."""
+
+
+def _shown(tree: ast.expr) -> str:
+    return quoted(ast.unparse(tree))
+
+
 def _value(tree: ast.expr, spec: str, hint) -> Any:
     match tree:
         case ast.Constant(value=value) if isinstance(value, (int, float, str, bool, type(None))):
@@ -161,14 +183,14 @@ def _value(tree: ast.expr, spec: str, hint) -> Any:
         case ast.Call() | ast.Name() | ast.BinOp(op=ast.BitOr()):
             kinds = _nested_kinds(hint)
             if not kinds:
-                found = ast.unparse(tree)
-                raise SpecError(f'{found!r} in {spec!r}: a plain value is expected here ({_show(hint, found)})')
+                found = _shown(tree)
+                raise _NotAValueError(f'{found} in {quoted(spec)}: a plain value is expected here ({_show(hint, found)})')
             nodes = tuple(_call(part, spec, kinds) for part in _split(tree))
             if len(nodes) > 1 and kinds != ('encoding',):
-                raise SpecError(f'{ast.unparse(tree)!r} in {spec!r}: only encodings are joined by "|"')
+                raise _NotAValueError(f'{_shown(tree)} in {quoted(spec)}: only encodings are joined by "|"')
             return Chain(nodes) if kinds == ('encoding',) else nodes[0]
         case _:
-            raise SpecError(f'{ast.unparse(tree)!r} in {spec!r} is not a value of the spec language')
+            raise _NotAValueError(f'{_shown(tree)} in {quoted(spec)} is not a value of the spec language')
 
 
 _MISMATCH = object()
@@ -250,27 +272,58 @@ def build(node: Node, context: dict[str, Any]) -> Any:
     """Builds a checked node; parameters with default `CONTEXT` are taken from `context`.
 
     Raises:
-      SpecError: the context lacks something that is needed, or the constructor rejects a value.
+      SpecError: the context lacks something that is needed, the constructor rejects a value, or what it makes would take more
+        than `MAX_BYTES`, which is found before any of it is there.
     """
     from posenc_jax.core.compose import chain  # compose builds on this module
 
-    def made(value):
+    def made(value, context):
         if isinstance(value, Chain):
             return chain(*(build(n, context) for n in value.nodes))
         return build(value, context) if isinstance(value, Node) else value
 
-    arguments = {name: made(value) for name, value in node.arguments.items()}
+    def shapes():
+        own = {**context, 'rngs': nnx.Rngs(0)}  # those of the model stay as they are
+        arguments = {name: own[name] if name == 'rngs' else made(value, own) for name, value in given.items()}
+        return nnx.state(node.entry.build(**arguments))
+
+    given = dict(node.arguments)
     for name, parameter in node.entry.parameters.items():
-        of_model = name in ('heads', 'kv_heads', 'head_dim', 'model_dim') and parameter.default is CONTEXT
-        if of_model and arguments.get(name) != context.get(name) and name in arguments and name in context:
-            raise SpecError(f'{node.entry.key}: {name}={arguments[name]}, but the model has {name}={context[name]}')
-        if parameter.default is CONTEXT and name not in arguments:
+        if parameter.default is not CONTEXT:
+            continue
+        if name in SIZES and name in given and name in context and given[name] != context[name]:
+            raise SpecError(f'{node.entry.key}: {name}={given[name]}, but the model has {name}={context[name]}')
+        if name not in given:
             if name not in context:
                 raise SpecError(f'{node.entry.key} needs {name!r}: give it in the spec, or to make(..., {name}=...)')
-            arguments[name] = context[name]
+            given[name] = context[name]
+        if name in SIZES and not 1 <= given[name] <= MAX_SIZE:
+            raise SpecError(f'{node.entry.key}: {name} must lie in 1 .. {MAX_SIZE}, got {given[name]}')
     try:
-        return node.entry.build(**arguments)
+        if node.entry.kind in ('encoding', 'extension') and _may_be_large(given):
+            _check_bytes(node.entry, given, jax.eval_shape(shapes))
+        return node.entry.build(**{name: made(value, context) for name, value in given.items()})
     except SpecError:
         raise
     except ValueError as error:
-        raise SpecError(f'{node}: {error}') from error
+        raise SpecError(f'{quoted(str(node))[1:-1]}: {error}') from error
+
+
+def _sizes(given: dict[str, Any]) -> dict[str, int]:
+    return {n: v for n, v in given.items() if isinstance(v, numbers.Integral) and not isinstance(v, bool) and v > 1}
+
+
+def _may_be_large(given: dict[str, Any]) -> bool:
+    """Whether arrays with these sizes, one of them for two axes, can have more than `MAX_BYTES`."""
+    sizes = _sizes(given).values()
+    return math.prod(sizes) * max(sizes, default=1) > MAX_BYTES // 4
+
+
+def _check_bytes(entry: Entry, given: dict[str, Any], made: Any) -> None:
+    """Refuses what a call makes, told from its shapes, if that is more than `MAX_BYTES`."""
+    if (needed := bytes_of(made)) > MAX_BYTES:
+        sizes = ', '.join(f'{name}={value}' for name, value in _sizes(given).items())
+        raise SpecError(
+            f'{entry.key}: its variables would take {readable(needed)}, and at most {readable(MAX_BYTES)} are accepted; '
+            f'make one of its sizes smaller: {sizes}'
+        )

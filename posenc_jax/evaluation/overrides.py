@@ -1,11 +1,11 @@
-"""Changing fields of a restored config: what `--config.NAME=VALUE` means at evaluation."""
+"""Changing fields of a config: what `--config.NAME=VALUE` means in training and evaluation."""
 
 import ast
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from posenc_jax.core.registry import SpecError, nearest
+from posenc_jax.core.registry import SpecError, nearest, quoted
 
 # Everything else describes the trained weights; changing it would not change them.
 CHANGEABLE = ('data', 'eval', 'extend', 'task')
@@ -24,24 +24,35 @@ def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
     """
     overrides = {}
     for argument in arguments:
-        match = re.fullmatch(r'--config\.([\w.]+)=(.*)', argument, re.DOTALL)
+        match = re.fullmatch(r'--?config\.([\w.]+)=(.*)', argument, re.DOTALL)
         if match is None:
-            raise ValueError(f'cannot read {argument!r}')
+            raise ValueError(f'cannot read {quoted(argument)}; a field of the config is --config.NAME=VALUE')
         overrides[match[1]] = match[2]
     return overrides
 
 
-def apply_overrides(config: Any, overrides: Mapping[str, Any], *, changeable: Collection[str] | None = CHANGEABLE) -> Any:
+def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """A copy of the config of a run with these fields replaced, those that an evaluation can change.
+
+    Args, errors: as `replaced`; a field that belongs to the checkpoint is another one.
+    """
+    changed = replaced(config, overrides)
+    for name in overrides:
+        if name.split('.')[0] not in CHANGEABLE:
+            raise SpecError(f'{name} belongs to the checkpoint; an evaluation can change {", ".join(CHANGEABLE)}')
+    return changed
+
+
+def replaced(config: Any, overrides: Mapping[str, Any]) -> Any:
     """A copy of an ml_collections config with these fields replaced.
 
     Args:
       config: a ConfigDict.
       overrides: dotted names -> values. A string is read as the type that the field has: '64,128' or '(64, 128)' for a
         tuple.
-      changeable: which fields and groups may be replaced; None for all.
 
     Raises:
-      SpecError: a field that does not exist (with the nearest names), belongs to the checkpoint, or has another type.
+      SpecError: a field that does not exist (with the nearest names), is a group, or has another type.
     """
     from ml_collections import ConfigDict
 
@@ -53,11 +64,9 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any], *, changeable: Co
             if not isinstance(place, dict) or part not in place:
                 within = '.'.join([*path, last][:depth])
                 choices = [f'{within}.{k}' if within else k for k in place] if isinstance(place, dict) else [within]
-                raise SpecError(f'config has no field {name!r}; {nearest(name, choices)}')
+                raise SpecError(f'config has no field {quoted(name)}; {nearest(name, choices)}')
             if depth < len(path):
                 place = place[part]
-        if changeable is not None and name.split('.')[0] not in changeable:
-            raise SpecError(f'{name} belongs to the checkpoint; an evaluation can change {", ".join(changeable)}')
         if isinstance(place[last], dict):
             raise SpecError(f'{name} is a group of fields: {", ".join(f"{name}.{k}" for k in place[last])}')
         place[last] = _read(name, value, place[last])
@@ -65,7 +74,8 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any], *, changeable: Co
 
 
 def _read(name: str, value: Any, old: Any) -> Any:
-    problem = SpecError(f'{name}={value!r} is not of type {type(old).__name__} (it is {old!r})')
+    expected = 'True or False' if isinstance(old, bool) else f'of type {type(old).__name__}'
+    problem = SpecError(f'{name}={quoted(value)} is not {expected} (its value is {quoted(old)})')
     if isinstance(old, (tuple, list)):
         items = items_of(value) if isinstance(value, str) else value
         if not isinstance(items, (tuple, list)):
@@ -77,7 +87,7 @@ def _read(name: str, value: Any, old: Any) -> Any:
             raise problem
         return tuple(items)
     if isinstance(value, str) and not isinstance(old, str):
-        value = _literal(value)
+        value = _literal(value.strip())
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(old):
@@ -107,6 +117,6 @@ def items_of(text: str) -> tuple[Any, ...]:
 
 def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return {'true': True, 'false': False}.get(text.lower()) if text.lower() in ('true', 'false') else ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):  # what `ast` says of text that is no literal
         return text

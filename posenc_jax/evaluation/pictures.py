@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from posenc_jax.evaluation.results import Series, depths_of, scored, shortened, unit
+from posenc_jax.core.registry import shortened
+from posenc_jax.evaluation.results import Series, depths_of, scored, unit
 
 # Okabe and Ito's colours without yellow, which is too light for lines; markers and dashes tell the rest apart.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.measurement import Measurement
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
@@ -216,19 +217,6 @@ def _range(counts: Iterable[int]) -> str:
 def unit(protocol: str) -> str:
     """What `scored` counts."""
     return 'answers' if protocol == 'exact_match' else 'tokens'
-
-
-def shortened(label: str, longest: int = 48) -> str:
-    """A label without its middle where it would take the place of what it labels, as a list of factors does.
-
-    Example:
-      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
-      'rope(freqs=lon…2.0)))'
-    """
-    if len(label) <= longest:
-        return label
-    end = longest // 3
-    return f'{label[: longest - end]}…{label[-end:]}'
 
 
 def print_tables(results: Results) -> None:

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.registry import SpecError, check_choice, entries
+from posenc_jax.core.memory import readable
+from posenc_jax.core.registry import SpecError, check_choice, entries, quoted
 from posenc_jax.evaluation import language
 from posenc_jax.evaluation.protocols import PROTOCOLS
 from posenc_jax.model.transformer import Transformer, TransformerConfig
@@ -19,6 +20,7 @@ from posenc_jax.tasks import Task
 from posenc_jax.tasks.task import SPLITS, batch_rng
 
 COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')
+MAX_WIDTH = 2**22  # tokens of a row, which are drawn, read and scored as a whole
 _TRIED = 64  # examples whose ids are looked at: the largest id may depend on the draw, as where a sum has a carry
 
 
@@ -30,21 +32,34 @@ def check_fields(settings: ConfigDict) -> None:
     """
     for name in COUNTS:
         if settings[name] < 1:
-            raise SpecError(f'eval.{name} must be at least 1, got {settings[name]}')
+            raise SpecError(f'eval.{name} must be at least 1, got {quoted(settings[name])}')
     for length in settings.lengths:
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise SpecError(f'eval.lengths must be whole numbers of at least 1, got {settings.lengths}')
+            raise SpecError(f'eval.lengths must be whole numbers of at least 1, got {quoted(settings.lengths)}')
     if not settings.protocols:
         raise SpecError(f'eval.protocols names none; there are {", ".join(PROTOCOLS)}')
     for name in settings.protocols:
         check_choice('protocol', name, PROTOCOLS)
     for depth in settings.depths:
         if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
-            raise SpecError(f'eval.depths must be numbers from 0 (first) to 1 (last), got {settings.depths}')
+            raise SpecError(f'eval.depths must be numbers from 0 (first) to 1 (last), got {quoted(settings.depths)}')
     if len(set(settings.depths)) < len(settings.depths):
-        raise SpecError(f'eval.depths names a depth twice: {settings.depths}')
+        raise SpecError(f'eval.depths names a depth twice: {quoted(settings.depths)}')
     check_choice('eval.split', settings.split, SPLITS)
     check_choice('eval.positions', settings.positions, ('sampled', 'first'))
+
+
+def width_of(task: Task, length: int | tuple[int, int]) -> int:
+    """T of a batch of this task length.
+
+    Raises:
+      ValueError: the task has no such length, or its rows would be longer than `MAX_WIDTH`.
+    """
+    width = task.width(length)
+    if width > MAX_WIDTH:
+        longest = f'of length {length} has rows of {width} tokens, {readable(12 * width)} each'
+        raise ValueError(f'an example {longest}; a row holds at most {MAX_WIDTH} tokens')
+    return width
 
 
 def lengths_of(config: ConfigDict) -> tuple[int, ...]:
@@ -80,8 +95,9 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
     problems = {}
     for length in lengths:
         try:
+            width = width_of(task, length)
             supplied = check_ids(model, task, length, split=settings.split)
-            check_width(model, task.width(length), () if supplied is None else supplied.shape[2:])
+            check_width(model, width, () if supplied is None else supplied.shape[2:])
         except ValueError as error:
             problems[length] = error
     if problems:
@@ -99,7 +115,7 @@ def check_depths(config: ConfigDict, task: Task) -> None:
     """
     if config.eval.depths and 'depth' not in {field.name for field in dataclasses.fields(task)}:
         having = ', '.join(entry.key for entry in entries('task') if 'depth' in entry.parameters)
-        raise SpecError(f'eval.depths is {config.eval.depths}, but {config.task} has no depth; tasks with one: {having}')
+        raise SpecError(f'eval.depths is {quoted(config.eval.depths)}, but {config.task} has no depth; tasks with one: {having}')
 
 
 def abstract_model(cfg: TransformerConfig, extend: str = '') -> Transformer:
@@ -144,7 +160,8 @@ def check_ids(
     supplied = []
     if task.supplies_positions:
         splits = [name for name, read in (('train', training), ('test', not task.is_language)) if read]
-        supplied = [(name, task.sample(batch_rng(0, name, 0), _TRIED, length)) for name in splits]
+        rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
+        supplied = [(name, task.sample(batch_rng(0, name, 0), rows, length)) for name in splits]
     if task.is_language and (places := task.places(split)) is not None:
         first = np.arange(length)[None]
         supplied.append((split, {'tokens': task.tokens(split)[first], 'positions': places(first)}))

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import chain, make, name_of, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens
-from posenc_jax.core.registry import SpecError, check_choice
+from posenc_jax.core.memory import readable
+from posenc_jax.core.registry import SpecError, check_choice, quoted
 from posenc_jax.embedding.table import known_range, lookup_rows
 from posenc_jax.model.layers import BIASES, MLPS, NORMS, Block, Norm, dropout, merge_adapters, normal
 from posenc_jax.model.sharding import constrain
@@ -21,6 +22,8 @@ KINDS = {'decoder': True, 'encoder': False}  # kind -> causal
 SHARES = ('auto', 'model', 'layer')
 REMATS = ('none', 'full', 'dots')
 DTYPES = ('float32', 'bfloat16')
+MAX_BYTES = 2**44  # of a model, float32: beyond the largest that there are
+SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_rank')
 STEM_DOORS = ('place', 'embed')
 
 
@@ -53,7 +56,8 @@ class TransformerConfig:
       block, implementation: of `attend`; 0 and '' let it choose.
 
     Raises:
-      ValueError: sizes that do not fit together, or an unknown choice, with the nearest valid one.
+      ValueError: sizes that do not fit together or would take more than `MAX_BYTES`, or an unknown choice, with the nearest
+        valid one.
     """
 
     vocab_size: int
@@ -87,10 +91,13 @@ class TransformerConfig:
     def __post_init__(self):
         for name in ('vocab_size', 'train_len', 'layers', 'width', 'heads'):
             if getattr(self, name) < 1:
-                raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}')
+                raise ValueError(f'{name} must be at least 1, got {quoted(getattr(self, name))}')
         for name in ('kv_heads', 'head_dim', 'mlp_width', 'block'):
             if getattr(self, name) < 0:
-                raise ValueError(f'{name} must be positive, or 0 to derive it, got {getattr(self, name)}')
+                raise ValueError(f'{name} must be positive, or 0 to derive it, got {quoted(getattr(self, name))}')
+        for name in ('vocab_size', 'train_len', *SIZES, 'block'):
+            if getattr(self, name) >= 2**31:
+                raise ValueError(f'{name} must be a whole number of 32 bits, got {quoted(getattr(self, name))}')
         if self.lora_rank < 0 or not self.lora_alpha > 0:
             found = f'{self.lora_rank} and {self.lora_alpha}'
             raise ValueError(f'lora_rank must be at least 0 and lora_alpha positive, got {found}')
@@ -125,6 +132,22 @@ class TransformerConfig:
         object.__setattr__(self, 'pattern', tuple(self.pattern))
         if self.layers % len(self.specs):
             raise ValueError(f'{self.layers} layers are not a multiple of the pattern of {len(self.specs)} encodings')
+        if (needed := 4 * self.weights) > MAX_BYTES:
+            sizes = ', '.join(f'{name}={getattr(self, name)}' for name in ('vocab_size', *SIZES))
+            raise ValueError(f'a model of {sizes} would take {readable(needed)}; at most {readable(MAX_BYTES)} are accepted')
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the tables and matrices hold: all of the model but what grows with its width alone and encodings.
+
+        Example:
+          >>> TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()').weights
+          1648
+        """
+        heads = self.head_dim * 2 * (self.heads + self.kv_heads)
+        mlp = self.mlp_width * (3 if self.mlp == 'swiglu' else 2)
+        adapters = self.lora_rank * (4 * self.width + heads)
+        return self.vocab_size * self.width * (1 if self.tie else 2) + self.layers * (self.width * (heads + mlp) + adapters)
 
     @classmethod
     def from_config(cls, config: Any, vocab_size: int) -> 'TransformerConfig':

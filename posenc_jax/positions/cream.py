@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.embedding.table import known_range
 from posenc_jax.rotation.frequencies.checks import check_train_len
 
 _SIGMA, _POINTS = 3.0, 1000
+_LARGEST_FACTOR = 2**14 - 1
 
 
 def cream_thresholds(factor: int) -> np.ndarray:
@@ -24,7 +25,8 @@ def cream_thresholds(factor: int) -> np.ndarray:
     `1 + f` and deviation 3, not renormalised: mass below 2 and above 2f lies on the ends.
 
     Raises:
-      ValueError: a factor that is no integer of at least 1.
+      ValueError: a factor that is no integer of at least 1, or so large that the ids of the shortest row, of more than 8 f
+        tokens, leave int32.
 
     Example:
       >>> cream_thresholds(2).round(4).tolist()
@@ -32,6 +34,7 @@ def cream_thresholds(factor: int) -> np.ndarray:
     """
     if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
         raise ValueError(f'cream factor must be an integer of at least 1, got {factor!r}')
+    check_number('cream factor', factor, most=_LARGEST_FACTOR)
     grid = np.linspace(2, 2 * factor, _POINTS)
     cdf = [0.5 * math.erfc((1 + factor - x) / (_SIGMA * 2**0.5)) for x in grid]
     return np.interp(np.arange(3, 2 * factor + 1), grid, cdf)
@@ -111,7 +114,7 @@ class CREAM(Encoding):
       train_len: N, from the model.
 
     Raises:
-      ValueError: a factor or train_len that is no integer of at least 1; in training, rows of 8f tokens or fewer, and positions
+      ValueError: a factor or train_len that is no integer of at least 1, or a factor above 16383; in training, rows of 8f tokens or fewer, and positions
         that are fractional, have several components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
 
     Reference: Wu, Zhao, Zheng, arXiv 2406.07138.

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.registry import SpecError
+from posenc_jax.core.memory import main_memory, readable
+from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
 from posenc_jax.evaluation import settings
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
@@ -31,7 +32,10 @@ FILE = 'config.json'  # in the run directory
 SHAPE = 'task_shape'  # beside the fields in that file: sizes that the task gives the model, which is then built without data
 EARLIER = 'resumed_changed'  # likewise, where a run went on with --resume_changed: digests of the configs it had before
 ITEMS = {'pattern': str, 'eval.lengths': int, 'eval.protocols': str, 'eval.depths': float}  # what the lists in that file hold
-MAX_NAME = 100
+MAX_NAME = 100  # of names that are made here
+LONGEST_NAME = 255  # of a file, in bytes
+MAX_SEGMENTS = 64
+MAX_PATTERN = 256  # layers that differ; each is traced on its own
 
 
 def validate(config: ConfigDict) -> ConfigDict:
@@ -44,6 +48,7 @@ def validate(config: ConfigDict) -> ConfigDict:
       ValueError: what is wrong, what was expected, and the nearest valid choice (`SpecError` for strings).
       FileNotFoundError: text that is not there.
     """
+    check_fields(config)
     config = ConfigDict(config.to_dict(), convert_dict=True)
     _check_numbers(config)
     for spec in (config.encoding, *config.pattern):
@@ -52,9 +57,10 @@ def validate(config: ConfigDict) -> ConfigDict:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     task = make_task(config)
     cfg = model_config(config, task)
+    _check_batch(config, cfg.train_len)
     config.name = config.name or run_name(config)
-    if config.name != os.path.basename(config.name) or config.name in ('.', '..'):
-        raise ValueError(f'name is a folder within workdir, got {config.name!r}')
+    if config.name != os.path.basename(config.name) or config.name in ('.', '..') or len(config.name.encode()) > LONGEST_NAME:
+        raise ValueError(f'name is a folder within workdir, of at most {LONGEST_NAME} bytes, got {quoted(config.name)}')
     model = settings.abstract_model(cfg)
     settings.check_causal(model, config.task)
     supplied = settings.check_ids(model, task, config.train.length, training=True)
@@ -110,7 +116,7 @@ def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
     """
     length = task_length(config, task)
     try:
-        width = task.width(length)
+        width = settings.width_of(task, length)
     except ValueError as error:
         fields = ('train.length',) if task.is_language else ('train.min_length', 'train.length')
         given = ', '.join(f'{name}={value}' for name, value in fields_of(config).items() if name in fields)
@@ -274,6 +280,54 @@ def _is_free(name: str) -> bool:
     return any(name == field or name.startswith(field + '.') for field in FREE_FIELDS)
 
 
+def check_fields(config: ConfigDict) -> None:
+    """Whether a config has the fields of the defaults, each of the type that it has there, and numbers that arrays can hold.
+
+    Raises:
+      ValueError: names the field, and what was expected.
+    """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f'a config is a ConfigDict as training/defaults.py makes it, got {type(config).__name__}: {quoted(config)}')
+    usual = defaults.get_config()
+    try:
+        found, known = fields_of(config), fields_of(usual)
+    except ValueError as error:  # a reference to a field without a value
+        raise ValueError(f'the config cannot be read: {error}') from None
+    if unknown := sorted(map(str, found.keys() - known.keys())):
+        raise ValueError(f'the config has no field {quoted(unknown[0])}; {nearest(unknown[0], known)}')
+    if missing := sorted(known.keys() - found.keys()):
+        raise ValueError(f'the config lacks the field {missing[0]!r}; start from training/defaults.py')
+    for name, value in found.items():
+        _check_value(name, value, type(known[name]))
+
+
+def _check_value(name: str, value: Any, kind: type) -> None:
+    fits = isinstance(value, kind) or (kind is float and isinstance(value, int)) or (kind is tuple and isinstance(value, list))
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f'{name} must be of type {kind.__name__}, got {type(value).__name__}: {quoted(value)}')
+    if kind is int and not -(2**31) <= value < 2 ** (32 if name == 'seed' else 31):
+        raise ValueError(f'{name} must be a whole number of 32 bits, got {quoted(value)}')
+    if kind is float and not abs(value) <= LARGEST:
+        raise ValueError(f'{name} must be a finite number of 32 bits, got {quoted(value)}')
+    for text in value if kind is tuple else (value,):
+        if isinstance(text, str) and not text.isprintable() and name not in ('encoding', 'pattern', 'extend', 'task'):
+            raise ValueError(f'{name} must be text of one line without control characters, got {quoted(value)}')
+    if name == 'pattern' and not all(isinstance(spec, str) for spec in value):
+        raise ValueError(f'pattern must hold spec strings, got {quoted(value)}')
+    if name == 'pattern' and len(value) > MAX_PATTERN:
+        raise ValueError(f'pattern must hold at most {MAX_PATTERN} spec strings, got {len(value)}')
+
+
+def _check_batch(config: ConfigDict, width: int) -> None:
+    """Whether this machine can hold the batch that its main memory makes: ids, targets and the mask of every token."""
+    batch, memory = config.train.batch, main_memory()
+    if (needed := 12 * batch * width) > memory:
+        raise ValueError(
+            f'train.batch={batch} rows of {width} tokens would take {readable(needed)}, and this machine has '
+            f'{readable(memory)} of main memory; make train.batch at most {max(1, memory // (12 * width))}, or train.length smaller'
+        )
+
+
 def _check_numbers(config: ConfigDict) -> None:
     train = config.train
 
@@ -288,6 +342,8 @@ def _check_numbers(config: ConfigDict) -> None:
     for name in ('warmup', 'eval_every', 'weight_decay', 'clip', 'z_loss', 'segment', 'memory'):
         need(train[name] >= 0, f'train.{name}', 'at least 0')
     need(train.segment < train.length, 'train.segment', f'below train.length = {train.length}, or 0')
+    few = train.length <= MAX_SEGMENTS * (train.segment or train.length)
+    need(few, 'train.segment', f'0, or at least train.length / {MAX_SEGMENTS}, since every segment is traced on its own')
     need(train.segment or not train.memory, 'train.memory', '0 where train.segment is 0')
     need(not train.segment or config.model.kind == 'decoder', 'train.segment', f'0 for a model of kind {config.model.kind!r}')
     need(train.lr > 0, 'train.lr', 'positive')

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.memory import bytes_of, main_memory, readable
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.recurrence import read_segments
 from posenc_jax.model.sharding import dict_shapes, spec_of
@@ -84,7 +85,7 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
     """Builds the functions of a run on a mesh.
 
     Raises:
-      ValueError: rows or heads that the mesh does not divide, with the numbers.
+      ValueError: rows or heads that the mesh does not divide, with the numbers; more memory than a device has.
     """
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if train.batch % (train.accumulate * parts):
@@ -114,15 +115,36 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
     )
     shardings = TrainState(whole, of_params, of_constants, of_optimizer)
     place = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+    abstract = jax.tree.map(place, shapes, shardings)
+    check_memory(abstract, cfg, train, mesh)
     step = functools.partial(train_step, graphdef, optimizer, train, seed, tuned)
     return Trainer(
         init=jax.jit(init, donate_argnums=0, out_shardings=shardings),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
         evaluate=jax.jit(functools.partial(eval_step, graphdef, train), out_shardings=whole),
-        abstract=jax.tree.map(place, shapes, shardings),
+        abstract=abstract,
         tuned=only(shapes.params, tuned),
         batch_sharding=NamedSharding(mesh, spec_of(('batch', 'sequence'))),
     )
+
+
+def check_memory(abstract: TrainState, cfg: TransformerConfig, train: ConfigDict, mesh: Mesh) -> None:
+    """Whether a device can hold its part of the state, and the least that a step adds: the input of every layer, and the logits.
+
+    Raises:
+      ValueError: it cannot; says what both take and what it has.
+    """
+    part = lambda leaf: jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+    state = bytes_of(jax.tree.map(part, abstract))
+    tokens = train.batch // train.accumulate * (train.segment or cfg.train_len) // (mesh.size // mesh.shape['tensor'])
+    step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + 4 * cfg.vocab_size)
+    limit = (mesh.local_devices[0].memory_stats() or {}).get('bytes_limit') or main_memory() // len(mesh.local_devices)
+    if state + step > limit:
+        raise ValueError(
+            f'the state of training would take {readable(state)} of a device, and a step at least {readable(step)} more; it has '
+            f'{readable(limit)}; make model.layers, model.width or train.batch smaller, train.accumulate larger, or cut the '
+            'parameters over more devices with mesh.fsdp'
+        )
 
 
 def only(params: Params, tuned: Params) -> Params:

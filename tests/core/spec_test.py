@@ -107,6 +107,35 @@ def test_every_wrong_value_shows_the_signature(spec, message):
         parse(spec)
 
 
+@pytest.mark.parametrize(
+    'spec',
+    [
+        'probe(name=' + '"x' * 1999 + '")',
+        'probe(' + 'x' * 3000 + '=3)',
+        'p' * 3999,
+        'probe(width=0x' + 'f' * 3900 + ')',
+        'probe(width=' + '9' * 3900 + ')',
+        'probe(sections=(0x' + 'f' * 3900 + ',))',
+        'probe(name="a\nb\0", width="a\nb\u2028")',
+        'probe(name="a\nb',
+        'probe(style="a\\nb")',
+        '(' * 2000,
+        '(' * 90 + ')' * 90,
+        'probe(sections=' + '[' * 90 + ']' * 90 + ')',
+        'probe(inner=' * 60 + 'probe(rate="x")' + ')' * 60,
+        'probe(inner=' * 300 + 'probe()' + ')' * 300,
+        '-' * 3000 + '1',
+        ' ' * 10,
+        'probe(5rate=1)',
+        5 * ['probe()'] * 500,
+    ],
+)
+def test_one_short_line(spec, capsys):
+    message = fails(spec)
+    assert len(message.splitlines()) == 1 and message.isprintable() and len(message) < 1000
+    assert not capsys.readouterr().err
+
+
 def test_integers_serve_as_floats_and_stay_typed():
     assert type(made('probe(rate=3)').given['rate']) is float
     assert type(made('probe(pair=(3, 4))').given['pair'][1]) is float

@@ -11,9 +11,10 @@ import rich.console
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation import pictures
 from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.results import Results, RunResult, group, print_tables, shortened, tables
+from posenc_jax.evaluation.results import Results, RunResult, group, print_tables, tables
 
 
 def measured(protocol, length, value, position=(None, None)):

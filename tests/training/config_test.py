@@ -11,6 +11,7 @@ from absl import flags
 from configs import default
 from posenc_jax.core.registry import SpecError
 from posenc_jax.training import config as configs
+from posenc_jax.training import config_file
 from tests.training import tiny
 
 SEGMENTED = dict(task='segmented_text(source_len=128, segment_len=4)')
@@ -71,6 +72,63 @@ CREAM = dict(task='cream_text(factor=2)')
 def test_wrong_fields(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
         configs.validate(tiny.config(tmp_path, **fields))
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        (dict(model__width=10**9), r'a model of .*width=1000000000, .* would take 83.3 EiB; at most 16 TiB are accepted'),
+        (dict(train__batch=10**9), r'train.batch=1000000000 rows of 32 tokens would take 358 GiB, and this machine has'),
+        (dict(train__length=10**9), 'train.length=1000000000: .* rows of 1000000000 tokens, 11.2 GiB each; a row holds at most 4194304'),
+        (dict(task='addition()', encoding='nope()', train__length=10**8), r'length \(1, 100000000\) has rows of 3\d+ tokens, .* GiB each; a row'),
+        (dict(encoding='cope(npos=1000000000)'), 'cope: its variables would take 14.9 GiB'),
+        (dict(model__layers=2**31), 'model.layers must be a whole number of 32 bits, got 2147483648'),
+        (dict(train__steps=10**5000), 'train.steps must be a whole number of 32 bits, got a whole number of 16610 bits'),
+        (dict(train__lr=float('inf')), 'train.lr must be a finite number of 32 bits, got inf'),
+        (dict(model__epsilon=float('nan')), 'model.epsilon must be a finite number of 32 bits, got nan'),
+        (dict(pattern=(1, 2)), r'pattern must hold spec strings, got \(1, 2\)'),
+        (dict(pattern=('rope()',) * 300, model__layers=300), 'pattern must hold at most 256 spec strings, got 300'),
+        (dict(name='a\0b'), r"name must be text of one line without control characters, got 'a\\x00b'"),
+        (dict(name='a' * 300), 'name is a folder within workdir, of at most 255 bytes'),
+        (dict(train__segment=1, train__length=100), 'train.segment must be 0, or at least train.length / 64'),
+    ],
+)
+def test_sizes_and_values_that_nothing_can_hold(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message) as error:
+        configs.validate(tiny.config(tmp_path, **fields))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('def get_config(:', 'cannot be read as a config: line 1: SyntaxError: invalid syntax'),
+        ('x = 1', r'has no function get_config\(\)'),
+        ('def get_config():\n    return 5', 'a config is a ConfigDict as training/defaults.py makes it, got int: 5'),
+        ('def get_config():\n\n    raise RuntimeError("a\\nb")', r'cannot be read as a config: line 3: RuntimeError: a\\nb$'),
+        ('import nothing_there', "line 1: ModuleNotFoundError: No module named 'nothing_there'"),
+        ('import sys; sys.exit(0)', 'line 1: SystemExit: 0'),
+        ('\0', 'cannot be read as a config: SyntaxError: source code string cannot contain null bytes'),
+        ('{}    del config.train', "the config lacks the field 'train.accumulate'; start from training/defaults.py"),
+        ('{}    config.train.stepz = 3', "the config has no field 'train.stepz'; did you mean 'train.steps'"),
+        ('{}    config.train = 3', "line 4: TypeError: Could not override field 'train'"),
+        ('{}    config.task = None', "task must be of type str, got NoneType: None"),
+    ],
+)
+def test_config_files(tmp_path, text, message):
+    start = 'from posenc_jax.training import defaults\ndef get_config():\n    config = defaults.get_config().unlock().copy_and_resolve_references()\n'
+    path = tmp_path / 'config.py'
+    path.write_text(text.format(start) + '\n    return config' * text.startswith('{}'))
+    with pytest.raises(ValueError, match=message) as error:
+        config_file.read(str(path))
+    assert str(path) in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('path', ['/etc', 'configs', 'configs/quickstart.py:x', 'nothing.py', '', 'a\0b', '/etc/passwd', 'é' * 500])
+def test_what_is_no_config_file(path):
+    with pytest.raises((ValueError, OSError), match='expected .* with get_config') as error:
+        config_file.read(path)
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 300
 
 
 def test_missing_text(tmp_path):
@@ -266,9 +324,11 @@ def test_command_line():
         return subprocess.Popen(command, cwd=tiny.ROOT, stderr=subprocess.PIPE, text=True)
 
     cases = [
-        (['--config.train.stepz=3'], "unknown config field 'train.stepz'; did you mean 'train.steps'"),
+        (['--config.train.stepz=3'], "config has no field 'train.stepz'; did you mean 'train.steps'"),
         (['--config.encoding=alibbi()'], "unknown encoding 'alibbi'; did you mean 'alibi'"),
-        (['--config.train.steps=many'], 'invalid literal for int'),
+        (['--config.train.steps=many'], "train.steps='many' is not of type int (its value is 400)"),
+        (['--config.model.parallel=' + 'y' * 100], 'yyyyyy\' is not True or False (its value is False)'),
+        (['--config=/etc/passwd'], "'/etc/passwd' is not a Python file; expected one with get_config()"),
         (["--config.encoding='alibi()'"], 'is not a name or a call'),
         (['--config.eval.protocols=nonoverlapping,slidin'], "protocol is 'slidin'; did you mean 'sliding'?"),
         (['--processes=2', '--process_id=2', '--coordinator=localhost:1', '--config.encoding=alibi()'], 'got 2 of 2'),

@@ -44,6 +44,16 @@ def numpy_losses(cfg, state, batch):
     return partition - chosen, partition, logits
 
 
+def test_what_no_device_holds_is_refused():
+    cfg, trainer = trainer_of(train__batch=8, train__accumulate=4)
+    batch = 10**7
+    with pytest.raises(ValueError, match='the state of training would take .* of a device, and a step at least .* more; it has'):
+        trainer_of(train__batch=batch)
+    trainer_of(train__batch=batch, train__accumulate=batch // 4)
+    with pytest.raises(ValueError, match=r'would take 347 GiB of a device'):
+        trainer_of(model__layers=10**7)
+
+
 def test_loss_is_the_masked_mean(plain):
     cfg, trainer = plain
     state, batch = trainer.init({}), batch_of()

@@ -101,9 +101,9 @@ def test_damaged_runs_and_files_that_are_no_config_are_one_line(tmp_path, traine
     there(tmp_path / 'a_0')
     (tmp_path / 'a_0' / FILE).unlink()
     assert 'does not exist' in refused(capsys, lambda: shared.train_runs({'a': asked(tmp_path / 'a_0')}))
-    for name in ('README.md', 'tests/training/tiny.py'):
+    for name, wrong in (('README.md', 'is not a Python file'), ('tests/training/tiny.py', 'has no function get_config()')):
         run = shared.Run(tmp_path / 'b_0', str(tiny.ROOT / name), {})
-        assert f'{name} is not a file with get_config()' in refused(capsys, lambda: shared.train_runs({'b': run}))
+        assert f"{name}' {wrong}" in refused(capsys, lambda: shared.train_runs({'b': run}))
     assert not trained
 
 

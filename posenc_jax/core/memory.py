@@ -1,0 +1,37 @@
+"""What things take of memory, told from their shapes before anything is allocated."""
+
+import math
+import os
+from typing import Any
+
+import jax
+
+_UNITS = ('bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')
+
+
+def bytes_of(tree: Any) -> int:
+    """The bytes of all arrays of a pytree, or of what stands for their shapes.
+
+    Example:
+      >>> bytes_of({'a': jax.ShapeDtypeStruct((3, 5), 'float32')})
+      60
+    """
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, 'dtype'))
+
+
+def readable(count: int) -> str:
+    """A number of bytes for people.
+
+    Example:
+      >>> readable(60), readable(3 * 2**29), readable(10**30)
+      ('60 bytes', '1.5 GiB', 'more than 1024 EiB')
+    """
+    power = min(max(count.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
+    if count >= 2**70:
+        return f'more than 1024 {_UNITS[-1]}'
+    return f'{count / 2 ** (10 * power):.3g} {_UNITS[power]}' if power else f'{count} bytes'
+
+
+def main_memory() -> int:
+    """Bytes of main memory that this machine has, of which a part is in use."""
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
