@@ -42,9 +42,11 @@ def phase(pos: Num[Array, '...'], inv_freq: Float[Array, '... F'] | Double | np.
 @jax.custom_jvp
 def _phase(pos, parts):
     """Of a frequency that is the sum of these float32 parts, the first of which is the sum to the nearest float32."""
-    parts = tuple(jnp.asarray(part, jnp.float32) for part in parts)
-    words = functools.reduce(_add, map(_fixed_point_traced, parts))
-    return jnp.where(jnp.abs(parts[0]) < 2.0**31, _fixed_point_phase(pos, *words, parts[0]), jnp.nan)
+    bounded = lambda part: jnp.where(jnp.abs(part) < 2.0**31, part, jnp.nan)
+    # A loop over the parts, which XLA does not fuse with what follows: it would compute the frequencies anew for every element.
+    high, low, parts = jax.lax.map(lambda part: (*_fixed_point_traced(part), bounded(part)), jnp.stack(parts).astype(jnp.float32))
+    words = functools.reduce(_add, zip(high, low))
+    return jnp.where(jnp.isnan(parts[0]), jnp.nan, _fixed_point_phase(pos, *words, parts[0]))
 
 
 @_phase.defjvp
