@@ -323,7 +323,7 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
         raise FileNotFoundError(f'{file} is missing: {file.parent} is not a Hugging Face checkpoint')
     try:
         found = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PretrainedError(f'{file} is not JSON: {error}') from None
     if not isinstance(found, dict):
         raise PretrainedError(f'{file} holds a {type(found).__name__}, expected an object')
