@@ -90,10 +90,10 @@ def make(rng: random.Random, good: pathlib.Path, own: pathlib.Path) -> Damaged:
 def harm(rng: random.Random, run: pathlib.Path) -> str:
     """Damages one thing; what was done."""
     files = sorted(path for path in run.rglob('*') if path.is_file())
-    chosen = [path for path in files if path.name in (configs.FILE, FILE)] if rng.random() < 0.3 else files
-    if not chosen:
+    if not files:
         return 'nothing is left'
-    path = rng.choice(chosen)
+    few = [path for path in files if path.name in (configs.FILE, FILE, 'metadata')]  # among many with arrays
+    path = rng.choice(few if few and rng.random() < 0.4 else files)
     name, content = path.relative_to(run), path.read_bytes()
     at = rng.randrange(len(content) + 1)
     match rng.randrange(10):

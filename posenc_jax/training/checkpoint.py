@@ -73,10 +73,11 @@ class Checkpoints:
     def __enter__(self) -> 'Checkpoints':
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         with self._until_closed:
             self._manager.close()
-            self._remove_old()
+            if kind is None:  # where a run cannot go on, nothing is lost
+                self._remove_old()
 
     @property
     def _readers(self) -> pathlib.Path:

@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     train.eval_every = 200  # steps between validations; 0 for none
     train.eval_batches = 8  # batches of a validation, always the same ones
     train.save_every = 200  # steps between checkpoints; there is always one at the end
-    train.keep = 3  # how many checkpoints are kept
+    train.keep = 3  # how many checkpoints are kept, and one more from a save to the next
 
     config.mesh = mesh = ConfigDict()  # devices of all processes, as a product of
     mesh.data = -1  # copies of the parameters, each with its rows of the batch; -1 takes what is left

@@ -8,7 +8,7 @@ from typing import Any
 
 MOST = 2**20  # bytes
 LARGEST = 2**63  # of whole numbers
-_KINDS = {bool: 'true or false', int: f'a whole number below {LARGEST:.0e}', float: 'a finite number', str: 'a text', tuple: 'a list'}
+_KINDS = {bool: 'true or false', int: 'a whole number', float: 'a finite number', str: 'a text', tuple: 'a list'}
 
 
 def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
@@ -78,9 +78,10 @@ def typed(value: Any, kind: type, name: str, item: type | None = None) -> Any:
         return tuple(typed(member, item, f'{name}[{number}]') for number, member in enumerate(value))
     if kind is float and type(value) is int and abs(value) < LARGEST:
         value = float(value)
-    good = type(value) is kind and (kind is not float or math.isfinite(value)) and (kind is not int or abs(value) < LARGEST)
-    if not good:
+    if type(value) is not kind or kind is float and not math.isfinite(value):
         raise ValueError(f'{name} is {shown(value)}, expected {_KINDS[kind]}')
+    if kind is int and abs(value) >= LARGEST:
+        raise ValueError(f'{name} is {shown(value)}, expected a whole number below 2**63')
     return value
 
 

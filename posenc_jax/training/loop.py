@@ -207,7 +207,7 @@ def _open(directory: pathlib.Path, config: ConfigDict, resume_changed: bool) -> 
         raise ConfigChangedError(f'{directory} has checkpoints, but no {configs.FILE} that says of which config; {otherwise}')
     there = configs.read_saved(path)
     if changed := configs.differences(there.config, config):
-        raise ConfigChangedError(f'{directory} was trained with another config: {listed(changed)}; {otherwise}')
+        raise ConfigChangedError(f'{path} says another config: {listed(changed)}; {otherwise}')
     return configs.saved_of(config, there.earlier)
 
 

@@ -132,8 +132,8 @@ def _problems(step, good, bad, kept, written, every) -> list[str]:
     missing = sorted({1, step, *range(every, step, every)} - steps)
     problems = []
     if bad:
-        number, why = next(iter(bad.items()))
-        problems.append(f'{_counted("line", list(bad))} dropped: line {number} {why}')
+        which, why = ('is dropped: it', 'are dropped: the first')[len(bad) > 1], next(iter(bad.values()))
+        problems.append(f'{_counted("line", list(bad))} {which} {why}')
     if missing:
         expected = sorted({1, step, *range(every, step, every)})
         problems.append(f'there is no line of {_counted("step", missing, expected)}')

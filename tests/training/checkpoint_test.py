@@ -343,6 +343,14 @@ def test_none_is_removed_while_somebody_reads(run):
     assert finished_steps(directory) == [10]
 
 
+def test_a_refused_run_loses_no_checkpoint(run):
+    directory, trainer, _ = run
+    other = configs.saved_of(configs.validate(tiny.config(directory, **FIELDS, train__lr=0.5)))
+    with pytest.raises(CheckpointError, match='train.lr'), Checkpoints(directory, keep=1, saved=other) as checkpoints:
+        checkpoints.restore(trainer.abstract)
+    assert finished_steps(directory) == [3, 7]
+
+
 def _abstract(trainer):
     return {'params': trainer.abstract.params, 'constants': trainer.abstract.constants}
 

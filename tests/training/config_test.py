@@ -211,7 +211,7 @@ def test_json_round_trip(tmp_path):
         ('{"train": {"steps": true}}', 'train.steps is True, expected a whole number'),
         ('{"train": {"steps": 1.0}}', 'train.steps is 1.0, expected a whole number'),
         ('{"train": {"steps": null}}', 'train.steps is None, expected a whole number'),
-        ('{"train": {"steps": 1%s}}' % ('0' * 30), 'train.steps is 10+, expected a whole number below 9e'),
+        ('{"train": {"steps": 1%s}}' % ('0' * 30), 'train.steps is 10+, expected a whole number below 2[*]{2}63'),
         ('{"train": {"steps": 1%s}}' % ('0' * 5000), 'is not a config: Exceeds the limit'),
         ('{"train": {"lr": NaN}}', 'train.lr is nan, expected a finite number'),
         ('{"train": {"lr": 1e999}}', 'train.lr is inf, expected a finite number'),

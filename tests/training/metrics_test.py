@@ -108,13 +108,13 @@ def cut(lines):
 
 DAMAGES = {
     # name: (lines -> bytes or lines, steps kept, what is said)
-    'half a last line': (cut, [1, 10, 20, 30], "line 5 dropped: line 5 is not JSON: .*; there is no line of step 40"),
+    'half a last line': (cut, [1, 10, 20, 30], "line 5 is dropped: it is not JSON: .*; there is no line of step 40"),
     'emptied': (lambda lines: [], [], 'there is no line of steps 1 to 40'),
     'deleted': (lambda lines: None, [], 'there is no line of steps 1 to 40'),
-    'zeroed': (lambda lines: b'\0' * 300, [], r"line 1 dropped: line 1 is not JSON: .*; there is no line of steps 1 to 40"),
+    'zeroed': (lambda lines: b'\0' * 300, [], r"line 1 is dropped: it is not JSON: .*; there is no line of steps 1 to 40"),
     'a number, null, no step': (
         lambda lines: [lines[0], b'7\n', b'null\n', b'{"loss": 1}\n', lines[4]], [1, 40],
-        'lines 2 to 4 dropped: line 2 is 7, expected an object of numbers; there is no line of steps 10 to 30'),
+        'lines 2 to 4 are dropped: the first is 7, expected an object of numbers; there is no line of steps 10 to 30'),
     'lines in the middle are gone': (lambda lines: [*lines[:1], *lines[3:]], [1, 30, 40], 'there is no line of steps 10 to 20'),
     'a list': (lambda lines: [*lines[:5], b'[]\n', b'[]\n', *lines[5:]], [1, 10, 20, 30, 40], ''),
     'one digit': (lambda lines: [lines[0].replace(b'1.0', b'1.5'), *lines[1:]], [1, 10, 20, 30, 40],
