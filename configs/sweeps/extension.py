@@ -11,10 +11,8 @@ import argparse
 import functools
 import json
 import pathlib
-import subprocess
-import sys
 
-from configs.sweeps.runs import evaluate_runs, train_run
+from configs.sweeps.runs import call, evaluate_runs, train_run
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
 from posenc_jax.rotation.search.__main__ import spec_of
 
@@ -46,8 +44,7 @@ EVALUATION = (
 def longrope(run: str) -> dict[str, str]:
     """The specs with YaRN's ramp as factors, from which the search starts, and with those it finds at `LENGTH * FACTOR` tokens."""
     found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
-    search = [sys.executable, '-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}']
-    subprocess.run([*search, *BUDGET], check=True)
+    call('-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}', *BUDGET)
     found = json.loads(found.read_text())
     _, start, factors, _ = found['state']['history'][0]  # the first genome is the ramp
     ramp = LongRoPE(long=tuple(factors), factor=float(FACTOR), start=start, train_len=LENGTH)

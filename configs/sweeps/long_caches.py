@@ -19,8 +19,10 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
+from configs.sweeps.runs import full_disk_in_one_line
 from configs.sweeps.tables import report
 from posenc_jax.cache.duo_attention import deploy, retrieval_heads
+from posenc_jax.core import disk
 from posenc_jax.evaluation.run import measure, prepare
 from posenc_jax.tasks import batch_iterator
 from posenc_jax.training.duo_gates import train_gates
@@ -60,7 +62,8 @@ def main():
         examples = jobs['passkeys'].task.dataset(length=arguments.gate_length, batch_size=1, seed=0)
         sizes = {'sink': arguments.sink, 'recent': arguments.recent}
         gates, losses = train_gates(full, batch_iterator(examples), steps=arguments.gate_steps, **sizes)
-        kept.write_text(json.dumps(np.asarray(gates).round(4).tolist()))
+        with full_disk_in_one_line():
+            disk.write(kept, json.dumps(np.asarray(gates).round(4).tolist()))
         print(f'loss of the gates: {np.asarray(losses)[[0, -1]]}')
     print(f'gates, quartiles: {np.quantile(np.asarray(gates), (0, 0.25, 0.5, 0.75, 1)).round(3)}', flush=True)
     random = np.random.default_rng(0).random(gates.shape)

@@ -1,11 +1,13 @@
 """What sweeps share: training a run unless it is there already, and one evaluation of many."""
 
 import argparse
+import contextlib
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from posenc_jax.core import disk
 from posenc_jax.training import config as configs
 from posenc_jax.training.checkpoint import FOLDER
 
@@ -16,6 +18,23 @@ def complete(run: pathlib.Path) -> bool:
         return False
     saved = [int(path.name) for path in run.glob(f'{FOLDER}/*') if path.name.isdecimal()]  # finished ones alone
     return max(saved, default=0) == configs.from_json(run / configs.FILE).train.steps
+
+
+@contextlib.contextmanager
+def full_disk_in_one_line() -> Iterator[None]:
+    """A full disk ends the program with one line and status 2; a function may be decorated with it."""
+    try:
+        yield
+    except disk.DiskFullError as error:
+        print(f'{error}; what is trained is kept, and the same command continues once there is room', file=sys.stderr)
+        sys.exit(2)
+
+
+def call(*command: str) -> None:
+    """A Python command of ours; where it fails it has said why, and its status becomes that of this program."""
+    status = subprocess.run([sys.executable, *command]).returncode
+    if status:
+        sys.exit(status if status > 0 else f'{command[0]} was ended by signal {-status}; the same command continues')
 
 
 def train_run(run: pathlib.Path, config: str, fields: Mapping[str, object], more: Iterable[str] = ()) -> str:
@@ -30,7 +49,7 @@ def train_run(run: pathlib.Path, config: str, fields: Mapping[str, object], more
     if not complete(run):
         given = {**fields, 'workdir': run.parent, 'name': run.name, 'eval.at_end': False}
         settings = [*(f'{name}={value}' for name, value in given.items()), *more]
-        subprocess.run([sys.executable, 'train.py', f'--config={config}', *(f'--config.{s}' for s in settings)], check=True)
+        call('train.py', f'--config={config}', *(f'--config.{s}' for s in settings))
         if not complete(run):
             sys.exit(f'{run} was stopped before its last step; the same command continues')
     return str(run)
@@ -38,10 +57,7 @@ def train_run(run: pathlib.Path, config: str, fields: Mapping[str, object], more
 
 def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str] = ()) -> None:
     """One comparison of these runs in `out`."""
-    subprocess.run(
-        [sys.executable, 'eval.py', *(f'--run={run}' for run in runs), *(f'--config.{s}' for s in settings), f'--out={out}'],
-        check=True,
-    )
+    call('eval.py', *(f'--run={run}' for run in runs), *(f'--config.{s}' for s in settings), f'--out={out}')
 
 
 def compare(

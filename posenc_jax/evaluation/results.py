@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from posenc_jax.core import disk
 from posenc_jax.evaluation.measurement import Measurement
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
@@ -124,7 +126,6 @@ class Results:
 
     def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:
         """The same without the pictures."""
-        directory.mkdir(parents=True, exist_ok=True)
         rows = self.rows()
         as_json, as_csv = directory / 'results.json', directory / 'results.csv'
         # JSON has no infinity; an overflowed perplexity is written as null beside its nll.
@@ -132,11 +133,12 @@ class Results:
         lengths = sorted({row['length'] for row in rows})
         settings = [run.settings for run in self.runs]
         content = {'date': self.date, 'versions': self.versions, 'lengths': lengths, 'settings': settings, 'results': finite}
-        as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')
-        with as_csv.open('w', newline='') as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        disk.write(as_json, json.dumps(content, indent=1, allow_nan=False) + '\n')
+        table = io.StringIO(newline='')
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        disk.write(as_csv, table.getvalue())
         return [as_json, as_csv]
 
 

@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt32
 from ml_collections import ConfigDict
 
+from posenc_jax.core import disk
 from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training import config as configs
+from posenc_jax.training import room
+from posenc_jax.training.room import FOLDER
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
-
-FOLDER = 'checkpoints'
 
 
 class CheckpointError(ValueError):
@@ -34,6 +35,9 @@ class Checkpoints:
     Args:
       directory: the run directory; checkpoints lie in its folder `checkpoints`.
       keep: how many are kept; None keeps and creates nothing, for reading.
+
+    Raises:
+      DiskFullError: there is no room; from `save`, whichever save it was, or where the context ends. The rest of that save is removed.
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int | None = None):
@@ -51,13 +55,26 @@ class Checkpoints:
             'data': ocp.JsonCheckpointHandler(),
         }
         self._read_only = keep is None
+        if not self._read_only:
+            room.drop_unfinished(self.directory)  # of a run that was killed
+        self._quiet, self._bytes = room.Quiet(), None
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> 'Checkpoints':
+        self._quiet.start()
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()
+    def __exit__(self, kind, *_) -> None:
+        try:
+            with self._told():
+                self._manager.close()
+        except Exception:
+            if kind is None:  # otherwise the error that ended the run is the one to tell
+                raise
+        finally:
+            self._quiet.stop()
+            if not self._read_only:
+                room.drop_unfinished(self.directory)
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, ascending."""
@@ -68,14 +85,25 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         items = _items(state)
+        with self._told():
+            self._manager.wait_until_finished()  # and removes what is kept no longer
+        self.need_room(items)
         prints = {name: int(fingerprint(tree)) for name, tree in items.items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-                data=ocp.args.JsonSave({'iterator': data, 'fingerprints': prints}),
-            ),
+        args = ocp.args.Composite(
+            **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+            data=ocp.args.JsonSave({'iterator': data, 'fingerprints': prints}),
         )
+        with self._told():
+            self._manager.save(step, args=args)
+
+    def need_room(self, tree: Any) -> None:
+        """Checks that one more checkpoint of these arrays, or shapes, fits; the others are kept until it is complete."""
+        self._bytes = room.checkpoint_bytes(self.directory, tree)
+        if jax.process_index() == 0:
+            disk.need(self.directory, self._bytes)
+
+    def _told(self):
+        return disk.told(self.directory, self._bytes)
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any], int]:
         """The newest good checkpoint: its state as `abstract` wants it, the state of the data iterator, and its step.

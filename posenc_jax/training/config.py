@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from posenc_jax.core import disk
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.registry import SpecError, nearest
@@ -21,7 +22,7 @@ from posenc_jax.tasks import Task
 from posenc_jax.training import defaults
 
 # A run resumed with another value here trains the same model: where it lies, how it is watched, spread, evaluated.
-FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
+FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'cluster', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
                'train.save_every', 'train.keep')  # fmt: skip
 FILE = 'config.json'  # in the run directory
 SHAPE = 'task_shape'  # beside the fields in that file: sizes that the task gives the model, which is then built without data
@@ -140,9 +141,7 @@ def save(config: ConfigDict, path: pathlib.Path) -> None:
     """Writes a config as JSON, with the shape that its task gives the model; the file is complete or not there."""
     cfg = model_config(config, make_task(config))
     fields = config.to_dict() | {SHAPE: {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}}
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(fields, indent=2) + '\n')
-    os.replace(partial, path)
+    disk.write(path, json.dumps(fields, indent=2) + '\n')
 
 
 def from_json(path: pathlib.Path) -> ConfigDict:
@@ -232,3 +231,5 @@ def _check_numbers(config: ConfigDict) -> None:
     need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
     settings.check_fields(config.eval)
     need(config.mesh.cpu_devices >= 0, 'mesh.cpu_devices', 'at least 0')
+    for name in ('start_timeout', 'peer_timeout'):
+        need(10 <= config.cluster[name] <= 86400, f'cluster.{name}', 'between 10 and 86400 seconds')

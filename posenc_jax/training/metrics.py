@@ -1,12 +1,14 @@
 """What a run reports: metrics.jsonl, TensorBoard events, and a line of progress. Only process 0 writes."""
 
 import json
-import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping
 from typing import Self
+
+from posenc_jax.core import disk
+from posenc_jax.training.board import Board
 
 FILE = 'metrics.jsonl'
 
@@ -20,22 +22,16 @@ class MetricsLog:
     """
 
     def __init__(self, directory: pathlib.Path, step: int):
-        from tensorboardX import SummaryWriter
-
         path = directory / FILE
         kept = [line for line in read_lines(path) if line['step'] <= step] if step else []
-        partial = path.with_suffix('.partial')
-        partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
-        os.replace(partial, path)
-        self._file = path.open('a')
-        self._board = SummaryWriter(str(directory / 'tensorboard'), purge_step=step + 1)
+        disk.write(path, ''.join(json.dumps(line) + '\n' for line in kept))
+        self._file = disk.Appended(path)
+        self._board = Board(directory / 'tensorboard', step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line {'step': step, **values}."""
-        self._file.write(json.dumps({'step': step, **values}) + '\n')
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._file.write((json.dumps({'step': step, **values}) + '\n').encode())
+        self._board.write(step, values)
 
     def __enter__(self) -> 'MetricsLog':
         return self

@@ -1,0 +1,85 @@
+"""What a full disk means for a run: how much a checkpoint takes, what is left of one that failed, which step is safe."""
+
+import contextlib
+import logging
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from posenc_jax.core import disk
+
+FOLDER = 'checkpoints'  # in the run directory
+_UNFINISHED = '*.orbax-checkpoint-tmp*'
+# Bytes of a checkpoint besides its arrays: for each of them (shape, sharding, entry of the tree), and once.
+_EACH, _ONCE = 2048, 65536
+
+
+def safe_step(directory: pathlib.Path) -> int | None:
+    """The newest step of a run that is saved completely."""
+    return max((int(path.name) for path in (directory / FOLDER).glob('*') if path.name.isdecimal()), default=None)
+
+
+def continues(directory: pathlib.Path, once: str) -> str:
+    """What the same command does next, for the line that a failed run ends with; `once` says what must be before."""
+    step = safe_step(directory)
+    safe, then = ('no step is saved', 'begins anew') if step is None else (f'step {step} is safe', 'continues after it')
+    return f'{safe}; {once}, the same command {then}'
+
+
+@contextlib.contextmanager
+def run_told(directory: pathlib.Path) -> Iterator[None]:
+    """Within, a full disk ends a run with one line that says which step is safe.
+
+    Raises:
+      DiskFullError: the disk is full.
+    """
+    try:
+        with disk.told(directory):
+            yield
+    except disk.DiskFullError as error:
+        raise disk.DiskFullError(f'{error}; {continues(directory, "once there is room")}') from error
+
+
+def checkpoint_bytes(checkpoints: pathlib.Path, tree: Any) -> int:
+    """The room that a checkpoint takes: that of the newest one, or where there is none what the arrays would take uncompressed.
+
+    Args:
+      checkpoints: the folder.
+      tree: the arrays, or their shapes.
+    """
+    step = safe_step(checkpoints.parent)
+    if step is not None:
+        return sum(path.lstat().st_blocks * 512 for path in (checkpoints / str(step)).rglob('*'))
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.size * leaf.dtype.itemsize + _EACH for leaf in leaves) + _ONCE
+
+
+def drop_unfinished(checkpoints: pathlib.Path) -> None:
+    """Removes what saves that were cut off or failed have left, which nobody reads."""
+    if jax.process_index() == 0:
+        for path in checkpoints.glob(_UNFINISHED):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class Quiet(logging.Filter):
+    """Keeps orbax, while saving in threads of its own, from printing a page about a full disk, which we say in one line."""
+
+    def start(self) -> None:
+        logging.getLogger('absl').addFilter(self)
+        self._before, sys.unraisablehook = sys.unraisablehook, self._unraisable
+
+    def stop(self) -> None:
+        logging.getLogger('absl').removeFilter(self)
+        sys.unraisablehook = self._before
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not disk.is_full(record.exc_info[1] if record.exc_info else None)
+
+    def _unraisable(self, found) -> None:
+        """Writes that end after the loop that waited for them was closed by the first that failed."""
+        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == 'Event loop is closed'):
+            self._before(found)
