@@ -64,15 +64,17 @@ class Checkpoints:
         self._quiet.start()
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, _, error: BaseException | None, __) -> None:
+        failed = error
         try:
             with self._told():
                 self._manager.close()
-        except Exception:
-            if kind is None:  # otherwise the error that ended the run is the one to tell
+        except Exception as other:
+            failed = error or other
+            if error is None:  # otherwise the error that ended the run is the one to tell
                 raise
         finally:
-            self._quiet.stop()
+            self._quiet.stop(disk.is_full(failed))
             if not self._read_only:
                 room.drop_unfinished(self.directory)
 

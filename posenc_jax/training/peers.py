@@ -9,6 +9,7 @@ JAX would abort before our line is written.
 import contextlib
 import os
 import pathlib
+import select
 import socket
 import sys
 import threading
@@ -49,7 +50,8 @@ class Peers:
         self._leaving = threading.Event()
         self._change = threading.Condition()
         self._ending = threading.Lock()  # taken by what ends this process, for good
-        self._failed = False
+        self._met = self._failed = False
+        self._cause = ''
 
     def meet(self) -> str:
         """Waits for all processes; returns the address at which JAX's client finds its service, which process 0 must start there.
@@ -126,6 +128,7 @@ class Peers:
                 text = f'{_listed(found)} of {self._count} never came to {self._at()}, within {self._waited()}'
                 self._say('ended', text)
                 raise ClusterError(f'{text}; {self._what_next()}')
+            self._met = True
             self._say('go')
 
     def _accept(self, listener: socket.socket, service: int) -> None:
@@ -150,7 +153,7 @@ class Peers:
             _send(connection, 'refused', f'process 0 was started with --processes={self._count}, this one as {number} of {count}')
         else:
             with self._change:
-                if _open(self._others.get(int(number))):
+                if self._met or _open(self._others.get(int(number))):
                     _send(connection, 'refused', f'process {number} is there already; each process needs its own --process_id')
                     return
                 self._others[int(number)] = connection
@@ -209,6 +212,7 @@ class Peers:
                         self._left.add(number)
                         self._change.notify_all()
                 if what == 'failed':  # perhaps here too, of which this process then says itself what it was
+                    self._cause = self._cause or text  # whoever ends because of it is not the one to name
                     if not self._own:
                         self._say('failed', text)
                     time.sleep(_GRACE)
@@ -230,8 +234,8 @@ class Peers:
     def _end(self, text: str) -> None:
         """Ends this process, whatever its main thread waits for."""
         self._ending.acquire()
-        if not self._own:
-            self._say('ended', text)
+        text = self._cause or text
+        self._say('ended', text)
         self._quit(f'{text}; {self._what_next()}')
 
     def _quit(self, text: str) -> None:
@@ -302,15 +306,8 @@ def _line(connection: socket.socket) -> str | None:
 
 
 def _open(connection: socket.socket | None) -> bool:
-    """Whether the other side has not closed it."""
-    if connection is None:
-        return False
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b''
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    """Whether the other side, which says nothing yet, has not closed it."""
+    return connection is not None and not select.select([connection], [], [], 0)[0]
 
 
 def _listed(numbers: list[int]) -> str:

@@ -5,6 +5,7 @@ import logging
 import pathlib
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,20 +67,30 @@ def drop_unfinished(checkpoints: pathlib.Path) -> None:
 
 
 class Quiet(logging.Filter):
-    """Keeps orbax, while saving in threads of its own, from printing a page about a full disk, which we say in one line."""
+    """Keeps orbax, while saving in threads of its own, from printing pages about a full disk, which we tell in one line."""
+
+    _LOGGERS = ('absl', 'asyncio')
 
     def start(self) -> None:
-        logging.getLogger('absl').addFilter(self)
+        for name in self._LOGGERS:
+            logging.getLogger(name).addFilter(self)
         self._before, sys.unraisablehook = sys.unraisablehook, self._unraisable
 
-    def stop(self) -> None:
-        logging.getLogger('absl').removeFilter(self)
+    def stop(self, failed: bool) -> None:
+        """`failed`: a save did; its threads are waited for, and what they have left to say stays unsaid."""
+        if failed:
+            for thread in threading.enumerate():
+                if type(thread).__module__.startswith('orbax.'):
+                    threading.Thread.join(thread, 10.0)  # their own raises what they met
+            return
+        for name in self._LOGGERS:
+            logging.getLogger(name).removeFilter(self)
         sys.unraisablehook = self._before
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not disk.is_full(record.exc_info[1] if record.exc_info else None)
 
     def _unraisable(self, found) -> None:
-        """Writes that end after the loop that waited for them was closed by the first that failed."""
+        """Leaves out writes that end after the first that failed closed the loop which waited for them."""
         if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == 'Event loop is closed'):
             self._before(found)
