@@ -47,14 +47,22 @@ def _split(text: str) -> list[str]:
 
 def main(argv: list[str]) -> int:
     runs, out, earlier, overrides = arguments(argv)
+    from posenc_jax.core.disk import DiskFullError
     from posenc_jax.evaluation.results import print_tables, read
     from posenc_jax.evaluation.run import evaluate, home_of
+
+    def keep(found):
+        try:
+            found.write_numbers(out)
+        except DiskFullError:
+            print_tables(found)
+            raise
 
     try:
         out = out or home_of(runs[0]) / 'eval'
         also = [run for directory in earlier for run in read(directory)]
         # Written after every run: what was measured is not lost where a later run is interrupted.
-        results = evaluate(runs, overrides, also=also, after=lambda found: found.write_numbers(out))
+        results = evaluate(runs, overrides, also=also, after=keep)
         print_tables(results)
         for path in results.write(out):
             print(path)

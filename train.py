@@ -8,6 +8,7 @@ Every field is in posenc_jax/training/defaults.py. Several processes: one call e
 
 import re
 import sys
+from collections.abc import Callable
 
 from absl import app, flags, logging
 
@@ -19,12 +20,12 @@ PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train toget
 PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'which of them this is')
 RESUME_CHANGED = flags.DEFINE_bool('resume_changed', False, 'continue a run although its config has changed')
 
-WRONG_INPUT, FAILED = 2, 1
+WRONG_INPUT = 2  # also of files and full disks: what must change before the same command works; 1 is a run that failed
 
 
-def stop(error: object, status: int) -> None:
+def stop(error: object, status: int, leave: Callable[[int], None] = sys.exit) -> None:
     print(f'train.py: {error}', file=sys.stderr, flush=True)
-    sys.exit(status)
+    leave(status)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -41,7 +42,9 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    from posenc_jax.training.loop import NonFiniteError, find_cluster, train
+    from posenc_jax.training.cluster import find_cluster, leave
+    from posenc_jax.training.loop import NonFiniteError, train
+    from posenc_jax.training.peers import FAILED, ClusterError
 
     if len(argv) > 1:
         stop(f'unknown argument {argv[1]!r}', WRONG_INPUT)
@@ -51,9 +54,9 @@ def main(argv: list[str]) -> None:
         cluster = find_cluster(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
         train(CONFIG.value, cluster=cluster, resume_changed=RESUME_CHANGED.value)
     except (ValueError, OSError, ImportError) as error:
-        stop(error, WRONG_INPUT)
-    except NonFiniteError as error:
-        stop(error, FAILED)
+        stop(error, WRONG_INPUT, leave)
+    except (NonFiniteError, ClusterError) as error:
+        stop(error, FAILED, leave)
 
 
 if __name__ == '__main__':

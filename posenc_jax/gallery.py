@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from posenc_jax.core import disk
 from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.compose import make
 from posenc_jax.core.encoding import Encoding, Tokens
@@ -139,10 +140,9 @@ def draw(spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, ti
     right.set_title(f'the last of {times} x {probe.train_len} tokens', fontsize=9)
     figure.suptitle(spec, fontsize=10)
     figure.legend(*left.get_legend_handles_labels(), loc='outside right center', frameon=False, fontsize=7)
-    directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f'{stem_of(spec)}.{ending}' for ending in ('png', 'svg')]
     for path in paths:
-        figure.savefig(path, dpi=160)
+        disk.save_figure(figure, path, dpi=160)
     return paths
 
 
@@ -169,7 +169,7 @@ def thumbnail(encoding: Encoding, path: str | pathlib.Path, probe: Probe = Probe
     _lines(axis, values, 0)
     axis.axvline(probe.train_len, color='0.4', linestyle='--', linewidth=0.6)
     axis.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=100)
+    disk.save_figure(figure, path, dpi=100)
     return pathlib.Path(path)
 
 

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from configs.sweeps.runs import Run, train_runs
+from configs.sweeps.runs import Run, full_disk_in_one_line, train_runs
 from configs.sweeps.tables import report
 from posenc_jax.cache.duo_attention import deploy, retrieval_heads
+from posenc_jax.core import disk
 from posenc_jax.core.spec import build, parse
 from posenc_jax.model import Transformer
 from posenc_jax.tasks import Task, batch_iterator
@@ -67,7 +68,8 @@ def main():
         task, length = build(parse(config.task, ('task',)).nodes[0], {}), config.train.length
         batches = batch_iterator(task.dataset(length=(length // 2, length), batch_size=16, seed=seed))
         gates, _ = train_gates(model, batches, steps=arguments.gate_steps, sink=SINK, recent=RECENT)
-        (arguments.workdir / f'gates_{seed}.json').write_text(json.dumps(np.asarray(gates).round(4).tolist()))
+        with full_disk_in_one_line():
+            disk.write(arguments.workdir / f'gates_{seed}.json', json.dumps(np.asarray(gates).round(4).tolist()))
         print(f'seed {seed}: full cache {accuracy(model, task, length):.3f}; gates\n{np.asarray(gates).round(2)}', flush=True)
         score = lambda heads: accuracy(deploy(model, heads, sink=SINK, recent=RECENT), task, length)
         rng = np.random.default_rng([seed, 1])

@@ -11,7 +11,6 @@ import argparse
 import functools
 import json
 import pathlib
-import sys
 
 from configs.sweeps.runs import Run, call, evaluate_runs, train_runs
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
@@ -45,8 +44,7 @@ EVALUATION = (
 def longrope(run: str) -> dict[str, str]:
     """The specs with YaRN's ramp as factors, from which the search starts, and with those it finds at `LENGTH * FACTOR` tokens."""
     found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
-    search = [sys.executable, '-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}']
-    call([*search, *BUDGET])
+    call('-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}', *BUDGET)
     found = json.loads(found.read_text())
     _, start, factors, _ = found['state']['history'][0]  # the first genome is the ramp
     ramp = LongRoPE(long=tuple(factors), factor=float(FACTOR), start=start, train_len=LENGTH)

@@ -1,17 +1,18 @@
 """What sweeps share: runs that are trained unless they are there already, results that are kept, one evaluation of many."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from ml_collections import ConfigDict
 
+from posenc_jax.core import disk
 from posenc_jax.evaluation.overrides import replaced
 from posenc_jax.training import config as configs
 from posenc_jax.training import config_file, initial
@@ -19,6 +20,23 @@ from posenc_jax.training.checkpoint import FOLDER
 
 Key = TypeVar('Key')
 WRONG_INPUT = 2
+
+
+@contextlib.contextmanager
+def full_disk_in_one_line() -> Iterator[None]:
+    """A full disk ends the program with one line and status 2; a function may be decorated with it."""
+    try:
+        yield
+    except disk.DiskFullError as error:
+        print(f'{error}; what is trained is kept, and the same command continues once there is room', file=sys.stderr)
+        sys.exit(2)
+
+
+def call(*command: str) -> None:
+    """A Python command of ours; where it fails it has said why, and its status becomes that of this program."""
+    status = subprocess.run([sys.executable, *command]).returncode
+    if status:
+        sys.exit(status if status > 0 else f'{command[0]} was ended by signal {-status}; the same command continues')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +122,7 @@ def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
     for run in runs.values():
         if not run.complete():
             settings = [f'--config.{name}={value}' for name, value in run.overrides.items()]
-            call([sys.executable, 'train.py', f'--config={run.config}', *settings])
+            call('train.py', f'--config={run.config}', *settings)
             if not run.complete():
                 sys.exit(f'{run.directory} was stopped before its last step; the same command continues')
     return {key: str(run.directory) for key, run in runs.items()}
@@ -128,21 +146,14 @@ def kept(path: pathlib.Path, settings: Mapping[str, object], make: Callable[[], 
             refuse('\n'.join([f'{path} was made with other settings (there -> here):', *lines, 'move it away']))
         return value
     value = json.loads(json.dumps(make()))
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps({'settings': settings, 'value': value}) + '\n')
-    os.replace(partial, path)
+    with full_disk_in_one_line():
+        disk.write(path, json.dumps({'settings': settings, 'value': value}) + '\n')
     return value
-
-
-def call(command: Sequence[str]) -> None:
-    """A program of this project; where it ends with an error, which it has told, so does the sweep."""
-    if status := subprocess.run(command).returncode:
-        sys.exit(status)
 
 
 def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str] = ()) -> None:
     """One comparison of these runs in `out`."""
-    call([sys.executable, 'eval.py', *(f'--run={run}' for run in runs), *(f'--config.{s}' for s in settings), f'--out={out}'])
+    call('eval.py', *(f'--run={run}' for run in runs), *(f'--config.{s}' for s in settings), f'--out={out}')
 
 
 def compare(

@@ -1,14 +1,19 @@
 """What small experiments share: a table of means over seeds, the same as a csv file, and its picture."""
 
 import csv
+import io
 import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from configs.sweeps.runs import full_disk_in_one_line
+from posenc_jax.core import disk
+
 COLUMNS = 4  # most panels side by side in a picture
 
 
+@full_disk_in_one_line()
 def report(
     rows: Iterable[tuple[str, str, float, int, float]],
     out: pathlib.Path,
@@ -33,9 +38,9 @@ def report(
     from rich.table import Table
 
     rows, out = list(rows), pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / 'results.csv', 'w', newline='', encoding='utf-8') as file:
-        csv.writer(file).writerows([('task', 'variant', x, 'seed', value), *rows])
+    table = io.StringIO(newline='')
+    csv.writer(table).writerows([('task', 'variant', x, 'seed', value), *rows])
+    disk.write(out / 'results.csv', table.getvalue())
     panels = list(dict.fromkeys(row[0] for row in rows))
     several = len({row[3] for row in rows}) > 1
     spread = ', mean (lowest - highest of the seeds)' if several else ''
@@ -78,4 +83,4 @@ def _draw(rows, panels: Sequence[str], path, title, x, value, log, trained):
         axis.spines[['top', 'right']].set_visible(False)
     axis.legend(shown.values(), shown.keys(), frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=160)
+    disk.save_figure(figure, path, dpi=160)

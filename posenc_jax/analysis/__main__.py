@@ -70,12 +70,10 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
 
 
 def _folder(known: argparse.Namespace, run: str = '') -> pathlib.Path:
-    """Where the results go; made if need be."""
+    """Where the results go."""
     from posenc_jax.evaluation.run import home_of
 
-    out = known.out or (home_of(run) / 'analysis' if run else pathlib.Path('runs', 'analysis'))
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+    return known.out or (home_of(run) / 'analysis' if run else pathlib.Path('runs', 'analysis'))
 
 
 def _prepare(known: argparse.Namespace, rest: list[str], run: str, more: dict | None = None):
@@ -125,9 +123,9 @@ def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     found = functools.reduce(lambda a, b: a.merge(b), (measure(model, window) for window in windows))
     numbers, picture = out / f'{known.analysis}.npz', out / f'{known.analysis}.png'
     if known.analysis == 'rope_usage':
-        np.savez(numbers, q=found.q, k=found.k, product=found.product)
+        disk.save_arrays(numbers, q=found.q, k=found.k, product=found.product)
         return [numbers, usage_heatmap(found, picture)]
-    np.savez(numbers, corr=found.corr, score=found.score, alloc=found.alloc, dist=found.dist)
+    disk.save_arrays(numbers, corr=found.corr, score=found.score, alloc=found.alloc, dist=found.dist)
     heads = ', '.join(f'{layer}.{head}' for layer, head in positional_heads(found.score))
     print(f'positional heads (layer.head): {heads}; rank correlation of score and attended distance: '
           f'{spearman(found.score, found.dist):.2f}')  # fmt: skip
@@ -155,7 +153,7 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
         print(f'{label}: entropy {entropies[label].mean:.3f}, loss {losses[label]:.3f}', flush=True)
     numbers = out / 'attention_entropy.npz'
     heads = np.stack([entropy.heads for entropy in entropies.values()])
-    np.savez(numbers, labels=list(entropies), entropy=heads, loss=list(losses.values()))
+    disk.save_arrays(numbers, labels=list(entropies), entropy=heads, loss=list(losses.values()))
     return [numbers, entropy_plot(entropies, out / 'attention_entropy.png')]
 
 
@@ -187,7 +185,7 @@ def _fields_of_encodings(known: argparse.Namespace) -> list[pathlib.Path]:
         print(f'{spec}: TRF {fields[spec].mean():.1f} (by head: {shown})')
     out = _folder(known)
     numbers = out / 'receptive_field.npz'
-    np.savez(numbers, encodings=list(fields), trf=np.stack(list(fields.values())))
+    disk.save_arrays(numbers, encodings=list(fields), trf=np.stack(list(fields.values())))
     return [numbers, decay_plot(kernels, fields, out / 'receptive_field.png')]
 
 
@@ -229,7 +227,7 @@ def _fields_of_run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.P
     trf, why = _trained_field(known, model)
     out = _folder(known, known.run)
     numbers = out / 'receptive_field.npz'
-    np.savez(numbers, erf=found.erf, profile=found.profile, trf=np.nan if trf is None else trf)
+    disk.save_arrays(numbers, erf=found.erf, profile=found.profile, trf=np.nan if trf is None else trf)
     written = [numbers, profile_plot(found, out / 'receptive_field.png')]
     if trf is None:
         print(f'ERF {found.erf.mean():.2f}; no TRF: {why}')
@@ -264,7 +262,7 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
     out = _folder(known)
     numbers = out / 'receptive_field_ranks.npz'
     labels, trf, erf = zip(*methods)
-    np.savez(numbers, labels=labels, trf=trf, erf=erf, rank_correlation=agreement)
+    disk.save_arrays(numbers, labels=labels, trf=trf, erf=erf, rank_correlation=agreement)
     return [numbers, rank_plot(methods, out / 'receptive_field_ranks.png')]
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.analysis.watch import over_queries, watch_encodings
 from posenc_jax.cache.contexts import QUERY, ContextMask, check_model, with_part
 from posenc_jax.cache.parallel_context_entropy import SelectedPieces, piece_layout
+from posenc_jax.core import disk
 from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, register
@@ -235,7 +236,7 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
         axis.plot(entropy.heads.mean(-1), marker='o', markersize=3, linewidth=1.2, label=f'{label}: {entropy.mean:.2f}')
     axis.set(xlabel='layer', ylabel='attention entropy (nats)', ylim=(0, None))
     axis.legend(frameon=False, fontsize=7)
-    figure.savefig(path, dpi=160)
+    disk.save_figure(figure, path, dpi=160)
     return path
 
 

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Float, Num
 
+from posenc_jax.core import disk
 from posenc_jax.rotation.rope import rope_frequencies
 
 
@@ -64,5 +65,5 @@ def bound_plot(
     axis.set_title(f'PI: what a logit may do, d = {head_dim}, base {base:g}', fontsize=10)
     axis.spines[['top', 'right']].set_visible(False)
     axis.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=160)
+    disk.save_figure(figure, path, dpi=160)
     return path

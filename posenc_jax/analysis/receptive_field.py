@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.analysis.token_distance import spearman
 from posenc_jax.analysis.watch import known, over_queries, watch_encodings
+from posenc_jax.core import disk
 from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import DOORS, Encoding, Tokens
@@ -376,7 +377,7 @@ def decay_plot(
     axis.set(xscale='log', yscale='log', ylim=(1e-8, 2.0), xlabel='distance d + 1', ylabel='exp(r(d))')
     axis.set_title('decay of attention' if several else next(iter(kernels)), fontsize=10)
     axis.legend(frameon=False, fontsize=7, ncols=1 + (len(axis.lines) > 12))
-    figure.savefig(path, dpi=160)
+    disk.save_figure(figure, path, dpi=160)
     return path
 
 
@@ -398,7 +399,7 @@ def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Pat
         axis.plot(erf, max(np.interp(erf, at, line), 1e-12), 'o', color=drawn.get_color(), markersize=4)
     axis.set(xscale='log', yscale='log', xlabel='distance d + 1', ylabel='mean attention')
     axis.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=160)
+    disk.save_figure(figure, path, dpi=160)
     return path
 
 
@@ -420,5 +421,5 @@ def rank_plot(rows: Sequence[Compared], path: str | pathlib.Path) -> pathlib.Pat
         axis.plot(at, row.erf, 'o' if np.isfinite(row.trf) else '>', alpha=0.8, label=row.label)
     axis.set(xscale='log', xlabel=f'TRF (inf at {end:.0f})', ylabel='ERF')
     figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=7)
-    figure.savefig(path, dpi=160)
+    disk.save_figure(figure, path, dpi=160)
     return path

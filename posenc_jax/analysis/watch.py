@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.core import disk
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
@@ -132,5 +133,5 @@ def plane_heatmap(
     axis.set_xlabel('plane (high to low frequency)')
     axis.set_ylabel('heads')
     figure.colorbar(picture, label=label)
-    figure.savefig(path, dpi=160)
+    disk.save_figure(figure, path, dpi=160)
     return path

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.results import Series, depths_of, scored, unit
 
@@ -48,7 +49,7 @@ def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib
         axes[0].set_ylabel('exact match' if names[0] == 'exact_match' else 'perplexity')
         _label_lines(figure, axes[-1])
         _set_title(figure, series)
-        figure.savefig(path, dpi=160)
+        disk.save_figure(figure, path, dpi=160)
     return [path for path, _, _ in jobs]
 
 
@@ -73,7 +74,7 @@ def _write_depth(series, path):
     figure.supxlabel('length', fontsize=10)
     figure.colorbar(image, ax=axes, label='exact match', pad=0.02)
     _set_title(figure, series)
-    figure.savefig(path, dpi=160)
+    disk.save_figure(figure, path, dpi=160)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.measurement import Measurement
 
@@ -125,7 +127,6 @@ class Results:
 
     def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:
         """The same without the pictures."""
-        directory.mkdir(parents=True, exist_ok=True)
         rows = self.rows()
         as_json, as_csv = directory / 'results.json', directory / 'results.csv'
         # JSON has no infinity; an overflowed perplexity is written as null beside its nll.
@@ -133,11 +134,12 @@ class Results:
         lengths = sorted({row['length'] for row in rows})
         settings = [run.settings for run in self.runs]
         content = {'date': self.date, 'versions': self.versions, 'lengths': lengths, 'settings': settings, 'results': finite}
-        as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')
-        with as_csv.open('w', newline='') as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        disk.write(as_json, json.dumps(content, indent=1, allow_nan=False) + '\n')
+        table = io.StringIO(newline='')
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        disk.write(as_csv, table.getvalue())
         return [as_json, as_csv]
 
 

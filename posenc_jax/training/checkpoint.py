@@ -14,17 +14,19 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from posenc_jax.core import disk
 from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training import config as configs
+from posenc_jax.training import room
 from posenc_jax.training.entries import digest, fingerprint, other_config, sealed, unsealed
 from posenc_jax.training.json_file import free_name, shown
 from posenc_jax.training.lock import alone, sharing
 from posenc_jax.training.quiet import hush_orbax
+from posenc_jax.training.room import FOLDER, finished_steps
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
 
-FOLDER = 'checkpoints'
-READERS = 'reading.lock'  # beside it: shared by those who read checkpoints, held alone by who removes some
+READERS = 'reading.lock'  # beside the folder: shared by those who read checkpoints, held alone by who removes some
 
 
 class CheckpointError(ValueError):
@@ -43,6 +45,9 @@ class Checkpoints:
       keep: how many are kept, and one more from a save to the next; None keeps and creates nothing, for reading.
       saved: the config of the run. It goes into what is saved, and what is read must have been saved with it, or with one that
         `--resume_changed` has changed into it. None binds nothing; nor do checkpoints of versions that wrote no config.
+
+    Raises:
+      DiskFullError: there is no room; from `save`, whichever save it was, or where the context ends. The rest of that save is removed.
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int | None = None, saved: configs.Saved | None = None):
@@ -50,7 +55,7 @@ class Checkpoints:
 
         hush_orbax()
         self.directory = pathlib.Path(directory, FOLDER).absolute()
-        self.saved, self._keep = saved, keep
+        self.saved, self._keep, self._bytes = saved, keep, None
         if self.directory.exists() and not self.directory.is_dir():
             raise CheckpointError(f'{self.directory} is a file; expected the folder of the checkpoints. Move it away')
         if keep is None and not self.directory.is_dir():
@@ -67,17 +72,30 @@ class Checkpoints:
             elif jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._readers.touch()
+                room.drop_unfinished(self.directory)  # of a run that was killed
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
             self._until_closed = stack.pop_all()
 
     def __enter__(self) -> 'Checkpoints':
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, _, error: BaseException | None, __) -> None:
+        failed = error
         with self._until_closed:
-            self._manager.close()
-            if kind is None:  # where a run cannot go on, nothing is lost
-                self._remove_old()
+            try:
+                with self._told():
+                    self._manager.close()
+                if error is None:  # where a run cannot go on, nothing is lost
+                    self._remove_old()
+            except Exception as other:
+                failed = error or other
+                if error is None:  # otherwise the error that ended the run is the one to tell
+                    raise
+            finally:
+                if disk.is_full(failed):
+                    room.wait_for_writers()
+                if self._keep is not None:
+                    room.drop_unfinished(self.directory)
 
     @property
     def _readers(self) -> pathlib.Path:
@@ -107,19 +125,29 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         items = _items(state)
+        with self._told():
+            self._manager.wait_until_finished()
+        self._remove_old()
+        self.need_room(items)
         prints = {name: int(fingerprint(tree)) for name, tree in items.items()}
         entries = {'iterator': data, 'fingerprints': prints, 'step': step, 'metrics': metrics}
         if self.saved is not None:
             entries['config'] = self.saved.bound
-        self._manager.wait_until_finished()
-        self._remove_old()
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-                data=ocp.args.JsonSave(sealed(entries)),
-            ),
+        args = ocp.args.Composite(
+            **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+            data=ocp.args.JsonSave(sealed(entries)),
         )
+        with self._told():
+            self._manager.save(step, args=args)
+
+    def need_room(self, tree: Any) -> None:
+        """Checks that one more checkpoint of these arrays, or shapes, fits; the others are kept until it is complete."""
+        self._bytes = room.checkpoint_bytes(self.directory, tree)
+        if jax.process_index() == 0:
+            disk.need(self.directory, self._bytes)
+
+    def _told(self):
+        return disk.told(self.directory, self._bytes)
 
     def _remove_old(self) -> None:
         if self._keep is None or jax.process_index():
@@ -311,18 +339,6 @@ def read_run(run_dir: str | os.PathLike) -> configs.Saved:
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm()
     return saved
-
-
-def finished_steps(run_dir: str | os.PathLike) -> list[int]:
-    """Steps with a finished checkpoint, ascending; [] where there is no folder of checkpoints.
-
-    Example:
-      >>> finished_steps('nowhere')
-      []
-    """
-    folder = pathlib.Path(run_dir, FOLDER)
-    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return sorted(int(name) for name in found if name.isascii() and name.isdecimal() and name == str(int(name)))
 
 
 def _items(state: TrainState) -> dict[str, Any]:

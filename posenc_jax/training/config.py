@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from posenc_jax.core import disk
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.memory import main_memory, readable
@@ -26,7 +27,7 @@ from posenc_jax.training import defaults
 from posenc_jax.training.json_file import listed, read_object, shown, typed
 
 # A run resumed with another value here trains the same model: where it lies, how it is watched, spread, evaluated.
-FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
+FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'cluster', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
                'train.save_every', 'train.keep')  # fmt: skip
 FILE = 'config.json'  # in the run directory
 SHAPE = 'task_shape'  # beside the fields in that file: sizes that the task gives the model, which is then built without data
@@ -181,9 +182,7 @@ def save(config: ConfigDict, path: pathlib.Path) -> None:
 def write(saved: Saved, path: pathlib.Path) -> None:
     """The same of what `saved_of` returned."""
     fields = saved.config.to_dict() | {SHAPE: saved.shape} | ({EARLIER: saved.earlier} if saved.earlier else {})
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(fields, indent=2) + '\n')
-    os.replace(partial, path)
+    disk.write(path, json.dumps(fields, indent=2) + '\n')
 
 
 def saved_of(config: ConfigDict, earlier: Iterable[str] = ()) -> Saved:
@@ -355,3 +354,5 @@ def _check_numbers(config: ConfigDict) -> None:
     need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
     settings.check_fields(config.eval)
     need(config.mesh.cpu_devices >= 0, 'mesh.cpu_devices', 'at least 0')
+    for name in ('start_timeout', 'peer_timeout'):
+        need(10 <= config.cluster[name] <= 86400, f'cluster.{name}', 'between 10 and 86400 seconds')

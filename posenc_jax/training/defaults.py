@@ -81,6 +81,10 @@ def get_config() -> ConfigDict:
     mesh.sequence = 1  # queries
     mesh.cpu_devices = 0  # without an accelerator: devices the CPU counts as; 0 is a core each, if that divides the batch
 
+    config.cluster = cluster = ConfigDict()  # of several processes, in seconds
+    cluster.start_timeout = 300  # how long they wait for each other at the start
+    cluster.peer_timeout = 60  # after which one that is not heard of counts as gone; one that was killed is noticed at once
+
     config.eval = eval_ = ConfigDict()
     eval_.at_end = True  # evaluate when training has ended
     eval_.lengths = ()  # lengths to evaluate at; () is 1, 2, 4 and 8 times train.length

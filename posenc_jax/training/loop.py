@@ -1,7 +1,6 @@
 """A training run: from a config to a directory with checkpoints, metrics and an evaluation."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import os
@@ -20,14 +19,14 @@ from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.tasks import Batch, batch_iterator
 from posenc_jax.training import config as configs
 from posenc_jax.training import initial
-from posenc_jax.training.checkpoint import Checkpoints, everywhere, finished_steps
+from posenc_jax.training.checkpoint import Checkpoints, everywhere
+from posenc_jax.training.cluster import Cluster
 from posenc_jax.training.json_file import listed
 from posenc_jax.training.lock import HeldError, hold
 from posenc_jax.training.metrics import MetricsLog, Progress
+from posenc_jax.training.room import finished_steps, run_told
 from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, TrainState, make_trainer
 
-# Variables by which schedulers tell a process how many there are.
-CLUSTER_VARIABLES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 LOCK = 'training.lock'  # in the run directory, held by process 0 while it is trained and evaluated
 
 
@@ -37,51 +36,6 @@ class ConfigChangedError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """Training produced a number that is not finite; the message says at which step and where it arose."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """Several processes that train together.
-
-    Attributes:
-      coordinator: 'HOST:PORT' of process 0, or 'auto' to let JAX find all three (TPU pods, Slurm, Open MPI).
-      processes, process_id: how many there are, and which one this is.
-    """
-
-    coordinator: str
-    processes: int = 0
-    process_id: int = -1
-
-    def connect(self) -> None:
-        """Joins the processes; must come before any device is touched.
-
-        Raises:
-          ValueError: flags that do not fit together.
-        """
-        if self.coordinator == 'auto':
-            jax.distributed.initialize()
-            return
-        if ':' not in self.coordinator:
-            raise ValueError(f'coordinator is HOST:PORT or auto, got {self.coordinator!r}')
-        if not 0 <= self.process_id < self.processes:
-            raise ValueError(f'process_id must lie in 0 .. processes - 1, got {self.process_id} of {self.processes}')
-        jax.distributed.initialize(self.coordinator, self.processes, self.process_id)
-
-
-def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster | None:
-    """The cluster that flags or a scheduler's variables describe; None for a single process.
-
-    Raises:
-      ValueError: a variable that is no number.
-    """
-    if coordinator or processes > 1:
-        return Cluster(coordinator, processes, process_id)
-    sizes = {name: os.environ.get(name, '1') for name in CLUSTER_VARIABLES}
-    for name, size in sizes.items():
-        if not size.isdecimal():
-            raise ValueError(f'the variable {name} is {size!r}, expected how many processes there are; unset it for one')
-    scheduled = any(int(size) > 1 for size in sizes.values())
-    return Cluster('auto') if scheduled or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') else None
 
 
 class StopSignal:
@@ -141,8 +95,10 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
 
     Raises:
       ValueError: something is wrong with the config (before any device work), the mesh, or the checkpoints.
+      DiskFullError: there is no room for a file; which step is safe.
       ConfigChangedError: the directory belongs to a run with another config, or to one whose config is not known.
       HeldError: it is being trained by other processes.
+      ClusterError: processes that should train together did not meet.
       NonFiniteError: a loss, gradient or parameter that is not finite; the last good checkpoint is kept.
 
     Example:
@@ -160,20 +116,20 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
         split: task.dataset(length=length, batch_size=config.train.batch, seed=config.seed, split=split)
         for split in (('train', 'validation') if config.train.eval_every else ('train',))
     }
-    with contextlib.ExitStack() as until_done:
-        with StopSignal() as stop:
-            sizes = dict(config.mesh)
-            count, alone = sizes.pop('cpu_devices'), sizes == dict(data=-1, fsdp=1, tensor=1, sequence=1)
-            if count or (cluster is None and alone):
-                split_cpu(config.train.batch // config.train.accumulate, count)
-            if cluster is not None:
-                cluster.connect()
+    sizes = dict(config.mesh)
+    count, alone = sizes.pop('cpu_devices'), sizes == dict(data=-1, fsdp=1, tensor=1, sequence=1)
+    if count or (cluster is None and alone):
+        split_cpu(config.train.batch // config.train.accumulate, count)
+    joined = contextlib.nullcontext() if cluster is None else cluster.joined(config.cluster, directory)
+    with run_told(directory), contextlib.ExitStack() as until_done:
+        with StopSignal() as stop, joined as peers:
             mesh = make_mesh(**sizes)
             trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
+            telling = contextlib.nullcontext() if peers is None else peers.telling()  # before anything waits for the others
             with jax.set_mesh(mesh):
                 _hold(directory, until_done)
                 saved = _open(directory, config, resume_changed)
-                with Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints:
+                with Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints, telling:
                     if resume_changed:
                         checkpoints.accept()
                     given = functools.partial(initial.initial_params, source, mesh)
@@ -225,6 +181,8 @@ def _run(
         state, step, written = trainer.init(given()), 0, None
     if first:  # now that what is there can be continued
         configs.write(checkpoints.saved, directory / configs.FILE)
+    if step < settings.steps:
+        checkpoints.need_room(trainer.abstract)  # before work is done that could not be kept
     saved, unchecked = step, None
     with contextlib.ExitStack() as stack:
         # Only process 0 reports.

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+from posenc_jax.core import disk
+from posenc_jax.training.board import Board
 from posenc_jax.training.metrics_file import FILE, repair
 
 
@@ -21,21 +23,17 @@ class MetricsLog:
     """
 
     def __init__(self, directory: pathlib.Path, step: int, written: Mapping[str, Any] | None = None, every: int = 1):
-        from tensorboardX import SummaryWriter
-
         path = directory / FILE
         self._lines = repair(path, step, written, every)
-        self._file = path.open('ab')
-        self._board = SummaryWriter(str(directory / 'tensorboard'), purge_step=step + 1)
+        self._file = disk.Appended(path)
+        self._board = Board(directory / 'tensorboard', step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line {'step': step, **values}."""
         line = json.dumps({'step': step, **values}).encode()
-        self._lines.add(line)
         self._file.write(line + b'\n')
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._lines.add(line)
+        self._board.write(step, values)
 
     @property
     def written(self) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posenc_jax.core import disk
 from posenc_jax.training.json_file import free_name, shown
 
 FILE = 'metrics.jsonl'
@@ -83,10 +83,10 @@ class Written:
 
 
 def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, every: int) -> Written:
-    """Drops what cannot be read and what comes after a step, and prints a line where lines before it are damaged or missing.
+    """Drops what cannot be read and what comes after a step, and prints a line where lines are damaged, or missing up to the step.
 
-    The file as it was is then kept beside, as metrics.jsonl.damaged. What follows the step is dropped in silence: a run that was
-    killed has written it since its checkpoint, and writes it again.
+    The file as it was is then kept beside, as metrics.jsonl.damaged. Good lines after the step and a last line that is cut off are
+    dropped in silence: a run that was killed has written them since its checkpoint, and writes them again.
 
     Args:
       path: of the file; complete, or as it was, at any moment.
@@ -97,7 +97,7 @@ def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, eve
     Returns:
       What is kept.
     """
-    lines, _ = _lines(path) if step else ([], False)
+    lines, cut = _lines(path) if step else ([], False)
     good, bad, kept = {}, {}, Written()
     for number, line in enumerate(lines, 1):
         try:
@@ -108,22 +108,22 @@ def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, eve
         if found['step'] <= step:
             good[number] = found['step']
             kept.add(line)
-    partial = path.with_suffix('.partial')
-    partial.write_bytes(b''.join(lines[number - 1] + b'\n' for number in good))
+    if cut and kept.record() == written:
+        bad.pop(len(lines), None)
     if problems := _problems(step, good, bad, kept.record(), written, every):
         aside = ''
         if path.exists() and path.stat().st_size:
             copy = shutil.copy2(path, free_name(path))
             aside = f'; the file as it was is {copy}'
         print(f'{path}: {"; ".join(problems)}; the run goes on after step {step}{aside}', flush=True)
-    os.replace(partial, path)
+    disk.write(path, b''.join(lines[number - 1] + b'\n' for number in good))
     return kept
 
 
 def _problems(step, good, bad, kept, written, every) -> list[str]:
     """What is wrong with the lines up to a step; [] where they are all that were written."""
     steps = set(good.values())
-    if step == 0 or kept == written:
+    if step == 0 or (kept == written and not bad):
         return []
     last = max(good, default=0)
     bad = {number: why for number, why in bad.items() if written or number < last or step not in steps}

@@ -347,13 +347,13 @@ def test_spec_errors_are_value_errors():
 @pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), ImportError('needs array_record')])
 def test_errors_of_the_surroundings_are_one_message(monkeypatch, capsys, error):
     import train as command
-    from posenc_jax.training import loop
+    from posenc_jax.training import cluster, loop
 
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(loop, 'train', fail)
-    monkeypatch.setattr(loop, 'find_cluster', lambda *_: None)
+    monkeypatch.setattr(cluster, 'find_cluster', lambda *_: None)
     flags.FLAGS.unparse_flags()
     monkeypatch.setattr(sys, 'argv', ['train.py', '--config=configs/quickstart.py'])
     command.parse(sys.argv)
@@ -374,7 +374,7 @@ def test_tuples_are_read_as_eval_reads_them():
 
 @pytest.mark.parametrize('name', ['SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'])
 def test_scheduler_variables(monkeypatch, name):
-    from posenc_jax.training.loop import find_cluster
+    from posenc_jax.training.cluster import find_cluster
 
     monkeypatch.setenv(name, '2')
     assert find_cluster('', 1, 0).coordinator == 'auto'

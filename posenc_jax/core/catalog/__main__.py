@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import posenc_jax  # noqa: F401  (registers every method)
+from posenc_jax.core import disk
 from posenc_jax.core.catalog import PICTURED, catalog, catalog_markdown, picture_name
 from posenc_jax.core.registry import Card, Kind, SpecError
 
@@ -80,7 +81,6 @@ def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents
                 continue
             stale = 1
             if not check:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 draw(kind, card, path)
             print(f'{path} is missing' if check else f'wrote {path}')
     for path, wanted in rendered(root).items():
@@ -92,8 +92,7 @@ def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents
             lines = difflib.unified_diff(found.splitlines(), wanted.splitlines(), str(path), 'generated', lineterm='', n=0)
             print('\n'.join(lines))
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(wanted, encoding='utf-8')
+            disk.write(path, wanted)
             print(f'wrote {path}')
     return stale if check else 0
 

@@ -1,7 +1,6 @@
 """Our models as Hugging Face directories, for those that an architecture there can express."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from posenc_jax.core import disk
 from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.load import leaf_of, name_of_variable
 from posenc_jax.model.pretrained.sources import PretrainedError
@@ -41,6 +41,7 @@ def export_pretrained(model: Transformer, path: str | pathlib.Path, *, tokenizer
       tokenizer: a `tokenizers.Tokenizer` to write beside it.
 
     Raises:
+      DiskFullError: there is no room.
       PretrainedError: no architecture expresses the model; says which choice is in the way.
     """
     config = _config(model)
@@ -58,15 +59,13 @@ def export_pretrained(model: Transformer, path: str | pathlib.Path, *, tokenizer
         for number, layer in zip(numbers, [stored] if numbers == [None] else stored):
             tensors.setdefault(leaf.name.format(number), np.empty(leaf.shape, np.float32)).flat[places] = layer
     path = pathlib.Path(path)
-    path.mkdir(parents=True, exist_ok=True)
     from safetensors.numpy import save_file
 
-    partial = path / 'model.safetensors.partial'
-    save_file(tensors, partial, metadata={'format': 'pt'})
-    os.replace(partial, path / 'model.safetensors')
+    with disk.whole(path / 'model.safetensors', sum(a.nbytes for a in tensors.values())) as partial:
+        save_file(tensors, partial, metadata={'format': 'pt'})
     if tokenizer is not None:
-        tokenizer.save(str(path / 'tokenizer.json'))
-    (path / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        disk.write(path / 'tokenizer.json', tokenizer.to_str(pretty=True))
+    disk.write(path / 'config.json', json.dumps(config, indent=2) + '\n')
     return path
 
 

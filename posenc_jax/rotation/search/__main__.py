@@ -24,7 +24,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import os
 import pathlib
 import sys
 import time
@@ -37,6 +36,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
+from posenc_jax.core import disk
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.numerics import phase
@@ -339,10 +339,7 @@ def write(path: pathlib.Path, asked: Mapping[str, Any], target: Target, state: S
         **found,
         'spec': spec_of(target.rule(state.best)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(fields) + '\n')
-    os.replace(partial, path)
+    disk.write(path, json.dumps(fields) + '\n')
 
 
 def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objective) -> Objective:
@@ -363,15 +360,14 @@ def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objectiv
             except ValueError:
                 break  # cut short while it was written
             known[Genome(tuple(factors), start)] = score
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps([score, genome.start, genome.factors]) for genome, score in known.items()]
-    path.write_text('\n'.join([head, *rows, '']))
+    disk.write(path, '\n'.join([head, *rows, '']))
+    file = disk.Appended(path)
 
     def scored(genome):
         if genome not in known:
             known[genome] = float(objective(genome))
-            with open(path, 'a', encoding='utf-8') as file:
-                file.write(json.dumps([known[genome], genome.start, genome.factors]) + '\n')
+            file.write((json.dumps([known[genome], genome.start, genome.factors]) + '\n').encode())
         return known[genome]
 
     return scored

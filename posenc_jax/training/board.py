@@ -1,0 +1,52 @@
+"""TensorBoard scalars, written by the thread that has them: a disk that is full is told where it is noticed."""
+
+import pathlib
+import socket
+import struct
+import time
+from collections.abc import Mapping
+
+from posenc_jax.core import disk
+
+
+class Board:
+    """An event file in a folder.
+
+    The SummaryWriter of tensorboardX writes from a thread of its own; when that thread meets a full disk it ends, and whoever
+    adds numbers after it waits for ever.
+
+    Args:
+      directory: the folder; made if it is not there.
+      step: where a run starts; TensorBoard forgets what other files in the folder have of later steps.
+
+    Raises:
+      DiskFullError: there is no room; also from `write`.
+    """
+
+    def __init__(self, directory: pathlib.Path, step: int):
+        from tensorboardX.proto import event_pb2
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._event = event_pb2.Event
+        self._file = disk.Appended(directory / f'events.out.tfevents.{time.time():.3f}.{socket.gethostname()}')
+        self._add(file_version='brain.Event:2')
+        self._add(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """The numbers of a step, each under its name."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        for name, value in values.items():
+            self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+
+    def _add(self, **fields) -> None:
+        """One record: length, checksum, event, checksum."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        event = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack('<Q', len(event))
+        sums = [struct.pack('<I', masked_crc32c(part)) for part in (length, event)]
+        self._file.write(length + sums[0] + event + sums[1])
+
+    def close(self) -> None:
+        self._file.close()

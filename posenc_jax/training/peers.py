@@ -1,0 +1,324 @@
+"""Processes that train together watch each other, so that one that is gone ends the others with one line.
+
+JAX alone notices late and aborts with a page of stack. Here process 0 listens at the coordinator's address; every other process
+keeps a connection to it, over which both say that they are there. JAX's own service listens at process 0 for this machine only,
+and what JAX says to it goes through the same address, in a tunnel whose near end stays open when process 0 is gone: otherwise
+JAX would abort before our line is written.
+"""
+
+import contextlib
+import os
+import pathlib
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+FAILED = 1  # exit status: nothing is wrong with the command, which may be started again
+_HELLO = 'posenc_jax'
+_LONGEST = 2000  # bytes of a line
+_GRACE = 5.0  # seconds in which a process may find for itself what another one failed with
+# What errors say that come from another process, or from the network.
+_ELSEWHERE = ('Gloo', 'gloo', 'NCCL', 'nccl', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'oordination service', 'Socket closed')
+
+
+class ClusterError(RuntimeError):
+    """Processes that should train together did not meet; the message says who was waited for, and how long."""
+
+
+class Peers:
+    """The other processes of a cluster.
+
+    Args:
+      address: (host, port) of process 0.
+      processes, process_id: how many there are, and which one this is.
+      start: seconds that processes wait for each other at the start.
+      silence: seconds after which a process that is not heard of counts as gone.
+      what_next: what the same command does next, for the line that ends this process.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], processes: int, process_id: int, *, start: float, silence: float,
+        what_next: Callable[[], str],
+    ):  # fmt: skip
+        self._address, self._count, self._own = address, processes, process_id
+        self._start, self._silence, self._what_next = start, silence, what_next
+        self._others: dict[int, socket.socket] = {}  # of process 0 all others; of these, process 0
+        self._left: set[int] = set()  # said that they end
+        self._leaving = threading.Event()
+        self._change = threading.Condition()
+        self._ending = threading.Lock()  # taken by what ends this process, for good
+        self._met = self._failed = False
+        self._cause = ''
+
+    def meet(self) -> str:
+        """Waits for all processes; returns the address at which JAX's client finds its service, which process 0 must start there.
+
+        Raises:
+          ValueError: the address cannot be listened at, or process 0 counts otherwise.
+          ClusterError: somebody never came.
+        """
+        service = _free_port()
+        deadline = time.monotonic() + self._start
+        if self._own:
+            self._others[0] = self._join(deadline)
+            _thread(self._tunnel, listener := socket.create_server(('127.0.0.1', 0)))
+            service = listener.getsockname()[1]
+        else:
+            _thread(self._accept, self._listen(), service)
+            self._gather(deadline)
+        for number, connection in self._others.items():
+            connection.settimeout(self._silence)
+            _thread(self._hear, number, connection)
+        _thread(self._beat)
+        return f'127.0.0.1:{service}'
+
+    def leave(self, shutdown: Callable[[], None]) -> None:
+        """Ends together: `shutdown` is JAX's, which waits for all; process 0, through which they speak, goes last."""
+        self._leaving.set()
+        shutdown()
+        self._say('bye')
+        if not self._own:
+            with self._change:
+                self._change.wait_for(lambda: self._left >= self._others.keys(), self._silence)
+        self._ending.acquire()  # from here on nobody is missed
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Within, an error of this process is told to the others, once; one that comes from another is left for that to tell."""
+        try:
+            yield
+        except BaseException as error:
+            if not self._failed:
+                self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        if any(words in str(error) for words in _ELSEWHERE):
+            time.sleep(self._silence + _GRACE)  # whoever is gone is noticed meanwhile, which ends this process
+        self._ending.acquire()
+        self._failed = True
+        self._leaving.set()
+        said = f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:300]}'
+        self._say('failed', f'process {self._own} of {self._count} ended with {said}')
+        timer = threading.Timer(self._silence, self._quit, [said])  # what it still waits for may be one of the others
+        timer.daemon = True
+        timer.start()
+
+    # Meeting.
+
+    def _listen(self) -> socket.socket:
+        host, port = self._address
+        both = socket.has_dualstack_ipv6()
+        try:
+            return socket.create_server(('', port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
+        except OSError as error:
+            raise ValueError(
+                f'process 0 cannot listen at port {port} of the coordinator {host}:{port} ({error.strerror}); '
+                'choose a free one in --coordinator, for all processes'
+            ) from None
+
+    def _gather(self, deadline: float) -> None:
+        missing = lambda: sorted(set(range(1, self._count)) - self._others.keys())
+        with self._change:
+            self._change.wait_for(lambda: not missing(), deadline - time.monotonic())
+            if found := missing():
+                text = f'{_listed(found)} of {self._count} never came to {self._at()}, within {self._waited()}'
+                self._say('ended', text)
+                raise ClusterError(f'{text}; {self._what_next()}')
+            self._met = True
+            self._say('go')
+
+    def _accept(self, listener: socket.socket, service: int) -> None:
+        while True:
+            connection, _ = listener.accept()
+            _thread(self._welcome, connection, service)
+
+    def _welcome(self, connection: socket.socket, service: int) -> None:
+        """What is said to somebody who connects; strangers get no answer."""
+        with contextlib.suppress(OSError):
+            self._answer(connection, service)
+
+    def _answer(self, connection: socket.socket, service: int) -> None:
+        connection.settimeout(_GRACE)
+        hello, what, number, count = [*(_line(connection) or '').split(), '', '', '', ''][:4]
+        if hello != _HELLO or not (number.isdecimal() and count.isdecimal()):
+            connection.close()
+        elif what == 'tunnel':
+            near = _connect(('127.0.0.1', service), time.monotonic() + self._start)
+            _join_ends(connection, near)
+        elif int(count) != self._count or not 0 < int(number) < self._count:
+            _send(connection, 'refused', f'process 0 was started with --processes={self._count}, this one as {number} of {count}')
+        else:
+            with self._change:
+                if self._met or _open(self._others.get(int(number))):
+                    _send(connection, 'refused', f'process {number} is there already; each process needs its own --process_id')
+                    return
+                self._others[int(number)] = connection
+                _send(connection, 'welcome')
+                self._change.notify_all()
+
+    def _join(self, deadline: float) -> socket.socket:
+        """The connection to process 0, once all are there."""
+        connection = answer = None
+        try:
+            connection = _connect(self._address, deadline)
+            _send(connection, _HELLO, f'watch {self._own} {self._count}')
+            connection.settimeout(max(deadline - time.monotonic(), 1.0))
+            answer = _line(connection)
+            if answer == 'welcome':
+                connection.settimeout(self._start + _GRACE)  # process 0 began to wait later, perhaps, and says who is missing
+                answer = _line(connection)
+        except OSError as error:
+            if connection is None:
+                raise ClusterError(
+                    f'the coordinator, process 0 at {self._at()}, never came, within {self._waited()} ({error.strerror or error}); '
+                    f'{self._what_next()}'
+                ) from None
+        what, _, text = (answer or '').partition(' ')
+        if what == 'refused':
+            raise ValueError(text)
+        if what in ('ended', 'failed'):
+            raise ClusterError(f'{text}; {self._what_next()}')
+        if what != 'go':
+            raise ClusterError(
+                f'process 0 at {self._at()} did not begin within {self._waited()}: it ended, or something else listens there; '
+                f'{self._what_next()}'
+            )
+        return connection
+
+    def _at(self) -> str:
+        return ':'.join(map(str, self._address))
+
+    def _waited(self) -> str:
+        return f'{self._start:g} s (cluster.start_timeout)'
+
+    # Watching.
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(min(self._silence / 4, 5.0))
+            self._say('here')
+
+    def _hear(self, number: int, connection: socket.socket) -> None:
+        why = 'its connection closed without a word'
+        try:
+            while line := _line(connection):
+                what, _, text = line.partition(' ')
+                if what in ('bye', 'failed', 'ended'):
+                    with self._change:
+                        self._left.add(number)
+                        self._change.notify_all()
+                if what == 'failed':  # perhaps here too, of which this process then says itself what it was
+                    self._cause = self._cause or text  # whoever ends because of it is not the one to name
+                    if not self._own:
+                        self._say('failed', text)
+                    time.sleep(_GRACE)
+                if what in ('failed', 'ended'):
+                    self._end(text)
+                if what == 'bye':
+                    return
+        except TimeoutError:
+            why = f'nothing was heard of it for {self._silence:g} s (cluster.peer_timeout)'
+        except OSError:
+            pass
+        self._end(f'process {number} of {self._count}{"" if number else ", the coordinator,"} is gone: {why}')
+
+    def _say(self, what: str, text: str = '') -> None:
+        for connection in list(self._others.values()):
+            with contextlib.suppress(OSError):  # that they are gone is heard
+                _send(connection, what, text)
+
+    def _end(self, text: str) -> None:
+        """Ends this process, whatever its main thread waits for."""
+        self._ending.acquire()
+        text = self._cause or text
+        self._say('ended', text)
+        self._quit(f'{text}; {self._what_next()}')
+
+    def _quit(self, text: str) -> None:
+        if sys.stdout.isatty():
+            print('\x1b[?25h', flush=True)  # the cursor, which a live line hides
+        print(f'{pathlib.Path(sys.argv[0]).name}: {text}', file=sys.stderr, flush=True)
+        os._exit(FAILED)
+
+    # The tunnel.
+
+    def _tunnel(self, listener: socket.socket) -> None:
+        """Takes what JAX's client says to its service through process 0."""
+        while True:
+            near, _ = listener.accept()
+            with contextlib.suppress(OSError):
+                far = _connect(self._address, time.monotonic() + self._start)
+                _send(far, _HELLO, f'tunnel {self._own} {self._count}')
+                _join_ends(near, far, self._hold)
+
+    def _hold(self) -> None:
+        """Process 0 ended its side: as it does when all leave, or because it is gone, which the watch notices."""
+        self._leaving.wait()
+        time.sleep(1.0)
+
+
+def _join_ends(near: socket.socket, far: socket.socket, hold: Callable[[], None] = lambda: None) -> None:
+    """What comes from one goes to the other; once `far` ends, `hold` says when `near` may know."""
+    for end in (near, far):
+        end.settimeout(None)
+    _thread(_pump, near, far, lambda: None)
+    _thread(_pump, far, near, hold)
+
+
+def _pump(source: socket.socket, sink: socket.socket, hold: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):
+        while piece := source.recv(1 << 16):
+            sink.sendall(piece)
+    hold()
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _connect(address: tuple[str, int], deadline: float) -> socket.socket:
+    while True:
+        try:
+            connection = socket.create_connection(address, timeout=max(deadline - time.monotonic(), 1.0))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _send(connection: socket.socket, *words: str) -> None:
+    connection.sendall((' '.join(words).strip() + '\n').encode())
+
+
+def _line(connection: socket.socket) -> str | None:
+    """The next line; None at the end. What follows it is left unread."""
+    found = b''
+    while not found.endswith(b'\n') and len(found) < _LONGEST:
+        byte = connection.recv(1)
+        if not byte:
+            return None
+        found += byte
+    return found.decode(errors='replace').strip()
+
+
+def _open(connection: socket.socket | None) -> bool:
+    """Whether the other side, which says nothing yet, has not closed it."""
+    return connection is not None and not select.select([connection], [], [], 0)[0]
+
+
+def _listed(numbers: list[int]) -> str:
+    return f'process{"es" * (len(numbers) > 1)} {", ".join(map(str, numbers))}'
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def _thread(function: Callable, *arguments) -> None:
+    threading.Thread(target=function, args=arguments, daemon=True).start()

@@ -1,0 +1,181 @@
+"""Processes that train together: who is missing, gone, stopped or failed is told in one line by all the others."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from posenc_jax.training import peers
+from posenc_jax.training.cluster import Cluster
+from posenc_jax.training.peers import ClusterError, Peers
+from tests.training import tiny
+from tests.training.loop_test import finish, flags_of, free_port, wait_for
+
+SILENCE = 3
+# A process that meets the others, says so, and does what it is asked to; the file of peers.py alone, so that it starts at once.
+PROCESS = f"""
+import sys, time
+from peers import Peers
+port, count, own = map(int, sys.argv[1:4])
+peers = Peers(('127.0.0.1', port), count, own, start=60, silence={SILENCE}, what_next=lambda: 'what next')
+peers.meet()
+print('met', flush=True)
+with peers.telling():
+    asked = sys.stdin.readline().strip()
+    if asked == 'fail':
+        raise ValueError('of its own')
+    if asked == 'network':
+        raise RuntimeError('Gloo all-reduce failed: connection closed by peer')
+    if not asked:  # until it is killed
+        time.sleep(60)
+    peers.leave(lambda: time.sleep(own / 10))
+"""
+
+
+def meet(port, count, own, start=1.0):
+    return Peers(('127.0.0.1', port), count, own, start=start, silence=60.0, what_next=lambda: 'what next').meet()
+
+
+@pytest.fixture
+def group():
+    """Three processes that have met, though a stranger came first."""
+    port, environment = free_port(), {**os.environ, 'PYTHONPATH': str(pathlib.Path(peers.__file__).parent)}
+    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    command = [sys.executable, '-c', PROCESS, str(port), '3']
+    start = lambda own: subprocess.Popen([*command, str(own)], env=environment, text=True, **pipes)
+    processes = [start(0)]
+    while True:
+        try:
+            socket.create_connection(('127.0.0.1', port)).sendall(b'GET / HTTP/1.1\r\n\r\n')
+            break
+        except OSError:
+            time.sleep(0.05)
+    processes += [start(1), start(2)]
+    for process in processes:
+        assert process.stdout.readline() == 'met\n', process.stderr.read()
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def ask(process, what):
+    process.stdin.write(what + '\n')
+    process.stdin.flush()
+
+
+def lines_of(processes, within):
+    """What each of them ends with, which must be one line and status 1."""
+    end, found = time.monotonic() + within, []
+    for process in processes:
+        _, errors = process.communicate(timeout=max(end - time.monotonic(), 0.1))
+        assert process.returncode == 1 and errors.count('\n') == 1, (process.returncode, errors)
+        found.append(errors.removeprefix('-c: ').rstrip())
+    return found
+
+
+@pytest.mark.parametrize('gone, name', [(0, 'process 0 of 3, the coordinator,'), (1, 'process 1 of 3'), (2, 'process 2 of 3')])
+def test_a_killed_process_is_noticed_at_once(group, gone, name):
+    ask(group[(gone + 1) % 3], 'network')  # its library may notice first; this line is the one to tell
+    group[gone].kill()
+    rest = [process for number, process in enumerate(group) if number != gone]
+    said = f'{name} is gone: its connection closed without a word; what next'
+    assert lines_of(rest, SILENCE + 2) == [said, said]
+
+
+def test_a_silent_process_counts_as_gone(group):
+    group[1].send_signal(signal.SIGSTOP)
+    said = f'process 1 of 3 is gone: nothing was heard of it for {SILENCE} s (cluster.peer_timeout); what next'
+    assert lines_of([group[0], group[2]], 2 * SILENCE + 10) == [said, said]
+
+
+@pytest.mark.parametrize('failing', [0, 2])
+def test_an_error_of_one_ends_all(group, failing):
+    ask(group[failing], 'fail')
+    rest = [process for number, process in enumerate(group) if number != failing]
+    said = f'process {failing} of 3 ended with ValueError: of its own; what next'
+    assert lines_of(rest, peers._GRACE + 10) == [said, said]
+    _, errors = group[failing].communicate(timeout=10)
+    assert group[failing].returncode == 1 and errors.endswith('ValueError: of its own\n') and 'gone' not in errors
+
+
+def test_all_leave_together(group):
+    for process in group:
+        ask(process, 'leave')
+    for process in group:
+        assert process.communicate(timeout=10) == ('', '') and process.returncode == 0
+
+
+def test_who_never_comes():
+    port = free_port()
+    said = rf'the coordinator, process 0 at 127.0.0.1:{port}, never came, within 1 s \(cluster.start_timeout\) \(.+\); what next$'
+    with pytest.raises(ClusterError, match=said):
+        meet(port, 2, 1)
+    with pytest.raises(ClusterError, match=r'processes 1, 2 of 3 never came to 127.0.0.1:\d+, within 1 s .*; what next$'):
+        meet(free_port(), 3, 0)
+    with socket.create_server(('127.0.0.1', 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ClusterError, match='did not begin within 1 s .*: it ended, or something else listens there'):
+            meet(port, 2, 1)
+        with pytest.raises(ValueError, match=f'cannot listen at port {port} .* choose a free one in --coordinator'):
+            meet(port, 2, 0)
+
+
+def test_processes_that_count_otherwise_are_refused(group_of_one):
+    with pytest.raises(ValueError, match='process 0 was started with --processes=2, this one as 1 of 3'):
+        meet(group_of_one, 3, 1, start=30.0)
+    with socket.create_connection(('127.0.0.1', group_of_one)) as first:
+        first.sendall(b'posenc_jax watch 1 2\n')
+        assert first.recv(100) == b'welcome\ngo\n'
+        with pytest.raises(ValueError, match='process 1 is there already; each process needs its own --process_id'):
+            meet(group_of_one, 2, 1)
+
+
+@pytest.fixture
+def group_of_one():
+    """The port of a process 0 of two."""
+    port = free_port()
+    environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(peers.__file__).parent)}
+    process = subprocess.Popen([sys.executable, '-c', PROCESS, str(port), '2', '0'], env=environment, stdin=subprocess.PIPE)
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize('coordinator', ['host', ':12', 'host:', 'host:x', 'host:70000'])
+def test_addresses(coordinator):
+    with pytest.raises(ValueError, match=f"coordinator is HOST:PORT or auto, got '{coordinator}'"):
+        with Cluster(coordinator, 2, 0).joined(tiny.config('runs').cluster, pathlib.Path('runs')):
+            pass
+
+
+@pytest.mark.parametrize('gone', [0, 1])
+def test_training_ends_with_one_line_and_goes_on(tmp_path, gone):
+    """A process that is killed while two train: the checkpoint before is safe, and the same command goes on from it."""
+    port = free_port()
+    fields = dict(name='run', cache=tmp_path.parent / 'compiled', mesh__data=1, mesh__fsdp=2, train__steps=100_000, train__save_every=4)
+    start = lambda: [tiny.start(tmp_path, *flags_of(port, 2, i), **fields) for i in range(2)]
+    both = start()
+    wait_for(both[0], 'step 9/')
+    both[gone].kill()
+    began = time.monotonic()
+    _, errors = finish(both[1 - gone], 1)
+    assert time.monotonic() - began < 30
+    name = ('process 0 of 2, the coordinator,', 'process 1 of 2')[gone]
+    said = re.fullmatch(
+        rf'train.py: {name} is gone: its connection closed without a word; step (\d+) is safe; started again in every process, '
+        'the same command continues after it\n', errors,
+    )  # fmt: skip
+    assert said, errors
+    both[gone].communicate()
+    again = start()
+    wait_for(again[0], f'continuing after step {said[1]} of 100000')
+    for process in again:
+        process.kill()
+        process.communicate()
