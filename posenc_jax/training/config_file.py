@@ -30,23 +30,27 @@ def read(path: str, arguments: Iterable[str] = ()) -> ConfigDict:
     try:
         configs.check_fields(config)
     except ValueError as error:
-        raise ValueError(f'{quoted(path)}: {error}') from None
+        raise ValueError(f'{_named(path)}: {error}') from None
     return replaced(config, read_overrides(arguments))
+
+
+def _named(path: str) -> str:
+    return quoted(path, 200)
 
 
 def _executed(path: str) -> object:
     if not os.path.isfile(path):
         found = 'is a directory' if os.path.isdir(path) else 'does not exist'
-        raise FileNotFoundError(f'{quoted(path)} {found}; expected a Python file with get_config(), e.g. configs/quickstart.py')
+        raise FileNotFoundError(f'{_named(path)} {found}; expected a Python file with get_config(), e.g. configs/quickstart.py')
     if not path.endswith('.py'):
-        raise ValueError(f'{quoted(path)} is not a Python file; expected one with get_config(), e.g. configs/quickstart.py')
+        raise ValueError(f'{_named(path)} is not a Python file; expected one with get_config(), e.g. configs/quickstart.py')
     try:
         made = runpy.run_path(path, run_name='config').get('get_config')
         if callable(made):
             return made()
     except (Exception, SystemExit) as error:  # a config file may raise anything
-        raise ValueError(f'{quoted(path)} cannot be read as a config: {_described(error, path)}') from None
-    raise ValueError(f'{quoted(path)} has no function get_config()')
+        raise ValueError(f'{_named(path)} cannot be read as a config: {_described(error, path)}') from None
+    raise ValueError(f'{_named(path)} has no function get_config()')
 
 
 def _described(error: BaseException, path: str) -> str:
