@@ -64,8 +64,8 @@ class Header:
         for number in range(count):
             name = self._name(f'tensor {number}')
             sides = self._number('<u4')
-            if sides > 4:
-                raise PretrainedError(f'{self._file}: {self._what} has {sides} dimensions, expected at most 4')
+            if not 1 <= sides <= 4:
+                raise PretrainedError(f'{self._file}: {self._what} has {sides} dimensions, expected 1 to 4')
             shape = tuple(check([self._number('<u8') for _ in range(sides)], SHAPE, self._file, f'{self._what}, shape'))[::-1]
             kind, offset = self._number('<u4'), self._number('<u8')
             if name in found:

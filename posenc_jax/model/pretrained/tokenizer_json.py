@@ -18,7 +18,7 @@ from posenc_jax.model.pretrained.fields import (
 GROWTH = 1000
 MOST_PARTS = 64  # of a sequence, or of a template
 LONGEST_PATTERN = 10_000
-CHARACTER, WORD, PATTERN_TEXT = text(1, 1), text(1000), text(LONGEST_PATTERN)
+CHARACTER, WORD, PATTERN_TEXT = text(1, 1), text(1000), text(LONGEST_PATTERN, 1)
 ID = whole(0, 2**31 - 1)
 BEHAVIOR = one_of('Removed', 'Isolated', 'MergedWithPrevious', 'MergedWithNext', 'Contiguous')
 PAIR = Kind('a token and its id', lambda v: isinstance(v, list) and len(v) == 2 and WORD.holds(v[0]) and ID.holds(v[1]))
@@ -28,7 +28,8 @@ def _pattern(value: Any) -> bool:
     return isinstance(value, dict) and len(value) == 1 and all(k in ('String', 'Regex') and PATTERN_TEXT.holds(v) for k, v in value.items())
 
 
-PATTERN = Kind(f"{{'String': TEXT}} or {{'Regex': TEXT}} of at most {LONGEST_PATTERN} characters", _pattern)
+# The library panics at some texts of which nothing is replaced, or to which nothing is prepended.
+PATTERN = Kind(f"{{'String': TEXT}} or {{'Regex': TEXT}} of 1 to {LONGEST_PATTERN} characters", _pattern)
 _REPLACE = {'pattern': PATTERN, 'content': WORD}
 _BYTE_LEVEL = {'add_prefix_space?': FLAG, 'trim_offsets?': FLAG, 'use_regex?': FLAG}
 _METASPACE = {
@@ -44,7 +45,7 @@ NORMALIZERS: dict[str, dict[str, Kind]] = {
     'Strip': {'strip_left': FLAG, 'strip_right': FLAG},
     'Precompiled': {'precompiled_charsmap': text(2**24)},
     'Replace': _REPLACE,
-    'Prepend': {'prepend': WORD},
+    'Prepend': {'prepend': text(1000, 1)},
     **dict.fromkeys(('StripAccents', 'NFC', 'NFD', 'NFKC', 'NFKD', 'Lowercase', 'Nmt', 'ByteLevel'), {}),
 }
 PRE_TOKENIZERS: dict[str, dict[str, Kind]] = {
@@ -160,7 +161,7 @@ def _growth(part: Mapping[str, Any], where: object, field: str) -> float:
     match part['type']:
         case 'Replace':
             ((kind, pattern),) = part['pattern'].items()
-            if kind == 'String' and pattern:
+            if kind == 'String':
                 return max(1.0, size(part['content']) / size(pattern))
             return 1.0 + size(part['content'])  # also between characters
         case 'Prepend':  # also to a text of one character
