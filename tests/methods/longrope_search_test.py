@@ -28,6 +28,7 @@ from posenc_jax.rotation.search.evolution import (
 )  # fmt: skip
 from posenc_jax.training import config as configs
 from posenc_jax.training import initial
+from posenc_jax.training.lock import hold
 from tests.evaluation.run_test import make_run
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
@@ -395,6 +396,15 @@ def test_the_command_writes_what_it_found(run, finished):
     assert fields['exact']['perplexity'] == pytest.approx(fields['best']['perplexity'], rel=2e-6)
     found = evaluate([run], {'extend': fields['spec'], 'eval.lengths': (32,), 'eval.protocols': 'nonoverlapping'})
     assert found.runs[0].extend == fields['spec']
+
+
+def test_two_searches_of_one_file_are_refused(run, finished, capsys):
+    before = finished.read_text()
+    with hold(finished.with_name(finished.name + '.lock'), f'{finished} is being searched', 'choose another --out'):
+        assert command.main([f'--run={run}', *SMALL]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'longrope search: {finished} is being searched by process ') and line.endswith('choose another --out')
+    assert finished.read_text() == before
 
 
 def test_progressive_extension(tuned, monkeypatch, capsys):
