@@ -18,7 +18,7 @@ from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training import config as configs
 from posenc_jax.training import room
-from posenc_jax.training.room import FOLDER
+from posenc_jax.training.safe import FOLDER
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
 
 

@@ -1,4 +1,4 @@
-"""What a full disk means for a run: how much a checkpoint takes, what is left of one that failed, which step is safe."""
+"""What a full disk means for a run: how much a checkpoint takes, and what is left of one that failed."""
 
 import contextlib
 import logging
@@ -12,23 +12,11 @@ from typing import Any
 import jax
 
 from posenc_jax.core import disk
+from posenc_jax.training.safe import continues, safe_step
 
-FOLDER = 'checkpoints'  # in the run directory
 _UNFINISHED = '*.orbax-checkpoint-tmp*'
 # Bytes of a checkpoint besides its arrays: for each of them (shape, sharding, entry of the tree), and once.
 _EACH, _ONCE = 2048, 65536
-
-
-def safe_step(directory: pathlib.Path) -> int | None:
-    """The newest step of a run that is saved completely."""
-    return max((int(path.name) for path in (directory / FOLDER).glob('*') if path.name.isdecimal()), default=None)
-
-
-def continues(directory: pathlib.Path, once: str) -> str:
-    """What the same command does next, for the line that a failed run ends with; `once` says what must be before."""
-    step = safe_step(directory)
-    safe, then = ('no step is saved', 'begins anew') if step is None else (f'step {step} is safe', 'continues after it')
-    return f'{safe}; {once}, the same command {then}'
 
 
 @contextlib.contextmanager
