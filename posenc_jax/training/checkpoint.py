@@ -23,7 +23,7 @@ from posenc_jax.training.entries import digest, fingerprint, other_config, seale
 from posenc_jax.training.json_file import free_name, shown
 from posenc_jax.training.lock import alone, sharing
 from posenc_jax.training.quiet import hush_orbax
-from posenc_jax.training.room import FOLDER, finished_steps
+from posenc_jax.training.safe import FOLDER, finished_steps
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
 
 READERS = 'reading.lock'  # beside the folder: shared by those who read checkpoints, held alone by who removes some

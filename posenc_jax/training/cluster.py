@@ -11,7 +11,6 @@ import jax
 from ml_collections import ConfigDict
 
 from posenc_jax.training.peers import Peers
-from posenc_jax.training.room import continues
 
 # Variables by which schedulers tell a process how many there are.
 CLUSTER_VARIABLES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
@@ -47,14 +46,14 @@ class Cluster:
         coordinator, processes, process_id, devices = self._resolved(timeouts.start_timeout)
         peers = Peers(
             _host_and_port(coordinator), processes, process_id, start=timeouts.start_timeout, silence=timeouts.peer_timeout,
-            what_next=lambda: continues(directory, 'started again in every process'),
+            directory=directory,
         )  # fmt: skip
         service = peers.meet()
         with peers.telling():
             jax.distributed.initialize(
                 service, processes, process_id, devices, coordinator_bind_address=service,
                 initialization_timeout=timeouts.start_timeout,
-                heartbeat_timeout_seconds=100 + 2 * timeouts.peer_timeout,  # only where ours sleeps
+                heartbeat_timeout_seconds=100 + 2 * timeouts.peer_timeout,  # only where ours fails
             )  # fmt: skip
             yield peers
             peers.leave(jax.distributed.shutdown)

@@ -24,7 +24,8 @@ from posenc_jax.training.cluster import Cluster
 from posenc_jax.training.json_file import listed
 from posenc_jax.training.lock import HeldError, hold
 from posenc_jax.training.metrics import MetricsLog, Progress
-from posenc_jax.training.room import finished_steps, run_told
+from posenc_jax.training.room import run_told
+from posenc_jax.training.safe import finished_steps
 from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, TrainState, make_trainer
 
 LOCK = 'training.lock'  # in the run directory, held by process 0 while it is trained and evaluated

@@ -1,16 +1,20 @@
 """Processes that train together watch each other, so that one that is gone ends the others with one line.
 
-JAX alone notices late and aborts with a page of stack. Here process 0 listens at the coordinator's address; every other process
-keeps a connection to it, over which both say that they are there. JAX's own service listens at process 0 for this machine only,
-and what JAX says to it goes through the same address, in a tunnel whose near end stays open when process 0 is gone: otherwise
-JAX would abort before our line is written.
+JAX alone notices late and aborts with a page of stack. Here every process has a watcher, a small process of its own, which is
+this file run as a script: it must go on where the other waits within JAX and lets no thread of Python run. The watcher of
+process 0 listens at the coordinator's address; every other watcher keeps a connection to it, over which both say that they are
+there. JAX's own service listens at process 0 for this machine only, and what JAX says to it goes through the watchers, in a
+tunnel whose near end stays open when process 0 is gone: otherwise JAX would abort before our line is written.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import select
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -29,29 +33,27 @@ class ClusterError(RuntimeError):
 
 
 class Peers:
-    """The other processes of a cluster.
+    """The other processes of a cluster, through the watcher of this one.
 
     Args:
       address: (host, port) of process 0.
       processes, process_id: how many there are, and which one this is.
       start: seconds that processes wait for each other at the start.
       silence: seconds after which a process that is not heard of counts as gone.
-      what_next: what the same command does next, for the line that ends this process.
+      directory: of the run, whose newest checkpoint is told in the line that ends this process.
     """
 
     def __init__(
-        self, address: tuple[str, int], processes: int, process_id: int, *, start: float, silence: float,
-        what_next: Callable[[], str],
-    ):  # fmt: skip
-        self._address, self._count, self._own = address, processes, process_id
-        self._start, self._silence, self._what_next = start, silence, what_next
-        self._others: dict[int, socket.socket] = {}  # of process 0 all others; of these, process 0
-        self._left: set[int] = set()  # said that they end
-        self._leaving = threading.Event()
-        self._change = threading.Condition()
-        self._ending = threading.Lock()  # taken by what ends this process, for good
-        self._met = self._failed = False
-        self._cause = ''
+        self, address: tuple[str, int], processes: int, process_id: int, *, start: float, silence: float, directory: pathlib.Path
+    ):
+        asked = dict(
+            address=address, count=processes, own=process_id, start=start, silence=silence, directory=str(directory),
+            program=pathlib.Path(sys.argv[0]).name, process=os.getpid(),
+        )  # fmt: skip
+        self._silence, self._failed, self._left = silence, False, threading.Event()
+        self.watcher = subprocess.Popen(
+            [sys.executable, __file__, json.dumps(asked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
 
     def meet(self) -> str:
         """Waits for all processes; returns the address at which JAX's client finds its service, which process 0 must start there.
@@ -60,6 +62,106 @@ class Peers:
           ValueError: the address cannot be listened at, or process 0 counts otherwise.
           ClusterError: somebody never came.
         """
+        what, _, text = self.watcher.stdout.readline().strip().partition(' ')
+        if what != 'met':
+            raise (ValueError if what == 'refused' else ClusterError)(text or 'the watcher of this process is gone')
+        threading.Thread(target=self._hear, daemon=True).start()
+        return text
+
+    def leave(self, shutdown: Callable[[], None]) -> None:
+        """Ends together: `shutdown` is JAX's, which waits for all; process 0, through which they speak, goes last."""
+        self._ask('leaving')
+        shutdown()
+        self._ask('bye')
+        self._left.wait()
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Within, an error of this process is told to the others, once; one that comes from another is left for that to tell."""
+        try:
+            yield
+        except BaseException as error:
+            if not self._failed:
+                self._failed = True
+                if any(words in str(error) for words in _ELSEWHERE):
+                    time.sleep(self._silence + _GRACE)  # whoever is gone is noticed meanwhile, which ends this process
+                self._ask(f'failed {type(error).__name__}: {(str(error).splitlines() or [""])[0][:300]}')
+            raise
+
+    def _ask(self, line: str) -> None:
+        self.watcher.stdin.write(line + '\n')
+
+    def _hear(self) -> None:
+        for line in self.watcher.stdout:
+            if line == 'left\n':
+                self._left.set()
+                return
+            if line == 'end\n':  # which the watcher has said why
+                if sys.stdout.isatty():
+                    print('\x1b[?25h', flush=True)  # the cursor, which a live line hides
+                os._exit(FAILED)
+        if not self._failed:
+            print(f'{pathlib.Path(sys.argv[0]).name}: the watcher of this process is gone', file=sys.stderr, flush=True)
+            os._exit(FAILED)
+
+
+class _Watcher:
+    """What a watcher does; the arguments are those of `Peers`.
+
+    Args:
+      program: what the line that ends a process begins with.
+      process: the one that is watched for.
+    """
+
+    def __init__(self, address, count, own, start, silence, directory, program, process):
+        from safe import continues  # beside this file
+
+        self._address, self._count, self._own, self._start, self._silence = tuple(address), count, own, start, silence
+        self._next = lambda: continues(pathlib.Path(directory), 'started again in every process')
+        self._program, self._process = program, process
+        self._others: dict[int, socket.socket] = {}  # of process 0 all others; of these, process 0
+        self._left: set[int] = set()  # said that they end
+        self._leaving = threading.Event()
+        self._change = threading.Condition()
+        self._ending = threading.Lock()  # taken by what ends the process, for good
+        self._met, self._cause = False, ''
+
+    def run(self) -> None:
+        try:
+            print('met', self._meet(), flush=True)
+        except (ValueError, ClusterError) as error:
+            print('refused' if isinstance(error, ValueError) else 'alone', error, flush=True)
+            return
+        for line in sys.stdin:
+            what, _, text = line.strip().partition(' ')
+            if what == 'leaving':
+                self._leaving.set()
+            if what == 'bye':
+                self._bye()
+                return
+            if what == 'failed':
+                self._ending.acquire()
+                self._leaving.set()
+                self._say('failed', f'process {self._own} of {self._count} ended with {text}')
+                _thread(self._last, text)
+        os._exit(0)  # the process has ended, of which the others notice that it said nothing
+
+    def _bye(self) -> None:
+        self._say('bye')
+        if not self._own:
+            with self._change:
+                self._change.wait_for(lambda: self._left >= self._others.keys(), self._silence)
+        self._ending.acquire()
+        print('left', flush=True)
+
+    def _last(self, text: str) -> None:
+        """What a process that failed still waits for may be one of the others."""
+        time.sleep(self._silence)
+        self._quit(text)
+
+    # Meeting.
+
+    def _meet(self) -> str:
         service = _free_port()
         deadline = time.monotonic() + self._start
         if self._own:
@@ -75,48 +177,14 @@ class Peers:
         _thread(self._beat)
         return f'127.0.0.1:{service}'
 
-    def leave(self, shutdown: Callable[[], None]) -> None:
-        """Ends together: `shutdown` is JAX's, which waits for all; process 0, through which they speak, goes last."""
-        self._leaving.set()
-        shutdown()
-        self._say('bye')
-        if not self._own:
-            with self._change:
-                self._change.wait_for(lambda: self._left >= self._others.keys(), self._silence)
-        self._ending.acquire()  # from here on nobody is missed
-
-    @contextlib.contextmanager
-    def telling(self) -> Iterator[None]:
-        """Within, an error of this process is told to the others, once; one that comes from another is left for that to tell."""
-        try:
-            yield
-        except BaseException as error:
-            if not self._failed:
-                self._fail(error)
-            raise
-
-    def _fail(self, error: BaseException) -> None:
-        if any(words in str(error) for words in _ELSEWHERE):
-            time.sleep(self._silence + _GRACE)  # whoever is gone is noticed meanwhile, which ends this process
-        self._ending.acquire()
-        self._failed = True
-        self._leaving.set()
-        said = f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:300]}'
-        self._say('failed', f'process {self._own} of {self._count} ended with {said}')
-        timer = threading.Timer(self._silence, self._quit, [said])  # what it still waits for may be one of the others
-        timer.daemon = True
-        timer.start()
-
-    # Meeting.
-
     def _listen(self) -> socket.socket:
-        host, port = self._address
+        port = self._address[1]
         both = socket.has_dualstack_ipv6()
         try:
             return socket.create_server(('', port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
         except OSError as error:
             raise ValueError(
-                f'process 0 cannot listen at port {port} of the coordinator {host}:{port} ({error.strerror}); '
+                f'process 0 cannot listen at port {port} of the coordinator {self._at()} ({os.strerror(error.errno)}); '
                 'choose a free one in --coordinator, for all processes'
             ) from None
 
@@ -125,9 +193,10 @@ class Peers:
         with self._change:
             self._change.wait_for(lambda: not missing(), deadline - time.monotonic())
             if found := missing():
-                text = f'{_listed(found)} of {self._count} never came to {self._at()}, within {self._waited()}'
+                who = f'process{"es" * (len(found) > 1)} {", ".join(map(str, found))}'
+                text = f'{who} of {self._count} never came to {self._at()}, within {self._waited()}'
                 self._say('ended', text)
-                raise ClusterError(f'{text}; {self._what_next()}')
+                raise ClusterError(f'{text}; {self._next()}')
             self._met = True
             self._say('go')
 
@@ -175,17 +244,17 @@ class Peers:
             if connection is None:
                 raise ClusterError(
                     f'the coordinator, process 0 at {self._at()}, never came, within {self._waited()} ({error.strerror or error}); '
-                    f'{self._what_next()}'
+                    f'{self._next()}'
                 ) from None
         what, _, text = (answer or '').partition(' ')
         if what == 'refused':
             raise ValueError(text)
         if what in ('ended', 'failed'):
-            raise ClusterError(f'{text}; {self._what_next()}')
+            raise ClusterError(f'{text}; {self._next()}')
         if what != 'go':
             raise ClusterError(
                 f'process 0 at {self._at()} did not begin within {self._waited()}: it ended, or something else listens there; '
-                f'{self._what_next()}'
+                f'{self._next()}'
             )
         return connection
 
@@ -207,19 +276,18 @@ class Peers:
         try:
             while line := _line(connection):
                 what, _, text = line.partition(' ')
-                if what in ('bye', 'failed', 'ended'):
+                if what == 'bye':
                     with self._change:
                         self._left.add(number)
                         self._change.notify_all()
-                if what == 'failed':  # perhaps here too, of which this process then says itself what it was
+                    return
+                if what == 'failed':  # perhaps here too, which this process then says itself
                     self._cause = self._cause or text  # whoever ends because of it is not the one to name
                     if not self._own:
                         self._say('failed', text)
                     time.sleep(_GRACE)
                 if what in ('failed', 'ended'):
                     self._end(text)
-                if what == 'bye':
-                    return
         except TimeoutError:
             why = f'nothing was heard of it for {self._silence:g} s (cluster.peer_timeout)'
         except OSError:
@@ -232,17 +300,19 @@ class Peers:
                 _send(connection, what, text)
 
     def _end(self, text: str) -> None:
-        """Ends this process, whatever its main thread waits for."""
         self._ending.acquire()
         text = self._cause or text
         self._say('ended', text)
-        self._quit(f'{text}; {self._what_next()}')
+        self._quit(f'{text}; {self._next()}')
 
     def _quit(self, text: str) -> None:
-        if sys.stdout.isatty():
-            print('\x1b[?25h', flush=True)  # the cursor, which a live line hides
-        print(f'{pathlib.Path(sys.argv[0]).name}: {text}', file=sys.stderr, flush=True)
-        os._exit(FAILED)
+        """Ends the process, whatever it waits for."""
+        with contextlib.suppress(OSError):
+            print(f'{self._program}: {text}', file=sys.stderr, flush=True)
+            print('end', flush=True)
+            time.sleep(_GRACE)  # what it waits for may keep it from hearing
+            os.kill(self._process, signal.SIGKILL)
+        os._exit(0)
 
     # The tunnel.
 
@@ -256,7 +326,7 @@ class Peers:
                 _join_ends(near, far, self._hold)
 
     def _hold(self) -> None:
-        """Process 0 ended its side: as it does when all leave, or because it is gone, which the watch notices."""
+        """Process 0 ended its side: as it does when all leave, or because it is gone, which is noticed."""
         self._leaving.wait()
         time.sleep(1.0)
 
@@ -310,10 +380,6 @@ def _open(connection: socket.socket | None) -> bool:
     return connection is not None and not select.select([connection], [], [], 0)[0]
 
 
-def _listed(numbers: list[int]) -> str:
-    return f'process{"es" * (len(numbers) > 1)} {", ".join(map(str, numbers))}'
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -322,3 +388,9 @@ def _free_port() -> int:
 
 def _thread(function: Callable, *arguments) -> None:
     threading.Thread(target=function, args=arguments, daemon=True).start()
+
+
+if __name__ == '__main__':
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it ends with the process, which may want to save before
+        signal.signal(number, signal.SIG_IGN)
+    _Watcher(**json.loads(sys.argv[1])).run()

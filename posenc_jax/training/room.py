@@ -1,7 +1,6 @@
-"""What a full disk means for a run: how much a checkpoint takes, what is left of one that failed, which step is safe."""
+"""What a full disk means for a run: how much a checkpoint takes, and what is left of one that failed."""
 
 import contextlib
-import os
 import pathlib
 import shutil
 import threading
@@ -11,30 +10,11 @@ from typing import Any
 import jax
 
 from posenc_jax.core import disk
+from posenc_jax.training.safe import continues, finished_steps
 
-FOLDER = 'checkpoints'  # in the run directory
 _UNFINISHED = '*.orbax-checkpoint-tmp*'
 # Bytes of a checkpoint besides its arrays: for each of them (shape, sharding, entry of the tree), and once.
 _EACH, _ONCE = 2048, 65536
-
-
-def finished_steps(run_dir: str | os.PathLike) -> list[int]:
-    """Steps with a finished checkpoint, ascending; [] where there is no folder of checkpoints.
-
-    Example:
-      >>> finished_steps('nowhere')
-      []
-    """
-    folder = pathlib.Path(run_dir, FOLDER)
-    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return sorted(int(name) for name in found if name.isascii() and name.isdecimal() and name == str(int(name)))
-
-
-def continues(directory: pathlib.Path, once: str) -> str:
-    """What the same command does next, for the line that a failed run ends with; `once` says what must be before."""
-    steps = finished_steps(directory)
-    safe, then = (f'step {steps[-1]} is safe', 'continues after it') if steps else ('no step is saved', 'begins anew')
-    return f'{safe}; {once}, the same command {then}'
 
 
 @contextlib.contextmanager

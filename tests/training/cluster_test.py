@@ -18,14 +18,15 @@ from tests.training import tiny
 from tests.training.loop_test import finish, flags_of, free_port, wait_for
 
 SILENCE = 3
+NEXT = 'no step is saved; started again in every process, the same command begins anew'
 # A process that meets the others, says so, and does what it is asked to; the file of peers.py alone, so that it starts at once.
 PROCESS = f"""
-import sys, time
+import pathlib, sys, time
 from peers import Peers
 port, count, own = map(int, sys.argv[1:4])
-peers = Peers(('127.0.0.1', port), count, own, start=60, silence={SILENCE}, what_next=lambda: 'what next')
+peers = Peers(('127.0.0.1', port), count, own, start=60, silence={SILENCE}, directory=pathlib.Path('nothing'))
 peers.meet()
-print('met', flush=True)
+print('met', peers.watcher.pid, flush=True)
 with peers.telling():
     asked = sys.stdin.readline().strip()
     if asked == 'fail':
@@ -39,7 +40,7 @@ with peers.telling():
 
 
 def meet(port, count, own, start=1.0):
-    return Peers(('127.0.0.1', port), count, own, start=start, silence=60.0, what_next=lambda: 'what next').meet()
+    return Peers(('127.0.0.1', port), count, own, start=start, silence=60.0, directory=pathlib.Path('nothing')).meet()
 
 
 @pytest.fixture
@@ -58,7 +59,9 @@ def group():
             time.sleep(0.05)
     processes += [start(1), start(2)]
     for process in processes:
-        assert process.stdout.readline() == 'met\n', process.stderr.read()
+        met = process.stdout.readline().split()
+        assert met, process.stderr.read()
+        process.watcher = int(met[1])
     yield processes
     for process in processes:
         process.kill()
@@ -85,21 +88,24 @@ def test_a_killed_process_is_noticed_at_once(group, gone, name):
     ask(group[(gone + 1) % 3], 'network')  # its library may notice first; this line is the one to tell
     group[gone].kill()
     rest = [process for number, process in enumerate(group) if number != gone]
-    said = f'{name} is gone: its connection closed without a word; what next'
+    said = f'{name} is gone: its connection closed without a word; {NEXT}'
     assert lines_of(rest, SILENCE + 2) == [said, said]
 
 
 def test_a_silent_process_counts_as_gone(group):
-    group[1].send_signal(signal.SIGSTOP)
-    said = f'process 1 of 3 is gone: nothing was heard of it for {SILENCE} s (cluster.peer_timeout); what next'
+    """As when its machine is, or the network."""
+    os.kill(group[1].watcher, signal.SIGSTOP)
+    said = f'process 1 of 3 is gone: nothing was heard of it for {SILENCE} s (cluster.peer_timeout); {NEXT}'
     assert lines_of([group[0], group[2]], 2 * SILENCE + 10) == [said, said]
+    os.kill(group[1].watcher, signal.SIGCONT)
+    assert lines_of([group[1]], 10) == [said]  # which was said to it too
 
 
 @pytest.mark.parametrize('failing', [0, 2])
 def test_an_error_of_one_ends_all(group, failing):
     ask(group[failing], 'fail')
     rest = [process for number, process in enumerate(group) if number != failing]
-    said = f'process {failing} of 3 ended with ValueError: of its own; what next'
+    said = f'process {failing} of 3 ended with ValueError: of its own; {NEXT}'
     assert lines_of(rest, peers._GRACE + 10) == [said, said]
     _, errors = group[failing].communicate(timeout=10)
     assert group[failing].returncode == 1 and errors.endswith('ValueError: of its own\n') and 'gone' not in errors
@@ -114,10 +120,10 @@ def test_all_leave_together(group):
 
 def test_who_never_comes():
     port = free_port()
-    said = rf'the coordinator, process 0 at 127.0.0.1:{port}, never came, within 1 s \(cluster.start_timeout\) \(.+\); what next$'
+    said = rf'the coordinator, process 0 at 127.0.0.1:{port}, never came, within 1 s \(cluster.start_timeout\) \(.+\); no step is saved'
     with pytest.raises(ClusterError, match=said):
         meet(port, 2, 1)
-    with pytest.raises(ClusterError, match=r'processes 1, 2 of 3 never came to 127.0.0.1:\d+, within 1 s .*; what next$'):
+    with pytest.raises(ClusterError, match=r'processes 1, 2 of 3 never came to 127.0.0.1:\d+, within 1 s .*; no step is saved'):
         meet(free_port(), 3, 0)
     with socket.create_server(('127.0.0.1', 0)) as other:
         port = other.getsockname()[1]
@@ -132,8 +138,8 @@ def test_processes_that_count_otherwise_are_refused(group_of_one):
         meet(group_of_one, 3, 1, start=30.0)
     with socket.create_connection(('127.0.0.1', group_of_one)) as first:
         first.sendall(b'posenc_jax watch 1 2\n')
-        answers = first.makefile('rb')
-        assert [answers.readline() for _ in range(2)] == [b'welcome\n', b'go\n']
+        heard = first.makefile()
+        assert [heard.readline(), heard.readline()] == ['welcome\n', 'go\n']
         with pytest.raises(ValueError, match='process 1 is there already; each process needs its own --process_id'):
             meet(group_of_one, 2, 1)
 

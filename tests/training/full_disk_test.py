@@ -14,6 +14,7 @@ from posenc_jax.training import loop, room
 from posenc_jax.training.checkpoint import restore_model
 from posenc_jax.training.metrics import MetricsLog
 from posenc_jax.training.metrics_file import FILE, read_lines
+from posenc_jax.training.safe import FOLDER
 from tests.training import tiny
 
 FIELDS = dict(name='run', model__layers=1, train__steps=6, train__warmup=0, train__save_every=2)
@@ -94,7 +95,7 @@ def test_other_files_of_a_run(tmp_path, monkeypatch, whole, what, pieces):
 
 
 def test_what_a_killed_save_has_left_is_removed(tmp_path, whole):
-    left = tmp_path / 'run' / room.FOLDER / '4.orbax-checkpoint-tmp' / 'model'
+    left = tmp_path / 'run' / FOLDER / '4.orbax-checkpoint-tmp' / 'model'
     left.mkdir(parents=True)
     goes_on(tmp_path, whole)
     assert not list(tmp_path.rglob(room._UNFINISHED))

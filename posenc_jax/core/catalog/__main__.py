@@ -81,6 +81,7 @@ def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents
                 continue
             stale = 1
             if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 draw(kind, card, path)
             print(f'{path} is missing' if check else f'wrote {path}')
     for path, wanted in rendered(root).items():

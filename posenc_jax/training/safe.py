@@ -1,0 +1,25 @@
+"""Which step of a run is safe. Imports nothing but the standard library, for processes that must start at once."""
+
+import os
+import pathlib
+
+FOLDER = 'checkpoints'  # in the run directory
+
+
+def finished_steps(run_dir: str | os.PathLike) -> list[int]:
+    """Steps with a finished checkpoint, ascending; [] where there is no folder of checkpoints.
+
+    Example:
+      >>> finished_steps('nowhere')
+      []
+    """
+    folder = pathlib.Path(run_dir, FOLDER)
+    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in found if name.isascii() and name.isdecimal() and name == str(int(name)))
+
+
+def continues(directory: pathlib.Path, once: str) -> str:
+    """What the same command does next, for the line that a failed run ends with; `once` says what must be before."""
+    steps = finished_steps(directory)
+    safe, then = (f'step {steps[-1]} is safe', 'continues after it') if steps else ('no step is saved', 'begins anew')
+    return f'{safe}; {once}, the same command {then}'
