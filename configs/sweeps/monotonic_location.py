@@ -12,7 +12,6 @@ composes 100 of them with 'relative' (0.98) and with 'onestep' (0.51), none with
 OUT/results.png.
 """
 
-import argparse
 import pathlib
 import time
 
@@ -23,6 +22,7 @@ import optax
 from flax import nnx
 
 from configs.sweeps.tables import report
+from posenc_jax.core.command import Parser
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder
 
 VARIANTS = {
@@ -103,7 +103,7 @@ def exact_match(model: EncoderDecoder, sample, length: int, count: int = 256) ->
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--tasks', nargs='+', choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument('--variants', nargs='+', choices=tuple(VARIANTS), default=list(VARIANTS), metavar='NAME')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])

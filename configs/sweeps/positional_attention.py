@@ -9,7 +9,6 @@ cumulative sum 0.16 with positional and 272 with standard attention, cumulative 
 OUT/results.csv and OUT/results.png.
 """
 
-import argparse
 import pathlib
 import time
 
@@ -20,6 +19,7 @@ import optax
 from flax import nnx
 
 from configs.sweeps.tables import report
+from posenc_jax.core.command import Parser
 from posenc_jax.mixers.number_network import NumberNetwork
 
 NUMBERS, SPAN = 8, 2.0
@@ -62,7 +62,7 @@ def train(task, standard: bool, seed: int, steps: int, batch: int) -> NumberNetw
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=2500)
     parser.add_argument('--batch', type=int, default=128)

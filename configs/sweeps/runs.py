@@ -1,11 +1,11 @@
 """What sweeps share: training a run unless it is there already, and one evaluation of many."""
 
-import argparse
 import pathlib
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 
+from posenc_jax.core.command import Parser
 from posenc_jax.training import config as configs
 from posenc_jax.training.checkpoint import FOLDER
 
@@ -64,7 +64,7 @@ def compare(
       settings: fields of the config for training, as 'NAME=VALUE'.
       evaluation: folder in the working directory -> fields of an evaluation.
     """
-    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser = Parser(description=documentation.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default=workdir)
     parser.add_argument('--config', default=config)
