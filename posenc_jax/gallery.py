@@ -6,7 +6,6 @@ For every encoding string, as PNG and SVG: the logits of equal tokens against th
 a matrix of queries and keys; and what the last of --times as many tokens sees. What is trained is drawn as initialised.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import re
@@ -20,8 +19,10 @@ from jaxtyping import Float
 
 from posenc_jax.core import disk
 from posenc_jax.core.attention import pair_logits
+from posenc_jax.core.command import Parser
 from posenc_jax.core.compose import make
 from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.memory import device_memory, readable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,13 @@ def draw(spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, ti
     if times < 2:
         raise ValueError(f'--times says how far beyond the trained length to look, at least 2, got {times}')
     encoding, directory = probe.make(spec), pathlib.Path(directory)
+    longest = times * probe.train_len
+    needed = 4 * probe.heads * (probe.train_len**2 + longest * (1 + 3 * probe.head_dim))  # logits, queries, keys and values
+    if needed > (limit := device_memory()):
+        raise ValueError(
+            f'{longest} tokens, and all pairs of {probe.train_len}, would take {readable(needed)}, the device has {readable(limit)}; '
+            'make --train_len, --times, --heads or --head_dim smaller'
+        )
     within = by_distance(encoding, probe.train_len, probe)
     matrix = equal_token_logits(encoding, probe.train_len, probe)
     try:
@@ -203,8 +211,7 @@ def _lines(axis, values, start):
 
 
 def main(argv: list[str]) -> int:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser('posenc_jax.gallery', description=__doc__, formatter_class=raw)
+    parser = Parser('posenc_jax.gallery', description=__doc__)
     parser.add_argument('specs', nargs='+', metavar='SPEC', help="encoding string, e.g. 'rope() | alibi()'")
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs', 'gallery'), metavar='DIR')
     parser.add_argument('--train_len', type=int, default=64, metavar='L')

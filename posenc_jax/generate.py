@@ -6,7 +6,6 @@ A run is what eval.py takes, 'RUN | EXTENSION' included; prompts (repeat --promp
 The text ends at the checkpoint's end-of-text token, where it has one. `--config.NAME=VALUE` as for eval.py.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,9 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.core.registry import SpecError
+from posenc_jax.core.command import Parser
+from posenc_jax.core.memory import device_memory, readable
+from posenc_jax.core.registry import SpecError, check_number
 from posenc_jax.evaluation import settings
 from posenc_jax.evaluation.overrides import read_overrides
 from posenc_jax.evaluation.run import UNASKED, Job, prepare
@@ -26,6 +27,7 @@ from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.pretrained.special_tokens import special_ids
 from posenc_jax.model.recomputed import Recomputed
+from posenc_jax.model.transformer import TransformerConfig
 
 
 def continue_text(
@@ -66,8 +68,7 @@ def continue_text(
     """
     if tokens < 1 or samples < 1:
         raise SpecError(f'tokens and samples must be at least 1, got {tokens} and {samples}')
-    if not temperature >= 0:
-        raise SpecError(f'temperature must be at least 0, got {temperature}')
+    check_number('temperature', temperature, least=0)
     if constant_cache is not None and constant_cache < 1:
         raise SpecError(f'constant_cache is the room for new tokens, at least 1, got {constant_cache}')
     if constant_cache is not None and recompute:
@@ -79,8 +80,9 @@ def continue_text(
     job = prepare(run, {**(overrides or {}), **UNASKED})
     if not job.task.is_language:
         raise SpecError(f'{job.directory} was trained on {job.config.task}, which is not text; expected a run of language()')
-    rows = [job.task.encode(prompt) for prompt in prompts for _ in range(samples)]
-    ids, valid = pad_left(rows)
+    encoded = [job.task.encode(prompt) for prompt in prompts]
+    _check_memory(job.cfg, len(prompts) * samples, max(map(len, encoded)) + (constant_cache or tokens))
+    ids, valid = pad_left([row for row in encoded for _ in range(samples)])
     decoding = ConstantCache(constant_cache) if constant_cache else Recomputed() if recompute else None
     model = settings.abstract_model(job.cfg, job.config.extend)
     if decoding is not None:
@@ -104,6 +106,16 @@ def continue_text(
     )
     texts = [job.task.decode(_until(row, ends)) for row in np.asarray(out)[:, ids.shape[1] :]]
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+
+
+def _check_memory(cfg: TransformerConfig, rows: int, capacity: int) -> None:
+    """Refuses rows that no device can remember: the keys and values of all layers."""
+    needed = 2 * rows * capacity * cfg.layers * cfg.kv_heads * cfg.head_dim * np.dtype(cfg.dtype).itemsize
+    if needed > (limit := device_memory()):
+        raise SpecError(
+            f'to remember {rows} rows of {capacity} tokens would take {readable(needed)}, the device has {readable(limit)}; '
+            'ask for fewer tokens or samples'
+        )
 
 
 def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B T'], np.ndarray]:
@@ -134,8 +146,7 @@ def _until(row, ends):
 
 def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     """What `continue_text` is called with."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser('python -m posenc_jax.generate', description=__doc__, formatter_class=raw)
+    parser = Parser('python -m posenc_jax.generate', description=__doc__)
     parser.add_argument('--run', required=True, metavar='DIR', help='run directory or public checkpoint')
     parser.add_argument('--extend', metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)')
     parser.add_argument('--prompt', action='append', default=[], metavar='TEXT')

@@ -8,7 +8,6 @@ fails by a crash, any other exception, a message of several lines, more than 10 
 more than 4 GiB of memory. Every try depends on the target, the seed and its number alone. The exit status is 1 if a try has failed.
 """
 
-import argparse
 import pathlib
 import sys
 import time
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fuzz.harness import fuzz, once
+from posenc_jax.core.command import Parser
 
 NOT_TARGETS = ('__init__', '__main__', 'damage', 'harness', 'target')
 TARGETS = tuple(sorted(path.stem for path in pathlib.Path(__file__).parent.glob('*.py') if path.stem not in NOT_TARGETS))
@@ -24,7 +24,7 @@ SHOWN = 20  # failures of one target that are printed
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser('benchmarks.fuzz', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser('benchmarks.fuzz', description=__doc__)
     parser.add_argument('targets', nargs='*', choices=(*TARGETS, []), metavar='TARGET', help=f'{", ".join(TARGETS)}; all by default')
     parser.add_argument('--tries', type=int, default=1000, help='of each target')
     parser.add_argument('--seed', type=int, default=0)

@@ -13,7 +13,6 @@ Paper:     Pannatier et al. (arXiv 2404.09562): bursts write text and mazes with
            model of all orders has a higher loss at first and needs longer training than one of a single order.
 """
 
-import argparse
 import pathlib
 import time
 
@@ -24,6 +23,7 @@ from flax import nnx
 
 from configs.sweeps.runs import Run, train_runs
 from configs.sweeps.tables import report
+from posenc_jax.core.command import Parser
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.spec import build, parse
 from posenc_jax.model.any_order import burst_sample, sample_in_order
@@ -67,7 +67,7 @@ def judged(model, text) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/any_order')
     parser.add_argument('--lengths', type=int, nargs='+', default=[32, 64, 128], help=f'of texts, {KNOWN} given bytes included')

@@ -11,10 +11,10 @@ BAM's exponents start spread over 0 .. 1, since those that start at 1 (its defau
 Paper:     Bianchessi et al. (arXiv 2505.22842): bam | ssmax trained at 512 tokens retrieves at 500 times that length.
 """
 
-import argparse
 import pathlib
 
 from configs.sweeps.runs import Run, evaluate_runs, train_runs
+from posenc_jax.core.command import Parser
 
 PRIOR = 'bam(beta=(0.0, 0.3333, 0.6667, 1.0))'
 ENCODINGS = {
@@ -32,7 +32,7 @@ EVALUATION = ('eval.lengths=64,128,256,512,1024,2048,4096', 'eval.depths=0,0.25,
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', default='runs/bam_passkey')
     parser.add_argument('--encodings', nargs='+', choices=tuple(ENCODINGS), default=list(ENCODINGS))

@@ -12,7 +12,6 @@ one of the candidate alone), 'cross' reads the context again for every candidate
 of scoring 32 of them, the least of ten runs. The paper (arXiv 2106.01263): as accurate as the cross-encoder, 4 times as fast.
 """
 
-import argparse
 import time
 
 import jax
@@ -21,6 +20,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from posenc_jax.core.command import Parser
 from posenc_jax.model.transformer import TransformerConfig
 from posenc_jax.positions.uni_encoder import CandidateScorer, uni_encoder_layout, uni_encoder_loss
 
@@ -82,7 +82,7 @@ def run(mode: str, seed: int, steps: int, batch: int) -> tuple[float, float]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=300)
     parser.add_argument('--batch', type=int, default=32)

@@ -12,7 +12,6 @@ divided by the power of the signal. The two agree at 16 and reverse positions ar
 OUT/results.csv and OUT/results.png.
 """
 
-import argparse
 import pathlib
 import time
 
@@ -23,6 +22,7 @@ import optax
 from flax import nnx
 
 from configs.sweeps.tables import report
+from posenc_jax.core.command import Parser
 from posenc_jax.core.compose import make
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model.layers import Block, Norm
@@ -86,7 +86,7 @@ def train(encoding: str, seed: int, steps: int, batch: int) -> Predictor:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=1500)
     parser.add_argument('--batch', type=int, default=128)

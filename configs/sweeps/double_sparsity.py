@@ -10,7 +10,6 @@ OUT/results.csv and picture.
 Paper:     Yang et al. (arXiv 2408.07092): little loss at 1/16 of the keys with 1/16 of the channels.
 """
 
-import argparse
 import pathlib
 
 import jax
@@ -20,13 +19,14 @@ from flax import nnx
 
 from configs.sweeps.tables import report
 from posenc_jax.cache.double_sparsity import calibrate, sparse_logits
+from posenc_jax.core.command import Parser
 from posenc_jax.core.spec import build, parse
 from posenc_jax.training.checkpoint import restore_model
 from posenc_jax.training.step import target_losses
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--run', required=True)
     parser.add_argument('--length', type=int, default=512)
     parser.add_argument('--rows', type=int, default=8)

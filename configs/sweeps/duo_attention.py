@@ -11,7 +11,6 @@ Paper:     Xiao et al. (arXiv 2410.10819): at 50 % (heads with their own keys) o
            accuracy of the full cache; random or smaller shares of retrieval heads lose passkeys.
 """
 
-import argparse
 import json
 import pathlib
 
@@ -24,6 +23,7 @@ from configs.sweeps.runs import Run, full_disk_in_one_line, train_runs
 from configs.sweeps.tables import report
 from posenc_jax.cache.duo_attention import deploy, retrieval_heads
 from posenc_jax.core import disk
+from posenc_jax.core.command import Parser
 from posenc_jax.core.spec import build, parse
 from posenc_jax.model import Transformer
 from posenc_jax.tasks import Task, batch_iterator
@@ -54,7 +54,7 @@ def accuracy(model: Transformer, task: Task, length: int, rows: int = 256) -> fl
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/duo_attention')
     parser.add_argument('--gate-steps', type=int, default=200)

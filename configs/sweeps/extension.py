@@ -7,12 +7,12 @@ fine-tunes from it at 1024 tokens (factor 4), and one evaluation to 4096. What i
 be interrupted and started again. Results: WORKDIR/as_it_is, WORKDIR/fine_tuned (table, results.json, results.csv, pictures).
 """
 
-import argparse
 import functools
 import json
 import pathlib
 
 from configs.sweeps.runs import Run, call, evaluate_runs, train_runs
+from posenc_jax.core.command import Parser
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
 from posenc_jax.rotation.search.__main__ import spec_of
 
@@ -57,7 +57,7 @@ def filled(spec: str, factors: dict[str, str]) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', default='runs/extension')
     parser.add_argument('--steps', type=int, default=1000, help='of the base runs')

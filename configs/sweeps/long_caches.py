@@ -13,7 +13,6 @@ Measured:  perplexity by position in one pass over the first LENGTH tokens, and 
 Paper:     Xiao et al. (arXiv 2410.10819): half of the heads lose nothing; Han et al. (arXiv 2308.16137): fluent to any length.
 """
 
-import argparse
 import pathlib
 
 import jax.numpy as jnp
@@ -22,13 +21,14 @@ import numpy as np
 from configs.sweeps.runs import kept
 from configs.sweeps.tables import report
 from posenc_jax.cache.duo_attention import deploy, retrieval_heads
+from posenc_jax.core.command import Parser
 from posenc_jax.evaluation.run import measure, prepare
 from posenc_jax.tasks import batch_iterator
 from posenc_jax.training.duo_gates import train_gates
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--file', required=True, help='a public checkpoint')
     parser.add_argument('--text', required=True, help="config.data.dataset, e.g. 'text:book.txt'")
     parser.add_argument('--extend', default='yarn(factor=4.0)')

@@ -22,6 +22,7 @@ import optax
 from flax import nnx
 
 from configs.sweeps.tables import report
+from posenc_jax.core.command import Parser
 from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder
 from posenc_jax.tasks.source_target import TRANSDUCTIONS, Transduction
@@ -104,13 +105,6 @@ def exact_matches(graphdef, params, task: Transduction, lengths: list[tuple[int,
         right = (np.asarray(read(params, source, length, target[:, :-1])) == target[:, 1:]) | (target[:, 1:] == PADDING)
         rows.append(right.all(2).mean(1).tolist())
     return rows
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
-
-    def error(self, message):
-        self.exit(2, f'{self.prog}: {message}\n')
 
 
 def one_of(what, choices):

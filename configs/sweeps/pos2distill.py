@@ -13,7 +13,6 @@ Paper:     Wang et al. (arXiv 2508.15709): the curve of accuracy by position bec
            Zhang et al. (arXiv 2404.01430): 54 to 59 % less fluctuation over positions.
 """
 
-import argparse
 import pathlib
 
 import jax
@@ -24,6 +23,7 @@ from flax import nnx
 
 from configs.sweeps.runs import Run, train_runs
 from configs.sweeps.tables import report
+from posenc_jax.core.command import Parser
 from posenc_jax.extension.pos2distill import distill, moved_evidence
 from posenc_jax.tasks.retrieval import KVSlots
 from posenc_jax.tasks.task import batch_rng
@@ -64,7 +64,7 @@ def examples(seed: int, steps: int, rows: int, *, anchors_only: bool = False):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/pos2distill')
     parser.add_argument('--distill-steps', type=int, default=400)

@@ -11,7 +11,6 @@ cumulative sum 0.16 with positional and 272 with standard attention, cumulative 
 and 16, sort 0.66 and 24, maxsub 1.2 and 332 (seed 0). Writes OUT/results.csv and OUT/results.png.
 """
 
-import argparse
 import pathlib
 import time
 
@@ -22,6 +21,7 @@ import optax
 from flax import nnx
 
 from configs.sweeps.tables import report
+from posenc_jax.core.command import Parser
 from posenc_jax.mixers.number_network import NumberNetwork
 from posenc_jax.tasks.number_lists import NUMBER_TASKS, NumberTask
 
@@ -50,7 +50,7 @@ def train(task: NumberTask, standard: bool, seed: int, steps: int, batch: int) -
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--tasks', nargs='+', choices=tuple(NUMBER_TASKS), default=list(NUMBER_TASKS))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=2500)

@@ -1,6 +1,5 @@
 """What sweeps share: runs that are trained unless they are there already, results that are kept, one evaluation of many."""
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -13,10 +12,11 @@ from typing import Any, NoReturn, TypeVar
 from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
+from posenc_jax.core.command import Parser
 from posenc_jax.evaluation.overrides import replaced
 from posenc_jax.training import config as configs
 from posenc_jax.training import config_file, initial
-from posenc_jax.training.checkpoint import FOLDER
+from posenc_jax.training.safe import finished_steps
 
 Key = TypeVar('Key')
 WRONG_INPUT = 2
@@ -75,14 +75,10 @@ class Run:
         """
         return replaced(config_file.read(self.config), self.overrides)
 
-    def checkpoints(self) -> list[int]:
-        """Steps of the finished ones."""
-        return [int(path.name) for path in self.directory.glob(f'{FOLDER}/*') if path.name.isdecimal()]
-
     def complete(self) -> bool:
         """Whether the newest checkpoint is that of the last step."""
-        saved = self.checkpoints()
-        return bool(saved) and max(saved) == configs.from_json(self.directory / configs.FILE).train.steps
+        saved = finished_steps(self.directory)
+        return bool(saved) and saved[-1] == configs.from_json(self.directory / configs.FILE).train.steps
 
     def differences(self) -> list[str]:
         """Lines 'train.lr: 0.001 -> 0.01', from the run that is there to the one that is asked for; none where none is there.
@@ -91,7 +87,7 @@ class Run:
           ValueError, OSError: as `asked`; a run whose config cannot be read, or that continues what is not there.
         """
         config = self.asked()
-        if not self.checkpoints():
+        if not finished_steps(self.directory):
             return []
         source = initial.open_initial(config.init.source, config.init.extend)
         return configs.differences(configs.from_json(self.directory / configs.FILE), initial.resolve(config, source))
@@ -176,7 +172,7 @@ def compare(
       settings: fields of the config for training, as 'NAME=VALUE'.
       evaluation: folder in the working directory -> fields of an evaluation.
     """
-    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser = Parser(description=documentation.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default=workdir)
     parser.add_argument('--config', default=config)

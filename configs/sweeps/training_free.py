@@ -11,11 +11,11 @@ an extension. Results: WORKDIR/text, WORKDIR/passkey (table, results.json, resul
 not trained again.
 """
 
-import argparse
 import pathlib
 
 from configs.sweeps.bam_passkey import FIELDS
 from configs.sweeps.runs import Run, evaluate_runs, train_runs
+from posenc_jax.core.command import Parser
 
 EXTENSIONS = (
     '', 'yarn(factor={factor}.0)', 'dca()', 'string()', 'gali()', 'self_extend(group={group})', 'self_extend(group=None)',
@@ -32,7 +32,7 @@ def extended(run: str, factor: int) -> list[str]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/training_free')
     parser.add_argument('--base', type=pathlib.Path, default='runs/extension', help='where the text runs are or will be')

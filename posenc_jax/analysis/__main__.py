@@ -23,14 +23,17 @@ import argparse
 import functools
 import glob
 import pathlib
+import re
 import sys
+
+from posenc_jax.core.command import Parser
+from posenc_jax.core.registry import quoted
 
 ANALYSES = ('rope_usage', 'token_distance', 'attention_entropy', 'pi_bound', 'receptive_field')
 
 
 def main(argv: list[str]) -> int:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser('posenc_jax.analysis', description=__doc__, formatter_class=raw)
+    parser = Parser('posenc_jax.analysis', description=__doc__)
     parser.add_argument('analysis', choices=ANALYSES)
     parser.add_argument('--run', metavar='RUN')
     parser.add_argument('--length', type=int, default=0, metavar='N', help='tokens of a window; default: as trained')
@@ -137,8 +140,8 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
 
     from posenc_jax.analysis.attention_entropy import entropy_of_pieces, entropy_plot, labels
 
-    if not all(count.strip().isdigit() for count in known.pieces.split(',')):
-        raise ValueError(f'--pieces are numbers with commas between them, got {known.pieces!r}')
+    if not re.fullmatch(r'\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*', known.pieces, re.ASCII):
+        raise ValueError(f'--pieces are numbers with commas between them, got {quoted(known.pieces)}')
     counts = [int(count) for count in known.pieces.split(',')]
     job = _prepare(known, rest, known.run)
     if not job.task.is_language:

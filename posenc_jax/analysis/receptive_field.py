@@ -18,6 +18,7 @@ from posenc_jax.core import disk
 from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import DOORS, Encoding, Tokens
+from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
 
@@ -36,7 +37,7 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
       heads: N.
 
     Raises:
-      ValueError: an encoding that opens another door (it is named), fewer than 4 distances, no head.
+      ValueError: an encoding that opens another door (it is named), fewer than 4 distances or more than fit, no head.
 
     Example:
       >>> import posenc_jax as pj
@@ -45,6 +46,8 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
     """
     if reach < 4 or heads < 1:
         raise ValueError(f'a decay kernel has at least 4 distances and 1 head, got {reach} and {heads}')
+    if (needed := 20 * heads * reach) > (limit := main_memory()):  # in float32, joined, and in float64
+        raise ValueError(f'{reach} distances of {heads} heads would take {readable(needed)}, this machine has {readable(limit)}')
     _check_additive(encoding)
     graphdef, state = nnx.split(encoding)
     pieces = []

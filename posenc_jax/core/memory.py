@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -35,3 +36,9 @@ def readable(count: int) -> str:
 def main_memory() -> int:
     """Bytes of main memory that this machine has, of which a part is in use."""
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def device_memory(devices: Sequence[jax.Device] | None = None) -> int:
+    """Bytes that each of these devices of this process (default: all) has; those of a CPU share the main memory."""
+    devices = jax.local_devices() if devices is None else devices
+    return (devices[0].memory_stats() or {}).get('bytes_limit') or main_memory() // len(devices)

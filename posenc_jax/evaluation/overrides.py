@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from posenc_jax.core.registry import SpecError, nearest, quoted
+from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
 
 # Everything else describes the trained weights; changing it would not change them.
 CHANGEABLE = ('data', 'eval', 'extend', 'task')
@@ -88,7 +88,7 @@ def _read(name: str, value: Any, old: Any) -> Any:
         return tuple(items)
     if isinstance(value, str) and not isinstance(old, str):
         value = _literal(value.strip())
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         value = float(value)
     if type(value) is not type(old):
         raise problem

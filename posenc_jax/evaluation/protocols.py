@@ -98,7 +98,8 @@ def position_edges(length: int, buckets: int) -> Int[np.ndarray, ' edges']:
     """
     if buckets < 1:
         raise ValueError(f'buckets must be at least 1, got {buckets}')
-    inner = np.round(length * 2.0 ** (-np.arange(buckets) / 2)).astype(np.int64)
+    halvings = np.arange(min(buckets, 128))  # further ones end at 0
+    inner = np.round(length * 2.0 ** (-halvings / 2)).astype(np.int64)
     return np.unique(np.append(inner, 0))
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import hashlib
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -68,7 +70,10 @@ def evaluate(
       results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.lengths': (128, 1024)})
       results.write(pathlib.Path('comparison'))
     """
-    jobs = [prepare(str(run), overrides or {}) for run in dict.fromkeys(map(str, runs))]
+    asked: dict[tuple, str] = {}
+    for run in map(str, runs):  # the same run by another path would pass for a second seed
+        asked.setdefault((directory_of(run).expanduser().resolve(), run.partition('|')[2].strip()), run)
+    jobs = [prepare(run, overrides or {}) for run in asked.values()]
     versions = {'posenc_jax': posenc_jax.__version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)
@@ -79,14 +84,25 @@ def evaluate(
 
 
 def home_of(run: str) -> pathlib.Path:
-    """Where what is found out about a run is kept: its directory, or runs/NAME for a public checkpoint.
+    """Where what is found out about a run is kept: its directory, or runs/NAME-PLACE for a public checkpoint.
+
+    PLACE are six digits of a digest of where the checkpoint lies, so that those of one name have a place each.
 
     Example:
       >>> home_of('runs/rope | yarn(factor=4.0)').as_posix()
       'runs/rope'
     """
-    path = pathlib.Path(run.partition('|')[0].strip())
-    return pathlib.Path('runs', path.stem) if is_pretrained(path) else path
+    path = directory_of(run)
+    if not is_pretrained(path):
+        return path
+    path = path.expanduser().resolve()
+    place = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
+    return pathlib.Path('runs', f'{path.stem if path.is_file() else path.name}-{place}')
+
+
+def directory_of(run: str) -> pathlib.Path:
+    """The directory, or file, of 'RUN' or 'RUN | EXTENSION'."""
+    return pathlib.Path(run.partition('|')[0].strip())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +139,7 @@ class Job:
 
 def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     """Reads and checks what a run will be asked, without its weights."""
-    directory, _, extension = run.partition('|')
-    directory = pathlib.Path(directory.strip())
+    directory, (_, _, extension) = directory_of(run), run.partition('|')
     if extension:
         if overrides.get('extend'):
             raise SpecError(f'{run} names an extension and config.extend={overrides["extend"]!r} another; leave one out')
@@ -149,7 +164,7 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job
     cfg = architecture_of(open_source(path)).cfg
     config = defaults.get_config().unlock()
     config.encoding, config.pattern, config.train.length = cfg.encoding, cfg.pattern, cfg.train_len
-    config.data.tokenizer = str(path)
+    config.init.source = config.data.tokenizer = str(path)  # the source tells the settings of two checkpoints apart
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
     task = configs.make_task(config)

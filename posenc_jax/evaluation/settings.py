@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.memory import readable
+from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import SpecError, check_choice, entries, quoted
 from posenc_jax.evaluation import language
 from posenc_jax.evaluation.protocols import PROTOCOLS
@@ -62,6 +62,19 @@ def width_of(task: Task, length: int | tuple[int, int]) -> int:
     return width
 
 
+def check_memory(what: str, rows: int, width: int, token: int = 12) -> None:
+    """Whether this machine can hold so many rows, of `token` bytes a token: its id, its target and whether it counts.
+
+    Raises:
+      SpecError: it cannot; says what they would take, and how many it could hold.
+    """
+    if (needed := token * rows * width) > (memory := main_memory()):
+        raise SpecError(
+            f'{what} {width} tokens would take {readable(needed)}, and this machine has {readable(memory)} of main memory, '
+            f'for at most {memory // (token * width)} of them'
+        )
+
+
 def lengths_of(config: ConfigDict) -> tuple[int, ...]:
     """`eval.lengths`, each once; by default 1, 2, 4 and 8 times the trained length."""
     return tuple(dict.fromkeys(config.eval.lengths)) or tuple(n * config.train.length for n in (1, 2, 4, 8))
@@ -87,6 +100,7 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
         raise SpecError(f'the model was trained on {cfg.vocab_size} token ids; {config.task} has {task.vocab_size}')
     if task.is_language:
         targets = len(task.tokens(settings.split)) - 1
+        check_memory(f'eval.batch={settings.batch} rows of', settings.batch, cfg.train_len, 12 + 4 * cfg.width)
         language.plan(targets, lengths, tuple(settings.protocols), tokens=settings.tokens, stride=settings.stride)
     elif settings.split == 'train':
         raise SpecError("eval.split is 'train'; tasks are evaluated on 'validation' or 'test'")
@@ -96,6 +110,8 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
     for length in lengths:
         try:
             width = width_of(task, length)
+            if not task.is_language:
+                check_memory(f'eval.samples={settings.samples} rows of', settings.samples, width)
             supplied = check_ids(model, task, length, split=settings.split)
             check_width(model, width, () if supplied is None else supplied.shape[2:])
         except ValueError as error:

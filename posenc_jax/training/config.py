@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from posenc_jax.core import disk
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
 from posenc_jax.evaluation import settings
 from posenc_jax.model.transformer import Transformer, TransformerConfig
@@ -58,7 +57,7 @@ def validate(config: ConfigDict) -> ConfigDict:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     task = make_task(config)
     cfg = model_config(config, task)
-    _check_batch(config, cfg.train_len)
+    settings.check_memory(f'train.batch={config.train.batch} rows of', config.train.batch, cfg.train_len)
     config.name = config.name or run_name(config)
     if config.name != os.path.basename(config.name) or config.name in ('.', '..') or len(config.name.encode()) > LONGEST_NAME:
         raise ValueError(f'name is a folder within workdir, of at most {LONGEST_NAME} bytes, got {quoted(config.name)}')
@@ -315,16 +314,6 @@ def _check_value(name: str, value: Any, kind: type) -> None:
         raise ValueError(f'pattern must hold spec strings, got {quoted(value)}')
     if name == 'pattern' and len(value) > MAX_PATTERN:
         raise ValueError(f'pattern must hold at most {MAX_PATTERN} spec strings, got {len(value)}')
-
-
-def _check_batch(config: ConfigDict, width: int) -> None:
-    """Whether this machine can hold the batch that its main memory makes: ids, targets and the mask of every token."""
-    batch, memory = config.train.batch, main_memory()
-    if (needed := 12 * batch * width) > memory:
-        raise ValueError(
-            f'train.batch={batch} rows of {width} tokens would take {readable(needed)}, and this machine has '
-            f'{readable(memory)} of main memory; make train.batch at most {max(1, memory // (12 * width))}, or train.length smaller'
-        )
 
 
 def _check_numbers(config: ConfigDict) -> None:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.memory import bytes_of, main_memory, readable
+from posenc_jax.core.memory import bytes_of, device_memory, readable
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.recurrence import read_segments
 from posenc_jax.model.sharding import dict_shapes, spec_of
@@ -138,8 +138,7 @@ def check_memory(abstract: TrainState, cfg: TransformerConfig, train: ConfigDict
     state = bytes_of(jax.tree.map(part, abstract))
     tokens = train.batch // train.accumulate * (train.segment or cfg.train_len) // (mesh.size // mesh.shape['tensor'])
     step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + 4 * cfg.vocab_size)
-    limit = (mesh.local_devices[0].memory_stats() or {}).get('bytes_limit') or main_memory() // len(mesh.local_devices)
-    if state + step > limit:
+    if state + step > (limit := device_memory(mesh.local_devices)):
         raise ValueError(
             f'the state of training would take {readable(state)} of a device, and a step at least {readable(step)} more; it has '
             f'{readable(limit)}; make model.layers, model.width or train.batch smaller, train.accumulate larger, or cut the '

@@ -2,7 +2,7 @@ import pytest
 
 from configs import default
 from posenc_jax.core.registry import SpecError
-from posenc_jax.evaluation.overrides import apply_overrides, items_of
+from posenc_jax.evaluation.overrides import apply_overrides, items_of, replaced
 
 
 def test_strings_take_the_type_of_the_field():
@@ -66,3 +66,28 @@ def test_wrong_overrides(name, value, message):
 )
 def test_items(text, items):
     assert items_of(text) == items
+
+
+@pytest.mark.parametrize(
+    'name, text',
+    [
+        ('eval.at_end', 'y' * 100),
+        ('eval.batch', '9' * 5000),
+        ('eval.batch', '1e400'),
+        ('eval.batch', ''),
+        ('eval.batch', '(' * 5000),
+        ('train.lr', '0x' + 'f' * 3000),
+        ('train.lr', 'a\nb'),
+        ('x' * 3000, '1'),
+    ],
+)
+def test_long_and_strange_texts_are_one_short_line(name, text):
+    with pytest.raises(SpecError) as error:
+        replaced(default.get_config(), {name: text})
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize('text', ['True', 'true', 'TRUE'])
+def test_words_for_true(text):
+    changed = replaced(default.get_config(), {'model.tie': text, 'eval.at_end': 'false'})
+    assert changed.model.tie is True and changed.eval.at_end is False

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from posenc_jax.evaluation.run import evaluate
+from posenc_jax.evaluation.run import evaluate, home_of
 from posenc_jax.evaluation.scoring import token_scores
 from posenc_jax.evaluation.tasks import SEED
 from posenc_jax.model import Transformer, TransformerConfig
@@ -108,3 +110,22 @@ def test_without_a_tokenizer_there_is_no_text(checkpoint, tmp_path):
     export_pretrained(model, tmp_path / 'bare')
     with pytest.raises(ValueError, match='bare has no tokenizer.json'):
         evaluate([tmp_path / 'bare'], overrides(folder))
+
+
+def test_each_checkpoint_has_a_place_and_a_name_of_its_own(checkpoint, tmp_path, monkeypatch):
+    folder, _ = checkpoint
+    other = tmp_path / 'there' / 'model'
+    shutil.copytree(folder / 'model', other)
+    first, second = home_of(str(folder / 'model')), home_of(f'{other} | yarn(factor=2.0)')
+    assert first != second and {place.parent.as_posix() for place in (first, second)} == {'runs'}
+    assert all(re.fullmatch('model-[0-9a-f]{6}', place.name) for place in (first, second))
+    (other / 'sub').mkdir()
+    monkeypatch.chdir(other)
+    for same in ('.', '../model', './', 'sub/..', str(other) + '/', f'{other}/.'):
+        assert home_of(same) == second, same
+    shutil.copytree(other, other / 'model-1.7B', ignore=shutil.ignore_patterns('model-*', 'sub'))
+    assert home_of('model-1.7B').name.startswith('model-1.7B-')
+
+    results = evaluate([folder / 'model', other, '../model', './'], overrides(folder, **{'data.tokenizer': str(other)}))
+    assert [run.run for run in results.runs] == [str(folder / 'model'), str(other)]
+    assert len({series.label for series in results.series}) == 2 and all(len(series.runs) == 1 for series in results.series)

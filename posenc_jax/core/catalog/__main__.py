@@ -5,7 +5,6 @@
 Only pictures that are missing are drawn, unless all are asked for: they differ between versions of the plotting library.
 """
 
-import argparse
 import difflib
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import posenc_jax  # noqa: F401  (registers every method)
 from posenc_jax.core import disk
 from posenc_jax.core.catalog import PICTURED, catalog, catalog_markdown, picture_name
+from posenc_jax.core.command import Parser
 from posenc_jax.core.registry import Card, Kind, SpecError
 
 BEGIN, END = '<!-- catalog:begin -->', '<!-- catalog:end -->'
@@ -69,7 +69,7 @@ def draw(kind: Kind, card: Card, path: Path) -> None:
 
 def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents[3]) -> int:
     """Writes the files; with --check writes nothing, prints how they differ and returns 1 where they do."""
-    parser = argparse.ArgumentParser(prog='python -m posenc_jax.core.catalog', description=__doc__.splitlines()[0])
+    parser = Parser(prog='python -m posenc_jax.core.catalog', description=__doc__.splitlines()[0])
     parser.add_argument('--check', action='store_true', help='report what is out of date instead of writing')
     parser.add_argument('--redraw', action='store_true', help='draw every picture anew')
     known = parser.parse_args(arguments)

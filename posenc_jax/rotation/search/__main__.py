@@ -6,7 +6,7 @@
 
 The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. Minimised is the mean perplexity of
 --documents windows of T tokens, spread evenly over the validation split. After every iteration FILE.json (default:
-longrope_T.json in the run, or in runs/NAME) holds the whole state, and FILE.json.scores what has been scored since; the same
+longrope_T.json in the run, or in runs/NAME-PLACE) holds the whole state, and FILE.json.scores what has been scored since; the same
 command continues from there and ends as if it had never been stopped. Its last field `spec` is what eval.py takes as
 --config.extend and configs/extend.py as --config.init.extend.
 
@@ -20,7 +20,6 @@ to L for the list `short`, while all else stays. --run='RUN | longrope(...)' giv
     ... --run='TUNED | SPEC_2048' --length=128
 """
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -38,6 +37,7 @@ from jaxtyping import Int
 
 from posenc_jax.core import disk
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.command import Parser
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import SpecError
@@ -485,14 +485,13 @@ def search(
 
 
 def default_output(run: str, length: int) -> pathlib.Path:
-    """longrope_LENGTH.json in the directory of a run, or in runs/NAME for a public checkpoint."""
+    """longrope_LENGTH.json in the directory of a run, or where `home_of` keeps a public checkpoint's."""
     return home_of(run) / f'longrope_{length}.json'
 
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
     """What `search` is called with."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser('python -m posenc_jax.rotation.search', description=__doc__, formatter_class=raw)
+    parser = Parser('python -m posenc_jax.rotation.search', description=__doc__)
     parser.add_argument('--run', required=True, metavar='DIR', help='run directory or public checkpoint')
     parser.add_argument('--length', required=True, type=int, metavar='T', help='target length in tokens')
     for field in dataclasses.fields(Sizes):

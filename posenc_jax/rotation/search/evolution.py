@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posenc_jax.core.registry import check_choice
+from posenc_jax.core.registry import check_choice, check_number
 from posenc_jax.rotation.frequencies.checks import check_factor
 from posenc_jax.rotation.frequencies.yarn import yarn_ramp
 
 STARTS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 VARIANTS = ('free', 'dim_piece_mono')
+_MOST = 100_000  # of each size: genomes are kept, and every one costs an evaluation
 Variant = Literal['free', 'dim_piece_mono']
 
 _CROSSOVER_SWEEPS = 20
@@ -273,6 +274,7 @@ class Sizes:
         for name, least in (('population', 1), ('iterations', 0), ('parents', 1), ('mutations', 0), ('crossovers', 0)):
             if getattr(self, name) < least:
                 raise ValueError(f'longrope search: {name} must be at least {least}, got {getattr(self, name)}')
+            check_number(f'longrope search: {name}', getattr(self, name), most=_MOST)
         if self.population < self.parents:
             raise ValueError(
                 f'longrope search: {self.parents} parents cannot be selected from a population of {self.population}; '

@@ -1,0 +1,37 @@
+"""Command lines whose refusals are one line and exit status 2."""
+
+import argparse
+import functools
+import math
+from typing import Any, NoReturn
+
+from posenc_jax.core.registry import quoted, shortened
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that shows its description as it stands, refuses in one line, and takes numbers of 32 bits alone.
+
+    Example:
+      >>> parser = Parser('program')
+      >>> _ = parser.add_argument('--tokens', type=int)
+      >>> parser.parse_args(['--tokens=16']).tokens
+      16
+    """
+
+    def __init__(self, prog: str | None = None, **options: Any):
+        super().__init__(prog, **{'formatter_class': argparse.RawDescriptionHelpFormatter, **options})
+        self.register('type', int, functools.partial(_number, int, 'a whole number of 32 bits'))
+        self.register('type', float, functools.partial(_number, float, 'a finite number'))
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f'{self.prog}: error: {shortened(message, 800)}\n'.replace('\n', ' ').rstrip() + '\n')
+
+
+def _number(kind: type, wanted: str, text: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) if kind is float else abs(value) < 2**31):
+        raise argparse.ArgumentTypeError(f'expected {wanted}, got {quoted(text)}')
+    return value

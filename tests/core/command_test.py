@@ -1,0 +1,30 @@
+"""A command line is refused in one line."""
+
+import pytest
+
+from posenc_jax.core.command import Parser
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--count=1e400'], "argument --count: expected a whole number of 32 bits, got '1e400'"),
+        (['--count=2147483648'], "argument --count: expected a whole number of 32 bits, got '2147483648'"),
+        (['--count=' + '9' * 5000], "argument --count: expected a whole number of 32 bits, got '999"),
+        (['--share=1e400'], "argument --share: expected a finite number, got '1e400'"),
+        (['--share=nan'], "argument --share: expected a finite number, got 'nan'"),
+        (['--share=' + 'é\n' * 5000], 'argument --share: expected a finite number, got '),
+        (['--nosuch', 'x\ny' * 5000], 'unrecognized arguments: --nosuch x y'),
+        (['--kind=c'], "argument --kind: invalid choice: 'c' (choose from 'a', 'b')"),
+    ],
+)
+def test_one_line(capsys, arguments, message):
+    parser = Parser('program')
+    parser.add_argument('--count', type=int)
+    parser.add_argument('--share', type=float)
+    parser.add_argument('--kind', choices=('a', 'b'))
+    with pytest.raises(SystemExit, match='2'):
+        parser.parse_args(arguments)
+    shown = capsys.readouterr().err
+    assert shown.startswith(f'program: error: {message}') and len(shown.splitlines()) == 1 and len(shown) < 1000
+    assert parser.parse_args(['--count=-2147483647', '--share=1e-3']).share == 1e-3
