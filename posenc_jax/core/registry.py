@@ -186,6 +186,8 @@ def quoted(value: Any, longest: int = 80) -> str:
         return shortened(repr(value).replace('\n', ' '), longest)
     except ValueError:
         return f'a {type(value).__name__} that holds a number of thousands of digits'
+    except RecursionError:
+        return f'a {type(value).__name__} that is nested too deep'
 
 
 def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> str:

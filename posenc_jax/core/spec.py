@@ -245,6 +245,8 @@ def _show(hint, value) -> str:
         choices = typing.get_args(hint)
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
         return 'one of ' + ', '.join(map(repr, choices)) + ''.join(f'; did you mean {choice!r}?' for choice in near)
+    if hint is int and type(value) is int:
+        return f'a whole number of 32 bits, at most {2**31 - 1}'
     return getattr(hint, '__name__', str(hint)) if not typing.get_args(hint) else str(hint)
 
 

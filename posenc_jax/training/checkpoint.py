@@ -15,12 +15,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
+from posenc_jax.core.registry import quoted
 from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training import config as configs
 from posenc_jax.training import room
 from posenc_jax.training.entries import digest, fingerprint, other_config, sealed, unsealed
-from posenc_jax.training.json_file import free_name, shown
+from posenc_jax.training.json_file import free_name
 from posenc_jax.training.lock import alone, sharing
 from posenc_jax.training.quiet import hush_orbax
 from posenc_jax.training.safe import FOLDER, finished_steps
@@ -216,7 +217,7 @@ class Checkpoints:
     def _of_step(self, step, read):
         """What `read` finds at a step that was asked for."""
         if step not in (steps := self.steps()):
-            raise CheckpointError(f'{self.directory} has no checkpoint of step {step}; there are {shown(steps)}')
+            raise CheckpointError(f'{self.directory} has no checkpoint of step {step}; there are {quoted(steps)}')
         try:
             return read()
         except CheckpointError:
@@ -241,7 +242,7 @@ class Checkpoints:
             damaged[step] = problem or 'another process could not read it'
         # They stay where they are: without them the same command would begin a new run.
         raise CheckpointError(
-            f'{self.directory}: none of the checkpoints {shown(steps)} can be read ({steps[-1]}: {damaged[steps[-1]]}); '
+            f'{self.directory}: none of the checkpoints {quoted(steps)} can be read ({steps[-1]}: {damaged[steps[-1]]}); '
             'put back a copy of one, or train again under another name (--config.name=...)'
         )
 

@@ -30,10 +30,11 @@ class Cluster:
     process_id: int = -1
 
     @contextlib.contextmanager
-    def joined(self, timeouts: ConfigDict, directory: pathlib.Path) -> Iterator[Peers]:
+    def joined(self, timeouts: ConfigDict, directory: pathlib.Path) -> Iterator[Peers | None]:
         """The processes together, each watching the others; must come before any device is touched.
 
-        A process that is gone, or ends with an error, ends all others with one line and status 1.
+        A process that is gone, or ends with an error, ends all others with one line and status 1. With a `peer_timeout` of 0
+        there are no watchers: JAX alone notices, later and with a page of stack.
 
         Args:
           timeouts: `config.cluster`.
@@ -44,6 +45,12 @@ class Cluster:
           ClusterError: processes that never came.
         """
         coordinator, processes, process_id, devices = self._resolved(timeouts.start_timeout)
+        if not timeouts.peer_timeout:
+            jax.distributed.initialize(
+                coordinator, processes, process_id, devices, initialization_timeout=timeouts.start_timeout
+            )
+            yield None
+            return
         peers = Peers(
             _host_and_port(coordinator), processes, process_id, start=timeouts.start_timeout, silence=timeouts.peer_timeout,
             directory=directory,

@@ -23,7 +23,7 @@ from posenc_jax.evaluation import settings
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
 from posenc_jax.training import defaults
-from posenc_jax.training.json_file import listed, read_object, shown, typed
+from posenc_jax.training.json_file import listed, read_object, typed
 
 # A run resumed with another value here trains the same model: where it lies, how it is watched, spread, evaluated.
 FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'cluster', 'eval', 'train.log_every', 'train.eval_every', 'train.eval_batches',
@@ -216,7 +216,7 @@ def read_saved(path: pathlib.Path) -> Saved:
     if unknown:
         known = fields_of(config)
         close = lambda name: ''.join(f' (did you mean {match!r}?)' for match in difflib.get_close_matches(name, known, 1))
-        names = [shown(name) + (close(name) if place < 6 else '') for place, name in enumerate(sorted(unknown))]
+        names = [quoted(name) + (close(name) if place < 6 else '') for place, name in enumerate(sorted(unknown))]
         raise ValueError(f'{path} has fields that this version of posenc_jax does not know: {listed(names)}')
     if not fields:
         raise ValueError(f'{path} is not a config: it holds no field')
@@ -227,7 +227,7 @@ def read_saved(path: pathlib.Path) -> Saved:
 def _shape(found: Any) -> dict[str, int]:
     names = ('vocab_size', 'width')
     if not isinstance(found, dict) or sorted(found) != sorted(names) or min(typed(found[n], int, f'{SHAPE}.{n}') for n in names) < 1:
-        raise ValueError(f'{SHAPE} is {shown(found)}, expected an object with the positive numbers {" and ".join(names)}')
+        raise ValueError(f'{SHAPE} is {quoted(found)}, expected an object with the positive numbers {" and ".join(names)}')
     return found
 
 
@@ -243,7 +243,7 @@ def _flattened(found: dict[str, Any], usual: ConfigDict, prefix: str, unknown: l
         elif isinstance(value, dict):
             fields |= _flattened(value, usual[key], f'{name}.', unknown)
         else:
-            raise ValueError(f'{name} is {shown(value)}, expected an object of fields')
+            raise ValueError(f'{name} is {quoted(value)}, expected an object of fields')
     return fields
 
 
@@ -258,7 +258,7 @@ def fields_of(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Lines 'train.lr: 0.001 -> 0.01' for the fields that change what is trained."""
     changed = changes(Saved(old).bound, Saved(new).bound)
-    return [f'{name}: {shown(before)} -> {shown(after)}' for name, (before, after) in changed.items()]
+    return [f'{name}: {quoted(before)} -> {quoted(after)}' for name, (before, after) in changed.items()]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -343,5 +343,6 @@ def _check_numbers(config: ConfigDict) -> None:
     need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
     settings.check_fields(config.eval)
     need(config.mesh.cpu_devices >= 0, 'mesh.cpu_devices', 'at least 0')
-    for name in ('start_timeout', 'peer_timeout'):
-        need(10 <= config.cluster[name] <= 86400, f'cluster.{name}', 'between 10 and 86400 seconds')
+    start, silence = config.cluster.start_timeout, config.cluster.peer_timeout
+    need(10 <= start <= 86400, 'cluster.start_timeout', 'between 10 and 86400 seconds')
+    need(silence == 0 or 10 <= silence <= 86400, 'cluster.peer_timeout', 'between 10 and 86400 seconds, or 0 for none')

@@ -83,7 +83,8 @@ def get_config() -> ConfigDict:
 
     config.cluster = cluster = ConfigDict()  # of several processes, in seconds
     cluster.start_timeout = 300  # how long they wait for each other at the start
-    cluster.peer_timeout = 60  # after which one that is not heard of counts as gone; one that was killed is noticed at once
+    cluster.peer_timeout = 60  # after which one that is not heard of counts as gone; one that was killed is noticed at once. 0: no
+    # watching, so that JAX alone notices, after a minute or more, and aborts with a page of stack
 
     config.eval = eval_ = ConfigDict()
     eval_.at_end = True  # evaluate when training has ended

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from posenc_jax.core.registry import quoted
 from posenc_jax.training import config as configs
-from posenc_jax.training.json_file import listed, shown
+from posenc_jax.training.json_file import listed
 
 DIGEST = 'digest'
 _SINCE = ('step', 'config', 'metrics')  # entries that came with the digest
@@ -42,7 +43,7 @@ def unsealed(found: Any) -> dict[str, Any]:
       {'step': 3, 'iterator': {}}
     """
     if not isinstance(found, dict):
-        raise ValueError(f'its entries are {shown(found)}, expected an object')
+        raise ValueError(f'its entries are {quoted(found)}, expected an object')
     entries = {name: value for name, value in found.items() if name != DIGEST}
     if found.get(DIGEST, '') != digest(entries) and (DIGEST in found or any(name in entries for name in _SINCE)):
         raise ValueError('its entries differ from those that were saved')
@@ -55,7 +56,7 @@ def other_config(entries: Mapping[str, Any], saved: configs.Saved) -> str:
         return ''
     trained = {name: tuple(value) if isinstance(value, list) else value for name, value in entries['config'].items()}
     changed = configs.changes(trained, saved.bound)
-    return listed([f'{name} is {shown(then)} there and {shown(now)} here' for name, (then, now) in changed.items()])
+    return listed([f'{name} is {quoted(then)} there and {quoted(now)} here' for name, (then, now) in changed.items()])
 
 
 @jax.jit

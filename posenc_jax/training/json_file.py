@@ -6,6 +6,8 @@ import math
 import pathlib
 from typing import Any
 
+from posenc_jax.core.registry import quoted
+
 MOST = 2**20  # bytes
 LARGEST = 2**63  # of whole numbers
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a finite number', str: 'a text', tuple: 'a list'}
@@ -79,24 +81,10 @@ def typed(value: Any, kind: type, name: str, item: type | None = None) -> Any:
     if kind is float and type(value) is int and abs(value) < LARGEST:
         value = float(value)
     if type(value) is not kind or kind is float and not math.isfinite(value):
-        raise ValueError(f'{name} is {shown(value)}, expected {_KINDS[kind]}')
+        raise ValueError(f'{name} is {quoted(value)}, expected {_KINDS[kind]}')
     if kind is int and abs(value) >= LARGEST:
-        raise ValueError(f'{name} is {shown(value)}, expected a whole number below 2**63')
+        raise ValueError(f'{name} is {quoted(value)}, expected a whole number below 2**63')
     return value
-
-
-def shown(value: Any) -> str:
-    """A value for a message, at most 80 characters.
-
-    Example:
-      >>> shown('rope()'), len(shown('a' * 1000))
-      ("'rope()'", 80)
-    """
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # deeply nested, or a number of thousands of digits
-        text = f'a {type(value).__name__}'
-    return text if len(text) <= 80 else text[:77] + '...'
 
 
 def listed(lines: list[str], most: int = 6) -> str:

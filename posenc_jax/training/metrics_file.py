@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posenc_jax.core import disk
-from posenc_jax.training.json_file import free_name, shown
+from posenc_jax.core.registry import quoted
+from posenc_jax.training.json_file import free_name
 
 FILE = 'metrics.jsonl'
 
@@ -27,16 +28,16 @@ def parse(line: bytes) -> dict[str, float]:
     try:
         found = json.loads(line.decode())
     except (ValueError, RecursionError):
-        raise ValueError(f'is not JSON: {shown(line[:60].decode(errors="replace"))}') from None
+        raise ValueError(f'is not JSON: {quoted(line[:60].decode(errors="replace"))}') from None
     if not isinstance(found, dict):
-        raise ValueError(f'is {shown(found)}, expected an object of numbers')
+        raise ValueError(f'is {quoted(found)}, expected an object of numbers')
     if 'step' not in found:
-        raise ValueError(f'has no step: {shown(found)}')
+        raise ValueError(f'has no step: {quoted(found)}')
     if type(found['step']) is not int or found['step'] < 1:
-        raise ValueError(f'has the step {shown(found["step"])}, expected a whole number of at least 1')
+        raise ValueError(f'has the step {quoted(found["step"])}, expected a whole number of at least 1')
     for name, value in found.items():
         if type(value) not in (int, float):
-            raise ValueError(f'has {name} {shown(value)}, expected a number')
+            raise ValueError(f'has {name} {quoted(value)}, expected a number')
     return found
 
 
