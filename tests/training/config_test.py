@@ -42,6 +42,8 @@ CREAM = dict(task='cream_text(factor=2)')
         (dict(eval__split='dev'), "eval.split is 'dev'"),
         (dict(eval__lengths=(0,)), r'eval.lengths must be whole numbers of at least 1, got \(0,\)'),
         (dict(mesh__cpu_devices=-1), 'mesh.cpu_devices must be at least 0'),
+        (dict(cluster__start_timeout=0), 'cluster.start_timeout must be between 10 and 86400 seconds, got 0'),
+        (dict(cluster__peer_timeout=9), 'cluster.peer_timeout must be between 10 and 86400 seconds, or 0 for none, got 9'),
         (dict(eval__at_end=True), 'eval.stride is 64; it must be between 1 and the shortest length, 32'),
         (dict(name='../there'), 'name is a folder within workdir'),
         # What the evaluation at the end would refuse.
