@@ -62,6 +62,8 @@ def test_pictures_are_written_also_where_no_position_is_left(tmp_path):
         (['alibi()', '--times=1'], 'at least 2, got 1'),
         (['alibi()', '--heads=0'], '--heads must be at least 1, got 0'),
         (['rope()', '--head_dim=7'], '7'),
+        (['alibi()', '--train_len=1000000000'], '8000000000 tokens, and all pairs of 1000000000, would take 27.8 EiB, the device has'),
+        (['alibi()', '--heads=1000000000'], 'heads must lie in 1 .. 1048576, got 1000000000'),
         (['learned_absolute(max_len=8)'], 'position 63 is not in 0 .. 7'),
         (['alibi()', 'alibi( )'], 'would both write alibi.*; draw them into two folders'),
     ],

@@ -31,6 +31,9 @@ def main() -> int:
     parser.add_argument('--workers', type=int, default=1, help='processes at a time')
     parser.add_argument('--only', type=int, metavar='NUMBER', help='one try again, with its traceback')
     arguments = parser.parse_args()
+    for name in ('tries', 'workers'):
+        if getattr(arguments, name) < 1:
+            parser.error(f'--{name} must be at least 1, got {getattr(arguments, name)}')
     if arguments.only is not None:
         for name in arguments.targets:
             once(name, arguments.seed, arguments.only)

@@ -11,6 +11,8 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint  # noqa: F401  both take seconds to import, which are part of no try
+import tensorboardX  # noqa: F401
 
 from benchmarks.fuzz.target import Target
 from posenc_jax.model.sharding import make_mesh

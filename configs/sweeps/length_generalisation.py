@@ -21,6 +21,7 @@ Results:   WORKDIR/comparison. Runs whose last step is saved are not trained aga
 import sys
 
 from configs.sweeps.runs import compare
+from posenc_jax.core.command import Parser
 
 LAYERS, LARGEST = 2, 512
 
@@ -67,7 +68,7 @@ SETTINGS = (
 
 if __name__ == '__main__':
     if len(sys.argv) < 2 or sys.argv[1] not in GROUPS:
-        sys.exit(f'length_generalisation: name a group first: {", ".join(GROUPS)}')
+        Parser('length_generalisation').error(f'name a group first: {", ".join(GROUPS)}')
     group = sys.argv.pop(1)
     compare(
         __doc__,

@@ -26,6 +26,7 @@ import pathlib
 import re
 import sys
 
+from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
 from posenc_jax.core.registry import quoted
 
@@ -112,7 +113,6 @@ def _windows(known: argparse.Namespace, job):
 
 
 def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
-    import numpy as np
 
     from posenc_jax.analysis.rope_usage import rope_usage, usage_heatmap
     from posenc_jax.analysis.token_distance import distance_heatmap, positional_heads, spearman, token_distance
@@ -141,7 +141,10 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     from posenc_jax.analysis.attention_entropy import entropy_of_pieces, entropy_plot, labels
 
     if not re.fullmatch(r'\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*', known.pieces, re.ASCII):
-        raise ValueError(f'--pieces are numbers with commas between them, got {quoted(known.pieces)}')
+        raise ValueError(f'--pieces are numbers of at most nine digits with commas between them, got {quoted(known.pieces)}')
+    for name in ('sink', 'keep', 'query'):
+        if getattr(known, name) < 0:
+            raise ValueError(f'--{name} must be at least 0, got {getattr(known, name)}')
     counts = [int(count) for count in known.pieces.split(',')]
     job = _prepare(known, rest, known.run)
     if not job.task.is_language:

@@ -99,6 +99,9 @@ def test_ranks_of_several_runs(runs, tmp_path, capsys):
         (['receptive_field', '--runs=ROOT/nothing*'], 'no training run matches'),
         (['receptive_field', '--runs=ROOT/alibi'], 'needs two methods that have a TRF, got 1 of 1'),
         (['rope_usage', '--run=ROOT/rope', '--wrong=1'], "cannot read '--wrong=1'"),
+        (['attention_entropy', '--run=ROOT/rope', '--sink=-1'], '--sink must be at least 0, got -1'),
+        (['attention_entropy', '--run=ROOT/rope', '--pieces=' + '9' * 5000], '--pieces are numbers of at most nine digits'),
+        (['receptive_field', '--encoding=alibi()', '--reach=2000000000'], '2000000000 distances of 8 heads would take 298 GiB'),
     ],
 )
 def test_wrong_input_is_one_line(runs, arguments, message, capsys):

@@ -79,6 +79,8 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):
         ('rope', ['--constant_cache=4'], 'needs lm_infinite in every layer'),
         ('rope', ['--recompute'], 'where frequencies follow its length'),
         ('rope', ['--recompute', '--constant_cache=4'], 'constant_cache forgets the text'),
+        ('rope', ['--tokens=1000000000'], 'to remember 1 rows of 100000000. tokens would take .*, the device has'),
+        ('rope', ['--samples=1000000000', '--temperature=1'], 'to remember 1000000000 rows of .* tokens would take .*iB'),
         ('rope', ['--samples=2'], 'temperature=0 makes the 2 samples equal'),
         ('rope', ['--extend=yran(factor=2.0)'], "did you mean 'yarn'"),
     ],
