@@ -113,7 +113,6 @@ def _windows(known: argparse.Namespace, job):
 
 
 def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
-
     from posenc_jax.analysis.rope_usage import rope_usage, usage_heatmap
     from posenc_jax.analysis.token_distance import distance_heatmap, positional_heads, spearman, token_distance
 
