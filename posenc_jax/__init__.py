@@ -8,4 +8,4 @@ from posenc_jax.core.encoding import Constant, Encoding, Tokens
 from posenc_jax.core.per_head import PerHead
 from posenc_jax.core.registry import Card, Promises, SpecError, register
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

@@ -34,6 +34,10 @@ def main() -> int:
     for name in ('tries', 'workers'):
         if getattr(arguments, name) < 1:
             parser.error(f'--{name} must be at least 1, got {getattr(arguments, name)}')
+    if arguments.only is not None and not arguments.targets:
+        parser.error('--only needs a target')
+    if not pathlib.Path('/proc/self/stat').exists():
+        parser.error('time and memory of the tries are read from /proc, which is not here')
     if arguments.only is not None:
         for name in arguments.targets:
             once(name, arguments.seed, arguments.only)

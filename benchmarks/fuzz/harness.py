@@ -55,7 +55,7 @@ def work(name: str, seed: int, numbers: list[int], folder: str, pipe) -> None:
 def memory(pid: int) -> int:
     """Bytes of main memory that a process holds."""
     try:
-        return int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1]) * 4096
+        return int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
     except (OSError, IndexError):
         return 0
 

@@ -5,6 +5,8 @@ import errno
 import io
 import os
 import pathlib
+import shutil
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,7 +37,12 @@ def is_full(error: BaseException | None) -> bool:
 
 def free(path: pathlib.Path) -> int:
     """Bytes that may be written where `path` is or would be; 0 where no further file may be made."""
-    found = os.statvfs(next(place for place in (path, *path.absolute().parents) if place.exists()))
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not hasattr(os, 'statvfs'):  # Windows
+        return shutil.disk_usage(place).free
+    found = os.statvfs(place)
+    if not found.f_blocks:  # of a file system that does not say
+        return sys.maxsize
     return 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,9 @@ def readable(count: int) -> str:
 
 
 def main_memory() -> int:
-    """Bytes of main memory that this machine has, of which a part is in use."""
+    """Bytes of main memory that this machine has, of which a part is in use; without end where the system does not say."""
+    if not hasattr(os, 'sysconf'):  # Windows
+        return sys.maxsize
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 

@@ -8,12 +8,16 @@ file system passes them on (NFS, Lustre mounted with `flock`); one that has no l
 import contextlib
 import datetime
 import errno
-import fcntl
 import json
 import os
 import pathlib
 import socket
 from collections.abc import Iterator
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 _held: set[int] = set()  # descriptors; a forked child gives them up at once, or it would go on holding the locks of its parent
@@ -29,7 +33,8 @@ def _give_up() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_give_up)
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_give_up)
 
 
 @contextlib.contextmanager
@@ -56,7 +61,7 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     _held.add(descriptor)
     try:
-        if not _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path):
+        if not _lock(descriptor, path):
             raise HeldError(f'{doing} by {_holder(descriptor)}; wait for it, or {instead}')
         now = datetime.datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')
         holder = {'process': os.getpid(), 'host': socket.gethostname(), 'since': now}
@@ -83,7 +88,7 @@ def sharing(path: pathlib.Path) -> Iterator[None]:
         return
     _held.add(descriptor)
     try:
-        _lock(descriptor, fcntl.LOCK_SH, path)
+        _lock(descriptor, path, shared=True)
         yield
     finally:
         _close(descriptor)
@@ -95,15 +100,17 @@ def alone(path: pathlib.Path) -> Iterator[bool]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     _held.add(descriptor)
     try:
-        yield _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
+        yield _lock(descriptor, path)
     finally:
         _close(descriptor)
 
 
-def _lock(descriptor: int, how: int, path: pathlib.Path) -> bool:
-    """Whether the lock was got; where the file system has none it counts as got, and a line says so."""
+def _lock(descriptor: int, path: pathlib.Path, *, shared: bool = False) -> bool:
+    """Whether the lock was got, a shared one after waiting; where there are none it counts as got, and a line says so."""
     try:
-        fcntl.flock(descriptor, how)
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -8,6 +8,7 @@ tunnel whose near end stays open when process 0 is gone: otherwise JAX would abo
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -124,7 +125,7 @@ class _Watcher:
         self._leaving = threading.Event()
         self._change = threading.Condition()
         self._ending = threading.Lock()  # taken by what ends the process, for good
-        self._met, self._cause = False, ''
+        self._met, self._cause, self._service = False, '', 0
 
     def run(self) -> None:
         try:
@@ -162,20 +163,19 @@ class _Watcher:
     # Meeting.
 
     def _meet(self) -> str:
-        service = _free_port()
         deadline = time.monotonic() + self._start
         if self._own:
             self._others[0] = self._join(deadline)
             _thread(self._tunnel, listener := socket.create_server(('127.0.0.1', 0)))
-            service = listener.getsockname()[1]
+            self._service = listener.getsockname()[1]
         else:
-            _thread(self._accept, self._listen(), service)
+            _thread(self._accept, self._listen())
             self._gather(deadline)
         for number, connection in self._others.items():
             connection.settimeout(self._silence)
             _thread(self._hear, number, connection)
         _thread(self._beat)
-        return f'127.0.0.1:{service}'
+        return f'127.0.0.1:{self._service}'
 
     def _listen(self) -> socket.socket:
         port = self._address[1]
@@ -197,26 +197,26 @@ class _Watcher:
                 text = f'{who} of {self._count} never came to {self._at()}, within {self._waited()}'
                 self._say('ended', text)
                 raise ClusterError(f'{text}; {self._next()}')
-            self._met = True
+            self._met, self._service = True, _free_port()  # which JAX takes next
             self._say('go')
 
-    def _accept(self, listener: socket.socket, service: int) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             connection, _ = listener.accept()
-            _thread(self._welcome, connection, service)
+            _thread(self._welcome, connection)
 
-    def _welcome(self, connection: socket.socket, service: int) -> None:
+    def _welcome(self, connection: socket.socket) -> None:
         """What is said to somebody who connects; strangers get no answer."""
         with contextlib.suppress(OSError):
-            self._answer(connection, service)
+            self._answer(connection)
 
-    def _answer(self, connection: socket.socket, service: int) -> None:
+    def _answer(self, connection: socket.socket) -> None:
         connection.settimeout(_GRACE)
         hello, what, number, count = [*(_line(connection) or '').split(), '', '', '', ''][:4]
         if hello != _HELLO or not (number.isdecimal() and count.isdecimal()):
             connection.close()
         elif what == 'tunnel':
-            near = _connect(('127.0.0.1', service), time.monotonic() + self._start)
+            near = _connect(('127.0.0.1', self._service), time.monotonic() + self._start)
             _join_ends(connection, near)
         elif int(count) != self._count or not 0 < int(number) < self._count:
             _send(connection, 'refused', f'process 0 was started with --processes={self._count}, this one as {number} of {count}')
@@ -269,7 +269,8 @@ class _Watcher:
     def _beat(self) -> None:
         while True:
             time.sleep(min(self._silence / 4, 5.0))
-            self._say('here')
+            if _runs(self._process):
+                self._say('here')
 
     def _hear(self, number: int, connection: socket.socket) -> None:
         why = 'its connection closed without a word'
@@ -352,6 +353,9 @@ def _connect(address: tuple[str, int], deadline: float) -> socket.socket:
     while True:
         try:
             connection = socket.create_connection(address, timeout=max(deadline - time.monotonic(), 1.0))
+            if connection.getsockname() == connection.getpeername():  # where nobody listens, one's own port may be drawn
+                connection.close()
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connection
         except OSError:
@@ -380,6 +384,15 @@ def _open(connection: socket.socket | None) -> bool:
     return connection is not None and not select.select([connection], [], [], 0)[0]
 
 
+def _runs(process: int) -> bool:
+    """Whether a process is not stopped, where the system tells; one that waits for ever cannot be told from one that works."""
+    try:
+        state = pathlib.Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0]
+    except OSError:
+        return True
+    return state not in ('T', 't')
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -391,6 +404,7 @@ def _thread(function: Callable, *arguments) -> None:
 
 
 if __name__ == '__main__':
+    sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for `safe`, also where Python was told to leave it out
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it ends with the process, which may want to save before
         signal.signal(number, signal.SIG_IGN)
     _Watcher(**json.loads(sys.argv[1])).run()

@@ -93,6 +93,11 @@ def test_room_is_asked_for_before(tmp_path):
         disk.need(tmp_path, 10**18)
 
 
+def test_a_file_system_that_names_no_size_is_not_full(monkeypatch):
+    monkeypatch.setattr(os, 'statvfs', lambda place: os.statvfs_result([4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255]))
+    disk.need(pathlib.Path('.'), 10**15)
+
+
 def test_nobody_writes_past_it():
     root = pathlib.Path(__file__).parents[2]
     sources = [*root.glob('*.py'), *root.glob('posenc_jax/**/*.py'), *root.glob('configs/**/*.py')]

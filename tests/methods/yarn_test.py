@@ -211,3 +211,10 @@ def test_the_ramp_ends_at_the_width_not_at_its_last_plane():
 def test_scales_of_the_temperature_are_positive(options):
     with pytest.raises(ValueError, match='must be positive and finite'):
         yarn_temperature(4.0, **options)
+
+
+def test_factors_as_an_array():
+    factors = jnp.array([2.0, 4.0])
+    found = jax.jit(lambda s: yarn_frequencies(16, 1e4, s, 64))(factors)
+    expected = [yarn_frequencies(16, 1e4, s, 64) for s in (2.0, 4.0)]
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-12)

@@ -101,6 +101,17 @@ def test_a_silent_process_counts_as_gone(group):
     assert lines_of([group[1]], 10) == [said]  # which was said to it too
 
 
+@pytest.mark.skipif(not pathlib.Path('/proc/self/stat').exists(), reason='only there a stopped process is told')
+@pytest.mark.parametrize('gone, name', [(0, 'process 0 of 3, the coordinator,'), (1, 'process 1 of 3')])
+def test_a_stopped_process_counts_as_gone(group, gone, name):
+    """Its watcher goes on, but says so no more."""
+    os.kill(group[gone].pid, signal.SIGSTOP)
+    rest = [process for number, process in enumerate(group) if number != gone]
+    said = f'{name} is gone: nothing was heard of it for {SILENCE} s (cluster.peer_timeout); {NEXT}'
+    assert lines_of(rest, 2 * SILENCE + 10) == [said, said]
+    group[gone].wait(timeout=peers._GRACE + 10)  # its watcher ends it, stopped as it is
+
+
 @pytest.mark.parametrize('failing', [0, 2])
 def test_an_error_of_one_ends_all(group, failing):
     ask(group[failing], 'fail')

@@ -88,7 +88,7 @@ def yarn_ramp(
 def yarn_frequencies(
     rotary_dim: int,
     base: float,
-    factor: float | Double,
+    factor: float | Double | Float[Array, '...'],
     train_len: int,
     *,
     beta_fast: float = 32.0,
@@ -103,7 +103,7 @@ def yarn_frequencies(
 
     Args:
       rotary_dim, base: D, b.
-      factor: s, at least 1; of a `Double` [...], which is not checked, the result is one [..., D/2].
+      factor: s, at least 1; of a `Double` or an array [...], which is not checked, the result is a `Double` [..., D/2].
       train_len: L.
       beta_fast, beta_slow: rotations within L above which a plane is kept, below which it is interpolated by s.
       truncate: whether lo is rounded down and hi up, as in the released code.
@@ -116,7 +116,8 @@ def yarn_frequencies(
       >>> (yarn_frequencies(16, 10000.0, 4.0, 64) / yarn_frequencies(16, 10000.0, 1.0, 64)).round(2).tolist()
       [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
-    current = isinstance(factor, Double)
+    current = isinstance(factor, (Double, jax.Array))
+    factor = Double.of(factor) if current else factor
     check_factor('yarn', 1.0 if current else factor)
     theta = rope_frequencies(rotary_dim, base)
     betas = dict(beta_fast=beta_fast, beta_slow=beta_slow)
