@@ -41,7 +41,6 @@ from posenc_jax.cache.parallel_context_entropy import best_pieces, piece_layout,
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index, shaw_logits, shaw_terms, shaw_values
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
-from posenc_jax.core.double import Double
 from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
@@ -118,7 +117,6 @@ from posenc_jax.tasks.coupling import (
 )
 
 __all__ = [
-    'Double',
     'alibi_bias',
     'alibi_half',
     'alibi_pi_scale',

@@ -174,7 +174,7 @@ def shortened(text: str, longest: int = 48) -> str:
 
 
 def quoted(value: Any, longest: int = 80) -> str:
-    """A value as error messages show it: on one line, and shortened.
+    r"""A value as error messages show it: on one line, and shortened.
 
     Example:
       >>> quoted('two\nlines'), quoted(10**5000)

@@ -145,5 +145,5 @@ def test_errors():
         pj.make("alibi(variant='half')", heads=3)
     with pytest.raises(ValueError, match='-0.25.* expected one finite positive number per head'):
         pj.make('alibi(slopes=(1.0, -0.25), learn_slopes=True)', heads=2)
-    with pytest.raises(ValueError, match="variant=symetric is not one of 'symmetric'"):
+    with pytest.raises(ValueError, match="variant='symetric' is not one of 'symmetric'"):
         pj.make("alibi(variant='symetric')", heads=2)

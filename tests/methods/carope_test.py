@@ -164,7 +164,7 @@ def test_phases_keep_their_digits_over_many_blocks():
     [
         ('carope()', 7, 'a rotary width must be even and at least 2, got 7'),
         ('carope(base=1.0)', 8, 'base must be above 1, got 1.0'),
-        ('carope(layout="halves")', 8, "layout=halves is not one of 'half', 'interleaved'"),
+        ('carope(layout="halves")', 8, "layout='halves' is not one of 'half', 'interleaved'"),
     ],
 )
 def test_errors(spec, width, message):

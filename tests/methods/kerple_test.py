@@ -153,7 +153,7 @@ def test_the_log_kernel_flattens_where_alibi_does_not():
 def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match='one of .*log3'):
         make('logarithm')
-    with pytest.raises(ValueError, match="kernel=weigth is not one of .*; did you mean 'weight'"):
+    with pytest.raises(ValueError, match="kernel='weigth' is not one of .*; did you mean 'weight'"):
         make('weigth')
     with pytest.raises(ValueError, match="'kernel'"):
         pj.make('kerple(kind="weigth")', heads=N, rngs=nnx.Rngs(0))

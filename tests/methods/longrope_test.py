@@ -116,7 +116,7 @@ def test_yarn_as_factors_is_yarn():
         (f'long={LONG}, factor=4.0, mode="short"', 'needs the list short'),
         (f'long={LONG}, factor=4.0, start=-1', 'start must be at least 0'),
         (f'long={LONG}, factor=4.0, mode="long", dynamic=True', "need mode='length'"),
-        (f'long={LONG}, factor=4.0, magnitude="sue"', 'magnitude=sue is not'),
+        (f'long={LONG}, factor=4.0, magnitude="sue"', "magnitude='sue' is not"),
         (f'long={LONG}, factor=4.0, magnitude=-1.0', 'must be positive'),
         (f'long={LONG}, factor=4.0, train_len=1', 'at least 2, got 1'),
     ],

@@ -121,7 +121,7 @@ def test_positions_beyond_the_table():
         ('positional_attention(max_len=4, width=4)', 'and no width'),
         ("positional_attention(max_len=4, table='sinusoidal')", 'and no max_len'),
         ("positional_attention(table='sinusoidal', width=1)", 'width of at least 2'),
-        ("positional_attention(table='sinus')", "table=sinus is not one of 'identity', 'sinusoidal'"),
+        ("positional_attention(table='sinus')", "table='sinus' is not one of 'identity', 'sinusoidal'"),
         ('positional_attention(max_len=4) | tapa()', 'positional_attention and tapa both need'),
     ],
 )

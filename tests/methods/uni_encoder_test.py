@@ -254,7 +254,7 @@ def test_wrong_input_says_what_is_wrong():
     assert scorer()(**layout, candidates=3)[0][0, 2] == -jnp.inf
     with pytest.raises(ValueError, match='got candidates=None for positions that are not known'):
         jax.eval_shape(lambda positions: scorer()(layout['tokens'], positions)[0], layout['positions'])
-    with pytest.raises(SpecError, match="shape=round is not one of 'arrow', 'diag', 'square'"):
+    with pytest.raises(SpecError, match="shape='round' is not one of 'arrow', 'diag', 'square'"):
         pj.make('uni_encoder(shape="round")', model_dim=16)
     place = lambda positions: make().place(pj.Tokens.of(positions=positions))
     with pytest.raises(ValueError, match=r'id and part, or \[B, L\], all context, got float32 \(1, 2\)'):
