@@ -77,7 +77,7 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
         process = context.Process(target=work, args=(name, seed, numbers, folder, theirs), daemon=True)
         process.start()
         theirs.close()
-        current, limit, computed, why = None, time.monotonic() + STARTING, STARTING, ''
+        current, limit, computed, held, why = None, time.monotonic() + STARTING, STARTING, 0, ''
         while not why:
             try:
                 if ours.poll(0.05):
@@ -88,6 +88,7 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
                     if kind == 'begin':
                         current, limit = text, time.monotonic() + WAITING * SECONDS
                         computed = processor(process.pid) + SECONDS
+                        held = memory(process.pid)  # what earlier tries left compiled is not of this one
                     elif kind != 'ready':
                         outcomes[kind] += 1
                         if kind == 'failed':
@@ -98,7 +99,7 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
                 process.join()
                 why = f'the process ended with status {process.exitcode}'
                 break
-            if memory(process.pid) > BYTES:
+            if memory(process.pid) - held > BYTES:
                 why = f'more than {BYTES >> 30} GiB of memory'
             elif processor(process.pid) > computed:
                 why = f'more than {SECONDS} seconds of processor time'

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 
+from posenc_jax.core.registry import quoted
 from posenc_jax.tasks.language.documents import as_text, cuts_documents, split_documents
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,9 @@ class TextFiles:
 
     def __post_init__(self):
         if not self._paths():
-            where = f' under {self.root}' if self.root else ''
+            where = f' under {quoted(self.root, 200)[1:-1]}' if self.root else ''
             raise FileNotFoundError(
-                f'no file matches {self.pattern!r}{where} (current folder: {os.getcwd()}); '
+                f'no file matches {quoted(self.pattern, 200)}{where} (current folder: {os.getcwd()}); '
                 'expected e.g. "text:books/*.txt"'
             )
 
