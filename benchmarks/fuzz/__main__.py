@@ -52,7 +52,9 @@ def main() -> int:
             print(f'{name}: and {len(failures) - SHOWN} more')
         counts = [outcomes[kind] for kind in ('read', 'refused', 'failed')]
         table.add_row(name, *map(str, (sum(counts), *counts)), f'{(time.monotonic() - began) / 60:.1f}')
-        failed |= bool(failures)
+        if missing := arguments.tries - sum(counts):
+            print(f'{name}: {missing} tries were not made, since a process did not get as far as one', flush=True)
+        failed |= bool(failures or missing)
     Console().print(table)
     return int(failed)
 
