@@ -20,6 +20,8 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llv
 SECONDS, BYTES = 10, 4 * 2**30
 WAITING = 6  # times as many seconds by the clock: the machine may be busy, and the process may wait without computing
 STARTING = 120  # seconds a process may take to import and to read its first input, which is part of no try
+STARTS = 3  # processes in a row that may end before their first try
+RENEWED = 1000  # tries after which a process is replaced, since what it compiled stays in its memory
 
 
 def load(name: str) -> Target:
@@ -72,9 +74,10 @@ def processor(pid: int) -> float:
 def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: collections.Counter, failures: list) -> None:
     """Runs the tries, in a new process after each that ended its process or had to be ended."""
     context = multiprocessing.get_context('spawn')
-    while numbers:
+    starts = 0
+    while numbers and starts < STARTS:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(name, seed, numbers, folder, theirs), daemon=True)
+        process = context.Process(target=work, args=(name, seed, numbers[:RENEWED], folder, theirs), daemon=True)
         process.start()
         theirs.close()
         current, limit, computed, held, why = None, time.monotonic() + STARTING, STARTING, 0, ''
@@ -83,9 +86,8 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
                 if ours.poll(0.05):
                     kind, text, number = ours.recv()
                     if kind == 'end':
-                        process.join()
-                        return
-                    if kind == 'begin':
+                        why = kind
+                    elif kind == 'begin':
                         current, limit = text, time.monotonic() + WAITING * SECONDS
                         computed = processor(process.pid) + SECONDS
                         held = memory(process.pid)  # what earlier tries left compiled is not of this one
@@ -93,7 +95,7 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
                         outcomes[kind] += 1
                         if kind == 'failed':
                             failures.append((number, text))
-                        current, numbers = None, numbers[numbers.index(number) + 1 :]
+                        current, numbers, starts = None, numbers[numbers.index(number) + 1 :], 0
                     continue
             except (EOFError, ConnectionError):
                 process.join()
@@ -105,13 +107,18 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
                 why = f'more than {SECONDS} seconds of processor time'
             elif time.monotonic() > limit:
                 why = f'more than {WAITING * SECONDS} seconds'
+        if why == 'end':
+            process.join()
+            continue
         process.kill()
         process.join()
         if current is None:
-            sys.exit(f'{name}: {why} outside of a try')
+            starts += 1
+            print(f'{name}: {why} outside of a try, so another process is started', file=sys.stderr, flush=True)
+            continue
         outcomes['failed'] += 1
         failures.append((current, why))
-        numbers = numbers[numbers.index(current) + 1 :]
+        numbers, starts = numbers[numbers.index(current) + 1 :], 0
 
 
 def fuzz(name: str, seed: int, tries: int, workers: int) -> tuple[collections.Counter, list[tuple[int, str]]]:
