@@ -1,10 +1,14 @@
-"""Evaluates training runs and public checkpoints: a table here; results.json, results.csv and pictures beside the first run.
+"""Evaluates training runs and public checkpoints: a table here; results.json, results.csv and
+pictures beside the first run.
 
-    python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)'] [--config.eval.lengths=64,128] [--out=DIR]
+    python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)']
+    [--config.eval.lengths=64,128] [--out=DIR]
 
-A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (results: runs/NAME-PLACE/eval).
-Several (repeat --run, or separate by commas) give one comparison; --also=DIR adds what an earlier call wrote there.
-`--config.NAME=VALUE` changes a field of the restored configs: any of eval and data, task, and `--config.extend='yarn(factor=4.0)'` for a context extension.
+A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (results:
+runs/NAME-PLACE/eval). Several (repeat --run, or separate by commas) give one comparison; --also=DIR
+adds what an earlier call wrote there. `--config.NAME=VALUE` changes a field of the restored
+configs: any of eval and data, task, and `--config.extend='yarn(factor=4.0)'` for a context
+extension.
 """
 
 import pathlib
@@ -14,12 +18,25 @@ import sys
 from posenc_jax.core.command import Parser
 
 
-def arguments(argv: list[str]) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str]]:
+def arguments(
+    argv: list[str],
+) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str]]:
     """Runs, output directory or None, directories of earlier evaluations, overrides."""
     parser = Parser('eval.py', description=__doc__)
-    parser.add_argument('--run', action='append', required=True, metavar='DIR[,DIR...]', help='run directories')
-    parser.add_argument('--out', type=pathlib.Path, metavar='DIR', help='output; default: eval/ in the first run')
-    parser.add_argument('--also', action='append', default=[], type=pathlib.Path, metavar='DIR', help='an earlier --out, to compare')
+    parser.add_argument(
+        '--run', action='append', required=True, metavar='DIR[,DIR...]', help='run directories'
+    )
+    parser.add_argument(
+        '--out', type=pathlib.Path, metavar='DIR', help='output; default: eval/ in the first run'
+    )
+    parser.add_argument(
+        '--also',
+        action='append',
+        default=[],
+        type=pathlib.Path,
+        metavar='DIR',
+        help='an earlier --out, to compare',
+    )
     known, rest = parser.parse_known_args(argv)
     from posenc_jax.evaluation.overrides import read_overrides
 

@@ -1,9 +1,11 @@
 """Trains a run, or continues it if it is there already, and evaluates it at the end.
 
-    python train.py --config=configs/quickstart.py [--config.encoding='alibi()'] [--config.train.steps=1000]
+    python train.py --config=configs/quickstart.py [--config.encoding='alibi()']
+    [--config.train.steps=1000]
 
-Every field is in posenc_jax/training/defaults.py. Several processes: one call each with --coordinator=HOST:PORT
---processes=N --process_id=I, or --coordinator=auto where JAX finds them itself (TPU pods, Slurm, Open MPI).
+Every field is in posenc_jax/training/defaults.py. Several processes: one call each with
+--coordinator=HOST:PORT --processes=N --process_id=I, or --coordinator=auto where JAX finds them
+itself (TPU pods, Slurm, Open MPI).
 """
 
 import re
@@ -14,13 +16,19 @@ from absl import app, flags, logging
 
 from posenc_jax.training import config_file
 
-CONFIG = flags.DEFINE_string('config', None, 'a file with get_config(); its fields are --config.NAME=VALUE')
+CONFIG = flags.DEFINE_string(
+    'config', None, 'a file with get_config(); its fields are --config.NAME=VALUE'
+)
 COORDINATOR = flags.DEFINE_string('coordinator', '', 'HOST:PORT of process 0, or auto')
 PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train together')
 PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'which of them this is')
-RESUME_CHANGED = flags.DEFINE_bool('resume_changed', False, 'continue a run although its config has changed')
+RESUME_CHANGED = flags.DEFINE_bool(
+    'resume_changed', False, 'continue a run although its config has changed'
+)
 
-WRONG_INPUT = 2  # also of files and full disks: what must change before the same command works; 1 is a run that failed
+# also of files and full disks: what must change before the same command works; 1 is a run that
+# failed
+WRONG_INPUT = 2
 
 
 def stop(error: object, status: int, leave: Callable[[int], None] = sys.exit) -> None:

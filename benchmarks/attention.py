@@ -1,7 +1,8 @@
-"""Blocked attention with ALiBi against `jax.nn.dot_product_attention` with a dense bias, forward and backward.
+"""Blocked attention with ALiBi against `jax.nn.dot_product_attention` with a dense bias, forward
+and backward.
 
-    python benchmarks/attention.py                 # three minutes on two cores
-    python benchmarks/attention.py --long          # and L = 16384, for which the dense side needs 13 GiB
+python benchmarks/attention.py                 # three minutes on two cores
+python benchmarks/attention.py --long  # and L = 16384, for which the dense side needs 13 GiB
 """
 
 import argparse
@@ -24,14 +25,22 @@ def compile_gradient(attention, q, k, v):
 
 def contenders(batch: int, length: int, heads: int, width: int, dtype: str):
     """The two compiled gradients, and their arguments."""
-    arguments = [jax.random.normal(key, (batch, length, heads, width), dtype) for key in jax.random.split(jax.random.key(0), 3)]
+    arguments = [
+        jax.random.normal(key, (batch, length, heads, width), dtype)
+        for key in jax.random.split(jax.random.key(0), 3)
+    ]
     tok, encoding = pj.Tokens.of(length=length), pj.make('alibi()', heads=heads, causal=True)
     bias = pj.make('alibi()', heads=heads).bias(tok.pos, tok.pos)
     compiled = {
         'dense': compile_gradient(
-            functools.partial(jax.nn.dot_product_attention, bias=bias.astype(dtype), is_causal=True), *arguments
+            functools.partial(
+                jax.nn.dot_product_attention, bias=bias.astype(dtype), is_causal=True
+            ),
+            *arguments,
         ),
-        'blocked': compile_gradient(lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok), *arguments),
+        'blocked': compile_gradient(
+            lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok), *arguments
+        ),
     }
     return compiled, arguments
 

@@ -1,4 +1,5 @@
-"""Decoding speed: the scanned loop over a [B, K, S, H] cache against a jitted step over a [B, S, N, H] cache.
+"""Decoding speed: the scanned loop over a [B, K, S, H] cache against a jitted step over a [B, S, N,
+H] cache.
 
 Both run the same weights, greedily, in one process, alternating; the tokens they choose must agree.
 
@@ -20,11 +21,15 @@ from posenc_jax.model.decode import generate
 
 
 def plain_forward(graphdef, state, layers, cache, tokens, start):
-    """Greedy successors of `tokens` [B, T], which stand from `start` on; [B, S, N, H] buffers, ALiBi as a dense bias."""
+    """Greedy successors of `tokens` [B, T], which stand from `start` on; [B, S, N, H] buffers,
+    ALiBi as a dense bias.
+    """
     model = nnx.merge(graphdef, state)
     length, capacity = tokens.shape[1], cache[0][0].shape[1]
     distance = (start + jnp.arange(length))[:, None] - jnp.arange(capacity)[None]
-    bias = jnp.where(distance >= 0, -model.shared[0].slopes[...][:, None, None] * distance, -jnp.inf)[None]
+    bias = jnp.where(
+        distance >= 0, -model.shared[0].slopes[...][:, None, None] * distance, -jnp.inf
+    )[None]
     x = model.embed(tokens, (Tokens.of(length=length),))
     new = []
     for (block_graph, block_state), (keys, values) in zip(layers, cache, strict=True):
@@ -32,7 +37,10 @@ def plain_forward(graphdef, state, layers, cache, tokens, start):
 
         def mix(h):
             q, k, v = block.attention.split(h)
-            own = [jax.lax.dynamic_update_slice_in_dim(a, b, start, 1) for a, b in ((keys, k), (values, v))]
+            own = [
+                jax.lax.dynamic_update_slice_in_dim(a, b, start, 1)
+                for a, b in ((keys, k), (values, v))
+            ]
             new.append(own)
             return jax.nn.dot_product_attention(q, *own, bias=bias)
 
@@ -45,7 +53,9 @@ def plain_generate(model: Transformer):
     graphdef, state = nnx.split(model)
     graphs, states = zip(*(nnx.split(block) for _, block in model.layers()))
     forward = jax.jit(
-        lambda state, states, cache, tokens, start: plain_forward(graphdef, state, list(zip(graphs, states)), cache, tokens, start),
+        lambda state, states, cache, tokens, start: plain_forward(
+            graphdef, state, list(zip(graphs, states)), cache, tokens, start
+        ),
         donate_argnums=2,
     )
 
@@ -64,11 +74,24 @@ def plain_generate(model: Transformer):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (('batch', 8), ('prompt', 64), ('new', 192), ('layers', 6), ('width', 256), ('heads', 8), ('rounds', 5)):
+    for name, default in (
+        ('batch', 8),
+        ('prompt', 64),
+        ('new', 192),
+        ('layers', 6),
+        ('width', 256),
+        ('heads', 8),
+        ('rounds', 5),
+    ):
         parser.add_argument(f'--{name}', type=int, default=default)
     args = parser.parse_args()
     cfg = TransformerConfig(
-        vocab_size=256, train_len=256, layers=args.layers, width=args.width, heads=args.heads, encoding='alibi()'
+        vocab_size=256,
+        train_len=256,
+        layers=args.layers,
+        width=args.width,
+        heads=args.heads,
+        encoding='alibi()',
     )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     prompts = jax.random.randint(jax.random.key(1), (args.batch, args.prompt), 0, cfg.vocab_size)
@@ -81,7 +104,9 @@ def main():
             begin = time.perf_counter()
             jax.block_until_ready(run())
             times.append(time.perf_counter() - begin)
-    rates = {name: args.batch * args.new / statistics.median(times) for name, times in seconds.items()}
+    rates = {
+        name: args.batch * args.new / statistics.median(times) for name, times in seconds.items()
+    }
     print(vars(args), jax.devices()[0].device_kind)
     for name, rate in rates.items():
         print(f'{name:30s} {rate:8.0f} tokens/s')

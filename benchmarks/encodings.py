@@ -1,7 +1,8 @@
-"""What each encoding costs in the train step, over `nope`; the step is that of train.py, a device to each core of a CPU.
+"""What each encoding costs in the train step, over `nope`; the step is that of train.py, a device
+to each core of a CPU.
 
-    python benchmarks/encodings.py                                       # every registered encoding, ten minutes on two cores
-    python benchmarks/encodings.py --encodings 'rope()' 'fire(width=32)'
+python benchmarks/encodings.py  # every registered encoding, ten minutes on two cores
+python benchmarks/encodings.py --encodings 'rope()' 'fire(width=32)'
 """
 
 import argparse
@@ -15,8 +16,17 @@ from posenc_jax.model.sharding import split_cpu
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--encodings', nargs='*', default=[card.example for card in pj.catalog('encoding')])
-    for name, default in (('layers', 6), ('width', 256), ('heads', 8), ('length', 512), ('batch', 8), ('rounds', 5)):
+    parser.add_argument(
+        '--encodings', nargs='*', default=[card.example for card in pj.catalog('encoding')]
+    )
+    for name, default in (
+        ('layers', 6),
+        ('width', 256),
+        ('heads', 8),
+        ('length', 512),
+        ('batch', 8),
+        ('rounds', 5),
+    ):
         parser.add_argument(f'--{name}', type=int, default=default)
     args = parser.parse_args()
     split_cpu(args.batch)
@@ -40,7 +50,10 @@ def main():
                 f'{temporary(step.compiled) / MIB:.0f}',
             )
         )
-    title = f'Train step: {args.layers} layers, D {args.width}, {args.heads} heads, L {args.length}, B {args.batch}, float32'
+    title = (
+        f'Train step: {args.layers} layers, D {args.width}, {args.heads} heads, L '
+        f'{args.length}, B {args.batch}, float32'
+    )
     show(title, ('encoding', 'ms', 'nope ms', 'time', 'temporary MiB'), rows)
 
 

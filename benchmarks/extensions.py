@@ -1,9 +1,11 @@
-"""Reading a text far beyond the trained length: time and temporary memory of a pass, and of a decoding step behind it, by extension.
+"""Reading a text far beyond the trained length: time and temporary memory of a pass, and of a
+decoding step behind it, by extension.
 
-All run the weights of one small model in one process and take turns; nothing depends on what the weights are. The model has the
-size of the one in docs/results/training_free_extension.md.
+All run the weights of one small model in one process and take turns; nothing depends on what the
+weights are. The model has the size of the one in docs/results/training_free_extension.md.
 
-    python benchmarks/extensions.py                      # 8192 tokens, 32 times the trained length; five minutes on two cores
+    # 8192 tokens, 32 times the trained length; five minutes on two cores
+    python benchmarks/extensions.py
     python benchmarks/extensions.py --length=2048 --rounds=1
 """
 
@@ -20,7 +22,8 @@ from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step, init_cache, prefill
 
 EXTENSIONS = (
-    'none', 'yarn(factor={factor}.0)', 'string()', 'dca()', 'self_extend(group={group})', 'self_extend(group=None)',
+    'none', 'yarn(factor={factor}.0)', 'string()', 'dca()', 'self_extend(group={group})',
+    'self_extend(group=None)',
     'lm_infinite()', 'gali()',
 )  # fmt: skip
 
@@ -39,7 +42,9 @@ class Pass:
 
 
 class Step:
-    """A token behind `length - 1` others, of which all but the first have no keys; a call is a step."""
+    """A token behind `length - 1` others, of which all but the first have no keys; a call is a
+    step.
+    """
 
     def __init__(self, model: Transformer, length: int):
         model = model.for_decoding()
@@ -47,7 +52,9 @@ class Step:
         cache = prefill(model, init_cache(model, Tokens.of(length=length)), token[:, None])[1]
         cache = dataclasses.replace(cache, cursor=jnp.asarray(length - 1, jnp.int32))
         graphdef, state = nnx.split(model)
-        step = jax.jit(lambda state, cache, token: decode_step(nnx.merge(graphdef, state), cache, token)[0])
+        step = jax.jit(
+            lambda state, cache, token: decode_step(nnx.merge(graphdef, state), cache, token)[0]
+        )
         self.compiled, self.given = step.lower(state, cache, token).compile(), (state, cache, token)
 
     def __call__(self):
@@ -57,12 +64,19 @@ class Step:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (
-        ('length', 8192), ('trained', 256), ('layers', 4), ('width', 160), ('heads', 4), ('rounds', 5), ('steps', 20),
+        ('length', 8192), ('trained', 256), ('layers', 4), ('width', 160), ('heads', 4), ('rounds',
+            5), ('steps', 20),
     ):  # fmt: skip
         parser.add_argument(f'--{name}', type=int, default=default)
     args = parser.parse_args()
     factor = args.length // args.trained
-    sizes = dict(vocab_size=256, train_len=args.trained, layers=args.layers, width=args.width, heads=args.heads)
+    sizes = dict(
+        vocab_size=256,
+        train_len=args.trained,
+        layers=args.layers,
+        width=args.width,
+        heads=args.heads,
+    )
     model = Transformer(TransformerConfig(**sizes, encoding='rope()'), rngs=nnx.Rngs(0))
     specs = [spec.format(factor=factor, group=2 * factor) for spec in EXTENSIONS]
     models = {spec: model if spec == 'none' else model.extend(spec) for spec in specs}
@@ -80,7 +94,10 @@ def main():
         )
         for spec in specs
     ]
-    title = f'{args.length} tokens, {factor} times the trained length, {args.layers} layers of width {args.width}, {args.heads} heads'
+    title = (
+        f'{args.length} tokens, {factor} times the trained length, {args.layers} layers of '
+        f'width {args.width}, {args.heads} heads'
+    )
     show(title, ('extension', 'pass, ms', 'time', 'temporary MiB', 'step, ms', 'time'), rows)
 
 

@@ -1,11 +1,13 @@
-"""Kernelized attention by pairs and by FFT against softmax attention, forward, causal, at doubling lengths.
+"""Kernelized attention by pairs and by FFT against softmax attention, forward, causal, at doubling
+lengths.
 
-    python benchmarks/kernelized.py                       # 1k .. 64k tokens, one head, m = H = 16: ten minutes on two cores
+    # 1k .. 64k tokens, one head, m = H = 16: ten minutes on two cores
+    python benchmarks/kernelized.py
     python benchmarks/kernelized.py --max_length 8192
 
-All three take turns in one process. Printed besides the times: the slope of the FFT form on logarithmic axes, by least squares
-of the seconds its process computes, which a busy machine does not stretch, and the length from which on it is faster than each
-of the others.
+All three take turns in one process. Printed besides the times: the slope of the FFT form on
+logarithmic axes, by least squares of the seconds its process computes, which a busy machine does
+not stretch, and the length from which on it is faster than each of the others.
 """
 
 import argparse
@@ -21,16 +23,25 @@ import posenc_jax as pj
 
 def contenders(length: int, heads: int, width: int, features: int):
     """Compiled calls, and the inputs of all."""
-    q, k, v = (jax.random.normal(key, (1, length, heads, width)) for key in jax.random.split(jax.random.key(0), 3))
+    q, k, v = (
+        jax.random.normal(key, (1, length, heads, width))
+        for key in jax.random.split(jax.random.key(0), 3)
+    )
     tok = pj.Tokens.of(length=length)
     kernelized = f'kernelized_rpe(features={features}, max_distance=128, fft_from=1)'
-    specs = {'softmax': ('nope()', None), 'pairs': (kernelized, 'blocked'), 'FFT': (kernelized, None)}
+    specs = {
+        'softmax': ('nope()', None),
+        'pairs': (kernelized, 'blocked'),
+        'FFT': (kernelized, None),
+    }
     calls = {}
     for name, (spec, implementation) in specs.items():
         encoding = pj.make(spec, heads=heads, head_dim=width, causal=True)
 
         def run(q, k, v, encoding=encoding, implementation=implementation):
-            return pj.attend(encoding, *encoding.project(q, k, v, tok, tok), implementation=implementation)
+            return pj.attend(
+                encoding, *encoding.project(q, k, v, tok, tok), implementation=implementation
+            )
 
         calls[name] = functools.partial(jax.jit(run), q, k, v)
     return calls
@@ -65,15 +76,23 @@ def main():
             won = ratio(seconds, name, 'FFT') > 1
             faster[name] = (faster[name] or length) if won else None
         share = (f'{ratio(seconds, name, "FFT"):.2f}x' for name in ('softmax', 'pairs'))
-        rows.append((length, *(milliseconds(seconds[name]) for name in ('softmax', 'pairs', 'FFT')), *share))
+        rows.append(
+            (length, *(milliseconds(seconds[name]) for name in ('softmax', 'pairs', 'FFT')), *share)
+        )
         print(*rows[-1], flush=True)
     sizes = f'{args.heads} heads, H {args.width}, m {args.features}'
     columns = ('L', 'softmax ms', 'pairs ms', 'FFT ms', 'softmax / FFT', 'pairs / FFT')
     show(f'Causal forward pass, {sizes}: median (minimum) of the rounds', columns, rows)
     if len(lengths) > 1:
-        print(f'slope of the FFT form, processor time: {np.polyfit(np.log(lengths), np.log(times), 1)[0]:.2f}')
+        print(
+            'slope of the FFT form, processor time: '
+            f'{np.polyfit(np.log(lengths), np.log(times), 1)[0]:.2f}'
+        )
     for name, length in faster.items():
-        print(f'FFT faster than {name} from {"none of these lengths" if length is None else length} on')
+        print(
+            f'FFT faster than {name} from '
+            f'{"none of these lengths" if length is None else length} on'
+        )
 
 
 if __name__ == '__main__':

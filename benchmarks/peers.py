@@ -1,4 +1,5 @@
-"""The train step against other projects at the same shapes: GPT-NeoX of `transformers` (SDPA) and `x-transformers` (flash path).
+"""The train step against other projects at the same shapes: GPT-NeoX of `transformers` (SDPA) and
+`x-transformers` (flash path).
 
 All take turns in one process, in float32 with AdamW and clipping, on the same number of threads.
 
@@ -24,8 +25,13 @@ class TorchStep:
 
     def __init__(self, model: torch.nn.Module, logits, batch):
         self.model, self.logits = model.train(), logits
-        self.tokens, self.targets = (torch.tensor(np.asarray(batch[name]), dtype=torch.long) for name in ('tokens', 'targets'))
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+        self.tokens, self.targets = (
+            torch.tensor(np.asarray(batch[name]), dtype=torch.long)
+            for name in ('tokens', 'targets')
+        )
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, fused=True
+        )
 
     def __call__(self):
         self.optimizer.zero_grad(set_to_none=True)
@@ -53,20 +59,41 @@ def gpt_neox(args, batch):
 
 def x_transformer(args, batch, **position):
     decoder = Decoder(
-        dim=args.width, depth=args.layers, heads=args.heads, attn_dim_head=args.width // args.heads, attn_flash=True,
-        use_rmsnorm=True, **position,
+        dim=args.width,
+        depth=args.layers,
+        heads=args.heads,
+        attn_dim_head=args.width // args.heads,
+        attn_flash=True,
+        use_rmsnorm=True,
+        **position,
     )
     model = TransformerWrapper(
-        num_tokens=VOCAB, max_seq_len=args.length, use_abs_pos_emb=False, tie_embedding=True, attn_layers=decoder
+        num_tokens=VOCAB,
+        max_seq_len=args.length,
+        use_abs_pos_emb=False,
+        tie_embedding=True,
+        attn_layers=decoder,
     )
     return TorchStep(model, lambda model, tokens: model(tokens), batch)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (('layers', 6), ('width', 256), ('heads', 8), ('length', 512), ('batch', 8), ('rounds', 7)):
+    for name, default in (
+        ('layers', 6),
+        ('width', 256),
+        ('heads', 8),
+        ('length', 512),
+        ('batch', 8),
+        ('rounds', 7),
+    ):
         parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of torch; JAX uses all it may')
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help='of torch; JAX uses all it may',
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     split_cpu(args.batch)  # as train.py does
@@ -77,14 +104,18 @@ def main():
         'posenc_jax alibi': MeshStep(model_config('alibi()', **sizes), batch),
         'transformers GPT-NeoX, SDPA (rope)': gpt_neox(args, batch),
         'x-transformers, flash (rope)': x_transformer(args, batch, rotary_pos_emb=True),
-        'x-transformers, flash (alibi)': x_transformer(args, batch, alibi_pos_bias=True, alibi_num_heads=args.heads),
+        'x-transformers, flash (alibi)': x_transformer(
+            args, batch, alibi_pos_bias=True, alibi_num_heads=args.heads
+        ),
     }
     seconds = take_turns(steps, args.rounds)
     rows = [
-        (name, milliseconds(times), f'{ratio(seconds, "posenc_jax rope", name):.2f}x') for name, times in seconds.items()
+        (name, milliseconds(times), f'{ratio(seconds, "posenc_jax rope", name):.2f}x')
+        for name, times in seconds.items()
     ]
     show(
-        f'Train step: {args.layers} layers, D {args.width}, {args.heads} heads, L {args.length}, B {args.batch}, float32, '
+        f'Train step: {args.layers} layers, D {args.width}, {args.heads} heads, L {args.length}, '
+        f'B {args.batch}, float32, '
         f'{args.threads} torch threads, torch {torch.__version__}',
         ('model', 'ms', 'posenc_jax rope takes'),
         rows,

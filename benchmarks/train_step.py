@@ -1,6 +1,6 @@
 """The whole train step: against dense attention, its dispatch, and its compile time by depth.
 
-    python benchmarks/train_step.py                # five minutes on two cores
+python benchmarks/train_step.py                # five minutes on two cores
 """
 
 import argparse
@@ -31,7 +31,9 @@ class DenseTransformer(Transformer):
         bias = alibi.bias(placed.pos, placed.pos)
 
         def layer(x, number, place, block):
-            mix = lambda h: jax.nn.dot_product_attention(*block.attention.split(h), bias=bias, is_causal=True)
+            mix = lambda h: jax.nn.dot_product_attention(
+                *block.attention.split(h), bias=bias, is_causal=True
+            )
             return block.around(x, mix), None
 
         x, _ = self.scan_layers(layer, self.embed(tokens, (placed,)))
@@ -44,20 +46,34 @@ def model_config(encoding: str, **sizes) -> TransformerConfig:
 
 def batch_of(batch: int, length: int) -> dict[str, jax.Array]:
     tokens = jax.random.randint(jax.random.key(1), (batch, length + 1), 0, VOCAB)
-    return {'tokens': tokens[:, :-1], 'targets': tokens[:, 1:], 'loss_mask': jnp.ones((batch, length))}
+    return {
+        'tokens': tokens[:, :-1],
+        'targets': tokens[:, 1:],
+        'loss_mask': jnp.ones((batch, length)),
+    }
 
 
 class Step:
     """A compiled step with its state; a call makes one update and returns the loss."""
 
-    def __init__(self, cfg: TransformerConfig, batch: dict[str, jax.Array], kind: type[Transformer] = Transformer):
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        batch: dict[str, jax.Array],
+        kind: type[Transformer] = Transformer,
+    ):
         model = kind(cfg, rngs=nnx.Rngs(0))
         graphdef, params, constants = take_apart(model)
         train, params = get_config().train, nnx.to_pure_dict(params)
         optimizer = make_optimizer(train, decays(model))
         self.batch = batch
-        self.state = TrainState(jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), optimizer.init(params))
-        step = jax.jit(functools.partial(train_step, graphdef, optimizer, train, 0, trained(model, 'all')), donate_argnums=0)
+        self.state = TrainState(
+            jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), optimizer.init(params)
+        )
+        step = jax.jit(
+            functools.partial(train_step, graphdef, optimizer, train, 0, trained(model, 'all')),
+            donate_argnums=0,
+        )
         begin = time.perf_counter()
         self.compiled = step.lower(self.state, batch).compile()
         self.compile_seconds = time.perf_counter() - begin
@@ -75,7 +91,9 @@ class MeshStep:
         train.batch = len(batch['tokens'])
         mesh = make_mesh()
         self.trainer = make_trainer(cfg, train, 0, mesh)
-        with jax.set_mesh(mesh):  # as the loop does: attention is cut by hand, and sums over the batch once
+        with jax.set_mesh(
+            mesh
+        ):  # as the loop does: attention is cut by hand, and sums over the batch once
             self.state = self.trainer.init({})
             self.batch = jax.device_put(batch, self.trainer.batch_sharding)
             self.compiled = self.trainer.step.lower(self.state, self.batch).compile()
@@ -93,15 +111,26 @@ def against_dense(args):
     losses = {name: float(step()) for name, step in steps.items()}
     seconds = take_turns(steps, args.rounds)
     rows = [
-        (name, milliseconds(seconds[name]), f'{ratio(seconds, name, "dense"):.2f}x', f'{temporary(step.compiled) / MIB:.0f}', f'{losses[name]:.5f}')
+        (
+            name,
+            milliseconds(seconds[name]),
+            f'{ratio(seconds, name, "dense"):.2f}x',
+            f'{temporary(step.compiled) / MIB:.0f}',
+            f'{losses[name]:.5f}',
+        )
         for name, step in steps.items()
     ]
-    title = f'Train step with ALiBi: {args.layers} layers, D {args.width}, {args.heads} heads, L {args.length}, B {args.batch}, float32'
+    title = (
+        f'Train step with ALiBi: {args.layers} layers, D {args.width}, {args.heads} heads, L '
+        f'{args.length}, B {args.batch}, float32'
+    )
     show(title, ('attention', 'ms', 'time', 'temporary MiB', 'first loss'), rows)
 
 
 def dispatch(args):
-    """The trainer's step, so small that calling it is a good part of it, against `jax.jit` of the same on one flat dict."""
+    """The trainer's step, so small that calling it is a good part of it, against `jax.jit` of the
+    same on one flat dict.
+    """
     batch = batch_of(1, 8)
     train = get_config().train
     train.batch = 1
@@ -116,7 +145,10 @@ def dispatch(args):
         new, metrics = trainer.step(nested(leaves), batch)
         return flat(new), metrics
 
-    steps = {'TrainState, sharded': trainer.step, 'flat dict, plain jax.jit': jax.jit(plain, donate_argnums=0)}
+    steps = {
+        'TrainState, sharded': trainer.step,
+        'flat dict, plain jax.jit': jax.jit(plain, donate_argnums=0),
+    }
     states = dict(zip(steps, (state, jax.tree.map(jnp.copy, flat(state)))))
     calls = 200
 
@@ -127,24 +159,45 @@ def dispatch(args):
 
     seconds = take_turns({name: functools.partial(run, name) for name in steps}, args.rounds)
     rows = [
-        (name, f'{min(times) / calls * 1e6:.0f}', f'{ratio(seconds, name, "flat dict, plain jax.jit"):.2f}x')
+        (
+            name,
+            f'{min(times) / calls * 1e6:.0f}',
+            f'{ratio(seconds, name, "flat dict, plain jax.jit"):.2f}x',
+        )
         for name, times in seconds.items()
     ]
-    show(f'Calling a tiny step of {structure.num_leaves} arrays', ('state', 'us per call', 'time'), rows)
+    show(
+        f'Calling a tiny step of {structure.num_leaves} arrays',
+        ('state', 'us per call', 'time'),
+        rows,
+    )
 
 
 def compile_time(args):
     sizes = dict(train_len=args.length, width=args.width, heads=args.heads)
     batch = batch_of(args.batch, args.length)
-    fastest = lambda layers: min(Step(model_config('alibi()', layers=layers, **sizes), batch).compile_seconds for _ in range(3))
+    fastest = lambda layers: min(
+        Step(model_config('alibi()', layers=layers, **sizes), batch).compile_seconds
+        for _ in range(3)
+    )
     shallow, deep = fastest(args.layers), fastest(4 * args.layers)
-    rows = [(args.layers, f'{shallow:.1f}', '1.00x'), (4 * args.layers, f'{deep:.1f}', f'{deep / shallow:.2f}x')]
+    rows = [
+        (args.layers, f'{shallow:.1f}', '1.00x'),
+        (4 * args.layers, f'{deep:.1f}', f'{deep / shallow:.2f}x'),
+    ]
     show('Tracing and compiling the train step', ('layers', 'seconds', 'time'), rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (('layers', 6), ('width', 256), ('heads', 8), ('length', 512), ('batch', 8), ('rounds', 7)):
+    for name, default in (
+        ('layers', 6),
+        ('width', 256),
+        ('heads', 8),
+        ('length', 512),
+        ('batch', 8),
+        ('rounds', 7),
+    ):
         parser.add_argument(f'--{name}', type=int, default=default)
     args = parser.parse_args()
     against_dense(args)

@@ -1,6 +1,8 @@
-"""A larger language model, for an accelerator: 12 layers on the source code that comes with Python, packed documents.
+"""A larger language model, for an accelerator: 12 layers on the source code that comes with Python,
+packed documents.
 
-Command:  python train.py --config=configs/language_model.py [--config.data.dataset='text:books/*.txt']
+Command:  python train.py --config=configs/language_model.py \
+          [--config.data.dataset='text:books/*.txt']
 Time:     not measured; meant for an accelerator, too slow for a CPU.
 """
 
@@ -12,7 +14,11 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.data.update(dataset='stdlib_code', packing='documents')
-    config.model.update(layers=12, width=512, heads=8, mlp='swiglu', mlp_width=1408, dtype='bfloat16')
-    config.train.update(steps=5000, batch=64, length=512, lr=6e-4, warmup=300, save_every=500, eval_every=500)
+    config.model.update(
+        layers=12, width=512, heads=8, mlp='swiglu', mlp_width=1408, dtype='bfloat16'
+    )
+    config.train.update(
+        steps=5000, batch=64, length=512, lr=6e-4, warmup=300, save_every=500, eval_every=500
+    )
     config.eval.update(stride=128)
     return config

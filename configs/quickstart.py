@@ -1,10 +1,11 @@
-"""A byte-level language model on English text that comes with Python, evaluated at 1, 2, 4 and 8 times its length.
+"""A byte-level language model on English text that comes with Python, evaluated at 1, 2, 4 and 8
+times its length.
 
 Command:  python train.py --config=configs/quickstart.py [--config.encoding='alibi()']
 Time:     1 min 35 s on two CPU cores, evaluation included (12,800 tokens/s).
-Number:   rope(): validation loss 1.283 nats a byte at step 400; test perplexity, nonoverlapping, at 128, 256, 512, 1024:
-          3.87, 4.17, 5.59, 9.07 (Python 3.11, seed 0). Of the first, 0.3 either way is the text: its 95 % interval is
-          3.61-4.16.
+Number:   rope(): validation loss 1.283 nats a byte at step 400; test perplexity, nonoverlapping, at
+          128, 256, 512, 1024: 3.87, 4.17, 5.59, 9.07 (Python 3.11, seed 0). Of the first, 0.3
+          either way is the text: its 95 % interval is 3.61-4.16.
 """
 
 from ml_collections import ConfigDict
@@ -15,5 +16,7 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.model.update(layers=4, width=160, heads=5)
-    config.train.update(steps=400, batch=16, length=128, lr=2e-3, warmup=50, save_every=100, eval_every=100)
+    config.train.update(
+        steps=400, batch=16, length=128, lr=2e-3, warmup=50, save_every=100, eval_every=100
+    )
     return config

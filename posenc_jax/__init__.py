@@ -1,6 +1,18 @@
 """posenc_jax: positional encodings for JAX as values that plug into one streaming attention."""
 
-from posenc_jax import analysis, bias, cache, collect, embedding, extension, functional, mask, mixers, positions, rotation
+from posenc_jax import (
+    analysis,
+    bias,
+    cache,
+    collect,
+    embedding,
+    extension,
+    functional,
+    mask,
+    mixers,
+    positions,
+    rotation,
+)
 from posenc_jax.core.attention import attend
 from posenc_jax.core.catalog import catalog, cite
 from posenc_jax.core.compose import chain, make

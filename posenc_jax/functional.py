@@ -1,6 +1,8 @@
-"""The pure functions behind the encodings, on arrays: for notebooks, other attention code, other frameworks on JAX.
+"""The pure functions behind the encodings, on arrays: for notebooks, other attention code, other
+frameworks on JAX.
 
-Nothing is computed here. Each function is documented where it lives; modules of the same names only hold the variables.
+Nothing is computed here. Each function is documented where it lives; modules of the same names only
+hold the variables.
 """
 
 from posenc_jax.analysis.attention_entropy import row_entropy
@@ -25,7 +27,11 @@ from posenc_jax.bias.sandwich import sandwich_bias, sandwich_curve, sandwich_slo
 from posenc_jax.bias.ssmax import ssmax_factor
 from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.bias.tra import tra_logits
-from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table, transformer_xl_turned
+from posenc_jax.bias.transformer_xl import (
+    transformer_xl_frequencies,
+    transformer_xl_table,
+    transformer_xl_turned,
+)
 from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
 from posenc_jax.cache.double_sparsity import (
     channel_scores,
@@ -37,7 +43,13 @@ from posenc_jax.cache.double_sparsity import (
 )
 from posenc_jax.cache.duo_attention import retrieval_heads
 from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
-from posenc_jax.cache.parallel_context_entropy import best_pieces, piece_layout, piece_scores, pool_scores, select_pieces
+from posenc_jax.cache.parallel_context_entropy import (
+    best_pieces,
+    piece_layout,
+    piece_scores,
+    pool_scores,
+    select_pieces,
+)
 from posenc_jax.cache.pie import pie_keys
 from posenc_jax.collect.shaw import shaw_index, shaw_logits, shaw_terms, shaw_values
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -45,7 +57,12 @@ from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
-from posenc_jax.embedding.papeft import document_locations, located_prompts, location_code, shuffled_documents
+from posenc_jax.embedding.papeft import (
+    document_locations,
+    located_prompts,
+    location_code,
+    shuffled_documents,
+)
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
@@ -72,7 +89,13 @@ from posenc_jax.mixers.kernelized_rpe import (
     kernelized_rpe_attention,
     random_directions,
 )
-from posenc_jax.mixers.monotonic_location import location_centre, location_weights, mix_directions, soft_stair, step_size
+from posenc_jax.mixers.monotonic_location import (
+    location_centre,
+    location_weights,
+    mix_directions,
+    soft_stair,
+    step_size,
+)
 from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
@@ -91,7 +114,13 @@ from posenc_jax.positions.uni_encoder import (
     uni_encoder_masks,
 )
 from posenc_jax.positions.v2pe import v2pe_ids
-from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_last, carope_log_rate, carope_match
+from posenc_jax.rotation.carope import (
+    carope_bias,
+    carope_increments,
+    carope_last,
+    carope_log_rate,
+    carope_match,
+)
 from posenc_jax.rotation.conflator import conflator_bigrams, switching_ids, switching_points
 from posenc_jax.rotation.frequencies.dynamic_ntk import dynamic_ntk_frequencies
 from posenc_jax.rotation.frequencies.giraffe import giraffe_frequencies

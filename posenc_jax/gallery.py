@@ -1,9 +1,11 @@
 """Pictures of what an encoding makes of distance.
 
-    python -m posenc_jax.gallery SPEC... --out=DIR [--train_len=64 --times=8 --heads=8 --head_dim=64]
+    python -m posenc_jax.gallery SPEC... --out=DIR [--train_len=64 --times=8 --heads=8
+    --head_dim=64]
 
-For every encoding string, as PNG and SVG: the logits of equal tokens against their distance, a line for each head; the same as
-a matrix of queries and keys; and what the last of --times as many tokens sees. What is trained is drawn as initialised.
+For every encoding string, as PNG and SVG: the logits of equal tokens against their distance, a line
+for each head; the same as a matrix of queries and keys; and what the last of --times as many tokens
+sees. What is trained is drawn as initialised.
 """
 
 import dataclasses
@@ -54,11 +56,12 @@ class Probe:
 def equal_token_logits(
     encoding: Encoding, length: int, probe: Probe = Probe(), *, rows: slice = slice(None)
 ) -> Float[np.ndarray, 'N T S']:
-    """Logits between equal tokens, relative to that of a query with its own position; NaN where the mask hides the key.
+    """Logits between equal tokens, relative to that of a query with its own position; NaN where the
+    mask hides the key.
 
-    All queries and keys are ones, and so is the layer input; an encoding that is added to the token vectors is shown by the
-    inner products of what it adds, in each head of its share of the columns. Softmax ignores what is the same for a whole
-    row, so nothing is lost.
+    All queries and keys are ones, and so is the layer input; an encoding that is added to the token
+    vectors is shown by the inner products of what it adds, in each head of its share of the
+    columns. Softmax ignores what is the same for a whole row, so nothing is lost.
 
     Args:
       encoding: made with the sizes of `probe`.
@@ -80,9 +83,13 @@ def equal_token_logits(
     x = x if added is None else x + added
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
     vectors = [x if added is None else added]
-    if encoding.opens('branch'):  # projections of its inputs, which may be longer than the sequence, all of them ones
+    if encoding.opens(
+        'branch'
+    ):  # projections of its inputs, which may be longer than the sequence, all of them ones
         vectors = [jnp.ones((1, one.shape[1], width)) for one in encoding.branch(before, tok)]
-    q = k = v = jnp.concatenate([a.reshape(1, -1, probe.heads, probe.head_dim) for a in vectors], axis=2)
+    q = k = v = jnp.concatenate(
+        [a.reshape(1, -1, probe.heads, probe.head_dim) for a in vectors], axis=2
+    )
     q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, before)
     first = lambda a: jnp.swapaxes(a, 1, 2)
     tq = jax.tree.map(lambda a: a[:, rows], tq)
@@ -93,7 +100,9 @@ def equal_token_logits(
     return s - s[:, np.arange(len(own)), own][..., None]
 
 
-def by_distance(encoding: Encoding, length: int, probe: Probe = Probe()) -> Float[np.ndarray, 'N L']:
+def by_distance(
+    encoding: Encoding, length: int, probe: Probe = Probe()
+) -> Float[np.ndarray, 'N L']:
     """`equal_token_logits` of the last of `length` tokens, from its own position to the first.
 
     Example:
@@ -103,7 +112,9 @@ def by_distance(encoding: Encoding, length: int, probe: Probe = Probe()) -> Floa
     return equal_token_logits(encoding, length, probe, rows=slice(length - 1, length))[:, 0, ::-1]
 
 
-def draw(spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, times: int = 8) -> list[pathlib.Path]:
+def draw(
+    spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, times: int = 8
+) -> list[pathlib.Path]:
     """Writes the picture of one encoding as PNG and SVG and returns their paths; needs matplotlib.
 
     Args:
@@ -114,13 +125,18 @@ def draw(spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, ti
       ValueError: the string is wrong, or there is nothing to draw within the trained length.
     """
     if times < 2:
-        raise ValueError(f'--times says how far beyond the trained length to look, at least 2, got {times}')
+        raise ValueError(
+            f'--times says how far beyond the trained length to look, at least 2, got {times}'
+        )
     encoding, directory = probe.make(spec), pathlib.Path(directory)
     longest = times * probe.train_len
-    needed = 4 * probe.heads * (probe.train_len**2 + longest * (1 + 3 * probe.head_dim))  # logits, queries, keys and values
+    needed = (
+        4 * probe.heads * (probe.train_len**2 + longest * (1 + 3 * probe.head_dim))
+    )  # logits, queries, keys and values
     if needed > (limit := device_memory()):
         raise ValueError(
-            f'{longest} tokens, and all pairs of {probe.train_len}, would take {readable(needed)}, the device has {readable(limit)}; '
+            f'{longest} tokens, and all pairs of {probe.train_len}, would take '
+            f'{readable(needed)}, the device has {readable(limit)}; '
             'make --train_len, --times, --heads or --head_dim smaller'
         )
     within = by_distance(encoding, probe.train_len, probe)
@@ -147,7 +163,9 @@ def draw(spec: str, directory: str | pathlib.Path, probe: Probe = Probe(), *, ti
         right.set(xlabel='distance', xscale='log')
     right.set_title(f'the last of {times} x {probe.train_len} tokens', fontsize=9)
     figure.suptitle(spec, fontsize=10)
-    figure.legend(*left.get_legend_handles_labels(), loc='outside right center', frameon=False, fontsize=7)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc='outside right center', frameon=False, fontsize=7
+    )
     paths = [directory / f'{stem_of(spec)}.{ending}' for ending in ('png', 'svg')]
     for path in paths:
         disk.save_figure(figure, path, dpi=160)
@@ -164,8 +182,11 @@ def stem_of(spec: str) -> str:
     return re.sub(r'[^A-Za-z0-9.=-]+', '_', spec).strip('_')
 
 
-def thumbnail(encoding: Encoding, path: str | pathlib.Path, probe: Probe = Probe(), *, times: int = 4) -> pathlib.Path:
-    """Writes the small picture of the catalogue: logits against distance, the trained length dashed; needs matplotlib.
+def thumbnail(
+    encoding: Encoding, path: str | pathlib.Path, probe: Probe = Probe(), *, times: int = 4
+) -> pathlib.Path:
+    """Writes the small picture of the catalogue: logits against distance, the trained length
+    dashed; needs matplotlib.
 
     Where there is no position beyond the trained length, within it alone.
     """
@@ -205,17 +226,29 @@ def _lines(axis, values, start):
     for head in heads:
         colour = colormaps['viridis'](0.9 * head / max(len(heads) - 1, 1))
         label = f'head {head + 1}' if len(heads) > 1 else 'every head'
-        axis.plot(np.arange(start, values.shape[1]), values[head, start:], color=colour, linewidth=1, label=label)
+        axis.plot(
+            np.arange(start, values.shape[1]),
+            values[head, start:],
+            color=colour,
+            linewidth=1,
+            label=label,
+        )
     if not np.nanmax(np.abs(values)) > 1e-6:
         axis.set_ylim(-1, 1)  # or noise would fill the panel
 
 
 def main(argv: list[str]) -> int:
     parser = Parser('posenc_jax.gallery', description=__doc__)
-    parser.add_argument('specs', nargs='+', metavar='SPEC', help="encoding string, e.g. 'rope() | alibi()'")
-    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs', 'gallery'), metavar='DIR')
+    parser.add_argument(
+        'specs', nargs='+', metavar='SPEC', help="encoding string, e.g. 'rope() | alibi()'"
+    )
+    parser.add_argument(
+        '--out', type=pathlib.Path, default=pathlib.Path('runs', 'gallery'), metavar='DIR'
+    )
     parser.add_argument('--train_len', type=int, default=64, metavar='L')
-    parser.add_argument('--times', type=int, default=8, metavar='N', help='trained lengths of the last panel')
+    parser.add_argument(
+        '--times', type=int, default=8, metavar='N', help='trained lengths of the last panel'
+    )
     parser.add_argument('--heads', type=int, default=8)
     parser.add_argument('--head_dim', type=int, default=64)
     known = parser.parse_args(argv)
@@ -229,7 +262,10 @@ def main(argv: list[str]) -> int:
             probe.make(spec)  # a wrong one is told before the first is drawn
             other = named.setdefault(stem_of(spec), spec)
             if other != spec:
-                raise ValueError(f'{other!r} and {spec!r} would both write {stem_of(spec)}.*; draw them into two folders')
+                raise ValueError(
+                    f'{other!r} and {spec!r} would both write {stem_of(spec)}.*; draw them into '
+                    'two folders'
+                )
         for spec in known.specs:
             for path in draw(spec, known.out, probe, times=known.times):
                 print(path)

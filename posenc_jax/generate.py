@@ -1,9 +1,12 @@
-"""Continues text with a training run or a public checkpoint: prints every prompt with what the model adds to it.
+"""Continues text with a training run or a public checkpoint: prints every prompt with what the
+model adds to it.
 
-    python -m posenc_jax.generate --run=runs/rope --prompt='The ' [--tokens=64] [--temperature=0.8] [--samples=3]
+    python -m posenc_jax.generate --run=runs/rope --prompt='The ' [--tokens=64] [--temperature=0.8]
+    [--samples=3]
 
-A run is what eval.py takes, 'RUN | EXTENSION' included; prompts (repeat --prompt) make one batch, padded on the left.
-The text ends at the checkpoint's end-of-text token, where it has one. `--config.NAME=VALUE` as for eval.py.
+A run is what eval.py takes, 'RUN | EXTENSION' included; prompts (repeat --prompt) make one batch,
+padded on the left. The text ends at the checkpoint's end-of-text token, where it has one.
+`--config.NAME=VALUE` as for eval.py.
 """
 
 import pathlib
@@ -44,7 +47,8 @@ def continue_text(
     recompute: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[list[str]]:
-    """What a model adds to each prompt, `samples` times: texts without the end-of-text token and what follows it.
+    """What a model adds to each prompt, `samples` times: texts without the end-of-text token and
+    what follows it.
 
     Args:
       run: a run directory or public checkpoint, with ' | EXTENSION' if wanted.
@@ -53,15 +57,16 @@ def continue_text(
       temperature, top_k, top_p: as for `generate`.
       seed: of the random key.
       samples: continuations of each prompt, drawn at a positive temperature.
-      constant_cache: keep only what a model of `lm_infinite` layers sees, with room for so many new tokens; None keeps all.
-      recompute: read the text anew at every step that changes frequencies with its length, so that every token is as in a full
-        pass; a `longrope` of two lists does so by itself.
+      constant_cache: keep only what a model of `lm_infinite` layers sees, with room for so many new
+        tokens; None keeps all.
+      recompute: read the text anew at every step that changes frequencies with its length, so that
+        every token is as in a full pass; a `longrope` of two lists does so by itself.
       overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}.
 
     Raises:
       FileNotFoundError: no such run.
-      ValueError: a run that does not continue text, an empty prompt, a range that is left, more tokens than the encoding
-        has positions for.
+      ValueError: a run that does not continue text, an empty prompt, a range that is left, more
+        tokens than the encoding has positions for.
 
     Example:
       continue_text('runs/rope', ['The '], tokens=16)[0][0]
@@ -70,27 +75,43 @@ def continue_text(
         raise SpecError(f'tokens and samples must be at least 1, got {tokens} and {samples}')
     check_number('temperature', temperature, least=0)
     if constant_cache is not None and constant_cache < 1:
-        raise SpecError(f'constant_cache is the room for new tokens, at least 1, got {constant_cache}')
+        raise SpecError(
+            f'constant_cache is the room for new tokens, at least 1, got {constant_cache}'
+        )
     if constant_cache is not None and recompute:
-        raise SpecError('constant_cache forgets the text that recompute would read anew; leave out one of the two')
+        raise SpecError(
+            'constant_cache forgets the text that recompute would read anew; leave out one of '
+            'the two'
+        )
     if samples > 1 and temperature == 0:
-        raise SpecError(f'temperature=0 makes the {samples} samples equal; give a positive temperature')
+        raise SpecError(
+            f'temperature=0 makes the {samples} samples equal; give a positive temperature'
+        )
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
     job = prepare(run, {**(overrides or {}), **UNASKED})
     if not job.task.is_language:
-        raise SpecError(f'{job.directory} was trained on {job.config.task}, which is not text; expected a run of language()')
+        raise SpecError(
+            f'{job.directory} was trained on {job.config.task}, which is not text; expected a '
+            'run of language()'
+        )
     encoded = [job.task.encode(prompt) for prompt in prompts]
-    _check_memory(job.cfg, len(prompts) * samples, max(map(len, encoded)) + (constant_cache or tokens))
+    _check_memory(
+        job.cfg, len(prompts) * samples, max(map(len, encoded)) + (constant_cache or tokens)
+    )
     ids, valid = pad_left([row for row in encoded for _ in range(samples)])
-    decoding = ConstantCache(constant_cache) if constant_cache else Recomputed() if recompute else None
+    decoding = (
+        ConstantCache(constant_cache) if constant_cache else Recomputed() if recompute else None
+    )
     model = settings.abstract_model(job.cfg, job.config.extend)
     if decoding is not None:
         decoding.check(model)
     try:
         settings.check_width(model, ids.shape[1] + tokens)
     except ValueError as error:
-        raise SpecError(f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}') from error
+        raise SpecError(
+            f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}'
+        ) from error
     ends = _ends(job)
     out = generate(
         job.extended(job.load()[0]),
@@ -110,16 +131,26 @@ def continue_text(
 
 def _check_memory(cfg: TransformerConfig, rows: int, capacity: int) -> None:
     """Refuses rows that no device can remember: the keys and values of all layers."""
-    needed = 2 * rows * capacity * cfg.layers * cfg.kv_heads * cfg.head_dim * np.dtype(cfg.dtype).itemsize
+    needed = (
+        2
+        * rows
+        * capacity
+        * cfg.layers
+        * cfg.kv_heads
+        * cfg.head_dim
+        * np.dtype(cfg.dtype).itemsize
+    )
     if needed > (limit := device_memory()):
         raise SpecError(
-            f'to remember {rows} rows of {capacity} tokens would take {readable(needed)}, the device has {readable(limit)}; '
+            f'to remember {rows} rows of {capacity} tokens would take {readable(needed)}, the '
+            f'device has {readable(limit)}; '
             'ask for fewer tokens or samples'
         )
 
 
 def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B T'], np.ndarray]:
-    """Rows of unequal length as one array, zeros in front of the shorter ones, and which entries are tokens.
+    """Rows of unequal length as one array, zeros in front of the shorter ones, and which entries
+    are tokens.
 
     Example:
       >>> [a.tolist() for a in pad_left([np.array([5, 6]), np.array([7])])]
@@ -133,7 +164,9 @@ def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B 
 
 
 def _ends(job: Job) -> tuple[int, ...]:
-    """The end-of-text tokens of the public checkpoint that the text is for: none, one, or several, of which the first ends it."""
+    """The end-of-text tokens of the public checkpoint that the text is for: none, one, or several,
+    of which the first ends it.
+    """
     path = job.directory if is_pretrained(job.directory) else job.config.data.tokenizer
     config = open_source(path).config if path else {}
     return special_ids('eos_token_id', config, config)
@@ -147,18 +180,42 @@ def _until(row, ends):
 def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     """What `continue_text` is called with."""
     parser = Parser('python -m posenc_jax.generate', description=__doc__)
-    parser.add_argument('--run', required=True, metavar='DIR', help='run directory or public checkpoint')
+    parser.add_argument(
+        '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
+    )
     parser.add_argument('--extend', metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)')
     parser.add_argument('--prompt', action='append', default=[], metavar='TEXT')
-    parser.add_argument('--prompt_file', type=pathlib.Path, metavar='FILE', help='one more; its last line break is left out')
+    parser.add_argument(
+        '--prompt_file',
+        type=pathlib.Path,
+        metavar='FILE',
+        help='one more; its last line break is left out',
+    )
     parser.add_argument('--tokens', type=int, default=64, metavar='N', help='new tokens at most')
-    parser.add_argument('--temperature', type=float, default=0.0, metavar='T', help='0 takes the most probable token')
+    parser.add_argument(
+        '--temperature',
+        type=float,
+        default=0.0,
+        metavar='T',
+        help='0 takes the most probable token',
+    )
     parser.add_argument('--top_k', type=int, metavar='K')
     parser.add_argument('--top_p', type=float, metavar='P')
     parser.add_argument('--seed', type=int, default=0, metavar='N')
-    parser.add_argument('--samples', type=int, default=1, metavar='N', help='continuations of each prompt')
-    parser.add_argument('--constant_cache', type=int, metavar='ROOM', help='keep only what lm_infinite sees, and ROOM new tokens')
-    parser.add_argument('--recompute', action='store_true', help='read the text anew where its length changes frequencies')
+    parser.add_argument(
+        '--samples', type=int, default=1, metavar='N', help='continuations of each prompt'
+    )
+    parser.add_argument(
+        '--constant_cache',
+        type=int,
+        metavar='ROOM',
+        help='keep only what lm_infinite sees, and ROOM new tokens',
+    )
+    parser.add_argument(
+        '--recompute',
+        action='store_true',
+        help='read the text anew where its length changes frequencies',
+    )
     known, rest = parser.parse_known_args(argv)
     given = vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')
@@ -169,7 +226,11 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
         parser.error(f'{error}')
     if not prompts:
         parser.error('expected --prompt=TEXT or --prompt_file=FILE')
-    return {**given, 'prompts': prompts, 'overrides': overrides | ({'extend': extend} if extend else {})}
+    return {
+        **given,
+        'prompts': prompts,
+        'overrides': overrides | ({'extend': extend} if extend else {}),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,7 +240,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f'generate: {error}', file=sys.stderr)
         return 2
-    texts = [prompt + text for prompt, texts in zip(asked['prompts'], found, strict=True) for text in texts]
+    texts = [
+        prompt + text
+        for prompt, texts in zip(asked['prompts'], found, strict=True)
+        for text in texts
+    ]
     print('\n---\n'.join(texts))
     return 0
 

@@ -1,9 +1,10 @@
 """What holds for every registered encoding and frequency rule, built from the example on its Card.
 
-One layer is the subject: place, embed, `branch` and projections, `project`, `attend`, `merge`. `plain` is the same layer with the doors called
-once over the whole matrix and differentiated by JAX: nothing of `attend` is used, so it is what tiles are compared with.
-Everything is compiled once per encoding and shared by the tests (`Layer`); the sizes are the smallest at which the
-examples show what they do.
+One layer is the subject: place, embed, `branch` and projections, `project`, `attend`, `merge`.
+`plain` is the same layer with the doors called once over the whole matrix and differentiated by
+JAX: nothing of `attend` is used, so it is what tiles are compared with. Everything is compiled once
+per encoding and shared by the tests (`Layer`); the sizes are the smallest at which the examples
+show what they do.
 """
 
 import dataclasses
@@ -34,18 +35,36 @@ OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
-    'nope_temperature': ('encoding', 'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)', dict(needs_training=True)),
-    'self_extend': ('encoding', 'self_extend(encoding=rope(), group=None, local=4)', dict(relative=True)),
-    'sigma_gpt': ('encoding', 'sigma_gpt(max_len=128, table="sinusoid")', dict(needs_training=False)),
+    'nope_temperature': (
+        'encoding',
+        'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)',
+        dict(needs_training=True),
+    ),
+    'self_extend': (
+        'encoding',
+        'self_extend(encoding=rope(), group=None, local=4)',
+        dict(relative=True),
+    ),
+    'sigma_gpt': (
+        'encoding',
+        'sigma_gpt(max_len=128, table="sinusoid")',
+        dict(needs_training=False),
+    ),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
-    'yarn': ('frequencies', 'rope(freqs=yarn(dynamic=True, train_len=8))', dict(relative=False, cached='raw')),
+    'yarn': (
+        'frequencies',
+        'rope(freqs=yarn(dynamic=True, train_len=8))',
+        dict(relative=False, cached='raw'),
+    ),
 }
 
 
 def optional(key, kind, example, promises):
     entry = lookup(key, (kind,))
     promises = dataclasses.replace(entry.card.promises, **promises)
-    return dataclasses.replace(entry, card=dataclasses.replace(entry.card, example=example, promises=promises))
+    return dataclasses.replace(
+        entry, card=dataclasses.replace(entry.card, example=example, promises=promises)
+    )
 
 
 OPTIONAL = [optional(key, *option) for key, option in OPTIONS.items()]
@@ -55,12 +74,20 @@ ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 20, 4, 2, 8, 32
 DOCUMENT = LENGTH // 2
 PACKED = np.arange(LENGTH)[None] // DOCUMENT + np.zeros((ROWS, 1), int)
 CONTEXT = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=16)
-BLOCKS = [(8, 3), (3, 32)]  # one that divides nothing, one with many blocks of queries and one of keys; (4, 4), (8, 8) below
-SAME, DIFFERENT = 2e-5, 1e-3  # of numbers of order one: what float32 sums may differ by, and what is a difference
+BLOCKS = [
+    (8, 3),
+    (3, 32),
+]  # one that divides nothing, one with many blocks of queries and one of keys; (4, 4), (8, 8) below
+SAME, DIFFERENT = (
+    2e-5,
+    1e-3,
+)  # of numbers of order one: what float32 sums may differ by, and what is a difference
 
 
 class Alternating(Encoding):
-    """Gives tokens the positions of a text whose language switches every three tokens: (position, offset, switches)."""
+    """Gives tokens the positions of a text whose language switches every three tokens: (position,
+    offset, switches).
+    """
 
     def place(self, tok, *, key=None):
         parts = jnp.broadcast_arrays(tok.pos, tok.order % 3, tok.order // 3)
@@ -68,25 +95,35 @@ class Alternating(Encoding):
 
 
 class Located(Encoding):
-    """Gives tokens the positions of four documents of five tokens: (position, slot + 1 of the first token or 0, documents)."""
+    """Gives tokens the positions of four documents of five tokens: (position, slot + 1 of the first
+    token or 0, documents).
+    """
 
     def place(self, tok, *, key=None):
-        parts = jnp.broadcast_arrays(tok.pos, jnp.where(tok.order % 5 == 0, tok.order // 5 + 1, 0), 4)
+        parts = jnp.broadcast_arrays(
+            tok.pos, jnp.where(tok.order % 5 == 0, tok.order // 5 + 1, 0), 4
+        )
         return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
 
 
 class Sentences(Encoding):
-    """Gives tokens the positions of a text whose sentences have four tokens: place in the sentence, number of the sentence."""
+    """Gives tokens the positions of a text whose sentences have four tokens: place in the sentence,
+    number of the sentence.
+    """
 
     def place(self, tok, *, key=None):
         return dataclasses.replace(tok, pos=jnp.stack([tok.pos % 4, tok.pos // 4], axis=-1))
 
 
 class Candidates(Encoding):
-    """Gives tokens the positions of a context and candidates of three tokens each: position, number of the candidate."""
+    """Gives tokens the positions of a context and candidates of three tokens each: position, number
+    of the candidate.
+    """
 
     def place(self, tok, *, key=None):
-        return dataclasses.replace(tok, pos=jnp.stack(jnp.broadcast_arrays(tok.pos, tok.order // 3), axis=-1))
+        return dataclasses.replace(
+            tok, pos=jnp.stack(jnp.broadcast_arrays(tok.pos, tok.order // 3), axis=-1)
+        )
 
 
 # What a task would say about tokens, for encodings of which something is at rest without it.
@@ -109,8 +146,8 @@ def draw(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-# Phases of tapa are products of queries and keys: at a gain of 2 up to 23 turns, where the last bit of q changes 1e-4.
-# The W_b of conflator, once moved, makes bigrams three times as long as tokens.
+# Phases of tapa are products of queries and keys: at a gain of 2 up to 23 turns, where the last bit
+# of q changes 1e-4. The W_b of conflator, once moved, makes bigrams three times as long as tokens.
 GAIN = {'tapa': 1.0, 'conflator': 1.0}
 
 READ_NO_QUERIES = {'positional_attention'}
@@ -122,7 +159,9 @@ def projections(gain=2.0):
 
 
 def tokens(*, pos=None, segment=None, valid=None, length=LENGTH, rows=ROWS):
-    """Tokens with every leaf present, so that all inputs of one length share one compiled function."""
+    """Tokens with every leaf present, so that all inputs of one length share one compiled
+    function.
+    """
     segment = np.zeros((rows, length), np.int32) if segment is None else segment
     valid = np.ones((rows, length), bool) if valid is None else valid
     tok = pj.Tokens.of(segment=segment, valid=valid)
@@ -131,16 +170,24 @@ def tokens(*, pos=None, segment=None, valid=None, length=LENGTH, rows=ROWS):
 
 
 def earlier_rows(x, tok, lookback):
-    """The layer input as `project` reads it: padding is zero, and so is what lies before the sequence."""
+    """The layer input as `project` reads it: padding is zero, and so is what lies before the
+    sequence.
+    """
     x = x if tok.valid is None else jnp.where(tok.valid[..., None], x, 0)
     return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0)))
 
 
 def split(encoding, weights, x, rows, tok):
-    """q, k, v of every input of attention, which is x alone where no other is made; joined along the heads."""
+    """q, k, v of every input of attention, which is x alone where no other is made; joined along
+    the heads.
+    """
     inputs = encoding.branch(rows, tok) if encoding.opens('branch') else (x,)
-    of = lambda name: [jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for x in inputs]
-    return tuple(jnp.concatenate(of(name), axis=2) if len(inputs) > 1 else of(name)[0] for name in 'qkv')
+    of = lambda name: [
+        jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for x in inputs
+    ]
+    return tuple(
+        jnp.concatenate(of(name), axis=2) if len(inputs) > 1 else of(name)[0] for name in 'qkv'
+    )
 
 
 def project(encoding, weights, x, tok, *, key=None):
@@ -178,7 +225,10 @@ class Layer:
         if causal:  # also where the example would let queries see later keys
             self.encoding = pj.chain(self.encoding, Causal())
         self.graphdef, self.state = nnx.split(self.encoding)
-        self.weights, self.x = projections(GAIN.get(self.card.key, 2.0)), draw(4, ROWS, LENGTH, MODEL)
+        self.weights, self.x = (
+            projections(GAIN.get(self.card.key, 2.0)),
+            draw(4, ROWS, LENGTH, MODEL),
+        )
         self.traces = {}
 
     def _counted(self, name, function):
@@ -198,12 +248,17 @@ class Layer:
 
     @functools.cached_property
     def _gradients(self):
-        return {how: self._counted(('gradients', how), functools.partial(gradients, attention_of(how))) for how in ('plain', 'dense', *BLOCKS)}
+        return {
+            how: self._counted(('gradients', how), functools.partial(gradients, attention_of(how)))
+            for how in ('plain', 'dense', *BLOCKS)
+        }
 
     def project(self, x=None, tok=None, weights=None, state=None):
         state = self.state if state is None else state
         weights = self.weights if weights is None else weights
-        return self._project(state, weights, self.x if x is None else x, tokens() if tok is None else tok)
+        return self._project(
+            state, weights, self.x if x is None else x, tokens() if tok is None else tok
+        )
 
     def attend(self, *arguments, state=None):
         return np.asarray(self._dense(self.state if state is None else state, *arguments))
@@ -212,37 +267,56 @@ class Layer:
         return self.attend(*self.project(x, tok, weights, state), state=state)
 
     def gradients(self, how):
-        """Output, and gradients of parameters, projections and input, of a batch with padding on either side."""
+        """Output, and gradients of parameters, projections and input, of a batch with padding on
+        either side.
+        """
         return self._gradients[how](self.state, self.weights, self.x, tokens(valid=PADDED))
 
 
 def attention_of(how):
-    return plain if how == 'plain' else functools.partial(attend, **({'implementation': how} if how == 'dense' else {'block': how}))
+    return (
+        plain
+        if how == 'plain'
+        else functools.partial(
+            attend, **({'implementation': how} if how == 'dense' else {'block': how})
+        )
+    )
 
 
 def gradients(attention, encoding, weights, x, tok):
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
 
     def output(params, weights, x):
-        return attention(encoding := nnx.merge(graphdef, params, rest), *project(encoding, weights, x, tok))
+        return attention(
+            encoding := nnx.merge(graphdef, params, rest), *project(encoding, weights, x, tok)
+        )
 
     out, pull = jax.vjp(output, params, weights, x)
-    # What a padded query returns has no meaning: whole blocks of them are skipped. It must be finite, and is not compared.
+    # What a padded query returns has no meaning: whole blocks of them are skipped. It must be
+    # finite, and is not compared.
     real = tok.valid[..., None, None]
-    return jnp.where(real, out, 0), pull(jnp.where(real, draw(9, *out.shape), 0)), jnp.isfinite(out).all()
+    return (
+        jnp.where(real, out, 0),
+        pull(jnp.where(real, draw(9, *out.shape), 0)),
+        jnp.isfinite(out).all(),
+    )
 
 
 PADDED = np.ones((ROWS, LENGTH), bool)
 PADDED[0, :3] = PADDED[1, -4:] = False
 
 
-@pytest.fixture(scope='module', params=ENTRIES, ids=lambda entry: entry.key + '_option' * (entry in OPTIONAL))
+@pytest.fixture(
+    scope='module', params=ENTRIES, ids=lambda entry: entry.key + '_option' * (entry in OPTIONAL)
+)
 def layer(request):
     return Layer(request.param)
 
 
 def close(a, b, tolerance=SAME):
-    np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance, atol=tolerance
+    )
 
 
 def gap(a, b):
@@ -250,10 +324,14 @@ def gap(a, b):
 
 
 def close_gradients(a, b):
-    """Finite, and equal up to a floor set by the largest entry: some true gradients are exactly zero."""
+    """Finite, and equal up to a floor set by the largest entry: some true gradients are exactly
+    zero.
+    """
     for ours, theirs in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.isfinite(ours).all()
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=5 * SAME * max(1.0, float(np.abs(theirs).max())))
+        np.testing.assert_allclose(
+            ours, theirs, rtol=1e-3, atol=5 * SAME * max(1.0, float(np.abs(theirs).max()))
+        )
 
 
 def equal_trees(a, b):
@@ -266,8 +344,14 @@ def equal_trees(a, b):
 
 
 def test_shapes_and_types(layer):
-    """bfloat16 in, bfloat16 out at every door of the token stage; logits, carries and sums of values in float32."""
-    shapes = jax.eval_shape(functools.partial(project, layer.encoding, layer.weights), layer.x.astype(jnp.bfloat16), tokens())
+    """bfloat16 in, bfloat16 out at every door of the token stage; logits, carries and sums of
+    values in float32.
+    """
+    shapes = jax.eval_shape(
+        functools.partial(project, layer.encoding, layer.weights),
+        layer.x.astype(jnp.bfloat16),
+        tokens(),
+    )
     q, k, v, tq, tk = shapes
     inputs = q.shape[2] // HEADS
     assert layer.encoding.opens('branch') == layer.encoding.opens('merge')
@@ -287,21 +371,41 @@ def test_shapes_and_types(layer):
         seen, carry = jnp.ones((ROWS, 1, LENGTH, LENGTH), bool), layer.encoding.open(q, tq)
         s, matched = layer.encoding.match(q, k, tq, tk, seen, carry)
         scored = layer.encoding.score(s, tq, tk, seen, matched)
-        return carry, (s, matched), scored, layer.encoding.collect(s, v, tq, tk), layer.encoding.mask(tq, tk)
+        return (
+            carry,
+            (s, matched),
+            scored,
+            layer.encoding.collect(s, v, tq, tk),
+            layer.encoding.mask(tq, tk),
+        )
 
     carry, matched, scored, collected, mask = jax.eval_shape(pair_stage, *shapes)
     for s, after in (matched, scored):
         assert (s.shape, s.dtype) == ((ROWS, inputs * HEADS, LENGTH, LENGTH), jnp.float32)
-        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), carry)
-    assert all(a.dtype == jnp.float32 and a.shape[:3] == (ROWS, inputs * HEADS, LENGTH) for a in jax.tree.leaves(carry))
-    assert (collected.shape, collected.dtype) == ((ROWS, inputs * HEADS, LENGTH, WIDTH), jnp.float32)
-    assert mask is None or (mask.dtype == bool and np.broadcast_shapes(mask.shape, matched[0].shape) == matched[0].shape)
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
+            lambda a: (a.shape, a.dtype), carry
+        )
+    assert all(
+        a.dtype == jnp.float32 and a.shape[:3] == (ROWS, inputs * HEADS, LENGTH)
+        for a in jax.tree.leaves(carry)
+    )
+    assert (collected.shape, collected.dtype) == (
+        (ROWS, inputs * HEADS, LENGTH, WIDTH),
+        jnp.float32,
+    )
+    assert mask is None or (
+        mask.dtype == bool and np.broadcast_shapes(mask.shape, matched[0].shape) == matched[0].shape
+    )
 
 
 def test_bfloat16_is_close_to_float32(layer):
-    """The same rounded queries, keys and values in both: what differs is how the encoding computes."""
+    """The same rounded queries, keys and values in both: what differs is how the encoding
+    computes.
+    """
     tok = tokens()
-    if layer.promises.relative:  # far out, where a position or a phase in bfloat16 is wrong by units
+    if (
+        layer.promises.relative
+    ):  # far out, where a position or a phase in bfloat16 is wrong by units
         tok = dataclasses.replace(tok, pos=13 * tok.pos + 1000)
     low = layer.x.astype(jnp.bfloat16)
 
@@ -323,7 +427,12 @@ class CoarseRope(Encoding):
     """RoPE with phases in the dtype of the vectors, as it must not be."""
 
     def project(self, q, k, v, tq, tk, x=None):
-        turn = lambda a, tok: rotate(a, (tok.pos.astype(a.dtype)[..., None] * rope_frequencies(WIDTH, 1e4).astype(a.dtype))[:, :, None])
+        turn = lambda a, tok: rotate(
+            a,
+            (tok.pos.astype(a.dtype)[..., None] * rope_frequencies(WIDTH, 1e4).astype(a.dtype))[
+                :, :, None
+            ],
+        )
         return turn(q, tq), turn(k, tk), v, tq, tk
 
 
@@ -337,7 +446,10 @@ def test_phases_in_bfloat16_would_be_noticed():
 
 @pytest.mark.parametrize('how', ['dense', *BLOCKS], ids=str)
 def test_tiles_and_their_gradients_equal_the_whole(layer, how):
-    (out, grads, finite), (expected, expectations, _) = layer.gradients(how), layer.gradients('plain')
+    (out, grads, finite), (expected, expectations, _) = (
+        layer.gradients(how),
+        layer.gradients('plain'),
+    )
     assert finite
     close(out, expected)
     close_gradients(grads, expectations)
@@ -346,7 +458,9 @@ def test_tiles_and_their_gradients_equal_the_whole(layer, how):
 def test_every_parameter_gets_a_gradient(layer):
     parameters, *_ = layer.gradients('dense')[1]
     for path, gradient in jax.tree_util.tree_leaves_with_path(parameters):
-        assert np.abs(gradient).max() > 1e-6, f'{jax.tree_util.keystr(path)} is trained but nothing reaches it'
+        assert np.abs(gradient).max() > 1e-6, (
+            f'{jax.tree_util.keystr(path)} is trained but nothing reaches it'
+        )
 
 
 def test_padded_rows_are_finite_and_do_not_leak(layer):
@@ -361,7 +475,14 @@ def test_padded_rows_are_finite_and_do_not_leak(layer):
 
 
 def test_jit_equals_eager(layer):
-    close(attend(layer.encoding, *project(layer.encoding, layer.weights, layer.x, tokens()), implementation='dense'), layer())
+    close(
+        attend(
+            layer.encoding,
+            *project(layer.encoding, layer.weights, layer.x, tokens()),
+            implementation='dense',
+        ),
+        layer(),
+    )
 
 
 def test_vmap_equals_a_loop(layer):
@@ -380,15 +501,29 @@ def test_vmap_equals_a_loop(layer):
 def test_one_trace_serves_many_values(layer):
     before = {name: layer.traces.get(name, 0) for name in ('project', 'dense')}
     for step in range(3):
-        layer(layer.x * (step + 1), tokens(pos=tokens().pos + step, segment=np.arange(LENGTH)[None] // (7 + step) + np.zeros((2, 1), int)))
-    assert all(layer.traces[name] - count <= 1 for name, count in before.items()), (before, layer.traces)
+        layer(
+            layer.x * (step + 1),
+            tokens(
+                pos=tokens().pos + step,
+                segment=np.arange(LENGTH)[None] // (7 + step) + np.zeros((2, 1), int),
+            ),
+        )
+    assert all(layer.traces[name] - count <= 1 for name, count in before.items()), (
+        before,
+        layer.traces,
+    )
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
 def test_sharded_equals_unsharded(layer):
-    mesh, how = make_mesh(data=2, tensor=2, sequence=2), functools.partial(attend, how=sharded_attend, block=(8, 8))
+    mesh, how = (
+        make_mesh(data=2, tensor=2, sequence=2),
+        functools.partial(attend, how=sharded_attend, block=(8, 8)),
+    )
     with jax.set_mesh(mesh):
-        sharded = jax.jit(functools.partial(gradients, how))(layer.encoding, layer.weights, layer.x, tokens(valid=PADDED))
+        sharded = jax.jit(functools.partial(gradients, how))(
+            layer.encoding, layer.weights, layer.x, tokens(valid=PADDED)
+        )
     out, grads, finite = sharded
     expected, expectations, _ = layer.gradients('dense')
     assert finite and len(out.sharding.device_set) == 8
@@ -398,22 +533,33 @@ def test_sharded_equals_unsharded(layer):
 
 def test_what_is_per_head_says_so(layer):
     """Tensor parallelism cuts variables by the axes they declare."""
-    for variable in jax.tree.leaves(nnx.state(layer.encoding), is_leaf=lambda a: isinstance(a, nnx.Variable)):
+    for variable in jax.tree.leaves(
+        nnx.state(layer.encoding), is_leaf=lambda a: isinstance(a, nnx.Variable)
+    ):
         assert isinstance(variable, (nnx.Param, Constant)), type(variable)
         axes = variable.get_metadata().get('axes')
-        assert axes is not None and len(axes) == variable.get_value().ndim, f'{variable} declares axes={axes}'
+        assert axes is not None and len(axes) == variable.get_value().ndim, (
+            f'{variable} declares axes={axes}'
+        )
         for size, role in zip(variable.get_value().shape, axes):
-            assert role not in ('heads', 'kv_heads') or size == {'heads': HEADS, 'kv_heads': KV_HEADS}[role]
+            assert (
+                role not in ('heads', 'kv_heads')
+                or size == {'heads': HEADS, 'kv_heads': KV_HEADS}[role]
+            )
 
 
 # Padding, packing, causality.
 
 
 def test_packing_and_padding_change_nothing(layer):
-    """Two documents of ten tokens: alone, packed in one row, and with padding on the left or on the right."""
+    """Two documents of ten tokens: alone, packed in one row, and with padding on the left or on the
+    right.
+    """
     documents = layer.x[:, :DOCUMENT]
     alone = pj.Tokens.of(length=DOCUMENT)
-    expected = jax.jit(lambda x: attend(layer.encoding, *project(layer.encoding, layer.weights, x, alone)))(documents)
+    expected = jax.jit(
+        lambda x: attend(layer.encoding, *project(layer.encoding, layer.weights, x, alone))
+    )(documents)
     packed = jnp.tile(documents.reshape(1, LENGTH, MODEL), (ROWS, 1, 1))
     out = layer(packed, tokens(segment=PACKED))
     close(out[0].reshape(expected.shape), expected)
@@ -426,13 +572,20 @@ def test_packing_and_padding_change_nothing(layer):
 
 
 def test_causality(layer):
-    """Composed with the causal mask, no gradient and no change reaches an earlier output: exactly none."""
-    if 'causality' in layer.encoding.decides and any(name_of(part) in ('full', 'prefix') for part in parts_of(layer.encoding)):
+    """Composed with the causal mask, no gradient and no change reaches an earlier output: exactly
+    none.
+    """
+    if 'causality' in layer.encoding.decides and any(
+        name_of(part) in ('full', 'prefix') for part in parts_of(layer.encoding)
+    ):
         layer = Layer(layer.entry, causal=True)
     cut = 7
 
     def early(encoding, x, tok):
-        return (attend(encoding, *project(encoding, layer.weights, x, tok), block=(4, 4))[:, :cut] * draw(8, ROWS, cut, HEADS, WIDTH)).sum()
+        return (
+            attend(encoding, *project(encoding, layer.weights, x, tok), block=(4, 4))[:, :cut]
+            * draw(8, ROWS, cut, HEADS, WIDTH)
+        ).sum()
 
     gradient = layer._counted('causality', jax.grad(early, 1))(layer.state, layer.x, tokens())
     assert not np.asarray(gradient[:, cut:]).any()
@@ -442,7 +595,9 @@ def test_causality(layer):
 
 
 def test_distances_are_those_of_positions(layer):
-    """The index orders tokens, and only pure masks may measure with it: gaps in it change nothing else."""
+    """The index orders tokens, and only pure masks may measure with it: gaps in it change nothing
+    else.
+    """
     tok = tokens()
     out, gaps = layer(tok=tok), layer(tok=dataclasses.replace(tok, index=3 * tok.index + 1))
     if layer.card.door != 'mask':
@@ -453,18 +608,28 @@ def test_distances_are_those_of_positions(layer):
 
 
 def decode(encoding, weights, x, tok, prompt):
-    """All outputs from the cache: a prompt at once, then one token at a time. Also the cached keys, before and after."""
+    """All outputs from the cache: a prompt at once, then one token at a time. Also the cached keys,
+    before and after.
+    """
     tok = encoding.place(tok)
     x = encoding.embed(x, tok)
     rows, k = earlier_rows(x, tok, encoding.lookback), jnp.einsum('bld,dnh->blnh', x, weights['k'])
     own, early = tok.slice(0, prompt), rows[:, : prompt + encoding.lookback]
-    arguments, filled = cache_module.start(encoding, *split(encoding, weights, x[:, :prompt], early, own), own, early, LENGTH)
+    arguments, filled = cache_module.start(
+        encoding, *split(encoding, weights, x[:, :prompt], early, own), own, early, LENGTH
+    )
     first = attend(encoding, *arguments)
 
     def step(cache, cursor):
         at = lambda a, shift=0: jax.lax.dynamic_slice_in_dim(a, cursor + shift, 1, axis=1)
         row = at(rows, encoding.lookback)
-        q, k, v = split(encoding, weights, at(x), jnp.concatenate([cache.rows, row], axis=1), tok.slice(cursor, 1))
+        q, k, v = split(
+            encoding,
+            weights,
+            at(x),
+            jnp.concatenate([cache.rows, row], axis=1),
+            tok.slice(cursor, 1),
+        )
         arguments, cache = cache_module.step(encoding, cache, q, k, v, tok, row, cursor)
         return cache, attend(encoding, *arguments, heads_first=True)[:, 0]
 
@@ -473,34 +638,51 @@ def decode(encoding, weights, x, tok, prompt):
 
 
 def test_decoding_equals_the_pass_over_the_prefix(layer):
-    """Token by token through the real cache, one prompt padded on the left; then what the cache held is checked."""
+    """Token by token through the real cache, one prompt padded on the left; then what the cache
+    held is checked.
+    """
     prompt = 6
     valid = np.ones((ROWS, LENGTH), bool)
     valid[1, :2] = False
     tok = dataclasses.replace(pj.Tokens.of(valid=valid), index=jnp.arange(LENGTH)[None])
     if layer.promises.cached == 'none':
-        with pytest.raises(ValueError, match=f'{layer.card.key} gives every token another position when one is added'):
+        with pytest.raises(
+            ValueError,
+            match=f'{layer.card.key} gives every token another position when one is added',
+        ):
             decode(layer.encoding, layer.weights, layer.x, tok, prompt)
         longer = layer(tok=tokens(valid=valid))[:, :prompt]
         shorter = layer(tok=tokens(valid=valid & (np.arange(LENGTH) < prompt)))[:, :prompt]
-        assert gap(longer, shorter) > DIFFERENT, 'none iff a later token changes what all others are'
+        assert gap(longer, shorter) > DIFFERENT, (
+            'none iff a later token changes what all others are'
+        )
         return
-    out, filled, final, raw_keys = layer._counted('decode', lambda e, w, x, tok: decode(e, w, x, tok, prompt))(
-        layer.state, layer.weights, layer.x, tok
-    )
+    out, filled, final, raw_keys = layer._counted(
+        'decode', lambda e, w, x, tok: decode(e, w, x, tok, prompt)
+    )(layer.state, layer.weights, layer.x, tok)
     prefix = lambda end: tokens(valid=valid & (np.arange(LENGTH) < end))
-    close(out[:, :prompt][valid[:, :prompt]], layer(tok=prefix(prompt))[:, :prompt][valid[:, :prompt]])
+    close(
+        out[:, :prompt][valid[:, :prompt]], layer(tok=prefix(prompt))[:, :prompt][valid[:, :prompt]]
+    )
     for t in range(prompt, LENGTH):
         close(out[:, t], layer(tok=prefix(t + 1))[:, t])
 
     before, after = (np.asarray(cache.k)[:, :, :prompt] for cache in (filled, final))
     raw = np.swapaxes(np.asarray(raw_keys)[:, :prompt], 1, 2)
-    whole = np.where(valid[:, :prompt, None, None], layer.project(tok=prefix(LENGTH))[1][:, :prompt], 0)
-    short = np.where(valid[:, :prompt, None, None], layer.project(tok=prefix(prompt))[1][:, :prompt], 0)
+    whole = np.where(
+        valid[:, :prompt, None, None], layer.project(tok=prefix(LENGTH))[1][:, :prompt], 0
+    )
+    short = np.where(
+        valid[:, :prompt, None, None], layer.project(tok=prefix(prompt))[1][:, :prompt], 0
+    )
     kind = layer.promises.cached
     assert layer.encoding.cached == kind
-    assert (gap(whole, short) > DIFFERENT) == (kind == 'raw'), 'raw iff the encoding of a key depends on the length'
-    assert (gap(before, after) > DIFFERENT) == (kind == 'evolving'), 'evolving iff later tokens rewrite keys'
+    assert (gap(whole, short) > DIFFERENT) == (kind == 'raw'), (
+        'raw iff the encoding of a key depends on the length'
+    )
+    assert (gap(before, after) > DIFFERENT) == (kind == 'evolving'), (
+        'evolving iff later tokens rewrite keys'
+    )
     if kind == 'raw':
         np.testing.assert_array_equal(after, raw)
 
@@ -509,9 +691,13 @@ def test_decoding_equals_the_pass_over_the_prefix(layer):
 
 
 def holds(promise, distance):
-    """A property that is exact if it holds; between the two thresholds nothing can be said and the test fails."""
+    """A property that is exact if it holds; between the two thresholds nothing can be said and the
+    test fails.
+    """
     assert distance < SAME * 5 or distance > DIFFERENT, f'undecided: {distance}'
-    assert (distance < SAME * 5) == promise, f'promised {promise}, but the outputs differ by {distance}'
+    assert (distance < SAME * 5) == promise, (
+        f'promised {promise}, but the outputs differ by {distance}'
+    )
 
 
 def test_promise_relative(layer):
@@ -524,7 +710,13 @@ def test_promise_sweep_free(layer):
     q, k, v, tq, tk = layer.project()
     order = np.random.default_rng(0).permutation(LENGTH)
     shuffled = jax.tree.map(lambda a: a[:, order] if a.ndim > 1 else a, (k, v, tk))
-    holds(layer.promises.sweep_free, gap(layer.attend(q, shuffled[0], shuffled[1], tq, shuffled[2]), layer.attend(q, k, v, tq, tk)))
+    holds(
+        layer.promises.sweep_free,
+        gap(
+            layer.attend(q, shuffled[0], shuffled[1], tq, shuffled[2]),
+            layer.attend(q, k, v, tq, tk),
+        ),
+    )
 
 
 def test_promise_mixes_heads(layer):
@@ -538,16 +730,24 @@ def test_promise_mixes_heads(layer):
 def temporary_bytes(layer, length):
     """XLA's own figure for one compiled forward and backward pass in tiles of 64."""
     tok = pj.Tokens.of(positions=np.arange(length)[None] % 64)  # within every example's table
-    loss = lambda encoding, weights, x: attend(encoding, *project(encoding, weights, x, tok), block=64).sum()
-    run = layer._counted(f'memory {length}', lambda e, w, x: jax.grad(loss, (0, 1, 2), allow_int=True)(e, w, x))
+    loss = lambda encoding, weights, x: attend(
+        encoding, *project(encoding, weights, x, tok), block=64
+    ).sum()
+    run = layer._counted(
+        f'memory {length}', lambda e, w, x: jax.grad(loss, (0, 1, 2), allow_int=True)(e, w, x)
+    )
     shape = jax.ShapeDtypeStruct((1, length, MODEL), jnp.float32)
-    return run.lower(layer.state, layer.weights, shape).compile().memory_analysis().temp_size_in_bytes
+    return (
+        run.lower(layer.state, layer.weights, shape).compile().memory_analysis().temp_size_in_bytes
+    )
 
 
 def test_promise_blockwise(layer):
     """Tiles equal the whole (tested above), in memory that is linear in the length."""
     growth = temporary_bytes(layer, 1024) / temporary_bytes(layer, 512)
-    assert (growth < 2.2) == layer.promises.blockwise, f'twice the length, {growth:.2f} times the memory'
+    assert (growth < 2.2) == layer.promises.blockwise, (
+        f'twice the length, {growth:.2f} times the memory'
+    )
 
 
 def test_promise_needs_training(layer):
@@ -556,12 +756,23 @@ def test_promise_needs_training(layer):
 
 
 def test_promise_fused(layer):
-    """After `project`, JAX's own attention with the causal mask serves as well, also where documents are packed."""
+    """After `project`, JAX's own attention with the causal mask serves as well, also where
+    documents are packed.
+    """
     q, k, v, tq, tk = layer.project(tok=tokens(segment=PACKED))
     keys = list(map(name_of, parts_of(layer.encoding)))
     library = jax.nn.dot_product_attention(q, k, v, is_causal='full' not in keys)
-    keep = pj.chain(*(part for part in parts_of(layer.encoding) if name_of(part) == layer.card.key or name_of(part) != 'document'))
-    holds(layer.promises.fused, gap(layer.encoding.merge(library), attend(keep, q, k, v, tq, tk, implementation='dense')))
+    keep = pj.chain(
+        *(
+            part
+            for part in parts_of(layer.encoding)
+            if name_of(part) == layer.card.key or name_of(part) != 'document'
+        )
+    )
+    holds(
+        layer.promises.fused,
+        gap(layer.encoding.merge(library), attend(keep, q, k, v, tq, tk, implementation='dense')),
+    )
 
 
 # Laws of composition, determinism, checkpoints.
@@ -569,28 +780,42 @@ def test_promise_fused(layer):
 
 def test_chains_associate_and_nope_is_neutral(layer):
     first, second = pj.make('nope()'), Document()
-    left, right = pj.chain(pj.chain(first, layer.encoding), second), pj.chain(first, pj.chain(layer.encoding, second))
+    left, right = (
+        pj.chain(pj.chain(first, layer.encoding), second),
+        pj.chain(first, pj.chain(layer.encoding, second)),
+    )
     assert [type(part) for part in left.parts] == [type(part) for part in right.parts]
     assert nnx.graphdef(left) == nnx.graphdef(right)
-    run = jax.jit(lambda encoding, weights, x, tok: attend(encoding, *project(encoding, weights, x, tok), implementation='dense'))
+    run = jax.jit(
+        lambda encoding, weights, x, tok: attend(
+            encoding, *project(encoding, weights, x, tok), implementation='dense'
+        )
+    )
     close(run(left, layer.weights, layer.x, tokens()), layer())
 
 
 def test_exclusive_doors_name_both_owners(layer):
     is_taken = lambda part: [door for door in EXCLUSIVE if part.opens(door)]
-    rivals = [part for entry in ENTRIES for part in parts_of(pj.make(entry.card.example, **CONTEXT))]
+    rivals = [
+        part for entry in ENTRIES for part in parts_of(pj.make(entry.card.example, **CONTEXT))
+    ]
     for part in filter(is_taken, parts_of(layer.encoding)):
         for rival in rivals:
             both = set(is_taken(part)) & set(is_taken(rival))
             if both:
-                with pytest.raises(SpecError, match=f'{part.card.key} and {rival.card.key} both need the exclusive door') as error:
+                with pytest.raises(
+                    SpecError,
+                    match=f'{part.card.key} and {rival.card.key} both need the exclusive door',
+                ) as error:
                     pj.chain(part, rival)
                 assert any(repr(door) in str(error.value) for door in both)
 
 
 def test_causal_only_encodings_refuse_an_encoder(layer):
     if layer.card.causal_only:
-        with pytest.raises(SpecError, match=f'{layer.card.key} is defined for causal attention only'):
+        with pytest.raises(
+            SpecError, match=f'{layer.card.key} is defined for causal attention only'
+        ):
             make(layer.entry, causal=False)
     else:
         make(layer.entry, causal=False)
@@ -628,18 +853,30 @@ def test_the_example_round_trips(layer):
 
 def numbered(content, name=''):
     """Names, at any depth, of the entries of a golden file that are or contain numbers."""
-    below = content.items() if isinstance(content, dict) else [('', v) for v in content] if isinstance(content, list) else ()
+    below = (
+        content.items()
+        if isinstance(content, dict)
+        else [('', v) for v in content]
+        if isinstance(content, list)
+        else ()
+    )
     found = set().union(*(numbered(value, key) for key, value in below))
     return found | {name} if found or isinstance(content, (int, float)) else found
 
 
 def test_numbers_of_golden_files_are_found():
-    assert numbered({'source': 'by hand'}) == numbered({'source': 'by hand', 'values': {'bias': []}}) == set()
+    assert (
+        numbered({'source': 'by hand'})
+        == numbered({'source': 'by hand', 'values': {'bias': []}})
+        == set()
+    )
     assert numbered({'source': 'x', 'values': {'bias': [[0.5]]}}) >= {'values', 'bias'}
 
 
 METHODS = [entry for kind in KINDS for entry in entries(kind)]  # also those that are no encoding
-every_method = pytest.mark.parametrize('entry', METHODS, ids=lambda entry: f'{entry.kind}-{entry.key}')
+every_method = pytest.mark.parametrize(
+    'entry', METHODS, ids=lambda entry: f'{entry.kind}-{entry.key}'
+)
 
 
 @every_method
@@ -650,15 +887,29 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
     assert re.fullmatch(r'\d{4}\.\d{4,5}', card.arxiv) or not card.arxiv
     assert 1990 < card.year < 2100
     golden = ROOT / 'tests' / 'golden' / f'{card.key}.json'
-    assert golden.is_file(), f'{golden.name} is missing: numbers from elsewhere, and where they come from'
+    assert golden.is_file(), (
+        f'{golden.name} is missing: numbers from elsewhere, and where they come from'
+    )
     content = json.loads(golden.read_text())
     assert content['source'].strip()
     test = (ROOT / 'tests' / 'methods' / f'{card.key}_test.py').read_text(encoding='utf-8')
-    named = [name for name in numbered(content) - {''} if re.search(rf'[\'"]{re.escape(name)}[\'"]', test)]
-    assert golden.name in test and named, f'{golden.name} holds no numbers that {card.key}_test.py reads by name'
-    rows = [row for row in (ROOT / 'docs' / 'catalog.md').read_text(encoding='utf-8').splitlines() if f'| `{card.key}` |' in row]
+    named = [
+        name
+        for name in numbered(content) - {''}
+        if re.search(rf'[\'"]{re.escape(name)}[\'"]', test)
+    ]
+    assert golden.name in test and named, (
+        f'{golden.name} holds no numbers that {card.key}_test.py reads by name'
+    )
+    rows = [
+        row
+        for row in (ROOT / 'docs' / 'catalog.md').read_text(encoding='utf-8').splitlines()
+        if f'| `{card.key}` |' in row
+    ]
     shown = card.example.replace('|', '\\|')
-    assert any(shown in row for row in rows), 'the catalogue is stale: python -m posenc_jax.core.catalog'
+    assert any(shown in row for row in rows), (
+        'the catalogue is stale: python -m posenc_jax.core.catalog'
+    )
 
 
 @every_method
@@ -666,4 +917,6 @@ def test_the_docstring_shows_and_cites(entry):
     text = ' '.join(entry.build.__doc__.split())
     for needed in ('Differs from ', 'Example:', '>>> ', 'Reference: '):
         assert needed in text, f'{entry.key}: the docstring has no {needed!r}'
-    assert not entry.card.arxiv or entry.card.arxiv in text, f'{entry.key}: the docstring does not cite {entry.card.arxiv}'
+    assert not entry.card.arxiv or entry.card.arxiv in text, (
+        f'{entry.key}: the docstring does not cite {entry.card.arxiv}'
+    )

@@ -17,7 +17,11 @@ from posenc_jax.core.catalog import KINDS
 from posenc_jax.core.registry import entries
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(m.name for m in pkgutil.walk_packages(posenc_jax.__path__, 'posenc_jax.') if not m.name.endswith('__main__'))
+MODULES = sorted(
+    m.name
+    for m in pkgutil.walk_packages(posenc_jax.__path__, 'posenc_jax.')
+    if not m.name.endswith('__main__')
+)
 NUMBER = re.compile(r'[-+]?\d+\.\d*(?:e[-+]?\d+)?')
 
 
@@ -29,7 +33,10 @@ class Checker(doctest.OutputChecker):
             return True
         if not super().check_output(NUMBER.sub('#', want), NUMBER.sub('#', got), optionflags):
             return False
-        return all(_agrees(shown, float(value)) for shown, value in zip(NUMBER.findall(want), NUMBER.findall(got)))
+        return all(
+            _agrees(shown, float(value))
+            for shown, value in zip(NUMBER.findall(want), NUMBER.findall(got))
+        )
 
 
 def _agrees(shown, value):
@@ -41,7 +48,13 @@ def _agrees(shown, value):
 def test_the_checker_compares_to_the_digits_shown():
     check = lambda want, got: Checker().check_output(want, got, 0)
     assert check('[0.34, 1.0]\n', '[0.3400000035762787, 1.0]\n') and check('1.0e-03\n', '0.001\n')
-    for want, got in (('0.34\n', '0.346\n'), ('[0.34]\n', '[0.34, 0.34]\n'), ('3\n', '4\n'), ('-0.5\n', '0.5\n'), ('a 0.1\n', 'b 0.1\n')):
+    for want, got in (
+        ('0.34\n', '0.346\n'),
+        ('[0.34]\n', '[0.34, 0.34]\n'),
+        ('3\n', '4\n'),
+        ('-0.5\n', '0.5\n'),
+        ('a 0.1\n', 'b 0.1\n'),
+    ):
         assert not check(want, got), (want, got)
 
 
@@ -53,7 +66,9 @@ def test_the_package_is_found():
 def test_examples_run(name):
     module = importlib.import_module(name)
     assert module.__doc__, f'{name} has no docstring'
-    runner = doctest.DocTestRunner(Checker(), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    runner = doctest.DocTestRunner(
+        Checker(), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    )
     for example in doctest.DocTestFinder().find(module):
         runner.run(example)
     assert not runner.failures
@@ -91,15 +106,24 @@ def test_public_names_are_documented():
 @pytest.mark.parametrize('path', ['README.md', 'CONTRIBUTING.md', 'docs/architecture.md'])
 def test_files_that_are_named_exist(path):
     text = (ROOT / path).read_text(encoding='utf-8')
-    named = set(re.findall(r'`((?:docs|configs|tests|benchmarks|posenc_jax|core)/[\w/]*(?:/|\.(?:md|py|json)))`', text))
+    named = set(
+        re.findall(
+            r'`((?:docs|configs|tests|benchmarks|posenc_jax|core)/[\w/]*(?:/|\.(?:md|py|json)))`',
+            text,
+        )
+    )
     for name in named:
         found = [root / name for root in (ROOT, ROOT / 'posenc_jax') if (root / name).exists()]
-        assert found or 'root' in name, f'{path} names {name}'  # `root` is the made-up method of CONTRIBUTING.md
+        assert found or 'root' in name, (
+            f'{path} names {name}'
+        )  # `root` is the made-up method of CONTRIBUTING.md
 
 
 def test_the_notebook_example_of_the_readme_runs():
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    (code,) = [block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'functional' in block]
+    (code,) = [
+        block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'functional' in block
+    ]
     scope = {}
     exec(re.sub(r'^!.*$', '', code, flags=re.M).replace('4096', '256'), scope)
     assert scope['out'].shape == scope['v'].shape == (1, 256, 8, 64)
@@ -107,7 +131,9 @@ def test_the_notebook_example_of_the_readme_runs():
 
 def test_the_contexts_of_the_readme_are_joined(capsys):
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    (code,) = [block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'ape_parallel' in block]
+    (code,) = [
+        block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'ape_parallel' in block
+    ]
     exec(code, {})
     assert capsys.readouterr().out.strip() == '(1, 4)'
 
@@ -117,7 +143,9 @@ def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
 
     monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
     text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
-    code = next(block for block in re.findall(r'```python\n(.*?)```', text, re.S) if '@register' in block)
+    code = next(
+        block for block in re.findall(r'```python\n(.*?)```', text, re.S) if '@register' in block
+    )
     scope = {'__name__': 'root'}
     exec(code, scope)
     built = posenc_jax.make('root(scale=2.0)', heads=2, causal=True)
@@ -126,7 +154,13 @@ def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
     s, _ = built.parts[0].score(jax.numpy.zeros((1, 2, 5, 5)), tok, tok, None, ())
     assert s[0, 1, 4, 0] == -2.0  # scale 2, second head, distance 4
     docstring = ' '.join(scope['Root'].__doc__.split())
-    for needed in ('Differs from ', 'Example:', '>>> ', 'Reference: ', built.parts[0].card.arxiv):  # as the contract asks
+    for needed in (
+        'Differs from ',
+        'Example:',
+        '>>> ',
+        'Reference: ',
+        built.parts[0].card.arxiv,
+    ):  # as the contract asks
         assert needed in docstring, needed
     runner = doctest.DocTestRunner(Checker())
     for name in ('Root', 'root_bias'):

@@ -1,4 +1,6 @@
-"""The program that gives the package wrong input: it notices every way to fail, and its targets pass some tries of it."""
+"""The program that gives the package wrong input: it notices every way to fail, and its targets
+pass some tries of it.
+"""
 
 import random
 
@@ -27,16 +29,27 @@ def test_every_way_to_fail_is_noticed_and_the_tries_after_it_are_made(monkeypatc
     monkeypatch.setattr(harness, 'SECONDS', 2)
     monkeypatch.setattr(harness, 'WAITING', 1)
     monkeypatch.setattr(harness, 'BYTES', 2**27)
-    kinds = [fuzz_fake.make(random.Random(f'{FAKE} 0 {number}'), None, None) for number in range(20)]
+    kinds = [
+        fuzz_fake.make(random.Random(f'{FAKE} 0 {number}'), None, None) for number in range(20)
+    ]
     assert set(kinds) == set(fuzz_fake.KINDS)
     outcomes, failures = harness.fuzz(FAKE, 0, len(kinds), 2)
     expected = [(number, EXPECTED[kind]) for number, kind in enumerate(kinds) if kind in EXPECTED]
     assert failures == expected
-    assert outcomes == {'read': kinds.count('read'), 'refused': kinds.count('refused'), 'failed': len(expected)}
+    assert outcomes == {
+        'read': kinds.count('read'),
+        'refused': kinds.count('refused'),
+        'failed': len(expected),
+    }
 
 
 def test_what_an_error_must_be():
-    assert problem(ValueError('a line')) is problem(OSError(2, 'No such file', 'a')) is problem(ImportError('a')) is None
+    assert (
+        problem(ValueError('a line'))
+        is problem(OSError(2, 'No such file', 'a'))
+        is problem(ImportError('a'))
+        is None
+    )
     assert problem(ValueError('')) == 'ValueError without a message'
     assert problem(RecursionError('a')) == 'RecursionError: a'
     assert problem(AssertionError('other arrays')) == 'AssertionError: other arrays'
@@ -60,5 +73,9 @@ def test_targets(name, tmp_path):
     shown = []
     for folder in ('one', 'two'):
         (tmp_path / folder).mkdir()
-        shown.append(target.show(target.make(random.Random(f'{name} 0 7'), good, tmp_path / folder)).replace(folder, ''))
+        shown.append(
+            target.show(target.make(random.Random(f'{name} 0 7'), good, tmp_path / folder)).replace(
+                folder, ''
+            )
+        )
     assert shown[0] == shown[1]  # a try depends on its number alone

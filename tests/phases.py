@@ -10,7 +10,9 @@ def wide(a):
 
 
 def error(angles, pos, inv_freq):
-    """Largest distance on the circle to the product in extended precision; pos [...], inv_freq and angles [..., F]."""
+    """Largest distance on the circle to the product in extended precision; pos [...], inv_freq and
+    angles [..., F].
+    """
     turn = 2 * (np.longdouble(np.pi) + np.longdouble('1.2246467991473531772e-16'))
     away = wide(angles) - wide(pos)[..., None] * wide(inv_freq)
     return float(np.abs(away - turn * np.round(away / turn)).max())

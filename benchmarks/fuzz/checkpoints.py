@@ -1,4 +1,6 @@
-"""Directories of runs: the files of a tiny trained run, damaged in one to three places, evaluated and resumed."""
+"""Directories of runs: the files of a tiny trained run, damaged in one to three places, evaluated
+and resumed.
+"""
 
 import contextlib
 import dataclasses
@@ -24,13 +26,16 @@ from posenc_jax.training.metrics_file import FILE
 from posenc_jax.training.step import make_trainer, take_apart
 
 STEPS = (3, 4, 6)  # with a checkpoint
-VALUES = (None, True, False, 0, -1, 1, 3, 7, 2**31, 2**63, 10**40, 0.5, 1e-300, 1e300, float('nan'), float('inf'), '', 'x', 'rope()',
+VALUES = (None, True, False, 0, -1, 1, 3, 7, 2**31, 2**63, 10**40, 0.5, 1e-300, 1e300, float('nan'),
+    float('inf'), '', 'x', 'rope()',
           [], [[]], {}, [3], {'a': 1})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Damaged:
-    """What was done to a run, and whether it is resumed or evaluated (the newest checkpoint, or that of a step)."""
+    """What was done to a run, and whether it is resumed or evaluated (the newest checkpoint, or
+    that of a step).
+    """
 
     run: pathlib.Path
     good: pathlib.Path
@@ -53,11 +58,15 @@ def config_of_run():
 def trainer():
     config = config_of_run()
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
-    return make_trainer(configs.model_config(config, configs.make_task(config)), config.train, 0, mesh)
+    return make_trainer(
+        configs.model_config(config, configs.make_task(config)), config.train, 0, mesh
+    )
 
 
 def prepare(folder: pathlib.Path) -> None:
-    """A run as training leaves it, with arrays of noise, so that none of them is small on the disk or equal to another."""
+    """A run as training leaves it, with arrays of noise, so that none of them is small on the disk
+    or equal to another.
+    """
     run, saved = folder / 'run', configs.saved_of(config_of_run())
     with Checkpoints(run, keep=3, saved=saved) as checkpoints, MetricsLog(run, 0) as log:
         configs.write(saved, run / configs.FILE)
@@ -94,7 +103,9 @@ def harm(rng: random.Random, run: pathlib.Path) -> str:
     files = sorted(path for path in run.rglob('*') if path.is_file())
     if not files:
         return 'nothing is left'
-    few = [path for path in files if path.name in (configs.FILE, FILE, 'metadata')]  # among many with arrays
+    few = [
+        path for path in files if path.name in (configs.FILE, FILE, 'metadata')
+    ]  # among many with arrays
     path = rng.choice(few if few and rng.random() < 0.4 else files)
     name, content = path.relative_to(run), path.read_bytes()
     at = rng.randrange(len(content) + 1)
@@ -128,7 +139,11 @@ def harm(rng: random.Random, run: pathlib.Path) -> str:
                 return f'{name} is a folder'
             return f'{name} deleted'
         case 6:
-            new = path.with_name(rng.choice(('x', 'manifest.ocdbt', '_METADATA', 'metadata', configs.FILE, FILE, '7')))
+            new = path.with_name(
+                rng.choice(
+                    ('x', 'manifest.ocdbt', '_METADATA', 'metadata', configs.FILE, FILE, '7')
+                )
+            )
             if not new.is_dir():
                 path.rename(new)
             return f'{name} renamed to {new.name}'
@@ -169,7 +184,10 @@ def harm_json(rng: random.Random, path: pathlib.Path, name: pathlib.Path) -> str
         return f'{name} emptied'
     place, key, parent = found, None, None
     while isinstance(place, dict | list) and place and (parent is None or rng.random() < 0.7):
-        parent, key = place, rng.choice(sorted(place) if isinstance(place, dict) else range(len(place)))
+        parent, key = (
+            place,
+            rng.choice(sorted(place) if isinstance(place, dict) else range(len(place))),
+        )
         place = parent[key]
     value = rng.choice(VALUES)
     if parent is None or rng.random() < 0.1:
@@ -196,10 +214,18 @@ def read(given: Damaged) -> None:
         for one, two in zip(jax.tree.leaves(model), expected.values(), strict=True):
             assert np.array_equal(one, two), f'other arrays of step {step} were read'
     quiet = not said.getvalue()
-    assert not (quiet and given.step is None and step != STEPS[-1] and newest(given)), 'an older checkpoint was taken in silence'
+    assert not (quiet and given.step is None and step != STEPS[-1] and newest(given)), (
+        'an older checkpoint was taken in silence'
+    )
     if given.resumed and quiet:
-        kept = [line for line in (given.good / 'run' / FILE).read_text().splitlines() if json.loads(line)['step'] <= step]
-        assert (given.run / FILE).read_text().splitlines() == kept, 'other metrics were kept in silence'
+        kept = [
+            line
+            for line in (given.good / 'run' / FILE).read_text().splitlines()
+            if json.loads(line)['step'] <= step
+        ]
+        assert (given.run / FILE).read_text().splitlines() == kept, (
+            'other metrics were kept in silence'
+        )
 
 
 def newest(given: Damaged) -> bool:
@@ -209,8 +235,12 @@ def newest(given: Damaged) -> bool:
 
 def evaluated(given: Damaged):
     config, model, step = restore_model(given.run, given.step)
-    saved, good = (configs.read_saved(run / configs.FILE) for run in (given.run, given.good / 'run'))
-    assert saved.bound == good.bound == dataclasses.replace(saved, config=config).bound, 'another config was read'
+    saved, good = (
+        configs.read_saved(run / configs.FILE) for run in (given.run, given.good / 'run')
+    )
+    assert saved.bound == good.bound == dataclasses.replace(saved, config=config).bound, (
+        'another config was read'
+    )
     assert model.cfg == good.model_config, 'another model was read'
     return step, take_apart(model)[1:]
 
@@ -220,14 +250,23 @@ def resumed(given: Damaged):
     there = configs.read_saved(given.run / configs.FILE)
     if changed := configs.differences(there.config, config):
         raise ValueError(f'another config: {changed}'[:500])
-    with Checkpoints(given.run, keep=3, saved=configs.saved_of(config, there.earlier)) as checkpoints:
+    with Checkpoints(
+        given.run, keep=3, saved=configs.saved_of(config, there.earlier)
+    ) as checkpoints:
         if not checkpoints.steps():
             raise ValueError('a new run')
         state, iterator, step = checkpoints.restore(trainer().abstract)
         assert iterator == {'next_index': 10 * step}, 'another state of the data was read'
-        assert int(state.step) == step and int(state.opt_state[1][0].count) == step, 'another state of the optimizer was read'
+        assert int(state.step) == step and int(state.opt_state[1][0].count) == step, (
+            'another state of the optimizer was read'
+        )
         MetricsLog(given.run, step, checkpoints.entries(step)['metrics'], 1).__exit__()
     return step, {'params': state.params, 'constants': state.constants}
 
 
-TARGET = Target(make=make, read=read, prepare=prepare, show=lambda given: str(dataclasses.replace(given, good=pathlib.Path())))
+TARGET = Target(
+    make=make,
+    read=read,
+    prepare=prepare,
+    show=lambda given: str(dataclasses.replace(given, good=pathlib.Path())),
+)

@@ -1,6 +1,8 @@
-"""Configs: fields of the command lines of train.py and eval.py with values of right and wrong types, and damaged config files.
+"""Configs: fields of the command lines of train.py and eval.py with values of right and wrong
+types, and damaged config files.
 
-What is read is validated; a third of what is valid is built, and one training step is traced on shapes.
+What is read is validated; a third of what is valid is built, and one training step is traced on
+shapes.
 """
 
 import dataclasses
@@ -31,8 +33,8 @@ def get_config():
     config.data.dataset, config.data.data_dir = 'text:*.txt', {folder!r}
     config.model.layers, config.model.width, config.model.heads = 2, 16, 2
     config.train.steps, config.train.batch, config.train.length, config.train.warmup = 20, 8, 12, 4
-    config.eval.at_end, config.eval.tokens, config.eval.stride, config.eval.lengths = False, 64, 4, (12, 16)
-    return config
+    config.eval.at_end, config.eval.tokens, config.eval.stride, config.eval.lengths = False, 64, 4,
+    (12, 16) return config
 """
 CHOICES = {
     'share': ('auto', 'model', 'layer'),
@@ -48,7 +50,13 @@ CHOICES = {
     'model.remat': ('none', 'full', 'dots'),
     'model.implementation': ('', 'dense', 'blocked'),
     'train.tune': ('all', 'adapters', 'encodings'),
-    'eval.protocols': ('sliding', 'nonoverlapping,same_tokens', 'per_position', 'sliding,sliding', ''),
+    'eval.protocols': (
+        'sliding',
+        'nonoverlapping,same_tokens',
+        'per_position',
+        'sliding,sliding',
+        '',
+    ),
     'eval.split': ('validation', 'test', 'train'),
     'eval.positions': ('first', 'sampled'),
     'eval.lengths': ('12', '8,16', '(24,)', '16,16', ''),
@@ -63,14 +71,18 @@ RIGHT = {
     str: ('', 'x'),
     tuple: ('', '1', '1,2'),
 }
-WRONG = ('', ' ', '0', '-1', '1e400', '-1e400', 'nan', 'inf', '1e9', '1000000', '1000000000', '2147483647', '2147483648', '-2147483649', '4294967296', '9' * 30,
-         '9' * 5000, '0x' + 'f' * 5000, '10**9', 'y' * 100, 'yes', 'None', 'é😀', 'a\nb', 'a\0b', '..', '/', 'a' * 300, '[' * 150, '(' * 5000, '()', '(1,)', '{}', "''",
+WRONG = ('', ' ', '0', '-1', '1e400', '-1e400', 'nan', 'inf', '1e9', '1000000', '1000000000',
+    '2147483647', '2147483648', '-2147483649', '4294967296', '9' * 30,
+         '9' * 5000, '0x' + 'f' * 5000, '10**9', 'y' * 100, 'yes', 'None', 'é😀', 'a\nb', 'a\0b',
+         '..', '/', 'a' * 300, '[' * 150, '(' * 5000, '()', '(1,)', '{}', "''",
          '"x', 'x,y', '1,,2', '1,True', '1e-300', '1e38', 'rope()', 'True')  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a program is started with: 'train' or 'eval', a config file, `--config.NAME=VALUE` arguments; whether a step follows."""
+    """What a program is started with: 'train' or 'eval', a config file, `--config.NAME=VALUE`
+    arguments; whether a step follows.
+    """
 
     program: str
     path: str
@@ -81,11 +93,19 @@ class Given:
 def value(rng: random.Random, name: str, usual) -> str:
     if rng.random() < 0.2:
         return rng.choice(WRONG)
-    kinds = {'encoding': 'encoding', 'task': 'task', 'extend': 'extension', 'init.extend': 'frequencies', 'pattern': 'encoding'}
+    kinds = {
+        'encoding': 'encoding',
+        'task': 'task',
+        'extend': 'extension',
+        'init.extend': 'frequencies',
+        'pattern': 'encoding',
+    }
     if name in kinds and rng.random() < 0.8:
         text = specs.call(rng, rng.choice(entries(kinds[name])))
         if name == 'pattern':
-            text = ','.join([text, *rng.choices(('rope()', 'nope()', 'alibi()'), k=rng.choice((0, 1, 3)))])
+            text = ','.join(
+                [text, *rng.choices(('rope()', 'nope()', 'alibi()'), k=rng.choice((0, 1, 3)))]
+            )
         return specs.changed(rng, text) if rng.random() < 0.1 else text
     return rng.choice(CHOICES.get(name) or RIGHT[type(usual)])
 
@@ -93,32 +113,89 @@ def value(rng: random.Random, name: str, usual) -> str:
 def make(rng: random.Random, good: pathlib.Path, own: pathlib.Path) -> Given:
     fields = configs.fields_of(defaults.get_config())
     program = rng.choice(('train', 'train', 'eval'))
-    names = [name for name in fields if program == 'train' or name.split('.')[0] in ('eval', 'data', 'extend', 'task')]
+    names = [
+        name
+        for name in fields
+        if program == 'train' or name.split('.')[0] in ('eval', 'data', 'extend', 'task')
+    ]
     path, arguments = str(good / 'config.py'), []
     for name in rng.sample(names, rng.choice((1, 1, 2, 3, 4))):
         if rng.random() < 0.03:
             name = rng.choice((specs.changed(rng, name), name.split('.')[0], name + '.x', ''))
         arguments.append(f'--config.{name}={value(rng, name, fields.get(name, ""))}')
     if rng.random() < 0.03:
-        arguments.append(rng.choice(('--config.train.steps', '--config', 'x', '--config.train.steps 5', '--nosuch=1', '', '-config.seed=3')))
+        arguments.append(
+            rng.choice(
+                (
+                    '--config.train.steps',
+                    '--config',
+                    'x',
+                    '--config.train.steps 5',
+                    '--nosuch=1',
+                    '',
+                    '-config.seed=3',
+                )
+            )
+        )
     if rng.random() < 0.2:
         path, arguments = str(own / 'config.py'), arguments[:1]
         text = damaged(rng, (good / 'config.py').read_text())
         pathlib.Path(path).write_text(text, encoding='utf-8', errors='surrogateescape')
     elif rng.random() < 0.02:
-        path = rng.choice((str(good), '/etc/passwd', path + ':x', '', path + '\0', str(own / 'none.py'), 'é', '/', '.'))
+        path = rng.choice(
+            (
+                str(good),
+                '/etc/passwd',
+                path + ':x',
+                '',
+                path + '\0',
+                str(own / 'none.py'),
+                'é',
+                '/',
+                '.',
+            )
+        )
     return Given(program, path, tuple(arguments), rng.random() < 0.33)
 
 
 def damaged(rng: random.Random, text: str) -> str:
-    """A config file with another value, without a line, with a line that raises, cut, or with random edits."""
+    """A config file with another value, without a line, with a line that raises, cut, or with
+    random edits.
+    """
     lines = text.splitlines()
     body = lines.index('def get_config():') + 1
-    wrong = ['raise RuntimeError("a\\nb")', 'return 5', 'return None', 'import sys; sys.exit(3)', 'del config.train', 'config.model.x = 1', 'config.train = 3',
-             'return defaults', '1 / 0', 'config.model.width = "x"', 'config.pattern = (1, 2)', 'config.pattern = ("rope()",) * 5000', 'config.eval.lengths = (1.5,)',
-             'config.seed = 10**5000', 'config.train.lr = float("nan")', 'config.name = "a\\0b"', 'config.encoding = "rope()\\n"', 'config.eval.depths = (10**400,)',
-             'config.eval.protocols = (3,)', 'config.eval.lengths = ("x" * 9999,)', 'config.data = None', 'config.mesh.data = True', 'return dict(config)',
-             'raise Exception', 'raise StopIteration', 'config.model.lock()', 'config.task = None', 'return get_config()', 'config.eval.lengths = ((1,),)']  # fmt: skip
+    wrong = [
+        'raise RuntimeError("a\\nb")',
+        'return 5',
+        'return None',
+        'import sys; sys.exit(3)',
+        'del config.train',
+        'config.model.x = 1',
+        'config.train = 3',
+        'return defaults',
+        '1 / 0',
+        'config.model.width = "x"',
+        'config.pattern = (1, 2)',
+        'config.pattern = ("rope()",) * 5000',
+        'config.eval.lengths = (1.5,)',
+        'config.seed = 10**5000',
+        'config.train.lr = float("nan")',
+        'config.name = "a\\0b"',
+        'config.encoding = "rope()\\n"',
+        'config.eval.depths = (10**400,)',
+        'config.eval.protocols = (3,)',
+        'config.eval.lengths = ("x" * 9999,)',
+        'config.data = None',
+        'config.mesh.data = True',
+        'return dict(config)',
+        # fmt: skip
+        'raise Exception',
+        'raise StopIteration',
+        'config.model.lock()',
+        'config.task = None',
+        'return get_config()',
+        'config.eval.lengths = ((1,),)',
+    ]
     match rng.randrange(5):
         case 0 | 1:
             lines.insert(rng.randrange(body + 1, len(lines)), '    ' + rng.choice(wrong))
@@ -144,7 +221,9 @@ def read(given: Given) -> None:
         settings.check(config, configs.make_task(config), cfg)
         return
     config = configs.validate(config_file.read(given.path, given.arguments))
-    if given.steps and config.train.length <= 4 * (config.train.segment or config.train.length):  # each segment is traced
+    if given.steps and config.train.length <= 4 * (
+        config.train.segment or config.train.length
+    ):  # each segment is traced
         trace_step(config)
 
 
@@ -154,7 +233,10 @@ def trace_step(config) -> None:
     mesh = make_mesh(**{name: config.mesh[name] for name in ('data', 'fsdp', 'tensor', 'sequence')})
     trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
     batch = task.sample(batch_rng(0, 'train', 0), 2, configs.task_length(config, task))
-    rows = {name: jax.ShapeDtypeStruct((config.train.batch, *np.shape(a)[1:]), a.dtype) for name, a in batch.items()}
+    rows = {
+        name: jax.ShapeDtypeStruct((config.train.batch, *np.shape(a)[1:]), a.dtype)
+        for name, a in batch.items()
+    }
     with jax.set_mesh(mesh):
         jax.eval_shape(trainer.step, trainer.abstract, rows)
         jax.eval_shape(trainer.evaluate, trainer.abstract, rows)

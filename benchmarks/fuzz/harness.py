@@ -1,4 +1,6 @@
-"""Runs tries in processes that are watched: for how they end, for how long they take, and for the memory they hold."""
+"""Runs tries in processes that are watched: for how they end, for how long they take, and for the
+memory they hold.
+"""
 
 import collections
 import importlib
@@ -16,12 +18,20 @@ import traceback
 from benchmarks.fuzz.target import Target, problem
 
 # Read by the processes of the tries: they compile much and compute little.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
+os.environ.setdefault(
+    'XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+)
 SECONDS, BYTES = 10, 4 * 2**30
-WAITING = 6  # times as many seconds by the clock: the machine may be busy, and the process may wait without computing
-STARTING = 120  # seconds a process may take to import and to read its first input, which is part of no try
+# times as many seconds by the clock: the machine may be busy, and the process may wait without
+# computing
+WAITING = 6
+STARTING = (
+    120  # seconds a process may take to import and to read its first input, which is part of no try
+)
 STARTS = 3  # processes in a row that may end before their first try
-RENEWED = 1000  # tries after which a process is replaced, since what it compiled stays in its memory
+RENEWED = (
+    1000  # tries after which a process is replaced, since what it compiled stays in its memory
+)
 
 
 def load(name: str) -> Target:
@@ -29,7 +39,9 @@ def load(name: str) -> Target:
     return importlib.import_module(name if '.' in name else f'benchmarks.fuzz.{name}').TARGET
 
 
-def attempt(target: Target, name: str, seed: int, number: int, folder: pathlib.Path) -> tuple[str, str]:
+def attempt(
+    target: Target, name: str, seed: int, number: int, folder: pathlib.Path
+) -> tuple[str, str]:
     """One try: 'read', 'refused' or 'failed', and the message or the exception."""
     own = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
     try:
@@ -38,7 +50,11 @@ def attempt(target: Target, name: str, seed: int, number: int, folder: pathlib.P
             target.read(given)
         except Exception as error:
             wrong = problem(error)
-            return ('failed', f'{wrong}; input {target.show(given)[:500]}') if wrong else ('refused', str(error))
+            return (
+                ('failed', f'{wrong}; input {target.show(given)[:500]}')
+                if wrong
+                else ('refused', str(error))
+            )
         return 'read', ''
     finally:
         shutil.rmtree(own, ignore_errors=True)
@@ -57,7 +73,9 @@ def work(name: str, seed: int, numbers: list[int], folder: str, pipe) -> None:
 def memory(pid: int) -> int:
     """Bytes of main memory that a process holds."""
     try:
-        return int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+        return int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1]) * os.sysconf(
+            'SC_PAGE_SIZE'
+        )
     except (OSError, IndexError):
         return 0
 
@@ -71,13 +89,22 @@ def processor(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
-def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: collections.Counter, failures: list) -> None:
+def watch(
+    name: str,
+    seed: int,
+    numbers: list[int],
+    folder: str,
+    outcomes: collections.Counter,
+    failures: list,
+) -> None:
     """Runs the tries, in a new process after each that ended its process or had to be ended."""
     context = multiprocessing.get_context('spawn')
     starts = 0
     while numbers and starts < STARTS:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(name, seed, numbers[:RENEWED], folder, theirs), daemon=True)
+        process = context.Process(
+            target=work, args=(name, seed, numbers[:RENEWED], folder, theirs), daemon=True
+        )
         process.start()
         theirs.close()
         current, limit, computed, held, why = None, time.monotonic() + STARTING, STARTING, 0, ''
@@ -90,7 +117,9 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
                     elif kind == 'begin':
                         current, limit = text, time.monotonic() + WAITING * SECONDS
                         computed = processor(process.pid) + SECONDS
-                        held = memory(process.pid)  # what earlier tries left compiled is not of this one
+                        held = memory(
+                            process.pid
+                        )  # what earlier tries left compiled is not of this one
                     elif kind != 'ready':
                         outcomes[kind] += 1
                         if kind == 'failed':
@@ -114,26 +143,37 @@ def watch(name: str, seed: int, numbers: list[int], folder: str, outcomes: colle
         process.join()
         if current is None:
             starts += 1
-            print(f'{name}: {why} outside of a try, so another process is started', file=sys.stderr, flush=True)
+            print(
+                f'{name}: {why} outside of a try, so another process is started',
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         outcomes['failed'] += 1
         failures.append((current, why))
         numbers, starts = numbers[numbers.index(current) + 1 :], 0
 
 
-def fuzz(name: str, seed: int, tries: int, workers: int) -> tuple[collections.Counter, list[tuple[int, str]]]:
+def fuzz(
+    name: str, seed: int, tries: int, workers: int
+) -> tuple[collections.Counter, list[tuple[int, str]]]:
     """How many tries ended how, and number and reason of those that failed."""
     outcomes, failures = collections.Counter(), []
     with tempfile.TemporaryDirectory(prefix='fuzz_') as folder:
         good = pathlib.Path(folder, 'good')
         good.mkdir()
-        prepared = multiprocessing.get_context('spawn').Process(target=prepare, args=(name, str(good)))
+        prepared = multiprocessing.get_context('spawn').Process(
+            target=prepare, args=(name, str(good))
+        )
         prepared.start()
         prepared.join()
         if prepared.exitcode:
             sys.exit(f'{name}: what the tries start from could not be made')
         threads = [
-            threading.Thread(target=watch, args=(name, seed, list(range(part, tries, workers)), str(good), outcomes, failures))
+            threading.Thread(
+                target=watch,
+                args=(name, seed, list(range(part, tries, workers)), str(good), outcomes, failures),
+            )
             for part in range(workers)
         ]
         for thread in threads:

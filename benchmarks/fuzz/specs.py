@@ -1,6 +1,8 @@
-"""Spec strings of encodings, frequency rules, extensions and tasks: written by their signatures, and examples of Cards, changed.
+"""Spec strings of encodings, frequency rules, extensions and tasks: written by their signatures,
+and examples of Cards, changed.
 
-About half of them are meant to be right. What is built is used as well: an encoding by attention on shapes, a task by a sample.
+About half of them are meant to be right. What is built is used as well: an encoding by attention on
+shapes, a task by a sample.
 """
 
 import dataclasses
@@ -34,11 +36,23 @@ RIGHT = {
     float: ('0.5', '1.0', '2.0', '4', '8.0', '0.1', '0.0', '10000.0', '1'),
     str: ("'rope'", "'x'", "'type2'", "'loc'", "''"),
 }
-WRONG = ('0', '-1', '1', '2', '0.5', '1e9', '65536', '1048576', '16777216', '2147483647', '2147483648', '1000000000000', '-2147483648', '-1e300',
-         '1e309', '1e38', '1e-300', '0x10', '0x' + 'f' * 3000, '""', '"x\\ny"', '"' + 'a' * 500 + '"', 'None', 'True', '()', '(1,)', '[]', '"x"', 'rope()',
+WRONG = ('0', '-1', '1', '2', '0.5', '1e9', '65536', '1048576', '16777216', '2147483647',
+    '2147483648', '1000000000000', '-2147483648', '-1e300',
+         '1e309', '1e38', '1e-300', '0x10', '0x' + 'f' * 3000, '""', '"x\\ny"',
+         '"' + 'a' * 500 + '"', 'None', 'True', '()', '(1,)', '[]', '"x"', 'rope()',
          '(((1,),),)', '(' * 150 + ')' * 150)  # fmt: skip
-EXTENDED = ('rope()', 'rope() | window(size=8)', 'alibi()', "rope(layout='interleaved')", 'learned_absolute(max_len=16)')
-FITTING = {'alibi_pi': 'alibi()', 'segmented_sequences': 'learned_absolute(max_len=16)', 'nope_temperature': 'nope()'}
+EXTENDED = (
+    'rope()',
+    'rope() | window(size=8)',
+    'alibi()',
+    "rope(layout='interleaved')",
+    'learned_absolute(max_len=16)',
+)
+FITTING = {
+    'alibi_pi': 'alibi()',
+    'segmented_sequences': 'learned_absolute(max_len=16)',
+    'nope_temperature': 'nope()',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +75,28 @@ def value(rng: random.Random, hint: Any, depth: int) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return repr(rng.choice(arguments))
     if typing.get_origin(hint) is tuple:
-        inner = [arguments[0]] * rng.choice((0, 1, 2, 4, 4)) if arguments[1:] == (...,) else arguments
+        inner = (
+            [arguments[0]] * rng.choice((0, 1, 2, 4, 4)) if arguments[1:] == (...,) else arguments
+        )
         return '(' + ''.join(value(rng, one, depth) + ', ' for one in inner) + ')'
     kind = getattr(hint, 'spec_kind', None)
     if kind is not None:
         if kind == 'encoding' and rng.random() < 0.6:
             return rng.choice(EXTENDED[:2])
-        return call(rng, rng.choice([entry for entry in entries(kind)]), depth + 1) if depth < 3 else 'nope()'
+        return (
+            call(rng, rng.choice([entry for entry in entries(kind)]), depth + 1)
+            if depth < 3
+            else 'nope()'
+        )
     return rng.choice(RIGHT[hint]) if hint in RIGHT else 'None'
 
 
 def call(rng: random.Random, entry: Entry, depth: int = 0) -> str:
     """A call of an entry: its example, or arguments by its signature."""
     if entry.card and rng.random() < 0.3:
-        return entry.card.example.split(' | ')[0] if entry.kind == 'encoding' else entry.card.example
+        return (
+            entry.card.example.split(' | ')[0] if entry.kind == 'encoding' else entry.card.example
+        )
     target = entry.build.__init__ if inspect.isclass(entry.build) else entry.build
     hints, given = typing.get_type_hints(target), []
     for name, parameter in entry.parameters.items():
@@ -88,20 +110,30 @@ def call(rng: random.Random, entry: Entry, depth: int = 0) -> str:
 
 
 def changed(rng: random.Random, text: str) -> str:
-    """A text with a few random edits: letters dropped, doubled and swapped, values replaced, parts repeated."""
+    """A text with a few random edits: letters dropped, doubled and swapped, values replaced, parts
+    repeated.
+    """
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         at, other = rng.randrange(len(text) + 1), rng.randrange(len(text) + 1)
         match rng.randrange(7):
             case 0:
                 text = text[:at] + text[at + 1 :]
             case 1:
-                text = text[:at] + rng.choice('()[]{},|="\'\\.*-+ \n\0é😀0123456789abcdefxyz_') + text[at:]
+                text = (
+                    text[:at]
+                    + rng.choice('()[]{},|="\'\\.*-+ \n\0é😀0123456789abcdefxyz_')
+                    + text[at:]
+                )
             case 2 | 3 | 4:
                 text = replaced(rng, text)
             case 5:
                 text = text[: min(at, other)] + text[max(at, other) :]
             case 6:
-                text = text[:at] + text[min(at, other) : max(at, other)] * rng.choice((1, 1, 1, 100)) + text[at:]
+                text = (
+                    text[:at]
+                    + text[min(at, other) : max(at, other)] * rng.choice((1, 1, 1, 100))
+                    + text[at:]
+                )
     return text
 
 
@@ -116,7 +148,20 @@ def replaced(rng: random.Random, text: str) -> str:
 
 def prepare(folder: pathlib.Path) -> None:
     rng = random.Random(0)
-    words = ['position', 'token', 'the', 'of', 'attends', 'to', 'a', 'key.', 'Query', '\n', '\n\n', 'def f(x):\n    return x\n']
+    words = [
+        'position',
+        'token',
+        'the',
+        'of',
+        'attends',
+        'to',
+        'a',
+        'key.',
+        'Query',
+        '\n',
+        '\n\n',
+        'def f(x):\n    return x\n',
+    ]
     for number in range(24):
         (folder / f'{number}.txt').write_text(' '.join(rng.choices(words, k=300)))
 
@@ -127,9 +172,16 @@ def make(rng: random.Random, good: pathlib.Path, own: pathlib.Path) -> Spec:
     text = call(rng, entry)
     extends = FITTING.get(entry.key, 'rope()') if rng.random() < 0.8 else rng.choice(EXTENDED)
     if kind == 'encoding':
-        text = ' | '.join([text, *(call(rng, rng.choice(entries(kind))) for _ in range(rng.choice((0, 0, 0, 1, 2))))])
+        text = ' | '.join(
+            [
+                text,
+                *(call(rng, rng.choice(entries(kind))) for _ in range(rng.choice((0, 0, 0, 1, 2)))),
+            ]
+        )
     if kind == 'frequencies':
-        kind, text = ('extension', text) if rng.random() < 0.5 else ('encoding', f'rope(freqs={text})')
+        kind, text = (
+            ('extension', text) if rng.random() < 0.5 else ('encoding', f'rope(freqs={text})')
+        )
     if rng.random() < 0.3:
         text = changed(rng, text)
     return Spec(kind, text, extends if kind == 'extension' else '', str(good))
@@ -150,12 +202,16 @@ def read(spec: Spec) -> None:
 def attended(encoding: pj.Encoding, key) -> jax.Array:
     """Attention of `LENGTH` tokens, through all doors that do not need a model."""
     rows, heads = SIZES['model_dim'], SIZES['heads']
-    tok = pj.Tokens.of(length=LENGTH, ids=np.zeros((1, LENGTH), np.int32) if encoding.reads_ids else None)
+    tok = pj.Tokens.of(
+        length=LENGTH, ids=np.zeros((1, LENGTH), np.int32) if encoding.reads_ids else None
+    )
     tok = dataclasses.replace(encoding.place(tok, key=key), ids=None)
     x = encoding.embed(jnp.ones((1, LENGTH, rows)), tok)
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
     inputs = encoding.branch(before, tok) if encoding.opens('branch') else (x,)
-    q = k = v = jnp.concatenate([one.reshape(1, -1, heads, rows // heads) for one in inputs], axis=2)
+    q = k = v = jnp.concatenate(
+        [one.reshape(1, -1, heads, rows // heads) for one in inputs], axis=2
+    )
     q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, before)
     return encoding.merge(pj.attend(encoding, q, k, v, tq, tk))
 
@@ -167,7 +223,9 @@ def use_task(spec: Spec) -> None:
     for length in (LENGTH, 3):
         settings.width_of(task, length)
         batch = task.sample(batch_rng(0, 'train', 0), 2, length)
-        assert int(batch['tokens'].max()) < task.vocab_size, 'a token id is not below the size of the vocabulary'
+        assert int(batch['tokens'].max()) < task.vocab_size, (
+            'a token id is not below the size of the vocabulary'
+        )
         task.decode(batch['tokens'][0])
 
 

@@ -1,4 +1,6 @@
-"""What a file of this folder offers to be fuzzed: how an input is made, and how the package reads it."""
+"""What a file of this folder offers to be fuzzed: how an input is made, and how the package reads
+it.
+"""
 
 import dataclasses
 import pathlib
@@ -16,9 +18,12 @@ class Target:
     """One kind of input.
 
     Attributes:
-      prepare: folder -> None; writes what all tries start from, e.g. a good checkpoint. Called once, in a process of its own.
-      make: (random, folder of `prepare`, empty folder of this try) -> an input. It depends on the random numbers alone.
-      read: input -> None; gives it to the package as a user would. It may return, or raise one of `REFUSALS`.
+      prepare: folder -> None; writes what all tries start from, e.g. a good checkpoint. Called
+        once, in a process of its own.
+      make: (random, folder of `prepare`, empty folder of this try) -> an input. It depends on the
+        random numbers alone.
+      read: input -> None; gives it to the package as a user would. It may return, or raise one of
+        `REFUSALS`.
       show: input -> what a report prints of it.
     """
 

@@ -1,16 +1,20 @@
-"""Text written in any order, one byte at a time and in bursts: loss, passes through the model, time, and what a judge says.
+"""Text written in any order, one byte at a time and in bursts: loss, passes through the model,
+time, and what a judge says.
 
-Command:   python -m configs.sweeps.any_order [--seeds 0 1] [--workdir runs/any_order] [--steps 1500]
+Command:   python -m configs.sweeps.any_order [--seeds 0 1] [--workdir runs/any_order] [--steps
+           1500]
 Time:      under a minute a run for 800 steps of a model of two layers of width 96 (two CPU cores)
-Number:    that model, seeds 0 and 1, 64 bytes: 56 passes one at a time, 8.8 in bursts, 5.9 with 8 orders tried; it had learned
-           little (3.1 nats a byte); one that has (2.1), with sinusoids for its table: 27 and 13; all of it in
-           docs/results/length_generalisation.md
-Two models of each seed: shuffled texts (a curriculum from left to right over the first quarter of the steps) and texts from
-left to right. Measured: the loss of both on test text in either order; texts of several lengths behind 8 given bytes, written
-by the first from left to right, in random order one at a time and in bursts; their model evaluations, seconds, and
-their loss under the second model, beside that of real text. Results: WORKDIR/written. What is complete is not trained again.
-Paper:     Pannatier et al. (arXiv 2404.09562): bursts write text and mazes with an order of magnitude fewer evaluations; a
-           model of all orders has a higher loss at first and needs longer training than one of a single order.
+Number:    that model, seeds 0 and 1, 64 bytes: 56 passes one at a time, 8.8 in bursts, 5.9 with 8
+           orders tried; it had learned little (3.1 nats a byte); one that has (2.1), with sinusoids
+           for its table: 27 and 13; all of it in docs/results/length_generalisation.md
+Two models of each seed: shuffled texts (a curriculum from left to right over the first quarter of
+the steps) and texts from left to right. Measured: the loss of both on test text in either order;
+texts of several lengths behind 8 given bytes, written by the first from left to right, in random
+order one at a time and in bursts; their model evaluations, seconds, and their loss under the second
+model, beside that of real text. Results: WORKDIR/written. What is complete is not trained again.
+Paper:     Pannatier et al. (arXiv 2404.09562): bursts write text and mazes with an order of
+           magnitude fewer evaluations; a model of all orders has a higher loss at first and needs
+           longer training than one of a single order.
 """
 
 import pathlib
@@ -32,7 +36,8 @@ from posenc_jax.training.step import target_losses, tokens_of
 
 LENGTH, KNOWN = 128, 8
 FIELDS = {
-    'encoding': f'sigma_gpt(max_len={LENGTH + 1})', 'train.length': LENGTH, 'train.min_length': LENGTH,
+    'encoding': f'sigma_gpt(max_len={LENGTH + 1})', 'train.length': LENGTH,
+    'train.min_length': LENGTH,
     'train.eval_every': 500, 'train.save_every': 500,
 }  # fmt: skip
 TASKS = {
@@ -70,37 +75,70 @@ def main():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/any_order')
-    parser.add_argument('--lengths', type=int, nargs='+', default=[32, 64, 128], help=f'of texts, {KNOWN} given bytes included')
+    parser.add_argument(
+        '--lengths',
+        type=int,
+        nargs='+',
+        default=[32, 64, 128],
+        help=f'of texts, {KNOWN} given bytes included',
+    )
     parser.add_argument('--texts', type=int, default=16, help='of each length')
-    parser.add_argument('--orders', type=int, nargs='+', default=[1, 8], help='orders that a burst tries')
+    parser.add_argument(
+        '--orders', type=int, nargs='+', default=[1, 8], help='orders that a burst tries'
+    )
     parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields')
+    parser.add_argument(
+        '--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields'
+    )
     arguments = parser.parse_args()
     runs, rows = {}, []
     for seed in arguments.seeds:
         for name, task in TASKS.items():
             task = task.format(curriculum=arguments.steps // 4)
             fields = {**FIELDS, 'task': task, 'seed': seed, 'train.steps': arguments.steps}
-            runs[name, seed] = Run(arguments.workdir / f'{name}_{seed}', 'configs/quickstart.py', fields, arguments.set)
+            runs[name, seed] = Run(
+                arguments.workdir / f'{name}_{seed}', 'configs/quickstart.py', fields, arguments.set
+            )
     runs = train_runs(runs)
     for seed in arguments.seeds:
         models = {name: restore_model(runs[name, seed])[1] for name in TASKS}
         for order in ('left_to_right', 'random'):
-            task = build(parse(f"any_order(task=language(), order='{order}', in_evaluation=True)", ('task',)).nodes[0], {})
+            task = build(
+                parse(
+                    f"any_order(task=language(), order='{order}', in_evaluation=True)", ('task',)
+                ).nodes[0],
+                {},
+            )
             batch = task.dataset(length=LENGTH, batch_size=64, seed=0, split='test')[0]
             for name, model in models.items():
                 rows.append((f'loss, read {order}', name, LENGTH, seed, losses(model, batch)))
         plain = build(parse('language()', ('task',)).nodes[0], {})
         for length in arguments.lengths:
-            real = plain.dataset(length=length - 1, batch_size=arguments.texts, seed=1, split='test')[0]
+            real = plain.dataset(
+                length=length - 1, batch_size=arguments.texts, seed=1, split='test'
+            )[0]
             texts = np.concatenate([real['tokens'][:, :1], real['targets']], axis=1)
-            rows.append(('loss under the judge', 'real text', length, seed, judged(models['left_to_right'], texts)))
+            rows.append(
+                (
+                    'loss under the judge',
+                    'real text',
+                    length,
+                    seed,
+                    judged(models['left_to_right'], texts),
+                )
+            )
             rng = np.random.default_rng(seed)
             straight = np.arange(length)[None]
-            shuffled = np.concatenate([np.arange(KNOWN), KNOWN + rng.permutation(length - KNOWN)])[None]
+            shuffled = np.concatenate([np.arange(KNOWN), KNOWN + rng.permutation(length - KNOWN)])[
+                None
+            ]
             ways = {
-                'left to right': lambda text, key: sample_in_order(models['shuffled'], text, straight, known=KNOWN, key=key),
-                'random order': lambda text, key: sample_in_order(models['shuffled'], text, shuffled, known=KNOWN, key=key),
+                'left to right': lambda text, key: sample_in_order(
+                    models['shuffled'], text, straight, known=KNOWN, key=key
+                ),
+                'random order': lambda text, key: sample_in_order(
+                    models['shuffled'], text, shuffled, known=KNOWN, key=key
+                ),
                 'left to right, by the judge': lambda text, key: sample_in_order(
                     models['left_to_right'], text, straight, known=KNOWN, key=key
                 ),
@@ -120,10 +158,18 @@ def main():
                     seconds.append(time.perf_counter() - begin)
                     evaluations.append(out.evaluations)
                 rows.append(('evaluations', name, length, seed, float(np.mean(evaluations))))
-                rows.append(('milliseconds a text', name, length, seed, 1e3 * float(np.median(seconds))))
+                rows.append(
+                    ('milliseconds a text', name, length, seed, 1e3 * float(np.median(seconds)))
+                )
                 loss = judged(models['left_to_right'], np.concatenate(found))
                 rows.append(('loss under the judge', name, length, seed, loss))
-    report(rows, arguments.workdir / 'written', title='sigma_gpt', x='bytes', value='nats a byte, passes, ms')
+    report(
+        rows,
+        arguments.workdir / 'written',
+        title='sigma_gpt',
+        x='bytes',
+        value='nats a byte, passes, ms',
+    )
 
 
 if __name__ == '__main__':

@@ -1,14 +1,18 @@
-"""Passkeys far beyond the trained length: BAM with and without the scalable softmax, ALiBi, RoPE and no encoding.
+"""Passkeys far beyond the trained length: BAM with and without the scalable softmax, ALiBi, RoPE
+and no encoding.
 
 Command:   python -m configs.sweeps.bam_passkey [--seeds 0 1] [--workdir runs/bam_passkey]
-Time:      for 1500 steps and lengths to 1024 8 minutes a seed on two CPU cores, of it under a minute a run; 3000 steps, and the
-           evaluation at 4096, were not timed.
-Number:    seeds 0 and 1, 1500 steps, exact match of 32 keys that lie first in 1024 tokens: bam .31, .19, bam_ssmax .25, .47, nope .34,
-           .31, alibi .03, 0, rope 0; of keys that lie last: .59, .78; .97, .88; .50, .66; 1.0; 0. See docs/results/relative_bias.md
-Trained on keys of 3 digits in 16 to 64 tokens, evaluated at 64 to 4096 with the key at five depths; what is complete is not
-trained again. Results: WORKDIR/comparison (table, results.json, results.csv, a heat map of length and depth for each encoding).
-BAM's exponents start spread over 0 .. 1, since those that start at 1 (its default) must first unlearn ALiBi.
-Paper:     Bianchessi et al. (arXiv 2505.22842): bam | ssmax trained at 512 tokens retrieves at 500 times that length.
+Time:      for 1500 steps and lengths to 1024 8 minutes a seed on two CPU cores, of it under a
+           minute a run; 3000 steps, and the evaluation at 4096, were not timed.
+Number:    seeds 0 and 1, 1500 steps, exact match of 32 keys that lie first in 1024 tokens: bam .31,
+           .19, bam_ssmax .25, .47, nope .34, .31, alibi .03, 0, rope 0; of keys that lie last: .59,
+           .78; .97, .88; .50, .66; 1.0; 0. See docs/results/relative_bias.md
+Trained on keys of 3 digits in 16 to 64 tokens, evaluated at 64 to 4096 with the key at five depths;
+what is complete is not trained again. Results: WORKDIR/comparison (table, results.json,
+results.csv, a heat map of length and depth for each encoding). BAM's exponents start spread over 0
+.. 1, since those that start at 1 (its default) must first unlearn ALiBi.
+Paper:     Bianchessi et al. (arXiv 2505.22842): bam | ssmax trained at 512 tokens retrieves at 500
+           times that length.
 """
 
 import pathlib
@@ -25,10 +29,17 @@ ENCODINGS = {
     'nope': 'nope()',
 }
 FIELDS = {
-    'task': 'passkey(lm_weight=0.1)', 'model.layers': 2, 'model.width': 64, 'model.heads': 4, 'train.length': 64,
-    'train.min_length': 16, 'train.batch': 32, 'train.lr': 1e-3, 'train.save_every': 500, 'train.eval_every': 500,
+    'task': 'passkey(lm_weight=0.1)', 'model.layers': 2, 'model.width': 64, 'model.heads': 4,
+    'train.length': 64,
+    'train.min_length': 16, 'train.batch': 32, 'train.lr': 1e-3, 'train.save_every': 500,
+    'train.eval_every': 500,
 }  # fmt: skip
-EVALUATION = ('eval.lengths=64,128,256,512,1024,2048,4096', 'eval.depths=0,0.25,0.5,0.75,1', 'eval.samples=64', 'eval.batch=64')
+EVALUATION = (
+    'eval.lengths=64,128,256,512,1024,2048,4096',
+    'eval.depths=0,0.25,0.5,0.75,1',
+    'eval.samples=64',
+    'eval.batch=64',
+)
 
 
 def main():
@@ -37,7 +48,13 @@ def main():
     parser.add_argument('--workdir', default='runs/bam_passkey')
     parser.add_argument('--encodings', nargs='+', choices=tuple(ENCODINGS), default=list(ENCODINGS))
     parser.add_argument('--steps', type=int, default=3000)
-    parser.add_argument('--eval', nargs='*', default=[], metavar='FIELD=VALUE', help='of the evaluation, e.g. eval.samples=16')
+    parser.add_argument(
+        '--eval',
+        nargs='*',
+        default=[],
+        metavar='FIELD=VALUE',
+        help='of the evaluation, e.g. eval.samples=16',
+    )
     arguments = parser.parse_args()
     workdir = pathlib.Path(arguments.workdir)
     runs = {

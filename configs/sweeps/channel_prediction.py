@@ -1,15 +1,19 @@
-"""Prediction of the next snapshot of a noisy signal: forward against reverse positions, at lengths other than the trained one.
+"""Prediction of the next snapshot of a noisy signal: forward against reverse positions, at lengths
+other than the trained one.
 
-Command:   python -m configs.sweeps.channel_prediction [--seeds 0 1] [--steps 1500] [--out runs/channel_prediction]
-Time:      one to three minutes for each of the 2 encodings x 2 seeds (two CPU cores with other work on them)
+Command:   python -m configs.sweeps.channel_prediction [--seeds 0 1] [--steps 1500] [--out
+           runs/channel_prediction]
+Time:      one to three minutes for each of the 2 encodings x 2 seeds (two CPU cores with other work
+           on them)
 Number:    squared error / power at 8, 12, 16, 24 snapshots, mean of seeds 0 and 1
            forward   0.733  0.434  0.161  0.705
            reverse   0.250  0.178  0.161  0.183
-Signals of second order (an oscillation that fades and is driven anew, one frequency for each), observed with noise at a tenth
-of their power, stand for the channel snapshots of the paper (arXiv 2302.00341), whose data is not public. An encoder of two
-layers is trained on 16 snapshots and reads the newest one's row; tested on 8, 12, 16 and 24. The figure is the squared error
-divided by the power of the signal. The two agree at 16 and reverse positions are better elsewhere, as in the paper. Writes
-OUT/results.csv and OUT/results.png.
+Signals of second order (an oscillation that fades and is driven anew, one frequency for each),
+observed with noise at a tenth of their power, stand for the channel snapshots of the paper (arXiv
+2302.00341), whose data is not public. An encoder of two layers is trained on 16 snapshots and reads
+the newest one's row; tested on 8, 12, 16 and 24. The figure is the squared error divided by the
+power of the signal. The two agree at 16 and reverse positions are better elsewhere, as in the
+paper. Writes OUT/results.csv and OUT/results.png.
 """
 
 import pathlib
@@ -33,9 +37,11 @@ ENCODINGS = {'forward': 'sinusoidal()', 'reverse': 'reverse_pe() | sinusoidal()'
 
 
 def signals(rng: np.random.Generator, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy snapshots [count, length] of signals of unit power, and the noiseless snapshot that follows [count].
+    """Noisy snapshots [count, length] of signals of unit power, and the noiseless snapshot that
+    follows [count].
 
-    `s_t = 2 r cos(w) s_(t-1) - r^2 s_(t-2) + e_t` with r = 0.98 and w in 0.2 .. 1.2, from its stationary state.
+    `s_t = 2 r cos(w) s_(t-1) - r^2 s_(t-2) + e_t` with r = 0.98 and w in 0.2 .. 1.2, from its
+    stationary state.
     """
     w, before = rng.uniform(0.2, 1.2, (count, 1)), 200
     driven = rng.standard_normal((before + length + 1, count))
@@ -50,11 +56,21 @@ def signals(rng: np.random.Generator, count: int, length: int) -> tuple[np.ndarr
 
 
 class Predictor(nnx.Module):
-    """Snapshots through a linear map, positions, encoder blocks and a norm; the newest one's row gives the next snapshot."""
+    """Snapshots through a linear map, positions, encoder blocks and a norm; the newest one's row
+    gives the next snapshot.
+    """
 
-    def __init__(self, encoding: str, *, width: int = 32, heads: int = 4, layers: int = 2, rngs: nnx.Rngs):
+    def __init__(
+        self, encoding: str, *, width: int = 32, heads: int = 4, layers: int = 2, rngs: nnx.Rngs
+    ):
         cfg = TransformerConfig(
-            vocab_size=1, train_len=LENGTH, layers=layers, width=width, heads=heads, encoding=encoding, kind='encoder'
+            vocab_size=1,
+            train_len=LENGTH,
+            layers=layers,
+            width=width,
+            heads=heads,
+            encoding=encoding,
+            kind='encoder',
         )
         self.encoding = make(encoding, causal=False, rngs=rngs, **cfg.context)
         self.inputs, self.outputs = nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)
@@ -71,7 +87,9 @@ class Predictor(nnx.Module):
 
 def train(encoding: str, seed: int, steps: int, batch: int) -> Predictor:
     graphdef, params, rest = nnx.split(Predictor(encoding, rngs=nnx.Rngs(seed)), nnx.Param, ...)
-    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, steps, 1e-4), weight_decay=1e-4)
+    optimizer = optax.adamw(
+        optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, steps, 1e-4), weight_decay=1e-4
+    )
 
     @jax.jit
     def step(params, state, x, y):
@@ -95,14 +113,24 @@ def main():
     rows = []
     for name, encoding in ENCODINGS.items():
         for seed in arguments.seeds:
-            begin, network = time.perf_counter(), nnx.jit(train(encoding, seed, arguments.steps, arguments.batch))
+            begin, network = (
+                time.perf_counter(),
+                nnx.jit(train(encoding, seed, arguments.steps, arguments.batch)),
+            )
             for length in LENGTHS:
                 x, y = signals(np.random.default_rng([length, 7]), 4000, length)
                 error = float(np.square(np.asarray(network(x)) - y).mean() / np.square(y).mean())
                 rows.append(('second-order signals', name, length, seed, error))
             print(f'{name}, seed {seed}: {time.perf_counter() - begin:.0f} s', flush=True)
     title = f'Next snapshot, trained on {LENGTH}'
-    report(rows, arguments.out, title=title, x='snapshots', value='squared error / power', trained=LENGTH)
+    report(
+        rows,
+        arguments.out,
+        title=title,
+        x='snapshots',
+        value='squared error / power',
+        trained=LENGTH,
+    )
 
 
 if __name__ == '__main__':

@@ -1,13 +1,17 @@
-"""Double Sparsity on a trained run: loss per target by how many keys a query reads, calibrated against random channels.
+"""Double Sparsity on a trained run: loss per target by how many keys a query reads, calibrated
+against random channels.
 
-Command:   python -m configs.sweeps.double_sparsity --run RUN [--length 512] [--groups 4 16] [--keep 16 32 64 128]
+Command:   python -m configs.sweeps.double_sparsity --run RUN [--length 512] [--groups 4 16] [--keep
+           16 32 64 128]
 Time:      36 s for a model of four layers of width 32 and --length 64 on two busy CPU cores
-Number:    recall_0 and recall_1 of configs.sweeps.duo_attention, --groups 4, 4 of 64 keys: .009 and .005 by calibrated
-           channels, 2.1 and 1.8 by random ones; everything else in docs/results/caches.md
-RUN is the directory of a decoder with `rope()` (e.g. of configs/language_model.py). Calibrates on training batches of its own
-task, evaluates on test batches; every query of the pass reads its best keys, in all layers behind the first two. Results:
-OUT/results.csv and picture.
-Paper:     Yang et al. (arXiv 2408.07092): little loss at 1/16 of the keys with 1/16 of the channels.
+Number:    recall_0 and recall_1 of configs.sweeps.duo_attention, --groups 4, 4 of 64 keys: .009 and
+           .005 by calibrated channels, 2.1 and 1.8 by random ones; everything else in
+           docs/results/caches.md
+RUN is the directory of a decoder with `rope()` (e.g. of configs/language_model.py). Calibrates on
+training batches of its own task, evaluates on test batches; every query of the pass reads its best
+keys, in all layers behind the first two. Results: OUT/results.csv and picture.
+Paper:     Yang et al. (arXiv 2408.07092): little loss at 1/16 of the keys with 1/16 of the
+           channels.
 """
 
 import pathlib
@@ -33,7 +37,9 @@ def main():
     parser.add_argument('--groups', type=int, nargs='+', default=[4])
     parser.add_argument('--keep', type=int, nargs='+', default=[8, 16, 32, 64, 128])
     parser.add_argument('--dense-layers', type=int, default=2)
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1], help='of the random channels')
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1], help='of the random channels'
+    )
     parser.add_argument('--out', type=pathlib.Path, default='runs/double_sparsity')
     arguments = parser.parse_args()
     config, model, _ = restore_model(arguments.run)
@@ -47,7 +53,9 @@ def main():
         return mean_loss(nnx.merge(graphdef, state)(batch['tokens']), batch)
 
     def mean_loss(logits, batch):
-        return (target_losses(logits, batch['targets'])[0] * batch['loss_mask']).sum() / batch['loss_mask'].sum()
+        return (target_losses(logits, batch['targets'])[0] * batch['loss_mask']).sum() / batch[
+            'loss_mask'
+        ].sum()
 
     text, test, rows = batch('train'), batch('test'), []
     full = float(dense(state, test))
@@ -57,18 +65,35 @@ def main():
             sparse = jax.jit(
                 lambda state, channels, batch: mean_loss(
                     sparse_logits(
-                        nnx.merge(graphdef, state), channels, batch['tokens'], keep=keep, dense_layers=arguments.dense_layers
+                        nnx.merge(graphdef, state),
+                        channels,
+                        batch['tokens'],
+                        keep=keep,
+                        dense_layers=arguments.dense_layers,
                     ),
                     batch,
                 )
             )
             for seed in arguments.seeds:
                 rng, width = np.random.default_rng(seed), model.cfg.head_dim
-                random = rng.permuted(np.tile(np.arange(width), (*calibrated.shape[:2], 1)), axis=-1)[..., : width // groups]
-                for name, channels in (('calibrated', calibrated), ('random channels', jnp.asarray(random))):
-                    rows.append((f'g = {groups}', name, keep, seed, float(sparse(state, channels, test))))
+                random = rng.permuted(
+                    np.tile(np.arange(width), (*calibrated.shape[:2], 1)), axis=-1
+                )[..., : width // groups]
+                for name, channels in (
+                    ('calibrated', calibrated),
+                    ('random channels', jnp.asarray(random)),
+                ):
+                    rows.append(
+                        (f'g = {groups}', name, keep, seed, float(sparse(state, channels, test)))
+                    )
                 rows.append((f'g = {groups}', 'dense', keep, seed, full))
-    report(rows, arguments.out, title=f'Double Sparsity at {arguments.length} tokens', x='keys a query reads', value='loss')
+    report(
+        rows,
+        arguments.out,
+        title=f'Double Sparsity at {arguments.length} tokens',
+        x='keys a query reads',
+        value='loss',
+    )
 
 
 if __name__ == '__main__':

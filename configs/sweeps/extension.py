@@ -1,10 +1,12 @@
-"""One model of ours at up to 16 times its trained length: every extension, as it is and after a short fine-tune.
+"""One model of ours at up to 16 times its trained length: every extension, as it is and after a
+short fine-tune.
 
 Command:   python -m configs.sweeps.extension [--seeds 0 1] [--workdir runs/extension]
 Time:      see docs/results/pretrained_extension.md (two CPU cores)
-A base run for each seed (rope, trained at 256 tokens of Python source), LongRoPE's factors searched on it, then the
-fine-tunes from it at 1024 tokens (factor 4), and one evaluation to 4096. What is complete is not done again, so the sweep may
-be interrupted and started again. Results: WORKDIR/as_it_is, WORKDIR/fine_tuned (table, results.json, results.csv, pictures).
+A base run for each seed (rope, trained at 256 tokens of Python source), LongRoPE's factors searched
+on it, then the fine-tunes from it at 1024 tokens (factor 4), and one evaluation to 4096. What is
+complete is not done again, so the sweep may be interrupted and started again. Results:
+WORKDIR/as_it_is, WORKDIR/fine_tuned (table, results.json, results.csv, pictures).
 """
 
 import functools
@@ -18,10 +20,15 @@ from posenc_jax.rotation.search.__main__ import spec_of
 
 LENGTH, FACTOR = 256, 4
 AS_IT_IS = (
-    '', 'pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'ntk_aware(factor=16.0)', 'dynamic_ntk(factor=4.0)', 'yarn(factor=4.0)',
-    'yarn(factor=16.0)', 'yarn(dynamic=True)', 'llama3_rope(factor=4.0)', 'llama3_rope(factor=16.0)', 'p_rope(p=0.75)',
-    'giraffe(factor=4.0)', 'giraffe(factor=4.0, power=0.1)', 'giraffe(truncated=True)', 'abf()', 'RAMP', 'LONGROPE', 'dca()',
-    'self_extend(group=32)', 'string()', 'gali()', 'lm_infinite()', 'ms_poe()', 'yarn(factor=4.0) | dca()',
+    '', 'pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'ntk_aware(factor=16.0)',
+    'dynamic_ntk(factor=4.0)', 'yarn(factor=4.0)',
+    'yarn(factor=16.0)', 'yarn(dynamic=True)', 'llama3_rope(factor=4.0)',
+    'llama3_rope(factor=16.0)', 'p_rope(p=0.75)',
+    'giraffe(factor=4.0)', 'giraffe(factor=4.0, '
+                           'power=0.1)', 'giraffe(truncated=True)', 'abf()', 'RAMP', 'LONGROPE',
+                           'dca()',
+    'self_extend(group=32)', 'string()', 'gali()', 'lm_infinite()', 'ms_poe()', 'yarn(factor=4.0) '
+                                                                                '| dca()',
 )  # fmt: skip
 ADAPTERS = {'model.lora_rank': 8, 'train.tune': 'adapters', 'train.lr': 2e-3}
 FINE_TUNED = {
@@ -35,14 +42,23 @@ FINE_TUNED = {
     'pi_adapters': {'init.extend': 'pi(factor=4.0)', **ADAPTERS},
     'pi_psc': {'init.extend': 'psc() | pi(factor=4.0)', **ADAPTERS},
 }
-BUDGET = ('--population=32', '--parents=16', '--mutations=8', '--crossovers=8', '--iterations=17')  # 300 genomes
+BUDGET = (
+    '--population=32',
+    '--parents=16',
+    '--mutations=8',
+    '--crossovers=8',
+    '--iterations=17',
+)  # 300 genomes
 EVALUATION = (
-    'eval.lengths=256,512,1024,2048,4096', 'eval.protocols=same_tokens,per_position', 'eval.tokens=16384', 'eval.buckets=12',
+    'eval.lengths=256,512,1024,2048,4096', 'eval.protocols=same_tokens,per_position',
+    'eval.tokens=16384', 'eval.buckets=12',
 )  # fmt: skip
 
 
 def longrope(run: str) -> dict[str, str]:
-    """The specs with YaRN's ramp as factors, from which the search starts, and with those it finds at `LENGTH * FACTOR` tokens."""
+    """The specs with YaRN's ramp as factors, from which the search starts, and with those it finds
+    at `LENGTH * FACTOR` tokens.
+    """
     found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
     call('-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}', *BUDGET)
     found = json.loads(found.read_text())
@@ -67,19 +83,35 @@ def main():
 
     def fine_tune(name, seed, factors):
         fields = {'data.dataset': 'stdlib_code', 'train.length': LENGTH * FACTOR, 'seed': seed}
-        fields |= {'init.source': str(workdir / f'base_{seed}'), 'train.steps': arguments.tune_steps}
+        fields |= {
+            'init.source': str(workdir / f'base_{seed}'),
+            'train.steps': arguments.tune_steps,
+        }
         fields |= {key: filled(str(value), factors) for key, value in FINE_TUNED[name].items()}
         return Run(workdir / f'{name}_{seed}', 'configs/extend.py', fields)
 
     searched = [name for name, fields in FINE_TUNED.items() if 'LONGROPE' in fields.values()]
     for seed in arguments.seeds:
-        base = {'data.dataset': 'stdlib_code', 'train.length': LENGTH, 'train.steps': arguments.steps, 'seed': seed}
+        base = {
+            'data.dataset': 'stdlib_code',
+            'train.length': LENGTH,
+            'train.steps': arguments.steps,
+            'seed': seed,
+        }
         base |= {'train.eval_every': 500, 'train.save_every': 500}
         runs['base', seed] = Run(workdir / f'base_{seed}', 'configs/quickstart.py', base)
-        runs |= {(name, seed): fine_tune(name, seed, {}) for name in FINE_TUNED if name not in searched}
+        runs |= {
+            (name, seed): fine_tune(name, seed, {}) for name in FINE_TUNED if name not in searched
+        }
     trained = train_runs(runs)
     factors = {seed: longrope(trained['base', seed]) for seed in arguments.seeds}
-    trained |= train_runs({(name, seed): fine_tune(name, seed, factors[seed]) for seed in arguments.seeds for name in searched})
+    trained |= train_runs(
+        {
+            (name, seed): fine_tune(name, seed, factors[seed])
+            for seed in arguments.seeds
+            for name in searched
+        }
+    )
     plain = []
     for seed in arguments.seeds:
         base = trained['base', seed]

@@ -1,21 +1,27 @@
-"""Beyond the trained length: coupled ids and index hints in addition, randomized ids in sorting and reversing strings.
+"""Beyond the trained length: coupled ids and index hints in addition, randomized ids in sorting and
+reversing strings.
 
-Command:   python -m configs.sweeps.length_generalisation GROUP [--seeds 0 1] [--workdir DIR] [--only coupled plain]
-           GROUP is addition, bucket_sort or reverse
-Addition:  trained on operands of up to 10 digits, evaluated at 10 to 60; all sums are written in reverse. Cho et al. (arXiv
-           2405.20671) train on 1 to 30 digits and report a median near 100 % to 200; Zhou et al. (arXiv 2402.09371) on 1 to
-           40 and report 98 % at 100, with a large spread between seeds.
-Strings:   trained on up to 20 symbols, evaluated at 20 to 100; each encoding as it is and with randomized ids, which RoPE,
-           ALiBi and the relative encoding draw anew in every layer. Ruoss et al. (arXiv 2305.16843) train encoders on 1 to 40
-           symbols and report 12 points more on average over 15 tasks. At evaluation the draw is a fixed one.
-Number:    addition, coupled, --set model.layers=1 train.steps=5000 (2 minutes a run on two free cores), at 10 / 12 / 15 / 20 /
-           30 / 60 digits, seed 0: 1.00 / 1.00 / .93 / .49 / .43 / 0, seed 1: 1.00 / .80 / .58 / .12 / .01 / 0
-           bucket_sort, 700 steps, two seeds, exact match at 20 / 25 / 30 / 40: sinusoidal .91 / 0 / 0 / 0, randomized .79 / .65 /
-           .29 / .25
-           reverse, 700 steps, right symbols at 40, seeds 0 and 1: sinusoidal .12, .11, randomized .48, .32
+Command:   python -m configs.sweeps.length_generalisation GROUP [--seeds 0 1] [--workdir DIR] \
+           [--only coupled plain] GROUP is addition, bucket_sort or reverse
+Addition:  trained on operands of up to 10 digits, evaluated at 10 to 60; all sums are written in
+           reverse. Cho et al. (arXiv 2405.20671) train on 1 to 30 digits and report a median near
+           100 % to 200; Zhou et al. (arXiv 2402.09371) on 1 to 40 and report 98 % at 100, with a
+           large spread between seeds.
+Strings:   trained on up to 20 symbols, evaluated at 20 to 100; each encoding as it is and with
+           randomized ids, which RoPE, ALiBi and the relative encoding draw anew in every layer.
+           Ruoss et al. (arXiv 2305.16843) train encoders on 1 to 40 symbols and report 12 points
+           more on average over 15 tasks. At evaluation the draw is a fixed one.
+Number:    addition, coupled, --set model.layers=1 train.steps=5000 (2 minutes a run on two free
+           cores), at 10 / 12 / 15 / 20 / 30 / 60 digits, seed 0: 1.00 / 1.00 / .93 / .49 / .43 / 0,
+           seed 1: 1.00 / .80 / .58 / .12
+             / .01 / 0
+           bucket_sort, 700 steps, two seeds, exact match at 20 / 25 / 30 / 40: sinusoidal .91 / 0 /
+           0 / 0, randomized .79 / .65 / .29 / .25
+           reverse, 700 steps, right symbols at 40, seeds 0 and 1: sinusoidal .12, .11, randomized
+             .48, .32
            the others in docs/results/length_generalisation.md
-Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may be interrupted and started
-           again. Read the seeds one by one.
+Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
+           be interrupted and started again. Read the seeds one by one.
 """
 
 import sys
@@ -27,8 +33,14 @@ LAYERS, LARGEST = 2, 512
 
 PADDED = 'addition(reverse_output=True, zero_pad=True{})'
 ADDITION = {
-    'coupled': {'task': PADDED.format(', ids="coupled"'), 'encoding': 'position_coupling(max_position=62)'},
-    'random_start': {'task': PADDED.format(', ids="plain"'), 'encoding': 'position_coupling(max_position=190)'},
+    'coupled': {
+        'task': PADDED.format(', ids="coupled"'),
+        'encoding': 'position_coupling(max_position=62)',
+    },
+    'random_start': {
+        'task': PADDED.format(', ids="plain"'),
+        'encoding': 'position_coupling(max_position=190)',
+    },
     'plain': {'task': PADDED.format(''), 'encoding': 'learned_absolute(max_len=185)'},
     'nope': {'task': PADDED.format(''), 'encoding': 'nope()'},
     'index_hints': {'task': PADDED.format(', index_hints=102'), 'encoding': 'nope()'},
@@ -38,7 +50,9 @@ ADDITION = {
     },
 }
 
-RANDOMIZED = {  # pair of the plain encoding and the randomized one, a spec or one with a number {draw} for every layer
+# pair of the plain encoding and the randomized one, a spec or one with a number {draw} for every
+# layer
+RANDOMIZED = {
     'sinusoidal': ('sinusoidal()', 'randomized_pe(max_len={largest}) | sinusoidal()'),
     'rope': ('rope()', 'randomized_pe(max_len={largest}, draw={draw}) | rope()'),
     'alibi': ('alibi()', 'randomized_alibi(max_len={largest}, draw={draw})'),
@@ -51,17 +65,32 @@ def strings(task: str) -> dict[str, dict[str, object]]:
     runs = {}
     for name, (plain, randomized) in RANDOMIZED.items():
         runs[name] = {'task': task, 'encoding': plain}
-        layers = tuple(dict.fromkeys(randomized.format(largest=LARGEST, draw=draw) for draw in range(LAYERS)))
-        own = {'encoding': layers[0]} if len(layers) == 1 else {'encoding': layers[0], 'pattern': layers}
+        layers = tuple(
+            dict.fromkeys(randomized.format(largest=LARGEST, draw=draw) for draw in range(LAYERS))
+        )
+        own = (
+            {'encoding': layers[0]}
+            if len(layers) == 1
+            else {'encoding': layers[0], 'pattern': layers}
+        )
         runs[f'{name}_randomized'] = {'task': task, **own}
     return runs
 
 
-GROUPS = {'addition': ADDITION, 'bucket_sort': strings('bucket_sort()'), 'reverse': strings('reverse()')}
+GROUPS = {
+    'addition': ADDITION,
+    'bucket_sort': strings('bucket_sort()'),
+    'reverse': strings('reverse()'),
+}
 TRAINED = {'addition': 10, 'bucket_sort': 20, 'reverse': 20}
-LENGTHS = {'addition': '10,12,15,20,30,60', 'bucket_sort': '20,25,30,40,60,100', 'reverse': '20,25,30,40,60,100'}
+LENGTHS = {
+    'addition': '10,12,15,20,30,60',
+    'bucket_sort': '20,25,30,40,60,100',
+    'reverse': '20,25,30,40,60,100',
+}
 SETTINGS = (
-    'train.min_length=1', 'train.batch=64', 'train.steps=1500', 'train.lr=1e-3', 'train.save_every=500', 'train.eval_every=500',
+    'train.min_length=1', 'train.batch=64', 'train.steps=1500', 'train.lr=1e-3',
+    'train.save_every=500', 'train.eval_every=500',
     f'model.layers={LAYERS}', 'model.width=128', 'model.heads=4',
 )  # fmt: skip
 

@@ -1,14 +1,16 @@
-"""Location attention against content attention in a small recurrent encoder-decoder, on sources longer than trained.
+"""Location attention against content attention in a small recurrent encoder-decoder, on sources
+longer than trained.
 
-Command:   python -m configs.sweeps.monotonic_location [--tasks copy recopy] [--variants NAME ...] [--seeds 0 1] [--steps 2000]
-           [--width 64] [--dropout 0.1] [--samples 256] [--out DIR]
-Writes OUT/results.csv and OUT/results.png: exact match of the whole target with its end, under teacher forcing (the same as in
-greedy decoding), by length; the first length stands for the trained ones.
-The model is that of the paper (arXiv 2305.20019) and its code, `--width 128 --dropout 0.5 --steps 31300` its size and training
-time; batches of 32 from 10,001 samples there and here. Differs: samples may repeat (of lookups the paper trains on all unary
-ones and holds out a part of the longer ones), the learning rate rises to `--peak` and falls along a cosine (there: 1e-3, halved
-where accuracy stops to grow), the last weights are tested (there: the best ones on lengths of 10 .. 15), on 256 samples a
-length (there: 2001).
+Command:   python -m configs.sweeps.monotonic_location [--tasks copy recopy] [--variants NAME ...] \
+           [--seeds 0 1] [--steps 2000] [--width 64] [--dropout 0.1] [--samples 256] [--out DIR]
+Writes OUT/results.csv and OUT/results.png: exact match of the whole target with its end, under
+teacher forcing (the same as in greedy decoding), by length; the first length stands for the trained
+ones. The model is that of the paper (arXiv 2305.20019) and its code, `--width 128 --dropout 0.5
+--steps 31300` its size and training time; batches of 32 from 10,001 samples there and here.
+Differs: samples may repeat (of lookups the paper trains on all unary ones and holds out a part of
+the longer ones), the learning rate rises to `--peak` and falls along a cosine (there: 1e-3, halved
+where accuracy stops to grow), the last weights are tested (there: the best ones on lengths of 10 ..
+15), on 256 samples a length (there: 2001).
 """
 
 import argparse
@@ -27,7 +29,8 @@ from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder
 from posenc_jax.tasks.source_target import TRANSDUCTIONS, Transduction
 
-# As the paper names them. 'mix': location and content together; 'pr': the next step counts from where location alone attended.
+# As the paper names them. 'mix': location and content together; 'pr': the next step counts from
+# where location alone attended.
 VARIANTS = {
     'content': dict(location=None, content='plain', both_ways=False),
     'relative': dict(location=None, content='relative', both_ways=False),
@@ -47,7 +50,11 @@ for alone in ('locattn', 'locattn-s', 'onestep', 'monoattn', 'rmonoattn'):
     VARIANTS[f'mix-{alone}-pr'] = dict(VARIANTS[alone], content='plain', position_past=True)
 for mixed in ('mix-locattn', 'mix-locattn-s'):
     VARIANTS[f'gru-{mixed}'] = dict(VARIANTS[mixed], gru=True)
-PADDING, START, WORDS = 0, 1, 2  # ids: of padding, of what begins every target, of the first word of a task
+PADDING, START, WORDS = (
+    0,
+    1,
+    2,
+)  # ids: of padding, of what begins every target, of the first word of a task
 TRAINED, BATCH = 10_001, 32  # samples
 
 
@@ -56,21 +63,29 @@ def samples_of(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sources, their lengths, and targets behind START; each padded to the longest."""
     ids = {word: WORDS + number for number, word in enumerate(task.words)}
-    pairs = [task(rng, int(rng.integers(lengths[0], lengths[1], endpoint=True))) for _ in range(count)]
+    pairs = [
+        task(rng, int(rng.integers(lengths[0], lengths[1], endpoint=True))) for _ in range(count)
+    ]
     sources, targets = ([[ids[word] for word in side] for side in sides] for sides in zip(*pairs))
 
     def padded(rows):
         width = max(map(len, rows))
         return np.array([row + [PADDING] * (width - len(row)) for row in rows])
 
-    return padded(sources), np.array([len(row) for row in sources]), padded([[START, *row] for row in targets])
+    return (
+        padded(sources),
+        np.array([len(row) for row in sources]),
+        padded([[START, *row] for row in targets]),
+    )
 
 
 def train(graphdef, params, task: Transduction, seeds: list[int], steps: int, peak: float):
     """Trains one model a seed, side by side; the leaves of `params` are stacked over seeds."""
     data = samples_of(task, np.random.default_rng(1), TRAINED, task.trained)
     rngs = [np.random.default_rng([seed, 1]) for seed in seeds]
-    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, min(100, steps // 2), steps, 0.01 * peak)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, peak, min(100, steps // 2), steps, 0.01 * peak
+    )
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
     keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
@@ -94,15 +109,29 @@ def train(graphdef, params, task: Transduction, seeds: list[int], steps: int, pe
     return params
 
 
-def exact_matches(graphdef, params, task: Transduction, lengths: list[tuple[int, int]], count: int) -> list[list[float]]:
+def exact_matches(
+    graphdef, params, task: Transduction, lengths: list[tuple[int, int]], count: int
+) -> list[list[float]]:
     """By length and seed."""
     tests = [samples_of(task, np.random.default_rng([7, *span]), count, span) for span in lengths]
-    widths = [max(test[side].shape[1] for test in tests) for side in (0, 2)]  # one shape, compiled once
-    read = jax.jit(jax.vmap(lambda params, *text: nnx.merge(graphdef, params)(*text).argmax(-1), in_axes=(0, None, None, None)))
+    widths = [
+        max(test[side].shape[1] for test in tests) for side in (0, 2)
+    ]  # one shape, compiled once
+    read = jax.jit(
+        jax.vmap(
+            lambda params, *text: nnx.merge(graphdef, params)(*text).argmax(-1),
+            in_axes=(0, None, None, None),
+        )
+    )
     rows = []
     for source, length, target in tests:
-        source, target = (np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a, width in zip((source, target), widths))
-        right = (np.asarray(read(params, source, length, target[:, :-1])) == target[:, 1:]) | (target[:, 1:] == PADDING)
+        source, target = (
+            np.pad(a, ((0, 0), (0, width - a.shape[1])))
+            for a, width in zip((source, target), widths)
+        )
+        right = (np.asarray(read(params, source, length, target[:, :-1])) == target[:, 1:]) | (
+            target[:, 1:] == PADDING
+        )
         rows.append(right.all(2).mean(1).tolist())
     return rows
 
@@ -124,8 +153,13 @@ def at_least(kind, least, below=float('inf')):
         except ValueError:
             found = None
         if found is None or not least <= found < below:
-            word, bound = 'whole number' if kind is int else 'number', f' and below {below}' if below < float('inf') else ''
-            raise argparse.ArgumentTypeError(f'expected a {word} of at least {least}{bound}, got {value!r}')
+            word, bound = (
+                'whole number' if kind is int else 'number',
+                f' and below {below}' if below < float('inf') else '',
+            )
+            raise argparse.ArgumentTypeError(
+                f'expected a {word} of at least {least}{bound}, got {value!r}'
+            )
         return found
 
     return read
@@ -133,38 +167,88 @@ def at_least(kind, least, below=float('inf')):
 
 def main(arguments: list[str] | None = None):
     parser = Parser(prog='monotonic_location', description=__doc__.splitlines()[0])
-    parser.add_argument('--tasks', nargs='+', type=one_of('a task', TRANSDUCTIONS), default=['copy', 'recopy'], metavar='NAME')
-    parser.add_argument('--variants', nargs='+', type=one_of('a variant', VARIANTS), default=list(VARIANTS), metavar='NAME')
+    parser.add_argument(
+        '--tasks',
+        nargs='+',
+        type=one_of('a task', TRANSDUCTIONS),
+        default=['copy', 'recopy'],
+        metavar='NAME',
+    )
+    parser.add_argument(
+        '--variants',
+        nargs='+',
+        type=one_of('a variant', VARIANTS),
+        default=list(VARIANTS),
+        metavar='NAME',
+    )
     parser.add_argument('--seeds', type=at_least(int, 0, 2**32), nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=at_least(int, 2), default=2000)
-    parser.add_argument('--width', type=at_least(int, 2), default=64, help='of states and heads; symbols have half of it')
+    parser.add_argument(
+        '--width',
+        type=at_least(int, 2),
+        default=64,
+        help='of states and heads; symbols have half of it',
+    )
     parser.add_argument('--dropout', type=at_least(float, 0, 1), default=0.1)
-    parser.add_argument('--peak', type=at_least(float, 0), default=3e-3, help='largest learning rate')
-    parser.add_argument('--samples', type=at_least(int, 1), default=256, help='tested at each length')
+    parser.add_argument(
+        '--peak', type=at_least(float, 0), default=3e-3, help='largest learning rate'
+    )
+    parser.add_argument(
+        '--samples', type=at_least(int, 1), default=256, help='tested at each length'
+    )
     parser.add_argument('--out', type=pathlib.Path, default='runs/monotonic_location')
     given = parser.parse_args(arguments)
     if given.width % 2:
-        parser.error(f'--width must be even, half of it for each direction; got {given.width}, the nearest is {given.width + 1}')
+        parser.error(
+            f'--width must be even, half of it for each direction; got {given.width}, the '
+            f'nearest is {given.width + 1}'
+        )
     try:
         given.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f'--out must be a directory that can be made: {error}')
-    sizes, rows = dict(embedding=given.width // 2, hidden=given.width, head_dim=given.width, rate=given.dropout), []
+    sizes, rows = (
+        dict(
+            embedding=given.width // 2, hidden=given.width, head_dim=given.width, rate=given.dropout
+        ),
+        [],
+    )
     for task_name in given.tasks:
         task = TRANSDUCTIONS[task_name]
         lengths = [task.trained, *((length, length) for length in task.tested)]
         for name in given.variants:
             begin, used = time.perf_counter(), time.process_time()
-            new = lambda seed: EncoderDecoder(WORDS + len(task.words), **sizes, **VARIANTS[name], rngs=nnx.Rngs(seed))
+            new = lambda seed: EncoderDecoder(
+                WORDS + len(task.words), **sizes, **VARIANTS[name], rngs=nnx.Rngs(seed)
+            )
             graphdef = nnx.graphdef(new(0))
-            params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(new(seed)) for seed in given.seeds))
+            params = jax.tree.map(
+                lambda *leaves: jnp.stack(leaves), *(nnx.state(new(seed)) for seed in given.seeds)
+            )
             params = train(graphdef, params, task, given.seeds, given.steps, given.peak)
             scores = exact_matches(graphdef, params, task, lengths, given.samples)
             for place, seed in enumerate(given.seeds):
-                rows += [(task_name, name, span[1], seed, found[place]) for span, found in zip(lengths, scores)]
-                print(f'{task_name}, {name}, seed {seed}: ' + ' '.join(f'{found[place]:.2f}' for found in scores), flush=True)
-            print(f'{time.perf_counter() - begin:.0f} s, {time.process_time() - used:.0f} s of processor time', flush=True)
-    report(rows, given.out, title='Encoder-decoder beyond its trained length', x='length', value='exact match')
+                rows += [
+                    (task_name, name, span[1], seed, found[place])
+                    for span, found in zip(lengths, scores)
+                ]
+                print(
+                    f'{task_name}, {name}, seed {seed}: '
+                    + ' '.join(f'{found[place]:.2f}' for found in scores),
+                    flush=True,
+                )
+            print(
+                f'{time.perf_counter() - begin:.0f} s, {time.process_time() - used:.0f} s of '
+                'processor time',
+                flush=True,
+            )
+    report(
+        rows,
+        given.out,
+        title='Encoder-decoder beyond its trained length',
+        x='length',
+        value='exact match',
+    )
 
 
 if __name__ == '__main__':

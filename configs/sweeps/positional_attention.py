@@ -1,14 +1,19 @@
-"""Positional against standard attention on seven functions of the prefixes of eight numbers, tested on larger numbers.
+"""Positional against standard attention on seven functions of the prefixes of eight numbers, tested
+on larger numbers.
 
-Command:   python -m configs.sweeps.positional_attention [--tasks cumsum cummin] [--seeds 0 1] [--steps 2500] [--out DIR]
-Tasks:     cumsum, cummin, cummax, median, sort, maxsub (largest sum of consecutive numbers) and minsum (minimum of the sums of
-           two lists); posenc_jax/tasks/number_lists.py
-Time:      about a minute for each task, model and seed (two CPU cores), twice that for minsum, whose rows have 16 numbers
-The set-up of the paper (arXiv 2410.01686) but for its length: four layers of width 64 with two heads, 30000 training samples
-from intervals in [-2, 2], Adam; 2500 steps of 128 samples at 1e-3 falling as a cosine where the paper takes 60000 of 1000 at
-5e-4 with a plateau schedule. Tested on intervals in [-2c, 2c] that leave [-2, 2]. Expected, mean squared error at c = 10:
-cumulative sum 0.16 with positional and 272 with standard attention, cumulative minimum 0.15 and 10 (two seeds), median 0.27
-and 16, sort 0.66 and 24, maxsub 1.2 and 332 (seed 0). Writes OUT/results.csv and OUT/results.png.
+Command:   python -m configs.sweeps.positional_attention [--tasks cumsum cummin] [--seeds 0 1] \
+           [--steps 2500] [--out DIR]
+Tasks:     cumsum, cummin, cummax, median, sort, maxsub (largest sum of consecutive numbers) and
+           minsum (minimum of the sums of two lists); posenc_jax/tasks/number_lists.py
+Time:      about a minute for each task, model and seed (two CPU cores), twice that for minsum,
+           whose rows have 16 numbers
+The set-up of the paper (arXiv 2410.01686) but for its length: four layers of width 64 with two
+heads, 30000 training samples from intervals in [-2, 2], Adam; 2500 steps of 128 samples at 1e-3
+falling as a cosine where the paper takes 60000 of 1000 at 5e-4 with a plateau schedule. Tested on
+intervals in [-2c, 2c] that leave [-2, 2]. Expected, mean squared error at c = 10: cumulative sum
+0.16 with positional and 272 with standard attention, cumulative minimum 0.15 and 10 (two seeds),
+median 0.27 and 16, sort 0.66 and 24, maxsub 1.2 and 332 (seed 0). Writes OUT/results.csv and
+OUT/results.png.
 """
 
 import pathlib
@@ -51,7 +56,9 @@ def train(task: NumberTask, standard: bool, seed: int, steps: int, batch: int) -
 
 def main():
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--tasks', nargs='+', choices=tuple(NUMBER_TASKS), default=list(NUMBER_TASKS))
+    parser.add_argument(
+        '--tasks', nargs='+', choices=tuple(NUMBER_TASKS), default=list(NUMBER_TASKS)
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=2500)
     parser.add_argument('--batch', type=int, default=128)
@@ -60,7 +67,8 @@ def main():
     if min(arguments.steps, arguments.batch) < 1 or min(arguments.seeds) < 0:
         parser.error(
             'steps and batch are at least 1, seeds at least 0, '
-            f'got --steps {arguments.steps} --batch {arguments.batch} --seeds {" ".join(map(str, arguments.seeds))}'
+            f'got --steps {arguments.steps} --batch {arguments.batch} --seeds '
+            f'{" ".join(map(str, arguments.seeds))}'
         )
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
@@ -75,11 +83,30 @@ def main():
                 network = nnx.jit(train(task, standard, seed, arguments.steps, arguments.batch))
                 for scale in SCALES:
                     x, y = task.sample(np.random.default_rng([scale, 7]), 2000, NUMBERS, scale)
-                    rows.append((name, model, scale, seed, float(np.square(np.asarray(network(x)) - y).mean())))
+                    rows.append(
+                        (
+                            name,
+                            model,
+                            scale,
+                            seed,
+                            float(np.square(np.asarray(network(x)) - y).mean()),
+                        )
+                    )
                 errors = ' '.join(f'{row[4]:.3g}' for row in rows[-len(SCALES) :])
-                print(f'{name}, {model}, seed {seed}: {errors} ({time.perf_counter() - begin:.0f} s)', flush=True)
+                print(
+                    f'{name}, {model}, seed {seed}: {errors} ({time.perf_counter() - begin:.0f} s)',
+                    flush=True,
+                )
     title = 'Eight numbers, trained on values up to 2'
-    report(rows, arguments.out, title=title, x='range of values, times 2', value='mean squared error', log=True, trained=1)
+    report(
+        rows,
+        arguments.out,
+        title=title,
+        x='range of values, times 2',
+        value='mean squared error',
+        log=True,
+        trained=1,
+    )
 
 
 if __name__ == '__main__':

@@ -1,11 +1,15 @@
-"""Every additive and score-side encoding on one text, trained at 256 tokens and read to 4096, beside nope, rope, sinusoidal.
+"""Every additive and score-side encoding on one text, trained at 256 tokens and read to 4096,
+beside nope, rope, sinusoidal.
 
-Command:   python -m configs.sweeps.relative_bias [--seeds 0 1] [--workdir runs/relative_bias] [--only alibi rope]
+Command:   python -m configs.sweeps.relative_bias [--seeds 0 1] [--workdir runs/relative_bias] \
+           [--only alibi rope]
 Time:      15 to 60 s a run (two CPU cores)
-Number:    perplexity per byte at 256 / 4096, two seeds: alibi 21.4 / 21.2, kerple 21.2 / 20.6, nope 23.2 / 22.5,
-           rope 23.5 / 28.4; all of them in docs/results/relative_bias.md, which says of what corpus (it had a file more)
-Afterwards the evaluation of all runs is in WORKDIR/comparison (table, results.json, results.csv, pictures).
-Runs whose last step is saved are not trained again, so the sweep may be interrupted and started again.
+Number:    perplexity per byte at 256 / 4096, two seeds: alibi 21.4 / 21.2, kerple 21.2 / 20.6, nope
+           23.2 / 22.5, rope 23.5 / 28.4; all of them in docs/results/relative_bias.md, which says
+           of what corpus (it had a file more)
+Afterwards the evaluation of all runs is in WORKDIR/comparison (table, results.json, results.csv,
+pictures). Runs whose last step is saved are not trained again, so the sweep may be interrupted and
+started again.
 """
 
 from configs.sweeps.runs import compare
@@ -44,10 +48,22 @@ EXTENDED = [
     ('alibi', 'alibi_pi(mode="per_row")'),
 ]
 SETTINGS = (
-    'data.dataset=stdlib_code', 'train.length=256', 'train.batch=8', 'train.steps=300', 'train.save_every=300',
+    'data.dataset=stdlib_code', 'train.length=256', 'train.batch=8', 'train.steps=300',
+    'train.save_every=300',
     'train.eval_every=300', 'model.layers=2', 'model.width=128', 'model.heads=4',
 )  # fmt: skip
-EVALUATION = ('eval.lengths=256,1024,4096', 'eval.protocols=nonoverlapping,same_tokens', 'eval.tokens=8192')
+EVALUATION = (
+    'eval.lengths=256,1024,4096',
+    'eval.protocols=nonoverlapping,same_tokens',
+    'eval.tokens=8192',
+)
 
 if __name__ == '__main__':
-    compare(__doc__, ENCODINGS, EXTENDED, workdir='runs/relative_bias', settings=SETTINGS, evaluation={'comparison': EVALUATION})
+    compare(
+        __doc__,
+        ENCODINGS,
+        EXTENDED,
+        workdir='runs/relative_bias',
+        settings=SETTINGS,
+        evaluation={'comparison': EVALUATION},
+    )

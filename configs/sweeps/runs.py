@@ -1,4 +1,6 @@
-"""What sweeps share: runs that are trained unless they are there already, results that are kept, one evaluation of many."""
+"""What sweeps share: runs that are trained unless they are there already, results that are kept,
+one evaluation of many.
+"""
 
 import contextlib
 import dataclasses
@@ -24,19 +26,30 @@ WRONG_INPUT = 2
 
 @contextlib.contextmanager
 def full_disk_in_one_line() -> Iterator[None]:
-    """A full disk ends the program with one line and status 2; a function may be decorated with it."""
+    """A full disk ends the program with one line and status 2; a function may be decorated
+    with it.
+    """
     try:
         yield
     except disk.DiskFullError as error:
-        print(f'{error}; what is trained is kept, and the same command continues once there is room', file=sys.stderr)
+        print(
+            f'{error}; what is trained is kept, and the same command continues once there is room',
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
 def call(*command: str) -> None:
-    """A Python command of ours; where it fails it has said why, and its status becomes that of this program."""
+    """A Python command of ours; where it fails it has said why, and its status becomes that of this
+    program.
+    """
     status = subprocess.run([sys.executable, *command]).returncode
     if status:
-        sys.exit(status if status > 0 else f'{command[0]} was ended by signal {-status}; the same command continues')
+        sys.exit(
+            status
+            if status > 0
+            else f'{command[0]} was ended by signal {-status}; the same command continues'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,33 +77,45 @@ class Run:
         """
         if wrong := [item for item in self.more if '=' not in item]:
             raise ValueError(f'expected FIELD=VALUE, e.g. train.steps=200, got {wrong[0]!r}')
-        own = {'workdir': str(self.directory.parent), 'name': self.directory.name, 'eval.at_end': False}
+        own = {
+            'workdir': str(self.directory.parent),
+            'name': self.directory.name,
+            'eval.at_end': False,
+        }
         return {**self.fields, **own, **dict(item.split('=', 1) for item in self.more)}
 
     def asked(self) -> ConfigDict:
         """The config with these fields, before what an `init.source` settles is filled in.
 
         Raises:
-          ValueError, OSError: a field that does not exist or has another type, a file that is not there.
+          ValueError, OSError: a field that does not exist or has another type, a file that is not
+            there.
         """
         return replaced(config_file.read(self.config), self.overrides)
 
     def complete(self) -> bool:
         """Whether the newest checkpoint is that of the last step."""
         saved = finished_steps(self.directory)
-        return bool(saved) and saved[-1] == configs.from_json(self.directory / configs.FILE).train.steps
+        return (
+            bool(saved)
+            and saved[-1] == configs.from_json(self.directory / configs.FILE).train.steps
+        )
 
     def differences(self) -> list[str]:
-        """Lines 'train.lr: 0.001 -> 0.01', from the run that is there to the one that is asked for; none where none is there.
+        """Lines 'train.lr: 0.001 -> 0.01', from the run that is there to the one that is asked for;
+        none where none is there.
 
         Raises:
-          ValueError, OSError: as `asked`; a run whose config cannot be read, or that continues what is not there.
+          ValueError, OSError: as `asked`; a run whose config cannot be read, or that continues what
+            is not there.
         """
         config = self.asked()
         if not finished_steps(self.directory):
             return []
         source = initial.open_initial(config.init.source, config.init.extend)
-        return configs.differences(configs.from_json(self.directory / configs.FILE), initial.resolve(config, source))
+        return configs.differences(
+            configs.from_json(self.directory / configs.FILE), initial.resolve(config, source)
+        )
 
 
 def refuse(reason: object) -> NoReturn:
@@ -102,8 +127,9 @@ def refuse(reason: object) -> NoReturn:
 def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
     """Trains, without evaluating them, those that are not complete; the directories of all.
 
-    A run of other settings under one of these names ends the program with the differences, before anything is trained; so
-    does one that is stopped before its last step, when the same command continues.
+    A run of other settings under one of these names ends the program with the differences, before
+    anything is trained; so does one that is stopped before its last step, when the same command
+    continues.
     """
     found = []
     for run in runs.values():
@@ -112,7 +138,10 @@ def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
         except (ValueError, OSError) as error:
             refuse(f'{run.directory}: {error}')
         if lines:
-            found += [f'{run.directory} was trained with other settings (there -> here):', *(f'  {line}' for line in lines)]
+            found += [
+                f'{run.directory} was trained with other settings (there -> here):',
+                *(f'  {line}' for line in lines),
+            ]
     if found:
         refuse('\n'.join([*found, 'give another --workdir, or move what is there away']))
     for run in runs.values():
@@ -120,12 +149,15 @@ def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
             settings = [f'--config.{name}={value}' for name, value in run.overrides.items()]
             call('train.py', f'--config={run.config}', *settings)
             if not run.complete():
-                sys.exit(f'{run.directory} was stopped before its last step; the same command continues')
+                sys.exit(
+                    f'{run.directory} was stopped before its last step; the same command continues'
+                )
     return {key: str(run.directory) for key, run in runs.items()}
 
 
 def kept(path: pathlib.Path, settings: Mapping[str, object], make: Callable[[], Any]) -> Any:
-    """What `make` gives under these settings, as JSON has it: from the file where it is there, otherwise made and written.
+    """What `make` gives under these settings, as JSON has it: from the file where it is there,
+    otherwise made and written.
 
     A file of other settings ends the program with the differences.
     """
@@ -137,9 +169,21 @@ def kept(path: pathlib.Path, settings: Mapping[str, object], make: Callable[[], 
             names = sorted(there.keys() | settings.keys())
         except (ValueError, LookupError, TypeError, AttributeError):
             refuse(f'{path} does not say with which settings it was made; move it away')
-        lines = [f'  {n}: {there.get(n)!r} -> {settings.get(n)!r}' for n in names if there.get(n) != settings.get(n)]
+        lines = [
+            f'  {n}: {there.get(n)!r} -> {settings.get(n)!r}'
+            for n in names
+            if there.get(n) != settings.get(n)
+        ]
         if lines:
-            refuse('\n'.join([f'{path} was made with other settings (there -> here):', *lines, 'move it away']))
+            refuse(
+                '\n'.join(
+                    [
+                        f'{path} was made with other settings (there -> here):',
+                        *lines,
+                        'move it away',
+                    ]
+                )
+            )
         return value
     value = json.loads(json.dumps(make()))
     with full_disk_in_one_line():
@@ -149,7 +193,12 @@ def kept(path: pathlib.Path, settings: Mapping[str, object], make: Callable[[], 
 
 def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str] = ()) -> None:
     """One comparison of these runs in `out`."""
-    call('eval.py', *(f'--run={run}' for run in runs), *(f'--config.{s}' for s in settings), f'--out={out}')
+    call(
+        'eval.py',
+        *(f'--run={run}' for run in runs),
+        *(f'--config.{s}' for s in settings),
+        f'--out={out}',
+    )
 
 
 def compare(
@@ -166,7 +215,8 @@ def compare(
 
     Args:
       documentation: of the sweep; the command shows its first line.
-      encodings: name of a run -> encoding string, or all the fields of the config in which it differs from the others.
+      encodings: name of a run -> encoding string, or all the fields of the config in which it
+        differs from the others.
       extended: (name of a run, extension), evaluated besides.
       workdir, config: defaults of the options.
       settings: fields of the config for training, as 'NAME=VALUE'.
@@ -176,8 +226,20 @@ def compare(
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default=workdir)
     parser.add_argument('--config', default=config)
-    parser.add_argument('--only', nargs='+', choices=sorted(encodings), metavar='NAME', help='train and evaluate these alone')
-    parser.add_argument('--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields, e.g. train.steps=200')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        choices=sorted(encodings),
+        metavar='NAME',
+        help='train and evaluate these alone',
+    )
+    parser.add_argument(
+        '--set',
+        nargs='*',
+        default=[],
+        metavar='FIELD=VALUE',
+        help='more config fields, e.g. train.steps=200',
+    )
     arguments = parser.parse_args()
     runs = {}
     for seed in arguments.seeds:
@@ -188,6 +250,9 @@ def compare(
             runs[name, seed] = Run(directory, arguments.config, fields, [*settings, *arguments.set])
     evaluated = []
     for (name, _), run in train_runs(runs).items():
-        evaluated += [run, *(f'{run} | {extension}' for which, extension in extended if which == name)]
+        evaluated += [
+            run,
+            *(f'{run} | {extension}' for which, extension in extended if which == name),
+        ]
     for folder, fields in evaluation.items():
         evaluate_runs(evaluated, pathlib.Path(arguments.workdir, folder), fields)

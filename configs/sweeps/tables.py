@@ -1,4 +1,6 @@
-"""What small experiments share: a table of means over seeds, the same as a csv file, and its picture."""
+"""What small experiments share: a table of means over seeds, the same as a csv file, and its
+picture.
+"""
 
 import csv
 import io
@@ -44,7 +46,9 @@ def report(
     panels = list(dict.fromkeys(row[0] for row in rows))
     several = len({row[3] for row in rows}) > 1
     spread = ', mean (lowest - highest of the seeds)' if several else ''
-    cell = lambda found: f'{np.mean(found):.3g}' + f' ({min(found):.3g} - {max(found):.3g})' * several
+    cell = lambda found: (
+        f'{np.mean(found):.3g}' + f' ({min(found):.3g} - {max(found):.3g})' * several
+    )
     for panel in panels:
         here = [row for row in rows if row[0] == panel]
         places = sorted({row[2] for row in here})
@@ -52,7 +56,10 @@ def report(
         for name in ('variant', *(f'{place:g}' for place in places)):
             table.add_column(name, justify='left' if name == 'variant' else 'right')
         for variant in dict.fromkeys(row[1] for row in here):
-            cells = [[row[4] for row in here if row[1] == variant and row[2] == place] for place in places]
+            cells = [
+                [row[4] for row in here if row[1] == variant and row[2] == place]
+                for place in places
+            ]
             table.add_row(variant, *(cell(found) if found else '' for found in cells))
         Console(width=60 + (24 if several else 10) * len(places)).print(table)
     _draw(rows, panels, out / 'results.png', title, x, value, log, trained)
@@ -71,16 +78,37 @@ def _draw(rows, panels: Sequence[str], path, title, x, value, log, trained):
     for axis, panel in zip(axes, panels):
         here = [row for row in rows if row[0] == panel]
         for variant in dict.fromkeys(row[1] for row in here):
-            number = variants.index(variant)  # the same look in all panels, some of which may lack a variant
+            number = variants.index(
+                variant
+            )  # the same look in all panels, some of which may lack a variant
             places = sorted({row[2] for row in here if row[1] == variant})
-            cells = [[row[4] for row in here if row[1] == variant and row[2] == place] for place in places]
+            cells = [
+                [row[4] for row in here if row[1] == variant and row[2] == place]
+                for place in places
+            ]
             marker, colour = 'os^DvPX*<>'[number % 10], f'C{number % 10}'
-            (shown[variant],) = axis.plot(places, [np.mean(c) for c in cells], marker=marker, color=colour)
-            axis.fill_between(places, [min(c) for c in cells], [max(c) for c in cells], color=colour, alpha=0.15, linewidth=0)
+            (shown[variant],) = axis.plot(
+                places, [np.mean(c) for c in cells], marker=marker, color=colour
+            )
+            axis.fill_between(
+                places,
+                [min(c) for c in cells],
+                [max(c) for c in cells],
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
         if trained is not None:
             axis.axvline(trained, color='0.4', linestyle='--', linewidth=1)
         axis.set(title=panel, xlabel=x, ylabel=value, yscale='log' if log else 'linear')
         axis.spines[['top', 'right']].set_visible(False)
-    axis.legend(shown.values(), shown.keys(), frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
+    axis.legend(
+        shown.values(),
+        shown.keys(),
+        frameon=False,
+        fontsize=8,
+        loc='center left',
+        bbox_to_anchor=(1.0, 0.5),
+    )
     figure.suptitle(title, fontsize=10)
     disk.save_figure(figure, path, dpi=160)

@@ -1,14 +1,20 @@
-"""Training-free extensions on models of ours: perplexity of the same last bytes to 32 times the trained length, and passkeys.
+"""Training-free extensions on models of ours: perplexity of the same last bytes to 32 times the
+trained length, and passkeys.
 
-Command:   python -m configs.sweeps.training_free [--seeds 0 1] [--workdir runs/training_free] [--base runs/extension]
-Time:      20 minutes a seed for the text, most of it gali, and 6 a seed for the passkeys (two CPU cores, other jobs running)
-Number:    perplexity at 8192, seed 0: lm_infinite 4.1, self_extend 4.6, dca 5.1, yarn 10.0, none 32.9; passkeys at 1024 tokens, two
-           seeds, mean over depths: yarn 0.98, lm_infinite 0.40, self_extend 0.26, dca 0.26, none 0; of what corpus
+Command:   python -m configs.sweeps.training_free [--seeds 0 1] [--workdir runs/training_free] \
+           [--base runs/extension]
+Time:      20 minutes a seed for the text, most of it gali, and 6 a seed for the passkeys (two CPU
+           cores, other jobs running)
+Number:    perplexity at 8192, seed 0: lm_infinite 4.1, self_extend 4.6, dca 5.1, yarn 10.0, none
+           32.9; passkeys at 1024 tokens, two seeds, mean over depths: yarn 0.98, lm_infinite 0.40,
+           self_extend 0.26, dca 0.26, none 0;
+             of what corpus
            says docs/results/training_free_extension.md (it had a file more)
-Text: the base runs of `configs.sweeps.extension` (rope, 256 bytes of Python source), trained here if they are not in --base;
-evaluated to 8192. Passkeys: rope on keys of 3 digits in 16 to 64 tokens, evaluated to 1024 by depth. Nothing is trained after
-an extension. Results: WORKDIR/text, WORKDIR/passkey (table, results.json, results.csv, pictures). Runs whose last step is saved are
-not trained again.
+Text: the base runs of `configs.sweeps.extension` (rope, 256 bytes of Python source), trained here
+if they are not in --base; evaluated to 8192. Passkeys: rope on keys of 3 digits in 16 to 64 tokens,
+evaluated to 1024 by depth. Nothing is trained after an extension. Results: WORKDIR/text,
+WORKDIR/passkey (table, results.json, results.csv, pictures). Runs whose last step is saved are not
+trained again.
 """
 
 import pathlib
@@ -18,15 +24,27 @@ from configs.sweeps.runs import Run, evaluate_runs, train_runs
 from posenc_jax.core.command import Parser
 
 EXTENSIONS = (
-    '', 'yarn(factor={factor}.0)', 'dca()', 'string()', 'gali()', 'self_extend(group={group})', 'self_extend(group=None)',
+    '', 'yarn(factor={factor}.0)', 'dca()', 'string()', 'gali()', 'self_extend(group={group})',
+    'self_extend(group=None)',
     'lm_infinite()',
 )  # fmt: skip
-TEXT = ('eval.lengths=256,512,1024,2048,4096,8192', 'eval.protocols=same_tokens', 'eval.tokens=16384')
-PASSKEY = ('eval.lengths=64,128,256,512,1024', 'eval.depths=0,0.25,0.5,0.75,1', 'eval.samples=64', 'eval.batch=64')
+TEXT = (
+    'eval.lengths=256,512,1024,2048,4096,8192',
+    'eval.protocols=same_tokens',
+    'eval.tokens=16384',
+)
+PASSKEY = (
+    'eval.lengths=64,128,256,512,1024',
+    'eval.depths=0,0.25,0.5,0.75,1',
+    'eval.samples=64',
+    'eval.batch=64',
+)
 
 
 def extended(run: str, factor: int) -> list[str]:
-    """The run with every extension; Self-Extend's groups are such that `factor` times the trained length is in its range."""
+    """The run with every extension; Self-Extend's groups are such that `factor` times the trained
+    length is in its range.
+    """
     filled = (spec.format(factor=factor, group=2 * factor) for spec in EXTENSIONS)
     return [f'{run} | {spec}' if spec else run for spec in filled]
 
@@ -35,17 +53,33 @@ def main():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/training_free')
-    parser.add_argument('--base', type=pathlib.Path, default='runs/extension', help='where the text runs are or will be')
+    parser.add_argument(
+        '--base',
+        type=pathlib.Path,
+        default='runs/extension',
+        help='where the text runs are or will be',
+    )
     parser.add_argument('--steps', type=int, default=1000, help='of the text runs')
     parser.add_argument('--passkey_steps', type=int, default=1500)
     arguments = parser.parse_args()
     runs = {}
     for seed in arguments.seeds:
-        fields = {'data.dataset': 'stdlib_code', 'train.length': 256, 'train.steps': arguments.steps, 'seed': seed}
+        fields = {
+            'data.dataset': 'stdlib_code',
+            'train.length': 256,
+            'train.steps': arguments.steps,
+            'seed': seed,
+        }
         fields |= {'train.eval_every': 500, 'train.save_every': 500}
         runs['text', seed] = Run(arguments.base / f'base_{seed}', 'configs/quickstart.py', fields)
-        fields = FIELDS | {'encoding': 'rope()', 'seed': seed, 'train.steps': arguments.passkey_steps}
-        runs['passkey', seed] = Run(arguments.workdir / f'passkey_{seed}', 'configs/default.py', fields)
+        fields = FIELDS | {
+            'encoding': 'rope()',
+            'seed': seed,
+            'train.steps': arguments.passkey_steps,
+        }
+        runs['passkey', seed] = Run(
+            arguments.workdir / f'passkey_{seed}', 'configs/default.py', fields
+        )
     runs = train_runs(runs)
     for kind, factor, settings in (('text', 32, TEXT), ('passkey', 16, PASSKEY)):
         evaluated = [run for seed in arguments.seeds for run in extended(runs[kind, seed], factor)]

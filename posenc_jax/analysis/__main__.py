@@ -1,22 +1,25 @@
 """Analyses of a trained model or of an encoding, each with its numbers and its picture.
 
-    python -m posenc_jax.analysis rope_usage|token_distance --run=RUN [--length=N] [--batches=4] [--out=DIR]
-    python -m posenc_jax.analysis attention_entropy --run=RUN [--pieces=1,4,16] [--sink=4] [--keep=2] [--query=N]
-    python -m posenc_jax.analysis pi_bound [--out=DIR]
-    python -m posenc_jax.analysis receptive_field --encoding='alibi()' [--encoding=...] [--heads=8] [--reach=200000]
-    python -m posenc_jax.analysis receptive_field --run=RUN [--length=N] [--batches=4]
-    python -m posenc_jax.analysis receptive_field --runs='DIR/*' [--length=N] [--batches=4]
+    python -m posenc_jax.analysis rope_usage|token_distance --run=RUN [--length=N] [--batches=4]
+    [--out=DIR] python -m posenc_jax.analysis attention_entropy --run=RUN [--pieces=1,4,16]
+    [--sink=4] [--keep=2] [--query=N] python -m posenc_jax.analysis pi_bound [--out=DIR] python -m
+    posenc_jax.analysis receptive_field --encoding='alibi()' [--encoding=...] [--heads=8]
+    [--reach=200000] python -m posenc_jax.analysis receptive_field --run=RUN [--length=N]
+    [--batches=4] python -m posenc_jax.analysis receptive_field --runs='DIR/*' [--length=N]
+    [--batches=4]
 
-RUN is a training run or a public checkpoint, with ' | EXTENSION' behind it for an extended one, as for eval.py. The text is
-that of the test split (rotary analyses read text alone, receptive fields also the examples of a task);
---config.data.dataset=... and other --config.NAME=VALUE as there. Writes NAME.npz and NAME.png to DIR (default: analysis/ in
-the run).
+RUN is a training run or a public checkpoint, with ' | EXTENSION' behind it for an extended one, as
+for eval.py. The text is that of the test split (rotary analyses read text alone, receptive fields
+also the examples of a task); --config.data.dataset=... and other --config.NAME=VALUE as there.
+Writes NAME.npz and NAME.png to DIR (default: analysis/ in the run).
 
-receptive_field: of encodings the theoretical one (TRF, --epsilon=0.05 of the weight lies beyond; needs no training); of a run
-also the empirical one (ERF) and the attention at each distance; of several runs both, and how their ranks agree over methods.
+receptive_field: of encodings the theoretical one (TRF, --epsilon=0.05 of the weight lies beyond;
+needs no training); of a run also the empirical one (ERF) and the attention at each distance; of
+several runs both, and how their ranks agree over methods.
 
-attention_entropy: of the last --query tokens of each window, with the text before them cut into parallel pieces, with and
-without the first --sink tokens as a prefix that all pieces see and a choice of the best --keep pieces; and the loss.
+attention_entropy: of the last --query tokens of each window, with the text before them cut into
+parallel pieces, with and without the first --sink tokens as a prefix that all pieces see and a
+choice of the best --keep pieces; and the loss.
 """
 
 import argparse
@@ -37,20 +40,38 @@ def main(argv: list[str]) -> int:
     parser = Parser('posenc_jax.analysis', description=__doc__)
     parser.add_argument('analysis', choices=ANALYSES)
     parser.add_argument('--run', metavar='RUN')
-    parser.add_argument('--length', type=int, default=0, metavar='N', help='tokens of a window; default: as trained')
+    parser.add_argument(
+        '--length', type=int, default=0, metavar='N', help='tokens of a window; default: as trained'
+    )
     parser.add_argument('--batches', type=int, default=4, help='windows, one after the other')
     parser.add_argument('--out', type=pathlib.Path, metavar='DIR')
     fields = parser.add_argument_group('receptive_field')
-    fields.add_argument('--encoding', action='append', metavar='SPEC', help='may be repeated, to compare')
+    fields.add_argument(
+        '--encoding', action='append', metavar='SPEC', help='may be repeated, to compare'
+    )
     fields.add_argument('--heads', type=int, default=8, help='of the encodings')
-    fields.add_argument('--runs', metavar='PATTERN', help='runs to compare, seeds of one encoding averaged')
-    fields.add_argument('--reach', type=int, default=200_000, metavar='N', help='distances a series is summed over')
+    fields.add_argument(
+        '--runs', metavar='PATTERN', help='runs to compare, seeds of one encoding averaged'
+    )
+    fields.add_argument(
+        '--reach', type=int, default=200_000, metavar='N', help='distances a series is summed over'
+    )
     fields.add_argument('--epsilon', type=float, default=0.05)
     cut = parser.add_argument_group('attention_entropy')
     cut.add_argument('--pieces', default='1,4,16', metavar='N,N', help='how many')
-    cut.add_argument('--sink', type=int, default=4, metavar='N', help='first tokens that all pieces see')
-    cut.add_argument('--keep', type=int, default=2, metavar='N', help='pieces that a row keeps; 0 for all')
-    cut.add_argument('--query', type=int, default=0, metavar='N', help='last tokens; default: a quarter of a window')
+    cut.add_argument(
+        '--sink', type=int, default=4, metavar='N', help='first tokens that all pieces see'
+    )
+    cut.add_argument(
+        '--keep', type=int, default=2, metavar='N', help='pieces that a row keeps; 0 for all'
+    )
+    cut.add_argument(
+        '--query',
+        type=int,
+        default=0,
+        metavar='N',
+        help='last tokens; default: a quarter of a window',
+    )
     known, rest = parser.parse_known_args(argv)
     try:
         for path in run(known, rest):
@@ -85,12 +106,17 @@ def _prepare(known: argparse.Namespace, rest: list[str], run: str, more: dict | 
     from posenc_jax.evaluation.run import UNASKED, prepare
 
     if known.batches < 1 or known.length < 0:
-        raise ValueError(f'--batches must be at least 1 and --length positive, got {known.batches} and {known.length}')
+        raise ValueError(
+            f'--batches must be at least 1 and --length positive, got {known.batches} and '
+            f'{known.length}'
+        )
     return prepare(run, {**read_overrides(rest), **UNASKED, **(more or {})})
 
 
 def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
-    """The length that is asked for, where a run has a task: 1, the least of a text, may be none of its."""
+    """The length that is asked for, where a run has a task: 1, the least of a text, may be none of
+    its.
+    """
     from posenc_jax.training import config as configs
 
     path = pathlib.Path(run.partition('|')[0].strip(), configs.FILE)
@@ -114,7 +140,12 @@ def _windows(known: argparse.Namespace, job):
 
 def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     from posenc_jax.analysis.rope_usage import rope_usage, usage_heatmap
-    from posenc_jax.analysis.token_distance import distance_heatmap, positional_heads, spearman, token_distance
+    from posenc_jax.analysis.token_distance import (
+        distance_heatmap,
+        positional_heads,
+        spearman,
+        token_distance,
+    )
 
     job = _prepare(known, rest, known.run)
     if not job.task.is_language:
@@ -122,14 +153,19 @@ def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     windows, out = _windows(known, job), _folder(known, known.run)
     model = job.extended(job.load()[0])
     measure = rope_usage if known.analysis == 'rope_usage' else token_distance
-    found = functools.reduce(lambda a, b: a.merge(b), (measure(model, window) for window in windows))
+    found = functools.reduce(
+        lambda a, b: a.merge(b), (measure(model, window) for window in windows)
+    )
     numbers, picture = out / f'{known.analysis}.npz', out / f'{known.analysis}.png'
     if known.analysis == 'rope_usage':
         disk.save_arrays(numbers, q=found.q, k=found.k, product=found.product)
         return [numbers, usage_heatmap(found, picture)]
-    disk.save_arrays(numbers, corr=found.corr, score=found.score, alloc=found.alloc, dist=found.dist)
+    disk.save_arrays(
+        numbers, corr=found.corr, score=found.score, alloc=found.alloc, dist=found.dist
+    )
     heads = ', '.join(f'{layer}.{head}' for layer, head in positional_heads(found.score))
-    print(f'positional heads (layer.head): {heads}; rank correlation of score and attended distance: '
+    print(f'positional heads (layer.head): {heads}; rank correlation of score and attended '
+          'distance: '
           f'{spearman(found.score, found.dist):.2f}')  # fmt: skip
     return [numbers, distance_heatmap(found, picture)]
 
@@ -140,7 +176,10 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     from posenc_jax.analysis.attention_entropy import entropy_of_pieces, entropy_plot, labels
 
     if not re.fullmatch(r'\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*', known.pieces, re.ASCII):
-        raise ValueError(f'--pieces are numbers of at most nine digits with commas between them, got {quoted(known.pieces)}')
+        raise ValueError(
+            '--pieces are numbers of at most nine digits with commas between them, got '
+            f'{quoted(known.pieces)}'
+        )
     for name in ('sink', 'keep', 'query'):
         if getattr(known, name) < 0:
             raise ValueError(f'--{name} must be at least 0, got {getattr(known, name)}')
@@ -165,7 +204,10 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
 def _receptive_field(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     given = [name for name in ('encoding', 'run', 'runs') if getattr(known, name)]
     if len(given) != 1:
-        raise ValueError(f'receptive_field takes one of --encoding=SPEC, --run=RUN, --runs=PATTERN, got {given or "none"}')
+        raise ValueError(
+            'receptive_field takes one of --encoding=SPEC, --run=RUN, --runs=PATTERN, got '
+            f'{given or "none"}'
+        )
     if known.encoding:
         if rest:
             raise ValueError(f'cannot read {rest[0]!r}')
@@ -181,11 +223,16 @@ def _fields_of_encodings(known: argparse.Namespace) -> list[pathlib.Path]:
 
     kernels, fields = {}, {}
     for spec in dict.fromkeys(known.encoding):
-        # What an encoding may be told about a model besides its heads does not change what a bias of the positions is.
-        sizes = dict(heads=known.heads, head_dim=8, model_dim=8 * known.heads, train_len=known.reach)
+        # What an encoding may be told about a model besides its heads does not change what a bias
+        # of the positions is.
+        sizes = dict(
+            heads=known.heads, head_dim=8, model_dim=8 * known.heads, train_len=known.reach
+        )
         encoding = make(spec, causal=True, **sizes)
         kernels[spec] = decay_kernel(encoding, known.heads, known.reach)
-        fields[spec] = theoretical_field(encoding, known.heads, reach=known.reach, epsilon=known.epsilon)
+        fields[spec] = theoretical_field(
+            encoding, known.heads, reach=known.reach, epsilon=known.epsilon
+        )
         shown = ' '.join(f'{field:.0f}' for field in fields[spec])
         print(f'{spec}: TRF {fields[spec].mean():.1f} (by head: {shown})')
     out = _folder(known)
@@ -195,7 +242,9 @@ def _fields_of_encodings(known: argparse.Namespace) -> list[pathlib.Path]:
 
 
 def _measured(known: argparse.Namespace, rest: list[str], run: str):
-    """The model of a run and its `ReceptiveField` on the text of the run, or on examples of its task."""
+    """The model of a run and its `ReceptiveField` on the text of the run, or on examples of its
+    task.
+    """
     from posenc_jax.analysis.receptive_field import receptive_field
     from posenc_jax.core.encoding import Tokens
     from posenc_jax.evaluation.tasks import SEED
@@ -205,7 +254,9 @@ def _measured(known: argparse.Namespace, rest: list[str], run: str):
         parts = [(window, None) for window in _windows(known, job)]
     else:
         length = known.length or job.config.train.length
-        batch = job.task.dataset(length=length, batch_size=known.batches, seed=SEED, split=job.config.eval.split)[0]
+        batch = job.task.dataset(
+            length=length, batch_size=known.batches, seed=SEED, split=job.config.eval.split
+        )[0]
         about = dict(positions=batch.get('positions'), segment=batch.get('segment'))
         parts = [(batch['tokens'], Tokens.of(length=batch['tokens'].shape[1], **about))]
     model = job.extended(job.load()[0])
@@ -232,7 +283,9 @@ def _fields_of_run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.P
     trf, why = _trained_field(known, model)
     out = _folder(known, known.run)
     numbers = out / 'receptive_field.npz'
-    disk.save_arrays(numbers, erf=found.erf, profile=found.profile, trf=np.nan if trf is None else trf)
+    disk.save_arrays(
+        numbers, erf=found.erf, profile=found.profile, trf=np.nan if trf is None else trf
+    )
     written = [numbers, profile_plot(found, out / 'receptive_field.png')]
     if trf is None:
         print(f'ERF {found.erf.mean():.2f}; no TRF: {why}')
@@ -241,7 +294,10 @@ def _fields_of_run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.P
     place, block = model.layers()[0]
     kernel = decay_kernel(model.encoding(place, block), model.cfg.heads, known.reach)
     label = f'{model.cfg.specs[0]}, layer 0'
-    return [*written, decay_plot({label: kernel}, {label: trf[0]}, out / 'receptive_field_decay.png')]
+    return [
+        *written,
+        decay_plot({label: kernel}, {label: trf[0]}, out / 'receptive_field_decay.png'),
+    ]
 
 
 def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
@@ -250,20 +306,30 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
     from posenc_jax.analysis.receptive_field import Compared, by_method, rank_correlation, rank_plot
     from posenc_jax.training import config as configs
 
-    runs = sorted(path for path in glob.glob(known.runs) if pathlib.Path(path, configs.FILE).is_file())
+    runs = sorted(
+        path for path in glob.glob(known.runs) if pathlib.Path(path, configs.FILE).is_file()
+    )
     if not runs:
-        raise ValueError(f'no training run matches --runs={known.runs!r} (a run is a directory with a {configs.FILE})')
+        raise ValueError(
+            f'no training run matches --runs={known.runs!r} (a run is a directory with a '
+            f'{configs.FILE})'
+        )
     rows = []
     for run in runs:
         job, model, found = _measured(known, rest, run)
         trf, _ = _trained_field(known, model)
         label = ' / '.join(job.config.pattern) or job.config.encoding
-        rows.append(Compared(label, np.nan if trf is None else float(trf.mean()), float(found.erf.mean())))
+        rows.append(
+            Compared(label, np.nan if trf is None else float(trf.mean()), float(found.erf.mean()))
+        )
         print(f'{run}: {label}: TRF {rows[-1].trf:.1f}, ERF {rows[-1].erf:.2f}', flush=True)
     methods = by_method(rows)
     agreement = rank_correlation(methods)
     ranked = sum(not np.isnan(row.trf) for row in methods)
-    print(f'rank correlation of TRF and ERF over {ranked} methods: {agreement:.2f} (nan: not a bias of the positions)')
+    print(
+        f'rank correlation of TRF and ERF over {ranked} methods: {agreement:.2f} (nan: not a '
+        'bias of the positions)'
+    )
     out = _folder(known)
     numbers = out / 'receptive_field_ranks.npz'
     labels, trf, erf = zip(*methods)

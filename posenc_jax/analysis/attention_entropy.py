@@ -1,4 +1,6 @@
-"""Attention entropy: over how many keys the queries of a model spread, whole texts and texts cut into parallel pieces."""
+"""Attention entropy: over how many keys the queries of a model spread, whole texts and texts cut
+into parallel pieces.
+"""
 
 import dataclasses
 import functools
@@ -26,7 +28,9 @@ def row_entropy(p: Float[Array, '... S']) -> Float[Array, '...']:
     """`-sum_j p_j ln p_j` in nats, with 0 ln 0 = 0.
 
     Example:
-      >>> row_entropy(jnp.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.25, 0.0]])).round(4).tolist()
+      >>> row_entropy(jnp.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.25, 0.0]])).round(
+      ...     4
+      ... ).tolist()
       [1.3863, 1.0397]
     """
     p = p.astype(jnp.float32)
@@ -65,13 +69,15 @@ class AttentionEntropy:
     kind='analysis',
     card=Card(
         name='attention entropy',
-        title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with Full-attention-based '
+        title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with '
+        'Full-attention-based '
         'Pre-trained Language Models',
         arxiv='2412.16545',
         door='analysis',
         equation='H_i = -sum_j a_ij ln a_ij, mean over rows, heads, layers',
         source='zzsfornlp/parallel_context_encoding_analysis',
-        authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, Hongming and Deng, Chenlong '
+        authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, '
+        'Hongming and Deng, Chenlong '
         'and Li, Shuaiyi and Yu, Dong',
         year=2024,
         example='attention_entropy(model, tokens)',
@@ -86,37 +92,54 @@ def attention_entropy(
     rows: Bool[Array, '#B L'] | None = None,
     block: int = 128,
 ) -> AttentionEntropy:
-    """The entropy of the attention of every head, `H_i = -sum_j a_ij ln a_ij` over all keys a query sees, in nats.
+    """The entropy of the attention of every head, `H_i = -sum_j a_ij ln a_ij` over all keys a query
+    sees, in nats.
 
-    Any encoding; what it does to logits, two sweeps over the keys included, is in. One forward pass, in blocks of queries:
-    O(L^2) time, O(block L) memory. Differs from the paper: nothing.
+    Any encoding; what it does to logits, two sweeps over the keys included, is in. One forward
+    pass, in blocks of queries: O(L^2) time, O(block L) memory. Differs from the paper: nothing.
 
     Args:
       model: decoder or encoder.
       tokens: ids. For more text, `merge` the results of several batches.
       tok: what is known about the tokens; padding is left out.
       rows: which queries count; None for all.
-      block: queries at a time. Where an encoding chooses pieces for all rows at once (`pooled`), they all have to be in one.
+      block: queries at a time. Where an encoding chooses pieces for all rows at once (`pooled`),
+        they all have to be in one.
 
     Raises:
-      ValueError: token ids that the model does not have; rows of another shape, or none; a block below 1.
+      ValueError: token ids that the model does not have; rows of another shape, or none; a block
+        below 1.
 
     Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()')
-      >>> found = attention_entropy(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5)
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
+      ... )
+      >>> found = attention_entropy(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ... )
       >>> found.heads.shape, found.rows, bool(0 < found.mean < np.log(7))
       ((2, 2), 14, True)
     """
     if block < 1:
         raise ValueError(f'attention_entropy: block must be at least 1, got {block}')
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
-    counted = jnp.ones(tokens.shape, bool) if tok.valid is None else jnp.broadcast_to(tok.valid, tokens.shape)
+    counted = (
+        jnp.ones(tokens.shape, bool)
+        if tok.valid is None
+        else jnp.broadcast_to(tok.valid, tokens.shape)
+    )
     if rows is not None:
-        if rows.ndim != 2 or rows.shape[1] != tokens.shape[1] or rows.shape[0] not in (1, tokens.shape[0]):
-            raise ValueError(f'attention_entropy: rows have shape {rows.shape}, tokens {tokens.shape}')
+        if (
+            rows.ndim != 2
+            or rows.shape[1] != tokens.shape[1]
+            or rows.shape[0] not in (1, tokens.shape[0])
+        ):
+            raise ValueError(
+                f'attention_entropy: rows have shape {rows.shape}, tokens {tokens.shape}'
+            )
         counted = counted & rows
     if not (count := int(counted.sum())):
         raise ValueError(f'attention_entropy: none of the {counted.size} rows counts')
@@ -162,7 +185,9 @@ def stream(
 
 
 class OfPieces(NamedTuple):
-    """What is found where a text is cut into pieces: entropies of the query's rows, and its loss in nats a token."""
+    """What is found where a text is cut into pieces: entropies of the query's rows, and its loss in
+    nats a token.
+    """
 
     entropy: AttentionEntropy
     loss: float
@@ -178,27 +203,38 @@ def entropy_of_pieces(
     keep: int | None = None,
     block: int = 128,
 ) -> OfPieces:
-    """The same text with its middle read as parallel pieces: a sink, `pieces` equal pieces that see the sink, the query.
+    """The same text with its middle read as parallel pieces: a sink, `pieces` equal pieces that see
+    the sink, the query.
 
-    Pieces stand evenly spread over the positions of the longest (`piece_layout`); with one piece this is causal attention.
+    Pieces stand evenly spread over the positions of the longest (`piece_layout`); with one piece
+    this is causal attention.
 
     Args:
       model: causal attention with one rotary encoding of fixed frequencies.
       tokens: ids of whole texts.
-      pieces: into how many the tokens between sink and query are cut; lengths differ by one at most.
+      pieces: into how many the tokens between sink and query are cut; lengths differ by one at
+        most.
       query: last tokens of the text.
       sink: first tokens of the text, which all pieces see.
       keep: how many pieces a query row keeps (`select_pieces`); None for all.
       block: queries at a time.
 
     Raises:
-      ValueError: fewer tokens between sink and query than pieces; a query of fewer than 2 tokens; an encoding that is not one
-        rotary encoding (it is named).
+      ValueError: fewer tokens between sink and query than pieces; a query of fewer than 2 tokens;
+        an encoding that is not one rotary encoding (it is named).
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()')
-      >>> found = entropy_of_pieces(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 5, pieces=2, query=4, sink=2)
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'
+      ... )
+      >>> found = entropy_of_pieces(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
+      ...     jnp.arange(12)[None] % 5,
+      ...     pieces=2,
+      ...     query=4,
+      ...     sink=2,
+      ... )
       >>> found.entropy.rows, found.loss > 0
       (4, True)
     """
@@ -206,12 +242,15 @@ def entropy_of_pieces(
     middle = tokens.shape[1] - sink - query
     if query < 2 or sink < 0 or not 1 <= pieces <= middle:
         raise ValueError(
-            f'attention_entropy: a text of {tokens.shape[1]} tokens with a sink of {sink} and a query of {query} (at least 2) '
+            f'attention_entropy: a text of {tokens.shape[1]} tokens with a sink of {sink} and a '
+            f'query of {query} (at least 2) '
             f'has {middle} tokens for {pieces} pieces'
         )
     lengths = [len(part) for part in np.array_split(np.arange(middle), pieces)]
     layout = piece_layout(sink, lengths)
-    part = ContextMask if keep is None else functools.partial(SelectedPieces, count=pieces, keep=keep)
+    part = (
+        ContextMask if keep is None else functools.partial(SelectedPieces, count=pieces, keep=keep)
+    )
     reader, tok = with_part(model, part, layout.sees), layout.tokens(query)
     entropy = attention_entropy(reader, tokens, tok, rows=tok.segment == QUERY, block=block)
     log_p = jax.nn.log_softmax(reader(tokens, tok, last=query)[:, :-1])
@@ -225,7 +264,9 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     entropy_plot({'whole': AttentionEntropy(np.ones((3, 2)), 1)}, folder + '/h.png').stat().st_size > 1000
+      ...     entropy_plot(
+      ...         {'whole': AttentionEntropy(np.ones((3, 2)), 1)}, folder + '/h.png'
+      ...     ).stat().st_size > 1000
       True
     """
     from matplotlib.figure import Figure
@@ -233,7 +274,13 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
     path, figure = pathlib.Path(path), Figure(figsize=(5.2, 3.4), layout='constrained')
     axis = figure.subplots()
     for label, entropy in found.items():
-        axis.plot(entropy.heads.mean(-1), marker='o', markersize=3, linewidth=1.2, label=f'{label}: {entropy.mean:.2f}')
+        axis.plot(
+            entropy.heads.mean(-1),
+            marker='o',
+            markersize=3,
+            linewidth=1.2,
+            label=f'{label}: {entropy.mean:.2f}',
+        )
     axis.set(xlabel='layer', ylabel='attention entropy (nats)', ylim=(0, None))
     axis.legend(frameon=False, fontsize=7)
     disk.save_figure(figure, path, dpi=160)
@@ -241,7 +288,8 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
 
 
 def labels(pieces: Sequence[int], sink: int, keep: int) -> list[tuple[str, dict]]:
-    """What a comparison looks at: every number of pieces without sink, with it, and with it and a selection.
+    """What a comparison looks at: every number of pieces without sink, with it, and with it and a
+    selection.
 
     Example:
       >>> [label for label, _ in labels([1, 4], 2, 2)]
@@ -255,5 +303,7 @@ def labels(pieces: Sequence[int], sink: int, keep: int) -> list[tuple[str, dict]
             found.append((f'{name}, sink', dict(pieces=count, sink=sink)))
         if count > keep > 0:
             with_sink = ', sink' if sink else ''
-            found.append((f'{name}{with_sink}, best {keep}', dict(pieces=count, sink=sink, keep=keep)))
+            found.append(
+                (f'{name}{with_sink}, best {keep}', dict(pieces=count, sink=sink, keep=keep))
+            )
     return found

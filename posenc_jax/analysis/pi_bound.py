@@ -9,10 +9,14 @@ from posenc_jax.core import disk
 from posenc_jax.rotation.rope import rope_frequencies
 
 
-def extrapolation_bound(distance: Num[np.ndarray, ' S'], theta: Float[np.ndarray, ' F']) -> Float[np.ndarray, ' S']:
-    """`B(s) / d = sum_k |A_k(s)| / d`, `A_k(s) = sum_(t<k) exp(i s theta_t)`, k = 1 .. d/2: `|logit(s)| <= 2 max|h| B(s)`.
+def extrapolation_bound(
+    distance: Num[np.ndarray, ' S'], theta: Float[np.ndarray, ' F']
+) -> Float[np.ndarray, ' S']:
+    """`B(s) / d = sum_k |A_k(s)| / d`, `A_k(s) = sum_(t<k) exp(i s theta_t)`, k = 1 .. d/2:
+    `|logit(s)| <= 2 max|h| B(s)`.
 
-    `logit(s) = Re sum_t h_t exp(i s theta_t)`, `h_t = q_t conj(k_t)`; d is twice the number of planes.
+    `logit(s) = Re sum_t h_t exp(i s theta_t)`, `h_t = q_t conj(k_t)`; d is twice the number of
+    planes.
 
     Args:
       distance: s, in positions.
@@ -29,10 +33,11 @@ def extrapolation_bound(distance: Num[np.ndarray, ' S'], theta: Float[np.ndarray
 
 
 def interpolation_constant(theta: Float[np.ndarray, ' F']) -> float:
-    """C in `|logit(s) - chord(s)| <= C max|h| (s - s1)(s2 - s)` between neighbouring integers s1, s2: half the sum of theta^2.
+    """C in `|logit(s) - chord(s)| <= C max|h| (s - s1)(s2 - s)` between neighbouring integers s1,
+    s2: half the sum of theta^2.
 
-    Differs from the paper: its C, d / (8 ln c), is 1.737 for d = 128, c = 10000, which is no bound, since plane 0 alone adds
-    0.5; this one is.
+    Differs from the paper: its C, d / (8 ln c), is 1.737 for d = 128, c = 10000, which is no bound,
+    since plane 0 alone adds 0.5; this one is.
 
     Example:
       >>> round(interpolation_constant(rope_frequencies(128, 10000.0)), 5)
@@ -42,7 +47,11 @@ def interpolation_constant(theta: Float[np.ndarray, ' F']) -> float:
 
 
 def bound_plot(
-    path: str | pathlib.Path, head_dim: int = 128, base: float = 10000.0, train_len: int = 2048, longest: int = 8192
+    path: str | pathlib.Path,
+    head_dim: int = 128,
+    base: float = 10000.0,
+    train_len: int = 2048,
+    longest: int = 8192,
 ) -> pathlib.Path:
     """Writes both bounds against the distance as a PNG, per `d max|h|`; needs matplotlib.
 
@@ -59,7 +68,11 @@ def bound_plot(
     figure = Figure(figsize=(6.0, 3.6), layout='constrained')
     axis = figure.subplots()
     axis.plot(distance, 2 * extrapolation_bound(distance, theta), label='extrapolation: 2 B(s) / d')
-    axis.axhline(interpolation_constant(theta) / 4 / head_dim, color='C1', label='interpolation, halfway: C / (4 d)')
+    axis.axhline(
+        interpolation_constant(theta) / 4 / head_dim,
+        color='C1',
+        label='interpolation, halfway: C / (4 d)',
+    )
     axis.axvline(train_len, color='0.4', linestyle='--', linewidth=1, label=f'trained: {train_len}')
     axis.set(xlabel='distance s', ylabel='largest deviation of a logit / (d max|h|)', yscale='log')
     axis.set_title(f'PI: what a logit may do, d = {head_dim}, base {base:g}', fontsize=10)

@@ -1,4 +1,6 @@
-"""Receptive fields: how far attention reaches by the series of its bias, and by the probabilities of a trained model."""
+"""Receptive fields: how far attention reaches by the series of its bias, and by the probabilities
+of a trained model.
+"""
 
 import dataclasses
 import functools
@@ -28,7 +30,8 @@ _PROBES = 32
 
 
 def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np.ndarray, 'N D']:
-    """r(d), d = 0 .. reach - 1: what the encoding makes of equal logits 0 of the query at position `reach - 1`; float64.
+    """r(d), d = 0 .. reach - 1: what the encoding makes of equal logits 0 of the query at position
+    `reach - 1`; float64.
 
     -inf where a mask hides the key. Distances are evaluated in pieces, so that many fit.
 
@@ -37,7 +40,8 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
       heads: N.
 
     Raises:
-      ValueError: an encoding that opens another door (it is named), fewer than 4 distances or more than fit, no head.
+      ValueError: an encoding that opens another door (it is named), fewer than 4 distances or more
+        than fit, no head.
 
     Example:
       >>> import posenc_jax as pj
@@ -45,9 +49,16 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
       [-0.0, -0.0625, -0.125, -0.1875]
     """
     if reach < 4 or heads < 1:
-        raise ValueError(f'a decay kernel has at least 4 distances and 1 head, got {reach} and {heads}')
-    if (needed := 20 * heads * reach) > (limit := main_memory()):  # in float32, joined, and in float64
-        raise ValueError(f'{reach} distances of {heads} heads would take {readable(needed)}, this machine has {readable(limit)}')
+        raise ValueError(
+            f'a decay kernel has at least 4 distances and 1 head, got {reach} and {heads}'
+        )
+    if (needed := 20 * heads * reach) > (
+        limit := main_memory()
+    ):  # in float32, joined, and in float64
+        raise ValueError(
+            f'{reach} distances of {heads} heads would take {readable(needed)}, this machine has '
+            f'{readable(limit)}'
+        )
     _check_additive(encoding)
     graphdef, state = nnx.split(encoding)
     pieces = []
@@ -62,35 +73,48 @@ def _check_additive(encoding: Encoding) -> None:
         other = [door for door in DOORS if part.opens(door) and door not in ('score', 'mask')]
         if other:
             raise ValueError(
-                f'a theoretical receptive field is that of a bias of the positions; {name_of(part)} opens {other[0]!r} as well'
+                'a theoretical receptive field is that of a bias of the positions; '
+                f'{name_of(part)} opens {other[0]!r} as well'
             )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _row(graphdef, heads, state, distance, row, shift):
-    """r of one query against the keys at these distances before it, all positions moved by `shift`."""
+    """r of one query against the keys at these distances before it, all positions moved by
+    `shift`.
+    """
     encoding = nnx.merge(graphdef, state)
     index = jnp.full((1, 1), row, jnp.int32)
     tok = lambda index: Tokens(index=index, pos=index + shift)
     tq, tk = tok(index), tok(index - distance[None])
     seen = encoding.mask(tq, tk)
     seen = jnp.ones((1, 1, 1, distance.shape[0]), bool) if seen is None else seen
-    s, _ = encoding.score(jnp.zeros((1, heads, 1, distance.shape[0])), tq, tk, seen, encoding.open(None, tq))
+    s, _ = encoding.score(
+        jnp.zeros((1, heads, 1, distance.shape[0])), tq, tk, seen, encoding.open(None, tq)
+    )
     return jnp.where(seen, s, -jnp.inf)[0, :, 0]
 
 
 def _is_relative(encoding: Encoding, heads: int, reach: int) -> bool:
     graphdef, state = nnx.split(encoding)
     distance = np.geomspace(1, reach, _PROBES).astype(np.int32) - 1
-    here, there = (np.asarray(_row(graphdef, heads, state, distance, reach - 1, shift)) for shift in (0, reach))
-    # A bias made of terms that cancel (sandwich) is rounded as they are: alike in what is near and what is far.
+    here, there = (
+        np.asarray(_row(graphdef, heads, state, distance, reach - 1, shift)) for shift in (0, reach)
+    )
+    # A bias made of terms that cancel (sandwich) is rounded as they are: alike in what is near and
+    # what is far.
     seen = np.isfinite(here)
-    spread = np.max(here, axis=1, where=seen, initial=-np.inf) - np.min(here, axis=1, where=seen, initial=np.inf)
-    return bool(np.isclose(here, there, rtol=1e-5, atol=1e-5 * np.maximum(spread, 0.0)[:, None]).all())
+    spread = np.max(here, axis=1, where=seen, initial=-np.inf) - np.min(
+        here, axis=1, where=seen, initial=np.inf
+    )
+    return bool(
+        np.isclose(here, there, rtol=1e-5, atol=1e-5 * np.maximum(spread, 0.0)[:, None]).all()
+    )
 
 
 def field_of(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Int[np.ndarray, '*n']:
-    """The smallest J with `sum_(d < J) exp(r_d) > (1 - epsilon) sum_d exp(r_d)` over the distances given.
+    """The smallest J with `sum_(d < J) exp(r_d) > (1 - epsilon) sum_d exp(r_d)` over the distances
+    given.
 
     Raises:
       ValueError: epsilon outside (0, 1).
@@ -105,10 +129,12 @@ def field_of(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Int[np.ndar
 
 
 def undecided(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Bool[np.ndarray, '*n']:
-    """Whether more than epsilon of the whole series may lie beyond these distances: it diverges, or falls too slowly to tell.
+    """Whether more than epsilon of the whole series may lie beyond these distances: it diverges, or
+    falls too slowly to tell.
 
-    By blocks of doubled width (Cauchy's condensation): with A the sum over [D/4, D/2) and B over [D/2, D), what follows is at
-    least `B rho / (1 - rho)`, `rho = B / A`, if rho does not fall, and without end where rho >= 1.
+    By blocks of doubled width (Cauchy's condensation): with A the sum over [D/4, D/2) and B over
+    [D/2, D), what follows is at least `B rho / (1 - rho)`, `rho = B / A`, if rho does not fall, and
+    without end where rho >= 1.
 
     Example:
       >>> d = np.arange(100_000.0)
@@ -131,39 +157,56 @@ def _weights(r):
 
 def _check_epsilon(epsilon):
     if not 0 < epsilon < 1:
-        raise ValueError(f'epsilon, the share of the weight that may lie beyond a receptive field, is in (0, 1), got {epsilon}')
+        raise ValueError(
+            'epsilon, the share of the weight that may lie beyond a receptive field, is in (0, '
+            f'1), got {epsilon}'
+        )
 
 
 def theoretical_field(
     encoding: Encoding, heads: int, *, reach: int = REACH, epsilon: float = 0.05
 ) -> Float[np.ndarray, 'N']:
-    """TRF of each head, in keys: `field_of` the decay kernel; inf where the series is `undecided` by the distances there are.
+    """TRF of each head, in keys: `field_of` the decay kernel; inf where the series is `undecided`
+    by the distances there are.
 
-    What lies beyond `reach` is not in the sum: of a series that falls as 1/d^2 a field of 1 % of `reach` is 1 % too narrow.
-    Where the bias is not one of the distance alone (FIRE), the sum ends with the keys of the query at position `reach - 1`,
-    and nothing is inf.
+    What lies beyond `reach` is not in the sum: of a series that falls as 1/d^2 a field of 1 % of
+    `reach` is 1 % too narrow. Where the bias is not one of the distance alone (FIRE), the sum ends
+    with the keys of the query at position `reach - 1`, and nothing is inf.
 
     Example:
       >>> import posenc_jax as pj
-      >>> theoretical_field(pj.make('alibi()', heads=2), 2).tolist(), theoretical_field(pj.make('nope()'), 1).tolist()
+      >>> (
+      ...     theoretical_field(pj.make('alibi()', heads=2), 2).tolist(),
+      ...     theoretical_field(pj.make('nope()'), 1).tolist(),
+      ... )
       ([48.0, 767.0], [inf])
     """
     r = decay_kernel(encoding, heads, reach)
     fields = field_of(r, epsilon).astype(np.float64)
-    return np.where(undecided(r, epsilon), np.inf, fields) if _is_relative(encoding, heads, reach) else fields
+    return (
+        np.where(undecided(r, epsilon), np.inf, fields)
+        if _is_relative(encoding, heads, reach)
+        else fields
+    )
 
 
-def trained_field(model: Transformer, *, reach: int = REACH, epsilon: float = 0.05) -> Float[np.ndarray, 'layers N']:
+def trained_field(
+    model: Transformer, *, reach: int = REACH, epsilon: float = 0.05
+) -> Float[np.ndarray, 'layers N']:
     """`theoretical_field` of every layer, with the parameters the model has.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()'
+      ... )
       >>> trained_field(Transformer(cfg, rngs=nnx.Rngs(0))).tolist()
       [[48.0, 767.0], [48.0, 767.0]]
     """
     encodings = [model.encoding(place, block) for place, block in model.layers()]
-    return np.stack([theoretical_field(e, model.cfg.heads, reach=reach, epsilon=epsilon) for e in encodings])
+    return np.stack(
+        [theoretical_field(e, model.cfg.heads, reach=reach, epsilon=epsilon) for e in encodings]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,8 +245,14 @@ class ReceptiveField:
         """
         if self.mass.shape != other.mass.shape or self.epsilon != other.epsilon:
             mine, theirs = (self.mass.shape, self.epsilon), (other.mass.shape, other.epsilon)
-            raise ValueError(f'receptive fields of {mine} and {theirs} (layers, heads, length; epsilon) cannot be merged')
-        sums = (getattr(self, name) + getattr(other, name) for name in ('widths', 'rows', 'mass', 'having'))
+            raise ValueError(
+                f'receptive fields of {mine} and {theirs} (layers, heads, length; epsilon) '
+                'cannot be merged'
+            )
+        sums = (
+            getattr(self, name) + getattr(other, name)
+            for name in ('widths', 'rows', 'mass', 'having')
+        )
         return ReceptiveField(*sums, self.epsilon)
 
 
@@ -225,13 +274,20 @@ class ReceptiveField:
     ),
 )
 def receptive_field(
-    model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None = None, *, epsilon: float = 0.05, block: int = 128
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    tok: Tokens | None = None,
+    *,
+    epsilon: float = 0.05,
+    block: int = 128,
 ) -> ReceptiveField:
-    """The empirical receptive field of every head: how many keys back hold all but epsilon of the attention of a query.
+    """The empirical receptive field of every head: how many keys back hold all but epsilon of the
+    attention of a query.
 
-    `ERF = mean over i of min J: sum_(d < J) p_(i, i-d) > 1 - epsilon`, p the probabilities of the model, whatever its encoding.
-    One forward pass, in blocks of queries: O(L^2 D) time, O(block L) memory. Its theoretical counterpart, which needs no model,
-    is `theoretical_field`. Differs from the paper: its epsilon and averages are not known; these are ours.
+    `ERF = mean over i of min J: sum_(d < J) p_(i, i-d) > 1 - epsilon`, p the probabilities of the
+    model, whatever its encoding. One forward pass, in blocks of queries: O(L^2 D) time, O(block L)
+    memory. Its theoretical counterpart, which needs no model, is `theoretical_field`. Differs from
+    the paper: its epsilon and averages are not known; these are ours.
 
     Args:
       model: a decoder.
@@ -241,14 +297,19 @@ def receptive_field(
       block: queries at a time.
 
     Raises:
-      ValueError: a model whose queries see later tokens, an epsilon outside (0, 1), a block below 1.
+      ValueError: a model whose queries see later tokens, an epsilon outside (0, 1), a block below
+        1.
 
     Reference: Qin, Zhong, Deng, arXiv 2307.10156.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()')
-      >>> found = receptive_field(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5)
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
+      ... )
+      >>> found = receptive_field(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ... )
       >>> found.erf.shape, found.profile.shape, found.mass.sum(-1).round(3).tolist()
       ((2, 2), (2, 2, 7), [[14.0, 14.0], [14.0, 14.0]])
     """
@@ -257,7 +318,10 @@ def receptive_field(
         raise ValueError(f'receptive_field: block must be at least 1, got {block}')
     for place, layer in model.layers():
         if not model.cfg.causal or model.encoding(place, layer).sees_later:
-            raise ValueError('receptive_field is defined for causal attention; this model lets queries see later tokens')
+            raise ValueError(
+                'receptive_field is defined for causal attention; this model lets queries see '
+                'later tokens'
+            )
     graphdef, state = nnx.split(model)
     widths, rows, mass, having = _fields((graphdef, epsilon, block), state, tokens, tok)
     return ReceptiveField(*map(np.asarray, (widths, rows, mass, having[0])), epsilon)
@@ -293,20 +357,34 @@ def attention_fields(
         seen = seen & rows.valid[:, None, :, None]
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
         at = (start + jnp.arange(rows.length))[:, None] - distance
-        p = jnp.where(at >= 0, jnp.take_along_axis(p, jnp.clip(at, 0, length - 1)[None, None], axis=-1), 0.0)
+        p = jnp.where(
+            at >= 0, jnp.take_along_axis(p, jnp.clip(at, 0, length - 1)[None, None], axis=-1), 0.0
+        )
         width = 1 + (jnp.cumsum(p, axis=-1) <= 1 - epsilon).sum(-1)
         looks = p.sum(-1) > 0.5  # not a row without a key
         has = rows.valid[..., None] & (rows.order[..., None] >= distance)
         has = jnp.broadcast_to(has, (batch, rows.length, length))
-        here = jnp.where(looks, width, 0).sum((0, 2)), looks.sum((0, 2)), p.sum((0, 2)), has.sum((0, 1))
+        here = (
+            jnp.where(looks, width, 0).sum((0, 2)),
+            looks.sum((0, 2)),
+            p.sum((0, 2)),
+            has.sum((0, 1)),
+        )
         return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, here)
 
-    empty = jnp.zeros(heads), jnp.zeros(heads), jnp.zeros((heads, length)), jnp.zeros(length, jnp.int32)
+    empty = (
+        jnp.zeros(heads),
+        jnp.zeros(heads),
+        jnp.zeros((heads, length)),
+        jnp.zeros(length, jnp.int32),
+    )
     return over_queries(one, empty, (q, tq), block)
 
 
 class Compared(NamedTuple):
-    """A method, or a run of it, with both of its fields, averaged over heads and layers; `trf` is NaN where there is none."""
+    """A method, or a run of it, with both of its fields, averaged over heads and layers; `trf` is
+    NaN where there is none.
+    """
 
     label: str
     trf: float
@@ -314,18 +392,24 @@ class Compared(NamedTuple):
 
 
 def rank_correlation(rows: Sequence[Compared]) -> float:
-    """Spearman's correlation of TRF and ERF over methods; those without a TRF are left out, those whose TRF is inf are tied.
+    """Spearman's correlation of TRF and ERF over methods; those without a TRF are left out, those
+    whose TRF is inf are tied.
 
     Raises:
       ValueError: fewer than two methods are left.
 
     Example:
-      >>> rank_correlation([Compared('a', 5.0, 4.0), Compared('b', 90.0, 20.0), Compared('c', np.inf, 31.0)])
+      >>> rank_correlation(
+      ...     [Compared('a', 5.0, 4.0), Compared('b', 90.0, 20.0), Compared('c', np.inf, 31.0)]
+      ... )
       1.0
     """
     both = [row for row in rows if not np.isnan(row.trf)]
     if len(both) < 2:
-        raise ValueError(f'a rank correlation of TRF and ERF needs two methods that have a TRF, got {len(both)} of {len(rows)}')
+        raise ValueError(
+            'a rank correlation of TRF and ERF needs two methods that have a TRF, got '
+            f'{len(both)} of {len(rows)}'
+        )
     return spearman(np.array([row.trf for row in both]), np.array([row.erf for row in both]))
 
 
@@ -336,8 +420,13 @@ def by_method(rows: Sequence[Compared]) -> list[Compared]:
       >>> by_method([Compared('a', 5.0, 4.0), Compared('a', 7.0, 5.0)])
       [Compared(label='a', trf=6.0, erf=4.5)]
     """
-    mean = lambda label, name: float(np.mean([getattr(row, name) for row in rows if row.label == label]))
-    return [Compared(label, mean(label, 'trf'), mean(label, 'erf')) for label in dict.fromkeys(row.label for row in rows)]
+    mean = lambda label, name: float(
+        np.mean([getattr(row, name) for row in rows if row.label == label])
+    )
+    return [
+        Compared(label, mean(label, 'trf'), mean(label, 'erf'))
+        for label in dict.fromkeys(row.label for row in rows)
+    ]
 
 
 def _axis(path: str | pathlib.Path):
@@ -350,7 +439,9 @@ def _axis(path: str | pathlib.Path):
 
 
 def decay_plot(
-    kernels: Mapping[str, Float[np.ndarray, 'N D']], fields: Mapping[str, Float[np.ndarray, 'N']], path: str | pathlib.Path
+    kernels: Mapping[str, Float[np.ndarray, 'N D']],
+    fields: Mapping[str, Float[np.ndarray, 'N']],
+    path: str | pathlib.Path,
 ) -> pathlib.Path:
     """Writes `exp(r(d) - max r)` against d + 1 as a PNG, with a dot at each finite TRF.
 
@@ -361,7 +452,11 @@ def decay_plot(
       >>> alibi = pj.make('alibi()', heads=2)
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = folder + '/decay.png'
-      ...     drawn = decay_plot({'alibi()': decay_kernel(alibi, 2, 99)}, {'alibi()': theoretical_field(alibi, 2)}, path)
+      ...     drawn = decay_plot(
+      ...         {'alibi()': decay_kernel(alibi, 2, 99)},
+      ...         {'alibi()': theoretical_field(alibi, 2)},
+      ...         path,
+      ...     )
       ...     drawn.stat().st_size > 1000
       True
     """
@@ -374,10 +469,20 @@ def decay_plot(
         at = np.unique(np.geomspace(1, r.shape[-1], 400).astype(int)) - 1
         for head, (line, field) in enumerate(zip(lines, trf)):
             name = label if several else f'head {head}'
-            (drawn,) = axis.plot(at + 1, np.maximum(line[at], 1e-30), label=f'{name}: TRF {field:.0f}', linewidth=1.2)
+            (drawn,) = axis.plot(
+                at + 1, np.maximum(line[at], 1e-30), label=f'{name}: TRF {field:.0f}', linewidth=1.2
+            )
             if np.isfinite(field) and field <= len(line):
-                axis.plot(field, max(line[int(field) - 1], 1e-30), 'o', color=drawn.get_color(), markersize=4)
-    axis.set(xscale='log', yscale='log', ylim=(1e-8, 2.0), xlabel='distance d + 1', ylabel='exp(r(d))')
+                axis.plot(
+                    field,
+                    max(line[int(field) - 1], 1e-30),
+                    'o',
+                    color=drawn.get_color(),
+                    markersize=4,
+                )
+    axis.set(
+        xscale='log', yscale='log', ylim=(1e-8, 2.0), xlabel='distance d + 1', ylabel='exp(r(d))'
+    )
     axis.set_title('decay of attention' if several else next(iter(kernels)), fontsize=10)
     axis.legend(frameon=False, fontsize=7, ncols=1 + (len(axis.lines) > 12))
     disk.save_figure(figure, path, dpi=160)
@@ -385,7 +490,8 @@ def decay_plot(
 
 
 def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes the mean attention at each distance as a PNG, a line for each layer, a dot at its ERF; needs matplotlib.
+    """Writes the mean attention at each distance as a PNG, a line for each layer, a dot at its ERF;
+    needs matplotlib.
 
     Example:
       >>> import tempfile
@@ -398,8 +504,12 @@ def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Pat
     path, figure, axis = _axis(path)
     at = 1 + np.arange(found.profile.shape[-1])
     for layer, (line, erf) in enumerate(zip(found.profile.mean(1), found.erf.mean(1))):
-        (drawn,) = axis.plot(at, np.maximum(line, 1e-12), label=f'layer {layer}: ERF {erf:.1f}', linewidth=1.2)
-        axis.plot(erf, max(np.interp(erf, at, line), 1e-12), 'o', color=drawn.get_color(), markersize=4)
+        (drawn,) = axis.plot(
+            at, np.maximum(line, 1e-12), label=f'layer {layer}: ERF {erf:.1f}', linewidth=1.2
+        )
+        axis.plot(
+            erf, max(np.interp(erf, at, line), 1e-12), 'o', color=drawn.get_color(), markersize=4
+        )
     axis.set(xscale='log', yscale='log', xlabel='distance d + 1', ylabel='mean attention')
     axis.legend(frameon=False, fontsize=8)
     disk.save_figure(figure, path, dpi=160)
@@ -407,12 +517,15 @@ def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Pat
 
 
 def rank_plot(rows: Sequence[Compared], path: str | pathlib.Path) -> pathlib.Path:
-    """Writes ERF against TRF as a PNG, a point for each method; those without a finite TRF at the right. Needs matplotlib.
+    """Writes ERF against TRF as a PNG, a point for each method; those without a finite TRF at the
+    right. Needs matplotlib.
 
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     rank_plot([Compared('a', 5.0, 4.0), Compared('b', np.inf, 20.0)], folder + '/ranks.png').stat().st_size > 1000
+      ...     rank_plot(
+      ...         [Compared('a', 5.0, 4.0), Compared('b', np.inf, 20.0)], folder + '/ranks.png'
+      ...     ).stat().st_size > 1000
       True
     """
     path, figure, axis = _axis(path)

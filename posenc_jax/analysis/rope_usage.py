@@ -1,4 +1,6 @@
-"""Frequency usage: how large queries and keys are in each rotary plane, and heads built to attend by position alone."""
+"""Frequency usage: how large queries and keys are in each rotary plane, and heads built to attend
+by position alone.
+"""
 
 import dataclasses
 import functools
@@ -18,7 +20,8 @@ from posenc_jax.rotation.rope import LAYOUTS, Layout
 
 
 def planes(x: Num[Array, '... H'], count: int, layout: Layout = 'half') -> Float[Array, '... F 2']:
-    """The two features of each of the first `count` rotary planes, float32; what is not rotated is left out.
+    """The two features of each of the first `count` rotary planes, float32; what is not rotated is
+    left out.
 
     Example:
       >>> planes(jnp.arange(4.0), 2).tolist()
@@ -48,8 +51,14 @@ class Usage:
 
     @property
     def product(self) -> Float[np.ndarray, 'layers N F']:
-        """`u_q u_k / sqrt(H)` per query head: how much a plane can add to a logit of typical vectors, by Cauchy-Schwarz."""
-        return self.q * np.repeat(self.k, self.q.shape[1] // self.k.shape[1], axis=1) / self.head_dim**0.5
+        """`u_q u_k / sqrt(H)` per query head: how much a plane can add to a logit of typical
+        vectors, by Cauchy-Schwarz.
+        """
+        return (
+            self.q
+            * np.repeat(self.k, self.q.shape[1] // self.k.shape[1], axis=1)
+            / self.head_dim**0.5
+        )
 
     def merge(self, other: 'Usage') -> 'Usage':
         """The means over the tokens of both."""
@@ -68,7 +77,8 @@ class Usage:
         door='analysis',
         equation='u_t = mean_i |(q_it, q_i(t+F))|; |logit of plane t| <= |q_t| |k_t| / sqrt(H)',
         source='the paper',
-        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and Pascanu, Razvan and '
+        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and '
+        'Pascanu, Razvan and '
         'Velickovic, Petar',
         year=2024,
         example='rope_usage(model, tokens)',
@@ -78,9 +88,10 @@ class Usage:
 def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None = None) -> Usage:
     """How much each rotary frequency can matter, for every layer and head, from one forward pass.
 
-    `u_q[t] = mean_i |q_it|` over the tokens, |.| the norm of plane t, and the same of keys; rotating changes neither, and
-    `|part of plane t in a logit| <= |q_t| |k_t| / sqrt(H)`. Differs from the paper: queries and keys are averaged apart, so
-    that nothing is stored per pair of tokens; an attention factor is not counted.
+    `u_q[t] = mean_i |q_it|` over the tokens, |.| the norm of plane t, and the same of keys;
+    rotating changes neither, and `|part of plane t in a logit| <= |q_t| |k_t| / sqrt(H)`. Differs
+    from the paper: queries and keys are averaged apart, so that nothing is stored per pair of
+    tokens; an attention factor is not counted.
 
     Args:
       model: every layer has one rotary encoding; grouped-query heads are fine.
@@ -94,13 +105,19 @@ def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=16, heads=2, kv_heads=1, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, kv_heads=1, encoding='rope()'
+      ... )
       >>> usage = rope_usage(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 5), jnp.int32))
       >>> usage.q.shape, usage.k.shape, usage.product.shape
       ((3, 2, 4), (3, 1, 4), (3, 2, 4))
     """
     check_rotary('rope_usage', model)
-    valid = np.ones(tokens.shape, bool) if tok is None or tok.valid is None else np.broadcast_to(tok.valid, tokens.shape)
+    valid = (
+        np.ones(tokens.shape, bool)
+        if tok is None or tok.valid is None
+        else np.broadcast_to(tok.valid, tokens.shape)
+    )
     if not valid.any():
         raise ValueError('rope_usage averages over tokens; all of these are padding')
     q, k = _usage(*nnx.split(model), tokens, tok, valid)
@@ -120,7 +137,8 @@ def _usage(graphdef, state, tokens, tok, valid):
 
 
 def usage_heatmap(usage: Usage, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes `usage.product` as a PNG: a row for each head of each layer, a column for each plane; needs matplotlib.
+    """Writes `usage.product` as a PNG: a row for each head of each layer, a column for each plane;
+    needs matplotlib.
 
     Example:
       >>> import tempfile
@@ -135,11 +153,13 @@ def usage_heatmap(usage: Usage, path: str | pathlib.Path) -> pathlib.Path:
 def positional_head(
     inv_freq: Float[np.ndarray, 'F'], weights: Float[np.ndarray, 'F'], shift: int
 ) -> tuple[Float[np.ndarray, 'H'], Float[np.ndarray, 'H']]:
-    """One query and one key vector, the same for all tokens, that attend by position alone once rotated (layout 'half').
+    """One query and one key vector, the same for all tokens, that attend by position alone once
+    rotated (layout 'half').
 
-    `k = psi`, `q = R(-shift theta) psi` with `|psi_t|^2 = sqrt(H) w_t`, so `logit_ij = sum_t w_t cos((i - j - shift) theta_t)`,
-    which is largest at j = i - shift: 0 is a diagonal head, 1 a previous-token head. A large enough w_0 makes the
-    probability there arbitrarily near 1 within a length at which high frequencies do not recur.
+    `k = psi`, `q = R(-shift theta) psi` with `|psi_t|^2 = sqrt(H) w_t`, so `logit_ij = sum_t w_t
+    cos((i - j - shift) theta_t)`, which is largest at j = i - shift: 0 is a diagonal head, 1 a
+    previous-token head. A large enough w_0 makes the probability there arbitrarily near 1 within a
+    length at which high frequencies do not recur.
 
     Args:
       inv_freq: theta, radians per position.
@@ -156,7 +176,12 @@ def positional_head(
     """
     inv_freq, weights = np.asarray(inv_freq, np.float64), np.asarray(weights, np.float64)
     if weights.shape != inv_freq.shape or (weights < 0).any():
-        raise ValueError(f'positional_head takes one weight >= 0 for each of {inv_freq.shape} frequencies, got {weights}')
+        raise ValueError(
+            f'positional_head takes one weight >= 0 for each of {inv_freq.shape} frequencies, '
+            f'got {weights}'
+        )
     size = np.sqrt((2 * len(inv_freq)) ** 0.5 * weights)
     angle = -shift * inv_freq
-    return np.concatenate([size * np.cos(angle), size * np.sin(angle)]), np.concatenate([size, np.zeros_like(size)])
+    return np.concatenate([size * np.cos(angle), size * np.sin(angle)]), np.concatenate(
+        [size, np.zeros_like(size)]
+    )

@@ -1,4 +1,6 @@
-"""Token distance: which rotary planes decide the logits of distant tokens, and which heads attend far."""
+"""Token distance: which rotary planes decide the logits of distant tokens, and which heads attend
+far.
+"""
 
 import dataclasses
 import functools
@@ -20,11 +22,15 @@ from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Layout
 
-_CONSTANT = 1e-12  # variance over squared mean below which float32 cannot tell a quantity from a constant
+_CONSTANT = (
+    1e-12  # variance over squared mean below which float32 cannot tell a quantity from a constant
+)
 
 
 class Moments(NamedTuple):
-    """What a Pearson correlation of c and s needs of pairs seen so far: means and sums of centred products."""
+    """What a Pearson correlation of c and s needs of pairs seen so far: means and sums of centred
+    products.
+    """
 
     count: Array
     mean_c: Array
@@ -35,7 +41,8 @@ class Moments(NamedTuple):
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """The moments of the pairs of both; centred sums do not cancel, as plain sums of squares do in float32.
+    """The moments of the pairs of both; centred sums do not cancel, as plain sums of squares do in
+    float32.
 
     Example:
       >>> one = lambda c, s: Moments(*(jnp.array(v) for v in (1.0, c, s, 0.0, 0.0, 0.0)))
@@ -60,10 +67,13 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 def plane_logits(
     q: Float[Array, 'B N T H'], k: Float[Array, 'B K S H'], count: int, layout: Layout = 'half'
 ) -> Float[Array, 'F B N T S']:
-    """`c_t(i, j) = <q'_it, k'_jt> / sqrt(H)`: what each of the first `count` planes adds to the scaled logits.
+    """`c_t(i, j) = <q'_it, k'_jt> / sqrt(H)`: what each of the first `count` planes adds to the
+    scaled logits.
 
     Example:
-      >>> plane_logits(jnp.ones((1, 1, 1, 4)), jnp.arange(4.0).reshape(1, 1, 1, 4), 2).ravel().tolist()
+      >>> plane_logits(
+      ...     jnp.ones((1, 1, 1, 4)), jnp.arange(4.0).reshape(1, 1, 1, 4), 2
+      ... ).ravel().tolist()
       [1.0, 2.0]
     """
     leading = lambda a: jnp.moveaxis(planes(a, count, layout), -2, 0)
@@ -92,7 +102,9 @@ class TokenDistance:
 
     @property
     def corr(self) -> Float[np.ndarray, 'layers N F']:
-        """Pearson correlation of c_t and the logit over distant pairs; 0 where one of them is constant."""
+        """Pearson correlation of c_t and the logit over distant pairs; 0 where one of them is
+        constant.
+        """
         count, mean_c, mean_s, cc, ss, cs = (np.asarray(a, np.float64) for a in self.moments)
         varies = (cc > _CONSTANT * count * mean_c**2) & (ss > _CONSTANT * count * mean_s**2)
         return np.where(varies, cs / np.sqrt(np.where(varies, cc * ss, 1.0)), 0.0)
@@ -105,7 +117,9 @@ class TokenDistance:
 
     @property
     def alloc(self) -> Float[np.ndarray, 'layers N F']:
-        """Share of each plane in `sum_j P(i,j) |c_t(i,j)|`; sums to 1 (to 0 for a head whose planes are all 0)."""
+        """Share of each plane in `sum_j P(i,j) |c_t(i,j)|`; sums to 1 (to 0 for a head whose planes
+        are all 0).
+        """
         total = self.weighed.sum(-1, keepdims=True)
         return self.weighed / np.where(total > 0, total, 1.0)
 
@@ -133,24 +147,33 @@ class TokenDistance:
         title='On the Token Distance Modeling Ability of Higher RoPE Attention Dimension',
         arxiv='2410.08703',
         door='analysis',
-        equation='corr_t = Pearson over i - j >= tau of (c_t, sum_t c_t), c_t = [R(i) q_i]_t . [R(j) k_j]_t / sqrt(H)',
+        equation='corr_t = Pearson over i - j >= tau of (c_t, sum_t c_t), c_t = [R(i) q_i]_t . '
+        '[R(j) k_j]_t / sqrt(H)',
         source='the paper; no code was found',
-        authors='Hong, Xiangyu and Jiang, Che and Qi, Biqing and Meng, Fandong and Yu, Mo and Zhou, Bowen and Zhou, Jie',
+        authors='Hong, Xiangyu and Jiang, Che and Qi, Biqing and Meng, Fandong and Yu, Mo and '
+        'Zhou, Bowen and Zhou, Jie',
         year=2024,
         example='token_distance(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )
 def token_distance(
-    model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None = None, *, tau: int | None = None, block: int = 128
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    tok: Tokens | None = None,
+    *,
+    tau: int | None = None,
+    block: int = 128,
 ) -> TokenDistance:
-    """How far each plane of each head follows the logits of distant tokens, and how far the head attends.
+    """How far each plane of each head follows the logits of distant tokens, and how far the head
+    attends.
 
-    `c_t(i, j)` is what plane t adds to the logit s(i, j). `corr_t` is the Pearson correlation of (c_t, s) over the pairs a
-    query may see at a distance of at least tau; a head's score is its mean over the lower half of the frequencies. One
-    forward pass, in blocks of queries: O(L^2 D) time, O(block L) memory. Differs from the paper: its formula could not be
-    checked; this is a metric in its spirit. Distances count tokens of the document, not positions, so that extended models
-    compare.
+    `c_t(i, j)` is what plane t adds to the logit s(i, j). `corr_t` is the Pearson correlation of
+    (c_t, s) over the pairs a query may see at a distance of at least tau; a head's score is its
+    mean over the lower half of the frequencies. One forward pass, in blocks of queries: O(L^2 D)
+    time, O(block L) memory. Differs from the paper: its formula could not be checked; this is a
+    metric in its spirit. Distances count tokens of the document, not positions, so that extended
+    models compare.
 
     Args:
       model: a decoder; every layer has one rotary encoding; grouped-query heads are fine.
@@ -160,31 +183,45 @@ def token_distance(
       block: queries at a time.
 
     Raises:
-      ValueError: an encoding that is not rotary (it is named), a model whose queries see later tokens, a tau that no pair
-        has, a block below 1.
+      ValueError: an encoding that is not rotary (it is named), a model whose queries see later
+        tokens, a tau that no pair has, a block below 1.
 
     Reference: Hong, Jiang, Qi, Meng, Yu, Zhou, Zhou, arXiv 2410.08703.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()')
-      >>> found = token_distance(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5)
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()'
+      ... )
+      >>> found = token_distance(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ... )
       >>> found.corr.shape, found.score.shape, found.alloc.sum(-1).round(5).tolist()
       ((2, 2, 4), (2, 2), [[1.0, 1.0], [1.0, 1.0]])
     """
     check_rotary('token_distance', model)
     for place, layer in model.layers():
         if not model.cfg.causal or model.encoding(place, layer).sees_later:
-            raise ValueError('token_distance is defined for causal attention; this model lets queries see later tokens')
+            raise ValueError(
+                'token_distance is defined for causal attention; this model lets queries see '
+                'later tokens'
+            )
     length = tokens.shape[1]
     tau = length // 4 if tau is None else tau
     if not 0 <= tau < length:
-        raise ValueError(f'token_distance: tau must lie in 0 .. {length - 1} for {length} tokens, got {tau}')
+        raise ValueError(
+            f'token_distance: tau must lie in 0 .. {length - 1} for {length} tokens, got {tau}'
+        )
     if block < 1:
         raise ValueError(f'token_distance: block must be at least 1, got {block}')
     graphdef, state = nnx.split(model)
     moments, weighed, reached, queries = _distances((graphdef, tau, block), state, tokens, tok)
-    return TokenDistance(Moments(*map(np.asarray, moments)), np.asarray(weighed), np.asarray(reached), int(queries[0]))
+    return TokenDistance(
+        Moments(*map(np.asarray, moments)),
+        np.asarray(weighed),
+        np.asarray(reached),
+        int(queries[0]),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -209,7 +246,9 @@ def stream(
     tau: int,
     block: int,
 ) -> tuple[Moments, Float[Array, 'N F'], Float[Array, 'N'], Array]:
-    """The sums behind `TokenDistance` for one layer, from rotated queries and keys; `encoding` masks."""
+    """The sums behind `TokenDistance` for one layer, from rotated queries and keys; `encoding`
+    masks.
+    """
     batch, _, heads, width = q.shape
     tq, tk = known(tq.without_feats(), batch), known(tk, batch)
     k = jnp.swapaxes(k, 1, 2).astype(jnp.float32)
@@ -249,18 +288,28 @@ def stream(
         )
 
     flat, wide = jnp.zeros((heads, 1)), jnp.zeros((heads, count))
-    empty = (Moments(flat, wide, flat, wide, flat, wide), wide, jnp.zeros(heads), jnp.zeros((), jnp.int32))
+    empty = (
+        Moments(flat, wide, flat, wide, flat, wide),
+        wide,
+        jnp.zeros(heads),
+        jnp.zeros((), jnp.int32),
+    )
     return over_queries(one, empty, (q.astype(jnp.float32), tq), block)
 
 
 def distance_heatmap(found: TokenDistance, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes `found.corr` as a PNG: a row for each head of each layer, a column for each plane; needs matplotlib.
+    """Writes `found.corr` as a PNG: a row for each head of each layer, a column for each plane;
+    needs matplotlib.
 
     Example:
       >>> import tempfile
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()')
-      >>> found = token_distance(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5)
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()'
+      ... )
+      >>> found = token_distance(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ... )
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     distance_heatmap(found, folder + '/corr.png').stat().st_size > 1000
       True
@@ -268,7 +317,9 @@ def distance_heatmap(found: TokenDistance, path: str | pathlib.Path) -> pathlib.
     return plane_heatmap(found.corr, path, label='correlation with the logit', low=None)
 
 
-def positional_heads(score: Float[np.ndarray, 'layers N'], fraction: float = 0.05) -> list[tuple[int, int]]:
+def positional_heads(
+    score: Float[np.ndarray, 'layers N'], fraction: float = 0.05
+) -> list[tuple[int, int]]:
     """(layer, head) of the top fraction by score, best first; at least one, rounded up.
 
     Raises:
@@ -286,7 +337,8 @@ def positional_heads(score: Float[np.ndarray, 'layers N'], fraction: float = 0.0
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two arrays of equal size, ties at their mean rank; 0 where one is constant.
+    """Rank correlation of two arrays of equal size, ties at their mean rank; 0 where one is
+    constant.
 
     Example:
       >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.2, 0.3]))
@@ -304,14 +356,17 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Transformer:
-    """The same model with the outputs of these (layer, head) set to zero, to see what they are needed for.
+    """The same model with the outputs of these (layer, head) set to zero, to see what they are
+    needed for.
 
     Raises:
       ValueError: a layer or head that does not exist.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
       >>> less = without_heads(Transformer(cfg, rngs=nnx.Rngs(0)), [(1, 0)])
       >>> [bool(block.attention.w_out[...][0].any()) for _, block in less.layers()]
       [True, False]

@@ -1,4 +1,6 @@
-"""Looking at the queries and keys of every layer of a model during one forward pass, and at what was found."""
+"""Looking at the queries and keys of every layer of a model during one forward pass, and at what
+was found.
+"""
 
 import dataclasses
 import pathlib
@@ -28,18 +30,29 @@ def check_rotary(user: str, model: Transformer) -> list[Rotary]:
     Example:
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
       >>> [rotary.rotary_dim for rotary in check_rotary('this', Transformer(cfg, rngs=nnx.Rngs(0)))]
       [4]
     """
-    found = [single_rotary(user, model.encoding(place, block)) for place, block in model.layers()[: len(model.blocks)]]
+    found = [
+        single_rotary(user, model.encoding(place, block))
+        for place, block in model.layers()[: len(model.blocks)]
+    ]
     if len(planes := {rotary.rotary_dim // 2 for rotary in found}) != 1:
-        raise ValueError(f'{user} compares the same planes in all layers, but layers have {sorted(planes)} of them')
+        raise ValueError(
+            f'{user} compares the same planes in all layers, but layers have {sorted(planes)} of '
+            'them'
+        )
     return found
 
 
 def watch_layers(
-    model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None, look: Callable[[Rotary, Any, Any, Any], Any]
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    tok: Tokens | None,
+    look: Callable[[Rotary, Any, Any, Any], Any],
 ) -> Any:
     """What `look` makes of every layer, stacked over the layers in order.
 
@@ -47,17 +60,24 @@ def watch_layers(
       model: every layer has one rotary encoding (see `check_rotary`).
       tokens: ids.
       tok: what is known about them; None counts positions from 0.
-      look: `look(rotary, encoding, before, after)` gives arrays; `before` is (q, k) as projected from the layer input, `after`
-        is (q, k, tq, tk) as `Encoding.project` leaves them.
+      look: `look(rotary, encoding, before, after)` gives arrays; `before` is (q, k) as projected
+        from the layer input, `after` is (q, k, tq, tk) as `Encoding.project` leaves them.
     """
     single = lambda encoding: single_rotary('an analysis', encoding)
-    return watch_encodings(model, tokens, tok, lambda encoding, *seen: look(single(encoding), encoding, *seen))
+    return watch_encodings(
+        model, tokens, tok, lambda encoding, *seen: look(single(encoding), encoding, *seen)
+    )
 
 
 def watch_encodings(
-    model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None, look: Callable[[Encoding, Any, Any], Any]
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    tok: Tokens | None,
+    look: Callable[[Encoding, Any, Any], Any],
 ) -> Any:
-    """The same for any encodings: `look(encoding, before, after)`, heads of several inputs of attention side by side."""
+    """The same for any encodings: `look(encoding, before, after)`, heads of several inputs of
+    attention side by side.
+    """
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     placed = model.place(tok, tokens)
 
@@ -69,13 +89,17 @@ def watch_encodings(
             q, k, v = block.attention.branches(encoding, h, rows, placed[place])
             q2, k2, v2, tq, tk = encoding.project(q, k, v, placed[place], placed[place], rows)
             seen.append(look(encoding, (q, k), (q2, k2, tq, tk)))
-            out = sharded_attend(encoding, q2, k2, v2, tq, tk, block=block.block, implementation=block.implementation)
+            out = sharded_attend(
+                encoding, q2, k2, v2, tq, tk, block=block.block, implementation=block.implementation
+            )
             return encoding.merge(out)
 
         return block.around(x, mix), seen[0]
 
     _, outs = model.scan_layers(layer, model.embed(tokens, placed))
-    return jax.tree.map(lambda *places: jnp.stack(places, 1).reshape(-1, *places[0].shape[1:]), *outs)
+    return jax.tree.map(
+        lambda *places: jnp.stack(places, 1).reshape(-1, *places[0].shape[1:]), *outs
+    )
 
 
 def known(tok: Tokens, batch: int) -> Tokens:
@@ -90,35 +114,59 @@ def known(tok: Tokens, batch: int) -> Tokens:
 
 
 def over_queries(step: Callable[[Any, Array, Any], Any], sums: Any, rows: Any, block: int) -> Any:
-    """`sums = step(sums, start, rows[:, start : start + block])` from the first block to the last, which is filled with zeros.
+    """`sums = step(sums, start, rows[:, start : start + block])` from the first block to the last,
+    which is filled with zeros.
 
     Args:
       step: adds what a block of queries gives.
       sums: to begin with.
-      rows: arrays [B, L, ...] or trees of them; zeros are padding, so tokens need `valid` (see `known`).
+      rows: arrays [B, L, ...] or trees of them; zeros are padding, so tokens need `valid` (see
+        `known`).
       block: queries at a time.
 
     Example:
-      >>> float(over_queries(lambda total, start, a: total + start * a.sum(), jnp.zeros(()), jnp.ones((1, 5)), 2))
+      >>> float(
+      ...     over_queries(
+      ...         lambda total, start, a: total + start * a.sum(),
+      ...         jnp.zeros(()),
+      ...         jnp.ones((1, 5)),
+      ...         2,
+      ...     )
+      ... )
       8.0
     """
     length = jax.tree.leaves(rows)[0].shape[1]
     block = min(block, length)
     room = -length % block
-    rows = jax.tree.map(lambda a: jnp.pad(a, [(0, room * (axis == 1)) for axis in range(a.ndim)]), rows)
-    cut = lambda start: jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), rows)
-    return jax.lax.scan(lambda sums, start: (step(sums, start, cut(start)), None), sums, jnp.arange(0, length + room, block))[0]
+    rows = jax.tree.map(
+        lambda a: jnp.pad(a, [(0, room * (axis == 1)) for axis in range(a.ndim)]), rows
+    )
+    cut = lambda start: jax.tree.map(
+        lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), rows
+    )
+    return jax.lax.scan(
+        lambda sums, start: (step(sums, start, cut(start)), None),
+        sums,
+        jnp.arange(0, length + room, block),
+    )[0]
 
 
 def plane_heatmap(
-    values: Float[np.ndarray, 'layers N F'], path: str | pathlib.Path, *, label: str, low: float | None = 0.0
+    values: Float[np.ndarray, 'layers N F'],
+    path: str | pathlib.Path,
+    *,
+    label: str,
+    low: float | None = 0.0,
 ) -> pathlib.Path:
-    """Writes a PNG with a row for each head of each layer and a column for each plane; needs matplotlib.
+    """Writes a PNG with a row for each head of each layer and a column for each plane; needs
+    matplotlib.
 
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     plane_heatmap(np.ones((2, 2, 4)), folder + '/usage.png', label='usage').stat().st_size > 1000
+      ...     plane_heatmap(
+      ...         np.ones((2, 2, 4)), folder + '/usage.png', label='usage'
+      ...     ).stat().st_size > 1000
       True
     """
     from matplotlib.figure import Figure
@@ -127,9 +175,13 @@ def plane_heatmap(
     layers, heads, count = values.shape
     figure = Figure(figsize=(2.0 + 0.12 * count, 1.4 + 0.12 * layers * heads), layout='constrained')
     axis = figure.subplots()
-    picture = axis.imshow(values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low)
+    picture = axis.imshow(
+        values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low
+    )
     axis.set_yticks(np.arange(layers) * heads - 0.5, [f'layer {layer}' for layer in range(layers)])
-    axis.hlines(np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6)
+    axis.hlines(
+        np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6
+    )
     axis.set_xlabel('plane (high to low frequency)')
     axis.set_ylabel('heads')
     figure.colorbar(picture, label=label)

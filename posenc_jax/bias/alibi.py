@@ -18,7 +18,8 @@ _LATER_OFFSET = 0.5  # how much nearer 'offset' puts a later key, in tokens
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
-    """The geometric slopes m_h of `heads` heads, float64 [N]; the extra ones of a count that is no power of two come last.
+    """The geometric slopes m_h of `heads` heads, float64 [N]; the extra ones of a count that is no
+    power of two come last.
 
     Raises:
       ValueError: fewer than one head.
@@ -43,7 +44,8 @@ def alibi_bias(
     later: Float[Array, 'N'] | None = None,
     offset: float = 0.0,
 ) -> Float[Array, '#B N T S']:
-    """`-m_h |p_i - p_j|`, float32; where the key is ahead of the query `-m'_h (|p_i - p_j| - offset)`.
+    """`-m_h |p_i - p_j|`, float32; where the key is ahead of the query `-m'_h (|p_i - p_j| -
+    offset)`.
 
     Args:
       slopes: m_h.
@@ -53,7 +55,9 @@ def alibi_bias(
     Example:
       >>> alibi_bias(jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]])).tolist()
       [[[[-1.0, -0.5, -0.0, -0.5]]]]
-      >>> alibi_bias(jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]]), offset=0.5).tolist()
+      >>> alibi_bias(
+      ...     jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]]), offset=0.5
+      ... ).tolist()
       [[[[-1.0, -0.5, -0.0, -0.25]]]]
     """
     apart = signed_distance(q_pos, k_pos)
@@ -72,7 +76,9 @@ def alibi_half(
     """What each head sees if it looks one way only: keys `j >= i` where `ahead`, else `j <= i`.
 
     Example:
-      >>> alibi_half(jnp.array([False, True]), jnp.array([[1]]), jnp.array([[0, 1, 2]]))[0, :, 0].tolist()
+      >>> alibi_half(jnp.array([False, True]), jnp.array([[1]]), jnp.array([[0, 1, 2]]))[
+      ...     0, :, 0
+      ... ].tolist()
       [[True, True, False], [False, True, True]]
     """
     distance = signed_distance(q_index, k_index)[:, None]
@@ -84,7 +90,8 @@ def alibi_half(
     kind='encoding',
     card=Card(
         name='ALiBi',
-        title='Train Short, Test Long: Attention with Linear Biases Enables Input Length Extrapolation',
+        title='Train Short, Test Long: Attention with Linear Biases Enables Input Length '
+        'Extrapolation',
         arxiv='2108.12409',
         door='score',
         equation='logit_ij = q_i . k_j / sqrt(H) - m_h |i - j|',
@@ -99,19 +106,24 @@ def alibi_half(
 class ALiBi(Bias):
     """Penalises distance linearly, with one slope per head; acts on the logits.
 
-    `b_ij = -m_h |i - j|`, `m_h = 2^(-8h/N)`. Differs from the paper: nothing in the causal case (the distance form gives
-    the probabilities of the official key-position form). The paper is causal only; where queries see later keys,
-    `variant` is how its code base and others continued it.
+    `b_ij = -m_h |i - j|`, `m_h = 2^(-8h/N)`. Differs from the paper: nothing in the causal case
+    (the distance form gives the probabilities of the official key-position form). The paper is
+    causal only; where queries see later keys, `variant` is how its code base and others continued
+    it.
 
-    'symmetric' is the same formula for later keys, 'offset' `-m_h (|i - j| - 1/2)` for them, so that left and right are told
-    apart; 'asymmetric' has two trained slopes per head, for earlier and for later keys, which start at m_h; in 'half' the
-    first N/2 heads see `j <= i` and the last N/2 `j >= i`, each half with the slopes of N/2 heads. Under a causal mask
-    'offset' and 'asymmetric' are allowed and have nothing to act on: their earlier keys are those of 'symmetric'.
+    'symmetric' is the same formula for later keys, 'offset' `-m_h (|i - j| - 1/2)` for them, so
+    that left and right are told apart; 'asymmetric' has two trained slopes per head, for earlier
+    and for later keys, which start at m_h; in 'half' the first N/2 heads see `j <= i` and the last
+    N/2 `j >= i`, each half with the slopes of N/2 heads. Under a causal mask 'offset' and
+    'asymmetric' are allowed and have nothing to act on: their earlier keys are those of
+    'symmetric'.
 
     Args:
-      slopes: m_h, one per head, in place of the paper's; where they are trained, what they start at.
+      slopes: m_h, one per head, in place of the paper's; where they are trained, what they start
+        at.
       variant: 'symmetric', 'half', 'asymmetric' or 'offset'.
-      learn_slopes: trains `ln m_h`; 'asymmetric' always does. The paper found trained slopes to extrapolate worse.
+      learn_slopes: trains `ln m_h`; 'asymmetric' always does. The paper found trained slopes to
+        extrapolate worse.
       heads: N, from the model.
 
     Raises:
@@ -138,8 +150,13 @@ class ALiBi(Bias):
         self.variant = check_choice('alibi variant', variant, VARIANTS)
         self.learns = learn_slopes or variant == 'asymmetric'
         if variant == 'half' and heads % 2:
-            raise ValueError(f"alibi(variant='half') needs an even number of heads, got {heads}; the nearest is {heads + 1}")
-        if slopes is not None and (len(slopes) != heads or not np.isfinite(slopes).all() or min(slopes) <= 0):
+            raise ValueError(
+                f"alibi(variant='half') needs an even number of heads, got {heads}; the nearest "
+                f'is {heads + 1}'
+            )
+        if slopes is not None and (
+            len(slopes) != heads or not np.isfinite(slopes).all() or min(slopes) <= 0
+        ):
             found = f'{self.card.key}: {len(slopes)} slopes {slopes} for {heads} heads'
             raise ValueError(f'{found}; expected one finite positive number per head')
         usual = np.tile(alibi_slopes(heads // 2), 2) if variant == 'half' else alibi_slopes(heads)
@@ -147,7 +164,9 @@ class ALiBi(Bias):
         if not self.learns:
             self.slopes = Constant(jnp.asarray(given, jnp.float32), axes=('heads',))
         elif variant == 'asymmetric':
-            self.log_slopes = nnx.Param(jnp.asarray(np.log([given, given]), jnp.float32), axes=(None, 'heads'))
+            self.log_slopes = nnx.Param(
+                jnp.asarray(np.log([given, given]), jnp.float32), axes=(None, 'heads')
+            )
         else:
             self.log_slopes = nnx.Param(jnp.asarray(np.log(given), jnp.float32), axes=('heads',))
 
@@ -165,7 +184,13 @@ class ALiBi(Bias):
         slopes, later = jnp.exp(self.log_slopes[...]) if self.learns else self.slopes[...], None
         if self.variant == 'asymmetric':
             slopes, later = slopes
-        return alibi_bias(slopes, q_pos, k_pos, later=later, offset=_LATER_OFFSET if self.variant == 'offset' else 0.0)
+        return alibi_bias(
+            slopes,
+            q_pos,
+            k_pos,
+            later=later,
+            offset=_LATER_OFFSET if self.variant == 'offset' else 0.0,
+        )
 
     def mask(self, tq, tk):
         if self.variant != 'half':

@@ -15,8 +15,10 @@ from posenc_jax.core.spec import CONTEXT
         door='score',
         equation='logit_ij = q_i . k_j / sqrt(H) - m_h |i - j|',
         source='terry-r123/RNABenchmark',
-        authors='Ren, Yuchen and Chen, Zhiyuan and Qiao, Lifeng and Jing, Hongtai and Cai, Yuchen and Xu, Sheng and Ye, Peng '
-        'and Ma, Xinzhu and Sun, Siqi and Yan, Hongliang and Yuan, Dong and Ouyang, Wanli and Liu, Xihui',
+        authors='Ren, Yuchen and Chen, Zhiyuan and Qiao, Lifeng and Jing, Hongtai and Cai, '
+        'Yuchen and Xu, Sheng and Ye, Peng '
+        'and Ma, Xinzhu and Sun, Siqi and Yan, Hongliang and Yuan, Dong and Ouyang, Wanli and '
+        'Liu, Xihui',
         year=2024,
         example='alibi_symmetric()',
         share='model',
@@ -24,12 +26,14 @@ from posenc_jax.core.spec import CONTEXT
     ),
 )
 class ALiBiSymmetric(ALiBi):
-    """ALiBi whose penalty is the same for earlier and later keys, the only positional signal of an encoder; acts on the logits.
+    """ALiBi whose penalty is the same for earlier and later keys, the only positional signal of an
+    encoder; acts on the logits.
 
-    `b_ij = -m_h |i - j|`: `alibi(variant='symmetric')` under the name of the paper that found it ahead of learned and rotary
-    positions on RNA. It cannot tell left from right: a reversed sequence gives the reversed output. In a causal model it is
-    well defined, and is `alibi()`. Differs from the paper: nothing in the formula; biases are computed from positions, where
-    its code keeps a table that it makes anew for longer inputs.
+    `b_ij = -m_h |i - j|`: `alibi(variant='symmetric')` under the name of the paper that found it
+    ahead of learned and rotary positions on RNA. It cannot tell left from right: a reversed
+    sequence gives the reversed output. In a causal model it is well defined, and is `alibi()`.
+    Differs from the paper: nothing in the formula; biases are computed from positions, where its
+    code keeps a table that it makes anew for longer inputs.
 
     Args:
       slopes: m_h, one per head, in place of ALiBi's.

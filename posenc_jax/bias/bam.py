@@ -32,7 +32,8 @@ def bam_prior(
     per_head = lambda a: a.astype(jnp.float32)[:, None, None]
     mu = per_head(jnp.exp(loc) - jnp.exp(-loc))
     ahead = -signed_distance(q_pos, k_pos).astype(jnp.float32)[:, None]
-    # exp and log run through vector units, a power of arrays does not: a seventh of its time, gradients included.
+    # exp and log run through vector units, a power of arrays does not: a seventh of its time,
+    # gradients included.
     return -jnp.exp(per_head(logscale) + per_head(beta) * jnp.log(jnp.abs(ahead - mu) + _EPSILON))
 
 
@@ -41,13 +42,16 @@ def bam_prior(
     kind='encoding',
     card=Card(
         name='BAM',
-        title='Bayesian Attention Mechanism: A Probabilistic Framework for Positional Encoding and Context Length '
+        title='Bayesian Attention Mechanism: A Probabilistic Framework for Positional Encoding '
+        'and Context Length '
         'Extrapolation',
         arxiv='2505.22842',
         door='score',
-        equation='logit_ij = q_i . k_j / sqrt(H) - exp(logscale_h) |j - i - mu_h|^beta_h, mu = exp(loc) - exp(-loc)',
+        equation='logit_ij = q_i . k_j / sqrt(H) - exp(logscale_h) |j - i - mu_h|^beta_h, mu = '
+        'exp(loc) - exp(-loc)',
         source='ArthurSBianchessi/BAM',
-        authors='Bianchessi, Arthur S. and Aguirre, Yasmin C. and Barros, Rodrigo C. and Kupssinsku, Lucas S.',
+        authors='Bianchessi, Arthur S. and Aguirre, Yasmin C. and Barros, Rodrigo C. and '
+        'Kupssinsku, Lucas S.',
         year=2025,
         example='bam()',
         share='model',
@@ -55,14 +59,17 @@ def bam_prior(
     ),
 )
 class BAM(Bias):
-    """Adds a generalised Gaussian prior over the distance to the logits, with trained shape, scale and place per head.
+    """Adds a generalised Gaussian prior over the distance to the logits, with trained shape, scale
+    and place per head.
 
-    `b_ij = -exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`. At first ALiBi (up to 1e-5 m_h). beta = 0
-    is no bias; below 0 a head turns away from what is near mu; loc < 0 puts the peak in the past, loc > 0 in the future. All
-    layers share one prior. The scalable softmax that the paper trains it with is a second link with a gain per layer:
-    `bam() | ssmax()` multiplies logits and prior, `ssmax() | bam()` the logits alone, as the official code does at some
-    commits. Differs from the paper: the scale stands outside the power and is trained as a logarithm, where the paper writes
-    `(|.| / alpha)^beta`; commits of the official code have either.
+    `b_ij = -exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`. At first
+    ALiBi (up to 1e-5 m_h). beta = 0 is no bias; below 0 a head turns away from what is near mu; loc
+    < 0 puts the peak in the past, loc > 0 in the future. All layers share one prior. The scalable
+    softmax that the paper trains it with is a second link with a gain per layer: `bam() | ssmax()`
+    multiplies logits and prior, `ssmax() | bam()` the logits alone, as the official code does at
+    some commits. Differs from the paper: the scale stands outside the power and is trained as a
+    logarithm, where the paper writes `(|.| / alpha)^beta`; commits of the official code have
+    either.
 
     Args:
       beta: initial exponent of all heads, or one each.
@@ -72,8 +79,8 @@ class BAM(Bias):
       heads: N, from the model.
 
     Raises:
-      ValueError: not one value per head, a scale that is not positive, an unknown name; when used, queries of another number
-        of heads.
+      ValueError: not one value per head, a scale that is not positive, an unknown name; when used,
+        queries of another number of heads.
 
     Reference: Bianchessi, Aguirre, Barros, Kupssinsku, arXiv 2505.22842.
 
@@ -96,7 +103,9 @@ class BAM(Bias):
         given = {'beta': beta, 'scale': scale, 'loc': loc}
         for name, values in given.items():
             if np.ndim(values) and len(values) != heads:
-                raise ValueError(f'bam: {len(values)} values of {name} for {heads} heads; expected one per head')
+                raise ValueError(
+                    f'bam: {len(values)} values of {name} for {heads} heads; expected one per head'
+                )
             for value in np.ravel(values):
                 check_number(f'bam {name}', float(value))
         if not (scale > 0).all():
@@ -105,7 +114,11 @@ class BAM(Bias):
             check_choice('a fixed parameter of bam', name, PARAMETERS)
         for name, values in zip(PARAMETERS, (beta, np.log(scale), loc)):
             kind = Constant if name in fixed else nnx.Param
-            setattr(self, name, kind(jnp.broadcast_to(jnp.asarray(values, jnp.float32), (heads,)), axes=('heads',)))
+            setattr(
+                self,
+                name,
+                kind(jnp.broadcast_to(jnp.asarray(values, jnp.float32), (heads,)), axes=('heads',)),
+            )
 
     def bias(self, q_pos, k_pos):
         return bam_prior(self.beta[...], self.logscale[...], self.loc[...], q_pos, k_pos)

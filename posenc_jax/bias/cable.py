@@ -9,7 +9,8 @@ from posenc_jax.core.encoding import Encoding, heads_first
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
-# Up to so many keys their sums are a product with a triangle: XLA's cumulative sum takes longer on CPU (measured).
+# Up to so many keys their sums are a product with a triangle: XLA's cumulative sum takes longer on
+# CPU (measured).
 _WIDEST = 512
 
 
@@ -19,14 +20,17 @@ def cable_bias(
     k_index: Int[Array, '#B S'],
     carry: Float[Array, 'B N T'],
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
-    """Minus the costs of the tokens after each key up to each query, for one block of keys; float32.
+    """Minus the costs of the tokens after each key up to each query, for one block of keys;
+    float32.
 
-    They are counted from the first query, so that what lies between queries and keys near them is a difference of small
-    numbers, however much has been summed before; and no sum holds a token that comes after its query or key.
+    They are counted from the first query, so that what lies between queries and keys near them is a
+    difference of small numbers, however much has been summed before; and no sum holds a token that
+    comes after its query or key.
 
     Args:
       costs: of the keys, ascending in index; 0 at keys that are not valid.
-      q_index, k_index: order of the tokens; the bias is meaningless (and finite) for keys after the query.
+      q_index, k_index: order of the tokens; the bias is meaningless (and finite) for keys after the
+        query.
       carry: costs of the nearer blocks up to each query.
 
     Returns:
@@ -48,7 +52,9 @@ def cable_bias(
     of_query, before, of_key = jnp.split(sums, [queries, queries + 1], axis=2)
     if keys > _WIDEST:
         near = costs * first.swapaxes(1, 2)
-        back = jnp.pad(jax.lax.cumsum(near[..., 1:], axis=2, reverse=True), ((0, 0), (0, 0), (0, 1)))
+        back = jnp.pad(
+            jax.lax.cumsum(near[..., 1:], axis=2, reverse=True), ((0, 0), (0, 0), (0, 1))
+        )
         of_key = jnp.cumsum(costs - near, axis=2) - back
     of_query = carry + of_query
     return of_key[..., None, :] - of_query[..., None], of_query + before
@@ -72,16 +78,18 @@ def cable_bias(
     ),
 )
 class Cable(Encoding):
-    """Subtracts what the tokens after a key, up to the query, cost, each as much as it says; acts on the logits.
+    """Subtracts what the tokens after a key, up to the query, cost, each as much as it says; acts
+    on the logits.
 
-    `logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} g_u`, `g_u = softplus(x_u W_b + b_b)` per head, x the layer input. With
-    `W_b = 0` a token costs the same everywhere, which is ALiBi. Differs from the paper: nothing in the formulas (the released
-    attention leaves `1 / sqrt(H)` out: `scale=1.0`). The paper caches running sums; here costs are summed along the sweep,
-    so the cache holds one cost per token and head. Positions are not read: padding costs nothing and a document starts
-    afresh.
+    `logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} g_u`, `g_u = softplus(x_u W_b + b_b)` per head, x
+    the layer input. With `W_b = 0` a token costs the same everywhere, which is ALiBi. Differs from
+    the paper: nothing in the formulas (the released attention leaves `1 / sqrt(H)` out:
+    `scale=1.0`). The paper caches running sums; here costs are summed along the sweep, so the cache
+    holds one cost per token and head. Positions are not read: padding costs nothing and a document
+    starts afresh.
 
-    The keys a query sees must be a run that ends at the query (causal, document, window), as tokens of blocks that a mask
-    rules out are not counted.
+    The keys a query sees must be a run that ends at the query (causal, document, window), as tokens
+    of blocks that a mask rules out are not counted.
 
     Args:
       scale: multiplies `q . k`; None is 1 / sqrt(H).
@@ -122,9 +130,18 @@ class Cable(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         if x is None or x.shape[1] != k.shape[1]:
             got = 'none' if x is None else f'{x.shape[1]} rows'
-            raise ValueError(f'cable reads one row of layer input per key: {k.shape[1]} keys, input: {got}')
-        a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest') + self.bias[...]
-        costs = jax.nn.softplus(a) if tk.valid is None else jnp.where(tk.valid[..., None], jax.nn.softplus(a), 0.0)
+            raise ValueError(
+                f'cable reads one row of layer input per key: {k.shape[1]} keys, input: {got}'
+            )
+        a = (
+            jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
+            + self.bias[...]
+        )
+        costs = (
+            jax.nn.softplus(a)
+            if tk.valid is None
+            else jnp.where(tk.valid[..., None], jax.nn.softplus(a), 0.0)
+        )
         return q, k, v, tq, tk.with_feats(cable=costs)
 
     def open(self, q, tq):

@@ -11,7 +11,8 @@ from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 
-# Sums run in short runs by one small matrix product each: half the time of XLA's cumulative sum on CPU (measured).
+# Sums run in short runs by one small matrix product each: half the time of XLA's cumulative sum on
+# CPU (measured).
 _RUN = 32
 
 
@@ -35,7 +36,8 @@ def suffix_sum(gates: Float[Array, '... S']) -> Float[Array, '... S']:
 
 @jax.custom_vjp
 def interpolate(z: Float[Array, 'B N T P'], p: Float[Array, 'B N T S']) -> Float[Array, 'B N T S']:
-    """`z` read along its last axis at the fractional place p >= 0, clamped at P - 1; no gradient reaches a clamped p.
+    """`z` read along its last axis at the fractional place p >= 0, clamped at P - 1; no gradient
+    reaches a clamped p.
 
     Example:
       >>> interpolate(jnp.array([[[[0.0, 10.0]]]]), jnp.array([[[[0.25, 7.0]]]])).tolist()
@@ -57,10 +59,13 @@ def _interpolate_fwd(z, p):
 
 def _interpolate_bwd(residuals, g):
     z, low, part, slope = residuals
-    # One scatter of (g, g * part) for both neighbours; XLA's own transpose of the two gathers takes four times as long.
+    # One scatter of (g, g * part) for both neighbours; XLA's own transpose of the two gathers takes
+    # four times as long.
     updates = jnp.stack([g, g * part], axis=-1)
     places = z.shape[-1]
-    add = lambda low, updates: jnp.zeros((places, 2), jnp.float32).at[low].add(updates, mode='promise_in_bounds')
+    add = lambda low, updates: (
+        jnp.zeros((places, 2), jnp.float32).at[low].add(updates, mode='promise_in_bounds')
+    )
     both = jax.vmap(add)(low.reshape(-1, low.shape[-1]), updates.reshape(-1, *updates.shape[-2:]))
     whole, upper = both[..., 0].reshape(z.shape), both[..., 1].reshape(z.shape)
     # What falls on the upper neighbour; at the last place `part` is zero and there is none.
@@ -74,7 +79,8 @@ interpolate.defvjp(_interpolate_fwd, _interpolate_bwd)
 def cope_bias(
     z: Float[Array, 'B N T P'], gates: Float[Array, 'B N T S'], carry: Float[Array, 'B N T']
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
-    """The bias `z_i[p_ij]` of one block of keys, and the gates counted so far, for the next farther block.
+    """The bias `z_i[p_ij]` of one block of keys, and the gates counted so far, for the next farther
+    block.
 
     Args:
       z: `q_i . E[:, c]` for the integer positions c.
@@ -82,7 +88,9 @@ def cope_bias(
       carry: sum of the gates of nearer blocks.
 
     Example:
-      >>> bias, counted = cope_bias(jnp.arange(4.0).reshape(1, 1, 1, 4), jnp.full((1, 1, 1, 3), 0.5), jnp.ones((1, 1, 1)))
+      >>> bias, counted = cope_bias(
+      ...     jnp.arange(4.0).reshape(1, 1, 1, 4), jnp.full((1, 1, 1, 3), 0.5), jnp.ones((1, 1, 1))
+      ... )
       >>> bias[0, 0, 0].tolist(), counted.tolist()
       ([2.5, 2.0, 1.5], [[[2.5]]])
     """
@@ -97,7 +105,8 @@ def cope_bias(
         title="Contextual Position Encoding: Learning to Count What's Important",
         arxiv='2405.18719',
         door='project, open, score',
-        equation='logit_ij = q_i . (k_j + e[p_ij]) / sqrt(H), p_ij = min(sum_{m=j..i} sigmoid(q_i . k_m / sqrt(H)), npos - 1)',
+        equation='logit_ij = q_i . (k_j + e[p_ij]) / sqrt(H), p_ij = min(sum_{m=j..i} '
+        'sigmoid(q_i . k_m / sqrt(H)), npos - 1)',
         source='facebookresearch/RAM (projects/cope)',
         authors='Golovneva, Olga and Wang, Tianlu and Weston, Jason and Sukhbaatar, Sainbayar',
         year=2024,
@@ -107,20 +116,23 @@ def cope_bias(
     ),
 )
 class CoPE(Encoding):
-    """Counts the keys from the query back to each key by content-dependent gates; adds a bias read at that count.
+    """Counts the keys from the query back to each key by content-dependent gates; adds a bias read
+    at that count.
 
-    `g_ij = sigmoid(s_ij)` with the scaled logits `s_ij`, `p_ij = min(sum_{m=j..i} g_im, npos - 1)` over the visible keys,
-    `b_ij` = linear interpolation of `z_i[c] = q_i . E[:, c]` at `p_ij`; the logit is `s_ij + b_ij / sqrt(H)`. One table E
-    serves all heads. Differs from the paper: nothing in the formulas; the gates read the logits as they reach this link
-    of the chain, and z reads the queries as they reach it. The gates of a query are summed again at every decoding step.
+    `g_ij = sigmoid(s_ij)` with the scaled logits `s_ij`, `p_ij = min(sum_{m=j..i} g_im, npos - 1)`
+    over the visible keys, `b_ij` = linear interpolation of `z_i[c] = q_i . E[:, c]` at `p_ij`; the
+    logit is `s_ij + b_ij / sqrt(H)`. One table E serves all heads. Differs from the paper: nothing
+    in the formulas; the gates read the logits as they reach this link of the chain, and z reads the
+    queries as they reach it. The gates of a query are summed again at every decoding step.
 
     Args:
-      npos: columns of E: positions 0 .. npos - 1; counts beyond share the last one. The released code's default is the
-        training length + 1, which never clamps.
-      scale_pos: True (released default) divides the bias by sqrt(H) like the logits, False (the listing in the paper)
-        adds it undivided.
-      gates: what the gates read: 'key' the logits; 'separate' `q_i . kappa_j / sqrt(H)` with another projection kappa of
-        the layer input (the released `sep_key`); 'value' `q_i . v_j / sqrt(H)` (the released `val_gates`).
+      npos: columns of E: positions 0 .. npos - 1; counts beyond share the last one. The released
+        code's default is the training length + 1, which never clamps.
+      scale_pos: True (released default) divides the bias by sqrt(H) like the logits, False (the
+        listing in the paper) adds it undivided.
+      gates: what the gates read: 'key' the logits; 'separate' `q_i . kappa_j / sqrt(H)` with
+        another projection kappa of the layer input (the released `sep_key`); 'value' `q_i . v_j /
+        sqrt(H)` (the released `val_gates`).
       kv_heads, head_dim, model_dim, rngs: from the model.
 
     Raises:
@@ -150,7 +162,9 @@ class CoPE(Encoding):
         self.scale = head_dim**-0.5 if scale_pos else 1.0
         self.table = nnx.Param(jnp.zeros((head_dim, npos), jnp.float32), axes=(None, None))
         if gates == 'separate':
-            kernel = model_dim**-0.5 * jax.random.normal(rngs.params(), (model_dim, kv_heads, head_dim))
+            kernel = model_dim**-0.5 * jax.random.normal(
+                rngs.params(), (model_dim, kv_heads, head_dim)
+            )
             self.key_kernel = nnx.Param(kernel, axes=('width', 'kv_heads', None))
 
     def project(self, q, k, v, tq, tk, x=None):
@@ -163,7 +177,10 @@ class CoPE(Encoding):
     def _gate_key(self, x, k):
         if x is None or x.shape[1] != k.shape[1]:
             got = 'none' if x is None else f'{x.shape[1]} rows'
-            raise ValueError(f"cope(gates='separate') reads one row of layer input per key: {k.shape[1]} keys, input: {got}")
+            raise ValueError(
+                f"cope(gates='separate') reads one row of layer input per key: {k.shape[1]} "
+                f'keys, input: {got}'
+            )
         return jnp.einsum('bsd,dkh->bskh', x, self.key_kernel[...].astype(x.dtype)).astype(k.dtype)
 
     def open(self, q, tq):
@@ -172,7 +189,9 @@ class CoPE(Encoding):
     def score(self, s, tq, tk, seen, carry):
         gate_logits = s
         if self.gates != 'key':
-            gate_logits = scaled_dot_product(heads_first(tq.feats['cope']['q']), heads_first(tk.feats['cope']['key']))
+            gate_logits = scaled_dot_product(
+                heads_first(tq.feats['cope']['q']), heads_first(tk.feats['cope']['key'])
+            )
         gates = jnp.where(seen, jax.nn.sigmoid(gate_logits), 0.0)
         bias, carry = cope_bias(heads_first(tq.feats['cope']['z']), gates, carry)
         return s + bias, carry

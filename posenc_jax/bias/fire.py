@@ -23,12 +23,18 @@ def fire_transform(x: Float[Array, '...'], c: Float[Array, '']) -> Float[Array, 
 
 
 def fire_progress(
-    c: Float[Array, ''], threshold: Float[Array, ''], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
+    c: Float[Array, ''],
+    threshold: Float[Array, ''],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
 ) -> Float[Array, '#B T S']:
-    """`psi(i - j) / psi(max(i, threshold))`: 0 at the query, about 1 at the first key of a late query.
+    """`psi(i - j) / psi(max(i, threshold))`: 0 at the query, about 1 at the first key of a late
+    query.
 
     Example:
-      >>> z = fire_progress(jnp.float32(0.1), jnp.float32(8.0), jnp.array([[5]]), jnp.array([[5, 0]]))
+      >>> z = fire_progress(
+      ...     jnp.float32(0.1), jnp.float32(8.0), jnp.array([[5]]), jnp.array([[5, 0]])
+      ... )
       >>> [round(float(x), 4) for x in z[0, 0]]
       [0.0, 0.6898]
     """
@@ -42,7 +48,8 @@ def fire_network(
 ) -> Float[Array, '#B N T S']:
     """`W2 relu(W1 z + b1)` in float32; `w1` holds W1 and b1 as rows.
 
-    Both layers are products with all pairs along the long axis, so that the sums of their gradients are products too.
+    Both layers are products with all pairs along the long axis, so that the sums of their gradients
+    are products too.
 
     Example:
       >>> fire_network(jnp.array([[[0.5]]]), jnp.array([[1.0], [1.0]]), jnp.array([[2.0]])).tolist()
@@ -62,10 +69,13 @@ def fire_network(
         title='Functional Interpolation for Relative Positions Improves Long Context Transformers',
         arxiv='2310.04418',
         door='score',
-        equation='logit_ij = q_i . k_j / sqrt(H) + f(psi(i - j) / psi(max(i, T)))_h, psi(x) = ln(|c x| + 1)',
+        equation='logit_ij = q_i . k_j / sqrt(H) + f(psi(i - j) / psi(max(i, T)))_h, psi(x) = '
+        'ln(|c x| + 1)',
         source='mcleish7/arithmetic (the appendix code of the paper)',
-        authors='Li, Shanda and You, Chong and Guruganesh, Guru and Ainslie, Joshua and Ontanon, Santiago and '
-        'Zaheer, Manzil and Sanghai, Sumit and Yang, Yiming and Kumar, Sanjiv and Bhojanapalli, Srinadh',
+        authors='Li, Shanda and You, Chong and Guruganesh, Guru and Ainslie, Joshua and Ontanon, '
+        'Santiago and '
+        'Zaheer, Manzil and Sanghai, Sumit and Yang, Yiming and Kumar, Sanjiv and Bhojanapalli, '
+        'Srinadh',
         year=2024,
         example='fire(threshold=8)',
         share='layer',
@@ -74,12 +84,14 @@ def fire_network(
     ),
 )
 class FIRE(Bias):
-    """Adds a trained function of the distance, as a fraction of what the query can look back on; acts on the logits.
+    """Adds a trained function of the distance, as a fraction of what the query can look back on;
+    acts on the logits.
 
-    `b_ij = W2 relu(W1 z_ij + b1)`, `z_ij = psi(i - j) / (psi(max(i, |mult| T)) + 1e-6)`, `psi(x) = ln(|c x| + 1)`; c
-    and mult are trained. Differs from the paper: the output bias b2 is left out, since the softmax cancels it. FIRE-S
-    (`fire_s`) shares one network between the layers (`share='model'` in the config); the paper's random training positions are
-    `randomized_pe(...) | fire()`.
+    `b_ij = W2 relu(W1 z_ij + b1)`, `z_ij = psi(i - j) / (psi(max(i, |mult| T)) + 1e-6)`, `psi(x) =
+    ln(|c x| + 1)`; c and mult are trained. Differs from the paper: the output bias b2 is left out,
+    since the softmax cancels it. FIRE-S (`fire_s`) shares one network between the layers
+    (`share='model'` in the config); the paper's random training positions are `randomized_pe(...) |
+    fire()`.
 
     Args:
       width: hidden units.
@@ -97,15 +109,25 @@ class FIRE(Bias):
       (16, 4)
     """
 
-    def __init__(self, width: int = 32, threshold: float = 512.0, heads: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+    def __init__(
+        self,
+        width: int = 32,
+        threshold: float = 512.0,
+        heads: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
         if width < 1:
             raise ValueError(f'fire width must be at least 1, got {width}')
         check_number('fire threshold', threshold, above=0)
-        uniform = lambda shape, bound: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+        uniform = lambda shape, bound: jax.random.uniform(
+            rngs.params(), shape, jnp.float32, -bound, bound
+        )
         self.threshold = threshold
         self.c = nnx.Param(jnp.float32(0.1), axes=())
         self.mult = nnx.Param(jnp.float32(1.0), axes=())
-        self.w1 = nnx.Param(uniform((2, width), 1.0), axes=(None, None))  # W1 and b1; their fan-in is 1
+        self.w1 = nnx.Param(
+            uniform((2, width), 1.0), axes=(None, None)
+        )  # W1 and b1; their fan-in is 1
         self.w2 = nnx.Param(uniform((width, heads), width**-0.5), axes=(None, 'heads'))
 
     def bias(self, q_pos, k_pos):

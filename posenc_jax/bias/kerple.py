@@ -15,7 +15,8 @@ from posenc_jax.core.spec import CONTEXT
 Kernel = Literal['log', 'power', 'log3', 'bias_wht', 'weight']
 
 LOW, HIGH = 0.01, 2.0
-# Parameters of each kernel; True where the exponent of a distance must stay at most 2 for the kernel to be one.
+# Parameters of each kernel; True where the exponent of a distance must stay at most 2 for the
+# kernel to be one.
 KERNELS: dict[str, dict[str, bool]] = {
     'log': dict(a=False, p=False),
     'power': dict(a=False, p=True),
@@ -26,10 +27,14 @@ KERNELS: dict[str, dict[str, bool]] = {
 
 
 def clamp_through(x: Float[Array, '...'], low: float, high: float = jnp.inf) -> Float[Array, '...']:
-    """`clip(x, low, high)` with the gradient of the identity, so that a parameter outside can come back.
+    """`clip(x, low, high)` with the gradient of the identity, so that a parameter outside can come
+    back.
 
     Example:
-      >>> jax.grad(lambda x: clamp_through(x, 0.01))(-0.3).item(), clamp_through(jnp.float32(2.7), 0.01, 2.0).item()
+      >>> (
+      ...     jax.grad(lambda x: clamp_through(x, 0.01))(-0.3).item(),
+      ...     clamp_through(jnp.float32(2.7), 0.01, 2.0).item(),
+      ... )
       (1.0, 2.0)
     """
     clipped = jnp.clip(x, low, high)
@@ -37,7 +42,9 @@ def clamp_through(x: Float[Array, '...'], low: float, high: float = jnp.inf) -> 
     return jax.lax.stop_gradient(clipped) + (x - jax.lax.stop_gradient(x))
 
 
-def distance_power(distance: Float[Array, '...'], exponent: Float[Array, '...']) -> Float[Array, '...']:
+def distance_power(
+    distance: Float[Array, '...'], exponent: Float[Array, '...']
+) -> Float[Array, '...']:
     """`distance ** exponent` for distance >= 0, exactly 0 at 0 with zero gradients there.
 
     Example:
@@ -74,15 +81,22 @@ def kerple_power(
 
 
 def kerple_log3(
-    r1: Float[Array, 'N'], r2: Float[Array, 'N'], r3: Float[Array, 'N'], distance: Float[Array, '#B T S']
+    r1: Float[Array, 'N'],
+    r2: Float[Array, 'N'],
+    r3: Float[Array, 'N'],
+    distance: Float[Array, '#B T S'],
 ) -> Float[Array, '#B N T S']:
     """`-r1 ln(1 + r2 d^r3)`; with r3 = 1 `kerple_log`.
 
     Example:
-      >>> kerple_log3(jnp.ones(1), jnp.ones(1), jnp.array([2.0]), jnp.array([[[1.0]]]))[0, 0].round(4)
+      >>> kerple_log3(jnp.ones(1), jnp.ones(1), jnp.array([2.0]), jnp.array([[[1.0]]]))[0, 0].round(
+      ...     4
+      ... )
       Array([[-0.6931]], dtype=float32)
     """
-    return -_per_head(r1) * jnp.log1p(_per_head(r2) * distance_power(distance[:, None], _per_head(r3)))
+    return -_per_head(r1) * jnp.log1p(
+        _per_head(r2) * distance_power(distance[:, None], _per_head(r3))
+    )
 
 
 def kerple_weight(
@@ -121,10 +135,11 @@ def _per_head(x):
 class Kerple(Bias):
     """Penalises distance by a kernel with trained parameters per head; acts on the logits.
 
-    'log' `-p ln(1 + a d)`; 'power' `-a d^p`; 'log3' `-r1 ln(1 + r2 d^r3)`; 'weight' adds nothing and multiplies the logits
-    that reach this door by `exp(-wa d^wp)`; 'bias_wht' does so before it adds the power bias. Another bias behind the weight is
-    a chain: `kerple(kernel="weight") | kerple()`. d = |i - j|. Parameters are held at 0.01 or more, exponents of a distance at
-    2 or less. Differs from the paper: the official code overwrites parameters outside, here they are
+    'log' `-p ln(1 + a d)`; 'power' `-a d^p`; 'log3' `-r1 ln(1 + r2 d^r3)`; 'weight' adds nothing
+    and multiplies the logits that reach this door by `exp(-wa d^wp)`; 'bias_wht' does so before it
+    adds the power bias. Another bias behind the weight is a chain: `kerple(kernel="weight") |
+    kerple()`. d = |i - j|. Parameters are held at 0.01 or more, exponents of a distance at 2 or
+    less. Differs from the paper: the official code overwrites parameters outside, here they are
     clamped in use with the gradient of the identity.
 
     Args:
@@ -144,7 +159,11 @@ class Kerple(Bias):
     """
 
     def __init__(
-        self, kernel: Kernel = 'log', fixed: tuple[str, ...] = (), heads: int = CONTEXT, rngs: nnx.Rngs = CONTEXT
+        self,
+        kernel: Kernel = 'log',
+        fixed: tuple[str, ...] = (),
+        heads: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
     ):
         check_choice('kerple kernel', kernel, tuple(KERNELS))
         for name in fixed:
@@ -163,7 +182,10 @@ class Kerple(Bias):
     def parameters(self) -> dict[str, Float[Array, 'N']]:
         """The parameters in use, inside their bounds."""
         bounded = KERNELS[self.kernel]
-        return {name: clamp_through(self.raw[name][...], LOW, HIGH if bounded[name] else jnp.inf) for name in bounded}
+        return {
+            name: clamp_through(self.raw[name][...], LOW, HIGH if bounded[name] else jnp.inf)
+            for name in bounded
+        }
 
     def bias(self, q_pos, k_pos):
         distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)

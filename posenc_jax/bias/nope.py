@@ -14,7 +14,8 @@ from posenc_jax.core.registry import Card, Promises, register
         door='none',
         equation='logit_ij = q_i . k_j / sqrt(H)',
         source='McGill-NLP/length-generalization',
-        authors='Kazemnejad, Amirhossein and Padhi, Inkit and Natesan Ramamurthy, Karthikeyan and Das, Payel and Reddy, Siva',
+        authors='Kazemnejad, Amirhossein and Padhi, Inkit and Natesan Ramamurthy, Karthikeyan '
+        'and Das, Payel and Reddy, Siva',
         year=2023,
         example='nope()',
         share='model',
@@ -22,7 +23,8 @@ from posenc_jax.core.registry import Card, Promises, register
     ),
 )
 class NoPE(Encoding):
-    """Every door shut: order reaches the model through the causal mask alone. Differs from the paper: nothing.
+    """Every door shut: order reaches the model through the causal mask alone. Differs from the
+    paper: nothing.
 
     Reference: Kazemnejad et al., arXiv 2305.19466.
 

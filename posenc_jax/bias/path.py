@@ -11,7 +11,8 @@ from posenc_jax.core.encoding import Encoding, Tokens, heads_first, scaled_dot_p
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
-# Keys of a tile are swept in chunks of this many, a few to a loop step: the work inside a chunk grows with its square.
+# Keys of a tile are swept in chunks of this many, a few to a loop step: the work inside a chunk
+# grows with its square.
 _CHUNK = 64
 _TAPS = 3
 
@@ -20,9 +21,9 @@ _TAPS = 3
 def unit_lower_inverse(lower: Float[Array, '... C C']) -> Float[Array, '... C C']:
     """Inverse of `I + strictly lower part of lower`; C is a power of two.
 
-    Halves are inverted together and joined by `[[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]`, which is forward
-    substitution by blocks: matrix products only. (The gradient of XLA's triangular solve hangs on CPU from 128 rows on,
-    jax 0.10.2.)
+    Halves are inverted together and joined by `[[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1,
+    D^-1]]`, which is forward substitution by blocks: matrix products only. (The gradient of XLA's
+    triangular solve hangs on CPU from 128 rows on, jax 0.10.2.)
 
     Example:
       >>> unit_lower_inverse(jnp.array([[0.0, 0.0], [0.5, 0.0]])).tolist()
@@ -56,7 +57,8 @@ def path_match(
     index: Int[Array, '#B S'],
     seen: Bool[Array, '#B #N T S'],
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T H']]:
-    """Logits `q_i^T H_i ... H_{j+1} k_j` of one block of keys, and the queries that meet the next farther block.
+    """Logits `q_i^T H_i ... H_{j+1} k_j` of one block of keys, and the queries that meet the next
+    farther block.
 
     Args:
       q: queries in float32 as the nearer blocks left them, not scaled.
@@ -67,20 +69,30 @@ def path_match(
     Example:
       >>> one = lambda *rows: jnp.array(rows)[None, None]
       >>> w, beta = one([1.0, 0.0], [1.0, 0.0]), jnp.array([[[2.0, 2.0]]])
-      >>> s, _ = path_match(one([1.0, 2.0]), one([3.0, -1.0], [3.0, -1.0]), w, beta, jnp.array([[0, 1]]), one([True, True]))
+      >>> s, _ = path_match(
+      ...     one([1.0, 2.0]),
+      ...     one([3.0, -1.0], [3.0, -1.0]),
+      ...     w,
+      ...     beta,
+      ...     jnp.array([[0, 1]]),
+      ...     one([True, True]),
+      ... )
       >>> s[0, 0, 0].tolist()
       [-5.0, 1.0]
     """
     (batch, heads, queries, width), (kv_heads, keys) = q.shape, k.shape[1:3]
     chunk = 1 << (min(_CHUNK, keys) - 1).bit_length()
     group = heads // kv_heads
-    seen = seen.reshape(seen.shape[0], *((kv_heads, group) if seen.shape[1] > 1 else (1, 1)), *seen.shape[2:])
+    seen = seen.reshape(
+        seen.shape[0], *((kv_heads, group) if seen.shape[1] > 1 else (1, 1)), *seen.shape[2:]
+    )
     k, w = (_chunks(a.astype(q.dtype), 2, chunk) for a in (k, w))
     beta, seen = _chunks(beta, 2, chunk), _chunks(seen, 4, chunk)
     index = _chunks(index, 1, chunk)
     later = (index[..., :, None] > index[..., None, :])[:, :, None]
     step = beta[..., None]
-    # UT transform of a chunk: U_k, U_w = (I + strictlower(beta W W^T))^-1 beta [strictlower(W K^T), W]
+    # UT transform of a chunk: U_k, U_w = (I + strictlower(beta W W^T))^-1 beta [strictlower(W K^T),
+    # W]
     below = lambda a: jnp.where(later, step * _product(w, a.mT), 0.0)
     solve = unit_lower_inverse(below(w))
     u_k, u_w = _product(solve, below(k)), _product(solve, step * w)
@@ -103,8 +115,11 @@ def _chunks(a, axis: int, size: int):
     return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, size, *a.shape[axis + 1 :]), axis, 0)
 
 
-def path_directions(u: Float[Array, 'B 2+L K H'], taps: Float[Array, '3 K H'], tok: Tokens) -> Float[Array, 'B L K H']:
-    """Unit directions `w_t` from the projected layer input: causal convolution, SiLU, L2 norm; float32.
+def path_directions(
+    u: Float[Array, 'B 2+L K H'], taps: Float[Array, '3 K H'], tok: Tokens
+) -> Float[Array, 'B L K H']:
+    """Unit directions `w_t` from the projected layer input: causal convolution, SiLU, L2 norm;
+    float32.
 
     Args:
       u: projected rows, two more in front than tokens.
@@ -129,10 +144,14 @@ def path_directions(u: Float[Array, 'B 2+L K H'], taps: Float[Array, '3 K H'], t
 
 
 def _same_document(tok: Tokens, back: int) -> Bool[Array, '#B L'] | None:
-    """Whether the token `back` rows earlier is valid and of the same segment; rows before the first are zero anyway."""
+    """Whether the token `back` rows earlier is valid and of the same segment; rows before the first
+    are zero anyway.
+    """
     if tok.segment is None and tok.valid is None:
         return None
-    earlier = lambda a: jnp.concatenate([jnp.repeat(a[:, :1], back, axis=1), a], axis=1)[:, : tok.length]
+    earlier = lambda a: jnp.concatenate([jnp.repeat(a[:, :1], back, axis=1), a], axis=1)[
+        :, : tok.length
+    ]
     same = True if tok.segment is None else earlier(tok.segment) == tok.segment
     return same if tok.valid is None else same & earlier(tok.valid)
 
@@ -158,7 +177,8 @@ def forget_bias(
     k_index: Int[Array, '#B S'],
     carry: Float[Array, 'B N T'],
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
-    """`F_i - F_j` of one block of keys, and `F_i - F` just before the block, for the next farther one.
+    """`F_i - F_j` of one block of keys, and `F_i - F` just before the block, for the next farther
+    one.
 
     Args:
       log_gates: `ln f` of the keys, ascending in index; 0 at keys that are not valid.
@@ -166,7 +186,9 @@ def forget_bias(
       carry: sum over the nearer blocks.
 
     Example:
-      >>> bias, carry = forget_bias(jnp.full((1, 1, 2), -1.0), jnp.array([[1]]), jnp.array([[0, 1]]), jnp.zeros((1, 1, 1)))
+      >>> bias, carry = forget_bias(
+      ...     jnp.full((1, 1, 2), -1.0), jnp.array([[1]]), jnp.array([[0, 1]]), jnp.zeros((1, 1, 1))
+      ... )
       >>> bias.tolist(), carry.tolist()
       ([[[[-1.0, 0.0]]]], [[[-2.0]]])
     """
@@ -183,9 +205,11 @@ def forget_bias(
         title='PaTH Attention: Position Encoding via Accumulating Householder Transformations',
         arxiv='2505.16381',
         door='project, open, match, evolve',
-        equation='logit_ij = q_i^T H_i H_{i-1} ... H_{j+1} k_j / sqrt(H), H_t = I - beta_t w_t w_t^T',
+        equation='logit_ij = q_i^T H_i H_{i-1} ... H_{j+1} k_j / sqrt(H), H_t = I - beta_t w_t '
+        'w_t^T',
         source='fla-org/flash-linear-attention',
-        authors='Yang, Songlin and Shen, Yikang and Wen, Kaiyue and Tan, Shawn and Mishra, Mayank and Ren, Liliang and '
+        authors='Yang, Songlin and Shen, Yikang and Wen, Kaiyue and Tan, Shawn and Mishra, '
+        'Mayank and Ren, Liliang and '
         'Panda, Rameswar and Kim, Yoon',
         year=2025,
         example='path(rank=8, forget=True)',
@@ -194,21 +218,26 @@ def forget_bias(
     ),
 )
 class PaTH(Encoding):
-    """Multiplies keys by one data-dependent map `H_t` per token between key and query, in place of the scaled dot product.
+    """Multiplies keys by one data-dependent map `H_t` per token between key and query, in place of
+    the scaled dot product.
 
-    `A_ij = q_i^T H_i ... H_{j+1} k_j`, `H_t = I - beta_t w_t w_t^T`, `beta_t = 2 sigmoid(b x_t + c)`, and w_t is a low-rank
-    map of the layer input x, a causal depthwise convolution of width 3, SiLU and L2 norm. With `forget=True` (PaTH-FoX)
-    `F_i - F_j` is added, F the running sum of `logsigmoid(g x_t + c)` per query head. Differs from the paper: nothing; the
-    optional norm of queries and keys belongs to the model.
+    `A_ij = q_i^T H_i ... H_{j+1} k_j`, `H_t = I - beta_t w_t w_t^T`, `beta_t = 2 sigmoid(b x_t +
+    c)`, and w_t is a low-rank map of the layer input x, a causal depthwise convolution of width 3,
+    SiLU and L2 norm. With `forget=True` (PaTH-FoX) `F_i - F_j` is added, F the running sum of
+    `logsigmoid(g x_t + c)` per query head. Differs from the paper: nothing; the optional norm of
+    queries and keys belongs to the model.
 
-    Tokens a query does not see do not act on it, so the keys it sees must be a run that ends at the query: causal, document
-    and window masks and padding are exact; masks that skip tokens in between (sinks, dilation) have no defined product.
+    Tokens a query does not see do not act on it, so the keys it sees must be a run that ends at the
+    query: causal, document and window masks and padding are exact; masks that skip tokens in
+    between (sinks, dilation) have no defined product.
 
     Args:
       rank: of the map from x to w; None is one full matrix.
       forget: adds the forget gate.
-      gate_scaled: True (released kernels) divides the gate's term by sqrt(H) like the logits, False (paper) adds it as is.
-      heads, kv_heads, head_dim, model_dim, rngs: from the model. Directions and steps are per key head.
+      gate_scaled: True (released kernels) divides the gate's term by sqrt(H) like the logits, False
+        (paper) adds it as is.
+      heads, kv_heads, head_dim, model_dim, rngs: from the model. Directions and steps are per key
+        head.
 
     Raises:
       ValueError: a rank below 1; no layer input, or not two rows more of it than keys.
@@ -237,13 +266,19 @@ class PaTH(Encoding):
         rngs: nnx.Rngs = CONTEXT,
     ):
         if rank is not None and rank < 1:
-            raise ValueError(f'PaTH needs a rank of at least 1, or None for a full matrix, got {rank}')
+            raise ValueError(
+                f'PaTH needs a rank of at least 1, or None for a full matrix, got {rank}'
+            )
         normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)
-        self.down = None if rank is None else nnx.Param(normal(model_dim, rank), axes=('width', None))
+        self.down = (
+            None if rank is None else nnx.Param(normal(model_dim, rank), axes=('width', None))
+        )
         rows, role = (model_dim, 'width') if rank is None else (rank, None)
         self.up = nnx.Param(normal(rows, kv_heads, head_dim), axes=(role, 'kv_heads', None))
         bound = _TAPS**-0.5  # the default of a depthwise convolution in the released code
-        taps = jax.random.uniform(rngs.params(), (_TAPS, kv_heads, head_dim), minval=-bound, maxval=bound)
+        taps = jax.random.uniform(
+            rngs.params(), (_TAPS, kv_heads, head_dim), minval=-bound, maxval=bound
+        )
         self.taps = nnx.Param(taps, axes=(None, 'kv_heads', None))
         self.beta_kernel = nnx.Param(normal(model_dim, kv_heads), axes=('width', 'kv_heads'))
         self.beta_bias = nnx.Param(jnp.zeros(kv_heads), axes=('kv_heads',))
@@ -257,7 +292,8 @@ class PaTH(Encoding):
         if x is None or x.shape[1] != k.shape[1] + self.lookback:
             got = 'none' if x is None else f'{x.shape[1]} rows'
             raise ValueError(
-                f'path reads the layer input of every key and of {self.lookback} rows before: {k.shape[1]} keys, input: {got}'
+                f'path reads the layer input of every key and of {self.lookback} rows before: '
+                f'{k.shape[1]} keys, input: {got}'
             )
         x = x.astype(jnp.float32)
         u = x if self.down is None else x @ self.down[...]
@@ -266,8 +302,13 @@ class PaTH(Encoding):
         real = lambda a: a if tk.valid is None else jnp.where(tk.valid[..., None], a, 0.0)
         beta = real(2.0 * jax.nn.sigmoid(own @ self.beta_kernel[...] + self.beta_bias[...]))
         tk = tk.with_feats(path={'w': w, 'beta': beta})
-        if self.forget:  # under a name of its own: it stays in the cache, while w and beta are used up by `evolve`
-            tk = tk.with_feats(path_gates=real(jax.nn.log_sigmoid(own @ self.gate_kernel[...] + self.gate_bias[...])))
+        # under a name of its own: it stays in the cache, while w and beta are used up by `evolve`
+        if self.forget:
+            tk = tk.with_feats(
+                path_gates=real(
+                    jax.nn.log_sigmoid(own @ self.gate_kernel[...] + self.gate_bias[...])
+                )
+            )
         return q, k, v, tq, tk
 
     def open(self, q, tq):

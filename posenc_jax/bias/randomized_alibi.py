@@ -13,7 +13,9 @@ from posenc_jax.core.spec import CONTEXT
 _EARLIER = 0.5  # how much nearer earlier keys count as
 
 
-def randomized_alibi_bias(slopes: Float[Array, 'N'], offsets: Num[Array, '#B T S']) -> Float[Array, '#B N T S']:
+def randomized_alibi_bias(
+    slopes: Float[Array, 'N'], offsets: Num[Array, '#B T S']
+) -> Float[Array, '#B N T S']:
     """`m_h (-|o_ij| + 1/2 [o_ij < 0])`, float32; o_ij is negative for earlier keys.
 
     Example:
@@ -21,7 +23,10 @@ def randomized_alibi_bias(slopes: Float[Array, 'N'], offsets: Num[Array, '#B T S
       [[[[-3.25, -0.75, 0.0, -1.0]]]]
     """
     nearer = jnp.where(offsets < 0, _EARLIER, 0.0)
-    return slopes.astype(jnp.float32)[:, None, None] * (nearer - jnp.abs(offsets).astype(jnp.float32))[:, None]
+    return (
+        slopes.astype(jnp.float32)[:, None, None]
+        * (nearer - jnp.abs(offsets).astype(jnp.float32))[:, None]
+    )
 
 
 @register(
@@ -32,9 +37,11 @@ def randomized_alibi_bias(slopes: Float[Array, 'N'], offsets: Num[Array, '#B T S
         title='Randomized Positional Encodings Boost Length Generalization of Transformers',
         arxiv='2305.16843',
         door='place, score',
-        equation='logit_ij = q_i . k_j / sqrt(H) + m_h (-a_|i-j| + 1/2 [j < i]), a_1 < ... < a_(n-1) drawn from 1 .. M-1',
+        equation='logit_ij = q_i . k_j / sqrt(H) + m_h (-a_|i-j| + 1/2 [j < i]), a_1 < ... < '
+        'a_(n-1) drawn from 1 .. M-1',
         source='google-deepmind/randomized_positional_encodings',
-        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and Csordás, Róbert and '
+        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and '
+        'Csordás, Róbert and '
         'Bennani, Mehdi and Legg, Shane and Veness, Joel',
         year=2023,
         example='randomized_alibi(max_len=4096, eval_len=2048)',
@@ -43,17 +50,21 @@ def randomized_alibi_bias(slopes: Float[Array, 'N'], offsets: Num[Array, '#B T S
     ),
 )
 class RandomizedALiBi(RandomOffsets):
-    """Penalises a distance by a random magnitude in its place, the same for all pairs that far apart; acts on the logits.
+    """Penalises a distance by a random magnitude in its place, the same for all pairs that far
+    apart; acts on the logits.
 
-    `b_ij = m_h (-a_|i-j| + 1/2 [j < i])`, 0 for i = j, not divided by sqrt(H); `a_1 < ... < a_(n-1)` distinct, uniform without
-    replacement from 1 .. M-1, one draw for each forward pass, or with `both_sides` one for earlier keys and one for later ones;
-    slopes m_h of ALiBi. Unlike `randomized_pe(...) | alibi()` it
-    keeps the bias a function of the distance. The half that brings earlier keys nearer tells left from right in an encoder; it
-    is that of the official code, other than the offset of `alibi(variant='offset')`, which is on later keys. n counts the
-    positions of a row; positions must count tokens, in any order. `random=False` is the paper's plain symmetric ALiBi.
+    `b_ij = m_h (-a_|i-j| + 1/2 [j < i])`, 0 for i = j, not divided by sqrt(H); `a_1 < ... <
+    a_(n-1)` distinct, uniform without replacement from 1 .. M-1, one draw for each forward pass, or
+    with `both_sides` one for earlier keys and one for later ones; slopes m_h of ALiBi. Unlike
+    `randomized_pe(...) | alibi()` it keeps the bias a function of the distance. The half that
+    brings earlier keys nearer tells left from right in an encoder; it is that of the official code,
+    other than the offset of `alibi(variant='offset')`, which is on later keys. n counts the
+    positions of a row; positions must count tokens, in any order. `random=False` is the paper's
+    plain symmetric ALiBi.
 
-    The paper draws anew in every layer: a pattern with `draw=0, 1, ...` does, see `randomized_pe`. Differs from the paper: as
-    there, evaluation without a key has the draw of a fixed key, and `eval_len` counts positions ahead for decoding.
+    The paper draws anew in every layer: a pattern with `draw=0, 1, ...` does, see `randomized_pe`.
+    Differs from the paper: as there, evaluation without a key has the draw of a fixed key, and
+    `eval_len` counts positions ahead for decoding.
 
     Args:
       max_len: M.
@@ -64,8 +75,9 @@ class RandomizedALiBi(RandomOffsets):
       heads: N, from the model.
 
     Raises:
-      ValueError: max_len, eval_len or draw out of range; at call, positions that are fractional, have several components or
-        reach max_len (in evaluation, eval_len; where they are traced, the number of tokens counts).
+      ValueError: max_len, eval_len or draw out of range; at call, positions that are fractional,
+        have several components or reach max_len (in evaluation, eval_len; where they are traced,
+        the number of tokens counts).
 
     Reference: Ruoss et al., arXiv 2305.16843.
 
@@ -91,4 +103,6 @@ class RandomizedALiBi(RandomOffsets):
 
     def score(self, s, tq, tk, seen, carry):
         check_heads(self.card.key, self.slopes[...], s)
-        return s + over_batch(randomized_alibi_bias(self.slopes[...], self.offsets(tq, tk)), s.shape[0]), carry
+        return s + over_batch(
+            randomized_alibi_bias(self.slopes[...], self.offsets(tq, tk)), s.shape[0]
+        ), carry

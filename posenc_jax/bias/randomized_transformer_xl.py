@@ -22,9 +22,11 @@ _QUERIES = 64  # whose codes are held at once
         title='Randomized Positional Encodings Boost Length Generalization of Transformers',
         arxiv='2305.16843',
         door='place, project, score',
-        equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H), o_ij = a_(j-i) or -a_(i-j)',
+        equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H), o_ij = '
+        'a_(j-i) or -a_(i-j)',
         source='google-deepmind/randomized_positional_encodings',
-        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and Csordás, Róbert and '
+        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and '
+        'Csordás, Róbert and '
         'Bennani, Mehdi and Legg, Shane and Veness, Joel',
         year=2023,
         example='randomized_transformer_xl(max_len=4096, eval_len=2048)',
@@ -33,18 +35,22 @@ _QUERIES = 64  # whose codes are held at once
     ),
 )
 class RandomizedTransformerXL(RandomOffsets):
-    """Adds to the logits what query and a random magnitude in the place of the distance say together; acts on the logits.
+    """Adds to the logits what query and a random magnitude in the place of the distance say
+    together; acts on the logits.
 
-    `logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H)`, `o_ij = a_(j-i)` for later keys, `-a_(i-j)` for earlier
-    ones, 0 for i = j; `a_1 < ... < a_(n-1)` distinct, uniform without replacement from 1 .. M-1, one draw for each forward
-    pass; enc is sines, then cosines of model width D, W is D x N H without bias. `random=False` is the paper's plain relative
-    encoding, o_ij = j - i, which is `transformer_xl` up to the sign of the sines.
+    `logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H)`, `o_ij = a_(j-i)` for later
+    keys, `-a_(i-j)` for earlier ones, 0 for i = j; `a_1 < ... < a_(n-1)` distinct, uniform without
+    replacement from 1 .. M-1, one draw for each forward pass; enc is sines, then cosines of model
+    width D, W is D x N H without bias. `random=False` is the paper's plain relative encoding, o_ij
+    = j - i, which is `transformer_xl` up to the sign of the sines.
 
-    The paper draws anew in every layer: a pattern with `draw=0, 1, ...` does, see `randomized_pe`, and gives every layer
-    parameters of its own; without, all layers share one set, since the draw is made once, at the stem. Differs from
-    the paper: the width of enc is that of the model, in which N H = D; the official noisy version of it looks offsets up in a
-    table that lacks its negative side, so that JAX clamps them: here all offsets have their own vectors. As there, evaluation
-    without a key has the draw of a fixed key, and `eval_len` counts positions ahead for decoding.
+    The paper draws anew in every layer: a pattern with `draw=0, 1, ...` does, see `randomized_pe`,
+    and gives every layer parameters of its own; without, all layers share one set, since the draw
+    is made once, at the stem. Differs from the paper: the width of enc is that of the model, in
+    which N H = D; the official noisy version of it looks offsets up in a table that lacks its
+    negative side, so that JAX clamps them: here all offsets have their own vectors. As there,
+    evaluation without a key has the draw of a fixed key, and `eval_len` counts positions ahead for
+    decoding.
 
     Args:
       max_len: M.
@@ -57,15 +63,17 @@ class RandomizedTransformerXL(RandomOffsets):
       heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: max_len, eval_len, draw or std out of range, an odd model width, a base that is not positive; at call,
-        positions that are fractional, have several components or reach max_len (in evaluation, eval_len; where they are
-        traced, the number of tokens counts).
+      ValueError: max_len, eval_len, draw or std out of range, an odd model width, a base that is
+        not positive; at call, positions that are fractional, have several components or reach
+        max_len (in evaluation, eval_len; where they are traced, the number of tokens counts).
 
     Reference: Ruoss et al., arXiv 2305.16843.
 
     Example:
       >>> import posenc_jax as pj
-      >>> part = pj.make('randomized_transformer_xl(max_len=2048)', heads=2, head_dim=8, model_dim=16)
+      >>> part = pj.make(
+      ...     'randomized_transformer_xl(max_len=2048)', heads=2, head_dim=8, model_dim=16
+      ... )
       >>> part.kernel.shape, part.offsets(part.place(tok := pj.Tokens.of(length=3)), tok).shape
       ((16, 2, 8), (1, 3, 3))
     """
@@ -98,8 +106,16 @@ class RandomizedTransformerXL(RandomOffsets):
     def project(self, q, k, v, tq, tk, x=None):
         check_heads('randomized_transformer_xl', self.u[...], heads_first(q))
         wide = q.astype(jnp.float32)
-        asks = jnp.einsum('btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...])
-        return (wide + self.u[...]).astype(q.dtype), k, v, tq.with_feats(randomized_transformer_xl_asks=asks), tk
+        asks = jnp.einsum(
+            'btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...]
+        )
+        return (
+            (wide + self.u[...]).astype(q.dtype),
+            k,
+            v,
+            tq.with_feats(randomized_transformer_xl_asks=asks),
+            tk,
+        )
 
     def score(self, s, tq, tk, seen, carry):
         frequencies = transformer_xl_frequencies(self.kernel.shape[0], self.base)
@@ -112,7 +128,12 @@ class RandomizedTransformerXL(RandomOffsets):
                 return jnp.einsum('bnd,sd->bns', asks, code[0])
             return jnp.einsum('bnd,bsd->bns', asks, code)
 
-        asks, offsets = heads_first(tq.feats['randomized_transformer_xl_asks']), self.offsets(tq, tk)
+        asks, offsets = (
+            heads_first(tq.feats['randomized_transformer_xl_asks']),
+            self.offsets(tq, tk),
+        )
         # The codes of all pairs of a tile, T S D numbers, are never held at once.
-        terms = jax.lax.map(of_query, (jnp.moveaxis(asks, 2, 0), jnp.moveaxis(offsets, 1, 0)), batch_size=_QUERIES)
+        terms = jax.lax.map(
+            of_query, (jnp.moveaxis(asks, 2, 0), jnp.moveaxis(offsets, 1, 0)), batch_size=_QUERIES
+        )
         return s + jnp.moveaxis(terms, 0, 2), carry

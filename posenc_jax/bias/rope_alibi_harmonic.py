@@ -20,10 +20,12 @@ MODES = ('distance', 'heads', 'product')
 
 
 def harmonic_number(x: Float[Array, '...']) -> Float[Array, '...']:
-    """`1 + 1/2 + ... + 1/x` and what lies between, `digamma(x + 1) + gamma`, for x >= 0 in float32; 0 at 0.
+    """`1 + 1/2 + ... + 1/x` and what lies between, `digamma(x + 1) + gamma`, for x >= 0 in float32;
+    0 at 0.
 
-    `1/(x+1) + ... + 1/(x+4)` is taken off the asymptotic series at x + 4, whose first term left out is below 3e-8. No table, a
-    fifth of the time of `jax.scipy.special.digamma` on CPU, and nearer to the truth.
+    `1/(x+1) + ... + 1/(x+4)` is taken off the asymptotic series at x + 4, whose first term left out
+    is below 3e-8. No table, a fifth of the time of `jax.scipy.special.digamma` on CPU, and nearer
+    to the truth.
 
     Example:
       >>> harmonic_number(jnp.array([0.0, 1.0, 2.0, 3.0, 4.0])).round(6).tolist()
@@ -31,22 +33,35 @@ def harmonic_number(x: Float[Array, '...']) -> Float[Array, '...']:
     """
     y = x + 4.5
     r = 1.0 / (y * y)
-    series = jnp.log(y) + np.float32(np.euler_gamma) + r * (1 / 24 - r * (7 / 960 - r * (31 / 8064)))
+    series = (
+        jnp.log(y) + np.float32(np.euler_gamma) + r * (1 / 24 - r * (7 / 960 - r * (31 / 8064)))
+    )
     p = x * (x + 5.0)
-    return series - (2.0 * x + 5.0) * (1.0 / (p + 4.0) + 1.0 / (p + 6.0))  # the four fractions, first with last
+    return series - (2.0 * x + 5.0) * (
+        1.0 / (p + 4.0) + 1.0 / (p + 6.0)
+    )  # the four fractions, first with last
 
 
 def harmonic_penalty(
-    slopes: Float[Array, 'N'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], *, linear: bool = False
+    slopes: Float[Array, 'N'],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+    *,
+    linear: bool = False,
 ) -> Float[Array, '#B N T S']:
     """`m_h H(|p_i - p_j|)` with the harmonic number H, or `m_h |p_i - p_j|` if `linear`; float32.
 
     Example:
-      >>> harmonic_penalty(jnp.ones(1), jnp.array([[3]]), jnp.array([[0, 1, 2, 3]])).round(4).tolist()
+      >>> harmonic_penalty(jnp.ones(1), jnp.array([[3]]), jnp.array([[0, 1, 2, 3]])).round(
+      ...     4
+      ... ).tolist()
       [[[[1.8333, 1.5, 1.0, 0.0]]]]
     """
     distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
-    return slopes.astype(jnp.float32)[:, None, None] * (distance if linear else harmonic_number(distance))[:, None]
+    return (
+        slopes.astype(jnp.float32)[:, None, None]
+        * (distance if linear else harmonic_number(distance))[:, None]
+    )
 
 
 @register(
@@ -54,10 +69,12 @@ def harmonic_penalty(
     kind='encoding',
     card=Card(
         name='RoPE x ALiBi, harmonic',
-        title='The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in Generative AI',
+        title='The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in '
+        'Generative AI',
         arxiv='2410.18441',
         door='project, score',
-        equation='logit_ij = R(i theta) q_i . R(j theta) k_j / sqrt(H) - w m_h (1 + 1/2 + ... + 1/|i - j|)',
+        equation='logit_ij = R(i theta) q_i . R(j theta) k_j / sqrt(H) - w m_h (1 + 1/2 + ... + '
+        '1/|i - j|)',
         source='the abstract only; there is no code, and the definition is ours',
         authors='Li, Fulu',
         year=2024,
@@ -67,18 +84,21 @@ def harmonic_penalty(
     ),
 )
 class RoPEALiBiHarmonic(Encoding):
-    """Rotates queries and keys as RoPE and penalises the distance by a harmonic series; acts on projections and logits.
+    """Rotates queries and keys as RoPE and penalises the distance by a harmonic series; acts on
+    projections and logits.
 
-    'distance' subtracts `w m_h H_d`, `H_d = 1 + 1/2 + ... + 1/d`, d = |i - j|, m_h the slopes of ALiBi; 'heads' subtracts
-    `w d / h`, a harmonic series of slopes over the heads h = 1 .. N; 'product' divides the logits that reach this door by
-    `1 + w m_h H_d`. w = 0 is RoPE. Differs from the paper: known only by its abstract, which names a factored combination of
-    RoPE and ALiBi with a harmonic series and does not define it. All three readings are ours, not a reproduction; where N is no
-    power of two, m_h are ALiBi's slopes for such an N and not 2^(-8h/N).
+    'distance' subtracts `w m_h H_d`, `H_d = 1 + 1/2 + ... + 1/d`, d = |i - j|, m_h the slopes of
+    ALiBi; 'heads' subtracts `w d / h`, a harmonic series of slopes over the heads h = 1 .. N;
+    'product' divides the logits that reach this door by `1 + w m_h H_d`. w = 0 is RoPE. Differs
+    from the paper: known only by its abstract, which names a factored combination of RoPE and ALiBi
+    with a harmonic series and does not define it. All three readings are ours, not a reproduction;
+    where N is no power of two, m_h are ALiBi's slopes for such an N and not 2^(-8h/N).
 
     Args:
       mode: 'distance', 'heads' or 'product'.
       weight: w, at least 0.
-      learn_weight: trains one w per head, held at 0 or more in use, with the gradient of the identity.
+      learn_weight: trains one w per head, held at 0 or more in use, with the gradient of the
+        identity.
       base: of the rotary frequencies.
       heads, head_dim: N, H, from the model.
 
@@ -89,7 +109,9 @@ class RoPEALiBiHarmonic(Encoding):
 
     Example:
       >>> import posenc_jax as pj
-      >>> pj.make('rope_alibi_harmonic(mode="heads")', heads=4, head_dim=8).slopes[...].round(3).tolist()
+      >>> pj.make('rope_alibi_harmonic(mode="heads")', heads=4, head_dim=8).slopes[...].round(
+      ...     3
+      ... ).tolist()
       [1.0, 0.5, 0.333, 0.25]
     """
 

@@ -1,4 +1,6 @@
-"""Biases by whether their exponentials can be summed: two that extrapolate, their relatives, and two that diverge."""
+"""Biases by whether their exponentials can be summed: two that extrapolate, their relatives, and
+two that diverge.
+"""
 
 from collections.abc import Callable
 
@@ -38,7 +40,9 @@ def convergent_bias(
       ValueError: an unknown kernel; names the nearest.
 
     Example:
-      >>> convergent_bias('type1', jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2]]))[0, 0, 0].round(4).tolist()
+      >>> convergent_bias('type1', jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2]]))[
+      ...     0, 0, 0
+      ... ].round(4).tolist()
       [-0.6931, -0.2231, -0.0]
     """
     check_choice('rpe_convergent kernel', kernel, KERNELS)
@@ -54,7 +58,8 @@ def convergent_bias(
         title='Exploring Transformer Extrapolation',
         arxiv='2307.10156',
         door='score',
-        equation='logit_ij = q_i . k_j / sqrt(H) + r(k_h |i - j|), sum_d exp(r(d)) finite; type1: r(y) = -ln(1 + y^2)',
+        equation='logit_ij = q_i . k_j / sqrt(H) + r(k_h |i - j|), sum_d exp(r(d)) finite; '
+        'type1: r(y) = -ln(1 + y^2)',
         source='OpenNLPLab/fairseq-evo (OpenNLPLab/Rpe was not seen)',
         authors='Qin, Zhen and Zhong, Yiran and Deng, Hui',
         year=2024,
@@ -64,20 +69,24 @@ def convergent_bias(
     ),
 )
 class ConvergentRPE(Bias):
-    """Subtracts from the logits a function of the distance whose exponentials have a finite sum, so that far keys add little.
+    """Subtracts from the logits a function of the distance whose exponentials have a finite sum, so
+    that far keys add little.
 
-    `b_ij = r(y)`, `y = k_h |i - j|`, k_h ALiBi's slopes. The claim: causal attention extrapolates if `sum_(d >= 0) exp(r(d))`
-    converges; `python -m posenc_jax.analysis receptive_field` measures it.
+    `b_ij = r(y)`, `y = k_h |i - j|`, k_h ALiBi's slopes. The claim: causal attention extrapolates
+    if `sum_(d >= 0) exp(r(d))` converges; `python -m posenc_jax.analysis receptive_field` measures
+    it.
 
         type1                `-ln(1 + y^2)`            type2                `-ln(3 + y)^2`
         linear (ALiBi)       `-y`                      square               `-y^2`
         fourth               `-y^4`                    root                 `-y^(1/2)`
         half_three_quarters  `-y^(3/4) / 2`            five_quarters        `-y^(5/4)`
         log_over_square      `ln(1 + ln(1 + y)) - 2 ln(1 + y)`
-        harmonic             `-ln(1 + y)`, diverges    log_harmonic         `-ln(3 + y) - ln ln(3 + y)`, diverges
+        harmonic             `-ln(1 + y)`, diverges
+        log_harmonic         `-ln(3 + y) - ln ln(3 + y)`, diverges
 
-    Differs from the paper: without a causal mask the distance is |i - j|. The types 1 and 2 are those of the paper, which the
-    code of the authors numbers otherwise; the names of the others are ours.
+    Differs from the paper: without a causal mask the distance is |i - j|. The types 1 and 2 are
+    those of the paper, which the code of the authors numbers otherwise; the names of the others are
+    ours.
 
     Args:
       kernel: which r.
@@ -85,8 +94,8 @@ class ConvergentRPE(Bias):
       heads: N, from the model.
 
     Raises:
-      ValueError: an unknown kernel (the nearest is named), slopes that are not one finite positive number per head; when used,
-        queries of another number of heads.
+      ValueError: an unknown kernel (the nearest is named), slopes that are not one finite positive
+        number per head; when used, queries of another number of heads.
 
     Reference: Qin, Zhong, Deng, arXiv 2307.10156.
 
@@ -96,13 +105,22 @@ class ConvergentRPE(Bias):
       [0.0625, 0.00390625]
     """
 
-    def __init__(self, kernel: str = 'type1', slopes: tuple[float, ...] | None = None, heads: int = CONTEXT):
+    def __init__(
+        self, kernel: str = 'type1', slopes: tuple[float, ...] | None = None, heads: int = CONTEXT
+    ):
         check_choice('rpe_convergent kernel', kernel, KERNELS)
-        if slopes is not None and (len(slopes) != heads or not (np.isfinite(slopes).all() and min(slopes) > 0)):
+        if slopes is not None and (
+            len(slopes) != heads or not (np.isfinite(slopes).all() and min(slopes) > 0)
+        ):
             wanted = 'expected one finite positive number per head'
-            raise ValueError(f'rpe_convergent: {len(slopes)} slopes {slopes} for {heads} heads; {wanted}')
+            raise ValueError(
+                f'rpe_convergent: {len(slopes)} slopes {slopes} for {heads} heads; {wanted}'
+            )
         self.kernel = kernel
-        self.slopes = Constant(jnp.asarray(alibi_slopes(heads) if slopes is None else slopes, jnp.float32), axes=('heads',))
+        self.slopes = Constant(
+            jnp.asarray(alibi_slopes(heads) if slopes is None else slopes, jnp.float32),
+            axes=('heads',),
+        )
 
     def bias(self, q_pos, k_pos):
         return convergent_bias(self.kernel, self.slopes[...], q_pos, k_pos)

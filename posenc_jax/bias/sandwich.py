@@ -24,11 +24,14 @@ def sandwich_slopes(heads: int) -> np.ndarray:
     return heads / (8.0 * np.arange(1, heads + 1))
 
 
-def sandwich_curve(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], dim: int = 128) -> Float[Array, '#B T S']:
-    """`sum_t cos((p_i - p_j) / 10000^(2t/w)) - w/2`, t = 1 .. w/2: 0 at distance 0, then falling about as its logarithm.
+def sandwich_curve(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], dim: int = 128
+) -> Float[Array, '#B T S']:
+    """`sum_t cos((p_i - p_j) / 10000^(2t/w)) - w/2`, t = 1 .. w/2: 0 at distance 0, then falling
+    about as its logarithm.
 
-    The sum is the inner product of the cosines and sines of both positions, whose angles are exact at any position; one
-    matrix product a tile in place of w/2 cosines a pair.
+    The sum is the inner product of the cosines and sines of both positions, whose angles are exact
+    at any position; one matrix product a tile in place of w/2 cosines a pair.
 
     Args:
       dim: w, even and at least 2.
@@ -41,7 +44,10 @@ def sandwich_curve(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], dim: in
       [[[-19.341, -9.824, 0.0]]]
     """
     if q_pos.ndim != 2 or k_pos.ndim != 2:
-        raise ValueError(f'sandwich takes one position per token [B, L], got positions of shape {q_pos.shape}, {k_pos.shape}')
+        raise ValueError(
+            'sandwich takes one position per token [B, L], got positions of shape '
+            f'{q_pos.shape}, {k_pos.shape}'
+        )
     inv_freq = 10000.0 ** (-2.0 * np.arange(1, dim // 2 + 1) / dim)
     waves = lambda angles: jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     q, k = waves(phase(q_pos, inv_freq)), waves(phase(k_pos, inv_freq))
@@ -54,7 +60,9 @@ def sandwich_bias(
     """`slopes_h` times `sandwich_curve`, float32.
 
     Example:
-      >>> sandwich_bias(jnp.array([1.0, 0.5]), jnp.array([[10]]), jnp.array([[0]])).round(3).tolist()
+      >>> sandwich_bias(jnp.array([1.0, 0.5]), jnp.array([[10]]), jnp.array([[0]])).round(
+      ...     3
+      ... ).tolist()
       [[[[-19.341]], [[-9.67]]]]
     """
     return slopes.astype(jnp.float32)[:, None, None] * sandwich_curve(q_pos, k_pos, dim)[:, None]
@@ -65,11 +73,14 @@ def sandwich_bias(
     kind='encoding',
     card=Card(
         name='Sandwich',
-        title='Dissecting Transformer Length Extrapolation via the Lens of Receptive Field Analysis',
+        title='Dissecting Transformer Length Extrapolation via the Lens of Receptive Field '
+        'Analysis',
         arxiv='2212.10356',
         door='score',
-        equation='logit_ij = q_i . k_j / sqrt(H) + (N / 8h) [sum_{t=1..w/2} cos((i - j) / 10000^(2t/w)) - w/2]',
-        source='the formula as NVIDIA/NeMo and OpenNLPLab/fairseq-evo have it; there is no official repository',
+        equation='logit_ij = q_i . k_j / sqrt(H) + (N / 8h) [sum_{t=1..w/2} cos((i - j) / '
+        '10000^(2t/w)) - w/2]',
+        source='the formula as NVIDIA/NeMo and OpenNLPLab/fairseq-evo have it; there is no '
+        'official repository',
         authors='Chi, Ta-Chung and Fan, Ting-Han and Rudnicky, Alexander I. and Ramadge, Peter J.',
         year=2022,
         example='sandwich()',
@@ -78,14 +89,17 @@ def sandwich_bias(
     ),
 )
 class Sandwich(Bias):
-    """Penalises distance by how much sinusoidal embeddings of two positions differ in inner product; acts on the logits.
+    """Penalises distance by how much sinusoidal embeddings of two positions differ in inner
+    product; acts on the logits.
 
-    `b_ijh = (N / 8h) [sum_{t=1..w/2} cos((p_i - p_j) / 10000^(2t/w)) - w/2]`, h = 1 .. N: about logarithmic in the distance,
-    bounded by `-w N / 8h`, without parameters. Differs from the paper: nothing in the formula; it is evaluated per tile from
-    positions, which may be fractional, instead of read from a table of the length.
+    `b_ijh = (N / 8h) [sum_{t=1..w/2} cos((p_i - p_j) / 10000^(2t/w)) - w/2]`, h = 1 .. N: about
+    logarithmic in the distance, bounded by `-w N / 8h`, without parameters. Differs from the paper:
+    nothing in the formula; it is evaluated per tile from positions, which may be fractional,
+    instead of read from a table of the length.
 
     Args:
-      dim: w, a number of its own, even; neither the width of the model nor of its heads, as some ports have it.
+      dim: w, a number of its own, even; neither the width of the model nor of its heads, as some
+        ports have it.
       heads: N, from the model.
 
     Raises:
@@ -101,7 +115,10 @@ class Sandwich(Bias):
 
     def __init__(self, dim: int = 128, heads: int = CONTEXT):
         if dim < 2 or dim % 2:
-            raise ValueError(f'sandwich dim must be even and at least 2, got {dim}; the nearest is {max(2, dim // 2 * 2)}')
+            raise ValueError(
+                f'sandwich dim must be even and at least 2, got {dim}; the nearest is '
+                f'{max(2, dim // 2 * 2)}'
+            )
         self.dim = check_number('sandwich dim', dim, most=_MOST_WAVES)
         self.slopes = Constant(jnp.asarray(sandwich_slopes(heads), jnp.float32), axes=('heads',))
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.encoding import Encoding, Tokens, heads_first
-from posenc_jax.core.length import current_length
+from posenc_jax.core.encoding import Encoding, heads_first
 from posenc_jax.core.families import check_heads
+from posenc_jax.core.length import current_length
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -20,7 +20,10 @@ def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Ar
       >>> ssmax_factor(jnp.array([1.0, 2.0]), jnp.array([[1, 2]]))[0, :, :, 0].round(4).tolist()
       [[0.0, 0.6931], [0.0, 1.3863]]
     """
-    return gain.astype(jnp.float32)[:, None, None] * jnp.log(count.astype(jnp.float32))[:, None, :, None]
+    return (
+        gain.astype(jnp.float32)[:, None, None]
+        * jnp.log(count.astype(jnp.float32))[:, None, :, None]
+    )
 
 
 @register(
@@ -42,23 +45,26 @@ def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Ar
     ),
 )
 class SSMax(Encoding):
-    """Multiplies the logits that reach this door by the logarithm of how many keys there are, and by a trained gain per head.
+    """Multiplies the logits that reach this door by the logarithm of how many keys there are, and
+    by a trained gain per head.
 
-    `logit_ij <- g_h ln(n_i) logit_ij`, n_i how many tokens of its document a query has seen, itself among them: the first of
-    them has a single key and factor 0. So the softmax stays as sharp over many keys as over few. What stands before it in a
-    chain is multiplied, what stands behind it is not: `bam() | ssmax()`, `ssmax() | bam()`. Keys that another mask hides, as a
-    window does, are counted: a tile cannot know how many they are. Differs from the paper: nothing in the factor; the gain
-    starts at 1, as in the code of BAM.
+    `logit_ij <- g_h ln(n_i) logit_ij`, n_i how many tokens of its document a query has seen, itself
+    among them: the first of them has a single key and factor 0. So the softmax stays as sharp over
+    many keys as over few. What stands before it in a chain is multiplied, what stands behind it is
+    not: `bam() | ssmax()`, `ssmax() | bam()`. Keys that another mask hides, as a window does, are
+    counted: a tile cannot know how many they are. Differs from the paper: nothing in the factor;
+    the gain starts at 1, as in the code of BAM.
 
     Args:
       gain: initial g of all heads, positive.
-      bidirectional: n_i is the number of tokens of the document, for encoders, which refuse the other: a query cannot tell from
-        what came before how many keys it will see. A decoder must not have it: it would say how long the text will be.
+      bidirectional: n_i is the number of tokens of the document, for encoders, which refuse the
+        other: a query cannot tell from what came before how many keys it will see. A decoder must
+        not have it: it would say how long the text will be.
       heads: N, from the model.
 
     Raises:
-      ValueError: a gain that is not positive; when used, queries of another number of heads, or a document whose other tokens
-        are not known (`bidirectional` with packed documents in parts).
+      ValueError: a gain that is not positive; when used, queries of another number of heads, or a
+        document whose other tokens are not known (`bidirectional` with packed documents in parts).
 
     Reference: Nakanishi, arXiv 2501.19399.
 
@@ -94,4 +100,6 @@ class SSMax(Encoding):
         check_heads('ssmax', self.gain[...], s)
         count = heads_first(tq.feats['ssmax'])[:, 0] if self.bidirectional else tq.order + 1
         factor = ssmax_factor(self.gain[...], count)
-        return jnp.where(jnp.isneginf(s), s, s * factor), carry  # a refused key stays refused where ln n = 0
+        return jnp.where(
+            jnp.isneginf(s), s, s * factor
+        ), carry  # a refused key stays refused where ln n = 0

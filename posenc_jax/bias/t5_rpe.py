@@ -14,14 +14,15 @@ _MOST_BUCKETS = 1024  # per direction
 
 
 def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
-    """The smallest distance of each bucket but the first, int64 [buckets - 1], by exact integer arithmetic.
+    """The smallest distance of each bucket but the first, int64 [buckets - 1], by exact integer
+    arithmetic.
 
     With e = buckets // 2, bucket b starts at b up to e, then at the smallest n >= e (max_distance /
     e)^((b-e)/(buckets-e)).
 
     Raises:
-      ValueError: fewer than two buckets, more than 1024 (every distance is compared with all of them), or no distance left for
-        the logarithmic half.
+      ValueError: fewer than two buckets, more than 1024 (every distance is compared with all of
+        them), or no distance left for the logarithmic half.
 
     Example:
       >>> t5_thresholds(8, 16).tolist()
@@ -32,11 +33,16 @@ def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
         raise ValueError(f'buckets must be at least 2 per direction, got {buckets}')
     check_number('buckets per direction', buckets, most=_MOST_BUCKETS)
     if max_distance <= exact:
-        raise ValueError(f'max_distance must exceed the {exact} exact distances of {buckets} buckets, got {max_distance}')
+        raise ValueError(
+            f'max_distance must exceed the {exact} exact distances of {buckets} buckets, got '
+            f'{max_distance}'
+        )
     steps = buckets - exact
     starts = list(range(1, exact + 1))
     for step in range(1, steps):
-        n = max(starts[-1], int(exact * (max_distance / exact) ** (step / steps)) - 1)  # at most the answer
+        n = max(
+            starts[-1], int(exact * (max_distance / exact) ** (step / steps)) - 1
+        )  # at most the answer
         while n**steps < exact ** (steps - step) * max_distance**step:
             n += 1
         starts.append(n)
@@ -51,7 +57,8 @@ def t5_bucket(
     max_distance: int = 128,
     bidirectional: bool = False,
 ) -> Int[Array, '#B T S']:
-    """The bucket of each pair: half of them per direction if `bidirectional`, otherwise later keys fall in bucket 0.
+    """The bucket of each pair: half of them per direction if `bidirectional`, otherwise later keys
+    fall in bucket 0.
 
     Example:
       >>> t5_bucket(jnp.array([[300]]), jnp.array([[300, 281, 200, 0]])).tolist()
@@ -78,10 +85,14 @@ def t5_bias(
     """`table[bucket, head]`, float32.
 
     Example:
-      >>> t5_bias(jnp.arange(8.0)[:, None], jnp.array([[9]]), jnp.array([[9, 6, 0]]), max_distance=16).tolist()
+      >>> t5_bias(
+      ...     jnp.arange(8.0)[:, None], jnp.array([[9]]), jnp.array([[9, 6, 0]]), max_distance=16
+      ... ).tolist()
       [[[[0.0, 3.0, 6.0]]]]
     """
-    bucket = t5_bucket(q_pos, k_pos, buckets=table.shape[0], max_distance=max_distance, bidirectional=bidirectional)
+    bucket = t5_bucket(
+        q_pos, k_pos, buckets=table.shape[0], max_distance=max_distance, bidirectional=bidirectional
+    )
     return look_up(table.astype(jnp.float32), bucket)
 
 
@@ -93,7 +104,8 @@ def look_up(table: Float[Array, 'rows N'], index: Int[Array, '#B T S']) -> Float
       >>> look_up(jnp.array([[1.0, 3.0], [2.0, 4.0]]), jnp.array([[[1, 0]]])).tolist()
       [[[[2.0, 1.0]], [[4.0, 3.0]]]]
     """
-    # On CPU a read of its own for each head, of indices that are there, is several times as fast as one of all heads.
+    # On CPU a read of its own for each head, of indices that are there, is several times as fast as
+    # one of all heads.
     index = jax.lax.optimization_barrier(index)
     return jnp.stack([table[:, head][index] for head in range(table.shape[1])], axis=1)
 
@@ -103,7 +115,9 @@ def _look_up_bwd(saved, g):
     index, heads = index.reshape(-1), jnp.swapaxes(g, 0, 1).reshape(g.shape[1], -1)
     if rows > _ONE_HOT_ROWS:
         return jnp.zeros((rows, heads.shape[0]), g.dtype).at[index].add(heads.T), None
-    cut = min(rows, rows // 2 + 2)  # behind the row of the query itself in a table of both directions
+    cut = min(
+        rows, rows // 2 + 2
+    )  # behind the row of the query itself in a table of both directions
 
     def product(first, last):
         one_hot = (index == jnp.arange(first, last)[:, None]).astype(g.dtype)
@@ -111,13 +125,15 @@ def _look_up_bwd(saved, g):
 
     # Keys that a causal mask hides are half of such a table, and most tiles have none of them.
     ahead = jax.lax.cond(
-        jnp.any(index >= cut), lambda: product(cut, rows), lambda: jnp.zeros((rows - cut, len(heads)), g.dtype)
+        jnp.any(index >= cut),
+        lambda: product(cut, rows),
+        lambda: jnp.zeros((rows - cut, len(heads)), g.dtype),
     )
     return jnp.concatenate([product(0, cut), ahead]), None
 
 
-# The gradient of a small table is a product with ones and zeros, since on CPU an indexed sum is a loop over the pairs; that of
-# a large one would hold `rows` numbers per pair.
+# The gradient of a small table is a product with ones and zeros, since on CPU an indexed sum is a
+# loop over the pairs; that of a large one would hold `rows` numbers per pair.
 _ONE_HOT_ROWS = 128
 look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], index)), _look_up_bwd)
 
@@ -132,7 +148,8 @@ look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], ind
         door='score',
         equation='logit_ij = q_i . k_j / sqrt(H) + W[bucket(j - i), h]',
         source='google-research/text-to-text-transfer-transformer; huggingface/transformers (T5)',
-        authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and Narang, Sharan and '
+        authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and '
+        'Narang, Sharan and '
         'Matena, Michael and Zhou, Yanqi and Li, Wei and Liu, Peter J.',
         year=2020,
         example='t5_rpe(buckets=8, max_distance=20)',
@@ -141,24 +158,25 @@ look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], ind
     ),
 )
 class T5RPE(Bias):
-    """Adds a trained bias per head and bucket of distance, exact near by and logarithmic farther off; acts on the
-    logits.
+    """Adds a trained bias per head and bucket of distance, exact near by and logarithmic farther
+    off; acts on the logits.
 
-    `bucket(n) = n` below e = buckets / 2, else `min(buckets - 1, e + floor(ln(n/e) / ln(max_distance/e) (buckets -
-    e)))`. Differs from T5: logits stay divided by sqrt(H) unless `scaled=False`; the initial table is N(0, std^2) with
-    0.02 instead of D^-0.5.
+    `bucket(n) = n` below e = buckets / 2, else `min(buckets - 1, e + floor(ln(n/e) /
+    ln(max_distance/e) (buckets - e)))`. Differs from T5: logits stay divided by sqrt(H) unless
+    `scaled=False`; the initial table is N(0, std^2) with 0.02 instead of D^-0.5.
 
     Args:
       buckets: rows of the table; even where `bidirectional`.
       max_distance: distances from about here on share the last bucket.
-      bidirectional: halves the buckets between earlier and later keys, as encoders need; otherwise later keys fall in
-        bucket 0.
+      bidirectional: halves the buckets between earlier and later keys, as encoders need; otherwise
+        later keys fall in bucket 0.
       std: of the initial table.
       scaled: False takes the 1 / sqrt(H) off the logits that reach this door, as T5 does.
       heads, head_dim: N, H, from the model.
 
     Raises:
-      ValueError: too few, too many or (bidirectional) an odd number of buckets, max_distance within the exact ones, negative std.
+      ValueError: too few, too many or (bidirectional) an odd number of buckets, max_distance within
+        the exact ones, negative std.
 
     Reference: Raffel et al., arXiv 1910.10683.
 
@@ -180,7 +198,9 @@ class T5RPE(Bias):
         rngs: nnx.Rngs = CONTEXT,
     ):
         if bidirectional and buckets % 2:
-            raise ValueError(f't5_rpe(bidirectional=True) needs an even number of buckets, got {buckets}')
+            raise ValueError(
+                f't5_rpe(bidirectional=True) needs an even number of buckets, got {buckets}'
+            )
         t5_thresholds(buckets // 2 if bidirectional else buckets, max_distance)  # checks both
         check_number('t5_rpe std', std, least=0)
         self.max_distance, self.bidirectional = max_distance, bidirectional
@@ -189,7 +209,13 @@ class T5RPE(Bias):
         self.table = nnx.Param(table, axes=(None, 'heads'))
 
     def bias(self, q_pos, k_pos):
-        return t5_bias(self.table[...], q_pos, k_pos, max_distance=self.max_distance, bidirectional=self.bidirectional)
+        return t5_bias(
+            self.table[...],
+            q_pos,
+            k_pos,
+            max_distance=self.max_distance,
+            bidirectional=self.bidirectional,
+        )
 
     def score(self, s, tq, tk, seen, carry):
         return super().score(s * self.scale, tq, tk, seen, carry)

@@ -30,7 +30,8 @@ def tra_logits(
     carry: Float[Array, 'B N T'],
     threshold: float = 0.0,
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
-    """`s_ij + delta_i count_ij` at the relevant keys of one block, -inf at the others; and the relevant keys counted so far.
+    """`s_ij + delta_i count_ij` at the relevant keys of one block, -inf at the others; and the
+    relevant keys counted so far.
 
     Args:
       s: scaled logits; keys in ascending order.
@@ -50,7 +51,9 @@ def tra_logits(
     """
     relevant = seen & (s > threshold)
     count = suffix_sum(relevant) + carry[..., None]
-    return jnp.where(relevant, s + delta[..., None] * count, -jnp.inf), carry + relevant.sum(-1, dtype=jnp.float32)
+    return jnp.where(relevant, s + delta[..., None] * count, -jnp.inf), carry + relevant.sum(
+        -1, dtype=jnp.float32
+    )
 
 
 @register(
@@ -61,7 +64,8 @@ def tra_logits(
         title='TRA: Better Length Generalisation with Threshold Relative Attention',
         arxiv='2503.23174',
         door='project, open, score',
-        equation='logit_ij = S_ij + logsigmoid(x_i W_d + b_d)_h #{t in j..i: S_it > 0} where S_ij > 0, else -inf; '
+        equation='logit_ij = S_ij + logsigmoid(x_i W_d + b_d)_h #{t in j..i: S_it > 0} where '
+        'S_ij > 0, else -inf; '
         'S = q_i . k_j / sqrt(H), q and k RMS-normalised',
         source='abhishekpanigrahi1996/MOSS (submissions/submission-96)',
         authors='Opper, Mattia and Fernandez, Roland and Smolensky, Paul and Gao, Jianfeng',
@@ -72,24 +76,28 @@ def tra_logits(
     ),
 )
 class TRA(Encoding):
-    """Removes keys whose logit is not above a threshold, and lowers the others by how many of them lie between; acts on the
-    logits.
+    """Removes keys whose logit is not above a threshold, and lowers the others by how many of them
+    lie between; acts on the logits.
 
-    `S_ij = q_i . k_j / sqrt(H)` with q, k of unit root mean square; key j is relevant to query i where `S_ij > threshold`;
-    `count_ij = #{t in j..i relevant}`, 1 at the nearest; the logit is `S_ij + delta_i count_ij`,
-    `delta_i = logsigmoid(x_i W_d + b_d)` per head, x the layer input. A query without a relevant key gets zeros. Gradients
-    pass through S at relevant keys and through delta. Differs from the paper: `threshold` can be above its 0; dropout of logits
-    and the residual stream of the authors' notebook, which is the normed one, belong to the model and are not here.
+    `S_ij = q_i . k_j / sqrt(H)` with q, k of unit root mean square; key j is relevant to query i
+    where `S_ij > threshold`; `count_ij = #{t in j..i relevant}`, 1 at the nearest; the logit is
+    `S_ij + delta_i count_ij`, `delta_i = logsigmoid(x_i W_d + b_d)` per head, x the layer input. A
+    query without a relevant key gets zeros. Gradients pass through S at relevant keys and through
+    delta. Differs from the paper: `threshold` can be above its 0; dropout of logits and the
+    residual stream of the authors' notebook, which is the normed one, belong to the model and are
+    not here.
 
-    Keys that a mask hides are not counted. Logits that reach this door are thresholded as they are, biases of earlier parts of
-    a chain among them; a bias written behind it acts on relevant keys alone.
+    Keys that a mask hides are not counted. Logits that reach this door are thresholded as they are,
+    biases of earlier parts of a chain among them; a bias written behind it acts on relevant keys
+    alone.
 
     Args:
       threshold: a key is relevant strictly above it.
       heads, model_dim: from the model.
 
     Raises:
-      ValueError: a negative threshold, under which logits of irrelevant keys would return; no layer input of every query.
+      ValueError: a negative threshold, under which logits of irrelevant keys would return; no layer
+        input of every query.
 
     Reference: Opper, Fernandez, Smolensky, Gao, arXiv 2503.23174.
 
@@ -99,7 +107,13 @@ class TRA(Encoding):
       (16, 2)
     """
 
-    def __init__(self, threshold: float = 0.0, heads: int = CONTEXT, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+    def __init__(
+        self,
+        threshold: float = 0.0,
+        heads: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
         check_number('tra threshold', threshold, least=0)
         self.threshold = threshold
         bound = model_dim**-0.5  # the default of a linear layer in the released code
@@ -110,9 +124,15 @@ class TRA(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         if x is None or x.shape[1] != q.shape[1]:
             got = 'none' if x is None else f'{x.shape[1]} rows'
-            raise ValueError(f'tra reads one row of layer input per query: {q.shape[1]} queries, input: {got}')
-        a = jnp.einsum('btd,dn->btn', x.astype(jnp.float32), self.kernel[...], precision='highest') + self.bias[...]
-        # Logits are normed, not vectors: rounding those to bfloat16 would change signs, which decide what is relevant.
+            raise ValueError(
+                f'tra reads one row of layer input per query: {q.shape[1]} queries, input: {got}'
+            )
+        a = (
+            jnp.einsum('btd,dn->btn', x.astype(jnp.float32), self.kernel[...], precision='highest')
+            + self.bias[...]
+        )
+        # Logits are normed, not vectors: rounding those to bfloat16 would change signs, which
+        # decide what is relevant.
         tq = tq.with_feats(tra={'delta': jax.nn.log_sigmoid(a), 'norm': inverse_rms(q)})
         return q, k, v, tq, tk.with_feats(tra={'norm': inverse_rms(k)})
 
@@ -121,5 +141,9 @@ class TRA(Encoding):
 
     def score(self, s, tq, tk, seen, carry):
         of_query, of_key = (heads_first(tok.feats['tra']['norm']) for tok in (tq, tk))
-        s = s * of_query[..., None] * jnp.repeat(of_key, s.shape[1] // of_key.shape[1], axis=1)[..., None, :]
+        s = (
+            s
+            * of_query[..., None]
+            * jnp.repeat(of_key, s.shape[1] // of_key.shape[1], axis=1)[..., None, :]
+        )
         return tra_logits(s, heads_first(tq.feats['tra']['delta']), seen, carry, self.threshold)

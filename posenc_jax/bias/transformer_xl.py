@@ -24,12 +24,17 @@ def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndar
       [1.0, 0.01]
     """
     if model_dim % 2:
-        raise ValueError(f'transformer_xl has a sine and a cosine a frequency and needs an even model_dim, got {model_dim}')
+        raise ValueError(
+            'transformer_xl has a sine and a cosine a frequency and needs an even model_dim, '
+            f'got {model_dim}'
+        )
     check_number('transformer_xl base', base, above=0)
     return base ** (-np.arange(0, model_dim, 2) / model_dim)
 
 
-def transformer_xl_table(pos: Num[Array, '#B L'], frequencies: np.ndarray) -> Float[Array, '#B L D']:
+def transformer_xl_table(
+    pos: Num[Array, '#B L'], frequencies: np.ndarray
+) -> Float[Array, '#B L D']:
     """`R_p = [sin(p w), cos(p w)]`, all sines first.
 
     Example:
@@ -43,12 +48,16 @@ def transformer_xl_table(pos: Num[Array, '#B L'], frequencies: np.ndarray) -> Fl
 def transformer_xl_turned(
     a: Float[Array, 'B T N D'], pos: Num[Array, '#B T'], frequencies: np.ndarray
 ) -> Float[Array, 'B T N D']:
-    """The vector b with `b . R_q = a . R_(p - q)` for every position q, p the position of the token.
+    """The vector b with `b . R_q = a . R_(p - q)` for every position q, p the position of the
+    token.
 
     Example:
       >>> w = transformer_xl_frequencies(2)
       >>> b = transformer_xl_turned(jnp.array([[[[1.0, 0.0]]]]), jnp.array([[3]]), w)
-      >>> (b @ transformer_xl_table(jnp.array([[1]]), w)[0, 0]).ravel().round(4).tolist(), round(float(jnp.sin(2.0)), 4)
+      >>> (
+      ...     (b @ transformer_xl_table(jnp.array([[1]]), w)[0, 0]).ravel().round(4).tolist(),
+      ...     round(float(jnp.sin(2.0)), 4),
+      ... )
       ([0.9093], 0.9093)
     """
     sin, cos = jnp.split(transformer_xl_table(pos, frequencies)[:, :, None], 2, axis=-1)
@@ -64,25 +73,31 @@ def transformer_xl_turned(
         title='Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context',
         arxiv='1901.02860',
         door='project, score',
-        equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_(i-j)) / sqrt(H), R_d = [sin(d w), cos(d w)]',
+        equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_(i-j)) / sqrt(H), R_d = [sin(d '
+        'w), cos(d w)]',
         source='kimiyoung/transformer-xl',
-        authors='Dai, Zihang and Yang, Zhilin and Yang, Yiming and Carbonell, Jaime and Le, Quoc V. and Salakhutdinov, Ruslan',
+        authors='Dai, Zihang and Yang, Zhilin and Yang, Yiming and Carbonell, Jaime and Le, Quoc '
+        'V. and Salakhutdinov, Ruslan',
         year=2019,
         example='transformer_xl(clamp_len=11)',
         promises=Promises(relative=True, needs_training=True),
     ),
 )
 class TransformerXL(Encoding):
-    """Adds to the logits what query and distance say together, and vectors u, v that speak for any query.
+    """Adds to the logits what query and distance say together, and vectors u, v that speak for any
+    query.
 
-    `logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_d) / sqrt(H)`, `d = p_i - p_j`, `R_d = [sin(d w), cos(d w)]` of model
-    width D with `w_t = base^(-2t/D)`, `W_r` of shape D x N H without bias; later keys have negative d.
+    `logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_d) / sqrt(H)`, `d = p_i - p_j`, `R_d = [sin(d
+    w), cos(d w)]` of model width D with `w_t = base^(-2t/D)`, `W_r` of shape D x N H without bias;
+    later keys have negative d.
 
-    Differs from the paper: u and v belong to the layer like W_r (its `untie_r`), where the paper shares them among all layers
-    and W_r not: an encoding is shared as a whole (`share='model'` shares all three). No table of distances is shifted:
-    since the angle of a difference is a difference of angles, `a . R_(i-j) = b_i . R_j` with b_i the vector
-    `a = W_r (q_i + v)` turned by the angles of i, so a block takes one more inner product, of width D, for any positions, in any order.
-    Segment memory is `posenc_jax.model.recurrence`; `train.segment` and `train.memory` of a config train with it.
+    Differs from the paper: u and v belong to the layer like W_r (its `untie_r`), where the paper
+    shares them among all layers and W_r not: an encoding is shared as a whole (`share='model'`
+    shares all three). No table of distances is shifted: since the angle of a difference is a
+    difference of angles, `a . R_(i-j) = b_i . R_j` with b_i the vector `a = W_r (q_i + v)` turned
+    by the angles of i, so a block takes one more inner product, of width D, for any positions, in
+    any order. Segment memory is `posenc_jax.model.recurrence`; `train.segment` and `train.memory`
+    of a config train with it.
 
     Args:
       clamp_len: distances beyond it count as it; None leaves them.
@@ -116,7 +131,10 @@ class TransformerXL(Encoding):
     ):
         transformer_xl_frequencies(model_dim, base)  # checks both
         if clamp_len is not None and clamp_len < 0:
-            raise ValueError(f'transformer_xl clamp_len must be at least 0, or None for no clamp, got {clamp_len}')
+            raise ValueError(
+                'transformer_xl clamp_len must be at least 0, or None for no clamp, got '
+                f'{clamp_len}'
+            )
         check_number('transformer_xl std', std, least=0)
         draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.base, self.clamp_len = base, clamp_len
@@ -131,7 +149,9 @@ class TransformerXL(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         check_heads('transformer_xl', self.u[...], heads_first(q))
         wide = q.astype(jnp.float32)
-        a = jnp.einsum('btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...])
+        a = jnp.einsum(
+            'btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...]
+        )
         feature = {'turned': transformer_xl_turned(a, tq.pos, self.frequencies)}
         if self.clamp_len is not None:
             end = transformer_xl_table(jnp.full((1, 1), self.clamp_len), self.frequencies)

@@ -1,3 +1,12 @@
-"""What a decode cache may do besides appending: edit a text, drop keys by head, read few of them, join several."""
+"""What a decode cache may do besides appending: edit a text, drop keys by head, read few of them,
+join several.
+"""
 
-from posenc_jax.cache import ape_parallel, double_sparsity, duo_attention, graph_kv, parallel_context_entropy, pie
+from posenc_jax.cache import (
+    ape_parallel,
+    double_sparsity,
+    duo_attention,
+    graph_kv,
+    parallel_context_entropy,
+    pie,
+)

@@ -1,10 +1,11 @@
-"""APE: parallel contexts at the same positions, their share of the attention set by a temperature and a scale."""
+"""APE: parallel contexts at the same positions, their share of the attention set by a temperature
+and a scale.
+"""
 
 import functools
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -15,11 +16,14 @@ from posenc_jax.core.cache import Cache
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
 
-_LOWEST = -1e29  # where a running maximum starts; masked logits are below it, so that they weigh nothing
+_LOWEST = (
+    -1e29
+)  # where a running maximum starts; masked logits are below it, so that they weigh nothing
 
 
 def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
-    """Contexts that all begin behind a prefix of `prefix` tokens, and a query behind the longest of them.
+    """Contexts that all begin behind a prefix of `prefix` tokens, and a query behind the longest of
+    them.
 
     Raises:
       ValueError: no context, or lengths that are not positive.
@@ -30,7 +34,9 @@ def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
       (12, [3, 4, 5, 6])
     """
     check_lengths('ape_layout', prefix, lengths)
-    return parallel_layout([np.arange(prefix), *(prefix + np.arange(n) for n in lengths)], prefix + max(lengths))
+    return parallel_layout(
+        [np.arange(prefix), *(prefix + np.arange(n) for n in lengths)], prefix + max(lengths)
+    )
 
 
 def ape_reweigh(
@@ -41,7 +47,8 @@ def ape_reweigh(
     temperature: float = 0.9,
     scale: float = 0.9,
 ) -> Float[Array, '... S']:
-    """Logits whose softmax is APE's: those of contexts become `a / T + (T s - 1) total`, the others stay.
+    """Logits whose softmax is APE's: those of contexts become `a / T + (T s - 1) total`, the others
+    stay.
 
     Args:
       s: logits `a`.
@@ -50,8 +57,13 @@ def ape_reweigh(
       temperature, scale: T and s.
 
     Example:
+      >>> import jax
       >>> context = jnp.array([True, True, False, False])
-      >>> a = ape_reweigh(jnp.array([1.0, 2.0, 0.5, 0.0]), context, jax.nn.logsumexp(jnp.array([1.0, 2.0]) / 0.9))
+      >>> a = ape_reweigh(
+      ...     jnp.array([1.0, 2.0, 0.5, 0.0]),
+      ...     context,
+      ...     jax.nn.logsumexp(jnp.array([1.0, 2.0]) / 0.9),
+      ... )
       >>> round(float(jax.nn.softmax(a)[:2].sum()), 5)
       0.74201
     """
@@ -95,37 +107,52 @@ class AdaptiveContexts(ContextMask):
             return s, carry
         context = shared.from_query(tq, tk)
         if len(carry) == 1:  # the second sweep
-            return ape_reweigh(s, context, carry[0], temperature=self.temperature, scale=self.scale), carry
+            return ape_reweigh(
+                s, context, carry[0], temperature=self.temperature, scale=self.scale
+            ), carry
         high, total = carry
         a = jnp.where(context & seen, s / self.temperature, 10 * _LOWEST)
         new = jnp.maximum(high, a.max(-1))
         return s, (new, total * jnp.exp(high - new) + jnp.exp(a - new[..., None]).sum(-1))
 
 
-def encode(model: Transformer, prefix, contexts: Sequence, *, together: int | None = None) -> tuple[Piece, ...]:
-    """The prefix and every context, each behind the prefix and blind to the others: pieces for `join`.
+def encode(
+    model: Transformer, prefix, contexts: Sequence, *, together: int | None = None
+) -> tuple[Piece, ...]:
+    """The prefix and every context, each behind the prefix and blind to the others: pieces for
+    `join`.
 
     Args:
       model: causal attention with one rotary encoding of fixed frequencies.
-      prefix: token ids [n] or [B, n], or [] for none. A few tokens are worth it: they serve as attention sink.
+      prefix: token ids [n] or [B, n], or [] for none. A few tokens are worth it: they serve as
+        attention sink.
       contexts: token ids, [n] or [B, n] each.
       together: most contexts in one pass.
 
     Raises:
-      ValueError: no contexts, an empty one, ids that do not exist, an encoding that is not one rotary one (it is named).
+      ValueError: no contexts, an empty one, ids that do not exist, an encoding that is not one
+        rotary one (it is named).
 
     Example:
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
-      >>> [piece.ids.tolist() for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3], [4]])]
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> [
+      ...     piece.ids.tolist()
+      ...     for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3], [4]])
+      ... ]
       [[0], [1, 2], [1]]
     """
     user = 'ape_parallel'
     tokens = shared.check_contexts(user, prefix, contexts, model.cfg.vocab_size)
     layout = ape_layout(tokens[0].shape[1], [a.shape[1] for a in tokens[1:]])
     (first,) = shared.encode(user, model, tokens[:1], layout.ids[:1])
-    return (first, *shared.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together))
+    return (
+        first,
+        *shared.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
+    )
 
 
 @register(
@@ -153,34 +180,41 @@ def join(
     temperature: float = 0.9,
     scale: float = 0.9,
 ) -> tuple[Transformer, Cache]:
-    """A cache of contexts that were encoded each on its own, and the model that reads it with temperature and scale.
+    """A cache of contexts that were encoded each on its own, and the model that reads it with
+    temperature and scale.
 
-    All contexts stand at the same positions behind the prefix, P .. P + n - 1, the query behind the longest. For a row of
-    logits `a` of the query, `l_C = T s LSE_C(a / T)` over all keys of contexts, `l_O = LSE_O(a)` over the prefix and the query
-    itself, `(w_C, w_O) = softmax(l_C, l_O)`, and `o = w_C softmax_C(a / T) v + w_O softmax_O(a) v`. That is one softmax over
-    all keys, with `a / T + (T s - 1) LSE_C(a / T)` for those of contexts (`ape_reweigh`). The order of the contexts
-    does not matter, and swapping them computes nothing again. Differs from the paper: one softmax instead of two that are
-    merged, which is the same.
+    All contexts stand at the same positions behind the prefix, P .. P + n - 1, the query behind the
+    longest. For a row of logits `a` of the query, `l_C = T s LSE_C(a / T)` over all keys of
+    contexts, `l_O = LSE_O(a)` over the prefix and the query itself, `(w_C, w_O) = softmax(l_C,
+    l_O)`, and `o = w_C softmax_C(a / T) v + w_O softmax_O(a) v`. That is one softmax over all keys,
+    with `a / T + (T s - 1) LSE_C(a / T)` for those of contexts (`ape_reweigh`). The order of the
+    contexts does not matter, and swapping them computes nothing again. Differs from the paper: one
+    softmax instead of two that are merged, which is the same.
 
     Args:
       model: that encoded the pieces, or one of this function's.
       pieces: of `encode`.
       capacity: slots: of prefix, contexts, query and what is generated.
       chosen: which contexts, from 0; None for all.
-      temperature, scale: T and s; 1 and 1 is plain parallel encoding. 0.9 and 0.9 are where the paper starts to tune.
+      temperature, scale: T and s; 1 and 1 is plain parallel encoding. 0.9 and 0.9 are where the
+        paper starts to tune.
 
     Returns:
-      The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and the cache.
+      The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and
+      the cache.
 
     Raises:
-      ValueError: contexts that do not fit the capacity, do not exist or are of another model; T or s that are not positive.
+      ValueError: contexts that do not fit the capacity, do not exist or are of another model; T or
+        s that are not positive.
 
     Reference: Yang, Chen, Chen, arXiv 2502.05431.
 
     Example:
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> reader, cache = join(model, encode(model, [1], [[2, 3], [4]]), capacity=8)
       >>> shared.continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape

@@ -1,9 +1,10 @@
 """Contexts encoded once, each on its own, and joined into one decode cache where they are used.
 
-`encode` fills a `Piece` for every context, `join` lays any of them, in any order, into a `Cache`, `read` sends a query through
-it, and `decode_step` goes on from there. A piece that is joined at other positions than it was encoded at has its keys turned
-(`pie_keys`); its values stay. `dense` is what all of this has to equal: one pass over all tokens, with explicit positions
-and a mask of segments.
+`encode` fills a `Piece` for every context, `join` lays any of them, in any order, into a `Cache`,
+`read` sends a query through it, and `decode_step` goes on from there. A piece that is joined at
+other positions than it was encoded at has its keys turned (`pie_keys`); its values stay. `dense` is
+what all of this has to equal: one pass over all tokens, with explicit positions and a mask of
+segments.
 """
 
 import dataclasses
@@ -35,7 +36,8 @@ _KEYS = 256  # to a tile where all of a query is one block of rows
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """The cached keys and values of a stretch of tokens, and where it stood when they were computed.
+    """The cached keys and values of a stretch of tokens, and where it stood when they were
+    computed.
 
     Attributes:
       k, v: of every layer.
@@ -56,9 +58,11 @@ class Layout:
     """Where the tokens of prefix, contexts and query stand, and which of these see which.
 
     Attributes:
-      ids: positions of the tokens of every segment: of the prefix (which may have none), then of every context.
+      ids: positions of the tokens of every segment: of the prefix (which may have none), then of
+        every context.
       start: position of the query's first token; those of the others count up by 1.
-      sees: whether tokens of one segment (row) see the tokens before them of another: prefix, contexts, query.
+      sees: whether tokens of one segment (row) see the tokens before them of another: prefix,
+        contexts, query.
     """
 
     ids: tuple[Num[np.ndarray, 'n'], ...]
@@ -74,16 +78,24 @@ class Layout:
           ([[0, 1, 2, 1, 3, 4]], [[0, 1, 1, 2, -1, -1]])
         """
         pos = _positions([*self.ids, self.start + np.arange(query)])
-        segment = np.concatenate([np.repeat(np.arange(len(self.ids)), [len(ids) for ids in self.ids]), np.full(query, QUERY)])
+        segment = np.concatenate(
+            [
+                np.repeat(np.arange(len(self.ids)), [len(ids) for ids in self.ids]),
+                np.full(query, QUERY),
+            ]
+        )
         index, pos, segment = (jnp.asarray(a)[None] for a in (np.arange(len(pos)), pos, segment))
         return Tokens(index=index.astype(jnp.int32), pos=pos, segment=segment.astype(jnp.int32))
 
 
 def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout:
-    """Contexts that see the prefix and themselves; the query sees everything. Arguments as the fields of `Layout`.
+    """Contexts that see the prefix and themselves; the query sees everything. Arguments as the
+    fields of `Layout`.
 
     Example:
-      >>> parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).sees.astype(int).tolist()
+      >>> parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).sees.astype(
+      ...     int
+      ... ).tolist()
       [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]]
     """
     sees = np.eye(len(ids) + 1, dtype=bool)
@@ -119,7 +131,9 @@ class ContextMask(Encoding):
 
     Example:
       >>> layout = parallel_layout((np.arange(1), np.arange(1, 2)), 2)
-      >>> ContextMask(layout.sees).mask(layout.tokens(1), layout.tokens(1))[0, 0].astype(int).tolist()
+      >>> ContextMask(layout.sees).mask(layout.tokens(1), layout.tokens(1))[0, 0].astype(
+      ...     int
+      ... ).tolist()
       [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     """
 
@@ -140,17 +154,26 @@ def from_query(tq: Tokens, tk: Tokens) -> Bool[Array, '#B 1 T S']:
     return ((tq.segment == QUERY)[:, :, None] & (tk.segment > PREFIX)[:, None, :])[:, None]
 
 
-def with_part(model: Transformer, part: Callable[..., ContextMask], sees: Bool[np.ndarray, 's s'] | None = None) -> Transformer:
-    """The same weights with `part(sees)` in place of `document()`, or of another part of this kind, in every layer.
+def with_part(
+    model: Transformer,
+    part: Callable[..., ContextMask],
+    sees: Bool[np.ndarray, 's s'] | None = None,
+) -> Transformer:
+    """The same weights with `part(sees)` in place of `document()`, or of another part of this kind,
+    in every layer.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
       >>> reader = with_part(Transformer(cfg, rngs=nnx.Rngs(0)), ContextMask)
       >>> [type(part).__name__ for part in parts_of(reader.encoding(0, reader.blocks[0]))]
       ['Rotary', 'Causal', 'ContextMask']
     """
-    stacked = lambda layers: None if sees is None else np.broadcast_to(sees, (len(layers), *sees.shape))
+    stacked = lambda layers: (
+        None if sees is None else np.broadcast_to(sees, (len(layers), *sees.shape))
+    )
     for kind in [kind for kind in (ContextMask, Document) if has_part(model, kind)] or [Document]:
         model = model.map_parts(kind, lambda _, layers: part(stacked(layers)))
     return model
@@ -161,40 +184,59 @@ def has_part(model: Transformer, kind: type[Encoding]) -> bool:
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
       >>> has_part(Transformer(cfg, rngs=nnx.Rngs(0)), Document)
       True
     """
-    return any(isinstance(part, kind) for at in enumerate(model.blocks) for part in parts_of(model.encoding(*at)))
+    return any(
+        isinstance(part, kind)
+        for at in enumerate(model.blocks)
+        for part in parts_of(model.encoding(*at))
+    )
 
 
 def check_model(user: str, model: Transformer) -> None:
-    """Refuses a model whose layers are not causal attention with one rotary encoding of fixed frequencies.
+    """Refuses a model whose layers are not causal attention with one rotary encoding of fixed
+    frequencies.
 
     Raises:
       ValueError: names the part that is in the way.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
       >>> check_model('this', Transformer(cfg, rngs=nnx.Rngs(0)))
     """
     if not model.cfg.causal:
         raise ValueError(f'{user} needs a decoder, this model is of kind {model.cfg.kind!r}')
     for place, block in enumerate(model.blocks):
-        parts = [part for part in parts_of(model.encoding(place, block)) if not isinstance(part, ContextMask)]
+        parts = [
+            part
+            for part in parts_of(model.encoding(place, block))
+            if not isinstance(part, ContextMask)
+        ]
         rotary = single_rotary(user, chain(*parts), beside=('mask',))
         if rotary.uses_length:
             raise ValueError(
-                f'{user} joins keys that are cached as encoded, but the angles of {rotary.freqs} depend on the current length; '
+                f'{user} joins keys that are cached as encoded, but the angles of {rotary.freqs} '
+                'depend on the current length; '
                 'keys of such a rule are cached raw and encoded at every step'
             )
         for part in parts:
             if part is not rotary and not isinstance(part, (Causal, Document)):
-                raise ValueError(f'{user} needs plain causal attention beside its rotary encoding, got {name_of(part)}')
+                raise ValueError(
+                    f'{user} needs plain causal attention beside its rotary encoding, got '
+                    f'{name_of(part)}'
+                )
 
 
-def check_tokens(user: str, what: str, tokens, vocabulary: int, *, empty: bool = False) -> Int[np.ndarray, 'B n']:
+def check_tokens(
+    user: str, what: str, tokens, vocabulary: int, *, empty: bool = False
+) -> Int[np.ndarray, 'B n']:
     """Token ids [B, n]; a plain list is one row. `empty` allows n = 0.
 
     Raises:
@@ -207,22 +249,32 @@ def check_tokens(user: str, what: str, tokens, vocabulary: int, *, empty: bool =
     try:
         a = np.asarray(tokens)
     except ValueError:
-        raise ValueError(f'{user}: the rows of {what} differ in length; give each a call of its own') from None
+        raise ValueError(
+            f'{user}: the rows of {what} differ in length; give each a call of its own'
+        ) from None
     a = a.reshape(1, -1) if a.ndim == 1 else a
     if a.ndim != 2 or not (np.issubdtype(a.dtype, np.integer) or not a.size):
-        raise ValueError(f'{user}: {what} must be integers [B, n] or [n], got {a.dtype} {np.shape(tokens)}')
+        raise ValueError(
+            f'{user}: {what} must be integers [B, n] or [n], got {a.dtype} {np.shape(tokens)}'
+        )
     if not a.shape[0] or not (a.shape[1] or empty):
         raise ValueError(f'{user}: {what} has no tokens, its shape is {a.shape}')
     if a.size and not 0 <= a.min() <= a.max() < vocabulary:
-        raise ValueError(f'{user}: token ids of {what} must lie in 0 .. {vocabulary - 1}, got {a.min()} .. {a.max()}')
+        raise ValueError(
+            f'{user}: token ids of {what} must lie in 0 .. {vocabulary - 1}, got {a.min()} .. '
+            f'{a.max()}'
+        )
     return a.astype(np.int32)
 
 
-def check_contexts(user: str, prefix, contexts: Sequence, vocabulary: int) -> list[Int[np.ndarray, 'B n']]:
+def check_contexts(
+    user: str, prefix, contexts: Sequence, vocabulary: int
+) -> list[Int[np.ndarray, 'B n']]:
     """The prefix and every context as ids [B, n], with one number of rows.
 
     Raises:
-      ValueError: no contexts, an empty one, different numbers of rows, or what `check_tokens` refuses.
+      ValueError: no contexts, an empty one, different numbers of rows, or what `check_tokens`
+        refuses.
 
     Example:
       >>> [a.shape for a in check_contexts('this', [], [[3, 4], [5]], 9)]
@@ -230,9 +282,16 @@ def check_contexts(user: str, prefix, contexts: Sequence, vocabulary: int) -> li
     """
     if not len(contexts):
         raise ValueError(f'{user} needs at least one context, got none')
-    checked = [check_tokens(user, f'context {number}', tokens, vocabulary) for number, tokens in enumerate(contexts)]
+    checked = [
+        check_tokens(user, f'context {number}', tokens, vocabulary)
+        for number, tokens in enumerate(contexts)
+    ]
     rows = checked[0].shape[0]
-    prefix = np.zeros((rows, 0), np.int32) if not np.size(prefix) else check_tokens(user, 'the prefix', prefix, vocabulary)
+    prefix = (
+        np.zeros((rows, 0), np.int32)
+        if not np.size(prefix)
+        else check_tokens(user, 'the prefix', prefix, vocabulary)
+    )
     if prefix.shape[0] == 1:
         prefix = np.broadcast_to(prefix, (rows, prefix.shape[1]))
     for number, a in enumerate([prefix, *checked]):
@@ -243,14 +302,18 @@ def check_contexts(user: str, prefix, contexts: Sequence, vocabulary: int) -> li
 
 
 def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None:
-    """Refuses pieces that are not of this model, as far as their shapes tell, or of different numbers of rows.
+    """Refuses pieces that are not of this model, as far as their shapes tell, or of different
+    numbers of rows.
 
     Raises:
-      ValueError: no pieces, another number of layers, or keys and values of another shape, with the numbers.
+      ValueError: no pieces, another number of layers, or keys and values of another shape, with the
+        numbers.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> check_pieces('this', model, encode('this', model, [np.array([[1, 2]])], [np.arange(2)]))
     """
@@ -265,26 +328,34 @@ def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None
         for a in (*piece.k, *piece.v):
             if a.shape != wanted:
                 raise ValueError(
-                    f'{user}: piece {number} holds rows, key heads, tokens, width {a.shape}, expected {wanted}: the rows of '
+                    f'{user}: piece {number} holds rows, key heads, tokens, width {a.shape}, '
+                    f'expected {wanted}: the rows of '
                     'piece 0, the heads of the model'
                 )
 
 
-def select(user: str, model: Transformer, pieces: Sequence[Piece], chosen: Sequence[int] | None) -> tuple[Piece, ...]:
+def select(
+    user: str, model: Transformer, pieces: Sequence[Piece], chosen: Sequence[int] | None
+) -> tuple[Piece, ...]:
     """The prefix and the chosen contexts, which count from 0, in their order; all for None.
 
     Raises:
-      ValueError: none is chosen, one twice, or one that does not exist; what `check_pieces` refuses.
+      ValueError: none is chosen, one twice, or one that does not exist; what `check_pieces`
+        refuses.
     """
     check_pieces(user, model, pieces)
     count = len(pieces) - 1
     if not count:
-        raise ValueError(f'{user}: these pieces are one, the prefix; contexts are the pieces behind it')
+        raise ValueError(
+            f'{user}: these pieces are one, the prefix; contexts are the pieces behind it'
+        )
     if isinstance(chosen, Integral):
         raise ValueError(f'{user}: `chosen` lists contexts, got {chosen}; did you mean [{chosen}]?')
     chosen = range(count) if chosen is None else chosen
     if not len(chosen) or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(count)):
-        raise ValueError(f'{user}: expected different contexts among 0 .. {count - 1}, got {list(chosen)}')
+        raise ValueError(
+            f'{user}: expected different contexts among 0 .. {count - 1}, got {list(chosen)}'
+        )
     return (pieces[0], *(pieces[1 + number] for number in chosen))
 
 
@@ -297,9 +368,11 @@ def encode(
     *,
     together: int | None = None,
 ) -> tuple[Piece, ...]:
-    """Every context through the model on its own, causally, behind the same pieces, all of which it sees.
+    """Every context through the model on its own, causally, behind the same pieces, all of which it
+    sees.
 
-    Contexts whose lengths share a power of two go through the model as rows of one batch, padded and masked.
+    Contexts whose lengths share a power of two go through the model as rows of one batch, padded
+    and masked.
 
     Args:
       user: the method, for messages.
@@ -311,10 +384,21 @@ def encode(
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> (prefix,) = encode('this', model, [np.array([[1, 2]])], [np.arange(2)])
-      >>> [p.length for p in encode('this', model, [np.array([[3, 4, 5]]), np.array([[6]])], [2 + np.arange(3), [2]], [prefix])]
+      >>> [
+      ...     p.length
+      ...     for p in encode(
+      ...         'this',
+      ...         model,
+      ...         [np.array([[3, 4, 5]]), np.array([[6]])],
+      ...         [2 + np.arange(3), [2]],
+      ...         [prefix],
+      ...     )
+      ... ]
       [3, 1]
     """
     check_model(user, model)
@@ -323,32 +407,46 @@ def encode(
     pieces: list[Piece | None] = [None] * len(contexts)
     alike: dict[int, list[int]] = {}
     for number, tokens in enumerate(contexts):
-        alike.setdefault((tokens.shape[1] - 1).bit_length() if tokens.shape[1] else -1, []).append(number)
+        alike.setdefault((tokens.shape[1] - 1).bit_length() if tokens.shape[1] else -1, []).append(
+            number
+        )
     for numbers in alike.values():
         size = together or len(numbers)
         for start in range(0, len(numbers), size):
             some = numbers[start : start + size]
-            encoded = _encode(user, model, [contexts[n] for n in some], [np.asarray(ids[n]) for n in some], before)
+            encoded = _encode(
+                user, model, [contexts[n] for n in some], [np.asarray(ids[n]) for n in some], before
+            )
             for number, piece in zip(some, encoded):
                 pieces[number] = piece
     return tuple(pieces)
 
 
 def _encode(user, model, contexts, ids, before) -> list[Piece]:
-    count, rows, longest = len(contexts), contexts[0].shape[0], max(tokens.shape[1] for tokens in contexts)
+    count, rows, longest = (
+        len(contexts),
+        contexts[0].shape[0],
+        max(tokens.shape[1] for tokens in contexts),
+    )
     past, lengths = sum(piece.length for piece in before), tuple(map(len, ids))
     cache = join(user, model, before, capacity=past + longest, rows=rows, copies=count)
     if longest:
         fill = lambda a, n: np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - n)])
         own = np.stack([fill(_positions([a]), len(a)) for a in ids])
         old = np.broadcast_to(_positions([piece.ids for piece in before]), (count, past))
-        pos = np.concatenate([old, own], axis=1, dtype=np.result_type(*(a for a in (old, own) if a.size)))
+        pos = np.concatenate(
+            [old, own], axis=1, dtype=np.result_type(*(a for a in (old, own) if a.size))
+        )
         real = np.arange(past + longest) < past + np.array(lengths)[:, None]
         per_row = lambda a: jnp.asarray(np.repeat(a, rows, axis=0))
         tok = Tokens(index=jnp.arange(past + longest)[None], pos=per_row(pos), valid=per_row(real))
         tokens = np.concatenate([fill(a, a.shape[1]) for a in contexts])
-        _, cache = read(model, dataclasses.replace(cache, tokens=(tok,) * len(model.links)), tokens, last=0)
-    return [Piece(k, v, _positions([a])) for (k, v), a in zip(_cut((past, lengths), cache.layers), ids)]
+        _, cache = read(
+            model, dataclasses.replace(cache, tokens=(tok,) * len(model.links)), tokens, last=0
+        )
+    return [
+        Piece(k, v, _positions([a])) for (k, v), a in zip(_cut((past, lengths), cache.layers), ids)
+    ]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -373,9 +471,14 @@ def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> here, there = (encode('this', model, [np.array([[1, 2]])], [ids])[0] for ids in (np.arange(2), 5 + np.arange(2)))
+      >>> here, there = (
+      ...     encode('this', model, [np.array([[1, 2]])], [ids])[0]
+      ...     for ids in (np.arange(2), 5 + np.arange(2))
+      ... )
       >>> bool(jnp.allclose(moved(model, here, 5 + np.arange(2)).k[0], there.k[0], atol=1e-5))
       True
     """
@@ -384,8 +487,12 @@ def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
         return piece
     keys = []
     for (place, block), k in zip(model.layers(), piece.k, strict=True):
-        (rotary,) = [part for part in parts_of(model.encoding(place, block)) if isinstance(part, Rotary)]
-        (before, old), (after, new) = (rotary.angles(jnp.asarray(a)[None]) for a in (piece.ids, ids))
+        (rotary,) = [
+            part for part in parts_of(model.encoding(place, block)) if isinstance(part, Rotary)
+        ]
+        (before, old), (after, new) = (
+            rotary.angles(jnp.asarray(a)[None]) for a in (piece.ids, ids)
+        )
         scale = (new / old)[:, None, :, None] if jnp.ndim(new) else 1.0
         keys.append(pie_keys(k, before, after, layout=rotary.layout, scale=scale))
     return Piece(tuple(keys), piece.v, ids)
@@ -405,8 +512,8 @@ def join(
 
     Args:
       user: the method, for messages.
-      model: that will read the cache. Where its layers hold a `ContextMask` the tokens carry segments: the first piece is
-        the prefix.
+      model: that will read the cache. Where its layers hold a `ContextMask` the tokens carry
+        segments: the first piece is the prefix.
       pieces: at least one, unless `rows` is given.
       capacity: slots: of the pieces, the query and what is generated.
       start: position of the first slot behind the pieces.
@@ -426,7 +533,10 @@ def join(
         raise ValueError(f'{user}: capacity is a number of slots, an integer, got {capacity}')
     past = sum(piece.length for piece in pieces)
     if past > capacity or (past == capacity and rows is None):
-        raise ValueError(f'{user}: contexts of {past} tokens (with the prefix) and a query do not fit a cache of {capacity}')
+        raise ValueError(
+            f'{user}: contexts of {past} tokens (with the prefix) and a query do not fit a cache '
+            f'of {capacity}'
+        )
     room = capacity - past
     layout = Layout(tuple(piece.ids for piece in pieces), start, np.zeros((0, 0), bool))
     tok = layout.tokens(room)
@@ -446,24 +556,32 @@ def _joined(static, keys, values):
     every = lambda held: jnp.tile(jnp.concatenate([*held, free], axis=2), (copies, 1, 1, 1))
     rows = jnp.zeros((copies * shape[0], 0, width), dtype)
     of_layer = lambda pieces, number: every(layers_of[number] for layers_of in pieces)
-    return tuple(LayerCache(of_layer(keys, n), of_layer(values, n), {}, rows) for n in range(layers))
+    return tuple(
+        LayerCache(of_layer(keys, n), of_layer(values, n), {}, rows) for n in range(layers)
+    )
 
 
 def read(
     model: Transformer, cache: Cache, tokens: Int[Array, 'B T'], *, last: int | None = None
 ) -> tuple[Float[Array, 'B T V'], Cache]:
-    """Appends several tokens to a filled cache in one pass; the logits of their `last` ones (None: of all of them).
+    """Appends several tokens to a filled cache in one pass; the logits of their `last` ones (None:
+    of all of them).
 
     Raises:
-      ValueError: more tokens than there are (known) free slots, or another number of rows; `last` outside 0 .. T; (where they
-        are known) token ids that do not exist; an empty cache, one of another method, one of joined contexts that another
-        model is to read; an encoding whose keys are not cached as encoded, or with more than its keys.
+      ValueError: more tokens than there are (known) free slots, or another number of rows; `last`
+        outside 0 .. T; (where they are known) token ids that do not exist; an empty cache, one of
+        another method, one of joined contexts that another model is to read; an encoding whose keys
+        are not cached as encoded, or with more than its keys.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> pieces = encode('this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)])
+      >>> pieces = encode(
+      ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
+      ... )
       >>> logits, cache = read(model, join('this', model, pieces, capacity=8, start=2), [[4, 5]])
       >>> logits.shape, int(cache.cursor)
       ((1, 2, 9), 5)
@@ -474,7 +592,8 @@ def read(
     rows, free = cache.layers[0].k.shape[0], cache.capacity - full
     if tokens.ndim != 2 or tokens.shape[0] != rows or not 1 <= tokens.shape[1] <= free:
         raise ValueError(
-            f'tokens to read must be [{rows}, 1 .. {free}] (a cache of {cache.capacity} slots, {full} of them full), got '
+            f'tokens to read must be [{rows}, 1 .. {free}] (a cache of {cache.capacity} slots, '
+            f'{full} of them full), got '
             f'{tokens.shape}'
         )
     if not isinstance(tokens, jax.core.Tracer):
@@ -489,7 +608,8 @@ def _check_readable(model: Transformer, cache: Cache) -> None:
     check_layers(cache, LayerCache, 'read', 'prefill or join')
     if cache.tokens[0].segment is not None and not has_part(model, ContextMask):
         raise ValueError(
-            'read: the cache holds joined contexts, which this model would not see: read it with the model that `join` '
+            'read: the cache holds joined contexts, which this model would not see: read it with '
+            'the model that `join` '
             'returned beside it'
         )
     for (place, block), own in zip(enumerate(model.blocks), cache.layers):
@@ -497,7 +617,8 @@ def _check_readable(model: Transformer, cache: Cache) -> None:
         if encoding.cached != 'encoded' or encoding.lookback or own.feats:
             chained = ' | '.join(map(name_of, parts_of(encoding)))
             raise ValueError(
-                f'read appends several tokens where a cache holds encoded keys alone; {chained} keeps more, or encodes keys '
+                f'read appends several tokens where a cache holds encoded keys alone; {chained} '
+                'keeps more, or encodes keys '
                 'anew: append them one by one with decode_step'
             )
 
@@ -511,12 +632,23 @@ def _read(static, state, cache: Cache, tokens):
 
     def mix(h, encoding, place, block, own):
         new, now = fresh[place], filled(cache.tokens[place], cursor + count)
-        q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new, layer_rows(h, new.valid, 0))
-        put = lambda old, a: jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2)
+        q, k, v, tq, _ = encoding.project(
+            *block.attention.split(h), new, new, layer_rows(h, new.valid, 0)
+        )
+        put = lambda old, a: jax.lax.dynamic_update_slice_in_dim(
+            old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2
+        )
         grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
-        whole = any(isinstance(part, ContextMask) and part.whole_rows for part in parts_of(encoding))
-        tiles = dict(block=(count, block.block or _KEYS) if whole else block.block, implementation=block.implementation)
-        return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True, **tiles), grown
+        whole = any(
+            isinstance(part, ContextMask) and part.whole_rows for part in parts_of(encoding)
+        )
+        tiles = dict(
+            block=(count, block.block or _KEYS) if whole else block.block,
+            implementation=block.implementation,
+        )
+        return sharded_attend(
+            encoding, q, grown.k, grown.v, tq, now, heads_first=True, **tiles
+        ), grown
 
     x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
     last = count if last is None else last
@@ -536,13 +668,18 @@ def continue_from(
     """Reads a query and generates behind it, token by token; without a key the most probable ones.
 
     Raises:
-      ValueError: the query and the new tokens do not fit the free slots; a temperature without a key; what `read` refuses.
+      ValueError: the query and the new tokens do not fit the free slots; a temperature without a
+        key; what `read` refuses.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> pieces = encode('this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)])
+      >>> pieces = encode(
+      ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
+      ... )
       >>> cache = join('this', model, pieces, capacity=8, start=2)
       >>> continue_from(model, cache, [[4]], max_new_tokens=3).shape
       (1, 3)
@@ -553,12 +690,15 @@ def continue_from(
         raise ValueError(f'max_new_tokens must be an integer of at least 1, got {max_new_tokens}')
     if max_new_tokens < 1 or query.shape[-1] + max_new_tokens - 1 > free:
         raise ValueError(
-            f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the last is not stored) do not '
+            f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the '
+            'last is not stored) do not '
             f'fit {free} free slots of a cache of {cache.capacity}'
         )
     check_temperature(temperature, key)
     logits, cache = read(model, cache, query, last=1)
-    return continue_cache(model, cache, logits[:, -1], max_new_tokens=max_new_tokens, temperature=temperature, key=key)
+    return continue_cache(
+        model, cache, logits[:, -1], max_new_tokens=max_new_tokens, temperature=temperature, key=key
+    )
 
 
 def dense(
@@ -568,13 +708,16 @@ def dense(
     layout: Layout,
     part: Callable[..., ContextMask] = ContextMask,
 ) -> Float[Array, 'B L V']:
-    """Logits of all tokens from one pass over prefix, contexts and query at the positions and with the mask of `layout`.
+    """Logits of all tokens from one pass over prefix, contexts and query at the positions and with
+    the mask of `layout`.
 
     The definition that the cached way is tested against.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
       >>> layout = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3)
       >>> segments = [np.array([[1]]), np.array([[2, 3]]), np.array([[4]])]
       >>> dense(Transformer(cfg, rngs=nnx.Rngs(0)), segments, np.array([[5]]), layout).shape

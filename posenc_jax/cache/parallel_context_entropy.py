@@ -19,20 +19,27 @@ from posenc_jax.model.transformer import Transformer
 
 Size = Literal['max', 'average', 'harmonic']
 Align = Literal['left', 'right', 'evenly', 'order']
-SIZES = {'max': np.max, 'average': np.mean, 'harmonic': lambda lengths: len(lengths) / np.sum(1 / np.asarray(lengths))}
+SIZES = {
+    'max': np.max,
+    'average': np.mean,
+    'harmonic': lambda lengths: len(lengths) / np.sum(1 / np.asarray(lengths)),
+}
 ALIGNS = ('left', 'right', 'evenly', 'order')
 _LOWEST = -1e29  # below it nothing counts
 
 
 CARD = Card(
     name='parallel contexts: sinks and selection',
-    title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with Full-attention-based '
+    title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with '
+    'Full-attention-based '
     'Pre-trained Language Models',
     arxiv='2412.16545',
     door='cache, score',
-    equation='id of token t of n: b + t m / n; keep the K pieces with the largest sums of their 5 largest probabilities',
+    equation='id of token t of n: b + t m / n; keep the K pieces with the largest sums of their '
+    '5 largest probabilities',
     source='zzsfornlp/parallel_context_encoding_analysis',
-    authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, Hongming and Deng, Chenlong '
+    authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, '
+    'Hongming and Deng, Chenlong '
     'and Li, Shuaiyi and Yu, Dong',
     year=2024,
     example='parallel_context_entropy.join(model, pieces, capacity=64)',
@@ -40,12 +47,16 @@ CARD = Card(
 )
 
 
-def piece_layout(prefix: int, lengths: Sequence[int], *, size: Size = 'max', align: Align = 'evenly') -> Layout:
-    """Pieces that share the m positions behind the prefix, from b = `prefix`, and a query from b + m.
+def piece_layout(
+    prefix: int, lengths: Sequence[int], *, size: Size = 'max', align: Align = 'evenly'
+) -> Layout:
+    """Pieces that share the m positions behind the prefix, from b = `prefix`, and a query from b +
+    m.
 
-    Token t of a piece of n stands at `b + t m / n` (`evenly`: ids may be fractions), `b + t` (`left`) or `b + m - n + t`
-    (`right`), with m the largest, average or harmonic mean of the lengths. Where m is not the largest, 'left' reaches into the
-    positions of the query and 'right' before b. `order` is one piece after the other, the query behind the last.
+    Token t of a piece of n stands at `b + t m / n` (`evenly`: ids may be fractions), `b + t`
+    (`left`) or `b + m - n + t` (`right`), with m the largest, average or harmonic mean of the
+    lengths. Where m is not the largest, 'left' reaches into the positions of the query and 'right'
+    before b. `order` is one piece after the other, the query behind the last.
 
     Raises:
       ValueError: no pieces, lengths that are not positive, an unknown choice.
@@ -66,18 +77,25 @@ def piece_layout(prefix: int, lengths: Sequence[int], *, size: Size = 'max', ali
         'evenly': lambda t, n, at: t * m / n,
         'order': lambda t, n, at: at + t,
     }[align]
-    ids = [np.arange(prefix), *(prefix + place(np.arange(n), n, at) for n, at in zip(lengths, before))]
+    ids = [
+        np.arange(prefix),
+        *(prefix + place(np.arange(n), n, at) for n, at in zip(lengths, before)),
+    ]
     return parallel_layout(ids, prefix + m)
 
 
-def piece_scores(p: Float[Array, '... S'], segment: Int[Array, 'S'], count: int, top: int = 5) -> Float[Array, '... count']:
+def piece_scores(
+    p: Float[Array, '... S'], segment: Int[Array, 'S'], count: int, top: int = 5
+) -> Float[Array, '... count']:
     """The sum of the `top` largest probabilities in each of the pieces 1 .. count.
 
     Raises:
       ValueError: top below 1.
 
     Example:
-      >>> piece_scores(jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0, 1, 1, 2]), 2, top=1).round(1).tolist()
+      >>> piece_scores(jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0, 1, 1, 2]), 2, top=1).round(
+      ...     1
+      ... ).tolist()
       [0.3, 0.4]
     """
     _check_number('top', top)
@@ -85,20 +103,26 @@ def piece_scores(p: Float[Array, '... S'], segment: Int[Array, 'S'], count: int,
     return jax.lax.top_k(jnp.where(of, p[..., None, :], 0.0), min(top, p.shape[-1]))[0].sum(-1)
 
 
-def pool_scores(scores: Float[Array, 'B N T C'], rows: Bool[Array, '#B T'], top: int = 5) -> Float[Array, 'B 1 1 C']:
+def pool_scores(
+    scores: Float[Array, 'B N T C'], rows: Bool[Array, '#B T'], top: int = 5
+) -> Float[Array, 'B 1 1 C']:
     """Scores pooled over heads and rows: the sum of the `top` largest of each piece.
 
     Raises:
       ValueError: top below 1.
 
     Example:
-      >>> pool_scores(jnp.arange(6.0).reshape(1, 1, 3, 2), jnp.array([[True, True, False]]), top=2).tolist()
+      >>> pool_scores(
+      ...     jnp.arange(6.0).reshape(1, 1, 3, 2), jnp.array([[True, True, False]]), top=2
+      ... ).tolist()
       [[[[2.0, 4.0]]]]
     """
     _check_number('top', top)
     batch, heads, count, pieces = scores.shape
     flat = jnp.where(rows[:, None, :, None], scores, 0.0).reshape(batch, heads * count, pieces)
-    return jax.lax.top_k(jnp.swapaxes(flat, 1, 2), min(top, heads * count))[0].sum(-1)[:, None, None]
+    return jax.lax.top_k(jnp.swapaxes(flat, 1, 2), min(top, heads * count))[0].sum(-1)[
+        :, None, None
+    ]
 
 
 def best_pieces(scores: Float[Array, '... C'], keep: int) -> Bool[Array, '... C']:
@@ -118,13 +142,22 @@ def best_pieces(scores: Float[Array, '... C'], keep: int) -> Bool[Array, '... C'
 
 def _check_number(name, value):
     if not (isinstance(value, numbers.Integral) and value >= 1):
-        raise ValueError(f'parallel_context_entropy: {name} must be at least 1, an integer, got {value}')
+        raise ValueError(
+            f'parallel_context_entropy: {name} must be at least 1, an integer, got {value}'
+        )
 
 
 def select_pieces(
-    p: Float[Array, 'B N T S'], segment: Int[Array, 'S'], count: int, *, keep: int = 2, top: int = 5, pooled: bool = False
+    p: Float[Array, 'B N T S'],
+    segment: Int[Array, 'S'],
+    count: int,
+    *,
+    keep: int = 2,
+    top: int = 5,
+    pooled: bool = False,
 ) -> Float[Array, 'B N T S']:
-    """Probabilities of query rows with all but the best pieces set to 0, renormalised by a sum of at least 1e-5.
+    """Probabilities of query rows with all but the best pieces set to 0, renormalised by a sum of
+    at least 1e-5.
 
     The definition; `SelectedPieces` evaluates it in blocks of keys.
 
@@ -136,16 +169,20 @@ def select_pieces(
     scores = piece_scores(p, segment, count, top)
     if pooled:
         scores = pool_scores(scores, jnp.ones((1, p.shape[2]), bool), top)
-    kept = jnp.concatenate([jnp.ones((*scores.shape[:-1], 1), bool), best_pieces(scores, keep)], axis=-1)
+    kept = jnp.concatenate(
+        [jnp.ones((*scores.shape[:-1], 1), bool), best_pieces(scores, keep)], axis=-1
+    )
     p = jnp.where(kept[..., jnp.maximum(segment, 0)], p, 0.0)
     return p / jnp.maximum(p.sum(-1, keepdims=True), 1e-5)
 
 
 class SelectedPieces(ContextMask):
-    """Hides all but the best pieces from each token of the query, by `piece_scores` of the softmax over everything.
+    """Hides all but the best pieces from each token of the query, by `piece_scores` of the softmax
+    over everything.
 
-    A first sweep over the keys finds the largest logits of each piece and the log-sum-exp of the row, which together are the
-    probabilities; the second one refuses the keys of the other pieces. With `pooled`, the rows of a tile share one choice.
+    A first sweep over the keys finds the largest logits of each piece and the log-sum-exp of the
+    row, which together are the probabilities; the second one refuses the keys of the other pieces.
+    With `pooled`, the rows of a tile share one choice.
 
     Args:
       sees: as for `ContextMask`.
@@ -164,7 +201,9 @@ class SelectedPieces(ContextMask):
 
     card = dataclasses.replace(CARD, key='parallel_context_entropy')
 
-    def __init__(self, sees=None, count: int = 1, keep: int = 2, top: int = 5, pooled: bool = False):
+    def __init__(
+        self, sees=None, count: int = 1, keep: int = 2, top: int = 5, pooled: bool = False
+    ):
         super().__init__(sees)
         for name, value in (('count', count), ('keep', keep), ('top', top)):
             _check_number(name, value)
@@ -175,7 +214,10 @@ class SelectedPieces(ContextMask):
         return self.pooled
 
     def open(self, q, tq):
-        rows, of_query = q.shape[:3], jnp.zeros(tq.index.shape, bool) if tq.segment is None else tq.segment == shared.QUERY
+        rows, of_query = (
+            q.shape[:3],
+            jnp.zeros(tq.index.shape, bool) if tq.segment is None else tq.segment == shared.QUERY,
+        )
         valid = of_query if tq.valid is None else of_query & tq.valid
         return (
             jnp.full((*rows, self.count, self.top), _LOWEST, jnp.float32),
@@ -209,13 +251,17 @@ class SelectedPieces(ContextMask):
             here = tk.segment == number + 1
 
             def found(before):
-                both = jnp.concatenate([before, jnp.where(here[:, None, None], a, _LOWEST)], axis=-1)
+                both = jnp.concatenate(
+                    [before, jnp.where(here[:, None, None], a, _LOWEST)], axis=-1
+                )
                 return jax.lax.top_k(jnp.maximum(both, _LOWEST), self.top)[0]
 
             return jax.lax.cond(here.any(), found, lambda before: before, before)
 
         # Tiles hold tokens of few pieces.
-        found = jax.lax.map(piece, (jnp.arange(self.count), jax.lax.stop_gradient(jnp.moveaxis(largest, 3, 0))))
+        found = jax.lax.map(
+            piece, (jnp.arange(self.count), jax.lax.stop_gradient(jnp.moveaxis(largest, 3, 0)))
+        )
         return s, (jnp.moveaxis(found, 0, 3), new, total, rows)
 
 
@@ -228,7 +274,8 @@ def encode(
     align: Align = 'evenly',
     together: int | None = None,
 ) -> tuple[Piece, ...]:
-    """The sink prefix and every piece, each behind the prefix and blind to the others: pieces for `join`.
+    """The sink prefix and every piece, each behind the prefix and blind to the others: pieces for
+    `join`.
 
     Args:
       model: causal attention with one rotary encoding of fixed frequencies.
@@ -238,20 +285,31 @@ def encode(
       together: most pieces in one pass.
 
     Raises:
-      ValueError: no pieces, an empty one, ids that do not exist, an encoding that is not one rotary one (it is named).
+      ValueError: no pieces, an empty one, ids that do not exist, an encoding that is not one rotary
+        one (it is named).
 
     Example:
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
-      >>> [piece.ids.tolist() for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3, 4], [5, 6]])]
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> [
+      ...     piece.ids.tolist()
+      ...     for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3, 4], [5, 6]])
+      ... ]
       [[0], [1, 2, 3], [1.0, 2.5]]
     """
     user = 'parallel_context_entropy'
     tokens = shared.check_contexts(user, prefix, contexts, model.cfg.vocab_size)
-    layout = piece_layout(tokens[0].shape[1], [a.shape[1] for a in tokens[1:]], size=size, align=align)
+    layout = piece_layout(
+        tokens[0].shape[1], [a.shape[1] for a in tokens[1:]], size=size, align=align
+    )
     (first,) = shared.encode(user, model, tokens[:1], layout.ids[:1])
-    return (first, *shared.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together))
+    return (
+        first,
+        *shared.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
+    )
 
 
 @register('parallel_context_entropy', kind='cache', card=CARD)
@@ -267,13 +325,16 @@ def join(
     top: int = 5,
     pooled: bool = False,
 ) -> tuple[Transformer, Cache]:
-    """A cache of pieces that share a sink prefix, and the model whose query tokens attend to the best of them.
+    """A cache of pieces that share a sink prefix, and the model whose query tokens attend to the
+    best of them.
 
-    Pieces stand where `piece_layout` puts those that are joined; keys that were encoded elsewhere are turned. Per head and
-    token of the query: the softmax over everything, a score for every piece, the sum of its 5 largest probabilities; pieces
-    but the K best are zeroed and the row is renormalised (`select_pieces`). Prefix and query are always seen. At
-    every decoded token the choice is made again. Differs from the paper: the released code divides by a sum of at least
-    1e-5; here it is the sum itself, which without `pooled` is below that only where more than 99,999 keys are dropped.
+    Pieces stand where `piece_layout` puts those that are joined; keys that were encoded elsewhere
+    are turned. Per head and token of the query: the softmax over everything, a score for every
+    piece, the sum of its 5 largest probabilities; pieces but the K best are zeroed and the row is
+    renormalised (`select_pieces`). Prefix and query are always seen. At every decoded token the
+    choice is made again. Differs from the paper: the released code divides by a sum of at least
+    1e-5; here it is the sum itself, which without `pooled` is below that only where more than
+    99,999 keys are dropped.
 
     Args:
       model: that encoded the pieces, or one of this function's.
@@ -283,32 +344,42 @@ def join(
       size, align: where they stand.
       keep: K, how many pieces a row keeps; None for all.
       top: how many probabilities of a piece are summed.
-      pooled: one choice for all heads and all rows of the query that are read together, by the `top` largest scores among
-        them. The query is then read as one block of rows.
+      pooled: one choice for all heads and all rows of the query that are read together, by the
+        `top` largest scores among them. The query is then read as one block of rows.
 
     Returns:
-      The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and the cache.
+      The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and
+      the cache.
 
     Raises:
-      ValueError: pieces that do not fit the capacity, do not exist or are of another model; K or `top` below 1.
+      ValueError: pieces that do not fit the capacity, do not exist or are of another model; K or
+        `top` below 1.
 
     Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
 
     Example:
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> reader, cache = join(model, encode(model, [1], [[2, 3], [4], [7, 7]]), capacity=10, keep=1)
+      >>> reader, cache = join(
+      ...     model, encode(model, [1], [[2, 3], [4], [7, 7]]), capacity=10, keep=1
+      ... )
       >>> shared.continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
       (1, 2)
     """
     user = 'parallel_context_entropy'
     held = shared.select(user, model, pieces, chosen)
-    layout = piece_layout(held[0].length, [piece.length for piece in held[1:]], size=size, align=align)
+    layout = piece_layout(
+        held[0].length, [piece.length for piece in held[1:]], size=size, align=align
+    )
     part = ContextMask
     if keep is not None:
-        part = functools.partial(SelectedPieces, count=len(held) - 1, keep=keep, top=top, pooled=pooled)
+        part = functools.partial(
+            SelectedPieces, count=len(held) - 1, keep=keep, top=top, pooled=pooled
+        )
         part()
     plain = keep is None and not shared.has_part(model, ContextMask)
     reader = model if plain else shared.with_part(model, part)

@@ -13,7 +13,9 @@ from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
 
-def shaw_index(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_distance: int) -> Int[Array, '#B T S']:
+def shaw_index(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_distance: int
+) -> Int[Array, '#B T S']:
     """`clip(j - i, -K, K) + K`, key minus query.
 
     Raises:
@@ -28,7 +30,9 @@ def shaw_index(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_distanc
 
 
 @jax.custom_vjp
-def take_by_index(t: Float[Array, 'B N T C'], index: Int[Array, '#B T S']) -> Float[Array, 'B N T S']:
+def take_by_index(
+    t: Float[Array, 'B N T C'], index: Int[Array, '#B T S']
+) -> Float[Array, 'B N T S']:
     """`out[s] = t[index[s]]` for every query; the transpose of `sum_by_index`.
 
     Example:
@@ -44,7 +48,9 @@ def take_by_index(t: Float[Array, 'B N T C'], index: Int[Array, '#B T S']) -> Fl
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def sum_by_index(w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: int) -> Float[Array, 'B N T C']:
+def sum_by_index(
+    w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: int
+) -> Float[Array, 'B N T C']:
     """Weights summed over the keys that share an index, for every query; linear in `w`.
 
     Example:
@@ -53,7 +59,8 @@ def sum_by_index(w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: 
     """
     one, first = index[0, 0, 0], _first_of_run(index, bins)
     runs = (index == jnp.clip(first[..., None] + jnp.arange(index.shape[2]), 0, bins - 1)).all()
-    # A tile of far keys falls into a single bin, and most tiles of a long sequence are such; in others positions mostly count.
+    # A tile of far keys falls into a single bin, and most tiles of a long sequence are such; in
+    # others positions mostly count.
     return jax.lax.switch(
         jnp.where((index == one).all(), 0, jnp.where(runs, 1, 2)),
         (
@@ -71,23 +78,30 @@ def _first_of_run(index: Int[Array, '#B T S'], bins: int) -> Int[Array, '#B T']:
 
 
 def _run(w, index, first, bins):
-    """The sums where indices count up with the keys: all bins but the outer ones have one key at most."""
+    """The sums where indices count up with the keys: all bins but the outer ones have one key at
+    most.
+    """
     if bins == 1:
         return w.sum(-1, keepdims=True)
     outer = lambda c: jnp.where((index == c)[:, None], w, 0).sum(-1, keepdims=True)
     at = (jnp.arange(1, bins - 1) - first[..., None])[:, None]
-    inside = jnp.take_along_axis(w, jnp.broadcast_to(at, (*w.shape[:3], bins - 2)), axis=3, mode='fill', fill_value=0)
+    inside = jnp.take_along_axis(
+        w, jnp.broadcast_to(at, (*w.shape[:3], bins - 2)), axis=3, mode='fill', fill_value=0
+    )
     return jnp.concatenate([outer(0), jnp.where(at >= 0, inside, 0), outer(bins - 1)], axis=3)
 
 
 def _binned(w, chosen):
     highest = jax.lax.Precision.HIGHEST
-    if chosen.shape[0] == 1:  # positions shared by the batch: one product per query for all rows and heads
+    if (
+        chosen.shape[0] == 1
+    ):  # positions shared by the batch: one product per query for all rows and heads
         return jnp.einsum('bnts,tsc->bntc', w, chosen[0], precision=highest)
     return jnp.einsum('bnts,btsc->bntc', w, chosen, precision=highest)
 
 
-# The transpose that autodiff finds for a gather is a scatter, several times slower on a CPU than these products.
+# The transpose that autodiff finds for a gather is a scatter, several times slower on a CPU than
+# these products.
 take_by_index.defvjp(
     lambda t, index: (take_by_index(t, index), (index, jnp.zeros((0, t.shape[3])))),
     lambda kept, g: (sum_by_index(g, kept[0], kept[1].shape[1]), None),
@@ -99,7 +113,8 @@ sum_by_index.defvjp(
 
 
 def shaw_terms(q: Float[Array, '*B H'], keys: Float[Array, 'C H']) -> Float[Array, '*B C']:
-    """`q_i . aK_c / sqrt(H)` for every c, float32: what relative keys add to a logit, before a pair of tokens chooses its c.
+    """`q_i . aK_c / sqrt(H)` for every c, float32: what relative keys add to a logit, before a pair
+    of tokens chooses its c.
 
     Example:
       >>> shaw_terms(jnp.array([2.0, 4.0, 0.0, 0.0]), jnp.eye(3, 4)).tolist()
@@ -127,7 +142,9 @@ def shaw_logits(
 
     Example:
       >>> q, k, pos = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 3, 4)), jnp.array([[0, 1, 2]])
-      >>> shaw_logits(q, k, jnp.array([[-1.0], [0.0], [1.0]]) * jnp.ones(4), pos[:, 1:2], pos).ravel().tolist()
+      >>> shaw_logits(
+      ...     q, k, jnp.array([[-1.0], [0.0], [1.0]]) * jnp.ones(4), pos[:, 1:2], pos
+      ... ).ravel().tolist()
       [0.0, 2.0, 4.0]
     """
     index = shaw_index(q_pos, k_pos, _reach('keys', keys))
@@ -135,9 +152,13 @@ def shaw_logits(
 
 
 def shaw_values(
-    w: Float[Array, 'B N T S'], values: Float[Array, 'C H'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
+    w: Float[Array, 'B N T S'],
+    values: Float[Array, 'C H'],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
 ) -> Float[Array, 'B N T H']:
-    """`sum_j p_ij aV_c`, float32: what relative values add to the sum of the values, c the clipped distance.
+    """`sum_j p_ij aV_c`, float32: what relative values add to the sum of the values, c the clipped
+    distance.
 
     Args:
       w: p, the weights.
@@ -153,13 +174,18 @@ def shaw_values(
       [0.75, 0.25, 0.0]
     """
     bins = sum_by_index(w, shaw_index(q_pos, k_pos, _reach('values', values)), len(values))
-    # A copy to each row and head: the gradient is a product of each, which XLA does many times as fast as one of all.
-    return jnp.einsum('bntc,bnch->bnth', bins, jnp.broadcast_to(values, (*bins.shape[:2], *values.shape)))
+    # A copy to each row and head: the gradient is a product of each, which XLA does many times as
+    # fast as one of all.
+    return jnp.einsum(
+        'bntc,bnch->bnth', bins, jnp.broadcast_to(values, (*bins.shape[:2], *values.shape))
+    )
 
 
 def _reach(what, vectors):
     if len(vectors) % 2 == 0:
-        raise ValueError(f'shaw: relative {what} are 2 K + 1 vectors, for distances -K .. K, got {len(vectors)}')
+        raise ValueError(
+            f'shaw: relative {what} are 2 K + 1 vectors, for distances -K .. K, got {len(vectors)}'
+        )
     return len(vectors) // 2
 
 
@@ -171,7 +197,8 @@ def _reach(what, vectors):
         title='Self-Attention with Relative Position Representations',
         arxiv='1803.02155',
         door='project, score, collect',
-        equation='logit_ij = q_i . (k_j + aK_c) / sqrt(H), out_i = sum_j p_ij (v_j + aV_c), c = clip(j - i, -K, K)',
+        equation='logit_ij = q_i . (k_j + aK_c) / sqrt(H), out_i = sum_j p_ij (v_j + aV_c), c = '
+        'clip(j - i, -K, K)',
         source='tensorflow/tensor2tensor',
         authors='Shaw, Peter and Uszkoreit, Jakob and Vaswani, Ashish',
         year=2018,
@@ -181,11 +208,13 @@ def _reach(what, vectors):
     ),
 )
 class Shaw(Encoding):
-    """Adds a trained vector of the clipped distance to each key and value; acts on the logits and on what is summed.
+    """Adds a trained vector of the clipped distance to each key and value; acts on the logits and
+    on what is summed.
 
-    `logit_ij = q_i . (k_j + aK[c]) / sqrt(H)`, `out_i = sum_j p_ij (v_j + aV[c])`, `c = clip(j - i, -K, K)`.
-    Differs from the paper: nothing; no [T, S, H] array is formed, since q aK^T is taken once per query and weights are summed
-    per c before they meet aV. In a chain the queries are those that the parts before this one leave.
+    `logit_ij = q_i . (k_j + aK[c]) / sqrt(H)`, `out_i = sum_j p_ij (v_j + aV[c])`, `c = clip(j - i,
+    -K, K)`. Differs from the paper: nothing; no [T, S, H] array is formed, since q aK^T is taken
+    once per query and weights are summed per c before they meet aV. In a chain the queries are
+    those that the parts before this one leave.
 
     Args:
       max_distance: K; farther keys share one vector per side.
@@ -217,7 +246,9 @@ class Shaw(Encoding):
         if max_distance < 0:
             raise ValueError(f'shaw max_distance must be at least 0, got {max_distance}')
         check_number('shaw std', std, least=0)
-        vectors = lambda: std * jax.random.normal(rngs.params(), (2 * max_distance + 1, head_dim), jnp.float32)
+        vectors = lambda: (
+            std * jax.random.normal(rngs.params(), (2 * max_distance + 1, head_dim), jnp.float32)
+        )
         self.max_distance = max_distance
         self.keys = nnx.Param(vectors(), axes=(None, None))
         self.values = nnx.Param(vectors(), axes=(None, None)) if value_term else None

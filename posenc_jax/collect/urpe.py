@@ -1,11 +1,13 @@
-"""Universal relative position encoding: a table of biases before the softmax and a table of factors behind it."""
+"""Universal relative position encoding: a table of biases before the softmax and a table of factors
+behind it.
+"""
 
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Int, Num
 
 from posenc_jax.bias.t5_rpe import look_up, t5_thresholds
 from posenc_jax.core.encoding import Encoding, over_batch, weighted_sum
@@ -17,13 +19,18 @@ Table = Literal['bucketed', 'toeplitz']
 
 
 def urpe_bucket(
-    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], *, buckets: int = 32, max_distance: int = 128
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+    *,
+    buckets: int = 32,
+    max_distance: int = 128,
 ) -> Int[Array, '#B T S']:
     """The row of the release's table, which has 2 buckets + 1 of them.
 
-    It is `buckets + 1 + e` for the query itself and keys after it, `buckets - 1 - e` for keys before it; e is T5's bucket of
-    |j - i| among `buckets` (see `t5_bucket`). So rows `buckets` and `buckets - 1` belong to no pair, and the query itself and
-    the key before it are three rows apart.
+    It is `buckets + 1 + e` for the query itself and keys after it, `buckets - 1 - e` for keys
+    before it; e is T5's bucket of
+    |j - i| among `buckets` (see `t5_bucket`). So rows `buckets` and `buckets - 1` belong to no
+    pair, and the query itself and the key before it are three rows apart.
 
     Example:
       >>> urpe_bucket(jnp.array([[200]]), jnp.array([[0, 199, 200, 201]])).tolist()
@@ -35,7 +42,9 @@ def urpe_bucket(
     return jnp.where(distance <= 0, buckets + 1 + bucket, buckets - 1 - bucket)
 
 
-def urpe_diagonal(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_len: int) -> Int[Array, '#B T S']:
+def urpe_diagonal(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_len: int
+) -> Int[Array, '#B T S']:
     """The row of a Toeplitz table, `clip(j - i, 1 - n, n - 1) + n - 1`.
 
     Raises:
@@ -59,7 +68,8 @@ def urpe_diagonal(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_len:
         door='score, collect',
         equation='out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j',
         source='lsj2408/URPE',
-        authors='Luo, Shengjie and Li, Shanda and Zheng, Shuxin and Liu, Tie-Yan and Wang, Liwei and He, Di',
+        authors='Luo, Shengjie and Li, Shanda and Zheng, Shuxin and Liu, Tie-Yan and Wang, Liwei '
+        'and He, Di',
         year=2022,
         example='urpe(max_distance=40)',
         share='model',
@@ -67,24 +77,27 @@ def urpe_diagonal(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_len:
     ),
 )
 class URPE(Encoding):
-    """Adds a trained bias of the distance to the logits, and multiplies the probabilities by a trained factor of the distance.
+    """Adds a trained bias of the distance to the logits, and multiplies the probabilities by a
+    trained factor of the distance.
 
-    `out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j`, per head, not normalised again: the weights of a row
-    need not sum to one, by which tokens that are all equal can be told apart. C starts as ones. Differs from the paper:
-    nothing; 'bucketed' is the table of the official code, 'toeplitz' that of the paper. Beyond `max_len` the latter uses its
-    last entries.
+    `out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j`, per head, not normalised
+    again: the weights of a row need not sum to one, by which tokens that are all equal can be told
+    apart. C starts as ones. Differs from the paper: nothing; 'bucketed' is the table of the
+    official code, 'toeplitz' that of the paper. Beyond `max_len` the latter uses its last entries.
 
     Args:
-      table: 'bucketed', T5's buckets of the distance in either direction (see `urpe_bucket` for the numbering); 'toeplitz', an
-        entry per distance.
-      buckets, max_distance: of 'bucketed', per direction; distances from about `max_distance` on share the last bucket.
+      table: 'bucketed', T5's buckets of the distance in either direction (see `urpe_bucket` for the
+        numbering); 'toeplitz', an entry per distance.
+      buckets, max_distance: of 'bucketed', per direction; distances from about `max_distance` on
+        share the last bucket.
       max_len: n of 'toeplitz', in positions; 0 is the trained length.
       std: of the initial biases.
       heads, train_len: N, and the trained length in tokens, from the model.
 
     Raises:
-      ValueError: unknown table, too few buckets, max_distance within the exact ones, negative max_len or std, sizes of the
-        other table; when used, queries whose heads are not those of the tables, or fractional positions with 'toeplitz'.
+      ValueError: unknown table, too few buckets, max_distance within the exact ones, negative
+        max_len or std, sizes of the other table; when used, queries whose heads are not those of
+        the tables, or fractional positions with 'toeplitz'.
 
     Reference: Luo et al., arXiv 2205.13401.
 
@@ -109,16 +122,29 @@ class URPE(Encoding):
         check_choice('urpe table', table, ('bucketed', 'toeplitz'))
         t5_thresholds(buckets, max_distance)  # checks both
         if table == 'bucketed' and max_len:
-            raise ValueError(f"urpe max_len={max_len} is of table='toeplitz'; table='bucketed' has buckets and max_distance")
+            raise ValueError(
+                f"urpe max_len={max_len} is of table='toeplitz'; table='bucketed' has buckets "
+                'and max_distance'
+            )
         if table == 'toeplitz' and (buckets, max_distance) != (32, 128):
             found = f'buckets={buckets}, max_distance={max_distance} are'
             raise ValueError(f"urpe {found} of table='bucketed'; table='toeplitz' has max_len")
         if max_len < 0:
-            raise ValueError(f'urpe max_len must be positive, or 0 for the trained length of {train_len}, got {max_len}')
+            raise ValueError(
+                f'urpe max_len must be positive, or 0 for the trained length of {train_len}, got '
+                f'{max_len}'
+            )
         check_number('urpe std', std, least=0)
-        self.table, self.buckets, self.max_distance, self.max_len = table, buckets, max_distance, max_len or train_len
+        self.table, self.buckets, self.max_distance, self.max_len = (
+            table,
+            buckets,
+            max_distance,
+            max_len or train_len,
+        )
         rows = 2 * buckets + 1 if table == 'bucketed' else 2 * self.max_len - 1
-        self.biases = nnx.Param(std * jax.random.normal(rngs.params(), (rows, heads), jnp.float32), axes=(None, 'heads'))
+        self.biases = nnx.Param(
+            std * jax.random.normal(rngs.params(), (rows, heads), jnp.float32), axes=(None, 'heads')
+        )
         self.factors = nnx.Param(jnp.ones((rows, heads), jnp.float32), axes=(None, 'heads'))
 
     def index(self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Int[Array, '#B T S']:
@@ -130,7 +156,9 @@ class URPE(Encoding):
     def _spread(self, table, like, tq, tk):
         """A table as [B, N, T, S]."""
         if table.shape[1] != like.shape[1]:
-            raise ValueError(f'urpe has tables for {table.shape[1]} heads, the queries have {like.shape[1]}')
+            raise ValueError(
+                f'urpe has tables for {table.shape[1]} heads, the queries have {like.shape[1]}'
+            )
         found = look_up(table.astype(jnp.float32), self.index(tq.pos, tk.pos))
         return over_batch(found, like.shape[0])
 

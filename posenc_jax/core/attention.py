@@ -1,12 +1,13 @@
 """Softmax attention, written once, open at the doors of an `Encoding`.
 
-Queries are taken block by block; for each, the blocks of keys are swept from near to far with an online softmax, skipping
-those the mask cannot allow. The backward pass recomputes tiles, so memory is linear in the length for every encoding, also
-for those that carry something along the sweep: their carries are stored for one block of queries at a time. 'dense' is
-the same code with one block.
+Queries are taken block by block; for each, the blocks of keys are swept from near to far with an
+online softmax, skipping those the mask cannot allow. The backward pass recomputes tiles, so memory
+is linear in the length for every encoding, also for those that carry something along the sweep:
+their carries are stored for one block of queries at a time. 'dense' is the same code with one
+block.
 
-Nothing of the size of a whole input is copied: blocks are read from, and gradients added to, arrays in the layout of the
-caller, and put heads first only then.
+Nothing of the size of a whole input is copied: blocks are read from, and gradients added to, arrays
+in the layout of the caller, and put heads first only then.
 """
 
 import dataclasses
@@ -23,10 +24,12 @@ from posenc_jax.core.registry import check_choice
 
 Implementation = Literal['dense', 'blocked']
 
-# Logits of this size are computed at once; longer sequences in tiles of about the second size at most, float32. Wide products gain
-# more than the caches lose (benchmarks/attention.py), and a tile stays small beside the keys of the lengths that need it.
+# Logits of this size are computed at once; longer sequences in tiles of about the second size at
+# most, float32. Wide products gain more than the caches lose (benchmarks/attention.py), and a tile
+# stays small beside the keys of the lengths that need it.
 _ONE_TILE_BYTES, _TILE_BYTES = 2**20, 2**25
-# A masked logit, and where the running maximum starts: above it, so that a masked key weighs exp(-huge) = 0 everywhere.
+# A masked logit, and where the running maximum starts: above it, so that a masked key weighs
+# exp(-huge) = 0 everywhere.
 _MASKED, _LOWEST = -1e30, -1e29
 
 
@@ -44,17 +47,19 @@ def attend(
 ) -> Float[Array, 'B T N H']:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
-    Queries that see no key give zeros; rows of queries that are not valid mean nothing and depend on the tiles. Logits are
-    float32; the result has the dtype of `v`. Gradients reach `q`, `k`, `v`, the float leaves of the tokens and every
-    `nnx.Param` of the encoding; other variables of it are constants.
+    Queries that see no key give zeros; rows of queries that are not valid mean nothing and depend
+    on the tiles. Logits are float32; the result has the dtype of `v`. Gradients reach `q`, `k`,
+    `v`, the float leaves of the tokens and every `nnx.Param` of the encoding; other variables of it
+    are constants.
 
     Args:
-      encoding: opens `match`, `score`, `mask`, `collect`, `whole`; `project` has already been applied.
+      encoding: opens `match`, `score`, `mask`, `collect`, `whole`; `project` has already been
+        applied.
       q, k, v: queries, keys, values; N must be a multiple of K.
       tq, tk: their tokens, ascending in `index`.
       block: queries and keys per tile; None chooses by the number of rows and heads.
-      implementation: 'dense' (one tile), 'blocked', or None for dense where a single tile is small. Where both are None the
-        encoding's `whole` is asked first.
+      implementation: 'dense' (one tile), 'blocked', or None for dense where a single tile is small.
+        Where both are None the encoding's `whole` is asked first.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
 
     Raises:
@@ -62,21 +67,28 @@ def attend(
 
     Example:
       >>> import jax, posenc_jax as pj
-      >>> q = k = v = jax.random.normal(jax.random.key(0), (1, 8, 2, 4)); t = pj.Tokens.of(length=8)
+      >>> q = k = v = jax.random.normal(jax.random.key(0), (1, 8, 2, 4))
+      >>> t = pj.Tokens.of(length=8)
       >>> pj.attend(pj.make('alibi()', heads=2, causal=True), q, k, v, t, t).shape
       (1, 8, 2, 4)
     """
     for name, a in (('q', q), ('k', k), ('v', v)):
         if a.ndim != 4 or not jnp.issubdtype(a.dtype, jnp.floating):
-            raise ValueError(f'attend: {name} must be floats with four axes, got {a.dtype} {a.shape}')
+            raise ValueError(
+                f'attend: {name} must be floats with four axes, got {a.dtype} {a.shape}'
+            )
     kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
     (batch, queries, heads, width), keys, kv_heads = q.shape, k.shape[s_axis], k.shape[kv_axis]
     if v.shape[:-1] != k.shape[:-1] or k.shape[0] != batch or k.shape[-1] != width:
-        raise ValueError(f'attend: shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape} ({heads_first=})')
+        raise ValueError(
+            f'attend: shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape} ({heads_first=})'
+        )
     if heads % kv_heads:
         raise ValueError(f'attend: {heads} query heads are not a multiple of {kv_heads} key heads')
     if tq.length != queries or tk.length != keys:
-        raise ValueError(f'attend: tokens of length {tq.length}, {tk.length} for {queries} queries, {keys} keys')
+        raise ValueError(
+            f'attend: tokens of length {tq.length}, {tk.length} for {queries} queries, {keys} keys'
+        )
     for name, tok in (('tq', tq), ('tk', tk)):
         for leaf in jax.tree.leaves(tok):
             if leaf.shape[0] not in (1, batch):
@@ -86,17 +98,29 @@ def attend(
     if block is not None:
         sizes = (block, block) if isinstance(block, int) else tuple(block)
         if len(sizes) != 2 or not all(isinstance(n, int) and n >= 1 for n in sizes):
-            raise ValueError(f'attend: block is one or two integers and must be positive, got {block!r}')
+            raise ValueError(
+                f'attend: block is one or two integers and must be positive, got {block!r}'
+            )
     else:
-        sizes = _tile(batch * heads, queries, keys, encoding.opens('open'), implementation == 'blocked')
+        sizes = _tile(
+            batch * heads, queries, keys, encoding.opens('open'), implementation == 'blocked'
+        )
     if implementation == 'dense':
         sizes = (queries, keys)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     cut = lambda size, length, axis: _Blocks(min(size, length), axis)
-    plan = _Plan(graphdef, cut(sizes[0], queries, 1), cut(sizes[1], keys, s_axis), cut(sizes[-1], keys, s_axis))
+    plan = _Plan(
+        graphdef,
+        cut(sizes[0], queries, 1),
+        cut(sizes[1], keys, s_axis),
+        cut(sizes[-1], keys, s_axis),
+    )
 
     def sweep():
-        of_q, of_k = (plan.q.pad(q), plan.q.pad_tokens(tq)), (plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk))
+        of_q, of_k = (
+            (plan.q.pad(q), plan.q.pad_tokens(tq)),
+            (plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk)),
+        )
         return _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])[:, :queries]
 
     if block is None and implementation is None and not heads_first and encoding.opens('whole'):
@@ -106,15 +130,24 @@ def attend(
 
 
 def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int, int]:
-    """Queries per tile, keys per tile, and keys per tile of the backward pass, for `rows` = batch x heads."""
+    """Queries per tile, keys per tile, and keys per tile of the backward pass, for `rows` = batch x
+    heads.
+    """
     if queries == 1 and not carries and not blocked:
-        return 1, keys, keys  # decoding: logits are small beside the cache, which one tile reads without copying
+        return (
+            1,
+            keys,
+            keys,
+        )  # decoding: logits are small beside the cache, which one tile reads without copying
     if 4 * rows * queries * keys <= _ONE_TILE_BYTES and not blocked:
         return queries, keys, keys
-    side = 64 if keys <= 512 else 256  # short sequences gain more from skipping blocks than from wide products
+    side = (
+        64 if keys <= 512 else 256
+    )  # short sequences gain more from skipping blocks than from wide products
     while side > 64 and 4 * rows * 2 * side**2 > _TILE_BYTES:
         side //= 2
-    # Wide matrix products want more queries, skipping wants fewer keys. What is carried is stored once per block of keys.
+    # Wide matrix products want more queries, skipping wants fewer keys. What is carried is stored
+    # once per block of keys.
     if carries:
         return side, side, side
     # The backward pass holds several tiles at a time, the forward pass can afford wider ones.
@@ -124,7 +157,9 @@ def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> t
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks:
-    """How tokens are cut: `size` to a block along `axis`, 1 for [B, L, heads, ...], 2 where the heads are first already."""
+    """How tokens are cut: `size` to a block along `axis`, 1 for [B, L, heads, ...], 2 where the
+    heads are first already.
+    """
 
     size: int
     axis: int
@@ -132,7 +167,9 @@ class _Blocks:
     def pad(self, a):
         """Zeros up to whole blocks."""
         missing = -a.shape[self.axis] % self.size
-        return jnp.pad(a, [(0, missing * (i == self.axis)) for i in range(a.ndim)]) if missing else a
+        return (
+            jnp.pad(a, [(0, missing * (i == self.axis)) for i in range(a.ndim)]) if missing else a
+        )
 
     def pad_tokens(self, tok: Tokens) -> Tokens:
         """What fills the last block is not valid."""
@@ -166,7 +203,9 @@ class _Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is static: the structure of the encoding and how queries and keys are cut; keys also for the backward pass."""
+    """What is static: the structure of the encoding and how queries and keys are cut; keys also for
+    the backward pass.
+    """
 
     graphdef: Any
     q: _Blocks
@@ -178,7 +217,9 @@ class _Plan:
 
 
 def pair_logits(encoding, q, k, tq, tk, carry):
-    """One tile: float32 logits, those of masked keys among them; the carry for the next block; and the mask."""
+    """One tile: float32 logits, those of masked keys among them; the carry for the next block; and
+    the mask.
+    """
     seen = encoding.mask(tq, tk)
     if tk.valid is not None:
         valid = tk.valid[:, None, None, :]
@@ -191,7 +232,9 @@ def pair_logits(encoding, q, k, tq, tk, carry):
 
 
 def _sweep(plan, encoding, tq, tk):
-    """Numbers of the key blocks in which this block of queries may see something, from near to far, and how many they are."""
+    """Numbers of the key blocks in which this block of queries may see something, from near to far,
+    and how many they are.
+    """
     count = tk.length // plan.k.size
     if count == 1:
         return jnp.zeros(1, jnp.int32), 1
@@ -207,7 +250,9 @@ def _sweep(plan, encoding, tq, tk):
 
 
 def _opened(plan, encoding, q, tq, k, tk, order, length):
-    """What a block of queries carries into the sweep: `open`, or what `turn` makes of a first sweep of logits alone."""
+    """What a block of queries carries into the sweep: `open`, or what `turn` makes of a first sweep
+    of logits alone.
+    """
     fresh = encoding.open(q, tq)
     if not encoding.opens('turn'):
         return fresh
@@ -221,16 +266,24 @@ def _opened(plan, encoding, q, tq, k, tk, order, length):
 
     if len(order) == 1:
         return encoding.turn(fresh, look(0, fresh))
-    return encoding.turn(fresh, jax.lax.scan(jax.checkpoint(k_block), fresh, jnp.arange(len(order)))[0])
+    return encoding.turn(
+        fresh, jax.lax.scan(jax.checkpoint(k_block), fresh, jnp.arange(len(order)))[0]
+    )
 
 
 def _loop(count, body, init):
     """`fori_loop`; straight through where there is one step."""
-    return body(0, init) if isinstance(count, int) and count == 1 else jax.lax.fori_loop(0, count, body, init)
+    return (
+        body(0, init)
+        if isinstance(count, int) and count == 1
+        else jax.lax.fori_loop(0, count, body, init)
+    )
 
 
 def _weigh(s, seen, high):
-    """The running maximum of each row after a tile of logits, and the weights of the tile relative to it."""
+    """The running maximum of each row after a tile of logits, and the weights of the tile relative
+    to it.
+    """
 
     def weigh(s, seen):
         new = jnp.maximum(high, s.max(-1))
@@ -239,14 +292,20 @@ def _weigh(s, seen, high):
     def masked(s, seen):
         return weigh(jnp.where(seen, s, _MASKED), seen)
 
-    # On CPU masking is a pass over the tile of its own, which most tiles of a long sequence do not need.
+    # On CPU masking is a pass over the tile of its own, which most tiles of a long sequence do not
+    # need.
     return jax.lax.platform_dependent(
-        s, seen, cpu=lambda s, seen: jax.lax.cond(seen.all(), weigh, masked, s, seen), default=masked
+        s,
+        seen,
+        cpu=lambda s, seen: jax.lax.cond(seen.all(), weigh, masked, s, seen),
+        default=masked,
     )
 
 
 def _forward(plan, params, constants, q, k, v, tq, tk):
-    """The result in the layout of `q`, and the logarithm of each row's sum of exponentials, [B, N, T]."""
+    """The result in the layout of `q`, and the logarithm of each row's sum of exponentials, [B, N,
+    T].
+    """
     encoding = plan.encoding(params, constants)
     batch, queries, heads, _ = q.shape
 
@@ -280,7 +339,10 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
         lse = jax.lax.dynamic_update_slice_in_dim(lses, high + jnp.log(total), i * plan.q.size, 2)
         return plan.q.write(outs, out / total[..., None], i), lse
 
-    buffers = jnp.zeros((batch, queries, heads, v.shape[-1]), v.dtype), jnp.zeros((batch, heads, queries), jnp.float32)
+    buffers = (
+        jnp.zeros((batch, queries, heads, v.shape[-1]), v.dtype),
+        jnp.zeros((batch, heads, queries), jnp.float32),
+    )
     return _loop(queries // plan.q.size, q_block, buffers)
 
 
@@ -305,12 +367,16 @@ def _add(*trees):
 def _partition(tok: Tokens) -> tuple[Tokens, Tokens]:
     """The differentiable leaves and the others, each with None in the place of the other."""
     is_float = jax.tree.map(lambda a: jnp.issubdtype(a.dtype, jnp.inexact), tok)
-    pick = lambda wanted: jax.tree.map(lambda a, is_float: a if is_float == wanted else None, tok, is_float)
+    pick = lambda wanted: jax.tree.map(
+        lambda a, is_float: a if is_float == wanted else None, tok, is_float
+    )
     return pick(True), pick(False)
 
 
 def _combine(floats: Tokens, others: Tokens) -> Tokens:
-    return jax.tree.map(lambda a, b: b if a is None else a, floats, others, is_leaf=lambda a: a is None)
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, floats, others, is_leaf=lambda a: a is None
+    )
 
 
 def _attend_bwd(plan, residuals, d_out):
@@ -331,7 +397,13 @@ def _attend_bwd(plan, residuals, d_out):
         keys = (k, tk_floats) if encoding.opens('turn') else ()
 
         def opened(params, q, tqf, k=k, tkf=tk_floats):
-            here = plan.encoding(params, constants), q, _combine(tqf, tq_others), k, _combine(tkf, tk_others)
+            here = (
+                plan.encoding(params, constants),
+                q,
+                _combine(tqf, tq_others),
+                k,
+                _combine(tkf, tk_others),
+            )
             return _opened(plan, *here, order, length)
 
         carry, pull_open = jax.vjp(opened, params, q_i, tq_floats, *keys)
@@ -341,7 +413,9 @@ def _attend_bwd(plan, residuals, d_out):
             carry, stored = loop
             stored = jax.tree.map(lambda buffer, c: buffer.at[step].set(c), stored, carry)
             j = order[step]
-            _, carry, _ = pair_logits(encoding, q_i, plan.k.read(k, j), tq_i, plan.k.tokens(tk, j), carry)
+            _, carry, _ = pair_logits(
+                encoding, q_i, plan.k.read(k, j), tq_i, plan.k.tokens(tk, j), carry
+            )
             return carry, stored
 
         stored = jax.tree.map(lambda c: jnp.zeros((len(order), *c.shape), c.dtype), carry)
@@ -365,11 +439,15 @@ def _attend_bwd(plan, residuals, d_out):
                 return plan.encoding(params, constants).collect(w, v, tq, tk)
 
             entered = jax.tree.map(lambda buffer: buffer[step], stored)
-            (s, _), pull_logits, seen = jax.vjp(logits, params, q_i, k_j, tq_floats, tk_floats_j, entered, has_aux=True)
+            (s, _), pull_logits, seen = jax.vjp(
+                logits, params, q_i, k_j, tq_floats, tk_floats_j, entered, has_aux=True
+            )
             w = jnp.exp(jnp.where(seen, s, _MASKED) - lse_i[..., None])
             _, pull_collect = jax.vjp(collect, params, w, v_j, tq_floats, tk_floats_j)
             g_params, g_w, g_v, g_tq, g_tk = pull_collect(d_out_i)
-            h_params, g_q, g_k, h_tq, h_tk, d_carry = pull_logits((w * (g_w - delta[..., None]), d_carry))
+            h_params, g_q, g_k, h_tq, h_tk, d_carry = pull_logits(
+                (w * (g_w - delta[..., None]), d_carry)
+            )
             return (
                 _add(d_params, g_params, h_params),
                 plan.k.add(d_k, g_k, j),
@@ -380,7 +458,15 @@ def _attend_bwd(plan, residuals, d_out):
                 d_carry,
             )
 
-        loop = (d_params, d_k, d_v, d_tk, _zeros(q_i), _zeros(tq_floats), jax.tree.map(jnp.zeros_like, carry))
+        loop = (
+            d_params,
+            d_k,
+            d_v,
+            d_tk,
+            _zeros(q_i),
+            _zeros(tq_floats),
+            jax.tree.map(jnp.zeros_like, carry),
+        )
         d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = _loop(length, k_block, loop)
         h_params, h_q, h_tq, *h_keys = pull_open(d_carry)
         if h_keys:

@@ -1,13 +1,15 @@
-"""The decode cache: keys and values [B, K, S, H] per layer, `Tokens` of the whole capacity, and a cursor.
+"""The decode cache: keys and values [B, K, S, H] per layer, `Tokens` of the whole capacity, and a
+cursor.
 
 What is cached of the keys is the encoding's choice (`Encoding.cached`):
 
   encoded   as `project` left them, with the features it attached to them;
-  raw       as the layer produced them; `project` encodes all of them again at every step, because what it does to a key
-            depends on the current length;
-  evolving  as `project` left them, then rewritten by `Encoding.evolve` for every later token. Features an evolving
-            encoding attaches under its own key say what `evolve` does; they reach it with the new token and are not
-            cached, so `match` meets rewritten keys without them. Features under any other name are cached.
+  raw       as the layer produced them; `project` encodes all of them again at every step, because
+            what it does to a key depends on the current length;
+  evolving  as `project` left them, then rewritten by `Encoding.evolve` for every later token.
+            Features an evolving encoding attaches under its own key say what `evolve` does; they
+            reach it with the new token and are not cached, so `match` meets rewritten keys without
+            them. Features under any other name are cached.
 
 All functions here are about one layer and know nothing of a model; S is the capacity.
 """
@@ -46,10 +48,13 @@ class Cache:
     """What a model remembers while it generates.
 
     Attributes:
-      tokens: the tokens of the whole capacity, placed once; one entry for each encoding in the pattern of layers.
-      cursor: how many slots are filled, the same in all rows (shorter prompts are padded on the left).
+      tokens: the tokens of the whole capacity, placed once; one entry for each encoding in the
+        pattern of layers.
+      cursor: how many slots are filled, the same in all rows (shorter prompts are padded on the
+        left).
       layers: one `LayerCache` per layer, in order; a cache method may have layers of its own kind.
-      unplaced: the same tokens before they were placed, with the ids known so far, where an encoding reads them.
+      unplaced: the same tokens before they were placed, with the ids known so far, where an
+        encoding reads them.
     """
 
     tokens: tuple[Tokens, ...]
@@ -76,7 +81,8 @@ def check_cached(encoding: Encoding) -> None:
     for part in parts_of(encoding):
         if part.cached == 'none':
             raise ValueError(
-                f'{name_of(part)} gives every token another position when one is added, so there is nothing to cache; '
+                f'{name_of(part)} gives every token another position when one is added, so there '
+                'is nothing to cache; '
                 'run the model over the whole sequence again'
             )
 
@@ -93,13 +99,21 @@ def check_layers(cache: Cache, kind: type, user: str, made_by: str) -> None:
       ValueError: says what the layers are and what was expected.
 
     Example:
-      >>> check_layers(Cache((Tokens.of(length=2),), jnp.array(1), (LayerCache(None, None, {}, None),)), LayerCache, 'this', '')
+      >>> check_layers(
+      ...     Cache((Tokens.of(length=2),), jnp.array(1), (LayerCache(None, None, {}, None),)),
+      ...     LayerCache,
+      ...     'this',
+      ...     '',
+      ... )
     """
     if not cache.layers:
         raise ValueError(f'{user} needs a filled cache, this one is empty; call {made_by} first')
     if not all(isinstance(layer, kind) for layer in cache.layers):
         found = next(type(layer).__name__ for layer in cache.layers if not isinstance(layer, kind))
-        raise ValueError(f'{user} needs a cache of {kind.__name__}s, as {made_by} makes it; this one holds {found}s')
+        raise ValueError(
+            f'{user} needs a cache of {kind.__name__}s, as {made_by} makes it; this one holds '
+            f'{found}s'
+        )
 
 
 def filled(tok: Tokens, count) -> Tokens:
@@ -118,7 +132,8 @@ def start(
     capacity: int,
     count: int | Int[Array, ''] | None = None,
 ) -> tuple[tuple, LayerCache]:
-    """Projects a prompt: the arguments of `attend` over the prompt itself, and the cache that holds it.
+    """Projects a prompt: the arguments of `attend` over the prompt itself, and the cache that holds
+    it.
 
     Args:
       encoding: of the layer.
@@ -129,14 +144,17 @@ def start(
       count: how many of the T are there, the others not valid (it may be traced); None for all.
 
     Raises:
-      ValueError: a prompt longer than the capacity; an encoding that caches raw keys but reads earlier rows, or that no cache
-        can serve.
+      ValueError: a prompt longer than the capacity; an encoding that caches raw keys but reads
+        earlier rows, or that no cache can serve.
     """
     check_cached(encoding)
     if tok.length > capacity:
         raise ValueError(f'a prompt of {tok.length} tokens does not fit a cache of {capacity}')
     if encoding.cached == 'raw' and encoding.lookback:
-        raise ValueError(f'keys cached raw cannot be projected again with lookback={encoding.lookback}: their rows are gone')
+        raise ValueError(
+            f'keys cached raw cannot be projected again with lookback={encoding.lookback}: their '
+            'rows are gone'
+        )
     raw_k, raw_v = k, v
     q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, rows)
     attend_arguments = (q, k, v, tq, tk)
@@ -170,7 +188,8 @@ def step(
     row: Float[Array, 'B 1 D'],
     cursor: Int[Array, ''],
 ) -> tuple[tuple, LayerCache]:
-    """Projects one new token and appends it: the arguments of `attend(..., heads_first=True)`, and the new cache.
+    """Projects one new token and appends it: the arguments of `attend(..., heads_first=True)`, and
+    the new cache.
 
     Args:
       encoding: of the layer.
@@ -187,26 +206,38 @@ def step(
     def append(buffer, a, axis):
         if buffer.shape[0] > 1:
             return jax.lax.dynamic_update_slice_in_dim(buffer, a.astype(buffer.dtype), cursor, axis)
-        # A single row is written without its axis, as products read it: else XLA writes a second copy for them.
-        return jax.lax.dynamic_update_slice_in_dim(buffer[0], a[0].astype(buffer.dtype), cursor, axis - 1)[None]
+        # A single row is written without its axis, as products read it: else XLA writes a second
+        # copy for them.
+        return jax.lax.dynamic_update_slice_in_dim(
+            buffer[0], a[0].astype(buffer.dtype), cursor, axis - 1
+        )[None]
 
     first = lambda a: jnp.swapaxes(a, 1, 2)
     last_rows = rows[:, 1:]
     if encoding.cached == 'raw':
-        cache = LayerCache(append(cache.k, first(k), 2), append(cache.v, first(v), 2), {}, last_rows)
+        cache = LayerCache(
+            append(cache.k, first(k), 2), append(cache.v, first(v), 2), {}, last_rows
+        )
         q, k, v, tq, tk = encoding.project(q, first(cache.k), first(cache.v), new, now, rows)
         return (q, first(k), first(v), tq, tk), cache
     q, k, v, tq, tk = encoding.project(q, k, v, new, new, rows)
     old_k = cache.k
     if encoding.cached == 'evolving':
-        old_k = _evolve(encoding, old_k, filled(tok, cursor).with_feats(**{**tok.feats, **cache.feats}), tk)
-    feats = jax.tree.map(lambda buffer, a: append(buffer, a, 1), cache.feats, _cached_feats(encoding, new, tk))
+        old_k = _evolve(
+            encoding, old_k, filled(tok, cursor).with_feats(**{**tok.feats, **cache.feats}), tk
+        )
+    feats = jax.tree.map(
+        lambda buffer, a: append(buffer, a, 1), cache.feats, _cached_feats(encoding, new, tk)
+    )
     cache = LayerCache(append(old_k, first(k), 2), append(cache.v, first(v), 2), feats, last_rows)
     return (q, cache.k, cache.v, tq, now.with_feats(**feats)), cache
 
 
-def end_slots(tok: Tokens, cursor: Int[Array, ''], first: int, last: int) -> Int[Array, '#B first+last']:
-    """Slots of the first real tokens and of the last filled slots, ascending and each once; -1 in front where there are fewer.
+def end_slots(
+    tok: Tokens, cursor: Int[Array, ''], first: int, last: int
+) -> Int[Array, '#B first+last']:
+    """Slots of the first real tokens and of the last filled slots, ascending and each once; -1 in
+    front where there are fewer.
 
     Args:
       tok: tokens of the whole capacity, one text a row.
@@ -217,11 +248,19 @@ def end_slots(tok: Tokens, cursor: Int[Array, ''], first: int, last: int) -> Int
       ValueError: packed documents.
 
     Example:
-      >>> end_slots(Tokens.of(valid=[[False, True, True, True, True, True, True, True]]), 7, first=2, last=3).tolist()
+      >>> end_slots(
+      ...     Tokens.of(valid=[[False, True, True, True, True, True, True, True]]),
+      ...     7,
+      ...     first=2,
+      ...     last=3,
+      ... ).tolist()
       [[1, 2, 4, 5, 6]]
     """
     if tok.segment is not None:
-        raise ValueError('the first and last tokens of a cache are those of one text a row, got packed documents (tok.segment)')
+        raise ValueError(
+            'the first and last tokens of a cache are those of one text a row, got packed '
+            'documents (tok.segment)'
+        )
     slot = jnp.arange(tok.length, dtype=jnp.int32)
     wanted = (slot < cursor) & ((tok.order < first) | (slot >= cursor - last))
     slots = jnp.where(wanted if tok.valid is None else wanted & tok.valid, slot, -1)
@@ -230,7 +269,8 @@ def end_slots(tok: Tokens, cursor: Int[Array, ''], first: int, last: int) -> Int
 
 
 def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -> Any:
-    """Arrays with these slots along an axis, the batch first, and `room` more; zero where a slot is -1 and in the room.
+    """Arrays with these slots along an axis, the batch first, and `room` more; zero where a slot is
+    -1 and in the room.
 
     Example:
       >>> take_slots(jnp.arange(10.0, 15.0)[None], jnp.array([[-1, 0, 4]]), axis=1, room=1).tolist()
@@ -239,7 +279,9 @@ def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -
 
     def one(a, slots):
         kept = jnp.take(a, slots, axis=axis - 1, mode='clip')
-        kept = jnp.where((slots >= 0).reshape(-1, *(1,) * (a.ndim - axis)), kept, jnp.zeros((), a.dtype))
+        kept = jnp.where(
+            (slots >= 0).reshape(-1, *(1,) * (a.ndim - axis)), kept, jnp.zeros((), a.dtype)
+        )
         return jnp.pad(kept, [(0, room * (i == axis - 1)) for i in range(a.ndim)])
 
     def rows(a):
@@ -249,56 +291,87 @@ def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -
     return jax.tree.map(rows, tree)
 
 
-def keep_ends(cache: Cache, placed: tuple[Tokens, ...], *, first: int, last: int, room: int = 1) -> Cache:
-    """A cache of constant size: the first tokens, the last ones, and room for new ones; all else is forgotten.
+def keep_ends(
+    cache: Cache, placed: tuple[Tokens, ...], *, first: int, last: int, room: int = 1
+) -> Cache:
+    """A cache of constant size: the first tokens, the last ones, and room for new ones; all else is
+    forgotten.
 
-    Decoding goes on as if nothing had been, for encodings that hide what is forgotten, with a call whenever the room is used up.
-    Whether they do is not checked here: `extension.lm_infinite.constant_cache` asks the encodings of a model. Every call copies
-    first + last slots.
+    Decoding goes on as if nothing had been, for encodings that hide what is forgotten, with a call
+    whenever the room is used up. Whether they do is not checked here:
+    `extension.lm_infinite.constant_cache` asks the encodings of a model. Every call copies first +
+    last slots.
 
     Args:
       cache: a filled cache, or one of this function's.
-      placed: `Cache.tokens` of the whole text to come, from which the tokens of the room are taken by their index.
+      placed: `Cache.tokens` of the whole text to come, from which the tokens of the room are taken
+        by their index.
       first, last: how many to keep; padding does not count as first.
       room: how many tokens may be appended.
 
     Raises:
-      ValueError: sizes that keep nothing; packed documents; positions that depend on token ids; (where the cursor is known; else
-        what lies beyond is padding) a room beyond the text to come.
+      ValueError: sizes that keep nothing; packed documents; positions that depend on token ids;
+        (where the cursor is known; else what lies beyond is padding) a room beyond the text to
+        come.
 
     Example:
       >>> tok = Tokens.of(length=9)
-      >>> layer = LayerCache(jnp.ones((1, 1, 9, 2)), jnp.ones((1, 1, 9, 2)), {}, jnp.zeros((1, 0, 4)))
+      >>> layer = LayerCache(
+      ...     jnp.ones((1, 1, 9, 2)), jnp.ones((1, 1, 9, 2)), {}, jnp.zeros((1, 0, 4))
+      ... )
       >>> kept = keep_ends(Cache((tok,), jnp.array(7), (layer,)), (tok,), first=1, last=2)
       >>> kept.tokens[0].index.tolist(), int(kept.cursor), kept.layers[0].k.shape
       ([[0, 5, 6, 7]], 3, (1, 1, 4, 2))
     """
     check_layers(cache, LayerCache, 'keep_ends', 'model.decode.prefill')
     if first < 0 or last < 1 or room < 1:
-        raise ValueError(f'keep_ends: expected first >= 0, last >= 1 and room >= 1, got {first=}, {last=}, {room=}')
+        raise ValueError(
+            f'keep_ends: expected first >= 0, last >= 1 and room >= 1, got {first=}, {last=}, '
+            f'{room=}'
+        )
     if cache.unplaced is not None:
-        raise ValueError('keep_ends forgets tokens, but an encoding of this model finds positions from the ids of all of them')
+        raise ValueError(
+            'keep_ends forgets tokens, but an encoding of this model finds positions from the '
+            'ids of all of them'
+        )
     done = cache.tokens[0].index[0, cache.cursor - 1] + 1
     if not isinstance(done, jax.core.Tracer) and int(done) + room > placed[0].length:
-        raise ValueError(f'keep_ends: room for {room} tokens after {int(done)} exceeds the text to come, of {placed[0].length}')
+        raise ValueError(
+            f'keep_ends: room for {room} tokens after {int(done)} exceeds the text to come, of '
+            f'{placed[0].length}'
+        )
     slots = end_slots(cache.tokens[0], cache.cursor, first, last)
 
     def tokens(own, placed):
         kept = take_slots(dataclasses.replace(own, valid=None), slots, 1)
-        kept = dataclasses.replace(kept, index=jnp.where(slots >= 0, kept.index, -1), valid=slots >= 0)
-        known = placed if placed.valid is not None else dataclasses.replace(placed, valid=jnp.ones_like(placed.index, bool))
-        coming = jax.tree.map(lambda a: jnp.pad(a, [(0, room * (i == 1)) for i in range(a.ndim)]), known).slice(done, room)
+        kept = dataclasses.replace(
+            kept, index=jnp.where(slots >= 0, kept.index, -1), valid=slots >= 0
+        )
+        known = (
+            placed
+            if placed.valid is not None
+            else dataclasses.replace(placed, valid=jnp.ones_like(placed.index, bool))
+        )
+        coming = jax.tree.map(
+            lambda a: jnp.pad(a, [(0, room * (i == 1)) for i in range(a.ndim)]), known
+        ).slice(done, room)
         rows = lambda a, batch: jnp.broadcast_to(a, (batch, *a.shape[1:]))
-        joined = lambda a, b: jnp.concatenate([rows(a, max(len(a), len(b))), rows(b, max(len(a), len(b)))], axis=1)
+        joined = lambda a, b: jnp.concatenate(
+            [rows(a, max(len(a), len(b))), rows(b, max(len(a), len(b)))], axis=1
+        )
         return jax.tree.map(joined, kept, coming)
 
-    layer = lambda own: LayerCache(*take_slots((own.k, own.v), slots, 2, room), take_slots(own.feats, slots, 1, room), own.rows)
+    layer = lambda own: LayerCache(
+        *take_slots((own.k, own.v), slots, 2, room), take_slots(own.feats, slots, 1, room), own.rows
+    )
     both = tuple(tokens(own, coming) for own, coming in zip(cache.tokens, placed, strict=True))
     return Cache(both, jnp.asarray(slots.shape[1], jnp.int32), tuple(map(layer, cache.layers)))
 
 
 def _cached_feats(encoding: Encoding, placed: Tokens, projected: Tokens) -> dict[str, Any]:
-    """The features `project` added to the keys, without those of an encoding whose cached keys evolve."""
+    """The features `project` added to the keys, without those of an encoding whose cached keys
+    evolve.
+    """
     if encoding.cached == 'raw':
         return {}
     consumed = {name_of(part) for part in parts_of(encoding) if part.cached == 'evolving'}
@@ -315,7 +388,9 @@ def _evolve(encoding: Encoding, k: Array, tk: Tokens, new: Tokens) -> Array:
     return moved if new.valid is None else jnp.where(new.valid[:, :, None, None], moved, k)
 
 
-def _evolve_prompt(encoding: Encoding, k: Float[Array, 'B K T H'], tk: Tokens) -> Float[Array, 'B K T H']:
+def _evolve_prompt(
+    encoding: Encoding, k: Float[Array, 'B K T H'], tk: Tokens
+) -> Float[Array, 'B K T H']:
     """The keys of a prompt, each rewritten by all tokens after it."""
 
     def append(buffer, number):

@@ -9,7 +9,8 @@ from posenc_jax.core.registry import quoted, shortened
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that shows its description as it stands, refuses in one line, and takes numbers of 32 bits alone.
+    """An `ArgumentParser` that shows its description as it stands, refuses in one line, and takes
+    numbers of 32 bits alone.
 
     Example:
       >>> parser = Parser('program')
@@ -19,12 +20,16 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str | None = None, **options: Any):
-        super().__init__(prog, **{'formatter_class': argparse.RawDescriptionHelpFormatter, **options})
+        super().__init__(
+            prog, **{'formatter_class': argparse.RawDescriptionHelpFormatter, **options}
+        )
         self.register('type', int, functools.partial(_number, int, 'a whole number of 32 bits'))
         self.register('type', float, functools.partial(_number, float, 'a finite number'))
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f'{self.prog}: error: {shortened(message, 800)}\n'.replace('\n', ' ').rstrip() + '\n')
+        self.exit(
+            2, f'{self.prog}: error: {shortened(message, 800)}\n'.replace('\n', ' ').rstrip() + '\n'
+        )
 
 
 def _number(kind: type, wanted: str, text: str) -> Any:

@@ -12,31 +12,44 @@ from collections.abc import Iterator
 import numpy as np
 
 _CODES = (errno.ENOSPC, errno.EDQUOT)
-_WORDS = tuple(os.strerror(code) for code in _CODES)  # what libraries keep of an error of the operating system
+_WORDS = tuple(
+    os.strerror(code) for code in _CODES
+)  # what libraries keep of an error of the operating system
 
 
 class DiskFullError(OSError):
-    """There is no room for a file; the message says for which, how much was needed and how much is free."""
+    """There is no room for a file; the message says for which, how much was needed and how much is
+    free.
+    """
 
 
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, says that the disk is full, or a quota used up.
 
     Example:
-      >>> is_full(OSError(errno.ENOSPC, 'No space left on device')), is_full(ValueError('RESOURCE_EXHAUSTED: No space left on device'))
+      >>> (
+      ...     is_full(OSError(errno.ENOSPC, 'No space left on device')),
+      ...     is_full(ValueError('RESOURCE_EXHAUSTED: No space left on device')),
+      ... )
       (True, True)
       >>> is_full(ValueError('RESOURCE_EXHAUSTED: out of memory'))
       False
     """
     while error is not None:
-        if isinstance(error, DiskFullError) or getattr(error, 'errno', None) in _CODES or any(w in str(error) for w in _WORDS):
+        if (
+            isinstance(error, DiskFullError)
+            or getattr(error, 'errno', None) in _CODES
+            or any(w in str(error) for w in _WORDS)
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
 def free(path: pathlib.Path) -> int:
-    """Bytes that may be written where `path` is or would be; 0 where no further file may be made."""
+    """Bytes that may be written where `path` is or would be; 0 where no further file may be
+    made.
+    """
     place = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not hasattr(os, 'statvfs'):  # Windows
         return shutil.disk_usage(place).free
@@ -96,14 +109,19 @@ def told(path: pathlib.Path, needed: int | None = None) -> Iterator[None]:
 def _error(path: pathlib.Path, needed: int | None) -> DiskFullError:
     left = free(path)
     if needed is None:
-        return DiskFullError(f'the disk is full: there is no room for {path}, {size(left)} are free')
+        return DiskFullError(
+            f'the disk is full: there is no room for {path}, {size(left)} are free'
+        )
     why = '' if left < needed else ', which a quota or another program may have taken'
-    return DiskFullError(f'the disk is full: {path} needs {size(needed)}, {size(left)} are free{why}')
+    return DiskFullError(
+        f'the disk is full: {path} needs {size(needed)}, {size(left)} are free{why}'
+    )
 
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path, needed: int | None = None) -> Iterator[pathlib.Path]:
-    """A path to write to instead of `path`, whose place it takes in the end; where that fails, `path` is as it was.
+    """A path to write to instead of `path`, whose place it takes in the end; where that fails,
+    `path` is as it was.
 
     The folder is made if need be.
 
@@ -112,7 +130,9 @@ def whole(path: pathlib.Path, needed: int | None = None) -> Iterator[pathlib.Pat
     Raises:
       DiskFullError: the disk is full; what was written is removed.
     """
-    partial = path.with_name(f'{path.stem}.partial{path.suffix}')  # the ending tells writers of pictures the format
+    partial = path.with_name(
+        f'{path.stem}.partial{path.suffix}'
+    )  # the ending tells writers of pictures the format
     with told(path, needed):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

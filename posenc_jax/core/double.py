@@ -1,4 +1,6 @@
-"""Numbers of twice the precision of float32, for what must be exact and is only known when the program runs."""
+"""Numbers of twice the precision of float32, for what must be exact and is only known when the
+program runs.
+"""
 
 import dataclasses
 
@@ -11,11 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Double:
-    """`high + low`, two arrays of float32 that share 48 bits: one operation is off by some 2**-46 of its arguments.
+    """`high + low`, two arrays of float32 that share 48 bits: one operation is off by some 2**-46
+    of its arguments.
 
-    `+ - * /` with each other and with numbers, `**` whole numbers; a pytree, and `numpy.asarray` gives float64. XLA may contract
-    `a * b + c` to one rounding wherever it meets it, so nothing here depends on how a product is rounded: factors are split
-    into halves of 12 bits, whose products are exact, and corrections are read from sums alone.
+    `+ - * /` with each other and with numbers, `**` whole numbers; a pytree, and `numpy.asarray`
+    gives float64. XLA may contract `a * b + c` to one rounding wherever it meets it, so nothing
+    here depends on how a product is rounded: factors are split into halves of 12 bits, whose
+    products are exact, and corrections are read from sums alone.
 
     Attributes:
       high: the value to the nearest float32.
@@ -34,7 +38,8 @@ class Double:
 
     @classmethod
     def of(cls, value: 'Double | Array | np.ndarray | float') -> 'Double':
-        """This value: a number or a numpy array of float64, to 48 bits, a jax array of 32 bits, integers too, as it is.
+        """This value: a number or a numpy array of float64, to 48 bits, a jax array of 32 bits,
+        integers too, as it is.
 
         Example:
           >>> int(np.asarray(Double.of(jnp.array(2**31 - 1))))
@@ -51,7 +56,9 @@ class Double:
         return _sum(most.astype(jnp.float32), (value - most).astype(jnp.float32))
 
     def __array__(self, dtype=None, copy=None):
-        return np.asarray(np.asarray(self.high, np.float64) + np.asarray(self.low, np.float64), dtype)
+        return np.asarray(
+            np.asarray(self.high, np.float64) + np.asarray(self.low, np.float64), dtype
+        )
 
     def __getitem__(self, index) -> 'Double':
         return Double(self.high[index], self.low[index])
@@ -82,7 +89,9 @@ class Double:
         other = Double.of(other)
         guess = 1.0 / other.high
         inverse = Double(guess, jnp.zeros_like(guess))
-        return self * (inverse * (2.0 - other * inverse))  # a step of Newton's method doubles the digits
+        return self * (
+            inverse * (2.0 - other * inverse)
+        )  # a step of Newton's method doubles the digits
 
     def __rtruediv__(self, other):
         return Double.of(other) / self
@@ -93,12 +102,16 @@ class Double:
         """By repeated squaring, exponents at least 0."""
         exponent, most = np.asarray(exponent), int(np.max(exponent))
 
-        def step(bit, powers):  # a loop of the program: a chain of products takes seconds to compile
+        def step(
+            bit, powers
+        ):  # a loop of the program: a chain of products takes seconds to compile
             result, square = powers
             return choose(exponent >> bit & 1 == 1, result * square, result), square * square
 
         one = jnp.ones(jnp.broadcast_shapes(self.high.shape, exponent.shape), jnp.float32)
-        return jax.lax.fori_loop(0, most.bit_length(), step, (Double(one, jnp.zeros_like(one)), self))[0]
+        return jax.lax.fori_loop(
+            0, most.bit_length(), step, (Double(one, jnp.zeros_like(one)), self)
+        )[0]
 
 
 def choose(condition: Bool[Array, '...'], this: Double, other: Double) -> Double:
@@ -112,7 +125,8 @@ def choose(condition: Bool[Array, '...'], this: Double, other: Double) -> Double
 
 
 def root_powers(x: Double, n: int) -> Double:
-    """`x^(-t/n)`, t = 0 .. n, on a new last axis: whole powers of the n-th root of 1/x, which Newton's method finds.
+    """`x^(-t/n)`, t = 0 .. n, on a new last axis: whole powers of the n-th root of 1/x, which
+    Newton's method finds.
 
     Args:
       x: positive.
@@ -123,7 +137,9 @@ def root_powers(x: Double, n: int) -> Double:
       [1.0, 0.5, 0.25, 0.125, 0.0625]
     """
     root = Double.of(jnp.exp(jnp.log(x.high) / -n))
-    root = jax.lax.fori_loop(0, 2, lambda _, root: root + root * (1.0 - x * root**n) * (1.0 / n), root)
+    root = jax.lax.fori_loop(
+        0, 2, lambda _, root: root + root * (1.0 - x * root**n) * (1.0 / n), root
+    )
     return root[..., None] ** np.arange(n + 1)
 
 

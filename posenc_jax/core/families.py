@@ -37,19 +37,26 @@ class Embedding(Encoding):
 class Bias(Encoding):
     """Door 4: adds to the logits what two blocks of positions determine. Write `bias`."""
 
-    def bias(self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Float[Array, '#B #N T S']:
+    def bias(
+        self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
+    ) -> Float[Array, '#B #N T S']:
         """Additive bias in float32, not divided by sqrt(H)."""
         raise NotImplementedError
 
     def score(self, s, tq, tk, seen, carry):
         bias = self.bias(tq.pos, tk.pos).astype(jnp.float32)
         if bias.shape[1] not in (1, s.shape[1]):
-            raise ValueError(f'{type(self).__name__} was built for {bias.shape[1]} heads, the queries have {s.shape[1]}')
+            raise ValueError(
+                f'{type(self).__name__} was built for {bias.shape[1]} heads, the queries have '
+                f'{s.shape[1]}'
+            )
         return s + over_batch(bias, s.shape[0]), carry
 
 
 class Mask(Encoding):
-    """Door 5: decides which keys a query may see. Write `allow`, and `may_see` so that whole blocks can be skipped."""
+    """Door 5: decides which keys a query may see. Write `allow`, and `may_see` so that whole blocks
+    can be skipped.
+    """
 
     def allow(self, tq: Tokens, tk: Tokens) -> Array:
         raise NotImplementedError
@@ -59,7 +66,8 @@ class Mask(Encoding):
 
 
 def check_heads(user: str, per_head: Float[Array, 'N'], s: Float[Array, 'B N T S']) -> None:
-    """Refuses to spread parameters of one number of heads over logits of another, which would pass where one of them is 1.
+    """Refuses to spread parameters of one number of heads over logits of another, which would pass
+    where one of them is 1.
 
     Raises:
       ValueError: says both numbers.
@@ -68,13 +76,18 @@ def check_heads(user: str, per_head: Float[Array, 'N'], s: Float[Array, 'B N T S
       >>> check_heads('this', jnp.ones(2), jnp.ones((1, 2, 3, 3)))
     """
     if per_head.shape[0] != s.shape[1]:
-        raise ValueError(f'{user} has parameters of {per_head.shape[0]} heads, the queries have {s.shape[1]}')
+        raise ValueError(
+            f'{user} has parameters of {per_head.shape[0]} heads, the queries have {s.shape[1]}'
+        )
 
 
 def signed_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Num[Array, '#B T S']:
     """Query minus key position, >= 0 in the causal past; integers stay integers."""
     if q_pos.ndim != 2 or k_pos.ndim != 2:
-        raise ValueError(f'a distance needs one position per token [B, L], got positions of shape {q_pos.shape}, {k_pos.shape}')
+        raise ValueError(
+            'a distance needs one position per token [B, L], got positions of shape '
+            f'{q_pos.shape}, {k_pos.shape}'
+        )
     return q_pos[..., :, None] - k_pos[..., None, :]
 
 
@@ -93,13 +106,15 @@ def whole_distance(
 
 
 class Frequencies(Protocol):
-    """A rule for rotary frequencies. Implementations are frozen dataclasses registered with kind 'frequencies'.
+    """A rule for rotary frequencies. Implementations are frozen dataclasses registered with kind
+    'frequencies'.
 
     Attributes:
       spec_kind: 'frequencies'.
       uses_length: whether the rule depends on the current length (then keys must be cached raw).
       start: optional: how many first positions keep the plain frequencies and temperature 1.
-      switch: optional: the one length beyond which a rule that uses the length gives others; None where there are several.
+      switch: optional: the one length beyond which a rule that uses the length gives others; None
+        where there are several.
     """
 
     spec_kind: ClassVar[str] = 'frequencies'
@@ -108,9 +123,11 @@ class Frequencies(Protocol):
     def __call__(
         self, rotary_dim: int, base: float, length: Num[Array, '...'] | None = None
     ) -> tuple[np.ndarray | Double, float | Float[Array, '...']]:
-        """Inverse frequencies (radians per position, rotary_dim // 2 of them) and the temperature m.
+        """Inverse frequencies (radians per position, rotary_dim // 2 of them) and the temperature
+        m.
 
-        m multiplies cos and sin of queries and keys alike, so logits are scaled by m**2. Static rules return numpy
-        float64; rules that use the length return a `Double` of shape `length.shape + (rotary_dim // 2,)`, so that phases are
-        exact there too, and an array of `length.shape`.
+        m multiplies cos and sin of queries and keys alike, so logits are scaled by m**2. Static
+        rules return numpy float64; rules that use the length return a `Double` of shape
+        `length.shape + (rotary_dim // 2,)`, so that phases are exact there too, and an array of
+        `length.shape`.
         """

@@ -8,13 +8,14 @@ from posenc_jax.core.encoding import Tokens
 
 
 def current_length(tq: Tokens, tk: Tokens) -> tuple[Num[Array, '#B #T'], Num[Array, '#B #S']]:
-    """Largest valid position plus one among the keys of a row, or of a packed document, as each query and key sees it.
+    """Largest valid position plus one among the keys of a row, or of a packed document, as each
+    query and key sees it.
 
     Without segments one number per row, [#B, 1]; with segments one per token.
 
     Raises:
-      ValueError: packed documents whose queries are not the keys' own tokens, since the other tokens of a query's
-        document are then not known by place.
+      ValueError: packed documents whose queries are not the keys' own tokens, since the other
+        tokens of a query's document are then not known by place.
 
     Example:
       >>> import posenc_jax as pj
@@ -23,19 +24,26 @@ def current_length(tq: Tokens, tk: Tokens) -> tuple[Num[Array, '#B #T'], Num[Arr
       [[3, 3, 3, 2, 2]]
     """
     if tk.pos.ndim != 2:
-        raise ValueError(f'a current length needs one position per token, got positions of shape {tk.pos.shape}')
+        raise ValueError(
+            f'a current length needs one position per token, got positions of shape {tk.pos.shape}'
+        )
     pos = tk.pos if tk.valid is None else jnp.where(tk.valid, tk.pos, -1)
     if tk.segment is None:
         length = pos.max(axis=1, keepdims=True) + 1
         return length, length
     if tq.length != tk.length:
         raise ValueError(
-            f'the current length of packed documents is defined where queries and keys are the same tokens, '
+            'the current length of packed documents is defined where queries and keys are the '
+            'same tokens, '
             f'got {tq.length} queries and {tk.length} keys'
         )
     pos, segment = jnp.broadcast_arrays(pos, tk.segment)
-    starts = jnp.concatenate([jnp.zeros_like(segment[:, :1], bool), segment[:, 1:] != segment[:, :-1]], axis=1)
+    starts = jnp.concatenate(
+        [jnp.zeros_like(segment[:, :1], bool), segment[:, 1:] != segment[:, :-1]], axis=1
+    )
     document = jnp.cumsum(starts, axis=1)
-    longest = jax.vmap(lambda p, d: jax.ops.segment_max(p, d, num_segments=tk.length))(pos, document)
+    longest = jax.vmap(lambda p, d: jax.ops.segment_max(p, d, num_segments=tk.length))(
+        pos, document
+    )
     length = jnp.take_along_axis(longest, document, axis=1) + 1
     return length, length

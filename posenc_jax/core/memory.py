@@ -18,7 +18,11 @@ def bytes_of(tree: Any) -> int:
       >>> bytes_of({'a': jax.ShapeDtypeStruct((3, 5), 'float32')})
       60
     """
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, 'dtype'))
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if hasattr(leaf, 'dtype')
+    )
 
 
 def readable(count: int) -> str:
@@ -35,13 +39,17 @@ def readable(count: int) -> str:
 
 
 def main_memory() -> int:
-    """Bytes of main memory that this machine has, of which a part is in use; without end where the system does not say."""
+    """Bytes of main memory that this machine has, of which a part is in use; without end where the
+    system does not say.
+    """
     if not hasattr(os, 'sysconf'):  # Windows
         return sys.maxsize
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def device_memory(devices: Sequence[jax.Device] | None = None) -> int:
-    """Bytes that each of these devices of this process (default: all) has; those of a CPU share the main memory."""
+    """Bytes that each of these devices of this process (default: all) has; those of a CPU share the
+    main memory.
+    """
     devices = jax.local_devices() if devices is None else devices
     return (devices[0].memory_stats() or {}).get('bytes_limit') or main_memory() // len(devices)

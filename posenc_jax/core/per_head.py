@@ -21,7 +21,8 @@ _PER_HEAD = ('project', 'open', 'turn', 'match', 'score', 'mask', 'collect')
         arxiv='',
         door='project, match, score, mask, collect',
         equation='head h is encoded by `first` if h < n, else by `second`',
-        source='this library; the recipe of models that rotate some heads and leave others without positions',
+        source='this library; the recipe of models that rotate some heads and leave others '
+        'without positions',
         authors='posenc_jax authors',
         year=2026,
         example='per_head(first=rope(), second=alibi(), heads_of_first=2)',
@@ -31,10 +32,11 @@ _PER_HEAD = ('project', 'open', 'turn', 'match', 'score', 'mask', 'collect')
 class PerHead(Encoding):
     """The first heads of a layer have one encoding, the others another; nested, any number of them.
 
-    `head h is encoded by first if h < n, else by second`. Both are built for all heads of the model and each head keeps what
-    is its own, so that heads may lie on several devices: `alibi()` gives a head the slope that it would have without the
-    mixture. What both do to a head is computed and one of it is chosen, which costs as much as the two together.
-    Differs from the recipes of published models: nothing else.
+    `head h is encoded by first if h < n, else by second`. Both are built for all heads of the model
+    and each head keeps what is its own, so that heads may lie on several devices: `alibi()` gives a
+    head the slope that it would have without the mixture. What both do to a head is computed and
+    one of it is chosen, which costs as much as the two together. Differs from the recipes of
+    published models: nothing else.
 
     Args:
       first, second: encodings or chains of them that act on layers.
@@ -42,25 +44,36 @@ class PerHead(Encoding):
       heads, kv_heads: N and K, from the model.
 
     Raises:
-      ValueError: a count outside 1 .. N-1 or that splits a group; an encoding that acts on token vectors or positions, which
-        heads share, that makes several inputs of attention, mixes heads, or whose keys are not cached as encoded; masks
-        that disagree on whether later keys are seen.
+      ValueError: a count outside 1 .. N-1 or that splits a group; an encoding that acts on token
+        vectors or positions, which heads share, that makes several inputs of attention, mixes
+        heads, or whose keys are not cached as encoded; masks that disagree on whether later keys
+        are seen.
 
     Reference: this library.
 
     Example:
       >>> import posenc_jax as pj
-      >>> mixture = pj.make('per_head(first=rope(), second=alibi(), heads_of_first=2)', heads=4, head_dim=8)
+      >>> mixture = pj.make(
+      ...     'per_head(first=rope(), second=alibi(), heads_of_first=2)', heads=4, head_dim=8
+      ... )
       >>> mixture.of_first[...].tolist()
       [True, True, False, False]
     """
 
     def __init__(
-        self, first: Encoding, second: Encoding, heads_of_first: int, heads: int = CONTEXT, kv_heads: int = CONTEXT
+        self,
+        first: Encoding,
+        second: Encoding,
+        heads_of_first: int,
+        heads: int = CONTEXT,
+        kv_heads: int = CONTEXT,
     ):
         group = heads // kv_heads
         if not 1 <= heads_of_first < heads:
-            raise ValueError(f'per_head: heads_of_first is 1 .. {heads - 1} of {heads} heads, got {heads_of_first}')
+            raise ValueError(
+                f'per_head: heads_of_first is 1 .. {heads - 1} of {heads} heads, got '
+                f'{heads_of_first}'
+            )
         if heads_of_first % group:
             nearest = max(group, round(heads_of_first / group) * group)
             raise ValueError(
@@ -70,21 +83,34 @@ class PerHead(Encoding):
         for part in (*parts_of(first), *parts_of(second)):
             for door in ('place', 'embed', 'branch', 'merge', 'evolve'):
                 if part.opens(door):
-                    raise ValueError(f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it beside per_head')
+                    raise ValueError(
+                        f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it '
+                        'beside per_head'
+                    )
             if hasattr(part, 'card') and part.card.promises.mixes_heads:
-                raise ValueError(f'per_head: logits of one head of {name_of(part)} read the queries of others')
+                raise ValueError(
+                    f'per_head: logits of one head of {name_of(part)} read the queries of others'
+                )
             if part.cached != 'encoded':
-                raise ValueError(f'per_head: keys of {name_of(part)} are cached {part.cached}, only encoded ones mix')
+                raise ValueError(
+                    f'per_head: keys of {name_of(part)} are cached {part.cached}, only encoded '
+                    'ones mix'
+                )
         if first.decides != second.decides or first.sees_later != second.sees_later:
             raise ValueError(
-                f'per_head: {name_of(first)} and {name_of(second)} disagree on whether later keys are seen, or on who decides '
+                f'per_head: {name_of(first)} and {name_of(second)} disagree on whether later '
+                'keys are seen, or on who decides '
                 'it; chain such a mask beside per_head'
             )
         self.first, self.second = first, second
         parts = (*parts_of(first), *parts_of(second))
-        self.card = _card_of(type(self).card, [part.card for part in parts if hasattr(part, 'card')])
+        self.card = _card_of(
+            type(self).card, [part.card for part in parts if hasattr(part, 'card')]
+        )
         self.of_first = Constant(jnp.arange(heads) < heads_of_first, axes=('heads',))
-        self.keys_of_first = Constant(jnp.arange(kv_heads) < heads_of_first // group, axes=('kv_heads',))
+        self.keys_of_first = Constant(
+            jnp.arange(kv_heads) < heads_of_first // group, axes=('kv_heads',)
+        )
 
     @property
     def decides(self):
@@ -128,7 +154,9 @@ class PerHead(Encoding):
         rows = lambda part: None if x is None else x[:, self.lookback - part.lookback :]
         one = self.first.project(q, k, v, tq, tk, rows(self.first))
         two = self.second.project(q, k, v, tq, tk, rows(self.second))
-        q, k, v = (self._choose(a, b, 2, keys=keys) for a, b, keys in zip(one, two, (False, True, True)))
+        q, k, v = (
+            self._choose(a, b, 2, keys=keys) for a, b, keys in zip(one, two, (False, True, True))
+        )
         return q, k, v, _with_both(tq, one[3], two[3]), _with_both(tk, one[4], two[4])
 
     def open(self, q, tq):
@@ -150,11 +178,16 @@ class PerHead(Encoding):
         return self._choose(one, two, 1), (first, second)
 
     def mask(self, tq, tk):
-        one, two = (part.mask(_side(n, tq), _side(n, tk)) for n, part in enumerate((self.first, self.second)))
+        one, two = (
+            part.mask(_side(n, tq), _side(n, tk))
+            for n, part in enumerate((self.first, self.second))
+        )
         if one is None and two is None:
             return None
         everything = jnp.ones((1, 1, tq.length, tk.length), bool)
-        return self._choose(everything if one is None else one, everything if two is None else two, 1)
+        return self._choose(
+            everything if one is None else one, everything if two is None else two, 1
+        )
 
     def may_see(self, tq, tk):
         return jnp.logical_or(self.first.may_see(tq, tk), self.second.may_see(tq, tk))
@@ -162,13 +195,21 @@ class PerHead(Encoding):
     def collect(self, w, v, tq, tk):
         if not self.opens('collect'):
             return super().collect(w, v, tq, tk)
-        one, two = (part.collect(w, v, _side(n, tq), _side(n, tk)) for n, part in enumerate((self.first, self.second)))
+        one, two = (
+            part.collect(w, v, _side(n, tq), _side(n, tk))
+            for n, part in enumerate((self.first, self.second))
+        )
         return self._choose(one, two, 1)
 
 
 def _with_both(tok: Tokens, one: Tokens, two: Tokens) -> Tokens:
-    """The tokens with what either side added to their features, apart, since both may be of the same encoding."""
-    added = tuple({name: f for name, f in side.feats.items() if f is not tok.feats.get(name)} for side in (one, two))
+    """The tokens with what either side added to their features, apart, since both may be of the
+    same encoding.
+    """
+    added = tuple(
+        {name: f for name, f in side.feats.items() if f is not tok.feats.get(name)}
+        for side in (one, two)
+    )
     return tok.with_feats(per_head=added) if any(added) else tok
 
 
@@ -186,4 +227,6 @@ def _card_of(card: Card, parts: list[Card]) -> Card:
     needs_training = any(part.promises.needs_training for part in parts)
     promises = {name: both(name) for name in ('relative', 'sweep_free', 'blockwise')}
     causal_only = any(part.causal_only for part in parts)
-    return dataclasses.replace(card, promises=Promises(needs_training=needs_training, **promises), causal_only=causal_only)
+    return dataclasses.replace(
+        card, promises=Promises(needs_training=needs_training, **promises), causal_only=causal_only
+    )

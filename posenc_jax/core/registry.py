@@ -1,9 +1,10 @@
 """The one registry: key -> what a spec string may name, with its Card.
 
-Kinds are `encoding`, `frequencies`, `extension` and `task`, and four that a spec string only names, to cite them: `mixer`
-(attention with a state or a model of its own, which the protocol does not hold), `cache` (what rewrites a filled decode
-cache), `conversion` (what makes another model of a model) and `analysis`. A key may exist once per kind (`yarn` is a
-frequency function and, because it knows how to extend a rotary encoding, serves as an extension as well).
+Kinds are `encoding`, `frequencies`, `extension` and `task`, and four that a spec string only names,
+to cite them: `mixer` (attention with a state or a model of its own, which the protocol does not
+hold), `cache` (what rewrites a filled decode cache), `conversion` (what makes another model of a
+model) and `analysis`. A key may exist once per kind (`yarn` is a frequency function and, because it
+knows how to extend a rotary encoding, serves as an extension as well).
 """
 
 import dataclasses
@@ -13,30 +14,37 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 NAMED_ONLY = ('mixer', 'cache', 'conversion', 'analysis')
-Kind = Literal['encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis']
+Kind = Literal[
+    'encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis'
+]
 LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
 _LONGEST_NAME = 100
 Cached = Literal['encoded', 'raw', 'evolving', 'none']
 
 
 class SpecError(ValueError):
-    """A spec string, or an argument in it, is wrong. The message says what was expected and the nearest valid choice."""
+    """A spec string, or an argument in it, is wrong. The message says what was expected and the
+    nearest valid choice.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Promises:
-    """What an encoding guarantees. The contract suite checks that kept promises hold and that unmade ones fail.
+    """What an encoding guarantees. The contract suite checks that kept promises hold and that
+    unmade ones fail.
 
     Attributes:
       relative: adding one constant to every position changes nothing.
       sweep_free: the order in which keys are visited does not matter (no carry along the sweep).
       mixes_heads: the logits of one head read the queries of another.
       blockwise: evaluation in tiles equals dense evaluation, in memory linear in the length.
-      cached: what a decode cache holds of the keys: as projected and encoded, raw (encoded again at every step, because
-        the encoding of a key depends on the current length), or evolving (rewritten by every new token); none, where every
-        new token changes the input of the model at all others, so that a cache is refused.
+      cached: what a decode cache holds of the keys: as projected and encoded, raw (encoded again at
+        every step, because the encoding of a key depends on the current length), or evolving
+        (rewritten by every new token); none, where every new token changes the input of the model
+        at all others, so that a cache is refused.
       needs_training: it has trainable parameters.
-      fused: the pair stage is a plain scaled inner product, so a fused attention kernel may serve it.
+      fused: the pair stage is a plain scaled inner product, so a fused attention kernel may serve
+        it.
     """
 
     relative: bool = False
@@ -94,7 +102,8 @@ class Entry:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """What a call in a spec string may give, in order; nothing where such a string does not call it.
+        """What a call in a spec string may give, in order; nothing where such a string does not
+        call it.
 
         Read from `__init__`, since the metaclass of NNX modules hides it.
         """
@@ -104,7 +113,8 @@ class Entry:
         return {
             name: parameter
             for name, parameter in inspect.signature(target).parameters.items()
-            if name != 'self' and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if name != 'self'
+            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         }
 
 
@@ -120,7 +130,9 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Any
 
     def add(build):
         if (kind, key) in _ENTRIES:
-            raise ValueError(f'{kind} {key!r} is registered twice: {_ENTRIES[kind, key].build} and {build}')
+            raise ValueError(
+                f'{kind} {key!r} is registered twice: {_ENTRIES[kind, key].build} and {build}'
+            )
         named = None if card is None else dataclasses.replace(card, key=key)
         if named is not None:
             build.card = named
@@ -139,7 +151,8 @@ def lookup(key: str, kinds: tuple[Kind, ...]) -> Entry:
     """The entry registered under `key` in the first of `kinds` that has it.
 
     Raises:
-      SpecError: unknown key; names the nearest ones and, if the key exists in another kind, says so.
+      SpecError: unknown key; names the nearest ones and, if the key exists in another kind, says
+        so.
     """
     for kind in kinds:
         if (kind, key) in _ENTRIES:
@@ -148,20 +161,28 @@ def lookup(key: str, kinds: tuple[Kind, ...]) -> Entry:
     elsewhere = [k for (k, name) in _ENTRIES if name == key]
     if elsewhere:
         raise SpecError(f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}')
-    raise SpecError(f'unknown {wanted} {quoted(key)}; {nearest(key, [name for (k, name) in _ENTRIES if k in kinds])}')
+    raise SpecError(
+        f'unknown {wanted} {quoted(key)}; '
+        f'{nearest(key, [name for (k, name) in _ENTRIES if k in kinds])}'
+    )
 
 
 def nearest(name: str, choices) -> str:
-    """The ending of an error message: the nearest valid choices, or all of them when none is near."""
+    """The ending of an error message: the nearest valid choices, or all of them when none is
+    near.
+    """
     choices = sorted(set(choices))
-    close = difflib.get_close_matches(name[:_LONGEST_NAME], choices, n=3, cutoff=0.5)  # takes the square of the length
+    close = difflib.get_close_matches(
+        name[:_LONGEST_NAME], choices, n=3, cutoff=0.5
+    )  # takes the square of the length
     if close:
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     return 'valid: ' + ', '.join(repr(c) for c in choices)
 
 
 def shortened(text: str, longest: int = 48) -> str:
-    """A text without its middle where it would take the place of what it stands in, as a list of factors does.
+    """A text without its middle where it would take the place of what it stands in, as a list of
+    factors does.
 
     Example:
       >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
@@ -180,7 +201,9 @@ def quoted(value: Any, longest: int = 80) -> str:
       >>> quoted('two\nlines'), quoted(10**5000)
       ("'two\\nlines'", 'a whole number of 16610 bits')
     """
-    if isinstance(value, int) and value.bit_length() > 14_000:  # Python does not write numbers of thousands of digits
+    if (
+        isinstance(value, int) and value.bit_length() > 14_000
+    ):  # Python does not write numbers of thousands of digits
         return f'a whole number of {value.bit_length()} bits'
     try:
         return shortened(repr(value).replace('\n', ' '), longest)
@@ -202,7 +225,12 @@ def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> s
 
 
 def check_number(
-    what: str, value: float, *, above: float | None = None, least: float | None = None, most: float = LARGEST
+    what: str,
+    value: float,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float = LARGEST,
 ) -> float:
     """`value` if it is a number that float32 holds, above or at least a bound, and at most another.
 
@@ -214,11 +242,15 @@ def check_number(
       512.0
     """
     if above is not None and not value > above:
-        raise ValueError(f'{what} must be {"positive" if above == 0 else f"above {above}"}, got {value}')
+        raise ValueError(
+            f'{what} must be {"positive" if above == 0 else f"above {above}"}, got {value}'
+        )
     if least is not None and not value >= least:
         raise ValueError(f'{what} must be at least {least}, got {value}')
     if not abs(value) <= LARGEST:
-        raise ValueError(f'{what} must be a finite number of 32 bits, at most {LARGEST:.4g}, got {value}')
+        raise ValueError(
+            f'{what} must be a finite number of 32 bits, at most {LARGEST:.4g}, got {value}'
+        )
     if value > most:
         raise ValueError(f'{what} must be at most {most}, got {value}')
     return value

@@ -1,11 +1,14 @@
-"""The spec language: `'rope(freqs=yarn(factor=4.0)) | alibi()'`. Data, not code: parsed by `ast`, never executed.
+"""The spec language: `'rope(freqs=yarn(factor=4.0)) | alibi()'`. Data, not code: parsed by `ast`,
+never executed.
 
     spec  := call ('|' call)*
     call  := name | name '(' arguments ')'
-    value := number | string | True | False | None | tuple or list of values | call (frequencies, encodings)
+    value := number | string | True | False | None | tuple or list of values | call (frequencies,
+    encodings)
 
-A parameter whose default is `CONTEXT` (`heads`, `kv_heads`, `head_dim`, `model_dim`, `train_len`, `rngs`) is filled in
-by the model; a spec string may override `train_len`, repeat the sizes (for use without a model), and has no `rngs`.
+A parameter whose default is `CONTEXT` (`heads`, `kv_heads`, `head_dim`, `model_dim`, `train_len`,
+`rngs`) is filled in by the model; a spec string may override `train_len`, repeat the sizes (for use
+without a model), and has no `rngs`.
 """
 
 import ast
@@ -26,7 +29,9 @@ from posenc_jax.core.memory import bytes_of, readable
 from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest, quoted
 
 MAX_SPEC_CHARS = 4000
-MAX_BYTES = 2**30  # of the variables that a call makes: a table of 65,536 positions in a model of width 4,096
+MAX_BYTES = (
+    2**30
+)  # of the variables that a call makes: a table of 65,536 positions in a model of width 4,096
 MAX_SIZE = 2**20  # of what a model has: heads, their width, its own
 SIZES = ('heads', 'kv_heads', 'head_dim', 'model_dim')
 
@@ -75,16 +80,21 @@ def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
       kinds: what the outermost names may be.
 
     Raises:
-      SpecError: anything the language does not have, unknown names, unknown, missing or mistyped arguments.
+      SpecError: anything the language does not have, unknown names, unknown, missing or mistyped
+        arguments.
     """
     if not isinstance(spec, str):
-        raise SpecError(f'a spec is a string like "rope() | alibi()", got {type(spec).__name__}: {quoted(spec)}')
+        raise SpecError(
+            f'a spec is a string like "rope() | alibi()", got {type(spec).__name__}: {quoted(spec)}'
+        )
     if not spec.strip():
         raise SpecError('the spec is empty; expected a call, e.g. "rope(base=10000.0)"')
     if len(spec) > MAX_SPEC_CHARS:
         raise SpecError(f'spec of {len(spec)} characters; at most {MAX_SPEC_CHARS} are accepted')
     try:
-        with warnings.catch_warnings(action='ignore'):  # of Python's own, about text that is refused in our words
+        with warnings.catch_warnings(
+            action='ignore'
+        ):  # of Python's own, about text that is refused in our words
             tree = ast.parse(spec.strip(), mode='eval').body
         return Chain(tuple(_call(part, spec, kinds) for part in _split(tree)))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -109,14 +119,19 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             pass
         case _:
-            raise SpecError(f'{_shown(tree)} in {quoted(spec)} is not a name or a call; expected e.g. "rope(base=10000.0)"')
+            raise SpecError(
+                f'{_shown(tree)} in {quoted(spec)} is not a name or a call; expected e.g. '
+                '"rope(base=10000.0)"'
+            )
     entry = lookup(name, kinds)
     parameters = {n: p for n, p in entry.parameters.items() if n != 'rngs'}
     usage = f'{name}({", ".join(str(p) for p in parameters.values())})'
     hints = _hints(entry)
     values: dict[str, Any] = {}
     if len(args) > len(parameters):
-        raise SpecError(f'{name} takes at most {len(parameters)} arguments, got {len(args)}; signature: {usage}')
+        raise SpecError(
+            f'{name} takes at most {len(parameters)} arguments, got {len(args)}; signature: {usage}'
+        )
     for parameter, value in zip(parameters, args):
         values[parameter] = value
     for keyword in keywords:
@@ -124,7 +139,8 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
             raise SpecError(f'"**" is not part of the spec language: {quoted(spec)}')
         if keyword.arg not in parameters:
             raise SpecError(
-                f'{name} has no argument {quoted(keyword.arg)}; {nearest(keyword.arg, parameters)}; signature: {usage}'
+                f'{name} has no argument {quoted(keyword.arg)}; '
+                f'{nearest(keyword.arg, parameters)}; signature: {usage}'
             )
         if keyword.arg in values:
             raise SpecError(f'{name} got {keyword.arg!r} twice; signature: {usage}')
@@ -141,7 +157,10 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
             raise SpecError(f'{name}: {parameter}: {error}; signature: {usage}') from None
         converted = _convert(value, hint)
         if converted is _MISMATCH:
-            raise SpecError(f'{name}: {parameter}={quoted(value)} is not {_show(hint, value)}; signature: {usage}')
+            raise SpecError(
+                f'{name}: {parameter}={quoted(value)} is not {_show(hint, value)}; signature: '
+                f'{usage}'
+            )
         arguments[parameter] = converted
     return Node(entry, arguments)
 
@@ -155,7 +174,9 @@ def _hints(entry: Entry) -> dict[str, Any]:
 
 
 def _nested_kinds(hint) -> tuple[Kind, ...]:
-    """Which registered kinds an argument with this annotation accepts: classes say so by `spec_kind`."""
+    """Which registered kinds an argument with this annotation accepts: classes say so by
+    `spec_kind`.
+    """
     kinds: list[Kind] = []
     for option in typing.get_args(hint) or (hint,):
         kind = getattr(option, 'spec_kind', None)
@@ -176,7 +197,10 @@ def _value(tree: ast.expr, spec: str, hint) -> Any:
     match tree:
         case ast.Constant(value=value) if isinstance(value, (int, float, str, bool, type(None))):
             return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if type(value) in (int, float):
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if type(value) in (
+            int,
+            float,
+        ):
             return -value
         case ast.Tuple(elts=elements) | ast.List(elts=elements):
             return tuple(_value(element, spec, Any) for element in elements)
@@ -184,20 +208,29 @@ def _value(tree: ast.expr, spec: str, hint) -> Any:
             kinds = _nested_kinds(hint)
             if not kinds:
                 found = _shown(tree)
-                raise _NotAValueError(f'{found} in {quoted(spec)}: a plain value is expected here ({_show(hint, found)})')
+                raise _NotAValueError(
+                    f'{found} in {quoted(spec)}: a plain value is expected here '
+                    f'({_show(hint, found)})'
+                )
             nodes = tuple(_call(part, spec, kinds) for part in _split(tree))
             if len(nodes) > 1 and kinds != ('encoding',):
-                raise _NotAValueError(f'{_shown(tree)} in {quoted(spec)}: only encodings are joined by "|"')
+                raise _NotAValueError(
+                    f'{_shown(tree)} in {quoted(spec)}: only encodings are joined by "|"'
+                )
             return Chain(nodes) if kinds == ('encoding',) else nodes[0]
         case _:
-            raise _NotAValueError(f'{_shown(tree)} in {quoted(spec)} is not a value of the spec language')
+            raise _NotAValueError(
+                f'{_shown(tree)} in {quoted(spec)} is not a value of the spec language'
+            )
 
 
 _MISMATCH = object()
 
 
 def _convert(value, hint):
-    """`value` as the annotation wants it, or `_MISMATCH`. Integers serve as floats; nothing else is coerced."""
+    """`value` as the annotation wants it, or `_MISMATCH`. Integers serve as floats; nothing else is
+    coerced.
+    """
     origin = typing.get_origin(hint)
     if hint is Any or hint is inspect.Parameter.empty:
         return value
@@ -210,7 +243,9 @@ def _convert(value, hint):
                 return converted
         return _MISMATCH
     if origin is typing.Literal:
-        same = lambda choice: type(choice) is type(value) and choice == value  # True and 1.0 are not 1
+        same = lambda choice: (
+            type(choice) is type(value) and choice == value
+        )  # True and 1.0 are not 1
         return value if any(map(same, typing.get_args(hint))) else _MISMATCH
     if origin is tuple or hint is tuple:
         if not isinstance(value, tuple):
@@ -227,11 +262,19 @@ def _convert(value, hint):
     if hint in (None, type(None)):
         return None if value is None else _MISMATCH
     if hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not abs(value) <= LARGEST
+        ):
             return _MISMATCH
         return float(value)
     if hint is int:  # of 32 bits, as arrays have them
-        return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else _MISMATCH
+        return (
+            value
+            if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+            else _MISMATCH
+        )
     if hint in (bool, str):
         return value if isinstance(value, hint) else _MISMATCH
     return _MISMATCH
@@ -244,14 +287,19 @@ def _show(hint, value) -> str:
     if typing.get_origin(hint) is typing.Literal:
         choices = typing.get_args(hint)
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
-        return 'one of ' + ', '.join(map(repr, choices)) + ''.join(f'; did you mean {choice!r}?' for choice in near)
+        return (
+            'one of '
+            + ', '.join(map(repr, choices))
+            + ''.join(f'; did you mean {choice!r}?' for choice in near)
+        )
     if hint is int and type(value) is int:
         return f'a whole number of 32 bits, at most {2**31 - 1}'
     return getattr(hint, '__name__', str(hint)) if not typing.get_args(hint) else str(hint)
 
 
 def with_defaults(chain: Chain, **context) -> Chain:
-    """The calls with these values given wherever a parameter would take them from the model, nested calls included.
+    """The calls with these values given wherever a parameter would take them from the model, nested
+    calls included.
 
     Example:
       >>> str(with_defaults(parse('rope(freqs=yarn(factor=4.0))'), train_len=64))
@@ -263,8 +311,13 @@ def with_defaults(chain: Chain, **context) -> Chain:
             return with_defaults(value, **context)
         if not isinstance(value, Node):
             return value
-        parameters, arguments = value.entry.parameters, {name: filled(v) for name, v in value.arguments.items()}
-        asked = {n: v for n, v in context.items() if n in parameters and parameters[n].default is CONTEXT}
+        parameters, arguments = (
+            value.entry.parameters,
+            {name: filled(v) for name, v in value.arguments.items()},
+        )
+        asked = {
+            n: v for n, v in context.items() if n in parameters and parameters[n].default is CONTEXT
+        }
         return Node(value.entry, arguments | {n: v for n, v in asked.items() if n not in arguments})
 
     return Chain(tuple(filled(node) for node in chain.nodes))
@@ -274,8 +327,8 @@ def build(node: Node, context: dict[str, Any]) -> Any:
     """Builds a checked node; parameters with default `CONTEXT` are taken from `context`.
 
     Raises:
-      SpecError: the context lacks something that is needed, the constructor rejects a value, or what it makes would take more
-        than `MAX_BYTES`, which is found before any of it is there.
+      SpecError: the context lacks something that is needed, the constructor rejects a value, or
+        what it makes would take more than `MAX_BYTES`, which is found before any of it is there.
     """
     from posenc_jax.core.compose import chain  # compose builds on this module
 
@@ -286,7 +339,9 @@ def build(node: Node, context: dict[str, Any]) -> Any:
 
     def shapes():
         own = {**context, 'rngs': nnx.Rngs(0)}  # those of the model stay as they are
-        arguments = {name: own[name] if name == 'rngs' else made(value, own) for name, value in given.items()}
+        arguments = {
+            name: own[name] if name == 'rngs' else made(value, own) for name, value in given.items()
+        }
         return nnx.state(node.entry.build(**arguments))
 
     given = dict(node.arguments)
@@ -294,13 +349,20 @@ def build(node: Node, context: dict[str, Any]) -> Any:
         if parameter.default is not CONTEXT:
             continue
         if name in SIZES and name in given and name in context and given[name] != context[name]:
-            raise SpecError(f'{node.entry.key}: {name}={given[name]}, but the model has {name}={context[name]}')
+            raise SpecError(
+                f'{node.entry.key}: {name}={given[name]}, but the model has {name}={context[name]}'
+            )
         if name not in given:
             if name not in context:
-                raise SpecError(f'{node.entry.key} needs {name!r}: give it in the spec, or to make(..., {name}=...)')
+                raise SpecError(
+                    f'{node.entry.key} needs {name!r}: give it in the spec, or to make(..., '
+                    f'{name}=...)'
+                )
             given[name] = context[name]
         if name in SIZES and not 1 <= given[name] <= MAX_SIZE:
-            raise SpecError(f'{node.entry.key}: {name} must lie in 1 .. {MAX_SIZE}, got {given[name]}')
+            raise SpecError(
+                f'{node.entry.key}: {name} must lie in 1 .. {MAX_SIZE}, got {given[name]}'
+            )
     try:
         if node.entry.kind in ('encoding', 'extension') and _may_be_large(given):
             _check_bytes(node.entry, given, jax.eval_shape(shapes))
@@ -312,7 +374,11 @@ def build(node: Node, context: dict[str, Any]) -> Any:
 
 
 def _sizes(given: dict[str, Any]) -> dict[str, int]:
-    return {n: v for n, v in given.items() if isinstance(v, numbers.Integral) and not isinstance(v, bool) and v > 1}
+    return {
+        n: v
+        for n, v in given.items()
+        if isinstance(v, numbers.Integral) and not isinstance(v, bool) and v > 1
+    }
 
 
 def _may_be_large(given: dict[str, Any]) -> bool:
@@ -326,6 +392,7 @@ def _check_bytes(entry: Entry, given: dict[str, Any], made: Any) -> None:
     if (needed := bytes_of(made)) > MAX_BYTES:
         sizes = ', '.join(f'{name}={value}' for name, value in _sizes(given).items())
         raise SpecError(
-            f'{entry.key}: its variables would take {readable(needed)}, and at most {readable(MAX_BYTES)} are accepted; '
+            f'{entry.key}: its variables would take {readable(needed)}, and at most '
+            f'{readable(MAX_BYTES)} are accepted; '
             f'make one of its sizes smaller: {sizes}'
         )

@@ -20,8 +20,11 @@ IDS = ('plain', 'fairseq')
 OVERFLOWS = ('error', 'clamp', 'mod', 'interpolate')
 
 
-def fairseq_ids(pos: Int[Array, '#B L'], valid: Bool[Array, '#B L'] | None, padding_idx: int = 1) -> Int[Array, '#B L']:
-    """Rows of fairseq's table: `padding_idx + 1 + pos` for real tokens that count from 0, `padding_idx` for padding.
+def fairseq_ids(
+    pos: Int[Array, '#B L'], valid: Bool[Array, '#B L'] | None, padding_idx: int = 1
+) -> Int[Array, '#B L']:
+    """Rows of fairseq's table: `padding_idx + 1 + pos` for real tokens that count from 0,
+    `padding_idx` for padding.
 
     Example:
       >>> fairseq_ids(jnp.array([[0, 0, 1]]), jnp.array([[False, True, True]])).tolist()
@@ -31,8 +34,11 @@ def fairseq_ids(pos: Int[Array, '#B L'], valid: Bool[Array, '#B L'] | None, padd
     return ids if valid is None else jnp.where(valid, ids, padding_idx)
 
 
-def interpolated_positions(pos: Num[Array, '...'], max_len: int, length: Num[Array, '...'] | int) -> Float[Array, '...']:
-    """Where `length` positions fall among `max_len` rows when centres of cells are aligned; unchanged if they fit.
+def interpolated_positions(
+    pos: Num[Array, '...'], max_len: int, length: Num[Array, '...'] | int
+) -> Float[Array, '...']:
+    """Where `length` positions fall among `max_len` rows when centres of cells are aligned;
+    unchanged if they fit.
 
     Example:
       >>> interpolated_positions(jnp.arange(4), max_len=2, length=4).tolist()
@@ -53,7 +59,8 @@ def interpolated_positions(pos: Num[Array, '...'], max_len: int, length: Num[Arr
         door='place, embed',
         equation='x_p + P[p], P trained',
         source='facebookresearch/fairseq; openai/gpt-2 and google-research/bert for ids=plain',
-        authors='Gehring, Jonas and Auli, Michael and Grangier, David and Yarats, Denis and Dauphin, Yann N.',
+        authors='Gehring, Jonas and Auli, Michael and Grangier, David and Yarats, Denis and '
+        'Dauphin, Yann N.',
         year=2017,
         example='learned_absolute(max_len=128)',
         share='model',
@@ -63,10 +70,11 @@ def interpolated_positions(pos: Num[Array, '...'], max_len: int, length: Num[Arr
 class LearnedAbsolute(Embedding):
     """Adds a trained vector per position to the token vectors.
 
-    `x_t + P[p_t]`. Differs from the papers: nothing for `ids='plain'` (p_t = t, as GPT-2 and BERT) and 'fairseq' (rows
-    start at `padding_idx + 1`, row `padding_idx` is zero and stays so). A longer sequence than the table is an error
-    unless `overflow` says otherwise: 'clamp' reuses the last vector, 'mod' starts over, 'interpolate' stretches the
-    table linearly over the sequence, or the packed document (cell centres aligned); in decoding over the whole capacity.
+    `x_t + P[p_t]`. Differs from the papers: nothing for `ids='plain'` (p_t = t, as GPT-2 and BERT)
+    and 'fairseq' (rows start at `padding_idx + 1`, row `padding_idx` is zero and stays so). A
+    longer sequence than the table is an error unless `overflow` says otherwise: 'clamp' reuses the
+    last vector, 'mod' starts over, 'interpolate' stretches the table linearly over the sequence, or
+    the packed document (cell centres aligned); in decoding over the whole capacity.
 
     Args:
       max_len: positions in the table.
@@ -76,9 +84,10 @@ class LearnedAbsolute(Embedding):
       padding_idx: of 'fairseq' only.
 
     Raises:
-      ValueError: max_len below 1, a negative std or padding_idx; at call, positions that are fractional or have several
-        components and, under 'error', positions beyond the table. Where positions are traced the number of tokens is
-        checked instead, and a position that is still beyond the table gives NaN.
+      ValueError: max_len below 1, a negative std or padding_idx; at call, positions that are
+        fractional or have several components and, under 'error', positions beyond the table. Where
+        positions are traced the number of tokens is checked instead, and a position that is still
+        beyond the table gives NaN.
 
     Reference: Gehring et al., arXiv 1705.03122; Devlin et al., arXiv 1810.04805.
 
@@ -107,7 +116,12 @@ class LearnedAbsolute(Embedding):
             raise ValueError(f'learned_absolute padding_idx must be at least 0, got {padding_idx}')
         if std is not None and std < 0:
             raise ValueError(f'learned_absolute std must be at least 0, got {std}')
-        self.max_len, self.ids, self.overflow, self.padding_idx = max_len, ids, overflow, padding_idx
+        self.max_len, self.ids, self.overflow, self.padding_idx = (
+            max_len,
+            ids,
+            overflow,
+            padding_idx,
+        )
         first = padding_idx + 1 if ids == 'fairseq' else 0
         std = std if std is not None else (model_dim**-0.5 if ids == 'fairseq' else 0.02)
         rows = std * jax.random.normal(rngs.params(), (max_len + first, model_dim), jnp.float32)
@@ -123,9 +137,13 @@ class LearnedAbsolute(Embedding):
         """The row of the table each token gets, fractional under 'interpolate'."""
         pos = tok.pos
         if pos.ndim != 2 or not jnp.issubdtype(pos.dtype, jnp.integer):
-            raise ValueError(f'learned_absolute needs integer positions [B, L], got {pos.dtype} {pos.shape}')
+            raise ValueError(
+                f'learned_absolute needs integer positions [B, L], got {pos.dtype} {pos.shape}'
+            )
         if self.overflow == 'error':
-            check_range('learned_absolute', tok, self.max_len, "overflow='clamp', 'mod' or 'interpolate'")
+            check_range(
+                'learned_absolute', tok, self.max_len, "overflow='clamp', 'mod' or 'interpolate'"
+            )
         elif self.overflow == 'clamp':
             pos = jnp.minimum(pos, self.max_len - 1)
         elif self.overflow == 'mod':
@@ -135,8 +153,14 @@ class LearnedAbsolute(Embedding):
         return fairseq_ids(pos, tok.valid, self.padding_idx) if self.ids == 'fairseq' else pos
 
     def place(self, tok, *, key=None):
-        rows = self.rows(tok)  # checks the whole length, of which decoding embeds one token at a time
-        return tok.with_feats(learned_absolute=rows[..., None]) if self.overflow == 'interpolate' else tok
+        rows = self.rows(
+            tok
+        )  # checks the whole length, of which decoding embeds one token at a time
+        return (
+            tok.with_feats(learned_absolute=rows[..., None])
+            if self.overflow == 'interpolate'
+            else tok
+        )
 
     def table(self, tok, width):
         placed = tok.feats.get('learned_absolute')

@@ -29,7 +29,8 @@ def document_locations(number: Int[Array, '...'], count: Int[Array, '...']) -> F
 def location_code(
     location: Float[Array, '#B L'], w1: Float[Array, 'A 64'], w2: Float[Array, 'D A']
 ) -> Float[Array, '#B L D']:
-    """`W2 gelu(W1 sincos(1000 l))`, float32: 32 sines and then 32 cosines at frequencies 10000^(-m / 32).
+    """`W2 gelu(W1 sincos(1000 l))`, float32: 32 sines and then 32 cosines at frequencies 10000^(-m
+    / 32).
 
     Example:
       >>> location_code(jnp.array([[0.0, 1.0]]), jnp.ones((2, 64)), jnp.zeros((3, 2))).tolist()
@@ -42,16 +43,20 @@ def location_code(
 def shuffled_documents(
     rng: np.random.Generator, documents: Int[np.ndarray, 'E n W'], gold: Int[np.ndarray, 'E']
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Order augmentation: the documents of every example in an order of its own, and in which slot the right one now lies.
+    """Order augmentation: the documents of every example in an order of its own, and in which slot
+    the right one now lies.
 
     Returns:
-      Documents, slots of the right ones, and the order [E, n]: slot s holds document order[s] of the example.
+      Documents, slots of the right ones, and the order [E, n]: slot s holds document order[s] of
+        the example.
 
     Raises:
       ValueError: documents of another shape; a slot that does not exist or is no integer.
 
     Example:
-      >>> documents, gold, order = shuffled_documents(np.random.default_rng(0), np.arange(3).reshape(1, 3, 1), np.array([2]))
+      >>> documents, gold, order = shuffled_documents(
+      ...     np.random.default_rng(0), np.arange(3).reshape(1, 3, 1), np.array([2])
+      ... )
       >>> documents[0, gold[0]].tolist(), documents[0, :, 0].tolist() == order[0].tolist()
       ([2], True)
     """
@@ -71,7 +76,8 @@ def shuffled_documents(
 def located_prompts(
     documents: Int[np.ndarray, 'E n W'], question: Int[np.ndarray, 'E Q'], empty: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts with an empty token in front of every document, and their positions [E, T, 3] for `papeft`.
+    """Prompts with an empty token in front of every document, and their positions [E, T, 3] for
+    `papeft`.
 
     Args:
       documents: of n slots.
@@ -92,8 +98,13 @@ def located_prompts(
     _check_documents('located_prompts', documents)
     examples, count, width = documents.shape
     if np.ndim(question) != 2 or len(question) != examples:
-        raise ValueError(f'papeft: located_prompts takes a question [E, Q] for {examples} examples, got {np.shape(question)}')
-    tokens = np.concatenate([np.insert(documents, 0, empty, axis=-1).reshape(examples, -1), question], axis=1)
+        raise ValueError(
+            f'papeft: located_prompts takes a question [E, Q] for {examples} examples, got '
+            f'{np.shape(question)}'
+        )
+    tokens = np.concatenate(
+        [np.insert(documents, 0, empty, axis=-1).reshape(examples, -1), question], axis=1
+    )
     slots = np.zeros(tokens.shape, np.int64)
     slots[:, : count * (width + 1) : width + 1] = 1 + np.arange(count)
     index = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
@@ -110,12 +121,15 @@ def _check_documents(user, documents):
     kind='encoding',
     card=Card(
         name='PAPEFT',
-        title='Position-Aware Parameter Efficient Fine-Tuning Approach for Reducing Positional Bias in LLMs',
+        title='Position-Aware Parameter Efficient Fine-Tuning Approach for Reducing Positional '
+        'Bias in LLMs',
         arxiv='2404.01430',
         door='place, embed',
-        equation='e_k = W2 gelu(W1 sincos(1000 l_k)), l_k = k / (n - 1), a soft token in front of document k',
+        equation='e_k = W2 gelu(W1 sincos(1000 l_k)), l_k = k / (n - 1), a soft token in front '
+        'of document k',
         source='the paper, which has no public code; shape and place of the adapter are ours',
-        authors='Zhang, Zheng and Yang, Fan and Jiang, Ziyan and Chen, Zheng and Zhao, Zhengyang and Ma, Chengyuan and '
+        authors='Zhang, Zheng and Yang, Fan and Jiang, Ziyan and Chen, Zheng and Zhao, Zhengyang '
+        'and Ma, Chengyuan and '
         'Zhao, Liang and Liu, Yang',
         year=2024,
         example='papeft() | rope()',
@@ -126,21 +140,23 @@ def _check_documents(user, documents):
 class PAPEFT(Encoding):
     """Puts a learned vector of the slot in the place of the empty token in front of every document.
 
-    `e_k = W2 gelu(W1 sincos(1000 l_k))`, `l_k = k / (n - 1)` for slot k = 0 .. n - 1, whatever document lies in it. W2 starts
-    at zero, so the soft tokens are zero vectors until it is trained. `train.tune='encodings'` trains W1 and W2 alone (and what
-    else the encoding of the model has to train), 'adapters' low-rank adapters besides, on prompts whose documents are
-    shuffled. The task hands over positions with three components, [#B, L, 3]: the position, slot + 1 for an empty token or 0,
-    and n; see `located_prompts`, and `kv_slots(ids="locations")`. The first goes on to the other encodings, so that an empty
-    token counts as one. Positions with one component have no documents. Soft tokens live in the prefix of the cache.
-    Differs from the paper: it describes the adapter in words only; all of this form is this library's own.
+    `e_k = W2 gelu(W1 sincos(1000 l_k))`, `l_k = k / (n - 1)` for slot k = 0 .. n - 1, whatever
+    document lies in it. W2 starts at zero, so the soft tokens are zero vectors until it is trained.
+    `train.tune='encodings'` trains W1 and W2 alone (and what else the encoding of the model has to
+    train), 'adapters' low-rank adapters besides, on prompts whose documents are shuffled. The task
+    hands over positions with three components, [#B, L, 3]: the position, slot + 1 for an empty
+    token or 0, and n; see `located_prompts`, and `kv_slots(ids="locations")`. The first goes on to
+    the other encodings, so that an empty token counts as one. Positions with one component have no
+    documents. Soft tokens live in the prefix of the cache. Differs from the paper: it describes the
+    adapter in words only; all of this form is this library's own.
 
     Args:
       width: d_a, rows of W1.
       model_dim, rngs: from the model.
 
     Raises:
-      ValueError: width below 1; at call, positions of another shape or fractional ones, and, where they are known, slots
-        outside 0 .. n and a row whose tokens disagree on n.
+      ValueError: width below 1; at call, positions of another shape or fractional ones, and, where
+        they are known, slots outside 0 .. n and a row whose tokens disagree on n.
 
     Reference: Zhang, Yang, Jiang, Chen, Zhao, Ma, Zhao, Liu, arXiv 2404.01430.
 
@@ -155,7 +171,10 @@ class PAPEFT(Encoding):
     def __init__(self, width: int = 32, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
         if width < 1:
             raise ValueError(f'papeft width must be at least 1, got {width}')
-        self.w1 = nnx.Param(WAVES**-0.5 * jax.random.normal(rngs.params(), (width, WAVES), jnp.float32), axes=('rank', 'waves'))
+        self.w1 = nnx.Param(
+            WAVES**-0.5 * jax.random.normal(rngs.params(), (width, WAVES), jnp.float32),
+            axes=('rank', 'waves'),
+        )
         self.w2 = nnx.Param(jnp.zeros((model_dim, width), jnp.float32), axes=('width', 'rank'))
 
     def place(self, tok, *, key=None):
@@ -163,22 +182,37 @@ class PAPEFT(Encoding):
             return tok
         if tok.pos.shape[2:] != (3,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
             raise ValueError(
-                'papeft needs positions [B, L], without documents, or integers [B, L, 3], position, slot + 1 and documents, '
+                'papeft needs positions [B, L], without documents, or integers [B, L, 3], '
+                'position, slot + 1 and documents, '
                 f'got {tok.pos.dtype} {tok.pos.shape}'
             )
         number, count = tok.pos[..., 1], tok.pos[..., 2]
         if tok.valid is not None:
             number, count = (jnp.where(tok.valid, a, 0) for a in (number, count))
-        if not isinstance(number, jax.core.Tracer) and bool(((number < 0) | (number > count)).any()):
+        if not isinstance(number, jax.core.Tracer) and bool(
+            ((number < 0) | (number > count)).any()
+        ):
             worst = int(jnp.where(number < 0, -number, number - count).argmax())
             found = int(number.ravel()[worst]), int(count.ravel()[worst])
-            raise ValueError(f'papeft: slot + 1 lies in 0 .. n, got {found[0]} of {found[1]} documents; n counts all of them')
+            raise ValueError(
+                f'papeft: slot + 1 lies in 0 .. n, got {found[0]} of {found[1]} documents; n '
+                'counts all of them'
+            )
         if not isinstance(number, jax.core.Tracer):
-            real = count if tok.valid is None else jnp.where(tok.valid, count, count.max(axis=1, keepdims=True))
+            real = (
+                count
+                if tok.valid is None
+                else jnp.where(tok.valid, count, count.max(axis=1, keepdims=True))
+            )
             if (low := real.min(axis=1)).tolist() != (high := real.max(axis=1)).tolist():
                 row = int((high != low).argmax())
-                raise ValueError(f'papeft: all tokens of a row say the same n, got {int(low[row])} and {int(high[row])} in row {row}')
-        return dataclasses.replace(tok, pos=tok.pos[..., 0]).with_feats(papeft=tok.pos[..., None, 1:])
+                raise ValueError(
+                    f'papeft: all tokens of a row say the same n, got {int(low[row])} and '
+                    f'{int(high[row])} in row {row}'
+                )
+        return dataclasses.replace(tok, pos=tok.pos[..., 0]).with_feats(
+            papeft=tok.pos[..., None, 1:]
+        )
 
     def embed(self, x: Float[Array, 'B L D'], tok) -> Num[Array, 'B L D']:
         placed = tok.feats.get('papeft')

@@ -18,8 +18,11 @@ Table = Literal['learned', 'sinusoid']
 TABLES = ('learned', 'sinusoid')
 
 
-def sigma_gpt_sinusoid(pos: Num[Array, '...'], width: int, max_len: int) -> Float[Array, '... width']:
-    """`sin(p / M^((j - j mod 2) / D) + (j mod 2) pi / 2)`, j = 0 .. D/2 - 1, D = 2 `width`: sines and cosines interleaved.
+def sigma_gpt_sinusoid(
+    pos: Num[Array, '...'], width: int, max_len: int
+) -> Float[Array, '... width']:
+    """`sin(p / M^((j - j mod 2) / D) + (j mod 2) pi / 2)`, j = 0 .. D/2 - 1, D = 2 `width`: sines
+    and cosines interleaved.
 
     Args:
       pos: positions, -1 for a start slot.
@@ -53,16 +56,19 @@ def sigma_gpt_sinusoid(pos: Num[Array, '...'], width: int, max_len: int) -> Floa
     ),
 )
 class SigmaGPT(Embedding):
-    """Adds to a token vector where the token stands and where the one to predict does, so that any order can be read.
+    """Adds to a token vector where the token stands and where the one to predict does, so that any
+    order can be read.
 
-    `x_t + [P[o_t], P[o_(t+1)]]`: one table P of half the model width serves both halves, attention is causal in the order o,
-    and there is no other encoding. The task hands over positions with two components, [#B, L, 2], own and next (`any_order`);
-    positions with one component, p, are read from left to right, next = p + 1, so L tokens need L + 1 rows. Text is written in
-    any order, and in bursts, by `posenc_jax.model.any_order`.
+    `x_t + [P[o_t], P[o_(t+1)]]`: one table P of half the model width serves both halves, attention
+    is causal in the order o, and there is no other encoding. The task hands over positions with two
+    components, [#B, L, 2], own and next (`any_order`); positions with one component, p, are read
+    from left to right, next = p + 1, so L tokens need L + 1 rows. Text is written in any order, and
+    in bursts, by `posenc_jax.model.any_order`.
 
-    'sinusoid', of the paper's other tasks, has no parameters: `sin(p / M^((j - j mod 2)/D) + (j mod 2) pi/2)` for each half,
-    and a start slot, whose own position is -1, so that the first token is predicted as well. Differs from the paper:
-    nothing; whether D is the width of the model or of the half is not said, we take the model's.
+    'sinusoid', of the paper's other tasks, has no parameters: `sin(p / M^((j - j mod 2)/D) + (j mod
+    2) pi/2)` for each half, and a start slot, whose own position is -1, so that the first token is
+    predicted as well. Differs from the paper: nothing; whether D is the width of the model or of
+    the half is not said, we take the model's.
 
     Args:
       max_len: M, positions in the table, or the base of the sinusoids.
@@ -70,9 +76,9 @@ class SigmaGPT(Embedding):
       std: of the initial vectors of a learned table.
 
     Raises:
-      ValueError: max_len or std out of range, an odd model width; at call, positions of another shape or fractional ones, a
-        negative one (below -1 of the sinusoid), or one beyond the learned table (where it is traced, such a row is NaN, and
-        the number of tokens is checked).
+      ValueError: max_len or std out of range, an odd model width; at call, positions of another
+        shape or fractional ones, a negative one (below -1 of the sinusoid), or one beyond the
+        learned table (where it is traced, such a row is NaN, and the number of tokens is checked).
 
     Reference: Pannatier, Courdier, Fleuret, arXiv 2404.09562.
 
@@ -80,7 +86,9 @@ class SigmaGPT(Embedding):
       >>> import posenc_jax as pj
       >>> encoding = pj.make('sigma_gpt(max_len=8)', model_dim=4)
       >>> tok = pj.Tokens.of(positions=[[[2, 0], [0, 1]]])
-      >>> encoding.embed(jnp.zeros((1, 2, 4)), tok)[0, 0, 2:].tolist() == encoding.vectors[0].tolist()
+      >>> encoding.embed(jnp.zeros((1, 2, 4)), tok)[0, 0, 2:].tolist() == encoding.vectors[
+      ...     0
+      ... ].tolist()
       True
     """
 
@@ -97,10 +105,17 @@ class SigmaGPT(Embedding):
             raise ValueError(f'sigma_gpt max_len must be at least 2, got {max_len}')
         check_number('sigma_gpt std', std, least=0)
         if model_dim % 2:
-            raise ValueError(f'sigma_gpt gives each position half of the model width, got {model_dim}; use an even one')
+            raise ValueError(
+                f'sigma_gpt gives each position half of the model width, got {model_dim}; use an '
+                'even one'
+            )
         self.max_len = max_len
-        rows = lambda: std * jax.random.normal(rngs.params(), (max_len, model_dim // 2), jnp.float32)
-        self.vectors = nnx.Param(rows(), axes=('positions', 'width')) if table == 'learned' else None
+        rows = lambda: (
+            std * jax.random.normal(rngs.params(), (max_len, model_dim // 2), jnp.float32)
+        )
+        self.vectors = (
+            nnx.Param(rows(), axes=('positions', 'width')) if table == 'learned' else None
+        )
 
     @property
     def position_limit(self):
@@ -112,7 +127,8 @@ class SigmaGPT(Embedding):
             _pairs(tok.pos)
             if high is not None and tok.length > high:
                 raise ValueError(
-                    f'sigma_gpt: a row of {tok.length} tokens and the one that follows need {tok.length + 1} positions, the '
+                    f'sigma_gpt: a row of {tok.length} tokens and the one that follows need '
+                    f'{tok.length + 1} positions, the '
                     f'table has {self.max_len}; use a larger table or shorter inputs'
                 )
             return tok
@@ -122,7 +138,10 @@ class SigmaGPT(Embedding):
             if wrong.any():
                 found = np.broadcast_to(a, wrong.shape)[wrong][0]
                 where = f'in {least} .. {high}' if high is not None else f'at least {least}'
-                raise ValueError(f'sigma_gpt: {which} position {found} is not {where}; use a larger table or shorter inputs')
+                raise ValueError(
+                    f'sigma_gpt: {which} position {found} is not {where}; use a larger table or '
+                    'shorter inputs'
+                )
         return tok
 
     def table(self, tok, width):
@@ -137,5 +156,8 @@ class SigmaGPT(Embedding):
 def _pairs(pos):
     """Own and next position of every token, [#B, L] each."""
     if not jnp.issubdtype(pos.dtype, jnp.integer) or pos.shape[2:] not in ((), (2,)):
-        raise ValueError(f'sigma_gpt needs integer positions [B, L] or [B, L, 2], own and next, got {pos.dtype} {pos.shape}')
+        raise ValueError(
+            'sigma_gpt needs integer positions [B, L] or [B, L, 2], own and next, got '
+            f'{pos.dtype} {pos.shape}'
+        )
     return (pos, pos + 1) if pos.ndim == 2 else (pos[..., 0], pos[..., 1])

@@ -19,12 +19,14 @@ def sinusoidal_frequencies(
 ) -> np.ndarray:
     """Radians per position of each wave, float64 [waves]: geometric from 1 to about 1 / base.
 
-    `base^(-m/waves)` for 'vaswani' and 'halves'; `base^(-m/(waves-1))`, which ends exactly at 1 / base, for 't2t' and
-    'fairseq'; in 't2t' `s (base/s)^(-m/(waves-1))` with s = `min_timescale`, from s to s^2 / base. So tensor2tensor has it: s
-    multiplies frequencies, though a larger smallest period would divide them.
+    `base^(-m/waves)` for 'vaswani' and 'halves'; `base^(-m/(waves-1))`, which ends exactly at 1 /
+    base, for 't2t' and 'fairseq'; in 't2t' `s (base/s)^(-m/(waves-1))` with s = `min_timescale`,
+    from s to s^2 / base. So tensor2tensor has it: s multiplies frequencies, though a larger
+    smallest period would divide them.
 
     Raises:
-      SpecError, ValueError: unknown style; a base that is not above s, or an s that is not positive, or not 1 in another style.
+      SpecError, ValueError: unknown style; a base that is not above s, or an s that is not
+        positive, or not 1 in another style.
 
     Example:
       >>> sinusoidal_frequencies(2).tolist(), sinusoidal_frequencies(2, 't2t').tolist()
@@ -36,24 +38,38 @@ def sinusoidal_frequencies(
     check_number('sinusoidal min_timescale', min_timescale, above=0)
     check_number('sinusoidal base', base)
     if min_timescale != 1 and style != 't2t':
-        raise ValueError(f"sinusoidal min_timescale is of style 't2t' alone, {style!r} has 1, got {min_timescale}")
+        raise ValueError(
+            f"sinusoidal min_timescale is of style 't2t' alone, {style!r} has 1, got "
+            f'{min_timescale}'
+        )
     if base <= min_timescale:
-        raise ValueError(f'sinusoidal base must be above min_timescale = {min_timescale}, got {base}')
+        raise ValueError(
+            f'sinusoidal base must be above min_timescale = {min_timescale}, got {base}'
+        )
     steps = waves if style in ('vaswani', 'halves') else max(waves - 1, 1)
-    return min_timescale * (float(base) / min_timescale) ** (-np.arange(waves, dtype=np.float64) / steps)
+    return min_timescale * (float(base) / min_timescale) ** (
+        -np.arange(waves, dtype=np.float64) / steps
+    )
 
 
 def sinusoidal_table(
-    pos: Num[Array, '#B L *P'], width: int, *, style: Style = 'vaswani', base: float = 10000.0, min_timescale: float = 1.0
+    pos: Num[Array, '#B L *P'],
+    width: int,
+    *,
+    style: Style = 'vaswani',
+    base: float = 10000.0,
+    min_timescale: float = 1.0,
 ) -> Float[Array, '#B L D']:
     """Position vectors, float32, with phases that are right at every position.
 
-    P components share the width evenly, one code after the other; what the waves leave over is zero.
+    P components share the width evenly, one code after the other; what the waves leave over is
+    zero.
 
     Args:
       pos: positions [#B, L] or [#B, L, P].
       width: D, at least 2 P.
-      style: 'vaswani' interleaves sines and cosines, the others put the sines of a component before its cosines.
+      style: 'vaswani' interleaves sines and cosines, the others put the sines of a component before
+        its cosines.
       base, min_timescale: see `sinusoidal_frequencies`.
 
     Raises:
@@ -68,7 +84,10 @@ def sinusoidal_table(
     components = pos.shape[-1]
     waves = width // (2 * components)
     if waves < 1:
-        raise ValueError(f'sinusoidal: {components} position components need a width >= {2 * components}, got {width}')
+        raise ValueError(
+            f'sinusoidal: {components} position components need a width >= {2 * components}, got '
+            f'{width}'
+        )
     angle = phase(pos, sinusoidal_frequencies(waves, style, base, min_timescale))
     pair = jnp.sin(angle), jnp.cos(angle)
     code = jnp.stack(pair, -1) if style == 'vaswani' else jnp.concatenate(pair, -1)
@@ -86,7 +105,8 @@ def sinusoidal_table(
         door='embed',
         equation='x_p + PE_p, PE_p[2m] = sin(p / 10000^(2m/D)), PE_p[2m+1] = cos(p / 10000^(2m/D))',
         source='tensorflow/tensor2tensor; facebookresearch/fairseq',
-        authors='Vaswani, Ashish and Shazeer, Noam and Parmar, Niki and Uszkoreit, Jakob and Jones, Llion and '
+        authors='Vaswani, Ashish and Shazeer, Noam and Parmar, Niki and Uszkoreit, Jakob and '
+        'Jones, Llion and '
         'Gomez, Aidan N. and Kaiser, Lukasz and Polosukhin, Illia',
         year=2017,
         example='sinusoidal()',
@@ -95,12 +115,14 @@ def sinusoidal_table(
     ),
 )
 class Sinusoidal(Embedding):
-    """Adds sines and cosines of the position to the token vectors (which the model has scaled by sqrt(D)).
+    """Adds sines and cosines of the position to the token vectors (which the model has scaled by
+    sqrt(D)).
 
-    `PE_p[2m] = sin(p w_m)`, `PE_p[2m+1] = cos(p w_m)`, `w_m = base^(-2m/D)`. Differs from the paper: nothing for
-    'vaswani'. The other styles are those of the code bases: 'halves' all sines first (Marian, BART); 't2t' the same order
-    with exponents m/(D/2-1) and a zero column for odd D; 'fairseq' as 't2t' with positions that start at `padding_idx + 1`.
-    Padding gets a zero vector in every style. Positions with P components share the width, as in tensor2tensor.
+    `PE_p[2m] = sin(p w_m)`, `PE_p[2m+1] = cos(p w_m)`, `w_m = base^(-2m/D)`. Differs from the
+    paper: nothing for 'vaswani'. The other styles are those of the code bases: 'halves' all sines
+    first (Marian, BART); 't2t' the same order with exponents m/(D/2-1) and a zero column for odd D;
+    'fairseq' as 't2t' with positions that start at `padding_idx + 1`. Padding gets a zero vector in
+    every style. Positions with P components share the width, as in tensor2tensor.
 
     Args:
       style: 'vaswani', 't2t', 'fairseq' or 'halves'.
@@ -110,9 +132,9 @@ class Sinusoidal(Embedding):
       padding_idx: of 'fairseq' only.
 
     Raises:
-      ValueError: base not above min_timescale, min_timescale not positive, or not 1 in another style than 't2t', a negative
-        padding_idx; at call, positions with several components under 'fairseq',
-        or too small a width.
+      ValueError: base not above min_timescale, min_timescale not positive, or not 1 in another
+        style than 't2t', a negative padding_idx; at call, positions with several components under
+        'fairseq', or too small a width.
 
     Reference: Vaswani et al., arXiv 1706.03762.
 
@@ -123,7 +145,12 @@ class Sinusoidal(Embedding):
     """
 
     def __init__(
-        self, style: Style = 'vaswani', base: float = 10000.0, start: int = 0, padding_idx: int = 1, min_timescale: float = 1.0
+        self,
+        style: Style = 'vaswani',
+        base: float = 10000.0,
+        start: int = 0,
+        padding_idx: int = 1,
+        min_timescale: float = 1.0,
     ):
         sinusoidal_frequencies(1, style, base, min_timescale)  # checks all three
         if padding_idx < 0:
@@ -133,7 +160,13 @@ class Sinusoidal(Embedding):
 
     def table(self, tok, width):
         if self.style == 'fairseq' and tok.pos.ndim > 2:
-            raise ValueError(f"sinusoidal style 'fairseq' has no {tok.pos.shape[-1]}-component form; 't2t' has")
+            raise ValueError(
+                f"sinusoidal style 'fairseq' has no {tok.pos.shape[-1]}-component form; 't2t' has"
+            )
         return sinusoidal_table(
-            tok.pos + self.start, width, style=self.style, base=self.base, min_timescale=self.min_timescale
+            tok.pos + self.start,
+            width,
+            style=self.style,
+            base=self.base,
+            min_timescale=self.min_timescale,
         )

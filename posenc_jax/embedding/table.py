@@ -7,12 +7,16 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.core.encoding import Tokens
 
-# What a traced position becomes that cannot be: no table has it (NaN), and no distance from it looks like one.
+# What a traced position becomes that cannot be: no table has it (NaN), and no distance from it
+# looks like one.
 NOWHERE = np.iinfo(np.int32).min
 
 
-def known_range(values: Num[Array, '#B L ...'], valid: Bool[Array, '#B L'] | None) -> tuple[int, int] | None:
-    """Smallest and largest of the integers that real tokens have, 0 standing for padding; None where they are traced.
+def known_range(
+    values: Num[Array, '#B L ...'], valid: Bool[Array, '#B L'] | None
+) -> tuple[int, int] | None:
+    """Smallest and largest of the integers that real tokens have, 0 standing for padding; None
+    where they are traced.
 
     Example:
       >>> known_range(jnp.array([[7, -3, 5]]), jnp.array([[False, True, True]]))
@@ -22,12 +26,15 @@ def known_range(values: Num[Array, '#B L ...'], valid: Bool[Array, '#B L'] | Non
         return None
     real = np.asarray(values)
     if valid is not None:
-        real = np.where(np.asarray(valid).reshape(*valid.shape, *[1] * (real.ndim - valid.ndim)), real, 0)
+        real = np.where(
+            np.asarray(valid).reshape(*valid.shape, *[1] * (real.ndim - valid.ndim)), real, 0
+        )
     return int(real.min()), int(real.max())
 
 
 def check_range(name: str, tok: Tokens, count: int, remedy: str):
-    """Raises unless the positions of real tokens lie in 0 .. count-1; if they are traced, the number of tokens counts.
+    """Raises unless the positions of real tokens lie in 0 .. count-1; if they are traced, the
+    number of tokens counts.
 
     Args:
       name: whose table it is, for the message.
@@ -49,25 +56,31 @@ def check_range(name: str, tok: Tokens, count: int, remedy: str):
     if known is None:
         if tok.length > count:
             raise ValueError(
-                f'{name}: a row of {tok.length} tokens may have position {tok.length - 1}, which is not in 0 .. {count - 1}; '
+                f'{name}: a row of {tok.length} tokens may have position {tok.length - 1}, which '
+                f'is not in 0 .. {count - 1}; '
                 f'use a larger table or {remedy}'
             )
         return
     low, high = known
     if low < 0 or high >= count:
         wrong = low if low < 0 else high
-        raise ValueError(f'{name}: position {wrong} is not in 0 .. {count - 1}; use a larger table or {remedy}')
+        raise ValueError(
+            f'{name}: position {wrong} is not in 0 .. {count - 1}; use a larger table or {remedy}'
+        )
 
 
 def lookup_rows(table: Float[Array, 'M D'], rows: Num[Array, '...']) -> Float[Array, '... D']:
-    """Rows of a table, linearly between two of them at fractional places; NaN where there is no such row.
+    """Rows of a table, linearly between two of them at fractional places; NaN where there is no
+    such row.
 
     Example:
       >>> lookup_rows(jnp.array([[0.0], [10.0]]), jnp.array([0.0, 0.25, 2.0]))[:, 0].tolist()
       [0.0, 2.5, nan]
     """
     if jnp.issubdtype(rows.dtype, jnp.integer):
-        outside = jnp.where(rows < 0, table.shape[0], rows)  # a negative index would count from the end
+        outside = jnp.where(
+            rows < 0, table.shape[0], rows
+        )  # a negative index would count from the end
         return table.at[outside].get(mode='fill', fill_value=jnp.nan)
     below = jnp.floor(rows)
     share = (rows - below)[..., None]

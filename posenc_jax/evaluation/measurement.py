@@ -1,4 +1,6 @@
-"""One measured number with its interval: perplexity of scored tokens, or exact match of scored answers."""
+"""One measured number with its interval: perplexity of scored tokens, or exact match of scored
+answers.
+"""
 
 import dataclasses
 import math
@@ -12,7 +14,8 @@ class Measurement:
     """What one protocol says about one length.
 
     Attributes:
-      protocol: 'nonoverlapping', 'sliding', 'same_tokens', 'per_position', or 'exact_match' for tasks.
+      protocol: 'nonoverlapping', 'sliding', 'same_tokens', 'per_position', or 'exact_match' for
+        tasks.
       length: context length of language modelling, task length of tasks.
       metric: what `value`, `low`, `high` are: 'perplexity' or 'exact_match'.
       low, high: 95 % interval, None where one sample does not give any.
@@ -22,7 +25,8 @@ class Measurement:
       tokens: how many tokens were scored.
       samples: windows or answers they came from.
       position_low, position_high: bucket of `per_position`, positions low <= p < high.
-      depth: where in the text the answer lay, 0 (first) to 1 (last); None where `eval.depths` did not set it.
+      depth: where in the text the answer lay, 0 (first) to 1 (last); None where `eval.depths` did
+        not set it.
     """
 
     protocol: str
@@ -52,7 +56,8 @@ def perplexity(
 ) -> Measurement:
     """`exp(sum nll / tokens)`, and bits per byte `sum nll / (ln 2 * bytes)`.
 
-    The interval takes windows as independent samples of a ratio (linearised): neighbouring tokens are not independent.
+    The interval takes windows as independent samples of a ratio (linearised): neighbouring tokens
+    are not independent.
 
     Raises:
       ValueError: a scored target without a finite likelihood.
@@ -65,7 +70,9 @@ def perplexity(
     mean = total / tokens
     low = high = None
     if windows > 1:
-        error = math.sqrt(windows / (windows - 1) * float(((sums - mean * counts) ** 2).sum())) / tokens
+        error = (
+            math.sqrt(windows / (windows - 1) * float(((sums - mean * counts) ** 2).sum())) / tokens
+        )
         low, high = _exp(mean - 1.96 * error), _exp(mean + 1.96 * error)
     return Measurement(
         protocol=protocol,
@@ -122,8 +129,10 @@ def _check_finite(protocol, length, nll, scored):
     if len(wrong):
         row, column = wrong[0].tolist()
         raise ValueError(
-            f'{protocol} at length {length}: {len(wrong)} of {int(scored.sum())} scored targets have no finite likelihood, '
-            f'the first is {nll[row, column]} at token {column} of sequence {row}. Positions beyond a learned table give '
+            f'{protocol} at length {length}: {len(wrong)} of {int(scored.sum())} scored targets '
+            'have no finite likelihood, '
+            f'the first is {nll[row, column]} at token {column} of sequence {row}. Positions '
+            'beyond a learned table give '
             'NaN, and so do parameters that are not finite'
         )
 

@@ -26,20 +26,26 @@ def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
     for argument in arguments:
         match = re.fullmatch(r'--?config\.([\w.]+)=(.*)', argument, re.DOTALL)
         if match is None:
-            raise ValueError(f'cannot read {quoted(argument)}; a field of the config is --config.NAME=VALUE')
+            raise ValueError(
+                f'cannot read {quoted(argument)}; a field of the config is --config.NAME=VALUE'
+            )
         overrides[match[1]] = match[2]
     return overrides
 
 
 def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy of the config of a run with these fields replaced, those that an evaluation can change.
+    """A copy of the config of a run with these fields replaced, those that an evaluation can
+    change.
 
     Args, errors: as `replaced`; a field that belongs to the checkpoint is another one.
     """
     changed = replaced(config, overrides)
     for name in overrides:
         if name.split('.')[0] not in CHANGEABLE:
-            raise SpecError(f'{name} belongs to the checkpoint; an evaluation can change {", ".join(CHANGEABLE)}')
+            raise SpecError(
+                f'{name} belongs to the checkpoint; an evaluation can change '
+                f'{", ".join(CHANGEABLE)}'
+            )
     return changed
 
 
@@ -48,11 +54,12 @@ def replaced(config: Any, overrides: Mapping[str, Any]) -> Any:
 
     Args:
       config: a ConfigDict.
-      overrides: dotted names -> values. A string is read as the type that the field has: '64,128' or '(64, 128)' for a
-        tuple.
+      overrides: dotted names -> values. A string is read as the type that the field has: '64,128'
+        or '(64, 128)' for a tuple.
 
     Raises:
-      SpecError: a field that does not exist (with the nearest names), is a group, or has another type.
+      SpecError: a field that does not exist (with the nearest names), is a group, or has another
+        type.
     """
     from ml_collections import ConfigDict
 
@@ -63,12 +70,18 @@ def replaced(config: Any, overrides: Mapping[str, Any]) -> Any:
         for depth, part in enumerate([*path, last]):
             if not isinstance(place, dict) or part not in place:
                 within = '.'.join([*path, last][:depth])
-                choices = [f'{within}.{k}' if within else k for k in place] if isinstance(place, dict) else [within]
+                choices = (
+                    [f'{within}.{k}' if within else k for k in place]
+                    if isinstance(place, dict)
+                    else [within]
+                )
                 raise SpecError(f'config has no field {quoted(name)}; {nearest(name, choices)}')
             if depth < len(path):
                 place = place[part]
         if isinstance(place[last], dict):
-            raise SpecError(f'{name} is a group of fields: {", ".join(f"{name}.{k}" for k in place[last])}')
+            raise SpecError(
+                f'{name} is a group of fields: {", ".join(f"{name}.{k}" for k in place[last])}'
+            )
         place[last] = _read(name, value, place[last])
     return ConfigDict(fields, convert_dict=True)
 
@@ -88,7 +101,12 @@ def _read(name: str, value: Any, old: Any) -> Any:
         return tuple(items)
     if isinstance(value, str) and not isinstance(old, str):
         value = _literal(value.strip())
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
+    if (
+        isinstance(old, float)
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        and abs(value) <= LARGEST
+    ):
         value = float(value)
     if type(value) is not type(old):
         raise problem
@@ -96,7 +114,8 @@ def _read(name: str, value: Any, old: Any) -> Any:
 
 
 def items_of(text: str) -> tuple[Any, ...]:
-    """The items of a tuple as people write it on a command line; commas within parentheses do not separate.
+    """The items of a tuple as people write it on a command line; commas within parentheses do not
+    separate.
 
     Example:
       >>> items_of('64,128'), items_of('sliding'), items_of("(pi(factor=2, base=3), 'nope()')")
@@ -117,6 +136,16 @@ def items_of(text: str) -> tuple[Any, ...]:
 
 def _literal(text: str) -> Any:
     try:
-        return {'true': True, 'false': False}.get(text.lower()) if text.lower() in ('true', 'false') else ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):  # what `ast` says of text that is no literal
+        return (
+            {'true': True, 'false': False}.get(text.lower())
+            if text.lower() in ('true', 'false')
+            else ast.literal_eval(text)
+        )
+    except (
+        ValueError,
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+        TypeError,
+    ):  # what `ast` says of text that is no literal
         return text

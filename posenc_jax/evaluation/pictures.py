@@ -1,4 +1,6 @@
-"""Pictures of an evaluation, with the trained length marked: value by length, perplexity by position, answers by depth."""
+"""Pictures of an evaluation, with the trained length marked: value by length, perplexity by
+position, answers by depth.
+"""
 
 import bisect
 import itertools
@@ -12,7 +14,8 @@ from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.results import Series, depths_of, scored, unit
 
-# Okabe and Ito's colours without yellow, which is too light for lines; markers and dashes tell the rest apart.
+# Okabe and Ito's colours without yellow, which is too light for lines; markers and dashes tell the
+# rest apart.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _DASHES = ('-', '--', ':')
@@ -20,9 +23,12 @@ _LINE_POINTS = 11.0
 _TITLE_POINTS = 9.0
 
 
-def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib.Path) -> list[pathlib.Path]:
-    """Writes by_length.png, by_position.png where positions were measured, by_depth.png of series that have depths; returns
-    their paths."""
+def write(
+    series: Sequence[Series], protocols: Sequence[str], directory: pathlib.Path
+) -> list[pathlib.Path]:
+    """Writes by_length.png, by_position.png where positions were measured, by_depth.png of series
+    that have depths; returns their paths.
+    """
     from matplotlib.figure import Figure
 
     deep = [s for s in series if depths_of([s])]
@@ -39,8 +45,13 @@ def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib
     for path, names, draw in jobs:
         wide = 4.0 if len(names) > 1 else 6.0
         longest = max(len(s.label) for s in series)
-        high = max(4.2, len(series) * _LINE_POINTS / 72 + 1.2)  # room for the names; the axes would shrink, and names meet
-        figure = Figure(figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, high), layout='constrained')
+        high = max(
+            4.2, len(series) * _LINE_POINTS / 72 + 1.2
+        )  # room for the names; the axes would shrink, and names meet
+        figure = Figure(
+            figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, high),
+            layout='constrained',
+        )
         axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, names):
             draw(axis, name, series)
@@ -54,10 +65,15 @@ def write(series: Sequence[Series], protocols: Sequence[str], directory: pathlib
 
 
 def _write_depth(series, path):
-    """One heat map of exact match for each series: length to the right, depth downwards as in the text."""
+    """One heat map of exact match for each series: length to the right, depth downwards as in the
+    text.
+    """
     from matplotlib.figure import Figure
 
-    depths, lengths = depths_of(series), sorted({m.length for s in series for m in s.runs[0].measurements})
+    depths, lengths = (
+        depths_of(series),
+        sorted({m.length for s in series for m in s.runs[0].measurements}),
+    )
     columns = min(len(series), 3)
     rows = -(-len(series) // columns)
     wide, high = max(3.0, 0.62 * len(lengths) + 0.8), max(2.2, 0.36 * len(depths) + 1.4)
@@ -80,18 +96,35 @@ def _write_depth(series, path):
 
 def _draw_depth(axis, series, lengths, depths):
     estimates = series.estimates('exact_match')
-    values = np.array([[estimates[n, d].value if (n, d) in estimates else np.nan for n in lengths] for d in depths])
+    values = np.array(
+        [
+            [estimates[n, d].value if (n, d) in estimates else np.nan for n in lengths]
+            for d in depths
+        ]
+    )
     image = axis.imshow(values, cmap='cividis', vmin=0, vmax=1, aspect='auto')
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axis.text(column, row, f'{value:.2f}', ha='center', va='center', fontsize=8, color='w' if value < 0.55 else 'k')
-    axis.set_xticks(range(len(lengths)), [str(n) for n in lengths], rotation=0 if len(lengths) < 7 else 45)
+            axis.text(
+                column,
+                row,
+                f'{value:.2f}',
+                ha='center',
+                va='center',
+                fontsize=8,
+                color='w' if value < 0.55 else 'k',
+            )
+    axis.set_xticks(
+        range(len(lengths)), [str(n) for n in lengths], rotation=0 if len(lengths) < 7 else 45
+    )
     axis.set_yticks(range(len(depths)), [f'{d:g}' for d in depths])
     axis.set_xticks(np.arange(1, len(lengths)) - 0.5, minor=True)
     axis.set_yticks(np.arange(1, len(depths)) - 0.5, minor=True)
     axis.tick_params(which='minor', length=0)
     axis.grid(which='minor', color='w', linewidth=1)
-    trained = bisect.bisect_right(lengths, series.train_length) - 0.5  # columns to its right are longer
+    trained = (
+        bisect.bisect_right(lengths, series.train_length) - 0.5
+    )  # columns to its right are longer
     label, side = f'trained: {series.train_length}', 'center'
     if series.train_length < lengths[0]:
         label, side = f'\N{LEFTWARDS ARROW} {label}', 'left'
@@ -101,7 +134,10 @@ def _draw_depth(axis, series, lengths, depths):
         side = 'right'
     axis.axvline(trained, color=_COLOURS[1], linestyle='--', linewidth=1.8)
     axis.annotate(
-        label, (trained, 1), xycoords=('data', 'axes fraction'), xytext=(0, 3), textcoords='offset points', ha=side,
+        label, (trained, 1), xycoords=('data', 'axes '
+                                               'fraction'), xytext=(0, 3), textcoords='offset '
+                                                                                      'points',
+                                                                                      ha=side,
         va='bottom', fontsize=8, color=_COLOURS[1],
     )  # fmt: skip
     return image
@@ -128,7 +164,8 @@ def _draw_position(axis, protocol, series):
         buckets = {m.position_low: m for m in s.runs[0].measurements if m.protocol == protocol}
         estimates = {low: e for (_, low), e in s.estimates(protocol).items()}
         lows = sorted(estimates)
-        # The geometric middle of a bucket, counting positions from 1 so that the axis can be logarithmic.
+        # The geometric middle of a bucket, counting positions from 1 so that the axis can be
+        # logarithmic.
         middle = [((low + 1) * buckets[low].position_high) ** 0.5 for low in lows]
         _line(axis, middle, [estimates[low] for low in lows], s.label, style)
     axis.set_xlabel(f'position in windows of {" and ".join(map(str, windows))}')
@@ -199,14 +236,19 @@ def _label_lines(figure, axis):
         x, y = ends[i]
         axis.annotate(
             lines[i].get_label(), points[i], xytext=((right - x) / scale + 8, (place - y) / scale),
-            textcoords='offset points', va='center', fontsize=9, color=lines[i].get_color(), annotation_clip=False,
-            arrowprops={'arrowstyle': '-', 'relpos': (0, 0.5), 'color': lines[i].get_color(), 'linewidth': 0.6,
+            textcoords='offset '
+                       'points', va='center', fontsize=9, color=lines[i].get_color(),
+                       annotation_clip=False,
+            arrowprops={'arrowstyle': '-', 'relpos': (0, 0.5), 'color': lines[i].get_color(),
+                'linewidth': 0.6,
                         'shrinkA': 0, 'shrinkB': 2},
         )  # fmt: skip
 
 
 def _spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places at least `gap` apart, close to the wanted ones: clusters are laid out around their mean."""
+    """Ascending places at least `gap` apart, close to the wanted ones: clusters are laid out around
+    their mean.
+    """
     clusters: list[list[float]] = []
     for value in wanted:
         clusters.append([value])
@@ -233,11 +275,19 @@ def _set_title(figure, series):
 
 def _title(series):
     first = series[0].runs[0]
-    what = f'{first.task}, {first.dataset}, {first.split}' if first.dataset else f'{first.task}, {first.split}'
+    what = (
+        f'{first.task}, {first.dataset}, {first.split}'
+        if first.dataset
+        else f'{first.task}, {first.split}'
+    )
     several = max(len(s.runs) for s in series)
     if depths_of(series):
         samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
         seeds = f', mean of up to {several} runs' if several > 1 else ''
         return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
-    around = 'band: 95 % interval, or smallest to largest of several runs' if several > 1 else 'band: 95 % interval'
+    around = (
+        'band: 95 % interval, or smallest to largest of several runs'
+        if several > 1
+        else 'band: 95 % interval'
+    )
     return f'{what}; {around}'

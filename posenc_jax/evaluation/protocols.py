@@ -1,9 +1,11 @@
 """Which tokens of a stream are scored, and with how much context: window plans, on integers alone.
 
-A stream of N tokens has N - 1 targets: target t is token t + 1, predicted from tokens up to t. All plans count targets.
+A stream of N tokens has N - 1 targets: target t is token t + 1, predicted from tokens up to t. All
+plans count targets.
 
-Reference: Press et al., "Train Short, Test Long", arXiv 2108.12409, for the first two and why they differ: at the start
-of each window tokens have little context (the early token curse), which `nonoverlapping` charges to short windows.
+Reference: Press et al., "Train Short, Test Long", arXiv 2108.12409, for the first two and why they
+differ: at the start of each window tokens have little context (the early token curse), which
+`nonoverlapping` charges to short windows.
 """
 
 import dataclasses
@@ -16,7 +18,8 @@ PROTOCOLS = ('nonoverlapping', 'sliding', 'same_tokens', 'per_position')
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Window w reads inputs `start[w] .. start[w] + size[w] - 1` and scores the last `scored[w]` of their targets.
+    """Window w reads inputs `start[w] .. start[w] + size[w] - 1` and scores the last `scored[w]` of
+    their targets.
 
     Attributes:
       length: width of a window in a batch; `size` is smaller only where the stream ends.
@@ -32,9 +35,11 @@ class Windows:
 
 
 def sliding(targets: int, length: int, stride: int) -> Windows:
-    """Windows that start at 0, stride, 2 stride, ...; each scores the targets that no earlier one has scored.
+    """Windows that start at 0, stride, 2 stride, ...; each scores the targets that no earlier one
+    has scored.
 
-    Every target is scored exactly once, with a context of at least `length - stride` tokens except at the very start.
+    Every target is scored exactly once, with a context of at least `length - stride` tokens except
+    at the very start.
 
     Raises:
       ValueError: the stream is shorter than a window, or the stride would leave targets out.
@@ -60,11 +65,13 @@ def nonoverlapping(targets: int, length: int) -> Windows:
     return sliding(targets, length, length)
 
 
-def same_tokens(targets: int, lengths: tuple[int, ...], *, scored: int, blocks: int) -> dict[int, Windows]:
+def same_tokens(
+    targets: int, lengths: tuple[int, ...], *, scored: int, blocks: int
+) -> dict[int, Windows]:
     """The same targets for every window length: windows of all lengths end at the same places.
 
-    The only protocol in which the benefit of a longer context is read directly. Blocks of `scored` targets are spread
-    evenly over the stream and do not overlap.
+    The only protocol in which the benefit of a longer context is read directly. Blocks of `scored`
+    targets are spread evenly over the stream and do not overlap.
 
     Args:
       targets: how many targets the stream has.
@@ -88,7 +95,8 @@ def same_tokens(targets: int, lengths: tuple[int, ...], *, scored: int, blocks: 
 
 
 def position_edges(length: int, buckets: int) -> Int[np.ndarray, ' edges']:
-    """Edges 0 < ... < length of position buckets, two an octave counted from the end; the first one holds the rest.
+    """Edges 0 < ... < length of position buckets, two an octave counted from the end; the first one
+    holds the rest.
 
     A trained length that is `length` over a power of two is an edge, so no bucket straddles it.
 
@@ -103,8 +111,12 @@ def position_edges(length: int, buckets: int) -> Int[np.ndarray, ' edges']:
     return np.unique(np.append(inner, 0))
 
 
-def window_batch(stream: Int[np.ndarray, ' N'], windows: Windows, rows: Int[np.ndarray, ' B']) -> dict[str, np.ndarray]:
-    """Arrays [B, length] of these windows: `tokens`, `targets`, `index` (of tokens), `valid` (False past the stream), `scored`."""
+def window_batch(
+    stream: Int[np.ndarray, ' N'], windows: Windows, rows: Int[np.ndarray, ' B']
+) -> dict[str, np.ndarray]:
+    """Arrays [B, length] of these windows: `tokens`, `targets`, `index` (of tokens), `valid` (False
+    past the stream), `scored`.
+    """
     column = np.arange(windows.length)
     size = windows.size[rows, None]
     valid: Bool[np.ndarray, 'B L'] = column < size
@@ -119,9 +131,13 @@ def window_batch(stream: Int[np.ndarray, ' N'], windows: Windows, rows: Int[np.n
 
 
 def check_stride(stride: int, shortest: int) -> None:
-    """Raises ValueError where windows of length `shortest` that lie `stride` apart would leave targets out."""
+    """Raises ValueError where windows of length `shortest` that lie `stride` apart would leave
+    targets out.
+    """
     if not 1 <= stride <= shortest:
-        raise ValueError(f'eval.stride is {stride}; it must be between 1 and the shortest length, {shortest}')
+        raise ValueError(
+            f'eval.stride is {stride}; it must be between 1 and the shortest length, {shortest}'
+        )
 
 
 def _check_length(targets, length):
@@ -129,6 +145,7 @@ def _check_length(targets, length):
         raise ValueError(f'window length must be at least 1, got {length}')
     if targets < length:
         raise ValueError(
-            f'a window of length {length} needs {length + 1} tokens, but the text has {targets + 1}; use a longer text '
+            f'a window of length {length} needs {length + 1} tokens, but the text has '
+            f'{targets + 1}; use a longer text '
             f'or lengths up to {targets}'
         )

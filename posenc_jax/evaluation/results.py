@@ -1,4 +1,6 @@
-"""What an evaluation returns: runs, series of runs that differ only in their seed, tables and files."""
+"""What an evaluation returns: runs, series of runs that differ only in their seed, tables and
+files.
+"""
 
 import csv
 import dataclasses
@@ -51,15 +53,22 @@ class RunResult:
 
     @property
     def points(self) -> dict[Point, Measurement]:
-        return {(m.protocol, m.length, m.position_low if m.depth is None else m.depth): m for m in self.measurements}
+        return {
+            (m.protocol, m.length, m.position_low if m.depth is None else m.depth): m
+            for m in self.measurements
+        }
 
 
-_OWN = tuple(f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements'))  # the same in every row
+_OWN = tuple(
+    f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements')
+)  # the same in every row
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with what is drawn around it: smallest and largest of several seeds, or the interval of one run."""
+    """A value with what is drawn around it: smallest and largest of several seeds, or the interval
+    of one run.
+    """
 
     value: float
     low: float | None
@@ -84,7 +93,9 @@ class Series:
             if point[0] == protocol:
                 found = [run.points[point] for run in self.runs if point in run.points]
                 values = [m.value for m in found]
-                low, high = (min(values), max(values)) if len(found) > 1 else (found[0].low, found[0].high)
+                low, high = (
+                    (min(values), max(values)) if len(found) > 1 else (found[0].low, found[0].high)
+                )
                 out[point[1:]] = Estimate(float(np.mean(values)), low, high)
         return out
 
@@ -123,17 +134,29 @@ class Results:
         """Writes results.json, results.csv and the pictures; returns their paths."""
         from posenc_jax.evaluation import pictures
 
-        return [*self.write_numbers(directory), *pictures.write(self.series, self.protocols, directory)]
+        return [
+            *self.write_numbers(directory),
+            *pictures.write(self.series, self.protocols, directory),
+        ]
 
     def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:
         """The same without the pictures."""
         rows = self.rows()
         as_json, as_csv = directory / 'results.json', directory / 'results.csv'
         # JSON has no infinity; an overflowed perplexity is written as null beside its nll.
-        finite = [{k: None if v in (float('inf'), float('-inf')) else v for k, v in row.items()} for row in rows]
+        finite = [
+            {k: None if v in (float('inf'), float('-inf')) else v for k, v in row.items()}
+            for row in rows
+        ]
         lengths = sorted({row['length'] for row in rows})
         settings = [run.settings for run in self.runs]
-        content = {'date': self.date, 'versions': self.versions, 'lengths': lengths, 'settings': settings, 'results': finite}
+        content = {
+            'date': self.date,
+            'versions': self.versions,
+            'lengths': lengths,
+            'settings': settings,
+            'results': finite,
+        }
         disk.write(as_json, json.dumps(content, indent=1, allow_nan=False) + '\n')
         table = io.StringIO(newline='')
         writer = csv.DictWriter(table, list(rows[0]))
@@ -161,7 +184,10 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
             measurement = Measurement(**{name: row[name] for name in measured if name in row})
             runs.setdefault(tuple(row[name] for name in _OWN), []).append(measurement)
         settings = [
-            {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in fields.items()
+            }
             for fields in content.get('settings') or [{} for _ in runs]
         ]
         return tuple(
@@ -173,10 +199,14 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
 
 
 def group(runs: Iterable[RunResult]) -> tuple[Series, ...]:
-    """Runs with equal settings and extension as one series, named by encoding and by whatever else tells them apart."""
+    """Runs with equal settings and extension as one series, named by encoding and by whatever else
+    tells them apart.
+    """
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
-        groups.setdefault(json.dumps([run.settings, run.extend], sort_keys=True, default=str), []).append(run)
+        groups.setdefault(
+            json.dumps([run.settings, run.extend], sort_keys=True, default=str), []
+        ).append(run)
     members = [tuple(g) for g in groups.values()]
     names = [g[0].encoding + (f' + {g[0].extend}' if g[0].extend else '') for g in members]
     return tuple(
@@ -188,7 +218,9 @@ def group(runs: Iterable[RunResult]) -> tuple[Series, ...]:
 def _difference(own, namesakes):
     """' (field=value, ...)' for the settings in which series of the same name differ."""
     settings = [g[0].settings for g in namesakes]
-    fields = sorted({f for s in settings for f in s if any(s[f] != other.get(f) for other in settings)})
+    fields = sorted(
+        {f for s in settings for f in s if any(s[f] != other.get(f) for other in settings)}
+    )
     return f' ({", ".join(f"{f}={own[0].settings.get(f)}" for f in fields)})' if fields else ''
 
 
@@ -199,16 +231,20 @@ def depths_of(series: Iterable[Series]) -> tuple[float, ...]:
 
 
 def scored(runs: Iterable[RunResult], protocol: str) -> str:
-    """How much a protocol scored at a length (and depth) on each run: tokens, or answers of tasks, '32,768' or '512-4,096'.
+    """How much a protocol scored at a length (and depth) on each run: tokens, or answers of tasks,
+    '32,768' or '512-4,096'.
 
-    Perplexities of one text compare where the same tokens were scored; the windows of each protocol score others.
+    Perplexities of one text compare where the same tokens were scored; the windows of each protocol
+    score others.
     """
     counts: dict[tuple, int] = {}
     for number, run in enumerate(runs):
         for m in run.measurements:
             if m.protocol == protocol:
                 cell = number, m.length, m.depth
-                counts[cell] = counts.get(cell, 0) + (m.samples if protocol == 'exact_match' else m.tokens)
+                counts[cell] = counts.get(cell, 0) + (
+                    m.samples if protocol == 'exact_match' else m.tokens
+                )
     return _range(counts.values())
 
 
@@ -222,7 +258,9 @@ def unit(protocol: str) -> str:
 
 
 def print_tables(results: Results) -> None:
-    """Writes the tables to standard output; where it is a file or a pipe, which has no width, 120 columns wide."""
+    """Writes the tables to standard output; where it is a file or a pipe, which has no width, 120
+    columns wide.
+    """
     import rich.console
 
     console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
@@ -231,10 +269,16 @@ def print_tables(results: Results) -> None:
 
 
 def tables(results: Results) -> list[Any]:
-    """Tables for the terminal: value by length (and depth) for each protocol, and perplexity by position."""
+    """Tables for the terminal: value by length (and depth) for each protocol, and perplexity by
+    position.
+    """
     made = []
     for protocol in results.protocols:
-        made.append((_position_table if protocol == 'per_position' else _length_table)(results.series, protocol))
+        made.append(
+            (_position_table if protocol == 'per_position' else _length_table)(
+                results.series, protocol
+            )
+        )
     if len({scored(results.runs, protocol) for protocol in results.protocols}) > 1:
         made[-1].caption = 'each protocol scores tokens of its own: compare within a table'
         made[-1].caption_justify = 'left'
@@ -248,7 +292,9 @@ def _length_table(series, protocol):
     several = any(len(s.runs) > 1 for s in series)
     around = '95 % interval' + (', or smallest - largest of several runs' if several else '')
     table = rich.table.Table(title=f'{title} ({around})', title_justify='left')
-    table.add_column('encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series)))
+    table.add_column(
+        'encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series))
+    )
     table.add_column('trained', justify='right')
     table.add_column(unit(protocol), justify='right')
     if depths_of(series):
@@ -256,14 +302,21 @@ def _length_table(series, protocol):
     lengths = sorted({length for s in series for length, _ in s.estimates(protocol)})
     trained = {s.train_length for s in series}
     for length in lengths:
-        table.add_column(str(length) + (f'\n{length / min(trained):g}x' if len(trained) == 1 else ''), justify='right')
+        table.add_column(
+            str(length) + (f'\n{length / min(trained):g}x' if len(trained) == 1 else ''),
+            justify='right',
+        )
     for s in series:
         estimates = s.estimates(protocol)
-        name = rich.markup.escape(shortened(s.label, 96)) + (f'\n{len(s.runs)} runs' if len(s.runs) > 1 else '')
+        name = rich.markup.escape(shortened(s.label, 96)) + (
+            f'\n{len(s.runs)} runs' if len(s.runs) > 1 else ''
+        )
         first = [name, str(s.train_length), scored(s.runs, protocol)]
         for depth in depths_of([s]) or (None,):
             shown = ['' if depth is None else f'{depth:g}'] if depths_of(series) else []
-            table.add_row(*first, *shown, *(_cell(estimates.get((n, depth)), protocol) for n in lengths))
+            table.add_row(
+                *first, *shown, *(_cell(estimates.get((n, depth)), protocol) for n in lengths)
+            )
             first = ['', '', '']
     return table
 
@@ -282,7 +335,9 @@ def _position_table(series, protocol):
                 buckets.setdefault((m.position_low, m.position_high, m.length), []).append(m.tokens)
     for (low, high, length), tokens in sorted(buckets.items()):
         found = [s.estimates(protocol).get((length, low)) for s in series]
-        table.add_row(f'{low}-{high - 1}', _range(tokens), *(f'{e.value:.2f}' if e else '' for e in found))
+        table.add_row(
+            f'{low}-{high - 1}', _range(tokens), *(f'{e.value:.2f}' if e else '' for e in found)
+        )
     return table
 
 
@@ -291,5 +346,7 @@ def _cell(estimate: Estimate | None, protocol: str) -> str:
         return ''
     largest = max(v for v in (estimate.value, estimate.high) if v is not None)
     digits = 3 if protocol == 'exact_match' else 2 if largest < 100 else 1 if largest < 1000 else 0
-    spread = '' if estimate.low is None else f'\n{estimate.low:.{digits}f}-{estimate.high:.{digits}f}'
+    spread = (
+        '' if estimate.low is None else f'\n{estimate.low:.{digits}f}-{estimate.high:.{digits}f}'
+    )
     return f'{estimate.value:.{digits}f}{spread}'

@@ -30,10 +30,8 @@ from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks import Task
 from posenc_jax.tasks.task import batch_rng
-from posenc_jax.training import checkpoint
+from posenc_jax.training import checkpoint, defaults
 from posenc_jax.training import config as configs
-from posenc_jax.training import defaults
-
 
 # For who only wants the model and the text of a run: the least that `prepare` can check.
 UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
@@ -48,33 +46,39 @@ def evaluate(
 ) -> Results:
     """Evaluates runs by the settings of their own configs, as changed by `overrides`.
 
-    Everything that can be wrong without reading a checkpoint is checked for all runs first: fields, protocols, lengths
-    against the text and against every encoding.
+    Everything that can be wrong without reading a checkpoint is checked for all runs first: fields,
+    protocols, lengths against the text and against every encoding.
 
     Args:
-      runs: run directories, or public checkpoints (see `load_pretrained`). 'DIRECTORY | EXTENSION' applies a context
-        extension to this one alone, so that a run can be compared with its own extension:
-        'runs/rope | yarn(factor=4.0)'.
-      overrides: dotted names -> values or strings, e.g. {'eval.lengths': (64, 128), 'extend': 'pi(factor=2.0)'}.
-        `eval.positions` = 'sampled' lets encodings with random positions draw them at evaluation as in training,
-        'first' leaves them to their evaluation rule.
+      runs: run directories, or public checkpoints (see `load_pretrained`). 'DIRECTORY | EXTENSION'
+        applies a context extension to this one alone, so that a run can be compared with its own
+        extension: 'runs/rope | yarn(factor=4.0)'.
+      overrides: dotted names -> values or strings, e.g. {'eval.lengths': (64, 128), 'extend':
+        'pi(factor=2.0)'}. `eval.positions` = 'sampled' lets encodings with random positions draw
+        them at evaluation as in training, 'first' leaves them to their evaluation rule.
       also: runs that were evaluated before, see `results.read`, to stand beside these.
       after: called with what there is after every run, e.g. to write it.
 
     Raises:
       FileNotFoundError: no such run directory.
-      ValueError: no checkpoint, anything wrong with the settings, a length that an encoding does not reach, a model that
-        sees what it should predict, or a likelihood that is not finite.
+      ValueError: no checkpoint, anything wrong with the settings, a length that an encoding does
+        not reach, a model that sees what it should predict, or a likelihood that is not finite.
 
     Example:
-      results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.lengths': (128, 1024)})
-      results.write(pathlib.Path('comparison'))
+      results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.lengths': (128,
+      1024)}) results.write(pathlib.Path('comparison'))
     """
     asked: dict[tuple, str] = {}
     for run in map(str, runs):  # the same run by another path would pass for a second seed
-        asked.setdefault((directory_of(run).expanduser().resolve(), run.partition('|')[2].strip()), run)
+        asked.setdefault(
+            (directory_of(run).expanduser().resolve(), run.partition('|')[2].strip()), run
+        )
     jobs = [prepare(run, overrides or {}) for run in asked.values()]
-    versions = {'posenc_jax': posenc_jax.__version__, 'jax': jax.__version__, 'flax': flax.__version__}
+    versions = {
+        'posenc_jax': posenc_jax.__version__,
+        'jax': jax.__version__,
+        'flax': flax.__version__,
+    }
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)
     for job in jobs:
@@ -84,9 +88,11 @@ def evaluate(
 
 
 def home_of(run: str) -> pathlib.Path:
-    """Where what is found out about a run is kept: its directory, or runs/NAME-PLACE for a public checkpoint.
+    """Where what is found out about a run is kept: its directory, or runs/NAME-PLACE for a public
+    checkpoint.
 
-    PLACE are six digits of a digest of where the checkpoint lies, so that those of one name have a place each.
+    PLACE are six digits of a digest of where the checkpoint lies, so that those of one name have a
+    place each.
 
     Example:
       >>> home_of('runs/rope | yarn(factor=4.0)').as_posix()
@@ -116,23 +122,34 @@ class Job:
     load: Callable[[], tuple[Transformer, int]]
 
     def extended(self, model: Transformer) -> Transformer:
-        """The model with the context extension that is asked for, if one is; Ms-PoE orders its heads on validation text."""
+        """The model with the context extension that is asked for, if one is; Ms-PoE orders its
+        heads on validation text.
+        """
         if not self.config.extend:
             return model
         model = model.extend(self.config.extend)
-        if not any(isinstance(part, MsPoE) and part.unordered for part in parts_of(model.encoding(*model.layers()[0]))):
+        if not any(
+            isinstance(part, MsPoE) and part.unordered
+            for part in parts_of(model.encoding(*model.layers()[0]))
+        ):
             return model
         return reorder(model, probe_heads(model, self._prompt()))
 
     def _prompt(self) -> np.ndarray:
-        """One row of the trained length or a little less: the first text, or the first example, of the validation split."""
+        """One row of the trained length or a little less: the first text, or the first example, of
+        the validation split.
+        """
         if self.task.is_language:
             return np.asarray(self.task.tokens('validation')[: self.cfg.train_len])[None]
         rng = batch_rng(SEED, 'validation', 0)
-        return self.task.for_evaluation().sample(rng, 1, settings.lengths_of(self.config)[0])['tokens']
+        return self.task.for_evaluation().sample(rng, 1, settings.lengths_of(self.config)[0])[
+            'tokens'
+        ]
 
     def rows(self, width: int) -> int:
-        """Rows read at once: as many tokens as `eval.batch` rows of the trained length, at least one row."""
+        """Rows read at once: as many tokens as `eval.batch` rows of the trained length, at least
+        one row.
+        """
         batch = self.config.eval.batch
         return max(1, min(batch, batch * self.cfg.train_len // width))
 
@@ -142,7 +159,10 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     directory, (_, _, extension) = directory_of(run), run.partition('|')
     if extension:
         if overrides.get('extend'):
-            raise SpecError(f'{run} names an extension and config.extend={overrides["extend"]!r} another; leave one out')
+            raise SpecError(
+                f'{run} names an extension and config.extend={overrides["extend"]!r} another; '
+                'leave one out'
+            )
         overrides = {**overrides, 'extend': extension.strip()}
     if is_pretrained(directory):
         return _prepare_pretrained(directory, overrides)
@@ -160,11 +180,15 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
 
 
 def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:
-    """The same for a public checkpoint: tasks on text with its own tokenizer, all else by default."""
+    """The same for a public checkpoint: tasks on text with its own tokenizer, all else by
+    default.
+    """
     cfg = architecture_of(open_source(path)).cfg
     config = defaults.get_config().unlock()
     config.encoding, config.pattern, config.train.length = cfg.encoding, cfg.pattern, cfg.train_len
-    config.init.source = config.data.tokenizer = str(path)  # the source tells the settings of two checkpoints apart
+    config.init.source = config.data.tokenizer = str(
+        path
+    )  # the source tells the settings of two checkpoints apart
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
     task = configs.make_task(config)
@@ -196,7 +220,9 @@ def _evaluate(job: Job) -> RunResult:
         step=step,
         train_length=config.train.length,
         parameters=parameters,
-        settings={k: v for k, v in configs.fields_of(config).items() if not k.startswith(incidental)},
+        settings={
+            k: v for k, v in configs.fields_of(config).items() if not k.startswith(incidental)
+        },
         measurements=tuple(measurements),
     )
 

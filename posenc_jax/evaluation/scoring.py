@@ -1,4 +1,6 @@
-"""The forward pass of evaluation: the negative log-likelihood of each target, and whether it is the first choice."""
+"""The forward pass of evaluation: the negative log-likelihood of each target, and whether it is the
+first choice.
+"""
 
 from collections.abc import Callable
 
@@ -9,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.encoding import Tokens
 
-# Logits held at a time: 4 MB of float32 stay near the cache; [L, V] at once would be gigabytes at long contexts.
+# Logits held at a time: 4 MB of float32 stay near the cache; [L, V] at once would be gigabytes at
+# long contexts.
 _LOGITS_BYTES = 4 * 2**20
 
 Scores = tuple[Float[Array, 'B M'], Bool[Array, 'B M']]
@@ -17,14 +20,18 @@ Scorer = Callable[..., Scores]
 
 
 def scorer(model: nnx.Module) -> Scorer:
-    """`token_scores` of a model, compiled once for each shape: `score(tokens, targets, tok, key=None, at=None)`."""
+    """`token_scores` of a model, compiled once for each shape: `score(tokens, targets, tok,
+    key=None, at=None)`.
+    """
     graphdef, state = nnx.split(model)
 
     @jax.jit
     def compiled(state, tokens, targets, tok, key, at):
         return token_scores(nnx.merge(graphdef, state), tokens, targets, tok, key=key, at=at)
 
-    return lambda tokens, targets, tok, key=None, at=None: compiled(state, tokens, targets, tok, key, at)
+    return lambda tokens, targets, tok, key=None, at=None: compiled(
+        state, tokens, targets, tok, key, at
+    )
 
 
 def token_scores(
@@ -37,15 +44,17 @@ def token_scores(
     at: Int[Array, 'B M'] | None = None,
     chunk: int | None = None,
 ) -> Scores:
-    """Negative log-likelihood in nats and correctness of each target, with logits for `chunk` positions at a time.
+    """Negative log-likelihood in nats and correctness of each target, with logits for `chunk`
+    positions at a time.
 
     Args:
-      model: has `hidden(tokens, tok, key=)` -> [B, T, D] and `logits(hidden)` -> [B, T, V] in float32.
+      model: has `hidden(tokens, tok, key=)` -> [B, T, D] and `logits(hidden)` -> [B, T, V] in
+        float32.
       tokens, targets: inputs and what each of them predicts.
       tok: positions, segments, padding; None for one unpadded document a row.
       key: makes encodings with random positions draw them; None is their evaluation rule.
-      at: positions of each row whose targets are scored, in the order of the result [B, M]; None is all of them. No logits
-        of others are computed.
+      at: positions of each row whose targets are scored, in the order of the result [B, M]; None is
+        all of them. No logits of others are computed.
       chunk: positions whose logits are held at once; None chooses by the size of the vocabulary.
 
     Example:
@@ -53,7 +62,10 @@ def token_scores(
     """
     hidden = model.hidden(tokens, tok, key=key)
     if at is not None:
-        hidden, targets = jnp.take_along_axis(hidden, at[..., None], axis=1), jnp.take_along_axis(targets, at, axis=1)
+        hidden, targets = (
+            jnp.take_along_axis(hidden, at[..., None], axis=1),
+            jnp.take_along_axis(targets, at, axis=1),
+        )
     batch, length, _ = hidden.shape
     if chunk is None:
         vocabulary = jax.eval_shape(lambda h: model.logits(h), hidden[:, :1]).shape[-1]

@@ -1,7 +1,7 @@
 """Exact match of algorithmic tasks at several lengths.
 
-One forward pass: under teacher forcing every argmax is right exactly when greedy decoding gives the whole answer (in
-causal models, with positions that are not drawn anew at every step).
+One forward pass: under teacher forcing every argmax is right exactly when greedy decoding gives the
+whole answer (in causal models, with positions that are not drawn anew at every step).
 """
 
 import dataclasses
@@ -30,10 +30,11 @@ def evaluate_task(
     key: jax.Array | None = None,
     depths: tuple[float, ...] = (),
 ) -> list[Measurement]:
-    """Exact match with its Wilson interval, token accuracy and likelihood for each task length and depth.
+    """Exact match with its Wilson interval, token accuracy and likelihood for each task length and
+    depth.
 
-    Every length (and depth) has one fixed set of examples, drawn from `split` with a fixed seed; no training seed draws
-    from 'validation' or 'test'.
+    Every length (and depth) has one fixed set of examples, drawn from `split` with a fixed seed; no
+    training seed draws from 'validation' or 'test'.
 
     Args:
       score: see `scoring.scorer`.
@@ -43,7 +44,8 @@ def evaluate_task(
       rows: how many rows of a width are read at once.
       split: 'validation' or 'test'.
       key: draws random positions; None is the evaluation rule.
-      depths: every length is evaluated at each of them, as the field `depth` of the task; () is the task's own draw.
+      depths: every length is evaluated at each of them, as the field `depth` of the task; () is the
+        task's own draw.
 
     Raises:
       ValueError: training data asked for, or a length the task does not have.
@@ -56,12 +58,17 @@ def evaluate_task(
             own = task if depth is None else dataclasses.replace(task, depth=float(depth))
             batch = own.dataset(length=length, batch_size=samples, seed=SEED, split=split)[0]
             found = score_rows(score, batch, rows(batch['tokens'].shape[1]), key)
-            results.append(exact_match(length, *found, depth=None if depth is None else float(depth)))
+            results.append(
+                exact_match(length, *found, depth=None if depth is None else float(depth))
+            )
     return results
 
 
-def score_rows(score: Scorer, batch: dict[str, np.ndarray], rows: int, key: jax.Array | None = None):
-    """nll, correctness, and which of them count, [B, M] each with M the most scored targets of a row.
+def score_rows(
+    score: Scorer, batch: dict[str, np.ndarray], rows: int, key: jax.Array | None = None
+):
+    """nll, correctness, and which of them count, [B, M] each with M the most scored targets of a
+    row.
 
     At most `rows` rows are read at a time; every call has the same shape.
     """
@@ -74,7 +81,9 @@ def score_rows(score: Scorer, batch: dict[str, np.ndarray], rows: int, key: jax.
         numbers = np.arange(first, first + rows)
         at_most = np.minimum(numbers, total - 1)
         piece = {name: array[at_most] for name, array in batch.items()}
-        tok = Tokens.of(length=length, positions=piece.get('positions'), segment=piece.get('segment'))
+        tok = Tokens.of(
+            length=length, positions=piece.get('positions'), segment=piece.get('segment')
+        )
         own = None if key is None else jax.random.fold_in(key, first)
         scores = score(piece['tokens'], piece['targets'], tok, own, at[at_most])
         parts.append(tuple(np.asarray(a)[numbers < total] for a in scores))

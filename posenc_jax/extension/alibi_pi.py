@@ -19,7 +19,8 @@ MODES = ('static', 'dynamic', 'per_row')
 
 
 def alibi_pi_scale(length: Num[Array, '...'], train_len: int) -> Float[Array, '...']:
-    """`max(1, l / L)`, float32: what ALiBi's slopes are divided by at length l; exactly 1 up to the trained length L.
+    """`max(1, l / L)`, float32: what ALiBi's slopes are divided by at length l; exactly 1 up to the
+    trained length L.
 
     Example:
       >>> alibi_pi_scale(jnp.array([6, 13, 32]), 8).tolist()
@@ -33,7 +34,8 @@ CARD = Card(
     title='Position Interpolation Improves ALiBi Extrapolation',
     arxiv='2310.13017',
     door='project, score',
-    equation='logit_ij = q_i . k_j / sqrt(H) - (m_h / s) |i - j|; s = factor, max(1, n / L) or max(1, (i + 1) / L)',
+    equation='logit_ij = q_i . k_j / sqrt(H) - (m_h / s) |i - j|; s = factor, max(1, n / L) or '
+    'max(1, (i + 1) / L)',
     source='the released code of BTLM and Jais (alibi_scaling)',
     authors='Al-Khateeb, Faisal and Dey, Nolan and Soboleva, Daria and Hestness, Joel',
     year=2023,
@@ -45,15 +47,18 @@ CARD = Card(
 
 @register('alibi_pi', kind='encoding', card=CARD)
 class ALiBiPI(Encoding):
-    """Divides ALiBi's slopes by the growth over the trained length L, which keeps penalties within those seen in training.
+    """Divides ALiBi's slopes by the growth over the trained length L, which keeps penalties within
+    those seen in training.
 
-    `b_ij = -(m_h / s) |i - j|`. 'static': s is `factor` at every length, also below L, chosen for the longest text that is to
-    be read. 'dynamic': `s = max(1, n / L)` for all queries, n the number of real tokens of the row, or of the packed
-    document. 'per_row': `s_i = max(1, (i + 1) / L)` for the i-th of them. Neither changes anything up to L. Which is decoded
-    as it is evaluated: 'static' and 'per_row', exactly. With 'dynamic' a decoding step has the scale of its own length, in
-    every layer that of 'per_row', while what the layers below gave for earlier tokens keeps the scale it was made with: a
-    layer equals the full pass over its prefix, a model of several layers does not. Differs from the paper: 'per_row' is
-    ours. As an extension it takes the ALiBi part that is there, of whatever variant, and leaves its slopes as they are.
+    `b_ij = -(m_h / s) |i - j|`. 'static': s is `factor` at every length, also below L, chosen for
+    the longest text that is to be read. 'dynamic': `s = max(1, n / L)` for all queries, n the
+    number of real tokens of the row, or of the packed document. 'per_row': `s_i = max(1, (i + 1) /
+    L)` for the i-th of them. Neither changes anything up to L. Which is decoded as it is evaluated:
+    'static' and 'per_row', exactly. With 'dynamic' a decoding step has the scale of its own length,
+    in every layer that of 'per_row', while what the layers below gave for earlier tokens keeps the
+    scale it was made with: a layer equals the full pass over its prefix, a model of several layers
+    does not. Differs from the paper: 'per_row' is ours. As an extension it takes the ALiBi part
+    that is there, of whatever variant, and leaves its slopes as they are.
 
     Args:
       factor: new length / trained length, at least 1; only for 'static', which needs it.
@@ -63,14 +68,17 @@ class ALiBiPI(Encoding):
       heads: N, from the model.
 
     Raises:
-      ValueError: no factor, one below 1, or one where the length decides; a train_len that is no positive integer; an
-        encoding that is not ALiBi; an unknown mode.
+      ValueError: no factor, one below 1, or one where the length decides; a train_len that is no
+        positive integer; an encoding that is not ALiBi; an unknown mode.
 
     Reference: Al-Khateeb, Dey, Soboleva, Hestness, arXiv 2310.13017.
 
     Example:
       >>> import posenc_jax as pj
-      >>> part, t = pj.make('alibi_pi(mode="per_row")', heads=8, train_len=4), pj.Tokens.of(length=8)
+      >>> part, t = (
+      ...     pj.make('alibi_pi(mode="per_row")', heads=8, train_len=4),
+      ...     pj.Tokens.of(length=8),
+      ... )
       >>> part.score(jnp.zeros((1, 8, 8, 8)), t, t, None, ())[0][0, 0, :, 0].round(3).tolist()
       [0.0, -0.5, -1.0, -1.5, -1.6, -1.667, -1.714, -1.75]
     """
@@ -85,15 +93,23 @@ class ALiBiPI(Encoding):
     ):
         self.mode = check_choice('alibi_pi mode', mode, MODES)
         if mode == 'static' and factor is None:
-            raise ValueError("alibi_pi(mode='static') needs a factor; mode='per_row' follows the length")
+            raise ValueError(
+                "alibi_pi(mode='static') needs a factor; mode='per_row' follows the length"
+            )
         if mode != 'static' and factor is not None:
-            raise ValueError(f'alibi_pi(mode={mode!r}) takes its scale from the length, got {factor=}; leave it out')
+            raise ValueError(
+                f'alibi_pi(mode={mode!r}) takes its scale from the length, got {factor=}; leave '
+                'it out'
+            )
         self.factor = None if factor is None else check_factor('alibi_pi', factor)
         self.train_len = check_train_len('alibi_pi', train_len)
         self.encoding = ALiBi(heads=heads) if encoding is None else encoding
         if not isinstance(self.encoding, ALiBi):
             found = name_of(encoding) if isinstance(encoding, Encoding) else repr(encoding)
-            raise ValueError(f'alibi_pi extends ALiBi, got {found}; chain other encodings beside it, not inside it')
+            raise ValueError(
+                f'alibi_pi extends ALiBi, got {found}; chain other encodings beside it, not '
+                'inside it'
+            )
 
     @property
     def sees_later(self):
@@ -107,7 +123,9 @@ class ALiBiPI(Encoding):
         if self.mode == 'dynamic':
             by_rank = lambda tok: dataclasses.replace(tok, pos=tok.order)
             length, _ = current_length(by_rank(tq), by_rank(tk))
-            tq = tq.with_feats(alibi_pi=jnp.broadcast_to(length, (len(length), tq.length))[..., None])
+            tq = tq.with_feats(
+                alibi_pi=jnp.broadcast_to(length, (len(length), tq.length))[..., None]
+            )
         return q, k, v, tq, tk
 
     def score(self, s, tq, tk, seen, carry):
@@ -124,7 +142,10 @@ class ALiBiPI(Encoding):
 
 @register('alibi_pi', kind='extension', card=CARD)
 def alibi_pi(
-    factor: float | None = None, mode: Mode = 'static', encoding: Encoding = CONTEXT, train_len: int = CONTEXT
+    factor: float | None = None,
+    mode: Mode = 'static',
+    encoding: Encoding = CONTEXT,
+    train_len: int = CONTEXT,
 ) -> ALiBiPI:
     """`ALiBiPI` of the ALiBi part of a chain: see there. Differs from the paper: as there.
 
@@ -133,7 +154,9 @@ def alibi_pi(
     Example:
       >>> import posenc_jax as pj
       >>> from posenc_jax.extension import extend
-      >>> longer = extend(pj.make('rope() | alibi()', heads=4, head_dim=8), 'alibi_pi(factor=2.0)', train_len=64)
+      >>> longer = extend(
+      ...     pj.make('rope() | alibi()', heads=4, head_dim=8), 'alibi_pi(factor=2.0)', train_len=64
+      ... )
       >>> longer.parts[1].factor
       2.0
     """

@@ -15,7 +15,9 @@ from posenc_jax.rotation.frequencies.checks import check_train_len
 from posenc_jax.rotation.rope import Rotary
 
 
-def dca_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], chunk: int, clip: int) -> Num[Array, '#B T S']:
+def dca_distance(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], chunk: int, clip: int
+) -> Num[Array, '#B T S']:
     """The relative position D_ij that dual chunk attention gives to query i and key j <= i.
 
     `i - j` within a chunk, `min(i mod s + s, P) - j mod s` in the next one, `P - j mod s` beyond.
@@ -27,7 +29,10 @@ def dca_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], chunk: in
     """
     relation = (q_pos // chunk)[:, :, None] - (k_pos // chunk)[:, None, :]
     intra, successive, inter = (p[:, :, None] for p in _query_positions(q_pos, chunk, clip))
-    return jnp.where(relation <= 0, intra, jnp.where(relation == 1, successive, inter)) - (k_pos % chunk)[:, None, :]
+    return (
+        jnp.where(relation <= 0, intra, jnp.where(relation == 1, successive, inter))
+        - (k_pos % chunk)[:, None, :]
+    )
 
 
 def _query_positions(pos, chunk, clip):
@@ -41,9 +46,11 @@ CARD = Card(
     title='Training-Free Long-Context Scaling of Large Language Models',
     arxiv='2402.17463',
     door='project, match',
-    equation="logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j, min(i mod s + s, P) - j mod s, P - j mod s by chunk relation",
+    equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j, min(i mod s + s, P) - j mod s, P '
+    '- j mod s by chunk relation',
     source='HKUNLP/ChunkLlama',
-    authors='An, Chenxin and Huang, Fei and Zhang, Jun and Gong, Shansan and Qiu, Xipeng and Zhou, Chang and Kong, Lingpeng',
+    authors='An, Chenxin and Huang, Fei and Zhang, Jun and Gong, Shansan and Qiu, Xipeng and '
+    'Zhou, Chang and Kong, Lingpeng',
     year=2024,
     example='dca(encoding=rope(), chunk=4, local=2)',
     share='model',
@@ -55,22 +62,25 @@ CARD = Card(
 @register('dca', kind='encoding', card=CARD)
 @register('dca', kind='extension', card=dataclasses.replace(CARD, example='dca(chunk=4, local=2)'))
 class DCA(Encoding):
-    """Keeps rotary positions within the trained range: keys stand at `j mod s`, queries at three places by chunk relation.
+    """Keeps rotary positions within the trained range: keys stand at `j mod s`, queries at three
+    places by chunk relation.
 
-    `D_ij = i - j` for keys of the query's chunk, `min(i mod s + s, P) - j mod s` for the chunk before, `P - j mod s` for
-    earlier ones; never above P, and exact wherever `i - j <= w = P - s`. Keys are cached once, rotated at `j mod s`.
-    Differs from the paper: P = s + w clips at s + w as in the released code (the text has s + w - 1).
+    `D_ij = i - j` for keys of the query's chunk, `min(i mod s + s, P) - j mod s` for the chunk
+    before, `P - j mod s` for earlier ones; never above P, and exact wherever `i - j <= w = P - s`.
+    Keys are cached once, rotated at `j mod s`. Differs from the paper: P = s + w clips at s + w as
+    in the released code (the text has s + w - 1).
 
     Args:
       encoding: the rotary encoding.
       chunk: s; default 3M/4 - M/8 with M = train_len, as released.
       local: w, between 0 and s; default M/8.
-      attention_factor: multiplies cos and sin, so logits by its square; the released code may use 0.05 ln(L/M) + 1,
-        which has to be fixed for the whole sequence.
+      attention_factor: multiplies cos and sin, so logits by its square; the released code may use
+        0.05 ln(L/M) + 1, which has to be fixed for the whole sequence.
       train_len: M, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary or depends on the length; chunk below 1; local outside 0 .. chunk.
+      ValueError: an encoding that is not rotary or depends on the length; chunk below 1; local
+        outside 0 .. chunk.
 
     Reference: An, Huang, Zhang, Gong, Qiu, Zhou, Kong, arXiv 2402.17463.
 
@@ -101,20 +111,30 @@ class DCA(Encoding):
         if not attention_factor > 0:
             raise ValueError(f'dca: attention_factor must be positive, got {attention_factor}')
         if not all(isinstance(size, numbers.Integral) for size in (chunk, local)):
-            raise ValueError(f'dca: chunk and local are whole numbers of positions, got {chunk=}, {local=}')
+            raise ValueError(
+                f'dca: chunk and local are whole numbers of positions, got {chunk=}, {local=}'
+            )
         if chunk < 1:
-            raise ValueError(f'dca: a chunk holds at least one position, got chunk={chunk} ({origin})')
+            raise ValueError(
+                f'dca: a chunk holds at least one position, got chunk={chunk} ({origin})'
+            )
         if not 0 <= local <= chunk:
-            raise ValueError(f'dca: local must be between 0 and chunk={chunk}, got {local} ({origin})')
+            raise ValueError(
+                f'dca: local must be between 0 and chunk={chunk}, got {local} ({origin})'
+            )
         self.encoding = check_part('dca', encoding, even=True)
         self.chunk, self.clip, self.attention_factor = chunk, chunk + local, attention_factor
 
     def project(self, q, k, v, tq, tk, x=None):
-        intra, successive, inter = (self.encoding.rotate(q, p) for p in _query_positions(tq.pos, self.chunk, self.clip))
+        intra, successive, inter = (
+            self.encoding.rotate(q, p) for p in _query_positions(tq.pos, self.chunk, self.clip)
+        )
         k = self.encoding.rotate(k, tk.pos % self.chunk)
         return intra, k, v, tq.with_feats(dca=(successive, inter)), tk
 
     def match(self, q, k, tq, tk, seen, carry):
-        relation = jnp.clip((tq.pos // self.chunk)[:, :, None] - (tk.pos // self.chunk)[:, None, :], 0, 2).astype(jnp.int32)
+        relation = jnp.clip(
+            (tq.pos // self.chunk)[:, :, None] - (tk.pos // self.chunk)[:, None, :], 0, 2
+        ).astype(jnp.int32)
         s = piecewise_logits(relation, (q, *map(heads_first, tq.feats['dca'])), (k,), seen)
         return s * self.attention_factor**2, carry

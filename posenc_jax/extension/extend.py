@@ -1,4 +1,6 @@
-"""Applies a context extension, written as a spec string, to an encoding that exists, or to the spec string of one."""
+"""Applies a context extension, written as a spec string, to an encoding that exists, or to the spec
+string of one.
+"""
 
 import dataclasses
 
@@ -12,12 +14,14 @@ from posenc_jax.rotation.rope import Rotary
 
 
 def extend(encoding: Encoding, spec: str, **context) -> Encoding:
-    """The encoding with its rotary part (or relative bias) extended; every other part, and all variables, are kept.
+    """The encoding with its rotary part (or relative bias) extended; every other part, and all
+    variables, are kept.
 
-    A frequency rule replaces the rule of the rotary part. An extension (`dca`, `lm_infinite`) wraps the part, or takes one
-    of the classes in its attribute `extends` if it has that (`alibi_pi`). One that makes another size of the same part
-    (`segmented_sequences`) has an attribute `written`, which does that to the call in a spec string. Several, joined by `|`,
-    are applied from left to right.
+    A frequency rule replaces the rule of the rotary part. An extension (`dca`, `lm_infinite`) wraps
+    the part, or takes one of the classes in its attribute `extends` if it has that (`alibi_pi`).
+    One that makes another size of the same part (`segmented_sequences`) has an attribute `written`,
+    which does that to the call in a spec string. Several, joined by `|`, are applied from left to
+    right.
 
     Args:
       encoding: a single encoding or a chain.
@@ -29,13 +33,17 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
 
     Example:
       >>> import posenc_jax as pj
-      >>> long = extend(pj.make('rope()', head_dim=64, causal=True), 'yarn(factor=4.0)', train_len=64)
+      >>> long = extend(
+      ...     pj.make('rope()', head_dim=64, causal=True), 'yarn(factor=4.0)', train_len=64
+      ... )
       >>> long.parts[0].freqs.factor
       4.0
     """
     for node in _calls(spec):
         parts, own = parts_of(encoding), _extends(node)
-        relative = lambda part: isinstance(part, Rotary) or (node.entry.kind == 'extension' and is_relative_bias(part))
+        relative = lambda part: (
+            isinstance(part, Rotary) or (node.entry.kind == 'extension' and is_relative_bias(part))
+        )
         found = [part for part in parts if (isinstance(part, own) if own else relative(part))]
         part = _the_one(node, found, ' | '.join(map(name_of, parts)))
         if node.entry.kind == 'frequencies':
@@ -48,7 +56,8 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
 
 
 def extended_spec(encoding: str, spec: str) -> str:
-    """`extend` on spec strings: the encoding that can be trained with this extension from the start.
+    """`extend` on spec strings: the encoding that can be trained with this extension from the
+    start.
 
     Raises:
       SpecError: as `extend`; what only the sizes of a model show is found when the result is built.
@@ -61,7 +70,10 @@ def extended_spec(encoding: str, spec: str) -> str:
     for node in _calls(spec):
         kinds = _extends(node) or ((Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,))
         relative = lambda n: issubclass(n.entry.build, Rotary) or n.entry.card.promises.relative
-        fits = lambda n: issubclass(n.entry.build, kinds) and (hasattr(node.entry.build, 'written') or relative(n))
+        fits = lambda n: (
+            issubclass(n.entry.build, kinds)
+            and (hasattr(node.entry.build, 'written') or relative(n))
+        )
         found = [n for n in nodes if isinstance(n.entry.build, type) and fits(n)]
         part = _the_one(node, found, str(spec_language.Chain(tuple(nodes))))
         if hasattr(node.entry.build, 'written'):
@@ -70,33 +82,49 @@ def extended_spec(encoding: str, spec: str) -> str:
             extended = dataclasses.replace(part, arguments={**part.arguments, 'freqs': node})
         else:
             entry = lookup(node.entry.key, ('encoding',))
-            wrapped = {'encoding': spec_language.Chain((part,))} if 'encoding' in entry.parameters else {}
+            wrapped = (
+                {'encoding': spec_language.Chain((part,))} if 'encoding' in entry.parameters else {}
+            )
             extended = spec_language.Node(entry, {**wrapped, **node.arguments})
         nodes = [extended if other is part else other for other in nodes]
     return str(spec_language.Chain(tuple(nodes)))
 
 
 def _calls(spec: str) -> tuple[spec_language.Node, ...]:
-    """The calls of an extension, of which one may be a frequency rule: a second one would replace the first."""
+    """The calls of an extension, of which one may be a frequency rule: a second one would replace
+    the first.
+    """
     nodes = spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes
     rules = [node.entry.key for node in nodes if node.entry.kind == 'frequencies']
     if len(rules) > 1:
-        raise SpecError(f'{spec}: {rules[1]} would replace {rules[0]}, an encoding has one frequency rule; leave one out')
+        raise SpecError(
+            f'{spec}: {rules[1]} would replace {rules[0]}, an encoding has one frequency rule; '
+            'leave one out'
+        )
     return nodes
 
 
 def _extends(node: spec_language.Node) -> tuple[type[Encoding], ...]:
-    """The classes that an extension says it extends; () where it takes any rotary encoding or relative bias."""
+    """The classes that an extension says it extends; () where it takes any rotary encoding or
+    relative bias.
+    """
     return getattr(node.entry.build, 'extends', ())
 
 
 def _the_one(node: spec_language.Node, found: list, among: str):
     """The one part that a call extends."""
     if 'encoding' in node.arguments:
-        raise SpecError(f'{node.entry.key} extends the encoding that is there; leave out encoding={node.arguments["encoding"]}')
+        raise SpecError(
+            f'{node.entry.key} extends the encoding that is there; leave out '
+            f'encoding={node.arguments["encoding"]}'
+        )
     if len(found) != 1:
-        wanted = 'one rotary encoding' + (' or one relative bias' if node.entry.kind == 'extension' else '')
+        wanted = 'one rotary encoding' + (
+            ' or one relative bias' if node.entry.kind == 'extension' else ''
+        )
         if own := _extends(node):
-            wanted = ' or '.join('one rotary encoding' if kind is Rotary else f'one {kind.card.name}' for kind in own)
+            wanted = ' or '.join(
+                'one rotary encoding' if kind is Rotary else f'one {kind.card.name}' for kind in own
+            )
         raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
     return found[0]

@@ -1,4 +1,6 @@
-"""GALI: only as many positions are subdivided as are needed, and logits, not embeddings, are interpolated between them."""
+"""GALI: only as many positions are subdivided as are needed, and logits, not embeddings, are
+interpolated between them.
+"""
 
 import dataclasses
 
@@ -20,8 +22,11 @@ from posenc_jax.rotation.rope import Rotary, rotate
 LAST = np.iinfo(np.int32).max
 
 
-def gali_slots(total: Int[Array, '...'], train_len: int, local: int) -> tuple[Int[Array, '...'], Int[Array, '...']]:
-    """For a text of T tokens, into how many parts G a position is divided, and how many first tokens n are fractions of one.
+def gali_slots(
+    total: Int[Array, '...'], train_len: int, local: int
+) -> tuple[Int[Array, '...'], Int[Array, '...']]:
+    """For a text of T tokens, into how many parts G a position is divided, and how many first
+    tokens n are fractions of one.
 
     `G = ceil((T - w) / (M - w))`, `n = T - M + ceil((T - M) / (G - 1))`; 1 and 0 where T <= M.
 
@@ -38,8 +43,11 @@ def gali_slots(total: Int[Array, '...'], train_len: int, local: int) -> tuple[In
     return parts, over - (-over // jnp.maximum(parts - 1, 1))
 
 
-def gali_ids(pos: Int[Array, '...'], total: Int[Array, '...'], train_len: int, local: int) -> Float[Array, '...']:
-    """Where tokens stand in a text of T: `r//G + (r mod G) / G` for the first n, `r - (T - M)` for the others (`gali_slots`).
+def gali_ids(
+    pos: Int[Array, '...'], total: Int[Array, '...'], train_len: int, local: int
+) -> Float[Array, '...']:
+    """Where tokens stand in a text of T: `r//G + (r mod G) / G` for the first n, `r - (T - M)` for
+    the others (`gali_slots`).
 
     Example:
       >>> gali_ids(jnp.arange(11), jnp.array(11), train_len=8, local=2).tolist()
@@ -50,7 +58,8 @@ def gali_ids(pos: Int[Array, '...'], total: Int[Array, '...'], train_len: int, l
 
 
 def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
-    """Lengths of the chunks in which T tokens are read: M tokens, then `chunk` each, or that fraction of what has been read.
+    """Lengths of the chunks in which T tokens are read: M tokens, then `chunk` each, or that
+    fraction of what has been read.
 
     Raises:
       ValueError: T or M below 1, a chunk of no token, one of several that is no int.
@@ -64,7 +73,9 @@ def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
         raise ValueError(f'gali: a text has at least 1 token, got {total}')
     ends = [min(total, train_len)]
     while ends[-1] < total:
-        ends.append(min(total, ends[-1] + (chunk if isinstance(chunk, int) else int(chunk * ends[-1]))))
+        ends.append(
+            min(total, ends[-1] + (chunk if isinstance(chunk, int) else int(chunk * ends[-1])))
+        )
     return np.diff(ends, prepend=0).tolist()
 
 
@@ -72,37 +83,63 @@ def _check_local(local, train_len):
     if not 0 <= local < train_len:
         last = train_len - 1
         nearest = min(max(local, 0), last)
-        raise ValueError(f'gali: local must be between 0 and train_len - 1 = {last}, got {local}; the nearest is {nearest}')
+        raise ValueError(
+            f'gali: local must be between 0 and train_len - 1 = {last}, got {local}; the nearest '
+            f'is {nearest}'
+        )
 
 
 def _check_chunk(chunk, train_len):
     if not isinstance(chunk, int) and chunk >= 1:
         nearest = f'the nearest is {round(chunk)}'
-        raise ValueError(f'gali: a chunk is a number of tokens, an int, or a fraction below 1, got {chunk!r}; {nearest}')
+        raise ValueError(
+            f'gali: a chunk is a number of tokens, an int, or a fraction below 1, got {chunk!r}; '
+            f'{nearest}'
+        )
     if chunk <= 0 or chunk * (1 if isinstance(chunk, int) else train_len) < 1:
-        raise ValueError(f'gali: a chunk holds at least one token, got chunk={chunk} with train_len={train_len}')
+        raise ValueError(
+            f'gali: a chunk holds at least one token, got chunk={chunk} with train_len={train_len}'
+        )
 
 
 def pair_normals(
     seed: int, heads: Int[Array, 'N'], q_pos: Int[Array, '#B T'], k_pos: Int[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
-    """A normal number for every head and pair of positions, whatever tile they are in: a hash of (seed, head, i, j).
+    """A normal number for every head and pair of positions, whatever tile they are in: a hash of
+    (seed, head, i, j).
 
     Example:
       >>> pos = jnp.arange(6)[None]
       >>> whole = pair_normals(0, jnp.arange(2), pos, pos)
-      >>> whole.shape, bool((pair_normals(0, jnp.arange(1, 2), pos[:, 4:], pos[:, :3])[:, 0] == whole[:, 1, 4:, :3]).all())
+      >>> (
+      ...     whole.shape,
+      ...     bool(
+      ...         (
+      ...             pair_normals(0, jnp.arange(1, 2), pos[:, 4:], pos[:, :3])[:, 0]
+      ...             == whole[:, 1, 4:, :3]
+      ...         ).all()
+      ...     ),
+      ... )
       ((1, 2, 6, 6), True)
     """
     state = jnp.uint32(0)
-    for word in (jnp.asarray(seed), heads[:, None, None], q_pos[:, None, :, None], k_pos[:, None, None, :]):
+    for word in (
+        jnp.asarray(seed),
+        heads[:, None, None],
+        q_pos[:, None, :, None],
+        k_pos[:, None, None, :],
+    ):
         state = _scrambled(state ^ word.astype(jnp.uint32))
-    radius, turn = ((_scrambled(state + jnp.uint32(n)) >> 8).astype(jnp.float32) * 2.0**-24 for n in (1, 2))
+    radius, turn = (
+        (_scrambled(state + jnp.uint32(n)) >> 8).astype(jnp.float32) * 2.0**-24 for n in (1, 2)
+    )
     return jnp.sqrt(-2.0 * jnp.log(1.0 - radius)) * jnp.cos(2.0 * jnp.pi * turn)
 
 
 def _scrambled(word: Int[Array, '...']) -> Int[Array, '...']:
-    """A permutation of 32-bit words in which every bit depends on all (the last steps of MurmurHash3, from another zero)."""
+    """A permutation of 32-bit words in which every bit depends on all (the last steps of
+    MurmurHash3, from another zero).
+    """
     word = word + jnp.uint32(0x9E3779B9)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         word = (word ^ (word >> shift)) * jnp.uint32(factor)
@@ -111,10 +148,12 @@ def _scrambled(word: Int[Array, '...']) -> Int[Array, '...']:
 
 CARD = Card(
     name='GALI',
-    title='A Training-Free Length Extrapolation Approach for LLMs: Greedy Attention Logit Interpolation (GALI)',
+    title='A Training-Free Length Extrapolation Approach for LLMs: Greedy Attention Logit '
+    'Interpolation (GALI)',
     arxiv='2502.02659',
     door='project, match',
-    equation='logit_ij = (1-r) A(a - ceil p_j) + r A(a - floor p_j), a = ceil p_i, r = frac(a - p_j), A rotary logits',
+    equation='logit_ij = (1-r) A(a - ceil p_j) + r A(a - floor p_j), a = ceil p_i, r = frac(a - '
+    'p_j), A rotary logits',
     source='AcademyCityL/GALI',
     authors='Li, Yan and Zhang, Tianyi and Li, Zechuan and Han, Soyeon Caren',
     year=2025,
@@ -126,44 +165,54 @@ CARD = Card(
 
 
 @register('gali', kind='encoding', card=CARD)
-@register('gali', kind='extension', card=dataclasses.replace(CARD, example='gali(chunk=3, local=2, train_len=8)'))
+@register(
+    'gali',
+    kind='extension',
+    card=dataclasses.replace(CARD, example='gali(chunk=3, local=2, train_len=8)'),
+)
 class GALI(Encoding):
-    """Reads a text in chunks; in each, the oldest positions are subdivided just enough for everything to fit into M of them.
+    """Reads a text in chunks; in each, the oldest positions are subdivided just enough for
+    everything to fit into M of them.
 
-    `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)`, `a = ceil p_i`, `r = frac(a - p_j)`, A(d) the rotary logit at
-    the whole distance d, p the ids (`gali_ids`) of a text of T tokens, T being the end of the chunk that holds query i, or
-    the text's own where it ends before: what was read before is not read again. So T belongs to the query, and the
-    definition is one of pairs: a pass over a whole text is prefill in chunks, a step of decoding is a chunk of one token. It
-    equals the last row of a pass over the text so far, and hidden states of a chunk of several tokens are not those
-    that steps would have made. Keys are cached once, rotated at their own place; near ones are as far away as in RoPE,
-    far ones are turned to their ids at every use. Differs from the paper: two logits interpolated are computed as one, with
-    the interpolated key; the noise is off unless asked for, and a function of (seed, head, i, j), the same in every layer, in
-    every row of a batch and whatever the tiles are.
+    `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)`, `a = ceil p_i`, `r = frac(a - p_j)`,
+    A(d) the rotary logit at the whole distance d, p the ids (`gali_ids`) of a text of T tokens, T
+    being the end of the chunk that holds query i, or the text's own where it ends before: what was
+    read before is not read again. So T belongs to the query, and the definition is one of pairs: a
+    pass over a whole text is prefill in chunks, a step of decoding is a chunk of one token. It
+    equals the last row of a pass over the text so far, and hidden states of a chunk of several
+    tokens are not those that steps would have made. Keys are cached once, rotated at their own
+    place; near ones are as far away as in RoPE, far ones are turned to their ids at every use.
+    Differs from the paper: two logits interpolated are computed as one, with the interpolated key;
+    the noise is off unless asked for, and a function of (seed, head, i, j), the same in every
+    layer, in every row of a batch and whatever the tiles are.
 
     Args:
       encoding: the rotary encoding.
-      chunk: tokens in a chunk after the first, which has M; a fraction below 1 is one of what has been read before. 1 is
-        step by step.
-      local: w, how many last positions at least keep unit spacing; default 128 as released, and M / 8 in short models, where
-        that is less (our convention). With 0 a text of k M tokens has none left, its last token stands behind M - 1, and as a
-        query is rounded up to M: one position more than was trained.
-      noise: standard deviation of what is added to interpolated logits at distance T, in proportion at shorter ones; 1 as
-        released, 0 (none) here.
+      chunk: tokens in a chunk after the first, which has M; a fraction below 1 is one of what has
+        been read before. 1 is step by step.
+      local: w, how many last positions at least keep unit spacing; default 128 as released, and M /
+        8 in short models, where that is less (our convention). With 0 a text of k M tokens has none
+        left, its last token stands behind M - 1, and as a query is rounded up to M: one position
+        more than was trained.
+      noise: standard deviation of what is added to interpolated logits at distance T, in proportion
+        at shorter ones; 1 as released, 0 (none) here.
       seed: of the noise.
       train_len: M; the model's, or less, which the paper finds to help.
       heads: from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; local outside
-        0 .. train_len - 1; a chunk of no token; negative noise; at call, positions that are not whole, and with noise
-        another number of heads.
+      ValueError: an encoding that is not rotary, depends on the length or treats first positions
+        apart; local outside 0 .. train_len - 1; a chunk of no token; negative noise; at call,
+        positions that are not whole, and with noise another number of heads.
 
     Reference: Li, Zhang, Li, Han, arXiv 2502.02659.
 
     Example:
       >>> import posenc_jax as pj
       >>> t = pj.Tokens.of(length=13)
-      >>> part = pj.make('gali(encoding=rope(), chunk=3, local=2)', heads=2, head_dim=8, train_len=8)
+      >>> part = pj.make(
+      ...     'gali(encoding=rope(), chunk=3, local=2)', heads=2, head_dim=8, train_len=8
+      ... )
       >>> part.believed(t, t)[0].tolist()
       [8, 8, 8, 8, 8, 8, 8, 8, 11, 11, 11, 13, 13]
     """
@@ -187,7 +236,13 @@ class GALI(Encoding):
         if not noise >= 0:
             raise ValueError(f'gali: noise is a standard deviation of at least 0, got {noise}')
         self.encoding = check_part('gali', encoding, even=True)
-        self.chunk, self.local, self.noise, self.seed, self.train_len = chunk, local, noise, seed, train_len
+        self.chunk, self.local, self.noise, self.seed, self.train_len = (
+            chunk,
+            local,
+            noise,
+            seed,
+            train_len,
+        )
         self.head = Constant(jnp.arange(heads), axes=('heads',)) if noise else None
 
     def believed(self, tq, tk) -> Int[Array, '#B T']:
@@ -207,7 +262,9 @@ class GALI(Encoding):
         over = jnp.maximum(total - self.train_len, 0)
         parts, fractions = gali_slots(total, self.train_len, self.local)
         own = jnp.where(tq.pos < fractions, -(-tq.pos // parts), tq.pos - over)
-        far = tq.with_feats(gali=(self.encoding.rotate(q, own), jnp.broadcast_to(total, own.shape)[..., None]))
+        far = tq.with_feats(
+            gali=(self.encoding.rotate(q, own), jnp.broadcast_to(total, own.shape)[..., None])
+        )
         return self.encoding.rotate(q, own + over), self.encoding.rotate(k, tk.pos), v, far, tk
 
     def match(self, q, k, tq, tk, seen, carry):
@@ -216,7 +273,8 @@ class GALI(Encoding):
         whole = (tk.pos[:, None, :] >= fractions[:, :, None])[:, None]
         nothing = lambda q, k: jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32)
 
-        # Keys are subdivided in one way or two for the queries of most tiles; a query whose text fits subdivides none.
+        # Keys are subdivided in one way or two for the queries of most tiles; a query whose text
+        # fits subdivides none.
         fits = fractions == 0
         most = parts.max(axis=1, keepdims=True)
         least = jnp.where(fits, most, parts).min(axis=1, keepdims=True)
@@ -227,10 +285,22 @@ class GALI(Encoding):
             return jnp.where((parts == most)[:, None, :, None], once(q, k), other)
 
         def one_by_one(q, k):
-            row = lambda q, parts: scaled_dot_product(q[:, :, None], self._interpolated(k, tk.pos, parts[:, None]))[:, :, 0]
-            return jnp.moveaxis(jax.lax.map(lambda rows: jax.checkpoint(row)(*rows), (jnp.moveaxis(q, 2, 0), parts.T)), 0, 2)
+            row = lambda q, parts: scaled_dot_product(
+                q[:, :, None], self._interpolated(k, tk.pos, parts[:, None])
+            )[:, :, 0]
+            return jnp.moveaxis(
+                jax.lax.map(
+                    lambda rows: jax.checkpoint(row)(*rows), (jnp.moveaxis(q, 2, 0), parts.T)
+                ),
+                0,
+                2,
+            )
 
-        ways = jnp.where((least == most).all(), 0, jnp.where(((parts == most) | (parts == least) | fits).all(), 1, 2))
+        ways = jnp.where(
+            (least == most).all(),
+            0,
+            jnp.where(((parts == most) | (parts == least) | fits).all(), 1, 2),
+        )
         interpolated = lambda q, k: jax.lax.switch(ways, (once, twice, one_by_one), q, k)
         near = jax.lax.cond((seen & whole).any(), scaled_dot_product, nothing, q, k)
         far = jax.lax.cond((seen & ~whole).any(), interpolated, nothing, far_q, k)
@@ -243,9 +313,15 @@ class GALI(Encoding):
         return jnp.where(whole, near, far), carry
 
     def _interpolated(self, k, pos, parts):
-        """`(1-r) k` at the next whole position and `r k` at the one before, from keys rotated at `pos`."""
+        """`(1-r) k` at the next whole position and `r k` at the one before, from keys rotated at
+        `pos`.
+        """
         inv_freq, _ = self.encoding.frequencies()
         here, below = phase(pos, inv_freq), pos // parts
-        at = lambda place: rotate(k.astype(jnp.float32), (phase(place, inv_freq) - here)[:, None], layout=self.encoding.layout)
+        at = lambda place: rotate(
+            k.astype(jnp.float32),
+            (phase(place, inv_freq) - here)[:, None],
+            layout=self.encoding.layout,
+        )
         r = (-pos % parts / parts)[:, None, :, None]
         return ((1.0 - r) * at(below + (pos % parts > 0)) + r * at(below)).astype(k.dtype)

@@ -29,11 +29,12 @@ _STATEMENT = re.compile(r'[^\s)\]}]')
 
 
 def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int[Array, '*B L']]:
-    """Token-level and function-level positions `(tok, F)` of tokens whose units (functions, classes, paragraphs) are known.
+    """Token-level and function-level positions `(tok, F)` of tokens whose units (functions,
+    classes, paragraphs) are known.
 
-    `tok` is the offset inside the unit, `F` counts the units that began before: it rises by one wherever the unit differs
-    from that of the token before, whatever the numbers are. With the flat position they make the three components of
-    `Tokens.pos`.
+    `tok` is the offset inside the unit, `F` counts the units that began before: it rises by one
+    wherever the unit differs from that of the token before, whatever the numbers are. With the flat
+    position they make the three components of `Tokens.pos`.
 
     Example:
       >>> [a.tolist() for a in hierarchical_ids(jnp.array([0, 0, 0, 1, 1, 2]))]
@@ -41,21 +42,29 @@ def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int
     """
     units = jnp.asarray(units)
     if units.ndim < 1 or not jnp.issubdtype(units.dtype, jnp.integer):
-        raise ValueError(f'hierarchical_ids takes integers [..., L], the unit of every token, got {units.dtype} {units.shape}')
+        raise ValueError(
+            'hierarchical_ids takes integers [..., L], the unit of every token, got '
+            f'{units.dtype} {units.shape}'
+        )
     flat = jnp.broadcast_to(jnp.arange(units.shape[-1], dtype=jnp.int32), units.shape)
-    starts = jnp.concatenate([jnp.zeros_like(units[..., :1], bool), units[..., 1:] != units[..., :-1]], axis=-1)
+    starts = jnp.concatenate(
+        [jnp.zeros_like(units[..., :1], bool), units[..., 1:] != units[..., :-1]], axis=-1
+    )
     begun = jax.lax.cummax(jnp.where(starts, flat, 0), axis=units.ndim - 1)
     return flat - begun, jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
 
 
 def python_units(source: str) -> list[int]:
-    """The unit of every line of a Python source: each top-level function or class, and each run of other code between them.
+    """The unit of every line of a Python source: each top-level function or class, and each run of
+    other code between them.
 
-    Read from the syntax tree, so that text inside strings and brackets misleads nobody. Decorators belong to what they
-    decorate; empty and indented lines that follow a unit (comments at its end) to that unit.
+    Read from the syntax tree, so that text inside strings and brackets misleads nobody. Decorators
+    belong to what they decorate; empty and indented lines that follow a unit (comments at its end)
+    to that unit.
 
     Args:
-      source: the text; lines end in LF, CR LF or CR. Text that ends a line has one more, empty line.
+      source: the text; lines end in LF, CR LF or CR. Text that ends a line has one more, empty
+        line.
 
     Raises:
       ValueError: it does not parse, with the line; `line_units` takes any text.
@@ -67,9 +76,14 @@ def python_units(source: str) -> list[int]:
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
-        raise ValueError(f'python_units: line {error.lineno} does not parse: {error.msg}; line_units takes any text') from None
+        raise ValueError(
+            f'python_units: line {error.lineno} does not parse: {error.msg}; line_units takes '
+            'any text'
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'python_units: the source does not parse: {error}; line_units takes any text') from None
+        raise ValueError(
+            f'python_units: the source does not parse: {error}; line_units takes any text'
+        ) from None
     heads, inside = set(), set()
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -82,9 +96,9 @@ def python_units(source: str) -> list[int]:
 def line_units(text: str) -> list[int]:
     """The unit of every line of a text that need not parse, from the beginnings of lines alone.
 
-    A unit starts at a line that begins, without indentation, with `def`, `class` or `async def`, or at the decorators
-    above it, and ends before the next line that is neither empty nor indented and does not begin with a closing bracket;
-    what stands between two units is a unit of its own.
+    A unit starts at a line that begins, without indentation, with `def`, `class` or `async def`, or
+    at the decorators above it, and ends before the next line that is neither empty nor indented and
+    does not begin with a closing bracket; what stands between two units is a unit of its own.
 
     Example:
       >>> line_units('@cache\\ndef f(\\n    a,\\n):\\n    return (\\nx = 1\\ny = 2')
@@ -106,7 +120,8 @@ def line_units(text: str) -> list[int]:
 
 
 def paragraph_units(text: str) -> list[int]:
-    """The unit of every line of prose: a paragraph starts after one or more empty lines, which end the one before.
+    """The unit of every line of prose: a paragraph starts after one or more empty lines, which end
+    the one before.
 
     Example:
       >>> paragraph_units('One\\nparagraph.\\n\\nAnother.')
@@ -138,7 +153,9 @@ def token_units(text: str, units: Sequence[int], offsets: Iterable[int]) -> list
     """
     starts = [0, *(newline.end() for newline in _NEWLINE.finditer(text))]
     if len(units) != len(starts):
-        raise ValueError(f'token_units: the text has {len(starts)} lines, got units of {len(units)}')
+        raise ValueError(
+            f'token_units: the text has {len(starts)} lines, got units of {len(units)}'
+        )
     offsets = list(offsets)
     for offset in offsets:
         if not 0 <= offset <= len(text):
@@ -167,7 +184,8 @@ CARD = Card(
     title='HiRoPE: Length Extrapolation for Code Models Using Hierarchical Position',
     arxiv='2403.19115',
     door='project, match',
-    equation='logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H); A_i = i theta_t if i - j < W, else tok_i theta_t, F_i theta_t',
+    equation='logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H); A_i = i theta_t if i - j < W, else '
+    'tok_i theta_t, F_i theta_t',
     source='arXiv 2403.19115 (no public code)',
     authors='Zhang, Kechi and Li, Ge and Zhang, Huangzhao and Jin, Zhi',
     year=2024,
@@ -181,13 +199,16 @@ CARD = Card(
 @register('hirope', kind='encoding', card=CARD)
 @register('hirope', kind='extension', card=dataclasses.replace(CARD, example='hirope(window=5)'))
 class HiRoPE(Encoding):
-    """Far keys have two short positions for one long: fast planes turn by the offset in a function, slow ones by its number.
+    """Far keys have two short positions for one long: fast planes turn by the offset in a function,
+    slow ones by its number.
 
-    `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`, and elsewhere
-    `A_i = tok_i theta_t` for planes t < n_s, `F_i theta_t` for the others: both counters stay short although their product
-    does not. Positions `[B, L, 3]` are (flat, tok, F), the last two from `hierarchical_ids` (the task `code_text` supplies
-    them); positions `[B, L]` are one single unit, `tok` = flat, F = 0. The features of a key are its second rotation, so a
-    cache holds both. Differs from the paper: two levels; which token-level position it means is left open there, see `level`.
+    `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`, and
+    elsewhere `A_i = tok_i theta_t` for planes t < n_s, `F_i theta_t` for the others: both counters
+    stay short although their product does not. Positions `[B, L, 3]` are (flat, tok, F), the last
+    two from `hierarchical_ids` (the task `code_text` supplies them); positions `[B, L]` are one
+    single unit, `tok` = flat, F = 0. The features of a key are its second rotation, so a cache
+    holds both. Differs from the paper: two levels; which token-level position it means is left open
+    there, see `level`.
 
     Args:
       encoding: the rotary encoding.
@@ -196,47 +217,74 @@ class HiRoPE(Encoding):
       level: 'reset', the offset inside the function, or 'absolute', the flat position.
 
     Raises:
-      ValueError: an encoding that is not rotary or depends on the length; window below 0; split outside 0 .. planes; an
-        unknown level; at call, positions of another shape.
+      ValueError: an encoding that is not rotary or depends on the length; window below 0; split
+        outside 0 .. planes; an unknown level; at call, positions of another shape.
 
     Reference: Zhang, Li, Zhang, Jin, arXiv 2403.19115.
 
     Example:
       >>> import posenc_jax as pj
       >>> part = pj.make('hirope(encoding=rope())', head_dim=8)
-      >>> part.split, part.hierarchical_angles(pj.Tokens.of(positions=[[[10, 2, 3]]]))[0].round(3).tolist()
+      >>> (
+      ...     part.split,
+      ...     part.hierarchical_angles(pj.Tokens.of(positions=[[[10, 2, 3]]]))[0].round(3).tolist(),
+      ... )
       (2, [[[2.0, 0.2, 0.03, 0.003]]])
     """
 
     rotates = True
     extends = (Rotary,)
 
-    def __init__(self, encoding: Encoding = CONTEXT, window: int = 512, split: int | None = None, level: Level = 'reset'):
+    def __init__(
+        self,
+        encoding: Encoding = CONTEXT,
+        window: int = 512,
+        split: int | None = None,
+        level: Level = 'reset',
+    ):
         self.encoding = check_part('hirope', encoding)
         planes = encoding.rotary_dim // 2
         split = planes // 2 if split is None else split
         if window < 0:
             raise ValueError(f'hirope: window must be at least 0, got {window}')
         if not 0 <= split <= planes:
-            raise ValueError(f'hirope: split must be between 0 and the {planes} planes of the encoding, got {split}')
-        self.window, self.split, self.level = window, split, check_choice('hirope level', level, LEVELS)
+            raise ValueError(
+                f'hirope: split must be between 0 and the {planes} planes of the encoding, got '
+                f'{split}'
+            )
+        self.window, self.split, self.level = (
+            window,
+            split,
+            check_choice('hirope level', level, LEVELS),
+        )
 
     def hierarchical_angles(self, tok: Tokens):
         """Angles [#B, L, planes] of the two levels, and what multiplies their cos and sin."""
         flat, offset, unit = _components(tok.pos)
-        (fine, m), (coarse, n) = map(self.encoding.angles, (flat if self.level == 'absolute' else offset, unit))
-        per_plane = lambda temperature: temperature[..., None] if jnp.ndim(temperature) else temperature
+        (fine, m), (coarse, n) = map(
+            self.encoding.angles, (flat if self.level == 'absolute' else offset, unit)
+        )
+        per_plane = lambda temperature: (
+            temperature[..., None] if jnp.ndim(temperature) else temperature
+        )
         of_tokens = np.arange(fine.shape[-1]) < self.split
         return jnp.where(of_tokens, fine, coarse), jnp.where(of_tokens, per_plane(m), per_plane(n))
 
     def project(self, q, k, v, tq, tk, x=None):
         flat = lambda a, tok: self.encoding.rotate(a, _components(tok.pos)[0])
-        tq_far, tk_far = (tok.with_feats(hirope=self._hierarchical(a, tok)) for a, tok in ((q, tq), (k, tk)))
+        tq_far, tk_far = (
+            tok.with_feats(hirope=self._hierarchical(a, tok)) for a, tok in ((q, tq), (k, tk))
+        )
         return flat(q, tq), flat(k, tk), v, tq_far, tk_far
 
     def _hierarchical(self, a, tok):
         angles, scale = self.hierarchical_angles(tok)
-        return rotate(a, angles[:, :, None], layout=self.encoding.layout, scale=scale if scale.ndim == 1 else scale[:, :, None])
+        return rotate(
+            a,
+            angles[:, :, None],
+            layout=self.encoding.layout,
+            scale=scale if scale.ndim == 1 else scale[:, :, None],
+        )
 
     def match(self, q, k, tq, tk, seen, carry):
         q_flat, k_flat = _components(tq.pos)[0], _components(tk.pos)[0]
@@ -260,5 +308,8 @@ def _components(pos: Num[Array, '#B L *P']):
     if pos.ndim == 2:
         return pos, pos, jnp.zeros_like(pos)
     if pos.shape[2:] != (3,):
-        raise ValueError(f'hirope takes positions [B, L], or [B, L, 3] of components (flat, tok, F), got {pos.shape}')
+        raise ValueError(
+            'hirope takes positions [B, L], or [B, L, 3] of components (flat, tok, F), got '
+            f'{pos.shape}'
+        )
     return tuple(pos[..., component] for component in range(3))

@@ -1,4 +1,6 @@
-"""LM-Infinite: a window, the first tokens, a ceiling on distances, and for the last query the best keys between."""
+"""LM-Infinite: a window, the first tokens, a ceiling on distances, and for the last query the best
+keys between.
+"""
 
 import dataclasses
 import numbers
@@ -25,7 +27,8 @@ CARD = Card(
     door='project, match, score, mask',
     equation='key j visible iff j <= i and (i - j < R or j < n_global); D_ij = min(i - j, R)',
     source='Glaciohound/LM-Infinite',
-    authors='Han, Chi and Wang, Qifan and Peng, Hao and Xiong, Wenhan and Chen, Yu and Ji, Heng and Wang, Sinong',
+    authors='Han, Chi and Wang, Qifan and Peng, Hao and Xiong, Wenhan and Chen, Yu and Ji, Heng '
+    'and Wang, Sinong',
     year=2024,
     example='lm_infinite(encoding=rope(), n_global=2, n_local=5)',
     share='model',
@@ -35,23 +38,32 @@ CARD = Card(
 
 
 @register('lm_infinite', kind='encoding', card=CARD)
-@register('lm_infinite', kind='extension', card=dataclasses.replace(CARD, example='lm_infinite(n_global=2, n_local=5)'))
+@register(
+    'lm_infinite',
+    kind='extension',
+    card=dataclasses.replace(CARD, example='lm_infinite(n_global=2, n_local=5)'),
+)
 class LMInfinite(Encoding):
-    """Queries see the last `n_local` and the first `n_global` tokens, at distances of at most R = `n_local`.
+    """Queries see the last `n_local` and the first `n_global` tokens, at distances of at most R =
+    `n_local`.
 
-    Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`); `D_ij = min(i - j, R)`: beyond the window a
-    rotary query stands at R and the key unrotated at 0, a relative bias is that of distance R. Which keys are
-    visible is counted in real tokens of the document, distances in positions. Without `top_k` a decode cache of n_global +
-    n_local slots is enough (`constant_cache`).
+    Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`); `D_ij = min(i - j, R)`:
+    beyond the window a rotary query stands at R and the key unrotated at 0, a relative bias is that
+    of distance R. Which keys are visible is counted in real tokens of the document, distances in
+    positions. Without `top_k` a decode cache of n_global + n_local slots is enough
+    (`constant_cache`).
 
-    With `top_k` the last query of a text also sees, head by head, the k keys of the middle with the largest logits at the
-    relative position t, with these logits; none where fewer than k lie there. A decoded token is the last of its text, so in
-    the first layer a step equals the last row of a pass over the text so far; above it, tokens that were decoded keep what they
-    chose, and the same tokens in one pass chose nothing. Which keys these are is found in `project`, so keys are cached raw, all
-    of them; and since any block may hold one, a pass over a whole text skips only what is not causal. They are chosen among
-    all keys of the middle, whatever other masks of the chain hide; a segment of `read_segment` is a text. Differs from the
-    paper: the ceiling always equals the window, as in its experiments; an encoding does not know its layer, so as an extension
-    `top_k` acts in every layer, and the paper's first four layers without it are a pattern of a model that is built so.
+    With `top_k` the last query of a text also sees, head by head, the k keys of the middle with the
+    largest logits at the relative position t, with these logits; none where fewer than k lie there.
+    A decoded token is the last of its text, so in the first layer a step equals the last row of a
+    pass over the text so far; above it, tokens that were decoded keep what they chose, and the same
+    tokens in one pass chose nothing. Which keys these are is found in `project`, so keys are cached
+    raw, all of them; and since any block may hold one, a pass over a whole text skips only what is
+    not causal. They are chosen among all keys of the middle, whatever other masks of the chain
+    hide; a segment of `read_segment` is a text. Differs from the paper: the ceiling always equals
+    the window, as in its experiments; an encoding does not know its layer, so as an extension
+    `top_k` acts in every layer, and the paper's first four layers without it are a pattern of a
+    model that is built so.
 
     Args:
       encoding: the rotary encoding, or a relative bias such as `alibi()`.
@@ -62,15 +74,18 @@ class LMInfinite(Encoding):
       train_len: from the model.
 
     Raises:
-      ValueError: an encoding that is neither, or depends on the length; n_global or top_k below 0; n_local or distance below
-        1; top_k with a bias, a distance without top_k; at call, top_k with packed documents.
+      ValueError: an encoding that is neither, or depends on the length; n_global or top_k below 0;
+        n_local or distance below 1; top_k with a bias, a distance without top_k; at call, top_k
+        with packed documents.
 
     Reference: Han, Wang, Peng, Xiong, Chen, Ji, Wang, arXiv 2308.16137.
 
     Example:
       >>> import posenc_jax as pj
       >>> t = pj.Tokens.of(length=10)
-      >>> pj.make('lm_infinite(encoding=alibi(), n_global=2, n_local=5)', heads=2, train_len=5).mask(t, t)[0, 0].sum(-1).tolist()
+      >>> pj.make(
+      ...     'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', heads=2, train_len=5
+      ... ).mask(t, t)[0, 0].sum(-1).tolist()
       [1, 2, 3, 4, 5, 6, 7, 7, 7, 7]
     """
 
@@ -87,15 +102,23 @@ class LMInfinite(Encoding):
     ):
         n_local = check_train_len('lm_infinite', train_len) if n_local is None else n_local
         if n_global < 0 or n_local < 1:
-            raise ValueError(f'lm_infinite: expected n_global >= 0 and n_local >= 1, got {n_global=}, {n_local=}')
+            raise ValueError(
+                f'lm_infinite: expected n_global >= 0 and n_local >= 1, got {n_global=}, {n_local=}'
+            )
         if top_k < 0:
             raise ValueError(f'lm_infinite: top_k is a number of keys, got {top_k}')
         if distance is not None and (distance < 1 or not top_k):
-            raise ValueError(f'lm_infinite: distance is that of the top_k keys and at least 1, got {distance=}, {top_k=}')
+            raise ValueError(
+                'lm_infinite: distance is that of the top_k keys and at least 1, got '
+                f'{distance=}, {top_k=}'
+            )
         self.encoding = check_part('lm_infinite', encoding, bias=True)
         if top_k and not isinstance(encoding, Rotary):
             found = name_of(encoding)
-            raise ValueError(f'lm_infinite: top_k={top_k} chooses keys for a rotary encoding, got {found}; use top_k=0')
+            raise ValueError(
+                f'lm_infinite: top_k={top_k} chooses keys for a rotary encoding, got {found}; '
+                'use top_k=0'
+            )
         if top_k and distance is None:
             distance = max(1, check_train_len('lm_infinite', train_len) // 2)
         self.n_global, self.n_local, self.top_k, self.distance = n_global, n_local, top_k, distance
@@ -118,24 +141,40 @@ class LMInfinite(Encoding):
             feats = (at(self.n_local),)
             if self.top_k:
                 last, chosen = self._choose(q, k, tq, tk)
-                feats, tk = (*feats, at(self.distance), last[..., None]), tk.with_feats(lm_infinite=chosen)
+                feats, tk = (
+                    (*feats, at(self.distance), last[..., None]),
+                    tk.with_feats(lm_infinite=chosen),
+                )
             tq = tq.with_feats(lm_infinite=feats)
         return self.encoding.project(q, k, v, tq, tk, x)
 
     def _choose(self, q, k, tq, tk):
-        """Which query is the last of its row, [B, T], and which keys of the middle it sees, [B, S, N]."""
+        """Which query is the last of its row, [B, T], and which keys of the middle it sees, [B, S,
+        N].
+        """
         if tk.segment is not None:
-            raise ValueError('lm_infinite: top_k is for the last token of a text a row, got packed documents (tok.segment)')
+            raise ValueError(
+                'lm_infinite: top_k is for the last token of a text a row, got packed documents '
+                '(tok.segment)'
+            )
         last = jnp.arange(tq.length) == jnp.broadcast_to(tq.last, len(q))[:, None]
-        middle = ((self._middle(tq, tk) & (tk.index[:, None] <= tq.index[..., None])) & last[..., None]).any(1)
+        middle = (
+            (self._middle(tq, tk) & (tk.index[:, None] <= tq.index[..., None])) & last[..., None]
+        ).any(1)
         middle = middle if tk.valid is None else middle & tk.valid
         at = lambda a, place: heads_first(self.encoding.rotate(a, jnp.full((1, 1), place)))
         own = jnp.take_along_axis(q, last.argmax(1)[:, None, None, None], 1)
         s = scaled_dot_product(at(own, self.distance), at(k, 0))[:, :, 0]
-        s = jnp.pad(jnp.where(middle[:, None], s, -jnp.inf), ((0, 0), (0, 0), (0, self.top_k)), constant_values=-jnp.inf)
+        s = jnp.pad(
+            jnp.where(middle[:, None], s, -jnp.inf),
+            ((0, 0), (0, 0), (0, self.top_k)),
+            constant_values=-jnp.inf,
+        )
         best, slots = jax.lax.top_k(s, self.top_k)
         mark = jax.vmap(jax.vmap(lambda row, slots, enough: row.at[slots].set(enough)))
-        chosen = mark(jnp.zeros(s.shape, bool), slots, jnp.isfinite(best[..., -1]))[..., : tk.length]
+        chosen = mark(jnp.zeros(s.shape, bool), slots, jnp.isfinite(best[..., -1]))[
+            ..., : tk.length
+        ]
         return last, jnp.swapaxes(chosen, 1, 2)
 
     def mask(self, tq, tk):
@@ -148,7 +187,9 @@ class LMInfinite(Encoding):
 
     def may_see(self, tq, tk):
         near = tk.order_high > tq.order_low - self.n_local
-        return (tk.index_low <= tq.index_high) & (near | (tk.order_low < self.n_global) | bool(self.top_k))
+        return (tk.index_low <= tq.index_high) & (
+            near | (tk.order_low < self.n_global) | bool(self.top_k)
+        )
 
     def opens(self, door):
         return super().opens(door) and (door != 'match' or isinstance(self.encoding, Rotary))
@@ -168,15 +209,20 @@ class LMInfinite(Encoding):
         middle = self._middle(tq, tk)[:, None] if self.top_k else False
         standing = tuple(map(heads_first, tq.feats['lm_infinite'][:2]))
         if tq.length == 1 and not self.top_k and tk.segment is None and self.n_global < tk.length:
-            # A step behind a long text, where only the first keys are at the ceiling, unless positions jump.
+            # A step behind a long text, where only the first keys are at the ceiling, unless
+            # positions jump.
             rows = lambda a: jnp.broadcast_to(a, (len(s), a.shape[-1]))
             at, first = map(rows, self._first(tk))
-            few = lambda a, axis: jnp.take_along_axis(a, jnp.expand_dims(at, tuple(i for i in range(1, a.ndim) if i != axis)), axis)
+            few = lambda a, axis: jnp.take_along_axis(
+                a, jnp.expand_dims(at, tuple(i for i in range(1, a.ndim) if i != axis)), axis
+            )
             far = scaled_dot_product(standing[0], self._unrotated(few(k, 2), few(rows(tk.pos), 1)))
             far = jnp.where(few(rows(beyond[:, 0, 0]), 1)[:, None, None], far, few(s, 3))
             s = jax.vmap(lambda row, at, own: row.at[..., at].set(own))(s, at, far)
             beyond = beyond & ~first[:, None, None]
-        return jax.lax.cond((seen & (beyond | middle)).any(), with_ceiling, lambda standing, k, s: s, standing, k, s), carry
+        return jax.lax.cond(
+            (seen & (beyond | middle)).any(), with_ceiling, lambda standing, k, s: s, standing, k, s
+        ), carry
 
     def score(self, s, tq, tk, seen, carry):
         if isinstance(self.encoding, Rotary):
@@ -191,7 +237,9 @@ class LMInfinite(Encoding):
         return rotate(k, -angles[:, None], layout=self.encoding.layout)
 
     def _first(self, tk):
-        """Slots [#B, n_global] of the first keys of a text, others where there are fewer, each once; and which keys they are."""
+        """Slots [#B, n_global] of the first keys of a text, others where there are fewer, each
+        once; and which keys they are.
+        """
         first = tk.order < self.n_global
         first = first if tk.valid is None else first & tk.valid
         return jnp.argsort(~first, axis=1, stable=True)[:, : self.n_global], first
@@ -201,12 +249,19 @@ class LMInfinite(Encoding):
         return signed_distance(tq.pos, tk.pos) >= self.n_local
 
     def _middle(self, tq, tk):
-        """Pairs [#B, T, S] whose key is neither one of the first nor one of the last, later ones apart."""
-        return (signed_distance(tq.order, tk.order) >= self.n_local) & (tk.order >= self.n_global)[:, None]
+        """Pairs [#B, T, S] whose key is neither one of the first nor one of the last, later ones
+        apart.
+        """
+        return (signed_distance(tq.order, tk.order) >= self.n_local) & (tk.order >= self.n_global)[
+            :, None
+        ]
 
 
-def constant_cache(model: Transformer, cache: Cache, placed: tuple[Tokens, ...], *, room: int = 1) -> Cache:
-    """A cache that holds what a model of `lm_infinite` layers will still see, and room for new tokens: see `keep_ends`.
+def constant_cache(
+    model: Transformer, cache: Cache, placed: tuple[Tokens, ...], *, room: int = 1
+) -> Cache:
+    """A cache that holds what a model of `lm_infinite` layers will still see, and room for new
+    tokens: see `keep_ends`.
 
     Args:
       model: that filled the cache.
@@ -220,7 +275,12 @@ def constant_cache(model: Transformer, cache: Cache, placed: tuple[Tokens, ...],
       >>> from posenc_jax.model import TransformerConfig
       >>> from posenc_jax.model.decode import init_cache, prefill
       >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
-      >>> model = Transformer(TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec), rngs=nnx.Rngs(0))
+      >>> model = Transformer(
+      ...     TransformerConfig(
+      ...         vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec
+      ...     ),
+      ...     rngs=nnx.Rngs(0),
+      ... )
       >>> empty = init_cache(model, Tokens.of(length=12))
       >>> _, full = prefill(model, empty, jnp.ones((1, 9), jnp.int32))
       >>> constant_cache(model, full, empty.tokens, room=2).capacity
@@ -232,17 +292,25 @@ def constant_cache(model: Transformer, cache: Cache, placed: tuple[Tokens, ...],
 
 
 def _windows(model: Transformer) -> list[LMInfinite]:
-    """The `lm_infinite` of every place in the period, which are all that a constant cache serves."""
+    """The `lm_infinite` of every place in the period, which are all that a constant cache
+    serves.
+    """
     found = []
     for place, block in enumerate(model.blocks):
         encoding = model.encoding(place, block)
         parts = [part for part in parts_of(encoding) if isinstance(part, LMInfinite)]
         if not parts:
             names = ' | '.join(map(name_of, parts_of(encoding)))
-            raise ValueError(f'a cache of constant size needs lm_infinite in every layer, one of this model has {names}')
+            raise ValueError(
+                'a cache of constant size needs lm_infinite in every layer, one of this model '
+                f'has {names}'
+            )
         found += parts
     if choosing := [part.top_k for part in found if part.top_k]:
-        raise ValueError(f'lm_infinite(top_k={choosing[0]}) may choose any key of the text, so none can be forgotten; use top_k=0')
+        raise ValueError(
+            f'lm_infinite(top_k={choosing[0]}) may choose any key of the text, so none can be '
+            'forgotten; use top_k=0'
+        )
     return found
 
 
@@ -259,8 +327,19 @@ class ConstantCache(Decoding):
       >>> from posenc_jax.model import TransformerConfig
       >>> from posenc_jax.model.decode import generate
       >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
-      >>> model = Transformer(TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec), rngs=nnx.Rngs(0))
-      >>> generate(model, jnp.ones((1, 5), int), max_new_tokens=9, temperature=0.0, decoding=ConstantCache(room=4)).shape
+      >>> model = Transformer(
+      ...     TransformerConfig(
+      ...         vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec
+      ...     ),
+      ...     rngs=nnx.Rngs(0),
+      ... )
+      >>> generate(
+      ...     model,
+      ...     jnp.ones((1, 5), int),
+      ...     max_new_tokens=9,
+      ...     temperature=0.0,
+      ...     decoding=ConstantCache(room=4),
+      ... ).shape
       (1, 14)
     """
 
@@ -268,20 +347,31 @@ class ConstantCache(Decoding):
 
     def __post_init__(self):
         if not isinstance(self.room, numbers.Integral) or self.room < 1:
-            raise ValueError(f'ConstantCache needs room for at least 1 new token, an integer, got {self.room!r}')
+            raise ValueError(
+                f'ConstantCache needs room for at least 1 new token, an integer, got {self.room!r}'
+            )
 
     def check(self, model):
         _windows(model)
         if model.reads_ids:
-            raise ValueError('ConstantCache forgets tokens, but an encoding of this model finds positions from the ids of all')
+            raise ValueError(
+                'ConstantCache forgets tokens, but an encoding of this model finds positions '
+                'from the ids of all'
+            )
 
     def prefill(self, model, empty, prompts):
-        of_prompt = tuple(tok.slice(0, prompts.shape[1]) for tok in empty.tokens)  # no room for what is cut at once
-        logits, cache = super().prefill(model, dataclasses.replace(empty, tokens=of_prompt), prompts)
+        of_prompt = tuple(
+            tok.slice(0, prompts.shape[1]) for tok in empty.tokens
+        )  # no room for what is cut at once
+        logits, cache = super().prefill(
+            model, dataclasses.replace(empty, tokens=of_prompt), prompts
+        )
         return logits, constant_cache(model, cache, empty.tokens, room=self.room)
 
     def step(self, model, empty, cache, tokens, layers):
         # A loop of one step or none, since what goes through `cond` is copied.
         full = lambda cache: cache.cursor >= cache.capacity
-        cache = jax.lax.while_loop(full, lambda cache: constant_cache(model, cache, empty.tokens, room=self.room), cache)
+        cache = jax.lax.while_loop(
+            full, lambda cache: constant_cache(model, cache, empty.tokens, room=self.room), cache
+        )
         return super().step(model, empty, cache, tokens, layers)

@@ -21,7 +21,8 @@ ASSIGNMENTS = ('rank', 'code', 'normal')
 
 
 def ms_poe_ratios(heads: int, r_min: float, r_max: float) -> np.ndarray:
-    """`r_n = r_min + (r_max - r_min) n / heads`, n = 0 .. heads - 1, float64: what positions are divided by.
+    """`r_n = r_min + (r_max - r_min) n / heads`, n = 0 .. heads - 1, float64: what positions are
+    divided by.
 
     Example:
       >>> ms_poe_ratios(4, 1.2, 1.8).round(2).tolist()
@@ -33,7 +34,8 @@ def ms_poe_ratios(heads: int, r_min: float, r_max: float) -> np.ndarray:
 def head_scores(
     q: Float[Array, 'B N H'], k: Float[Array, 'B S K H'], seen: Bool[Array, '#B S'] | None = None
 ) -> Float[Array, 'B N']:
-    """How position-aware heads are: the share of keys to which one query gives more than three times the mean weight.
+    """How position-aware heads are: the share of keys to which one query gives more than three
+    times the mean weight.
 
     Args:
       q: the last query of every row, not rotated.
@@ -64,8 +66,8 @@ def head_order(scores: Float[Array, '... N']) -> Int[Array, '... N']:
 def ratio_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Array, '... N']:
     """Which entry n(h) of the table of ratios a head takes, from the order of heads.
 
-    'rank': the rank of the head in the order, as the paper means it. 'code': n(h) = order[h], the inverse permutation, as
-    released. 'normal': n(h) = N - 1 - h, whatever the order.
+    'rank': the rank of the head in the order, as the paper means it. 'code': n(h) = order[h], the
+    inverse permutation, as released. 'normal': n(h) = N - 1 - h, whatever the order.
 
     Example:
       >>> order = jnp.array([1, 3, 2, 0])
@@ -80,12 +82,15 @@ def ratio_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Arra
 
 CARD = Card(
     name='Ms-PoE',
-    title='Found in the Middle: How Language Models Use Long Contexts Better via Plug-and-Play Positional Encoding',
+    title='Found in the Middle: How Language Models Use Long Contexts Better via Plug-and-Play '
+    'Positional Encoding',
     arxiv='2403.04797',
     door='project',
-    equation='A_iht = (i / r_n(h)) theta_t, r_n = r_min + (r_max - r_min) n / N, n(h) = rank of head h',
+    equation='A_iht = (i / r_n(h)) theta_t, r_n = r_min + (r_max - r_min) n / N, n(h) = rank of '
+    'head h',
     source='VITA-Group/Ms-PoE',
-    authors='Zhang, Zhenyu and Chen, Runjin and Liu, Shiwei and Yao, Zhewei and Ruwase, Olatunji and Chen, Beidi and '
+    authors='Zhang, Zhenyu and Chen, Runjin and Liu, Shiwei and Yao, Zhewei and Ruwase, Olatunji '
+    'and Chen, Beidi and '
     'Wu, Xiaoxia and Wang, Zhangyang',
     year=2024,
     example='ms_poe(encoding=rope())',
@@ -96,27 +101,30 @@ CARD = Card(
 @register('ms_poe', kind='encoding', card=CARD)
 @register('ms_poe', kind='extension', card=dataclasses.replace(CARD, example='ms_poe()'))
 class MsPoE(Encoding):
-    """Divides rotary positions by a ratio per head: small for heads that attend by position, large for the others.
+    """Divides rotary positions by a ratio per head: small for heads that attend by position, large
+    for the others.
 
-    `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`; n(h) from an order of the heads, see
-    `ratio_index`. The order of a prompt comes from `probe_heads`, and `reorder` gives every layer its own; eval.py,
-    generation and the analyses do both, on the beginning of the validation text. A key head
-    that serves several query heads has the ratio of the first of them, so that logits of the others depend on position
-    differences only approximately. Differs from the paper: the frequencies are divided, in float32, and the positions
-    stay integers; the first two layers, which it leaves as they are, are left out by `reorder`.
+    `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`; n(h) from an order of the
+    heads, see `ratio_index`. The order of a prompt comes from `probe_heads`, and `reorder` gives
+    every layer its own; eval.py, generation and the analyses do both, on the beginning of the
+    validation text. A key head that serves several query heads has the ratio of the first of them,
+    so that logits of the others depend on position differences only approximately. Differs from the
+    paper: the frequencies are divided, in float32, and the positions stay integers; the first two
+    layers, which it leaves as they are, are left out by `reorder`.
 
     Args:
       encoding: the rotary encoding.
       r_min, r_max: first ratio, and the one after the last.
-      order: the heads from most to least position-aware; None takes them as they are numbered until `reorder`.
+      order: the heads from most to least position-aware; None takes them as they are numbered until
+        `reorder`.
       assign: 'rank', 'code' or 'normal' (which takes no order).
       per_group: query heads that share a key head share the ratio of the first of them.
       heads, kv_heads: N and K, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; ratios that are
-        not positive or descend; an order that is not one of all heads, or with 'normal'; an unknown assignment; at call,
-        other numbers of heads.
+      ValueError: an encoding that is not rotary, depends on the length or treats first positions
+        apart; ratios that are not positive or descend; an order that is not one of all heads, or
+        with 'normal'; an unknown assignment; at call, other numbers of heads.
 
     Reference: Zhang, Chen, Liu, Yao, Ruwase, Chen, Wu, Wang, arXiv 2403.04797.
 
@@ -145,13 +153,19 @@ class MsPoE(Encoding):
         if not 0 < r_min <= r_max:
             raise ValueError(f'ms_poe: expected 0 < r_min <= r_max, got {r_min=}, {r_max=}')
         if check_choice('ms_poe assign', assign, ASSIGNMENTS) == 'normal' and order is not None:
-            raise ValueError(f"ms_poe: assign='normal' takes no order, got {order}; use assign='rank'")
+            raise ValueError(
+                f"ms_poe: assign='normal' takes no order, got {order}; use assign='rank'"
+            )
         if order is not None and sorted(order) != list(range(heads)):
-            raise ValueError(f'ms_poe: order must name each of the heads 0 .. {heads - 1} once, got {order}')
+            raise ValueError(
+                f'ms_poe: order must name each of the heads 0 .. {heads - 1} once, got {order}'
+            )
         self.r_min, self.r_max, self.assign, self.per_group = r_min, r_max, assign, per_group
         self.heads, self.kv_heads = heads, kv_heads
         self.unordered = order is None and assign != 'normal'
-        self.ratios = Constant(self.ratios_of(jnp.asarray(range(heads) if order is None else order)), axes=('heads',))
+        self.ratios = Constant(
+            self.ratios_of(jnp.asarray(range(heads) if order is None else order)), axes=('heads',)
+        )
 
     def ratios_of(self, order: Int[Array, '... N']) -> Float[Array, '... N']:
         """The ratio of every head when they are ordered like this, float32."""
@@ -160,35 +174,51 @@ class MsPoE(Encoding):
         return jnp.repeat(ratios[..., ::group], group, axis=-1) if self.per_group else ratios
 
     def with_order(self, order: Int[Array, '... N'], *, plain: Bool[Array, '...']) -> 'MsPoE':
-        """A copy whose heads are ordered like this, which may lead with a stack of layers; `plain` ones keep their positions."""
+        """A copy whose heads are ordered like this, which may lead with a stack of layers; `plain`
+        ones keep their positions.
+        """
         names = ('encoding', 'r_min', 'r_max', 'assign', 'per_group', 'heads', 'kv_heads')
         copy = MsPoE(**{name: getattr(self, name) for name in names})
         copy.unordered = False
         copy.ratios = Constant(jnp.where(plain, 1.0, self.ratios_of(order)), axes=('heads',))
         return copy
 
-    def rotate(self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L'], ratios: Float[Array, 'heads']):
+    def rotate(
+        self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L'], ratios: Float[Array, 'heads']
+    ):
         """`x` rotated to `pos / ratios`, by head."""
         if x.shape[2] != len(ratios):
             raise ValueError(f'ms_poe was built for {len(ratios)} heads, got {x.shape[2]}')
         if pos.ndim != 2:
-            raise ValueError(f'ms_poe takes one position per token [B, L], got positions of shape {pos.shape}')
+            raise ValueError(
+                f'ms_poe takes one position per token [B, L], got positions of shape {pos.shape}'
+            )
         inv_freq, temperature = self.encoding.frequencies()
         angles = phase(pos[..., None], jnp.asarray(inv_freq, jnp.float32) / ratios[:, None])
         return rotate(x, angles, layout=self.encoding.layout, scale=temperature)
 
     def project(self, q, k, v, tq, tk, x=None):
         ratios = self.ratios[...]
-        return self.rotate(q, tq.pos, ratios), self.rotate(k, tk.pos, ratios[:: self.heads // self.kv_heads]), v, tq, tk
+        return (
+            self.rotate(q, tq.pos, ratios),
+            self.rotate(k, tk.pos, ratios[:: self.heads // self.kv_heads]),
+            v,
+            tq,
+            tk,
+        )
 
 
-def probe_heads(model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, skip: int = 2) -> Int[Array, 'layers N']:
-    """The order of the heads of every layer on a prompt: one pass, in which layers already use the ratios just found.
+def probe_heads(
+    model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, skip: int = 2
+) -> Int[Array, 'layers N']:
+    """The order of the heads of every layer on a prompt: one pass, in which layers already use the
+    ratios just found.
 
     Only the last query of a row is scored, unrotated; the scores of several rows are averaged.
 
     Args:
-      model: a decoder `Transformer`; its `ms_poe` parts are given the order of their layer as it is found.
+      model: a decoder `Transformer`; its `ms_poe` parts are given the order of their layer as it is
+        found.
       tokens: the prompt.
       tok: what else is known about it, of padding above all.
       skip: how many first layers keep plain positions, 2 as released.
@@ -199,14 +229,24 @@ def probe_heads(model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, 
     Example:
       >>> from flax import nnx
       >>> from posenc_jax.model import Transformer, TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=3, width=8, heads=2, encoding='ms_poe(encoding=rope())')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7,
+      ...     train_len=8,
+      ...     layers=3,
+      ...     width=8,
+      ...     heads=2,
+      ...     encoding='ms_poe(encoding=rope())',
+      ... )
       >>> model, prompt = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None]
       >>> orders = probe_heads(model, prompt)
       >>> reorder(model, orders)(prompt).shape, orders.shape
       ((1, 6, 7), (3, 2))
     """
     if not model.cfg.causal:
-        raise ValueError(f'probe_heads scores the last query of a decoder, this model is of kind {model.cfg.kind!r}')
+        raise ValueError(
+            'probe_heads scores the last query of a decoder, this model is of kind '
+            f'{model.cfg.kind!r}'
+        )
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     if tok.segment is not None:
         raise ValueError('probe_heads takes one prompt a row, got packed documents (tok.segment)')
@@ -214,7 +254,9 @@ def probe_heads(model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, 
 
     def layer(x, number, place, block):
         q, k, _ = block.attention.split(block.attention_norm(x))
-        q = jnp.take_along_axis(q, jnp.broadcast_to(tok.last, len(q))[:, None, None, None], axis=1)[:, 0]
+        q = jnp.take_along_axis(q, jnp.broadcast_to(tok.last, len(q))[:, None, None, None], axis=1)[
+            :, 0
+        ]
         order = head_order(head_scores(q, k, tok.valid).mean(0))
         ordered = lambda part: part.with_order(order, plain=number < skip)
         parts = parts_of(model.encoding(place, block))
@@ -226,16 +268,21 @@ def probe_heads(model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, 
 
 
 def reorder(model, orders: Int[Array, 'layers N'], *, skip: int = 2):
-    """The same model whose `ms_poe` parts have, layer by layer, the ratios of these orders; the first `skip` layers none.
+    """The same model whose `ms_poe` parts have, layer by layer, the ratios of these orders; the
+    first `skip` layers none.
 
     Every layer then owns its ratios, whether the layers shared the part before or not.
 
     Raises:
-      ValueError: a model without `ms_poe` (`model.extend('ms_poe()')` gives it one); orders of another shape.
+      ValueError: a model without `ms_poe` (`model.extend('ms_poe()')` gives it one); orders of
+        another shape.
     """
     orders = jnp.asarray(orders)
     if orders.shape != (model.cfg.layers, model.cfg.heads):
-        raise ValueError(f'reorder takes orders of {model.cfg.layers} layers, {model.cfg.heads} heads, got {orders.shape}')
+        raise ValueError(
+            f'reorder takes orders of {model.cfg.layers} layers, {model.cfg.heads} heads, got '
+            f'{orders.shape}'
+        )
 
     ordered = lambda part, layers: part.with_order(orders[layers], plain=layers[:, None] < skip)
     return model.map_parts(MsPoE, ordered)

@@ -8,12 +8,18 @@ from posenc_jax.rotation.rope import Rotary
 
 def is_relative_bias(encoding: Encoding) -> bool:
     """A bias that depends on position differences only, as ALiBi does, and hides no keys."""
-    return isinstance(encoding, Bias) and encoding.card.promises.relative and not encoding.opens('mask')
+    return (
+        isinstance(encoding, Bias)
+        and encoding.card.promises.relative
+        and not encoding.opens('mask')
+    )
 
 
-def check_part(extension: str, encoding: Encoding, *, bias: bool = False, even: bool = False) -> Encoding:
-    """`encoding` if it is a rotary encoding of fixed frequencies, with `even` the same at all positions; with `bias` also a
-    relative bias.
+def check_part(
+    extension: str, encoding: Encoding, *, bias: bool = False, even: bool = False
+) -> Encoding:
+    """`encoding` if it is a rotary encoding of fixed frequencies, with `even` the same at all
+    positions; with `bias` also a relative bias.
 
     Raises:
       ValueError: it is neither; says what was found.
@@ -21,9 +27,18 @@ def check_part(extension: str, encoding: Encoding, *, bias: bool = False, even: 
     wanted = 'a rotary encoding' + (' or a relative bias such as alibi()' if bias else '')
     if not (isinstance(encoding, Rotary) or (bias and is_relative_bias(encoding))):
         found = name_of(encoding) if isinstance(encoding, Encoding) else repr(encoding)
-        raise ValueError(f'{extension} extends {wanted}, got {found}; chain other encodings beside it, not inside it')
+        raise ValueError(
+            f'{extension} extends {wanted}, got {found}; chain other encodings beside it, not '
+            'inside it'
+        )
     if isinstance(encoding, Rotary) and encoding.uses_length:
-        raise ValueError(f'{extension} needs frequencies that do not depend on the current length, got {encoding.freqs}')
+        raise ValueError(
+            f'{extension} needs frequencies that do not depend on the current length, got '
+            f'{encoding.freqs}'
+        )
     if even and getattr(encoding.freqs, 'start', 0):
-        raise ValueError(f'{extension} needs the same frequencies at all positions, got {encoding.freqs}; use start=0')
+        raise ValueError(
+            f'{extension} needs the same frequencies at all positions, got {encoding.freqs}; use '
+            'start=0'
+        )
     return encoding

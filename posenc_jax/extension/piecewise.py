@@ -1,4 +1,6 @@
-"""Logits whose relative position is another function of the two positions in every region of pairs."""
+"""Logits whose relative position is another function of the two positions in every region of
+pairs.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ def piecewise_logits(
     keys: tuple[Float[Array, 'B K S H'], ...],
     seen: Bool[Array, '#B #N T S'],
 ) -> Float[Array, 'B N T S']:
-    """Scaled products in which a pair of region r has the r-th queries and the r-th keys; one product where one region is seen.
+    """Scaled products in which a pair of region r has the r-th queries and the r-th keys; one
+    product where one region is seen.
 
     Args:
       region: of every pair, 0 .. len(queries) - 1.
@@ -23,7 +26,9 @@ def piecewise_logits(
 
     Example:
       >>> q, k = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 3, 4))
-      >>> piecewise_logits(jnp.array([[[1, 1, 0]]]), (q, 3 * q), (k,), jnp.ones((1, 1, 1, 3), bool)).ravel().tolist()
+      >>> piecewise_logits(
+      ...     jnp.array([[[1, 1, 0]]]), (q, 3 * q), (k,), jnp.ones((1, 1, 1, 3), bool)
+      ... ).ravel().tolist()
       [6.0, 6.0, 2.0]
     """
     region, last = region[:, None], len(queries) - 1

@@ -20,31 +20,45 @@ Examples = dict[str, np.ndarray]
 def answer_divergence(
     teacher: Float[Array, 'B A V'], student: Float[Array, 'B A V'], *, temperature: float = 1.0
 ) -> Float[Array, 'B']:
-    """`mean over answer tokens of KL(teacher || student)` of every row, float32; no gradient reaches the teacher.
+    """`mean over answer tokens of KL(teacher || student)` of every row, float32; no gradient
+    reaches the teacher.
 
     Args:
-      teacher, student: logits at the tokens of the same answer, wherever in their own prompts these lie.
+      teacher, student: logits at the tokens of the same answer, wherever in their own prompts these
+        lie.
       temperature: T, divides both.
 
     Raises:
       ValueError: answers of different shapes; a temperature that is not positive.
 
     Example:
-      >>> answer_divergence(jnp.zeros((1, 1, 2)), jnp.log(jnp.array([[[0.25, 0.75]]]))).round(4).tolist()
+      >>> answer_divergence(jnp.zeros((1, 1, 2)), jnp.log(jnp.array([[[0.25, 0.75]]]))).round(
+      ...     4
+      ... ).tolist()
       [0.1438]
     """
     if teacher.ndim != 3 or teacher.shape != student.shape:
-        raise ValueError(f'pos2distill compares logits [B, answer, V] of one answer, got {teacher.shape} and {student.shape}')
+        raise ValueError(
+            f'pos2distill compares logits [B, answer, V] of one answer, got {teacher.shape} and '
+            f'{student.shape}'
+        )
     if not temperature > 0:
         raise ValueError(f'pos2distill: temperature must be positive, got {temperature}')
-    p, q = (jax.nn.log_softmax(a.astype(jnp.float32) / temperature) for a in (jax.lax.stop_gradient(teacher), student))
+    p, q = (
+        jax.nn.log_softmax(a.astype(jnp.float32) / temperature)
+        for a in (jax.lax.stop_gradient(teacher), student)
+    )
     return (jnp.exp(p) * (p - q)).sum(-1).mean(-1)
 
 
 def slot_shares(
-    divergence: Float[Array, 'B'], slots: Int[Array, 'B'], count: int, kept: Bool[Array, 'B'] | None = None
+    divergence: Float[Array, 'B'],
+    slots: Int[Array, 'B'],
+    count: int,
+    kept: Bool[Array, 'B'] | None = None,
 ) -> Float[Array, 'count']:
-    """`c = G softmax_g(mean KL of slot g)` over the G trivial slots present; 0 where a slot is absent, and for slot 0.
+    """`c = G softmax_g(mean KL of slot g)` over the G trivial slots present; 0 where a slot is
+    absent, and for slot 0.
 
     Args:
       divergence: KL of every row.
@@ -70,14 +84,21 @@ def _members(slots, count, kept):
 
 
 def slot_weights(
-    divergence: Float[Array, 'B'], slots: Int[Array, 'B'], count: int, kept: Bool[Array, 'B'] | None = None
+    divergence: Float[Array, 'B'],
+    slots: Int[Array, 'B'],
+    count: int,
+    kept: Bool[Array, 'B'] | None = None,
 ) -> Float[Array, 'B']:
-    """`c_g / n_g KL_b / max_g KL` for a row of slot g, 1 for anchors, 0 for rows that are not kept. Arguments of `slot_shares`.
+    """`c_g / n_g KL_b / max_g KL` for a row of slot g, 1 for anchors, 0 for rows that are not kept.
+    Arguments of `slot_shares`.
 
-    The rows are those of the global batch: n_g, the means and the largest divergence of a slot are taken over all of them.
+    The rows are those of the global batch: n_g, the means and the largest divergence of a slot are
+    taken over all of them.
 
     Example:
-      >>> slot_weights(jnp.array([9.0, 1.0, 3.0, 2.0]), jnp.array([0, 1, 1, 3]), 5).round(4).tolist()
+      >>> slot_weights(jnp.array([9.0, 1.0, 3.0, 2.0]), jnp.array([0, 1, 1, 3]), 5).round(
+      ...     4
+      ... ).tolist()
       [1.0, 0.1667, 0.5, 1.0]
     """
     member = _members(slots, count, kept)
@@ -88,7 +109,9 @@ def slot_weights(
     return weights if kept is None else jnp.where(kept, weights, 0.0)
 
 
-def joint_weights(divergence: Float[Array, 'B'], kept: Bool[Array, 'B'] | None = None) -> Float[Array, 'B']:
+def joint_weights(
+    divergence: Float[Array, 'B'], kept: Bool[Array, 'B'] | None = None
+) -> Float[Array, 'B']:
     """`B KL_b / sum KL`, for prompts whose evidence is in several documents and has no single slot.
 
     Example:
@@ -109,32 +132,49 @@ def pos2distill_loss(
     kept: Bool[Array, 'B'] | None = None,
     temperature: float = 1.0,
 ) -> Float[Array, '']:
-    """R1: `sum_b w_b KL_b T^2` over a global batch; no gradient flows through the weights or the teacher.
+    """R1: `sum_b w_b KL_b T^2` over a global batch; no gradient flows through the weights or the
+    teacher.
 
     Args:
       teacher, student, temperature: see `answer_divergence`.
-      slots: of the evidence in the student's prompt, 0 for anchors; None where it is in several documents (`joint_weights`).
+      slots: of the evidence in the student's prompt, 0 for anchors; None where it is in several
+        documents (`joint_weights`).
       count: n, how many slots there are.
       kept: False for rows that do not count, e.g. where the teacher is wrong.
 
     Raises:
-      ValueError: answers of different shapes; slots that are not one a row, or (where known) outside 0 .. count - 1.
+      ValueError: answers of different shapes; slots that are not one a row, or (where known)
+        outside 0 .. count - 1.
 
     Example:
-      >>> teacher, student = jnp.zeros((2, 1, 2)), jnp.log(jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]]))
+      >>> teacher, student = (
+      ...     jnp.zeros((2, 1, 2)),
+      ...     jnp.log(jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]])),
+      ... )
       >>> float(pos2distill_loss(teacher, student, jnp.array([0, 3]), count=4).round(4))
       0.1438
     """
     divergence = answer_divergence(teacher, student, temperature=temperature)
     if kept is not None and kept.shape != divergence.shape:
-        raise ValueError(f'pos2distill: `kept` says of each of {divergence.shape[0]} rows whether it counts, got {kept.shape}')
+        raise ValueError(
+            f'pos2distill: `kept` says of each of {divergence.shape[0]} rows whether it counts, '
+            f'got {kept.shape}'
+        )
     if slots is None:
         weights = joint_weights(divergence, kept)
     else:
         if slots.shape != divergence.shape:
-            raise ValueError(f'pos2distill needs a slot for each of {divergence.shape[0]} rows, got {slots.shape}')
-        if not isinstance(slots, jax.core.Tracer) and not (0 <= int(slots.min()) and int(slots.max()) < count):
-            raise ValueError(f'pos2distill: slots lie in 0 .. {count - 1}, got {int(slots.min())} .. {int(slots.max())}')
+            raise ValueError(
+                f'pos2distill needs a slot for each of {divergence.shape[0]} rows, got '
+                f'{slots.shape}'
+            )
+        if not isinstance(slots, jax.core.Tracer) and not (
+            0 <= int(slots.min()) and int(slots.max()) < count
+        ):
+            raise ValueError(
+                f'pos2distill: slots lie in 0 .. {count - 1}, got {int(slots.min())} .. '
+                f'{int(slots.max())}'
+            )
         weights = slot_weights(divergence, slots, count, kept)
     return (jax.lax.stop_gradient(weights) * divergence).sum() * temperature**2
 
@@ -147,22 +187,27 @@ def moved_evidence(
     *,
     trivial: int = 4,
 ) -> Examples:
-    """Each example once for the teacher, and 1 + trivial times for the student: an anchor and as many distinct other slots.
+    """Each example once for the teacher, and 1 + trivial times for the student: an anchor and as
+    many distinct other slots.
 
-    The evidence is the first of the documents. The teacher reads it there; so does the anchor, with the distractors shuffled;
-    the other prompts have it in slots drawn without replacement from 1 .. n - 1, with the distractors shuffled anew.
+    The evidence is the first of the documents. The teacher reads it there; so does the anchor, with
+    the distractors shuffled; the other prompts have it in slots drawn without replacement from 1 ..
+    n - 1, with the distractors shuffled anew.
 
     Returns:
-      'teacher' [E, T], 'tokens' [E, 1 + trivial, T], T = n W + Q + A - 1: inputs, whose last A rows of logits are those of the
-      answer; 'slots' [E, 1 + trivial], 0 for the anchor; 'answer' [E, A].
+      'teacher' [E, T], 'tokens' [E, 1 + trivial, T], T = n W + Q + A - 1: inputs, whose last A rows
+      of logits are those of the answer; 'slots' [E, 1 + trivial], 0 for the anchor; 'answer' [E,
+      A].
 
     Raises:
-      ValueError: arrays of other shapes or of different numbers of examples; fewer than `trivial` other slots, or `trivial`
-        below 1.
+      ValueError: arrays of other shapes or of different numbers of examples; fewer than `trivial`
+        other slots, or `trivial` below 1.
 
     Example:
       >>> documents = np.arange(6).reshape(1, 3, 2)
-      >>> data = moved_evidence(np.random.default_rng(0), documents, np.array([[8]]), np.array([[1]]), trivial=2)
+      >>> data = moved_evidence(
+      ...     np.random.default_rng(0), documents, np.array([[8]]), np.array([[1]]), trivial=2
+      ... )
       >>> places = [row.tolist().index(0) // 2 for row in data['tokens'][0]]
       >>> data['teacher'].tolist(), sorted(places), places == data['slots'][0].tolist()
       ([[0, 1, 2, 3, 4, 5, 8]], [0, 1, 2], True)
@@ -170,11 +215,14 @@ def moved_evidence(
     shapes = documents.shape, question.shape, answer.shape
     if tuple(map(len, shapes)) != (3, 2, 2) or len({shape[0] for shape in shapes}) > 1:
         wanted = 'documents [E, n, W], questions [E, Q] and answers [E, A]'
-        raise ValueError(f'pos2distill: moved_evidence takes {wanted}, got {", ".join(map(str, shapes))}')
+        raise ValueError(
+            f'pos2distill: moved_evidence takes {wanted}, got {", ".join(map(str, shapes))}'
+        )
     examples, count, width = documents.shape
     if not 1 <= trivial < count:
         raise ValueError(
-            f'pos2distill draws distinct slots from 1 .. {count - 1}: trivial lies in 1 .. {count - 1}, got {trivial}; '
+            f'pos2distill draws distinct slots from 1 .. {count - 1}: trivial lies in 1 .. '
+            f'{count - 1}, got {trivial}; '
             f'nearest: {min(max(trivial, 1), count - 1)}'
         )
     slots = 1 + np.argsort(rng.random((examples, count - 1)), axis=1)[:, :trivial]
@@ -197,12 +245,15 @@ def moved_evidence(
     kind='conversion',
     card=Card(
         name='Pos2Distill',
-        title='Position Bias Mitigates Position Bias: Mitigate Position Bias Through Inter-Position Knowledge Distillation',
+        title='Position Bias Mitigates Position Bias: Mitigate Position Bias Through '
+        'Inter-Position Knowledge Distillation',
         arxiv='2508.15709',
         door='none',
-        equation='R1: min sum_b w_b KL(teacher, slot 0 || student, slot g), w_b = c_g / n_g KL_b / max_g KL; R2: cross-entropy',
+        equation='R1: min sum_b w_b KL(teacher, slot 0 || student, slot g), w_b = c_g / n_g KL_b '
+        '/ max_g KL; R2: cross-entropy',
         source='AMAP-ML/Pos2Distill for R1, the paper for R2',
-        authors='Wang, Yifei and Xiong, Feng and Wang, Yong and Li, Linjing and Chu, Xiangxiang and Zeng, Daniel Dajun',
+        authors='Wang, Yifei and Xiong, Feng and Wang, Yong and Li, Linjing and Chu, Xiangxiang '
+        'and Zeng, Daniel Dajun',
         year=2025,
         example='pos2distill.distill(model, batches)',
         promises=Promises(sweep_free=False, blockwise=False),
@@ -215,13 +266,15 @@ def distill(
     rule: Literal['r1', 'r2'] = 'r1',
     optimizer: optax.GradientTransformation | None = None,
 ) -> tuple[Transformer, Float[Array, 'steps']]:
-    """Trains a copy of a model to say, with the evidence in any slot, what the model says with the evidence in the first.
+    """Trains a copy of a model to say, with the evidence in any slot, what the model says with the
+    evidence in the first.
 
-    R1: `sum_b w_b KL_b`, see `pos2distill_loss`. R2: the model answers greedily with the evidence in the first slot, and where
-    that answer is right the student is trained on it by ordinary cross-entropy, with the evidence there and elsewhere. Rows
-    whose teacher is wrong count in neither. The teacher is the model as it was. Differs from the paper: the answer has a
-    fixed number of tokens, so that its greedy answer is judged under teacher forcing (equal to writing it wherever it is
-    right), and R2 keeps the one greedy answer instead of sampled chains of thought.
+    R1: `sum_b w_b KL_b`, see `pos2distill_loss`. R2: the model answers greedily with the evidence
+    in the first slot, and where that answer is right the student is trained on it by ordinary
+    cross-entropy, with the evidence there and elsewhere. Rows whose teacher is wrong count in
+    neither. The teacher is the model as it was. Differs from the paper: the answer has a fixed
+    number of tokens, so that its greedy answer is judged under teacher forcing (equal to writing it
+    wherever it is right), and R2 keeps the one greedy answer instead of sampled chains of thought.
 
     Args:
       model: the initial model; it stays as it is.
@@ -233,16 +286,22 @@ def distill(
       The student, and the loss before each update.
 
     Raises:
-      ValueError: batches that lack something or do not fit; token ids that the model does not have; slots that are negative
-        or more than a prompt has tokens, an anchor in another than 0; a teacher that is right in no example; an unknown rule.
+      ValueError: batches that lack something or do not fit; token ids that the model does not have;
+        slots that are negative or more than a prompt has tokens, an anchor in another than 0; a
+        teacher that is right in no example; an unknown rule.
 
     Reference: Wang, Xiong, Wang, Li, Chu, Zeng, arXiv 2508.15709.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
       >>> rng = np.random.default_rng(0)
-      >>> question, answer = np.full((2, 1), 7), np.zeros((2, 1), int)  # what this model says to it untrained
+      >>> question, answer = (
+      ...     np.full((2, 1), 7),
+      ...     np.zeros((2, 1), int),
+      ... )  # what this model says to it untrained
       >>> one = lambda: moved_evidence(rng, rng.integers(0, 9, (2, 6, 1)), question, answer)
       >>> batches = jax.tree.map(lambda *a: np.stack(a), *(one() for _ in range(3)))
       >>> student, losses = distill(Transformer(cfg, rngs=nnx.Rngs(0)), batches)
@@ -252,28 +311,51 @@ def distill(
     check_choice('pos2distill rule', rule, RULES)
     names = ('tokens', 'teacher', 'slots', 'answer')
     if missing := [name for name in names if name not in batches]:
-        raise ValueError(f'pos2distill: batches lack {", ".join(missing)}; `moved_evidence` makes all of {", ".join(names)}')
+        raise ValueError(
+            f'pos2distill: batches lack {", ".join(missing)}; `moved_evidence` makes all of '
+            f'{", ".join(names)}'
+        )
     tokens, teacher_tokens, slots, answer = (jnp.asarray(batches[name]) for name in names)
     if not jnp.issubdtype(slots.dtype, jnp.integer):
         raise ValueError(f'pos2distill: slots are integers, got {slots.dtype}')
-    if tokens.ndim != 4 or teacher_tokens.shape != (*tokens.shape[:2], tokens.shape[3]) or slots.shape != tokens.shape[:3]:
+    if (
+        tokens.ndim != 4
+        or teacher_tokens.shape != (*tokens.shape[:2], tokens.shape[3])
+        or slots.shape != tokens.shape[:3]
+    ):
         raise ValueError(
-            'pos2distill takes tokens [steps, E, 1 + K, T] with a teacher [steps, E, T] and slots [steps, E, 1 + K], '
+            'pos2distill takes tokens [steps, E, 1 + K, T] with a teacher [steps, E, T] and '
+            'slots [steps, E, 1 + K], '
             f'got {tokens.shape}, {teacher_tokens.shape}, {slots.shape}'
         )
     if answer.ndim != 3 or answer.shape[:2] != tokens.shape[:2]:
-        raise ValueError(f'pos2distill takes an answer [steps, E, A] for each example, got {answer.shape} for {tokens.shape}')
+        raise ValueError(
+            f'pos2distill takes an answer [steps, E, A] for each example, got {answer.shape} for '
+            f'{tokens.shape}'
+        )
     vocab = model.cfg.vocab_size
     for name, ids in (('tokens', tokens), ('teacher', teacher_tokens), ('answer', answer)):
-        if not jnp.issubdtype(ids.dtype, jnp.integer) or int(ids.min()) < 0 or int(ids.max()) >= vocab:
+        if (
+            not jnp.issubdtype(ids.dtype, jnp.integer)
+            or int(ids.min()) < 0
+            or int(ids.max()) >= vocab
+        ):
             found = f'{ids.min()} .. {ids.max()} of {ids.dtype}'
-            raise ValueError(f'pos2distill: {name} holds token ids 0 .. {vocab - 1} of the model, got {found}')
+            raise ValueError(
+                f'pos2distill: {name} holds token ids 0 .. {vocab - 1} of the model, got {found}'
+            )
     if int(slots.min()) < 0 or int(jnp.abs(slots[..., 0]).max()) > 0:
         wrong = slots.min() if int(slots.min()) < 0 else slots[..., 0].max()
-        raise ValueError(f'pos2distill: slots are at least 0, and 0 in the first prompt of each example, its anchor, got {wrong}')
+        raise ValueError(
+            'pos2distill: slots are at least 0, and 0 in the first prompt of each example, its '
+            f'anchor, got {wrong}'
+        )
     _, examples, copies, length = tokens.shape
     if int(slots.max()) >= length:
-        raise ValueError(f'pos2distill: a prompt of {length} tokens has at most {length} slots, got slot {int(slots.max())}')
+        raise ValueError(
+            f'pos2distill: a prompt of {length} tokens has at most {length} slots, got slot '
+            f'{int(slots.max())}'
+        )
     size, words = examples * copies, answer.shape[2]
     count = int(slots.max()) + 1  # slots that no row has count for nothing
     optimizer = optax.adamw(RATE) if optimizer is None else optimizer
@@ -288,8 +370,12 @@ def distill(
         def loss_of(params):
             student = nnx.merge(graphdef, params, rest)(tokens.reshape(size, length), last=words)
             if rule == 'r1':
-                return pos2distill_loss(repeat(teacher), student, slots.reshape(size), count=count, kept=repeat(right))
-            losses = optax.softmax_cross_entropy_with_integer_labels(student, repeat(answer)).mean(-1)
+                return pos2distill_loss(
+                    repeat(teacher), student, slots.reshape(size), count=count, kept=repeat(right)
+                )
+            losses = optax.softmax_cross_entropy_with_integer_labels(student, repeat(answer)).mean(
+                -1
+            )
             return (losses * repeat(right)).sum() / jnp.maximum(right.sum() * copies, 1)
 
         loss, gradient = jax.value_and_grad(loss_of)(params)
@@ -305,7 +391,8 @@ def distill(
     trained, (losses, taught) = run(params, rest, (tokens, teacher_tokens, slots, answer))
     if not taught.any():
         raise ValueError(
-            f'pos2distill: with the evidence in the first slot the model answers none of {len(losses) * examples} examples '
+            'pos2distill: with the evidence in the first slot the model answers none of '
+            f'{len(losses) * examples} examples '
             'right, so that there is nothing to learn from it; train it on the first slot before'
         )
     return nnx.merge(graphdef, trained, rest), losses

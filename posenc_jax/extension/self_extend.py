@@ -1,4 +1,6 @@
-"""Self-Extend: far keys at grouped positions; ReRoPE, all far keys at one distance; and its leaky form, without floors."""
+"""Self-Extend: far keys at grouped positions; ReRoPE, all far keys at one distance; and its leaky
+form, without floors.
+"""
 
 import dataclasses
 import math
@@ -19,9 +21,15 @@ from posenc_jax.rotation.rope import Rotary, rotate
 
 
 def self_extend_distance(
-    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], group: float | None, local: int, *, floor: bool = True
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+    group: float | None,
+    local: int,
+    *,
+    floor: bool = True,
 ) -> Num[Array, '#B T S']:
-    """The relative position D_ij: `i - j` below w, then `i//G - j//G + w - w/G`; without `floor`, `w + (i - j - w) / G`.
+    """The relative position D_ij: `i - j` below w, then `i//G - j//G + w - w/G`; without `floor`,
+    `w + (i - j - w) / G`.
 
     A group of None is infinite: `min(i - j, w)`.
 
@@ -41,7 +49,8 @@ def self_extend_distance(
 
 
 def self_extend_capacity(train_len: int, group: float | None, local: int) -> float:
-    """`(M - w) G + w`: as many tokens keep all relative positions below the trained length M; no end with an infinite group.
+    """`(M - w) G + w`: as many tokens keep all relative positions below the trained length M; no
+    end with an infinite group.
 
     Example:
       >>> self_extend_capacity(16, group=2, local=4), self_extend_capacity(16, group=None, local=4)
@@ -60,9 +69,11 @@ CARD = Card(
     title='LLM Maybe LongLM: Self-Extend LLM Context Window Without Tuning',
     arxiv='2401.01325',
     door='project, match',
-    equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j if i-j < w, else i//G - j//G + w - w/G',
+    equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j if i-j < w, else i//G - j//G + w - '
+    'w/G',
     source='datamllab/LongLM; ReRoPE and its leaky form: bojone/rerope',
-    authors='Jin, Hongye and Han, Xiaotian and Yang, Jingfeng and Jiang, Zhimeng and Liu, Zirui and Chang, Chia-Yuan and '
+    authors='Jin, Hongye and Han, Xiaotian and Yang, Jingfeng and Jiang, Zhimeng and Liu, Zirui '
+    'and Chang, Chia-Yuan and '
     'Chen, Huiyuan and Hu, Xia',
     year=2024,
     example='self_extend(encoding=rope(), group=2, local=4)',
@@ -73,32 +84,41 @@ CARD = Card(
 
 
 @register('self_extend', kind='encoding', card=CARD)
-@register('self_extend', kind='extension', card=dataclasses.replace(CARD, example='self_extend(group=2, local=4)'))
+@register(
+    'self_extend',
+    kind='extension',
+    card=dataclasses.replace(CARD, example='self_extend(group=2, local=4)'),
+)
 class SelfExtend(Encoding):
     """Keeps exact distances within a window and divides positions by G beyond it.
 
-    `D_ij = i - j` below w, `i//G - j//G + w - w/G` from w on: (M - w) G + w tokens (`self_extend_capacity`) stay within a
-    trained length of M. What is longer than that is not refused: the relative positions of its farthest pairs go beyond
-    the trained range. `group=None` is ReRoPE, `D = min(i - j, w)` at any length; `floor=False` is leaky ReRoPE,
-    `D = w + (i - j - w) / G`, which is the same formula without its floors. Queries and keys are rotated twice, and the
-    second keys are cached beside the first as a feature, so the cache is half as large again. Differs from the paper:
-    w - w/G is not rounded, as in the released code; whole where G divides w, which is to be preferred, but released
-    settings have others, so it is not asked for. The released code
-    leaves w - w/G out while no query is beyond w, which changes nothing. Its optional query scaled by the logarithm of the
-    place, off by default, is left out.
+    `D_ij = i - j` below w, `i//G - j//G + w - w/G` from w on: (M - w) G + w tokens
+    (`self_extend_capacity`) stay within a trained length of M. What is longer than that is not
+    refused: the relative positions of its farthest pairs go beyond the trained range. `group=None`
+    is ReRoPE, `D = min(i - j, w)` at any length; `floor=False` is leaky ReRoPE, `D = w + (i - j -
+    w) / G`, which is the same formula without its floors. Queries and keys are rotated twice, and
+    the second keys are cached beside the first as a feature, so the cache is half as large again.
+    Differs from the paper: w - w/G is not rounded, as in the released code; whole where G divides
+    w, which is to be preferred, but released settings have others, so it is not asked for. The
+    released code leaves w - w/G out while no query is beyond w, which changes nothing. Its optional
+    query scaled by the logarithm of the place, off by default, is left out.
 
     Args:
       encoding: the rotary encoding.
-      group: G, at least 1 (which changes nothing), a whole number unless `floor=False`; 4 to 8 in the paper. None for infinite.
-      local: w, the first distance that is not exact; default train_len / 4, as with 1024 of 4096 in the paper.
+      group: G, at least 1 (which changes nothing), a whole number unless `floor=False`; 4 to 8 in
+        the paper. None for infinite.
+      local: w, the first distance that is not exact; default train_len / 4, as with 1024 of 4096 in
+        the paper.
       floor: whether far positions are rounded down to whole groups.
       train_len: M, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; a group below 1, or
-        not whole with `floor`; an infinite one without; local below 1 or beyond train_len.
+      ValueError: an encoding that is not rotary, depends on the length or treats first positions
+        apart; a group below 1, or not whole with `floor`; an infinite one without; local below 1 or
+        beyond train_len.
 
-    Reference: Jin, Han, Yang, Jiang, Liu, Chang, Chen, Hu, arXiv 2401.01325; ReRoPE: Su, github.com/bojone/rerope.
+    Reference: Jin, Han, Yang, Jiang, Liu, Chang, Chen, Hu, arXiv 2401.01325; ReRoPE: Su,
+    github.com/bojone/rerope.
 
     Example:
       >>> import posenc_jax as pj
@@ -120,16 +140,26 @@ class SelfExtend(Encoding):
     ):
         local = check_train_len('self_extend', train_len) // 4 if local is None else local
         if local < 1:
-            raise ValueError(f'self_extend: local is a distance of at least 1, got local={local} (train_len={train_len})')
+            raise ValueError(
+                f'self_extend: local is a distance of at least 1, got local={local} '
+                f'(train_len={train_len})'
+            )
         if train_len is not None and local > train_len:
-            raise ValueError(f'self_extend: local must lie within the trained length of {train_len}, got local={local}')
+            raise ValueError(
+                f'self_extend: local must lie within the trained length of {train_len}, got '
+                f'local={local}'
+            )
         if group is None and not floor:
-            raise ValueError('self_extend: floor=False divides by a finite group, got group=None; with floor=True it is ReRoPE')
+            raise ValueError(
+                'self_extend: floor=False divides by a finite group, got group=None; with '
+                'floor=True it is ReRoPE'
+            )
         if group is not None and not group >= 1:
             raise ValueError(f'self_extend: a group holds at least one position, got group={group}')
         if group is not None and floor and group != int(group):
             raise ValueError(
-                f'self_extend: groups hold a whole number of positions, got group={group}; the nearest is {round(group)}, and '
+                f'self_extend: groups hold a whole number of positions, got group={group}; the '
+                f'nearest is {round(group)}, and '
                 'floor=False takes any'
             )
         self.encoding = check_part('self_extend', encoding, even=True)
@@ -138,7 +168,10 @@ class SelfExtend(Encoding):
 
     def project(self, q, k, v, tq, tk, x=None):
         near_q, near_k = self.encoding.rotate(q, tq.pos), self.encoding.rotate(k, tk.pos)
-        far_q, far_k = self._far(q, tq.pos, _offset(self.group, self.local)), self._far(k, tk.pos, 0.0)
+        far_q, far_k = (
+            self._far(q, tq.pos, _offset(self.group, self.local)),
+            self._far(k, tk.pos, 0.0),
+        )
         return near_q, near_k, v, tq.with_feats(self_extend=far_q), tk.with_feats(self_extend=far_k)
 
     def match(self, q, k, tq, tk, seen, carry):
@@ -147,7 +180,9 @@ class SelfExtend(Encoding):
         return piecewise_logits(far, (q, far_q), (k, far_k), seen), carry
 
     def _far(self, x, pos, offset):
-        """`x` where it stands for what is far, `offset` added: by angles, which are exact where positions are not."""
+        """`x` where it stands for what is far, `offset` added: by angles, which are exact where
+        positions are not.
+        """
         inv_freq, temperature = self.encoding.frequencies()
         if self.group is None:
             angles = phase(jnp.zeros_like(pos), inv_freq)

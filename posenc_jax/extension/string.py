@@ -15,7 +15,9 @@ from posenc_jax.rotation.frequencies.checks import check_train_len
 from posenc_jax.rotation.rope import Rotary
 
 
-def string_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], shift: int, local: int) -> Num[Array, '#B T S']:
+def string_distance(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], shift: int, local: int
+) -> Num[Array, '#B T S']:
     """The relative position D_ij of query i and key j: `i - j` below S, `i - j - S + W` from S on.
 
     Example:
@@ -33,7 +35,8 @@ CARD = Card(
     door='project, match',
     equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j if i-j < S, else i-j-S+W',
     source='HKUNLP/STRING',
-    authors='An, Chenxin and Zhang, Jun and Zhong, Ming and Li, Lei and Gong, Shansan and Luo, Yao and Xu, Jingjing and '
+    authors='An, Chenxin and Zhang, Jun and Zhong, Ming and Li, Lei and Gong, Shansan and Luo, '
+    'Yao and Xu, Jingjing and '
     'Kong, Lingpeng',
     year=2024,
     example='string(encoding=rope(), shift=4, local=2)',
@@ -44,26 +47,32 @@ CARD = Card(
 
 
 @register('string', kind='encoding', card=CARD)
-@register('string', kind='extension', card=dataclasses.replace(CARD, example='string(shift=4, local=2)'))
+@register(
+    'string', kind='extension', card=dataclasses.replace(CARD, example='string(shift=4, local=2)')
+)
 class STRING(Encoding):
-    """Moves keys that are S or more away nearer by S - W: the largest distances, rarely trained, are not used.
+    """Moves keys that are S or more away nearer by S - W: the largest distances, rarely trained,
+    are not used.
 
-    `D_ij = i - j` below S and `i - j - S + W` from S on, so distances W .. S-1 occur twice and the largest of L tokens is
-    `L - 1 - S + W`: also M + S - W tokens stay within a trained length of M. Keys are cached once, rotated at their own
-    place; a query is rotated twice. Differs from the paper: the formula, and what the released code does when it decodes; its
-    prefill counts keys at distance S twice, once at S and once at W.
+    `D_ij = i - j` below S and `i - j - S + W` from S on, so distances W .. S-1 occur twice and the
+    largest of L tokens is `L - 1 - S + W`: also M + S - W tokens stay within a trained length of M.
+    Keys are cached once, rotated at their own place; a query is rotated twice. Differs from the
+    paper: the formula, and what the released code does when it decodes; its prefill counts keys at
+    distance S twice, once at S and once at W.
 
     Args:
       encoding: the rotary encoding.
-      shift: S, the first distance that is shortened; default train_len / 3, the paper recommends 0.25 to 0.4 of it.
-      local: W, what distance S becomes, at most S (which changes nothing); default 128 as in the paper, and S / 2 in short
-        models, where that is less (our convention).
-      attention_factor: multiplies cos and sin, so logits by its square; the released code has 0.1 ln 2 + 1 = 1.0693.
+      shift: S, the first distance that is shortened; default train_len / 3, the paper recommends
+        0.25 to 0.4 of it.
+      local: W, what distance S becomes, at most S (which changes nothing); default 128 as in the
+        paper, and S / 2 in short models, where that is less (our convention).
+      attention_factor: multiplies cos and sin, so logits by its square; the released code has 0.1
+        ln 2 + 1 = 1.0693.
       train_len: M, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or treats first positions apart; shift below 1; local
-        outside 0 .. shift.
+      ValueError: an encoding that is not rotary, depends on the length or treats first positions
+        apart; shift below 1; local outside 0 .. shift.
 
     Reference: An, Zhang, Zhong, Li, Gong, Luo, Xu, Kong, arXiv 2410.18745.
 
@@ -88,7 +97,10 @@ class STRING(Encoding):
         if shift is None:
             shift = check_train_len('string', train_len) // 3
         if shift < 1:
-            raise ValueError(f'string: shift is a distance of at least 1, got shift={shift} (train_len={train_len})')
+            raise ValueError(
+                f'string: shift is a distance of at least 1, got shift={shift} '
+                f'(train_len={train_len})'
+            )
         local = min(128, shift // 2) if local is None else local
         if not 0 <= local <= shift:
             raise ValueError(f'string: local must be between 0 and shift={shift}, got {local}')

@@ -1,4 +1,6 @@
-"""The masks every model needs: causal, full, document. They read indices and segments, never positions."""
+"""The masks every model needs: causal, full, document. They read indices and segments, never
+positions.
+"""
 
 from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import Card, Promises, register
@@ -8,7 +10,8 @@ _SOURCE = dict(
     title='Attention Is All You Need',
     arxiv='1706.03762',
     source='tensorflow/tensor2tensor',
-    authors='Vaswani, Ashish and Shazeer, Noam and Parmar, Niki and Uszkoreit, Jakob and Jones, Llion and Gomez, Aidan N. '
+    authors='Vaswani, Ashish and Shazeer, Noam and Parmar, Niki and Uszkoreit, Jakob and Jones, '
+    'Llion and Gomez, Aidan N. '
     'and Kaiser, Lukasz and Polosukhin, Illia',
     year=2017,
     door='mask',
@@ -19,7 +22,13 @@ _SOURCE = dict(
 @register(
     'causal',
     kind='encoding',
-    card=Card(name='causal mask', equation='key j visible to query i iff index_j <= index_i', example='causal()', promises=_PLAIN, **_SOURCE),
+    card=Card(
+        name='causal mask',
+        equation='key j visible to query i iff index_j <= index_i',
+        example='causal()',
+        promises=_PLAIN,
+        **_SOURCE,
+    ),
 )
 class Causal(Mask):
     """Keys that are not later than the query. Differs from the paper: nothing.
@@ -44,10 +53,17 @@ class Causal(Mask):
 @register(
     'full',
     kind='encoding',
-    card=Card(name='full attention', equation='every key is visible', example='full()', promises=_PLAIN, **_SOURCE),
+    card=Card(
+        name='full attention',
+        equation='every key is visible',
+        example='full()',
+        promises=_PLAIN,
+        **_SOURCE,
+    ),
 )
 class Full(Mask):
-    """Every key, earlier or later; written in a spec it keeps a decoder from adding the causal mask.
+    """Every key, earlier or later; written in a spec it keeps a decoder from adding the causal
+    mask.
 
     Differs from the paper (its encoder): nothing.
 

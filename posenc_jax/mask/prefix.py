@@ -12,9 +12,11 @@ from posenc_jax.core.registry import Card, Promises, register
         title='Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer',
         arxiv='1910.10683',
         door='mask',
-        equation='key j visible to query i iff index_j <= index_i or j is one of the first `length` of its document',
+        equation='key j visible to query i iff index_j <= index_i or j is one of the first '
+        '`length` of its document',
         source='google-research/text-to-text-transfer-transformer',
-        authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and Narang, Sharan and Matena, Michael '
+        authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and '
+        'Narang, Sharan and Matena, Michael '
         'and Zhou, Yanqi and Li, Wei and Liu, Peter J.',
         year=2020,
         example='prefix(length=4)',

@@ -24,10 +24,12 @@ from posenc_jax.core.registry import Card, Promises, register
 class Window(Mask):
     """Keys at most `size - 1` tokens away in the sequence; combines with causal or full attention.
 
-    With `aligned`, keys of the query's own block of `size` tokens and of the neighbouring ones: with causal attention between
-    `size + 1` and `2 size` keys, the blockwise causal attention of xPos (arXiv 2212.10554, block half the trained length).
+    With `aligned`, keys of the query's own block of `size` tokens and of the neighbouring ones:
+    with causal attention between `size + 1` and `2 size` keys, the blockwise causal attention of
+    xPos (arXiv 2212.10554, block half the trained length).
 
-    Differs from the paper: `size` counts one side and the query itself, and there is neither dilation nor global tokens.
+    Differs from the paper: `size` counts one side and the query itself, and there is neither
+    dilation nor global tokens.
 
     Args:
       size: tokens visible on one side, the query included, or of a block; at least 1.
@@ -57,5 +59,9 @@ class Window(Mask):
 
     def may_see(self, tq, tk):
         if self.aligned:
-            return (tk.order_high > tq.order_low - 2 * self.size) & (tk.order_low < tq.order_high + 2 * self.size)
-        return (tk.index_high > tq.index_low - self.size) & (tk.index_low < tq.index_high + self.size)
+            return (tk.order_high > tq.order_low - 2 * self.size) & (
+                tk.order_low < tq.order_high + 2 * self.size
+            )
+        return (tk.index_high > tq.index_low - self.size) & (
+            tk.index_low < tq.index_high + self.size
+        )

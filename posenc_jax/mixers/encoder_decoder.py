@@ -1,4 +1,6 @@
-"""The recurrent encoder-decoder that location attention was studied with: a GRU each way, one attention, one GRU."""
+"""The recurrent encoder-decoder that location attention was studied with: a GRU each way, one
+attention, one GRU.
+"""
 
 import dataclasses
 
@@ -8,7 +10,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.mixers.gru import GRU, uniform
-from posenc_jax.mixers.monotonic_location import Content, Location, Memory, MonotonicLocation, Progress, mix_directions
+from posenc_jax.mixers.monotonic_location import (
+    Content,
+    Location,
+    Memory,
+    MonotonicLocation,
+    Progress,
+    mix_directions,
+)
 from posenc_jax.model.layers import dropout
 
 
@@ -22,12 +31,17 @@ class DecoderState:
 
 
 def enclose(
-    x: Float[Array, 'B S E'], length: Int[Array, 'B'], start: Float[Array, 'E'], end: Float[Array, 'E']
+    x: Float[Array, 'B S E'],
+    length: Int[Array, 'B'],
+    start: Float[Array, 'E'],
+    end: Float[Array, 'E'],
 ) -> Float[Array, 'B S+2 E']:
     """`start`, the first `length` rows of x, and `end`; zeros behind.
 
     Example:
-      >>> enclose(jnp.array([[[5.0], [6.0], [7.0]]]), jnp.array([2]), jnp.array([1.0]), jnp.array([2.0]))[0, :, 0].tolist()
+      >>> enclose(
+      ...     jnp.array([[[5.0], [6.0], [7.0]]]), jnp.array([2]), jnp.array([1.0]), jnp.array([2.0])
+      ... )[0, :, 0].tolist()
       [1.0, 5.0, 6.0, 2.0, 0.0]
     """
     behind = (jnp.arange(x.shape[1] + 2) - length[:, None] - 1)[..., None]  # rows behind the end
@@ -38,12 +52,13 @@ def enclose(
 class EncoderDecoder(nnx.Module):
     """Source symbols to target symbols, as in the authors' code.
 
-    Encoder: a trained START in front of the embedded source and a trained END behind it, a GRU each way, `e = [forwards ;
-    backwards]`, dropout. Decoder: its state h_0 is the encoder's two last states; step t attends with h_{t-1}, then
-    `h_t = GRU([embedded symbol t-1 ; context], h_{t-1})`; the logits are `table (W h_t + b) + c` with the table of the
-    embedding, which sources and targets share. With `both_ways`, `g = sigmoid(5 (w . h_0 + b))` mixes the encodings with their
-    reverse (`mix_directions`), so that a source may be stepped through from its end. (Their code also declares a trained h_0,
-    which nothing reads.)
+    Encoder: a trained START in front of the embedded source and a trained END behind it, a GRU each
+    way, `e = [forwards ; backwards]`, dropout. Decoder: its state h_0 is the encoder's two last
+    states; step t attends with h_{t-1}, then `h_t = GRU([embedded symbol t-1 ; context], h_{t-1})`;
+    the logits are `table (W h_t + b) + c` with the table of the embedding, which sources and
+    targets share. With `both_ways`, `g = sigmoid(5 (w . h_0 + b))` mixes the encodings with their
+    reverse (`mix_directions`), so that a source may be stepped through from its end. (Their code
+    also declares a trained h_0, which nothing reads.)
 
     Args:
       symbols: ids 0 .. symbols - 1, of sources and targets.
@@ -53,14 +68,18 @@ class EncoderDecoder(nnx.Module):
       heads, head_dim, location, content, position_past, gru: of `MonotonicLocation`.
 
     Raises:
-      ValueError: no symbols, widths below 1, an odd `hidden`, a rate outside 0 .. 1; what `MonotonicLocation` refuses.
+      ValueError: no symbols, widths below 1, an odd `hidden`, a rate outside 0 .. 1; what
+        `MonotonicLocation` refuses.
 
     Reference: Ray Chowdhury, Caragea, arXiv 2305.20019.
 
     Example:
       >>> model = EncoderDecoder(12, hidden=8, head_dim=4, location='onestep', rngs=nnx.Rngs(0))
       >>> source, length, target = jnp.ones((2, 5), int), jnp.array([5, 3]), jnp.ones((2, 3), int)
-      >>> model(source, length, target).shape, model.generate(source, length, first=0, steps=4).shape
+      >>> (
+      ...     model(source, length, target).shape,
+      ...     model.generate(source, length, first=0, steps=4).shape,
+      ... )
       ((2, 3, 12), (2, 4))
     """
 
@@ -82,25 +101,40 @@ class EncoderDecoder(nnx.Module):
     ):
         if min(symbols, embedding) < 1 or not 0 <= rate < 1:
             found = f'{symbols=}, {embedding=}, {rate=}'
-            raise ValueError(f'EncoderDecoder needs at least 1 symbol, a width of at least 1 and a rate in 0 .. 1, got {found}')
+            raise ValueError(
+                'EncoderDecoder needs at least 1 symbol, a width of at least 1 and a rate in 0 '
+                f'.. 1, got {found}'
+            )
         if hidden < 2 or hidden % 2:
-            raise ValueError(f'hidden must be even, half of it for each direction, and at least 2, got {hidden}')
+            raise ValueError(
+                f'hidden must be even, half of it for each direction, and at least 2, got {hidden}'
+            )
         self.rate = rate
         normal = jax.random.normal(rngs.params(), (symbols, embedding), jnp.float32)
-        self.table, self.bias = nnx.Param((2 / symbols) ** 0.5 * normal), nnx.Param(jnp.zeros(symbols, jnp.float32))
+        self.table, self.bias = (
+            nnx.Param((2 / symbols) ** 0.5 * normal),
+            nnx.Param(jnp.zeros(symbols, jnp.float32)),
+        )
         self.start, self.end = (nnx.Param(jnp.zeros(embedding, jnp.float32)) for _ in range(2))
         self.forwards, self.backwards = (GRU(embedding, hidden // 2, rngs=rngs) for _ in range(2))
         draw = lambda *shape: uniform(rngs, hidden**-0.5, *shape)
         self.w_gate, self.b_gate = (draw(hidden, 1), draw(1)) if both_ways else (None, None)
         own = dict(location=location, content=content, position_past=position_past, gru=gru)
-        self.attention = MonotonicLocation(hidden, hidden, heads=heads, head_dim=head_dim, rngs=rngs, **own)
+        self.attention = MonotonicLocation(
+            hidden, hidden, heads=heads, head_dim=head_dim, rngs=rngs, **own
+        )
         self.cell = GRU(embedding + hidden, hidden, rngs=rngs)
-        self.w_out, self.b_out = uniform(rngs, (6 / (hidden + embedding)) ** 0.5, hidden, embedding), draw(embedding)
+        self.w_out, self.b_out = (
+            uniform(rngs, (6 / (hidden + embedding)) ** 0.5, hidden, embedding),
+            draw(embedding),
+        )
 
     def encode(
         self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, key: Array | None = None
     ) -> tuple[Memory, DecoderState]:
-        """What the decoder attends to, the `length` first symbols of each source, and its state before the first step."""
+        """What the decoder attends to, the `length` first symbols of each source, and its state
+        before the first step.
+        """
         x = enclose(self.table[...][source], length, self.start[...], self.end[...])
         valid = jnp.arange(x.shape[1]) < length[:, None] + 2
         runs = self.forwards.run(x, valid), self.backwards.run(x, valid, reverse=True)
@@ -109,7 +143,9 @@ class EncoderDecoder(nnx.Module):
         if self.w_gate is not None:
             gate = jax.nn.sigmoid(5 * (last @ self.w_gate[...] + self.b_gate[...]))
             e = mix_directions(e, valid, gate[:, 0])
-        return self.attention.remember(e, valid), DecoderState(last, self.attention.start(len(source)))
+        return self.attention.remember(e, valid), DecoderState(
+            last, self.attention.start(len(source))
+        )
 
     def _advance(self, x, memory, state):
         context, weights, progress = self.attention(state.hidden, memory, state.progress)
@@ -122,14 +158,23 @@ class EncoderDecoder(nnx.Module):
     def step(
         self, token: Int[Array, 'B'], memory: Memory, state: DecoderState
     ) -> tuple[Float[Array, 'B V'], Float[Array, 'B H S'], DecoderState]:
-        """Logits of the symbol after `token`, the weights of its attention, and the state for the next step."""
+        """Logits of the symbol after `token`, the weights of its attention, and the state for the
+        next step.
+        """
         hidden, weights, state = self._advance(self.table[...][token], memory, state)
         return self._logits(hidden), weights, state
 
     def __call__(
-        self, source: Int[Array, 'B S'], length: Int[Array, 'B'], target: Int[Array, 'B T'], *, key: Array | None = None
+        self,
+        source: Int[Array, 'B S'],
+        length: Int[Array, 'B'],
+        target: Int[Array, 'B T'],
+        *,
+        key: Array | None = None,
     ) -> Float[Array, 'B T V']:
-        """Logits of the symbol after each of `target`, which starts with the symbol that begins every target."""
+        """Logits of the symbol after each of `target`, which starts with the symbol that begins
+        every target.
+        """
         memory, state = self.encode(source, length, key=key)
 
         def step(state, x):
@@ -139,8 +184,12 @@ class EncoderDecoder(nnx.Module):
         _, hidden = jax.lax.scan(step, state, jnp.swapaxes(self.table[...][target], 0, 1))
         return self._logits(jnp.swapaxes(hidden, 0, 1))
 
-    def generate(self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, first: int, steps: int) -> Int[Array, 'B steps']:
-        """The likeliest symbols one after the other, from `first`; nothing stops at an end symbol."""
+    def generate(
+        self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, first: int, steps: int
+    ) -> Int[Array, 'B steps']:
+        """The likeliest symbols one after the other, from `first`; nothing stops at an end
+        symbol.
+        """
         memory, state = self.encode(source, length)
 
         def step(loop, _):

@@ -11,16 +11,22 @@ def uniform(rngs: nnx.Rngs, bound: float, *shape: int) -> nnx.Param:
     return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
 
 
-def gru_update(from_x: Float[Array, '... 3H'], from_h: Float[Array, '... 3H'], h: Float[Array, '... H']) -> Float[Array, '... H']:
-    """`(1 - z) n + z h`, `r = sigmoid(x_r + h_r)`, `z = sigmoid(x_z + h_z)`, `n = tanh(x_n + r h_n)`.
+def gru_update(
+    from_x: Float[Array, '... 3H'], from_h: Float[Array, '... 3H'], h: Float[Array, '... H']
+) -> Float[Array, '... H']:
+    """`(1 - z) n + z h`, `r = sigmoid(x_r + h_r)`, `z = sigmoid(x_z + h_z)`, `n = tanh(x_n + r
+    h_n)`.
 
     Args:
       from_x: `W_x x + b_x`, the parts r, z, n one after the other.
-      from_h: `W_h h + b_h`, likewise: its bias stands inside the product with r, and cannot be added to that of x.
+      from_h: `W_h h + b_h`, likewise: its bias stands inside the product with r, and cannot be
+        added to that of x.
       h: the state before.
 
     Example:
-      >>> gru_update(jnp.array([9.0, -99.0, 0.0]), jnp.array([0.0, 0.0, 9.0]), jnp.array([0.5])).round(3).tolist()
+      >>> gru_update(
+      ...     jnp.array([9.0, -99.0, 0.0]), jnp.array([0.0, 0.0, 9.0]), jnp.array([0.5])
+      ... ).round(3).tolist()
       [1.0]
     """
     x_r, x_z, x_n = jnp.split(from_x, 3, axis=-1)
@@ -30,7 +36,8 @@ def gru_update(from_x: Float[Array, '... 3H'], from_h: Float[Array, '... 3H'], h
 
 
 class GRU(nnx.Module):
-    """`gru_update` with its variables, as torch.nn.GRU has them; `nnx.GRUCell` lacks the bias of the state.
+    """`gru_update` with its variables, as torch.nn.GRU has them; `nnx.GRUCell` lacks the bias of
+    the state.
 
     Weights and biases are drawn from `U(-1/sqrt(H), 1/sqrt(H))`.
 
@@ -56,10 +63,13 @@ class GRU(nnx.Module):
     def run(
         self, x: Float[Array, 'B S I'], valid: Bool[Array, 'B S'], *, reverse: bool = False
     ) -> tuple[Float[Array, 'B S H'], Float[Array, 'B H']]:
-        """States from zero along the valid rows, zero at the others, and the last state that was reached.
+        """States from zero along the valid rows, zero at the others, and the last state that was
+        reached.
 
         Example:
-          >>> states, last = GRU(2, 3, rngs=nnx.Rngs(0)).run(jnp.ones((1, 4, 2)), jnp.arange(4)[None] < 2)
+          >>> states, last = GRU(2, 3, rngs=nnx.Rngs(0)).run(
+          ...     jnp.ones((1, 4, 2)), jnp.arange(4)[None] < 2
+          ... )
           >>> states.shape, bool((states[:, 1] == last).all()), bool((states[:, 2:] == 0).all())
           ((1, 4, 3), True, True)
         """
@@ -71,5 +81,7 @@ class GRU(nnx.Module):
             return h, jnp.where(valid[:, None], h, 0)
 
         rows = jnp.swapaxes(x @ self.w_x[...] + self.b_x[...], 0, 1)
-        last, states = jax.lax.scan(step, jnp.zeros((len(x), self.features), x.dtype), (rows, valid.T), reverse=reverse)
+        last, states = jax.lax.scan(
+            step, jnp.zeros((len(x), self.features), x.dtype), (rows, valid.T), reverse=reverse
+        )
         return jnp.swapaxes(states, 0, 1), last

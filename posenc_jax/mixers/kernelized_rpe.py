@@ -1,4 +1,6 @@
-"""Kernelized attention with relative positions: as logits of one pair, and of a whole sequence by FFT."""
+"""Kernelized attention with relative positions: as logits of one pair, and of a whole sequence by
+FFT.
+"""
 
 import math
 
@@ -8,22 +10,32 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.bias.t5_rpe import look_up
-from posenc_jax.core.encoding import Constant, Encoding, Tokens, heads_first, over_batch, scaled_dot_product
+from posenc_jax.core.encoding import (
+    Constant,
+    Encoding,
+    Tokens,
+    heads_first,
+    over_batch,
+    scaled_dot_product,
+)
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
-# Rows of a causal pass that are done by pairs: they have few keys, and the error of a transform is that of all keys.
+# Rows of a causal pass that are done by pairs: they have few keys, and the error of a transform is
+# that of all keys.
 _BY_PAIRS = 256
 # What the transform may add to a sum of weights, as a share of it, by the estimate in `_error`.
 _TOLERANCE = 1e-4
 _TINY = 1e-37
-# Keys a query must have for the FFT form to be as fast as the causal sweep, for each number transformed per token and level,
-# H m log2(2L); on two CPU cores (benchmarks/kernelized.py).
+# Keys a query must have for the FFT form to be as fast as the causal sweep, for each number
+# transformed per token and level, H m log2(2L); on two CPU cores (benchmarks/kernelized.py).
 _PAIRS_PER_TRANSFORM = 1.5
 
 
-def random_directions(key: Array, heads: int, features: int, width: int, *, orthogonal: bool = False) -> Float[Array, 'K m H']:
+def random_directions(
+    key: Array, heads: int, features: int, width: int, *, orthogonal: bool = False
+) -> Float[Array, 'K m H']:
     """Rows w_r ~ N(0, I); `orthogonal` makes every H of them orthogonal and keeps the law of each.
 
     Example:
@@ -37,19 +49,24 @@ def random_directions(key: Array, heads: int, features: int, width: int, *, orth
         return drawn
     blocks = -(-features // width)
     turns = jax.random.orthogonal(jax.random.fold_in(key, 1), width, (heads, blocks), jnp.float32)
-    return turns.reshape(heads, blocks * width, width)[:, :features] * jnp.linalg.norm(drawn, axis=-1, keepdims=True)
+    return turns.reshape(heads, blocks * width, width)[:, :features] * jnp.linalg.norm(
+        drawn, axis=-1, keepdims=True
+    )
 
 
 def kernel_features(
     x: Float[Array, 'B L N H'], w: Float[Array, 'K m H']
 ) -> tuple[Float[Array, 'B L N m'], Float[Array, 'B L N']]:
-    """phi of the normalised vectors, as features of largest entry 1 and the logarithm of what they are to be multiplied by.
+    """phi of the normalised vectors, as features of largest entry 1 and the logarithm of what they
+    are to be multiplied by.
 
-    `phi(x) = m^-1/2 exp(-||x||^2 / 2) [exp(w_1 . x), ..., exp(w_m . x)]` at `x / ||x||`, float32; each of the K sets of
-    directions serves N // K consecutive heads.
+    `phi(x) = m^-1/2 exp(-||x||^2 / 2) [exp(w_1 . x), ..., exp(w_m . x)]` at `x / ||x||`, float32;
+    each of the K sets of directions serves N // K consecutive heads.
 
     Example:
-      >>> phi, scale = kernel_features(jnp.array([[[[3.0, 0.0]]]]), jnp.array([[[1.0, 0.0], [0.0, 1.0]]]))
+      >>> phi, scale = kernel_features(
+      ...     jnp.array([[[[3.0, 0.0]]]]), jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
+      ... )
       >>> (phi * jnp.exp(scale)[..., None]).round(4).tolist()  # exp(-1/2) [e, 1] / sqrt(2)
       [[[[1.1658, 0.4289]]]]
     """
@@ -57,7 +74,9 @@ def kernel_features(
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
     grouped = x.reshape(batch, length, w.shape[0], -1, width)
-    exponent = jnp.einsum('blkgh,kmh->blkgm', grouped, w, precision='highest').reshape(batch, length, heads, -1)
+    exponent = jnp.einsum('blkgh,kmh->blkgm', grouped, w, precision='highest').reshape(
+        batch, length, heads, -1
+    )
     high = jax.lax.stop_gradient(exponent.max(-1))
     return jnp.exp(exponent - high[..., None]), high - 0.5 - 0.5 * math.log(w.shape[1])
 
@@ -68,44 +87,62 @@ def kernel_logits(
     scale_q: Float[Array, 'B N T'],
     scale_k: Float[Array, 'B K S'],
 ) -> Float[Array, 'B N T S']:
-    """`ln(phi(q) . phi(k))` of features and their logarithmic scales, key heads shared as in `scaled_dot_product`.
+    """`ln(phi(q) . phi(k))` of features and their logarithmic scales, key heads shared as in
+    `scaled_dot_product`.
 
     Example:
-      >>> one = jnp.ones((1, 1, 1, 2)); kernel_logits(one, one, jnp.zeros((1, 1, 1)), jnp.zeros((1, 1, 1))).round(4).tolist()
+      >>> one = jnp.ones((1, 1, 1, 2))
+      >>> kernel_logits(one, one, jnp.zeros((1, 1, 1)), jnp.zeros((1, 1, 1))).round(4).tolist()
       [[[[0.6931]]]]
     """
     product = scaled_dot_product(phi_q, phi_k) * phi_q.shape[-1] ** 0.5
     groups = scale_q.shape[1] // scale_k.shape[1]
-    return jnp.log(jnp.maximum(product, _TINY)) + scale_q[..., None] + jnp.repeat(scale_k, groups, axis=1)[:, :, None]
+    return (
+        jnp.log(jnp.maximum(product, _TINY))
+        + scale_q[..., None]
+        + jnp.repeat(scale_k, groups, axis=1)[:, :, None]
+    )
 
 
 def distance_bias(
     table: Float[Array, 'N 2n-1'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
-    """`b[j - i]` per head, the distance clipped to -(n - 1) .. n - 1; entry 0 is for the farthest earlier key.
+    """`b[j - i]` per head, the distance clipped to -(n - 1) .. n - 1; entry 0 is for the farthest
+    earlier key.
 
     Example:
-      >>> distance_bias(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]])).tolist()
+      >>> distance_bias(
+      ...     jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]])
+      ... ).tolist()
       [[[[1.0, 1.0, 2.0, 3.0]]]]
     """
     if not (jnp.issubdtype(q_pos.dtype, jnp.integer) and jnp.issubdtype(k_pos.dtype, jnp.integer)):
-        raise ValueError(f'kernelized_rpe has one bias per whole distance, got positions of {q_pos.dtype}, {k_pos.dtype}')
+        raise ValueError(
+            f'kernelized_rpe has one bias per whole distance, got positions of {q_pos.dtype}, '
+            f'{k_pos.dtype}'
+        )
     last = table.shape[1] // 2
     return look_up(table.T, jnp.clip(-signed_distance(q_pos, k_pos), -last, last) + last)
 
 
 def _spectrum(bias, causal):
-    """exp(b - max b) per distance, 0 for later keys if causal, and the transform of the circulant matrix that holds it."""
+    """exp(b - max b) per distance, 0 for later keys if causal, and the transform of the circulant
+    matrix that holds it.
+    """
     length = (bias.shape[1] + 1) // 2
     if causal:
         bias = jnp.where(jnp.arange(2 * length - 1) < length, bias, -jnp.inf)
     c = jnp.exp(bias - jax.lax.stop_gradient(bias.max(-1, keepdims=True)))
-    column = jnp.concatenate([c[:, length - 1 :: -1], jnp.zeros_like(c[:, :1]), c[:, : length - 1 : -1]], axis=1)
+    column = jnp.concatenate(
+        [c[:, length - 1 :: -1], jnp.zeros_like(c[:, :1]), c[:, : length - 1 : -1]], axis=1
+    )
     return c, jnp.fft.rfft(column)
 
 
 def _sums(values, phi_q, phi_k, spectrum):
-    """`sum_j c_{j-i} phi(q_i) . phi(k_j) values_j`, [B, K, g, L], of one number per key, [B, K, L]."""
+    """`sum_j c_{j-i} phi(q_i) . phi(k_j) values_j`, [B, K, g, L], of one number per key, [B,
+    K, L].
+    """
     size = 2 * values.shape[-1]
     keyed = jnp.fft.rfft(phi_k * values[:, :, None], size)[:, :, None]
     spread = jnp.fft.irfft(keyed * spectrum[:, :, None], size)[..., : values.shape[-1]]
@@ -129,15 +166,18 @@ def kernelized_rpe_attention(
     *,
     causal: bool = True,
 ) -> Float[Array, 'B L N H']:
-    """`out_i = phi(q_i) . sum_j c_{j-i} phi(k_j) v_j / phi(q_i) . sum_j c_{j-i} phi(k_j)`, `c = exp(b)`, in O(L log L).
+    """`out_i = phi(q_i) . sum_j c_{j-i} phi(k_j) v_j / phi(q_i) . sum_j c_{j-i} phi(k_j)`, `c =
+    exp(b)`, in O(L log L).
 
-    The sums over keys are a Toeplitz matrix times what each key has, evaluated as a circulant one of size 2L by FFT, one
-    column of v at a time, so that memory is O(L m); backward too. Everything is float32, whatever comes in; the largest b
-    is subtracted first, and sums of weights are held at 1e-6 or more. The first 256 rows of a causal pass are summed pair by
-    pair. The error is about 1e-7 of the largest sums, so b that differ by much more than 10 want the form by pairs.
+    The sums over keys are a Toeplitz matrix times what each key has, evaluated as a circulant one
+    of size 2L by FFT, one column of v at a time, so that memory is O(L m); backward too. Everything
+    is float32, whatever comes in; the largest b is subtracted first, and sums of weights are held
+    at 1e-6 or more. The first 256 rows of a causal pass are summed pair by pair. The error is about
+    1e-7 of the largest sums, so b that differ by much more than 10 want the form by pairs.
 
     Args:
-      phi_q, phi_k: features, positive, of largest entry about 1; those of keys that are not there are zero.
+      phi_q, phi_k: features, positive, of largest entry about 1; those of keys that are not there
+        are zero.
       v: values; N must be a multiple of K.
       bias: b for j - i = -(L - 1) .. L - 1.
       causal: whether keys after the query count.
@@ -146,15 +186,20 @@ def kernelized_rpe_attention(
       ValueError: shapes that do not fit together.
 
     Example:
-      >>> one = jnp.ones((1, 3, 1, 1)); v = jnp.array([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)
+      >>> one = jnp.ones((1, 3, 1, 1))
+      >>> v = jnp.array([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)
       >>> kernelized_rpe_attention(one, one, v, jnp.zeros((1, 5)))[0, :, 0, 0].round(4).tolist()
       [1.0, 1.5, 3.0]
     """
     length, heads, kv_heads = v.shape[1], phi_q.shape[2], v.shape[2]
     if phi_q.shape[:2] != v.shape[:2] or phi_k.shape[:3] != v.shape[:3] or heads % kv_heads:
-        raise ValueError(f'kernelized_rpe_attention: shapes do not fit: {phi_q.shape}, {phi_k.shape}, {v.shape}')
+        raise ValueError(
+            f'kernelized_rpe_attention: shapes do not fit: {phi_q.shape}, {phi_k.shape}, {v.shape}'
+        )
     if bias.shape != (heads, 2 * length - 1):
-        raise ValueError(f'kernelized_rpe_attention: bias must be {(heads, 2 * length - 1)}, got {bias.shape}')
+        raise ValueError(
+            f'kernelized_rpe_attention: bias must be {(heads, 2 * length - 1)}, got {bias.shape}'
+        )
     phi_q, phi_k = phi_q.astype(jnp.float32), phi_k.astype(jnp.float32)
     rows, keys, spectrum, c = _feature_rows(phi_q, phi_k, bias, causal)
     weights = _sums(jnp.ones((*v.shape[:1], kv_heads, length)), rows, keys, spectrum)
@@ -175,15 +220,22 @@ def _quotient(rows, keys, spectrum, weights, v, c, causal):
 def _by_pairs(rows, keys, c, v, first):
     """The first rows of a causal pass."""
     middle, number = c.shape[1] // 2, jnp.arange(first)
-    near = jnp.tril(c[:, middle + number[None, :] - number[:, None]]).reshape(*rows.shape[1:3], first, first)
-    w = jnp.einsum('bkgmt,bkms->bkgts', rows[..., :first], keys[..., :first], precision='highest') * near
+    near = jnp.tril(c[:, middle + number[None, :] - number[:, None]]).reshape(
+        *rows.shape[1:3], first, first
+    )
+    w = (
+        jnp.einsum('bkgmt,bkms->bkgts', rows[..., :first], keys[..., :first], precision='highest')
+        * near
+    )
     out = jnp.einsum('bkgts,bskh->btkgh', w, v[:, :first].astype(jnp.float32), precision='highest')
     total = jnp.moveaxis(w.sum(-1), 3, 1)[..., None]
     return (out / jnp.where(total > 0, total, 1.0)).reshape(v.shape[0], first, -1, v.shape[3])
 
 
 def _error(rows, keys, spectrum, c, weights, valid, causal):
-    """Largest share of a row's weights that the transform may be wrong by: its rounding is that of the norms it multiplies."""
+    """Largest share of a row's weights that the transform may be wrong by: its rounding is that of
+    the norms it multiplies.
+    """
     norms = jnp.linalg.norm(keys, axis=-1)[:, :, None, :, None]
     size = jnp.linalg.norm(c, axis=-1).reshape(rows.shape[1:3])[..., None]
     share = jnp.finfo(jnp.float32).eps * size * (rows * norms).sum(-2) / jnp.maximum(weights, _TINY)
@@ -192,11 +244,17 @@ def _error(rows, keys, spectrum, c, weights, valid, causal):
 
 
 def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Array, '']:
-    """Whether queries and keys are the same tokens in order, and each position of a real one is that before it plus one."""
+    """Whether queries and keys are the same tokens in order, and each position of a real one is
+    that before it plus one.
+    """
     offset = tk.pos - jnp.arange(tk.length)
     low, high = jnp.iinfo(offset.dtype).max, jnp.iinfo(offset.dtype).min
     low, high = jnp.where(valid, offset, low).min(1), jnp.where(valid, offset, high).max(1)
-    same = (tq.index == tk.index).all() & (tq.pos == tk.pos).all() & (jnp.diff(tk.index, axis=1) > 0).all()
+    same = (
+        (tq.index == tk.index).all()
+        & (tq.pos == tk.pos).all()
+        & (jnp.diff(tk.index, axis=1) > 0).all()
+    )
     return same & (low >= high).all()
 
 
@@ -208,9 +266,11 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
         title='Stable, Fast and Accurate: Kernelized Attention with Relative Positional Encoding',
         arxiv='2106.12566',
         door='project, match, whole',
-        equation='p_ij ~ exp(b_{j-i}) phi(q_i/||q_i||) . phi(k_j/||k_j||), phi_r(x) = m^-1/2 exp(w_r . x - ||x||^2/2)',
+        equation='p_ij ~ exp(b_{j-i}) phi(q_i/||q_i||) . phi(k_j/||k_j||), phi_r(x) = m^-1/2 '
+        'exp(w_r . x - ||x||^2/2)',
         source='the paper; no official code was found',
-        authors='Luo, Shengjie and Li, Shanda and Cai, Tianle and He, Di and Peng, Dinglan and Zheng, Shuxin and '
+        authors='Luo, Shengjie and Li, Shanda and Cai, Tianle and He, Di and Peng, Dinglan and '
+        'Zheng, Shuxin and '
         'Ke, Guolin and Wang, Liwei and Liu, Tie-Yan',
         year=2021,
         example='kernelized_rpe(features=16, max_distance=6)',
@@ -219,27 +279,32 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
     ),
 )
 class KernelizedRPE(Encoding):
-    """Replaces the exponential of the logits by a product of positive random features, and weighs it by the distance.
+    """Replaces the exponential of the logits by a product of positive random features, and weighs
+    it by the distance.
 
-    `out_i = sum_j c_{j-i} phi(qn_i) . phi(kn_j) v_j / sum_j c_{j-i} phi(qn_i) . phi(kn_j)`, `c_r = exp(b_r)`, q and k scaled
-    to length 1 (no 1 / sqrt(H)), `phi(x) = m^-1/2 exp(-||x||^2/2) [exp(w_r . x)]_r`, w_r ~ N(0, I) and not trained. That is
-    softmax attention with logits `b_{j-i} + ln(phi(qn_i) . phi(kn_j))`, as which it is masked, tiled, decoded and sharded.
-    A long sequence at consecutive positions is evaluated by `kernelized_rpe_attention` in O(L log L) instead, where the
-    chain holds no other bias, no mask but the causal one, and the FFT is precise enough for these b and lengths.
-    Differs from the paper: farther distances than the table share its last entry (for buckets leave the table at
-    `max_distance=0` and chain `t5_rpe()`); directions are shared by the query heads of one key head. Features
-    are taken of the queries and keys that the parts before this one leave; keys are cached with theirs.
+    `out_i = sum_j c_{j-i} phi(qn_i) . phi(kn_j) v_j / sum_j c_{j-i} phi(qn_i) . phi(kn_j)`, `c_r =
+    exp(b_r)`, q and k scaled to length 1 (no 1 / sqrt(H)), `phi(x) = m^-1/2 exp(-||x||^2/2)
+    [exp(w_r . x)]_r`, w_r ~ N(0, I) and not trained. That is softmax attention with logits `b_{j-i}
+    + ln(phi(qn_i) . phi(kn_j))`, as which it is masked, tiled, decoded and sharded. A long sequence
+    at consecutive positions is evaluated by `kernelized_rpe_attention` in O(L log L) instead, where
+    the chain holds no other bias, no mask but the causal one, and the FFT is precise enough for
+    these b and lengths. Differs from the paper: farther distances than the table share its last
+    entry (for buckets leave the table at `max_distance=0` and chain `t5_rpe()`); directions are
+    shared by the query heads of one key head. Features are taken of the queries and keys that the
+    parts before this one leave; keys are cached with theirs.
 
     Args:
       features: m.
       max_distance: n - 1; the table has 2n - 1 entries per head, all 0 at first.
-      orthogonal: draws directions orthogonal in blocks of H, which estimates the exponential with less variance.
-      fft_from: length from which the FFT form is used; None takes about `1.5 H m log2(2L)` (half of it without the
-        causal mask), which is where it was measured to be faster on a CPU.
+      orthogonal: draws directions orthogonal in blocks of H, which estimates the exponential with
+        less variance.
+      fft_from: length from which the FFT form is used; None takes about `1.5 H m log2(2L)` (half of
+        it without the causal mask), which is where it was measured to be faster on a CPU.
       heads, kv_heads, head_dim, rngs: from the model.
 
     Raises:
-      ValueError: no features, a negative max_distance, fft_from below 1; at call, positions that are not whole numbers.
+      ValueError: no features, a negative max_distance, fft_from below 1; at call, positions that
+        are not whole numbers.
 
     Reference: Luo et al., arXiv 2106.12566.
 
@@ -262,18 +327,32 @@ class KernelizedRPE(Encoding):
         head_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        given = dict(features=(features, 1), max_distance=(max_distance, 0), fft_from=(1 if fft_from is None else fft_from, 1))
+        given = dict(
+            features=(features, 1),
+            max_distance=(max_distance, 0),
+            fft_from=(1 if fft_from is None else fft_from, 1),
+        )
         for name, (number, least) in given.items():
             if number < least:
                 raise ValueError(f'kernelized_rpe {name} must be at least {least}, got {number}')
         self.fft_from = fft_from
-        directions = random_directions(rngs.params(), kv_heads, features, head_dim, orthogonal=orthogonal)
+        directions = random_directions(
+            rngs.params(), kv_heads, features, head_dim, orthogonal=orthogonal
+        )
         self.directions = Constant(directions, axes=('kv_heads', None, None))
-        self.table = nnx.Param(jnp.zeros((heads, 2 * max_distance + 1), jnp.float32), axes=('heads', None))
+        self.table = nnx.Param(
+            jnp.zeros((heads, 2 * max_distance + 1), jnp.float32), axes=('heads', None)
+        )
 
     def project(self, q, k, v, tq, tk, x=None):
         described = lambda a: dict(zip(('phi', 'scale'), kernel_features(a, self.directions[...])))
-        return q, k, v, tq.with_feats(kernelized_rpe=described(q)), tk.with_feats(kernelized_rpe=described(k))
+        return (
+            q,
+            k,
+            v,
+            tq.with_feats(kernelized_rpe=described(q)),
+            tk.with_feats(kernelized_rpe=described(k)),
+        )
 
     def match(self, q, k, tq, tk, seen, carry):
         of_q, of_k = (jax.tree.map(heads_first, tok.feats['kernelized_rpe']) for tok in (tq, tk))
@@ -283,7 +362,11 @@ class KernelizedRPE(Encoding):
 
     def whole(self, q, k, v, tq, tk, *, causal, sweep):
         length = tk.length
-        if tq.length != length or tk.segment is not None or not self._pays(length, v.shape[-1], causal):
+        if (
+            tq.length != length
+            or tk.segment is not None
+            or not self._pays(length, v.shape[-1], causal)
+        ):
             return None
         of_q, of_k = tq.feats['kernelized_rpe'], tk.feats['kernelized_rpe']
         valid = jnp.ones((1, length), bool) if tk.valid is None else tk.valid

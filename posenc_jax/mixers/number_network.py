@@ -1,4 +1,6 @@
-"""A small network on sets of numbers, of the kind positional attention was studied with: no residual stream, no norm."""
+"""A small network on sets of numbers, of the kind positional attention was studied with: no
+residual stream, no norm.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,14 @@ def concatenating_layer(
     w_out: Float[Array, 'F D'],
     b_out: Float[Array, 'D'],
 ) -> Float[Array, 'B L D']:
-    """`relu([x ; mixed] w_in + b_in) w_out + b_out`: what attention gives stands beside x, not on top of it.
+    """`relu([x ; mixed] w_in + b_in) w_out + b_out`: what attention gives stands beside x, not on
+    top of it.
 
     Example:
       >>> one = jnp.ones((1, 1, 1))
-      >>> concatenating_layer(one, -2 * one, jnp.array([[3.0], [1.0]]), jnp.zeros(1), jnp.ones((1, 1)), jnp.zeros(1)).item()
+      >>> concatenating_layer(
+      ...     one, -2 * one, jnp.array([[3.0], [1.0]]), jnp.zeros(1), jnp.ones((1, 1)), jnp.zeros(1)
+      ... ).item()
       1.0
     """
     return jax.nn.relu(jnp.concatenate([x, mixed], axis=-1) @ w_in + b_in) @ w_out + b_out
@@ -41,12 +46,14 @@ def _apply(linear, x):
 class NumberNetwork(nnx.Module):
     """Maps n numbers to n numbers through layers `x <- MLP([x ; attention(x)])`.
 
-    A scratch token with zero input follows the n numbers and is dropped at the end; attention is not causal.
+    A scratch token with zero input follows the n numbers and is dropped at the end; attention is
+    not causal.
 
     Args:
       numbers: n.
-      standard: False: attention weights from positions only (`positional_attention`), values alone in the input. True: the
-        baseline, softmax attention with queries and keys of x, and the one-hot position in the input beside the value.
+      standard: False: attention weights from positions only (`positional_attention`), values alone
+        in the input. True: the baseline, softmax attention with queries and keys of x, and the
+        one-hot position in the input beside the value.
       width, heads, layers: D, N, and how many layers.
       hidden: of the MLP; None takes D.
 
@@ -72,19 +79,30 @@ class NumberNetwork(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if numbers < 1 or layers < 1:
-            raise ValueError(f'NumberNetwork needs at least 1 number and 1 layer, got {numbers=}, {layers=}')
+            raise ValueError(
+                f'NumberNetwork needs at least 1 number and 1 layer, got {numbers=}, {layers=}'
+            )
         if width % heads:
             raise ValueError(f'{heads} heads do not divide a width of {width}')
         self.standard, self.heads, self.tokens = standard, heads, numbers + 1
         hidden = hidden or width
         spec = 'nope()' if standard else f'positional_attention(max_len={self.tokens})'
         sizes = dict(heads=heads, head_dim=width // heads)
-        self.encodings = nnx.List([make(spec, causal=False, rngs=rngs, **sizes) for _ in range(layers)])
+        self.encodings = nnx.List(
+            [make(spec, causal=False, rngs=rngs, **sizes) for _ in range(layers)]
+        )
         self.inputs = _linear(rngs, 1 + self.tokens * standard, width)
         names = ('q', 'k', 'v', 'out') if standard else ('v', 'out')
-        self.attention = nnx.List([nnx.Dict({name: _linear(rngs, width, width) for name in names}) for _ in range(layers)])
+        self.attention = nnx.List(
+            [nnx.Dict({name: _linear(rngs, width, width) for name in names}) for _ in range(layers)]
+        )
         self.mlps = nnx.List(
-            [nnx.Dict(first=_linear(rngs, 2 * width, hidden), second=_linear(rngs, hidden, width)) for _ in range(layers)]
+            [
+                nnx.Dict(
+                    first=_linear(rngs, 2 * width, hidden), second=_linear(rngs, hidden, width)
+                )
+                for _ in range(layers)
+            ]
         )
         self.outputs = _linear(rngs, width, 1)
 
@@ -99,9 +117,13 @@ class NumberNetwork(nnx.Module):
         for encoding, attention, mlp in zip(self.encodings, self.attention, self.mlps):
             heads = lambda a: a.reshape(*a.shape[:2], self.heads, -1)
             v = heads(_apply(attention['v'], h))
-            q, k = (heads(_apply(attention[name], h)) if self.standard else v for name in 'qk')  # else nobody reads them
+            q, k = (
+                heads(_apply(attention[name], h)) if self.standard else v for name in 'qk'
+            )  # else nobody reads them
             mixed = attend(encoding, *encoding.project(q, k, v, encoding.place(tok), tok))
             mixed = _apply(attention['out'], mixed.reshape(h.shape))
             first, second = mlp['first'], mlp['second']
-            h = concatenating_layer(h, mixed, first['w'][...], first['b'][...], second['w'][...], second['b'][...])
+            h = concatenating_layer(
+                h, mixed, first['w'][...], first['b'][...], second['w'][...], second['b'][...]
+            )
         return _apply(self.outputs, h)[:, :-1, 0]

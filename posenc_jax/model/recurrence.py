@@ -1,6 +1,8 @@
-"""Text read segment by segment, each with a memory of what the layers read before (Transformer-XL), for any encoding.
+"""Text read segment by segment, each with a memory of what the layers read before (Transformer-XL),
+for any encoding.
 
-Reference: Dai et al., "Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context", arXiv 1901.02860.
+Reference: Dai et al., "Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context",
+arXiv 1901.02860.
 """
 
 import dataclasses
@@ -45,29 +47,36 @@ def read_segment(
     tok: Tokens | None = None,
     key: Array | None = None,
 ) -> tuple[Float[Array, 'B T V'], Memory]:
-    """Logits of a segment whose tokens also see those of the memory, and the memory for the next segment.
+    """Logits of a segment whose tokens also see those of the memory, and the memory for the next
+    segment.
 
-    In every layer keys and values come from memory and segment, queries from the segment; no gradient passes into the memory
-    or out of it into an earlier segment. With a memory of all earlier tokens the logits are those of one pass over the
-    whole text. Random positions follow their evaluation rule; an encoding with `lookback` reads zeros before its memory; what
-    counts the tokens of a document (`ssmax`, `alibi_pi`) counts them from its beginning, also those that are forgotten.
+    In every layer keys and values come from memory and segment, queries from the segment; no
+    gradient passes into the memory or out of it into an earlier segment. With a memory of all
+    earlier tokens the logits are those of one pass over the whole text. Random positions follow
+    their evaluation rule; an encoding with `lookback` reads zeros before its memory; what counts
+    the tokens of a document (`ssmax`, `alibi_pi`) counts them from its beginning, also those that
+    are forgotten.
 
     Args:
       model: a decoder.
       tokens: ids of the segment.
       memory: what the call before returned; None at the start.
-      length: how many tokens the new memory holds at most, which may differ from training; 0 reads every segment alone.
-      tok: what is known about the tokens of the segment, their index after those of the memory; None continues counting
-        where the memory ends, in its last document.
+      length: how many tokens the new memory holds at most, which may differ from training; 0 reads
+        every segment alone.
+      tok: what is known about the tokens of the segment, their index after those of the memory;
+        None continues counting where the memory ends, in its last document.
       key: drives dropout; None has none.
 
     Raises:
-      ValueError: an encoder; an encoding whose positions depend on the whole text; a negative length; a memory longer than `length`, or of another model or batch; a `tok` that
-        says more or less than the tokens of the memory do, or is needed and missing.
+      ValueError: an encoder; an encoding whose positions depend on the whole text; a negative
+        length; a memory longer than `length`, or of another model or batch; a `tok` that says more
+        or less than the tokens of the memory do, or is needed and missing.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='transformer_xl()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='transformer_xl()'
+      ... )
       >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 6), jnp.int32)
       >>> logits, memory = read_segment(model, text[:, :3], length=4)
       >>> logits, memory = read_segment(model, text[:, 3:], memory, length=4)
@@ -76,18 +85,24 @@ def read_segment(
     """
     cfg, (batch, size) = model.cfg, tokens.shape
     if not cfg.causal:
-        raise ValueError(f'a memory of earlier segments needs a decoder, this model is of kind {cfg.kind!r}')
+        raise ValueError(
+            f'a memory of earlier segments needs a decoder, this model is of kind {cfg.kind!r}'
+        )
     if length < 0:
         raise ValueError(f'the memory length must be at least 0, got {length}')
     for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
         if part.reads_ids or part.cached == 'none':
-            raise ValueError(f'{name_of(part)} finds positions from the whole text, which a segment with a memory does not have')
+            raise ValueError(
+                f'{name_of(part)} finds positions from the whole text, which a segment with a '
+                'memory does not have'
+            )
     held = 0 if memory is None else memory.length
     if held > length:
         raise ValueError(f'the memory holds {held} tokens, declared is a length of {length}')
     if held and (memory.rows.shape[:2], memory.rows.shape[3]) != ((cfg.layers, batch), cfg.width):
         raise ValueError(
-            f'a memory of shape {memory.rows.shape} does not fit {cfg.layers} layers, {batch} rows of tokens, width {cfg.width}'
+            f'a memory of shape {memory.rows.shape} does not fit {cfg.layers} layers, {batch} '
+            f'rows of tokens, width {cfg.width}'
         )
     before = memory.tokens if held else None
     tok = _continued(before, size) if tok is None else tok
@@ -104,9 +119,13 @@ def read_segment(
                 earlier = jax.lax.stop_gradient(memory.rows[number]).astype(h.dtype)
                 h = jnp.concatenate([block.attention_norm(earlier), h], axis=1)
             rows = layer_rows(h, own.valid, encoding.lookback)
-            q, k, v, tq, tk = encoding.project(*block.attention.branches(encoding, h, rows, own), own, own, rows)
+            q, k, v, tq, tk = encoding.project(
+                *block.attention.branches(encoding, h, rows, own), own, own, rows
+            )
             q, tq = q[:, held:], tq.slice(held, size)
-            out = sharded_attend(encoding, q, k, v, tq, tk, block=block.block, implementation=block.implementation)
+            out = sharded_attend(
+                encoding, q, k, v, tq, tk, block=block.block, implementation=block.implementation
+            )
             return encoding.merge(out)
 
         own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
@@ -130,15 +149,20 @@ def read_segments(
     tok: Tokens | None = None,
     key: Array | None = None,
 ) -> Float[Array, 'B L V']:
-    """Logits of a whole text read in segments with a memory of `length` tokens; the arguments are those of `read_segment`.
+    """Logits of a whole text read in segments with a memory of `length` tokens; the arguments are
+    those of `read_segment`.
 
     Raises:
       ValueError: segments of less than one token; as for `read_segment`.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()')
-      >>> read_segments(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 8), jnp.int32), segment=3, length=4).shape
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
+      ... )
+      >>> read_segments(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 8), jnp.int32), segment=3, length=4
+      ... ).shape
       (1, 8, 7)
     """
     if segment < 1:
@@ -146,7 +170,10 @@ def read_segments(
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     found, memory = [], None
     for number, start in enumerate(range(0, tokens.shape[1], segment)):
-        part, own_key = tokens[:, start : start + segment], None if key is None else jax.random.fold_in(key, number)
+        part, own_key = (
+            tokens[:, start : start + segment],
+            None if key is None else jax.random.fold_in(key, number),
+        )
         own = tok.slice(start, part.shape[1])
         logits, memory = read_segment(model, part, memory, length=length, tok=own, key=own_key)
         found.append(logits)
@@ -154,20 +181,31 @@ def read_segments(
 
 
 def segment_losses(
-    model: Transformer, tokens: Int[Array, 'B L'], targets: Int[Array, 'B L'], *, segment: int, length: int
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    targets: Int[Array, 'B L'],
+    *,
+    segment: int,
+    length: int,
 ) -> Float[Array, 'B L']:
-    """Negative log-likelihood in nats of every target of a text read in segments with a memory of `length` tokens.
+    """Negative log-likelihood in nats of every target of a text read in segments with a memory of
+    `length` tokens.
 
-    Perplexity by segments is `exp(mean)`. Compiled once for each length that the memory has on its way to `length`.
+    Perplexity by segments is `exp(mean)`. Compiled once for each length that the memory has on its
+    way to `length`.
 
     Raises:
       ValueError: segments of less than one token; as for `read_segment`.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
-      >>> cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()')
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
+      ... )
       >>> text = jnp.arange(9)[None] % 7
-      >>> segment_losses(Transformer(cfg, rngs=nnx.Rngs(0)), text[:, :-1], text[:, 1:], segment=3, length=4).shape
+      >>> segment_losses(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)), text[:, :-1], text[:, 1:], segment=3, length=4
+      ... ).shape
       (1, 8)
     """
     if segment < 1:
@@ -192,8 +230,13 @@ def _continued(before: Tokens | None, size: int) -> Tokens:
     if before is None:
         return Tokens.of(length=size)
     if before.pos.ndim != 2:
-        raise ValueError(f'positions of shape {before.pos.shape} cannot be counted on; give the tokens of the segment as `tok`')
-    each = lambda change: lambda a: None if a is None else jnp.repeat(change(a[:, -1:]), size, axis=1)
+        raise ValueError(
+            f'positions of shape {before.pos.shape} cannot be counted on; give the tokens of the '
+            'segment as `tok`'
+        )
+    each = lambda change: (
+        lambda a: None if a is None else jnp.repeat(change(a[:, -1:]), size, axis=1)
+    )
     counted = lambda a: None if a is None else a[:, -1:] + 1 + jnp.arange(size, dtype=a.dtype)
     return Tokens(
         index=counted(before.index),
@@ -208,7 +251,9 @@ def _joined(before: Tokens, tok: Tokens) -> Tokens:
     names = [f.name for f in dataclasses.fields(Tokens) if f.name != 'feats']
     known = [[name for name in names if getattr(t, name) is not None] for t in (before, tok)]
     if known[0] != known[1]:
-        raise ValueError(f'the tokens of the memory know {known[0]}, those of the segment {known[1]}')
+        raise ValueError(
+            f'the tokens of the memory know {known[0]}, those of the segment {known[1]}'
+        )
 
     def join(a, b):
         rows = max(len(a), len(b))

@@ -17,7 +17,8 @@ def keep_top_k(logits: Float[Array, '... V'], k: int) -> Float[Array, '... V']:
 
 
 def keep_top_p(logits: Float[Array, '... V'], p: float) -> Float[Array, '... V']:
-    """Keeps the fewest tokens, most probable first, whose probabilities reach `p` (Holtzman et al., arXiv 1904.09751).
+    """Keeps the fewest tokens, most probable first, whose probabilities reach `p` (Holtzman et al.,
+    arXiv 1904.09751).
 
     Example:
       >>> keep_top_p(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.6).round(1).tolist()
@@ -31,9 +32,15 @@ def keep_top_p(logits: Float[Array, '... V'], p: float) -> Float[Array, '... V']
 
 
 def sample(
-    logits: Float[Array, 'B V'], key: Array | None, *, temperature: float, top_k: int | None, top_p: float | None
+    logits: Float[Array, 'B V'],
+    key: Array | None,
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
 ) -> Int[Array, 'B']:
-    """The next token: the most probable at temperature 0, else drawn from what `top_k`, then `top_p`, leave.
+    """The next token: the most probable at temperature 0, else drawn from what `top_k`, then
+    `top_p`, leave.
 
     Example:
       >>> sample(jnp.array([[0.0, 2.0]]), None, temperature=0.0, top_k=None, top_p=None).tolist()

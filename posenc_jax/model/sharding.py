@@ -1,7 +1,8 @@
 """Where arrays live on a mesh: one table from roles to mesh axes, and the attention under it.
 
-Every variable names the role of each of its dimensions in `axes`; activations name theirs where `constrain` is called.
-A leading dimension that `axes` does not name is the stack of layers and stays whole.
+Every variable names the role of each of its dimensions in `axes`; activations name theirs where
+`constrain` is called. A leading dimension that `axes` does not name is the stack of layers and
+stays whole.
 """
 
 import math
@@ -20,8 +21,9 @@ from posenc_jax.core.encoding import Encoding, Tokens
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
-# The one table. A role that is not listed is kept whole (head_dim, the vocabulary, an encoding's own tables): embeddings
-# are cut on their width, since a gather from a table that is cut by rows rebuilds the table.
+# The one table. A role that is not listed is kept whole (head_dim, the vocabulary, an encoding's
+# own tables): embeddings are cut on their width, since a gather from a table that is cut by rows
+# rebuilds the table.
 ROLES: dict[str, str | tuple[str, ...]] = {
     'batch': ('data', 'fsdp'),
     'sequence': 'sequence',
@@ -32,8 +34,11 @@ ROLES: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, *, devices=None) -> Mesh:
-    """A mesh with the axes (data, fsdp, tensor, sequence); -1 for `data` takes the devices that are left.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, *, devices=None
+) -> Mesh:
+    """A mesh with the axes (data, fsdp, tensor, sequence); -1 for `data` takes the devices that are
+    left.
 
     Args:
       data, fsdp, tensor, sequence: sizes.
@@ -49,42 +54,60 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1,
     devices = jax.devices() if devices is None else list(devices)
     sizes = [data, fsdp, tensor, sequence]
     if min(sizes[1:]) < 1 or (data < 1 and data != -1):
-        raise ValueError(f'mesh sizes must be positive (data may be -1), got {dict(zip(MESH_AXES, sizes))}')
+        raise ValueError(
+            f'mesh sizes must be positive (data may be -1), got {dict(zip(MESH_AXES, sizes))}'
+        )
     if data == -1:
         parts, count = math.prod(sizes[1:]), len(devices)
         if count % parts:
             raise ValueError(
-                f'mesh: tensor x fsdp x sequence = {parts} does not divide {count} device{"s" * (count > 1)}; '
+                f'mesh: tensor x fsdp x sequence = {parts} does not divide {count} '
+                f'device{"s" * (count > 1)}; '
                 f'on a CPU, mesh.cpu_devices={parts} makes it count as so many'
             )
         sizes[0] = count // parts
     if math.prod(sizes) != len(devices):
-        raise ValueError(f'mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are {len(devices)}')
+        raise ValueError(
+            f'mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are '
+            f'{len(devices)}'
+        )
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
 
 
 def split_cpu(rows: int, count: int = 0) -> None:
     """Makes a CPU count as several devices, a core each: must come before any device is touched.
 
-    XLA runs small batched products, as in attention, on one core of a device, so two cores are faster as two devices than
-    as one. Flags and variables of JAX or XLA that say how many devices there are go first.
+    XLA runs small batched products, as in attention, on one core of a device, so two cores are
+    faster as two devices than as one. Flags and variables of JAX or XLA that say how many devices
+    there are go first.
 
     Args:
-      rows: what the devices will share; 0 chooses the most devices, up to a core each, that divide them.
+      rows: what the devices will share; 0 chooses the most devices, up to a core each, that divide
+        them.
       count: devices; 0 chooses.
 
     Raises:
       ValueError: `count` is given and devices are in use already, or something else decides.
     """
-    decided = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '') or jax.config.jax_num_cpu_devices > 0
+    decided = (
+        'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+        or jax.config.jax_num_cpu_devices > 0
+    )
     if decided and not count:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    )
     try:
-        jax.config.update('jax_num_cpu_devices', count or max(n for n in range(1, cores + 1) if rows % n == 0))
+        jax.config.update(
+            'jax_num_cpu_devices', count or max(n for n in range(1, cores + 1) if rows % n == 0)
+        )
     except RuntimeError:
         if count and jax.local_device_count() != count:
-            raise ValueError(f'{count} CPU devices asked for, but JAX runs already, with {jax.local_device_count()}') from None
+            raise ValueError(
+                f'{count} CPU devices asked for, but JAX runs already, with '
+                f'{jax.local_device_count()}'
+            ) from None
 
 
 def active_mesh():
@@ -94,13 +117,17 @@ def active_mesh():
 
 
 def spec_of(roles: tuple[str | None, ...], ndim: int | None = None) -> PartitionSpec:
-    """The table applied to the roles of an array; `ndim` leads with whole dimensions where the array has more."""
+    """The table applied to the roles of an array; `ndim` leads with whole dimensions where the
+    array has more.
+    """
     lead = 0 if ndim is None else ndim - len(roles)
     return PartitionSpec(*(None,) * lead, *(ROLES.get(role) for role in roles))
 
 
 def constrain(x: Array, *roles: str | None) -> Array:
-    """Fixes the layout of an activation by the roles of its dimensions; nothing happens without a mesh."""
+    """Fixes the layout of an activation by the roles of its dimensions; nothing happens without a
+    mesh.
+    """
     return x if active_mesh() is None else jax.lax.with_sharding_constraint(x, spec_of(roles))
 
 
@@ -112,11 +139,15 @@ def _parts(mesh, entry) -> int:
 def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):
     for size, entry in zip(shape, spec):
         if size % _parts(mesh, entry):
-            raise ValueError(f'{what} of shape {shape}: {size} cannot be cut into {_parts(mesh, entry)} parts (mesh axis {entry})')
+            raise ValueError(
+                f'{what} of shape {shape}: {size} cannot be cut into {_parts(mesh, entry)} parts '
+                f'(mesh axis {entry})'
+            )
 
 
 def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
-    """The `NamedSharding` of every variable of a state, from its `axes` and the table; without `axes` it is replicated.
+    """The `NamedSharding` of every variable of a state, from its `axes` and the table; without
+    `axes` it is replicated.
 
     Raises:
       ValueError: a dimension that its mesh axes do not divide, with the numbers.
@@ -128,11 +159,15 @@ def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
         _check(mesh, jax.tree_util.keystr(path), shape, spec)
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(sharding, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return jax.tree_util.tree_map_with_path(
+        sharding, state, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )
 
 
 def dict_shapes(state: nnx.State, mesh: Mesh) -> dict[str, Any]:
-    """A state as nested plain dicts of `ShapeDtypeStruct` with shardings; errors as for `param_shardings`."""
+    """A state as nested plain dicts of `ShapeDtypeStruct` with shardings; errors as for
+    `param_shardings`.
+    """
     shapes, shardings = nnx.to_pure_dict(state), jax.tree.leaves(param_shardings(state, mesh))
     place = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
     return jax.tree.map(place, shapes, jax.tree.unflatten(jax.tree.structure(shapes), shardings))
@@ -154,11 +189,12 @@ def sharded_attend(
     heads_first: bool = False,
     **options,
 ) -> Float[Array, 'B T N H']:
-    """`attend`, on a mesh with every device doing its rows, heads and queries; keys are gathered along the sequence.
+    """`attend`, on a mesh with every device doing its rows, heads and queries; keys are gathered
+    along the sequence.
 
-    Queries are cut by batch, sequence and heads, keys and values by batch and heads, the encoding's variables by the head
-    axis they declare, per-token features like the heads they count (N or K). An encoding that promises to mix heads is
-    evaluated with all heads on every device.
+    Queries are cut by batch, sequence and heads, keys and values by batch and heads, the encoding's
+    variables by the head axis they declare, per-token features like the heads they count (N or K).
+    An encoding that promises to mix heads is evaluated with all heads on every device.
 
     Args:
       heads_first, **options: as for `attend`.
@@ -175,13 +211,21 @@ def sharded_attend(
     tensor, rows = by_role('heads'), by_role('batch')
     for name, count in (('query heads', heads), ('key heads', kv_heads)):
         if count % _parts(mesh, tensor):
-            raise ValueError(f'{count} {name} cannot be cut into {_parts(mesh, tensor)} parts (mesh axis {tensor!r})')
+            raise ValueError(
+                f'{count} {name} cannot be cut into {_parts(mesh, tensor)} parts (mesh axis '
+                f'{tensor!r})'
+            )
     sequence = None if q.shape[1] == 1 else by_role('sequence')  # a decode step has one query
 
     graphdef, state = nnx.split(encoding)
     variables, structure = jax.tree.flatten(state)
     variable_specs = [
-        PartitionSpec(*(by_role(r) if r in ('heads', 'kv_heads') else None for r in variable.get_metadata().get('axes') or ()))
+        PartitionSpec(
+            *(
+                by_role(r) if r in ('heads', 'kv_heads') else None
+                for r in variable.get_metadata().get('axes') or ()
+            )
+        )
         for variable in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
     ]
 
@@ -191,7 +235,8 @@ def sharded_attend(
         def feature(path, a):
             if a.ndim < 3 or a.shape[2] not in (1, heads, kv_heads):
                 raise ValueError(
-                    f'feature {jax.tree_util.keystr(path)} has shape {a.shape}; expected [#B, L, heads, ...] with 1, {heads} or '
+                    f'feature {jax.tree_util.keystr(path)} has shape {a.shape}; expected [#B, L, '
+                    f'heads, ...] with 1, {heads} or '
                     f'{kv_heads} heads'
                 )
             return PartitionSpec(*lead(a), tensor if a.shape[2] > 1 else None)
@@ -205,12 +250,26 @@ def sharded_attend(
 
     def local(variables, q, k, v, tq, tk):
         return attend(
-            nnx.merge(graphdef, jax.tree.unflatten(structure, variables)), q, k, v, tq, tk, heads_first=heads_first, **options
+            nnx.merge(graphdef, jax.tree.unflatten(structure, variables)),
+            q,
+            k,
+            v,
+            tq,
+            tk,
+            heads_first=heads_first,
+            **options,
         )
 
     return jax.shard_map(
         local,
-        in_specs=(variable_specs, query_spec, key_spec, key_spec, token_specs(tq, sequence), token_specs(tk, None)),
+        in_specs=(
+            variable_specs,
+            query_spec,
+            key_spec,
+            key_spec,
+            token_specs(tq, sequence),
+            token_specs(tk, None),
+        ),
         out_specs=query_spec,
         check_vma=False,  # the custom derivative of attend has no varying-axes types
     )(variables, q, k, v, tq, tk)

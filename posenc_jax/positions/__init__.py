@@ -1,4 +1,15 @@
 """Door 1: which position each token believes it has."""
 
-from posenc_jax.positions import bipe, cream, giraffe_random, gpe, position_coupling, positional_description, randomized_pe
-from posenc_jax.positions import reverse_pe, segmented_sequences, uni_encoder, v2pe
+from posenc_jax.positions import (
+    bipe,
+    cream,
+    giraffe_random,
+    gpe,
+    position_coupling,
+    positional_description,
+    randomized_pe,
+    reverse_pe,
+    segmented_sequences,
+    uni_encoder,
+    v2pe,
+)

@@ -1,4 +1,6 @@
-"""Bilevel positional encoding: a learned vector per place in a sentence, any other encoding for the sentence's number."""
+"""Bilevel positional encoding: a learned vector per place in a sentence, any other encoding for the
+sentence's number.
+"""
 
 import dataclasses
 
@@ -18,32 +20,39 @@ from posenc_jax.embedding.table import known_range, lookup_rows
 def bipe_ids(
     separator: Bool[Array, '#B L'], order: Int[Array, '#B L'] | None = None
 ) -> tuple[Int[Array, '#B L'], Int[Array, '#B L']]:
-    """`(intra, inter)`: place within the segment, and how many separators of the document stand before the token.
+    """`(intra, inter)`: place within the segment, and how many separators of the document stand
+    before the token.
 
     A separator ends a segment and belongs to it. No id depends on the token itself or a later one.
 
     Args:
       separator: which tokens end a segment; False for padding.
-      order: which real token of its document each is, 0, 1, ..., and -1 for padding; None for one document a row.
+      order: which real token of its document each is, 0, 1, ..., and -1 for padding; None for one
+        document a row.
 
     Example:
       >>> [ids[0].tolist() for ids in bipe_ids(jnp.array([[0, 1, 0, 0, 1, 1, 0]], bool))]
       [[0, 1, 0, 1, 2, 0, 0], [0, 0, 1, 1, 1, 2, 3]]
     """
     index = jnp.arange(separator.shape[1], dtype=jnp.int32)[None]
-    separator, order, index = jnp.broadcast_arrays(separator, index if order is None else order, index)
+    separator, order, index = jnp.broadcast_arrays(
+        separator, index if order is None else order, index
+    )
     latest = lambda flags: jax.lax.cummax(jnp.where(flags, index, 0), axis=1)
     at = lambda a, where: jnp.take_along_axis(a, where, axis=1)
     before = jnp.cumsum(separator, axis=1, dtype=jnp.int32) - separator
     document = latest(order == 0)
     ended = jax.lax.cummax(jnp.where(separator, index, -1), axis=1)
-    ended = jnp.pad(ended[:, :-1], ((0, 0), (1, 0)), constant_values=-1)  # the last separator before the token
+    ended = jnp.pad(
+        ended[:, :-1], ((0, 0), (1, 0)), constant_values=-1
+    )  # the last separator before the token
     first = jnp.where(ended < document, 0, at(order, jnp.maximum(ended, 0)) + 1)
     return jnp.maximum(order - first, 0), before - at(before, document)
 
 
 def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
-    """The slopes of BiPE-ALiBi, float64 [N]: ALiBi's times `scale`, 96 as released, since segments are fewer than tokens.
+    """The slopes of BiPE-ALiBi, float64 [N]: ALiBi's times `scale`, 96 as released, since segments
+    are fewer than tokens.
 
     Example:
       >>> bipe_slopes(4).tolist()
@@ -59,12 +68,14 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
     kind='encoding',
     card=Card(
         name='BiPE',
-        title='Two Stones Hit One Bird: Bilevel Positional Encoding for Better Length Extrapolation',
+        title='Two Stones Hit One Bird: Bilevel Positional Encoding for Better Length '
+        'Extrapolation',
         arxiv='2401.16421',
         door='place, embed',
         equation='x_t + E[min(intra_t, K-1)]; p_t = inter_t, the number of separators before t',
         source='zhenyuhe00/BiPE',
-        authors='He, Zhenyu and Feng, Guhao and Luo, Shengjie and Yang, Kai and Wang, Liwei and Xu, Jingjing and '
+        authors='He, Zhenyu and Feng, Guhao and Luo, Shengjie and Yang, Kai and Wang, Liwei and '
+        'Xu, Jingjing and '
         'Zhang, Zhi and Yang, Hongxia and He, Di',
         year=2024,
         example='bipe() | rope()',
@@ -73,30 +84,36 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
     ),
 )
 class BiPE(Encoding):
-    """Adds a learned vector per place within a segment (sentence), and makes the segment's number the position.
+    """Adds a learned vector per place within a segment (sentence), and makes the segment's number
+    the position.
 
-    `x_t + E[min(intra_t, K - 1)]`, `p_t = inter_t`; what follows in the chain encodes p. `bipe(...) | rope()` is BiPE-RoPE;
-    `bipe(...) | alibi(slopes=(24.0, 6.0, 1.5, 0.375))`, with the slopes of `bipe_slopes`, is BiPE-ALiBi. Segments end with
-    the token ids `separators` (bytes: `(10, 46)` are line break and full stop), which the model hands over in training,
-    evaluation and decoding; a decoding step then places all tokens of the cache again, by those now known. Without
-    `separators` the task gives positions [#B, L, 2] of components (intra, inter), e.g. `hierarchical_ids` of units; positions
-    [#B, L] are one segment. Places from K on share the last vector: this is the method's own rule, as released. Differs from
-    the paper: packed documents start anew, and padding is not counted.
+    `x_t + E[min(intra_t, K - 1)]`, `p_t = inter_t`; what follows in the chain encodes p. `bipe(...)
+    | rope()` is BiPE-RoPE; `bipe(...) | alibi(slopes=(24.0, 6.0, 1.5, 0.375))`, with the slopes of
+    `bipe_slopes`, is BiPE-ALiBi. Segments end with the token ids `separators` (bytes: `(10, 46)`
+    are line break and full stop), which the model hands over in training, evaluation and decoding;
+    a decoding step then places all tokens of the cache again, by those now known. Without
+    `separators` the task gives positions [#B, L, 2] of components (intra, inter), e.g.
+    `hierarchical_ids` of units; positions [#B, L] are one segment. Places from K on share the last
+    vector: this is the method's own rule, as released. Differs from the paper: packed documents
+    start anew, and padding is not counted.
 
     Args:
       separators: token ids that end a segment; None where the task gives positions.
       train_len: K, rows of the table; the trained length, from the model.
 
     Raises:
-      ValueError: no separators in a tuple, negative or repeated ones; K below 1; at call, tokens without ids, or
-        positions of several components, where there are separators; without separators fractional positions or those of
-        another shape, or negative ones (where these are traced, the table gives NaN).
+      ValueError: no separators in a tuple, negative or repeated ones; K below 1; at call, tokens
+        without ids, or positions of several components, where there are separators; without
+        separators fractional positions or those of another shape, or negative ones (where these are
+        traced, the table gives NaN).
 
     Reference: He, Feng, Luo, Yang, Wang, Xu, Zhang, Yang, He, arXiv 2401.16421.
 
     Example:
       >>> import posenc_jax as pj
-      >>> encoding = pj.make('bipe(separators=(10, 46)) | rope()', head_dim=8, model_dim=8, train_len=16)
+      >>> encoding = pj.make(
+      ...     'bipe(separators=(10, 46)) | rope()', head_dim=8, model_dim=8, train_len=16
+      ... )
       >>> tok = encoding.place(pj.Tokens.of(ids=[[72, 105, 46, 32, 66, 121, 101, 46, 10, 72]]))
       >>> tok.pos.tolist(), tok.feats['bipe'][..., 0].tolist()
       ([[0, 0, 0, 1, 1, 1, 1, 1, 2, 3]], [[0, 1, 2, 0, 1, 2, 3, 4, 0, 0]])
@@ -109,8 +126,13 @@ class BiPE(Encoding):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if separators is not None and (not separators or min(separators) < 0 or len(set(separators)) < len(separators)):
-            raise ValueError(f'bipe separators must be distinct token ids of at least 0, one or more, got {separators}')
+        if separators is not None and (
+            not separators or min(separators) < 0 or len(set(separators)) < len(separators)
+        ):
+            raise ValueError(
+                'bipe separators must be distinct token ids of at least 0, one or more, got '
+                f'{separators}'
+            )
         if train_len < 1:
             raise ValueError(f'bipe train_len must be at least 1, got {train_len}')
         self.separators, self.train_len = separators, train_len
@@ -125,13 +147,17 @@ class BiPE(Encoding):
         if self.separators is not None:
             if tok.ids is None:
                 raise ValueError(
-                    f'bipe(separators={self.separators}) finds segments by token ids, which these tokens do not have: give '
-                    'Tokens.of(ids=...), or leave out `separators` and give positions [B, L, 2], intra and inter'
+                    f'bipe(separators={self.separators}) finds segments by token ids, which '
+                    'these tokens do not have: give '
+                    'Tokens.of(ids=...), or leave out `separators` and give positions [B, L, 2], '
+                    'intra and inter'
                 )
             if tok.pos.ndim != 2:
                 raise ValueError(
-                    f'bipe(separators={self.separators}) makes the positions itself and would lose the components of '
-                    f'{tok.pos.shape}: give positions [B, L], or write what reads them before it, or leave out `separators`'
+                    f'bipe(separators={self.separators}) makes the positions itself and would '
+                    'lose the components of '
+                    f'{tok.pos.shape}: give positions [B, L], or write what reads them before '
+                    'it, or leave out `separators`'
                 )
             ends = jnp.isin(tok.ids, jnp.asarray(self.separators))
             order = tok.order
@@ -139,12 +165,19 @@ class BiPE(Encoding):
                 ends, order = ends & tok.valid, jnp.where(tok.valid, order, -1)
             intra, inter = bipe_ids(ends, order)
         else:
-            if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
+            if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(
+                tok.pos.dtype, jnp.integer
+            ):
                 raise ValueError(
-                    'bipe needs integer positions [B, L], one segment, or [B, L, 2], intra and inter, or `separators`, got '
+                    'bipe needs integer positions [B, L], one segment, or [B, L, 2], intra and '
+                    'inter, or `separators`, got '
                     f'{tok.pos.dtype} {tok.pos.shape}'
                 )
-            intra, inter = (tok.pos, jnp.zeros_like(tok.pos)) if tok.pos.ndim == 2 else (tok.pos[..., 0], tok.pos[..., 1])
+            intra, inter = (
+                (tok.pos, jnp.zeros_like(tok.pos))
+                if tok.pos.ndim == 2
+                else (tok.pos[..., 0], tok.pos[..., 1])
+            )
             low, _ = known_range(intra, tok.valid) or (0, 0)
             if low < 0:
                 raise ValueError(f'bipe: place {low} within a segment; places count from 0')

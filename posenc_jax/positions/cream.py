@@ -1,4 +1,6 @@
-"""CREAM: head and tail of a text stay at the two ends of a longer range, a middle piece lies at a random place between them."""
+"""CREAM: head and tail of a text stay at the two ends of a longer range, a middle piece lies at a
+random place between them.
+"""
 
 import dataclasses
 import math
@@ -19,14 +21,16 @@ _LARGEST_FACTOR = 2**14 - 1
 
 
 def cream_thresholds(factor: int) -> np.ndarray:
-    """Where the draw of alpha steps up, float64 [2f - 2]: alpha is 2 and one more for every threshold that u reaches.
+    """Where the draw of alpha steps up, float64 [2f - 2]: alpha is 2 and one more for every
+    threshold that u reaches.
 
-    The paper's draw is `floor(interp(u, cdf(x), x))` on 1000 points x from 2 to 2f, with the normal distribution of mean
-    `1 + f` and deviation 3, not renormalised: mass below 2 and above 2f lies on the ends.
+    The paper's draw is `floor(interp(u, cdf(x), x))` on 1000 points x from 2 to 2f, with the normal
+    distribution of mean `1 + f` and deviation 3, not renormalised: mass below 2 and above 2f lies
+    on the ends.
 
     Raises:
-      ValueError: a factor that is no integer of at least 1, or so large that the ids of the shortest row, of more than 8 f
-        tokens, leave int32.
+      ValueError: a factor that is no integer of at least 1, or so large that the ids of the
+        shortest row, of more than 8 f tokens, leave int32.
 
     Example:
       >>> cream_thresholds(2).round(4).tolist()
@@ -41,7 +45,8 @@ def cream_thresholds(factor: int) -> np.ndarray:
 
 
 def cream_heads(count: int, factor: int) -> tuple[int, int]:
-    """The two lengths of head and tail between which a batch chooses: a third of the N tokens, and `4f`.
+    """The two lengths of head and tail between which a batch chooses: a third of the N tokens, and
+    `4f`.
 
     Raises:
       ValueError: N too small for heads of `4f` with something between them.
@@ -51,7 +56,9 @@ def cream_heads(count: int, factor: int) -> tuple[int, int]:
       (1365, 32)
     """
     if count <= 8 * factor:
-        needed = f'heads and tails of {4 * factor} tokens: it needs more than {8 * factor}, got {count}'
+        needed = (
+            f'heads and tails of {4 * factor} tokens: it needs more than {8 * factor}, got {count}'
+        )
         raise ValueError(f'cream(factor={factor}) has {needed}')
     return count // 3, 4 * factor
 
@@ -59,7 +66,8 @@ def cream_heads(count: int, factor: int) -> tuple[int, int]:
 def cream_bounds(alpha, head, count: int):
     """Smallest and largest id, both inclusive, at which the middle of a text of N tokens may end.
 
-    `h + (q-1) alpha / 2` rounded down and `alpha N / 2 - h - 1`, with `q = N - 2h`. Works on NumPy and JAX integers.
+    `h + (q-1) alpha / 2` rounded down and `alpha N / 2 - h - 1`, with `q = N - 2h`. Works on NumPy
+    and JAX integers.
 
     Example:
       >>> [cream_bounds(alpha, 1365, 4096) for alpha in (2, 3)]
@@ -69,7 +77,8 @@ def cream_bounds(alpha, head, count: int):
 
 
 def cream_ids(end, head, count: int, factor: int, index):
-    """The ids `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` of tokens number `index`, of N. Works on NumPy and JAX integers.
+    """The ids `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` of tokens number `index`, of N. Works on
+    NumPy and JAX integers.
 
     Example:
       >>> cream_ids(9, 2, 6, 3, np.arange(6)).tolist()
@@ -84,11 +93,13 @@ def cream_ids(end, head, count: int, factor: int, index):
     kind='encoding',
     card=Card(
         name='CREAM',
-        title='Never Miss A Beat: An Efficient Recipe for Context Window Extension of Large Language Models with Consistent '
+        title='Never Miss A Beat: An Efficient Recipe for Context Window Extension of Large '
+        'Language Models with Consistent '
         '"Middle" Enhancement',
         arxiv='2406.07138',
         door='place',
-        equation='training: 0 .. h-1, end-q+1 .. end, Nf-h .. Nf-1, end ~ U[h + (q-1) a/2, a N/2 - h - 1], '
+        equation='training: 0 .. h-1, end-q+1 .. end, Nf-h .. Nf-1, end ~ U[h + (q-1) a/2, a N/2 '
+        '- h - 1], '
         'a ~ floor N(1+f, 3) within [2, 2f]; evaluation: 0 .. L-1',
         source='bigai-nlco/CREAM',
         authors='Wu, Tong and Zhao, Yanpeng and Zheng, Zilong',
@@ -99,29 +110,37 @@ def cream_ids(end, head, count: int, factor: int, index):
     ),
 )
 class CREAM(Encoding):
-    """Trains N tokens at positions out of N f: the first and last h at the two ends, the others at a random place between.
+    """Trains N tokens at positions out of N f: the first and last h at the two ends, the others at
+    a random place between.
 
-    Ids `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` with `q = N - 2h`. A forward pass tosses a coin for `h = N // 3`, distances
-    between the pieces, or `4f`, neighbours; each row draws alpha from the censored normal of `cream_thresholds` and `end`
-    uniformly between `cream_bounds`. At evaluation positions stay. To be chained with position interpolation by the same
-    factor, in training and evaluation alike: `cream(factor=8) | rope(freqs=pi(factor=8.0))`. N is the length of the row; ids
-    are looked up by position, so a shorter or packed document has the first of the row's ids. The text stays what it is, N
-    neighbours; the task `cream_text` takes the middle out of longer texts as the paper does (with it leave this encoding
-    out). Differs from the paper: tokens that have one row for the whole batch have one draw.
+    Ids `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` with `q = N - 2h`. A forward pass tosses a coin
+    for `h = N // 3`, distances between the pieces, or `4f`, neighbours; each row draws alpha from
+    the censored normal of `cream_thresholds` and `end` uniformly between `cream_bounds`. At
+    evaluation positions stay. To be chained with position interpolation by the same factor, in
+    training and evaluation alike: `cream(factor=8) | rope(freqs=pi(factor=8.0))`. N is the length
+    of the row; ids are looked up by position, so a shorter or packed document has the first of the
+    row's ids. The text stays what it is, N neighbours; the task `cream_text` takes the middle out
+    of longer texts as the paper does (with it leave this encoding out). Differs from the paper:
+    tokens that have one row for the whole batch have one draw.
 
     Args:
       factor: f, how many times the trained length is to be reached; 1 leaves positions as they are.
       train_len: N, from the model.
 
     Raises:
-      ValueError: a factor or train_len that is no integer of at least 1, or a factor above 16383; in training, rows of 8f tokens or fewer, and positions
-        that are fractional, have several components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
+      ValueError: a factor or train_len that is no integer of at least 1, or a factor above 16383;
+        in training, rows of 8f tokens or fewer, and positions that are fractional, have several
+        components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
 
     Reference: Wu, Zhao, Zheng, arXiv 2406.07138.
 
     Example:
       >>> import posenc_jax as pj
-      >>> ids = pj.make('cream(factor=2)', train_len=24).place(pj.Tokens.of(length=24), key=jax.random.key(0)).pos[0]
+      >>> ids = (
+      ...     pj.make('cream(factor=2)', train_len=24)
+      ...     .place(pj.Tokens.of(length=24), key=jax.random.key(0))
+      ...     .pos[0]
+      ... )
       >>> ids.shape, int(ids[0]), int(ids[-1]), bool((jnp.diff(ids) > 0).all())
       ((24,), 0, 47, True)
     """
@@ -138,18 +157,28 @@ class CREAM(Encoding):
         if key is None:
             return tok
         if tok.pos.ndim != 2 or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            raise ValueError(f'cream needs integer positions [B, L], got {tok.pos.dtype} {tok.pos.shape}')
+            raise ValueError(
+                f'cream needs integer positions [B, L], got {tok.pos.dtype} {tok.pos.shape}'
+            )
         real = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
         low, high = known_range(tok.pos, tok.valid) or (0, 0)
         if low < 0 or high >= tok.length:
             wrong = low if low < 0 else high
-            raise ValueError(f'cream: position {wrong} is not in 0 .. {tok.length - 1}, those of a row of {tok.length} tokens')
+            raise ValueError(
+                f'cream: position {wrong} is not in 0 .. {tok.length - 1}, those of a row of '
+                f'{tok.length} tokens'
+            )
         return dataclasses.replace(tok, pos=self._ids(key, tok.length, real))
 
     def _ids(self, key: Array, count: int, pos: Int[Array, 'B L']) -> Int[Array, 'B L']:
-        heads, (of_head, of_alpha, of_end) = cream_heads(count, self.factor), jax.random.split(key, 3)
+        heads, (of_head, of_alpha, of_end) = (
+            cream_heads(count, self.factor),
+            jax.random.split(key, 3),
+        )
         head = jnp.where(jax.random.bernoulli(of_head), *heads).astype(pos.dtype)
         u = jax.random.uniform(of_alpha, (len(pos), 1))
         alpha = 2 + (u[..., None] >= jnp.asarray(self.thresholds)).sum(-1, dtype=pos.dtype)
         low, high = cream_bounds(alpha, head, count)
-        return cream_ids(jax.random.randint(of_end, low.shape, low, high + 1), head, count, self.factor, pos)
+        return cream_ids(
+            jax.random.randint(of_end, low.shape, low, high + 1), head, count, self.factor, pos
+        )

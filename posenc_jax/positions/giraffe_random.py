@@ -1,4 +1,6 @@
-"""Giraffe's randomised positions: fractional, about as far apart as tokens are, never beyond the length."""
+"""Giraffe's randomised positions: fractional, about as far apart as tokens are, never beyond the
+length.
+"""
 
 import dataclasses
 
@@ -13,19 +15,26 @@ from posenc_jax.embedding.table import known_range
 
 
 def giraffe_ids(
-    uniform: Float[Array, '#B M'], pos: Int[Array, '#B L'] | None = None, count: Int[Array, '#B #L'] | None = None
+    uniform: Float[Array, '#B M'],
+    pos: Int[Array, '#B L'] | None = None,
+    count: Int[Array, '#B #L'] | None = None,
 ) -> Float[Array, '#B L']:
-    """`p_i = (2 u_0 + ... + 2 u_i) n / max(2 u_0 + ... + 2 u_(n-1), n)`, float32: increments in (0, 2), `p_(n-1) <= n`.
+    """`p_i = (2 u_0 + ... + 2 u_i) n / max(2 u_0 + ... + 2 u_(n-1), n)`, float32: increments in (0,
+    2), `p_(n-1) <= n`.
 
     Ascending up to the rounding of float32 sums.
 
     Args:
       uniform: u, from (0, 1).
-      pos: which i of 0 .. M-1 each token is; None for all of them in order. NaN where there is no such i.
+      pos: which i of 0 .. M-1 each token is; None for all of them in order. NaN where there is no
+        such i.
       count: n, length of the sequence each token belongs to; None for M.
 
     Example:
-      >>> giraffe_ids(jnp.array([[0.5, 0.25, 0.25]])).tolist(), giraffe_ids(jnp.array([[0.75, 0.5, 0.75]])).tolist()
+      >>> (
+      ...     giraffe_ids(jnp.array([[0.5, 0.25, 0.25]])).tolist(),
+      ...     giraffe_ids(jnp.array([[0.75, 0.5, 0.75]])).tolist(),
+      ... )
       ([[1.0, 1.5, 2.0]], [[1.125, 1.875, 3.0]])
     """
     total = jnp.cumsum(2.0 * uniform.astype(jnp.float32), axis=1)
@@ -33,7 +42,9 @@ def giraffe_ids(
     count = jnp.full((1, 1), total.shape[1]) if count is None else count
     rows = max(len(total), len(pos), len(count))
     total, pos, count = (jnp.broadcast_to(a, (rows, a.shape[1])) for a in (total, pos, count))
-    at = lambda i: jnp.take_along_axis(total, jnp.where(i < 0, total.shape[1], i), axis=1, mode='fill')
+    at = lambda i: jnp.take_along_axis(
+        total, jnp.where(i < 0, total.shape[1], i), axis=1, mode='fill'
+    )
     # Divided first: the last position over itself is exactly 1, so that none exceeds n.
     return at(pos) / jnp.maximum(at(count - 1), count) * count
 
@@ -46,9 +57,11 @@ def giraffe_ids(
         title='Giraffe: Adventures in Expanding Context Lengths in LLMs',
         arxiv='2308.10882',
         door='place',
-        equation='training: p_i = P_i L / max(P_L, L), P_i = 2 u_1 + ... + 2 u_i, u ~ U(0, 1); evaluation: 0 .. L-1',
+        equation='training: p_i = P_i L / max(P_L, L), P_i = 2 u_1 + ... + 2 u_i, u ~ U(0, 1); '
+        'evaluation: 0 .. L-1',
         source='abacusai/Long-Context',
-        authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and Sundararajan, Arvind and '
+        authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and '
+        'Sundararajan, Arvind and '
         'Naidu, Siddartha',
         year=2023,
         example='giraffe_random() | rope()',
@@ -57,23 +70,28 @@ def giraffe_ids(
     ),
 )
 class GiraffeRandom(Encoding):
-    """Trains at fractional positions that grow by 2 u, u ~ U(0, 1), squeezed to end at L at most; evaluates at 0 .. L-1.
+    """Trains at fractional positions that grow by 2 u, u ~ U(0, 1), squeezed to end at L at most;
+    evaluates at 0 .. L-1.
 
-    `p_i = P_i L / max(P_L, L)`, `P_i = 2 u_1 + ... + 2 u_i`. One draw per forward pass and row, shared by all layers; L
-    counts the positions of a document, and draws are looked up by position, so rows may be padded or packed. The last
-    position may be L itself; `learned_absolute` refuses fractional positions. Differs from the paper: packed documents of a
-    row share its draw, each scaled by its own L; tokens that have one row for the whole batch have one draw.
+    `p_i = P_i L / max(P_L, L)`, `P_i = 2 u_1 + ... + 2 u_i`. One draw per forward pass and row,
+    shared by all layers; L counts the positions of a document, and draws are looked up by position,
+    so rows may be padded or packed. The last position may be L itself; `learned_absolute` refuses
+    fractional positions. Differs from the paper: packed documents of a row share its draw, each
+    scaled by its own L; tokens that have one row for the whole batch have one draw.
 
     Raises:
-      ValueError: in training, positions that are fractional, have several components, or lie outside 0 .. L-1 for a row of
-        L tokens (where they are traced, such a token gets NaN).
+      ValueError: in training, positions that are fractional, have several components, or lie
+        outside 0 .. L-1 for a row of L tokens (where they are traced, such a token gets NaN).
 
     Reference: Pal, Karkhanis, Roberts, Dooley, Sundararajan, Naidu, arXiv 2308.10882.
 
     Example:
       >>> import posenc_jax as pj
       >>> encoding, tok = pj.make('giraffe_random()'), pj.Tokens.of(length=4)
-      >>> encoding.place(tok).pos.tolist(), bool(encoding.place(tok, key=jax.random.key(0)).pos.max() <= 4)
+      >>> (
+      ...     encoding.place(tok).pos.tolist(),
+      ...     bool(encoding.place(tok, key=jax.random.key(0)).pos.max() <= 4),
+      ... )
       ([[0, 1, 2, 3]], True)
     """
 
@@ -81,18 +99,24 @@ class GiraffeRandom(Encoding):
         if key is None:
             return tok
         if tok.pos.ndim != 2 or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            raise ValueError(f'giraffe_random needs integer positions [B, L], got {tok.pos.dtype} {tok.pos.shape}')
+            raise ValueError(
+                f'giraffe_random needs integer positions [B, L], got {tok.pos.dtype} '
+                f'{tok.pos.shape}'
+            )
         real = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
         low, high = known_range(tok.pos, tok.valid) or (0, 0)
         if low < 0 or high >= tok.length:
             wrong = low if low < 0 else high
             raise ValueError(
-                f'giraffe_random: position {wrong} is not in 0 .. {tok.length - 1}, those of a row of {tok.length} tokens; '
+                f'giraffe_random: position {wrong} is not in 0 .. {tok.length - 1}, those of a '
+                f'row of {tok.length} tokens; '
                 'it draws one increment per token, use it before what spreads positions'
             )
         count = _document_largest(tok, real) + 1
         rows = max(len(real), len(count))
-        uniform = jax.random.uniform(key, (rows, tok.length), jnp.float32, minval=np.finfo(np.float32).tiny)
+        uniform = jax.random.uniform(
+            key, (rows, tok.length), jnp.float32, minval=np.finfo(np.float32).tiny
+        )
         return dataclasses.replace(tok, pos=giraffe_ids(uniform, real, count))
 
 

@@ -1,4 +1,6 @@
-"""Group position encoding: source and target of a stream count their positions apart, under a wait-k mask."""
+"""Group position encoding: source and target of a stream count their positions apart, under a
+wait-k mask.
+"""
 
 import dataclasses
 import functools
@@ -12,10 +14,14 @@ from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import Card, Promises, register
 
 
-def gpe_ids(group: Int[Array, '#B L'], document: Int[Array, '#B L'] | None = None, phi: int = 0) -> Int[Array, '#B L']:
-    """Which source token of its document a source token is, 0, 1, ...; for target tokens phi, phi + 1, ....
+def gpe_ids(
+    group: Int[Array, '#B L'], document: Int[Array, '#B L'] | None = None, phi: int = 0
+) -> Int[Array, '#B L']:
+    """Which source token of its document a source token is, 0, 1, ...; for target tokens phi, phi +
+    1, ....
 
-    Tokens may stand as source then target or as they arrive: the ids are the same, and none depends on a later token.
+    Tokens may stand as source then target or as they arrive: the ids are the same, and none depends
+    on a later token.
 
     Args:
       group: 0 source, 1 target, -1 neither (padding).
@@ -23,7 +29,10 @@ def gpe_ids(group: Int[Array, '#B L'], document: Int[Array, '#B L'] | None = Non
       phi: id of the first target token.
 
     Example:
-      >>> gpe_ids(jnp.array([[0, 0, 0, 1, 1]])).tolist(), gpe_ids(jnp.array([[0, 0, 1, 0, 1]]), phi=9).tolist()
+      >>> (
+      ...     gpe_ids(jnp.array([[0, 0, 0, 1, 1]])).tolist(),
+      ...     gpe_ids(jnp.array([[0, 0, 1, 0, 1]]), phi=9).tolist(),
+      ... )
       ([[0, 1, 2, 0, 1]], [[0, 1, 9, 2, 10]])
     """
     group, document, index = _with_index(group, document)
@@ -32,20 +41,28 @@ def gpe_ids(group: Int[Array, '#B L'], document: Int[Array, '#B L'] | None = Non
 
 
 def wait_k_reads(
-    group: Int[Array, '#B L'], segment: Int[Array, '#B L'], k: int, document: Int[Array, '#B L'] | None = None
+    group: Int[Array, '#B L'],
+    segment: Int[Array, '#B L'],
+    k: int,
+    document: Int[Array, '#B L'] | None = None,
 ) -> Int[Array, '#B L']:
-    """How many source segments each target token may see: k more than the segment number of the target token it predicts.
+    """How many source segments each target token may see: k more than the segment number of the
+    target token it predicts.
 
-    That is the next target token of its document; the last one counts by its own segment. Of source tokens it says nothing.
+    That is the next target token of its document; the last one counts by its own segment. Of source
+    tokens it says nothing.
 
     Args:
       group: 0 source, 1 target, -1 neither (padding).
-      segment: number, from 0, of the segment (word) within the group; 0 is the prompt, the last one the end marker.
+      segment: number, from 0, of the segment (word) within the group; 0 is the prompt, the last one
+        the end marker.
       k: source segments that are read before the first target segment.
       document: equal within a packed document, contiguous; None for one a row.
 
     Example:
-      >>> wait_k_reads(jnp.array([[0, 0, 0, 1, 1, 1]]), jnp.array([[0, 1, 2, 0, 1, 1]]), 1)[0, 3:].tolist()
+      >>> wait_k_reads(jnp.array([[0, 0, 0, 1, 1, 1]]), jnp.array([[0, 1, 2, 0, 1, 1]]), 1)[
+      ...     0, 3:
+      ... ].tolist()
       [2, 2, 2]
     """
     group, document, index = _with_index(group, document)
@@ -67,8 +84,9 @@ def gpe_loss(
 ) -> Float[Array, '']:
     """Mean cross-entropy of the target tokens, each by the logits of the row that predicts it.
 
-    That row is the target token before it; for the first target token of a document it is the first source token after the
-    source prompt (not the last source token). A target without such a row before it does not count.
+    That row is the target token before it; for the first target token of a document it is the first
+    source token after the source prompt (not the last source token). A target without such a row
+    before it does not count.
 
     Args:
       logits: of every row, also of the source.
@@ -76,31 +94,47 @@ def gpe_loss(
       group, segment, document: as for `wait_k_reads`.
 
     Example:
-      >>> group, segment, tokens = jnp.array([[0, 0, 0, 1, 1]]), jnp.array([[0, 1, 2, 0, 1]]), jnp.array([[4, 4, 4, 2, 3]])
-      >>> sure = 50.0 * jax.nn.one_hot(jnp.array([[0, 2, 0, 3, 0]]), 5)  # row 1 says 2, row 3 says 3
+      >>> group, segment, tokens = (
+      ...     jnp.array([[0, 0, 0, 1, 1]]),
+      ...     jnp.array([[0, 1, 2, 0, 1]]),
+      ...     jnp.array([[4, 4, 4, 2, 3]]),
+      ... )
+      >>> sure = 50.0 * jax.nn.one_hot(
+      ...     jnp.array([[0, 2, 0, 3, 0]]), 5
+      ... )  # row 1 says 2, row 3 says 3
       >>> gpe_loss(sure, tokens, group, segment).item()
       0.0
     """
     rows = _predicting_rows(group, segment, document)
     counts = jnp.broadcast_to(rows >= 0, tokens.shape)
     rows = jnp.broadcast_to(jnp.maximum(rows, 0), tokens.shape)
-    nll = optax.softmax_cross_entropy_with_integer_labels(jnp.take_along_axis(logits, rows[..., None], axis=1), tokens)
+    nll = optax.softmax_cross_entropy_with_integer_labels(
+        jnp.take_along_axis(logits, rows[..., None], axis=1), tokens
+    )
     return jnp.where(counts, nll, 0.0).sum() / jnp.maximum(counts.sum(), 1)
 
 
 def _predicting_rows(group, segment, document):
-    """The row before a token whose logits predict it; -1 for tokens that are no target, or that no row predicts."""
+    """The row before a token whose logits predict it; -1 for tokens that are no target, or that no
+    row predicts.
+    """
     group, document, index = _with_index(group, document)
     start = _document_start(document, index)
     content = (group == 0) & (segment > 0)
     first = content & (_counted_before(content, start) == 0)
     latest = lambda flags: jax.lax.cummax(jnp.where(flags, index, -1), axis=1)
-    rows = jnp.where(_counted_before(group == 1, start) > 0, jnp.pad(latest(group == 1)[:, :-1], ((0, 0), (1, 0))), latest(first))
+    rows = jnp.where(
+        _counted_before(group == 1, start) > 0,
+        jnp.pad(latest(group == 1)[:, :-1], ((0, 0), (1, 0))),
+        latest(first),
+    )
     return jnp.where((group == 1) & (rows >= start), rows, -1)
 
 
 def _document_start(document, index):
-    return jax.lax.cummax(jnp.where(jnp.diff(document, axis=1, prepend=document[:, :1]) != 0, index, 0), axis=1)
+    return jax.lax.cummax(
+        jnp.where(jnp.diff(document, axis=1, prepend=document[:, :1]) != 0, index, 0), axis=1
+    )
 
 
 def _counted_before(flags, start):
@@ -111,7 +145,9 @@ def _counted_before(flags, start):
 
 def _with_index(group, document):
     index = jnp.arange(group.shape[1], dtype=jnp.int32)[None]
-    return jnp.broadcast_arrays(group, jnp.zeros_like(index) if document is None else document, index)
+    return jnp.broadcast_arrays(
+        group, jnp.zeros_like(index) if document is None else document, index
+    )
 
 
 @register(
@@ -119,12 +155,15 @@ def _with_index(group, document):
     kind='encoding',
     card=Card(
         name='group position encoding',
-        title='LLM as Effective Streaming Processor: Bridging Streaming-Batch Mismatches with Group Position Encoding',
+        title='LLM as Effective Streaming Processor: Bridging Streaming-Batch Mismatches with '
+        'Group Position Encoding',
         arxiv='2505.16983',
         door='place, mask',
-        equation='source p = 0 .. n-1, target p = phi .. phi+m-1; the row before target segment g sees source segments < k + g',
+        equation='source p = 0 .. n-1, target p = phi .. phi+m-1; the row before target segment '
+        'g sees source segments < k + g',
         source='EIT-NLP/StreamingLLM',
-        authors='Tong, Junlong and Fu, Jinlan and Lin, Zixuan and Fan, Yingqi and Zhao, Anhao and Su, Hui and Shen, Xiaoyu',
+        authors='Tong, Junlong and Fu, Jinlan and Lin, Zixuan and Fan, Yingqi and Zhao, Anhao '
+        'and Su, Hui and Shen, Xiaoyu',
         year=2025,
         example='gpe(k=2, source=8) | rope()',
         share='model',
@@ -133,27 +172,33 @@ def _with_index(group, document):
     ),
 )
 class GPE(Mask):
-    """Counts positions within the source and within the target of a stream, and lets the target see what has been read.
+    """Counts positions within the source and within the target of a stream, and lets the target see
+    what has been read.
 
-    Source ids 0 .. n-1, target ids phi .. phi+m-1. The mask is causal; source tokens see no target; target segment g may see
-    the source segments 0 .. k+g-1, and since a row predicts the next token, each target row has the view of the row after it
-    (the last one its own). The task hands over positions with two components, [#B, L, 2]: group, 0 source or 1 target, and
-    number of the segment (word) within the group, from 0. Tokens may stand as source then target, as in training, or in the
-    order of arrival, each source token before the first target row that sees it: ids and views are the same, so one cache of
-    tokens as they are read and written replaces the paper's two. Ids depend on no later token; the view of a target row
-    depends on the segment of the next, which must be known when the row is fed in. The loss is `gpe_loss` (no task here streams
-    yet). Differs from the paper: nothing in ids and mask; `source` is a short form for words of one token.
+    Source ids 0 .. n-1, target ids phi .. phi+m-1. The mask is causal; source tokens see no target;
+    target segment g may see the source segments 0 .. k+g-1, and since a row predicts the next
+    token, each target row has the view of the row after it (the last one its own). The task hands
+    over positions with two components, [#B, L, 2]: group, 0 source or 1 target, and number of the
+    segment (word) within the group, from 0. Tokens may stand as source then target, as in training,
+    or in the order of arrival, each source token before the first target row that sees it: ids and
+    views are the same, so one cache of tokens as they are read and written replaces the paper's
+    two. Ids depend on no later token; the view of a target row depends on the segment of the next,
+    which must be known when the row is fed in. The loss is `gpe_loss` (no task here streams yet).
+    Differs from the paper: nothing in ids and mask; `source` is a short form for words of one
+    token.
 
     Args:
-      k: source segments read before the first target segment, the source prompt among them; at least 1. A large k sees all.
+      k: source segments read before the first target segment, the source prompt among them; at
+        least 1. A large k sees all.
       phi: id of the first target token; the number of source tokens n gives the batch layout.
-      source: how many tokens of a document are its source, where positions have one component: every token is then a segment,
-        ids count tokens whatever the positions were, and the last row too has the view of the row that would follow.
+      source: how many tokens of a document are its source, where positions have one component:
+        every token is then a segment, ids count tokens whatever the positions were, and the last
+        row too has the view of the row that would follow.
 
     Raises:
-      ValueError: k or source below 1, phi below 0; at call, positions of another shape, fractional ones, one component without
-        `source` or two with it, groups other than 0 and 1, negative segments (where positions are traced, a group other than
-        1 is the source).
+      ValueError: k or source below 1, phi below 0; at call, positions of another shape, fractional
+        ones, one component without `source` or two with it, groups other than 0 and 1, negative
+        segments (where positions are traced, a group other than 1 is the source).
 
     Reference: Tong et al., arXiv 2505.16983.
 
@@ -177,14 +222,18 @@ class GPE(Mask):
     def place(self, tok, *, key=None):
         if self.source is not None:
             if tok.pos.ndim != 2:
-                raise ValueError(f'gpe(source={self.source}) takes positions [B, L], got {tok.pos.shape}; leave out `source`')
+                raise ValueError(
+                    f'gpe(source={self.source}) takes positions [B, L], got {tok.pos.shape}; '
+                    'leave out `source`'
+                )
             group = (tok.order >= self.source).astype(jnp.int32)
             word = jnp.where(group == 1, tok.order - self.source, tok.order)
             reads = self.k + word + 1
         else:
             if tok.pos.shape[2:] != (2,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
                 raise ValueError(
-                    'gpe needs integers [B, L, 2], group and segment, or `source` for a source of one length, '
+                    'gpe needs integers [B, L, 2], group and segment, or `source` for a source '
+                    'of one length, '
                     f'got {tok.pos.dtype} {tok.pos.shape}'
                 )
             group, word = tok.pos[..., 0], tok.pos[..., 1]
@@ -195,8 +244,12 @@ class GPE(Mask):
         if self.source is None:
             reads = wait_k_reads(group, word, self.k, tok.segment)
         ids = gpe_ids(group, tok.segment, self.phi)
-        group, word, reads = (jnp.broadcast_to(a, ids.shape)[..., None] for a in (group, word, reads))
-        return dataclasses.replace(tok, pos=ids).with_feats(gpe={'target': group == 1, 'word': word, 'reads': reads})
+        group, word, reads = (
+            jnp.broadcast_to(a, ids.shape)[..., None] for a in (group, word, reads)
+        )
+        return dataclasses.replace(tok, pos=ids).with_feats(
+            gpe={'target': group == 1, 'word': word, 'reads': reads}
+        )
 
     def allow(self, tq, tk):
         query, key = ({name: a[..., 0] for name, a in tok.feats['gpe'].items()} for tok in (tq, tk))
@@ -217,4 +270,6 @@ def _check(group, word, valid):
         wrong, group = jnp.broadcast_arrays(wrong, group)
         raise ValueError(f'gpe: group {int(group[wrong][0])}; 0 is the source and 1 the target')
     if bool((wrong := real & (word < 0)).any()):
-        raise ValueError(f'gpe: segment {int(jnp.where(wrong, word, 0).min())}; segments of a group count from 0')
+        raise ValueError(
+            f'gpe: segment {int(jnp.where(wrong, word, 0).min())}; segments of a group count from 0'
+        )

@@ -1,4 +1,6 @@
-"""Random tags: every token occurrence gets a random vector of its own, so that equal tokens can be told apart."""
+"""Random tags: every token occurrence gets a random vector of its own, so that equal tokens can be
+told apart.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,27 @@ from posenc_jax.core.spec import CONTEXT
 
 
 def random_tags(
-    seed: UInt32[Array, '2'], row: Int[Array, '#B L'], segment: Int[Array, '#B L'], order: Int[Array, '#B L'], width: int
+    seed: UInt32[Array, '2'],
+    row: Int[Array, '#B L'],
+    segment: Int[Array, '#B L'],
+    order: Int[Array, '#B L'],
+    width: int,
 ) -> Float[Array, 'B L width']:
-    """Independent standard normal vectors, one for each (row, segment, order); whatever else there is does not change them.
+    """Independent standard normal vectors, one for each (row, segment, order); whatever else there
+    is does not change them.
 
     Example:
       >>> at = jnp.arange(4)[None]
       >>> tags = random_tags(jnp.array([0, 7], jnp.uint32), 0 * at, 0 * at, at, 8)
-      >>> tags.shape, bool((random_tags(jnp.array([0, 7], jnp.uint32), 0 * at, 0 * at, at + 2, 8)[:, :2] == tags[:, 2:]).all())
+      >>> (
+      ...     tags.shape,
+      ...     bool(
+      ...         (
+      ...             random_tags(jnp.array([0, 7], jnp.uint32), 0 * at, 0 * at, at + 2, 8)[:, :2]
+      ...             == tags[:, 2:]
+      ...         ).all()
+      ...     ),
+      ... )
       ((1, 4, 8), True)
     """
     row, segment, order = jnp.broadcast_arrays(row, segment, order)
@@ -40,9 +55,11 @@ def random_tags(
         title='Positional Description Matters for Transformers Arithmetic',
         arxiv='2311.14737',
         door='place, embed',
-        equation='x_t = [e_t without its last r entries, tau_t], tau_t ~ N(0, I_r) anew for every token and sequence',
+        equation='x_t = [e_t without its last r entries, tau_t], tau_t ~ N(0, I_r) anew for '
+        'every token and sequence',
         source='the paper (no public code)',
-        authors='Shen, Ruoqi and Bubeck, Sébastien and Eldan, Ronen and Lee, Yin Tat and Li, Yuanzhi and Zhang, Yi',
+        authors='Shen, Ruoqi and Bubeck, Sébastien and Eldan, Ronen and Lee, Yin Tat and Li, '
+        'Yuanzhi and Zhang, Yi',
         year=2023,
         example='positional_description(width=8)',
         share='model',
@@ -50,19 +67,24 @@ def random_tags(
     ),
 )
 class PositionalDescription(Encoding):
-    """Writes a random tag over the last r entries of every token vector, in place of any other encoding.
+    """Writes a random tag over the last r entries of every token vector, in place of any other
+    encoding.
 
-    `x_t = [e_t[: D - r], tau_t]`, `tau_t ~ N(0, I_r)`: tags say nothing of where a token stands; they tell equal tokens apart
-    and let attention find one again. A tag belongs to the n-th real token of a document of a row, so padding changes none. In
-    training all are drawn anew at every step, for every row and document. The paper draws them at test time too; without a
-    key the draw is that of a fixed key, for which rows and documents share the tag of their n-th token: a model meets the
-    same tags whatever it is evaluated with, and decoding token by token has those of the whole.
+    `x_t = [e_t[: D - r], tau_t]`, `tau_t ~ N(0, I_r)`: tags say nothing of where a token stands;
+    they tell equal tokens apart and let attention find one again. A tag belongs to the n-th real
+    token of a document of a row, so padding changes none. In training all are drawn anew at every
+    step, for every row and document. The paper draws them at test time too; without a key the draw
+    is that of a fixed key, for which rows and documents share the tag of their n-th token: a model
+    meets the same tags whatever it is evaluated with, and decoding token by token has those of the
+    whole.
 
-    The paper's formats of numbers are arguments of tasks: `multiplication(digits=n, pad_product=True, reverse_output=True)`,
-    `random_spaces(addition())`, `addition(scratchpad=True)`.
+    The paper's formats of numbers are arguments of tasks: `multiplication(digits=n,
+    pad_product=True, reverse_output=True)`, `random_spaces(addition())`,
+    `addition(scratchpad=True)`.
 
-    Differs from the paper: which entries hold the tag, r, and the normal distribution are ours; there is no public code. Its
-    "random embedding" is one inside numbers, for a pretrained model; here it is of all tokens.
+    Differs from the paper: which entries hold the tag, r, and the normal distribution are ours;
+    there is no public code. Its "random embedding" is one inside numbers, for a pretrained model;
+    here it is of all tokens.
 
     Args:
       width: r, less than the model width.
@@ -74,21 +96,34 @@ class PositionalDescription(Encoding):
 
     Example:
       >>> import posenc_jax as pj
-      >>> encoding, tok = pj.make('positional_description(width=2)', model_dim=4), pj.Tokens.of(length=3)
-      >>> encoding.embed(jnp.ones((1, 3, 4)), encoding.place(tok, key=jax.random.key(0)))[0, :, :2].tolist()
+      >>> encoding, tok = (
+      ...     pj.make('positional_description(width=2)', model_dim=4),
+      ...     pj.Tokens.of(length=3),
+      ... )
+      >>> encoding.embed(jnp.ones((1, 3, 4)), encoding.place(tok, key=jax.random.key(0)))[
+      ...     0, :, :2
+      ... ].tolist()
       [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
 
     def __init__(self, width: int = 64, model_dim: int = CONTEXT):
         if not 1 <= width < model_dim:
-            raise ValueError(f'positional_description width must lie in 1 .. model width - 1 = {model_dim - 1}, got {width}')
+            raise ValueError(
+                'positional_description width must lie in 1 .. model width - 1 = '
+                f'{model_dim - 1}, got {width}'
+            )
         self.width = width
 
     def place(self, tok, *, key=None):
         seed = jax.random.bits(jax.random.key(0) if key is None else key, (2,), jnp.uint32)
         shared = lambda a: jnp.broadcast_to(a, (1, tok.length, 1, *jnp.shape(a)))
         # Which row a token is in is known where the vectors are; `anew` says whether it counts.
-        return tok.with_feats(positional_description={'seed': shared(seed), 'anew': shared(jnp.int32(key is not None))})
+        return tok.with_feats(
+            positional_description={
+                'seed': shared(seed),
+                'anew': shared(jnp.int32(key is not None)),
+            }
+        )
 
     def embed(self, x, tok):
         feature = tok.feats['positional_description']

@@ -1,4 +1,6 @@
-"""Randomized positional encodings: short sequences sit at sorted random positions of a long range."""
+"""Randomized positional encodings: short sequences sit at sorted random positions of a long
+range.
+"""
 
 import dataclasses
 from typing import Literal
@@ -16,11 +18,14 @@ EVALUATIONS = ('sampled', 'spaced', 'first')
 LARGEST_SPACED = 46340  # its square is the last one in int32
 
 
-def random_ids(key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: bool = False) -> Int[Array, 'B M']:
-    """For each row `count` distinct ids drawn uniformly from 0 .. max_len-1, ascending; the rest of the row is max_len.
+def random_ids(
+    key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: bool = False
+) -> Int[Array, 'B M']:
+    """For each row `count` distinct ids drawn uniformly from 0 .. max_len-1, ascending; the rest of
+    the row is max_len.
 
-    Rows share one draw: rows of equal count have equal ids, and the ids of a smaller count are a subset of those of a
-    larger.
+    Rows share one draw: rows of equal count have equal ids, and the ids of a smaller count are a
+    subset of those of a larger.
 
     Args:
       key: random key.
@@ -38,14 +43,17 @@ def random_ids(key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: boo
     _check_count(count, max_len)
     ids = jnp.arange(max_len, dtype=jnp.int32)
     if per_row:
-        order = jax.vmap(lambda k: jax.random.permutation(k, ids))(jax.random.split(key, count.shape[0]))
+        order = jax.vmap(lambda k: jax.random.permutation(k, ids))(
+            jax.random.split(key, count.shape[0])
+        )
     else:
         order = jax.random.permutation(key, ids)[None]
     return jnp.sort(jnp.where(order < count[:, None], ids, max_len), axis=-1)
 
 
 def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> Int[Array, 'B L']:
-    """The expected ids of `random_ids` rounded down: `floor((p+1) (M+1) / (n+1)) - 1`, distinct and in range.
+    """The expected ids of `random_ids` rounded down: `floor((p+1) (M+1) / (n+1)) - 1`, distinct and
+    in range.
 
     A position that is none of 0 .. n-1 becomes `NOWHERE`, and so do all where a traced n exceeds M.
 
@@ -59,7 +67,9 @@ def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> 
     _check_count(count, max_len)
     parts = count[:, None] + 1
     whole, rest = (max_len + 1) // parts, (max_len + 1) % parts
-    return jnp.where(_there(pos, count, max_len), (pos + 1) * whole + (pos + 1) * rest // parts - 1, NOWHERE)
+    return jnp.where(
+        _there(pos, count, max_len), (pos + 1) * whole + (pos + 1) * rest // parts - 1, NOWHERE
+    )
 
 
 def _there(pos, count, max_len):
@@ -70,7 +80,9 @@ def _there(pos, count, max_len):
 def _check_count(count, max_len):
     low, high = known_range(count, None) or (0, 0)
     if low < 0 or high > max_len:
-        raise ValueError(f'randomized_pe: {low if low < 0 else high} distinct ids cannot be drawn from {max_len}')
+        raise ValueError(
+            f'randomized_pe: {low if low < 0 else high} distinct ids cannot be drawn from {max_len}'
+        )
 
 
 @register(
@@ -83,7 +95,8 @@ def _check_count(count, max_len):
         door='place',
         equation='p_k = k-th smallest of n distinct ids drawn uniformly from 0 .. M-1',
         source='google-deepmind/randomized_positional_encodings',
-        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and Csordás, Róbert and '
+        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and '
+        'Csordás, Róbert and '
         'Bennani, Mehdi and Legg, Shane and Veness, Joel',
         year=2023,
         example='randomized_pe(max_len=128, eval_len=96) | rope()',
@@ -92,32 +105,37 @@ def _check_count(count, max_len):
     ),
 )
 class RandomizedPE(Encoding):
-    """Gives a sequence of n tokens n sorted random positions out of a long range; precedes any encoding in a chain.
+    """Gives a sequence of n tokens n sorted random positions out of a long range; precedes any
+    encoding in a chain.
 
-    `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward pass. n counts the
-    positions of a row (padding and shorter documents add none), and ids are looked up by position, so rows may be
-    padded or packed. The paper's ALiBi and Transformer-XL variants, which randomise distances instead of positions, are
-    `randomized_alibi` and `randomized_transformer_xl`.
+    `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward
+    pass. n counts the positions of a row (padding and shorter documents add none), and ids are
+    looked up by position, so rows may be padded or packed. The paper's ALiBi and Transformer-XL
+    variants, which randomise distances instead of positions, are `randomized_alibi` and
+    `randomized_transformer_xl`.
 
-    The paper's variants inside attention (RoPE) draw anew in every layer: give each a part of its own by a pattern,
-    `config.pattern = [f'randomized_pe(max_len=2048, draw={n}) | rope()' for n in range(layers)]`. One part, as for variants
-    at the input of the model, has one draw for all layers.
+    The paper's variants inside attention (RoPE) draw anew in every layer: give each a part of its
+    own by a pattern, `config.pattern = [f'randomized_pe(max_len=2048, draw={n}) | rope()' for n in
+    range(layers)]`. One part, as for variants at the input of the model, has one draw for all
+    layers.
 
-    Differs from the paper: the paper also draws at test time; without a key we do one of these, deterministically:
-    'sampled' the draw of a fixed key; 'spaced' the expected ids, rounded down; 'first' 0 .. n-1, that is no randomisation.
+    Differs from the paper: the paper also draws at test time; without a key we do one of these,
+    deterministically: 'sampled' the draw of a fixed key; 'spaced' the expected ids, rounded down;
+    'first' 0 .. n-1, that is no randomisation.
 
     Args:
       max_len: M. With M = n every rule gives 0 .. n-1.
       per_row: an independent draw for every row of the batch in training.
       evaluation: 'sampled', 'spaced' or 'first'.
-      eval_len: n of the evaluation rule whatever the input's length; then the ids of a prefix do not depend on what
-        follows. None: the row's own n, as in the paper.
+      eval_len: n of the evaluation rule whatever the input's length; then the ids of a prefix do
+        not depend on what follows. None: the row's own n, as in the paper.
       draw: parts with different numbers draw apart from each other, also where 'sampled' evaluates.
 
     Raises:
-      ValueError: max_len or eval_len out of range ('spaced' ends at 46340); at call, positions that are fractional,
-        have several components or reach max_len (in evaluation, eval_len; where they are traced, the number of tokens
-        counts, and such a position becomes `NOWHERE`), `per_row` for tokens that have one row for the whole batch.
+      ValueError: max_len or eval_len out of range ('spaced' ends at 46340); at call, positions that
+        are fractional, have several components or reach max_len (in evaluation, eval_len; where
+        they are traced, the number of tokens counts, and such a position becomes `NOWHERE`),
+        `per_row` for tokens that have one row for the whole batch.
 
     Reference: Ruoss et al., arXiv 2305.16843.
 
@@ -141,13 +159,21 @@ class RandomizedPE(Encoding):
             raise ValueError(f'randomized_pe max_len must be at least 1, got {max_len}')
         if evaluation == 'spaced' and max_len > LARGEST_SPACED:
             raise ValueError(
-                f"randomized_pe evaluation='spaced' needs max_len <= {LARGEST_SPACED}, got {max_len}; use 'sampled'"
+                f"randomized_pe evaluation='spaced' needs max_len <= {LARGEST_SPACED}, got "
+                f"{max_len}; use 'sampled'"
             )
         if eval_len is not None and not 1 <= eval_len <= max_len:
-            raise ValueError(f'randomized_pe eval_len must lie in 1 .. max_len={max_len}, got {eval_len}')
+            raise ValueError(
+                f'randomized_pe eval_len must lie in 1 .. max_len={max_len}, got {eval_len}'
+            )
         if draw < 0:
             raise ValueError(f'randomized_pe draw must be at least 0, got {draw}')
-        self.max_len, self.per_row, self.evaluation, self.eval_len = max_len, per_row, evaluation, eval_len
+        self.max_len, self.per_row, self.evaluation, self.eval_len = (
+            max_len,
+            per_row,
+            evaluation,
+            eval_len,
+        )
         self.draw = draw
 
     @property
@@ -157,7 +183,9 @@ class RandomizedPE(Encoding):
     def place(self, tok, *, key=None):
         limit = self.max_len if key is not None or self.eval_len is None else self.eval_len
         if tok.pos.ndim != 2:
-            raise ValueError(f'randomized_pe needs positions with one component [B, L], got {tok.pos.shape}')
+            raise ValueError(
+                f'randomized_pe needs positions with one component [B, L], got {tok.pos.shape}'
+            )
         check_range('randomized_pe', tok, limit, 'shorter inputs')
         pos = tok.pos
         if key is None and self.evaluation == 'first':
@@ -169,20 +197,31 @@ class RandomizedPE(Encoding):
         if key is None and self.evaluation == 'spaced':
             return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
         if key is not None and self.per_row and len(count) == 1:
-            raise ValueError('randomized_pe(per_row=True) needs tokens with a row per sequence, got one for the batch')
+            raise ValueError(
+                'randomized_pe(per_row=True) needs tokens with a row per sequence, got one for '
+                'the batch'
+            )
         own = key is not None and self.per_row
-        ids = random_ids(evaluation_key(self.draw) if key is None else key, count, self.max_len, per_row=own)
+        ids = random_ids(
+            evaluation_key(self.draw) if key is None else key, count, self.max_len, per_row=own
+        )
         rows = max(len(ids), len(pos))  # padding may differ between rows that share their positions
         ids, pos = (jnp.broadcast_to(array, (rows, array.shape[1])) for array in (ids, pos))
         there = _there(pos, count, self.max_len)  # where positions are known it has been checked
-        return dataclasses.replace(tok, pos=jnp.where(there, jnp.take_along_axis(ids, pos, axis=1), NOWHERE))
+        return dataclasses.replace(
+            tok, pos=jnp.where(there, jnp.take_along_axis(ids, pos, axis=1), NOWHERE)
+        )
 
 
 def evaluation_key(draw: int) -> Array:
     """The fixed key of evaluation, one for each number of a draw.
 
     Example:
-      >>> bool((jax.random.key_data(evaluation_key(0)) == jax.random.key_data(jax.random.key(0))).all())
+      >>> bool(
+      ...     (
+      ...         jax.random.key_data(evaluation_key(0)) == jax.random.key_data(jax.random.key(0))
+      ...     ).all()
+      ... )
       True
     """
     return jax.random.fold_in(jax.random.key(0), draw) if draw else jax.random.key(0)

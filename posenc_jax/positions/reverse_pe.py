@@ -23,9 +23,11 @@ def reverse_ids(order: Int[Array, '#B L'], count: Int[Array, '#B #L']) -> Int[Ar
 
 
 def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[Array, 'B L *F']:
-    """The companion for a decoder that reads a list of encoder outputs: slot s holds the token s before the newest.
+    """The companion for a decoder that reads a list of encoder outputs: slot s holds the token s
+    before the newest.
 
-    Slots that would lie before the first token hold the first of the row; they are to be masked, as padding is.
+    Slots that would lie before the first token hold the first of the row; they are to be masked, as
+    padding is.
 
     Args:
       x: one row per token.
@@ -41,7 +43,10 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
     if not isinstance(last, jax.core.Tracer):
         known = np.asarray(last)
         if known.min() < 0 or known.max() >= x.shape[1]:
-            raise ValueError(f'newest_first: last lies in 0 .. {x.shape[1] - 1}, got {known.min()} .. {known.max()}')
+            raise ValueError(
+                f'newest_first: last lies in 0 .. {x.shape[1] - 1}, got {known.min()} .. '
+                f'{known.max()}'
+            )
     index = jnp.maximum(jnp.reshape(jnp.asarray(last), (-1, 1)) - jnp.arange(x.shape[1]), 0)
     return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1)
 
@@ -64,12 +69,14 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
     ),
 )
 class ReversePE(Encoding):
-    """Counts positions from the end: the newest token is at 0 whatever the length, and only the oldest get unseen positions.
+    """Counts positions from the end: the newest token is at 0 whatever the length, and only the
+    oldest get unseen positions.
 
-    `p_t = n - 1 - t`, n the number of real tokens of the row, or of the packed document; what follows in the chain encodes p,
-    in the paper `sinusoidal()`. For an encoder: every new token moves all others, so a decode cache is refused (run the
-    encoder again). Positions that the tokens had do not matter. Differs from the paper: counts from 0 (it has no public code,
-    and may start at 1). Reversing the list of encoder outputs for a decoder is `newest_first`.
+    `p_t = n - 1 - t`, n the number of real tokens of the row, or of the packed document; what
+    follows in the chain encodes p, in the paper `sinusoidal()`. For an encoder: every new token
+    moves all others, so a decode cache is refused (run the encoder again). Positions that the
+    tokens had do not matter. Differs from the paper: counts from 0 (it has no public code, and may
+    start at 1). Reversing the list of encoder outputs for a decoder is `newest_first`.
 
     Raises:
       ValueError: when a cache is made; at call, positions of several components.
@@ -78,14 +85,17 @@ class ReversePE(Encoding):
 
     Example:
       >>> import posenc_jax as pj
-      >>> pj.make('reverse_pe()').place(pj.Tokens.of(valid=[[False, True, True, True]])).pos[0, 1:].tolist()
+      >>> pj.make('reverse_pe()').place(pj.Tokens.of(valid=[[False, True, True, True]])).pos[
+      ...     0, 1:
+      ... ].tolist()
       [2, 1, 0]
     """
 
     def place(self, tok, *, key=None):
         if tok.pos.ndim != 2:
             raise ValueError(
-                f'reverse_pe makes the positions itself and would lose the components of {tok.pos.shape}: give positions '
+                'reverse_pe makes the positions itself and would lose the components of '
+                f'{tok.pos.shape}: give positions '
                 '[B, L], or write what reads them before it'
             )
         counted = dataclasses.replace(tok, pos=tok.order)

@@ -1,9 +1,10 @@
-"""Training on pieces of long texts at their original positions, and a learned table stretched to more positions."""
+"""Training on pieces of long texts at their original positions, and a learned table stretched to
+more positions.
+"""
 
 import dataclasses
 import numbers
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -15,8 +16,11 @@ from posenc_jax.core.spec import CONTEXT, Node
 from posenc_jax.embedding.learned_absolute import LearnedAbsolute
 
 
-def chunk_ids(rng: np.random.Generator, source_len: int, count: int, segment_len: int) -> Int[np.ndarray, ' N']:
-    """Original positions of `count` tokens: whole segments drawn without replacement from all of the text, in its order.
+def chunk_ids(
+    rng: np.random.Generator, source_len: int, count: int, segment_len: int
+) -> Int[np.ndarray, ' N']:
+    """Original positions of `count` tokens: whole segments drawn without replacement from all of
+    the text, in its order.
 
     Raises:
       ValueError: segments that do not divide the text and the count, or a count beyond the text.
@@ -40,23 +44,32 @@ def check_chunks(source_len: int, count: int, segment_len: int) -> None:
     """
     _check_count(source_len, count)
     if not isinstance(segment_len, numbers.Integral) or segment_len < 1:
-        raise ValueError(f'segmented_sequences: segment_len must be at least 1, an integer, got {segment_len}')
-    for what, size in ((f'the {count} tokens of a row', count), (f'the {source_len} tokens of the text', source_len)):
+        raise ValueError(
+            f'segmented_sequences: segment_len must be at least 1, an integer, got {segment_len}'
+        )
+    for what, size in (
+        (f'the {count} tokens of a row', count),
+        (f'the {source_len} tokens of the text', source_len),
+    ):
         if size % segment_len:
-            raise ValueError(f'segmented_sequences: segments of {segment_len} tokens do not divide {what}')
+            raise ValueError(
+                f'segmented_sequences: segments of {segment_len} tokens do not divide {what}'
+            )
 
 
 def prefix_ids(
     rng: np.random.Generator, source_len: int, count: int, prefix_len: int, *, last: bool = True
 ) -> Int[np.ndarray, ' N']:
-    """Original positions of `count` tokens: `prefix_len` single ones before a run of the others, which has all neighbours.
+    """Original positions of `count` tokens: `prefix_len` single ones before a run of the others,
+    which has all neighbours.
 
     Args:
       rng: draws the single tokens, uniformly without replacement from all before the run.
       source_len: tokens of the text.
       count: N.
       prefix_len: p, how many single tokens.
-      last: the run ends the text; False: it begins at a random place, with at least p tokens before it.
+      last: the run ends the text; False: it begins at a random place, with at least p tokens before
+        it.
 
     Raises:
       ValueError: a prefix longer than the count or with no run after it; a count beyond the text.
@@ -68,7 +81,9 @@ def prefix_ids(
     check_prefix(source_len, count, prefix_len)
     run = count - prefix_len
     begin = source_len - run if last else int(rng.integers(prefix_len, source_len - run + 1))
-    return np.concatenate([np.sort(rng.choice(begin, prefix_len, replace=False)), np.arange(begin, begin + run)])
+    return np.concatenate(
+        [np.sort(rng.choice(begin, prefix_len, replace=False)), np.arange(begin, begin + run)]
+    )
 
 
 def check_prefix(source_len: int, count: int, prefix_len: int) -> None:
@@ -77,35 +92,44 @@ def check_prefix(source_len: int, count: int, prefix_len: int) -> None:
     Example:
       >>> check_prefix(12, 6, 6)
       Traceback (most recent call last):
-      ValueError: segmented_sequences: prefix_len must lie in 0 .. 5, so that a run follows in a row of 6 tokens, got 6
+      ValueError: segmented_sequences: prefix_len must lie in 0 .. 5, so that a run follows in a row
+        of 6 tokens, got 6
     """
     _check_count(source_len, count)
     if not 0 <= prefix_len < count:
         raise ValueError(
-            f'segmented_sequences: prefix_len must lie in 0 .. {count - 1}, so that a run follows in a row of {count} tokens, '
+            f'segmented_sequences: prefix_len must lie in 0 .. {count - 1}, so that a run '
+            f'follows in a row of {count} tokens, '
             f'got {prefix_len}'
         )
 
 
 def _check_count(source_len, count):
     if not 1 <= count <= source_len:
-        raise ValueError(f'segmented_sequences: a row takes 1 .. {source_len} tokens of a text of {source_len}, got {count}')
+        raise ValueError(
+            f'segmented_sequences: a row takes 1 .. {source_len} tokens of a text of '
+            f'{source_len}, got {count}'
+        )
 
 
 def stretched_table(table: Float[Array, 'M D'], factor: int) -> Float[Array, 'sM D']:
-    """`E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M - 1)]`, t the fraction of p/s: old rows stay, s apart.
+    """`E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M - 1)]`, t the fraction of p/s:
+    old rows stay, s apart.
 
     Raises:
       ValueError: a factor that is no integer of at least 1.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> stretched_table(jnp.array([[0.0], [4.0]]), 4)[:, 0].tolist()
       [0.0, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0]
     """
     check_stretch(factor)
     whole, rest = np.divmod(np.arange(len(table) * factor), factor)
     above = np.minimum(whole + 1, len(table) - 1)
-    share = (rest / factor).astype(np.float32)[:, None]  # of p/s in float32 the fraction would lose its last digits
+    share = (rest / factor).astype(np.float32)[
+        :, None
+    ]  # of p/s in float32 the fraction would lose its last digits
     return table[whole] + (table[above] - table[whole]) * share
 
 
@@ -120,7 +144,9 @@ def check_stretch(factor: int) -> int:
       4
     """
     if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
-        raise ValueError(f'segmented_sequences: factor must be an integer of at least 1, got {factor!r}')
+        raise ValueError(
+            f'segmented_sequences: factor must be an integer of at least 1, got {factor!r}'
+        )
     return factor
 
 
@@ -132,7 +158,8 @@ def check_stretch(factor: int) -> int:
         title='Extending Input Contexts of Language Models through Training on Segmented Sequences',
         arxiv='2310.14633',
         door='place, embed',
-        equation='E_new[p] = (1-t) E[floor(p/s)] + t E[floor(p/s) + 1], t = frac(p/s); trained on segments that keep their p',
+        equation='E_new[p] = (1-t) E[floor(p/s)] + t E[floor(p/s) + 1], t = frac(p/s); trained '
+        'on segments that keep their p',
         source='arXiv 2310.14633 (no public code)',
         authors='Karypis, Petros and McAuley, Julian and Karypis, George',
         year=2023,
@@ -142,28 +169,33 @@ def check_stretch(factor: int) -> int:
     ),
 )
 def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbsolute:
-    """A learned table of s times as many rows, the old ones s apart and linear in between; acts on the token vectors.
+    """A learned table of s times as many rows, the old ones s apart and linear in between; acts on
+    the token vectors.
 
-    `E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M-1)]`, `t = frac(p/s)`: as far as the text is s times as long, it
-    looks to the model as before. The rest of the method is data: the task `segmented_text` trains at the old length on pieces
-    of texts s times as long, with their original positions and their true next tokens (`chunk_ids`, `prefix_ids`), which RoPE
-    and ALiBi take as they are. Differs from the paper: it has no public code, and the sheet's contract fills the gaps: how
-    segments are drawn, that positions are never renumbered, that the target at the end of a segment is the next token of the
-    text, and that rows after the last old one repeat it.
+    `E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M-1)]`, `t = frac(p/s)`: as far as the
+    text is s times as long, it looks to the model as before. The rest of the method is data: the
+    task `segmented_text` trains at the old length on pieces of texts s times as long, with their
+    original positions and their true next tokens (`chunk_ids`, `prefix_ids`), which RoPE and ALiBi
+    take as they are. Differs from the paper: it has no public code, and the sheet's contract fills
+    the gaps: how segments are drawn, that positions are never renumbered, that the target at the
+    end of a segment is the next token of the text, and that rows after the last old one repeat it.
 
     Args:
       factor: s, new length / old length, an integer.
       encoding: `learned_absolute` with `ids='plain'`; given by `extend`.
 
     Raises:
-      ValueError: a factor that is no integer of at least 1; another encoding, or one whose table has rows for no position.
+      ValueError: a factor that is no integer of at least 1; another encoding, or one whose table
+        has rows for no position.
 
     Reference: Karypis, McAuley, Karypis, arXiv 2310.14633.
 
     Example:
       >>> import posenc_jax as pj
       >>> from posenc_jax.extension import extend
-      >>> longer = extend(pj.make('learned_absolute(max_len=8)', model_dim=4), 'segmented_sequences(factor=4)')
+      >>> longer = extend(
+      ...     pj.make('learned_absolute(max_len=8)', model_dim=4), 'segmented_sequences(factor=4)'
+      ... )
       >>> longer.max_len, longer.vectors.shape
       (32, (32, 4))
     """
@@ -171,16 +203,23 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
     if not isinstance(encoding, LearnedAbsolute) or encoding.ids != 'plain':
         found = name_of(encoding) if isinstance(encoding, Encoding) else repr(encoding)
         found += f'(ids={encoding.ids!r})' if isinstance(encoding, LearnedAbsolute) else ''
-        raise ValueError(f"segmented_sequences stretches learned_absolute(ids='plain'), got {found}")
+        raise ValueError(
+            f"segmented_sequences stretches learned_absolute(ids='plain'), got {found}"
+        )
     longer = nnx.clone(encoding)
     longer.max_len = encoding.max_len * factor
-    longer.vectors = nnx.Param(stretched_table(encoding.vectors[...], factor), axes=('positions', 'width'))
+    longer.vectors = nnx.Param(
+        stretched_table(encoding.vectors[...], factor), axes=('positions', 'width')
+    )
     return longer
 
 
 def _written(part: Node, factor: int) -> Node:
     """The call of `learned_absolute` that builds what `segmented_sequences` makes of it."""
-    return dataclasses.replace(part, arguments={**part.arguments, 'max_len': part.arguments['max_len'] * check_stretch(factor)})
+    return dataclasses.replace(
+        part,
+        arguments={**part.arguments, 'max_len': part.arguments['max_len'] * check_stretch(factor)},
+    )
 
 
 segmented_sequences.extends, segmented_sequences.written = (LearnedAbsolute,), _written

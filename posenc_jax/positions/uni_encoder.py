@@ -1,4 +1,6 @@
-"""Uni-Encoder: a context and many candidate responses in one sequence, each candidate at the positions after the context."""
+"""Uni-Encoder: a context and many candidate responses in one sequence, each candidate at the
+positions after the context.
+"""
 
 import dataclasses
 import numbers
@@ -24,7 +26,8 @@ PADDING = -1  # the part of tokens that are none
 
 
 def uni_encoder_ids(context: int, candidates: Sequence[int]) -> Int[np.ndarray, 'L 2']:
-    """Id and part of each token: the context is part 0 at `0 .. n-1`, candidate c part c+1 at `n .. n + its length - 1`.
+    """Id and part of each token: the context is part 0 at `0 .. n-1`, candidate c part c+1 at `n ..
+    n + its length - 1`.
 
     Args:
       context: n, tokens of the context with its markers.
@@ -37,10 +40,16 @@ def uni_encoder_ids(context: int, candidates: Sequence[int]) -> Int[np.ndarray, 
       >>> uni_encoder_ids(2, [1, 2]).tolist()
       [[0, 0], [1, 0], [2, 1], [2, 2], [3, 2]]
     """
-    if not all(isinstance(n, numbers.Integral) and n >= 1 for n in (context, *candidates)) or not len(candidates):
+    if not all(
+        isinstance(n, numbers.Integral) and n >= 1 for n in (context, *candidates)
+    ) or not len(candidates):
         found = f'{context} and {list(candidates)}'
-        raise ValueError(f'uni_encoder needs a context and candidates of at least one token, got {found}')
-    ids = np.concatenate([np.arange(context), *(np.arange(context, context + size) for size in candidates)])
+        raise ValueError(
+            f'uni_encoder needs a context and candidates of at least one token, got {found}'
+        )
+    ids = np.concatenate(
+        [np.arange(context), *(np.arange(context, context + size) for size in candidates)]
+    )
     parts = np.repeat(np.arange(len(candidates) + 1), [context, *candidates])
     return np.stack([ids, parts], axis=-1).astype(np.int32)
 
@@ -54,9 +63,11 @@ def uni_encoder_layout(
     pad: int = 0,
     max_len: int = 256,
 ) -> dict[str, np.ndarray]:
-    """`[CLS] context [SEP]`, then `[CLS] candidate [SEP]` for every candidate of the row; padded on the right.
+    """`[CLS] context [SEP]`, then `[CLS] candidate [SEP]` for every candidate of the row; padded on
+    the right.
 
-    In training the candidates of every row are the golden responses of all rows of the batch, and row b's is number b.
+    In training the candidates of every row are the golden responses of all rows of the batch, and
+    row b's is number b.
 
     Args:
       contexts: token ids of each row's context.
@@ -65,11 +76,12 @@ def uni_encoder_layout(
       max_len: tokens that a context or candidate may have, markers not counted; the paper's 256.
 
     Returns:
-      `tokens` [B, L], `positions` [B, L, 2] as `uni_encoder_ids` has them, part -1 for padding, and `valid` [B, L]; all but
-      `tokens` are what `Tokens.of` takes.
+      `tokens` [B, L], `positions` [B, L, 2] as `uni_encoder_ids` has them, part -1 for padding, and
+      `valid` [B, L]; all but `tokens` are what `Tokens.of` takes.
 
     Raises:
-      ValueError: rows that disagree, a row without candidates, a text longer than max_len, or ids that are no token ids.
+      ValueError: rows that disagree, a row without candidates, a text longer than max_len, or ids
+        that are no token ids.
 
     Example:
       >>> layout = uni_encoder_layout([[7, 8]], [[[5], [6, 6]]], cls=1, sep=2)
@@ -82,7 +94,10 @@ def uni_encoder_layout(
     _check_tokens('cls, sep and pad', [cls, sep, pad])
     rows, positions = [], []
     for number, (context, own) in enumerate(zip(contexts, candidates)):
-        for what, text in (('context', context), *((f'candidate {c}', text) for c, text in enumerate(own))):
+        for what, text in (
+            ('context', context),
+            *((f'candidate {c}', text) for c, text in enumerate(own)),
+        ):
             if len(text) > max_len:
                 found = f'the {what} of row {number} has {len(text)} tokens'
                 raise ValueError(f'uni_encoder_layout: {found}, at most {max_len} are read')
@@ -99,11 +114,19 @@ def uni_encoder_layout(
 
 
 def uni_encoder_masks(
-    tokens: Int[np.ndarray, 'B L'], rng: np.random.Generator, *, mask: int, vocab_size: int, keep: Sequence[int], rate: float = 0.15
+    tokens: Int[np.ndarray, 'B L'],
+    rng: np.random.Generator,
+    *,
+    mask: int,
+    vocab_size: int,
+    keep: Sequence[int],
+    rate: float = 0.15,
 ) -> tuple[Int[np.ndarray, 'B L'], Bool[np.ndarray, 'B L']]:
-    """Tokens to read in the place of these, and which of them are to be said again (`masked` of `uni_encoder_loss`).
+    """Tokens to read in the place of these, and which of them are to be said again (`masked` of
+    `uni_encoder_loss`).
 
-    The paper masks 15 %. That 80 % of these are read as `mask`, 10 % as any token and 10 % as they are is BERT's rule and our choice.
+    The paper masks 15 %. That 80 % of these are read as `mask`, 10 % as any token and 10 % as they
+    are is BERT's rule and our choice.
 
     Args:
       tokens: of `uni_encoder_layout`.
@@ -117,27 +140,40 @@ def uni_encoder_masks(
       ValueError: a share outside 0 .. 1, or a mask or tokens outside the vocabulary.
 
     Example:
-      >>> read, chosen = uni_encoder_masks(np.full((1, 1000), 5), np.random.default_rng(0), mask=9, vocab_size=10, keep=(0, 1, 2))
+      >>> read, chosen = uni_encoder_masks(
+      ...     np.full((1, 1000), 5), np.random.default_rng(0), mask=9, vocab_size=10, keep=(0, 1, 2)
+      ... )
       >>> int(chosen.sum()), int((read == 9).sum()), bool((read[~chosen] == 5).all())
       (131, 110, True)
     """
     tokens = np.asarray(tokens)
     if not 0 <= rate <= 1:
         raise ValueError(f'uni_encoder_masks: rate is a share between 0 and 1, got {rate}')
-    for what, low, high in (('mask', mask, mask), ('a token', tokens.min(initial=0), tokens.max(initial=0))):
+    for what, low, high in (
+        ('mask', mask, mask),
+        ('a token', tokens.min(initial=0), tokens.max(initial=0)),
+    ):
         if low < 0 or high >= vocab_size:
-            raise ValueError(f'uni_encoder_masks: {what} lies in 0 .. {vocab_size - 1}, got {low if low < 0 else high}')
+            raise ValueError(
+                f'uni_encoder_masks: {what} lies in 0 .. {vocab_size - 1}, got '
+                f'{low if low < 0 else high}'
+            )
     chosen = (rng.random(tokens.shape) < rate) & ~np.isin(tokens, keep)
     share, anything = rng.random(tokens.shape), rng.integers(vocab_size, size=tokens.shape)
     instead = np.where(share < 0.8, mask, np.where(share < 0.9, anything, tokens))
     return np.where(chosen, instead, tokens).astype(tokens.dtype), chosen
 
 
-def candidate_means(hidden: Float[Array, 'B L D'], part: Int[Array, '#B L'], count: int) -> Float[Array, 'B C D']:
-    """The mean of the rows of each of `count` candidates, markers included, float32; NaN where a row has fewer.
+def candidate_means(
+    hidden: Float[Array, 'B L D'], part: Int[Array, '#B L'], count: int
+) -> Float[Array, 'B C D']:
+    """The mean of the rows of each of `count` candidates, markers included, float32; NaN where a
+    row has fewer.
 
     Example:
-      >>> candidate_means(jnp.array([[[9.0], [1.0], [3.0], [5.0]]]), jnp.array([[0, 1, 1, 2]]), 2)[..., 0].tolist()
+      >>> candidate_means(jnp.array([[[9.0], [1.0], [3.0], [5.0]]]), jnp.array([[0, 1, 1, 2]]), 2)[
+      ...     ..., 0
+      ... ].tolist()
       [[2.0, 5.0]]
     """
     member = (part[..., None] == jnp.arange(1, count + 1)).astype(jnp.float32)
@@ -153,7 +189,8 @@ def uni_encoder_loss(
     targets: Int[Array, 'B L'] | None = None,
     masked: Bool[Array, 'B L'] | None = None,
 ) -> Float[Array, '']:
-    """Cross-entropy of the golden candidate, plus with equal weight that of the masked tokens where these are given.
+    """Cross-entropy of the golden candidate, plus with equal weight that of the masked tokens where
+    these are given.
 
     Args:
       scores: -inf where there is no candidate.
@@ -161,8 +198,8 @@ def uni_encoder_loss(
       logits, targets, masked: of the tokens; which of them were masked (the paper masks 15 %).
 
     Raises:
-      ValueError: shapes or types that do not fit, logits without targets and masked; where they are known, golden candidates
-        outside 0 .. C-1 or targets outside 0 .. V-1.
+      ValueError: shapes or types that do not fit, logits without targets and masked; where they are
+        known, golden candidates outside 0 .. C-1 or targets outside 0 .. V-1.
 
     Example:
       >>> round(float(uni_encoder_loss(jnp.array([[0.0, 0.0]]), jnp.array([1]))), 4)
@@ -171,7 +208,10 @@ def uni_encoder_loss(
     golden = golden if isinstance(golden, jax.Array) else np.asarray(golden)
     if scores.ndim != 2 or golden.shape != scores.shape[:1]:
         found = f'{scores.shape} and {golden.shape}'
-        raise ValueError(f'uni_encoder_loss takes scores [B, C] and the golden candidate of each row [B], got {found}')
+        raise ValueError(
+            'uni_encoder_loss takes scores [B, C] and the golden candidate of each row [B], got '
+            f'{found}'
+        )
     _check_labels('the golden candidate', golden, scores.shape[1])
     loss = optax.softmax_cross_entropy_with_integer_labels(scores, golden).mean()
     given = (logits, targets, masked)
@@ -180,7 +220,10 @@ def uni_encoder_loss(
     shapes = [None if a is None else a.shape for a in given]
     if None in shapes or len(shapes[0]) != 3 or not shapes[0][:2] == shapes[1] == shapes[2]:
         found = ', '.join(map(str, shapes))
-        raise ValueError(f'uni_encoder_loss takes logits [B, L, V], targets [B, L] and masked [B, L] together, got {found}')
+        raise ValueError(
+            'uni_encoder_loss takes logits [B, L, V], targets [B, L] and masked [B, L] '
+            f'together, got {found}'
+        )
     _check_labels('a target', targets, shapes[0][2])
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return loss + (nll * masked).sum() / jnp.maximum(masked.sum(), 1)
@@ -190,7 +233,10 @@ def _check_tokens(where, ids):
     """Raises unless these are token ids, none among them."""
     ids = np.asarray(ids if len(ids) else [0])
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0:
-        raise ValueError(f'uni_encoder_layout: token ids are integers of at least 0, got {ids.tolist()} in {where}')
+        raise ValueError(
+            f'uni_encoder_layout: token ids are integers of at least 0, got {ids.tolist()} in '
+            f'{where}'
+        )
 
 
 def _check_labels(what, labels, count):
@@ -200,7 +246,9 @@ def _check_labels(what, labels, count):
     if not isinstance(labels, jax.core.Tracer):
         low, high = int(np.asarray(labels).min()), int(np.asarray(labels).max())
         if low < 0 or high >= count:
-            raise ValueError(f'uni_encoder_loss: {what} lies in 0 .. {count - 1}, got {low if low < 0 else high}')
+            raise ValueError(
+                f'uni_encoder_loss: {what} lies in 0 .. {count - 1}, got {low if low < 0 else high}'
+            )
 
 
 @register(
@@ -208,12 +256,15 @@ def _check_labels(what, labels, count):
     kind='encoding',
     card=Card(
         name='Uni-Encoder',
-        title='Uni-Encoder: A Fast and Accurate Response Selection Paradigm for Generation-Based Dialogue Systems',
+        title='Uni-Encoder: A Fast and Accurate Response Selection Paradigm for Generation-Based '
+        'Dialogue Systems',
         arxiv='2106.01263',
         door='place, embed, mask',
-        equation='context p = 0 .. n-1, each candidate p = n, n+1, ...; i sees j iff i or j is context or they share a part',
+        equation='context p = 0 .. n-1, each candidate p = n, n+1, ...; i sees j iff i or j is '
+        'context or they share a part',
         source='dll-wu/Uni-Encoder',
-        authors='Song, Chiyu and He, Hongliang and Yu, Haofei and Fang, Pengfei and Cui, Leyang and Lan, Zhenzhong',
+        authors='Song, Chiyu and He, Hongliang and Yu, Haofei and Fang, Pengfei and Cui, Leyang '
+        'and Lan, Zhenzhong',
         year=2023,
         example='uni_encoder() | rope()',
         share='model',
@@ -221,24 +272,29 @@ def _check_labels(what, labels, count):
     ),
 )
 class UniEncoder(Encoding):
-    """Candidates share the positions after the context and do not see each other; adds a learned vector per token type.
+    """Candidates share the positions after the context and do not see each other; adds a learned
+    vector per token type.
 
-    `p = 0 .. n-1` in the context and `n, n+1, ...` in every candidate; `x_t + E[0]` in the context, `x_t + E[1]` in candidates.
-    With 'arrow' context rows see everything and a candidate sees the context and itself; 'diag' sees only its own part (the
-    attention of a bi-encoder, of which `CandidateScorer` lacks the product with the context), 'square' everything. The layout
-    hands over positions [#B, L, 2] of components (id, part), part 0 the context and c the c-th candidate, as
-    `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant for models of kind 'encoder'; `CandidateScorer`
-    is such a model with its head. With 'arrow' the context reads all candidates, so a score may change with the set. Nothing
-    decodes with a cache here, though in a decoder the mask would hold as it stands. Which tiles hold a part is not known from
-    their bounds: none is skipped. Differs from the paper: texts that are too long are refused where the paper cuts
-    them. What masks tokens (`uni_encoder_masks`) stands beside the loss; no task here trains with it.
+    `p = 0 .. n-1` in the context and `n, n+1, ...` in every candidate; `x_t + E[0]` in the context,
+    `x_t + E[1]` in candidates. With 'arrow' context rows see everything and a candidate sees the
+    context and itself; 'diag' sees only its own part (the attention of a bi-encoder, of which
+    `CandidateScorer` lacks the product with the context), 'square' everything. The layout hands
+    over positions [#B, L, 2] of components (id, part), part 0 the context and c the c-th candidate,
+    as `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant for models of kind
+    'encoder'; `CandidateScorer` is such a model with its head. With 'arrow' the context reads all
+    candidates, so a score may change with the set. Nothing decodes with a cache here, though in a
+    decoder the mask would hold as it stands. Which tiles hold a part is not known from their
+    bounds: none is skipped. Differs from the paper: texts that are too long are refused where the
+    paper cuts them. What masks tokens (`uni_encoder_masks`) stands beside the loss; no task here
+    trains with it.
 
     Args:
       shape: 'arrow', 'diag' or 'square'.
 
     Raises:
-      ValueError: an unknown shape; at call, positions of another shape, fractional ones, and negative parts of real tokens
-        (where positions are traced, such tokens are a part of their own).
+      ValueError: an unknown shape; at call, positions of another shape, fractional ones, and
+        negative parts of real tokens (where positions are traced, such tokens are a part of their
+        own).
 
     Reference: Song, He, Yu, Fang, Cui, Lan, arXiv 2106.01263.
 
@@ -265,13 +321,20 @@ class UniEncoder(Encoding):
     def place(self, tok, *, key=None):
         if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
             raise ValueError(
-                'uni_encoder needs integer positions [B, L, 2], id and part, or [B, L], all context, got '
+                'uni_encoder needs integer positions [B, L, 2], id and part, or [B, L], all '
+                'context, got '
                 f'{tok.pos.dtype} {tok.pos.shape}'
             )
-        ids, part = (tok.pos, jnp.zeros_like(tok.pos)) if tok.pos.ndim == 2 else (tok.pos[..., 0], tok.pos[..., 1])
+        ids, part = (
+            (tok.pos, jnp.zeros_like(tok.pos))
+            if tok.pos.ndim == 2
+            else (tok.pos[..., 0], tok.pos[..., 1])
+        )
         low, _ = known_range(part, tok.valid) or (0, 0)
         if low < 0:
-            raise ValueError(f'uni_encoder: part {low}; the context is part 0, candidates count from 1')
+            raise ValueError(
+                f'uni_encoder: part {low}; the context is part 0, candidates count from 1'
+            )
         return dataclasses.replace(tok, pos=ids).with_feats(uni_encoder=part[..., None])
 
     def embed(self, x, tok):
@@ -288,15 +351,16 @@ class UniEncoder(Encoding):
 
 
 class CandidateScorer(nnx.Module):
-    """An encoder that scores candidates: a linear map of the mean of each candidate's rows of the last layer, to one number.
+    """An encoder that scores candidates: a linear map of the mean of each candidate's rows of the
+    last layer, to one number.
 
     Args:
       cfg: of kind 'encoder', with `uni_encoder` in its encoding.
       rngs: initial parameters come from `rngs.params()`.
 
     Raises:
-      ValueError: another kind, or an encoding without it; when called, tokens without positions [B, L, 2], or
-        fewer candidates than these have.
+      ValueError: another kind, or an encoding without it; when called, tokens without positions [B,
+        L, 2], or fewer candidates than these have.
 
     Example:
       >>> sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
@@ -310,9 +374,16 @@ class CandidateScorer(nnx.Module):
         if cfg.causal:
             raise ValueError(f"CandidateScorer needs a model of kind 'encoder', got {cfg.kind!r}")
         self.model = Transformer(cfg, rngs=rngs)
-        if not all(any(isinstance(part, UniEncoder) for _, part in self.model.stem(place)) for place in range(len(cfg.specs))):
-            raise ValueError(f'CandidateScorer needs uni_encoder() in every encoding, got {", ".join(cfg.specs)}')
-        self.kernel = nnx.Param(cfg.width**-0.5 * jax.random.normal(rngs.params(), (cfg.width,), jnp.float32))
+        if not all(
+            any(isinstance(part, UniEncoder) for _, part in self.model.stem(place))
+            for place in range(len(cfg.specs))
+        ):
+            raise ValueError(
+                f'CandidateScorer needs uni_encoder() in every encoding, got {", ".join(cfg.specs)}'
+            )
+        self.kernel = nnx.Param(
+            cfg.width**-0.5 * jax.random.normal(rngs.params(), (cfg.width,), jnp.float32)
+        )
         self.bias = nnx.Param(jnp.zeros((), jnp.float32))
 
     def __call__(
@@ -323,19 +394,34 @@ class CandidateScorer(nnx.Module):
         *,
         candidates: int | None = None,
     ) -> tuple[Float[Array, 'B C'], Float[Array, 'B L D']]:
-        """Scores, -inf where a row has no such candidate, and the rows of the last layer (for `model.logits`).
+        """Scores, -inf where a row has no such candidate, and the rows of the last layer (for
+        `model.logits`).
 
         Args:
           tokens, positions, valid: as `uni_encoder_layout` makes them.
-          candidates: C, no fewer than there are; None reads it from the positions, which must then be known.
+          candidates: C, no fewer than there are; None reads it from the positions, which must then
+            be known.
         """
         if np.shape(positions)[2:] != (2,):
-            raise ValueError(f'CandidateScorer needs positions [B, L, 2], id and part, got {np.shape(positions)}')
-        most = None if isinstance(positions, jax.core.Tracer) else int(np.asarray(positions)[..., 1].max())
+            raise ValueError(
+                f'CandidateScorer needs positions [B, L, 2], id and part, got {np.shape(positions)}'
+            )
+        most = (
+            None
+            if isinstance(positions, jax.core.Tracer)
+            else int(np.asarray(positions)[..., 1].max())
+        )
         candidates = most if candidates is None else candidates
         if candidates is None or candidates < max(most or 0, 1):
-            found = 'positions that are not known' if most is None else f'{most} of them in the positions'
-            raise ValueError(f'CandidateScorer scores all candidates, 1 or more, got candidates={candidates} for {found}')
+            found = (
+                'positions that are not known'
+                if most is None
+                else f'{most} of them in the positions'
+            )
+            raise ValueError(
+                f'CandidateScorer scores all candidates, 1 or more, got candidates={candidates} '
+                f'for {found}'
+            )
         positions = jnp.asarray(positions)
         part = positions[..., 1]
         hidden = self.model.hidden(jnp.asarray(tokens), Tokens.of(positions=positions, valid=valid))

@@ -19,17 +19,21 @@ def v2pe_ids(
     pos: Int[Array, '#B L'] | None = None,
     first: Bool[Array, '#B L'] | None = None,
 ) -> Float[Array, '#B L']:
-    """Fractional ids, float32: text adds 1, the n-th token of an image sits at `p0 + n delta`, p0 that of the one before.
+    """Fractional ids, float32: text adds 1, the n-th token of an image sits at `p0 + n delta`, p0
+    that of the one before.
 
-    What follows an image of N tokens gets `ceil(p0 + N delta) + 1`; an image right after another has `p0 = ceil` of its end.
-    A text token's id is thus its position less `N - ceil(N delta)` for every image before it. No id depends on later tokens.
+    What follows an image of N tokens gets `ceil(p0 + N delta) + 1`; an image right after another
+    has `p0 = ceil` of its end. A text token's id is thus its position less `N - ceil(N delta)` for
+    every image before it. No id depends on later tokens.
 
     Args:
-      image: number of the image a token belongs to, from 1; 0 for text, start and end markers. Neighbours of one number are
-        one image.
-      delta: step within an image, in (0, 1]; where it differs between tokens, an image takes that of its first token.
+      image: number of the image a token belongs to, from 1; 0 for text, start and end markers.
+        Neighbours of one number are one image.
+      delta: step within an image, in (0, 1]; where it differs between tokens, an image takes that
+        of its first token.
       pos: positions that count every token by one; None for 0, 1, ....
-      first: the first tokens of documents, before which nothing is saved; None for the first of the row.
+      first: the first tokens of documents, before which nothing is saved; None for the first of the
+        row.
 
     Example:
       >>> v2pe_ids(jnp.array([[0, 0, 1, 1, 1, 0, 0]]), 0.25).tolist()
@@ -37,7 +41,10 @@ def v2pe_ids(
     """
     index = jnp.arange(image.shape[1], dtype=jnp.int32)[None]
     image, pos, first, delta = jnp.broadcast_arrays(
-        image, index if pos is None else pos, index == 0 if first is None else first, jnp.asarray(delta, jnp.float32)
+        image,
+        index if pos is None else pos,
+        index == 0 if first is None else first,
+        jnp.asarray(delta, jnp.float32),
     )
     latest = lambda flags: jax.lax.cummax(jnp.where(flags, index, 0), axis=1)
     at = lambda a, where: jnp.take_along_axis(a, where, axis=1)
@@ -58,13 +65,16 @@ def v2pe_ids(
     kind='encoding',
     card=Card(
         name='V2PE',
-        title='V2PE: Improving Multimodal Long-Context Capability of Vision-Language Models with Variable Visual Position '
+        title='V2PE: Improving Multimodal Long-Context Capability of Vision-Language Models with '
+        'Variable Visual Position '
         'Encoding',
         arxiv='2412.09616',
         door='place',
-        equation='p_i = ceil(p_(i-1)) + 1 for text; p0 + n delta for the n-th token of an image whose start marker is at p0',
+        equation='p_i = ceil(p_(i-1)) + 1 for text; p0 + n delta for the n-th token of an image '
+        'whose start marker is at p0',
         source='OpenGVLab/V2PE',
-        authors='Ge, Junqi and Chen, Ziyi and Lin, Jintao and Zhu, Jinguo and Liu, Xihui and Dai, Jifeng and Zhu, Xizhou',
+        authors='Ge, Junqi and Chen, Ziyi and Lin, Jintao and Zhu, Jinguo and Liu, Xihui and '
+        'Dai, Jifeng and Zhu, Xizhou',
         year=2024,
         example='v2pe(delta=0.0625) | rope()',
         share='model',
@@ -72,22 +82,25 @@ def v2pe_ids(
     ),
 )
 class V2PE(Encoding):
-    """Gives the tokens of an image fractional positions a step delta <= 1 apart, so that long inputs stay in the trained range.
+    """Gives the tokens of an image fractional positions a step delta <= 1 apart, so that long
+    inputs stay in the trained range.
 
-    `p0 + n delta` for the n-th of the N tokens (all tiles) of an image whose start marker is at p0, `ceil(p0 + N delta) + 1`
-    for its end marker, one more for every other token. Training draws delta for each image from 1, 1/2, 1/4, ..., 1/256,
-    evaluation takes the one given. The task hands over positions with two components, [#B, L, 2]: the count 0, 1, 2, ... of
-    real tokens and the number of the image, from 1, or 0 for text and markers. Positions with one component are all text and
-    stay. Packed documents start anew; padding saves nothing. Differs from the paper: an image right after another takes the
-    rounded end of that one for its start marker; tokens that have one row for the whole batch have one draw for an image.
+    `p0 + n delta` for the n-th of the N tokens (all tiles) of an image whose start marker is at p0,
+    `ceil(p0 + N delta) + 1` for its end marker, one more for every other token. Training draws
+    delta for each image from 1, 1/2, 1/4, ..., 1/256, evaluation takes the one given. The task
+    hands over positions with two components, [#B, L, 2]: the count 0, 1, 2, ... of real tokens and
+    the number of the image, from 1, or 0 for text and markers. Positions with one component are all
+    text and stay. Packed documents start anew; padding saves nothing. Differs from the paper: an
+    image right after another takes the rounded end of that one for its start marker; tokens that
+    have one row for the whole batch have one draw for an image.
 
     Args:
       delta: step at evaluation, in (0, 1]; smaller for longer inputs; 1 counts tokens.
 
     Raises:
-      ValueError: delta outside (0, 1]; at call, positions of another shape, fractional ones with components, negative image
-        numbers, or an image without a start marker before it at the beginning of a document (where positions are traced, such
-        an image starts at `delta - 1`).
+      ValueError: delta outside (0, 1]; at call, positions of another shape, fractional ones with
+        components, negative image numbers, or an image without a start marker before it at the
+        beginning of a document (where positions are traced, such an image starts at `delta - 1`).
 
     Reference: Ge et al., arXiv 2412.09616.
 
@@ -100,7 +113,9 @@ class V2PE(Encoding):
 
     def __init__(self, delta: float):
         if not 0 < delta <= 1:
-            raise ValueError(f'v2pe delta must lie in (0, 1], got {delta}; the paper has 1, 1/2, 1/4, ..., 1/256')
+            raise ValueError(
+                f'v2pe delta must lie in (0, 1], got {delta}; the paper has 1, 1/2, 1/4, ..., 1/256'
+            )
         self.delta = delta
 
     def place(self, tok, *, key=None):
@@ -108,7 +123,8 @@ class V2PE(Encoding):
             return tok
         if tok.pos.shape[2:] != (2,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
             raise ValueError(
-                'v2pe needs positions [B, L], all text, or integers [B, L, 2], count and image number, '
+                'v2pe needs positions [B, L], all text, or integers [B, L, 2], count and image '
+                'number, '
                 f'got {tok.pos.dtype} {tok.pos.shape}'
             )
         image, first = tok.pos[..., 1], tok.order == 0
@@ -116,10 +132,15 @@ class V2PE(Encoding):
             image = jnp.where(tok.valid, image, 0)
         if not isinstance(image, jax.core.Tracer):
             if int(image.min()) < 0:
-                raise ValueError(f'v2pe: image number {int(image.min())}; images count from 1, text is 0')
+                raise ValueError(
+                    f'v2pe: image number {int(image.min())}; images count from 1, text is 0'
+                )
             if not isinstance(first, jax.core.Tracer) and bool((first & (image > 0)).any()):
                 row = int(np.argmax(np.asarray(first & (image > 0)).any(1)))
-                raise ValueError(f'v2pe: a document of row {row} begins with an image; its start marker, 0, must come first')
+                raise ValueError(
+                    f'v2pe: a document of row {row} begins with an image; its start marker, 0, '
+                    'must come first'
+                )
         delta = self.delta
         if key is not None:
             shape = (max(len(image), len(first)), tok.length)

@@ -24,7 +24,8 @@ def carope_log_rate(a: Float[Array, '...']) -> Float[Array, '...']:
 
 
 def carope_bias(head_dim: int, base: float) -> float:
-    """The c at which `f = 1 / (1 + softplus(c))` is `base^(-2 / head_dim)`, so that the powers of f are RoPE's frequencies.
+    """The c at which `f = 1 / (1 + softplus(c))` is `base^(-2 / head_dim)`, so that the powers of f
+    are RoPE's frequencies.
 
     Raises:
       ValueError: a base that is not above 1.
@@ -34,7 +35,10 @@ def carope_bias(head_dim: int, base: float) -> float:
       -0.926657
     """
     if not base > 1:
-        raise ValueError(f'carope starts from RoPE with f = base^(-2/H) in (0, 1): base must be above 1, got {base}')
+        raise ValueError(
+            'carope starts from RoPE with f = base^(-2/H) in (0, 1): base must be above 1, got '
+            f'{base}'
+        )
     aim = float(np.expm1(2.0 / head_dim * np.log(base)))
     return aim + float(np.log(-np.expm1(-aim)))
 
@@ -50,7 +54,8 @@ def carope_increments(log_f: Float[Array, '...'], planes: int) -> Float[Array, '
 
 
 def carope_last(tq: Tokens, tk: Tokens) -> Float[Array, '#B S T']:
-    """1 where the key is the last valid one of its block whose index does not exceed that of the query, 0 elsewhere.
+    """1 where the key is the last valid one of its block whose index does not exceed that of the
+    query, 0 elsewhere.
 
     Example:
       >>> from posenc_jax.core.encoding import Tokens
@@ -74,13 +79,14 @@ def carope_match(
     *,
     layout: Layout = 'half',
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T F']]:
-    """Logits of one block of keys, and the phase from its start to each query, for the next farther block.
+    """Logits of one block of keys, and the phase from its start to each query, for the next farther
+    block.
 
     Args:
       q, k: as projected, not rotated.
       increments: of the keys, radians, ascending in index; 0 at keys that are not valid.
-      last: 1 where the key is the last one of this block up to the query, see `carope_last`, 0 elsewhere. Logits of keys after
-        the query are meaningless (and finite).
+      last: 1 where the key is the last one of this block up to the query, see `carope_last`, 0
+        elsewhere. Logits of keys after the query are meaningless (and finite).
       carry: phase from the end of this block to each query, modulo a turn.
       layout: planes of features, see `rotate`.
 
@@ -99,7 +105,9 @@ def carope_match(
 
 
 def _within_a_turn(angle):
-    """Takes off whole turns in two parts, of which the product with the first is exact: the carry must not lose digits."""
+    """Takes off whole turns in two parts, of which the product with the first is exact: the carry
+    must not lose digits.
+    """
     turns = jnp.round(angle / TWO_PI)
     return angle - turns * 6.28125 - turns * (TWO_PI - 6.28125)
 
@@ -112,7 +120,8 @@ def _within_a_turn(angle):
         title='Context-aware Rotary Position Embedding',
         arxiv='2507.23083',
         door='project, open, match',
-        equation='logit_ij = R(phi_i) q_i . R(phi_j) k_j / sqrt(H), phi_i = sum_{s<=i} f(x_s)^t, f = 1/(1 + softplus(x W + c))',
+        equation='logit_ij = R(phi_i) q_i . R(phi_j) k_j / sqrt(H), phi_i = sum_{s<=i} f(x_s)^t, '
+        'f = 1/(1 + softplus(x W + c))',
         source='the paper; no code was released',
         authors='Veisi, Ali and Fartoot, Delaram and Amirzadeh, Hamidreza',
         year=2025,
@@ -122,20 +131,22 @@ def _within_a_turn(angle):
     ),
 )
 class CARoPE(Encoding):
-    """Rotates queries and keys of each head by phases that every token up to them has added to, each as much as it says.
+    """Rotates queries and keys of each head by phases that every token up to them has added to,
+    each as much as it says.
 
-    `phi_t(m) = sum_{s<=m} f(x_s)^t`, `f(x)_h = 1 / (1 + softplus(x W + c)_h)`, plane t = 0 .. H/2 - 1, x the layer input; a
-    logit depends on `phi(i) - phi(j) = sum_{j<s<=i} f(x_s)^t`, the tokens between. Positions are not read: padding adds
-    nothing and a document starts afresh.
+    `phi_t(m) = sum_{s<=m} f(x_s)^t`, `f(x)_h = 1 / (1 + softplus(x W + c)_h)`, plane t = 0 .. H/2 -
+    1, x the layer input; a logit depends on `phi(i) - phi(j) = sum_{j<s<=i} f(x_s)^t`, the tokens
+    between. Positions are not read: padding adds nothing and a document starts afresh.
 
-    Differs from the paper: the bias c, without which f = 0.59 at W = 0; with it the layer starts as RoPE. The phase between
-    key and query is summed along the sweep, so the cache holds unrotated keys and one number `ln f` per token and head in
-    place of a running phase. The paper does not speak of shared key heads. The sheet turns one by the phases of the first query
-    head of its group, once for all of them; here every query head turns it by its own, so that `phi(i) - phi(j)` is of one head
-    and the logits of the others stay relative too.
+    Differs from the paper: the bias c, without which f = 0.59 at W = 0; with it the layer starts as
+    RoPE. The phase between key and query is summed along the sweep, so the cache holds unrotated
+    keys and one number `ln f` per token and head in place of a running phase. The paper does not
+    speak of shared key heads. The sheet turns one by the phases of the first query head of its
+    group, once for all of them; here every query head turns it by its own, so that `phi(i) -
+    phi(j)` is of one head and the logits of the others stay relative too.
 
-    The keys a query sees must be a run that ends at the query (causal, document, window), as tokens of blocks that a mask
-    rules out are not counted.
+    The keys a query sees must be a run that ends at the query (causal, document, window), as tokens
+    of blocks that a mask rules out are not counted.
 
     Args:
       base: of the RoPE it starts from; not used without bias.
@@ -144,7 +155,8 @@ class CARoPE(Encoding):
       heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: an odd head width, a base that is not above 1, an unknown layout; no layer input of every key.
+      ValueError: an odd head width, a base that is not above 1, an unknown layout; no layer input
+        of every key.
 
     Reference: Veisi, Fartoot, Amirzadeh, arXiv 2507.23083.
 
@@ -171,14 +183,24 @@ class CARoPE(Encoding):
         self.planes = len(rope_frequencies(head_dim, base))
         self.kernel = nnx.Param(jnp.zeros((model_dim, heads), jnp.float32), axes=('width', 'heads'))
         start = carope_bias(head_dim, base) if bias else None
-        self.bias = nnx.Param(jnp.full(heads, start, jnp.float32), axes=('heads',)) if bias else None
+        self.bias = (
+            nnx.Param(jnp.full(heads, start, jnp.float32), axes=('heads',)) if bias else None
+        )
 
     def project(self, q, k, v, tq, tk, x=None):
         if x is None or x.shape[1] != k.shape[1]:
             got = 'none' if x is None else f'{x.shape[1]} rows'
-            raise ValueError(f'carope reads one row of layer input per key: {k.shape[1]} keys, input: {got}')
+            raise ValueError(
+                f'carope reads one row of layer input per key: {k.shape[1]} keys, input: {got}'
+            )
         a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
-        return q, k, v, tq, tk.with_feats(carope=carope_log_rate(a if self.bias is None else a + self.bias[...]))
+        return (
+            q,
+            k,
+            v,
+            tq,
+            tk.with_feats(carope=carope_log_rate(a if self.bias is None else a + self.bias[...])),
+        )
 
     def open(self, q, tq):
         return jnp.zeros((*q.shape[:3], self.planes), jnp.float32)

@@ -1,4 +1,6 @@
-"""CONFLATOR: rotary phases that jump where the language switches, and attention from bigrams beside that from tokens."""
+"""CONFLATOR: rotary phases that jump where the language switches, and attention from bigrams beside
+that from tokens.
+"""
 
 from typing import Literal
 
@@ -20,11 +22,13 @@ MODES = ('shift', 'reset')
 def switching_points(
     lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None
 ) -> tuple[Int[Array, '*B L'], Int[Array, '*B L']]:
-    """`s_i = [lang_i != lang_{i-1}]`, and how many there have been, `c_i = s_0 + ... + s_i`; int32, `s_0 = 0`.
+    """`s_i = [lang_i != lang_{i-1}]`, and how many there have been, `c_i = s_0 + ... + s_i`; int32,
+    `s_0 = 0`.
 
     Args:
       lang: language of every token; a sub-word has that of its word.
-      segment: equal within a packed document, contiguous; both start anew in each. None for one document a row.
+      segment: equal within a packed document, contiguous; both start anew in each. None for one
+        document a row.
 
     Raises:
       ValueError: no integers, or of another shape than `segment`.
@@ -38,10 +42,14 @@ def switching_points(
     return s.astype(jnp.int32), total - _latest(fresh, total)
 
 
-def switching_ids(lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None) -> Int[Array, '*B L 3']:
-    """Positions for `conflator`: number of the token in its document, offset since the last switching point, and c.
+def switching_ids(
+    lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None
+) -> Int[Array, '*B L 3']:
+    """Positions for `conflator`: number of the token in its document, offset since the last
+    switching point, and c.
 
-    Arguments as for `switching_points`. They are those of `hirope` too, with the runs of one language for its units.
+    Arguments as for `switching_points`. They are those of `hirope` too, with the runs of one
+    language for its units.
 
     Example:
       >>> switching_ids(jnp.array([0, 0, 1, 1, 0])).T.tolist()
@@ -58,10 +66,17 @@ def _starts(lang, segment):
     given = [jnp.asarray(a) for a in (lang, segment) if a is not None]
     for name, a in zip(('lang', 'segment'), given):
         if a.ndim < 1 or a.shape != given[0].shape or not jnp.issubdtype(a.dtype, jnp.integer):
-            raise ValueError(f'switching points need integers [..., L], one per token, got {name} {a.dtype} {a.shape}')
+            raise ValueError(
+                f'switching points need integers [..., L], one per token, got {name} {a.dtype} '
+                f'{a.shape}'
+            )
     first = jnp.arange(given[0].shape[-1]) == 0
-    changes = lambda a: jnp.concatenate([jnp.zeros_like(a[..., :1], bool), a[..., 1:] != a[..., :-1]], axis=-1)
-    fresh = jnp.broadcast_to(first, given[0].shape) | (False if segment is None else changes(given[1]))
+    changes = lambda a: jnp.concatenate(
+        [jnp.zeros_like(a[..., :1], bool), a[..., 1:] != a[..., :-1]], axis=-1
+    )
+    fresh = jnp.broadcast_to(first, given[0].shape) | (
+        False if segment is None else changes(given[1])
+    )
     return fresh, changes(given[0]) & ~fresh
 
 
@@ -71,17 +86,22 @@ def _latest(flags, values):
 
 
 def conflator_bigrams(
-    x: Float[Array, 'B 1+L D'], kernel: Float[Array, '2D D'], first: Bool[Array, '#B L'] | None = None
+    x: Float[Array, 'B 1+L D'],
+    kernel: Float[Array, '2D D'],
+    first: Bool[Array, '#B L'] | None = None,
 ) -> Float[Array, 'B L D']:
     """`y_i = [x_{i-1}; x_i] W_b`, in the dtype of `x`, whose first row precedes the sequence.
 
     Args:
       x: layer input.
       kernel: W_b.
-      first: True at the first tokens of documents, for which x_{i-1} = 0; None where the rows before them are zero already.
+      first: True at the first tokens of documents, for which x_{i-1} = 0; None where the rows
+        before them are zero already.
 
     Example:
-      >>> conflator_bigrams(jnp.array([[[0.0], [1.0], [2.0]]]), jnp.array([[10.0], [1.0]])).ravel().tolist()
+      >>> conflator_bigrams(
+      ...     jnp.array([[[0.0], [1.0], [2.0]]]), jnp.array([[10.0], [1.0]])
+      ... ).ravel().tolist()
       [1.0, 12.0]
     """
     before = x[:, :-1] if first is None else jnp.where(first[..., None], 0, x[:, :-1])
@@ -93,12 +113,15 @@ def conflator_bigrams(
     kind='encoding',
     card=Card(
         name='CONFLATOR',
-        title='CONFLATOR: Incorporating Switching Point based Rotatory Positional Encodings for Code-Mixed Language Modeling',
+        title='CONFLATOR: Incorporating Switching Point based Rotatory Positional Encodings for '
+        'Code-Mixed Language Modeling',
         arxiv='2309.05270',
         door='branch, project, merge',
-        equation='out_i = w_u O(x_i) + w_b O([x_{i-1}; x_i] W_b), w = softmax(mix), both rotated by A_i = i theta + c_i delta',
+        equation='out_i = w_u O(x_i) + w_b O([x_{i-1}; x_i] W_b), w = softmax(mix), both rotated '
+        'by A_i = i theta + c_i delta',
         source='our reading of the paper, which leaves the equations open; no code was released',
-        authors='Ali, Mohsin and Teja, Kandukuri Sai and Gupta, Neeharika and Patwa, Parth and Chatterjee, Anubhab and '
+        authors='Ali, Mohsin and Teja, Kandukuri Sai and Gupta, Neeharika and Patwa, Parth and '
+        'Chatterjee, Anubhab and '
         'Jain, Vinija and Chadha, Aman and Das, Amitava',
         year=2023,
         example='conflator()',
@@ -106,32 +129,37 @@ def conflator_bigrams(
     ),
 )
 class Conflator(Encoding):
-    """Rotates queries and keys by angles that jump at switching points, and attends from bigrams as well as from tokens.
+    """Rotates queries and keys by angles that jump at switching points, and attends from bigrams as
+    well as from tokens.
 
-    `A_i = p_i theta + c_i delta`, c_i the number of times the language has switched up to token i, delta learned, one number
-    per plane and layer. Two attentions with the layer's W_q, W_k, W_v: one of the layer input x_i, one of the bigram
-    `y_i = [x_{i-1}; x_i] W_b`, x_{i-1} = 0 at the first token of a document; their results are mixed,
-    `w_u O_u + w_b O_b`, `(w_u, w_b) = softmax(mix)`, before W_o. At the start delta = 0 and mix = 0.
+    `A_i = p_i theta + c_i delta`, c_i the number of times the language has switched up to token i,
+    delta learned, one number per plane and layer. Two attentions with the layer's W_q, W_k, W_v:
+    one of the layer input x_i, one of the bigram `y_i = [x_{i-1}; x_i] W_b`, x_{i-1} = 0 at the
+    first token of a document; their results are mixed, `w_u O_u + w_b O_b`, `(w_u, w_b) =
+    softmax(mix)`, before W_o. At the start delta = 0 and mix = 0.
 
-    Language ids come in as positions `[B, L, 3]`, (p, offset since the last switching point, c), which `switching_ids` makes of
-    them and the task `code_mixed` supplies. A decode takes those of its whole capacity. Positions `[B, L]` are text of one
-    language: angles are then those of `rope` whatever delta is. Only differences of c matter, so the language of padding does
-    not. Attention has twice the heads of the layer in between, so what knows these heads (`alibi`) cannot be chained.
+    Language ids come in as positions `[B, L, 3]`, (p, offset since the last switching point, c),
+    which `switching_ids` makes of them and the task `code_mixed` supplies. A decode takes those of
+    its whole capacity. Positions `[B, L]` are text of one language: angles are then those of `rope`
+    whatever delta is. Only differences of c matter, so the language of padding does not. Attention
+    has twice the heads of the layer in between, so what knows these heads (`alibi`) cannot be
+    chained.
 
-    Differs from the paper: everything above is our reading of it. The paper says that positions are rotated anew at switching
-    points and that bigram attention is added, but neither how the angle changes nor how the bigram is formed and mixed in.
+    Differs from the paper: everything above is our reading of it. The paper says that positions are
+    rotated anew at switching points and that bigram attention is added, but neither how the angle
+    changes nor how the bigram is formed and mixed in.
 
     Args:
       base: of theta.
       layout: 'half' or 'interleaved', see `rotate`.
-      mode: 'shift', p is the position, or 'reset', p is the offset: counting restarts at every switching point, the scheme of
-        this paper's predecessor where delta = 0.
+      mode: 'shift', p is the position, or 'reset', p is the offset: counting restarts at every
+        switching point, the scheme of this paper's predecessor where delta = 0.
       unigram_only: no bigrams; half the attention, and delta is the only parameter.
       head_dim, model_dim, rngs: from the model.
 
     Raises:
-      ValueError: an odd head width, a base below 1 or beyond float32, an unknown layout or mode; at call, positions of
-        another shape, or not one row more of layer input than tokens.
+      ValueError: an odd head width, a base below 1 or beyond float32, an unknown layout or mode; at
+        call, positions of another shape, or not one row more of layer input than tokens.
 
     Reference: Ali et al., arXiv 2309.05270.
 
@@ -139,7 +167,9 @@ class Conflator(Encoding):
       >>> import posenc_jax as pj
       >>> part = pj.make('conflator(base=100.0)', head_dim=4, model_dim=8)
       >>> part.delta[...] = jnp.array([0.0, 0.5])
-      >>> part.angles(pj.Tokens.of(positions=switching_ids(jnp.array([[0, 0, 1]]))).pos).round(2).tolist()
+      >>> part.angles(pj.Tokens.of(positions=switching_ids(jnp.array([[0, 0, 1]]))).pos).round(
+      ...     2
+      ... ).tolist()
       [[[0.0, 0.0], [1.0, 0.1], [2.0, 0.7]]]
     """
 
@@ -159,9 +189,13 @@ class Conflator(Encoding):
         self.mode = check_choice('conflator mode', mode, MODES)
         self.base, self.head_dim, self.unigram_only = base, head_dim, unigram_only
         self.lookback = 0 if unigram_only else 1
-        self.delta = nnx.Param(jnp.zeros(len(rope_frequencies(head_dim, base)), jnp.float32), axes=(None,))
+        self.delta = nnx.Param(
+            jnp.zeros(len(rope_frequencies(head_dim, base)), jnp.float32), axes=(None,)
+        )
         if not unigram_only:
-            kernel = nnx.initializers.lecun_normal()(rngs.params(), (2 * model_dim, model_dim), jnp.float32)
+            kernel = nnx.initializers.lecun_normal()(
+                rngs.params(), (2 * model_dim, model_dim), jnp.float32
+            )
             self.kernel = nnx.Param(kernel, axes=('width', None))
             self.mix = nnx.Param(jnp.zeros(2, jnp.float32), axes=(None,))
 
@@ -172,19 +206,24 @@ class Conflator(Encoding):
         """The angles of positions [#B, L] or [#B, L, 3], float32, up to whole turns."""
         if pos.ndim != 2 and pos.shape[2:] != (3,):
             raise ValueError(
-                f'conflator takes positions [B, L], or [B, L, 3] of components (position, offset, switches), got {pos.shape}'
+                'conflator takes positions [B, L], or [B, L, 3] of components (position, '
+                f'offset, switches), got {pos.shape}'
             )
         theta = rope_frequencies(self.head_dim, self.base)
         if pos.ndim == 2:
             return phase(pos, theta)
-        return phase(pos[..., 1 if self.mode == 'reset' else 0], theta) + phase(pos[..., 2], self.delta[...])
+        return phase(pos[..., 1 if self.mode == 'reset' else 0], theta) + phase(
+            pos[..., 2], self.delta[...]
+        )
 
     def branch(self, x, tok):
         if x.shape[1] != tok.length + 1:
             raise ValueError(
-                f'conflator reads the layer input of every token and of one row before: {tok.length} tokens, {x.shape[1]} rows'
+                'conflator reads the layer input of every token and of one row before: '
+                f'{tok.length} tokens, {x.shape[1]} rows'
             )
-        # Padding is zero, and so is what precedes the sequence: only documents in one row have to be told apart.
+        # Padding is zero, and so is what precedes the sequence: only documents in one row have to
+        # be told apart.
         first = None if tok.segment is None else tok.order == 0
         return x[:, 1:], conflator_bigrams(x, self.kernel[...], first)
 

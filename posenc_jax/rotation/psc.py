@@ -13,7 +13,8 @@ from posenc_jax.core.spec import CONTEXT
 def psc_calibrate(
     x: Float[Array, '... heads H'], up: Float[Array, 'heads H H'], down: Float[Array, 'heads H H']
 ) -> Float[Array, '... heads H']:
-    """`x (1 + tanh(SiLU(x U_h) V_h) / 2)` per head, in float32 inside; the result has the dtype of `x`.
+    """`x (1 + tanh(SiLU(x U_h) V_h) / 2)` per head, in float32 inside; the result has the dtype of
+    `x`.
 
     Args:
       x: queries or keys, not rotated.
@@ -26,7 +27,9 @@ def psc_calibrate(
     """
     wide = x.astype(jnp.float32)
     by_head = lambda a, kernel: jnp.einsum('...nh,nhd->...nd', a, kernel)
-    return (wide * (1.0 + 0.5 * jnp.tanh(by_head(jax.nn.silu(by_head(wide, up)), down)))).astype(x.dtype)
+    return (wide * (1.0 + 0.5 * jnp.tanh(by_head(jax.nn.silu(by_head(wide, up)), down)))).astype(
+        x.dtype
+    )
 
 
 @register(
@@ -37,7 +40,8 @@ def psc_calibrate(
         title='PSC: Extending Context Window of Large Language Models via Phase Shift Calibration',
         arxiv='2505.12423',
         door='project',
-        equation="q'_i = R(A_i) [q_i * (1 + tanh(SiLU(q_i U_h) V_h) / 2)], k'_j with matrices of its own",
+        equation="q'_i = R(A_i) [q_i * (1 + tanh(SiLU(q_i U_h) V_h) / 2)], k'_j with matrices of "
+        'its own',
         source='WNQzhu/PSC',
         authors='Zhu, Wenqiao and Xu, Chao and Wang, Lulu and Wu, Jun',
         year=2025,
@@ -46,18 +50,20 @@ def psc_calibrate(
     ),
 )
 class PSC(Encoding):
-    """Multiplies every feature of queries and keys by a gain in (1/2, 3/2) that the vector itself determines.
+    """Multiplies every feature of queries and keys by a gain in (1/2, 3/2) that the vector itself
+    determines.
 
-    `y = x * (1 + tanh(SiLU(x U_h) V_h) / 2)`, U_h and V_h matrices [H, H] of head h, others for keys than for queries. It
-    stands before a rotary encoding in the chain, `psc() | rope(freqs=...)`, whose rule stays as it is; behind it the gain
-    would act on rotated vectors, and logits would no longer depend on position differences alone. U starts at zero, where
-    the layer is that of the encoding that follows; then only U has a gradient, as SiLU(0) = 0. Keys are calibrated before
-    they are cached. In the paper it is trained with low-rank adapters beside a frozen model: `model.lora_rank=8`,
-    `train.tune='adapters'`.
+    `y = x * (1 + tanh(SiLU(x U_h) V_h) / 2)`, U_h and V_h matrices [H, H] of head h, others for
+    keys than for queries. It stands before a rotary encoding in the chain, `psc() |
+    rope(freqs=...)`, whose rule stays as it is; behind it the gain would act on rotated vectors,
+    and logits would no longer depend on position differences alone. U starts at zero, where the
+    layer is that of the encoding that follows; then only U has a gradient, as SiLU(0) = 0. Keys are
+    calibrated before they are cached. In the paper it is trained with low-rank adapters beside a
+    frozen model: `model.lora_rank=8`, `train.tune='adapters'`.
 
-    Differs from the paper: it speaks of a shift of phases, but what is released, and done here, is this gain. V starts
-    kaiming-uniform, a = sqrt 5, with the fan-in H of one head's matrix, bound 1/sqrt(H); the release draws all heads as one
-    tensor, whose fan-in PyTorch takes as H^2.
+    Differs from the paper: it speaks of a shift of phases, but what is released, and done here, is
+    this gain. V starts kaiming-uniform, a = sqrt 5, with the fan-in H of one head's matrix, bound
+    1/sqrt(H); the release draws all heads as one tensor, whose fan-in PyTorch takes as H^2.
 
     Args:
       heads, kv_heads, head_dim, rngs: from the model.
@@ -76,7 +82,13 @@ class PSC(Encoding):
 
     unrotated = True
 
-    def __init__(self, heads: int = CONTEXT, kv_heads: int = CONTEXT, head_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+    def __init__(
+        self,
+        heads: int = CONTEXT,
+        kv_heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
         def matrices(count, role):
             shape, bound, axes = (count, head_dim, head_dim), head_dim**-0.5, (role, None, None)
             down = jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
@@ -88,7 +100,13 @@ class PSC(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         for name, a, kernel in (('query', q, self.q_up), ('key', k, self.k_up)):
             if a.shape[2:] != kernel.shape[:2]:
-                built, got = (f'{count} {name} heads of width {width}' for count, width in (kernel.shape[:2], a.shape[2:]))
+                built, got = (
+                    f'{count} {name} heads of width {width}'
+                    for count, width in (kernel.shape[:2], a.shape[2:])
+                )
                 raise ValueError(f'psc was built for {built}, got {got}')
-        calibrated = psc_calibrate(q, self.q_up[...], self.q_down[...]), psc_calibrate(k, self.k_up[...], self.k_down[...])
+        calibrated = (
+            psc_calibrate(q, self.q_up[...], self.q_down[...]),
+            psc_calibrate(k, self.k_up[...], self.k_down[...]),
+        )
         return *calibrated, v, tq, tk

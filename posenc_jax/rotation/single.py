@@ -1,12 +1,17 @@
-"""Which models have exactly one rotary encoding in a layer, for what reads or rewrites rotated keys."""
+"""Which models have exactly one rotary encoding in a layer, for what reads or rewrites rotated
+keys.
+"""
 
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import DOORS, Encoding
 from posenc_jax.rotation.rope import Rotary
 
 
-def single_rotary(user: str, encoding: Encoding, *, beside: tuple[str, ...] = ('place', 'embed', 'mask')) -> Rotary:
-    """The one part of a layer's chain that acts on queries, keys or logits, if it is a plain rotary encoding.
+def single_rotary(
+    user: str, encoding: Encoding, *, beside: tuple[str, ...] = ('place', 'embed', 'mask')
+) -> Rotary:
+    """The one part of a layer's chain that acts on queries, keys or logits, if it is a plain rotary
+    encoding.
 
     Args:
       user: who asks, for the message.
@@ -14,11 +19,14 @@ def single_rotary(user: str, encoding: Encoding, *, beside: tuple[str, ...] = ('
       beside: doors that other parts may open.
 
     Raises:
-      ValueError: another part opens a door that is not in `beside`, or there is no rotary encoding; it is named.
+      ValueError: another part opens a door that is not in `beside`, or there is no rotary encoding;
+        it is named.
 
     Example:
       >>> import posenc_jax as pj
-      >>> single_rotary('this', pj.make('rope(base=500.0) | window(size=4)', head_dim=8, causal=True)).base
+      >>> single_rotary(
+      ...     'this', pj.make('rope(base=500.0) | window(size=4)', head_dim=8, causal=True)
+      ... ).base
       500.0
     """
     wanted = f'{user} needs one rotary encoding in every layer, e.g. rope()'
@@ -29,5 +37,7 @@ def single_rotary(user: str, encoding: Encoding, *, beside: tuple[str, ...] = ('
         elif opened := [door for door in DOORS if door not in beside and part.opens(door)]:
             raise ValueError(f'{wanted}, got {name_of(part)}, which opens {opened[0]!r}')
     if len(found) != 1:
-        raise ValueError(f'{wanted}, got {len(found)} of them in {" | ".join(map(name_of, parts_of(encoding)))}')
+        raise ValueError(
+            f'{wanted}, got {len(found)} of them in {" | ".join(map(name_of, parts_of(encoding)))}'
+        )
     return found[0]

@@ -10,7 +10,9 @@ from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
 
-def tapa_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], alpha: float) -> Float[Array, '#B T S']:
+def tapa_distance(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], alpha: float
+) -> Float[Array, '#B T S']:
     """`|i - j|^alpha`, and 0 at distance 0, float32.
 
     Example:
@@ -28,7 +30,8 @@ def tapa_logits(
     distance: Float[Array, '#B T S'],
     amplitude_dim: int,
 ) -> Float[Array, 'B N T S']:
-    """`(q_A . k_A) / sqrt(a) cos(2 pi distance (q_P . k_P) / sqrt(H - a))`, A the first a features, P the others; float32.
+    """`(q_A . k_A) / sqrt(a) cos(2 pi distance (q_P . k_P) / sqrt(H - a))`, A the first a features,
+    P the others; float32.
 
     Args:
       q, k: queries and keys, key heads shared as in `scaled_dot_product`.
@@ -37,7 +40,14 @@ def tapa_logits(
 
     Example:
       >>> q, k = jnp.array([1.0, 0.0, 1.0, 0.0]), jnp.array([2.0, 0.0, 0.25, 0.0])
-      >>> round(float(tapa_logits(q.reshape(1, 1, 1, 4), k.reshape(1, 1, 1, 4), jnp.ones((1, 1, 1)), 2)[0, 0, 0, 0]), 6)
+      >>> round(
+      ...     float(
+      ...         tapa_logits(q.reshape(1, 1, 1, 4), k.reshape(1, 1, 1, 4), jnp.ones((1, 1, 1)), 2)[
+      ...             0, 0, 0, 0
+      ...         ]
+      ...     ),
+      ...     6,
+      ... )
       0.627933
     """
     amplitude = scaled_dot_product(q[..., :amplitude_dim], k[..., :amplitude_dim])
@@ -53,7 +63,8 @@ def tapa_logits(
         title='Positional Encoding via Token-Aware Phase Attention',
         arxiv='2509.12635',
         door='match',
-        equation='logit_ij = (q_A . k_A)/sqrt(a) cos(2 pi |i-j|^alpha (q_P . k_P)/sqrt(H - a)), a = theta H',
+        equation='logit_ij = (q_A . k_A)/sqrt(a) cos(2 pi |i-j|^alpha (q_P . k_P)/sqrt(H - a)), '
+        'a = theta H',
         source='the paper; no code was released',
         authors='Wang, Yu and Shen, Sheng and Munos, Rémi and Zhan, Hongyuan and Tian, Yuandong',
         year=2025,
@@ -63,16 +74,20 @@ def tapa_logits(
     ),
 )
 class TAPA(Encoding):
-    """Multiplies the logit of one part of the features by the cosine of a phase that the other part and the distance give.
+    """Multiplies the logit of one part of the features by the cosine of a phase that the other part
+    and the distance give.
 
-    `logit_ij = (q_A . k_A) / sqrt(a) cos(2 pi |i - j|^alpha (q_P . k_P) / sqrt(H - a))`, A the first `a = theta H` features
-    of a head, P the rest, `|0|^alpha = 0`. It takes the place of the scaled dot product, has no parameters, and depends on
-    the distance alone, so an encoder sees both sides alike. Differs from the paper: nothing in the form; that the amplitude
-    comes first and the values of theta and alpha are ours, as no code was released.
+    `logit_ij = (q_A . k_A) / sqrt(a) cos(2 pi |i - j|^alpha (q_P . k_P) / sqrt(H - a))`, A the
+    first `a = theta H` features of a head, P the rest, `|0|^alpha = 0`. It takes the place of the
+    scaled dot product, has no parameters, and depends on the distance alone, so an encoder sees
+    both sides alike. Differs from the paper: nothing in the form; that the amplitude comes first
+    and the values of theta and alpha are ours, as no code was released.
 
     Args:
-      theta: share of the features that make the amplitude; `theta H` must be a whole number from 1 to H - 1.
-      alpha: exponent of the distance, positive; small ones keep far distances close to those seen in training.
+      theta: share of the features that make the amplitude; `theta H` must be a whole number from 1
+        to H - 1.
+      alpha: exponent of the distance, positive; small ones keep far distances close to those seen
+        in training.
       head_dim: H, from the model.
 
     Raises:
@@ -88,14 +103,17 @@ class TAPA(Encoding):
 
     def __init__(self, theta: float = 0.5, alpha: float = 0.1, head_dim: int = CONTEXT):
         if head_dim < 2:
-            raise ValueError(f'tapa cuts a head into two parts: head_dim must be at least 2, got {head_dim}')
+            raise ValueError(
+                f'tapa cuts a head into two parts: head_dim must be at least 2, got {head_dim}'
+            )
         if not 0 < theta < 1:
             raise ValueError(f'tapa: theta must be in (0, 1), got {theta}')
         size = theta * head_dim
         self.amplitude_dim = min(max(round(size), 1), head_dim - 1)
         if abs(self.amplitude_dim - size) > 1e-6:
             raise ValueError(
-                f'tapa: theta={theta} of head_dim={head_dim} are {size:g} features, expected a whole number from 1 to '
+                f'tapa: theta={theta} of head_dim={head_dim} are {size:g} features, expected a '
+                'whole number from 1 to '
                 f'{head_dim - 1}; the nearest theta is {self.amplitude_dim / head_dim:g}'
             )
         if not alpha > 0:
@@ -103,4 +121,6 @@ class TAPA(Encoding):
         self.alpha = alpha
 
     def match(self, q, k, tq, tk, seen, carry):
-        return tapa_logits(q, k, tapa_distance(tq.pos, tk.pos, self.alpha), self.amplitude_dim), carry
+        return tapa_logits(
+            q, k, tapa_distance(tq.pos, tk.pos, self.alpha), self.amplitude_dim
+        ), carry

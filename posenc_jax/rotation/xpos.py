@@ -11,7 +11,8 @@ from posenc_jax.rotation.rope import Layout, Rotary
 
 
 def xpos_decay(rotary_dim: int, gamma: float = 0.4) -> np.ndarray:
-    """`zeta_t = (2t/D + gamma) / (1 + gamma)`, the factor of plane t at distance `scale_base`, float64.
+    """`zeta_t = (2t/D + gamma) / (1 + gamma)`, the factor of plane t at distance `scale_base`,
+    float64.
 
     Example:
       >>> xpos_decay(64)[[0, 31]].round(7).tolist()
@@ -21,18 +22,29 @@ def xpos_decay(rotary_dim: int, gamma: float = 0.4) -> np.ndarray:
 
 
 def xpos_scale(
-    x: Num[Array, 'B N L H'], offset: Num[Array, '#B L'], zeta: np.ndarray, scale_base: float, *, layout: Layout = 'half'
+    x: Num[Array, 'B N L H'],
+    offset: Num[Array, '#B L'],
+    zeta: np.ndarray,
+    scale_base: float,
+    *,
+    layout: Layout = 'half',
 ) -> Float[Array, 'B N L H']:
     """Both features of plane t times `zeta_t^(offset / scale_base)`, float32.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> xpos_scale(jnp.ones((1, 1, 1, 4)), jnp.array([[2.0]]), np.array([0.5, 1.0]), 1.0)[0, 0, 0].tolist()
+      >>> xpos_scale(jnp.ones((1, 1, 1, 4)), jnp.array([[2.0]]), np.array([0.5, 1.0]), 1.0)[
+      ...     0, 0, 0
+      ... ].tolist()
       [0.25, 1.0, 0.25, 1.0]
     """
     log_zeta = np.log(zeta).astype(np.float32)
     factor = jnp.exp(offset.astype(jnp.float32)[:, None, :, None] / scale_base * log_zeta)
-    factor = jnp.concatenate([factor, factor], -1) if layout == 'half' else jnp.repeat(factor, 2, axis=-1)
+    factor = (
+        jnp.concatenate([factor, factor], -1)
+        if layout == 'half'
+        else jnp.repeat(factor, 2, axis=-1)
+    )
     return x.astype(jnp.float32) * factor
 
 
@@ -42,7 +54,8 @@ def _card(name, title, arxiv, source, authors, year, example):
         title=title,
         arxiv=arxiv,
         door='project, match',
-        equation="logit_ij = sum_t zeta_t^((i-j)/S) [R(i theta) q]_t . [R(j theta) k]_t / sqrt(H), zeta_t = (2t/H + g)/(1 + g)",
+        equation='logit_ij = sum_t zeta_t^((i-j)/S) [R(i theta) q]_t . [R(j theta) k]_t / '
+        'sqrt(H), zeta_t = (2t/H + g)/(1 + g)',
         source=source,
         authors=authors,
         year=year,
@@ -61,7 +74,8 @@ def _card(name, title, arxiv, source, authors, year, example):
         'A Length-Extrapolatable Transformer',
         '2212.10554',
         'microsoft/torchscale',
-        'Sun, Yutao and Dong, Li and Patra, Barun and Ma, Shuming and Huang, Shaohan and Benhaim, Alon and others',
+        'Sun, Yutao and Dong, Li and Patra, Barun and Ma, Shuming and Huang, Shaohan and '
+        'Benhaim, Alon and others',
         2022,
         'xpos()',
     ),
@@ -69,11 +83,12 @@ def _card(name, title, arxiv, source, authors, year, example):
 class XPos(Encoding):
     """Rotates queries and keys and damps plane t by `zeta_t^((i-j)/S)`, high frequencies most.
 
-    `zeta_t = (2t/H + gamma) / (1 + gamma)`. Differs from the released code: the factor is split between query and key
-    around a position inside the tile that is being computed, not around half the sequence, so it neither overflows at any
-    length (only where one tile of a few hundred tokens spans some 70 S positions; then NaN shows it) nor changes when a
-    sequence grows; the default layout is 'half'. The paper's blockwise causal attention at
-    evaluation is the mask `window(size=BLOCK, aligned=True)`, chained.
+    `zeta_t = (2t/H + gamma) / (1 + gamma)`. Differs from the released code: the factor is split
+    between query and key around a position inside the tile that is being computed, not around half
+    the sequence, so it neither overflows at any length (only where one tile of a few hundred tokens
+    spans some 70 S positions; then NaN shows it) nor changes when a sequence grows; the default
+    layout is 'half'. The paper's blockwise causal attention at evaluation is the mask
+    `window(size=BLOCK, aligned=True)`, chained.
 
     Args:
       base: of the frequencies.
@@ -104,7 +119,9 @@ class XPos(Encoding):
         head_dim: int = CONTEXT,
     ):
         if not gamma > 0 or not scale_base > 0:
-            raise ValueError(f'xpos: gamma and scale_base must be positive, got {gamma=}, {scale_base=}')
+            raise ValueError(
+                f'xpos: gamma and scale_base must be positive, got {gamma=}, {scale_base=}'
+            )
         self.rotary = Rotary(base, layout, head_dim=head_dim)
         self.gamma, self.scale_base = gamma, scale_base
 
@@ -116,10 +133,15 @@ class XPos(Encoding):
         return self.rotary.project(q, k, v, tq, tk)
 
     def match(self, q, k, tq, tk, seen, carry):
-        # Both factors are at most one, but for the keys that follow the first query of their own tile.
+        # Both factors are at most one, but for the keys that follow the first query of their own
+        # tile.
         centre = tq.pos.min(axis=1, keepdims=True)
-        scale = lambda a, offset: xpos_scale(a, offset, self.zeta, self.scale_base, layout=self.rotary.layout)
-        return super().match(scale(q, tq.pos - centre), scale(k, centre - tk.pos), tq, tk, seen, carry)
+        scale = lambda a, offset: xpos_scale(
+            a, offset, self.zeta, self.scale_base, layout=self.rotary.layout
+        )
+        return super().match(
+            scale(q, tq.pos - centre), scale(k, centre - tk.pos), tq, tk, seen, carry
+        )
 
 
 @register(
@@ -130,7 +152,8 @@ class XPos(Encoding):
         'Effective Long-Context Scaling of Foundation Models',
         '2309.16039',
         'the paper; no code was released',
-        'Xiong, Wenhan and Liu, Jingyu and Molybog, Igor and Zhang, Hejia and Bhargava, Prajjwal and Hou, Rui and others',
+        'Xiong, Wenhan and Liu, Jingyu and Molybog, Igor and Zhang, Hejia and Bhargava, Prajjwal '
+        'and Hou, Rui and others',
         2023,
         'xpos_abf()',
     ),

@@ -1,4 +1,6 @@
-"""Tasks: what models are trained and evaluated on. Importing this package registers them (kind 'task')."""
+"""Tasks: what models are trained and evaluated on. Importing this package registers them (kind
+'task').
+"""
 
 from posenc_jax.tasks import arithmetic as arithmetic
 from posenc_jax.tasks import copy as copy

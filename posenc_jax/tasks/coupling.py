@@ -1,11 +1,13 @@
-"""Coupled position ids: tokens that belong together share an id (door: positions; needs ids that are looked up).
+"""Coupled position ids: tokens that belong together share an id (door: positions; needs ids that
+are looked up).
 
-Every function gives the ids of a whole `$prompt=answer$`: `$` has id 0 at both ends, as has padding, all other ids are at
-least `start`. Counts and `start` may be ints, which gives one sequence [L], or arrays [B], which gives [B, L]. `start` is
-1 at test time; training draws it per example by adding a random offset to all non-zero ids (`random_start`).
+Every function gives the ids of a whole `$prompt=answer$`: `$` has id 0 at both ends, as has
+padding, all other ids are at least `start`. Counts and `start` may be ints, which gives one
+sequence [L], or arrays [B], which gives [B, L]. `start` is 1 at test time; training draws it per
+example by adding a random offset to all non-zero ids (`random_start`).
 
-Reference: Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
-Structure", arXiv 2405.20671; official code HanseulJo/position-coupling.
+Reference: Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
+Transformers Using Task Structure", arXiv 2405.20671; official code HanseulJo/position-coupling.
 """
 
 from collections.abc import Callable
@@ -22,9 +24,13 @@ IDS = ('none', 'plain', 'coupled')
 
 
 def supplied_ids(
-    ids: Ids, ends: Int[np.ndarray, ' B'], width: int, coupled: Callable[..., Int[np.ndarray, 'B W *P']]
+    ids: Ids,
+    ends: Int[np.ndarray, ' B'],
+    width: int,
+    coupled: Callable[..., Int[np.ndarray, 'B W *P']],
 ) -> Int[np.ndarray, 'B W *P'] | None:
-    """What a task hands over as positions of its `$prompt=answer$`: nothing, plain ids, or coupled ones.
+    """What a task hands over as positions of its `$prompt=answer$`: nothing, plain ids, or coupled
+    ones.
 
     Args:
       ids: which.
@@ -53,9 +59,10 @@ def coupled_addition_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$a+b=c$`: digits of equal significance are coupled across both operands and the sum.
 
-    A digit of significance r (0 = least) gets start + 1 + r, wherever it is written; `+` and `=` get start. With the most
-    significant answer digit first (`reverse_output=False`) `=` gets start + answer_digits + 1, so that ids fall by one
-    along the answer. Differs from the paper in nothing. The largest id is start + answer_digits (+ 1 if not reversed).
+    A digit of significance r (0 = least) gets start + 1 + r, wherever it is written; `+` and `=`
+    get start. With the most significant answer digit first (`reverse_output=False`) `=` gets start
+    + answer_digits + 1, so that ids fall by one along the answer. Differs from the paper in
+    nothing. The largest id is start + answer_digits (+ 1 if not reversed).
 
     Args:
       a_digits, b_digits, answer_digits: digits as written, zero padding included.
@@ -68,12 +75,14 @@ def coupled_addition_ids(
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      >>> coupled_addition_ids(4, 4, 5).tolist()      # $0303+7737=04080$
+      >>> coupled_addition_ids(4, 4, 5).tolist()  # $0303+7737=04080$
       [0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0]
-      >>> coupled_addition_ids(3, 3, 4, reverse_operands=True).tolist()      # $046+950=9960$
+      >>> coupled_addition_ids(3, 3, 4, reverse_operands=True).tolist()  # $046+950=9960$
       [0, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 5, 0]
     """
-    shape, (a, b, c, s) = _counts(a_digits=a_digits, b_digits=b_digits, answer_digits=answer_digits, start=start)
+    shape, (a, b, c, s) = _counts(
+        a_digits=a_digits, b_digits=b_digits, answer_digits=answer_digits, start=start
+    )
     answer = _rising(s + 1, c) if reverse_output else _falling(s + c, c)
     equals = s if reverse_output else s + c + 1
     operands = [_rising(s + 1, n) if reverse_operands else _falling(s + n, n) for n in (a, b)]
@@ -81,11 +90,14 @@ def coupled_addition_ids(
     return _between_boundaries(pieces, shape, width)
 
 
-def coupled_sum_ids(digits: Counts, operands: int, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
-    """Ids of `$a+b+...=s$`, the sum reversed, all numbers padded to the same digits: those of addition for any number of them.
+def coupled_sum_ids(
+    digits: Counts, operands: int, *, start: Counts = 1, width: int | None = None
+) -> Int[np.ndarray, '*B L']:
+    """Ids of `$a+b+...=s$`, the sum reversed, all numbers padded to the same digits: those of
+    addition for any number of them.
 
-    A digit of significance r (0 = least) gets start + 1 + r; every `+` and `=` get start. Differs from the paper in nothing.
-    The largest id is start + digits.
+    A digit of significance r (0 = least) gets start + 1 + r; every `+` and `=` get start. Differs
+    from the paper in nothing. The largest id is start + digits.
 
     Args:
       digits: digits of every number and of the sum, as written.
@@ -97,7 +109,7 @@ def coupled_sum_ids(digits: Counts, operands: int, *, start: Counts = 1, width: 
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      >>> coupled_sum_ids(2, 3).tolist()      # $05+07+09=12$
+      >>> coupled_sum_ids(2, 3).tolist()  # $05+07+09=12$
       [0, 3, 2, 1, 3, 2, 1, 3, 2, 1, 2, 3, 0]
     """
     if operands < 1:
@@ -112,9 +124,10 @@ def coupled_multiplication_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$a*b=c$` with the product reversed and padded to a_digits + b_digits digits.
 
-    With e = start + a_digits + b_digits, `*` and `=` get e and a digit of significance r gets e - 1 - r: the order is
-    the opposite of addition's. Differs from the paper in nothing. The largest id is e (size the table for it: the
-    official range of training starts lets e reach one more than `max_position`).
+    With e = start + a_digits + b_digits, `*` and `=` get e and a digit of significance r gets e - 1
+    - r: the order is the opposite of addition's. Differs from the paper in nothing. The largest id
+    is e (size the table for it: the official range of training starts lets e reach one more than
+    `max_position`).
 
     Args:
       a_digits, b_digits: digits as written.
@@ -125,7 +138,7 @@ def coupled_multiplication_ids(
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      >>> coupled_multiplication_ids(2, 2).tolist()      # $15*36=0450$
+      >>> coupled_multiplication_ids(2, 2).tolist()  # $15*36=0450$
       [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0]
     """
     shape, (a, b, s) = _counts(a_digits=a_digits, b_digits=b_digits, start=start)
@@ -134,7 +147,9 @@ def coupled_multiplication_ids(
     return _between_boundaries(pieces, shape, width)
 
 
-def coupled_copy_ids(symbols: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+def coupled_copy_ids(
+    symbols: Counts, *, start: Counts = 1, width: int | None = None
+) -> Int[np.ndarray, '*B L']:
     """Ids of `$x=x$`: `=` gets start, the k-th symbol (from 0) of both copies start + 1 + k.
 
     Differs from the paper in nothing. The largest id is start + symbols.
@@ -148,17 +163,20 @@ def coupled_copy_ids(symbols: Counts, *, start: Counts = 1, width: int | None = 
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      >>> coupled_copy_ids(5).tolist()      # $61916=61916$
+      >>> coupled_copy_ids(5).tolist()  # $61916=61916$
       [0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0]
     """
     shape, (n, s) = _counts(symbols=symbols, start=start)
     return _between_boundaries([_rising(s + 1, n), _one(s), _rising(s + 1, n)], shape, width)
 
 
-def coupled_reverse_ids(symbols: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+def coupled_reverse_ids(
+    symbols: Counts, *, start: Counts = 1, width: int | None = None
+) -> Int[np.ndarray, '*B L']:
     """Ids of `$x=reversed(x)$`: the k-th symbol (from 0) gets start + k, `=` start + symbols.
 
-    The answer has the ids of x backwards. Differs from the paper in nothing. The largest id is start + symbols.
+    The answer has the ids of x backwards. Differs from the paper in nothing. The largest id is
+    start + symbols.
 
     Args:
       symbols: length of x.
@@ -169,14 +187,16 @@ def coupled_reverse_ids(symbols: Counts, *, start: Counts = 1, width: int | None
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      >>> coupled_reverse_ids(5).tolist()      # $61916=61916$
+      >>> coupled_reverse_ids(5).tolist()  # $61916=61916$
       [0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0]
     """
     shape, (n, s) = _counts(symbols=symbols, start=start)
     return _between_boundaries([_rising(s, n), _one(s + n), _falling(s + n - 1, n)], shape, width)
 
 
-def coupled_parity_ids(bits: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+def coupled_parity_ids(
+    bits: Counts, *, start: Counts = 1, width: int | None = None
+) -> Int[np.ndarray, '*B L']:
     """Ids of `$x=y$`, y one bit: all bits of x and the answer get start, `=` start + 1.
 
     Differs from the paper in nothing. The largest id is start + 1, whatever the length of x.
@@ -190,7 +210,7 @@ def coupled_parity_ids(bits: Counts, *, start: Counts = 1, width: int | None = N
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      >>> coupled_parity_ids(4).tolist()      # $0110=0$
+      >>> coupled_parity_ids(4).tolist()  # $0110=0$
       [0, 1, 1, 1, 1, 2, 1, 0]
     """
     shape, (n, s) = _counts(bits=bits, start=start)
@@ -198,12 +218,17 @@ def coupled_parity_ids(bits: Counts, *, start: Counts = 1, width: int | None = N
 
 
 def coupled_grid_ids(
-    columns: Counts, rows: Counts, *, start: tuple[Counts, Counts] = (1, 1), width: int | None = None
+    columns: Counts,
+    rows: Counts,
+    *,
+    start: tuple[Counts, Counts] = (1, 1),
+    width: int | None = None,
 ) -> Int[np.ndarray, '*B L 2']:
-    """Ids of `$board=board$`, boards cell by cell in row-major order: of every cell its column and its row.
+    """Ids of `$board=board$`, boards cell by cell in row-major order: of every cell its column and
+    its row.
 
-    Columns get start[0] + 1 .. start[0] + columns, rows start[1] + 1 .. start[1] + rows, `=` both starts. Differs from the
-    paper in nothing.
+    Columns get start[0] + 1 .. start[0] + columns, rows start[1] + 1 .. start[1] + rows, `=` both
+    starts. Differs from the paper in nothing.
 
     Args:
       columns, rows: of the board.
@@ -217,18 +242,25 @@ def coupled_grid_ids(
       >>> coupled_grid_ids(2, 1).tolist()
       [[0, 0], [2, 2], [3, 2], [1, 1], [2, 2], [3, 2], [0, 0]]
     """
-    shape, (w, h, *starts) = _counts(columns=columns, rows=rows, column_start=start[0], row_start=start[1])
+    shape, (w, h, *starts) = _counts(
+        columns=columns, rows=rows, column_start=start[0], row_start=start[1]
+    )
     cell = np.arange((w * h).max())
-    of_cells = [first[:, None] + 1 + place for first, place in zip(starts, (cell % w[:, None], cell // w[:, None]))]
+    of_cells = [
+        first[:, None] + 1 + place
+        for first, place in zip(starts, (cell % w[:, None], cell // w[:, None]))
+    ]
     components = [[(ids, w * h), _one(first), (ids, w * h)] for ids, first in zip(of_cells, starts)]
     return np.stack([_between_boundaries(pieces, shape, width) for pieces in components], axis=-1)
 
 
-def plain_ids(tokens: Counts, *, start: Counts = 1, width: int | None = None) -> Int[np.ndarray, '*B L']:
+def plain_ids(
+    tokens: Counts, *, start: Counts = 1, width: int | None = None
+) -> Int[np.ndarray, '*B L']:
     """Consecutive ids start, start + 1, ... of the tokens between the two `$`.
 
-    With a random start this is the paper's baseline, an absolute encoding with random start. Differs from the paper in
-    nothing. The largest id is start + tokens - 1.
+    With a random start this is the paper's baseline, an absolute encoding with random start.
+    Differs from the paper in nothing. The largest id is start + tokens - 1.
 
     Args:
       tokens: how many there are between the two `$`.
@@ -239,7 +271,7 @@ def plain_ids(tokens: Counts, *, start: Counts = 1, width: int | None = None) ->
       ValueError: a count or start below 1, or `width` too small.
 
     Example:
-      >>> plain_ids(3, width=7).tolist()      # $1=1$ and padding
+      >>> plain_ids(3, width=7).tolist()  # $1=1$ and padding
       [0, 1, 2, 3, 0, 0, 0]
     """
     shape, (n, s) = _counts(tokens=tokens, start=start)
@@ -250,7 +282,10 @@ def _counts(**named):
     arrays = np.broadcast_arrays(*(np.asarray(value) for value in named.values()))
     for name, array in zip(named, arrays):
         if array.dtype.kind not in 'iu' or array.ndim > 1 or (array < 1).any():
-            raise ValueError(f'{name} must be an int or an array [B] of ints, all at least 1, got {named[name]!r}')
+            raise ValueError(
+                f'{name} must be an int or an array [B] of ints, all at least 1, got '
+                f'{named[name]!r}'
+            )
     return arrays[0].shape, [array.reshape(-1).astype(np.int64) for array in arrays]
 
 

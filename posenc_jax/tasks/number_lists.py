@@ -1,9 +1,12 @@
-"""Functions of every prefix of a list of numbers: the seven regression tasks that positional attention was studied on.
+"""Functions of every prefix of a list of numbers: the seven regression tasks that positional
+attention was studied on.
 
-Inputs and targets are [B, L]. The lists of a row lie in an interval of its own, which is what changes between training and test.
+Inputs and targets are [B, L]. The lists of a row lie in an interval of its own, which is what
+changes between training and test.
 
-Reference: Back de Luca, Giapitzakis, Yang, Veličković, Fountoulakis, "Positional Attention: Expressivity and Learnability of
-Algorithmic Computation", arXiv 2410.01686; official code opallab/positional_attention.
+Reference: Back de Luca, Giapitzakis, Yang, Veličković, Fountoulakis, "Positional Attention:
+Expressivity and Learnability of Algorithmic Computation", arXiv 2410.01686; official code
+opallab/positional_attention.
 """
 
 import dataclasses
@@ -41,7 +44,8 @@ def prefix_subarray_sum(x: Rows) -> Rows:
 
 
 def prefix_minimum_of_sums(x: Rows) -> Rows:
-    """The two halves of a row are added number by number; the minimum of every prefix of that, for each half.
+    """The two halves of a row are added number by number; the minimum of every prefix of that, for
+    each half.
 
     Raises:
       ValueError: an odd number of columns.
@@ -51,7 +55,10 @@ def prefix_minimum_of_sums(x: Rows) -> Rows:
       [[6.0, 2.0, 6.0, 2.0]]
     """
     if x.shape[1] % 2:
-        raise ValueError(f'minsum adds the two halves of a row, got rows of {x.shape[1]} numbers; use {x.shape[1] + 1}')
+        raise ValueError(
+            f'minsum adds the two halves of a row, got rows of {x.shape[1]} numbers; use '
+            f'{x.shape[1] + 1}'
+        )
     first, second = np.split(x, 2, axis=1)
     return np.tile(np.minimum.accumulate(first + second, axis=1), 2)
 
@@ -68,11 +75,14 @@ class NumberTask:
     answer: Callable[[Rows], Rows]
     lists: int = 1
 
-    def sample(self, rng: np.random.Generator, batch: int, length: int, scale: float = 1.0) -> tuple[Rows, Rows]:
-        """Float32 inputs and targets [batch, lists * length]; they depend on the arguments and the state of `rng` alone.
+    def sample(
+        self, rng: np.random.Generator, batch: int, length: int, scale: float = 1.0
+    ) -> tuple[Rows, Rows]:
+        """Float32 inputs and targets [batch, lists * length]; they depend on the arguments and the
+        state of `rng` alone.
 
-        Numbers are uniform in an interval that each row draws in [-2 scale, 2 scale], the interval of training at scale 1.
-        Beyond that, intervals within [-2, 2] are drawn again.
+        Numbers are uniform in an interval that each row draws in [-2 scale, 2 scale], the interval
+        of training at scale 1. Beyond that, intervals within [-2, 2] are drawn again.
 
         Args:
           rng: generator.
@@ -97,7 +107,8 @@ class NumberTask:
 
 
 def intervals(rng: np.random.Generator, batch: int, scale: float) -> Float[np.ndarray, 'B 2']:
-    """Two sorted ends in [-2 scale, 2 scale] a row; with a scale above 1, rows that lie within [-2, 2] are drawn again.
+    """Two sorted ends in [-2 scale, 2 scale] a row; with a scale above 1, rows that lie within [-2,
+    2] are drawn again.
 
     Example:
       >>> ends = intervals(np.random.default_rng(0), 100, 1.5)

@@ -1,4 +1,6 @@
-"""Pairs of a source and a target that tell ways of stepping through a source apart: copies, repeats, and lookup tables."""
+"""Pairs of a source and a target that tell ways of stepping through a source apart: copies,
+repeats, and lookup tables.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -66,8 +68,11 @@ def retrieved(x: Sequence[str]) -> Pair:
     return list(x), [word for digit in x for word in (digit, ':', found(digit), ';')] + [END]
 
 
-def looked_up(string: str, tables: Sequence[str], *, reverse: bool = False, bijections=BIJECTIONS) -> Pair:
-    """A string and tables to apply one after the other; the target holds the string and every value on the way.
+def looked_up(
+    string: str, tables: Sequence[str], *, reverse: bool = False, bijections=BIJECTIONS
+) -> Pair:
+    """A string and tables to apply one after the other; the target holds the string and every value
+    on the way.
 
     Args:
       reverse: the source names the tables first, the one to apply last in front.
@@ -103,7 +108,8 @@ class Transduction:
     Attributes:
       draw: (generator, length) -> a pair.
       words: what may stand in either, with the word that ends every target.
-      trained, tested: the lengths of training, both ends included, and those beyond them; in digits or in tables.
+      trained, tested: the lengths of training, both ends included, and those beyond them; in digits
+        or in tables.
     """
 
     draw: Callable[[np.random.Generator, int], Pair]
@@ -141,6 +147,8 @@ TRANSDUCTIONS = {
     'reverse_recopy': _of_digits(lambda x: (x, [*_recopied(x[::-1]), END])),
     'inv_recopy': _of_digits(lambda x: (_recopied(x), [*x, END])),
     'inv_reverse_recopy': _of_digits(lambda x: (_recopied(x[::-1]), [*x, END])),
-    'dedupe': Transduction(lambda rng, length: deduped(_digits(rng, length), rng.choice([1, 3, 5], length).tolist())),
+    'dedupe': Transduction(
+        lambda rng, length: deduped(_digits(rng, length), rng.choice([1, 3, 5], length).tolist())
+    ),
     'pos_retrieve': _of_digits(retrieved, (END, *DIGITS, ':', ';', 'n/a')),
 }

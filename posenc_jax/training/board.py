@@ -1,4 +1,6 @@
-"""TensorBoard scalars, written by the thread that has them: a disk that is full is told where it is noticed."""
+"""TensorBoard scalars, written by the thread that has them: a disk that is full is told where it is
+noticed.
+"""
 
 import pathlib
 import socket
@@ -12,12 +14,13 @@ from posenc_jax.core import disk
 class Board:
     """An event file in a folder.
 
-    The SummaryWriter of tensorboardX writes from a thread of its own; when that thread meets a full disk it ends, and whoever
-    adds numbers after it waits for ever.
+    The SummaryWriter of tensorboardX writes from a thread of its own; when that thread meets a full
+    disk it ends, and whoever adds numbers after it waits for ever.
 
     Args:
       directory: the folder; made if it is not there.
-      step: where a run starts; TensorBoard forgets what other files in the folder have of later steps.
+      step: where a run starts; TensorBoard forgets what other files in the folder have of later
+        steps.
 
     Raises:
       DiskFullError: there is no room; also from `write`.
@@ -28,16 +31,22 @@ class Board:
 
         directory.mkdir(parents=True, exist_ok=True)
         self._event = event_pb2.Event
-        self._file = disk.Appended(directory / f'events.out.tfevents.{time.time():.3f}.{socket.gethostname()}')
+        self._file = disk.Appended(
+            directory / f'events.out.tfevents.{time.time():.3f}.{socket.gethostname()}'
+        )
         self._add(file_version='brain.Event:2')
-        self._add(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+        self._add(
+            step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """The numbers of a step, each under its name."""
         from tensorboardX.proto.summary_pb2 import Summary
 
         for name, value in values.items():
-            self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+            self._add(
+                step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)])
+            )
 
     def _add(self, **fields) -> None:
         """One record: length, checksum, event, checksum."""

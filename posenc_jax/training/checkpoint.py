@@ -1,4 +1,6 @@
-"""Checkpoints of a run: asynchronous, verified when read, and independent of the number of devices."""
+"""Checkpoints of a run: asynchronous, verified when read, and independent of the number of
+devices.
+"""
 
 import contextlib
 import dataclasses
@@ -27,7 +29,8 @@ from posenc_jax.training.quiet import hush_orbax
 from posenc_jax.training.safe import FOLDER, finished_steps
 from posenc_jax.training.step import TrainState, abstract_model, take_apart
 
-READERS = 'reading.lock'  # beside the folder: shared by those who read checkpoints, held alone by who removes some
+# beside the folder: shared by those who read checkpoints, held alone by who removes some
+READERS = 'reading.lock'
 
 
 class CheckpointError(ValueError):
@@ -37,31 +40,47 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one run, as a context that waits for unfinished saves.
 
-    Each holds the model and the optimizer as separate items, and `entries`: the state of the data iterator, the step, the
-    config, fingerprints of the arrays. Saving returns as soon as the arrays are copied; a save that was cut off leaves a folder
-    that is not read. None is removed while another process reads: the next save does it then.
+    Each holds the model and the optimizer as separate items, and `entries`: the state of the data
+    iterator, the step, the config, fingerprints of the arrays. Saving returns as soon as the arrays
+    are copied; a save that was cut off leaves a folder that is not read. None is removed while
+    another process reads: the next save does it then.
 
     Args:
       directory: the run directory; checkpoints lie in its folder `checkpoints`.
-      keep: how many are kept, and one more from a save to the next; None keeps and creates nothing, for reading.
-      saved: the config of the run. It goes into what is saved, and what is read must have been saved with it, or with one that
-        `--resume_changed` has changed into it. None binds nothing; nor do checkpoints of versions that wrote no config.
+      keep: how many are kept, and one more from a save to the next; None keeps and creates nothing,
+        for reading.
+      saved: the config of the run. It goes into what is saved, and what is read must have been
+        saved with it, or with one that `--resume_changed` has changed into it. None binds nothing;
+        nor do checkpoints of versions that wrote no config.
 
     Raises:
-      DiskFullError: there is no room; from `save`, whichever save it was, or where the context ends. The rest of that save is removed.
+      DiskFullError: there is no room; from `save`, whichever save it was, or where the context
+        ends. The rest of that save is removed.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int | None = None, saved: configs.Saved | None = None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int | None = None,
+        saved: configs.Saved | None = None,
+    ):
         import orbax.checkpoint as ocp
 
         hush_orbax()
         self.directory = pathlib.Path(directory, FOLDER).absolute()
         self.saved, self._keep, self._bytes = saved, keep, None
         if self.directory.exists() and not self.directory.is_dir():
-            raise CheckpointError(f'{self.directory} is a file; expected the folder of the checkpoints. Move it away')
+            raise CheckpointError(
+                f'{self.directory} is a file; expected the folder of the checkpoints. Move it away'
+            )
         if keep is None and not self.directory.is_dir():
-            raise CheckpointError(f'{directory} has no checkpoint: there is no folder {self.directory}')
-        options = ocp.CheckpointManagerOptions(create=keep is not None)  # and it removes none: it would not ask who reads
+            raise CheckpointError(
+                f'{directory} has no checkpoint: there is no folder {self.directory}'
+            )
+        options = ocp.CheckpointManagerOptions(
+            create=keep is not None
+        )  # and it removes none: it would not ask who reads
         handlers = {
             'model': ocp.StandardCheckpointHandler(),
             'optimizer': ocp.StandardCheckpointHandler(),
@@ -74,7 +93,9 @@ class Checkpoints:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._readers.touch()
                 room.drop_unfinished(self.directory)  # of a run that was killed
-            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=handlers
+            )
             self._until_closed = stack.pop_all()
 
     def __enter__(self) -> 'Checkpoints':
@@ -103,25 +124,40 @@ class Checkpoints:
         return self.directory.with_name(READERS)
 
     def accept(self) -> None:
-        """Takes the checkpoints that are there for those of the run, whatever their configs: `--resume_changed`."""
+        """Takes the checkpoints that are there for those of the run, whatever their configs:
+        `--resume_changed`.
+        """
         earlier = set()
         for step in self.steps():
             with contextlib.suppress(Exception):  # a damaged one says nothing
-                earlier |= {digest(entries['config']) for entries in [self.entries(step)] if 'config' in entries}
-        self.saved = dataclasses.replace(self.saved, earlier=tuple(sorted(earlier - {digest(self.saved.bound)})))
+                earlier |= {
+                    digest(entries['config'])
+                    for entries in [self.entries(step)]
+                    if 'config' in entries
+                }
+        self.saved = dataclasses.replace(
+            self.saved, earlier=tuple(sorted(earlier - {digest(self.saved.bound)}))
+        )
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, ascending."""
         return finished_steps(self.directory.parent)
 
-    def save(self, step: int, state: TrainState, data: dict[str, Any], metrics: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        data: dict[str, Any],
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
         """Starts to save.
 
         Args:
           step: of the state.
           state: the arrays.
           data: the state of the data iterator, equal in every process.
-          metrics: what process 0 knows of the lines that were written so far, see `MetricsLog.written`.
+          metrics: what process 0 knows of the lines that were written so far, see
+            `MetricsLog.written`.
         """
         import orbax.checkpoint as ocp
 
@@ -142,7 +178,9 @@ class Checkpoints:
             self._manager.save(step, args=args)
 
     def need_room(self, tree: Any) -> None:
-        """Checks that one more checkpoint of these arrays, or shapes, fits; the others are kept until it is complete."""
+        """Checks that one more checkpoint of these arrays, or shapes, fits; the others are kept
+        until it is complete.
+        """
         self._bytes = room.checkpoint_bytes(self.directory, tree)
         if jax.process_index() == 0:
             disk.need(self.directory, self._bytes)
@@ -159,20 +197,26 @@ class Checkpoints:
                     shutil.rmtree(self.directory / str(step))
 
     def entries(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says of itself: `iterator`, `fingerprints`, and unless it is of an older version `step`, `metrics`
-        and `config`.
+        """What a checkpoint says of itself: `iterator`, `fingerprints`, and unless it is of an
+        older version `step`, `metrics` and `config`.
 
         Raises:
           Exception: whatever its damage makes the readers raise.
         """
         import orbax.checkpoint as ocp
 
-        return unsealed(self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))['data'])
+        return unsealed(
+            self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))[
+                'data'
+            ]
+        )
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any], int]:
-        """The newest good checkpoint: its state as `abstract` wants it, the state of the data iterator, and its step.
+        """The newest good checkpoint: its state as `abstract` wants it, the state of the data
+        iterator, and its step.
 
-        A damaged one is set aside under the name 'STEP.damaged', with a line saying so, and the one before is taken.
+        A damaged one is set aside under the name 'STEP.damaged', with a line saying so, and the one
+        before is taken.
 
         Raises:
           CheckpointError: none, none that can be read, or one of another model.
@@ -180,7 +224,9 @@ class Checkpoints:
         (items, data), step = self._newest(_items(abstract))
         return TrainState(**items['model'], **items['optimizer']), data, step
 
-    def restore_model(self, abstract: dict[str, Any], step: int | None) -> tuple[dict[str, Any], int]:
+    def restore_model(
+        self, abstract: dict[str, Any], step: int | None
+    ) -> tuple[dict[str, Any], int]:
         """Parameters and constants alone, of the newest good checkpoint or of this `step`.
 
         Raises:
@@ -193,7 +239,8 @@ class Checkpoints:
         return items['model'], step
 
     def confirm(self, step: int | None = None) -> None:
-        """Checks the config against the newest checkpoint that says anything, or that of this `step`, without its arrays.
+        """Checks the config against the newest checkpoint that says anything, or that of this
+        `step`, without its arrays.
 
         Raises:
           CheckpointError: there is none, or it is of another config.
@@ -217,13 +264,17 @@ class Checkpoints:
     def _of_step(self, step, read):
         """What `read` finds at a step that was asked for."""
         if step not in (steps := self.steps()):
-            raise CheckpointError(f'{self.directory} has no checkpoint of step {step}; there are {quoted(steps)}')
+            raise CheckpointError(
+                f'{self.directory} has no checkpoint of step {step}; there are {quoted(steps)}'
+            )
         try:
             return read()
         except CheckpointError:
             raise
         except Exception as error:
-            raise CheckpointError(f'checkpoint {step} of {self.directory} is damaged ({_short(error)})') from error
+            raise CheckpointError(
+                f'checkpoint {step} of {self.directory} is damaged ({_short(error)})'
+            ) from error
 
     def _newest(self, abstract):
         steps, damaged = self._some_steps(), {}
@@ -236,13 +287,17 @@ class Checkpoints:
                 found, problem = None, _short(error)
             if everywhere(not problem):
                 for other, reason in damaged.items():
-                    _say(f'checkpoint {other} of {self.directory} is damaged ({reason}); using {step} instead')
+                    _say(
+                        f'checkpoint {other} of {self.directory} is damaged ({reason}); using '
+                        f'{step} instead'
+                    )
                     self._set_aside(other)
                 return found, step
             damaged[step] = problem or 'another process could not read it'
         # They stay where they are: without them the same command would begin a new run.
         raise CheckpointError(
-            f'{self.directory}: none of the checkpoints {quoted(steps)} can be read ({steps[-1]}: {damaged[steps[-1]]}); '
+            f'{self.directory}: none of the checkpoints {quoted(steps)} can be read '
+            f'({steps[-1]}: {damaged[steps[-1]]}); '
             'put back a copy of one, or train again under another name (--config.name=...)'
         )
 
@@ -251,7 +306,11 @@ class Checkpoints:
 
         entries = self.entries(step)
         note = self._check_entries(step, entries)
-        self._check_model(step, abstract['model'], known='config' in entries and self.saved is not None and not note)
+        self._check_model(
+            step,
+            abstract['model'],
+            known='config' in entries and self.saved is not None and not note,
+        )
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
         found = self._manager.restore(step, args=ocp.args.Composite(**items))
         for name in items:
@@ -262,23 +321,33 @@ class Checkpoints:
         return found, entries['iterator']
 
     def _check_entries(self, step, entries) -> str:
-        """Whether a checkpoint is of its step and of the config; a line to say where --resume_changed has changed the config."""
+        """Whether a checkpoint is of its step and of the config; a line to say where
+        --resume_changed has changed the config.
+        """
         which = f'checkpoint {step} of {self.directory}'
         if (own := entries.get('step', step)) != step:
-            raise CheckpointError(f'{which} was saved at step {own}: rename its folder back to {own}, or move it away')
+            raise CheckpointError(
+                f'{which} was saved at step {own}: rename its folder back to {own}, or move it away'
+            )
         changed = other_config(entries, self.saved) if self.saved else ''
         if not changed:
             return ''
         if digest(entries['config']) in self.saved.earlier:
             return f'{which} is of before --resume_changed: {changed}'
         raise CheckpointError(
-            f'{which} was trained with another config than {configs.FILE} has: {changed}; write what is there into '
+            f'{which} was trained with another config than {configs.FILE} has: {changed}; write '
+            'what is there into '
             f'{configs.FILE}, or continue the run all the same with train.py --resume_changed'
         )
 
     def _check_model(self, step, abstract, known):
-        """Whether the variables have the shapes that are wanted; others are damage where the config is `known` to be the same."""
-        stored = {_name(path): tuple(a.shape) for path, a in _leaves(self._manager.item_metadata(step)['model'].tree)}
+        """Whether the variables have the shapes that are wanted; others are damage where the config
+        is `known` to be the same.
+        """
+        stored = {
+            _name(path): tuple(a.shape)
+            for path, a in _leaves(self._manager.item_metadata(step)['model'].tree)
+        }
         wanted = {_name(path): tuple(a.shape) for path, a in _leaves(abstract)}
         for name in sorted(stored.keys() | wanted.keys()):
             if stored.get(name) != wanted.get(name):
@@ -286,7 +355,9 @@ class Checkpoints:
                 what = f'{name} is {there} there and {here} here'
                 if known:
                     raise ValueError(what)
-                raise CheckpointError(f'checkpoint {step} of {self.directory} is of another model: {what}')
+                raise CheckpointError(
+                    f'checkpoint {step} of {self.directory} is of another model: {what}'
+                )
 
     def _set_aside(self, step):
         if self._keep is None:
@@ -313,7 +384,8 @@ def restore_model(
 
     Raises:
       FileNotFoundError: not the directory of a run.
-      CheckpointError: no such checkpoint, none that can be read, or one of another config than that of the run.
+      CheckpointError: no such checkpoint, none that can be read, or one of another config than that
+        of the run.
 
     Example:
       config, model, step = restore_model('runs/language-pydoc_topics-rope-s0')
@@ -330,7 +402,8 @@ def restore_model(
 
 
 def read_run(run_dir: str | os.PathLike) -> configs.Saved:
-    """The config of a run with finished checkpoints, as the newest of them confirms it; no array is read.
+    """The config of a run with finished checkpoints, as the newest of them confirms it; no array is
+    read.
 
     Raises:
       FileNotFoundError: not the directory of a run.

@@ -21,7 +21,8 @@ class Cluster:
     """Several processes that train together.
 
     Attributes:
-      coordinator: 'HOST:PORT' of process 0, or 'auto' to let JAX find all three (TPU pods, Slurm, Open MPI).
+      coordinator: 'HOST:PORT' of process 0, or 'auto' to let JAX find all three (TPU pods, Slurm,
+        Open MPI).
       processes, process_id: how many there are, and which one this is.
     """
 
@@ -33,8 +34,9 @@ class Cluster:
     def joined(self, timeouts: ConfigDict, directory: pathlib.Path) -> Iterator[Peers | None]:
         """The processes together, each watching the others; must come before any device is touched.
 
-        A process that is gone, or ends with an error, ends all others with one line and status 1. With a `peer_timeout` of 0
-        there are no watchers: JAX alone notices, later and with a page of stack.
+        A process that is gone, or ends with an error, ends all others with one line and status 1.
+        With a `peer_timeout` of 0 there are no watchers: JAX alone notices, later and with a page
+        of stack.
 
         Args:
           timeouts: `config.cluster`.
@@ -47,12 +49,17 @@ class Cluster:
         coordinator, processes, process_id, devices = self._resolved(timeouts.start_timeout)
         if not timeouts.peer_timeout:
             jax.distributed.initialize(
-                coordinator, processes, process_id, devices, initialization_timeout=timeouts.start_timeout
+                coordinator,
+                processes,
+                process_id,
+                devices,
+                initialization_timeout=timeouts.start_timeout,
             )
             yield None
             return
         peers = Peers(
-            _host_and_port(coordinator), processes, process_id, start=timeouts.start_timeout, silence=timeouts.peer_timeout,
+            _host_and_port(coordinator), processes, process_id, start=timeouts.start_timeout,
+            silence=timeouts.peer_timeout,
             directory=directory,
         )  # fmt: skip
         service = peers.meet()
@@ -70,12 +77,20 @@ class Cluster:
         if self.coordinator == 'auto':
             from jax._src.clusters import ClusterEnv
 
-            found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, timeout)
+            found = ClusterEnv.auto_detect_unset_distributed_params(
+                None, None, None, None, None, timeout
+            )
             if None in found[:3]:
-                raise ValueError('coordinator is auto, and JAX finds no cluster here; give HOST:PORT of process 0')
+                raise ValueError(
+                    'coordinator is auto, and JAX finds no cluster here; give HOST:PORT of '
+                    'process 0'
+                )
             return found
         if not 0 <= self.process_id < self.processes:
-            raise ValueError(f'process_id must lie in 0 .. processes - 1, got {self.process_id} of {self.processes}')
+            raise ValueError(
+                f'process_id must lie in 0 .. processes - 1, got {self.process_id} of '
+                f'{self.processes}'
+            )
         return self.coordinator, self.processes, self.process_id, None
 
 
@@ -97,13 +112,20 @@ def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster |
     sizes = {name: os.environ.get(name, '1') for name in CLUSTER_VARIABLES}
     for name, size in sizes.items():
         if not size.isdecimal():
-            raise ValueError(f'the variable {name} is {size!r}, expected how many processes there are; unset it for one')
+            raise ValueError(
+                f'the variable {name} is {size!r}, expected how many processes there are; unset '
+                'it for one'
+            )
     scheduled = any(int(size) > 1 for size in sizes.values())
-    return Cluster('auto') if scheduled or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') else None
+    return (
+        Cluster('auto') if scheduled or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') else None
+    )
 
 
 def leave(status: int) -> None:
-    """Ends this process; in a cluster without waiting for the others, as JAX would do, who know of its error."""
+    """Ends this process; in a cluster without waiting for the others, as JAX would do, who know of
+    its error.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.distributed.is_initialized():

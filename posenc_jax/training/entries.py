@@ -1,4 +1,6 @@
-"""What a checkpoint says of itself beside its arrays: step, config and fingerprints of the arrays, with a digest of it all."""
+"""What a checkpoint says of itself beside its arrays: step, config and fingerprints of the arrays,
+with a digest of it all.
+"""
 
 import hashlib
 import json
@@ -45,23 +47,36 @@ def unsealed(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f'its entries are {quoted(found)}, expected an object')
     entries = {name: value for name, value in found.items() if name != DIGEST}
-    if found.get(DIGEST, '') != digest(entries) and (DIGEST in found or any(name in entries for name in _SINCE)):
+    if found.get(DIGEST, '') != digest(entries) and (
+        DIGEST in found or any(name in entries for name in _SINCE)
+    ):
         raise ValueError('its entries differ from those that were saved')
     return entries
 
 
 def other_config(entries: Mapping[str, Any], saved: configs.Saved) -> str:
-    """The fields in which a config differs from that of a checkpoint; '' for none, and where the checkpoint says no config."""
+    """The fields in which a config differs from that of a checkpoint; '' for none, and where the
+    checkpoint says no config.
+    """
     if 'config' not in entries:
         return ''
-    trained = {name: tuple(value) if isinstance(value, list) else value for name, value in entries['config'].items()}
+    trained = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in entries['config'].items()
+    }
     changed = configs.changes(trained, saved.bound)
-    return listed([f'{name} is {quoted(then)} there and {quoted(now)} here' for name, (then, now) in changed.items()])
+    return listed(
+        [
+            f'{name} is {quoted(then)} there and {quoted(now)} here'
+            for name, (then, now) in changed.items()
+        ]
+    )
 
 
 @jax.jit
 def fingerprint(tree: Any) -> UInt32[Array, '']:
-    """A sum of the bits of all arrays modulo 2**32, equal however they are sharded; one changed bit changes it.
+    """A sum of the bits of all arrays modulo 2**32, equal however they are sharded; one changed bit
+    changes it.
 
     Example:
       >>> int(fingerprint({'a': jnp.array([1, 2], jnp.int32)}))

@@ -1,4 +1,6 @@
-"""JSON files that people edit and accidents damage: read strictly, and every error is one line that names file and field."""
+"""JSON files that people edit and accidents damage: read strictly, and every error is one line that
+names file and field.
+"""
 
 import itertools
 import json
@@ -10,7 +12,13 @@ from posenc_jax.core.registry import quoted
 
 MOST = 2**20  # bytes
 LARGEST = 2**63  # of whole numbers
-_KINDS = {bool: 'true or false', int: 'a whole number', float: 'a finite number', str: 'a text', tuple: 'a list'}
+_KINDS = {
+    bool: 'true or false',
+    int: 'a whole number',
+    float: 'a finite number',
+    str: 'a text',
+    tuple: 'a list',
+}
 
 
 def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
@@ -22,7 +30,8 @@ def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no file.
-      ValueError: it is not JSON text of at most 1 MiB, holds no object, or an object with one name twice.
+      ValueError: it is not JSON text of at most 1 MiB, holds no object, or an object with one name
+        twice.
 
     Example:
       >>> import tempfile
@@ -39,13 +48,17 @@ def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
     with path.open('rb') as file:
         content = file.read(MOST + 1)
     if len(content) > MOST:
-        raise ValueError(f'{path} is not {what}: it has {path.stat().st_size} bytes, expected at most {MOST}')
+        raise ValueError(
+            f'{path} is not {what}: it has {path.stat().st_size} bytes, expected at most {MOST}'
+        )
     try:
         found = json.loads(content.decode(), object_pairs_hook=_without_doubles)
     except ValueError as error:
         raise ValueError(f'{path} is not {what}: {error}') from None
     except RecursionError:
-        raise ValueError(f'{path} is not {what}: its lists or objects are nested too deeply') from None
+        raise ValueError(
+            f'{path} is not {what}: its lists or objects are nested too deeply'
+        ) from None
     if not isinstance(found, dict):
         raise ValueError(f'{path} is not {what}: it holds a {type(found).__name__}')
     return found
@@ -56,7 +69,9 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f'the name {double[:80]!r} is there {names.count(double)} times in one object')
+        raise ValueError(
+            f'the name {double[:80]!r} is there {names.count(double)} times in one object'
+        )
     return found
 
 
@@ -77,7 +92,9 @@ def typed(value: Any, kind: type, name: str, item: type | None = None) -> Any:
       (1.0, (64, 128))
     """
     if kind is tuple and isinstance(value, list):
-        return tuple(typed(member, item, f'{name}[{number}]') for number, member in enumerate(value))
+        return tuple(
+            typed(member, item, f'{name}[{number}]') for number, member in enumerate(value)
+        )
     if kind is float and type(value) is int and abs(value) < LARGEST:
         value = float(value)
     if type(value) is not kind or kind is float and not math.isfinite(value):

@@ -1,8 +1,9 @@
 """Locks on files: processes that use one directory at a time, or none while others read it.
 
-The kernel gives a lock back when the process that holds it ends, however it ends, so that none is ever left behind; the
-file stays, and says who holds it as long as somebody does. Processes on several hosts see each other's locks where the
-file system passes them on (NFS, Lustre mounted with `flock`); one that has no locks at all is named in a line.
+The kernel gives a lock back when the process that holds it ends, however it ends, so that none is
+ever left behind; the file stays, and says who holds it as long as somebody does. Processes on
+several hosts see each other's locks where the file system passes them on (NFS, Lustre mounted with
+`flock`); one that has no locks at all is named in a line.
 """
 
 import contextlib
@@ -20,7 +21,11 @@ except ImportError:  # Windows
     fcntl = None
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
-_held: set[int] = set()  # descriptors; a forked child gives them up at once, or it would go on holding the locks of its parent
+_held: set[int] = (
+    set()
+    # descriptors; a forked child gives them up at once, or it would go on holding the locks of its
+    # parent
+)
 
 
 class HeldError(ValueError):
@@ -77,9 +82,11 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sharing(path: pathlib.Path) -> Iterator[None]:
-    """Keeps what `alone` guards as it is until the context ends, together with others; waits while somebody is alone.
+    """Keeps what `alone` guards as it is until the context ends, together with others; waits while
+    somebody is alone.
 
-    Reads only: without a lock file, which whoever guards something makes, there is nothing to wait for.
+    Reads only: without a lock file, which whoever guards something makes, there is nothing to wait
+    for.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -106,7 +113,9 @@ def alone(path: pathlib.Path) -> Iterator[bool]:
 
 
 def _lock(descriptor: int, path: pathlib.Path, *, shared: bool = False) -> bool:
-    """Whether the lock was got, a shared one after waiting; where there are none it counts as got, and a line says so."""
+    """Whether the lock was got, a shared one after waiting; where there are none it counts as got,
+    and a line says so.
+    """
     try:
         if fcntl is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -116,7 +125,8 @@ def _lock(descriptor: int, path: pathlib.Path, *, shared: bool = False) -> bool:
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
-        print(f'the file system of {path} has no locks ({error.strerror}): nothing keeps other processes away from '
+        print(f'the file system of {path} has no locks ({error.strerror}): nothing keeps other '
+              'processes away from '
               f'{path.parent}; see to it that only one writes there', flush=True)  # fmt: skip
     return True
 

@@ -36,15 +36,17 @@ class ConfigChangedError(ValueError):
 
 
 class NonFiniteError(ArithmeticError):
-    """Training produced a number that is not finite; the message says at which step and where it arose."""
+    """Training produced a number that is not finite; the message says at which step and where it
+    arose.
+    """
 
 
 class StopSignal:
     """SIGTERM or Ctrl-C, as a question asked after every step.
 
-    Once this process has joined a cluster, of one or of several, JAX watches SIGTERM in our place and the processes agree
-    on the step; Ctrl-C is handed on to it as a SIGTERM. A second Ctrl-C ends the process at once, and so does a second
-    SIGTERM outside a cluster.
+    Once this process has joined a cluster, of one or of several, JAX watches SIGTERM in our place
+    and the processes agree on the step; Ctrl-C is handed on to it as a SIGTERM. A second Ctrl-C
+    ends the process at once, and so does a second SIGTERM outside a cluster.
     """
 
     def __init__(self):
@@ -53,7 +55,10 @@ class StopSignal:
 
     def __enter__(self) -> 'StopSignal':
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {
+                number: signal.signal(number, self._ask)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def __exit__(self, *_) -> None:
@@ -80,11 +85,13 @@ class StopSignal:
         return multihost_utils.reached_preemption_sync_point(step)
 
 
-def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed: bool = False) -> pathlib.Path:
+def train(
+    config: ConfigDict, *, cluster: Cluster | None = None, resume_changed: bool = False
+) -> pathlib.Path:
     """Trains a run to its end, from its newest checkpoint if there is one, and evaluates it.
 
-    A run that was killed at any moment and is started again has the same losses, bit for bit, on the same machine.
-    SIGTERM, or Ctrl-C, saves a checkpoint and returns early.
+    A run that was killed at any moment and is started again has the same losses, bit for bit, on
+    the same machine. SIGTERM, or Ctrl-C, saves a checkpoint and returns early.
 
     Args:
       config: see training/defaults.py.
@@ -95,12 +102,15 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
       The run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, eval/.
 
     Raises:
-      ValueError: something is wrong with the config (before any device work), the mesh, or the checkpoints.
+      ValueError: something is wrong with the config (before any device work), the mesh, or the
+        checkpoints.
       DiskFullError: there is no room for a file; which step is safe.
-      ConfigChangedError: the directory belongs to a run with another config, or to one whose config is not known.
+      ConfigChangedError: the directory belongs to a run with another config, or to one whose config
+        is not known.
       HeldError: it is being trained by other processes.
       ClusterError: processes that should train together did not meet.
-      NonFiniteError: a loss, gradient or parameter that is not finite; the last good checkpoint is kept.
+      NonFiniteError: a loss, gradient or parameter that is not finite; the last good checkpoint is
+        kept.
 
     Example:
       config = defaults.get_config()
@@ -114,27 +124,47 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
     length = configs.task_length(config, task)
     initial.check(config, source, configs.model_config(config, task))
     data = {
-        split: task.dataset(length=length, batch_size=config.train.batch, seed=config.seed, split=split)
+        split: task.dataset(
+            length=length, batch_size=config.train.batch, seed=config.seed, split=split
+        )
         for split in (('train', 'validation') if config.train.eval_every else ('train',))
     }
     sizes = dict(config.mesh)
     count, alone = sizes.pop('cpu_devices'), sizes == dict(data=-1, fsdp=1, tensor=1, sequence=1)
     if count or (cluster is None and alone):
         split_cpu(config.train.batch // config.train.accumulate, count)
-    joined = contextlib.nullcontext() if cluster is None else cluster.joined(config.cluster, directory)
+    joined = (
+        contextlib.nullcontext() if cluster is None else cluster.joined(config.cluster, directory)
+    )
     with run_told(directory), contextlib.ExitStack() as until_done:
         with StopSignal() as stop, joined as peers:
             mesh = make_mesh(**sizes)
-            trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
-            telling = contextlib.nullcontext() if peers is None else peers.telling()  # before anything waits for the others
+            trainer = make_trainer(
+                configs.model_config(config, task), config.train, config.seed, mesh
+            )
+            telling = (
+                contextlib.nullcontext() if peers is None else peers.telling()
+            )  # before anything waits for the others
             with jax.set_mesh(mesh):
                 _hold(directory, until_done)
                 saved = _open(directory, config, resume_changed)
-                with Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints, telling:
+                with (
+                    Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints,
+                    telling,
+                ):
                     if resume_changed:
                         checkpoints.accept()
                     given = functools.partial(initial.initial_params, source, mesh)
-                    finished = _run(config, directory, trainer, given, checkpoints, data, task.width(length), stop)
+                    finished = _run(
+                        config,
+                        directory,
+                        trainer,
+                        given,
+                        checkpoints,
+                        data,
+                        task.width(length),
+                        stop,
+                    )
             finished = finished and not stop.asked  # while the last checkpoint was being written
         if finished and config.eval.at_end:
             _evaluate(directory)
@@ -142,7 +172,9 @@ def train(config: ConfigDict, *, cluster: Cluster | None = None, resume_changed:
 
 
 def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
-    """Takes the lock of the run directory, in process 0 for all of them; where it is refused all of them end."""
+    """Takes the lock of the run directory, in process 0 for all of them; where it is refused all of
+    them end.
+    """
     problem = None
     if jax.process_index() == 0:
         instead = 'give this run another name (--config.name=...)'
@@ -159,9 +191,15 @@ def _open(directory: pathlib.Path, config: ConfigDict, resume_changed: bool) -> 
     if resume_changed or not finished_steps(directory):
         return configs.saved_of(config)
     path = directory / configs.FILE
-    otherwise = 'give the run another name (--config.name=...), or continue it all the same with --resume_changed'
+    otherwise = (
+        'give the run another name (--config.name=...), or continue it all the same with '
+        '--resume_changed'
+    )
     if not path.exists():
-        raise ConfigChangedError(f'{directory} has checkpoints, but no {configs.FILE} that says of which config; {otherwise}')
+        raise ConfigChangedError(
+            f'{directory} has checkpoints, but no {configs.FILE} that says of which config; '
+            f'{otherwise}'
+        )
     there = configs.read_saved(path)
     if changed := configs.differences(there.config, config):
         raise ConfigChangedError(f'{path} says another config: {listed(changed)}; {otherwise}')
@@ -169,9 +207,18 @@ def _open(directory: pathlib.Path, config: ConfigDict, resume_changed: bool) -> 
 
 
 def _run(
-    config, directory, trainer: Trainer, given: Callable, checkpoints: Checkpoints, data, width: int, stop: StopSignal
+    config,
+    directory,
+    trainer: Trainer,
+    given: Callable,
+    checkpoints: Checkpoints,
+    data,
+    width: int,
+    stop: StopSignal,
 ) -> bool:
-    """Trains from where the run stands, a new run from `given()`; whether it reached its end without being asked to stop."""
+    """Trains from where the run stands, a new run from `given()`; whether it reached its end
+    without being asked to stop.
+    """
     settings, first = config.train, jax.process_index() == 0
     batches = batch_iterator(data['train'])
     if checkpoints.steps():
@@ -187,8 +234,16 @@ def _run(
     saved, unchecked = step, None
     with contextlib.ExitStack() as stack:
         # Only process 0 reports.
-        log = stack.enter_context(MetricsLog(directory, step, written, settings.log_every)) if first else None
-        progress = stack.enter_context(Progress(step, settings.steps, settings.batch * width)) if first else None
+        log = (
+            stack.enter_context(MetricsLog(directory, step, written, settings.log_every))
+            if first
+            else None
+        )
+        progress = (
+            stack.enter_context(Progress(step, settings.steps, settings.batch * width))
+            if first
+            else None
+        )
         if first:
             count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
             parameters, tuned = count(trainer.abstract.params), count(trainer.tuned)
@@ -202,7 +257,9 @@ def _run(
                 done = 'trained already, to' if step >= settings.steps else 'continuing after'
                 progress.say(f'{done} step {step} of {settings.steps}')
         while step < settings.steps:
-            state, metrics = trainer.step(state, device_batch(next(batches), trainer.batch_sharding))
+            state, metrics = trainer.step(
+                state, device_batch(next(batches), trainer.batch_sharding)
+            )
             step += 1
             if unchecked is not None:  # the step before, while this one runs
                 check_finite(*unchecked, saved)
@@ -225,7 +282,9 @@ def _run(
                 saved = step
             if stopping:
                 if first:
-                    progress.say(f'stopped after step {step}, which is saved; the same command continues')
+                    progress.say(
+                        f'stopped after step {step}, which is saved; the same command continues'
+                    )
                 return False
     return True
 
@@ -244,7 +303,11 @@ def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
     ):
         if not math.isfinite(values[name]):
             numbers = ', '.join(f'{key} {value:.4g}' for key, value in values.items())
-            kept = f'the checkpoint of step {saved} is kept' if saved else 'no checkpoint had been saved'
+            kept = (
+                f'the checkpoint of step {saved} is kept'
+                if saved
+                else 'no checkpoint had been saved'
+            )
             raise NonFiniteError(
                 f'step {step}: {what}, is {values[name]} ({numbers}); {kept}. '
                 'A lower train.lr, a longer train.warmup or a smaller train.clip may help'
@@ -253,7 +316,9 @@ def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
 
 
 def validate(trainer: Trainer, state: TrainState, dataset, batches: int) -> dict[str, float]:
-    """Loss and accuracy over the scored targets of the first batches of a dataset, and the share of rows solved."""
+    """Loss and accuracy over the scored targets of the first batches of a dataset, and the share of
+    rows solved.
+    """
     totals: dict[str, float] = {}
     for number in range(min(batches, len(dataset))):
         sums = trainer.evaluate(state, device_batch(dataset[number], trainer.batch_sharding))
@@ -266,13 +331,18 @@ def validate(trainer: Trainer, state: TrainState, dataset, batches: int) -> dict
 
 
 def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
-    """A global batch, the same in every process, as arrays over all devices; each process hands over its own part."""
+    """A global batch, the same in every process, as arrays over all devices; each process hands
+    over its own part.
+    """
 
     def put(array):
         local = array
         if not sharding.is_fully_addressable:
             parts = sharding.addressable_devices_indices_map(array.shape).values()
-            own = [np.unique([np.arange(size)[part[axis]] for part in parts]) for axis, size in enumerate(array.shape)]
+            own = [
+                np.unique([np.arange(size)[part[axis]] for part in parts])
+                for axis, size in enumerate(array.shape)
+            ]
             local = array[np.ix_(*own)]
         return jax.make_array_from_process_local_data(sharding, local, array.shape)
 

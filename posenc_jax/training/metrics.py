@@ -1,4 +1,6 @@
-"""What a run reports: metrics.jsonl, TensorBoard events, and a line of progress. Only process 0 writes."""
+"""What a run reports: metrics.jsonl, TensorBoard events, and a line of progress. Only process 0
+writes.
+"""
 
 import json
 import pathlib
@@ -13,7 +15,8 @@ from posenc_jax.training.metrics_file import FILE, repair
 
 
 class MetricsLog:
-    """Numbers by step, one JSON object a line, flushed at once, and the same numbers as TensorBoard scalars.
+    """Numbers by step, one JSON object a line, flushed at once, and the same numbers as TensorBoard
+    scalars.
 
     Args:
       directory: the run directory.
@@ -22,7 +25,13 @@ class MetricsLog:
       every: steps between lines.
     """
 
-    def __init__(self, directory: pathlib.Path, step: int, written: Mapping[str, Any] | None = None, every: int = 1):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        step: int,
+        written: Mapping[str, Any] | None = None,
+        every: int = 1,
+    ):
         path = directory / FILE
         self._lines = repair(path, step, written, every)
         self._file = disk.Appended(path)
@@ -92,7 +101,8 @@ class LiveLine:
 
 
 class Progress(LiveLine):
-    """Loss, tokens per second and time left: one live line in a terminal, a plain line at each report elsewhere.
+    """Loss, tokens per second and time left: one live line in a terminal, a plain line at each
+    report elsewhere.
 
     Args:
       step, steps: where training starts and ends.
@@ -102,11 +112,14 @@ class Progress(LiveLine):
     def __init__(self, step: int, steps: int, tokens: int):
         super().__init__('step', step, steps)
         self._start, self._steps, self._tokens = step, steps, tokens
-        self._clock = None  # step and time of the last report; none before the first, which contains compilation
+        # step and time of the last report; none before the first, which contains compilation
+        self._clock = None
         self._speed = 0.0
 
     def report(self, step: int, loss: float) -> float:
-        """Shows a step whose loss is known; returns the tokens per second since the last report (0 at the first)."""
+        """Shows a step whose loss is known; returns the tokens per second since the last report (0
+        at the first).
+        """
         now = time.perf_counter()
         if self._clock is not None and step > self._clock[0]:
             self._speed = (step - self._clock[0]) * self._tokens / (now - self._clock[1])

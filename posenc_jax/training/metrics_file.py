@@ -34,7 +34,9 @@ def parse(line: bytes) -> dict[str, float]:
     if 'step' not in found:
         raise ValueError(f'has no step: {quoted(found)}')
     if type(found['step']) is not int or found['step'] < 1:
-        raise ValueError(f'has the step {quoted(found["step"])}, expected a whole number of at least 1')
+        raise ValueError(
+            f'has the step {quoted(found["step"])}, expected a whole number of at least 1'
+        )
     for name, value in found.items():
         if type(value) not in (int, float):
             raise ValueError(f'has {name} {quoted(value)}, expected a number')
@@ -42,17 +44,22 @@ def parse(line: bytes) -> dict[str, float]:
 
 
 def _lines(path: pathlib.Path) -> tuple[list[bytes], bool]:
-    """The lines of a file without their ends, none where there is no file; and whether the last is cut off."""
+    """The lines of a file without their ends, none where there is no file; and whether the last is
+    cut off.
+    """
     if not path.exists():
         return [], False
     if not path.is_file():
-        raise ValueError(f'{path} is no file; expected the lines of metrics that training writes. Move it away')
+        raise ValueError(
+            f'{path} is no file; expected the lines of metrics that training writes. Move it away'
+        )
     lines = path.read_bytes().split(b'\n')
     return (lines, True) if lines[-1] else (lines[:-1], False)
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of a metrics file, in order; without the last where it is cut off, and [] where there is none.
+    """The lines of a metrics file, in order; without the last where it is cut off, and [] where
+    there is none.
 
     Raises:
       ValueError: a line is damaged; its number and what is wrong.
@@ -84,10 +91,12 @@ class Written:
 
 
 def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, every: int) -> Written:
-    """Drops what cannot be read and what comes after a step, and prints a line where lines are damaged, or missing up to the step.
+    """Drops what cannot be read and what comes after a step, and prints a line where lines are
+    damaged, or missing up to the step.
 
-    The file as it was is then kept beside, as metrics.jsonl.damaged. Good lines after the step and a last line that is cut off are
-    dropped in silence: a run that was killed has written them since its checkpoint, and writes them again.
+    The file as it was is then kept beside, as metrics.jsonl.damaged. Good lines after the step and
+    a last line that is cut off are dropped in silence: a run that was killed has written them since
+    its checkpoint, and writes them again.
 
     Args:
       path: of the file; complete, or as it was, at any moment.
@@ -116,7 +125,9 @@ def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, eve
         if path.exists() and path.stat().st_size:
             copy = shutil.copy2(path, free_name(path))
             aside = f'; the file as it was is {copy}'
-        print(f'{path}: {"; ".join(problems)}; the run goes on after step {step}{aside}', flush=True)
+        print(
+            f'{path}: {"; ".join(problems)}; the run goes on after step {step}{aside}', flush=True
+        )
     disk.write(path, b''.join(lines[number - 1] + b'\n' for number in good))
     return kept
 
@@ -127,19 +138,26 @@ def _problems(step, good, bad, kept, written, every) -> list[str]:
     if step == 0 or (kept == written and not bad):
         return []
     last = max(good, default=0)
-    bad = {number: why for number, why in bad.items() if written or number < last or step not in steps}
+    bad = {
+        number: why for number, why in bad.items() if written or number < last or step not in steps
+    }
     if written is None and not bad and {1, step} <= steps:
         return []
     missing = sorted({1, step, *range(every, step, every)} - steps)
     problems = []
     if bad:
-        which, why = ('is dropped: it', 'are dropped: the first')[len(bad) > 1], next(iter(bad.values()))
+        which, why = (
+            ('is dropped: it', 'are dropped: the first')[len(bad) > 1],
+            next(iter(bad.values())),
+        )
         problems.append(f'{_counted("line", list(bad))} {which} {why}')
     if missing:
         expected = sorted({1, step, *range(every, step, every)})
         problems.append(f'there is no line of {_counted("step", missing, expected)}')
     if written and not bad and not missing:
-        problems.append(f'its {kept["lines"]} lines differ from the {written["lines"]} that were written')
+        problems.append(
+            f'its {kept["lines"]} lines differ from the {written["lines"]} that were written'
+        )
     return problems
 
 
@@ -147,7 +165,11 @@ def _counted(what: str, numbers: Sequence[int], of: Sequence[int] = ()) -> str:
     """'steps 1 to 5, 9'; numbers are neighbours if they are in `of`, or in all whole numbers.
 
     Example:
-      >>> _counted('line', [1, 2, 3, 7]), _counted('step', [20, 30, 50], [10, 20, 30, 40, 50]), _counted('step', [4])
+      >>> (
+      ...     _counted('line', [1, 2, 3, 7]),
+      ...     _counted('step', [20, 30, 50], [10, 20, 30, 40, 50]),
+      ...     _counted('step', [4]),
+      ... )
       ('lines 1 to 3, 7', 'steps 20 to 30, 50', 'step 4')
     """
     places = {number: place for place, number in enumerate(of or range(numbers[-1] + 1))}

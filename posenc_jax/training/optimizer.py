@@ -18,7 +18,8 @@ from posenc_jax.model.layers import Adapter
 def learning_rate(
     step: Int[Array, ''], *, lr: float, warmup: int, steps: int, end_lr_fraction: float
 ) -> Float[Array, '']:
-    """The rate of the update after `step` updates: linear from lr / warmup to lr, then half a cosine to the fraction.
+    """The rate of the update after `step` updates: linear from lr / warmup to lr, then half a
+    cosine to the fraction.
 
     Example:
       >>> float(learning_rate(jnp.int32(0), lr=1.0, warmup=4, steps=10, end_lr_fraction=0.1))
@@ -34,7 +35,8 @@ TUNES = ('all', 'adapters', 'encodings')
 
 
 def trained(model: nnx.Module, tune: str) -> dict[str, Any]:
-    """Which parameters of a model `train.tune` trains, as a tree of booleans in the shape of its parameters.
+    """Which parameters of a model `train.tune` trains, as a tree of booleans in the shape of its
+    parameters.
 
     Raises:
       ValueError: an unknown choice, or a model that has nothing of the kind.
@@ -42,20 +44,28 @@ def trained(model: nnx.Module, tune: str) -> dict[str, Any]:
     check_choice('train.tune', tune, TUNES)
     kinds = {'all': (nnx.Module,), 'adapters': (Adapter, Encoding), 'encodings': (Encoding,)}[tune]
     homes = [path for path, module in nnx.iter_modules(model) if isinstance(module, kinds)]
-    if tune == 'adapters' and not any(isinstance(module, Adapter) for _, module in nnx.iter_modules(model)):
-        raise ValueError("train.tune is 'adapters', but the model has none: set model.lora_rank, e.g. 8")
+    if tune == 'adapters' and not any(
+        isinstance(module, Adapter) for _, module in nnx.iter_modules(model)
+    ):
+        raise ValueError(
+            "train.tune is 'adapters', but the model has none: set model.lora_rank, e.g. 8"
+        )
     inside = lambda path, _: any(path[: len(home)] == home for home in homes)
     found = _map_params(model, inside)
     if not any(jax.tree.leaves(found)):
-        raise ValueError(f'train.tune is {tune!r}, but the encodings have no parameters; use one of {", ".join(TUNES)}')
+        raise ValueError(
+            f'train.tune is {tune!r}, but the encodings have no parameters; use one of '
+            f'{", ".join(TUNES)}'
+        )
     return found
 
 
 def decays(model: nnx.Module) -> dict[str, Any]:
-    """Which parameters of a model weight decay applies to, as a tree of booleans in the shape of its parameters.
+    """Which parameters of a model weight decay applies to, as a tree of booleans in the shape of
+    its parameters.
 
-    The rule: arrays with at least two axes of their own (the stack of layers is not one), outside encodings. So no
-    norm, no bias, and nothing that an encoding learns.
+    The rule: arrays with at least two axes of their own (the stack of layers is not one), outside
+    encodings. So no norm, no bias, and nothing that an encoding learns.
     """
     encodings = [path for path, module in nnx.iter_modules(model) if isinstance(module, Encoding)]
 
@@ -72,13 +82,21 @@ def _map_params(model: nnx.Module, rule: Callable[[tuple, nnx.Variable], Any]) -
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param), lambda v: v)
     is_variable = lambda x: isinstance(x, nnx.Variable)
     keys = lambda path: tuple(key.key for key in path)
-    return jax.tree_util.tree_map_with_path(lambda path, v: rule(keys(path), v), params, is_leaf=is_variable)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, v: rule(keys(path), v), params, is_leaf=is_variable
+    )
 
 
 def make_optimizer(train: ConfigDict, decay: dict[str, Any]) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW with decoupled weight decay on `decay`."""
     schedule = lambda count: learning_rate(
-        count, lr=train.lr, warmup=train.warmup, steps=train.steps, end_lr_fraction=train.end_lr_fraction
+        count,
+        lr=train.lr,
+        warmup=train.warmup,
+        steps=train.steps,
+        end_lr_fraction=train.end_lr_fraction,
     )
-    adamw = optax.adamw(schedule, b1=train.b1, b2=train.b2, weight_decay=train.weight_decay, mask=decay)
+    adamw = optax.adamw(
+        schedule, b1=train.b1, b2=train.b2, weight_decay=train.weight_decay, mask=decay
+    )
     return optax.chain(optax.clip_by_global_norm(train.clip), adamw) if train.clip else adamw

@@ -1,10 +1,13 @@
-"""Processes that train together watch each other, so that one that is gone ends the others with one line.
+"""Processes that train together watch each other, so that one that is gone ends the others with one
+line.
 
-JAX alone notices late and aborts with a page of stack. Here every process has a watcher, a small process of its own, which is
-this file run as a script: it must go on where the other waits within JAX and lets no thread of Python run. The watcher of
-process 0 listens at the coordinator's address; every other watcher keeps a connection to it, over which both say that they are
-there. JAX's own service listens at process 0 for this machine only, and what JAX says to it goes through the watchers, in a
-tunnel whose near end stays open when process 0 is gone: otherwise JAX would abort before our line is written.
+JAX alone notices late and aborts with a page of stack. Here every process has a watcher, a small
+process of its own, which is this file run as a script: it must go on where the other waits within
+JAX and lets no thread of Python run. The watcher of process 0 listens at the coordinator's address;
+every other watcher keeps a connection to it, over which both say that they are there. JAX's own
+service listens at process 0 for this machine only, and what JAX says to it goes through the
+watchers, in a tunnel whose near end stays open when process 0 is gone: otherwise JAX would abort
+before our line is written.
 """
 
 import contextlib
@@ -26,11 +29,22 @@ _HELLO = 'posenc_jax'
 _LONGEST = 2000  # bytes of a line
 _GRACE = 5.0  # seconds in which a process may find for itself what another one failed with
 # What errors say that come from another process, or from the network.
-_ELSEWHERE = ('Gloo', 'gloo', 'NCCL', 'nccl', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'oordination service', 'Socket closed')
+_ELSEWHERE = (
+    'Gloo',
+    'gloo',
+    'NCCL',
+    'nccl',
+    'UNAVAILABLE',
+    'DEADLINE_EXCEEDED',
+    'oordination service',
+    'Socket closed',
+)
 
 
 class ClusterError(RuntimeError):
-    """Processes that should train together did not meet; the message says who was waited for, and how long."""
+    """Processes that should train together did not meet; the message says who was waited for, and
+    how long.
+    """
 
 
 class Peers:
@@ -45,19 +59,32 @@ class Peers:
     """
 
     def __init__(
-        self, address: tuple[str, int], processes: int, process_id: int, *, start: float, silence: float, directory: pathlib.Path
+        self,
+        address: tuple[str, int],
+        processes: int,
+        process_id: int,
+        *,
+        start: float,
+        silence: float,
+        directory: pathlib.Path,
     ):
         asked = dict(
-            address=address, count=processes, own=process_id, start=start, silence=silence, directory=str(directory),
+            address=address, count=processes, own=process_id, start=start, silence=silence,
+            directory=str(directory),
             program=pathlib.Path(sys.argv[0]).name, process=os.getpid(),
         )  # fmt: skip
         self._silence, self._failed, self._left = silence, False, threading.Event()
         self.watcher = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(asked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [sys.executable, __file__, json.dumps(asked)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
 
     def meet(self) -> str:
-        """Waits for all processes; returns the address at which JAX's client finds its service, which process 0 must start there.
+        """Waits for all processes; returns the address at which JAX's client finds its service,
+        which process 0 must start there.
 
         Raises:
           ValueError: the address cannot be listened at, or process 0 counts otherwise.
@@ -65,12 +92,16 @@ class Peers:
         """
         what, _, text = self.watcher.stdout.readline().strip().partition(' ')
         if what != 'met':
-            raise (ValueError if what == 'refused' else ClusterError)(text or 'the watcher of this process is gone')
+            raise (ValueError if what == 'refused' else ClusterError)(
+                text or 'the watcher of this process is gone'
+            )
         threading.Thread(target=self._hear, daemon=True).start()
         return text
 
     def leave(self, shutdown: Callable[[], None]) -> None:
-        """Ends together: `shutdown` is JAX's, which waits for all; process 0, through which they speak, goes last."""
+        """Ends together: `shutdown` is JAX's, which waits for all; process 0, through which they
+        speak, goes last.
+        """
         self._ask('leaving')
         shutdown()
         self._ask('bye')
@@ -78,15 +109,21 @@ class Peers:
 
     @contextlib.contextmanager
     def telling(self) -> Iterator[None]:
-        """Within, an error of this process is told to the others, once; one that comes from another is left for that to tell."""
+        """Within, an error of this process is told to the others, once; one that comes from another
+        is left for that to tell.
+        """
         try:
             yield
         except BaseException as error:
             if not self._failed:
                 self._failed = True
                 if any(words in str(error) for words in _ELSEWHERE):
-                    time.sleep(self._silence + _GRACE)  # whoever is gone is noticed meanwhile, which ends this process
-                self._ask(f'failed {type(error).__name__}: {(str(error).splitlines() or [""])[0][:300]}')
+                    time.sleep(
+                        self._silence + _GRACE
+                    )  # whoever is gone is noticed meanwhile, which ends this process
+                self._ask(
+                    f'failed {type(error).__name__}: {(str(error).splitlines() or [""])[0][:300]}'
+                )
             raise
 
     def _ask(self, line: str) -> None:
@@ -102,7 +139,11 @@ class Peers:
                     print('\x1b[?25h', flush=True)  # the cursor, which a live line hides
                 os._exit(FAILED)
         if not self._failed:
-            print(f'{pathlib.Path(sys.argv[0]).name}: the watcher of this process is gone', file=sys.stderr, flush=True)
+            print(
+                f'{pathlib.Path(sys.argv[0]).name}: the watcher of this process is gone',
+                file=sys.stderr,
+                flush=True,
+            )
             os._exit(FAILED)
 
 
@@ -117,7 +158,13 @@ class _Watcher:
     def __init__(self, address, count, own, start, silence, directory, program, process):
         from safe import continues  # beside this file
 
-        self._address, self._count, self._own, self._start, self._silence = tuple(address), count, own, start, silence
+        self._address, self._count, self._own, self._start, self._silence = (
+            tuple(address),
+            count,
+            own,
+            start,
+            silence,
+        )
         self._next = lambda: continues(pathlib.Path(directory), 'started again in every process')
         self._program, self._process = program, process
         self._others: dict[int, socket.socket] = {}  # of process 0 all others; of these, process 0
@@ -181,10 +228,13 @@ class _Watcher:
         port = self._address[1]
         both = socket.has_dualstack_ipv6()
         try:
-            return socket.create_server(('', port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
+            return socket.create_server(
+                ('', port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+            )
         except OSError as error:
             raise ValueError(
-                f'process 0 cannot listen at port {port} of the coordinator {self._at()} ({os.strerror(error.errno)}); '
+                f'process 0 cannot listen at port {port} of the coordinator {self._at()} '
+                f'({os.strerror(error.errno)}); '
                 'choose a free one in --coordinator, for all processes'
             ) from None
 
@@ -219,11 +269,21 @@ class _Watcher:
             near = _connect(('127.0.0.1', self._service), time.monotonic() + self._start)
             _join_ends(connection, near)
         elif int(count) != self._count or not 0 < int(number) < self._count:
-            _send(connection, 'refused', f'process 0 was started with --processes={self._count}, this one as {number} of {count}')
+            _send(
+                connection,
+                'refused',
+                f'process 0 was started with --processes={self._count}, this one as {number} of '
+                f'{count}',
+            )
         else:
             with self._change:
                 if self._met or _open(self._others.get(int(number))):
-                    _send(connection, 'refused', f'process {number} is there already; each process needs its own --process_id')
+                    _send(
+                        connection,
+                        'refused',
+                        f'process {number} is there already; each process needs its own '
+                        '--process_id',
+                    )
                     return
                 self._others[int(number)] = connection
                 _send(connection, 'welcome')
@@ -238,12 +298,15 @@ class _Watcher:
             connection.settimeout(max(deadline - time.monotonic(), 1.0))
             answer = _line(connection)
             if answer == 'welcome':
-                connection.settimeout(self._start + _GRACE)  # process 0 began to wait later, perhaps, and says who is missing
+                connection.settimeout(
+                    self._start + _GRACE
+                )  # process 0 began to wait later, perhaps, and says who is missing
                 answer = _line(connection)
         except OSError as error:
             if connection is None:
                 raise ClusterError(
-                    f'the coordinator, process 0 at {self._at()}, never came, within {self._waited()} ({error.strerror or error}); '
+                    f'the coordinator, process 0 at {self._at()}, never came, within '
+                    f'{self._waited()} ({error.strerror or error}); '
                     f'{self._next()}'
                 ) from None
         what, _, text = (answer or '').partition(' ')
@@ -253,7 +316,8 @@ class _Watcher:
             raise ClusterError(f'{text}; {self._next()}')
         if what != 'go':
             raise ClusterError(
-                f'process 0 at {self._at()} did not begin within {self._waited()}: it ended, or something else listens there; '
+                f'process 0 at {self._at()} did not begin within {self._waited()}: it ended, or '
+                'something else listens there; '
                 f'{self._next()}'
             )
         return connection
@@ -283,7 +347,9 @@ class _Watcher:
                         self._change.notify_all()
                     return
                 if what == 'failed':  # perhaps here too, which this process then says itself
-                    self._cause = self._cause or text  # whoever ends because of it is not the one to name
+                    self._cause = (
+                        self._cause or text
+                    )  # whoever ends because of it is not the one to name
                     if not self._own:
                         self._say('failed', text)
                     time.sleep(_GRACE)
@@ -293,7 +359,10 @@ class _Watcher:
             why = f'nothing was heard of it for {self._silence:g} s (cluster.peer_timeout)'
         except OSError:
             pass
-        self._end(f'process {number} of {self._count}{"" if number else ", the coordinator,"} is gone: {why}')
+        self._end(
+            f'process {number} of {self._count}{"" if number else ", the coordinator,"} is gone: '
+            f'{why}'
+        )
 
     def _say(self, what: str, text: str = '') -> None:
         for connection in list(self._others.values()):
@@ -327,12 +396,16 @@ class _Watcher:
                 _join_ends(near, far, self._hold)
 
     def _hold(self) -> None:
-        """Process 0 ended its side: as it does when all leave, or because it is gone, which is noticed."""
+        """Process 0 ended its side: as it does when all leave, or because it is gone, which is
+        noticed.
+        """
         self._leaving.wait()
         time.sleep(1.0)
 
 
-def _join_ends(near: socket.socket, far: socket.socket, hold: Callable[[], None] = lambda: None) -> None:
+def _join_ends(
+    near: socket.socket, far: socket.socket, hold: Callable[[], None] = lambda: None
+) -> None:
     """What comes from one goes to the other; once `far` ends, `hold` says when `near` may know."""
     for end in (near, far):
         end.settimeout(None)
@@ -352,8 +425,12 @@ def _pump(source: socket.socket, sink: socket.socket, hold: Callable[[], None]) 
 def _connect(address: tuple[str, int], deadline: float) -> socket.socket:
     while True:
         try:
-            connection = socket.create_connection(address, timeout=max(deadline - time.monotonic(), 1.0))
-            if connection.getsockname() == connection.getpeername():  # where nobody listens, one's own port may be drawn
+            connection = socket.create_connection(
+                address, timeout=max(deadline - time.monotonic(), 1.0)
+            )
+            if (
+                connection.getsockname() == connection.getpeername()
+            ):  # where nobody listens, one's own port may be drawn
                 connection.close()
                 raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -385,7 +462,9 @@ def _open(connection: socket.socket | None) -> bool:
 
 
 def _runs(process: int) -> bool:
-    """Whether a process is not stopped, where the system tells; one that waits for ever cannot be told from one that works."""
+    """Whether a process is not stopped, where the system tells; one that waits for ever cannot be
+    told from one that works.
+    """
     try:
         state = pathlib.Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0]
     except OSError:
@@ -404,7 +483,13 @@ def _thread(function: Callable, *arguments) -> None:
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for `safe`, also where Python was told to leave it out
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it ends with the process, which may want to save before
+    sys.path.insert(
+        0, str(pathlib.Path(__file__).parent)
+    )  # for `safe`, also where Python was told to leave it out
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # it ends with the process, which may want to save before
         signal.signal(number, signal.SIG_IGN)
     _Watcher(**json.loads(sys.argv[1])).run()

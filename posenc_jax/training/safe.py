@@ -1,4 +1,6 @@
-"""Which step of a run is safe. Imports nothing but the standard library, for processes that must start at once."""
+"""Which step of a run is safe. Imports nothing but the standard library, for processes that must
+start at once.
+"""
 
 import os
 import pathlib
@@ -15,11 +17,21 @@ def finished_steps(run_dir: str | os.PathLike) -> list[int]:
     """
     folder = pathlib.Path(run_dir, FOLDER)
     found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return sorted(int(name) for name in found if name.isascii() and name.isdecimal() and name == str(int(name)))
+    return sorted(
+        int(name)
+        for name in found
+        if name.isascii() and name.isdecimal() and name == str(int(name))
+    )
 
 
 def continues(directory: pathlib.Path, once: str) -> str:
-    """What the same command does next, for the line that a failed run ends with; `once` says what must be before."""
+    """What the same command does next, for the line that a failed run ends with; `once` says what
+    must be before.
+    """
     steps = finished_steps(directory)
-    safe, then = (f'step {steps[-1]} is safe', 'continues after it') if steps else ('no step is saved', 'begins anew')
+    safe, then = (
+        (f'step {steps[-1]} is safe', 'continues after it')
+        if steps
+        else ('no step is saved', 'begins anew')
+    )
     return f'{safe}; {once}, the same command {then}'

@@ -1,7 +1,7 @@
 """The state of training and its step: pure functions of a plain-dict pytree, jitted once.
 
-The model is taken apart once; the step puts it together inside the jitted function, so that a call costs no more than
-one of `jax.jit` on a dictionary.
+The model is taken apart once; the step puts it together inside the jitted function, so that a call
+costs no more than one of `jax.jit` on a dictionary.
 """
 
 import dataclasses
@@ -34,7 +34,8 @@ Metrics = dict[str, Float[Array, '']]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that training changes. Randomness is not in it: the key of a step is derived from the seed and `step`.
+    """All that training changes. Randomness is not in it: the key of a step is derived from the
+    seed and `step`.
 
     Attributes:
       step: updates done.
@@ -54,8 +55,9 @@ class Trainer:
     """The compiled functions of a run.
 
     Attributes:
-      init: (given) -> TrainState, with every array where it belongs. `given` are parameters that are there already, by their
-        place in the nested dicts ({} for none); they are donated, the others are drawn.
+      init: (given) -> TrainState, with every array where it belongs. `given` are parameters that
+        are there already, by their place in the nested dicts ({} for none); they are donated, the
+        others are drawn.
       step: (state, batch) -> (state, metrics); the state given is donated.
       evaluate: (state, batch) -> sums over the scored targets.
       abstract: the TrainState as `ShapeDtypeStruct` with shardings.
@@ -85,18 +87,23 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
     """Builds the functions of a run on a mesh.
 
     Raises:
-      ValueError: rows or heads that the mesh does not divide, with the numbers; more memory than a device has.
+      ValueError: rows or heads that the mesh does not divide, with the numbers; more memory than a
+        device has.
     """
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if train.batch % (train.accumulate * parts):
         raise ValueError(
-            f'train.batch {train.batch} in {train.accumulate} accumulated parts cannot be cut over data x fsdp = {parts}'
+            f'train.batch {train.batch} in {train.accumulate} accumulated parts cannot be cut '
+            f'over data x fsdp = {parts}'
             f': it must be a multiple of {train.accumulate * parts}'
         )
     model = abstract_model(cfg)
     placing = [name_of(part) for part in model.shared if part.opens('place')]
     if train.segment and placing:
-        raise ValueError(f'{placing[0]} assigns positions to whole texts, train.segment={train.segment} reads them in parts')
+        raise ValueError(
+            f'{placing[0]} assigns positions to whole texts, train.segment={train.segment} reads '
+            'them in parts'
+        )
     graphdef, params, constants = take_apart(model)
     tuned = trained(model, train.tune)
     optimizer = make_optimizer(train, only(decays(model), tuned))
@@ -109,12 +116,20 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
 
     whole = NamedSharding(mesh, PartitionSpec())
     shapes = jax.eval_shape(init, {})
-    of_params, of_constants = (jax.tree.map(lambda a: a.sharding, dict_shapes(s, mesh)) for s in (params, constants))
+    of_params, of_constants = (
+        jax.tree.map(lambda a: a.sharding, dict_shapes(s, mesh)) for s in (params, constants)
+    )
     of_optimizer = optax.tree_map_params(
-        optimizer, lambda _, sharding: sharding, shapes.opt_state, only(of_params, tuned), transform_non_params=lambda _: whole
+        optimizer,
+        lambda _, sharding: sharding,
+        shapes.opt_state,
+        only(of_params, tuned),
+        transform_non_params=lambda _: whole,
     )
     shardings = TrainState(whole, of_params, of_constants, of_optimizer)
-    place = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+    place = lambda shape, sharding: jax.ShapeDtypeStruct(
+        shape.shape, shape.dtype, sharding=sharding
+    )
     abstract = jax.tree.map(place, shapes, shardings)
     check_memory(abstract, cfg, train, mesh)
     step = functools.partial(train_step, graphdef, optimizer, train, seed, tuned)
@@ -128,51 +143,80 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
     )
 
 
-def check_memory(abstract: TrainState, cfg: TransformerConfig, train: ConfigDict, mesh: Mesh) -> None:
-    """Whether a device can hold its part of the state, and the least that a step adds: the input of every layer, and the logits.
+def check_memory(
+    abstract: TrainState, cfg: TransformerConfig, train: ConfigDict, mesh: Mesh
+) -> None:
+    """Whether a device can hold its part of the state, and the least that a step adds: the input of
+    every layer, and the logits.
 
     Raises:
       ValueError: it cannot; says what both take and what it has.
     """
     part = lambda leaf: jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
     state = bytes_of(jax.tree.map(part, abstract))
-    tokens = train.batch // train.accumulate * (train.segment or cfg.train_len) // (mesh.size // mesh.shape['tensor'])
+    tokens = (
+        train.batch
+        // train.accumulate
+        * (train.segment or cfg.train_len)
+        // (mesh.size // mesh.shape['tensor'])
+    )
     step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + 4 * cfg.vocab_size)
     if state + step > (limit := device_memory(mesh.local_devices)):
         raise ValueError(
-            f'the state of training would take {readable(state)} of a device, and a step at least {readable(step)} more; it has '
-            f'{readable(limit)}; make model.layers, model.width or train.batch smaller, train.accumulate larger, or cut the '
+            f'the state of training would take {readable(state)} of a device, and a step at '
+            f'least {readable(step)} more; it has '
+            f'{readable(limit)}; make model.layers, model.width or train.batch smaller, '
+            'train.accumulate larger, or cut the '
             'parameters over more devices with mesh.fsdp'
         )
 
 
 def only(params: Params, tuned: Params) -> Params:
-    """The parameters that are trained; None, which JAX takes for nothing, in the place of the others."""
+    """The parameters that are trained; None, which JAX takes for nothing, in the place of the
+    others.
+    """
     return jax.tree.map(lambda leaf, is_tuned: leaf if is_tuned else None, params, tuned)
 
 
 def _joined(part: Params, params: Params) -> Params:
     """`params` with those leaves of `part` that are there."""
-    return jax.tree.map(lambda new, old: old if new is None else new, part, params, is_leaf=lambda x: x is None)
+    return jax.tree.map(
+        lambda new, old: old if new is None else new, part, params, is_leaf=lambda x: x is None
+    )
 
 
 def _overlaid(params: Params, given: Params) -> Params:
     """`params` with what `given` has at the same place."""
     both = lambda old, new: _overlaid(old, new) if isinstance(old, dict) else new
-    return {key: both(value, given[key]) if key in given else value for key, value in params.items()}
+    return {
+        key: both(value, given[key]) if key in given else value for key, value in params.items()
+    }
 
 
 def tokens_of(batch: DeviceBatch) -> Tokens:
-    """What a batch says about its tokens: positions, packed documents and padding where it has them."""
+    """What a batch says about its tokens: positions, packed documents and padding where it has
+    them.
+    """
     known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
     return Tokens.of(length=batch['tokens'].shape[1], **known)
 
 
-def read(model: Transformer, batch: DeviceBatch, train: ConfigDict, key: Array | None = None) -> Float[Array, 'B T V']:
-    """Logits of a batch, under the training rule where there is a key: in one pass, or segment by segment with a memory."""
+def read(
+    model: Transformer, batch: DeviceBatch, train: ConfigDict, key: Array | None = None
+) -> Float[Array, 'B T V']:
+    """Logits of a batch, under the training rule where there is a key: in one pass, or segment by
+    segment with a memory.
+    """
     if not train.segment:
         return model(batch['tokens'], tokens_of(batch), key=key, train=key is not None)
-    return read_segments(model, batch['tokens'], segment=train.segment, length=train.memory, tok=tokens_of(batch), key=key)
+    return read_segments(
+        model,
+        batch['tokens'],
+        segment=train.segment,
+        length=train.memory,
+        tok=tokens_of(batch),
+        key=key,
+    )
 
 
 def train_step(
@@ -184,11 +228,12 @@ def train_step(
     state: TrainState,
     batch: DeviceBatch,
 ) -> tuple[TrainState, Metrics]:
-    """One update of the `tuned` parameters: the loss is the mean over the scored targets of the whole batch, however it is cut.
+    """One update of the `tuned` parameters: the loss is the mean over the scored targets of the
+    whole batch, however it is cut.
 
     Returns:
-      The new state, and `loss` (nats per target), `grad_norm` (before clipping), `param_norm` (after the update),
-      `learning_rate`.
+      The new state, and `loss` (nats per target), `grad_norm` (before clipping), `param_norm`
+      (after the update), `learning_rate`.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     scored = jnp.maximum(batch['loss_mask'].sum(dtype=jnp.float32), 1.0)
@@ -205,20 +250,29 @@ def train_step(
     if train.accumulate == 1:
         grads, loss = grad_of(params, batch, key)
     else:
-        # Every part takes rows from everywhere in the batch, so that each device keeps its own rows.
+        # Every part takes rows from everywhere in the batch, so that each device keeps its own
+        # rows.
         cut = lambda a: jnp.swapaxes(a.reshape(-1, train.accumulate, *a.shape[1:]), 0, 1)
 
         def add(total, numbered):
             number, part = numbered
-            return jax.tree.map(jnp.add, total, grad_of(params, part, jax.random.fold_in(key, number))), None
+            return jax.tree.map(
+                jnp.add, total, grad_of(params, part, jax.random.fold_in(key, number))
+            ), None
 
         zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.float32))
-        (grads, loss), _ = jax.lax.scan(add, zero, (jnp.arange(train.accumulate), jax.tree.map(cut, batch)))
+        (grads, loss), _ = jax.lax.scan(
+            add, zero, (jnp.arange(train.accumulate), jax.tree.map(cut, batch))
+        )
 
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
     params = _joined(optax.apply_updates(params, updates), state.params)
     rate = learning_rate(
-        state.step, lr=train.lr, warmup=train.warmup, steps=train.steps, end_lr_fraction=train.end_lr_fraction
+        state.step,
+        lr=train.lr,
+        warmup=train.warmup,
+        steps=train.steps,
+        end_lr_fraction=train.end_lr_fraction,
     )
     metrics = {
         'loss': loss,
@@ -229,11 +283,14 @@ def train_step(
     return TrainState(state.step + 1, params, state.constants, opt_state), metrics
 
 
-def eval_step(graphdef: nnx.GraphDef, train: ConfigDict, state: TrainState, batch: DeviceBatch) -> Metrics:
+def eval_step(
+    graphdef: nnx.GraphDef, train: ConfigDict, state: TrainState, batch: DeviceBatch
+) -> Metrics:
     """Sums over a batch under the evaluation rule.
 
     Returns:
-      `loss` in nats, `correct` targets, `targets` scored, `solved` rows (all targets correct), `rows` with targets.
+      `loss` in nats, `correct` targets, `targets` scored, `solved` rows (all targets correct),
+      `rows` with targets.
     """
     logits = read(nnx.merge(graphdef, state.params, state.constants), batch, train)
     nll, _ = target_losses(logits, batch['targets'])

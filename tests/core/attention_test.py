@@ -22,15 +22,23 @@ def draw(seed, length, *, heads=HEADS, batch=2, dtype=jnp.float32):
 
 def qkv(queries, keys=None, kv_heads=2, **options):
     keys = queries if keys is None else keys
-    return draw(0, queries, **options), draw(1, keys, heads=kv_heads, **options), draw(2, keys, heads=kv_heads, **options)
+    return (
+        draw(0, queries, **options),
+        draw(1, keys, heads=kv_heads, **options),
+        draw(2, keys, heads=kv_heads, **options),
+    )
 
 
 def close(a, b, tolerance=2e-5):
-    np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=0, atol=tolerance
+    )
 
 
 def biased(q, k, v, tq, tk, mask):
-    """The reference: a dense bias given to JAX's own attention, keys repeated by it for grouped queries."""
+    """The reference: a dense bias given to JAX's own attention, keys repeated by it for grouped
+    queries.
+    """
     bias = alibi_bias(jnp.asarray([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]), tq.pos, tk.pos)
     return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask)
 
@@ -40,7 +48,9 @@ def with_gradients(function, *arguments):
 
     def both(*arguments):
         out, pull = jax.vjp(function, *arguments)
-        return out, *pull(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape).astype(out.dtype))
+        return out, *pull(
+            jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape).astype(out.dtype)
+        )
 
     return jax.jit(both)(*arguments)
 
@@ -55,10 +65,13 @@ def test_equals_dot_product_attention_with_bias_and_mask(block, kv_heads, causal
     encoding = pj.make('alibi()', heads=HEADS, causal=causal)
     seen = (tok.segment[:, :, None] == tok.segment[:, None, :]) & valid[:, None, :]
     seen = seen & np.tril(np.ones((13, 13), bool)) if causal else seen
-    cotangent = np.asarray(draw(3, 13)) * valid[:, :, None, None]
-    ours = lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, block=block) * valid[:, :, None, None]
+    ours = lambda q, k, v: (
+        pj.attend(encoding, q, k, v, tok, tok, block=block) * valid[:, :, None, None]
+    )
     theirs = lambda q, k, v: biased(q, k, v, tok, tok, seen[:, None]) * valid[:, :, None, None]
-    for mine, other in zip(with_gradients(ours, q, k, v), with_gradients(theirs, q, k, v), strict=True):
+    for mine, other in zip(
+        with_gradients(ours, q, k, v), with_gradients(theirs, q, k, v), strict=True
+    ):
         close(mine, other)
 
 
@@ -76,7 +89,11 @@ def test_queries_and_keys_of_different_number(queries, keys, block):
 
 @pytest.mark.parametrize('block', [None, (4, 4)], ids=str)
 def test_the_layout_of_the_cache_gives_the_same(block):
-    (q, k, v), tok, encoding = qkv(9), pj.Tokens.of(length=9), pj.make('alibi()', heads=HEADS, causal=True)
+    (q, k, v), tok, encoding = (
+        qkv(9),
+        pj.Tokens.of(length=9),
+        pj.make('alibi()', heads=HEADS, causal=True),
+    )
     first = lambda a: jnp.swapaxes(a, 1, 2)
     close(
         pj.attend(encoding, q, first(k), first(v), tok, tok, heads_first=True, block=block),
@@ -92,8 +109,12 @@ def test_rows_that_see_nothing_give_zeros_and_finite_gradients(block):
     valid[0, :6] = False  # left padding: the first six queries see no key
     valid[1] = False  # a row of padding alone
     tok, encoding = pj.Tokens.of(valid=valid), pj.make('alibi()', heads=HEADS, causal=True)
-    out, *gradients = with_gradients(lambda *a: pj.attend(encoding, *a, tok, tok, block=block), q, k, v)
-    assert not np.asarray(out[0, :6]).any() and not np.asarray(out[1]).any() and np.isfinite(out).all()
+    out, *gradients = with_gradients(
+        lambda *a: pj.attend(encoding, *a, tok, tok, block=block), q, k, v
+    )
+    assert (
+        not np.asarray(out[0, :6]).any() and not np.asarray(out[1]).any() and np.isfinite(out).all()
+    )
     assert np.abs(out[0, 6:]).max() > 0.1
     for gradient in gradients:
         assert np.isfinite(gradient).all() and not np.asarray(gradient)[~valid].any()
@@ -107,8 +128,12 @@ def test_low_precision_keeps_its_type_and_float32_logits(dtype):
     exact = pj.attend(encoding, *(a.astype(jnp.float32) for a in (q, k, v)), tok, tok)
     assert out.dtype == dtype
     close(out, exact, 0.03)
-    # Logits this large differ by less than one in bfloat16's steps of 2; float32 logits tell them apart.
-    q, k = jnp.full((1, 1, 1, 4), 16, dtype), jnp.asarray([[[[16] * 4], [[16] * 3 + [15.9375]]]], dtype)
+    # Logits this large differ by less than one in bfloat16's steps of 2; float32 logits tell them
+    # apart.
+    q, k = (
+        jnp.full((1, 1, 1, 4), 16, dtype),
+        jnp.asarray([[[[16] * 4], [[16] * 3 + [15.9375]]]], dtype),
+    )
     v = jnp.asarray([[[[1.0] * 4], [[0.0] * 4]]], dtype)
     t = pj.Tokens.of(length=2)
     weight = pj.attend(Encoding(), q, k, v, t.slice(1, 1), t)[0, 0, 0, 0]
@@ -136,10 +161,17 @@ def planted(keys, poisoned):
 
 @pytest.mark.parametrize(
     'spec, poisoned',
-    [('nope()', slice(24, 32)), ('window(size=5)', slice(0, 8)), ('window(size=5)', slice(24, 32)), ('alibi() | window(size=9)', slice(24, 32))],
+    [
+        ('nope()', slice(24, 32)),
+        ('window(size=5)', slice(0, 8)),
+        ('window(size=5)', slice(24, 32)),
+        ('alibi() | window(size=9)', slice(24, 32)),
+    ],
 )
 def test_blocks_that_no_query_may_see_are_skipped(spec, poisoned):
-    """A NaN in a tile poisons it even where its weight is zero, so a finite result means the tile was not visited."""
+    """A NaN in a tile poisons it even where its weight is zero, so a finite result means the tile
+    was not visited.
+    """
     (k, v), where = planted(32, poisoned)
     tk = pj.Tokens.of(length=32)
     tq, q = tk.slice(16, 8), draw(0, 8)
@@ -176,7 +208,9 @@ def test_empty_slots_of_the_last_block_are_not_keys():
 
 
 class Recorder(Encoding):
-    """Carries what it has met: the sweep goes from near to far, through every visible block, once."""
+    """Carries what it has met: the sweep goes from near to far, through every visible block,
+    once.
+    """
 
     def open(self, q, tq):
         return {'last': jnp.full(q.shape[:3], jnp.inf), 'count': jnp.zeros(q.shape[:3])}
@@ -195,17 +229,29 @@ class Recorder(Encoding):
 @pytest.mark.parametrize('block', [(4, 4), (3, 5), (16, 2)], ids=str)
 def test_keys_are_swept_from_near_to_far(block):
     (q, k, v), tok = qkv(14), pj.Tokens.of(length=14)
-    out = jax.jit(functools.partial(pj.attend, block=block))(pj.make(Recorder(), causal=True), q, k, v, tok, tok)
+    out = jax.jit(functools.partial(pj.attend, block=block))(
+        pj.make(Recorder(), causal=True), q, k, v, tok, tok
+    )
     assert np.isfinite(out).all()
-    # The running count at key j, in blocks of block[1], is the number of visible keys from j's block on.
+    # The running count at key j, in blocks of block[1], is the number of visible keys from j's
+    # block on.
     index = np.arange(14)
-    count = np.maximum(index[:, None] - index[None, :] // block[1] * block[1] + 1, 0).astype(np.float32)
+    count = np.maximum(index[:, None] - index[None, :] // block[1] * block[1] + 1, 0).astype(
+        np.float32
+    )
     bias = np.broadcast_to(count, (1, HEADS, 14, 14))
-    close(out, jax.nn.dot_product_attention(q, k, v, bias=jnp.asarray(bias), mask=np.tril(np.ones((14, 14), bool))[None, None]))
+    close(
+        out,
+        jax.nn.dot_product_attention(
+            q, k, v, bias=jnp.asarray(bias), mask=np.tril(np.ones((14, 14), bool))[None, None]
+        ),
+    )
 
 
 class Learned(Encoding):
-    """Parameters and features that the pair stage reads, a collect of its own, and integers that have no gradient."""
+    """Parameters and features that the pair stage reads, a collect of its own, and integers that
+    have no gradient.
+    """
 
     def __init__(self, scale):
         from flax import nnx
@@ -214,7 +260,13 @@ class Learned(Encoding):
         self.offset = Constant(jnp.arange(HEADS))
 
     def project(self, q, k, v, tq, tk, x=None):
-        return q, k, v, tq.with_feats(own=q[..., 0]), tk.with_feats(own=jnp.repeat(k[..., 1], HEADS // k.shape[2], 2))
+        return (
+            q,
+            k,
+            v,
+            tq.with_feats(own=q[..., 0]),
+            tk.with_feats(own=jnp.repeat(k[..., 1], HEADS // k.shape[2], 2)),
+        )
 
     def open(self, q, tq):
         return jnp.zeros(q.shape[:3])
@@ -223,7 +275,10 @@ class Learned(Encoding):
         gate = jnp.where(seen, jax.nn.sigmoid(s), 0.0)
         inside = jnp.cumsum(gate[..., ::-1], -1)[..., ::-1]
         scale = (self.scale[...] + self.offset[...])[:, None, None]
-        own = jnp.swapaxes(tq.feats['own'], 1, 2)[..., :, None] * jnp.swapaxes(tk.feats['own'], 1, 2)[..., None, :]
+        own = (
+            jnp.swapaxes(tq.feats['own'], 1, 2)[..., :, None]
+            * jnp.swapaxes(tk.feats['own'], 1, 2)[..., None, :]
+        )
         return s + scale * jnp.tanh(inside + carry[..., None]) + own, carry + inside[..., 0]
 
     def collect(self, w, v, tq, tk):
@@ -254,7 +309,11 @@ def test_gradients_reach_parameters_features_and_carries(block):
         encoding = nnx.merge(graphdef, params, rest)
         return (attention(encoding, *encoding.project(q, k, v, tok, tok)) * cotangent).sum()
 
-    mine = jax.jit(jax.value_and_grad(functools.partial(loss, functools.partial(pj.attend, block=block)), (0, 1, 2, 3)))
+    mine = jax.jit(
+        jax.value_and_grad(
+            functools.partial(loss, functools.partial(pj.attend, block=block)), (0, 1, 2, 3)
+        )
+    )
     other = jax.jit(jax.value_and_grad(functools.partial(loss, plain), (0, 1, 2, 3)))
     (value, gradients), (expected, expectations) = mine(params, q, k, v), other(params, q, k, v)
     close(value, expected, 1e-4)
@@ -274,7 +333,11 @@ def test_an_array_made_inside_jit_may_be_a_parameter():
 
     gradient = jax.jit(jax.grad(value))(jnp.ones(HEADS), q)
     step = 1e-2 * jnp.eye(HEADS)[1]
-    close(gradient[1], (value(jnp.ones(HEADS) + step, q) - value(jnp.ones(HEADS) - step, q)) / 2e-2, 1e-2)
+    close(
+        gradient[1],
+        (value(jnp.ones(HEADS) + step, q) - value(jnp.ones(HEADS) - step, q)) / 2e-2,
+        1e-2,
+    )
 
 
 # Wrong input.
@@ -321,12 +384,20 @@ def temporary(length, **options):
     encoding, tok = pj.make('alibi()', heads=HEADS, causal=True), pj.Tokens.of(length=length)
     shape = jax.ShapeDtypeStruct((1, length, HEADS, WIDTH), jnp.float32)
     loss = lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, **options).sum()
-    return jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile().memory_analysis().temp_size_in_bytes
+    return (
+        jax.jit(jax.grad(loss, (0, 1, 2)))
+        .lower(shape, shape, shape)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
 
 
 def test_memory_is_linear_in_the_length_when_blocked():
     assert temporary(2048, block=64) < 2.5 * temporary(1024, block=64)
-    assert temporary(1024, implementation='dense') > 3 * temporary(512, implementation='dense')  # the measure sees squares
+    assert temporary(1024, implementation='dense') > 3 * temporary(
+        512, implementation='dense'
+    )  # the measure sees squares
 
 
 def test_long_sequences_are_blocked_by_default():

@@ -9,8 +9,14 @@ from posenc_jax.core.command import Parser
     'arguments, message',
     [
         (['--count=1e400'], "argument --count: expected a whole number of 32 bits, got '1e400'"),
-        (['--count=2147483648'], "argument --count: expected a whole number of 32 bits, got '2147483648'"),
-        (['--count=' + '9' * 5000], "argument --count: expected a whole number of 32 bits, got '999"),
+        (
+            ['--count=2147483648'],
+            "argument --count: expected a whole number of 32 bits, got '2147483648'",
+        ),
+        (
+            ['--count=' + '9' * 5000],
+            "argument --count: expected a whole number of 32 bits, got '999",
+        ),
         (['--share=1e400'], "argument --share: expected a finite number, got '1e400'"),
         (['--share=nan'], "argument --share: expected a finite number, got 'nan'"),
         (['--share=' + 'é\n' * 5000], 'argument --share: expected a finite number, got '),
@@ -26,5 +32,9 @@ def test_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit, match='2'):
         parser.parse_args(arguments)
     shown = capsys.readouterr().err
-    assert shown.startswith(f'program: error: {message}') and len(shown.splitlines()) == 1 and len(shown) < 1000
+    assert (
+        shown.startswith(f'program: error: {message}')
+        and len(shown.splitlines()) == 1
+        and len(shown) < 1000
+    )
     assert parser.parse_args(['--count=-2147483647', '--share=1e-3']).share == 1e-3

@@ -42,7 +42,11 @@ class OwnCollect(Encoding):
 
 class Shuffled(Encoding):
     def place(self, tok, *, key=None):
-        return tok if key is None else tok.without_feats().with_feats(draw=jax.random.uniform(key, tok.index.shape))
+        return (
+            tok
+            if key is None
+            else tok.without_feats().with_feats(draw=jax.random.uniform(key, tok.index.shape))
+        )
 
 
 def kinds(encoding):
@@ -71,7 +75,9 @@ def test_chains_flatten_and_associate():
 
 
 def test_exclusive_doors_have_one_owner():
-    with pytest.raises(SpecError, match="OwnMatch and OwnMatch both need the exclusive door 'match': nest"):
+    with pytest.raises(
+        SpecError, match="OwnMatch and OwnMatch both need the exclusive door 'match': nest"
+    ):
         pj.chain(OwnMatch(), Doubling('a', 1), OwnMatch())
     with pytest.raises(SpecError, match="OwnCollect and OwnCollect.*'collect'"):
         pj.chain(OwnCollect(), pj.chain(OwnCollect(), Doubling('a', 1)))
@@ -85,13 +91,26 @@ def test_exclusive_doors_have_one_owner():
 @pytest.mark.parametrize(
     'spec, said',
     [
-        ('kernelized_rpe() | rope()', 'kernelized_rpe does not read what rope makes of queries and keys: write rope before it'),
-        ('nope_temperature(3.0) | positional_attention(max_len=8)', 'what nope_temperature makes of queries .* leave'),
+        (
+            'kernelized_rpe() | rope()',
+            'kernelized_rpe does not read what rope makes of queries and keys: write rope before '
+            'it',
+        ),
+        (
+            'nope_temperature(3.0) | positional_attention(max_len=8)',
+            'what nope_temperature makes of queries .* leave',
+        ),
         ('rope() | shaw()', 'write shaw before rope'),
         ('rope() | rcmha(max_len=8)', 'write rcmha before rope'),
-        ('cable() | lm_infinite(encoding=alibi(), n_global=2, n_local=4)', 'cable sums over all keys .* lm_infinite hides some'),
+        (
+            'cable() | lm_infinite(encoding=alibi(), n_global=2, n_local=4)',
+            'cable sums over all keys .* lm_infinite hides some',
+        ),
         ('gpe(k=2, source=8) | path()', 'path sums over all keys up to the query, gpe hides some'),
-        ('per_head(first=cable(), second=alibi(), heads_of_first=2) | gpe(k=2, source=8)', 'per_head sums .* gpe hides'),
+        (
+            'per_head(first=cable(), second=alibi(), heads_of_first=2) | gpe(k=2, source=8)',
+            'per_head sums .* gpe hides',
+        ),
     ],
 )
 def test_what_a_part_would_not_notice_is_refused(spec, said):
@@ -123,7 +142,12 @@ def test_queries_and_keys_are_rotated_once(spec, names):
     context = dict(heads=4, head_dim=8, model_dim=32, train_len=16)
     with pytest.raises(SpecError, match=f'{names} both rotate queries and keys'):
         pj.make(spec, **context)
-    for fine in ('rope() | alibi()', 'lm_infinite(encoding=alibi()) | rope()', 'psc() | xpos()', 'rope() | kerple()'):
+    for fine in (
+        'rope() | alibi()',
+        'lm_infinite(encoding=alibi()) | rope()',
+        'psc() | xpos()',
+        'rope() | kerple()',
+    ):
         assert pj.make(fine, **context).rotates
 
 
@@ -134,12 +158,24 @@ def test_caches_that_exclude_each_other():
     class Evolving(Encoding):
         cached = 'evolving'
 
-    assert pj.chain(Raw(), Encoding()).cached == 'raw' and pj.chain(Encoding(), Evolving()).cached == 'evolving'
+    assert (
+        pj.chain(Raw(), Encoding()).cached == 'raw'
+        and pj.chain(Encoding(), Evolving()).cached == 'evolving'
+    )
     assert pj.chain(Encoding(), Encoding()).cached == 'encoded'
     with pytest.raises(SpecError, match='Evolving rewrites cached keys and Raw needs them raw'):
         pj.chain(Raw(), Evolving())
-    with pytest.raises(SpecError, match='rope projects all cached keys again .* rcmha reads rows of the layer input'):
-        pj.make('rcmha(max_len=8) | rope(freqs=dynamic_ntk())', heads=4, head_dim=8, model_dim=32, train_len=16)
+    with pytest.raises(
+        SpecError,
+        match='rope projects all cached keys again .* rcmha reads rows of the layer input',
+    ):
+        pj.make(
+            'rcmha(max_len=8) | rope(freqs=dynamic_ntk())',
+            heads=4,
+            head_dim=8,
+            model_dim=32,
+            train_len=16,
+        )
 
 
 def test_lookback_rows_go_to_whom_they_belong():
@@ -160,10 +196,14 @@ def test_lookback_rows_go_to_whom_they_belong():
 
 def test_random_links_draw_apart_and_repeatably():
     both, tok = pj.chain(Shuffled(), pj.chain(Encoding(), Shuffled())), pj.Tokens.of(length=4)
-    draw = lambda encoding, seed: np.asarray(encoding.place(tok, key=jax.random.key(seed)).feats['draw'])
+    draw = lambda encoding, seed: np.asarray(
+        encoding.place(tok, key=jax.random.key(seed)).feats['draw']
+    )
     assert both.place(tok).feats == {}
     assert (draw(both, 0) == draw(both, 0)).all() and (draw(both, 0) != draw(both, 1)).any()
-    assert (draw(both, 0) != draw(pj.chain(Shuffled(), Encoding()), 0)).any()  # the second link has a draw of its own
+    assert (
+        draw(both, 0) != draw(pj.chain(Shuffled(), Encoding()), 0)
+    ).any()  # the second link has a draw of its own
 
 
 def test_masks_are_combined_with_and():
@@ -195,19 +235,39 @@ def test_causal_only_encodings_refuse_the_encoder():
         pj.make(pj.chain(Encoding(), Backward()), causal=False)
 
 
-@pytest.mark.parametrize('spec', ['cope() | full()', 'path(forget=True) | prefix(length=6)', 'fire() | full()', 'full() | dca(encoding=rope())'])
+@pytest.mark.parametrize(
+    'spec',
+    [
+        'cope() | full()',
+        'path(forget=True) | prefix(length=6)',
+        'fire() | full()',
+        'full() | dca(encoding=rope())',
+    ],
+)
 def test_causal_only_encodings_refuse_masks_that_let_queries_see_later_keys(spec):
     context = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
-    with pytest.raises(SpecError, match='is defined for causal attention only, (full|prefix) lets queries see later keys'):
+    with pytest.raises(
+        SpecError,
+        match='is defined for causal attention only, (full|prefix) lets queries see later keys',
+    ):
         pj.make(spec, causal=True, **context)
 
 
 @pytest.mark.parametrize(
     'spec, message',
     [
-        ('randomized_pe(max_len=64) | learned_absolute(max_len=16)', r'draws positions 0 .. 63, learned_absolute has 16'),
-        ('learned_absolute(max_len=16) | randomized_pe(max_len=64)', r'draws positions 0 .. 63, learned_absolute has 16'),
-        ('position_coupling(max_position=20) | randomized_pe(max_len=64)', r'0 .. 63, position_coupling has 21'),
+        (
+            'randomized_pe(max_len=64) | learned_absolute(max_len=16)',
+            r'draws positions 0 .. 63, learned_absolute has 16',
+        ),
+        (
+            'learned_absolute(max_len=16) | randomized_pe(max_len=64)',
+            r'draws positions 0 .. 63, learned_absolute has 16',
+        ),
+        (
+            'position_coupling(max_position=20) | randomized_pe(max_len=64)',
+            r'0 .. 63, position_coupling has 21',
+        ),
     ],
 )
 def test_tables_shorter_than_the_positions_that_are_drawn_are_refused(spec, message):
@@ -224,7 +284,10 @@ def test_tables_shorter_than_the_positions_that_are_drawn_are_refused(spec, mess
         (lambda: pj.chain('rope()', 'alibi()'), "chain.. joins encodings, got 'rope"),
         (lambda: pj.make('alibi()', heads='8'), "heads as a positive integer, got '8'"),
         (lambda: pj.make('alibi()', heads=8.0), 'heads as a positive integer, got 8.0'),
-        (lambda: pj.make('alibi()', heads=4, kv_heads=3), '4 heads are not a multiple of 3 kv_heads'),
+        (
+            lambda: pj.make('alibi()', heads=4, kv_heads=3),
+            '4 heads are not a multiple of 3 kv_heads',
+        ),
         (lambda: pj.make('alibi(heads=2)', heads=4), 'alibi: heads=2, but the model has heads=4'),
     ],
 )
@@ -244,7 +307,14 @@ def test_the_evaluation_of_a_chain_is_that_of_its_links():
     tok = pj.Tokens.of(length=5)
     q = jax.random.normal(jax.random.key(0), (1, 5, 2, 4))
     one = pj.attend(pj.make('alibi() | causal() | window(size=3)', heads=2), q, q, q, tok, tok)
-    other = pj.attend(pj.chain(pj.make('window(size=3)'), pj.make('causal()'), pj.make('alibi()', heads=2)), q, q, q, tok, tok)
+    other = pj.attend(
+        pj.chain(pj.make('window(size=3)'), pj.make('causal()'), pj.make('alibi()', heads=2)),
+        q,
+        q,
+        q,
+        tok,
+        tok,
+    )
     np.testing.assert_allclose(one, other, atol=1e-6)
     assert isinstance(pj.make('alibi() | causal()', heads=2), ChainedEncoding)
 
@@ -273,12 +343,18 @@ def test_branches_have_one_owner_and_read_its_rows():
 
     both = pj.chain(Looking(), TwoInputs(), Doubling('a', 1))
     x, tok = jnp.arange(5.0)[None, :, None], pj.Tokens.of(length=2)
-    assert both.opens('branch') and both.opens('merge') and not pj.chain(Looking(), Doubling('a', 1)).opens('branch')
+    assert (
+        both.opens('branch')
+        and both.opens('merge')
+        and not pj.chain(Looking(), Doubling('a', 1)).opens('branch')
+    )
     assert [a[0, :, 0].tolist() for a in both.branch(x, tok)] == [[3, 4], [2, 3]]
     assert both.merge(jnp.arange(4.0)[None, None, :, None]).ravel().tolist() == [-2, -2]
     shut = pj.chain(Looking(), Doubling('a', 1))
     assert [a[0, :, 0].tolist() for a in shut.branch(x, tok)] == [[3, 4]] and shut.merge(x) is x
-    with pytest.raises(SpecError, match="TwoInputs and TwoInputs both need the exclusive door 'branch'"):
+    with pytest.raises(
+        SpecError, match="TwoInputs and TwoInputs both need the exclusive door 'branch'"
+    ):
         pj.chain(TwoInputs(), Doubling('a', 1), TwoInputs())
 
 
@@ -291,7 +367,9 @@ def test_branch_and_merge_are_opened_together():
         def merge(self, out):
             return out
 
-    with pytest.raises(SpecError, match="NoMerge opens the door 'branch' and not 'merge': they are opened together"):
+    with pytest.raises(
+        SpecError, match="NoMerge opens the door 'branch' and not 'merge': they are opened together"
+    ):
         pj.make(NoMerge(), causal=True)
     with pytest.raises(SpecError, match="NoBranch opens the door 'merge' and not 'branch'"):
         pj.chain(NoBranch())
@@ -299,11 +377,16 @@ def test_branch_and_merge_are_opened_together():
         pj.chain(NoMerge(), NoBranch())
 
 
-@pytest.mark.parametrize('spec', ['alibi()', 'path(rank=2)', 'fire()', 'carope()', 't5_rpe()', 'ms_poe(encoding=rope())'])
+@pytest.mark.parametrize(
+    'spec', ['alibi()', 'path(rank=2)', 'fire()', 'carope()', 't5_rpe()', 'ms_poe(encoding=rope())']
+)
 def test_what_knows_the_heads_of_the_model_has_no_place_beside_branches(spec):
     make = lambda spec: pj.make(spec, heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
     part = make(spec)
-    message = f'TwoInputs gives every head several inputs of attention, and {spec.split("(")[0]} has parameters per head'
+    message = (
+        f'TwoInputs gives every head several inputs of attention, and {spec.split("(")[0]} '
+        'has parameters per head'
+    )
     for pair in ((part, TwoInputs()), (TwoInputs(), part)):
         with pytest.raises(SpecError, match=message):
             pj.chain(*pair)
@@ -315,7 +398,11 @@ def test_what_mixes_heads_has_no_place_beside_branches():
     import dataclasses
 
     class Mixing(Encoding):
-        card = dataclasses.replace(pj.make('nope()').card, key='mixing', promises=pj.core.registry.Promises(mixes_heads=True))
+        card = dataclasses.replace(
+            pj.make('nope()').card,
+            key='mixing',
+            promises=pj.core.registry.Promises(mixes_heads=True),
+        )
 
     with pytest.raises(SpecError, match='and mixing has parameters per head or mixes heads'):
         pj.chain(TwoInputs(), Mixing())

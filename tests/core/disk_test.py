@@ -33,7 +33,9 @@ def test_what_is_there_is_kept(tmp_path, ending):
     path, partial = tmp_path / f'kept{ending}', tmp_path / f'kept.partial{ending}'
     path.write_text('before')
     partial.symlink_to(FULL)
-    with pytest.raises(disk.DiskFullError, match=r'^the disk is full: \S+ needs [\d.]+ (bytes|kB), .* are free'):
+    with pytest.raises(
+        disk.DiskFullError, match=r'^the disk is full: \S+ needs [\d.]+ (bytes|kB), .* are free'
+    ):
         WRITERS[ending](path)
     assert path.read_text() == 'before' and list(tmp_path.iterdir()) == [path]
     WRITERS[ending](path)
@@ -84,7 +86,7 @@ def test_other_errors_stay_what_they_are(tmp_path):
         try:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
         except OSError:
-            raise ValueError('handle is closed')  # while the first was handled
+            raise ValueError('handle is closed')  # noqa: B904 (while the first was handled)
 
 
 def test_room_is_asked_for_before(tmp_path):
@@ -94,13 +96,21 @@ def test_room_is_asked_for_before(tmp_path):
 
 
 def test_a_file_system_that_names_no_size_is_not_full(monkeypatch):
-    monkeypatch.setattr(os, 'statvfs', lambda place: os.statvfs_result([4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255]))
+    monkeypatch.setattr(
+        os, 'statvfs', lambda place: os.statvfs_result([4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255])
+    )
     disk.need(pathlib.Path('.'), 10**15)
 
 
 def test_nobody_writes_past_it():
     root = pathlib.Path(__file__).parents[2]
     sources = [*root.glob('*.py'), *root.glob('posenc_jax/**/*.py'), *root.glob('configs/**/*.py')]
-    writes = re.compile(r'\.write_(text|bytes)\(|savefig\(|np\.save|json\.dump\(|open\([^)]*[\'"][wax]b?[\'"]')
-    found = {str(path.relative_to(root)) for path in sources if writes.search(re.sub(r'>>> .*', '', path.read_text()))}
+    writes = re.compile(
+        r'\.write_(text|bytes)\(|savefig\(|np\.save|json\.dump\(|open\([^)]*[\'"][wax]b?[\'"]'
+    )
+    found = {
+        str(path.relative_to(root))
+        for path in sources
+        if writes.search(re.sub(r'>>> .*', '', path.read_text()))
+    }
     assert found == {'posenc_jax/core/disk.py'}

@@ -1,4 +1,6 @@
-"""Double: rounding of every operation against extended precision, eager and compiled, what must be exact, derivatives."""
+"""Double: rounding of every operation against extended precision, eager and compiled, what must be
+exact, derivatives.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,10 @@ OPERATIONS = {
     'subtract': (lambda a, b: a - b, lambda a, b: abs(a) + abs(b)),
     'multiply': (lambda a, b: a * b, lambda a, b: abs(a * b)),
     'divide': (lambda a, b: a / b, lambda a, b: abs(a / b)),
-    'products and sums': (lambda a, b: (a * b - a / b) * (3.0 + b), lambda a, b: (abs(a * b) + abs(a / b)) * (3.0 + abs(b))),
+    'products and sums': (
+        lambda a, b: (a * b - a / b) * (3.0 + b),
+        lambda a, b: (abs(a * b) + abs(a / b)) * (3.0 + abs(b)),
+    ),
 }
 
 
@@ -61,7 +66,7 @@ def test_powers_of_roots(n):
 def test_choice_and_powers():
     x = Double.of(jnp.asarray([1.5, 2.5]))
     np.testing.assert_array_equal(choose(x.high > 2, x, -x), Double.of(np.array([-1.5, 2.5])))
-    np.testing.assert_array_equal((x**np.array([0, 5]))[1:], Double.of(np.array([2.5**5])))
+    np.testing.assert_array_equal((x ** np.array([0, 5]))[1:], Double.of(np.array([2.5**5])))
 
 
 def test_derivatives():

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import DOORS, Encoding, bounds, over_batch, scaled_dot_product, weighted_sum
+from posenc_jax.core.encoding import (
+    DOORS,
+    Encoding,
+    bounds,
+    over_batch,
+    scaled_dot_product,
+    weighted_sum,
+)
 from posenc_jax.core.families import Bias, Mask, signed_distance
 
 
@@ -21,7 +28,11 @@ def test_plain_positions_count():
 
 
 def test_positions_restart_in_every_document():
-    assert positions(segment=[[7, 7, 7, 3, 3, 9]]) == [[0, 1, 2, 0, 1, 0]] == positions(segment=jnp.array([[7, 7, 7, 3, 3, 9]]))
+    assert (
+        positions(segment=[[7, 7, 7, 3, 3, 9]])
+        == [[0, 1, 2, 0, 1, 0]]
+        == positions(segment=jnp.array([[7, 7, 7, 3, 3, 9]]))
+    )
     assert positions(segment=[[1, 1, 2, 2], [1, 2, 3, 3]]) == [[0, 1, 0, 1], [0, 0, 0, 1]]
 
 
@@ -32,9 +43,13 @@ def test_positions_skip_padding_on_either_side():
 
 
 def test_positions_with_padding_and_documents():
-    tok = pj.Tokens.of(segment=[[0, 1, 1, 2, 2, 2, 3]], valid=[[False, True, True, True, True, True, False]])
+    tok = pj.Tokens.of(
+        segment=[[0, 1, 1, 2, 2, 2, 3]], valid=[[False, True, True, True, True, True, False]]
+    )
     assert tok.pos[0, 1:6].tolist() == [0, 1, 0, 1, 2]
-    inside = pj.Tokens.of(segment=[[1, 1, 1, 2, 2, 2]], valid=[[False, True, True, False, True, True]])
+    inside = pj.Tokens.of(
+        segment=[[1, 1, 1, 2, 2, 2]], valid=[[False, True, True, False, True, True]]
+    )
     assert inside.pos[0, [1, 2, 4, 5]].tolist() == [0, 1, 0, 1]
 
 
@@ -54,7 +69,10 @@ def test_given_positions_are_kept():
         (dict(segment=[0, 0]), r'segment.*\(2,\).*\[B, L\]'),
         (dict(valid=[True, True]), r'valid.*\(2,\).*\[B, L\]'),
         (dict(positions=[0, 1]), r'positions.*\(2,\)'),
-        (dict(segment=[[0, 0], [0, 0], [0, 0]], valid=[[True, True], [True, True]]), r'rows.*\[2, 3\]'),
+        (
+            dict(segment=[[0, 0], [0, 0], [0, 0]], valid=[[True, True], [True, True]]),
+            r'rows.*\[2, 3\]',
+        ),
         (dict(length=0), 'at least 1'),
     ],
 )
@@ -64,9 +82,13 @@ def test_wrong_input(arguments, words):
 
 
 def test_tokens_are_a_pytree_that_cuts():
-    tok = pj.Tokens.of(segment=[[0, 0, 1, 1]], valid=[[True, True, True, False]]).with_feats(probe=jnp.ones((1, 4, 2)))
+    tok = pj.Tokens.of(segment=[[0, 0, 1, 1]], valid=[[True, True, True, False]]).with_feats(
+        probe=jnp.ones((1, 4, 2))
+    )
     cut = jax.jit(lambda tok, start: tok.slice(start, 2))(tok, 1)
-    assert cut.index.tolist() == [[1, 2]] and cut.feats['probe'].shape == (1, 2, 2) and cut.length == 2
+    assert (
+        cut.index.tolist() == [[1, 2]] and cut.feats['probe'].shape == (1, 2, 2) and cut.length == 2
+    )
     assert tok.without_feats().feats == {} and set(tok.feats) == {'probe'}
     assert set(tok.with_feats(other=tok.index).feats) == {'probe', 'other'}
 
@@ -74,7 +96,15 @@ def test_tokens_are_a_pytree_that_cuts():
 def test_bounds_read_valid_tokens_only():
     tok = pj.Tokens.of(segment=[[3, 4, 5, 6]], valid=[[False, True, True, False]])
     low_high = bounds(tok)
-    assert [int(x) for x in (low_high.index_low, low_high.index_high, low_high.segment_low, low_high.segment_high)] == [1, 2, 4, 5]
+    assert [
+        int(x)
+        for x in (
+            low_high.index_low,
+            low_high.index_high,
+            low_high.segment_low,
+            low_high.segment_high,
+        )
+    ] == [1, 2, 4, 5]
     nothing = bounds(pj.Tokens.of(valid=[[False, False]]))
     assert nothing.index_low > nothing.index_high and nothing.segment_low is None
 
@@ -85,25 +115,44 @@ def test_every_door_is_shut_by_default():
     assert not any(encoding.opens(door) for door in DOORS)
     assert encoding.place(tok) is tok and encoding.embed(q, tok) is q
     assert encoding.project(q, k, v, tok, tok) == (q, k, v, tok, tok)
-    assert encoding.open(q, tok) == () and encoding.mask(tok, tok) is None and encoding.may_see(None, None) is True
-    assert encoding.branch(v, tok)[0].shape == v.shape and len(encoding.branch(v, tok)) == 1 and encoding.merge(q) is q
+    assert (
+        encoding.open(q, tok) == ()
+        and encoding.mask(tok, tok) is None
+        and encoding.may_see(None, None) is True
+    )
+    assert (
+        encoding.branch(v, tok)[0].shape == v.shape
+        and len(encoding.branch(v, tok)) == 1
+        and encoding.merge(q) is q
+    )
     assert encoding.whole(q, k, v, tok, tok, causal=True, sweep=None) is None
-    assert encoding.evolve(k, tok, tok) is k and encoding.cached == 'encoded' and encoding.lookback == 0
+    assert (
+        encoding.evolve(k, tok, tok) is k
+        and encoding.cached == 'encoded'
+        and encoding.lookback == 0
+    )
 
 
 def test_a_door_that_is_overridden_is_open():
-    assert pj.make('alibi()', heads=2).opens('score') and not pj.make('alibi()', heads=2).opens('match')
+    assert pj.make('alibi()', heads=2).opens('score') and not pj.make('alibi()', heads=2).opens(
+        'match'
+    )
     chained = pj.make('alibi() | causal()', heads=2)
     assert chained.opens('score') and chained.opens('mask') and not chained.opens('embed')
 
 
 @pytest.mark.parametrize('kv_heads', [1, 2, 4])
 def test_products_share_key_heads(kv_heads):
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 5, 3)) for i, n in enumerate((4, kv_heads, kv_heads)))
+    q, k, v = (
+        jax.random.normal(jax.random.key(i), (2, n, 5, 3))
+        for i, n in enumerate((4, kv_heads, kv_heads))
+    )
     repeated = lambda a: np.repeat(np.asarray(a, np.float64), 4 // kv_heads, axis=1)
     logits = np.einsum('bnth,bnsh->bnts', np.asarray(q, np.float64), repeated(k)) / np.sqrt(3)
     np.testing.assert_allclose(scaled_dot_product(q, k), logits, atol=1e-6)
-    np.testing.assert_allclose(weighted_sum(scaled_dot_product(q, k), v), logits @ repeated(v), atol=1e-5)
+    np.testing.assert_allclose(
+        weighted_sum(scaled_dot_product(q, k), v), logits @ repeated(v), atol=1e-5
+    )
 
 
 def test_logits_of_bfloat16_are_float32():
@@ -125,13 +174,23 @@ def test_families_leave_one_method_to_write():
     assert s.dtype == jnp.float32 and s[0, 0, 2].tolist() == [-2, -1, 0]
     both = pj.make(pj.chain(Linear(), Even()), causal=True)  # neither is registered
     assert both.cached == 'encoded'
-    assert both.mask(tok, tok)[0, 0].tolist() == [[True, False, False], [True, False, False], [True, False, True]]
+    assert both.mask(tok, tok)[0, 0].tolist() == [
+        [True, False, False],
+        [True, False, False],
+        [True, False, True],
+    ]
 
 
 def test_rank_counts_the_real_tokens_of_a_document_whatever_their_positions():
-    tok = pj.Tokens.of(positions=[[7, 7, 3, 3, 9, 9]], segment=[[0, 0, 0, 1, 1, 1]], valid=[[False, True, True, True, True, False]])
+    tok = pj.Tokens.of(
+        positions=[[7, 7, 3, 3, 9, 9]],
+        segment=[[0, 0, 0, 1, 1, 1]],
+        valid=[[False, True, True, True, True, False]],
+    )
     assert tok.order.tolist() == [[0, 0, 1, 0, 1, 1]] and tok.pos.tolist() == [[7, 7, 3, 3, 9, 9]]
-    assert pj.Tokens.of(length=3).rank is None and pj.Tokens.of(length=3).order.tolist() == [[0, 1, 2]]
+    assert pj.Tokens.of(length=3).rank is None and pj.Tokens.of(length=3).order.tolist() == [
+        [0, 1, 2]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +210,10 @@ def test_tokens_refuse_other_types(arguments, message):
 def test_the_gradient_of_what_rows_share_is_the_sum_over_them(batch):
     shared = jnp.arange(6.0).reshape(1, 1, 2, 3)
     weights = jax.random.normal(jax.random.key(batch), (batch, 1, 2, 3))
-    found, gradient = jax.value_and_grad(lambda a: (weights * over_batch(a, batch) ** 2).sum())(shared)
+    found, gradient = jax.value_and_grad(lambda a: (weights * over_batch(a, batch) ** 2).sum())(
+        shared
+    )
     np.testing.assert_allclose(found, (weights * shared**2).sum(), rtol=1e-5)
-    np.testing.assert_allclose(gradient, 2 * shared * weights.sum(0, keepdims=True), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        gradient, 2 * shared * weights.sum(0, keepdims=True), rtol=1e-5, atol=1e-5
+    )

@@ -1,4 +1,6 @@
-"""Sizes beyond what is accepted are refused before anything of that size is there, for every registered call."""
+"""Sizes beyond what is accepted are refused before anything of that size is there, for every
+registered call.
+"""
 
 import time
 import tracemalloc
@@ -20,7 +22,9 @@ HUGE = (2**31 - 1, 2**30)
 
 
 def calls():
-    """Every call with one whole number that is huge; what else it needs is as in its example, or small."""
+    """Every call with one whole number that is huge; what else it needs is as in its example, or
+    small.
+    """
     for entry in entries():
         target = entry.build.__init__ if isinstance(entry.build, type) else entry.build
         hints = typing.get_type_hints(target) if entry.parameters else {}
@@ -41,7 +45,11 @@ def build(entry, spec):
             given['encoding'] = pj.make('rope()', **SIZES)
         (node,) = spec_language.parse(spec, (entry.kind,)).nodes
         given = {name: value for name, value in given.items() if name not in node.arguments}
-        return nnx.state(built) if isinstance(built := spec_language.build(node, given), nnx.Module) else ()
+        return (
+            nnx.state(built)
+            if isinstance(built := spec_language.build(node, given), nnx.Module)
+            else ()
+        )
 
     jax.eval_shape(made)
 
@@ -72,29 +80,50 @@ def test_huge_sizes_are_refused_before_they_are_there(entry, name, small):
         ('fire(width=100000000)', '1.49 GiB'),
         ('rcmha(max_len=100000000)', '6.71 GiB'),
         ('positional_attention(max_len=100000)', '149 GiB'),
-        ('rope() | per_head(first=nope(), second=cope(npos=1000000000), heads_of_first=1)', '29.8 GiB'),
+        (
+            'rope() | per_head(first=nope(), second=cope(npos=1000000000), heads_of_first=1)',
+            '29.8 GiB',
+        ),
     ],
 )
 def test_the_message_says_what_it_would_take(spec, needed):
-    with pytest.raises(SpecError, match=f'would take {needed}, and at most 1 GiB are accepted; make one of its sizes smaller: .*0000'):
+    with pytest.raises(
+        SpecError,
+        match=f'would take {needed}, and at most 1 GiB are accepted; make one of its sizes '
+        'smaller: .*0000',
+    ):
         pj.make(spec, **SIZES)
 
 
 def test_what_is_accepted_is_what_the_shapes_say():
-    """The estimate that decides whether shapes are looked at is never below the bytes of small calls."""
+    """The estimate that decides whether shapes are looked at is never below the bytes of small
+    calls.
+    """
     rows = MAX_BYTES // 4 // 16
     with pytest.raises(SpecError, match='would take 1 GiB'):
         pj.make(f'learned_absolute(max_len={rows + 1})', model_dim=16)
-    assert bytes_of(jax.eval_shape(lambda: pj.make(f'learned_absolute(max_len={rows})', model_dim=16).vectors[...])) == MAX_BYTES
+    assert (
+        bytes_of(
+            jax.eval_shape(
+                lambda: pj.make(f'learned_absolute(max_len={rows})', model_dim=16).vectors[...]
+            )
+        )
+        == MAX_BYTES
+    )
 
 
-@pytest.mark.parametrize('spec, size', [('alibi()', 'heads'), ('rope()', 'head_dim'), ('cable()', 'model_dim')])
+@pytest.mark.parametrize(
+    'spec, size', [('alibi()', 'heads'), ('rope()', 'head_dim'), ('cable()', 'model_dim')]
+)
 def test_no_model_is_that_wide(spec, size):
     message = f'{size} must lie in 1 .. 1048576, got 1073741824'
     with pytest.raises(SpecError, match=message):
         pj.make(spec, **{**SIZES, 'kv_heads': 1, size: 2**30})
     with pytest.raises(SpecError, match=message):
-        pj.make(spec.replace('()', f'({size}={2**30})'), **{name: value for name, value in SIZES.items() if name != size})
+        pj.make(
+            spec.replace('()', f'({size}={2**30})'),
+            **{name: value for name, value in SIZES.items() if name != size},
+        )
 
 
 def test_main_memory_is_that_of_this_machine():

@@ -1,4 +1,6 @@
-"""Phases: the error curve over positions, fractions, signs, what cannot be represented, derivatives."""
+"""Phases: the error curve over positions, fractions, signs, what cannot be represented,
+derivatives.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,10 @@ def test_reduced_to_half_a_turn_on_either_side():
 @pytest.mark.parametrize('pos', [0.25, -0.25, 3.5, -7.75, 1000.125, 131071.5])
 def test_fractional_positions(pos):
     for inv_freq in (THETA, jnp.asarray(THETA, jnp.float32)):
-        assert error(phase(jnp.asarray([pos], jnp.float32), inv_freq), np.asarray([pos]), inv_freq) < 5e-7
+        assert (
+            error(phase(jnp.asarray([pos], jnp.float32), inv_freq), np.asarray([pos]), inv_freq)
+            < 5e-7
+        )
 
 
 def test_fractional_and_integer_positions_agree_where_both_can_be_written():
@@ -50,7 +55,9 @@ def test_fractional_and_integer_positions_agree_where_both_can_be_written():
 
 
 def test_bfloat16_positions_are_read_exactly():
-    assert error(phase(jnp.asarray([256.0], jnp.bfloat16), THETA), np.asarray([256.0]), THETA) < 4e-7
+    assert (
+        error(phase(jnp.asarray([256.0], jnp.bfloat16), THETA), np.asarray([256.0]), THETA) < 4e-7
+    )
 
 
 @pytest.mark.parametrize('inv_freq', [0.0, 1e-30, 3.0, -7.5, 6.2831855, 1000.3, 2.0**30])
@@ -61,7 +68,9 @@ def test_traced_frequencies_of_every_size(inv_freq):
 
 
 def test_traced_frequencies_without_a_meaning_are_nan():
-    assert np.isnan(phase(jnp.asarray([3]), jnp.asarray([2.0**31, -(2.0**40), np.inf, np.nan], jnp.float32))).all()
+    assert np.isnan(
+        phase(jnp.asarray([3]), jnp.asarray([2.0**31, -(2.0**40), np.inf, np.nan], jnp.float32))
+    ).all()
 
 
 def test_frequencies_per_row_broadcast():
@@ -77,7 +86,9 @@ def test_derivatives():
     by_freq = jax.jvp(lambda f: phase(pos, f), (inv_freq,), (jnp.asarray([1.0, 2.0]),))[1]
     np.testing.assert_allclose(by_pos, [[0.3, 0.01]], rtol=1e-6)
     np.testing.assert_allclose(by_freq, [[3.5, 7.0]], rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(lambda p: phase(p, np.asarray([0.3, 0.01])).sum())(pos), [0.31], rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.grad(lambda p: phase(p, np.asarray([0.3, 0.01])).sum())(pos), [0.31], rtol=1e-6
+    )
     whole = jax.grad(lambda f: phase(jnp.asarray([7]), f).sum())(inv_freq)
     np.testing.assert_allclose(whole, [7.0, 7.0])
     double = jax.grad(lambda f: phase(jnp.asarray([7]), 1.0 / Double.of(f)).sum())(inv_freq)
@@ -87,4 +98,6 @@ def test_derivatives():
 def test_vmap_and_jit():
     pos, inv_freq = jnp.arange(12).reshape(3, 4), jnp.asarray(THETA[:6].reshape(3, 2), jnp.float32)
     mapped = jax.vmap(phase)(pos, inv_freq)
-    np.testing.assert_array_equal(mapped, jnp.stack([jax.jit(phase)(p, f) for p, f in zip(pos, inv_freq)]))
+    np.testing.assert_array_equal(
+        mapped, jnp.stack([jax.jit(phase)(p, f) for p, f in zip(pos, inv_freq)])
+    )

@@ -10,7 +10,16 @@ from flax import nnx
 
 from posenc_jax.core import registry
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import Card, SpecError, check_choice, check_number, entries, lookup, nearest, register
+from posenc_jax.core.registry import (
+    Card,
+    SpecError,
+    check_choice,
+    check_number,
+    entries,
+    lookup,
+    nearest,
+    register,
+)
 
 
 @pytest.fixture
@@ -19,7 +28,17 @@ def empty(monkeypatch):
 
 
 def card(**changes):
-    fields = dict(title='T', arxiv='', door='none', equation='x', source='here', authors='A, B', year=2026, example='a()', name='A')
+    fields = dict(
+        title='T',
+        arxiv='',
+        door='none',
+        equation='x',
+        source='here',
+        authors='A, B',
+        year=2026,
+        example='a()',
+        name='A',
+    )
     return Card(**{**fields, **changes})
 
 
@@ -49,7 +68,11 @@ def test_the_card_learns_its_key(empty):
 def test_entries_are_sorted_and_filtered(empty):
     for key, kind in (('b', 'encoding'), ('a', 'task'), ('a', 'encoding')):
         register(key, kind=kind)(lambda: None)
-    assert [(e.kind, e.key) for e in entries()] == [('encoding', 'a'), ('encoding', 'b'), ('task', 'a')]
+    assert [(e.kind, e.key) for e in entries()] == [
+        ('encoding', 'a'),
+        ('encoding', 'b'),
+        ('task', 'a'),
+    ]
     assert [e.key for e in entries('task')] == ['a']
 
 
@@ -83,14 +106,22 @@ def test_importing_the_package_touches_no_device_and_loads_nothing_heavy():
         'import sys, posenc_jax\n'
         'from jax._src import xla_bridge\n'
         'assert not xla_bridge._backends, xla_bridge._backends\n'
-        'heavy = {"optax", "orbax", "grain", "matplotlib", "tensorboardX", "tensorflow", "tensorflow_datasets", "rich"}\n'
+        'heavy = {"optax", "orbax", "grain", "matplotlib", "tensorboardX", "tensorflow", '
+        '"tensorflow_datasets", "rich"}\n'
         # Flax itself imports some of these; only what we add counts.
         'mine = heavy & set(sys.modules)\n'
         'print(sorted(mine))\n'
     )
-    ours = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    ours = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    ).stdout
     flax = code.replace('posenc_jax', 'flax.nnx')
-    assert ours == subprocess.run([sys.executable, '-c', flax], capture_output=True, text=True, check=True).stdout
+    assert (
+        ours
+        == subprocess.run(
+            [sys.executable, '-c', flax], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +142,9 @@ def test_numbers_outside_their_bounds_are_named(value, bound, message):
 
 
 def test_the_largest_number_of_32_bits_is_one():
-    assert check_number('size', float(np.finfo(np.float32).max), above=0) == np.finfo(np.float32).max
+    assert (
+        check_number('size', float(np.finfo(np.float32).max), above=0) == np.finfo(np.float32).max
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,9 +165,14 @@ def test_the_largest_number_of_32_bits_is_one():
     ],
 )
 def test_classes_refuse_numbers_that_are_none(key, given):
-    build, sizes = lookup(key, ('encoding', 'extension')).build, dict(heads=2, kv_heads=2, head_dim=4, model_dim=8, train_len=8, causal=True)
+    build, sizes = (
+        lookup(key, ('encoding', 'extension')).build,
+        dict(heads=2, kv_heads=2, head_dim=4, model_dim=8, train_len=8, causal=True),
+    )
     wanted = inspect.signature(build.__init__).parameters
-    context = {name: size for name, size in sizes.items() if name in wanted} | ({'rngs': nnx.Rngs(0)} if 'rngs' in wanted else {})
+    context = {name: size for name, size in sizes.items() if name in wanted} | (
+        {'rngs': nnx.Rngs(0)} if 'rngs' in wanted else {}
+    )
     (name,) = given
     with pytest.raises(ValueError, match=rf'{key}:? {name}.*got (nan|inf)'):
         build(**given, **context)

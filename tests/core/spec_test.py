@@ -1,4 +1,6 @@
-"""The spec language: what it reads, and that everything else is an error which says what was wrong."""
+"""The spec language: what it reads, and that everything else is an error which says what was
+wrong.
+"""
 
 import builtins
 import dataclasses
@@ -14,6 +16,7 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import Frequencies
 from posenc_jax.core.registry import SpecError, register
 from posenc_jax.core.spec import CONTEXT, MAX_SPEC_CHARS, build, parse
+
 
 @pytest.fixture(autouse=True)
 def probes(monkeypatch):
@@ -38,7 +41,15 @@ def probes(monkeypatch):
         ):
             if width < 1:
                 raise ValueError(f'width must be positive, got {width}')
-            self.given = dict(width=width, rate=rate, flag=flag, style=style, name=name, sections=sections, pair=pair)
+            self.given = dict(
+                width=width,
+                rate=rate,
+                flag=flag,
+                style=style,
+                name=name,
+                sections=sections,
+                pair=pair,
+            )
             self.given |= dict(freqs=freqs, heads=heads)
             self.inner = inner
 
@@ -178,7 +189,11 @@ def test_round_trip(spec):
 
 
 def test_chain_order_is_kept():
-    assert [node.entry.key for node in parse('needy(1) | probe() | needy(2)').nodes] == ['needy', 'probe', 'needy']
+    assert [node.entry.key for node in parse('needy(1) | probe() | needy(2)').nodes] == [
+        'needy',
+        'probe',
+        'needy',
+    ]
 
 
 # Wrong input, one kind at a time.
@@ -198,7 +213,12 @@ def test_name_of_another_kind_says_so():
 
 
 def test_wrong_argument_name_shows_signature_and_nearest():
-    fails('probe(widht=2)', "no argument 'widht'", "did you mean 'width'", 'signature: probe(width: int = 3')
+    fails(
+        'probe(widht=2)',
+        "no argument 'widht'",
+        "did you mean 'width'",
+        'signature: probe(width: int = 3',
+    )
     fails('probe(freqs=slow(factr=2))', "slow has no argument 'factr'", 'slow(factor: float')
 
 
@@ -243,7 +263,10 @@ def test_mistyped_arguments(argument, expected):
     fails(f'probe({argument})', expected, argument.split('=')[0], 'signature: probe(')
 
 
-@pytest.mark.parametrize('argument', ['width=-True', 'rate=-True', 'flag=-True', 'rate=--1', 'rate=+1', 'rate=~1', 'rate=not 1'])
+@pytest.mark.parametrize(
+    'argument',
+    ['width=-True', 'rate=-True', 'flag=-True', 'rate=--1', 'rate=+1', 'rate=~1', 'rate=not 1'],
+)
 def test_only_minus_before_a_number(argument):
     fails(f'probe({argument})')
 
@@ -353,7 +376,12 @@ def test_a_spec_is_data(spec, monkeypatch, tmp_path):
         raise AssertionError('executed')
 
     with monkeypatch.context() as patch:
-        for module, name in ((builtins, 'eval'), (builtins, 'exec'), (os, 'system'), (subprocess, 'Popen')):
+        for module, name in (
+            (builtins, 'eval'),
+            (builtins, 'exec'),
+            (os, 'system'),
+            (subprocess, 'Popen'),
+        ):
             patch.setattr(module, name, forbidden)
         with pytest.raises(SpecError) as error:
             parse(spec)
@@ -367,11 +395,7 @@ def test_executable_looking_strings_stay_strings():
 
 
 @pytest.mark.parametrize(
-    'spec',
-    [
-        '(' * 150 + 'probe()' + ')' * 150,
-        'probe(inner=' * 200 + 'probe()' + ')' * 200,
-    ],
+    'spec', ['(' * 150 + 'probe()' + ')' * 150, 'probe(inner=' * 200 + 'probe()' + ')' * 200]
 )
 def test_nesting_is_either_read_or_refused(spec):
     try:
@@ -400,13 +424,19 @@ def test_deep_nesting_is_refused(spec):
 
 
 def test_huge_strings_are_refused_by_size():
-    fails('probe(name="' + 'a' * 10**7 + '")', f'at most {MAX_SPEC_CHARS}', str(10**7 + len('probe(name="")')))
+    fails(
+        'probe(name="' + 'a' * 10**7 + '")',
+        f'at most {MAX_SPEC_CHARS}',
+        str(10**7 + len('probe(name="")')),
+    )
     long = ' | '.join(['probe()'] * 390)
     assert len(long) <= MAX_SPEC_CHARS and len(parse(long).nodes) == 390
     fails('probe(width=' + '9' * 10**5 + ')', f'at most {MAX_SPEC_CHARS}')
 
 
 def test_errors_come_before_anything_is_built():
-    """The last link is wrong, so the first (whose constructor would complain too) is never reached."""
+    """The last link is wrong, so the first (whose constructor would complain too) is never
+    reached.
+    """
     with pytest.raises(SpecError, match='unknown encoding'):
         pj.make('probe(width=0) | nonsense()', heads=4)

@@ -38,7 +38,10 @@ def test_usage_is_that_of_the_function_over_all_windows(runs, capsys):
 
 def test_distances_of_an_extended_run(runs, tmp_path, capsys):
     run = f'{runs / "rope"} | pi(factor=2.0)'
-    assert main(['token_distance', f'--run={run}', '--length=32', '--batches=1', f'--out={tmp_path}']) == 0
+    assert (
+        main(['token_distance', f'--run={run}', '--length=32', '--batches=1', f'--out={tmp_path}'])
+        == 0
+    )
     assert 'positional heads (layer.head): 0.' in capsys.readouterr().out
     assert np.load(tmp_path / 'token_distance.npz')['corr'].shape == (1, 2, 4)
     assert (tmp_path / 'token_distance.png').stat().st_size > 1000
@@ -48,7 +51,9 @@ def test_fields_of_encodings(tmp_path, capsys):
     specs = ['--encoding=alibi()', '--encoding=nope()', '--encoding=t5_rpe()']
     assert main(['receptive_field', *specs, '--heads=2', f'--out={tmp_path}']) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == 'alibi(): TRF 407.5 (by head: 48 767)' and shown[1].startswith('nope(): TRF inf')
+    assert shown[0] == 'alibi(): TRF 407.5 (by head: 48 767)' and shown[1].startswith(
+        'nope(): TRF inf'
+    )
     np.testing.assert_array_equal(np.load(tmp_path / 'receptive_field.npz')['trf'][0], [48, 767])
     assert (tmp_path / 'receptive_field.png').stat().st_size > 1000
 
@@ -60,7 +65,9 @@ def test_fields_of_a_run_are_those_of_the_function(runs, capsys):
     job = prepare(str(runs / 'alibi'), LEAST)
     model, windows = job.load()[0], job.task.tokens('test')[:48].reshape(3, 16)
     found = np.load(shown[1])
-    np.testing.assert_allclose(found['erf'], receptive_field(model, windows, epsilon=0.1).erf, rtol=1e-5)
+    np.testing.assert_allclose(
+        found['erf'], receptive_field(model, windows, epsilon=0.1).erf, rtol=1e-5
+    )
     np.testing.assert_array_equal(found['trf'], trained_field(model, epsilon=0.1))
 
 
@@ -68,16 +75,27 @@ def test_a_run_without_a_bias_of_the_positions_and_one_of_a_task(runs, tmp_path,
     for name in ('rope', 'copy'):
         assert main(['receptive_field', f'--run={runs / name}', f'--out={tmp_path}']) == 0
         shown = capsys.readouterr().out
-        assert "no TRF: a theoretical receptive field is that of a bias of the positions; rope opens 'project'" in shown
+        assert (
+            'no TRF: a theoretical receptive field is that of a bias of the positions; rope '
+            "opens 'project'" in shown
+        )
         assert np.isnan(np.load(tmp_path / 'receptive_field.npz')['trf'])
 
 
 def test_ranks_of_several_runs(runs, tmp_path, capsys):
-    assert main(['receptive_field', f'--runs={runs / "*"}', '--batches=1', f'--out={tmp_path}']) == 0
+    assert (
+        main(['receptive_field', f'--runs={runs / "*"}', '--batches=1', f'--out={tmp_path}']) == 0
+    )
     found = np.load(tmp_path / 'receptive_field_ranks.npz')
     trf = dict(zip(found['labels'], found['trf']))
-    assert np.isnan(trf['rope()']) and trf['alibi()'] == trf["rpe_convergent(kernel='linear')"] < trf['rpe_convergent()']
-    assert -1 <= found['rank_correlation'] <= 1 and f'{found["rank_correlation"]:.2f}' in capsys.readouterr().out
+    assert (
+        np.isnan(trf['rope()'])
+        and trf['alibi()'] == trf["rpe_convergent(kernel='linear')"] < trf['rpe_convergent()']
+    )
+    assert (
+        -1 <= found['rank_correlation'] <= 1
+        and f'{found["rank_correlation"]:.2f}' in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,20 +106,35 @@ def test_ranks_of_several_runs(runs, tmp_path, capsys):
         (['rope_usage', '--run=ROOT/alibi'], 'needs one rotary encoding in every layer'),
         (['token_distance', '--run=ROOT/copy'], 'was trained on copy'),
         (['rope_usage', '--run=ROOT/rope', '--batches=0'], '--batches must be at least 1'),
-        (['rope_usage', '--run=ROOT/rope', '--length=99999999', '--batches=1'], 'windows of 99999999 need'),
+        (
+            ['rope_usage', '--run=ROOT/rope', '--length=99999999', '--batches=1'],
+            'windows of 99999999 need',
+        ),
         (['receptive_field'], 'takes one of --encoding=SPEC, --run=RUN, --runs=PATTERN, got none'),
         (['receptive_field', '--run=ROOT/rope', '--encoding=alibi()'], "got ['encoding', 'run']"),
         (['receptive_field', '--encoding=rope()'], "rope opens 'project' as well"),
         (['receptive_field', '--encoding=alib()'], "did you mean 'alibi'"),
         (['receptive_field', '--encoding=alibi()', '--epsilon=1'], 'is in (0, 1), got 1.0'),
-        (['receptive_field', '--encoding=alibi()', '--reach=1'], 'at least 4 distances and 1 head, got 1 and 8'),
+        (
+            ['receptive_field', '--encoding=alibi()', '--reach=1'],
+            'at least 4 distances and 1 head, got 1 and 8',
+        ),
         (['receptive_field', '--encoding=alibi()', '--wrong=1'], "cannot read '--wrong=1'"),
         (['receptive_field', '--runs=ROOT/nothing*'], 'no training run matches'),
         (['receptive_field', '--runs=ROOT/alibi'], 'needs two methods that have a TRF, got 1 of 1'),
         (['rope_usage', '--run=ROOT/rope', '--wrong=1'], "cannot read '--wrong=1'"),
-        (['attention_entropy', '--run=ROOT/rope', '--sink=-1'], '--sink must be at least 0, got -1'),
-        (['attention_entropy', '--run=ROOT/rope', '--pieces=' + '9' * 5000], '--pieces are numbers of at most nine digits'),
-        (['receptive_field', '--encoding=alibi()', '--reach=2000000000'], '2000000000 distances of 8 heads would take 298 GiB'),
+        (
+            ['attention_entropy', '--run=ROOT/rope', '--sink=-1'],
+            '--sink must be at least 0, got -1',
+        ),
+        (
+            ['attention_entropy', '--run=ROOT/rope', '--pieces=' + '9' * 5000],
+            '--pieces are numbers of at most nine digits',
+        ),
+        (
+            ['receptive_field', '--encoding=alibi()', '--reach=2000000000'],
+            '2000000000 distances of 8 heads would take 298 GiB',
+        ),
     ],
 )
 def test_wrong_input_is_one_line(runs, arguments, message, capsys):

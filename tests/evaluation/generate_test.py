@@ -1,4 +1,6 @@
-"""Text from a run or a public checkpoint: its own tokens, one batch of unequal prompts, its end-of-text, clear refusals."""
+"""Text from a run or a public checkpoint: its own tokens, one batch of unequal prompts, its
+end-of-text, clear refusals.
+"""
 
 import json
 import re
@@ -32,37 +34,59 @@ def test_prompts_of_unequal_length_continue_as_if_alone(runs):
     assert together == [continue_text(run, [prompt], tokens=NEW)[0] for prompt in prompts]
     task, model = prepare(run, LEAST).task, prepare(run, LEAST).load()[0]
     ids = task.encode(prompts[1])
-    new = generate(model, jnp.asarray(ids[None]), max_new_tokens=NEW, temperature=0.0)[0, len(ids) :]
+    new = generate(model, jnp.asarray(ids[None]), max_new_tokens=NEW, temperature=0.0)[
+        0, len(ids) :
+    ]
     assert together[1] == [task.decode(np.asarray(new))]
 
 
 def test_samples_differ_and_depend_on_the_seed_alone(runs):
-    draw = lambda seed: continue_text(str(runs / 'rope'), ['a'], tokens=NEW, temperature=1.0, top_p=0.9, seed=seed, samples=2)[0]
+    draw = lambda seed: continue_text(
+        str(runs / 'rope'), ['a'], tokens=NEW, temperature=1.0, top_p=0.9, seed=seed, samples=2
+    )[0]
     assert draw(0) == draw(0) != draw(1) and draw(0)[0] != draw(0)[1]
 
 
 def test_the_command_prints_prompts_with_their_continuations(runs, tmp_path, capsys):
     (tmp_path / 'prompt.txt').write_text('second\n')
     run = f'{runs / "rope"} | yarn(factor=4.0)'
-    assert main([f'--run={run}', '--prompt=first', f'--prompt_file={tmp_path / "prompt.txt"}', '--tokens=4']) == 0
-    texts = continue_text(str(runs / 'rope'), ['first', 'second'], tokens=4, overrides={'extend': 'yarn(factor=4.0)'})
+    assert (
+        main(
+            [
+                f'--run={run}',
+                '--prompt=first',
+                f'--prompt_file={tmp_path / "prompt.txt"}',
+                '--tokens=4',
+            ]
+        )
+        == 0
+    )
+    texts = continue_text(
+        str(runs / 'rope'), ['first', 'second'], tokens=4, overrides={'extend': 'yarn(factor=4.0)'}
+    )
     assert capsys.readouterr().out == f'first{texts[0][0]}\n---\nsecond{texts[1][0]}\n'
 
 
-def test_text_ends_where_the_checkpoint_says(checkpoint):
+def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
     path, model = checkpoint[0] / 'model', checkpoint[1]
     task, prompt = prepare(str(path), LEAST).task, 'the theme'
     ids = task.encode(prompt)
-    new = np.asarray(generate(model, jnp.asarray(ids[None]), max_new_tokens=NEW, temperature=0.0))[0, len(ids) :].tolist()
+    new = np.asarray(generate(model, jnp.asarray(ids[None]), max_new_tokens=NEW, temperature=0.0))[
+        0, len(ids) :
+    ].tolist()
     assert continue_text(str(path), [prompt], tokens=NEW) == [[task.decode(new)]]
     file = path / 'config.json'
     config = json.loads(file.read_text())
     for ends in (new[2], [new[2], new[3]]):
         file.write_text(json.dumps({**config, 'eos_token_id': ends}))
-        assert continue_text(str(path), [prompt], tokens=NEW) == [[task.decode(new[: new.index(new[2])])]]
+        assert continue_text(str(path), [prompt], tokens=NEW) == [
+            [task.decode(new[: new.index(new[2])])]
+        ]
     generation = path / 'generation_config.json'
     generation.write_text(json.dumps({'eos_token_id': new[4]}))  # goes before that of the config
-    assert continue_text(str(path), [prompt], tokens=NEW) == [[task.decode(new[: new.index(new[4])])]]
+    assert continue_text(str(path), [prompt], tokens=NEW) == [
+        [task.decode(new[: new.index(new[4])])]
+    ]
     generation.unlink()
     file.write_text(json.dumps(config))
 
@@ -72,15 +96,27 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):
     [
         ('none', [], 'no such run directory'),
         ('copy', [], 'was trained on copy.., which is not text'),
-        ('learned', ['--tokens=40'], r'a prompt of 3 tokens and 40 new ones: .* position 42, which is not in 0 .. 31'),
+        (
+            'learned',
+            ['--tokens=40'],
+            r'a prompt of 3 tokens and 40 new ones: .* position 42, which is not in 0 .. 31',
+        ),
         ('rope', ['--prompt='], 'a prompt is empty'),
         ('rope', ['--temperature=1', '--top_p=1.5'], r'top_p must lie in \(0, 1\], got 1.5'),
         ('rope', ['--constant_cache=0'], 'room for new tokens, at least 1, got 0'),
         ('rope', ['--constant_cache=4'], 'needs lm_infinite in every layer'),
         ('rope', ['--recompute'], 'where frequencies follow its length'),
         ('rope', ['--recompute', '--constant_cache=4'], 'constant_cache forgets the text'),
-        ('rope', ['--tokens=1000000000'], 'to remember 1 rows of 100000000. tokens would take .*, the device has'),
-        ('rope', ['--samples=1000000000', '--temperature=1'], 'to remember 1000000000 rows of .* tokens would take .*iB'),
+        (
+            'rope',
+            ['--tokens=1000000000'],
+            'to remember 1 rows of 100000000. tokens would take .*, the device has',
+        ),
+        (
+            'rope',
+            ['--samples=1000000000', '--temperature=1'],
+            'to remember 1000000000 rows of .* tokens would take .*iB',
+        ),
         ('rope', ['--samples=2'], 'temperature=0 makes the 2 samples equal'),
         ('rope', ['--extend=yran(factor=2.0)'], "did you mean 'yarn'"),
     ],
@@ -97,4 +133,21 @@ def test_smollm2_continues_a_text():
     pytest.importorskip('gguf')
     (text,) = continue_text(str(smollm2()), ['The capital of France is'], tokens=16)[0]
     task = prepare(str(smollm2()), LEAST).task
-    assert task.encode(text).tolist() == [7042, 30, 198, 198, 504, 2988, 314, 42, 216, 34, 32, 33, 40, 29, 32, 33]
+    assert task.encode(text).tolist() == [
+        7042,
+        30,
+        198,
+        198,
+        504,
+        2988,
+        314,
+        42,
+        216,
+        34,
+        32,
+        33,
+        40,
+        29,
+        32,
+        33,
+    ]

@@ -37,12 +37,16 @@ def test_strings_take_the_type_of_the_field():
         ('eval.lenghts', '64', "no field 'eval.lenghts'; did you mean 'eval.lengths'"),
         ('evl.lengths', '64', "no field 'evl.lengths'"),
         ('extend.x', '64', "no field 'extend.x'; did you mean 'extend'"),
-        ('eval.tokens', 'many', 'eval.tokens=\'many\' is not of type int'),
+        ('eval.tokens', 'many', "eval.tokens='many' is not of type int"),
         ('eval.tokens', '1.5', 'not of type int'),
         ('eval.tokens', 'True', 'not of type int'),
         ('eval.protocols', '1,2', 'not of type tuple'),
         ('eval.lengths', 64, 'not of type tuple'),
-        ('model.width', '32', 'belongs to the checkpoint; an evaluation can change data, eval, extend, task'),
+        (
+            'model.width',
+            '32',
+            'belongs to the checkpoint; an evaluation can change data, eval, extend, task',
+        ),
         ('eval', '64', 'eval is a group of fields'),
     ],
 )

@@ -1,4 +1,6 @@
-"""A public checkpoint is evaluated like a run: its own tokens, its declared scaling, extensions, and clear refusals."""
+"""A public checkpoint is evaluated like a run: its own tokens, its declared scaling, extensions,
+and clear refusals.
+"""
 
 import dataclasses
 import math
@@ -21,16 +23,25 @@ from posenc_jax.tasks.language import Language
 from posenc_jax.training import config as configs
 
 
-
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp('public')
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*letters, 'th', 'the'])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [('t', 'h'), ('th', 'e')]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     cfg = TransformerConfig(
-        vocab_size=len(vocabulary), train_len=16, layers=1, width=16, heads=2, mlp='swiglu', mlp_width=16, encoding='rope()'
+        vocab_size=len(vocabulary),
+        train_len=16,
+        layers=1,
+        width=16,
+        heads=2,
+        mlp='swiglu',
+        mlp_width=16,
+        encoding='rope()',
     )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     export_pretrained(model, folder / 'model', tokenizer=tokenizer)
@@ -39,7 +50,13 @@ def checkpoint(tmp_path_factory):
 
 
 def overrides(folder, **more):
-    own = {'data.dataset': 'text:a.txt', 'data.data_dir': str(folder), 'eval.lengths': (16, 32), 'eval.stride': 8, 'eval.tokens': 64}
+    own = {
+        'data.dataset': 'text:a.txt',
+        'data.data_dir': str(folder),
+        'eval.lengths': (16, 32),
+        'eval.stride': 8,
+        'eval.tokens': 64,
+    }
     return {**own, **more}
 
 
@@ -54,15 +71,24 @@ def test_language_reads_the_tokens_of_the_model(checkpoint):
 def test_perplexity_and_bits_per_byte_are_those_of_the_model(checkpoint):
     folder, model = checkpoint
     assert is_pretrained(folder / 'model')
-    results = evaluate([folder / 'model'], overrides(folder, **{'eval.protocols': ('nonoverlapping',)})).runs
+    results = evaluate(
+        [folder / 'model'], overrides(folder, **{'eval.protocols': ('nonoverlapping',)})
+    ).runs
     task = Language('text:a.txt', str(folder), tokenizer=str(folder / 'model'))
     stream = task.tokens('test')[:65]
     nll, _ = token_scores(model, jnp.asarray(stream[None, :16]), jnp.asarray(stream[None, 1:17]))
     first = next(m for m in results[0].measurements if m.length == 16)
-    windows = [token_scores(model, jnp.asarray(stream[None, a : a + 16]), jnp.asarray(stream[None, a + 1 : a + 17]))[0] for a in range(0, 64, 16)]
+    windows = [
+        token_scores(
+            model, jnp.asarray(stream[None, a : a + 16]), jnp.asarray(stream[None, a + 1 : a + 17])
+        )[0]
+        for a in range(0, 64, 16)
+    ]
     total = float(np.sum([np.asarray(w, np.float64) for w in windows]))
     assert first.value == pytest.approx(math.exp(total / 64), rel=1e-4)
-    assert first.bits_per_byte == pytest.approx(total / math.log(2) / task.bytes_of[stream[1:]].sum(), rel=1e-4)
+    assert first.bits_per_byte == pytest.approx(
+        total / math.log(2) / task.bytes_of[stream[1:]].sum(), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize('task', ['passkey_text(digits=2)', 'kv_retrieval()'])
@@ -71,20 +97,39 @@ def test_text_tasks_read_its_tokens_at_every_depth(checkpoint, tmp_path, task):
     changes = {'task': task, 'eval.lengths': (400, 500), 'eval.depths': (0, 1), 'eval.samples': 3}
     results = evaluate([folder / 'model'], changes)
     (run,) = results.runs
-    assert [(m.length, m.depth, m.samples) for m in run.measurements] == [(n, d, 3) for n in (400, 500) for d in (0, 1)]
-    assert run.task == task and run.dataset == '' and run.settings['data.tokenizer'] == str(folder / 'model')
-    own = configs.make_task(ConfigDict({'task': task, 'data': {'tokenizer': str(folder / 'model')}}))
-    batch = dataclasses.replace(own, depth=1.0).dataset(length=500, batch_size=3, seed=SEED, split='test')[0]
+    assert [(m.length, m.depth, m.samples) for m in run.measurements] == [
+        (n, d, 3) for n in (400, 500) for d in (0, 1)
+    ]
+    assert (
+        run.task == task
+        and run.dataset == ''
+        and run.settings['data.tokenizer'] == str(folder / 'model')
+    )
+    own = configs.make_task(
+        ConfigDict({'task': task, 'data': {'tokenizer': str(folder / 'model')}})
+    )
+    batch = dataclasses.replace(own, depth=1.0).dataset(
+        length=500, batch_size=3, seed=SEED, split='test'
+    )[0]
     nll, _ = token_scores(model, jnp.asarray(batch['tokens']), jnp.asarray(batch['targets']))
-    assert run.measurements[-1].nll == pytest.approx(float(nll[batch['loss_mask'] > 0].mean()), rel=1e-4)
-    assert [path.name for path in results.write(tmp_path)] == ['results.json', 'results.csv', 'by_depth.png']
+    assert run.measurements[-1].nll == pytest.approx(
+        float(nll[batch['loss_mask'] > 0].mean()), rel=1e-4
+    )
+    assert [path.name for path in results.write(tmp_path)] == [
+        'results.json',
+        'results.csv',
+        'by_depth.png',
+    ]
 
 
 def test_extensions_apply_to_it(checkpoint):
     folder, _ = checkpoint
     path = folder / 'model'
     plain, longer = evaluate([path, f'{path} | yarn(factor=2.0)'], overrides(folder)).runs
-    assert plain.encoding == longer.encoding == 'rope(base=10000.0)' and longer.extend == 'yarn(factor=2.0)'
+    assert (
+        plain.encoding == longer.encoding == 'rope(base=10000.0)'
+        and longer.extend == 'yarn(factor=2.0)'
+    )
     value = lambda run: [m.value for m in run.measurements]
     assert len(value(plain)) == len(value(longer)) and value(plain) != value(longer)
 
@@ -96,7 +141,10 @@ def test_extensions_apply_to_it(checkpoint):
         ({'extend': 'yran(factor=2.0)'}, "did you mean 'yarn'"),
         ({'task': 'copy()'}, '258 token ids; copy.. has'),
         ({'data.tokenizer': ''}, '258 token ids; language.. has 257'),
-        ({'eval.depths': (0.5,)}, r'language\(\) has no depth; tasks with one: kv_retrieval, passkey, passkey_text'),
+        (
+            {'eval.depths': (0.5,)},
+            r'language\(\) has no depth; tasks with one: kv_retrieval, passkey, passkey_text',
+        ),
     ],
 )
 def test_wrong_requests(checkpoint, change, message):
@@ -126,6 +174,11 @@ def test_each_checkpoint_has_a_place_and_a_name_of_its_own(checkpoint, tmp_path,
     shutil.copytree(other, other / 'model-1.7B', ignore=shutil.ignore_patterns('model-*', 'sub'))
     assert home_of('model-1.7B').name.startswith('model-1.7B-')
 
-    results = evaluate([folder / 'model', other, '../model', './'], overrides(folder, **{'data.tokenizer': str(other)}))
+    results = evaluate(
+        [folder / 'model', other, '../model', './'],
+        overrides(folder, **{'data.tokenizer': str(other)}),
+    )
     assert [run.run for run in results.runs] == [str(folder / 'model'), str(other)]
-    assert len({series.label for series in results.series}) == 2 and all(len(series.runs) == 1 for series in results.series)
+    assert len({series.label for series in results.series}) == 2 and all(
+        len(series.runs) == 1 for series in results.series
+    )

@@ -10,7 +10,8 @@ def ranges(windows):
 
 def scored_targets(windows):
     return [
-        int(t) for b, n, m in zip(windows.start, windows.size, windows.scored) for t in range(b + n - m, b + n)
+        int(t) for b, n, m in zip(windows.start, windows.size,
+            windows.scored) for t in range(b + n - m, b + n)
     ]  # fmt: skip
 
 
@@ -32,7 +33,9 @@ def test_every_target_is_scored_once_and_with_context(targets, length):
     for stride in range(1, length + 1):
         windows = protocols.sliding(targets, length, stride)
         assert scored_targets(windows) == list(range(targets))
-        for (start, _), size, scored in list(zip(ranges(windows), windows.size, windows.scored))[1:]:
+        for (start, _), size, scored in list(zip(ranges(windows), windows.size, windows.scored))[
+            1:
+        ]:
             assert start + size - scored - start >= length - stride
         assert all(size <= length for size in windows.size)
 
@@ -47,7 +50,9 @@ def test_same_tokens_scores_the_same_disjoint_targets_at_every_length(blocks):
     plans = protocols.same_tokens(100, (8, 16, 64), scored=4, blocks=blocks)
     targets = {length: scored_targets(windows) for length, windows in plans.items()}
     assert targets[8] == targets[16] == targets[64]
-    assert len(set(targets[8])) == len(targets[8]) == 4 * min(blocks, 10)  # (100 - 64) // 4 + 1 blocks fit
+    assert (
+        len(set(targets[8])) == len(targets[8]) == 4 * min(blocks, 10)
+    )  # (100 - 64) // 4 + 1 blocks fit
     for length, windows in plans.items():
         assert set(windows.size) == {length} and windows.start.min() >= 0
         assert (windows.start + windows.size).max() <= 100
@@ -77,9 +82,15 @@ def test_window_batch_shifts_targets_and_marks_what_is_scored():
         (lambda: protocols.nonoverlapping(10, 11), 'needs 12 tokens, but the text has 11'),
         (lambda: protocols.sliding(10, 4, 5), 'between 1 and the shortest length, 4'),
         (lambda: protocols.sliding(10, 4, 0), 'stride is 0'),
-        (lambda: protocols.same_tokens(100, (8, 16), scored=9, blocks=1), 'between 1 and the shortest length, 8'),
+        (
+            lambda: protocols.same_tokens(100, (8, 16), scored=9, blocks=1),
+            'between 1 and the shortest length, 8',
+        ),
         (lambda: protocols.same_tokens(10, (8, 16), scored=4, blocks=1), 'needs 17 tokens'),
-        (lambda: protocols.same_tokens(100, (8, 16), scored=4, blocks=0), 'blocks must be at least 1'),
+        (
+            lambda: protocols.same_tokens(100, (8, 16), scored=4, blocks=0),
+            'blocks must be at least 1',
+        ),
         (lambda: protocols.position_edges(8, 0), 'buckets must be at least 1'),
     ],
 )

@@ -20,7 +20,8 @@ from posenc_jax.evaluation.results import Results, RunResult, group, print_table
 def measured(protocol, length, value, position=(None, None)):
     metric = 'exact_match' if protocol == 'exact_match' else 'perplexity'
     return Measurement(
-        protocol, length, metric, value, 0.9 * value, 1.1 * value, math.log(value), 1.5, 0.5, 1000, 50, *position
+        protocol, length, metric, value, 0.9 * value, 1.1 * value, math.log(value), 1.5, 0.5, 1000,
+        50, *position
     )  # fmt: skip
 
 
@@ -32,10 +33,12 @@ def run(encoding, seed, factor, extend='', width=64):
     ]
     edges = (0, 45, 64, 91, 128, 181, 256, 362, 512)
     measurements += [
-        measured('per_position', 512, 5 + factor * high / 64, (low, high)) for low, high in zip(edges, edges[1:])
+        measured('per_position', 512, 5 + factor * high / 64, (low, high))
+        for low, high in zip(edges, edges[1:])
     ]
     return RunResult(
-        run=f'runs/{encoding}-{seed}', encoding=encoding, extend=extend, task='language()', dataset='pydoc_topics',
+        run=f'runs/{encoding}-{seed}', encoding=encoding, extend=extend, task='language()',
+        dataset='pydoc_topics',
         split='test', positions='sampled', seed=seed, step=100, train_length=64, parameters=12345,
         settings={'encoding': encoding, 'model.width': width}, measurements=tuple(measurements),
     )  # fmt: skip
@@ -47,7 +50,10 @@ def results(*runs):
 
 def test_seeds_are_aggregated_as_mean_smallest_and_largest():
     series = group([run('rope()', 0, 4), run('alibi()', 0, 0), run('rope()', 1, 2)])
-    assert [(s.label, [r.seed for r in s.runs]) for s in series] == [('rope()', [0, 1]), ('alibi()', [0])]
+    assert [(s.label, [r.seed for r in s.runs]) for s in series] == [
+        ('rope()', [0, 1]),
+        ('alibi()', [0]),
+    ]
     estimate = series[0].estimates('nonoverlapping')[128, None]
     assert (estimate.value, estimate.low, estimate.high) == (11, 9, 13)
     alone = series[1].estimates('nonoverlapping')[128, None]
@@ -55,23 +61,41 @@ def test_seeds_are_aggregated_as_mean_smallest_and_largest():
 
 
 def test_series_are_told_apart_by_extension_and_settings():
-    runs = [run('rope()', 0, 4), run('rope()', 0, 1, extend='yarn(factor=8.0)'), run('rope()', 0, 3, width=32)]
+    runs = [
+        run('rope()', 0, 4),
+        run('rope()', 0, 1, extend='yarn(factor=8.0)'),
+        run('rope()', 0, 3, width=32),
+    ]
     labels = [s.label for s in group(runs)]
-    assert labels == ['rope() (model.width=64)', 'rope() + yarn(factor=8.0)', 'rope() (model.width=32)']
+    assert labels == [
+        'rope() (model.width=64)',
+        'rope() + yarn(factor=8.0)',
+        'rope() (model.width=32)',
+    ]
 
 
 def test_files(tmp_path):
     found = results(run('rope()', 0, 4), run('alibi()', 0, 0))
     paths = found.write(tmp_path / 'new' / 'eval')
-    assert [p.name for p in paths] == ['results.json', 'results.csv', 'by_length.png', 'by_position.png']
+    assert [p.name for p in paths] == [
+        'results.json',
+        'results.csv',
+        'by_length.png',
+        'by_position.png',
+    ]
     content = json.loads(paths[0].read_text())
     assert content['lengths'] == [64, 128, 256, 512] and len(content['results']) == 2 * (3 * 4 + 8)
     assert content['results'][0] == {
-        'run': 'runs/rope()-0', 'encoding': 'rope()', 'extend': '', 'task': 'language()', 'dataset': 'pydoc_topics',
-        'split': 'test', 'positions': 'sampled', 'seed': 0, 'step': 100, 'train_length': 64, 'parameters': 12345,
-        'protocol': 'nonoverlapping', 'length': 64, 'metric': 'perplexity', 'value': 9.0, 'low': 8.1, 'high': 9.9,
-        'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000, 'samples': 50,
-        'position_low': None, 'position_high': None, 'depth': None, 'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
+        'run': 'runs/rope()-0', 'encoding': 'rope()', 'extend': '', 'task': 'language()',
+        'dataset': 'pydoc_topics',
+        'split': 'test', 'positions': 'sampled', 'seed': 0, 'step': 100, 'train_length': 64,
+        'parameters': 12345,
+        'protocol': 'nonoverlapping', 'length': 64, 'metric': 'perplexity', 'value': 9.0,
+        'low': 8.1, 'high': 9.9,
+        'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000,
+        'samples': 50,
+        'position_low': None, 'position_high': None, 'depth': None,
+        'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
         'flax_version': '0.0.2',
     }  # fmt: skip
     with paths[1].open() as file:
@@ -85,8 +109,12 @@ def test_files(tmp_path):
 
 
 def test_overflowed_perplexity_is_valid_json(tmp_path):
-    endless = dataclasses.replace(run('rope()', 0, 4).measurements[0], value=math.inf, high=math.inf, nll=800.0)
-    paths = results(dataclasses.replace(run('rope()', 0, 4), measurements=(endless,))).write(tmp_path)
+    endless = dataclasses.replace(
+        run('rope()', 0, 4).measurements[0], value=math.inf, high=math.inf, nll=800.0
+    )
+    paths = results(dataclasses.replace(run('rope()', 0, 4), measurements=(endless,))).write(
+        tmp_path
+    )
     (row,) = json.loads(paths[0].read_text(), parse_constant=pytest.fail)['results']
     assert row['value'] is None and row['nll'] == 800.0
 
@@ -94,7 +122,17 @@ def test_overflowed_perplexity_is_valid_json(tmp_path):
 def test_tables_show_every_series_and_length():
     found = results(run('rope()', 0, 4), run('rope()', 1, 2), run('t5_rpe()', 0, 0))
     text, _ = printed(found)
-    for expected in ('rope()', '2 runs', 't5_rpe()', '512', '8x', '11.00', '9.00-13.00', '362-511', 'same_tokens'):
+    for expected in (
+        'rope()',
+        '2 runs',
+        't5_rpe()',
+        '512',
+        '8x',
+        '11.00',
+        '9.00-13.00',
+        '362-511',
+        'same_tokens',
+    ):
         assert expected in text
 
 
@@ -108,26 +146,45 @@ def printed(found, width=140):
 
 
 def with_tokens(one, counts):
-    """The run with these numbers of scored tokens by protocol, those of 'per_position' for its buckets in a row."""
+    """The run with these numbers of scored tokens by protocol, those of 'per_position' for its
+    buckets in a row.
+    """
     places = iter(counts['per_position'])
     of = lambda m: next(places) if m.protocol == 'per_position' else counts[m.protocol]
-    return dataclasses.replace(one, measurements=tuple(dataclasses.replace(m, tokens=of(m)) for m in one.measurements))
+    return dataclasses.replace(
+        one, measurements=tuple(dataclasses.replace(m, tokens=of(m)) for m in one.measurements)
+    )
 
 
-COUNTS = {'nonoverlapping': 32768, 'sliding': 17408, 'same_tokens': 512, 'per_position': (11, 19, 27, 37, 53, 75, 106, 4150)}
+COUNTS = {
+    'nonoverlapping': 32768,
+    'sliding': 17408,
+    'same_tokens': 512,
+    'per_position': (11, 19, 27, 37, 53, 75, 106, 4150),
+}
 
 
 def test_tables_say_how_many_tokens_were_scored():
-    """Protocols score different ones, so their perplexities of one length differ; the tables show that they do."""
-    one, two = with_tokens(run('rope()', 0, 4), COUNTS), with_tokens(run('t5_rpe()', 0, 0), {**COUNTS, 'sliding': 999})
+    """Protocols score different ones, so their perplexities of one length differ; the tables show
+    that they do.
+    """
+    one, two = (
+        with_tokens(run('rope()', 0, 4), COUNTS),
+        with_tokens(run('t5_rpe()', 0, 0), {**COUNTS, 'sliding': 999}),
+    )
     text, lines = printed(results(one, two))
     column = [line[3] for line in lines if len(line) > 5 and line[1] in ('rope()', 't5_rpe()')]
     assert column == ['32,768', '32,768', '17,408', '999', '512', '512']
-    assert sum(line[1:4] == ['encoding', 'trained', 'tokens'] for line in lines if len(line) > 4) == 3
+    assert (
+        sum(line[1:4] == ['encoding', 'trained', 'tokens'] for line in lines if len(line) > 4) == 3
+    )
     buckets = {line[1]: line[2] for line in lines if len(line) == 6 and '-' in line[1]}
-    assert buckets == dict(zip(('0-44', '45-63', '64-90', '91-127', '128-180', '181-255', '256-361', '362-511'),
+    assert buckets == dict(zip(('0-44', '45-63', '64-90', '91-127', '128-180', '181-255', '256-361',
+        '362-511'),
                                ('11', '19', '27', '37', '53', '75', '106', '4,150')))  # fmt: skip
-    assert 'each protocol scores tokens of its own: compare within a table' in ' '.join(text.split())
+    assert 'each protocol scores tokens of its own: compare within a table' in ' '.join(
+        text.split()
+    )
     only = dataclasses.replace(one, measurements=one.measurements[:4])
     assert 'of its own' not in printed(results(only))[0]
 
@@ -142,12 +199,19 @@ def test_numbers_that_differ_between_lengths_are_a_range():
 def test_panels_say_how_many_tokens_were_scored(tmp_path, monkeypatch):
     titles = []
     finish = pictures._finish
-    monkeypatch.setattr(pictures, '_finish', lambda axis, *rest: (finish(axis, *rest), titles.append(axis.get_title())))
+    monkeypatch.setattr(
+        pictures,
+        '_finish',
+        lambda axis, *rest: (finish(axis, *rest), titles.append(axis.get_title())),
+    )
     results(with_tokens(run('rope()', 0, 4), COUNTS)).write(tmp_path)
-    assert titles == ['nonoverlapping\n32,768 tokens', 'sliding\n17,408 tokens', 'same tokens\n512 tokens',
+    assert titles == ['nonoverlapping\n32,768 '
+                      'tokens', 'sliding\n17,408 tokens', 'same tokens\n512 tokens',
                       'per position\n4,478 tokens']  # fmt: skip
     titles.clear()
-    answers = dataclasses.replace(run('rope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),))
+    answers = dataclasses.replace(
+        run('rope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
+    )
     results(answers).write(tmp_path)
     assert titles == ['exact match\n50 answers']
 
@@ -161,20 +225,33 @@ def test_a_pipe_has_120_columns(capsys, monkeypatch):
 def test_exact_match_has_one_panel_and_no_positions(tmp_path):
     measurements = tuple(measured('exact_match', n, 0.5) for n in (10, 20))
     one = dataclasses.replace(run('rope()', 0, 4), measurements=measurements)
-    assert [p.name for p in results(one).write(tmp_path)] == ['results.json', 'results.csv', 'by_length.png']
+    assert [p.name for p in results(one).write(tmp_path)] == [
+        'results.json',
+        'results.csv',
+        'by_length.png',
+    ]
 
 
 def deep(values, **changes):
     """A run with exact match {(length, depth): value}."""
-    made = tuple(dataclasses.replace(measured('exact_match', n, 0.5), value=v, depth=d) for (n, d), v in values.items())
-    return dataclasses.replace(run('rope()', **{'seed': 0, 'factor': 4} | changes), measurements=made, task='passkey_text()')
+    made = tuple(
+        dataclasses.replace(measured('exact_match', n, 0.5), value=v, depth=d)
+        for (n, d), v in values.items()
+    )
+    return dataclasses.replace(
+        run('rope()', **{'seed': 0, 'factor': 4} | changes),
+        measurements=made,
+        task='passkey_text()',
+    )
 
 
 VALUES = {(n, d): round(1 - n / 1000 - d / 4, 3) for n in (32, 64, 128) for d in (0.0, 0.5, 1.0)}
 
 
 def test_depths_are_in_the_files_the_table_and_a_heat_map(tmp_path):
-    found = results(deep(VALUES), deep({k: v / 2 for k, v in VALUES.items()}, extend='yarn(factor=2.0)'))
+    found = results(
+        deep(VALUES), deep({k: v / 2 for k, v in VALUES.items()}, extend='yarn(factor=2.0)')
+    )
     paths = found.write(tmp_path)
     assert [p.name for p in paths] == ['results.json', 'results.csv', 'by_depth.png']
     rows = json.loads(paths[0].read_text())['results']
@@ -183,15 +260,24 @@ def test_depths_are_in_the_files_the_table_and_a_heat_map(tmp_path):
         assert [float(row['depth']) for row in csv.DictReader(file)] == [d for _, d in VALUES] * 2
     assert paths[2].read_bytes()[:4] == b'\x89PNG' and paths[2].stat().st_size > 10_000
     _, lines = printed(found)
-    assert [line[3] for line in lines if len(line) > 6 and line[2] == '64'] == ['50', '50']  # answers of a cell
+    assert [line[3] for line in lines if len(line) > 6 and line[2] == '64'] == [
+        '50',
+        '50',
+    ]  # answers of a cell
     shown = [line[4:8] for line in lines if len(line) > 7 and line[4] in ('0', '0.5', '1')]
-    expected = [[f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))] for by in (1, 2) for d in (0.0, 0.5, 1.0)]
+    expected = [
+        [f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))]
+        for by in (1, 2)
+        for d in (0.0, 0.5, 1.0)
+    ]
     assert shown == expected
 
 
 @pytest.mark.parametrize(
-    'trained, line, label', [(64, 1.5, 'trained: 64'), (100, 1.5, 'trained: 100'), (128, 2.5, 'trained: 128'),
-                             (8, -0.5, '\N{LEFTWARDS ARROW} trained: 8'), (999, 2.5, 'trained: 999 \N{RIGHTWARDS ARROW}')]
+    'trained, line, '
+    'label', [(64, 1.5, 'trained: 64'), (100, 1.5, 'trained: 100'), (128, 2.5, 'trained: 128'),
+                             (8, -0.5, '\N{LEFTWARDS ARROW} trained: '
+                                       '8'), (999, 2.5, 'trained: 999 \N{RIGHTWARDS ARROW}')]
 )  # fmt: skip
 def test_numbers_of_a_heat_map(trained, line, label):
     missing = {k: v for k, v in VALUES.items() if k != (64, 0.5)}
@@ -200,7 +286,8 @@ def test_numbers_of_a_heat_map(trained, line, label):
     image = pictures._draw_depth(axis, series, [32, 64, 128], [0.0, 0.5, 1.0])
     assert image.get_clim() == (0, 1)
     cells = {t.get_position(): t.get_text() for t in axis.texts[:-1]}
-    expected = {(x, y): f'{missing[n, d]:.2f}' for x, n in enumerate((32, 64, 128)) for y, d in enumerate((0.0, 0.5, 1.0))
+    expected = {(x, y): f'{missing[n, d]:.2f}' for x, n in enumerate((32, 64, 128)) for y,
+        d in enumerate((0.0, 0.5, 1.0))
                 if (n, d) in missing}  # fmt: skip
     assert cells == expected
     drawn = [[missing.get((n, d), np.nan) for n in (32, 64, 128)] for d in (0.0, 0.5, 1.0)]
@@ -213,8 +300,13 @@ def test_numbers_of_a_heat_map(trained, line, label):
 
 
 def test_runs_with_and_without_depths_have_a_picture_each(tmp_path):
-    plain = dataclasses.replace(run('alibi()', 0, 4), measurements=(measured('exact_match', 64, 0.5),))
-    assert [p.name for p in results(deep(VALUES), plain).write(tmp_path)][2:] == ['by_depth.png', 'by_length.png']
+    plain = dataclasses.replace(
+        run('alibi()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
+    )
+    assert [p.name for p in results(deep(VALUES), plain).write(tmp_path)][2:] == [
+        'by_depth.png',
+        'by_length.png',
+    ]
 
 
 def test_a_long_title_stays_within_the_figure():
@@ -224,7 +316,9 @@ def test_a_long_title_stays_within_the_figure():
         FigureCanvasAgg(figure).draw()
         pictures._set_title(figure, group([dataclasses.replace(deep(VALUES), task=long)]))
         extent = figure._suptitle.get_window_extent()
-        assert extent.x1 <= figure.bbox.x1 and figure._suptitle.get_text().replace('\n', '').startswith(long)
+        assert extent.x1 <= figure.bbox.x1 and figure._suptitle.get_text().replace(
+            '\n', ''
+        ).startswith(long)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +337,13 @@ def test_labels_are_moved_apart(wanted, placed):
 def test_long_labels_leave_room_for_what_they_label():
     name = 'rope(freqs=longrope(long=(' + ', '.join(['1.2345'] * 40) + '), factor=4.0))'
     short = shortened(name)
-    assert len(short) == 49 and short.startswith('rope(freqs=longrope(long=(1.2345') and short.endswith('factor=4.0))')
+    assert (
+        len(short) == 49
+        and short.startswith('rope(freqs=longrope(long=(1.2345')
+        and short.endswith('factor=4.0))')
+    )
     assert shortened('rope() + yarn(factor=4.0)') == 'rope() + yarn(factor=4.0)'
     for table in tables(results(run(name, 0, 4))):
-        assert name not in str([column.header for column in table.columns] + list(table.columns[0].cells))
+        assert name not in str(
+            [column.header for column in table.columns] + list(table.columns[0].cells)
+        )

@@ -48,18 +48,23 @@ RUNS = {
     'learned': dict(encoding='learned_absolute(max_len=32)'),
     'random': dict(encoding='randomized_pe(max_len=256) | rope()'),
     'copy': dict(encoding='nope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)}),
-    'copy rope': dict(encoding='rope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)}),
-    'passkey': dict(encoding='nope()', task='passkey()', train={'length': 16, 'min_length': 7}, eval={'lengths': (16, 24)}),
+    'copy '
+    'rope': dict(encoding='rope()', task='copy()', train={'length': 4}, eval={'lengths': (4, 8)}),
+    'passkey': dict(encoding='nope()', task='passkey()', train={'length': 16, 'min_length': 7},
+        eval={'lengths': (16, 24)}),
     'coupled': dict(
-        encoding='position_coupling(max_position=20)', task='addition(ids="coupled", reverse_output=True)',
+        encoding='position_coupling(max_position=20)', task='addition(ids="coupled", '
+                                                            'reverse_output=True)',
         train={'length': 4}, eval={'lengths': (4, 8)},
     ),
     'plain ids': dict(
-        encoding='learned_absolute(max_len=20)', task='copy(ids="plain")', train={'length': 4}, eval={'lengths': (4,)}
+        encoding='learned_absolute(max_len=20)', task='copy(ids="plain")', train={'length': 4},
+        eval={'lengths': (4,)}
     ),
     'full': dict(encoding='rope() | full()'),
     'prefix': dict(pattern=('rope()', 'alibi() | prefix(length=2)'), model={'layers': 2}),
-    'encoder': dict(model={'kind': 'encoder'}, task='copy()', train={'length': 4}, eval={'lengths': (4,)}),
+    'encoder': dict(model={'kind': 'encoder'}, task='copy()', train={'length': 4},
+        eval={'lengths': (4,)}),
 }  # fmt: skip
 
 
@@ -79,12 +84,20 @@ def runs(tmp_path_factory):
 def test_a_run_is_restored_from_its_directory_and_scored(runs):
     found = evaluate([runs['alibi']], {'eval.protocols': 'nonoverlapping', 'eval.tokens': 50})
     (run,) = found.runs
-    assert (run.encoding, run.extend, run.seed, run.step, run.train_length) == ('alibi()', '', 0, 2, 16)
+    assert (run.encoding, run.extend, run.seed, run.step, run.train_length) == (
+        'alibi()',
+        '',
+        0,
+        2,
+        16,
+    )
     assert (run.dataset, run.split, run.positions) == ('pydoc_topics', 'test', 'first')
     assert [m.protocol for m in run.measurements] == 2 * ['nonoverlapping']
     assert [(m.length, m.tokens) for m in run.measurements] == [(16, 50), (32, 50)]
     config, model, _ = checkpoint.restore_model(runs['alibi'])
-    assert run.parameters == 257 * 16 + 4 * 16 * 16 + 8 * 16 * 16 + 3 * 16  # embedding, attention, feed-forward, norms
+    assert (
+        run.parameters == 257 * 16 + 4 * 16 * 16 + 8 * 16 * 16 + 3 * 16
+    )  # embedding, attention, feed-forward, norms
     stream = configs.make_task(config).tokens('test')
     nll = []
     for start in range(0, 50, 32):
@@ -96,7 +109,13 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
 
 def test_seeds_make_one_series_and_extensions_another(runs):
     found = evaluate(
-        [runs['alibi'], runs['alibi 1'], runs['rope'], f'{runs["rope"]} | pi(factor=4.0)', runs['alibi']],
+        [
+            runs['alibi'],
+            runs['alibi 1'],
+            runs['rope'],
+            f'{runs["rope"]} | pi(factor=4.0)',
+            runs['alibi'],
+        ],
         {'eval.protocols': 'sliding', 'eval.tokens': 40},
     )
     assert [s.label for s in found.series] == ['alibi()', 'rope()', 'rope() + pi(factor=4.0)']
@@ -106,7 +125,9 @@ def test_seeds_make_one_series_and_extensions_another(runs):
 
 
 def test_ms_poe_orders_the_heads_of_every_layer_by_what_they_do_on_validation_text(runs):
-    ratios_of = lambda model: [np.asarray(model.encoding(*place).parts[0].ratios[...]) for place in model.layers()]
+    ratios_of = lambda model: [
+        np.asarray(model.encoding(*place).parts[0].ratios[...]) for place in model.layers()
+    ]
     job = evaluation.prepare(f'{runs["deep"]} | ms_poe()', {})
     plain = job.load()[0]
     first, second, *rest = ratios_of(job.extended(plain))
@@ -125,12 +146,22 @@ def test_ms_poe_orders_the_heads_of_every_layer_by_what_they_do_on_validation_te
 
 def test_every_protocol_and_file_by_the_command_line(runs, tmp_path, capsys):
     out = tmp_path / 'out'
-    assert command.main([f'--run={runs["alibi"]},{runs["rope"]}', '--config.eval.lengths=16,64', f'--out={out}']) == 0
+    assert (
+        command.main(
+            [f'--run={runs["alibi"]},{runs["rope"]}', '--config.eval.lengths=16,64', f'--out={out}']
+        )
+        == 0
+    )
     shown = capsys.readouterr().out
     assert 'alibi()' in shown and 'same_tokens' in shown and str(out / 'by_length.png') in shown
     rows = json.loads((out / 'results.json').read_text())['results']
     assert {row['length'] for row in rows} == {16, 64}
-    assert {row['protocol'] for row in rows} == {'nonoverlapping', 'sliding', 'same_tokens', 'per_position'}
+    assert {row['protocol'] for row in rows} == {
+        'nonoverlapping',
+        'sliding',
+        'same_tokens',
+        'per_position',
+    }
     for name in ('results.csv', 'by_length.png', 'by_position.png'):
         assert (out / name).stat().st_size > 1000
 
@@ -149,17 +180,26 @@ def test_depths_of_runs_by_the_command_line(runs, tmp_path, capsys):
     common = ['--config.eval.depths=0,0.5,1', f'--out={tmp_path}']
     assert command.main([f'--run={runs["passkey"]}', *common]) == 0
     rows = json.loads((tmp_path / 'results.json').read_text())['results']
-    assert [(r['length'], r['depth']) for r in rows] == [(n, d) for n in (16, 24) for d in (0, 0.5, 1)]
+    assert [(r['length'], r['depth']) for r in rows] == [
+        (n, d) for n in (16, 24) for d in (0, 0.5, 1)
+    ]
     text = '--config.task=passkey_text(digits=2)'  # a run on bytes
     assert command.main([f'--run={runs["alibi"]}', text, '--config.eval.lengths=300', *common]) == 0
     assert str(tmp_path / 'by_depth.png') in capsys.readouterr().out
     assert command.main([f'--run={runs["copy"]}', *common]) == 2
-    assert 'copy() has no depth; tasks with one: kv_retrieval, passkey, passkey_text' in capsys.readouterr().err
+    assert (
+        'copy() has no depth; tasks with one: kv_retrieval, passkey, passkey_text'
+        in capsys.readouterr().err
+    )
 
 
 def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
     def nll(positions):
-        changes = {'eval.protocols': 'nonoverlapping', 'eval.positions': positions, 'eval.lengths': (16,)}
+        changes = {
+            'eval.protocols': 'nonoverlapping',
+            'eval.positions': positions,
+            'eval.lengths': (16,),
+        }
         return evaluate([runs['random']], changes).runs[0].measurements[0].nll
 
     assert nll('sampled') == nll('sampled') != nll('first')
@@ -168,8 +208,18 @@ def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
 @pytest.mark.parametrize(
     'run, changes, error, message',
     [
-        ('alibi', {'eval.protocols': 'slidin'}, SpecError, "protocol is 'slidin'; did you mean 'sliding'"),
-        ('alibi', {'eval.lengths': '64,100000000'}, ValueError, 'needs 100000001 tokens, but the text has'),
+        (
+            'alibi',
+            {'eval.protocols': 'slidin'},
+            SpecError,
+            "protocol is 'slidin'; did you mean 'sliding'",
+        ),
+        (
+            'alibi',
+            {'eval.lengths': '64,100000000'},
+            ValueError,
+            'needs 100000001 tokens, but the text has',
+        ),
         ('alibi', {'eval.lengths': '0'}, SpecError, 'whole numbers of at least 1'),
         ('alibi', {'eval.stride': 64}, ValueError, 'between 1 and the shortest length, 16'),
         ('alibi', {'eval.positions': 'some'}, SpecError, 'eval.positions'),
@@ -177,25 +227,66 @@ def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
         ('rope', {'extend': 'yam(factor=4)'}, SpecError, "did you mean 'yarn'"),
         ('rope', {'extend': 'pi(factr=4)'}, SpecError, "did you mean 'factor'"),
         ('learned', {'eval.lengths': '64'}, ValueError, 'overflow'),
-        ('learned', {'eval.lengths': '16,64,32'}, ValueError, 'at length 64: .*; reached are --config.eval.lengths=16,32'),
+        (
+            'learned',
+            {'eval.lengths': '16,64,32'},
+            ValueError,
+            'at length 64: .*; reached are --config.eval.lengths=16,32',
+        ),
         ('alibi', {'eval.protocols': ''}, SpecError, 'eval.protocols names none'),
         ('alibi', {'eval.split': 'dev'}, SpecError, "eval.split is 'dev'"),
         ('copy', {'eval.split': 'train'}, SpecError, "evaluated on 'validation' or 'test'"),
-        *[('alibi', {f'eval.{name}': 0}, SpecError, f'eval.{name} must be at least 1, got 0')
-          for name in ('tokens', 'batch', 'stride', 'buckets', 'samples')],
-        ('passkey', {'eval.depths': (0.5, 1.5)}, SpecError, r'eval.depths must be numbers from 0 .* got \(0.5, 1.5\)'),
+        *[
+            ('alibi', {f'eval.{name}': 0}, SpecError, f'eval.{name} must be at least 1, got 0')
+            for name in ('tokens', 'batch', 'stride', 'buckets', 'samples')
+        ],
+        (
+            'passkey',
+            {'eval.depths': (0.5, 1.5)},
+            SpecError,
+            r'eval.depths must be numbers from 0 .* got \(0.5, 1.5\)',
+        ),
         ('passkey', {'eval.depths': (True,)}, SpecError, 'eval.depths must be numbers from 0'),
         ('passkey', {'eval.depths': ('end',)}, SpecError, 'eval.depths must be numbers from 0'),
-        ('passkey', {'eval.depths': '0,0.5,0.0'}, SpecError, r'eval.depths names a depth twice: \(0, 0.5, 0.0\)'),
-        ('alibi', {'task': 'passkey_text()', 'eval.lengths': (300, 64)}, SpecError,
-         'at length 64: .* must be at least 251, got 64; reached are --config.eval.lengths=300'),
+        (
+            'passkey',
+            {'eval.depths': '0,0.5,0.0'},
+            SpecError,
+            r'eval.depths names a depth twice: \(0, 0.5, 0.0\)',
+        ),
+        (
+            'alibi',
+            {'task': 'passkey_text()', 'eval.lengths': (300, 64)},
+            SpecError,
+            'at length 64: .* must be at least 251, got 64; reached are --config.eval.lengths=300',
+        ),
         # The ids of the task, not the number of tokens, overrun the table.
-        ('coupled', {'eval.lengths': '4,32'}, SpecError, 'at length 32: position_coupling: .*not in 0 .. 20'),
-        ('plain ids', {'eval.lengths': '10'}, SpecError, 'at length 10: learned_absolute: position 21 is not in 0 .. 19'),
+        (
+            'coupled',
+            {'eval.lengths': '4,32'},
+            SpecError,
+            'at length 32: position_coupling: .*not in 0 .. 20',
+        ),
+        (
+            'plain ids',
+            {'eval.lengths': '10'},
+            SpecError,
+            'at length 10: learned_absolute: position 21 is not in 0 .. 19',
+        ),
         # What it sees is what it should predict.
-        ('full', {}, SpecError, r'full lets queries see later tokens, which language\(\) asks to predict.*use causal'),
+        (
+            'full',
+            {},
+            SpecError,
+            r'full lets queries see later tokens, which language\(\) asks to predict.*use causal',
+        ),
         ('prefix', {}, SpecError, 'prefix lets queries see later tokens'),
-        ('encoder', {}, SpecError, "model.kind is 'encoder': it sees the next tokens, .*use 'decoder'"),
+        (
+            'encoder',
+            {},
+            SpecError,
+            "model.kind is 'encoder': it sees the next tokens, .*use 'decoder'",
+        ),
     ],
 )
 def test_wrong_requests(runs, run, changes, error, message):
@@ -217,7 +308,10 @@ def test_a_likelihood_that_is_not_finite_names_the_run_and_the_length(runs, tmp_
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
     configs.save(config, tmp_path / configs.FILE)
-    with pytest.raises(ValueError, match=rf'{tmp_path}: nonoverlapping at length 16: 128 of 128 scored .* first is nan'):
+    with pytest.raises(
+        ValueError,
+        match=rf'{tmp_path}: nonoverlapping at length 16: 128 of 128 scored .* first is nan',
+    ):
         evaluate([tmp_path])
 
 
@@ -244,7 +338,9 @@ def test_runs_of_versions_that_stored_no_shape(runs):
 
 
 def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs, monkeypatch):
-    monkeypatch.setattr(checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
+    monkeypatch.setattr(
+        checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read')
+    )
     with pytest.raises(ValueError, match='at length 64: learned_absolute: .*overflow'):
         evaluate([runs['alibi'], runs['learned']], {'eval.lengths': '64'})
 
@@ -258,7 +354,13 @@ def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys):
 
 def test_command_line_forms():
     runs, out, also, changes = command.arguments(
-        ['--run=a,b | yarn(factor=4, beta_fast=32)', '--run', 'c', '--config.extend=pi(factor=2)', '--out=x']
+        [
+            '--run=a,b | yarn(factor=4, beta_fast=32)',
+            '--run',
+            'c',
+            '--config.extend=pi(factor=2)',
+            '--out=x',
+        ]
     )
     assert runs == ['a', 'b | yarn(factor=4, beta_fast=32)', 'c']
     assert out == pathlib.Path('x') and changes == {'extend': 'pi(factor=2)'}
@@ -268,7 +370,9 @@ def test_command_line_forms():
 
 def test_command_in_a_process_of_its_own(runs, tmp_path):
     def call(*arguments):
-        return subprocess.run([sys.executable, 'eval.py', *arguments], cwd=ROOT, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, 'eval.py', *arguments], cwd=ROOT, capture_output=True, text=True
+        )
 
     failed = call(f'--run={runs["alibi"]}', '--config.eval.lenghts=64')
     assert failed.returncode == 2
@@ -281,7 +385,9 @@ def test_command_in_a_process_of_its_own(runs, tmp_path):
 
 def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path, monkeypatch):
     (tmp_path / 'config.json').write_text((pathlib.Path(runs['alibi']) / 'config.json').read_text())
-    monkeypatch.setattr(checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
+    monkeypatch.setattr(
+        checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read')
+    )
     with pytest.raises(ValueError, match='has no checkpoint'):
         evaluate([runs['alibi'], tmp_path])
 
@@ -289,9 +395,16 @@ def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path,
 def test_an_earlier_evaluation_stands_beside_a_new_one(runs, tmp_path, capsys):
     settings = ['--config.eval.protocols=nonoverlapping', '--config.eval.tokens=64']
     first, both = tmp_path / 'first', tmp_path / 'both'
-    assert command.main([f'--run={runs["alibi"]},{runs["alibi 1"]}', f'--out={first}', *settings]) == 0
-    assert command.main([f'--run={runs["rope"]}', f'--also={first}', f'--out={both}', *settings]) == 0
-    together = evaluate([runs['alibi'], runs['alibi 1'], runs['rope']], {'eval.protocols': 'nonoverlapping', 'eval.tokens': 64})
+    assert (
+        command.main([f'--run={runs["alibi"]},{runs["alibi 1"]}', f'--out={first}', *settings]) == 0
+    )
+    assert (
+        command.main([f'--run={runs["rope"]}', f'--also={first}', f'--out={both}', *settings]) == 0
+    )
+    together = evaluate(
+        [runs['alibi'], runs['alibi 1'], runs['rope']],
+        {'eval.protocols': 'nonoverlapping', 'eval.tokens': 64},
+    )
     assert read(both) == together.runs
     capsys.readouterr()
     assert command.main([f'--run={runs["rope"]}', f'--also={tmp_path / "none"}', *settings]) == 2
@@ -312,5 +425,11 @@ def test_what_was_measured_is_kept_where_a_later_run_fails(runs, tmp_path, monke
 
     monkeypatch.setattr(evaluation, 'measure', second_fails)
     with pytest.raises(KeyboardInterrupt):
-        command.main([f'--run={runs["alibi"]},{runs["rope"]}', f'--out={tmp_path}', '--config.eval.protocols=nonoverlapping'])
+        command.main(
+            [
+                f'--run={runs["alibi"]},{runs["rope"]}',
+                f'--out={tmp_path}',
+                '--config.eval.protocols=nonoverlapping',
+            ]
+        )
     assert [run.encoding for run in read(tmp_path)] == ['alibi()']

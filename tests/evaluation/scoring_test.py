@@ -57,15 +57,26 @@ def first_token_of_context(protocol, target, length):
 @pytest.mark.parametrize('rows', [1, 3, 64])
 def test_batched_protocols_equal_a_loop_over_tokens(rows):
     results = language.evaluate_language(
-        scorer(Laplace(5)), STREAM, LENGTHS, tokens=TOKENS, rows=lambda length: rows, stride=STRIDE, buckets=3
+        scorer(Laplace(5)),
+        STREAM,
+        LENGTHS,
+        tokens=TOKENS,
+        rows=lambda length: rows,
+        stride=STRIDE,
+        buckets=3,
     )
     by = {(m.protocol, m.length, m.position_low): m for m in results}
     assert len(by) == len(results) == 3 * 3 + 3
     at_most = 4 * TOKENS // 32  # windows at the longest length
     for length in LENGTHS:
-        for protocol, scored in (('nonoverlapping', TOKENS), ('sliding', min(TOKENS, 32 + (at_most - 1) * STRIDE))):
+        for protocol, scored in (
+            ('nonoverlapping', TOKENS),
+            ('sliding', min(TOKENS, 32 + (at_most - 1) * STRIDE)),
+        ):
             starts = [first_token_of_context(protocol, t, length) for t in range(scored)]
-            expected = [laplace_nll(STREAM[b : t + 1], STREAM[t + 1], 5) for t, b in enumerate(starts)]
+            expected = [
+                laplace_nll(STREAM[b : t + 1], STREAM[t + 1], 5) for t, b in enumerate(starts)
+            ]
             assert by[protocol, length, None].nll == pytest.approx(np.mean(expected), rel=1e-5)
             assert by[protocol, length, None].tokens == scored
         blocks = min(TOKENS // STRIDE, at_most, (89 - 32) // STRIDE + 1)
@@ -79,7 +90,9 @@ def test_batched_protocols_equal_a_loop_over_tokens(rows):
         assert by['same_tokens', length, None].tokens == len(expected)
     for low, high in ((0, 16), (16, 23), (23, 32)):
         inside = [t for t in range(TOKENS) if low <= t % 32 < high]
-        expected = np.mean([laplace_nll(STREAM[t // 32 * 32 : t + 1], STREAM[t + 1], 5) for t in inside])
+        expected = np.mean(
+            [laplace_nll(STREAM[t // 32 * 32 : t + 1], STREAM[t + 1], 5) for t in inside]
+        )
         bucket = by['per_position', 32, low]
         assert bucket.nll == pytest.approx(expected, rel=1e-5)
         assert (bucket.position_high, bucket.tokens) == (high, len(inside))
@@ -116,9 +129,14 @@ def test_scored_positions_alone_equal_a_choice_from_all():
     model, rng = tiny('alibi()'), np.random.default_rng(0)
     tokens, targets = jnp.asarray(rng.integers(0, 11, (2, 2, 8)))
     at = jnp.asarray([[1, 7, 3], [0, 2, 2]])
-    every, some = token_scores(model, tokens, targets), scorer(model)(tokens, targets, None, None, at)
+    every, some = (
+        token_scores(model, tokens, targets),
+        scorer(model)(tokens, targets, None, None, at),
+    )
     for whole, part in zip(every, some):
-        np.testing.assert_allclose(part, np.take_along_axis(np.asarray(whole), np.asarray(at), 1), rtol=1e-6)
+        np.testing.assert_allclose(
+            part, np.take_along_axis(np.asarray(whole), np.asarray(at), 1), rtol=1e-6
+        )
 
 
 def test_no_logits_of_positions_that_are_not_scored():
@@ -130,7 +148,9 @@ def test_no_logits_of_positions_that_are_not_scored():
             return hidden
 
     batch = Passkey(digits=2).sample(np.random.default_rng(0), 5, 40)
-    score = lambda *arguments: token_scores(Watched(37), *arguments[:3], key=arguments[3], at=arguments[4])
+    score = lambda *arguments: token_scores(
+        Watched(37), *arguments[:3], key=arguments[3], at=arguments[4]
+    )
     nll, correct, scored = score_rows(score, batch, rows=2)
     assert nll.shape == correct.shape == scored.shape == (5, 2) and scored.all()
     assert shapes and all(batch * length <= 2 * 2 for batch, length, _ in shapes)
@@ -146,7 +166,9 @@ def test_rows_with_fewer_scored_targets_than_others_count_their_own():
         return np.zeros(at.shape), at == 2
 
     _, correct, scored = score_rows(score, batch, rows=64)
-    assert asked[0].shape == (2, 3) and asked[0][0].tolist() == [1, 3, 4] and asked[0][1, 0] == 2  # no row is read twice
+    assert (
+        asked[0].shape == (2, 3) and asked[0][0].tolist() == [1, 3, 4] and asked[0][1, 0] == 2
+    )  # no row is read twice
     assert scored.tolist() == [[True] * 3, [True, False, False]]
     assert exact_match(5, np.zeros((2, 3)), correct, scored).value == 0.5
 
@@ -160,13 +182,20 @@ def test_every_length_is_read_at_every_depth():
         answers.setdefault(tokens.shape[1], []).append(np.take_along_axis(targets, at, 1))
         return np.zeros(at.shape), np.broadcast_to(place[:, None] > 5, at.shape)
 
-    found = evaluate_task(score, Passkey(), (17, 27), samples=6, rows=lambda width: 6, depths=(0, 0.5, 1.0))
+    found = evaluate_task(
+        score, Passkey(), (17, 27), samples=6, rows=lambda width: 6, depths=(0, 0.5, 1.0)
+    )
     assert places == {17: [{0}, {5}, {10}], 27: [{0}, {10}, {20}]}
     assert [(m.length, m.depth, m.value, m.samples) for m in found] == [
-        (17, 0.0, 0, 6), (17, 0.5, 0, 6), (17, 1.0, 1, 6), (27, 0.0, 0, 6), (27, 0.5, 1, 6), (27, 1.0, 1, 6),
+        (17, 0.0, 0, 6), (17, 0.5, 0, 6), (17, 1.0, 1, 6), (27, 0.0, 0, 6), (27, 0.5, 1, 6), (27,
+            1.0, 1, 6),
     ]  # fmt: skip
-    assert all((a == b[0]).all() for b in answers.values() for a in b)  # the depth is all that differs
-    assert [m.depth for m in evaluate_task(score, Passkey(), (17,), samples=6, rows=lambda width: 6)] == [None]
+    assert all(
+        (a == b[0]).all() for b in answers.values() for a in b
+    )  # the depth is all that differs
+    assert [
+        m.depth for m in evaluate_task(score, Passkey(), (17,), samples=6, rows=lambda width: 6)
+    ] == [None]
 
 
 def test_memory_at_64_times_the_length_is_linear_and_holds_no_whole_logits():
@@ -192,23 +221,33 @@ def test_one_compilation_for_each_length():
             traces.append(tokens.shape)
             return super().hidden(tokens, tok)
 
-    language.evaluate_language(scorer(Counting(5)), STREAM, LENGTHS, tokens=60, rows=lambda length: 3, stride=4)
+    language.evaluate_language(
+        scorer(Counting(5)), STREAM, LENGTHS, tokens=60, rows=lambda length: 3, stride=4
+    )
     assert sorted(traces) == [(3, length) for length in LENGTHS]
 
 
 def test_perplexity_of_a_uniform_guess():
     nll, all_ = np.full((3, 4), math.log(4)), np.ones((3, 4), bool)
     result = perplexity('sliding', 4, nll, ~all_, all_, bytes_scored=12)
-    assert result.value == pytest.approx(4) and result.low == pytest.approx(4) and result.high == pytest.approx(4)
+    assert (
+        result.value == pytest.approx(4)
+        and result.low == pytest.approx(4)
+        and result.high == pytest.approx(4)
+    )
     assert result.bits_per_byte == pytest.approx(2)
-    assert perplexity('sliding', 4, nll, ~all_, all_, bytes_scored=6).bits_per_byte == pytest.approx(4)
+    assert perplexity(
+        'sliding', 4, nll, ~all_, all_, bytes_scored=6
+    ).bits_per_byte == pytest.approx(4)
     assert perplexity('sliding', 4, nll[:1], ~all_[:1], all_[:1], 4).low is None
 
 
 def test_perplexity_interval_covers_at_its_rate():
     rng = np.random.default_rng(0)
     scored = np.arange(6) < rng.integers(1, 7, (400, 30, 1))
-    nll = 1 + rng.exponential(0.5, (400, 30, 1)) + rng.exponential(0.5, (400, 30, 6))  # shared within a window
+    nll = (
+        1 + rng.exponential(0.5, (400, 30, 1)) + rng.exponential(0.5, (400, 30, 6))
+    )  # shared within a window
     found = [perplexity('sliding', 6, n, s, s, 0) for n, s in zip(nll, scored)]
     covered = np.mean([m.low <= math.exp(2) <= m.high for m in found])
     assert 0.9 < covered < 0.98
@@ -238,7 +277,11 @@ def test_exact_match_needs_every_scored_token_and_has_a_wilson_interval():
     result = exact_match(7, np.full((10, 6), 0.5), correct, scored)
     p, n, z = 0.8, 10, 1.959963984540054
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert result.value == 0.8 and result.token_accuracy == pytest.approx(48 / 50) and result.nll == pytest.approx(0.5)
+    assert (
+        result.value == 0.8
+        and result.token_accuracy == pytest.approx(48 / 50)
+        and result.nll == pytest.approx(0.5)
+    )
     assert result.low == pytest.approx((centre - half) / (1 + z * z / n))
     assert result.high == pytest.approx((centre + half) / (1 + z * z / n))
 
@@ -249,10 +292,15 @@ def test_task_examples_do_not_depend_on_how_they_are_batched():
     def score(tokens, targets, tok, key, at):
         seen.setdefault(tokens.shape[0], []).append(tokens)
         right = np.ones(at.shape, bool)
-        right[:, -1] = tokens[:, 1] != 0  # wrong about the closing symbol where the first symbol is 0
+        right[:, -1] = (
+            tokens[:, 1] != 0
+        )  # wrong about the closing symbol where the first symbol is 0
         return np.zeros(at.shape), right
 
-    found = [evaluate_task(score, Copy(), (3, 5), samples=130, rows=lambda width, n=n: n) for n in (1, 64)]
+    found = [
+        evaluate_task(score, Copy(), (3, 5), samples=130, rows=lambda width, n=n: n)
+        for n in (1, 64)
+    ]
     assert found[0] == found[1] and [m.length for m in found[0]] == [3, 5]
     assert found[0][0].samples == 130 and found[0][0].tokens == 130 * 4
     assert found[0][0].value == pytest.approx(0.9, abs=0.1) and found[0][0].value < 1
@@ -267,7 +315,16 @@ def test_task_ids_and_keys_reach_the_model():
         return np.zeros(at.shape), np.ones(at.shape, bool)
 
     evaluate_task(score, Copy(ids='coupled'), (3,), samples=4, rows=lambda width: 2)
-    assert isinstance(calls[0][0], Tokens) and calls[0][0].pos[0].tolist() == [0, 2, 3, 4, 1, 2, 3, 4]
+    assert isinstance(calls[0][0], Tokens) and calls[0][0].pos[0].tolist() == [
+        0,
+        2,
+        3,
+        4,
+        1,
+        2,
+        3,
+        4,
+    ]
     assert all(key is None for _, key in calls)
     calls.clear()
     evaluate_task(score, Copy(), (3,), samples=4, rows=lambda width: 2, key=jax.random.key(0))
@@ -277,7 +334,9 @@ def test_task_ids_and_keys_reach_the_model():
 def test_wrong_requests():
     score = scorer(Laplace(5))
     with pytest.raises(SpecError, match="did you mean 'sliding'"):
-        language.evaluate_language(score, STREAM, (8,), ('slidin',), tokens=8, rows=lambda n: 1, stride=1)
+        language.evaluate_language(
+            score, STREAM, (8,), ('slidin',), tokens=8, rows=lambda n: 1, stride=1
+        )
     with pytest.raises(ValueError, match='needs 129 tokens, but the text has 90'):
         language.evaluate_language(score, STREAM, (8, 128), tokens=8, rows=lambda n: 1, stride=1)
     with pytest.raises(ValueError, match="evaluated on 'validation' or 'test'"):

@@ -14,14 +14,21 @@ def names(encoding):
     return [name_of(part) for part in parts_of(encoding)]
 
 
-@pytest.mark.parametrize('rule', ['pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'yarn(factor=4.0)', 'dynamic_ntk()'])
+@pytest.mark.parametrize(
+    'rule', ['pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'yarn(factor=4.0)', 'dynamic_ntk()']
+)
 def test_frequency_rules_replace_the_rule_of_the_rotary_part(rule):
-    trained = pj.make('rope(base=500.0, layout="interleaved", partial=0.5) | alibi()', causal=True, **CONTEXT)
+    trained = pj.make(
+        'rope(base=500.0, layout="interleaved", partial=0.5) | alibi()', causal=True, **CONTEXT
+    )
     longer = extend(trained, rule, train_len=64)
     assert names(longer) == names(trained) == ['rope', 'alibi', 'causal', 'document']
     part = longer.parts[0]
     assert (part.base, part.layout, part.partial, part.head_dim) == (500.0, 'interleaved', 0.5, 8)
-    assert part.freqs == pj.make(f'rope(freqs={rule})', **CONTEXT).freqs and trained.parts[0].freqs is None
+    assert (
+        part.freqs == pj.make(f'rope(freqs={rule})', **CONTEXT).freqs
+        and trained.parts[0].freqs is None
+    )
     assert longer.cached == ('raw' if rule == 'dynamic_ntk()' else 'encoded')
     assert longer.parts[1] is trained.parts[1]
 
@@ -30,7 +37,9 @@ def test_extensions_wrap_the_part_they_are_given():
     rotary, linear = pj.make('rope() | causal()', **CONTEXT), pj.make('alibi()', **CONTEXT)
     longer = extend(rotary, 'dca(chunk=8, local=4)', train_len=64)
     assert names(longer) == ['dca', 'causal'] and longer.parts[0].encoding is rotary.parts[0]
-    assert names(extend(pj.make('rope() | alibi()', **CONTEXT), 'dca(chunk=8, local=4)', train_len=64)) == ['dca', 'alibi']
+    assert names(
+        extend(pj.make('rope() | alibi()', **CONTEXT), 'dca(chunk=8, local=4)', train_len=64)
+    ) == ['dca', 'alibi']
     clipped = extend(linear, 'lm_infinite(n_global=4)', train_len=64)
     assert clipped.encoding is linear and clipped.n_local == 64
 
@@ -51,8 +60,16 @@ def test_several_are_applied_from_left_to_right():
         ('rope()', 'yarn(factor=0.5)', 'at least 1'),
         ('rope()', 'yran(factor=2.0)', "did you mean 'yarn'"),
         ('rope()', 'rope()', 'registered as encoding'),
-        ('rope()', 'yarn(factor=2.0) | dca() | ntk_aware(factor=2.0)', 'ntk_aware would replace yarn'),
-        ('rope()', 'dca(encoding=rope(base=7.0))', 'leave out encoding=rope(base=7.0)'.replace('(', r'\(').replace(')', r'\)')),
+        (
+            'rope()',
+            'yarn(factor=2.0) | dca() | ntk_aware(factor=2.0)',
+            'ntk_aware would replace yarn',
+        ),
+        (
+            'rope()',
+            'dca(encoding=rope(base=7.0))',
+            'leave out encoding=rope(base=7.0)'.replace('(', r'\(').replace(')', r'\)'),
+        ),
         ('rope(freqs=dynamic_ntk())', 'lm_infinite()', 'do not depend on the current length'),
     ],
 )

@@ -12,7 +12,9 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.model import Transformer, TransformerConfig
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'alibi_symmetric.json').read_text())
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'alibi_symmetric.json').read_text()
+)
 
 
 def test_both_sides_have_the_bias_of_the_distance():
@@ -25,11 +27,21 @@ def test_both_sides_have_the_bias_of_the_distance():
 
 @pytest.mark.parametrize(
     'encoding, mirrored',
-    [('alibi_symmetric()', True), ("alibi(variant='offset')", False), ("alibi(variant='half')", False), ('rope()', False)],
+    [
+        ('alibi_symmetric()', True),
+        ("alibi(variant='offset')", False),
+        ("alibi(variant='half')", False),
+        ('rope()', False),
+    ],
 )
 def test_an_encoder_reverses_its_output_with_the_sequence(encoding, mirrored):
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=4, encoding=encoding, kind='encoder')
-    model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jax.random.randint(jax.random.key(1), (2, 12), 0, 7)
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=2, width=16, heads=4, encoding=encoding, kind='encoder'
+    )
+    model, tokens = (
+        Transformer(cfg, rngs=nnx.Rngs(0)),
+        jax.random.randint(jax.random.key(1), (2, 12), 0, 7),
+    )
     difference = np.abs(model(tokens)[:, ::-1] - model(tokens[:, ::-1])).max()
     assert (difference < 1e-5) == mirrored and (difference > 1e-2) != mirrored, difference
 

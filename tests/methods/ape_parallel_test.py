@@ -1,4 +1,6 @@
-"""APE: contexts cached each on its own, read with temperature and scale, against one dense pass with a mask of segments."""
+"""APE: contexts cached each on its own, read with temperature and scale, against one dense pass
+with a mask of segments.
+"""
 
 import functools
 import json
@@ -19,7 +21,9 @@ from posenc_jax.core.encoding import Tokens, scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step, init_cache, prefill
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ape_parallel.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ape_parallel.json').read_text())[
+    'values'
+]
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
 RANDOM = np.random.default_rng(0)
 PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (3, 5))
@@ -37,7 +41,9 @@ def pieces_of(**fields):
 
 
 def answers(model, pieces, steps=2, **options):
-    """Logits of the query, read at once but for its last tokens, which go through the cache one by one."""
+    """Logits of the query, read at once but for its last tokens, which go through the cache one by
+    one.
+    """
     held = sum(piece.length for piece in pieces)
     reader, cache = join(model, pieces, capacity=held + QUESTION.shape[1], **options)
     logits, cache = read(reader, cache, QUESTION[:, :-steps])
@@ -66,15 +72,24 @@ def test_the_share_of_contexts(value):
 
 def test_ids_are_those_of_the_released_code():
     layout = ape_layout(GOLDEN['prefix'], GOLDEN['lengths'])
-    assert layout.start == GOLDEN['query_start'] and [ids.min() for ids in layout.ids[1:]] == [3, 3, 3]
+    assert layout.start == GOLDEN['query_start'] and [ids.min() for ids in layout.ids[1:]] == [
+        3,
+        3,
+        3,
+    ]
 
 
 def two_softmaxes(q, k, v, tok, t, s):
-    """By the definition: attention over contexts and over the rest, merged by their log-sum-exps."""
+    """By the definition: attention over contexts and over the rest, merged by their
+    log-sum-exps.
+    """
     a, segment = scaled_dot_product(*(jnp.swapaxes(x, 1, 2) for x in (q, k))), tok.segment[0]
     v, causal = jnp.swapaxes(v, 1, 2), tok.index[0][None] <= tok.index[0][:, None]
     hidden = lambda a, seen: jnp.where(seen, a, -jnp.inf)
-    part = lambda *inputs: (jax.nn.logsumexp(hidden(*inputs), -1), jax.nn.softmax(hidden(*inputs), -1) @ v)
+    part = lambda *inputs: (
+        jax.nn.logsumexp(hidden(*inputs), -1),
+        jax.nn.softmax(hidden(*inputs), -1) @ v,
+    )
     (l_c, o_c), (l_o, o_o) = part(a / t, segment > 0), part(a, causal & (segment <= 0))
     w = jax.nn.softmax(jnp.stack([t * s * l_c, l_o]), axis=0)[..., None]
     return jnp.swapaxes(w[0] * o_c + w[1] * o_o, 1, 2)
@@ -85,7 +100,9 @@ SEGMENTS = jnp.array([[0] * 3 + [1] * 6 + [2] * 7 + [QUERY] * 5])
 
 @pytest.mark.parametrize('block', [None, (4, 5), (21, 8)])
 def test_it_is_two_attentions_merged_by_their_log_sum_exps(block):
-    q, k, v = (jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3))
+    q, k, v = (
+        jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3)
+    )
     tok = Tokens(index=jnp.arange(21)[None], pos=jnp.arange(21)[None], segment=SEGMENTS)
     encoding = pj.chain(pj.make('causal()'), AdaptiveContexts(temperature=0.7, scale=0.8))
     rows = lambda f: lambda *qkv: f(*qkv)[:, -5:]
@@ -93,21 +110,30 @@ def test_it_is_two_attentions_merged_by_their_log_sum_exps(block):
     theirs = rows(lambda q, k, v: two_softmaxes(q, k, v, tok, 0.7, 0.8))
     np.testing.assert_allclose(ours(q, k, v), theirs(q, k, v), atol=2e-6)
     weights = jax.random.normal(jax.random.key(2), (2, 5, 2, 8))
-    grads = [jax.grad(lambda *qkv, f=f: (f(*qkv) * weights).sum(), (0, 1, 2))(q, k, v) for f in (ours, theirs)]
+    grads = [
+        jax.grad(lambda *qkv, f=f: (f(*qkv) * weights).sum(), (0, 1, 2))(q, k, v)
+        for f in (ours, theirs)
+    ]
     for one, other in zip(*grads):
         np.testing.assert_allclose(one, other, atol=5e-6)
 
 
 def test_heads_with_and_without_it_side_by_side():
     """What carries are turned into belongs to one side of `per_head` alone."""
-    q, k, v = (jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3))
+    q, k, v = (
+        jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3)
+    )
     tok = Tokens(index=jnp.arange(21)[None], pos=jnp.arange(21)[None], segment=SEGMENTS)
-    both = pj.PerHead(AdaptiveContexts(), shared.ContextMask(), heads_of_first=1, heads=2, kv_heads=2)
+    both = pj.PerHead(
+        AdaptiveContexts(), shared.ContextMask(), heads_of_first=1, heads=2, kv_heads=2
+    )
     ours, adapted, plain = (
         pj.attend(pj.chain(pj.make('causal()'), part), q, k, v, tok, tok, block=6)
         for part in (both, AdaptiveContexts(), both.second)
     )
-    np.testing.assert_allclose(ours, jnp.stack([adapted[:, :, 0], plain[:, :, 1]], axis=2), atol=1e-6)
+    np.testing.assert_allclose(
+        ours, jnp.stack([adapted[:, :, 0], plain[:, :, 1]], axis=2), atol=1e-6
+    )
 
 
 def test_bfloat16_stays():
@@ -134,7 +160,9 @@ def test_one_context_without_temperature_is_causal_attention():
     model = model_of()
     pieces = encode(model, PREFIX, CONTEXTS[:1])
     text = jnp.asarray(np.concatenate([PREFIX, CONTEXTS[0], QUESTION], axis=1))
-    np.testing.assert_allclose(answers(model, pieces, temperature=1.0, scale=1.0), model(text)[:, -5:], atol=2e-5)
+    np.testing.assert_allclose(
+        answers(model, pieces, temperature=1.0, scale=1.0), model(text)[:, -5:], atol=2e-5
+    )
 
 
 def test_the_order_of_contexts_does_not_matter_and_the_temperature_does():
@@ -147,7 +175,9 @@ def test_the_order_of_contexts_does_not_matter_and_the_temperature_does():
 def test_any_selection_is_that_of_these_contexts_alone():
     model, pieces = model_of(), pieces_of()
     alone = encode(model, PREFIX, [CONTEXTS[2], CONTEXTS[0]])
-    np.testing.assert_allclose(answers(model, pieces, chosen=[2, 0]), answers(model, alone), atol=2e-5)
+    np.testing.assert_allclose(
+        answers(model, pieces, chosen=[2, 0]), answers(model, alone), atol=2e-5
+    )
 
 
 def test_how_contexts_are_batched_does_not_matter():
@@ -160,7 +190,9 @@ def test_how_contexts_are_batched_does_not_matter():
 def test_a_smaller_scale_takes_attention_from_contexts():
     a = jax.random.normal(jax.random.key(0), (50, 8))
     total = 2.0 + jax.nn.logsumexp(a[:, :5], -1)
-    share = lambda s: jax.nn.softmax(ape_reweigh(a, jnp.arange(8) < 5, total, temperature=1.0, scale=s))
+    share = lambda s: jax.nn.softmax(
+        ape_reweigh(a, jnp.arange(8) < 5, total, temperature=1.0, scale=s)
+    )
     assert (share(0.8)[:, :5].sum(-1) < share(1.0)[:, :5].sum(-1)).all()
 
 
@@ -179,7 +211,9 @@ def test_pieces_of_another_method_are_turned_to_where_they_stand_here():
     """One layer, so that keys do not know where they were encoded."""
     model = model_of(layers=1)
     spread = parallel_context_entropy.encode(model, PREFIX, CONTEXTS)
-    np.testing.assert_allclose(answers(model, spread), answers(model, pieces_of(layers=1)), atol=2e-5)
+    np.testing.assert_allclose(
+        answers(model, spread), answers(model, pieces_of(layers=1)), atol=2e-5
+    )
 
 
 def test_a_reader_may_join_again():
@@ -197,7 +231,9 @@ def test_moved_pieces_and_no_prefix():
     shifted = [shared.moved(model, piece, piece.ids + 100) for piece in pieces]
     cache = shared.join('this', model, shifted, capacity=24, start=109)
     reference = shared.join('this', model, pieces, capacity=24, start=9)
-    np.testing.assert_allclose(read(model, cache, QUESTION)[0], read(model, reference, QUESTION)[0], atol=2e-5)
+    np.testing.assert_allclose(
+        read(model, cache, QUESTION)[0], read(model, reference, QUESTION)[0], atol=2e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,8 +241,14 @@ def test_moved_pieces_and_no_prefix():
     [
         ('alibi()', 'ape_parallel needs one rotary .* got alibi'),
         ('sinusoidal() | rope()', "got sinusoidal, which opens 'embed'"),
-        ('rope() | window(size=4)', 'plain causal attention beside its rotary encoding, got window'),
-        ('rope(freqs=dynamic_ntk())', 'ape_parallel joins .* DynamicNTK.*depend on the current length'),
+        (
+            'rope() | window(size=4)',
+            'plain causal attention beside its rotary encoding, got window',
+        ),
+        (
+            'rope(freqs=dynamic_ntk())',
+            'ape_parallel joins .* DynamicNTK.*depend on the current length',
+        ),
     ],
 )
 def test_other_encodings_are_refused_by_name(spec, message):
@@ -224,33 +266,72 @@ def test_wrong_input_is_an_error():
         (lambda: encode(model, [1], [[2], []]), r'context 1 has no tokens'),
         (lambda: encode(model, [1], [[2], [13]]), r'context 1 must lie in 0 .. 12, got 13 .. 13'),
         (lambda: encode(model, [1], [[0.5]]), 'integers .* got float64'),
-        (lambda: encode(model, PREFIX, [CONTEXTS[0], [1, 2]]), 'context 1 has 1 rows, context 0 has 2'),
-        (lambda: encode(model, PREFIX, CONTEXTS, together=0), 'together must be at least 1, .*got 0'),
+        (
+            lambda: encode(model, PREFIX, [CONTEXTS[0], [1, 2]]),
+            'context 1 has 1 rows, context 0 has 2',
+        ),
+        (
+            lambda: encode(model, PREFIX, CONTEXTS, together=0),
+            'together must be at least 1, .*got 0',
+        ),
         (lambda: join(model, pieces, capacity=22), '22 tokens .* do not fit a cache of 22'),
         (lambda: join(model, pieces, capacity=30, chosen=[0, 3]), r'among 0 .. 2, got \[0, 3\]'),
-        (lambda: read(model, spacious, QUESTION), 'joined contexts, which this model would not see'),
-        (lambda: read(model, init_cache(model, pj.Tokens.of(length=9)), QUESTION), 'call prefill or join first'),
+        (
+            lambda: read(model, spacious, QUESTION),
+            'joined contexts, which this model would not see',
+        ),
+        (
+            lambda: read(model, init_cache(model, pj.Tokens.of(length=9)), QUESTION),
+            'call prefill or join first',
+        ),
         (lambda: join(model, pieces, capacity=30.5), 'an integer, got 30.5'),
         (lambda: join(model, pieces, capacity=30, chosen=1), r'got 1; did you mean \[1\]'),
         (lambda: join(model, pieces[:1], capacity=30), 'these pieces are one, the prefix'),
         (lambda: encode(model, PREFIX, [[[2, 3], [4]]]), 'rows of context 0 differ in length'),
         (lambda: ape_layout(2, [2.5, 3]), r'contexts of 1 or more tokens, got 2, \[2.5, 3\]'),
         (lambda: join(model, pieces, capacity=30, chosen=[]), r'got \[\]'),
-        (lambda: join(model, pieces, capacity=30, temperature=0.0), 'temperature must be positive and finite, got 0'),
+        (
+            lambda: join(model, pieces, capacity=30, temperature=0.0),
+            'temperature must be positive and finite, got 0',
+        ),
         (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
-        (lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2), '2 new ones .* 1 free slots'),
-        (lambda: shared.continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0), 'temperature=1.0 draws at random and needs a key'),
-        (lambda: shared.continue_from(reader, spacious, QUESTION, max_new_tokens=2.5), 'an integer of at least 1, got 2.5'),
-        (lambda: shared.continue_from(reader, spacious, QUESTION + 13, max_new_tokens=2), r'ids .* 0 .. 12, got 1\d .. 2\d'),
+        (
+            lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2),
+            '2 new ones .* 1 free slots',
+        ),
+        (
+            lambda: shared.continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0),
+            'temperature=1.0 draws at random and needs a key',
+        ),
+        (
+            lambda: shared.continue_from(reader, spacious, QUESTION, max_new_tokens=2.5),
+            'an integer of at least 1, got 2.5',
+        ),
+        (
+            lambda: shared.continue_from(reader, spacious, QUESTION + 13, max_new_tokens=2),
+            r'ids .* 0 .. 12, got 1\d .. 2\d',
+        ),
         (lambda: read(reader, spacious, QUESTION - 13), r'must lie in 0 .. 12, got -1\d .. -\d'),
         (lambda: read(reader, spacious, QUESTION * 1.0), 'must be integers'),
         (lambda: read(reader, spacious, QUESTION, last=6), r'an integer in 0 .. 5, got 6'),
         (lambda: read(reader, spacious, QUESTION, last=-1), r'an integer in 0 .. 5, got -1'),
         (lambda: encode(model, PREFIX, CONTEXTS, together=1.5), 'at least 1, an integer, got 1.5'),
-        (lambda: join(model_of(layers=1), pieces, capacity=40), 'piece 0 is of 2 layers, the model has 1'),
-        (lambda: join(model_of(layers=3), pieces, capacity=40), 'piece 0 is of 2 layers, the model has 3'),
-        (lambda: join(model_of(kv_heads=4), pieces, capacity=40), r'holds .*\(2, 2, 3, 4\), expected \(2, 4, 3, 4\)'),
-        (lambda: join(model, [pieces[0], single[1]], capacity=40), r'piece 1 holds .*\(1, 2, 6, 4\), expected \(2, 2, 6, 4\)'),
+        (
+            lambda: join(model_of(layers=1), pieces, capacity=40),
+            'piece 0 is of 2 layers, the model has 1',
+        ),
+        (
+            lambda: join(model_of(layers=3), pieces, capacity=40),
+            'piece 0 is of 2 layers, the model has 3',
+        ),
+        (
+            lambda: join(model_of(kv_heads=4), pieces, capacity=40),
+            r'holds .*\(2, 2, 3, 4\), expected \(2, 4, 3, 4\)',
+        ),
+        (
+            lambda: join(model, [pieces[0], single[1]], capacity=40),
+            r'piece 1 holds .*\(1, 2, 6, 4\), expected \(2, 2, 6, 4\)',
+        ),
         (lambda: ape_layout(2, []), r'got 2, \[\]'),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -262,9 +343,15 @@ def test_the_card_can_be_cited():
     assert 'eprint = {2502.05431}' in pj.cite('ape_parallel()')
 
 
-@pytest.mark.parametrize('encoding', ['alibi()', 'dca(encoding=rope(), chunk=4, local=2)', 'bipe(separators=(1, 3)) | rope()'])
+@pytest.mark.parametrize(
+    'encoding',
+    ['alibi()', 'dca(encoding=rope(), chunk=4, local=2)', 'bipe(separators=(1, 3)) | rope()'],
+)
 def test_reading_on_behind_a_prompt_is_one_pass(encoding):
-    model, text = model_of(encoding=encoding), jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 14)))
+    model, text = (
+        model_of(encoding=encoding),
+        jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 14))),
+    )
     _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=20)), text[:, :8])
     logits, after = read(model, cache, text[:, 8:13])
     np.testing.assert_allclose(logits, model(text)[:, 8:13], atol=5e-5)
@@ -273,10 +360,18 @@ def test_reading_on_behind_a_prompt_is_one_pass(encoding):
 
 
 @pytest.mark.parametrize(
-    'encoding', ['rope(freqs=dynamic_ntk(train_len=4))', 'lm_infinite(encoding=rope(), top_k=2)', 'self_extend(encoding=rope())', 'cable()']
+    'encoding',
+    [
+        'rope(freqs=dynamic_ntk(train_len=4))',
+        'lm_infinite(encoding=rope(), top_k=2)',
+        'self_extend(encoding=rope())',
+        'cable()',
+    ],
 )
 def test_reading_on_is_refused_where_more_than_encoded_keys_is_cached(encoding):
     model, text = model_of(encoding=encoding), jnp.zeros((2, 4), int)
     _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=9)), text)
-    with pytest.raises(ValueError, match=f'{encoding.partition("(")[0]}.* append them one by one with decode_step'):
+    with pytest.raises(
+        ValueError, match=f'{encoding.partition("(")[0]}.* append them one by one with decode_step'
+    ):
         read(model, cache, text)

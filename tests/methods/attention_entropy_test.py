@@ -1,4 +1,6 @@
-"""Attention entropy: streamed sums against whole rows of probabilities, and what cutting a text into pieces does to it."""
+"""Attention entropy: streamed sums against whole rows of probabilities, and what cutting a text
+into pieces does to it.
+"""
 
 import functools
 import json
@@ -12,19 +14,28 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.analysis.__main__ import main
-from posenc_jax.analysis.attention_entropy import attention_entropy, entropy_of_pieces, row_entropy, stream
+from posenc_jax.analysis.attention_entropy import (
+    attention_entropy,
+    entropy_of_pieces,
+    row_entropy,
+    stream,
+)
 from posenc_jax.cache.contexts import QUERY
 from posenc_jax.cache.parallel_context_entropy import SelectedPieces, select_pieces
 from posenc_jax.core.encoding import Tokens, scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'attention_entropy.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'attention_entropy.json').read_text())[
+    'values'
+]
 TOKENS = jax.random.randint(jax.random.key(1), (2, 20), 0, 13)
 
 
 @functools.cache
 def model_of(encoding='rope()'):
-    cfg = TransformerConfig(vocab_size=13, train_len=16, layers=2, width=16, heads=2, encoding=encoding)
+    cfg = TransformerConfig(
+        vocab_size=13, train_len=16, layers=2, width=16, heads=2, encoding=encoding
+    )
     return Transformer(cfg, rngs=nnx.Rngs(0))
 
 
@@ -34,15 +45,23 @@ def test_rows_worked_out_by_hand():
 
 @pytest.mark.parametrize('block', [3, 128])
 def test_it_is_that_of_whole_rows_after_the_selection(block):
-    q, k = (2 * jax.random.normal(key, (2, 20, 2, 8)) for key in jax.random.split(jax.random.key(2)))
+    q, k = (
+        2 * jax.random.normal(key, (2, 20, 2, 8)) for key in jax.random.split(jax.random.key(2))
+    )
     segment = jnp.array([[0] * 2 + [1] * 5 + [2] * 5 + [3] * 3 + [QUERY] * 5])
     tok = Tokens(index=jnp.arange(20)[None], pos=jnp.arange(20)[None], segment=segment)
     encoding = pj.chain(pj.make('causal()'), SelectedPieces(count=3, keep=1))
     counted = jnp.broadcast_to(segment == QUERY, (2, 20)).at[1, -1].set(False)
     s = scaled_dot_product(*(jnp.swapaxes(a, 1, 2) for a in (q, k)))
-    p = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((20, 20), bool)), s, -jnp.inf), axis=-1)[:, :, -5:]
-    expected = jnp.where(counted[:, None, -5:], row_entropy(select_pieces(p, segment[0], 3, keep=1)), 0.0).sum((0, 2))
-    np.testing.assert_allclose(stream(encoding, q, k, tok, tok, counted, block), expected, rtol=1e-5)
+    p = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((20, 20), bool)), s, -jnp.inf), axis=-1)[
+        :, :, -5:
+    ]
+    expected = jnp.where(
+        counted[:, None, -5:], row_entropy(select_pieces(p, segment[0], 3, keep=1)), 0.0
+    ).sum((0, 2))
+    np.testing.assert_allclose(
+        stream(encoding, q, k, tok, tok, counted, block), expected, rtol=1e-5
+    )
 
 
 def test_padding_and_chosen_rows():
@@ -60,15 +79,21 @@ def test_padding_and_chosen_rows():
 def test_one_piece_is_the_text_as_it_is():
     model, query = model_of(), jnp.arange(20)[None] >= 14
     found = entropy_of_pieces(model, TOKENS, pieces=1, query=6)
-    np.testing.assert_allclose(found.entropy.heads, attention_entropy(model, TOKENS, rows=query).heads, atol=1e-5)
+    np.testing.assert_allclose(
+        found.entropy.heads, attention_entropy(model, TOKENS, rows=query).heads, atol=1e-5
+    )
     log_p = jax.nn.log_softmax(model(TOKENS)[:, 14:-1])
-    assert found.loss == pytest.approx(-float(jnp.take_along_axis(log_p, TOKENS[:, 15:, None], -1).mean()), abs=1e-5)
+    assert found.loss == pytest.approx(
+        -float(jnp.take_along_axis(log_p, TOKENS[:, 15:, None], -1).mean()), abs=1e-5
+    )
 
 
 def test_selection_lowers_the_entropy():
     """The paper's claim."""
     model = model_of()
-    every, best = (entropy_of_pieces(model, TOKENS, pieces=4, query=6, sink=2, keep=keep) for keep in (None, 1))
+    every, best = (
+        entropy_of_pieces(model, TOKENS, pieces=4, query=6, sink=2, keep=keep) for keep in (None, 1)
+    )
     assert (best.entropy.heads < every.entropy.heads - 0.05).all()
 
 
@@ -77,9 +102,18 @@ def test_wrong_input_is_an_error():
     for call, message in [
         (lambda: attention_entropy(model, TOKENS, block=0), 'block must be at least 1, got 0'),
         (lambda: attention_entropy(model, TOKENS + 1000), 'token ids lie in 0 .. '),
-        (lambda: attention_entropy(model, TOKENS, rows=jnp.ones((1, 19), bool)), r'\(1, 19\), tokens \(2, 20\)'),
-        (lambda: attention_entropy(model, TOKENS, rows=jnp.zeros((1, 20), bool)), 'none of the 40 rows'),
-        (lambda: entropy_of_pieces(model, TOKENS, pieces=9, query=10, sink=2), 'has 8 tokens for 9 pieces'),
+        (
+            lambda: attention_entropy(model, TOKENS, rows=jnp.ones((1, 19), bool)),
+            r'\(1, 19\), tokens \(2, 20\)',
+        ),
+        (
+            lambda: attention_entropy(model, TOKENS, rows=jnp.zeros((1, 20), bool)),
+            'none of the 40 rows',
+        ),
+        (
+            lambda: entropy_of_pieces(model, TOKENS, pieces=9, query=10, sink=2),
+            'has 8 tokens for 9 pieces',
+        ),
         (lambda: entropy_of_pieces(model_of('alibi()'), TOKENS, pieces=2, query=5), 'got alibi'),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -88,7 +122,10 @@ def test_wrong_input_is_an_error():
 
 def test_the_command_needs_a_run_and_numbers(capsys):
     assert main(['attention_entropy']) == 2 and 'give --run=RUN' in capsys.readouterr().err
-    assert main(['attention_entropy', '--run=none', '--pieces=1,x']) == 2 and "got '1,x'" in capsys.readouterr().err
+    assert (
+        main(['attention_entropy', '--run=none', '--pieces=1,x']) == 2
+        and "got '1,x'" in capsys.readouterr().err
+    )
 
 
 def test_the_card_can_be_cited():

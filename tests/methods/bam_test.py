@@ -1,4 +1,6 @@
-"""BAM: the prior by hand, its limits ALiBi and NoPE, the sign of its place, and what is shared with which layers."""
+"""BAM: the prior by hand, its limits ALiBi and NoPE, the sign of its place, and what is shared with
+which layers.
+"""
 
 import json
 import pathlib
@@ -15,7 +17,9 @@ from posenc_jax.bias.bam import bam_prior
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.training.optimizer import decays
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'bam.json').read_text())['values']
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'bam.json').read_text())[
+    'values'
+]
 N = 4
 
 
@@ -38,19 +42,28 @@ def test_the_prior_by_hand():
     case = GOLDEN['square']
     encoding = make(f'beta=2.0, scale={(case["slope"],) * N}')
     bias = bias_of(encoding)[0, -1, ::-1]
-    np.testing.assert_allclose(bias[case['distance']], case['prior'], atol=5e-5)  # of the 1e-5 inside the power
+    np.testing.assert_allclose(
+        bias[case['distance']], case['prior'], atol=5e-5
+    )  # of the 1e-5 inside the power
 
 
 def test_the_initial_prior_is_alibi_less_the_epsilon():
     slopes, pos = alibi_slopes(N), jnp.arange(30)[None]
-    expected = np.asarray(alibi_bias(jnp.asarray(slopes), pos, pos)[0]) - 1e-5 * slopes[:, None, None]
+    expected = (
+        np.asarray(alibi_bias(jnp.asarray(slopes), pos, pos)[0]) - 1e-5 * slopes[:, None, None]
+    )
     np.testing.assert_allclose(bias_of(make()), expected, atol=1e-6)
     np.testing.assert_allclose(attend('bam()'), attend('alibi()'), atol=1e-5)
 
 
 def test_an_exponent_of_zero_is_nope():
-    np.testing.assert_array_equal(bias_of(make('beta=0.0'))[:, 0, 0], -np.exp(np.asarray(make().logscale[...])))
-    assert np.ptp(bias_of(make('beta=0.0'))) < 0.25 and (np.ptp(bias_of(make('beta=0.0')), axis=(1, 2)) == 0).all()
+    np.testing.assert_array_equal(
+        bias_of(make('beta=0.0'))[:, 0, 0], -np.exp(np.asarray(make().logscale[...]))
+    )
+    assert (
+        np.ptp(bias_of(make('beta=0.0'))) < 0.25
+        and (np.ptp(bias_of(make('beta=0.0')), axis=(1, 2)) == 0).all()
+    )
     np.testing.assert_allclose(attend('bam(beta=0.0)'), attend('nope()'), atol=1e-6)
 
 
@@ -97,11 +110,15 @@ def test_one_prior_for_all_layers_and_a_gain_in_each():
 
 
 def test_fixed_parameters_are_not_trained():
-    assert {p[-1] for p, _ in nnx.to_flat_state(nnx.state(make('fixed=("loc", "beta")'), nnx.Param))} == {'logscale'}
+    assert {
+        p[-1] for p, _ in nnx.to_flat_state(nnx.state(make('fixed=("loc", "beta")'), nnx.Param))
+    } == {'logscale'}
 
 
 def test_far_distances_keep_a_shape_that_alibi_loses():
-    """The claim behind its reach: with beta < 1 what lies 500 times farther off is weighed, where ALiBi underflows."""
+    """The claim behind its reach: with beta < 1 what lies 500 times farther off is weighed, where
+    ALiBi underflows.
+    """
     pos, key = jnp.array([[128_000]]), jnp.array([[0]])
     prior = make('beta=0.2').bias(pos, key)[0, 0, 0, 0]
     assert np.exp(prior) > 0.05 and np.exp(make().bias(pos, key)[0, 0, 0, 0]) == 0.0

@@ -1,4 +1,6 @@
-"""Bilevel positions: the sheet's ids and slopes, the two limits, decoding by what is written, packing, padding."""
+"""Bilevel positions: the sheet's ids and slopes, the two limits, decoding by what is written,
+packing, padding.
+"""
 
 import json
 from pathlib import Path
@@ -35,7 +37,9 @@ def placed(ids, spec='bipe(separators=(1, 3))', **known):
 
 def model(form='rope', spec='bipe(separators=(1, 3))', **options):
     sizes = dict(vocab_size=9, train_len=16, layers=2, width=16, heads=2)
-    return Transformer(TransformerConfig(encoding=f'{spec} | {FORMS[form]}', **sizes, **options), rngs=nnx.Rngs(0))
+    return Transformer(
+        TransformerConfig(encoding=f'{spec} | {FORMS[form]}', **sizes, **options), rngs=nnx.Rngs(0)
+    )
 
 
 def text(rows, length, seed=0):
@@ -53,7 +57,9 @@ def test_golden_slopes(heads):
 
 
 def test_ids_one_by_one():
-    """The two integers that a sequence carries from token to token: after a separator intra = 0 and inter grows by one."""
+    """The two integers that a sequence carries from token to token: after a separator intra = 0 and
+    inter grows by one.
+    """
     ends = np.random.default_rng(1).random((4, 50)) < 0.3
     for row, intra, inter in zip(ends, *bipe_ids(jnp.asarray(ends))):
         state, expected = (0, 0), []
@@ -93,11 +99,15 @@ def test_a_separator_after_every_token_leaves_the_other_encoding(form):
     assert (added == added[:, :1]).all()  # the same vector everywhere
     q, plain = jax.random.normal(jax.random.key(0), (1, 6, 2, 8)), pj.Tokens.of(length=6)
     out = pj.attend(encoding, *encoding.project(q, q, q, tok, tok))
-    np.testing.assert_allclose(out, pj.attend(other, *other.project(q, q, q, plain, plain)), atol=1e-6)
+    np.testing.assert_allclose(
+        out, pj.attend(other, *other.project(q, q, q, plain, plain)), atol=1e-6
+    )
 
 
 def test_a_segment_shares_one_rotation():
-    """A query and the tokens of one segment meet through `inter` alone (the paper's D = inter_i - inter_j)."""
+    """A query and the tokens of one segment meet through `inter` alone (the paper's D = inter_i -
+    inter_j).
+    """
     encoding = make('bipe(separators=(1, 3)) | rope()')
     tok = encoding.place(pj.Tokens.of(ids=[[0, 0, 1, 0, 0, 3, 0]]))
     q = jnp.ones((1, 7, 2, 8))
@@ -120,11 +130,15 @@ def test_segments_given_by_the_task_are_those_found():
     intra, inter = placed(ids)
     ended = np.cumsum(np.isin(ids, ENDS), axis=1)
     units = jnp.asarray(np.pad(ended[:, :-1], ((0, 0), (1, 0))))
-    given = make('bipe()').place(pj.Tokens.of(positions=jnp.stack(hierarchical_ids(units), axis=-1)))
+    given = make('bipe()').place(
+        pj.Tokens.of(positions=jnp.stack(hierarchical_ids(units), axis=-1))
+    )
     np.testing.assert_array_equal(given.feats['bipe'][..., 0], intra)
     np.testing.assert_array_equal(given.pos, inter)
     plain = make('bipe()').place(pj.Tokens.of(length=4))
-    assert plain.pos.tolist() == [[0] * 4] and plain.feats['bipe'][..., 0].tolist() == [[0, 1, 2, 3]]
+    assert plain.pos.tolist() == [[0] * 4] and plain.feats['bipe'][..., 0].tolist() == [
+        [0, 1, 2, 3]
+    ]
 
 
 def test_packing_starts_anew_and_padding_is_not_counted():
@@ -132,7 +146,9 @@ def test_packing_starts_anew_and_padding_is_not_counted():
     alone = [placed(one) for one in (first, second)]
     both = placed(jnp.concatenate([first, second], 1), segment=[[0] * 9 + [1] * 7])
     for number in range(2):
-        np.testing.assert_array_equal(both[number], np.concatenate([alone[0][number], alone[1][number]], 1))
+        np.testing.assert_array_equal(
+            both[number], np.concatenate([alone[0][number], alone[1][number]], 1)
+        )
     filler = jnp.full((1, 5), 3)
     for parts, at in (((filler, first), 5), ((first, filler), 0)):
         valid = np.zeros((1, 14), bool)
@@ -167,19 +183,28 @@ def test_generate_equals_running_the_whole_text_again(rows):
 def test_evaluation_reads_the_ids():
     net, ids = model(), text(2, 12, 5)
     nll, _ = scorer(net)(ids[:, :-1], ids[:, 1:], pj.Tokens.of(length=11))
-    expected = -jnp.take_along_axis(jax.nn.log_softmax(net(ids[:, :-1])), ids[:, 1:, None], axis=-1)[..., 0]
+    expected = -jnp.take_along_axis(
+        jax.nn.log_softmax(net(ids[:, :-1])), ids[:, 1:, None], axis=-1
+    )[..., 0]
     np.testing.assert_allclose(nll, expected, atol=1e-5)
 
 
 def test_other_models_do_not_carry_ids():
-    cfg = TransformerConfig(vocab_size=9, train_len=16, layers=1, width=16, heads=2, encoding='rope()')
+    cfg = TransformerConfig(
+        vocab_size=9, train_len=16, layers=1, width=16, heads=2, encoding='rope()'
+    )
     net = Transformer(cfg, rngs=nnx.Rngs(0))
-    assert not net.reads_ids and net.place(pj.Tokens.of(length=4), jnp.zeros((1, 4), jnp.int32))[0].ids is None
+    assert (
+        not net.reads_ids
+        and net.place(pj.Tokens.of(length=4), jnp.zeros((1, 4), jnp.int32))[0].ids is None
+    )
     assert init_cache(net, pj.Tokens.of(length=4)).unplaced is None
 
 
 def test_longer_texts_see_no_new_place_while_sentences_stay_short():
-    """Why it extrapolates: with 4 times the text, `intra` stays in the trained range and `inter` grows with segments only."""
+    """Why it extrapolates: with 4 times the text, `intra` stays in the trained range and `inter`
+    grows with segments only.
+    """
     sentence = [0, 2, 4, 5, 6, 1]
     short, long = (placed(jnp.asarray([sentence * n])) for n in (4, 16))
     assert short[0].max() == long[0].max() == 5 and long[1].max() == 15
@@ -188,15 +213,23 @@ def test_longer_texts_see_no_new_place_while_sentences_stay_short():
 def test_wrong_input_says_what_is_wrong():
     for separators in ((), (-1,), (3, 3)):
         found = separators[0] if separators else ''
-        with pytest.raises(ValueError, match=rf'distinct token ids of at least 0, one or more, got \({found}'):
+        with pytest.raises(
+            ValueError, match=rf'distinct token ids of at least 0, one or more, got \({found}'
+        ):
             make(f'bipe(separators={separators})')
     with pytest.raises(ValueError, match='train_len must be at least 1, got 0'):
         make('bipe(train_len=0)')
-    with pytest.raises(ValueError, match=r'bipe\(separators=\(1, 3\)\) finds segments by token ids, which these tokens'):
+    with pytest.raises(
+        ValueError,
+        match=r'bipe\(separators=\(1, 3\)\) finds segments by token ids, which these tokens',
+    ):
         make().place(pj.Tokens.of(length=3))
     for components in (2, 3):
         tok = pj.Tokens.of(ids=[[5, 1]], positions=np.zeros((1, 2, components), int))
-        with pytest.raises(ValueError, match=rf'would lose the components of \(1, 2, {components}\): give positions \[B, L\]'):
+        with pytest.raises(
+            ValueError,
+            match=rf'would lose the components of \(1, 2, {components}\): give positions \[B, L\]',
+        ):
             make().place(tok)
     with pytest.raises(ValueError, match=r'got float32 \(1, 2\)'):
         make('bipe()').place(pj.Tokens.of(positions=[[0.5, 1.0]]))
@@ -220,4 +253,6 @@ def test_padding_within_a_text_is_not_counted_either(at):
     valid = holes != 9
     found = placed(jnp.asarray(holes), valid=valid)
     for number in range(2):
-        np.testing.assert_array_equal(np.asarray(found[number])[valid], np.asarray(alone[number])[0])
+        np.testing.assert_array_equal(
+            np.asarray(found[number])[valid], np.asarray(alone[number])[0]
+        )

@@ -1,4 +1,6 @@
-"""Attention by a table of relative positions, pair by pair in one dense array: what remapped distances are held to."""
+"""Attention by a table of relative positions, pair by pair in one dense array: what remapped
+distances are held to.
+"""
 
 import functools
 
@@ -24,21 +26,30 @@ def run(part, tok, *arrays, **options):
 
 def logits(q, k, distance):
     """R(D_ij) q_i . k_j / sqrt(H), [B, N, T, S]; distances in float64, whole or not."""
-    angles = (np.asarray(distance, np.float64)[..., None] * rope_frequencies(WIDTH, 1e4)).astype(np.float32)
+    angles = (np.asarray(distance, np.float64)[..., None] * rope_frequencies(WIDTH, 1e4)).astype(
+        np.float32
+    )
     cos, sin = (jnp.asarray(f(angles))[None, :, :, None] for f in (np.cos, np.sin))
     a, b = q[:, :, None, :, : WIDTH // 2], q[:, :, None, :, WIDTH // 2 :]
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-    return jnp.einsum('btsnh,bsnh->bnts', turned, jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)) / WIDTH**0.5
+    return (
+        jnp.einsum('btsnh,bsnh->bnts', turned, jnp.repeat(k, q.shape[2] // k.shape[2], axis=2))
+        / WIDTH**0.5
+    )
 
 
 ROTARY = 'rope(layout="interleaved", partial=0.5, freqs=yarn(factor=2.0, train_len=8))'
 
 
 def rotary_logits(q, k, distance):
-    """`logits` of `ROTARY`, which differs from the default in everything: layout, width, frequencies, temperature."""
+    """`logits` of `ROTARY`, which differs from the default in everything: layout, width,
+    frequencies, temperature.
+    """
     rotary, length = pj.make(ROTARY, head_dim=WIDTH), q.shape[1]
     at = lambda a, pos: rotary.rotate(a, jnp.asarray(pos, jnp.float32))
-    turned = at(jnp.repeat(q, length, axis=1), np.reshape(distance, (1, -1))).reshape(1, length, length, *q.shape[2:])
+    turned = at(jnp.repeat(q, length, axis=1), np.reshape(distance, (1, -1))).reshape(
+        1, length, length, *q.shape[2:]
+    )
     still = jnp.repeat(at(k, np.zeros((1, length))), q.shape[2] // k.shape[2], axis=2)
     return jnp.einsum('btsnh,bsnh->bnts', turned, still) / WIDTH**0.5
 
@@ -46,7 +57,9 @@ def rotary_logits(q, k, distance):
 def softmax(s, v):
     """Causal attention with these logits."""
     s = jnp.where(np.tril(np.ones(s.shape[-2:], bool)), s, -jnp.inf)
-    return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(s), jnp.repeat(v, s.shape[1] // v.shape[2], axis=2))
+    return jnp.einsum(
+        'bnts,bsnh->btnh', jax.nn.softmax(s), jnp.repeat(v, s.shape[1] // v.shape[2], axis=2)
+    )
 
 
 def defined(q, k, v, distance):
@@ -63,7 +76,9 @@ def check_tiles(part, distance, *blocks):
     slopes = jax.jit(jax.grad(loss(lambda *a: defined(*a, distance)), (0, 1, 2)))(*arrays)
     for block in blocks:
         np.testing.assert_allclose(run(part, tok, *arrays, block=block), expected, atol=2e-6)
-        ours = jax.jit(jax.grad(loss(lambda *a: run(part, tok, *a, block=block)), (0, 1, 2)))(*arrays)
+        ours = jax.jit(jax.grad(loss(lambda *a: run(part, tok, *a, block=block)), (0, 1, 2)))(
+            *arrays
+        )
         for a, b in zip(ours, slopes):
             np.testing.assert_allclose(a, b, atol=5e-6)
 
@@ -78,7 +93,9 @@ def _projected(part, tok, *arrays):
 def _step(part, tok, held, n, cached, *arrays):
     """The key of token n, and its query's result over the keys `cached`."""
     new = tok.slice(n, 1)
-    q, k, _, tq, _ = part.project(*(jax.lax.dynamic_slice_in_dim(a, n, 1, axis=1) for a in arrays), new, new)
+    q, k, _, tq, _ = part.project(
+        *(jax.lax.dynamic_slice_in_dim(a, n, 1, axis=1) for a in arrays), new, new
+    )
     return k, pj.attend(part, q, cached, arrays[-1], tq, held)
 
 

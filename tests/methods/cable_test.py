@@ -1,4 +1,6 @@
-"""CABLE: the sheet's numbers, ALiBi as a limit, an explicit reference, sums that reach thousands, documents, decoding."""
+"""CABLE: the sheet's numbers, ALiBi as a limit, an explicit reference, sums that reach thousands,
+documents, decoding.
+"""
 
 import json
 from pathlib import Path
@@ -37,16 +39,22 @@ def total_bias(costs, sizes=None, queries=None):
     queries = index if queries is None else jnp.asarray(queries)[None]
     tiles, carry, end = [], jnp.zeros((1, 1, queries.shape[1])), costs.shape[2]
     for size in sizes or [end]:
-        tile, carry = cable_bias(costs[..., end - size : end], queries, index[:, end - size : end], carry)
+        tile, carry = cable_bias(
+            costs[..., end - size : end], queries, index[:, end - size : end], carry
+        )
         tiles, end = [np.asarray(tile[0, 0]), *tiles], end - size
     return np.concatenate(tiles, axis=1)
 
 
 def reference(part, q, k, v, x):
     """The definition: running sums per head, one causal document a row."""
-    total = jnp.cumsum(jnp.log1p(jnp.exp(x @ part.kernel[...] + part.bias[...])), axis=1).swapaxes(1, 2)
+    total = jnp.cumsum(jnp.log1p(jnp.exp(x @ part.kernel[...] + part.bias[...])), axis=1).swapaxes(
+        1, 2
+    )
     repeat = lambda a: jnp.repeat(a, N // K, axis=2)
-    s = jnp.einsum('bihd,bjhd->bhij', q, repeat(k)) * (H**-0.5 if part.rescale is None else part.rescale * H**-0.5)
+    s = jnp.einsum('bihd,bjhd->bhij', q, repeat(k)) * (
+        H**-0.5 if part.rescale is None else part.rescale * H**-0.5
+    )
     s = s - (total[..., :, None] - total[..., None, :])
     w = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones(s.shape[2:], bool)), s, -jnp.inf), axis=-1)
     return jnp.einsum('bhij,bjhd->bihd', w, repeat(v))
@@ -56,7 +64,9 @@ def reference(part, q, k, v, x):
 def test_golden_start(block):
     encoding = build(std=0.0, heads=1, kv_heads=1, head_dim=4)
     zero, x = jnp.zeros((1, 4, 1, 4)), jax.random.normal(jax.random.key(0), (1, 4, D))
-    out = run(encoding, zero, zero, jnp.eye(4)[None, :, None], x, pj.Tokens.of(length=4), block=block)
+    out = run(
+        encoding, zero, zero, jnp.eye(4)[None, :, None], x, pj.Tokens.of(length=4), block=block
+    )
     np.testing.assert_allclose(out[0, 3, 0], GOLDEN['start_probabilities'], atol=1e-6)
     tok = pj.Tokens.of(length=4)
     *_, tk = encoding.project(zero, zero, zero, tok, tok, x)
@@ -67,7 +77,9 @@ def test_golden_start(block):
 def test_golden_bias(sizes):
     bias = total_bias(GOLDEN['costs'], sizes)
     assert bias[-1].tolist() == GOLDEN['bias_of_last']
-    assert total_bias(GOLDEN['costs'], sizes, [4]).tolist() == [GOLDEN['bias_of_last']]  # a decode step
+    assert total_bias(GOLDEN['costs'], sizes, [4]).tolist() == [
+        GOLDEN['bias_of_last']
+    ]  # a decode step
 
 
 def test_laws_of_the_bias():
@@ -85,24 +97,32 @@ def test_equal_costs_are_alibi():
     encoding, arrays, tok = build(std=0.0), inputs(), pj.Tokens.of(length=L)
     alibi = pj.make('alibi()', causal=True, heads=N)
     encoding.parts[0].bias[...] = jnp.log(jnp.expm1(alibi.parts[0].slopes[...]))
-    np.testing.assert_allclose(run(encoding, *arrays, tok, block=8), run(alibi, *arrays, tok, block=8), atol=TOLERANCE)
+    np.testing.assert_allclose(
+        run(encoding, *arrays, tok, block=8), run(alibi, *arrays, tok, block=8), atol=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize('options', ['', 'scale=1.0'])
 def test_values_and_gradients_equal_reference(options):
-    check_values_and_gradients(build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE)
+    check_values_and_gradients(
+        build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
+    )
 
 
 def test_scale_one_takes_the_root_of_the_width_off():
     (q, *others), tok = inputs(), pj.Tokens.of(length=L)
     np.testing.assert_allclose(
-        run(build('scale=1.0'), q, *others, tok), run(build(), q * H**0.5, *others, tok), atol=TOLERANCE
+        run(build('scale=1.0'), q, *others, tok),
+        run(build(), q * H**0.5, *others, tok),
+        atol=TOLERANCE,
     )
 
 
 @pytest.mark.parametrize('queries', [[8191], [8100, 8191]], ids=['decode', 'rows'])
 def test_nearby_differences_keep_their_digits_when_sums_reach_thousands(queries):
-    """8192 costs about ln 2: the whole sum is 5700, where a float32 has steps of 5e-4; of the near 64 keys nothing is lost."""
+    """8192 costs about ln 2: the whole sum is 5700, where a float32 has steps of 5e-4; of the near
+    64 keys nothing is lost.
+    """
     costs = np.random.default_rng(1).uniform(0.0, 1.4, 8192)
     exact = np.cumsum(costs.astype(np.float32).astype(np.float64))
     i = np.array(queries)[:, None]
@@ -111,9 +131,13 @@ def test_nearby_differences_keep_their_digits_when_sums_reach_thousands(queries)
     assert exact[-1] > 5000
     for sizes in ([8192], [256] * 32):
         bias = np.take_along_axis(total_bias(costs, sizes, queries), near, axis=1)
-        np.testing.assert_allclose(bias, expected, atol=4e-5)  # 90 costs lie behind the first query: steps of 8e-6
+        np.testing.assert_allclose(
+            bias, expected, atol=4e-5
+        )  # 90 costs lie behind the first query: steps of 8e-6
     sums = np.cumsum(costs.astype(np.float32), dtype=np.float32)
-    assert np.abs(np.take(sums, near) - sums[i] - expected).max() > 4e-4  # what running sums in float32 would give
+    assert (
+        np.abs(np.take(sums, near) - sums[i] - expected).max() > 4e-4
+    )  # what running sums in float32 would give
 
 
 def test_packing_and_left_padding():
@@ -128,8 +152,10 @@ def test_packing_and_left_padding():
 
 
 def test_a_token_moves_only_what_lies_across_it():
-    """Content decides how far back a head sees, which no function of the distance can: one expensive token cuts it off."""
-    encoding, (q, k, v, x), token = build(), inputs(), 9
+    """Content decides how far back a head sees, which no function of the distance can: one
+    expensive token cuts it off.
+    """
+    encoding, (q, k, _, x), token = build(), inputs(), 9
     costly = x.at[:, token].set(40.0 * encoding.parts[0].kernel[...][:, 0])
     values = jnp.broadcast_to(jnp.eye(L)[None, :, None], (B, L, K, L))
     weights = lambda x: run(encoding, 0 * q, 0 * k, values, x, pj.Tokens.of(length=L))

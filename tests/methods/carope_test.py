@@ -1,4 +1,6 @@
-"""CARoPE: the sheet's rates and phases, RoPE at the start, an explicit reference, and which tokens a logit depends on."""
+"""CARoPE: the sheet's rates and phases, RoPE at the start, an explicit reference, and which tokens
+a logit depends on.
+"""
 
 import json
 from pathlib import Path
@@ -80,7 +82,9 @@ def test_starts_as_rope(layout):
     q, k, _, x = inputs()
     repeated = jnp.repeat(k, N // K, axis=2)
     tok = pj.Tokens.of(length=L)
-    q2, k2, *_ = pj.make(f'rope(layout="{layout}")', head_dim=H).project(q, repeated, repeated, tok, tok)
+    q2, k2, *_ = pj.make(f'rope(layout="{layout}")', head_dim=H).project(
+        q, repeated, repeated, tok, tok
+    )
     expected = jnp.einsum('bihd,bjhd->bhij', q2, k2) / H**0.5
     s = logits(build(f'layout="{layout}"', moved=False), q, k, x)
     np.testing.assert_allclose(np.tril(s), np.tril(expected), atol=TOLERANCE)
@@ -89,16 +93,15 @@ def test_starts_as_rope(layout):
 @pytest.mark.parametrize('options', ['', 'bias=False', 'layout="interleaved"'])
 def test_values_and_gradients_equal_reference(options):
     check_values_and_gradients(
-        build(options),
-        inputs(),
-        lambda e, *a: reference(e.parts[0], *a),
-        TOLERANCE,
+        build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
     )
 
 
 def test_a_logit_depends_on_the_tokens_from_after_the_key_to_the_query():
     encoding, (q, k, _, x), token = build(), inputs(), 9
-    before, after = (np.asarray(logits(encoding, q, k, x)) for x in (x, x.at[:, token].multiply(-3.0)))
+    before, after = (
+        np.asarray(logits(encoding, q, k, x)) for x in (x, x.at[:, token].multiply(-3.0))
+    )
     i, j = np.mgrid[:L, :L]
     between = (j < token) & (token <= i)
     changed = np.abs(after - before).max(axis=(0, 1))
@@ -116,7 +119,9 @@ def test_equal_distances_differ_by_context():
 
 
 def test_increments_are_bounded_whatever_the_tokens_are():
-    """The paper's bounded transformation: between 0 and one radian a token, the whole radian in the first plane."""
+    """The paper's bounded transformation: between 0 and one radian a token, the whole radian in the
+    first plane.
+    """
     log_rate = carope_log_rate(jnp.array([-1e4, -5.0, 0.0, 5.0, 1e4]))
     increments = np.asarray(carope_increments(log_rate, 4))
     assert np.isfinite(increments).all() and (increments >= 0).all() and (increments <= 1).all()
@@ -125,7 +130,9 @@ def test_increments_are_bounded_whatever_the_tokens_are():
 
 
 def test_padding_adds_no_phase():
-    """Also between the tokens of a document, where neither the mask nor a common offset would hide it."""
+    """Also between the tokens of a document, where neither the mask nor a common offset would hide
+    it.
+    """
     encoding, (q, k, v, x) = build(), inputs()
     valid = jnp.arange(L)[None] % 3 != 1
     kept = np.flatnonzero(valid[0])
@@ -139,15 +146,23 @@ def test_a_window_does_not_change_the_phases_inside_it():
     q, k, v, x = inputs()
     tok, windowed = pj.Tokens.of(length=L), pj.chain(build(), pj.make('window(size=4)'))
     expected = run(windowed, q, k, v, x, tok, implementation='dense')
-    np.testing.assert_allclose(run(windowed, q, k, v, x, tok, block=(4, 4)), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        run(windowed, q, k, v, x, tok, block=(4, 4)), expected, atol=TOLERANCE
+    )
 
 
 def test_phases_keep_their_digits_over_many_blocks():
-    """After 100,096 tokens the carry is as exact as the float32 rate allows; a plain sum is off ten times as much."""
+    """After 100,096 tokens the carry is as exact as the float32 rate allows; a plain sum is off ten
+    times as much.
+    """
     blocks, size, planes = 391, 256, 4
     rate = carope_increments(jnp.log(jnp.float32(GOLDEN['start']['rate'][0])), planes)
     increments = jnp.broadcast_to(rate, (1, 1, size, planes))
-    q, k, last = jnp.zeros((1, 1, 1, 2 * planes)), jnp.zeros((1, 1, size, 2 * planes)), jnp.eye(size)[None, :, -1:]
+    q, k, last = (
+        jnp.zeros((1, 1, 1, 2 * planes)),
+        jnp.zeros((1, 1, size, 2 * planes)),
+        jnp.eye(size)[None, :, -1:],
+    )
 
     def block(carry, _):
         return carope_match(q, k, increments, last, carry)[1], None

@@ -1,4 +1,6 @@
-"""CONFLATOR: the sheet's switching points, its limits, both branches against NumPy, decoding, documents, devices."""
+"""CONFLATOR: the sheet's switching points, its limits, both branches against NumPy, decoding,
+documents, devices.
+"""
 
 import json
 from pathlib import Path
@@ -42,7 +44,9 @@ def logits(part, tok, q, k):
 
 def model_of(encoding='conflator()', **fields):
     cfg = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, kv_heads=2, head_dim=H)
-    return moved(Transformer(TransformerConfig(**{**cfg, 'encoding': encoding, **fields}), rngs=nnx.Rngs(0)))
+    return moved(
+        Transformer(TransformerConfig(**{**cfg, 'encoding': encoding, **fields}), rngs=nnx.Rngs(0))
+    )
 
 
 def moved(model):
@@ -57,8 +61,13 @@ def moved(model):
 
 def test_golden_switching_points():
     s, c = switching_points(jnp.asarray(GOLDEN['lang']))
-    assert s.tolist() == GOLDEN['s'] and c.tolist() == GOLDEN['c'] and s.dtype == c.dtype == jnp.int32
-    assert [a.tolist() for a in switching_points(jnp.asarray([GOLDEN['lang']] * 2))] == [[GOLDEN['s']] * 2, [GOLDEN['c']] * 2]
+    assert (
+        s.tolist() == GOLDEN['s'] and c.tolist() == GOLDEN['c'] and s.dtype == c.dtype == jnp.int32
+    )
+    assert [a.tolist() for a in switching_points(jnp.asarray([GOLDEN['lang']] * 2))] == [
+        [GOLDEN['s']] * 2,
+        [GOLDEN['c']] * 2,
+    ]
 
 
 @pytest.mark.parametrize('mode', ['shift', 'reset'])
@@ -67,7 +76,9 @@ def test_golden_angles_and_logits(mode):
     tok, ones = tokens(GOLDEN['lang']), jnp.ones((1, 5, 1, H))
     angles = np.array(GOLDEN[f'angles_{mode}'])
     np.testing.assert_allclose(np.exp(1j * part.angles(tok.pos)[0]), np.exp(1j * angles), atol=1e-6)
-    np.testing.assert_allclose(logits(part, tok, ones, ones)[0, -1], GOLDEN[f'row_{mode}'], atol=1e-6)
+    np.testing.assert_allclose(
+        logits(part, tok, ones, ones)[0, -1], GOLDEN[f'row_{mode}'], atol=1e-6
+    )
 
 
 def test_both_counts_start_anew_in_every_document():
@@ -75,7 +86,9 @@ def test_both_counts_start_anew_in_every_document():
     s, c = switching_points(jnp.asarray(lang), jnp.asarray(segment))
     assert s.tolist() == [0, 1, 0, 0, 0, 1, 1, 0] and c.tolist() == [0, 1, 1, 0, 0, 1, 2, 0]
     alone = [switching_ids(jnp.asarray(lang[segment == document])) for document in (0, 5, 2)]
-    np.testing.assert_array_equal(switching_ids(jnp.asarray(lang), jnp.asarray(segment)), np.concatenate(alone))
+    np.testing.assert_array_equal(
+        switching_ids(jnp.asarray(lang), jnp.asarray(segment)), np.concatenate(alone)
+    )
 
 
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
@@ -85,7 +98,9 @@ def test_one_language_turns_as_rope_for_any_delta(layout):
     for mode in ('shift', 'reset'):
         part = part_of(f'layout="{layout}", mode="{mode}"', delta=jnp.array([5.0, -7.0]))
         for known in (tok, tokens(np.full(L, 3))):
-            for ours, theirs in zip(part.project(q, k, k, known, known)[:3], rope.project(q, k, k, tok, tok)[:3]):
+            for ours, theirs in zip(
+                part.project(q, k, k, known, known)[:3], rope.project(q, k, k, tok, tok)[:3]
+            ):
                 np.testing.assert_array_equal(ours, theirs)
 
 
@@ -94,7 +109,9 @@ def test_without_delta_and_bigrams_a_model_is_that_of_rope(options):
     """w_b = 0 exactly: softmax of (0, -200) is (1, 0) in float32."""
     model, plain = model_of(f'conflator({options})'), model_of('rope()')
     state, given = nnx.to_flat_state(nnx.state(model)), dict(nnx.to_flat_state(nnx.state(plain)))
-    nnx.update(model, nnx.from_flat_state([(path, given.get(path, value)) for path, value in state]))
+    nnx.update(
+        model, nnx.from_flat_state([(path, given.get(path, value)) for path, value in state])
+    )
     text, tok = jnp.arange(L)[None] % 11, pj.Tokens.of(length=L)
     part = model.blocks[0].encodings[0]
     for delta, known in ((0.0, tokens()), (3.0, tok)):
@@ -115,13 +132,19 @@ def test_two_tokens_on_either_side_of_one_switch_get_an_extra_relative_phase_del
     plain = np.arange(L)[:, None] * rope_frequencies(H, 1e4)
     between = lambda a: a[:, None] - a[None]
     extra = between(angles - plain)
-    switches = between(np.cumsum(np.diff(LANG, prepend=0) != 0)[:, None]) * np.asarray(DELTA, np.float64)
+    switches = between(np.cumsum(np.diff(LANG, prepend=0) != 0)[:, None]) * np.asarray(
+        DELTA, np.float64
+    )
     np.testing.assert_allclose(np.exp(1j * extra), np.exp(1j * switches), atol=2e-6)
-    np.testing.assert_allclose(np.exp(1j * extra[2, 1]), np.exp(1j * np.asarray(DELTA)), atol=2e-6)  # one switch, at 2
+    np.testing.assert_allclose(
+        np.exp(1j * extra[2, 1]), np.exp(1j * np.asarray(DELTA)), atol=2e-6
+    )  # one switch, at 2
 
 
 def by_numpy(weights, part, x, lang, document, mode):
-    """The attention layer written from the definition in float64, pair by pair, one document after the other."""
+    """The attention layer written from the definition in float64, pair by pair, one document after
+    the other.
+    """
     w_q, w_k, w_v, w_out, kernel, delta, mix = (np.asarray(a, np.float64) for a in weights)
     out = np.zeros((len(x), w_out.shape[-1]))
     theta = 1e4 ** (-2 * np.arange(H // 2) / H)
@@ -156,22 +179,35 @@ def by_numpy(weights, part, x, lang, document, mode):
 @pytest.mark.parametrize('mode', ['shift', 'reset'])
 @pytest.mark.parametrize('block', [0, 4])
 def test_both_branches_equal_the_definition_written_in_numpy(mode, block):
-    model = model_of(f'conflator(mode="{mode}")', layers=1, block=block, implementation='blocked' if block else '')
-    (_, layer), = model.layers()
+    model = model_of(
+        f'conflator(mode="{mode}")',
+        layers=1,
+        block=block,
+        implementation='blocked' if block else '',
+    )
+    ((_, layer),) = model.layers()
     document = np.array([0] * 8 + [1] * 5)
     ids = switching_ids(jnp.asarray(LANG), jnp.asarray(document))[None]
-    tok, x = pj.Tokens.of(positions=ids, segment=document[None]), jax.random.normal(jax.random.key(7), (1, L, 16))
+    tok, x = (
+        pj.Tokens.of(positions=ids, segment=document[None]),
+        jax.random.normal(jax.random.key(7), (1, L, 16)),
+    )
     attention, part = layer.attention, layer.encodings[0]
     layer.mlp_norm.scale[...] = jnp.zeros(16)  # so that the block is x + attention(norm(x))
     out = layer(x, tok, model.encoding(0, layer)) - x
     shared = attention.w_q, attention.w_k, attention.w_v, attention.w_out
     weights = [a[...] for a in (*shared, part.kernel, part.delta, part.mix)]
     normed = np.asarray(layer.attention_norm(x)[0], np.float64)
-    np.testing.assert_allclose(out[0], by_numpy(weights, part, normed, LANG, document, mode), atol=2e-6)
+    np.testing.assert_allclose(
+        out[0], by_numpy(weights, part, normed, LANG, document, mode), atol=2e-6
+    )
 
 
 def test_bigrams_read_the_token_before_and_nothing_before_a_document():
-    x, kernel = jax.random.normal(jax.random.key(0), (2, L + 1, D)), jax.random.normal(jax.random.key(1), (2 * D, D))
+    x, kernel = (
+        jax.random.normal(jax.random.key(0), (2, L + 1, D)),
+        jax.random.normal(jax.random.key(1), (2 * D, D)),
+    )
     first = np.arange(L)[None] == 5
     y = np.asarray(conflator_bigrams(x, kernel, first))
     np.testing.assert_allclose(y[:, 3], np.concatenate([x[:, 3], x[:, 4]], -1) @ kernel, atol=1e-5)
@@ -184,7 +220,9 @@ def test_gradients_reach_delta_the_bigram_map_and_the_mixture():
     text = jax.random.randint(jax.random.key(1), (2, L), 0, 11)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     loss = lambda params, tok: jnp.square(nnx.merge(graphdef, params, rest)(text, tok)).mean()
-    of = lambda tok: nnx.to_pure_dict(jax.jit(jax.grad(loss))(params, tok))['blocks'][0]['encodings'][0]
+    of = lambda tok: nnx.to_pure_dict(jax.jit(jax.grad(loss))(params, tok))['blocks'][0][
+        'encodings'
+    ][0]
     mixed, plain = of(tokens()), of(pj.Tokens.of(length=L))
     for name in ('delta', 'kernel', 'mix'):
         assert (np.abs(mixed[name]).reshape(2, -1).max(1) > 1e-5).all(), name  # in both layers
@@ -193,7 +231,10 @@ def test_gradients_reach_delta_the_bigram_map_and_the_mixture():
     direction = jax.tree.map(jnp.zeros_like, params)
     delta = lambda tree: tree['blocks'][0]['encodings'][0]['delta']
     delta(direction)[...] = jnp.ones_like(delta(direction)[...])
-    ahead, behind = (loss(jax.tree.map(lambda p, d: p + s * d, params, direction), tokens()) for s in (step, -step))
+    ahead, behind = (
+        loss(jax.tree.map(lambda p, d: p + s * d, params, direction), tokens())
+        for s in (step, -step)
+    )
     np.testing.assert_allclose(mixed['delta'].sum(), (ahead - behind) / (2 * step), rtol=2e-2)
 
 
@@ -203,7 +244,10 @@ def test_token_by_token_through_the_cache(mode, padded):
     model, prompt = model_of(f'conflator(mode="{mode}")'), 5
     text = jax.random.randint(jax.random.key(1), (2, L), 0, 11)
     valid = np.arange(L)[None] >= np.array([[0], [3 * padded]])
-    tok = pj.Tokens.of(positions=switching_ids(jnp.asarray(np.stack([LANG, LANG[::-1]]))), valid=valid if padded else None)
+    tok = pj.Tokens.of(
+        positions=switching_ids(jnp.asarray(np.stack([LANG, LANG[::-1]]))),
+        valid=valid if padded else None,
+    )
     out, cache = jax.jit(prefill)(model, init_cache(model, tok), text[:, :prompt])
     assert cache.layers[0].k.shape == (2, 2 * 2, L, H) and cache.layers[0].rows.shape == (2, 1, 16)
     step, outs = jax.jit(decode_step), [out]
@@ -231,8 +275,12 @@ def test_packing_and_padding_change_nothing_in_a_model(spec):
     np.testing.assert_allclose(packed, jnp.concatenate(alone, 1), atol=1e-5)
     filled = jnp.concatenate([jnp.full((1, 2), 9), text[:, cuts[0]], jnp.full((1, 3), 9)], 1)
     valid = np.array([[False] * 2 + [True] * 8 + [False] * 3])
-    ids = switching_ids(jnp.concatenate([jnp.full(2, 7), jnp.asarray(LANG[:8]), jnp.full(3, 7)]))[None]
-    np.testing.assert_allclose(model(filled, pj.Tokens.of(positions=ids, valid=valid))[:, 2:10], alone[0], atol=1e-5)
+    ids = switching_ids(jnp.concatenate([jnp.full(2, 7), jnp.asarray(LANG[:8]), jnp.full(3, 7)]))[
+        None
+    ]
+    np.testing.assert_allclose(
+        model(filled, pj.Tokens.of(positions=ids, valid=valid))[:, 2:10], alone[0], atol=1e-5
+    )
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
@@ -247,32 +295,46 @@ def test_a_model_on_eight_devices_is_the_model_on_one():
         return jax.jit(jax.value_and_grad(loss))(params)
 
     expected = run(params, rest)
-    write = lambda model: generate(model, text[:, :6], max_new_tokens=6, temperature=0.0, positions=tok.pos)
+    write = lambda model: generate(
+        model, text[:, :6], max_new_tokens=6, temperature=0.0, positions=tok.pos
+    )
     written = write(model)
     mesh = make_mesh(1, 2, 2, 2, devices=jax.devices()[:8])
     with jax.set_mesh(mesh):
         place = lambda state: jax.device_put(state, param_shardings(state, mesh))
         found = run(place(params), place(rest))
-        np.testing.assert_array_equal(write(nnx.merge(graphdef, place(params), place(rest))), written)
+        np.testing.assert_array_equal(
+            write(nnx.merge(graphdef, place(params), place(rest))), written
+        )
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_text_of_the_task_can_be_read():
-    batch = CodeMixed(letters=3, switches=2, ids='switches').sample(np.random.default_rng(0), 2, (4, 8))
+    batch = CodeMixed(letters=3, switches=2, ids='switches').sample(
+        np.random.default_rng(0), 2, (4, 8)
+    )
     model = model_of()
     assert np.isfinite(model(batch['tokens'], pj.Tokens.of(positions=batch['positions']))).all()
 
 
 def test_every_layer_has_its_own():
     part = model_of().blocks[0].encodings[0]
-    assert (part.delta.shape, part.kernel.shape, part.mix.shape) == ((2, H // 2), (2, 32, 16), (2, 2))
+    assert (part.delta.shape, part.kernel.shape, part.mix.shape) == (
+        (2, H // 2),
+        (2, 32, 16),
+        (2, 2),
+    )
     assert np.abs(part.kernel[0] - part.kernel[1]).max() > 0.1
     fresh = pj.make('conflator()', head_dim=H, model_dim=512)
     assert not fresh.delta[...].any() and not fresh.mix[...].any()
     assert float(fresh.kernel[...].std()) == pytest.approx(1024**-0.5, rel=0.01)
     alone = part_of('unigram_only=True')
-    assert len(jax.tree.leaves(nnx.state(alone))) == 1 and alone.lookback == 0 and not alone.opens('branch')
+    assert (
+        len(jax.tree.leaves(nnx.state(alone))) == 1
+        and alone.lookback == 0
+        and not alone.opens('branch')
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,32 +344,60 @@ def test_every_layer_has_its_own():
         ('conflator(layout="halves")', "layout='halves' is not one of 'half', 'interleaved'"),
         ('conflator(mode="restart")', "mode='restart' is not one of 'shift', 'reset'"),
         ('conflator(head_dim=5)', 'must be even and at least 2, got 5'),
-        ('conflator() | conflator()', "conflator and conflator both need the exclusive door 'branch'"),
-        ('conflator() | alibi()', 'conflator gives every head several inputs of attention, and alibi has parameters per head'),
-        ('path(rank=2) | conflator()', 'several inputs of attention, and path has parameters per head'),
+        (
+            'conflator() | conflator()',
+            "conflator and conflator both need the exclusive door 'branch'",
+        ),
+        (
+            'conflator() | alibi()',
+            'conflator gives every head several inputs of attention, and alibi has parameters '
+            'per head',
+        ),
+        (
+            'path(rank=2) | conflator()',
+            'several inputs of attention, and path has parameters per head',
+        ),
     ],
 )
 def test_errors(spec, message):
-    context = dict(heads=4, kv_heads=2, model_dim=16) | ({} if 'head_dim' in spec else dict(head_dim=H))
+    context = dict(heads=4, kv_heads=2, model_dim=16) | (
+        {} if 'head_dim' in spec else dict(head_dim=H)
+    )
     with pytest.raises(SpecError, match=message):
         pj.make(spec, causal=True, **context)
 
 
 def test_a_model_refuses_what_cannot_be_combined_and_takes_what_can():
-    with pytest.raises(SpecError, match='conflator gives every head several inputs of attention, and t5_rpe'):
+    with pytest.raises(
+        SpecError, match='conflator gives every head several inputs of attention, and t5_rpe'
+    ):
         model_of('conflator() | t5_rpe()')
     text, tok = jnp.arange(L)[None] % 11, tokens()
     assert model_of('conflator() | window(size=4)')(text, tok).shape == (1, L, 11)
-    pj.make('conflator(unigram_only=True) | alibi()', heads=4, head_dim=H, model_dim=16, causal=True)
+    pj.make(
+        'conflator(unigram_only=True) | alibi()', heads=4, head_dim=H, model_dim=16, causal=True
+    )
 
 
 @pytest.mark.parametrize(
     'call, message',
     [
-        (lambda: switching_points(jnp.ones(3)), r'integers \[..., L\], one per token, got lang float32 \(3,\)'),
-        (lambda: switching_points(jnp.zeros(3, int), jnp.zeros(4, int)), r'got segment int32 \(4,\)'),
-        (lambda: part_of().angles(jnp.zeros((1, 5, 2), int)), r'\(position, offset, switches\), got \(1, 5, 2\)'),
-        (lambda: part_of().branch(jnp.zeros((1, 5, D)), pj.Tokens.of(length=5)), '5 tokens, 5 rows'),
+        (
+            lambda: switching_points(jnp.ones(3)),
+            r'integers \[..., L\], one per token, got lang float32 \(3,\)',
+        ),
+        (
+            lambda: switching_points(jnp.zeros(3, int), jnp.zeros(4, int)),
+            r'got segment int32 \(4,\)',
+        ),
+        (
+            lambda: part_of().angles(jnp.zeros((1, 5, 2), int)),
+            r'\(position, offset, switches\), got \(1, 5, 2\)',
+        ),
+        (
+            lambda: part_of().branch(jnp.zeros((1, 5, D)), pj.Tokens.of(length=5)),
+            '5 tokens, 5 rows',
+        ),
     ],
 )
 def test_what_is_wrong_is_said(call, message):

@@ -42,7 +42,9 @@ def reference(cope, q, k, v, x, visible):
         'separate': lambda: jnp.einsum('bsd,dkh->bskh', x, cope.key_kernel[...]),
     }[cope.gates]()
     s = jnp.einsum('bihd,bjhd->bhij', q, repeat(k))
-    gates = jax.nn.sigmoid(jnp.einsum('bihd,bjhd->bhij', q, repeat(gate_key)) / root) * visible[:, None]
+    gates = (
+        jax.nn.sigmoid(jnp.einsum('bihd,bjhd->bhij', q, repeat(gate_key)) / root) * visible[:, None]
+    )
     p = jnp.stack([gates[..., j:].sum(-1) for j in range(gates.shape[-1])], axis=-1)
     p = jnp.minimum(p, npos - 1)
     low = jax.lax.stop_gradient(jnp.floor(p))
@@ -63,23 +65,24 @@ def causal(length=L):
 def test_sheet(case):
     golden = GOLDEN[case]
     table = jnp.array(golden['table'])
-    encoding = pj.make(f'cope(npos={table.shape[1]})', causal=True, heads=1, head_dim=1, model_dim=1)
+    encoding = pj.make(
+        f'cope(npos={table.shape[1]})', causal=True, heads=1, head_dim=1, model_dim=1
+    )
     encoding.parts[0].table[...] = table
     q, k, v = jnp.ones((1, 4, 1, 1)), jnp.zeros((1, 4, 1, 1)), jnp.eye(4)[None, :, None]
     out = run(encoding, q, k, v, None, pj.Tokens.of(length=4))
     np.testing.assert_allclose(out[0, 3, 0], golden['probabilities'], atol=1e-6)
     gates = jnp.full((1, 1, 1, 4), 0.5)
     identity = jnp.arange(table.shape[1], dtype=jnp.float32)[None, None, None]
-    np.testing.assert_allclose(interpolate(identity, suffix_sum(gates))[0, 0, 0], golden['positions'], atol=1e-6)
+    np.testing.assert_allclose(
+        interpolate(identity, suffix_sum(gates))[0, 0, 0], golden['positions'], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize('options', OPTIONS)
 def test_values_and_gradients_equal_reference(options):
     check_values_and_gradients(
-        build(options),
-        inputs(),
-        lambda e, *a: reference(e.parts[0], *a, causal()),
-        TOLERANCE,
+        build(options), inputs(), lambda e, *a: reference(e.parts[0], *a, causal()), TOLERANCE
     )
 
 
@@ -93,7 +96,9 @@ def test_interpolation_has_no_gradient_where_clamped():
 @pytest.mark.parametrize('length', [1, 32, 33, 100])
 def test_suffix_sum(length):
     a = np.random.default_rng(0).random((3, length)).astype(np.float32)
-    np.testing.assert_allclose(suffix_sum(jnp.array(a)), np.cumsum(a[:, ::-1].astype(np.float64), 1)[:, ::-1], rtol=1e-6)
+    np.testing.assert_allclose(
+        suffix_sum(jnp.array(a)), np.cumsum(a[:, ::-1].astype(np.float64), 1)[:, ::-1], rtol=1e-6
+    )
 
 
 def test_zero_table_is_nope():
@@ -109,14 +114,20 @@ def test_open_gates_count_like_a_relative_bias():
     encoding = build("gates='value'", npos=L + 1)
     q, k, v, x = inputs()
     q = jnp.abs(q) + 0.5
-    v = jnp.full_like(v, 50.0).at[..., 0].set(v[..., 0] + 50.0)  # q . v far beyond where a float32 sigmoid is 1
+    v = (
+        jnp.full_like(v, 50.0).at[..., 0].set(v[..., 0] + 50.0)
+    )  # q . v far beyond where a float32 sigmoid is 1
     bias = jnp.einsum('bthd,dp->bhtp', q, encoding.parts[0].table[...]) / H**0.5
     distance = jnp.arange(L)[:, None] - jnp.arange(L)[None]
-    bias = jnp.take_along_axis(bias, jnp.broadcast_to(jnp.maximum(distance + 1, 0), (B, N, L, L)), axis=-1)
+    bias = jnp.take_along_axis(
+        bias, jnp.broadcast_to(jnp.maximum(distance + 1, 0), (B, N, L, L)), axis=-1
+    )
     logits = jnp.einsum('bihd,bjhd->bhij', q, jnp.repeat(k, N // K, 2)) / H**0.5 + bias
     weights = jax.nn.softmax(jnp.where(distance >= 0, logits, -jnp.inf), -1)
     expected = jnp.einsum('bhij,bjhd->bihd', weights, jnp.repeat(v, N // K, 2))
-    np.testing.assert_allclose(run(encoding, q, k, v, x, pj.Tokens.of(length=L), block=8), expected, rtol=2e-5)
+    np.testing.assert_allclose(
+        run(encoding, q, k, v, x, pj.Tokens.of(length=L), block=8), expected, rtol=2e-5
+    )
 
 
 def test_one_position_shifts_all_logits_alike():
@@ -131,7 +142,15 @@ def test_packing_and_left_padding(options):
     encoding, (q, k, v, x) = build(options), inputs()
     segment = jnp.where(jnp.arange(L) < 20, 0, 1)[None].repeat(B, 0)
     packed = run(encoding, q, k, v, x, pj.Tokens.of(segment=segment), block=(8, 16))
-    padded = run(encoding, q, k, v, x, pj.Tokens.of(valid=jnp.arange(L)[None].repeat(B, 0) >= 20), block=(8, 16))
+    padded = run(
+        encoding,
+        q,
+        k,
+        v,
+        x,
+        pj.Tokens.of(valid=jnp.arange(L)[None].repeat(B, 0) >= 20),
+        block=(8, 16),
+    )
     first = run(encoding, *(a[:, :20] for a in (q, k, v, x)), pj.Tokens.of(length=20))
     second = run(encoding, *(a[:, 20:] for a in (q, k, v, x)), pj.Tokens.of(length=L - 20))
     np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=TOLERANCE)
@@ -147,7 +166,9 @@ def test_decode_equals_full(options):
     _, keys, values, _, tk = encoding.project(q, k, v, tok, tok, x)
     for t in (0, 1, 20, L - 1):
         new = tok.slice(t, 1)
-        one, *_, tq, _ = encoding.project(*(a[:, t : t + 1] for a in (q, k, v)), new, new, x[:, t : t + 1])
+        one, *_, tq, _ = encoding.project(
+            *(a[:, t : t + 1] for a in (q, k, v)), new, new, x[:, t : t + 1]
+        )
         now = pj.Tokens.of(valid=(jnp.arange(L) <= t)[None]).with_feats(**tk.feats)
         out = jax.jit(pj.attend)(encoding, one, keys, values, tq, now)
         np.testing.assert_allclose(out[:, 0], whole[:, t], atol=TOLERANCE)
@@ -161,7 +182,9 @@ def test_bfloat16_counts_in_float32():
     q = jnp.ones((1, length, 1, 1), jnp.bfloat16)
     v = (jnp.arange(length) < 2).astype(jnp.bfloat16)[None, :, None, None]
     out = run(encoding, q, 0 * q, v, None, pj.Tokens.of(length=length))
-    assert out.dtype == jnp.bfloat16 and float(out[0, -1, 0, 0]) > 0.99  # only j = 0 (p = 500) and j = 1 stand out
+    assert (
+        out.dtype == jnp.bfloat16 and float(out[0, -1, 0, 0]) > 0.99
+    )  # only j = 0 (p = 500) and j = 1 stand out
 
 
 def test_positions_do_not_matter_but_the_order_of_the_sweep_does():
@@ -170,11 +193,14 @@ def test_positions_do_not_matter_but_the_order_of_the_sweep_does():
     np.testing.assert_array_equal(
         run(encoding, *arrays, moved), run(encoding, *arrays, pj.Tokens.of(length=L))
     )
-    assert encoding.parts[0].card.promises.relative and not encoding.parts[0].card.promises.sweep_free
+    assert (
+        encoding.parts[0].card.promises.relative and not encoding.parts[0].card.promises.sweep_free
+    )
 
 
 @pytest.mark.parametrize(
-    ('spec', 'says'), [('cope(npos=0)', 'npos'), ("cope(gates='values')", 'one of'), ('cope(npos=2.5)', 'int')]
+    ('spec', 'says'),
+    [('cope(npos=0)', 'npos'), ("cope(gates='values')", 'one of'), ('cope(npos=2.5)', 'int')],
 )
 def test_wrong_arguments(spec, says):
     with pytest.raises(pj.SpecError, match=says):

@@ -1,10 +1,11 @@
-"""CREAM: the censored normal, the bounds of the middle, runs of ids, the text that goes with them."""
+"""CREAM: the censored normal, the bounds of the middle, runs of ids, the text that goes with
+them.
+"""
 
 import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,33 +18,44 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'cream.json').read_t
 
 def draws(factor, rows, length, key=0):
     tok = pj.Tokens.of(valid=np.ones((rows, length), bool))
-    return np.asarray(pj.make(f'cream(factor={factor})', train_len=length).place(tok, key=jax.random.key(key)).pos)
+    return np.asarray(
+        pj.make(f'cream(factor={factor})', train_len=length).place(tok, key=jax.random.key(key)).pos
+    )
 
 
 def runs(ids):
     """The contiguous runs of one row, as (first id, size)."""
     starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 2) != 1)
-    return [(int(ids[start]), int(size)) for start, size in zip(starts, np.diff(np.append(starts, len(ids))))]
+    return [
+        (int(ids[start]), int(size))
+        for start, size in zip(starts, np.diff(np.append(starts, len(ids))))
+    ]
 
 
 def test_golden_probabilities():
     steps = np.diff(np.concatenate([[0], cream_thresholds(8), [1]]))
     np.testing.assert_allclose(steps, GOLDEN['probabilities'], atol=5e-5)
-    assert steps[0] > steps[-1]  # censored, not renormalised: the mean 1 + f lies nearer to 2 f than to 2 by half a step
+    assert (
+        steps[0] > steps[-1]
+    )  # censored, not renormalised: the mean 1 + f lies nearer to 2 f than to 2 by half a step
 
 
 @pytest.mark.parametrize('which', ['third', 'near'])
 def test_golden_bounds(which):
     golden = GOLDEN[which]
     assert golden['head'] in cream_heads(4096, 8) and 4096 - 2 * golden['head'] == golden['middle']
-    assert [list(cream_bounds(alpha, golden['head'], 4096)) for alpha in GOLDEN['alphas']] == golden['ends']
+    assert [
+        list(cream_bounds(alpha, golden['head'], 4096)) for alpha in GOLDEN['alphas']
+    ] == golden['ends']
 
 
 def test_alpha_two_glues_the_middle_to_the_head():
     for count, head in ((4096, 1365), (4096, 32), (65, 21), (24, 8)):
         low, high = cream_bounds(2, head, count)
         assert low == high == count - head - 1
-        assert cream_ids(low, head, count, 4, np.arange(count))[: count - head].tolist() == list(range(count - head))
+        assert cream_ids(low, head, count, 4, np.arange(count))[: count - head].tolist() == list(
+            range(count - head)
+        )
 
 
 @pytest.mark.parametrize(('count', 'factor'), [(65, 8), (64, 4), (24, 2), (25, 3), (9, 1)])
@@ -55,8 +67,17 @@ def test_every_end_gives_ascending_ids_in_three_runs(count, factor):
             for end in range(low, high + 1):
                 ids = cream_ids(end, head, count, factor, np.arange(count))
                 steps = np.diff(ids)
-                assert ids[0] == 0 and ids[-1] == count * factor - 1 and (steps > 0).all() and (steps > 1).sum() <= 2
-                assert ids[head - 1] == head - 1 and ids[count - head] == count * factor - head and ids[count - head - 1] == end
+                assert (
+                    ids[0] == 0
+                    and ids[-1] == count * factor - 1
+                    and (steps > 0).all()
+                    and (steps > 1).sum() <= 2
+                )
+                assert (
+                    ids[head - 1] == head - 1
+                    and ids[count - head] == count * factor - head
+                    and ids[count - head - 1] == end
+                )
 
 
 def test_drawn_ids():
@@ -82,7 +103,8 @@ def test_the_draw_of_alpha_has_its_distribution():
     alone = cream_thresholds(factor)[0]
     ways = lambda alpha: np.diff(cream_bounds(alpha, 8, count))[0] + 1
     touching = alone + sum(  # a larger alpha can put the end there too
-        share / ways(alpha) for alpha, share in ((3, cream_thresholds(2)[1] - alone), (4, 1 - cream_thresholds(2)[1]))
+        share / ways(alpha)
+        for alpha, share in ((3, cream_thresholds(2)[1] - alone), (4, 1 - cream_thresholds(2)[1]))
         if cream_bounds(alpha, 8, count)[0] <= 15
     )
     assert total == 4000 and glued / total == pytest.approx(touching, abs=4 * 0.5 / total**0.5)
@@ -95,7 +117,9 @@ def test_evaluation_and_a_factor_of_one_leave_positions_alone():
 
 
 def test_training_visits_every_position_of_the_longer_range():
-    """Why it extends: training at N tokens has seen every id, hence every angle, of a text of N f, and neighbours of each."""
+    """Why it extends: training at N tokens has seen every id, hence every angle, of a text of N f,
+    and neighbours of each.
+    """
     seen = np.zeros(256, bool)
     for key in range(12):
         seen[draws(4, 50, 64, key)] = True
@@ -108,7 +132,9 @@ def test_documents_and_padding_look_their_ids_up():
     ids = np.asarray(pj.make('cream(factor=2)', train_len=24).place(tok, key=jax.random.key(3)).pos)
     assert ids[0, 4] == 0 and (np.diff(ids[0, 4:]) > 0).all() and ids[1, -1] == 47
     packed = pj.Tokens.of(segment=[[0] * 10 + [1] * 14])
-    ids = np.asarray(pj.make('cream(factor=2)', train_len=24).place(packed, key=jax.random.key(3)).pos)[0]
+    ids = np.asarray(
+        pj.make('cream(factor=2)', train_len=24).place(packed, key=jax.random.key(3)).pos
+    )[0]
     np.testing.assert_array_equal(ids[:10], ids[10:20])
 
 
@@ -118,16 +144,22 @@ def one_row(task, length, seed=0):
 
 @pytest.mark.parametrize('source', [48, 30, 24])
 def test_text_of_longer_sources(source):
-    """Head and tail are the ends of the text; the middle stands at its ids if the text reaches them, else before the tail."""
+    """Head and tail are the ends of the text; the middle stands at its ids if the text reaches
+    them, else before the tail.
+    """
     inside = set()
     for seed in range(10):
         kept, ids = one_row(CreamText(factor=2, source_len=source), 24, seed)
         for row, at in zip(ids, kept):
             head = 8  # both N // 3 and 4 f
-            assert at[:head].tolist() == list(range(head)) and at[-head:].tolist() == list(range(source - head, source))
+            assert at[:head].tolist() == list(range(head)) and at[-head:].tolist() == list(
+                range(source - head, source)
+            )
             fits = row[15] < source
             inside.add(bool(fits))
-            assert at[head:-head].tolist() == (row[head:-head].tolist() if fits else list(range(source - 16, source - 8)))
+            assert at[head:-head].tolist() == (
+                row[head:-head].tolist() if fits else list(range(source - 16, source - 8))
+            )
     assert inside == ({True} if source == 48 else {True, False})
 
 
@@ -146,29 +178,47 @@ def test_batches_of_the_task():
     first, again = data[3], task.dataset(length=24, batch_size=4, seed=1)[3]
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
-    halves = [task.dataset(length=24, batch_size=4, seed=1, shard=(part, 2))[3]['tokens'] for part in (0, 1)]
+    halves = [
+        task.dataset(length=24, batch_size=4, seed=1, shard=(part, 2))[3]['tokens']
+        for part in (0, 1)
+    ]
     np.testing.assert_array_equal(np.concatenate(halves), first['tokens'])
     text = plain.tokens('train').tobytes()
     row, target = first['tokens'][0], first['targets'][0]
-    assert row[:8].tobytes() in text and (row[1:8] == target[:7]).all() and first['positions'][0, -1] == 47
-    assert np.append(row[:8], target[7]).astype(np.int32).tobytes() in text  # the true next token at the end of a piece
-    validation, whole = (t.dataset(length=24, batch_size=4, seed=1, split='validation')[0] for t in (task, plain))
+    assert (
+        row[:8].tobytes() in text
+        and (row[1:8] == target[:7]).all()
+        and first['positions'][0, -1] == 47
+    )
+    assert (
+        np.append(row[:8], target[7]).astype(np.int32).tobytes() in text
+    )  # the true next token at the end of a piece
+    validation, whole = (
+        t.dataset(length=24, batch_size=4, seed=1, split='validation')[0] for t in (task, plain)
+    )
     np.testing.assert_array_equal(validation['tokens'], whole['tokens'])
     assert 'positions' not in validation
 
 
 def test_wrong_input_says_what_is_wrong():
     for factor in (0, 1.5, True):
-        with pytest.raises(ValueError, match=f'factor must be an integer of at least 1, got {factor}'):
+        with pytest.raises(
+            ValueError, match=f'factor must be an integer of at least 1, got {factor}'
+        ):
             cream_thresholds(factor)
     with pytest.raises(ValueError, match='cream factor must be an integer of at least 1, got 0'):
         pj.make('cream(factor=0)', train_len=9)
     with pytest.raises(ValueError, match='cream needs train_len, .* got 0'):
         pj.make('cream(factor=1)', train_len=0)
-    with pytest.raises(ValueError, match='cream draws positions 0 .. 63, learned_absolute has 63; use a larger table'):
+    with pytest.raises(
+        ValueError,
+        match='cream draws positions 0 .. 63, learned_absolute has 63; use a larger table',
+    ):
         pj.make('cream(factor=2) | learned_absolute(max_len=63)', train_len=32, model_dim=4)
     pj.make('cream(factor=2) | learned_absolute(max_len=64)', train_len=32, model_dim=4)
-    with pytest.raises(ValueError, match=r'heads and tails of 8 tokens: it needs more than 16, got 16'):
+    with pytest.raises(
+        ValueError, match=r'heads and tails of 8 tokens: it needs more than 16, got 16'
+    ):
         draws(2, 1, 16)
     with pytest.raises(ValueError, match=r'needs more than 16, got 16'):
         CreamText(factor=2).width(16)
@@ -176,7 +226,9 @@ def test_wrong_input_says_what_is_wrong():
         CreamText(factor=2, source_len=24).width(32)
     part = pj.make('cream(factor=1)', train_len=9)
     place = lambda positions: part.place(pj.Tokens.of(positions=positions), key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r'cream needs integer positions \[B, L\], got float32 \(1, 2\)'):
+    with pytest.raises(
+        ValueError, match=r'cream needs integer positions \[B, L\], got float32 \(1, 2\)'
+    ):
         place([[0.5, 1.0]])
     with pytest.raises(ValueError, match='position 9 is not in 0 .. 8'):
         place([[*range(8), 9]])

@@ -1,4 +1,6 @@
-"""DCA: the distances of the sheet, the defining dense form against tiles, decoding, documents, padding, limits."""
+"""DCA: the distances of the sheet, the defining dense form against tiles, decoding, documents,
+padding, limits.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +22,12 @@ WIDTH, CHUNK, LOCAL, CLIP = 8, GOLDEN['chunk'], GOLDEN['local'], GOLDEN['clip']
 
 def encoding(chunk=CHUNK, local=LOCAL, **options):
     more = ''.join(f', {name}={value}' for name, value in options.items())
-    return pj.make(f'dca(encoding=rope(), chunk={chunk}, local={local}{more})', head_dim=WIDTH, train_len=64, causal=True)
+    return pj.make(
+        f'dca(encoding=rope(), chunk={chunk}, local={local}{more})',
+        head_dim=WIDTH,
+        train_len=64,
+        causal=True,
+    )
 
 
 def qkv(length, kv_heads=1):
@@ -29,7 +36,9 @@ def qkv(length, kv_heads=1):
 
 
 def run(part, tok, *arrays, **options):
-    return jax.jit(lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok), **options))(tok, *arrays)
+    return jax.jit(
+        lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok), **options)
+    )(tok, *arrays)
 
 
 def distances(length, chunk=CHUNK, clip=CLIP):
@@ -39,9 +48,13 @@ def distances(length, chunk=CHUNK, clip=CLIP):
 
 @jax.jit
 def defined(q, k, v, distance):
-    """Softmax attention with logits R(D_ij) q_i . k_j / sqrt(H), causal, pair by pair in one dense array."""
+    """Softmax attention with logits R(D_ij) q_i . k_j / sqrt(H), causal, pair by pair in one dense
+    array.
+    """
     length = q.shape[1]
-    turned = rope(jnp.repeat(q, length, axis=1), distance.reshape(1, -1)).reshape(1, length, length, 2, WIDTH)
+    turned = rope(jnp.repeat(q, length, axis=1), distance.reshape(1, -1)).reshape(
+        1, length, length, 2, WIDTH
+    )
     s = jnp.einsum('btsnh,bsnh->bnts', turned, jnp.repeat(k, 2 // k.shape[2], axis=2)) / WIDTH**0.5
     s = jnp.where(np.tril(np.ones((length, length), bool)), s, -jnp.inf)
     return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(s), jnp.repeat(v, 2 // v.shape[2], axis=2))
@@ -72,9 +85,13 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
     arrays, tok = qkv(13), pj.Tokens.of(length=13)
     weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
     distance = distances(13)
-    expected = jax.jit(jax.grad(lambda *a: (defined(*a, distance) * weights).sum(), (0, 1, 2)))(*arrays)
+    expected = jax.jit(jax.grad(lambda *a: (defined(*a, distance) * weights).sum(), (0, 1, 2)))(
+        *arrays
+    )
     for block in (None, (5, 3)):
-        ours = jax.jit(jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2)))(*arrays)
+        ours = jax.jit(
+            jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2))
+        )(*arrays)
         for a, b in zip(ours, expected):
             np.testing.assert_allclose(a, b, atol=5e-6)
 
@@ -82,7 +99,9 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
 def test_within_one_chunk_it_is_rope():
     arrays, tok = qkv(10), pj.Tokens.of(length=10)
     plain = pj.make('rope()', head_dim=WIDTH, causal=True)
-    np.testing.assert_allclose(run(encoding(chunk=10), tok, *arrays), run(plain, tok, *arrays), atol=1e-6)
+    np.testing.assert_allclose(
+        run(encoding(chunk=10), tok, *arrays), run(plain, tok, *arrays), atol=1e-6
+    )
 
 
 def test_decoding_over_keys_cached_once():
@@ -90,13 +109,17 @@ def test_decoding_over_keys_cached_once():
     part, tok = encoding(), pj.Tokens.of(length=14)
     whole = run(part, tok, q, k, v)
     _, cached, _, _, _ = part.project(q, k, v, tok, tok)
-    step = lambda n: part.project(*(a[:, n : n + 1] for a in (q, k, v)), tok.slice(n, 1), tok.slice(n, 1))
+    step = lambda n: part.project(
+        *(a[:, n : n + 1] for a in (q, k, v)), tok.slice(n, 1), tok.slice(n, 1)
+    )
     assert part.cached == 'encoded'
     for n in (0, 3, 4, 8, 13):
         new_q, new_k, _, tq, _ = step(n)
         np.testing.assert_allclose(new_k[:, 0], cached[:, n], atol=1e-6)
         held = pj.Tokens.of(valid=tok.index <= n)
-        np.testing.assert_allclose(pj.attend(part, new_q, cached, v, tq, held)[:, 0], whole[:, n], atol=1e-6)
+        np.testing.assert_allclose(
+            pj.attend(part, new_q, cached, v, tq, held)[:, 0], whole[:, n], atol=1e-6
+        )
 
 
 def test_left_padding_and_packing():
@@ -106,7 +129,9 @@ def test_left_padding_and_packing():
     out = run(encoding(), pj.Tokens.of(valid=np.arange(14)[None] >= 3), *padded, block=(4, 4))
     np.testing.assert_allclose(out[:, 3:], alone, atol=1e-6)
     twice = [jnp.concatenate([a, a], 1) for a in arrays]
-    packed = run(encoding(), pj.Tokens.of(segment=np.repeat([[0, 1]], 11, axis=1)), *twice, block=(4, 4))
+    packed = run(
+        encoding(), pj.Tokens.of(segment=np.repeat([[0, 1]], 11, axis=1)), *twice, block=(4, 4)
+    )
     np.testing.assert_allclose(packed, jnp.concatenate([alone, alone], 1), atol=1e-6)
 
 
@@ -114,7 +139,9 @@ def test_attention_factor_scales_logits_by_its_square():
     q, k, v = qkv(12)
     tok = pj.Tokens.of(length=12)
     np.testing.assert_allclose(
-        run(encoding(attention_factor=1.5), tok, q, k, v), run(encoding(), tok, 2.25 * q, k, v), atol=2e-6
+        run(encoding(attention_factor=1.5), tok, q, k, v),
+        run(encoding(), tok, 2.25 * q, k, v),
+        atol=2e-6,
     )
 
 
@@ -124,10 +151,14 @@ def test_defaults_follow_the_released_code():
 
 
 def test_works_on_other_layouts_widths_and_frequencies():
-    part = pj.make(f'dca(encoding={ROTARY}, chunk=4, local=2)', head_dim=WIDTH, train_len=64, causal=True)
+    part = pj.make(
+        f'dca(encoding={ROTARY}, chunk=4, local=2)', head_dim=WIDTH, train_len=64, causal=True
+    )
     q, k, v = qkv(19)
     expected = softmax(rotary_logits(q, k, distances(19, 4, 6)), v)
-    np.testing.assert_allclose(run(part, pj.Tokens.of(length=19), q, k, v, block=(5, 4)), expected, atol=4e-6)
+    np.testing.assert_allclose(
+        run(part, pj.Tokens.of(length=19), q, k, v, block=(5, 4)), expected, atol=4e-6
+    )
 
 
 def test_bfloat16():
@@ -144,7 +175,10 @@ def test_bfloat16():
         ('dca(encoding=alibi())', 'rotary encoding, got alibi'),
         ('dca(encoding=rope() | alibi())', 'chain other encodings beside it'),
         ('dca(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
-        ('dca(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))', 'use start=0'),
+        (
+            'dca(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))',
+            'use start=0',
+        ),
         ('dca(encoding=rope(), local=100)', 'got chunk=-52 .*chunk=None, local=100, train_len=64'),
         ('dca(encoding=rope(), chunk=0)', 'chunk=0'),
         ('dca(encoding=rope(), chunk=2.5)', 'chunk=2.5'),

@@ -1,4 +1,6 @@
-"""Dynamic NTK: bases by length, one base per pass, decoding from raw keys, documents and padding."""
+"""Dynamic NTK: bases by length, one base per pass, decoding from raw keys, documents and
+padding.
+"""
 
 import json
 from pathlib import Path
@@ -16,12 +18,16 @@ from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
 from posenc_jax.rotation.rope import rope, rope_frequencies
 from tests.phases import FAR, error, wide, wide_theta
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dynamic_ntk.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dynamic_ntk.json').read_text())[
+    'values'
+]
 WIDTH, TRAINED = 8, 5
 
 
 def encoding(factor=2.0):
-    return pj.make(f'rope(freqs=dynamic_ntk(factor={factor}))', head_dim=WIDTH, train_len=TRAINED, causal=True)
+    return pj.make(
+        f'rope(freqs=dynamic_ntk(factor={factor}))', head_dim=WIDTH, train_len=TRAINED, causal=True
+    )
 
 
 def qkv(length, batch=1):
@@ -30,22 +36,30 @@ def qkv(length, batch=1):
 
 def run(tok, *arrays):
     part = encoding()
-    return jax.jit(lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok)))(tok, *arrays)
+    return jax.jit(lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok)))(
+        tok, *arrays
+    )
 
 
 @pytest.mark.parametrize('length, base', zip(GOLDEN['length'], GOLDEN['base']))
 def test_golden_bases(length, base):
-    inv_freq = dynamic_ntk_frequencies(128, 10000.0, jnp.asarray(length), train_len=2048, factor=2.0)
+    inv_freq = dynamic_ntk_frequencies(
+        128, 10000.0, jnp.asarray(length), train_len=2048, factor=2.0
+    )
     np.testing.assert_allclose(inv_freq, rope_frequencies(128, base), rtol=2e-6)
 
 
 def test_up_to_the_trained_length_it_is_rope():
     for length in (1, 2047, 2048):
-        inv_freq = dynamic_ntk_frequencies(128, 10000.0, jnp.asarray(length), train_len=2048, factor=2.0)
+        inv_freq = dynamic_ntk_frequencies(
+            128, 10000.0, jnp.asarray(length), train_len=2048, factor=2.0
+        )
         np.testing.assert_array_equal(inv_freq, Double.of(rope_frequencies(128, 10000.0)))
     q, k, v = qkv(TRAINED)
     tok, plain = pj.Tokens.of(length=TRAINED), pj.make('rope()', head_dim=WIDTH, causal=True)
-    np.testing.assert_allclose(run(tok, q, k, v), pj.attend(plain, *plain.project(q, k, v, tok, tok)), atol=1e-6)
+    np.testing.assert_allclose(
+        run(tok, q, k, v), pj.attend(plain, *plain.project(q, k, v, tok, tok)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize('factor, width', [(1.0, 64), (2.0, 128), (3.3, 256)])
@@ -100,10 +114,17 @@ def test_rows_and_documents_have_their_own_length():
     q, k, v = qkv(14)
     twice = lambda *parts: jnp.concatenate(parts, axis=1)
     alone = {n: run(pj.Tokens.of(length=n), q[:, :n], k[:, :n], v[:, :n]) for n in (4, 14)}
-    packed = run(pj.Tokens.of(segment=np.repeat([[3, 1]], [4, 14], axis=1)), *(twice(a[:, :4], a) for a in (q, k, v)))
+    packed = run(
+        pj.Tokens.of(segment=np.repeat([[3, 1]], [4, 14], axis=1)),
+        *(twice(a[:, :4], a) for a in (q, k, v)),
+    )
     np.testing.assert_allclose(packed, twice(alone[4], alone[14]), atol=2e-6)
-    short = lambda a: jnp.concatenate([jnp.pad(a[:, :4], ((0, 0), (10, 0), (0, 0), (0, 0)), constant_values=3.0), a])
-    padded = run(pj.Tokens.of(valid=np.arange(14)[None] >= np.array([[10], [0]])), *map(short, (q, k, v)))
+    short = lambda a: jnp.concatenate(
+        [jnp.pad(a[:, :4], ((0, 0), (10, 0), (0, 0), (0, 0)), constant_values=3.0), a]
+    )
+    padded = run(
+        pj.Tokens.of(valid=np.arange(14)[None] >= np.array([[10], [0]])), *map(short, (q, k, v))
+    )
     np.testing.assert_allclose(padded[0, 10:], alone[4][0], atol=2e-6)
     np.testing.assert_allclose(padded[1], alone[14][0], atol=2e-6)
 

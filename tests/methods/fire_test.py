@@ -1,4 +1,6 @@
-"""FIRE: the progress variable against hand-made numbers, the network against its definition, limits and the claim."""
+"""FIRE: the progress variable against hand-made numbers, the network against its definition, limits
+and the claim.
+"""
 
 import json
 import pathlib
@@ -12,7 +14,9 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.bias.fire import fire_network, fire_progress
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'fire.json').read_text())['values']
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'fire.json').read_text())[
+    'values'
+]
 C, T = jnp.float32(GOLDEN['c']), jnp.float32(GOLDEN['threshold'])
 N = 4
 
@@ -64,7 +68,9 @@ def test_zero_output_weights_are_nope():
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 20, N, 8)) for i in range(3))
     tok = pj.Tokens.of(length=20)
     ours = pj.attend(pj.chain(encoding, pj.make('causal()')), q, k, v, tok, tok)
-    np.testing.assert_array_equal(ours, pj.attend(pj.make('nope()', causal=True), q, k, v, tok, tok))
+    np.testing.assert_array_equal(
+        ours, pj.attend(pj.make('nope()', causal=True), q, k, v, tok, tok)
+    )
 
 
 def test_signs_of_the_trained_scalars_do_not_matter():
@@ -74,7 +80,9 @@ def test_signs_of_the_trained_scalars_do_not_matter():
 
 
 def test_longer_inputs_stay_inside_what_training_saw():
-    """The paper's claim: whatever the length, the progress lies in [0, 1] and the first key of a late query is near 1."""
+    """The paper's claim: whatever the length, the progress lies in [0, 1] and the first key of a
+    late query is near 1.
+    """
     for last in (100, 10_000, 1_000_000):
         keys = jnp.linspace(0, last, 101).astype(int)[None]
         z = np.asarray(fire_progress(C, T, jnp.array([[last]]), keys))[0, 0]
@@ -85,7 +93,9 @@ def test_tiles_of_positions_shared_by_the_batch_are_computed_once():
     encoding = make()
     shared, own = jnp.arange(9)[None], jnp.tile(jnp.arange(9), (3, 1))
     assert encoding.bias(shared, shared).shape == (1, N, 9, 9)
-    np.testing.assert_allclose(encoding.bias(own, own), jnp.tile(encoding.bias(shared, shared), (3, 1, 1, 1)), atol=1e-6)
+    np.testing.assert_allclose(
+        encoding.bias(own, own), jnp.tile(encoding.bias(shared, shared), (3, 1, 1, 1)), atol=1e-6
+    )
 
 
 def test_initial_ranges_are_those_of_a_default_linear_layer():

@@ -1,4 +1,6 @@
-"""Encodings that read the layer input in `project`: their inputs, and values and gradients against a reference."""
+"""Encodings that read the layer input in `project`: their inputs, and values and gradients against
+a reference.
+"""
 
 import functools
 
@@ -11,7 +13,9 @@ import posenc_jax as pj
 
 
 def draw_inputs(sizes, length, seed=3):
-    """q, k, v and the layer input x, normal; `sizes` are (rows, heads, key heads, head width, model width)."""
+    """q, k, v and the layer input x, normal; `sizes` are (rows, heads, key heads, head width, model
+    width).
+    """
     rows, heads, kv_heads, head_dim, model_dim = sizes
     keys = jax.random.split(jax.random.key(seed), 4)
     per_key = (rows, length, kv_heads, head_dim)
@@ -29,8 +33,9 @@ def run(encoding, q, k, v, x, tok, **how):
 
 
 def check_values_and_gradients(encoding, arrays, reference, tolerance):
-    """Dense and tiled equal `reference(encoding, q, k, v, x)`, also in the gradients of parameters and inputs; returns those
-    of the reference."""
+    """Dense and tiled equal `reference(encoding, q, k, v, x)`, also in the gradients of parameters
+    and inputs; returns those of the reference.
+    """
     tok = pj.Tokens.of(length=arrays[0].shape[1])
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
     aim = jax.random.normal(jax.random.key(9), arrays[0].shape)
@@ -40,7 +45,9 @@ def check_values_and_gradients(encoding, arrays, reference, tolerance):
             out = function(nnx.merge(graphdef, params, rest), *arrays)
             return (out * aim).sum(), out
 
-        (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))(params, *arrays)
+        (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))(
+            params, *arrays
+        )
         return out, grads
 
     expected, theirs = value_and_grad(reference)

@@ -21,4 +21,8 @@ def test_equal_logits_average_all_values():
 def test_it_decides_causality_and_leaves_documents_apart():
     tok = pj.Tokens.of(segment=[[0, 0, 1]])
     assert pj.make('full()').mask(tok, tok) is None
-    assert pj.make('full()', causal=True).mask(tok, tok)[0, 0].astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert pj.make('full()', causal=True).mask(tok, tok)[0, 0].astype(int).tolist() == [
+        [1, 1, 0],
+        [1, 1, 0],
+        [0, 0, 1],
+    ]

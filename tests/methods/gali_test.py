@@ -1,4 +1,6 @@
-"""GALI: ids and chunks of the sheet, the definition pair by pair against tiles, chunks, decoding of a model, noise, errors."""
+"""GALI: ids and chunks of the sheet, the definition pair by pair against tiles, chunks, decoding of
+a model, noise, errors.
+"""
 
 import dataclasses
 import json
@@ -17,7 +19,16 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots, pair_normals
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step, init_cache, prefill
-from tests.methods.by_distance import ROTARY, WIDTH, check_decoding, logits, qkv, rotary_logits, run, softmax
+from tests.methods.by_distance import (
+    ROTARY,
+    WIDTH,
+    check_decoding,
+    logits,
+    qkv,
+    rotary_logits,
+    run,
+    softmax,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'gali.json').read_text())['values']
 TRAINED, LOCAL = 8, 2
@@ -42,14 +53,22 @@ def ids_of(total, local=LOCAL):
 def defined(q, k, v, chunk, logits=logits, local=LOCAL):
     """Attention with two tables of whole distances, and what the second weighs, query by query."""
     length = q.shape[1]
-    ends = np.repeat(np.cumsum(gali_chunks(length, TRAINED, chunk)), gali_chunks(length, TRAINED, chunk))
+    ends = np.repeat(
+        np.cumsum(gali_chunks(length, TRAINED, chunk)), gali_chunks(length, TRAINED, chunk)
+    )
     near, far, weight = np.zeros((3, length, length))
     for i in range(length):
         ids = ids_of(int(ends[i]), local)
         a = math.ceil(ids[i])
         for j in range(i + 1):
-            near[i, j], far[i, j], weight[i, j] = a - math.ceil(ids[j]), a - math.floor(ids[j]), (a - ids[j]) % 1
-    farthest = TRAINED if local == 0 else TRAINED - 1  # of a text of k M tokens the last one stands behind M - 1
+            near[i, j], far[i, j], weight[i, j] = (
+                a - math.ceil(ids[j]),
+                a - math.floor(ids[j]),
+                (a - ids[j]) % 1,
+            )
+    farthest = (
+        TRAINED if local == 0 else TRAINED - 1
+    )  # of a text of k M tokens the last one stands behind M - 1
     assert max(near.max(), far.max()) == farthest
     return softmax((1 - weight) * logits(q, k, near) + weight * logits(q, k, far), v)
 
@@ -59,7 +78,9 @@ def scored(part, q, k):
     """All logits of one head after the other, those of later keys among them."""
     tok, length = pj.Tokens.of(length=q.shape[1]), q.shape[1]
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
-    return part.match(q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, jnp.ones((1, 1, length, length), bool), ())[0][0]
+    return part.match(
+        q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, jnp.ones((1, 1, length, length), bool), ()
+    )[0][0]
 
 
 @pytest.mark.parametrize('row', GOLDEN['ids'], ids=lambda row: str(row['total']))
@@ -86,15 +107,21 @@ def test_ids_ascend_from_the_first_to_the_last_trained_position_and_stay_whole_n
             assert train_len - 1 <= ids[-1] < train_len and (local == 0 or ids[-1] == train_len - 1)
             assert ids[total - local :].tolist() == list(range(train_len - local, train_len))
     for total in range(1, 9):
-        np.testing.assert_array_equal(ids_in(jnp.arange(300), jnp.array(total), 8, 2)[:total], np.arange(total))
+        np.testing.assert_array_equal(
+            ids_in(jnp.arange(300), jnp.array(total), 8, 2)[:total], np.arange(total)
+        )
 
 
-@pytest.mark.parametrize('chunk, local', [(1, LOCAL), (3, LOCAL), (100, LOCAL), (0.5, LOCAL), (1, 0), (8, 0)])
+@pytest.mark.parametrize(
+    'chunk, local', [(1, LOCAL), (3, LOCAL), (100, LOCAL), (0.5, LOCAL), (1, 0), (8, 0)]
+)
 def test_tiles_equal_the_definition(chunk, local):
     arrays, tok = qkv(27), pj.Tokens.of(length=27)
     expected = jax.jit(lambda *a: defined(*a, chunk, local=local))(*arrays)
     for block in (None, (4, 4), (5, 3)):
-        np.testing.assert_allclose(run(encoding(chunk, local), tok, *arrays, block=block), expected, atol=5e-6)
+        np.testing.assert_allclose(
+            run(encoding(chunk, local), tok, *arrays, block=block), expected, atol=5e-6
+        )
 
 
 def test_gradients_of_tiles_equal_those_of_the_definition():
@@ -102,7 +129,9 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
     weights = jax.random.normal(jax.random.key(9), (1, 21, 2, WIDTH))
     expected = jax.jit(jax.grad(lambda *a: (defined(*a, 3) * weights).sum(), (0, 1, 2)))(*arrays)
     for block in (None, (5, 3)):
-        ours = jax.jit(jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2)))(*arrays)
+        ours = jax.jit(
+            jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2))
+        )(*arrays)
         for a, b in zip(ours, expected):
             np.testing.assert_allclose(a, b, atol=2e-5)
 
@@ -111,7 +140,9 @@ def test_works_on_other_layouts_widths_and_frequencies():
     spec = f'gali(encoding={ROTARY}, chunk=3, local={LOCAL}, train_len={TRAINED})'
     part, (q, k, v) = pj.make(spec, head_dim=WIDTH, heads=2, causal=True), qkv(21)
     expected = jax.jit(lambda *a: defined(*a, 3, rotary_logits))(q, k, v)
-    np.testing.assert_allclose(run(part, pj.Tokens.of(length=21), q, k, v, block=(5, 4)), expected, atol=5e-6)
+    np.testing.assert_allclose(
+        run(part, pj.Tokens.of(length=21), q, k, v, block=(5, 4)), expected, atol=5e-6
+    )
 
 
 def test_within_the_trained_length_it_is_rope():
@@ -129,16 +160,24 @@ def test_near_keys_are_as_far_as_in_rope():
 
 @pytest.mark.parametrize('local', [LOCAL, 0])
 def test_decoding_over_keys_cached_once_is_reading_token_by_token(local):
-    check_decoding(encoding(1, local), 19, (7, 8, 15, 18))  # 16 tokens at step 15: with local 0 no whole one of them is left
+    check_decoding(
+        encoding(1, local), 19, (7, 8, 15, 18)
+    )  # 16 tokens at step 15: with local 0 no whole one of them is left
 
 
 MODEL = dict(vocab_size=11, train_len=TRAINED, layers=2, width=16, heads=2)
-READ, READ_PROMPT, STEP = jax.jit(lambda model, *text: model(*text)), jax.jit(prefill), jax.jit(decode_step)
+READ, READ_PROMPT, STEP = (
+    jax.jit(lambda model, *text: model(*text)),
+    jax.jit(prefill),
+    jax.jit(decode_step),
+)
 
 
 def decoded(model, tokens, prompt):
     """Logits of every token, the prompt's at once and the others' through the cache."""
-    first, cache = READ_PROMPT(model, init_cache(model, pj.Tokens.of(length=tokens.shape[1])), tokens[:, :prompt])
+    first, cache = READ_PROMPT(
+        model, init_cache(model, pj.Tokens.of(length=tokens.shape[1])), tokens[:, :prompt]
+    )
     rows = [np.asarray(first)]
     for n in range(prompt, tokens.shape[1]):
         row, cache = STEP(model, cache, tokens[:, n])
@@ -147,11 +186,16 @@ def decoded(model, tokens, prompt):
 
 
 def test_a_model_that_decodes_reads_in_chunks_of_one_and_not_in_one_pass():
-    """Steps equal chunks of one; a later chunk leaves what earlier ones computed; a step after a chunk is the next chunk."""
+    """Steps equal chunks of one; a later chunk leaves what earlier ones computed; a step after a
+    chunk is the next chunk.
+    """
     tokens = np.random.default_rng(1).integers(11, size=(1, 20), dtype=np.int32)
     by_steps, by_four = (
         Transformer(
-            TransformerConfig(**MODEL, encoding=f'gali(encoding=rope(), chunk={chunk}, local={LOCAL})'), rngs=nnx.Rngs(0)
+            TransformerConfig(
+                **MODEL, encoding=f'gali(encoding=rope(), chunk={chunk}, local={LOCAL})'
+            ),
+            rngs=nnx.Rngs(0),
         )
         for chunk in (1, 4)
     )
@@ -181,7 +225,8 @@ NORMALS = jax.jit(pair_normals)
 def test_noise_is_normal_in_proportion_to_the_distance_and_only_between_whole_positions():
     q, k, _ = qkv(20)
     plain, *noisy = (
-        np.asarray(scored(encoding(100, **more).parts[0], q, k)) for more in ({}, dict(noise=2.0, seed=5), dict(noise=2.0, seed=6))
+        np.asarray(scored(encoding(100, **more).parts[0], q, k))
+        for more in ({}, dict(noise=2.0, seed=5), dict(noise=2.0, seed=6))
     )
     added, other = (a - plain for a in noisy)
     pos = np.arange(20)[None]
@@ -189,7 +234,9 @@ def test_noise_is_normal_in_proportion_to_the_distance_and_only_between_whole_po
     between = np.array([p % 1 != 0 for p in ids_of(20)])
     gap = np.subtract.outer(np.arange(20), np.arange(20))
     read_late = (np.arange(20) >= TRAINED)[:, None]
-    np.testing.assert_allclose(added, np.where(between & read_late, 2.0 * gap / 20 * normals, 0.0), atol=2e-5)
+    np.testing.assert_allclose(
+        added, np.where(between & read_late, 2.0 * gap / 20 * normals, 0.0), atol=2e-5
+    )
     assert np.abs(added[0] - added[1]).max() > 0.1 and np.abs(added - other).max() > 0.1
 
 
@@ -209,7 +256,10 @@ def test_numbers_of_pairs_are_standard_normal():
     np.testing.assert_allclose((np.abs(draws) < 1).mean(1), 0.6827, atol=0.01)
     assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 0.02 and np.isfinite(draws).all()
     square = draws.reshape(4, 200, 200)
-    for a, b in ((square[:, 1:], square[:, :-1]), (square[:, :, 1:], square[:, :, :-1])):  # neighbours
+    for a, b in (
+        (square[:, 1:], square[:, :-1]),
+        (square[:, :, 1:], square[:, :, :-1]),
+    ):  # neighbours
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
 
 
@@ -226,9 +276,18 @@ def test_bfloat16():
     [
         ('gali(encoding=alibi())', 'rotary encoding, got alibi'),
         ('gali(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
-        ('gali(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))', 'use start=0'),
-        ('gali(encoding=rope(), local=64)', 'between 0 and train_len - 1 = 63, got 64; the nearest is 63'),
-        ('gali(encoding=rope(), local=-1)', 'between 0 and train_len - 1 = 63, got -1; the nearest is 0'),
+        (
+            'gali(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))',
+            'use start=0',
+        ),
+        (
+            'gali(encoding=rope(), local=64)',
+            'between 0 and train_len - 1 = 63, got 64; the nearest is 63',
+        ),
+        (
+            'gali(encoding=rope(), local=-1)',
+            'between 0 and train_len - 1 = 63, got -1; the nearest is 0',
+        ),
         ('gali(encoding=rope(), train_len=0)', 'needs train_len, .* got 0'),
         ('gali(encoding=rope(), chunk=0)', 'chunk=0 with train_len=64'),
         ('gali(encoding=rope(), chunk=0.01)', 'chunk=0.01 with train_len=64'),
@@ -245,8 +304,14 @@ def test_errors(spec, message):
 def test_the_pure_functions_refuse_what_the_encoding_refuses():
     for call, message in (
         (lambda: gali_slots(20, 8, 8), 'local must be between 0 and train_len - 1 = 7, got 8'),
-        (lambda: gali_ids(jnp.arange(20), jnp.array(20), 8, -1), 'between 0 and train_len - 1 = 7, got -1; the nearest is 0'),
-        (lambda: gali_chunks(20, 8, np.int64(4)), 'a number of tokens, an int, or a fraction below 1, got .*4.*; the nearest is 4'),
+        (
+            lambda: gali_ids(jnp.arange(20), jnp.array(20), 8, -1),
+            'between 0 and train_len - 1 = 7, got -1; the nearest is 0',
+        ),
+        (
+            lambda: gali_chunks(20, 8, np.int64(4)),
+            'a number of tokens, an int, or a fraction below 1, got .*4.*; the nearest is 4',
+        ),
         (lambda: gali_chunks(0, 8, 4), 'a text has at least 1 token, got 0'),
         (lambda: gali_chunks(20, 0, 4), 'gali needs train_len, .* got 0'),
         (lambda: gali_chunks(20, 8, 0.1), 'at least one token, got chunk=0.1 with train_len=8'),

@@ -1,4 +1,6 @@
-"""Giraffe's randomised positions: the rule by hand, the distribution, padding, packing, evaluation."""
+"""Giraffe's randomised positions: the rule by hand, the distribution, padding, packing,
+evaluation.
+"""
 
 import dataclasses
 import json
@@ -12,7 +14,9 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.positions.giraffe_random import giraffe_ids
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'giraffe_random.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'giraffe_random.json').read_text())[
+    'values'
+]
 ENCODING = pj.make('giraffe_random()')
 
 
@@ -23,7 +27,9 @@ def ids_of(tok, key=0):
 @pytest.mark.parametrize('case', ['squeezed', 'kept'])
 def test_golden_ids(case):
     golden = GOLDEN[case]
-    np.testing.assert_allclose(giraffe_ids(jnp.array([golden['uniform']]))[0], golden['ids'], rtol=1e-6)
+    np.testing.assert_allclose(
+        giraffe_ids(jnp.array([golden['uniform']]))[0], golden['ids'], rtol=1e-6
+    )
 
 
 def test_increments_and_the_last_position():
@@ -32,11 +38,16 @@ def test_increments_and_the_last_position():
     steps = np.diff(ids, axis=1, prepend=0)
     assert ids.dtype == np.float32 and steps.min() > 0 and steps.max() < GOLDEN['largest_increment']
     last = ids[:, -1]
-    assert last.max() == length and 0.3 < (last == length).mean() < 0.7  # half the sums are squeezed
-    # A squeezed row has the mean 1, any other one less; its expected lack is that of half a normal distribution.
+    assert (
+        last.max() == length and 0.3 < (last == length).mean() < 0.7
+    )  # half the sums are squeezed
+    # A squeezed row has the mean 1, any other one less; its expected lack is that of half a normal
+    # distribution.
     deviation = (4 * GOLDEN['variance_uniform'] / length) ** 0.5
     lack = deviation / (2 * np.pi) ** 0.5
-    assert steps.mean() == pytest.approx(GOLDEN['mean_increment'] - lack, abs=4 * 0.6 * deviation / rows**0.5)
+    assert steps.mean() == pytest.approx(
+        GOLDEN['mean_increment'] - lack, abs=4 * 0.6 * deviation / rows**0.5
+    )
 
 
 def test_no_position_exceeds_the_length_by_rounding():
@@ -74,7 +85,12 @@ def test_packed_documents_are_scaled_by_their_own_length():
     squeezed = set()
     for key in range(20):
         ids = ids_of(pj.Tokens.of(segment=segment), key)[0]
-        raw = np.cumsum(2 * np.asarray(jax.random.uniform(jax.random.key(key), (1, 14), minval=np.finfo(np.float32).tiny))[0])
+        raw = np.cumsum(
+            2
+            * np.asarray(
+                jax.random.uniform(jax.random.key(key), (1, 14), minval=np.finfo(np.float32).tiny)
+            )[0]
+        )
         for start, size in ((0, 3), (3, 6), (9, 5)):
             expected = raw[:size] * size / max(raw[size - 1], size)
             np.testing.assert_allclose(ids[start : start + size], expected, rtol=1e-6)
@@ -89,7 +105,9 @@ def test_tokens_that_share_a_position_go_on_sharing_it():
 
 
 def test_training_visits_distances_between_those_of_tokens():
-    """Why the paper randomises: the relative positions seen are no longer the integers below L, but fill the range."""
+    """Why the paper randomises: the relative positions seen are no longer the integers below L, but
+    fill the range.
+    """
     tok = pj.Tokens.of(valid=np.ones((500, 16), bool))
     ids = ids_of(tok)
     distances = (ids[:, :, None] - ids[:, None, :])[:, *np.tril_indices(16, -1)].ravel()
@@ -102,14 +120,20 @@ def test_it_feeds_rope():
     chained = pj.make('giraffe_random() | rope()', head_dim=8)
     placed = chained.place(tok, key=jax.random.key(0))
     q = jax.random.normal(jax.random.key(1), (2, 6, 1, 8))
-    turned, expected = chained.project(q, q, q, placed, placed)[0], pj.make('rope()', head_dim=8).rotate(q, placed.pos)
+    turned, expected = (
+        chained.project(q, q, q, placed, placed)[0],
+        pj.make('rope()', head_dim=8).rotate(q, placed.pos),
+    )
     np.testing.assert_array_equal(turned, expected)
     assert np.abs(turned - pj.make('rope()', head_dim=8).rotate(q, tok.pos)).max() > 0.1
 
 
 def test_rows_may_share_positions_and_differ_in_padding_or_segments():
     tok = pj.Tokens.of(length=5)
-    for name, rows in (('valid', [[True] * 5, [True] * 3 + [False] * 2]), ('segment', [[0] * 5, [0, 0, 0, 1, 1]])):
+    for name, rows in (
+        ('valid', [[True] * 5, [True] * 3 + [False] * 2]),
+        ('segment', [[0] * 5, [0, 0, 0, 1, 1]]),
+    ):
         leaf = {name: jnp.array(rows)}
         ids = ids_of(dataclasses.replace(tok, **leaf))
         assert ids.shape == (2, 5) and ids[0, -1] <= 5 and ids[1, 2] <= 3
@@ -124,5 +148,7 @@ def test_wrong_input_says_what_is_wrong():
     ):
         with pytest.raises(ValueError, match=message):
             ids_of(pj.Tokens.of(positions=positions))
-    traced = jax.jit(lambda pos: ENCODING.place(pj.Tokens.of(positions=pos), key=jax.random.key(0)).pos)
+    traced = jax.jit(
+        lambda pos: ENCODING.place(pj.Tokens.of(positions=pos), key=jax.random.key(0)).pos
+    )
     assert np.isnan(traced(jnp.array([[0, -1, 2]]))).tolist() == [[False, True, False]]

@@ -22,31 +22,48 @@ def test_golden_power():
 @pytest.mark.parametrize('length', GOLDEN['truncated'])
 def test_golden_truncation(length):
     kept, slow, still, constant = GOLDEN['truncated'][length]
-    inv_freq, theta = giraffe_frequencies(128, 1e4, truncate=int(length)), rope_frequencies(128, 1e4)
+    inv_freq, theta = (
+        giraffe_frequencies(128, 1e4, truncate=int(length)),
+        rope_frequencies(128, 1e4),
+    )
     np.testing.assert_array_equal(inv_freq[:kept], theta[:kept])
     np.testing.assert_allclose(inv_freq[kept : kept + slow], constant, rtol=1e-6)
     assert (inv_freq[kept + slow :] == 0).all() and kept + slow + still == 64
 
 
 def test_linear_is_position_interpolation():
-    np.testing.assert_allclose(giraffe_frequencies(16, 1e4, factor=4.0), pi_frequencies(16, 1e4, 4.0))
+    np.testing.assert_allclose(
+        giraffe_frequencies(16, 1e4, factor=4.0), pi_frequencies(16, 1e4, 4.0)
+    )
 
 
 def test_golden_combination():
     case = GOLDEN['combined']
-    inv_freq = giraffe_frequencies(128, 1e4, factor=case['factor'], power=case['power'], truncate=case['truncate'])
+    inv_freq = giraffe_frequencies(
+        128, 1e4, factor=case['factor'], power=case['power'], truncate=case['truncate']
+    )
     kept, slow, still = case['kept'], case['slow'], case['still']
     np.testing.assert_allclose(inv_freq[case['planes']], case['frequency'], rtol=1e-8)
     np.testing.assert_allclose(inv_freq[kept : kept + slow], case['constant'], rtol=1e-8)
-    assert (inv_freq[:kept] > case['constant']).all() and (inv_freq[kept + slow :] == 0).all() and kept + slow + still == 64
+    assert (
+        (inv_freq[:kept] > case['constant']).all()
+        and (inv_freq[kept + slow :] == 0).all()
+        and kept + slow + still == 64
+    )
 
 
-@pytest.mark.parametrize('factor, power', [(1.0, 0.0), (2.0, 0.0), (1.0, 0.5), (2.0, 0.5), (16.0, 0.1)])
+@pytest.mark.parametrize(
+    'factor, power', [(1.0, 0.0), (2.0, 0.0), (1.0, 0.5), (2.0, 0.5), (16.0, 0.1)]
+)
 @pytest.mark.parametrize('trained', [64, 2048])
 def test_thresholds_look_at_the_result_of_the_other_two(factor, power, trained):
     x, cut = giraffe_frequencies(128, 1e4, factor=factor, power=power), 2 * np.pi / trained
     expected = [f if f >= cut else cut / 16 if f >= cut / 8 else 0.0 for f in x]
-    np.testing.assert_allclose(giraffe_frequencies(128, 1e4, factor=factor, power=power, truncate=trained), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        giraffe_frequencies(128, 1e4, factor=factor, power=power, truncate=trained),
+        expected,
+        rtol=1e-12,
+    )
 
 
 @pytest.mark.parametrize(

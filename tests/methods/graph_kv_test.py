@@ -24,7 +24,11 @@ SEGMENTS = [RANDOM.integers(0, 13, (2, n)) for n in (3, 5, 4, 2, 3)]
 EDGES = [(0, 3), (1, 3), (1, 4), (2, 4)]
 
 
-step, prompt, one_pass = jax.jit(decode_step), jax.jit(prefill), jax.jit(lambda model, text: model(text))
+step, prompt, one_pass = (
+    jax.jit(decode_step),
+    jax.jit(prefill),
+    jax.jit(lambda model, text: model(text)),
+)
 compiled = jax.jit(read)
 
 
@@ -50,7 +54,9 @@ def oracle(model, segments=SEGMENTS, edges=EDGES, **options):
 def test_ids_are_those_of_the_released_code(name):
     case = GOLDEN[name]
     layout = graph_layout(case['prefix'], case['lengths'], case['edges'])
-    pos, segment = (np.asarray(getattr(layout.tokens(case['query']), name))[0] for name in ('pos', 'segment'))
+    pos, segment = (
+        np.asarray(getattr(layout.tokens(case['query']), name))[0] for name in ('pos', 'segment')
+    )
     order = [*range(len(layout.ids)), shared.QUERY]
     assert [[pos[segment == n].min(), pos[segment == n].max()] for n in order] == case['ids']
 
@@ -64,7 +70,11 @@ def test_the_cache_is_the_dense_pass(targets_see_prefix):
 
 def test_targets_read_their_sources_and_do_not_see_the_prefix_unless_asked():
     model = model_of()
-    plain, edged, seeing = oracle(model, edges=[]), oracle(model), oracle(model, targets_see_prefix=True)
+    plain, edged, seeing = (
+        oracle(model, edges=[]),
+        oracle(model),
+        oracle(model, targets_see_prefix=True),
+    )
     assert min(np.abs(plain - edged).max(), np.abs(seeing - edged).max()) > 1e-3
 
 
@@ -72,7 +82,9 @@ def test_the_order_of_sources_does_not_matter():
     model, order = model_of(), [2, 0, 1]
     pieces = encode(model, PREFIX, SEGMENTS, EDGES)
     renamed = [(order.index(source), target) for source, target in EDGES]
-    permuted = encode(model, PREFIX, [*(SEGMENTS[number] for number in order), *SEGMENTS[3:]], renamed)
+    permuted = encode(
+        model, PREFIX, [*(SEGMENTS[number] for number in order), *SEGMENTS[3:]], renamed
+    )
     np.testing.assert_allclose(answers(model, permuted), answers(model, pieces), atol=2e-5)
     for ours, theirs in zip(permuted[4:], pieces[4:]):
         np.testing.assert_allclose(ours.v[1], theirs.v[1], atol=5e-6)
@@ -82,21 +94,31 @@ def test_without_edges_it_is_parallel_encoding():
     model = model_of()
     ours, theirs = encode(model, [], SEGMENTS, []), ape_parallel.encode(model, [], SEGMENTS)
     reader, cache = ape_parallel.join(model, theirs, capacity=21, temperature=1.0, scale=1.0)
-    np.testing.assert_allclose(answers(model, ours), compiled(reader, cache, QUESTION)[0], atol=2e-5)
+    np.testing.assert_allclose(
+        answers(model, ours), compiled(reader, cache, QUESTION)[0], atol=2e-5
+    )
 
 
 @pytest.mark.parametrize('sources', [None, 1, 2])
 def test_sequential_chunks_one_layer_deep_are_one_pass_in_a_row(sources):
-    """Keys and values of the first layer know nothing of the mask, so that only the final positions count."""
+    """Keys and values of the first layer know nothing of the mask, so that only the final positions
+    count.
+    """
     model, chunks = model_of(layers=1), SEGMENTS[:3]
     pieces = encode(model, PREFIX, chunks, places='sequential', sources=sources)
     text = np.concatenate([PREFIX, *chunks[3 - (sources or 3) :], *chunks, QUESTION], axis=1)
-    assert np.array_equal(np.concatenate([piece.ids for piece in pieces]), np.arange(text.shape[1] - 4))
-    np.testing.assert_allclose(answers(model, pieces), np.asarray(one_pass(model, text))[:, -4:], atol=2e-5)
+    assert np.array_equal(
+        np.concatenate([piece.ids for piece in pieces]), np.arange(text.shape[1] - 4)
+    )
+    np.testing.assert_allclose(
+        answers(model, pieces), np.asarray(one_pass(model, text))[:, -4:], atol=2e-5
+    )
 
 
 def test_sequential_targets_are_chunks_behind_all_sources():
-    """Deeper: every copy against a pass over itself, or the sources and itself, alone; keys up to the turn to their place."""
+    """Deeper: every copy against a pass over itself, or the sources and itself, alone; keys up to
+    the turn to their place.
+    """
     model, chunks = model_of(), SEGMENTS[:3]
     pieces = encode(model, PREFIX, chunks, places='sequential')
     segment = np.repeat(np.arange(3), [a.shape[1] for a in chunks])
@@ -112,7 +134,9 @@ def test_sequential_targets_are_chunks_behind_all_sources():
             target, source = pieces[4 + number], pieces[1 + number]
             np.testing.assert_allclose(target.v[layer], cache.layers[layer].v[:, :, 12:], atol=5e-6)
             here = np.flatnonzero(segment == number)
-            np.testing.assert_allclose(source.v[layer], cache.layers[layer].v[:, :, here], atol=5e-6)
+            np.testing.assert_allclose(
+                source.v[layer], cache.layers[layer].v[:, :, here], atol=5e-6
+            )
             there = shared.Piece((cache.layers[layer].k[:, :, 12:],), (), 12 + np.arange(size))
             turned = shared.moved(model_of(layers=1), there, target.ids).k[0]
             np.testing.assert_allclose(target.k[layer], turned, atol=2e-5)
@@ -155,10 +179,19 @@ def test_wrong_input_is_an_error():
         (lambda: encode(model, PREFIX, SEGMENTS, places='parallel'), "places is 'parallel'"),
         (lambda: encode(model, PREFIX, SEGMENTS, EDGES, sources=2), 'where no edges are given'),
         (lambda: complete_edges(3, sources=4), '1 .. 3 of 3 chunks, got 4'),
-        (lambda: encode(model_of(encoding='alibi()'), PREFIX, SEGMENTS, EDGES), 'graph_kv needs one rotary .* got alibi'),
+        (
+            lambda: encode(model_of(encoding='alibi()'), PREFIX, SEGMENTS, EDGES),
+            'graph_kv needs one rotary .* got alibi',
+        ),
         (lambda: join(model, [], capacity=18), 'graph_kv needs at least one piece, got none'),
-        (lambda: join(model_of(layers=1), encode(model, PREFIX, SEGMENTS, EDGES), capacity=40), '2 layers, the model has 1'),
-        (lambda: join(model, encode(model, PREFIX, SEGMENTS, EDGES), capacity=18), '19 tokens .* cache of 18'),
+        (
+            lambda: join(model_of(layers=1), encode(model, PREFIX, SEGMENTS, EDGES), capacity=40),
+            '2 layers, the model has 1',
+        ),
+        (
+            lambda: join(model, encode(model, PREFIX, SEGMENTS, EDGES), capacity=18),
+            '19 tokens .* cache of 18',
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

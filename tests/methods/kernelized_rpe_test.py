@@ -1,4 +1,6 @@
-"""Kernelized attention: hand-worked numbers, FFT = quadratic, when the FFT form is used, and what the features estimate."""
+"""Kernelized attention: hand-worked numbers, FFT = quadratic, when the FFT form is used, and what
+the features estimate.
+"""
 
 import dataclasses
 import functools
@@ -14,7 +16,12 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.mixers import kernelized_rpe as module
-from posenc_jax.mixers.kernelized_rpe import distance_bias, kernel_features, kernelized_rpe_attention, random_directions
+from posenc_jax.mixers.kernelized_rpe import (
+    distance_bias,
+    kernel_features,
+    kernelized_rpe_attention,
+    random_directions,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'kernelized_rpe.json').read_text())
 N, K, H, M, L = 4, 2, 8, 12, 45
@@ -24,7 +31,9 @@ def draw(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def make(spec='kernelized_rpe(features=12, max_distance=9, fft_from=1)', *, causal=True, spread=0.7):
+def make(
+    spec='kernelized_rpe(features=12, max_distance=9, fft_from=1)', *, causal=True, spread=0.7
+):
     """An encoding whose table is not at rest."""
     encoding = pj.make(spec, heads=N, kv_heads=K, head_dim=H, model_dim=N * H, causal=causal)
     table = next(part for part in encoding.parts if hasattr(part, 'directions')).table
@@ -61,7 +70,9 @@ def uses_fft(encoding, arguments):
 
 
 def oracle(phi_q, phi_k, v, c, causal):
-    """In float64: by pairs, and by a circulant matrix of twice the size. All [L, ...] of one head, c by j - i + L - 1."""
+    """In float64: by pairs, and by a circulant matrix of twice the size. All [L, ...] of one head,
+    c by j - i + L - 1.
+    """
     length = len(v)
     distance = np.arange(length)[None] - np.arange(length)[:, None]
     if causal:
@@ -79,10 +90,17 @@ def oracle(phi_q, phi_k, v, c, causal):
 
 def test_golden_features():
     golden = GOLDEN['features']
-    phi, scale = map(np.asarray, features(np.array(golden['x'], np.float32)[None, :, None], np.eye(2, dtype=np.float32)[None]))
+    phi, scale = map(
+        np.asarray,
+        features(
+            np.array(golden['x'], np.float32)[None, :, None], np.eye(2, dtype=np.float32)[None]
+        ),
+    )
     np.testing.assert_allclose((phi * np.exp(scale)[..., None])[0, :, 0], golden['phi'], rtol=1e-6)
     first = lambda a, i: a[:, i : i + 1].swapaxes(1, 2)
-    s = jax.jit(module.kernel_logits)(first(phi, 0), first(phi, 1), first(scale, 0), first(scale, 1))
+    s = jax.jit(module.kernel_logits)(
+        first(phi, 0), first(phi, 1), first(scale, 0), first(scale, 1)
+    )
     np.testing.assert_allclose(s[0, 0, 0, 0], golden['log_product'], atol=1e-6)
 
 
@@ -90,18 +108,35 @@ def test_golden_features():
 @pytest.mark.parametrize('causal', [True, False])
 def test_golden_attention(causal, how):
     golden = GOLDEN['attention']
-    encoding = pj.make('kernelized_rpe(features=2, max_distance=2, fft_from=1)', heads=1, kv_heads=1, head_dim=2, causal=causal)
+    encoding = pj.make(
+        'kernelized_rpe(features=2, max_distance=2, fft_from=1)',
+        heads=1,
+        kv_heads=1,
+        head_dim=2,
+        causal=causal,
+    )
     encoding.parts[0].directions[...] = jnp.eye(2)[None]
     encoding.parts[0].table[...] = jnp.log(jnp.array([golden['weights_of_distance']]))
     q = np.broadcast_to(np.array(golden['q'], np.float32), (1, 3, 1, 2))
-    k, v = (np.array(golden[name], np.float32).reshape(1, 3, 1, -1) * np.ones(2, np.float32) for name in 'kv')
+    k, v = (
+        np.array(golden[name], np.float32).reshape(1, 3, 1, -1) * np.ones(2, np.float32)
+        for name in 'kv'
+    )
     tok = pj.Tokens.of(length=3)
-    out = attend(encoding, *project(encoding, q, k, v, tok), implementation='dense' if how == 'dense' else None)
-    np.testing.assert_allclose(np.asarray(out)[0, :, 0, 0], golden['causal' if causal else 'full'], rtol=2e-6)
+    out = attend(
+        encoding,
+        *project(encoding, q, k, v, tok),
+        implementation='dense' if how == 'dense' else None,
+    )
+    np.testing.assert_allclose(
+        np.asarray(out)[0, :, 0, 0], golden['causal' if causal else 'full'], rtol=2e-6
+    )
 
 
 @pytest.mark.parametrize('causal', [True, False])
-@pytest.mark.parametrize('length', [1, 2, 45, 300])  # the last beyond the rows that are done by pairs
+@pytest.mark.parametrize(
+    'length', [1, 2, 45, 300]
+)  # the last beyond the rows that are done by pairs
 def test_fft_equals_pairs(length, causal):
     w = directions(jax.random.key(3), K, M, H)
     q, k = (features(draw(i, 2, length, n, H), w)[0] for i, n in ((0, N), (1, K)))
@@ -127,7 +162,9 @@ def test_weights_sum_to_one():
 def test_scaling_queries_changes_nothing():
     encoding, tok = make(), pj.Tokens.of(length=L)
     q, k, v, _, _ = layer(encoding)
-    once, more = (attend(encoding, *project(encoding, scale * q, k, v, tok)) for scale in (1.0, 50.0))
+    once, more = (
+        attend(encoding, *project(encoding, scale * q, k, v, tok)) for scale in (1.0, 50.0)
+    )
     np.testing.assert_allclose(more, once, atol=2e-6)
 
 
@@ -184,13 +221,17 @@ def test_without_bias_and_with_many_features_it_is_softmax_of_cosines():
 
 
 def test_normalised_features_stay_precise_however_long_queries_are():
-    """The paper's reason to normalise: without it the relative variance of the estimate grows with the norms, unboundedly."""
+    """The paper's reason to normalise: without it the relative variance of the estimate grows with
+    the norms, unboundedly.
+    """
     a, b = draw(0, H), draw(1, H)
     unit = lambda x: x / np.linalg.norm(x)
 
     def relative_spread(a, b):
         w = np.asarray(draw(2, 4000, 32, H), np.float64)
-        log_phi = lambda x: w @ np.asarray(x, np.float64) - 0.5 * np.square(np.asarray(x, np.float64)).sum()
+        log_phi = lambda x: (
+            w @ np.asarray(x, np.float64) - 0.5 * np.square(np.asarray(x, np.float64)).sum()
+        )
         estimate = np.exp(log_phi(a) + log_phi(b)).mean(1)
         return estimate.std() / np.exp(float(a @ b))
 
@@ -205,14 +246,18 @@ def test_normalised_features_stay_precise_however_long_queries_are():
 @pytest.mark.parametrize('padded', ['none', 'right', 'left'])
 def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
     encoding = make(causal=causal)
-    valid = {'none': None, 'right': np.arange(L) < [[L], [30]], 'left': np.arange(L) >= [[0], [7]]}[padded]
+    valid = {'none': None, 'right': np.arange(L) < [[L], [30]], 'left': np.arange(L) >= [[0], [7]]}[
+        padded
+    ]
     assert uses_fft(encoding, layer(encoding, valid=valid))
     real = jnp.ones((1, L, 1, 1)) if valid is None else jnp.asarray(valid)[..., None, None]
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
 
     def output(implementation, params, q, k, v):
         encoding, tok = nnx.merge(graphdef, params, rest), pj.Tokens.of(length=L, valid=valid)
-        return real * pj.attend(encoding, *encoding.project(q, k, v, tok, tok), implementation=implementation)
+        return real * pj.attend(
+            encoding, *encoding.project(q, k, v, tok, tok), implementation=implementation
+        )
 
     inputs = params, *layer(encoding, valid=valid)[:3]
     results = []
@@ -220,7 +265,9 @@ def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
         run = lambda *inputs: jax.vjp(lambda *inputs: output(implementation, *inputs), *inputs)
         out, pull = jax.jit(run)(*inputs)
         results.append((out, jax.jit(lambda pull: pull(draw(9, *out.shape)))(pull)))
-    for ours, expected in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+    for ours, expected in zip(
+        jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True
+    ):
         np.testing.assert_allclose(ours, expected, atol=2e-5 * max(1.0, np.abs(expected).max()))
 
 
@@ -229,7 +276,9 @@ def test_low_precision_values_come_back_as_they_came():
     q, k, v, tq, tk = layer(encoding)
     out = attend(encoding, q, k, v.astype(jnp.bfloat16), tq, tk)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(out, np.float32), attend(encoding, q, k, v, tq, tk), atol=0.02)
+    np.testing.assert_allclose(
+        np.asarray(out, np.float32), attend(encoding, q, k, v, tq, tk), atol=0.02
+    )
 
 
 def test_shifted_positions_keep_the_fft():
@@ -242,7 +291,9 @@ def test_positions_that_jump_are_swept():
     positions = np.arange(L)[None] + (np.arange(L) >= 20)
     arguments = layer(encoding, positions=positions)
     assert not uses_fft(encoding, arguments) and whole(encoding, arguments) is not None
-    np.testing.assert_array_equal(attend(encoding, *arguments), attend(encoding, *arguments, implementation='dense'))
+    np.testing.assert_array_equal(
+        attend(encoding, *arguments), attend(encoding, *arguments, implementation='dense')
+    )
 
 
 def test_other_tokens_than_the_keys_own_are_swept():
@@ -258,14 +309,19 @@ def test_packed_documents_are_swept():
     assert whole(encoding, layer(encoding, segment=np.arange(L)[None] // 30)) is None
 
 
-@pytest.mark.parametrize('other', ['alibi()', 'window(size=4)', 'shaw(max_distance=2)', 'cope(npos=4)', 't5_rpe()'])
+@pytest.mark.parametrize(
+    'other', ['alibi()', 'window(size=4)', 'shaw(max_distance=2)', 'cope(npos=4)', 't5_rpe()']
+)
 def test_beside_parts_that_open_the_pair_stage_it_is_swept(other):
     encoding = make(f'{other} | kernelized_rpe(features=12, max_distance=9, fft_from=1)')
     assert whole(encoding, layer(encoding)) is None
 
 
 def test_beside_parts_that_do_not_it_is_not():
-    encoding = make('kernelized_rpe(features=12, max_distance=9, fft_from=1) | nope() | learned_absolute(max_len=64)')
+    encoding = make(
+        'kernelized_rpe(features=12, max_distance=9, fft_from=1) | nope() | '
+        'learned_absolute(max_len=64)'
+    )
     assert uses_fft(encoding, layer(encoding))
 
 
@@ -275,7 +331,9 @@ def test_biases_too_far_apart_for_a_transform_are_swept():
     encoding.parts[0].table[...] = jnp.where(jnp.arange(19) > 5, -30.0, 0.0) * jnp.ones((N, 1))
     arguments = layer(encoding, length)
     assert not uses_fft(encoding, arguments)
-    np.testing.assert_array_equal(attend(encoding, *arguments), attend(encoding, *arguments, implementation='dense'))
+    np.testing.assert_array_equal(
+        attend(encoding, *arguments), attend(encoding, *arguments, implementation='dense')
+    )
 
 
 def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
@@ -284,7 +342,9 @@ def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
     encoding = make()
     monkeypatch.setattr(module.KernelizedRPE, 'whole', None)
     for options in (dict(block=8), dict(implementation='blocked'), dict(implementation='dense')):
-        fresh = jax.jit(functools.partial(pj.attend, **options))  # `attend` may have been traced before
+        fresh = jax.jit(
+            functools.partial(pj.attend, **options)
+        )  # `attend` may have been traced before
         assert np.isfinite(fresh(encoding, *layer(encoding))).all()
 
 
@@ -295,7 +355,13 @@ def test_memory_of_the_fft_form_is_linear():
         q, k, v = (jax.ShapeDtypeStruct((1, length, heads, H), jnp.float32) for heads in (N, K, K))
         tok = pj.Tokens.of(length=length)
         loss = lambda q, k, v: pj.attend(encoding, *encoding.project(q, k, v, tok, tok)).sum()
-        return jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).compile().memory_analysis().temp_size_in_bytes
+        return (
+            jax.jit(jax.grad(loss, (0, 1, 2)))
+            .lower(q, k, v)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
 
     assert compiled(4096) < 2.5 * compiled(2048)
 
@@ -320,7 +386,9 @@ def test_errors(spec, message):
 def test_fractional_positions_are_refused():
     encoding = make()
     with pytest.raises(ValueError, match='one bias per whole distance, got positions of float32'):
-        pj.attend(encoding, *layer(encoding, positions=np.arange(L)[None] / 2), implementation='dense')
+        pj.attend(
+            encoding, *layer(encoding, positions=np.arange(L)[None] / 2), implementation='dense'
+        )
 
 
 def test_shapes_that_do_not_fit_are_refused():

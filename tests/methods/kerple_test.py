@@ -12,13 +12,17 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'kerple.json').read_text())['values']
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'kerple.json').read_text())[
+    'values'
+]
 KERNELS = ['log', 'power', 'log3', 'bias_wht', 'weight']
 N = 4
 
 
 def make(kernel, fixed=(), **values):
-    encoding = pj.make(f'kerple(kernel={kernel!r}, fixed={tuple(fixed)!r})', heads=N, rngs=nnx.Rngs(0))
+    encoding = pj.make(
+        f'kerple(kernel={kernel!r}, fixed={tuple(fixed)!r})', heads=N, rngs=nnx.Rngs(0)
+    )
     for name, value in values.items():
         encoding.raw[name][...] = jnp.broadcast_to(jnp.asarray(value, jnp.float32), (N,))
     return encoding
@@ -44,7 +48,9 @@ def test_power_with_exponent_one_is_alibi():
 
 def test_log3_with_exponent_one_is_log():
     a, p = [0.1, 0.5, 1.0, 3.0], [0.2, 1.0, 1.7, 4.0]
-    np.testing.assert_allclose(bias_of(make('log3', r1=p, r2=a, r3=1.0)), bias_of(make('log', a=a, p=p)), rtol=1e-6)
+    np.testing.assert_allclose(
+        bias_of(make('log3', r1=p, r2=a, r3=1.0)), bias_of(make('log', a=a, p=p)), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize('kernel', ['log', 'power', 'log3', 'bias_wht'])
@@ -77,7 +83,9 @@ def test_the_weight_kernel_alone_multiplies_the_scores_and_adds_nothing():
     encoding = make('weight', wa=case['wa'], wp=case['wp'])
     s = jax.random.normal(jax.random.key(0), (2, N, 4, 4))
     distance = np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
-    np.testing.assert_allclose(scored(encoding, s), s * np.array(case['factors'])[distance], rtol=1e-6)
+    np.testing.assert_allclose(
+        scored(encoding, s), s * np.array(case['factors'])[distance], rtol=1e-6
+    )
     assert set(encoding.parameters()) == {'wa', 'wp'} and (np.asarray(bias_of(encoding)) == 0).all()
 
 
@@ -88,9 +96,15 @@ TOK = pj.Tokens.of(length=19)
 
 def test_the_composite_kernel_is_the_weight_and_then_the_bias():
     """So a chain gives what has no name of its own, the weight with a logarithmic bias."""
-    weight, power, log = make('weight', wa=0.3, wp=0.7), make('power', a=0.4, p=1.3), make('log', a=0.4, p=1.3)
+    weight, power, log = (
+        make('weight', wa=0.3, wp=0.7),
+        make('power', a=0.4, p=1.3),
+        make('log', a=0.4, p=1.3),
+    )
     both = make('bias_wht', wa=0.3, wp=0.7, a=0.4, p=1.3)
-    np.testing.assert_allclose(attend(pj.chain(weight, power), *QKV, TOK, TOK), attend(both, *QKV, TOK, TOK), atol=1e-6)
+    np.testing.assert_allclose(
+        attend(pj.chain(weight, power), *QKV, TOK, TOK), attend(both, *QKV, TOK, TOK), atol=1e-6
+    )
     q, k, v = QKV
     s = jnp.einsum('btnh,bsnh->bnts', q, k) / 8**0.5
     probabilities = jax.nn.softmax(scored(weight, s) + bias_of(log, 19))
@@ -103,7 +117,9 @@ def test_tiles_and_decoding_of_the_weight(kernel):
     (q, k, v), encoding = QKV, pj.chain(make(kernel), pj.make('causal()'))
     whole = attend(encoding, q, k, v, TOK, TOK)
     np.testing.assert_allclose(attend(encoding, q, k, v, TOK, TOK, block=(4, 5)), whole, atol=1e-6)
-    np.testing.assert_allclose(attend(encoding, q[:, 18:], k, v, TOK.slice(18, 1), TOK)[:, 0], whole[:, 18], atol=1e-6)
+    np.testing.assert_allclose(
+        attend(encoding, q[:, 18:], k, v, TOK.slice(18, 1), TOK)[:, 0], whole[:, 18], atol=1e-6
+    )
 
 
 def test_bounds():
@@ -111,7 +127,9 @@ def test_bounds():
     values = make('power', a=a, p=p).parameters()
     np.testing.assert_array_equal(values['a'], np.float32(low))
     np.testing.assert_array_equal(values['p'], np.float32(high))
-    np.testing.assert_array_equal(make('log', p=p).parameters()['p'], np.float32(p))  # no exponent of a distance
+    np.testing.assert_array_equal(
+        make('log', p=p).parameters()['p'], np.float32(p)
+    )  # no exponent of a distance
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
@@ -144,7 +162,9 @@ def test_initial_ranges():
 
 
 def test_the_log_kernel_flattens_where_alibi_does_not():
-    """The claim behind its extrapolation: the penalty of the far past grows without bound, but ever more slowly."""
+    """The claim behind its extrapolation: the penalty of the far past grows without bound, but ever
+    more slowly.
+    """
     bias = np.asarray(bias_of(make('log', a=1.0, p=1.0), 1000))[0, -1]
     steps = np.diff(bias)
     assert (np.diff(steps) > 0).all() and steps[0] < 2e-3 < 0.5 < steps[-1]

@@ -1,4 +1,6 @@
-"""Learned absolute table: ids, initial values, and the four answers to a sequence that is too long."""
+"""Learned absolute table: ids, initial values, and the four answers to a sequence that is too
+long.
+"""
 
 import json
 import pathlib
@@ -12,7 +14,9 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'learned_absolute.json').read_text())['values']
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'learned_absolute.json').read_text()
+)['values']
 D = 6
 
 
@@ -27,7 +31,9 @@ def vectors(encoding, tok):
 def test_fairseq_ids():
     valid = jnp.array(GOLDEN['tokens']) != GOLDEN['padding_idx']
     tok = pj.Tokens.of(valid=valid)
-    np.testing.assert_array_equal(fairseq_ids(tok.pos, tok.valid, GOLDEN['padding_idx']), GOLDEN['ids'])
+    np.testing.assert_array_equal(
+        fairseq_ids(tok.pos, tok.valid, GOLDEN['padding_idx']), GOLDEN['ids']
+    )
 
 
 def test_fairseq_reads_those_rows_and_padding_stays_zero_and_untrained():
@@ -42,7 +48,9 @@ def test_fairseq_reads_those_rows_and_padding_stays_zero_and_untrained():
 
 
 def test_initial_spread():
-    wide = lambda arguments: np.asarray(pj.make(f'learned_absolute({arguments})', model_dim=256).vectors[...])
+    wide = lambda arguments: np.asarray(
+        pj.make(f'learned_absolute({arguments})', model_dim=256).vectors[...]
+    )
     assert wide('max_len=400').std() == pytest.approx(0.02, rel=0.02)
     assert wide("max_len=400, ids='fairseq'").std() == pytest.approx(256**-0.5, rel=0.02)
     assert not wide('max_len=4, std=0.0').any()
@@ -51,12 +59,17 @@ def test_initial_spread():
 def test_plain_reads_by_position():
     encoding = make('max_len=8')
     tok = pj.Tokens.of(positions=[[3, 3, 0]])
-    np.testing.assert_array_equal(vectors(encoding, tok)[0], encoding.vectors[...][np.array([3, 3, 0])])
+    np.testing.assert_array_equal(
+        vectors(encoding, tok)[0], encoding.vectors[...][np.array([3, 3, 0])]
+    )
 
 
 def test_too_long_is_an_error_that_names_the_policies():
     encoding = make('max_len=8')
-    message = "position 8,? (which )?is not in 0 .. 7; use a larger table or overflow='clamp', 'mod' or 'interpolate'"
+    message = (
+        "position 8,? (which )?is not in 0 .. 7; use a larger table or overflow='clamp', "
+        "'mod' or 'interpolate'"
+    )
     tok = pj.Tokens.of(length=9)
     for door in (encoding.place, lambda t: encoding.embed(jnp.zeros((1, 9, D)), t)):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,6 @@
-"""The recipe: the strings of the sheet, hints in question and answer, spaces in training only, ids that FIRE sees."""
+"""The recipe: the strings of the sheet, hints in question and answer, spaces in training only, ids
+that FIRE sees.
+"""
 
 import dataclasses
 import json
@@ -18,7 +20,9 @@ from posenc_jax.tasks.arithmetic import Addition, RandomSpaces, length_gen_recip
 from posenc_jax.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.tasks.arithmetic.random_spaces import spread
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'length_gen_recipe.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'length_gen_recipe.json').read_text())[
+    'values'
+]
 SYMBOLS = GOLDEN['symbols']
 HINTED = dict(reverse_output=True, reverse_operands=True, index_hints=SYMBOLS)
 
@@ -44,15 +48,21 @@ def test_strings_of_the_sheet(which):
     said, names = [], Addition(**HINTED)
     for sign, number in (('', given['a']), ('+', given['b']), ('=', given['a'] + given['b'])):
         digits = np.array([[int(d) for d in reversed(str(number))]])
-        values, count = hinted(digits, np.array([digits.shape[1]]), np.array([14 + given['start']]), True)
+        values, count = hinted(
+            digits, np.array([digits.shape[1]]), np.array([14 + given['start']]), True
+        )
         said += [sign] * bool(sign) + names.decode(values[0, : count[0]]).split()
     letter = {f'h{i}': 'abcdefghij'[i] for i in range(10)} if which == 'first' else {}
     assert [letter.get(word, word) for word in said] == given['tokens']
 
 
-@pytest.mark.parametrize('spec, reverse', [('length_gen_recipe(spaces=0)', True), ('addition(index_hints=102)', False)])
+@pytest.mark.parametrize(
+    'spec, reverse', [('length_gen_recipe(spaces=0)', True), ('addition(index_hints=102)', False)]
+)
 def test_every_digit_has_the_hint_of_its_significance(spec, reverse):
-    """Against Python's own integers, for numbers of different lengths; the sum has no leading zero."""
+    """Against Python's own integers, for numbers of different lengths; the sum has no leading
+    zero.
+    """
     task = make(spec)
     batch = task.sample(np.random.default_rng(0), 200, (1, 6))
     carried = 0
@@ -69,7 +79,9 @@ def test_every_digit_has_the_hint_of_its_significance(spec, reverse):
         assert numbers == [str(a), str(b), str(a + b)] and a + b == c
         carried += len(numbers[2]) > max(map(len, numbers[:2]))
         scored = batch['targets'][row][batch['loss_mask'][row] > 0]
-        assert task.decode(scored).split() == words(task, batch, row)[-2 * len(numbers[2]) :] + ['$']  # the whole answer
+        assert task.decode(scored).split() == words(task, batch, row)[-2 * len(numbers[2]) :] + [
+            '$'
+        ]  # the whole answer
     assert carried > 10  # a carry has the next hint
 
 
@@ -90,17 +102,26 @@ def test_starts_are_random_in_evaluation_as_well():
 
 def test_the_recipe_is_what_it_says():
     expected = RandomSpaces(Addition(**HINTED), most=3)
-    assert make('length_gen_recipe()') == expected == make(
-        'random_spaces(addition(reverse_output=True, reverse_operands=True, index_hints=102), most=3)'
+    assert (
+        make('length_gen_recipe()')
+        == expected
+        == make(
+            'random_spaces(addition(reverse_output=True, reverse_operands=True, '
+            'index_hints=102), most=3)'
+        )
     )
-    assert make('length_gen_recipe(reverse=False, index_hints=0, spaces=0)') == RandomSpaces(Addition(), most=0)
+    assert make('length_gen_recipe(reverse=False, index_hints=0, spaces=0)') == RandomSpaces(
+        Addition(), most=0
+    )
 
 
 def test_spaces_in_training_only_and_one_vocabulary():
     task = length_gen_recipe()
     batch, plain = (t.sample(np.random.default_rng(1), 50, (1, 5)) for t in (task, task.task))
     test = task.for_evaluation()
-    assert test.vocab_size == task.vocab_size == task.task.vocab_size + 1 and test.width(5) == task.task.width(5)
+    assert test.vocab_size == task.vocab_size == task.task.vocab_size + 1 and test.width(
+        5
+    ) == task.task.width(5)
     spaces = 0
     for row in range(50):
         said = words(task, batch, row)
@@ -119,7 +140,9 @@ def test_plain_ids_count_what_is_written():
 
 
 def test_fire_sees_the_drawn_ids():
-    """`f(psi(p_i - p_j) / psi(max(T, p_i)))` at ids drawn for every row, in training and evaluation."""
+    """`f(psi(p_i - p_j) / psi(max(T, p_i)))` at ids drawn for every row, in training and
+    evaluation.
+    """
     spec = f'randomized_pe(max_len={GOLDEN["fire_max_len"]}, per_row=True) | fire(width=8)'
     encoding = pj.make(spec, heads=2, rngs=nnx.Rngs(0))
     batch = length_gen_recipe(ids='plain').sample(np.random.default_rng(0), 2, (1, 2))
@@ -132,7 +155,9 @@ def test_fire_sees_the_drawn_ids():
         count = np.asarray(tok.pos).max()
         real = np.asarray(tok.pos) > 0
         assert p.max() > count and all((np.diff(row[of]) > 0).all() for row, of in zip(p, real))
-        assert np.array_equal(p[0], p[1]) == (key is None)  # a draw for every sequence; evaluation without a key has one
+        assert np.array_equal(p[0], p[1]) == (
+            key is None
+        )  # a draw for every sequence; evaluation without a key has one
         carry = encoding.open(jnp.zeros((2, 2, length, 4)), placed)
         s, _ = encoding.score(jnp.zeros((2, 2, length, length)), placed, placed, None, carry)
         i, j = 9, 4
@@ -149,8 +174,12 @@ def test_spread_keeps_loss_on_what_bore_it():
         kept = spaced['targets'][row] != 99
         count = batch['tokens'].shape[1] if kept.sum() > batch['tokens'].shape[1] else kept.sum()
         np.testing.assert_array_equal(spaced['targets'][row][kept], batch['targets'][row][:count])
-        np.testing.assert_array_equal(spaced['loss_mask'][row][kept], batch['loss_mask'][row][:count])
-        assert not spaced['loss_mask'][row][~kept].any() and ends[row] == np.nonzero(kept)[0][-1] + 2
+        np.testing.assert_array_equal(
+            spaced['loss_mask'][row][kept], batch['loss_mask'][row][:count]
+        )
+        assert (
+            not spaced['loss_mask'][row][~kept].any() and ends[row] == np.nonzero(kept)[0][-1] + 2
+        )
 
 
 def test_wrong_input_says_what_is_wrong():
@@ -158,30 +187,50 @@ def test_wrong_input_says_what_is_wrong():
         ('length_gen_recipe(index_hints=1)', 'at least 2, or 0 for none, got 1'),
         ('length_gen_recipe(spaces=-1)', 'most must be at least 0, got -1'),
         ('length_gen_recipe(ids="coupled")', 'is not one of'),
-        ('addition(reverse_output=True, ids="coupled", index_hints=9)', 'has no ids for index_hints=9'),
-        ('addition(reverse_output=True, ids="coupled", scratchpad=True)', 'has no ids for scratchpad=True'),
-        ('random_spaces(addition(reverse_output=True, ids="coupled"))', "no id among 'coupled' ones"),
-        ('random_spaces(any_order(addition()))', 'no position among those of AnyOrder; put random_spaces inside'),
+        (
+            'addition(reverse_output=True, ids="coupled", index_hints=9)',
+            'has no ids for index_hints=9',
+        ),
+        (
+            'addition(reverse_output=True, ids="coupled", scratchpad=True)',
+            'has no ids for scratchpad=True',
+        ),
+        (
+            'random_spaces(addition(reverse_output=True, ids="coupled"))',
+            "no id among 'coupled' ones",
+        ),
+        (
+            'random_spaces(any_order(addition()))',
+            'no position among those of AnyOrder; put random_spaces inside',
+        ),
         ('random_spaces(language())', 'not one that reads text'),
-        ('random_spaces(alibi())', "registered as encoding, not as task"),
+        ('random_spaces(alibi())', 'registered as encoding, not as task'),
         ('random_spaces(addition(), law="poisson")', 'law'),
     ):
         with pytest.raises(SpecError, match=message):
             make(spec)
     task = length_gen_recipe(index_hints=10)
-    with pytest.raises(ValueError, match='sums of 10-digit numbers need 11 of the index hints, there are 10; use at most 9'):
+    with pytest.raises(
+        ValueError,
+        match='sums of 10-digit numbers need 11 of the index hints, there are 10; use at most 9',
+    ):
         task.dataset(length=(1, 10), batch_size=2, seed=0)
     with pytest.raises(ValueError, match='12 digits need as many index hints, there are 10'):
         draw_hints(np.random.default_rng(0), np.array([3, 12]), 10)
 
 
 def test_it_trains_and_evaluates_from_a_config():
-    """Everything that `validate` checks: the spec, shapes of model and data, the reach of the evaluation."""
+    """Everything that `validate` checks: the spec, shapes of model and data, the reach of the
+    evaluation.
+    """
     from configs import default
     from posenc_jax.training.config import validate
 
     config = default.get_config()
-    config.task, config.encoding = 'length_gen_recipe(ids="plain")', 'randomized_pe(max_len=2048, per_row=True) | fire()'
+    config.task, config.encoding = (
+        'length_gen_recipe(ids="plain")',
+        'randomized_pe(max_len=2048, per_row=True) | fire()',
+    )
     config.model.update(layers=1, width=16, heads=2)
     config.train.update(length=3, batch=8)
     config.eval.lengths = (3, 6)

@@ -11,7 +11,9 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.rotation.frequencies.llama3_rope import llama3_frequencies
 from posenc_jax.rotation.rope import rope_frequencies
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'llama3_rope.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'llama3_rope.json').read_text())[
+    'values'
+]
 
 
 def test_golden_ratios():
@@ -22,7 +24,9 @@ def test_golden_ratios():
 
 
 def test_bounds_that_meet_are_a_step():
-    ratio = rope_frequencies(64, 1e4) / llama3_frequencies(64, 1e4, 4.0, 512, low_freq_factor=2.0, high_freq_factor=2.0 + 1e-9)
+    ratio = rope_frequencies(64, 1e4) / llama3_frequencies(
+        64, 1e4, 4.0, 512, low_freq_factor=2.0, high_freq_factor=2.0 + 1e-9
+    )
     turns = 512 * rope_frequencies(64, 1e4) / (2 * np.pi)
     np.testing.assert_allclose(ratio, np.where(turns > 2, 1.0, 4.0))
 

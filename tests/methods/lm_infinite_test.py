@@ -1,4 +1,6 @@
-"""LM-Infinite: what is visible, the ceiling, definition against tiles, decoding, documents, padding, the middle, the cache."""
+"""LM-Infinite: what is visible, the ceiling, definition against tiles, decoding, documents,
+padding, the middle, the cache.
+"""
 
 import functools
 import json
@@ -19,11 +21,17 @@ from posenc_jax.model.decode import decode_step, generate, init_cache, prefill
 from posenc_jax.rotation.rope import rope
 from tests.methods.by_distance import WIDTH, check_decoding, qkv, run
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'lm_infinite.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'lm_infinite.json').read_text())[
+    'values'
+]
 LENGTH, LOCAL, GLOBAL = GOLDEN['length'], GOLDEN['n_local'], GOLDEN['n_global']
 attend, turned_by = jax.jit(pj.attend, static_argnames='block'), jax.jit(rope)
 project = jax.jit(lambda part, q, k, v, tq, tk: part.project(q, k, v, tq, tk))
-read, step, trimmed = jax.jit(prefill), jax.jit(decode_step), jax.jit(constant_cache, static_argnames='room')
+read, step, trimmed = (
+    jax.jit(prefill),
+    jax.jit(decode_step),
+    jax.jit(constant_cache, static_argnames='room'),
+)
 
 
 def encoding(part='rope()', n_local=LOCAL, n_global=GLOBAL):
@@ -33,14 +41,19 @@ def encoding(part='rope()', n_local=LOCAL, n_global=GLOBAL):
 
 @jax.jit
 def defined(q, k, v, slopes=None):
-    """Dense softmax over the Lambda-shaped mask with D = min(i - j, R): rotated pair by pair, or as a linear bias."""
+    """Dense softmax over the Lambda-shaped mask with D = min(i - j, R): rotated pair by pair, or as
+    a linear bias.
+    """
     length = q.shape[1]
     gap = np.subtract.outer(np.arange(length), np.arange(length))
     distance = np.minimum(gap, LOCAL)
     k, v = (jnp.repeat(a, 2 // a.shape[2], axis=2) for a in (k, v))
     if slopes is None:
         turned = rope(jnp.repeat(q, length, axis=1), jnp.asarray(distance.reshape(1, -1)))
-        s = jnp.einsum('btsnh,bsnh->bnts', turned.reshape(1, length, length, 2, WIDTH), k) / WIDTH**0.5
+        s = (
+            jnp.einsum('btsnh,bsnh->bnts', turned.reshape(1, length, length, 2, WIDTH), k)
+            / WIDTH**0.5
+        )
     else:
         s = jnp.einsum('btnh,bsnh->bnts', q, k) / WIDTH**0.5 - slopes[:, None, None] * distance
     s = jnp.where((gap >= 0) & ((gap < LOCAL) | (np.arange(length) < GLOBAL)), s, -jnp.inf)
@@ -66,7 +79,9 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
     weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
     expected = jax.jit(jax.grad(lambda *a: (defined(*a) * weights).sum(), (0, 1, 2)))(*arrays)
     for block in (None, (5, 3)):
-        ours = jax.jit(jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2)))(*arrays)
+        ours = jax.jit(
+            jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2))
+        )(*arrays)
         for a, b in zip(ours, expected):
             np.testing.assert_allclose(a, b, atol=5e-6)
 
@@ -85,7 +100,9 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
 def test_within_the_window_it_is_the_encoding_itself(part):
     arrays, tok = qkv(10), pj.Tokens.of(length=10)
     plain = pj.make(part, head_dim=WIDTH, heads=2, train_len=64, causal=True)
-    np.testing.assert_allclose(run(encoding(part, n_local=10), tok, *arrays), run(plain, tok, *arrays), atol=1e-6)
+    np.testing.assert_allclose(
+        run(encoding(part, n_local=10), tok, *arrays), run(plain, tok, *arrays), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize('part', ['alibi()', 'kerple(kernel="bias_wht")', 't5_rpe(scaled=False)'])
@@ -93,14 +110,30 @@ def test_a_far_key_has_the_logit_of_the_ceiling(part):
     q, k, v = qkv(12)
     far = encoding(part, n_local=3, n_global=1)
     near = pj.make(part, head_dim=WIDTH, heads=2, train_len=64)
-    score = lambda e, i, j: e.score(jnp.ones((1, 2, 1, 1)), pj.Tokens.of(positions=[[i]]), pj.Tokens.of(positions=[[j]]), True, ())[0]
+    score = lambda e, i, j: e.score(
+        jnp.ones((1, 2, 1, 1)),
+        pj.Tokens.of(positions=[[i]]),
+        pj.Tokens.of(positions=[[j]]),
+        True,
+        (),
+    )[0]
     for i, j in ((3, 0), (4, 0), (11, 0)):
-        np.testing.assert_allclose(score(far.parts[0] if hasattr(far, 'parts') else far, i, j), score(near, 3, 0), atol=1e-6)
+        np.testing.assert_allclose(
+            score(far.parts[0] if hasattr(far, 'parts') else far, i, j),
+            score(near, 3, 0),
+            atol=1e-6,
+        )
 
 
 def test_random_positions_change_distances_not_who_is_seen():
-    plain = pj.make('lm_infinite(encoding=rope(), n_global=2, n_local=4)', head_dim=WIDTH, train_len=64)
-    random = pj.make('randomized_pe(max_len=2048) | lm_infinite(encoding=rope(), n_global=2, n_local=4)', head_dim=WIDTH, train_len=64)
+    plain = pj.make(
+        'lm_infinite(encoding=rope(), n_global=2, n_local=4)', head_dim=WIDTH, train_len=64
+    )
+    random = pj.make(
+        'randomized_pe(max_len=2048) | lm_infinite(encoding=rope(), n_global=2, n_local=4)',
+        head_dim=WIDTH,
+        train_len=64,
+    )
     tok = pj.Tokens.of(length=12)
     placed = random.place(tok, key=jax.random.key(0))
     assert np.diff(placed.pos[0]).max() > 4
@@ -112,18 +145,27 @@ def test_a_step_sees_what_the_last_row_of_a_pass_sees_also_where_positions_jump(
     part, arrays = encoding(), qkv(20)
     spread = np.sort(np.random.default_rng(0).permutation(200)[:20])[None]
     padded = pj.Tokens.of(valid=np.arange(20)[None] >= np.array([[4]]))
-    for tok in (pj.Tokens.of(length=20), pj.Tokens.of(positions=spread), padded, pj.Tokens.of(segment=np.arange(20)[None] // 12)):
+    for tok in (
+        pj.Tokens.of(length=20),
+        pj.Tokens.of(positions=spread),
+        padded,
+        pj.Tokens.of(segment=np.arange(20)[None] // 12),
+    ):
         q, k, v, tq, tk = project(part, *arrays, tok, tok)
         whole = np.asarray(attend(part, q, k, v, tq, tk, block=(4, 4)))
         one = attend(part, np.asarray(q)[:, -1:], k, v, jax.jit(lambda tq: tq.slice(19, 1))(tq), tk)
         np.testing.assert_allclose(one, whole[:, -1:], atol=2e-6)
 
 
-@pytest.mark.parametrize('part', ['rope(freqs=yarn(factor=4.0))', 'rope(partial=0.5)', 'rope(layout="interleaved")'])
+@pytest.mark.parametrize(
+    'part', ['rope(freqs=yarn(factor=4.0))', 'rope(partial=0.5)', 'rope(layout="interleaved")']
+)
 def test_the_ceiling_holds_for_every_rotary_encoding(part):
     """The only key far away has the logit of a pair at distance R, temperature included."""
     q, k, v = map(np.asarray, qkv(12))
-    far = np.asarray(run(encoding(part, n_local=2, n_global=1), pj.Tokens.of(length=12), q, k, v))[:, 11]
+    far = np.asarray(run(encoding(part, n_local=2, n_global=1), pj.Tokens.of(length=12), q, k, v))[
+        :, 11
+    ]
     order = np.array([0, 10, 11])
     near = pj.make(part, head_dim=WIDTH, train_len=64)
     tq, tk = pj.Tokens.of(positions=[[12]]), pj.Tokens.of(positions=[[10, 11, 12]])
@@ -134,7 +176,9 @@ def test_the_ceiling_holds_for_every_rotary_encoding(part):
 def test_a_row_depends_on_visible_keys_only():
     q, k, v = qkv(LENGTH)
     tok = pj.Tokens.of(length=LENGTH)
-    gradient = jax.jit(jax.grad(lambda k, v: run(encoding(), tok, q, k, v)[:, 15].sum(), (0, 1)))(k, v)
+    gradient = jax.jit(jax.grad(lambda k, v: run(encoding(), tok, q, k, v)[:, 15].sum(), (0, 1)))(
+        k, v
+    )
     for g in gradient:
         reached = np.abs(np.asarray(g)).sum((0, 2, 3)) > 0
         assert np.flatnonzero(reached).tolist() == [0, 1, 11, 12, 13, 14, 15]
@@ -158,7 +202,9 @@ def test_left_padding_and_packing_keep_their_own_first_tokens(part):
 
 
 def test_it_decides_causality_and_window_defaults_to_the_trained_length():
-    assert pj.make('lm_infinite(encoding=rope(), top_k=2)', head_dim=8, train_len=64).distance == 32  # M / 2
+    assert (
+        pj.make('lm_infinite(encoding=rope(), top_k=2)', head_dim=8, train_len=64).distance == 32
+    )  # M / 2
     part = pj.make('lm_infinite(encoding=rope())', head_dim=8, train_len=64)
     assert 'causality' in part.decides and (part.n_local, part.n_global) == (64, 10)
 
@@ -167,7 +213,9 @@ def test_bfloat16():
     arrays, tok = [a.astype(jnp.bfloat16) for a in qkv(12)], pj.Tokens.of(length=12)
     out = run(encoding(), tok, *arrays)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out.astype(jnp.float32), defined(*(a.astype(jnp.float32) for a in arrays)), atol=0.04)
+    np.testing.assert_allclose(
+        out.astype(jnp.float32), defined(*(a.astype(jnp.float32) for a in arrays)), atol=0.04
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +228,10 @@ def test_bfloat16():
         ('lm_infinite(encoding=rope(), top_k=-1)', 'number of keys, got -1'),
         ('lm_infinite(encoding=rope(), top_k=2, distance=0)', 'distance=0, top_k=2'),
         ('lm_infinite(encoding=rope(), distance=7)', 'distance=7, top_k=0'),
-        ('lm_infinite(encoding=alibi(), top_k=2)', 'top_k=2 chooses keys for a rotary encoding, got alibi; use top_k=0'),
+        (
+            'lm_infinite(encoding=alibi(), top_k=2)',
+            'top_k=2 chooses keys for a rotary encoding, got alibi; use top_k=0',
+        ),
         ('lm_infinite()', "needs 'encoding'"),
     ],
 )
@@ -190,7 +241,9 @@ def test_errors(spec, message):
 
 
 def chosen(q, k, length, top_k, distance):
-    """For every head, the keys of the middle with the largest logits of the last query at this distance."""
+    """For every head, the keys of the middle with the largest logits of the last query at this
+    distance.
+    """
     middle = np.arange(GLOBAL, length - LOCAL)
     turned = np.asarray(turned_by(q[:, -1:], np.full((1, 1), distance)))[0, 0]
     s = np.einsum('nh,snh->ns', turned, np.repeat(k, 2 // k.shape[2], 2)[0])
@@ -200,11 +253,15 @@ def chosen(q, k, length, top_k, distance):
 
 @pytest.mark.parametrize('length, block', [(19, None), (19, (5, 3)), (11, None), (10, None)])
 def test_the_last_query_sees_the_best_keys_of_the_middle_at_one_distance(length, block):
-    """Checked with a softmax over the keys that are seen; other rows, and a middle of fewer than k keys, are as without."""
+    """Checked with a softmax over the keys that are seen; other rows, and a middle of fewer than k
+    keys, are as without.
+    """
     q, k, v = map(np.asarray, qkv(length))
     tok = pj.Tokens.of(length=length)
     spec = f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=4, distance=9)'
-    out = np.asarray(run(pj.make(spec, head_dim=WIDTH, train_len=64, causal=True), tok, q, k, v, block=block))
+    out = np.asarray(
+        run(pj.make(spec, head_dim=WIDTH, train_len=64, causal=True), tok, q, k, v, block=block)
+    )
     plain = np.asarray(run(encoding(), tok, q, k, v))
     np.testing.assert_allclose(out[:, :-1], plain[:, :-1], atol=2e-6)
     found = chosen(q, k, length, 4, 9)
@@ -212,7 +269,9 @@ def test_the_last_query_sees_the_best_keys_of_the_middle_at_one_distance(length,
     for head in range(2):
         lambda_keys = [j for j in range(length) if j < GLOBAL or length - 1 - j < LOCAL]
         keys = np.array([*lambda_keys, *found[head]], int)
-        gap = np.array([*(min(length - 1 - j, LOCAL) for j in lambda_keys), *[9] * len(found[head])])
+        gap = np.array(
+            [*(min(length - 1 - j, LOCAL) for j in lambda_keys), *[9] * len(found[head])]
+        )
         turned = np.asarray(turned_by(np.repeat(q[:, -1:], len(keys), 1), gap[None]))[0, :, head]
         w = np.exp((turned * k[0, keys, 0]).sum(-1) / WIDTH**0.5)
         np.testing.assert_allclose(out[0, -1, head], w @ v[0, keys, 0] / w.sum(), atol=2e-6)
@@ -231,7 +290,9 @@ def ids(rows, length):
 
 
 def test_top_k_decodes_as_the_last_row_of_a_pass():
-    """One layer, whose keys depend on nothing but their own tokens, with padding on the left; keys are cached raw."""
+    """One layer, whose keys depend on nothing but their own tokens, with padding on the left; keys
+    are cached raw.
+    """
     spec = f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)'
     model = model_of(spec, layers=1)
     assert model.encoding(0, model.layers()[0][1]).cached == 'raw'
@@ -246,7 +307,9 @@ def test_top_k_decodes_as_the_last_row_of_a_pass():
 
 @pytest.mark.parametrize('part, room', [('rope()', 1), ('alibi()', 3)])
 def test_a_cache_of_constant_size_decodes_the_same(part, room):
-    """The first and the last tokens are all a model of two layers needs, padding apart, also before it has so many."""
+    """The first and the last tokens are all a model of two layers needs, padding apart, also before
+    it has so many.
+    """
     model = model_of(f'lm_infinite(encoding={part}, n_global={GLOBAL}, n_local={LOCAL})')
     tokens = ids(2, 24)
     tok = pj.Tokens.of(valid=np.arange(24)[None] >= np.array([[0], [3]]))
@@ -265,11 +328,19 @@ def test_a_cache_of_constant_size_decodes_the_same(part, room):
 def test_only_what_stays_hidden_may_be_forgotten():
     for spec, message in (
         ('rope()', 'needs lm_infinite in every layer, one of this model has rope'),
-        (f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)', 'use top_k=0'),
-        (f'bipe(separators=(1, 3)) | lm_infinite(encoding=rope(), n_local={LOCAL})', 'from the ids of all of them'),
+        (
+            f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)',
+            'use top_k=0',
+        ),
+        (
+            f'bipe(separators=(1, 3)) | lm_infinite(encoding=rope(), n_local={LOCAL})',
+            'from the ids of all of them',
+        ),
     ):
         model = model_of(spec)
-        _, cache = jax.eval_shape(prefill, model, empty := init_cache(model, pj.Tokens.of(length=16)), ids(1, 12))
+        _, cache = jax.eval_shape(
+            prefill, model, empty := init_cache(model, pj.Tokens.of(length=16)), ids(1, 12)
+        )
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(constant_cache, model, cache, empty.tokens)
 
@@ -296,7 +367,9 @@ def test_generating_with_a_constant_cache_says_the_same(rows, prompt, room):
 
 def test_generating_refuses_to_forget_what_a_model_sees():
     by_ids = f'bipe(separators=(1, 3)) | lm_infinite(encoding=rope(), n_local={LOCAL})'
-    write = lambda spec, decoding: generate(model_of(spec), [[1, 2]], max_new_tokens=2, temperature=0.0, decoding=decoding)
+    write = lambda spec, decoding: generate(
+        model_of(spec), [[1, 2]], max_new_tokens=2, temperature=0.0, decoding=decoding
+    )
     for call, message in (
         (lambda: write('rope()', ConstantCache()), 'needs lm_infinite in every layer'),
         (lambda: write(by_ids, ConstantCache()), 'from the ids of all'),
@@ -316,14 +389,18 @@ def test_room_beyond_the_text_is_padding():
     small = trimmed(model, full, empty.tokens, room=4)
     assert np.asarray(small.tokens[0].valid)[0, -4:].tolist() == [True, True, False, False]
     for n in (22, 23):
-        jax.eval_shape(lambda: decode_step(model, full, tokens[:, n]))  # with a cursor that is known
+        jax.eval_shape(
+            lambda: decode_step(model, full, tokens[:, n])
+        )  # with a cursor that is known
         expected, full = step(model, full, tokens[:, n])
         row, small = step(model, small, tokens[:, n])
         np.testing.assert_allclose(row, expected, atol=2e-5)
 
 
 def test_a_smaller_window_would_be_noticed():
-    """What `keep_ends` forgets counts: with one token fewer than the window holds the result is another."""
+    """What `keep_ends` forgets counts: with one token fewer than the window holds the result is
+    another.
+    """
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
     tokens, tok = ids(1, 16), pj.Tokens.of(length=16)
     _, full = read(model, empty := init_cache(model, tok), tokens[:, :12])

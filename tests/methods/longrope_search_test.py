@@ -1,9 +1,11 @@
-"""The search of longrope factors: operators, populations, files that continue, and the command on a real run."""
+"""The search of longrope factors: operators, populations, files that continue, and the command on a
+real run.
+"""
 
 import dataclasses
 import json
-import re
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,21 @@ from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
 from posenc_jax.rotation.rope import Rotary, rope_frequencies
 from posenc_jax.rotation.search import __main__ as command
 from posenc_jax.rotation.search.evolution import (
-    STARTS, VARIANTS, Genome, Sizes, Space, State, advance, begin, children, crossover, initial_genomes,
-    initial_population, mutate, ramp_factors, short_genomes,
+    STARTS,
+    VARIANTS,
+    Genome,
+    Sizes,
+    Space,
+    State,
+    advance,
+    begin,
+    children,
+    crossover,
+    initial_genomes,
+    initial_population,
+    mutate,
+    ramp_factors,
+    short_genomes,
 )  # fmt: skip
 from posenc_jax.training import config as configs
 from posenc_jax.training import initial
@@ -45,12 +60,16 @@ def seeds_of(space, train_len=64):
 def test_golden_first_factors():
     factors = ramp_factors(128, 1e4, 32.0, 4096)
     np.testing.assert_allclose(factors[GOLDEN['planes']], GOLDEN['initial'], atol=6e-6)
-    assert rescaled_factors(factors, 32.0, 16.0)[33] == pytest.approx(GOLDEN['rescaled_33'], abs=1e-9)
+    assert rescaled_factors(factors, 32.0, 16.0)[33] == pytest.approx(
+        GOLDEN['rescaled_33'], abs=1e-9
+    )
     assert seeds_of(Space(64, 32.0), 4096)[0].factors == pytest.approx(factors, abs=1e-9)
 
 
 def test_golden_first_factors_of_frequencies_that_are_divided_already():
-    """Dividing by 10 moves a frequency by 16 planes (base 1e4, width 128), and so does a length 10 times as long."""
+    """Dividing by 10 moves a frequency by 16 planes (base 1e4, width 128), and so does a length 10
+    times as long.
+    """
     planes = np.asarray(GOLDEN['planes'])
     golden = lambda found: np.testing.assert_allclose(found, GOLDEN['initial'], atol=6e-6)
     golden(ramp_factors(128, 1e4, 32.0, 40960)[planes + 16])
@@ -58,19 +77,27 @@ def test_golden_first_factors_of_frequencies_that_are_divided_already():
     mixed = ramp_factors(128, 1e4, 32.0, 40960, np.where(np.arange(64) < 33, 1.0, 10.0))
     np.testing.assert_allclose(mixed[planes], [1.0, 1.0, *GOLDEN['initial'][2:]], atol=6e-6)
     plain, divided = (ramp_factors(128, 1e4, 32.0, 409600, now)[63] for now in ((), (100.0,) * 64))
-    assert plain == pytest.approx(1 + 31 * 11 / 26) and divided == 32.0  # the ramp from 52 to 78 goes on behind the last plane
-    assert initial_genomes(Space(64, 32.0), 128, 1e4, 40960, (10.0,) * 64) == seeds_of(Space(64, 32.0), 4096)
+    assert (
+        plain == pytest.approx(1 + 31 * 11 / 26) and divided == 32.0
+    )  # the ramp from 52 to 78 goes on behind the last plane
+    assert initial_genomes(Space(64, 32.0), 128, 1e4, 40960, (10.0,) * 64) == seeds_of(
+        Space(64, 32.0), 4096
+    )
 
 
 def test_the_first_lists_short_lie_between_ones_and_long():
     space = Space(4, 4.0, starts=(7,))
-    found = short_genomes(space, (1.0, 3.0, 2.0, 9.0), short=(1.0, 1.0, 1.5, 2.0))  # one that descends and is above 1 + s
+    found = short_genomes(
+        space, (1.0, 3.0, 2.0, 9.0), short=(1.0, 1.0, 1.5, 2.0)
+    )  # one that descends and is above 1 + s
     assert {genome.start for genome in found} == {7}
     assert [genome.factors for genome in found] == [
         (1.0, 1.0, 1.0, 1.0), (1.0, 3.0, 3.0, 5.0), (1.0, 1.0, 1.5, 2.0),
         (1.0, 1.5, 1.5, 3.0), (1.0, 2.0, 2.0, 5.0), (1.0, 2.5, 2.5, 5.0),
     ]  # fmt: skip
-    children_of = [mutate(found[1], space, np.random.default_rng(seed), found) for seed in range(20)]
+    children_of = [
+        mutate(found[1], space, np.random.default_rng(seed), found) for seed in range(20)
+    ]
     assert {child.start for child in children_of} == {7}
 
 
@@ -81,30 +108,46 @@ TUNED = 'longrope(long=(1.0, 1.5, 2.0, 2.5), factor=2.0, start=2, train_len=16)'
     'more, name, genome, spec, m',
     [
         ({}, 'long', Genome((1.0, 1.0, 2.5, 4.2), 8),
-         'long=(1.0, 1.5, 5.0, 10.5), factor=8.0, start=8, train_len=16', 1.322876),  # sqrt(1 + ln 8 / ln 16)
-        ({}, 'long', Genome((1.1, 1.1, 1.1, 1.1)), 'long=(1.1, 1.65, 2.2, 2.75), factor=8.0, train_len=16', 1.322876),
+         # sqrt(1 + ln 8 / ln 16)
+         'long=(1.0, 1.5, 5.0, 10.5), factor=8.0, start=8, train_len=16', 1.322876),
+        ({}, 'long', Genome((1.1, 1.1, 1.1, 1.1)), 'long=(1.1, 1.65, 2.2, 2.75), factor=8.0, '
+                                                   'train_len=16', 1.322876),
         ({}, 'short', Genome((1.0, 1.0, 1.25, 3.0), 2),
-         'long=(1.0, 1.5, 2.0, 2.5), factor=2.0, short=(1.0, 1.0, 1.25, 3.0), start=2, train_len=16', 1.118034),
+         'long=(1.0, 1.5, 2.0, 2.5), factor=2.0, short=(1.0, 1.0, 1.25, 3.0), start=2, '
+         'train_len=16', 1.118034),
         ({'magnitude': 'yarn', 'short': (1.0, 1.0, 1.0, 2.0)}, 'long', Genome((1.0, 1.0, 1.0, 3.0)),
-         "long=(1.0, 1.5, 2.0, 7.5), factor=8.0, short=(1.0, 1.0, 1.0, 2.0), magnitude='yarn', train_len=16", 1.207944),
-        ({'magnitude': 1.5, 'short': (1.0, 1.0, 1.0, 2.0)}, 'short', Genome((1.0, 1.0, 1.0, 1.0), 2),
-         'long=(1.0, 1.5, 2.0, 2.5), factor=2.0, short=(1.0, 1.0, 1.0, 1.0), start=2, magnitude=1.5, train_len=16', 1.5),
+         "long=(1.0, 1.5, 2.0, 7.5), factor=8.0, short=(1.0, 1.0, 1.0, 2.0), magnitude='yarn', "
+         "train_len=16", 1.207944),
+        ({'magnitude': 1.5, 'short': (1.0, 1.0, 1.0, 2.0)}, 'short', Genome((1.0, 1.0, 1.0, 1.0),
+            2),
+         'long=(1.0, 1.5, 2.0, 2.5), factor=2.0, short=(1.0, 1.0, 1.0, 1.0), start=2, '
+         'magnitude=1.5, train_len=16', 1.5),
     ],
 )  # fmt: skip
 def test_golden_answers(more, name, genome, spec, m):
-    now = LongRoPE(**{'long': (1.0, 1.5, 2.0, 2.5), 'factor': 2.0, 'start': 2, 'train_len': 16, **more})
+    now = LongRoPE(
+        **{'long': (1.0, 1.5, 2.0, 2.5), 'factor': 2.0, 'start': 2, 'train_len': 16, **more}
+    )
     rule = command.Target(now, name, 8.0 if name == 'long' else 2.0).rule(genome)
-    assert command.spec_of(rule) == f'longrope({spec})' and rule.temperature == pytest.approx(m, abs=6e-7)
+    assert command.spec_of(rule) == f'longrope({spec})' and rule.temperature == pytest.approx(
+        m, abs=6e-7
+    )
     assert made(f'longrope({spec})') == rule
 
 
 def test_where_a_search_goes_on_from():
-    now = LongRoPE(long=(10.0,) * 64, short=(1.0,) * 32 + (1.5,) * 32, factor=10.0, start=5, train_len=4096)
+    now = LongRoPE(
+        long=(10.0,) * 64, short=(1.0,) * 32 + (1.5,) * 32, factor=10.0, start=5, train_len=4096
+    )
     longer, short = command.Target(now, 'long', 320.0), command.Target(now, 'short', 10.0)
     space = longer.space(64, 0.3, 'free')
-    assert space == Space(64, 32.0, (5, 0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32))  # those that leave positions to the factors
+    assert space == Space(
+        64, 32.0, (5, 0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32)
+    )  # those that leave positions to the factors
     first = longer.seeds(space, 128, 1e4)
-    np.testing.assert_allclose(np.array(first[0].factors)[GOLDEN['planes']], GOLDEN['initial'], atol=6e-6)
+    np.testing.assert_allclose(
+        np.array(first[0].factors)[GOLDEN['planes']], GOLDEN['initial'], atol=6e-6
+    )
     assert first[0].start == 5
     space = short.space(64, 0.3, 'free')
     assert space == Space(64, 10.0, (5,))
@@ -117,7 +160,9 @@ def test_the_seeds_are_the_known_extensions():
     theta = rope_frequencies(16, 1e4)
     np.testing.assert_allclose(theta / yarn.factors, yarn_frequencies(16, 1e4, 4.0, 64), rtol=1e-9)
     assert ntk.factors[0] == 1.0 and ntk.factors[-1] == 4.0
-    np.testing.assert_allclose(theta / ntk.factors, 48760.546 ** (-np.arange(8) / 8), rtol=1e-7)  # b' of the spec of ntk_aware
+    np.testing.assert_allclose(
+        theta / ntk.factors, 48760.546 ** (-np.arange(8) / 8), rtol=1e-7
+    )  # b' of the spec of ntk_aware
     assert pi.factors == (4.0,) * 8 and ramp.factors != yarn.factors
     assert all(genome.start == 0 for genome in (ramp, yarn, ntk, pi))
 
@@ -154,7 +199,9 @@ def test_every_genome_is_monotone_within_range_and_new(factor, variant):
     known = {f for genome in seeds_of(space) for f in genome.factors}
     chosen = np.array([f for genome in seen for f in genome.factors if f not in known])
     assert len(chosen) > 50 and np.all(chosen == chosen.round(2))
-    assert {genome.start for genome in seen} > {0} and {genome.start for genome in seen} <= set(STARTS)
+    assert {genome.start for genome in seen} > {0} and {genome.start for genome in seen} <= set(
+        STARTS
+    )
 
 
 def test_a_certain_visit_changes_start_and_every_factor_within_its_neighbours():
@@ -170,7 +217,10 @@ def test_a_crossover_has_genes_of_both_parents_and_mostly_of_the_better():
     space = Space(8, 8.0)
     better = Genome(tuple(np.arange(1.0, 9.0).tolist()), 4)
     other = Genome(tuple(np.arange(1.5, 9.0).tolist()), 8)  # any mixture ascends
-    found = [crossover(better, other, space, np.random.default_rng(seed), {better, other}) for seed in range(200)]
+    found = [
+        crossover(better, other, space, np.random.default_rng(seed), {better, other})
+        for seed in range(200)
+    ]
     for child in found:
         check(child, space)
         assert all(f in (a, b) for f, a, b in zip(child.factors, better.factors, other.factors))
@@ -189,13 +239,17 @@ def test_a_crossover_of_equal_genes_is_a_mutant():
 def test_an_exhausted_space_has_no_child():
     space, rng = Space(1, 1.0, starts=(0,)), np.random.default_rng(0)
     population = initial_population([Genome((1.0,))], space, rng, 1000)
-    assert sorted(genome.factors[0] for genome in population) == [round(1 + k / 100, 2) for k in range(101)]
+    assert sorted(genome.factors[0] for genome in population) == [
+        round(1 + k / 100, 2) for k in range(101)
+    ]
     assert children(population, space, rng, set(population), SIZES) == []
 
 
 def distance(genome):
     """A hidden optimum that is no known extension."""
-    return sum((f - g) ** 2 for f, g in zip(genome.factors, (1.0, 1.1, 1.2, 2.0, 2.5, 3.0, 4.5, 5.0))) + abs(genome.start - 8)
+    return sum(
+        (f - g) ** 2 for f, g in zip(genome.factors, (1.0, 1.1, 1.2, 2.0, 2.5, 3.0, 4.5, 5.0))
+    ) + abs(genome.start - 8)
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -206,7 +260,12 @@ def test_the_best_ever_is_kept_and_beats_the_known_extensions(variant):
         before, state = state, advance(state, space, SIZES, distance)
         assert state.iteration == number and len(state.history) == 12 + 8 * number
         assert set(before.population[:6]) < set(state.population) and len(state.population) == 14
-        assert state.trace[-1] == min(state.history.values()) == state.history[state.best] == distance(state.best)
+        assert (
+            state.trace[-1]
+            == min(state.history.values())
+            == state.history[state.best]
+            == distance(state.best)
+        )
     assert state.trace == sorted(state.trace, reverse=True)
     assert state.trace[-1] < 0.5 * min(map(distance, seeds_of(space)))
 
@@ -214,7 +273,9 @@ def test_the_best_ever_is_kept_and_beats_the_known_extensions(variant):
 def test_where_yarn_is_the_optimum_yarn_is_the_answer():
     space = Space(8, 4.0)
     seeds = seeds_of(space)
-    objective = lambda genome: sum(abs(f - g) for f, g in zip(genome.factors, seeds[0].factors)) + genome.start
+    objective = lambda genome: (
+        sum(abs(f - g) for f, g in zip(genome.factors, seeds[0].factors)) + genome.start
+    )
     state = begin(seeds, space, SIZES, objective, seed=0)
     for _ in range(5):
         state = advance(state, space, SIZES, objective)
@@ -224,7 +285,9 @@ def test_where_yarn_is_the_optimum_yarn_is_the_answer():
 def test_a_genome_without_a_finite_score_is_the_last():
     space = Space(8, 4.0)
     seeds = seeds_of(space)
-    state = begin(seeds, space, SIZES, lambda genome: math.nan if genome.start else distance(genome), seed=0)
+    state = begin(
+        seeds, space, SIZES, lambda genome: math.nan if genome.start else distance(genome), seed=0
+    )
     last = state.population[-1]
     assert state.history[last] == math.inf and last.start
     again = State.from_json(json.loads(json.dumps(state.to_json())))
@@ -249,7 +312,9 @@ def stopping(objective, after):
     return counted
 
 
-@pytest.mark.parametrize('target', [TARGET, command.Target(PLAIN, 'short', 4.0)], ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    'target', [TARGET, command.Target(PLAIN, 'short', 4.0)], ids=lambda target: target.name
+)
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant, target):
     space, asked = Space(8, 4.0, variant=variant), {'seed': 3, 'factor': 4.0, 'variant': variant}
@@ -260,21 +325,39 @@ def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant
     for after in (5, 14, 9, 9, 100):  # the first one within the first population
         state, _ = command.read(parts, asked)
         try:
-            command.run_search(parts, asked, target, state, stopping(distance, after), seeds_of(space), space, SIZES)
+            command.run_search(
+                parts,
+                asked,
+                target,
+                state,
+                stopping(distance, after),
+                seeds_of(space),
+                space,
+                SIZES,
+            )
         except Stop:
             stops += 1
             assert parts.exists() == (stops > 1)
     assert stops == 4 and parts.read_text() == whole.read_text()
     assert f'{parts}: continuing after iteration 2 of 4' in capsys.readouterr().out
     other = command.run_search(
-        tmp_path / 'other.json', {**asked, 'seed': 4}, target, None, distance, seeds_of(space), space, SIZES
+        tmp_path / 'other.json',
+        {**asked, 'seed': 4},
+        target,
+        None,
+        distance,
+        seeds_of(space),
+        space,
+        SIZES,
     )
     assert other.history != end.history
     assert list(tmp_path.glob('*.partial')) == []
 
 
 def test_no_genome_is_scored_twice(tmp_path):
-    """What was scored before a stop is kept within an iteration too; a line that was cut short is not."""
+    """What was scored before a stop is kept within an iteration too; a line that was cut short is
+    not.
+    """
     space, asked, path = Space(8, 4.0), {'seed': 3, 'factor': 4.0}, tmp_path / 'f.json'
     scores, calls = path.with_name('f.json.scores'), []
 
@@ -289,26 +372,41 @@ def test_no_genome_is_scored_twice(tmp_path):
     while not path.exists() or command.read(path, asked)[0].iteration < SIZES.iterations:
         try:
             state, _ = command.read(path, asked)
-            end = command.run_search(path, asked, TARGET, state, objective, seeds_of(space), space, SIZES)
+            end = command.run_search(
+                path, asked, TARGET, state, objective, seeds_of(space), space, SIZES
+            )
         except Stop:
             stops += 1
             if stops == 2:
                 scores.write_text(scores.read_text()[:-9])
-    assert stops == 3 and len(calls) == len(end.history) + stops + 1  # the genomes that were stopped at, and the torn line
+    assert (
+        stops == 3 and len(calls) == len(end.history) + stops + 1
+    )  # the genomes that were stopped at, and the torn line
     assert not scores.exists()
     scores.write_text('{"seed": 4}\n[0.0, 0, [1.0]]\n')  # of another search
     assert command.remembered(scores, asked, lambda genome: 5.0)(Genome((1.0,), 0)) == 5.0
 
 
 def test_a_file_of_another_search_is_refused(tmp_path):
-    path, space, asked = tmp_path / 'a.json', Space(8, 4.0), {'seed': 0, 'factor': 4.0, 'overrides': {}}
+    path, space, asked = (
+        tmp_path / 'a.json',
+        Space(8, 4.0),
+        {'seed': 0, 'factor': 4.0, 'overrides': {}},
+    )
     assert command.read(path, asked) == (None, {})
     command.run_search(path, asked, TARGET, None, distance, seeds_of(space), space, SIZES)
-    assert command.read(path, {**asked, 'rule': None})[0].iteration == 4  # a file from before there were second searches
-    with pytest.raises(command.SettingsChangedError, match=r"rule: None there, 'longrope\(\.\.\.\)' here"):
+    assert (
+        command.read(path, {**asked, 'rule': None})[0].iteration == 4
+    )  # a file from before there were second searches
+    with pytest.raises(
+        command.SettingsChangedError, match=r"rule: None there, 'longrope\(\.\.\.\)' here"
+    ):
         command.read(path, {**asked, 'rule': 'longrope(...)'})
     before = path.read_text()
-    with pytest.raises(command.SettingsChangedError, match=r'seed: 0 there, 1 here; documents: None there, 5 here; give'):
+    with pytest.raises(
+        command.SettingsChangedError,
+        match=r'seed: 0 there, 1 here; documents: None there, 5 here; give',
+    ):
         command.read(path, {**asked, 'seed': 1, 'documents': 5})
     assert path.read_text() == before
     for text in ('{"a": 1}', 'no json', '[]'):
@@ -323,10 +421,19 @@ def test_a_file_of_another_search_is_refused(tmp_path):
         (lambda: Space(8, 0.5), 'must be at least 1, got 0.5'),
         (lambda: Space(0, 2.0), 'at least 1 rotary plane, got 0'),
         (lambda: Space(8, 2.0, probability=0.0), r'probability must lie in \(0, 1\], got 0.0'),
-        (lambda: Space(8, 2.0, starts=(-1, 2)), r'counts of first positions, at least one of them, got \(-1, 2\)'),
-        (lambda: Space(8, 2.0, variant='dim_mono'), "variant is 'dim_mono'; did you mean 'dim_piece_mono'"),
+        (
+            lambda: Space(8, 2.0, starts=(-1, 2)),
+            r'counts of first positions, at least one of them, got \(-1, 2\)',
+        ),
+        (
+            lambda: Space(8, 2.0, variant='dim_mono'),
+            "variant is 'dim_mono'; did you mean 'dim_piece_mono'",
+        ),
         (lambda: Space(8, 1.0, variant='dim_piece_mono'), 'use the variant free'),
-        (lambda: Sizes(population=8, parents=9), '9 parents cannot be selected from a population of 8'),
+        (
+            lambda: Sizes(population=8, parents=9),
+            '9 parents cannot be selected from a population of 8',
+        ),
         (lambda: Sizes(parents=1), 'a crossover has two parents'),
         (lambda: Sizes(mutations=0, crossovers=0), 'both 0'),
         (lambda: Sizes(iterations=-1), 'iterations must be at least 0, got -1'),
@@ -356,14 +463,36 @@ def tuned(tmp_path_factory):
 @pytest.mark.parametrize(
     'source, length, genome, spec',
     [
-        ('run', 64, Genome((1.0, 1.5, 3.0, 3.5)), 'longrope(long=(1.0, 1.5, 3.0, 3.5), factor=4.0)'),
-        ('run', 64, Genome((1.0, 2.0, 2.0, 5.0), 8), 'longrope(long=(1.0, 2.0, 2.0, 5.0), start=8, factor=4.0)'),
-        ('tuned', 64, Genome((1.0, 2.0, 2.0, 3.0), 8), 'longrope((1.0, 3.0, 4.0, 7.5), start=8, factor=4.0, train_len=16)'),
-        ('tuned', 16, Genome((1.0, 2.0, 2.0, 3.0), 2), TUNED.replace('factor', 'short=(1.0, 2.0, 2.0, 3.0), factor')),
+        (
+            'run',
+            64,
+            Genome((1.0, 1.5, 3.0, 3.5)),
+            'longrope(long=(1.0, 1.5, 3.0, 3.5), factor=4.0)',
+        ),
+        (
+            'run',
+            64,
+            Genome((1.0, 2.0, 2.0, 5.0), 8),
+            'longrope(long=(1.0, 2.0, 2.0, 5.0), start=8, factor=4.0)',
+        ),
+        (
+            'tuned',
+            64,
+            Genome((1.0, 2.0, 2.0, 3.0), 8),
+            'longrope((1.0, 3.0, 4.0, 7.5), start=8, factor=4.0, train_len=16)',
+        ),
+        (
+            'tuned',
+            16,
+            Genome((1.0, 2.0, 2.0, 3.0), 2),
+            TUNED.replace('factor', 'short=(1.0, 2.0, 2.0, 3.0), factor'),
+        ),
     ],
     ids=['start 0', 'start 8', 'longer', 'short'],
 )
-def test_the_objective_is_the_exact_rule_compiled_once(request, source, length, genome, spec, monkeypatch):
+def test_the_objective_is_the_exact_rule_compiled_once(
+    request, source, length, genome, spec, monkeypatch
+):
     traces, plain = [], command.token_scores
     monkeypatch.setattr(command, 'token_scores', lambda *args: traces.append(1) or plain(*args))
     path = request.getfixturevalue(source)
@@ -379,7 +508,15 @@ def test_the_objective_is_the_exact_rule_compiled_once(request, source, length, 
     assert all(abs(other - wanted) > 1e-4 * wanted for other in others) and len(traces) == 1
 
 
-SMALL = ['--length=32', '--population=5', '--iterations=2', '--parents=3', '--mutations=1', '--crossovers=1', '--documents=2']
+SMALL = [
+    '--length=32',
+    '--population=5',
+    '--iterations=2',
+    '--parents=3',
+    '--mutations=1',
+    '--crossovers=1',
+    '--documents=2',
+]
 
 
 @pytest.fixture(scope='module')
@@ -392,36 +529,69 @@ def finished(run):
 def test_the_command_writes_what_it_found(run, finished):
     fields = json.loads(finished.read_text())
     assert finished == Path(run, 'longrope_32.json')
-    assert list(fields)[-1] == 'spec' and fields['iteration'] == 2 and fields['settings']['factor'] == 2.0
+    assert (
+        list(fields)[-1] == 'spec'
+        and fields['iteration'] == 2
+        and fields['settings']['factor'] == 2.0
+    )
     assert fields['trace'][-1] <= fields['trace'][0] <= fields['exact']['yarn_ramp']
     assert fields['exact']['perplexity'] == pytest.approx(fields['best']['perplexity'], rel=2e-6)
-    found = evaluate([run], {'extend': fields['spec'], 'eval.lengths': (32,), 'eval.protocols': 'nonoverlapping'})
+    found = evaluate(
+        [run], {'extend': fields['spec'], 'eval.lengths': (32,), 'eval.protocols': 'nonoverlapping'}
+    )
     assert found.runs[0].extend == fields['spec']
 
 
 def test_two_searches_of_one_file_are_refused(run, finished, capsys):
     before = finished.read_text()
-    with hold(finished.with_name(finished.name + '.lock'), f'{finished} is being searched', 'choose another --out'):
+    with hold(
+        finished.with_name(finished.name + '.lock'),
+        f'{finished} is being searched',
+        'choose another --out',
+    ):
         assert command.main([f'--run={run}', *SMALL]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f'longrope search: {finished} is being searched by process ') and line.endswith('choose another --out')
+    assert line.startswith(
+        f'longrope search: {finished} is being searched by process '
+    ) and line.endswith('choose another --out')
     assert finished.read_text() == before
 
 
 def test_progressive_extension(tuned, monkeypatch, capsys):
-    """Search at four times the original length, then, on the run with these factors, the list short."""
-    sizes = ['--population=7', '--iterations=1', '--parents=3', '--mutations=2', '--crossovers=2', '--documents=2']
+    """Search at four times the original length, then, on the run with these factors, the list
+    short.
+    """
+    sizes = [
+        '--population=7',
+        '--iterations=1',
+        '--parents=3',
+        '--mutations=2',
+        '--crossovers=2',
+        '--documents=2',
+    ]
     assert command.main([f'--run={tuned}', '--length=64', *sizes]) == 0
     fields = json.loads(command.default_output(tuned, 64).read_text())
     rule = made(fields['spec'])
-    assert (fields['settings']['rule'], rule.factor, rule.train_len, rule.short) == (TUNED, 4.0, 16, None)
-    np.testing.assert_allclose(rule.long, np.multiply((1.0, 1.5, 2.0, 2.5), fields['best']['factors']))
-    assert rule.start == fields['best']['start'] and fields['best']['factors'][-1] <= 3.0  # 1 + 64 / 32
+    assert (fields['settings']['rule'], rule.factor, rule.train_len, rule.short) == (
+        TUNED,
+        4.0,
+        16,
+        None,
+    )
+    np.testing.assert_allclose(
+        rule.long, np.multiply((1.0, 1.5, 2.0, 2.5), fields['best']['factors'])
+    )
+    assert (
+        rule.start == fields['best']['start'] and fields['best']['factors'][-1] <= 3.0
+    )  # 1 + 64 / 32
     check_score(fields, tuned)
 
     config = extend.get_config()
     config.init.update(source=tuned, extend=fields['spec'])
-    assert initial.resolve(config, initial.open_initial(tuned)).encoding == f'rope(freqs={fields["spec"]})'
+    assert (
+        initial.resolve(config, initial.open_initial(tuned)).encoding
+        == f'rope(freqs={fields["spec"]})'
+    )
 
     rule = dataclasses.replace(rule, start=0)  # an untrained model may want any
     longer = f'{tuned} | {command.spec_of(rule)}'
@@ -429,9 +599,15 @@ def test_progressive_extension(tuned, monkeypatch, capsys):
     fields = json.loads(command.default_output(tuned, 12).read_text())
     assert dataclasses.replace(made(fields['spec']), short=None) == rule
     assert list(made(fields['spec']).short) == fields['best']['factors']
-    assert fields['exact']['ones'] == next(iter(fields['state']['history']))[0] >= fields['best']['perplexity']
+    assert (
+        fields['exact']['ones']
+        == next(iter(fields['state']['history']))[0]
+        >= fields['best']['perplexity']
+    )
     shown = f'{fields["exact"]["as_it_is"]:.4f} with nothing changed'
-    assert shown in capsys.readouterr().out and fields['exact']['as_it_is'] != fields['exact']['ones']
+    assert (
+        shown in capsys.readouterr().out and fields['exact']['as_it_is'] != fields['exact']['ones']
+    )
     check_score(fields, tuned)
     monkeypatch.setattr(command, 'run_search', None)
     assert command.main([f'--run={longer}', '--length=12', *sizes]) == 0  # what is there
@@ -445,8 +621,15 @@ def check_score(fields, run):
     """The answer is taken as it is, and is worth what the search says."""
     assert fields['exact']['perplexity'] == pytest.approx(fields['best']['perplexity'], rel=2e-6)
     length = fields['settings']['length']
-    model = prepare(f'{run} | {fields["spec"]}', {'eval.lengths': (length,), 'eval.protocols': ('nonoverlapping',)})
-    (part,) = [part for part in settings.abstract_model(model.cfg, model.config.extend).shared if isinstance(part, Rotary)]
+    model = prepare(
+        f'{run} | {fields["spec"]}',
+        {'eval.lengths': (length,), 'eval.protocols': ('nonoverlapping',)},
+    )
+    (part,) = [
+        part
+        for part in settings.abstract_model(model.cfg, model.config.extend).shared
+        if isinstance(part, Rotary)
+    ]
     assert part.freqs == made(fields['spec'])
 
 
@@ -461,7 +644,9 @@ def test_the_command_continues_where_it_was_stopped(run, finished, tmp_path, cap
     assert json.loads(path.read_text())['iteration'] == 0
     assert command.main(again) == 0
     shown = capsys.readouterr().out
-    assert 'evaluation 9/9' in shown and shown.endswith(f'{path}\n{json.loads(path.read_text())["spec"]}\n')
+    assert 'evaluation 9/9' in shown and shown.endswith(
+        f'{path}\n{json.loads(path.read_text())["spec"]}\n'
+    )
     assert path.read_text() == finished.read_text()
 
 
@@ -499,7 +684,10 @@ def interrupted(objective, after):
         (['--length=8'], 'length 8 is shorter than the trained one; it must be at least 16'),
         (['--length=32', '--documents=100000'], 'the validation split has'),
         (['--length=32', '--variant=piece'], "variant is 'piece'"),
-        (['--length=32', '--config.extend=yarn(factor=2.0)'], 'config.extend is decided by the search'),
+        (
+            ['--length=32', '--config.extend=yarn(factor=2.0)'],
+            'config.extend is decided by the search',
+        ),
         (['--length=32', '--config.eval.lenths=3'], "did you mean 'eval.lengths'"),
         (['--length=32', '--seed=-1'], 'seed must be at least 0'),
         (['--length=32', '--probability=2'], 'probability must lie in'),
@@ -525,20 +713,30 @@ def test_the_command_reads_its_options(arguments, message, capsys):
 @pytest.mark.parametrize(
     'pattern, message',
     [
-        (('alibi()', 'alibi()'), r'longrope extends a rotary encoding; there is none in alibi\(\) / alibi\(\)'),
+        (
+            ('alibi()', 'alibi()'),
+            r'longrope extends a rotary encoding; there is none in alibi\(\) / alibi\(\)',
+        ),
         (('rope()', 'rope(base=100.0)'), 'width 8 with base 10000.0, width 8 with base 100.0'),
-        (('rope()', f'rope(freqs={TUNED})'), r'width 8 with base 10000.0, width 8 with base 10000.0 and longrope\(long='),
+        (
+            ('rope()', f'rope(freqs={TUNED})'),
+            r'width 8 with base 10000.0, width 8 with base 10000.0 and longrope\(long=',
+        ),
     ],
 )
 def test_models_that_cannot_be_searched(pattern, message):
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern)
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern
+    )
     with pytest.raises(SpecError, match=message):
         command.rotary_part(settings.abstract_model(cfg))
 
 
 def test_layers_without_a_rotary_part_stay_as_they_are():
     pattern = ('rope(partial=0.5)', 'alibi()')
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern)
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern
+    )
     assert command.rotary_part(settings.abstract_model(cfg)).rotary_dim == 4
 
 
@@ -558,12 +756,33 @@ RULE = 'longrope(long=(1.0, 2.0), factor=2.0, train_len=16{})'
 @pytest.mark.parametrize(
     'freqs, length, message',
     [
-        (RULE.format(''), 17, 'has factors of LongRoPE up to length 32 already; ask for more .* or for at most 16 to .* short; got 17'),
+        (
+            RULE.format(''),
+            17,
+            'has factors of LongRoPE up to length 32 already; ask for more .* or for at most 16 '
+            'to .* short; got 17',
+        ),
         (RULE.format(''), 32, 'up to length 32 already'),
-        (RULE.format(', start=256'), 16, 'the first 256 positions of x have no factors; at length 16 none is searched'),
-        (RULE.format(', dynamic=True'), 64, 'x has longrope with dynamic=True; a search goes on from dynamic=False only'),
-        (RULE.format(", mode='long'"), 16, "x has longrope with mode='long'; a search goes on from mode='length' only"),
-        ('yarn(factor=4.0)', 64, r'x has the frequencies YaRN\(factor=4.0.*; it starts from rope or from longrope'),
+        (
+            RULE.format(', start=256'),
+            16,
+            'the first 256 positions of x have no factors; at length 16 none is searched',
+        ),
+        (
+            RULE.format(', dynamic=True'),
+            64,
+            'x has longrope with dynamic=True; a search goes on from dynamic=False only',
+        ),
+        (
+            RULE.format(", mode='long'"),
+            16,
+            "x has longrope with mode='long'; a search goes on from mode='length' only",
+        ),
+        (
+            'yarn(factor=4.0)',
+            64,
+            r'x has the frequencies YaRN\(factor=4.0.*; it starts from rope or from longrope',
+        ),
     ],
 )
 def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
@@ -577,7 +796,9 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
         command.search('x', length)
 
 
-@pytest.mark.parametrize('extension', ['pi(factor=2.0)', 'longrope(long=(1.0, 2.0), factor=2.0) | dca()'])
+@pytest.mark.parametrize(
+    'extension', ['pi(factor=2.0)', 'longrope(long=(1.0, 2.0), factor=2.0) | dca()']
+)
 def test_another_extension_is_not_part_of_the_run(extension):
     with pytest.raises(SpecError, match='give it alone or with longrope, not'):
         command.search(f'runs/rope | {extension}', 32)
@@ -586,37 +807,71 @@ def test_another_extension_is_not_part_of_the_run(extension):
 def public_checkpoint(path, encoding, train_len):
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    cfg = TransformerConfig(vocab_size=256, train_len=train_len, layers=1, width=16, heads=2, mlp='swiglu', encoding=encoding)
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    cfg = TransformerConfig(
+        vocab_size=256,
+        train_len=train_len,
+        layers=1,
+        width=16,
+        heads=2,
+        mlp='swiglu',
+        encoding=encoding,
+    )
     return export_pretrained(Transformer(cfg, rngs=nnx.Rngs(0)), path, tokenizer=tokenizer)
 
 
 def test_a_public_checkpoint_is_searched(tmp_path):
     model = public_checkpoint(tmp_path / 'model', 'rope()', 16)
-    path = command.search(str(model), 24, Sizes(3, 0, 2), documents=1, out=tmp_path / 'a' / 'found.json')
+    path = command.search(
+        str(model), 24, Sizes(3, 0, 2), documents=1, out=tmp_path / 'a' / 'found.json'
+    )
     fields = json.loads(path.read_text())
-    assert fields['settings']['train_len'] == 16 and fields['settings']['factor'] == 1.5 and fields['evaluations'] == 3
+    assert (
+        fields['settings']['train_len'] == 16
+        and fields['settings']['factor'] == 1.5
+        and fields['evaluations'] == 3
+    )
     assert fields['exact']['perplexity'] == pytest.approx(fields['best']['perplexity'], rel=2e-6)
 
 
 def test_a_public_checkpoint_with_factors_is_searched_on(tmp_path, capsys):
-    """In the layout of Phi-3: the original length beside the scaling, no factor, both lists, one of which descends."""
+    """In the layout of Phi-3: the original length beside the scaling, no factor, both lists, one of
+    which descends.
+    """
     lists = {'long_factor': [1.0, 3.0, 2.0, 4.0], 'short_factor': [1.0, 1.25, 1.0, 1.5]}
-    rule = f'longrope(long={tuple(lists["long_factor"])}, short={tuple(lists["short_factor"])}, factor=2.0, train_len=16)'
+    rule = (
+        f'longrope(long={tuple(lists["long_factor"])}, short={tuple(lists["short_factor"])}, '
+        'factor=2.0, train_len=16)'
+    )
     model = public_checkpoint(tmp_path / 'model', f'rope(freqs={rule})', 32)
     config = json.loads((model / 'config.json').read_text())
-    config |= {'rope_scaling': {'type': 'longrope', **lists}, 'original_max_position_embeddings': 16}
+    config |= {
+        'rope_scaling': {'type': 'longrope', **lists},
+        'original_max_position_embeddings': 16,
+    }
     (model / 'config.json').write_text(json.dumps(config))
     path = command.search(str(model), 40, Sizes(4, 0, 2), documents=1, out=tmp_path / 'found.json')
     assert 'its factors descend in places' in capsys.readouterr().out
     fields = json.loads(path.read_text())
     answer = made(fields['spec'])
-    assert (answer.factor, answer.short, answer.magnitude) == (2.5, tuple(lists['short_factor']), 'su')
-    np.testing.assert_allclose(answer.long, np.multiply(lists['long_factor'], fields['best']['factors']))
+    assert (answer.factor, answer.short, answer.magnitude) == (
+        2.5,
+        tuple(lists['short_factor']),
+        'su',
+    )
+    np.testing.assert_allclose(
+        answer.long, np.multiply(lists['long_factor'], fields['best']['factors'])
+    )
     check_score(fields, model)
 
 
 def test_where_the_file_of_a_checkpoint_lies(tmp_path):
     checkpoint_file = tmp_path / 'small.gguf'
     checkpoint_file.write_bytes(b'GGUF')
-    assert re.fullmatch(r'runs/small-[0-9a-f]{6}/longrope_32\.json', str(command.default_output(str(checkpoint_file), 32)))
+    assert re.fullmatch(
+        r'runs/small-[0-9a-f]{6}/longrope_32\.json',
+        str(command.default_output(str(checkpoint_file), 32)),
+    )

@@ -10,7 +10,11 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.longrope import LongRoPE, longrope_temperature, rescaled_factors
+from posenc_jax.rotation.frequencies.longrope import (
+    LongRoPE,
+    longrope_temperature,
+    rescaled_factors,
+)
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
 from posenc_jax.rotation.rope import Rotary, rope, rope_frequencies
 from tests.phases import FAR, error, wide, wide_theta
@@ -22,20 +26,30 @@ LONG, SHORT = (1.0, 2.0, 3.0, 4.0), (1.0, 1.0, 1.5, 2.0)
 @pytest.mark.parametrize('factor, train_len, m', GOLDEN['temperature'])
 def test_golden_temperature(factor, train_len, m):
     assert longrope_temperature(factor, train_len) == pytest.approx(m, abs=6e-7)
-    assert longrope_temperature(1.0, train_len) == longrope_temperature(factor, train_len, 'none') == 1.0
-    assert longrope_temperature(factor, train_len, 'yarn') == pytest.approx(0.1 * np.log(factor) + 1)
+    assert (
+        longrope_temperature(1.0, train_len)
+        == longrope_temperature(factor, train_len, 'none')
+        == 1.0
+    )
+    assert longrope_temperature(factor, train_len, 'yarn') == pytest.approx(
+        0.1 * np.log(factor) + 1
+    )
 
 
 def test_golden_rescaling():
     planes, initial = GOLDEN['planes'], GOLDEN['initial']
-    assert rescaled_factors(initial, 32.0, 16.0)[planes.index(33)] == pytest.approx(GOLDEN['rescaled_33'], abs=1e-6)
+    assert rescaled_factors(initial, 32.0, 16.0)[planes.index(33)] == pytest.approx(
+        GOLDEN['rescaled_33'], abs=1e-6
+    )
     np.testing.assert_array_equal(rescaled_factors(initial, 32.0, 32.0), initial)
 
 
 def rotated(spec, length, train_len=8):
     x = jax.random.normal(jax.random.key(0), (1, length, 2, 8))
     tok = pj.Tokens.of(length=length)
-    return x, pj.make(f'rope(freqs={spec})', head_dim=8, train_len=train_len).project(x, x, x, tok, tok)[1]
+    return x, pj.make(f'rope(freqs={spec})', head_dim=8, train_len=train_len).project(
+        x, x, x, tok, tok
+    )[1]
 
 
 @pytest.mark.parametrize('length, factors', [(8, SHORT), (9, LONG)])
@@ -46,10 +60,16 @@ def test_one_list_serves_the_whole_pass(length, factors):
 
 
 def wide_rule(**options):
-    """Rotary encoding of 64 planes whose two lists differ in each but the first, trained at 4096 tokens, and the lists."""
+    """Rotary encoding of 64 planes whose two lists differ in each but the first, trained at 4096
+    tokens, and the lists.
+    """
     short, long = np.linspace(1.0, 1.9, 64), np.linspace(1.0, 31.3, 64)
     lists = dict(long=tuple(long.tolist()), short=tuple(short.tolist()))
-    return Rotary(freqs=LongRoPE(**lists, factor=32.0, train_len=4096, **options), head_dim=128), short, long
+    return (
+        Rotary(freqs=LongRoPE(**lists, factor=32.0, train_len=4096, **options), head_dim=128),
+        short,
+        long,
+    )
 
 
 @pytest.mark.parametrize('dynamic', [False, True])
@@ -70,7 +90,9 @@ def test_a_logit_across_two_million_tokens_is_exact():
     gap = 1_999_997 * wide_theta(128, 1e4) / long
     (a, b), (c, d) = (wide(x).reshape(2, 64) for x in (q, k))
     expected = ((a * c + b * d) * np.cos(gap) + (a * d - b * c) * np.sin(gap)).sum()
-    np.testing.assert_allclose((turned(q, 2_000_000) * turned(k, 3)).sum(), float(expected), atol=1e-6)
+    np.testing.assert_allclose(
+        (turned(q, 2_000_000) * turned(k, 3)).sum(), float(expected), atol=1e-6
+    )
 
 
 def test_factors_of_one_and_no_scale_are_rope():
@@ -90,12 +112,18 @@ def test_dynamic_factors_grow_from_one_to_the_whole():
     rule = LongRoPE(long=LONG, factor=4.0, dynamic=True, train_len=8)
     inv_freq, _ = rule(8, 1e4, jnp.asarray([4, 8, 20, 32]))
     theta = rope_frequencies(8, 1e4)
-    np.testing.assert_allclose(theta / inv_freq, [np.ones(4), np.ones(4), 1 + (np.asarray(LONG) - 1) / 2, LONG], rtol=1e-6)
+    np.testing.assert_allclose(
+        theta / inv_freq, [np.ones(4), np.ones(4), 1 + (np.asarray(LONG) - 1) / 2, LONG], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize('mode, factors', [('short', SHORT), ('long', LONG)])
 def test_a_fixed_mode_caches_rotated_keys(mode, factors):
-    part = pj.make(f'rope(freqs=longrope(long={LONG}, short={SHORT}, factor=4.0, mode="{mode}"))', head_dim=8, train_len=8)
+    part = pj.make(
+        f'rope(freqs=longrope(long={LONG}, short={SHORT}, factor=4.0, mode="{mode}"))',
+        head_dim=8,
+        train_len=8,
+    )
     assert part.cached == 'encoded' and not part.uses_length
     np.testing.assert_allclose(part.freqs(8, 1e4)[0], rope_frequencies(8, 1e4) / factors)
 
@@ -111,7 +139,10 @@ def test_yarn_as_factors_is_yarn():
     [
         ('long=(1.0, 2.0), factor=4.0', '2 factors for a rotary width of 8, expected 4'),
         (f'long={LONG}, short=(1.0,), factor=4.0', '4 long factors and 1 short'),
-        ('long=(0.5, 2.0, 2.0, 2.0), factor=4.0', 'a factor of long divides a frequency and must be at least 1, got 0.5'),
+        (
+            'long=(0.5, 2.0, 2.0, 2.0), factor=4.0',
+            'a factor of long divides a frequency and must be at least 1, got 0.5',
+        ),
         (f'long={LONG}, factor=0.5', 'at least 1, got 0.5'),
         (f'long={LONG}, factor=4.0, mode="short"', 'needs the list short'),
         (f'long={LONG}, factor=4.0, start=-1', 'start must be at least 0'),
@@ -129,6 +160,11 @@ def test_errors(arguments, message):
 def test_numbers_are_those_of_float32():
     """In any order: only the search keeps factors ascending."""
     assert LongRoPE(long=(2.0, 1.0, 1e30), factor=4.0, train_len=8)(6, 1e4)[0][2] < 1e-30
-    for given, name in ((dict(short=(1.0, 1e39)), 'a factor of short'), (dict(magnitude=1e39), 'the magnitude')):
-        with pytest.raises(ValueError, match=rf'{name} .*must be a finite number of 32 bits, .*, got 1e\+39'):
+    for given, name in (
+        (dict(short=(1.0, 1e39)), 'a factor of short'),
+        (dict(magnitude=1e39), 'the magnitude'),
+    ):
+        with pytest.raises(
+            ValueError, match=rf'{name} .*must be a finite number of 32 bits, .*, got 1e\+39'
+        ):
             LongRoPE(**{'long': (1.0, 2.0), 'factor': 4.0, 'train_len': 8, **given})

@@ -1,4 +1,6 @@
-"""Ms-PoE: ratios, orders and assignments of the sheet, its limits rope and pi, grouped keys, the probe, layers of their own."""
+"""Ms-PoE: ratios, orders and assignments of the sheet, its limits rope and pi, grouped keys, the
+probe, layers of their own.
+"""
 
 import json
 from pathlib import Path
@@ -11,7 +13,14 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
-from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, probe_heads, ratio_index, reorder
+from posenc_jax.extension.ms_poe import (
+    head_order,
+    head_scores,
+    ms_poe_ratios,
+    probe_heads,
+    ratio_index,
+    reorder,
+)
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import generate
 from posenc_jax.rotation.rope import rope
@@ -22,11 +31,20 @@ WIDTH, HEADS, LENGTH = 8, 4, 19
 
 def encoding(inner='rope()', kv_heads=HEADS, **options):
     more = ''.join(f', {name}={value!r}' for name, value in options.items())
-    return pj.make(f'ms_poe(encoding={inner}{more})', head_dim=WIDTH, heads=HEADS, kv_heads=kv_heads, train_len=16, causal=True)
+    return pj.make(
+        f'ms_poe(encoding={inner}{more})',
+        head_dim=WIDTH,
+        heads=HEADS,
+        kv_heads=kv_heads,
+        train_len=16,
+        causal=True,
+    )
 
 
 def qkv(length=LENGTH, kv_heads=HEADS):
-    draw = lambda seed, heads: np.random.default_rng(seed).standard_normal((1, length, heads, WIDTH), dtype=np.float32)
+    draw = lambda seed, heads: np.random.default_rng(seed).standard_normal(
+        (1, length, heads, WIDTH), dtype=np.float32
+    )
     return draw(0, HEADS), draw(1, kv_heads), draw(2, kv_heads)
 
 
@@ -58,7 +76,9 @@ def ratios(part):
 
 def test_golden_ratios():
     table = ms_poe_ratios(GOLDEN['heads'], 1.2, 1.8)
-    np.testing.assert_allclose(table[[0, 1, -1]], [GOLDEN['first'], GOLDEN['second'], GOLDEN['last']], rtol=1e-12)
+    np.testing.assert_allclose(
+        table[[0, 1, -1]], [GOLDEN['first'], GOLDEN['second'], GOLDEN['last']], rtol=1e-12
+    )
 
 
 def test_golden_order_and_assignments():
@@ -88,7 +108,10 @@ def test_the_order_says_which_ratio_a_head_has(assign):
     'inner, plain',
     [
         ('rope()', 'rope(freqs=pi(factor={}))'),
-        ('rope(partial=0.5, layout="interleaved")', 'rope(partial=0.5, layout="interleaved", freqs=pi(factor={}))'),
+        (
+            'rope(partial=0.5, layout="interleaved")',
+            'rope(partial=0.5, layout="interleaved", freqs=pi(factor={}))',
+        ),
     ],
 )
 @pytest.mark.parametrize('factor', [1.0, 2.5])
@@ -105,7 +128,9 @@ def test_one_ratio_is_pi_and_one_is_rope(inner, plain, factor):
 def test_rules_and_temperatures_are_those_of_the_part():
     arrays, inner = qkv(), 'rope(freqs=yarn(factor=4.0, train_len=8))'
     plain = pj.make(inner, head_dim=WIDTH, causal=True)
-    np.testing.assert_allclose(run(encoding(inner, r_min=1.0, r_max=1.0), *arrays), run(plain, *arrays), atol=2e-6)
+    np.testing.assert_allclose(
+        run(encoding(inner, r_min=1.0, r_max=1.0), *arrays), run(plain, *arrays), atol=2e-6
+    )
 
 
 def test_every_head_is_rope_at_its_own_fractional_positions():
@@ -114,14 +139,21 @@ def test_every_head_is_rope_at_its_own_fractional_positions():
     ours_q, ours_k, *_ = map(np.asarray, project(encoding(order=order), q, k, v)[:3])
     for head, n in enumerate(GOLDEN['rank']):
         at = np.float32(pos / ms_poe_ratios(HEADS, 1.2, 1.8)[n])
-        np.testing.assert_allclose(ours_q[:, :, head], np.asarray(rotated(q, at))[:, :, head], atol=1e-5)
-        np.testing.assert_allclose(ours_k[:, :, head], np.asarray(rotated(k, at))[:, :, head], atol=1e-5)
+        np.testing.assert_allclose(
+            ours_q[:, :, head], np.asarray(rotated(q, at))[:, :, head], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            ours_k[:, :, head], np.asarray(rotated(k, at))[:, :, head], atol=1e-5
+        )
 
 
 def test_grouped_keys_take_the_ratio_of_their_first_query_head():
     q, k, v = qkv(kv_heads=2)
     pos, order = np.arange(LENGTH)[None], (2, 0, 3, 1)
-    part, shared = encoding(kv_heads=2, order=order), encoding(kv_heads=2, order=order, per_group=True)
+    part, shared = (
+        encoding(kv_heads=2, order=order),
+        encoding(kv_heads=2, order=order, per_group=True),
+    )
     table = ms_poe_ratios(HEADS, 1.2, 1.8)
     np.testing.assert_allclose(ratios(part), table[[1, 3, 0, 2]], rtol=1e-6)
     np.testing.assert_allclose(ratios(shared), table[[1, 1, 0, 0]], rtol=1e-6)
@@ -130,7 +162,9 @@ def test_grouped_keys_take_the_ratio_of_their_first_query_head():
         for head, n in enumerate((1, 0)):
             expected = np.asarray(rotated(k, np.float32(pos / table[n])))
             np.testing.assert_allclose(ours[:, :, head], expected[:, :, head], atol=1e-5)
-    moved = lambda encoded: np.abs(logits(encoded, q, k, pos + 50) - logits(encoded, q, k, pos)).max((1, 2))
+    moved = lambda encoded: np.abs(
+        logits(encoded, q, k, pos + 50) - logits(encoded, q, k, pos)
+    ).max((1, 2))
     assert moved(shared).max() < 1e-5
     assert moved(part)[[0, 2]].max() < 1e-5 and moved(part)[[1, 3]].min() > 0.1
 
@@ -140,14 +174,20 @@ def test_reach_grows_by_the_ratio_of_the_head():
     part, tok = encoding(r_min=1.5, r_max=2.5).parts[0], pj.Tokens.of(positions=[[60]])
     x = np.ones((1, 1, HEADS, WIDTH), np.float32)
     turned = np.asarray(jax.jit(part.rotate)(x, tok.pos, part.ratios[...]))
-    np.testing.assert_allclose(turned[:, :, 0], np.asarray(rotated(x, np.array([[40]])))[:, :, 0], atol=1e-5)
-    np.testing.assert_allclose(turned[:, :, 2], np.asarray(rotated(x, np.array([[30]])))[:, :, 2], atol=1e-5)
+    np.testing.assert_allclose(
+        turned[:, :, 0], np.asarray(rotated(x, np.array([[40]])))[:, :, 0], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        turned[:, :, 2], np.asarray(rotated(x, np.array([[30]])))[:, :, 2], atol=1e-5
+    )
 
 
 def test_scores_count_keys_of_more_than_three_times_the_mean():
     keys, query = np.zeros((1, 10, 1, WIDTH), np.float32), np.zeros((1, 2, WIDTH), np.float32)
     keys[0, [3, 5], 0, 0], query[0, 1, 0] = 10.0, 1.0
-    np.testing.assert_allclose(scored(query, keys), [[0.0, 0.2]], atol=1e-7)  # softmax of 10/sqrt(8) twice: 0.40 each
+    np.testing.assert_allclose(
+        scored(query, keys), [[0.0, 0.2]], atol=1e-7
+    )  # softmax of 10/sqrt(8) twice: 0.40 each
     np.testing.assert_allclose(scored(0 * query, keys), [[0.0, 0.0]], atol=0)
     seen = np.arange(12)[None] >= 2
     padded = np.pad(keys, ((0, 0), (2, 0), (0, 0), (0, 0)), constant_values=9.0)
@@ -162,10 +202,20 @@ def test_scores_count_keys_of_more_than_three_times_the_mean():
 
 def model(spec='rope()', layers=4, pattern=(), **options):
     cfg = TransformerConfig(
-        vocab_size=11, train_len=16, layers=layers, width=32, heads=4, kv_heads=2, encoding=spec, pattern=pattern, **options
+        vocab_size=11,
+        train_len=16,
+        layers=layers,
+        width=32,
+        heads=4,
+        kv_heads=2,
+        encoding=spec,
+        pattern=pattern,
+        **options,
     )
     built = Transformer(cfg, rngs=nnx.Rngs(0))
-    for block in built.blocks:  # sharper attention than at the start of training, so that heads differ
+    for (
+        block
+    ) in built.blocks:  # sharper attention than at the start of training, so that heads differ
         block.attention.w_q[...] = 4.0 * np.asarray(block.attention.w_q[...])
     return built
 
@@ -187,7 +237,9 @@ def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row(pattern
     through = jax.jit(lambda block, x, encoded: block(x, tok, encoded))
     for number, (place, block) in enumerate(own.layers()):
         encoded = own.encoding(place, block)
-        expected = np.ones(4) if number < 1 else ms_poe_ratios(4, 1.2, 1.8)[np.argsort(orders[number])]
+        expected = (
+            np.ones(4) if number < 1 else ms_poe_ratios(4, 1.2, 1.8)[np.argsort(orders[number])]
+        )
         np.testing.assert_allclose(encoded.parts[0].ratios[...], expected, rtol=1e-6)
         q, k = map(np.asarray, described(block, x))
         weights = np.exp(np.einsum('nh,snh->ns', q[0, -1], np.repeat(k[0], 2, axis=1)) / 8**0.5)
@@ -206,18 +258,26 @@ def test_layers_that_own_their_ratios_from_the_start():
     shared = plain.extend('ms_poe()')
     orders = probe_heads(built, PROMPT)
     np.testing.assert_array_equal(probe_heads(shared, PROMPT), orders)
-    np.testing.assert_allclose(read(reorder(built, orders), PROMPT), read(reorder(shared, orders), PROMPT), atol=1e-5)
+    np.testing.assert_allclose(
+        read(reorder(built, orders), PROMPT), read(reorder(shared, orders), PROMPT), atol=1e-5
+    )
     assert np.abs(read(reorder(built, orders), PROMPT) - read(built, PROMPT)).max() > 1e-3
-    np.testing.assert_allclose(read(reorder(built, orders, skip=4), PROMPT), read(plain, PROMPT), atol=1e-5)
+    np.testing.assert_allclose(
+        read(reorder(built, orders, skip=4), PROMPT), read(plain, PROMPT), atol=1e-5
+    )
     twice = reorder(reorder(shared, orders[:, ::-1]), orders)
-    np.testing.assert_allclose(read(twice, PROMPT), read(reorder(shared, orders), PROMPT), atol=1e-6)
+    np.testing.assert_allclose(
+        read(twice, PROMPT), read(reorder(shared, orders), PROMPT), atol=1e-6
+    )
 
 
 def test_padding_and_rows():
     long = model(layers=2).extend('ms_poe()')
     orders = probe_heads(long, PROMPT, skip=0)
     pad = lambda before, after: np.pad(PROMPT, ((0, 0), (before, after)), constant_values=3)
-    valid = lambda before, after: pj.Tokens.of(valid=np.pad(np.ones((1, 40), bool), ((0, 0), (before, after))))
+    valid = lambda before, after: pj.Tokens.of(
+        valid=np.pad(np.ones((1, 40), bool), ((0, 0), (before, after)))
+    )
     for sides in ((5, 0), (0, 5)):
         np.testing.assert_array_equal(probe_heads(long, pad(*sides), valid(*sides), skip=0), orders)
     np.testing.assert_array_equal(probe_heads(long, np.tile(PROMPT, (2, 1)), skip=0), orders)
@@ -235,7 +295,11 @@ def test_decoding_keeps_the_ratios_of_the_prompt():
     [
         ('ms_poe(encoding=alibi())', 'rotary encoding, got alibi'),
         ('ms_poe(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
-        ('ms_poe(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), mode="long", start=2, factor=4.0)))', 'start=0'),
+        (
+            'ms_poe(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), mode="long", '
+            'start=2, factor=4.0)))',
+            'start=0',
+        ),
         ('ms_poe(encoding=rope(), r_min=0.0)', '0 < r_min <= r_max'),
         ('ms_poe(encoding=rope(), r_min=2.0, r_max=1.5)', 'r_min=2.0, r_max=1.5'),
         ('ms_poe(encoding=rope(), order=(0, 1))', r'each of the heads 0 \.\. 3 once'),
@@ -254,11 +318,20 @@ def test_errors(spec, message):
     'call, message',
     [
         (lambda: run(encoding(), *(a[:, :, :3] for a in qkv())), 'built for 4 heads, got 3'),
-        (lambda: logits(encoding(), *qkv(5)[:2], jnp.zeros((1, 5, 2), int)), r'one position per token \[B, L\]'),
+        (
+            lambda: logits(encoding(), *qkv(5)[:2], jnp.zeros((1, 5, 2), int)),
+            r'one position per token \[B, L\]',
+        ),
         (lambda: reorder(model(), jnp.zeros((4, 4), int)), 'no ms_poe part'),
-        (lambda: reorder(model('ms_poe(encoding=rope())'), jnp.zeros((3, 4), int)), r'4 layers, 4 heads, got \(3, 4\)'),
+        (
+            lambda: reorder(model('ms_poe(encoding=rope())'), jnp.zeros((3, 4), int)),
+            r'4 layers, 4 heads, got \(3, 4\)',
+        ),
         (lambda: probe_heads(model(kind='encoder'), PROMPT), "kind 'encoder'"),
-        (lambda: probe_heads(model(), PROMPT, pj.Tokens.of(segment=np.zeros((1, 40), int))), 'packed documents'),
+        (
+            lambda: probe_heads(model(), PROMPT, pj.Tokens.of(segment=np.zeros((1, 40), int))),
+            'packed documents',
+        ),
     ],
 )
 def test_what_is_wrong_is_said(call, message):

@@ -1,4 +1,6 @@
-"""Temperatures without positions: entropies, the curve, where each head's number acts, and tuning them on a frozen run."""
+"""Temperatures without positions: entropies, the curve, where each head's number acts, and tuning
+them on a frozen run.
+"""
 
 import json
 import pathlib
@@ -18,7 +20,9 @@ from posenc_jax.extension import extend, extended_spec
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step, init_cache, prefill
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'nope_temperature.json').read_text())
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'nope_temperature.json').read_text()
+)
 SIZES = dict(heads=4, head_dim=8, train_len=8)
 
 
@@ -30,14 +34,18 @@ def logits(spec, length=12, **sizes):
     """Scaled logits [B, N, T, S] of random queries and keys, and the causal mask."""
     encoding, tok = pj.make(spec, **{**SIZES, **sizes}), pj.Tokens.of(length=length)
     q, k, _, _, _ = encoding.project(*vectors(length), tok, tok)
-    return scaled_dot_product(*(jnp.swapaxes(a, 1, 2) for a in (q, k))), jnp.tril(jnp.ones((length, length), bool))
+    return scaled_dot_product(*(jnp.swapaxes(a, 1, 2) for a in (q, k))), jnp.tril(
+        jnp.ones((length, length), bool)
+    )
 
 
 def test_entropies_at_temperature_zero():
     length = len(GOLDEN['uniform'])
     causal = jnp.tril(jnp.ones((length, length), bool))
     s = jax.random.normal(jax.random.key(0), (3, length, length))
-    np.testing.assert_allclose(attention_entropy(0.0 * s, causal), np.tile(GOLDEN['uniform'], (3, 1)), atol=1e-6)
+    np.testing.assert_allclose(
+        attention_entropy(0.0 * s, causal), np.tile(GOLDEN['uniform'], (3, 1)), atol=1e-6
+    )
     assert attention_entropy(s, causal[:, ::-1] & False).tolist() == np.zeros((3, length)).tolist()
 
 
@@ -49,8 +57,15 @@ def test_entropies_of_two_keys(temperature):
 
 def test_a_higher_temperature_makes_no_row_less_sharp():
     """The claim: what distracts attention among many keys is undone by a temperature above 1."""
-    entropies = np.stack([attention_entropy(*logits(f'nope_temperature({t})')) for t in (0.01, 0.5, 1.0, 1.2, 1.8, 5.0)])
-    assert (np.diff(entropies, axis=0) < 1e-6).all() and (np.diff(entropies, axis=0)[..., 2:] < -1e-4).all()
+    entropies = np.stack(
+        [
+            attention_entropy(*logits(f'nope_temperature({t})'))
+            for t in (0.01, 0.5, 1.0, 1.2, 1.8, 5.0)
+        ]
+    )
+    assert (np.diff(entropies, axis=0) < 1e-6).all() and (
+        np.diff(entropies, axis=0)[..., 2:] < -1e-4
+    ).all()
     short, plain, sharp = (
         float(attention_entropy(*logits(f'nope_temperature({t})', length))[..., -1].mean())
         for t, length in ((1.0, 32), (1.0, 128), (1.5, 128))
@@ -61,22 +76,32 @@ def test_a_higher_temperature_makes_no_row_less_sharp():
 def test_at_one_it_is_nope():
     q, k, v = vectors()
     tok = pj.Tokens.of(length=12)
-    run = lambda spec: pj.attend(pj.make(spec, causal=True, **SIZES), *pj.make(spec, **SIZES).project(q, k, v, tok, tok))
-    for spec in ('nope_temperature()', 'nope_temperature(per_head=True)', 'nope_temperature(slope=0.0)'):
+    run = lambda spec: pj.attend(
+        pj.make(spec, causal=True, **SIZES), *pj.make(spec, **SIZES).project(q, k, v, tok, tok)
+    )
+    for spec in (
+        'nope_temperature()',
+        'nope_temperature(per_head=True)',
+        'nope_temperature(slope=0.0)',
+    ):
         np.testing.assert_array_equal(run(spec), run('nope()'))
 
 
 def test_every_head_has_its_own():
     plain, _ = logits('nope()')
     scaled, _ = logits('nope_temperature((0.5, 1.0, 2.0, 3.0))')
-    np.testing.assert_allclose(scaled, plain * np.array([0.5, 1.0, 2.0, 3.0])[:, None, None], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        scaled, plain * np.array([0.5, 1.0, 2.0, 3.0])[:, None, None], rtol=1e-5, atol=1e-6
+    )
     uniform, _ = logits('nope_temperature(1.5)')
     np.testing.assert_allclose(uniform, 1.5 * plain, rtol=1e-5, atol=1e-6)
 
 
 def test_the_curve():
     index = jnp.array([int(i) for i in GOLDEN['curve']])
-    np.testing.assert_allclose(nope_temperature_curve(index, 0.5, 8), list(GOLDEN['curve'].values()), rtol=1e-6)
+    np.testing.assert_allclose(
+        nope_temperature_curve(index, 0.5, 8), list(GOLDEN['curve'].values()), rtol=1e-6
+    )
     plain, _ = logits('nope()')
     scaled, _ = logits('nope_temperature(2.0, slope=0.5)')
     expected = 2 * np.asarray(nope_temperature_curve(jnp.arange(12), 0.5, 8))[:, None]
@@ -103,7 +128,10 @@ def test_decoding_with_the_curve_is_the_whole_pass():
 
 
 def test_trained_temperatures_stay_at_one_or_more_and_can_come_back():
-    encoding, tok = pj.make('nope_temperature(1.6, per_head=True)', **SIZES), pj.Tokens.of(length=12)
+    encoding, tok = (
+        pj.make('nope_temperature(1.6, per_head=True)', **SIZES),
+        pj.Tokens.of(length=12),
+    )
     np.testing.assert_array_equal(encoding.raw[...], jnp.full(4, 1.6))
     encoding.raw[...] = jnp.array([0.2, 1.0, 1.6, -3.0])
     np.testing.assert_allclose(encoding.temperatures(), [1.0, 1.0, 1.6, 1.0], rtol=1e-6)
@@ -112,11 +140,18 @@ def test_trained_temperatures_stay_at_one_or_more_and_can_come_back():
 
 
 def test_it_takes_the_place_of_nope():
-    longer = extend(pj.make('nope() | window(size=4)', causal=True), 'nope_temperature(1.5)', **SIZES)
+    longer = extend(
+        pj.make('nope() | window(size=4)', causal=True), 'nope_temperature(1.5)', **SIZES
+    )
     assert [name_of(part) for part in parts_of(longer)][:2] == ['nope_temperature', 'window']
     written = 'nope_temperature(temperature=1.6, per_head=True)'
-    assert extended_spec('nope() | causal()', 'nope_temperature(1.6, per_head=True)') == f'{written} | causal()'
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=4, encoding='nope()')
+    assert (
+        extended_spec('nope() | causal()', 'nope_temperature(1.6, per_head=True)')
+        == f'{written} | causal()'
+    )
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=2, width=16, heads=4, encoding='nope()'
+    )
     model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(16)[None] % 7
     np.testing.assert_array_equal(model.extend('nope_temperature(1.0)')(tokens), model(tokens))
     assert np.abs(model.extend('nope_temperature(3.0)')(tokens) - model(tokens)).max() > 1e-3
@@ -127,11 +162,23 @@ def test_it_takes_the_place_of_nope():
     [
         ('nope()', 'nope_temperature(0.0)', 'by a positive number, got temperature=0.0'),
         ('nope()', 'nope_temperature((1.0, -1.0, 1.0, 1.0))', 'by a positive number, got'),
-        ('nope()', 'nope_temperature((1.0, 2.0))', '2 values .* for 4 heads; expected one number or 4'),
-        ('nope()', 'nope_temperature(0.8, per_head=True)', 'trained temperatures are at least 1, got 0.8'),
+        (
+            'nope()',
+            'nope_temperature((1.0, 2.0))',
+            '2 values .* for 4 heads; expected one number or 4',
+        ),
+        (
+            'nope()',
+            'nope_temperature(0.8, per_head=True)',
+            'trained temperatures are at least 1, got 0.8',
+        ),
         ('nope()', 'nope_temperature(slope=-0.1)', 'slope must be at least 0, got -0.1'),
         ('nope()', 'nope_temperature(slope=0.1, train_len=0)', 'a positive integer; got 0'),
-        ('rope() | causal()', 'nope_temperature(1.5)', r'nope_temperature extends one NoPE; found 0 in rope \| causal'),
+        (
+            'rope() | causal()',
+            'nope_temperature(1.5)',
+            r'nope_temperature extends one NoPE; found 0 in rope \| causal',
+        ),
     ],
 )
 def test_errors(encoding, spec, message):
@@ -140,6 +187,9 @@ def test_errors(encoding, spec, message):
 
 
 def test_another_number_of_heads():
-    encoding, tok = pj.make('nope_temperature((1.0, 2.0))', heads=2, train_len=8), pj.Tokens.of(length=12)
+    encoding, tok = (
+        pj.make('nope_temperature((1.0, 2.0))', heads=2, train_len=8),
+        pj.Tokens.of(length=12),
+    )
     with pytest.raises(ValueError, match='built for 2 heads, got 4'):
         encoding.project(*vectors(), tok, tok)

@@ -16,7 +16,9 @@ from posenc_jax.rotation.rope import rope, rope_frequencies
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ntk_aware.json').read_text())['values']
 
 
-@pytest.mark.parametrize('width, factor, base', zip(GOLDEN['width'], GOLDEN['factor'], GOLDEN['base']))
+@pytest.mark.parametrize(
+    'width, factor, base', zip(GOLDEN['width'], GOLDEN['factor'], GOLDEN['base'])
+)
 def test_golden_bases(width, factor, base):
     assert ntk_aware_base(width, 10000.0, factor) == pytest.approx(base, abs=6e-4)
 
@@ -25,19 +27,25 @@ def test_lowest_frequency_is_divided_by_the_factor_and_highest_kept():
     part = pj.make('rope(freqs=ntk_aware(factor=4.0))', head_dim=64)
     inv_freq, temperature = part.freqs(64, 10000.0)
     theta = rope_frequencies(64, 10000.0)
-    assert inv_freq[0] == 1.0 and theta[-1] / inv_freq[-1] == pytest.approx(4.0) and temperature == 1.0
+    assert (
+        inv_freq[0] == 1.0 and theta[-1] / inv_freq[-1] == pytest.approx(4.0) and temperature == 1.0
+    )
     assert (np.diff(theta / inv_freq) > 0).all()
 
 
 def test_uses_the_rotated_width():
     x, pos = jax.random.normal(jax.random.key(0), (1, 5, 2, 16)), jnp.arange(5)[None]
     out = pj.make('rope(partial=0.5, freqs=ntk_aware(factor=4.0))', head_dim=16).rotate(x, pos)
-    np.testing.assert_allclose(out[..., :8], rope(x[..., :8], pos, base=ntk_aware_base(8, 10000.0, 4.0)), atol=1e-6)
+    np.testing.assert_allclose(
+        out[..., :8], rope(x[..., :8], pos, base=ntk_aware_base(8, 10000.0, 4.0)), atol=1e-6
+    )
 
 
 def test_factor_one_is_rope():
     x, pos = jax.random.normal(jax.random.key(0), (1, 5, 2, 16)), jnp.arange(5)[None]
-    np.testing.assert_array_equal(pj.make('rope(freqs=ntk_aware(factor=1.0))', head_dim=16).rotate(x, pos), rope(x, pos))
+    np.testing.assert_array_equal(
+        pj.make('rope(freqs=ntk_aware(factor=1.0))', head_dim=16).rotate(x, pos), rope(x, pos)
+    )
 
 
 def test_errors():

@@ -16,13 +16,17 @@ from posenc_jax.rotation.rope import rope_frequencies
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'p_rope.json').read_text())['values']
 
 
-@pytest.mark.parametrize('width, p, rotating', zip(GOLDEN['width'], GOLDEN['p'], GOLDEN['rotating']))
+@pytest.mark.parametrize(
+    'width, p, rotating', zip(GOLDEN['width'], GOLDEN['p'], GOLDEN['rotating'])
+)
 def test_golden_counts(width, p, rotating):
     inv_freq, theta = p_rope_frequencies(width, 1e4, p), rope_frequencies(width, 1e4)
     np.testing.assert_array_equal(inv_freq[:rotating], theta[:rotating])
     assert (inv_freq[rotating:] == 0).all()
     reversed_ = p_rope_frequencies(width, 1e4, p, keep='lowest')
-    np.testing.assert_array_equal(reversed_[width // 2 - rotating :], theta[width // 2 - rotating :])
+    np.testing.assert_array_equal(
+        reversed_[width // 2 - rotating :], theta[width // 2 - rotating :]
+    )
     assert (reversed_[: width // 2 - rotating] == 0).all()
 
 
@@ -49,7 +53,10 @@ def test_the_compressed_ablation_is_partial_rope():
     assert not p_rope_frequencies(16, 1e4, 0.0, keep='compressed').any()
 
 
-@pytest.mark.parametrize('spec, message', [('p_rope(p=1.5)', r'must lie in \[0, 1\], got 1.5'), ('p_rope(keep="high")', 'highest')])
+@pytest.mark.parametrize(
+    'spec, message',
+    [('p_rope(p=1.5)', r'must lie in \[0, 1\], got 1.5'), ('p_rope(keep="high")', 'highest')],
+)
 def test_errors(spec, message):
     with pytest.raises(SpecError, match=message):
         pj.make(f'rope(freqs={spec})', head_dim=8)

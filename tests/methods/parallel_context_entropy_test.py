@@ -1,4 +1,6 @@
-"""Parallel pieces behind a sink: their positions, and the choice among them, against one dense pass and its probabilities."""
+"""Parallel pieces behind a sink: their positions, and the choice among them, against one dense pass
+and its probabilities.
+"""
 
 import functools
 import json
@@ -27,7 +29,9 @@ from posenc_jax.core.numerics import phase
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import decode_step
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'parallel_context_entropy.json').read_text())['values']
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / 'golden' / 'parallel_context_entropy.json').read_text()
+)['values']
 RANDOM = np.random.default_rng(0)
 PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (2, 5))
 PIECES = [RANDOM.integers(0, 13, (2, n)) for n in GOLDEN['lengths']]
@@ -39,7 +43,9 @@ compiled = jax.jit(read)
 
 @functools.cache
 def model_of(**fields):
-    cfg = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
+    cfg = dict(
+        vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()'
+    )
     return Transformer(TransformerConfig(**{**cfg, **fields}), rngs=nnx.Rngs(0))
 
 
@@ -50,7 +56,9 @@ def pieces_of(**options):
 
 def answers(model, pieces, steps=0, **options):
     """Logits of the query; its last tokens go through the cache one by one."""
-    reader, cache = join(model, pieces, capacity=sum(piece.length for piece in pieces) + 5, **options)
+    reader, cache = join(
+        model, pieces, capacity=sum(piece.length for piece in pieces) + 5, **options
+    )
     if not steps:  # as many tokens as there are slots, where that is known
         jax.eval_shape(lambda: read(reader, cache, QUESTION))
     logits, cache = compiled(reader, cache, QUESTION[:, : 5 - steps])
@@ -94,10 +102,14 @@ def test_the_other_modes(size, align, first, last, start):
 def test_fractional_positions_are_exact():
     ids, theta = piece_layout(2, [5, 8]).ids[1].astype(np.float32), np.array([1.0, 0.1, 0.001])
     exact = np.asarray(ids, np.float64)[:, None] * theta
-    np.testing.assert_allclose(np.exp(1j * np.asarray(phase(jnp.asarray(ids), theta))), np.exp(1j * exact), atol=2e-6)
+    np.testing.assert_allclose(
+        np.exp(1j * np.asarray(phase(jnp.asarray(ids), theta))), np.exp(1j * exact), atol=2e-6
+    )
 
 
-@pytest.mark.parametrize('size, align', [('max', 'evenly'), ('average', 'right'), ('harmonic', 'left'), ('max', 'order')])
+@pytest.mark.parametrize(
+    'size, align', [('max', 'evenly'), ('average', 'right'), ('harmonic', 'left'), ('max', 'order')]
+)
 def test_the_cache_is_the_dense_pass_without_selection(size, align):
     where = dict(size=size, align=align)
     ours = answers(model_of(), pieces_of(**where), steps=2, keep=None, **where)
@@ -107,7 +119,9 @@ def test_the_cache_is_the_dense_pass_without_selection(size, align):
 @pytest.mark.parametrize('keep, pooled', [(1, False), (2, False), (2, True), (9, False)])
 def test_the_cache_is_the_dense_pass_with_selection(keep, pooled):
     part = functools.partial(SelectedPieces, count=4, keep=keep, top=3, pooled=pooled)
-    ours = answers(model_of(), pieces_of(), steps=0 if pooled else 2, keep=keep, top=3, pooled=pooled)
+    ours = answers(
+        model_of(), pieces_of(), steps=0 if pooled else 2, keep=keep, top=3, pooled=pooled
+    )
     np.testing.assert_allclose(ours, oracle(model_of(), part=part), atol=2e-5)
     if keep == 9:
         np.testing.assert_allclose(ours, oracle(model_of()), atol=2e-5)
@@ -123,12 +137,18 @@ select = jax.jit(select_pieces, static_argnums=2, static_argnames=('keep', 'pool
 scores_of = jax.jit(piece_scores, static_argnums=2)
 
 
-@pytest.mark.parametrize('pooled, block', [(False, None), (False, (4, 5)), (True, None), (True, (5, 6))])
+@pytest.mark.parametrize(
+    'pooled, block', [(False, None), (False, (4, 5)), (True, None), (True, (5, 6))]
+)
 def test_selection_is_on_probabilities(pooled, block):
     """`attend` with the part against probabilities of the whole row, selected and renormalised."""
-    draw = lambda seed, length: np.random.default_rng(seed).standard_normal((2, length, 2, 8), dtype=np.float32)
+    draw = lambda seed, length: np.random.default_rng(seed).standard_normal(
+        (2, length, 2, 8), dtype=np.float32
+    )
     q, k, v = draw(1, 5), draw(2, 31), draw(3, 31)
-    tok = Tokens(index=jnp.arange(31)[None], pos=jnp.arange(31)[None], segment=jnp.asarray(SEGMENTS))
+    tok = Tokens(
+        index=jnp.arange(31)[None], pos=jnp.arange(31)[None], segment=jnp.asarray(SEGMENTS)
+    )
     encoding = pj.chain(pj.make('causal()'), SelectedPieces(count=4, keep=2, pooled=pooled))
     ours = attend(encoding, 2 * q, k, v, tok.slice(26, 5), tok, block=block)
     first = lambda a: np.swapaxes(a, 1, 2)
@@ -160,7 +180,9 @@ def test_one_piece_is_causal_attention():
     pieces = encode(model, PREFIX, PIECES[:1])
     text = np.concatenate([PREFIX, PIECES[0], QUESTION], axis=1)
     for keep in (None, 2):
-        np.testing.assert_allclose(answers(model, pieces, keep=keep), np.asarray(one_pass(model, text))[:, -5:], atol=2e-5)
+        np.testing.assert_allclose(
+            answers(model, pieces, keep=keep), np.asarray(one_pass(model, text))[:, -5:], atol=2e-5
+        )
 
 
 def test_joining_others_turns_keys_to_where_they_now_stand():
@@ -174,8 +196,12 @@ def test_joining_others_turns_keys_to_where_they_now_stand():
 def test_a_reader_that_joins_all_pieces_forgets_its_selection():
     model, pieces = model_of(), pieces_of()
     selecting, _ = join(model, pieces, capacity=40, keep=1)
-    np.testing.assert_allclose(answers(selecting, pieces, keep=None), answers(model, pieces, keep=None), atol=2e-6)
-    np.testing.assert_array_equal(answers(selecting, pieces, keep=2), answers(model, pieces, keep=2))
+    np.testing.assert_allclose(
+        answers(selecting, pieces, keep=None), answers(model, pieces, keep=None), atol=2e-6
+    )
+    np.testing.assert_array_equal(
+        answers(selecting, pieces, keep=2), answers(model, pieces, keep=2)
+    )
 
 
 def test_wrong_input_is_an_error():
@@ -184,15 +210,33 @@ def test_wrong_input_is_an_error():
         (lambda: encode(model, PREFIX, []), 'at least one context'),
         (lambda: encode(model, PREFIX, PIECES, align='centre'), "align is 'centre'"),
         (lambda: encode(model, PREFIX, PIECES, size='mean'), "size is 'mean'"),
-        (lambda: join(model, pieces_of(), capacity=40, keep=0), 'keep must be at least 1, an integer, got 0'),
-        (lambda: join(model, pieces_of(), capacity=40, keep=1.5), 'keep must be at least 1, an integer, got 1.5'),
-        (lambda: join(model_of(layers=1), pieces_of(), capacity=40), 'piece 0 is of 2 layers, the model has 1'),
+        (
+            lambda: join(model, pieces_of(), capacity=40, keep=0),
+            'keep must be at least 1, an integer, got 0',
+        ),
+        (
+            lambda: join(model, pieces_of(), capacity=40, keep=1.5),
+            'keep must be at least 1, an integer, got 1.5',
+        ),
+        (
+            lambda: join(model_of(layers=1), pieces_of(), capacity=40),
+            'piece 0 is of 2 layers, the model has 1',
+        ),
         (lambda: join(model, pieces_of(), capacity=40, chosen=[4]), r'among 0 .. 3, got \[4\]'),
         (lambda: join(model, pieces_of(), capacity=26), '26 tokens .* cache of 26'),
-        (lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES), '_entropy needs one rotary .* got alibi'),
+        (
+            lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES),
+            '_entropy needs one rotary .* got alibi',
+        ),
         (lambda: piece_layout(0, [2, 0]), r'got 0, \[2, 0\]'),
-        (lambda: select_pieces(jnp.ones((1, 1, 1, 4)), jnp.arange(4), 3, top=0), 'top must be at least 1, an integer, got 0'),
-        (lambda: pool_scores(jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1), bool), top=0.5), 'top must be at least 1, an integer, got 0.5'),
+        (
+            lambda: select_pieces(jnp.ones((1, 1, 1, 4)), jnp.arange(4), 3, top=0),
+            'top must be at least 1, an integer, got 0',
+        ),
+        (
+            lambda: pool_scores(jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1), bool), top=0.5),
+            'top must be at least 1, an integer, got 0.5',
+        ),
         (lambda: best_pieces(jnp.ones(3), 1.5), 'keep must be at least 1, an integer, got 1.5'),
     ]:
         with pytest.raises(ValueError, match=message):

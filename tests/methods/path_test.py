@@ -1,4 +1,6 @@
-"""PaTH against the sheet's numbers, products of explicit Householder matrices, and its limiting cases."""
+"""PaTH against the sheet's numbers, products of explicit Householder matrices, and its limiting
+cases.
+"""
 
 import json
 import pathlib
@@ -26,7 +28,10 @@ def build(options='', **context):
     encoding = pj.make(f'path({options or "rank=4"})', causal=True, rngs=nnx.Rngs(0), **sizes)
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
     leaves, structure = jax.tree.flatten(params)
-    leaves = [0.6 * np.random.default_rng(i).standard_normal(leaf.shape, dtype=np.float32) for i, leaf in enumerate(leaves)]
+    leaves = [
+        0.6 * np.random.default_rng(i).standard_normal(leaf.shape, dtype=np.float32)
+        for i, leaf in enumerate(leaves)
+    ]
     return nnx.merge(graphdef, jax.tree.unflatten(structure, map(jnp.asarray, leaves)), rest)
 
 
@@ -35,23 +40,37 @@ def inputs(length=L, seed=3):
 
 
 def reference(path, q, k, v, x):
-    """The definition for one unpadded, unpacked batch: explicit matrices H_t, multiplied one after another."""
+    """The definition for one unpadded, unpacked batch: explicit matrices H_t, multiplied one after
+    another.
+    """
     length = x.shape[1]
     u = (x if path.down is None else x @ path.down[...]) @ path.up[...].reshape(-1, K * H)
     u = jnp.pad(u, ((0, 0), (2, 0), (0, 0)))
     c = path.taps[...].reshape(3, -1)
-    y = jax.nn.silu(c[0] * u[:, :-2] + c[1] * u[:, 1:-1] + c[2] * u[:, 2:]).reshape(-1, length, K, H)
+    y = jax.nn.silu(c[0] * u[:, :-2] + c[1] * u[:, 1:-1] + c[2] * u[:, 2:]).reshape(
+        -1, length, K, H
+    )
     w = y / jnp.sqrt((y**2).sum(-1, keepdims=True) + 1e-6)
     beta = 2 / (1 + jnp.exp(-(x @ path.beta_kernel[...] + path.beta_bias[...])))
     maps = jnp.eye(H) - beta[..., None, None] * w[..., :, None] * w[..., None, :]
     k, v, maps = (jnp.repeat(a, N // K, axis=2) for a in (k, v, maps))
-    columns, product, token = [], q, jnp.arange(length)[:, None]  # product: q_i^T H_i ... H_{j+1}, all i at once
+    columns, product, token = (
+        [],
+        q,
+        jnp.arange(length)[:, None],
+    )  # product: q_i^T H_i ... H_{j+1}, all i at once
     for j in range(length - 1, -1, -1):
-        columns.append(jnp.where(token[:, 0] >= j, jnp.einsum('bihd,bhd->bhi', product, k[:, j]), -jnp.inf))
-        product = jnp.where(token[..., None] >= j, jnp.einsum('bihd,bhde->bihe', product, maps[:, j]), product)
+        columns.append(
+            jnp.where(token[:, 0] >= j, jnp.einsum('bihd,bhd->bhi', product, k[:, j]), -jnp.inf)
+        )
+        product = jnp.where(
+            token[..., None] >= j, jnp.einsum('bihd,bhde->bihe', product, maps[:, j]), product
+        )
     logits = jnp.stack(columns[::-1], axis=-1) / H**0.5
     if path.forget:
-        total = jnp.cumsum(jnp.log(jax.nn.sigmoid(x @ path.gate_kernel[...] + path.gate_bias[...])), axis=1)
+        total = jnp.cumsum(
+            jnp.log(jax.nn.sigmoid(x @ path.gate_kernel[...] + path.gate_bias[...])), axis=1
+        )
         decay = jnp.swapaxes(total, 1, 2)[..., :, None] - jnp.swapaxes(total, 1, 2)[..., None, :]
         logits = logits + (decay / H**0.5 if path.gate_scale != 1.0 else decay)
     return jnp.einsum('bhij,bjhd->bihd', jax.nn.softmax(logits, axis=-1), v)
@@ -71,9 +90,15 @@ def sheet_block(q, k, w, beta):
 
 def test_sheet_product():
     golden = GOLDEN['product']
-    after = [sheet_block([e], [[0.0, 0.0]] * 2, golden['w'], golden['beta'])[1] for e in ([1.0, 0.0], [0.0, 1.0])]
+    after = [
+        sheet_block([e], [[0.0, 0.0]] * 2, golden['w'], golden['beta'])[1]
+        for e in ([1.0, 0.0], [0.0, 1.0])
+    ]
     np.testing.assert_allclose(after, golden['H2_H1'], atol=1e-6)
-    k, w, beta = (np.array(a, np.float32)[None, None, None] for a in (golden['k'], golden['w'][1], golden['beta'][1]))
+    k, w, beta = (
+        np.array(a, np.float32)[None, None, None]
+        for a in (golden['k'], golden['w'][1], golden['beta'][1])
+    )
     moved = jax.jit(evolve_keys)(k, w, beta)
     np.testing.assert_allclose(np.asarray(moved)[0, 0, 0], golden['k_after_H2'], atol=1e-6)
     s, _ = sheet_block([golden['q']], [golden['k'], [0.0, 0.0]], golden['w'], golden['beta'])
@@ -83,7 +108,9 @@ def test_sheet_product():
 def test_sheet_reflection():
     golden = GOLDEN['reflection']
     s, _ = sheet_block([golden['q']], [golden['k']] * 5, [golden['w']] * 5, [golden['beta']] * 5)
-    np.testing.assert_allclose(s[::-1], [golden['even'], golden['odd']] * 2 + [golden['even']], atol=1e-5)
+    np.testing.assert_allclose(
+        s[::-1], [golden['even'], golden['odd']] * 2 + [golden['even']], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(('scaled', 'name'), [(False, 'unscaled'), (True, 'scaled')])
@@ -91,7 +118,13 @@ def test_sheet_reflection():
 def test_sheet_forget(scaled, name, block):
     golden = GOLDEN['forget']
     width = golden['head_dim']
-    encoding = pj.make(f'path(forget=True, gate_scaled={scaled})', causal=True, heads=1, head_dim=width, model_dim=D)
+    encoding = pj.make(
+        f'path(forget=True, gate_scaled={scaled})',
+        causal=True,
+        heads=1,
+        head_dim=width,
+        model_dim=D,
+    )
     zero = np.zeros((1, 3, 1, width), np.float32)  # no input: every gate is sigmoid(0) = 1/2
     v, x = np.eye(3, dtype=np.float32)[None, :, None], np.zeros((1, 3, D), np.float32)
     out = run(encoding, zero, zero, v, x, pj.Tokens.of(length=3), block=block)
@@ -115,9 +148,15 @@ def test_inverse(size):
 
 
 def test_longer_than_a_chunk():
-    """200 keys in one tile are four chunks, the last one padded; against one map after another, in float64."""
+    """200 keys in one tile are four chunks, the last one padded; against one map after another, in
+    float64.
+    """
     keys, rng = 200, np.random.default_rng(1)
-    q, k, w = rng.standard_normal((1, H)), rng.standard_normal((keys, H)), rng.standard_normal((keys, H))
+    q, k, w = (
+        rng.standard_normal((1, H)),
+        rng.standard_normal((keys, H)),
+        rng.standard_normal((keys, H)),
+    )
     w /= np.linalg.norm(w, axis=-1, keepdims=True)
     beta = rng.uniform(0, 2, keys)
     s, after = sheet_block(q, k, w, beta)
@@ -133,10 +172,7 @@ def test_longer_than_a_chunk():
 @pytest.mark.parametrize('options', OPTIONS)
 def test_values_and_gradients_equal_reference(options):
     theirs = check_values_and_gradients(
-        build(options),
-        inputs(),
-        lambda e, *a: reference(e.parts[0], *a),
-        TOLERANCE,
+        build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
     )
     assert all(np.abs(b).max() > 1e-3 for b in jax.tree.leaves(theirs))
 
@@ -144,9 +180,14 @@ def test_values_and_gradients_equal_reference(options):
 def test_zero_steps_are_nope():
     encoding, arrays, tok = build(), inputs(), pj.Tokens.of(length=L)
     path = encoding.parts[0]
-    path.beta_kernel[...], path.beta_bias[...] = np.zeros((D, K), np.float32), np.full(K, -200.0, np.float32)
+    path.beta_kernel[...], path.beta_bias[...] = (
+        np.zeros((D, K), np.float32),
+        np.full(K, -200.0, np.float32),
+    )
     out = run(encoding, *arrays, tok, block=8)
-    np.testing.assert_allclose(out, run(pj.make('nope()', causal=True), *arrays, tok, block=8), atol=2e-6)
+    np.testing.assert_allclose(
+        out, run(pj.make('nope()', causal=True), *arrays, tok, block=8), atol=2e-6
+    )
 
 
 @pytest.mark.parametrize('options', OPTIONS[:2])
@@ -173,7 +214,9 @@ def test_padding_in_between_does_not_act(options):
     _, _, _, tq, tk = PROJECT(encoding, q, k, v, tok, np.pad(x, ((0, 0), (2, 0), (0, 0))))
     pick = lambda tree: jax.tree.map(lambda a: np.asarray(a)[:, kept], tree)
     expected = jax.jit(pj.attend)(encoding, q[:, kept], k[:, kept], v[:, kept], pick(tq), pick(tk))
-    np.testing.assert_allclose(np.asarray(run(encoding, q, k, v, x, tok, block=8))[:, kept], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        np.asarray(run(encoding, q, k, v, x, tok, block=8))[:, kept], expected, atol=TOLERANCE
+    )
 
 
 def test_taps_stop_at_documents():
@@ -183,8 +226,13 @@ def test_taps_stop_at_documents():
     norm = lambda y: y / np.sqrt(y**2 + 1e-6)
     plain = np.asarray(jax.jit(path_directions)(u, taps, pj.Tokens.of(length=6)))[0, :, 0, 0]
     np.testing.assert_allclose(plain, norm(raw(1.0, 12.0, 123.0, 234.0, 345.0, 456.0)), atol=1e-6)
-    # signs and sizes survive the norm only for small sums, so read the taps from the gradient of what they reach
-    reach = jax.jacobian(lambda u: path_directions(u, 1e-3 * taps, tok=pj.Tokens.of(segment=[[0, 0, 0, 1, 1, 1]])).sum((2, 3)))
+    # signs and sizes survive the norm only for small sums, so read the taps from the gradient of
+    # what they reach
+    reach = jax.jacobian(
+        lambda u: path_directions(
+            u, 1e-3 * taps, tok=pj.Tokens.of(segment=[[0, 0, 0, 1, 1, 1]])
+        ).sum((2, 3))
+    )
     reached = np.abs(np.asarray(jax.jit(reach)(1e-3 * u))[0, :, 0, 2:, 0, 0]) > 0
     expected = np.zeros((6, 6), bool)
     for t in range(6):
@@ -194,7 +242,9 @@ def test_taps_stop_at_documents():
 
 @pytest.mark.parametrize('options', OPTIONS[:2])
 def test_decode_by_evolving_keys(options):
-    """Token by token: two earlier rows, keys rewritten by each new token, and (FoX) gates are all that is remembered."""
+    """Token by token: two earlier rows, keys rewritten by each new token, and (FoX) gates are all
+    that is remembered.
+    """
     encoding, (q, k, v, x) = build(options), inputs()
     valid = np.arange(L)[None] >= [[0], [3]]  # the second row is padded on the left
     tok, x = pj.Tokens.of(valid=valid), np.where(valid[..., None], x, 0.0)
@@ -205,19 +255,27 @@ def test_decode_by_evolving_keys(options):
     def step(keys, gates, t):
         at = lambda a: jax.lax.dynamic_slice_in_dim(a, t, 1, axis=1)
         new = tok.slice(t, 1)
-        one, key, _, tq, tk = encoding.project(at(q), at(k), at(v), new, new, jax.lax.dynamic_slice_in_dim(rows, t, 3, 1))
+        one, key, _, tq, tk = encoding.project(
+            at(q), at(k), at(v), new, new, jax.lax.dynamic_slice_in_dim(rows, t, 3, 1)
+        )
         keys = encoding.evolve(keys, tok, tk)
         keys = jax.lax.dynamic_update_slice_in_dim(keys, jnp.swapaxes(key, 1, 2), t, axis=2)
         now = pj.Tokens.of(valid=tok.valid & (tok.index <= t))
         if gates is not None:
             gates = jax.lax.dynamic_update_slice_in_dim(gates, tk.feats['path_gates'], t, axis=1)
             now = now.with_feats(path_gates=gates)
-        return keys, gates, pj.attend(encoding, one, keys, jnp.swapaxes(v, 1, 2), tq, now, heads_first=True)
+        return (
+            keys,
+            gates,
+            pj.attend(encoding, one, keys, jnp.swapaxes(v, 1, 2), tq, now, heads_first=True),
+        )
 
     keys, gates = jnp.zeros((B, K, L, H)), jnp.zeros((B, L, N)) if 'forget' in options else None
     for t in range(L):
         keys, gates, out = step(keys, gates, t)
-        np.testing.assert_allclose(np.asarray(out)[valid[:, t], 0], whole[valid[:, t], t], atol=TOLERANCE)
+        np.testing.assert_allclose(
+            np.asarray(out)[valid[:, t], 0], whole[valid[:, t], t], atol=TOLERANCE
+        )
 
 
 def test_evolve_leaves_later_keys_and_other_documents():
@@ -236,15 +294,21 @@ def test_bfloat16_stays_float32_inside():
     out = run(encoding, *arrays, tok, block=8)
     exact = run(encoding, *(a.astype(jnp.float32) for a in arrays), tok)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=2**-8 * 4)  # rounding of weights and of the result
-    _, _, _, _, tk = jax.eval_shape(PROJECT, encoding, *arrays[:3], tok, jnp.pad(arrays[3], ((0, 0), (2, 0), (0, 0))))
+    np.testing.assert_allclose(
+        out.astype(jnp.float32), exact, atol=2**-8 * 4
+    )  # rounding of weights and of the result
+    _, _, _, _, tk = jax.eval_shape(
+        PROJECT, encoding, *arrays[:3], tok, jnp.pad(arrays[3], ((0, 0), (2, 0), (0, 0)))
+    )
     assert {a.dtype for a in jax.tree.leaves(tk.feats)} == {jnp.dtype('float32')}
 
 
 def test_positions_do_not_matter():
     encoding, arrays = build(), inputs()
     moved = pj.Tokens.of(positions=jnp.arange(L)[None] * 3 + 100)
-    np.testing.assert_array_equal(run(encoding, *arrays, moved), run(encoding, *arrays, pj.Tokens.of(length=L)))
+    np.testing.assert_array_equal(
+        run(encoding, *arrays, moved), run(encoding, *arrays, pj.Tokens.of(length=L))
+    )
 
 
 def test_wrong_input():

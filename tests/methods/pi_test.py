@@ -25,7 +25,9 @@ def test_is_rope_at_positions_divided_by_the_factor():
 
 def test_factor_one_is_rope_and_integers_are_factors():
     x, pos = jax.random.normal(jax.random.key(0), (1, 9, 2, 16)), jnp.arange(9)[None]
-    np.testing.assert_array_equal(pj.make('rope(freqs=pi(factor=1))', head_dim=16).rotate(x, pos), rope(x, pos))
+    np.testing.assert_array_equal(
+        pj.make('rope(freqs=pi(factor=1))', head_dim=16).rotate(x, pos), rope(x, pos)
+    )
 
 
 def test_no_angle_beyond_those_of_the_trained_length():
@@ -35,7 +37,9 @@ def test_no_angle_beyond_those_of_the_trained_length():
 
 def test_extrapolation_bound_of_the_paper():
     theta = rope_frequencies(128, 10000.0)
-    np.testing.assert_allclose(extrapolation_bound(GOLDEN['distance'], theta), GOLDEN['bound_over_d'], atol=6e-4)
+    np.testing.assert_allclose(
+        extrapolation_bound(GOLDEN['distance'], theta), GOLDEN['bound_over_d'], atol=6e-4
+    )
     bound = extrapolation_bound(np.arange(1, 4001), theta)
     for reach in (2048, 4000):
         assert bound[:reach].argmin() + 1 == GOLDEN[f'argmin_{reach}']
@@ -50,14 +54,24 @@ def test_interpolation_bound_holds_with_the_strict_constant():
     logit = lambda h, s: (h * np.exp(1j * np.multiply.outer(s, theta))).sum(-1).real
     ones = np.ones(64)
     deviation = abs(logit(ones, 0.5) - (logit(ones, 0.0) + logit(ones, 1.0)) / 2)
-    assert deviation == pytest.approx(GOLDEN['deviation'], abs=6e-6) and deviation > GOLDEN['paper_bound']
+    assert (
+        deviation == pytest.approx(GOLDEN['deviation'], abs=6e-6)
+        and deviation > GOLDEN['paper_bound']
+    )
     assert deviation <= strict / 4
     random = np.random.default_rng(0)
     worst = 0.0
     for _ in range(200):
-        h, start, part = random.normal(size=64) + 1j * random.normal(size=64), random.integers(0, 2048), random.random()
+        h, start, part = (
+            random.normal(size=64) + 1j * random.normal(size=64),
+            random.integers(0, 2048),
+            random.random(),
+        )
         chord = (1 - part) * logit(h, start) + part * logit(h, start + 1)
-        worst = max(worst, abs(logit(h, start + part) - chord) / (strict * np.abs(h).max() * part * (1 - part)))
+        worst = max(
+            worst,
+            abs(logit(h, start + part) - chord) / (strict * np.abs(h).max() * part * (1 - part)),
+        )
     assert 0.01 < worst < 1
 
 
@@ -78,12 +92,21 @@ def test_the_strict_constant_is_nearly_attained_and_the_papers_holds_without_the
         logit = lambda s: (h * np.exp(1j * s[:, None] * theta)).sum(-1).real
         return np.abs(logit(start + part) - (1 - part) * logit(start) - part * logit(start + 1))
 
-    aligned = np.exp(-1j * (start[:, None] + 0.5) * theta)  # every plane at its peak in the middle of the interval
+    aligned = np.exp(
+        -1j * (start[:, None] + 0.5) * theta
+    )  # every plane at its peak in the middle of the interval
     worst = deviation(aligned, 0.5)
-    assert (worst <= strict / 4).all() and (worst > 0.97 * strict / 4).all() and (worst > paper / 4).all()
+    assert (
+        (worst <= strict / 4).all()
+        and (worst > 0.97 * strict / 4).all()
+        and (worst > paper / 4).all()
+    )
     assert (deviation(aligned * (np.arange(64) > 0), 0.5) <= paper / 4).all()
     random = np.random.default_rng(1)
-    h, part = random.normal(size=(2000, 64)) + 1j * random.normal(size=(2000, 64)), random.random(2000)
+    h, part = (
+        random.normal(size=(2000, 64)) + 1j * random.normal(size=(2000, 64)),
+        random.random(2000),
+    )
     bound = paper * np.abs(h).max(1) * part * (1 - part)
     assert (deviation(h, part) < 0.58 * bound).all()
 

@@ -1,4 +1,6 @@
-"""PIE: an edited cache against the cache of the edited text, which is computed again from nothing."""
+"""PIE: an edited cache against the cache of the edited text, which is computed again from
+nothing.
+"""
 
 import dataclasses
 import functools
@@ -21,7 +23,12 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'pie.json').read_tex
 BASE = dict(vocab_size=13, train_len=16, layers=1, width=32, heads=4, kv_heads=2, encoding='rope()')
 TEXT = np.random.default_rng(0).integers(0, 13, (2, 20))
 CAPACITY = 28
-EDITS = [(14, 14, [3, 1]), (2, 5, [7]), (8, 10, []), (17, 18, [5, 5, 2, 9])]  # in no order: insert, replace, delete, replace
+EDITS = [
+    (14, 14, [3, 1]),
+    (2, 5, [7]),
+    (8, 10, []),
+    (17, 18, [5, 5, 2, 9]),
+]  # in no order: insert, replace, delete, replace
 
 PREFILL, STEP = jax.jit(functools.partial(prefill, last=1)), jax.jit(decode_step)
 
@@ -38,7 +45,14 @@ def filled_with(model, text, **tokens):
 
 def edited_text(text, edits):
     for start, end, ids in sorted(edits, reverse=True):
-        text = np.concatenate([text[:, :start], np.broadcast_to(np.asarray(ids, int), (len(text), len(ids))), text[:, end:]], 1)
+        text = np.concatenate(
+            [
+                text[:, :start],
+                np.broadcast_to(np.asarray(ids, int), (len(text), len(ids))),
+                text[:, end:],
+            ],
+            1,
+        )
     return text
 
 
@@ -46,7 +60,9 @@ def close(cache, expected, atol=5e-6):
     assert int(cache.cursor) == int(expected.cursor) and len(cache.layers) == len(expected.layers)
     for ours, theirs in zip(cache.layers, expected.layers):
         for name in ('k', 'v'):
-            np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=atol, err_msg=name)
+            np.testing.assert_allclose(
+                getattr(ours, name), getattr(theirs, name), atol=atol, err_msg=name
+            )
 
 
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
@@ -75,7 +91,8 @@ def test_a_moved_key_equals_direct_rotation_far_out():
         'rope()',
         'rope(layout="interleaved", partial=0.5)',
         'rope(freqs=yarn(factor=4.0))',  # an attention factor
-        'rope(freqs=longrope(long=[1.5, 2.0, 3.0, 4.0], factor=4.0, start=4, mode="long"))',  # one that begins at position 4
+        # one that begins at position 4
+        'rope(freqs=longrope(long=[1.5, 2.0, 3.0, 4.0], factor=4.0, start=4, mode="long"))',
         'rope() | window(size=5)',
         'randomized_pe(max_len=64, eval_len=28) | rope()',  # slots whose positions jump
     ],
@@ -86,13 +103,21 @@ def test_with_one_layer_it_is_recomputation(spec):
     again = filled_with(model, edited_text(TEXT, EDITS))[1]
     close(changed, again)
     following = jnp.asarray([4, 11])
-    np.testing.assert_allclose(STEP(model, changed, following)[0], STEP(model, again, following)[0], atol=2e-5)
+    np.testing.assert_allclose(
+        STEP(model, changed, following)[0], STEP(model, again, following)[0], atol=2e-5
+    )
 
 
-@pytest.mark.parametrize('edits', [[(0, 0, [1, 2])], [(5, 9, [])], [(20, 20, [3])], [(0, 20, [6])], [(3, 3, [1]), (3, 6, [2])]])
+@pytest.mark.parametrize(
+    'edits',
+    [[(0, 0, [1, 2])], [(5, 9, [])], [(20, 20, [3])], [(0, 20, [6])], [(3, 3, [1]), (3, 6, [2])]],
+)
 def test_edits_at_the_borders_of_the_text(edits):
     model = model_of()
-    close(edit(model, filled_with(model, TEXT)[1], edits), filled_with(model, edited_text(TEXT, edits))[1])
+    close(
+        edit(model, filled_with(model, TEXT)[1], edits),
+        filled_with(model, edited_text(TEXT, edits))[1],
+    )
 
 
 def test_rows_with_padding_in_front():
@@ -137,16 +162,23 @@ def test_leaving_positions_wrong_loses_more():
     cache = filled_with(model, TEXT)[1]
     for _ in range(5):
         start, ids = int(random.integers(2, 8)), random.integers(0, 13, 6).tolist()
-        changed, token = edit(model, cache, [(start, start, ids)]), jnp.asarray(random.integers(0, 13, 2))
+        changed, token = (
+            edit(model, cache, [(start, start, ids)]),
+            jnp.asarray(random.integers(0, 13, 2)),
+        )
         again = filled_with(model, edited_text(TEXT, [(start, start, ids)]))[1]
         wrong = dataclasses.replace(
             changed,
             layers=tuple(
-                dataclasses.replace(new, k=new.k.at[:, :, start + 6 : 26].set(old.k[:, :, start:20]))
+                dataclasses.replace(
+                    new, k=new.k.at[:, :, start + 6 : 26].set(old.k[:, :, start:20])
+                )
                 for new, old in zip(changed.layers, cache.layers)
             ),
         )
-        right, by_pie, by_conflict = (jax.nn.log_softmax(STEP(model, c, token)[0]) for c in (again, changed, wrong))
+        right, by_pie, by_conflict = (
+            jax.nn.log_softmax(STEP(model, c, token)[0]) for c in (again, changed, wrong)
+        )
         distance = lambda other: float((jnp.exp(right) * (right - other)).sum(-1).mean())
         ours, conflict = ours + distance(by_pie), conflict + distance(by_conflict)
     assert 0 < ours < 0.5 * conflict
@@ -200,8 +232,16 @@ def test_wrong_edits_are_errors():
         (init_cache(model, pj.Tokens.of(length=8)), [(0, 0, [1])], 'call prefill first'),
         (cache, [(1, 3)], r'a list of \(start, end, token ids\), got \(1, 3\) in it'),
         (cache, (1, 3, [2]), 'got 1 in it'),
-        (dataclasses.replace(cache, layers=cache.layers * 2), [(1, 3, [2])], 'layers, the model has'),
-        (dataclasses.replace(cache, layers=tuple(own.k for own in cache.layers)), [], 'needs a cache of LayerCaches'),
+        (
+            dataclasses.replace(cache, layers=cache.layers * 2),
+            [(1, 3, [2])],
+            'layers, the model has',
+        ),
+        (
+            dataclasses.replace(cache, layers=tuple(own.k for own in cache.layers)),
+            [],
+            'needs a cache of LayerCaches',
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             edit(model, start, edits)

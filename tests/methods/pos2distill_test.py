@@ -1,4 +1,6 @@
-"""Pos2Distill: divergences, weights of slots, where gradients flow, how evidence is moved, and a flatter curve."""
+"""Pos2Distill: divergences, weights of slots, where gradients flow, how evidence is moved, and a
+flatter curve.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +26,9 @@ from posenc_jax.extension.pos2distill import (
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.tasks.retrieval import KVSlots
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'pos2distill.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'pos2distill.json').read_text())[
+    'values'
+]
 SLOTS, DIVERGENCE = jnp.array(GOLDEN['slots']), jnp.array(GOLDEN['divergence'])
 TASK = KVSlots(keys=4, values=4, words=1)
 
@@ -50,7 +54,10 @@ def test_golden_divergence_and_weights():
 
 def test_shares_sum_to_the_slots_present_and_a_lone_row_has_that_of_its_slot():
     random = np.random.default_rng(0)
-    divergence, slots = jnp.asarray(random.exponential(size=30), jnp.float32), jnp.asarray(random.integers(0, 20, 30))
+    divergence, slots = (
+        jnp.asarray(random.exponential(size=30), jnp.float32),
+        jnp.asarray(random.integers(0, 20, 30)),
+    )
     shares = slot_shares(divergence, slots, 20)
     present = set(slots.tolist()) - {0}
     assert float(shares.sum()) == pytest.approx(len(present), rel=1e-6)
@@ -73,7 +80,9 @@ def test_rows_that_do_not_count_are_as_if_they_were_not_there():
     assert not slot_weights(DIVERGENCE, SLOTS, 6, jnp.zeros(5, bool)).any()
     joint = jnp.array([1.0, 2.0, 5.0])
     np.testing.assert_allclose(joint_weights(joint), [3 / 8, 6 / 8, 15 / 8], rtol=1e-6)
-    np.testing.assert_allclose(joint_weights(joint, jnp.array([True, True, False])), [2 / 3, 4 / 3, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        joint_weights(joint, jnp.array([True, True, False])), [2 / 3, 4 / 3, 0], rtol=1e-6
+    )
 
 
 def test_agreement_costs_nothing():
@@ -97,7 +106,9 @@ def test_no_gradient_reaches_teacher_or_weights():
 def test_temperature():
     teacher, student = logits(0), logits(1)
     hot = pos2distill_loss(teacher, student, SLOTS, count=6, temperature=2.0)
-    assert float(hot) == pytest.approx(4 * float(pos2distill_loss(teacher / 2, student / 2, SLOTS, count=6)), rel=1e-5)
+    assert float(hot) == pytest.approx(
+        4 * float(pos2distill_loss(teacher / 2, student / 2, SLOTS, count=6)), rel=1e-5
+    )
 
 
 # The data.
@@ -110,7 +121,11 @@ def test_evidence_is_moved_and_nothing_else_is_lost():
     assert data['tokens'].shape == (50, 5, 20 * 3 + 2 + 1) and data['teacher'].shape == (50, 63)
     np.testing.assert_array_equal(data['teacher'][:, :60].reshape(50, 20, 3), documents)
     for e in range(50):
-        assert data['slots'][e, 0] == 0 and len(set(data['slots'][e].tolist())) == 5 and data['slots'][e].max() < 20
+        assert (
+            data['slots'][e, 0] == 0
+            and len(set(data['slots'][e].tolist())) == 5
+            and data['slots'][e].max() < 20
+        )
         for row, slot in zip(data['tokens'][e], data['slots'][e]):
             moved = row[:60].reshape(20, 3)
             np.testing.assert_array_equal(moved[slot], documents[e, 0])
@@ -126,7 +141,9 @@ def test_evidence_is_moved_and_nothing_else_is_lost():
 
 
 def one_token_documents(seed, number, *, marked):
-    """Four documents of one token, of which the first is the answer; `marked`, only that one is among 0 .. 3."""
+    """Four documents of one token, of which the first is the answer; `marked`, only that one is
+    among 0 .. 3.
+    """
     rng = np.random.default_rng(seed)
     documents = rng.integers(4 * marked, 8, (number, 4, 1))
     documents[:, 0] = rng.integers(0, 4 if marked else 8, (number, 1))
@@ -135,15 +152,24 @@ def one_token_documents(seed, number, *, marked):
 
 @pytest.mark.parametrize('rule', ['r1', 'r2'])
 def test_it_flattens_the_curve_of_a_model_that_reads_the_first_slot(rule):
-    """Trained to say what stands first, whatever it is; distilled where the evidence can be told: the other slots gain."""
+    """Trained to say what stands first, whatever it is; distilled where the evidence can be told:
+    the other slots gain.
+    """
     encoding = 'learned_absolute(max_len=5)'
-    cfg = TransformerConfig(vocab_size=9, train_len=5, layers=1, width=16, heads=2, encoding=encoding)
+    cfg = TransformerConfig(
+        vocab_size=9, train_len=5, layers=1, width=16, heads=2, encoding=encoding
+    )
     stacked = lambda parts: jax.tree.map(lambda *a: np.stack(a), *parts)
-    model = fitted(Transformer(cfg, rngs=nnx.Rngs(0)), stacked([one_token_documents(s, 32, marked=False) for s in range(100)]))
+    model = fitted(
+        Transformer(cfg, rngs=nnx.Rngs(0)),
+        stacked([one_token_documents(s, 32, marked=False) for s in range(100)]),
+    )
     batches = stacked([one_token_documents(1000 + s, 16, marked=True) for s in range(100)])
     student, losses = distill(model, batches, rule=rule, optimizer=optax.adam(3e-3))
     test = one_token_documents(5000, 200, marked=True)
-    right = lambda m, column: float((m(jnp.asarray(column), last=1).argmax(-1) == test['answer']).mean())
+    right = lambda m, column: float(
+        (m(jnp.asarray(column), last=1).argmax(-1) == test['answer']).mean()
+    )
     other = lambda m: np.mean([right(m, test['tokens'][:, copy]) for copy in (1, 2, 3)])
     assert right(model, test['teacher']) > 0.95 and other(model) < 0.3
     assert other(student) > 0.9 and right(student, test['teacher']) > 0.95
@@ -166,17 +192,28 @@ def fitted(model, batches):
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    run = jax.jit(lambda params, batches: jax.lax.scan(step, (params, optimizer.init(params)), batches)[0][0])
-    return nnx.merge(graphdef, run(params, (jnp.asarray(batches['teacher']), jnp.asarray(batches['answer']))), rest)
+    run = jax.jit(
+        lambda params, batches: jax.lax.scan(step, (params, optimizer.init(params)), batches)[0][0]
+    )
+    return nnx.merge(
+        graphdef,
+        run(params, (jnp.asarray(batches['teacher']), jnp.asarray(batches['answer']))),
+        rest,
+    )
 
 
 def test_a_teacher_that_is_wrong_teaches_nothing():
-    cfg = TransformerConfig(vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()')
+    cfg = TransformerConfig(
+        vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()'
+    )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     batches = jax.tree.map(lambda a: np.stack([a, a]), examples(0, 8))
     batches['answer'] = np.full_like(batches['answer'], TASK.ask)  # a token it does not say
     for rule in ('r1', 'r2'):
-        with pytest.raises(ValueError, match='answers none of 16 examples right, so that there is nothing to learn from it'):
+        with pytest.raises(
+            ValueError,
+            match='answers none of 16 examples right, so that there is nothing to learn from it',
+        ):
             distill(model, batches, rule=rule)
     batches['answer'][1] = model(jnp.asarray(batches['teacher'][1]), last=1).argmax(-1)
     for rule in ('r1', 'r2'):
@@ -185,11 +222,20 @@ def test_a_teacher_that_is_wrong_teaches_nothing():
 
 
 def test_the_rate_is_that_of_the_paper():
-    cfg = TransformerConfig(vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()')
-    model, batches = Transformer(cfg, rngs=nnx.Rngs(0)), jax.tree.map(lambda a: np.stack([a, a]), examples(0, 8))
-    batches['answer'] = np.stack([model(jnp.asarray(one), last=1).argmax(-1) for one in batches['teacher']])
+    cfg = TransformerConfig(
+        vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()'
+    )
+    model, batches = (
+        Transformer(cfg, rngs=nnx.Rngs(0)),
+        jax.tree.map(lambda a: np.stack([a, a]), examples(0, 8)),
+    )
+    batches['answer'] = np.stack(
+        [model(jnp.asarray(one), last=1).argmax(-1) for one in batches['teacher']]
+    )
     ours, paper = (distill(model, batches, optimizer=own)[0] for own in (None, optax.adamw(3e-6)))
-    for a, b in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(paper)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(paper)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -197,31 +243,83 @@ def test_the_rate_is_that_of_the_paper():
 
 
 def test_what_cannot_be_is_refused():
-    cfg = TransformerConfig(vocab_size=11, train_len=11, layers=1, width=8, heads=2, encoding='rope()')
+    cfg = TransformerConfig(
+        vocab_size=11, train_len=11, layers=1, width=8, heads=2, encoding='rope()'
+    )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     batches = jax.tree.map(lambda a: a[None], examples(0, 3))
     for call, message in [
         (lambda: examples(0, 3, trivial=4), 'trivial lies in 1 .. 3, got 4; nearest: 3'),
         (lambda: examples(0, 3, trivial=0), 'got 0; nearest: 1'),
-        (lambda: pos2distill_loss(logits(0), logits(0, words=3), SLOTS, count=6), r'\(5, 2, 7\) and \(5, 3, 7\)'),
-        (lambda: pos2distill_loss(logits(0), logits(1), SLOTS[:3], count=6), r'each of 5 rows, got \(3,\)'),
-        (lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=5), 'slots lie in 0 .. 4, got 0 .. 5'),
-        (lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=6, temperature=0), 'temperature must be positive, got 0'),
-        (lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=6, kept=SLOTS[:3] > 0), r'each of 5 rows .* got \(3,\)'),
         (
-            lambda: moved_evidence(np.random.default_rng(0), np.zeros((2, 3, 1), int), np.zeros((1, 2), int), np.zeros((2, 1), int)),
+            lambda: pos2distill_loss(logits(0), logits(0, words=3), SLOTS, count=6),
+            r'\(5, 2, 7\) and \(5, 3, 7\)',
+        ),
+        (
+            lambda: pos2distill_loss(logits(0), logits(1), SLOTS[:3], count=6),
+            r'each of 5 rows, got \(3,\)',
+        ),
+        (
+            lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=5),
+            'slots lie in 0 .. 4, got 0 .. 5',
+        ),
+        (
+            lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=6, temperature=0),
+            'temperature must be positive, got 0',
+        ),
+        (
+            lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=6, kept=SLOTS[:3] > 0),
+            r'each of 5 rows .* got \(3,\)',
+        ),
+        (
+            lambda: moved_evidence(
+                np.random.default_rng(0),
+                np.zeros((2, 3, 1), int),
+                np.zeros((1, 2), int),
+                np.zeros((2, 1), int),
+            ),
             r'got \(2, 3, 1\), \(1, 2\), \(2, 1\)',
         ),
-        (lambda: distill(model, {**batches, 'teacher': batches['teacher'][:, :2]}), r'got \(1, 3, 3, 10\), \(1, 2, 10\)'),
-        (lambda: distill(model, {**batches, 'slots': batches['slots'] - 1}), 'slots are at least 0, .* got -1'),
-        (lambda: distill(model, {**batches, 'slots': batches['slots'] + 1}), '0 in the first prompt of each .* got 1'),
-        (lambda: distill(model, {**batches, 'slots': batches['slots'] * 99}), 'a prompt of 10 tokens has at most 10 slots, got slot'),
-        (lambda: distill(model, {**batches, 'slots': batches['slots'] / 2}), 'slots are integers, got float'),
-        (lambda: distill(model, {'tokens': batches['tokens']}), 'batches lack teacher, slots, answer'),
-        (lambda: distill(model, {**batches, 'answer': batches['answer'] + 11}), r'answer holds token ids 0 .. 10 .* got 1'),
-        (lambda: distill(model, {**batches, 'tokens': batches['tokens'] - 99}), r'tokens holds token ids 0 .. 10 .* got -99'),
-        (lambda: distill(model, {**batches, 'answer': batches['answer'] / 2}), 'answer holds token ids .* of float32'),
-        (lambda: distill(model, {**batches, 'answer': batches['answer'][:, :2]}), r'an answer .* got \(1, 2, 1\)'),
+        (
+            lambda: distill(model, {**batches, 'teacher': batches['teacher'][:, :2]}),
+            r'got \(1, 3, 3, 10\), \(1, 2, 10\)',
+        ),
+        (
+            lambda: distill(model, {**batches, 'slots': batches['slots'] - 1}),
+            'slots are at least 0, .* got -1',
+        ),
+        (
+            lambda: distill(model, {**batches, 'slots': batches['slots'] + 1}),
+            '0 in the first prompt of each .* got 1',
+        ),
+        (
+            lambda: distill(model, {**batches, 'slots': batches['slots'] * 99}),
+            'a prompt of 10 tokens has at most 10 slots, got slot',
+        ),
+        (
+            lambda: distill(model, {**batches, 'slots': batches['slots'] / 2}),
+            'slots are integers, got float',
+        ),
+        (
+            lambda: distill(model, {'tokens': batches['tokens']}),
+            'batches lack teacher, slots, answer',
+        ),
+        (
+            lambda: distill(model, {**batches, 'answer': batches['answer'] + 11}),
+            r'answer holds token ids 0 .. 10 .* got 1',
+        ),
+        (
+            lambda: distill(model, {**batches, 'tokens': batches['tokens'] - 99}),
+            r'tokens holds token ids 0 .. 10 .* got -99',
+        ),
+        (
+            lambda: distill(model, {**batches, 'answer': batches['answer'] / 2}),
+            'answer holds token ids .* of float32',
+        ),
+        (
+            lambda: distill(model, {**batches, 'answer': batches['answer'][:, :2]}),
+            r'an answer .* got \(1, 2, 1\)',
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

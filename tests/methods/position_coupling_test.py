@@ -1,4 +1,6 @@
-"""Position coupling: random starts, the table, ids with components, and the ids the addition task hands over."""
+"""Position coupling: random starts, the table, ids with components, and the ids the addition task
+hands over.
+"""
 
 import json
 import pathlib
@@ -15,7 +17,9 @@ from posenc_jax.embedding.table import NOWHERE
 from posenc_jax.positions.position_coupling import random_start
 from posenc_jax.tasks.coupling import coupled_addition_ids, plain_ids
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'position_coupling.json').read_text())['values']
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'position_coupling.json').read_text()
+)['values']
 D = 6
 IDS = np.array(GOLDEN['ids'])
 
@@ -27,7 +31,9 @@ def make(arguments):
 def test_the_task_and_the_encoding_agree_on_the_ids():
     np.testing.assert_array_equal(coupled_addition_ids(4, 4, 5), IDS)
     tok = pj.Tokens.of(positions=IDS[None])
-    np.testing.assert_array_equal(make('max_position=6').place(tok).pos[0], IDS)  # evaluation: start 1
+    np.testing.assert_array_equal(
+        make('max_position=6').place(tok).pos[0], IDS
+    )  # evaluation: start 1
 
 
 def test_starts_are_uniform_and_the_largest_id_stays_in_the_table():
@@ -54,7 +60,9 @@ def test_starts_follow_the_row_and_the_key():
 
 def test_a_full_table_leaves_no_choice():
     tok = pj.Tokens.of(positions=IDS[None])
-    np.testing.assert_array_equal(make('max_position=6').place(tok, key=jax.random.key(0)).pos[0], IDS)
+    np.testing.assert_array_equal(
+        make('max_position=6').place(tok, key=jax.random.key(0)).pos[0], IDS
+    )
 
 
 def test_vectors_are_rows_of_a_standard_normal_table():
@@ -67,7 +75,9 @@ def test_vectors_are_rows_of_a_standard_normal_table():
 
 
 def test_coupled_tokens_get_one_vector_whatever_the_start():
-    """The claim behind the method: digits of equal significance are told apart from others, not from each other."""
+    """The claim behind the method: digits of equal significance are told apart from others, not
+    from each other.
+    """
     encoding = make('max_position=30')
     tok = encoding.place(pj.Tokens.of(positions=IDS[None]), key=jax.random.key(1))
     out = np.asarray(encoding.embed(jnp.zeros((1, len(IDS), D)), tok))[0]
@@ -95,7 +105,9 @@ def test_components_may_share_a_table():
 
 
 def test_plain_ids_give_the_baseline_with_a_random_start():
-    """Consecutive ids from a start that is uniform over all that keep the last one in the table; `$` stays at 0."""
+    """Consecutive ids from a start that is uniform over all that keep the last one in the table;
+    `$` stays at 0.
+    """
     tok = pj.Tokens.of(positions=plain_ids(np.full(4000, 5), width=9))
     ids = np.asarray(make('max_position=8').place(tok, key=jax.random.key(0)).pos)
     assert not ids[:, [0, 6, 7, 8]].any()
@@ -107,7 +119,11 @@ def test_plain_ids_give_the_baseline_with_a_random_start():
 @pytest.mark.parametrize(
     'task, encoding, length',
     [
-        ('multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")', 'position_coupling(max_position=12)', 4),
+        (
+            'multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")',
+            'position_coupling(max_position=12)',
+            4,
+        ),
         ('sums(operands=3, ids="coupled")', 'position_coupling(max_position=12)', 3),
         (
             'addition(reverse_operands=True, reverse_output=True, ids="coupled")',
@@ -120,7 +136,9 @@ def test_plain_ids_give_the_baseline_with_a_random_start():
     ],
 )
 def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
-    """Everything that `validate` checks, on shapes, and the evaluation at twice the length; beyond the table is an error."""
+    """Everything that `validate` checks, on shapes, and the evaluation at twice the length; beyond
+    the table is an error.
+    """
     from configs import default
     from posenc_jax.training.config import validate
 
@@ -137,7 +155,9 @@ def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
 
 
 def test_coupled_parity_reaches_any_length():
-    """All bits share an id, so that two ids are enough; one is too few, and plain ids end with the table."""
+    """All bits share an id, so that two ids are enough; one is too few, and plain ids end with the
+    table.
+    """
     from configs import default
     from posenc_jax.training.config import validate
 
@@ -148,8 +168,16 @@ def test_coupled_parity_reaches_any_length():
     config.task, config.encoding = 'parity(ids="coupled")', 'position_coupling(max_position=2)'
     assert validate(config).name
     for task, encoding, wrong in (
-        ('parity(ids="coupled")', 'position_coupling(max_position=1)', 'position 2 is not in 0 .. 1'),
-        ('parity(ids="plain")', 'position_coupling(max_position=50)', 'at length 100: .* is not in 0 .. 50'),
+        (
+            'parity(ids="coupled")',
+            'position_coupling(max_position=1)',
+            'position 2 is not in 0 .. 1',
+        ),
+        (
+            'parity(ids="plain")',
+            'position_coupling(max_position=50)',
+            'at length 100: .* is not in 0 .. 50',
+        ),
     ):
         config.task, config.encoding = task, encoding
         with pytest.raises(ValueError, match=wrong):
@@ -163,7 +191,9 @@ def test_without_a_table_the_ids_go_to_another_encoding():
     np.testing.assert_array_equal(encoding.embed(x, pj.Tokens.of(positions=IDS[None])), x)
     chained = pj.make('position_coupling(max_position=20, table=False) | sinusoidal()', model_dim=D)
     placed = chained.place(pj.Tokens.of(positions=IDS[None]), key=jax.random.key(3))
-    np.testing.assert_array_equal(chained.embed(x, placed), pj.make('sinusoidal()').embed(x, placed))
+    np.testing.assert_array_equal(
+        chained.embed(x, placed), pj.make('sinusoidal()').embed(x, placed)
+    )
 
 
 def test_padding_is_left_alone():
@@ -176,7 +206,11 @@ def test_ids_beyond_the_table():
     encoding = make('max_position=5')
     with pytest.raises(ValueError, match='position 6 is not in 0 .. 5'):
         encoding.place(pj.Tokens.of(positions=IDS[None]))
-    run = jax.jit(lambda pos: encoding.embed(jnp.zeros((1, 17, D)), encoding.place(pj.Tokens.of(positions=pos))))
+    run = jax.jit(
+        lambda pos: encoding.embed(
+            jnp.zeros((1, 17, D)), encoding.place(pj.Tokens.of(positions=pos))
+        )
+    )
     np.testing.assert_array_equal(np.isnan(run(jnp.asarray(IDS)[None])[0]).all(-1), IDS > 5)
 
 
@@ -184,16 +218,28 @@ def test_without_a_table_they_reach_no_other_one():
     encoding = make('max_position=5, table=False')
     with pytest.raises(ValueError, match='position 6 is not in 0 .. 5'):
         encoding.place(pj.Tokens.of(positions=IDS[None]))
-    placed = jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)).pos)(jnp.asarray(IDS)[None])[0]
+    placed = jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)).pos)(
+        jnp.asarray(IDS)[None]
+    )[0]
     np.testing.assert_array_equal(placed, np.where(IDS > 5, NOWHERE, IDS))
-    with pytest.raises(SpecError, match=r'position_coupling draws positions 0 .. 64, learned_absolute has 20'):
-        pj.make('position_coupling(max_position=64, table=False) | learned_absolute(max_len=20)', model_dim=D, rngs=nnx.Rngs(0))
+    with pytest.raises(
+        SpecError, match=r'position_coupling draws positions 0 .. 64, learned_absolute has 20'
+    ):
+        pj.make(
+            'position_coupling(max_position=64, table=False) | learned_absolute(max_len=20)',
+            model_dim=D,
+            rngs=nnx.Rngs(0),
+        )
 
 
 def test_ids_of_padding_do_not_choose_the_start():
     tok = pj.Tokens.of(positions=[[0, 1, 2, 99]], valid=[[True, True, True, False]])
     encoding = make('max_position=4')
-    assert {int(encoding.place(tok, key=jax.random.key(n)).pos[0, 1]) for n in range(20)} == {1, 2, 3}
+    assert {int(encoding.place(tok, key=jax.random.key(n)).pos[0, 1]) for n in range(20)} == {
+        1,
+        2,
+        3,
+    }
 
 
 def test_wrong_input_says_what_is_wrong():

@@ -14,7 +14,9 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.mixers.number_network import NumberNetwork
 from posenc_jax.mixers.positional_attention import project_positions
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'positional_attention.json').read_text())
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / 'golden' / 'positional_attention.json').read_text()
+)
 N, H, L = 2, 4, 6
 
 
@@ -44,12 +46,18 @@ def test_golden_weights():
         getattr(part, name)[...] = jnp.array(GOLDEN[name]).reshape(shape)
     tok, zero = pj.Tokens.of(length=2), jnp.zeros((1, 2, 1, 2))
     _, _, _, tq, tk = encoding.project(zero, zero, zero, tok, tok)
-    np.testing.assert_allclose(part.match(zero.swapaxes(1, 2), None, tq, tk, None, ())[0][0, 0], GOLDEN['logits'], rtol=1e-6)
+    np.testing.assert_allclose(
+        part.match(zero.swapaxes(1, 2), None, tq, tk, None, ())[0][0, 0],
+        GOLDEN['logits'],
+        rtol=1e-6,
+    )
     out = attention(encoding, zero, zero, jnp.eye(2).reshape(1, 2, 1, 2))
     np.testing.assert_allclose(out[0, :, 0], GOLDEN['weights'], rtol=1e-6)
 
 
-@pytest.mark.parametrize('spec', ['positional_attention(max_len=9)', "positional_attention(table='sinusoidal', width=6)"])
+@pytest.mark.parametrize(
+    'spec', ['positional_attention(max_len=9)', "positional_attention(table='sinusoidal', width=6)"]
+)
 def test_equals_the_formula(spec):
     encoding, (q, k, v) = make(spec), qkv()
     part, pos = encoding.parts[0], np.array([[0, 1, 2, 3, 4, 5], [5, 3, 8, 1, 1, 0]])
@@ -60,7 +68,9 @@ def test_equals_the_formula(spec):
         code = np.stack([np.sin(angle), np.cos(angle)], -1).reshape(2, L, size)
     else:
         code = np.eye(size)[pos]
-    of_q = np.einsum('ble,enf->bnlf', code, exact(part.w_q[...])) + exact(part.b_q[...])[None, :, None]
+    of_q = (
+        np.einsum('ble,enf->bnlf', code, exact(part.w_q[...])) + exact(part.b_q[...])[None, :, None]
+    )
     of_k = np.einsum('ble,enf->bnlf', code, exact(part.w_k[...]))
     s = of_q @ of_k.swapaxes(-1, -2) / size**0.5
     w = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
@@ -79,7 +89,9 @@ def test_without_queries_weights_are_uniform():
     encoding, (q, k, v) = make(), qkv()
     for variable in (encoding.parts[0].w_q, encoding.parts[0].b_q):
         variable[...] = jnp.zeros_like(variable[...])
-    np.testing.assert_allclose(attention(encoding, q, k, v), jnp.broadcast_to(v.mean(1, keepdims=True), v.shape), atol=1e-6)
+    np.testing.assert_allclose(
+        attention(encoding, q, k, v), jnp.broadcast_to(v.mean(1, keepdims=True), v.shape), atol=1e-6
+    )
 
 
 def test_permuting_tokens_and_positions_permutes_the_output():
@@ -121,7 +133,10 @@ def test_positions_beyond_the_table():
         ('positional_attention(max_len=4, width=4)', 'and no width'),
         ("positional_attention(max_len=4, table='sinusoidal')", 'and no max_len'),
         ("positional_attention(table='sinusoidal', width=1)", 'width of at least 2'),
-        ("positional_attention(table='sinus')", "table='sinus' is not one of 'identity', 'sinusoidal'"),
+        (
+            "positional_attention(table='sinus')",
+            "table='sinus' is not one of 'identity', 'sinusoidal'",
+        ),
         ('positional_attention(max_len=4) | tapa()', 'positional_attention and tapa both need'),
     ],
 )
@@ -146,9 +161,14 @@ def test_the_network_is_its_formula():
     apply = lambda linear, a: a @ np.asarray(linear['w'][...]) + np.asarray(linear['b'][...])
     h = apply(network.inputs, np.pad(x, ((0, 0), (0, 1)))[..., None])
     part = network.encodings[0].parts[0]
-    s = np.einsum('tnf,snf->nts', part.w_q[...] + part.b_q[...], part.w_k[...]) / 2.0  # e = 4 positions
+    s = (
+        np.einsum('tnf,snf->nts', part.w_q[...] + part.b_q[...], part.w_k[...]) / 2.0
+    )  # e = 4 positions
     v = apply(network.attention[0]['v'], h).reshape(2, 4, 2, 2)
-    mixed = apply(network.attention[0]['out'], np.einsum('nts,bsnh->btnh', jax.nn.softmax(s), v).reshape(h.shape))
+    mixed = apply(
+        network.attention[0]['out'],
+        np.einsum('nts,bsnh->btnh', jax.nn.softmax(s), v).reshape(h.shape),
+    )
     hidden = np.maximum(apply(network.mlps[0]['first'], np.concatenate([h, mixed], -1)), 0)
     expected = apply(network.outputs, apply(network.mlps[0]['second'], hidden))[:, :3, 0]
     np.testing.assert_allclose(network(x), expected, atol=1e-5)
@@ -156,8 +176,13 @@ def test_the_network_is_its_formula():
 
 @pytest.mark.parametrize('standard', [False, True])
 def test_values_of_another_size(standard):
-    """The paper's claim in the small: with weights from positions nothing but the size of the numbers changes with it."""
-    network, x = NumberNetwork(8, standard=standard, rngs=nnx.Rngs(0)), draw(0, 4, 8)  # all shifts are zero at first
+    """The paper's claim in the small: with weights from positions nothing but the size of the
+    numbers changes with it.
+    """
+    network, x = (
+        NumberNetwork(8, standard=standard, rngs=nnx.Rngs(0)),
+        draw(0, 4, 8),
+    )  # all shifts are zero at first
     error = np.abs(network(10 * x) - 10 * network(x)).max() / np.abs(10 * network(x)).max()
     assert error > 0.02 if standard else error < 1e-5
 

@@ -21,7 +21,9 @@ from posenc_jax.tasks.arithmetic.digits import written
 from posenc_jax.tasks.arithmetic.multiplication import multiply_digits
 from posenc_jax.tasks.arithmetic.scratchpad import scratchpad_width
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'positional_description.json').read_text())['values']
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / 'golden' / 'positional_description.json').read_text()
+)['values']
 D, R = 12, 5
 
 
@@ -50,9 +52,13 @@ def strings(task, batch):
 
 
 def test_moments_of_the_tags():
-    """Mean, variance and fourth moment of 64 000 numbers, within five standard errors; neighbours do not correlate."""
+    """Mean, variance and fourth moment of 64 000 numbers, within five standard errors; neighbours
+    do not correlate.
+    """
     at = jnp.arange(1000)[None]
-    found = np.asarray(random_tags(jnp.array([1, 2], jnp.uint32), 0 * at, 0 * at, at, GOLDEN['width']), np.float64)[0]
+    found = np.asarray(
+        random_tags(jnp.array([1, 2], jnp.uint32), 0 * at, 0 * at, at, GOLDEN['width']), np.float64
+    )[0]
     error = 5 / found.size**0.5
     assert found.mean() == pytest.approx(GOLDEN['mean'], abs=error)
     assert (found**2).mean() == pytest.approx(GOLDEN['variance'], abs=error * 2**0.5)
@@ -66,7 +72,9 @@ def test_training_draws_anew_for_every_step_row_and_document():
     first, again, other = (tags(tok, key=jax.random.key(k)) for k in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     everything = np.concatenate([first.reshape(-1, R), other.reshape(-1, R)])
-    assert len(np.unique(everything[:, 0])) == 32  # two rows, two documents of four tokens, two steps
+    assert (
+        len(np.unique(everything[:, 0])) == 32
+    )  # two rows, two documents of four tokens, two steps
 
 
 def test_evaluation_is_a_fixed_draw_that_rows_and_documents_share():
@@ -95,10 +103,19 @@ def test_tags_do_not_depend_on_padding_or_positions(key):
 def test_tokens_permuted_with_their_tags_permute_the_output():
     """A bidirectional layer sees a set: nothing but the tag tells where a token stands."""
     cfg = TransformerConfig(
-        vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='positional_description(width=4)', kind='encoder'
+        vocab_size=7,
+        train_len=8,
+        layers=1,
+        width=16,
+        heads=2,
+        encoding='positional_description(width=4)',
+        kind='encoder',
     )
     model, length = Transformer(cfg, rngs=nnx.Rngs(0)), 8
-    tokens, order = jnp.array([[1, 2, 2, 3, 1, 0, 2, 5]]), np.random.default_rng(0).permutation(length)
+    tokens, order = (
+        jnp.array([[1, 2, 2, 3, 1, 0, 2, 5]]),
+        np.random.default_rng(0).permutation(length),
+    )
     (placed,) = model.place(pj.Tokens.of(length=length))
     x = model.embed(tokens, (placed,))
 
@@ -114,7 +131,14 @@ def test_tokens_permuted_with_their_tags_permute_the_output():
 
 
 def test_decoding_equals_the_whole():
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='positional_description(width=4)')
+    cfg = TransformerConfig(
+        vocab_size=7,
+        train_len=8,
+        layers=2,
+        width=16,
+        heads=2,
+        encoding='positional_description(width=4)',
+    )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     tokens = jnp.array([[0, 0, 3, 1, 2, 5], [4, 1, 1, 2, 6, 3]])
     tok = pj.Tokens.of(valid=[[False, False] + [True] * 4, [True] * 6])
@@ -130,7 +154,9 @@ def test_decoding_equals_the_whole():
 
 def test_wrong_widths():
     for width, dim in ((0, 8), (8, 8), (64, 16)):
-        with pytest.raises(ValueError, match=f'width must lie in 1 .. model width - 1 = {dim - 1}, got {width}'):
+        with pytest.raises(
+            ValueError, match=f'width must lie in 1 .. model width - 1 = {dim - 1}, got {width}'
+        ):
             make(f'width={width}', dim)
 
 
@@ -141,14 +167,24 @@ def test_the_padded_and_reversed_product_of_the_sheet():
     to_digits = lambda number: np.array([[int(d) for d in reversed(f'{number:04d}')]])
     a, b = to_digits(GOLDEN['a']), to_digits(GOLDEN['b'])
     count = np.array([GOLDEN['digits']])
-    said = [''.join(map(str, digits[0])) for digits in (written(a, count), written(b, count), multiply_digits(a, b))]
+    said = [
+        ''.join(map(str, digits[0]))
+        for digits in (written(a, count), written(b, count), multiply_digits(a, b))
+    ]
     assert '{}*{}#{}'.format(*said) == GOLDEN['format']
 
 
-@pytest.mark.parametrize('options', [dict(), dict(reverse_output=True), dict(pad_product=True), dict(second=2), dict(digits=4)])
+@pytest.mark.parametrize(
+    'options',
+    [dict(), dict(reverse_output=True), dict(pad_product=True), dict(second=2), dict(digits=4)],
+)
 @pytest.mark.parametrize('length', [(1, 4), 3])
 def test_products_are_right(options, length):
-    options = dict(dict(digits=4, pad_product=True, reverse_output=True), **options) if 'digits' in options else options
+    options = (
+        dict(dict(digits=4, pad_product=True, reverse_output=True), **options)
+        if 'digits' in options
+        else options
+    )
     made = Multiplication(**options)
     batch = made.sample(np.random.default_rng(0), 100, length)
     for row, said in enumerate(strings(made, batch)):
@@ -171,12 +207,17 @@ def test_wrong_products():
     for spec, message in (
         ('multiplication(ids="coupled")', 'needs reverse_output=True and pad_product=True'),
         ('multiplication(digits=-1)', 'digits must be at least 1, or 0 for none, got -1'),
-        ('multiplication(digits=2, second=3)', 'a second number of 3 digits cannot be padded to digits=2'),
+        (
+            'multiplication(digits=2, second=3)',
+            'a second number of 3 digits cannot be padded to digits=2',
+        ),
         ('multiplication(ids="couple")', 'is not one of'),
     ):
         with pytest.raises(SpecError, match=message):
             task(spec)
-    with pytest.raises(ValueError, match='numbers of 5 digits cannot be padded to digits=4; use at most 4'):
+    with pytest.raises(
+        ValueError, match='numbers of 5 digits cannot be padded to digits=4; use at most 4'
+    ):
         Multiplication(digits=4).sample(np.random.default_rng(0), 2, (1, 5))
 
 
@@ -208,7 +249,11 @@ def test_every_step_of_the_scratchpad_follows_from_the_one_before():
         question, work = said.strip('$').split('=')
         a, b = question.split('+')
         *steps, answer = work.split(';')
-        assert int(a) + int(b) == int(answer) and answer == str(int(answer)) and len(steps) == max(len(a), len(b))
+        assert (
+            int(a) + int(b) == int(answer)
+            and answer == str(int(answer))
+            and len(steps) == max(len(a), len(b))
+        )
         carry, so_far = 0, ''
         for step in steps:
             carry, digit = divmod(int(a[-1:] or 0) + int(b[-1:] or 0) + carry, 10)

@@ -19,7 +19,10 @@ def mask(spec, **tokens):
 
 
 def test_golden_mask():
-    assert mask(f'prefix(length={GOLDEN["prefix"]})', length=GOLDEN['length']).tolist() == GOLDEN['mask']
+    assert (
+        mask(f'prefix(length={GOLDEN["prefix"]})', length=GOLDEN['length']).tolist()
+        == GOLDEN['mask']
+    )
 
 
 def test_a_prefix_of_one_token_is_causal():
@@ -32,12 +35,16 @@ def test_every_document_has_its_own_prefix():
     assert not packed[:5, 5:].any() and not packed[5:, :5].any()
 
 
-@pytest.mark.parametrize('placing', ['randomized_pe(max_len=2048)', 'position_coupling(max_position=20)'])
+@pytest.mark.parametrize(
+    'placing', ['randomized_pe(max_len=2048)', 'position_coupling(max_position=20)']
+)
 def test_the_prefix_counts_tokens_whatever_their_positions(placing):
     encoding = pj.make(f'{placing} | prefix(length=4)', causal=True, model_dim=8)
     tok = pj.Tokens.of(positions=[[0, 5, 4, 3, 2, 1, 5, 4]])
     placed = encoding.place(tok, key=jax.random.key(0))
-    np.testing.assert_array_equal(encoding.mask(placed, placed)[0, 0], mask('prefix(length=4)', length=8))
+    np.testing.assert_array_equal(
+        encoding.mask(placed, placed)[0, 0], mask('prefix(length=4)', length=8)
+    )
 
 
 def test_padding_in_front_is_not_part_of_the_prefix():

@@ -1,4 +1,6 @@
-"""PSC: gains worked out by hand, the base at its start, bounds, gradients, heads of their own, any rotary part behind it."""
+"""PSC: gains worked out by hand, the base at its start, bounds, gradients, heads of their own, any
+rotary part behind it.
+"""
 
 import json
 from pathlib import Path
@@ -60,11 +62,16 @@ def test_starts_as_exactly_what_follows_and_stays_independent_of_it(base):
     q, k, v = vectors()
     tok = pj.Tokens.of(length=L)
     alone = pj.make(base, heads=N, kv_heads=K, head_dim=H, train_len=8)
-    same = lambda ours, expected: [np.testing.assert_array_equal(a, b) for a, b in zip(ours, expected)]
+    same = lambda ours, expected: [
+        np.testing.assert_array_equal(a, b) for a, b in zip(ours, expected)
+    ]
     same(build(base).project(q, k, v, tok, tok)[:3], alone.project(q, k, v, tok, tok)[:3])
     encoding = build(base, moved=True)
     part = encoding.parts[0]
-    calibrated = psc_calibrate(q, part.q_up[...], part.q_down[...]), psc_calibrate(k, part.k_up[...], part.k_down[...])
+    calibrated = (
+        psc_calibrate(q, part.q_up[...], part.q_down[...]),
+        psc_calibrate(k, part.k_up[...], part.k_down[...]),
+    )
     same(encoding.project(q, k, v, tok, tok)[:3], alone.project(*calibrated, v, tok, tok)[:3])
     assert encoding.cached == alone.cached
     assert np.abs(logits(encoding, q, k) - logits(build(base), q, k)).max() > 0.1
@@ -97,7 +104,9 @@ def test_start_of_the_matrices():
     part = pj.make('psc()', heads=32, kv_heads=8, head_dim=64)
     for up, down in ((part.q_up, part.q_down), (part.k_up, part.k_down)):
         assert not up[...].any()
-        assert np.abs(down[...]).max() <= 64**-0.5 and np.std(down[...]) == pytest.approx(64**-0.5 / 3**0.5, rel=0.02)
+        assert np.abs(down[...]).max() <= 64**-0.5 and np.std(down[...]) == pytest.approx(
+            64**-0.5 / 3**0.5, rel=0.02
+        )
     assert sum(a.size for a in jax.tree.leaves(nnx.state(part))) == 2 * (32 + 8) * 64**2
 
 
@@ -109,7 +118,9 @@ def test_every_head_has_its_own_and_key_heads_serve_their_groups():
         up = getattr(encoding.parts[0], f'{side}_up')
         up[...] = up[...].at[head].set(jax.random.normal(jax.random.key(7), (H, H)))
         moved = np.abs(logits(encoding, q, k) - before).max((0, 2, 3))
-        assert (np.flatnonzero(moved > 0.1) == changed).all() and not np.delete(moved, changed).any()
+        assert (np.flatnonzero(moved > 0.1) == changed).all() and not np.delete(
+            moved, changed
+        ).any()
 
 
 def test_before_the_rotation_logits_stay_relative_and_behind_it_they_do_not():
@@ -128,10 +139,17 @@ def test_before_the_rotation_logits_stay_relative_and_behind_it_they_do_not():
 
 
 def test_it_learns_beside_a_frozen_model():
-    """The base never changes, and the loss beyond the trained length falls; each layer learns matrices of its own."""
+    """The base never changes, and the loss beyond the trained length falls; each layer learns
+    matrices of its own.
+    """
     spec = 'psc() | rope(freqs=pi(factor=4.0))'
-    cfg = TransformerConfig(vocab_size=11, train_len=8, layers=2, width=16, heads=2, kv_heads=1, encoding=spec)
-    model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jax.random.randint(jax.random.key(5), (4, 32), 0, 11)
+    cfg = TransformerConfig(
+        vocab_size=11, train_len=8, layers=2, width=16, heads=2, kv_heads=1, encoding=spec
+    )
+    model, tokens = (
+        Transformer(cfg, rngs=nnx.Rngs(0)),
+        jax.random.randint(jax.random.key(5), (4, 32), 0, 11),
+    )
     ours = lambda path, value: any('encodings' == part for part in path)
     graphdef, trained, frozen = nnx.split(model, ours, ...)
     assert {a.shape[:2] for a in jax.tree.leaves(trained)} == {(2, 2), (2, 1)}
@@ -147,9 +165,14 @@ def test_it_learns_beside_a_frozen_model():
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(trained, updates), state), value
 
-    run = jax.jit(lambda trained: jax.lax.scan(step, (trained, optimizer.init(trained)), None, length=30))
+    run = jax.jit(
+        lambda trained: jax.lax.scan(step, (trained, optimizer.init(trained)), None, length=30)
+    )
     (after, _), losses = run(trained)
-    base = Transformer(TransformerConfig(**{**vars(cfg), 'encoding': 'rope(freqs=pi(factor=4.0))'}), rngs=nnx.Rngs(0))
+    base = Transformer(
+        TransformerConfig(**{**vars(cfg), 'encoding': 'rope(freqs=pi(factor=4.0))'}),
+        rngs=nnx.Rngs(0),
+    )
     for name in ('embedding', 'norm', 'output'):
         setattr(base, name, getattr(model, name))
     for name in ('attention_norm', 'attention', 'mlp_norm', 'mlp'):
@@ -163,9 +186,13 @@ def test_it_learns_beside_a_frozen_model():
 def test_errors():
     q, k, v = vectors()
     tok = pj.Tokens.of(length=L)
-    with pytest.raises(ValueError, match='psc was built for 2 key heads of width 8, got 4 key heads of width 8'):
+    with pytest.raises(
+        ValueError, match='psc was built for 2 key heads of width 8, got 4 key heads of width 8'
+    ):
         build('rope()').project(q, q, v, tok, tok)
-    with pytest.raises(ValueError, match='psc was built for 4 query heads of width 8, got 4 query heads of width 6'):
+    with pytest.raises(
+        ValueError, match='psc was built for 4 query heads of width 8, got 4 query heads of width 6'
+    ):
         build('rope()').project(q[..., :6], k[..., :6], v, tok, tok)
     with pytest.raises(pj.SpecError, match="psc needs 'heads'"):
         pj.make('psc()', head_dim=8)

@@ -1,4 +1,6 @@
-"""Randomized ALiBi: the distribution of the magnitudes, a bias of the distance alone, the plain baseline, draws by layer."""
+"""Randomized ALiBi: the distribution of the magnitudes, a bias of the distance alone, the plain
+baseline, draws by layer.
+"""
 
 import json
 from pathlib import Path
@@ -16,7 +18,9 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'randomized_alibi.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'randomized_alibi.json').read_text())[
+    'values'
+]
 N, M = GOLDEN['count'], GOLDEN['max_len']
 
 
@@ -29,14 +33,20 @@ scored = jax.jit(lambda encoding, s, tok: encoding.score(s, tok, tok, None, ())[
 
 def bias_of(encoding, tok, key=None, rows=1):
     tok = encoding.place(tok, key=None if key is None else jax.random.key(key))
-    return np.asarray(scored(encoding, np.zeros((rows, 8, tok.length, tok.length), np.float32), tok))
+    return np.asarray(
+        scored(encoding, np.zeros((rows, 8, tok.length, tok.length), np.float32), tok)
+    )
 
 
 def test_golden_bias_of_the_plain_symmetric_form():
-    """Earlier keys are half a step nearer; that is not the 'offset' of alibi, which is on later keys."""
+    """Earlier keys are half a step nearer; that is not the 'offset' of alibi, which is on later
+    keys.
+    """
     bias = bias_of(make('max_len=64, random=False'), pj.Tokens.of(length=3))[0]
     np.testing.assert_allclose(bias[:2], [GOLDEN['head_0'], GOLDEN['head_1']], atol=1e-7)
-    np.testing.assert_array_equal(bias, bias_of(make('max_len=64, random=False'), pj.Tokens.of(length=3), key=3)[0])
+    np.testing.assert_array_equal(
+        bias, bias_of(make('max_len=64, random=False'), pj.Tokens.of(length=3), key=3)[0]
+    )
     offset = pj.make('alibi(variant="offset")', heads=8)
     pos = jnp.arange(3)[None]
     np.testing.assert_allclose(np.asarray(offset.bias(pos, pos))[0].swapaxes(1, 2), bias, atol=1e-7)
@@ -45,15 +55,21 @@ def test_golden_bias_of_the_plain_symmetric_form():
 def test_a_full_range_is_no_randomisation():
     tok = pj.Tokens.of(length=12)
     for key in (None, 5):
-        np.testing.assert_array_equal(bias_of(make('max_len=12'), tok, key), bias_of(make('max_len=12, random=False'), tok))
+        np.testing.assert_array_equal(
+            bias_of(make('max_len=12'), tok, key), bias_of(make('max_len=12, random=False'), tok)
+        )
 
 
 def test_magnitudes_are_sorted_distinct_and_have_the_moments_of_the_draw():
     seeds = jax.random.bits(jax.random.key(0), (20_000, 2), jnp.uint32)
-    drawn = np.asarray(jax.jit(jax.vmap(lambda seed: random_magnitudes(seed, jnp.array([N]), M)[0]))(seeds))
+    drawn = np.asarray(
+        jax.jit(jax.vmap(lambda seed: random_magnitudes(seed, jnp.array([N]), M)[0]))(seeds)
+    )
     assert (drawn[:, 0] == 0).all() and (np.diff(drawn[:, :N]) > 0).all()
     assert drawn[:, 1].min() == 1 and drawn[:, N - 1].max() == M - 1 and (drawn[:, N:] == M).all()
-    error = 4 * (34 / 20_000) ** 0.5  # the variance of either end is (9 * 64 * 54) / (100 * 11) less the correction, below 34
+    error = (
+        4 * (34 / 20_000) ** 0.5
+    )  # the variance of either end is (9 * 64 * 54) / (100 * 11) less the correction, below 34
     assert drawn[:, 1].mean() == pytest.approx(GOLDEN['mean_first'], abs=error)
     assert drawn[:, N - 1].mean() == pytest.approx(GOLDEN['mean_last'], abs=error)
 
@@ -71,18 +87,22 @@ def test_the_bias_depends_on_the_distance_alone():
 
 
 def test_both_sides_have_a_draw_each():
-    """The earlier keys keep the draw that they have without; the later ones have another, distributed alike and independent."""
+    """The earlier keys keep the draw that they have without; the later ones have another,
+    distributed alike and independent.
+    """
     tok = pj.Tokens.of(length=N)
-    one, both = (bias_of(make(f'max_len={M}{more}'), tok, 1)[0, 0] for more in ('', ', both_sides=True'))
+    one, both = (
+        bias_of(make(f'max_len={M}{more}'), tok, 1)[0, 0] for more in ('', ', both_sides=True')
+    )
     np.testing.assert_array_equal(np.tril(both), np.tril(one))
     later, earlier = both[0, 1:], both[1:, 0] - 0.25  # slope 1/2, half a step
     assert (later != earlier).any() and (np.diff(later) < 0).all() and (np.diff(earlier) < 0).all()
     for shift in range(1, N):
         assert np.ptp(np.diagonal(both, shift)) == 0 == np.ptp(np.diagonal(both, -shift))
     encoding, ends = make(f'max_len={M}, both_sides=True'), pj.Tokens.of(length=N)
-    sides = jax.jit(jax.vmap(lambda key: encoding.offsets(tok := encoding.place(ends, key=key), tok)[0]))(
-        jax.random.split(jax.random.key(0), 5_000)
-    )
+    sides = jax.jit(
+        jax.vmap(lambda key: encoding.offsets(tok := encoding.place(ends, key=key), tok)[0])
+    )(jax.random.split(jax.random.key(0), 5_000))
     later, earlier = np.asarray(sides)[:, 0, 1], -np.asarray(sides)[:, 1, 0]
     error = 4 * (34 / 5_000) ** 0.5
     for found in (later, earlier):
@@ -117,14 +137,22 @@ def test_with_eval_len_a_prefix_does_not_depend_on_what_follows(more):
 
 
 def test_a_pattern_draws_anew_in_every_layer_and_decodes():
-    """The paper's redraw: layers differ; step by step equals the whole, with ids for the whole capacity."""
-    pattern = tuple(f'randomized_alibi(max_len=64, both_sides={bool(n)}, draw={n})' for n in range(2))
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=8, encoding='', pattern=pattern)
+    """The paper's redraw: layers differ; step by step equals the whole, with ids for the whole
+    capacity.
+    """
+    pattern = tuple(
+        f'randomized_alibi(max_len=64, both_sides={bool(n)}, draw={n})' for n in range(2)
+    )
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=2, width=16, heads=8, encoding='', pattern=pattern
+    )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     parts = [model.encoding(*at).parts[0] for at in model.layers()]
     for key in (None, jax.random.key(0)):
         placed = model.place(pj.Tokens.of(length=8), key=key)
-        first, second = (np.asarray(part.offsets(tok, tok)) for part, tok in zip(parts, placed, strict=True))
+        first, second = (
+            np.asarray(part.offsets(tok, tok)) for part, tok in zip(parts, placed, strict=True)
+        )
         assert (first != second).any()
     tokens, tok = np.array([[0, 3, 1, 2, 5, 6]]), pj.Tokens.of(length=6)
     expected = jax.jit(lambda model, *text: model(*text))(model, tokens, tok)
@@ -156,8 +184,12 @@ def test_wrong_input_says_what_is_wrong():
     for key, length, limit in ((1, 9, 7), (None, 7, 5)):
         with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
             encoding.place(pj.Tokens.of(length=length), key=key and jax.random.key(key))
-        with pytest.raises(ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'):
-            jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(pj.Tokens.of(length=length))
+        with pytest.raises(
+            ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'
+        ):
+            jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(
+                pj.Tokens.of(length=length)
+            )
     with pytest.raises(ValueError, match='needs integer positions'):
         encoding.place(pj.Tokens.of(positions=[[0.5]]))
     with pytest.raises(ValueError, match='one component'):
@@ -165,5 +197,9 @@ def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match='parameters of 8 heads, the queries have 2'):
         tok = encoding.place(pj.Tokens.of(length=2))
         encoding.score(jnp.zeros((1, 2, 2, 2)), tok, tok, None, ())
-    tok = jax.jit(lambda pos: make('max_len=4').place(pj.Tokens.of(positions=pos)))(jnp.array([[0, 9]]))
-    assert np.isnan(np.asarray(make('max_len=4').offsets(tok, tok))).tolist() == [[[False, True], [True, False]]]
+    tok = jax.jit(lambda pos: make('max_len=4').place(pj.Tokens.of(positions=pos)))(
+        jnp.array([[0, 9]])
+    )
+    assert np.isnan(np.asarray(make('max_len=4').offsets(tok, tok))).tolist() == [
+        [[False, True], [True, False]]
+    ]

@@ -1,4 +1,6 @@
-"""Randomized positions: the distribution of the draw, the evaluation rules, padding, packing and decoding."""
+"""Randomized positions: the distribution of the draw, the evaluation rules, padding, packing and
+decoding.
+"""
 
 import dataclasses
 import json
@@ -15,7 +17,9 @@ from posenc_jax.embedding.table import NOWHERE
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'randomized_pe.json').read_text())['values']
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'randomized_pe.json').read_text()
+)['values']
 RULES = ['sampled', 'spaced', 'first']
 
 
@@ -49,8 +53,12 @@ def test_moments_of_the_draw(draws):
     assert first.mean() == pytest.approx(GOLDEN['mean_first'], abs=error)
     assert last.mean() == pytest.approx(GOLDEN['mean_last'], abs=error)
     assert first.var() == pytest.approx(GOLDEN['variance_first'], rel=0.08)
-    assert (first == 0).mean() == pytest.approx(GOLDEN['first_is_zero'], abs=4 * (0.16 * 0.84 / len(draws)) ** 0.5)
-    np.testing.assert_allclose(np.bincount(draws[:, :10].reshape(-1), minlength=64) / len(draws), 10 / 64, atol=0.012)
+    assert (first == 0).mean() == pytest.approx(
+        GOLDEN['first_is_zero'], abs=4 * (0.16 * 0.84 / len(draws)) ** 0.5
+    )
+    np.testing.assert_allclose(
+        np.bincount(draws[:, :10].reshape(-1), minlength=64) / len(draws), 10 / 64, atol=0.012
+    )
 
 
 @pytest.mark.parametrize('rule', RULES)
@@ -101,7 +109,9 @@ def test_spaced_ids_are_the_expected_ones_rounded_down():
     assert ids[0] == int(GOLDEN['mean_first']) and ids[-1] == int(GOLDEN['mean_last'])
     for n, m in ((1, 1), (7, 9), (40, 41), (46_340, 46_340), (46_000, 46_340)):
         ids = np.asarray(spaced_ids(jnp.arange(n)[None], jnp.array([n]), m))[0]
-        np.testing.assert_array_equal(ids, (np.arange(1, n + 1, dtype=np.int64) * (m + 1)) // (n + 1) - 1)
+        np.testing.assert_array_equal(
+            ids, (np.arange(1, n + 1, dtype=np.int64) * (m + 1)) // (n + 1) - 1
+        )
         assert (np.diff(ids) > 0).all() and ids[0] >= 0 and ids[-1] < m
 
 
@@ -117,26 +127,38 @@ def test_the_evaluation_rule_needs_no_key_and_repeats():
     ids = ids_of(encoding, tok)
     np.testing.assert_array_equal(ids, jax.jit(lambda t: encoding.place(t).pos)(tok))
     assert (ids != np.arange(30)).any()
-    np.testing.assert_array_equal(ids_of(make("max_len=100, evaluation='first'"), tok), [np.arange(30)])
+    np.testing.assert_array_equal(
+        ids_of(make("max_len=100, evaluation='first'"), tok), [np.arange(30)]
+    )
 
 
 def test_a_pattern_draws_anew_in_every_layer():
-    """The paper's redraw inside attention: layers see ids of their own, in training and evaluation; RoPE is no Toeplitz form."""
+    """The paper's redraw inside attention: layers see ids of their own, in training and evaluation;
+    RoPE is no Toeplitz form.
+    """
     pattern = tuple(f'randomized_pe(max_len=256, draw={n}) | rope()' for n in range(2))
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern)
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern
+    )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     for key in (None, jax.random.key(0)):
-        first, second = (np.asarray(tok.pos) for tok in model.place(pj.Tokens.of(length=8), key=key))
+        first, second = (
+            np.asarray(tok.pos) for tok in model.place(pj.Tokens.of(length=8), key=key)
+        )
         assert (first != second).any() and len(np.unique(np.diff(first))) > 1
     one = dataclasses.replace(cfg, pattern=('randomized_pe(max_len=256) | rope()',) * 2)
-    first, second = Transformer(one, rngs=nnx.Rngs(0)).place(pj.Tokens.of(length=8), key=jax.random.key(0))
+    first, second = Transformer(one, rngs=nnx.Rngs(0)).place(
+        pj.Tokens.of(length=8), key=jax.random.key(0)
+    )
     np.testing.assert_array_equal(first.pos, second.pos)
     with pytest.raises(ValueError, match='draw must be at least 0, got -1'):
         make('max_len=8, draw=-1')
 
 
 def test_longer_inputs_see_positions_that_training_saw():
-    """The paper's claim: training on 20 tokens already visits the positions a test on 200 tokens needs."""
+    """The paper's claim: training on 20 tokens already visits the positions a test on 200 tokens
+    needs.
+    """
     encoding = make('max_len=256')
     place = jax.jit(lambda key: encoding.place(pj.Tokens.of(length=20), key=key).pos[0])
     seen = np.unique(np.concatenate([place(jax.random.key(i)) for i in range(150)]))
@@ -165,12 +187,21 @@ def test_wrong_input_says_what_is_wrong():
     for key, length, limit in ((1, 9, 7), (None, 7, 5)):
         with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
             ids_of(encoding, pj.Tokens.of(length=length), key)
-        with pytest.raises(ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'):
-            jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(pj.Tokens.of(length=length))
-    for call in (lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3), lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3)):
+        with pytest.raises(
+            ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'
+        ):
+            jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(
+                pj.Tokens.of(length=length)
+            )
+    for call in (
+        lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3),
+        lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
+    ):
         with pytest.raises(ValueError, match='5 distinct ids cannot be drawn from 3'):
             call()
-    assert spaced_ids(jnp.array([[0, 9, -1]]), jnp.array([3]), 7).tolist() == [[1, NOWHERE, NOWHERE]]
+    assert spaced_ids(jnp.array([[0, 9, -1]]), jnp.array([3]), 7).tolist() == [
+        [1, NOWHERE, NOWHERE]
+    ]
     with pytest.raises(ValueError, match='needs integer positions'):
         ids_of(encoding, pj.Tokens.of(positions=[[0.5]]))
     with pytest.raises(ValueError, match='one component'):
@@ -189,7 +220,9 @@ def test_wrong_input_says_what_is_wrong():
 )
 def test_traced_positions_that_cannot_be_are_nowhere(rule, pos, impossible):
     encoding = make(f'max_len=8, {rule}')
-    placed = jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)).pos)(jnp.array([pos]))[0]
+    placed = jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)).pos)(jnp.array([pos]))[
+        0
+    ]
     assert np.flatnonzero(placed == NOWHERE).tolist() == impossible
     assert ((placed >= 0) & (placed < 8)).sum() == 3 - len(impossible)
 

@@ -1,4 +1,6 @@
-"""Randomized Transformer-XL: the intended table with its negative side, both sides, the plain baseline, decoding."""
+"""Randomized Transformer-XL: the intended table with its negative side, both sides, the plain
+baseline, decoding.
+"""
 
 import json
 from pathlib import Path
@@ -15,12 +17,20 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'randomized_transformer_xl.json').read_text())['values']
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / 'golden' / 'randomized_transformer_xl.json').read_text()
+)['values']
 HEADS, H, D, L = 2, 4, 8, 6
 
 
 def make(arguments, std=1.0):
-    return pj.make(f'randomized_transformer_xl({arguments}, std={std})', heads=HEADS, head_dim=H, model_dim=D, rngs=nnx.Rngs(0))
+    return pj.make(
+        f'randomized_transformer_xl({arguments}, std={std})',
+        heads=HEADS,
+        head_dim=H,
+        model_dim=D,
+        rngs=nnx.Rngs(0),
+    )
 
 
 def qk(rows=1, length=L):
@@ -34,20 +44,26 @@ def logits_of(encoding, tok, key=None):
     q, k, _, tq, tk = encoding.project(q, k, k, tok, tok)
     q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
     s, carry = encoding.match(q, k, tq, tk, None, encoding.open(q, tq))
-    return np.asarray(encoding.score(s, tq, tk, None, carry)[0]), np.asarray(encoding.offsets(tq, tk))
+    return np.asarray(encoding.score(s, tq, tk, None, carry)[0]), np.asarray(
+        encoding.offsets(tq, tk)
+    )
 
 
 def defined(encoding, offsets):
     """The formula of the sheet, pair by pair in double precision."""
     q, k = (np.asarray(a, np.float64)[0] for a in qk(length=offsets.shape[1]))
-    u, v, kernel = (np.asarray(a[...], np.float64) for a in (encoding.u, encoding.v, encoding.kernel))
+    u, v, kernel = (
+        np.asarray(a[...], np.float64) for a in (encoding.u, encoding.v, encoding.kernel)
+    )
     out = np.zeros((HEADS, *offsets.shape[1:]))
     for i in range(offsets.shape[1]):
         for j in range(offsets.shape[2]):
             angle = float(offsets[0, i, j]) * 10000.0 ** (-np.arange(0, D, 2) / D)
             code = np.concatenate([np.sin(angle), np.cos(angle)])
             for h in range(HEADS):
-                out[h, i, j] = ((q[i, h] + u[h]) @ k[j, h] + (q[i, h] + v[h]) @ (code @ kernel[:, h])) / H**0.5
+                out[h, i, j] = (
+                    (q[i, h] + u[h]) @ k[j, h] + (q[i, h] + v[h]) @ (code @ kernel[:, h])
+                ) / H**0.5
     return out
 
 
@@ -55,12 +71,16 @@ def test_golden_table_has_a_negative_side():
     table = transformer_xl_table(jnp.array([GOLDEN['offsets']]), transformer_xl_frequencies(4))
     np.testing.assert_allclose(transformer_xl_frequencies(4), GOLDEN['frequencies'], rtol=1e-12)
     np.testing.assert_allclose(table[0], GOLDEN['code'], atol=1e-6)
-    encoding = pj.make('randomized_transformer_xl(max_len=2048)', heads=8, head_dim=16, model_dim=128)
+    encoding = pj.make(
+        'randomized_transformer_xl(max_len=2048)', heads=8, head_dim=16, model_dim=128
+    )
     assert np.asarray(encoding.u[...]).std() == pytest.approx(GOLDEN['std'], rel=0.2)
     assert np.asarray(encoding.kernel[...]).std() == pytest.approx(GOLDEN['std'], rel=0.03)
 
 
-@pytest.mark.parametrize('arguments', ['max_len=50', 'max_len=50, both_sides=True', 'max_len=50, random=False'])
+@pytest.mark.parametrize(
+    'arguments', ['max_len=50', 'max_len=50, both_sides=True', 'max_len=50, random=False']
+)
 @pytest.mark.parametrize('key', [None, 2])
 def test_logits_are_those_of_the_definition(arguments, key):
     encoding = make(arguments)
@@ -72,7 +92,12 @@ def test_offsets_are_signed_sorted_and_toeplitz():
     for arguments, mirrored in (('max_len=200', True), ('max_len=200, both_sides=True', False)):
         _, offsets = logits_of(make(arguments), pj.Tokens.of(length=L), 3)
         right, left = offsets[0, 0], offsets[0, :, 0]
-        assert right[0] == 0 and (np.diff(right) > 0).all() and (np.diff(left) < 0).all() and right[-1] <= 199
+        assert (
+            right[0] == 0
+            and (np.diff(right) > 0).all()
+            and (np.diff(left) < 0).all()
+            and right[-1] <= 199
+        )
         assert np.array_equal(-left, right) == mirrored
         for shift in range(-L + 1, L):
             assert np.ptp(np.diagonal(offsets[0], shift)) == 0
@@ -88,13 +113,19 @@ def test_a_full_range_is_the_plain_relative_encoding():
 
 def test_plain_offsets_are_transformer_xl_with_the_sign_of_the_sines():
     encoding = make('max_len=6, random=False')
-    other = pj.make('transformer_xl(std=1.0)', heads=HEADS, head_dim=H, model_dim=D, rngs=nnx.Rngs(0))
+    other = pj.make(
+        'transformer_xl(std=1.0)', heads=HEADS, head_dim=H, model_dim=D, rngs=nnx.Rngs(0)
+    )
     other.u, other.v = encoding.u, encoding.v
-    other.kernel[...] = encoding.kernel[...] * jnp.where(jnp.arange(D) < D // 2, -1.0, 1.0)[:, None, None]
+    other.kernel[...] = (
+        encoding.kernel[...] * jnp.where(jnp.arange(D) < D // 2, -1.0, 1.0)[:, None, None]
+    )
     tok, (q, k) = pj.Tokens.of(length=L), qk()
     q, k, _, tq, tk = other.project(q, k, k, tok, tok)
     s = pj.functional.scaled_dot_product(jnp.swapaxes(q, 1, 2), jnp.swapaxes(k, 1, 2))
-    np.testing.assert_allclose(logits_of(encoding, tok)[0], other.score(s, tq, tk, None, ())[0], atol=3e-5)
+    np.testing.assert_allclose(
+        logits_of(encoding, tok)[0], other.score(s, tq, tk, None, ())[0], atol=3e-5
+    )
 
 
 def test_rows_of_different_lengths_have_the_draws_of_their_own():
@@ -102,12 +133,16 @@ def test_rows_of_different_lengths_have_the_draws_of_their_own():
     valid = np.array([[True] * 6, [True] * 4 + [False] * 2])
     tok = encoding.place(pj.Tokens.of(valid=valid))
     alone = encoding.place(pj.Tokens.of(length=4))
-    np.testing.assert_array_equal(encoding.offsets(tok, tok)[1, :4, :4], encoding.offsets(alone, alone)[0])
+    np.testing.assert_array_equal(
+        encoding.offsets(tok, tok)[1, :4, :4], encoding.offsets(alone, alone)[0]
+    )
 
 
 def test_decoding_equals_the_whole():
     encoding = 'randomized_transformer_xl(max_len=64, std=0.5)'
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=D, heads=HEADS, encoding=encoding)
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=2, width=D, heads=HEADS, encoding=encoding
+    )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     tokens, tok = jnp.array([[0, 3, 1, 2, 5, 6]]), pj.Tokens.of(length=6)
     expected = model(tokens, tok)
@@ -121,7 +156,9 @@ def test_decoding_equals_the_whole():
 
 def test_a_pattern_gives_every_layer_its_own_draw_and_parameters():
     pattern = tuple(f'randomized_transformer_xl(max_len=64, draw={n})' for n in range(2))
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=2, width=D, heads=HEADS, encoding='', pattern=pattern)
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=2, width=D, heads=HEADS, encoding='', pattern=pattern
+    )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     parts = [model.encoding(*at).parts[0] for at in model.layers()]
     assert np.abs(np.asarray(parts[0].kernel[...] - parts[1].kernel[...])).max() > 1e-3
@@ -143,7 +180,18 @@ def test_wrong_input_says_what_is_wrong():
 
 
 def test_queries_of_another_number_of_heads():
-    encoding, q = pj.make('randomized_transformer_xl(max_len=64)', heads=2, head_dim=8, model_dim=8, rngs=nnx.Rngs(0)), jnp.ones((1, 3, 1, 8))
+    encoding, q = (
+        pj.make(
+            'randomized_transformer_xl(max_len=64)',
+            heads=2,
+            head_dim=8,
+            model_dim=8,
+            rngs=nnx.Rngs(0),
+        ),
+        jnp.ones((1, 3, 1, 8)),
+    )
     tok = encoding.place(pj.Tokens.of(length=3))
-    with pytest.raises(ValueError, match='randomized_transformer_xl has parameters of 2 heads, the queries have 1'):
+    with pytest.raises(
+        ValueError, match='randomized_transformer_xl has parameters of 2 heads, the queries have 1'
+    ):
         encoding.project(q, q, q, tok, tok)

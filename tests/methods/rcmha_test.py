@@ -1,4 +1,6 @@
-"""RCMHA: the convolution and tables by hand, an explicit reference, limits, documents, decoding in the model, errors."""
+"""RCMHA: the convolution and tables by hand, an explicit reference, limits, documents, decoding in
+the model, errors.
+"""
 
 import json
 from pathlib import Path
@@ -36,7 +38,10 @@ def weights(seed=7):
     keys = jax.random.split(jax.random.key(seed), 6)
     heads = dict(q=N, k=K, v=K)
     return {
-        name: (jax.random.normal(keys[2 * i], (D, n, H)) * D**-0.5, jax.random.normal(keys[2 * i + 1], (n, H)))
+        name: (
+            jax.random.normal(keys[2 * i], (D, n, H)) * D**-0.5,
+            jax.random.normal(keys[2 * i + 1], (n, H)),
+        )
         for i, (name, n) in enumerate(heads.items())
     }
 
@@ -72,14 +77,20 @@ def reference(part, x, w, length=L):
     distance = np.arange(length)[:, None] - np.arange(length)[None]
     row = np.clip(distance, 0, len(part.vectors[...]) - 1)
     s = jnp.einsum('bihd,bjhd->bhij', q + part.u[...], repeat(k))
-    s = s + jnp.einsum('bihd,ijhd->bhij', q, part.vectors[...][row]) + jnp.moveaxis(part.scalars[...][row], -1, 0)
+    s = (
+        s
+        + jnp.einsum('bihd,ijhd->bhij', q, part.vectors[...][row])
+        + jnp.moveaxis(part.scalars[...][row], -1, 0)
+    )
     p = jax.nn.softmax(jnp.where(distance >= 0, s / H**0.5, -jnp.inf), axis=-1)
     return jnp.einsum('bhij,bjhd->bihd', p, repeat(v))
 
 
 def test_golden_convolution():
     golden = GOLDEN['convolution']
-    y = jnp.array([7.0, 7.0, *golden['y']]).reshape(1, -1, 1, 1)  # what lies before the first token does not count
+    y = jnp.array([7.0, 7.0, *golden['y']]).reshape(
+        1, -1, 1, 1
+    )  # what lies before the first token does not count
     taps, bias = jnp.array(golden['taps'])[:, None], jnp.array([golden['bias']])
     z = rcmha_convolution(y, taps, bias, jnp.arange(5)[None])
     np.testing.assert_allclose(z.ravel(), golden['z'], atol=1e-6)
@@ -127,24 +138,33 @@ def test_a_tap_of_one_and_no_tables_are_plain_attention():
         parameter[...] = jnp.zeros(parameter.shape)
     part.taps[...] = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0])[:, None, None], part.taps.shape)
     tok = pj.Tokens.of(length=L)
-    np.testing.assert_allclose(run(encoding, x, tok), run(pj.make('nope()', causal=True), x, tok), atol=2e-6)
+    np.testing.assert_allclose(
+        run(encoding, x, tok), run(pj.make('nope()', causal=True), x, tok), atol=2e-6
+    )
 
 
 def test_jumps_in_positions_read_the_whole_table():
     """Distances of a block that are no run: the same rows as one by one."""
     q = jax.random.normal(jax.random.key(0), (1, 2, 3, 4))
-    vectors, scalars = jax.random.normal(jax.random.key(1), (50, 2, 4)), jax.random.normal(jax.random.key(2), (50, 2))
+    vectors, scalars = (
+        jax.random.normal(jax.random.key(1), (50, 2, 4)),
+        jax.random.normal(jax.random.key(2), (50, 2)),
+    )
     for q_pos in ([40, 41, 42], [11, 20, 49]):
         distance = jnp.array(q_pos)[None, :, None] - jnp.array([0, 1, 10])
         bias = rcmha_bias(q, vectors, scalars, distance, jnp.ones(distance.shape, bool))
-        expected = jnp.einsum('bnth,tsnh->bnts', q, vectors[distance[0]]) + jnp.moveaxis(scalars[distance[0]], -1, 0)
+        expected = jnp.einsum('bnth,tsnh->bnts', q, vectors[distance[0]]) + jnp.moveaxis(
+            scalars[distance[0]], -1, 0
+        )
         np.testing.assert_allclose(bias, expected, atol=1e-6)
 
 
 def test_the_convolution_brings_earlier_tokens_where_attention_looks_at_one():
     """Forced onto itself by c, a token still knows the two before it, and no others."""
     encoding, x = build(), draw_input()
-    encoding.parts[0].scalars[...] = jnp.where(jnp.arange(32) == 0, 500.0, 0.0)[:, None] * jnp.ones(N)
+    encoding.parts[0].scalars[...] = jnp.where(jnp.arange(32) == 0, 500.0, 0.0)[:, None] * jnp.ones(
+        N
+    )
     out, token = run(encoding, x, pj.Tokens.of(length=L)), 9
     other = run(encoding, x.at[:, token].add(1.0), pj.Tokens.of(length=L))
     moved = np.abs(other - out).max((0, 2, 3)) > 1e-5

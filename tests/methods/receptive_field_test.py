@@ -1,4 +1,6 @@
-"""Receptive fields: theoretical ones against closed forms and tables, empirical ones against probabilities written out."""
+"""Receptive fields: theoretical ones against closed forms and tables, empirical ones against
+probabilities written out.
+"""
 
 import json
 from pathlib import Path
@@ -11,15 +13,31 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.analysis.receptive_field import (
-    Compared, _fields, attention_fields, by_method, decay_kernel, decay_plot, field_of, profile_plot, rank_correlation,
-    rank_plot, receptive_field, theoretical_field, trained_field, undecided,
+    Compared,
+    _fields,
+    attention_fields,
+    by_method,
+    decay_kernel,
+    decay_plot,
+    field_of,
+    profile_plot,
+    rank_correlation,
+    rank_plot,
+    receptive_field,
+    theoretical_field,
+    trained_field,
+    undecided,
 )  # fmt: skip
 from posenc_jax.bias.rpe_convergent import DIVERGENT, KERNELS
 from posenc_jax.core.families import Bias, signed_distance
 from posenc_jax.model import Transformer, TransformerConfig
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'receptive_field.json').read_text())['values']
-BASE = dict(vocab_size=13, train_len=16, layers=2, width=32, heads=4, kv_heads=2, encoding='alibi()')
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'receptive_field.json').read_text())[
+    'values'
+]
+BASE = dict(
+    vocab_size=13, train_len=16, layers=2, width=32, heads=4, kv_heads=2, encoding='alibi()'
+)
 TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 13)
 D = np.arange(200_000.0)
 
@@ -33,12 +51,17 @@ def model_of(**fields):
 
 @pytest.mark.parametrize('spec', GOLDEN['of_eight_slopes'])
 def test_fields_of_eight_heads(spec):
-    np.testing.assert_array_equal(theoretical_field(pj.make(spec, heads=8), 8), GOLDEN['of_eight_slopes'][spec])
+    np.testing.assert_array_equal(
+        theoretical_field(pj.make(spec, heads=8), 8), GOLDEN['of_eight_slopes'][spec]
+    )
 
 
 @pytest.mark.parametrize('kernel', ['type1', 'type2'])
 def test_fields_at_slope_one(kernel):
-    encoding, case = pj.make(f'rpe_convergent(kernel={kernel!r}, slopes=(1.0,))', heads=1), GOLDEN['at_slope_one']
+    encoding, case = (
+        pj.make(f'rpe_convergent(kernel={kernel!r}, slopes=(1.0,))', heads=1),
+        GOLDEN['at_slope_one'],
+    )
     found = [theoretical_field(encoding, 1, epsilon=epsilon)[0] for epsilon in case['epsilon']]
     np.testing.assert_array_equal(found, case[kernel])
 
@@ -46,25 +69,42 @@ def test_fields_at_slope_one(kernel):
 def test_fields_of_alibi():
     case = GOLDEN['alibi_by_slope']
     r = decay_kernel(pj.make(f'alibi(slopes={tuple(case["slope"])})', heads=4), 4)
-    np.testing.assert_array_equal(np.stack([field_of(r, epsilon) for epsilon in case['epsilon']], 1), case['trf'])
+    np.testing.assert_array_equal(
+        np.stack([field_of(r, epsilon) for epsilon in case['epsilon']], 1), case['trf']
+    )
     half = GOLDEN['alibi_half']
-    np.testing.assert_array_equal([field_of(r[0], epsilon) for epsilon in half['epsilon']], half['trf'])
+    np.testing.assert_array_equal(
+        [field_of(r[0], epsilon) for epsilon in half['epsilon']], half['trf']
+    )
     for slope in (0.3, 0.011):  # the closed form, where nothing is rounded to a whole number
         assert field_of(-slope * D, 0.05) == np.ceil(np.log(20) / slope)
 
 
 def test_fields_of_powers_and_logarithms():
     epsilons = GOLDEN['alibi_by_slope']['epsilon']
-    far = np.arange(4e6)  # the sheet's sum has no end; that of 200000 distances lacks 5e-6 of 1.6, which is 606 for 608
-    np.testing.assert_array_equal([field_of(-2 * np.log1p(far), e) for e in epsilons], GOLDEN['squared_power'])
-    np.testing.assert_array_equal([field_of(-np.log1p(D) ** 2, e) for e in epsilons], GOLDEN['squared_log'])
+    far = np.arange(
+        4e6
+        # the sheet's sum has no end; that of 200000 distances lacks 5e-6 of 1.6, which is 606 for
+        # 608
+    )
+    np.testing.assert_array_equal(
+        [field_of(-2 * np.log1p(far), e) for e in epsilons], GOLDEN['squared_power']
+    )
+    np.testing.assert_array_equal(
+        [field_of(-(np.log1p(D) ** 2), e) for e in epsilons], GOLDEN['squared_log']
+    )
 
 
 def test_fields_of_kerple():
     case, encoding = GOLDEN['kerple'], pj.make('kerple()', heads=2)
-    encoding.raw['p'][...], encoding.raw['a'][...] = jnp.array([case['r1'], 0.9]), jnp.full(2, case['r2'])
+    encoding.raw['p'][...], encoding.raw['a'][...] = (
+        jnp.array([case['r1'], 0.9]),
+        jnp.full(2, case['r2']),
+    )
     for epsilon, expected in zip(case['epsilon'], case['trf']):
-        np.testing.assert_array_equal(theoretical_field(encoding, 2, reach=4_000_000, epsilon=epsilon), [expected, np.inf])
+        np.testing.assert_array_equal(
+            theoretical_field(encoding, 2, reach=4_000_000, epsilon=epsilon), [expected, np.inf]
+        )
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
@@ -73,7 +113,9 @@ def test_divergent_series_have_none(kernel):
     assert (found == np.inf).all() if kernel in DIVERGENT else np.isfinite(found).all(), found
 
 
-@pytest.mark.parametrize('encoding', ['nope()', 't5_rpe()', 'kerple(fixed=("p", "a"))', 'sandwich()', 'sandwich(dim=8)'])
+@pytest.mark.parametrize(
+    'encoding', ['nope()', 't5_rpe()', 'kerple(fixed=("p", "a"))', 'sandwich()', 'sandwich(dim=8)']
+)
 @pytest.mark.parametrize('heads', [1, 8])
 def test_what_does_not_fall_off_has_none(encoding, heads):
     assert (theoretical_field(pj.make(encoding, heads=heads, head_dim=8), heads) == np.inf).all()
@@ -104,7 +146,9 @@ def test_a_prior_is_measured_with_the_values_it_has():
     expected = [field_of(-((D + 1e-5) ** beta)) for beta in (0.5, 1.0, 2.0)]
     np.testing.assert_array_equal(found, [np.inf, *expected])
     sharp = decay_kernel(pj.make('bam() | ssmax()', heads=4), 4, 1000)
-    np.testing.assert_allclose(sharp, np.log(1000) * decay_kernel(pj.make('bam()', heads=4), 4, 1000), rtol=1e-6)
+    np.testing.assert_allclose(
+        sharp, np.log(1000) * decay_kernel(pj.make('bam()', heads=4), 4, 1000), rtol=1e-6
+    )
 
 
 def test_of_fire_the_row_is_measured_and_nothing_is_infinite():
@@ -117,7 +161,9 @@ def test_of_fire_the_row_is_measured_and_nothing_is_infinite():
 def test_masks_end_a_field():
     kernel = decay_kernel(pj.make('nope() | window(size=20)', causal=True), 1, 100)[0]
     assert (kernel[:20] == 0).all() and (kernel[20:] == -np.inf).all()
-    assert theoretical_field(pj.make('nope() | window(size=20)', causal=True), 1, epsilon=0.06).tolist() == [19.0]
+    assert theoretical_field(
+        pj.make('nope() | window(size=20)', causal=True), 1, epsilon=0.06
+    ).tolist() == [19.0]
 
 
 def test_pieces_of_distances_equal_the_whole():
@@ -138,7 +184,10 @@ def test_uniform_attention(block):
     encoding = pj.make('nope()', causal=True)
     for n, epsilon, expected in zip(keys, GOLDEN['uniform']['epsilon'], GOLDEN['uniform']['erf']):
         upto, before = (
-            attention_fields(encoding, q[:, :m], q[:, :m], *[tok.slice(0, m)] * 2, epsilon, block)[0] for m in (n, n - 1)
+            attention_fields(encoding, q[:, :m], q[:, :m], *[tok.slice(0, m)] * 2, epsilon, block)[
+                0
+            ]
+            for m in (n, n - 1)
         )
         np.testing.assert_array_equal(upto - before, expected)  # what the last query adds
 
@@ -167,7 +216,9 @@ def reference(model, tokens, epsilon):
     return np.stack(erf), np.stack(profile)
 
 
-@pytest.mark.parametrize('encoding', ['alibi()', 'rope()', 'cope(npos=8)', 'shaw()', 'urpe()', 'bam() | ssmax()'])
+@pytest.mark.parametrize(
+    'encoding', ['alibi()', 'rope()', 'cope(npos=8)', 'shaw()', 'urpe()', 'bam() | ssmax()']
+)
 def test_fields_and_profiles_of_a_model(encoding):
     model = model_of(encoding=encoding)
     found = receptive_field(model, TOKENS, epsilon=0.1, block=4)
@@ -178,22 +229,30 @@ def test_fields_and_profiles_of_a_model(encoding):
 
 def test_batches_merge_and_padding_and_documents_do_not_count():
     model = model_of()
-    whole, first, second = (receptive_field(model, tokens) for tokens in (TOKENS, TOKENS[:1], TOKENS[1:]))
+    whole, first, second = (
+        receptive_field(model, tokens) for tokens in (TOKENS, TOKENS[:1], TOKENS[1:])
+    )
     merged = first.merge(second)
     np.testing.assert_allclose(merged.erf, whole.erf, rtol=1e-6)
     np.testing.assert_allclose(merged.profile, whole.profile, atol=1e-6)
-    padded = receptive_field(model, jnp.pad(TOKENS, ((0, 0), (3, 0))), pj.Tokens.of(valid=np.arange(12)[None] >= 3))
+    padded = receptive_field(
+        model, jnp.pad(TOKENS, ((0, 0), (3, 0))), pj.Tokens.of(valid=np.arange(12)[None] >= 3)
+    )
     np.testing.assert_allclose(padded.erf, whole.erf, rtol=1e-6)
     np.testing.assert_allclose(padded.profile[..., :9], whole.profile, atol=1e-6)
     assert not padded.profile[..., 9:].any()
-    packed = receptive_field(model, TOKENS.reshape(1, 18), pj.Tokens.of(segment=np.arange(18)[None] // 9))
+    packed = receptive_field(
+        model, TOKENS.reshape(1, 18), pj.Tokens.of(segment=np.arange(18)[None] // 9)
+    )
     np.testing.assert_allclose(packed.erf, whole.erf, rtol=1e-6)
     np.testing.assert_allclose(packed.profile[..., :9], whole.profile, atol=1e-6)
 
 
 def test_fields_stand_in_the_order_of_the_layers():
     model = model_of(layers=4, pattern=('alibi()', 'rpe_convergent() | window(size=3)'))
-    assert (receptive_field(model, TOKENS).erf[1::2] <= 3).all() and (receptive_field(model, TOKENS).erf[::2].max(1) > 3).all()
+    assert (receptive_field(model, TOKENS).erf[1::2] <= 3).all() and (
+        receptive_field(model, TOKENS).erf[::2].max(1) > 3
+    ).all()
     trf = trained_field(model)
     np.testing.assert_array_equal(trf[0], trf[2])
     np.testing.assert_array_equal(trf[1], [3, 3, 3, 3])
@@ -201,11 +260,17 @@ def test_fields_stand_in_the_order_of_the_layers():
 
 
 def test_with_equal_content_the_two_fields_agree():
-    """The claim that links them: where queries and keys say nothing, a long row's ERF is the TRF."""
-    encoding = pj.make("rpe_convergent(kernel='type2', slopes=(1.0, 0.5, 0.25, 0.125))", heads=4, causal=True)
+    """The claim that links them: where queries and keys say nothing, a long row's ERF is the
+    TRF.
+    """
+    encoding = pj.make(
+        "rpe_convergent(kernel='type2', slopes=(1.0, 0.5, 0.25, 0.125))", heads=4, causal=True
+    )
     trf = theoretical_field(encoding, 4, epsilon=0.1)
     tok, q = pj.Tokens.of(length=2048), jnp.zeros((1, 2048, 4, 8))
-    last = lambda n: attention_fields(encoding, q[:, :n], q[:, :n], *[tok.slice(0, n)] * 2, 0.1, 256)[0]
+    last = lambda n: attention_fields(
+        encoding, q[:, :n], q[:, :n], *[tok.slice(0, n)] * 2, 0.1, 256
+    )[0]
     erf = np.asarray(last(2048) - last(2047))
     np.testing.assert_allclose(erf, trf, rtol=0.01)
     assert trf[-1] > 30
@@ -214,7 +279,12 @@ def test_with_equal_content_the_two_fields_agree():
 def test_memory_grows_with_the_length_and_not_with_its_square():
     graphdef, state = nnx.split(model_of(implementation='blocked', block=64, layers=1))
     shape = lambda length: jax.ShapeDtypeStruct((1, length), jnp.int32)
-    size = lambda n: _fields.lower((graphdef, 0.05, 64), state, shape(n), None).compile().memory_analysis().temp_size_in_bytes
+    size = lambda n: (
+        _fields.lower((graphdef, 0.05, 64), state, shape(n), None)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
     assert size(1024) < 2.5 * size(512)
 
 
@@ -222,8 +292,16 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
 
 
 def test_ranks():
-    rows = [Compared('a', 6.0, 5.0), Compared('b', np.nan, 1.0), Compared('c', np.inf, 30.0), Compared('d', 50.0, 20.0)]
-    assert rank_correlation(rows) == 1.0 and rank_correlation([*rows, Compared('e', np.inf, 0.5)]) < 0.5
+    rows = [
+        Compared('a', 6.0, 5.0),
+        Compared('b', np.nan, 1.0),
+        Compared('c', np.inf, 30.0),
+        Compared('d', 50.0, 20.0),
+    ]
+    assert (
+        rank_correlation(rows) == 1.0
+        and rank_correlation([*rows, Compared('e', np.inf, 0.5)]) < 0.5
+    )
     assert [row.label for row in by_method([*rows, *rows])] == ['a', 'b', 'c', 'd']
     with pytest.raises(ValueError, match='needs two methods that have a TRF, got 1 of 2'):
         rank_correlation(rows[:2])
@@ -239,7 +317,10 @@ def test_pictures_are_written(tmp_path):
         decay_plot(kernels, fields, tmp_path / 'several.png'),
         decay_plot({'alibi()': kernels['alibi()']}, fields, tmp_path / 'one.png'),
         profile_plot(found, tmp_path / 'profile.png'),
-        rank_plot([Compared('a', 6.0, 5.0), Compared('b', np.nan, 1.0), Compared('c', np.inf, 30.0)], tmp_path / 'ranks.png'),
+        rank_plot(
+            [Compared('a', 6.0, 5.0), Compared('b', np.nan, 1.0), Compared('c', np.inf, 30.0)],
+            tmp_path / 'ranks.png',
+        ),
     ):
         assert path.read_bytes().startswith(b'\x89PNG')
 

@@ -15,7 +15,9 @@ from posenc_jax.model.decode import generate, init_cache
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.reverse_pe import newest_first
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'reverse_pe.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'reverse_pe.json').read_text())[
+    'values'
+]
 ENCODING = pj.make('reverse_pe() | sinusoidal()')
 
 
@@ -37,7 +39,9 @@ def test_the_newest_has_one_code_at_every_length(length):
 
 
 def test_the_last_rows_are_the_same_for_any_longer_input():
-    """The paper's point: beyond the trained length only the oldest tokens have codes that were not seen."""
+    """The paper's point: beyond the trained length only the oldest tokens have codes that were not
+    seen.
+    """
     longest = code(length=40)[0]
     for length in (5, 12, 39):
         np.testing.assert_array_equal(code(length=length)[0], longest[-length:])
@@ -66,16 +70,23 @@ def test_positions_that_were_there_do_not_matter():
 
 def test_components_are_not_lost_silently():
     tok = pj.Tokens.of(positions=np.zeros((1, 3, 2), int))
-    with pytest.raises(ValueError, match=r'would lose the components of \(1, 3, 2\): give positions \[B, L\], or write'):
+    with pytest.raises(
+        ValueError,
+        match=r'would lose the components of \(1, 3, 2\): give positions \[B, L\], or write',
+    ):
         ENCODING.place(tok)
-    assert pj.make('uni_encoder() | reverse_pe()', model_dim=4).place(tok).pos.tolist() == [[2, 1, 0]]
+    assert pj.make('uni_encoder() | reverse_pe()', model_dim=4).place(tok).pos.tolist() == [
+        [2, 1, 0]
+    ]
 
 
 def test_relative_encodings_see_time_run_backwards():
     """RoPE under reversed positions is RoPE with queries and keys that turn the other way."""
     q, k = (jax.random.normal(jax.random.key(i), (1, 6, 2, 8)) for i in (0, 1))
     back, plain = pj.make('reverse_pe() | rope()', head_dim=8), pj.make('rope()', head_dim=8)
-    logits = lambda e, tok: jnp.einsum('btnh,bsnh->bnts', *e.project(q, k, k, e.place(tok), e.place(tok))[:2])
+    logits = lambda e, tok: jnp.einsum(
+        'btnh,bsnh->bnts', *e.project(q, k, k, e.place(tok), e.place(tok))[:2]
+    )
     expected = logits(plain, pj.Tokens.of(positions=-jnp.arange(6)[None]))
     np.testing.assert_allclose(logits(back, pj.Tokens.of(length=6)), expected, atol=1e-5)
 
@@ -92,26 +103,36 @@ def test_newest_first_reverses_the_real_tokens():
 
 
 def model(kind, encoding='reverse_pe() | sinusoidal()'):
-    cfg = TransformerConfig(vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding=encoding, kind=kind)
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding=encoding, kind=kind
+    )
     return Transformer(cfg, rngs=nnx.Rngs(0))
 
 
 def test_a_padded_encoder_is_the_unpadded_one():
     net, ids = model('encoder'), jnp.array([[1, 2, 3, 4]])
-    padded = net(jnp.array([[6, 6, 1, 2, 3, 4]]), pj.Tokens.of(valid=[[False, False, True, True, True, True]]))
+    padded = net(
+        jnp.array([[6, 6, 1, 2, 3, 4]]),
+        pj.Tokens.of(valid=[[False, False, True, True, True, True]]),
+    )
     np.testing.assert_allclose(padded[:, 2:], net(ids), atol=1e-5)
     assert np.abs(net(ids) - model('encoder', 'sinusoidal()')(ids)).max() > 1e-2
 
 
 def test_a_cache_is_refused():
-    expected = 'reverse_pe gives every token another position when one is added, so there is nothing to cache'
+    expected = (
+        'reverse_pe gives every token another position when one is added, so there is '
+        'nothing to cache'
+    )
     with pytest.raises(ValueError, match=expected):
         init_cache(model('decoder'), pj.Tokens.of(length=8))
     with pytest.raises(ValueError, match=expected):
         generate(model('decoder'), jnp.ones((1, 3), jnp.int32), max_new_tokens=2, temperature=0.0)
     with pytest.raises(ValueError, match='generation needs a decoder'):
         init_cache(model('encoder'), pj.Tokens.of(length=8))
-    assert pj.make('reverse_pe() | rope(freqs=dynamic_ntk(train_len=8))', head_dim=8).cached == 'none'
+    assert (
+        pj.make('reverse_pe() | rope(freqs=dynamic_ntk(train_len=8))', head_dim=8).cached == 'none'
+    )
 
 
 @pytest.mark.parametrize('last, found', [(9, '9 .. 9'), ([0, -3], '-3 .. 0')])

@@ -1,4 +1,6 @@
-"""RoPE: the sheet's numbers, layouts, partial widths, precision, and that only differences of positions matter."""
+"""RoPE: the sheet's numbers, layouts, partial widths, precision, and that only differences of
+positions matter.
+"""
 
 import json
 from pathlib import Path
@@ -23,7 +25,9 @@ def draw(seed, *shape, dtype=jnp.float32):
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
 def test_golden(layout):
     x = jnp.asarray([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
-    np.testing.assert_allclose(rope(x, jnp.asarray([[3]]), layout=layout).ravel(), GOLDEN[layout], atol=2e-6)
+    np.testing.assert_allclose(
+        rope(x, jnp.asarray([[3]]), layout=layout).ravel(), GOLDEN[layout], atol=2e-6
+    )
 
 
 def test_all_ones_logit_by_distance():
@@ -40,15 +44,21 @@ def test_against_complex_multiplication_in_float64(layout):
     turned = (a + 1j * b) * np.exp(1j * pos[:, :, None, None] * rope_frequencies(8, 10000.0))
     expected = np.concatenate([turned.real, turned.imag], -1)
     out = np.asarray(rope(x, jnp.asarray(pos), layout=layout))
-    np.testing.assert_allclose(out if layout == 'half' else out[..., TO_HALF(8)], expected, atol=2e-6)
+    np.testing.assert_allclose(
+        out if layout == 'half' else out[..., TO_HALF(8)], expected, atol=2e-6
+    )
 
 
 def test_layouts_agree_after_permuting_features():
     q, k, tok, order = draw(0, 1, 6, 2, 8), draw(1, 1, 6, 2, 8), pj.Tokens.of(length=6), TO_HALF(8)
-    project = lambda layout, *a: pj.make(f'rope(layout="{layout}")', head_dim=8).project(*a, a[1], tok, tok)[:2]
+    project = lambda layout, *a: pj.make(f'rope(layout="{layout}")', head_dim=8).project(
+        *a, a[1], tok, tok
+    )[:2]
     logits = lambda q, k: jnp.einsum('btnh,bsnh->bnts', q, k)
     np.testing.assert_allclose(
-        logits(*project('interleaved', q, k)), logits(*project('half', q[..., order], k[..., order])), atol=1e-5
+        logits(*project('interleaved', q, k)),
+        logits(*project('half', q[..., order], k[..., order])),
+        atol=1e-5,
     )
 
 
@@ -62,7 +72,12 @@ def test_partial_rotates_leading_features_with_their_own_exponent(layout):
 
 @pytest.mark.parametrize('offset', [1, 1000, 10**6, 2**31 - 100])
 def test_a_constant_added_to_all_positions_changes_nothing(offset):
-    q, k, v, encoding = draw(0, 1, 9, 2, 64), draw(1, 1, 9, 2, 64), draw(2, 1, 9, 2, 64), pj.make('rope()', head_dim=64, causal=True)
+    q, k, v, encoding = (
+        draw(0, 1, 9, 2, 64),
+        draw(1, 1, 9, 2, 64),
+        draw(2, 1, 9, 2, 64),
+        pj.make('rope()', head_dim=64, causal=True),
+    )
 
     def out(offset):
         tok = pj.Tokens.of(positions=np.arange(9)[None] + offset)
@@ -72,7 +87,12 @@ def test_a_constant_added_to_all_positions_changes_nothing(offset):
 
 
 def test_norms_of_planes_are_kept_and_values_untouched():
-    q, k, v, tok = draw(0, 1, 5, 4, 8), draw(1, 1, 5, 2, 8), draw(2, 1, 5, 2, 8), pj.Tokens.of(length=5)
+    q, k, v, tok = (
+        draw(0, 1, 5, 4, 8),
+        draw(1, 1, 5, 2, 8),
+        draw(2, 1, 5, 2, 8),
+        pj.Tokens.of(length=5),
+    )
     q2, k2, v2, _, _ = pj.make('rope()', head_dim=8).project(q, k, v, tok, tok)
     norms = lambda x: x[..., :4] ** 2 + x[..., 4:] ** 2
     np.testing.assert_allclose(norms(q2), norms(q), rtol=1e-5)
@@ -100,7 +120,9 @@ def test_gradients_are_the_inverse_rotation_and_reach_the_angles():
     angles = draw(2, 1, 3, 1, 4)
     f = lambda a: (rotate(x, a) * g).sum()
     step = draw(3, 1, 3, 1, 4) * 1e-2
-    np.testing.assert_allclose((jax.grad(f)(angles) * step).sum(), (f(angles + step) - f(angles - step)) / 2, rtol=1e-3)
+    np.testing.assert_allclose(
+        (jax.grad(f)(angles) * step).sum(), (f(angles + step) - f(angles - step)) / 2, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize('spec', ['rope()', 'rope(layout="interleaved")', 'rope(partial=0.5)'])
@@ -111,7 +133,12 @@ def test_jit_and_vmap(spec):
 
 
 def test_left_padding_and_packing():
-    q, k, v, encoding = draw(0, 1, 6, 2, 8), draw(1, 1, 6, 2, 8), draw(2, 1, 6, 2, 8), pj.make('rope()', head_dim=8, causal=True)
+    q, k, v, encoding = (
+        draw(0, 1, 6, 2, 8),
+        draw(1, 1, 6, 2, 8),
+        draw(2, 1, 6, 2, 8),
+        pj.make('rope()', head_dim=8, causal=True),
+    )
     run = jax.jit(lambda tok, *a: pj.attend(encoding, *encoding.project(*a, tok, tok)))
     alone = run(pj.Tokens.of(length=6), q, k, v)
     pad = lambda a: jnp.pad(a, ((0, 0), (3, 0), (0, 0), (0, 0)), constant_values=7.0)
@@ -143,7 +170,9 @@ def test_errors(spec, width, message):
 def test_errors_of_arrays():
     part = Rotary(head_dim=8)
     for base in (float('inf'), float('nan'), 1e39):  # a spec string holds no such number
-        with pytest.raises(ValueError, match=r'the base of rotary frequencies must be .*, got (inf|nan|1e\+39)'):
+        with pytest.raises(
+            ValueError, match=r'the base of rotary frequencies must be .*, got (inf|nan|1e\+39)'
+        ):
             Rotary(base, head_dim=8)
     with pytest.raises(ValueError, match='head_dim=8.*width 6'):
         part.rotate(jnp.ones((1, 2, 1, 6)), jnp.zeros((1, 2)))

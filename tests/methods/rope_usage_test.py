@@ -1,4 +1,6 @@
-"""Frequency usage against a layer-by-layer computation, and heads that attend by position against the sheet's table."""
+"""Frequency usage against a layer-by-layer computation, and heads that attend by position against
+the sheet's table.
+"""
 
 import json
 from pathlib import Path
@@ -15,7 +17,9 @@ from posenc_jax.core.encoding import scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.rotation.rope import rope, rope_frequencies
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'rope_usage.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'rope_usage.json').read_text())[
+    'values'
+]
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=32, heads=4, kv_heads=2, encoding='rope()')
 TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 13)
 THETA = rope_frequencies(64, 10000.0)
@@ -26,8 +30,13 @@ def model_of(**fields):
 
 
 def last_row(weights, shift, length, rotate=rope):
-    """Logits of the last query, nearest key first, through the rotation and the scaled inner product of the library."""
-    q, k = (jnp.broadcast_to(jnp.asarray(a, jnp.float32), (1, length, 1, 64)) for a in positional_head(THETA, weights, shift))
+    """Logits of the last query, nearest key first, through the rotation and the scaled inner
+    product of the library.
+    """
+    q, k = (
+        jnp.broadcast_to(jnp.asarray(a, jnp.float32), (1, length, 1, 64))
+        for a in positional_head(THETA, weights, shift)
+    )
     pos = jnp.arange(length)[None]
     q, k = (jnp.swapaxes(rotate(a, pos), 1, 2) for a in (q, k))
     return np.asarray(scaled_dot_product(q[:, :, -1:], k)[0, 0, 0, ::-1])
@@ -38,11 +47,14 @@ def weights_of(keep):
 
 
 @pytest.mark.parametrize(
-    'name, shift, length', [('previous_256', 1, 256), ('previous_1024', 1, 1024), ('diagonal_1024', 0, 1024)]
+    'name, shift, length',
+    [('previous_256', 1, 256), ('previous_1024', 1, 1024), ('diagonal_1024', 0, 1024)],
 )
 def test_golden_probabilities_of_positional_heads(name, shift, length):
     for keep, expected in zip(GOLDEN['keep'], GOLDEN[name], strict=True):
-        assert jax.nn.softmax(last_row(weights_of(keep), shift, length))[shift] == pytest.approx(expected, abs=6e-5)
+        assert jax.nn.softmax(last_row(weights_of(keep), shift, length))[shift] == pytest.approx(
+            expected, abs=6e-5
+        )
 
 
 def test_a_positional_head_peaks_at_its_shift_with_the_logits_of_the_equation():
@@ -50,7 +62,9 @@ def test_a_positional_head_peaks_at_its_shift_with_the_logits_of_the_equation():
     for shift in (0, 1, 17, 100):  # "decay with distance" is not implied
         weights = np.linspace(2.0, 0.5, 32)
         s = last_row(weights, shift, 128)
-        np.testing.assert_allclose(s, np.cos(np.outer(distance - shift, THETA)) @ weights, atol=5e-5)
+        np.testing.assert_allclose(
+            s, np.cos(np.outer(distance - shift, THETA)) @ weights, atol=5e-5
+        )
         assert s.argmax() == shift and s[shift] == pytest.approx(weights.sum(), abs=5e-5)
 
 
@@ -76,21 +90,30 @@ def test_the_lowest_plane_turns_within_long_contexts():
     assert np.ptp(last_row(only_lowest, 0, 64, rotate=cut.rotate)) == 0  # and one at every distance
 
 
-@pytest.mark.parametrize('encoding', ['rope()', 'rope(layout="interleaved", partial=0.5)', 'rope(freqs=yarn(factor=4.0))'])
+@pytest.mark.parametrize(
+    'encoding',
+    ['rope()', 'rope(layout="interleaved", partial=0.5)', 'rope(freqs=yarn(factor=4.0))'],
+)
 def test_usage_is_the_mean_norm_of_every_plane(encoding):
     model = model_of(encoding=encoding)
     usage = rope_usage(model, TOKENS)
     count, tok = usage.q.shape[-1], pj.Tokens.of(length=9)
     assert usage.q.shape == (2, 4, count) and usage.k.shape == (2, 2, count) and usage.count == 18
-    pairs = [(t, t + count) if 'layout' not in encoding else (2 * t, 2 * t + 1) for t in range(count)]
+    pairs = [
+        (t, t + count) if 'layout' not in encoding else (2 * t, 2 * t + 1) for t in range(count)
+    ]
     x = model.embed(TOKENS, model.place(tok))
     for layer, (place, block) in enumerate(model.layers()):
         q, k, _ = block.attention.split(block.attention_norm(x))
         for name, a in (('q', q), ('k', k)):
             expected = [np.sqrt(a[..., i] ** 2 + a[..., j] ** 2).mean((0, 1)) for i, j in pairs]
-            np.testing.assert_allclose(getattr(usage, name)[layer], np.stack(expected, -1), rtol=1e-5)
+            np.testing.assert_allclose(
+                getattr(usage, name)[layer], np.stack(expected, -1), rtol=1e-5
+            )
         x = block(x, tok, model.encoding(place, block))
-    np.testing.assert_allclose(usage.product[1, 3], usage.q[1, 3] * usage.k[1, 1] / np.sqrt(8), rtol=1e-6)
+    np.testing.assert_allclose(
+        usage.product[1, 3], usage.q[1, 3] * usage.k[1, 1] / np.sqrt(8), rtol=1e-6
+    )
 
 
 def test_patterns_keep_the_order_of_layers():
@@ -99,17 +122,25 @@ def test_patterns_keep_the_order_of_layers():
     x, tok = pattern.embed(TOKENS, pattern.place(pj.Tokens.of(length=9))), pj.Tokens.of(length=9)
     for layer, (place, block) in enumerate(pattern.layers()):
         q = np.asarray(block.attention.split(block.attention_norm(x))[0])
-        np.testing.assert_allclose(usage.q[layer], np.hypot(q[..., :4], q[..., 4:]).mean((0, 1)), rtol=1e-5)
+        np.testing.assert_allclose(
+            usage.q[layer], np.hypot(q[..., :4], q[..., 4:]).mean((0, 1)), rtol=1e-5
+        )
         x = block(x, tok, pattern.encoding(place, block))
 
 
 def test_batches_merge_and_padding_does_not_count():
     model = model_of()
-    whole, first, second = rope_usage(model, TOKENS), rope_usage(model, TOKENS[:1]), rope_usage(model, TOKENS[1:])
+    whole, first, second = (
+        rope_usage(model, TOKENS),
+        rope_usage(model, TOKENS[:1]),
+        rope_usage(model, TOKENS[1:]),
+    )
     merged = first.merge(second)
     np.testing.assert_allclose(merged.q, whole.q, rtol=1e-5)
     assert merged.count == whole.count
-    padded = rope_usage(model, jnp.pad(TOKENS, ((0, 0), (3, 0))), pj.Tokens.of(valid=np.arange(12)[None] >= 3))
+    padded = rope_usage(
+        model, jnp.pad(TOKENS, ((0, 0), (3, 0))), pj.Tokens.of(valid=np.arange(12)[None] >= 3)
+    )
     np.testing.assert_allclose(padded.k, whole.k, rtol=1e-4)
     assert padded.count == whole.count
     with pytest.raises(ValueError, match='all of these are padding'):
@@ -118,8 +149,14 @@ def test_batches_merge_and_padding_does_not_count():
 
 def test_memory_grows_with_the_length_and_not_with_its_square():
     graphdef, state = nnx.split(model_of(implementation='blocked', block=64, layers=1))
-    shape = lambda length: (jax.ShapeDtypeStruct((1, length), jnp.int32), None, jax.ShapeDtypeStruct((1, length), bool))
-    size = lambda length: _usage.lower(graphdef, state, *shape(length)).compile().memory_analysis().temp_size_in_bytes
+    shape = lambda length: (
+        jax.ShapeDtypeStruct((1, length), jnp.int32),
+        None,
+        jax.ShapeDtypeStruct((1, length), bool),
+    )
+    size = lambda length: (
+        _usage.lower(graphdef, state, *shape(length)).compile().memory_analysis().temp_size_in_bytes
+    )
     assert size(1024) < 2.5 * size(512)
 
 
@@ -130,7 +167,10 @@ def test_a_heat_map_is_written(tmp_path):
 
 
 def test_errors():
-    for spec, message in [('alibi()', 'rope_usage needs .* got alibi'), ('nope()', 'got 0 of them')]:
+    for spec, message in [
+        ('alibi()', 'rope_usage needs .* got alibi'),
+        ('nope()', 'got 0 of them'),
+    ]:
         with pytest.raises(ValueError, match=message):
             rope_usage(model_of(encoding=spec), TOKENS)
     with pytest.raises(ValueError, match=r'layers have \[2, 4\]'):

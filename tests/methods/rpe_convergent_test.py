@@ -1,4 +1,6 @@
-"""Convergent biases: the two types by hand, the series of every kernel, and what a divergent one does to far keys."""
+"""Convergent biases: the two types by hand, the series of every kernel, and what a divergent one
+does to far keys.
+"""
 
 import json
 import pathlib
@@ -12,7 +14,9 @@ import posenc_jax as pj
 from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
 from posenc_jax.bias.rpe_convergent import DIVERGENT, KERNELS, convergent_bias
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'rpe_convergent.json').read_text())['values']
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'rpe_convergent.json').read_text()
+)['values']
 N = 4
 
 
@@ -21,22 +25,30 @@ def make(arguments='', heads=N, **options):
 
 
 def decay(kernel, slope, distance):
-    return convergent_bias(kernel, jnp.array([slope]), jnp.asarray(distance)[None], jnp.zeros((1, 1), int))[0, 0, :, 0]
+    return convergent_bias(
+        kernel, jnp.array([slope]), jnp.asarray(distance)[None], jnp.zeros((1, 1), int)
+    )[0, 0, :, 0]
 
 
 @pytest.mark.parametrize('kernel', ['type1', 'type2'])
 def test_the_two_types(kernel):
-    np.testing.assert_allclose(decay(kernel, GOLDEN['slope'], np.arange(4)), GOLDEN[kernel], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        decay(kernel, GOLDEN['slope'], np.arange(4)), GOLDEN[kernel], rtol=1e-6, atol=1e-7
+    )
 
 
 def test_the_sum_of_type1():
     total = np.exp(np.asarray(decay('type1', 1.0, np.arange(200_000)), np.float64)).sum()
-    assert total + 1 / 200_000 == pytest.approx(GOLDEN['sum_of_type1'], rel=1e-7)  # the tail of 1 / d^2 is 1 / N
+    assert total + 1 / 200_000 == pytest.approx(
+        GOLDEN['sum_of_type1'], rel=1e-7
+    )  # the tail of 1 / d^2 is 1 / N
 
 
 EXPECTED = {  # at y = 8, written without r
-    'type1': 1 / 65, 'type2': np.exp(-np.log(11) ** 2), 'linear': np.exp(-8), 'square': np.exp(-64), 'root': np.exp(-8**0.5),
-    'half_three_quarters': np.exp(-0.5 * 8**0.75), 'five_quarters': np.exp(-(8**1.25)), 'harmonic': 1 / 9,
+    'type1': 1 / 65, 'type2': np.exp(-np.log(11) ** 2), 'linear': np.exp(-8), 'square': np.exp(-64),
+    'root': np.exp(-8**0.5),
+    'half_three_quarters': np.exp(-0.5 * 8**0.75), 'five_quarters': np.exp(-(8**1.25)),
+    'harmonic': 1 / 9,
     'log_over_square': (1 + np.log(9)) / 81, 'log_harmonic': 1 / (11 * np.log(11)), 'fourth': 0.0,
 }  # fmt: skip
 
@@ -48,7 +60,9 @@ def test_every_kernel_by_its_exponential(kernel):
 
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_series_converge_but_for_two(kernel):
-    """Blocks of doubled width (Cauchy's condensation): their sums fall off geometrically, or the series diverges."""
+    """Blocks of doubled width (Cauchy's condensation): their sums fall off geometrically, or the
+    series diverges.
+    """
     weights = np.exp(np.asarray(decay(kernel, 1.0, np.arange(1 << 18)), np.float64))
     blocks = [weights[1 << n : 2 << n].sum() for n in range(8, 18)]
     # log_harmonic adds 1 / n to the sum at the n-th doubling, as the harmonic series does.
@@ -73,7 +87,9 @@ def test_symmetric_falling_and_the_same_at_every_shift(kernel):
 
 @pytest.mark.parametrize('kernel', ['type1', 'type2', 'harmonic'])
 def test_far_keys_take_over_only_where_the_series_diverges(kernel):
-    """The claim: with equal content, what the trained window holds of a row goes to a limit, or to nothing."""
+    """The claim: with equal content, what the trained window holds of a row goes to a limit, or to
+    nothing.
+    """
     weights = np.exp(np.asarray(decay(kernel, 0.25, np.arange(200_000)), np.float64))
     share = weights[:64].sum() / np.cumsum(weights)
     grown = share[1023] / share[-1]
@@ -86,14 +102,19 @@ def test_slopes_and_encoders():
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 9, N, 8)) for i in range(3))
     tok, turned = pj.Tokens.of(length=9), lambda a: a[:, ::-1]
     out = pj.attend(make(causal=False), q, k, v, tok, tok)
-    np.testing.assert_allclose(pj.attend(make(causal=False), *map(turned, (q, k, v)), tok, tok), turned(out), atol=1e-6)
+    np.testing.assert_allclose(
+        pj.attend(make(causal=False), *map(turned, (q, k, v)), tok, tok), turned(out), atol=1e-6
+    )
 
 
 def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
         ("kernel='type3'", "kernel is 'type3'; did you mean 'type[12]'"),
         ("kernel='gaussian'", 'valid: .*square'),
-        ('slopes=(1.0, 2.0)', r'2 slopes \(1.0, 2.0\) for 4 heads; expected one finite positive number per head'),
+        (
+            'slopes=(1.0, 2.0)',
+            r'2 slopes \(1.0, 2.0\) for 4 heads; expected one finite positive number per head',
+        ),
         ('slopes=(1.0, 0.0, 1.0, 1.0)', 'expected one finite positive number per head'),
         ('slopes=(1.0, -1.0, 1.0, 1.0)', 'expected one finite positive number per head'),
     ):
@@ -102,5 +123,7 @@ def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match="did you mean 'type[12]'"):
         convergent_bias('type', jnp.ones(1), jnp.zeros((1, 1)), jnp.zeros((1, 1)))
     tok = pj.Tokens.of(length=3)
-    with pytest.raises(ValueError, match='rpe_convergent has parameters of 1 heads, the queries have 4'):
+    with pytest.raises(
+        ValueError, match='rpe_convergent has parameters of 1 heads, the queries have 4'
+    ):
         pj.attend(make(heads=1), *[jnp.zeros((1, 3, 4, 8))] * 3, tok, tok)

@@ -21,7 +21,10 @@ def curve(distances, *, start=0, dim=128):
 def exact(distances, dim=128):
     """The formula in float64."""
     t = np.arange(1, dim // 2 + 1)
-    return np.cos(np.asarray(distances, np.float64)[:, None] / 10000.0 ** (2 * t / dim)).sum(-1) - dim / 2
+    return (
+        np.cos(np.asarray(distances, np.float64)[:, None] / 10000.0 ** (2 * t / dim)).sum(-1)
+        - dim / 2
+    )
 
 
 def test_the_curve():
@@ -51,18 +54,26 @@ def test_heads():
 
 
 def test_it_falls_as_the_logarithm_of_the_distance_and_stays_above_its_bound():
-    """The claim: a receptive field that goes on growing. The angles are spread evenly over ln 10000, and so the curve is near
-    that of a continuum, `-(w/2) (ln d + gamma) / ln 10000`; ALiBi falls linearly."""
+    """The claim: a receptive field that goes on growing. The angles are spread evenly over ln
+    10000, and so the curve is near that of a continuum, `-(w/2) (ln d + gamma) / ln 10000`; ALiBi
+    falls linearly.
+    """
     distances = np.arange(8, 2049)
     law = -64 / np.log(10000.0) * (np.log(distances) + np.euler_gamma)
     apart = curve(distances) - law
-    assert np.abs(apart).mean() < 0.1 * (law[0] - law[-1]) and np.abs(apart).max() < 0.3 * (law[0] - law[-1])
+    assert np.abs(apart).mean() < 0.1 * (law[0] - law[-1]) and np.abs(apart).max() < 0.3 * (
+        law[0] - law[-1]
+    )
     assert curve(np.arange(0, 300000, 37)).min() > -128.0
 
 
 def test_errors():
     for dim, near in ((7, 6), (0, 2)):
-        with pytest.raises(ValueError, match=f'even and at least 2, got {dim}; the nearest is {near}'):
+        with pytest.raises(
+            ValueError, match=f'even and at least 2, got {dim}; the nearest is {near}'
+        ):
             pj.make(f'sandwich(dim={dim})', heads=4)
-    with pytest.raises(ValueError, match=r'one position per token \[B, L\], got positions of shape \(1, 4, 2\)'):
+    with pytest.raises(
+        ValueError, match=r'one position per token \[B, L\], got positions of shape \(1, 4, 2\)'
+    ):
         sandwich_curve(jnp.zeros((1, 4, 2)), jnp.zeros((1, 4)))

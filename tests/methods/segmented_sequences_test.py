@@ -1,4 +1,6 @@
-"""Segmented sequences: which tokens are drawn, their true targets and original positions, and the stretched table."""
+"""Segmented sequences: which tokens are drawn, their true targets and original positions, and the
+stretched table.
+"""
 
 import json
 from pathlib import Path
@@ -17,11 +19,15 @@ from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.segmented_sequences import chunk_ids, prefix_ids, stretched_table
 from posenc_jax.tasks.language import Language, SegmentedText
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'segmented_sequences.json').read_text())['values']
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / 'golden' / 'segmented_sequences.json').read_text()
+)['values']
 RNG = np.random.default_rng
 
 
-@pytest.mark.parametrize(('table', 'stretched'), [('table', 'stretched_4'), ('short_table', 'stretched_3')])
+@pytest.mark.parametrize(
+    ('table', 'stretched'), [('table', 'stretched_4'), ('short_table', 'stretched_3')]
+)
 def test_golden_tables(table, stretched):
     factor = int(stretched[-1])
     out = stretched_table(jnp.array(GOLDEN[table])[:, None], factor)[:, 0]
@@ -41,7 +47,9 @@ def test_places_between_rows_are_exact_in_long_tables():
     table = jnp.arange(8192, dtype=jnp.float32)[:, None] % 2
     share = np.arange(3 * 8192) % 3 / 3
     odd = np.arange(3 * 8192) // 3 % 2
-    np.testing.assert_allclose(stretched_table(table, 3)[:-3, 0], np.where(odd, 1 - share, share)[:-3], atol=1e-6)
+    np.testing.assert_allclose(
+        stretched_table(table, 3)[:-3, 0], np.where(odd, 1 - share, share)[:-3], atol=1e-6
+    )
 
 
 def test_chunks_are_segments_in_the_order_of_the_text():
@@ -66,26 +74,40 @@ def test_a_prefix_of_single_tokens_before_a_run(last):
         picked[ids[:4]] += 1
     assert begins == ({14} if last else set(range(4, 15)))
     if last:  # uniform over what precedes the run
-        np.testing.assert_allclose(picked[:14] / 400, 4 / 14, atol=4 * (4 / 14 * 10 / 14 / 400) ** 0.5)
+        np.testing.assert_allclose(
+            picked[:14] / 400, 4 / 14, atol=4 * (4 / 14 * 10 / 14 / 400) ** 0.5
+        )
         assert not picked[14:].any()
 
 
 def test_taking_everything_is_ordinary_training():
-    for ids in (chunk_ids(RNG(0), 12, 12, 3), prefix_ids(RNG(0), 12, 12, 0), prefix_ids(RNG(0), 12, 12, 5)):
+    for ids in (
+        chunk_ids(RNG(0), 12, 12, 3),
+        prefix_ids(RNG(0), 12, 12, 0),
+        prefix_ids(RNG(0), 12, 12, 5),
+    ):
         assert ids.tolist() == list(range(12))
     assert prefix_ids(RNG(0), 20, 8, 0).tolist() == list(range(12, 20))
     batch = SegmentedText(source_len=16, segment_len=4).sample(RNG(0), 2, 16)
-    assert (batch['positions'] == np.arange(16)).all() and (batch['tokens'][:, 1:] == batch['targets'][:, :-1]).all()
+    assert (batch['positions'] == np.arange(16)).all() and (
+        batch['tokens'][:, 1:] == batch['targets'][:, :-1]
+    ).all()
 
 
-@pytest.mark.parametrize('options', [dict(segment_len=4), dict(prefix_len=3), dict(prefix_len=3, last=False)])
+@pytest.mark.parametrize(
+    'options', [dict(segment_len=4), dict(prefix_len=3), dict(prefix_len=3, last=False)]
+)
 def test_targets_are_the_true_next_tokens(options):
     task = SegmentedText(source_len=64, **options)
     stream = np.arange(200, dtype=np.int32)  # the token says where it stands
     batch = task._rows(stream, RNG(0), 6, 16)
     np.testing.assert_array_equal(batch['targets'], batch['tokens'] + 1)
     offsets = batch['tokens'] - batch['positions']
-    assert (offsets == offsets[:, :1]).all() and (batch['positions'] < 64).all() and batch['loss_mask'].all()
+    assert (
+        (offsets == offsets[:, :1]).all()
+        and (batch['positions'] < 64).all()
+        and batch['loss_mask'].all()
+    )
     assert (np.diff(batch['positions'], axis=1) > 1).any(1).all()
 
 
@@ -94,15 +116,22 @@ def test_batches_of_the_task():
     data = task.dataset(length=16, batch_size=4, seed=1)
     for name, array in data[2].items():
         np.testing.assert_array_equal(array, task.dataset(length=16, batch_size=4, seed=1)[2][name])
-    halves = [task.dataset(length=16, batch_size=4, seed=1, shard=(part, 2))[2]['tokens'] for part in (0, 1)]
+    halves = [
+        task.dataset(length=16, batch_size=4, seed=1, shard=(part, 2))[2]['tokens']
+        for part in (0, 1)
+    ]
     np.testing.assert_array_equal(np.concatenate(halves), data[2]['tokens'])
     assert not (data[2]['tokens'] == data[3]['tokens']).all()
-    validation, whole = (t.dataset(length=16, batch_size=4, seed=1, split='validation')[0] for t in (task, plain))
+    validation, whole = (
+        t.dataset(length=16, batch_size=4, seed=1, split='validation')[0] for t in (task, plain)
+    )
     np.testing.assert_array_equal(validation['tokens'], whole['tokens'])
 
 
 def test_a_model_extended_reads_texts_four_times_as_long():
-    """At positions 4 p it is the model it was; it accepts 4 times as many tokens, and refuses more."""
+    """At positions 4 p it is the model it was; it accepts 4 times as many tokens, and refuses
+    more.
+    """
     sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
     cfg = TransformerConfig(encoding='learned_absolute(max_len=8, std=1.0)', **sizes)
     model, ids = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(8)[None]
@@ -114,11 +143,16 @@ def test_a_model_extended_reads_texts_four_times_as_long():
     with pytest.raises(ValueError, match='position 32 is not in 0 .. 31'):
         longer(jnp.zeros((1, 33), jnp.int32))
     gradient = nnx.grad(lambda m: m(ids).sum())(longer)
-    assert [a.shape for a in jax.tree.leaves(gradient['shared'])] == [(32, 16)]  # the new rows are trained
+    assert [a.shape for a in jax.tree.leaves(gradient['shared'])] == [
+        (32, 16)
+    ]  # the new rows are trained
 
 
 def test_a_chain_keeps_its_other_parts():
-    longer = extend(pj.make('learned_absolute(max_len=8) | rope()', model_dim=8, head_dim=8), 'segmented_sequences(factor=2)')
+    longer = extend(
+        pj.make('learned_absolute(max_len=8) | rope()', model_dim=8, head_dim=8),
+        'segmented_sequences(factor=2)',
+    )
     assert longer.parts[0].max_len == 16 and longer.parts[1].card.key == 'rope'
 
 
@@ -133,10 +167,14 @@ def test_wrong_input_says_what_is_wrong():
         with pytest.raises(ValueError, match=message):
             chunk_ids(RNG(0), *arguments)
     for prefix in (6, -1):
-        with pytest.raises(ValueError, match=rf'prefix_len must lie in 0 .. 5, .* of 6 tokens, got {prefix}'):
+        with pytest.raises(
+            ValueError, match=rf'prefix_len must lie in 0 .. 5, .* of 6 tokens, got {prefix}'
+        ):
             prefix_ids(RNG(0), 12, 6, prefix)
     for factor in (0, 1.5):
-        with pytest.raises(ValueError, match=f'factor must be an integer of at least 1, got {factor}'):
+        with pytest.raises(
+            ValueError, match=f'factor must be an integer of at least 1, got {factor}'
+        ):
             stretched_table(jnp.ones((2, 1)), factor)
     for options in (dict(), dict(segment_len=4, prefix_len=4)):
         with pytest.raises(ValueError, match='takes segment_len or prefix_len, one of them'):
@@ -145,7 +183,15 @@ def test_wrong_input_says_what_is_wrong():
         SegmentedText(source_len=16, segment_len=4, last=False)
     with pytest.raises(ValueError, match='a row takes 1 .. 16 tokens of a text of 16, got 32'):
         SegmentedText(source_len=16, segment_len=4).width(32)
-    with pytest.raises(SpecError, match='segmented_sequences extends one learned absolute; found 0 in rope'):
+    with pytest.raises(
+        SpecError, match='segmented_sequences extends one learned absolute; found 0 in rope'
+    ):
         extend(pj.make('rope()', head_dim=8), 'segmented_sequences(factor=2)')
-    with pytest.raises(SpecError, match=r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)"):
-        extend(pj.make("learned_absolute(max_len=8, ids='fairseq')", model_dim=8), 'segmented_sequences(factor=2)')
+    with pytest.raises(
+        SpecError,
+        match=r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)",
+    ):
+        extend(
+            pj.make("learned_absolute(max_len=8, ids='fairseq')", model_dim=8),
+            'segmented_sequences(factor=2)',
+        )

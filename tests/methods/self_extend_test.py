@@ -1,4 +1,6 @@
-"""Self-Extend, ReRoPE, leaky ReRoPE: the distances of the sheet, tables against tiles, decoding, limits, errors."""
+"""Self-Extend, ReRoPE, leaky ReRoPE: the distances of the sheet, tables against tiles, decoding,
+limits, errors.
+"""
 
 import json
 from pathlib import Path
@@ -12,7 +14,9 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
 from tests.methods.by_distance import WIDTH, check_decoding, check_tiles, defined, qkv, run
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'self_extend.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'self_extend.json').read_text())[
+    'values'
+]
 FORMS = {
     'grouped': dict(group=2, local=4),
     'not dividing': dict(group=3, local=4),
@@ -46,7 +50,9 @@ def test_tiles_equal_the_table_of_distances(form):
 
 
 def test_the_three_forms_of_one_formula():
-    """Leaky distances are w + (i - j - w) / k beyond w; as k grows they and the grouped ones become min(i - j, w)."""
+    """Leaky distances are w + (i - j - w) / k beyond w; as k grows they and the grouped ones become
+    min(i - j, w).
+    """
     gap = np.subtract.outer(np.arange(19), np.arange(19))
     leaky = distances(19, group=3.0, local=5, floor=False)
     np.testing.assert_allclose(leaky, np.where(gap < 5, gap, 5 + (gap - 5) / 3), rtol=1e-6)
@@ -57,18 +63,26 @@ def test_the_three_forms_of_one_formula():
 
 
 @pytest.mark.parametrize(
-    'options', [dict(group=1), dict(group=1.0, floor=False), dict(local=12), dict(group=None, local=12)], ids=str
+    'options',
+    [dict(group=1), dict(group=1.0, floor=False), dict(local=12), dict(group=None, local=12)],
+    ids=str,
 )
 def test_groups_of_one_and_a_wide_window_are_rope(options):
     arrays, tok = qkv(12), pj.Tokens.of(length=12)
     plain = pj.make('rope()', head_dim=WIDTH, causal=True)
-    np.testing.assert_allclose(run(encoding(**options), tok, *arrays), run(plain, tok, *arrays), atol=1e-6)
+    np.testing.assert_allclose(
+        run(encoding(**options), tok, *arrays), run(plain, tok, *arrays), atol=1e-6
+    )
 
 
 def test_rerope_is_lm_infinite_that_hides_nothing():
     arrays, tok = qkv(17), pj.Tokens.of(length=17)
-    ceiling = pj.make('lm_infinite(encoding=rope(), n_global=17, n_local=4)', head_dim=WIDTH, train_len=64)
-    np.testing.assert_allclose(run(encoding(group=None), tok, *arrays), run(ceiling, tok, *arrays), atol=2e-6)
+    ceiling = pj.make(
+        'lm_infinite(encoding=rope(), n_global=17, n_local=4)', head_dim=WIDTH, train_len=64
+    )
+    np.testing.assert_allclose(
+        run(encoding(group=None), tok, *arrays), run(ceiling, tok, *arrays), atol=2e-6
+    )
 
 
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
@@ -76,25 +90,38 @@ def test_decoding_over_keys_cached_once(form):
     check_decoding(encoding(**form), 14, (0, 3, 4, 5, 13))
 
 
-@pytest.mark.parametrize('form', [dict(group=3, local=4), dict(group=3.0, local=4, floor=False)], ids=str)
+@pytest.mark.parametrize(
+    'form', [dict(group=3, local=4), dict(group=3.0, local=4, floor=False)], ids=str
+)
 def test_far_out_it_is_as_exact_as_at_the_beginning(form):
-    """Angles, not fractional positions, which float32 would round: 3e6 / 3 + 4 - 4/3 has two binary digits behind the point."""
+    """Angles, not fractional positions, which float32 would round: 3e6 / 3 + 4 - 4/3 has two binary
+    digits behind the point.
+    """
     arrays, start = qkv(12), 3 * 2**20
     far = pj.Tokens.of(positions=start + np.arange(12)[None])
     tok = pj.Tokens.of(length=12)
-    np.testing.assert_allclose(run(encoding(**form), far, *arrays), run(encoding(**form), tok, *arrays), atol=1e-5)
+    np.testing.assert_allclose(
+        run(encoding(**form), far, *arrays), run(encoding(**form), tok, *arrays), atol=1e-5
+    )
 
 
 def test_other_layouts_widths_and_frequencies():
     part = 'rope(layout="interleaved", freqs=yarn(factor=4.0))'
     q, k, v = qkv(12)
-    stretched = pj.make('rope(layout="interleaved", freqs=yarn(factor=4.0))', head_dim=WIDTH, train_len=64, causal=True)
+    stretched = pj.make(
+        'rope(layout="interleaved", freqs=yarn(factor=4.0))',
+        head_dim=WIDTH,
+        train_len=64,
+        causal=True,
+    )
     far = run(encoding(group=3, part=part, local=1), pj.Tokens.of(length=12), q, k, v)[:, -1]
     own = lambda tok: stretched.parts[0].project(q, k, v, tok, tok)
     positions = -distances(12, group=3, local=1)[-1]
     alone = pj.Tokens.of(positions=np.concatenate([positions[:-1], [0]])[None].astype(np.float32))
     q_at, k_at, v_at, tq, tk = own(alone)
-    np.testing.assert_allclose(far, pj.attend(stretched, q_at, k_at, v_at, tq, tk)[:, -1], atol=2e-6)
+    np.testing.assert_allclose(
+        far, pj.attend(stretched, q_at, k_at, v_at, tq, tk)[:, -1], atol=2e-6
+    )
 
 
 def test_bfloat16():
@@ -110,7 +137,11 @@ def test_bfloat16():
     [
         ('self_extend(encoding=alibi())', 'rotary encoding, got alibi'),
         ('self_extend(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
-        ('self_extend(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))', 'use start=0'),
+        (
+            'self_extend(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, '
+            'factor=4.0)))',
+            'use start=0',
+        ),
         ('self_extend(encoding=rope(), group=0)', 'group=0'),
         ('self_extend(encoding=rope(), group=2.6)', 'group=2.6; the nearest is 3'),
         ('self_extend(encoding=rope(), group=None, floor=False)', 'finite group, got group=None'),

@@ -1,4 +1,6 @@
-"""Relative position representations against the definition with [T, S, H] arrays, and their limits."""
+"""Relative position representations against the definition with [T, S, H] arrays, and their
+limits.
+"""
 
 import json
 import pathlib
@@ -10,9 +12,17 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.collect.shaw import shaw_index, shaw_logits, shaw_values, sum_by_index, take_by_index
+from posenc_jax.collect.shaw import (
+    shaw_index,
+    shaw_logits,
+    shaw_values,
+    sum_by_index,
+    take_by_index,
+)
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'shaw.json').read_text())['values']
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'shaw.json').read_text())[
+    'values'
+]
 B, N, K, H, L = 2, 4, 2, 8, 33
 
 
@@ -33,7 +43,10 @@ def run(encoding, q, k, v, tok, **how):
 
 def reference(shaw, q, k, v, pos, causal=True):
     """The definition, with every vector written out per pair of tokens."""
-    index = np.clip(pos[:, None, :] - pos[:, :, None], -shaw.max_distance, shaw.max_distance) + shaw.max_distance
+    index = (
+        np.clip(pos[:, None, :] - pos[:, :, None], -shaw.max_distance, shaw.max_distance)
+        + shaw.max_distance
+    )
     repeat = lambda a: jnp.repeat(a, N // K, axis=2)
     keys = repeat(k)[:, None] + shaw.keys[...][index][:, :, :, None]
     s = jnp.einsum('bthd,btshd->bhts', q, keys) / H**0.5
@@ -42,7 +55,9 @@ def reference(shaw, q, k, v, pos, causal=True):
     values = repeat(v)[:, None]
     if shaw.values is not None:
         values = values + shaw.values[...][index][:, :, :, None]
-    return jnp.einsum('bhts,btshd->bthd', jax.nn.softmax(s), jnp.broadcast_to(values, (B, *index.shape[1:], N, H)))
+    return jnp.einsum(
+        'bhts,btshd->bthd', jax.nn.softmax(s), jnp.broadcast_to(values, (B, *index.shape[1:], N, H))
+    )
 
 
 def test_index():
@@ -51,7 +66,9 @@ def test_index():
 
 
 @pytest.mark.parametrize('causal', [True, False])
-@pytest.mark.parametrize('arguments', ['max_distance=3, std=1.0', 'max_distance=3, std=1.0, value_term=False'])
+@pytest.mark.parametrize(
+    'arguments', ['max_distance=3, std=1.0', 'max_distance=3, std=1.0, value_term=False']
+)
 @pytest.mark.parametrize('block', [None, (5, 7), (40, 3)], ids=str)
 def test_equals_the_definition(arguments, block, causal):
     encoding, shaw = make(arguments, causal)
@@ -62,15 +79,21 @@ def test_equals_the_definition(arguments, block, causal):
 
 
 def test_the_pure_functions_are_the_definition():
-    """Logits and values of `posenc_jax.functional`, joined by hand, against arrays of every pair."""
+    """Logits and values of `posenc_jax.functional`, joined by hand, against arrays of every
+    pair.
+    """
     _, shaw = make(causal=False)
     q, k, v = inputs(12)
     pos = np.arange(12)[None]
     heads_first = lambda a: jnp.swapaxes(a, 1, 2)
     s = pj.functional.shaw_logits(heads_first(q), heads_first(k), shaw.keys[...], pos, pos)
     w = jax.nn.softmax(s)
-    out = pj.functional.weighted_sum(w, heads_first(v)) + pj.functional.shaw_values(w, shaw.values[...], pos, pos)
-    np.testing.assert_allclose(heads_first(out), reference(shaw, q, k, v, pos, causal=False), atol=2e-5)
+    out = pj.functional.weighted_sum(w, heads_first(v)) + pj.functional.shaw_values(
+        w, shaw.values[...], pos, pos
+    )
+    np.testing.assert_allclose(
+        heads_first(out), reference(shaw, q, k, v, pos, causal=False), atol=2e-5
+    )
 
 
 @pytest.mark.parametrize('rows', [1, B], ids=['shared positions', 'positions per row'])
@@ -93,12 +116,18 @@ def test_gradients_equal_those_of_the_definition(rows):
         np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-4)
 
 
-# Each takes another way: one index for a whole tile; indices that count up with the keys, from any place; and neither.
+# Each takes another way: one index for a whole tile; indices that count up with the keys, from any
+# place; and neither.
 INDICES = {
     'one': jnp.full((B, 6, 9), 4),
-    'runs': jnp.clip(jnp.arange(9) + jnp.array([[-20, -9, -8, -4, 0, 3], [1, 4, 5, 20, -3, -1]])[..., None], 0, 4),
+    'runs': jnp.clip(
+        jnp.arange(9) + jnp.array([[-20, -9, -8, -4, 0, 3], [1, 4, 5, 20, -3, -1]])[..., None], 0, 4
+    ),
     'any': jax.random.randint(jax.random.key(7), (B, 6, 9), 0, 5),
-    'nearly a run': jnp.clip(jnp.arange(9) - jnp.arange(6)[:, None], 0, 4)[None].repeat(B, 0).at[:, 2, 7].set(1),
+    'nearly a run': jnp.clip(jnp.arange(9) - jnp.arange(6)[:, None], 0, 4)[None]
+    .repeat(B, 0)
+    .at[:, 2, 7]
+    .set(1),
 }
 
 
@@ -109,17 +138,27 @@ def test_taking_and_summing_are_transposes(rows, which):
     index = INDICES[which][:rows]
     t, w = jax.random.normal(keys[1], (B, N, 6, 5)), jax.random.normal(keys[2], (B, N, 6, 9))
     binned = sum_by_index(w, index, 5)
-    expected = jnp.einsum('bnts,btsc->bntc', w, jnp.broadcast_to(jax.nn.one_hot(index, 5), (B, 6, 9, 5)))
+    expected = jnp.einsum(
+        'bnts,btsc->bntc', w, jnp.broadcast_to(jax.nn.one_hot(index, 5), (B, 6, 9, 5))
+    )
     np.testing.assert_allclose(binned, expected, atol=1e-5)
     assert (take_by_index(t, index) * w).sum() == pytest.approx(float((t * binned).sum()), abs=1e-3)
-    np.testing.assert_allclose(jax.grad(lambda t: (take_by_index(t, index) * w).sum())(t), expected, atol=1e-5)
-    np.testing.assert_allclose(jax.grad(lambda w: (sum_by_index(w, index, 5) * t).sum())(w), take_by_index(t, index))
+    np.testing.assert_allclose(
+        jax.grad(lambda t: (take_by_index(t, index) * w).sum())(t), expected, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        jax.grad(lambda w: (sum_by_index(w, index, 5) * t).sum())(w), take_by_index(t, index)
+    )
 
 
 def test_zero_vectors_are_nope():
     encoding, _ = make('std=0.0')
     tok = pj.Tokens.of(length=L)
-    np.testing.assert_allclose(run(encoding, *inputs(), tok), run(pj.make('nope()', causal=True), *inputs(), tok), atol=1e-6)
+    np.testing.assert_allclose(
+        run(encoding, *inputs(), tok),
+        run(pj.make('nope()', causal=True), *inputs(), tok),
+        atol=1e-6,
+    )
 
 
 def test_distance_zero_adds_its_value_to_every_output():
@@ -152,9 +191,18 @@ def test_wrong_input_says_what_is_wrong():
         make('std=-0.5')
     q, w, pos = jnp.ones((1, 1, 3, 4)), jnp.ones((1, 1, 3, 3)), jnp.arange(3)[None]
     for call, message in (
-        (lambda: shaw_logits(q, q, jnp.ones((4, 4)), pos, pos), r'relative keys are 2 K \+ 1 vectors, .* got 4'),
-        (lambda: shaw_values(w, jnp.ones((2, 4)), pos, pos), r'relative values are 2 K \+ 1 vectors, .* got 2'),
-        (lambda: shaw_logits(q, q, jnp.ones((3, 4)), pos / 2, pos), 'shaw needs integer positions, got float32'),
+        (
+            lambda: shaw_logits(q, q, jnp.ones((4, 4)), pos, pos),
+            r'relative keys are 2 K \+ 1 vectors, .* got 4',
+        ),
+        (
+            lambda: shaw_values(w, jnp.ones((2, 4)), pos, pos),
+            r'relative values are 2 K \+ 1 vectors, .* got 2',
+        ),
+        (
+            lambda: shaw_logits(q, q, jnp.ones((3, 4)), pos / 2, pos),
+            'shaw needs integer positions, got float32',
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call()

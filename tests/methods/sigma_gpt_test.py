@@ -1,4 +1,6 @@
-"""sigma-GPT: double positions, shuffled data, decoding in any order, bursts with rejection and what they cost."""
+"""sigma-GPT: double positions, shuffled data, decoding in any order, bursts with rejection and what
+they cost.
+"""
 
 import json
 from pathlib import Path
@@ -55,30 +57,42 @@ def task(spec):
 
 
 def test_identity_order_is_a_gpt_with_both_positions(model):
-    """`wte[x] + [wpe[t], wpe[t + 1]]`, written down with the table; positions with one component are that order."""
+    """`wte[x] + [wpe[t], wpe[t + 1]]`, written down with the table; positions with one component
+    are that order.
+    """
     tokens, own = text(), model.shared[0]
     table = np.asarray(own.vectors[...])
     both = np.concatenate([table[: T - 1], table[1:T]], axis=-1)
     plain = pj.Tokens.of(length=T - 1)
     x = model.embed(tokens[:, :-1], (plain,))
-    np.testing.assert_allclose(x, np.asarray(model.embedding[...])[tokens[:, :-1]] * 4 + both, atol=1e-6)  # sqrt(width) = 4
+    np.testing.assert_allclose(
+        x, np.asarray(model.embedding[...])[tokens[:, :-1]] * 4 + both, atol=1e-6
+    )  # sqrt(width) = 4
     identity = pj.Tokens.of(positions=pairs_of(np.arange(T)[None]))
     np.testing.assert_array_equal(model(tokens[:, :-1], identity), model(tokens[:, :-1], plain))
 
 
 def test_golden_sinusoid():
-    found = sigma_gpt_sinusoid(jnp.array(GOLDEN['sinusoid']['positions']), 4, GOLDEN['sinusoid']['max_len'])
+    found = sigma_gpt_sinusoid(
+        jnp.array(GOLDEN['sinusoid']['positions']), 4, GOLDEN['sinusoid']['max_len']
+    )
     np.testing.assert_allclose(found, GOLDEN['sinusoid']['table'], atol=1e-6)
     encoding = pj.make('sigma_gpt(max_len=16, table="sinusoid")', model_dim=8)
     assert not jax.tree.leaves(nnx.state(encoding))
     tok = encoding.place(pj.Tokens.of(positions=[[GOLDEN['sinusoid']['positions']]]))
-    np.testing.assert_allclose(encoding.embed(jnp.zeros((1, 1, 8)), tok)[0, 0], np.ravel(GOLDEN['sinusoid']['table']), atol=1e-6)
+    np.testing.assert_allclose(
+        encoding.embed(jnp.zeros((1, 1, 8)), tok)[0, 0],
+        np.ravel(GOLDEN['sinusoid']['table']),
+        atol=1e-6,
+    )
 
 
 def test_one_table_serves_both_halves():
     encoding = pj.make('sigma_gpt(max_len=6)', model_dim=8)
     assert encoding.vectors.shape == (6, 4) and len(jax.tree.leaves(nnx.state(encoding))) == 1
-    embed = lambda pairs: encoding.embed(jnp.zeros((1, 1, 8)), pj.Tokens.of(positions=[[pairs]]))[0, 0]
+    embed = lambda pairs: encoding.embed(jnp.zeros((1, 1, 8)), pj.Tokens.of(positions=[[pairs]]))[
+        0, 0
+    ]
     np.testing.assert_array_equal(embed([2, 5])[:4], embed([5, 2])[4:])
 
 
@@ -96,9 +110,15 @@ def test_positions_that_no_table_has():
     ):
         with pytest.raises(ValueError, match=message):
             part.place(pj.Tokens.of(positions=pos))
-    with pytest.raises(ValueError, match='6 tokens and the one that follows need 7 positions, the table has 6'):
-        jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)))(jnp.zeros((1, 6, 2), jnp.int32))
-    embed = lambda pos: encoding.embed(jnp.zeros((1, 1, 8)), encoding.place(pj.Tokens.of(positions=pos)))
+    with pytest.raises(
+        ValueError, match='6 tokens and the one that follows need 7 positions, the table has 6'
+    ):
+        jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)))(
+            jnp.zeros((1, 6, 2), jnp.int32)
+        )
+    embed = lambda pos: encoding.embed(
+        jnp.zeros((1, 1, 8)), encoding.place(pj.Tokens.of(positions=pos))
+    )
     nan = jax.jit(embed)(jnp.array([[[0, 6]]]))
     np.testing.assert_array_equal(np.isnan(nan[0, 0]), [False] * 4 + [True] * 4)
     padded = pj.Tokens.of(positions=[[[0, 1], [99, 99]]], valid=[[True, False]])
@@ -140,7 +160,13 @@ def unshuffled(batch, row):
     return said, order
 
 
-OPTIONS = ['', ', prompt=True', ', order="fractal"', ', order="fractal", prompt=True', ', order="left_to_right"']
+OPTIONS = [
+    '',
+    ', prompt=True',
+    ', order="fractal"',
+    ', order="fractal", prompt=True',
+    ', order="left_to_right"',
+]
 
 
 @pytest.mark.parametrize('options', OPTIONS)
@@ -149,21 +175,29 @@ def test_shuffled_rows_hold_the_same_text(options):
     batch = task(f'any_order(reverse(){options})').sample(np.random.default_rng(5), 40, (1, 6))
     for row in range(40):
         said, order = unshuffled(batch, row)
-        np.testing.assert_array_equal(said, np.append(inner['tokens'][row, :1], inner['targets'][row]))
+        np.testing.assert_array_equal(
+            said, np.append(inner['tokens'][row, :1], inner['targets'][row])
+        )
         count = real_tokens(inner)[row]
         assert sorted(order[:count]) == list(range(count))  # padding stays behind
-        np.testing.assert_array_equal(batch['loss_mask'][row], np.arange(1, len(order)) < count)  # all T - 1 targets
+        np.testing.assert_array_equal(
+            batch['loss_mask'][row], np.arange(1, len(order)) < count
+        )  # all T - 1 targets
         if 'prompt' in options:
             prompt = int(np.argmax(inner['loss_mask'][row] > 0)) + 1
             np.testing.assert_array_equal(order[:prompt], np.arange(prompt))
             if 'fractal' in options:
-                np.testing.assert_array_equal(order[prompt:count], prompt + fractal_order(count - prompt))
+                np.testing.assert_array_equal(
+                    order[prompt:count], prompt + fractal_order(count - prompt)
+                )
         elif 'left' in options:
             np.testing.assert_array_equal(order, np.arange(len(order)))
 
 
 def test_orders_are_uniform():
-    batch = task('any_order(reverse())').sample(np.random.default_rng(0), 20_000, 1)  # five tokens, all real
+    batch = task('any_order(reverse())').sample(
+        np.random.default_rng(0), 20_000, 1
+    )  # five tokens, all real
     order = np.concatenate([batch['positions'][..., 0], batch['positions'][:, -1:, 1]], axis=1)
     _, counts = np.unique(order @ 10 ** np.arange(5), return_counts=True)
     assert len(counts) == 120
@@ -174,7 +208,11 @@ def test_curriculum_falls_linearly():
     """A curriculum of 10 batches: the share of rows from left to right is 1 - index / 10."""
     data = task('any_order(reverse(), curriculum=10)').dataset(length=4, batch_size=600, seed=0)
     for index in (0, 3, 8, 10, 25):
-        left = (data[index]['positions'][..., 0] == np.arange(data[index]['tokens'].shape[1])).all(axis=1).mean()
+        left = (
+            (data[index]['positions'][..., 0] == np.arange(data[index]['tokens'].shape[1]))
+            .all(axis=1)
+            .mean()
+        )
         assert left == pytest.approx(max(0, 1 - index / 10), abs=0.07), index
 
 
@@ -182,7 +220,9 @@ def test_orders_are_drawn_apart_from_the_text():
     plain = Reverse().dataset(length=4, batch_size=3, seed=0)[2]
     shuffled = AnyOrder(Reverse()).dataset(length=4, batch_size=3, seed=0)[2]
     for row in range(3):
-        np.testing.assert_array_equal(unshuffled(shuffled, row)[0], np.append(plain['tokens'][row, :1], plain['targets'][row]))
+        np.testing.assert_array_equal(
+            unshuffled(shuffled, row)[0], np.append(plain['tokens'][row, :1], plain['targets'][row])
+        )
 
 
 def test_evaluation_is_left_to_right_unless_asked():
@@ -199,8 +239,14 @@ def test_evaluation_is_left_to_right_unless_asked():
 def test_wrong_tasks():
     for spec, message in (
         ('any_order(reverse(ids="plain"))', "supplies positions itself, the task has ids='plain'"),
-        ('any_order(random_spaces(addition(ids="plain")))', "supplies positions itself, the task has ids='plain'"),
-        ('any_order(any_order(reverse()))', 'supplies positions itself, so does AnyOrder; use a task without'),
+        (
+            'any_order(random_spaces(addition(ids="plain")))',
+            "supplies positions itself, the task has ids='plain'",
+        ),
+        (
+            'any_order(any_order(reverse()))',
+            'supplies positions itself, so does AnyOrder; use a task without',
+        ),
         ('any_order(segmented_text(source_len=64, segment_len=4))', 'so does SegmentedText'),
         ('any_order(cream_text(factor=2))', 'so does CreamText'),
         ('any_order(language(packing="documents"))', "packing='documents'"),
@@ -241,7 +287,9 @@ def test_steps_equal_the_whole_in_any_order(model):
 
 
 def test_greedy_completion_is_consistent_with_one_pass(model):
-    """Every written token is the first choice of a pass over the finished text in the same order; the given ones stay."""
+    """Every written token is the first choice of a pass over the finished text in the same order;
+    the given ones stay.
+    """
     order, known = orders(), 3
     out = sample_in_order(model, text(), order, known=known, temperature=0.0)
     assert_given(out, text(), order, known)
@@ -255,7 +303,9 @@ def test_a_start_slot_predicts_the_first_token_as_well():
     model = model_of('sigma_gpt(max_len=9, table="sinusoid")')
     order = orders()
     out = sample_in_order(model, text(), order, known=0, temperature=0.0, start=0)
-    shuffled = jnp.pad(jnp.take_along_axis(out.tokens, jnp.asarray(order), axis=1), ((0, 0), (1, 0)))
+    shuffled = jnp.pad(
+        jnp.take_along_axis(out.tokens, jnp.asarray(order), axis=1), ((0, 0), (1, 0))
+    )
     places = np.pad(order, ((0, 0), (1, 0)), constant_values=-1)
     logits = model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(places)))
     np.testing.assert_array_equal(jnp.argmax(logits, -1), shuffled[:, 1:])
@@ -278,7 +328,9 @@ def first_round(model, known, pairing='intended', key=0, rows=2):
 
 @pytest.mark.parametrize('known', [1, 4])
 def test_proposals_are_the_conditionals_of_the_model(model, known):
-    """p of every missing place against the plain model asked for that place alone; 'released' differs from the second on."""
+    """p of every missing place against the plain model asked for that place alone; 'released'
+    differs from the second on.
+    """
     plan, state, burst, order = first_round(model, known)
     given = jnp.take_along_axis(text(), jnp.asarray(order), axis=1)[:, :known]
     for pairing in ('intended', 'released'):
@@ -289,7 +341,11 @@ def test_proposals_are_the_conditionals_of_the_model(model, known):
         for place in range(known, T):
             ask = np.concatenate([order[:, :known], order[:, place : place + 1]], axis=1)
             logits = model(given, pj.Tokens.of(positions=pairs_of(ask)))[:, -1]
-            expected.append(jnp.take_along_axis(jax.nn.log_softmax(logits), drawn[:, place - known, None], axis=1)[:, 0])
+            expected.append(
+                jnp.take_along_axis(
+                    jax.nn.log_softmax(logits), drawn[:, place - known, None], axis=1
+                )[:, 0]
+            )
         gap = np.abs(np.asarray(log_p) - np.stack(expected, 1)).max(axis=0)
         assert gap[0] < 2e-5
         assert gap[1:].max() < 2e-5 if pairing == 'intended' else gap[1:].min() > 1e-3
@@ -297,7 +353,9 @@ def test_proposals_are_the_conditionals_of_the_model(model, known):
 
 @pytest.mark.parametrize('known', [1, 4])
 def test_a_round_accepts_by_the_ratio_and_keeps_the_cache_of_the_winner(model, known):
-    """q against the plain model in the order that won; then the cache goes on as a fresh one would."""
+    """q against the plain model in the order that won; then the cache goes on as a fresh one
+    would.
+    """
     plan, state, burst, order = first_round(model, known)
     after, ratio = any_order._burst(plan, state, burst, jax.random.key(2))
     assert ratio.shape == (GOLDEN['orders'], 2, T - known)
@@ -307,16 +365,23 @@ def test_a_round_accepts_by_the_ratio_and_keeps_the_cache_of_the_winner(model, k
     assert known < taken <= T
     np.testing.assert_array_equal(places[:, :known], order[:, :known])
     assert all(sorted(row) == list(range(T)) for row in places)
-    _, fresh = prefill(model, init_cache(model, pj.Tokens.of(positions=pairs_of(places))), tokens[:, : taken - 1])
+    _, fresh = prefill(
+        model, init_cache(model, pj.Tokens.of(positions=pairs_of(places))), tokens[:, : taken - 1]
+    )
     for ours, theirs in zip(after.layers, fresh.layers):
-        np.testing.assert_allclose(ours.k[:, :, : taken - 1], theirs.k[:, :, : taken - 1], atol=2e-5)
-        np.testing.assert_allclose(ours.v[:, :, : taken - 1], theirs.v[:, :, : taken - 1], atol=2e-5)
+        np.testing.assert_allclose(
+            ours.k[:, :, : taken - 1], theirs.k[:, :, : taken - 1], atol=2e-5
+        )
+        np.testing.assert_allclose(
+            ours.v[:, :, : taken - 1], theirs.v[:, :, : taken - 1], atol=2e-5
+        )
 
 
 @pytest.mark.parametrize('seed', range(6))
 def test_a_round_takes_what_the_uniform_numbers_of_a_place_accept_in_the_best_order(model, seed):
-    """With the same random numbers, in loops: the first token always, then while u < q / p; the winner of each row, and the
-    row that has least."""
+    """With the same random numbers, in loops: the first token always, then while u < q / p; the
+    winner of each row, and the row that has least.
+    """
     known = 2
     plan, state, burst, _ = first_round(model, known)
     key = jax.random.key(seed)
@@ -327,7 +392,9 @@ def test_a_round_takes_what_the_uniform_numbers_of_a_place_accept_in_the_best_or
     tried = np.argsort(np.asarray(jax.random.uniform(order_key, (plan.orders, 2, window))), axis=-1)
     lengths = np.zeros((plan.orders, 2), int)
     for k, row in np.ndindex(*lengths.shape):
-        accepted = [uniform[row, place] < float(ratio[k, row, at]) for at, place in enumerate(tried[k, row])]
+        accepted = [
+            uniform[row, place] < float(ratio[k, row, at]) for at, place in enumerate(tried[k, row])
+        ]
         accepted[0] = True
         lengths[k, row] = accepted.index(False) if False in accepted else window
     assert int(after.taken) == known + lengths.max(axis=0).min()
@@ -344,30 +411,41 @@ def test_one_missing_place_is_an_ordinary_step(model):
     out = burst_sample(model, tokens, order, known=T - 1, key=jax.random.key(0))
     assert out.evaluations == 2  # the given tokens, and the step
     shuffled = jnp.take_along_axis(tokens[:1], jnp.asarray(order[:1]), axis=1)
-    p = np.asarray(jax.nn.softmax(model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(order[:1])))[0, -1]))
+    p = np.asarray(
+        jax.nn.softmax(model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(order[:1])))[0, -1])
+    )
     counts = np.bincount(np.asarray(out.tokens)[np.arange(rows), order[:, -1]], minlength=V)
     assert (((counts - rows * p) ** 2) / (rows * p)).sum() < (V - 1) + 5 * (2 * (V - 1)) ** 0.5
 
 
 def indifferent(model):
-    """A model whose output does not depend on what it reads: every proposal agrees with every order."""
+    """A model whose output does not depend on what it reads: every proposal agrees with every
+    order.
+    """
     model = nnx.clone(model)
     model.output[...] = jnp.zeros_like(model.output[...])
     return model
 
 
 def test_independent_tokens_come_in_one_burst(model):
-    """The claim behind bursts: where tokens do not depend on each other, one round writes them all."""
+    """The claim behind bursts: where tokens do not depend on each other, one round writes
+    them all.
+    """
     out = burst_sample(indifferent(model), text(), orders(), known=1, key=jax.random.key(1))
     assert out.evaluations == 2
     out = burst_sample(indifferent(model), text(), orders(), known=2, key=jax.random.key(1))
-    assert out.evaluations == 3 and sample_in_order(model, text(), orders(), known=2, temperature=0.0).evaluations == T - 2
+    assert (
+        out.evaluations == 3
+        and sample_in_order(model, text(), orders(), known=2, temperature=0.0).evaluations == T - 2
+    )
 
 
 @pytest.mark.parametrize('pairing', ['intended', 'released'])
 def test_bursts_end_and_keep_what_was_given(model, pairing):
     order, known = orders(3), 2
-    call = lambda: burst_sample(model, text(3), order, known=known, key=jax.random.key(3), pairing=pairing)
+    call = lambda: burst_sample(
+        model, text(3), order, known=known, key=jax.random.key(3), pairing=pairing
+    )
     out = call()
     assert_given(out, text(3), order, known)
     assert 3 <= out.evaluations <= 1 + 2 * (T - known)
@@ -384,32 +462,88 @@ def test_wrong_calls(model):
     repeated = orders()
     repeated[1, 0] = repeated[1, 1]
     for call, message in (
-        (lambda: sample_in_order(model, text(), orders(), known=0, temperature=0.0), 'an integer in 1 .. 8, got 0'),
-        (lambda: sample_in_order(model, text(), orders(), known=T, temperature=0.0), 'an integer in 1 .. 8, got 9'),
-        (lambda: sample_in_order(model, text(), orders(), known=2.5, temperature=0.0), 'an integer in 1 .. 8, got 2.5'),
-        (lambda: sample_in_order(model, text() + V, orders(), known=2, temperature=0.0), r'ids in 0 .. \d+, got \d+'),
-        (lambda: burst_sample(model, text() - V, orders(), known=2, **key), r'ids in 0 .. \d+, got -\d+ .. -\d+'),
-        (lambda: sample_in_order(model, text(), repeated, known=2, temperature=0.0), 'permutation of 0 .. 8; row 1 is'),
-        (lambda: sample_in_order(model, text(), orders()[:, :4], known=2, temperature=0.0), r'shape \(2, 4\), expected 2 rows'),
+        (
+            lambda: sample_in_order(model, text(), orders(), known=0, temperature=0.0),
+            'an integer in 1 .. 8, got 0',
+        ),
+        (
+            lambda: sample_in_order(model, text(), orders(), known=T, temperature=0.0),
+            'an integer in 1 .. 8, got 9',
+        ),
+        (
+            lambda: sample_in_order(model, text(), orders(), known=2.5, temperature=0.0),
+            'an integer in 1 .. 8, got 2.5',
+        ),
+        (
+            lambda: sample_in_order(model, text() + V, orders(), known=2, temperature=0.0),
+            r'ids in 0 .. \d+, got \d+',
+        ),
+        (
+            lambda: burst_sample(model, text() - V, orders(), known=2, **key),
+            r'ids in 0 .. \d+, got -\d+ .. -\d+',
+        ),
+        (
+            lambda: sample_in_order(model, text(), repeated, known=2, temperature=0.0),
+            'permutation of 0 .. 8; row 1 is',
+        ),
+        (
+            lambda: sample_in_order(model, text(), orders()[:, :4], known=2, temperature=0.0),
+            r'shape \(2, 4\), expected 2 rows',
+        ),
         (lambda: sample_in_order(model, text(), orders(), known=2), 'above 0 it needs a key'),
-        (lambda: sample_in_order(model, text(), orders(), known=0, start=0, temperature=0.0), 'no row in a learned table'),
-        (lambda: burst_sample(model, text(), orders(), known=2, temperature=0.0, **key), 'temperature must be positive, got 0.0'),
-        (lambda: burst_sample(model, text(), orders(), known=2, orders=0, **key), 'orders must be at least 1, .*got 0'),
-        (lambda: burst_sample(model, text(), orders(), known=2, orders=1.5, **key), 'orders must be at least 1, .*got 1.5'),
-        (lambda: burst_sample(model, text(), orders(), known=2, pairing='intend', **key), "did you mean 'intended'"),
-        (lambda: burst_sample(model_of('nope()'), text(), orders(), known=2, **key), 'the encoding sigma_gpt alone'),
-        (lambda: burst_sample(model_of('sigma_gpt(max_len=9) | rope()'), text(), orders(), known=2, **key), 'sigma_gpt alone'),
-        (lambda: burst_sample(model_of('sigma_gpt(max_len=6)', train_len=5), text(), orders(), known=2, **key), 'do not fit the 6'),
-        (lambda: sample_in_order(model, text() * 1.0, orders(), known=2, temperature=0.0), 'must be integers'),
+        (
+            lambda: sample_in_order(model, text(), orders(), known=0, start=0, temperature=0.0),
+            'no row in a learned table',
+        ),
+        (
+            lambda: burst_sample(model, text(), orders(), known=2, temperature=0.0, **key),
+            'temperature must be positive, got 0.0',
+        ),
+        (
+            lambda: burst_sample(model, text(), orders(), known=2, orders=0, **key),
+            'orders must be at least 1, .*got 0',
+        ),
+        (
+            lambda: burst_sample(model, text(), orders(), known=2, orders=1.5, **key),
+            'orders must be at least 1, .*got 1.5',
+        ),
+        (
+            lambda: burst_sample(model, text(), orders(), known=2, pairing='intend', **key),
+            "did you mean 'intended'",
+        ),
+        (
+            lambda: burst_sample(model_of('nope()'), text(), orders(), known=2, **key),
+            'the encoding sigma_gpt alone',
+        ),
+        (
+            lambda: burst_sample(
+                model_of('sigma_gpt(max_len=9) | rope()'), text(), orders(), known=2, **key
+            ),
+            'sigma_gpt alone',
+        ),
+        (
+            lambda: burst_sample(
+                model_of('sigma_gpt(max_len=6)', train_len=5), text(), orders(), known=2, **key
+            ),
+            'do not fit the 6',
+        ),
+        (
+            lambda: sample_in_order(model, text() * 1.0, orders(), known=2, temperature=0.0),
+            'must be integers',
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call()
 
 
-@pytest.mark.parametrize('encoding', ['sigma_gpt(max_len=60)', 'sigma_gpt(max_len=60, table="sinusoid")'])
+@pytest.mark.parametrize(
+    'encoding', ['sigma_gpt(max_len=60)', 'sigma_gpt(max_len=60, table="sinusoid")']
+)
 @pytest.mark.parametrize('options', ['curriculum=100', 'in_evaluation=True'])
 def test_it_trains_and_evaluates_from_a_config(encoding, options):
-    """Everything that `validate` checks, on shapes: two positions a token in training, one or two in evaluation."""
+    """Everything that `validate` checks, on shapes: two positions a token in training, one or two
+    in evaluation.
+    """
     from configs import default
     from posenc_jax.training.config import validate
 
@@ -432,11 +566,16 @@ def test_text_within_any_order_is_that_of_the_config():
 
     config = default.get_config()
     config.task, config.data.dataset = 'any_order(language())', 'stdlib_code'
-    assert make_task(config).task.corpus == task('language("stdlib_code")').corpus != task('language()').corpus
+    assert (
+        make_task(config).task.corpus
+        == task('language("stdlib_code")').corpus
+        != task('language()').corpus
+    )
 
 
 def test_a_small_model_learns_to_write_in_any_order():
-    """The paper's claim, small: trained in random orders, the answer is right whatever order it is written in.
+    """The paper's claim, small: trained in random orders, the answer is right whatever order it is
+    written in.
 
     Strings of one symbol repeated: any token tells all the others.
     """
@@ -455,7 +594,9 @@ def test_a_small_model_learns_to_write_in_any_order():
         pairs = jnp.stack([order[:, :-1], order[:, 1:]], axis=-1)
 
         def loss(params):
-            logits = nnx.merge(graphdef, params, rest)(tokens[:, :-1], pj.Tokens.of(positions=pairs))
+            logits = nnx.merge(graphdef, params, rest)(
+                tokens[:, :-1], pj.Tokens.of(positions=pairs)
+            )
             return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
         updates, state = optimizer.update(jax.grad(loss)(params), state)

@@ -10,7 +10,9 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'sinusoidal.json').read_text())['values']
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'sinusoidal.json').read_text())[
+    'values'
+]
 
 
 def embedded(spec, tok, width):
@@ -33,8 +35,12 @@ def test_inner_products(case):
 
 def test_halves_is_a_permutation_of_vaswani_with_its_frequencies():
     pos = jnp.arange(20)[None]
-    interleaved, halves = (sinusoidal_table(pos, 12, style=style)[0] for style in ('vaswani', 'halves'))
-    np.testing.assert_array_equal(halves, jnp.concatenate([interleaved[:, 0::2], interleaved[:, 1::2]], -1))
+    interleaved, halves = (
+        sinusoidal_table(pos, 12, style=style)[0] for style in ('vaswani', 'halves')
+    )
+    np.testing.assert_array_equal(
+        halves, jnp.concatenate([interleaved[:, 0::2], interleaved[:, 1::2]], -1)
+    )
     assert np.abs(halves - sinusoidal_table(pos, 12, style='t2t')[0]).max() > 0.1
 
 
@@ -42,12 +48,17 @@ def test_fairseq_counts_from_two_and_leaves_padding_alone():
     tok = pj.Tokens.of(valid=[[False, False, True, True]])
     out = embedded("sinusoidal(style='fairseq')", tok, 8)
     np.testing.assert_array_equal(out[0, :2], 0)
-    np.testing.assert_array_equal(out[0, 2:], sinusoidal_table(jnp.array([[2, 3]]), 8, style='t2t')[0])
+    np.testing.assert_array_equal(
+        out[0, 2:], sinusoidal_table(jnp.array([[2, 3]]), 8, style='t2t')[0]
+    )
 
 
 @pytest.mark.parametrize('case', GOLDEN['timescales'], ids=str)
 def test_t2t_with_other_timescales(case):
-    spec = f"sinusoidal(style='t2t', min_timescale={case['min_timescale']}, base={case['max_timescale']})"
+    spec = (
+        f"sinusoidal(style='t2t', min_timescale={case['min_timescale']}, "
+        f'base={case["max_timescale"]})'
+    )
     out = embedded(spec, pj.Tokens.of(positions=[[case['position']]]), case['width'])
     np.testing.assert_allclose(out[0, 0], case['row'], atol=1e-6)
 
@@ -69,7 +80,9 @@ def test_components_share_the_width_and_the_rest_is_zero(style):
 
 def test_an_odd_width_ends_in_a_zero_column():
     out = sinusoidal_table(jnp.arange(4)[None], 5, style='t2t')
-    np.testing.assert_array_equal(out[..., :4], sinusoidal_table(jnp.arange(4)[None], 4, style='t2t'))
+    np.testing.assert_array_equal(
+        out[..., :4], sinusoidal_table(jnp.arange(4)[None], 4, style='t2t')
+    )
     np.testing.assert_array_equal(out[..., 4], 0)
 
 
@@ -97,17 +110,30 @@ def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
         ("style='t2t', min_timescale=0", 'min_timescale must be positive, got 0'),
         ("style='t2t', min_timescale=-1.0", 'min_timescale must be positive, got -1'),
-        ("style='t2t', min_timescale=5.0, base=5.0", 'base must be above min_timescale = 5.0, got 5.0'),
-        ("style='halves', min_timescale=2.0", "min_timescale is of style 't2t' alone, 'halves' has 1, got 2.0"),
-        ("style='t2t', min_timescales=2.0", "no argument 'min_timescales'; did you mean 'min_timescale'"),
+        (
+            "style='t2t', min_timescale=5.0, base=5.0",
+            'base must be above min_timescale = 5.0, got 5.0',
+        ),
+        (
+            "style='halves', min_timescale=2.0",
+            "min_timescale is of style 't2t' alone, 'halves' has 1, got 2.0",
+        ),
+        (
+            "style='t2t', min_timescales=2.0",
+            "no argument 'min_timescales'; did you mean 'min_timescale'",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             pj.make(f'sinusoidal({arguments})')
-    with pytest.raises(ValueError, match="min_timescale is of style 't2t' alone, 'vaswani' has 1, got 2.0"):
+    with pytest.raises(
+        ValueError, match="min_timescale is of style 't2t' alone, 'vaswani' has 1, got 2.0"
+    ):
         sinusoidal_frequencies(4, min_timescale=2.0)
     with pytest.raises(ValueError, match='padding_idx must be at least 0, got -1'):
         pj.make('sinusoidal(padding_idx=-1)')
     with pytest.raises(ValueError, match='3 position components need a width >= 6, got 5'):
         sinusoidal_table(jnp.zeros((1, 1, 3), int), 5)
     with pytest.raises(ValueError, match="'fairseq' has no 2-component form"):
-        embedded("sinusoidal(style='fairseq')", pj.Tokens.of(positions=jnp.zeros((1, 4, 2), int)), 8)
+        embedded(
+            "sinusoidal(style='fairseq')", pj.Tokens.of(positions=jnp.zeros((1, 4, 2), int)), 8
+        )

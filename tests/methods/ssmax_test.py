@@ -1,4 +1,6 @@
-"""Scalable softmax: the number of keys under packing and padding, its place in a chain, encoders, and its claim."""
+"""Scalable softmax: the number of keys under packing and padding, its place in a chain, encoders,
+and its claim.
+"""
 
 import json
 import pathlib
@@ -11,7 +13,9 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.bias.ssmax import ssmax_factor
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'ssmax.json').read_text())['values']
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'ssmax.json').read_text())[
+    'values'
+]
 N, H = 4, 8
 ONES = jnp.ones((1, N, 5, 5))
 
@@ -90,7 +94,9 @@ def test_equal_logits_stay_uniform_whatever_the_gain():
 
 
 def test_attention_does_not_fade_as_keys_are_added():
-    """One key ahead of all others by a fixed logit z: plain softmax gives it e^z / (e^z + n - 1), this n^z / (n^z + n - 1)."""
+    """One key ahead of all others by a fixed logit z: plain softmax gives it e^z / (e^z + n - 1),
+    this n^z / (n^z + n - 1).
+    """
 
     def weight(spec, n, z=1.5):
         tok = pj.Tokens.of(length=n)
@@ -101,7 +107,9 @@ def test_attention_does_not_fade_as_keys_are_added():
 
     plain, scaled = ([weight(spec, n) for n in (16, 256, 4096)] for spec in ('nope()', 'ssmax()'))
     assert plain[0] > 0.2 and plain[2] < 0.002
-    assert scaled[0] < scaled[1] < scaled[2] and scaled[2] == pytest.approx(4096**1.5 / (4096**1.5 + 4095), rel=1e-5)
+    assert scaled[0] < scaled[1] < scaled[2] and scaled[2] == pytest.approx(
+        4096**1.5 / (4096**1.5 + 4095), rel=1e-5
+    )
 
 
 def test_wrong_input_says_what_is_wrong():
@@ -110,9 +118,15 @@ def test_wrong_input_says_what_is_wrong():
             pj.make(f'ssmax(gain={gain})', heads=N)
     with pytest.raises(ValueError, match='ssmax is defined for causal attention only'):
         pj.make('ssmax()', heads=N, causal=False)
-    with pytest.raises(ValueError, match='ssmax is defined for causal attention only, full lets queries see later keys'):
+    with pytest.raises(
+        ValueError,
+        match='ssmax is defined for causal attention only, full lets queries see later keys',
+    ):
         pj.make('ssmax() | full()', heads=N)
-    with pytest.raises(ValueError, match='fire is defined for causal attention only, ssmax lets queries see later keys'):
+    with pytest.raises(
+        ValueError,
+        match='fire is defined for causal attention only, ssmax lets queries see later keys',
+    ):
         pj.make('fire() | ssmax(bidirectional=True)', heads=N)
     with pytest.raises(ValueError, match='ssmax has parameters of 1 heads, the queries have 4'):
         tok = pj.Tokens.of(length=5)
@@ -125,6 +139,12 @@ def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
     tok = pj.Tokens.of(length=9)
     q, k, v = (jax.random.normal(jax.random.key(n), (1, 9, 2, 4)) for n in range(3))
     arguments = encoding.project(q, k, v, tok, tok, jax.random.normal(jax.random.key(3), (1, 9, 8)))
-    logits = encoding.match(*(a.swapaxes(1, 2) for a in arguments[:2]), tok, tok, None, encoding.open(q.swapaxes(1, 2), tok))
+    logits = encoding.match(
+        *(a.swapaxes(1, 2) for a in arguments[:2]),
+        tok,
+        tok,
+        None,
+        encoding.open(q.swapaxes(1, 2), tok),
+    )
     assert (np.asarray(logits[0])[0, :, 0, 0] <= 0).any()  # a first token that refuses itself
     assert np.isfinite(pj.attend(encoding, *arguments)).all()

@@ -1,4 +1,6 @@
-"""STRING: the distances of the sheet, the table of distances against tiles, decoding, limits, errors."""
+"""STRING: the distances of the sheet, the table of distances against tiles, decoding, limits,
+errors.
+"""
 
 import json
 import math
@@ -11,14 +13,28 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.string import string_distance
-from tests.methods.by_distance import ROTARY, WIDTH, check_decoding, check_tiles, qkv, rotary_logits, run, softmax
+from tests.methods.by_distance import (
+    ROTARY,
+    WIDTH,
+    check_decoding,
+    check_tiles,
+    qkv,
+    rotary_logits,
+    run,
+    softmax,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'string.json').read_text())['values']
 
 
 def encoding(shift=GOLDEN['shift'], local=GOLDEN['local'], **options):
     more = ''.join(f', {name}={value}' for name, value in options.items())
-    return pj.make(f'string(encoding=rope(), shift={shift}, local={local}{more})', head_dim=WIDTH, train_len=64, causal=True)
+    return pj.make(
+        f'string(encoding=rope(), shift={shift}, local={local}{more})',
+        head_dim=WIDTH,
+        train_len=64,
+        causal=True,
+    )
 
 
 def distances(length, shift, local):
@@ -32,10 +48,14 @@ def test_golden_last_row():
 
 @pytest.mark.parametrize('moved', [True, False])
 def test_golden_counts(moved):
-    """How often every relative position occurs: the rare ones become frequent, the largest disappear."""
+    """How often every relative position occurs: the rare ones become frequent, the largest
+    disappear.
+    """
     counted = GOLDEN['counted']
     length = counted['length']
-    d = distances(length, counted['shift'] if moved else length, counted['local'])[np.tril_indices(length)]
+    d = distances(length, counted['shift'] if moved else length, counted['local'])[
+        np.tril_indices(length)
+    ]
     expected = counted['counts' if moved else 'plain']
     assert [int((d == distance).sum()) for distance in counted['distances']] == expected
 
@@ -45,14 +65,20 @@ def test_the_released_factor():
     assert abs(factor - 0.1 * math.log(2) - 1) < 1e-7
     (q, k, v), tok = qkv(12), pj.Tokens.of(length=12)
     found = run(encoding(attention_factor=factor), tok, q, k, v)
-    np.testing.assert_allclose(found, run(encoding(), tok, GOLDEN['logits_factor'] * q, k, v), atol=2e-6)
+    np.testing.assert_allclose(
+        found, run(encoding(), tok, GOLDEN['logits_factor'] * q, k, v), atol=2e-6
+    )
 
 
 def test_works_on_other_layouts_widths_and_frequencies():
-    part = pj.make(f'string(encoding={ROTARY}, shift=4, local=2)', head_dim=WIDTH, train_len=64, causal=True)
+    part = pj.make(
+        f'string(encoding={ROTARY}, shift=4, local=2)', head_dim=WIDTH, train_len=64, causal=True
+    )
     q, k, v = qkv(19)
     expected = softmax(rotary_logits(q, k, distances(19, 4, 2)), v)
-    np.testing.assert_allclose(run(part, pj.Tokens.of(length=19), q, k, v, block=(5, 4)), expected, atol=4e-6)
+    np.testing.assert_allclose(
+        run(part, pj.Tokens.of(length=19), q, k, v, block=(5, 4)), expected, atol=4e-6
+    )
 
 
 @pytest.mark.parametrize('shift, local', [(4, 2), (5, 0), (3, 3), (1, 1)])
@@ -71,7 +97,9 @@ def test_tiles_equal_the_table_of_distances():
 def test_a_long_shift_or_one_that_is_undone_is_rope(options):
     arrays, tok = qkv(12), pj.Tokens.of(length=12)
     plain = pj.make('rope()', head_dim=WIDTH, causal=True)
-    np.testing.assert_allclose(run(encoding(**options), tok, *arrays), run(plain, tok, *arrays), atol=1e-6)
+    np.testing.assert_allclose(
+        run(encoding(**options), tok, *arrays), run(plain, tok, *arrays), atol=1e-6
+    )
 
 
 def test_decoding_over_keys_cached_once():
@@ -81,7 +109,9 @@ def test_decoding_over_keys_cached_once():
 def test_attention_factor_scales_logits_by_its_square():
     (q, k, v), tok = qkv(12), pj.Tokens.of(length=12)
     np.testing.assert_allclose(
-        run(encoding(attention_factor=1.5), tok, q, k, v), run(encoding(), tok, 2.25 * q, k, v), atol=2e-6
+        run(encoding(attention_factor=1.5), tok, q, k, v),
+        run(encoding(), tok, 2.25 * q, k, v),
+        atol=2e-6,
     )
 
 
@@ -93,7 +123,9 @@ def test_longer_than_trained_repeats_distances_that_were_trained():
     assert distances(16 + 6 - 2, 6, 2).max() == 15
 
 
-@pytest.mark.parametrize('train_len, expected', [(768, (256, 128)), (96, (32, 16)), (131072, (43690, 128))])
+@pytest.mark.parametrize(
+    'train_len, expected', [(768, (256, 128)), (96, (32, 16)), (131072, (43690, 128))]
+)
 def test_defaults(train_len, expected):
     part = pj.make('string(encoding=rope())', head_dim=8, train_len=train_len)
     assert (part.shift, part.local) == expected
@@ -104,7 +136,10 @@ def test_defaults(train_len, expected):
     [
         ('string(encoding=alibi())', 'rotary encoding, got alibi'),
         ('string(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
-        ('string(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))', 'use start=0'),
+        (
+            'string(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0)))',
+            'use start=0',
+        ),
         ('string(encoding=rope(), shift=0)', 'shift=0'),
         ('string(encoding=rope(), train_len=2)', r'shift=0 \(train_len=2\)'),
         ('string(encoding=rope(), shift=4, local=5)', 'between 0 and shift=4, got 5'),

@@ -1,4 +1,6 @@
-"""T5's buckets against the published lists and against the formula, and the options that depart from the default."""
+"""T5's buckets against the published lists and against the formula, and the options that depart
+from the default.
+"""
 
 import json
 import pathlib
@@ -12,7 +14,9 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.bias.t5_rpe import t5_bucket, t5_thresholds
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 't5_rpe.json').read_text())['values']
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 't5_rpe.json').read_text())[
+    'values'
+]
 
 
 def make(arguments='', heads=4, head_dim=8):
@@ -32,7 +36,9 @@ def test_causal_buckets(case):
 def test_bidirectional_buckets():
     case = GOLDEN['bidirectional']
     distance = -np.array(case['key_minus_query'])
-    found = bucket_of(distance, buckets=case['buckets'], max_distance=case['max_distance'], bidirectional=True)
+    found = bucket_of(
+        distance, buckets=case['buckets'], max_distance=case['max_distance'], bidirectional=True
+    )
     np.testing.assert_array_equal(found, case['bucket'])
 
 
@@ -40,9 +46,13 @@ def test_later_keys_share_the_bucket_of_the_query_itself():
     np.testing.assert_array_equal(bucket_of(-np.arange(200)), 0)
 
 
-@pytest.mark.parametrize('buckets, max_distance', [(32, 128), (16, 64), (7, 100), (2, 9), (32, 17), (64, 100_000)])
+@pytest.mark.parametrize(
+    'buckets, max_distance', [(32, 128), (16, 64), (7, 100), (2, 9), (32, 17), (64, 100_000)]
+)
 def test_buckets_follow_the_formula(buckets, max_distance):
-    """In float64; distances at which the logarithm is an integer up to rounding are decided exactly by the powers."""
+    """In float64; distances at which the logarithm is an integer up to rounding are decided exactly
+    by the powers.
+    """
     n = np.unique(np.r_[np.arange(2000), np.geomspace(2000, 3 * max_distance, 500).astype(int)])
     exact = buckets // 2
     place = np.log(np.maximum(n, 1) / exact) / np.log(max_distance / exact) * (buckets - exact)
@@ -71,7 +81,9 @@ def test_a_zero_table_is_nope():
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 12, 4, 8)) for i in range(3))
     tok = pj.Tokens.of(length=12)
     ours = pj.attend(pj.chain(make('std=0.0'), pj.make('causal()')), q, k, v, tok, tok)
-    np.testing.assert_array_equal(ours, pj.attend(pj.make('nope()', causal=True), q, k, v, tok, tok))
+    np.testing.assert_array_equal(
+        ours, pj.attend(pj.make('nope()', causal=True), q, k, v, tok, tok)
+    )
 
 
 def test_unscaled_logits_as_in_t5():
@@ -86,7 +98,9 @@ def test_unscaled_logits_as_in_t5():
 def test_far_distances_share_one_bias():
     encoding = make()
     bias = encoding.bias(jnp.array([[10_000_000]]), jnp.array([[0, 5_000_000, 9_999_800]]))
-    np.testing.assert_array_equal(bias[0, :, 0], np.repeat(np.asarray(encoding.table[-1])[:, None], 3, axis=1))
+    np.testing.assert_array_equal(
+        bias[0, :, 0], np.repeat(np.asarray(encoding.table[-1])[:, None], 3, axis=1)
+    )
 
 
 def test_wrong_input_says_what_is_wrong():

@@ -1,4 +1,6 @@
-"""TAPA: the sheet's logits and powers of the distance, an explicit reference, and what a pair without phase means."""
+"""TAPA: the sheet's logits and powers of the distance, an explicit reference, and what a pair
+without phase means.
+"""
 
 import json
 from pathlib import Path
@@ -19,7 +21,10 @@ N, K, H, L = 4, 2, 8, 12
 
 def draw(length=L, width=H, dtype=jnp.float32):
     """Queries and keys, heads first."""
-    return [jax.random.normal(jax.random.key(i), (2, heads, length, width), dtype) for i, heads in enumerate((N, K))]
+    return [
+        jax.random.normal(jax.random.key(i), (2, heads, length, width), dtype)
+        for i, heads in enumerate((N, K))
+    ]
 
 
 def logits(spec, q, k, pos=None, **context):
@@ -30,7 +35,10 @@ def logits(spec, q, k, pos=None, **context):
 
 def test_golden_logits():
     golden = GOLDEN['logits']
-    q, k = (jnp.zeros((1, 1, 17, 4)) + jnp.array(row) for row in ([1.0, 0.0, 1.0, 0.0], [2.0, 0.0, 0.25, 0.0]))
+    q, k = (
+        jnp.zeros((1, 1, 17, 4)) + jnp.array(row)
+        for row in ([1.0, 0.0, 1.0, 0.0], [2.0, 0.0, 0.25, 0.0])
+    )
     s = logits(f'tapa(theta=0.5, alpha={golden["alpha"]})', q, k)[0, 0]
     for distance, logit in zip(golden['distance'], golden['logit']):
         np.testing.assert_allclose([s[16, 16 - distance], s[16 - distance, 16]], logit, atol=1e-6)
@@ -49,10 +57,14 @@ def test_equals_the_formula(theta, size):
     s = logits(f'tapa(theta={theta}, alpha=0.3)', q, k, pos)
     q, k = (np.asarray(a, np.float64) for a in (q, np.repeat(k, N // K, axis=1)))
     product = lambda cut: np.einsum('bnih,bnjh->bnij', q[..., cut], k[..., cut])
-    distance = np.abs(np.asarray(pos)[:, None, :, None] - np.asarray(pos)[:, None, None, :]).astype(np.float64)
+    distance = np.abs(np.asarray(pos)[:, None, :, None] - np.asarray(pos)[:, None, None, :]).astype(
+        np.float64
+    )
     turns = distance**0.3 * product(slice(size, None)) / (H - size) ** 0.5
     amplitude = product(slice(size)) / size**0.5
-    np.testing.assert_allclose(s, amplitude * np.cos(2 * np.pi * turns), atol=1e-4)  # up to 25 turns in float32
+    np.testing.assert_allclose(
+        s, amplitude * np.cos(2 * np.pi * turns), atol=1e-4
+    )  # up to 25 turns in float32
 
 
 def test_the_amplitude_bounds_the_logit():
@@ -69,7 +81,9 @@ def test_without_a_phase_it_is_nope_on_the_amplitude():
 
 
 def test_pairs_without_a_phase_interact_alike_at_any_distance():
-    """The paper's claim that far tokens keep their interaction, and that rotary positions bias it by the distance."""
+    """The paper's claim that far tokens keep their interaction, and that rotary positions bias it
+    by the distance.
+    """
     q, k = draw(2)
     q, k = q.at[..., 4:6].set(0.0), k.at[..., 6:].set(0.0)  # q_P and k_P orthogonal
     far = jnp.array([[0, 1_000_000]])
@@ -88,8 +102,12 @@ def test_both_directions_are_alike():
 
 
 def test_far_distances_stay_close():
-    """With alpha = 0.1 a distance a thousand times as long turns the phase less than twice as far."""
-    at = lambda distance: float(tapa_distance(jnp.array([[distance]]), jnp.array([[0]]), 0.1)[0, 0, 0])
+    """With alpha = 0.1 a distance a thousand times as long turns the phase less than twice as
+    far.
+    """
+    at = lambda distance: float(
+        tapa_distance(jnp.array([[distance]]), jnp.array([[0]]), 0.1)[0, 0, 0]
+    )
     assert at(1_000_000) / at(1000) == pytest.approx(1000**0.1, rel=1e-6) and 1000**0.1 < 2
 
 
@@ -98,20 +116,28 @@ def test_distances_of_fractional_positions_have_finite_gradients():
         return tapa_distance(pos, pos, 0.5).sum()
 
     gradient = jax.grad(total)(jnp.array([[0.0, 0.25, 0.25]]))
-    np.testing.assert_allclose(gradient, [[-4.0, 2.0, 2.0]], rtol=1e-6)  # two pairs 0.25 apart, each way 0.5 / sqrt(0.25)
+    np.testing.assert_allclose(
+        gradient, [[-4.0, 2.0, 2.0]], rtol=1e-6
+    )  # two pairs 0.25 apart, each way 0.5 / sqrt(0.25)
 
 
 def test_low_precision_phases_are_float32():
     q, k = draw(dtype=jnp.bfloat16)
     s = logits('tapa()', q, k)
     assert s.dtype == np.float32
-    np.testing.assert_allclose(s, logits('tapa()', *(a.astype(jnp.float32) for a in (q, k))), atol=2e-5)
+    np.testing.assert_allclose(
+        s, logits('tapa()', *(a.astype(jnp.float32) for a in (q, k))), atol=2e-5
+    )
 
 
 @pytest.mark.parametrize(
     'spec, width, message',
     [
-        ('tapa(theta=0.3)', 8, '2.4 features, expected a whole number from 1 to 7; the nearest theta is 0.25'),
+        (
+            'tapa(theta=0.3)',
+            8,
+            '2.4 features, expected a whole number from 1 to 7; the nearest theta is 0.25',
+        ),
         ('tapa(theta=0.01)', 8, 'the nearest theta is 0.125'),
         ('tapa(theta=1.0)', 8, r'theta must be in \(0, 1\), got 1.0'),
         ('tapa(alpha=0.0)', 8, 'alpha must be positive, got 0.0'),

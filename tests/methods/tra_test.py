@@ -1,4 +1,6 @@
-"""TRA: the sheet's row, an explicit reference, rows without a relevant key, and what irrelevant keys cannot do."""
+"""TRA: the sheet's row, an explicit reference, rows without a relevant key, and what irrelevant
+keys cannot do.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +22,15 @@ TOLERANCE = 1e-5  # float32 logits of order ten
 
 
 def build(options=''):
-    return pj.make(f'tra({options})', causal=True, heads=N, kv_heads=K, head_dim=H, model_dim=D, rngs=nnx.Rngs(0))
+    return pj.make(
+        f'tra({options})',
+        causal=True,
+        heads=N,
+        kv_heads=K,
+        head_dim=H,
+        model_dim=D,
+        rngs=nnx.Rngs(0),
+    )
 
 
 def inputs(length=L, seed=3):
@@ -43,7 +53,10 @@ def reference(part, q, k, v, x):
 
 def sheet_row(seen, sizes):
     """The sheet's row, swept from near to far in blocks of `sizes` keys."""
-    s, delta = jnp.array(GOLDEN['scores'], jnp.float32)[None, None, None], jnp.full((1, 1, 1), GOLDEN['delta'])
+    s, delta = (
+        jnp.array(GOLDEN['scores'], jnp.float32)[None, None, None],
+        jnp.full((1, 1, 1), GOLDEN['delta']),
+    )
     tiles, carry, end = [], jnp.zeros((1, 1, 1)), s.shape[-1]
     for size in sizes:
         block = slice(end - size, end)
@@ -71,7 +84,9 @@ def test_keys_that_are_not_seen_do_not_count():
 
 @pytest.mark.parametrize('options', ['', 'threshold=0.7'])
 def test_values_and_gradients_equal_reference(options):
-    theirs = check_values_and_gradients(build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE)
+    theirs = check_values_and_gradients(
+        build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
+    )
     assert all(float(jnp.abs(leaf).max()) > 1e-3 for leaf in jax.tree.leaves(theirs))
 
 
@@ -85,25 +100,39 @@ def test_without_a_relevant_key_the_result_is_exactly_zero(how):
         return out.sum(), out
 
     (_, out), grads = jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(q, k, v, x)
-    assert not np.asarray(out).any() and all(not np.asarray(g).any() for g in grads)  # NaN would be true
-    zeros = run(encoding, 0 * q, k, v, x, tok, **how)  # a logit of exactly 0 is not above the threshold
+    assert not np.asarray(out).any() and all(
+        not np.asarray(g).any() for g in grads
+    )  # NaN would be true
+    zeros = run(
+        encoding, 0 * q, k, v, x, tok, **how
+    )  # a logit of exactly 0 is not above the threshold
     assert not np.asarray(zeros).any()
 
 
 def test_scale_of_queries_and_keys_does_not_matter():
     encoding, (q, k, v, x), tok = build(), inputs(), pj.Tokens.of(length=L)
     scaled = run(encoding, 30.0 * q, 7.0 * k, v, x, tok)
-    np.testing.assert_allclose(scaled, run(encoding, q, k, v, x, tok), atol=2e-5)  # epsilon 1e-6 beside squares of order 0.1
+    np.testing.assert_allclose(
+        scaled, run(encoding, q, k, v, x, tok), atol=2e-5
+    )  # epsilon 1e-6 beside squares of order 0.1
 
 
 def test_irrelevant_keys_may_be_inserted_anywhere():
-    """What no distance in tokens can do: filler, however much of it, changes nothing for the queries it is irrelevant to."""
+    """What no distance in tokens can do: filler, however much of it, changes nothing for the
+    queries it is irrelevant to.
+    """
     encoding, (q, k, v, x) = build(), inputs()
     q, k = (a.at[..., 0].set(jnp.abs(a[..., 0])) for a in (q, k))
-    filler = jnp.zeros((H,)).at[0].set(-1.0)  # against the first feature, which all queries have positive
+    filler = (
+        jnp.zeros((H,)).at[0].set(-1.0)
+    )  # against the first feature, which all queries have positive
     q = q.at[..., 1:].multiply(0.1)
-    places = np.delete(np.arange(3 * L), np.arange(0, 3 * L, 3)[:L])[:L]  # two tokens, a filler, two tokens, ...
-    spread = lambda a, fill: jnp.zeros((B, 3 * L, *a.shape[2:])).at[:].set(fill).at[:, places].set(a)
+    places = np.delete(np.arange(3 * L), np.arange(0, 3 * L, 3)[:L])[
+        :L
+    ]  # two tokens, a filler, two tokens, ...
+    spread = lambda a, fill: (
+        jnp.zeros((B, 3 * L, *a.shape[2:])).at[:].set(fill).at[:, places].set(a)
+    )
     expected = run(encoding, q, k, v, x, pj.Tokens.of(length=L))
     arrays = spread(q, 1.0), spread(k, filler), spread(v, 50.0), spread(x, 2.0)
     out = run(encoding, *arrays, pj.Tokens.of(length=3 * L), block=(8, 8))

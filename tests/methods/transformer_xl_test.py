@@ -1,4 +1,6 @@
-"""Transformer-XL: closed forms, an explicit reference that builds R_d, limits, far positions, decoding in the model."""
+"""Transformer-XL: closed forms, an explicit reference that builds R_d, limits, far positions,
+decoding in the model.
+"""
 
 import json
 from pathlib import Path
@@ -38,7 +40,9 @@ def reference(part, q, k, v, x):
     table = jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], -1), jnp.float32)
     repeat = lambda a: jnp.repeat(a, N // K, axis=2)
     r = jnp.einsum('ijd,dnh->ijnh', table, part.kernel[...])
-    s = jnp.einsum('bihd,bjhd->bhij', q + part.u[...], repeat(k)) + jnp.einsum('bihd,ijhd->bhij', q + part.v[...], r)
+    s = jnp.einsum('bihd,bjhd->bhij', q + part.u[...], repeat(k)) + jnp.einsum(
+        'bihd,ijhd->bhij', q + part.v[...], r
+    )
     w = jax.nn.softmax(jnp.where(distance >= 0, s / H**0.5, -jnp.inf), axis=-1)
     return jnp.einsum('bhij,bjhd->bihd', w, repeat(v))
 
@@ -54,21 +58,31 @@ def test_golden_table():
 def test_golden_row(block, shift):
     encoding = build(heads=1, kv_heads=1, head_dim=1, model_dim=2)
     part = encoding.parts[0]
-    part.u[...], part.v[...], part.kernel[...] = jnp.full((1, 1), 5.0), jnp.ones((1, 1)), jnp.array([1.0, 0.0]).reshape(2, 1, 1)
+    part.u[...], part.v[...], part.kernel[...] = (
+        jnp.full((1, 1), 5.0),
+        jnp.ones((1, 1)),
+        jnp.array([1.0, 0.0]).reshape(2, 1, 1),
+    )
     zero, tok = jnp.zeros((1, 4, 1, 1)), pj.Tokens.of(positions=jnp.arange(4)[None] + shift)
-    out = run(encoding, zero, zero, jnp.eye(4)[None, :, None], jnp.zeros((1, 4, 2)), tok, block=block)
+    out = run(
+        encoding, zero, zero, jnp.eye(4)[None, :, None], jnp.zeros((1, 4, 2)), tok, block=block
+    )
     np.testing.assert_allclose(out[0, 3, 0], GOLDEN['probabilities'], atol=1e-6)
 
 
 @pytest.mark.parametrize('options', ['', 'clamp_len=6', 'clamp_len=0', 'base=50.0'])
 def test_values_and_gradients_equal_reference(options):
-    check_values_and_gradients(build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE)
+    check_values_and_gradients(
+        build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
+    )
 
 
 def test_zeros_are_plain_attention():
     arrays, tok = inputs(), pj.Tokens.of(length=L)
     out = run(build(std=0.0), *arrays, tok, block=8)
-    np.testing.assert_allclose(out, run(pj.make('nope()', causal=True), *arrays, tok, block=8), atol=2e-6)
+    np.testing.assert_allclose(
+        out, run(pj.make('nope()', causal=True), *arrays, tok, block=8), atol=2e-6
+    )
 
 
 def test_without_the_map_only_a_bias_of_the_content_is_left():
@@ -91,8 +105,13 @@ def test_only_distances_count_also_far_out(options):
 def test_clamped_distances_are_alike():
     """Two keys beyond the clamp, one vector: one weight; without the clamp two."""
     q, k, v, x = inputs()
-    k, v = jnp.broadcast_to(k[:, :1], k.shape), jnp.broadcast_to(jnp.eye(L)[None, :, None], (B, L, K, L))
-    last = lambda options: np.asarray(run(build(options), q, k, v, x, pj.Tokens.of(length=L)))[:, -1]
+    k, v = (
+        jnp.broadcast_to(k[:, :1], k.shape),
+        jnp.broadcast_to(jnp.eye(L)[None, :, None], (B, L, K, L)),
+    )
+    last = lambda options: np.asarray(run(build(options), q, k, v, x, pj.Tokens.of(length=L)))[
+        :, -1
+    ]
     clamped, free = last('clamp_len=6'), last('')
     np.testing.assert_allclose(clamped[..., : L - 7], clamped[..., :1].repeat(L - 7, -1), rtol=1e-5)
     assert np.ptp(free[..., : L - 7], axis=-1).max() > 0.01
@@ -121,7 +140,12 @@ def test_wrong_arguments(options, message):
 
 
 def test_queries_of_another_number_of_heads():
-    encoding, q = pj.make('transformer_xl()', heads=2, head_dim=8, model_dim=8, rngs=nnx.Rngs(0)), jnp.ones((1, 3, 1, 8))
+    encoding, q = (
+        pj.make('transformer_xl()', heads=2, head_dim=8, model_dim=8, rngs=nnx.Rngs(0)),
+        jnp.ones((1, 3, 1, 8)),
+    )
     tok = encoding.place(pj.Tokens.of(length=3))
-    with pytest.raises(ValueError, match='transformer_xl has parameters of 2 heads, the queries have 1'):
+    with pytest.raises(
+        ValueError, match='transformer_xl has parameters of 2 heads, the queries have 1'
+    ):
         encoding.project(q, q, q, tok, tok)

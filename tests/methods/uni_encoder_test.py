@@ -1,4 +1,6 @@
-"""Uni-Encoder: the sheet's ids, three masks, scores under permutation, duplication, padding; the limits."""
+"""Uni-Encoder: the sheet's ids, three masks, scores under permutation, duplication, padding; the
+limits.
+"""
 
 import json
 from pathlib import Path
@@ -22,7 +24,9 @@ from posenc_jax.positions.uni_encoder import (
     uni_encoder_masks,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'uni_encoder.json').read_text())['values']
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'uni_encoder.json').read_text())[
+    'values'
+]
 LAYOUT = uni_encoder_ids(GOLDEN['context'], GOLDEN['candidates'])
 MARKS = dict(cls=1, sep=2)
 CONTEXT, CANDIDATES = [5, 6, 7], [[8, 3], [4, 4, 9, 5], [7]]
@@ -34,7 +38,9 @@ def make(shape='arrow', spec='uni_encoder(shape={!r}) | rope()'):
 
 def scorer(shape='arrow', **fields):
     encoding = f'uni_encoder(shape={shape!r}) | rope()'
-    sizes = dict(vocab_size=11, train_len=8, layers=2, width=16, heads=2, encoding=encoding, kind='encoder')
+    sizes = dict(
+        vocab_size=11, train_len=8, layers=2, width=16, heads=2, encoding=encoding, kind='encoder'
+    )
     return CandidateScorer(TransformerConfig(**{**sizes, **fields}), rngs=nnx.Rngs(0))
 
 
@@ -52,14 +58,20 @@ def test_golden_masks(shape):
     part = make(shape).parts[0]
     tok = part.place(pj.Tokens.of(positions=LAYOUT[None]))
     allowed = part.mask(tok, tok)
-    allowed = np.ones((16, 16), bool) if shape == 'square' and allowed is None else np.asarray(allowed)[0, 0]
+    allowed = (
+        np.ones((16, 16), bool)
+        if shape == 'square' and allowed is None
+        else np.asarray(allowed)[0, 0]
+    )
     firsts = [0, 6, 9, 14]
     assert allowed[firsts].sum(1).tolist() == GOLDEN['seen'][shape]
     number = LAYOUT[:, 1]
     for i in range(16):
         for j in range(16):
             own = number[i] == number[j]
-            expected = {'arrow': own or 0 in (number[i], number[j]), 'diag': own, 'square': True}[shape]
+            expected = {'arrow': own or 0 in (number[i], number[j]), 'diag': own, 'square': True}[
+                shape
+            ]
             assert allowed[i, j] == expected
 
 
@@ -76,7 +88,9 @@ def test_layout_of_a_batch():
 def test_permuting_candidates_permutes_scores(shape):
     net = scorer(shape)
     plain = scores(net, CANDIDATES)
-    np.testing.assert_allclose(scores(net, [CANDIDATES[i] for i in (2, 0, 1)]), plain[[2, 0, 1]], atol=1e-5)
+    np.testing.assert_allclose(
+        scores(net, [CANDIDATES[i] for i in (2, 0, 1)]), plain[[2, 0, 1]], atol=1e-5
+    )
     assert np.ptp(plain) > 0.05
 
 
@@ -86,20 +100,33 @@ def test_equal_candidates_score_equally():
 
 
 def test_what_a_score_depends_on():
-    """A candidate's score: with 'diag' on itself alone, with 'arrow' on others only through the context's rows."""
+    """A candidate's score: with 'diag' on itself alone, with 'arrow' on others only through the
+    context's rows.
+    """
     other, extra = [[8, 3], [9, 9], [7]], [*CANDIDATES, [6, 6]]
     diag, arrow = scorer('diag'), scorer('arrow')
-    np.testing.assert_allclose(scores(diag, other)[[0, 2]], scores(diag, CANDIDATES)[[0, 2]], atol=1e-6)
+    np.testing.assert_allclose(
+        scores(diag, other)[[0, 2]], scores(diag, CANDIDATES)[[0, 2]], atol=1e-6
+    )
     np.testing.assert_allclose(scores(diag, extra)[:3], scores(diag, CANDIDATES), atol=1e-6)
-    np.testing.assert_allclose(scores(diag, CANDIDATES, context=[9, 9, 9]), scores(diag, CANDIDATES), atol=1e-5)
+    np.testing.assert_allclose(
+        scores(diag, CANDIDATES, context=[9, 9, 9]), scores(diag, CANDIDATES), atol=1e-5
+    )
     assert np.abs(scores(arrow, extra)[:3] - scores(arrow, CANDIDATES)).max() > 1e-4
-    shallow = scorer('arrow', layers=1)  # the context's rows have read nothing yet when candidates read them
+    shallow = scorer(
+        'arrow', layers=1
+    )  # the context's rows have read nothing yet when candidates read them
     np.testing.assert_allclose(scores(shallow, extra)[:3], scores(shallow, CANDIDATES), atol=1e-6)
-    assert np.abs(scores(shallow, CANDIDATES, context=[9, 9, 9]) - scores(shallow, CANDIDATES)).max() > 1e-3
+    assert (
+        np.abs(scores(shallow, CANDIDATES, context=[9, 9, 9]) - scores(shallow, CANDIDATES)).max()
+        > 1e-3
+    )
 
 
 def test_a_single_candidate_is_a_cross_encoder():
-    """With one candidate nothing is hidden: the arrow is full attention at positions 0, 1, 2, ...."""
+    """With one candidate nothing is hidden: the arrow is full attention at positions 0, 1, 2,
+    ....
+    """
     layout = uni_encoder_layout([CONTEXT], [[[8, 3]]], **MARKS)
     assert layout['positions'][0, :, 0].tolist() == list(range(9))
     arrow, square = (scorer(shape)(**layout)[0] for shape in ('arrow', 'square'))
@@ -123,7 +150,9 @@ def test_the_mask_streams():
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 16, 2, 8)) for i in range(3))
     arguments = encoding.project(q, k, v, tok, tok)
     np.testing.assert_allclose(
-        pj.attend(encoding, *arguments, block=(4, 3)), pj.attend(encoding, *arguments, implementation='dense'), atol=1e-5
+        pj.attend(encoding, *arguments, block=(4, 3)),
+        pj.attend(encoding, *arguments, implementation='dense'),
+        atol=1e-5,
     )
 
 
@@ -153,13 +182,20 @@ def test_loss_by_hand():
 
 def test_a_loss_that_has_no_meaning_is_refused():
     given, golden, of = jnp.zeros((3, 2)), jnp.array([0, 1, 1]), jnp.array
-    logits, targets, masked = jnp.zeros((3, 5, 4)), jnp.zeros((3, 5), jnp.int32), jnp.ones((3, 5), bool)
+    logits, targets, masked = (
+        jnp.zeros((3, 5, 4)),
+        jnp.zeros((3, 5), jnp.int32),
+        jnp.ones((3, 5), bool),
+    )
     for arguments, message in (
         ((given, of([0, -1, 1])), 'the golden candidate lies in 0 .. 1, got -1'),
         ((given, of([0, 5, 1])), 'the golden candidate lies in 0 .. 1, got 5'),
         ((given, [0, 5, 1]), 'got 5'),
         ((given, of([0.0, 1.0, 1.0])), 'is an integer, got float32'),
-        ((given, of([0])), r'scores \[B, C\] and the golden candidate of each row \[B\], got \(3, 2\) and \(1,\)'),
+        (
+            (given, of([0])),
+            r'scores \[B, C\] and the golden candidate of each row \[B\], got \(3, 2\) and \(1,\)',
+        ),
         ((given[0], golden[:2]), r'got \(2,\) and \(2,\)'),
         ((given, golden, logits), r'together, got \(3, 5, 4\), None, None'),
         ((given, golden, None, targets, masked), r'got None, \(3, 5\), \(3, 5\)'),
@@ -173,19 +209,27 @@ def test_a_loss_that_has_no_meaning_is_refused():
 
 def test_masks_are_fifteen_percent_of_what_is_no_marker_by_the_rule_of_bert():
     tokens = np.random.default_rng(0).integers(0, 50, (40, 500))
-    read, chosen = uni_encoder_masks(tokens, np.random.default_rng(1), mask=49, vocab_size=50, keep=(0, 1, 2))
+    read, chosen = uni_encoder_masks(
+        tokens, np.random.default_rng(1), mask=49, vocab_size=50, keep=(0, 1, 2)
+    )
     assert not chosen[tokens < 3].any() and (read == tokens)[~chosen].all()
-    assert chosen[tokens >= 3].mean() == pytest.approx(0.15, abs=0.01)  # 18,800 tokens: four standard deviations
+    assert chosen[tokens >= 3].mean() == pytest.approx(
+        0.15, abs=0.01
+    )  # 18,800 tokens: four standard deviations
     now, was = read[chosen], tokens[chosen]
     assert (now == 49).mean() == pytest.approx(0.8 + 0.1 / 50 + 0.1 / 47, abs=0.03)
     assert (now == was)[was != 49].mean() == pytest.approx(0.1 + 0.1 / 50, abs=0.025)
-    nothing = uni_encoder_masks(tokens, np.random.default_rng(1), mask=49, vocab_size=50, keep=(), rate=0.0)
+    nothing = uni_encoder_masks(
+        tokens, np.random.default_rng(1), mask=49, vocab_size=50, keep=(), rate=0.0
+    )
     assert not nothing[1].any() and (nothing[0] == tokens).all()
 
 
 def test_masks_that_do_not_fit_are_refused():
     mask = lambda **given: uni_encoder_masks(
-        np.array([[3, 9]]), np.random.default_rng(0), **{'mask': 9, 'vocab_size': 10, 'keep': (), **given}
+        np.array([[3, 9]]),
+        np.random.default_rng(0),
+        **{'mask': 9, 'vocab_size': 10, 'keep': (), **given},
     )
     for given, message in (
         ({'rate': 1.5}, 'a share between 0 and 1, got 1.5'),
@@ -197,7 +241,9 @@ def test_masks_that_do_not_fit_are_refused():
 
 
 def test_it_learns_to_match():
-    """Which of four candidates repeats the token of the context: the golden response of its row, others are of other rows."""
+    """Which of four candidates repeats the token of the context: the golden response of its row,
+    others are of other rows.
+    """
     net = scorer(layers=1)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     optimizer = optax.adam(1e-2)
@@ -229,7 +275,9 @@ def test_means_of_candidates():
     means = candidate_means(hidden.astype(jnp.bfloat16), jnp.asarray(LAYOUT[None, :, 1]), 3)
     assert means.dtype == jnp.float32
     rounded = np.asarray(hidden.astype(jnp.bfloat16), np.float32)[0]
-    np.testing.assert_allclose(means[0], [rounded[6:9].mean(0), rounded[9:14].mean(0), rounded[14:].mean(0)], atol=1e-6)
+    np.testing.assert_allclose(
+        means[0], [rounded[6:9].mean(0), rounded[9:14].mean(0), rounded[14:].mean(0)], atol=1e-6
+    )
 
 
 def test_wrong_input_says_what_is_wrong():
@@ -253,11 +301,15 @@ def test_wrong_input_says_what_is_wrong():
         scorer()(**layout, candidates=1)
     assert scorer()(**layout, candidates=3)[0][0, 2] == -jnp.inf
     with pytest.raises(ValueError, match='got candidates=None for positions that are not known'):
-        jax.eval_shape(lambda positions: scorer()(layout['tokens'], positions)[0], layout['positions'])
+        jax.eval_shape(
+            lambda positions: scorer()(layout['tokens'], positions)[0], layout['positions']
+        )
     with pytest.raises(SpecError, match="shape='round' is not one of 'arrow', 'diag', 'square'"):
         pj.make('uni_encoder(shape="round")', model_dim=16)
     place = lambda positions: make().place(pj.Tokens.of(positions=positions))
-    with pytest.raises(ValueError, match=r'id and part, or \[B, L\], all context, got float32 \(1, 2\)'):
+    with pytest.raises(
+        ValueError, match=r'id and part, or \[B, L\], all context, got float32 \(1, 2\)'
+    ):
         place([[0.5, 1.0]])
     with pytest.raises(ValueError, match=r'got int32 \(1, 1, 3\)'):
         place([[[0, 0, 0]]])

@@ -1,4 +1,6 @@
-"""URPE against the definition with written-out tables, the release's numbering, and the counter-example of the paper."""
+"""URPE against the definition with written-out tables, the release's numbering, and the
+counter-example of the paper.
+"""
 
 import json
 import pathlib
@@ -15,7 +17,9 @@ from posenc_jax.bias.t5_rpe import look_up, t5_bucket
 from posenc_jax.collect.urpe import urpe_bucket
 from posenc_jax.model import Transformer, TransformerConfig
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'urpe.json').read_text())['values']
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'urpe.json').read_text())[
+    'values'
+]
 B, N, K, H, L = 2, 4, 2, 8, 33
 TABLES = ["table='bucketed', max_distance=20", "table='toeplitz', max_len=9"]
 
@@ -54,14 +58,18 @@ def reference(urpe, q, k, v, pos, causal=True):
 
 def test_the_numbering_of_the_release():
     rel = jnp.array(GOLDEN['key_minus_query'])
-    np.testing.assert_array_equal(urpe_bucket(jnp.full((1, 1), 500), 500 + rel[None])[0, 0], GOLDEN['row'])
+    np.testing.assert_array_equal(
+        urpe_bucket(jnp.full((1, 1), 500), 500 + rel[None])[0, 0], GOLDEN['row']
+    )
     used = np.unique(urpe_bucket(jnp.full((1, 1), 500), jnp.arange(1001)[None]))
     np.testing.assert_array_equal(np.setdiff1d(np.arange(65), used), GOLDEN['unused'])
 
 
 def test_distances_within_a_direction_are_those_of_t5():
     pos, keys = jnp.full((1, 1), 500), jnp.arange(501)[None]
-    np.testing.assert_array_equal(t5_bucket(pos, keys)[:, :, :500], 31 - urpe_bucket(pos, keys)[:, :, :500])
+    np.testing.assert_array_equal(
+        t5_bucket(pos, keys)[:, :, :500], 31 - urpe_bucket(pos, keys)[:, :, :500]
+    )
 
 
 def test_weights_are_not_normalised_again():
@@ -111,11 +119,16 @@ def test_gradients_equal_those_of_the_definition(arguments, rows):
 @pytest.mark.parametrize('rows', [2, 65, 1001], ids=['small', 'by a product', 'by an indexed sum'])
 def test_looking_up_in_a_table_and_its_transpose(rows):
     index = jax.random.randint(jax.random.key(0), (2, 5, 7), 0, rows)
-    table, g = jax.random.normal(jax.random.key(1), (rows, 3)), jax.random.normal(jax.random.key(2), (2, 3, 5, 7))
+    table, g = (
+        jax.random.normal(jax.random.key(1), (rows, 3)),
+        jax.random.normal(jax.random.key(2), (2, 3, 5, 7)),
+    )
     found, pull = jax.vjp(lambda table: look_up(table, index), table)
     np.testing.assert_array_equal(found, np.moveaxis(np.asarray(table)[np.asarray(index)], -1, 1))
     expected = np.zeros((rows, 3))
-    np.add.at(expected, np.asarray(index).reshape(-1), np.moveaxis(np.asarray(g), 1, -1).reshape(-1, 3))
+    np.add.at(
+        expected, np.asarray(index).reshape(-1), np.moveaxis(np.asarray(g), 1, -1).reshape(-1, 3)
+    )
     np.testing.assert_allclose(pull(g)[0], expected, atol=1e-5)
 
 
@@ -124,9 +137,17 @@ def test_a_large_table_costs_no_more_memory_per_pair_than_a_small_one():
         encoding, _ = make(f"table='toeplitz', max_len={max_len}")
         graphdef, state = nnx.split(encoding)
         tok = pj.Tokens.of(length=256)
-        loss = lambda state, q: pj.attend(nnx.merge(graphdef, state), q, q, q, tok, tok, block=128).sum()
+        loss = lambda state, q: pj.attend(
+            nnx.merge(graphdef, state), q, q, q, tok, tok, block=128
+        ).sum()
         shape = jax.ShapeDtypeStruct((1, 256, N, H), jnp.float32)
-        return jax.jit(jax.grad(loss)).lower(state, shape).compile().memory_analysis().temp_size_in_bytes
+        return (
+            jax.jit(jax.grad(loss))
+            .lower(state, shape)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
 
     assert size(2048) < 1.5 * size(64)
 
@@ -135,28 +156,38 @@ def test_factors_of_one_are_the_bias_alone_and_zero_biases_nothing():
     _, urpe = make('std=1.0', moved=False)
     tok = pj.Tokens.of(length=L)
     t5 = pj.make('t5_rpe()', heads=N, head_dim=H)
-    t5.table[...] = urpe.biases[...][jnp.r_[33, 30:-1:-1]]  # distance 0, then 1, 2, ... before the query
+    t5.table[...] = urpe.biases[...][
+        jnp.r_[33, 30:-1:-1]
+    ]  # distance 0, then 1, 2, ... before the query
     causal = pj.make('causal()')
     expected = pj.attend(pj.chain(t5, causal), *inputs(), tok, tok)
-    np.testing.assert_allclose(pj.attend(pj.chain(urpe, causal), *inputs(), tok, tok), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        pj.attend(pj.chain(urpe, causal), *inputs(), tok, tok), expected, atol=1e-6
+    )
     plain, _ = make('std=0.0', moved=False)
     nope = pj.attend(pj.make('nope()', causal=True), *inputs(), tok, tok)
     np.testing.assert_allclose(pj.attend(plain, *inputs(), tok, tok), nope, atol=1e-6)
 
 
 def test_equal_tokens_give_their_value_times_the_row_sum():
-    """Under a bias alone they give their value whatever the bias; this is the counter-example of the paper."""
+    """Under a bias alone they give their value whatever the bias; this is the counter-example of
+    the paper.
+    """
     encoding, urpe = make(causal=False)
     q, k, v = (jnp.broadcast_to(a[:, :1], a.shape) for a in inputs())
     tok = pj.Tokens.of(length=L)
     pos = tok.pos
-    bias, factor = (look_up(table[...], urpe.index(pos, pos))[0] for table in (urpe.biases, urpe.factors))
+    bias, factor = (
+        look_up(table[...], urpe.index(pos, pos))[0] for table in (urpe.biases, urpe.factors)
+    )
     sums = (jax.nn.softmax(bias, -1) * factor).sum(-1).T
     expected = jnp.repeat(v, N // K, axis=2) * sums[None, :, :, None]
     np.testing.assert_allclose(pj.attend(encoding, q, k, v, tok, tok), expected, atol=2e-5)
     assert np.ptp(np.asarray(sums), axis=0).min() > 0.1
     urpe.factors[...] = jnp.ones_like(urpe.factors[...])
-    np.testing.assert_allclose(pj.attend(encoding, q, k, v, tok, tok), jnp.repeat(v, N // K, axis=2), atol=2e-6)
+    np.testing.assert_allclose(
+        pj.attend(encoding, q, k, v, tok, tok), jnp.repeat(v, N // K, axis=2), atol=2e-6
+    )
 
 
 def test_positions_of_equal_tokens_are_learned_and_a_bias_alone_stays_at_chance():
@@ -164,13 +195,25 @@ def test_positions_of_equal_tokens_are_learned_and_a_bias_alone_stays_at_chance(
     length = 32
 
     def trained(encoding):
-        sizes = dict(vocab_size=length, train_len=length, layers=1, width=32, heads=4, kind='encoder', bias='all')
+        sizes = dict(
+            vocab_size=length,
+            train_len=length,
+            layers=1,
+            width=32,
+            heads=4,
+            kind='encoder',
+            bias='all',
+        )
         graphdef, params, rest = nnx.split(
-            Transformer(TransformerConfig(**sizes, encoding=encoding), rngs=nnx.Rngs(0)), nnx.Param, ...
+            Transformer(TransformerConfig(**sizes, encoding=encoding), rngs=nnx.Rngs(0)),
+            nnx.Param,
+            ...,
         )
         tokens, index = jnp.zeros((1, length), jnp.int32), jnp.arange(length)
         logits = lambda params: nnx.merge(graphdef, params, rest)(tokens)[0]
-        loss = lambda params: optax.softmax_cross_entropy_with_integer_labels(logits(params), index).mean()
+        loss = lambda params: optax.softmax_cross_entropy_with_integer_labels(
+            logits(params), index
+        ).mean()
         optimizer = optax.adam(3e-3)
 
         def step(carry, _):
@@ -178,7 +221,9 @@ def test_positions_of_equal_tokens_are_learned_and_a_bias_alone_stays_at_chance(
             updates, state = optimizer.update(jax.grad(loss)(params), state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        params = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), length=600)[0][0])(params)
+        params = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), length=600)[0][0])(
+            params
+        )
         return float((logits(params).argmax(-1) == index).mean()), float(loss(params))
 
     accuracy, loss = trained('t5_rpe(bidirectional=True)')
@@ -193,7 +238,10 @@ def test_wrong_input_says_what_is_wrong():
         ("table='bucket'", "one of 'bucketed', 'toeplitz'"),
         ('buckets=1', 'at least 2 per direction'),
         ('max_distance=16', 'must exceed the 16 exact distances of 32 buckets, got 16'),
-        ('table="toeplitz", max_len=-1', 'max_len must be positive, or 0 for the trained length of 16, got -1'),
+        (
+            'table="toeplitz", max_len=-1',
+            'max_len must be positive, or 0 for the trained length of 16, got -1',
+        ),
         ('max_len=9', "max_len=9 is of table='toeplitz'"),
         ('table="toeplitz", max_distance=99', "max_distance=99 are of table='bucketed'"),
         ('std=-1.0', 'std must be at least 0, got -1.0'),

@@ -30,7 +30,9 @@ def tokens(image, **known):
 
 
 def scanned(image, delta):
-    """The rule as it is told: one token after the other. `delta` maps an image number to its step."""
+    """The rule as it is told: one token after the other. `delta` maps an image number to its
+    step.
+    """
     ids, last, number = [], -1.0, 0
     for n in image:
         if n != number:
@@ -45,11 +47,22 @@ def scanned(image, delta):
     return ids
 
 
-@pytest.mark.parametrize('case', GOLDEN['cases'], ids=lambda case: f'{case["visual"]}-{case["delta"]}')
+@pytest.mark.parametrize(
+    'case', GOLDEN['cases'], ids=lambda case: f'{case["visual"]}-{case["delta"]}'
+)
 def test_golden_ids(case):
-    ids = np.asarray(v2pe_ids(jnp.array([[0, 0] + [1] * case['visual'] + [0, 0]]), case['delta']))[0]
+    ids = np.asarray(v2pe_ids(jnp.array([[0, 0] + [1] * case['visual'] + [0, 0]]), case['delta']))[
+        0
+    ]
     assert ids.dtype == np.float32
-    assert ids[[0, 1, 2, -3, -2, -1]].tolist() == [0, 1, case['first'], case['last'], case['end'], case['after']]
+    assert ids[[0, 1, 2, -3, -2, -1]].tolist() == [
+        0,
+        1,
+        case['first'],
+        case['last'],
+        case['end'],
+        case['after'],
+    ]
 
 
 @pytest.mark.parametrize('delta', [*DELTAS, 0.3])
@@ -67,7 +80,9 @@ def test_a_step_for_each_image():
 
 
 def test_a_step_of_one_counts_tokens():
-    np.testing.assert_array_equal(pj.make('v2pe(delta=1.0)').place(tokens(IMAGES)).pos[0], np.arange(len(IMAGES)))
+    np.testing.assert_array_equal(
+        pj.make('v2pe(delta=1.0)').place(tokens(IMAGES)).pos[0], np.arange(len(IMAGES))
+    )
 
 
 @pytest.mark.parametrize('key', [None, 3])
@@ -79,7 +94,11 @@ def test_text_keeps_its_positions(key):
 
 
 def test_training_draws_each_image_its_step_from_the_nine():
-    assert (len(DELTAS), DELTAS[0], DELTAS[-1]) == (GOLDEN['choices'], GOLDEN['largest_delta'], GOLDEN['smallest_delta'])
+    assert (len(DELTAS), DELTAS[0], DELTAS[-1]) == (
+        GOLDEN['choices'],
+        GOLDEN['largest_delta'],
+        GOLDEN['smallest_delta'],
+    )
     rows, image = 3000, np.array([0, 1, 1, 0, 0, 2, 2, 2, 0])
     encoding, tok = pj.make('v2pe(delta=1.0)'), tokens(np.tile(image, (rows, 1)))
     ids = np.asarray(encoding.place(tok, key=jax.random.key(0)).pos)
@@ -89,7 +108,9 @@ def test_training_draws_each_image_its_step_from_the_nine():
         np.testing.assert_array_equal(ids[row], scanned(image, {1: one[row], 2: two[row]}))
     together = np.array([[((one == a) & (two == b)).sum() for a in DELTAS] for b in DELTAS]) / rows
     assert together.sum() == 1
-    np.testing.assert_allclose(together, 1 / 81, atol=4 * (1 / 81 / rows) ** 0.5)  # uniform, and independent
+    np.testing.assert_allclose(
+        together, 1 / 81, atol=4 * (1 / 81 / rows) ** 0.5
+    )  # uniform, and independent
 
 
 def test_padding_on_either_side_does_not_shift():
@@ -107,7 +128,9 @@ def test_packed_documents_start_anew():
     alone = np.asarray(pj.make('v2pe(delta=0.25)').place(tokens(IMAGES)).pos)[0]
     ended_by_an_image = IMAGES[:15]
     packed = tokens(ended_by_an_image + IMAGES, segment=[[0] * 15 + [1] * len(IMAGES)])
-    np.testing.assert_array_equal(pj.make('v2pe(delta=0.25)').place(packed).pos[0], [*alone[:15], *alone])
+    np.testing.assert_array_equal(
+        pj.make('v2pe(delta=0.25)').place(packed).pos[0], [*alone[:15], *alone]
+    )
 
 
 @pytest.mark.parametrize('key', [None, 5])
@@ -116,7 +139,9 @@ def test_ids_do_not_depend_on_what_follows(key):
     whole = encoding.place(tokens(IMAGES), key=key).pos
     for cut in (4, 12, 19):
         other = IMAGES[:cut] + [9] * (len(IMAGES) - cut)
-        np.testing.assert_array_equal(encoding.place(tokens(other), key=key).pos[:, :cut], whole[:, :cut])
+        np.testing.assert_array_equal(
+            encoding.place(tokens(other), key=key).pos[:, :cut], whole[:, :cut]
+        )
 
 
 def test_adding_a_constant_to_the_count_adds_it_to_the_ids():
@@ -126,7 +151,9 @@ def test_adding_a_constant_to_the_count_adds_it_to_the_ids():
 
 
 def test_longer_inputs_stay_inside_the_trained_range():
-    """The paper's claim: four times the images at a quarter of the step end where the trained input ended."""
+    """The paper's claim: four times the images at a quarter of the step end where the trained input
+    ended.
+    """
     sequence = lambda images, size: [n for i in range(images) for n in [0, *[i + 1] * size, 0]]
     trained = v2pe_ids(jnp.array([sequence(3, 64)]), 0.25).max()
     longer = v2pe_ids(jnp.array([sequence(3, 256)]), 0.0625).max()
@@ -146,13 +173,27 @@ def test_bfloat16_activations_leave_ids_alone():
 
 def test_tiles_and_their_gradients_at_fractional_ids():
     chained = pj.make('v2pe(delta=0.25) | rope() | alibi()', head_dim=8, heads=2, causal=True)
-    tok, x = chained.place(tokens(IMAGES)), jax.random.normal(jax.random.key(0), (1, len(IMAGES), 2, 8))
-    loss = lambda x, **how: jnp.square(pj.attend(chained, *chained.project(x, x, x, tok, tok), **how)).sum()
-    np.testing.assert_allclose(jax.grad(loss)(x, block=(4, 8)), jax.grad(loss)(x, implementation='dense'), atol=2e-5)
+    tok, x = (
+        chained.place(tokens(IMAGES)),
+        jax.random.normal(jax.random.key(0), (1, len(IMAGES), 2, 8)),
+    )
+    loss = lambda x, **how: jnp.square(
+        pj.attend(chained, *chained.project(x, x, x, tok, tok), **how)
+    ).sum()
+    np.testing.assert_allclose(
+        jax.grad(loss)(x, block=(4, 8)), jax.grad(loss)(x, implementation='dense'), atol=2e-5
+    )
 
 
 def test_decoding_equals_the_whole_pass():
-    cfg = TransformerConfig(vocab_size=11, train_len=16, layers=2, width=16, heads=2, encoding='v2pe(delta=0.125) | rope()')
+    cfg = TransformerConfig(
+        vocab_size=11,
+        train_len=16,
+        layers=2,
+        width=16,
+        heads=2,
+        encoding='v2pe(delta=0.125) | rope()',
+    )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     image = [0, 0, 1, 1, 1, 1, 0, 0, 2, 2, 2, 0]
     tok, prompt = tokens(image), jnp.array([[3, 1, 4, 1, 5]])
@@ -167,7 +208,9 @@ def test_wrong_input_says_what_is_wrong():
         with pytest.raises(ValueError, match=rf'delta must lie in \(0, 1\], got {delta}'):
             pj.make(f'v2pe(delta={delta})')
     place = pj.make('v2pe(delta=0.5)').place
-    with pytest.raises(ValueError, match=r'integers \[B, L, 2\], count and image number, got int32 \(1, 4, 3\)'):
+    with pytest.raises(
+        ValueError, match=r'integers \[B, L, 2\], count and image number, got int32 \(1, 4, 3\)'
+    ):
         place(pj.Tokens.of(positions=np.zeros((1, 4, 3), int)))
     with pytest.raises(ValueError, match=r'got float32 \(1, 4, 2\)'):
         place(pj.Tokens.of(positions=np.zeros((1, 4, 2), np.float32)))

@@ -29,7 +29,10 @@ def test_it_reads_indices_and_never_positions():
 
 
 def test_a_window_as_long_as_the_sequence_hides_nothing():
-    assert mask('window(size=6)', False, length=6).all() and not mask('window(size=5)', False, length=6).all()
+    assert (
+        mask('window(size=6)', False, length=6).all()
+        and not mask('window(size=5)', False, length=6).all()
+    )
 
 
 def test_blocks_are_ruled_out_only_where_no_pair_is_near():
@@ -49,8 +52,24 @@ def test_wrong_input():
 
 
 def test_aligned_blocks_see_themselves_and_the_block_before():
-    assert mask('window(size=2, aligned=True)', True, length=8).sum(-1).tolist() == [1, 2, 3, 4, 3, 4, 3, 4]
-    assert mask('window(size=2, aligned=True)', False, length=6).sum(-1).tolist() == [4, 4, 6, 6, 4, 4]
+    assert mask('window(size=2, aligned=True)', True, length=8).sum(-1).tolist() == [
+        1,
+        2,
+        3,
+        4,
+        3,
+        4,
+        3,
+        4,
+    ]
+    assert mask('window(size=2, aligned=True)', False, length=6).sum(-1).tolist() == [
+        4,
+        4,
+        6,
+        6,
+        4,
+        4,
+    ]
     packed = mask('window(size=2, aligned=True)', True, segment=[[1, 1, 1, 2, 2, 2, 2, 2]])
     assert packed.sum(-1).tolist() == [1, 2, 3, 1, 2, 3, 4, 3]
 

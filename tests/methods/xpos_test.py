@@ -41,7 +41,9 @@ def test_one_plane_fades_by_its_factor(layout):
         features = [plane, plane + 32] if layout == 'half' else [2 * plane, 2 * plane + 1]
         only = np.isin(np.arange(64), features).astype(np.float32)
         q, k = (a * only for a in draw(2))
-        faded, plain = (logits(f'{key}(layout="{layout}")', q, k, pos)[1, 0] for key in ('xpos', 'rope'))
+        faded, plain = (
+            logits(f'{key}(layout="{layout}")', q, k, pos)[1, 0] for key in ('xpos', 'rope')
+        )
         assert faded == pytest.approx(factor * plain, rel=1e-5)
 
 
@@ -55,19 +57,27 @@ def test_limits_are_rope():
 def test_equals_the_released_form_where_that_does_not_overflow():
     (q, k), pos = draw(40), 3 * jnp.arange(40)[None]
     zeta, offset = np.concatenate([xpos_decay(64)] * 2), (np.asarray(pos[0]) - 60)[:, None] / 512
-    q2, k2 = (np.asarray(rope(a, pos))[0, :, 0] * zeta**exponent for a, exponent in ((q, offset), (k, -offset)))
+    q2, k2 = (
+        np.asarray(rope(a, pos))[0, :, 0] * zeta**exponent
+        for a, exponent in ((q, offset), (k, -offset))
+    )
     np.testing.assert_allclose(logits('xpos()', q, k, pos), q2 @ k2.T / 8, atol=2e-5)
 
 
 def test_far_positions_neither_overflow_nor_change_logits():
     (q, k), near = draw(40), jnp.arange(40)[None]
-    np.testing.assert_allclose(logits('xpos()', q, k, near + 1_000_000), logits('xpos()', q, k, near), atol=1e-5)
+    np.testing.assert_allclose(
+        logits('xpos()', q, k, near + 1_000_000), logits('xpos()', q, k, near), atol=1e-5
+    )
     spread = 500 * near  # 20,000 positions in one tile
     seen = np.tril(logits('xpos()', q, k, spread))
     assert np.isfinite(seen).all() and np.abs(np.tril(seen, -1)).max() < np.abs(np.diag(seen)).max()
 
 
-@pytest.mark.parametrize('spec, message', [('xpos(gamma=0.0)', 'gamma=0.0'), ('xpos(scale_base=-1.0)', 'scale_base=-1.0')])
+@pytest.mark.parametrize(
+    'spec, message',
+    [('xpos(gamma=0.0)', 'gamma=0.0'), ('xpos(scale_base=-1.0)', 'scale_base=-1.0')],
+)
 def test_errors(spec, message):
     with pytest.raises(SpecError, match=message):
         pj.make(spec, head_dim=8)

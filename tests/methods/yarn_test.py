@@ -47,14 +47,18 @@ def test_golden_temperatures():
     m = [yarn_temperature(factor) for factor in GOLDEN['factor']]
     np.testing.assert_allclose(m, GOLDEN['temperature'], atol=6e-7)
     np.testing.assert_allclose(np.square(m), GOLDEN['logit_scale'], atol=6e-6)
-    assert yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8) == pytest.approx(GOLDEN['mscale_temperature'], abs=6e-7)
+    assert yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8) == pytest.approx(
+        GOLDEN['mscale_temperature'], abs=6e-7
+    )
     assert yarn_temperature(40.0, mscale=0.7, mscale_all_dim=0.7) == 1.0
     assert yarn_temperature(40.0, attention_factor=1.25, mscale=1.0, mscale_all_dim=0.8) == 1.25
 
 
 def test_untruncated_borders_are_fractional():
     ratio = rope_frequencies(128, 1e4) / yarn_frequencies(128, 1e4, 16.0, 4096, truncate=False)
-    expected = 1 / (1 - (21 - 20.944) / (45.027 - 20.944) * 15 / 16)  # the sheet's borders have three decimals
+    expected = 1 / (
+        1 - (21 - 20.944) / (45.027 - 20.944) * 15 / 16
+    )  # the sheet's borders have three decimals
     assert ratio[20] == 1.0 and ratio[21] == pytest.approx(expected, abs=3e-5)
 
 
@@ -74,14 +78,21 @@ def test_temperature_scales_logits_by_its_square_once():
         return jnp.einsum('btnh,bsnh->bnts', q2, k2)
 
     by_parts = logits('rope(freqs=yarn(factor=4.0, attention_factor=1.0))')
-    np.testing.assert_allclose(logits('rope(freqs=yarn(factor=4.0))'), GOLDEN['logit_scale'][0] * by_parts, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(
+        logits('rope(freqs=yarn(factor=4.0))'),
+        GOLDEN['logit_scale'][0] * by_parts,
+        rtol=2e-5,
+        atol=2e-5,
+    )
 
 
 def test_uses_the_rotated_width():
     part = pj.make('rope(partial=0.5, freqs=yarn(factor=4.0))', head_dim=32, train_len=64)
     x, pos = jax.random.normal(jax.random.key(0), (1, 3, 1, 32)), jnp.asarray([[0, 10, 100]])
     small = pj.make('rope(freqs=yarn(factor=4.0))', head_dim=16, train_len=64)
-    np.testing.assert_allclose(part.rotate(x, pos)[..., :16], small.rotate(x[..., :16], pos), atol=1e-6)
+    np.testing.assert_allclose(
+        part.rotate(x, pos)[..., :16], small.rotate(x[..., :16], pos), atol=1e-6
+    )
 
 
 def test_a_train_len_shorter_than_one_turn_interpolates_all_but_the_fastest_plane():
@@ -96,20 +107,35 @@ def pass_over(spec, length, width=16, train_len=8):
     """Queries, keys and values of one pass after `project`."""
     arrays = [jax.random.normal(jax.random.key(i), (1, length, 2, width)) for i in range(3)]
     tok = pj.Tokens.of(length=length)
-    return pj.make(spec, head_dim=width, train_len=train_len, causal=True).project(*arrays, tok, tok)[:3]
+    return pj.make(spec, head_dim=width, train_len=train_len, causal=True).project(
+        *arrays, tok, tok
+    )[:3]
 
 
 @pytest.mark.parametrize(
-    'options', ['', ', attention_factor=1.0', ', mscale=1.0, mscale_all_dim=0.8', ', ramp="rotations", beta_fast=4.0']
+    'options',
+    [
+        '',
+        ', attention_factor=1.0',
+        ', mscale=1.0, mscale_all_dim=0.8',
+        ', ramp="rotations", beta_fast=4.0',
+    ],
 )
 @pytest.mark.parametrize('length', [1, 8, 9, 12, 31, 32, 100])
 def test_dynamic_is_the_static_rule_of_the_current_length(length, options):
     """Up to the trained length that is rope (attention_factor=1.0: NTK by parts)."""
     static = f'rope(freqs=yarn(factor={max(1.0, length / 8)}{options}))' if length > 8 else 'rope()'
-    for ours, expected in zip(pass_over(DYNAMIC.format(options), length), pass_over(static, length)):
+    for ours, expected in zip(
+        pass_over(DYNAMIC.format(options), length), pass_over(static, length)
+    ):
         np.testing.assert_allclose(ours, expected, atol=2e-5)
     if length > 8:
-        assert np.abs(pass_over('rope()', length)[1] - pass_over(DYNAMIC.format(options), length)[1]).max() > 1e-2
+        assert (
+            np.abs(
+                pass_over('rope()', length)[1] - pass_over(DYNAMIC.format(options), length)[1]
+            ).max()
+            > 1e-2
+        )
 
 
 @pytest.mark.parametrize('length', [1, 100, 4096])
@@ -152,9 +178,16 @@ def test_documents_of_a_row_have_factors_of_their_own():
 
 
 def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
-    """Of one layer, through the model's cache, across the trained length; with the rule of the whole length it would not."""
-    cfg = TransformerConfig(vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding=DYNAMIC.format(''))
-    model, prompt = Transformer(cfg, rngs=nnx.Rngs(0)), jax.random.randint(jax.random.key(1), (1, 24), 0, 11)
+    """Of one layer, through the model's cache, across the trained length; with the rule of the
+    whole length it would not.
+    """
+    cfg = TransformerConfig(
+        vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding=DYNAMIC.format('')
+    )
+    model, prompt = (
+        Transformer(cfg, rngs=nnx.Rngs(0)),
+        jax.random.randint(jax.random.key(1), (1, 24), 0, 11),
+    )
     tok = pj.Tokens.of(length=24)
     _, cache = prefill(model, init_cache(model, tok), prompt[:, :6])
     assert model.encoding(0, model.blocks[0]).cached == 'raw'
@@ -168,7 +201,9 @@ def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
 
 
 def test_a_dynamic_extension_of_a_model():
-    cfg = TransformerConfig(vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding='rope()')
+    cfg = TransformerConfig(
+        vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding='rope()'
+    )
     model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(20)[None] % 11
     longer, static = model.extend('yarn(dynamic=True)'), model.extend('yarn(factor=2.5)')
     np.testing.assert_allclose(longer(tokens), static(tokens), atol=2e-5)
@@ -202,12 +237,17 @@ def test_errors_outside_specs():
 
 
 def test_the_ramp_ends_at_the_width_not_at_its_last_plane():
-    """8 planes whose ramp ends at 10: it is cut off at D - 1 = 15, as in the released code, so that the last one is at 0.7."""
+    """8 planes whose ramp ends at 10: it is cut off at D - 1 = 15, as in the released code, so that
+    the last one is at 0.7.
+    """
     found = yarn_frequencies(16, 10.0, 4.0, 100) / rope_frequencies(16, 10.0)
     np.testing.assert_allclose(found, 1 - np.arange(8) / 10 * 0.75, rtol=1e-12)
 
 
-@pytest.mark.parametrize('options', [dict(mscale=-1.0), dict(mscale=1.0, mscale_all_dim=-7.2), dict(mscale_all_dim=float('nan'))])
+@pytest.mark.parametrize(
+    'options',
+    [dict(mscale=-1.0), dict(mscale=1.0, mscale_all_dim=-7.2), dict(mscale_all_dim=float('nan'))],
+)
 def test_scales_of_the_temperature_are_positive(options):
     with pytest.raises(ValueError, match='must be positive and finite'):
         yarn_temperature(4.0, **options)

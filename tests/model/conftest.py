@@ -1,4 +1,6 @@
-"""Small encodings that stress what the model does for encodings: known to the registry only while a test asks for `toys`."""
+"""Small encodings that stress what the model does for encodings: known to the registry only while a
+test asks for `toys`.
+"""
 
 import dataclasses
 
@@ -17,9 +19,13 @@ TOYS = {}
 
 def toy(key, **card):
     def add(build):
-        promises = Promises(**{name: card.pop(name) for name in ('cached', 'mixes_heads') if name in card})
+        promises = Promises(
+            **{name: card.pop(name) for name in ('cached', 'mixes_heads') if name in card}
+        )
         fields = dict.fromkeys(('title', 'arxiv', 'door', 'equation', 'source', 'authors'), '')
-        build.card = Card(**fields, year=2020, example=f'{key}()', name=key, promises=promises, key=key, **card)
+        build.card = Card(
+            **fields, year=2020, example=f'{key}()', name=key, promises=promises, key=key, **card
+        )
         TOYS[key] = Entry(key, 'encoding', build, build.card)
         return build
 
@@ -47,10 +53,14 @@ class Slope(Encoding):
 
 @toy('toy_table', share='layer')
 class Table(Encoding):
-    """A learned table added at the stem; asks for a copy per layer, which what acts at the stem never gets."""
+    """A learned table added at the stem; asks for a copy per layer, which what acts at the stem
+    never gets.
+    """
 
     def __init__(self, rows: int = 64, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        self.table = nnx.Param(0.3 * jax.random.normal(rngs.params(), (rows, model_dim)), axes=('positions', 'width'))
+        self.table = nnx.Param(
+            0.3 * jax.random.normal(rngs.params(), (rows, model_dim)), axes=('positions', 'width')
+        )
 
     def embed(self, x, tok):
         return x + self.table[...][tok.pos]
@@ -67,14 +77,27 @@ class Shift(Encoding):
 
 @toy('toy_gate')
 class Gate(Encoding):
-    """Forget gates from the layer input, one a query head: bias_ij = -(g_{j+1} + ... + g_i). The keys' features are cached."""
+    """Forget gates from the layer input, one a query head: bias_ij = -(g_{j+1} + ... + g_i). The
+    keys' features are cached.
+    """
 
     def __init__(self, heads: int = CONTEXT, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        self.w = nnx.Param(jax.random.normal(rngs.params(), (model_dim, heads)) * model_dim**-0.5, axes=('width', 'heads'))
+        self.w = nnx.Param(
+            jax.random.normal(rngs.params(), (model_dim, heads)) * model_dim**-0.5,
+            axes=('width', 'heads'),
+        )
 
     def project(self, q, k, v, tq, tk, x=None):
         gate = jax.nn.softplus(x.astype(jnp.float32) @ self.w[...])
-        return q, k, v, tq, tk.with_feats(toy_gate=gate if tk.valid is None else jnp.where(tk.valid[..., None], gate, 0))
+        return (
+            q,
+            k,
+            v,
+            tq,
+            tk.with_feats(
+                toy_gate=gate if tk.valid is None else jnp.where(tk.valid[..., None], gate, 0)
+            ),
+        )
 
     def open(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
@@ -87,19 +110,39 @@ class Gate(Encoding):
 
 @toy('toy_path', cached='evolving')
 class Path(Encoding):
-    """Householder products along the sequence, key by key; w is a width-3 convolution of the layer input, one a key head."""
+    """Householder products along the sequence, key by key; w is a width-3 convolution of the layer
+    input, one a key head.
+    """
 
     lookback = 2
 
-    def __init__(self, heads: int = CONTEXT, kv_heads: int = CONTEXT, head_dim: int = CONTEXT, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+    def __init__(
+        self,
+        heads: int = CONTEXT,
+        kv_heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
         shape = (3, model_dim, kv_heads, head_dim)
-        self.w = nnx.Param(jax.random.normal(rngs.params(), shape) * model_dim**-0.5, axes=(None, 'width', 'kv_heads', 'head_dim'))
+        self.w = nnx.Param(
+            jax.random.normal(rngs.params(), shape) * model_dim**-0.5,
+            axes=(None, 'width', 'kv_heads', 'head_dim'),
+        )
 
     def project(self, q, k, v, tq, tk, x=None):
         x, length = x.astype(jnp.float32), x.shape[1] - 2
         u = sum(jnp.einsum('bld,dkh->blkh', x[:, r : r + length], self.w[...][r]) for r in range(3))
         w = u * jax.lax.rsqrt((u * u).sum(-1, keepdims=True) + 1e-6)
-        return q, k, v, tq, tk.with_feats(toy_path=w if tk.valid is None else jnp.where(tk.valid[..., None, None], w, 0))
+        return (
+            q,
+            k,
+            v,
+            tq,
+            tk.with_feats(
+                toy_path=w if tk.valid is None else jnp.where(tk.valid[..., None, None], w, 0)
+            ),
+        )
 
     def open(self, q, tq):
         return q.astype(jnp.float32)

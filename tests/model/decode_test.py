@@ -17,7 +17,9 @@ PROMPT = 5
 
 
 def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, 'encoding': 'alibi()', **fields}), rngs=nnx.Rngs(0))
+    return Transformer(
+        TransformerConfig(**{**BASE, 'encoding': 'alibi()', **fields}), rngs=nnx.Rngs(0)
+    )
 
 
 def stepped(model, tok):
@@ -48,7 +50,8 @@ def test_token_by_token_is_the_full_pass(toys, fields, padded):
 
 
 def test_raw_keys_are_encoded_for_the_current_length(toys):
-    # One layer, so that nothing remembers an earlier length: every step equals the full pass over the tokens so far.
+    # One layer, so that nothing remembers an earlier length: every step equals the full pass over
+    # the tokens so far.
     model = model_of(encoding='toy_length(train_len=2)', layers=1)
     logits, _ = stepped(model, Tokens.of(valid=LEFT_PADDED))
     whole = model(TOKENS, Tokens.of(valid=LEFT_PADDED))
@@ -63,7 +66,9 @@ def test_cache_layout_and_what_it_holds(toys):
     _, cache = stepped(model, Tokens.of(length=10))
     path, alibi = cache.layers
     assert path.k.shape == path.v.shape == alibi.k.shape == (2, 2, 10, 4)  # [B, K, S, H]
-    assert {name: f.shape for name, f in path.feats.items()} == {'toy_gate': (2, 10, 4)} and alibi.feats == {}
+    assert {name: f.shape for name, f in path.feats.items()} == {
+        'toy_gate': (2, 10, 4)
+    } and alibi.feats == {}
     assert path.rows.shape == (2, 2, 16) and alibi.rows.shape == (2, 0, 16)
     assert len(cache.tokens) == 2 and cache.capacity == 10
 
@@ -72,7 +77,11 @@ def test_positions_are_placed_once_for_the_whole_capacity(toys, monkeypatch):
     model = model_of(encoding='toy_shift() | toy_table()')
     shift = type(model.shared[0])
     calls, place = [], shift.place
-    monkeypatch.setattr(shift, 'place', lambda self, tok, *, key=None: calls.append(tok.length) or place(self, tok, key=key))
+    monkeypatch.setattr(
+        shift,
+        'place',
+        lambda self, tok, *, key=None: calls.append(tok.length) or place(self, tok, key=key),
+    )
     stepped(model, Tokens.of(length=10))
     assert calls == [10]
 
@@ -89,11 +98,20 @@ def test_greedy_generation_is_repeated_full_passes_for_unequal_prompts(toys):
     np.testing.assert_array_equal(out[:, :PROMPT], TOKENS[:, :PROMPT])
 
 
-@pytest.mark.parametrize('fields', [dict(tie=True), dict(encoding='toy_shift() | toy_table() | toy_gate()'), dict(encoding='toy_path()')])
+@pytest.mark.parametrize(
+    'fields',
+    [
+        dict(tie=True),
+        dict(encoding='toy_shift() | toy_table() | toy_gate()'),
+        dict(encoding='toy_path()'),
+    ],
+)
 def test_a_single_row_is_generated_as_in_a_batch(toys, fields):
     model = model_of(**fields)
     alone = generate(model, TOKENS[:1, :PROMPT], max_new_tokens=6, temperature=0.0)
-    np.testing.assert_array_equal(alone, generate(model, TOKENS[:, :PROMPT], max_new_tokens=6, temperature=0.0)[:1])
+    np.testing.assert_array_equal(
+        alone, generate(model, TOKENS[:, :PROMPT], max_new_tokens=6, temperature=0.0)[:1]
+    )
 
 
 def test_without_stacks_the_model_is_the_same(toys):
@@ -117,7 +135,9 @@ def test_without_stacks_the_model_is_the_same(toys):
 def test_joined_projections_decode_the_same(toys, fields):
     model = model_of(**fields)
     filled = lambda a: a if a.any() else 0.1 * jax.random.normal(jax.random.key(a.size), a.shape)
-    nnx.update(model, jax.tree.map(filled, nnx.state(model, nnx.Param)))  # biases and adapters start at zero
+    nnx.update(
+        model, jax.tree.map(filled, nnx.state(model, nnx.Param))
+    )  # biases and adapters start at zero
     joined = model.for_decoding()
     np.testing.assert_allclose(joined(TOKENS), model(TOKENS), atol=2e-6)
     again = lambda model: generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)
@@ -129,14 +149,21 @@ def test_joined_projections_decode_the_same(toys, fields):
 
 def test_continuing_a_cache_says_what_does_not_fit():
     model = model_of(layers=1)
-    logits, cache = prefill(model, empty := init_cache(model, Tokens.of(length=8)), TOKENS[:, :PROMPT])
+    logits, cache = prefill(
+        model, empty := init_cache(model, Tokens.of(length=8)), TOKENS[:, :PROMPT]
+    )
     go = lambda **o: continue_cache(model, cache, logits[:, -1], **{'max_new_tokens': 4, **o})
-    np.testing.assert_array_equal(go(), generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)[:, PROMPT:])
+    np.testing.assert_array_equal(
+        go(), generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)[:, PROMPT:]
+    )
     for call, message in (
         (lambda: go(max_new_tokens=5), r'1 .. 4 \(3 of 8 slots are free, .* got 5'),
         (lambda: go(max_new_tokens=0), 'got 0'),
         (lambda: go(temperature=1.0), 'needs a key'),
-        (lambda: continue_cache(model, empty, logits[:, -1], max_new_tokens=1), 'this one is empty'),
+        (
+            lambda: continue_cache(model, empty, logits[:, -1], max_new_tokens=1),
+            'this one is empty',
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -144,7 +171,9 @@ def test_continuing_a_cache_says_what_does_not_fit():
 
 def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
     model = model_of(layers=1)
-    draw = lambda seed, **o: np.asarray(generate(model, TOKENS[:, :PROMPT], max_new_tokens=12, key=jax.random.key(seed), **o))
+    draw = lambda seed, **o: np.asarray(
+        generate(model, TOKENS[:, :PROMPT], max_new_tokens=12, key=jax.random.key(seed), **o)
+    )
     first = draw(0)
     np.testing.assert_array_equal(first, draw(0))
     assert (first != draw(1)).any()
@@ -160,17 +189,24 @@ def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
 def test_positions_of_the_task_reach_the_new_tokens(toys):
     model = model_of(encoding='toy_table()', layers=1)
     positions = jnp.arange(10)[None] * 2
-    out = generate(model, TOKENS[:, :PROMPT], positions=positions, max_new_tokens=5, temperature=0.0)
+    out = generate(
+        model, TOKENS[:, :PROMPT], positions=positions, max_new_tokens=5, temperature=0.0
+    )
     full = model(out, Tokens.of(positions=positions))
     np.testing.assert_array_equal(jnp.argmax(full, -1)[:, PROMPT - 1 : -1], out[:, PROMPT:])
 
 
 def test_wrong_calls_are_errors():
     model = model_of(layers=1)
-    go = lambda prompts=TOKENS, **o: generate(model, prompts, **{'max_new_tokens': 2, 'temperature': 0.0, **o})
+    go = lambda prompts=TOKENS, **o: generate(
+        model, prompts, **{'max_new_tokens': 2, 'temperature': 0.0, **o}
+    )
     right = LEFT_PADDED[:, ::-1]
     for call, message in [
-        (lambda: go(capacity=10), '10 prompt tokens and 2 new ones .the last is not stored. do not fit a cache of 10'),
+        (
+            lambda: go(capacity=10),
+            '10 prompt tokens and 2 new ones .the last is not stored. do not fit a cache of 10',
+        ),
         (lambda: go(max_new_tokens=0), 'at least 1, got 0'),
         (lambda: go(TOKENS[0]), r'\[B, T\] .* \(10,\)'),
         (lambda: go(valid=right), 'padded on the left .* row 1'),
@@ -183,10 +219,26 @@ def test_wrong_calls_are_errors():
         (lambda: go(eos=11), r'0 \.\. 10, got 11'),
         (lambda: go(positions=jnp.arange(10)[None]), r'\(1, 10\); expected 2 rows \(or 1\) of 12'),
         (lambda: init_cache(model_of(kind='encoder'), Tokens.of(length=4)), "kind 'encoder'"),
-        (lambda: decode_step(model, init_cache(model, Tokens.of(length=4)), TOKENS[:, 0]), 'call prefill first'),
-        (lambda: prefill(model, init_cache(model, Tokens.of(length=10)), TOKENS, last=11), r'integer in 0 .. 10, got 11'),
-        (lambda: decode_step(model, prefill(model, init_cache(model, Tokens.of(length=12)), TOKENS)[1], TOKENS[:1, 0]), r'each of 2 rows, got tokens of shape \(1,\)'),
-        (lambda: prefill(model, init_cache(model, Tokens.of(length=4)), TOKENS), '10 tokens do not fit a cache of 4'),
+        (
+            lambda: decode_step(model, init_cache(model, Tokens.of(length=4)), TOKENS[:, 0]),
+            'call prefill first',
+        ),
+        (
+            lambda: prefill(model, init_cache(model, Tokens.of(length=10)), TOKENS, last=11),
+            r'integer in 0 .. 10, got 11',
+        ),
+        (
+            lambda: decode_step(
+                model,
+                prefill(model, init_cache(model, Tokens.of(length=12)), TOKENS)[1],
+                TOKENS[:1, 0],
+            ),
+            r'each of 2 rows, got tokens of shape \(1,\)',
+        ),
+        (
+            lambda: prefill(model, init_cache(model, Tokens.of(length=4)), TOKENS),
+            '10 tokens do not fit a cache of 4',
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -16,7 +16,9 @@ def test_norms_are_those_of_numpy():
     rms = lambda x: np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(rms_norm(X, scale), X / rms(X) * scale, rtol=1e-5)
     centred = X - X.mean(-1, keepdims=True)
-    np.testing.assert_allclose(layer_norm(X, scale, bias), centred / rms(centred) * scale + bias, atol=1e-5)
+    np.testing.assert_allclose(
+        layer_norm(X, scale, bias), centred / rms(centred) * scale + bias, atol=1e-5
+    )
 
 
 def test_norms_of_bfloat16_are_computed_in_float32():
@@ -32,7 +34,9 @@ def test_mlps_are_those_of_numpy():
     gelu = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
     np.testing.assert_allclose(gelu_mlp(X, A, C), gelu @ C, atol=1e-5)
     gate = X @ B
-    np.testing.assert_allclose(swiglu_mlp(X, B, A, C), (gate / (1 + np.exp(-gate)) * h) @ C, atol=1e-5)
+    np.testing.assert_allclose(
+        swiglu_mlp(X, B, A, C), (gate / (1 + np.exp(-gate)) * h) @ C, atol=1e-5
+    )
 
 
 def test_dropout_drops_the_asked_share_and_keeps_the_mean():

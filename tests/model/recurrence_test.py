@@ -1,4 +1,6 @@
-"""Segments with memory: one long pass in pieces, where gradients stop, how long the memory is, errors."""
+"""Segments with memory: one long pass in pieces, where gradients stop, how long the memory is,
+errors.
+"""
 
 import dataclasses
 
@@ -10,8 +12,8 @@ from flax import nnx
 
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.recurrence import read_segment, segment_losses
 from posenc_jax.model.losses import target_losses
+from posenc_jax.model.recurrence import read_segment, segment_losses
 
 B, L, VOCAB = 2, 14, 11
 TEXT = np.random.default_rng(0).integers(VOCAB, size=(B, L + 1), dtype=np.int32)
@@ -21,11 +23,16 @@ TOLERANCE = 2e-5
 def build(encoding, **fields):
     """A model whose encoding is off its zeros, layers different."""
     sizes = dict(vocab_size=VOCAB, train_len=8, layers=2, width=16, heads=4, kv_heads=2, head_dim=4)
-    model = Transformer(TransformerConfig(**{**sizes, 'encoding': encoding, **fields}), rngs=nnx.Rngs(0))
+    model = Transformer(
+        TransformerConfig(**{**sizes, 'encoding': encoding, **fields}), rngs=nnx.Rngs(0)
+    )
     for number, block in enumerate(model.blocks):
         for part in block.encodings:
             state = nnx.state(part, nnx.Param)
-            moved = lambda leaf: leaf + 0.3 * np.random.default_rng(number).standard_normal(leaf.shape, dtype=np.float32)
+            moved = lambda leaf: (
+                leaf
+                + 0.3 * np.random.default_rng(number).standard_normal(leaf.shape, dtype=np.float32)
+            )
             nnx.update(part, jax.tree.map(moved, state))
     return model
 
@@ -40,13 +47,23 @@ def read(model, sizes, length, toks=None):
     out, memory, start = [], None, 0
     for number, size in enumerate(sizes):
         tok = None if toks is None else toks.slice(start, size)
-        logits, memory = compiled(model, TEXT[:, start : start + size], memory, length=length, tok=tok)
+        logits, memory = compiled(
+            model, TEXT[:, start : start + size], memory, length=length, tok=tok
+        )
         out.append(np.asarray(logits))
         start += size
     return np.concatenate(out, axis=1), memory
 
 
-ENCODINGS = ['alibi()', 'rope()', 'transformer_xl()', 'path(rank=4)', 'rcmha(max_len=16)', 'tra()', 'conflator()']
+ENCODINGS = [
+    'alibi()',
+    'rope()',
+    'transformer_xl()',
+    'path(rank=4)',
+    'rcmha(max_len=16)',
+    'tra()',
+    'conflator()',
+]
 
 
 @pytest.mark.parametrize('encoding', ENCODINGS)
@@ -54,7 +71,9 @@ def test_segments_with_all_of_the_past_are_one_pass(encoding):
     model = build(encoding)
     tok = None
     if encoding == 'conflator()':
-        tok = Tokens.of(positions=np.stack([np.arange(L), np.arange(L) % 3, np.arange(L) // 3], -1)[None])
+        tok = Tokens.of(
+            positions=np.stack([np.arange(L), np.arange(L) % 3, np.arange(L) // 3], -1)[None]
+        )
     out, memory = read(model, [5, 9], L, tok)
     np.testing.assert_allclose(out, one_pass(model, TEXT[:, :L], tok), atol=TOLERANCE)
     assert memory.rows.shape == (2, B, L, 16)
@@ -62,7 +81,9 @@ def test_segments_with_all_of_the_past_are_one_pass(encoding):
 
 def test_a_pattern_of_encodings_keeps_the_order_of_layers():
     model = build('', pattern=('rope()', 'alibi()'), layers=4)
-    np.testing.assert_allclose(read(model, [5, 9], L)[0], one_pass(model, TEXT[:, :L]), atol=TOLERANCE)
+    np.testing.assert_allclose(
+        read(model, [5, 9], L)[0], one_pass(model, TEXT[:, :L]), atol=TOLERANCE
+    )
 
 
 def test_documents_and_padding():
@@ -113,12 +134,20 @@ def test_no_gradient_passes_the_memory():
         memory = read_segment(own if memory_too else model, TEXT[:, :6], length=6)[1]
         return (read_segment(own, TEXT[:, 6:L], memory, length=6)[0] ** 2).sum()
 
-    both, one = (jax.tree.leaves(jax.jit(jax.grad(late_loss), static_argnums=1)(params, flag)) for flag in (True, False))
+    both, one = (
+        jax.tree.leaves(jax.jit(jax.grad(late_loss), static_argnums=1)(params, flag))
+        for flag in (True, False)
+    )
     for ours, theirs in zip(both, one, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
     rows = compiled(model, TEXT[:, :6], length=6)[1]
     through = jax.jit(
-        jax.grad(lambda r: (read_segment(model, TEXT[:, 6:L], dataclasses.replace(rows, rows=r), length=6)[0] ** 2).sum())
+        jax.grad(
+            lambda r: (
+                read_segment(model, TEXT[:, 6:L], dataclasses.replace(rows, rows=r), length=6)[0]
+                ** 2
+            ).sum()
+        )
     )(rows.rows)
     assert not np.asarray(through).any() and all(np.asarray(leaf).any() for leaf in both)
 
@@ -153,14 +182,20 @@ def test_wrong_input():
     with pytest.raises(ValueError, match=r'\(2, 2, 6, 16\) does not fit 2 layers, 1 rows'):
         read_segment(model, TEXT[:1, 6:], memory, length=6)
     with pytest.raises(ValueError, match='of the memory know.*of the segment'):
-        read_segment(model, TEXT[:, 6:], memory, length=6, tok=Tokens.of(valid=jnp.ones((B, L - 5), bool)))
+        read_segment(
+            model, TEXT[:, 6:], memory, length=6, tok=Tokens.of(valid=jnp.ones((B, L - 5), bool))
+        )
     with pytest.raises(ValueError, match="kind 'encoder'"):
         read_segment(build('alibi()', kind='encoder'), TEXT, length=4)
     with pytest.raises(ValueError, match='at least one token, got 0'):
         segment_losses(model, TEXT[:, :L], TEXT[:, 1:], segment=0, length=4)
 
 
-@pytest.mark.parametrize('spec', ['bipe(separators=(1, 3)) | rope()', 'reverse_pe() | sinusoidal()'])
+@pytest.mark.parametrize(
+    'spec', ['bipe(separators=(1, 3)) | rope()', 'reverse_pe() | sinusoidal()']
+)
 def test_positions_of_whole_texts_are_refused(spec):
-    with pytest.raises(ValueError, match=f'{spec.split("(")[0]} finds positions from the whole text'):
+    with pytest.raises(
+        ValueError, match=f'{spec.split("(")[0]} finds positions from the whole text'
+    ):
         read_segment(build(spec), TEXT[:, :4], length=4)

@@ -40,5 +40,11 @@ def test_temperature_zero_is_the_most_probable_and_needs_no_key():
 
 def test_filters_work_row_by_row():
     logits = jnp.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
-    assert jnp.isfinite(keep_top_k(logits, 1)).tolist() == [[False, False, True], [True, False, False]]
-    assert jnp.isfinite(keep_top_p(logits, 0.5)).tolist() == [[False, False, True], [True, False, False]]
+    assert jnp.isfinite(keep_top_k(logits, 1)).tolist() == [
+        [False, False, True],
+        [True, False, False],
+    ]
+    assert jnp.isfinite(keep_top_p(logits, 0.5)).tolist() == [
+        [False, False, True],
+        [True, False, False],
+    ]

@@ -14,7 +14,14 @@ from jax.sharding import PartitionSpec
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.decode import generate
-from posenc_jax.model.sharding import active_mesh, constrain, make_mesh, param_shardings, spec_of, split_cpu
+from posenc_jax.model.sharding import (
+    active_mesh,
+    constrain,
+    make_mesh,
+    param_shardings,
+    spec_of,
+    split_cpu,
+)
 
 BASE = dict(vocab_size=11, train_len=8, layers=2, width=16, heads=4, head_dim=8, kv_heads=2)
 
@@ -27,7 +34,9 @@ def mesh():
 def loss_and_gradients(graphdef):
     def loss(params, rest, tokens, tok):
         logits = nnx.merge(graphdef, params, rest)(tokens, tok)
-        return -(jax.nn.log_softmax(logits)[:, :-1] * jax.nn.one_hot(tokens[:, 1:], 11)).mean(), logits
+        return -(
+            jax.nn.log_softmax(logits)[:, :-1] * jax.nn.one_hot(tokens[:, 1:], 11)
+        ).mean(), logits
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -49,7 +58,9 @@ def test_logits_and_gradients_equal_those_of_one_device(toys, mesh, spec, extra)
     (loss, logits), grads = loss_and_gradients(graphdef)(params, rest, tokens, tok)
     with jax.set_mesh(mesh):
         place = lambda state: jax.device_put(state, param_shardings(state, mesh))
-        (loss8, logits8), grads8 = loss_and_gradients(graphdef)(place(params), place(rest), tokens, tok)
+        (loss8, logits8), grads8 = loss_and_gradients(graphdef)(
+            place(params), place(rest), tokens, tok
+        )
     assert len(logits8.sharding.device_set) == 8
     np.testing.assert_allclose(loss8, loss, atol=1e-5)
     np.testing.assert_allclose(logits8, logits, atol=1e-5)
@@ -67,9 +78,22 @@ def test_logits_and_gradients_equal_those_of_one_device(toys, mesh, spec, extra)
     ],
 )
 def test_a_cpu_counts_as_several_devices(rows, count, variables, expected):
-    code = f'from posenc_jax.model.sharding import split_cpu; split_cpu({rows}, {count}); import jax; print(jax.device_count())'
-    environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
-    found = subprocess.run([sys.executable, '-c', code], env=environment | variables, capture_output=True, text=True, check=True)
+    code = (
+        f'from posenc_jax.model.sharding import split_cpu; split_cpu({rows}, {count}); import '
+        'jax; print(jax.device_count())'
+    )
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')
+    }
+    found = subprocess.run(
+        [sys.executable, '-c', code],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     if not count and not variables:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         expected = str(max(n for n in range(1, cores + 1) if rows % n == 0))
@@ -80,22 +104,30 @@ def test_devices_that_are_in_use_cannot_be_split():
     here = jax.local_device_count()
     split_cpu(6)
     assert jax.local_device_count() == here
-    with pytest.raises(ValueError, match=f'{here + 1} CPU devices asked for, but JAX runs already, with {here}'):
+    with pytest.raises(
+        ValueError, match=f'{here + 1} CPU devices asked for, but JAX runs already, with {here}'
+    ):
         split_cpu(6, here + 1)
 
 
 def test_generation_equals_that_of_one_device(toys, mesh):
-    model = Transformer(TransformerConfig(encoding='toy_gate() | alibi()', **BASE), rngs=nnx.Rngs(0))
+    model = Transformer(
+        TransformerConfig(encoding='toy_gate() | alibi()', **BASE), rngs=nnx.Rngs(0)
+    )
     prompts = jax.random.randint(jax.random.key(1), (4, 6), 0, 11)
     expected = generate(model, prompts, max_new_tokens=5, temperature=0.0)
     graphdef, state = nnx.split(model)
     with jax.set_mesh(mesh):
         sharded = nnx.merge(graphdef, jax.device_put(state, param_shardings(state, mesh)))
-        np.testing.assert_array_equal(generate(sharded, prompts, max_new_tokens=5, temperature=0.0), expected)
+        np.testing.assert_array_equal(
+            generate(sharded, prompts, max_new_tokens=5, temperature=0.0), expected
+        )
 
 
 def test_parameters_are_cut_by_their_roles(toys, mesh):
-    model = Transformer(TransformerConfig(encoding='toy_slope() | toy_path()', **BASE), rngs=nnx.Rngs(0))
+    model = Transformer(
+        TransformerConfig(encoding='toy_slope() | toy_path()', **BASE), rngs=nnx.Rngs(0)
+    )
     shardings = param_shardings(nnx.state(model), mesh)
     specs = {'/'.join(map(str, path)): s.spec for path, s in nnx.to_flat_state(shardings)}
     assert specs['embedding'] == PartitionSpec(None, 'fsdp')
@@ -109,25 +141,36 @@ def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
     def call(batch=4, length=8, **sizes):
         cfg = TransformerConfig(**{**BASE, 'encoding': 'alibi()', **sizes})
         with jax.set_mesh(mesh):
-            jax.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))(jnp.zeros((batch, length), jnp.int32)))
+            jax.eval_shape(
+                lambda: Transformer(cfg, rngs=nnx.Rngs(0))(jnp.zeros((batch, length), jnp.int32))
+            )
 
     call()
     with pytest.raises(ValueError, match=r'3 query heads cannot be cut into 2 parts'):
         call(heads=3, kv_heads=3)
     with pytest.raises(ValueError, match=r'1 key heads cannot be cut into 2 parts'):
         call(kv_heads=1)
-    with pytest.raises(ValueError, match=r'queries of shape \(3, 8, 4, 8\): 3 cannot be cut into 2 parts'):
+    with pytest.raises(
+        ValueError, match=r'queries of shape \(3, 8, 4, 8\): 3 cannot be cut into 2 parts'
+    ):
         call(batch=3)
     with pytest.raises(ValueError, match=r'7 cannot be cut into 2 parts \(mesh axis sequence\)'):
         call(length=7)
-    model = Transformer(TransformerConfig(**{**BASE, 'encoding': 'alibi()', 'width': 15}), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"w_k.*15 cannot be cut into 2 parts \(mesh axis fsdp\)"):
+    model = Transformer(
+        TransformerConfig(**{**BASE, 'encoding': 'alibi()', 'width': 15}), rngs=nnx.Rngs(0)
+    )
+    with pytest.raises(ValueError, match=r'w_k.*15 cannot be cut into 2 parts \(mesh axis fsdp\)'):
         param_shardings(nnx.state(model, nnx.Param), mesh)
 
 
 def test_make_mesh_fills_the_data_axis_and_checks_the_product():
     devices = jax.devices()[:8]
-    assert dict(make_mesh(-1, 2, 2, devices=devices).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2, 'sequence': 1}
+    assert dict(make_mesh(-1, 2, 2, devices=devices).shape) == {
+        'data': 2,
+        'fsdp': 2,
+        'tensor': 2,
+        'sequence': 1,
+    }
     with pytest.raises(ValueError, match='= 6 does not divide 8 devices'):
         make_mesh(-1, 3, 2, devices=devices)
     with pytest.raises(ValueError, match='must be positive'):

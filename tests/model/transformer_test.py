@@ -1,4 +1,6 @@
-"""The transformer: against an independent forward pass, and what it does with the encodings it is given."""
+"""The transformer: against an independent forward pass, and what it does with the encodings it is
+given.
+"""
 
 import dataclasses
 
@@ -39,7 +41,9 @@ def plain_forward(model, tokens):
             return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
         bias = f(module.bias)
         x = x - x.mean(-1, keepdims=True)
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale + (bias if layer is None else bias[layer])
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale + (
+            bias if layer is None else bias[layer]
+        )
 
     x = f(model.embedding)[np.asarray(tokens)] * cfg.width**0.5
     length, group = tokens.shape[1], cfg.heads // cfg.kv_heads
@@ -50,7 +54,8 @@ def plain_forward(model, tokens):
     for layer in range(cfg.layers):
         h = norm(x, block.attention_norm, layer)
         q, k, v = (
-            np.einsum('btd,dnh->bnth', h, f(w)[layer]) for w in (block.attention.w_q, block.attention.w_k, block.attention.w_v)
+            np.einsum('btd,dnh->bnth', h, f(w)[layer])
+            for w in (block.attention.w_q, block.attention.w_k, block.attention.w_v)
         )
         k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
         s = np.einsum('bnth,bnsh->bnts', q, k) / np.sqrt(cfg.head_dim) + bias
@@ -73,7 +78,15 @@ def plain_forward(model, tokens):
     'fields',
     [
         {},
-        dict(kind='encoder', norm='layernorm', mlp='swiglu', kv_heads=2, tie=False, head_dim=6, mlp_width=20),
+        dict(
+            kind='encoder',
+            norm='layernorm',
+            mlp='swiglu',
+            kv_heads=2,
+            tie=False,
+            head_dim=6,
+            mlp_width=20,
+        ),
         dict(kv_heads=1, mlp='swiglu'),
     ],
 )
@@ -95,7 +108,9 @@ def test_the_first_loss_is_that_of_no_knowledge_unless_the_output_is_tied(tie):
 @pytest.mark.parametrize('remat', ['full', 'dots'])
 def test_rematerialisation_changes_no_gradient(remat):
     def gradients(remat):
-        graphdef, params, rest = nnx.split(model_of(remat=remat, encoding='alibi()'), nnx.Param, ...)
+        graphdef, params, rest = nnx.split(
+            model_of(remat=remat, encoding='alibi()'), nnx.Param, ...
+        )
         loss = lambda params: (nnx.merge(graphdef, params, rest)(TOKENS) ** 2).mean()
         text = str(jax.make_jaxpr(jax.grad(loss))(params))
         return jax.tree.leaves(jax.grad(loss)(params)), text
@@ -137,9 +152,14 @@ def test_padding_and_packing_change_nothing(toys):
     model = model_of(encoding='toy_table() | toy_gate()')
     alone = model(short)
     forward = jax.jit(lambda tokens, valid: model(tokens, Tokens.of(valid=valid)))
-    padded, valid = jnp.pad(short, ((0, 0), (3, 0)), constant_values=7), jnp.broadcast_to(jnp.arange(9) >= 3, (2, 9))
+    padded, valid = (
+        jnp.pad(short, ((0, 0), (3, 0)), constant_values=7),
+        jnp.broadcast_to(jnp.arange(9) >= 3, (2, 9)),
+    )
     np.testing.assert_allclose(forward(padded, valid)[:, 3:], alone, atol=1e-5)
-    np.testing.assert_allclose(forward(jnp.roll(padded, -3, 1), jnp.roll(valid, -3, 1))[:, :6], alone, atol=1e-5)
+    np.testing.assert_allclose(
+        forward(jnp.roll(padded, -3, 1), jnp.roll(valid, -3, 1))[:, :6], alone, atol=1e-5
+    )
     model = model_of(encoding='toy_table() | toy_slope()')
     packed = jnp.concatenate([TOKENS[:, :4], short], axis=1)
     tok = Tokens.of(segment=jnp.array([[0] * 4 + [1] * 6]))
@@ -155,13 +175,22 @@ def test_share_decides_where_parameters_live(toys):
     assert count(model_of(encoding='toy_slope()', share='layer')) - rest == 4 * 4
     assert count(model_of(encoding='toy_gate()')) - rest == 4 * 16 * 4  # its card says layer
     assert count(model_of(encoding='toy_gate()', share='model')) - rest == 16 * 4
-    assert count(model_of(encoding='toy_table(rows=30)')) - rest == 30 * 16  # the stem exists once, whatever the card says
+    assert (
+        count(model_of(encoding='toy_table(rows=30)')) - rest == 30 * 16
+    )  # the stem exists once, whatever the card says
     assert count(model_of(encoding='toy_slope()', share='layer'), Constant) == 4 * 4
 
 
 def test_every_parameter_is_used_and_drawn_independently(toys):
     graphdef, params, rest = nnx.split(
-        model_of(encoding='toy_table() | toy_gate() | toy_slope()', mlp='swiglu', norm='layernorm', tie=False), nnx.Param, ...
+        model_of(
+            encoding='toy_table() | toy_gate() | toy_slope()',
+            mlp='swiglu',
+            norm='layernorm',
+            tie=False,
+        ),
+        nnx.Param,
+        ...,
     )
     grads = jax.grad(lambda p: (nnx.merge(graphdef, p, rest)(TOKENS)[..., 0] ** 2).mean())(params)
     for path, grad in nnx.to_flat_state(grads):
@@ -172,7 +201,9 @@ def test_every_parameter_is_used_and_drawn_independently(toys):
         if path[-1] not in ('scale', 'bias')
         for layer in (p.get_value() if path[0] == 'blocks' else [p.get_value()])
     ]
-    assert len({tuple(d[:4].round(4)) for d in drawn}) == len(drawn) == 2 + 4 * (4 + 3 + 1) + 2  # embedding and output; four layers; table and slope
+    assert (
+        len({tuple(d[:4].round(4)) for d in drawn}) == len(drawn) == 2 + 4 * (4 + 3 + 1) + 2
+    )  # embedding and output; four layers; table and slope
 
 
 def test_pattern_cycles_over_the_layers_and_shares_equal_parts(toys):
@@ -180,7 +211,10 @@ def test_pattern_cycles_over_the_layers_and_shares_equal_parts(toys):
     model = model_of(pattern=specs)
     assert count(model) == count(model_of()) + 4
     causal = jnp.tril(jnp.ones((9, 9), bool))
-    masks = [model.encoding(place, block).mask(*(Tokens.of(length=9),) * 2) for place, block in model.layers()]
+    masks = [
+        model.encoding(place, block).mask(*(Tokens.of(length=9),) * 2)
+        for place, block in model.layers()
+    ]
     for layer, mask in enumerate(masks):
         band = causal if layer % 2 == 0 else causal & ~jnp.tril(causal, -2)
         np.testing.assert_array_equal(jnp.broadcast_to(mask[0, 0], (9, 9)), band)
@@ -216,7 +250,9 @@ def test_layers_drop_different_entries():
     original = block_class.__call__
 
     def spy(self, x, tok, encoding, *, key=None):
-        jax.debug.callback(lambda data: keys.append(tuple(np.asarray(data))), jax.random.key_data(key))
+        jax.debug.callback(
+            lambda data: keys.append(tuple(np.asarray(data))), jax.random.key_data(key)
+        )
         return original(self, x, tok, encoding, key=key)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -237,14 +273,21 @@ def test_extension_changes_the_encoding_and_keeps_the_weights(toys):
     expected = model_of(encoding='rope()', heads=2)
     halved = expected.extend('pi(factor=2.0)')
     np.testing.assert_allclose(halved(TOKENS, doubled), expected(TOKENS), atol=1e-5)
-    for a, b in zip(jax.tree.leaves(nnx.state(model, nnx.Param)), jax.tree.leaves(nnx.state(longer, nnx.Param)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(nnx.state(model, nnx.Param)),
+        jax.tree.leaves(nnx.state(longer, nnx.Param)),
+        strict=True,
+    ):
         assert a is b or (a == b).all()
 
 
 def test_extension_of_a_pattern_reaches_the_layers_that_have_something_to_extend():
     model = model_of(pattern=('rope()', 'nope()'), heads=2)
     longer = model.extend('pi(factor=2.0)')
-    names = [[part.card.key for part in longer.encoding(place, block).parts] for place, block in longer.layers()[:2]]
+    names = [
+        [part.card.key for part in longer.encoding(place, block).parts]
+        for place, block in longer.layers()[:2]
+    ]
     assert names == [['rope', 'causal', 'document'], ['nope', 'causal', 'document']]
     assert jnp.abs(longer(TOKENS) - model(TOKENS)).max() > 1e-4
     with pytest.raises(SpecError, match='found 0'):
@@ -255,7 +298,9 @@ def test_extension_of_a_pattern_reaches_the_layers_that_have_something_to_extend
 
 
 @pytest.mark.parametrize('share', ['model', 'layer'])
-@pytest.mark.parametrize('pattern', [(), ('alibi()', 'window(size=3) | alibi()'), ('nope()', 'alibi()')], ids=str)
+@pytest.mark.parametrize(
+    'pattern', [(), ('alibi()', 'window(size=3) | alibi()'), ('nope()', 'alibi()')], ids=str
+)
 def test_parts_of_a_class_become_one_a_layer(pattern, share):
     model = model_of(pattern=pattern, share=share)
 
@@ -270,12 +315,16 @@ def test_parts_of_a_class_become_one_a_layer(pattern, share):
     x = model.embed(TOKENS, model.place(tok))
     layers = list(zip(model.layers(), mapped.layers(), strict=True))
     for number, ((place, block), (_, own)) in enumerate(layers):
-        old, new = (parts_of(one.encoding(place, at)) for one, at in ((model, block), (mapped, own)))
+        old, new = (
+            parts_of(one.encoding(place, at)) for one, at in ((model, block), (mapped, own))
+        )
         expected = []
         for part, theirs in zip(old, new, strict=True):
             if isinstance(part, ALiBi):
                 np.testing.assert_allclose(theirs.slopes[...], (2 + number) * part.slopes[...])
-                part = ALiBi(slopes=tuple(np.asarray((2 + number) * part.slopes[...]).tolist()), heads=4)
+                part = ALiBi(
+                    slopes=tuple(np.asarray((2 + number) * part.slopes[...]).tolist()), heads=4
+                )
             expected.append(part)
         x = block(x, tok, chain(*expected))
     np.testing.assert_allclose(mapped(TOKENS), model.logits(model.norm(x)), atol=2e-5)
@@ -285,7 +334,9 @@ def test_parts_of_a_class_become_one_a_layer(pattern, share):
 
 
 def test_parts_that_are_not_there_or_exist_once_cannot_be_mapped():
-    with pytest.raises(ValueError, match=r'has no alibi part; its layers have nope \| causal \| document'):
+    with pytest.raises(
+        ValueError, match=r'has no alibi part; its layers have nope \| causal \| document'
+    ):
         model_of(encoding='nope()').map_parts(ALiBi, lambda part, layers: part)
     with pytest.raises(ValueError, match="sinusoidal opens 'embed' and exists once"):
         model_of(encoding='sinusoidal()').map_parts(Sinusoidal, lambda part, layers: part)
@@ -308,7 +359,10 @@ def test_parts_that_are_not_there_or_exist_once_cannot_be_mapped():
         (dict(implementation='block'), "did you mean 'blocked'"),
         (dict(dropout=1.0), r'dropout must lie in \[0, 1\), got 1.0'),
         (dict(layers=0), 'layers must be at least 1, got 0'),
-        (dict(pattern=('alibi()', 'nope()', 'nope()')), '4 layers are not a multiple of the pattern of 3 encodings'),
+        (
+            dict(pattern=('alibi()', 'nope()', 'nope()')),
+            '4 layers are not a multiple of the pattern of 3 encodings',
+        ),
     ],
 )
 def test_wrong_sizes_and_names_are_errors(fields, message):
@@ -321,7 +375,10 @@ def test_ids_that_the_vocabulary_lacks_are_errors_and_nan_where_they_are_traced(
     for wrong in (size, -1):
         tokens = np.asarray(TOKENS).copy()
         tokens[1, 4] = wrong
-        with pytest.raises(ValueError, match=rf'token ids lie in 0 .. {size - 1} \(vocab_size\), got .*{abs(wrong)}'):
+        with pytest.raises(
+            ValueError,
+            match=rf'token ids lie in 0 .. {size - 1} \(vocab_size\), got .*{abs(wrong)}',
+        ):
             model(jnp.asarray(tokens))
         out = jax.jit(lambda tokens: model(tokens))(jnp.asarray(tokens))
         assert np.isnan(out[1]).any() and np.isfinite(out[0]).all()
@@ -349,7 +406,13 @@ def test_config_of_a_run_gives_the_model_config():
     config = get_config()
     config.train.length, config.pattern = 32, ['rope()', 'nope()']
     cfg = TransformerConfig.from_config(config, 17)
-    assert (cfg.vocab_size, cfg.train_len, cfg.kv_heads, cfg.head_dim, cfg.mlp_width) == (17, 32, 8, 32, 1024)
+    assert (cfg.vocab_size, cfg.train_len, cfg.kv_heads, cfg.head_dim, cfg.mlp_width) == (
+        17,
+        32,
+        8,
+        32,
+        1024,
+    )
     assert cfg.specs == ('rope()', 'nope()')
     # What the class fills in by itself is what the configs say.
     for field in dataclasses.fields(TransformerConfig):

@@ -10,7 +10,9 @@ from posenc_jax.tasks.coupling import coupled_addition_ids
 def rows(task, length, batch=400, seed=0):
     data = task.sample(np.random.default_rng(seed), batch, length)
     for index in range(batch):
-        whole = task.decode(np.append(data['tokens'][index, :1], data['targets'][index])).rstrip('_')
+        whole = task.decode(np.append(data['tokens'][index, :1], data['targets'][index])).rstrip(
+            '_'
+        )
         assert whole[0] == whole[-1] == '$'
         operands, answer = whole[1:-1].split('=')
         yield *operands.split('+'), answer, {name: array[index] for name, array in data.items()}
@@ -43,7 +45,9 @@ def test_digit_counts_are_independent_and_uniform():
 
 def test_numbers_are_uniform_over_their_digit_count():
     ones = np.array([int(a) for a, *_ in rows(Addition(), 1, batch=4000)])
-    assert abs(np.bincount(ones, minlength=10) / 4000 - 0.1).max() < 0.02  # 0 is allowed in one-digit numbers only
+    assert (
+        abs(np.bincount(ones, minlength=10) / 4000 - 0.1).max() < 0.02
+    )  # 0 is allowed in one-digit numbers only
     twos = np.array([int(a) for a, *_ in rows(Addition(), 2, batch=4000)])
     assert twos.min() == 10 and twos.max() == 99 and abs(twos.mean() - 54.5) < 2
 
@@ -51,7 +55,9 @@ def test_numbers_are_uniform_over_their_digit_count():
 def test_coupled_ids_of_the_spec_string():
     task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
     batch = task.sample(np.random.default_rng(0), 3, 4)
-    np.testing.assert_array_equal(batch['positions'], [[0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6]] * 3)
+    np.testing.assert_array_equal(
+        batch['positions'], [[0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6]] * 3
+    )
     task = Addition(zero_pad=True, ids='coupled')
     batch = task.sample(np.random.default_rng(0), 3, 3)
     np.testing.assert_array_equal(batch['positions'], [[0, 4, 3, 2, 1, 4, 3, 2, 6, 5, 4, 3, 2]] * 3)
@@ -60,13 +66,17 @@ def test_coupled_ids_of_the_spec_string():
 def test_reversed_operands_with_coupled_ids():
     task = Addition(reverse_operands=True, reverse_output=True, zero_pad=True, ids='coupled')
     for a, b, answer, row in rows(task, 3):
-        assert int(a[::-1]) + int(b[::-1]) == int(answer[::-1]) and len(a) == len(b) == len(answer) - 1
+        assert (
+            int(a[::-1]) + int(b[::-1]) == int(answer[::-1]) and len(a) == len(b) == len(answer) - 1
+        )
         np.testing.assert_array_equal(row['positions'], [0, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 5])
 
 
 def test_coupled_ids_follow_the_written_digits():
     for a, b, answer, row in rows(Addition(reverse_output=True, ids='coupled'), (1, 6)):
-        expected = coupled_addition_ids(len(a), len(b), len(answer), width=len(row['tokens']) + 1)[:-1]
+        expected = coupled_addition_ids(len(a), len(b), len(answer), width=len(row['tokens']) + 1)[
+            :-1
+        ]
         np.testing.assert_array_equal(row['positions'], expected)
 
 

@@ -42,19 +42,28 @@ def test_positions_are_those_of_the_languages_of_the_text(length):
 
 
 def test_ids_change_nothing_else():
-    plain, with_ids = (CodeMixed(ids=ids).sample(np.random.default_rng(0), 8, (9, 20)) for ids in ('none', 'switches'))
+    plain, with_ids = (
+        CodeMixed(ids=ids).sample(np.random.default_rng(0), 8, (9, 20))
+        for ids in ('none', 'switches')
+    )
     assert with_ids.pop('positions').shape == (*plain['tokens'].shape, 3)
     for name in plain:
         np.testing.assert_array_equal(plain[name], with_ids[name])
 
 
 def test_text_for_people():
-    assert CodeMixed(letters=2, switches=2).decode(np.array([0, 3, 1, 4, 5, 6])) == 'a0 b1 a1 1? 2? _'
+    assert (
+        CodeMixed(letters=2, switches=2).decode(np.array([0, 3, 1, 4, 5, 6])) == 'a0 b1 a1 1? 2? _'
+    )
 
 
 @pytest.mark.parametrize(
     'options, message',
-    [({'letters': 0}, 'at least 1'), ({'switches': 0}, 'at least 1'), ({'ids': 'switch'}, "did you mean 'switches'")],
+    [
+        ({'letters': 0}, 'at least 1'),
+        ({'switches': 0}, 'at least 1'),
+        ({'ids': 'switch'}, "did you mean 'switches'"),
+    ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(SpecError, match=message):
@@ -62,5 +71,7 @@ def test_wrong_options(options, message):
 
 
 def test_a_text_needs_room_for_its_switching_points():
-    with pytest.raises(ValueError, match='length of a text with 6 switching points must be at least 7, got 6'):
+    with pytest.raises(
+        ValueError, match='length of a text with 6 switching points must be at least 7, got 6'
+    ):
         CodeMixed().width(6)

@@ -1,4 +1,6 @@
-"""Positions of functions: rows of every split, evaluation in windows, public tokenizers, and text that does not parse."""
+"""Positions of functions: rows of every split, evaluation in windows, public tokenizers, and text
+that does not parse.
+"""
 
 import numpy as np
 import pytest
@@ -11,8 +13,16 @@ from posenc_jax.model.transformer import TransformerConfig
 from posenc_jax.tasks.language import BOS, CodeText
 from posenc_jax.training import defaults
 
-MODULE = 'import os\n\n\ndef first(a):\n    return a\n\n\n@cache\nclass Second:\n    """é def no():"""\n\n\nx = 1\n'
-UNITS = ['import os\n\n\n', 'def first(a):\n    return a\n\n\n', '@cache\nclass Second:\n    """é def no():"""\n\n\n', 'x = 1\n']
+MODULE = (
+    'import os\n\n\ndef first(a):\n    return a\n\n\n@cache\nclass Second:\n    """é def '
+    'no():"""\n\n\nx = 1\n'
+)
+UNITS = [
+    'import os\n\n\n',
+    'def first(a):\n    return a\n\n\n',
+    '@cache\nclass Second:\n    """é def no():"""\n\n\n',
+    'x = 1\n',
+]
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +72,16 @@ def test_evaluation_counts_in_every_window_anew(folder):
         return np.ones(tokens.shape), np.ones(tokens.shape, bool)
 
     stream = task.tokens('test')
-    evaluate_language(score, stream, (64,), ('nonoverlapping',), tokens=200, rows=lambda n: 2, stride=8, places=task.places('test'))
+    evaluate_language(
+        score,
+        stream,
+        (64,),
+        ('nonoverlapping',),
+        tokens=200,
+        rows=lambda n: 2,
+        stride=8,
+        places=task.places('test'),
+    )
     tokens, pos = seen[0]
     units = np.concatenate(task.unit_numbers('test'))
     np.testing.assert_array_equal(tokens[1], stream[64:128])
@@ -74,11 +93,15 @@ def test_hirope_reads_them_and_what_takes_no_such_positions_says_so(folder):
     config = defaults.get_config()
     config.task, config.eval.lengths = 'code_text()', (64,)
     config.data.dataset = f'text:{folder}/*.py'
-    cfg = lambda encoding: TransformerConfig(vocab_size=257, train_len=32, layers=1, width=16, heads=2, encoding=encoding)
+    cfg = lambda encoding: TransformerConfig(
+        vocab_size=257, train_len=32, layers=1, width=16, heads=2, encoding=encoding
+    )
     with config.unlocked():
         config.eval.tokens = 64
     settings.check(config, of(folder), cfg('hirope(encoding=rope(), window=8)'))
-    with pytest.raises(SpecError, match=r'at length 64: a distance needs one position per token .* got .*64, 3'):
+    with pytest.raises(
+        SpecError, match=r'at length 64: a distance needs one position per token .* got .*64, 3'
+    ):
         settings.check(config, of(folder), cfg('alibi()'))
 
 
@@ -88,12 +111,17 @@ def test_paragraphs_and_lines(folder, tmp_path):
     numbers = prose.unit_numbers('train')[0]
     text = prose.decode(prose.documents('train')[0][1:])
     assert numbers[1 + text.index('lines')] == 1 and numbers[1 + text.index('Three')] == 2
-    assert np.array_equal(np.concatenate(of(folder, units='lines').unit_numbers('train')), np.concatenate(of(folder).unit_numbers('train')))
+    assert np.array_equal(
+        np.concatenate(of(folder, units='lines').unit_numbers('train')),
+        np.concatenate(of(folder).unit_numbers('train')),
+    )
 
 
 def test_what_does_not_parse_and_unknown_units_are_refused(folder, tmp_path):
     (tmp_path / 'broken.py').write_text('def broken(:\n' * 40, encoding='utf-8')
-    with pytest.raises(ValueError, match=r"'def broken\(:' \.\.\.: .*does not parse.*code_text\(units='lines'\)"):
+    with pytest.raises(
+        ValueError, match=r"'def broken\(:' \.\.\.: .*does not parse.*code_text\(units='lines'\)"
+    ):
         CodeText(f'text:{tmp_path}/*.py').places('train')
     with pytest.raises(SpecError, match="units.*'line'.*lines"):
         of(folder, units='line')

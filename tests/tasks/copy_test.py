@@ -32,7 +32,11 @@ def test_padding_has_id_zero(ids):
     task = Copy(ids=ids)
     batch = task.sample(np.random.default_rng(0), 50, (1, 8))
     padding = batch['tokens'] == task.vocab_size - 1
-    assert padding.any() and (batch['positions'][padding] == 0).all() and (batch['loss_mask'][padding] == 0).all()
+    assert (
+        padding.any()
+        and (batch['positions'][padding] == 0).all()
+        and (batch['loss_mask'][padding] == 0).all()
+    )
 
 
 def test_symbols_are_uniform_with_replacement():

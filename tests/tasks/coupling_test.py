@@ -1,4 +1,6 @@
-"""Coupled ids against the strings of the paper's official code, and against a reader of what the tasks write."""
+"""Coupled ids against the strings of the paper's official code, and against a reader of what the
+tasks write.
+"""
 
 import json
 import pathlib
@@ -18,16 +20,27 @@ from posenc_jax.tasks.coupling import (
     plain_ids,
 )
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'position_coupling.json').read_text())['values']
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'position_coupling.json').read_text()
+)['values']
 
 
 @pytest.mark.parametrize(
     'ids, expected',
     [
-        (coupled_addition_ids(4, 4, 5), [0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0]),  # $0303+7737=04080$
-        (coupled_addition_ids(5, 2, 5)[1:-1], [6, 5, 4, 3, 2, 1, 3, 2, 1, 2, 3, 4, 5, 6]),  # 92566+44=01629
+        (
+            coupled_addition_ids(4, 4, 5),
+            [0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0],
+        ),  # $0303+7737=04080$
+        (
+            coupled_addition_ids(5, 2, 5)[1:-1],
+            [6, 5, 4, 3, 2, 1, 3, 2, 1, 2, 3, 4, 5, 6],
+        ),  # 92566+44=01629
         # $439+089=0528$
-        (coupled_addition_ids(3, 3, 4, reverse_output=False), [0, 4, 3, 2, 1, 4, 3, 2, 6, 5, 4, 3, 2, 0]),
+        (
+            coupled_addition_ids(3, 3, 4, reverse_output=False),
+            [0, 4, 3, 2, 1, 4, 3, 2, 6, 5, 4, 3, 2, 0],
+        ),
         (coupled_multiplication_ids(2, 2), [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0]),  # $15*36=0450$
         (coupled_copy_ids(5), [0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0]),  # $61916=61916$
         (coupled_reverse_ids(3, start=5), [0, 5, 6, 7, 8, 7, 6, 5, 0]),
@@ -41,9 +54,15 @@ GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'position_co
             coupled_addition_ids(3, 3, 4, reverse_operands=True, reverse_output=False),
             [0, 2, 3, 4, 1, 2, 3, 4, 6, 5, 4, 3, 2, 0],
         ),
-        (coupled_addition_ids(2, 3, 4, reverse_operands=True, start=7), [0, 8, 9, 7, 8, 9, 10, 7, 8, 9, 10, 11, 0]),
+        (
+            coupled_addition_ids(2, 3, 4, reverse_operands=True, start=7),
+            [0, 8, 9, 7, 8, 9, 10, 7, 8, 9, 10, 11, 0],
+        ),
         (coupled_parity_ids(4), GOLDEN['parity']),
-        (coupled_parity_ids(np.array([1, 3]), start=np.array([1, 9])), [[0, 1, 2, 1, 0, 0, 0], [0, 9, 9, 9, 10, 9, 0]]),
+        (
+            coupled_parity_ids(np.array([1, 3]), start=np.array([1, 9])),
+            [[0, 1, 2, 1, 0, 0, 0], [0, 9, 9, 9, 10, 9, 0]],
+        ),
         (plain_ids(12), GOLDEN['plain']),
         (plain_ids(3, start=8, width=7), [0, 8, 9, 10, 0, 0, 0]),
     ],
@@ -94,14 +113,23 @@ def read_plain(question, answer):
 
 ADDITION = 'addition(reverse_operands={}, reverse_output={}, zero_pad={}, ids="coupled")'
 READERS = {
-    ADDITION.format(operands, output, pad): (read_addition, dict(reverse_operands=operands, reverse_output=output))
+    ADDITION.format(operands, output, pad): (
+        read_addition,
+        dict(reverse_operands=operands, reverse_output=output),
+    )
     for operands in (False, True)
     for output, pad in ((True, True), (True, False), (False, True))
 }
 READERS |= {
     'sums(operands=4, ids="coupled")': (read_addition, dict(reverse_output=True)),
-    'multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")': (read_multiplication, {}),
-    'multiplication(pad_product=True, reverse_output=True, ids="coupled")': (read_multiplication, {}),
+    'multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")': (
+        read_multiplication,
+        {},
+    ),
+    'multiplication(pad_product=True, reverse_output=True, ids="coupled")': (
+        read_multiplication,
+        {},
+    ),
     'copy(ids="coupled")': (read_copy, {}),
     'reverse(ids="coupled")': (read_reverse, {}),
     'parity(ids="coupled")': (read_parity, {}),
@@ -118,7 +146,9 @@ READERS |= {
 
 @pytest.mark.parametrize('spec', READERS)
 def test_a_reader_of_the_text_finds_the_ids_of_every_row(spec):
-    """1000 rows, closing `$` and padding included; the ids follow from what is written and from nothing else."""
+    """1000 rows, closing `$` and padding included; the ids follow from what is written and from
+    nothing else.
+    """
     task, (reader, options) = build(parse(spec, ('task',)).nodes[0], {}), READERS[spec]
     batch = task.sample(np.random.default_rng(3), 1000, (1, 5))
     lengths = set()
@@ -165,7 +195,9 @@ def test_batches_equal_single_sequences():
     batch = coupled_addition_ids(a, b, c, start=s, width=20)
     assert batch.shape == (2, 20)
     for row in range(2):
-        single = coupled_addition_ids(int(a[row]), int(b[row]), int(c[row]), start=int(s[row]), width=20)
+        single = coupled_addition_ids(
+            int(a[row]), int(b[row]), int(c[row]), start=int(s[row]), width=20
+        )
         np.testing.assert_array_equal(batch[row], single)
 
 

@@ -13,7 +13,12 @@ def test_what_is_read_is_what_was_written_last(ignore):
     for tokens, targets, mask in zip(batch['tokens'], batch['targets'], batch['loss_mask']):
         words = task.decode(np.append(tokens, targets[-1])).replace('_', '').split()
         pairs = list(zip(words[::2], words[1::2]))
-        assert 3 <= len(pairs) <= 20 and pairs[0][0] == 'w' and pairs[-1][0] == 'r' and mask.sum() == sum(a == 'r' for a, _ in pairs)
+        assert (
+            3 <= len(pairs) <= 20
+            and pairs[0][0] == 'w'
+            and pairs[-1][0] == 'r'
+            and mask.sum() == sum(a == 'r' for a, _ in pairs)
+        )
         memory, read = None, []
         for instruction, bit in pairs:
             memory = bit if instruction == 'w' else memory

@@ -18,7 +18,8 @@ def texts(task, length, batch=4):
 
 
 FORM = re.compile(
-    r'Extract the value corresponding to the specified key in the JSON object below\.\n\nJSON data:\n(\{.*\})\n\n'
+    r'Extract the value corresponding to the specified key in the JSON object below\.\n\nJSON '
+    r'data:\n(\{.*\})\n\n'
     r'Key: "([0-9a-f-]{36})"\nCorresponding value: "',
     re.DOTALL,
 )
@@ -35,23 +36,36 @@ def test_the_text_is_that_of_the_sheet(depth, place):
         assert all(str(uuid.UUID(i)) == i and uuid.UUID(i).version == 4 for i in ids)
         lines = data.split('\n')
         pair = r'"[0-9a-f-]{36}": "[0-9a-f-]{36}"'
-        assert re.fullmatch(r'\{' + pair + ',', lines[0]) and re.fullmatch(' ' + pair + r'\}', lines[-1])
+        assert re.fullmatch(r'\{' + pair + ',', lines[0]) and re.fullmatch(
+            ' ' + pair + r'\}', lines[-1]
+        )
         assert all(re.fullmatch(' ' + pair + ',', line) for line in lines[1:-1])
 
 
 def test_depths_ask_for_the_same_pair_among_the_same_others():
-    found = [[FORM.fullmatch(prompt).groups() for prompt, _ in texts(KVRetrieval(depth=d), 850)] for d in (0.0, 0.6, 1.0)]
+    found = [
+        [FORM.fullmatch(prompt).groups() for prompt, _ in texts(KVRetrieval(depth=d), 850)]
+        for d in (0.0, 0.6, 1.0)
+    ]
     for one, *others in zip(*found):
-        assert all(key == one[1] and json.loads(data) == json.loads(one[0]) and data != one[0] for data, key in others)
+        assert all(
+            key == one[1] and json.loads(data) == json.loads(one[0]) and data != one[0]
+            for data, key in others
+        )
 
 
 def test_places_are_uniform_without_depth():
-    places = [list(json.loads(FORM.fullmatch(p)[1])).index(FORM.fullmatch(p)[2]) for p, _ in texts(KVRetrieval(), 520, 2000)]
+    places = [
+        list(json.loads(FORM.fullmatch(p)[1])).index(FORM.fullmatch(p)[2])
+        for p, _ in texts(KVRetrieval(), 520, 2000)
+    ]
     np.testing.assert_allclose(np.bincount(places) / 2000, 1 / 4, atol=0.03)
 
 
 def test_too_short_a_length_says_which_is_long_enough():
-    with pytest.raises(ValueError, match='fixed text of this task in bytes must be at least 356, got 355'):
+    with pytest.raises(
+        ValueError, match='fixed text of this task in bytes must be at least 356, got 355'
+    ):
         KVRetrieval().width(355)
     (prompt, _), *_ = texts(KVRetrieval(), 356)
     assert len(json.loads(FORM.fullmatch(prompt)[1])) == 2
@@ -71,7 +85,10 @@ def test_an_example_that_needs_more_than_others_says_so(monkeypatch):
     with pytest.raises(ValueError, match=r'must be at least (\d+)') as error:
         task.width(1)
     shortest = int(re.search(r'at least (\d+)', str(error.value))[1])
-    with pytest.raises(ValueError, match=rf'this example needs \d+ tokens with the least filler, the length is {shortest}'):
+    with pytest.raises(
+        ValueError,
+        match=rf'this example needs \d+ tokens with the least filler, the length is {shortest}',
+    ):
         task.sample(np.random.default_rng(1), 200, shortest)
 
 

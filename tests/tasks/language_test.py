@@ -1,4 +1,6 @@
-"""The language task and its corpora. Sizes of embedded corpora vary with the Python version and are not asserted."""
+"""The language task and its corpora. Sizes of embedded corpora vary with the Python version and are
+not asserted.
+"""
 
 import logging
 import sys
@@ -24,7 +26,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-# --- splits -----------------------------------------------------------------------------------------------------------
+# --- splits
+# ---
 
 
 def test_split_by_name_is_90_5_5_and_stable():
@@ -43,7 +46,8 @@ def test_one_document_is_cut_contiguously():
     assert b''.join(parts) == text and [len(part) for part in parts] == [180, 10, 10]
 
 
-# --- embedded corpora -------------------------------------------------------------------------------------------------
+# --- embedded corpora
+# ---
 
 
 @pytest.mark.parametrize('name', ['pydoc_topics', 'stdlib_code'])
@@ -51,7 +55,11 @@ def test_embedded_corpora(name):
     task = Language(name)
     streams = {split: task.tokens(split) for split in SPLITS}
     sizes = {split: len(stream) for split, stream in streams.items()}
-    assert sum(sizes.values()) > 200_000 and sizes['train'] > 0.7 * sum(sizes.values()) and min(sizes.values()) > 1000
+    assert (
+        sum(sizes.values()) > 200_000
+        and sizes['train'] > 0.7 * sum(sizes.values())
+        and min(sizes.values()) > 1000
+    )
     for split, stream in streams.items():
         documents = task.documents(split)
         assert stream.dtype == np.int32 and stream[0] == BOS
@@ -70,15 +78,24 @@ def test_pydoc_topics_are_the_topics():
 
 def test_stdlib_code_leaves_out_tests_and_packages():
     texts = b'\n'.join(EmbeddedCorpus('stdlib_code').documents('train'))
-    assert b'class JSONDecoder' in texts or b'class JSONEncoder' in texts or b'def namedtuple' in texts
+    assert (
+        b'class JSONDecoder' in texts or b'class JSONEncoder' in texts or b'def namedtuple' in texts
+    )
     assert b'class TestCase(unittest.TestCase)' not in texts
 
 
 def test_stdlib_code_holds_nothing_that_the_build_wrote_for_this_machine():
-    """No dump of how this Python was built: no file of it by name, and none of its long settings in any text."""
+    """No dump of how this Python was built: no file of it by name, and none of its long settings in
+    any text.
+    """
     names = stdlib_code()
-    assert not [n for n in names if n.startswith(('_sysconfigdata', 'config-')) or n == 'sitecustomize.py']
-    assert {'json/decoder.py', '_osx_support.py'} <= names.keys()  # modules of other platforms are everywhere
+    assert not [
+        n for n in names if n.startswith(('_sysconfigdata', 'config-')) or n == 'sitecustomize.py'
+    ]
+    assert {
+        'json/decoder.py',
+        '_osx_support.py',
+    } <= names.keys()  # modules of other platforms are everywhere
     built = [v for v in sysconfig.get_config_vars().values() if isinstance(v, str) and len(v) > 60]
     texts = b'\n'.join(names.values()).decode(errors='replace')
     assert built and not [value for value in built if value in texts]
@@ -86,8 +103,14 @@ def test_stdlib_code_holds_nothing_that_the_build_wrote_for_this_machine():
 
 def test_stdlib_code_is_the_same_files_on_every_machine(monkeypatch, tmp_path):
     ours = ('json/decoder.py', 'abc.py', 'this_is_no_module.py')
-    builds = ('_sysconfigdata__linux_x86_64-linux-gnu.py', '_sysconfigdata_d_darwin_darwin.py', 'sitecustomize.py',
-              'config-3.11-x86_64-linux-gnu/python-config.py', '_distutils_system_mod.py')  # fmt: skip
+    builds = (
+        '_sysconfigdata__linux_x86_64-linux-gnu.py',
+        '_sysconfigdata_d_darwin_darwin.py',
+        'sitecustomize.py',
+        # fmt: skip
+        'config-3.11-x86_64-linux-gnu/python-config.py',
+        '_distutils_system_mod.py',
+    )
     for name in (*ours, *builds, 'site-packages/abc.py', 'unittest/test/test_case.py'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('x = 1\n')
@@ -107,7 +130,9 @@ def test_fallbacks_are_stated(monkeypatch, caplog, tmp_path):
         caplog.clear()
         corpus = EmbeddedCorpus(name)
         assert sum(map(len, corpus.documents('train'))) > 100_000
-        assert 'synthetic Markov text' in caplog.text and 'synthetic Markov text' in corpus.description
+        assert (
+            'synthetic Markov text' in caplog.text and 'synthetic Markov text' in corpus.description
+        )
         assert all(corpus.documents(split) for split in SPLITS)
 
 
@@ -121,13 +146,16 @@ def test_markov_text_is_the_same_every_time():
     assert markov_text() == markov_text()
 
 
-# --- text: ------------------------------------------------------------------------------------------------------------
+# --- text:
+# ---
 
 
 def test_text_files(folder):
     task = Language(f'text:{folder}/*.txt')
     texts = [task.decode(document[1:]) for split in SPLITS for document in task.documents(split)]
-    assert sorted(texts) == sorted(path.read_text(encoding='utf-8') for path in folder.glob('*.txt'))
+    assert sorted(texts) == sorted(
+        path.read_text(encoding='utf-8') for path in folder.glob('*.txt')
+    )
 
 
 def test_split_does_not_change_when_the_folder_moves(folder, tmp_path_factory, monkeypatch):
@@ -146,7 +174,11 @@ def test_split_does_not_change_when_the_folder_moves(folder, tmp_path_factory, m
 def test_single_file_is_cut(tmp_path):
     (tmp_path / 'book.txt').write_text('x' * 900 + 'y' * 50 + 'z' * 50)
     task = Language(f'text:{tmp_path}/book.txt')
-    assert [task.decode(task.tokens(split)[1:]) for split in SPLITS] == ['x' * 900, 'y' * 50, 'z' * 50]
+    assert [task.decode(task.tokens(split)[1:]) for split in SPLITS] == [
+        'x' * 900,
+        'y' * 50,
+        'z' * 50,
+    ]
 
 
 @pytest.mark.parametrize('count', [1, 2, 3, 7])
@@ -155,14 +187,20 @@ def test_a_handful_of_files_are_cut_each(tmp_path, count):
         (tmp_path / f'{number}.txt').write_text('x' * 900 + 'y' * 50 + 'z' * 50)
     task = Language(f'text:{tmp_path}/*.txt')
     for split, expected in zip(SPLITS, ('x' * 900, 'y' * 50, 'z' * 50)):
-        assert [task.decode(document[1:]) for document in task.documents(split)] == count * [expected]
-    assert f'{count} files, {1000 * count} bytes, each cut at 90 % and 95 %' in task.corpus.description
+        assert [task.decode(document[1:]) for document in task.documents(split)] == count * [
+            expected
+        ]
+    assert (
+        f'{count} files, {1000 * count} bytes, each cut at 90 % and 95 %' in task.corpus.description
+    )
 
 
 def test_many_files_are_kept_whole(folder):
     task = Language(f'text:{folder}/*.txt')
     assert task.corpus.description.endswith(', split by name')
-    (folder / 'book.txt').write_text('x' * 1_000_000)  # leaves less than 1 % of the bytes to the other parts
+    (folder / 'book.txt').write_text(
+        'x' * 1_000_000
+    )  # leaves less than 1 % of the bytes to the other parts
     assert task.corpus.description.endswith(', each cut at 90 % and 95 %')
     assert all(task.decode(task.documents(split)[-1]).endswith('x' * 1000) for split in SPLITS)
 
@@ -193,7 +231,8 @@ def test_as_text_takes_str_and_bytes():
     assert as_text('ä', 'x') == as_text('ä'.encode(), 'x') == 'ä'.encode()
 
 
-# --- names and lengths ------------------------------------------------------------------------------------------------
+# --- names and lengths
+# ---
 
 
 @pytest.mark.parametrize(
@@ -218,7 +257,10 @@ def test_corpus_shorter_than_a_sequence(tmp_path, packing):
     (tmp_path / 'short.txt').write_text('x' * 100)
     task = Language(f'text:{tmp_path}/short.txt', packing=packing)
     task.dataset(length=90, batch_size=2, seed=0)
-    with pytest.raises(ValueError, match='train split of .* has 91 tokens in 1 doc.* length 91 needs 92.* at most 90'):
+    with pytest.raises(
+        ValueError,
+        match='train split of .* has 91 tokens in 1 doc.* length 91 needs 92.* at most 90',
+    ):
         task.dataset(length=91, batch_size=2, seed=0)
     with pytest.raises(ValueError, match='validation split'):
         task.dataset(length=6, batch_size=2, seed=0, split='validation')
@@ -229,7 +271,8 @@ def test_a_range_of_lengths_is_refused():
         Language().width((4, 8))
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
+# --- batches
+# ---
 
 
 @pytest.mark.parametrize('packing', ['stream', 'documents'])
@@ -256,7 +299,9 @@ def test_training_crops_lie_in_the_stream():
 
 
 def test_crops_reach_both_ends_of_a_short_text(tmp_path):
-    (tmp_path / 'short.txt').write_text('abcdefghijk')  # the training part is <bos>abcdefghi: 10 tokens, crops of 9
+    (tmp_path / 'short.txt').write_text(
+        'abcdefghijk'
+    )  # the training part is <bos>abcdefghi: 10 tokens, crops of 9
     task = Language(f'text:{tmp_path}/short.txt')
     dataset = task.dataset(length=(8, 8), batch_size=50, seed=0)
     assert {task.decode(tokens) for tokens in dataset[0]['tokens']} == {'<bos>abcdefg', 'abcdefgh'}
@@ -269,7 +314,9 @@ def test_packed_training_epoch_visits_every_row_once_and_the_next_in_another_ord
     task = Language(f'text:{folder}/*.txt', packing='documents')
     size = pack_documents(task.documents('train'), 32).rows
     dataset = task.dataset(length=32, batch_size=1, seed=0)
-    first, second = ([dataset[i]['tokens'].tobytes() for i in range(size * e, size * (e + 1))] for e in (0, 1))
+    first, second = (
+        [dataset[i]['tokens'].tobytes() for i in range(size * e, size * (e + 1))] for e in (0, 1)
+    )
     assert sorted(first) == sorted(second) and first != second and len(set(first)) == size
 
 

@@ -51,12 +51,16 @@ def test_distinct_draws_are_uniform_ordered_pairs():
 
 
 def test_range_of_lengths_keeps_to_each_length():
-    batch = MQAR(pairs=2, vocab=32, random_non_queries=True).sample(np.random.default_rng(0), 400, (8, 20))
+    batch = MQAR(pairs=2, vocab=32, random_non_queries=True).sample(
+        np.random.default_rng(0), 400, (8, 20)
+    )
     written = batch['tokens'].shape[1] - np.argmax(batch['tokens'][:, ::-1] > 0, axis=1)
     assert set(written) == set(range(8, 21, 2))
 
 
-@pytest.mark.parametrize('options', [{'pairs': 0}, {'vocab': 63}, {'pairs': 8, 'vocab': 16}, {'power': 0.0}])
+@pytest.mark.parametrize(
+    'options', [{'pairs': 0}, {'vocab': 63}, {'pairs': 8, 'vocab': 16}, {'power': 0.0}]
+)
 def test_wrong_options(options):
     with pytest.raises(SpecError, match='must be'):
         MQAR(**options)

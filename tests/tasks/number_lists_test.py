@@ -1,4 +1,6 @@
-"""The seven functions of prefixes against solvers that follow their words, and the numbers they are asked about."""
+"""The seven functions of prefixes against solvers that follow their words, and the numbers they are
+asked about.
+"""
 
 import statistics
 
@@ -42,7 +44,10 @@ def test_every_task_has_a_solver():
 @pytest.mark.parametrize('length, scale', [(8, 1.0), (5, 10.0)])
 def test_a_solver_agrees_on_1000_samples(name, length, scale):
     x, y = NUMBER_TASKS[name].sample(np.random.default_rng(0), 1000, length, scale)
-    assert x.shape == y.shape == (1000, length * (2 if name == 'minsum' else 1)) and x.dtype == y.dtype == np.float32
+    assert (
+        x.shape == y.shape == (1000, length * (2 if name == 'minsum' else 1))
+        and x.dtype == y.dtype == np.float32
+    )
     expected = [SOLVERS[name](row) for row in x.astype(np.float64).tolist()]
     np.testing.assert_allclose(y, expected, atol=2e-6 * scale * length)
 
@@ -77,13 +82,17 @@ def test_intervals_leave_the_range_of_training(scale):
     ends = intervals(np.random.default_rng(0), 500, scale)
     assert (np.diff(ends) >= 0).all() and np.abs(ends).max() <= 2 * scale
     assert (np.abs(ends).max(axis=1) > 2).all() == (scale > 1)
-    x, _ = NUMBER_TASKS['sort'].sample(np.random.default_rng(0), 500, 8, scale)  # the first draws are the intervals
+    x, _ = NUMBER_TASKS['sort'].sample(
+        np.random.default_rng(0), 500, 8, scale
+    )  # the first draws are the intervals
     assert (x >= ends[:, :1] - 1e-6).all() and (x <= ends[:, 1:] + 1e-6).all()
 
 
-@pytest.mark.parametrize('wrong', [dict(batch=0), dict(length=0), dict(scale=0.5), dict(scale=float('nan'))])
+@pytest.mark.parametrize(
+    'wrong', [dict(batch=0), dict(length=0), dict(scale=0.5), dict(scale=float('nan'))]
+)
 def test_wrong_sizes(wrong):
-    (name, value), = wrong.items()
+    ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f'{name} must be at least 1, got {value}'):
         NUMBER_TASKS['sort'].sample(np.random.default_rng(0), **{'batch': 2, 'length': 3, **wrong})
 

@@ -36,7 +36,9 @@ def test_depth(depth, place):
 
 
 def test_place_is_uniform_without_depth():
-    places = [int(np.flatnonzero(whole == KEY)[0]) for whole, _, _ in sequences(Passkey(), 16, batch=4000)]
+    places = [
+        int(np.flatnonzero(whole == KEY)[0]) for whole, _, _ in sequences(Passkey(), 16, batch=4000)
+    ]
     assert abs(np.bincount(places, minlength=10) / 4000 - 0.1).max() < 0.02
 
 
@@ -47,11 +49,14 @@ def test_filler_loss_is_for_training_only():
         np.testing.assert_allclose(mask[filler], 0.1)
         assert mask[~filler].sum() == 3
     assert (task.dataset(length=20, batch_size=4, seed=0)[0]['loss_mask'] == np.float32(0.1)).any()
-    assert set(np.unique(task.dataset(length=20, batch_size=4, seed=0, split='test')[0]['loss_mask'])) == {0, 1}
+    assert set(
+        np.unique(task.dataset(length=20, batch_size=4, seed=0, split='test')[0]['loss_mask'])
+    ) == {0, 1}
 
 
 @pytest.mark.parametrize(
-    'options, message', [({'depth': 1.5}, 'nearest: 1'), ({'digits': 0}, 'digits'), ({'lm_weight': -1.0}, 'lm_weight')]
+    'options, message',
+    [({'depth': 1.5}, 'nearest: 1'), ({'digits': 0}, 'digits'), ({'lm_weight': -1.0}, 'lm_weight')],
 )
 def test_wrong_options(options, message):
     with pytest.raises(SpecError, match=message):

@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 
@@ -18,7 +17,9 @@ TOKENIZERS = [None, pytest.param(smollm2(), marks=needs_smollm2, id='smollm2')]
 
 
 def rows(task, length, batch=3, seed=0):
-    """(text that is read and answered, scored text, number of tokens that are read, first scored one) of each row."""
+    """(text that is read and answered, scored text, number of tokens that are read, first scored
+    one) of each row.
+    """
     data = task.sample(np.random.default_rng(seed), batch, length)
     assert all(array.shape == (batch, task.width(length)) for array in data.values())
     for tokens, targets, mask in zip(data['tokens'], data['targets'], data['loss_mask']):
@@ -27,7 +28,12 @@ def rows(task, length, batch=3, seed=0):
         size = scored[-1] + 1
         assert not tokens[size + 1 :].any() and not targets[size:].any()
         np.testing.assert_array_equal(tokens[1 : size + 1], targets[:size][: len(tokens) - 1])
-        yield task.decode(np.append(tokens[:size], targets[size - 1])), task.decode(targets[scored]), size, scored[0]
+        yield (
+            task.decode(np.append(tokens[:size], targets[size - 1])),
+            task.decode(targets[scored]),
+            size,
+            scored[0],
+        )
 
 
 @pytest.mark.parametrize('tokenizer', TOKENIZERS)
@@ -40,7 +46,9 @@ def test_the_text_is_that_of_the_sheet(tokenizer, depth, before):
         hidden = f' The pass key is {key}. Remember it. {key} is the pass key.'
         end = f' What is the pass key? The pass key is {key}'
         expected = BEGIN + GRASS * before + hidden + GRASS * (4 - before) + end
-        assert whole.removeprefix('<bos>') == expected and whole.startswith('<bos>') == (not tokenizer)
+        assert whole.removeprefix('<bos>') == expected and whole.startswith('<bos>') == (
+            not tokenizer
+        )
 
 
 @pytest.mark.parametrize('tokenizer', TOKENIZERS)
@@ -66,12 +74,18 @@ def test_a_batch_depends_on_the_generator_alone_and_depths_share_what_is_hidden(
     batches = [kind(depth=0.5).sample(np.random.default_rng(seed), 4, 700) for seed in (0, 0, 1)]
     assert all((batches[0][name] == batches[1][name]).all() for name in batches[0])
     assert (batches[0]['tokens'] != batches[2]['tokens']).any()
-    answers = [[answer for _, answer, _, _ in rows(kind(depth=depth), 700)] for depth in (0.0, 0.3, 1.0, None)]
+    answers = [
+        [answer for _, answer, _, _ in rows(kind(depth=depth), 700)]
+        for depth in (0.0, 0.3, 1.0, None)
+    ]
     assert answers[0] == answers[1] == answers[2] == answers[3] and len(set(answers[0])) == 3
 
 
 def test_places_are_uniform_without_depth():
-    places = [whole.partition(' The pass key')[0].count(GRASS) for whole, *_ in rows(PasskeyText(), 620, batch=4000)]
+    places = [
+        whole.partition(' The pass key')[0].count(GRASS)
+        for whole, *_ in rows(PasskeyText(), 620, batch=4000)
+    ]
     np.testing.assert_allclose(np.bincount(places, minlength=5) / 4000, 0.2, atol=0.025)
 
 
@@ -82,7 +96,9 @@ def test_bytes_begin_with_bos_and_nothing_is_scored_twice():
 
 
 @needs_smollm2
-@pytest.mark.parametrize('kind, end', [(PasskeyText, 'The pass key is'), (KVRetrieval, 'Corresponding value: "')])
+@pytest.mark.parametrize(
+    'kind, end', [(PasskeyText, 'The pass key is'), (KVRetrieval, 'Corresponding value: "')]
+)
 def test_the_answer_begins_where_the_tokens_of_the_prompt_end(kind, end):
     task = kind(smollm2())
     for whole, answer, size, first in rows(task, 500):
@@ -96,7 +112,9 @@ def test_the_answer_begins_where_the_tokens_of_the_prompt_end(kind, end):
 
 @needs_smollm2
 def test_exact_match_is_that_of_greedy_decoding():
-    """SmolLM2 finds a number at the beginning, and repeats the words before the question where it stands at the end."""
+    """SmolLM2 finds a number at the beginning, and repeats the words before the question where it
+    stands at the end.
+    """
     pytest.importorskip('gguf')
     import jax.numpy as jnp
 
@@ -112,7 +130,9 @@ def test_exact_match_is_that_of_greedy_decoding():
     _, correct, scored = score_rows(scorer(model), batch, rows=2)
     assert scored.all()
     (start,) = {int(np.flatnonzero(mask)[0]) for mask in batch['loss_mask']}
-    new = generate(model, jnp.asarray(batch['tokens'][:, : start + 1]), max_new_tokens=6, temperature=0.0)[:, start + 1 :]
+    new = generate(
+        model, jnp.asarray(batch['tokens'][:, : start + 1]), max_new_tokens=6, temperature=0.0
+    )[:, start + 1 :]
     greedy = (np.asarray(new) == batch['targets'][:, start : start + 6]).all(axis=1)
     assert correct.all(axis=1).tolist() == greedy.tolist() == [True, False]
 
@@ -128,18 +148,26 @@ class Merging:
 
 def test_a_token_across_prompt_and_answer_is_refused(monkeypatch):
     monkeypatch.setattr(text, 'open_vocabulary', lambda path: Merging())
-    with pytest.raises(ValueError, match=r"token across the end of the prompt '.*pass key is' and the answer ' \d{5}'"):
+    with pytest.raises(
+        ValueError,
+        match=r"token across the end of the prompt '.*pass key is' and the answer ' \d{5}'",
+    ):
         PasskeyText('somewhere').sample(np.random.default_rng(0), 1, 600)
 
 
-@pytest.mark.parametrize('options, message', [({'depth': 1.5}, 'nearest: 1'), ({'digits': 0}, 'digits must be at least 1')])
+@pytest.mark.parametrize(
+    'options, message',
+    [({'depth': 1.5}, 'nearest: 1'), ({'digits': 0}, 'digits must be at least 1')],
+)
 def test_wrong_options(options, message):
     with pytest.raises(SpecError, match=message):
         PasskeyText(**options)
 
 
 def test_too_short_a_length_says_which_is_long_enough():
-    with pytest.raises(ValueError, match='fixed text of this task in bytes must be at least 251, got 250'):
+    with pytest.raises(
+        ValueError, match='fixed text of this task in bytes must be at least 251, got 250'
+    ):
         PasskeyText().width(250)
     assert [size for _, _, size, _ in rows(PasskeyText(), 251)] == [251] * 3
 

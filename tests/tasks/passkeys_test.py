@@ -32,4 +32,6 @@ def test_what_cannot_be_is_refused():
         Passkeys(words=0)
     with pytest.raises(ValueError, match='10 passkeys of 32 words must be at least 659, got 100'):
         Passkeys().width(100)
-    assert 'KEY1 w' in (task := Passkeys(keys=1, words=1)).decode(task.sample(np.random.default_rng(0), 1, 9)['tokens'][0])
+    assert 'KEY1 w' in (task := Passkeys(keys=1, words=1)).decode(
+        task.sample(np.random.default_rng(0), 1, 9)['tokens'][0]
+    )

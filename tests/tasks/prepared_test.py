@@ -24,7 +24,9 @@ class PosencTopics(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         text = tfds.features.Text()
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({'title': text, 'text': text}))
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict({'title': text, 'text': text})
+        )
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(names) for split, names in self.SPLITS.items()}
@@ -72,7 +74,9 @@ def test_batches(data_dir, packing):
     task = Language('tfds:posenc_topics', data_dir=str(data_dir), packing=packing)
     batch = task.dataset(length=64, batch_size=4, seed=0)[2]
     assert batch['tokens'].shape == (4, 64) and batch['tokens'].max() <= BOS
-    shards = [task.dataset(length=64, batch_size=4, seed=0, shard=(p, 2))[2]['tokens'] for p in (0, 1)]
+    shards = [
+        task.dataset(length=64, batch_size=4, seed=0, shard=(p, 2))[2]['tokens'] for p in (0, 1)
+    ]
     np.testing.assert_array_equal(np.concatenate(shards), batch['tokens'])
 
 
@@ -98,13 +102,17 @@ def test_highest_version_is_read(data_dir, tmp_path):
     (tmp_path / 'posenc_topics' / '1.2.0').rename(tmp_path / 'posenc_topics' / '1.9.0')
     shutil.copytree(data_dir / 'posenc_topics' / '1.2.0', tmp_path / 'posenc_topics' / '1.10.0')
     assert '1.10.0' in Language('tfds:posenc_topics', data_dir=str(tmp_path)).corpus.description
-    assert '1.9.0' in Language('tfds:posenc_topics:1.9.0', data_dir=str(tmp_path)).corpus.description
+    assert (
+        '1.9.0' in Language('tfds:posenc_topics:1.9.0', data_dir=str(tmp_path)).corpus.description
+    )
 
 
 def test_configs_must_be_chosen(data_dir, tmp_path):
     for config in ('plain', 'fancy'):
         shutil.copytree(data_dir / 'posenc_topics', tmp_path / 'posenc_topics' / config)
-    with pytest.raises(SpecError, match=r"several configs.*posenc_topics/fancy.*posenc_topics/plain"):
+    with pytest.raises(
+        SpecError, match=r'several configs.*posenc_topics/fancy.*posenc_topics/plain'
+    ):
         Language('tfds:posenc_topics', data_dir=str(tmp_path))
     assert texts(Language('tfds:posenc_topics/plain', data_dir=str(tmp_path)), 'train')
 
@@ -114,7 +122,10 @@ def test_unprepared_data_set_raises_at_once_with_the_command(tmp_path, monkeypat
         raise AssertionError('the network was touched')
 
     monkeypatch.setattr('socket.socket.connect', forbidden)
-    command = r"builder\('tiny_shakespeare', data_dir='.*', file_format='array_record'\)\.download_and_prepare\(\)"
+    command = (
+        r"builder\('tiny_shakespeare', data_dir='.*', "
+        r"file_format='array_record'\)\.download_and_prepare\(\)"
+    )
     with pytest.raises(FileNotFoundError, match=command):
         Language('tfds:tiny_shakespeare', data_dir=str(tmp_path))
     with pytest.raises(FileNotFoundError, match='not prepared'):

@@ -1,4 +1,6 @@
-"""Pairs of a source and a target: the examples of the paper, and solvers that read the source alone."""
+"""Pairs of a source and a target: the examples of the paper, and solvers that read the source
+alone.
+"""
 
 import itertools
 import json
@@ -8,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posenc_jax.tasks.source_target import BIJECTIONS, STRINGS, TABLES, TRANSDUCTIONS, deduped, looked_up
+from posenc_jax.tasks.source_target import (
+    BIJECTIONS,
+    STRINGS,
+    TABLES,
+    TRANSDUCTIONS,
+    deduped,
+    looked_up,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'monotonic_location.json').read_text())
 OFTEN = {**dict.fromkeys('0123', 1), **dict.fromkeys('456', 3), **dict.fromkeys('789', 5)}
@@ -66,7 +75,9 @@ def test_an_independent_solver_agrees(name):
 def test_a_length_counts_digits_or_tables(name):
     source, target = TRANSDUCTIONS[name](np.random.default_rng(1), 9)
     if 'lookup' in name:
-        assert sum(word in TABLES for word in source) == 9 and len(target) == 11 and source[-1] == '.'
+        assert (
+            sum(word in TABLES for word in source) == 9 and len(target) == 11 and source[-1] == '.'
+        )
     elif name == 'dedupe':
         assert source[-1] == '<eos>' and all(n % 2 for _, n in runs(source)) or len(target) < 10
     else:
@@ -81,13 +92,24 @@ def test_golden_pairs():
         patch.setattr('posenc_jax.tasks.source_target._digits', lambda rng, length: list(x))
         pairs = {name: TRANSDUCTIONS[name](None, 3) for name in TRANSDUCTIONS if 'copy' in name}
     assert pairs['recopy'] == (x, [*y, '<eos>']) and pairs['inv_recopy'] == (y, [*x, '<eos>'])
-    assert pairs['reverse_recopy'] == (x, [*y[::-1], '<eos>']) and pairs['inv_reverse_recopy'] == (y[::-1], [*x, '<eos>'])
-    assert pairs['copy'] == (x, [*x, '<eos>']) and pairs['reverse_copy'] == (x, ['8', '5', '2', '<eos>'])
-    assert deduped(['1', '1', '7'], [3, 1, 5]) == (['1'] * 4 + ['7'] * 5 + ['<eos>'], ['1', '7', '<eos>'])
+    assert pairs['reverse_recopy'] == (x, [*y[::-1], '<eos>']) and pairs['inv_reverse_recopy'] == (
+        y[::-1],
+        [*x, '<eos>'],
+    )
+    assert pairs['copy'] == (x, [*x, '<eos>']) and pairs['reverse_copy'] == (
+        x,
+        ['8', '5', '2', '<eos>'],
+    )
+    assert deduped(['1', '1', '7'], [3, 1, 5]) == (
+        ['1'] * 4 + ['7'] * 5 + ['<eos>'],
+        ['1', '7', '<eos>'],
+    )
 
 
 def test_golden_lookups():
-    """Lines of the released files: their tables, read off the other lines, give each line's target."""
+    """Lines of the released files: their tables, read off the other lines, give each line's
+    target.
+    """
     lines, tables = [[side.split() for side in pair] for pair in GOLDEN['lookup']['pairs']], {}
     for (string, *names, end), values in lines:
         assert end == '.'
@@ -98,7 +120,9 @@ def test_golden_lookups():
 
 
 def test_each_table_is_a_bijection_and_the_last_two_stand_alone():
-    assert len(BIJECTIONS) == 8 and all(sorted(table.values()) == sorted(STRINGS) for table in BIJECTIONS.values())
+    assert len(BIJECTIONS) == 8 and all(
+        sorted(table.values()) == sorted(STRINGS) for table in BIJECTIONS.values()
+    )
     assert len({tuple(table.values()) for table in BIJECTIONS.values()}) == 8
     rng, task = np.random.default_rng(0), TRANSDUCTIONS['lookup']
     alone = {task(rng, 1)[0][1] for _ in range(300)}

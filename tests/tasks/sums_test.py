@@ -18,7 +18,9 @@ def test_sums_are_right_and_padded_to_the_most_digits_a_sum_can_have(operands, l
         *numbers, total = re.split('[+=]', said.strip('$'))
         assert len(numbers) == operands and sum(map(int, numbers)) == int(total[::-1])
         longest = max(len(str(int(number))) for number in numbers)
-        assert {len(number) for number in [*numbers, total]} == {len(str(operands * (10**longest - 1)))}
+        assert {len(number) for number in [*numbers, total]} == {
+            len(str(operands * (10**longest - 1)))
+        }
         assert task.decode(targets[mask == 1]) == total + '$'
 
 

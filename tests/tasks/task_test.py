@@ -10,7 +10,14 @@ import pytest
 from posenc_jax.core.registry import SpecError, entries
 from posenc_jax.core.spec import build, parse
 from posenc_jax.tasks import Task, batch_iterator
-from posenc_jax.tasks.task import SPLITS, batch_rng, join_ragged, length_range, next_token_batch, shard_rows
+from posenc_jax.tasks.task import (
+    SPLITS,
+    batch_rng,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    shard_rows,
+)
 
 TASKS = {
     'copy()': (1, 7),
@@ -88,7 +95,11 @@ def test_shapes_types_and_token_range(spec):
     own = {'code_mixed': (3,), 'code_text': (3,), 'any_order': (2,), 'minesweeper': (2,)}
     components = (3,) if 'ids="locations"' in spec else own.get(spec.split('(')[0], ())
     for name, array in batch.items():
-        assert array.shape == (6, task.width(length), *(components if name == 'positions' else ())), name
+        assert array.shape == (
+            6,
+            task.width(length),
+            *(components if name == 'positions' else ()),
+        ), name
         assert array.dtype == (np.float32 if name == 'loss_mask' else np.int32), name
     for name in ('tokens', 'targets'):
         assert batch[name].min() >= 0 and batch[name].max() < task.vocab_size
@@ -105,7 +116,9 @@ def test_targets_are_the_next_tokens(spec):
     if spec.startswith(PIECES):  # nor is the first token of the next piece one
         follows = np.diff(batch['positions'], axis=1) == 1
         assert not follows.all()
-    np.testing.assert_array_equal(batch['tokens'][:, 1:][follows], batch['targets'][:, :-1][follows])
+    np.testing.assert_array_equal(
+        batch['tokens'][:, 1:][follows], batch['targets'][:, :-1][follows]
+    )
 
 
 @every_task
@@ -113,7 +126,9 @@ def test_same_state_same_batch_and_other_state_other_batch(spec):
     task, length = make(spec), TASKS[spec]
     first = task.sample(np.random.default_rng(3), 6, length)
     same(first, task.sample(np.random.default_rng(3), 6, length))
-    assert not np.array_equal(first['tokens'], task.sample(np.random.default_rng(4), 6, length)['tokens'])
+    assert not np.array_equal(
+        first['tokens'], task.sample(np.random.default_rng(4), 6, length)['tokens']
+    )
 
 
 @every_task
@@ -132,7 +147,8 @@ def test_batch_depends_on_seed_and_index_only(spec):
 def test_splits_differ_under_the_same_seed(spec):
     task = make(spec)
     train, validation, test = (
-        task.dataset(length=GENERATED[spec], batch_size=8, seed=1, split=split)[0]['tokens'] for split in SPLITS
+        task.dataset(length=GENERATED[spec], batch_size=8, seed=1, split=split)[0]['tokens']
+        for split in SPLITS
     )
     assert not np.array_equal(train, test)
     assert not np.array_equal(train, validation)
@@ -162,7 +178,10 @@ def test_shards_concatenate_to_the_global_batch(spec, split):
     assert all(len(shard) == len(whole) for shard in shards)
     for index in (0, 5):
         pieces = [shard[index] for shard in shards]
-        same(whole[index], {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
+        same(
+            whole[index],
+            {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]},
+        )
 
 
 @pytest.mark.parametrize(
@@ -208,13 +227,16 @@ def test_wrong_options_are_spec_errors(spec):
 
 
 def test_seed_and_index_are_not_interchangeable():
-    draws = [batch_rng(seed, s, i).integers(2**62) for s in SPLITS for seed in range(4) for i in range(4)]
+    draws = [
+        batch_rng(seed, s, i).integers(2**62) for s in SPLITS for seed in range(4) for i in range(4)
+    ]
     assert len(set(draws)) == len(draws)
     assert batch_rng(1, 'train', 0).integers(2**62) != batch_rng(0, 'train', 2**32).integers(2**62)
 
 
 def test_known_first_draws_stay_the_same_on_every_machine():
-    # PCG64 keyed by SeedSequence([crc32('train'), 5], spawn_key=(7,)), written out with numpy alone.
+    # PCG64 keyed by SeedSequence([crc32('train'), 5], spawn_key=(7,)), written out with numpy
+    # alone.
     sequence = np.random.SeedSequence([zlib.crc32(b'train'), 5], spawn_key=(7,))
     expected = np.random.Generator(np.random.PCG64(sequence)).integers(0, 1000, 4)
     np.testing.assert_array_equal(batch_rng(5, 'train', 7).integers(0, 1000, 4), expected)
@@ -229,7 +251,10 @@ def test_mask_convention():
 
 
 def test_join_ragged():
-    pieces = [(np.array([[1, 2, 3], [4, 5, 6]]), np.array([3, 1])), (np.array([[9]]), np.array([1, 1]))]
+    pieces = [
+        (np.array([[1, 2, 3], [4, 5, 6]]), np.array([3, 1])),
+        (np.array([[9]]), np.array([1, 1])),
+    ]
     rows, ends = join_ragged(pieces, 5, 0)
     np.testing.assert_array_equal(rows, [[1, 2, 3, 9, 0], [4, 9, 0, 0, 0]])
     np.testing.assert_array_equal(ends, [4, 2])
@@ -245,7 +270,9 @@ def test_prefetch_is_bounded():
     import grain
 
     made = []
-    iterator = batch_iterator(grain.MapDataset.range(1000).map(lambda i: made.append(i) or i), prefetch=2)
+    iterator = batch_iterator(
+        grain.MapDataset.range(1000).map(lambda i: made.append(i) or i), prefetch=2
+    )
     assert [next(iterator) for _ in range(5)] == list(range(5))
     assert len(made) <= 5 + 3
 
@@ -253,4 +280,9 @@ def test_prefetch_is_bounded():
 def test_importing_tasks_is_light():
     heavy = ('grain', 'tensorflow_datasets', 'tensorflow')
     code = f'import sys, posenc_jax.tasks; print([name for name in {heavy} if name in sys.modules])'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'
+    assert (
+        subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, check=True
+        ).stdout
+        == '[]\n'
+    )

@@ -16,11 +16,19 @@ from flax import nnx
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training import config as configs
-from posenc_jax.training.checkpoint import CheckpointError, Checkpoints, finished_steps, fingerprint, read_run, restore_model
+from posenc_jax.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    fingerprint,
+    finished_steps,
+    read_run,
+    restore_model,
+)
 from posenc_jax.training.step import make_trainer
 from tests.training import tiny
 
-# Where a read fails, orbax drops the reads beside it, which Python mentions when they are collected: `run` collects them.
+# Where a read fails, orbax drops the reads beside it, which Python mentions when they are
+# collected: `run` collects them.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 FIELDS = {'encoding': 'learned_absolute(max_len=32) | alibi()', 'model__layers': 1}
@@ -28,7 +36,12 @@ FIELDS = {'encoding': 'learned_absolute(max_len=32) | alibi()', 'model__layers':
 
 def trainer_of(config, **mesh):
     cfg = configs.model_config(config, configs.make_task(config))
-    return make_trainer(cfg, config.train, config.seed, make_mesh(**(mesh or dict(data=1, devices=jax.devices()[:1]))))
+    return make_trainer(
+        cfg,
+        config.train,
+        config.seed,
+        make_mesh(**(mesh or dict(data=1, devices=jax.devices()[:1]))),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +55,9 @@ def saved(tmp_path_factory):
     with Checkpoints(directory, keep=2, saved=configs.saved_of(config)) as checkpoints:
         for step in (1, 3, 7):
             # Noise everywhere, so that no array is small on disk because it is all zeros.
-            noise = lambda a, step=step: jax.random.normal(jax.random.key(step), a.shape) if a.ndim else a + step
+            noise = lambda a, step=step: (
+                jax.random.normal(jax.random.key(step), a.shape) if a.ndim else a + step
+            )
             state = jax.tree.map(noise, trainer.init({}))
             checkpoints.save(step, state, {'next_index': 10 * step})
             states[step] = jax.device_get(state)
@@ -65,7 +80,11 @@ def equal(one, two):
 
 def arrays_file(directory: pathlib.Path, step: int, item='model') -> pathlib.Path:
     """The file that holds most of the arrays."""
-    files = [path for path in (directory / 'checkpoints' / str(step) / item).rglob('d/*') if path.is_file()]
+    files = [
+        path
+        for path in (directory / 'checkpoints' / str(step) / item).rglob('d/*')
+        if path.is_file()
+    ]
     return max(files, key=lambda path: path.stat().st_size)
 
 
@@ -104,7 +123,9 @@ def test_other_devices(run):
     equal(jax.device_get(state), states[7])
 
 
-@pytest.mark.parametrize('damage', ['truncated', 'flipped', 'emptied', 'gone', 'metadata', 'optimizer'])
+@pytest.mark.parametrize(
+    'damage', ['truncated', 'flipped', 'emptied', 'gone', 'metadata', 'optimizer']
+)
 def test_damage_falls_back(run, capsys, damage):
     directory, trainer, states = run
     path = arrays_file(directory, 7, 'optimizer' if damage == 'optimizer' else 'model')
@@ -128,7 +149,11 @@ def test_damage_falls_back(run, capsys, damage):
     assert (step, data) == (3, {'next_index': 30})
     equal(jax.device_get(state), states[3])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 and lines[0].startswith('checkpoint 7 of ') and lines[0].endswith('; using 3 instead')
+    assert (
+        len(lines) == 1
+        and lines[0].startswith('checkpoint 7 of ')
+        and lines[0].endswith('; using 3 instead')
+    )
     assert (directory / 'checkpoints' / '7.damaged').is_dir()
     assert restore_model(directory)[2] == 7
 
@@ -149,7 +174,9 @@ def test_all_damaged(run):
         arrays_file(directory, step).write_bytes(b'')
     for _ in range(2):  # they stay, so that the same command is refused again and begins no new run
         with Checkpoints(directory, keep=2) as checkpoints:
-            with pytest.raises(CheckpointError, match=r'none of .*\[3, 7\] can be read \(7: .*\); put back a copy') as error:
+            with pytest.raises(
+                CheckpointError, match=r'none of .*\[3, 7\] can be read \(7: .*\); put back a copy'
+            ) as error:
                 checkpoints.restore(trainer.abstract)
             assert '\n' not in str(error.value) and len(str(error.value)) < 600
         assert finished_steps(directory) == [3, 7]
@@ -160,10 +187,19 @@ def test_what_libraries_print_beside_a_damaged_checkpoint_is_hidden(run):
     directory, _, _ = run
     for step in (3, 7):
         arrays_file(directory, step).write_bytes(b'')
-    code = f'from posenc_jax.training.checkpoint import restore_model\nrestore_model({str(directory)!r})'
-    found = subprocess.run([sys.executable, '-c', code], cwd=tiny.ROOT, capture_output=True, text=True)
+    code = (
+        'from posenc_jax.training.checkpoint import '
+        f'restore_model\nrestore_model({str(directory)!r})'
+    )
+    found = subprocess.run(
+        [sys.executable, '-c', code], cwd=tiny.ROOT, capture_output=True, text=True
+    )
     assert found.returncode == 1 and found.stdout == ''
-    assert found.stderr.count('Traceback') == 1 and 'Event loop' not in found.stderr and 'never retrieved' not in found.stderr
+    assert (
+        found.stderr.count('Traceback') == 1
+        and 'Event loop' not in found.stderr
+        and 'never retrieved' not in found.stderr
+    )
 
 
 def test_a_save_that_was_cut_off_is_not_read(run):
@@ -190,13 +226,20 @@ def test_another_model(run):
     directory, _, _ = run
     config = configs.validate(tiny.config(directory, **{**FIELDS, 'model__width': 32}))
     with Checkpoints(directory, keep=2) as checkpoints:
-        with pytest.raises(CheckpointError, match=r'is of another model: .* \(1, 16, 4, 4\) there and .* here'):
+        with pytest.raises(
+            CheckpointError, match=r'is of another model: .* \(1, 16, 4, 4\) there and .* here'
+        ):
             checkpoints.restore(trainer_of(config).abstract)
         checkpoints.saved = configs.saved_of(config)
-        with pytest.raises(CheckpointError, match='7 of .*was trained with another config .*: model.width is 16 there and 32 here'):
+        with pytest.raises(
+            CheckpointError,
+            match='7 of .*was trained with another config .*: model.width is 16 there and 32 here',
+        ):
             checkpoints.restore(trainer_of(config).abstract)
         checkpoints.accept()  # --resume_changed, which makes no other model of it
-        with pytest.raises(CheckpointError, match=r'is of another model: .* \(1, 16, 4, 4\) there and .* here'):
+        with pytest.raises(
+            CheckpointError, match=r'is of another model: .* \(1, 16, 4, 4\) there and .* here'
+        ):
             checkpoints.restore(trainer_of(config).abstract)
         assert checkpoints.steps() == [3, 7]
 
@@ -212,20 +255,44 @@ def edited(directory, change):
 @pytest.mark.parametrize(
     'change, said',
     [
-        (lambda fields: fields['model'].update(epsilon=0.1), 'model.epsilon is 1e-06 there and 0.1 here'),
-        (lambda fields: fields['model'].update(embedding_scale=3.0), 'model.embedding_scale is 0.0 there and 3.0 here'),
-        (lambda fields: fields['train'].pop('lr'), 'train.lr is 0.01 there and 0.001 here'),  # the default is another
-        (lambda fields: fields.update(pattern=['nope()']), r"pattern is \(\) there and \('nope\(\)',\) here"),
-        (lambda fields: fields['task_shape'].update(width=10**9), 'task_shape.width is 32 there and 1000000000 here'),
-        (lambda fields: fields.pop('task_shape'), r"task_shape.vocab_size is 257 there and '\(absent\)' here"),
-        (lambda fields: fields['model'].update(layers=10**12), 'model.layers is 1 there and 10+ here'),  # nothing is built of it
+        (
+            lambda fields: fields['model'].update(epsilon=0.1),
+            'model.epsilon is 1e-06 there and 0.1 here',
+        ),
+        (
+            lambda fields: fields['model'].update(embedding_scale=3.0),
+            'model.embedding_scale is 0.0 there and 3.0 here',
+        ),
+        (
+            lambda fields: fields['train'].pop('lr'),
+            'train.lr is 0.01 there and 0.001 here',
+        ),  # the default is another
+        (
+            lambda fields: fields.update(pattern=['nope()']),
+            r"pattern is \(\) there and \('nope\(\)',\) here",
+        ),
+        (
+            lambda fields: fields['task_shape'].update(width=10**9),
+            'task_shape.width is 32 there and 1000000000 here',
+        ),
+        (
+            lambda fields: fields.pop('task_shape'),
+            r"task_shape.vocab_size is 257 there and '\(absent\)' here",
+        ),
+        (
+            lambda fields: fields['model'].update(layers=10**12),
+            'model.layers is 1 there and 10+ here',
+        ),  # nothing is built of it
     ],
 )
 def test_a_config_that_was_edited_is_refused_with_its_fields(run, change, said):
     directory, _, _ = run
     edited(directory, change)
     for read in (restore_model, lambda directory: restore_model(directory, 3), read_run):
-        with pytest.raises(CheckpointError, match=f'checkpoint . of .*another config than config.json has: .*{said}') as error:
+        with pytest.raises(
+            CheckpointError,
+            match=f'checkpoint . of .*another config than config.json has: .*{said}',
+        ) as error:
             read(directory)
         assert '\n' not in str(error.value)
 
@@ -238,7 +305,10 @@ def test_what_may_change_in_a_config(run, tmp_path):
         fields.update(free)
         fields['eval'].update(batch=1)
         fields['train'].update(keep=7, save_every=3)
-        del fields['train']['z_loss'], fields['model']['lora_rank']  # fields of later versions, at their defaults
+        del (
+            fields['train']['z_loss'],
+            fields['model']['lora_rank'],
+        )  # fields of later versions, at their defaults
 
     edited(directory, change)
     moved = directory.rename(tmp_path / 'moved')
@@ -271,13 +341,20 @@ def test_configs_of_before_a_change_are_those_of_the_run(run, capsys):
         assert step == 7
         checkpoints.save(9, state, data)
         configs.write(checkpoints.saved, directory / configs.FILE)
-    assert 'checkpoint 7 of' in (out := capsys.readouterr().out) and 'before --resume_changed: train.lr is 0.01 there' in out
+    assert (
+        'checkpoint 7 of' in (out := capsys.readouterr().out)
+        and 'before --resume_changed: train.lr is 0.01 there' in out
+    )
     assert restore_model(directory)[2] == 9 and capsys.readouterr().out == ''
-    assert restore_model(directory, 7)[2] == 7 and 'before --resume_changed' in capsys.readouterr().out
+    assert (
+        restore_model(directory, 7)[2] == 7 and 'before --resume_changed' in capsys.readouterr().out
+    )
     edited(directory, lambda fields: fields['train'].update(lr=0.3))
     with pytest.raises(CheckpointError, match='train.lr is 0.5 there and 0.3 here'):
         restore_model(directory)
-    edited(directory, lambda fields: (fields['train'].update(lr=0.5), fields.pop('resumed_changed')))
+    edited(
+        directory, lambda fields: (fields['train'].update(lr=0.5), fields.pop('resumed_changed'))
+    )
     with pytest.raises(CheckpointError, match='train.lr is 0.01 there and 0.5 here'):
         restore_model(directory, 7)
 
@@ -286,10 +363,16 @@ def test_a_folder_that_was_renamed_is_not_taken_for_its_name(run):
     directory, trainer, _ = run
     (directory / 'checkpoints' / '7').rename(directory / 'checkpoints' / '16')
     for read in (restore_model, lambda directory: restore_model(directory, 16), read_run):
-        with pytest.raises(CheckpointError, match='checkpoint 16 of .* was saved at step 7: rename its folder back to 7'):
+        with pytest.raises(
+            CheckpointError,
+            match='checkpoint 16 of .* was saved at step 7: rename its folder back to 7',
+        ):
             read(directory)
     assert restore_model(directory, 3)[2] == 3
-    with Checkpoints(directory, keep=2) as checkpoints, pytest.raises(CheckpointError, match='was saved at step 7'):
+    with (
+        Checkpoints(directory, keep=2) as checkpoints,
+        pytest.raises(CheckpointError, match='was saved at step 7'),
+    ):
         checkpoints.restore(trainer.abstract)
     assert {path.name for path in (directory / 'checkpoints').iterdir()} == {'3', '16'}
 
@@ -308,7 +391,10 @@ def test_entries_are_verified(run, capsys, change):
     change(entries)
     path.write_text(json.dumps(entries))
     assert restore_model(directory)[2] == 3
-    assert 'checkpoint 7 of' in (out := capsys.readouterr().out) and 'its entries differ from those that were saved' in out
+    assert (
+        'checkpoint 7 of' in (out := capsys.readouterr().out)
+        and 'its entries differ from those that were saved' in out
+    )
 
 
 def test_files_and_other_names_among_checkpoints(run):
@@ -326,7 +412,9 @@ def test_a_file_in_the_place_of_the_folder(run, keep):
     directory, _, _ = run
     shutil.rmtree(directory / 'checkpoints')
     (directory / 'checkpoints').write_text('')
-    with pytest.raises(CheckpointError, match='/checkpoints is a file; expected the folder of the checkpoints'):
+    with pytest.raises(
+        CheckpointError, match='/checkpoints is a file; expected the folder of the checkpoints'
+    ):
         Checkpoints(directory, keep=keep)
 
 
@@ -346,7 +434,10 @@ def test_none_is_removed_while_somebody_reads(run):
 def test_a_refused_run_loses_no_checkpoint(run):
     directory, trainer, _ = run
     other = configs.saved_of(configs.validate(tiny.config(directory, **FIELDS, train__lr=0.5)))
-    with pytest.raises(CheckpointError, match='train.lr'), Checkpoints(directory, keep=1, saved=other) as checkpoints:
+    with (
+        pytest.raises(CheckpointError, match='train.lr'),
+        Checkpoints(directory, keep=1, saved=other) as checkpoints,
+    ):
         checkpoints.restore(trainer.abstract)
     assert finished_steps(directory) == [3, 7]
 
@@ -358,7 +449,11 @@ def _abstract(trainer):
 def test_fingerprint():
     a = jnp.arange(6, dtype=jnp.float32)
     tree = {'a': a, 'b': jnp.int32(5)}
-    assert int(fingerprint(tree)) != int(fingerprint({'a': a.at[3].set(jnp.nextafter(a[3], 9.0)), 'b': jnp.int32(5)}))
+    assert int(fingerprint(tree)) != int(
+        fingerprint({'a': a.at[3].set(jnp.nextafter(a[3], 9.0)), 'b': jnp.int32(5)})
+    )
     assert int(fingerprint({'a': a[:3], 'b': a[3:]})) != int(fingerprint({'a': a[3:], 'b': a[:3]}))
-    assert int(fingerprint({'a': jnp.array([True, False])})) != int(fingerprint({'a': jnp.array([True, True])}))
+    assert int(fingerprint({'a': jnp.array([True, False])})) != int(
+        fingerprint({'a': jnp.array([True, True])})
+    )
     assert int(fingerprint({})) == 0

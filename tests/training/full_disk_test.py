@@ -47,7 +47,11 @@ def goes_on(workdir, whole):
 def test_room_for_a_checkpoint_is_looked_for_before_the_first_step(tmp_path, monkeypatch, whole):
     monkeypatch.setattr(disk, 'free', lambda path: 1234)
     text = train_until_full(tmp_path)
-    assert re.search(r'checkpoints needs [\d.]+ kB, 1.2 kB are free; no step is saved; once there is room, .* begins anew$', text)
+    assert re.search(
+        r'checkpoints needs [\d.]+ kB, 1.2 kB are free; no step is saved; once there is room, .* '
+        r'begins anew$',
+        text,
+    )
     monkeypatch.undo()
     goes_on(tmp_path, whole)
 
@@ -59,7 +63,10 @@ def test_a_save_that_fails_while_it_is_written(tmp_path, monkeypatch, whole):
 
     async def fails(self, directory, *given, **named):
         if directory.parent.name.startswith('4.'):
-            raise ValueError(f'RESOURCE_EXHAUSTED: Failed to write 40992 bytes to file 8: {FULL.strerror} [os_error_code=28]')
+            raise ValueError(
+                f'RESOURCE_EXHAUSTED: Failed to write 40992 bytes to file 8: {FULL.strerror} '
+                '[os_error_code=28]'
+            )
         return await real(self, directory, *given, **named)
 
     monkeypatch.setattr(handler, 'async_save', fails)
@@ -70,7 +77,9 @@ def test_a_save_that_fails_while_it_is_written(tmp_path, monkeypatch, whole):
     goes_on(tmp_path, whole)
 
 
-@pytest.mark.parametrize('what, pieces', [('config.json', 0), ('metrics.jsonl', 5), ('events.out', 30)])
+@pytest.mark.parametrize(
+    'what, pieces', [('config.json', 0), ('metrics.jsonl', 5), ('events.out', 30)]
+)
 def test_other_files_of_a_run(tmp_path, monkeypatch, whole, what, pieces):
     """There is room for some pieces of the file, or for none."""
     write, append, done = disk.write, disk.Appended.write, []
@@ -82,8 +91,12 @@ def test_other_files_of_a_run(tmp_path, monkeypatch, whole, what, pieces):
                 raise FULL
             real(*given)
 
-    monkeypatch.setattr(disk, 'write', lambda path, content: to(path, len(content), write, path, content))
-    monkeypatch.setattr(disk.Appended, 'write', lambda self, piece: to(self._path, len(piece), append, self, piece))
+    monkeypatch.setattr(
+        disk, 'write', lambda path, content: to(path, len(content), write, path, content)
+    )
+    monkeypatch.setattr(
+        disk.Appended, 'write', lambda self, piece: to(self._path, len(piece), append, self, piece)
+    )
     text = train_until_full(tmp_path)
     monkeypatch.undo()
     assert re.search(rf'{what}\S* needs [\d.]+ (bytes|kB)', text)
@@ -114,7 +127,9 @@ def test_metrics_are_whole_lines(tmp_path, monkeypatch):
 @pytest.fixture
 def small(tmp_path):
     """A file system of 400 kB, where one may mount it."""
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', tmp_path], capture_output=True).returncode:
+    if subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', tmp_path], capture_output=True
+    ).returncode:
         pytest.skip('may not mount a tmpfs')
     yield pathlib.Path(tmp_path)
     subprocess.run(['umount', tmp_path], check=True)
@@ -123,7 +138,9 @@ def small(tmp_path):
 def test_a_disk_that_is_really_full(small, monkeypatch, capfd, whole):
     monkeypatch.setattr(disk, 'need', lambda *_: None)  # so that orbax meets it
     text = train_until_full(small)
-    assert re.search(r'checkpoints needs [\d.]+ kB, .* are free.*; (no step is saved|step \d is safe)', text)
+    assert re.search(
+        r'checkpoints needs [\d.]+ kB, .* are free.*; (no step is saved|step \d is safe)', text
+    )
     assert capfd.readouterr().err == ''
     subprocess.run(['mount', '-o', 'remount,size=16m', 'tmpfs', small], check=True)
     monkeypatch.undo()

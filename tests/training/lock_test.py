@@ -1,4 +1,6 @@
-"""One process trains a run at a time, and none loses a checkpoint that it reads. Real processes where processes matter."""
+"""One process trains a run at a time, and none loses a checkpoint that it reads. Real processes
+where processes matter.
+"""
 
 import errno
 import fcntl
@@ -27,11 +29,20 @@ def cache(tmp_path_factory):
 def test_a_second_holder_is_told_who_the_first_is(tmp_path):
     path = tmp_path / 'new' / 'a.lock'
     with lock.hold(path, 'the run is trained', 'choose another'):
-        told = rf'^the run is trained by process {os.getpid()} on .+ since 20\d\d-.*; wait for it, or choose another$'
-        with pytest.raises(lock.HeldError, match=told), lock.hold(path, 'the run is trained', 'choose another'):
+        told = (
+            rf'^the run is trained by process {os.getpid()} on .+ since 20\d\d-.*; wait for '
+            r'it, or choose another$'
+        )
+        with (
+            pytest.raises(lock.HeldError, match=told),
+            lock.hold(path, 'the run is trained', 'choose another'),
+        ):
             pass
         path.write_text('')  # taken, but not said by whom yet
-        with pytest.raises(lock.HeldError, match='by another process;'), lock.hold(path, 'the run is trained', 'choose another'):
+        with (
+            pytest.raises(lock.HeldError, match='by another process;'),
+            lock.hold(path, 'the run is trained', 'choose another'),
+        ):
             pass
     with lock.hold(path, '', ''):
         pass
@@ -40,19 +51,26 @@ def test_a_second_holder_is_told_who_the_first_is(tmp_path):
 
 def test_a_lock_ends_with_its_process_and_not_with_its_children(tmp_path):
     """A killed process holds nothing, though a child that it forked lives on."""
-    code = '\n'.join([
-        'import os, pathlib, sys, time',
-        'from posenc_jax.training import lock',
-        'with lock.hold(pathlib.Path(sys.argv[1]), "", ""):',
-        '    if child := os.fork():',
-        '        print(child, flush=True)',
-        '    time.sleep(60)',
-    ])
+    code = '\n'.join(
+        [
+            'import os, pathlib, sys, time',
+            'from posenc_jax.training import lock',
+            'with lock.hold(pathlib.Path(sys.argv[1]), "", ""):',
+            '    if child := os.fork():',
+            '        print(child, flush=True)',
+            '    time.sleep(60)',
+        ]
+    )
     path = tmp_path / 'a.lock'
-    process = subprocess.Popen([sys.executable, '-c', code, str(path)], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, str(path)], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True
+    )
     child = int(process.stdout.readline())
     try:
-        with pytest.raises(lock.HeldError, match=f'by process {process.pid} on'), lock.hold(path, 'held', 'go'):
+        with (
+            pytest.raises(lock.HeldError, match=f'by process {process.pid} on'),
+            lock.hold(path, 'held', 'go'),
+        ):
             pass
         process.kill()
         process.wait()
@@ -85,23 +103,36 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
     with lock.hold(tmp_path / 'a.lock', '', ''):
         pass
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f'the file system of {tmp_path / "a.lock"} has no locks (Function not implemented): ')
+    assert line.startswith(
+        f'the file system of {tmp_path / "a.lock"} has no locks (Function not implemented): '
+    )
 
 
 def test_a_run_that_is_trained_is_not_trained_again(cache, tmp_path):
-    fields = dict(name=NAME, cache=cache, train__save_every=4, train__steps=100_000, eval__at_end=False)
+    fields = dict(
+        name=NAME, cache=cache, train__save_every=4, train__steps=100_000, eval__at_end=False
+    )
     first = tiny.start(tmp_path, **fields)
     wait_for(first, 'step 5/')
     config = (tmp_path / NAME / 'config.json').read_bytes()
-    refused = rf'^train.py: {tmp_path / NAME} is being trained by process {first.pid} on .+; wait for it, or give this run another '
+    refused = (
+        rf'^train.py: {tmp_path / NAME} is being trained by process {first.pid} on .+; '
+        r'wait for it, or give this run another '
+    )
     port = free_port()
     again = tiny.start(tmp_path, **fields, train__lr=0.5)
-    cluster = [tiny.start(tmp_path, *flags_of(port, 2, i), **fields, mesh__data=1, mesh__fsdp=2) for i in range(2)]
+    cluster = [
+        tiny.start(tmp_path, *flags_of(port, 2, i), **fields, mesh__data=1, mesh__fsdp=2)
+        for i in range(2)
+    ]
     for process in (again, cluster[0]):
         _, errors = finish(process, 2)
         assert re.match(refused, errors.splitlines()[-1]), errors
     _, errors = finish(cluster[1], 2)  # process 0 alone took the lock, and all end
-    assert errors.splitlines()[-1] == f'train.py: {tmp_path / NAME}: process 0 did not get training.lock, and says why'
+    assert (
+        errors.splitlines()[-1]
+        == f'train.py: {tmp_path / NAME}: process 0 did not get training.lock, and says why'
+    )
     assert (tmp_path / NAME / 'config.json').read_bytes() == config and first.poll() is None
     first.kill()
     first.wait()
@@ -115,7 +146,9 @@ def test_a_run_that_is_trained_is_not_trained_again(cache, tmp_path):
 
 
 def test_an_evaluation_loses_no_checkpoint_while_the_only_one_is_replaced(cache, tmp_path):
-    process = tiny.start(tmp_path, name=NAME, cache=cache, train__save_every=1, train__keep=1, train__steps=100_000)
+    process = tiny.start(
+        tmp_path, name=NAME, cache=cache, train__save_every=1, train__keep=1, train__steps=100_000
+    )
     wait_for(process, 'step 3/')
     found, until = [], time.monotonic() + 8
     while time.monotonic() < until:

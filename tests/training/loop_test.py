@@ -1,4 +1,6 @@
-"""Whole runs as processes of their own: killed, stopped, spoilt, spread over devices and over processes."""
+"""Whole runs as processes of their own: killed, stopped, spoilt, spread over devices and over
+processes.
+"""
 
 import random
 import shutil
@@ -96,11 +98,17 @@ def test_stopped_run_saves_and_continues(whole, cache, tmp_path):
     assert f'trained already, to step {STEPS}' in out
 
 
-@pytest.mark.parametrize('processes, number', [(1, signal.SIGTERM), (2, signal.SIGINT)])  # which becomes a SIGTERM to itself
+@pytest.mark.parametrize(
+    'processes, number', [(1, signal.SIGTERM), (2, signal.SIGINT)]
+)  # which becomes a SIGTERM to itself
 def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
     port = free_port()
-    fields = dict(name=NAME, cache=cache, train__steps=100_000, train__log_every=1, train__save_every=100_000)
-    start = lambda i: tiny.start(tmp_path, *flags_of(port, processes, i), **fields, mesh__data=1, mesh__fsdp=processes)
+    fields = dict(
+        name=NAME, cache=cache, train__steps=100_000, train__log_every=1, train__save_every=100_000
+    )
+    start = lambda i: tiny.start(
+        tmp_path, *flags_of(port, processes, i), **fields, mesh__data=1, mesh__fsdp=processes
+    )
     group = [start(i) for i in range(processes)]
     wait_for(group[0], 'step 2/')
     group[-1].send_signal(number)
@@ -114,14 +122,27 @@ def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, c
     monkeypatch.setattr(loop, '_evaluate', lambda *_: pytest.fail('evaluated'))
     read = []
     dataset = Language.dataset
-    monkeypatch.setattr(Language, 'dataset', lambda self, **given: read.append(given['split']) or dataset(self, **given))
-    fields = dict(name=NAME, train__steps=2, train__warmup=0, eval__at_end=True, eval__stride=8, eval__lengths=(32,))
+    monkeypatch.setattr(
+        Language,
+        'dataset',
+        lambda self, **given: read.append(given['split']) or dataset(self, **given),
+    )
+    fields = dict(
+        name=NAME,
+        train__steps=2,
+        train__warmup=0,
+        eval__at_end=True,
+        eval__stride=8,
+        eval__lengths=(32,),
+    )
     monkeypatch.setattr(loop.StopSignal, 'requested', lambda self, step: step == 2)
     directory = loop.train(tiny.config(tmp_path, **fields))
     assert 'stopped after step 2, which is saved' in capsys.readouterr().out
     assert read == ['train']  # no validation, train.eval_every=0
     monkeypatch.setattr(loop.StopSignal, 'requested', lambda self, step: False)
-    monkeypatch.setattr(loop, '_run', lambda *given: setattr(given[-1], 'asked', True) or True)  # while saving
+    monkeypatch.setattr(
+        loop, '_run', lambda *given: setattr(given[-1], 'asked', True) or True
+    )  # while saving
     assert loop.train(tiny.config(tmp_path, **fields)) == directory
 
 
@@ -129,7 +150,11 @@ def test_checkpoints_without_a_config_are_refused_unless_told_otherwise(whole, c
     back_to(whole, tmp_path / 'runs', 20)
     (tmp_path / 'runs' / NAME / 'config.json').unlink()
     _, errors = finish(tiny.start(tmp_path / 'runs', name=NAME, cache=cache), 2)
-    assert 'has checkpoints, but no config.json' in errors and '--resume_changed' in errors and 'Traceback' not in errors
+    assert (
+        'has checkpoints, but no config.json' in errors
+        and '--resume_changed' in errors
+        and 'Traceback' not in errors
+    )
     finish(tiny.start(tmp_path / 'runs', '--resume_changed', name=NAME, cache=cache))
     assert tail(tmp_path / 'runs') == tail(whole)
 
@@ -145,13 +170,21 @@ def test_the_sweep_tells_complete_runs_by_their_last_step(whole, tmp_path):
 
 
 def test_a_run_that_continues_another_is_compared_as_it_was_resolved(whole, tmp_path):
-    """`init.extend` is written into the encoding of the saved config; the sweep asks for it by its own name."""
+    """`init.extend` is written into the encoding of the saved config; the sweep asks for it by its
+    own name.
+    """
     fields = tiny.FIELDS | {'init.source': str(whole / NAME), 'init.extend': 'alibi_pi(factor=2.0)'}
-    config = tiny.config(tmp_path, init__source=fields['init.source'], init__extend=fields['init.extend'])
+    config = tiny.config(
+        tmp_path, init__source=fields['init.source'], init__extend=fields['init.extend']
+    )
     source = initial.open_initial(config.init.source, config.init.extend)
     (tmp_path / 'tuned' / 'checkpoints' / str(STEPS)).mkdir(parents=True)
-    configs.save(configs.validate(initial.resolve(config, source)), tmp_path / 'tuned' / configs.FILE)
-    asked = lambda *more: sweeps.Run(tmp_path / 'tuned', 'configs/default.py', fields, more).differences()
+    configs.save(
+        configs.validate(initial.resolve(config, source)), tmp_path / 'tuned' / configs.FILE
+    )
+    asked = lambda *more: sweeps.Run(
+        tmp_path / 'tuned', 'configs/default.py', fields, more
+    ).differences()
     assert asked() == []
     (changed,) = asked('init.extend=alibi_pi(factor=4.0)')
     assert changed.startswith('encoding: ') and 'factor=2.0' in changed and 'factor=4.0' in changed
@@ -160,7 +193,10 @@ def test_a_run_that_continues_another_is_compared_as_it_was_resolved(whole, tmp_
 def test_a_mesh_that_does_not_divide_the_devices():
     import jax
 
-    with pytest.raises(ValueError, match='tensor x fsdp x sequence = 2 does not divide 1 device; .*mesh.cpu_devices=2'):
+    with pytest.raises(
+        ValueError,
+        match='tensor x fsdp x sequence = 2 does not divide 1 device; .*mesh.cpu_devices=2',
+    ):
         make_mesh(tensor=2, devices=jax.devices()[:1])
     with pytest.raises(ValueError, match='= 4 does not divide 6 devices'):
         make_mesh(fsdp=2, sequence=2, devices=jax.devices()[:6])
@@ -169,11 +205,19 @@ def test_a_mesh_that_does_not_divide_the_devices():
 def test_changed_config_is_refused_unless_told_otherwise(whole, cache, tmp_path):
     back_to(whole, tmp_path / 'runs', 20)
     _, errors = finish(tiny.start(tmp_path / 'runs', name=NAME, cache=cache, train__lr=0.02), 2)
-    assert 'train.lr: 0.01 -> 0.02' in errors and '--resume_changed' in errors and 'Traceback' not in errors
+    assert (
+        'train.lr: 0.01 -> 0.02' in errors
+        and '--resume_changed' in errors
+        and 'Traceback' not in errors
+    )
     assert losses(tmp_path / 'runs') == losses(whole)
-    finish(tiny.start(tmp_path / 'runs', '--resume_changed', name=NAME, cache=cache, train__lr=0.02))
+    finish(
+        tiny.start(tmp_path / 'runs', '--resume_changed', name=NAME, cache=cache, train__lr=0.02)
+    )
     new, old = losses(tmp_path / 'runs'), losses(whole)
-    assert [new[s] for s in range(1, 22)] == [old[s] for s in range(1, 22)]  # the loss of 21 is before its update
+    assert [new[s] for s in range(1, 22)] == [
+        old[s] for s in range(1, 22)
+    ]  # the loss of 21 is before its update
     assert new[22] != old[22]
 
 
@@ -225,9 +269,14 @@ def flags_of(port, processes, number):
 
 def two_processes(workdir, **fields):
     port = free_port()
-    both = [tiny.start(workdir, *flags_of(port, 2, i), **fields, mesh__data=1, mesh__fsdp=2) for i in range(2)]
+    both = [
+        tiny.start(workdir, *flags_of(port, 2, i), **fields, mesh__data=1, mesh__fsdp=2)
+        for i in range(2)
+    ]
     (out, _), (silent, _) = [finish(process) for process in both]
-    said = [line for line in silent.splitlines() if not line.startswith('[Gloo]')]  # the transport greets on both
+    said = [
+        line for line in silent.splitlines() if not line.startswith('[Gloo]')
+    ]  # the transport greets on both
     assert f'step {STEPS}/{STEPS}' in out and not said
 
 
@@ -235,7 +284,15 @@ def test_importing_the_package_does_not_import_training():
     import subprocess
     import sys
 
-    heavy = ('orbax', 'grain', 'tensorboardX', 'matplotlib', 'tensorflow_datasets')  # flax itself brings optax and rich
+    heavy = (
+        'orbax',
+        'grain',
+        'tensorboardX',
+        'matplotlib',
+        'tensorflow_datasets',
+    )  # flax itself brings optax and rich
     code = f'import posenc_jax, sys; print([m for m in {heavy} if m in sys.modules])'
-    found = subprocess.run([sys.executable, '-c', code], cwd=tiny.ROOT, check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, '-c', code], cwd=tiny.ROOT, check=True, capture_output=True, text=True
+    )
     assert found.stdout.strip() == '[]'

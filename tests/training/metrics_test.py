@@ -76,7 +76,9 @@ def test_a_last_line_that_is_being_written_is_left_out(tmp_path):
 
 @pytest.fixture
 def forty(tmp_path):
-    """A run with a line every ten steps and at the first, and what its checkpoint of step 40 says of them."""
+    """A run with a line every ten steps and at the first, and what its checkpoint of step 40 says
+    of them.
+    """
     with MetricsLog(tmp_path, 0, every=10) as log:
         for step in (1, 10, 20, 30, 40):
             log.write(step, {'loss': 1 / step})
@@ -108,14 +110,20 @@ def cut(lines):
 
 DAMAGES = {
     # name: (lines -> bytes or lines, steps kept, what is said)
-    'half a last line': (cut, [1, 10, 20, 30], "line 5 is dropped: it is not JSON: .*; there is no line of step 40"),
+    'half a last '
+    'line': (cut, [1, 10, 20, 30], "line 5 is dropped: it is not JSON: .*; there is no line of "
+                                   "step 40"),
     'emptied': (lambda lines: [], [], 'there is no line of steps 1 to 40'),
     'deleted': (lambda lines: None, [], 'there is no line of steps 1 to 40'),
-    'zeroed': (lambda lines: b'\0' * 300, [], r"line 1 is dropped: it is not JSON: .*; there is no line of steps 1 to 40"),
+    'zeroed': (lambda lines: b'\0' * 300, [], r"line 1 is dropped: it is not JSON: .*; there is "
+                                              r"no line of steps 1 to 40"),
     'a number, null, no step': (
         lambda lines: [lines[0], b'7\n', b'null\n', b'{"loss": 1}\n', lines[4]], [1, 40],
-        'lines 2 to 4 are dropped: the first is 7, expected an object of numbers; there is no line of steps 10 to 30'),
-    'lines in the middle are gone': (lambda lines: [*lines[:1], *lines[3:]], [1, 30, 40], 'there is no line of steps 10 to 20'),
+        'lines 2 to 4 are dropped: the first is 7, expected an object of numbers; there is no '
+        'line of steps 10 to 30'),
+    'lines in the middle are '
+    'gone': (lambda lines: [*lines[:1], *lines[3:]], [1, 30, 40], 'there is no line of steps 10 '
+                                                                  'to 20'),
     'a list': (lambda lines: [*lines[:5], b'[]\n', b'[]\n', *lines[5:]], [1, 10, 20, 30, 40],
                r'lines 6 to 7 are dropped: the first is \[\], expected an object of numbers'),
     'a number at the end': (lambda lines: [*lines, b'3\n'], [1, 10, 20, 30, 40],
@@ -148,7 +156,10 @@ def test_damage_before_the_checkpoint_is_said_and_what_is_good_is_kept(forty, ca
     assert resumed(path, again) == [*kept, 50] and capsys.readouterr().out == ''
 
 
-@pytest.mark.parametrize('name, said', [('emptied', True), ('zeroed', True), ('half a last line', True), ('one digit', False)])
+@pytest.mark.parametrize(
+    'name, said',
+    [('emptied', True), ('zeroed', True), ('half a last line', True), ('one digit', False)],
+)
 def test_checkpoints_that_kept_no_digest_show_what_can_be_seen(forty, capsys, name, said):
     path, _ = forty
     found = DAMAGES[name][0](path.read_bytes().splitlines(keepends=True))
@@ -167,7 +178,9 @@ def test_every_damaged_file_is_kept(forty):
 
 
 def scalars(path):
-    """(step, tag, value) of an event file: records of length, its checksum, an Event, its checksum."""
+    """(step, tag, value) of an event file: records of length, its checksum, an Event, its
+    checksum.
+    """
     from tensorboardX.proto.event_pb2 import Event
 
     data, found = path.read_bytes(), []
@@ -185,7 +198,11 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
         for step, values in written:
             log.write(step, values)
     (events,) = (tmp_path / 'tensorboard').iterdir()
-    expected = [(step, name, pytest.approx(value)) for step, values in written for name, value in values.items()]
+    expected = [
+        (step, name, pytest.approx(value))
+        for step, values in written
+        for name, value in values.items()
+    ]
     assert scalars(events) == expected
     assert read_lines(tmp_path / FILE) == [{'step': step, **values} for step, values in written]
 

@@ -20,7 +20,9 @@ from tests.training import tiny
 def trainer_of(workdir='', **fields):
     config = tiny.config(workdir, **{'model__dropout': 0.0, 'model__layers': 1, **fields})
     cfg = configs.model_config(config, configs.make_task(config))
-    return cfg, steps.make_trainer(cfg, config.train, config.seed, make_mesh(data=1, devices=jax.devices()[:1]))
+    return cfg, steps.make_trainer(
+        cfg, config.train, config.seed, make_mesh(data=1, devices=jax.devices()[:1])
+    )
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +40,9 @@ def batch_of(seed=0, rows=8, length=32):
 
 def numpy_losses(cfg, state, batch):
     graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
-    logits = np.asarray(nnx.merge(graphdef, state.params, state.constants)(batch['tokens']), np.float64)
+    logits = np.asarray(
+        nnx.merge(graphdef, state.params, state.constants)(batch['tokens']), np.float64
+    )
     partition = np.log(np.exp(logits).sum(-1))
     chosen = np.take_along_axis(logits, batch['targets'][..., None], -1)[..., 0]
     return partition - chosen, partition, logits
@@ -47,7 +51,11 @@ def numpy_losses(cfg, state, batch):
 def test_what_no_device_holds_is_refused():
     cfg, trainer = trainer_of(train__batch=8, train__accumulate=4)
     batch = 10**7
-    with pytest.raises(ValueError, match='the state of training would take .* of a device, and a step at least .* more; it has'):
+    with pytest.raises(
+        ValueError,
+        match='the state of training would take .* of a device, and a step at least .* more; it '
+        'has',
+    ):
         trainer_of(train__batch=batch)
     trainer_of(train__batch=batch, train__accumulate=batch // 4)
     with pytest.raises(ValueError, match=r'would take 347 GiB of a device'):
@@ -71,18 +79,26 @@ def test_a_batch_is_read_in_segments_with_a_memory():
     batch = batch_of(rows=2) | {'loss_mask': np.ones((2, 32), np.float32)}
     read = {}
     for memory in (0, 8, 32):
-        cfg, trainer = trainer_of(train__segment=8, train__memory=memory, train__batch=2, encoding='transformer_xl()')
+        cfg, trainer = trainer_of(
+            train__segment=8, train__memory=memory, train__batch=2, encoding='transformer_xl()'
+        )
         state = trainer.init({})
         losses = numpy_losses(cfg, state, batch)[0]
         graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
         model = nnx.merge(graphdef, state.params, state.constants)
-        expected = segment_losses(model, batch['tokens'], batch['targets'], segment=8, length=memory)
-        assert float(trainer.evaluate(state, batch)['loss']) == pytest.approx(float(expected.sum()), rel=1e-5)
+        expected = segment_losses(
+            model, batch['tokens'], batch['targets'], segment=8, length=memory
+        )
+        assert float(trainer.evaluate(state, batch)['loss']) == pytest.approx(
+            float(expected.sum()), rel=1e-5
+        )
         read[memory] = float(trainer.step(state, batch)[1]['loss'])
         assert read[memory] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert read[32] == pytest.approx(losses.mean(), rel=1e-5)
     assert min(abs(read[0] - read[8]), abs(read[8] - read[32])) > 1e-4 * read[32]
-    with pytest.raises(ValueError, match='randomized_pe assigns positions to whole texts, train.segment=8'):
+    with pytest.raises(
+        ValueError, match='randomized_pe assigns positions to whole texts, train.segment=8'
+    ):
         trainer_of(train__segment=8, encoding='randomized_pe(max_len=64) | rope()')
 
 
@@ -91,7 +107,9 @@ def test_solved_rows(plain):
     state, batch = trainer.init({}), batch_of()
     _, _, logits = numpy_losses(cfg, state, batch)
     right = logits.argmax(-1).astype(np.int32)
-    targets = np.where(np.arange(8)[:, None] < 3, right, (right + 1) % 257)  # three rows right, five wrong
+    targets = np.where(
+        np.arange(8)[:, None] < 3, right, (right + 1) % 257
+    )  # three rows right, five wrong
     batch['loss_mask'][0] = 0  # and one of the three without a target
     sums = trainer.evaluate(state, {**batch, 'targets': targets})
     assert (float(sums['solved']), float(sums['rows'])) == (2, 7)
@@ -109,8 +127,13 @@ def test_z_loss(plain):
     cfg, trainer = plain
     _, with_z = trainer_of(train__z_loss=0.5)
     batch = batch_of()
-    (_, without), (_, added) = trainer.step(trainer.init({}), batch), with_z.step(with_z.init({}), batch)
-    assert float(without['loss']) == float(added['loss'])  # what is reported is the cross-entropy alone
+    (_, without), (_, added) = (
+        trainer.step(trainer.init({}), batch),
+        with_z.step(with_z.init({}), batch),
+    )
+    assert float(without['loss']) == float(
+        added['loss']
+    )  # what is reported is the cross-entropy alone
     graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
     state = trainer.init({})
 
@@ -182,5 +205,9 @@ def test_it_learns(plain):
 def test_batch_that_the_mesh_does_not_divide(tmp_path):
     config = tiny.config(tmp_path, train__batch=6, train__accumulate=2)
     cfg = configs.model_config(config, configs.make_task(config))
-    with pytest.raises(ValueError, match='batch 6 in 2 accumulated parts .* fsdp = 2: it must be a multiple of 4'):
-        steps.make_trainer(cfg, config.train, 0, make_mesh(data=1, fsdp=2, devices=jax.devices()[:2]))
+    with pytest.raises(
+        ValueError, match='batch 6 in 2 accumulated parts .* fsdp = 2: it must be a multiple of 4'
+    ):
+        steps.make_trainer(
+            cfg, config.train, 0, make_mesh(data=1, fsdp=2, devices=jax.devices()[:2])
+        )

@@ -1,4 +1,6 @@
-"""Sweeps: every run is valid to its longest evaluation, and what is there already has the settings that are asked for."""
+"""Sweeps: every run is valid to its longest evaluation, and what is there already has the settings
+that are asked for.
+"""
 
 import ast
 import pathlib
@@ -20,9 +22,17 @@ RUNS = [(group, name) for group, runs in sweep.GROUPS.items() for name in runs]
 @pytest.mark.parametrize('group, name', RUNS, ids='-'.join)
 def test_every_run_is_valid_and_reaches_its_longest_evaluation(group, name):
     config = quickstart.get_config().unlock()
-    settings = {field: ast.literal_eval(value) for field, value in (setting.split('=', 1) for setting in sweep.SETTINGS)}
+    settings = {
+        field: ast.literal_eval(value)
+        for field, value in (setting.split('=', 1) for setting in sweep.SETTINGS)
+    }
     longest = max(map(int, sweep.LENGTHS[group].split(',')))
-    fields = {**settings, **sweep.GROUPS[group][name], 'train.length': sweep.TRAINED[group], 'eval.lengths': (longest,)}
+    fields = {
+        **settings,
+        **sweep.GROUPS[group][name],
+        'train.length': sweep.TRAINED[group],
+        'eval.lengths': (longest,),
+    }
     config.update_from_flattened_dict(fields)
     made = validate(config)
     assert made.task == fields['task'] and longest >= 3 * made.train.length
@@ -61,22 +71,30 @@ def refused(capsys, call):
 
 def test_a_run_of_the_same_settings_is_used_again(tmp_path, trained):
     there(tmp_path / 'a_0')
-    free = asked(tmp_path / 'a_0', 'train.log_every=3', 'eval.samples=7')  # what does not change the weights
+    free = asked(
+        tmp_path / 'a_0', 'train.log_every=3', 'eval.samples=7'
+    )  # what does not change the weights
     assert shared.train_runs({'a': free}) == {'a': str(tmp_path / 'a_0')} and not trained
 
 
-def test_runs_of_other_settings_are_refused_with_every_difference_before_anything_is_trained(tmp_path, trained, capsys):
+def test_runs_of_other_settings_are_refused_with_every_difference_before_anything_is_trained(
+    tmp_path, trained, capsys
+):
     there(tmp_path / 'a_0', train__steps=12, step=12, encoding='nope()')
     there(tmp_path / 'b_0', step=8)  # not complete
     there(tmp_path / 'c_0')
-    runs = {name: asked(tmp_path / f'{name}_0', 'model.width=16', 'seed=3', seed=0) for name in ('new', 'a', 'b', 'c')}
+    runs = {
+        name: asked(tmp_path / f'{name}_0', 'model.width=16', 'seed=3', seed=0)
+        for name in ('new', 'a', 'b', 'c')
+    }
     runs['c'] = asked(tmp_path / 'c_0')
     found = refused(capsys, lambda: shared.train_runs(runs))
     assert not trained
     lines = [line.replace(str(tmp_path), 'DIR') for line in found.splitlines()]
     assert lines[0].endswith('DIR/a_0 was trained with other settings (there -> here):')
     assert lines[1:] == [
-        "  encoding: 'nope()' -> 'learned_absolute(max_len=32) | alibi()'", '  seed: 0 -> 3', '  train.steps: 12 -> 24',
+        "  encoding: 'nope()' -> 'learned_absolute(max_len=32) | "
+        "alibi()'", '  seed: 0 -> 3', '  train.steps: 12 -> 24',
         'DIR/b_0 was trained with other settings (there -> here):', '  seed: 0 -> 3',
         'give another --workdir, or move what is there away',
     ]  # fmt: skip
@@ -93,15 +111,25 @@ def test_runs_of_other_settings_are_refused_with_every_difference_before_anythin
 )
 def test_wrong_fields_are_one_line(tmp_path, trained, capsys, more, message):
     there(tmp_path / 'a_0')
-    found = refused(capsys, lambda: shared.train_runs({'new': asked(tmp_path / 'new_0'), 'a': asked(tmp_path / 'a_0', more)}))
+    found = refused(
+        capsys,
+        lambda: shared.train_runs(
+            {'new': asked(tmp_path / 'new_0'), 'a': asked(tmp_path / 'a_0', more)}
+        ),
+    )
     assert message in found and found.count('\n') == 1 and not trained
 
 
 def test_damaged_runs_and_files_that_are_no_config_are_one_line(tmp_path, trained, capsys):
     there(tmp_path / 'a_0')
     (tmp_path / 'a_0' / FILE).unlink()
-    assert 'does not exist' in refused(capsys, lambda: shared.train_runs({'a': asked(tmp_path / 'a_0')}))
-    for name, wrong in (('README.md', 'is not a Python file'), ('tests/training/tiny.py', 'has no function get_config()')):
+    assert 'does not exist' in refused(
+        capsys, lambda: shared.train_runs({'a': asked(tmp_path / 'a_0')})
+    )
+    for name, wrong in (
+        ('README.md', 'is not a Python file'),
+        ('tests/training/tiny.py', 'has no function get_config()'),
+    ):
         run = shared.Run(tmp_path / 'b_0', str(tiny.ROOT / name), {})
         assert f"{name}' {wrong}" in refused(capsys, lambda: shared.train_runs({'b': run}))
     assert not trained
@@ -110,26 +138,62 @@ def test_damaged_runs_and_files_that_are_no_config_are_one_line(tmp_path, traine
 def test_the_config_of_a_run_is_that_which_training_gets(tmp_path):
     """Fields as the sweep has them and as texts, tuples among them."""
     pattern = ('nope()', 'rope() | alibi()')
-    made = asked(tmp_path / 'a_0', 'train.lr=1e-4', f'pattern={pattern!r}', 'model.parallel=True', eval__lengths=(8, 16)).asked()
-    assert (made.train.lr, made.pattern, made.model.parallel, made.eval.lengths) == (1e-4, pattern, True, (8, 16))
-    assert (made.workdir, made.name, made.eval.at_end, made.train.steps) == (str(tmp_path), 'a_0', False, 24)
+    made = asked(
+        tmp_path / 'a_0',
+        'train.lr=1e-4',
+        f'pattern={pattern!r}',
+        'model.parallel=True',
+        eval__lengths=(8, 16),
+    ).asked()
+    assert (made.train.lr, made.pattern, made.model.parallel, made.eval.lengths) == (
+        1e-4,
+        pattern,
+        True,
+        (8, 16),
+    )
+    assert (made.workdir, made.name, made.eval.at_end, made.train.steps) == (
+        str(tmp_path),
+        'a_0',
+        False,
+        24,
+    )
     assert default.get_config().train.lr != 1e-4
 
 
 def test_a_sweep_refuses_as_a_command(tmp_path):
     """The whole command: one list, status 2, the run as it was."""
     made = quickstart.get_config().unlock()
-    made.update_from_flattened_dict({f: ast.literal_eval(v) for f, v in (s.split('=') for s in flip_flop.SETTINGS[1:])})
-    made.update(encoding='tra()', task='flip_flop(ignore=0.8)', workdir=str(tmp_path), name='tra_0', seed=0)
+    made.update_from_flattened_dict(
+        {f: ast.literal_eval(v) for f, v in (s.split('=') for s in flip_flop.SETTINGS[1:])}
+    )
+    made.update(
+        encoding='tra()', task='flip_flop(ignore=0.8)', workdir=str(tmp_path), name='tra_0', seed=0
+    )
     (tmp_path / 'tra_0' / 'checkpoints' / '1000').mkdir(parents=True)
     save(made, tmp_path / 'tra_0' / FILE)
     before = (tmp_path / 'tra_0' / FILE).read_text()
-    command = [sys.executable, '-m', 'configs.sweeps.flip_flop', f'--workdir={tmp_path}', '--seeds', '1', '0', '--set']
-    done = subprocess.run([*command, 'train.steps=500'], cwd=tiny.ROOT, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        '-m',
+        'configs.sweeps.flip_flop',
+        f'--workdir={tmp_path}',
+        '--seeds',
+        '1',
+        '0',
+        '--set',
+    ]
+    done = subprocess.run(
+        [*command, 'train.steps=500'], cwd=tiny.ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stdout == ''
-    assert done.stderr.splitlines()[0] == f'flip_flop: {tmp_path}/tra_0 was trained with other settings (there -> here):'
+    assert (
+        done.stderr.splitlines()[0]
+        == f'flip_flop: {tmp_path}/tra_0 was trained with other settings (there -> here):'
+    )
     assert done.stderr.splitlines()[1:-1] == ['  train.steps: 1000 -> 500']
-    assert [path.name for path in tmp_path.iterdir()] == ['tra_0'] and (tmp_path / 'tra_0' / FILE).read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ['tra_0'] and (
+        tmp_path / 'tra_0' / FILE
+    ).read_text() == before
 
 
 def test_every_sweep_trains_through_the_one_place():
@@ -141,11 +205,23 @@ def test_what_a_sweep_keeps_is_bound_to_its_settings(tmp_path, capsys):
     path, made = tmp_path / 'gates.json', []
     gates = lambda: made.append(1) or [[0.5, 1.0]]
     settings = {'steps': 60, 'extend': 'yarn(factor=4.0)', 'sizes': (64, 256)}
-    assert shared.kept(path, settings, gates) == shared.kept(path, settings, gates) == [[0.5, 1.0]] and len(made) == 1
-    found = refused(capsys, lambda: shared.kept(path, {**settings, 'steps': 30, 'file': 'x'}, gates))
-    assert found.splitlines()[0].endswith('gates.json was made with other settings (there -> here):')
-    assert found.splitlines()[1:] == ["  file: None -> 'x'", '  steps: 60 -> 30', 'move it away'] and len(made) == 1
+    assert (
+        shared.kept(path, settings, gates) == shared.kept(path, settings, gates) == [[0.5, 1.0]]
+        and len(made) == 1
+    )
+    found = refused(
+        capsys, lambda: shared.kept(path, {**settings, 'steps': 30, 'file': 'x'}, gates)
+    )
+    assert found.splitlines()[0].endswith(
+        'gates.json was made with other settings (there -> here):'
+    )
+    assert (
+        found.splitlines()[1:] == ["  file: None -> 'x'", '  steps: 60 -> 30', 'move it away']
+        and len(made) == 1
+    )
     for text in ('[[0.5]]', '{"value": 1}', '{"settings": 3, "value": 1}', '{'):
         path.write_text(text)
-        assert 'does not say with which settings it was made' in refused(capsys, lambda: shared.kept(path, settings, gates))
+        assert 'does not say with which settings it was made' in refused(
+            capsys, lambda: shared.kept(path, settings, gates)
+        )
         assert path.read_text() == text

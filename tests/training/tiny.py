@@ -33,18 +33,31 @@ def config(workdir, **fields):
     made = default.get_config()
     made.update_from_flattened_dict(FIELDS)
     made.workdir = str(workdir)
-    made.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
+    made.update_from_flattened_dict(
+        {name.replace('__', '.'): value for name, value in fields.items()}
+    )
     return made
 
 
-def start(workdir, *flags: str, devices: int = 1, cache: pathlib.Path | None = None, **fields) -> subprocess.Popen:
-    """`python train.py` on the tiny config, with its output in a pipe; `cache` keeps compiled functions."""
-    fields = {**FIELDS, 'workdir': str(workdir), **{name.replace('__', '.'): value for name, value in fields.items()}}
+def start(
+    workdir, *flags: str, devices: int = 1, cache: pathlib.Path | None = None, **fields
+) -> subprocess.Popen:
+    """`python train.py` on the tiny config, with its output in a pipe; `cache` keeps compiled
+    functions.
+    """
+    fields = {
+        **FIELDS,
+        'workdir': str(workdir),
+        **{name.replace('__', '.'): value for name, value in fields.items()},
+    }
     flags_of_tests = [f for f in os.environ.get('XLA_FLAGS', '').split() if 'device_count' not in f]
     xla = ' '.join([*flags_of_tests, f'--xla_force_host_platform_device_count={devices}'])
     environment = {**os.environ, 'XLA_FLAGS': xla, 'JAX_PLATFORMS': 'cpu'}
     if cache is not None:
-        environment |= {'JAX_COMPILATION_CACHE_DIR': str(cache), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+        environment |= {
+            'JAX_COMPILATION_CACHE_DIR': str(cache),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        }
     settings = [f'--config.{name}={value}' for name, value in fields.items()]
     return subprocess.Popen(
         [sys.executable, 'train.py', '--config=configs/default.py', *settings, *flags],

@@ -1,4 +1,6 @@
-"""The catalogue: every registered method as a row, as Markdown, and as BibTeX. All of it is read from the Cards."""
+"""The catalogue: every registered method as a row, as Markdown, and as BibTeX. All of it is read
+from the Cards.
+"""
 
 import dataclasses
 import re
@@ -30,18 +32,22 @@ class Catalog(tuple[Card, ...]):
     def __str__(self):
         rows = [COLUMNS, *(_row(card) for card in self)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-        lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        lines = [
+            '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows
+        ]
         return '\n'.join([lines[0], '-' * max(map(len, lines)), *lines[1:]])
 
     __repr__ = __str__
 
 
 def catalog(kind: Kind | None = None) -> Catalog:
-    """Every registered method that has a Card, in pipeline order of its door; printing the result shows a table.
+    """Every registered method that has a Card, in pipeline order of its door; printing the result
+    shows a table.
 
     Args:
-      kind: only one of 'encoding', 'frequencies', 'extension', 'mixer', 'cache', 'conversion', 'analysis'; None
-        for all, in this order.
+      kind: only one of 'encoding', 'frequencies', 'extension', 'mixer', 'cache', 'conversion',
+        'analysis'; None for all, in this order.
 
     Raises:
       SpecError: another kind.
@@ -60,22 +66,38 @@ def _cards(kind: Kind) -> list[Card]:
         first = re.split(r'\W+', card.door)[0]
         return _PIPELINE.index(first) if first in _PIPELINE else len(_PIPELINE)
 
-    return sorted((entry.card for entry in entries(kind) if entry.card is not None), key=lambda card: (place(card), card.key))
+    return sorted(
+        (entry.card for entry in entries(kind) if entry.card is not None),
+        key=lambda card: (place(card), card.key),
+    )
 
 
 def _row(card: Card) -> tuple[str, ...]:
-    return (card.key, card.name, card.door, card.equation, promise_text(card), card.example, reference_text(card))
+    return (
+        card.key,
+        card.name,
+        card.door,
+        card.equation,
+        promise_text(card),
+        card.example,
+        reference_text(card),
+    )
 
 
 def promise_text(card: Card) -> str:
-    """The promises that are made, as words; how keys are cached is named unless they are cached as encoded.
+    """The promises that are made, as words; how keys are cached is named unless they are cached as
+    encoded.
 
     Example:
       >>> import posenc_jax as pj
       >>> promise_text(pj.make('nope()').card)
       'relative, sweep free, blockwise, fused'
     """
-    made = [field.name for field in dataclasses.fields(card.promises) if getattr(card.promises, field.name) is True]
+    made = [
+        field.name
+        for field in dataclasses.fields(card.promises)
+        if getattr(card.promises, field.name) is True
+    ]
     made += [f'cached {card.promises.cached}'] if card.promises.cached != 'encoded' else []
     return ', '.join(name.replace('_', ' ') for name in made)
 
@@ -90,11 +112,14 @@ def picture_name(kind: Kind, key: str) -> str:
     return f'{kind}_{key}.png'
 
 
-def catalog_markdown(kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS, pictures: str = '') -> str:
+def catalog_markdown(
+    kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS, pictures: str = ''
+) -> str:
     """The catalogue as Markdown tables, one for each kind, with the columns that are asked for.
 
     Args:
-      pictures: the folder of the pictures as seen from the text, for a further column in the tables of kinds in `PICTURED`.
+      pictures: the folder of the pictures as seen from the text, for a further column in the tables
+        of kinds in `PICTURED`.
 
     Raises:
       SpecError: a column that does not exist.
@@ -129,7 +154,8 @@ def _markdown_row(card: Card) -> tuple[str, ...]:
 
 
 def cite(spec: str) -> str:
-    """BibTeX of every paper behind a spec string: encodings, masks, frequency rules, extensions; each paper once.
+    """BibTeX of every paper behind a spec string: encodings, masks, frequency rules, extensions;
+    each paper once.
 
     Raises:
       SpecError: the string is wrong.
@@ -160,6 +186,19 @@ def bibtex(card: Card) -> str:
     surname = unicodedata.normalize('NFKD', card.authors.split(',')[0])
     label = re.sub('[^a-z]', '', surname.lower()) + f'{card.year}{card.key}'
     escape = lambda text: re.sub(r'([&%$#_])', r'\\\1', text)
-    where = {'eprint': card.arxiv, 'archivePrefix': 'arXiv'} if card.arxiv else {'howpublished': escape(card.source)}
-    fields = {'title': '{' + escape(card.title) + '}', 'author': escape(card.authors), 'year': str(card.year), **where}
-    return f'@misc{{{label},\n' + ''.join(f'  {name} = {{{text}}},\n' for name, text in fields.items()) + '}'
+    where = (
+        {'eprint': card.arxiv, 'archivePrefix': 'arXiv'}
+        if card.arxiv
+        else {'howpublished': escape(card.source)}
+    )
+    fields = {
+        'title': '{' + escape(card.title) + '}',
+        'author': escape(card.authors),
+        'year': str(card.year),
+        **where,
+    }
+    return (
+        f'@misc{{{label},\n'
+        + ''.join(f'  {name} = {{{text}}},\n' for name, text in fields.items())
+        + '}'
+    )

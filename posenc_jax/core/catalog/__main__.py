@@ -2,7 +2,8 @@
 
     python -m posenc_jax.core.catalog [--check] [--redraw]
 
-Only pictures that are missing are drawn, unless all are asked for: they differ between versions of the plotting library.
+Only pictures that are missing are drawn, unless all are asked for: they differ between versions of
+the plotting library.
 """
 
 import difflib
@@ -20,11 +21,13 @@ README_COLUMNS = ('key', 'name', 'door', 'example', 'reference')
 PICTURES = 'catalog'
 HEADER = """# Catalogue
 
-Written by `python -m posenc_jax.core.catalog` from the Cards; do not edit. What each promise means, and which test
-checks it, stands in `Promises` (`posenc_jax/core/registry.py`) and `tests/contract_test.py`. The pictures show the
-example with its parameters as initialised: the logits of equal tokens against their distance, up to four times the trained
-length (dashed), a line for each head (dark: the first); extensions act on `rope()` or, where they need something else, on
-`alibi()`, `nope()` or `learned_absolute()`. `python -m posenc_jax.gallery SPEC...` draws any encoding larger.
+Written by `python -m posenc_jax.core.catalog` from the Cards; do not edit. What each promise means,
+and which test checks it, stands in `Promises` (`posenc_jax/core/registry.py`) and
+`tests/contract_test.py`. The pictures show the example with its parameters as initialised: the
+logits of equal tokens against their distance, up to four times the trained length (dashed), a line
+for each head (dark: the first); extensions act on `rope()` or, where they need something else, on
+`alibi()`, `nope()` or `learned_absolute()`. `python -m posenc_jax.gallery SPEC...` draws any
+encoding larger.
 
 """
 
@@ -38,7 +41,9 @@ def rendered(root: Path) -> dict[Path, str]:
     readme = root / 'README.md'
     text = readme.read_text(encoding='utf-8')
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f'{readme} needs the markers {BEGIN} and {END}, once each and in this order')
+        raise ValueError(
+            f'{readme} needs the markers {BEGIN} and {END}, once each and in this order'
+        )
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     return {
         readme: f'{before}\n{catalog_markdown(columns=README_COLUMNS)}{after}',
@@ -51,7 +56,11 @@ def draw(kind: Kind, card: Card, path: Path) -> None:
     from posenc_jax.extension import extend
     from posenc_jax.gallery import Probe, thumbnail
 
-    bases = ('rope()', 'alibi()', 'nope()', 'learned_absolute(max_len=64)') if kind == 'extension' else (None,)
+    bases = (
+        ('rope()', 'alibi()', 'nope()', 'learned_absolute(max_len=64)')
+        if kind == 'extension'
+        else (None,)
+    )
     for base, width in [(base, width) for base in bases for width in (64, 8)]:
         probe = Probe(head_dim=width)
         try:
@@ -68,9 +77,13 @@ def draw(kind: Kind, card: Card, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents[3]) -> int:
-    """Writes the files; with --check writes nothing, prints how they differ and returns 1 where they do."""
+    """Writes the files; with --check writes nothing, prints how they differ and returns 1 where
+    they do.
+    """
     parser = Parser(prog='python -m posenc_jax.core.catalog', description=__doc__.splitlines()[0])
-    parser.add_argument('--check', action='store_true', help='report what is out of date instead of writing')
+    parser.add_argument(
+        '--check', action='store_true', help='report what is out of date instead of writing'
+    )
     parser.add_argument('--redraw', action='store_true', help='draw every picture anew')
     known = parser.parse_args(arguments)
     check, stale = known.check, 0
@@ -90,7 +103,9 @@ def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents
             continue
         stale = 1
         if check:
-            lines = difflib.unified_diff(found.splitlines(), wanted.splitlines(), str(path), 'generated', lineterm='', n=0)
+            lines = difflib.unified_diff(
+                found.splitlines(), wanted.splitlines(), str(path), 'generated', lineterm='', n=0
+            )
             print('\n'.join(lines))
         else:
             disk.write(path, wanted)

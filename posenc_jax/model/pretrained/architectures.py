@@ -1,4 +1,6 @@
-"""Which tensor of a public checkpoint is which variable of a `Transformer`, architecture by architecture."""
+"""Which tensor of a public checkpoint is which variable of a `Transformer`, architecture by
+architecture.
+"""
 
 import dataclasses
 import math
@@ -18,12 +20,14 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One variable: the tensor it comes from ('{}' stands for the number of the layer) and what is done to it.
+    """One variable: the tensor it comes from ('{}' stands for the number of the layer) and what is
+    done to it.
 
     Attributes:
       name: of the tensor.
       shape: the tensor's shape in the checkpoint.
-      change: stored layout -> ours. It only picks and reorders numbers, so that it can be undone by applying it to indices.
+      change: stored layout -> ours. It only picks and reorders numbers, so that it can be undone by
+        applying it to indices.
     """
 
     name: str
@@ -37,7 +41,8 @@ class Architecture:
 
     Attributes:
       cfg: what the `Transformer` is built from.
-      leaves: variable within the model, without the place in the period ('embedding', 'attention.w_q') -> its tensor.
+      leaves: variable within the model, without the place in the period ('embedding',
+        'attention.w_q') -> its tensor.
       ignored: names (with '{}' for the layer) of tensors that follow from the config.
     """
 
@@ -62,13 +67,19 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
       where: what messages call it.
 
     Raises:
-      PretrainedError: an unknown architecture, a missing size, or a choice that the model does not have.
+      PretrainedError: an unknown architecture, a missing size, or a choice that the model does not
+        have.
     """
     kind = config.get('model_type')
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise PretrainedError(f'{where}: unknown architecture {shown(kind)}; {nearest(str(kind)[:100], ARCHITECTURES)}')
+        raise PretrainedError(
+            f'{where}: unknown architecture {shown(kind)}; '
+            f'{nearest(str(kind)[:100], ARCHITECTURES)}'
+        )
     if config.get('quantization_config'):
-        raise PretrainedError(f'{where}: quantization_config is not supported, expected weights in floating point')
+        raise PretrainedError(
+            f'{where}: quantization_config is not supported, expected weights in floating point'
+        )
     config = checked(config, where)
     try:
         return ARCHITECTURES[kind](config, where)
@@ -77,11 +88,18 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
     except PretrainedError:
         raise
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise PretrainedError(f'{where}: the config of this {kind} model has a value that does not fit: {error}') from error
+        raise PretrainedError(
+            f'{where}: the config of this {kind} model has a value that does not fit: {error}'
+        ) from error
 
 
 # Of the released names, which are those of `transformers`, ours.
-_ACTIVATIONS = {'gelu': 'gelu_erf', 'gelu_new': 'gelu', 'gelu_fast': 'gelu', 'gelu_pytorch_tanh': 'gelu'}
+_ACTIVATIONS = {
+    'gelu': 'gelu_erf',
+    'gelu_new': 'gelu',
+    'gelu_fast': 'gelu',
+    'gelu_pytorch_tanh': 'gelu',
+}
 
 
 def _activation(config, name: str, default: str, where) -> str:
@@ -96,12 +114,18 @@ def _refuse(config, where, **expected):
     for name, wanted in expected.items():
         found = config.get(name)
         if found is not None and found != wanted:
-            raise PretrainedError(f'{where}: {name}={shown(found)} is not supported, expected {wanted!r}')
+            raise PretrainedError(
+                f'{where}: {name}={shown(found)} is not supported, expected {wanted!r}'
+            )
 
 
 def _heads(config):
     heads = config['num_attention_heads']
-    return heads, config.get('num_key_value_heads') or heads, config.get('head_dim') or config['hidden_size'] // heads
+    return (
+        heads,
+        config.get('num_key_value_heads') or heads,
+        config.get('head_dim') or config['hidden_size'] // heads,
+    )
 
 
 def _rope(config, head_dim: int, where) -> str:
@@ -110,7 +134,10 @@ def _rope(config, head_dim: int, where) -> str:
     planes = int(head_dim * found.get('partial_rotary_factor', 1.0)) // 2
     for name in ('long_factor', 'short_factor'):
         if isinstance(factors := found.get(name), list) and len(factors) != planes:
-            raise PretrainedError(f'{where}: {name} has {len(factors)} entries, expected {planes}, half of what turns of a head of {head_dim}')
+            raise PretrainedError(
+                f'{where}: {name} has {len(factors)} entries, expected {planes}, half of what '
+                f'turns of a head of {head_dim}'
+            )
     return spec
 
 
@@ -119,10 +146,18 @@ def _windows(config, spec: str, layers: int, where) -> tuple[str, ...]:
     size, kind = config.get('sliding_window'), config['model_type']
     kinds = config.get('layer_types')
     if unknown := sorted(set(kinds or ()) - {'full_attention', 'sliding_attention'}):
-        raise PretrainedError(f'{where}: layer_types has {shown(unknown[0])}, expected full_attention or sliding_attention')
+        raise PretrainedError(
+            f'{where}: layer_types has {shown(unknown[0])}, expected full_attention or '
+            'sliding_attention'
+        )
     if kinds is not None and len(kinds) != layers:
-        raise PretrainedError(f'{where}: layer_types has {len(kinds)} entries, expected one for each of {layers} layers')
-    used = config.get('use_sliding_window', kind != 'qwen2') and kind != 'llama'  # Llama's window is not one of the family
+        raise PretrainedError(
+            f'{where}: layer_types has {len(kinds)} entries, expected one for each of {layers} '
+            'layers'
+        )
+    used = (
+        config.get('use_sliding_window', kind != 'qwen2') and kind != 'llama'
+    )  # Llama's window is not one of the family
     if size is None or not used:
         return (spec,)
     windowed = f'{spec} | window(size={size})'
@@ -150,24 +185,43 @@ def _per_head(heads, head_dim) -> Change:
 
 
 def _with_head(
-    config, cfg: TransformerConfig, leaves: dict[str, Leaf], *ignored: str, name: str = 'lm_head.weight', tied: bool = True
+    config,
+    cfg: TransformerConfig,
+    leaves: dict[str, Leaf],
+    *ignored: str,
+    name: str = 'lm_head.weight',
+    tied: bool = True,
 ) -> Architecture:
-    """The table of the embedding is the output, or a tensor is; `tied` is the rule where the config does not say."""
+    """The table of the embedding is the output, or a tensor is; `tied` is the rule where the config
+    does not say.
+    """
     said = config.get('tie_word_embeddings')
     cfg = dataclasses.replace(cfg, tie=tied if said is None else bool(said))
     if cfg.tie:
         return Architecture(cfg, leaves, (*ignored, name))
-    return Architecture(cfg, {**leaves, 'output': Leaf(name, (cfg.vocab_size, cfg.width), turned)}, ignored)
+    return Architecture(
+        cfg, {**leaves, 'output': Leaf(name, (cfg.vocab_size, cfg.width), turned)}, ignored
+    )
 
 
 def _llama(config, where) -> Architecture:
-    """Llama, Mistral, Qwen2, Phi-3: RMSNorm, SwiGLU, rotary, grouped queries; Phi-3 stores joined projections."""
+    """Llama, Mistral, Qwen2, Phi-3: RMSNorm, SwiGLU, rotary, grouped queries; Phi-3 stores joined
+    projections.
+    """
     kind = config['model_type']
-    _refuse(config, where, hidden_act='silu', mlp_bias=False, attn_logit_softcapping=None, logits_scaling=1.0)
+    _refuse(
+        config,
+        where,
+        hidden_act='silu',
+        mlp_bias=False,
+        attn_logit_softcapping=None,
+        logits_scaling=1.0,
+    )
     if kind != 'qwen2':
         _refuse(config, where, attention_bias=False)
     width, layers, hidden, vocabulary = (
-        config[name] for name in ('hidden_size', 'num_hidden_layers', 'intermediate_size', 'vocab_size')
+        config[name]
+        for name in ('hidden_size', 'num_hidden_layers', 'intermediate_size', 'vocab_size')
     )
     heads, kv_heads, head_dim = _heads(config)
     pattern = _windows(config, _rope(config, head_dim, where), layers, where)
@@ -196,7 +250,9 @@ def _llama(config, where) -> Architecture:
         'attention_norm.scale': Leaf(f'{layer}input_layernorm.weight', (width,), same),
         'mlp_norm.scale': Leaf(f'{layer}post_attention_layernorm.weight', (width,), same),
         'attention.w_out': Leaf(
-            f'{layer}self_attn.o_proj.weight', (width, heads * head_dim), _out_of(width, heads, head_dim)
+            f'{layer}self_attn.o_proj.weight',
+            (width, heads * head_dim),
+            _out_of(width, heads, head_dim),
         ),
         'mlp.w_out': Leaf(f'{layer}mlp.down_proj.weight', (width, hidden), turned),
     }
@@ -205,29 +261,39 @@ def _llama(config, where) -> Architecture:
         edges = np.cumsum([0, *rows])
         for (name, n), low, high in zip(sizes.items(), edges, edges[1:]):
             cut = lambda w, n=n, low=low, high=high: _into(width, n, head_dim)(w[low:high])
-            leaves[f'attention.w_{name}'] = Leaf(f'{layer}self_attn.qkv_proj.weight', (int(edges[-1]), width), cut)
+            leaves[f'attention.w_{name}'] = Leaf(
+                f'{layer}self_attn.qkv_proj.weight', (int(edges[-1]), width), cut
+            )
         both = (f'{layer}mlp.gate_up_proj.weight', (2 * hidden, width))
         leaves['mlp.w_gate'] = Leaf(*both, lambda w: w[:hidden].T)
         leaves['mlp.w_in'] = Leaf(*both, lambda w: w[hidden:].T)
     else:
         for name, n in sizes.items():
             projection = f'{layer}self_attn.{name}_proj'
-            leaves[f'attention.w_{name}'] = Leaf(f'{projection}.weight', (n * head_dim, width), _into(width, n, head_dim))
+            leaves[f'attention.w_{name}'] = Leaf(
+                f'{projection}.weight', (n * head_dim, width), _into(width, n, head_dim)
+            )
             if kind == 'qwen2':
-                leaves[f'attention.b_{name}'] = Leaf(f'{projection}.bias', (n * head_dim,), _per_head(n, head_dim))
+                leaves[f'attention.b_{name}'] = Leaf(
+                    f'{projection}.bias', (n * head_dim,), _per_head(n, head_dim)
+                )
         leaves['mlp.w_gate'] = Leaf(f'{layer}mlp.gate_proj.weight', (hidden, width), turned)
         leaves['mlp.w_in'] = Leaf(f'{layer}mlp.up_proj.weight', (hidden, width), turned)
     return _with_head(config, cfg, leaves, f'{layer}self_attn.rotary_emb.inv_freq', tied=False)
 
 
 def _joined_heads(heads, head_dim, part) -> tuple[Change, Change]:
-    """Query, key or value (`part` 0, 1, 2) of rows grouped as [heads, 3, head_dim]: of the matrix, of the bias."""
+    """Query, key or value (`part` 0, 1, 2) of rows grouped as [heads, 3, head_dim]: of the matrix,
+    of the bias.
+    """
     rows = lambda w: w.reshape(heads, 3, head_dim, *w.shape[1:])[:, part]
     return lambda w: np.moveaxis(rows(w), -1, 0), rows
 
 
 def _biased(*, prefix, names, width, hidden, heads, joined) -> dict[str, Leaf]:
-    """The layers of GPT-NeoX and BLOOM: LayerNorm, biases everywhere, joined query, key and value."""
+    """The layers of GPT-NeoX and BLOOM: LayerNorm, biases everywhere, joined query, key and
+    value.
+    """
     head_dim = width // heads
     leaves = {}
     for name in ('attention_norm', 'mlp_norm'):
@@ -235,10 +301,14 @@ def _biased(*, prefix, names, width, hidden, heads, joined) -> dict[str, Leaf]:
         leaves[f'{name}.bias'] = Leaf(f'{prefix}{names[name]}.bias', (width,), same)
     for part, name in enumerate('qkv'):
         weight, bias = joined(part)
-        leaves[f'attention.w_{name}'] = Leaf(f'{prefix}{names["qkv"]}.weight', (3 * width, width), weight)
+        leaves[f'attention.w_{name}'] = Leaf(
+            f'{prefix}{names["qkv"]}.weight', (3 * width, width), weight
+        )
         leaves[f'attention.b_{name}'] = Leaf(f'{prefix}{names["qkv"]}.bias', (3 * width,), bias)
     out, in_, down = (f'{prefix}{names[name]}' for name in ('out', 'in', 'down'))
-    leaves['attention.w_out'] = Leaf(f'{out}.weight', (width, width), _out_of(width, heads, head_dim))
+    leaves['attention.w_out'] = Leaf(
+        f'{out}.weight', (width, width), _out_of(width, heads, head_dim)
+    )
     leaves['attention.b_out'] = Leaf(f'{out}.bias', (width,), same)
     leaves['mlp.w_in'] = Leaf(f'{in_}.weight', (hidden, width), turned)
     leaves['mlp.b_in'] = Leaf(f'{in_}.bias', (hidden,), same)
@@ -252,9 +322,18 @@ def _gpt_neox(config, where) -> Architecture:
     _refuse(config, where, attention_bias=True)
     width, layers, heads, hidden, vocabulary = (
         config[name]
-        for name in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'vocab_size')
+        for name in (
+            'hidden_size',
+            'num_hidden_layers',
+            'num_attention_heads',
+            'intermediate_size',
+            'vocab_size',
+        )
     )
-    rotary = {'rotary_pct': 0.25, **config}  # the default of the architecture, where a config leaves it out
+    rotary = {
+        'rotary_pct': 0.25,
+        **config,
+    }  # the default of the architecture, where a config leaves it out
     cfg = TransformerConfig(
         vocab_size=vocabulary,
         train_len=trained_length(config, where),
@@ -284,9 +363,13 @@ def _gpt_neox(config, where) -> Architecture:
         'embedding': Leaf('gpt_neox.embed_in.weight', (vocabulary, width), same),
         'norm.scale': Leaf('gpt_neox.final_layer_norm.weight', (width,), same),
         'norm.bias': Leaf('gpt_neox.final_layer_norm.bias', (width,), same),
-        **_biased(prefix=prefix, names=names, width=width, hidden=hidden, heads=heads, joined=joined),
+        **_biased(
+            prefix=prefix, names=names, width=width, hidden=hidden, heads=heads, joined=joined
+        ),
     }
-    buffers = (f'{prefix}attention.{name}' for name in ('rotary_emb.inv_freq', 'bias', 'masked_bias'))
+    buffers = (
+        f'{prefix}attention.{name}' for name in ('rotary_emb.inv_freq', 'bias', 'masked_bias')
+    )
     return _with_head(config, cfg, leaves, *buffers, name='embed_out.weight', tied=False)
 
 
@@ -294,7 +377,10 @@ def _bloom(config, where) -> Architecture:
     """BLOOM: ALiBi, a norm after the embedding."""
     _refuse(config, where, apply_residual_connection_post_layernorm=False)
     width = config.get('hidden_size') or config['n_embed']
-    layers, heads = config.get('n_layer') or config['num_hidden_layers'], config.get('n_head') or config['num_attention_heads']
+    layers, heads = (
+        config.get('n_layer') or config['num_hidden_layers'],
+        config.get('n_head') or config['num_attention_heads'],
+    )
     vocabulary, hidden = config['vocab_size'], 4 * width
     cfg = TransformerConfig(
         vocab_size=vocabulary,
@@ -327,7 +413,9 @@ def _bloom(config, where) -> Architecture:
         'embedding_norm.bias': Leaf(f'{top}word_embeddings_layernorm.bias', (width,), same),
         'norm.scale': Leaf(f'{top}ln_f.weight', (width,), same),
         'norm.bias': Leaf(f'{top}ln_f.bias', (width,), same),
-        **_biased(prefix=prefix, names=names, width=width, hidden=hidden, heads=heads, joined=joined),
+        **_biased(
+            prefix=prefix, names=names, width=width, hidden=hidden, heads=heads, joined=joined
+        ),
     }
     return _with_head(config, cfg, leaves)
 
@@ -341,8 +429,13 @@ def _gpt2(config, where) -> Architecture:
         scale_attn_by_inverse_layer_idx=False,
         add_cross_attention=False,
     )
-    width, layers, heads, vocabulary = (config[name] for name in ('n_embd', 'n_layer', 'n_head', 'vocab_size'))
-    hidden, positions = config.get('n_inner') or 4 * width, config.get('n_positions') or config['n_ctx']
+    width, layers, heads, vocabulary = (
+        config[name] for name in ('n_embd', 'n_layer', 'n_head', 'vocab_size')
+    )
+    hidden, positions = (
+        config.get('n_inner') or 4 * width,
+        config.get('n_positions') or config['n_ctx'],
+    )
     head_dim = width // heads
     cfg = TransformerConfig(
         vocab_size=vocabulary,
@@ -371,9 +464,13 @@ def _gpt2(config, where) -> Architecture:
     for part, name in enumerate('qkv'):
         cut = slice(part * width, (part + 1) * width)
         weight = lambda w, cut=cut: w[:, cut].reshape(width, heads, head_dim)
-        leaves[f'attention.w_{name}'] = Leaf(f'{prefix}attn.c_attn.weight', (width, 3 * width), weight)
+        leaves[f'attention.w_{name}'] = Leaf(
+            f'{prefix}attn.c_attn.weight', (width, 3 * width), weight
+        )
         leaves[f'attention.b_{name}'] = Leaf(
-            f'{prefix}attn.c_attn.bias', (3 * width,), lambda b, cut=cut: b[cut].reshape(heads, head_dim)
+            f'{prefix}attn.c_attn.bias',
+            (3 * width,),
+            lambda b, cut=cut: b[cut].reshape(heads, head_dim),
         )
     leaves['attention.w_out'] = Leaf(
         f'{prefix}attn.c_proj.weight', (width, width), lambda w: w.reshape(heads, head_dim, width)
@@ -401,9 +498,22 @@ def mpt_slopes(heads: int, largest: float = 8.0) -> tuple[float, ...]:
 def _mpt(config, where) -> Architecture:
     """MPT: ALiBi, no biases, norms without bias."""
     attention = config.get('attn_config') or {}
-    _refuse(config, where, no_bias=True, expansion_ratio=4, embedding_fraction=1.0, logit_scale=None)
-    _refuse(attention, f'{where}, attn_config', alibi=True, qk_ln=False, clip_qkv=None, softmax_scale=None, prefix_lm=False, rope=False)
-    width, layers, heads, vocabulary = (config[name] for name in ('d_model', 'n_layers', 'n_heads', 'vocab_size'))
+    _refuse(
+        config, where, no_bias=True, expansion_ratio=4, embedding_fraction=1.0, logit_scale=None
+    )
+    _refuse(
+        attention,
+        f'{where}, attn_config',
+        alibi=True,
+        qk_ln=False,
+        clip_qkv=None,
+        softmax_scale=None,
+        prefix_lm=False,
+        rope=False,
+    )
+    width, layers, heads, vocabulary = (
+        config[name] for name in ('d_model', 'n_layers', 'n_heads', 'vocab_size')
+    )
     head_dim, hidden = width // heads, 4 * width
     cfg = TransformerConfig(
         vocab_size=vocabulary,
@@ -424,7 +534,9 @@ def _mpt(config, where) -> Architecture:
         'norm.scale': Leaf(f'{top}norm_f.weight', (width,), same),
         'attention_norm.scale': Leaf(f'{prefix}norm_1.weight', (width,), same),
         'mlp_norm.scale': Leaf(f'{prefix}norm_2.weight', (width,), same),
-        'attention.w_out': Leaf(f'{prefix}attn.out_proj.weight', (width, width), _out_of(width, heads, head_dim)),
+        'attention.w_out': Leaf(
+            f'{prefix}attn.out_proj.weight', (width, width), _out_of(width, heads, head_dim)
+        ),
         'mlp.w_in': Leaf(f'{prefix}ffn.up_proj.weight', (hidden, width), turned),
         'mlp.w_out': Leaf(f'{prefix}ffn.down_proj.weight', (width, hidden), turned),
     }
@@ -432,7 +544,9 @@ def _mpt(config, where) -> Architecture:
         cut = slice(part * width, (part + 1) * width)
         into = _into(width, heads, head_dim)
         leaves[f'attention.w_{name}'] = Leaf(
-            f'{prefix}attn.Wqkv.weight', (3 * width, width), lambda w, cut=cut, into=into: into(w[cut])
+            f'{prefix}attn.Wqkv.weight',
+            (3 * width, width),
+            lambda w, cut=cut, into=into: into(w[cut]),
         )
     return _with_head(config, cfg, leaves)
 

@@ -1,4 +1,6 @@
-"""The compiled map of characters of SentencePiece: a trie of bytes, and the texts that its leaves point to."""
+"""The compiled map of characters of SentencePiece: a trie of bytes, and the texts that its leaves
+point to.
+"""
 
 import base64
 import binascii
@@ -11,8 +13,9 @@ from posenc_jax.model.pretrained.fields import PretrainedError
 def longest(charsmap: str, where: object, field: str) -> int:
     """The bytes of the longest text that a character is replaced by.
 
-    A trie is an array of 32-bit units. A node at `position` has its children at `position ^ offset ^ byte`, as far as the low
-    bits of the unit there are that byte; a unit with a leaf has the place of its text at `position ^ offset`.
+    A trie is an array of 32-bit units. A node at `position` has its children at `position ^ offset
+    ^ byte`, as far as the low bits of the unit there are that byte; a unit with a leaf has the
+    place of its text at `position ^ offset`.
 
     Args:
       charsmap: bytes of the trie's size, the trie and the texts, in base64.
@@ -32,8 +35,14 @@ def longest(charsmap: str, where: object, field: str) -> int:
         raise damaged(f'not base64: {error}') from None
     size = int.from_bytes(data[:4], 'little')
     if len(data) < 8 or size % 4 or not 4 <= size <= len(data) - 4:
-        raise damaged(f'its trie would have {size} bytes, expected a multiple of 4 up to {max(len(data) - 4, 4)}')
-    units, texts = np.frombuffer(data, '<u4', size // 4, offset=4).astype(np.int64), data[4 + size :]
+        raise damaged(
+            f'its trie would have {size} bytes, expected a multiple of 4 up to '
+            f'{max(len(data) - 4, 4)}'
+        )
+    units, texts = (
+        np.frombuffer(data, '<u4', size // 4, offset=4).astype(np.int64),
+        data[4 + size :],
+    )
     try:
         texts.decode()
     except UnicodeDecodeError as error:

@@ -1,13 +1,17 @@
-"""The fields of a checkpoint's config that are read, of all architectures, and the values each may have."""
+"""The fields of a checkpoint's config that are read, of all architectures, and the values each may
+have.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from posenc_jax.model.pretrained.fields import FLAG, Kind, check, number, several, text, whole
 
-# Bounds are far beyond what has been published, and near enough that nothing of that size fails for memory before the tensors
-# are compared with the file. Positions are held in 32 bits.
-WIDTH, LAYERS, HEADS, VOCABULARY, LENGTH = (whole(1, most) for most in (2**20, 2**12, 2**14, 2**24, 2**31 - 1))
+# Bounds are far beyond what has been published, and near enough that nothing of that size fails for
+# memory before the tensors are compared with the file. Positions are held in 32 bits.
+WIDTH, LAYERS, HEADS, VOCABULARY, LENGTH = (
+    whole(1, most) for most in (2**20, 2**12, 2**14, 2**24, 2**31 - 1)
+)
 EPSILON, BASE, PARTIAL = number(1e-30, 1), number(1, 1e18), number(1e-6, 1)
 STRENGTH = number(1e-6, 1e6)
 
@@ -22,11 +26,22 @@ def _nested(most: int) -> Kind:
 
 
 FIELDS: dict[str, Kind] = {
-    **dict.fromkeys(('hidden_size', 'intermediate_size', 'head_dim', 'n_embd', 'n_embed', 'n_inner', 'd_model'), WIDTH),
+    **dict.fromkeys(
+        ('hidden_size', 'intermediate_size', 'head_dim', 'n_embd', 'n_embed', 'n_inner', 'd_model'),
+        WIDTH,
+    ),
     **dict.fromkeys(('num_hidden_layers', 'n_layer', 'n_layers'), LAYERS),
     **dict.fromkeys(('num_attention_heads', 'num_key_value_heads', 'n_head', 'n_heads'), HEADS),
     **dict.fromkeys(
-        ('max_position_embeddings', 'original_max_position_embeddings', 'n_positions', 'n_ctx', 'seq_length', 'max_seq_len'), LENGTH
+        (
+            'max_position_embeddings',
+            'original_max_position_embeddings',
+            'n_positions',
+            'n_ctx',
+            'seq_length',
+            'max_seq_len',
+        ),
+        LENGTH,
     ),
     **dict.fromkeys(('rms_norm_eps', 'layer_norm_eps', 'layer_norm_epsilon'), EPSILON),
     **dict.fromkeys(('rope_theta', 'rotary_emb_base'), BASE),
@@ -40,19 +55,29 @@ FIELDS: dict[str, Kind] = {
     'max_window_layers': whole(0, 2**12),
     'layer_types': several(text(100), 2**12),
 }
-# Fields inside an object that are not read here: their names and values are printed by who refuses them.
+# Fields inside an object that are not read here: their names and values are printed by who refuses
+# them.
 UNREAD = Kind(
     'a number, true, false, an object or a text of at most 100 characters',
-    lambda value: isinstance(value, (str, bool, int, float)) and len(str(value)) <= 100 or isinstance(value, dict),
+    lambda value: (
+        isinstance(value, (str, bool, int, float))
+        and len(str(value)) <= 100
+        or isinstance(value, dict)
+    ),
 )
 ATTENTION = {'alibi_bias_max': number(1e-3, 1e3)}
-_FACTORS = several(number(1e-6, 1e30), 2**13)  # of single planes: those that do not turn are divided by 1e30
+_FACTORS = several(
+    number(1e-6, 1e30), 2**13
+)  # of single planes: those that do not turn are divided by 1e30
 ROPE: dict[str, Kind] = {
     'rope_theta': BASE,
     'partial_rotary_factor': PARTIAL,
     'original_max_position_embeddings': LENGTH,
     'factor': number(1, 1e6),
-    **dict.fromkeys(('beta_fast', 'beta_slow', 'attention_factor', 'low_freq_factor', 'high_freq_factor'), STRENGTH),
+    **dict.fromkeys(
+        ('beta_fast', 'beta_slow', 'attention_factor', 'low_freq_factor', 'high_freq_factor'),
+        STRENGTH,
+    ),
     **dict.fromkeys(('mscale', 'mscale_all_dim'), number(0, 1e6)),
     **dict.fromkeys(('long_factor', 'short_factor'), _FACTORS),
     'truncate': FLAG,

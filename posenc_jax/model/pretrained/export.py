@@ -24,16 +24,21 @@ from posenc_jax.rotation.frequencies.yarn import YaRN
 from posenc_jax.rotation.rope import Rotary
 
 
-def export_pretrained(model: Transformer, path: str | pathlib.Path, *, tokenizer: Any = None) -> pathlib.Path:
-    """Writes `config.json` and `model.safetensors` (and `tokenizer.json`), which `transformers` and `load_pretrained` read.
+def export_pretrained(
+    model: Transformer, path: str | pathlib.Path, *, tokenizer: Any = None
+) -> pathlib.Path:
+    """Writes `config.json` and `model.safetensors` (and `tokenizer.json`), which `transformers` and
+    `load_pretrained` read.
 
-    A decoder with RMSNorm, SwiGLU and `rope()` (any base; plain, `pi`, `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope` or
-    `p_rope` frequencies) becomes a Llama; one with LayerNorm and biases everywhere a GPT-2 if it has `learned_absolute()` and
-    the tanh form of gelu. An untied model's embedding scale is multiplied into the table.
+    A decoder with RMSNorm, SwiGLU and `rope()` (any base; plain, `pi`, `ntk_aware`, `abf`,
+    `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope` or `p_rope` frequencies) becomes a Llama; one
+    with LayerNorm and biases everywhere a GPT-2 if it has `learned_absolute()` and the tanh form of
+    gelu. An untied model's embedding scale is multiplied into the table.
 
-    `max_position_embeddings` of a Llama is the extended length, `factor` times the trained one, of `pi`, `yarn`, `llama3_rope` and
-    `longrope`, and the trained length of the others: `dynamic_ntk` has no end, and a raised base does not say how far it
-    reaches. Where `factor * train_len` of `yarn` is no whole number, `transformers` says that the two lengths do not give it.
+    `max_position_embeddings` of a Llama is the extended length, `factor` times the trained one, of
+    `pi`, `yarn`, `llama3_rope` and `longrope`, and the trained length of the others: `dynamic_ntk`
+    has no end, and a raised base does not say how far it reaches. Where `factor * train_len` of
+    `yarn` is no whole number, `transformers` says that the two lengths do not give it.
 
     Args:
       model: what to export.
@@ -57,7 +62,9 @@ def export_pretrained(model: Transformer, path: str | pathlib.Path, *, tokenizer
             stored = stored * np.float32(scale)
         places = leaf.change(np.arange(np.prod(leaf.shape)).reshape(leaf.shape))
         for number, layer in zip(numbers, [stored] if numbers == [None] else stored):
-            tensors.setdefault(leaf.name.format(number), np.empty(leaf.shape, np.float32)).flat[places] = layer
+            tensors.setdefault(leaf.name.format(number), np.empty(leaf.shape, np.float32)).flat[
+                places
+            ] = layer
     path = pathlib.Path(path)
     from safetensors.numpy import save_file
 
@@ -74,22 +81,39 @@ def _config(model: Transformer) -> dict[str, Any]:
     if cfg.kind != 'decoder':
         raise PretrainedError(f'only decoders are exported, this model is of kind {cfg.kind!r}')
     if model.blocks[0].mlp.rows_in is not None:
-        raise PretrainedError('the model of for_decoding() is not exported; export the model it was made of')
+        raise PretrainedError(
+            'the model of for_decoding() is not exported; export the model it was made of'
+        )
     if len(cfg.specs) > 1:
-        raise PretrainedError(f'a model with a pattern of encodings is not exported: {" / ".join(cfg.specs)}')
+        raise PretrainedError(
+            f'a model with a pattern of encodings is not exported: {" / ".join(cfg.specs)}'
+        )
     if cfg.tie and cfg.embedding_scale != 1.0:
         raise PretrainedError(
-            f'the tied table is multiplied by {cfg.embedding_scale:.4g} at the input, which no architecture there does; '
+            f'the tied table is multiplied by {cfg.embedding_scale:.4g} at the input, which no '
+            'architecture there does; '
             'train with model.tie=False or model.embedding_scale=1.0'
         )
     shared = dict(vocab_size=cfg.vocab_size, tie_word_embeddings=cfg.tie, torch_dtype='float32')
     if cfg.lora_rank:
-        raise PretrainedError(f'adapters (model.lora_rank={cfg.lora_rank}) have no place there; export model.merged()')
+        raise PretrainedError(
+            f'adapters (model.lora_rank={cfg.lora_rank}) have no place there; export model.merged()'
+        )
     if cfg.embedding_norm:
         raise PretrainedError('a norm behind the embedding (model.embedding_norm) is not exported')
-    parts = [part for part in model.encoding(0, model.blocks[0]).parts if part.card.key not in ('causal', 'document')]
+    parts = [
+        part
+        for part in model.encoding(0, model.blocks[0]).parts
+        if part.card.key not in ('causal', 'document')
+    ]
     keys = [part.card.key for part in parts if part.card.key != 'nope']
-    if cfg.mlp == 'swiglu' and cfg.norm == 'rmsnorm' and cfg.bias == 'none' and keys == ['rope'] and not cfg.parallel:
+    if (
+        cfg.mlp == 'swiglu'
+        and cfg.norm == 'rmsnorm'
+        and cfg.bias == 'none'
+        and keys == ['rope']
+        and not cfg.parallel
+    ):
         return {
             'model_type': 'llama',
             'architectures': ['LlamaForCausalLM'],
@@ -104,11 +128,22 @@ def _config(model: Transformer) -> dict[str, Any]:
             **_rope(parts[0], cfg.train_len),
             **shared,
         }
-    if cfg.mlp == 'gelu' and cfg.norm == 'layernorm' and cfg.bias == 'all' and keys == ['learned_absolute'] and not cfg.parallel:
+    if (
+        cfg.mlp == 'gelu'
+        and cfg.norm == 'layernorm'
+        and cfg.bias == 'all'
+        and keys == ['learned_absolute']
+        and not cfg.parallel
+    ):
         if not cfg.tie:
-            raise PretrainedError('GPT-2 ties its output to the embedding: train with model.tie=True')
+            raise PretrainedError(
+                'GPT-2 ties its output to the embedding: train with model.tie=True'
+            )
         if cfg.kv_heads != cfg.heads or cfg.head_dim * cfg.heads != cfg.width:
-            raise PretrainedError(f'GPT-2 has no grouped heads: {cfg.heads} heads, {cfg.kv_heads} kv_heads of {cfg.head_dim}')
+            raise PretrainedError(
+                f'GPT-2 has no grouped heads: {cfg.heads} heads, {cfg.kv_heads} kv_heads of '
+                f'{cfg.head_dim}'
+            )
         return {
             'model_type': 'gpt2',
             'architectures': ['GPT2LMHeadModel'],
@@ -122,15 +157,22 @@ def _config(model: Transformer) -> dict[str, Any]:
             **shared,
         }
     raise PretrainedError(
-        f'no architecture there is a model with mlp={cfg.mlp!r}, norm={cfg.norm!r}, bias={cfg.bias!r}, parallel={cfg.parallel} '
-        f'and {" | ".join(keys) or "nope"}; Llama is swiglu, rmsnorm, none, rope(); GPT-2 is gelu, layernorm, all, learned_absolute()'
+        f'no architecture there is a model with mlp={cfg.mlp!r}, norm={cfg.norm!r}, '
+        f'bias={cfg.bias!r}, parallel={cfg.parallel} '
+        f'and {" | ".join(keys) or "nope"}; Llama is swiglu, rmsnorm, none, rope(); GPT-2 is '
+        'gelu, layernorm, all, learned_absolute()'
     )
 
 
 def _rope(part: Rotary, train_len: int) -> dict[str, Any]:
-    """What `scaling.rope_spec` and `scaling.trained_length` read as this encoding of a model trained at `train_len`."""
+    """What `scaling.rope_spec` and `scaling.trained_length` read as this encoding of a model
+    trained at `train_len`.
+    """
     if part.layout != 'half' or part.partial != 1.0:
-        raise PretrainedError(f"Llama has rope in layout 'half' over whole heads, got {part.layout!r}, partial={part.partial}")
+        raise PretrainedError(
+            f"Llama has rope in layout 'half' over whole heads, got {part.layout!r}, "
+            f'partial={part.partial}'
+        )
     trained = {'max_position_embeddings': train_len}
     match part.freqs:
         case None:
@@ -138,10 +180,19 @@ def _rope(part: Rotary, train_len: int) -> dict[str, Any]:
         case ABF():
             return {'rope_theta': part.freqs.base, **trained}
         case NTKAware():
-            return {'rope_theta': ntk_aware_base(part.rotary_dim, part.base, part.freqs.factor), **trained}
+            return {
+                'rope_theta': ntk_aware_base(part.rotary_dim, part.base, part.freqs.factor),
+                **trained,
+            }
     scaling = _scaling(part.freqs)
-    lengths = {'max_position_embeddings': round(scaling.get('factor', 1) * getattr(part.freqs, 'train_len', train_len))}
-    if isinstance(part.freqs, DynamicNTK):  # the rule of `transformers` takes this for the trained length
+    lengths = {
+        'max_position_embeddings': round(
+            scaling.get('factor', 1) * getattr(part.freqs, 'train_len', train_len)
+        )
+    }
+    if isinstance(
+        part.freqs, DynamicNTK
+    ):  # the rule of `transformers` takes this for the trained length
         lengths = {'max_position_embeddings': part.freqs.train_len}
     if isinstance(part.freqs, PI):  # whose scaling has no key for it there
         lengths['original_max_position_embeddings'] = train_len
@@ -158,14 +209,36 @@ def _scaling(freqs: Any) -> dict[str, Any]:
             return {'rope_type': 'dynamic', 'factor': freqs.factor}
         case YaRN(dynamic=False, ramp='index'):
             names = ('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim')
-            given = {name: float(getattr(freqs, name)) for name in names if getattr(freqs, name) is not None}
-            return {'rope_type': 'yarn', 'factor': freqs.factor, **original, 'truncate': freqs.truncate, **given}
+            given = {
+                name: float(getattr(freqs, name))
+                for name in names
+                if getattr(freqs, name) is not None
+            }
+            return {
+                'rope_type': 'yarn',
+                'factor': freqs.factor,
+                **original,
+                'truncate': freqs.truncate,
+                **given,
+            }
         case Llama3RoPE():
-            borders = {'low_freq_factor': freqs.low_freq_factor, 'high_freq_factor': freqs.high_freq_factor}
+            borders = {
+                'low_freq_factor': freqs.low_freq_factor,
+                'high_freq_factor': freqs.high_freq_factor,
+            }
             return {'rope_type': 'llama3', 'factor': freqs.factor, **original, **borders}
         case LongRoPE(dynamic=False, start=0, mode='length'):
-            lists = {'long_factor': list(freqs.long), 'short_factor': list(freqs.long if freqs.short is None else freqs.short)}
-            return {'rope_type': 'longrope', 'factor': freqs.factor, 'attention_factor': freqs.temperature, **original, **lists}
+            lists = {
+                'long_factor': list(freqs.long),
+                'short_factor': list(freqs.long if freqs.short is None else freqs.short),
+            }
+            return {
+                'rope_type': 'longrope',
+                'factor': freqs.factor,
+                'attention_factor': freqs.temperature,
+                **original,
+                **lists,
+            }
         case PRoPE(keep='highest'):
             return {'rope_type': 'proportional', 'partial_rotary_factor': freqs.p}
     raise PretrainedError(f'transformers has no such frequencies: rope(freqs={freqs})')

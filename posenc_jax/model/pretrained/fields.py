@@ -1,4 +1,6 @@
-"""What a public checkpoint may say in its fields: every value goes through `check`, which states what is expected."""
+"""What a public checkpoint may say in its fields: every value goes through `check`, which states
+what is expected.
+"""
 
 import dataclasses
 import difflib
@@ -10,7 +12,9 @@ from typing import Any
 
 
 class PretrainedError(ValueError):
-    """A checkpoint that cannot be used: the message names file, field or tensor, what was found and what was expected."""
+    """A checkpoint that cannot be used: the message names file, field or tensor, what was found and
+    what was expected.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +26,32 @@ class Kind:
 
 
 def whole(least: int, most: int) -> Kind:
-    return Kind(f'a whole number from {least} to {most}', lambda value: type(value) is int and least <= value <= most)
+    return Kind(
+        f'a whole number from {least} to {most}',
+        lambda value: type(value) is int and least <= value <= most,
+    )
 
 
 def number(least: float, most: float) -> Kind:
     """Whole ones too; NaN lies in no range."""
-    return Kind(f'a number from {least:g} to {most:g}', lambda value: type(value) in (int, float) and least <= value <= most)
+    return Kind(
+        f'a number from {least:g} to {most:g}',
+        lambda value: type(value) in (int, float) and least <= value <= most,
+    )
 
 
 def text(most: int, least: int = 0) -> Kind:
-    return Kind(f'a text of {least} to {most} characters', lambda value: isinstance(value, str) and least <= len(value) <= most)
+    return Kind(
+        f'a text of {least} to {most} characters',
+        lambda value: isinstance(value, str) and least <= len(value) <= most,
+    )
 
 
 def one_of(*choices: Any) -> Kind:
-    return Kind(' or '.join(map(repr, choices)), lambda value: any(type(value) is type(c) and value == c for c in choices))
+    return Kind(
+        ' or '.join(map(repr, choices)),
+        lambda value: any(type(value) is type(c) and value == c for c in choices),
+    )
 
 
 def several(kind: Kind, most: int) -> Kind:
@@ -71,7 +87,8 @@ def check(value: Any, kind: Kind, where: object, name: str) -> Any:
       2
       >>> check(True, whole(1, 8), 'config.json', 'n_head')
       Traceback (most recent call last):
-      posenc_jax.model.pretrained.fields.PretrainedError: config.json: n_head=True, expected a whole number from 1 to 8
+      posenc_jax.model.pretrained.fields.PretrainedError: config.json: n_head=True, expected a whole
+        number from 1 to 8
     """
     if not kind.holds(value):
         raise PretrainedError(f'{where}: {name}={shown(value)}, expected {kind.says}')
@@ -97,10 +114,15 @@ def near(name: str, choices: Iterable[str]) -> str:
     """The ending of a message: the nearest of many choices, where one is near.
 
     Example:
-      >>> near('model.nrom.weight', ['model.norm.weight', 'lm_head.weight']), near('x', ['lm_head.weight'])
+      >>> (
+      ...     near('model.nrom.weight', ['model.norm.weight', 'lm_head.weight']),
+      ...     near('x', ['lm_head.weight']),
+      ... )
       ("; did you mean 'model.norm.weight'?", '')
     """
-    found = difflib.get_close_matches(name[:200], sorted({choice[:200] for choice in choices}), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(
+        name[:200], sorted({choice[:200] for choice in choices}), n=1, cutoff=0.5
+    )
     return f'; did you mean {found[0]!r}?' if found else ''
 
 
@@ -115,7 +137,9 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
       PretrainedError: it is too large, nested too deep, not JSON, or something else than an object.
     """
     if not is_file(file):
-        raise FileNotFoundError(f'{file} is missing: {file.parent} is not a Hugging Face checkpoint')
+        raise FileNotFoundError(
+            f'{file} is missing: {file.parent} is not a Hugging Face checkpoint'
+        )
     try:
         if (size := file.stat().st_size) > LARGEST_JSON:
             raise PretrainedError(f'{file} has {size} bytes, expected at most {LARGEST_JSON}')
@@ -129,7 +153,9 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
     try:
         found = json.loads(data.decode())
     except RecursionError:
-        raise PretrainedError(f'{where} is nested too deep, expected at most some hundred brackets within one another') from None
+        raise PretrainedError(
+            f'{where} is nested too deep, expected at most some hundred brackets within one another'
+        ) from None
     except ValueError as error:
         raise PretrainedError(f'{where} is not JSON: {error}') from None
     if not isinstance(found, dict):

@@ -7,7 +7,16 @@ import numpy as np
 
 from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.config_fields import FIELDS, ROPE
-from posenc_jax.model.pretrained.fields import FLAG, Kind, PretrainedError, check, several, shown, text, whole
+from posenc_jax.model.pretrained.fields import (
+    FLAG,
+    Kind,
+    PretrainedError,
+    check,
+    several,
+    shown,
+    text,
+    whole,
+)
 from posenc_jax.model.pretrained.gguf_header import Header
 from posenc_jax.model.pretrained.special_tokens import check_ids
 from posenc_jax.model.pretrained.stored import Stored, read_bytes
@@ -26,7 +35,8 @@ _LAYER = {
     'ffn_down': 'mlp.down_proj',
 }
 _TOP = {'token_embd': 'model.embed_tokens', 'output_norm': 'model.norm', 'output': 'lm_head'}
-# Factors that divide the rotary frequencies, which converters of Llama 3 write in place of its declared scaling.
+# Factors that divide the rotary frequencies, which converters of Llama 3 write in place of its
+# declared scaling.
 _FACTORS = 'rope_freqs.weight'
 _BETAS = {'yarn_beta_fast': 'beta_fast', 'yarn_beta_slow': 'beta_slow'}
 # Fields of `llama.rope.scaling` that are read; `finetuned` tells how the weights came about.
@@ -52,7 +62,8 @@ _TOKEN = whole(0, 2**32 - 1)
 class GGUF:
     """A GGUF file of llama architecture. Quantised tensors are read as float32.
 
-    Rows of query and key projections are stored for interleaved planes; they are put back in the order of halves.
+    Rows of query and key projections are stored for interleaved planes; they are put back in the
+    order of halves.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -60,7 +71,9 @@ class GGUF:
         self._header = Header(path)
         architecture = self._field('general.architecture', _TEXT)
         if architecture != 'llama':
-            raise PretrainedError(f'{path}: GGUF files of architecture llama are read, this one is {architecture!r}')
+            raise PretrainedError(
+                f'{path}: GGUF files of architecture llama are read, this one is {architecture!r}'
+            )
         self._tensors: dict[str, Stored] = {}
         for stored, tensor in self._header.tensors.items():
             if stored == _FACTORS:
@@ -76,12 +89,16 @@ class GGUF:
             'hidden_size': width,
             'num_hidden_layers': self._size('llama.block_count', 'num_hidden_layers'),
             'num_attention_heads': heads,
-            'num_key_value_heads': self._size('llama.attention.head_count_kv', 'num_key_value_heads', heads),
+            'num_key_value_heads': self._size(
+                'llama.attention.head_count_kv', 'num_key_value_heads', heads
+            ),
             'head_dim': self._size('llama.attention.key_length', 'head_dim', head_dim),
             'intermediate_size': self._size('llama.feed_forward_length', 'intermediate_size'),
             'rms_norm_eps': self._size('llama.attention.layer_norm_rms_epsilon', 'rms_norm_eps'),
             'rope_theta': self._size('llama.rope.freq_base', 'rope_theta', 10000.0),
-            'max_position_embeddings': self._size('llama.context_length', 'max_position_embeddings'),
+            'max_position_embeddings': self._size(
+                'llama.context_length', 'max_position_embeddings'
+            ),
             'vocab_size': len(self._field('tokenizer.ggml.tokens', _TEXTS)),
             'tie_word_embeddings': 'lm_head.weight' not in self._tensors,
             'hidden_act': 'silu',
@@ -93,18 +110,33 @@ class GGUF:
         check_ids(self.config, self.config, path, also=('bos_token_id',) if begins else ())
 
     def _scaling(self):
-        """The scaling as llama.cpp applies it: frequencies are divided by the factors of a tensor and by that of a field."""
+        """The scaling as llama.cpp applies it: frequencies are divided by the factors of a tensor
+        and by that of a field.
+        """
         prefix = 'llama.rope.scaling.'
-        found = {name.removeprefix(prefix): value for name, value in self._header.fields.items() if name.startswith(prefix)}
+        found = {
+            name.removeprefix(prefix): value
+            for name, value in self._header.fields.items()
+            if name.startswith(prefix)
+        }
         for name, value in found.items():
             neutral = _NEUTRAL.get(name, ())
             if name in _SCALING:
                 check(value, _SCALING[name], self.path, f'{prefix}{name}')
             elif value not in neutral:
-                expected = f'expected {neutral[0]}' if neutral else nearest(name[:100], (*_SCALING, *_NEUTRAL))
-                raise PretrainedError(f'{self.path}: {prefix}{name[:100]}={shown(value)} is not supported; {expected}')
+                expected = (
+                    f'expected {neutral[0]}'
+                    if neutral
+                    else nearest(name[:100], (*_SCALING, *_NEUTRAL))
+                )
+                raise PretrainedError(
+                    f'{self.path}: {prefix}{name[:100]}={shown(value)} is not supported; {expected}'
+                )
         if found.get('type', 'none') != 'none' and 'factor' not in found:
-            raise PretrainedError(f'{self.path}: rope scaling of type {found["type"]!r} lacks the field {prefix}factor')
+            raise PretrainedError(
+                f'{self.path}: rope scaling of type {found["type"]!r} lacks the field '
+                f'{prefix}factor'
+            )
         # A file without a type means linear, and the first ones have the factor elsewhere.
         kind = found.get('type', 'linear')
         factor = found.get('factor', self._field('llama.rope.scale_linear', ROPE['factor'], 1.0))
@@ -119,12 +151,29 @@ class GGUF:
                 beside = f'rope scaling of type {kind!r} beside {_FACTORS}'
                 raise PretrainedError(f'{self.path}: {beside}, expected linear or none')
             divisors = (np.asarray(divisors, np.float64).ravel() * factor).tolist()
-            check(divisors, ROPE['long_factor'], self.path, f'the tensor {_FACTORS!r}, times the factor')
+            check(
+                divisors,
+                ROPE['long_factor'],
+                self.path,
+                f'the tensor {_FACTORS!r}, times the factor',
+            )
             lists = {'long_factor': divisors, 'short_factor': divisors}
-            return {'rope_scaling': {'rope_type': 'longrope', 'attention_factor': 1.0, 'factor': 1.0, **lists, **lengths}}
+            return {
+                'rope_scaling': {
+                    'rope_type': 'longrope',
+                    'attention_factor': 1.0,
+                    'factor': 1.0,
+                    **lists,
+                    **lengths,
+                }
+            }
         if factor == 1.0:
             return {}
-        betas = {ours: found[theirs] for theirs, ours in _BETAS.items() if theirs in found and kind == 'yarn'}
+        betas = {
+            ours: found[theirs]
+            for theirs, ours in _BETAS.items()
+            if theirs in found and kind == 'yarn'
+        }
         return {'rope_scaling': {'rope_type': kind, 'factor': factor, **lengths, **betas}}
 
     _REQUIRED = object()
@@ -157,44 +206,68 @@ class GGUF:
     def _floats(self, name: str, tensor: Stored) -> np.ndarray:
         import gguf
 
-        rows = read_bytes(self.path, tensor).reshape(gguf.quant_shape_to_byte_shape(tensor.shape, tensor.kind))
+        rows = read_bytes(self.path, tensor).reshape(
+            gguf.quant_shape_to_byte_shape(tensor.shape, tensor.kind)
+        )
         try:
             with np.errstate(all='ignore'):  # numbers that are not finite are said by who asked
                 return gguf.quants.dequantize(rows, tensor.kind)
         except NotImplementedError:  # also of integers
             raise PretrainedError(
-                f'{self.path}: the tensor {name!r} is of type {tensor.kind.name}, expected e.g. F32 or Q8_0'
+                f'{self.path}: the tensor {name!r} is of type {tensor.kind.name}, expected e.g. '
+                'F32 or Q8_0'
             ) from None
 
     def tokenizer(self):
-        kind, style = self._field('tokenizer.ggml.model', _TEXT), self._field('tokenizer.ggml.pre', _TEXT, 'default')
+        kind, style = (
+            self._field('tokenizer.ggml.model', _TEXT),
+            self._field('tokenizer.ggml.pre', _TEXT, 'default'),
+        )
         if kind != 'gpt2':
-            raise UnknownTokenizerError(f'{self.path}: byte-level BPE tokenizers (gpt2) are read, this one is {kind!r}')
+            raise UnknownTokenizerError(
+                f'{self.path}: byte-level BPE tokenizers (gpt2) are read, this one is {kind!r}'
+            )
         if style not in ('default', 'gpt-2', 'smollm'):
-            raise UnknownTokenizerError(f'{self.path}: pre-tokenizers smollm and gpt-2 are known, this one is {style!r}')
+            raise UnknownTokenizerError(
+                f'{self.path}: pre-tokenizers smollm and gpt-2 are known, this one is {style!r}'
+            )
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
         tokens = self._field('tokenizer.ggml.tokens', _TEXTS)
         ids = {token: i for i, token in enumerate(tokens)}
         if len(ids) < len(tokens):
             twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
-            raise PretrainedError(f'{self.path}: tokenizer.ggml.tokens has {shown(twice)} twice, expected every token once')
-        merges = [tuple(merge.split(' ', 1)) for merge in self._field('tokenizer.ggml.merges', _TEXTS)]
+            raise PretrainedError(
+                f'{self.path}: tokenizer.ggml.tokens has {shown(twice)} twice, expected every '
+                'token once'
+            )
+        merges = [
+            tuple(merge.split(' ', 1)) for merge in self._field('tokenizer.ggml.merges', _TEXTS)
+        ]
         if bad := next((merge for merge in merges if len(merge) != 2), None):
-            raise PretrainedError(f'{self.path}: tokenizer.ggml.merges has {shown(bad[0])}, expected two tokens and a blank between them')
+            raise PretrainedError(
+                f'{self.path}: tokenizer.ggml.merges has {shown(bad[0])}, expected two tokens '
+                'and a blank between them'
+            )
         kinds = self._field('tokenizer.ggml.token_type', several(whole(0, 100), len(tokens)))
         if len(kinds) != len(tokens):
             found = f'tokenizer.ggml.token_type has {len(kinds)} entries'
-            raise PretrainedError(f'{self.path}: {found}, expected one for each of {len(tokens)} tokens')
+            raise PretrainedError(
+                f'{self.path}: {found}, expected one for each of {len(tokens)} tokens'
+            )
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         if style == 'smollm':
-            byte_level = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+            byte_level = pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), byte_level]
+            )
         with one_line(f'{self.path}: the tokenizer cannot be built'):
             tokenizer = Tokenizer(models.BPE(ids, merges))
             tokenizer.pre_tokenizer = byte_level
             tokenizer.decoder = decoders.ByteLevel()
             special = [token for token, kind in zip(tokens, kinds) if kind == 3]
-            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+            tokenizer.add_special_tokens(
+                [AddedToken(token, special=True, normalized=False) for token in special]
+            )
             if self._field('tokenizer.ggml.add_bos_token', FLAG, False):
                 bos = self._field('tokenizer.ggml.bos_token_id', _TOKEN)
                 tokenizer.post_processor = processors.TemplateProcessing(

@@ -27,7 +27,8 @@ class Pretrained:
 
     Attributes:
       model: with the encoding, and the context extension, that the checkpoint declares.
-      tokenizer: a `tokenizers.Tokenizer`, or None where the checkpoint has none, or one of a kind that is not read.
+      tokenizer: a `tokenizers.Tokenizer`, or None where the checkpoint has none, or one of a kind
+        that is not read.
       config: of the checkpoint, under the names of a Hugging Face `config.json`.
     """
 
@@ -36,21 +37,25 @@ class Pretrained:
     config: dict[str, Any]
 
 
-def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype: str = 'float32', **changes) -> Pretrained:
+def load_pretrained(
+    path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype: str = 'float32', **changes
+) -> Pretrained:
     """Reads a public checkpoint. Nothing is ever fetched over the network.
 
     Args:
-      path: a Hugging Face directory (Llama, Mistral, Qwen2, Phi-3, GPT-NeoX, GPT-2, BLOOM, MPT; `config.json` and
-        safetensors, in one file or in shards), or a `.gguf` file of llama architecture.
+      path: a Hugging Face directory (Llama, Mistral, Qwen2, Phi-3, GPT-NeoX, GPT-2, BLOOM, MPT;
+        `config.json` and safetensors, in one file or in shards), or a `.gguf` file of llama
+        architecture.
       mesh: where the weights go; None is the first device.
       dtype: of activations; weights are kept in float32.
       **changes: further fields of the `TransformerConfig`, e.g. `remat='full'`.
 
     Raises:
       FileNotFoundError: a file that should be there is not.
-      PretrainedError: an unknown architecture or rope type, or a rope parameter that is not read; a field of another type, or
-        beyond its bound (docs/pretrained.md); a missing or surplus tensor, one of another shape, of integers, or with numbers
-        that are not finite; a damaged file; a tokenizer that cannot be read, or, as special tokens, has ids that the model does
+      PretrainedError: an unknown architecture or rope type, or a rope parameter that is not read; a
+        field of another type, or beyond its bound (docs/pretrained.md); a missing or surplus
+        tensor, one of another shape, of integers, or with numbers that are not finite; a damaged
+        file; a tokenizer that cannot be read, or, as special tokens, has ids that the model does
         not have. The message names file, tensor or field, found and expected.
 
     Example:
@@ -78,11 +83,14 @@ def load_pretrained(path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype
     def filled(path, variable, sharding):
         leaf = variable.get_value()
         read = readers[name_of_variable(path)]
-        return variable.replace(jax.make_array_from_callback(leaf.shape, sharding, lambda index: read(index)))
+        return variable.replace(
+            jax.make_array_from_callback(leaf.shape, sharding, lambda index: read(index))
+        )
 
     is_variable = lambda x: isinstance(x, nnx.Variable)
     params = jax.tree_util.tree_map_with_path(filled, params, shardings, is_leaf=is_variable)
-    # What is computed rather than stored, such as slopes; the compiler leaves the random weights out.
+    # What is computed rather than stored, such as slopes; the compiler leaves the random weights
+    # out.
     constants = jax.jit(lambda: nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)[2])()
     return Pretrained(nnx.merge(graphdef, params, constants), tokenizer, source.config)
 
@@ -93,19 +101,31 @@ def name_of_variable(path) -> str:
 
 
 def leaf_of(name: str, layers: int, period: int) -> tuple[str, list[int | None]]:
-    """The key of a variable in `Architecture.leaves`, and the layers it stacks; [None] for one outside the layers."""
+    """The key of a variable in `Architecture.leaves`, and the layers it stacks; [None] for one
+    outside the layers.
+    """
     in_block = re.fullmatch(r'blocks\.(\d+)\.(.*)', name)
-    return (name, [None]) if in_block is None else (in_block[2], list(range(int(in_block[1]), layers, period)))
+    return (
+        (name, [None])
+        if in_block is None
+        else (in_block[2], list(range(int(in_block[1]), layers, period)))
+    )
 
 
-def _readers(source: Source, architecture: Architecture, params: nnx.State, period: int) -> dict[str, Callable]:
+def _readers(
+    source: Source, architecture: Architecture, params: nnx.State, period: int
+) -> dict[str, Callable]:
     """For each variable what reads a part of it: index -> float32 array."""
     shapes, readers = source.shapes(), {}
-    for path, variable in jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: isinstance(x, nnx.Variable)):
+    for path, variable in jax.tree_util.tree_leaves_with_path(
+        params, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    ):
         name, shape = name_of_variable(path), variable.get_value().shape
         key, numbers = leaf_of(name, architecture.cfg.layers, period)
         if key not in architecture.leaves:
-            raise PretrainedError(f'{source.path}: nothing in the checkpoint says what {name} {shape} is')
+            raise PretrainedError(
+                f'{source.path}: nothing in the checkpoint says what {name} {shape} is'
+            )
         leaf = architecture.leaves[key]
         stored = [_find(source, leaf, number, shapes) for number in numbers]
         stacked = numbers != [None]
@@ -116,7 +136,8 @@ def _readers(source: Source, architecture: Architecture, params: nnx.State, peri
 
 
 def architecture_of(source: Source) -> Architecture:
-    """The architecture of a checkpoint. Its sizes are those of tensors that the files hold: nothing larger is ever built.
+    """The architecture of a checkpoint. Its sizes are those of tensors that the files hold: nothing
+    larger is ever built.
 
     Raises:
       PretrainedError: as `describe`; a missing or surplus tensor, or one of another shape.
@@ -124,14 +145,23 @@ def architecture_of(source: Source) -> Architecture:
     architecture, shapes = describe(source.config, source.described_in), source.shapes()
     layers, used = architecture.cfg.layers, set()
     for leaf in architecture.leaves.values():
-        used.update(_find(source, leaf, number, shapes) for number in (range(layers) if '{}' in leaf.name else (None,)))
-    ignored = [name for full in architecture.ignored for name in ((full, _of_base(full)) if '{}' in full else (full,))]
+        used.update(
+            _find(source, leaf, number, shapes)
+            for number in (range(layers) if '{}' in leaf.name else (None,))
+        )
+    ignored = [
+        name
+        for full in architecture.ignored
+        for name in ((full, _of_base(full)) if '{}' in full else (full,))
+    ]
     ignored = [re.compile(re.escape(name).replace(r'\{\}', r'\d+')) for name in ignored]
     for name in shapes:
         if name not in used and not any(pattern.fullmatch(name) for pattern in ignored):
             raise PretrainedError(
-                f'{source.file(name)} has a tensor {name[:200]!r} {shapes[name]} that a {source.config["model_type"]} model of '
-                f'{layers} layers does not have{near(name, (leaf.name for leaf in architecture.leaves.values()))}'
+                f'{source.file(name)} has a tensor {name[:200]!r} {shapes[name]} that a '
+                f'{source.config["model_type"]} model of '
+                f'{layers} layers does not '
+                f'have{near(name, (leaf.name for leaf in architecture.leaves.values()))}'
             )
     return architecture
 
@@ -141,9 +171,14 @@ def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
     full = leaf.name.format(number)
     name = full if full in shapes else _of_base(full)
     if name not in shapes:
-        raise PretrainedError(f'{source.path} lacks the tensor {full!r} {leaf.shape}{near(full, shapes)}')
+        raise PretrainedError(
+            f'{source.path} lacks the tensor {full!r} {leaf.shape}{near(full, shapes)}'
+        )
     if shapes[name] != leaf.shape:
-        raise PretrainedError(f'{source.file(name)}: the tensor {name!r} has shape {shapes[name]}, expected {leaf.shape}')
+        raise PretrainedError(
+            f'{source.file(name)}: the tensor {name!r} has shape {shapes[name]}, expected '
+            f'{leaf.shape}'
+        )
     return name
 
 
@@ -164,10 +199,16 @@ def _finite(source: Source, name: str, change) -> np.ndarray:
     """A stored tensor in our layout, float32."""
     stored = source.read(name)
     if not jnp.issubdtype(stored.dtype, jnp.floating):
-        raise PretrainedError(f'{source.file(name)}: the tensor {name!r} is of type {stored.dtype}, expected floating point')
+        raise PretrainedError(
+            f'{source.file(name)}: the tensor {name!r} is of type {stored.dtype}, expected '
+            'floating point'
+        )
     with np.errstate(all='ignore'):  # said below
         array = np.asarray(change(stored), np.float32)
-    for extreme in (array.min(), array.max()):  # NaN is both; no second array of this size, as np.isfinite(array) is
+    for extreme in (
+        array.min(),
+        array.max(),
+    ):  # NaN is both; no second array of this size, as np.isfinite(array) is
         if not np.isfinite(extreme):
             where = f'{source.file(name)}: the tensor {name!r}'
             raise PretrainedError(f'{where} holds {extreme}, expected finite numbers of 32 bits')

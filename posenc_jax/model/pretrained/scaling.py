@@ -11,13 +11,29 @@ ROPE_TYPES = {
     'default': (),
     'linear': ('factor',),
     'dynamic': ('factor',),
-    'yarn': ('factor', 'beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim', 'truncate'),
+    'yarn': (
+        'factor',
+        'beta_fast',
+        'beta_slow',
+        'attention_factor',
+        'mscale',
+        'mscale_all_dim',
+        'truncate',
+    ),
     'longrope': ('factor', 'long_factor', 'short_factor', 'attention_factor'),
     'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
     'proportional': ('factor',),
 }
-# What released configs write beside that, of any type; `finetuned` (YaRN) tells how the weights came about.
-_COMMON = ('rope_type', 'type', 'rope_theta', 'partial_rotary_factor', 'original_max_position_embeddings', 'finetuned')
+# What released configs write beside that, of any type; `finetuned` (YaRN) tells how the weights
+# came about.
+_COMMON = (
+    'rope_type',
+    'type',
+    'rope_theta',
+    'partial_rotary_factor',
+    'original_max_position_embeddings',
+    'finetuned',
+)
 
 _NO_NUMBERS = ('rope_type', 'type', 'finetuned', 'truncate')
 
@@ -29,14 +45,18 @@ def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> 
       PretrainedError: it is longer than the length after it.
     """
     scaling = parameters(config, where)
-    original = scaling.get('original_max_position_embeddings') or config.get('original_max_position_embeddings')
+    original = scaling.get('original_max_position_embeddings') or config.get(
+        'original_max_position_embeddings'
+    )
     longest = config['max_position_embeddings']
-    # Where nothing is extended configs of Phi-3 write an original length all the same, and `transformers` reads none for 'dynamic'.
+    # Where nothing is extended configs of Phi-3 write an original length all the same, and
+    # `transformers` reads none for 'dynamic'.
     if scaling['rope_type'] in ('default', 'dynamic'):
         return int(longest)
     if original and original > longest:
         raise PretrainedError(
-            f'{where}: original_max_position_embeddings={original} is longer than max_position_embeddings={longest}, expected at '
+            f'{where}: original_max_position_embeddings={original} is longer than '
+            f'max_position_embeddings={longest}, expected at '
             'most that'
         )
     return int(original or longest)
@@ -48,12 +68,19 @@ def is_number(value: object) -> bool:
 
 
 def parameters(config: dict[str, Any], where: object = 'the checkpoint') -> dict[str, Any]:
-    """`rope_parameters` (new checkpoints) or `rope_theta`, `partial_rotary_factor` and `rope_scaling` (older ones), joined."""
+    """`rope_parameters` (new checkpoints) or `rope_theta`, `partial_rotary_factor` and
+    `rope_scaling` (older ones), joined.
+    """
     for name in ('rope_scaling', 'rope_parameters'):
         if not isinstance(config.get(name) or {}, dict):
-            raise PretrainedError(f'{where}: {name} is {config[name]!r}, expected an object or null')
+            raise PretrainedError(
+                f'{where}: {name} is {config[name]!r}, expected an object or null'
+            )
         if any(isinstance(value, dict) for value in (config.get(name) or {}).values()):
-            raise PretrainedError(f'{where}: {name} differs by layer ({", ".join(config[name])}), which is not supported')
+            raise PretrainedError(
+                f'{where}: {name} differs by layer ({", ".join(config[name])}), which is not '
+                'supported'
+            )
     found = {'rope_theta': config.get('rope_theta', config.get('rotary_emb_base', 10000.0))}
     partial = config.get('partial_rotary_factor', config.get('rotary_pct'))
     if partial is not None:
@@ -74,24 +101,44 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
       where: what messages call it.
 
     Raises:
-      PretrainedError: an unknown rope type, or one that lacks what it needs or has what it does not read.
+      PretrainedError: an unknown rope type, or one that lacks what it needs or has what it does not
+        read.
 
     Example:
-      >>> rope_spec({'rope_theta': 10000.0, 'max_position_embeddings': 2048, 'rope_scaling': {'type': 'linear', 'factor': 2.0}}, '')
+      >>> rope_spec(
+      ...     {
+      ...         'rope_theta': 10000.0,
+      ...         'max_position_embeddings': 2048,
+      ...         'rope_scaling': {'type': 'linear', 'factor': 2.0},
+      ...     },
+      ...     '',
+      ... )
       'rope(base=10000.0, freqs=pi(factor=2.0))'
     """
     found = parameters(config, where)
     kind = found['rope_type']
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
-        raise PretrainedError(f'{where}: unknown rope type {kind!r}; {nearest(str(kind), ROPE_TYPES)}')
+        raise PretrainedError(
+            f'{where}: unknown rope type {kind!r}; {nearest(str(kind), ROPE_TYPES)}'
+        )
     known = (*ROPE_TYPES[kind], *_COMMON)
     for name, value in found.items():  # null, and a factor of 1, say nothing
         if name not in known and value is not None and not (name == 'factor' and value == 1):
-            raise PretrainedError(f'{where}: rope type {kind!r} does not read {name!r} ({value!r}); {nearest(name, known)}')
+            raise PretrainedError(
+                f'{where}: rope type {kind!r} does not read {name!r} ({value!r}); '
+                f'{nearest(name, known)}'
+            )
         several = name in ('long_factor', 'short_factor')
         if name in known and name not in _NO_NUMBERS and value is not None:
-            if not (isinstance(value, list) and all(map(is_number, value)) if several else is_number(value)):
-                raise PretrainedError(f'{where}: {name}={value!r}, expected {"a list of numbers" if several else "a number"}')
+            if not (
+                isinstance(value, list) and all(map(is_number, value))
+                if several
+                else is_number(value)
+            ):
+                raise PretrainedError(
+                    f'{where}: {name}={value!r}, expected '
+                    f'{"a list of numbers" if several else "a number"}'
+                )
 
     def need(name):
         if found.get(name) is None:
@@ -100,7 +147,9 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
 
     partial = float(found.get('partial_rotary_factor', 1.0))
     number = lambda name: f'{name}={float(need(name))}'
-    optional = lambda *names: [f'{name}={float(found[name])}' for name in names if found.get(name) is not None]
+    optional = lambda *names: [
+        f'{name}={float(found[name])}' for name in names if found.get(name) is not None
+    ]
     trained = trained_length(config, where)
     length = f'train_len={trained}'
     if kind == 'default':
@@ -110,26 +159,41 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
     elif kind == 'dynamic':
         freqs = f'dynamic_ntk({number("factor")}, {length})'
     elif kind == 'yarn':
-        found.update({name: found.get(name) or None for name in ('mscale', 'mscale_all_dim')})  # 0 is as good as absent there
+        found.update(
+            {name: found.get(name) or None for name in ('mscale', 'mscale_all_dim')}
+        )  # 0 is as good as absent there
         extras = optional('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim')
         if found.get('truncate') is not None:
             extras.append(f'truncate={bool(found["truncate"])}')
         freqs = f'yarn({", ".join([number("factor"), length, *extras])})'
     elif kind == 'llama3':
-        freqs = f'llama3_rope({number("factor")}, {length}, {number("low_freq_factor")}, {number("high_freq_factor")})'
+        freqs = (
+            f'llama3_rope({number("factor")}, {length}, {number("low_freq_factor")}, '
+            f'{number("high_freq_factor")})'
+        )
     elif kind == 'longrope':
-        lists = [f'{ours}={tuple(map(float, need(theirs)))}' for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))]
-        if need('short_factor') == need('long_factor'):  # one list for every length, as `rope_freqs.weight` of a GGUF file is
+        lists = [
+            f'{ours}={tuple(map(float, need(theirs)))}'
+            for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))
+        ]
+        if need('short_factor') == need(
+            'long_factor'
+        ):  # one list for every length, as `rope_freqs.weight` of a GGUF file is
             lists.pop()
         if found.get('factor') is None and trained == config['max_position_embeddings']:
-            raise PretrainedError(f"{where}: rope type {kind!r} lacks 'original_max_position_embeddings' or 'factor'")
+            raise PretrainedError(
+                f"{where}: rope type {kind!r} lacks 'original_max_position_embeddings' or 'factor'"
+            )
         factor = found.get('factor') or config['max_position_embeddings'] / trained
         if found.get('attention_factor') is not None:
             lists.append(f'magnitude={float(found["attention_factor"])}')
         freqs = f'longrope({", ".join([*lists, f"factor={float(factor)}", length])})'
     else:
         if float(found.get('factor') or 1.0) != 1.0:
-            raise PretrainedError(f'{where}: rope type {kind!r} with a factor of {found["factor"]} is not supported, expected 1')
+            raise PretrainedError(
+                f'{where}: rope type {kind!r} with a factor of {found["factor"]} is not '
+                'supported, expected 1'
+            )
         freqs, partial = f'p_rope(p={partial})', 1.0
     arguments = [f'base={float(found["rope_theta"])}']
     if partial != 1.0:

@@ -1,11 +1,21 @@
-"""What a public checkpoint holds, tensor by tensor: its config in Hugging Face's terms, and lazily read arrays."""
+"""What a public checkpoint holds, tensor by tensor: its config in Hugging Face's terms, and lazily
+read arrays.
+"""
 
 import pathlib
 from typing import Any, Protocol
 
 import numpy as np
 
-from posenc_jax.model.pretrained.fields import OBJECT, PretrainedError, check, is_file, is_folder, read_json, shown
+from posenc_jax.model.pretrained.fields import (
+    OBJECT,
+    PretrainedError,
+    check,
+    is_file,
+    is_folder,
+    read_json,
+    shown,
+)
 from posenc_jax.model.pretrained.gguf_file import GGUF
 from posenc_jax.model.pretrained.special_tokens import check_ids
 from posenc_jax.model.pretrained.stored import Safetensors
@@ -73,7 +83,9 @@ def _expanded(path: str | pathlib.Path) -> pathlib.Path:
 
 
 class HuggingFace:
-    """A directory with `config.json`, `model.safetensors` (or its shards and their index) and `tokenizer.json`."""
+    """A directory with `config.json`, `model.safetensors` (or its shards and their index) and
+    `tokenizer.json`.
+    """
 
     def __init__(self, path: pathlib.Path):
         self.path, self.described_in = path, path / 'config.json'
@@ -90,16 +102,22 @@ class HuggingFace:
             self._files = dict.fromkeys(self._open(single).tensors, single)
         for name, file in self._files.items():
             if name not in self._open(file).tensors:
-                raise PretrainedError(f'{file} lacks the tensor {name[:200]!r} that {index.name} places there')
+                raise PretrainedError(
+                    f'{file} lacks the tensor {name[:200]!r} that {index.name} places there'
+                )
         for file, opened in self._opened.items():
             if surplus := sorted(opened.tensors.keys() - self._files.keys()):
-                raise PretrainedError(f'{file} has a tensor {surplus[0][:200]!r} that {index.name} does not list')
+                raise PretrainedError(
+                    f'{file} has a tensor {surplus[0][:200]!r} that {index.name} does not list'
+                )
         generation = path / 'generation_config.json'
         check_ids(self.config, self.config, path / 'config.json')
         if is_file(generation):
             declared = read_json(generation)
             check_ids(declared, self.config, generation)
-            if declared.get('eos_token_id') is not None:  # generation goes by this file, which may name more ends
+            if (
+                declared.get('eos_token_id') is not None
+            ):  # generation goes by this file, which may name more ends
                 self.config['eos_token_id'] = declared['eos_token_id']
 
     def shapes(self):
@@ -122,8 +140,18 @@ class HuggingFace:
 
 
 def _beside(index: pathlib.Path, tensor: str, name: Any) -> pathlib.Path:
-    """The file of that name in the directory of an index. It may be a link to anywhere: caches keep files by their digest."""
-    plain = isinstance(name, str) and name not in ('', '..') and pathlib.PurePath(name).name == name and name.isprintable()
+    """The file of that name in the directory of an index. It may be a link to anywhere: caches keep
+    files by their digest.
+    """
+    plain = (
+        isinstance(name, str)
+        and name not in ('', '..')
+        and pathlib.PurePath(name).name == name
+        and name.isprintable()
+    )
     if not plain or len(name.encode(errors='replace')) > 255:  # bytes, as file systems have it
-        raise PretrainedError(f'{index}: weight_map[{shown(tensor)}]={shown(name)}, expected the name of a file in {index.parent}')
+        raise PretrainedError(
+            f'{index}: weight_map[{shown(tensor)}]={shown(name)}, expected the name of a file in '
+            f'{index.parent}'
+        )
     return index.parent / name

@@ -1,4 +1,6 @@
-"""Where the tensors of a file lie in it. A header is believed only as far as the file has the bytes."""
+"""Where the tensors of a file lie in it. A header is believed only as far as the file has the
+bytes.
+"""
 
 import dataclasses
 import math
@@ -10,7 +12,17 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from posenc_jax.model.pretrained.fields import LARGEST_JSON, OBJECT, PretrainedError, check, is_file, one_of, parse_json, several, whole
+from posenc_jax.model.pretrained.fields import (
+    LARGEST_JSON,
+    OBJECT,
+    PretrainedError,
+    check,
+    is_file,
+    one_of,
+    parse_json,
+    several,
+    whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +45,11 @@ LARGEST_SIDE = 2**40  # of a tensor; its bytes are compared with those of the fi
 SHAPE = several(whole(0, LARGEST_SIDE), 8)
 
 
-def check_layout(tensors: Mapping[str, Stored], begin: int, file: pathlib.Path, *, alignment: int = 1) -> int:
-    """Whether the tensors fill the file from `begin` on, one after the other: a hole is a header that is not of these bytes.
+def check_layout(
+    tensors: Mapping[str, Stored], begin: int, file: pathlib.Path, *, alignment: int = 1
+) -> int:
+    """Whether the tensors fill the file from `begin` on, one after the other: a hole is a header
+    that is not of these bytes.
 
     Args:
       tensors: name -> where it lies.
@@ -60,7 +75,9 @@ def check_layout(tensors: Mapping[str, Stored], begin: int, file: pathlib.Path, 
 
 
 def read_bytes(file: pathlib.Path, tensor: Stored) -> np.ndarray:
-    """The bytes of a tensor, in memory of their own: a file that changes later changes no weight."""
+    """The bytes of a tensor, in memory of their own: a file that changes later changes no
+    weight.
+    """
     found = np.fromfile(file, np.uint8, tensor.end - tensor.begin, offset=tensor.begin)
     if len(found) != tensor.end - tensor.begin:
         raise PretrainedError(f'{file} became shorter while it was read')
@@ -104,13 +121,23 @@ class Safetensors:
             check(entry, OBJECT, file, field)
             kind = check(entry.get('dtype'), one_of(*DTYPES), file, f'{field}, dtype')
             shape = tuple(check(entry.get('shape'), SHAPE, file, f'{field}, shape'))
-            ends = check(entry.get('data_offsets'), several(whole(0, 2**62), 2), file, f'{field}, data_offsets')
+            ends = check(
+                entry.get('data_offsets'),
+                several(whole(0, 2**62), 2),
+                file,
+                f'{field}, data_offsets',
+            )
             needed = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize
             if len(ends) != 2 or ends[1] - ends[0] != needed:
-                raise PretrainedError(f'{file}: {field}, data_offsets={ends}, expected {needed} bytes for {kind} {shape}')
+                raise PretrainedError(
+                    f'{file}: {field}, data_offsets={ends}, expected {needed} bytes for {kind} '
+                    f'{shape}'
+                )
             self.tensors[name] = Stored(kind, shape, begin + ends[0], begin + ends[1])
         if (end := check_layout(self.tensors, begin, file)) != (size := file.stat().st_size):
-            raise PretrainedError(f'{file} has {size} bytes, expected {end}, where the last tensor ends')
+            raise PretrainedError(
+                f'{file} has {size} bytes, expected {end}, where the last tensor ends'
+            )
 
     def read(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
@@ -128,7 +155,8 @@ def _header(file: pathlib.Path) -> tuple[dict[str, Any], int]:
             (length,) = struct.unpack('<Q', first) if len(first) == 8 else (0,)
             if not 2 <= length <= min(size - 8, LARGEST_JSON):
                 raise PretrainedError(
-                    f'{file} is damaged or not a safetensors file ({size} bytes): its header would have {length} bytes, expected '
+                    f'{file} is damaged or not a safetensors file ({size} bytes): its header '
+                    f'would have {length} bytes, expected '
                     f'2 to {min(max(size - 8, 2), LARGEST_JSON)}'
                 )
             return parse_json(opened.read(length), f'{file}: the header'), 8 + length

@@ -1,4 +1,6 @@
-"""Tokenizers of public checkpoints, and what they make of a text. Whatever the library behind them raises ends as one line."""
+"""Tokenizers of public checkpoints, and what they make of a text. Whatever the library behind them
+raises ends as one line.
+"""
 
 import contextlib
 import json
@@ -21,7 +23,9 @@ def one_line(what: str) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, PretrainedError):
         raise
-    except BaseException as error:  # the library raises bare Exceptions, and panics that are not even these
+    except (
+        BaseException
+    ) as error:  # the library raises bare Exceptions, and panics that are not even these
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PretrainedError(f'{what}: {reason[:300]}') from None
 
@@ -36,8 +40,13 @@ def read_tokenizer(file: pathlib.Path) -> Any:
 
     found = read_json(file)
     check_tokenizer_json(found, file)
-    # What is checked is what is read. Texts are padded and cut by who reads them, so a file has no say in it.
-    found |= {'padding': None, 'truncation': None, 'model': {'type': kind_of_model(found['model']), **found['model']}}
+    # What is checked is what is read. Texts are padded and cut by who reads them, so a file has no
+    # say in it.
+    found |= {
+        'padding': None,
+        'truncation': None,
+        'model': {'type': kind_of_model(found['model']), **found['model']},
+    }
     with one_line(f'{file} is not a tokenizer'):
         return tokenizers.Tokenizer.from_str(json.dumps(found, ensure_ascii=False))
 
@@ -67,7 +76,8 @@ class Reader:
             found = self._tokenizer.encode(text, add_special_tokens=around)
         if text and not found.ids:
             raise PretrainedError(
-                f'{self._where}: the tokenizer makes no token of the text {shown(text)} ({len(text)} characters), expected at least '
+                f'{self._where}: the tokenizer makes no token of the text {shown(text)} '
+                f'({len(text)} characters), expected at least '
                 'one; its normalizer removes all of it, or its vocabulary has none of it'
             )
         return found
@@ -83,11 +93,18 @@ class Reader:
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int, where: object) -> None:
-    """Whether every id that a tokenizer gives, also around a text, is a row of the embedding table; it may give fewer.
+    """Whether every id that a tokenizer gives, also around a text, is a row of the embedding table;
+    it may give fewer.
 
     Raises:
       PretrainedError: names the largest id and the size of the table.
     """
-    largest = max((*tokenizer.get_vocab().values(), *Reader(tokenizer, where).encode('', around=True).ids), default=-1)
+    largest = max(
+        (*tokenizer.get_vocab().values(), *Reader(tokenizer, where).encode('', around=True).ids),
+        default=-1,
+    )
     if largest >= vocab_size:
-        raise PretrainedError(f'{where}: the tokenizer has ids up to {largest}, the vocabulary of the model ends at {vocab_size - 1}')
+        raise PretrainedError(
+            f'{where}: the tokenizer has ids up to {largest}, the vocabulary of the model ends '
+            f'at {vocab_size - 1}'
+        )

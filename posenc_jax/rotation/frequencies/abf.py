@@ -17,7 +17,8 @@ from posenc_jax.rotation.rope import rope_frequencies
         door='project',
         equation="theta'_t = b'^(-2t/D), b' = 500000",
         source='the paper; no code was released',
-        authors='Xiong, Wenhan and Liu, Jingyu and Molybog, Igor and Zhang, Hejia and Bhargava, Prajjwal and Hou, Rui and others',
+        authors='Xiong, Wenhan and Liu, Jingyu and Molybog, Igor and Zhang, Hejia and Bhargava, '
+        'Prajjwal and Hou, Rui and others',
         year=2023,
         example='rope(freqs=abf())',
         share='model',
@@ -28,7 +29,8 @@ from posenc_jax.rotation.rope import rope_frequencies
 class ABF:
     """Replaces the rotary base by a larger one, for continued training at a longer length.
 
-    `theta'_t = b'^(-2t/D)`; the base the encoding was built with has no effect. Differs from the paper: nothing.
+    `theta'_t = b'^(-2t/D)`; the base the encoding was built with has no effect. Differs from the
+    paper: nothing.
 
     Args:
       base: b'.

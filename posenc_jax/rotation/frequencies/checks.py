@@ -11,7 +11,9 @@ def check_factor(name: str, factor: float) -> float:
       ValueError: it is not.
     """
     if not (math.isfinite(factor) and factor >= 1):
-        raise ValueError(f'{name}: factor is new length / trained length and must be at least 1, got {factor}')
+        raise ValueError(
+            f'{name}: factor is new length / trained length and must be at least 1, got {factor}'
+        )
     return factor
 
 
@@ -22,5 +24,8 @@ def check_train_len(name: str, train_len: int) -> int:
       ValueError: it is not, or nobody gave it.
     """
     if not isinstance(train_len, numbers.Integral) or train_len < 1:
-        raise ValueError(f'{name} needs train_len, the trained length in tokens, a positive integer; got {train_len!r}')
+        raise ValueError(
+            f'{name} needs train_len, the trained length in tokens, a positive integer; got '
+            f'{train_len!r}'
+        )
     return train_len

@@ -16,7 +16,8 @@ from posenc_jax.rotation.rope import rope_frequencies
 def dynamic_ntk_frequencies(
     rotary_dim: int, base: float, length: Num[Array, '...'], *, train_len: int, factor: float = 1.0
 ) -> Double:
-    """`theta_t r^(-2t/(D-2))`, `r = max(1, f l / L - (f - 1))`: the frequencies of base `b r^(D/(D-2))`, [..., D/2].
+    """`theta_t r^(-2t/(D-2))`, `r = max(1, f l / L - (f - 1))`: the frequencies of base `b
+    r^(D/(D-2))`, [..., D/2].
 
     Args:
       rotary_dim: D, at least 4.
@@ -30,7 +31,11 @@ def dynamic_ntk_frequencies(
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
-      >>> print(np.asarray(dynamic_ntk_frequencies(4, 10000.0, jnp.array(16), train_len=8, factor=2.0)))
+      >>> print(
+      ...     np.asarray(
+      ...         dynamic_ntk_frequencies(4, 10000.0, jnp.array(16), train_len=8, factor=2.0)
+      ...     )
+      ... )
       [1.         0.00333333]
     """
     if rotary_dim < 4:
@@ -49,7 +54,8 @@ def dynamic_ntk_frequencies(
         title='YaRN: Efficient Context Window Extension of Large Language Models',
         arxiv='2309.00071',
         door='project',
-        equation="theta'_t = b'^(-2t/D), b' = b max(1, f l / L - (f - 1))^(D/(D-2)), l the current length",
+        equation="theta'_t = b'^(-2t/D), b' = b max(1, f l / L - (f - 1))^(D/(D-2)), l the "
+        'current length',
         source='jquesnelle/yarn (f = 1); huggingface/transformers, rope_type "dynamic"',
         authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
         year=2023,
@@ -60,12 +66,14 @@ def dynamic_ntk_frequencies(
 )
 @dataclasses.dataclass(frozen=True)
 class DynamicNTK:
-    """Raises the rotary base once the sequence is longer than trained, by as much as its current length asks for.
+    """Raises the rotary base once the sequence is longer than trained, by as much as its current
+    length asks for.
 
-    `b' = b max(1, f l / L - (f - 1))^(D/(D-2))`, one base for all positions of a pass; l is the largest valid position
-    plus one of the row, or of the packed document. Differs from the released implementations: keys are cached raw and
-    rotated anew when l grows, so in a layer a decoding step equals the full pass over its prefix; they keep keys of older
-    bases. Deeper layers still read what was computed at shorter l, unless `generate(decoding=Recomputed())`
+    `b' = b max(1, f l / L - (f - 1))^(D/(D-2))`, one base for all positions of a pass; l is the
+    largest valid position plus one of the row, or of the packed document. Differs from the released
+    implementations: keys are cached raw and rotated anew when l grows, so in a layer a decoding
+    step equals the full pass over its prefix; they keep keys of older bases. Deeper layers still
+    read what was computed at shorter l, unless `generate(decoding=Recomputed())`
     (model/recomputed.py) reads the text anew at every step beyond L.
 
     Args:
@@ -95,5 +103,7 @@ class DynamicNTK:
         check_train_len('dynamic_ntk', self.train_len)
 
     def __call__(self, rotary_dim, base, length=None):
-        inv_freq = dynamic_ntk_frequencies(rotary_dim, base, length, train_len=self.train_len, factor=self.factor)
+        inv_freq = dynamic_ntk_frequencies(
+            rotary_dim, base, length, train_len=self.train_len, factor=self.factor
+        )
         return inv_freq, jnp.ones(length.shape, jnp.float32)

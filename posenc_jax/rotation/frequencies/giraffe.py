@@ -13,12 +13,18 @@ from posenc_jax.rotation.rope import rope_frequencies
 
 
 def giraffe_frequencies(
-    rotary_dim: int, base: float, *, factor: float = 1.0, power: float = 0.0, truncate: int | None = None
+    rotary_dim: int,
+    base: float,
+    *,
+    factor: float = 1.0,
+    power: float = 0.0,
+    truncate: int | None = None,
 ) -> np.ndarray:
-    """`x_t = theta_t / s (1 - 2t/D)^k`, then truncated by how often a plane turns in `truncate` positions, float64.
+    """`x_t = theta_t / s (1 - 2t/D)^k`, then truncated by how often a plane turns in `truncate`
+    positions, float64.
 
-    With T = `truncate` and c = 2 pi / T: planes of x_t >= c keep x_t, those of c/8 <= x_t < c get the constant c/16, slower
-    ones get 0.
+    With T = `truncate` and c = 2 pi / T: planes of x_t >= c keep x_t, those of c/8 <= x_t < c get
+    the constant c/16, slower ones get 0.
 
     Args:
       rotary_dim, base: D, b.
@@ -52,9 +58,11 @@ def giraffe_frequencies(
         title='Giraffe: Adventures in Expanding Context Lengths in LLMs',
         arxiv='2308.10882',
         door='project',
-        equation="x_t = theta_t/s (1 - 2t/D)^k; with c = 2 pi/L: theta'_t = x_t if x_t >= c, c/16 if x_t >= c/8, else 0",
+        equation="x_t = theta_t/s (1 - 2t/D)^k; with c = 2 pi/L: theta'_t = x_t if x_t >= c, "
+        'c/16 if x_t >= c/8, else 0',
         source='abacusai/Long-Context',
-        authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and Sundararajan, Arvind and Naidu, Siddartha',
+        authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and '
+        'Sundararajan, Arvind and Naidu, Siddartha',
         year=2023,
         example='rope(freqs=giraffe(factor=2.0, power=0.1, truncated=True, train_len=64))',
         share='model',
@@ -63,14 +71,17 @@ def giraffe_frequencies(
 )
 @dataclasses.dataclass(frozen=True)
 class Giraffe:
-    """Scales rotary frequencies linearly, bends them by a power, or truncates those that never completed a turn.
+    """Scales rotary frequencies linearly, bends them by a power, or truncates those that never
+    completed a turn.
 
-    `theta'_t = theta_t / s (1 - 2t/D)^k`; `truncated` then keeps planes that, so scaled and bent, turn at least once in the
-    trained length, gives the next ones one slow constant and stops the rest. Differs from the paper: nothing; the three apply
-    in the order linear, power, truncation, as in the released code. The fourth variant, random positions, is `giraffe_random`.
+    `theta'_t = theta_t / s (1 - 2t/D)^k`; `truncated` then keeps planes that, so scaled and bent,
+    turn at least once in the trained length, gives the next ones one slow constant and stops the
+    rest. Differs from the paper: nothing; the three apply in the order linear, power, truncation,
+    as in the released code. The fourth variant, random positions, is `giraffe_random`.
 
     Args:
-      factor: s, linear scaling (the sheet's `giraffe_linear`, equal to `pi`); 4 and 16 in the paper.
+      factor: s, linear scaling (the sheet's `giraffe_linear`, equal to `pi`); 4 and 16 in the
+        paper.
       power: k (`giraffe_power`); 0.1 and 0.5 in the paper.
       truncated: whether frequencies are truncated at the trained length (`giraffe_trunc`).
       train_len: T of the truncation, from the model.
@@ -98,4 +109,6 @@ class Giraffe:
 
     def __call__(self, rotary_dim, base, length=None):
         cut = self.train_len if self.truncated else None
-        return giraffe_frequencies(rotary_dim, base, factor=self.factor, power=self.power, truncate=cut), 1.0
+        return giraffe_frequencies(
+            rotary_dim, base, factor=self.factor, power=self.power, truncate=cut
+        ), 1.0

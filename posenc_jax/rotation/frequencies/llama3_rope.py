@@ -21,10 +21,11 @@ def llama3_frequencies(
     low_freq_factor: float = 1.0,
     high_freq_factor: float = 4.0,
 ) -> np.ndarray:
-    """`g theta_t + (1 - g) theta_t / s`, g from 0 to 1 linear in the turns a plane makes in `train_len`, float64.
+    """`g theta_t + (1 - g) theta_t / s`, g from 0 to 1 linear in the turns a plane makes in
+    `train_len`, float64.
 
-    `g = clip((L theta_t / 2 pi - lf) / (hf - lf), 0, 1)`: planes that turn more than hf times are kept, those that turn
-    less than lf times are interpolated by s.
+    `g = clip((L theta_t / 2 pi - lf) / (hf - lf), 0, 1)`: planes that turn more than hf times are
+    kept, those that turn less than lf times are interpolated by s.
 
     Args:
       rotary_dim, base: D, b.
@@ -36,13 +37,16 @@ def llama3_frequencies(
       ValueError: a factor below 1, no train_len, lf or hf not ordered.
 
     Example:
-      >>> (llama3_frequencies(8, 5e5, 8.0, 256) / llama3_frequencies(8, 5e5, 1.0, 256)).round(3).tolist()
+      >>> (llama3_frequencies(8, 5e5, 8.0, 256) / llama3_frequencies(8, 5e5, 1.0, 256)).round(
+      ...     3
+      ... ).tolist()
       [1.0, 0.28, 0.125, 0.125]
     """
     check_factor('llama3_rope', factor), check_train_len('llama3_rope', train_len)
     if not 0 < low_freq_factor < high_freq_factor:
         raise ValueError(
-            f'llama3_rope: expected 0 < low_freq_factor < high_freq_factor, got {low_freq_factor=}, {high_freq_factor=}'
+            'llama3_rope: expected 0 < low_freq_factor < high_freq_factor, got '
+            f'{low_freq_factor=}, {high_freq_factor=}'
         )
     theta = rope_frequencies(rotary_dim, base)
     turns = train_len * theta / (2 * math.pi)
@@ -58,9 +62,11 @@ def llama3_frequencies(
         title='The Llama 3 Herd of Models',
         arxiv='2407.21783',
         door='project',
-        equation="theta'_t = g theta_t + (1-g) theta_t / s, g = clip((L theta_t / 2 pi - lf) / (hf - lf), 0, 1)",
+        equation="theta'_t = g theta_t + (1-g) theta_t / s, g = clip((L theta_t / 2 pi - lf) / "
+        '(hf - lf), 0, 1)',
         source='huggingface/transformers, rope_type "llama3"',
-        authors='Grattafiori, Aaron and Dubey, Abhimanyu and Jauhri, Abhinav and Pandey, Abhinav and others',
+        authors='Grattafiori, Aaron and Dubey, Abhimanyu and Jauhri, Abhinav and Pandey, Abhinav '
+        'and others',
         year=2024,
         example='rope(freqs=llama3_rope(factor=4.0, train_len=64))',
         share='model',
@@ -69,10 +75,11 @@ def llama3_frequencies(
 )
 @dataclasses.dataclass(frozen=True)
 class Llama3RoPE:
-    """Keeps rotary planes that turn often within the trained length and interpolates those that hardly turn once.
+    """Keeps rotary planes that turn often within the trained length and interpolates those that
+    hardly turn once.
 
-    `theta'_t = g theta_t + (1 - g) theta_t / s`, g linear in the turns `L theta_t / 2 pi` between lf and hf. Differs from
-    the released code: nothing.
+    `theta'_t = g theta_t + (1 - g) theta_t / s`, g linear in the turns `L theta_t / 2 pi` between
+    lf and hf. Differs from the released code: nothing.
 
     Args:
       factor: s; 8 in Llama 3.1, 32 in the small models of Llama 3.2.
@@ -82,7 +89,8 @@ class Llama3RoPE:
     Raises:
       ValueError: a factor below 1, no train_len, lf and hf that are not ordered.
 
-    Reference: Grattafiori, Dubey, Jauhri, Pandey et al., arXiv 2407.21783; the rule itself is in the released code.
+    Reference: Grattafiori, Dubey, Jauhri, Pandey et al., arXiv 2407.21783; the rule itself is in
+    the released code.
 
     Example:
       >>> Llama3RoPE(factor=8.0, train_len=256)(8, 5e5)[0].round(5).tolist()

@@ -18,7 +18,8 @@ Mode = Literal['length', 'short', 'long']
 
 
 def longrope_temperature(factor: float, train_len: int, magnitude: Magnitude = 'su') -> float:
-    """m, which multiplies cos and sin: `sqrt(1 + ln s / ln L)` ('su'), `0.1 ln s + 1` ('yarn'), or 1 ('none').
+    """m, which multiplies cos and sin: `sqrt(1 + ln s / ln L)` ('su'), `0.1 ln s + 1` ('yarn'), or
+    1 ('none').
 
     Raises:
       ValueError: a factor below 1, a train_len below 2, an unknown choice.
@@ -30,22 +31,34 @@ def longrope_temperature(factor: float, train_len: int, magnitude: Magnitude = '
     check_factor('longrope', factor)
     check_choice('magnitude', magnitude, ('su', 'yarn', 'none'))
     if check_train_len('longrope', train_len) < 2:
-        raise ValueError(f'longrope: the magnitude divides by ln(train_len); train_len must be at least 2, got {train_len}')
+        raise ValueError(
+            'longrope: the magnitude divides by ln(train_len); train_len must be at least 2, '
+            f'got {train_len}'
+        )
     if magnitude == 'none' or factor == 1:
         return 1.0
-    return math.sqrt(1 + math.log(factor) / math.log(train_len)) if magnitude == 'su' else 0.1 * math.log(factor) + 1.0
+    return (
+        math.sqrt(1 + math.log(factor) / math.log(train_len))
+        if magnitude == 'su'
+        else 0.1 * math.log(factor) + 1.0
+    )
 
 
 def rescaled_factors(factors, scale: float, new_scale: float) -> np.ndarray:
-    """Factors found for the scale s, carried over to another: `1 + (lambda - 1) (s' - 1) / (s - 1)`.
+    """Factors found for the scale s, carried over to another: `1 + (lambda - 1) (s' - 1) / (s -
+    1)`.
 
     Example:
       >>> rescaled_factors([1.0, 16.5, 32.0], 32.0, 16.0).tolist()
       [1.0, 8.5, 16.0]
     """
     if check_factor('longrope', scale) == 1:
-        raise ValueError('longrope: factors for the scale 1 cannot be carried over to another scale')
-    return 1.0 + (np.asarray(factors, np.float64) - 1.0) * (check_factor('longrope', new_scale) - 1.0) / (scale - 1.0)
+        raise ValueError(
+            'longrope: factors for the scale 1 cannot be carried over to another scale'
+        )
+    return 1.0 + (np.asarray(factors, np.float64) - 1.0) * (
+        check_factor('longrope', new_scale) - 1.0
+    ) / (scale - 1.0)
 
 
 @register(
@@ -56,25 +69,31 @@ def rescaled_factors(factors, scale: float, new_scale: float) -> np.ndarray:
         title='LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens',
         arxiv='2402.13753',
         door='project',
-        equation="theta'_t = theta_t / lambda_t at positions >= n_hat, theta_t before; cos and sin times sqrt(1 + ln s / ln L)",
+        equation="theta'_t = theta_t / lambda_t at positions >= n_hat, theta_t before; cos and "
+        'sin times sqrt(1 + ln s / ln L)',
         source='microsoft/LongRoPE; huggingface/transformers, rope_type "longrope"',
-        authors='Ding, Yiran and Zhang, Li Lyna and Zhang, Chengruidong and Xu, Yuanyuan and Shang, Ning and Xu, Jiahang and others',
+        authors='Ding, Yiran and Zhang, Li Lyna and Zhang, Chengruidong and Xu, Yuanyuan and '
+        'Shang, Ning and Xu, Jiahang and others',
         year=2024,
-        example='rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), short=(1.0, 1.0, 1.5, 2.0), start=2, factor=4.0, train_len=8))',
+        example='rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), short=(1.0, 1.0, 1.5, 2.0), '
+        'start=2, factor=4.0, train_len=8))',
         share='model',
         promises=Promises(cached='raw', fused=True),
     ),
 )
 @dataclasses.dataclass(frozen=True)
 class LongRoPE:
-    """Divides every rotary frequency by a factor of its own; the first positions keep the original frequencies.
+    """Divides every rotary frequency by a factor of its own; the first positions keep the original
+    frequencies.
 
-    `theta'_t = theta_t / lambda_t` with magnitude m on cos and sin at positions >= n_hat, `theta_t` and 1 before. With two
-    lists, `short` serves while the sequence is no longer than trained and `long` beyond, all keys alike. Differs from the
-    released implementations: keys are cached raw while the list depends on the length, so in a layer a decoding step equals
-    the full pass over its prefix; they keep keys rotated by the other list (Phi-3 of `transformers` reads the text anew when
-    it passes L). Deeper layers would still read what was computed with `short`: where the list changes, `generate` reads the
-    text anew by default, once; with `dynamic` at every step beyond L, if `decoding=Recomputed()` (model/recomputed.py) asks so.
+    `theta'_t = theta_t / lambda_t` with magnitude m on cos and sin at positions >= n_hat, `theta_t`
+    and 1 before. With two lists, `short` serves while the sequence is no longer than trained and
+    `long` beyond, all keys alike. Differs from the released implementations: keys are cached raw
+    while the list depends on the length, so in a layer a decoding step equals the full pass over
+    its prefix; they keep keys rotated by the other list (Phi-3 of `transformers` reads the text
+    anew when it passes L). Deeper layers would still read what was computed with `short`: where the
+    list changes, `generate` reads the text anew by default, once; with `dynamic` at every step
+    beyond L, if `decoding=Recomputed()` (model/recomputed.py) asks so.
 
     Args:
       long: lambda_t, rotary width / 2 numbers of at least 1 (the search also keeps them ascending).
@@ -82,12 +101,15 @@ class LongRoPE:
       short: factors up to `train_len`; None uses `long` at every length.
       start: n_hat, how many first positions keep the original frequencies.
       magnitude: 'su' (default), 'yarn' or 'none', see `longrope_temperature`; a number is m itself.
-      mode: which list: by current 'length', or always 'short' or 'long' (then keys are cached encoded).
-      dynamic: beyond `train_len` the factors grow with the current length l, `1 + (lambda - 1) (l/L - 1) / (s - 1)`.
+      mode: which list: by current 'length', or always 'short' or 'long' (then keys are cached
+        encoded).
+      dynamic: beyond `train_len` the factors grow with the current length l, `1 + (lambda - 1) (l/L
+        - 1) / (s - 1)`.
       train_len: L, from the model.
 
     Raises:
-      ValueError: factors below 1 or beyond float32, lists of the wrong length, start below 0, a mode without its list.
+      ValueError: factors below 1 or beyond float32, lists of the wrong length, start below 0, a
+        mode without its list.
 
     Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 
@@ -113,19 +135,28 @@ class LongRoPE:
         check_factor('longrope', self.factor)
         check_train_len('longrope', self.train_len)
         for name, factors in (('long', self.long), ('short', self.short)):
-            for factor in factors or ():  # in any order, and however large: a huge one stops its plane
-                check_number(f'longrope: a factor of {name} divides a frequency and', factor, least=1)
+            for factor in (
+                factors or ()
+            ):  # in any order, and however large: a huge one stops its plane
+                check_number(
+                    f'longrope: a factor of {name} divides a frequency and', factor, least=1
+                )
         if self.short is not None and len(self.short) != len(self.long):
-            raise ValueError(f'longrope: {len(self.long)} long factors and {len(self.short)} short ones')
+            raise ValueError(
+                f'longrope: {len(self.long)} long factors and {len(self.short)} short ones'
+            )
         if self.mode == 'short' and self.short is None:
             raise ValueError("longrope: mode='short' needs the list short")
         if self.start < 0:
             raise ValueError(f'longrope: start must be at least 0, got {self.start}')
         if self.dynamic and (self.mode != 'length' or self.factor == 1):
-            raise ValueError("longrope: dynamic factors follow the length: they need mode='length' and a factor above 1")
+            raise ValueError(
+                "longrope: dynamic factors follow the length: they need mode='length' and a "
+                'factor above 1'
+            )
         if not isinstance(self.magnitude, str):
             check_number('longrope: the magnitude', self.magnitude, above=0)
-        self.temperature  # the rule checks its own arguments
+        _ = self.temperature  # the rule checks its own arguments
 
     @property
     def uses_length(self) -> bool:
@@ -143,15 +174,24 @@ class LongRoPE:
 
     def __call__(self, rotary_dim, base, length=None):
         if len(self.long) != rotary_dim // 2:
-            raise ValueError(f'longrope: {len(self.long)} factors for a rotary width of {rotary_dim}, expected {rotary_dim // 2}')
+            raise ValueError(
+                f'longrope: {len(self.long)} factors for a rotary width of {rotary_dim}, '
+                f'expected {rotary_dim // 2}'
+            )
         theta = rope_frequencies(rotary_dim, base)
         long = np.asarray(self.long)
         if not self.uses_length:
-            return theta / (np.asarray(self.short) if self.mode == 'short' else long), self.temperature
+            return theta / (
+                np.asarray(self.short) if self.mode == 'short' else long
+            ), self.temperature
         short = np.ones_like(long) if self.short is None else np.asarray(self.short)
         longer = Double.of(theta / long)
-        if self.dynamic:  # theta / (1 + (lambda - 1) y), in a form where a huge lambda overflows nothing
-            grown = Double.of(jnp.maximum(length - self.train_len, 0))[..., None] / (self.train_len * (self.factor - 1.0))
+        if (
+            self.dynamic
+        ):  # theta / (1 + (lambda - 1) y), in a form where a huge lambda overflows nothing
+            grown = Double.of(jnp.maximum(length - self.train_len, 0))[..., None] / (
+                self.train_len * (self.factor - 1.0)
+            )
             longer = longer / (1.0 / long + (1.0 - 1.0 / long) * grown)
         inv_freq = choose((length > self.train_len)[..., None], longer, Double.of(theta / short))
         return inv_freq, jnp.full(length.shape, self.temperature, jnp.float32)

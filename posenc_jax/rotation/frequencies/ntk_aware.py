@@ -11,7 +11,8 @@ from posenc_jax.rotation.rope import rope_frequencies
 
 
 def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
-    """`b' = b s^(D/(D-2))`, D the rotated width: the lowest frequency is divided by exactly s, the highest is kept.
+    """`b' = b s^(D/(D-2))`, D the rotated width: the lowest frequency is divided by exactly s, the
+    highest is kept.
 
     Raises:
       ValueError: a factor below 1; a width below 4, where the highest frequency is the lowest.
@@ -44,7 +45,8 @@ def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
 )
 @dataclasses.dataclass(frozen=True)
 class NTKAware:
-    """Raises the rotary base so that low frequencies are interpolated and high ones kept; no fine-tuning needed.
+    """Raises the rotary base so that low frequencies are interpolated and high ones kept; no
+    fine-tuning needed.
 
     `theta'_t = b'^(-2t/D)`, `b' = b s^(D/(D-2))`. Differs from the paper (Definition 1): nothing.
 

@@ -11,15 +11,18 @@ from posenc_jax.rotation.rope import rope_frequencies
 Keep = Literal['highest', 'lowest', 'compressed']
 
 
-def p_rope_frequencies(rotary_dim: int, base: float, p: float, *, keep: Keep = 'highest') -> np.ndarray:
+def p_rope_frequencies(
+    rotary_dim: int, base: float, p: float, *, keep: Keep = 'highest'
+) -> np.ndarray:
     """`theta_t` in `floor(p D / 2)` planes and 0 in the others, float64.
 
     Args:
       rotary_dim: D; exponents keep the full width, `theta_t = base^(-2t/D)`.
       base: of the frequencies.
       p: the fraction that rotates, in [0, 1].
-      keep: which planes rotate: the 'highest' frequencies (the paper), the 'lowest' (its reversed ablation), or as many
-        planes with the frequencies of a head of width p D ('compressed', the paper's partial ablation).
+      keep: which planes rotate: the 'highest' frequencies (the paper), the 'lowest' (its reversed
+        ablation), or as many planes with the frequencies of a head of width p D ('compressed', the
+        paper's partial ablation).
 
     Raises:
       ValueError: p outside [0, 1], an unknown choice.
@@ -30,7 +33,9 @@ def p_rope_frequencies(rotary_dim: int, base: float, p: float, *, keep: Keep = '
     """
     check_choice('keep', keep, ('highest', 'lowest', 'compressed'))
     if not 0 <= p <= 1:
-        raise ValueError(f'p_rope: p is the fraction of planes that rotate and must lie in [0, 1], got {p}')
+        raise ValueError(
+            f'p_rope: p is the fraction of planes that rotate and must lie in [0, 1], got {p}'
+        )
     count = int(p * rotary_dim // 2)
     theta = rope_frequencies(rotary_dim, base)
     plane = np.arange(rotary_dim // 2)
@@ -51,7 +56,8 @@ def p_rope_frequencies(rotary_dim: int, base: float, p: float, *, keep: Keep = '
         door='project',
         equation="theta'_t = theta_t for t < floor(p D / 2), else 0",
         source='appendix of the paper; huggingface/transformers, rope_type "proportional"',
-        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and Pascanu, Razvan and Velickovic, Petar',
+        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and '
+        'Pascanu, Razvan and Velickovic, Petar',
         year=2024,
         example='rope(freqs=p_rope(p=0.75))',
         share='model',
@@ -60,9 +66,11 @@ def p_rope_frequencies(rotary_dim: int, base: float, p: float, *, keep: Keep = '
 )
 @dataclasses.dataclass(frozen=True)
 class PRoPE:
-    """Rotates the fraction `p` of planes with the highest frequencies; the others carry content without position.
+    """Rotates the fraction `p` of planes with the highest frequencies; the others carry content
+    without position.
 
-    `theta'_t = theta_t` for `t < floor(p D / 2)`, else 0. `p=1` is RoPE, `p=0` no encoding. Differs from the paper: nothing.
+    `theta'_t = theta_t` for `t < floor(p D / 2)`, else 0. `p=1` is RoPE, `p=0` no encoding. Differs
+    from the paper: nothing.
 
     Args:
       p: fraction of planes that rotate, in [0, 1].

@@ -11,7 +11,8 @@ from posenc_jax.rotation.rope import rope_frequencies
 
 
 def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
-    """`theta_t / factor`, float64: rotating by position i with these is rotating by i / factor with theta.
+    """`theta_t / factor`, float64: rotating by position i with these is rotating by i / factor with
+    theta.
 
     Example:
       >>> pi_frequencies(4, 10000.0, factor=4.0).tolist()
@@ -39,10 +40,11 @@ def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
 )
 @dataclasses.dataclass(frozen=True)
 class PI:
-    """Divides every rotary frequency by `factor`, which squeezes `factor` times the trained length into trained angles.
+    """Divides every rotary frequency by `factor`, which squeezes `factor` times the trained length
+    into trained angles.
 
-    `A_it = (i / s) theta_t`. Differs from the paper: the frequencies are scaled instead of the positions, which stay
-    integers; the angles are the same.
+    `A_it = (i / s) theta_t`. Differs from the paper: the frequencies are scaled instead of the
+    positions, which stay integers; the angles are the same.
 
     Args:
       factor: s = new length / trained length, at least 1.

@@ -26,10 +26,14 @@ def yarn_temperature(
 ) -> float | Float[Array, '...']:
     """m, which multiplies cos and sin of queries and keys: `0.1 ln s + 1`, unless given.
 
-    With `mscale` a and `mscale_all_dim` c both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. Of an array of s, one m each.
+    With `mscale` a and `mscale_all_dim` c both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. Of an
+    array of s, one m each.
 
     Example:
-      >>> round(yarn_temperature(4.0), 6), round(yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8), 6)
+      >>> (
+      ...     round(yarn_temperature(4.0), 6),
+      ...     round(yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8), 6),
+      ... )
       (1.138629, 1.056966)
     """
     log = jnp.log(factor) if isinstance(factor, jax.Array) else math.log(factor)
@@ -37,7 +41,11 @@ def yarn_temperature(
     if attention_factor is not None:
         if not attention_factor > 0:
             raise ValueError(f'yarn: attention_factor must be positive, got {attention_factor}')
-        return jnp.full_like(factor, attention_factor) if isinstance(factor, jax.Array) else attention_factor
+        return (
+            jnp.full_like(factor, attention_factor)
+            if isinstance(factor, jax.Array)
+            else attention_factor
+        )
     for name, given in (('mscale', mscale), ('mscale_all_dim', mscale_all_dim)):
         if given is not None and not 0 < given < math.inf:
             raise ValueError(f'yarn: {name} must be positive and finite, or None, got {given}')
@@ -57,9 +65,11 @@ def yarn_ramp(
     truncate: bool = True,
     ramp: Ramp = 'index',
 ) -> Float[np.ndarray, 'F']:
-    """How far planes t are interpolated, from 0 to 1; arguments as for `yarn_frequencies`, whose planes are 0, 1, 2, ...
+    """How far planes t are interpolated, from 0 to 1; arguments as for `yarn_frequencies`, whose
+    planes are 0, 1, 2, ...
 
-    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`. A plane between two has a frequency between theirs, `base^(-2t / D)`.
+    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`. A plane between two has a frequency between theirs,
+    `base^(-2t / D)`.
 
     Example:
       >>> yarn_ramp(np.array([0.0, 1.0, 1.5, 3.0]), 16, 10000.0, 64).round(3).tolist()
@@ -68,18 +78,24 @@ def yarn_ramp(
     check_train_len('yarn', train_len)
     check_choice('ramp', ramp, ('index', 'rotations'))
     if not 0 < beta_slow < beta_fast:
-        raise ValueError(f'yarn: expected 0 < beta_slow < beta_fast, got {beta_slow=}, {beta_fast=}')
+        raise ValueError(
+            f'yarn: expected 0 < beta_slow < beta_fast, got {beta_slow=}, {beta_fast=}'
+        )
     if base <= 1:
         raise ValueError(f'yarn needs a base above 1, got {base}')
     if ramp == 'rotations':
         rotations = train_len * base ** (-2 * planes / rotary_dim) / (2 * math.pi)
         return 1.0 - np.clip((rotations - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0)
-    plane = lambda beta: rotary_dim * math.log(train_len / (2 * math.pi * beta)) / (2 * math.log(base))
+    plane = lambda beta: (
+        rotary_dim * math.log(train_len / (2 * math.pi * beta)) / (2 * math.log(base))
+    )
     low, high = plane(beta_fast), plane(beta_slow)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low = max(low, 0)
-    high = max(min(high, rotary_dim - 1), low)  # a train_len below one rotation would turn the ramp around
+    high = max(
+        min(high, rotary_dim - 1), low
+    )  # a train_len below one rotation would turn the ramp around
     if low == high:
         high += 0.001
     return np.clip((planes - low) / (high - low), 0.0, 1.0)
@@ -96,24 +112,31 @@ def yarn_frequencies(
     truncate: bool = True,
     ramp: Ramp = 'index',
 ) -> np.ndarray | Double:
-    """`theta_t ((1 - ramp_t) + ramp_t / s)`, float64: planes that turn often are kept, those that turn rarely interpolated.
+    """`theta_t ((1 - ramp_t) + ramp_t / s)`, float64: planes that turn often are kept, those that
+    turn rarely interpolated.
 
-    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`; lo and hi are the planes that turn `beta_fast` and `beta_slow` times in
-    `train_len` positions, `D ln(L / (2 pi beta)) / (2 ln b)`.
+    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`; lo and hi are the planes that turn `beta_fast` and
+    `beta_slow` times in `train_len` positions, `D ln(L / (2 pi beta)) / (2 ln b)`.
 
     Args:
       rotary_dim, base: D, b.
-      factor: s, at least 1; of a `Double` or an array [...], which is not checked, the result is a `Double` [..., D/2].
+      factor: s, at least 1; of a `Double` or an array [...], which is not checked, the result is a
+        `Double` [..., D/2].
       train_len: L.
-      beta_fast, beta_slow: rotations within L above which a plane is kept, below which it is interpolated by s.
+      beta_fast, beta_slow: rotations within L above which a plane is kept, below which it is
+        interpolated by s.
       truncate: whether lo is rounded down and hi up, as in the released code.
-      ramp: linear in the plane's index as in every released implementation, or in its rotations as in the paper's text.
+      ramp: linear in the plane's index as in every released implementation, or in its rotations as
+        in the paper's text.
 
     Raises:
-      ValueError: a factor below 1, no train_len, betas that are not ordered, an unknown ramp, a base of 1 or less.
+      ValueError: a factor below 1, no train_len, betas that are not ordered, an unknown ramp, a
+        base of 1 or less.
 
     Example:
-      >>> (yarn_frequencies(16, 10000.0, 4.0, 64) / yarn_frequencies(16, 10000.0, 1.0, 64)).round(2).tolist()
+      >>> (yarn_frequencies(16, 10000.0, 4.0, 64) / yarn_frequencies(16, 10000.0, 1.0, 64)).round(
+      ...     2
+      ... ).tolist()
       [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
     current = isinstance(factor, (Double, jax.Array))
@@ -121,7 +144,15 @@ def yarn_frequencies(
     check_factor('yarn', 1.0 if current else factor)
     theta = rope_frequencies(rotary_dim, base)
     betas = dict(beta_fast=beta_fast, beta_slow=beta_slow)
-    interpolated = yarn_ramp(np.arange(rotary_dim // 2), rotary_dim, base, train_len, truncate=truncate, ramp=ramp, **betas)
+    interpolated = yarn_ramp(
+        np.arange(rotary_dim // 2),
+        rotary_dim,
+        base,
+        train_len,
+        truncate=truncate,
+        ramp=ramp,
+        **betas,
+    )
     if current:  # in a form that gives theta itself where s = 1
         return theta * (1.0 - interpolated * (1.0 - 1.0 / factor[..., None]))
     return theta * (1.0 - interpolated) + theta / factor * interpolated
@@ -135,7 +166,8 @@ def yarn_frequencies(
         title='YaRN: Efficient Context Window Extension of Large Language Models',
         arxiv='2309.00071',
         door='project',
-        equation="theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s; cos and sin times m = 0.1 ln s + 1",
+        equation="theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s; cos and sin times m = "
+        '0.1 ln s + 1',
         source='jquesnelle/yarn',
         authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
         year=2023,
@@ -146,27 +178,32 @@ def yarn_frequencies(
 )
 @dataclasses.dataclass(frozen=True)
 class YaRN:
-    """Keeps high rotary frequencies, interpolates low ones by `factor`, and sharpens the softmax by m squared.
+    """Keeps high rotary frequencies, interpolates low ones by `factor`, and sharpens the softmax by
+    m squared.
 
-    `theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s`, `m = 0.1 ln s + 1` on cos and sin of queries and keys.
-    With `dynamic`, s and with it m follow the current length l, `s = max(1, l / L)`, one s for all positions of a pass; l is
-    the largest valid position plus one of the row, or of the packed document. Up to L that is plain RoPE.
+    `theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s`, `m = 0.1 ln s + 1` on cos and sin of
+    queries and keys. With `dynamic`, s and with it m follow the current length l, `s = max(1, l /
+    L)`, one s for all positions of a pass; l is the largest valid position plus one of the row, or
+    of the packed document. Up to L that is plain RoPE.
 
     Differs from the paper: the ramp is linear in the index of the plane, as in the released code;
-    `ramp='rotations'` is the paper's formula. Keys of a dynamic rule are cached raw and rotated anew when l grows, so in a
-    layer a decoding step equals the full pass over its prefix; deeper layers still read what was computed at shorter l,
-    unless `generate(decoding=Recomputed())` (model/recomputed.py) reads the text anew at every step beyond L.
+    `ramp='rotations'` is the paper's formula. Keys of a dynamic rule are cached raw and rotated
+    anew when l grows, so in a layer a decoding step equals the full pass over its prefix; deeper
+    layers still read what was computed at shorter l, unless `generate(decoding=Recomputed())`
+    (model/recomputed.py) reads the text anew at every step beyond L.
 
     Args:
-      factor: s = new length / trained length, at least 1. A dynamic rule takes none: it neither needs a bound nor stops at one.
+      factor: s = new length / trained length, at least 1. A dynamic rule takes none: it neither
+        needs a bound nor stops at one.
       train_len: L, from the model.
       beta_fast, beta_slow, truncate, ramp: see `yarn_frequencies`.
-      attention_factor, mscale, mscale_all_dim: see `yarn_temperature`; `attention_factor=1.0` is "NTK by parts". A given
-        attention factor is m at every length.
+      attention_factor, mscale, mscale_all_dim: see `yarn_temperature`; `attention_factor=1.0` is
+        "NTK by parts". A given attention factor is m at every length.
       dynamic: whether s follows the current length.
 
     Raises:
-      ValueError: a factor below 1, none without `dynamic` or one with it, no train_len, betas that are not ordered.
+      ValueError: a factor below 1, none without `dynamic` or one with it, no train_len, betas that
+        are not ordered.
 
     Reference: Peng, Quesnelle, Fan, Shippole, arXiv 2309.00071.
 
@@ -191,10 +228,18 @@ class YaRN:
 
     def __post_init__(self):
         if self.dynamic and self.factor is not None:
-            raise ValueError(f'yarn: a dynamic factor is current length / train_len; leave out factor={self.factor}')
+            raise ValueError(
+                'yarn: a dynamic factor is current length / train_len; leave out '
+                f'factor={self.factor}'
+            )
         if not self.dynamic and self.factor is None:
-            raise ValueError("yarn needs 'factor', new length / trained length, unless dynamic=True lets it follow the length")
-        self._rule(2, 10000.0, 1.0 if self.dynamic else self.factor)  # the formulas check their own arguments
+            raise ValueError(
+                "yarn needs 'factor', new length / trained length, unless dynamic=True lets it "
+                'follow the length'
+            )
+        self._rule(
+            2, 10000.0, 1.0 if self.dynamic else self.factor
+        )  # the formulas check their own arguments
 
     @property
     def uses_length(self) -> bool:
@@ -204,7 +249,11 @@ class YaRN:
         if not self.dynamic:
             return self._rule(rotary_dim, base, self.factor)
         # From the excess over the trained length: an integer, so that l = L gives exactly 1.
-        return self._rule(rotary_dim, base, 1.0 + Double.of(jnp.maximum(length - self.train_len, 0)) * (1.0 / self.train_len))
+        return self._rule(
+            rotary_dim,
+            base,
+            1.0 + Double.of(jnp.maximum(length - self.train_len, 0)) * (1.0 / self.train_len),
+        )
 
     def _rule(self, rotary_dim, base, factor):
         inv_freq = yarn_frequencies(
@@ -218,4 +267,6 @@ class YaRN:
             ramp=self.ramp,
         )
         single = factor.high if isinstance(factor, Double) else factor
-        return inv_freq, yarn_temperature(single, self.attention_factor, self.mscale, self.mscale_all_dim)
+        return inv_freq, yarn_temperature(
+            single, self.attention_factor, self.mscale, self.mscale_all_dim
+        )

@@ -1,21 +1,25 @@
-"""Searches the factors of `longrope` for a trained model and a target length; a search that was stopped goes on.
+"""Searches the factors of `longrope` for a trained model and a target length; a search that was
+stopped goes on.
 
-    python -m posenc_jax.rotation.search --run=RUN_OR_CHECKPOINT --length=T [--population=64 --iterations=40 --parents=32
-        --mutations=16 --crossovers=16 --probability=0.3 --documents=5 --seed=0 --variant=free|dim_piece_mono --out=FILE.json]
-        [--config.NAME=VALUE ...]
+    python -m posenc_jax.rotation.search --run=RUN_OR_CHECKPOINT --length=T [--population=64
+        --iterations=40 --parents=32 --mutations=16 --crossovers=16 --probability=0.3 --documents=5
+        --seed=0 --variant=free|dim_piece_mono --out=FILE.json] [--config.NAME=VALUE ...]
 
-The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. Minimised is the mean perplexity of
---documents windows of T tokens, spread evenly over the validation split. After every iteration FILE.json (default:
-longrope_T.json in the run, or in runs/NAME-PLACE) holds the whole state, and FILE.json.scores what has been scored since; the same
-command continues from there and ends as if it had never been stopped. Its last field `spec` is what eval.py takes as
+The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. Minimised is
+the mean perplexity of --documents windows of T tokens, spread evenly over the validation split.
+After every iteration FILE.json (default: longrope_T.json in the run, or in runs/NAME-PLACE) holds
+the whole state, and FILE.json.scores what has been scored since; the same command continues from
+there and ends as if it had never been stopped. Its last field `spec` is what eval.py takes as
 --config.extend and configs/extend.py as --config.init.extend.
 
-A run with factors of `longrope` already, up to s times its original length L, is searched on, for the paper's progressive
-extension: at T above s L for factors that multiply those it has (`best` holds them, `spec` the products, for T / L); at T up
-to L for the list `short`, while all else stays. --run='RUN | longrope(...)' gives a run the factors. E.g. trained at 128:
+A run with factors of `longrope` already, up to s times its original length L, is searched on, for
+the paper's progressive extension: at T above s L for factors that multiply those it has (`best`
+holds them, `spec` the products, for T / L); at T up to L for the list `short`, while all else
+stays. --run='RUN | longrope(...)' gives a run the factors. E.g. trained at 128:
 
-    ... --run=BASE --length=512             then train.py --config=configs/extend.py --config.init.source=BASE
-                                            --config.init.extend='SPEC_512' --config.name=TUNED
+    ... --run=BASE --length=512
+    python train.py --config=configs/extend.py --config.init.source=BASE \
+        --config.init.extend='SPEC_512' --config.name=TUNED
     ... --run=TUNED --length=2048
     ... --run='TUNED | SPEC_2048' --length=128
 """
@@ -51,7 +55,17 @@ from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
 from posenc_jax.rotation.rope import Rotary, rope_frequencies
 from posenc_jax.rotation.search.evolution import (
-    STARTS, VARIANTS, Genome, Objective, Sizes, Space, State, advance, begin, initial_genomes, short_genomes,
+    STARTS,
+    VARIANTS,
+    Genome,
+    Objective,
+    Sizes,
+    Space,
+    State,
+    advance,
+    begin,
+    initial_genomes,
+    short_genomes,
 )  # fmt: skip
 from posenc_jax.training.json_file import listed
 from posenc_jax.training.lock import hold
@@ -65,10 +79,12 @@ class SettingsChangedError(ValueError):
 
 
 class SearchedRotary(Rotary):
-    """A rotary encoding whose frequencies and `start` are variables, so that one compiled program scores every genome.
+    """A rotary encoding whose frequencies and `start` are variables, so that one compiled program
+    scores every genome.
 
-    The frequencies are float32: their relative rounding of 6e-8 shifts an angle by at most 6e-8 times its size, 0.06 rad at
-    position 1e6 for the highest frequency. The answer is scored again by the exact rule.
+    The frequencies are float32: their relative rounding of 6e-8 shifts an angle by at most 6e-8
+    times its size, 0.06 rad at position 1e6 for the highest frequency. The answer is scored again
+    by the exact rule.
     """
 
     def __init__(self, part: Rotary, temperature: float):
@@ -80,7 +96,9 @@ class SearchedRotary(Rotary):
     def angles(self, pos, length=None):
         plain, _ = super().angles(pos)
         early = pos < self.start[...]
-        return jnp.where(early[..., None], plain, phase(pos, self.inv_freq[...])), jnp.where(early, 1.0, self.temperature)
+        return jnp.where(early[..., None], plain, phase(pos, self.inv_freq[...])), jnp.where(
+            early, 1.0, self.temperature
+        )
 
 
 def spec_of(rule: LongRoPE) -> str:
@@ -93,7 +111,8 @@ def spec_of(rule: LongRoPE) -> str:
       'longrope(long=(1.0, 2.5), factor=4.0, start=4, train_len=64)'
     """
     values = [(field, getattr(rule, field.name)) for field in dataclasses.fields(rule)]
-    return f'longrope({", ".join(f"{field.name}={value!r}" for field, value in values if value != field.default)})'
+    given = [f'{field.name}={value!r}' for field, value in values if value != field.default]
+    return f'longrope({", ".join(given)})'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +140,20 @@ class Target:
         if self.name == 'short':
             return dataclasses.replace(self.now, short=genome.factors)
         long = np.multiply(self.now.long, genome.factors).round(10)  # genomes are as exact
-        return dataclasses.replace(self.now, long=tuple(long.tolist()), start=genome.start, factor=self.factor)
+        return dataclasses.replace(
+            self.now, long=tuple(long.tolist()), start=genome.start, factor=self.factor
+        )
 
     def space(self, length: int, probability: float, variant: str) -> Space:
-        """Of genomes: the list short reaches as far as the list long, and the one n_hat of both stays as it is."""
+        """Of genomes: the list short reaches as far as the list long, and the one n_hat of both
+        stays as it is.
+        """
         planes = len(self.now.long)
         if self.name == 'short':
             return Space(planes, self.factor, (self.now.start,), probability, variant)
-        starts = tuple(start for start in dict.fromkeys((self.now.start, *STARTS)) if start < length)
+        starts = tuple(
+            start for start in dict.fromkeys((self.now.start, *STARTS)) if start < length
+        )
         return Space(planes, self.factor / self.now.factor, starts, probability, variant)
 
     def seeds(self, space: Space, rotary_dim: int, base: float) -> list[Genome]:
@@ -156,24 +181,36 @@ def target_of(run: str, part: Rotary, train_len: int, length: int) -> Target:
     """
     now = part.freqs
     if now is not None and not isinstance(now, LongRoPE):
-        raise SpecError(f'{run} has the frequencies {now}, whose factors no search knows; it starts from rope or from longrope')
+        raise SpecError(
+            f'{run} has the frequencies {now}, whose factors no search knows; it starts from '
+            'rope or from longrope'
+        )
     if now is None:
         if length < train_len:
-            raise ValueError(f'length {length} is shorter than the trained one; it must be at least {train_len}')
+            raise ValueError(
+                f'length {length} is shorter than the trained one; it must be at least {train_len}'
+            )
         plain = LongRoPE(long=(1.0,) * (part.rotary_dim // 2), factor=1.0, train_len=train_len)
         return Target(plain, 'long', length / train_len)
     for name, usual in (('dynamic', False), ('mode', 'length')):
         if (value := getattr(now, name)) != usual:
-            raise SpecError(f'{run} has longrope with {name}={value!r}; a search goes on from {name}={usual!r} only')
+            raise SpecError(
+                f'{run} has longrope with {name}={value!r}; a search goes on from '
+                f'{name}={usual!r} only'
+            )
     if length > _reach(now):
         return Target(now, 'long', length / now.train_len)
     if length > now.train_len:
         raise ValueError(
-            f'{run} has factors of LongRoPE up to length {_reach(now)} already; ask for more to search what multiplies them, '
+            f'{run} has factors of LongRoPE up to length {_reach(now)} already; ask for more to '
+            'search what multiplies them, '
             f'or for at most {now.train_len} to search the list short; got {length}'
         )
     if length <= now.start:
-        raise ValueError(f'the first {now.start} positions of {run} have no factors; at length {length} none is searched')
+        raise ValueError(
+            f'the first {now.start} positions of {run} have no factors; at length {length} none '
+            'is searched'
+        )
     return Target(now, 'short', now.factor)
 
 
@@ -184,14 +221,26 @@ def rotary_part(model: Transformer) -> Rotary:
       model: possibly of shapes only.
 
     Raises:
-      SpecError: there is none, or layers differ in its width, its base, or factors that it has already.
+      SpecError: there is none, or layers differ in its width, its base, or factors that it has
+        already.
     """
-    found = {(part.rotary_dim, part.base, _factors(part)): part for part in model.shared if isinstance(part, Rotary)}
+    found = {
+        (part.rotary_dim, part.base, _factors(part)): part
+        for part in model.shared
+        if isinstance(part, Rotary)
+    }
     if not found:
-        raise SpecError(f'longrope extends a rotary encoding; there is none in {" / ".join(model.cfg.specs)}')
+        raise SpecError(
+            f'longrope extends a rotary encoding; there is none in {" / ".join(model.cfg.specs)}'
+        )
     if len(found) > 1:
-        kinds = ', '.join(f'width {width} with base {base}' + (f' and {rule}' if rule else '') for width, base, rule in found)
-        raise SpecError(f'one list of factors serves one kind of rotary encoding; this model has {kinds}')
+        kinds = ', '.join(
+            f'width {width} with base {base}' + (f' and {rule}' if rule else '')
+            for width, base, rule in found
+        )
+        raise SpecError(
+            f'one list of factors serves one kind of rotary encoding; this model has {kinds}'
+        )
     return next(iter(found.values()))
 
 
@@ -199,7 +248,9 @@ def _factors(part):
     return spec_of(part.freqs) if isinstance(part.freqs, LongRoPE) else None
 
 
-def perplexity_of(score: Callable, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int) -> float:
+def perplexity_of(
+    score: Callable, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
+) -> float:
     """The mean over windows of the perplexity of each."""
     nll, *_ = score_windows(score, stream, windows, rows)
     return float(np.exp(nll.astype(np.float64).mean(axis=1)).mean())
@@ -213,7 +264,9 @@ def make_objective(
     theta = rope_frequencies(part.rotary_dim, part.base)
     temperature = dataclasses.replace(target.now, factor=target.factor).temperature
     model = nnx.clone(model)
-    model.shared = nnx.List([SearchedRotary(p, temperature) if isinstance(p, Rotary) else p for p in model.shared])
+    model.shared = nnx.List(
+        [SearchedRotary(p, temperature) if isinstance(p, Rotary) else p for p in model.shared]
+    )
     graphdef, state = nnx.split(model)
 
     @jax.jit
@@ -226,8 +279,13 @@ def make_objective(
 
     def objective(genome):
         rule = target.rule(genome)
-        inv_freq, start = jnp.asarray(theta / getattr(rule, target.name), jnp.float32), jnp.asarray(rule.start, jnp.int32)
-        score = lambda tokens, targets, tok, key=None: scored(state, inv_freq, start, tokens, targets, tok)
+        inv_freq, start = (
+            jnp.asarray(theta / getattr(rule, target.name), jnp.float32),
+            jnp.asarray(rule.start, jnp.int32),
+        )
+        score = lambda tokens, targets, tok, key=None: scored(
+            state, inv_freq, start, tokens, targets, tok
+        )
         return perplexity_of(score, stream, windows, rows)
 
     return objective
@@ -249,7 +307,8 @@ def pick_documents(targets: int, length: int, documents: int) -> Windows:
     if whole < documents:
         most = f'at most {whole} documents, or ' if whole else ''
         raise ValueError(
-            f'the validation split has {targets + 1} tokens, {documents} documents of {length} need {documents * length + 1}; '
+            f'the validation split has {targets + 1} tokens, {documents} documents of {length} '
+            f'need {documents * length + 1}; '
             f'use {most}a longer text'
         )
     start = np.linspace(0, whole - 1, documents).round().astype(np.int64) * length
@@ -261,8 +320,9 @@ _QUIET_SECONDS = 20.0
 
 
 class Progress(LiveLine):
-    """Iteration, best perplexity, evaluations done and time left: one live line in a terminal, a plain line for each
-    iteration elsewhere, and for every evaluation of those that take long."""
+    """Iteration, best perplexity, evaluations done and time left: one live line in a terminal, a
+    plain line for each iteration elsewhere, and for every evaluation of those that take long.
+    """
 
     def __init__(self, sizes: Sizes, done: int):
         super().__init__('', done, sizes.evaluations)
@@ -275,7 +335,10 @@ class Progress(LiveLine):
         def counted(genome):
             score = objective(genome)
             self._done += 1
-            self._clock = self._clock or (self._done, time.perf_counter())  # the first one contains compilation
+            self._clock = self._clock or (
+                self._done,
+                time.perf_counter(),
+            )  # the first one contains compilation
             self.show(completed=self._done, text=f'{self._text}  {self._left()} left')
             if self._bar is None and time.perf_counter() - self._said > _QUIET_SECONDS:
                 self._say_where()
@@ -285,14 +348,19 @@ class Progress(LiveLine):
 
     def report(self, state: State) -> None:
         """Shows an iteration that is finished and saved."""
-        self._text = f'iteration {state.iteration}/{self._sizes.iterations}  best perplexity {state.trace[-1]:.4f}'
+        self._text = (
+            f'iteration {state.iteration}/{self._sizes.iterations}  best perplexity '
+            f'{state.trace[-1]:.4f}'
+        )
         if self._bar is None:
             self._say_where()
         self.show(text=f'{self._text}  {self._left()} left')
 
     def _say_where(self):
         self._said = time.perf_counter()
-        self.say(f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self._left()} left')
+        self.say(
+            f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self._left()} left'
+        )
 
     def _left(self) -> str:
         if self._clock is None or self._done == self._clock[0]:
@@ -315,19 +383,25 @@ def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, di
         fields = json.loads(path.read_text())
         stored, state = fields['settings'], State.from_json(fields['state'])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f'{path} was not written by a search of longrope factors ({error!r}); choose another --out') from None
+        raise ValueError(
+            f'{path} was not written by a search of longrope factors ({error!r}); choose another '
+            '--out'
+        ) from None
     asked = json.loads(json.dumps(asked))
     differs = [name for name, value in asked.items() if stored.get(name) != value]
     changed = [f'{name}: {stored.get(name)!r} there, {asked[name]!r} here' for name in differs]
     if changed:
         raise SettingsChangedError(
-            f'{path} is of a search with other arguments: {listed(changed)}; give the arguments it was begun with to continue it, '
+            f'{path} is of a search with other arguments: {listed(changed)}; give the arguments '
+            'it was begun with to continue it, '
             'or another --out'
         )
     return state, fields
 
 
-def write(path: pathlib.Path, asked: Mapping[str, Any], target: Target, state: State, **found) -> None:
+def write(
+    path: pathlib.Path, asked: Mapping[str, Any], target: Target, state: State, **found
+) -> None:
     """Writes the file of a search; it is complete or as it was before."""
     fields = {
         'settings': asked,
@@ -335,7 +409,11 @@ def write(path: pathlib.Path, asked: Mapping[str, Any], target: Target, state: S
         'evaluations': len(state.history),
         'state': state.to_json(),
         'trace': state.trace,
-        'best': {'perplexity': state.trace[-1], 'start': state.best.start, 'factors': state.best.factors},
+        'best': {
+            'perplexity': state.trace[-1],
+            'start': state.best.start,
+            'factors': state.best.factors,
+        },
         **found,
         'spec': spec_of(target.rule(state.best)),
     }
@@ -343,8 +421,8 @@ def write(path: pathlib.Path, asked: Mapping[str, Any], target: Target, state: S
 
 
 def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objective) -> Objective:
-    """The objective with every score appended to a file as it is found, and none found twice: an iteration that is cut short
-    begins again, from the same random state, but not from nothing.
+    """The objective with every score appended to a file as it is found, and none found twice: an
+    iteration that is cut short begins again, from the same random state, but not from nothing.
 
     Args:
       path: of the scores; begun anew where it belongs to other settings.
@@ -395,7 +473,9 @@ def run_search(
     with Progress(sizes, 0 if state is None else len(state.history)) as progress:
         objective = progress.counting(remembered(scores, asked, objective))
         if state is not None:
-            progress.say(f'{path}: continuing after iteration {state.iteration} of {sizes.iterations}')
+            progress.say(
+                f'{path}: continuing after iteration {state.iteration} of {sizes.iterations}'
+            )
         while state is None or state.iteration < sizes.iterations:
             if state is None:
                 state = begin(seeds, space, sizes, objective, asked['seed'])
@@ -424,7 +504,8 @@ def search(
     All that can be wrong is found before the weights are read.
 
     Args:
-      run: directory of a run, or a public checkpoint; with ' | longrope(...)' the factors that it is searched on from.
+      run: directory of a run, or a public checkpoint; with ' | longrope(...)' the factors that it
+        is searched on from.
       length: T; at least the trained length, or see `target_of` for a run that has factors already.
       sizes, probability, variant: see `Sizes` and `Space`.
       documents: how many windows of T tokens score a genome.
@@ -440,10 +521,18 @@ def search(
     """
     overrides = dict(overrides or {})
     if taken := sorted(overrides.keys() & set(_DECIDED)):
-        raise SpecError(f'config.{taken[0]} is decided by the search, which reads the validation split at --length')
+        raise SpecError(
+            f'config.{taken[0]} is decided by the search, which reads the validation split at '
+            '--length'
+        )
     directory, _, rule = run.partition('|')
-    if rule and [node.entry.key for node in spec_language.parse(rule, ('extension', 'frequencies')).nodes] != ['longrope']:
-        raise SpecError(f'the search finds an extension of {directory.strip()}; give it alone or with longrope, not {run!r}')
+    if rule and [
+        node.entry.key for node in spec_language.parse(rule, ('extension', 'frequencies')).nodes
+    ] != ['longrope']:
+        raise SpecError(
+            f'the search finds an extension of {directory.strip()}; give it alone or with '
+            f'longrope, not {run!r}'
+        )
     if length < 1:
         raise ValueError(f'length must be at least 1, got {length}')
     if seed < 0:
@@ -451,7 +540,10 @@ def search(
     decided = dict(zip(_DECIDED, ('', (length,), 'validation', ('nonoverlapping',))))
     job = prepare(run, {**overrides, **decided})
     if not job.task.is_language:
-        raise SpecError(f'the search minimises perplexity; {run} was trained on {job.config.task}, which has none')
+        raise SpecError(
+            f'the search minimises perplexity; {run} was trained on {job.config.task}, which has '
+            'none'
+        )
     part = rotary_part(settings.abstract_model(job.cfg, job.config.extend))
     target = target_of(run, part, job.cfg.train_len, length)
     now, space = target.now, target.space(length, probability, variant)
@@ -460,11 +552,15 @@ def search(
     windows = pick_documents(len(stream) - 1, length, documents)
     path = out or default_output(run, length)
     asked = dict(
-        run=run, length=length, train_len=now.train_len, factor=target.factor, rotary_dim=part.rotary_dim, base=part.base,
-        rule=_factors(part), **dataclasses.asdict(sizes), probability=probability, documents=documents, seed=seed,
+        run=run, length=length, train_len=now.train_len, factor=target.factor,
+        rotary_dim=part.rotary_dim, base=part.base,
+        rule=_factors(part), **dataclasses.asdict(sizes), probability=probability,
+        documents=documents, seed=seed,
         variant=variant, overrides=overrides,
     )  # fmt: skip
-    with hold(path.with_name(path.name + '.lock'), f'{path} is being searched', 'choose another --out'):
+    with hold(
+        path.with_name(path.name + '.lock'), f'{path} is being searched', 'choose another --out'
+    ):
         state, fields = read(path, asked)
         model, step = job.load()
         asked['step'] = step
@@ -474,30 +570,53 @@ def search(
             return path
         rows = min(job.rows(length), documents)  # a batch is filled up
         if any(list(factors or ()) != sorted(factors or ()) for factors in (now.long, now.short)):
-            print(f'{run}: its factors descend in places; those searched ascend, so that products may descend where they do')
+            print(
+                f'{run}: its factors descend in places; those searched ascend, so that products '
+                'may descend where they do'
+            )
         objective = make_objective(model, target, stream, windows, rows)
         state = run_search(path, asked, target, state, objective, seeds, space, sizes)
-        exact = perplexity_of(scorer(model.extend(spec_of(target.rule(state.best)))), stream, windows, rows)
+        exact = perplexity_of(
+            scorer(model.extend(spec_of(target.rule(state.best)))), stream, windows, rows
+        )
         as_it_is = perplexity_of(scorer(model), stream, windows, rows)
-        first = {'yarn_ramp' if target.name == 'long' else 'ones': next(iter(state.history.values()))}
-        write(path, asked, target, state, exact={'perplexity': exact, 'as_it_is': as_it_is, **first})
+        first = {
+            'yarn_ramp' if target.name == 'long' else 'ones': next(iter(state.history.values()))
+        }
+        write(
+            path, asked, target, state, exact={'perplexity': exact, 'as_it_is': as_it_is, **first}
+        )
     return path
 
 
 def default_output(run: str, length: int) -> pathlib.Path:
-    """longrope_LENGTH.json in the directory of a run, or where `home_of` keeps a public checkpoint's."""
+    """longrope_LENGTH.json in the directory of a run, or where `home_of` keeps a public
+    checkpoint's.
+    """
     return home_of(run) / f'longrope_{length}.json'
 
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
     """What `search` is called with."""
     parser = Parser('python -m posenc_jax.rotation.search', description=__doc__)
-    parser.add_argument('--run', required=True, metavar='DIR', help='run directory or public checkpoint')
-    parser.add_argument('--length', required=True, type=int, metavar='T', help='target length in tokens')
+    parser.add_argument(
+        '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
+    )
+    parser.add_argument(
+        '--length', required=True, type=int, metavar='T', help='target length in tokens'
+    )
     for field in dataclasses.fields(Sizes):
         parser.add_argument(f'--{field.name}', type=int, default=field.default, metavar='N')
-    parser.add_argument('--probability', type=float, default=0.3, metavar='P', help='that a gene is visited')
-    parser.add_argument('--documents', type=int, default=5, metavar='N', help='windows of T tokens that score a genome')
+    parser.add_argument(
+        '--probability', type=float, default=0.3, metavar='P', help='that a gene is visited'
+    )
+    parser.add_argument(
+        '--documents',
+        type=int,
+        default=5,
+        metavar='N',
+        help='windows of T tokens that score a genome',
+    )
     parser.add_argument('--seed', type=int, default=0, metavar='N')
     parser.add_argument('--variant', default='free', metavar='|'.join(VARIANTS))
     parser.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
@@ -522,12 +641,21 @@ def main(argv: list[str] | None = None) -> int:
         print(f'longrope search: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('longrope search: stopped; the same command continues after the last finished iteration', file=sys.stderr)
+        print(
+            'longrope search: stopped; the same command continues after the last finished '
+            'iteration',
+            file=sys.stderr,
+        )
         return 130
     fields = json.loads(path.read_text())
     length, exact = fields['settings']['length'], fields['exact']
-    first, name = ('yarn_ramp', 'the ramp of YaRN') if 'yarn_ramp' in exact else ('ones', 'factors of 1')
-    print(f'perplexity at {length}: {exact[first]:.4f} with {name}, {exact["perplexity"]:.4f} searched')
+    first, name = (
+        ('yarn_ramp', 'the ramp of YaRN') if 'yarn_ramp' in exact else ('ones', 'factors of 1')
+    )
+    print(
+        f'perplexity at {length}: {exact[first]:.4f} with {name}, {exact["perplexity"]:.4f} '
+        'searched'
+    )
     if 'as_it_is' in exact:  # files of earlier searches have none
         print(f'{exact["as_it_is"]:.4f} with nothing changed')
     if exact.get('as_it_is', float('inf')) < exact['perplexity']:

@@ -1,10 +1,12 @@
-"""The evolutionary search of LongRoPE: operators on genomes, and populations that go from one iteration to the next.
+"""The evolutionary search of LongRoPE: operators on genomes, and populations that go from one
+iteration to the next.
 
-Nothing here knows a model: an objective scores a genome, lower is better. A genome is the factors lambda_t that divide the
-rotary frequencies as they are now, ascending in [1, 1 + s], and the number of first positions that keep the original ones.
-Differs from the paper: the factors reach 1 + s as in the released code (1.25 s in the text); how `start` changes is not said
-there, and it is one more gene here; the first population also holds YaRN's own frequencies, of which the ramp of factors is
-a variant.
+Nothing here knows a model: an objective scores a genome, lower is better. A genome is the factors
+lambda_t that divide the rotary frequencies as they are now, ascending in [1, 1 + s], and the number
+of first positions that keep the original ones. Differs from the paper: the factors reach 1 + s as
+in the released code (1.25 s in the text); how `start` changes is not said there, and it is one more
+gene here; the first population also holds YaRN's own frequencies, of which the ramp of factors is a
+variant.
 
 Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 """
@@ -36,7 +38,8 @@ class Genome:
     Attributes:
       factors: lambda_t, ascending.
       start: n_hat, how many first positions keep the original frequencies.
-      span: (alpha, beta) of `dim_piece_mono`: factors are 1 up to the plane alpha (-1 for none) and s after beta.
+      span: (alpha, beta) of `dim_piece_mono`: factors are 1 up to the plane alpha (-1 for none) and
+        s after beta.
     """
 
     factors: tuple[float, ...]
@@ -53,7 +56,8 @@ class Space:
       factor: s, at least 1.
       starts: choices of n_hat; the first genomes have the first of them.
       probability: that a gene is visited in a sweep, in (0, 1].
-      variant: 'free', or 'dim_piece_mono': factors of 1, then searched ones, then s, with both borders searched.
+      variant: 'free', or 'dim_piece_mono': factors of 1, then searched ones, then s, with both
+        borders searched.
 
     Raises:
       ValueError: a number out of range, an unknown variant, or a space of one genome.
@@ -69,14 +73,22 @@ class Space:
         check_factor('longrope search', self.factor)
         check_choice('variant', self.variant, VARIANTS)
         if self.planes < 1:
-            raise ValueError(f'longrope search: there must be at least 1 rotary plane, got {self.planes}')
+            raise ValueError(
+                f'longrope search: there must be at least 1 rotary plane, got {self.planes}'
+            )
         if not self.starts or min(self.starts) < 0:
-            raise ValueError(f'longrope search: starts are counts of first positions, at least one of them, got {self.starts}')
+            raise ValueError(
+                'longrope search: starts are counts of first positions, at least one of them, '
+                f'got {self.starts}'
+            )
         if not 0 < self.probability <= 1:
-            raise ValueError(f'longrope search: probability must lie in (0, 1], got {self.probability}')
+            raise ValueError(
+                f'longrope search: probability must lie in (0, 1], got {self.probability}'
+            )
         if self.pieces and (self.factor == 1 or self.planes < 2):
             raise ValueError(
-                f'longrope search: dim_piece_mono chooses between 1 and s on at least 2 planes, got s={self.factor} and '
+                'longrope search: dim_piece_mono chooses between 1 and s on at least 2 planes, '
+                f'got s={self.factor} and '
                 f'{self.planes} planes; use the variant free'
             )
 
@@ -97,16 +109,24 @@ class Space:
 
     def __contains__(self, genome: Genome) -> bool:
         factors = np.asarray(genome.factors)
-        fits = len(factors) == self.planes and bool(np.all(np.diff(factors, prepend=1.0, append=self.top) >= 0))
+        fits = len(factors) == self.planes and bool(
+            np.all(np.diff(factors, prepend=1.0, append=self.top) >= 0)
+        )
         fits = fits and genome.start in self.starts and (genome.span is not None) == self.pieces
         if fits and self.pieces:
             low, high = genome.span
-            fits = -1 <= low < high < self.planes and genome.factors == self._fixed(genome.factors, low, high)
+            fits = -1 <= low < high < self.planes and genome.factors == self._fixed(
+                genome.factors, low, high
+            )
         return fits
 
     def genome(self, factors) -> Genome:
-        """A genome with these factors, made ascending and brought into range; finds the borders of `dim_piece_mono`."""
-        factors = np.asarray(factors, np.float64).round(10)  # quotients of frequencies miss 1 and s by a rounding
+        """A genome with these factors, made ascending and brought into range; finds the borders of
+        `dim_piece_mono`.
+        """
+        factors = np.asarray(factors, np.float64).round(
+            10
+        )  # quotients of frequencies miss 1 and s by a rounding
         factors = np.where(np.isclose(factors, self.factor, rtol=1e-9), self.factor, factors)
         factors = np.clip(np.maximum.accumulate(factors), 1.0, self.top)
         span = None
@@ -120,10 +140,13 @@ class Space:
         return (1.0,) * (low + 1) + searched + (float(self.factor),) * (self.planes - 1 - high)
 
 
-def ramp_factors(rotary_dim: int, base: float, factor: float, train_len: int, now: Sequence[float] = ()) -> np.ndarray:
+def ramp_factors(
+    rotary_dim: int, base: float, factor: float, train_len: int, now: Sequence[float] = ()
+) -> np.ndarray:
     """`s ramp_t + 1 - ramp_t` with the ramp of YaRN: the first genome of the search.
 
-    YaRN itself mixes frequencies, `lambda_t = 1 / (1 - ramp_t + ramp_t / s)`; both agree where the ramp is 0 or 1.
+    YaRN itself mixes frequencies, `lambda_t = 1 / (1 - ramp_t + ramp_t / s)`; both agree where the
+    ramp is 0 or 1.
 
     Args:
       rotary_dim, base, train_len: D, b, and the length that the model is trained for now.
@@ -140,7 +163,9 @@ def ramp_factors(rotary_dim: int, base: float, factor: float, train_len: int, no
 
 
 def _ramp(rotary_dim, base, train_len, now):
-    """YaRN's ramp of the frequencies as they are now: each is that of some plane `base^(-2u/D)`, whole or not."""
+    """YaRN's ramp of the frequencies as they are now: each is that of some plane `base^(-2u/D)`,
+    whole or not.
+    """
     planes = np.arange(rotary_dim // 2, dtype=np.float64)
     if len(now):
         planes += rotary_dim * np.log(now) / (2 * np.log(base))
@@ -150,18 +175,27 @@ def _ramp(rotary_dim, base, train_len, now):
 def initial_genomes(
     space: Space, rotary_dim: int, base: float, train_len: int, now: Sequence[float] = ()
 ) -> list[Genome]:
-    """Known extensions as genomes, the best guess first: YaRN's ramp, YaRN, NTK-aware, position interpolation; each once.
+    """Known extensions as genomes, the best guess first: YaRN's ramp, YaRN, NTK-aware, position
+    interpolation; each once.
 
     Arguments as for `ramp_factors`.
     """
     s, planes, ramp = space.factor, np.arange(space.planes), _ramp(rotary_dim, base, train_len, now)
     ntk = s ** (planes / max(space.planes - 1, 1))
-    known = (ramp_factors(rotary_dim, base, s, train_len, now), 1.0 / (1.0 - ramp + ramp / s), ntk, np.full(space.planes, s))
+    known = (
+        ramp_factors(rotary_dim, base, s, train_len, now),
+        1.0 / (1.0 - ramp + ramp / s),
+        ntk,
+        np.full(space.planes, s),
+    )
     return list(dict.fromkeys(space.genome(factors) for factors in known))
 
 
-def short_genomes(space: Space, long: Sequence[float], short: Sequence[float] | None = None) -> list[Genome]:
-    """First genomes of a list `short`: factors of 1, the list `long`, the list there is, and three steps from 1 to `long`.
+def short_genomes(
+    space: Space, long: Sequence[float], short: Sequence[float] | None = None
+) -> list[Genome]:
+    """First genomes of a list `short`: factors of 1, the list `long`, the list there is, and three
+    steps from 1 to `long`.
 
     Lists of a model that descend in places, or exceed 1 + s, are made to fit.
 
@@ -177,7 +211,9 @@ def short_genomes(space: Space, long: Sequence[float], short: Sequence[float] | 
 def initial_population(
     seeds: Sequence[Genome], space: Space, rng: np.random.Generator, population: int
 ) -> list[Genome]:
-    """The seeds, then mutants of randomly chosen ones, all different; fewer where the space holds no more."""
+    """The seeds, then mutants of randomly chosen ones, all different; fewer where the space holds
+    no more.
+    """
     found = dict.fromkeys(seeds[:population])
     while len(found) < population:
         mutant = mutate(seeds[rng.integers(len(seeds))], space, rng, found)
@@ -187,9 +223,11 @@ def initial_population(
     return list(found)
 
 
-def mutate(genome: Genome, space: Space, rng: np.random.Generator, seen: Collection[Genome]) -> Genome | None:
-    """A genome that is not in `seen`: sweeps over the planes, in each of which some factors take another value between
-    their neighbours, until there is one. None where there seems to be none.
+def mutate(
+    genome: Genome, space: Space, rng: np.random.Generator, seen: Collection[Genome]
+) -> Genome | None:
+    """A genome that is not in `seen`: sweeps over the planes, in each of which some factors take
+    another value between their neighbours, until there is one. None where there seems to be none.
 
     Example:
       >>> space = Space(planes=4, factor=4.0)
@@ -215,12 +253,20 @@ def _sweep(genome, space, rng):
         low, high = span
         low = int(rng.integers(-1, high)) if visits() else low
         high = int(rng.integers(low + 1, space.planes)) if visits() else high
-        factors, span, first, end = list(space._fixed(factors, low, high)), (low, high), low + 1, high + 1
+        factors, span, first, end = (
+            list(space._fixed(factors, low, high)),
+            (low, high),
+            low + 1,
+            high + 1,
+        )
     for t in range(first, end):
         if visits():
             below = factors[t - 1] if t else 1.0
             above = factors[t + 1] if t + 1 < space.planes else space.top
-            low, high = np.searchsorted(space.grid, below, 'left'), np.searchsorted(space.grid, above, 'right')
+            low, high = (
+                np.searchsorted(space.grid, below, 'left'),
+                np.searchsorted(space.grid, above, 'right'),
+            )
             if low < high:
                 factors[t] = float(space.grid[rng.integers(low, high)])
     return Genome(tuple(factors), start, span)
@@ -229,9 +275,11 @@ def _sweep(genome, space, rng):
 def crossover(
     better: Genome, other: Genome, space: Space, rng: np.random.Generator, seen: Collection[Genome]
 ) -> Genome | None:
-    """The better parent with genes of the other: each is visited by `probability` and then copied every second time.
+    """The better parent with genes of the other: each is visited by `probability` and then copied
+    every second time.
 
-    At most 20 sweeps, until the child is ascending and not in `seen`; then a mutant of the better parent.
+    At most 20 sweeps, until the child is ascending and not in `seen`; then a mutant of the better
+    parent.
     """
     child = better
     for _ in range(_CROSSOVER_SWEEPS):
@@ -271,19 +319,34 @@ class Sizes:
     crossovers: int = 16
 
     def __post_init__(self):
-        for name, least in (('population', 1), ('iterations', 0), ('parents', 1), ('mutations', 0), ('crossovers', 0)):
+        for name, least in (
+            ('population', 1),
+            ('iterations', 0),
+            ('parents', 1),
+            ('mutations', 0),
+            ('crossovers', 0),
+        ):
             if getattr(self, name) < least:
-                raise ValueError(f'longrope search: {name} must be at least {least}, got {getattr(self, name)}')
+                raise ValueError(
+                    f'longrope search: {name} must be at least {least}, got {getattr(self, name)}'
+                )
             check_number(f'longrope search: {name}', getattr(self, name), most=_MOST)
         if self.population < self.parents:
             raise ValueError(
-                f'longrope search: {self.parents} parents cannot be selected from a population of {self.population}; '
+                f'longrope search: {self.parents} parents cannot be selected from a population '
+                f'of {self.population}; '
                 f'use at most {self.population} parents or a population of at least {self.parents}'
             )
         if self.crossovers and self.parents < 2:
-            raise ValueError('longrope search: a crossover has two parents; use parents of at least 2 or crossovers of 0')
+            raise ValueError(
+                'longrope search: a crossover has two parents; use parents of at least 2 or '
+                'crossovers of 0'
+            )
         if self.mutations + self.crossovers == 0:
-            raise ValueError('longrope search: mutations and crossovers are both 0: no iteration would find anything')
+            raise ValueError(
+                'longrope search: mutations and crossovers are both 0: no iteration would find '
+                'anything'
+            )
 
     @property
     def evaluations(self) -> int:
@@ -291,9 +354,15 @@ class Sizes:
 
 
 def children(
-    parents: Sequence[Genome], space: Space, rng: np.random.Generator, seen: Collection[Genome], sizes: Sizes
+    parents: Sequence[Genome],
+    space: Space,
+    rng: np.random.Generator,
+    seen: Collection[Genome],
+    sizes: Sizes,
 ) -> list[Genome]:
-    """Mutants of random parents, then crossovers of two distinct ones, new and all different. Parents: the best first."""
+    """Mutants of random parents, then crossovers of two distinct ones, new and all different.
+    Parents: the best first.
+    """
     known, born = set(seen), []
     for number in range(sizes.mutations + sizes.crossovers):
         if number < sizes.mutations or len(parents) < 2:
@@ -336,7 +405,10 @@ class State:
         number_or_none = lambda score: score if np.isfinite(score) else None
         return {
             'rng': self.rng.bit_generator.state,
-            'history': [[number_or_none(score), g.start, g.factors, g.span] for g, score in self.history.items()],
+            'history': [
+                [number_or_none(score), g.start, g.factors, g.span]
+                for g, score in self.history.items()
+            ],
             'population': [number[genome] for genome in self.population],
             'trace': self.trace,
         }
@@ -345,8 +417,12 @@ class State:
     def from_json(cls, fields: dict[str, Any]) -> 'State':
         rng = np.random.default_rng()
         rng.bit_generator.state = fields['rng']
-        genome = lambda start, factors, span: Genome(tuple(factors), start, None if span is None else tuple(span))
-        history = {genome(*rest): np.inf if score is None else score for score, *rest in fields['history']}
+        genome = lambda start, factors, span: Genome(
+            tuple(factors), start, None if span is None else tuple(span)
+        )
+        history = {
+            genome(*rest): np.inf if score is None else score for score, *rest in fields['history']
+        }
         genomes = list(history)
         return cls(rng, history, [genomes[i] for i in fields['population']], list(fields['trace']))
 
@@ -354,7 +430,9 @@ class State:
 Objective = Callable[[Genome], float]
 
 
-def begin(seeds: Sequence[Genome], space: Space, sizes: Sizes, objective: Objective, seed: int) -> State:
+def begin(
+    seeds: Sequence[Genome], space: Space, sizes: Sizes, objective: Objective, seed: int
+) -> State:
     """The first population, scored.
 
     Raises:
@@ -372,10 +450,15 @@ def begin(seeds: Sequence[Genome], space: Space, sizes: Sizes, objective: Object
 
 
 def advance(state: State, space: Space, sizes: Sizes, objective: Objective) -> State:
-    """One iteration: the best are parents, and with their children the next population. `state` stays as it was.
+    """One iteration: the best are parents, and with their children the next population. `state`
+    stays as it was.
 
     Example:
-      >>> space, sizes, objective = Space(planes=4, factor=4.0), Sizes(8, 2, 4, 4, 4), lambda genome: sum(genome.factors)
+      >>> space, sizes, objective = (
+      ...     Space(planes=4, factor=4.0),
+      ...     Sizes(8, 2, 4, 4, 4),
+      ...     lambda genome: sum(genome.factors),
+      ... )
       >>> state = begin([Genome((4.0,) * 4)], space, sizes, objective, seed=0)
       >>> state = advance(state, space, sizes, objective)
       >>> len(state.population), state.trace[1] <= state.trace[0] <= 16.0

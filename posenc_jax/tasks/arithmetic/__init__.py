@@ -1,4 +1,6 @@
-"""Arithmetic on digit strings, and the formats that make it easier to learn or harder to cheat at."""
+"""Arithmetic on digit strings, and the formats that make it easier to learn or harder to
+cheat at.
+"""
 
 from posenc_jax.tasks.arithmetic.addition import Addition as Addition
 from posenc_jax.tasks.arithmetic.length_gen_recipe import length_gen_recipe as length_gen_recipe

@@ -11,7 +11,15 @@ from posenc_jax.tasks.arithmetic.digits import random_numbers, written
 from posenc_jax.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.tasks.arithmetic.scratchpad import recursive_scratchpad, scratchpad_width
 from posenc_jax.tasks.coupling import IDS, Ids, coupled_addition_ids, supplied_ids
-from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    one_token,
+)
 
 SYMBOLS = '0123456789+=$_'
 PLUS, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13
@@ -21,34 +29,41 @@ COMMA, SEMICOLON = FURTHER = 14, 15  # of a scratchpad; index hints count from h
 @register('addition', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Addition(Task):
-    """`$a+b=c$`; the task length is the number of digits of an operand. Loss on the sum and the closing `$`.
+    """`$a+b=c$`; the task length is the number of digits of an operand. Loss on the sum and the
+    closing `$`.
 
-    A range of lengths draws the digits of the two operands independently and uniformly; an int gives both operands
-    exactly that many. k-digit numbers are uniform in [10^(k-1), 10^k), and 0..9 for k = 1.
+    A range of lengths draws the digits of the two operands independently and uniformly; an int
+    gives both operands exactly that many. k-digit numbers are uniform in [10^(k-1), 10^k), and 0..9
+    for k = 1.
 
-    Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
-    Structure", arXiv 2405.20671 (official code HanseulJo/position-coupling), where both formats below are on.
+    Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
+    Transformers Using Task Structure", arXiv 2405.20671 (official code
+    HanseulJo/position-coupling), where both formats below are on.
 
-    The formats of "Transformers Can Achieve Length Generalization But Not Robustly", arXiv 2402.09371, are
-    `reverse_operands`, `reverse_output` and `index_hints`; a scratchpad is that of "Positional Description Matters for
-    Transformers Arithmetic", arXiv 2311.14737, which says that the remaining digits are written again in every step: the
-    strings are ours (see `recursive_scratchpad`). `random_spaces(...)` around the task sets its characters apart.
+    The formats of "Transformers Can Achieve Length Generalization But Not Robustly", arXiv
+    2402.09371, are `reverse_operands`, `reverse_output` and `index_hints`; a scratchpad is that of
+    "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737, which says that
+    the remaining digits are written again in every step: the strings are ours (see
+    `recursive_scratchpad`). `random_spaces(...)` around the task sets its characters apart.
 
     Args:
       reverse_output: write the sum least significant digit first.
       zero_pad: pad both operands to m digits, the longer one's, and the sum to m + 1.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', all with start 1; a
-        random start is the encoding's business.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
+        'coupled', all with start 1; a random start is the encoding's business.
       equal_length: both operands have the same number of digits.
       reverse_operands: write the operands least significant digit first.
-      index_hints: size of an ordered alphabet of which one symbol stands before every digit, also in the sum, the same for
-        equal significance: the k-th least significant has symbol start + k, the start drawn for each example; 0 for none.
-      scratchpad: steps that write the remaining digits again stand before the sum; all of it is scored.
+      index_hints: size of an ordered alphabet of which one symbol stands before every digit, also
+        in the sum, the same for equal significance: the k-th least significant has symbol start +
+        k, the start drawn for each example; 0 for none.
+      scratchpad: steps that write the remaining digits again stand before the sum; all of it is
+        scored.
 
     Raises:
-      SpecError: unknown `ids`; coupled ids for a sum that is neither reversed nor padded: the significance of its
-        first digit, hence its id, is not known before the sum is; coupled ids with hints or a scratchpad, a scratchpad
-        with hints or reversed operands. At sampling, numbers with more digits than there are hints.
+      SpecError: unknown `ids`; coupled ids for a sum that is neither reversed nor padded: the
+        significance of its first digit, hence its id, is not known before the sum is; coupled ids
+        with hints or a scratchpad, a scratchpad with hints or reversed operands. At sampling,
+        numbers with more digits than there are hints.
 
     Example:
       task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
@@ -68,17 +83,27 @@ class Addition(Task):
         check_choice('ids', self.ids, IDS)
         if self.ids == 'coupled' and not (self.reverse_output or self.zero_pad):
             raise SpecError(
-                "addition(ids='coupled') needs reverse_output=True or zero_pad=True: otherwise the id of the first "
+                "addition(ids='coupled') needs reverse_output=True or zero_pad=True: otherwise "
+                'the id of the first '
                 'digit of the sum depends on how many digits the sum has'
             )
         if self.index_hints < 0 or self.index_hints == 1:
-            raise SpecError(f'index_hints is a number of symbols, at least 2, or 0 for none, got {self.index_hints}')
+            raise SpecError(
+                'index_hints is a number of symbols, at least 2, or 0 for none, got '
+                f'{self.index_hints}'
+            )
         for name in ('index_hints', 'scratchpad'):
             if self.ids == 'coupled' and getattr(self, name):
-                raise SpecError(f"addition(ids='coupled') has no ids for {name}={getattr(self, name)}; leave one out")
+                raise SpecError(
+                    f"addition(ids='coupled') has no ids for {name}={getattr(self, name)}; leave "
+                    'one out'
+                )
         for name in ('reverse_operands', 'index_hints'):
             if self.scratchpad and getattr(self, name):
-                raise SpecError(f'addition(scratchpad=True) has no form with {name}={getattr(self, name)}; leave one out')
+                raise SpecError(
+                    f'addition(scratchpad=True) has no form with {name}={getattr(self, name)}; '
+                    'leave one out'
+                )
 
     @property
     def vocab_size(self) -> int:
@@ -88,7 +113,8 @@ class Addition(Task):
         high = length_range(length, 1, 'number of digits')[1]
         if self.index_hints and high + 1 > self.index_hints:
             raise ValueError(
-                f'sums of {high}-digit numbers need {high + 1} of the index hints, there are {self.index_hints}; '
+                f'sums of {high}-digit numbers need {high + 1} of the index hints, there are '
+                f'{self.index_hints}; '
                 f'use at most {self.index_hints - 1} digits or more hints'
             )
         digits = (3 * high + 1) * (2 if self.index_hints else 1)
@@ -105,14 +131,29 @@ class Addition(Task):
             c_count = a_count + 1
         else:
             c_count = np.where(c.any(axis=1), high + 1 - np.argmax(c[:, ::-1] != 0, axis=1), 1)
-        numbers = [(a, a_count, self.reverse_operands), (b, b_count, self.reverse_operands), (c, c_count, self.reverse_output)]
-        pieces = [(digits if reverse else written(digits, count), count) for digits, count, reverse in numbers]
+        numbers = [
+            (a, a_count, self.reverse_operands),
+            (b, b_count, self.reverse_operands),
+            (c, c_count, self.reverse_output),
+        ]
+        pieces = [
+            (digits if reverse else written(digits, count), count)
+            for digits, count, reverse in numbers
+        ]
         if self.index_hints:
-            start = draw_hints(rng, np.maximum(a_count, b_count) + 1, self.index_hints) + len(SYMBOLS)
-            pieces = [hinted(*piece, start, reverse) for piece, (*_, reverse) in zip(pieces, numbers)]
+            start = draw_hints(rng, np.maximum(a_count, b_count) + 1, self.index_hints) + len(
+                SYMBOLS
+            )
+            pieces = [
+                hinted(*piece, start, reverse) for piece, (*_, reverse) in zip(pieces, numbers)
+            ]
         of_a, of_b, of_c = pieces
         plus, equals, dollar = (one_token(token, batch) for token in (PLUS, EQUALS, BOUNDARY))
-        steps = recursive_scratchpad(a, a_count, b, b_count, PLUS, COMMA, SEMICOLON) if self.scratchpad else []
+        steps = (
+            recursive_scratchpad(a, a_count, b, b_count, PLUS, COMMA, SEMICOLON)
+            if self.scratchpad
+            else []
+        )
         whole = [dollar, of_a, plus, of_b, equals, *steps, of_c, dollar]
         sequence, ends = join_ragged(whole, width + 1, PADDING)
         order = dict(reverse_operands=self.reverse_operands, reverse_output=self.reverse_output)
@@ -121,7 +162,11 @@ class Addition(Task):
         return next_token_batch(sequence, ends, of_a[1] + of_b[1] + 3, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        names = SYMBOLS + ',;' if self.scratchpad else [*SYMBOLS, *(f'h{number}' for number in range(self.index_hints))]
+        names = (
+            SYMBOLS + ',;'
+            if self.scratchpad
+            else [*SYMBOLS, *(f'h{number}' for number in range(self.index_hints))]
+        )
         return (' ' if self.index_hints else '').join(names[i] for i in ids)
 
 

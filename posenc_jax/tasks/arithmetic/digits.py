@@ -4,7 +4,9 @@ import numpy as np
 from jaxtyping import Int
 
 
-def random_numbers(rng: np.random.Generator, count: Int[np.ndarray, ' B'], width: int) -> Int[np.ndarray, 'B L']:
+def random_numbers(
+    rng: np.random.Generator, count: Int[np.ndarray, ' B'], width: int
+) -> Int[np.ndarray, 'B L']:
     """Numbers with `count` digits, uniform; a leading 0 only where it is the only digit.
 
     Example:
@@ -25,4 +27,6 @@ def written(digits: Int[np.ndarray, 'B L'], count: Int[np.ndarray, ' B']) -> Int
       >>> written(np.array([[3, 2, 1]]), np.array([3])).tolist()
       [[1, 2, 3]]
     """
-    return np.take_along_axis(digits, (count[:, None] - 1 - np.arange(digits.shape[1])) % digits.shape[1], axis=1)
+    return np.take_along_axis(
+        digits, (count[:, None] - 1 - np.arange(digits.shape[1])) % digits.shape[1], axis=1
+    )

@@ -1,15 +1,19 @@
-"""Index hints: before every digit a symbol that says its significance, of an ordered alphabet that starts anywhere.
+"""Index hints: before every digit a symbol that says its significance, of an ordered alphabet that
+starts anywhere.
 
-Reference: Zhou et al., "Transformers Can Achieve Length Generalization But Not Robustly", arXiv 2402.09371 (the format is
-that of Zhou et al., arXiv 2310.16028).
+Reference: Zhou et al., "Transformers Can Achieve Length Generalization But Not Robustly", arXiv
+2402.09371 (the format is that of Zhou et al., arXiv 2310.16028).
 """
 
 import numpy as np
 from jaxtyping import Int
 
 
-def draw_hints(rng: np.random.Generator, count: Int[np.ndarray, ' B'], symbols: int) -> Int[np.ndarray, ' B']:
-    """The hint of the least significant digit of each row, uniform where `count` hints in a row fit: 0 .. symbols - count.
+def draw_hints(
+    rng: np.random.Generator, count: Int[np.ndarray, ' B'], symbols: int
+) -> Int[np.ndarray, ' B']:
+    """The hint of the least significant digit of each row, uniform where `count` hints in a row
+    fit: 0 .. symbols - count.
 
     Raises:
       ValueError: more hints are needed than there are.
@@ -24,9 +28,13 @@ def draw_hints(rng: np.random.Generator, count: Int[np.ndarray, ' B'], symbols: 
 
 
 def hinted(
-    digits: Int[np.ndarray, 'B L'], count: Int[np.ndarray, ' B'], start: Int[np.ndarray, ' B'], reverse: bool
+    digits: Int[np.ndarray, 'B L'],
+    count: Int[np.ndarray, ' B'],
+    start: Int[np.ndarray, ' B'],
+    reverse: bool,
 ) -> tuple[Int[np.ndarray, 'B 2*L'], Int[np.ndarray, ' B']]:
-    """Puts the hint `start + k` before the k-th least significant of the `count` digits of a row; a piece for `join_ragged`.
+    """Puts the hint `start + k` before the k-th least significant of the `count` digits of a row; a
+    piece for `join_ragged`.
 
     Args:
       digits: in writing order; of row b the first `count[b]` are used.

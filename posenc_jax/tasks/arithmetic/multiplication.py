@@ -9,7 +9,15 @@ from jaxtyping import Int
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.arithmetic.digits import random_numbers, written
 from posenc_jax.tasks.coupling import IDS, Ids, coupled_multiplication_ids, supplied_ids
-from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    one_token,
+)
 
 SYMBOLS = '0123456789*=$_'
 TIMES, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13
@@ -18,23 +26,27 @@ TIMES, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13
 @register('multiplication', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Multiplication(Task):
-    """`$a*b=c$`; the task length is the number of digits of an operand. Loss on the product and the closing `$`.
+    """`$a*b=c$`; the task length is the number of digits of an operand. Loss on the product and the
+    closing `$`.
 
-    A range of lengths draws the digits of the two operands independently and uniformly. The N x 2 task of Cho et al.,
-    "Position Coupling", arXiv 2405.20671, is `multiplication(second=2, pad_product=True, reverse_output=True,
-    ids='coupled')`; that of Shen et al., "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737, is
-    `multiplication(digits=n, pad_product=True, reverse_output=True)` (there with `#` for `=`).
+    A range of lengths draws the digits of the two operands independently and uniformly. The N x 2
+    task of Cho et al., "Position Coupling", arXiv 2405.20671, is `multiplication(second=2,
+    pad_product=True, reverse_output=True, ids='coupled')`; that of Shen et al., "Positional
+    Description Matters for Transformers Arithmetic", arXiv 2311.14737, is `multiplication(digits=n,
+    pad_product=True, reverse_output=True)` (there with `#` for `=`).
 
     Args:
       reverse_output: write the product least significant digit first.
-      pad_product: zero-pad the product to as many digits as both operands have together, as written.
+      pad_product: zero-pad the product to as many digits as both operands have together, as
+        written.
       digits: zero-pad both operands to this many digits; 0 writes them as they are.
       second: digits of the second operand; 0 draws them as those of the first.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', all with start 1.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
+        'coupled', all with start 1.
 
     Raises:
-      SpecError: unknown `ids`, negative numbers, or coupled ids for a product that is not padded and reversed. At sampling,
-        numbers longer than `digits`.
+      SpecError: unknown `ids`, negative numbers, or coupled ids for a product that is not padded
+        and reversed. At sampling, numbers longer than `digits`.
 
     Example:
       task = Multiplication(second=2, pad_product=True, reverse_output=True, ids='coupled')
@@ -52,11 +64,19 @@ class Multiplication(Task):
         check_choice('ids', self.ids, IDS)
         for name in ('digits', 'second'):
             if getattr(self, name) < 0:
-                raise SpecError(f'multiplication {name} must be at least 1, or 0 for none, got {getattr(self, name)}')
+                raise SpecError(
+                    f'multiplication {name} must be at least 1, or 0 for none, got '
+                    f'{getattr(self, name)}'
+                )
         if self.digits and self.second > self.digits:
-            raise SpecError(f'multiplication: a second number of {self.second} digits cannot be padded to digits={self.digits}')
+            raise SpecError(
+                f'multiplication: a second number of {self.second} digits cannot be padded to '
+                f'digits={self.digits}'
+            )
         if self.ids == 'coupled' and not (self.reverse_output and self.pad_product):
-            raise SpecError("multiplication(ids='coupled') needs reverse_output=True and pad_product=True")
+            raise SpecError(
+                "multiplication(ids='coupled') needs reverse_output=True and pad_product=True"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -65,7 +85,10 @@ class Multiplication(Task):
     def _range(self, length):
         low, high = length_range(length, 1, 'number of digits')
         if self.digits and high > self.digits:
-            raise ValueError(f'numbers of {high} digits cannot be padded to digits={self.digits}; use at most {self.digits}')
+            raise ValueError(
+                f'numbers of {high} digits cannot be padded to digits={self.digits}; use at most '
+                f'{self.digits}'
+            )
         return low, high
 
     def width(self, length: Length) -> int:
@@ -75,7 +98,11 @@ class Multiplication(Task):
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         low, high = self._range(length)
         a_count = rng.integers(low, high, batch, endpoint=True)
-        b_count = rng.integers(low, high, batch, endpoint=True) if self.second == 0 else np.full(batch, self.second)
+        b_count = (
+            rng.integers(low, high, batch, endpoint=True)
+            if self.second == 0
+            else np.full(batch, self.second)
+        )
         wide = max(high, self.second, self.digits)
         a, b = random_numbers(rng, a_count, wide), random_numbers(rng, b_count, wide)
         if self.digits:
@@ -86,16 +113,28 @@ class Multiplication(Task):
             c_count = np.where(c.any(axis=1), c.shape[1] - np.argmax(c[:, ::-1] != 0, axis=1), 1)
         answer = c if self.reverse_output else written(c, c_count)
         times, equals, dollar = (one_token(token, batch) for token in (TIMES, EQUALS, BOUNDARY))
-        operands = [dollar, (written(a, a_count), a_count), times, (written(b, b_count), b_count), equals]
-        sequence, ends = join_ragged([*operands, (answer, c_count), dollar], self.width(length) + 1, PADDING)
-        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(coupled_multiplication_ids, a_count, b_count))
+        operands = [
+            dollar,
+            (written(a, a_count), a_count),
+            times,
+            (written(b, b_count), b_count),
+            equals,
+        ]
+        sequence, ends = join_ragged(
+            [*operands, (answer, c_count), dollar], self.width(length) + 1, PADDING
+        )
+        positions = supplied_ids(
+            self.ids, ends, sequence.shape[1], partial(coupled_multiplication_ids, a_count, b_count)
+        )
         return next_token_batch(sequence, ends, a_count + b_count + 3, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         return ''.join(SYMBOLS[i] for i in ids)
 
 
-def multiply_digits(a: Int[np.ndarray, 'B L'], b: Int[np.ndarray, 'B M']) -> Int[np.ndarray, 'B L+M']:
+def multiply_digits(
+    a: Int[np.ndarray, 'B L'], b: Int[np.ndarray, 'B M']
+) -> Int[np.ndarray, 'B L+M']:
     """Long multiplication; digits least significant first, zeros beyond a number's end.
 
     Example:

@@ -1,4 +1,6 @@
-"""Random spaces: characters of any task at random distances, so that absolute positions say nothing."""
+"""Random spaces: characters of any task at random distances, so that absolute positions say
+nothing.
+"""
 
 import dataclasses
 from typing import Literal
@@ -16,7 +18,8 @@ LAWS = ('uniform', 'geometric')
 def spread(
     batch: Batch, gaps: Int[np.ndarray, 'B T'], space: int, width: int
 ) -> tuple[Batch, Int[np.ndarray, ' B']]:
-    """Puts spaces before the targets of a next-token batch; they bear no loss and fill what remains on the right.
+    """Puts spaces before the targets of a next-token batch; they bear no loss and fill what remains
+    on the right.
 
     Args:
       batch: a batch whose scored targets end where its rows do.
@@ -28,7 +31,11 @@ def spread(
       The batch without positions, and the number of tokens of each row, the last target included.
 
     Example:
-      >>> batch = {'tokens': np.array([[5, 6]]), 'targets': np.array([[6, 7]]), 'loss_mask': np.array([[0.0, 1.0]], np.float32)}
+      >>> batch = {
+      ...     'tokens': np.array([[5, 6]]),
+      ...     'targets': np.array([[6, 7]]),
+      ...     'loss_mask': np.array([[0.0, 1.0]], np.float32),
+      ... }
       >>> spaced, _ = spread(batch, np.array([[0, 2]]), 9, 4)
       >>> spaced['tokens'].tolist(), spaced['targets'].tolist(), spaced['loss_mask'].tolist()
       ([[5, 6, 9, 9]], [[6, 9, 9, 7]], [[0.0, 0.0, 0.0, 1.0]])
@@ -50,12 +57,14 @@ def spread(
 @register('random_spaces', kind='task')
 @dataclasses.dataclass(frozen=True)
 class RandomSpaces(Task):
-    """Another task with 0 .. `most` spaces before every character but the first; the length is that of the task.
+    """Another task with 0 .. `most` spaces before every character but the first; the length is that
+    of the task.
 
-    Spaces carry no loss; one more token id, the last, stands for them and for padding. After Shen et al., "Positional
-    Description Matters for Transformers Arithmetic", arXiv 2311.14737, and Zhou et al., arXiv 2402.09371, where it is an
-    augmentation of training: the evaluation has no spaces unless it is asked for. How many spaces, and by which law, is
-    not public: the numbers here are ours.
+    Spaces carry no loss; one more token id, the last, stands for them and for padding. After Shen
+    et al., "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737, and Zhou
+    et al., arXiv 2402.09371, where it is an augmentation of training: the evaluation has no spaces
+    unless it is asked for. How many spaces, and by which law, is not public: the numbers here are
+    ours.
 
     Args:
       task: the task; of the ids it may supply, 'plain' ones count spaces as well.
@@ -64,7 +73,8 @@ class RandomSpaces(Task):
       in_evaluation: put them into validation and test data as well.
 
     Raises:
-      SpecError: `most` below 0, an unknown law, a task that reads text or supplies ids of another kind.
+      SpecError: `most` below 0, an unknown law, a task that reads text or supplies ids of another
+        kind.
 
     Example:
       task = RandomSpaces(Addition(reverse_output=True), most=3)
@@ -84,10 +94,16 @@ class RandomSpaces(Task):
         if self.task.is_language:
             raise SpecError('random_spaces takes a task with answers, not one that reads text')
         if self.ids not in ('none', 'plain'):
-            raise SpecError(f"random_spaces: spaces have no id among {self.ids!r} ones; use ids='none' or 'plain'")
+            raise SpecError(
+                f"random_spaces: spaces have no id among {self.ids!r} ones; use ids='none' or "
+                "'plain'"
+            )
         if self.task.supplies_positions and self.ids == 'none':
             name = type(self.task).__name__
-            raise SpecError(f'random_spaces: spaces have no position among those of {name}; put random_spaces inside of it')
+            raise SpecError(
+                f'random_spaces: spaces have no position among those of {name}; put '
+                'random_spaces inside of it'
+            )
 
     @property
     def ids(self) -> str:
@@ -103,7 +119,9 @@ class RandomSpaces(Task):
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         inner = self.task.sample(rng, batch, length)
-        chance = np.ones(self.most + 1) if self.law == 'uniform' else 0.5 ** np.arange(self.most + 1)
+        chance = (
+            np.ones(self.most + 1) if self.law == 'uniform' else 0.5 ** np.arange(self.most + 1)
+        )
         gaps = rng.choice(self.most + 1, inner['tokens'].shape, p=chance / chance.sum())
         out, ends = spread(inner, gaps, self.task.vocab_size, self.width(length))
         if 'positions' in inner:

@@ -10,21 +10,32 @@ from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.arithmetic.addition import BOUNDARY, EQUALS, PADDING, PLUS, SYMBOLS
 from posenc_jax.tasks.arithmetic.digits import random_numbers, written
 from posenc_jax.tasks.coupling import IDS, Ids, coupled_sum_ids, supplied_ids
-from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    one_token,
+)
 
 
 @register('sums', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Sums(Task):
-    """`$a+b+...+z=s$` with k numbers; the task length is the number of digits of a number. Loss on the sum and the closing `$`.
+    """`$a+b+...+z=s$` with k numbers; the task length is the number of digits of a number. Loss on
+    the sum and the closing `$`.
 
-    All numbers, and the sum, which is written least significant digit first, are zero-padded to the most digits that the sum
-    of k numbers as long as the longest can have. Follows Cho et al., "Position Coupling: Improving Length Generalization of
-    Arithmetic Transformers Using Task Structure", arXiv 2405.20671.
+    All numbers, and the sum, which is written least significant digit first, are zero-padded to the
+    most digits that the sum of k numbers as long as the longest can have. Follows Cho et al.,
+    "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
+    Structure", arXiv 2405.20671.
 
     Args:
       operands: k.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', all with start 1.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
+        'coupled', all with start 1.
 
     Raises:
       SpecError: fewer than two operands, or unknown `ids`.
@@ -67,13 +78,23 @@ class Sums(Task):
         numbers = [random_numbers(rng, count, wide) for count in counts]
         total, carry = np.zeros((batch, wide), np.int64), np.zeros(batch, np.int64)
         for column in range(wide):
-            carry, total[:, column] = np.divmod(sum(number[:, column] for number in numbers) + carry, 10)
+            carry, total[:, column] = np.divmod(
+                sum(number[:, column] for number in numbers) + carry, 10
+            )
         padded = np.array([self.sum_digits(n) for n in range(high + 1)])[counts.max(axis=0)]
         plus, equals, dollar = (one_token(token, batch) for token in (PLUS, EQUALS, BOUNDARY))
         signs = [dollar, *[plus] * (self.operands - 1)]
-        pieces = [piece for sign, number in zip(signs, numbers) for piece in (sign, (written(number, padded), padded))]
-        sequence, ends = join_ragged([*pieces, equals, (total, padded), dollar], self.width(length) + 1, PADDING)
-        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(coupled_sum_ids, padded, self.operands))
+        pieces = [
+            piece
+            for sign, number in zip(signs, numbers)
+            for piece in (sign, (written(number, padded), padded))
+        ]
+        sequence, ends = join_ragged(
+            [*pieces, equals, (total, padded), dollar], self.width(length) + 1, PADDING
+        )
+        positions = supplied_ids(
+            self.ids, ends, sequence.shape[1], partial(coupled_sum_ids, padded, self.operands)
+        )
         return next_token_batch(sequence, ends, self.operands * (padded + 1) + 1, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

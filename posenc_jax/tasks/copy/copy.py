@@ -12,9 +12,9 @@ from posenc_jax.tasks.coupling import coupled_copy_ids
 class Copy(Transduction):
     """Copying; the task length is the number of symbols. Loss on the copy and the closing `$`.
 
-    Follows Kazemnejad et al., "The Impact of Positional Encoding on Length Generalization in Transformers", arXiv
-    2305.19466 (multi-symbol copy, there with 100 symbols and a worded prompt), in the layout of Cho et al., arXiv
-    2405.20671.
+    Follows Kazemnejad et al., "The Impact of Positional Encoding on Length Generalization in
+    Transformers", arXiv 2305.19466 (multi-symbol copy, there with 100 symbols and a worded prompt),
+    in the layout of Cho et al., arXiv 2405.20671.
 
     Args:
       symbols: size of the alphabet.

@@ -12,10 +12,11 @@ from posenc_jax.tasks.coupling import coupled_reverse_ids
 @register('reverse', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Reverse(Transduction):
-    """Reversal; the task length is the number of symbols. Loss on the reversed string and the closing `$`.
+    """Reversal; the task length is the number of symbols. Loss on the reversed string and the
+    closing `$`.
 
-    Follows Kazemnejad et al., "The Impact of Positional Encoding on Length Generalization in Transformers", arXiv
-    2305.19466, in the layout of Cho et al., arXiv 2405.20671.
+    Follows Kazemnejad et al., "The Impact of Positional Encoding on Length Generalization in
+    Transformers", arXiv 2305.19466, in the layout of Cho et al., arXiv 2405.20671.
 
     Args:
       symbols: size of the alphabet.
@@ -28,7 +29,9 @@ class Reverse(Transduction):
     """
 
     def answer(self, x, count):
-        return np.take_along_axis(x, (count[:, None] - 1 - np.arange(x.shape[1])) % x.shape[1], axis=1)
+        return np.take_along_axis(
+            x, (count[:, None] - 1 - np.arange(x.shape[1])) % x.shape[1], axis=1
+        )
 
     def coupled_ids(self, count, width):
         return coupled_reverse_ids(count, width=width)

@@ -9,16 +9,26 @@ from jaxtyping import Int
 
 from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.tasks.coupling import IDS, Ids, supplied_ids
-from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    one_token,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Transduction(Task):
-    """`$x=y$` with y as long as x; token ids: symbols from 0, then `=`, `$` (begin and end), padding.
+    """`$x=y$` with y as long as x; token ids: symbols from 0, then `=`, `$` (begin and end),
+    padding.
 
     Args:
       symbols: size of the alphabet; symbols are drawn with replacement.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled'.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
+        'coupled'.
     """
 
     symbols: int = 10
@@ -37,7 +47,9 @@ class Transduction(Task):
         return 2 * length_range(length, 1, 'number of symbols')[1] + 2
 
     @abc.abstractmethod
-    def answer(self, x: Int[np.ndarray, 'B L'], count: Int[np.ndarray, ' B']) -> Int[np.ndarray, 'B L']:
+    def answer(
+        self, x: Int[np.ndarray, 'B L'], count: Int[np.ndarray, ' B']
+    ) -> Int[np.ndarray, 'B L']:
         """y for every row, of which the first `count` symbols of x are used."""
 
     @abc.abstractmethod
@@ -50,9 +62,17 @@ class Transduction(Task):
         x = rng.integers(0, self.symbols, (batch, high))
         equals, boundary, padding = np.arange(self.symbols, self.symbols + 3)
         dollar = one_token(boundary, batch)
-        pieces = [dollar, (x, count), one_token(equals, batch), (self.answer(x, count), count), dollar]
+        pieces = [
+            dollar,
+            (x, count),
+            one_token(equals, batch),
+            (self.answer(x, count), count),
+            dollar,
+        ]
         sequence, ends = join_ragged(pieces, self.width(length) + 1, padding)
-        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(self.coupled_ids, count))
+        positions = supplied_ids(
+            self.ids, ends, sequence.shape[1], partial(self.coupled_ids, count)
+        )
         return next_token_batch(sequence, ends, count + 2, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

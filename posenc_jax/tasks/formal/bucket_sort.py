@@ -12,10 +12,12 @@ from posenc_jax.tasks.copy.transduction import Transduction
 @register('bucket_sort', kind='task')
 @dataclasses.dataclass(frozen=True)
 class BucketSort(Transduction):
-    """Sorting; the task length is the number of symbols. Loss on the sorted string and the closing `$`.
+    """Sorting; the task length is the number of symbols. Loss on the sorted string and the closing
+    `$`.
 
-    One of the tasks of Ruoss et al., "Randomized Positional Encodings Boost Length Generalization of Transformers", arXiv
-    2305.16843, there read in one pass by an encoder; here it is asked for token by token.
+    One of the tasks of Ruoss et al., "Randomized Positional Encodings Boost Length Generalization
+    of Transformers", arXiv 2305.16843, there read in one pass by an encoder; here it is asked for
+    token by token.
 
     Args:
       symbols: size of the alphabet.

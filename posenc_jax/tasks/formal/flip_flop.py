@@ -16,10 +16,11 @@ WRITE, READ, IGNORE, PADDING = 2, 3, 4, 5
 class FlipFlop(Task):
     """`w 1 i 0 i 1 r 1 ...`; the task length is the number of pairs. Loss on the bits behind `r`.
 
-    Pairs of an instruction and a bit: `w` writes it, `i` is to be ignored, and behind `r` stands the bit that was written
-    last. The first pair writes, the last reads; those between ignore with probability `ignore` and write or read with half
-    of the rest each; bits behind `w` and `i` are uniform. The last bit is a target only. After Liu et al., "Exposing
-    Attention Glitches with Flip-Flop Language Modeling", arXiv 2306.00946, as CoPE (arXiv 2405.18719) and TRA (arXiv
+    Pairs of an instruction and a bit: `w` writes it, `i` is to be ignored, and behind `r` stands
+    the bit that was written last. The first pair writes, the last reads; those between ignore with
+    probability `ignore` and write or read with half of the rest each; bits behind `w` and `i` are
+    uniform. The last bit is a target only. After Liu et al., "Exposing Attention Glitches with
+    Flip-Flop Language Modeling", arXiv 2306.00946, as CoPE (arXiv 2405.18719) and TRA (arXiv
     2503.23174) use it: trained at 0.8, tested there, at 0.98 (sparse) and at 0.1 (dense).
 
     Args:
@@ -38,7 +39,10 @@ class FlipFlop(Task):
 
     def __post_init__(self):
         if not 0 <= self.ignore <= 1:
-            raise SpecError(f'ignore is a probability, 0 to 1, got {self.ignore}; nearest: {min(max(self.ignore, 0), 1)}')
+            raise SpecError(
+                f'ignore is a probability, 0 to 1, got {self.ignore}; nearest: '
+                f'{min(max(self.ignore, 0), 1)}'
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -55,7 +59,9 @@ class FlipFlop(Task):
         pairs = rng.integers(low, high, (batch, 1), endpoint=True)
         number = np.arange(high)
         other = (1 - self.ignore) / 2
-        instruction = rng.choice([WRITE, READ, IGNORE], (batch, high), p=[other, other, self.ignore])
+        instruction = rng.choice(
+            [WRITE, READ, IGNORE], (batch, high), p=[other, other, self.ignore]
+        )
         instruction = np.where(number == 0, WRITE, np.where(number == pairs - 1, READ, instruction))
         bit = rng.integers(0, 2, (batch, high))
         written = np.maximum.accumulate(np.where(instruction == WRITE, number, 0), axis=1)

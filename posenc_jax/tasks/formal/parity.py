@@ -8,7 +8,15 @@ from jaxtyping import Int
 
 from posenc_jax.core.registry import check_choice, register
 from posenc_jax.tasks.coupling import IDS, Ids, coupled_parity_ids, supplied_ids
-from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    one_token,
+)
 
 SYMBOLS = '01=$_'
 EQUALS, BOUNDARY, PADDING = 2, 3, 4
@@ -17,14 +25,16 @@ EQUALS, BOUNDARY, PADDING = 2, 3, 4
 @register('parity', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Parity(Task):
-    """`$x=y$`, y the number of ones among the bits of x modulo 2; the task length is the number of bits. Loss on y and `$`.
+    """`$x=y$`, y the number of ones among the bits of x modulo 2; the task length is the number of
+    bits. Loss on y and `$`.
 
-    Bits are uniform. Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using
-    Task Structure", arXiv 2405.20671 (official code HanseulJo/position-coupling), the form without a scratchpad.
+    Bits are uniform. Follows Cho et al., "Position Coupling: Improving Length Generalization of
+    Arithmetic Transformers Using Task Structure", arXiv 2405.20671 (official code
+    HanseulJo/position-coupling), the form without a scratchpad.
 
     Args:
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', all with start 1; a
-        random start is the encoding's business.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
+        'coupled', all with start 1; a random start is the encoding's business.
 
     Raises:
       SpecError: unknown `ids`.
@@ -32,7 +42,11 @@ class Parity(Task):
     Example:
       >>> task = Parity(ids='coupled')
       >>> batch = task.sample(np.random.default_rng(1), batch=1, length=4)
-      >>> task.decode(batch['tokens'][0]), task.decode(batch['targets'][0, -2:]), batch['positions'][0].tolist()
+      >>> (
+      ...     task.decode(batch['tokens'][0]),
+      ...     task.decode(batch['targets'][0, -2:]),
+      ...     batch['positions'][0].tolist(),
+      ... )
       ('$0111=1', '1$', [0, 1, 1, 1, 1, 2, 1])
     """
 
@@ -54,8 +68,12 @@ class Parity(Task):
         bits = np.where(np.arange(high) < count[:, None], rng.integers(0, 2, (batch, high)), 0)
         answer = (bits.sum(axis=1, keepdims=True) % 2, np.ones(batch, np.int64))
         equals, dollar = (one_token(token, batch) for token in (EQUALS, BOUNDARY))
-        sequence, ends = join_ragged([dollar, (bits, count), equals, answer, dollar], self.width(length) + 1, PADDING)
-        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(coupled_parity_ids, count))
+        sequence, ends = join_ragged(
+            [dollar, (bits, count), equals, answer, dollar], self.width(length) + 1, PADDING
+        )
+        positions = supplied_ids(
+            self.ids, ends, sequence.shape[1], partial(coupled_parity_ids, count)
+        )
         return next_token_batch(sequence, ends, count + 2, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

@@ -8,7 +8,15 @@ from jaxtyping import Bool, Int
 
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.coupling import IDS, Ids, coupled_grid_ids, supplied_ids
-from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    one_token,
+)
 
 SYMBOLS = '012345678*.=$_'
 MINE, FREE, EQUALS, BOUNDARY, PADDING = 9, 10, 11, 12, 13
@@ -17,17 +25,20 @@ MINE, FREE, EQUALS, BOUNDARY, PADDING = 9, 10, 11, 12, 13
 @register('minesweeper', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Minesweeper(Task):
-    """`$*..*=*22*$`: a board of mines and free cells, then the same board with numbers; the length is that of its sides.
+    """`$*..*=*22*$`: a board of mines and free cells, then the same board with numbers; the length
+    is that of its sides.
 
-    Boards are written cell by cell, row after row. An answer cell is a mine, or how many of the eight cells around it are.
-    A range of lengths draws both sides independently; an int gives a square. Loss on the answer and the closing `$`. Follows
-    Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task Structure", arXiv
+    Boards are written cell by cell, row after row. An answer cell is a mine, or how many of the
+    eight cells around it are. A range of lengths draws both sides independently; an int gives a
+    square. Loss on the answer and the closing `$`. Follows Cho et al., "Position Coupling:
+    Improving Length Generalization of Arithmetic Transformers Using Task Structure", arXiv
     2405.20671, whose two ids of a cell are those of its column and its row.
 
     Args:
       mines: probability that a cell holds one; the paper's is not known to us, and this is ours.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or 'coupled', which have two
-        components; a random start is the encoding's business, `position_coupling(components=2)`.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
+        'coupled', which have two components; a random start is the encoding's business,
+        `position_coupling(components=2)`.
 
     Raises:
       SpecError: a probability outside 0 .. 1, or unknown `ids`.
@@ -44,7 +55,10 @@ class Minesweeper(Task):
     def __post_init__(self):
         check_choice('ids', self.ids, IDS)
         if not 0 <= self.mines <= 1:
-            raise SpecError(f'mines is a probability, 0 to 1, got {self.mines}; nearest: {min(max(self.mines, 0), 1)}')
+            raise SpecError(
+                f'mines is a probability, 0 to 1, got {self.mines}; nearest: '
+                f'{min(max(self.mines, 0), 1)}'
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -56,16 +70,23 @@ class Minesweeper(Task):
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         low, high = length_range(length, 1, 'side of the board')
         columns, rows = rng.integers(low, high, (2, batch), endpoint=True)
-        inside = (np.arange(high)[:, None] < rows[:, None, None]) & (np.arange(high) < columns[:, None, None])
+        inside = (np.arange(high)[:, None] < rows[:, None, None]) & (
+            np.arange(high) < columns[:, None, None]
+        )
         mined = (rng.random((batch, high, high)) < self.mines) & inside
         count, cell = columns * rows, np.arange(high * high)
         row_major = cell // columns[:, None] % high * high + cell % columns[:, None]
-        flat = lambda board: (np.take_along_axis(board.reshape(batch, -1), row_major, axis=1), count)
+        flat = lambda board: (
+            np.take_along_axis(board.reshape(batch, -1), row_major, axis=1),
+            count,
+        )
         question, answer = np.where(mined, MINE, FREE), np.where(mined, MINE, neighbours(mined))
         dollar = one_token(BOUNDARY, batch)
         pieces = [dollar, flat(question), one_token(EQUALS, batch), flat(answer), dollar]
         sequence, ends = join_ragged(pieces, self.width(length) + 1, PADDING)
-        positions = supplied_ids(self.ids, ends, sequence.shape[1], partial(coupled_grid_ids, columns, rows))
+        positions = supplied_ids(
+            self.ids, ends, sequence.shape[1], partial(coupled_grid_ids, columns, rows)
+        )
         return next_token_batch(sequence, ends, count + 2, positions)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

@@ -13,20 +13,27 @@ from posenc_jax.core.registry import check_choice, register
 from posenc_jax.extension.hirope import line_units, paragraph_units, python_units, token_units
 from posenc_jax.tasks.language.language import Language
 
-UNITS: dict[str, Callable[[str], list[int]]] = {'python': python_units, 'lines': line_units, 'paragraphs': paragraph_units}
+UNITS: dict[str, Callable[[str], list[int]]] = {
+    'python': python_units,
+    'lines': line_units,
+    'paragraphs': paragraph_units,
+}
 
 
 @register('code_text', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class CodeText(Language):
-    """Language modelling at the positions of `hirope`: (flat, offset in the unit, units before), counted in every window anew.
+    """Language modelling at the positions of `hirope`: (flat, offset in the unit, units before),
+    counted in every window anew.
 
-    Units are the top-level functions and classes of a document and what stands between them, or paragraphs; a document begins
-    a unit. Training, validation and test data have the positions, so `eval.py` reads a model with `hirope()` as it should be.
+    Units are the top-level functions and classes of a document and what stands between them, or
+    paragraphs; a document begins a unit. Training, validation and test data have the positions, so
+    `eval.py` reads a model with `hirope()` as it should be.
 
     Args:
-      units: 'python' parses every document, 'lines' looks for unindented `def` and `class` in text that need not parse (also
-        where documents are cut in three because they are few), 'paragraphs' is for prose.
+      units: 'python' parses every document, 'lines' looks for unindented `def` and `class` in text
+        that need not parse (also where documents are cut in three because they are few),
+        'paragraphs' is for prose.
       dataset, data_dir, feature, tokenizer: as for `language`.
 
     Raises:
@@ -60,7 +67,8 @@ class CodeText(Language):
         units = np.concatenate(self.unit_numbers(split))
         return lambda index: _hierarchical(units[index])
 
-    @functools.lru_cache(maxsize=3)  # every length of an evaluation is checked, and parsing takes longest
+    # Every length of an evaluation is checked, and parsing takes longest.
+    @functools.lru_cache(maxsize=3)  # noqa: B019
     def unit_numbers(self, split: str) -> list[Int[np.ndarray, ' _']]:
         """For each of `documents(split)` the unit of its tokens, numbered through all documents."""
         numbers, first = [], 0
@@ -70,7 +78,9 @@ class CodeText(Language):
                 units = UNITS[self.units](written)
             except ValueError as error:
                 begin = written.lstrip()[:40].splitlines()[0]
-                raise ValueError(f"the document {begin!r} ...: {error}, and so does code_text(units='lines')") from None
+                raise ValueError(
+                    f"the document {begin!r} ...: {error}, and so does code_text(units='lines')"
+                ) from None
             numbers.append(first + np.asarray(token_units(written, units, starts), np.int32))
             first += units[-1] + 1
         return numbers

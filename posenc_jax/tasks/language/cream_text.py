@@ -12,12 +12,14 @@ from posenc_jax.tasks.language.selected import SelectedText
 @register('cream_text', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class CreamText(SelectedText):
-    """Language modelling whose training rows of N tokens have the ids of `cream`, out of 0 .. Nf-1; evaluation as `language`.
+    """Language modelling whose training rows of N tokens have the ids of `cream`, out of 0 .. Nf-1;
+    evaluation as `language`.
 
-    Head and tail are the first and last h tokens of a text; between them stand the tokens at the middle ids where the text is
-    long enough (some may then be of the tail too, as released), else the q tokens before the tail. Encode with
-    `rope(freqs=pi(factor=...))`, without `cream`, which would draw again. The target at the end of a piece is the next token
-    of the text (the paper does not say; our convention).
+    Head and tail are the first and last h tokens of a text; between them stand the tokens at the
+    middle ids where the text is long enough (some may then be of the tail too, as released), else
+    the q tokens before the tail. Encode with `rope(freqs=pi(factor=...))`, without `cream`, which
+    would draw again. The target at the end of a piece is the next token of the text (the paper does
+    not say; our convention).
 
     Args:
       factor: f.
@@ -25,7 +27,8 @@ class CreamText(SelectedText):
       dataset, data_dir, feature, tokenizer: as for `language`.
 
     Raises:
-      ValueError: a factor that is no integer of at least 1; rows of 8f tokens or fewer, or longer than source_len.
+      ValueError: a factor that is no integer of at least 1; rows of 8f tokens or fewer, or longer
+        than source_len.
 
     Reference: Wu, Zhao, Zheng, arXiv 2406.07138.
 
@@ -56,15 +59,26 @@ class CreamText(SelectedText):
     def source(self, length):
         cream_heads(length, self.factor)
         if self.source_len is not None and self.source_len < length:
-            raise ValueError(f'cream_text: rows of {length} tokens do not fit texts of source_len={self.source_len}')
+            raise ValueError(
+                f'cream_text: rows of {length} tokens do not fit texts of '
+                f'source_len={self.source_len}'
+            )
         return length if self.source_len is None else self.source_len
 
     def choose(self, rng, batch, length):
-        head, source, index = cream_heads(length, self.factor)[rng.integers(2)], self.source(length), np.arange(length)
-        alpha = 2 + np.searchsorted(cream_thresholds(self.factor), rng.random((batch, 1)), side='right')
+        head, source, index = (
+            cream_heads(length, self.factor)[rng.integers(2)],
+            self.source(length),
+            np.arange(length),
+        )
+        alpha = 2 + np.searchsorted(
+            cream_thresholds(self.factor), rng.random((batch, 1)), side='right'
+        )
         low, high = cream_bounds(alpha, head, length)
         end = rng.integers(low, high + 1)
         ids = cream_ids(end, head, length, self.factor, index)
         from_end = source - length + index
-        kept = np.where(index < head, index, np.where((index < length - head) & (end < source), ids, from_end))
+        kept = np.where(
+            index < head, index, np.where((index < length - head) & (end < source), ids, from_end)
+        )
         return kept, ids

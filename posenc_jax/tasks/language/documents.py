@@ -12,7 +12,9 @@ SMALLEST = 0.01  # share of the bytes that every part has, if documents are kept
 
 
 class Corpus(Protocol):
-    """Where text comes from: `description` says so in one line for the log, `documents` reads one split."""
+    """Where text comes from: `description` says so in one line for the log, `documents` reads one
+    split.
+    """
 
     @property
     def description(self) -> str: ...
@@ -23,7 +25,8 @@ class Corpus(Protocol):
 def split_of(name: str) -> str:
     """The split of a document: its name's SHA-256 as a fraction, cut at 0.90 and 0.95.
 
-    Documents keep their split when others are added or removed, as long as there are enough of them (`cuts_documents`).
+    Documents keep their split when others are added or removed, as long as there are enough of them
+    (`cuts_documents`).
 
     Example:
       split_of('json/decoder.py')
@@ -34,10 +37,14 @@ def split_of(name: str) -> str:
 
 
 def cuts_documents(sizes: Mapping[str, int]) -> bool:
-    """Whether each document is cut in three: where the split by name leaves a part with less than 1 % of the bytes.
+    """Whether each document is cut in three: where the split by name leaves a part with less than 1
+    % of the bytes.
 
     Example:
-      >>> cuts_documents({'a.txt': 1000, 'b.txt': 1000}), cuts_documents({str(n): 1000 for n in range(100)})
+      >>> (
+      ...     cuts_documents({'a.txt': 1000, 'b.txt': 1000}),
+      ...     cuts_documents({str(n): 1000 for n in range(100)}),
+      ... )
       (True, False)
     """
     parts = dict.fromkeys(SPLITS, 0)
@@ -47,7 +54,8 @@ def cuts_documents(sizes: Mapping[str, int]) -> bool:
 
 
 def split_documents(documents: Mapping[str, bytes], split: str) -> list[bytes]:
-    """The documents of a split by name, in the order given; or of each document the part between its cuts, see above.
+    """The documents of a split by name, in the order given; or of each document the part between
+    its cuts, see above.
 
     Raises:
       SpecError: unknown split.
@@ -69,7 +77,9 @@ def as_text(value: str | bytes, where: str) -> bytes:
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f'{where} is not text: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8') from None
+        raise ValueError(
+            f'{where} is not text: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8'
+        ) from None
     if (nul := data.find(0)) >= 0:
         raise ValueError(f'{where} is not text: byte {nul} is NUL')
     return data

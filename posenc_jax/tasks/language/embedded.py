@@ -1,6 +1,8 @@
-"""Corpora that come with every Python: the reference topics of `pydoc_data`, and the standard library's source code.
+"""Corpora that come with every Python: the reference topics of `pydoc_data`, and the standard
+library's source code.
 
-Both differ from one Python version to the next, so that perplexities compare within one version only.
+Both differ from one Python version to the next, so that perplexities compare within one version
+only.
 """
 
 import dataclasses
@@ -26,10 +28,11 @@ class EmbeddedCorpus:
     """A corpus of this Python installation, split by document.
 
     Args:
-      name: 'pydoc_topics' (English reference prose, about 0.5 MB) or 'stdlib_code' (Python, about 10 MB).
+      name: 'pydoc_topics' (English reference prose, about 0.5 MB) or 'stdlib_code' (Python, about
+        10 MB).
 
-    Where an installation lacks the corpus, the next of these serves, with a logged warning: pydoc topics, standard
-    library sources, synthetic Markov text. `description` says which one it is.
+    Where an installation lacks the corpus, the next of these serves, with a logged warning: pydoc
+    topics, standard library sources, synthetic Markov text. `description` says which one it is.
     """
 
     name: str
@@ -44,9 +47,15 @@ class EmbeddedCorpus:
             if documents:
                 break
         size = sum(map(len, documents.values()))
-        text = f'{self.name}: {source} of Python {platform.python_version()}, {len(documents)} documents, {size} bytes'
+        text = (
+            f'{self.name}: {source} of Python {platform.python_version()}, {len(documents)} '
+            f'documents, {size} bytes'
+        )
         if source != sources[0]:
-            text += f' (fallback: this Python has no {" and no ".join(sources[: sources.index(source)])})'
+            text += (
+                ' (fallback: this Python has no '
+                f'{" and no ".join(sources[: sources.index(source)])})'
+            )
             logger.warning('%s', text)
         return text, documents
 
@@ -70,21 +79,27 @@ def pydoc_topics() -> dict[str, bytes]:
 
 
 def stdlib_code() -> dict[str, bytes]:
-    """Relative path -> source of the standard library, without tests; empty where there are no sources.
+    """Relative path -> source of the standard library, without tests; empty where there are no
+    sources.
 
-    Only modules and packages that Python itself counts to its library are read (`sys.stdlib_module_names`, the same on every
-    platform). So what was written when this Python was built or installed is left out: `_sysconfigdata_*.py`, which says how,
-    `config-*/`, `sitecustomize.py`, and whatever a distribution adds.
+    Only modules and packages that Python itself counts to its library are read
+    (`sys.stdlib_module_names`, the same on every platform). So what was written when this Python
+    was built or installed is left out: `_sysconfigdata_*.py`, which says how, `config-*/`,
+    `sitecustomize.py`, and whatever a distribution adds.
     """
     root = pathlib.Path(sysconfig.get_paths()['stdlib'])
     names = sorted(path.relative_to(root) for path in root.rglob('*.py'))
     ours = [n for n in names if n.parts[0].removesuffix('.py') in sys.stdlib_module_names]
-    kept = [n for n in ours if not any(part in SKIPPED or part.startswith('test') for part in n.parts)]
+    kept = [
+        n for n in ours if not any(part in SKIPPED or part.startswith('test') for part in n.parts)
+    ]
     return {name.as_posix(): (root / name).read_bytes() for name in kept}
 
 
 def markov_text() -> dict[str, bytes]:
-    """200 synthetic documents of sentences: words of a first-order Markov chain with four successors each."""
+    """200 synthetic documents of sentences: words of a first-order Markov chain with four
+    successors each.
+    """
     rng = np.random.Generator(np.random.PCG64(0))
     letters = np.array(list('etaoinshrdlu'))
     words = [''.join(rng.choice(letters, rng.integers(2, 9))) for _ in range(400)]

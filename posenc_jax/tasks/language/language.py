@@ -26,16 +26,19 @@ if TYPE_CHECKING:
 @register('language', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class Language(Task):
-    """Next-byte prediction; the task length is T. Token ids are the 256 bytes, and 256, which begins every document.
+    """Next-byte prediction; the task length is T. Token ids are the 256 bytes, and 256, which
+    begins every document.
 
     With a tokenizer, next-token prediction: its ids, nothing in front of a document.
 
     Args:
-      dataset: 'pydoc_topics' or 'stdlib_code' (come with Python), 'text:GLOB' (your own files), or 'tfds:NAME'
-        (prepared by TensorFlow Datasets).
-      data_dir: folder that a 'text:' pattern is relative to, or where 'tfds:' data sets were prepared.
-      packing: 'stream' takes windows of all documents one after the other; 'documents' packs documents (cut where
-        longer than T) into rows with `segment` ids, and scores no target across documents.
+      dataset: 'pydoc_topics' or 'stdlib_code' (come with Python), 'text:GLOB' (your own files), or
+        'tfds:NAME' (prepared by TensorFlow Datasets).
+      data_dir: folder that a 'text:' pattern is relative to, or where 'tfds:' data sets were
+        prepared.
+      packing: 'stream' takes windows of all documents one after the other; 'documents' packs
+        documents (cut where longer than T) into rows with `segment` ids, and scores no target
+        across documents.
       feature: which text feature of a 'tfds:' data set; default: 'text', or the only one.
       tokenizer: a Hugging Face directory with `tokenizer.json`, or a `.gguf` file; default: bytes.
 
@@ -66,7 +69,9 @@ class Language(Task):
     ):
         # Written by hand because `dataset` is an argument here and a method of every task.
         object.__setattr__(self, 'corpus', open_corpus(dataset, data_dir, feature))
-        object.__setattr__(self, 'packing', check_choice('packing', packing, ('stream', 'documents')))
+        object.__setattr__(
+            self, 'packing', check_choice('packing', packing, ('stream', 'documents'))
+        )
         object.__setattr__(self, 'vocabulary', open_vocabulary(tokenizer))
 
     @property
@@ -75,17 +80,23 @@ class Language(Task):
 
     @property
     def bytes_of(self) -> Int[np.ndarray, ' V'] | None:
-        """How many bytes of text each token id stands for; None where the tokenizer does not say."""
+        """How many bytes of text each token id stands for; None where the tokenizer does not
+        say.
+        """
         return self.vocabulary.bytes_of
 
     def width(self, length: Length) -> int:
         low, high = length_range(length, 1, 'sequence length')
         if low != high:
-            raise ValueError(f'language has one length at a time, got the range {length!r}; did you mean {high}?')
+            raise ValueError(
+                f'language has one length at a time, got the range {length!r}; did you mean {high}?'
+            )
         return high
 
     def documents(self, split: str) -> list[Int[np.ndarray, ' _']]:
-        """The documents of a split, each with its `BOS` if it is read as bytes; empty ones are left out."""
+        """The documents of a split, each with its `BOS` if it is read as bytes; empty ones are left
+        out.
+        """
         return [self.vocabulary.encode(text) for text in self.corpus.documents(split) if text]
 
     def tokens(self, split: str) -> Int[np.ndarray, ' N']:
@@ -96,8 +107,12 @@ class Language(Task):
         """
         return np.concatenate(self._documents(split, 1))
 
-    def places(self, split: str) -> Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None:
-        """Positions of windows of `tokens(split)`, given by the indices of their tokens; None where they are the plain ones."""
+    def places(
+        self, split: str
+    ) -> Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None:
+        """Positions of windows of `tokens(split)`, given by the indices of their tokens; None where
+        they are the plain ones.
+        """
         return None
 
     def _documents(self, split, length):
@@ -106,7 +121,8 @@ class Language(Task):
         if size < length + 1:
             shorter = f' or a length of at most {size - 1}' if size > 1 else ''
             raise ValueError(
-                f'the {split} split of {self.corpus.description} has {size} tokens in {len(documents)} documents, but '
+                f'the {split} split of {self.corpus.description} has {size} tokens in '
+                f'{len(documents)} documents, but '
                 f'a sequence of length {length} needs {length + 1}; use a longer text{shorter}'
             )
         return documents
@@ -121,12 +137,19 @@ class Language(Task):
         return packed_batch(packed, rng.integers(0, packed.rows, batch))
 
     def dataset(
-        self, *, length: Length, batch_size: int, seed: int, split: str = 'train', shard: tuple[int, int] = (0, 1)
+        self,
+        *,
+        length: Length,
+        batch_size: int,
+        seed: int,
+        split: str = 'train',
+        shard: tuple[int, int] = (0, 1),
     ) -> 'grain.MapDataset':
         """Batches of one split: endless and random for 'train', one pass in order otherwise.
 
-        Training takes random crops ('stream'), or all packed rows in a new order every epoch ('documents'). The other
-        splits score every token but the first once; their last batch is filled up with rows of loss mask 0.
+        Training takes random crops ('stream'), or all packed rows in a new order every epoch
+        ('documents'). The other splits score every token but the first once; their last batch is
+        filled up with rows of loss mask 0.
 
         Args and errors: as `Task.dataset`; a split shorter than one sequence is an error too.
         """
@@ -141,7 +164,10 @@ class Language(Task):
             make, count = functools.partial(packed_batch, packed), packed.rows
         else:
             stream = np.concatenate(documents)
-            make, count = functools.partial(windows, stream, length=length), -(-(len(stream) - 1) // length)
+            make, count = (
+                functools.partial(windows, stream, length=length),
+                -(-(len(stream) - 1) // length),
+            )
         if split != 'train':
             batches = grain.MapDataset.range(-(-count // batch_size))
             return batches.map(functools.partial(_numbered_rows, make, batch_size, rows))
@@ -163,11 +189,14 @@ def open_corpus(dataset: str, data_dir: str | None = None, feature: str | None =
     """The corpus with this name; see `Language` for the names.
 
     Raises:
-      SpecError, FileNotFoundError: there is none; also an argument that this kind of corpus does not have.
+      SpecError, FileNotFoundError: there is none; also an argument that this kind of corpus does
+        not have.
     """
     kind, _, rest = dataset.partition(':')
     if feature is not None and kind != 'tfds':
-        raise SpecError(f'feature={feature!r} is for "tfds:" data sets; {dataset!r} has no features')
+        raise SpecError(
+            f'feature={feature!r} is for "tfds:" data sets; {dataset!r} has no features'
+        )
     match kind:
         case 'text' if rest:
             return TextFiles(rest, data_dir)
@@ -175,9 +204,14 @@ def open_corpus(dataset: str, data_dir: str | None = None, feature: str | None =
             return PreparedDataset(rest, data_dir, feature)
         case _ if dataset in EMBEDDED:
             if data_dir is not None:
-                raise SpecError(f'data_dir={data_dir!r} is for "text:" and "tfds:"; {dataset!r} comes with Python')
+                raise SpecError(
+                    f'data_dir={data_dir!r} is for "text:" and "tfds:"; {dataset!r} comes with '
+                    'Python'
+                )
             return EmbeddedCorpus(dataset)
-    raise SpecError(f'unknown dataset {dataset!r}; {nearest(dataset, [*EMBEDDED, "text:GLOB", "tfds:NAME"])}')
+    raise SpecError(
+        f'unknown dataset {dataset!r}; {nearest(dataset, [*EMBEDDED, "text:GLOB", "tfds:NAME"])}'
+    )
 
 
 def _random_crops(stream, rng, batch, length):
@@ -194,4 +228,6 @@ def _numbered_rows(make, batch_size, rows, index):
 
 
 def _shuffled_rows(make, batch_size, rows, order, index):
-    return make(numbers=np.array([order[index * batch_size + row] for row in range(batch_size)[rows]]))
+    return make(
+        numbers=np.array([order[index * batch_size + row] for row in range(batch_size)[rows]])
+    )

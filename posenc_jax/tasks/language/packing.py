@@ -11,7 +11,9 @@ from posenc_jax.tasks.task import Batch
 
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
-    """A plan: row r holds pieces `order[bounds[r]:bounds[r + 1]]`, piece p the `sizes[p]` inputs from `starts[p]`."""
+    """A plan: row r holds pieces `order[bounds[r]:bounds[r + 1]]`, piece p the `sizes[p]` inputs
+    from `starts[p]`.
+    """
 
     stream: Int[np.ndarray, ' N']
     starts: Int[np.ndarray, ' pieces']
@@ -26,9 +28,11 @@ class PackedRows:
 
 
 def pack_documents(documents: list[Int[np.ndarray, ' _']], length: int) -> PackedRows:
-    """Cuts documents into pieces of at most `length` inputs and packs these into rows, best fit decreasing.
+    """Cuts documents into pieces of at most `length` inputs and packs these into rows, best fit
+    decreasing.
 
-    Every token of a document but its first is a target exactly once; no target crosses from one document to the next.
+    Every token of a document but its first is a target exactly once; no target crosses from one
+    document to the next.
 
     Example:
       pack_documents([np.arange(5), np.arange(3)], length=6).rows
@@ -44,7 +48,9 @@ def pack_documents(documents: list[Int[np.ndarray, ' _']], length: int) -> Packe
     starts, counts = np.concatenate(starts), np.concatenate(counts)
     rows = best_fit_decreasing(counts, length)
     bounds = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    return PackedRows(np.concatenate(documents), starts, counts, np.concatenate(rows), bounds, length)
+    return PackedRows(
+        np.concatenate(documents), starts, counts, np.concatenate(rows), bounds, length
+    )
 
 
 def best_fit_decreasing(sizes: Int[np.ndarray, ' pieces'], capacity: int) -> list[list[int]]:
@@ -73,7 +79,9 @@ def best_fit_decreasing(sizes: Int[np.ndarray, ' pieces'], capacity: int) -> lis
 
 
 def packed_batch(packed: PackedRows, numbers: Int[np.ndarray, ' B']) -> Batch:
-    """The rows with these numbers, padding beyond the last; segments count from 1 in each row, 0 is padding."""
+    """The rows with these numbers, padding beyond the last; segments count from 1 in each row, 0 is
+    padding.
+    """
     batch, length = len(numbers), packed.length
     inside = numbers < packed.rows
     begin = np.where(inside, packed.bounds[np.where(inside, numbers, 0)], 0)
@@ -83,7 +91,9 @@ def packed_batch(packed: PackedRows, numbers: Int[np.ndarray, ' B']) -> Batch:
     piece = packed.order[begin[row] + rank]
     sizes = packed.sizes[piece]
     written = np.cumsum(sizes) - sizes  # tokens before this piece, over all rows
-    row_start = np.concatenate([[0], np.cumsum(np.bincount(row, weights=sizes, minlength=batch).astype(np.int64))])[row]
+    row_start = np.concatenate(
+        [[0], np.cumsum(np.bincount(row, weights=sizes, minlength=batch).astype(np.int64))]
+    )[row]
     step = np.arange(sizes.sum()) - np.repeat(written, sizes)
     source = np.repeat(packed.starts[piece], sizes) + step
     at = np.repeat(row, sizes), np.repeat(written - row_start, sizes) + step

@@ -1,4 +1,6 @@
-"""Data sets prepared by TensorFlow Datasets, read through random-access data sources: no TensorFlow, no download."""
+"""Data sets prepared by TensorFlow Datasets, read through random-access data sources: no
+TensorFlow, no download.
+"""
 
 import dataclasses
 import difflib
@@ -18,20 +20,23 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDataset:
-    """The text feature of a prepared data set. The directory must exist: nothing is ever downloaded.
+    """The text feature of a prepared data set. The directory must exist: nothing is ever
+    downloaded.
 
-    A data set with splits named 'validation' and 'test' keeps them; otherwise every split is taken from its 'train', by
-    hash of the example's index. Texts are read into memory.
+    A data set with splits named 'validation' and 'test' keeps them; otherwise every split is taken
+    from its 'train', by hash of the example's index. Texts are read into memory.
 
     Args:
-      name: 'NAME', 'NAME/CONFIG', either with ':VERSION'; without a version the highest prepared one.
+      name: 'NAME', 'NAME/CONFIG', either with ':VERSION'; without a version the highest prepared
+        one.
       data_dir: where data sets were prepared; default: TFDS_DATA_DIR, or ~/tensorflow_datasets.
       feature: name of the text feature; default: 'text', or the only one there is.
 
     Raises:
       SpecError: a malformed or unknown name (with the nearest known one).
       FileNotFoundError: not prepared; the message holds the command to run on a connected machine.
-      ValueError: prepared in a format without random access, no such text feature, or text that is not UTF-8.
+      ValueError: prepared in a format without random access, no such text feature, or text that is
+        not UTF-8.
     """
 
     name: str
@@ -43,22 +48,36 @@ class PreparedDataset:
 
     @property
     def _root(self) -> pathlib.Path:
-        return pathlib.Path(self.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+        return pathlib.Path(
+            self.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+        ).expanduser()
 
     def _directory(self) -> pathlib.Path:
         parsed = NAME.fullmatch(self.name)
         if parsed is None:
-            raise SpecError(f'{self.name!r} is no data set name; expected NAME[/CONFIG][:VERSION], e.g. "lm1b:1.1.0"')
+            raise SpecError(
+                f'{self.name!r} is no data set name; expected NAME[/CONFIG][:VERSION], e.g. '
+                '"lm1b:1.1.0"'
+            )
         name, config, version = parsed['name'], parsed['config'], parsed['version']
         base = self._root / name
         if not base.is_dir():
             self._check_known(name)
-        found = [path.parent for depth in ('*', '*/*') for path in sorted(base.glob(f'{depth}/dataset_info.json'))]
-        found = [path for path in found if config is None or path.parent.name == config and path.parent != base]
+        found = [
+            path.parent
+            for depth in ('*', '*/*')
+            for path in sorted(base.glob(f'{depth}/dataset_info.json'))
+        ]
+        found = [
+            path
+            for path in found
+            if config is None or path.parent.name == config and path.parent != base
+        ]
         found = [path for path in found if version is None or path.name == version]
         if not found:
             raise FileNotFoundError(
-                f'tfds:{self.name} is not prepared under {self._root} and is not downloaded implicitly. On a connected '
+                f'tfds:{self.name} is not prepared under {self._root} and is not downloaded '
+                'implicitly. On a connected '
                 f'machine run\n  {self._command()}\nand make that folder available here (data_dir)'
             )
         configs = {path.parent.name for path in found if path.parent != base}
@@ -69,19 +88,29 @@ class PreparedDataset:
 
     def _command(self) -> str:
         return (
-            f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{self.name}', data_dir='{self._root}', "
+            f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{self.name}', "
+            f"data_dir='{self._root}', "
             "file_format='array_record').download_and_prepare()\""
         )
 
     def _check_known(self, name: str):
         tfds = _tfds()
-        prepared = [path.name for path in self._root.iterdir() if path.is_dir()] if self._root.is_dir() else []
+        prepared = (
+            [path.name for path in self._root.iterdir() if path.is_dir()]
+            if self._root.is_dir()
+            else []
+        )
         known = {*tfds.core.registered.list_imported_builders(), *prepared}
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f'did you mean {" or ".join(map(repr, close))}?' if close else 'see the catalogue of TFDS for names'
+            hint = (
+                f'did you mean {" or ".join(map(repr, close))}?'
+                if close
+                else 'see the catalogue of TFDS for names'
+            )
             raise SpecError(
-                f'unknown data set tfds:{name}: neither prepared under {self._root} nor known to TFDS; {hint}'
+                f'unknown data set tfds:{name}: neither prepared under {self._root} nor known to '
+                f'TFDS; {hint}'
             )
 
     def _builder(self):
@@ -90,26 +119,35 @@ class PreparedDataset:
         file_format = builder.info.file_format.value
         if file_format not in RANDOM_ACCESS:
             raise ValueError(
-                f'{directory} is prepared as {file_format}, which has no random access without TensorFlow; expected '
+                f'{directory} is prepared as {file_format}, which has no random access without '
+                'TensorFlow; expected '
                 f'{" or ".join(RANDOM_ACCESS)}. On a connected machine run\n  {self._command()}'
             )
         return builder
 
     def _text_feature(self, builder) -> str:
         features = builder.info.features
-        texts = sorted(key for key, feature in features.items() if isinstance(feature, _tfds().features.Text))
+        texts = sorted(
+            key for key, feature in features.items() if isinstance(feature, _tfds().features.Text)
+        )
         if self.feature is not None:
             return check_choice(f'text feature of tfds:{self.name}', self.feature, tuple(texts))
         if 'text' in texts:
             return 'text'
         if len(texts) == 1:
             return texts[0]
-        problem = f'has several text features, {texts}; choose one with feature=...' if texts else 'has no text feature'
+        problem = (
+            f'has several text features, {texts}; choose one with feature=...'
+            if texts
+            else 'has no text feature'
+        )
         raise ValueError(f'tfds:{self.name} {problem} (features: {sorted(features)})')
 
     @property
     def description(self) -> str:
-        splits = ', '.join(f'{name} {info.num_examples}' for name, info in self._builder().info.splits.items())
+        splits = ', '.join(
+            f'{name} {info.num_examples}' for name, info in self._builder().info.splits.items()
+        )
         return f'tfds:{self.name}: {self._directory()} (examples: {splits})'
 
     def documents(self, split: str) -> list[bytes]:
@@ -120,7 +158,10 @@ class PreparedDataset:
         own = all(name in builder.info.splits for name in SPLITS)
         stored = split if own else 'train'
         if stored not in builder.info.splits:
-            raise ValueError(f'tfds:{self.name} has no split named train; its splits: {sorted(builder.info.splits)}')
+            raise ValueError(
+                f'tfds:{self.name} has no split named train; its splits: '
+                f'{sorted(builder.info.splits)}'
+            )
         source = builder.as_data_source(split=stored)
         picked = [i for i in range(len(source)) if own or split_of(f'{stored}/{i}') == split]
         where = f'of tfds:{self.name}, split {stored},'
@@ -131,5 +172,7 @@ def _tfds():
     try:
         import tensorflow_datasets
     except ImportError as error:
-        raise ImportError(f'tfds: data sets need tensorflow-datasets and array_record ({error})') from error
+        raise ImportError(
+            f'tfds: data sets need tensorflow-datasets and array_record ({error})'
+        ) from error
     return tensorflow_datasets

@@ -5,18 +5,25 @@ import dataclasses
 import numpy as np
 
 from posenc_jax.core.registry import register
-from posenc_jax.positions.segmented_sequences import check_chunks, check_prefix, chunk_ids, prefix_ids
+from posenc_jax.positions.segmented_sequences import (
+    check_chunks,
+    check_prefix,
+    chunk_ids,
+    prefix_ids,
+)
 from posenc_jax.tasks.language.selected import SelectedText
 
 
 @register('segmented_text', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class SegmentedText(SelectedText):
-    """Language modelling whose training rows are pieces of texts of `source_len` tokens; evaluation as `language`.
+    """Language modelling whose training rows are pieces of texts of `source_len` tokens; evaluation
+    as `language`.
 
-    Whole segments of `segment_len` tokens ('chunk' mode), or `prefix_len` single tokens before a run ('prefix' mode), with
-    their positions in the text, never renumbered. The target at the end of a piece is the next token of the text. Nothing is
-    published of how the paper samples; the modes and their proportions are the sheet's contract.
+    Whole segments of `segment_len` tokens ('chunk' mode), or `prefix_len` single tokens before a
+    run ('prefix' mode), with their positions in the text, never renumbered. The target at the end
+    of a piece is the next token of the text. Nothing is published of how the paper samples; the
+    modes and their proportions are the sheet's contract.
 
     Args:
       source_len: tokens of a text, e.g. 4 times the trained length.
@@ -26,8 +33,9 @@ class SegmentedText(SelectedText):
       dataset, data_dir, feature, tokenizer: as for `language`.
 
     Raises:
-      ValueError: neither or both of segment_len and prefix_len, `last=False` without a prefix_len; segments that do not divide
-        the text and the row; a prefix as long as the row; rows longer than the text.
+      ValueError: neither or both of segment_len and prefix_len, `last=False` without a prefix_len;
+        segments that do not divide the text and the row; a prefix as long as the row; rows longer
+        than the text.
 
     Reference: Karypis, McAuley, Karypis, arXiv 2310.14633.
 
@@ -55,10 +63,17 @@ class SegmentedText(SelectedText):
     ):
         super().__init__(dataset, data_dir, 'stream', feature, tokenizer)
         if (segment_len is None) == (prefix_len is None):
-            raise ValueError(f'segmented_text takes segment_len or prefix_len, one of them, got {segment_len} and {prefix_len}')
+            raise ValueError(
+                f'segmented_text takes segment_len or prefix_len, one of them, got {segment_len} '
+                f'and {prefix_len}'
+            )
         if not last and prefix_len is None:
-            raise ValueError('segmented_text(last=False) moves the run that follows a prefix; give prefix_len')
-        for name, value in dict(source_len=source_len, segment_len=segment_len, prefix_len=prefix_len, last=last).items():
+            raise ValueError(
+                'segmented_text(last=False) moves the run that follows a prefix; give prefix_len'
+            )
+        for name, value in dict(
+            source_len=source_len, segment_len=segment_len, prefix_len=prefix_len, last=last
+        ).items():
             object.__setattr__(self, name, value)
 
     def source(self, length):

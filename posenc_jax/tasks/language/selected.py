@@ -1,4 +1,6 @@
-"""Training rows that are pieces of longer texts, at positions the method gives them; evaluation as `Language`."""
+"""Training rows that are pieces of longer texts, at positions the method gives them; evaluation as
+`Language`.
+"""
 
 import abc
 import functools
@@ -12,11 +14,13 @@ from posenc_jax.tasks.task import Batch, Length, batch_rng, shard_rows
 
 
 class SelectedText(Language):
-    """A language task whose training rows of N tokens are chosen from texts of `source(N)` tokens; to be inherited from.
+    """A language task whose training rows of N tokens are chosen from texts of `source(N)` tokens;
+    to be inherited from.
 
-    Texts are random crops of the stream of all documents. The batch has the positions of the chosen tokens, and as targets
-    the tokens that follow each of them in the text: at the end of a piece never the first token of the next piece. All
-    targets are scored. Validation and test have whole windows at plain positions.
+    Texts are random crops of the stream of all documents. The batch has the positions of the chosen
+    tokens, and as targets the tokens that follow each of them in the text: at the end of a piece
+    never the first token of the next piece. All targets are scored. Validation and test have whole
+    windows at plain positions.
     """
 
     supplies_positions = True
@@ -56,9 +60,19 @@ class SelectedText(Language):
             'positions': positions.astype(np.int32),
         }
 
-    def dataset(self, *, length: Length, batch_size: int, seed: int, split: str = 'train', shard: tuple[int, int] = (0, 1)):
+    def dataset(
+        self,
+        *,
+        length: Length,
+        batch_size: int,
+        seed: int,
+        split: str = 'train',
+        shard: tuple[int, int] = (0, 1),
+    ):
         if split != 'train':
-            return super().dataset(length=length, batch_size=batch_size, seed=seed, split=split, shard=shard)
+            return super().dataset(
+                length=length, batch_size=batch_size, seed=seed, split=split, shard=shard
+            )
         import grain
 
         length = self.width(length)
@@ -66,7 +80,9 @@ class SelectedText(Language):
         batch_rng(seed, split, 0)
         rows = shard_rows(batch_size, shard)
         batches = grain.MapDataset.range(sys.maxsize // batch_size)
-        return batches.map(functools.partial(_numbered_batch, self, stream, batch_size, rows, length, seed))
+        return batches.map(
+            functools.partial(_numbered_batch, self, stream, batch_size, rows, length, seed)
+        )
 
 
 def _numbered_batch(task, stream, batch_size, rows, length, seed, index):

@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 class TextFiles:
     """The files that match a pattern, in sorted order, split by name.
 
-    A handful of files, where that would leave a part with less than 1 % of the bytes, are cut at 90 % and 95 % each;
-    `description` says so. Names, and with them the split, are relative to the pattern's part before the first wildcard:
-    moving the whole folder changes nothing.
+    A handful of files, where that would leave a part with less than 1 % of the bytes, are cut at 90
+    % and 95 % each; `description` says so. Names, and with them the split, are relative to the
+    pattern's part before the first wildcard: moving the whole folder changes nothing.
 
     Args:
       pattern: a glob pattern; `**` matches any number of folders; a leading `~` is the home folder.
@@ -37,13 +37,18 @@ class TextFiles:
         if not self._paths():
             where = f' under {quoted(self.root, 200)[1:-1]}' if self.root else ''
             raise FileNotFoundError(
-                f'no file matches {quoted(self.pattern, 200)}{where} (current folder: {os.getcwd()}); '
+                f'no file matches {quoted(self.pattern, 200)}{where} (current folder: '
+                f'{os.getcwd()}); '
                 'expected e.g. "text:books/*.txt"'
             )
 
     def _paths(self) -> list[pathlib.Path]:
         full = os.path.join(os.path.expanduser(self.root or ''), os.path.expanduser(self.pattern))
-        return [path for path in map(pathlib.Path, sorted(glob.glob(full, recursive=True))) if path.is_file()]
+        return [
+            path
+            for path in map(pathlib.Path, sorted(glob.glob(full, recursive=True)))
+            if path.is_file()
+        ]
 
     @property
     def description(self) -> str:
@@ -55,9 +60,14 @@ class TextFiles:
         """Name by which a file is split -> file."""
         fixed = re.split(r'[*?\[]', os.path.expanduser(self.pattern), maxsplit=1)[0]
         base = os.path.dirname(os.path.join(os.path.expanduser(self.root or ''), fixed))
-        return {pathlib.Path(os.path.relpath(path, base or '.')).as_posix(): path for path in self._paths()}
+        return {
+            pathlib.Path(os.path.relpath(path, base or '.')).as_posix(): path
+            for path in self._paths()
+        }
 
     def documents(self, split: str) -> list[bytes]:
         logger.info('%s, split %s', self.description, split)
-        texts = {name: as_text(path.read_bytes(), str(path)) for name, path in self._named().items()}
+        texts = {
+            name: as_text(path.read_bytes(), str(path)) for name, path in self._named().items()
+        }
         return split_documents(texts, split)

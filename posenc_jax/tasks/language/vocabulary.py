@@ -20,7 +20,9 @@ class Vocabulary(Protocol):
     def decode(self, ids: Int[np.ndarray, ' L']) -> str: ...
 
     def starts(self, text: bytes) -> Int[np.ndarray, ' L']:
-        """The character of the text at which each token of `encode` begins; 0 for what stands in front of it."""
+        """The character of the text at which each token of `encode` begins; 0 for what stands in
+        front of it.
+        """
 
 
 class Bytes:
@@ -33,15 +35,20 @@ class Bytes:
         return np.append(BOS, np.frombuffer(text, np.uint8)).astype(np.int32)
 
     def decode(self, ids):
-        return b''.join(b'<bos>' if i == BOS else bytes([i]) for i in map(int, ids)).decode(errors='replace')
+        return b''.join(b'<bos>' if i == BOS else bytes([i]) for i in map(int, ids)).decode(
+            errors='replace'
+        )
 
     def starts(self, text):
-        first = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80  # of a character; the others continue it
+        first = (
+            np.frombuffer(text, np.uint8) & 0xC0
+        ) != 0x80  # of a character; the others continue it
         return np.append(0, np.cumsum(first) - 1)
 
 
 class Tokens:
-    """The vocabulary of a public checkpoint. What its tokenizer puts in front of a text stands there (`<s>` of Llama); nothing follows.
+    """The vocabulary of a public checkpoint. What its tokenizer puts in front of a text stands
+    there (`<s>` of Llama); nothing follows.
 
     Args:
       path: of the checkpoint.
@@ -60,12 +67,16 @@ class Tokens:
         tokenizer = source.tokenizer()
         if tokenizer is None:
             raise PretrainedError(f'{path} has no tokenizer.json, so no text can be read for it')
-        self.size = check(source.config.get('vocab_size'), FIELDS['vocab_size'], source.described_in, 'vocab_size')
+        self.size = check(
+            source.config.get('vocab_size'), FIELDS['vocab_size'], source.described_in, 'vocab_size'
+        )
         check_tokenizer(tokenizer, self.size, path)
         self.bytes_of = _bytes_of(tokenizer, self.size)
         self._reader = Reader(tokenizer, path)
         around, plain = self._reader.encode('a', around=True).ids, self._reader.encode('a').ids
-        self._front = around[: next(i for i in range(len(around)) if around[i : i + len(plain)] == plain)]
+        self._front = around[
+            : next(i for i in range(len(around)) if around[i : i + len(plain)] == plain)
+        ]
 
     def encode(self, text):
         return np.asarray(self._front + self._reader.encode(text.decode()).ids, np.int32)
@@ -79,7 +90,9 @@ class Tokens:
 
 
 def _bytes_of(tokenizer: Any, size: int) -> Int[np.ndarray, ' V'] | None:
-    """Byte-level vocabularies write one character per byte; special tokens stand for none. Others do not say."""
+    """Byte-level vocabularies write one character per byte; special tokens stand for none. Others
+    do not say.
+    """
     from tokenizers import decoders
 
     if not isinstance(tokenizer.decoder, decoders.ByteLevel):

@@ -22,7 +22,8 @@ def crops(stream: Int[np.ndarray, ' N'], offsets: Int[np.ndarray, ' B'], length:
 
 
 def windows(stream: Int[np.ndarray, ' N'], numbers: Int[np.ndarray, ' B'], length: int) -> Batch:
-    """The contiguous windows with these numbers; beyond the end of the stream there are zeros with loss mask 0.
+    """The contiguous windows with these numbers; beyond the end of the stream there are zeros with
+    loss mask 0.
 
     Together windows 0 .. ceil((N - 1) / length) - 1 score every token but the first once.
     """

@@ -1,4 +1,6 @@
-"""Code-mixed text of two alphabets, in which what is asked lies next to the points where the language switches."""
+"""Code-mixed text of two alphabets, in which what is asked lies next to the points where the
+language switches.
+"""
 
 import dataclasses
 from typing import Literal
@@ -13,18 +15,21 @@ from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range
 @register('code_mixed', kind='task')
 @dataclasses.dataclass(frozen=True)
 class CodeMixed(Task):
-    """`text k1 y1 k2 y2 ...`: y is the first letter after the k-th last switching point. Loss on every y.
+    """`text k1 y1 k2 y2 ...`: y is the first letter after the k-th last switching point. Loss on
+    every y.
 
-    The text is `letters` random letters from each of two alphabets in turn; its `switches` switching points lie anywhere, so
-    that no fixed distance leads to them, and each is asked for once, in random order. The task length is the number of
-    letters of the text. A small language of our own for what code-mixed encodings are about (Ali et al., CONFLATOR, arXiv
-    2309.05270, use Hinglish tweets): the label depends on tokens next to switching points.
+    The text is `letters` random letters from each of two alphabets in turn; its `switches`
+    switching points lie anywhere, so that no fixed distance leads to them, and each is asked for
+    once, in random order. The task length is the number of letters of the text. A small language of
+    our own for what code-mixed encodings are about (Ali et al., CONFLATOR, arXiv 2309.05270, use
+    Hinglish tweets): the label depends on tokens next to switching points.
 
     Args:
       letters: size of either alphabet.
       switches: switching points of a text.
-      ids: 'none', or 'switches': positions [B, T, 3], (position, offset since the last switching point, switches so far), as
-        `conflator` and `hirope` take them. Questions and answers go on in the language of the last letter.
+      ids: 'none', or 'switches': positions [B, T, 3], (position, offset since the last switching
+        point, switches so far), as `conflator` and `hirope` take them. Questions and answers go on
+        in the language of the last letter.
 
     Raises:
       SpecError: an option out of its range.
@@ -50,7 +55,9 @@ class CodeMixed(Task):
         return 2 * self.letters + self.switches + 1
 
     def _range(self, length):
-        return length_range(length, self.switches + 1, f'length of a text with {self.switches} switching points')
+        return length_range(
+            length, self.switches + 1, f'length of a text with {self.switches} switching points'
+        )
 
     def width(self, length: Length) -> int:
         return self._range(length)[1] + 2 * self.switches - 1
@@ -68,7 +75,9 @@ class CodeMixed(Task):
         text = rng.integers(0, self.letters, (batch, high)) + self.letters * language
 
         asked = rng.permuted(np.tile(np.arange(1, self.switches + 1), (batch, 1)), axis=1)
-        answers = np.take_along_axis(text, np.take_along_axis(places, self.switches - asked, axis=1), axis=1)
+        answers = np.take_along_axis(
+            text, np.take_along_axis(places, self.switches - asked, axis=1), axis=1
+        )
         questions = 2 * self.letters + asked - 1
         pairs = np.stack([questions, answers], axis=-1).reshape(batch, -1)
         pieces = [(text, total), (pairs, np.full(batch, 2 * self.switches))]

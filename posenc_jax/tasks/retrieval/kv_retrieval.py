@@ -10,7 +10,8 @@ from posenc_jax.core.registry import register
 from posenc_jax.tasks.retrieval.text import TextRetrieval
 
 PROMPT = (
-    'Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n{json}\n\n'
+    'Extract the value corresponding to the specified key in the JSON object below.\n\nJSON '
+    'data:\n{json}\n\n'
     'Key: "{key}"\nCorresponding value:'
 )
 OPENING = ' "'
@@ -19,15 +20,18 @@ OPENING = ' "'
 @register('kv_retrieval', kind='task')
 @dataclasses.dataclass(frozen=True)
 class KVRetrieval(TextRetrieval):
-    """A JSON object of K pairs of random UUIDs (version 4), one key of which is asked for; the task length is T.
+    """A JSON object of K pairs of random UUIDs (version 4), one key of which is asked for; the task
+    length is T.
 
-    K is the largest number, at least 2, for which prompt and answer have at most T + 1 tokens. For the same `rng` every depth
-    asks for the same pair among the same others, up to one that no longer fits where tokens fall differently. Follows Liu et
-    al., "Lost in the Middle", arXiv 2307.03172, who ask for 75, 140 and 300 pairs; nelson-liu/lost-in-the-middle.
+    K is the largest number, at least 2, for which prompt and answer have at most T + 1 tokens. For
+    the same `rng` every depth asks for the same pair among the same others, up to one that no
+    longer fits where tokens fall differently. Follows Liu et al., "Lost in the Middle", arXiv
+    2307.03172, who ask for 75, 140 and 300 pairs; nelson-liu/lost-in-the-middle.
 
-    Differs from the paper: it counts an answer as right if the value occurs anywhere in it. Here the opening `"` of the
-    value is given after the prompt, and the value must follow at once, character for character. An answer that gives it
-    without quotation marks is not held against the model; one that gives it later, after other words, is.
+    Differs from the paper: it counts an answer as right if the value occurs anywhere in it. Here
+    the opening `"` of the value is given after the prompt, and the value must follow at once,
+    character for character. An answer that gives it without quotation marks is not held against the
+    model; one that gives it later, after other words, is.
 
     Args:
       tokenizer: a Hugging Face directory with `tokenizer.json`, or a `.gguf` file; default: bytes.
@@ -49,7 +53,9 @@ class KVRetrieval(TextRetrieval):
     fewest: ClassVar[int] = 2
 
     def draw(self, rng):
-        return int(rng.integers(2**63))  # a seed, since how many pairs there will be is not known yet
+        return int(
+            rng.integers(2**63)
+        )  # a seed, since how many pairs there will be is not known yet
 
     def places(self, units):
         return units

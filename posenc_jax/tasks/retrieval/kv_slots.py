@@ -13,19 +13,21 @@ from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range
 @register('kv_slots', kind='task')
 @dataclasses.dataclass(frozen=True)
 class KVSlots(Task):
-    """`key1 value1 ... keyN valueN ASK key` and the value of that key; the task length is N, the number of pairs. Loss on the value.
+    """`key1 value1 ... keyN valueN ASK key` and the value of that key; the task length is N, the
+    number of pairs. Loss on the value.
 
-    Keys are distinct, a value is `words` random tokens. The token form of `kv_retrieval` for models trained from scratch, and
-    for measuring accuracy by slot: `slot` fixes where the asked pair lies, `skew` makes training prefer the first slots, so
-    that a model learns to be lost in the middle.
+    Keys are distinct, a value is `words` random tokens. The token form of `kv_retrieval` for models
+    trained from scratch, and for measuring accuracy by slot: `slot` fixes where the asked pair
+    lies, `skew` makes training prefer the first slots, so that a model learns to be lost in the
+    middle.
 
     Args:
       keys, values: sizes of the two alphabets.
       words: tokens of a value.
       slot: of the asked pair, 0 .. N-1; None draws it.
       skew: it is drawn with p(slot) ~ exp(-skew slot); 0 is uniform.
-      ids: 'none', or 'locations': an empty token in front of every pair, and positions [B, T, 3], (position, slot + 1 of an
-        empty token or 0, N), as `papeft` takes them.
+      ids: 'none', or 'locations': an empty token in front of every pair, and positions [B, T, 3],
+        (position, slot + 1 of an empty token or 0, N), as `papeft` takes them.
 
     Raises:
       SpecError: an option out of its range.
@@ -74,7 +76,9 @@ class KVSlots(Task):
     def _range(self, length):
         low, high = length_range(length, (self.slot or 0) + 1, 'number of pairs')
         if high > self.keys:
-            raise ValueError(f'{high} pairs need as many keys, there are {self.keys}; nearest: {self.keys} pairs')
+            raise ValueError(
+                f'{high} pairs need as many keys, there are {self.keys}; nearest: {self.keys} pairs'
+            )
         return low, high
 
     def width(self, length: Length) -> int:
@@ -97,24 +101,37 @@ class KVSlots(Task):
         documents, question, answer = self.documents(rng, batch, high)
         slot = np.full(batch, self.slot) if self.slot is not None else self._drawn(rng, total, high)
         rows = np.arange(batch)
-        documents[rows, slot], documents[:, 0] = documents[:, 0].copy(), documents[rows, slot].copy()
+        documents[rows, slot], documents[:, 0] = (
+            documents[:, 0].copy(),
+            documents[rows, slot].copy(),
+        )
         whole = lambda a: (a, np.full(batch, a.shape[1]))
-        pieces = [(documents.reshape(batch, -1), total * self._pair), whole(question), whole(answer)]
+        pieces = [
+            (documents.reshape(batch, -1), total * self._pair),
+            whole(question),
+            whole(answer),
+        ]
         sequence, ends = join_ragged(pieces, self.width(length) + 1, self.vocab_size - 1)
         positions = None
         if self.ids == 'locations':
             index = np.broadcast_to(np.arange(sequence.shape[1]), sequence.shape)
             number = np.where(sequence == self.empty, index // self._pair + 1, 0)
-            positions = np.stack([index, number, np.broadcast_to(total[:, None], index.shape)], axis=-1)
+            positions = np.stack(
+                [index, number, np.broadcast_to(total[:, None], index.shape)], axis=-1
+            )
         return next_token_batch(sequence, ends, ends - self.words, positions)
 
     def _drawn(self, rng, total, high):
-        log_weights = np.where(np.arange(high) < total[:, None], -self.skew * np.arange(high), -np.inf)
+        log_weights = np.where(
+            np.arange(high) < total[:, None], -self.skew * np.arange(high), -np.inf
+        )
         return np.argmax(log_weights + rng.gumbel(size=log_weights.shape), axis=1)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         def text(token):
             special = {self.ask: 'ASK', self.empty: '()', self.vocab_size - 1: '_'}
-            return special.get(token) or (f'k{token}' if token < self.keys else f'v{token - self.keys}')
+            return special.get(token) or (
+                f'k{token}' if token < self.keys else f'v{token - self.keys}'
+            )
 
         return ' '.join(text(int(token)) for token in ids)

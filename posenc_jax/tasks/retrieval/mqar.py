@@ -14,14 +14,16 @@ from posenc_jax.tasks.task import Batch, Length, Task, length_range
 class MQAR(Task):
     """`k1 v1 ... kK vK` and then each key once; the task length is T. Loss at the K queries.
 
-    Keys are distinct and from 1..vocab/2-1, values distinct and from vocab/2..vocab-1. With S = (T - 2K)/2 slots, the
-    slots of the queries are drawn without replacement with p(g) ~ power * g^(power - 1), g = 1..S, which favours small
-    gaps; slot g is position 2K + 2(g - 1). The target at a query is the value of its key, at the query's own position:
-    the value is not written into the input. Other targets are 0. Differs from the official code in one thing: random
-    non-queries are drawn from the values alone, so that no further key appears by chance.
+    Keys are distinct and from 1..vocab/2-1, values distinct and from vocab/2..vocab-1. With S = (T
+    - 2K)/2 slots, the slots of the queries are drawn without replacement with p(g) ~ power *
+    g^(power - 1), g = 1..S, which favours small gaps; slot g is position 2K + 2(g - 1). The target
+    at a query is the value of its key, at the query's own position: the value is not written into
+    the input. Other targets are 0. Differs from the official code in one thing: random non-queries
+    are drawn from the values alone, so that no further key appears by chance.
 
-    Follows Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models", arXiv 2312.04927;
-    official code HazyResearch/zoology. Their grid of T/K is 64/4, 128/8, 256/16, 512/64.
+    Follows Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models",
+    arXiv 2312.04927; official code HazyResearch/zoology. Their grid of T/K is 64/4, 128/8, 256/16,
+    512/64.
 
     Args:
       pairs: K.
@@ -48,7 +50,8 @@ class MQAR(Task):
             raise SpecError(f'pairs must be at least 1, got {self.pairs}')
         if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
             raise SpecError(
-                f'vocab must be even and at least 2 * pairs + 2 = {2 * self.pairs + 2} for {self.pairs} distinct keys, '
+                f'vocab must be even and at least 2 * pairs + 2 = {2 * self.pairs + 2} for '
+                f'{self.pairs} distinct keys, '
                 f'got {self.vocab}'
             )
         if not 0 < self.power < float('inf'):
@@ -59,7 +62,9 @@ class MQAR(Task):
         return self.vocab
 
     def _range(self, length):
-        low, high = length_range(length, 4 * self.pairs, f'length for {self.pairs} pairs and as many queries')
+        low, high = length_range(
+            length, 4 * self.pairs, f'length for {self.pairs} pairs and as many queries'
+        )
         if low % 2 or high % 2:
             nearest = (low + low % 2, high + high % 2)
             raise ValueError(f'the length of mqar must be even, got {length!r}; nearest: {nearest}')
@@ -94,11 +99,15 @@ class MQAR(Task):
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         half = self.vocab // 2
-        return ' '.join('.' if i == 0 else f'k{i}' if i < half else f'v{i - half}' for i in map(int, ids))
+        return ' '.join(
+            '.' if i == 0 else f'k{i}' if i < half else f'v{i - half}' for i in map(int, ids)
+        )
 
 
 def _distinct(rng, population, count, batch):
-    """`count` distinct numbers below `population` per row, in random order (Floyd's algorithm, all rows at once)."""
+    """`count` distinct numbers below `population` per row, in random order (Floyd's algorithm, all
+    rows at once).
+    """
     out = np.full((batch, count), -1)
     for column, top in enumerate(range(population - count, population)):
         drawn = rng.integers(0, top, batch, endpoint=True)
@@ -107,5 +116,7 @@ def _distinct(rng, population, count, batch):
 
 
 def _weighted(rng, log_weights, count):
-    """`count` distinct columns per row, as if drawn one after the other with these weights (Gumbel top-k)."""
+    """`count` distinct columns per row, as if drawn one after the other with these weights (Gumbel
+    top-k).
+    """
     return np.argsort(-(log_weights + rng.gumbel(size=log_weights.shape)), axis=1)[:, :count]

@@ -6,7 +6,15 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.core.registry import SpecError, register
-from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch, one_token
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    one_token,
+)
 
 KEY, ASK, FIRST_FILLER = 10, 11, 12
 
@@ -14,16 +22,19 @@ KEY, ASK, FIRST_FILLER = 10, 11, 12
 @register('passkey', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Passkey(Task):
-    """`filler^p KEY digits filler^q ASK digits`; the task length is T, the width of the input. Loss on the answer.
+    """`filler^p KEY digits filler^q ASK digits`; the task length is T, the width of the input. Loss
+    on the answer.
 
-    The last digit of the answer is a target only, so p + q = T - 2 digits - 1. Token form, for models trained from
-    scratch, of the test of Mohtashami and Jaggi, "Landmark Attention", arXiv 2305.16300.
+    The last digit of the answer is a target only, so p + q = T - 2 digits - 1. Token form, for
+    models trained from scratch, of the test of Mohtashami and Jaggi, "Landmark Attention", arXiv
+    2305.16300.
 
     Args:
       digits: digits of the key.
       fillers: size of the filler alphabet; fillers are drawn uniformly.
       depth: where the key lies, 0 (p = 0) to 1 (q = 0); None draws p uniformly.
-      lm_weight: loss weight of filler targets in training batches (0.1 helps small models); evaluation has none.
+      lm_weight: loss weight of filler targets in training batches (0.1 helps small models);
+        evaluation has none.
 
     Raises:
       SpecError: an option out of its range.
@@ -45,16 +56,22 @@ class Passkey(Task):
                 raise SpecError(f'{name} must be at least 1, got {getattr(self, name)}')
         if self.depth is not None and not 0 <= self.depth <= 1:
             nearest = min(max(self.depth, 0), 1)
-            raise SpecError(f'depth must be None or between 0 and 1, got {self.depth}; nearest: {nearest}')
+            raise SpecError(
+                f'depth must be None or between 0 and 1, got {self.depth}; nearest: {nearest}'
+            )
         if not 0 <= self.lm_weight < float('inf'):
-            raise SpecError(f'lm_weight must be a finite number of at least 0, got {self.lm_weight}')
+            raise SpecError(
+                f'lm_weight must be a finite number of at least 0, got {self.lm_weight}'
+            )
 
     @property
     def vocab_size(self) -> int:
         return FIRST_FILLER + self.fillers + 1
 
     def _range(self, length):
-        return length_range(length, 2 * self.digits + 1, f'length of a passkey of {self.digits} digits')
+        return length_range(
+            length, 2 * self.digits + 1, f'length of a passkey of {self.digits} digits'
+        )
 
     def width(self, length: Length) -> int:
         return self._range(length)[1]
@@ -85,6 +102,8 @@ class Passkey(Task):
         def text(token):
             if token == self.vocab_size - 1:
                 return '_'
-            return {KEY: 'KEY', ASK: 'ASK'}.get(token, str(token) if token < 10 else f'f{token - FIRST_FILLER}')
+            return {KEY: 'KEY', ASK: 'ASK'}.get(
+                token, str(token) if token < 10 else f'f{token - FIRST_FILLER}'
+            )
 
         return ' '.join(text(int(token)) for token in ids)

@@ -7,10 +7,13 @@ from posenc_jax.core.registry import SpecError, register
 from posenc_jax.tasks.retrieval.text import TextRetrieval
 
 TASK = (
-    'There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will quiz you about the '
+    'There is an important info hidden inside a lot of irrelevant text. Find it and memorize '
+    'them. I will quiz you about the '
     'important information there.'
 )
-GARBAGE = 'The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.'
+GARBAGE = (
+    'The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.'
+)
 HIDDEN = 'The pass key is {0}. Remember it. {0} is the pass key.'
 QUESTION = 'What is the pass key? The pass key is'
 
@@ -18,12 +21,14 @@ QUESTION = 'What is the pass key? The pass key is'
 @register('passkey_text', kind='task')
 @dataclasses.dataclass(frozen=True)
 class PasskeyText(TextRetrieval):
-    """A number hidden in repeated sentences, asked for at the end; the task length is T, the width of the input.
+    """A number hidden in repeated sentences, asked for at the end; the task length is T, the width
+    of the input.
 
-    The parts of the prompt are joined by spaces: `TASK GARBAGE^p HIDDEN GARBAGE^(n-p) QUESTION`, with the largest n for
-    which prompt and answer have at most T + 1 tokens. The answer is the number after a space. At each depth the keys of the
-    same `rng` are the same. Follows Mohtashami and Jaggi, "Landmark Attention", arXiv 2305.16300. Further digits that a
-    model would write after the right ones are not seen, and not held against it.
+    The parts of the prompt are joined by spaces: `TASK GARBAGE^p HIDDEN GARBAGE^(n-p) QUESTION`,
+    with the largest n for which prompt and answer have at most T + 1 tokens. The answer is the
+    number after a space. At each depth the keys of the same `rng` are the same. Follows Mohtashami
+    and Jaggi, "Landmark Attention", arXiv 2305.16300. Further digits that a model would write after
+    the right ones are not seen, and not held against it.
 
     Args:
       tokenizer: a Hugging Face directory with `tokenizer.json`, or a `.gguf` file; default: bytes.
@@ -32,7 +37,8 @@ class PasskeyText(TextRetrieval):
 
     Raises:
       SpecError: an option out of its range.
-      ValueError: a length that the text without garbage does not fit into, with the shortest that it fits into.
+      ValueError: a length that the text without garbage does not fit into, with the shortest that
+        it fits into.
 
     Example:
       task = PasskeyText(depth=0.5)

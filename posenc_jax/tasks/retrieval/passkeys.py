@@ -12,11 +12,13 @@ from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range
 @register('passkeys', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Passkeys(Task):
-    """`filler KEY1 words filler KEY2 words ... filler ASK1 words ASK2 words ...`; the task length is T. Loss on asked words.
+    """`filler KEY1 words filler KEY2 words ... filler ASK1 words ASK2 words ...`; the task length
+    is T. Loss on asked words.
 
-    The keys lie at random sorted depths of the filler and are asked for in their order; the last word of all is a target only,
-    so the filler has T + 1 - 2 keys (words + 1) tokens. Token form, for models trained from scratch, of the synthetic text on
-    which the gates of DuoAttention are trained (Xiao et al., arXiv 2410.10819), with ten keys of 32 words.
+    The keys lie at random sorted depths of the filler and are asked for in their order; the last
+    word of all is a target only, so the filler has T + 1 - 2 keys (words + 1) tokens. Token form,
+    for models trained from scratch, of the synthetic text on which the gates of DuoAttention are
+    trained (Xiao et al., arXiv 2410.10819), with ten keys of 32 words.
 
     Args:
       keys: how many.
@@ -49,7 +51,9 @@ class Passkeys(Task):
 
     def _range(self, length):
         shortest = 2 * self.keys * (self.words + 1) - 1
-        return length_range(length, shortest, f'length of {self.keys} passkeys of {self.words} words')
+        return length_range(
+            length, shortest, f'length of {self.keys} passkeys of {self.words} words'
+        )
 
     def width(self, length: Length) -> int:
         return self._range(length)[1]
@@ -60,7 +64,11 @@ class Passkeys(Task):
         depths = np.sort(rng.integers(0, room[:, None], (batch, self.keys), endpoint=True), axis=1)
         gaps = np.diff(depths, axis=1, prepend=0, append=room[:, None])
         words = 2 * self.keys + rng.integers(0, self.alphabet, (batch, self.keys, self.words))
-        filler = 2 * self.keys + self.alphabet + rng.integers(0, self.fillers, (self.keys + 1, batch, high + 1))
+        filler = (
+            2 * self.keys
+            + self.alphabet
+            + rng.integers(0, self.fillers, (self.keys + 1, batch, high + 1))
+        )
         whole = np.full(batch, self.words + 1)
         said = lambda marker, number: (np.insert(words[:, number], 0, marker, axis=1), whole)
         pieces = []

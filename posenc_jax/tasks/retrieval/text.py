@@ -1,4 +1,6 @@
-"""Retrieval in plain text: as much filler as fits into a number of tokens, with what is asked for at a chosen depth."""
+"""Retrieval in plain text: as much filler as fits into a number of tokens, with what is asked for
+at a chosen depth.
+"""
 
 import abc
 from collections.abc import Callable
@@ -16,13 +18,16 @@ _SAMPLED = 16  # examples whose fixed text is measured: its tokens may depend on
 
 
 class TextRetrieval(Task):
-    """A prompt with units of filler, read by a tokenizer; the task length is T, the width of the input.
+    """A prompt with units of filler, read by a tokenizer; the task length is T, the width of the
+    input.
 
-    The text is filled with as many units as leave it within T tokens; what remains is padding. Loss on the answer alone.
-    The last token of the answer is a target only. Without a tokenizer the tokens are bytes, with `BOS` in front.
+    The text is filled with as many units as leave it within T tokens; what remains is padding. Loss
+    on the answer alone. The last token of the answer is a target only. Without a tokenizer the
+    tokens are bytes, with `BOS` in front.
 
-    Prompt and answer are encoded together, and must fall apart into the tokens of the prompt and of the answer: then all
-    answer tokens are right under teacher forcing exactly when greedy decoding from the prompt writes the answer in them.
+    Prompt and answer are encoded together, and must fall apart into the tokens of the prompt and of
+    the answer: then all answer tokens are right under teacher forcing exactly when greedy decoding
+    from the prompt writes the answer in them.
 
     Attributes:
       tokenizer: see `Language`.
@@ -37,7 +42,9 @@ class TextRetrieval(Task):
     def __post_init__(self):
         if self.depth is not None and not 0 <= self.depth <= 1:
             nearest = min(max(self.depth, 0), 1)
-            raise SpecError(f'depth must be None or between 0 and 1, got {self.depth}; nearest: {nearest}')
+            raise SpecError(
+                f'depth must be None or between 0 and 1, got {self.depth}; nearest: {nearest}'
+            )
         open_vocabulary(self.tokenizer)
 
     @abc.abstractmethod
@@ -68,17 +75,27 @@ class TextRetrieval(Task):
 
     def _range(self, length):
         rng = np.random.default_rng(0)
-        sizes = [len(self._encode(''.join(self.text(self.draw(rng), self.fewest, 0)))) for _ in range(_SAMPLED)]
+        sizes = [
+            len(self._encode(''.join(self.text(self.draw(rng), self.fewest, 0))))
+            for _ in range(_SAMPLED)
+        ]
         reader = f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
-        return length_range(length, max(sizes) - 1, f'length for the fixed text of this task {reader}')
+        return length_range(
+            length, max(sizes) - 1, f'length for the fixed text of this task {reader}'
+        )
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         low, high = self._range(length)
-        rows = [self._row(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)]
+        rows = [
+            self._row(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)
+        ]
         sequence = np.zeros((batch, high + 1), np.int32)
         for row, (ids, _) in zip(sequence, rows):
             row[: len(ids)] = ids
-        return next_token_batch(sequence, *(np.array(column) for column in zip(*((len(ids), start) for ids, start in rows))))
+        return next_token_batch(
+            sequence,
+            *(np.array(column) for column in zip(*((len(ids), start) for ids, start in rows))),
+        )
 
     def _row(self, rng, room):
         """Token ids, at most `room` of them, and where the answer begins."""
@@ -86,14 +103,19 @@ class TextRetrieval(Task):
 
         def text(units):
             places = self.places(units)
-            place = int(drawn * places) if self.depth is None else int(self.depth * (places - 1) + 0.5)
+            place = (
+                int(drawn * places) if self.depth is None else int(self.depth * (places - 1) + 0.5)
+            )
             return self.text(example, units, place)
 
-        prompt, answer = text(_most(lambda units: len(self._encode(''.join(text(units)))), self.fewest, room))
+        prompt, answer = text(
+            _most(lambda units: len(self._encode(''.join(text(units)))), self.fewest, room)
+        )
         ids, given = self._encode(prompt + answer), self._encode(prompt)
         if not np.array_equal(ids[: len(given)], given):
             raise ValueError(
-                f'{self.tokenizer} has a token across the end of the prompt {prompt[-20:]!r} and the answer {answer!r}: '
+                f'{self.tokenizer} has a token across the end of the prompt {prompt[-20:]!r} and '
+                f'the answer {answer!r}: '
                 'greedy decoding from the prompt cannot be scored by teacher forcing'
             )
         return ids, len(given)
@@ -106,7 +128,9 @@ def _most(size: Callable[[int], int], fewest: int, room: int) -> int:
     """The largest number of units, at least `fewest`, of which `size` is at most `room`."""
     fixed = size(fewest)
     if fixed > room:
-        raise ValueError(f'this example needs {fixed - 1} tokens with the least filler, the length is {room - 1}')
+        raise ValueError(
+            f'this example needs {fixed - 1} tokens with the least filler, the length is {room - 1}'
+        )
     units = fewest + (room - fixed) * _PROBE // (size(fewest + _PROBE) - fixed)
     while size(units) > room:
         units -= 1

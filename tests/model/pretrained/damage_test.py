@@ -1,4 +1,6 @@
-"""Files of public checkpoints that are damaged, or that say what no checkpoint says: one line with file and field for each."""
+"""Files of public checkpoints that are damaged, or that say what no checkpoint says: one line with
+file and field for each.
+"""
 
 import json
 import struct
@@ -34,7 +36,24 @@ def split(llama):
     return {'weight_map': dict.fromkeys(tensors, 'part.safetensors')}
 
 
-@pytest.mark.parametrize('name', ['../other/part.safetensors', '/etc/passwd', '..', '.', '', 'a/b', 'x' * 300, '漢' * 100, 'a\0b', 'a\nb', 'part.safetensors/', 3, None])
+@pytest.mark.parametrize(
+    'name',
+    [
+        '../other/part.safetensors',
+        '/etc/passwd',
+        '..',
+        '.',
+        '',
+        'a/b',
+        'x' * 300,
+        '漢' * 100,
+        'a\0b',
+        'a\nb',
+        'part.safetensors/',
+        3,
+        None,
+    ],
+)
 def test_an_index_names_files_beside_it(llama, name):
     index = split(llama)
     index['weight_map']['model.norm.weight'] = name
@@ -73,7 +92,9 @@ def test_json_that_is_none(llama, file, data, expected):
 
 def test_json_has_a_largest_size(llama, monkeypatch):
     monkeypatch.setattr('posenc_jax.model.pretrained.fields.LARGEST_JSON', 100)
-    assert 'config.json has' in refusal(open_source, llama) and 'expected at most 100' in refusal(open_source, llama)
+    assert 'config.json has' in refusal(open_source, llama) and 'expected at most 100' in refusal(
+        open_source, llama
+    )
 
 
 def test_names_that_no_file_has(tmp_path):
@@ -82,7 +103,20 @@ def test_names_that_no_file_has(tmp_path):
         assert 'no such checkpoint' in refusal(open_source, name, error=FileNotFoundError)
 
 
-NO_NUMBERS = (True, '1', [1], {'a': [1]}, float('nan'), float('inf'), -1, 10**400, -1e-300, 1e300, [[[[[1]]]]], 'x' * 5000)
+NO_NUMBERS = (
+    True,
+    '1',
+    [1],
+    {'a': [1]},
+    float('nan'),
+    float('inf'),
+    -1,
+    10**400,
+    -1e-300,
+    1e300,
+    [[[[[1]]]]],
+    'x' * 5000,
+)
 
 
 @pytest.mark.parametrize('kind', CONFIGS)
@@ -92,15 +126,29 @@ def test_every_number_of_every_architecture_has_a_range(kind):
     describe(config, 'config.json')
     numbers = {(name,): expected for name, expected in FIELDS.items() if 'number' in expected.says}
     inside = {'rope_scaling': ROPE, 'rope_parameters': ROPE, 'attn_config': ATTENTION}
-    numbers |= {(o, name): expected for o, kinds in inside.items() for name, expected in kinds.items() if 'number' in expected.says}
+    numbers |= {
+        (o, name): expected
+        for o, kinds in inside.items()
+        for name, expected in kinds.items()
+        if 'number' in expected.says
+    }
     assert len(numbers) > 50
     for (*outer, name), expected in numbers.items():
         odd = () if 'a list' in expected.says or 'mscale' in name else (1e-300,)
         for value in (*NO_NUMBERS, *odd, *((2**31, 2.5) if 'a whole' in expected.says else ())):
             if 'a list' in expected.says and value == [1]:
                 continue
-            said = {**config, **({outer[0]: {**config.get(outer[0], {}), name: value}} if outer else {name: value})}
-            assert f'config.json: {".".join([*outer, name])}=' in refusal(describe, said, 'config.json'), (name, value)
+            said = {
+                **config,
+                **(
+                    {outer[0]: {**config.get(outer[0], {}), name: value}}
+                    if outer
+                    else {name: value}
+                ),
+            }
+            assert f'config.json: {".".join([*outer, name])}=' in refusal(
+                describe, said, 'config.json'
+            ), (name, value)
 
 
 @pytest.mark.parametrize('kind', CONFIGS)
@@ -115,8 +163,15 @@ def test_a_field_that_is_missing_is_named(kind):
 
 
 def test_sizes_are_those_of_the_file_before_anything_is_built(llama, monkeypatch):
-    monkeypatch.setattr('posenc_jax.model.pretrained.load.Transformer', None)  # which is called to build one
-    for name, value in (('vocab_size', 2**24), ('hidden_size', 2**20), ('num_hidden_layers', 2**12), ('num_attention_heads', 2**14)):
+    monkeypatch.setattr(
+        'posenc_jax.model.pretrained.load.Transformer', None
+    )  # which is called to build one
+    for name, value in (
+        ('vocab_size', 2**24),
+        ('hidden_size', 2**20),
+        ('num_hidden_layers', 2**12),
+        ('num_attention_heads', 2**14),
+    ):
         change(llama, **{name: value})
         assert 'tensor' in refusal(load_pretrained, llama), name
         change(llama, vocab_size=13, hidden_size=24, num_hidden_layers=2, num_attention_heads=3)
@@ -136,19 +191,39 @@ def entry(begin=0, end=64, dtype='F32', shape=(16,)):
     [
         (b'', 'damaged or not a safetensors file .0 bytes.: its header would have 0 bytes'),
         (b'1234567', 'its header would have 0 bytes'),
-        (struct.pack('<Q', 2**63) + b'{}', r'\(10 bytes\): its header would have 9223372036854775808 bytes, expected 2 to 2'),
+        (
+            struct.pack('<Q', 2**63) + b'{}',
+            r'\(10 bytes\): its header would have 9223372036854775808 bytes, expected 2 to 2',
+        ),
         (headed(b'[]'), 'the header holds a list'),
         (headed(b'{"a":' * 5000 + b'1' + b'}' * 5000), 'the header is nested too deep'),
         (headed({'a': 3}), "the tensor 'a'=3, expected an object"),
         (headed({'a': entry(dtype='F31')}), "the tensor 'a', dtype='F31', expected 'F64' or 'F32'"),
-        (headed({'a': entry(shape=(2**31, 2**31))}), r"the tensor 'a', data_offsets=\[0, 64\], expected 18446744073709551616 bytes for F32"),
+        (
+            headed({'a': entry(shape=(2**31, 2**31))}),
+            r"the tensor 'a', data_offsets=\[0, 64\], expected 18446744073709551616 bytes for F32",
+        ),
         (headed({'a': entry(shape=(-4, -4))}), r"the tensor 'a', shape=\[-4, -4\], expected"),
         (headed({'a': entry(shape=(True,) * 9)}), "the tensor 'a', shape="),
-        (headed({'a': entry(end=60)}), r"the tensor 'a', data_offsets=\[0, 60\], expected 64 bytes for F32 \(16,\)"),
+        (
+            headed({'a': entry(end=60)}),
+            r"the tensor 'a', data_offsets=\[0, 60\], expected 64 bytes for F32 \(16,\)",
+        ),
         (headed({'a': entry(0, 2**63)}), "the tensor 'a', data_offsets="),
-        (headed({'a': entry(), 'b': entry()}), r"the tensor 'b' lies at bytes \d+ to \d+, expected it at byte \d+, where 'a' ends"),
-        (headed({'a': entry(32, 96)}, bytes(96)), r"the tensor 'a' lies at bytes \d+ to \d+, expected it at byte \d+, where the header ends"),
-        (headed({'a': entry()}, bytes(63)), r"the tensor 'a' lies at bytes \d+ to \d+, expected it within the \d+ bytes of the file"),
+        (
+            headed({'a': entry(), 'b': entry()}),
+            r"the tensor 'b' lies at bytes \d+ to \d+, expected it at byte \d+, where 'a' ends",
+        ),
+        (
+            headed({'a': entry(32, 96)}, bytes(96)),
+            r"the tensor 'a' lies at bytes \d+ to \d+, expected it at byte \d+, where the header "
+            r'ends',
+        ),
+        (
+            headed({'a': entry()}, bytes(63)),
+            r"the tensor 'a' lies at bytes \d+ to \d+, expected it within the \d+ bytes of the "
+            r'file',
+        ),
         (headed({'a': entry()}, bytes(65)), 'expected .* where the last tensor ends'),
     ],
 )
@@ -172,7 +247,9 @@ def gguf(tmp_path_factory):
 
 
 def behind(name, skip, value):
-    """Other bytes behind the name of a field (type, value) or of a tensor (number of sides, sides, type, place)."""
+    """Other bytes behind the name of a field (type, value) or of a tensor (number of sides, sides,
+    type, place).
+    """
 
     def act(data):
         at = data.index(name) + len(name) + skip
@@ -188,34 +265,98 @@ TENSOR = b'blk.0.attn_q.weight'
 @pytest.mark.parametrize(
     'damage, message',
     [
-        (lambda data: b'', r'damaged: the first 24 bytes would end at byte 4, behind the 0 bytes of the file'),
+        (
+            lambda data: b'',
+            r'damaged: the first 24 bytes would end at byte 4, behind the 0 bytes of the file',
+        ),
         (lambda data: b'GGML' + data[4:], "not a GGUF file .* begins with b'GGML'"),
         (lambda data: data[:4] + u32(1) + data[8:], 'version 1, expected 2 or 3'),
-        (lambda data: data[:4] + b'\0\0\0\3' + data[8:], r'version 50331648 \(big-endian\), expected 2 or 3, little-endian'),
-        (lambda data: data[:8] + u64(2**31) + data[16:], 'counts 2147483648 tensors, expected at most 65536'),
+        (
+            lambda data: data[:4] + b'\0\0\0\3' + data[8:],
+            r'version 50331648 \(big-endian\), expected 2 or 3, little-endian',
+        ),
+        (
+            lambda data: data[:8] + u64(2**31) + data[16:],
+            'counts 2147483648 tensors, expected at most 65536',
+        ),
         (lambda data: data[:16] + u64(2**63) + data[24:], 'counts 9223372036854775808 fields'),
         (lambda data: data[:16] + u64(500) + data[24:], 'is damaged: the '),
-        (lambda data: data[:24] + u64(2**40) + data[32:], 'the name of field 0 has a text of 1099511627776 bytes'),
-        (behind(b'llama.block_count', 0, u32(99)), "the field 'llama.block_count' is of type 99, expected 0 to 12"),
-        (behind(b'llama.block_count', 4, u32(2**31)), 'llama.block_count=2147483648, expected a whole number from 1 to 4096'),
-        (behind(b'llama.block_count', 0, u32(6)), 'llama.block_count=1.4.*e-45, expected a whole number'),
-        (behind(b'head_count', 4, u32(2**31 - 1)), 'llama.attention.head_count=2147483647, expected a whole number from 1 to 16384'),
-        (behind(b'rms_epsilon', 4, struct.pack('<f', np.nan)), 'layer_norm_rms_epsilon=nan, expected a number from 1e-30 to 1'),
-        (behind(b'ggml.tokens', 4, u32(9)), "the field 'tokenizer.ggml.tokens' is of type 9, expected 0 to 12, and no array within an array"),
-        (behind(b'ggml.tokens', 8, u64(2**60)), "the field 'tokenizer.ggml.tokens' has 1152921504606846976 texts"),
-        (behind(b'token_type', 8, u64(2**60)), "the field 'tokenizer.ggml.token_type' would end at byte"),
+        (
+            lambda data: data[:24] + u64(2**40) + data[32:],
+            'the name of field 0 has a text of 1099511627776 bytes',
+        ),
+        (
+            behind(b'llama.block_count', 0, u32(99)),
+            "the field 'llama.block_count' is of type 99, expected 0 to 12",
+        ),
+        (
+            behind(b'llama.block_count', 4, u32(2**31)),
+            'llama.block_count=2147483648, expected a whole number from 1 to 4096',
+        ),
+        (
+            behind(b'llama.block_count', 0, u32(6)),
+            'llama.block_count=1.4.*e-45, expected a whole number',
+        ),
+        (
+            behind(b'head_count', 4, u32(2**31 - 1)),
+            'llama.attention.head_count=2147483647, expected a whole number from 1 to 16384',
+        ),
+        (
+            behind(b'rms_epsilon', 4, struct.pack('<f', np.nan)),
+            'layer_norm_rms_epsilon=nan, expected a number from 1e-30 to 1',
+        ),
+        (
+            behind(b'ggml.tokens', 4, u32(9)),
+            "the field 'tokenizer.ggml.tokens' is of type 9, expected 0 to 12, and no array "
+            'within an array',
+        ),
+        (
+            behind(b'ggml.tokens', 8, u64(2**60)),
+            "the field 'tokenizer.ggml.tokens' has 1152921504606846976 texts",
+        ),
+        (
+            behind(b'token_type', 8, u64(2**60)),
+            "the field 'tokenizer.ggml.token_type' would end at byte",
+        ),
         (behind(b'token_type', 4, u32(8)), "the field 'tokenizer.ggml.token_type' has a text of"),
-        (behind(b'ggml.model', 12, b'\xff'), "the field 'tokenizer.ggml.model' has a text that is not UTF-8"),
-        (behind(TENSOR, 0, u32(2**31)), "the tensor 'blk.0.attn_q.weight' has 2147483648 dimensions, expected 1 to 4"),
-        (behind(TENSOR, 0, u32(0)), "the tensor 'blk.0.attn_q.weight' has 0 dimensions, expected 1 to 4"),
-        (behind(TENSOR, 4, u64(2**63)), r"the tensor 'blk.0.attn_q.weight', shape=\[9223372036854775808, 8\]"),
-        (behind(TENSOR, 4, u64(2**31)), "the tensor 'blk.0.attn_q.weight' lies at bytes .* expected it within"),
-        (behind(TENSOR, 20, u32(77)), "the tensor 'blk.0.attn_q.weight' is of type 77, expected a known one"),
-        (behind(TENSOR, 20, u32(2)), "the tensor 'blk.0.attn_q.weight' has rows of 8, expected a multiple of 32 for Q4_0"),
+        (
+            behind(b'ggml.model', 12, b'\xff'),
+            "the field 'tokenizer.ggml.model' has a text that is not UTF-8",
+        ),
+        (
+            behind(TENSOR, 0, u32(2**31)),
+            "the tensor 'blk.0.attn_q.weight' has 2147483648 dimensions, expected 1 to 4",
+        ),
+        (
+            behind(TENSOR, 0, u32(0)),
+            "the tensor 'blk.0.attn_q.weight' has 0 dimensions, expected 1 to 4",
+        ),
+        (
+            behind(TENSOR, 4, u64(2**63)),
+            r"the tensor 'blk.0.attn_q.weight', shape=\[9223372036854775808, 8\]",
+        ),
+        (
+            behind(TENSOR, 4, u64(2**31)),
+            "the tensor 'blk.0.attn_q.weight' lies at bytes .* expected it within",
+        ),
+        (
+            behind(TENSOR, 20, u32(77)),
+            "the tensor 'blk.0.attn_q.weight' is of type 77, expected a known one",
+        ),
+        (
+            behind(TENSOR, 20, u32(2)),
+            "the tensor 'blk.0.attn_q.weight' has rows of 8, expected a multiple of 32 for Q4_0",
+        ),
         (behind(TENSOR, 24, u64(64)), 'lies at bytes .*, expected it at byte'),
         (behind(TENSOR, 24, u64(2**63)), 'lies at bytes .*, expected it at byte'),
-        (lambda data: data.replace(b'blk.0.attn_k.weight', TENSOR), "has the tensor 'blk.0.attn_q.weight' twice"),
-        (lambda data: data.replace(b'llama.context_length', b'llama.embedding_leng'), "lacks the field 'llama.context_length'"),
+        (
+            lambda data: data.replace(b'blk.0.attn_k.weight', TENSOR),
+            "has the tensor 'blk.0.attn_q.weight' twice",
+        ),
+        (
+            lambda data: data.replace(b'llama.context_length', b'llama.embedding_leng'),
+            "lacks the field 'llama.context_length'",
+        ),
         (lambda data: data[:-200], 'expected it within the'),
     ],
 )
@@ -234,7 +375,14 @@ def test_fields_and_tensors_are_those_that_the_library_reads(gguf, tmp_path):
 
     (file := tmp_path / 'a.gguf').write_bytes(gguf)
     theirs, ours = library.GGUFReader(file), Header(file)
-    assert ours.fields == {key: field.contents() for key, field in theirs.fields.items() if not key.startswith('GGUF.')}
-    assert {name: tensor.shape for name, tensor in ours.tensors.items()} == {t.name: tuple(map(int, t.shape[::-1])) for t in theirs.tensors}
+    assert ours.fields == {
+        key: field.contents() for key, field in theirs.fields.items() if not key.startswith('GGUF.')
+    }
+    assert {name: tensor.shape for name, tensor in ours.tensors.items()} == {
+        t.name: tuple(map(int, t.shape[::-1])) for t in theirs.tensors
+    }
     for tensor in theirs.tensors:
-        np.testing.assert_array_equal(read_bytes(file, ours.tensors[tensor.name]), np.asarray(tensor.data).view(np.uint8).ravel())
+        np.testing.assert_array_equal(
+            read_bytes(file, ours.tensors[tensor.name]),
+            np.asarray(tensor.data).view(np.uint8).ravel(),
+        )

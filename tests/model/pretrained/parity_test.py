@@ -1,18 +1,20 @@
-"""Tiny random models of `transformers`, saved and read back: equal logits, also past the trained length, padded, token by token.
+"""Tiny random models of `transformers`, saved and read back: equal logits, also past the trained
+length, padded, token by token.
 
-Every architecture with every rope type that `transformers` gives it; Phi-3's config refuses all but two, and GPT-2, BLOOM and MPT
-have no rope. Where frequencies follow the length ('dynamic', 'longrope') two things differ, both of them meant:
+Every architecture with every rope type that `transformers` gives it; Phi-3's config refuses all but
+two, and GPT-2, BLOOM and MPT have no rope. Where frequencies follow the length ('dynamic',
+'longrope') two things differ, both of them meant:
 
 - `transformers` takes one length for the batch, we one for each row: their rows are run one by one.
-- Its cache keeps keys that were rotated for an earlier length (that of Phi-3 starts anew at the original one, which it takes for
-  passed too early where there is padding); ours keeps them raw, and `Recomputed` reads the text anew where frequencies change,
-  by default for 'longrope', as asked for here with 'dynamic'. Decoding is compared with full passes of theirs, without a cache.
+- Its cache keeps keys that were rotated for an earlier length (that of Phi-3 starts anew at the
+  original one, which it takes for passed too early where there is padding); ours keeps them raw,
+  and `Recomputed` reads the text anew where frequencies change, by default for 'longrope', as asked
+  for here with 'dynamic'. Decoding is compared with full passes of theirs, without a cache.
 """
 
 import copy
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -49,13 +51,19 @@ FAMILIES = {
     'llama': ('LlamaConfig', GATED),
     'mistral': ('MistralConfig', {**GATED, 'sliding_window': None}),
     'qwen2': ('Qwen2Config', GATED),
-    'phi3': ('Phi3Config', {**GATED, 'pad_token_id': 0, 'original_max_position_embeddings': TRAINED}),
+    'phi3': (
+        'Phi3Config',
+        {**GATED, 'pad_token_id': 0, 'original_max_position_embeddings': TRAINED},
+    ),
     'gpt_neox': ('GPTNeoXConfig', {**NEOX, 'rotary_pct': 0.5}),
 }
 
 
 def rope(kind, longest=TRAINED, **extra):
-    return {'max_position_embeddings': longest, 'rope_parameters': {'rope_type': kind, 'rope_theta': 500.0, **extra}}
+    return {
+        'max_position_embeddings': longest,
+        'rope_parameters': {'rope_type': kind, 'rope_theta': 500.0, **extra},
+    }
 
 
 def extended(kind, **extra):
@@ -89,20 +97,59 @@ MODELS = {
     **{
         f'{family}-{kind}': of_family(family, ROPES[kind])
         for family in FAMILIES
-        for kind in (('default', 'longrope') if family == 'phi3' else ROPES)  # Phi3Config raises for the others
+        for kind in (
+            ('default', 'longrope') if family == 'phi3' else ROPES
+        )  # Phi3Config raises for the others
     },
-    'llama-tied-mha': of_family('llama', ROPES['default'], {'num_key_value_heads': 6, 'tie_word_embeddings': True}),
-    'llama-yarn-mscale': of_family('llama', extended('yarn', **YARN, mscale=1.0, mscale_all_dim=0.5, truncate=False)),
-    'mistral-window': of_family('mistral', ROPES['default'], {'sliding_window': 9}),
-    'qwen2-windows': of_family('qwen2', ROPES['default'], dict(use_sliding_window=True, sliding_window=7, max_window_layers=1)),
-    'phi3-longrope-partial': of_family(  # as Phi-4-mini, which leaves the factor to the two lengths
-        'phi3', extended('longrope', partial_rotary_factor=0.75, short_factor=SHORT[1:], long_factor=LONGER[1:])
+    'llama-tied-mha': of_family(
+        'llama', ROPES['default'], {'num_key_value_heads': 6, 'tie_word_embeddings': True}
     ),
-    'gpt_neox-sequential': ('GPTNeoXConfig', {**NEOX, 'max_position_embeddings': TRAINED, 'use_parallel_residual': False}),
+    'llama-yarn-mscale': of_family(
+        'llama', extended('yarn', **YARN, mscale=1.0, mscale_all_dim=0.5, truncate=False)
+    ),
+    'mistral-window': of_family('mistral', ROPES['default'], {'sliding_window': 9}),
+    'qwen2-windows': of_family(
+        'qwen2',
+        ROPES['default'],
+        dict(use_sliding_window=True, sliding_window=7, max_window_layers=1),
+    ),
+    'phi3-longrope-partial': of_family(  # as Phi-4-mini, which leaves the factor to the two lengths
+        'phi3',
+        extended(
+            'longrope', partial_rotary_factor=0.75, short_factor=SHORT[1:], long_factor=LONGER[1:]
+        ),
+    ),
+    'gpt_neox-sequential': (
+        'GPTNeoXConfig',
+        {**NEOX, 'max_position_embeddings': TRAINED, 'use_parallel_residual': False},
+    ),
     # No original length here: GPT-2 ends with its table, BLOOM and MPT count distances.
-    'gpt2': ('GPT2Config', dict(vocab_size=VOCABULARY, n_embd=48, n_layer=2, n_head=4, n_positions=LONG, initializer_range=0.3)),
-    'bloom': ('BloomConfig', dict(vocab_size=VOCABULARY, hidden_size=48, n_layer=4, n_head=6, initializer_range=0.4)),
-    'mpt': ('MptConfig', dict(vocab_size=VOCABULARY, d_model=48, n_layers=2, n_heads=6, max_seq_len=LONG, initializer_range=0.3)),
+    'gpt2': (
+        'GPT2Config',
+        dict(
+            vocab_size=VOCABULARY,
+            n_embd=48,
+            n_layer=2,
+            n_head=4,
+            n_positions=LONG,
+            initializer_range=0.3,
+        ),
+    ),
+    'bloom': (
+        'BloomConfig',
+        dict(vocab_size=VOCABULARY, hidden_size=48, n_layer=4, n_head=6, initializer_range=0.4),
+    ),
+    'mpt': (
+        'MptConfig',
+        dict(
+            vocab_size=VOCABULARY,
+            d_model=48,
+            n_layers=2,
+            n_heads=6,
+            max_seq_len=LONG,
+            initializer_range=0.3,
+        ),
+    ),
 }
 
 
@@ -111,9 +158,13 @@ class Pair:
 
     def __init__(self, name, directory, **changes):
         kind, arguments = MODELS[name]
-        config = getattr(transformers, kind)(**{**copy.deepcopy(arguments), **changes})  # it writes into what it is given
+        config = getattr(transformers, kind)(
+            **{**copy.deepcopy(arguments), **changes}
+        )  # it writes into what it is given
         torch.manual_seed(0)
-        self.theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation='eager').eval()
+        self.theirs = transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation='eager'
+        ).eval()
         with torch.no_grad():  # biases and norms are initialised to zeros and ones
             for parameter in self.theirs.parameters():
                 if parameter.ndim == 1:
@@ -123,7 +174,9 @@ class Pair:
         self.follows = any(kind in name for kind in FOLLOW_THE_LENGTH)
 
     def _fresh(self):
-        self.theirs(torch.ones(1, 1, dtype=torch.long))  # 'dynamic' keeps the base of the longest text until a short one comes
+        self.theirs(
+            torch.ones(1, 1, dtype=torch.long)
+        )  # 'dynamic' keeps the base of the longest text until a short one comes
         return self.theirs
 
     @torch.no_grad()
@@ -135,8 +188,12 @@ class Pair:
             if valid is not None:
                 arguments['attention_mask'] = torch.asarray(valid[row : row + 1].astype(np.int64))
                 if self.name not in ('bloom', 'mpt'):
-                    arguments['position_ids'] = (arguments['attention_mask'].cumsum(1) - 1).clamp(min=0)
-            rows.append(self._fresh()(torch.asarray(tokens[row : row + 1]), **arguments).logits.numpy())
+                    arguments['position_ids'] = (arguments['attention_mask'].cumsum(1) - 1).clamp(
+                        min=0
+                    )
+            rows.append(
+                self._fresh()(torch.asarray(tokens[row : row + 1]), **arguments).logits.numpy()
+            )
         return np.concatenate(rows)
 
     @torch.no_grad()
@@ -164,7 +221,11 @@ def pair(request, tmp_path_factory):
 
 
 # Models of the same shape and encoding share what is compiled.
-forward, read, step = nnx.jit(lambda model, tokens, tok=None: model(tokens, tok)), nnx.jit(prefill), nnx.jit(decode_step)
+forward, read, step = (
+    nnx.jit(lambda model, tokens, tok=None: model(tokens, tok)),
+    nnx.jit(prefill),
+    nnx.jit(decode_step),
+)
 RENEWING = Recomputed()
 
 
@@ -176,7 +237,9 @@ def read_renewing(model, cache, tokens):
 @nnx.jit
 def step_renewing(model, cache, tokens):
     logits, cache = RENEWING.step(model, cache, cache, tokens, model.layers())
-    return jax.lax.cond(RENEWING.stale(model, cache), lambda: RENEWING.renew(model, cache), lambda: (logits, cache))
+    return jax.lax.cond(
+        RENEWING.stale(model, cache), lambda: RENEWING.renew(model, cache), lambda: (logits, cache)
+    )
 
 
 def draw(rows, length, seed=0):
@@ -190,30 +253,50 @@ def padded(length, *padding):
 @pytest.mark.parametrize('length', [TRAINED, LONG])
 def test_logits(pair, length):
     tokens = draw(2, length)
-    np.testing.assert_allclose(forward(pair.ours, tokens), pair.their_logits(tokens), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(
+        forward(pair.ours, tokens), pair.their_logits(tokens), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_left_padding(pair):
-    tokens, valid = draw(3, LONG), padded(LONG, 0, 5, LONG - 20)  # the last row is within the original length, the others are not
+    tokens, valid = (
+        draw(3, LONG),
+        padded(LONG, 0, 5, LONG - 20),
+    )  # the last row is within the original length, the others are not
     ours = np.asarray(forward(pair.ours, tokens, Tokens.of(valid=valid)))
-    np.testing.assert_allclose(ours[valid], pair.their_logits(tokens, valid)[valid], atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(
+        ours[valid], pair.their_logits(tokens, valid)[valid], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_token_by_token_equals_their_pass(pair):
     length, first = TRAINED + 8, 6
-    tokens, (start, following) = draw(1, length), (read_renewing, step_renewing) if pair.follows else (read, step)
-    logits, cache = start(pair.ours, init_cache(pair.ours, Tokens.of(length=length)), tokens[:, :first])
-    np.testing.assert_allclose(logits[:, -1], pair.their_logits(tokens[:, :first])[:, -1], atol=1e-4, rtol=1e-4)
+    tokens, (start, following) = (
+        draw(1, length),
+        (read_renewing, step_renewing) if pair.follows else (read, step),
+    )
+    logits, cache = start(
+        pair.ours, init_cache(pair.ours, Tokens.of(length=length)), tokens[:, :first]
+    )
+    np.testing.assert_allclose(
+        logits[:, -1], pair.their_logits(tokens[:, :first])[:, -1], atol=1e-4, rtol=1e-4
+    )
     for i in range(first, length):
         logits, cache = following(pair.ours, cache, tokens[:, i])
-        np.testing.assert_allclose(logits, pair.their_logits(tokens[:, : i + 1])[:, -1], atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(
+            logits, pair.their_logits(tokens[:, : i + 1])[:, -1], atol=1e-4, rtol=1e-4
+        )
 
 
 def test_greedy_generation(pair):
     tokens, valid = draw(2, 6), padded(6, 0, 2)
     decoding = RENEWING if 'dynamic' in pair.name else None
-    ours = generate(pair.ours, tokens, valid=valid, max_new_tokens=64, temperature=0.0, decoding=decoding)
-    np.testing.assert_array_equal(ours, pair.their_text(tokens, valid, 64, use_cache=not pair.follows))
+    ours = generate(
+        pair.ours, tokens, valid=valid, max_new_tokens=64, temperature=0.0, decoding=decoding
+    )
+    np.testing.assert_array_equal(
+        ours, pair.their_text(tokens, valid, 64, use_cache=not pair.follows)
+    )
 
 
 @pytest.mark.parametrize('pair', [name for name in MODELS if 'longrope' in name], indirect=True)
