@@ -38,7 +38,7 @@ def arguments(
         help='an earlier --out, to compare',
     )
     known, rest = parser.parse_known_args(argv)
-    from posenc_jax.evaluation.overrides import read_overrides
+    from posenc_jax.run.overrides import read_overrides
 
     try:
         overrides = read_overrides(rest)
@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
     runs, out, earlier, overrides = arguments(argv)
     from posenc_jax.core.disk import DiskFullError
     from posenc_jax.evaluation.results import print_tables, read
-    from posenc_jax.evaluation.run import evaluate, home_of
+    from posenc_jax.evaluation.run import evaluate
+    from posenc_jax.run.job import home_of
 
     def keep(found):
         try:

@@ -3,7 +3,7 @@
     python train.py --config=configs/quickstart.py [--config.encoding='alibi()']
     [--config.train.steps=1000]
 
-Every field is in posenc_jax/training/defaults.py. Several processes: one call each with
+Every field is in posenc_jax/run/defaults.py. Several processes: one call each with
 --coordinator=HOST:PORT --processes=N --process_id=I, or --coordinator=auto where JAX finds them
 itself (TPU pods, Slurm, Open MPI).
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from posenc_jax.training import config_file
+from posenc_jax.run import config_file
 
 CONFIG = flags.DEFINE_string(
     'config', None, 'a file with get_config(); its fields are --config.NAME=VALUE'

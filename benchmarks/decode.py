@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.decoding.decode import generate
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import generate
 
 
 def plain_forward(graphdef, state, layers, cache, tokens, start):

@@ -18,8 +18,8 @@ from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns, temporary
 
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 
 EXTENSIONS = (
     'none', 'yarn(factor={factor}.0)', 'string()', 'dca()', 'self_extend(group={group})',

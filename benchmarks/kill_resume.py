@@ -109,11 +109,7 @@ def search(workdir: str) -> Killed:
 
     def start(folder):
         return run(
-            '-m',
-            'posenc_jax.rotation.search',
-            f'--run={workdir}/{NAME}',
-            *SEARCH,
-            f'--out={found(folder)}',
+            '-m', 'posenc_jax.search', f'--run={workdir}/{NAME}', *SEARCH, f'--out={found(folder)}'
         )
 
     def scored(folder):

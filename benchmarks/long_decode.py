@@ -19,11 +19,11 @@ import numpy as np
 from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns
 
-from posenc_jax.cache import duo_attention
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.extension.lm_infinite import constant_cache
+from posenc_jax.decoding import decode as plain
+from posenc_jax.decoding import duo_attention
+from posenc_jax.decoding.constant_cache import constant_cache
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model import decode as plain
 
 
 def filled(cache, length: int, seed: int):

@@ -21,11 +21,11 @@ import optax
 from flax import nnx
 from measure import MIB, milliseconds, ratio, show, smollm2, take_turns, temporary
 
-from posenc_jax.cache import ape_parallel, parallel_context_entropy
-from posenc_jax.cache import contexts as shared
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.decoding import ape_parallel, parallel_context_entropy
+from posenc_jax.decoding import contexts as shared
+from posenc_jax.decoding.decode import init_cache, prefill
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import init_cache, prefill
 from posenc_jax.model.pretrained import load_pretrained
 
 SYMBOLS = 48  # keys, and as many values; 0 is the sink

@@ -24,10 +24,10 @@ import numpy as np
 from flax import nnx
 from measure import show, smollm2
 
-from posenc_jax.cache import pie
-from posenc_jax.core.cache import Cache
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.model.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding import pie
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.model.cache import Cache
 from posenc_jax.model.pretrained import load_pretrained
 
 KINDS, PLACES = ('insert', 'replace', 'delete'), {'start': 0.03, 'middle': 0.5, 'end': 0.97}

@@ -16,8 +16,9 @@ from configs.default import get_config
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh
+from posenc_jax.run.state import TrainState, take_apart
 from posenc_jax.training.optimizer import decays, make_optimizer, trained
-from posenc_jax.training.step import TrainState, make_trainer, take_apart, train_step
+from posenc_jax.training.step import make_trainer, train_step
 
 VOCAB = 256
 

@@ -1,7 +1,7 @@
-"""All defaults: the fields of a run and what they mean are in posenc_jax/training/defaults.py,
+"""All defaults: the fields of a run and what they mean are in posenc_jax/run/defaults.py,
 which is installed with the package, so that a run can be read from its directory alone.
 
 Command: none of its own; `python train.py --config=configs/quickstart.py` is the place to start.
 """
 
-from posenc_jax.training.defaults import get_config as get_config
+from posenc_jax.run.defaults import get_config  # noqa: F401

@@ -5,7 +5,7 @@ Command:  python train.py --config=configs/extend.py \
           --config.init.source=runs/language-pydoc_topics-rope-s0 \
               [--config.init.extend='pi(factor=4.0)'] [--config.name=NAME]
 Others:   PI, ABF (`abf()`) and LongRoPE (`longrope(...)`, factors from `python -m
-          posenc_jax.rotation.search`) in the same place. PSC trains calibrations and adapters, the
+          posenc_jax.search`) in the same place. PSC trains calibrations and adapters, the
           rest frozen: --config.init.extend='psc() | pi(factor=4.0)' --config.model.lora_rank=8
           --config.train.tune=adapters --config.train.lr=2e-4. Another source wants its own
           --config.train.length and factor.

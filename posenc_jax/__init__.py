@@ -2,22 +2,22 @@
 
 from posenc_jax import (
     analysis,
-    bias,
-    cache,
     collect,
+    conversion,
+    decoding,
     embedding,
     extension,
     functional,
+    logits,
     mask,
     mixers,
     positions,
     rotation,
 )
+from posenc_jax.catalog import catalog, cite
 from posenc_jax.core.attention import attend
-from posenc_jax.core.catalog import catalog, cite
 from posenc_jax.core.compose import chain, make
 from posenc_jax.core.encoding import Constant, Encoding, Tokens
 from posenc_jax.core.per_head import PerHead
 from posenc_jax.core.registry import Card, Promises, SpecError, register
-
-__version__ = '0.2.0'
+from posenc_jax.version import __version__

@@ -10,30 +10,21 @@ from posenc_jax.analysis.pi_bound import extrapolation_bound, interpolation_cons
 from posenc_jax.analysis.receptive_field import decay_kernel, field_of, theoretical_field
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
-from posenc_jax.bias.alibi import alibi_bias, alibi_half, alibi_slopes
-from posenc_jax.bias.bam import bam_prior
-from posenc_jax.bias.cable import cable_bias
-from posenc_jax.bias.cope import cope_bias
-from posenc_jax.bias.fire import fire_network, fire_progress, fire_transform
-from posenc_jax.bias.kerple import kerple_log, kerple_log3, kerple_power, kerple_weight
-from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
-from posenc_jax.bias.path import evolve_keys, forget_bias, path_directions, path_match
-from posenc_jax.bias.random_offsets import random_magnitudes
-from posenc_jax.bias.randomized_alibi import randomized_alibi_bias
-from posenc_jax.bias.rcmha import rcmha_bias, rcmha_convolution
-from posenc_jax.bias.rope_alibi_harmonic import harmonic_number, harmonic_penalty
-from posenc_jax.bias.rpe_convergent import convergent_bias
-from posenc_jax.bias.sandwich import sandwich_bias, sandwich_curve, sandwich_slopes
-from posenc_jax.bias.ssmax import ssmax_factor
-from posenc_jax.bias.t5_rpe import t5_bias, t5_bucket, t5_thresholds
-from posenc_jax.bias.tra import tra_logits
-from posenc_jax.bias.transformer_xl import (
-    transformer_xl_frequencies,
-    transformer_xl_table,
-    transformer_xl_turned,
+from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
+from posenc_jax.conversion.pos2distill import (
+    answer_divergence,
+    joint_weights,
+    moved_evidence,
+    pos2distill_loss,
+    slot_shares,
+    slot_weights,
 )
-from posenc_jax.cache.ape_parallel import ape_layout, ape_reweigh
-from posenc_jax.cache.double_sparsity import (
+from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
+from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
+from posenc_jax.core.families import signed_distance
+from posenc_jax.core.numerics import phase
+from posenc_jax.decoding.ape_parallel import ape_layout, ape_reweigh
+from posenc_jax.decoding.double_sparsity import (
     channel_scores,
     double_sparsity_attention,
     key_labels,
@@ -41,21 +32,16 @@ from posenc_jax.cache.double_sparsity import (
     label_logits,
     top_keys,
 )
-from posenc_jax.cache.duo_attention import retrieval_heads
-from posenc_jax.cache.graph_kv import complete_edges, graph_layout, graph_sources
-from posenc_jax.cache.parallel_context_entropy import (
+from posenc_jax.decoding.duo_attention import retrieval_heads
+from posenc_jax.decoding.graph_kv import complete_edges, graph_layout, graph_sources
+from posenc_jax.decoding.parallel_context_entropy import (
     best_pieces,
     piece_layout,
     piece_scores,
     pool_scores,
     select_pieces,
 )
-from posenc_jax.cache.pie import pie_keys
-from posenc_jax.collect.shaw import shaw_index, shaw_logits, shaw_terms, shaw_values
-from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
-from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
-from posenc_jax.core.families import signed_distance
-from posenc_jax.core.numerics import phase
+from posenc_jax.decoding.pie import pie_keys
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
 from posenc_jax.embedding.papeft import (
     document_locations,
@@ -71,23 +57,38 @@ from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots, pair_no
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, ratio_index
 from posenc_jax.extension.piecewise import piecewise_logits
-from posenc_jax.extension.pos2distill import (
-    answer_divergence,
-    joint_weights,
-    moved_evidence,
-    pos2distill_loss,
-    slot_shares,
-    slot_weights,
-)
 from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
 from posenc_jax.extension.string import string_distance
-from posenc_jax.extension.tulip import distillation_loss, expansion_factor
-from posenc_jax.mixers.kernelized_rpe import (
+from posenc_jax.logits.alibi import alibi_bias, alibi_half, alibi_slopes
+from posenc_jax.logits.bam import bam_prior
+from posenc_jax.logits.cable import cable_bias
+from posenc_jax.logits.cope import cope_bias
+from posenc_jax.logits.fire import fire_network, fire_progress, fire_transform
+from posenc_jax.logits.kernelized_rpe import (
     distance_bias,
     kernel_features,
     kernel_logits,
     kernelized_rpe_attention,
     random_directions,
+)
+from posenc_jax.logits.kerple import kerple_log, kerple_log3, kerple_power, kerple_weight
+from posenc_jax.logits.nope_temperature import attention_entropy, nope_temperature_curve
+from posenc_jax.logits.path import evolve_keys, forget_bias, path_directions, path_match
+from posenc_jax.logits.positional_attention import project_positions
+from posenc_jax.logits.random_offsets import random_magnitudes
+from posenc_jax.logits.randomized_alibi import randomized_alibi_bias
+from posenc_jax.logits.rcmha import rcmha_bias, rcmha_convolution
+from posenc_jax.logits.rope_alibi_harmonic import harmonic_number, harmonic_penalty
+from posenc_jax.logits.rpe_convergent import convergent_bias
+from posenc_jax.logits.sandwich import sandwich_bias, sandwich_curve, sandwich_slopes
+from posenc_jax.logits.shaw import shaw_index, shaw_logits, shaw_terms, shaw_values
+from posenc_jax.logits.ssmax import ssmax_factor
+from posenc_jax.logits.t5_rpe import t5_bias, t5_bucket, t5_thresholds
+from posenc_jax.logits.tra import tra_logits
+from posenc_jax.logits.transformer_xl import (
+    transformer_xl_frequencies,
+    transformer_xl_table,
+    transformer_xl_turned,
 )
 from posenc_jax.mixers.monotonic_location import (
     location_centre,
@@ -96,7 +97,6 @@ from posenc_jax.mixers.monotonic_location import (
     soft_stair,
     step_size,
 )
-from posenc_jax.mixers.positional_attention import project_positions
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
 from posenc_jax.positions.giraffe_random import giraffe_ids

@@ -21,16 +21,16 @@ from jaxtyping import Int
 from posenc_jax.core.command import Parser
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
-from posenc_jax.evaluation import settings
-from posenc_jax.evaluation.overrides import read_overrides
-from posenc_jax.evaluation.run import UNASKED, Job, prepare
-from posenc_jax.extension.lm_infinite import ConstantCache
-from posenc_jax.model.decode import generate
+from posenc_jax.decoding.constant_cache import ConstantCache
+from posenc_jax.decoding.decode import generate
+from posenc_jax.decoding.recomputed import Recomputed
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.pretrained.special_tokens import special_ids
-from posenc_jax.model.recomputed import Recomputed
-from posenc_jax.model.transformer import TransformerConfig
+from posenc_jax.model.transformer import TransformerConfig, abstract_model
+from posenc_jax.run import settings
+from posenc_jax.run.job import UNASKED, Job, prepare
+from posenc_jax.run.overrides import read_overrides
 
 
 def continue_text(
@@ -103,7 +103,7 @@ def continue_text(
     decoding = (
         ConstantCache(constant_cache) if constant_cache else Recomputed() if recompute else None
     )
-    model = settings.abstract_model(job.cfg, job.config.extend)
+    model = abstract_model(job.cfg, job.config.extend)
     if decoding is not None:
         decoding.check(model)
     try:

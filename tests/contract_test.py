@@ -20,13 +20,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core import cache as cache_module
-from posenc_jax.core.catalog import KINDS
+from posenc_jax.catalog import KINDS
 from posenc_jax.core.compose import EXCLUSIVE, name_of, parts_of
 from posenc_jax.core.encoding import Constant, Encoding
+from posenc_jax.core.masks import Causal, Document
 from posenc_jax.core.registry import SpecError, entries, lookup
 from posenc_jax.core.spec import build, parse
-from posenc_jax.mask.basic import Causal, Document
+from posenc_jax.model import cache as cache_module
 from posenc_jax.model.sharding import make_mesh, sharded_attend
 from posenc_jax.rotation.rope import rope_frequencies, rotate
 
@@ -907,9 +907,7 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
         if f'| `{card.key}` |' in row
     ]
     shown = card.example.replace('|', '\\|')
-    assert any(shown in row for row in rows), (
-        'the catalogue is stale: python -m posenc_jax.core.catalog'
-    )
+    assert any(shown in row for row in rows), 'the catalogue is stale: python -m posenc_jax.catalog'
 
 
 @every_method

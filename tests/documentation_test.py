@@ -13,7 +13,7 @@ import pytest
 
 import posenc_jax
 import posenc_jax.functional as functional
-from posenc_jax.core.catalog import KINDS
+from posenc_jax.catalog import KINDS
 from posenc_jax.core.registry import entries
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_the_checker_compares_to_the_digits_shown():
 
 
 def test_the_package_is_found():
-    assert 'posenc_jax.bias.alibi' in MODULES and len(MODULES) > 40
+    assert 'posenc_jax.logits.alibi' in MODULES and len(MODULES) > 40
 
 
 @pytest.mark.parametrize('name', MODULES)

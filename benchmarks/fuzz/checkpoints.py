@@ -18,12 +18,13 @@ import tensorboardX  # noqa: F401
 
 from benchmarks.fuzz.target import Target
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.training import config as configs
-from posenc_jax.training import defaults
-from posenc_jax.training.checkpoint import Checkpoints, restore_model
+from posenc_jax.run import config as configs
+from posenc_jax.run import defaults
+from posenc_jax.run.checkpoint import Checkpoints, restore_model
+from posenc_jax.run.state import take_apart
 from posenc_jax.training.metrics import MetricsLog
 from posenc_jax.training.metrics_file import FILE
-from posenc_jax.training.step import make_trainer, take_apart
+from posenc_jax.training.step import make_trainer
 
 STEPS = (3, 4, 6)  # with a checkpoint
 VALUES = (None, True, False, 0, -1, 1, 3, 7, 2**31, 2**63, 10**40, 0.5, 1e-300, 1e300, float('nan'),

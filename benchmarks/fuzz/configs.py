@@ -15,13 +15,12 @@ import numpy as np
 from benchmarks.fuzz import specs
 from benchmarks.fuzz.target import Target
 from posenc_jax.core.registry import entries
-from posenc_jax.evaluation import settings
-from posenc_jax.evaluation.overrides import apply_overrides, read_overrides
 from posenc_jax.model.layers import BIASES, MLPS, NORMS
 from posenc_jax.model.sharding import make_mesh
+from posenc_jax.run import config as configs
+from posenc_jax.run import config_file, defaults, settings
+from posenc_jax.run.overrides import apply_overrides, read_overrides
 from posenc_jax.tasks.task import batch_rng
-from posenc_jax.training import config as configs
-from posenc_jax.training import config_file, defaults
 from posenc_jax.training.step import make_trainer
 
 FILE = """from posenc_jax.training import defaults

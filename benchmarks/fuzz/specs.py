@@ -22,11 +22,10 @@ import posenc_jax as pj
 from benchmarks.fuzz.target import Target
 from posenc_jax.core.registry import Entry, entries
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.evaluation import settings
 from posenc_jax.extension import extend
+from posenc_jax.run import config as configs
+from posenc_jax.run import defaults, settings
 from posenc_jax.tasks.task import batch_rng
-from posenc_jax.training import config as configs
-from posenc_jax.training import defaults
 
 LENGTH = 16
 SIZES = dict(heads=2, kv_heads=2, head_dim=8, model_dim=16, train_len=LENGTH)

@@ -22,10 +22,10 @@ import numpy as np
 from flax import nnx
 
 from configs.sweeps.tables import report
-from posenc_jax.cache.double_sparsity import calibrate, sparse_logits
 from posenc_jax.core.command import Parser
 from posenc_jax.core.spec import build, parse
-from posenc_jax.training.checkpoint import restore_model
+from posenc_jax.decoding.double_sparsity import calibrate, sparse_logits
+from posenc_jax.run.checkpoint import restore_model
 from posenc_jax.training.step import target_losses
 
 

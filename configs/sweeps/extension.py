@@ -16,7 +16,7 @@ import pathlib
 from configs.sweeps.runs import Run, call, evaluate_runs, train_runs
 from posenc_jax.core.command import Parser
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
-from posenc_jax.rotation.search.__main__ import spec_of
+from posenc_jax.search.__main__ import spec_of
 
 LENGTH, FACTOR = 256, 4
 AS_IT_IS = (
@@ -60,7 +60,7 @@ def longrope(run: str) -> dict[str, str]:
     at `LENGTH * FACTOR` tokens.
     """
     found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
-    call('-m', 'posenc_jax.rotation.search', f'--run={run}', f'--length={LENGTH * FACTOR}', *BUDGET)
+    call('-m', 'posenc_jax.search', f'--run={run}', f'--length={LENGTH * FACTOR}', *BUDGET)
     found = json.loads(found.read_text())
     _, start, factors, _ = found['state']['history'][0]  # the first genome is the ramp
     ramp = LongRoPE(long=tuple(factors), factor=float(FACTOR), start=start, train_len=LENGTH)

@@ -25,9 +25,10 @@ import numpy as np
 
 from configs.sweeps.runs import kept
 from configs.sweeps.tables import report
-from posenc_jax.cache.duo_attention import deploy, retrieval_heads
 from posenc_jax.core.command import Parser
-from posenc_jax.evaluation.run import measure, prepare
+from posenc_jax.decoding.duo_attention import deploy, retrieval_heads
+from posenc_jax.evaluation.run import measure
+from posenc_jax.run.job import prepare
 from posenc_jax.tasks import batch_iterator
 from posenc_jax.training.duo_gates import train_gates
 

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
-from posenc_jax.evaluation.overrides import replaced
-from posenc_jax.training import config as configs
-from posenc_jax.training import config_file, initial
-from posenc_jax.training.safe import finished_steps
+from posenc_jax.run import config as configs
+from posenc_jax.run import config_file, initial
+from posenc_jax.run.overrides import replaced
+from posenc_jax.run.safe import finished_steps
 
 Key = TypeVar('Key')
 WRONG_INPUT = 2

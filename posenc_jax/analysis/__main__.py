@@ -96,14 +96,14 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
 
 def _folder(known: argparse.Namespace, run: str = '') -> pathlib.Path:
     """Where the results go."""
-    from posenc_jax.evaluation.run import home_of
+    from posenc_jax.run.job import home_of
 
     return known.out or (home_of(run) / 'analysis' if run else pathlib.Path('runs', 'analysis'))
 
 
 def _prepare(known: argparse.Namespace, rest: list[str], run: str, more: dict | None = None):
-    from posenc_jax.evaluation.overrides import read_overrides
-    from posenc_jax.evaluation.run import UNASKED, prepare
+    from posenc_jax.run.job import UNASKED, prepare
+    from posenc_jax.run.overrides import read_overrides
 
     if known.batches < 1 or known.length < 0:
         raise ValueError(
@@ -117,7 +117,7 @@ def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
     """The length that is asked for, where a run has a task: 1, the least of a text, may be none of
     its.
     """
-    from posenc_jax.training import config as configs
+    from posenc_jax.run import config as configs
 
     path = pathlib.Path(run.partition('|')[0].strip(), configs.FILE)
     config = configs.from_json(path) if path.is_file() else None
@@ -304,7 +304,7 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
     import numpy as np
 
     from posenc_jax.analysis.receptive_field import Compared, by_method, rank_correlation, rank_plot
-    from posenc_jax.training import config as configs
+    from posenc_jax.run import config as configs
 
     runs = sorted(
         path for path in glob.glob(known.runs) if pathlib.Path(path, configs.FILE).is_file()

@@ -1,3 +1,3 @@
 """Door 6: how values are summed once the weights are known."""
 
-from posenc_jax.collect import shaw, urpe
+from posenc_jax.collect import urpe

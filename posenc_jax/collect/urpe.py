@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int, Num
 
-from posenc_jax.bias.t5_rpe import look_up, t5_thresholds
 from posenc_jax.core.encoding import Encoding, over_batch, weighted_sum
 from posenc_jax.core.families import signed_distance, whole_distance
 from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.logits.t5_rpe import look_up, t5_thresholds
 
 Table = Literal['bucketed', 'toeplitz']
 

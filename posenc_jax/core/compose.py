@@ -223,7 +223,7 @@ class ChainedEncoding(Encoding):
         return super().collect(w, v, tq, tk)
 
     def whole(self, q, k, v, tq, tk, *, causal, sweep):
-        from posenc_jax.mask.basic import Causal, Document, Full
+        from posenc_jax.core.masks import Causal, Document, Full
 
         (owner, *rivals), others = (
             [part for part in self.parts if part.opens('whole') == wanted]
@@ -306,7 +306,7 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
       SpecError: the string is wrong, the context lacks something or has something unknown, or the
         parts do not fit together.
     """
-    from posenc_jax.mask.basic import Causal, Document, Full
+    from posenc_jax.core.masks import Causal, Document, Full
 
     for name in context:
         if name not in CONTEXT_NAMES:

@@ -131,3 +131,22 @@ class Frequencies(Protocol):
         `length.shape + (rotary_dim // 2,)`, so that phases are exact there too, and an array of
         `length.shape`.
         """
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """The geometric slopes m_h of `heads` heads, float64 [N]; the extra ones of a count that is no
+    power of two come last.
+
+    Raises:
+      ValueError: fewer than one head.
+
+    Example:
+      >>> alibi_slopes(4).tolist()
+      [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+    if heads < 1:
+        raise ValueError(f'ALiBi needs at least one head, got {heads}')
+    power = 2 ** (heads.bit_length() - 1)
+    slopes = 2.0 ** (-8.0 * np.arange(1, power + 1) / power)
+    extra = 2.0 ** (-8.0 * np.arange(1, 2 * power + 1) / (2 * power))
+    return np.concatenate([slopes, extra[0::2][: heads - power]])

@@ -12,7 +12,7 @@ from posenc_jax.core.families import Embedding
 from posenc_jax.core.length import current_length
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import check_range, lookup_rows
+from posenc_jax.core.tables import check_range, lookup_rows
 
 Ids = Literal['plain', 'fairseq']
 Overflow = Literal['error', 'clamp', 'mod', 'interpolate']

@@ -12,7 +12,7 @@ from posenc_jax.core.families import Embedding
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import lookup_rows
+from posenc_jax.core.tables import lookup_rows
 
 Table = Literal['learned', 'sinusoid']
 TABLES = ('learned', 'sinusoid')
@@ -63,7 +63,7 @@ class SigmaGPT(Embedding):
     is causal in the order o, and there is no other encoding. The task hands over positions with two
     components, [#B, L, 2], own and next (`any_order`); positions with one component, p, are read
     from left to right, next = p + 1, so L tokens need L + 1 rows. Text is written in any order, and
-    in bursts, by `posenc_jax.model.any_order`.
+    in bursts, by `posenc_jax.decoding.any_order`.
 
     'sinusoid', of the paper's other tasks, has no parameters: `sin(p / M^((j - j mod 2)/D) + (j mod
     2) pi/2)` for each half, and a start slot, whose own position is -1, so that the first token is

@@ -9,15 +9,10 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.registry import check_choice
-from posenc_jax.evaluation import protocols
 from posenc_jax.evaluation.measurement import Measurement, perplexity
-from posenc_jax.evaluation.protocols import Windows
 from posenc_jax.evaluation.scoring import Scorer
-
-# sliding and same_tokens read length / stride tokens for each one they score; they may read this
-# many times `tokens`.
-_READING = 4
+from posenc_jax.run import protocols
+from posenc_jax.run.protocols import Windows, plan
 
 
 def evaluate_language(
@@ -79,35 +74,6 @@ def evaluate_language(
                 perplexity(name, length, nll[at], correct[at], scored[at], byte_count, position)
             )
     return results
-
-
-def plan(
-    targets: int, lengths: tuple[int, ...], names: tuple[str, ...], *, tokens: int, stride: int
-) -> list[tuple[str, int, Windows]]:
-    """(protocol, length, windows) of everything that will be read. Arguments and errors as for
-    `evaluate_language`.
-    """
-    for name in names:
-        check_choice('protocol', name, protocols.PROTOCOLS)
-    longest = max(lengths)
-    protocols.nonoverlapping(targets, longest)  # raises where the text is too short
-    first = min(targets, max(tokens, longest))
-    at_most = max(1, _READING * tokens // longest)
-    out = []
-    for name in names:
-        if name == 'nonoverlapping':
-            out += [(name, length, protocols.nonoverlapping(first, length)) for length in lengths]
-        elif name == 'sliding':
-            protocols.check_stride(stride, min(lengths))
-            some = min(first, longest + (at_most - 1) * stride)
-            out += [(name, length, protocols.sliding(some, length, stride)) for length in lengths]
-        elif name == 'same_tokens':
-            blocks = max(1, min(tokens // stride, at_most))
-            shared = protocols.same_tokens(targets, lengths, scored=stride, blocks=blocks)
-            out += [(name, length, windows) for length, windows in shared.items()]
-        else:
-            out.append((name, longest, protocols.nonoverlapping(first, longest)))
-    return out
 
 
 def score_windows(

@@ -2,39 +2,24 @@
 
 import dataclasses
 import datetime
-import hashlib
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
 import jax
-import numpy as np
 from flax import nnx
 
-import posenc_jax
-from posenc_jax.core.compose import parts_of
-from posenc_jax.core.registry import SpecError
-from posenc_jax.evaluation import language, settings
+from posenc_jax.evaluation import language
 from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.overrides import apply_overrides
 from posenc_jax.evaluation.results import Results, RunResult
 from posenc_jax.evaluation.scoring import scorer
-from posenc_jax.evaluation.tasks import SEED, evaluate_task
-from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
-from posenc_jax.model.pretrained import is_pretrained, load_pretrained
-from posenc_jax.model.pretrained.fields import is_folder
-from posenc_jax.model.pretrained.load import architecture_of
-from posenc_jax.model.pretrained.sources import open_source
-from posenc_jax.model.transformer import Transformer, TransformerConfig
-from posenc_jax.tasks import Task
-from posenc_jax.tasks.task import batch_rng
-from posenc_jax.training import checkpoint, defaults
-from posenc_jax.training import config as configs
-
-# For who only wants the model and the text of a run: the least that `prepare` can check.
-UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
+from posenc_jax.evaluation.tasks import evaluate_task
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.run import config as configs
+from posenc_jax.run import settings
+from posenc_jax.run.job import SEED, Job, directory_of, prepare
+from posenc_jax.version import __version__
 
 
 def evaluate(
@@ -74,129 +59,13 @@ def evaluate(
             (directory_of(run).expanduser().resolve(), run.partition('|')[2].strip()), run
         )
     jobs = [prepare(run, overrides or {}) for run in asked.values()]
-    versions = {
-        'posenc_jax': posenc_jax.__version__,
-        'jax': jax.__version__,
-        'flax': flax.__version__,
-    }
+    versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)
     for job in jobs:
         results = dataclasses.replace(results, runs=(*results.runs, _evaluate(job)))
         after(results)
     return results
-
-
-def home_of(run: str) -> pathlib.Path:
-    """Where what is found out about a run is kept: its directory, or runs/NAME-PLACE for a public
-    checkpoint.
-
-    PLACE are six digits of a digest of where the checkpoint lies, so that those of one name have a
-    place each.
-
-    Example:
-      >>> home_of('runs/rope | yarn(factor=4.0)').as_posix()
-      'runs/rope'
-    """
-    path = directory_of(run)
-    if not is_pretrained(path):
-        return path
-    path = path.expanduser().resolve()
-    place = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
-    return pathlib.Path('runs', f'{path.stem if path.is_file() else path.name}-{place}')
-
-
-def directory_of(run: str) -> pathlib.Path:
-    """The directory, or file, of 'RUN' or 'RUN | EXTENSION'."""
-    return pathlib.Path(run.partition('|')[0].strip())
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A run that has been checked, and how to `load` its model and training step."""
-
-    directory: pathlib.Path
-    config: Any
-    task: Task
-    cfg: TransformerConfig
-    load: Callable[[], tuple[Transformer, int]]
-
-    def extended(self, model: Transformer) -> Transformer:
-        """The model with the context extension that is asked for, if one is; Ms-PoE orders its
-        heads on validation text.
-        """
-        if not self.config.extend:
-            return model
-        model = model.extend(self.config.extend)
-        if not any(
-            isinstance(part, MsPoE) and part.unordered
-            for part in parts_of(model.encoding(*model.layers()[0]))
-        ):
-            return model
-        return reorder(model, probe_heads(model, self._prompt()))
-
-    def _prompt(self) -> np.ndarray:
-        """One row of the trained length or a little less: the first text, or the first example, of
-        the validation split.
-        """
-        if self.task.is_language:
-            return np.asarray(self.task.tokens('validation')[: self.cfg.train_len])[None]
-        rng = batch_rng(SEED, 'validation', 0)
-        return self.task.for_evaluation().sample(rng, 1, settings.lengths_of(self.config)[0])[
-            'tokens'
-        ]
-
-    def rows(self, width: int) -> int:
-        """Rows read at once: as many tokens as `eval.batch` rows of the trained length, at least
-        one row.
-        """
-        batch = self.config.eval.batch
-        return max(1, min(batch, batch * self.cfg.train_len // width))
-
-
-def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
-    """Reads and checks what a run will be asked, without its weights."""
-    directory, (_, _, extension) = directory_of(run), run.partition('|')
-    if extension:
-        if overrides.get('extend'):
-            raise SpecError(
-                f'{run} names an extension and config.extend={overrides["extend"]!r} another; '
-                'leave one out'
-            )
-        overrides = {**overrides, 'extend': extension.strip()}
-    if is_pretrained(directory):
-        return _prepare_pretrained(directory, overrides)
-    if not is_folder(directory):
-        raise FileNotFoundError(f'no such run directory: {directory}')
-    saved = checkpoint.read_run(directory)
-    config = apply_overrides(saved.config, overrides)
-    task = configs.make_task(config)
-    cfg = saved.model_config
-    try:
-        settings.check(config, task, cfg)
-    except ValueError as error:
-        raise SpecError(f'{directory}: {error}') from error
-    return Job(directory, config, task, cfg, lambda: checkpoint.restore_model(directory)[1:])
-
-
-def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:
-    """The same for a public checkpoint: tasks on text with its own tokenizer, all else by
-    default.
-    """
-    cfg = architecture_of(open_source(path)).cfg
-    config = defaults.get_config().unlock()
-    config.encoding, config.pattern, config.train.length = cfg.encoding, cfg.pattern, cfg.train_len
-    config.init.source = config.data.tokenizer = str(
-        path
-    )  # the source tells the settings of two checkpoints apart
-    config.model.update({name: getattr(cfg, name) for name in config.model})
-    config = apply_overrides(config.lock(), overrides)
-    task = configs.make_task(config)
-    try:
-        settings.check(config, task, cfg)
-    except ValueError as error:
-        raise SpecError(f'{path}: {error}') from error
-    return Job(path, config, task, cfg, lambda: (load_pretrained(path).model, 0))
 
 
 def _evaluate(job: Job) -> RunResult:

@@ -5,7 +5,6 @@ whole answer (in causal models, with positions that are not drawn anew at every 
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable
 
 import jax
@@ -14,9 +13,8 @@ import numpy as np
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.evaluation.measurement import Measurement, exact_match
 from posenc_jax.evaluation.scoring import Scorer
+from posenc_jax.run.job import SEED
 from posenc_jax.tasks import Task
-
-SEED = zlib.crc32(b'eval')
 
 
 def evaluate_task(

@@ -1,6 +1,4 @@
-"""Context extensions, functions from encoding to encoding; and what makes another model of a model
-(TULIP, Pos2Distill).
-"""
+"""Context extensions, functions from encoding to encoding."""
 
 from posenc_jax.extension import (
     alibi_pi,
@@ -9,9 +7,7 @@ from posenc_jax.extension import (
     hirope,
     lm_infinite,
     ms_poe,
-    pos2distill,
     self_extend,
     string,
-    tulip,
 )
 from posenc_jax.extension.extend import extend, extended_spec

@@ -6,13 +6,13 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.bias.alibi import ALiBi
+from posenc_jax.core.checks import check_factor, check_train_len
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Encoding, heads_first, over_batch
 from posenc_jax.core.length import current_length
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
+from posenc_jax.logits.alibi import ALiBi
 
 Mode = Literal['static', 'dynamic', 'per_row']
 MODES = ('static', 'dynamic', 'per_row')

@@ -6,12 +6,12 @@ import numbers
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
+from posenc_jax.core.checks import check_train_len
 from posenc_jax.core.encoding import Encoding, heads_first
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
 from posenc_jax.extension.piecewise import piecewise_logits
-from posenc_jax.rotation.frequencies.checks import check_train_len
 from posenc_jax.rotation.rope import Rotary
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.core.checks import check_train_len
 from posenc_jax.core.encoding import Constant, Encoding, heads_first, scaled_dot_product
 from posenc_jax.core.families import check_heads
 from posenc_jax.core.length import current_length
@@ -16,7 +17,6 @@ from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
-from posenc_jax.rotation.frequencies.checks import check_train_len
 from posenc_jax.rotation.rope import Rotary, rotate
 
 LAST = np.iinfo(np.int32).max

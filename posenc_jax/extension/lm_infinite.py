@@ -3,21 +3,17 @@ keys between.
 """
 
 import dataclasses
-import numbers
 
 import jax
 import jax.numpy as jnp
 
-from posenc_jax.core.cache import Cache, keep_ends
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import Encoding, Tokens, heads_first, scaled_dot_product
+from posenc_jax.core.checks import check_train_len
+from posenc_jax.core.compose import name_of
+from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
-from posenc_jax.model.decode import Decoding
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.rotation.frequencies.checks import check_train_len
 from posenc_jax.rotation.rope import Rotary, rotate
 
 CARD = Card(
@@ -255,123 +251,3 @@ class LMInfinite(Encoding):
         return (signed_distance(tq.order, tk.order) >= self.n_local) & (tk.order >= self.n_global)[
             :, None
         ]
-
-
-def constant_cache(
-    model: Transformer, cache: Cache, placed: tuple[Tokens, ...], *, room: int = 1
-) -> Cache:
-    """A cache that holds what a model of `lm_infinite` layers will still see, and room for new
-    tokens: see `keep_ends`.
-
-    Args:
-      model: that filled the cache.
-      cache, placed, room: as for `keep_ends`.
-
-    Raises:
-      ValueError: a layer without `lm_infinite`, or with `top_k`; as for `keep_ends`.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.model import TransformerConfig
-      >>> from posenc_jax.model.decode import init_cache, prefill
-      >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
-      >>> model = Transformer(
-      ...     TransformerConfig(
-      ...         vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec
-      ...     ),
-      ...     rngs=nnx.Rngs(0),
-      ... )
-      >>> empty = init_cache(model, Tokens.of(length=12))
-      >>> _, full = prefill(model, empty, jnp.ones((1, 9), jnp.int32))
-      >>> constant_cache(model, full, empty.tokens, room=2).capacity
-      5
-    """
-    found = _windows(model)
-    first, last = (max(getattr(part, name) for part in found) for name in ('n_global', 'n_local'))
-    return keep_ends(cache, placed, first=first, last=max(last - 1, 1), room=room)
-
-
-def _windows(model: Transformer) -> list[LMInfinite]:
-    """The `lm_infinite` of every place in the period, which are all that a constant cache
-    serves.
-    """
-    found = []
-    for place, block in enumerate(model.blocks):
-        encoding = model.encoding(place, block)
-        parts = [part for part in parts_of(encoding) if isinstance(part, LMInfinite)]
-        if not parts:
-            names = ' | '.join(map(name_of, parts_of(encoding)))
-            raise ValueError(
-                'a cache of constant size needs lm_infinite in every layer, one of this model '
-                f'has {names}'
-            )
-        found += parts
-    if choosing := [part.top_k for part in found if part.top_k]:
-        raise ValueError(
-            f'lm_infinite(top_k={choosing[0]}) may choose any key of the text, so none can be '
-            'forgotten; use top_k=0'
-        )
-    return found
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ConstantCache(Decoding):
-    """For `generate`: `constant_cache` behind the prompt and whenever its room is used up.
-
-    Attributes:
-      room: new tokens between two cuts, each of which copies the cache.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.model import TransformerConfig
-      >>> from posenc_jax.model.decode import generate
-      >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
-      >>> model = Transformer(
-      ...     TransformerConfig(
-      ...         vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec
-      ...     ),
-      ...     rngs=nnx.Rngs(0),
-      ... )
-      >>> generate(
-      ...     model,
-      ...     jnp.ones((1, 5), int),
-      ...     max_new_tokens=9,
-      ...     temperature=0.0,
-      ...     decoding=ConstantCache(room=4),
-      ... ).shape
-      (1, 14)
-    """
-
-    room: int = dataclasses.field(default=64, metadata=dict(static=True))
-
-    def __post_init__(self):
-        if not isinstance(self.room, numbers.Integral) or self.room < 1:
-            raise ValueError(
-                f'ConstantCache needs room for at least 1 new token, an integer, got {self.room!r}'
-            )
-
-    def check(self, model):
-        _windows(model)
-        if model.reads_ids:
-            raise ValueError(
-                'ConstantCache forgets tokens, but an encoding of this model finds positions '
-                'from the ids of all'
-            )
-
-    def prefill(self, model, empty, prompts):
-        of_prompt = tuple(
-            tok.slice(0, prompts.shape[1]) for tok in empty.tokens
-        )  # no room for what is cut at once
-        logits, cache = super().prefill(
-            model, dataclasses.replace(empty, tokens=of_prompt), prompts
-        )
-        return logits, constant_cache(model, cache, empty.tokens, room=self.room)
-
-    def step(self, model, empty, cache, tokens, layers):
-        # A loop of one step or none, since what goes through `cond` is copied.
-        full = lambda cache: cache.cursor >= cache.capacity
-        cache = jax.lax.while_loop(
-            full, lambda cache: constant_cache(model, cache, empty.tokens, room=self.room), cache
-        )
-        return super().step(model, empty, cache, tokens, layers)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num
 
+from posenc_jax.core.checks import check_train_len
 from posenc_jax.core.encoding import Encoding, heads_first
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import TWO_PI, phase
@@ -16,7 +17,6 @@ from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
 from posenc_jax.extension.piecewise import piecewise_logits
-from posenc_jax.rotation.frequencies.checks import check_train_len
 from posenc_jax.rotation.rope import Rotary, rotate
 
 

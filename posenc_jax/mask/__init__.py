@@ -1,3 +1,3 @@
 """Door 5: which keys a query may see."""
 
-from posenc_jax.mask import basic, prefix, window
+from posenc_jax.mask import prefix, window

@@ -1,10 +1,3 @@
 """Attention replacements that carry position themselves."""
 
-from posenc_jax.mixers import (
-    encoder_decoder,
-    gru,
-    kernelized_rpe,
-    monotonic_location,
-    number_network,
-    positional_attention,
-)
+from posenc_jax.mixers import encoder_decoder, gru, monotonic_location, number_network

@@ -16,7 +16,7 @@ from posenc_jax.core.compose import chain, make, name_of, parts_of
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.memory import readable
 from posenc_jax.core.registry import SpecError, check_choice, quoted
-from posenc_jax.embedding.table import known_range, lookup_rows
+from posenc_jax.core.tables import known_range, lookup_rows
 from posenc_jax.model.layers import (
     BIASES,
     MLPS,
@@ -698,7 +698,7 @@ class Transformer(nnx.Module):
           ValueError: no layer has a part of this class, or it acts at the stem, which exists once.
 
         Example:
-          >>> from posenc_jax.bias.alibi import ALiBi
+          >>> from posenc_jax.logits.alibi import ALiBi
           >>> cfg = TransformerConfig(
           ...     vocab_size=7, train_len=8, layers=3, width=8, heads=2, encoding='alibi()'
           ... )
@@ -755,3 +755,13 @@ class Transformer(nnx.Module):
         moved = lambda link: Link(True, used.index(link.number)) if link.shared else link
         self.shared = nnx.List([shared[number] for number in used])
         self.links = tuple(tuple(map(moved, chain_links)) for chain_links in links)
+
+
+def abstract_model(cfg: TransformerConfig, extend: str = '') -> Transformer:
+    """The model, with its context extension, as shapes."""
+
+    def build():
+        model = Transformer(cfg, rngs=nnx.Rngs(0))
+        return model.extend(extend) if extend else model
+
+    return nnx.eval_shape(build)

@@ -10,11 +10,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from posenc_jax.bias.alibi import alibi_slopes
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.families import alibi_slopes
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import known_range, lookup_rows
+from posenc_jax.core.tables import known_range, lookup_rows
 
 
 def bipe_ids(

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from posenc_jax.core.checks import check_train_len
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import known_range
-from posenc_jax.rotation.frequencies.checks import check_train_len
+from posenc_jax.core.tables import known_range
 
 _SIGMA, _POINTS = 3.0, 1000
 _LARGEST_FACTOR = 2**14 - 1

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.embedding.table import known_range
+from posenc_jax.core.tables import known_range
 
 
 def giraffe_ids(

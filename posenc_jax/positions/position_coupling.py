@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.embedding.table import NOWHERE, check_range, known_range, lookup_rows
+from posenc_jax.core.tables import NOWHERE, check_range, known_range, lookup_rows
 
 
 def random_start(

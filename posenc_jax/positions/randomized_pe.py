@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from posenc_jax.core.encoding import Encoding, Tokens
 from posenc_jax.core.registry import Card, Promises, check_choice, register
-from posenc_jax.embedding.table import NOWHERE, check_range, known_range
+from posenc_jax.core.tables import NOWHERE, check_range, known_range
 
 Evaluation = Literal['sampled', 'spaced', 'first']
 EVALUATIONS = ('sampled', 'spaced', 'first')

@@ -13,9 +13,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.cache.duo_attention import DuoAttention, with_mask
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.decoding.duo_attention import DuoAttention, with_mask
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer

@@ -16,17 +16,18 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from posenc_jax.model.sharding import make_mesh, split_cpu
+from posenc_jax.run import config as configs
+from posenc_jax.run import initial
+from posenc_jax.run.checkpoint import Checkpoints, everywhere
+from posenc_jax.run.json_file import listed
+from posenc_jax.run.lock import HeldError, hold
+from posenc_jax.run.room import run_told
+from posenc_jax.run.safe import finished_steps
+from posenc_jax.run.state import TrainState
 from posenc_jax.tasks import Batch, batch_iterator
-from posenc_jax.training import config as configs
-from posenc_jax.training import initial
-from posenc_jax.training.checkpoint import Checkpoints, everywhere
 from posenc_jax.training.cluster import Cluster
-from posenc_jax.training.json_file import listed
-from posenc_jax.training.lock import HeldError, hold
 from posenc_jax.training.metrics import MetricsLog, Progress
-from posenc_jax.training.room import run_told
-from posenc_jax.training.safe import finished_steps
-from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, TrainState, make_trainer
+from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, make_trainer
 
 LOCK = 'training.lock'  # in the run directory, held by process 0 while it is trained and evaluated
 

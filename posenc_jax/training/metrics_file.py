@@ -10,7 +10,7 @@ from typing import Any
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import quoted
-from posenc_jax.training.json_file import free_name
+from posenc_jax.run.json_file import free_name
 
 FILE = 'metrics.jsonl'
 

@@ -7,47 +7,27 @@ costs no more than one of `jax.jit` on a dictionary.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from posenc_jax.core.compose import name_of
 from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.memory import bytes_of, device_memory, readable
+from posenc_jax.decoding.recurrence import read_segments
 from posenc_jax.model.losses import target_losses
-from posenc_jax.model.recurrence import read_segments
 from posenc_jax.model.sharding import dict_shapes, spec_of
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
+from posenc_jax.run.state import Params, TrainState, take_apart
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 
-Params = dict[str, Any]
 DeviceBatch = dict[str, Array]
 Metrics = dict[str, Float[Array, '']]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """All that training changes. Randomness is not in it: the key of a step is derived from the
-    seed and `step`.
-
-    Attributes:
-      step: updates done.
-      params: trained parameters, nested dicts of arrays.
-      constants: variables of encodings that are not trained, likewise.
-      opt_state: of optax.
-    """
-
-    step: Int[Array, '']
-    params: Params
-    constants: Params
-    opt_state: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +51,6 @@ class Trainer:
     abstract: TrainState
     tuned: Params
     batch_sharding: NamedSharding
-
-
-def take_apart(model: Transformer) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Structure, trained parameters, and the other variables."""
-    return nnx.split(model, nnx.Param, ...)
-
-
-def abstract_model(cfg: TransformerConfig) -> Transformer:
-    """The model with shapes for arrays."""
-    return nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
 
 
 def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mesh) -> Trainer:

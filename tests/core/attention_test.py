@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.bias.alibi import alibi_bias
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.registry import SpecError
+from posenc_jax.logits.alibi import alibi_bias
 
 HEADS, WIDTH = 4, 8
 BLOCKS = [None, (1, 1), (4, 4), (8, 3), 64]

@@ -6,7 +6,7 @@ import pytest
 from posenc_jax.analysis.__main__ import main
 from posenc_jax.analysis.receptive_field import receptive_field, trained_field
 from posenc_jax.analysis.rope_usage import rope_usage
-from posenc_jax.evaluation.run import prepare
+from posenc_jax.run.job import prepare
 from tests.evaluation.run_test import make_run
 
 LEAST = {'eval.lengths': (1,), 'eval.stride': 1}

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posenc_jax.evaluation.run import prepare
+from posenc_jax.decoding.decode import generate
 from posenc_jax.generate import continue_text, main
-from posenc_jax.model.decode import generate
+from posenc_jax.run.job import prepare
 from tests.evaluation.pretrained_test import checkpoint  # noqa: F401  (a fixture)
 from tests.evaluation.run_test import make_run
 from tests.smollm2 import needs_smollm2, smollm2

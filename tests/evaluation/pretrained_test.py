@@ -14,13 +14,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from posenc_jax.evaluation.run import evaluate, home_of
+from posenc_jax.evaluation.run import evaluate
 from posenc_jax.evaluation.scoring import token_scores
 from posenc_jax.evaluation.tasks import SEED
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained, is_pretrained
+from posenc_jax.run import config as configs
+from posenc_jax.run.job import home_of
 from posenc_jax.tasks.language import Language
-from posenc_jax.training import config as configs
 
 
 @pytest.fixture(scope='module')

@@ -18,8 +18,8 @@ from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.extension.ms_poe import ms_poe_ratios, probe_heads
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.training import checkpoint
-from posenc_jax.training import config as configs
+from posenc_jax.run import checkpoint
+from posenc_jax.run import config as configs
 from posenc_jax.training.step import make_trainer
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -12,13 +12,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.alibi import VARIANTS, alibi_slopes
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.extension import extend, extended_spec
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
+from posenc_jax.logits.alibi import VARIANTS, alibi_slopes
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'alibi_pi.json').read_text())
 L = GOLDEN['train_len']

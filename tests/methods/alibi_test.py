@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.alibi import VARIANTS, alibi_bias, alibi_slopes
 from posenc_jax.core.registry import SpecError
+from posenc_jax.logits.alibi import VARIANTS, alibi_bias, alibi_slopes
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'alibi.json').read_text())[
     'values'

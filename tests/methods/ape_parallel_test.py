@@ -13,13 +13,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.cache import contexts as shared
-from posenc_jax.cache import parallel_context_entropy
-from posenc_jax.cache.ape_parallel import AdaptiveContexts, ape_layout, ape_reweigh, encode, join
-from posenc_jax.cache.contexts import QUERY, dense, read
 from posenc_jax.core.encoding import Tokens, scaled_dot_product
+from posenc_jax.decoding import contexts as shared
+from posenc_jax.decoding import parallel_context_entropy
+from posenc_jax.decoding.ape_parallel import AdaptiveContexts, ape_layout, ape_reweigh, encode, join
+from posenc_jax.decoding.contexts import QUERY, dense, read
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ape_parallel.json').read_text())[
     'values'

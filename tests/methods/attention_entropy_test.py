@@ -20,9 +20,9 @@ from posenc_jax.analysis.attention_entropy import (
     row_entropy,
     stream,
 )
-from posenc_jax.cache.contexts import QUERY
-from posenc_jax.cache.parallel_context_entropy import SelectedPieces, select_pieces
 from posenc_jax.core.encoding import Tokens, scaled_dot_product
+from posenc_jax.decoding.contexts import QUERY
+from posenc_jax.decoding.parallel_context_entropy import SelectedPieces, select_pieces
 from posenc_jax.model import Transformer, TransformerConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'attention_entropy.json').read_text())[

@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
-from posenc_jax.bias.bam import bam_prior
+from posenc_jax.logits.alibi import alibi_bias, alibi_slopes
+from posenc_jax.logits.bam import bam_prior
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.training.optimizer import decays
 

@@ -12,10 +12,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.decoding.decode import decode_step, generate, init_cache, prefill
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.model import TransformerConfig
-from posenc_jax.model.decode import decode_step, generate, init_cache, prefill
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.cope import interpolate, suffix_sum
+from posenc_jax.logits.cope import interpolate, suffix_sum
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'cope.json').read_text())

@@ -13,7 +13,9 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.cache.double_sparsity import (
+from posenc_jax.core.encoding import scaled_dot_product
+from posenc_jax.decoding.decode import generate, init_cache, prefill
+from posenc_jax.decoding.double_sparsity import (
     Sparse,
     calibrate,
     channel_scores,
@@ -26,9 +28,7 @@ from posenc_jax.cache.double_sparsity import (
     sparse_logits,
     top_keys,
 )
-from posenc_jax.core.encoding import scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import generate, init_cache, prefill
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'double_sparsity.json').read_text())[
     'values'

@@ -15,7 +15,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.cache.duo_attention import (
+from posenc_jax.core.compose import chain, parts_of
+from posenc_jax.core.masks import Causal
+from posenc_jax.decoding import decode as plain
+from posenc_jax.decoding.decode import generate, init_cache
+from posenc_jax.decoding.duo_attention import (
     DuoAttention,
     decode_step,
     deploy,
@@ -25,11 +29,7 @@ from posenc_jax.cache.duo_attention import (
     streaming,
     with_mask,
 )
-from posenc_jax.core.compose import chain, parts_of
-from posenc_jax.mask.basic import Causal
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model import decode as plain
-from posenc_jax.model.decode import generate, init_cache
 from posenc_jax.tasks.retrieval import Passkeys
 from posenc_jax.training.duo_gates import gate_loss, mixed_hidden, train_gates
 

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.fire import fire_network, fire_progress
+from posenc_jax.logits.fire import fire_network, fire_progress
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'fire.json').read_text())[
     'values'

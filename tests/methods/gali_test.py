@@ -16,9 +16,9 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots, pair_normals
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 from tests.methods.by_distance import (
     ROTARY,
     WIDTH,

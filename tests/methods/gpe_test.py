@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.model import TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.gpe import gpe_ids, gpe_loss, wait_k_reads
 

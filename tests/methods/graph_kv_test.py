@@ -10,12 +10,12 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.cache import ape_parallel
-from posenc_jax.cache import contexts as shared
-from posenc_jax.cache.contexts import dense, read
-from posenc_jax.cache.graph_kv import complete_edges, encode, graph_layout, graph_sources, join
+from posenc_jax.decoding import ape_parallel
+from posenc_jax.decoding import contexts as shared
+from posenc_jax.decoding.contexts import dense, read
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.graph_kv import complete_edges, encode, graph_layout, graph_sources, join
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'graph_kv.json').read_text())['values']
 RANDOM = np.random.default_rng(0)

@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core import cache
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import generate
 from posenc_jax.extension.hirope import (
     hierarchical_ids,
     line_units,
@@ -21,8 +21,7 @@ from posenc_jax.extension.hirope import (
     python_units,
     token_units,
 )
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import generate
+from posenc_jax.model import Transformer, TransformerConfig, cache
 from posenc_jax.rotation.rope import rope_frequencies
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'hirope.json').read_text())['values']

@@ -15,8 +15,8 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
-from posenc_jax.mixers import kernelized_rpe as module
-from posenc_jax.mixers.kernelized_rpe import (
+from posenc_jax.logits import kernelized_rpe as module
+from posenc_jax.logits.kernelized_rpe import (
     distance_bias,
     kernel_features,
     kernelized_rpe_attention,

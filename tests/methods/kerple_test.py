@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
+from posenc_jax.logits.alibi import alibi_bias, alibi_slopes
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'kerple.json').read_text())[
     'values'

@@ -16,16 +16,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from configs import default, extend
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError
-from posenc_jax.evaluation import settings
-from posenc_jax.evaluation.run import Job, evaluate, prepare
+from posenc_jax.evaluation.run import evaluate
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.model.pretrained import export_pretrained
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
 from posenc_jax.rotation.frequencies.longrope import LongRoPE, rescaled_factors
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
 from posenc_jax.rotation.rope import Rotary, rope_frequencies
-from posenc_jax.rotation.search import __main__ as command
-from posenc_jax.rotation.search.evolution import (
+from posenc_jax.run import config as configs
+from posenc_jax.run import initial
+from posenc_jax.run.job import Job, prepare
+from posenc_jax.run.lock import hold
+from posenc_jax.search import __main__ as command
+from posenc_jax.search.evolution import (  # fmt: skip
     STARTS,
     VARIANTS,
     Genome,
@@ -41,10 +44,7 @@ from posenc_jax.rotation.search.evolution import (
     mutate,
     ramp_factors,
     short_genomes,
-)  # fmt: skip
-from posenc_jax.training import config as configs
-from posenc_jax.training import initial
-from posenc_jax.training.lock import hold
+)
 from tests.evaluation.run_test import make_run
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
@@ -627,7 +627,7 @@ def check_score(fields, run):
     )
     (part,) = [
         part
-        for part in settings.abstract_model(model.cfg, model.config.extend).shared
+        for part in abstract_model(model.cfg, model.config.extend).shared
         if isinstance(part, Rotary)
     ]
     assert part.freqs == made(fields['spec'])
@@ -729,7 +729,7 @@ def test_models_that_cannot_be_searched(pattern, message):
         vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern
     )
     with pytest.raises(SpecError, match=message):
-        command.rotary_part(settings.abstract_model(cfg))
+        command.rotary_part(abstract_model(cfg))
 
 
 def test_layers_without_a_rotary_part_stay_as_they_are():
@@ -737,7 +737,7 @@ def test_layers_without_a_rotary_part_stay_as_they_are():
     cfg = TransformerConfig(
         vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern
     )
-    assert command.rotary_part(settings.abstract_model(cfg)).rotary_dim == 4
+    assert command.rotary_part(abstract_model(cfg)).rotary_dim == 4
 
 
 def test_tasks_without_a_perplexity_are_refused(monkeypatch):

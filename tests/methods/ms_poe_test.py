@@ -13,6 +13,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import generate
 from posenc_jax.extension.ms_poe import (
     head_order,
     head_scores,
@@ -22,7 +23,6 @@ from posenc_jax.extension.ms_poe import (
     reorder,
 )
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import generate
 from posenc_jax.rotation.rope import rope
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ms_poe.json').read_text())['values']

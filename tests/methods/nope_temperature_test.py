@@ -12,13 +12,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.core.compose import name_of, parts_of
 from posenc_jax.core.encoding import scaled_dot_product
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.extension import extend, extended_spec
+from posenc_jax.logits.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parents[1] / 'golden' / 'nope_temperature.json').read_text()

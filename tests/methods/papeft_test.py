@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.embedding.papeft import (
     PAPEFT,
     document_locations,
@@ -21,7 +22,6 @@ from posenc_jax.embedding.papeft import (
     shuffled_documents,
 )
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.tasks.retrieval import KVSlots
 from posenc_jax.training.optimizer import trained
 

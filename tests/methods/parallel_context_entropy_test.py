@@ -13,8 +13,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.cache.contexts import QUERY, dense, read
-from posenc_jax.cache.parallel_context_entropy import (
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.numerics import phase
+from posenc_jax.decoding.contexts import QUERY, dense, read
+from posenc_jax.decoding.decode import decode_step
+from posenc_jax.decoding.parallel_context_entropy import (
     SelectedPieces,
     best_pieces,
     encode,
@@ -24,10 +27,7 @@ from posenc_jax.cache.parallel_context_entropy import (
     pool_scores,
     select_pieces,
 )
-from posenc_jax.core.encoding import Tokens
-from posenc_jax.core.numerics import phase
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / 'golden' / 'parallel_context_entropy.json').read_text()

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.path import evolve_keys, path_directions, path_match, unit_lower_inverse
+from posenc_jax.logits.path import evolve_keys, path_directions, path_match, unit_lower_inverse
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'path.json').read_text())

@@ -13,9 +13,9 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import generate
 from posenc_jax.gallery import Probe, by_distance
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import generate
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'per_head.json').read_text())['values']
 CONTEXT = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)

@@ -14,9 +14,9 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.cache.pie import edit, pie_keys
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.pie import edit, pie_keys
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.rotation.rope import rope, rope_frequencies
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'pie.json').read_text())['values']

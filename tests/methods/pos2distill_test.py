@@ -13,8 +13,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.extension.pos2distill import (
+from posenc_jax.conversion.pos2distill import (
     answer_divergence,
     distill,
     joint_weights,
@@ -23,6 +22,7 @@ from posenc_jax.extension.pos2distill import (
     slot_shares,
     slot_weights,
 )
+from posenc_jax.core.registry import SpecError
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.tasks.retrieval import KVSlots
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
-from posenc_jax.embedding.table import NOWHERE
+from posenc_jax.core.tables import NOWHERE
 from posenc_jax.positions.position_coupling import random_start
 from posenc_jax.tasks.coupling import coupled_addition_ids, plain_ids
 
@@ -140,7 +140,7 @@ def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
     the table is an error.
     """
     from configs import default
-    from posenc_jax.training.config import validate
+    from posenc_jax.run.config import validate
 
     config = default.get_config()
     config.task, config.encoding = task, encoding
@@ -159,7 +159,7 @@ def test_coupled_parity_reaches_any_length():
     table.
     """
     from configs import default
-    from posenc_jax.training.config import validate
+    from posenc_jax.run.config import validate
 
     config = default.get_config()
     config.model.update(layers=1, width=16, heads=2)

@@ -11,8 +11,8 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
+from posenc_jax.logits.positional_attention import project_positions
 from posenc_jax.mixers.number_network import NumberNetwork
-from posenc_jax.mixers.positional_attention import project_positions
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / 'golden' / 'positional_attention.json').read_text()

@@ -13,7 +13,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.spec import build, parse
-from posenc_jax.model.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.positions.positional_description import random_tags
 from posenc_jax.tasks.arithmetic import Addition, Multiplication, RandomSpaces

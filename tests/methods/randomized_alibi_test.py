@@ -12,10 +12,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.random_offsets import random_magnitudes
-from posenc_jax.bias.randomized_alibi import randomized_alibi_bias
 from posenc_jax.core.registry import SpecError
-from posenc_jax.model.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.logits.random_offsets import random_magnitudes
+from posenc_jax.logits.randomized_alibi import randomized_alibi_bias
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'randomized_alibi.json').read_text())[

@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from posenc_jax.core.registry import SpecError
-from posenc_jax.model.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.logits.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 
 GOLDEN = json.loads(

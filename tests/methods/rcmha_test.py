@@ -12,10 +12,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.rcmha import rcmha_bias, rcmha_convolution
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import generate
+from posenc_jax.logits.rcmha import rcmha_bias, rcmha_convolution
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import generate
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'rcmha.json').read_text())
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21

@@ -28,8 +28,8 @@ from posenc_jax.analysis.receptive_field import (
     trained_field,
     undecided,
 )  # fmt: skip
-from posenc_jax.bias.rpe_convergent import DIVERGENT, KERNELS
 from posenc_jax.core.families import Bias, signed_distance
+from posenc_jax.logits.rpe_convergent import DIVERGENT, KERNELS
 from posenc_jax.model import Transformer, TransformerConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'receptive_field.json').read_text())[

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.rope_alibi_harmonic import MODES, harmonic_number
+from posenc_jax.logits.rope_alibi_harmonic import MODES, harmonic_number
 
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parents[1] / 'golden' / 'rope_alibi_harmonic.json').read_text()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.bias.alibi import alibi_bias, alibi_slopes
-from posenc_jax.bias.rpe_convergent import DIVERGENT, KERNELS, convergent_bias
+from posenc_jax.logits.alibi import alibi_bias, alibi_slopes
+from posenc_jax.logits.rpe_convergent import DIVERGENT, KERNELS, convergent_bias
 
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parents[1] / 'golden' / 'rpe_convergent.json').read_text()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.bias.sandwich import sandwich_curve
+from posenc_jax.logits.sandwich import sandwich_curve
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'sandwich.json').read_text())
 

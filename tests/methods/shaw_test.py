@@ -12,13 +12,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.collect.shaw import (
-    shaw_index,
-    shaw_logits,
-    shaw_values,
-    sum_by_index,
-    take_by_index,
-)
+from posenc_jax.logits.shaw import shaw_index, shaw_logits, shaw_values, sum_by_index, take_by_index
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'shaw.json').read_text())[
     'values'

@@ -14,10 +14,10 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.spec import build, parse
+from posenc_jax.decoding import any_order
+from posenc_jax.decoding.any_order import burst_sample, sample_in_order
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
-from posenc_jax.model import any_order
-from posenc_jax.model.any_order import burst_sample, sample_in_order
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.tasks.any_order import AnyOrder, fractal_order, shuffled_batch
 from posenc_jax.tasks.copy import Reverse
@@ -545,7 +545,7 @@ def test_it_trains_and_evaluates_from_a_config(encoding, options):
     in evaluation.
     """
     from configs import default
-    from posenc_jax.training.config import validate
+    from posenc_jax.run.config import validate
 
     config = default.get_config()
     config.task, config.encoding = f'any_order(reverse(), {options})', encoding
@@ -562,7 +562,7 @@ def test_it_trains_and_evaluates_from_a_config(encoding, options):
 
 def test_text_within_any_order_is_that_of_the_config():
     from configs import default
-    from posenc_jax.training.config import make_task
+    from posenc_jax.run.config import make_task
 
     config = default.get_config()
     config.task, config.data.dataset = 'any_order(language())', 'stdlib_code'

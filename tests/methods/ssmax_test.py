@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.bias.ssmax import ssmax_factor
+from posenc_jax.logits.ssmax import ssmax_factor
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'ssmax.json').read_text())[
     'values'

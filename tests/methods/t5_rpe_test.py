@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.t5_rpe import t5_bucket, t5_thresholds
+from posenc_jax.logits.t5_rpe import t5_bucket, t5_thresholds
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 't5_rpe.json').read_text())[
     'values'

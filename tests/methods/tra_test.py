@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.tra import tra_logits
 from posenc_jax.core.registry import SpecError
+from posenc_jax.logits.tra import tra_logits
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'tra.json').read_text())

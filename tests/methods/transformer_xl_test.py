@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from posenc_jax.core.registry import SpecError
+from posenc_jax.logits.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'transformer_xl.json').read_text())

@@ -14,9 +14,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.registry import SpecError
-from posenc_jax.extension.tulip import (
+from posenc_jax.conversion.tulip import (
     distill,
     distillation_loss,
     expansion_factor,
@@ -24,6 +22,8 @@ from posenc_jax.extension.tulip import (
     pooled,
     swap,
 )
+from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.registry import SpecError
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
 from posenc_jax.rotation.rope import rope_frequencies

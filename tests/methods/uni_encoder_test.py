@@ -15,8 +15,8 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.model import TransformerConfig
+from posenc_jax.model.candidate_scorer import CandidateScorer
 from posenc_jax.positions.uni_encoder import (
-    CandidateScorer,
     candidate_means,
     uni_encoder_ids,
     uni_encoder_layout,

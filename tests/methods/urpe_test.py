@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.bias.t5_rpe import look_up, t5_bucket
 from posenc_jax.collect.urpe import urpe_bucket
+from posenc_jax.logits.t5_rpe import look_up, t5_bucket
 from posenc_jax.model import Transformer, TransformerConfig
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'urpe.json').read_text())[

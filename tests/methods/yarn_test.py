@@ -12,8 +12,8 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.double import Double
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import decode_step, init_cache, prefill
 from posenc_jax.rotation.frequencies.yarn import YaRN, yarn_frequencies, yarn_temperature
 from posenc_jax.rotation.rope import rope, rope_frequencies
 from tests.phases import FAR, error, wide, wide_theta

@@ -12,8 +12,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from posenc_jax.core.encoding import Tokens
+from posenc_jax.decoding.decode import generate
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.decode import generate
 from posenc_jax.model.sharding import (
     active_mesh,
     constrain,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.bias.alibi import ALiBi
 from posenc_jax.core.compose import chain, parts_of
 from posenc_jax.core.encoding import Constant, Tokens
 from posenc_jax.core.registry import SpecError
 from posenc_jax.embedding.sinusoidal import Sinusoidal
+from posenc_jax.logits.alibi import ALiBi
 from posenc_jax.model import Transformer, TransformerConfig
 
 BASE = dict(vocab_size=11, train_len=8, layers=4, width=16, heads=4, encoding='alibi()')

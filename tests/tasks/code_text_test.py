@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from posenc_jax.core.registry import SpecError
-from posenc_jax.evaluation import settings
 from posenc_jax.evaluation.language import evaluate_language
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.model.transformer import TransformerConfig
+from posenc_jax.run import defaults, settings
 from posenc_jax.tasks.language import BOS, CodeText
-from posenc_jax.training import defaults
 
 MODULE = (
     'import os\n\n\ndef first(a):\n    return a\n\n\n@cache\nclass Second:\n    """é def '

@@ -10,11 +10,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 from posenc_jax.core import disk
-from posenc_jax.training import loop, room
-from posenc_jax.training.checkpoint import restore_model
+from posenc_jax.run import room
+from posenc_jax.run.checkpoint import restore_model
+from posenc_jax.run.safe import FOLDER
+from posenc_jax.training import loop
 from posenc_jax.training.metrics import MetricsLog
 from posenc_jax.training.metrics_file import FILE, read_lines
-from posenc_jax.training.safe import FOLDER
 from tests.training import tiny
 
 FIELDS = dict(name='run', model__layers=1, train__steps=6, train__warmup=0, train__save_every=2)

@@ -13,10 +13,11 @@ import pytest
 
 from configs.sweeps import runs as sweeps
 from posenc_jax.model.sharding import make_mesh
+from posenc_jax.run import config as configs
+from posenc_jax.run import initial
+from posenc_jax.run.checkpoint import restore_model
 from posenc_jax.tasks.language import Language
-from posenc_jax.training import config as configs
-from posenc_jax.training import initial, loop
-from posenc_jax.training.checkpoint import restore_model
+from posenc_jax.training import loop
 from posenc_jax.training.metrics_file import FILE, read_lines
 from tests.training import tiny
 

@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from posenc_jax.training import config as configs
+from posenc_jax.model.transformer import abstract_model
+from posenc_jax.run import config as configs
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer
-from posenc_jax.training.step import abstract_model
 from tests.training import tiny
 
 

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.model.recurrence import segment_losses
+from posenc_jax.decoding.recurrence import segment_losses
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.training import config as configs
+from posenc_jax.run import config as configs
 from posenc_jax.training import step as steps
 from tests.training import tiny
 

@@ -6,10 +6,10 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
+from posenc_jax.core.checks import check_factor, check_train_len
 from posenc_jax.core.double import Double, root_powers
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
 from posenc_jax.rotation.rope import rope_frequencies
 
 

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from posenc_jax.core.checks import check_factor, check_train_len
 from posenc_jax.core.double import Double, choose
 from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
 from posenc_jax.rotation.rope import rope_frequencies
 
 Magnitude = Literal['su', 'yarn', 'none']

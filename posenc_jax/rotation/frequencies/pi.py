@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from posenc_jax.core.checks import check_factor
 from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.rotation.frequencies.checks import check_factor
 from posenc_jax.rotation.rope import rope_frequencies
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from posenc_jax.core.checks import check_factor, check_train_len
 from posenc_jax.core.double import Double
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.rotation.frequencies.checks import check_factor, check_train_len
 from posenc_jax.rotation.rope import rope_frequencies
 
 Ramp = Literal['index', 'rotations']

@@ -20,9 +20,9 @@ import pytest
 from flax import nnx
 
 from posenc_jax.core.encoding import Tokens
-from posenc_jax.model.decode import decode_step, generate, init_cache, prefill
+from posenc_jax.decoding.decode import decode_step, generate, init_cache, prefill
+from posenc_jax.decoding.recomputed import Recomputed
 from posenc_jax.model.pretrained import load_pretrained
-from posenc_jax.model.recomputed import Recomputed
 
 torch = pytest.importorskip('torch', reason='parity needs torch and transformers')
 transformers = pytest.importorskip('transformers', reason='parity needs torch and transformers')

@@ -1,0 +1,387 @@
+"""Parallel pieces behind a shared sink: where they stand, and which of them a query attends to."""
+
+import dataclasses
+import functools
+import numbers
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.decoding import contexts as shared
+from posenc_jax.decoding.contexts import ContextMask, Layout, Piece, check_lengths, parallel_layout
+from posenc_jax.model.cache import Cache
+from posenc_jax.model.transformer import Transformer
+
+Size = Literal['max', 'average', 'harmonic']
+Align = Literal['left', 'right', 'evenly', 'order']
+SIZES = {
+    'max': np.max,
+    'average': np.mean,
+    'harmonic': lambda lengths: len(lengths) / np.sum(1 / np.asarray(lengths)),
+}
+ALIGNS = ('left', 'right', 'evenly', 'order')
+_LOWEST = -1e29  # below it nothing counts
+
+
+CARD = Card(
+    name='parallel contexts: sinks and selection',
+    title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with '
+    'Full-attention-based '
+    'Pre-trained Language Models',
+    arxiv='2412.16545',
+    door='cache, score',
+    equation='id of token t of n: b + t m / n; keep the K pieces with the largest sums of their '
+    '5 largest probabilities',
+    source='zzsfornlp/parallel_context_encoding_analysis',
+    authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, '
+    'Hongming and Deng, Chenlong '
+    'and Li, Shuaiyi and Yu, Dong',
+    year=2024,
+    example='parallel_context_entropy.join(model, pieces, capacity=64)',
+    promises=Promises(sweep_free=False, mixes_heads=True),
+)
+
+
+def piece_layout(
+    prefix: int, lengths: Sequence[int], *, size: Size = 'max', align: Align = 'evenly'
+) -> Layout:
+    """Pieces that share the m positions behind the prefix, from b = `prefix`, and a query from b +
+    m.
+
+    Token t of a piece of n stands at `b + t m / n` (`evenly`: ids may be fractions), `b + t`
+    (`left`) or `b + m - n + t` (`right`), with m the largest, average or harmonic mean of the
+    lengths. Where m is not the largest, 'left' reaches into the positions of the query and 'right'
+    before b. `order` is one piece after the other, the query behind the last.
+
+    Raises:
+      ValueError: no pieces, lengths that are not positive, an unknown choice.
+
+    Example:
+      >>> layout = piece_layout(2, [5, 8, 3, 8])
+      >>> layout.ids[1].round(3).tolist(), layout.ids[3].round(3).tolist(), float(layout.start)
+      ([2.0, 3.6, 5.2, 6.8, 8.4], [2.0, 4.667, 7.333], 10.0)
+    """
+    check_choice('parallel_context_entropy: size', size, SIZES)
+    check_choice('parallel_context_entropy: align', align, ALIGNS)
+    check_lengths('piece_layout', prefix, lengths)
+    m = float(sum(lengths) if align == 'order' else SIZES[size](lengths))
+    before = np.cumsum([0, *lengths])
+    place = {
+        'left': lambda t, n, at: t,
+        'right': lambda t, n, at: m - n + t,
+        'evenly': lambda t, n, at: t * m / n,
+        'order': lambda t, n, at: at + t,
+    }[align]
+    ids = [
+        np.arange(prefix),
+        *(prefix + place(np.arange(n), n, at) for n, at in zip(lengths, before)),
+    ]
+    return parallel_layout(ids, prefix + m)
+
+
+def piece_scores(
+    p: Float[Array, '... S'], segment: Int[Array, 'S'], count: int, top: int = 5
+) -> Float[Array, '... count']:
+    """The sum of the `top` largest probabilities in each of the pieces 1 .. count.
+
+    Raises:
+      ValueError: top below 1.
+
+    Example:
+      >>> piece_scores(jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0, 1, 1, 2]), 2, top=1).round(
+      ...     1
+      ... ).tolist()
+      [0.3, 0.4]
+    """
+    _check_number('top', top)
+    of = segment == 1 + jnp.arange(count)[:, None]
+    return jax.lax.top_k(jnp.where(of, p[..., None, :], 0.0), min(top, p.shape[-1]))[0].sum(-1)
+
+
+def pool_scores(
+    scores: Float[Array, 'B N T C'], rows: Bool[Array, '#B T'], top: int = 5
+) -> Float[Array, 'B 1 1 C']:
+    """Scores pooled over heads and rows: the sum of the `top` largest of each piece.
+
+    Raises:
+      ValueError: top below 1.
+
+    Example:
+      >>> pool_scores(
+      ...     jnp.arange(6.0).reshape(1, 1, 3, 2), jnp.array([[True, True, False]]), top=2
+      ... ).tolist()
+      [[[[2.0, 4.0]]]]
+    """
+    _check_number('top', top)
+    batch, heads, count, pieces = scores.shape
+    flat = jnp.where(rows[:, None, :, None], scores, 0.0).reshape(batch, heads * count, pieces)
+    return jax.lax.top_k(jnp.swapaxes(flat, 1, 2), min(top, heads * count))[0].sum(-1)[
+        :, None, None
+    ]
+
+
+def best_pieces(scores: Float[Array, '... C'], keep: int) -> Bool[Array, '... C']:
+    """Which pieces have the `keep` largest scores; of equal ones the first.
+
+    Raises:
+      ValueError: keep below 1.
+
+    Example:
+      >>> best_pieces(jnp.array([0.2, 0.5, 0.2, 0.1]), 2).tolist()
+      [True, True, False, False]
+    """
+    _check_number('keep', keep)
+    chosen = jax.lax.top_k(scores, min(keep, scores.shape[-1]))[1]
+    return jax.nn.one_hot(chosen, scores.shape[-1], dtype=bool).any(-2)
+
+
+def _check_number(name, value):
+    if not (isinstance(value, numbers.Integral) and value >= 1):
+        raise ValueError(
+            f'parallel_context_entropy: {name} must be at least 1, an integer, got {value}'
+        )
+
+
+def select_pieces(
+    p: Float[Array, 'B N T S'],
+    segment: Int[Array, 'S'],
+    count: int,
+    *,
+    keep: int = 2,
+    top: int = 5,
+    pooled: bool = False,
+) -> Float[Array, 'B N T S']:
+    """Probabilities of query rows with all but the best pieces set to 0, renormalised by a sum of
+    at least 1e-5.
+
+    The definition; `SelectedPieces` evaluates it in blocks of keys.
+
+    Example:
+      >>> p = jnp.array([0.2, 0.4, 0.1, 0.3]).reshape(1, 1, 1, 4)
+      >>> select_pieces(p, jnp.array([0, 1, 2, 3]), 3, keep=1)[0, 0, 0].round(3).tolist()
+      [0.333, 0.667, 0.0, 0.0]
+    """
+    scores = piece_scores(p, segment, count, top)
+    if pooled:
+        scores = pool_scores(scores, jnp.ones((1, p.shape[2]), bool), top)
+    kept = jnp.concatenate(
+        [jnp.ones((*scores.shape[:-1], 1), bool), best_pieces(scores, keep)], axis=-1
+    )
+    p = jnp.where(kept[..., jnp.maximum(segment, 0)], p, 0.0)
+    return p / jnp.maximum(p.sum(-1, keepdims=True), 1e-5)
+
+
+class SelectedPieces(ContextMask):
+    """Hides all but the best pieces from each token of the query, by `piece_scores` of the softmax
+    over everything.
+
+    A first sweep over the keys finds the largest logits of each piece and the log-sum-exp of the
+    row, which together are the probabilities; the second one refuses the keys of the other pieces.
+    With `pooled`, the rows of a tile share one choice.
+
+    Args:
+      sees: as for `ContextMask`.
+      count: how many pieces there are.
+      keep: K, how many stay.
+      top: how many of the largest probabilities of a piece make its score.
+      pooled: one choice for all heads and rows.
+
+    Raises:
+      ValueError: one of the numbers is below 1 or no integer.
+
+    Example:
+      >>> SelectedPieces(count=3, keep=1).keep
+      1
+    """
+
+    card = dataclasses.replace(CARD, key='parallel_context_entropy')
+
+    def __init__(
+        self, sees=None, count: int = 1, keep: int = 2, top: int = 5, pooled: bool = False
+    ):
+        super().__init__(sees)
+        for name, value in (('count', count), ('keep', keep), ('top', top)):
+            _check_number(name, value)
+        self.count, self.keep, self.top, self.pooled = count, keep, top, pooled
+
+    @property
+    def whole_rows(self):
+        return self.pooled
+
+    def open(self, q, tq):
+        rows, of_query = (
+            q.shape[:3],
+            jnp.zeros(tq.index.shape, bool) if tq.segment is None else tq.segment == shared.QUERY,
+        )
+        valid = of_query if tq.valid is None else of_query & tq.valid
+        return (
+            jnp.full((*rows, self.count, self.top), _LOWEST, jnp.float32),
+            jnp.full(rows, _LOWEST, jnp.float32),
+            jnp.zeros(rows, jnp.float32),
+            jnp.broadcast_to(valid, (rows[0], rows[2])).astype(jnp.float32)[:, None],
+        )
+
+    def turn(self, fresh, swept):
+        largest, high, total, rows = jax.lax.stop_gradient(swept)
+        lse = high + jnp.log(jnp.maximum(total, 1e-30))
+        scores = jnp.where(largest > _LOWEST, jnp.exp(largest - lse[..., None, None]), 0.0).sum(-1)
+        if self.pooled:
+            scores = jnp.broadcast_to(pool_scores(scores, rows[:, 0] > 0, self.top), scores.shape)
+        return (best_pieces(scores, self.keep).astype(jnp.float32),)
+
+    def score(self, s, tq, tk, seen, carry):
+        if tq.segment is None or tk.segment is None:
+            return s, carry
+        if len(carry) == 1:  # the second sweep
+            of_piece = tk.segment[:, None] == 1 + jnp.arange(self.count)[:, None]
+            dropped = (1.0 - carry[0]) @ of_piece[:, None].astype(jnp.float32) > 0
+            return jnp.where(dropped & shared.from_query(tq, tk), -jnp.inf, s), carry
+        largest, high, total, rows = carry
+        a = jnp.where(seen, s, 10 * _LOWEST)
+        new = jnp.maximum(high, a.max(-1))
+        total = total * jnp.exp(high - new) + jnp.exp(a - new[..., None]).sum(-1)
+
+        def piece(inputs):
+            number, before = inputs
+            here = tk.segment == number + 1
+
+            def found(before):
+                both = jnp.concatenate(
+                    [before, jnp.where(here[:, None, None], a, _LOWEST)], axis=-1
+                )
+                return jax.lax.top_k(jnp.maximum(both, _LOWEST), self.top)[0]
+
+            return jax.lax.cond(here.any(), found, lambda before: before, before)
+
+        # Tiles hold tokens of few pieces.
+        found = jax.lax.map(
+            piece, (jnp.arange(self.count), jax.lax.stop_gradient(jnp.moveaxis(largest, 3, 0)))
+        )
+        return s, (jnp.moveaxis(found, 0, 3), new, total, rows)
+
+
+def encode(
+    model: Transformer,
+    prefix,
+    contexts: Sequence,
+    *,
+    size: Size = 'max',
+    align: Align = 'evenly',
+    together: int | None = None,
+) -> tuple[Piece, ...]:
+    """The sink prefix and every piece, each behind the prefix and blind to the others: pieces for
+    `join`.
+
+    Args:
+      model: causal attention with one rotary encoding of fixed frequencies.
+      prefix: the sink, token ids [n] or [B, n]: a short instruction or newlines; [] for none.
+      contexts: token ids, [n] or [B, n] each.
+      size, align: where the pieces stand, see `piece_layout`.
+      together: most pieces in one pass.
+
+    Raises:
+      ValueError: no pieces, an empty one, ids that do not exist, an encoding that is not one rotary
+        one (it is named).
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> [
+      ...     piece.ids.tolist()
+      ...     for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3, 4], [5, 6]])
+      ... ]
+      [[0], [1, 2, 3], [1.0, 2.5]]
+    """
+    user = 'parallel_context_entropy'
+    tokens = shared.check_contexts(user, prefix, contexts, model.cfg.vocab_size)
+    layout = piece_layout(
+        tokens[0].shape[1], [a.shape[1] for a in tokens[1:]], size=size, align=align
+    )
+    (first,) = shared.encode(user, model, tokens[:1], layout.ids[:1])
+    return (
+        first,
+        *shared.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
+    )
+
+
+@register('parallel_context_entropy', kind='cache', card=CARD)
+def join(
+    model: Transformer,
+    pieces: Sequence[Piece],
+    *,
+    capacity: int,
+    chosen: Sequence[int] | None = None,
+    size: Size = 'max',
+    align: Align = 'evenly',
+    keep: int | None = 2,
+    top: int = 5,
+    pooled: bool = False,
+) -> tuple[Transformer, Cache]:
+    """A cache of pieces that share a sink prefix, and the model whose query tokens attend to the
+    best of them.
+
+    Pieces stand where `piece_layout` puts those that are joined; keys that were encoded elsewhere
+    are turned. Per head and token of the query: the softmax over everything, a score for every
+    piece, the sum of its 5 largest probabilities; pieces but the K best are zeroed and the row is
+    renormalised (`select_pieces`). Prefix and query are always seen. At every decoded token the
+    choice is made again. Differs from the paper: the released code divides by a sum of at least
+    1e-5; here it is the sum itself, which without `pooled` is below that only where more than
+    99,999 keys are dropped.
+
+    Args:
+      model: that encoded the pieces, or one of this function's.
+      pieces: of `encode`.
+      capacity: slots: of prefix, pieces, query and what is generated.
+      chosen: which pieces, from 0, and their order; None for all.
+      size, align: where they stand.
+      keep: K, how many pieces a row keeps; None for all.
+      top: how many probabilities of a piece are summed.
+      pooled: one choice for all heads and all rows of the query that are read together, by the
+        `top` largest scores among them. The query is then read as one block of rows.
+
+    Returns:
+      The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and
+      the cache.
+
+    Raises:
+      ValueError: pieces that do not fit the capacity, do not exist or are of another model; K or
+        `top` below 1.
+
+    Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> reader, cache = join(
+      ...     model, encode(model, [1], [[2, 3], [4], [7, 7]]), capacity=10, keep=1
+      ... )
+      >>> shared.continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
+      (1, 2)
+    """
+    user = 'parallel_context_entropy'
+    held = shared.select(user, model, pieces, chosen)
+    layout = piece_layout(
+        held[0].length, [piece.length for piece in held[1:]], size=size, align=align
+    )
+    part = ContextMask
+    if keep is not None:
+        part = functools.partial(
+            SelectedPieces, count=len(held) - 1, keep=keep, top=top, pooled=pooled
+        )
+        part()
+    plain = keep is None and not shared.has_part(model, ContextMask)
+    reader = model if plain else shared.with_part(model, part)
+    held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
+    return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)

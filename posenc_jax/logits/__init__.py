@@ -1,0 +1,27 @@
+"""Door 4: what is added to, or done with, the logits."""
+
+from posenc_jax.logits import (
+    alibi,
+    alibi_symmetric,
+    bam,
+    cable,
+    cope,
+    fire,
+    kernelized_rpe,
+    kerple,
+    nope,
+    nope_temperature,
+    path,
+    positional_attention,
+    randomized_alibi,
+    randomized_transformer_xl,
+    rcmha,
+    rope_alibi_harmonic,
+    rpe_convergent,
+    sandwich,
+    shaw,
+    ssmax,
+    t5_rpe,
+    tra,
+    transformer_xl,
+)

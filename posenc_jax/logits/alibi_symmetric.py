@@ -1,0 +1,55 @@
+"""Symmetric ALiBi in an encoder, as BEACON has it."""
+
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.logits.alibi import ALiBi
+
+
+@register(
+    'alibi_symmetric',
+    kind='encoding',
+    card=Card(
+        name='ALiBi, symmetric',
+        title='BEACON: Benchmark for Comprehensive RNA Tasks and Language Models',
+        arxiv='2406.10391',
+        door='score',
+        equation='logit_ij = q_i . k_j / sqrt(H) - m_h |i - j|',
+        source='terry-r123/RNABenchmark',
+        authors='Ren, Yuchen and Chen, Zhiyuan and Qiao, Lifeng and Jing, Hongtai and Cai, '
+        'Yuchen and Xu, Sheng and Ye, Peng '
+        'and Ma, Xinzhu and Sun, Siqi and Yan, Hongliang and Yuan, Dong and Ouyang, Wanli and '
+        'Liu, Xihui',
+        year=2024,
+        example='alibi_symmetric()',
+        share='model',
+        promises=Promises(relative=True),
+    ),
+)
+class ALiBiSymmetric(ALiBi):
+    """ALiBi whose penalty is the same for earlier and later keys, the only positional signal of an
+    encoder; acts on the logits.
+
+    `b_ij = -m_h |i - j|`: `alibi(variant='symmetric')` under the name of the paper that found it
+    ahead of learned and rotary positions on RNA. It cannot tell left from right: a reversed
+    sequence gives the reversed output. In a causal model it is well defined, and is `alibi()`.
+    Differs from the paper: nothing in the formula; biases are computed from positions, where its
+    code keeps a table that it makes anew for longer inputs.
+
+    Args:
+      slopes: m_h, one per head, in place of ALiBi's.
+      heads: N, from the model.
+
+    Raises:
+      ValueError: slopes that are not one finite positive number per head.
+
+    Reference: Ren et al., arXiv 2406.10391.
+
+    Example:
+      >>> import jax.numpy as jnp, posenc_jax as pj
+      >>> pos = jnp.arange(3)[None]
+      >>> pj.make('alibi_symmetric()', heads=8).bias(pos, pos)[0, 0].tolist()
+      [[-0.0, -0.5, -1.0], [-0.5, -0.0, -0.5], [-1.0, -0.5, -0.0]]
+    """
+
+    def __init__(self, slopes: tuple[float, ...] | None = None, heads: int = CONTEXT):
+        super().__init__(slopes=slopes, variant='symmetric', heads=heads)

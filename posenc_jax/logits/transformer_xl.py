@@ -1,0 +1,171 @@
+"""Transformer-XL: sinusoids of the distance, and two vectors that speak for any query."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.core.encoding import Encoding, heads_first
+from posenc_jax.core.families import check_heads, signed_distance
+from posenc_jax.core.numerics import phase
+from posenc_jax.core.registry import Card, Promises, check_number, register
+from posenc_jax.core.spec import CONTEXT
+
+
+def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndarray:
+    """`w_t = base^(-2t / D)`, t = 0 .. D/2 - 1, float64, radians per position.
+
+    Raises:
+      ValueError: an odd model width, or a base that is not positive.
+
+    Example:
+      >>> transformer_xl_frequencies(4).tolist()
+      [1.0, 0.01]
+    """
+    if model_dim % 2:
+        raise ValueError(
+            'transformer_xl has a sine and a cosine a frequency and needs an even model_dim, '
+            f'got {model_dim}'
+        )
+    check_number('transformer_xl base', base, above=0)
+    return base ** (-np.arange(0, model_dim, 2) / model_dim)
+
+
+def transformer_xl_table(
+    pos: Num[Array, '#B L'], frequencies: np.ndarray
+) -> Float[Array, '#B L D']:
+    """`R_p = [sin(p w), cos(p w)]`, all sines first.
+
+    Example:
+      >>> transformer_xl_table(jnp.array([[0]]), transformer_xl_frequencies(4)).tolist()
+      [[[0.0, 0.0, 1.0, 1.0]]]
+    """
+    angle = phase(pos, frequencies)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def transformer_xl_turned(
+    a: Float[Array, 'B T N D'], pos: Num[Array, '#B T'], frequencies: np.ndarray
+) -> Float[Array, 'B T N D']:
+    """The vector b with `b . R_q = a . R_(p - q)` for every position q, p the position of the
+    token.
+
+    Example:
+      >>> w = transformer_xl_frequencies(2)
+      >>> b = transformer_xl_turned(jnp.array([[[[1.0, 0.0]]]]), jnp.array([[3]]), w)
+      >>> (
+      ...     (b @ transformer_xl_table(jnp.array([[1]]), w)[0, 0]).ravel().round(4).tolist(),
+      ...     round(float(jnp.sin(2.0)), 4),
+      ... )
+      ([0.9093], 0.9093)
+    """
+    sin, cos = jnp.split(transformer_xl_table(pos, frequencies)[:, :, None], 2, axis=-1)
+    of_sin, of_cos = jnp.split(a, 2, axis=-1)
+    return jnp.concatenate([of_cos * sin - of_sin * cos, of_sin * sin + of_cos * cos], axis=-1)
+
+
+@register(
+    'transformer_xl',
+    kind='encoding',
+    card=Card(
+        name='Transformer-XL',
+        title='Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context',
+        arxiv='1901.02860',
+        door='project, score',
+        equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_(i-j)) / sqrt(H), R_d = [sin(d '
+        'w), cos(d w)]',
+        source='kimiyoung/transformer-xl',
+        authors='Dai, Zihang and Yang, Zhilin and Yang, Yiming and Carbonell, Jaime and Le, Quoc '
+        'V. and Salakhutdinov, Ruslan',
+        year=2019,
+        example='transformer_xl(clamp_len=11)',
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class TransformerXL(Encoding):
+    """Adds to the logits what query and distance say together, and vectors u, v that speak for any
+    query.
+
+    `logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_d) / sqrt(H)`, `d = p_i - p_j`, `R_d = [sin(d
+    w), cos(d w)]` of model width D with `w_t = base^(-2t/D)`, `W_r` of shape D x N H without bias;
+    later keys have negative d.
+
+    Differs from the paper: u and v belong to the layer like W_r (its `untie_r`), where the paper
+    shares them among all layers and W_r not: an encoding is shared as a whole (`share='model'`
+    shares all three). No table of distances is shifted: since the angle of a difference is a
+    difference of angles, `a . R_(i-j) = b_i . R_j` with b_i the vector `a = W_r (q_i + v)` turned
+    by the angles of i, so a block takes one more inner product, of width D, for any positions, in
+    any order. Segment memory is `posenc_jax.decoding.recurrence`; `train.segment` and
+    `train.memory` of a config train with it.
+
+    Args:
+      clamp_len: distances beyond it count as it; None leaves them.
+      base: of the frequencies.
+      std: of the initial u, v and W_r.
+      heads, head_dim, model_dim: from the model.
+
+    Raises:
+      ValueError: an odd model width, a base that is not positive, negative clamp_len or std.
+
+    Reference: Dai, Yang, Yang, Carbonell, Le, Salakhutdinov, arXiv 1901.02860.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make('transformer_xl()', heads=2, head_dim=8, model_dim=16)
+      >>> part.u.shape, part.kernel.shape
+      ((2, 8), (16, 2, 8))
+    """
+
+    unrotated = True
+
+    def __init__(
+        self,
+        clamp_len: int | None = None,
+        base: float = 10000.0,
+        std: float = 0.02,
+        heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        transformer_xl_frequencies(model_dim, base)  # checks both
+        if clamp_len is not None and clamp_len < 0:
+            raise ValueError(
+                'transformer_xl clamp_len must be at least 0, or None for no clamp, got '
+                f'{clamp_len}'
+            )
+        check_number('transformer_xl std', std, least=0)
+        draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.base, self.clamp_len = base, clamp_len
+        self.u = nnx.Param(draw(heads, head_dim), axes=('heads', None))
+        self.v = nnx.Param(draw(heads, head_dim), axes=('heads', None))
+        self.kernel = nnx.Param(draw(model_dim, heads, head_dim), axes=('width', 'heads', None))
+
+    @property
+    def frequencies(self) -> np.ndarray:
+        return transformer_xl_frequencies(self.kernel.shape[0], self.base)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        check_heads('transformer_xl', self.u[...], heads_first(q))
+        wide = q.astype(jnp.float32)
+        a = jnp.einsum(
+            'btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...]
+        )
+        feature = {'turned': transformer_xl_turned(a, tq.pos, self.frequencies)}
+        if self.clamp_len is not None:
+            end = transformer_xl_table(jnp.full((1, 1), self.clamp_len), self.frequencies)
+            feature['clamped'] = (a @ end[0, 0])[..., None]
+        return (wide + self.u[...]).astype(q.dtype), k, v, tq.with_feats(transformer_xl=feature), tk
+
+    def score(self, s, tq, tk, seen, carry):
+        feature, table = tq.feats['transformer_xl'], transformer_xl_table(tk.pos, self.frequencies)
+        turned = heads_first(feature['turned'])
+        if len(table) == 1:  # positions shared by the batch: one product for all rows and heads
+            term = jnp.einsum('bntd,sd->bnts', turned, table[0])
+        else:
+            term = jnp.einsum('bntd,bsd->bnts', turned, table)
+        if self.clamp_len is not None:
+            beyond = signed_distance(tq.pos, tk.pos)[:, None] > self.clamp_len
+            term = jnp.where(beyond, heads_first(feature['clamped']), term)
+        return s + term, carry

@@ -1,0 +1,449 @@
+"""Checkpoints of a run: asynchronous, verified when read, and independent of the number of
+devices.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from posenc_jax.core import disk
+from posenc_jax.core.registry import quoted
+from posenc_jax.model.sharding import dict_shapes, make_mesh
+from posenc_jax.model.transformer import Transformer, abstract_model
+from posenc_jax.run import config as configs
+from posenc_jax.run import room
+from posenc_jax.run.entries import digest, fingerprint, other_config, sealed, unsealed
+from posenc_jax.run.json_file import free_name
+from posenc_jax.run.lock import alone, sharing
+from posenc_jax.run.quiet import hush_orbax
+from posenc_jax.run.safe import FOLDER, finished_steps
+from posenc_jax.run.state import TrainState, take_apart
+
+# beside the folder: shared by those who read checkpoints, held alone by who removes some
+READERS = 'reading.lock'
+
+
+class CheckpointError(ValueError):
+    """There is no checkpoint that can be used; the message says why and what to do."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, as a context that waits for unfinished saves.
+
+    Each holds the model and the optimizer as separate items, and `entries`: the state of the data
+    iterator, the step, the config, fingerprints of the arrays. Saving returns as soon as the arrays
+    are copied; a save that was cut off leaves a folder that is not read. None is removed while
+    another process reads: the next save does it then.
+
+    Args:
+      directory: the run directory; checkpoints lie in its folder `checkpoints`.
+      keep: how many are kept, and one more from a save to the next; None keeps and creates nothing,
+        for reading.
+      saved: the config of the run. It goes into what is saved, and what is read must have been
+        saved with it, or with one that `--resume_changed` has changed into it. None binds nothing;
+        nor do checkpoints of versions that wrote no config.
+
+    Raises:
+      DiskFullError: there is no room; from `save`, whichever save it was, or where the context
+        ends. The rest of that save is removed.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int | None = None,
+        saved: configs.Saved | None = None,
+    ):
+        import orbax.checkpoint as ocp
+
+        hush_orbax()
+        self.directory = pathlib.Path(directory, FOLDER).absolute()
+        self.saved, self._keep, self._bytes = saved, keep, None
+        if self.directory.exists() and not self.directory.is_dir():
+            raise CheckpointError(
+                f'{self.directory} is a file; expected the folder of the checkpoints. Move it away'
+            )
+        if keep is None and not self.directory.is_dir():
+            raise CheckpointError(
+                f'{directory} has no checkpoint: there is no folder {self.directory}'
+            )
+        options = ocp.CheckpointManagerOptions(
+            create=keep is not None
+        )  # and it removes none: it would not ask who reads
+        handlers = {
+            'model': ocp.StandardCheckpointHandler(),
+            'optimizer': ocp.StandardCheckpointHandler(),
+            'data': ocp.JsonCheckpointHandler(),
+        }
+        with contextlib.ExitStack() as stack:
+            if keep is None:
+                stack.enter_context(sharing(self._readers))
+            elif jax.process_index() == 0:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._readers.touch()
+                room.drop_unfinished(self.directory)  # of a run that was killed
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=handlers
+            )
+            self._until_closed = stack.pop_all()
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, _, error: BaseException | None, __) -> None:
+        failed = error
+        with self._until_closed:
+            try:
+                with self._told():
+                    self._manager.close()
+                if error is None:  # where a run cannot go on, nothing is lost
+                    self._remove_old()
+            except Exception as other:
+                failed = error or other
+                if error is None:  # otherwise the error that ended the run is the one to tell
+                    raise
+            finally:
+                if disk.is_full(failed):
+                    room.wait_for_writers()
+                if self._keep is not None:
+                    room.drop_unfinished(self.directory)
+
+    @property
+    def _readers(self) -> pathlib.Path:
+        return self.directory.with_name(READERS)
+
+    def accept(self) -> None:
+        """Takes the checkpoints that are there for those of the run, whatever their configs:
+        `--resume_changed`.
+        """
+        earlier = set()
+        for step in self.steps():
+            with contextlib.suppress(Exception):  # a damaged one says nothing
+                earlier |= {
+                    digest(entries['config'])
+                    for entries in [self.entries(step)]
+                    if 'config' in entries
+                }
+        self.saved = dataclasses.replace(
+            self.saved, earlier=tuple(sorted(earlier - {digest(self.saved.bound)}))
+        )
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, ascending."""
+        return finished_steps(self.directory.parent)
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        data: dict[str, Any],
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Starts to save.
+
+        Args:
+          step: of the state.
+          state: the arrays.
+          data: the state of the data iterator, equal in every process.
+          metrics: what process 0 knows of the lines that were written so far, see
+            `MetricsLog.written`.
+        """
+        import orbax.checkpoint as ocp
+
+        items = _items(state)
+        with self._told():
+            self._manager.wait_until_finished()
+        self._remove_old()
+        self.need_room(items)
+        prints = {name: int(fingerprint(tree)) for name, tree in items.items()}
+        entries = {'iterator': data, 'fingerprints': prints, 'step': step, 'metrics': metrics}
+        if self.saved is not None:
+            entries['config'] = self.saved.bound
+        args = ocp.args.Composite(
+            **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+            data=ocp.args.JsonSave(sealed(entries)),
+        )
+        with self._told():
+            self._manager.save(step, args=args)
+
+    def need_room(self, tree: Any) -> None:
+        """Checks that one more checkpoint of these arrays, or shapes, fits; the others are kept
+        until it is complete.
+        """
+        self._bytes = room.checkpoint_bytes(self.directory, tree)
+        if jax.process_index() == 0:
+            disk.need(self.directory, self._bytes)
+
+    def _told(self):
+        return disk.told(self.directory, self._bytes)
+
+    def _remove_old(self) -> None:
+        if self._keep is None or jax.process_index():
+            return
+        if old := self.steps()[: -self._keep]:
+            with alone(self._readers) as unread:
+                for step in old if unread else ():
+                    shutil.rmtree(self.directory / str(step))
+
+    def entries(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of itself: `iterator`, `fingerprints`, and unless it is of an
+        older version `step`, `metrics` and `config`.
+
+        Raises:
+          Exception: whatever its damage makes the readers raise.
+        """
+        import orbax.checkpoint as ocp
+
+        return unsealed(
+            self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))[
+                'data'
+            ]
+        )
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any], int]:
+        """The newest good checkpoint: its state as `abstract` wants it, the state of the data
+        iterator, and its step.
+
+        A damaged one is set aside under the name 'STEP.damaged', with a line saying so, and the one
+        before is taken.
+
+        Raises:
+          CheckpointError: none, none that can be read, or one of another model.
+        """
+        (items, data), step = self._newest(_items(abstract))
+        return TrainState(**items['model'], **items['optimizer']), data, step
+
+    def restore_model(
+        self, abstract: dict[str, Any], step: int | None
+    ) -> tuple[dict[str, Any], int]:
+        """Parameters and constants alone, of the newest good checkpoint or of this `step`.
+
+        Raises:
+          CheckpointError: as `restore`, or there is no such step.
+        """
+        if step is None:
+            (items, _), step = self._newest({'model': abstract})
+        else:
+            items, _ = self._of_step(step, lambda: self._read(step, {'model': abstract}))
+        return items['model'], step
+
+    def confirm(self, step: int | None = None) -> None:
+        """Checks the config against the newest checkpoint that says anything, or that of this
+        `step`, without its arrays.
+
+        Raises:
+          CheckpointError: there is none, or it is of another config.
+        """
+        if step is not None:
+            self._check_entries(step, self._of_step(step, lambda: self.entries(step)))
+            return
+        for step in reversed(self._some_steps()):
+            try:
+                entries = self.entries(step)
+            except Exception:  # who reads its arrays says so
+                continue
+            self._check_entries(step, entries)
+            return
+
+    def _some_steps(self):
+        if not (steps := self.steps()):
+            raise CheckpointError(f'{self.directory} holds no finished checkpoint')
+        return steps
+
+    def _of_step(self, step, read):
+        """What `read` finds at a step that was asked for."""
+        if step not in (steps := self.steps()):
+            raise CheckpointError(
+                f'{self.directory} has no checkpoint of step {step}; there are {quoted(steps)}'
+            )
+        try:
+            return read()
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f'checkpoint {step} of {self.directory} is damaged ({_short(error)})'
+            ) from error
+
+    def _newest(self, abstract):
+        steps, damaged = self._some_steps(), {}
+        for step in reversed(steps):
+            try:
+                found, problem = self._read(step, abstract), ''
+            except CheckpointError:
+                raise
+            except Exception as error:  # whatever a damaged file makes the readers raise
+                found, problem = None, _short(error)
+            if everywhere(not problem):
+                for other, reason in damaged.items():
+                    _say(
+                        f'checkpoint {other} of {self.directory} is damaged ({reason}); using '
+                        f'{step} instead'
+                    )
+                    self._set_aside(other)
+                return found, step
+            damaged[step] = problem or 'another process could not read it'
+        # They stay where they are: without them the same command would begin a new run.
+        raise CheckpointError(
+            f'{self.directory}: none of the checkpoints {quoted(steps)} can be read '
+            f'({steps[-1]}: {damaged[steps[-1]]}); '
+            'put back a copy of one, or train again under another name (--config.name=...)'
+        )
+
+    def _read(self, step, abstract):
+        import orbax.checkpoint as ocp
+
+        entries = self.entries(step)
+        note = self._check_entries(step, entries)
+        self._check_model(
+            step,
+            abstract['model'],
+            known='config' in entries and self.saved is not None and not note,
+        )
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        for name in items:
+            if int(fingerprint(found[name])) != entries['fingerprints'][name]:
+                raise ValueError(f'the arrays of {name!r} differ from those that were saved')
+        if note:
+            _say(note)
+        return found, entries['iterator']
+
+    def _check_entries(self, step, entries) -> str:
+        """Whether a checkpoint is of its step and of the config; a line to say where
+        --resume_changed has changed the config.
+        """
+        which = f'checkpoint {step} of {self.directory}'
+        if (own := entries.get('step', step)) != step:
+            raise CheckpointError(
+                f'{which} was saved at step {own}: rename its folder back to {own}, or move it away'
+            )
+        changed = other_config(entries, self.saved) if self.saved else ''
+        if not changed:
+            return ''
+        if digest(entries['config']) in self.saved.earlier:
+            return f'{which} is of before --resume_changed: {changed}'
+        raise CheckpointError(
+            f'{which} was trained with another config than {configs.FILE} has: {changed}; write '
+            'what is there into '
+            f'{configs.FILE}, or continue the run all the same with train.py --resume_changed'
+        )
+
+    def _check_model(self, step, abstract, known):
+        """Whether the variables have the shapes that are wanted; others are damage where the config
+        is `known` to be the same.
+        """
+        stored = {
+            _name(path): tuple(a.shape)
+            for path, a in _leaves(self._manager.item_metadata(step)['model'].tree)
+        }
+        wanted = {_name(path): tuple(a.shape) for path, a in _leaves(abstract)}
+        for name in sorted(stored.keys() | wanted.keys()):
+            if stored.get(name) != wanted.get(name):
+                there, here = stored.get(name, 'absent'), wanted.get(name, 'absent')
+                what = f'{name} is {there} there and {here} here'
+                if known:
+                    raise ValueError(what)
+                raise CheckpointError(
+                    f'checkpoint {step} of {self.directory} is of another model: {what}'
+                )
+
+    def _set_aside(self, step):
+        if self._keep is None:
+            return
+        if jax.process_index() == 0:
+            source = self.directory / str(step)
+            source.rename(free_name(source))
+        everywhere(True)  # nobody lists the folder before it is renamed
+        self._manager.reload()
+
+
+def restore_model(
+    run_dir: str | os.PathLike, step: int | None = None, *, mesh: Mesh | None = None
+) -> tuple[ConfigDict, Transformer, int]:
+    """A trained model from the directory of its run alone.
+
+    Args:
+      run_dir: the directory that training wrote.
+      step: which checkpoint; None is the newest one that can be read.
+      mesh: where its parameters go; None is one device.
+
+    Returns:
+      Its config, the model, and the step.
+
+    Raises:
+      FileNotFoundError: not the directory of a run.
+      CheckpointError: no such checkpoint, none that can be read, or one of another config than that
+        of the run.
+
+    Example:
+      config, model, step = restore_model('runs/language-pydoc_topics-rope-s0')
+      logits = model(tokens)
+    """
+    saved = configs.read_saved(pathlib.Path(run_dir, configs.FILE))
+    with Checkpoints(run_dir, saved=saved) as checkpoints:
+        checkpoints.confirm(step)  # before a model is made of numbers that may be wrong
+        graphdef, params, constants = take_apart(abstract_model(saved.model_config))
+        mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
+        abstract = {'params': dict_shapes(params, mesh), 'constants': dict_shapes(constants, mesh)}
+        found, step = checkpoints.restore_model(abstract, step)
+    return saved.config, nnx.merge(graphdef, found['params'], found['constants']), step
+
+
+def read_run(run_dir: str | os.PathLike) -> configs.Saved:
+    """The config of a run with finished checkpoints, as the newest of them confirms it; no array is
+    read.
+
+    Raises:
+      FileNotFoundError: not the directory of a run.
+      CheckpointError: there is no checkpoint, or the config has been changed since.
+    """
+    saved = configs.read_saved(pathlib.Path(run_dir, configs.FILE))
+    with Checkpoints(run_dir, saved=saved) as checkpoints:
+        checkpoints.confirm()
+    return saved
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """The state as the items of a checkpoint: the model can be read without the optimizer."""
+    return {
+        'model': {'params': state.params, 'constants': state.constants},
+        'optimizer': {'opt_state': state.opt_state, 'step': state.step},
+    }
+
+
+def everywhere(good: bool) -> bool:
+    """Whether it is so in every process; all wait for each other."""
+    if jax.process_count() == 1:
+        return good
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(good)).all())
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+def _leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
+def _short(error: BaseException) -> str:
+    return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:160]}'

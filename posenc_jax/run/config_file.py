@@ -1,0 +1,78 @@
+"""A config from a file, and from the fields that a command line changes in it."""
+
+import os
+import runpy
+import traceback
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from posenc_jax.core.registry import quoted
+from posenc_jax.run import config as configs
+from posenc_jax.run.overrides import read_overrides, replaced
+
+
+def read(path: str, arguments: Iterable[str] = ()) -> ConfigDict:
+    """What `get_config()` of a Python file returns, with the fields of `--config.NAME=VALUE`
+    arguments; not validated yet.
+
+    The file is executed, as any Python program.
+
+    Raises:
+      ValueError: the file is no config (what it raised, and in which line), lacks a field, or has
+        one of another type; an argument of another form, an unknown field, or a value of another
+        type.
+      FileNotFoundError: there is no such file.
+
+    Example:
+      >>> read('configs/quickstart.py', ['--config.train.lr=0.5']).train.lr
+      0.5
+    """
+    config = _executed(path)
+    try:
+        configs.check_fields(config)
+    except ValueError as error:
+        raise ValueError(f'{_named(path)}: {error}') from None
+    return replaced(config, read_overrides(arguments))
+
+
+def _named(path: str) -> str:
+    return quoted(path, 200)
+
+
+def _executed(path: str) -> object:
+    if not os.path.isfile(path):
+        found = 'is a directory' if os.path.isdir(path) else 'does not exist'
+        raise FileNotFoundError(
+            f'{_named(path)} {found}; expected a Python file with get_config(), e.g. '
+            'configs/quickstart.py'
+        )
+    if not path.endswith('.py'):
+        raise ValueError(
+            f'{_named(path)} is not a Python file; expected one with get_config(), e.g. '
+            'configs/quickstart.py'
+        )
+    try:
+        made = runpy.run_path(path, run_name='config').get('get_config')
+        if callable(made):
+            return made()
+    except (Exception, SystemExit) as error:  # a config file may raise anything
+        raise ValueError(
+            f'{_named(path)} cannot be read as a config: {_described(error, path)}'
+        ) from None
+    raise ValueError(f'{_named(path)} has no function get_config()')
+
+
+def _described(error: BaseException, path: str) -> str:
+    """Kind and message of an error on one line, and the line of the file where it arose."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == path
+    ]
+    if isinstance(error, SyntaxError) and error.filename == path:
+        lines, error = [error.lineno], SyntaxError(error.msg)
+    where = f'line {lines[-1]}: ' if lines and lines[-1] else ''
+    return (
+        where + type(error).__name__ + (f': {quoted(str(error), 200)[1:-1]}' if str(error) else '')
+    )

@@ -1,0 +1,245 @@
+"""Weights that are there already: a run that continues another run or a public checkpoint, at
+another length or encoding.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.registry import SpecError
+from posenc_jax.extension import extended_spec
+from posenc_jax.model.pretrained import is_pretrained, load_pretrained
+from posenc_jax.model.pretrained.fields import is_folder
+from posenc_jax.model.pretrained.load import architecture_of
+from posenc_jax.model.pretrained.sources import open_source
+from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
+from posenc_jax.rotation.rope import Rotary
+from posenc_jax.run import defaults
+from posenc_jax.run.checkpoint import read_run, restore_model
+
+# Fields of `model` that say how it is trained and computed rather than what its weights are.
+RUN_FIELDS = ('lora_rank', 'lora_alpha', 'dropout', 'dtype', 'remat', 'block', 'implementation')
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """A source of weights.
+
+    Attributes:
+      cfg: of the model that they are of, without adapters.
+      load: mesh -> the model, its parameters where they belong.
+      resized: the extensions that have given its variables other sizes (`segmented_sequences`).
+    """
+
+    cfg: TransformerConfig
+    load: Callable[[Mesh], Transformer]
+    resized: tuple[spec_language.Node, ...] = ()
+
+
+def open_initial(path: str, extend: str = '') -> Initial | None:
+    """What training can continue from: the directory of a run (its newest checkpoint), or a public
+    checkpoint; None for ''.
+
+    Args:
+      path: of the source.
+      extend: `init.extend`, of which those calls are applied that give variables other sizes.
+
+    Raises:
+      FileNotFoundError, ValueError: there is nothing of the kind; such an extension finds nothing
+        to extend.
+    """
+    initial = _open(path)
+    resized = tuple(node for node in _nodes(extend) if hasattr(node.entry.build, 'written'))
+    return _resized(initial, resized) if initial and resized else initial
+
+
+def _nodes(extend: str) -> tuple[spec_language.Node, ...]:
+    """The calls of `init.extend`."""
+    return (
+        spec_language.parse(extend, ('extension', 'frequencies', 'encoding')).nodes
+        if extend
+        else ()
+    )
+
+
+def _resized(initial: Initial, nodes: tuple[spec_language.Node, ...]) -> Initial:
+    """The source after extensions that give its variables other sizes."""
+    specs = _written(initial.cfg.specs, str(spec_language.Chain(nodes)), initial.cfg.train_len)
+    cfg = dataclasses.replace(
+        initial.cfg, **({'pattern': specs} if initial.cfg.pattern else {'encoding': specs[0]})
+    )
+
+    def load(mesh):
+        model = initial.load(mesh)
+        for node in nodes:
+            for number, part in enumerate(model.shared):
+                if isinstance(part, node.entry.build.extends):
+                    model.shared[number] = spec_language.build(
+                        node, {**cfg.context, 'encoding': part}
+                    )
+        return model
+
+    return Initial(cfg, load, nodes)
+
+
+def _open(path):
+    if not path:
+        return None
+    directory = pathlib.Path(path).expanduser()
+    if is_pretrained(directory):
+        cfg = architecture_of(open_source(directory)).cfg
+        return Initial(cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
+    if not is_folder(directory):
+        raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
+    try:
+        cfg = read_run(directory).model_config
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f'init.source: {error}') from error
+    return Initial(
+        dataclasses.replace(cfg, lora_rank=0),
+        lambda mesh: restore_model(directory, mesh=mesh)[1].merged(),
+    )
+
+
+def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
+    """A copy of a config in which what its `init.source` settles is filled in; the config itself
+    where there is no source.
+
+    `model` becomes that of the source, and so does `encoding` unless the config has one of its own
+    (the default is none). `init.extend` is written into the encoding (and empty from then on):
+    context extensions as `extend` takes them, and encodings that come in front, such as 'psc() |
+    pi(factor=4.0)'. Where the encoding asks for the trained length it gets that of the source. A
+    public checkpoint's tokenizer reads the text.
+
+    Raises:
+      SpecError: a field of `model` that was set to something else; an extension that does not fit,
+        or a training length below that of the source beside one; an encoding that would silently
+        leave out what the rotary one of the source has.
+    """
+    if initial is None:
+        if config.init.extend:
+            raise SpecError(
+                'init.extend extends the encoding of init.source, which is empty; write it into '
+                'encoding'
+            )
+        return config
+    config = ConfigDict(config.to_dict(), convert_dict=True)
+    usual = defaults.get_config()
+    for name in config.model:
+        if name in RUN_FIELDS:
+            continue
+        asked, found = config.model[name], getattr(initial.cfg, name)
+        if asked not in (usual.model[name], found):
+            raise SpecError(
+                f'model.{name} is {asked!r}, but {config.init.source} has {found!r}; leave it out'
+            )
+        config.model[name] = found
+    if config.init.extend and config.train.length < initial.cfg.train_len:
+        raise SpecError(
+            f'train.length is {config.train.length}, below the {initial.cfg.train_len} that '
+            f'{config.init.source} was trained at: '
+            f'there is nothing to extend; leave out init.extend={config.init.extend!r} or train '
+            'at a longer length'
+        )
+    if config.encoding == usual.encoding and not config.pattern:
+        config.encoding, config.pattern = initial.cfg.encoding, initial.cfg.pattern
+    else:
+        _check_rotary(config, initial.cfg)
+    if config.share == usual.share:
+        config.share = initial.cfg.share
+    rest = ' | '.join(
+        str(node) for node in _nodes(config.init.extend) if node not in initial.resized
+    )
+    written = _written(config.pattern or (config.encoding,), rest, initial.cfg.train_len)
+    if config.pattern:
+        config.pattern = written
+    else:
+        (config.encoding,) = written
+    config.init.extend = ''
+    if is_pretrained(config.init.source) and not config.data.tokenizer:
+        config.data.tokenizer = config.init.source
+    return config
+
+
+def _written(encodings: tuple[str, ...], extend: str, train_len: int) -> tuple[str, ...]:
+    """The encodings of a pattern, extended; as in `Transformer.extend`, those that have nothing to
+    extend stay as they are.
+    """
+    nodes = _nodes(extend)
+    in_front = [str(node) for node in nodes if node.entry.kind == 'encoding']
+    rest = ' | '.join(str(node) for node in nodes if node.entry.kind != 'encoding')
+    written, refused = [], []
+    for encoding in encodings:
+        try:
+            encoding = ' | '.join([*in_front, extended_spec(encoding, rest) if rest else encoding])
+        except SpecError as error:
+            refused.append(error)
+        written.append(
+            str(spec_language.with_defaults(spec_language.parse(encoding), train_len=train_len))
+        )
+    if len(refused) == len(encodings):
+        raise refused[0]
+    return tuple(written)
+
+
+def _check_rotary(config: ConfigDict, cfg: TransformerConfig) -> None:
+    """Whether a rotary encoding that replaces that of the source says everything that the source's
+    says.
+    """
+    rotary = lambda specs: [
+        n for spec in specs for n in spec_language.parse(spec).nodes if n.entry.build is Rotary
+    ]
+    theirs, ours = rotary(cfg.specs), rotary(config.pattern or (config.encoding,))
+    for node in ours:
+        for name in theirs[0].arguments if theirs else ():
+            if name not in node.arguments and not (name == 'freqs' and config.init.extend):
+                raise SpecError(
+                    f'{node} leaves out {name!r}, but {config.init.source} has {theirs[0]}: '
+                    'write it out, or keep that encoding '
+                    'and put other parts in front of it, e.g. init.extend="psc()"'
+                )
+
+
+def check(config: ConfigDict, initial: Initial | None, cfg: TransformerConfig) -> None:
+    """Whether the weights of `init.source` fit a model: every one of them has its place, and
+    nothing else is missing.
+
+    Raises:
+      SpecError: names the variable, and both shapes.
+    """
+    if initial is None:
+        return
+    source, wanted = _shapes(initial.cfg), _shapes(cfg)
+    for name in sorted(source.keys() | wanted.keys()):
+        fresh = name not in source and any(
+            part in name.split('.') for part in ('adapters', 'encodings', 'shared')
+        )
+        if source.get(name) != wanted.get(name) and not fresh:
+            there, here = source.get(name, 'absent'), wanted.get(name, 'absent')
+            raise SpecError(
+                f'{name} is {there} in {config.init.source} and {here} in the model that would '
+                'continue it'
+            )
+
+
+def _shapes(cfg: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(
+        nnx.to_pure_dict(nnx.state(abstract_model(cfg), nnx.Param))
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape for path, leaf in leaves
+    }
+
+
+def initial_params(initial: Initial | None, mesh: Mesh) -> dict[str, Any]:
+    """The parameters that training starts with, as nested dicts of arrays on the mesh; {} where all
+    are drawn.
+    """
+    return {} if initial is None else nnx.to_pure_dict(nnx.state(initial.load(mesh), nnx.Param))

@@ -1,0 +1,187 @@
+"""Which tokens of a stream are scored, and with how much context: window plans, on integers alone.
+
+A stream of N tokens has N - 1 targets: target t is token t + 1, predicted from tokens up to t. All
+plans count targets.
+
+Reference: Press et al., "Train Short, Test Long", arXiv 2108.12409, for the first two and why they
+differ: at the start of each window tokens have little context (the early token curse), which
+`nonoverlapping` charges to short windows.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from posenc_jax.core.registry import check_choice
+
+PROTOCOLS = ('nonoverlapping', 'sliding', 'same_tokens', 'per_position')
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Window w reads inputs `start[w] .. start[w] + size[w] - 1` and scores the last `scored[w]` of
+    their targets.
+
+    Attributes:
+      length: width of a window in a batch; `size` is smaller only where the stream ends.
+    """
+
+    length: int
+    start: Int[np.ndarray, ' W']
+    size: Int[np.ndarray, ' W']
+    scored: Int[np.ndarray, ' W']
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def sliding(targets: int, length: int, stride: int) -> Windows:
+    """Windows that start at 0, stride, 2 stride, ...; each scores the targets that no earlier one
+    has scored.
+
+    Every target is scored exactly once, with a context of at least `length - stride` tokens except
+    at the very start.
+
+    Raises:
+      ValueError: the stream is shorter than a window, or the stride would leave targets out.
+
+    Example:
+      >>> plan = sliding(10, 4, 2)
+      >>> plan.start.tolist(), plan.size.tolist(), plan.scored.tolist()
+      ([0, 2, 4, 6], [4, 4, 4, 4], [4, 2, 2, 2])
+    """
+    _check_length(targets, length)
+    check_stride(stride, length)
+    start = np.arange(1 + -(-(targets - length) // stride)) * stride
+    end = np.minimum(start + length, targets)
+    return Windows(length, start, end - start, np.diff(end, prepend=0))
+
+
+def nonoverlapping(targets: int, length: int) -> Windows:
+    """Windows one after the other; the first target of a window is predicted from one token.
+
+    Raises:
+      ValueError: the stream is shorter than a window.
+    """
+    return sliding(targets, length, length)
+
+
+def same_tokens(
+    targets: int, lengths: tuple[int, ...], *, scored: int, blocks: int
+) -> dict[int, Windows]:
+    """The same targets for every window length: windows of all lengths end at the same places.
+
+    The only protocol in which the benefit of a longer context is read directly. Blocks of `scored`
+    targets are spread evenly over the stream and do not overlap.
+
+    Args:
+      targets: how many targets the stream has.
+      lengths: window lengths.
+      scored: targets scored at the end of each window; at most the shortest length.
+      blocks: how many blocks at most (a short stream has room for fewer).
+
+    Raises:
+      ValueError: the stream is shorter than the longest window, or a number is out of range.
+    """
+    longest = max(lengths)
+    _check_length(targets, longest)
+    check_stride(scored, min(lengths))
+    if blocks < 1:
+        raise ValueError(f'blocks must be at least 1, got {blocks}')
+    room = (targets - longest) // scored + 1
+    numbers = np.linspace(0, room - 1, min(blocks, room)).round().astype(np.int64)
+    end = longest + scored * numbers
+    full = lambda value: np.full(len(end), value)
+    return {length: Windows(length, end - length, full(length), full(scored)) for length in lengths}
+
+
+def position_edges(length: int, buckets: int) -> Int[np.ndarray, ' edges']:
+    """Edges 0 < ... < length of position buckets, two an octave counted from the end; the first one
+    holds the rest.
+
+    A trained length that is `length` over a power of two is an edge, so no bucket straddles it.
+
+    Example:
+      >>> position_edges(64, 5)
+      array([ 0, 16, 23, 32, 45, 64])
+    """
+    if buckets < 1:
+        raise ValueError(f'buckets must be at least 1, got {buckets}')
+    halvings = np.arange(min(buckets, 128))  # further ones end at 0
+    inner = np.round(length * 2.0 ** (-halvings / 2)).astype(np.int64)
+    return np.unique(np.append(inner, 0))
+
+
+def window_batch(
+    stream: Int[np.ndarray, ' N'], windows: Windows, rows: Int[np.ndarray, ' B']
+) -> dict[str, np.ndarray]:
+    """Arrays [B, length] of these windows: `tokens`, `targets`, `index` (of tokens), `valid` (False
+    past the stream), `scored`.
+    """
+    column = np.arange(windows.length)
+    size = windows.size[rows, None]
+    valid: Bool[np.ndarray, 'B L'] = column < size
+    index = np.where(valid, windows.start[rows, None] + column, 0)
+    return {
+        'tokens': stream[index].astype(np.int32),
+        'targets': stream[index + 1].astype(np.int32),
+        'index': index,
+        'valid': valid,
+        'scored': valid & (column >= size - windows.scored[rows, None]),
+    }
+
+
+def check_stride(stride: int, shortest: int) -> None:
+    """Raises ValueError where windows of length `shortest` that lie `stride` apart would leave
+    targets out.
+    """
+    if not 1 <= stride <= shortest:
+        raise ValueError(
+            f'eval.stride is {stride}; it must be between 1 and the shortest length, {shortest}'
+        )
+
+
+def _check_length(targets, length):
+    if length < 1:
+        raise ValueError(f'window length must be at least 1, got {length}')
+    if targets < length:
+        raise ValueError(
+            f'a window of length {length} needs {length + 1} tokens, but the text has '
+            f'{targets + 1}; use a longer text '
+            f'or lengths up to {targets}'
+        )
+
+
+# sliding and same_tokens read length / stride tokens for each one they score; they may read this
+# many times `tokens`.
+_READING = 4
+
+
+def plan(
+    targets: int, lengths: tuple[int, ...], names: tuple[str, ...], *, tokens: int, stride: int
+) -> list[tuple[str, int, Windows]]:
+    """(protocol, length, windows) of everything that will be read. Arguments and errors as for
+    `evaluate_language`.
+    """
+    for name in names:
+        check_choice('protocol', name, PROTOCOLS)
+    longest = max(lengths)
+    nonoverlapping(targets, longest)  # raises where the text is too short
+    first = min(targets, max(tokens, longest))
+    at_most = max(1, _READING * tokens // longest)
+    out = []
+    for name in names:
+        if name == 'nonoverlapping':
+            out += [(name, length, nonoverlapping(first, length)) for length in lengths]
+        elif name == 'sliding':
+            check_stride(stride, min(lengths))
+            some = min(first, longest + (at_most - 1) * stride)
+            out += [(name, length, sliding(some, length, stride)) for length in lengths]
+        elif name == 'same_tokens':
+            blocks = max(1, min(tokens // stride, at_most))
+            shared = same_tokens(targets, lengths, scored=stride, blocks=blocks)
+            out += [(name, length, windows) for length, windows in shared.items()]
+        else:
+            out.append((name, longest, nonoverlapping(first, longest)))
+    return out

@@ -1,0 +1,236 @@
+"""What can be wrong with an evaluation, found from the config alone: no checkpoint is read and no
+device is touched.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.compose import name_of
+from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.memory import main_memory, readable
+from posenc_jax.core.registry import SpecError, check_choice, entries, quoted
+from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
+from posenc_jax.run import protocols
+from posenc_jax.run.protocols import PROTOCOLS
+from posenc_jax.tasks import Task
+from posenc_jax.tasks.task import SPLITS, batch_rng
+
+COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')
+MAX_WIDTH = 2**22  # tokens of a row, which are drawn, read and scored as a whole
+# examples whose ids are looked at: the largest id may depend on the draw, as where a sum has a
+# carry
+_TRIED = 64
+
+
+def check_fields(settings: ConfigDict) -> None:
+    """Each field of `config.eval` by itself.
+
+    Raises:
+      SpecError: what is wrong and what was expected.
+    """
+    for name in COUNTS:
+        if settings[name] < 1:
+            raise SpecError(f'eval.{name} must be at least 1, got {quoted(settings[name])}')
+    for length in settings.lengths:
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise SpecError(
+                f'eval.lengths must be whole numbers of at least 1, got {quoted(settings.lengths)}'
+            )
+    if not settings.protocols:
+        raise SpecError(f'eval.protocols names none; there are {", ".join(PROTOCOLS)}')
+    for name in settings.protocols:
+        check_choice('protocol', name, PROTOCOLS)
+    for depth in settings.depths:
+        if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
+            raise SpecError(
+                'eval.depths must be numbers from 0 (first) to 1 (last), got '
+                f'{quoted(settings.depths)}'
+            )
+    if len(set(settings.depths)) < len(settings.depths):
+        raise SpecError(f'eval.depths names a depth twice: {quoted(settings.depths)}')
+    check_choice('eval.split', settings.split, SPLITS)
+    check_choice('eval.positions', settings.positions, ('sampled', 'first'))
+
+
+def width_of(task: Task, length: int | tuple[int, int]) -> int:
+    """T of a batch of this task length.
+
+    Raises:
+      ValueError: the task has no such length, or its rows would be longer than `MAX_WIDTH`.
+    """
+    width = task.width(length)
+    if width > MAX_WIDTH:
+        longest = f'of length {length} has rows of {width} tokens, {readable(12 * width)} each'
+        raise ValueError(f'an example {longest}; a row holds at most {MAX_WIDTH} tokens')
+    return width
+
+
+def check_memory(what: str, rows: int, width: int, token: int = 12) -> None:
+    """Whether this machine can hold so many rows, of `token` bytes a token: its id, its target and
+    whether it counts.
+
+    Raises:
+      SpecError: it cannot; says what they would take, and how many it could hold.
+    """
+    if (needed := token * rows * width) > (memory := main_memory()):
+        raise SpecError(
+            f'{what} {width} tokens would take {readable(needed)}, and this machine has '
+            f'{readable(memory)} of main memory, '
+            f'for at most {memory // (token * width)} of them'
+        )
+
+
+def lengths_of(config: ConfigDict) -> tuple[int, ...]:
+    """`eval.lengths`, each once; by default 1, 2, 4 and 8 times the trained length."""
+    return tuple(dict.fromkeys(config.eval.lengths)) or tuple(
+        n * config.train.length for n in (1, 2, 4, 8)
+    )
+
+
+def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
+    """Whether this model can be evaluated as the config says: fields, extension, text, masks, reach
+    of the encoding.
+
+    Args:
+      config: its `eval`, `extend` and `train.length`.
+      task: what is asked; text is read to know how long it is.
+      cfg: the trained model.
+
+    Raises:
+      ValueError: what is wrong, what was expected, and the nearest valid choice.
+    """
+    settings, lengths = config.eval, lengths_of(config)
+    check_fields(settings)
+    check_depths(config, task)
+    if config.extend:
+        spec_language.parse(config.extend, ('extension', 'frequencies'))
+    if task.vocab_size != cfg.vocab_size:
+        raise SpecError(
+            f'the model was trained on {cfg.vocab_size} token ids; {config.task} has '
+            f'{task.vocab_size}'
+        )
+    if task.is_language:
+        targets = len(task.tokens(settings.split)) - 1
+        check_memory(
+            f'eval.batch={settings.batch} rows of',
+            settings.batch,
+            cfg.train_len,
+            12 + 4 * cfg.width,
+        )
+        protocols.plan(
+            targets,
+            lengths,
+            tuple(settings.protocols),
+            tokens=settings.tokens,
+            stride=settings.stride,
+        )
+    elif settings.split == 'train':
+        raise SpecError("eval.split is 'train'; tasks are evaluated on 'validation' or 'test'")
+    model = abstract_model(cfg, config.extend)
+    check_causal(model, config.task)
+    problems = {}
+    for length in lengths:
+        try:
+            width = width_of(task, length)
+            if not task.is_language:
+                check_memory(f'eval.samples={settings.samples} rows of', settings.samples, width)
+            supplied = check_ids(model, task, length, split=settings.split)
+            check_width(model, width, () if supplied is None else supplied.shape[2:])
+        except ValueError as error:
+            problems[length] = error
+    if problems:
+        reached = ','.join(str(length) for length in lengths if length not in problems)
+        remedy = f'; reached are --config.eval.lengths={reached}' if reached else ''
+        length, error = next(iter(problems.items()))
+        raise SpecError(f'at length {length}: {error}{remedy}') from error
+
+
+def check_depths(config: ConfigDict, task: Task) -> None:
+    """Whether the task has the depth that `eval.depths` wants to set.
+
+    Raises:
+      SpecError: it has none; names the tasks that do.
+    """
+    if config.eval.depths and 'depth' not in {field.name for field in dataclasses.fields(task)}:
+        having = ', '.join(entry.key for entry in entries('task') if 'depth' in entry.parameters)
+        raise SpecError(
+            f'eval.depths is {quoted(config.eval.depths)}, but {config.task} has no depth; tasks '
+            f'with one: {having}'
+        )
+
+
+def check_causal(model: Transformer, task: str) -> None:
+    """Refuses a model that sees the tokens it is asked to predict: every task here is one of next
+    tokens.
+
+    Raises:
+      SpecError: what lets it see them, and what to use instead.
+    """
+    if not model.cfg.causal:
+        raise SpecError(
+            f'model.kind is {model.cfg.kind!r}: it sees the next tokens, which {task} asks to '
+            "predict; use 'decoder'"
+        )
+    for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
+        if part.sees_later:
+            raise SpecError(
+                f'{name_of(part)} lets queries see later tokens, which {task} asks to predict; '
+                'leave it out or use causal()'
+            )
+
+
+def check_ids(
+    model: Transformer, task: Task, length: int, *, training: bool = False, split: str = 'test'
+) -> np.ndarray | None:
+    """Hands the ids that a task supplies at a length to `place`, which raises where they overrun a
+    table; returns them.
+
+    Traced without arguments, so that NumPy arrays stay the concrete numbers that `place` checks,
+    and no device computes.
+
+    Args:
+      training: training draws are placed too, by the training rule. Most text has positions in
+        training alone.
+      split: of text whose windows have positions in evaluation too; the first one is placed.
+    """
+    supplied = []
+    if task.supplies_positions:
+        splits = [
+            name for name, read in (('train', training), ('test', not task.is_language)) if read
+        ]
+        rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
+        supplied = [(name, task.sample(batch_rng(0, name, 0), rows, length)) for name in splits]
+    if task.is_language and (places := task.places(split)) is not None:
+        first = np.arange(length)[None]
+        supplied.append((split, {'tokens': task.tokens(split)[first], 'positions': places(first)}))
+    for name, batch in supplied:
+        tok = Tokens(
+            index=np.arange(batch['positions'].shape[1], dtype=np.int32)[None],
+            pos=batch['positions'],
+        )
+        key = lambda: jax.random.key(0) if name == 'train' and training else None
+        jax.eval_shape(lambda: model.place(tok, batch['tokens'], key=key()))
+    return supplied[-1][1]['positions'] if supplied else None
+
+
+def check_width(model: Transformer, width: int, components: tuple[int, ...] = ()) -> None:
+    """Traces the model at a width without computing anything: an encoding that does not reach so
+    far raises.
+
+    Args:
+      components: trailing dimensions of the positions that the task supplies.
+    """
+    graphdef, state = nnx.split(model)
+    tokens, pos = (jax.ShapeDtypeStruct((1, width, *more), jnp.int32) for more in ((), components))
+
+    def hidden(state, tokens, pos):
+        tok = Tokens.of(positions=pos) if components else None
+        return nnx.merge(graphdef, state).hidden(tokens, tok)
+
+    jax.eval_shape(hidden, state, tokens, pos)

@@ -1,0 +1,153 @@
+"""The catalogue and the citations, read from the Cards; the generated files are up to date."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.catalog import (
+    COLUMNS,
+    KINDS,
+    bibtex,
+    catalog,
+    catalog_markdown,
+    cite,
+    reference_text,
+)
+from posenc_jax.catalog import __main__ as commands
+from posenc_jax.catalog.__main__ import BEGIN, END, main, rendered
+from posenc_jax.core.registry import Card, SpecError, entries
+
+ROOT = Path(__file__).parents[1]
+
+
+def card(**changes):
+    fields = dict(
+        title='T',
+        arxiv='',
+        door='none',
+        equation='x',
+        source='a/b',
+        authors='A, B',
+        year=2026,
+        example='a()',
+        name='A',
+    )
+    return Card(**{**fields, **changes})
+
+
+def test_every_registered_method_has_a_row():
+    rows = catalog()
+    for kind in KINDS:
+        for entry in entries(kind):
+            assert entry.card is not None, f'{kind} {entry.key} has no Card'
+            assert entry.card in rows and entry.card.key == entry.key
+    assert len(rows) == sum(len(catalog(kind)) for kind in KINDS)
+    with pytest.raises(SpecError, match="'task'"):
+        catalog('task')
+
+
+def test_it_prints_as_a_table():
+    header, rule, *rows = str(catalog('encoding')).splitlines()
+    assert header.split() == list(COLUMNS) and set(rule) == {'-'}
+    assert len(rows) == len(entries('encoding'))
+    assert any(row.startswith('alibi ') and 'arXiv:2108.12409 (2022)' in row for row in rows)
+    assert {row[header.index('name') - 1] for row in rows} == {' '} and {
+        row[header.index('name')] == ' ' for row in rows
+    } == {False}
+
+
+def test_rows_follow_the_pipeline():
+    doors = [card.door for card in catalog('encoding')]
+    assert doors.index('score') < doors.index('mask') < doors.index('none')
+
+
+def test_markdown_has_as_many_cells_in_every_row():
+    for line in catalog_markdown('encoding').splitlines():
+        assert len(re.findall(r'(?<!\\)\|', line)) == len(COLUMNS) + 1, line
+    assert catalog_markdown('encoding', columns=('key', 'name')).splitlines()[0] == '| key | name |'
+    pictured = catalog_markdown('extension', columns=('key', 'name'), pictures='there').splitlines()
+    assert pictured[
+        0
+    ] == '| key | picture | name |' and '| ![dca](there/extension_dca.png) |' in '\n'.join(
+        pictured[2:]
+    )
+    assert 'picture' not in catalog_markdown('analysis', pictures='there')
+    with pytest.raises(SpecError, match='colour'):
+        catalog_markdown(columns=('colour',))
+
+
+def test_generated_files_are_up_to_date(capsys):
+    assert main(['--check']) == 0, capsys.readouterr().out
+
+
+def test_writing_and_checking(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(commands, 'draw', lambda kind, card, path: path.write_bytes(kind.encode()))
+    (tmp_path / 'README.md').write_text(f'before\n{BEGIN}\nstale rows\n{END}\nafter\n')
+    assert main(['--check'], tmp_path) == 1
+    assert '-stale rows' in capsys.readouterr().out and not (tmp_path / 'docs').exists()
+    assert main([], tmp_path) == 0
+    assert main(['--check'], tmp_path) == 0
+    picture = tmp_path / 'docs' / 'catalog' / 'extension_dca.png'
+    assert picture.read_bytes() == b'extension'
+    picture.unlink()
+    assert (
+        main(['--check'], tmp_path) == 1
+        and 'extension_dca.png is missing' in capsys.readouterr().out
+    )
+    assert main([], tmp_path) == 0 and picture.exists()
+    text = (tmp_path / 'README.md').read_text()
+    assert (
+        text.startswith(f'before\n{BEGIN}\n')
+        and text.endswith(f'{END}\nafter\n')
+        and 'stale rows' not in text
+        and '`alibi`' in text
+    )
+    for broken in ('no markers', f'{END} {BEGIN}', f'{BEGIN}{BEGIN}{END}'):
+        (tmp_path / 'README.md').write_text(broken)
+        with pytest.raises(ValueError, match='markers'):
+            rendered(tmp_path)
+
+
+def test_citations_are_collected_from_the_whole_string_once():
+    text = cite('alibi() | causal() | full() | alibi()')
+    assert text.count('@misc') == 2
+    assert 'eprint = {2108.12409}' in text and 'eprint = {1706.03762}' in text
+    assert 'author = {Press, Ofir and Smith, Noah A. and Lewis, Mike}' in text
+    with pytest.raises(SpecError, match='did you mean'):
+        cite('alibbi()')
+
+
+def test_bibtex():
+    entry = bibtex(card(title='50% of A & B_c', authors='Gülçehre, Ç. and X, Y', key='a'))
+    assert entry.startswith('@misc{gulcehre2026a,') and entry.endswith('\n}')
+    assert (
+        r'title = {{50\% of A \& B\_c}}' in entry
+        and 'howpublished = {a/b}' in entry
+        and 'eprint' not in entry
+    )
+    assert (
+        reference_text(card()) == 'a/b (2026)'
+        and reference_text(card(arxiv='1234.5')) == 'arXiv:1234.5 (2026)'
+    )
+
+
+@pytest.mark.parametrize(
+    'entry', [entry for kind in KINDS for entry in entries(kind)], ids=lambda e: f'{e.kind}-{e.key}'
+)
+def test_every_card_can_be_cited(entry):
+    text = bibtex(entry.card)
+    assert text.count('{') == text.count('}') and f'year = {{{entry.card.year}}}' in text
+    assert re.match(r'@misc\{[a-z]+\d{4}' + entry.key, text)
+
+
+def test_a_nested_rule_is_cited_with_its_encoding():
+    keys = {entry.key for entry in entries('frequencies')}
+    if 'yarn' not in keys:
+        pytest.skip('no frequency rules are registered')
+    text = cite('rope(freqs=yarn(factor=4)) | alibi()')
+    assert [
+        re.search(r'[a-z_]+$', line).group() for line in re.findall(r'@misc\{(\w+),', text)
+    ] == ['rope', 'yarn', 'alibi']
+    assert 'yarn' in pj.cite('yarn(factor=4)')

@@ -1,0 +1,161 @@
+"""One process trains a run at a time, and none loses a checkpoint that it reads. Real processes
+where processes matter.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from posenc_jax.run import lock
+from posenc_jax.run.checkpoint import finished_steps, restore_model
+from tests.training import tiny
+from tests.training.loop_test import finish, flags_of, free_port, losses, wait_for
+
+NAME = 'run'
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp().parent / 'compiled'
+
+
+def test_a_second_holder_is_told_who_the_first_is(tmp_path):
+    path = tmp_path / 'new' / 'a.lock'
+    with lock.hold(path, 'the run is trained', 'choose another'):
+        told = (
+            rf'^the run is trained by process {os.getpid()} on .+ since 20\d\d-.*; wait for '
+            r'it, or choose another$'
+        )
+        with (
+            pytest.raises(lock.HeldError, match=told),
+            lock.hold(path, 'the run is trained', 'choose another'),
+        ):
+            pass
+        path.write_text('')  # taken, but not said by whom yet
+        with (
+            pytest.raises(lock.HeldError, match='by another process;'),
+            lock.hold(path, 'the run is trained', 'choose another'),
+        ):
+            pass
+    with lock.hold(path, '', ''):
+        pass
+    assert path.read_text() == ''
+
+
+def test_a_lock_ends_with_its_process_and_not_with_its_children(tmp_path):
+    """A killed process holds nothing, though a child that it forked lives on."""
+    code = '\n'.join(
+        [
+            'import os, pathlib, sys, time',
+            'from posenc_jax.training import lock',
+            'with lock.hold(pathlib.Path(sys.argv[1]), "", ""):',
+            '    if child := os.fork():',
+            '        print(child, flush=True)',
+            '    time.sleep(60)',
+        ]
+    )
+    path = tmp_path / 'a.lock'
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, str(path)], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True
+    )
+    child = int(process.stdout.readline())
+    try:
+        with (
+            pytest.raises(lock.HeldError, match=f'by process {process.pid} on'),
+            lock.hold(path, 'held', 'go'),
+        ):
+            pass
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it is there
+        with lock.hold(path, 'held', 'go'):
+            pass
+    finally:
+        process.kill()
+        os.kill(child, signal.SIGKILL)
+
+
+def test_readers_share_and_who_removes_is_alone(tmp_path):
+    path = tmp_path / 'reading.lock'
+    with lock.sharing(path):  # there is no file yet
+        assert not path.exists()
+    with lock.alone(path) as unread:
+        assert unread
+    with lock.sharing(path), lock.sharing(path):
+        with lock.alone(path) as unread:
+            assert not unread
+    with lock.alone(path) as unread:
+        assert unread
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    with lock.hold(tmp_path / 'a.lock', '', ''):
+        pass
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        f'the file system of {tmp_path / "a.lock"} has no locks (Function not implemented): '
+    )
+
+
+def test_a_run_that_is_trained_is_not_trained_again(cache, tmp_path):
+    fields = dict(
+        name=NAME, cache=cache, train__save_every=4, train__steps=100_000, eval__at_end=False
+    )
+    first = tiny.start(tmp_path, **fields)
+    wait_for(first, 'step 5/')
+    config = (tmp_path / NAME / 'config.json').read_bytes()
+    refused = (
+        rf'^train.py: {tmp_path / NAME} is being trained by process {first.pid} on .+; '
+        r'wait for it, or give this run another '
+    )
+    port = free_port()
+    again = tiny.start(tmp_path, **fields, train__lr=0.5)
+    cluster = [
+        tiny.start(tmp_path, *flags_of(port, 2, i), **fields, mesh__data=1, mesh__fsdp=2)
+        for i in range(2)
+    ]
+    for process in (again, cluster[0]):
+        _, errors = finish(process, 2)
+        assert re.match(refused, errors.splitlines()[-1]), errors
+    _, errors = finish(cluster[1], 2)  # process 0 alone took the lock, and all end
+    assert (
+        errors.splitlines()[-1]
+        == f'train.py: {tmp_path / NAME}: process 0 did not get training.lock, and says why'
+    )
+    assert (tmp_path / NAME / 'config.json').read_bytes() == config and first.poll() is None
+    first.kill()
+    first.wait()
+    # Whoever was killed holds nothing.
+    process = tiny.start(tmp_path, **fields)
+    wait_for(process, 'continuing after step')
+    wait_for(process, 'step ')
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    assert restore_model(tmp_path / NAME)[2] == max(losses(tmp_path))
+
+
+def test_an_evaluation_loses_no_checkpoint_while_the_only_one_is_replaced(cache, tmp_path):
+    process = tiny.start(
+        tmp_path, name=NAME, cache=cache, train__save_every=1, train__keep=1, train__steps=100_000
+    )
+    wait_for(process, 'step 3/')
+    found, until = [], time.monotonic() + 8
+    while time.monotonic() < until:
+        found.append(restore_model(tmp_path / NAME)[2])
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, _ = finish(process)
+    assert found == sorted(found) and len(set(found)) > 3
+    assert 'damaged' not in out and not list((tmp_path / NAME / 'checkpoints').glob('*.damaged'))
+    assert finished_steps(tmp_path / NAME) == [max(losses(tmp_path))]
