@@ -8,6 +8,7 @@ from posenc_jax import (
     embedding,
     extension,
     functional,
+    linen,
     logits,
     mask,
     mixers,
@@ -21,4 +22,5 @@ from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.per_head import PerHead
 from posenc_jax.core.registry import Card, Promises, SpecError, register
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.attention import Attention, attention_layer
 from posenc_jax.version import __version__

@@ -33,6 +33,8 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.toys import toys  # noqa: E402, F401
+
 gc.set_threshold(
     50_000, 20, 20
 )  # each collection also goes through what JAX keeps: 7 % of the time at Python's own thresholds

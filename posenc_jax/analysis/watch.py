@@ -15,8 +15,6 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core import disk
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.layers import layer_rows
-from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Rotary
 from posenc_jax.rotation.single import single_rotary
@@ -83,17 +81,14 @@ def watch_encodings(
     placed = model.place(tok, tokens)
 
     def layer(x, number, place, block):
-        encoding, seen = model.encoding(place, block), []
+        mixer, seen, own = model.mixer(place, block), [], placed[place]
 
         def mix(h):
-            rows = layer_rows(h, placed[place].valid, encoding.lookback)
-            q, k, v = block.attention.qkv(encoding, h, rows, placed[place])
-            q2, k2, v2, tq, tk = encoding.project(q, k, v, placed[place], placed[place], rows)
-            seen.append(look(encoding, (q, k), (q2, k2, tq, tk)))
-            out = sharded_attend(
-                encoding, q2, k2, v2, tq, tk, block=block.block, implementation=block.implementation
-            )
-            return encoding.merge(out)
+            (q, k, v), rows = mixer.inputs(h, own)
+            projected = mixer.encoding.project(q, k, v, own, own, rows)
+            q2, k2, _, tq, tk = projected
+            seen.append(look(mixer.encoding, (q, k), (q2, k2, tq, tk)))
+            return mixer.join(mixer.attend(*projected))
 
         return block.around(x, mix), seen[0]
 

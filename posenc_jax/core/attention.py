@@ -251,8 +251,8 @@ def _sweep(plan, encoding, tq, tk):
 
 
 def _opened(plan, encoding, q, tq, k, tk, order, length):
-    """What a block of queries carries into the sweep: `init_carry`, or what `turn` makes of a first sweep
-    of logits alone.
+    """What a block of queries carries into the sweep: `init_carry`, or what `turn` makes of a first
+    sweep of logits alone.
     """
     fresh = encoding.init_carry(q, tq)
     if not encoding.opens('turn'):

@@ -54,6 +54,13 @@ CONFLICTS = (
         before=True,
     ),
     Conflict(
+        'opens project',
+        'projects_earlier_rows',
+        '{second} convolves projections with rows in front, which are gone behind {first}: write '
+        '{second} before {first}',
+        before=True,
+    ),
+    Conflict(
         'reads_own_projections',
         'opens project',
         '{first} does not read what {second} makes of queries and keys: write {second} before it',

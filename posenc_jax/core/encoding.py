@@ -55,6 +55,7 @@ TRAITS = {
     'reads_own_projections': 'Its logits read q and k as the parts before it leave them.',
     'reads_no_projections': 'Its logits read neither q nor k.',
     'sums_between': 'It sums over the keys between key and query, all of which must be seen.',
+    'projects_earlier_rows': 'Its `qkv` projects rows in front, which its `project` takes off.',
     'several_inputs': 'Its `qkv` gives every head several inputs of attention.',
     'reads_ids': 'Its `place` reads token ids, of earlier tokens of the document alone.',
     'follows_length': 'What `project` does to a key depends on the current length.',

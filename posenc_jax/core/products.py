@@ -1,4 +1,4 @@
-"""The products of attention in float32, over key heads that query heads share, and their gradients."""
+"""The products of attention, in float32, and their gradients; query heads share key heads."""
 
 import functools
 

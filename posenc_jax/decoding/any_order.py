@@ -16,7 +16,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
-from posenc_jax.core.attention import attend
 from posenc_jax.core.compose import chain
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.families import Mask
@@ -234,24 +233,17 @@ def _pass(model, layers, tokens, pairs, cursor, count, *, alone):
     """
     length, capacity = tokens.shape[1], layers[0].k.shape[2]
     slots = jnp.arange(capacity, dtype=jnp.int32)[None]
-    new = Tokens(
-        cursor + jnp.arange(length, dtype=jnp.int32)[None],
-        pairs,
-        valid=(jnp.arange(length) < count)[None],
-    )
-    whole = Tokens(slots, jnp.zeros((1, capacity, 2), pairs.dtype), valid=slots < cursor + count)
-    whole = whole.with_feats(any_order=(slots < cursor)[..., None])
+    pos = jnp.zeros((pairs.shape[0], capacity, 2), pairs.dtype)
+    pos = jax.lax.dynamic_update_slice_in_dim(pos, pairs, cursor, axis=1)
+    before = {'any_order': (slots < cursor)[..., None]}
+    whole = Tokens(slots, pos, valid=slots < cursor + count, feats=before)
+    new = whole.slice(cursor, length)
 
-    def mix(h, encoding, place, block, remembered):
-        q, k, v, tq, _ = encoding.project(*block.attention.split(h), new, new)
-        write = lambda old, a: jax.lax.dynamic_update_slice_in_dim(
-            old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2
-        )
-        own = dataclasses.replace(remembered, k=write(remembered.k, k), v=write(remembered.v, v))
-        seeing = chain(encoding, _Alone()) if alone else encoding
-        return attend(
-            seeing, q, own.k, own.v, tq, whole, heads_first=True, implementation='dense'
-        ), own
+    def mix(h, mixer, place, own):
+        projected, own = mixer.append(h, whole, own, cursor)
+        seeing = chain(mixer.encoding, _Alone()) if alone else None
+        tiles = dict(heads_first=True, implementation='dense')
+        return mixer.join(mixer.attend(*projected, encoding=seeing, **tiles)), own
 
     x, filled = model.loop_layers(mix, model.embed(tokens, (new,) * len(model.links)), layers)
     return model.logits(model.norm(x)), filled

@@ -25,9 +25,7 @@ from posenc_jax.core.masks import Causal, Document
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import check_last, check_temperature, continue_cache, read_ids
 from posenc_jax.decoding.pie import pie_keys
-from posenc_jax.model.cache import Cache, LayerCache, check_layers, filled
-from posenc_jax.model.layers import layer_rows
-from posenc_jax.model.sharding import sharded_attend
+from posenc_jax.model.cache import Cache, LayerCache, check_layers
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Rotary
 from posenc_jax.rotation.single import single_rotary
@@ -632,25 +630,13 @@ def _read(static, state, cache: Cache, tokens):
     cache = read_ids(model, cache, tokens)
     fresh = tuple(tok.slice(cursor, count) for tok in cache.tokens)
 
-    def mix(h, encoding, place, block, own):
-        new, now = fresh[place], filled(cache.tokens[place], cursor + count)
-        q, k, v, tq, _ = encoding.project(
-            *block.attention.split(h), new, new, layer_rows(h, new.valid, 0)
-        )
-        put = lambda old, a: jax.lax.dynamic_update_slice_in_dim(
-            old, jnp.swapaxes(a, 1, 2).astype(old.dtype), cursor, 2
-        )
-        grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
+    def mix(h, mixer, place, own):
+        projected, grown = mixer.append(h, cache.tokens[place], own, cursor)
         whole = any(
-            isinstance(part, ContextMask) and part.whole_rows for part in parts_of(encoding)
+            isinstance(part, ContextMask) and part.whole_rows for part in parts_of(mixer.encoding)
         )
-        tiles = dict(
-            block=(count, block.block or _KEYS) if whole else block.block,
-            implementation=block.implementation,
-        )
-        return sharded_attend(
-            encoding, q, grown.k, grown.v, tq, now, heads_first=True, **tiles
-        ), grown
+        tiles = dict(block=(count, mixer.block or _KEYS)) if whole else {}
+        return mixer.join(mixer.attend(*projected, heads_first=True, **tiles)), grown
 
     x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
     last = count if last is None else last

@@ -14,9 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.sampling import sample
 from posenc_jax.model import cache as caching
+from posenc_jax.model.block import Block
 from posenc_jax.model.cache import Cache, LayerCache
-from posenc_jax.model.layers import Block, layer_rows
-from posenc_jax.model.sharding import constrain, sharded_attend
 from posenc_jax.model.transformer import Transformer
 
 
@@ -122,20 +121,14 @@ def read(
     """
 
     def layer(x, number, place, block):
-        encoding, remembered = model.encoding(place, block), []
+        mixer, remembered = model.mixer(place, block), []
 
         def mix(h):
-            rows = layer_rows(h, placed[place].valid, encoding.lookback)
-            qkv = block.attention.qkv(encoding, h, rows, placed[place])
-            arguments, own = caching.start(encoding, *qkv, placed[place], rows, capacity, count)
-            remembered.append(_constrained(own))
-            out = sharded_attend(
-                encoding, *arguments, block=block.block, implementation=block.implementation
-            )
-            return encoding.merge(out)
+            y, own = mixer.fill(h, placed[place], capacity, count)
+            remembered.append(own)
+            return y
 
-        x = block.around(x, mix)
-        return x, remembered[0]
+        return block.around(x, mix), remembered[0]
 
     x, stacked = model.scan_layers(layer, model.embed(tokens, placed))
     groups = model.cfg.layers // len(stacked)
@@ -168,21 +161,7 @@ def decode_step(
       ValueError: the cache has not been prefilled or (where the cursor is known) is full.
     """
     caching.check_layers(cache, LayerCache, 'decode_step', 'prefill')
-    cursor = cache.cursor
-
-    def mix(h, encoding, block, tok, remembered):
-        valid = None if tok.valid is None else tok.slice(cursor, 1).valid
-        row = layer_rows(h, valid, 0)
-        rows = new = None
-        if encoding.opens('qkv'):
-            rows, new = jnp.concatenate([remembered.rows, row], axis=1), tok.slice(cursor, 1)
-        qkv = block.attention.qkv(encoding, h, rows, new)
-        arguments, own = caching.step(encoding, remembered, *qkv, tok, row, cursor)
-        out = encoding.merge(
-            sharded_attend(encoding, *arguments, heads_first=True, implementation='dense')
-        )
-        return out, _constrained(own)
-
+    mix = lambda h, mixer, tok, own: mixer.step(h, tok, own, cache.cursor)
     return append(model, cache, tokens, mix, layers)
 
 
@@ -196,9 +175,9 @@ def append(
     """One token a row behind a cache of any kind.
 
     Args:
-      mix: `mix(h, encoding, block, tok, own)`: from the normed input of a layer, its encoding, the
-        tokens of the whole capacity as it sees them, and what it remembers, to the result of its
-        heads [B, 1, N, H] and what it remembers now.
+      mix: `mix(h, mixer, tok, own)`: from the normed input of a layer, its mixer, the tokens of
+        the whole capacity as it sees them, and what it remembers, to what the layer adds [B, 1, D]
+        and what it remembers now.
       layers: as for `decode_step`.
 
     Raises:
@@ -214,18 +193,11 @@ def append(
         raise ValueError(f'the cache of {cache.capacity} slots is full')
     cache = read_ids(model, cache, tokens[:, None])
     x = model.embed(tokens[:, None], tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens))
-    of_place = lambda h, encoding, place, block, own: mix(
-        h, encoding, block, cache.tokens[place], own
-    )
+    of_place = lambda h, mixer, place, own: mix(h, mixer, cache.tokens[place], own)
     x, appended = model.loop_layers(of_place, x, cache.layers, layers)
     return model.logits(model.norm(x))[:, 0], dataclasses.replace(
         cache, cursor=cache.cursor + 1, layers=appended
     )
-
-
-def _constrained(layer: LayerCache) -> LayerCache:
-    k, v = (constrain(a, 'batch', 'kv_heads', None, None) for a in (layer.k, layer.v))
-    return dataclasses.replace(layer, k=k, v=v)
 
 
 @jax.tree_util.register_dataclass

@@ -9,16 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.composite import name_of, parts_of
-from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tables import known_range
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import Decoding, append
-from posenc_jax.model import cache as caching
 from posenc_jax.model.cache import Cache, LayerCache, check_layers
-from posenc_jax.model.layers import layer_rows
-from posenc_jax.model.sharding import sharded_attend
+from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.transformer import Transformer
 
 _PAIR_DOORS = ('qkv', 'init_carry', 'match', 'score', 'collect', 'fast_path', 'merge')
@@ -163,8 +160,8 @@ def double_sparsity_attention(
     return weighted_sum(weights, v).astype(v.dtype)
 
 
-def _check_encoding(encoding: Encoding) -> Encoding:
-    for part in parts_of(encoding):
+def _check_mixer(mixer: AttentionMixer) -> AttentionMixer:
+    for part in parts_of(mixer.encoding):
         opened = [door for door in _PAIR_DOORS if part.opens(door)]
         if opened or part.cached != 'encoded' or part.lookback:
             does = f'opens {opened[0]!r}' if opened else 'does not cache keys as encoded'
@@ -172,7 +169,7 @@ def _check_encoding(encoding: Encoding) -> Encoding:
                 'double_sparsity reads logits that are plain inner products, e.g. with rope(), '
                 f'but {name_of(part)} {does}'
             )
-    return encoding
+    return mixer
 
 
 def calibrate(
@@ -203,12 +200,11 @@ def calibrate(
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
     def layer(x, number, place, block):
-        encoding, here = _check_encoding(model.encoding(place, block)), placed[place]
-        h = block.attention_norm(x)
-        q, k, _, tq, _ = encoding.project(
-            *block.attention.split(h), here, here, layer_rows(h, here.valid, 0)
+        mixer, here = _check_mixer(model.mixer(place, block)), placed[place]
+        q, k, _, tq, _ = mixer.projected(block.attention_norm(x), here)
+        return block(x, here, mixer.encoding), label_channels(
+            channel_scores(q, k, tq.valid), groups
         )
-        return block(x, here, encoding), label_channels(channel_scores(q, k, tq.valid), groups)
 
     _, channels = model.scan_layers(layer, model.embed(tokens, placed))
     return jnp.stack(channels, axis=1).reshape(model.cfg.layers, model.cfg.heads, -1)
@@ -243,21 +239,18 @@ def sparse_logits(
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
     def layer(x, number, place, block):
-        encoding, here = _check_encoding(model.encoding(place, block)), placed[place]
+        mixer, here = _check_mixer(model.mixer(place, block)), placed[place]
 
         def mix(h):
-            q, k, v, tq, tk = encoding.project(
-                *block.attention.split(h), here, here, layer_rows(h, here.valid, 0)
-            )
+            q, k, v, tq, tk = mixer.projected(h, here)
             first = lambda a: jnp.swapaxes(a, 1, 2)
             sparse = lambda: first(
                 double_sparsity_attention(
-                    *map(first, (q, k, v)), _seen(encoding, tq, tk), channels[number], keep
+                    *map(first, (q, k, v)), _seen(mixer.encoding, tq, tk), channels[number], keep
                 )
             )
-            return jax.lax.cond(
-                number < dense_layers, lambda: sharded_attend(encoding, q, k, v, tq, tk), sparse
-            )
+            dense = lambda: mixer.attend(q, k, v, tq, tk)
+            return mixer.join(jax.lax.cond(number < dense_layers, dense, sparse))
 
         return block.around(x, mix), None
 
@@ -410,25 +403,18 @@ def decode_step(
             f'{model.cfg.heads}'
         )
 
-    def mix(h, encoding, block, tok, remembered):
+    def mix(h, mixer, tok, remembered):
         labels, channels = remembered.labels, remembered.channels
-        row = layer_rows(h, tok.slice(cursor, 1).valid if tok.valid is not None else None, 0)
-        qkv = block.attention.split(h)
-        (q, k, v, tq, tk), own = caching.step(
-            _check_encoding(encoding), remembered.own, *qkv, tok, row, cursor
-        )
+        (q, k, v, tq, tk), own = _check_mixer(mixer).append(h, tok, remembered.own, cursor)
         if labels is None:
-            out = sharded_attend(
-                encoding, q, k, v, tq, tk, heads_first=True, implementation='dense'
-            )
+            out = mixer.attend(q, k, v, tq, tk, heads_first=True, implementation='dense')
         else:
             new = key_labels(jax.lax.dynamic_slice_in_dim(k, cursor, 1, axis=2), channels[0])
             labels = jax.lax.dynamic_update_slice_in_dim(labels, new, cursor, axis=2)
-            out = _read(
-                jnp.swapaxes(q, 1, 2), k, v, labels, channels[0], _seen(encoding, tq, tk), keep
-            )
+            seen = _seen(mixer.encoding, tq, tk)
+            out = _read(jnp.swapaxes(q, 1, 2), k, v, labels, channels[0], seen, keep)
             out = jnp.swapaxes(out, 1, 2)
-        return out, LabelledLayer(own, labels, channels)
+        return mixer.join(out), LabelledLayer(own, labels, channels)
 
     return append(model, cache, tokens, mix, layers)
 
@@ -468,7 +454,7 @@ class Sparse(Decoding):
             model.cfg.layers, model.cfg.heads, model.cfg.head_dim, self.channels, self.dense_layers
         )
         for place, block in enumerate(model.blocks):
-            _check_encoding(model.encoding(place, block))
+            _check_mixer(model.mixer(place, block))
 
     def prefill(self, model, empty, prompts):
         logits, cache = super().prefill(model, empty, prompts)

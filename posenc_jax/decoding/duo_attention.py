@@ -22,8 +22,8 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import Decoding, append, check_last, read_ids
 from posenc_jax.model.cache import Cache, check_layers, filled
-from posenc_jax.model.layers import layer_rows
-from posenc_jax.model.sharding import constrain, sharded_attend
+from posenc_jax.model.mixer import AttentionMixer
+from posenc_jax.model.sharding import constrain
 from posenc_jax.model.transformer import Transformer
 
 Heads = tuple[bool, ...]  # of the key heads of a layer, which are retrieval heads
@@ -414,16 +414,16 @@ def prefill(
     tokens = cache.tokens
     placed = tuple(t.slice(0, length) for t in tokens)
 
-    def mix(h, encoding, place, block, own_heads):
-        mask = _mask_of(encoding)
+    def mix(h, mixer, place, own_heads):
+        mask = _mask_of(mixer.encoding)
         seeing = (
-            with_mask(encoding, mask.with_heads(np.ones(mask.kv_heads, bool))) if full else encoding
+            with_mask(mixer.encoding, mask.with_heads(np.ones(mask.kv_heads, bool)))
+            if full
+            else None
         )
-        q, k, v, tq, tk = _projected(encoding, *block.attention.split(h), placed[place], h)
-        out = sharded_attend(
-            seeing, q, k, v, tq, tk, block=block.block, implementation=block.implementation
-        )
-        return out, _kept(mask, own_heads, k, v, tokens[place], length)
+        q, k, v, tq, tk = _projected(mixer, h, placed[place])
+        out = mixer.attend(q, k, v, tq, tk, encoding=seeing)
+        return mixer.join(out), _kept(mask, own_heads, k, v, tokens[place], length)
 
     x, layers = model.loop_layers(mix, model.embed(prompts, placed), heads)
     x = model.norm(x if last is None else x[:, prompts.shape[1] - last :])
@@ -452,11 +452,11 @@ def decode_step(
             f'{tokens.shape}'
         )
 
-    def mix(h, encoding, block, tok, own):
-        mask, new = _mask_of(encoding), tok.slice(cursor, 1)
-        q, k, v, tq, _ = _projected(encoding, *block.attention.split(h), new, h)
+    def mix(h, mixer, tok, own):
+        mask, new = _mask_of(mixer.encoding), tok.slice(cursor, 1)
+        q, k, v, tq, _ = _projected(mixer, h, new)
         grown = _appended(own, mask, k, v, new, cursor)
-        return _attended(encoding, mask, grown, q, tq, tok, cursor), grown
+        return mixer.join(_attended(mixer, mask, grown, q, tq, tok, cursor)), grown
 
     return append(model, cache, tokens, mix, layers)
 
@@ -519,8 +519,8 @@ def streaming(model: Transformer, *, full: bool = False) -> Streaming:
     return Streaming(heads_of(model), full)
 
 
-def _projected(encoding, q, k, v, tok, h):
-    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, layer_rows(h, tok.valid, 0))
+def _projected(mixer: AttentionMixer, h, tok: Tokens):
+    q, k, v, tq, tk = mixer.projected(h, tok)
     if added := sorted((tq.feats.keys() | tk.feats.keys()) - tok.feats.keys()):
         raise ValueError(
             f'duo_attention keeps keys and values, but {added[0]} attaches features; decode with '
@@ -595,7 +595,7 @@ def _appended(own: DuoLayer, mask: DuoAttention, k, v, new: Tokens, cursor) -> D
 
 
 def _attended(
-    encoding: Encoding, mask: DuoAttention, own: DuoLayer, q, tq: Tokens, tok: Tokens, cursor
+    mixer: AttentionMixer, mask: DuoAttention, own: DuoLayer, q, tq: Tokens, tok: Tokens, cursor
 ):
     """The result of one query, [B, 1, N, H]: retrieval heads over the whole cache, streaming heads
     over what they keep.
@@ -621,12 +621,9 @@ def _attended(
             continue
         heads = (key_heads[:, None] * group + np.arange(group)).ravel()
         k, v = (constrain(a, 'batch', 'kv_heads', None, None) for a in (k, v))
-        part = _of_heads(encoding, heads, key_heads)
-        outs.append(
-            sharded_attend(
-                part, q[:, :, heads], k, v, tq, tk, heads_first=True, implementation='dense'
-            )
-        )
+        part = _of_heads(mixer.encoding, heads, key_heads)
+        tiles = dict(heads_first=True, implementation='dense')
+        outs.append(mixer.attend(q[:, :, heads], k, v, tq, tk, encoding=part, **tiles))
         order.append(heads)
     return jnp.concatenate(outs, axis=2)[:, :, np.argsort(np.concatenate(order))]
 

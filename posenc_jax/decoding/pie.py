@@ -16,8 +16,6 @@ from jaxtyping import Array, Float
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cache import Cache, LayerCache, check_layers, filled
-from posenc_jax.model.layers import layer_rows
-from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Layout, Rotary, rotate
 from posenc_jax.rotation.single import single_rotary
@@ -233,16 +231,15 @@ def _edited(graphdef, state, cache: Cache, source, slots, ids) -> Cache:
     fresh = tuple(jax.tree.map(lambda a: a[:, slots], tok) for tok in cache.tokens)
     x = model.embed(jnp.broadcast_to(ids, (moved[0].k.shape[0], len(slots))), fresh)
 
-    def mix(h, encoding, place, block, own):
-        new, now = fresh[place], filled(cache.tokens[place], cursor)
-        q, k, v, tq, _ = encoding.project(
-            *block.attention.split(h), new, new, layer_rows(h, new.valid, 0)
-        )
+    def mix(h, mixer, place, own):
+        q, k, v, tq, _ = mixer.projected(h, fresh[place])
         put = lambda buffer, a: buffer.at[:, :, slots].set(
             jnp.swapaxes(a, 1, 2).astype(buffer.dtype)
         )
         grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
-        return sharded_attend(encoding, q, grown.k, grown.v, tq, now, heads_first=True), grown
+        now = filled(cache.tokens[place], cursor)
+        out = mixer.attend(q, grown.k, grown.v, tq, now, heads_first=True)
+        return mixer.join(out), grown
 
     return dataclasses.replace(
         cache, cursor=cursor, layers=model.loop_layers(mix, x, moved, layers)[1]

@@ -14,9 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.layers import dropout, layer_rows
+from posenc_jax.model.layers import dropout
 from posenc_jax.model.losses import target_losses
-from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 
 
@@ -112,21 +111,13 @@ def read_segment(
     x = model.embed(tokens, tuple(own.slice(held, size) for own in placed))
 
     def layer(x, number, place, block):
-        encoding, own = model.encoding(place, block), placed[place]
+        mixer = model.mixer(place, block)
 
         def mix(h):
             if held:
                 earlier = jax.lax.stop_gradient(memory.rows[number]).astype(h.dtype)
                 h = jnp.concatenate([block.attention_norm(earlier), h], axis=1)
-            rows = layer_rows(h, own.valid, encoding.lookback)
-            q, k, v, tq, tk = encoding.project(
-                *block.attention.qkv(encoding, h, rows, own), own, own, rows
-            )
-            q, tq = q[:, held:], tq.slice(held, size)
-            out = sharded_attend(
-                encoding, q, k, v, tq, tk, block=block.block, implementation=block.implementation
-            )
-            return encoding.merge(out)
+            return mixer.whole(h, placed[place], first=held)
 
         own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
         return block.around(x, mix, key=own_key), x

@@ -115,9 +115,10 @@ class DCA(Encoding):
             raise ValueError(
                 f'dca: chunk and local are whole numbers of positions, got {chunk=}, {local=}'
             )
-        if chunk < 1:
+        if not 1 <= chunk < 2**30:  # positions of 32 bits go up to the second next chunk
             raise ValueError(
-                f'dca: a chunk holds at least one position, got chunk={chunk} ({origin})'
+                f'dca: a chunk holds at least one position and fewer than 2**30, got chunk={chunk} '
+                f'({origin})'
             )
         if not 0 <= local <= chunk:
             raise ValueError(

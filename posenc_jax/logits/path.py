@@ -304,7 +304,8 @@ class PaTH(Encoding):
         real = lambda a: a if tk.valid is None else jnp.where(tk.valid[..., None], a, 0.0)
         beta = real(2.0 * jax.nn.sigmoid(own @ self.beta_kernel[...] + self.beta_bias[...]))
         tk = tk.with_feats(path={'w': w, 'beta': beta})
-        # under a name of its own: it stays in the cache, while w and beta are used up by `update_keys`
+        # under a name of its own: it stays in the cache, while w and beta are used up by
+        # `update_keys`
         if self.forget:
             tk = tk.with_feats(
                 path_gates=real(

@@ -151,7 +151,7 @@ class RCMHA(Encoding):
     """
 
     lookback = _TAPS - 1
-    traits = frozenset({'reads_unrotated'})
+    traits = frozenset({'reads_unrotated', 'projects_earlier_rows'})
 
     def __init__(
         self,

@@ -13,22 +13,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import chain, make
-from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import readable
 from posenc_jax.core.registry import SpecError, check_choice, quoted
 from posenc_jax.core.tables import known_range, lookup_rows
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.layers import (
-    BIASES,
-    MLPS,
-    NORMS,
-    Block,
-    Norm,
-    dropout,
-    merge_adapters,
-    normal,
-)
+from posenc_jax.model.block import Block
+from posenc_jax.model.layers import BIASES, MLPS, NORMS, Norm, dropout, normal
+from posenc_jax.model.mixer import AttentionMixer
+from posenc_jax.model.projections import merge_adapters
 from posenc_jax.model.sharding import constrain
 
 KINDS = {'decoder': True, 'encoder': False}  # kind -> causal
@@ -343,7 +337,12 @@ class Transformer(nnx.Module):
 
     def encoding(self, place: int, block: Block) -> Encoding:
         """The chain of a layer at this place in the period, with the parts that `block` owns."""
-        return chain(*(self._part(link, block) for link in self.links[place]))
+        parts = [self._part(link, block) for link in self.links[place]]
+        return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
+
+    def mixer(self, place: int, block: Block) -> AttentionMixer:
+        """What a layer does between its norms."""
+        return block.mixer(self.encoding(place, block))
 
     def _part(self, link: Link, block: Block) -> Encoding:
         return self.shared[link.number] if link.shared else block.encodings[link.number]
@@ -487,8 +486,8 @@ class Transformer(nnx.Module):
         not be alike.
 
         Args:
-          mix: `mix(h, encoding, place, block, own)` takes the normed input of a layer and its state
-            to the result of the heads [B, T, N, H] and the state after it.
+          mix: `mix(h, mixer, place, own)` takes the normed input of a layer and its state to
+            what the layer adds to `x`, and the state after it.
           x: the input of the first layer.
           states: one per layer.
           layers: `layers()`, for a loop that cuts them out of their stacks once (XLA does not hoist
@@ -503,7 +502,7 @@ class Transformer(nnx.Module):
         ):
 
             def mixed(h):
-                out, grown = mix(h, self.encoding(place, block), place, block, own)
+                out, grown = mix(h, self.mixer(place, block), place, own)
                 after.append(grown)
                 return out
 

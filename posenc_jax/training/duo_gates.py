@@ -16,8 +16,6 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.duo_attention import DuoAttention, with_mask
-from posenc_jax.model.layers import layer_rows
-from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.training.metrics import Progress
 from posenc_jax.training.step import tokens_of
@@ -118,7 +116,8 @@ def mixed_hidden(
     )  # recent keys, the query's own among them
 
     def layer(x, number, place, block):
-        encoding, here = model.encoding(place, block), placed[place]
+        mixer, here = model.mixer(place, block), placed[place]
+        encoding = mixer.encoding
         if encoding.opens('qkv'):
             raise ValueError(
                 f'duo_attention gates heads of one input of attention, {name_of(encoding)} makes '
@@ -130,12 +129,10 @@ def mixed_hidden(
         )
 
         def mix(h):
-            rows = layer_rows(h, here.valid, encoding.lookback)
-            projected = encoding.project(*block.attention.split(h), here, here, rows)
-            attend = lambda part: sharded_attend(
-                part, *projected, block=block.block, implementation=block.implementation
-            )
-            return (gate * attend(encoding) + (1 - gate) * attend(streaming)).astype(h.dtype)
+            projected = mixer.projected(h, here)
+            attend = lambda part: mixer.attend(*projected, encoding=part)
+            both = gate * attend(encoding) + (1 - gate) * attend(streaming)
+            return mixer.join(both.astype(h.dtype))
 
         return block.around(x, mix), None
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import check_choice
-from posenc_jax.model.layers import Adapter
+from posenc_jax.model.projections import Adapter
 
 
 def learning_rate(

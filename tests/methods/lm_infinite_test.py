@@ -16,8 +16,9 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.decoding.constant_cache import ConstantCache, constant_cache
 from posenc_jax.decoding.decode import decode_step, generate, init_cache, prefill
+from posenc_jax.decoding.keep_ends import keep_ends
 from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.cache import Cache, LayerCache, keep_ends
+from posenc_jax.model.cache import Cache, LayerCache
 from posenc_jax.rotation.rope import rope
 from tests.methods.by_distance import WIDTH, check_decoding, qkv, run
 

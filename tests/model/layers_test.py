@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posenc_jax.model.layers import dropout, gelu_mlp, layer_norm, layer_rows, rms_norm, swiglu_mlp
+from posenc_jax.model.layers import dropout, gelu_mlp, layer_norm, rms_norm, swiglu_mlp
+from posenc_jax.model.mixer import layer_rows
 
 RNG = np.random.default_rng(0)
 X, A, B, C = (RNG.normal(size=s).astype(np.float32) for s in ((2, 3, 4), (4, 6), (4, 6), (6, 4)))

@@ -1,0 +1,186 @@
+"""Attention with a positional encoding as one layer to take home, and as a pure function."""
+
+import types
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from posenc_jax.core.compose import make
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.cache import Cache, check_cached
+from posenc_jax.model.layers import project
+from posenc_jax.model.mixer import AttentionMixer
+from posenc_jax.model.projections import Projections
+
+
+class Attention(nnx.Module):
+    """Self-attention with a positional encoding: projections, every door of the encoding, a cache.
+
+    The layer calls all doors in their order (`place`, `embed`, `qkv`, `project`, those of the pair
+    stage, `merge`), so that none is left out. An encoding that opens `embed` changes the input of
+    this layer.
+
+    Args:
+      encoding: a spec string, or an encoding with its masks (see `make`).
+      width: D, of the input and the result.
+      heads: N.
+      kv_heads: K, a divisor of N; None for N.
+      head_dim: H; None for D // N.
+      causal: whether later tokens are hidden, unless the encoding decides it.
+      train_len: the trained length in tokens, for encodings that ask for it.
+      bias: of the projections: 'none', 'qkv' or 'all'.
+      block, implementation: as for `attend`.
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: sizes that do not fit together.
+      SpecError: the spec string is wrong, or lacks something.
+
+    Example:
+      >>> layer = Attention('rope()', width=8, heads=2, rngs=nnx.Rngs(0))
+      >>> x = jnp.ones((1, 5, 8))
+      >>> layer(x).shape
+      (1, 5, 8)
+      >>> cache = layer.start(1, capacity=5)
+      >>> for t in range(5):
+      ...     y, cache = layer.step(x[:, t : t + 1], cache)
+      >>> bool(jnp.allclose(y, layer(x)[:, 4:], atol=1e-5))
+      True
+    """
+
+    def __init__(
+        self,
+        encoding: str | Encoding,
+        width: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        causal: bool = True,
+        train_len: int | None = None,
+        bias: str = 'none',
+        block: int | None = None,
+        implementation: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        if head_dim is None and width % heads:
+            raise ValueError(
+                f'Attention: width {width} is not a multiple of {heads} heads; give head_dim'
+            )
+        kv_heads, head_dim = kv_heads or heads, head_dim or width // heads
+        sizes = dict(heads=heads, kv_heads=kv_heads, head_dim=head_dim, model_dim=width)
+        if train_len is not None:
+            sizes['train_len'] = train_len
+        self.encoding = make(encoding, causal=causal, rngs=rngs, **sizes)
+        self.projections = Projections(
+            width, heads, kv_heads, head_dim, bias=bias, gain=1.0, stack=(), rngs=rngs
+        )
+        self.block, self.implementation = block, implementation
+
+    def __call__(
+        self, x: Float[Array, 'B L D'], tok: Tokens | None = None, *, key: Array | None = None
+    ) -> Float[Array, 'B L D']:
+        """The result for whole sequences.
+
+        Args:
+          tok: what is known about the tokens (positions, documents, padding, ids); None counts
+            positions from 0.
+          key: draws positions where the encoding draws them in training; None is evaluation.
+
+        Raises:
+          ValueError: `x` or `tok` of another shape, with the numbers.
+        """
+        self._check(x)
+        tok = self.encoding.place(Tokens.of(length=x.shape[1]) if tok is None else tok, key=key)
+        if tok.length != x.shape[1]:
+            raise ValueError(f'Attention: {tok.length} tokens are known, x has {x.shape[1]} rows')
+        return self._mixer(x.dtype).whole(self.encoding.embed(x, tok), tok)
+
+    def start(
+        self, batch: int, capacity: int, tok: Tokens | None = None, dtype=jnp.float32
+    ) -> Cache:
+        """An empty cache.
+
+        Args:
+          batch: rows.
+          capacity: tokens that it has room for.
+          tok: what is known about all of them; None counts positions from 0.
+          dtype: of the rows to come.
+
+        Raises:
+          ValueError: an encoding that no cache can serve.
+        """
+        check_cached(self.encoding)
+        tok = self.encoding.place(Tokens.of(length=capacity) if tok is None else tok)
+        if tok.length != capacity:
+            raise ValueError(
+                f'Attention: {tok.length} tokens are known, the capacity is {capacity}'
+            )
+        state = self._mixer(dtype).start(batch, tok)
+        return Cache((tok,), jnp.zeros((), jnp.int32), (state,))
+
+    def step(self, x: Float[Array, 'B T D'], cache: Cache) -> tuple[Float[Array, 'B T D'], Cache]:
+        """The result for T new tokens behind a cache, and the cache with them.
+
+        Prefill in pieces and decoding are this same call; in any cut it equals one call of the
+        layer.
+
+        Raises:
+          ValueError: `x` of another shape; several tokens at once where every token rewrites the
+            cached keys.
+        """
+        self._check(x)
+        (tok,), (state,) = cache.tokens, cache.layers
+        x = self.encoding.embed(x, tok.slice(cache.cursor, x.shape[1]))
+        y, state = self._mixer(x.dtype).step(x, tok, state, cache.cursor)
+        return y, Cache(cache.tokens, cache.cursor + x.shape[1], (state,))
+
+    def _mixer(self, dtype) -> AttentionMixer:
+        return AttentionMixer(
+            self.projections, self.encoding, self.block, self.implementation, dtype
+        )
+
+    def _check(self, x):
+        if x.ndim != 3 or x.shape[2] != self.projections.width:
+            raise ValueError(
+                f'Attention: x has shape {x.shape}, expected [B, L, {self.projections.width}]'
+            )
+
+
+def attention_layer(
+    encoding: Encoding,
+    x: Float[Array, 'B L D'],
+    w_q: Float[Array, 'D N H'],
+    w_k: Float[Array, 'D K H'],
+    w_v: Float[Array, 'D K H'],
+    w_out: Float[Array, 'N H D'],
+    tok: Tokens | None = None,
+    *,
+    key: Array | None = None,
+    **options,
+) -> Float[Array, 'B L D']:
+    """What `Attention` computes, from an encoding and the weights of its projections.
+
+    Args:
+      encoding: with its masks, e.g. `make('rope()', head_dim=64, causal=True)`.
+      tok, key: as for a call of `Attention`.
+      **options: `block` and `implementation` of `attend`.
+
+    Example:
+      >>> x, w = jnp.ones((1, 5, 8)), jnp.ones((8, 2, 4)) / 8
+      >>> encoding = make('alibi()', heads=2, causal=True)
+      >>> attention_layer(encoding, x, w, w, w, w.transpose(1, 2, 0)).shape
+      (1, 5, 8)
+    """
+    flat: Callable = lambda x, w: project(x, w.reshape(x.shape[-1], -1))
+    weights = types.SimpleNamespace(
+        split=lambda x: tuple(
+            flat(x, w).reshape(*x.shape[:2], *w.shape[1:]) for w in (w_q, w_k, w_v)
+        ),
+        join=lambda out: flat(out.reshape(*out.shape[:2], -1), w_out),
+    )
+    tok = encoding.place(Tokens.of(length=x.shape[1]) if tok is None else tok, key=key)
+    return AttentionMixer(weights, encoding, **options).whole(encoding.embed(x, tok), tok)

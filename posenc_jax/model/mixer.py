@@ -1,0 +1,138 @@
+"""What a layer does between its norms. `AttentionMixer` is the first.
+
+Everything that reads or writes a decode cache, or looks at queries and keys, goes through it.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.model import cache as caching
+from posenc_jax.model.cache import LayerCache
+from posenc_jax.model.projections import Projections
+from posenc_jax.model.sharding import constrain, sharded_attend
+
+State = Any  # what a layer remembers of the tokens so far: a pytree, the batch first
+
+
+class Mixer(Protocol):
+    """What a layer does between its norms; `step`, in any cut, equals `whole`."""
+
+    def whole(self, x: Float[Array, 'B L D'], tok: Tokens) -> Float[Array, 'B L D']:
+        """The result for whole sequences."""
+
+    def start(self, batch: int, tok: Tokens) -> State:
+        """What is remembered before the first token; `tok` are those of the whole capacity."""
+
+    def step(
+        self, x: Float[Array, 'B T D'], tok: Tokens, state: State, cursor: Int[Array, '']
+    ) -> tuple[Float[Array, 'B T D'], State]:
+        """The result for T new tokens, and what is remembered with them.
+
+        Args:
+          tok: the tokens of the whole capacity.
+          cursor: how many came before.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionMixer:
+    """Attention as a `Mixer`: the projections of a layer, and the encoding that opens its doors.
+
+    Attributes:
+      projections: of the layer.
+      encoding: the layer's chain.
+      block, implementation: of `attend`.
+      dtype: of the layer input.
+    """
+
+    projections: Projections
+    encoding: Encoding
+    block: int | None = None
+    implementation: str | None = None
+    dtype: Any = jnp.float32
+
+    def whole(self, x, tok, *, first: int = 0):
+        """As `Mixer.whole`; where `first` is given, for the rows from there on, which see all."""
+        q, k, v, tq, tk = self.projected(x, tok)
+        if first:
+            q, tq = q[:, first:], tq.slice(first, tok.length - first)
+        return self.join(self.attend(q, k, v, tq, tk))
+
+    def start(self, batch, tok):
+        x = jax.ShapeDtypeStruct((batch, 1, self.projections.width), self.dtype)
+        first = lambda x, tok: self.fill(x, tok.slice(0, 1), tok.length)[1]
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(first, x, tok))
+
+    def fill(
+        self, x, tok: Tokens, capacity: int, count: int | Int[Array, ''] | None = None
+    ) -> tuple[Float[Array, 'B T D'], LayerCache]:
+        """`whole`, and what is remembered of the first `count` tokens (of all for None)."""
+        qkv, rows = self.inputs(x, tok)
+        projected, state = caching.start(self.encoding, *qkv, tok, rows, capacity, count)
+        return self.join(self.attend(*projected)), _constrained(state)
+
+    def step(self, x, tok, state, cursor):
+        projected, state = self.append(x, tok, state, cursor)
+        out = self.attend(*projected, heads_first=True, implementation='dense')
+        return self.join(out), state
+
+    # The parts of the above, for what reads or keeps something else.
+
+    def inputs(self, x, tok: Tokens) -> tuple[tuple[Array, Array, Array], Array]:
+        """Queries, keys and values of whole sequences before `project`, and the rows of the layer
+        input as it reads them: padding is zero, and `lookback` zero rows stand in front.
+        """
+        rows = layer_rows(x, tok.valid, self.encoding.lookback)
+        return self._qkv(x, rows, tok), rows
+
+    def projected(self, x, tok: Tokens) -> tuple[Array, Array, Array, Tokens, Tokens]:
+        """The arguments of `attend` for whole sequences."""
+        qkv, rows = self.inputs(x, tok)
+        return self.encoding.project(*qkv, tok, tok, rows)
+
+    def append(self, x, tok: Tokens, state: LayerCache, cursor):
+        """The arguments of `attend(..., heads_first=True)` for T new tokens, and the state with
+        them. `tok` are the tokens of the whole capacity.
+        """
+        new = tok.slice(cursor, x.shape[1])
+        row = layer_rows(x, None if tok.valid is None else new.valid, 0)
+        rows = jnp.concatenate([state.rows, row], axis=1)
+        qkv = self._qkv(x, rows, new)
+        projected, state = caching.step(self.encoding, state, *qkv, tok, row, cursor)
+        return projected, _constrained(state)
+
+    def attend(self, q, k, v, tq, tk, *, encoding: Encoding | None = None, **options):
+        """The pair stage and `merge`, [B, T, N, H]; by another encoding where one is given."""
+        own = dict(block=self.block)
+        if 'implementation' not in options:
+            own['implementation'] = self.implementation
+        encoding = self.encoding if encoding is None else encoding
+        return encoding.merge(sharded_attend(encoding, q, k, v, tq, tk, **{**own, **options}))
+
+    def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
+        """The result of the heads, back in the model width."""
+        return self.projections.join(out)
+
+    def _qkv(self, x, rows, tok):
+        split = self.projections.split
+        return self.encoding.qkv(rows, split, tok) if self.encoding.opens('qkv') else split(x)
+
+
+def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, 'B R D']:
+    """The rows that `Encoding.qkv` and `Encoding.project` read: padding is zero, and `lookback`
+    zero rows stand in front.
+    """
+    if valid is not None:
+        x = jnp.where(valid[..., None], x, 0)
+    return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0))) if lookback else x
+
+
+def _constrained(state: LayerCache) -> LayerCache:
+    k, v = (constrain(a, 'batch', 'kv_heads', None, None) for a in (state.k, state.v))
+    return dataclasses.replace(state, k=k, v=v)
