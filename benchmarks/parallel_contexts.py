@@ -25,6 +25,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import ape_parallel, parallel_context_entropy
 from posenc_jax.decoding import contexts as shared
 from posenc_jax.decoding.decode import init_cache, prefill
+from posenc_jax.decoding.read_contexts import read
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import load_pretrained
 
@@ -172,7 +173,7 @@ def ways(model):
             held = method.encode(model, prefix, question.contexts)
             capacity = sum(piece.length for piece in held) + question.query.shape[1]
             reader, cache = method.join(model, held, capacity=capacity, **options)
-            return shared.read(reader, cache, question.query)[0]
+            return read(reader, cache, question.query)[0]
 
         return answer
 
@@ -216,7 +217,7 @@ def cost(model, contexts: int, length: int, rounds: int):
 
     def use(held):
         reader, cache = ape_parallel.join(model, held, capacity=capacity)
-        return shared.read(reader, cache, query, last=1)
+        return read(reader, cache, query, last=1)
 
     calls, plain = [], shared._read
     with mock.patch.object(shared, '_read', lambda *inputs: calls.append(inputs) or plain(*inputs)):

@@ -25,7 +25,8 @@ from measure import milliseconds, ratio, show, smollm2, take_turns
 from transformers import DynamicCache, LlamaForCausalLM, StaticCache
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import generate, init_cache, prefill
+from posenc_jax.decoding.decode import init_cache, prefill
+from posenc_jax.decoding.generate import generate
 from posenc_jax.model.pretrained import export_pretrained, load_pretrained
 
 COLD = """

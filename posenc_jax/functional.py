@@ -24,7 +24,9 @@ from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.decoding.ape_parallel import ape_layout, ape_reweigh
-from posenc_jax.decoding.double_sparsity import (
+from posenc_jax.decoding.duo_attention import retrieval_heads
+from posenc_jax.decoding.graph_kv import complete_edges, graph_layout, graph_sources
+from posenc_jax.decoding.label_channels import (
     channel_scores,
     double_sparsity_attention,
     key_labels,
@@ -32,8 +34,6 @@ from posenc_jax.decoding.double_sparsity import (
     label_logits,
     top_keys,
 )
-from posenc_jax.decoding.duo_attention import retrieval_heads
-from posenc_jax.decoding.graph_kv import complete_edges, graph_layout, graph_sources
 from posenc_jax.decoding.parallel_context_entropy import (
     best_pieces,
     piece_layout,

@@ -20,11 +20,11 @@ from flax import nnx
 from jaxtyping import Float
 
 from posenc_jax.core import disk
-from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.command import Parser
 from posenc_jax.core.compose import make
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import device_memory, readable
+from posenc_jax.core.tiles import pair_logits
 from posenc_jax.core.tokens import Tokens
 
 

@@ -22,12 +22,13 @@ from posenc_jax.core.command import Parser
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
 from posenc_jax.decoding.constant_cache import ConstantCache
-from posenc_jax.decoding.decode import generate
+from posenc_jax.decoding.generate import generate
 from posenc_jax.decoding.recomputed import Recomputed
+from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.pretrained.special_tokens import special_ids
-from posenc_jax.model.transformer import TransformerConfig, abstract_model
+from posenc_jax.model.transformer import abstract_model
 from posenc_jax.run import settings
 from posenc_jax.run.job import UNASKED, Job, prepare
 from posenc_jax.run.overrides import read_overrides

@@ -11,7 +11,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.families import Bias
 from posenc_jax.core.registry import entries
-from posenc_jax.decoding.decode import generate
+from posenc_jax.decoding.generate import generate
 from posenc_jax.model import Transformer, TransformerConfig
 
 CONTEXT = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)

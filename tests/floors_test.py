@@ -16,7 +16,7 @@ FLOORS = (
     ('run',),
     ('training', 'evaluation'),
     ('analysis', 'search', 'gallery', 'catalog', 'generate'),
-    ('functional', '__init__'),  # what a user of the whole package imports
+    ('functional', 'linen', '__init__'),  # what a user of the whole package imports
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(PACKAGE.rglob('*.py'))

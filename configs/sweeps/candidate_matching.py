@@ -26,7 +26,7 @@ from flax import nnx
 
 from posenc_jax.core.command import Parser
 from posenc_jax.model.candidate_scorer import CandidateScorer
-from posenc_jax.model.transformer import TransformerConfig
+from posenc_jax.model.config import TransformerConfig
 from posenc_jax.positions.uni_encoder import uni_encoder_layout, uni_encoder_loss
 
 CONTEXT, SYMBOLS, CANDIDATES, PIECE = 12, 32, 8, 2

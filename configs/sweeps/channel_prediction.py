@@ -30,7 +30,7 @@ from posenc_jax.core.command import Parser
 from posenc_jax.core.compose import make
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.block import Block, Norm
-from posenc_jax.model.transformer import TransformerConfig
+from posenc_jax.model.config import TransformerConfig
 
 LENGTH, LENGTHS, NOISE = 16, (8, 12, 16, 24), 0.1
 ENCODINGS = {'forward': 'sinusoidal()', 'reverse': 'reverse_pe() | sinusoidal()'}

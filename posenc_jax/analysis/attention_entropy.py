@@ -16,9 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.analysis.watch import over_queries, watch_encodings
 from posenc_jax.core import disk
-from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.tiles import pair_logits
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.contexts import QUERY, ContextMask, check_model, with_part
 from posenc_jax.decoding.parallel_context_entropy import SelectedPieces, piece_layout

@@ -17,11 +17,11 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.analysis.token_distance import spearman
 from posenc_jax.analysis.watch import known, over_queries, watch_encodings
 from posenc_jax.core import disk
-from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import DOORS, Encoding
 from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.tiles import pair_logits
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
 

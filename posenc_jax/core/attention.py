@@ -12,7 +12,7 @@ in the layout of the caller, and put heads first only then.
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import check_choice
-from posenc_jax.core.tokens import Tokens, bounds
+from posenc_jax.core.tiles import Blocks, Plan, fold, open_sweep, pair_logits, sweep_order
+from posenc_jax.core.tokens import Tokens
 
 Implementation = Literal['dense', 'blocked']
 
@@ -109,8 +110,8 @@ def attend(
     if implementation == 'dense':
         sizes = (queries, keys)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
-    cut = lambda size, length, axis: _Blocks(min(size, length), axis)
-    plan = _Plan(
+    cut = lambda size, length, axis: Blocks(min(size, length), axis)
+    plan = Plan(
         graphdef,
         cut(sizes[0], queries, 1),
         cut(sizes[1], keys, s_axis),
@@ -156,131 +157,6 @@ def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> t
     return 2 * side, wide, side
 
 
-@dataclasses.dataclass(frozen=True)
-class _Blocks:
-    """How tokens are cut: `size` to a block along `axis`, 1 for [B, L, heads, ...], 2 where the
-    heads are first already.
-    """
-
-    size: int
-    axis: int
-
-    def pad(self, a):
-        """Zeros up to whole blocks."""
-        missing = -a.shape[self.axis] % self.size
-        return (
-            jnp.pad(a, [(0, missing * (i == self.axis)) for i in range(a.ndim)]) if missing else a
-        )
-
-    def pad_tokens(self, tok: Tokens) -> Tokens:
-        """What fills the last block is not valid."""
-        if tok.length % self.size and tok.valid is None:
-            tok = dataclasses.replace(tok, valid=jnp.ones_like(tok.index, bool))
-        return jax.tree.map(_Blocks(self.size, 1).pad, tok)
-
-    def tokens(self, tok: Tokens, number) -> Tokens:
-        return tok.slice(number * self.size, self.size)
-
-    def read(self, a, number):
-        """A block, heads first."""
-        return self._swap(jax.lax.dynamic_slice_in_dim(a, number * self.size, self.size, self.axis))
-
-    def write(self, buffer, block, number):
-        """`buffer` with a heads-first block in its place."""
-        block = self._swap(block).astype(buffer.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(buffer, block, number * self.size, self.axis)
-
-    def add(self, buffer, block, number):
-        return self.write(buffer, self.read(buffer, number) + block, number)
-
-    def add_tokens(self, buffer, block, number):
-        """The same for leaves of tokens, [B, L, ...]."""
-        here = jax.lax.dynamic_slice_in_dim(buffer, number * self.size, self.size, 1)
-        return jax.lax.dynamic_update_slice_in_dim(buffer, here + block, number * self.size, 1)
-
-    def _swap(self, a):
-        return jnp.swapaxes(a, 1, 2) if self.axis == 1 else a
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What is static: the structure of the encoding and how queries and keys are cut; keys also for
-    the backward pass.
-    """
-
-    graphdef: Any
-    q: _Blocks
-    k: _Blocks
-    k_backward: _Blocks
-
-    def encoding(self, params, constants) -> Encoding:
-        return nnx.merge(self.graphdef, params, constants)
-
-
-def pair_logits(encoding, q, k, tq, tk, carry):
-    """One tile: float32 logits, those of masked keys among them; the carry for the next block; and
-    the mask.
-    """
-    seen = encoding.mask(tq, tk)
-    if tk.valid is not None:
-        valid = tk.valid[:, None, None, :]
-        seen = valid if seen is None else seen & valid
-    if seen is None:
-        seen = jnp.ones((1, 1, tq.length, tk.length), bool)
-    s, carry = encoding.match(q, k, tq, tk, seen, carry)
-    s, carry = encoding.score(s, tq, tk, seen, carry)
-    return s, carry, seen
-
-
-def _sweep(plan, encoding, tq, tk):
-    """Numbers of the key blocks in which this block of queries may see something, from near to far,
-    and how many they are.
-    """
-    count = tk.length // plan.k.size
-    if count == 1:
-        return jnp.zeros(1, jnp.int32), 1
-    number = jnp.arange(count)
-    own = bounds(tq)
-
-    def visible(j):
-        other = bounds(plan.k.tokens(tk.without_feats(), j))
-        return jnp.asarray(encoding.may_see(own, other)) & (other.index_low <= other.index_high)
-
-    seen = jax.vmap(visible)(number)
-    return jnp.argsort(jnp.where(seen, -number, count)), seen.sum()
-
-
-def _opened(plan, encoding, q, tq, k, tk, order, length):
-    """What a block of queries carries into the sweep: `init_carry`, or what `turn` makes of a first
-    sweep of logits alone.
-    """
-    fresh = encoding.init_carry(q, tq)
-    if not encoding.opens('turn'):
-        return fresh
-
-    def look(step, carry):
-        j = order[step]
-        return pair_logits(encoding, q, plan.k.read(k, j), tq, plan.k.tokens(tk, j), carry)[1]
-
-    def k_block(carry, step):
-        return jax.lax.cond(step < length, look, lambda step, carry: carry, step, carry), None
-
-    if len(order) == 1:
-        return encoding.turn(fresh, look(0, fresh))
-    return encoding.turn(
-        fresh, jax.lax.scan(jax.checkpoint(k_block), fresh, jnp.arange(len(order)))[0]
-    )
-
-
-def _loop(count, body, init):
-    """`fori_loop`; straight through where there is one step."""
-    return (
-        body(0, init)
-        if isinstance(count, int) and count == 1
-        else jax.lax.fori_loop(0, count, body, init)
-    )
-
-
 def _weigh(s, seen, high):
     """The running maximum of each row after a tile of logits, and the weights of the tile relative
     to it.
@@ -312,7 +188,7 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
 
     def q_block(i, results):
         q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
-        order, length = _sweep(plan, encoding, tq_i, tk)
+        order, length = sweep_order(plan, encoding, tq_i, tk)
 
         def k_block(step, state):
             high, total, out, carry = state
@@ -325,14 +201,14 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
             return new, total * shrink + w.sum(-1), out, carry
 
         rows = q_i.shape[:3]
-        high, total, out, _ = _loop(
+        high, total, out, _ = fold(
             length,
             k_block,
             (
                 jnp.full(rows, _LOWEST, jnp.float32),
                 jnp.zeros(rows, jnp.float32),
                 jnp.zeros((*rows, v.shape[-1]), jnp.float32),
-                _opened(plan, encoding, q_i, tq_i, k, tk, order, length),
+                open_sweep(plan, encoding, q_i, tq_i, k, tk, order, length),
             ),
         )
         total = jnp.where(total > 0, total, 1.0)
@@ -344,7 +220,7 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
         jnp.zeros((batch, queries, heads, v.shape[-1]), v.dtype),
         jnp.zeros((batch, heads, queries), jnp.float32),
     )
-    return _loop(queries // plan.q.size, q_block, buffers)
+    return fold(queries // plan.q.size, q_block, buffers)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -393,7 +269,7 @@ def _attend_bwd(plan, residuals, d_out):
         delta = (d_out_i * plan.q.read(out, i)).sum(-1)
         lse_i = jax.lax.dynamic_slice_in_dim(lse, i * plan.q.size, plan.q.size, 2)
         tq_floats, tq_others = _partition(tq_i)
-        order, length = _sweep(plan, encoding, tq_i, tk)
+        order, length = sweep_order(plan, encoding, tq_i, tk)
         # Only a first sweep reads keys here.
         keys = (k, tk_floats) if encoding.opens('turn') else ()
 
@@ -405,7 +281,7 @@ def _attend_bwd(plan, residuals, d_out):
                 k,
                 _combine(tkf, tk_others),
             )
-            return _opened(plan, *here, order, length)
+            return open_sweep(plan, *here, order, length)
 
         carry, pull_open = jax.vjp(opened, params, q_i, tq_floats, *keys)
 
@@ -421,7 +297,7 @@ def _attend_bwd(plan, residuals, d_out):
 
         stored = jax.tree.map(lambda c: jnp.zeros((len(order), *c.shape), c.dtype), carry)
         if jax.tree.leaves(carry):
-            _, stored = _loop(length, enter, (carry, stored))
+            _, stored = fold(length, enter, (carry, stored))
 
         def k_block(step, loop):
             d_params, d_k, d_v, d_tk, d_q, d_tq, d_carry = loop
@@ -468,7 +344,7 @@ def _attend_bwd(plan, residuals, d_out):
             _zeros(tq_floats),
             jax.tree.map(jnp.zeros_like, carry),
         )
-        d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = _loop(length, k_block, loop)
+        d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = fold(length, k_block, loop)
         h_params, h_q, h_tq, *h_keys = pull_open(d_carry)
         if h_keys:
             d_k, d_tk = _add(d_k, h_keys[0]), _add(d_tk, h_keys[1])
@@ -483,7 +359,7 @@ def _attend_bwd(plan, residuals, d_out):
 
     tq_floats = _partition(tq)[0]
     grads = jax.tree.map(_zeros, (params, k, v, tk_floats, q, tq_floats))
-    d_params, d_k, d_v, d_tk, d_q, d_tq = _loop(q.shape[1] // plan.q.size, q_block, grads)
+    d_params, d_k, d_v, d_tk, d_q, d_tq = fold(q.shape[1] // plan.q.size, q_block, grads)
     like = lambda grads, leaves: jax.tree.map(lambda g, a: g.astype(a.dtype), grads, leaves)
     return (
         like(d_params, params),

@@ -21,7 +21,8 @@ from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import check_choice
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import check_temperature, generate, init_cache, prefill
+from posenc_jax.decoding.decode import init_cache, prefill
+from posenc_jax.decoding.generate import check_temperature, generate
 from posenc_jax.embedding.sigma_gpt import SigmaGPT
 from posenc_jax.model.cache import LayerCache
 from posenc_jax.model.transformer import Transformer

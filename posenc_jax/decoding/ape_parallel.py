@@ -12,7 +12,16 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.decoding import contexts as shared
-from posenc_jax.decoding.contexts import ContextMask, Layout, Piece, check_lengths, parallel_layout
+from posenc_jax.decoding import read_contexts
+from posenc_jax.decoding.contexts import ContextMask
+from posenc_jax.decoding.pieces import (
+    Layout,
+    Piece,
+    check_contexts,
+    check_lengths,
+    parallel_layout,
+    select,
+)
 from posenc_jax.model.cache import Cache
 from posenc_jax.model.transformer import Transformer
 
@@ -146,12 +155,12 @@ def encode(
       [[0], [1, 2], [1]]
     """
     user = 'ape_parallel'
-    tokens = shared.check_contexts(user, prefix, contexts, model.cfg.vocab_size)
+    tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)
     layout = ape_layout(tokens[0].shape[1], [a.shape[1] for a in tokens[1:]])
-    (first,) = shared.encode(user, model, tokens[:1], layout.ids[:1])
+    (first,) = read_contexts.encode(user, model, tokens[:1], layout.ids[:1])
     return (
         first,
-        *shared.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
+        *read_contexts.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
     )
 
 
@@ -200,7 +209,7 @@ def join(
         paper starts to tune.
 
     Returns:
-      The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and
+      The model that reads the cache (`read`, `decode_step`, `continue_from`), and
       the cache.
 
     Raises:
@@ -217,11 +226,11 @@ def join(
       ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> reader, cache = join(model, encode(model, [1], [[2, 3], [4]]), capacity=8)
-      >>> shared.continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
+      >>> continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
       (1, 2)
     """
     user = 'ape_parallel'
-    held = shared.select(user, model, pieces, chosen)
+    held = select(user, model, pieces, chosen)
     part = functools.partial(AdaptiveContexts, temperature=temperature, scale=scale)
     part()
     reader = shared.with_part(model, part)

@@ -7,7 +7,7 @@ import jax
 
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import Decoding
+from posenc_jax.decoding.generate import Decoding
 from posenc_jax.decoding.keep_ends import keep_ends
 from posenc_jax.extension.lm_infinite import LMInfinite
 from posenc_jax.model.cache import Cache
@@ -82,7 +82,7 @@ class ConstantCache(Decoding):
     Example:
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
-      >>> from posenc_jax.decoding.decode import generate
+      >>> from posenc_jax.decoding.generate import generate
       >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
       >>> model = Transformer(
       ...     TransformerConfig(

@@ -10,7 +10,9 @@ import numpy as np
 
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.decoding import contexts as shared
-from posenc_jax.decoding.contexts import PREFIX, QUERY, Layout, Piece, check_lengths
+from posenc_jax.decoding import read_contexts
+from posenc_jax.decoding.contexts import PREFIX, QUERY
+from posenc_jax.decoding.pieces import Layout, Piece, check_contexts, check_lengths
 from posenc_jax.model.cache import Cache
 from posenc_jax.model.transformer import Transformer
 
@@ -161,7 +163,7 @@ def encode(
     """
     user = 'graph_kv'
     check_choice('graph_kv: places', places, PLACES)
-    tokens = shared.check_contexts(user, prefix, segments, model.cfg.vocab_size)
+    tokens = check_contexts(user, prefix, segments, model.cfg.vocab_size)
     count, lengths = len(segments), [a.shape[1] for a in tokens[1:]]
     if sources is not None and (edges is not None or places == 'shared'):
         raise ValueError(
@@ -172,18 +174,21 @@ def encode(
             raise ValueError("graph_kv needs edges for places='shared'; [] is parallel encoding")
         edges = complete_edges(count, sources)
     grouped = graph_sources(count, edges, places)
-    (first,) = shared.encode(user, model, tokens[:1], [np.arange(tokens[0].shape[1])])
+    (first,) = read_contexts.encode(user, model, tokens[:1], [np.arange(tokens[0].shape[1])])
     of_prefix = [first] if targets_see_prefix else []
 
     if places == 'shared':
         layout = graph_layout(first.length, lengths, edges)
         alone = [number for number in range(count) if number not in grouped]
-        encoded = dict(zip(alone, shared.encode(user, model, *_some(tokens, layout.ids, alone))))
+        encoded = dict(
+            zip(alone, read_contexts.encode(user, model, *_some(tokens, layout.ids, alone)))
+        )
         for of, targets in _by_sources(grouped).items():
             behind = [*of_prefix, *(encoded[source] for source in of)]
             encoded.update(
                 zip(
-                    targets, shared.encode(user, model, *_some(tokens, layout.ids, targets), behind)
+                    targets,
+                    read_contexts.encode(user, model, *_some(tokens, layout.ids, targets), behind),
                 )
             )
         return (first, *(encoded[number] for number in range(count)))
@@ -192,7 +197,7 @@ def encode(
         {source for of in grouped.values() for source in of} | (set(range(count)) - set(grouped))
     )
     own = [np.arange(n) for n in lengths]
-    copies = dict(zip(read, shared.encode(user, model, *_some(tokens, [None, *own], read))))
+    copies = dict(zip(read, read_contexts.encode(user, model, *_some(tokens, [None, *own], read))))
     base, encoded = first.length if targets_see_prefix else 0, {}
     for of, targets in _by_sources(grouped).items():
         behind = _in_a_row(model, [copies[source] for source in of], base)
@@ -201,7 +206,9 @@ def encode(
         encoded.update(
             zip(
                 targets,
-                shared.encode(user, model, *_some(tokens, ids, targets), [*of_prefix, *behind]),
+                read_contexts.encode(
+                    user, model, *_some(tokens, ids, targets), [*of_prefix, *behind]
+                ),
             )
         )
     return (
@@ -262,7 +269,7 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
     A target saw its sources (`encode`), nothing else, so its keys and values mix theirs: two steps
     of message passing reach the query. With `shared` positions no source comes before another, and
     their order changes nothing; with `sequential` ones everything follows in a row. The model
-    itself reads the cache (`contexts.read`, `decode_step`). Differs from the paper: 'sequential'
+    itself reads the cache (`read`, `decode_step`). Differs from the paper: 'sequential'
     with edges other than all of them, where a target's sources stand in a row from 0, is ours.
 
     Args:
@@ -284,7 +291,7 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
       ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> cache = join(model, encode(model, [1], [[2, 3], [4], [5]], [(0, 2), (1, 2)]), capacity=8)
-      >>> logits, cache = shared.read(model, cache, [[6, 7]])
+      >>> logits, cache = read(model, cache, [[6, 7]])
       >>> cache.tokens[0].pos.tolist()
       [[0, 1, 2, 1, 3, 4, 5, 6]]
     """

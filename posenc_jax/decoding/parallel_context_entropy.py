@@ -13,7 +13,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.decoding import contexts as shared
-from posenc_jax.decoding.contexts import ContextMask, Layout, Piece, check_lengths, parallel_layout
+from posenc_jax.decoding import read_contexts
+from posenc_jax.decoding.contexts import ContextMask
+from posenc_jax.decoding.pieces import (
+    QUERY,
+    Layout,
+    Piece,
+    check_contexts,
+    check_lengths,
+    parallel_layout,
+    select,
+)
 from posenc_jax.model.cache import Cache
 from posenc_jax.model.transformer import Transformer
 
@@ -216,7 +226,7 @@ class SelectedPieces(ContextMask):
     def init_carry(self, q, tq):
         rows, of_query = (
             q.shape[:3],
-            jnp.zeros(tq.index.shape, bool) if tq.segment is None else tq.segment == shared.QUERY,
+            jnp.zeros(tq.index.shape, bool) if tq.segment is None else tq.segment == QUERY,
         )
         valid = of_query if tq.valid is None else of_query & tq.valid
         return (
@@ -301,14 +311,14 @@ def encode(
       [[0], [1, 2, 3], [1.0, 2.5]]
     """
     user = 'parallel_context_entropy'
-    tokens = shared.check_contexts(user, prefix, contexts, model.cfg.vocab_size)
+    tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)
     layout = piece_layout(
         tokens[0].shape[1], [a.shape[1] for a in tokens[1:]], size=size, align=align
     )
-    (first,) = shared.encode(user, model, tokens[:1], layout.ids[:1])
+    (first,) = read_contexts.encode(user, model, tokens[:1], layout.ids[:1])
     return (
         first,
-        *shared.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
+        *read_contexts.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
     )
 
 
@@ -348,7 +358,7 @@ def join(
         `top` largest scores among them. The query is then read as one block of rows.
 
     Returns:
-      The model that reads the cache (`contexts.read`, `decode_step`, `contexts.continue_from`), and
+      The model that reads the cache (`read`, `decode_step`, `continue_from`), and
       the cache.
 
     Raises:
@@ -367,11 +377,11 @@ def join(
       >>> reader, cache = join(
       ...     model, encode(model, [1], [[2, 3], [4], [7, 7]]), capacity=10, keep=1
       ... )
-      >>> shared.continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
+      >>> continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
       (1, 2)
     """
     user = 'parallel_context_entropy'
-    held = shared.select(user, model, pieces, chosen)
+    held = select(user, model, pieces, chosen)
     layout = piece_layout(
         held[0].length, [piece.length for piece in held[1:]], size=size, align=align
     )

@@ -10,7 +10,8 @@ from jaxtyping import Array, Int
 
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.length import current_length
-from posenc_jax.decoding.decode import Decoding, decode_step, read
+from posenc_jax.decoding.decode import decode_step, read
+from posenc_jax.decoding.generate import Decoding
 from posenc_jax.model.cache import Cache, filled
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Rotary
@@ -47,7 +48,7 @@ class Recomputed(Decoding):
     Example:
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
-      >>> from posenc_jax.decoding.decode import generate
+      >>> from posenc_jax.decoding.generate import generate
       >>> spec = 'rope(freqs=dynamic_ntk())'
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=4, layers=2, width=8, heads=2, encoding=spec

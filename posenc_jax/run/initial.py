@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extended_spec
+from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
 from posenc_jax.model.pretrained.fields import is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
-from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
+from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.rotation.rope import Rotary
 from posenc_jax.run import defaults
 from posenc_jax.run.checkpoint import read_run, restore_model

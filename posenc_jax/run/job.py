@@ -13,11 +13,12 @@ import numpy as np
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
+from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
 from posenc_jax.model.pretrained.fields import is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import checkpoint, defaults, settings
 from posenc_jax.run import config as configs
 from posenc_jax.run.overrides import apply_overrides

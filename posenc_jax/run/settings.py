@@ -15,7 +15,8 @@ from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import SpecError, check_choice, entries, quoted
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import protocols
 from posenc_jax.run.protocols import PROTOCOLS
 from posenc_jax.tasks import Task

@@ -20,9 +20,10 @@ from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import bytes_of, device_memory, readable
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.recurrence import read_segments
+from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.sharding import dict_shapes, spec_of
-from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
+from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run.state import Params, TrainState, take_apart
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 

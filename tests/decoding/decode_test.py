@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import continue_cache, decode_step, generate, init_cache, prefill
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.generate import continue_cache, generate
 from posenc_jax.model import Transformer, TransformerConfig
 
 BASE = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, kv_heads=2)

@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import Decoding, generate, init_cache
+from posenc_jax.decoding.decode import init_cache
+from posenc_jax.decoding.generate import Decoding, generate
 from posenc_jax.decoding.recomputed import Recomputed, default_decoding
 from posenc_jax.model import Transformer, TransformerConfig
 

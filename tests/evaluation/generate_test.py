@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posenc_jax.decoding.decode import generate
+from posenc_jax.decoding.generate import generate
 from posenc_jax.generate import continue_text, main
 from posenc_jax.run.job import prepare
 from tests.evaluation.pretrained_test import checkpoint  # noqa: F401  (a fixture)

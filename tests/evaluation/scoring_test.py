@@ -12,7 +12,8 @@ from posenc_jax.evaluation import language
 from posenc_jax.evaluation.measurement import exact_match, perplexity
 from posenc_jax.evaluation.scoring import scorer, token_scores
 from posenc_jax.evaluation.tasks import evaluate_task, score_rows
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.tasks.copy import Copy
 from posenc_jax.tasks.language import BOS
 from posenc_jax.tasks.language.vocabulary import Bytes

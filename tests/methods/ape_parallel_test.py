@@ -18,8 +18,9 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import contexts as shared
 from posenc_jax.decoding import parallel_context_entropy
 from posenc_jax.decoding.ape_parallel import AdaptiveContexts, ape_layout, ape_reweigh, encode, join
-from posenc_jax.decoding.contexts import QUERY, dense, read
+from posenc_jax.decoding.contexts import QUERY
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.read_contexts import continue_from, dense, read
 from posenc_jax.model import Transformer, TransformerConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ape_parallel.json').read_text())[
@@ -200,7 +201,7 @@ def test_a_smaller_scale_takes_attention_from_contexts():
 def test_generation_goes_on_from_the_cache():
     model, pieces = model_of(), pieces_of()
     reader, cache = join(model, pieces, capacity=32)
-    new = shared.continue_from(reader, cache, QUESTION, max_new_tokens=3)
+    new = continue_from(reader, cache, QUESTION, max_new_tokens=3)
     logits, cache = read(reader, cache, QUESTION, last=1)
     for number in range(3):
         logits = logits.reshape(2, -1)
@@ -297,19 +298,19 @@ def test_wrong_input_is_an_error():
         ),
         (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
         (
-            lambda: shared.continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2),
+            lambda: continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2),
             '2 new ones .* 1 free slots',
         ),
         (
-            lambda: shared.continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0),
+            lambda: continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0),
             'temperature=1.0 draws at random and needs a key',
         ),
         (
-            lambda: shared.continue_from(reader, spacious, QUESTION, max_new_tokens=2.5),
+            lambda: continue_from(reader, spacious, QUESTION, max_new_tokens=2.5),
             'an integer of at least 1, got 2.5',
         ),
         (
-            lambda: shared.continue_from(reader, spacious, QUESTION + 13, max_new_tokens=2),
+            lambda: continue_from(reader, spacious, QUESTION + 13, max_new_tokens=2),
             r'ids .* 0 .. 12, got 1\d .. 2\d',
         ),
         (lambda: read(reader, spacious, QUESTION - 13), r'must lie in 0 .. 12, got -1\d .. -\d'),

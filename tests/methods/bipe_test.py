@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.decoding.decode import decode_step, generate, init_cache, prefill
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.generate import generate
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.extension.hirope import hierarchical_ids
 from posenc_jax.model import TransformerConfig

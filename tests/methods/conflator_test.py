@@ -13,7 +13,8 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import decode_step, generate, init_cache, prefill
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.generate import generate
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh, param_shardings
 from posenc_jax.rotation.conflator import conflator_bigrams, switching_ids, switching_points

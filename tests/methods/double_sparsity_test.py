@@ -14,18 +14,15 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.products import scaled_dot_product
-from posenc_jax.decoding.decode import generate, init_cache, prefill
-from posenc_jax.decoding.double_sparsity import (
-    Sparse,
-    calibrate,
+from posenc_jax.decoding.decode import init_cache, prefill
+from posenc_jax.decoding.double_sparsity import Sparse, calibrate, decode_step, label, sparse_logits
+from posenc_jax.decoding.generate import generate
+from posenc_jax.decoding.label_channels import (
     channel_scores,
-    decode_step,
     double_sparsity_attention,
     key_labels,
-    label,
     label_channels,
     label_logits,
-    sparse_logits,
     top_keys,
 )
 from posenc_jax.model import Transformer, TransformerConfig

@@ -19,17 +19,16 @@ from posenc_jax.core.compose import chain
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.masks import Causal
 from posenc_jax.decoding import decode as plain
-from posenc_jax.decoding.decode import generate, init_cache
+from posenc_jax.decoding.decode import init_cache
 from posenc_jax.decoding.duo_attention import (
     DuoAttention,
-    decode_step,
     deploy,
     heads_of,
-    prefill,
     retrieval_heads,
-    streaming,
     with_mask,
 )
+from posenc_jax.decoding.duo_cache import decode_step, prefill, streaming
+from posenc_jax.decoding.generate import generate
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.tasks.retrieval import Passkeys
 from posenc_jax.training.duo_gates import gate_loss, mixed_hidden, train_gates

@@ -12,9 +12,10 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.decoding import ape_parallel
 from posenc_jax.decoding import contexts as shared
-from posenc_jax.decoding.contexts import dense, read
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.decoding.graph_kv import complete_edges, encode, graph_layout, graph_sources, join
+from posenc_jax.decoding.pieces import QUERY, Layout, Piece
+from posenc_jax.decoding.read_contexts import dense, read
 from posenc_jax.model import Transformer, TransformerConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'graph_kv.json').read_text())['values']
@@ -57,7 +58,7 @@ def test_ids_are_those_of_the_released_code(name):
     pos, segment = (
         np.asarray(getattr(layout.tokens(case['query']), name))[0] for name in ('pos', 'segment')
     )
-    order = [*range(len(layout.ids)), shared.QUERY]
+    order = [*range(len(layout.ids)), QUERY]
     assert [[pos[segment == n].min(), pos[segment == n].max()] for n in order] == case['ids']
 
 
@@ -126,7 +127,7 @@ def test_sequential_targets_are_chunks_behind_all_sources():
         size = chunk.shape[1]
         layout = graph_layout(0, [3, 5, 4, size], [(0, 3), (1, 3), (2, 3)])
         ids = [np.zeros(0), np.arange(3), 3 + np.arange(5), 8 + np.arange(4), 12 + np.arange(size)]
-        tok = shared.Layout(tuple(ids), 0, layout.sees).tokens(0)
+        tok = Layout(tuple(ids), 0, layout.sees).tokens(0)
         masked = shared.with_part(model, shared.ContextMask, layout.sees)
         _, cache = prompt(masked, init_cache(masked, tok), np.concatenate([*chunks, chunk], axis=1))
         cache = jax.tree.map(np.asarray, cache)
@@ -137,7 +138,7 @@ def test_sequential_targets_are_chunks_behind_all_sources():
             np.testing.assert_allclose(
                 source.v[layer], cache.layers[layer].v[:, :, here], atol=5e-6
             )
-            there = shared.Piece((cache.layers[layer].k[:, :, 12:],), (), 12 + np.arange(size))
+            there = Piece((cache.layers[layer].k[:, :, 12:],), (), 12 + np.arange(size))
             turned = shared.moved(model_of(layers=1), there, target.ids).k[0]
             np.testing.assert_allclose(target.k[layer], turned, atol=2e-5)
 

@@ -15,7 +15,8 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.decoding.constant_cache import ConstantCache, constant_cache
-from posenc_jax.decoding.decode import decode_step, generate, init_cache, prefill
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.generate import generate
 from posenc_jax.decoding.keep_ends import keep_ends
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.cache import Cache, LayerCache

@@ -18,8 +18,9 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.evaluation.scoring import scorer
+from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained
-from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
+from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.rotation.frequencies.longrope import LongRoPE, rescaled_factors
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
 from posenc_jax.rotation.rope import Rotary, rope_frequencies

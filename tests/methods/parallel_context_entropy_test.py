@@ -15,7 +15,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.contexts import QUERY, dense, read
+from posenc_jax.decoding.contexts import QUERY
 from posenc_jax.decoding.decode import decode_step
 from posenc_jax.decoding.parallel_context_entropy import (
     SelectedPieces,
@@ -27,6 +27,7 @@ from posenc_jax.decoding.parallel_context_entropy import (
     pool_scores,
     select_pieces,
 )
+from posenc_jax.decoding.read_contexts import dense, read
 from posenc_jax.model import Transformer, TransformerConfig
 
 GOLDEN = json.loads(

@@ -14,7 +14,8 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.spec import build, parse
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.positional_description import random_tags
 from posenc_jax.tasks.arithmetic import Addition, Multiplication, RandomSpaces
 from posenc_jax.tasks.arithmetic.digits import written

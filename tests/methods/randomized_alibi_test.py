@@ -16,7 +16,8 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.logits.random_offsets import random_magnitudes
 from posenc_jax.logits.randomized_alibi import randomized_alibi_bias
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'randomized_alibi.json').read_text())[
     'values'

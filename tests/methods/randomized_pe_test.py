@@ -14,7 +14,8 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.tables import NOWHERE
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
 
 GOLDEN = json.loads(

@@ -15,7 +15,8 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.logits.transformer_xl import transformer_xl_frequencies, transformer_xl_table
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / 'golden' / 'randomized_transformer_xl.json').read_text()

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.decoding.decode import generate, init_cache
+from posenc_jax.decoding.decode import init_cache
+from posenc_jax.decoding.generate import generate
 from posenc_jax.model import TransformerConfig
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.reverse_pe import newest_first

@@ -18,7 +18,8 @@ from posenc_jax.decoding import any_order
 from posenc_jax.decoding.any_order import burst_sample, sample_in_order
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
-from posenc_jax.model.transformer import Transformer, TransformerConfig
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.tasks.any_order import AnyOrder, fractal_order, shuffled_batch
 from posenc_jax.tasks.copy import Reverse
 from posenc_jax.tasks.task import real_tokens

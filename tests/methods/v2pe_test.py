@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.decoding.decode import generate
+from posenc_jax.decoding.generate import generate
 from posenc_jax.model import TransformerConfig
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.v2pe import DELTAS, v2pe_ids

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import generate
+from posenc_jax.decoding.generate import generate
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import (
     active_mesh,

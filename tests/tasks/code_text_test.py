@@ -8,7 +8,7 @@ import pytest
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation.language import evaluate_language
 from posenc_jax.extension.hirope import hierarchical_ids
-from posenc_jax.model.transformer import TransformerConfig
+from posenc_jax.model.config import TransformerConfig
 from posenc_jax.run import defaults, settings
 from posenc_jax.tasks.language import BOS, CodeText
 

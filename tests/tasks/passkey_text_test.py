@@ -118,7 +118,7 @@ def test_exact_match_is_that_of_greedy_decoding():
     pytest.importorskip('gguf')
     import jax.numpy as jnp
 
-    from posenc_jax.decoding.decode import generate
+    from posenc_jax.decoding.generate import generate
     from posenc_jax.evaluation.scoring import scorer
     from posenc_jax.evaluation.tasks import score_rows
     from posenc_jax.model.pretrained import load_pretrained

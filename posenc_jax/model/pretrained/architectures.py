@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from posenc_jax.core.registry import nearest
+from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained.config_fields import checked
 from posenc_jax.model.pretrained.fields import PretrainedError, shown
 from posenc_jax.model.pretrained.scaling import parameters, rope_spec, trained_length
-from posenc_jax.model.transformer import TransformerConfig
 
 Change = Callable[[np.ndarray], np.ndarray]
 

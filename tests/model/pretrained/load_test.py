@@ -495,7 +495,7 @@ def test_smollm2_has_the_published_logits_and_tokens():
     """The figures of the data sheet, from another implementation; its query and key rows are stored
     for the other layout.
     """
-    from posenc_jax.decoding.decode import generate
+    from posenc_jax.decoding.generate import generate
 
     pytest.importorskip('gguf')
     found = load_pretrained(smollm2())

@@ -1,0 +1,136 @@
+"""How queries and keys are cut into tiles, and the logits of one tile."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tokens import Tokens, bounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How tokens are cut: `size` to a block along `axis`, 1 for [B, L, heads, ...], 2 where the
+    heads are first already.
+    """
+
+    size: int
+    axis: int
+
+    def pad(self, a):
+        """Zeros up to whole blocks."""
+        missing = -a.shape[self.axis] % self.size
+        return (
+            jnp.pad(a, [(0, missing * (i == self.axis)) for i in range(a.ndim)]) if missing else a
+        )
+
+    def pad_tokens(self, tok: Tokens) -> Tokens:
+        """What fills the last block is not valid."""
+        if tok.length % self.size and tok.valid is None:
+            tok = dataclasses.replace(tok, valid=jnp.ones_like(tok.index, bool))
+        return jax.tree.map(Blocks(self.size, 1).pad, tok)
+
+    def tokens(self, tok: Tokens, number) -> Tokens:
+        return tok.slice(number * self.size, self.size)
+
+    def read(self, a, number):
+        """A block, heads first."""
+        return self._swap(jax.lax.dynamic_slice_in_dim(a, number * self.size, self.size, self.axis))
+
+    def write(self, buffer, block, number):
+        """`buffer` with a heads-first block in its place."""
+        block = self._swap(block).astype(buffer.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, block, number * self.size, self.axis)
+
+    def add(self, buffer, block, number):
+        return self.write(buffer, self.read(buffer, number) + block, number)
+
+    def add_tokens(self, buffer, block, number):
+        """The same for leaves of tokens, [B, L, ...]."""
+        here = jax.lax.dynamic_slice_in_dim(buffer, number * self.size, self.size, 1)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, here + block, number * self.size, 1)
+
+    def _swap(self, a):
+        return jnp.swapaxes(a, 1, 2) if self.axis == 1 else a
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is static: the structure of the encoding and how queries and keys are cut; keys also for
+    the backward pass.
+    """
+
+    graphdef: Any
+    q: Blocks
+    k: Blocks
+    k_backward: Blocks
+
+    def encoding(self, params, constants) -> Encoding:
+        return nnx.merge(self.graphdef, params, constants)
+
+
+def pair_logits(encoding, q, k, tq, tk, carry):
+    """One tile: float32 logits, those of masked keys among them; the carry for the next block; and
+    the mask.
+    """
+    seen = encoding.mask(tq, tk)
+    if tk.valid is not None:
+        valid = tk.valid[:, None, None, :]
+        seen = valid if seen is None else seen & valid
+    if seen is None:
+        seen = jnp.ones((1, 1, tq.length, tk.length), bool)
+    s, carry = encoding.match(q, k, tq, tk, seen, carry)
+    s, carry = encoding.score(s, tq, tk, seen, carry)
+    return s, carry, seen
+
+
+def sweep_order(plan, encoding, tq, tk):
+    """Numbers of the key blocks in which this block of queries may see something, from near to far,
+    and how many they are.
+    """
+    count = tk.length // plan.k.size
+    if count == 1:
+        return jnp.zeros(1, jnp.int32), 1
+    number = jnp.arange(count)
+    own = bounds(tq)
+
+    def visible(j):
+        other = bounds(plan.k.tokens(tk.without_feats(), j))
+        return jnp.asarray(encoding.may_see(own, other)) & (other.index_low <= other.index_high)
+
+    seen = jax.vmap(visible)(number)
+    return jnp.argsort(jnp.where(seen, -number, count)), seen.sum()
+
+
+def open_sweep(plan, encoding, q, tq, k, tk, order, length):
+    """What a block of queries carries into the sweep: `init_carry`, or what `turn` makes of a first
+    sweep of logits alone.
+    """
+    fresh = encoding.init_carry(q, tq)
+    if not encoding.opens('turn'):
+        return fresh
+
+    def look(step, carry):
+        j = order[step]
+        return pair_logits(encoding, q, plan.k.read(k, j), tq, plan.k.tokens(tk, j), carry)[1]
+
+    def k_block(carry, step):
+        return jax.lax.cond(step < length, look, lambda step, carry: carry, step, carry), None
+
+    if len(order) == 1:
+        return encoding.turn(fresh, look(0, fresh))
+    return encoding.turn(
+        fresh, jax.lax.scan(jax.checkpoint(k_block), fresh, jnp.arange(len(order)))[0]
+    )
+
+
+def fold(count, body, init):
+    """`fori_loop`; straight through where there is one step."""
+    return (
+        body(0, init)
+        if isinstance(count, int) and count == 1
+        else jax.lax.fori_loop(0, count, body, init)
+    )

@@ -1,0 +1,208 @@
+"""What a transformer is built from: sizes and choices, checked together."""
+
+import dataclasses
+from typing import Any
+
+from posenc_jax.core.memory import readable
+from posenc_jax.core.registry import check_choice, quoted
+from posenc_jax.model.layers import BIASES, MLPS, NORMS
+
+KINDS = {'decoder': True, 'encoder': False}  # kind -> causal
+
+
+SHARES = ('auto', 'model', 'layer')
+
+
+REMATS = ('none', 'full', 'dots')
+
+
+DTYPES = ('float32', 'bfloat16')
+
+
+MAX_BYTES = 2**44  # of a model, float32: beyond the largest that there are
+
+
+SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_rank')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What a `Transformer` is built from. Zeros mean "derived": they are replaced when the config
+    is made.
+
+    Attributes:
+      vocab_size: rows of the embedding table.
+      train_len: length the encoding is told the model trains at, in tokens.
+      encoding: spec string of every layer, unless `pattern` is given.
+      pattern: spec strings cycled over the layers; () means `encoding` everywhere.
+      share: 'model' (the layers share an encoding's parameters), 'layer' (each has its own), 'auto'
+        (as in its paper).
+      kind: 'decoder' (causal) or 'encoder'.
+      layers, width, heads: sizes.
+      kv_heads: key/value heads, a divisor of heads; 0 = heads.
+      head_dim: 0 = width // heads.
+      mlp, mlp_width: 'gelu' (tanh form), 'gelu_erf' or 'swiglu', and the hidden width; 0 = 4 *
+        width.
+      bias: of projections: 'none', 'qkv', or 'all' (not with swiglu).
+      norm, epsilon: 'rmsnorm', 'layernorm' or 'layernorm_scale' (no bias), and what is added to the
+        mean square.
+      parallel: attention and feed-forward of a block read the same input.
+      tie: the output uses the embedding table. Then every token at first predicts itself, by a
+        logit of about sqrt(width).
+      embedding_scale: the input multiplies the embedding table by it; 0 = sqrt(width), the inverse
+        of the table's initial deviation, which gives token vectors the unit variance positions are
+        added to.
+      embedding_norm: a norm of the token vectors at the input.
+      lora_rank, lora_alpha: an `Adapter` of this rank beside each projection of attention; 0 =
+        none.
+      dropout: probability, on the embeddings and on both branches of every block.
+      dtype: of activations; parameters, norms and logits are float32.
+      remat: what the backward pass recomputes: 'none', 'full' (each block), 'dots' (all but matrix
+        products).
+      block, implementation: of `attend`; 0 and '' let it choose.
+
+    Raises:
+      ValueError: sizes that do not fit together or would take more than `MAX_BYTES`, or an unknown
+        choice, with the nearest valid one.
+    """
+
+    vocab_size: int
+    train_len: int
+    layers: int
+    width: int
+    heads: int
+    encoding: str
+    pattern: tuple[str, ...] = ()
+    share: str = 'auto'
+    kind: str = 'decoder'
+    kv_heads: int = 0
+    head_dim: int = 0
+    mlp: str = 'gelu'
+    mlp_width: int = 0
+    bias: str = 'none'
+    norm: str = 'rmsnorm'
+    epsilon: float = 1e-6
+    parallel: bool = False
+    tie: bool = False
+    embedding_scale: float = 0.0
+    embedding_norm: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    dropout: float = 0.0
+    dtype: str = 'float32'
+    remat: str = 'none'
+    block: int = 0
+    implementation: str = ''
+
+    def __post_init__(self):
+        for name in ('vocab_size', 'train_len', 'layers', 'width', 'heads'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} must be at least 1, got {quoted(getattr(self, name))}')
+        for name in ('kv_heads', 'head_dim', 'mlp_width', 'block'):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f'{name} must be positive, or 0 to derive it, got {quoted(getattr(self, name))}'
+                )
+        for name in ('vocab_size', 'train_len', *SIZES, 'block'):
+            if getattr(self, name) >= 2**31:
+                raise ValueError(
+                    f'{name} must be a whole number of 32 bits, got {quoted(getattr(self, name))}'
+                )
+        if self.lora_rank < 0 or not self.lora_alpha > 0:
+            found = f'{self.lora_rank} and {self.lora_alpha}'
+            raise ValueError(f'lora_rank must be at least 0 and lora_alpha positive, got {found}')
+        for name, choices in (
+            ('kind', tuple(KINDS)),
+            ('share', SHARES),
+            ('mlp', MLPS),
+            ('norm', NORMS),
+            ('bias', BIASES),
+            ('remat', REMATS),
+            ('dtype', DTYPES),
+            ('implementation', ('', 'dense', 'blocked')),
+        ):
+            check_choice(name, getattr(self, name), choices)
+        if self.bias == 'all' and self.mlp == 'swiglu':
+            raise ValueError("bias='all' is not defined for mlp='swiglu'; use bias='qkv'")
+        if not self.epsilon > 0:
+            raise ValueError(f'epsilon must be positive, got {self.epsilon}')
+        if not self.embedding_scale >= 0:
+            raise ValueError(
+                f'embedding_scale must be positive, or 0 to derive it, got {self.embedding_scale}'
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f'dropout must lie in [0, 1), got {self.dropout}')
+        derive = lambda name, value: object.__setattr__(self, name, getattr(self, name) or value)
+        derive('kv_heads', self.heads)
+        derive('mlp_width', 4 * self.width)
+        derive('embedding_scale', self.width**0.5)
+        if self.heads % self.kv_heads:
+            raise ValueError(f'{self.heads} heads are not a multiple of {self.kv_heads} kv_heads')
+        if not self.head_dim and self.width % self.heads:
+            raise ValueError(
+                f'width {self.width} is not a multiple of {self.heads} heads; give head_dim to '
+                'use another width'
+            )
+        derive('head_dim', self.width // self.heads)
+        object.__setattr__(self, 'pattern', tuple(self.pattern))
+        if self.layers % len(self.specs):
+            raise ValueError(
+                f'{self.layers} layers are not a multiple of the pattern of {len(self.specs)} '
+                'encodings'
+            )
+        if (needed := 4 * self.weights) > MAX_BYTES:
+            sizes = ', '.join(f'{name}={getattr(self, name)}' for name in ('vocab_size', *SIZES))
+            raise ValueError(
+                f'a model of {sizes} would take {readable(needed)}; at most '
+                f'{readable(MAX_BYTES)} are accepted'
+            )
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the tables and matrices hold: all of the model but what grows with its
+        width alone and encodings.
+
+        Example:
+          >>> TransformerConfig(
+          ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()'
+          ... ).weights
+          1648
+        """
+        heads = self.head_dim * 2 * (self.heads + self.kv_heads)
+        mlp = self.mlp_width * (3 if self.mlp == 'swiglu' else 2)
+        adapters = self.lora_rank * (4 * self.width + heads)
+        return self.vocab_size * self.width * (1 if self.tie else 2) + self.layers * (
+            self.width * (heads + mlp) + adapters
+        )
+
+    @classmethod
+    def from_config(cls, config: Any, vocab_size: int) -> 'TransformerConfig':
+        """From a training config (see configs/default.py) and the vocabulary of its task."""
+        return cls(
+            vocab_size=vocab_size,
+            train_len=config.train.length,
+            encoding=config.encoding,
+            pattern=tuple(config.pattern),
+            share=config.share,
+            **{name: config.model[name] for name in config.model},
+        )
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """The spec strings of one period of the layers."""
+        return self.pattern or (self.encoding,)
+
+    @property
+    def causal(self) -> bool:
+        return KINDS[self.kind]
+
+    @property
+    def context(self) -> dict[str, int]:
+        """What an encoding's constructor may ask the model for."""
+        return dict(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            model_dim=self.width,
+            train_len=self.train_len,
+        )
