@@ -1,0 +1,128 @@
+"""Models with other encodings in their layers: extended, or with the parts of one class changed."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from posenc_jax.core import conflicts
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import SpecError
+from posenc_jax.extension import extend
+
+STEM_DOORS = ('place', 'embed')
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """Where one part of a layer's chain lives: in `shared` of the model or in `encodings` of the
+    layer, under `number`.
+    """
+
+    shared: bool
+    number: int
+
+
+def extended(model, spec: str, context: dict[str, Any]):
+    """See `Transformer.extend`."""
+    context = {**model.cfg.context, **context}
+    model = nnx.clone(model)
+    shared, blocks, links, refused = list(model.shared), [], [], []
+    renewed: dict[
+        tuple[Link, ...], list[Link]
+    ] = {}  # places of the period that share a part go on sharing it
+
+    for place, block in enumerate(model.blocks):
+        graphdef, state = nnx.split(block)
+
+        def layer_of(state, place=place, graphdef=graphdef):
+            """One layer with its extended parts; the links of its chain, None for a new shared
+            part, and these parts.
+            """
+            layer = nnx.merge(graphdef, state)
+            old = {
+                id(part): link for link in model.links[place] for part in [model._part(link, layer)]
+            }
+            parts = parts_of(extend(model.encoding(place, layer), spec, **context))
+            gone = tuple(link for ident, link in old.items() if ident not in map(id, parts))
+            own, fresh, chain_links = [], [], []
+            for part in parts:
+                link = old.get(id(part))
+                if link is None and all(link.shared for link in gone):
+                    fresh.append(part)
+                elif link is None or not link.shared:
+                    link = Link(False, len(own))
+                    own.append(part)
+                chain_links.append(link)
+            layer.encodings = nnx.List(own)
+            return layer, chain_links, fresh, gone
+
+        try:
+            _, chain_links, fresh, gone = layer_of(jax.tree.map(lambda a: a[0], state))
+        except SpecError as error:
+            refused.append(error)
+            links.append(model.links[place])
+            blocks.append(block)
+            continue
+        if gone not in renewed:
+            renewed[gone] = [Link(True, len(shared) + i) for i in range(len(fresh))]
+            shared += fresh
+        numbers = iter(renewed[gone])
+        links.append(tuple(next(numbers) if link is None else link for link in chain_links))
+        blocks.append(nnx.merge(*jax.vmap(lambda state: nnx.split(layer_of(state)[0]))(state)))
+    if len(refused) == len(links):
+        raise refused[0]
+    model.blocks = nnx.List(blocks)
+    _link(model, shared, links)
+    return model
+
+
+def with_changed_parts(model, kind: type[Encoding], change: Callable):
+    """See `Transformer.map_parts`."""
+    key = kind.card.key if hasattr(kind, 'card') else kind.__name__
+    if at_stem := [
+        door for door in STEM_DOORS if getattr(kind, door) is not getattr(Encoding, door)
+    ]:
+        raise ValueError(
+            f'map_parts gives every layer its own part, but {key} opens {at_stem[0]!r} and '
+            'exists once'
+        )
+    model, links, found = nnx.clone(model), [], False
+    for place, block in enumerate(model.blocks):
+        own, chain_links = list(block.encodings), list(model.links[place])
+        layers = jnp.arange(place, model.cfg.layers, len(model.blocks))
+        for number, link in enumerate(chain_links):
+            part = model._part(link, block)
+            if not isinstance(part, kind):
+                continue
+            found, changed = True, change(nnx.clone(part), layers)
+            if link.shared:
+                chain_links[number] = Link(False, len(own))
+                own.append(changed)
+            else:
+                own[link.number] = changed
+        block.encodings = nnx.List(own)
+        conflicts.check([model._part(link, block) for link in chain_links])
+        links.append(tuple(chain_links))
+    if not found:
+        chains = ', '.join(
+            ' | '.join(map(name_of, parts_of(model.encoding(*at))))
+            for at in enumerate(model.blocks)
+        )
+        raise ValueError(f'the model has no {key} part; its layers have {chains}')
+    _link(model, model.shared, links)
+    return model
+
+
+def _link(model, shared, links):
+    """Sets the shared parts and the links of every chain, and drops shared parts to which none
+    leads.
+    """
+    used = sorted({link.number for chain_links in links for link in chain_links if link.shared})
+    moved = lambda link: Link(True, used.index(link.number)) if link.shared else link
+    model.shared = nnx.List([shared[number] for number in used])
+    model.links = tuple(tuple(map(moved, chain_links)) for chain_links in links)
