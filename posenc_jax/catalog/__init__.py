@@ -14,7 +14,7 @@ KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', *NAMED_ONLY)
 COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
 PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 
-_PIPELINE = ('place', 'embed', 'branch', 'project', 'match', 'score', 'mask', 'collect', 'none')
+_PIPELINE = ('place', 'embed', 'qkv', 'project', 'match', 'score', 'mask', 'collect', 'none')
 _HEADINGS = {
     'encoding': 'Encodings',
     'frequencies': 'Frequency rules (`freqs=` of a rotary encoding)',
