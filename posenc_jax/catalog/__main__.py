@@ -18,8 +18,8 @@ from posenc_jax.core.registry import Card, Kind, SpecError
 PICTURES = 'catalog'
 HEADER = """# Catalogue
 
-`python -m posenc_jax.catalog` writes this page from the Cards of the registered methods; do not edit
-it. The tables list the encodings first, then frequency rules, extensions, mixers, caches,
+`python -m posenc_jax.catalog` writes this page from the Cards of the registered methods; do not
+edit it. The tables list the encodings first, then frequency rules, extensions, mixers, caches,
 conversions and analyses. Within a table, methods stand in the order of their first door.
 
 | column | what it says |
@@ -43,15 +43,15 @@ conversions and analyses. Within a table, methods stand in the order of their fi
 | blockwise | Evaluation in tiles equals dense evaluation, in memory linear in the length. |
 | needs training | The method has trainable parameters. |
 | fused | The pair stage is a plain scaled inner product, so a fused attention kernel can run it. |
-| cached raw | A cache keeps keys as they were projected, and every decoding step encodes them again. |
+| cached raw | A cache keeps keys as projected, and every decoding step encodes them again. |
 | cached evolving | A cache keeps encoded keys, and every new token rewrites them. |
 | cached none | A new token changes the input of all others, so a cache is refused. |
 
 **Pictures.** A picture shows the example with its parameters as initialised. The curves are the
 logits of equal tokens against their distance, one line for each head (dark: the first), up to four
-times the trained length (dashed). The picture of an extension shows the extension of `rope()`, or of
-`alibi()`, `nope()` or `learned_absolute()` where it needs one of these. `python -m
-posenc_jax.gallery SPEC...` draws any encoding larger.
+times the trained length (dashed). The picture of an extension shows an extended `rope()`, or an
+extended `alibi()`, `nope()` or `learned_absolute()` where it needs one of these.
+`python -m posenc_jax.gallery SPEC...` draws any encoding larger.
 
 """
 
