@@ -2,8 +2,8 @@
 
     python -m posenc_jax.catalog [--check] [--redraw]
 
-Only pictures that are missing are drawn, unless all are asked for: they differ between versions of
-the plotting library.
+Only missing pictures are drawn, because pictures differ between versions of the plotting library.
+`--redraw` draws all of them.
 """
 
 import difflib
@@ -57,12 +57,12 @@ extended `alibi()`, `nope()` or `learned_absolute()` where it needs one of these
 
 
 def rendered(root: Path) -> dict[Path, str]:
-    """What the generated files ought to hold, by path."""
+    """The text of each generated file, by path."""
     return {root / 'docs' / 'catalog.md': HEADER + catalog_markdown(pictures=PICTURES)}
 
 
 def draw(kind: Kind, card: Card, path: Path) -> None:
-    """The small picture of one method; an example that needs narrow heads gets them."""
+    """Draws the small picture of one method, with narrow heads if its example needs them."""
     from posenc_jax.extension import extend
     from posenc_jax.gallery import Probe, thumbnail
 
@@ -87,8 +87,8 @@ def draw(kind: Kind, card: Card, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents[2]) -> int:
-    """Writes the files; with --check writes nothing, prints how they differ and returns 1 where
-    they do.
+    """Writes the files. With --check it writes nothing, prints how the files differ from what they
+    should be, and returns 1 if any does.
     """
     parser = Parser(prog='python -m posenc_jax.catalog', description=__doc__.splitlines()[0])
     parser.add_argument(
