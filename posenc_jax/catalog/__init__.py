@@ -1,4 +1,4 @@
-"""The catalogue of registered methods, read from their Cards: as a table, as Markdown, as BibTeX."""
+"""The catalogue of registered methods, from their Cards: as a table, as Markdown, as BibTeX."""
 
 import dataclasses
 import re
