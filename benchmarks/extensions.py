@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns, temporary
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.model import Transformer, TransformerConfig
 

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import decode as plain
 from posenc_jax.decoding import duo_attention
 from posenc_jax.decoding.constant_cache import constant_cache

@@ -21,7 +21,7 @@ import optax
 from flax import nnx
 from measure import MIB, milliseconds, ratio, show, smollm2, take_turns, temporary
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import ape_parallel, parallel_context_entropy
 from posenc_jax.decoding import contexts as shared
 from posenc_jax.decoding.decode import init_cache, prefill

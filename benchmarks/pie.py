@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 from measure import show, smollm2
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import pie
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.model.cache import Cache

@@ -24,7 +24,7 @@ from flax import nnx
 from measure import milliseconds, ratio, show, smollm2, take_turns
 from transformers import DynamicCache, LlamaForCausalLM, StaticCache
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import generate, init_cache, prefill
 from posenc_jax.model.pretrained import export_pretrained, load_pretrained
 

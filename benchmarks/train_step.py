@@ -13,7 +13,7 @@ from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns, temporary
 
 from configs.default import get_config
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run.state import TrainState, take_apart

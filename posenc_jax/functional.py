@@ -20,9 +20,9 @@ from posenc_jax.conversion.pos2distill import (
     slot_weights,
 )
 from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
-from posenc_jax.core.encoding import scaled_dot_product, weighted_sum
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
+from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.decoding.ape_parallel import ape_layout, ape_reweigh
 from posenc_jax.decoding.double_sparsity import (
     channel_scores,

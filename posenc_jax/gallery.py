@@ -23,8 +23,9 @@ from posenc_jax.core import disk
 from posenc_jax.core.attention import pair_logits
 from posenc_jax.core.command import Parser
 from posenc_jax.core.compose import make
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import device_memory, readable
+from posenc_jax.core.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +83,17 @@ def equal_token_logits(
     added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None
     x = x if added is None else x + added
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
-    vectors = [x if added is None else added]
-    if encoding.opens(
-        'branch'
-    ):  # projections of its inputs, which may be longer than the sequence, all of them ones
-        vectors = [jnp.ones((1, one.shape[1], width)) for one in encoding.branch(before, tok)]
-    q = k = v = jnp.concatenate(
-        [a.reshape(1, -1, probe.heads, probe.head_dim) for a in vectors], axis=2
-    )
-    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, before)
+    # Projections of what an encoding makes of the input are ones, whatever it makes.
+    heads = lambda a: (a.reshape(1, -1, probe.heads, probe.head_dim),) * 3
+    projected = heads(x if added is None else added)
+    if encoding.opens('qkv'):
+        linear = lambda a: heads(jnp.ones((1, a.shape[1], width)))
+        projected = encoding.qkv(before, linear, tok)
+    q, k, v, tq, tk = encoding.project(*projected, tok, tok, before)
     first = lambda a: jnp.swapaxes(a, 1, 2)
     tq = jax.tree.map(lambda a: a[:, rows], tq)
     q, k = first(q[:, rows]), first(k)
-    s, _, seen = pair_logits(encoding, q, k, tq, tk, encoding.open(q, tq))
+    s, _, seen = pair_logits(encoding, q, k, tq, tk, encoding.init_carry(q, tq))
     s = np.asarray(jnp.where(seen, s, jnp.nan))[0, : probe.heads]
     own = np.arange(length)[rows]
     return s - s[:, np.arange(len(own)), own][..., None]

@@ -33,7 +33,7 @@ def logits(encoding, tok):
         jax.random.normal(jax.random.key(n), (1, heads, 12, 8)) for n, heads in ((0, 4), (1, 2))
     )
     seen = jnp.ones((1, 1, 12, 12), bool)
-    s, carry = encoding.match(q, k, tok, tok, seen, encoding.open(q, tok))
+    s, carry = encoding.match(q, k, tok, tok, seen, encoding.init_carry(q, tok))
     return np.asarray(encoding.score(s, tok, tok, seen, carry)[0])
 
 
@@ -62,7 +62,7 @@ def test_a_rotation_and_a_bias_add_up(bias):
         encoding = pj.make(spec, **CONTEXT)
         a, b, _, tq, tk = encoding.project(q, k, k, tok, tok, jnp.ones((1, 12, 32)))
         a, b, seen = a.swapaxes(1, 2), b.swapaxes(1, 2), jnp.ones((1, 1, 12, 12), bool)
-        s, carry = encoding.match(a, b, tq, tk, seen, encoding.open(a, tq))
+        s, carry = encoding.match(a, b, tq, tk, seen, encoding.init_carry(a, tq))
         return np.asarray(encoding.score(s, tq, tk, seen, carry)[0])
 
     both = of(f'rope() | {bias}')

@@ -1,6 +1,6 @@
 """What holds for every registered encoding and frequency rule, built from the example on its Card.
 
-One layer is the subject: place, embed, `branch` and projections, `project`, `attend`, `merge`.
+One layer is the subject: place, embed, `qkv` and projections, `project`, `attend`, `merge`.
 `plain` is the same layer with the doors called once over the whole matrix and differentiated by
 JAX: nothing of `attend` is used, so it is what tiles are compared with. Everything is compiled once
 per encoding and shared by the tests (`Layer`); the sizes are the smallest at which the examples
@@ -21,7 +21,8 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.catalog import KINDS
-from posenc_jax.core.compose import EXCLUSIVE, name_of, parts_of
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.conflicts import EXCLUSIVE
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.masks import Causal, Document
 from posenc_jax.core.registry import SpecError, entries, lookup
@@ -181,13 +182,10 @@ def split(encoding, weights, x, rows, tok):
     """q, k, v of every input of attention, which is x alone where no other is made; joined along
     the heads.
     """
-    inputs = encoding.branch(rows, tok) if encoding.opens('branch') else (x,)
-    of = lambda name: [
-        jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for x in inputs
-    ]
-    return tuple(
-        jnp.concatenate(of(name), axis=2) if len(inputs) > 1 else of(name)[0] for name in 'qkv'
+    linear = lambda x: tuple(
+        jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for name in 'qkv'
     )
+    return encoding.qkv(rows, linear, tok) if encoding.opens('qkv') else linear(x)
 
 
 def project(encoding, weights, x, tok, *, key=None):
@@ -209,7 +207,7 @@ def plain(encoding, q, k, v, tq, tk):
     seen = tk.valid[:, None, None, :]
     allowed = encoding.mask(tq, tk)
     seen = seen if allowed is None else seen & allowed
-    s, carry = encoding.match(q, k, tq, tk, seen, encoding.open(q, tq))
+    s, carry = encoding.match(q, k, tq, tk, seen, encoding.init_carry(q, tq))
     s, _ = encoding.score(s, tq, tk, seen, carry)
     seen = seen & (s > -jnp.inf)  # a key may also be refused by its logit
     w = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
@@ -354,8 +352,8 @@ def test_shapes_and_types(layer):
     )
     q, k, v, tq, tk = shapes
     inputs = q.shape[2] // HEADS
-    assert layer.encoding.opens('branch') == layer.encoding.opens('merge')
-    assert inputs == 1 or layer.encoding.opens('branch')
+    assert layer.encoding.opens('qkv') == layer.encoding.opens('merge')
+    assert inputs == 1 or layer.encoding.opens('qkv')
     for a, heads in ((q, HEADS), (k, KV_HEADS), (v, KV_HEADS)):
         assert (a.shape, a.dtype) == ((ROWS, LENGTH, inputs * heads, WIDTH), jnp.bfloat16)
     merged = jax.eval_shape(layer.encoding.merge, q)
@@ -368,7 +366,7 @@ def test_shapes_and_types(layer):
 
     def pair_stage(q, k, v, tq, tk):
         q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
-        seen, carry = jnp.ones((ROWS, 1, LENGTH, LENGTH), bool), layer.encoding.open(q, tq)
+        seen, carry = jnp.ones((ROWS, 1, LENGTH, LENGTH), bool), layer.encoding.init_carry(q, tq)
         s, matched = layer.encoding.match(q, k, tq, tk, seen, carry)
         scored = layer.encoding.score(s, tq, tk, seen, matched)
         return (
@@ -575,7 +573,7 @@ def test_causality(layer):
     """Composed with the causal mask, no gradient and no change reaches an earlier output: exactly
     none.
     """
-    if 'causality' in layer.encoding.decides and any(
+    if 'decides_causality' in layer.encoding.traits and any(
         name_of(part) in ('full', 'prefix') for part in parts_of(layer.encoding)
     ):
         layer = Layer(layer.entry, causal=True)

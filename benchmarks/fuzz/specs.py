@@ -202,16 +202,15 @@ def attended(encoding: pj.Encoding, key) -> jax.Array:
     """Attention of `LENGTH` tokens, through all doors that do not need a model."""
     rows, heads = SIZES['model_dim'], SIZES['heads']
     tok = pj.Tokens.of(
-        length=LENGTH, ids=np.zeros((1, LENGTH), np.int32) if encoding.reads_ids else None
+        length=LENGTH,
+        ids=np.zeros((1, LENGTH), np.int32) if 'reads_ids' in encoding.traits else None,
     )
     tok = dataclasses.replace(encoding.place(tok, key=key), ids=None)
     x = encoding.embed(jnp.ones((1, LENGTH, rows)), tok)
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
-    inputs = encoding.branch(before, tok) if encoding.opens('branch') else (x,)
-    q = k = v = jnp.concatenate(
-        [one.reshape(1, -1, heads, rows // heads) for one in inputs], axis=2
-    )
-    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, before)
+    linear = lambda x: (x.reshape(1, -1, heads, rows // heads),) * 3
+    projected = encoding.qkv(before, linear, tok)
+    q, k, v, tq, tk = encoding.project(*projected, tok, tok, before)
     return encoding.merge(pj.attend(encoding, q, k, v, tq, tk))
 
 

@@ -29,8 +29,8 @@ from flax import nnx
 from configs.sweeps.runs import Run, train_runs
 from configs.sweeps.tables import report
 from posenc_jax.core.command import Parser
-from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.spec import build, parse
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.any_order import burst_sample, sample_in_order
 from posenc_jax.run.checkpoint import restore_model
 from posenc_jax.training.step import target_losses, tokens_of

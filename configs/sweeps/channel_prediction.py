@@ -27,7 +27,7 @@ from flax import nnx
 from configs.sweeps.tables import report
 from posenc_jax.core.command import Parser
 from posenc_jax.core.compose import make
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import Block, Norm
 from posenc_jax.model.transformer import TransformerConfig
 

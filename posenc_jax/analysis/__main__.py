@@ -246,7 +246,7 @@ def _measured(known: argparse.Namespace, rest: list[str], run: str):
     task.
     """
     from posenc_jax.analysis.receptive_field import receptive_field
-    from posenc_jax.core.encoding import Tokens
+    from posenc_jax.core.tokens import Tokens
     from posenc_jax.evaluation.tasks import SEED
 
     job = _prepare(known, rest, run, _task_length(known, run))

@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.analysis.watch import over_queries, watch_encodings
 from posenc_jax.core import disk
 from posenc_jax.core.attention import pair_logits
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.contexts import QUERY, ContextMask, check_model, with_part
 from posenc_jax.decoding.parallel_context_entropy import SelectedPieces, piece_layout
 from posenc_jax.model.transformer import Transformer
@@ -174,7 +175,7 @@ def stream(
 
     def one(total, start, rows):
         own_q, own_tq, own = jnp.swapaxes(rows[0], 1, 2), *rows[1:]
-        carry = encoding.open(own_q, own_tq)
+        carry = encoding.init_carry(own_q, own_tq)
         if encoding.opens('turn'):
             carry = encoding.turn(carry, pair_logits(encoding, own_q, k, own_tq, tk, carry)[1])
         s, _, seen = pair_logits(encoding, own_q, k, own_tq, tk, carry)

@@ -18,10 +18,11 @@ from posenc_jax.analysis.token_distance import spearman
 from posenc_jax.analysis.watch import known, over_queries, watch_encodings
 from posenc_jax.core import disk
 from posenc_jax.core.attention import pair_logits
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import DOORS, Encoding, Tokens
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import DOORS, Encoding
 from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
 
 REACH = 200_000
@@ -90,7 +91,7 @@ def _row(graphdef, heads, state, distance, row, shift):
     seen = encoding.mask(tq, tk)
     seen = jnp.ones((1, 1, 1, distance.shape[0]), bool) if seen is None else seen
     s, _ = encoding.score(
-        jnp.zeros((1, heads, 1, distance.shape[0])), tq, tk, seen, encoding.open(None, tq)
+        jnp.zeros((1, heads, 1, distance.shape[0])), tq, tk, seen, encoding.init_carry(None, tq)
     )
     return jnp.where(seen, s, -jnp.inf)[0, :, 0]
 
@@ -317,7 +318,7 @@ def receptive_field(
     if block < 1:
         raise ValueError(f'receptive_field: block must be at least 1, got {block}')
     for place, layer in model.layers():
-        if not model.cfg.causal or model.encoding(place, layer).sees_later:
+        if not model.cfg.causal or 'sees_later' in model.encoding(place, layer).traits:
             raise ValueError(
                 'receptive_field is defined for causal attention; this model lets queries see '
                 'later tokens'
@@ -353,7 +354,7 @@ def attention_fields(
 
     def one(sums, start, own):
         q_rows, rows = jnp.swapaxes(own[0], 1, 2), own[1]
-        s, _, seen = pair_logits(encoding, q_rows, k, rows, tk, encoding.open(q_rows, rows))
+        s, _, seen = pair_logits(encoding, q_rows, k, rows, tk, encoding.init_carry(q_rows, rows))
         seen = seen & rows.valid[:, None, :, None]
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
         at = (start + jnp.arange(rows.length))[:, None] - distance

@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.analysis.watch import check_rotary, plane_heatmap, watch_layers
-from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import LAYOUTS, Layout
 

@@ -17,8 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.analysis.rope_usage import planes
 from posenc_jax.analysis.watch import check_rotary, known, over_queries, plane_heatmap, watch_layers
-from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Layout
 
@@ -201,7 +203,7 @@ def token_distance(
     """
     check_rotary('token_distance', model)
     for place, layer in model.layers():
-        if not model.cfg.causal or model.encoding(place, layer).sees_later:
+        if not model.cfg.causal or 'sees_later' in model.encoding(place, layer).traits:
             raise ValueError(
                 'token_distance is defined for causal attention; this model lets queries see '
                 'later tokens'

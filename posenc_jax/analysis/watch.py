@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core import disk
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -86,7 +87,7 @@ def watch_encodings(
 
         def mix(h):
             rows = layer_rows(h, placed[place].valid, encoding.lookback)
-            q, k, v = block.attention.branches(encoding, h, rows, placed[place])
+            q, k, v = block.attention.qkv(encoding, h, rows, placed[place])
             q2, k2, v2, tq, tk = encoding.project(q, k, v, placed[place], placed[place], rows)
             seen.append(look(encoding, (q, k), (q2, k2, tq, tk)))
             out = sharded_attend(

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int, Num
 
-from posenc_jax.core.encoding import Encoding, over_batch, weighted_sum
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance, whole_distance
+from posenc_jax.core.products import over_batch, weighted_sum
 from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.t5_rpe import look_up, t5_thresholds

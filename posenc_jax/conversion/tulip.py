@@ -15,9 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.checks import check_factor, check_train_len
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
 
 Kind = Literal['cosine', 'mse', 'l2']

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.encoding import Encoding, Tokens, bounds
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import check_choice
+from posenc_jax.core.tokens import Tokens, bounds
 
 Implementation = Literal['dense', 'blocked']
 
@@ -53,13 +54,13 @@ def attend(
     are constants.
 
     Args:
-      encoding: opens `match`, `score`, `mask`, `collect`, `whole`; `project` has already been
+      encoding: opens `match`, `score`, `mask`, `collect`, `fast_path`; `project` has already been
         applied.
       q, k, v: queries, keys, values; N must be a multiple of K.
       tq, tk: their tokens, ascending in `index`.
       block: queries and keys per tile; None chooses by the number of rows and heads.
       implementation: 'dense' (one tile), 'blocked', or None for dense where a single tile is small.
-        Where both are None the encoding's `whole` is asked first.
+        Where both are None the encoding's `fast_path` is asked first.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
 
     Raises:
@@ -103,7 +104,7 @@ def attend(
             )
     else:
         sizes = _tile(
-            batch * heads, queries, keys, encoding.opens('open'), implementation == 'blocked'
+            batch * heads, queries, keys, encoding.opens('init_carry'), implementation == 'blocked'
         )
     if implementation == 'dense':
         sizes = (queries, keys)
@@ -123,8 +124,8 @@ def attend(
         )
         return _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])[:, :queries]
 
-    if block is None and implementation is None and not heads_first and encoding.opens('whole'):
-        whole = encoding.whole(q, k, v, tq, tk, causal=False, sweep=sweep)
+    if block is None and implementation is None and not heads_first and encoding.opens('fast_path'):
+        whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
         return sweep() if whole is None else whole
     return sweep()
 
@@ -250,10 +251,10 @@ def _sweep(plan, encoding, tq, tk):
 
 
 def _opened(plan, encoding, q, tq, k, tk, order, length):
-    """What a block of queries carries into the sweep: `open`, or what `turn` makes of a first sweep
+    """What a block of queries carries into the sweep: `init_carry`, or what `turn` makes of a first sweep
     of logits alone.
     """
-    fresh = encoding.open(q, tq)
+    fresh = encoding.init_carry(q, tq)
     if not encoding.opens('turn'):
         return fresh
 

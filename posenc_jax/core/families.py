@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.core.double import Double
-from posenc_jax.core.encoding import Encoding, Tokens, over_batch
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import over_batch
+from posenc_jax.core.tokens import Tokens
 
 
 class Positions(Encoding):

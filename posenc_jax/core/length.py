@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 
 
 def current_length(tq: Tokens, tk: Tokens) -> tuple[Num[Array, '#B #T'], Num[Array, '#B #S']]:

@@ -37,11 +37,11 @@ class Causal(Mask):
 
     Example:
       >>> import posenc_jax as pj
-      >>> pj.make('rope() | causal()', head_dim=8).decides
+      >>> pj.make('rope() | causal()', head_dim=8).traits
       frozenset({'causality'})
     """
 
-    decides = frozenset({'causality'})
+    traits = frozenset({'decides_causality'})
 
     def allow(self, tq, tk):
         return (tk.index[:, None, :] <= tq.index[:, :, None])[:, None]
@@ -75,8 +75,7 @@ class Full(Mask):
       True
     """
 
-    decides = frozenset({'causality'})
-    sees_later = True
+    traits = frozenset({'decides_causality', 'sees_later'})
 
     def mask(self, tq, tk):
         return None
@@ -107,7 +106,7 @@ class Document(Mask):
       [[True, True, False], [True, True, False], [False, False, True]]
     """
 
-    decides = frozenset({'segments'})
+    traits = frozenset({'decides_segments'})
 
     def mask(self, tq, tk):
         if tq.segment is None or tk.segment is None:

@@ -4,12 +4,13 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import Constant, Encoding, Tokens
+from posenc_jax.core.composite import Composite, name_of, parts_of
+from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 
-_PER_HEAD = ('project', 'open', 'turn', 'match', 'score', 'mask', 'collect')
+_PER_HEAD = ('project', 'init_carry', 'turn', 'match', 'score', 'mask', 'collect')
 
 
 @register(
@@ -29,7 +30,7 @@ _PER_HEAD = ('project', 'open', 'turn', 'match', 'score', 'mask', 'collect')
         promises=Promises(relative=True),
     ),
 )
-class PerHead(Encoding):
+class PerHead(Composite):
     """The first heads of a layer have one encoding, the others another; nested, any number of them.
 
     `head h is encoded by first if h < n, else by second`. Both are built for all heads of the model
@@ -81,7 +82,7 @@ class PerHead(Encoding):
                 f'use {min(nearest, heads - group)}'
             )
         for part in (*parts_of(first), *parts_of(second)):
-            for door in ('place', 'embed', 'branch', 'merge', 'evolve'):
+            for door in ('place', 'embed', 'qkv', 'merge', 'update_keys'):
                 if part.opens(door):
                     raise ValueError(
                         f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it '
@@ -96,7 +97,8 @@ class PerHead(Encoding):
                     f'per_head: keys of {name_of(part)} are cached {part.cached}, only encoded '
                     'ones mix'
                 )
-        if first.decides != second.decides or first.sees_later != second.sees_later:
+        seen = {'decides_causality', 'decides_segments', 'sees_later'}
+        if (first.traits ^ second.traits) & seen:
             raise ValueError(
                 f'per_head: {name_of(first)} and {name_of(second)} disagree on whether later '
                 'keys are seen, or on who decides '
@@ -113,32 +115,8 @@ class PerHead(Encoding):
         )
 
     @property
-    def decides(self):
-        return self.first.decides
-
-    @property
-    def sees_later(self):
-        return self.first.sees_later
-
-    @property
-    def rotates(self):
-        return self.first.rotates or self.second.rotates
-
-    @property
-    def unrotated(self):
-        return self.first.unrotated or self.second.unrotated
-
-    @property
-    def runs(self):
-        return self.first.runs or self.second.runs
-
-    @property
-    def leaves_gaps(self):
-        return self.first.leaves_gaps or self.second.leaves_gaps
-
-    @property
-    def lookback(self):
-        return max(self.first.lookback, self.second.lookback)
+    def children(self):
+        return self.first, self.second
 
     def opens(self, door):
         return door in _PER_HEAD and (self.first.opens(door) or self.second.opens(door))
@@ -151,19 +129,14 @@ class PerHead(Encoding):
         return jnp.where(chosen.reshape(-1, *[1] * (ours.ndim - axis - 1)), ours, theirs)
 
     def project(self, q, k, v, tq, tk, x=None):
-        rows = lambda part: None if x is None else x[:, self.lookback - part.lookback :]
-        one = self.first.project(q, k, v, tq, tk, rows(self.first))
-        two = self.second.project(q, k, v, tq, tk, rows(self.second))
+        one, two = (part.project(q, k, v, tq, tk, self._rows(x, part)) for part in self.children)
         q, k, v = (
             self._choose(a, b, 2, keys=keys) for a, b, keys in zip(one, two, (False, True, True))
         )
         return q, k, v, _with_both(tq, one[3], two[3]), _with_both(tk, one[4], two[4])
 
-    def open(self, q, tq):
-        return self.first.open(q, _side(0, tq)), self.second.open(q, _side(1, tq))
-
-    def turn(self, fresh, swept):
-        return self.first.turn(fresh[0], swept[0]), self.second.turn(fresh[1], swept[1])
+    def init_carry(self, q, tq):
+        return self.first.init_carry(q, _side(0, tq)), self.second.init_carry(q, _side(1, tq))
 
     def match(self, q, k, tq, tk, seen, carry):
         one, first = self.first.match(q, k, _side(0, tq), _side(0, tk), seen, carry[0])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 
 # What a traced position becomes that cannot be: no table has it (NaN), and no distance from it
 # looks like one.

@@ -17,10 +17,11 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from posenc_jax.core.attention import attend
-from posenc_jax.core.compose import chain, name_of, parts_of
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.compose import chain
+from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import check_choice
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import check_temperature, generate, init_cache, prefill
 from posenc_jax.embedding.sigma_gpt import SigmaGPT
 from posenc_jax.model.cache import LayerCache

@@ -94,7 +94,7 @@ class AdaptiveContexts(ContextMask):
                 raise ValueError(f'ape_parallel: {name} must be positive and finite, got {value}')
         self.temperature, self.scale = temperature, scale
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return jnp.full(q.shape[:3], _LOWEST, jnp.float32), jnp.zeros(q.shape[:3], jnp.float32)
 
     def turn(self, fresh, swept):

@@ -5,8 +5,8 @@ import numbers
 
 import jax
 
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import Decoding
 from posenc_jax.extension.lm_infinite import LMInfinite
 from posenc_jax.model.cache import Cache, keep_ends

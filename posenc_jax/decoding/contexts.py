@@ -18,9 +18,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.core.compose import chain, name_of, parts_of
-from posenc_jax.core.encoding import Constant, Encoding, Tokens
+from posenc_jax.core.compose import chain
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.masks import Causal, Document
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import check_last, check_temperature, continue_cache, read_ids
 from posenc_jax.decoding.pie import pie_keys
 from posenc_jax.model.cache import Cache, LayerCache, check_layers, filled
@@ -137,7 +139,7 @@ class ContextMask(Encoding):
       [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     """
 
-    decides = frozenset({'segments'})
+    traits = frozenset({'decides_segments'})
     whole_rows = False
 
     def __init__(self, sees: Bool[np.ndarray, '... segments segments'] | None = None):

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.sampling import sample
 from posenc_jax.model import cache as caching
 from posenc_jax.model.cache import Cache, LayerCache
@@ -126,7 +126,7 @@ def read(
 
         def mix(h):
             rows = layer_rows(h, placed[place].valid, encoding.lookback)
-            qkv = block.attention.branches(encoding, h, rows, placed[place])
+            qkv = block.attention.qkv(encoding, h, rows, placed[place])
             arguments, own = caching.start(encoding, *qkv, placed[place], rows, capacity, count)
             remembered.append(_constrained(own))
             out = sharded_attend(
@@ -174,9 +174,9 @@ def decode_step(
         valid = None if tok.valid is None else tok.slice(cursor, 1).valid
         row = layer_rows(h, valid, 0)
         rows = new = None
-        if encoding.opens('branch'):
+        if encoding.opens('qkv'):
             rows, new = jnp.concatenate([remembered.rows, row], axis=1), tok.slice(cursor, 1)
-        qkv = block.attention.branches(encoding, h, rows, new)
+        qkv = block.attention.qkv(encoding, h, rows, new)
         arguments, own = caching.step(encoding, remembered, *qkv, tok, row, cursor)
         out = encoding.merge(
             sharded_attend(encoding, *arguments, heads_first=True, implementation='dense')

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import Encoding, Tokens, scaled_dot_product, weighted_sum
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tables import known_range
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import Decoding, append
 from posenc_jax.model import cache as caching
 from posenc_jax.model.cache import Cache, LayerCache, check_layers
@@ -19,7 +21,7 @@ from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 
-_PAIR_DOORS = ('branch', 'open', 'match', 'score', 'collect', 'whole', 'merge')
+_PAIR_DOORS = ('qkv', 'init_carry', 'match', 'score', 'collect', 'fast_path', 'merge')
 
 
 def channel_scores(

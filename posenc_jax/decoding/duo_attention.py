@@ -12,12 +12,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.compose import chain, name_of, parts_of
-from posenc_jax.core.encoding import Constant, Encoding, Tokens
+from posenc_jax.core.compose import chain
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.families import Mask, signed_distance
 from posenc_jax.core.masks import Causal
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import Decoding, append, check_last, read_ids
 from posenc_jax.model.cache import Cache, check_layers, filled
 from posenc_jax.model.layers import layer_rows
@@ -136,8 +138,7 @@ class DuoAttention(Mask):
       [[1, 2, 3, 4, 4, 4], [1, 2, 3, 4, 5, 6]]
     """
 
-    decides = frozenset({'causality'})
-    leaves_gaps = True
+    traits = frozenset({'decides_causality', 'leaves_gaps'})
 
     def __init__(
         self,
@@ -282,9 +283,9 @@ def _mask_of(encoding: Encoding) -> DuoAttention:
         if (
             part.cached != 'encoded'
             or part.lookback
-            or part.opens('branch')
+            or part.opens('qkv')
             or promises.mixes_heads
-            or part.opens('open')
+            or part.opens('init_carry')
         ):
             raise ValueError(
                 f'duo_attention drops keys head by head, but {name_of(part)} reads more of a '

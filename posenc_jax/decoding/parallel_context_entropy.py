@@ -213,7 +213,7 @@ class SelectedPieces(ContextMask):
     def whole_rows(self):
         return self.pooled
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         rows, of_query = (
             q.shape[:3],
             jnp.zeros(tq.index.shape, bool) if tq.segment is None else tq.segment == shared.QUERY,

@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cache import Cache, LayerCache, check_layers, filled
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from posenc_jax.core.compose import parts_of
+from posenc_jax.core.composite import parts_of
 from posenc_jax.core.length import current_length
 from posenc_jax.decoding.decode import Decoding, decode_step, read
 from posenc_jax.model.cache import Cache, filled

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.compose import name_of
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.composite import name_of
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import dropout, layer_rows
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.sharding import sharded_attend
@@ -91,7 +91,7 @@ def read_segment(
     if length < 0:
         raise ValueError(f'the memory length must be at least 0, got {length}')
     for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
-        if part.reads_ids or part.cached == 'none':
+        if part.traits & {'reads_ids', 'moves_positions'}:
             raise ValueError(
                 f'{name_of(part)} finds positions from the whole text, which a segment with a '
                 'memory does not have'
@@ -120,7 +120,7 @@ def read_segment(
                 h = jnp.concatenate([block.attention_norm(earlier), h], axis=1)
             rows = layer_rows(h, own.valid, encoding.lookback)
             q, k, v, tq, tk = encoding.project(
-                *block.attention.branches(encoding, h, rows, own), own, own, rows
+                *block.attention.qkv(encoding, h, rows, own), own, own, rows
             )
             q, tq = q[:, held:], tq.slice(held, size)
             out = sharded_attend(

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.families import Embedding
 from posenc_jax.core.length import current_length
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tables import check_range, lookup_rows
+from posenc_jax.core.tokens import Tokens
 
 Ids = Literal['plain', 'fairseq']
 Overflow = Literal['error', 'clamp', 'mod', 'interpolate']

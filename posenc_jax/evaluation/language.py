@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.evaluation.measurement import Measurement, perplexity
 from posenc_jax.evaluation.scoring import Scorer
 from posenc_jax.run import protocols

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 
 # Logits held at a time: 4 MB of float32 stay near the cache; [L, V] at once would be gigabytes at
 # long contexts.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.evaluation.measurement import Measurement, exact_match
 from posenc_jax.evaluation.scoring import Scorer
 from posenc_jax.run.job import SEED

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.core.checks import check_factor, check_train_len
-from posenc_jax.core.compose import name_of
-from posenc_jax.core.encoding import Encoding, heads_first, over_batch
+from posenc_jax.core.composite import Composite, name_of
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.length import current_length
+from posenc_jax.core.products import heads_first, over_batch
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.alibi import ALiBi
@@ -46,7 +47,7 @@ CARD = Card(
 
 
 @register('alibi_pi', kind='encoding', card=CARD)
-class ALiBiPI(Encoding):
+class ALiBiPI(Composite):
     """Divides ALiBi's slopes by the growth over the trained length L, which keeps penalties within
     those seen in training.
 
@@ -112,12 +113,11 @@ class ALiBiPI(Encoding):
             )
 
     @property
-    def sees_later(self):
-        return self.encoding.sees_later
+    def children(self):
+        return (self.encoding,)
 
     def opens(self, door):
-        needed = {'mask': self.encoding.opens('mask'), 'project': self.mode == 'dynamic'}
-        return super().opens(door) and needed.get(door, True)
+        return super().opens(door) and (door != 'project' or self.mode == 'dynamic')
 
     def project(self, q, k, v, tq, tk, x=None):
         if self.mode == 'dynamic':
@@ -135,9 +135,6 @@ class ALiBiPI(Encoding):
             scale = alibi_pi_scale(heads_first(length), self.train_len)[..., None]
         bias = self.encoding.bias(tq.pos, tk.pos) / scale
         return s + over_batch(bias, len(s)), carry
-
-    def mask(self, tq, tk):
-        return self.encoding.mask(tq, tk)
 
 
 @register('alibi_pi', kind='extension', card=CARD)

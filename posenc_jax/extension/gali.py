@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.checks import check_train_len
-from posenc_jax.core.encoding import Constant, Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.families import check_heads
 from posenc_jax.core.length import current_length
 from posenc_jax.core.numerics import phase
+from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
@@ -217,7 +218,7 @@ class GALI(Encoding):
       [8, 8, 8, 8, 8, 8, 8, 8, 11, 11, 11, 13, 13]
     """
 
-    rotates = True
+    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

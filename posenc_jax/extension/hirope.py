@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from posenc_jax.core.encoding import Encoding, Tokens, heads_first, scaled_dot_product
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
+from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.extension.parts import check_part
 from posenc_jax.rotation.rope import Rotary, rotate
 
@@ -232,7 +234,7 @@ class HiRoPE(Encoding):
       (2, [[[2.0, 0.2, 0.03, 0.003]]])
     """
 
-    rotates = True
+    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

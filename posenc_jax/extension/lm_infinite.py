@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.core.checks import check_train_len
-from posenc_jax.core.compose import name_of
-from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.composite import Composite, name_of
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
+from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
@@ -39,7 +40,7 @@ CARD = Card(
     kind='extension',
     card=dataclasses.replace(CARD, example='lm_infinite(n_global=2, n_local=5)'),
 )
-class LMInfinite(Encoding):
+class LMInfinite(Composite):
     """Queries see the last `n_local` and the first `n_global` tokens, at distances of at most R =
     `n_local`.
 
@@ -85,8 +86,6 @@ class LMInfinite(Encoding):
       [1, 2, 3, 4, 5, 6, 7, 7, 7, 7]
     """
 
-    decides = frozenset({'causality'})
-
     def __init__(
         self,
         encoding: Encoding = CONTEXT,
@@ -120,16 +119,13 @@ class LMInfinite(Encoding):
         self.n_global, self.n_local, self.top_k, self.distance = n_global, n_local, top_k, distance
 
     @property
-    def rotates(self):
-        return self.encoding.rotates
+    def children(self):
+        return (self.encoding,)
 
     @property
-    def cached(self):
-        return 'raw' if self.top_k else 'encoded'
-
-    @property
-    def leaves_gaps(self):
-        return self.n_global > 0
+    def traits(self):
+        own = {'leaves_gaps': self.n_global > 0, 'follows_length': self.top_k > 0}
+        return super().traits | {'decides_causality', *(name for name in own if own[name])}
 
     def project(self, q, k, v, tq, tk, x=None):
         if isinstance(self.encoding, Rotary):
@@ -224,8 +220,8 @@ class LMInfinite(Encoding):
         if isinstance(self.encoding, Rotary):
             return s, carry
         at = lambda tok, pos: dataclasses.replace(tok, pos=jnp.full((1, 1), pos, jnp.int32))
-        near, carry = self.encoding.score(s, tq, tk, seen, carry)
-        ceiling, _ = self.encoding.score(s, at(tq, self.n_local), at(tk, 0), seen, carry)
+        near, carry = super().score(s, tq, tk, seen, carry)
+        ceiling, _ = super().score(s, at(tq, self.n_local), at(tk, 0), seen, carry)
         return jnp.where(self._beyond(tq, tk)[:, None], ceiling, near), carry
 
     def _unrotated(self, k, pos):

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.core.compose import chain, parts_of
-from posenc_jax.core.encoding import Constant, Encoding, Tokens, scaled_dot_product
+from posenc_jax.core.compose import chain
+from posenc_jax.core.composite import parts_of
+from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.numerics import phase
+from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.extension.parts import check_part
 from posenc_jax.rotation.rope import Rotary, rotate
 
@@ -135,7 +138,7 @@ class MsPoE(Encoding):
       [1.65, 1.2, 1.5, 1.35]
     """
 
-    rotates = True
+    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

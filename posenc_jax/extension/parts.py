@@ -1,6 +1,6 @@
 """Which encodings an extension can take over."""
 
-from posenc_jax.core.compose import name_of
+from posenc_jax.core.composite import name_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import Bias
 from posenc_jax.rotation.rope import Rotary

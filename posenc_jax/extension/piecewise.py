@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.encoding import scaled_dot_product
+from posenc_jax.core.products import scaled_dot_product
 
 
 def piecewise_logits(

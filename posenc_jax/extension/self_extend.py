@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Num
 
 from posenc_jax.core.checks import check_train_len
-from posenc_jax.core.encoding import Encoding, heads_first
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import TWO_PI, phase
+from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
@@ -127,7 +128,7 @@ class SelfExtend(Encoding):
       (16, 208)
     """
 
-    rotates = True
+    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

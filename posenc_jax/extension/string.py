@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from posenc_jax.core.checks import check_train_len
-from posenc_jax.core.encoding import Encoding, heads_first
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
+from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension.parts import check_part
@@ -83,7 +84,7 @@ class STRING(Encoding):
       (256, 128)
     """
 
-    rotates = True
+    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

@@ -155,8 +155,8 @@ class ALiBi(Bias):
             self.ahead = Constant(jnp.arange(heads) >= heads // 2, axes=('heads',))
 
     @property
-    def sees_later(self):
-        return self.variant == 'half'
+    def traits(self):
+        return frozenset({'sees_later'} if self.variant == 'half' else ())
 
     def opens(self, door):
         return super().opens(door) and (door != 'mask' or self.variant == 'half')

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.encoding import Encoding, heads_first
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -108,7 +109,7 @@ class Cable(Encoding):
       ((16, 2), (2,))
     """
 
-    runs = True
+    traits = frozenset({'sums_between'})
 
     def __init__(
         self,
@@ -144,7 +145,7 @@ class Cable(Encoding):
         )
         return q, k, v, tq, tk.with_feats(cable=costs)
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
 
     def score(self, s, tq, tk, seen, carry):

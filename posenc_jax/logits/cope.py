@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -183,7 +184,7 @@ class CoPE(Encoding):
             )
         return jnp.einsum('bsd,dkh->bskh', x, self.key_kernel[...].astype(x.dtype)).astype(k.dtype)
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
 
     def score(self, s, tq, tk, seen, carry):

@@ -9,17 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-from posenc_jax.core.encoding import (
-    Constant,
-    Encoding,
-    Tokens,
-    heads_first,
-    over_batch,
-    scaled_dot_product,
-)
+from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.families import signed_distance
+from posenc_jax.core.products import heads_first, over_batch, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.logits.t5_rpe import look_up
 
 # Rows of a causal pass that are done by pairs: they have few keys, and the error of a transform is
@@ -314,7 +309,7 @@ class KernelizedRPE(Encoding):
       (2, 9)
     """
 
-    projected = 'own'
+    traits = frozenset({'reads_own_projections'})
 
     def __init__(
         self,
@@ -360,7 +355,7 @@ class KernelizedRPE(Encoding):
         bias = distance_bias(self.table[...], tq.pos, tk.pos)
         return s + over_batch(bias, s.shape[0]), carry
 
-    def whole(self, q, k, v, tq, tk, *, causal, sweep):
+    def fast_path(self, q, k, v, tq, tk, *, causal, sweep):
         length = tk.length
         if (
             tq.length != length

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.encoding import Encoding, Tokens, heads_first, scaled_dot_product
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 
 # Keys of a tile are swept in chunks of this many, a few to a loop step: the work inside a chunk
 # grows with its square.
@@ -127,7 +129,7 @@ def path_directions(
       tok: tokens of the L rows; a tap reaches neither another segment nor a row that is not valid.
 
     Example:
-      >>> from posenc_jax.core.encoding import Tokens
+      >>> from posenc_jax.core.tokens import Tokens
       >>> w = path_directions(jnp.ones((1, 3, 1, 2)), jnp.ones((3, 1, 2)), Tokens.of(length=1))
       >>> [round(float(c), 3) for c in w.ravel()]
       [0.707, 0.707]
@@ -252,7 +254,7 @@ class PaTH(Encoding):
 
     lookback = _TAPS - 1
 
-    runs = True
+    traits = frozenset({'sums_between'})
 
     def __init__(
         self,
@@ -302,7 +304,7 @@ class PaTH(Encoding):
         real = lambda a: a if tk.valid is None else jnp.where(tk.valid[..., None], a, 0.0)
         beta = real(2.0 * jax.nn.sigmoid(own @ self.beta_kernel[...] + self.beta_bias[...]))
         tk = tk.with_feats(path={'w': w, 'beta': beta})
-        # under a name of its own: it stays in the cache, while w and beta are used up by `evolve`
+        # under a name of its own: it stays in the cache, while w and beta are used up by `update_keys`
         if self.forget:
             tk = tk.with_feats(
                 path_gates=real(
@@ -311,7 +313,7 @@ class PaTH(Encoding):
             )
         return q, k, v, tq, tk
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         counted = (jnp.zeros(q.shape[:3], jnp.float32),) if self.forget else ()
         return (q.astype(jnp.float32), *counted)
 
@@ -321,14 +323,14 @@ class PaTH(Encoding):
             w, beta = heads_first(tk.feats['path']['w']), heads_first(tk.feats['path']['beta'])
             s, q = path_match(q, k, w, beta, tk.index, seen)
             s = s * q.shape[-1] ** -0.5
-        else:  # cached keys, which `evolve` has brought to this query
+        else:  # cached keys, which `update_keys` has brought to this query
             s = scaled_dot_product(q, k)
         if not gates:
             return s, (q,)
         bias, after = forget_bias(heads_first(tk.feats['path_gates']), tq.index, tk.index, gates[0])
         return s + self.gate_scale * bias, (q, after)
 
-    def evolve(self, k, tk, new):
+    def update_keys(self, k, tk, new):
         w, beta = heads_first(new.feats['path']['w']), heads_first(new.feats['path']['beta'])
         acts = tk.index < new.index
         if tk.segment is not None and new.segment is not None:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core.encoding import Encoding, heads_first, over_batch, scaled_dot_product
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import heads_first, over_batch, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tables import check_range, lookup_rows
@@ -90,7 +91,7 @@ class PositionalAttention(Encoding):
       (9, 2, 9)
     """
 
-    projected = 'none'
+    traits = frozenset({'reads_no_projections'})
 
     def __init__(
         self,

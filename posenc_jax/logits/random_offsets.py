@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num, UInt32
 
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.tables import check_range
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.positions.randomized_pe import evaluation_key, largest_position, random_ids
 
 LARGEST = 2**24

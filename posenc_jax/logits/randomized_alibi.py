@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core.encoding import Constant, over_batch
+from posenc_jax.core.encoding import Constant
 from posenc_jax.core.families import check_heads
+from posenc_jax.core.products import over_batch
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.alibi import alibi_slopes

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from posenc_jax.core.encoding import heads_first
 from posenc_jax.core.families import check_heads
+from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.random_offsets import RandomOffsets
@@ -78,7 +78,7 @@ class RandomizedTransformerXL(RandomOffsets):
       ((16, 2, 8), (1, 3, 3))
     """
 
-    unrotated = True
+    traits = frozenset({'reads_unrotated'})
 
     def __init__(
         self,

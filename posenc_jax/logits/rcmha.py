@@ -8,10 +8,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-from posenc_jax.core.encoding import Encoding, Tokens, heads_first
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import whole_distance
+from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.logits.shaw import take_by_index
 
 _TAPS = 3
@@ -126,7 +128,7 @@ class RCMHA(Encoding):
     Differs from the released code: tables hold the P distances that causal attention meets, not 2P;
     taps reach neither into another document nor before the first token.
 
-    The rows of the layer input before the tokens are projected with them (`branch` returns them),
+    The rows of the layer input before the tokens are projected with them (`qkv` projects them),
     so decoding remembers two rows of it. Documents are runs without padding inside.
 
     Args:
@@ -149,8 +151,7 @@ class RCMHA(Encoding):
     """
 
     lookback = _TAPS - 1
-    inputs = 1
-    unrotated = True
+    traits = frozenset({'reads_unrotated'})
 
     def __init__(
         self,
@@ -173,8 +174,8 @@ class RCMHA(Encoding):
         self.scalars = nnx.Param(jnp.zeros((max_len, heads), jnp.float32), axes=(None, 'heads'))
         self.u = nnx.Param(jnp.zeros((heads, head_dim), jnp.float32), axes=('heads', None))
 
-    def branch(self, x, tok):
-        return (x,)
+    def qkv(self, x, linear, tok):
+        return linear(x)
 
     def merge(self, out):
         return out
@@ -186,7 +187,7 @@ class RCMHA(Encoding):
         if q.shape[1] != tq.length + self.lookback or k.shape[1] != tk.length + self.lookback:
             raise ValueError(
                 f'rcmha convolves projections with {self.lookback} rows in front, which its '
-                '`branch` has the layer project, '
+                '`qkv` has the layer project, '
                 f'and comes first in a chain: {tq.length} queries and {tk.length} keys, got '
                 f'{q.shape[1]} and {k.shape[1]} rows'
             )

@@ -7,8 +7,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core.encoding import Constant, Encoding, over_batch
+from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.families import signed_distance
+from posenc_jax.core.products import over_batch
 from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.alibi import alibi_slopes
@@ -115,7 +116,7 @@ class RoPEALiBiHarmonic(Encoding):
       [1.0, 0.5, 0.333, 0.25]
     """
 
-    rotates = True
+    traits = frozenset({'rotates'})
 
     def __init__(
         self,

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.core.encoding import Encoding, heads_first, scaled_dot_product, weighted_sum
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import whole_distance
+from posenc_jax.core.products import heads_first, scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -233,7 +234,7 @@ class Shaw(Encoding):
       (9, 8)
     """
 
-    unrotated = True
+    traits = frozenset({'reads_unrotated'})
 
     def __init__(
         self,

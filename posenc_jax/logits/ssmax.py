@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.encoding import Encoding, heads_first
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import check_heads
 from posenc_jax.core.length import current_length
+from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -82,8 +83,8 @@ class SSMax(Encoding):
         self.gain = nnx.Param(jnp.full(heads, gain, jnp.float32), axes=('heads',))
 
     @property
-    def sees_later(self):
-        return self.bidirectional
+    def traits(self):
+        return frozenset({'sees_later'} if self.bidirectional else ())
 
     def opens(self, door):
         return super().opens(door) and (door != 'project' or self.bidirectional)

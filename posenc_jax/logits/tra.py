@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.encoding import Encoding, heads_first
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.cope import suffix_sum
@@ -136,7 +137,7 @@ class TRA(Encoding):
         tq = tq.with_feats(tra={'delta': jax.nn.log_sigmoid(a), 'norm': inverse_rms(q)})
         return q, k, v, tq, tk.with_feats(tra={'norm': inverse_rms(k)})
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
 
     def score(self, s, tq, tk, seen, carry):

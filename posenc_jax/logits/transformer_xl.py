@@ -6,9 +6,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core.encoding import Encoding, heads_first
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import check_heads, signed_distance
 from posenc_jax.core.numerics import phase
+from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -117,7 +118,7 @@ class TransformerXL(Encoding):
       ((2, 8), (16, 2, 8))
     """
 
-    unrotated = True
+    traits = frozenset({'reads_unrotated'})
 
     def __init__(
         self,

@@ -44,8 +44,7 @@ class Prefix(Mask):
       [2, 2, 3]
     """
 
-    decides = frozenset({'causality'})
-    sees_later = True
+    traits = frozenset({'decides_causality', 'sees_later'})
 
     def __init__(self, length: int):
         if length < 1:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.core.attention import attend
 from posenc_jax.core.compose import make
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 
 
 def concatenating_layer(

@@ -6,8 +6,8 @@ What is cached of the keys is the encoding's choice (`Encoding.cached`):
   encoded   as `project` left them, with the features it attached to them;
   raw       as the layer produced them; `project` encodes all of them again at every step, because
             what it does to a key depends on the current length;
-  evolving  as `project` left them, then rewritten by `Encoding.evolve` for every later token.
-            Features an evolving encoding attaches under its own key say what `evolve` does; they
+  evolving  as `project` left them, then rewritten by `Encoding.update_keys` for every later token.
+            Features an evolving encoding attaches under its own key say what `update_keys` does; they
             reach it with the new token and are not cached, so `match` meets rewritten keys without
             them. Features under any other name are cached.
 
@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tokens import Tokens
 
 
 @jax.tree_util.register_dataclass
@@ -383,8 +384,8 @@ def _cached_feats(encoding: Encoding, placed: Tokens, projected: Tokens) -> dict
 
 
 def _evolve(encoding: Encoding, k: Array, tk: Tokens, new: Tokens) -> Array:
-    """`Encoding.evolve`, where the new token is no padding."""
-    moved = encoding.evolve(k, tk, new)
+    """`Encoding.update_keys`, where the new token is no padding."""
+    moved = encoding.update_keys(k, tk, new)
     return moved if new.valid is None else jnp.where(new.valid[:, :, None, None], moved, k)
 
 

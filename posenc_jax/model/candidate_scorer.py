@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer, TransformerConfig
 from posenc_jax.positions.uni_encoder import UniEncoder, candidate_means
 

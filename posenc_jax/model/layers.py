@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.sharding import constrain, sharded_attend
 
 NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
@@ -154,7 +155,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, 'B R D']:
-    """The rows `Encoding.branch` and `project` read: padding zeroed, and `lookback` zero rows in
+    """The rows `Encoding.qkv` and `project` read: padding zeroed, and `lookback` zero rows in
     front.
     """
     if valid is not None:
@@ -405,19 +406,9 @@ class Attention(nnx.Module):
             constrain(v, 'batch', 'sequence', 'kv_heads', None),
         )
 
-    def branches(
-        self, encoding: Encoding, h: Float[Array, 'B T D'], rows: Array | None, tok: Tokens | None
-    ):
-        """`split` of every input of attention, joined along the heads; of `h` alone where
-        `encoding` does not open `branch`.
-
-        `rows` (see `layer_rows`) and `tok` are what that door reads.
-        """
-        if not encoding.opens('branch'):
-            return self.split(h)
-        return tuple(
-            jnp.concatenate(a, axis=2) for a in zip(*map(self.split, encoding.branch(rows, tok)))
-        )
+    def qkv(self, encoding: Encoding, h: Float[Array, 'B T D'], rows: Array | None, tok):
+        """`split` of the layer input `h`, or what the door `qkv` makes of `rows` (see `layer_rows`)."""
+        return encoding.qkv(rows, self.split, tok) if encoding.opens('qkv') else self.split(h)
 
     def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""
@@ -479,7 +470,7 @@ class Block(nnx.Module):
         def mix(h):
             rows = layer_rows(h, tok.valid, encoding.lookback)
             q, k, v, tq, tk = encoding.project(
-                *self.attention.branches(encoding, h, rows, tok), tok, tok, rows
+                *self.attention.qkv(encoding, h, rows, tok), tok, tok, rows
             )
             out = sharded_attend(
                 encoding, q, k, v, tq, tk, block=self.block, implementation=self.implementation

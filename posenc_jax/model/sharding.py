@@ -16,8 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from posenc_jax.core.attention import attend
-from posenc_jax.core.compose import parts_of
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.composite import parts_of
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tokens import Tokens
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
 

@@ -12,11 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core import spec as spec_language
-from posenc_jax.core.compose import chain, make, name_of, parts_of
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.compose import chain, make
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import readable
 from posenc_jax.core.registry import SpecError, check_choice, quoted
 from posenc_jax.core.tables import known_range, lookup_rows
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import (
     BIASES,
     MLPS,
@@ -357,7 +359,7 @@ class Transformer(nnx.Module):
     @property
     def reads_ids(self) -> bool:
         """Whether some encoding places tokens by their ids."""
-        return any(part.reads_ids for part in self.shared)
+        return any('reads_ids' in part.traits for part in self.shared)
 
     def place(
         self, tok: Tokens, ids: Int[Array, 'B T'] | None = None, *, key: Array | None = None

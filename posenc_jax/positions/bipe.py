@@ -140,8 +140,8 @@ class BiPE(Encoding):
         self.vectors = nnx.Param(rows, axes=('positions', 'width'))
 
     @property
-    def reads_ids(self):
-        return self.separators is not None
+    def traits(self):
+        return frozenset({'reads_ids'} if self.separators is not None else ())
 
     def place(self, tok, *, key=None):
         if self.separators is not None:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tables import known_range
+from posenc_jax.core.tokens import Tokens
 
 
 def giraffe_ids(

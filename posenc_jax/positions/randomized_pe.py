@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from posenc_jax.core.encoding import Encoding, Tokens
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.tables import NOWHERE, check_range, known_range
+from posenc_jax.core.tokens import Tokens
 
 Evaluation = Literal['sampled', 'spaced', 'first']
 EVALUATIONS = ('sampled', 'spaced', 'first')

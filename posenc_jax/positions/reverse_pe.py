@@ -91,6 +91,8 @@ class ReversePE(Encoding):
       [2, 1, 0]
     """
 
+    traits = frozenset({'moves_positions'})
+
     def place(self, tok, *, key=None):
         if tok.pos.ndim != 2:
             raise ValueError(

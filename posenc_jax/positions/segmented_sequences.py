@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.compose import name_of
+from posenc_jax.core.composite import name_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT, Node

@@ -311,8 +311,8 @@ class UniEncoder(Encoding):
         self.types = nnx.Param(rows, axes=(None, 'width'))
 
     @property
-    def leaves_gaps(self):
-        return self.shape != 'square'
+    def traits(self):
+        return frozenset({'leaves_gaps'} if self.shape != 'square' else ())
 
     def opens(self, door):
         return super().opens(door) and (door != 'mask' or self.shape != 'square')

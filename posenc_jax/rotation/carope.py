@@ -6,10 +6,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core.encoding import Encoding, Tokens, heads_first, scaled_dot_product
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.numerics import TWO_PI
+from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.rotation.rope import LAYOUTS, Layout, rope_frequencies, rotate
 
 
@@ -58,7 +60,7 @@ def carope_last(tq: Tokens, tk: Tokens) -> Float[Array, '#B S T']:
     query, 0 elsewhere.
 
     Example:
-      >>> from posenc_jax.core.encoding import Tokens
+      >>> from posenc_jax.core.tokens import Tokens
       >>> tk = Tokens.of(valid=jnp.array([[True, True, True, False]]))
       >>> carope_last(tk.slice(1, 3), tk)[0].tolist()
       [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
@@ -167,8 +169,7 @@ class CARoPE(Encoding):
       ((16, 2), [-0.9267, -0.9267])
     """
 
-    rotates = True
-    runs = True
+    traits = frozenset({'rotates', 'sums_between'})
 
     def __init__(
         self,
@@ -202,7 +203,7 @@ class CARoPE(Encoding):
             tk.with_feats(carope=carope_log_rate(a if self.bias is None else a + self.bias[...])),
         )
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return jnp.zeros((*q.shape[:3], self.planes), jnp.float32)
 
     def match(self, q, k, tq, tk, seen, carry):

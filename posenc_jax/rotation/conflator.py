@@ -173,7 +173,9 @@ class Conflator(Encoding):
       [[[0.0, 0.0], [1.0, 0.1], [2.0, 0.7]]]
     """
 
-    rotates = True
+    @property
+    def traits(self):
+        return frozenset({'rotates'} if self.unigram_only else {'rotates', 'several_inputs'})
 
     def __init__(
         self,
@@ -200,7 +202,7 @@ class Conflator(Encoding):
             self.mix = nnx.Param(jnp.zeros(2, jnp.float32), axes=(None,))
 
     def opens(self, door):
-        return super().opens(door) and not (self.unigram_only and door in ('branch', 'merge'))
+        return super().opens(door) and not (self.unigram_only and door in ('qkv', 'merge'))
 
     def angles(self, pos: Int[Array, '#B L *P']) -> Float[Array, '#B L F']:
         """The angles of positions [#B, L] or [#B, L, 3], float32, up to whole turns."""
@@ -216,7 +218,7 @@ class Conflator(Encoding):
             pos[..., 2], self.delta[...]
         )
 
-    def branch(self, x, tok):
+    def qkv(self, x, linear, tok):
         if x.shape[1] != tok.length + 1:
             raise ValueError(
                 'conflator reads the layer input of every token and of one row before: '
@@ -225,7 +227,8 @@ class Conflator(Encoding):
         # Padding is zero, and so is what precedes the sequence: only documents in one row have to
         # be told apart.
         first = None if tok.segment is None else tok.order == 0
-        return x[:, 1:], conflator_bigrams(x, self.kernel[...], first)
+        inputs = x[:, 1:], conflator_bigrams(x, self.kernel[...], first)
+        return tuple(jnp.concatenate(a, axis=2) for a in zip(*map(linear, inputs)))
 
     def project(self, q, k, v, tq, tk, x=None):
         turn = lambda a, tok: rotate(a, self.angles(tok.pos)[:, :, None], layout=self.layout)

@@ -80,7 +80,7 @@ class PSC(Encoding):
       ((4, 8, 8), (2, 8, 8))
     """
 
-    unrotated = True
+    traits = frozenset({'reads_unrotated'})
 
     def __init__(
         self,

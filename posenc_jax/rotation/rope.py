@@ -169,7 +169,9 @@ class Rotary(Encoding):
       [-0.3, 0.99, 1.38, 1.01, 1.0, 1.0, 1.0, 1.0]
     """
 
-    rotates = True
+    @property
+    def traits(self):
+        return frozenset({'rotates', 'follows_length'} if self.uses_length else {'rotates'})
 
     def __init__(
         self,
@@ -202,10 +204,6 @@ class Rotary(Encoding):
                 lambda length: freqs(self.rotary_dim, base, length),
                 jax.ShapeDtypeStruct((1, 1), jnp.int32),
             )
-
-    @property
-    def cached(self):
-        return 'raw' if self.uses_length else 'encoded'
 
     @property
     def uses_length(self) -> bool:

@@ -2,7 +2,7 @@
 keys.
 """
 
-from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import DOORS, Encoding
 from posenc_jax.rotation.rope import Rotary
 

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core.encoding import Encoding, scaled_dot_product
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import TWO_PI
+from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 

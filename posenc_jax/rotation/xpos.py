@@ -108,7 +108,7 @@ class XPos(Encoding):
       [0.2857, 0.9777]
     """
 
-    rotates = True
+    traits = frozenset({'rotates'})
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
 from posenc_jax.core import spec as spec_language
-from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
 from posenc_jax.run import defaults, settings
 from posenc_jax.run.json_file import listed, read_object, typed

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posenc_jax.core.compose import parts_of
+from posenc_jax.core.composite import parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained

@@ -11,10 +11,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
-from posenc_jax.core.compose import name_of
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import SpecError, check_choice, entries, quoted
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer, TransformerConfig, abstract_model
 from posenc_jax.run import protocols
 from posenc_jax.run.protocols import PROTOCOLS
@@ -178,7 +178,7 @@ def check_causal(model: Transformer, task: str) -> None:
             "predict; use 'decoder'"
         )
     for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
-        if part.sees_later:
+        if 'sees_later' in part.traits:
             raise SpecError(
                 f'{name_of(part)} lets queries see later tokens, which {task} asks to predict; '
                 'leave it out or use causal()'

@@ -13,8 +13,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.compose import name_of
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.composite import name_of
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.duo_attention import DuoAttention, with_mask
 from posenc_jax.model.layers import layer_rows
 from posenc_jax.model.sharding import sharded_attend
@@ -119,7 +119,7 @@ def mixed_hidden(
 
     def layer(x, number, place, block):
         encoding, here = model.encoding(place, block), placed[place]
-        if encoding.opens('branch'):
+        if encoding.opens('qkv'):
             raise ValueError(
                 f'duo_attention gates heads of one input of attention, {name_of(encoding)} makes '
                 'several'

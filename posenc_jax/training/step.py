@@ -16,9 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from posenc_jax.core.compose import name_of
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import bytes_of, device_memory, readable
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.recurrence import read_segments
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.sharding import dict_shapes, spec_of

@@ -212,7 +212,7 @@ class Recorder(Encoding):
     once.
     """
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return {'last': jnp.full(q.shape[:3], jnp.inf), 'count': jnp.zeros(q.shape[:3])}
 
     def score(self, s, tq, tk, seen, carry):
@@ -268,7 +268,7 @@ class Learned(Encoding):
             tk.with_feats(own=jnp.repeat(k[..., 1], HEADS // k.shape[2], 2)),
         )
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return jnp.zeros(q.shape[:3])
 
     def score(self, s, tq, tk, seen, carry):
@@ -290,7 +290,7 @@ def plain(encoding, q, k, v, tq, tk):
     first = lambda a: jnp.swapaxes(a, 1, 2)
     q, k, v = map(first, (q, k, v))
     seen = encoding.mask(tq, tk)
-    s, carry = encoding.match(q, k, tq, tk, seen, encoding.open(q, tq))
+    s, carry = encoding.match(q, k, tq, tk, seen, encoding.init_carry(q, tq))
     s, _ = encoding.score(s, tq, tk, seen, carry)
     w = jax.nn.softmax(jnp.where(seen, s, -jnp.inf), axis=-1)
     return first(encoding.collect(w, v, tq, tk))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.compose import ChainedEncoding, parts_of
-from posenc_jax.core.encoding import Encoding, scaled_dot_product, weighted_sum
+from posenc_jax.core.composite import ChainedEncoding, parts_of
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import SpecError
 
 
@@ -23,7 +24,7 @@ class Doubling(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         return q * 10 + self.number, k, v, tq.with_feats(**{self.name: tq.index}), tk
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return jnp.full(q.shape[:3], float(self.number))
 
     def score(self, s, tq, tk, seen, carry):
@@ -59,7 +60,7 @@ def test_folds_run_in_chain_order():
     assert float(both.embed(x, tok)[0, 0, 0, 0]) == 12
     q, _, _, tq, tk = both.project(x, x, x, tok, tok)
     assert float(q[0, 0, 0, 0]) == 12 and set(tq.feats) == {'a', 'b'} and not tk.feats
-    carry = both.open(jnp.zeros((1, 1, 2, 4)), tok)
+    carry = both.init_carry(jnp.zeros((1, 1, 2, 4)), tok)
     s, carry = both.score(jnp.zeros((1, 1, 2, 2)), tok, tok, None, carry)
     assert float(s[0, 0, 0, 0]) == 12 and [float(c[0, 0, 0]) for c in carry] == [2, 3]
 
@@ -83,7 +84,7 @@ def test_exclusive_doors_have_one_owner():
         pj.chain(OwnCollect(), pj.chain(OwnCollect(), Doubling('a', 1)))
     both = pj.chain(OwnMatch(), Doubling('a', 1), OwnCollect())
     q, tok = jax.random.normal(jax.random.key(0), (1, 2, 3, 4)), pj.Tokens.of(length=3)
-    s, carry = both.match(q, q, tok, tok, None, both.open(q, tok))
+    s, carry = both.match(q, q, tok, tok, None, both.init_carry(q, tok))
     np.testing.assert_allclose(s, scaled_dot_product(q, q) + 1, rtol=1e-6)
     np.testing.assert_allclose(both.collect(s, q, tok, tok), 2 * weighted_sum(s, q), rtol=1e-6)
 
@@ -148,15 +149,16 @@ def test_queries_and_keys_are_rotated_once(spec, names):
         'psc() | xpos()',
         'rope() | kerple()',
     ):
-        assert pj.make(fine, **context).rotates
+        assert pj.make(fine, **context).traits >= {'rotates'}
 
 
 def test_caches_that_exclude_each_other():
     class Raw(Encoding):
-        cached = 'raw'
+        traits = frozenset({'follows_length'})
 
     class Evolving(Encoding):
-        cached = 'evolving'
+        def update_keys(self, k, tk, new):
+            return k
 
     assert (
         pj.chain(Raw(), Encoding()).cached == 'raw'
@@ -328,10 +330,11 @@ def test_two_parts_that_write_one_feature():
 class TwoInputs(Encoding):
     """Attention from x and from the row before it."""
 
+    traits = frozenset({'several_inputs'})
     lookback = 1
 
-    def branch(self, x, tok):
-        return x[:, 1:], x[:, :-1]
+    def qkv(self, x, linear, tok):
+        return tuple(jnp.concatenate(a, 2) for a in zip(linear(x[:, 1:]), linear(x[:, :-1])))
 
     def merge(self, out):
         return out[:, :, : out.shape[2] // 2] - out[:, :, out.shape[2] // 2 :]
@@ -344,36 +347,38 @@ def test_branches_have_one_owner_and_read_its_rows():
     both = pj.chain(Looking(), TwoInputs(), Doubling('a', 1))
     x, tok = jnp.arange(5.0)[None, :, None], pj.Tokens.of(length=2)
     assert (
-        both.opens('branch')
+        both.opens('qkv')
         and both.opens('merge')
-        and not pj.chain(Looking(), Doubling('a', 1)).opens('branch')
+        and not pj.chain(Looking(), Doubling('a', 1)).opens('qkv')
     )
-    assert [a[0, :, 0].tolist() for a in both.branch(x, tok)] == [[3, 4], [2, 3]]
+    linear = lambda x: (x[:, :, None],) * 3
+    for a in both.qkv(x, linear, tok):
+        assert a[0, :, :, 0].tolist() == [[3, 2], [4, 3]]
     assert both.merge(jnp.arange(4.0)[None, None, :, None]).ravel().tolist() == [-2, -2]
     shut = pj.chain(Looking(), Doubling('a', 1))
-    assert [a[0, :, 0].tolist() for a in shut.branch(x, tok)] == [[3, 4]] and shut.merge(x) is x
+    assert shut.qkv(x, linear, tok)[0].ravel().tolist() == [3, 4] and shut.merge(x) is x
     with pytest.raises(
-        SpecError, match="TwoInputs and TwoInputs both need the exclusive door 'branch'"
+        SpecError, match="TwoInputs and TwoInputs both need the exclusive door 'qkv'"
     ):
         pj.chain(TwoInputs(), Doubling('a', 1), TwoInputs())
 
 
 def test_branch_and_merge_are_opened_together():
     class NoMerge(Encoding):
-        def branch(self, x, tok):
-            return x, x
+        def qkv(self, x, linear, tok):
+            return linear(x)
 
     class NoBranch(Encoding):
         def merge(self, out):
             return out
 
     with pytest.raises(
-        SpecError, match="NoMerge opens the door 'branch' and not 'merge': they are opened together"
+        SpecError, match="NoMerge opens the door 'qkv' and not 'merge': they are opened together"
     ):
         pj.make(NoMerge(), causal=True)
-    with pytest.raises(SpecError, match="NoBranch opens the door 'merge' and not 'branch'"):
+    with pytest.raises(SpecError, match="NoBranch opens the door 'merge' and not 'qkv'"):
         pj.chain(NoBranch())
-    with pytest.raises(SpecError, match="NoMerge opens the door 'branch'"):
+    with pytest.raises(SpecError, match="NoMerge opens the door 'qkv'"):
         pj.chain(NoMerge(), NoBranch())
 
 

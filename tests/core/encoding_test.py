@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import (
-    DOORS,
-    Encoding,
-    bounds,
-    over_batch,
-    scaled_dot_product,
-    weighted_sum,
-)
+from posenc_jax.core.encoding import DOORS, Encoding
 from posenc_jax.core.families import Bias, Mask, signed_distance
+from posenc_jax.core.products import over_batch, scaled_dot_product, weighted_sum
+from posenc_jax.core.tokens import bounds
 
 
 def positions(**arguments):
@@ -116,18 +111,14 @@ def test_every_door_is_shut_by_default():
     assert encoding.place(tok) is tok and encoding.embed(q, tok) is q
     assert encoding.project(q, k, v, tok, tok) == (q, k, v, tok, tok)
     assert (
-        encoding.open(q, tok) == ()
+        encoding.init_carry(q, tok) == ()
         and encoding.mask(tok, tok) is None
         and encoding.may_see(None, None) is True
     )
+    assert encoding.qkv(v, lambda x: (x, x, x), tok)[0].shape == v.shape and encoding.merge(q) is q
+    assert encoding.fast_path(q, k, v, tok, tok, causal=True, sweep=None) is None
     assert (
-        encoding.branch(v, tok)[0].shape == v.shape
-        and len(encoding.branch(v, tok)) == 1
-        and encoding.merge(q) is q
-    )
-    assert encoding.whole(q, k, v, tok, tok, causal=True, sweep=None) is None
-    assert (
-        encoding.evolve(k, tok, tok) is k
+        encoding.update_keys(k, tok, tok) is k
         and encoding.cached == 'encoded'
         and encoding.lookback == 0
     )

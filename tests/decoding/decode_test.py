@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import continue_cache, decode_step, generate, init_cache, prefill
 from posenc_jax.model import Transformer, TransformerConfig
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import Decoding, generate, init_cache
 from posenc_jax.decoding.recomputed import Recomputed, default_decoding
 from posenc_jax.model import Transformer, TransformerConfig

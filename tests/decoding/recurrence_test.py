@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.recurrence import read_segment, segment_losses
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.losses import target_losses

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.registry import SpecError
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.evaluation import language
 from posenc_jax.evaluation.measurement import exact_match, perplexity
 from posenc_jax.evaluation.scoring import scorer, token_scores

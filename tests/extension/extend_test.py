@@ -3,7 +3,7 @@
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extend
 

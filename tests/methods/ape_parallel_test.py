@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import Tokens, scaled_dot_product
+from posenc_jax.core.products import scaled_dot_product
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import contexts as shared
 from posenc_jax.decoding import parallel_context_entropy
 from posenc_jax.decoding.ape_parallel import AdaptiveContexts, ape_layout, ape_reweigh, encode, join

@@ -20,7 +20,8 @@ from posenc_jax.analysis.attention_entropy import (
     row_entropy,
     stream,
 )
-from posenc_jax.core.encoding import Tokens, scaled_dot_product
+from posenc_jax.core.products import scaled_dot_product
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.contexts import QUERY
 from posenc_jax.decoding.parallel_context_entropy import SelectedPieces, select_pieces
 from posenc_jax.model import Transformer, TransformerConfig

@@ -39,7 +39,7 @@ def logits(encoding, q, k, x, tok=None):
     tok = pj.Tokens.of(length=q.shape[1]) if tok is None else tok
     q, k, _, tq, tk = encoding.project(q, k, k, tok, tok, x)
     q, k = (a.swapaxes(1, 2) for a in (q, k))
-    return encoding.match(q, k, tq, tk, None, encoding.open(q, tq))[0]
+    return encoding.match(q, k, tq, tk, None, encoding.init_carry(q, tq))[0]
 
 
 def reference(part, q, k, v, x):

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import bounds
+from posenc_jax.core.tokens import bounds
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'causal.json').read_text())
 

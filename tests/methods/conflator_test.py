@@ -333,7 +333,7 @@ def test_every_layer_has_its_own():
     assert (
         len(jax.tree.leaves(nnx.state(alone))) == 1
         and alone.lookback == 0
-        and not alone.opens('branch')
+        and not alone.opens('qkv')
     )
 
 
@@ -344,10 +344,7 @@ def test_every_layer_has_its_own():
         ('conflator(layout="halves")', "layout='halves' is not one of 'half', 'interleaved'"),
         ('conflator(mode="restart")', "mode='restart' is not one of 'shift', 'reset'"),
         ('conflator(head_dim=5)', 'must be even and at least 2, got 5'),
-        (
-            'conflator() | conflator()',
-            "conflator and conflator both need the exclusive door 'branch'",
-        ),
+        ('conflator() | conflator()', "conflator and conflator both need the exclusive door 'qkv'"),
         (
             'conflator() | alibi()',
             'conflator gives every head several inputs of attention, and alibi has parameters '
@@ -395,7 +392,7 @@ def test_a_model_refuses_what_cannot_be_combined_and_takes_what_can():
             r'\(position, offset, switches\), got \(1, 5, 2\)',
         ),
         (
-            lambda: part_of().branch(jnp.zeros((1, 5, D)), pj.Tokens.of(length=5)),
+            lambda: part_of().qkv(jnp.zeros((1, 5, D)), None, pj.Tokens.of(length=5)),
             '5 tokens, 5 rows',
         ),
     ],

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import scaled_dot_product
+from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.decoding.decode import generate, init_cache, prefill
 from posenc_jax.decoding.double_sparsity import (
     Sparse,

@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.compose import chain, parts_of
+from posenc_jax.core.compose import chain
+from posenc_jax.core.composite import parts_of
 from posenc_jax.core.masks import Causal
 from posenc_jax.decoding import decode as plain
 from posenc_jax.decoding.decode import generate, init_cache
@@ -436,4 +437,4 @@ def test_the_mask_alone_is_an_encoding():
     part = parts_of(
         pj.make('rope() | duo_attention(sink=1, recent=2)', heads=2, head_dim=8, causal=True)
     )[1]
-    assert not part.retrieval[...].any() and part.decides == {'causality'}
+    assert not part.retrieval[...].any() and part.traits == {'decides_causality', 'leaves_gaps'}

@@ -57,7 +57,7 @@ def logits(part, tok, q, k):
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
     heads_first = lambda a: a.swapaxes(1, 2)
     return np.asarray(
-        part.match(heads_first(q), heads_first(k), tq, tk, None, part.open(q, tq))[0][0]
+        part.match(heads_first(q), heads_first(k), tq, tk, None, part.init_carry(q, tq))[0][0]
     )
 
 
@@ -137,7 +137,7 @@ def test_gradients_of_tiles_equal_those_of_one_dense_tile():
     def dense(q, k, v):
         heads_first = lambda a: a.swapaxes(1, 2)
         q, k, v, tq, tk = part.project(q, k, v, tok, tok)
-        s, _ = part.match(heads_first(q), heads_first(k), tq, tk, None, part.open(q, tq))
+        s, _ = part.match(heads_first(q), heads_first(k), tq, tk, None, part.init_carry(q, tq))
         w = jax.nn.softmax(jnp.where(np.tril(np.ones((13, 13), bool)), s, -jnp.inf))
         return (jnp.einsum('bnts,bsh->btnh', w, v[:, :, 0]) * weights).sum()
 

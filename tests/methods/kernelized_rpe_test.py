@@ -61,7 +61,7 @@ def nothing(v):
 
 @jax.jit
 def whole(encoding, arguments):
-    return encoding.whole(*arguments, causal=False, sweep=nothing(arguments[2]))
+    return encoding.fast_path(*arguments, causal=False, sweep=nothing(arguments[2]))
 
 
 def uses_fft(encoding, arguments):
@@ -338,9 +338,9 @@ def test_biases_too_far_apart_for_a_transform_are_swept():
 
 def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
     encoding = make('kernelized_rpe(features=12, max_distance=9)')
-    assert whole(encoding, layer(encoding)) is None and encoding.opens('whole')
+    assert whole(encoding, layer(encoding)) is None and encoding.opens('fast_path')
     encoding = make()
-    monkeypatch.setattr(module.KernelizedRPE, 'whole', None)
+    monkeypatch.setattr(module.KernelizedRPE, 'fast_path', None)
     for options in (dict(block=8), dict(implementation='blocked'), dict(implementation='dense')):
         fresh = jax.jit(
             functools.partial(pj.attend, **options)

@@ -115,7 +115,7 @@ def test_a_far_key_has_the_logit_of_the_ceiling(part):
         pj.Tokens.of(positions=[[i]]),
         pj.Tokens.of(positions=[[j]]),
         True,
-        (),
+        e.init_carry(None, None),
     )[0]
     for i, j in ((3, 0), (4, 0), (11, 0)):
         np.testing.assert_allclose(
@@ -206,7 +206,7 @@ def test_it_decides_causality_and_window_defaults_to_the_trained_length():
         pj.make('lm_infinite(encoding=rope(), top_k=2)', head_dim=8, train_len=64).distance == 32
     )  # M / 2
     part = pj.make('lm_infinite(encoding=rope())', head_dim=8, train_len=64)
-    assert 'causality' in part.decides and (part.n_local, part.n_global) == (64, 10)
+    assert 'decides_causality' in part.traits and (part.n_local, part.n_global) == (64, 10)
 
 
 def test_bfloat16():

@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.compose import name_of, parts_of
-from posenc_jax.core.encoding import scaled_dot_product
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.core.registry import SpecError
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.extension import extend, extended_spec

@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import Tokens
 from posenc_jax.core.numerics import phase
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.contexts import QUERY, dense, read
 from posenc_jax.decoding.decode import decode_step
 from posenc_jax.decoding.parallel_context_entropy import (

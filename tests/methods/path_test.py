@@ -258,7 +258,7 @@ def test_decode_by_evolving_keys(options):
         one, key, _, tq, tk = encoding.project(
             at(q), at(k), at(v), new, new, jax.lax.dynamic_slice_in_dim(rows, t, 3, 1)
         )
-        keys = encoding.evolve(keys, tok, tk)
+        keys = encoding.update_keys(keys, tok, tk)
         keys = jax.lax.dynamic_update_slice_in_dim(keys, jnp.swapaxes(key, 1, 2), t, axis=2)
         now = pj.Tokens.of(valid=tok.valid & (tok.index <= t))
         if gates is not None:
@@ -284,7 +284,7 @@ def test_evolve_leaves_later_keys_and_other_documents():
     q, k, v, x = map(np.asarray, (q, k, v, x))
     _, _, _, _, tk = PROJECT(encoding, q[:, :1], k[:, :1], v[:, :1], tok.slice(9, 1), x[:, :3])
     keys = np.swapaxes(k, 1, 2)
-    moved = np.abs(jax.jit(encoding.evolve)(keys, tok, tk) - keys).max((0, 1, 3)) > 0
+    moved = np.abs(jax.jit(encoding.update_keys)(keys, tok, tk) - keys).max((0, 1, 3)) > 0
     np.testing.assert_array_equal(moved, (np.arange(L) >= 4) & (np.arange(L) < 9))
 
 

@@ -114,7 +114,7 @@ def test_it_nests_and_a_model_with_it_decodes_as_it_reads():
             'per_head(first=sinusoidal(), second=alibi(), heads_of_first=2)',
             "sinusoidal opens 'embed'",
         ),
-        ('per_head(first=rope(), second=path(), heads_of_first=2)', "path opens 'evolve'"),
+        ('per_head(first=rope(), second=path(), heads_of_first=2)', "path opens 'update_keys'"),
         (
             'per_head(first=rope(freqs=dynamic_ntk()), second=alibi(), heads_of_first=2)',
             'rope are cached raw',

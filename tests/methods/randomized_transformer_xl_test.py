@@ -43,7 +43,7 @@ def logits_of(encoding, tok, key=None):
     tok = encoding.place(tok, key=None if key is None else jax.random.key(key))
     q, k, _, tq, tk = encoding.project(q, k, k, tok, tok)
     q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
-    s, carry = encoding.match(q, k, tq, tk, None, encoding.open(q, tq))
+    s, carry = encoding.match(q, k, tq, tk, None, encoding.init_carry(q, tq))
     return np.asarray(encoding.score(s, tq, tk, None, carry)[0]), np.asarray(
         encoding.offsets(tq, tk)
     )

@@ -55,8 +55,8 @@ def run(encoding, x, tok, w=None, **how):
         if tok.valid is not None:
             x = jnp.where(tok.valid[..., None], x, 0)
         rows = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
-        inputs = encoding.branch(rows, tok)[0] if encoding.opens('branch') else x
-        q, k, v = (jnp.einsum('bld,dnh->blnh', inputs, m) + b for m, b in (w[n] for n in 'qkv'))
+        linear = lambda x: [jnp.einsum('bld,dnh->blnh', x, m) + b for m, b in (w[n] for n in 'qkv')]
+        q, k, v = encoding.qkv(rows, linear, tok) if encoding.opens('qkv') else linear(x)
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, rows)
         return encoding.merge(pj.attend(encoding, q, k, v, tq, tk, **how))
 

@@ -202,7 +202,7 @@ def reference(model, tokens, epsilon):
         q, k, v = block.attention.split(block.attention_norm(x))
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok)
         q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
-        s, carry = encoding.match(q, k, tq, tk, encoding.mask(tq, tk), encoding.open(q, tq))
+        s, carry = encoding.match(q, k, tq, tk, encoding.mask(tq, tk), encoding.init_carry(q, tq))
         s, _ = encoding.score(s, tq, tk, jnp.broadcast_to(encoding.mask(tq, tk), s.shape), carry)
         p = np.asarray(jax.nn.softmax(jnp.where(encoding.mask(tq, tk), s, -jnp.inf)), np.float64)
         widths, at = np.zeros(p.shape[:3]), np.zeros((p.shape[1], length))

@@ -13,7 +13,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.analysis.rope_usage import _usage, positional_head, rope_usage, usage_heatmap
-from posenc_jax.core.encoding import scaled_dot_product
+from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.rotation.rope import rope, rope_frequencies
 

@@ -23,7 +23,7 @@ ONES = jnp.ones((1, N, 5, 5))
 def scored(spec, tok, s=ONES, **options):
     encoding = pj.make(spec, heads=N, head_dim=H, **options)
     *_, tq, tk = encoding.project(*[jnp.zeros((1, tok.length, N, H))] * 3, tok, tok)
-    return np.asarray(encoding.score(s, tq, tk, None, encoding.open(None, tq))[0])
+    return np.asarray(encoding.score(s, tq, tk, None, encoding.init_carry(None, tq))[0])
 
 
 def test_the_factor():
@@ -144,7 +144,7 @@ def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
         tok,
         tok,
         None,
-        encoding.open(q.swapaxes(1, 2), tok),
+        encoding.init_carry(q.swapaxes(1, 2), tok),
     )
     assert (np.asarray(logits[0])[0, :, 0, 0] <= 0).any()  # a first token that refuses itself
     assert np.isfinite(pj.attend(encoding, *arguments)).all()

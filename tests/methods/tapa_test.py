@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import scaled_dot_product
+from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.core.registry import SpecError
 from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
 

@@ -22,7 +22,7 @@ from posenc_jax.analysis.token_distance import (
     token_distance,
     without_heads,
 )
-from posenc_jax.core.encoding import scaled_dot_product
+from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.rotation.rope import rope
 

@@ -22,7 +22,7 @@ from posenc_jax.conversion.tulip import (
     pooled,
     swap,
 )
-from posenc_jax.core.compose import name_of, parts_of
+from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import bounds
 from posenc_jax.core.registry import SpecError
+from posenc_jax.core.tokens import bounds
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'window.json').read_text())
 

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from posenc_jax.core import registry
-from posenc_jax.core.encoding import Constant, Encoding, heads_first, scaled_dot_product
+from posenc_jax.core.encoding import Constant, Encoding
+from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Entry, Promises
 from posenc_jax.core.spec import CONTEXT
 
@@ -99,7 +100,7 @@ class Gate(Encoding):
             ),
         )
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
 
     def score(self, s, tq, tk, seen, carry):
@@ -144,7 +145,7 @@ class Path(Encoding):
             ),
         )
 
-    def open(self, q, tq):
+    def init_carry(self, q, tq):
         return q.astype(jnp.float32)
 
     def match(self, q, k, tq, tk, seen, carry):
@@ -165,7 +166,7 @@ class Path(Encoding):
         carry, logits = jax.lax.scan(one, carry, xs, reverse=True)
         return jnp.moveaxis(logits, 0, -1) * q.shape[-1] ** -0.5, carry
 
-    def evolve(self, k, tk, new):
+    def update_keys(self, k, tk, new):
         w = heads_first(new.feats['toy_path'])
         return k - 1.5 * (k * w).sum(-1, keepdims=True) * w
 
@@ -173,6 +174,8 @@ class Path(Encoding):
 @toy('toy_length', cached='raw')
 class Length(Encoding):
     """Scales keys by their position over the current length, once that is above `train_len`."""
+
+    traits = frozenset({'follows_length'})
 
     def __init__(self, train_len: int = CONTEXT):
         self.train_len = train_len

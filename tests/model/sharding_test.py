@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import generate
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import (

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.core.compose import chain, parts_of
-from posenc_jax.core.encoding import Constant, Tokens
+from posenc_jax.core.compose import chain
+from posenc_jax.core.composite import parts_of
+from posenc_jax.core.encoding import Constant
 from posenc_jax.core.registry import SpecError
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.embedding.sinusoidal import Sinusoidal
 from posenc_jax.logits.alibi import ALiBi
 from posenc_jax.model import Transformer, TransformerConfig

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.recurrence import segment_losses
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run import config as configs

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.core.encoding import Tokens
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import decode_step, generate, init_cache, prefill
 from posenc_jax.decoding.recomputed import Recomputed
 from posenc_jax.model.pretrained import load_pretrained

@@ -1,0 +1,155 @@
+"""Which encodings exclude each other in one chain: a table of pairs, read once, when a chain is
+made.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from posenc_jax.core.composite import name_of
+from posenc_jax.core.encoding import DOORS, HOOKS, Encoding
+from posenc_jax.core.registry import SpecError
+
+EXCLUSIVE = ('qkv', 'match', 'collect', 'merge')
+
+
+@dataclasses.dataclass(frozen=True)
+class Conflict:
+    """A pair of facts (see `facts`) that two parts of one chain may not have.
+
+    Attributes:
+      first, second: the facts.
+      message: what is wrong and what helps; {first} and {second} are the names of the two parts.
+      before: only where `first` stands before `second`.
+    """
+
+    first: str
+    second: str
+    message: str
+    before: bool = False
+
+
+CONFLICTS = (
+    *(
+        Conflict(
+            f'opens {door}',
+            f'opens {door}',
+            f'{{first}} and {{second}} both need the exclusive door {door!r}: nest one in the '
+            'other, they cannot be chained',
+        )
+        for door in EXCLUSIVE
+    ),
+    Conflict(
+        'rotates',
+        'rotates',
+        '{first} and {second} both rotate queries and keys, which would turn them twice: leave one '
+        'out',
+    ),
+    Conflict(
+        'rotates',
+        'reads_unrotated',
+        '{second} reads queries and keys that are not rotated yet: write {second} before {first}',
+        before=True,
+    ),
+    Conflict(
+        'reads_own_projections',
+        'opens project',
+        '{first} does not read what {second} makes of queries and keys: write {second} before it',
+        before=True,
+    ),
+    Conflict(
+        'reads_no_projections',
+        'opens project',
+        '{first} does not read what {second} makes of queries and keys: leave {second} out',
+    ),
+    Conflict(
+        'sums_between',
+        'leaves_gaps',
+        '{first} sums over all keys up to the query, {second} hides some between others: they '
+        'cannot be chained',
+    ),
+    Conflict(
+        'opens update_keys',
+        'follows_length',
+        '{first} rewrites cached keys and {second} needs them raw: they cannot be chained',
+    ),
+    Conflict(
+        'follows_length',
+        'reads earlier rows',
+        '{first} projects all cached keys again at every step, and {second} reads rows of the '
+        'layer input that are gone by then: they cannot be chained',
+    ),
+    Conflict(
+        'several_inputs',
+        'knows heads',
+        '{first} gives every head several inputs of attention, and {second} has parameters per '
+        'head or mixes heads: they cannot be chained',
+    ),
+    Conflict(
+        'causal only',
+        'sees_later',
+        '{first} is defined for causal attention only, {second} lets queries see later keys',
+    ),
+    Conflict(
+        'looks at later keys only',
+        'hides later keys',
+        '{first} has heads that look at later keys only, which {second} hides: use it in an '
+        'encoder, or with full() or prefix()',
+    ),
+)
+
+
+def facts(part: Encoding) -> frozenset[str]:
+    """What `CONFLICTS` may ask of a part: its traits, 'opens DOOR', and what follows from them."""
+    decides, later = ('decides_causality' in part.traits), ('sees_later' in part.traits)
+    derived = {
+        'reads earlier rows': part.lookback > 0,
+        'knows heads': _knows_heads(part),
+        'causal only': hasattr(part, 'card') and part.card.causal_only,
+        'looks at later keys only': later and not decides,
+        'hides later keys': decides and not later,
+    }
+    opened = {f'opens {door}' for door in (*DOORS, *HOOKS) if part.opens(door)}
+    return part.traits | opened | {fact for fact, holds in derived.items() if holds}
+
+
+def _knows_heads(part: Encoding) -> bool:
+    """Whether a part tells the heads of the model apart, so that more heads mean nothing to it."""
+    variables = jax.tree.leaves(
+        nnx.state(part), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    roles = {role for variable in variables for role in variable.get_metadata().get('axes') or ()}
+    card = getattr(part, 'card', None)
+    return bool(roles & {'heads', 'kv_heads'}) or (card is not None and card.promises.mixes_heads)
+
+
+def check(parts: Sequence[Encoding]) -> None:
+    """Refuses a chain of parts that exclude each other.
+
+    Raises:
+      SpecError: names two of them, and what helps.
+    """
+    known = [facts(part) for part in parts]
+    for conflict in CONFLICTS:
+        for i, first in enumerate(parts):
+            for j, second in enumerate(parts) if conflict.first in known[i] else ():
+                if i != j and conflict.second in known[j] and (i < j or not conflict.before):
+                    names = dict(first=name_of(first), second=name_of(second))
+                    raise SpecError(conflict.message.format(**names))
+    for part in parts:
+        if part.opens('qkv') != part.opens('merge'):
+            opened, shut = ('qkv', 'merge') if part.opens('qkv') else ('merge', 'qkv')
+            raise SpecError(
+                f'{name_of(part)} opens the door {opened!r} and not {shut!r}: they are opened '
+                'together'
+            )
+        for table in parts:
+            limit = None if table is part else table.position_limit
+            if limit is not None and part.draws is not None and part.draws > limit:
+                raise SpecError(
+                    f'{name_of(part)} draws positions 0 .. {part.draws - 1}, {name_of(table)} has '
+                    f'{limit}; use a larger table, a smaller range, or a policy for what lies '
+                    'beyond the table'
+                )
