@@ -18,6 +18,7 @@ from posenc_jax.catalog import (
 )
 from posenc_jax.catalog import __main__ as commands
 from posenc_jax.catalog.__main__ import main
+from posenc_jax.core.encoding import DOORS, HOOKS
 from posenc_jax.core.registry import Card, SpecError, entries
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,12 @@ def test_it_prints_as_a_table():
 def test_rows_follow_the_pipeline():
     doors = [card.door for card in catalog('encoding')]
     assert doors.index('score') < doors.index('mask') < doors.index('none')
+
+
+def test_cards_name_doors_that_exist():
+    known = {*DOORS, *HOOKS, 'none', 'cache', 'analysis'}
+    for card in catalog():
+        assert set(card.door.split(', ')) <= known, f'{card.key}: {card.door}'
 
 
 def test_markdown_has_as_many_cells_in_every_row():
