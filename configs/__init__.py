@@ -1,1 +1,1 @@
-"""Runs, as ml_collections configs; `default` holds every field."""
+"""Runs, as ml_collections configs; `default` has every field."""

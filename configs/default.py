@@ -1,5 +1,6 @@
-"""All defaults: the fields of a run and what they mean are in posenc_jax/run/defaults.py,
-which is installed with the package, so that a run can be read from its directory alone.
+"""Returns all defaults; posenc_jax/run/defaults.py says what the fields of a run mean.
+
+The defaults are installed with the package, so that a run can be read from its directory alone.
 
 Command: none of its own; `python train.py --config=configs/quickstart.py` is the place to start.
 """

@@ -1,19 +1,21 @@
-"""Continues a run of ours at 512 tokens with YaRN of factor 4 (for the quickstart, trained at 128):
-all weights train on.
+r"""Continues one of our runs at 512 tokens with YaRN of factor 4; all weights are trained.
+
+The lengths are for the quickstart, which is trained at 128. For another source set
+--config.train.length and the factor.
 
 Command:  python train.py --config=configs/extend.py \
           --config.init.source=runs/language-pydoc_topics-rope-s0 \
               [--config.init.extend='pi(factor=4.0)'] [--config.name=NAME]
-Others:   PI, ABF (`abf()`) and LongRoPE (`longrope(...)`, factors from `python -m
-          posenc_jax.search`) in the same place. PSC trains calibrations and adapters, the
-          rest frozen: --config.init.extend='psc() | pi(factor=4.0)' --config.model.lora_rank=8
-          --config.train.tune=adapters --config.train.lr=2e-4. Another source wants its own
-          --config.train.length and factor.
+Others:   PI, ABF (`abf()`) and LongRoPE (`longrope(...)`, with factors from `python -m
+          posenc_jax.search`) go in the same place. PSC trains its calibrations and adapters, while
+          the rest is frozen: --config.init.extend='psc() | pi(factor=4.0)'
+          --config.model.lora_rank=8 --config.train.tune=adapters --config.train.lr=2e-4.
 Time:     see docs/results/pretrained_extension.md.
-Papers:   PI: 1000 steps; YaRN: 400; LongRoPE: 400 at half the target, then the factors of the
-          target and 600 more (two runs, the second with the first as its source; the search goes on
-          from a run's factors). All with AdamW (b2 0.95), lr 2e-5, 20 steps of warm-up, no weight
-          decay, on models of billions of parameters; small models take and need a larger rate.
+Papers:   PI trains for 1000 steps, YaRN for 400. LongRoPE trains for 400 steps at half the target,
+          and then for 600 more with the factors of the target; here these are two runs, the second
+          with the first as its source, and the search continues from the factors of a run. All
+          papers use AdamW (b2 0.95), lr 2e-5, 20 steps of warm-up and no weight decay, on models of
+          billions of parameters. Small models need a larger rate.
 """
 
 from ml_collections import ConfigDict

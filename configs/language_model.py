@@ -1,9 +1,10 @@
-"""A larger language model, for an accelerator: 12 layers on the source code that comes with Python,
-packed documents.
+r"""Trains a larger language model, for an accelerator, on the source code that comes with Python.
+
+The model has 12 layers and reads packed documents.
 
 Command:  python train.py --config=configs/language_model.py \
           [--config.data.dataset='text:books/*.txt']
-Time:     not measured; meant for an accelerator, too slow for a CPU.
+Time:     not measured; too slow for a CPU.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,12 @@
-"""Continues a public checkpoint at a longer length, with YaRN: adapters of rank 8 are trained, its
-weights stay.
+r"""Continues a public checkpoint at a longer length with YaRN; only adapters of rank 8 are trained.
 
 Command:  python train.py --config=configs/pretrained.py --config.init.source=DIRECTORY_OR_GGUF \
               [--config.data.dataset='text:books/*.txt'] [--config.init.extend='pi(factor=2.0)'] \
               [--config.train.length=16384]
-Without training:  python eval.py --run='DIRECTORY_OR_GGUF | yarn(factor=2.0)'
-                   --config.data.dataset='text:books/*.txt'
-Everything:  --config.model.lora_rank=0 --config.train.tune=all --config.train.lr=2e-5 is what the
-             papers do.
+Others:   without training: python eval.py --run='DIRECTORY_OR_GGUF | yarn(factor=2.0)'
+          --config.data.dataset='text:books/*.txt'
+          with all weights trained, as in the papers: --config.model.lora_rank=0
+          --config.train.tune=all --config.train.lr=2e-5
 Time:     12 s a step of 4,096 tokens for SmolLM2-135M on two CPU cores; meant for an accelerator.
 """
 

@@ -1,19 +1,18 @@
-"""Continues a run of ours at its own length on pieces of texts four times as long, which keep their
-positions.
+r"""Continues one of our runs on pieces of texts four times as long, which keep their positions.
+
+The run is trained at its own length. The lengths are for the quickstart, which is trained at 128;
+for another source set --config.train.length and source_len.
 
 Command:  python train.py --config=configs/segmented.py \
           --config.init.source=runs/language-pydoc_topics-rope-s0 \
               [--config.task='segmented_text(source_len=512, prefix_len=64)'] [--config.name=NAME]
 Others:   a run with a learned table needs more rows:
-          --config.init.extend='segmented_sequences(factor=4)'. CREAM, with its own choice of text
-          and ids: --config.task='cream_text(factor=4, source_len=512)'
-            --config.init.extend='pi(factor=4.0)'.
-          For the quickstart, trained at 128; another source wants its own --config.train.length and
-          source_len.
+          --config.init.extend='segmented_sequences(factor=4)'. CREAM chooses text and ids itself:
+          --config.task='cream_text(factor=4, source_len=512)' --config.init.extend='pi(factor=4.0)'
 Time:     not measured.
 Papers:   segmented sequences (arXiv 2310.14633): 4 times the length at the memory of the old one,
-          lower perplexity at the new one; how much is drawn from where is not published. CREAM
-          (arXiv 2406.07138): f = 8, 1000 steps, batch 32, lr 2e-5.
+          and lower perplexity at the new one; the paper does not say how much is drawn from where.
+          CREAM (arXiv 2406.07138): f = 8, 1000 steps, batch 32, lr 2e-5.
 """
 
 from ml_collections import ConfigDict

@@ -1,15 +1,17 @@
-"""Tunes one temperature per layer and head of a run trained without positions, at four times its
-length; the rest is frozen.
+r"""Tunes one temperature per layer and head of a run without positions, at four times its length.
+
+All other weights are frozen.
 
 Command:  python train.py --config=configs/quickstart.py --config.encoding='nope()'
           python train.py --config=configs/temperature.py \
               --config.init.source=runs/language-pydoc_topics-nope-s0 \
               [--config.init.extend='nope_temperature(1.3, per_head=True)'] \
               [--config.train.length=256] [--config.name=NAME]
-Without training:  python eval.py --run='runs/language-pydoc_topics-nope-s0 | nope_temperature(1.5)'
+Others:   without training:
+          python eval.py --run='runs/language-pydoc_topics-nope-s0 | nope_temperature(1.5)'
 Paper:    Wang et al., arXiv 2404.12224: 200 steps of batch 8 at the new length, lr 0.1 (or 0.05),
-          warm-up of 10 %, cosine to 10 %, no weight decay, from the number that serves all heads
-          best: 1.6 for 4 times the trained length, 1.1B weights.
+          warm-up of 10 %, cosine to 10 %, no weight decay. Training starts from the best single
+          temperature for all heads: 1.6 for 4 times the trained length, 1.1B weights.
 """
 
 from ml_collections import ConfigDict

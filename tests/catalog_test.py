@@ -13,10 +13,12 @@ from posenc_jax.catalog import (
     catalog,
     catalog_markdown,
     cite,
+    promise_text,
     reference_text,
 )
 from posenc_jax.catalog import __main__ as commands
-from posenc_jax.catalog.__main__ import BEGIN, END, main, rendered
+from posenc_jax.catalog.__main__ import main
+from posenc_jax.core.encoding import DOORS, HOOKS
 from posenc_jax.core.registry import Card, SpecError, entries
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +65,12 @@ def test_rows_follow_the_pipeline():
     assert doors.index('score') < doors.index('mask') < doors.index('none')
 
 
+def test_cards_name_doors_that_exist():
+    known = {*DOORS, *HOOKS, 'none', 'cache', 'analysis'}
+    for card in catalog():
+        assert set(card.door.split(', ')) <= known, f'{card.key}: {card.door}'
+
+
 def test_markdown_has_as_many_cells_in_every_row():
     for line in catalog_markdown('encoding').splitlines():
         assert len(re.findall(r'(?<!\\)\|', line)) == len(COLUMNS) + 1, line
@@ -84,9 +92,12 @@ def test_generated_files_are_up_to_date(capsys):
 
 def test_writing_and_checking(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(commands, 'draw', lambda kind, card, path: path.write_bytes(kind.encode()))
-    (tmp_path / 'README.md').write_text(f'before\n{BEGIN}\nstale rows\n{END}\nafter\n')
+    page = tmp_path / 'docs' / 'catalog.md'
+    page.parent.mkdir()
+    page.write_text('stale rows\n')
     assert main(['--check'], tmp_path) == 1
-    assert '-stale rows' in capsys.readouterr().out and not (tmp_path / 'docs').exists()
+    assert '-stale rows' in capsys.readouterr().out and page.read_text() == 'stale rows\n'
+    assert not (tmp_path / 'docs' / 'catalog').exists()
     assert main([], tmp_path) == 0
     assert main(['--check'], tmp_path) == 0
     picture = tmp_path / 'docs' / 'catalog' / 'extension_dca.png'
@@ -97,17 +108,10 @@ def test_writing_and_checking(tmp_path, capsys, monkeypatch):
         and 'extension_dca.png is missing' in capsys.readouterr().out
     )
     assert main([], tmp_path) == 0 and picture.exists()
-    text = (tmp_path / 'README.md').read_text()
-    assert (
-        text.startswith(f'before\n{BEGIN}\n')
-        and text.endswith(f'{END}\nafter\n')
-        and 'stale rows' not in text
-        and '`alibi`' in text
-    )
-    for broken in ('no markers', f'{END} {BEGIN}', f'{BEGIN}{BEGIN}{END}'):
-        (tmp_path / 'README.md').write_text(broken)
-        with pytest.raises(ValueError, match='markers'):
-            rendered(tmp_path)
+    text = page.read_text()
+    assert 'stale rows' not in text and '`alibi`' in text
+    for promise in {name for card in catalog() for name in promise_text(card).split(', ') if name}:
+        assert f'| {promise} |' in text, f'{promise} is not explained'
 
 
 def test_citations_are_collected_from_the_whole_string_once():

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import posenc_jax
 import posenc_jax.functional as functional
 from posenc_jax.catalog import KINDS
 from posenc_jax.core.registry import entries
+from posenc_jax.run import config_file
+from tests.smollm2 import needs_smollm2, smollm2
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -103,39 +106,77 @@ def test_public_names_are_documented():
             assert inspect.getdoc(value), name
 
 
-@pytest.mark.parametrize('path', ['README.md', 'CONTRIBUTING.md', 'docs/architecture.md'])
-def test_files_that_are_named_exist(path):
-    text = (ROOT / path).read_text(encoding='utf-8')
-    named = set(
-        re.findall(
-            r'`((?:docs|configs|tests|benchmarks|posenc_jax|core)/[\w/]*(?:/|\.(?:md|py|json)))`',
-            text,
-        )
-    )
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('docs/results/*.md'))
+)
+FOLDERS = r'docs|configs|tests|benchmarks|posenc_jax|' + '|'.join(
+    path.name for path in (ROOT / 'posenc_jax').iterdir() if path.is_dir()
+)
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_files_that_are_named_exist(page):
+    text = (ROOT / page).read_text(encoding='utf-8')
+    named = set(re.findall(rf'`((?:{FOLDERS})/[\w/]*(?:/|\.(?:md|py|json)))`', text))
     for name in named:
         found = [root / name for root in (ROOT, ROOT / 'posenc_jax') if (root / name).exists()]
-        assert found or 'root' in name, (
-            f'{path} names {name}'
-        )  # `root` is the made-up method of CONTRIBUTING.md
+        assert found or 'root' in name, f'{page} names {name}'  # the method of CONTRIBUTING.md
+    for link in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text):
+        assert (ROOT / page).parent.joinpath(link).exists(), f'{page} links to {link}'
 
 
-def test_the_notebook_example_of_the_readme_runs():
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    (code,) = [
-        block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'functional' in block
-    ]
+def blocks(page, language):
+    """The code blocks of a page, without lines that only a notebook understands."""
+    text = (ROOT / page).read_text(encoding='utf-8')
+    found = re.findall(rf'```{language}\n(.*?)```', text, re.S)
+    return [re.sub(r'^!.*$', '', block, flags=re.M) for block in found]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) <= 150
+
+
+def test_the_recipes_of_the_readme_run():
+    *recipes, pretrained = blocks('README.md', 'python')
     scope = {}
-    exec(re.sub(r'^!.*$', '', code, flags=re.M).replace('4096', '256'), scope)
+    for recipe in recipes:
+        exec(recipe.replace('4096', '256'), scope)
+    assert scope['bias'].shape == (1, 8, 256, 256)
     assert scope['out'].shape == scope['v'].shape == (1, 256, 8, 64)
+    assert 'load_pretrained' in pretrained
 
 
-def test_the_contexts_of_the_readme_are_joined(capsys):
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    (code,) = [
-        block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'ape_parallel' in block
-    ]
+@needs_smollm2
+def test_the_recipe_for_a_public_checkpoint_runs():
+    scope = {}
+    exec(blocks('README.md', 'python')[-1].replace(Path(smollm2()).name, smollm2()), scope)
+    assert scope['logits'].shape[-1] == 49152
+
+
+def test_the_contexts_of_the_usage_page_are_joined(capsys):
+    (code,) = [block for block in blocks('docs/usage.md', 'python') if 'ape_parallel' in block]
     exec(code, {})
     assert capsys.readouterr().out.strip() == '(1, 4)'
+
+
+def test_the_linen_example_runs(capsys):
+    (code,) = blocks('docs/linen.md', 'python')
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == '(2, 8, 4, 16)'
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_training_commands_name_fields_that_exist(page):
+    """Every `train.py` command of a page is read as train.py reads it, up to its placeholders."""
+    for block in blocks(page, 'bash'):
+        for line in re.sub(r'\\\n', ' ', block).splitlines():
+            words = shlex.split(line, comments=True)
+            while 'train.py' in words:
+                _, words = words[: words.index('train.py')], words[words.index('train.py') + 1 :]
+                fields = [word for word in words if word.startswith('--config.')]
+                (path,) = [w.removeprefix('--config=') for w in words if w.startswith('--config=')]
+                config_file.read(str(ROOT / path), fields)
 
 
 def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):

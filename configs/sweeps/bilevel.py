@@ -1,15 +1,16 @@
-"""Bilevel positions against their base encodings on text: segments end at a line break or a full
-stop.
+"""Bilevel positions (BiPE) against their base encodings on text.
 
-Command:   python -m configs.sweeps.bilevel [--seeds 0 1] [--workdir runs/bilevel] [--only bipe_rope
-           rope]
+A segment ends at a line break or a full stop.
+
+Command:   python -m configs.sweeps.bilevel [--seeds 0 1] [--workdir runs/bilevel]
+           [--only bipe_rope rope]
 Time:      32 minutes for two seeds on two CPU cores, other jobs running; 8 of them the evaluation
 Number:    perplexity of the same bytes at 256 / 512 / 1024, two seeds: rope 3.5 / 6.4 / 16.2,
            bipe_rope 5.7 / 6.3 / 10.4, alibi 3.5 / 3.5 / 3.5, bipe_alibi 4.8 / 4.8 / 4.8
-Trained on 256 bytes and evaluated to 1024, as the specification asks. Expected: as good as the base
-at 256 and better beyond (the paper: about 3 points of perplexity over ALiBi at 8192). Results:
-WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may be
-interrupted and started again.
+The models are trained on 256 bytes and evaluated to 1024. The expectation is that BiPE is as good
+as its base at 256 and better beyond; the paper gains about 3 points of perplexity over ALiBi at
+8192. Results: WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep
+may be interrupted and started again.
 """
 
 from configs.sweeps.runs import compare

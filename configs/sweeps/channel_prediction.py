@@ -1,19 +1,18 @@
-"""Prediction of the next snapshot of a noisy signal: forward against reverse positions, at lengths
-other than the trained one.
+"""Predicts the next snapshot of a noisy signal with forward and with reverse positions.
 
-Command:   python -m configs.sweeps.channel_prediction [--seeds 0 1] [--steps 1500] [--out
-           runs/channel_prediction]
+Command:   python -m configs.sweeps.channel_prediction [--seeds 0 1] [--steps 1500]
+           [--out runs/channel_prediction]
 Time:      one to three minutes for each of the 2 encodings x 2 seeds (two CPU cores with other work
            on them)
 Number:    squared error / power at 8, 12, 16, 24 snapshots, mean of seeds 0 and 1
            forward   0.733  0.434  0.161  0.705
            reverse   0.250  0.178  0.161  0.183
-Signals of second order (an oscillation that fades and is driven anew, one frequency for each),
-observed with noise at a tenth of their power, stand for the channel snapshots of the paper (arXiv
-2302.00341), whose data is not public. An encoder of two layers is trained on 16 snapshots and reads
-the newest one's row; tested on 8, 12, 16 and 24. The figure is the squared error divided by the
-power of the signal. The two agree at 16 and reverse positions are better elsewhere, as in the
-paper. Writes OUT/results.csv and OUT/results.png.
+An encoder of two layers is trained on 16 snapshots, predicts from the row of the newest one, and is
+tested on 8, 12, 16 and 24. The number is the squared error divided by the power of the signal. At
+16 the two encodings agree, and reverse positions are better at the other lengths, as in the paper
+(arXiv 2302.00341). The data of the paper is not public. Here second-order signals stand for its
+channel snapshots: an oscillation of one frequency for each signal, which fades and is driven anew,
+observed with noise at a tenth of its power. Writes OUT/results.csv and OUT/results.png.
 """
 
 import pathlib

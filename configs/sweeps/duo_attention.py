@@ -1,16 +1,17 @@
-"""DuoAttention on a small recall model: accuracy of passkeys by the share of streaming heads,
-trained against random gates.
+"""DuoAttention on a small recall model: accuracy of passkeys by the share of streaming heads.
 
-Command:   python -m configs.sweeps.duo_attention [--seeds 0 1] [--workdir runs/duo_attention] \
+Trained gates are compared with random ones.
+
+Command:   python -m configs.sweeps.duo_attention [--seeds 0 1] [--workdir runs/duo_attention]
            [--set train.steps=500]
 Time:      75 s a seed on one CPU core
 Number:    at 25 / 50 / 75 % streaming heads, seed 0: 1.00 / 0.94 / 0.69 by trained gates, 0.86 /
            0.71 / 0.41 by random ones (mean of four draws); seed 1: 1.00 / 1.00 / 1.00 and 0.89 /
            0.70 / 0.65; 0.21 and 0.20 where all heads stream
-Trains a four-layer model on short passkeys (train.py; what is complete is not trained again), then
-its gates on the same task, then evaluates the deployed model at each sparsity: with heads by
-trained gates, by random gates, and with every head streaming. Results: WORKDIR/comparison (table,
-results.csv, picture) and the gates in WORKDIR/gates_SEED.json.
+The sweep trains a four-layer model on short passkeys, and then its gates on the same task. It
+evaluates the deployed model at each sparsity, with heads chosen by trained gates, by random gates,
+and with every head streaming. What is complete is not trained again. Results: WORKDIR/comparison
+(table, results.csv, picture), and the gates in WORKDIR/gates_SEED.json.
 Paper:     Xiao et al. (arXiv 2410.10819): at 50 % (heads with their own keys) or 25 to 50 % (shared
            keys) streaming heads the accuracy of the full cache; random or smaller shares of
            retrieval heads lose passkeys.

@@ -1,12 +1,11 @@
-"""One model of ours at up to 16 times its trained length: every extension, as it is and after a
-short fine-tune.
+"""Every extension on one of our models to 16 times its trained length, with and without training.
 
 Command:   python -m configs.sweeps.extension [--seeds 0 1] [--workdir runs/extension]
 Time:      see docs/results/pretrained_extension.md (two CPU cores)
-A base run for each seed (rope, trained at 256 tokens of Python source), LongRoPE's factors searched
-on it, then the fine-tunes from it at 1024 tokens (factor 4), and one evaluation to 4096. What is
-complete is not done again, so the sweep may be interrupted and started again. Results:
-WORKDIR/as_it_is, WORKDIR/fine_tuned (table, results.json, results.csv, pictures).
+For each seed the sweep trains a base run (rope, trained at 256 tokens of Python source), searches
+the factors of LongRoPE on it, fine-tunes it at 1024 tokens (factor 4) with each rule, and evaluates
+everything to 4096. What is complete is not done again, so the sweep may be interrupted and started
+again. Results: WORKDIR/as_it_is, WORKDIR/fine_tuned (table, results.json, results.csv, pictures).
 """
 
 import functools

@@ -1,11 +1,10 @@
-"""The first comparison: nine ways to encode positions, one corpus, several seeds, perplexity by
-length with four protocols.
+"""The first comparison: nine ways to encode positions on one corpus, perplexity by length.
 
 Command:   python -m configs.sweeps.first_comparison [--seeds 0 1] [--workdir runs/first_comparison]
 Time:      see docs/results/first_comparison.md (two CPU cores)
-Afterwards the evaluation of all runs is in WORKDIR/comparison (table, results.json, results.csv,
-pictures). Runs whose last step is saved are not trained again, so the sweep may be interrupted and
-started again.
+The sweep evaluates all runs with four protocols and writes WORKDIR/comparison (table, results.json,
+results.csv, pictures). Runs whose last step is saved are not trained again, so the sweep may be
+interrupted and started again.
 """
 
 from configs.sweeps.runs import compare

@@ -1,15 +1,14 @@
-"""Flip-flop language: TRA beside other encodings, on sequences four times as long, sparser and
-denser than trained.
+"""Flip-flop language: TRA and other encodings on longer, sparser and denser sequences than trained.
 
-Command:   python -m configs.sweeps.flip_flop [--seeds 0 1] [--workdir runs/flip_flop] [--only tra
-           nope]
+Command:   python -m configs.sweeps.flip_flop [--seeds 0 1] [--workdir runs/flip_flop]
+           [--only tra nope]
 Time:      half a minute a run for 500 steps (two CPU cores)
 Number:    with --set train.steps=500 train.save_every=500, 64 pairs: tra 1.00, alibi 0.74, cope
            0.21, nope 0.20, rope 0.17 (two seeds)
-Trained on up to 16 pairs of which 80 % are to be ignored; evaluated at 16 and 64 pairs with 80 %,
-98 % and 10 %. Exact match is of all bits that are read in a sequence. Results: WORKDIR/comparison,
-WORKDIR/sparse, WORKDIR/dense. Runs whose last step is saved are not trained again, so the sweep may
-be interrupted and started again.
+The models are trained on up to 16 pairs, of which 80 % are to be ignored. They are evaluated at 16
+and 64 pairs, with 80 %, 98 % and 10 % to be ignored. Exact match is of all bits that are read in a
+sequence. Results: WORKDIR/comparison, WORKDIR/sparse, WORKDIR/dense. Runs whose last step is saved
+are not trained again, so the sweep may be interrupted and started again.
 """
 
 from configs.sweeps.runs import compare

@@ -1,27 +1,26 @@
-"""Beyond the trained length: coupled ids and index hints in addition, randomized ids in sorting and
-reversing strings.
+"""Beyond the trained length by position ids: addition, and sorting and reversing strings.
 
-Command:   python -m configs.sweeps.length_generalisation GROUP [--seeds 0 1] [--workdir DIR] \
-           [--only coupled plain] GROUP is addition, bucket_sort or reverse
-Addition:  trained on operands of up to 10 digits, evaluated at 10 to 60; all sums are written in
-           reverse. Cho et al. (arXiv 2405.20671) train on 1 to 30 digits and report a median near
-           100 % to 200; Zhou et al. (arXiv 2402.09371) on 1 to 40 and report 98 % at 100, with a
-           large spread between seeds.
-Strings:   trained on up to 20 symbols, evaluated at 20 to 100; each encoding as it is and with
-           randomized ids, which RoPE, ALiBi and the relative encoding draw anew in every layer.
-           Ruoss et al. (arXiv 2305.16843) train encoders on 1 to 40 symbols and report 12 points
-           more on average over 15 tasks. At evaluation the draw is a fixed one.
+Command:   python -m configs.sweeps.length_generalisation GROUP [--seeds 0 1] [--workdir DIR]
+           [--only coupled plain]
+           GROUP is addition, bucket_sort or reverse
+Addition:  coupled ids and index hints, trained on operands of up to 10 digits and evaluated at 10
+           to 60. All sums are written in reverse. Cho et al. (arXiv 2405.20671) train on 1 to 30
+           digits and report a median near 100 % to 200. Zhou et al. (arXiv 2402.09371) train on 1
+           to 40 and report 98 % at 100, with a large spread between seeds.
+Strings:   trained on up to 20 symbols and evaluated at 20 to 100, each encoding without and with
+           randomized ids. RoPE, ALiBi and the relative encoding draw these ids anew in every layer.
+           At evaluation the draw is a fixed one. Ruoss et al. (arXiv 2305.16843) train encoders on
+           1 to 40 symbols and report 12 points more on average over 15 tasks.
 Number:    addition, coupled, --set model.layers=1 train.steps=5000 (2 minutes a run on two free
-           cores), at 10 / 12 / 15 / 20 / 30 / 60 digits, seed 0: 1.00 / 1.00 / .93 / .49 / .43 / 0,
-           seed 1: 1.00 / .80 / .58 / .12
-             / .01 / 0
+           cores), at 10 / 12 / 15 / 20 / 30 / 60 digits:
+           seed 0: 1.00 / 1.00 / .93 / .49 / .43 / 0, seed 1: 1.00 / .80 / .58 / .12 / .01 / 0
            bucket_sort, 700 steps, two seeds, exact match at 20 / 25 / 30 / 40: sinusoidal .91 / 0 /
            0 / 0, randomized .79 / .65 / .29 / .25
            reverse, 700 steps, right symbols at 40, seeds 0 and 1: sinusoidal .12, .11, randomized
-             .48, .32
+           .48, .32
            the others in docs/results/length_generalisation.md
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
-           be interrupted and started again. Read the seeds one by one.
+           be interrupted and started again. Read the seeds one by one, because they differ.
 """
 
 import sys

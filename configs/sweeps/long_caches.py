@@ -1,7 +1,6 @@
-"""What smaller caches cost a public model on long text: DuoAttention by trained and by random
-gates, and LM-Infinite.
+"""What smaller caches cost a public model on long text: DuoAttention and LM-Infinite.
 
-Command:   python -m configs.sweeps.long_caches --file FILE --text 'text:FILE.txt' \
+Command:   python -m configs.sweeps.long_caches --file FILE --text 'text:FILE.txt'
            [--length 32768] [--extend 'yarn(factor=4.0)']
 Time:      an hour on two CPU cores beside the tests of the project (48 minutes of processor time)
            with --depths 0 0.5 --passkeys 8192, of it 5 minutes for the gates; 2600 MiB
@@ -9,11 +8,12 @@ Number:    SmolLM2-135M-Instruct, perplexity at 23,170 to 32,767 tokens of an es
            half of the heads streaming 28.9 (random gates 36.0), lm_infinite 23.3; see
            docs/results/caches.md
 Measured:  perplexity by position in one pass over the first LENGTH tokens, and passkeys by depth at
-           each of --passkeys. The model with its extension and every key; the same with half of its
-           key heads streaming (`deploy`), chosen by gates trained on passkeys in --gate-length
-           tokens, or at random; the model with LM-Infinite in the place of the extension. Gates are
-           kept in WORKDIR/gates.json and not trained again; those of other settings are refused.
-           Results: WORKDIR/text, WORKDIR/passkeys.
+           each length of --passkeys. There are three models: the model with its extension and every
+           key; the same with half of its key heads streaming (`deploy`); and the model with
+           LM-Infinite in place of the extension. The streaming heads are chosen by gates that are
+           trained on passkeys in --gate-length tokens, or at random. Gates are kept in
+           WORKDIR/gates.json and not trained again; gates of other settings are refused.
+Results:   WORKDIR/text, WORKDIR/passkeys.
 Paper:     Xiao et al. (arXiv 2410.10819): half of the heads lose nothing; Han et al. (arXiv
            2308.16137): fluent to any length.
 """

@@ -1,16 +1,19 @@
-"""Location attention against content attention in a small recurrent encoder-decoder, on sources
-longer than trained.
+"""Location attention against content attention in a small recurrent encoder-decoder.
 
-Command:   python -m configs.sweeps.monotonic_location [--tasks copy recopy] [--variants NAME ...] \
+The sources are longer than those of training.
+
+Command:   python -m configs.sweeps.monotonic_location [--tasks copy recopy] [--variants NAME ...]
            [--seeds 0 1] [--steps 2000] [--width 64] [--dropout 0.1] [--samples 256] [--out DIR]
-Writes OUT/results.csv and OUT/results.png: exact match of the whole target with its end, under
-teacher forcing (the same as in greedy decoding), by length; the first length stands for the trained
-ones. The model is that of the paper (arXiv 2305.20019) and its code, `--width 128 --dropout 0.5
---steps 31300` its size and training time; batches of 32 from 10,001 samples there and here.
-Differs: samples may repeat (of lookups the paper trains on all unary ones and holds out a part of
-the longer ones), the learning rate rises to `--peak` and falls along a cosine (there: 1e-3, halved
-where accuracy stops to grow), the last weights are tested (there: the best ones on lengths of 10 ..
-15), on 256 samples a length (there: 2001).
+Writes OUT/results.csv and OUT/results.png: the exact match of the whole target with its end, by
+length. It is measured under teacher forcing, which gives the same exact match as greedy decoding.
+The first length stands for the trained ones. The model is that of the paper (arXiv 2305.20019) and
+its code. `--width 128 --dropout 0.5 --steps 31300` are its size and training time. Both train on
+batches of 32 from 10,001 samples.
+Differs:   Samples may repeat; of lookups the paper trains on all unary ones and holds out a part of
+           the longer ones. The learning rate rises to `--peak` and falls along a cosine; in the
+           paper it is 1e-3, and is halved where accuracy stops to grow. The last weights are tested
+           on 256 samples a length; the paper tests the best weights on lengths of 10 .. 15, on 2001
+           samples.
 """
 
 import argparse

@@ -1,18 +1,17 @@
-"""Lost outside the first slots: Pos2Distill and PAPEFT against plain fine-tuning, accuracy of
-key-value retrieval by slot.
+"""Pos2Distill and PAPEFT against plain fine-tuning: accuracy of key-value retrieval by slot.
 
-Command:   python -m configs.sweeps.pos2distill [--seeds 0 1] [--workdir runs/pos2distill] [--set
-           train.steps=500]
+Command:   python -m configs.sweeps.pos2distill [--seeds 0 1] [--workdir runs/pos2distill]
+           [--set train.steps=500]
 Time:      under 3 minutes for one seed on two CPU cores, without --papeft
 Number:    seed 0, 400 steps, accuracy with the pair in slot 0 / 1 / 3 / 6 / 9 / 11: skewed 1.00 /
            .82 / .10 / .06 / .04 / .05, R1 1.00 / .69 / .35 / .23 / .19 / .25, R2 .99 / .97 / .89 /
            .65 / .61 / .74, SFT 1.00 / .17 / .04 / .05 / .04 / .05; seed 1, 500 steps: R2 .98 / .91
            / .63 / .37 / .27 / .37, the others alike
-A small model is trained on key-value pairs that are mostly asked for in the first slots (train.py;
-what is complete is not trained again). It is then distilled from its own answers with the evidence
-in slot 0 (R1, R2), and, as a control, fine-tuned on right answers with the evidence in slot 0 alone
-(SFT), all with as many examples. Results: WORKDIR/distilled. With --papeft a run is continued with
-its weights frozen but for the adapter, on shuffled pairs (`train.tune=encodings`).
+A small model is trained on key-value pairs that are mostly asked for in the first slots. It is then
+distilled from its own answers with the evidence in slot 0 (R1, R2). As a control it is fine-tuned
+on right answers with the evidence in slot 0 alone (SFT). All three have as many examples. What is
+complete is not trained again. Results: WORKDIR/distilled. With --papeft a run is continued on
+shuffled pairs with all weights frozen except the adapter (`train.tune=encodings`).
 Paper:     Wang et al. (arXiv 2508.15709): the curve of accuracy by position becomes flat with a few
            hundred examples. Zhang et al. (arXiv 2404.01430): 54 to 59 % less fluctuation over
            positions.

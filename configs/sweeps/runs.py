@@ -1,6 +1,4 @@
-"""What sweeps share: runs that are trained unless they are there already, results that are kept,
-one evaluation of many.
-"""
+"""What sweeps share: runs that are trained unless they exist, kept results, and one evaluation."""
 
 import contextlib
 import dataclasses

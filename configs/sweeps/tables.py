@@ -1,6 +1,4 @@
-"""What small experiments share: a table of means over seeds, the same as a csv file, and its
-picture.
-"""
+"""What small experiments share: a table of means over seeds, as text, a csv file and a picture."""
 
 import csv
 import io

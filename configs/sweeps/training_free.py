@@ -1,20 +1,19 @@
-"""Training-free extensions on models of ours: perplexity of the same last bytes to 32 times the
-trained length, and passkeys.
+"""Training-free extensions on our models: perplexity to 32 times the trained length, and passkeys.
 
-Command:   python -m configs.sweeps.training_free [--seeds 0 1] [--workdir runs/training_free] \
+Command:   python -m configs.sweeps.training_free [--seeds 0 1] [--workdir runs/training_free]
            [--base runs/extension]
 Time:      20 minutes a seed for the text, most of it gali, and 6 a seed for the passkeys (two CPU
            cores, other jobs running)
 Number:    perplexity at 8192, seed 0: lm_infinite 4.1, self_extend 4.6, dca 5.1, yarn 10.0, none
            32.9; passkeys at 1024 tokens, two seeds, mean over depths: yarn 0.98, lm_infinite 0.40,
-           self_extend 0.26, dca 0.26, none 0;
-             of what corpus
-           says docs/results/training_free_extension.md (it had a file more)
-Text: the base runs of `configs.sweeps.extension` (rope, 256 bytes of Python source), trained here
-if they are not in --base; evaluated to 8192. Passkeys: rope on keys of 3 digits in 16 to 64 tokens,
-evaluated to 1024 by depth. Nothing is trained after an extension. Results: WORKDIR/text,
-WORKDIR/passkey (table, results.json, results.csv, pictures). Runs whose last step is saved are not
-trained again.
+           self_extend 0.26, dca 0.26, none 0. The corpus of the perplexities had one more file, as
+           docs/results/training_free_extension.md says.
+Text:      perplexity of the same last bytes at lengths to 8192. The models are the base runs of
+           `configs.sweeps.extension` (rope, 256 bytes of Python source), which are trained here if
+           they are not in --base.
+Passkeys:  rope on keys of 3 digits in 16 to 64 tokens, evaluated to 1024 by depth.
+Nothing is trained after an extension. Results: WORKDIR/text, WORKDIR/passkey (table, results.json,
+results.csv, pictures). Runs whose last step is saved are not trained again.
 """
 
 import pathlib

@@ -1,6 +1,4 @@
-"""The catalogue: every registered method as a row, as Markdown, and as BibTeX. All of it is read
-from the Cards.
-"""
+"""The catalogue of registered methods, from their Cards: as a table, as Markdown, as BibTeX."""
 
 import dataclasses
 import re
@@ -17,12 +15,12 @@ PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 _PIPELINE = ('place', 'embed', 'qkv', 'project', 'match', 'score', 'mask', 'collect', 'none')
 _HEADINGS = {
     'encoding': 'Encodings',
-    'frequencies': 'Frequency rules (`freqs=` of a rotary encoding)',
-    'extension': 'Extensions (encoding -> encoding)',
-    'mixer': 'Mixers (attention with a state of its own)',
-    'cache': 'Caches (a filled decode cache -> another)',
-    'conversion': 'Conversions (model -> model)',
-    'analysis': 'Analyses (of a model or an encoding)',
+    'frequencies': 'Frequency rules, for `freqs=` of a rotary encoding',
+    'extension': 'Extensions, which make another encoding of an encoding',
+    'mixer': 'Mixers, which take the place of attention',
+    'cache': 'Caches: methods that edit, join, shorten or read a decode cache',
+    'conversion': 'Conversions, which make another model of a model',
+    'analysis': 'Analyses of a model or an encoding',
 }
 
 
@@ -42,12 +40,11 @@ class Catalog(tuple[Card, ...]):
 
 
 def catalog(kind: Kind | None = None) -> Catalog:
-    """Every registered method that has a Card, in pipeline order of its door; printing the result
-    shows a table.
+    """The Cards of all registered methods, ordered by their first door; they print as a table.
 
     Args:
-      kind: only one of 'encoding', 'frequencies', 'extension', 'mixer', 'cache', 'conversion',
-        'analysis'; None for all, in this order.
+      kind: 'encoding', 'frequencies', 'extension', 'mixer', 'cache', 'conversion' or 'analysis';
+        None for all kinds, in this order.
 
     Raises:
       SpecError: another kind.
@@ -85,8 +82,8 @@ def _row(card: Card) -> tuple[str, ...]:
 
 
 def promise_text(card: Card) -> str:
-    """The promises that are made, as words; how keys are cached is named unless they are cached as
-    encoded.
+    """The promises of a Card as words. How a cache keeps keys is named only where it is not the
+    usual way, as encoded.
 
     Example:
       >>> import posenc_jax as pj
@@ -103,7 +100,7 @@ def promise_text(card: Card) -> str:
 
 
 def reference_text(card: Card) -> str:
-    """`arXiv:2108.12409 (2022)`, or the source where there is no arXiv number."""
+    """The reference of a method: `arXiv:2108.12409 (2022)`, or its source if there is no paper."""
     return f'arXiv:{card.arxiv} ({card.year})' if card.arxiv else f'{card.source} ({card.year})'
 
 
@@ -115,11 +112,13 @@ def picture_name(kind: Kind, key: str) -> str:
 def catalog_markdown(
     kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS, pictures: str = ''
 ) -> str:
-    """The catalogue as Markdown tables, one for each kind, with the columns that are asked for.
+    """The catalogue as Markdown tables, one for each kind of method.
 
     Args:
-      pictures: the folder of the pictures as seen from the text, for a further column in the tables
-        of kinds in `PICTURED`.
+      kind: as for `catalog`.
+      columns: names out of `COLUMNS`.
+      pictures: the folder of the pictures, relative to the page; if given, tables of the kinds in
+        `PICTURED` get a column of pictures.
 
     Raises:
       SpecError: a column that does not exist.
@@ -154,8 +153,8 @@ def _markdown_row(card: Card) -> tuple[str, ...]:
 
 
 def cite(spec: str) -> str:
-    """BibTeX of every paper behind a spec string: encodings, masks, frequency rules, extensions;
-    each paper once.
+    """BibTeX of every paper behind a spec string, each paper once: those of its encodings, masks,
+    frequency rules and extensions.
 
     Raises:
       SpecError: the string is wrong.
@@ -182,7 +181,7 @@ def _entries_of(value) -> Iterable[Entry]:
 
 
 def bibtex(card: Card) -> str:
-    """One BibTeX entry; what has no arXiv number is cited by its source."""
+    """The BibTeX entry of one method; a method without an arXiv number is cited by its source."""
     surname = unicodedata.normalize('NFKD', card.authors.split(',')[0])
     label = re.sub('[^a-z]', '', surname.lower()) + f'{card.year}{card.key}'
     escape = lambda text: re.sub(r'([&%$#_])', r'\\\1', text)

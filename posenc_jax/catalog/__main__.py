@@ -1,9 +1,9 @@
-"""Writes docs/catalog.md, its pictures and the table in README.md, or checks them.
+"""Writes docs/catalog.md and its pictures, or checks them.
 
     python -m posenc_jax.catalog [--check] [--redraw]
 
-Only pictures that are missing are drawn, unless all are asked for: they differ between versions of
-the plotting library.
+Only missing pictures are drawn, because pictures differ between versions of the plotting library.
+`--redraw` draws all of them.
 """
 
 import difflib
@@ -15,43 +15,54 @@ from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
 from posenc_jax.core.registry import Card, Kind, SpecError
 
-BEGIN, END = '<!-- catalog:begin -->', '<!-- catalog:end -->'
-README_COLUMNS = ('key', 'name', 'door', 'example', 'reference')
 PICTURES = 'catalog'
 HEADER = """# Catalogue
 
-Written by `python -m posenc_jax.catalog` from the Cards; do not edit. What each promise means,
-and which test checks it, stands in `Promises` (`posenc_jax/core/registry.py`) and
-`tests/contract_test.py`. The pictures show the example with its parameters as initialised: the
-logits of equal tokens against their distance, up to four times the trained length (dashed), a line
-for each head (dark: the first); extensions act on `rope()` or, where they need something else, on
-`alibi()`, `nope()` or `learned_absolute()`. `python -m posenc_jax.gallery SPEC...` draws any
-encoding larger.
+`python -m posenc_jax.catalog` writes this page from the Cards of the registered methods; do not
+edit it. The tables list the encodings first, then frequency rules, extensions, mixers, caches,
+conversions and analyses. Within a table, methods stand in the order of their first door.
+
+| column | what it says |
+| --- | --- |
+| key | the name in a spec string, in the registry, and of the file and the test |
+| picture | the logits that the example makes, see below |
+| name | the name in the paper |
+| door | the doors that the method opens ([architecture.md](architecture.md) explains them) |
+| equation | one line in the symbols of the paper |
+| promises | properties that `tests/contract_test.py` checks, see below |
+| example | a spec string that runs, or a call in Python |
+| reference | the paper, or the source where there is no paper |
+
+**Promises.** `Promises` in `posenc_jax/core/registry.py` is the reference.
+
+| promise | what it means |
+| --- | --- |
+| relative | Adding one constant to every position changes nothing. |
+| sweep free | The order in which keys are visited does not matter. |
+| mixes heads | The logits of one head read the queries of another. |
+| blockwise | Evaluation in tiles equals dense evaluation, in memory linear in the length. |
+| needs training | The method has trainable parameters. |
+| fused | The pair stage is a plain scaled inner product, so a fused attention kernel can run it. |
+| cached raw | A cache keeps keys as projected, and every decoding step encodes them again. |
+| cached evolving | A cache keeps encoded keys, and every new token rewrites them. |
+| cached none | A new token changes the input of all others, so a cache is refused. |
+
+**Pictures.** A picture shows the example with its parameters as initialised. The curves are the
+logits of equal tokens against their distance, one line for each head (dark: the first), up to four
+times the trained length (dashed). The picture of an extension shows an extended `rope()`, or an
+extended `alibi()`, `nope()` or `learned_absolute()` where it needs one of these.
+`python -m posenc_jax.gallery SPEC...` draws any encoding larger.
 
 """
 
 
 def rendered(root: Path) -> dict[Path, str]:
-    """What the generated files ought to hold, by path.
-
-    Raises:
-      ValueError: README.md has lost its markers.
-    """
-    readme = root / 'README.md'
-    text = readme.read_text(encoding='utf-8')
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(
-            f'{readme} needs the markers {BEGIN} and {END}, once each and in this order'
-        )
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    return {
-        readme: f'{before}\n{catalog_markdown(columns=README_COLUMNS)}{after}',
-        root / 'docs' / 'catalog.md': HEADER + catalog_markdown(pictures=PICTURES),
-    }
+    """The text of each generated file, by path."""
+    return {root / 'docs' / 'catalog.md': HEADER + catalog_markdown(pictures=PICTURES)}
 
 
 def draw(kind: Kind, card: Card, path: Path) -> None:
-    """The small picture of one method; an example that needs narrow heads gets them."""
+    """Draws the small picture of one method, with narrow heads if its example needs them."""
     from posenc_jax.extension import extend
     from posenc_jax.gallery import Probe, thumbnail
 
@@ -76,8 +87,8 @@ def draw(kind: Kind, card: Card, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents[2]) -> int:
-    """Writes the files; with --check writes nothing, prints how they differ and returns 1 where
-    they do.
+    """Writes the files. With --check it writes nothing, prints how the files differ from what they
+    should be, and returns 1 if any does.
     """
     parser = Parser(prog='python -m posenc_jax.catalog', description=__doc__.splitlines()[0])
     parser.add_argument(

@@ -68,7 +68,7 @@ def cable_bias(
         name='CABLE',
         title='Context-aware Biases for Length Extrapolation',
         arxiv='2503.08067',
-        door='project, open, score',
+        door='project, init_carry, score',
         equation='logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} softplus(x_u W_b + b_b)_h',
         source='axiomlab/Cable',
         authors='Veisi, Ali and Amirzadeh, Hamidreza and Mansourian, Amir',

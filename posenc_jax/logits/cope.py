@@ -105,7 +105,7 @@ def cope_bias(
         name='CoPE (contextual)',
         title="Contextual Position Encoding: Learning to Count What's Important",
         arxiv='2405.18719',
-        door='project, open, score',
+        door='project, init_carry, score',
         equation='logit_ij = q_i . (k_j + e[p_ij]) / sqrt(H), p_ij = min(sum_{m=j..i} '
         'sigmoid(q_i . k_m / sqrt(H)), npos - 1)',
         source='facebookresearch/RAM (projects/cope)',

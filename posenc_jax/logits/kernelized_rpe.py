@@ -260,7 +260,7 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
         name='NPRF attention with relative positions',
         title='Stable, Fast and Accurate: Kernelized Attention with Relative Positional Encoding',
         arxiv='2106.12566',
-        door='project, match, whole',
+        door='project, match, fast_path',
         equation='p_ij ~ exp(b_{j-i}) phi(q_i/||q_i||) . phi(k_j/||k_j||), phi_r(x) = m^-1/2 '
         'exp(w_r . x - ||x||^2/2)',
         source='the paper; no official code was found',

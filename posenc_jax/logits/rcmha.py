@@ -106,7 +106,7 @@ def _longest(tok: Tokens) -> int:
         name='RCMHA',
         title='RCMHA: Relative Convolutional Multi-Head Attention for Natural Language Modelling',
         arxiv='2308.03429',
-        door='branch, project, score, merge',
+        door='qkv, project, score, merge',
         equation='logit_ij = ((q_i + u) . k_j + q_i . E[i-j] + c[i-j]) / sqrt(H); q, k, v after '
         'a causal depthwise convolution',
         source='hermansh-id/rcmha',

@@ -64,7 +64,7 @@ def tra_logits(
         name='TRA',
         title='TRA: Better Length Generalisation with Threshold Relative Attention',
         arxiv='2503.23174',
-        door='project, open, score',
+        door='project, init_carry, score',
         equation='logit_ij = S_ij + logsigmoid(x_i W_d + b_d)_h #{t in j..i: S_it > 0} where '
         'S_ij > 0, else -inf; '
         'S = q_i . k_j / sqrt(H), q and k RMS-normalised',

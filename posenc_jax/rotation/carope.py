@@ -121,7 +121,7 @@ def _within_a_turn(angle):
         name='CARoPE',
         title='Context-aware Rotary Position Embedding',
         arxiv='2507.23083',
-        door='project, open, match',
+        door='project, init_carry, match',
         equation='logit_ij = R(phi_i) q_i . R(phi_j) k_j / sqrt(H), phi_i = sum_{s<=i} f(x_s)^t, '
         'f = 1/(1 + softplus(x W + c))',
         source='the paper; no code was released',

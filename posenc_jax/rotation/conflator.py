@@ -116,7 +116,7 @@ def conflator_bigrams(
         title='CONFLATOR: Incorporating Switching Point based Rotatory Positional Encodings for '
         'Code-Mixed Language Modeling',
         arxiv='2309.05270',
-        door='branch, project, merge',
+        door='qkv, project, merge',
         equation='out_i = w_u O(x_i) + w_b O([x_{i-1}; x_i] W_b), w = softmax(mix), both rotated '
         'by A_i = i theta + c_i delta',
         source='our reading of the paper, which leaves the equations open; no code was released',
