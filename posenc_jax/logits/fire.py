@@ -28,8 +28,7 @@ def fire_progress(
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
 ) -> Float[Array, '#B T S']:
-    """`psi(i - j) / psi(max(i, threshold))`: 0 at the query, about 1 at the first key of a late
-    query.
+    """`psi(i - j) / psi(max(i, threshold))`: 0 at the query, about 1 at its first key.
 
     Example:
       >>> z = fire_progress(

@@ -72,11 +72,12 @@ def giraffe_ids(
 class GiraffeRandom(Encoding):
     """Trains at random fractional positions of at most L; evaluates at 0 .. L-1.
 
-    `p_i = P_i L / max(P_L, L)`, `P_i = 2 u_1 + ... + 2 u_i`, u ~ U(0, 1). Each forward pass
-    and row has one draw, which all layers share. L counts the positions of a document, and draws
-    are looked up by position, so rows may be padded or packed. The last position may be L itself; `learned_absolute` refuses
-    fractional positions. Differs from the paper: packed documents of a row share its draw, each
-    scaled by its own L; tokens that have one row for the whole batch have one draw.
+    `p_i = P_i L / max(P_L, L)`, `P_i = 2 u_1 + ... + 2 u_i`, u ~ U(0, 1). Each forward pass and row
+    has one draw, which all layers share. L counts the positions of a document, and draws are looked
+    up by position, so rows may be padded or packed. The last position may be L itself;
+    `learned_absolute` refuses fractional positions. Differs from the paper: packed documents of a
+    row share its draw, each scaled by its own L; tokens that have one row for the whole batch have
+    one draw.
 
     Raises:
       ValueError: in training, positions that are fractional, have several components, or lie

@@ -167,8 +167,7 @@ def _with_index(group, document):
     ),
 )
 class GPE(Mask):
-    """Counts positions within the source and within the target of a stream, and lets the target see
-    what has been read.
+    """Counts positions of source and target separately; the target sees the source read so far.
 
     Source ids 0 .. n-1, target ids phi .. phi+m-1. The mask is causal; source tokens see no target;
     target segment g may see the source segments 0 .. k+g-1, and since a row predicts the next
