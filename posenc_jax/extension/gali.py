@@ -24,7 +24,7 @@ LAST = np.iinfo(np.int32).max
 def gali_slots(
     total: Int[Array, '...'], train_len: int, local: int
 ) -> tuple[Int[Array, '...'], Int[Array, '...']]:
-    """The number of parts G of a divided position, and of first tokens n at such fractions.
+    """For T tokens, parts G of a divided position and number n of first tokens at fractions.
 
     `G = ceil((T - w) / (M - w))`, `n = T - M + ceil((T - M) / (G - 1))`; 1 and 0 where T <= M.
 

@@ -23,7 +23,7 @@ def cable_bias(
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
     """Minus the summed cost of the tokens after each key up to each query, for one block of keys.
 
-    The result is float32. Sums start at the first query of the block. So the cost between a query
+    The result is float32. Sums start at the first query. So the cost between a query
     and a near key is a difference of small numbers, however long the sequence is. No sum contains
     a token that comes after its query or key.
 
