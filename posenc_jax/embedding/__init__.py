@@ -1,5 +1,3 @@
-"""Door 2: what is added to the token vectors at the input of the model, or takes the place of
-some.
-"""
+"""Encodings that add to token vectors, or replace some: they open the door `embed`."""
 
 from posenc_jax.embedding import learned_absolute, papeft, sigma_gpt, sinusoidal

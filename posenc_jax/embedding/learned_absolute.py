@@ -23,8 +23,9 @@ OVERFLOWS = ('error', 'clamp', 'mod', 'interpolate')
 def fairseq_ids(
     pos: Int[Array, '#B L'], valid: Bool[Array, '#B L'] | None, padding_idx: int = 1
 ) -> Int[Array, '#B L']:
-    """Rows of fairseq's table: `padding_idx + 1 + pos` for real tokens that count from 0,
-    `padding_idx` for padding.
+    """Rows of fairseq's table: `padding_idx + 1 + pos` for real tokens, `padding_idx` for padding.
+
+    Positions of real tokens count from 0.
 
     Example:
       >>> fairseq_ids(jnp.array([[0, 0, 1]]), jnp.array([[False, True, True]])).tolist()
@@ -37,8 +38,9 @@ def fairseq_ids(
 def interpolated_positions(
     pos: Num[Array, '...'], max_len: int, length: Num[Array, '...'] | int
 ) -> Float[Array, '...']:
-    """Where `length` positions fall among `max_len` rows when centres of cells are aligned;
-    unchanged if they fit.
+    """Fractional rows, of `max_len`, for `length` positions when centres of cells are aligned.
+
+    Positions are unchanged if `length` does not exceed `max_len`.
 
     Example:
       >>> interpolated_positions(jnp.arange(4), max_len=2, length=4).tolist()
@@ -80,7 +82,8 @@ class LearnedAbsolute(Embedding):
       max_len: positions in the table.
       ids: 'plain' or 'fairseq'.
       overflow: 'error', 'clamp', 'mod' or 'interpolate'.
-      std: of the initial vectors; None takes 0.02 for 'plain' and D^-0.5 for 'fairseq'.
+      std: standard deviation of the initial vectors; None takes 0.02 for 'plain' and D^-0.5 for
+        'fairseq'.
       padding_idx: of 'fairseq' only.
 
     Raises:
@@ -153,9 +156,7 @@ class LearnedAbsolute(Embedding):
         return fairseq_ids(pos, tok.valid, self.padding_idx) if self.ids == 'fairseq' else pos
 
     def place(self, tok, *, key=None):
-        rows = self.rows(
-            tok
-        )  # checks the whole length, of which decoding embeds one token at a time
+        rows = self.rows(tok)  # checks the whole length, since decoding embeds one token at a time
         return (
             tok.with_feats(learned_absolute=rows[..., None])
             if self.overflow == 'interpolate'

@@ -1,4 +1,4 @@
-"""PAPEFT: soft tokens in front of documents say in which slot they lie."""
+"""PAPEFT: a soft token in front of each document encodes the document's slot."""
 
 import dataclasses
 
@@ -29,8 +29,9 @@ def document_locations(number: Int[Array, '...'], count: Int[Array, '...']) -> F
 def location_code(
     location: Float[Array, '#B L'], w1: Float[Array, 'A 64'], w2: Float[Array, 'D A']
 ) -> Float[Array, '#B L D']:
-    """`W2 gelu(W1 sincos(1000 l))`, float32: 32 sines and then 32 cosines at frequencies 10000^(-m
-    / 32).
+    """`W2 gelu(W1 sincos(1000 l))`, float32.
+
+    `sincos` is 32 sines and then 32 cosines at frequencies `10000^(-m / 32)`.
 
     Example:
       >>> location_code(jnp.array([[0.0, 1.0]]), jnp.ones((2, 64)), jnp.zeros((3, 2))).tolist()
@@ -43,8 +44,7 @@ def location_code(
 def shuffled_documents(
     rng: np.random.Generator, documents: Int[np.ndarray, 'E n W'], gold: Int[np.ndarray, 'E']
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Order augmentation: the documents of every example in an order of its own, and in which slot
-    the right one now lies.
+    """Order augmentation: shuffles the documents of every example and finds the right one's slot.
 
     Returns:
       Documents, slots of the right ones, and the order [E, n]: slot s holds document order[s] of
@@ -76,8 +76,7 @@ def shuffled_documents(
 def located_prompts(
     documents: Int[np.ndarray, 'E n W'], question: Int[np.ndarray, 'E Q'], empty: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts with an empty token in front of every document, and their positions [E, T, 3] for
-    `papeft`.
+    """Prompts with an empty token in front of every document, and positions [E, T, 3] for them.
 
     Args:
       documents: of n slots.
@@ -138,17 +137,17 @@ def _check_documents(user, documents):
     ),
 )
 class PAPEFT(Encoding):
-    """Puts a learned vector of the slot in the place of the empty token in front of every document.
+    """Replaces the empty token in front of every document by a learned vector of the slot.
 
     `e_k = W2 gelu(W1 sincos(1000 l_k))`, `l_k = k / (n - 1)` for slot k = 0 .. n - 1, whatever
     document lies in it. W2 starts at zero, so the soft tokens are zero vectors until it is trained.
     `train.tune='encodings'` trains W1 and W2 alone (and what else the encoding of the model has to
     train), 'adapters' low-rank adapters besides, on prompts whose documents are shuffled. The task
     hands over positions with three components, [#B, L, 3]: the position, slot + 1 for an empty
-    token or 0, and n; see `located_prompts`, and `kv_slots(ids="locations")`. The first goes on to
-    the other encodings, so that an empty token counts as one. Positions with one component have no
-    documents. Soft tokens live in the prefix of the cache. Differs from the paper: it describes the
-    adapter in words only; all of this form is this library's own.
+    token or 0, and n; see `located_prompts`, and `kv_slots(ids="locations")`. The first component
+    is the position for the other encodings, so an empty token takes up one position. Positions with
+    one component have no documents. The cache holds soft tokens in its prefix. Differs from the
+    paper: it describes the adapter in words only, so the exact form is this library's own.
 
     Args:
       width: d_a, rows of W1.

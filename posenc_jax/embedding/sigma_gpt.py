@@ -1,4 +1,4 @@
-"""sigma-GPT's double positions: where a token stands, and where the token that it predicts does."""
+"""sigma-GPT's double positions: that of the token, and that of the token it predicts."""
 
 from typing import Literal
 
@@ -21,12 +21,13 @@ TABLES = ('learned', 'sinusoid')
 def sigma_gpt_sinusoid(
     pos: Num[Array, '...'], width: int, max_len: int
 ) -> Float[Array, '... width']:
-    """`sin(p / M^((j - j mod 2) / D) + (j mod 2) pi / 2)`, j = 0 .. D/2 - 1, D = 2 `width`: sines
-    and cosines interleaved.
+    """`sin(p / M^((j - j mod 2) / D) + (j mod 2) pi / 2)`, j = 0 .. D/2 - 1, D = 2 `width`.
+
+    Sines and cosines are interleaved.
 
     Args:
       pos: positions, -1 for a start slot.
-      width: of the half.
+      width: width of one half, D/2.
       max_len: M.
 
     Example:
@@ -56,8 +57,7 @@ def sigma_gpt_sinusoid(
     ),
 )
 class SigmaGPT(Embedding):
-    """Adds to a token vector where the token stands and where the one to predict does, so that any
-    order can be read.
+    """Adds the position of the token and that of the token to predict, for text in any order.
 
     `x_t + [P[o_t], P[o_(t+1)]]`: one table P of half the model width serves both halves, attention
     is causal in the order o, and there is no other encoding. The task hands over positions with two
@@ -67,13 +67,13 @@ class SigmaGPT(Embedding):
 
     'sinusoid', of the paper's other tasks, has no parameters: `sin(p / M^((j - j mod 2)/D) + (j mod
     2) pi/2)` for each half, and a start slot, whose own position is -1, so that the first token is
-    predicted as well. Differs from the paper: nothing; whether D is the width of the model or of
-    the half is not said, we take the model's.
+    predicted as well. Differs from the paper: nothing. The paper does not say whether D is the
+    width of the model or of the half; we use the model's.
 
     Args:
       max_len: M, positions in the table, or the base of the sinusoids.
       table: 'learned' or 'sinusoid'.
-      std: of the initial vectors of a learned table.
+      std: standard deviation of the initial vectors of a learned table.
 
     Raises:
       ValueError: max_len or std out of range, an odd model width; at call, positions of another

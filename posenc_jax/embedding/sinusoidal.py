@@ -20,9 +20,9 @@ def sinusoidal_frequencies(
     """Radians per position of each wave, float64 [waves]: geometric from 1 to about 1 / base.
 
     `base^(-m/waves)` for 'vaswani' and 'halves'; `base^(-m/(waves-1))`, which ends exactly at 1 /
-    base, for 't2t' and 'fairseq'; in 't2t' `s (base/s)^(-m/(waves-1))` with s = `min_timescale`,
-    from s to s^2 / base. So tensor2tensor has it: s multiplies frequencies, though a larger
-    smallest period would divide them.
+    base, for 't2t' and 'fairseq'. With s = `min_timescale`, 't2t' has `s (base/s)^(-m/(waves-1))`,
+    from s to s^2 / base. Here s multiplies the frequencies as in tensor2tensor, although a larger
+    smallest period would have to divide them.
 
     Raises:
       SpecError, ValueError: unknown style; a base that is not above s, or an s that is not
@@ -60,10 +60,9 @@ def sinusoidal_table(
     base: float = 10000.0,
     min_timescale: float = 1.0,
 ) -> Float[Array, '#B L D']:
-    """Position vectors, float32, with phases that are right at every position.
+    """Position vectors, float32, with accurate phases at every position.
 
-    P components share the width evenly, one code after the other; what the waves leave over is
-    zero.
+    P components share the width evenly, one code after the other. Remaining features are zero.
 
     Args:
       pos: positions [#B, L] or [#B, L, P].
@@ -115,9 +114,9 @@ def sinusoidal_table(
     ),
 )
 class Sinusoidal(Embedding):
-    """Adds sines and cosines of the position to the token vectors (which the model has scaled by
-    sqrt(D)).
+    """Adds sines and cosines of the position to the token vectors.
 
+    The model scales token vectors by sqrt(D) before.
     `PE_p[2m] = sin(p w_m)`, `PE_p[2m+1] = cos(p w_m)`, `w_m = base^(-2m/D)`. Differs from the
     paper: nothing for 'vaswani'. The other styles are those of the code bases: 'halves' all sines
     first (Marian, BART); 't2t' the same order with exponents m/(D/2-1) and a zero column for odd D;

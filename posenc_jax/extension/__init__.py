@@ -1,4 +1,4 @@
-"""Context extensions, functions from encoding to encoding."""
+"""Context extensions: functions that take an encoding and return one for longer texts."""
 
 from posenc_jax.extension import (
     alibi_pi,

@@ -1,4 +1,4 @@
-"""Position interpolation of ALiBi: slopes divided by how much longer the text is than trained."""
+"""Position interpolation of ALiBi: slopes divided by text length / trained length."""
 
 import dataclasses
 from typing import Literal
@@ -20,8 +20,9 @@ MODES = ('static', 'dynamic', 'per_row')
 
 
 def alibi_pi_scale(length: Num[Array, '...'], train_len: int) -> Float[Array, '...']:
-    """`max(1, l / L)`, float32: what ALiBi's slopes are divided by at length l; exactly 1 up to the
-    trained length L.
+    """`max(1, l / L)`, float32: the divisor of ALiBi's slopes at length l.
+
+    It is exactly 1 up to the trained length L.
 
     Example:
       >>> alibi_pi_scale(jnp.array([6, 13, 32]), 8).tolist()
@@ -48,18 +49,17 @@ CARD = Card(
 
 @register('alibi_pi', kind='encoding', card=CARD)
 class ALiBiPI(Composite):
-    """Divides ALiBi's slopes by the growth over the trained length L, which keeps penalties within
-    those seen in training.
+    """Divides ALiBi's slopes by length / trained length, so that penalties stay in trained range.
 
     `b_ij = -(m_h / s) |i - j|`. 'static': s is `factor` at every length, also below L, chosen for
     the longest text that is to be read. 'dynamic': `s = max(1, n / L)` for all queries, n the
     number of real tokens of the row, or of the packed document. 'per_row': `s_i = max(1, (i + 1) /
-    L)` for the i-th of them. Neither changes anything up to L. Which is decoded as it is evaluated:
-    'static' and 'per_row', exactly. With 'dynamic' a decoding step has the scale of its own length,
-    in every layer that of 'per_row', while what the layers below gave for earlier tokens keeps the
-    scale it was made with: a layer equals the full pass over its prefix, a model of several layers
-    does not. Differs from the paper: 'per_row' is ours. As an extension it takes the ALiBi part
-    that is there, of whatever variant, and leaves its slopes as they are.
+    L)` for the i-th of them. Neither 'dynamic' nor 'per_row' changes anything up to L. With
+    'static' and 'per_row' decoding equals a full pass exactly. With 'dynamic' a decoding step uses
+    the scale of the current length, while cached keys and values of earlier tokens were computed
+    with the scales of their own steps. So a single layer equals a full pass over its prefix, and a
+    model of several layers does not. Differs from the paper: 'per_row' is ours. As an extension it
+    takes the ALiBi part of the chain, of any variant, and keeps its slopes.
 
     Args:
       factor: new length / trained length, at least 1; only for 'static', which needs it.

@@ -37,7 +37,7 @@ def dca_distance(
 
 
 def _query_positions(pos, chunk, clip):
-    """Where a query stands for keys of its own chunk, of the chunk before, and of earlier ones."""
+    """Positions of a query for keys of its own chunk, the chunk before, and earlier chunks."""
     own = pos % chunk
     return own, jnp.minimum(own + chunk, clip), jnp.full((1, 1), clip)
 
@@ -63,8 +63,7 @@ CARD = Card(
 @register('dca', kind='encoding', card=CARD)
 @register('dca', kind='extension', card=dataclasses.replace(CARD, example='dca(chunk=4, local=2)'))
 class DCA(Encoding):
-    """Keeps rotary positions within the trained range: keys stand at `j mod s`, queries at three
-    places by chunk relation.
+    """Keeps rotary positions in the trained range: queries have three positions, keys one.
 
     `D_ij = i - j` for keys of the query's chunk, `min(i mod s + s, P) - j mod s` for the chunk
     before, `P - j mod s` for earlier ones; never above P, and exact wherever `i - j <= w = P - s`.

@@ -1,6 +1,4 @@
-"""Applies a context extension, written as a spec string, to an encoding that exists, or to the spec
-string of one.
-"""
+"""Applies a context extension, given as a spec string, to an encoding or to its spec string."""
 
 import dataclasses
 
@@ -15,8 +13,9 @@ from posenc_jax.rotation.rope import Rotary
 
 
 def extend(encoding: Encoding, spec: str, **context) -> Encoding:
-    """The encoding with its rotary part (or relative bias) extended; every other part, and all
-    variables, are kept.
+    """The encoding with its rotary part (or relative bias) extended.
+
+    All other parts and all variables are kept.
 
     A frequency rule replaces the rule of the rotary part. An extension (`dca`, `lm_infinite`) wraps
     the part, or takes one of the classes in its attribute `extends` if it has that (`alibi_pi`).

@@ -1,6 +1,4 @@
-"""GALI: only as many positions are subdivided as are needed, and logits, not embeddings, are
-interpolated between them.
-"""
+"""GALI: subdivides only as many positions as needed, and interpolates logits between them."""
 
 import dataclasses
 
@@ -26,8 +24,7 @@ LAST = np.iinfo(np.int32).max
 def gali_slots(
     total: Int[Array, '...'], train_len: int, local: int
 ) -> tuple[Int[Array, '...'], Int[Array, '...']]:
-    """For a text of T tokens, into how many parts G a position is divided, and how many first
-    tokens n are fractions of one.
+    """For T tokens, parts G of a divided position and number n of first tokens at fractions.
 
     `G = ceil((T - w) / (M - w))`, `n = T - M + ceil((T - M) / (G - 1))`; 1 and 0 where T <= M.
 
@@ -47,8 +44,9 @@ def gali_slots(
 def gali_ids(
     pos: Int[Array, '...'], total: Int[Array, '...'], train_len: int, local: int
 ) -> Float[Array, '...']:
-    """Where tokens stand in a text of T: `r//G + (r mod G) / G` for the first n, `r - (T - M)` for
-    the others (`gali_slots`).
+    """Positions in a text of T tokens: fractions for the first n, whole numbers for the others.
+
+    They are `r//G + (r mod G) / G` and `r - (T - M)`, with G and n from `gali_slots`.
 
     Example:
       >>> gali_ids(jnp.arange(11), jnp.array(11), train_len=8, local=2).tolist()
@@ -172,8 +170,7 @@ CARD = Card(
     card=dataclasses.replace(CARD, example='gali(chunk=3, local=2, train_len=8)'),
 )
 class GALI(Encoding):
-    """Reads a text in chunks; in each, the oldest positions are subdivided just enough for
-    everything to fit into M of them.
+    """Reads a text in chunks and subdivides the oldest positions so that each chunk fits into M.
 
     `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)`, `a = ceil p_i`, `r = frac(a - p_j)`,
     A(d) the rotary logit at the whole distance d, p the ids (`gali_ids`) of a text of T tokens, T
@@ -247,7 +244,7 @@ class GALI(Encoding):
         self.head = Constant(jnp.arange(heads), axes=('heads',)) if noise else None
 
     def believed(self, tq, tk) -> Int[Array, '#B T']:
-        """How long every query believes the text to be: to the end of its chunk, or of the text."""
+        """The text length T of each query: up to the end of its chunk, or of the text."""
         if not jnp.issubdtype(tq.pos.dtype, jnp.integer):
             raise ValueError(f'gali numbers tokens, positions must be integers, got {tq.pos.dtype}')
         length, _ = current_length(tq, tk)

@@ -201,8 +201,7 @@ CARD = Card(
 @register('hirope', kind='encoding', card=CARD)
 @register('hirope', kind='extension', card=dataclasses.replace(CARD, example='hirope(window=5)'))
 class HiRoPE(Encoding):
-    """Far keys have two short positions for one long: fast planes turn by the offset in a function,
-    slow ones by its number.
+    """RoPE with two positions for far keys: the offset in a function, and the function's number.
 
     `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`, and
     elsewhere `A_i = tok_i theta_t` for planes t < n_s, `F_i theta_t` for the others: both counters

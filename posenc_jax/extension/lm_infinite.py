@@ -1,6 +1,4 @@
-"""LM-Infinite: a window, the first tokens, a ceiling on distances, and for the last query the best
-keys between.
-"""
+"""LM-Infinite: a window, the first tokens, a ceiling on distances, and optional top-k keys."""
 
 import dataclasses
 

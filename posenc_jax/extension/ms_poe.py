@@ -1,4 +1,4 @@
-"""Ms-PoE: every head reads positions at its own scale."""
+"""Ms-PoE: every head divides positions by its own ratio."""
 
 import dataclasses
 from typing import Literal
@@ -104,8 +104,7 @@ CARD = Card(
 @register('ms_poe', kind='encoding', card=CARD)
 @register('ms_poe', kind='extension', card=dataclasses.replace(CARD, example='ms_poe()'))
 class MsPoE(Encoding):
-    """Divides rotary positions by a ratio per head: small for heads that attend by position, large
-    for the others.
+    """Divides rotary positions by a ratio per head, smaller for more position-aware heads.
 
     `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`; n(h) from an order of the
     heads, see `ratio_index`. The order of a prompt comes from `probe_heads`, and `reorder` gives

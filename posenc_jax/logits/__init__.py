@@ -1,4 +1,4 @@
-"""Door 4: what is added to, or done with, the logits."""
+"""Encodings that change the attention logits: they open the door `match` or `score`."""
 
 from posenc_jax.logits import (
     alibi,

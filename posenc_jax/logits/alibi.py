@@ -14,7 +14,7 @@ from posenc_jax.core.spec import CONTEXT
 
 Variant = Literal['symmetric', 'half', 'asymmetric', 'offset']
 VARIANTS = ('symmetric', 'half', 'asymmetric', 'offset')
-_LATER_OFFSET = 0.5  # how much nearer 'offset' puts a later key, in tokens
+_LATER_OFFSET = 0.5  # subtracted from the distance of later keys by 'offset', in tokens
 
 
 def alibi_bias(
@@ -25,13 +25,14 @@ def alibi_bias(
     later: Float[Array, 'N'] | None = None,
     offset: float = 0.0,
 ) -> Float[Array, '#B N T S']:
-    """`-m_h |p_i - p_j|`, float32; where the key is ahead of the query `-m'_h (|p_i - p_j| -
-    offset)`.
+    """The ALiBi bias, float32.
+
+    It is `-m_h |p_i - p_j|`, and for keys ahead of the query `-m'_h (|p_i - p_j| - offset)`.
 
     Args:
       slopes: m_h.
-      later: m'_h of keys ahead; None where they have the slopes of the others.
-      offset: how much nearer keys ahead count as, in positions.
+      later: m'_h, the slopes for keys ahead of the query; None uses m_h for them too.
+      offset: subtracted from the distance of keys ahead of the query, in positions.
 
     Example:
       >>> alibi_bias(jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]])).tolist()
@@ -54,7 +55,7 @@ def alibi_bias(
 def alibi_half(
     ahead: Bool[Array, 'N'], q_index: Int[Array, '#B T'], k_index: Int[Array, '#B S']
 ) -> Bool[Array, '#B N T S']:
-    """What each head sees if it looks one way only: keys `j >= i` where `ahead`, else `j <= i`.
+    """The mask of heads that look one way only: keys `j >= i` where `ahead`, else `j <= i`.
 
     Example:
       >>> alibi_half(jnp.array([False, True]), jnp.array([[1]]), jnp.array([[0, 1, 2]]))[
@@ -88,20 +89,19 @@ class ALiBi(Bias):
     """Penalises distance linearly, with one slope per head; acts on the logits.
 
     `b_ij = -m_h |i - j|`, `m_h = 2^(-8h/N)`. Differs from the paper: nothing in the causal case
-    (the distance form gives the probabilities of the official key-position form). The paper is
-    causal only; where queries see later keys, `variant` is how its code base and others continued
-    it.
+    (the official code adds `m_h j` instead, which gives the same probabilities). The paper treats
+    causal attention only. `variant` chooses one of the published extensions to attention that sees
+    later keys:
 
-    'symmetric' is the same formula for later keys, 'offset' `-m_h (|i - j| - 1/2)` for them, so
-    that left and right are told apart; 'asymmetric' has two trained slopes per head, for earlier
-    and for later keys, which start at m_h; in 'half' the first N/2 heads see `j <= i` and the last
-    N/2 `j >= i`, each half with the slopes of N/2 heads. Under a causal mask 'offset' and
-    'asymmetric' are allowed and have nothing to act on: their earlier keys are those of
-    'symmetric'.
+    'symmetric' uses the same formula for later keys. 'offset' uses `-m_h (|i - j| - 1/2)` for
+    later keys, so that left and right differ. 'asymmetric' trains two slopes per head, one for
+    earlier and one for later keys; both start at m_h. In 'half' the first N/2 heads see `j <= i`
+    and the last N/2 heads see `j >= i`; each half has the slopes of N/2 heads. Under a causal mask
+    'offset' and 'asymmetric' are allowed, but no later key is left for them to act on, and they
+    treat earlier keys as 'symmetric' does.
 
     Args:
-      slopes: m_h, one per head, in place of the paper's; where they are trained, what they start
-        at.
+      slopes: m_h, one per head, in place of the paper's; the initial values if they are trained.
       variant: 'symmetric', 'half', 'asymmetric' or 'offset'.
       learn_slopes: trains `ln m_h`; 'asymmetric' always does. The paper found trained slopes to
         extrapolate worse.

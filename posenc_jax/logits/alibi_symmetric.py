@@ -1,4 +1,4 @@
-"""Symmetric ALiBi in an encoder, as BEACON has it."""
+"""Symmetric ALiBi for encoders, as used by BEACON."""
 
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
@@ -26,14 +26,14 @@ from posenc_jax.logits.alibi import ALiBi
     ),
 )
 class ALiBiSymmetric(ALiBi):
-    """ALiBi whose penalty is the same for earlier and later keys, the only positional signal of an
-    encoder; acts on the logits.
+    """ALiBi with the same penalty for earlier and later keys; acts on the logits.
 
-    `b_ij = -m_h |i - j|`: `alibi(variant='symmetric')` under the name of the paper that found it
-    ahead of learned and rotary positions on RNA. It cannot tell left from right: a reversed
-    sequence gives the reversed output. In a causal model it is well defined, and is `alibi()`.
-    Differs from the paper: nothing in the formula; biases are computed from positions, where its
-    code keeps a table that it makes anew for longer inputs.
+    `b_ij = -m_h |i - j|`. It is `alibi(variant='symmetric')` under the name of the paper that found
+    it better than learned and rotary positions on RNA; there it is the only positional signal of an
+    encoder. It cannot tell left from right: a reversed sequence gives the reversed output. In a
+    causal model it equals `alibi()`. Differs from the paper: nothing in the formula. Biases are
+    computed from positions, whereas the paper's code keeps a table and rebuilds it for longer
+    inputs.
 
     Args:
       slopes: m_h, one per head, in place of ALiBi's.

@@ -12,7 +12,7 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.alibi import alibi_slopes
 
 PARAMETERS = ('beta', 'logscale', 'loc')
-_EPSILON = 1e-5  # of the official code: a power of 0 and its gradient are not finite
+_EPSILON = 1e-5  # as in the official code: a power of 0 or its gradient may not be finite
 
 
 def bam_prior(
@@ -32,8 +32,8 @@ def bam_prior(
     per_head = lambda a: a.astype(jnp.float32)[:, None, None]
     mu = per_head(jnp.exp(loc) - jnp.exp(-loc))
     ahead = -signed_distance(q_pos, k_pos).astype(jnp.float32)[:, None]
-    # exp and log run through vector units, a power of arrays does not: a seventh of its time,
-    # gradients included.
+    # exp and log are vectorised and a power of arrays is not. This form takes a seventh of the
+    # time, gradients included.
     return -jnp.exp(per_head(logscale) + per_head(beta) * jnp.log(jnp.abs(ahead - mu) + _EPSILON))
 
 
@@ -59,23 +59,23 @@ def bam_prior(
     ),
 )
 class BAM(Bias):
-    """Adds a generalised Gaussian prior over the distance to the logits, with trained shape, scale
-    and place per head.
+    """Adds a generalised Gaussian prior over the distance to the logits, trained per head.
 
-    `b_ij = -exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`. At first
-    ALiBi (up to 1e-5 m_h). beta = 0 is no bias; below 0 a head turns away from what is near mu; loc
-    < 0 puts the peak in the past, loc > 0 in the future. All layers share one prior. The scalable
-    softmax that the paper trains it with is a second link with a gain per layer: `bam() | ssmax()`
-    multiplies logits and prior, `ssmax() | bam()` the logits alone, as the official code does at
-    some commits. Differs from the paper: the scale stands outside the power and is trained as a
-    logarithm, where the paper writes `(|.| / alpha)^beta`; commits of the official code have
-    either.
+    `b_ij = -exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`. The initial
+    prior is ALiBi (up to 1e-5 m_h). beta = 0 is no bias; with beta < 0 a head attends less to keys
+    near mu. loc < 0 puts the peak in the past, loc > 0 in the future. All layers share one prior.
+
+    The paper trains it together with scalable softmax, which here is a second part of the chain
+    with a gain per layer. `bam() | ssmax()` multiplies logits and prior; `ssmax() | bam()`
+    multiplies the logits alone, as some commits of the official code do. Differs from the paper:
+    the scale stands outside the power and is trained as a logarithm, where the paper writes
+    `(|.| / alpha)^beta`; both forms occur in commits of the official code.
 
     Args:
       beta: initial exponent of all heads, or one each.
       scale: initial exp(logscale), one per head, positive, in place of ALiBi's slopes.
       loc: initial loc of all heads, or one each.
-      fixed: names of what is not trained, of 'beta', 'logscale', 'loc'.
+      fixed: names of the parameters that are not trained, from 'beta', 'logscale', 'loc'.
       heads: N, from the model.
 
     Raises:

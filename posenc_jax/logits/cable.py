@@ -1,4 +1,4 @@
-"""CABLE: a price per token and head, summed from key to query."""
+"""CABLE: a cost per token and head, summed from key to query."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
-# Up to so many keys their sums are a product with a triangle: XLA's cumulative sum takes longer on
-# CPU (measured).
+# Up to this many keys the sums are a product with a triangular matrix. XLA's cumulative sum takes
+# longer on CPU (measured).
 _WIDEST = 512
 
 
@@ -21,18 +21,17 @@ def cable_bias(
     k_index: Int[Array, '#B S'],
     carry: Float[Array, 'B N T'],
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
-    """Minus the costs of the tokens after each key up to each query, for one block of keys;
-    float32.
+    """Minus the summed cost of the tokens after each key up to each query, for one block of keys.
 
-    They are counted from the first query, so that what lies between queries and keys near them is a
-    difference of small numbers, however much has been summed before; and no sum holds a token that
-    comes after its query or key.
+    The result is float32. Sums start at the first query. So the cost between a query
+    and a near key is a difference of small numbers, however long the sequence is. No sum contains
+    a token that comes after its query or key.
 
     Args:
-      costs: of the keys, ascending in index; 0 at keys that are not valid.
-      q_index, k_index: order of the tokens; the bias is meaningless (and finite) for keys after the
-        query.
-      carry: costs of the nearer blocks up to each query.
+      costs: cost of each key, ascending in index; 0 at keys that are not valid.
+      q_index, k_index: order of the tokens. For keys after the query the bias is finite but has no
+        meaning.
+      carry: summed cost of the nearer blocks up to each query.
 
     Returns:
       The bias, and the carry for the next farther block.
@@ -79,26 +78,25 @@ def cable_bias(
     ),
 )
 class Cable(Encoding):
-    """Subtracts what the tokens after a key, up to the query, cost, each as much as it says; acts
-    on the logits.
+    """Subtracts the summed costs of the tokens between key and query; acts on the logits.
 
     `logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} g_u`, `g_u = softplus(x_u W_b + b_b)` per head, x
-    the layer input. With `W_b = 0` a token costs the same everywhere, which is ALiBi. Differs from
-    the paper: nothing in the formulas (the released attention leaves `1 / sqrt(H)` out:
-    `scale=1.0`). The paper caches running sums; here costs are summed along the sweep, so the cache
-    holds one cost per token and head. Positions are not read: padding costs nothing and a document
-    starts afresh.
+    the layer input. Each token thus sets its own cost. With `W_b = 0` all tokens cost the same,
+    which is ALiBi. Differs from the paper: nothing in the formulas (the released attention leaves
+    `1 / sqrt(H)` out, which is `scale=1.0`). The paper caches running sums; here costs are summed
+    block by block, so the cache holds one cost per token and head. Positions are not read. Padding
+    costs nothing, and the sum starts again in each document.
 
-    The keys a query sees must be a run that ends at the query (causal, document, window), as tokens
-    of blocks that a mask rules out are not counted.
+    The keys that a query sees must be contiguous and end at the query (causal, document, window),
+    because tokens of blocks that a mask rules out are not counted.
 
     Args:
       scale: multiplies `q . k`; None is 1 / sqrt(H).
-      std: of the initial W_b; b_b starts at 0, where a token costs ln 2.
+      std: standard deviation of the initial W_b; b_b starts at 0, where a token costs ln 2.
       heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: a scale that is not positive, negative std; no layer input of every key.
+      ValueError: a scale that is not positive; negative std; the layer input of a key is missing.
 
     Reference: Veisi, Amirzadeh, Mansourian, arXiv 2503.08067.
 

@@ -12,8 +12,8 @@ from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 
-# Sums run in short runs by one small matrix product each: half the time of XLA's cumulative sum on
-# CPU (measured).
+# Cumulative sums are taken over runs of this many keys, each by one small matrix product. That
+# takes half the time of XLA's cumulative sum on CPU (measured).
 _RUN = 32
 
 
@@ -37,8 +37,9 @@ def suffix_sum(gates: Float[Array, '... S']) -> Float[Array, '... S']:
 
 @jax.custom_vjp
 def interpolate(z: Float[Array, 'B N T P'], p: Float[Array, 'B N T S']) -> Float[Array, 'B N T S']:
-    """`z` read along its last axis at the fractional place p >= 0, clamped at P - 1; no gradient
-    reaches a clamped p.
+    """Linear interpolation of `z` along its last axis at fractional positions `p >= 0`.
+
+    `p` is clamped at P - 1; no gradient reaches a clamped p.
 
     Example:
       >>> interpolate(jnp.array([[[[0.0, 10.0]]]]), jnp.array([[[[0.25, 7.0]]]])).tolist()
@@ -60,7 +61,7 @@ def _interpolate_fwd(z, p):
 
 def _interpolate_bwd(residuals, g):
     z, low, part, slope = residuals
-    # One scatter of (g, g * part) for both neighbours; XLA's own transpose of the two gathers takes
+    # One scatter of (g, g * part) serves both neighbours. XLA's transpose of the two gathers takes
     # four times as long.
     updates = jnp.stack([g, g * part], axis=-1)
     places = z.shape[-1]
@@ -69,7 +70,7 @@ def _interpolate_bwd(residuals, g):
     )
     both = jax.vmap(add)(low.reshape(-1, low.shape[-1]), updates.reshape(-1, *updates.shape[-2:]))
     whole, upper = both[..., 0].reshape(z.shape), both[..., 1].reshape(z.shape)
-    # What falls on the upper neighbour; at the last place `part` is zero and there is none.
+    # The share of the upper neighbour. At the last position there is none, and `part` is zero.
     d_z = whole - upper + jnp.pad(upper[..., :-1], [(0, 0)] * (z.ndim - 1) + [(1, 0)])
     return d_z.astype(z.dtype), g * slope
 
@@ -80,8 +81,7 @@ interpolate.defvjp(_interpolate_fwd, _interpolate_bwd)
 def cope_bias(
     z: Float[Array, 'B N T P'], gates: Float[Array, 'B N T S'], carry: Float[Array, 'B N T']
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
-    """The bias `z_i[p_ij]` of one block of keys, and the gates counted so far, for the next farther
-    block.
+    """The bias `z_i[p_ij]` of one block of keys, and the sum of gates for the next farther block.
 
     Args:
       z: `q_i . E[:, c]` for the integer positions c.
@@ -117,23 +117,22 @@ def cope_bias(
     ),
 )
 class CoPE(Encoding):
-    """Counts the keys from the query back to each key by content-dependent gates; adds a bias read
-    at that count.
+    """Adds a bias at a position that content-dependent gates count; acts on the logits.
 
     `g_ij = sigmoid(s_ij)` with the scaled logits `s_ij`, `p_ij = min(sum_{m=j..i} g_im, npos - 1)`
     over the visible keys, `b_ij` = linear interpolation of `z_i[c] = q_i . E[:, c]` at `p_ij`; the
     logit is `s_ij + b_ij / sqrt(H)`. One table E serves all heads. Differs from the paper: nothing
-    in the formulas; the gates read the logits as they reach this link of the chain, and z reads the
-    queries as they reach it. The gates of a query are summed again at every decoding step.
+    in the formulas. In a chain, the gates read the logits and z reads the queries as the earlier
+    parts leave them. The gates of a query are summed again at every decoding step.
 
     Args:
-      npos: columns of E: positions 0 .. npos - 1; counts beyond share the last one. The released
-        code's default is the training length + 1, which never clamps.
-      scale_pos: True (released default) divides the bias by sqrt(H) like the logits, False (the
+      npos: number of columns of E, for positions 0 .. npos - 1; larger counts use the last one. The
+        released code's default is the training length + 1, which never clamps.
+      scale_pos: True (released default) divides the bias by sqrt(H) like the logits; False (the
         listing in the paper) adds it undivided.
-      gates: what the gates read: 'key' the logits; 'separate' `q_i . kappa_j / sqrt(H)` with
-        another projection kappa of the layer input (the released `sep_key`); 'value' `q_i . v_j /
-        sqrt(H)` (the released `val_gates`).
+      gates: what the gates read. 'key' reads the logits; 'separate' reads `q_i . kappa_j / sqrt(H)`
+        with another projection kappa of the layer input (the released `sep_key`); 'value' reads
+        `q_i . v_j / sqrt(H)` (the released `val_gates`).
       kv_heads, head_dim, model_dim, rngs: from the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""FIRE: a small network of the distance relative to how far the query can look back."""
+"""FIRE: a small network of the distance, divided by the position of the query."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from posenc_jax.core.families import Bias, signed_distance
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
-_EPSILON = 1e-6  # of the official code: keeps the quotient finite where both transforms are 0
+_EPSILON = 1e-6  # as in the official code: keeps the quotient finite where both transforms are 0
 
 
 def fire_transform(x: Float[Array, '...'], c: Float[Array, '']) -> Float[Array, '...']:
@@ -28,8 +28,7 @@ def fire_progress(
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
 ) -> Float[Array, '#B T S']:
-    """`psi(i - j) / psi(max(i, threshold))`: 0 at the query, about 1 at the first key of a late
-    query.
+    """`psi(i - j) / psi(max(i, threshold))`: 0 at the query, about 1 at its first key.
 
     Example:
       >>> z = fire_progress(
@@ -48,8 +47,8 @@ def fire_network(
 ) -> Float[Array, '#B N T S']:
     """`W2 relu(W1 z + b1)` in float32; `w1` holds W1 and b1 as rows.
 
-    Both layers are products with all pairs along the long axis, so that the sums of their gradients
-    are products too.
+    Both layers are matrix products with all pairs along the long axis. The sums over pairs in their
+    gradients are then matrix products too.
 
     Example:
       >>> fire_network(jnp.array([[[0.5]]]), jnp.array([[1.0], [1.0]]), jnp.array([[2.0]])).tolist()
@@ -84,18 +83,17 @@ def fire_network(
     ),
 )
 class FIRE(Bias):
-    """Adds a trained function of the distance, as a fraction of what the query can look back on;
-    acts on the logits.
+    """Adds a trained function of the distance relative to the query's position, to the logits.
 
     `b_ij = W2 relu(W1 z_ij + b1)`, `z_ij = psi(i - j) / (psi(max(i, |mult| T)) + 1e-6)`, `psi(x) =
-    ln(|c x| + 1)`; c and mult are trained. Differs from the paper: the output bias b2 is left out,
-    since the softmax cancels it. FIRE-S (`fire_s`) shares one network between the layers
-    (`share='model'` in the config); the paper's random training positions are `randomized_pe(...) |
-    fire()`.
+    ln(|c x| + 1)`; c and mult are trained. It acts on the logits. Differs from the paper: the
+    output bias b2 is left out, since the softmax cancels it. FIRE-S (`fire_s`) shares one network
+    between the layers (`share='model'` in the config). For the paper's random training positions
+    use `randomized_pe(...) | fire()`.
 
     Args:
       width: hidden units.
-      threshold: T, constant; queries before `|mult| T` are measured against it.
+      threshold: T, constant; queries before `|mult| T` divide distances by `psi(|mult| T)`.
       heads: N, from the model.
 
     Raises:

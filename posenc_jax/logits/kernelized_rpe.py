@@ -1,6 +1,4 @@
-"""Kernelized attention with relative positions: as logits of one pair, and of a whole sequence by
-FFT.
-"""
+"""Kernelized attention with relative positions, as logits per pair or over a sequence by FFT."""
 
 import math
 
@@ -17,21 +15,23 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.logits.t5_rpe import look_up
 
-# Rows of a causal pass that are done by pairs: they have few keys, and the error of a transform is
-# that of all keys.
+# The first rows of a causal pass are summed by pairs. They have few keys, while the error of the
+# transform grows with all keys.
 _BY_PAIRS = 256
-# What the transform may add to a sum of weights, as a share of it, by the estimate in `_error`.
+# Largest relative error of a sum of weights that the transform may cause, as `_error` estimates it.
 _TOLERANCE = 1e-4
 _TINY = 1e-37
-# Keys a query must have for the FFT form to be as fast as the causal sweep, for each number
-# transformed per token and level, H m log2(2L); on two CPU cores (benchmarks/kernelized.py).
+# The FFT form is as fast as the causal sweep from this number times H m log2(2L) keys per query.
+# Measured on two CPU cores (benchmarks/kernelized.py).
 _PAIRS_PER_TRANSFORM = 1.5
 
 
 def random_directions(
     key: Array, heads: int, features: int, width: int, *, orthogonal: bool = False
 ) -> Float[Array, 'K m H']:
-    """Rows w_r ~ N(0, I); `orthogonal` makes every H of them orthogonal and keeps the law of each.
+    """Rows w_r ~ N(0, I); with `orthogonal`, each block of H rows is orthogonal.
+
+    Orthogonal rows keep the distribution of a single row.
 
     Example:
       >>> w = random_directions(jax.random.key(0), 1, 4, 4, orthogonal=True)[0]
@@ -52,8 +52,7 @@ def random_directions(
 def kernel_features(
     x: Float[Array, 'B L N H'], w: Float[Array, 'K m H']
 ) -> tuple[Float[Array, 'B L N m'], Float[Array, 'B L N']]:
-    """phi of the normalised vectors, as features of largest entry 1 and the logarithm of what they
-    are to be multiplied by.
+    """Features phi of the normalised vectors, scaled to a largest entry of 1, and the log of scale.
 
     `phi(x) = m^-1/2 exp(-||x||^2 / 2) [exp(w_1 . x), ..., exp(w_m . x)]` at `x / ||x||`, float32;
     each of the K sets of directions serves N // K consecutive heads.
@@ -82,8 +81,9 @@ def kernel_logits(
     scale_q: Float[Array, 'B N T'],
     scale_k: Float[Array, 'B K S'],
 ) -> Float[Array, 'B N T S']:
-    """`ln(phi(q) . phi(k))` of features and their logarithmic scales, key heads shared as in
-    `scaled_dot_product`.
+    """`ln(phi(q) . phi(k))` from features and their logarithmic scales.
+
+    Key heads are shared as in `scaled_dot_product`.
 
     Example:
       >>> one = jnp.ones((1, 1, 1, 2))
@@ -102,8 +102,9 @@ def kernel_logits(
 def distance_bias(
     table: Float[Array, 'N 2n-1'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
-    """`b[j - i]` per head, the distance clipped to -(n - 1) .. n - 1; entry 0 is for the farthest
-    earlier key.
+    """`b[j - i]` per head, with the distance clipped to -(n - 1) .. n - 1.
+
+    Entry 0 of the table is for the farthest earlier key.
 
     Example:
       >>> distance_bias(
@@ -121,9 +122,7 @@ def distance_bias(
 
 
 def _spectrum(bias, causal):
-    """exp(b - max b) per distance, 0 for later keys if causal, and the transform of the circulant
-    matrix that holds it.
-    """
+    """exp(b - max b) per distance (0 for later keys if causal), and its circulant transform."""
     length = (bias.shape[1] + 1) // 2
     if causal:
         bias = jnp.where(jnp.arange(2 * length - 1) < length, bias, -jnp.inf)
@@ -135,9 +134,7 @@ def _spectrum(bias, causal):
 
 
 def _sums(values, phi_q, phi_k, spectrum):
-    """`sum_j c_{j-i} phi(q_i) . phi(k_j) values_j`, [B, K, g, L], of one number per key, [B,
-    K, L].
-    """
+    """`sum_j c_{j-i} phi(q_i) . phi(k_j) values_j`, [B, K, g, L], for `values` [B, K, L]."""
     size = 2 * values.shape[-1]
     keyed = jnp.fft.rfft(phi_k * values[:, :, None], size)[:, :, None]
     spread = jnp.fft.irfft(keyed * spectrum[:, :, None], size)[..., : values.shape[-1]]
@@ -145,7 +142,7 @@ def _sums(values, phi_q, phi_k, spectrum):
 
 
 def _feature_rows(phi_q, phi_k, bias, causal):
-    """What `_sums` takes, positions last: [B, K, g, m, L], [B, K, m, L], [K, g, L + 1]; and c."""
+    """The arguments of `_sums`: [B, K, g, m, L], [B, K, m, L], [K, g, L + 1]; and c."""
     batch, length, heads, m = phi_q.shape
     kv_heads = phi_k.shape[2]
     c, spectrum = _spectrum(bias.astype(jnp.float32), causal)
@@ -161,18 +158,18 @@ def kernelized_rpe_attention(
     *,
     causal: bool = True,
 ) -> Float[Array, 'B L N H']:
-    """`out_i = phi(q_i) . sum_j c_{j-i} phi(k_j) v_j / phi(q_i) . sum_j c_{j-i} phi(k_j)`, `c =
-    exp(b)`, in O(L log L).
+    """Kernelized attention with a bias per distance, over a whole sequence in O(L log L).
 
-    The sums over keys are a Toeplitz matrix times what each key has, evaluated as a circulant one
-    of size 2L by FFT, one column of v at a time, so that memory is O(L m); backward too. Everything
-    is float32, whatever comes in; the largest b is subtracted first, and sums of weights are held
-    at 1e-6 or more. The first 256 rows of a causal pass are summed pair by pair. The error is about
-    1e-7 of the largest sums, so b that differ by much more than 10 want the form by pairs.
+    `out_i = phi(q_i) . sum_j c_{j-i} phi(k_j) v_j / phi(q_i) . sum_j c_{j-i} phi(k_j)`, with
+    `c = exp(b)`. The sums over keys are products with a Toeplitz matrix. They are evaluated as a
+    circulant matrix of size 2L by FFT, one column of v at a time. So memory is O(L m), in the
+    backward pass too. Everything is computed in float32, whatever the dtype of the arguments. The
+    largest b is subtracted first, and sums of weights are held at 1e-6 or more. The first 256 rows
+    of a causal pass are summed pair by pair. The error is about 1e-7 of the largest sums; where
+    values of b differ by much more than 10, use the form by pairs.
 
     Args:
-      phi_q, phi_k: features, positive, of largest entry about 1; those of keys that are not there
-        are zero.
+      phi_q, phi_k: positive features with a largest entry of about 1; zero for invalid keys.
       v: values; N must be a multiple of K.
       bias: b for j - i = -(L - 1) .. L - 1.
       causal: whether keys after the query count.
@@ -228,8 +225,9 @@ def _by_pairs(rows, keys, c, v, first):
 
 
 def _error(rows, keys, spectrum, c, weights, valid, causal):
-    """Largest share of a row's weights that the transform may be wrong by: its rounding is that of
-    the norms it multiplies.
+    """Estimate of the transform's largest relative error in a row's sum of weights.
+
+    Its rounding error is proportional to the norms of the sequences that it multiplies.
     """
     norms = jnp.linalg.norm(keys, axis=-1)[:, :, None, :, None]
     size = jnp.linalg.norm(c, axis=-1).reshape(rows.shape[1:3])[..., None]
@@ -239,9 +237,7 @@ def _error(rows, keys, spectrum, c, weights, valid, causal):
 
 
 def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Array, '']:
-    """Whether queries and keys are the same tokens in order, and each position of a real one is
-    that before it plus one.
-    """
+    """Whether queries and keys are the same tokens and valid ones have consecutive positions."""
     offset = tk.pos - jnp.arange(tk.length)
     low, high = jnp.iinfo(offset.dtype).max, jnp.iinfo(offset.dtype).min
     low, high = jnp.where(valid, offset, low).min(1), jnp.where(valid, offset, high).max(1)
@@ -274,27 +270,26 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
     ),
 )
 class KernelizedRPE(Encoding):
-    """Replaces the exponential of the logits by a product of positive random features, and weighs
-    it by the distance.
+    """Attention weights from positive random features, weighted by the distance.
 
     `out_i = sum_j c_{j-i} phi(qn_i) . phi(kn_j) v_j / sum_j c_{j-i} phi(qn_i) . phi(kn_j)`, `c_r =
     exp(b_r)`, q and k scaled to length 1 (no 1 / sqrt(H)), `phi(x) = m^-1/2 exp(-||x||^2/2)
-    [exp(w_r . x)]_r`, w_r ~ N(0, I) and not trained. That is softmax attention with logits `b_{j-i}
-    + ln(phi(qn_i) . phi(kn_j))`, as which it is masked, tiled, decoded and sharded. A long sequence
-    at consecutive positions is evaluated by `kernelized_rpe_attention` in O(L log L) instead, where
-    the chain holds no other bias, no mask but the causal one, and the FFT is precise enough for
-    these b and lengths. Differs from the paper: farther distances than the table share its last
-    entry (for buckets leave the table at `max_distance=0` and chain `t5_rpe()`); directions are
-    shared by the query heads of one key head. Features are taken of the queries and keys that the
-    parts before this one leave; keys are cached with theirs.
+    [exp(w_r . x)]_r`, w_r ~ N(0, I) and not trained. This equals softmax attention with logits
+    `b_{j-i} + ln(phi(qn_i) . phi(kn_j))`, and in that form it is masked, tiled, decoded and
+    sharded. A long sequence at consecutive positions is evaluated by `kernelized_rpe_attention` in
+    O(L log L) instead, if the chain holds no other bias and no mask but the causal one, and if the
+    FFT is precise enough for these b and lengths. Differs from the paper: distances beyond the
+    table use its last entry (for buckets leave the table at `max_distance=0` and chain `t5_rpe()`);
+    the query heads of one key head share directions. In a chain, features are computed from the
+    queries and keys that the earlier parts leave. The cache stores keys with their features.
 
     Args:
       features: m.
       max_distance: n - 1; the table has 2n - 1 entries per head, all 0 at first.
       orthogonal: draws directions orthogonal in blocks of H, which estimates the exponential with
         less variance.
-      fft_from: length from which the FFT form is used; None takes about `1.5 H m log2(2L)` (half of
-        it without the causal mask), which is where it was measured to be faster on a CPU.
+      fft_from: length from which the FFT form is used. None takes about `1.5 H m log2(2L)` (half of
+        it without the causal mask), from where it was measured to be faster on a CPU.
       heads, kv_heads, head_dim, rngs: from the model.
 
     Raises:

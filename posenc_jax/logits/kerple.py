@@ -15,8 +15,8 @@ from posenc_jax.core.spec import CONTEXT
 Kernel = Literal['log', 'power', 'log3', 'bias_wht', 'weight']
 
 LOW, HIGH = 0.01, 2.0
-# Parameters of each kernel; True where the exponent of a distance must stay at most 2 for the
-# kernel to be one.
+# Parameters of each kernel. True marks the exponent of a distance, which must be at most 2 for the
+# kernel to be conditionally positive definite.
 KERNELS: dict[str, dict[str, bool]] = {
     'log': dict(a=False, p=False),
     'power': dict(a=False, p=True),
@@ -27,8 +27,9 @@ KERNELS: dict[str, dict[str, bool]] = {
 
 
 def clamp_through(x: Float[Array, '...'], low: float, high: float = jnp.inf) -> Float[Array, '...']:
-    """`clip(x, low, high)` with the gradient of the identity, so that a parameter outside can come
-    back.
+    """`clip(x, low, high)` with the gradient of the identity.
+
+    So gradients can move a parameter that is out of bounds back inside.
 
     Example:
       >>> (
@@ -71,7 +72,7 @@ def kerple_log(
 def kerple_power(
     a: Float[Array, 'N'], p: Float[Array, 'N'], distance: Float[Array, '#B T S']
 ) -> Float[Array, '#B N T S']:
-    """`-a d^p`; with p = 1 ALiBi with trained slopes.
+    """`-a d^p`; p = 1 is ALiBi with trained slopes.
 
     Example:
       >>> kerple_power(jnp.array([0.5]), jnp.array([2.0]), jnp.array([[[0.0, 3.0]]])).tolist()
@@ -86,7 +87,7 @@ def kerple_log3(
     r3: Float[Array, 'N'],
     distance: Float[Array, '#B T S'],
 ) -> Float[Array, '#B N T S']:
-    """`-r1 ln(1 + r2 d^r3)`; with r3 = 1 `kerple_log`.
+    """`-r1 ln(1 + r2 d^r3)`; r3 = 1 is `kerple_log`.
 
     Example:
       >>> kerple_log3(jnp.ones(1), jnp.ones(1), jnp.array([2.0]), jnp.array([[[1.0]]]))[0, 0].round(
@@ -102,7 +103,7 @@ def kerple_log3(
 def kerple_weight(
     wa: Float[Array, 'N'], wp: Float[Array, 'N'], distance: Float[Array, '#B T S']
 ) -> Float[Array, '#B N T S']:
-    """`exp(-wa d^wp)`, by which logits are multiplied.
+    """`exp(-wa d^wp)`, the factor of the logits.
 
     Example:
       >>> kerple_weight(jnp.ones(1), jnp.array([2.0]), jnp.array([[[0.0, 1.0]]]))[0, 0].round(4)
@@ -135,16 +136,17 @@ def _per_head(x):
 class Kerple(Bias):
     """Penalises distance by a kernel with trained parameters per head; acts on the logits.
 
-    'log' `-p ln(1 + a d)`; 'power' `-a d^p`; 'log3' `-r1 ln(1 + r2 d^r3)`; 'weight' adds nothing
-    and multiplies the logits that reach this door by `exp(-wa d^wp)`; 'bias_wht' does so before it
-    adds the power bias. Another bias behind the weight is a chain: `kerple(kernel="weight") |
-    kerple()`. d = |i - j|. Parameters are held at 0.01 or more, exponents of a distance at 2 or
-    less. Differs from the paper: the official code overwrites parameters outside, here they are
-    clamped in use with the gradient of the identity.
+    With d = |i - j|, 'log' adds `-p ln(1 + a d)`, 'power' adds `-a d^p` and 'log3' adds
+    `-r1 ln(1 + r2 d^r3)`. 'weight' adds nothing; it multiplies the logits of the earlier parts of
+    the chain by `exp(-wa d^wp)`. 'bias_wht' multiplies in the same way and then adds the power
+    bias. Any other bias after the weight is written as a chain: `kerple(kernel="weight") |
+    kerple()`. Parameters are held at 0.01 or more, and exponents of a distance at 2 or less.
+    Differs from the paper: the official code overwrites parameters that leave these bounds; here
+    they are clamped when used, with the gradient of the identity.
 
     Args:
       kernel: 'log', 'power', 'log3', 'bias_wht' or 'weight'.
-      fixed: names of parameters that stay 1, e.g. ('p',).
+      fixed: names of parameters that are not trained and stay 1, e.g. ('p',).
       heads: N, from the model.
 
     Raises:

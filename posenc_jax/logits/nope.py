@@ -23,8 +23,9 @@ from posenc_jax.core.registry import Card, Promises, register
     ),
 )
 class NoPE(Encoding):
-    """Every door shut: order reaches the model through the causal mask alone. Differs from the
-    paper: nothing.
+    """No positional encoding: only the causal mask carries the order of the tokens.
+
+    It opens no door. Differs from the paper: nothing.
 
     Reference: Kazemnejad et al., arXiv 2305.19466.
 

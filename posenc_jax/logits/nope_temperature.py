@@ -1,6 +1,4 @@
-"""Temperatures of attention without positions: logits multiplied by a number, per head where it is
-trained.
-"""
+"""Attention temperatures for models without positional encoding."""
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +19,9 @@ _LOWEST = 1.0  # of a trained temperature
 def nope_temperature_curve(
     order: Int[Array, '...'], slope: float, train_len: int
 ) -> Float[Array, '...']:
-    """`1 + a ln(max(i + 1, L) / L)`, float32: the temperature of the i-th token; exactly 1 up to
-    the trained length L.
+    """`1 + a ln(max(i + 1, L) / L)`, float32: the temperature of the i-th token.
+
+    It is exactly 1 up to the trained length L.
 
     Example:
       >>> nope_temperature_curve(jnp.array([0, 7, 31]), 0.5, 8).round(4)
@@ -34,8 +33,9 @@ def nope_temperature_curve(
 def attention_entropy(
     s: Float[Array, '... T S'], seen: Bool[Array, '... T S'] | None = None
 ) -> Float[Array, '... T']:
-    """`-sum_j p_ij log2 p_ij` of the softmax of logits over the keys that are seen, in bits,
-    float32; 0 where none is.
+    """`-sum_j p_ij log2 p_ij` of the softmax over the visible keys, in bits, float32.
+
+    It is 0 for a query that sees no key.
 
     Example:
       >>> attention_entropy(jnp.zeros((4, 4)), jnp.tril(jnp.ones((4, 4), bool))).round(4).tolist()
@@ -67,21 +67,21 @@ CARD = Card(
 @register('nope_temperature', kind='encoding', card=CARD)
 @register('nope_temperature', kind='extension', card=CARD)
 class NoPETemperature(Encoding):
-    """Multiplies queries, and with them logits, so that attention stays as sharp at lengths beyond
-    the trained one L.
+    """Multiplies queries, and so the logits, to keep attention sharp beyond the trained length L.
 
     `lambda_ih = temperature_h (1 + slope ln(max(i + 1, L) / L))`, i the rank of the token in its
-    document. It is an inverse temperature: above 1 is sharper. It says nothing about positions and
-    is meant for models without any (`nope()`), whose weights stay as they are. One number serves
-    all layers and heads; the paper's values are about 1.2, 1.5, 1.8 for 2, 4, 8 times L. With
-    `per_head` every layer and head trains its own, from that number: `train.tune='encodings'`,
-    configs/temperature.py. As an extension it takes the place of `nope()`: through `init.extend`
-    every layer gets values of its own, through `Transformer.extend`, which trains nothing, all
-    layers have one set.
+    document. It is an inverse temperature: values above 1 make attention sharper. It carries no
+    positional information and is meant for models without any (`nope()`), whose weights stay as
+    they are. One number serves all layers and heads; the paper's values are about 1.2, 1.5, 1.8 for
+    2, 4, 8 times L. With `per_head` every layer and head trains its own temperature, which starts
+    at that number (`train.tune='encodings'`, configs/temperature.py). As an extension it replaces
+    `nope()`. With `init.extend` every layer gets its own values. With `Transformer.extend`, which
+    trains nothing, all layers share one set.
 
-    Differs from the paper: trained values are held at 1 or more in use, with the gradient of the
-    identity, where the released code overwrites them after each step, in bfloat16; the curve in i,
-    to which the paper fits its numbers, multiplies them here, and is alone where temperature = 1.
+    Differs from the paper: trained values are held at 1 or more when used, with the gradient of the
+    identity, where the released code overwrites them after each step, in bfloat16. The paper fits
+    its numbers by the curve in i; here the curve multiplies the temperature, and temperature = 1
+    gives the curve alone.
 
     Args:
       temperature: one number, or one per head.

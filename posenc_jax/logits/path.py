@@ -13,8 +13,8 @@ from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tokens import Tokens
 
-# Keys of a tile are swept in chunks of this many, a few to a loop step: the work inside a chunk
-# grows with its square.
+# Keys of a tile are processed in chunks of this many, a few chunks per loop step. The work inside a
+# chunk grows with the square of its size.
 _CHUNK = 64
 _TAPS = 3
 
@@ -23,9 +23,10 @@ _TAPS = 3
 def unit_lower_inverse(lower: Float[Array, '... C C']) -> Float[Array, '... C C']:
     """Inverse of `I + strictly lower part of lower`; C is a power of two.
 
-    Halves are inverted together and joined by `[[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1,
-    D^-1]]`, which is forward substitution by blocks: matrix products only. (The gradient of XLA's
-    triangular solve hangs on CPU from 128 rows on, jax 0.10.2.)
+    Both halves are inverted together and joined by
+    `[[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]`. This is forward substitution by
+    blocks and needs matrix products only. (The gradient of XLA's triangular solve hangs on CPU from
+    128 rows on, jax 0.10.2.)
 
     Example:
       >>> unit_lower_inverse(jnp.array([[0.0, 0.0], [0.5, 0.0]])).tolist()
@@ -59,11 +60,12 @@ def path_match(
     index: Int[Array, '#B S'],
     seen: Bool[Array, '#B #N T S'],
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T H']]:
-    """Logits `q_i^T H_i ... H_{j+1} k_j` of one block of keys, and the queries that meet the next
-    farther block.
+    """Logits `q_i^T H_i ... H_{j+1} k_j` of one block of keys, and the queries for the next block.
+
+    Blocks are processed from near to far. Each one applies its maps H to the queries.
 
     Args:
-      q: queries in float32 as the nearer blocks left them, not scaled.
+      q: queries in float32, after the maps of all nearer blocks, not scaled.
       k, w, beta: keys, unit directions and step sizes; beta is 0 at keys that are not valid.
       index: order of the keys, ascending.
       seen: which keys each query sees; the others do not act on it.
@@ -93,8 +95,8 @@ def path_match(
     index = _chunks(index, 1, chunk)
     later = (index[..., :, None] > index[..., None, :])[:, :, None]
     step = beta[..., None]
-    # UT transform of a chunk: U_k, U_w = (I + strictlower(beta W W^T))^-1 beta [strictlower(W K^T),
-    # W]
+    # UT transform of a chunk:
+    # U_k, U_w = (I + strictlower(beta W W^T))^-1 beta [strictlower(W K^T), W]
     below = lambda a: jnp.where(later, step * _product(w, a.mT), 0.0)
     solve = unit_lower_inverse(below(w))
     u_k, u_w = _product(solve, below(k)), _product(solve, step * w)
@@ -112,7 +114,7 @@ def path_match(
 
 
 def _chunks(a, axis: int, size: int):
-    """Cuts `axis` into chunks of `size`, zero padded at the end, and puts the chunk first."""
+    """Cuts `axis` into chunks of `size`, zero padded at the end; the chunk axis comes first."""
     a = jnp.pad(a, [(0, -a.shape[i] % size if i == axis else 0) for i in range(a.ndim)])
     return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, size, *a.shape[axis + 1 :]), axis, 0)
 
@@ -120,12 +122,11 @@ def _chunks(a, axis: int, size: int):
 def path_directions(
     u: Float[Array, 'B 2+L K H'], taps: Float[Array, '3 K H'], tok: Tokens
 ) -> Float[Array, 'B L K H']:
-    """Unit directions `w_t` from the projected layer input: causal convolution, SiLU, L2 norm;
-    float32.
+    """Unit directions `w_t`, float32: causal convolution of the projected input, SiLU, L2 norm.
 
     Args:
-      u: projected rows, two more in front than tokens.
-      taps: weights per channel; the last one is for the token itself.
+      u: projected rows of the tokens and of two rows before them.
+      taps: convolution weights per channel; the last one is for the token itself.
       tok: tokens of the L rows; a tap reaches neither another segment nor a row that is not valid.
 
     Example:
@@ -146,8 +147,9 @@ def path_directions(
 
 
 def _same_document(tok: Tokens, back: int) -> Bool[Array, '#B L'] | None:
-    """Whether the token `back` rows earlier is valid and of the same segment; rows before the first
-    are zero anyway.
+    """Whether the token `back` rows earlier is valid and of the same segment.
+
+    Rows before the first one are zero, so their result does not matter.
     """
     if tok.segment is None and tok.valid is None:
         return None
@@ -179,12 +181,14 @@ def forget_bias(
     k_index: Int[Array, '#B S'],
     carry: Float[Array, 'B N T'],
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
-    """`F_i - F_j` of one block of keys, and `F_i - F` just before the block, for the next farther
-    one.
+    """The forget bias `F_i - F_j` of one block of keys, and the carry for the next farther block.
+
+    The carry is `F_i - F` just before the block.
 
     Args:
       log_gates: `ln f` of the keys, ascending in index; 0 at keys that are not valid.
-      q_index, k_index: order of the tokens; meaningless (and finite) for keys after the query.
+      q_index, k_index: order of the tokens. For keys after the query the bias is finite but has no
+        meaning.
       carry: sum over the nearer blocks.
 
     Example:
@@ -206,7 +210,7 @@ def forget_bias(
         name='PaTH',
         title='PaTH Attention: Position Encoding via Accumulating Householder Transformations',
         arxiv='2505.16381',
-        door='project, init_carry, match, update_keys',
+        door='project, open, match, evolve',
         equation='logit_ij = q_i^T H_i H_{i-1} ... H_{j+1} k_j / sqrt(H), H_t = I - beta_t w_t '
         'w_t^T',
         source='fla-org/flash-linear-attention',
@@ -220,8 +224,7 @@ def forget_bias(
     ),
 )
 class PaTH(Encoding):
-    """Multiplies keys by one data-dependent map `H_t` per token between key and query, in place of
-    the scaled dot product.
+    """Applies one data-dependent map `H_t` per token between key and query; makes the logits.
 
     `A_ij = q_i^T H_i ... H_{j+1} k_j`, `H_t = I - beta_t w_t w_t^T`, `beta_t = 2 sigmoid(b x_t +
     c)`, and w_t is a low-rank map of the layer input x, a causal depthwise convolution of width 3,
@@ -229,20 +232,20 @@ class PaTH(Encoding):
     `logsigmoid(g x_t + c)` per query head. Differs from the paper: nothing; the optional norm of
     queries and keys belongs to the model.
 
-    Tokens a query does not see do not act on it, so the keys it sees must be a run that ends at the
-    query: causal, document and window masks and padding are exact; masks that skip tokens in
-    between (sinks, dilation) have no defined product.
+    Only the tokens that a query sees act on it, so these must be contiguous and end at the query.
+    Causal, document and window masks and padding are exact. Masks that skip tokens in between
+    (sinks, dilation) have no defined product.
 
     Args:
-      rank: of the map from x to w; None is one full matrix.
+      rank: rank of the map from x to w; None is one full matrix.
       forget: adds the forget gate.
-      gate_scaled: True (released kernels) divides the gate's term by sqrt(H) like the logits, False
-        (paper) adds it as is.
+      gate_scaled: True (released kernels) divides the gate's term by sqrt(H) like the logits; False
+        (paper) adds it as it is.
       heads, kv_heads, head_dim, model_dim, rngs: from the model. Directions and steps are per key
         head.
 
     Raises:
-      ValueError: a rank below 1; no layer input, or not two rows more of it than keys.
+      ValueError: a rank below 1; a layer input without exactly two rows more than there are keys.
 
     Reference: Yang et al., arXiv 2505.16381.
 
@@ -304,8 +307,7 @@ class PaTH(Encoding):
         real = lambda a: a if tk.valid is None else jnp.where(tk.valid[..., None], a, 0.0)
         beta = real(2.0 * jax.nn.sigmoid(own @ self.beta_kernel[...] + self.beta_bias[...]))
         tk = tk.with_feats(path={'w': w, 'beta': beta})
-        # under a name of its own: it stays in the cache, while w and beta are used up by
-        # `update_keys`
+        # A name of its own, since it stays in the cache while `update_keys` consumes w and beta.
         if self.forget:
             tk = tk.with_feats(
                 path_gates=real(

@@ -1,4 +1,4 @@
-"""Positional attention: who attends to whom is decided by positions alone."""
+"""Positional attention: attention weights depend on positions alone."""
 
 from typing import Literal
 
@@ -21,8 +21,9 @@ TABLES = ('identity', 'sinusoidal')
 def project_positions(
     pos: Num[Array, '#B L'], w: Float[Array, 'e N e'], *, table: Table = 'identity'
 ) -> Float[Array, '#B L N e']:
-    """`P[pos] w`, P the identity (so row `pos` of `w`, NaN where there is none) or sines and
-    cosines of the position.
+    """`P[pos] w`, where P is the identity or the sinusoidal encodings.
+
+    With the identity it is row `pos` of `w`, and NaN if there is no such row.
 
     Example:
       >>> project_positions(jnp.array([[1]]), jnp.array([[[1.0, 2.0]], [[3.0, 4.0]]])).tolist()
@@ -60,28 +61,27 @@ def project_positions(
     ),
 )
 class PositionalAttention(Encoding):
-    """Replaces the logits by products of projected positional encodings; queries and keys of the
-    layer are not read.
+    """Replaces the logits by products of projected positional encodings.
 
-    `logit_ij = (P_i W_q + b_q) . (P_j W_k) / sqrt(e)` per head, P of the full width e in every
-    head. With the identity as P, the default, e is `max_len` and the projections are tables with a
-    row per position. Weights are those of positions, so where the batch shares these they are
-    computed once. The projections of the layer's queries and keys get no gradient. Differs from the
-    paper: W_q and W_k are two arrays where it has one Linear, and there is no b_k, which would add
-    the same to all logits of a query; positions beyond the identity are an error, as with any
-    table.
+    `logit_ij = (P_i W_q + b_q) . (P_j W_k) / sqrt(e)` per head; every head has P of the full width
+    e. The queries and keys of the layer are not read, so their projections get no gradient. With
+    the identity as P, the default, e is `max_len` and the projections are tables with a row per
+    position. If all sequences of a batch have the same positions, the logits are computed once.
+    Differs from the paper: W_q and W_k are two arrays where the paper has one Linear. There is no
+    b_k, which would add the same number to all logits of a query. Positions beyond the identity are
+    an error, as with any table.
 
     Args:
-      max_len: positions of the identity; sinusoidal encodings do without.
-      table: 'identity' or 'sinusoidal'.
+      max_len: number of positions of the identity; not used with sinusoidal encodings.
+      table: P, 'identity' or 'sinusoidal'.
       width: e of sinusoidal encodings; None takes the head width.
       heads, head_dim, rngs: from the model.
 
     Raises:
-      ValueError: identity without a max_len of at least 1, or with a width; sinusoidal with a
-        max_len or less than a wave of width; at call, positions with several components and, under
-        'identity', positions that are fractional or beyond the table. Where positions are traced
-        the number of tokens is checked instead, and a position that is still beyond gives NaN.
+      ValueError: 'identity' without a max_len of at least 1, or with a width; 'sinusoidal' with a
+        max_len or a width below 2; at call, positions with several components and, under
+        'identity', positions that are fractional or beyond the table. If positions are traced, the
+        number of tokens is checked instead, and a position beyond the table gives NaN.
 
     Reference: Back de Luca, Giapitzakis, Yang, Veličković, Fountoulakis, arXiv 2410.01686.
 

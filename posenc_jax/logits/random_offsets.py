@@ -1,6 +1,4 @@
-"""What the variants of randomized PE share that randomise distances: sorted random magnitudes, one
-for each distance.
-"""
+"""Sorted random magnitudes in place of distances, shared by two variants of randomized PE."""
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +16,12 @@ LARGEST = 2**24
 def random_magnitudes(
     seed: UInt32[Array, '2'], count: Int[Array, 'B'], max_len: int
 ) -> Int[Array, 'B max_len']:
-    """`0, a_1 < ... < a_(n-1)`, the a drawn without replacement from 1 .. max_len-1, for n =
-    `count`; then max_len.
+    """`0, a_1 < ... < a_(n-1)` for n = `count`, then max_len for the remaining entries.
+
+    The a are drawn without replacement from 1 .. max_len-1.
 
     Args:
-      seed: of the draw, which all rows share.
+      seed: seed of the draw, which all rows share.
       count: n, at most max_len.
       max_len: size of the range.
 
@@ -35,22 +34,22 @@ def random_magnitudes(
         return jnp.zeros((len(count), 1), jnp.int32)
     drawn = (
         random_ids(key, jnp.minimum(count, max_len) - 1, max_len - 1) + 1
-    )  # what has more positions gets NaN where it is used
+    )  # sequences with more positions get NaN when the magnitudes are used
     return jnp.pad(drawn, ((0, 0), (1, 0)))
 
 
 class RandomOffsets(Encoding):
-    """`place` draws a seed and leaves positions alone; `offsets` says how far apart two tokens are
-    under it.
+    """Base class: `place` draws a seed, and `offsets` computes random distances from it.
 
-    The magnitudes follow from seed and number of positions wherever they are needed: a table by
-    distance is no feature of a token, and drawn once for all it would have to be one.
+    `place` does not change positions. The magnitudes are computed again from the seed and the
+    number of positions wherever they are used. A table indexed by distance is not a feature of a
+    token, so it cannot be stored with the tokens.
 
     Attributes:
       max_len: range of the magnitudes.
       random: False leaves distances as they are.
       both_sides: later keys have a draw of their own.
-      eval_len: how many positions the evaluation rule counts; None for those of the row.
+      eval_len: number of positions assumed in evaluation; None takes those of the row.
       draw: see `randomized_pe`.
     """
 
@@ -101,8 +100,9 @@ class RandomOffsets(Encoding):
         )
 
     def offsets(self, tq: Tokens, tk: Tokens) -> Num[Array, '#B T S']:
-        """`a_(j-i)` for later keys, `-a_(i-j)` for earlier ones, 0 for the token itself; NaN where
-        no table reaches.
+        """`a_(j-i)` for later keys, `-a_(i-j)` for earlier ones, 0 for the token itself.
+
+        It is NaN for distances beyond the drawn magnitudes.
         """
         apart = -signed_distance(tq.pos, tk.pos)
         if not self.random:

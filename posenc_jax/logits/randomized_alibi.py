@@ -11,7 +11,7 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.alibi import alibi_slopes
 from posenc_jax.logits.random_offsets import RandomOffsets
 
-_EARLIER = 0.5  # how much nearer earlier keys count as
+_EARLIER = 0.5  # subtracted from the distance of earlier keys
 
 
 def randomized_alibi_bias(
@@ -51,34 +51,34 @@ def randomized_alibi_bias(
     ),
 )
 class RandomizedALiBi(RandomOffsets):
-    """Penalises a distance by a random magnitude in its place, the same for all pairs that far
-    apart; acts on the logits.
+    """ALiBi of sorted random magnitudes in place of the distances; acts on the logits.
 
     `b_ij = m_h (-a_|i-j| + 1/2 [j < i])`, 0 for i = j, not divided by sqrt(H); `a_1 < ... <
     a_(n-1)` distinct, uniform without replacement from 1 .. M-1, one draw for each forward pass, or
-    with `both_sides` one for earlier keys and one for later ones; slopes m_h of ALiBi. Unlike
-    `randomized_pe(...) | alibi()` it keeps the bias a function of the distance. The half that
-    brings earlier keys nearer tells left from right in an encoder; it is that of the official code,
-    other than the offset of `alibi(variant='offset')`, which is on later keys. n counts the
-    positions of a row; positions must count tokens, in any order. `random=False` is the paper's
-    plain symmetric ALiBi.
+    with `both_sides` one for earlier keys and one for later ones; slopes m_h of ALiBi. All pairs at
+    the same distance get the same bias, unlike in `randomized_pe(...) | alibi()`. The term 1/2 for
+    earlier keys lets an encoder tell left from right. It is that of the official code, whereas
+    `alibi(variant='offset')` applies its 1/2 to later keys. n is the number of positions of a row;
+    positions must be token numbers, in any order. `random=False` is the paper's plain symmetric
+    ALiBi.
 
-    The paper draws anew in every layer: a pattern with `draw=0, 1, ...` does, see `randomized_pe`.
-    Differs from the paper: as there, evaluation without a key has the draw of a fixed key, and
-    `eval_len` counts positions ahead for decoding.
+    The paper draws anew in every layer. For that use a pattern with `draw=0, 1, ...`, see
+    `randomized_pe`. Differs from the paper in the same points as `randomized_pe`: evaluation
+    without a key uses the draw of a fixed key, and `eval_len` sets the number of positions in
+    advance for decoding.
 
     Args:
       max_len: M.
       random: False keeps distances as they are.
       both_sides: later keys have a draw of their own.
-      eval_len: n of the evaluation rule whatever the input's length; None for the row's own.
+      eval_len: n in evaluation, whatever the input's length; None takes the row's own.
       draw: parts with different numbers draw apart from each other.
       heads: N, from the model.
 
     Raises:
       ValueError: max_len, eval_len or draw out of range; at call, positions that are fractional,
-        have several components or reach max_len (in evaluation, eval_len; where they are traced,
-        the number of tokens counts).
+        have several components or reach max_len (in evaluation, eval_len; if they are traced, the
+        number of tokens is checked).
 
     Reference: Ruoss et al., arXiv 2305.16843.
 

@@ -11,7 +11,7 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.random_offsets import RandomOffsets
 from posenc_jax.logits.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 
-_QUERIES = 64  # whose codes are held at once
+_QUERIES = 64  # number of queries whose codes are in memory at once
 
 
 @register(
@@ -35,8 +35,7 @@ _QUERIES = 64  # whose codes are held at once
     ),
 )
 class RandomizedTransformerXL(RandomOffsets):
-    """Adds to the logits what query and a random magnitude in the place of the distance say
-    together; acts on the logits.
+    """Transformer-XL's terms with sorted random magnitudes in place of distances; makes logits.
 
     `logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H)`, `o_ij = a_(j-i)` for later
     keys, `-a_(i-j)` for earlier ones, 0 for i = j; `a_1 < ... < a_(n-1)` distinct, uniform without
@@ -44,28 +43,28 @@ class RandomizedTransformerXL(RandomOffsets):
     width D, W is D x N H without bias. `random=False` is the paper's plain relative encoding, o_ij
     = j - i, which is `transformer_xl` up to the sign of the sines.
 
-    The paper draws anew in every layer: a pattern with `draw=0, 1, ...` does, see `randomized_pe`,
-    and gives every layer parameters of its own; without, all layers share one set, since the draw
-    is made once, at the stem. Differs from the paper: the width of enc is that of the model, in
-    which N H = D; the official noisy version of it looks offsets up in a table that lacks its
-    negative side, so that JAX clamps them: here all offsets have their own vectors. As there,
-    evaluation without a key has the draw of a fixed key, and `eval_len` counts positions ahead for
-    decoding.
+    The paper draws anew in every layer. For that use a pattern with `draw=0, 1, ...`, see
+    `randomized_pe`; it also gives every layer its own parameters. Without such a pattern all layers
+    share one set of parameters, since the draw is made once, at the stem. Differs from the paper:
+    the width of enc is that of the model, in which N H = D. The official noisy version looks
+    offsets up in a table without a negative side, so that JAX clamps them; here all offsets have
+    their own vectors. As in `randomized_pe`, evaluation without a key uses the draw of a fixed key,
+    and `eval_len` sets the number of positions in advance for decoding.
 
     Args:
       max_len: M.
       random: False keeps distances as they are.
       both_sides: later keys have a draw of their own.
-      eval_len: n of the evaluation rule whatever the input's length; None for the row's own.
+      eval_len: n in evaluation, whatever the input's length; None takes the row's own.
       draw: parts with different numbers draw apart from each other.
-      base: of the frequencies.
-      std: of the initial u, v and W.
+      base: base of the frequencies.
+      std: standard deviation of the initial u, v and W.
       heads, head_dim, model_dim: from the model.
 
     Raises:
       ValueError: max_len, eval_len, draw or std out of range, an odd model width, a base that is
         not positive; at call, positions that are fractional, have several components or reach
-        max_len (in evaluation, eval_len; where they are traced, the number of tokens counts).
+        max_len (in evaluation, eval_len; if they are traced, the number of tokens is checked).
 
     Reference: Ruoss et al., arXiv 2305.16843.
 

@@ -1,6 +1,4 @@
-"""RCMHA: short convolutions of the projections of each head, and tables of the distance per
-head.
-"""
+"""RCMHA: short convolutions of the projections, and tables of the distance per head."""
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +23,14 @@ def rcmha_convolution(
     bias: Float[Array, 'H'],
     order: Num[Array, '#B L'],
 ) -> Float[Array, 'B L K H']:
-    """`bias + taps[2] y_t + taps[1] y_(t-1) + taps[0] y_(t-2)`, in float32 inside; the result has
-    the dtype of `y`.
+    """`bias + taps[2] y_t + taps[1] y_(t-1) + taps[0] y_(t-2)`, in the dtype of `y`.
+
+    It is computed in float32.
 
     Args:
-      y: projections, two rows more in front than tokens.
-      taps, bias: per channel, for all heads alike.
-      order: which token of its document each is: what lies before the first one counts as zero.
+      y: projections of the tokens and of two rows before them.
+      taps, bias: per channel, the same for all heads.
+      order: index of each token in its document; rows before the document's first count as zero.
 
     Example:
       >>> y, taps = (
@@ -55,13 +54,13 @@ def rcmha_bias(
     distance: Num[Array, '#B T S'],
     seen: Bool[Array, '#B T S'],
 ) -> Float[Array, 'B N T S']:
-    """`q_i . E[d] + c[d]` per head, d held to 0 .. P - 1, not scaled.
+    """`q_i . E[d] + c[d]` per head, with d clipped to 0 .. P - 1, not scaled.
 
-    Where the distances of a block are a run, as they are for positions that count, only so many
-    rows of the tables are read.
+    If the distances of a block are consecutive, as for positions that count tokens, only the rows
+    of the tables in their range are read.
 
     Args:
-      seen: pairs that matter; what comes out for the others is meaningless (and finite).
+      seen: the visible pairs; the result for the others is finite but has no meaning.
 
     Example:
       >>> q, E, c = (
@@ -91,8 +90,9 @@ def rcmha_bias(
 
 
 def _longest(tok: Tokens) -> int:
-    """How many positions a document may span, from the positions or, where they are traced, from
-    the number of tokens.
+    """The most positions that a document may span.
+
+    It follows from the positions, or from the number of tokens if positions are traced.
     """
     if not isinstance(tok.pos, jax.core.Tracer):
         return int(np.ptp(np.asarray(tok.pos))) + 1
@@ -118,28 +118,28 @@ def _longest(tok: Tokens) -> int:
     ),
 )
 class RCMHA(Encoding):
-    """Convolves queries, keys and values of each head over the last three tokens, and adds tables
-    of the distance to the logits.
+    """Convolves queries, keys and values over three tokens, and adds tables of the distance.
 
-    `z_t = b + w_2 y_t + w_1 y_(t-1) + w_0 y_(t-2)` per channel of the head width, for q, k and v
-    apart, all heads alike; then `logit_ij = ((q_i + u_h) . k_j + q_i . E[d, h] + c[d, h]) /
-    sqrt(H)`, `d = p_i - p_j`. It convolves projections, as the released code does where the paper
-    speaks of the input embedding, so it comes before all parts of a chain that open `project`.
-    Differs from the released code: tables hold the P distances that causal attention meets, not 2P;
-    taps reach neither into another document nor before the first token.
+    `z_t = b + w_2 y_t + w_1 y_(t-1) + w_0 y_(t-2)` per channel of the head width, with separate
+    weights for q, k and v and the same weights for all heads. Then
+    `logit_ij = ((q_i + u_h) . k_j + q_i . E[d, h] + c[d, h]) / sqrt(H)`, `d = p_i - p_j`. It acts
+    on projections and logits. It convolves projections, as the released code does (the paper speaks
+    of the input embedding), so it comes before all parts of a chain that open `project`. Differs
+    from the released code: tables hold the P distances of causal attention, not 2P; the convolution
+    reads neither another document nor rows before the first token.
 
-    The rows of the layer input before the tokens are projected with them (`qkv` projects them),
-    so decoding remembers two rows of it. Documents are runs without padding inside.
+    `qkv` also projects the two rows of the layer input before the tokens, so decoding keeps two
+    rows of the layer input. The tokens of a document must be contiguous, without padding inside.
 
     Args:
-      max_len: P, rows of the tables. More tokens in one document are an error; a distance beyond
-        them that shows only when the program runs gives NaN.
-      clip: True gives distances beyond the tables their last row instead.
+      max_len: P, rows of the tables. More tokens in one document are an error. A larger distance
+        that is known only when the compiled program runs gives NaN.
+      clip: True uses the last row for distances beyond the tables instead.
       heads, head_dim: N, H, from the model.
 
     Raises:
-      ValueError: max_len below 1; queries of another number of heads than the tables; projections
-        without the two rows in front; more tokens than the tables have rows.
+      ValueError: max_len below 1; queries with another number of heads than the tables; projections
+        without the two rows before the tokens; more tokens than the tables have rows.
 
     Reference: Sugiharto, Aradea, Mubarok, arXiv 2308.03429.
 

@@ -1,4 +1,4 @@
-"""RoPE and a penalty of the distance by a harmonic series; the definition is ours."""
+"""RoPE with a harmonic penalty of the distance; the paper gives no formula, this one is ours."""
 
 from typing import Literal
 
@@ -21,12 +21,11 @@ MODES = ('distance', 'heads', 'product')
 
 
 def harmonic_number(x: Float[Array, '...']) -> Float[Array, '...']:
-    """`1 + 1/2 + ... + 1/x` and what lies between, `digamma(x + 1) + gamma`, for x >= 0 in float32;
-    0 at 0.
+    """The harmonic number `digamma(x + 1) + gamma` of real x >= 0, float32; 0 at 0.
 
-    `1/(x+1) + ... + 1/(x+4)` is taken off the asymptotic series at x + 4, whose first term left out
-    is below 3e-8. No table, a fifth of the time of `jax.scipy.special.digamma` on CPU, and nearer
-    to the truth.
+    For whole x it is `1 + 1/2 + ... + 1/x`. It is the asymptotic series at x + 4 minus
+    `1/(x+1) + ... + 1/(x+4)`; the first neglected term of the series is below 3e-8. This needs no
+    table, takes a fifth of the time of `jax.scipy.special.digamma` on CPU and is more accurate.
 
     Example:
       >>> harmonic_number(jnp.array([0.0, 1.0, 2.0, 3.0, 4.0])).round(6).tolist()
@@ -85,26 +84,26 @@ def harmonic_penalty(
     ),
 )
 class RoPEALiBiHarmonic(Encoding):
-    """Rotates queries and keys as RoPE and penalises the distance by a harmonic series; acts on
-    projections and logits.
+    """RoPE and a harmonic penalty of the distance; acts on projections and logits.
 
-    'distance' subtracts `w m_h H_d`, `H_d = 1 + 1/2 + ... + 1/d`, d = |i - j|, m_h the slopes of
-    ALiBi; 'heads' subtracts `w d / h`, a harmonic series of slopes over the heads h = 1 .. N;
-    'product' divides the logits that reach this door by `1 + w m_h H_d`. w = 0 is RoPE. Differs
-    from the paper: known only by its abstract, which names a factored combination of RoPE and ALiBi
-    with a harmonic series and does not define it. All three readings are ours, not a reproduction;
-    where N is no power of two, m_h are ALiBi's slopes for such an N and not 2^(-8h/N).
+    'distance' subtracts `w m_h H_d`, with `H_d = 1 + 1/2 + ... + 1/d`, d = |i - j| and ALiBi's
+    slopes m_h. 'heads' subtracts `w d / h`, a harmonic series of slopes over the heads h = 1 .. N.
+    'product' divides the logits of the earlier parts by `1 + w m_h H_d`. w = 0 is RoPE. Differs
+    from the paper: only its abstract was available. It names a factored combination of RoPE and
+    ALiBi with a harmonic series and does not define it. All three modes are our interpretations,
+    not a reproduction. If N is not a power of two, m_h are ALiBi's slopes for such an N and not
+    2^(-8h/N).
 
     Args:
       mode: 'distance', 'heads' or 'product'.
       weight: w, at least 0.
-      learn_weight: trains one w per head, held at 0 or more in use, with the gradient of the
+      learn_weight: trains one w per head, held at 0 or more when used, with the gradient of the
         identity.
-      base: of the rotary frequencies.
+      base: base of the rotary frequencies.
       heads, head_dim: N, H, from the model.
 
     Raises:
-      ValueError: an unknown mode, a negative weight, what `rope` refuses.
+      ValueError: an unknown mode, a negative weight, or arguments that `rope` refuses.
 
     Reference: Li, arXiv 2410.18441.
 

@@ -1,6 +1,4 @@
-"""Biases by whether their exponentials can be summed: two that extrapolate, their relatives, and
-two that diverge.
-"""
+"""Biases of the distance whose exponentials have a finite sum, and two that diverge."""
 
 from collections.abc import Callable
 
@@ -14,7 +12,7 @@ from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.logits.alibi import alibi_slopes
 
-# r(y) of each; exp(r) is what is summed.
+# The bias r(y) of each kernel. The paper's criterion is about the sum of exp(r).
 KERNELS: dict[str, Callable[[Array], Array]] = {
     'type1': lambda y: -jnp.log1p(y * y),
     'type2': lambda y: -(jnp.log(3.0 + y) ** 2),
@@ -69,12 +67,11 @@ def convergent_bias(
     ),
 )
 class ConvergentRPE(Bias):
-    """Subtracts from the logits a function of the distance whose exponentials have a finite sum, so
-    that far keys add little.
+    """Adds a bias of the distance whose exponentials have a finite sum; acts on the logits.
 
-    `b_ij = r(y)`, `y = k_h |i - j|`, k_h ALiBi's slopes. The claim: causal attention extrapolates
-    if `sum_(d >= 0) exp(r(d))` converges; `python -m posenc_jax.analysis receptive_field` measures
-    it.
+    `b_ij = r(y)`, `y = k_h |i - j|`, k_h ALiBi's slopes. The paper claims that causal attention
+    extrapolates if `sum_(d >= 0) exp(r(d))` converges, since far keys then add little.
+    `python -m posenc_jax.analysis receptive_field` measures it.
 
         type1                `-ln(1 + y^2)`            type2                `-ln(3 + y)^2`
         linear (ALiBi)       `-y`                      square               `-y^2`
@@ -84,12 +81,11 @@ class ConvergentRPE(Bias):
         harmonic             `-ln(1 + y)`, diverges
         log_harmonic         `-ln(3 + y) - ln ln(3 + y)`, diverges
 
-    Differs from the paper: without a causal mask the distance is |i - j|. The types 1 and 2 are
-    those of the paper, which the code of the authors numbers otherwise; the names of the others are
-    ours.
+    Differs from the paper: without a causal mask the distance is |i - j|. Types 1 and 2 are
+    numbered as in the paper; the authors' code numbers them differently. The other names are ours.
 
     Args:
-      kernel: which r.
+      kernel: name of r.
       slopes: k_h, one per head, positive, in place of ALiBi's.
       heads: N, from the model.
 

@@ -15,7 +15,7 @@ _MOST_WAVES = 2**16
 
 
 def sandwich_slopes(heads: int) -> np.ndarray:
-    """`N / (8h)`, h = 1 .. N, float64 [N]: what the heads multiply the shared curve by.
+    """`N / (8h)`, h = 1 .. N, float64 [N]: the factor of the shared curve for each head.
 
     Example:
       >>> sandwich_slopes(4).tolist()
@@ -27,11 +27,11 @@ def sandwich_slopes(heads: int) -> np.ndarray:
 def sandwich_curve(
     q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], dim: int = 128
 ) -> Float[Array, '#B T S']:
-    """`sum_t cos((p_i - p_j) / 10000^(2t/w)) - w/2`, t = 1 .. w/2: 0 at distance 0, then falling
-    about as its logarithm.
+    """`sum_t cos((p_i - p_j) / 10000^(2t/w)) - w/2`, t = 1 .. w/2.
 
-    The sum is the inner product of the cosines and sines of both positions, whose angles are exact
-    at any position; one matrix product a tile in place of w/2 cosines a pair.
+    It is 0 at distance 0 and falls about as the logarithm of the distance. The sum is computed as
+    the inner product of the cosines and sines of both positions, whose angles are exact at any
+    position. This takes one matrix product per tile in place of w/2 cosines per pair.
 
     Args:
       dim: w, even and at least 2.
@@ -89,21 +89,20 @@ def sandwich_bias(
     ),
 )
 class Sandwich(Bias):
-    """Penalises distance by how much sinusoidal embeddings of two positions differ in inner
-    product; acts on the logits.
+    """Adds the inner product of sinusoidal embeddings, scaled per head; acts on the logits.
 
     `b_ijh = (N / 8h) [sum_{t=1..w/2} cos((p_i - p_j) / 10000^(2t/w)) - w/2]`, h = 1 .. N: about
     logarithmic in the distance, bounded by `-w N / 8h`, without parameters. Differs from the paper:
-    nothing in the formula; it is evaluated per tile from positions, which may be fractional,
-    instead of read from a table of the length.
+    nothing in the formula. It is evaluated per tile from positions, which may be fractional; the
+    official code reads a table instead.
 
     Args:
-      dim: w, a number of its own, even; neither the width of the model nor of its heads, as some
-        ports have it.
+      dim: w, even. It is independent of the model width and the head width, which some ports use
+        instead.
       heads: N, from the model.
 
     Raises:
-      ValueError: a width that is odd, below 2 or above 65536 (every token has so many waves).
+      ValueError: a width that is odd, below 2 or above 65536 (a token needs w sines and cosines).
 
     Reference: Chi, Fan, Rudnicky, Ramadge, arXiv 2212.10356.
 

@@ -52,7 +52,7 @@ def take_by_index(
 def sum_by_index(
     w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: int
 ) -> Float[Array, 'B N T C']:
-    """Weights summed over the keys that share an index, for every query; linear in `w`.
+    """Sums of weights over the keys with the same index, for every query; linear in `w`.
 
     Example:
       >>> sum_by_index(jnp.array([[[[1.0, 2.0, 4.0]]]]), jnp.array([[[1, 0, 1]]]), 2).tolist()
@@ -60,8 +60,8 @@ def sum_by_index(
     """
     one, first = index[0, 0, 0], _first_of_run(index, bins)
     runs = (index == jnp.clip(first[..., None] + jnp.arange(index.shape[2]), 0, bins - 1)).all()
-    # A tile of far keys falls into a single bin, and most tiles of a long sequence are such; in
-    # others positions mostly count.
+    # All keys of a far tile have the same clipped distance; most tiles of a long sequence are like
+    # that. In the other tiles positions mostly count up.
     return jax.lax.switch(
         jnp.where((index == one).all(), 0, jnp.where(runs, 1, 2)),
         (
@@ -73,14 +73,15 @@ def sum_by_index(
 
 
 def _first_of_run(index: Int[Array, '#B T S'], bins: int) -> Int[Array, '#B T']:
-    """The x for which `index[s] = clip(x + s, 0, bins - 1)`, where there is one."""
+    """The x with `index[s] = clip(x + s, 0, bins - 1)`, if there is one."""
     lowest = (index == 0).sum(-1, dtype=index.dtype)
     return jnp.where(lowest > 0, 1 - lowest, index[..., 0])
 
 
 def _run(w, index, first, bins):
-    """The sums where indices count up with the keys: all bins but the outer ones have one key at
-    most.
+    """The sums where indices count up with the keys.
+
+    All bins except the first and the last then have at most one key.
     """
     if bins == 1:
         return w.sum(-1, keepdims=True)
@@ -101,8 +102,8 @@ def _binned(w, chosen):
     return jnp.einsum('bnts,btsc->bntc', w, chosen, precision=highest)
 
 
-# The transpose that autodiff finds for a gather is a scatter, several times slower on a CPU than
-# these products.
+# Autodiff transposes a gather to a scatter, which is several times slower on a CPU than these
+# products.
 take_by_index.defvjp(
     lambda t, index: (take_by_index(t, index), (index, jnp.zeros((0, t.shape[3])))),
     lambda kept, g: (sum_by_index(g, kept[0], kept[1].shape[1]), None),
@@ -114,8 +115,7 @@ sum_by_index.defvjp(
 
 
 def shaw_terms(q: Float[Array, '*B H'], keys: Float[Array, 'C H']) -> Float[Array, '*B C']:
-    """`q_i . aK_c / sqrt(H)` for every c, float32: what relative keys add to a logit, before a pair
-    of tokens chooses its c.
+    """`q_i . aK_c / sqrt(H)` for every clipped distance c, float32: the terms of relative keys.
 
     Example:
       >>> shaw_terms(jnp.array([2.0, 4.0, 0.0, 0.0]), jnp.eye(3, 4)).tolist()
@@ -136,7 +136,7 @@ def shaw_logits(
     Args:
       q, k: queries and keys, heads first.
       keys: aK, 2 K + 1 of them for distances -K .. K.
-      q_pos, k_pos: where they stand.
+      q_pos, k_pos: their positions.
 
     Raises:
       ValueError: an even number of relative keys; positions that are not integers.
@@ -158,13 +158,12 @@ def shaw_values(
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
 ) -> Float[Array, 'B N T H']:
-    """`sum_j p_ij aV_c`, float32: what relative values add to the sum of the values, c the clipped
-    distance.
+    """`sum_j p_ij aV_c`, float32: the term of relative values, c the clipped distance.
 
     Args:
       w: p, the weights.
       values: aV, 2 K + 1 of them for distances -K .. K.
-      q_pos, k_pos: where queries and keys stand.
+      q_pos, k_pos: positions of queries and keys.
 
     Raises:
       ValueError: an even number of relative values; positions that are not integers.
@@ -175,8 +174,8 @@ def shaw_values(
       [0.75, 0.25, 0.0]
     """
     bins = sum_by_index(w, shaw_index(q_pos, k_pos, _reach('values', values)), len(values))
-    # A copy to each row and head: the gradient is a product of each, which XLA does many times as
-    # fast as one of all.
+    # One copy of the values per row and head. The gradient is then a product per row and head,
+    # which XLA computes many times as fast as one product over all.
     return jnp.einsum(
         'bntc,bnch->bnth', bins, jnp.broadcast_to(values, (*bins.shape[:2], *values.shape))
     )
@@ -209,18 +208,17 @@ def _reach(what, vectors):
     ),
 )
 class Shaw(Encoding):
-    """Adds a trained vector of the clipped distance to each key and value; acts on the logits and
-    on what is summed.
+    """Adds trained vectors of the clipped distance to keys and values; acts on logits and output.
 
     `logit_ij = q_i . (k_j + aK[c]) / sqrt(H)`, `out_i = sum_j p_ij (v_j + aV[c])`, `c = clip(j - i,
-    -K, K)`. Differs from the paper: nothing; no [T, S, H] array is formed, since q aK^T is taken
-    once per query and weights are summed per c before they meet aV. In a chain the queries are
-    those that the parts before this one leave.
+    -K, K)`. Differs from the paper: nothing. No [T, S, H] array is formed: q aK^T is computed once
+    per query, and weights are summed per c before they are multiplied by aV. In a chain the queries
+    are those that the earlier parts leave.
 
     Args:
       max_distance: K; farther keys share one vector per side.
       value_term: False leaves aV out, as many implementations do.
-      std: of the initial vectors.
+      std: standard deviation of the initial vectors.
       head_dim: H, from the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scalable softmax: logits that grow with the logarithm of how many keys there are."""
+"""Scalable softmax: logits grow with the logarithm of the number of keys."""
 
 import dataclasses
 
@@ -46,26 +46,25 @@ def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Ar
     ),
 )
 class SSMax(Encoding):
-    """Multiplies the logits that reach this door by the logarithm of how many keys there are, and
-    by a trained gain per head.
+    """Multiplies logits by the logarithm of the number of keys and a trained gain per head.
 
-    `logit_ij <- g_h ln(n_i) logit_ij`, n_i how many tokens of its document a query has seen, itself
-    among them: the first of them has a single key and factor 0. So the softmax stays as sharp over
-    many keys as over few. What stands before it in a chain is multiplied, what stands behind it is
-    not: `bam() | ssmax()`, `ssmax() | bam()`. Keys that another mask hides, as a window does, are
-    counted: a tile cannot know how many they are. Differs from the paper: nothing in the factor;
-    the gain starts at 1, as in the code of BAM.
+    `logit_ij <- g_h ln(n_i) logit_ij`, where n_i is the number of tokens of its document up to the
+    query, itself included; the first token has a single key and factor 0. So the softmax stays as
+    sharp over many keys as over few. In a chain it multiplies what earlier parts add to the logits
+    and not what later parts add: compare `bam() | ssmax()` and `ssmax() | bam()`. Keys that another
+    mask hides, such as a window, are counted too, since a tile cannot know their number. Differs
+    from the paper: nothing in the factor; the gain starts at 1, as in the code of BAM.
 
     Args:
       gain: initial g of all heads, positive.
-      bidirectional: n_i is the number of tokens of the document, for encoders, which refuse the
-        other: a query cannot tell from what came before how many keys it will see. A decoder must
-        not have it: it would say how long the text will be.
+      bidirectional: n_i is the number of all tokens of the document. Encoders need it, since their
+        queries see later keys too, and refuse False. Decoders must not use it, since it would
+        reveal how long the text will be.
       heads: N, from the model.
 
     Raises:
-      ValueError: a gain that is not positive; when used, queries of another number of heads, or a
-        document whose other tokens are not known (`bidirectional` with packed documents in parts).
+      ValueError: a gain that is not positive; when used, queries with another number of heads, or a
+        document of unknown length (`bidirectional` with packed documents that come in parts).
 
     Reference: Nakanishi, arXiv 2501.19399.
 

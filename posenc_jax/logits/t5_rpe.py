@@ -14,11 +14,10 @@ _MOST_BUCKETS = 1024  # per direction
 
 
 def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
-    """The smallest distance of each bucket but the first, int64 [buckets - 1], by exact integer
-    arithmetic.
+    """The smallest distance of each bucket except the first, int64 [buckets - 1].
 
-    With e = buckets // 2, bucket b starts at b up to e, then at the smallest n >= e (max_distance /
-    e)^((b-e)/(buckets-e)).
+    It uses exact integer arithmetic. With e = buckets // 2, bucket b starts at b up to e, then at
+    the smallest `n >= e (max_distance / e)^((b-e)/(buckets-e))`.
 
     Raises:
       ValueError: fewer than two buckets, more than 1024 (every distance is compared with all of
@@ -57,8 +56,10 @@ def t5_bucket(
     max_distance: int = 128,
     bidirectional: bool = False,
 ) -> Int[Array, '#B T S']:
-    """The bucket of each pair: half of them per direction if `bidirectional`, otherwise later keys
-    fall in bucket 0.
+    """The bucket of each pair of a query and a key.
+
+    With `bidirectional` each direction has half of the buckets; otherwise later keys fall in
+    bucket 0.
 
     Example:
       >>> t5_bucket(jnp.array([[300]]), jnp.array([[300, 281, 200, 0]])).tolist()
@@ -104,8 +105,8 @@ def look_up(table: Float[Array, 'rows N'], index: Int[Array, '#B T S']) -> Float
       >>> look_up(jnp.array([[1.0, 3.0], [2.0, 4.0]]), jnp.array([[[1, 0]]])).tolist()
       [[[[2.0, 1.0]], [[4.0, 3.0]]]]
     """
-    # On CPU a read of its own for each head, of indices that are there, is several times as fast as
-    # one of all heads.
+    # On CPU one gather per head, from indices that are computed first, is several times as fast as
+    # one gather for all heads.
     index = jax.lax.optimization_barrier(index)
     return jnp.stack([table[:, head][index] for head in range(table.shape[1])], axis=1)
 
@@ -123,7 +124,7 @@ def _look_up_bwd(saved, g):
         one_hot = (index == jnp.arange(first, last)[:, None]).astype(g.dtype)
         return jnp.einsum('xi,ni->xn', one_hot, heads, precision='highest')
 
-    # Keys that a causal mask hides are half of such a table, and most tiles have none of them.
+    # Half of such a table is for keys that a causal mask hides, and most tiles have no such key.
     ahead = jax.lax.cond(
         jnp.any(index >= cut),
         lambda: product(cut, rows),
@@ -132,8 +133,8 @@ def _look_up_bwd(saved, g):
     return jnp.concatenate([product(0, cut), ahead]), None
 
 
-# The gradient of a small table is a product with ones and zeros, since on CPU an indexed sum is a
-# loop over the pairs; that of a large one would hold `rows` numbers per pair.
+# Up to this many rows the gradient of the table is a product with a one-hot matrix, since on CPU a
+# scatter loops over the pairs. For more rows that matrix, `rows` numbers per pair, is too large.
 _ONE_HOT_ROWS = 128
 look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], index)), _look_up_bwd)
 
@@ -158,8 +159,7 @@ look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], ind
     ),
 )
 class T5RPE(Bias):
-    """Adds a trained bias per head and bucket of distance, exact near by and logarithmic farther
-    off; acts on the logits.
+    """Adds a trained bias per head and bucket of distance; acts on the logits.
 
     `bucket(n) = n` below e = buckets / 2, else `min(buckets - 1, e + floor(ln(n/e) /
     ln(max_distance/e) (buckets - e)))`. Differs from T5: logits stay divided by sqrt(H) unless
@@ -170,8 +170,8 @@ class T5RPE(Bias):
       max_distance: distances from about here on share the last bucket.
       bidirectional: halves the buckets between earlier and later keys, as encoders need; otherwise
         later keys fall in bucket 0.
-      std: of the initial table.
-      scaled: False takes the 1 / sqrt(H) off the logits that reach this door, as T5 does.
+      std: standard deviation of the initial table.
+      scaled: False removes the factor 1 / sqrt(H) from the logits of the earlier parts, as in T5.
       heads, head_dim: N, H, from the model.
 
     Raises:

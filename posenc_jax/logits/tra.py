@@ -1,4 +1,4 @@
-"""TRA: only relevant keys are seen, and distance counts them alone."""
+"""TRA: queries attend to relevant keys only, and the distance counts relevant keys only."""
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,13 @@ def tra_logits(
     carry: Float[Array, 'B N T'],
     threshold: float = 0.0,
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
-    """`s_ij + delta_i count_ij` at the relevant keys of one block, -inf at the others; and the
-    relevant keys counted so far.
+    """`s_ij + delta_i count_ij` at the relevant keys of one block and -inf at the others.
 
     Args:
       s: scaled logits; keys in ascending order.
-      delta: what each relevant key between costs the query, negative.
+      delta: negative number added to the logit for each relevant key between query and key.
       seen: which keys each query sees.
-      carry: relevant keys in the nearer blocks.
+      carry: number of relevant keys in the nearer blocks.
       threshold: a key is relevant where `s > threshold`.
 
     Returns:
@@ -77,28 +76,26 @@ def tra_logits(
     ),
 )
 class TRA(Encoding):
-    """Removes keys whose logit is not above a threshold, and lowers the others by how many of them
-    lie between; acts on the logits.
+    """Removes keys with low logits and penalises the number of keys left between; acts on logits.
 
     `S_ij = q_i . k_j / sqrt(H)` with q, k of unit root mean square; key j is relevant to query i
     where `S_ij > threshold`; `count_ij = #{t in j..i relevant}`, 1 at the nearest; the logit is
     `S_ij + delta_i count_ij`, `delta_i = logsigmoid(x_i W_d + b_d)` per head, x the layer input. A
     query without a relevant key gets zeros. Gradients pass through S at relevant keys and through
-    delta. Differs from the paper: `threshold` can be above its 0; dropout of logits and the
-    residual stream of the authors' notebook, which is the normed one, belong to the model and are
-    not here.
+    delta. Differs from the paper: `threshold` can be above the paper's 0. Two details of the
+    authors' notebook belong to the model and are not here: dropout of logits, and a residual
+    stream that carries the normed activations.
 
-    Keys that a mask hides are not counted. Logits that reach this door are thresholded as they are,
-    biases of earlier parts of a chain among them; a bias written behind it acts on relevant keys
-    alone.
+    Keys that a mask hides are not counted. In a chain, the threshold applies to logits with the
+    biases of earlier parts; biases of later parts act on relevant keys alone.
 
     Args:
       threshold: a key is relevant strictly above it.
       heads, model_dim: from the model.
 
     Raises:
-      ValueError: a negative threshold, under which logits of irrelevant keys would return; no layer
-        input of every query.
+      ValueError: a negative threshold, which would make irrelevant keys visible again; the layer
+        input of a query is missing.
 
     Reference: Opper, Fernandez, Smolensky, Gao, arXiv 2503.23174.
 
@@ -132,8 +129,8 @@ class TRA(Encoding):
             jnp.einsum('btd,dn->btn', x.astype(jnp.float32), self.kernel[...], precision='highest')
             + self.bias[...]
         )
-        # Logits are normed, not vectors: rounding those to bfloat16 would change signs, which
-        # decide what is relevant.
+        # Logits are normalised instead of q and k. Rounding the normalised vectors to bfloat16
+        # would change the sign of some logits, and the sign decides which keys are relevant.
         tq = tq.with_feats(tra={'delta': jax.nn.log_sigmoid(a), 'norm': inverse_rms(q)})
         return q, k, v, tq, tk.with_feats(tra={'norm': inverse_rms(k)})
 

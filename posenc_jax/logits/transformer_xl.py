@@ -1,4 +1,4 @@
-"""Transformer-XL: sinusoids of the distance, and two vectors that speak for any query."""
+"""Transformer-XL: sinusoids of the distance, and two trained vectors u and v for all queries."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndar
     """
     if model_dim % 2:
         raise ValueError(
-            'transformer_xl has a sine and a cosine a frequency and needs an even model_dim, '
+            'transformer_xl has a sine and a cosine per frequency and needs an even model_dim, '
             f'got {model_dim}'
         )
     check_number('transformer_xl base', base, above=0)
@@ -49,8 +49,7 @@ def transformer_xl_table(
 def transformer_xl_turned(
     a: Float[Array, 'B T N D'], pos: Num[Array, '#B T'], frequencies: np.ndarray
 ) -> Float[Array, 'B T N D']:
-    """The vector b with `b . R_q = a . R_(p - q)` for every position q, p the position of the
-    token.
+    """The vector b with `b . R_q = a . R_(p - q)` for every position q; p is the token's position.
 
     Example:
       >>> w = transformer_xl_frequencies(2)
@@ -85,25 +84,24 @@ def transformer_xl_turned(
     ),
 )
 class TransformerXL(Encoding):
-    """Adds to the logits what query and distance say together, and vectors u, v that speak for any
-    query.
+    """Adds query-distance products and trained vectors u, v to the logits; makes the logits.
 
     `logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_d) / sqrt(H)`, `d = p_i - p_j`, `R_d = [sin(d
     w), cos(d w)]` of model width D with `w_t = base^(-2t/D)`, `W_r` of shape D x N H without bias;
-    later keys have negative d.
+    later keys have negative d. u and v do not depend on the query.
 
-    Differs from the paper: u and v belong to the layer like W_r (its `untie_r`), where the paper
-    shares them among all layers and W_r not: an encoding is shared as a whole (`share='model'`
-    shares all three). No table of distances is shifted: since the angle of a difference is a
-    difference of angles, `a . R_(i-j) = b_i . R_j` with b_i the vector `a = W_r (q_i + v)` turned
-    by the angles of i, so a block takes one more inner product, of width D, for any positions, in
-    any order. Segment memory is `posenc_jax.decoding.recurrence`; `train.segment` and
-    `train.memory` of a config train with it.
+    Differs from the paper: every layer has its own u, v and W_r (the code's `untie_r`). The paper
+    shares u and v among all layers, but not W_r; here an encoding is shared as a whole
+    (`share='model'` shares all three). The paper shifts a table of distances; here
+    `a . R_(i-j) = b_i . R_j`, where b_i is the vector `a = W_r (q_i + v)` rotated by the angles of
+    position i. So a block needs one more inner product, of width D, for any positions in any order.
+    Segment memory is in `posenc_jax.decoding.recurrence`; `train.segment` and `train.memory` of a
+    config train with it.
 
     Args:
-      clamp_len: distances beyond it count as it; None leaves them.
-      base: of the frequencies.
-      std: of the initial u, v and W_r.
+      clamp_len: larger distances are replaced by it; None leaves them.
+      base: base of the frequencies.
+      std: standard deviation of the initial u, v and W_r.
       heads, head_dim, model_dim: from the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Door 1: which position each token believes it has."""
+"""Encodings that assign positions to tokens: they open the door `place`."""
 
 from posenc_jax.positions import (
     bipe,

@@ -1,6 +1,4 @@
-"""Bilevel positional encoding: a learned vector per place in a sentence, any other encoding for the
-sentence's number.
-"""
+"""Bilevel positional encoding: one encoding within sentences, and one between sentences."""
 
 import dataclasses
 
@@ -20,10 +18,10 @@ from posenc_jax.core.tables import known_range, lookup_rows
 def bipe_ids(
     separator: Bool[Array, '#B L'], order: Int[Array, '#B L'] | None = None
 ) -> tuple[Int[Array, '#B L'], Int[Array, '#B L']]:
-    """`(intra, inter)`: place within the segment, and how many separators of the document stand
-    before the token.
+    """`(intra, inter)`: index within the segment, and number of the segment in its document.
 
-    A separator ends a segment and belongs to it. No id depends on the token itself or a later one.
+    A separator ends a segment and belongs to it, so `inter` counts the separators before the token.
+    No id depends on the token itself or a later one.
 
     Args:
       separator: which tokens end a segment; False for padding.
@@ -51,8 +49,9 @@ def bipe_ids(
 
 
 def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
-    """The slopes of BiPE-ALiBi, float64 [N]: ALiBi's times `scale`, 96 as released, since segments
-    are fewer than tokens.
+    """The slopes of BiPE-ALiBi, float64 [N]: ALiBi's slopes times `scale`, 96 as released.
+
+    They are larger than ALiBi's because there are fewer segments than tokens.
 
     Example:
       >>> bipe_slopes(4).tolist()
@@ -84,18 +83,17 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
     ),
 )
 class BiPE(Encoding):
-    """Adds a learned vector per place within a segment (sentence), and makes the segment's number
-    the position.
+    """Adds a learned vector per index in a segment; the segment's number becomes the position.
 
-    `x_t + E[min(intra_t, K - 1)]`, `p_t = inter_t`; what follows in the chain encodes p. `bipe(...)
-    | rope()` is BiPE-RoPE; `bipe(...) | alibi(slopes=(24.0, 6.0, 1.5, 0.375))`, with the slopes of
-    `bipe_slopes`, is BiPE-ALiBi. Segments end with the token ids `separators` (bytes: `(10, 46)`
-    are line break and full stop), which the model hands over in training, evaluation and decoding;
-    a decoding step then places all tokens of the cache again, by those now known. Without
-    `separators` the task gives positions [#B, L, 2] of components (intra, inter), e.g.
-    `hierarchical_ids` of units; positions [#B, L] are one segment. Places from K on share the last
-    vector: this is the method's own rule, as released. Differs from the paper: packed documents
-    start anew, and padding is not counted.
+    `x_t + E[min(intra_t, K - 1)]`, `p_t = inter_t`. The next part of the chain encodes p:
+    `bipe(...) | rope()` is BiPE-RoPE, and `bipe(...) | alibi(slopes=(24.0, 6.0, 1.5, 0.375))`, with
+    the slopes of `bipe_slopes`, is BiPE-ALiBi. Segments (sentences) end with the token ids
+    `separators` (bytes: `(10, 46)` are line break and full stop). The model hands over token ids in
+    training, evaluation and decoding; a decoding step then computes the positions of all tokens in
+    the cache again. Without `separators` the task gives positions [#B, L, 2] of components (intra,
+    inter), e.g. `hierarchical_ids` of units; positions [#B, L] are one segment. Indices from K on
+    share the last vector, as in the released code. Differs from the paper: counts start again in
+    each packed document, and padding is not counted.
 
     Args:
       separators: token ids that end a segment; None where the task gives positions.

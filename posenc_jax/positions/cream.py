@@ -1,6 +1,4 @@
-"""CREAM: head and tail of a text stay at the two ends of a longer range, a middle piece lies at a
-random place between them.
-"""
+"""CREAM: head and tail of a text at the ends of a longer range, the middle at random between."""
 
 import dataclasses
 import math
@@ -21,9 +19,9 @@ _LARGEST_FACTOR = 2**14 - 1
 
 
 def cream_thresholds(factor: int) -> np.ndarray:
-    """Where the draw of alpha steps up, float64 [2f - 2]: alpha is 2 and one more for every
-    threshold that u reaches.
+    """Thresholds of the draw of alpha, float64 [2f - 2].
 
+    For a uniform u, alpha is 2 plus the number of thresholds that u reaches.
     The paper's draw is `floor(interp(u, cdf(x), x))` on 1000 points x from 2 to 2f, with the normal
     distribution of mean `1 + f` and deviation 3, not renormalised: mass below 2 and above 2f lies
     on the ends.
@@ -45,8 +43,7 @@ def cream_thresholds(factor: int) -> np.ndarray:
 
 
 def cream_heads(count: int, factor: int) -> tuple[int, int]:
-    """The two lengths of head and tail between which a batch chooses: a third of the N tokens, and
-    `4f`.
+    """The two lengths of head and tail of which a batch draws one: `N // 3` and `4f`.
 
     Raises:
       ValueError: N too small for heads of `4f` with something between them.
@@ -77,8 +74,9 @@ def cream_bounds(alpha, head, count: int):
 
 
 def cream_ids(end, head, count: int, factor: int, index):
-    """The ids `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` of tokens number `index`, of N. Works on
-    NumPy and JAX integers.
+    """The ids of the tokens at `index`: `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` for N tokens.
+
+    Works on NumPy and JAX integers.
 
     Example:
       >>> cream_ids(9, 2, 6, 3, np.arange(6)).tolist()
@@ -110,21 +108,21 @@ def cream_ids(end, head, count: int, factor: int, index):
     ),
 )
 class CREAM(Encoding):
-    """Trains N tokens at positions out of N f: the first and last h at the two ends, the others at
-    a random place between.
+    """Trains N tokens at positions of a range N f: h at each end, the others at random between.
 
-    Ids `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` with `q = N - 2h`. A forward pass tosses a coin
-    for `h = N // 3`, distances between the pieces, or `4f`, neighbours; each row draws alpha from
-    the censored normal of `cream_thresholds` and `end` uniformly between `cream_bounds`. At
-    evaluation positions stay. To be chained with position interpolation by the same factor, in
-    training and evaluation alike: `cream(factor=8) | rope(freqs=pi(factor=8.0))`. N is the length
-    of the row; ids are looked up by position, so a shorter or packed document has the first of the
-    row's ids. The text stays what it is, N neighbours; the task `cream_text` takes the middle out
-    of longer texts as the paper does (with it leave this encoding out). Differs from the paper:
-    tokens that have one row for the whole batch have one draw.
+    Ids are `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` with `q = N - 2h`. A forward pass draws h
+    with equal probability from `N // 3` (for distances between the pieces) and `4f` (for distances
+    of neighbours). Each row draws alpha from the censored normal of `cream_thresholds`, and `end`
+    uniformly between `cream_bounds`. In evaluation positions do not change. Chain it with position
+    interpolation by the same factor, in training and in evaluation:
+    `cream(factor=8) | rope(freqs=pi(factor=8.0))`. N is the length of the row. Ids are looked up by
+    position, so a shorter or packed document gets the first of the row's ids. The tokens remain N
+    consecutive tokens of the text. The task `cream_text` instead takes the middle from longer
+    texts, as the paper does; do not use this encoding with it. Differs from the paper: tokens that
+    have one row for the whole batch have one draw.
 
     Args:
-      factor: f, how many times the trained length is to be reached; 1 leaves positions as they are.
+      factor: f, target length / trained length; 1 leaves positions as they are.
       train_len: N, from the model.
 
     Raises:

@@ -1,6 +1,4 @@
-"""Giraffe's randomised positions: fractional, about as far apart as tokens are, never beyond the
-length.
-"""
+"""Giraffe's random fractional positions, with a mean step of about 1 and within the length."""
 
 import dataclasses
 
@@ -20,10 +18,10 @@ def giraffe_ids(
     pos: Int[Array, '#B L'] | None = None,
     count: Int[Array, '#B #L'] | None = None,
 ) -> Float[Array, '#B L']:
-    """`p_i = (2 u_0 + ... + 2 u_i) n / max(2 u_0 + ... + 2 u_(n-1), n)`, float32: increments in (0,
-    2), `p_(n-1) <= n`.
+    """`p_i = (2 u_0 + ... + 2 u_i) n / max(2 u_0 + ... + 2 u_(n-1), n)`, float32.
 
-    Ascending up to the rounding of float32 sums.
+    Increments lie in (0, 2), and `p_(n-1) <= n`. Positions ascend, up to the rounding of float32
+    sums.
 
     Args:
       uniform: u, from (0, 1).
@@ -46,7 +44,8 @@ def giraffe_ids(
     at = lambda i: jnp.take_along_axis(
         total, jnp.where(i < 0, total.shape[1], i), axis=1, mode='fill'
     )
-    # Divided first: the last position over itself is exactly 1, so that none exceeds n.
+    # Divide before multiplying: the quotient of the last position is then at most exactly 1, so no
+    # position exceeds n.
     return at(pos) / jnp.maximum(at(count - 1), count) * count
 
 
@@ -71,14 +70,14 @@ def giraffe_ids(
     ),
 )
 class GiraffeRandom(Encoding):
-    """Trains at fractional positions that grow by 2 u, u ~ U(0, 1), squeezed to end at L at most;
-    evaluates at 0 .. L-1.
+    """Trains at random fractional positions of at most L; evaluates at 0 .. L-1.
 
-    `p_i = P_i L / max(P_L, L)`, `P_i = 2 u_1 + ... + 2 u_i`. One draw per forward pass and row,
-    shared by all layers; L counts the positions of a document, and draws are looked up by position,
-    so rows may be padded or packed. The last position may be L itself; `learned_absolute` refuses
-    fractional positions. Differs from the paper: packed documents of a row share its draw, each
-    scaled by its own L; tokens that have one row for the whole batch have one draw.
+    `p_i = P_i L / max(P_L, L)`, `P_i = 2 u_1 + ... + 2 u_i`, u ~ U(0, 1). Each forward pass and row
+    has one draw, which all layers share. L counts the positions of a document, and draws are looked
+    up by position, so rows may be padded or packed. The last position may be L itself;
+    `learned_absolute` refuses fractional positions. Differs from the paper: packed documents of a
+    row share its draw, each scaled by its own L; tokens that have one row for the whole batch have
+    one draw.
 
     Raises:
       ValueError: in training, positions that are fractional, have several components, or lie

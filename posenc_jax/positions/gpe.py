@@ -1,6 +1,4 @@
-"""Group position encoding: source and target of a stream count their positions apart, under a
-wait-k mask.
-"""
+"""Group position encoding: separate positions for source and target, under a wait-k mask."""
 
 import dataclasses
 import functools
@@ -17,11 +15,10 @@ from posenc_jax.core.registry import Card, Promises, register
 def gpe_ids(
     group: Int[Array, '#B L'], document: Int[Array, '#B L'] | None = None, phi: int = 0
 ) -> Int[Array, '#B L']:
-    """Which source token of its document a source token is, 0, 1, ...; for target tokens phi, phi +
-    1, ....
+    """Index of a source token among its document's source tokens; `phi + index` for target tokens.
 
-    Tokens may stand as source then target or as they arrive: the ids are the same, and none depends
-    on a later token.
+    The source may come before the target, or both may be interleaved as they arrive: the ids are
+    the same. No id depends on a later token.
 
     Args:
       group: 0 source, 1 target, -1 neither (padding).
@@ -46,11 +43,11 @@ def wait_k_reads(
     k: int,
     document: Int[Array, '#B L'] | None = None,
 ) -> Int[Array, '#B L']:
-    """How many source segments each target token may see: k more than the segment number of the
-    target token it predicts.
+    """The number of source segments that each target token may see under wait-k.
 
-    That is the next target token of its document; the last one counts by its own segment. Of source
-    tokens it says nothing.
+    It is k more than the segment number of the target token that it predicts, which is the next one
+    of its document; the last target token uses its own segment. The value has no meaning for source
+    tokens.
 
     Args:
       group: 0 source, 1 target, -1 neither (padding).
@@ -82,7 +79,7 @@ def gpe_loss(
     segment: Int[Array, '#B L'],
     document: Int[Array, '#B L'] | None = None,
 ) -> Float[Array, '']:
-    """Mean cross-entropy of the target tokens, each by the logits of the row that predicts it.
+    """Mean cross-entropy of the target tokens, each with the logits of the row that predicts it.
 
     That row is the target token before it; for the first target token of a document it is the first
     source token after the source prompt (not the last source token). A target without such a row
@@ -115,9 +112,7 @@ def gpe_loss(
 
 
 def _predicting_rows(group, segment, document):
-    """The row before a token whose logits predict it; -1 for tokens that are no target, or that no
-    row predicts.
-    """
+    """The row whose logits predict a token; -1 for source tokens and tokens without such a row."""
     group, document, index = _with_index(group, document)
     start = _document_start(document, index)
     content = (group == 0) & (segment > 0)
@@ -138,7 +133,7 @@ def _document_start(document, index):
 
 
 def _counted_before(flags, start):
-    """How many tokens of the document before each have the flag."""
+    """The number of earlier tokens of the document that have the flag."""
     before = jnp.cumsum(flags, axis=1) - flags
     return before - jnp.take_along_axis(before, start, axis=1)
 
@@ -172,8 +167,7 @@ def _with_index(group, document):
     ),
 )
 class GPE(Mask):
-    """Counts positions within the source and within the target of a stream, and lets the target see
-    what has been read.
+    """Counts positions of source and target separately; the target sees the source read so far.
 
     Source ids 0 .. n-1, target ids phi .. phi+m-1. The mask is causal; source tokens see no target;
     target segment g may see the source segments 0 .. k+g-1, and since a row predicts the next

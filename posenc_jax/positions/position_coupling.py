@@ -1,6 +1,4 @@
-"""Position coupling: tokens that belong together share a position, which a learned table
-looks up.
-"""
+"""Position coupling: related tokens share a position id, which has a learned vector."""
 
 import dataclasses
 
@@ -21,14 +19,13 @@ def random_start(
     max_position: int,
     valid: Bool[Array, '#B L'] | None = None,
 ) -> Int[Array, 'B L *P']:
-    """Adds to all non-zero ids of a row, per component, one random offset that keeps the largest at
-    most max_position.
+    """Adds one random offset per row and component to all non-zero ids, up to max_position.
 
     Args:
       key: random key.
       ids: coupled ids with start 1; 0 is the boundary token and padding.
       max_position: the largest id allowed.
-      valid: False for padding, whose ids count for nothing.
+      valid: False for padding, whose ids are ignored.
 
     Raises:
       ValueError: known ids outside 0 .. max_position; traced ones beyond it stay as they are.
@@ -74,8 +71,7 @@ def random_start(
     ),
 )
 class PositionCoupling(Encoding):
-    """Takes the task's coupled ids as positions, starts them at random in training, adds a learned
-    vector per id.
+    """Uses the task's coupled ids as positions, with a random start; adds a learned vector per id.
 
     `x_t + P[p_t]`; the ids come from the task with start 1 (`ids='coupled'`, for example of
     addition; pure functions in posenc_jax.tasks.coupling), and id 0 stays with the boundary token
@@ -89,7 +85,7 @@ class PositionCoupling(Encoding):
     Args:
       max_position: M, the largest id.
       components: P, how many ids a token has.
-      table: False keeps the placing and leaves the ids to another encoding of the chain.
+      table: False adds no vectors and leaves the ids to another encoding of the chain.
       shared: one table for all components.
 
     Raises:

@@ -1,6 +1,4 @@
-"""Random tags: every token occurrence gets a random vector of its own, so that equal tokens can be
-told apart.
-"""
+"""Random tags: each occurrence of a token gets a random vector that identifies it."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +16,7 @@ def random_tags(
     order: Int[Array, '#B L'],
     width: int,
 ) -> Float[Array, 'B L width']:
-    """Independent standard normal vectors, one for each (row, segment, order); whatever else there
-    is does not change them.
+    """Independent standard normal vectors, each determined by (row, segment, order) and the seed.
 
     Example:
       >>> at = jnp.arange(4)[None]
@@ -67,24 +64,23 @@ def random_tags(
     ),
 )
 class PositionalDescription(Encoding):
-    """Writes a random tag over the last r entries of every token vector, in place of any other
-    encoding.
+    """Replaces the last r entries of every token vector by a random tag; the only encoding.
 
-    `x_t = [e_t[: D - r], tau_t]`, `tau_t ~ N(0, I_r)`: tags say nothing of where a token stands;
-    they tell equal tokens apart and let attention find one again. A tag belongs to the n-th real
-    token of a document of a row, so padding changes none. In training all are drawn anew at every
-    step, for every row and document. The paper draws them at test time too; without a key the draw
-    is that of a fixed key, for which rows and documents share the tag of their n-th token: a model
-    meets the same tags whatever it is evaluated with, and decoding token by token has those of the
-    whole.
+    `x_t = [e_t[: D - r], tau_t]`, `tau_t ~ N(0, I_r)`. Tags carry no position. They distinguish
+    equal tokens, so that attention can find one of them again. A tag belongs to the n-th real token
+    of a document in a row, so padding does not change tags. In training all tags are drawn anew at
+    every step, for every row and document. The paper draws them at test time too. Without a key
+    they come from a fixed key, and the n-th tokens of all rows and documents share a tag. So a
+    model sees the same tags in every evaluation, and decoding token by token has the tags of the
+    whole sequence.
 
     The paper's formats of numbers are arguments of tasks: `multiplication(digits=n,
     pad_product=True, reverse_output=True)`, `random_spaces(addition())`,
     `addition(scratchpad=True)`.
 
-    Differs from the paper: which entries hold the tag, r, and the normal distribution are ours;
-    there is no public code. Its "random embedding" is one inside numbers, for a pretrained model;
-    here it is of all tokens.
+    Differs from the paper: there is no public code, so the entries that hold the tag, r and the
+    normal distribution are our choice. The paper's "random embedding" is used inside numbers, in a
+    pretrained model; here every token has one.
 
     Args:
       width: r, less than the model width.
@@ -117,7 +113,7 @@ class PositionalDescription(Encoding):
     def place(self, tok, *, key=None):
         seed = jax.random.bits(jax.random.key(0) if key is None else key, (2,), jnp.uint32)
         shared = lambda a: jnp.broadcast_to(a, (1, tok.length, 1, *jnp.shape(a)))
-        # Which row a token is in is known where the vectors are; `anew` says whether it counts.
+        # The row of a token is known in `embed`. `anew` says whether tags differ between rows.
         return tok.with_feats(
             positional_description={
                 'seed': shared(seed),

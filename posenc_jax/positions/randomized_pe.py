@@ -1,6 +1,4 @@
-"""Randomized positional encodings: short sequences sit at sorted random positions of a long
-range.
-"""
+"""Randomized positional encodings: sorted random positions from a range longer than the text."""
 
 import dataclasses
 from typing import Literal
@@ -16,17 +14,16 @@ from posenc_jax.core.tokens import Tokens
 
 Evaluation = Literal['sampled', 'spaced', 'first']
 EVALUATIONS = ('sampled', 'spaced', 'first')
-LARGEST_SPACED = 46340  # its square is the last one in int32
+LARGEST_SPACED = 46340  # the largest integer whose square fits in int32
 
 
 def random_ids(
     key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: bool = False
 ) -> Int[Array, 'B M']:
-    """For each row `count` distinct ids drawn uniformly from 0 .. max_len-1, ascending; the rest of
-    the row is max_len.
+    """For each row `count` distinct ids drawn uniformly from 0 .. max_len-1, in ascending order.
 
-    Rows share one draw: rows of equal count have equal ids, and the ids of a smaller count are a
-    subset of those of a larger.
+    The remaining entries of a row are max_len. Rows share one draw: rows of equal count have equal
+    ids, and the ids of a smaller count are a subset of those of a larger count.
 
     Args:
       key: random key.
@@ -53,10 +50,10 @@ def random_ids(
 
 
 def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> Int[Array, 'B L']:
-    """The expected ids of `random_ids` rounded down: `floor((p+1) (M+1) / (n+1)) - 1`, distinct and
-    in range.
+    """The expected ids of `random_ids` rounded down: `floor((p+1) (M+1) / (n+1)) - 1`.
 
-    A position that is none of 0 .. n-1 becomes `NOWHERE`, and so do all where a traced n exceeds M.
+    They are distinct and in range. A position outside 0 .. n-1 becomes `NOWHERE`; if a traced n
+    exceeds M, all positions do.
 
     Raises:
       ValueError: known counts outside 0 .. max_len.
@@ -106,8 +103,7 @@ def _check_count(count, max_len):
     ),
 )
 class RandomizedPE(Encoding):
-    """Gives a sequence of n tokens n sorted random positions out of a long range; precedes any
-    encoding in a chain.
+    """Gives n tokens n sorted random positions out of a long range; precedes another encoding.
 
     `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward
     pass. n counts the positions of a row (padding and shorter documents add none), and ids are
@@ -115,21 +111,21 @@ class RandomizedPE(Encoding):
     variants, which randomise distances instead of positions, are `randomized_alibi` and
     `randomized_transformer_xl`.
 
-    The paper's variants inside attention (RoPE) draw anew in every layer: give each a part of its
-    own by a pattern, `config.pattern = [f'randomized_pe(max_len=2048, draw={n}) | rope()' for n in
-    range(layers)]`. One part, as for variants at the input of the model, has one draw for all
-    layers.
+    The paper's variants inside attention (RoPE) draw anew in every layer. For that give each layer
+    its own part by a pattern:
+    `config.pattern = [f'randomized_pe(max_len=2048, draw={n}) | rope()' for n in range(layers)]`.
+    A single part has one draw for all layers, as the paper's variants at the input of the model.
 
-    Differs from the paper: the paper also draws at test time; without a key we do one of these,
-    deterministically: 'sampled' the draw of a fixed key; 'spaced' the expected ids, rounded down;
-    'first' 0 .. n-1, that is no randomisation.
+    Differs from the paper: the paper also draws at test time. Here evaluation without a key is
+    deterministic, by one of three rules. 'sampled' uses the draw of a fixed key; 'spaced' the
+    expected ids, rounded down; 'first' the positions 0 .. n-1, without randomisation.
 
     Args:
       max_len: M. With M = n every rule gives 0 .. n-1.
       per_row: an independent draw for every row of the batch in training.
       evaluation: 'sampled', 'spaced' or 'first'.
-      eval_len: n of the evaluation rule whatever the input's length; then the ids of a prefix do
-        not depend on what follows. None: the row's own n, as in the paper.
+      eval_len: n in evaluation, whatever the input's length; the ids of a prefix then do not depend
+        on later tokens. None takes the row's own n, as in the paper.
       draw: parts with different numbers draw apart from each other, also where 'sampled' evaluates.
 
     Raises:

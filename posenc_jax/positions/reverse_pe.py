@@ -23,11 +23,10 @@ def reverse_ids(order: Int[Array, '#B L'], count: Int[Array, '#B #L']) -> Int[Ar
 
 
 def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[Array, 'B L *F']:
-    """The companion for a decoder that reads a list of encoder outputs: slot s holds the token s
-    before the newest.
+    """Encoder outputs in reverse order: slot s holds the output of the token s before the newest.
 
-    Slots that would lie before the first token hold the first of the row; they are to be masked, as
-    padding is.
+    It serves a decoder that reads a list of encoder outputs. Slots without a token hold the first
+    token of the row; mask them like padding.
 
     Args:
       x: one row per token.
@@ -69,14 +68,14 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
     ),
 )
 class ReversePE(Encoding):
-    """Counts positions from the end: the newest token is at 0 whatever the length, and only the
-    oldest get unseen positions.
+    """Counts positions from the end: the newest token is at position 0 whatever the length.
 
-    `p_t = n - 1 - t`, n the number of real tokens of the row, or of the packed document; what
-    follows in the chain encodes p, in the paper `sinusoidal()`. For an encoder: every new token
-    moves all others, so a decode cache is refused (run the encoder again). Positions that the
-    tokens had do not matter. Differs from the paper: counts from 0 (it has no public code, and may
-    start at 1). Reversing the list of encoder outputs for a decoder is `newest_first`.
+    `p_t = n - 1 - t`, n the number of real tokens of the row, or of the packed document. In a
+    longer text only the oldest tokens get positions that were not trained. The next part of the
+    chain encodes p; in the paper it is `sinusoidal()`. It is meant for encoders: every new token
+    moves all others, so a decode cache is refused (run the encoder again). The tokens' own
+    positions are ignored. Differs from the paper: counts from 0 (there is no public code, and the
+    paper may start at 1). `newest_first` reverses the list of encoder outputs for a decoder.
 
     Raises:
       ValueError: when a cache is made; at call, positions of several components.

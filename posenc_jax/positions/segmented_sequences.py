@@ -1,6 +1,4 @@
-"""Training on pieces of long texts at their original positions, and a learned table stretched to
-more positions.
-"""
+"""Training on pieces of long texts at their original positions, with a stretched learned table."""
 
 import dataclasses
 import numbers
@@ -19,8 +17,7 @@ from posenc_jax.embedding.learned_absolute import LearnedAbsolute
 def chunk_ids(
     rng: np.random.Generator, source_len: int, count: int, segment_len: int
 ) -> Int[np.ndarray, ' N']:
-    """Original positions of `count` tokens: whole segments drawn without replacement from all of
-    the text, in its order.
+    """Original positions of `count` tokens in whole segments, drawn without replacement, in order.
 
     Raises:
       ValueError: segments that do not divide the text and the count, or a count beyond the text.
@@ -60,8 +57,7 @@ def check_chunks(source_len: int, count: int, segment_len: int) -> None:
 def prefix_ids(
     rng: np.random.Generator, source_len: int, count: int, prefix_len: int, *, last: bool = True
 ) -> Int[np.ndarray, ' N']:
-    """Original positions of `count` tokens: `prefix_len` single ones before a run of the others,
-    which has all neighbours.
+    """Original positions of `count` tokens: `prefix_len` single tokens, then consecutive ones.
 
     Args:
       rng: draws the single tokens, uniformly without replacement from all before the run.
@@ -113,8 +109,9 @@ def _check_count(source_len, count):
 
 
 def stretched_table(table: Float[Array, 'M D'], factor: int) -> Float[Array, 'sM D']:
-    """`E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M - 1)]`, t the fraction of p/s:
-    old rows stay, s apart.
+    """`E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M - 1)]`, t the fraction of p/s.
+
+    The old rows are kept, s positions apart.
 
     Raises:
       ValueError: a factor that is no integer of at least 1.
@@ -169,8 +166,7 @@ def check_stretch(factor: int) -> int:
     ),
 )
 def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbsolute:
-    """A learned table of s times as many rows, the old ones s apart and linear in between; acts on
-    the token vectors.
+    """Stretches a learned table to s times as many rows by interpolation; acts on token vectors.
 
     `E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M-1)]`, `t = frac(p/s)`: as far as the
     text is s times as long, it looks to the model as before. The rest of the method is data: the

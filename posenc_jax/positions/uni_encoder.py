@@ -1,6 +1,4 @@
-"""Uni-Encoder: a context and many candidate responses in one sequence, each candidate at the
-positions after the context.
-"""
+"""Uni-Encoder: one context and many candidates, all at the positions right after the context."""
 
 import dataclasses
 import numbers
@@ -21,12 +19,13 @@ from posenc_jax.core.tables import known_range, lookup_rows
 
 Shape = Literal['arrow', 'diag', 'square']
 SHAPES = ('arrow', 'diag', 'square')
-PADDING = -1  # the part of tokens that are none
+PADDING = -1  # part number of padding
 
 
 def uni_encoder_ids(context: int, candidates: Sequence[int]) -> Int[np.ndarray, 'L 2']:
-    """Id and part of each token: the context is part 0 at `0 .. n-1`, candidate c part c+1 at `n ..
-    n + its length - 1`.
+    """Position id and part of each token.
+
+    The context is part 0 at `0 .. n-1`; candidate c is part c+1 at `n .. n + its length - 1`.
 
     Args:
       context: n, tokens of the context with its markers.
@@ -62,11 +61,10 @@ def uni_encoder_layout(
     pad: int = 0,
     max_len: int = 256,
 ) -> dict[str, np.ndarray]:
-    """`[CLS] context [SEP]`, then `[CLS] candidate [SEP]` for every candidate of the row; padded on
-    the right.
+    """`[CLS] context [SEP]`, then `[CLS] candidate [SEP]` per candidate, padded on the right.
 
-    In training the candidates of every row are the golden responses of all rows of the batch, and
-    row b's is number b.
+    In training the candidates of every row are the golden responses of all rows of the batch; the
+    golden candidate of row b is number b.
 
     Args:
       contexts: token ids of each row's context.
@@ -121,11 +119,10 @@ def uni_encoder_masks(
     keep: Sequence[int],
     rate: float = 0.15,
 ) -> tuple[Int[np.ndarray, 'B L'], Bool[np.ndarray, 'B L']]:
-    """Tokens to read in the place of these, and which of them are to be said again (`masked` of
-    `uni_encoder_loss`).
+    """Masked input tokens, and which tokens are to be predicted (`masked` of `uni_encoder_loss`).
 
-    The paper masks 15 %. That 80 % of these are read as `mask`, 10 % as any token and 10 % as they
-    are is BERT's rule and our choice.
+    The paper masks 15 %. We follow BERT: 80 % of the chosen tokens become `mask`, 10 % a random
+    token, and 10 % stay as they are.
 
     Args:
       tokens: of `uni_encoder_layout`.
@@ -166,8 +163,9 @@ def uni_encoder_masks(
 def candidate_means(
     hidden: Float[Array, 'B L D'], part: Int[Array, '#B L'], count: int
 ) -> Float[Array, 'B C D']:
-    """The mean of the rows of each of `count` candidates, markers included, float32; NaN where a
-    row has fewer.
+    """Mean of the vectors of each of `count` candidates, markers included, float32.
+
+    It is NaN for candidates that a row does not have.
 
     Example:
       >>> candidate_means(jnp.array([[[9.0], [1.0], [3.0], [5.0]]]), jnp.array([[0, 1, 1, 2]]), 2)[
@@ -188,8 +186,9 @@ def uni_encoder_loss(
     targets: Int[Array, 'B L'] | None = None,
     masked: Bool[Array, 'B L'] | None = None,
 ) -> Float[Array, '']:
-    """Cross-entropy of the golden candidate, plus with equal weight that of the masked tokens where
-    these are given.
+    """Cross-entropy of the golden candidate, plus that of the masked tokens if they are given.
+
+    Both terms have the same weight.
 
     Args:
       scores: -inf where there is no candidate.
@@ -229,7 +228,7 @@ def uni_encoder_loss(
 
 
 def _check_tokens(where, ids):
-    """Raises unless these are token ids, none among them."""
+    """Raises unless all values are token ids; an empty list is allowed."""
     ids = np.asarray(ids if len(ids) else [0])
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0:
         raise ValueError(
@@ -271,8 +270,7 @@ def _check_labels(what, labels, count):
     ),
 )
 class UniEncoder(Encoding):
-    """Candidates share the positions after the context and do not see each other; adds a learned
-    vector per token type.
+    """Places all candidates right after the context, hides them from each other, adds type vectors.
 
     `p = 0 .. n-1` in the context and `n, n+1, ...` in every candidate; `x_t + E[0]` in the context,
     `x_t + E[1]` in candidates. With 'arrow' context rows see everything and a candidate sees the
@@ -282,10 +280,9 @@ class UniEncoder(Encoding):
     as `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant for models of kind
     'encoder'; `CandidateScorer` is such a model with its head. With 'arrow' the context reads all
     candidates, so a score may change with the set. Nothing decodes with a cache here, though in a
-    decoder the mask would hold as it stands. Which tiles hold a part is not known from their
-    bounds: none is skipped. Differs from the paper: texts that are too long are refused where the
-    paper cuts them. What masks tokens (`uni_encoder_masks`) stands beside the loss; no task here
-    trains with it.
+    decoder the mask would hold as it stands. The bounds of a tile do not tell which parts it holds,
+    so no tile is skipped. Differs from the paper: texts that are too long are refused, where the
+    paper cuts them. `uni_encoder_masks` masks tokens for the loss; no task here trains with it.
 
     Args:
       shape: 'arrow', 'diag' or 'square'.

@@ -19,8 +19,9 @@ def v2pe_ids(
     pos: Int[Array, '#B L'] | None = None,
     first: Bool[Array, '#B L'] | None = None,
 ) -> Float[Array, '#B L']:
-    """Fractional ids, float32: text adds 1, the n-th token of an image sits at `p0 + n delta`, p0
-    that of the one before.
+    """Fractional ids, float32: text advances the id by 1, tokens of an image by delta.
+
+    The n-th token of an image is at `p0 + n delta`, where p0 is the id before the image.
 
     What follows an image of N tokens gets `ceil(p0 + N delta) + 1`; an image right after another
     has `p0 = ceil` of its end. A text token's id is thus its position less `N - ceil(N delta)` for
@@ -82,8 +83,7 @@ def v2pe_ids(
     ),
 )
 class V2PE(Encoding):
-    """Gives the tokens of an image fractional positions a step delta <= 1 apart, so that long
-    inputs stay in the trained range.
+    """Gives image tokens fractional positions, delta <= 1 apart, to save range for long inputs.
 
     `p0 + n delta` for the n-th of the N tokens (all tiles) of an image whose start marker is at p0,
     `ceil(p0 + N delta) + 1` for its end marker, one more for every other token. Training draws

@@ -1,3 +1,3 @@
-"""Door 3: rotations of queries and keys."""
+"""Encodings that rotate queries and keys: they open the door `project`, and some also `match`."""
 
 from posenc_jax.rotation import carope, conflator, frequencies, psc, rope, tapa, xpos

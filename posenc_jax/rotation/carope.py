@@ -26,8 +26,9 @@ def carope_log_rate(a: Float[Array, '...']) -> Float[Array, '...']:
 
 
 def carope_bias(head_dim: int, base: float) -> float:
-    """The c at which `f = 1 / (1 + softplus(c))` is `base^(-2 / head_dim)`, so that the powers of f
-    are RoPE's frequencies.
+    """The c for which `f = 1 / (1 + softplus(c))` is `base^(-2 / head_dim)`.
+
+    The powers of f are then RoPE's frequencies.
 
     Raises:
       ValueError: a base that is not above 1.
@@ -46,7 +47,7 @@ def carope_bias(head_dim: int, base: float) -> float:
 
 
 def carope_increments(log_f: Float[Array, '...'], planes: int) -> Float[Array, '... F']:
-    """What one token adds to the phase of plane t: `f^t`, t = 0 .. planes - 1, radians.
+    """The increment `f^t` that one token adds to the phase of plane t = 0 .. planes - 1, radians.
 
     Example:
       >>> jnp.cumsum(carope_increments(jnp.log(jnp.full(3, 0.5)), 2), axis=0).tolist()
@@ -56,8 +57,7 @@ def carope_increments(log_f: Float[Array, '...'], planes: int) -> Float[Array, '
 
 
 def carope_last(tq: Tokens, tk: Tokens) -> Float[Array, '#B S T']:
-    """1 where the key is the last valid one of its block whose index does not exceed that of the
-    query, 0 elsewhere.
+    """1 at the last valid key of the block that is not after the query, 0 elsewhere.
 
     Example:
       >>> from posenc_jax.core.tokens import Tokens
@@ -81,14 +81,14 @@ def carope_match(
     *,
     layout: Layout = 'half',
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T F']]:
-    """Logits of one block of keys, and the phase from its start to each query, for the next farther
-    block.
+    """Logits of one block of keys, and the phase from its start to each query for the next block.
 
     Args:
       q, k: as projected, not rotated.
-      increments: of the keys, radians, ascending in index; 0 at keys that are not valid.
-      last: 1 where the key is the last one of this block up to the query, see `carope_last`, 0
-        elsewhere. Logits of keys after the query are meaningless (and finite).
+      increments: phase increments of the keys, radians, ascending in index; 0 at keys that are not
+        valid.
+      last: 1 at the last key of this block up to the query, 0 elsewhere; see `carope_last`. Logits
+        of keys after the query are finite but have no meaning.
       carry: phase from the end of this block to each query, modulo a turn.
       layout: planes of features, see `rotate`.
 
@@ -107,8 +107,9 @@ def carope_match(
 
 
 def _within_a_turn(angle):
-    """Takes off whole turns in two parts, of which the product with the first is exact: the carry
-    must not lose digits.
+    """Subtracts whole turns, with 2 pi in two parts so that the carry loses no digits.
+
+    The product with the first part is exact.
     """
     turns = jnp.round(angle / TWO_PI)
     return angle - turns * 6.28125 - turns * (TWO_PI - 6.28125)
@@ -133,32 +134,32 @@ def _within_a_turn(angle):
     ),
 )
 class CARoPE(Encoding):
-    """Rotates queries and keys of each head by phases that every token up to them has added to,
-    each as much as it says.
+    """Rotates queries and keys of each head by sums of token-dependent phase increments.
 
-    `phi_t(m) = sum_{s<=m} f(x_s)^t`, `f(x)_h = 1 / (1 + softplus(x W + c)_h)`, plane t = 0 .. H/2 -
-    1, x the layer input; a logit depends on `phi(i) - phi(j) = sum_{j<s<=i} f(x_s)^t`, the tokens
-    between. Positions are not read: padding adds nothing and a document starts afresh.
+    `phi_t(m) = sum_{s<=m} f(x_s)^t`, `f(x)_h = 1 / (1 + softplus(x W + c)_h)`, plane
+    t = 0 .. H/2 - 1, x the layer input. A logit depends on the tokens between key and query,
+    through `phi(i) - phi(j) = sum_{j<s<=i} f(x_s)^t`. Positions are not read. Padding adds nothing,
+    and the sum starts again in each document.
 
-    Differs from the paper: the bias c, without which f = 0.59 at W = 0; with it the layer starts as
-    RoPE. The phase between key and query is summed along the sweep, so the cache holds unrotated
+    Differs from the paper: the bias c, with which the layer starts as RoPE; without it f = 0.59 at
+    W = 0. The phase between key and query is summed block by block, so the cache holds unrotated
     keys and one number `ln f` per token and head in place of a running phase. The paper does not
-    speak of shared key heads. The sheet turns one by the phases of the first query head of its
-    group, once for all of them; here every query head turns it by its own, so that `phi(i) -
-    phi(j)` is of one head and the logits of the others stay relative too.
+    treat key heads that several query heads share. Here every query head rotates the shared key by
+    its own phases, so the logits of every head stay relative. Rotating the key once, by the phases
+    of the first query head of the group, would break this for the other heads.
 
-    The keys a query sees must be a run that ends at the query (causal, document, window), as tokens
-    of blocks that a mask rules out are not counted.
+    The keys that a query sees must be contiguous and end at the query (causal, document, window),
+    because tokens of blocks that a mask rules out are not counted.
 
     Args:
-      base: of the RoPE it starts from; not used without bias.
+      base: base of the RoPE that the layer starts from; not used without bias.
       bias: False is the paper's literal f.
       layout: 'half' or 'interleaved', see `rotate`.
       heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: an odd head width, a base that is not above 1, an unknown layout; no layer input
-        of every key.
+      ValueError: an odd head width, a base that is not above 1, an unknown layout; the layer input
+        of a key is missing.
 
     Reference: Veisi, Fartoot, Amirzadeh, arXiv 2507.23083.
 

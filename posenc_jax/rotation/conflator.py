@@ -1,6 +1,4 @@
-"""CONFLATOR: rotary phases that jump where the language switches, and attention from bigrams beside
-that from tokens.
-"""
+"""CONFLATOR: rotary angles that jump at language switches, and attention from bigrams."""
 
 from typing import Literal
 
@@ -22,7 +20,8 @@ MODES = ('shift', 'reset')
 def switching_points(
     lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None
 ) -> tuple[Int[Array, '*B L'], Int[Array, '*B L']]:
-    """`s_i = [lang_i != lang_{i-1}]`, and how many there have been, `c_i = s_0 + ... + s_i`; int32,
+    """Language switches `s_i = [lang_i != lang_{i-1}]` and counts `c_i = s_0 + ... + s_i`, int32.
+
     `s_0 = 0`.
 
     Args:
@@ -45,11 +44,10 @@ def switching_points(
 def switching_ids(
     lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None
 ) -> Int[Array, '*B L 3']:
-    """Positions for `conflator`: number of the token in its document, offset since the last
-    switching point, and c.
+    """Positions for `conflator`: token number, offset since the last switching point, and c.
 
-    Arguments as for `switching_points`. They are those of `hirope` too, with the runs of one
-    language for its units.
+    The token number counts within the document. Arguments as for `switching_points`. These
+    positions also serve `hirope`, with runs of one language as its units.
 
     Example:
       >>> switching_ids(jnp.array([0, 0, 1, 1, 0])).T.tolist()
@@ -62,7 +60,7 @@ def switching_ids(
 
 
 def _starts(lang, segment):
-    """Where a document starts, and where the language switches inside of one."""
+    """Flags of the first token of each document, and of language switches inside documents."""
     given = [jnp.asarray(a) for a in (lang, segment) if a is not None]
     for name, a in zip(('lang', 'segment'), given):
         if a.ndim < 1 or a.shape != given[0].shape or not jnp.issubdtype(a.dtype, jnp.integer):
@@ -81,7 +79,7 @@ def _starts(lang, segment):
 
 
 def _latest(flags, values):
-    """The value, none of them falling along the row, where the last flag up to here stands."""
+    """The value at the last flagged token up to each token; values must not fall along the row."""
     return jax.lax.cummax(jnp.where(flags, values, 0), axis=values.ndim - 1)
 
 
@@ -129,8 +127,7 @@ def conflator_bigrams(
     ),
 )
 class Conflator(Encoding):
-    """Rotates queries and keys by angles that jump at switching points, and attends from bigrams as
-    well as from tokens.
+    """Rotary angles that jump at switching points, and a second attention from bigrams.
 
     `A_i = p_i theta + c_i delta`, c_i the number of times the language has switched up to token i,
     delta learned, one number per plane and layer. Two attentions with the layer's W_q, W_k, W_v:
@@ -141,19 +138,19 @@ class Conflator(Encoding):
     Language ids come in as positions `[B, L, 3]`, (p, offset since the last switching point, c),
     which `switching_ids` makes of them and the task `code_mixed` supplies. A decode takes those of
     its whole capacity. Positions `[B, L]` are text of one language: angles are then those of `rope`
-    whatever delta is. Only differences of c matter, so the language of padding does not. Attention
-    has twice the heads of the layer in between, so what knows these heads (`alibi`) cannot be
-    chained.
+    whatever delta is. Only differences of c matter, so the language of padding has no effect. With
+    bigrams, attention has twice the heads of the layer, so parts with parameters per head (`alibi`)
+    cannot be chained.
 
-    Differs from the paper: everything above is our reading of it. The paper says that positions are
-    rotated anew at switching points and that bigram attention is added, but neither how the angle
-    changes nor how the bigram is formed and mixed in.
+    Differs from the paper: everything above is our interpretation. The paper says that positions
+    are rotated anew at switching points and that bigram attention is added. It does not say how the
+    angle changes, nor how the bigram is formed and mixed in.
 
     Args:
-      base: of theta.
+      base: base of theta.
       layout: 'half' or 'interleaved', see `rotate`.
-      mode: 'shift', p is the position, or 'reset', p is the offset: counting restarts at every
-        switching point, the scheme of this paper's predecessor where delta = 0.
+      mode: with 'shift' p is the position. With 'reset' p is the offset, which restarts at every
+        switching point; with delta = 0 this is the scheme of this paper's predecessor.
       unigram_only: no bigrams; half the attention, and delta is the only parameter.
       head_dim, model_dim, rngs: from the model.
 
@@ -224,8 +221,8 @@ class Conflator(Encoding):
                 'conflator reads the layer input of every token and of one row before: '
                 f'{tok.length} tokens, {x.shape[1]} rows'
             )
-        # Padding is zero, and so is what precedes the sequence: only documents in one row have to
-        # be told apart.
+        # Padding and rows before the sequence are zero. So first tokens need a flag only if a row
+        # holds several documents.
         first = None if tok.segment is None else tok.order == 0
         inputs = x[:, 1:], conflator_bigrams(x, self.kernel[...], first)
         return tuple(jnp.concatenate(a, axis=2) for a in zip(*map(linear, inputs)))

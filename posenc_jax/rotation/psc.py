@@ -13,8 +13,7 @@ from posenc_jax.core.spec import CONTEXT
 def psc_calibrate(
     x: Float[Array, '... heads H'], up: Float[Array, 'heads H H'], down: Float[Array, 'heads H H']
 ) -> Float[Array, '... heads H']:
-    """`x (1 + tanh(SiLU(x U_h) V_h) / 2)` per head, in float32 inside; the result has the dtype of
-    `x`.
+    """`x (1 + tanh(SiLU(x U_h) V_h) / 2)` per head, computed in float32, in the dtype of `x`.
 
     Args:
       x: queries or keys, not rotated.
@@ -50,16 +49,15 @@ def psc_calibrate(
     ),
 )
 class PSC(Encoding):
-    """Multiplies every feature of queries and keys by a gain in (1/2, 3/2) that the vector itself
-    determines.
+    """Multiplies features of queries and keys by gains in (1/2, 3/2), computed from each vector.
 
-    `y = x * (1 + tanh(SiLU(x U_h) V_h) / 2)`, U_h and V_h matrices [H, H] of head h, others for
-    keys than for queries. It stands before a rotary encoding in the chain, `psc() |
-    rope(freqs=...)`, whose rule stays as it is; behind it the gain would act on rotated vectors,
-    and logits would no longer depend on position differences alone. U starts at zero, where the
-    layer is that of the encoding that follows; then only U has a gradient, as SiLU(0) = 0. Keys are
-    calibrated before they are cached. In the paper it is trained with low-rank adapters beside a
-    frozen model: `model.lora_rank=8`, `train.tune='adapters'`.
+    `y = x * (1 + tanh(SiLU(x U_h) V_h) / 2)`; U_h and V_h are matrices [H, H] of head h, separate
+    ones for queries and keys. It comes before a rotary encoding in the chain,
+    `psc() | rope(freqs=...)`, and does not change its frequency rule. After the rotary encoding the
+    gain would act on rotated vectors, and logits would no longer depend on position differences
+    alone. U starts at zero, where psc changes nothing; then only U has a gradient, as SiLU(0) = 0.
+    Keys are calibrated before they are cached. In the paper it is trained with low-rank adapters
+    beside a frozen model: `model.lora_rank=8`, `train.tune='adapters'`.
 
     Differs from the paper: it speaks of a shift of phases, but what is released, and done here, is
     this gain. V starts kaiming-uniform, a = sqrt 5, with the fan-in H of one head's matrix, bound

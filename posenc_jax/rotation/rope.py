@@ -1,4 +1,4 @@
-"""RoPE: rotary position embedding, the carrier of every frequency rule."""
+"""RoPE: rotary position embedding, which takes any frequency rule."""
 
 import math
 from typing import Literal
@@ -20,9 +20,9 @@ LAYOUTS = ('half', 'interleaved')
 
 
 def rope_frequencies(rotary_dim: int, base: float) -> np.ndarray:
-    """`theta_t = base^(-2t / rotary_dim)`, t = 0 .. rotary_dim/2 - 1, radians per position,
-    float64.
+    """`theta_t = base^(-2t / rotary_dim)`, t = 0 .. rotary_dim/2 - 1, float64.
 
+    The unit is radians per position.
     Raises:
       ValueError: a width that is odd or below 2, a base below 1 or beyond float32.
 
@@ -35,8 +35,8 @@ def rope_frequencies(rotary_dim: int, base: float) -> np.ndarray:
             f'a rotary width must be even and at least 2, got {rotary_dim}; the nearest is '
             f'{max(2, rotary_dim // 2 * 2)}'
         )
-    # At 1 all planes turn alike, below it frequencies exceed one radian per token and grow with the
-    # plane.
+    # With base 1 all planes have the same frequency. Below 1 frequencies exceed one radian per
+    # token and grow with the plane.
     check_number('the base of rotary frequencies', base, least=1)
     return base ** (-np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
 
@@ -48,8 +48,7 @@ def rotate(
     layout: Layout = 'half',
     scale: float | Float[Array, '...'] = 1.0,
 ) -> Num[Array, '... H']:
-    """Rotates the first 2F features of `x` in F planes, in float32; the remaining features pass
-    through.
+    """Rotates the first 2F features of `x` in F planes, in float32; others pass through.
 
     Plane t turns `(a, b)` into `scale (a cos A_t - b sin A_t, a sin A_t + b cos A_t)`.
 
@@ -103,8 +102,9 @@ def rope(
     *,
     layout: Layout = 'half',
 ) -> Num[Array, 'B L heads H']:
-    """Queries or keys rotated by their positions: `R(pos * theta) x`, phases exact to float32 at
-    any position.
+    """Queries or keys rotated by their positions: `R(pos * theta) x`.
+
+    Phases are exact to float32 at any position.
 
     Example:
       >>> import jax.numpy as jnp
@@ -138,15 +138,15 @@ def rope(
     ),
 )
 class Rotary(Encoding):
-    """Rotates queries and keys by angles proportional to their positions, so that logits depend on
-    position differences.
+    """Rotates queries and keys by angles proportional to their positions.
 
+    So logits depend on position differences alone.
     `q'_i = R(i theta) q_i`, `k'_j = R(j theta) k_j`, `theta_t = base^(-2t/H)`. Differs from the
     paper: the default layout is 'half'; 'interleaved' is the paper's. Both give the same logits
     after a permutation of the features.
 
     Args:
-      base: of the frequencies.
+      base: base of the frequencies.
       layout: 'half' or 'interleaved', see `rotate`.
       partial: fraction of the head width that is rotated, `int(H * partial)` leading features; the
         rest pass through.
@@ -211,17 +211,13 @@ class Rotary(Encoding):
         return self.freqs is not None and self.freqs.uses_length
 
     def frequencies(self, length: Num[Array, '#B #L'] | None = None):
-        """Inverse frequencies and temperature of the rule, or the plain ones and 1; see
-        `Frequencies`.
-        """
+        """Inverse frequencies and temperature of the rule (see `Frequencies`), or theta and 1."""
         if self.freqs is None:
             return rope_frequencies(self.rotary_dim, self.base), 1.0
         return self.freqs(self.rotary_dim, self.base, length)
 
     def angles(self, pos: Num[Array, '#B L'], length: Num[Array, '#B #L'] | None = None):
-        """Angles [#B, L, F] of these positions, and the temperature that multiplies their cos and
-        sin.
-        """
+        """Angles [#B, L, F] of these positions, and the temperature for their cos and sin."""
         if pos.ndim != 2:
             raise ValueError(
                 f'rope takes one position per token, got {math.prod(pos.shape[2:])} components'
@@ -242,8 +238,9 @@ class Rotary(Encoding):
         pos: Num[Array, '#B L'],
         length: Num[Array, '#B #L'] | None = None,
     ):
-        """`x` rotated to these positions; `length` is what a length-dependent rule takes as current
-        length, per token.
+        """`x` rotated to these positions.
+
+        `length` is the current length per token, for rules that depend on the length.
         """
         if x.shape[-1] != self.head_dim:
             raise ValueError(

@@ -1,6 +1,4 @@
-"""Which models have exactly one rotary encoding in a layer, for what reads or rewrites rotated
-keys.
-"""
+"""Finds the one rotary encoding of a layer, for code that reads or rewrites rotated keys."""
 
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import DOORS, Encoding
@@ -10,11 +8,10 @@ from posenc_jax.rotation.rope import Rotary
 def single_rotary(
     user: str, encoding: Encoding, *, beside: tuple[str, ...] = ('place', 'embed', 'mask')
 ) -> Rotary:
-    """The one part of a layer's chain that acts on queries, keys or logits, if it is a plain rotary
-    encoding.
+    """The plain rotary encoding of a chain, if no other part acts on queries, keys or logits.
 
     Args:
-      user: who asks, for the message.
+      user: name of the caller, for the error message.
       encoding: the chain.
       beside: doors that other parts may open.
 

@@ -1,4 +1,4 @@
-"""TAPA: each pair of tokens has a phase of its own, which the distance multiplies."""
+"""TAPA: each pair of tokens has its own phase, which is multiplied by the distance."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
@@ -21,7 +21,7 @@ def tapa_distance(
       [[[4.0, 1.0, 0.0]]]
     """
     distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
-    apart = distance > 0  # 1 stands in for 0, where the slope of the power is infinite
+    apart = distance > 0  # distance 0 is replaced by 1, since the gradient of the power is infinite
     return jnp.where(apart, jnp.where(apart, distance, 1.0) ** alpha, 0.0)
 
 
@@ -31,12 +31,12 @@ def tapa_logits(
     distance: Float[Array, '#B T S'],
     amplitude_dim: int,
 ) -> Float[Array, 'B N T S']:
-    """`(q_A . k_A) / sqrt(a) cos(2 pi distance (q_P . k_P) / sqrt(H - a))`, A the first a features,
-    P the others; float32.
+    """`(q_A . k_A) / sqrt(a) cos(2 pi distance (q_P . k_P) / sqrt(H - a))`, float32.
 
+    A are the first a features, P the others.
     Args:
       q, k: queries and keys, key heads shared as in `scaled_dot_product`.
-      distance: what multiplies the phase, in turns, e.g. `tapa_distance`.
+      distance: factor of the phase, in turns, e.g. `tapa_distance`.
       amplitude_dim: a.
 
     Example:
@@ -75,8 +75,7 @@ def tapa_logits(
     ),
 )
 class TAPA(Encoding):
-    """Multiplies the logit of one part of the features by the cosine of a phase that the other part
-    and the distance give.
+    """Logits of some features times the cosine of a phase from the others and the distance.
 
     `logit_ij = (q_A . k_A) / sqrt(a) cos(2 pi |i - j|^alpha (q_P . k_P) / sqrt(H - a))`, A the
     first `a = theta H` features of a head, P the rest, `|0|^alpha = 0`. It takes the place of the

@@ -1,4 +1,4 @@
-"""xPos: rotary positions whose planes fade with the distance."""
+"""xPos: rotary positions with a decay of each plane over the distance."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +11,7 @@ from posenc_jax.rotation.rope import Layout, Rotary
 
 
 def xpos_decay(rotary_dim: int, gamma: float = 0.4) -> np.ndarray:
-    """`zeta_t = (2t/D + gamma) / (1 + gamma)`, the factor of plane t at distance `scale_base`,
-    float64.
+    """`zeta_t = (2t/D + gamma) / (1 + gamma)`, float64: decay of plane t at distance `scale_base`.
 
     Example:
       >>> xpos_decay(64)[[0, 31]].round(7).tolist()
@@ -84,14 +83,14 @@ class XPos(Encoding):
     """Rotates queries and keys and damps plane t by `zeta_t^((i-j)/S)`, high frequencies most.
 
     `zeta_t = (2t/H + gamma) / (1 + gamma)`. Differs from the released code: the factor is split
-    between query and key around a position inside the tile that is being computed, not around half
-    the sequence, so it neither overflows at any length (only where one tile of a few hundred tokens
-    spans some 70 S positions; then NaN shows it) nor changes when a sequence grows; the default
-    layout is 'half'. The paper's blockwise causal attention at evaluation is the mask
-    `window(size=BLOCK, aligned=True)`, chained.
+    between query and key around a position inside the current tile, not around half the sequence.
+    So it does not change when a sequence grows, and does not overflow at any length. The exception
+    is a tile of a few hundred tokens that spans some 70 S positions, which gives NaN. The default
+    layout is 'half'. For the paper's blockwise causal attention in evaluation, chain the mask
+    `window(size=BLOCK, aligned=True)`.
 
     Args:
-      base: of the frequencies.
+      base: base of the frequencies.
       gamma: g.
       scale_base: S, in tokens.
       layout: 'half' or 'interleaved'.
@@ -133,8 +132,7 @@ class XPos(Encoding):
         return self.rotary.project(q, k, v, tq, tk)
 
     def match(self, q, k, tq, tk, seen, carry):
-        # Both factors are at most one, but for the keys that follow the first query of their own
-        # tile.
+        # Both factors are at most one, except for keys after the first query of their own tile.
         centre = tq.pos.min(axis=1, keepdims=True)
         scale = lambda a, offset: xpos_scale(
             a, offset, self.zeta, self.scale_base, layout=self.rotary.layout
