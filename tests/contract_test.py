@@ -332,15 +332,9 @@ REPRESENTATIVES = {
 }
 
 
-def tier_of(entry):
-    """The marks of a subject at a point that costs much."""
-    return () if id_of(entry) in REPRESENTATIVES else pytest.mark.full
-
-
-expensive = pytest.mark.parametrize(
-    'layer',
-    [pytest.param(entry, id=id_of(entry), marks=tier_of(entry)) for entry in ENTRIES],
-    indirect=True,
+expensive = pytest.mark.full_where(condition=lambda layer: id_of(layer) not in REPRESENTATIVES)
+second_tile = pytest.mark.full_where(
+    condition=lambda layer, how: how == BLOCKS[-1] and id_of(layer) not in REPRESENTATIVES
 )
 
 
@@ -480,18 +474,8 @@ def test_phases_in_bfloat16_would_be_noticed():
         test_bfloat16_is_close_to_float32(layer)
 
 
-@pytest.mark.parametrize(
-    ('layer', 'how'),
-    [
-        pytest.param(
-            entry, how, id=f'{id_of(entry)}-{how}', marks=tier_of(entry) if how == BLOCKS[-1] else ()
-        )
-        for entry in ENTRIES
-        for how in ('dense', *BLOCKS)
-    ],
-    indirect=['layer'],
-    scope='module',  # so that the tests of one subject stay together
-)
+@second_tile
+@pytest.mark.parametrize('how', ['dense', *BLOCKS], ids=str)
 def test_tiles_and_their_gradients_equal_the_whole(layer, how):
     (out, grads, finite), (expected, expectations, _) = (
         layer.gradients(how),

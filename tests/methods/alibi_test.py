@@ -122,6 +122,7 @@ def test_half_is_refused_where_later_keys_are_hidden(causal):
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.full
 def test_variants_in_tiles(variant):
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 21, 4, 8)) for i in range(3))
     tok = pj.Tokens.of(valid=np.arange(21)[None] >= np.array([[0], [4]]))

@@ -131,6 +131,7 @@ def test_the_loss_reads_supervised_tokens_and_sends_no_gradient_to_the_full_path
     assert not to_full.any() and (np.abs(to_mixed).sum(-1) > 0).tolist() == (mask == 1).tolist()
 
 
+@pytest.mark.full
 def test_training_keeps_the_head_whose_far_keys_matter():
     """Of two heads, the result of one is thrown away by the output projection: nothing but the
     regulariser moves its gate.
@@ -151,6 +152,7 @@ def test_training_keeps_the_head_whose_far_keys_matter():
     assert retrieval_heads(gates, sparsity=0.5).tolist() == [[False, True]]
 
 
+@pytest.mark.full
 def test_training_of_gates_step_by_step():
     """Gates clamped before every step, a rate that rises and falls over a fifth of the steps each,
     0.05 of the mean gate.
@@ -230,6 +232,7 @@ def decoded(model, tok, prompt, **options):
         ('bipe(separators=(1, 3)) | rope()', 1, 4, 7),  # tokens placed by ids, as they become known
     ],
 )
+@pytest.mark.full
 def test_decoding_equals_the_deployed_pass(encoding, sink, recent, prompt):
     model = deploy(model_of(encoding=encoding), RETRIEVAL, sink=sink, recent=recent)
     ours, cache = decoded(model, pj.Tokens.of(length=TEXT.shape[1]), prompt)

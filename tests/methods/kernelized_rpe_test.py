@@ -348,6 +348,7 @@ def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
         assert np.isfinite(fresh(encoding, *layer(encoding))).all()
 
 
+@pytest.mark.full
 def test_memory_of_the_fft_form_is_linear():
     encoding = make('kernelized_rpe(features=12, max_distance=9, fft_from=1)')
 

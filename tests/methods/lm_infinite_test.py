@@ -74,6 +74,7 @@ def test_tiles_equal_the_defining_dense_form(part, block):
     np.testing.assert_allclose(out, defined(*arrays, slopes), atol=2e-6)
 
 
+@pytest.mark.full
 def test_gradients_of_tiles_equal_those_of_the_definition():
     arrays, tok = qkv(13), pj.Tokens.of(length=13)
     weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
@@ -346,6 +347,7 @@ def test_only_what_stays_hidden_may_be_forgotten():
 
 
 @pytest.mark.parametrize('rows, prompt, room', [(2, 5, 3), (1, 3, 1), (1, 9, 40)])
+@pytest.mark.full
 def test_generating_with_a_constant_cache_says_the_same(rows, prompt, room):
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
     tokens = ids(rows, prompt)

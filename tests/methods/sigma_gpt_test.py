@@ -540,6 +540,7 @@ def test_wrong_calls(model):
     'encoding', ['sigma_gpt(max_len=60)', 'sigma_gpt(max_len=60, table="sinusoid")']
 )
 @pytest.mark.parametrize('options', ['curriculum=100', 'in_evaluation=True'])
+@pytest.mark.full
 def test_it_trains_and_evaluates_from_a_config(encoding, options):
     """Everything that `validate` checks, on shapes: two positions a token in training, one or two
     in evaluation.
