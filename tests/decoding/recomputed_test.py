@@ -129,6 +129,7 @@ def test_positions_of_the_task_decide():
 @pytest.mark.parametrize(
     'rows, length', [(1, TRAINED + 2), (2, LENGTH)]
 )  # one row: its last step switches
+@pytest.mark.full
 def test_generation_is_repeated_full_passes(rows, length, monkeypatch):
     passes, renew = [], Recomputed.renew
 

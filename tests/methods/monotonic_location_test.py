@@ -520,6 +520,7 @@ def test_samples_of_the_sweep():
         )
 
 
+@pytest.mark.full
 def test_every_variant_of_the_sweep_is_a_model():
     for arguments in sweep.VARIANTS.values():
         EncoderDecoder(5, embedding=2, hidden=4, head_dim=4, rngs=nnx.Rngs(0), **arguments)
