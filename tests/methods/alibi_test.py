@@ -134,6 +134,7 @@ def test_variants_in_tiles(variant):
     )
 
 
+@pytest.mark.full
 def test_trained_slopes_start_at_those_of_the_paper_and_get_gradients():
     tok, target = pj.Tokens.of(length=9), jax.random.normal(jax.random.key(0), (1, 4, 9, 9))
     pos = tok.pos

@@ -374,6 +374,7 @@ def test_reading_on_behind_a_prompt_is_one_pass(encoding):
         'cable()',
     ],
 )
+@pytest.mark.full
 def test_reading_on_is_refused_where_more_than_encoded_keys_is_cached(encoding):
     model, text = model_of(encoding=encoding), jnp.zeros((2, 4), int)
     _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=9)), text)

@@ -141,6 +141,7 @@ def test_segments_given_by_the_task_are_those_found():
     ]
 
 
+@pytest.mark.full
 def test_packing_starts_anew_and_padding_is_not_counted():
     first, second = text(1, 9, 1), text(1, 7, 2)
     alone = [placed(one) for one in (first, second)]

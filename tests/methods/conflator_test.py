@@ -105,6 +105,7 @@ def test_one_language_turns_as_rope_for_any_delta(layout):
 
 
 @pytest.mark.parametrize('options', ['', 'unigram_only=True'])
+@pytest.mark.full
 def test_without_delta_and_bigrams_a_model_is_that_of_rope(options):
     """w_b = 0 exactly: softmax of (0, -200) is (1, 0) in float32."""
     model, plain = model_of(f'conflator({options})'), model_of('rope()')

@@ -80,6 +80,7 @@ def test_sheet(case):
 
 
 @pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
     check_values_and_gradients(
         build(options), inputs(), lambda e, *a: reference(e.parts[0], *a, causal()), TOLERANCE

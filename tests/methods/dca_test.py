@@ -75,6 +75,7 @@ def test_distances_are_exact_nearby_and_never_above_the_clip(chunk, local):
 
 
 @pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
+@pytest.mark.full
 def test_tiles_equal_the_defining_dense_form(block):
     q, k, v = qkv(19)
     out = run(encoding(), pj.Tokens.of(length=19), q, k, v, block=block)
@@ -124,6 +125,7 @@ def test_decoding_over_keys_cached_once():
         )
 
 
+@pytest.mark.full
 def test_left_padding_and_packing():
     arrays = qkv(11)
     alone = run(encoding(), pj.Tokens.of(length=11), *arrays)

@@ -130,6 +130,7 @@ def decoded(model, channels, prompt, tok, **options):
 
 @pytest.mark.parametrize('encoding', ['rope()', 'rope() | window(size=6)'])
 @pytest.mark.parametrize('keep, dense_layers', [(3, 0), (4, 2), (50, 1)])
+@pytest.mark.full
 def test_decoding_from_the_first_token_is_the_dense_oracle(encoding, keep, dense_layers):
     model = model_of(encoding=encoding)
     channels = calibrate(model, TEXT, groups=4)

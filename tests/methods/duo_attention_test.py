@@ -99,6 +99,7 @@ def test_golden_masks():
     assert grouped.retrieval[...].tolist() == [False, False, True, True]
 
 
+@pytest.mark.full
 def test_gates_of_one_are_the_model_and_of_none_the_streaming_model():
     model, text = model_of(), jnp.asarray(TEXT)
     base = hidden_of(model, text)
@@ -249,6 +250,7 @@ def test_a_single_row_is_written_without_its_axis():
         np.testing.assert_allclose(logits, expected[:, t], atol=5e-5)
 
 
+@pytest.mark.full
 def test_rows_with_padding_in_front():
     model = deploy(model_of(), RETRIEVAL, sink=2, recent=3)
     valid = np.arange(TEXT.shape[1])[None] >= np.array([[0], [4]])
@@ -277,6 +279,7 @@ def test_streaming_heads_keep_a_constant_number_of_keys():
     assert sizes == [key * (retrieval * n + streaming * 6) for n in (50, 100)]
 
 
+@pytest.mark.full
 def test_generation_keeps_all_keys_and_says_the_same():
     model = deploy(model_of(), RETRIEVAL, sink=1, recent=2)
     out = generate(model, TEXT[:, :8], max_new_tokens=6, temperature=0)

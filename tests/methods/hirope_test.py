@@ -112,6 +112,7 @@ def test_golden_logits(level):
 
 
 @pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
+@pytest.mark.full
 def test_tiles_equal_the_defining_dense_form(block):
     q, k, v = qkv(19)
     out = run(encoding(), tokens(), q, k, v, block=block)
@@ -251,6 +252,7 @@ def test_decoding_through_the_cache():
         )
 
 
+@pytest.mark.full
 def test_packed_documents_and_padding_with_units():
     arrays = qkv(11)
     tok = tokens(UNITS[:11])

@@ -244,6 +244,7 @@ def test_normalised_features_stay_precise_however_long_queries_are():
 
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize('padded', ['none', 'right', 'left'])
+@pytest.mark.full
 def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
     encoding = make(causal=causal)
     valid = {'none': None, 'right': np.arange(L) < [[L], [30]], 'left': np.arange(L) >= [[0], [7]]}[

@@ -199,6 +199,7 @@ def test_bfloat16_and_other_encodings_beside_it():
     assert x.dtype == jnp.bfloat16
 
 
+@pytest.mark.full
 def test_slots_of_padding_do_not_matter():
     tok = pj.Tokens.of(positions=[[[0, 1, 1], [1, 0, 1], [0, -1, 0]]], valid=[[True, True, False]])
     assert pj.make('papeft()', model_dim=8).place(tok).pos.tolist() == [[0, 1, 0]]

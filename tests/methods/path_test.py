@@ -170,6 +170,7 @@ def test_longer_than_a_chunk():
 
 
 @pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
     theirs = check_values_and_gradients(
         build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
