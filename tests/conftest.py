@@ -47,6 +47,13 @@ def pytest_unconfigure():
         shutil.rmtree(_OWN_CACHE, ignore_errors=True)
 
 
+def pytest_itemcollected(item):
+    """Where a test is expensive for some of its parameters only, `full_where` names them."""
+    for mark in item.iter_markers('full_where'):
+        if mark.kwargs['condition'](**item.callspec.params):
+            item.add_marker('full')
+
+
 @pytest.fixture(autouse=True)
 def forget_compiled_functions(request):
     """Every few hundred tests, since a worker that keeps all that it compiled grows to many

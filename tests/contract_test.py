@@ -304,11 +304,42 @@ PADDED = np.ones((ROWS, LENGTH), bool)
 PADDED[0, :3] = PADDED[1, -4:] = False
 
 
-@pytest.fixture(
-    scope='module', params=ENTRIES, ids=lambda entry: entry.key + '_option' * (entry in OPTIONAL)
-)
+def id_of(entry):
+    return entry.key + '_option' * (entry in OPTIONAL)
+
+
+@pytest.fixture(scope='module', params=ENTRIES, ids=id_of)
 def layer(request):
     return Layer(request.param)
+
+
+# One subject for each kind of door or carry. They keep every point of the contract in the fast
+# tier; the other subjects have the points that cost most in the full tier only.
+REPRESENTATIVES = {
+    'rope': 'project',
+    'learned_absolute': 'place, embed, and a parameter',
+    'reverse_pe': 'place, where no key can be cached',
+    't5_rpe': 'score with a table of parameters',
+    'window': 'mask and may_see',
+    'cope': 'score with a carry',
+    'carope': 'match with a carry, and sums along the sequence',
+    'path': 'match with a carry, lookback, and keys that are updated',
+    'kernelized_rpe': 'match, fast_path, and projections of its own',
+    'shaw': 'collect',
+    'rcmha': 'several inputs: qkv and merge',
+    'per_head': 'a composite, which forwards every door',
+    'dynamic_ntk': 'raw keys in the cache, since the encoding follows the length',
+}
+
+
+expensive = pytest.mark.full_where(condition=lambda layer: id_of(layer) not in REPRESENTATIVES)
+second_tile = pytest.mark.full_where(
+    condition=lambda layer, how: how == BLOCKS[-1] and id_of(layer) not in REPRESENTATIVES
+)
+
+
+def test_representatives_are_subjects():
+    assert set(REPRESENTATIVES) <= set(map(id_of, ENTRIES))
 
 
 def close(a, b, tolerance=SAME):
@@ -396,6 +427,7 @@ def test_shapes_and_types(layer):
     )
 
 
+@expensive
 def test_bfloat16_is_close_to_float32(layer):
     """The same rounded queries, keys and values in both: what differs is how the encoding
     computes.
@@ -442,6 +474,7 @@ def test_phases_in_bfloat16_would_be_noticed():
         test_bfloat16_is_close_to_float32(layer)
 
 
+@second_tile
 @pytest.mark.parametrize('how', ['dense', *BLOCKS], ids=str)
 def test_tiles_and_their_gradients_equal_the_whole(layer, how):
     (out, grads, finite), (expected, expectations, _) = (
@@ -472,6 +505,7 @@ def test_padded_rows_are_finite_and_do_not_leak(layer):
 # jit, vmap, one trace, devices.
 
 
+@expensive
 def test_jit_equals_eager(layer):
     close(
         attend(
@@ -483,6 +517,7 @@ def test_jit_equals_eager(layer):
     )
 
 
+@expensive
 def test_vmap_equals_a_loop(layer):
     xs = jnp.stack([layer.x, 0.5 * layer.x[::-1]])
     valid = jnp.stack([jnp.asarray(PADDED), jnp.asarray(PADDED[::-1])])
@@ -512,6 +547,7 @@ def test_one_trace_serves_many_values(layer):
     )
 
 
+@expensive
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
 def test_sharded_equals_unsharded(layer):
     mesh, how = (
@@ -740,6 +776,7 @@ def temporary_bytes(layer, length):
     )
 
 
+@expensive
 def test_promise_blockwise(layer):
     """Tiles equal the whole (tested above), in memory that is linear in the length."""
     growth = temporary_bytes(layer, 1024) / temporary_bytes(layer, 512)
@@ -792,13 +829,16 @@ def test_chains_associate_and_nope_is_neutral(layer):
     close(run(left, layer.weights, layer.x, tokens()), layer())
 
 
+@functools.cache
+def every_part():
+    """The parts of all examples, built once for all subjects."""
+    return [part for entry in ENTRIES for part in parts_of(pj.make(entry.card.example, **CONTEXT))]
+
+
 def test_exclusive_doors_name_both_owners(layer):
     is_taken = lambda part: [door for door in EXCLUSIVE if part.opens(door)]
-    rivals = [
-        part for entry in ENTRIES for part in parts_of(pj.make(entry.card.example, **CONTEXT))
-    ]
     for part in filter(is_taken, parts_of(layer.encoding)):
-        for rival in rivals:
+        for rival in every_part():
             both = set(is_taken(part)) & set(is_taken(rival))
             if both:
                 with pytest.raises(

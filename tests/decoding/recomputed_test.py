@@ -84,6 +84,7 @@ def prefixes(model, tok=PADDED, tokens=TOKENS):
 
 
 @pytest.mark.parametrize('encoding', [LONGROPE, *DYNAMIC])
+@pytest.mark.full_where(condition=lambda encoding: encoding != LONGROPE)
 def test_every_step_is_the_full_pass_over_its_prefix(encoding):
     model = model_of(encoding)
     expected, (plain, _), (logits, renewed) = (
@@ -129,6 +130,7 @@ def test_positions_of_the_task_decide():
 @pytest.mark.parametrize(
     'rows, length', [(1, TRAINED + 2), (2, LENGTH)]
 )  # one row: its last step switches
+@pytest.mark.full
 def test_generation_is_repeated_full_passes(rows, length, monkeypatch):
     passes, renew = [], Recomputed.renew
 

@@ -28,6 +28,7 @@ def runs(tmp_path_factory):
     return root
 
 
+@pytest.mark.full
 def test_prompts_of_unequal_length_continue_as_if_alone(runs):
     run, prompts = str(runs / 'rope'), ['Positions', 'of ü']
     together = continue_text(run, prompts, tokens=NEW)
@@ -67,6 +68,7 @@ def test_the_command_prints_prompts_with_their_continuations(runs, tmp_path, cap
     assert capsys.readouterr().out == f'first{texts[0][0]}\n---\nsecond{texts[1][0]}\n'
 
 
+@pytest.mark.full
 def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
     path, model = checkpoint[0] / 'model', checkpoint[1]
     task, prompt = prepare(str(path), LEAST).task, 'the theme'
@@ -129,6 +131,7 @@ def test_wrong_requests_are_one_line(runs, run, options, message, capsys):
 
 
 @needs_smollm2
+@pytest.mark.full
 def test_smollm2_continues_a_text():
     pytest.importorskip('gguf')
     (text,) = continue_text(str(smollm2()), ['The capital of France is'], tokens=16)[0]

@@ -93,6 +93,7 @@ def test_perplexity_and_bits_per_byte_are_those_of_the_model(checkpoint):
 
 
 @pytest.mark.parametrize('task', ['passkey_text(digits=2)', 'kv_retrieval()'])
+@pytest.mark.full
 def test_text_tasks_read_its_tokens_at_every_depth(checkpoint, tmp_path, task):
     folder, model = checkpoint
     changes = {'task': task, 'eval.lengths': (400, 500), 'eval.depths': (0, 1), 'eval.samples': 3}

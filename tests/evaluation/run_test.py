@@ -107,6 +107,7 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
     assert run.measurements[1].nll == pytest.approx(np.mean(nll), rel=1e-5)
 
 
+@pytest.mark.full
 def test_seeds_make_one_series_and_extensions_another(runs):
     found = evaluate(
         [
@@ -124,6 +125,7 @@ def test_seeds_make_one_series_and_extensions_another(runs):
     assert all(a.nll != b.nll for a, b in zip(plain.measurements, extended.measurements))
 
 
+@pytest.mark.full
 def test_ms_poe_orders_the_heads_of_every_layer_by_what_they_do_on_validation_text(runs):
     ratios_of = lambda model: [
         np.asarray(model.encoding(*place).parts[0].ratios[...]) for place in model.layers()
@@ -176,6 +178,7 @@ def test_tasks_are_scored_by_exact_match(runs, capsys):
     assert all(0 <= r['low'] <= r['value'] <= r['high'] <= 1 for r in content['results'])
 
 
+@pytest.mark.full
 def test_depths_of_runs_by_the_command_line(runs, tmp_path, capsys):
     common = ['--config.eval.depths=0,0.5,1', f'--out={tmp_path}']
     assert command.main([f'--run={runs["passkey"]}', *common]) == 0
@@ -368,6 +371,7 @@ def test_command_line_forms():
     assert command.arguments([f'--run={lists},b', f'--run={lists}'])[0] == [lists, 'b', lists]
 
 
+@pytest.mark.full
 def test_command_in_a_process_of_its_own(runs, tmp_path):
     def call(*arguments):
         return subprocess.run(
@@ -392,6 +396,7 @@ def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path,
         evaluate([runs['alibi'], tmp_path])
 
 
+@pytest.mark.full
 def test_an_earlier_evaluation_stands_beside_a_new_one(runs, tmp_path, capsys):
     settings = ['--config.eval.protocols=nonoverlapping', '--config.eval.tokens=64']
     first, both = tmp_path / 'first', tmp_path / 'both'

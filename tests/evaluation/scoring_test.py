@@ -100,6 +100,7 @@ def test_batched_protocols_equal_a_loop_over_tokens(rows):
 
 
 @pytest.mark.parametrize('encoding', ['nope()', 'alibi()'])
+@pytest.mark.full
 def test_transformer_windows_equal_its_prefixes(encoding):
     model = tiny(encoding)
     stream = np.random.default_rng(1).integers(0, 11, 14)

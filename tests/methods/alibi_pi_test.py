@@ -113,6 +113,7 @@ def decoded(model, tokens, prompt):
         ("alibi_pi(mode='dynamic')", 1, True),
     ],
 )
+@pytest.mark.full
 def test_decoding_equals_the_pass_over_the_prefix_as_promised(spec, layers, same):
     cfg = TransformerConfig(
         vocab_size=11, train_len=4, layers=layers, width=32, heads=4, encoding=spec
@@ -126,6 +127,7 @@ def test_decoding_equals_the_pass_over_the_prefix_as_promised(spec, layers, same
     assert (difference < 1e-5) == same and (difference > 1e-4) != same, difference
 
 
+@pytest.mark.full
 def test_decoding_with_dynamic_is_per_row():
     run = lambda mode: decoded(
         Transformer(
@@ -170,6 +172,7 @@ def test_it_takes_the_alibi_part_of_a_chain():
     )
 
 
+@pytest.mark.full
 def test_an_extended_model_keeps_its_slopes():
     cfg = TransformerConfig(
         vocab_size=7, train_len=8, layers=2, width=16, heads=4, encoding='alibi(learn_slopes=True)'

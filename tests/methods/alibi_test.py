@@ -122,6 +122,7 @@ def test_half_is_refused_where_later_keys_are_hidden(causal):
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.full
 def test_variants_in_tiles(variant):
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 21, 4, 8)) for i in range(3))
     tok = pj.Tokens.of(valid=np.arange(21)[None] >= np.array([[0], [4]]))
@@ -133,6 +134,7 @@ def test_variants_in_tiles(variant):
     )
 
 
+@pytest.mark.full
 def test_trained_slopes_start_at_those_of_the_paper_and_get_gradients():
     tok, target = pj.Tokens.of(length=9), jax.random.normal(jax.random.key(0), (1, 4, 9, 9))
     pos = tok.pos

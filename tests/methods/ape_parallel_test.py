@@ -138,6 +138,7 @@ def test_heads_with_and_without_it_side_by_side():
     )
 
 
+@pytest.mark.full
 def test_bfloat16_stays():
     model = model_of(dtype='bfloat16', layers=1)
     pieces = encode(model, PREFIX, CONTEXTS)
@@ -198,6 +199,7 @@ def test_a_smaller_scale_takes_attention_from_contexts():
     assert (share(0.8)[:, :5].sum(-1) < share(1.0)[:, :5].sum(-1)).all()
 
 
+@pytest.mark.full
 def test_generation_goes_on_from_the_cache():
     model, pieces = model_of(), pieces_of()
     reader, cache = join(model, pieces, capacity=32)
@@ -209,6 +211,7 @@ def test_generation_goes_on_from_the_cache():
         logits, cache = decode_step(reader, cache, new[:, number])
 
 
+@pytest.mark.full
 def test_pieces_of_another_method_are_turned_to_where_they_stand_here():
     """One layer, so that keys do not know where they were encoded."""
     model = model_of(layers=1)
@@ -226,6 +229,7 @@ def test_a_reader_may_join_again():
     np.testing.assert_array_equal(answers(selecting, pieces), answers(model, pieces))
 
 
+@pytest.mark.full
 def test_moved_pieces_and_no_prefix():
     model = model_of(layers=1)
     pieces = encode(model, [], CONTEXTS)
@@ -349,6 +353,7 @@ def test_the_card_can_be_cited():
     'encoding',
     ['alibi()', 'dca(encoding=rope(), chunk=4, local=2)', 'bipe(separators=(1, 3)) | rope()'],
 )
+@pytest.mark.full
 def test_reading_on_behind_a_prompt_is_one_pass(encoding):
     model, text = (
         model_of(encoding=encoding),
@@ -370,6 +375,7 @@ def test_reading_on_behind_a_prompt_is_one_pass(encoding):
         'cable()',
     ],
 )
+@pytest.mark.full
 def test_reading_on_is_refused_where_more_than_encoded_keys_is_cached(encoding):
     model, text = model_of(encoding=encoding), jnp.zeros((2, 4), int)
     _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=9)), text)

@@ -65,6 +65,7 @@ def test_it_is_that_of_whole_rows_after_the_selection(block):
     )
 
 
+@pytest.mark.full
 def test_padding_and_chosen_rows():
     model = model_of('alibi()')
     padded = jnp.concatenate([jnp.zeros((2, 3), jnp.int32), TOKENS], axis=1)

@@ -85,6 +85,7 @@ def test_a_negative_exponent_turns_a_head_away_from_the_query():
 
 @pytest.mark.parametrize('beta', [-0.4, 0.0, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize('loc', [0.0, 0.5, -1.5])
+@pytest.mark.full
 def test_gradients_are_finite_also_at_distance_zero(beta, loc):
     pos = jnp.arange(9)[None]
     encoding = make(f'beta={beta}, loc={loc}')

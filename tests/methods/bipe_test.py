@@ -142,6 +142,7 @@ def test_segments_given_by_the_task_are_those_found():
     ]
 
 
+@pytest.mark.full
 def test_packing_starts_anew_and_padding_is_not_counted():
     first, second = text(1, 9, 1), text(1, 7, 2)
     alone = [placed(one) for one in (first, second)]
@@ -160,6 +161,7 @@ def test_packing_starts_anew_and_padding_is_not_counted():
 
 
 @pytest.mark.parametrize('form', FORMS)
+@pytest.mark.full
 def test_decoding_places_by_what_has_been_read(form):
     net, ids = model(form), text(2, 18, 3)
     full = np.asarray(net(ids))
@@ -172,6 +174,7 @@ def test_decoding_places_by_what_has_been_read(form):
 
 
 @pytest.mark.parametrize('rows', [1, 2])
+@pytest.mark.full
 def test_generate_equals_running_the_whole_text_again(rows):
     net, prompts = model(), text(rows, 6, 4)
     valid = None if rows == 1 else np.array([[True] * 6, [False] * 2 + [True] * 4])

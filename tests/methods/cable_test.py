@@ -103,6 +103,7 @@ def test_equal_costs_are_alibi():
 
 
 @pytest.mark.parametrize('options', ['', 'scale=1.0'])
+@pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
     check_values_and_gradients(
         build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE

@@ -91,6 +91,7 @@ def test_starts_as_rope(layout):
 
 
 @pytest.mark.parametrize('options', ['', 'bias=False', 'layout="interleaved"'])
+@pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
     check_values_and_gradients(
         build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE

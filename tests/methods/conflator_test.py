@@ -106,6 +106,7 @@ def test_one_language_turns_as_rope_for_any_delta(layout):
 
 
 @pytest.mark.parametrize('options', ['', 'unigram_only=True'])
+@pytest.mark.full
 def test_without_delta_and_bigrams_a_model_is_that_of_rope(options):
     """w_b = 0 exactly: softmax of (0, -200) is (1, 0) in float32."""
     model, plain = model_of(f'conflator({options})'), model_of('rope()')
@@ -216,6 +217,7 @@ def test_bigrams_read_the_token_before_and_nothing_before_a_document():
     assert conflator_bigrams(x.astype(jnp.bfloat16), kernel).dtype == jnp.bfloat16
 
 
+@pytest.mark.full
 def test_gradients_reach_delta_the_bigram_map_and_the_mixture():
     model = model_of()
     text = jax.random.randint(jax.random.key(1), (2, L), 0, 11)
@@ -241,6 +243,7 @@ def test_gradients_reach_delta_the_bigram_map_and_the_mixture():
 
 @pytest.mark.parametrize('mode', ['shift', 'reset'])
 @pytest.mark.parametrize('padded', [False, True])
+@pytest.mark.full
 def test_token_by_token_through_the_cache(mode, padded):
     model, prompt = model_of(f'conflator(mode="{mode}")'), 5
     text = jax.random.randint(jax.random.key(1), (2, L), 0, 11)
@@ -266,6 +269,7 @@ def test_generation_takes_the_languages_of_the_whole_capacity():
 
 
 @pytest.mark.parametrize('spec', ['conflator()', 'conflator(unigram_only=True)'])
+@pytest.mark.full
 def test_packing_and_padding_change_nothing_in_a_model(spec):
     model, text = model_of(spec), jax.random.randint(jax.random.key(1), (1, L), 0, 11)
     cuts = [slice(0, 8), slice(8, L)]
@@ -285,6 +289,7 @@ def test_packing_and_padding_change_nothing_in_a_model(spec):
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+@pytest.mark.full
 def test_a_model_on_eight_devices_is_the_model_on_one():
     model = model_of()
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)

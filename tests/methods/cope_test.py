@@ -80,6 +80,7 @@ def test_sheet(case):
 
 
 @pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
     check_values_and_gradients(
         build(options), inputs(), lambda e, *a: reference(e.parts[0], *a, causal()), TOLERANCE
@@ -138,6 +139,7 @@ def test_one_position_shifts_all_logits_alike():
 
 
 @pytest.mark.parametrize('options', OPTIONS[:1] + OPTIONS[3:])
+@pytest.mark.full
 def test_packing_and_left_padding(options):
     encoding, (q, k, v, x) = build(options), inputs()
     segment = jnp.where(jnp.arange(L) < 20, 0, 1)[None].repeat(B, 0)
@@ -158,6 +160,7 @@ def test_packing_and_left_padding(options):
 
 
 @pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.full
 def test_decode_equals_full(options):
     """One query over the cached keys and their features, with empty slots behind."""
     encoding, (q, k, v, x) = build(options), inputs()

@@ -126,6 +126,7 @@ def test_training_visits_every_position_of_the_longer_range():
     assert seen.all()
 
 
+@pytest.mark.full
 def test_documents_and_padding_look_their_ids_up():
     valid = np.array([[False] * 4 + [True] * 20, [True] * 24])
     tok = pj.Tokens.of(valid=valid)

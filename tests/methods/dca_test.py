@@ -75,12 +75,14 @@ def test_distances_are_exact_nearby_and_never_above_the_clip(chunk, local):
 
 
 @pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
+@pytest.mark.full
 def test_tiles_equal_the_defining_dense_form(block):
     q, k, v = qkv(19)
     out = run(encoding(), pj.Tokens.of(length=19), q, k, v, block=block)
     np.testing.assert_allclose(out, defined(q, k, v, distances(19)), atol=2e-6)
 
 
+@pytest.mark.full
 def test_gradients_of_tiles_equal_those_of_the_definition():
     arrays, tok = qkv(13), pj.Tokens.of(length=13)
     weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
@@ -104,6 +106,7 @@ def test_within_one_chunk_it_is_rope():
     )
 
 
+@pytest.mark.full
 def test_decoding_over_keys_cached_once():
     q, k, v = qkv(14)
     part, tok = encoding(), pj.Tokens.of(length=14)
@@ -122,6 +125,7 @@ def test_decoding_over_keys_cached_once():
         )
 
 
+@pytest.mark.full
 def test_left_padding_and_packing():
     arrays = qkv(11)
     alone = run(encoding(), pj.Tokens.of(length=11), *arrays)
@@ -150,6 +154,7 @@ def test_defaults_follow_the_released_code():
     assert (part.clip, part.chunk) == (3072, 2560)
 
 
+@pytest.mark.full
 def test_works_on_other_layouts_widths_and_frequencies():
     part = pj.make(
         f'dca(encoding={ROTARY}, chunk=4, local=2)', head_dim=WIDTH, train_len=64, causal=True

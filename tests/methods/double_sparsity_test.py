@@ -127,6 +127,7 @@ def decoded(model, channels, prompt, tok, **options):
 
 @pytest.mark.parametrize('encoding', ['rope()', 'rope() | window(size=6)'])
 @pytest.mark.parametrize('keep, dense_layers', [(3, 0), (4, 2), (50, 1)])
+@pytest.mark.full
 def test_decoding_from_the_first_token_is_the_dense_oracle(encoding, keep, dense_layers):
     model = model_of(encoding=encoding)
     channels = calibrate(model, TEXT, groups=4)
@@ -141,6 +142,7 @@ def test_decoding_from_the_first_token_is_the_dense_oracle(encoding, keep, dense
     assert gap < 5e-5 if keep == 50 else gap > 1e-3
 
 
+@pytest.mark.full
 def test_tokens_are_placed_by_ids_that_decoding_reads():
     model = model_of(encoding='bipe(separators=(1, 3)) | rope()')
     channels, expected = calibrate(model, TEXT, groups=4), model(TEXT)
@@ -163,6 +165,7 @@ def test_a_key_is_judged_by_a_sixteenth_of_its_channels():
     assert calibrate(model, TEXT).shape == (1, 2, 2)
 
 
+@pytest.mark.full
 def test_calibrated_channels_find_better_keys_than_random_ones():
     """The paper's premise: a few outlier channels carry the logits."""
     model = nnx.clone(model_of(layers=1, kv_heads=4, heads=4, width=64))
@@ -181,6 +184,7 @@ def test_calibrated_channels_find_better_keys_than_random_ones():
     assert error(channels) < 0.5 * error(others)
 
 
+@pytest.mark.full
 def test_generating_reads_few_keys():
     model = model_of()
     channels = calibrate(model, TEXT, groups=4)

@@ -98,6 +98,7 @@ def test_golden_masks():
     assert grouped.retrieval[...].tolist() == [False, False, True, True]
 
 
+@pytest.mark.full
 def test_gates_of_one_are_the_model_and_of_none_the_streaming_model():
     model, text = model_of(), jnp.asarray(TEXT)
     base = hidden_of(model, text)
@@ -130,6 +131,7 @@ def test_the_loss_reads_supervised_tokens_and_sends_no_gradient_to_the_full_path
     assert not to_full.any() and (np.abs(to_mixed).sum(-1) > 0).tolist() == (mask == 1).tolist()
 
 
+@pytest.mark.full
 def test_training_keeps_the_head_whose_far_keys_matter():
     """Of two heads, the result of one is thrown away by the output projection: nothing but the
     regulariser moves its gate.
@@ -150,6 +152,7 @@ def test_training_keeps_the_head_whose_far_keys_matter():
     assert retrieval_heads(gates, sparsity=0.5).tolist() == [[False, True]]
 
 
+@pytest.mark.full
 def test_training_of_gates_step_by_step():
     """Gates clamped before every step, a rate that rises and falls over a fifth of the steps each,
     0.05 of the mean gate.
@@ -229,6 +232,7 @@ def decoded(model, tok, prompt, **options):
         ('bipe(separators=(1, 3)) | rope()', 1, 4, 7),  # tokens placed by ids, as they become known
     ],
 )
+@pytest.mark.full
 def test_decoding_equals_the_deployed_pass(encoding, sink, recent, prompt):
     model = deploy(model_of(encoding=encoding), RETRIEVAL, sink=sink, recent=recent)
     ours, cache = decoded(model, pj.Tokens.of(length=TEXT.shape[1]), prompt)
@@ -245,6 +249,7 @@ def test_a_single_row_is_written_without_its_axis():
         np.testing.assert_allclose(logits, expected[:, t], atol=5e-5)
 
 
+@pytest.mark.full
 def test_rows_with_padding_in_front():
     model = deploy(model_of(), RETRIEVAL, sink=2, recent=3)
     valid = np.arange(TEXT.shape[1])[None] >= np.array([[0], [4]])
@@ -273,6 +278,7 @@ def test_streaming_heads_keep_a_constant_number_of_keys():
     assert sizes == [key * (retrieval * n + streaming * 6) for n in (50, 100)]
 
 
+@pytest.mark.full
 def test_generation_keeps_all_keys_and_says_the_same():
     model = deploy(model_of(), RETRIEVAL, sink=1, recent=2)
     out = generate(model, TEXT[:, :8], max_new_tokens=6, temperature=0)

@@ -94,6 +94,7 @@ def decoded(q, k, v):
     return jax.lax.map(step, jnp.arange(q.shape[1]))
 
 
+@pytest.mark.full
 def test_it_caches_raw_keys_and_each_step_equals_the_pass_over_its_prefix():
     q, k, v = qkv(12)
     assert encoding().cached == 'raw' and pj.make('rope()', head_dim=WIDTH).cached == 'encoded'
@@ -110,6 +111,7 @@ def test_a_step_depends_on_the_length_so_that_one_pass_over_all_is_something_els
     assert np.abs(steps[TRAINED:-1] - whole[TRAINED:-1]).max() > 1e-2
 
 
+@pytest.mark.full
 def test_rows_and_documents_have_their_own_length():
     q, k, v = qkv(14)
     twice = lambda *parts: jnp.concatenate(parts, axis=1)

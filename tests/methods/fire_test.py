@@ -89,6 +89,7 @@ def test_longer_inputs_stay_inside_what_training_saw():
         assert z.min() == 0 and (np.diff(z) < 0).all() and 1 - 1e-5 < z[0] <= 1
 
 
+@pytest.mark.full
 def test_tiles_of_positions_shared_by_the_batch_are_computed_once():
     encoding = make()
     shared, own = jnp.arange(9)[None], jnp.tile(jnp.arange(9), (3, 1))

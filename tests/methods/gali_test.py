@@ -115,6 +115,7 @@ def test_ids_ascend_from_the_first_to_the_last_trained_position_and_stay_whole_n
 @pytest.mark.parametrize(
     'chunk, local', [(1, LOCAL), (3, LOCAL), (100, LOCAL), (0.5, LOCAL), (1, 0), (8, 0)]
 )
+@pytest.mark.full
 def test_tiles_equal_the_definition(chunk, local):
     arrays, tok = qkv(27), pj.Tokens.of(length=27)
     expected = jax.jit(lambda *a: defined(*a, chunk, local=local))(*arrays)
@@ -124,6 +125,7 @@ def test_tiles_equal_the_definition(chunk, local):
         )
 
 
+@pytest.mark.full
 def test_gradients_of_tiles_equal_those_of_the_definition():
     arrays, tok = qkv(21), pj.Tokens.of(length=21)
     weights = jax.random.normal(jax.random.key(9), (1, 21, 2, WIDTH))
@@ -145,6 +147,7 @@ def test_works_on_other_layouts_widths_and_frequencies():
     )
 
 
+@pytest.mark.full
 def test_within_the_trained_length_it_is_rope():
     arrays, tok = qkv(TRAINED), pj.Tokens.of(length=TRAINED)
     plain = pj.make('rope()', head_dim=WIDTH, causal=True)
@@ -159,6 +162,7 @@ def test_near_keys_are_as_far_as_in_rope():
 
 
 @pytest.mark.parametrize('local', [LOCAL, 0])
+@pytest.mark.full
 def test_decoding_over_keys_cached_once_is_reading_token_by_token(local):
     check_decoding(
         encoding(1, local), 19, (7, 8, 15, 18)
@@ -185,6 +189,7 @@ def decoded(model, tokens, prompt):
     return np.concatenate(rows, axis=1)
 
 
+@pytest.mark.full
 def test_a_model_that_decodes_reads_in_chunks_of_one_and_not_in_one_pass():
     """Steps equal chunks of one; a later chunk leaves what earlier ones computed; a step after a
     chunk is the next chunk.
@@ -240,6 +245,7 @@ def test_noise_is_normal_in_proportion_to_the_distance_and_only_between_whole_po
     assert np.abs(added[0] - added[1]).max() > 0.1 and np.abs(added - other).max() > 0.1
 
 
+@pytest.mark.full
 def test_noise_does_not_depend_on_tiles_and_decodes():
     arrays, tok, part = qkv(19), pj.Tokens.of(length=19), encoding(1, noise=1.0)
     whole = run(part, tok, *arrays)

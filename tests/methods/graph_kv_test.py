@@ -101,6 +101,7 @@ def test_without_edges_it_is_parallel_encoding():
 
 
 @pytest.mark.parametrize('sources', [None, 1, 2])
+@pytest.mark.full
 def test_sequential_chunks_one_layer_deep_are_one_pass_in_a_row(sources):
     """Keys and values of the first layer know nothing of the mask, so that only the final positions
     count.

@@ -112,6 +112,7 @@ def test_golden_logits(level):
 
 
 @pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
+@pytest.mark.full
 def test_tiles_equal_the_defining_dense_form(block):
     q, k, v = qkv(19)
     out = run(encoding(), tokens(), q, k, v, block=block)
@@ -129,6 +130,7 @@ def test_split_says_how_many_planes_are_the_tokens(split, level):
     )
 
 
+@pytest.mark.full
 def test_gradients_of_tiles_equal_those_of_one_dense_tile():
     arrays, tok = qkv(13), tokens(UNITS[:13])
     weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
@@ -234,6 +236,7 @@ def test_a_tile_on_one_side_of_the_window_reads_one_set_of_keys():
     )
 
 
+@pytest.mark.full
 def test_decoding_through_the_cache():
     q, k, v = qkv(19)
     part, tok = encoding(), tokens()
@@ -249,6 +252,7 @@ def test_decoding_through_the_cache():
         )
 
 
+@pytest.mark.full
 def test_packed_documents_and_padding_with_units():
     arrays = qkv(11)
     tok = tokens(UNITS[:11])
@@ -276,6 +280,7 @@ def test_bfloat16():
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.02)
 
 
+@pytest.mark.full
 def test_it_is_switched_on_in_a_trained_model_and_generates():
     cfg = TransformerConfig(
         vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'

@@ -244,6 +244,7 @@ def test_normalised_features_stay_precise_however_long_queries_are():
 
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize('padded', ['none', 'right', 'left'])
+@pytest.mark.full
 def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
     encoding = make(causal=causal)
     valid = {'none': None, 'right': np.arange(L) < [[L], [30]], 'left': np.arange(L) >= [[0], [7]]}[
@@ -348,6 +349,7 @@ def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
         assert np.isfinite(fresh(encoding, *layer(encoding))).all()
 
 
+@pytest.mark.full
 def test_memory_of_the_fft_form_is_linear():
     encoding = make('kernelized_rpe(features=12, max_distance=9, fft_from=1)')
 

@@ -113,6 +113,7 @@ def test_the_composite_kernel_is_the_weight_and_then_the_bias():
 
 
 @pytest.mark.parametrize('kernel', ['weight', 'bias_wht'])
+@pytest.mark.full
 def test_tiles_and_decoding_of_the_weight(kernel):
     (q, k, v), encoding = QKV, pj.chain(make(kernel), pj.make('causal()'))
     whole = attend(encoding, q, k, v, TOK, TOK)
@@ -134,6 +135,7 @@ def test_bounds():
 
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize('raw', [None, -0.3, 2.7], ids=['inside', 'below', 'above'])
+@pytest.mark.full
 def test_gradients_are_finite_and_pass_the_bounds(kernel, raw):
     encoding = make(kernel)
     if raw is not None:

@@ -69,6 +69,7 @@ def test_golden_visible_counts():
 
 @pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
 @pytest.mark.parametrize('part', ['rope()', 'alibi()'])
+@pytest.mark.full
 def test_tiles_equal_the_defining_dense_form(part, block):
     arrays = qkv(19)
     out = run(encoding(part), pj.Tokens.of(length=19), *arrays, block=block)
@@ -76,6 +77,7 @@ def test_tiles_equal_the_defining_dense_form(part, block):
     np.testing.assert_allclose(out, defined(*arrays, slopes), atol=2e-6)
 
 
+@pytest.mark.full
 def test_gradients_of_tiles_equal_those_of_the_definition():
     arrays, tok = qkv(13), pj.Tokens.of(length=13)
     weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
@@ -192,6 +194,7 @@ def test_decoding_over_keys_cached_once(part):
 
 
 @pytest.mark.parametrize('part', ['rope()', 'alibi()'])
+@pytest.mark.full
 def test_left_padding_and_packing_keep_their_own_first_tokens(part):
     arrays, part = qkv(11), encoding(part)
     alone = run(part, pj.Tokens.of(length=11), *arrays)
@@ -291,6 +294,7 @@ def ids(rows, length):
     return np.random.default_rng(1).integers(11, size=(rows, length), dtype=np.int32)
 
 
+@pytest.mark.full
 def test_top_k_decodes_as_the_last_row_of_a_pass():
     """One layer, whose keys depend on nothing but their own tokens, with padding on the left; keys
     are cached raw.
@@ -308,6 +312,7 @@ def test_top_k_decodes_as_the_last_row_of_a_pass():
 
 
 @pytest.mark.parametrize('part, room', [('rope()', 1), ('alibi()', 3)])
+@pytest.mark.full
 def test_a_cache_of_constant_size_decodes_the_same(part, room):
     """The first and the last tokens are all a model of two layers needs, padding apart, also before
     it has so many.
@@ -348,6 +353,7 @@ def test_only_what_stays_hidden_may_be_forgotten():
 
 
 @pytest.mark.parametrize('rows, prompt, room', [(2, 5, 3), (1, 3, 1), (1, 9, 40)])
+@pytest.mark.full
 def test_generating_with_a_constant_cache_says_the_same(rows, prompt, room):
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
     tokens = ids(rows, prompt)
@@ -383,6 +389,7 @@ def test_generating_refuses_to_forget_what_a_model_sees():
             call()
 
 
+@pytest.mark.full
 def test_room_beyond_the_text_is_padding():
     """Under jit, where the end of the text cannot be an error."""
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')

@@ -824,6 +824,7 @@ def public_checkpoint(path, encoding, train_len):
     return export_pretrained(Transformer(cfg, rngs=nnx.Rngs(0)), path, tokenizer=tokenizer)
 
 
+@pytest.mark.full
 def test_a_public_checkpoint_is_searched(tmp_path):
     model = public_checkpoint(tmp_path / 'model', 'rope()', 16)
     path = command.search(
@@ -838,6 +839,7 @@ def test_a_public_checkpoint_is_searched(tmp_path):
     assert fields['exact']['perplexity'] == pytest.approx(fields['best']['perplexity'], rel=2e-6)
 
 
+@pytest.mark.full
 def test_a_public_checkpoint_with_factors_is_searched_on(tmp_path, capsys):
     """In the layout of Phi-3: the original length beside the scaling, no factor, both lists, one of
     which descends.

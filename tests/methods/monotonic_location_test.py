@@ -260,6 +260,7 @@ def test_a_source_stands_between_its_start_and_its_end():
 
 
 @pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.full
 def test_padding_gets_nothing_and_changes_nothing(name):
     attention, e = make(name), draw(0, B, S, E)
     weights, past = run(attention, e, VALID)
@@ -273,6 +274,7 @@ def test_padding_gets_nothing_and_changes_nothing(name):
 
 
 @pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.full
 def test_gradients_are_finite_and_reach_every_parameter(name):
     attention, e = make(name), draw(0, B, S, E)
     graphdef, params = nnx.split(attention)
@@ -518,11 +520,13 @@ def test_samples_of_the_sweep():
         )
 
 
+@pytest.mark.full
 def test_every_variant_of_the_sweep_is_a_model():
     for arguments in sweep.VARIANTS.values():
         EncoderDecoder(5, embedding=2, hidden=4, head_dim=4, rngs=nnx.Rngs(0), **arguments)
 
 
+@pytest.mark.full
 def test_the_sweep_trains_and_reports(tmp_path, capsys):
     sweep.main(['--tasks', 'dedupe', '--variants', 'onestep', '--seeds', '0', '3', '--steps', '2',
         '--width', '4',

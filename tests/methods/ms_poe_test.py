@@ -271,6 +271,7 @@ def test_layers_that_own_their_ratios_from_the_start():
     )
 
 
+@pytest.mark.full
 def test_padding_and_rows():
     long = model(layers=2).extend('ms_poe()')
     orders = probe_heads(long, PROMPT, skip=0)
@@ -283,6 +284,7 @@ def test_padding_and_rows():
     np.testing.assert_array_equal(probe_heads(long, np.tile(PROMPT, (2, 1)), skip=0), orders)
 
 
+@pytest.mark.full
 def test_decoding_keeps_the_ratios_of_the_prompt():
     long = model(layers=2).extend('ms_poe()')
     own = reorder(long, probe_heads(long, PROMPT, skip=0), skip=0)

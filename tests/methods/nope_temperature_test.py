@@ -55,6 +55,7 @@ def test_entropies_of_two_keys(temperature):
     np.testing.assert_allclose(entropy, [GOLDEN['two_keys'][temperature]], atol=1e-6)
 
 
+@pytest.mark.full
 def test_a_higher_temperature_makes_no_row_less_sharp():
     """The claim: what distracts attention among many keys is undone by a temperature above 1."""
     entropies = np.stack(
@@ -117,6 +118,7 @@ def test_the_curve_counts_real_tokens_of_a_document():
     np.testing.assert_allclose(scaled[0, :, 0, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_decoding_with_the_curve_is_the_whole_pass():
     spec = 'nope_temperature(1.2, slope=0.5)'
     cfg = TransformerConfig(vocab_size=11, train_len=4, layers=2, width=32, heads=4, encoding=spec)

@@ -137,6 +137,7 @@ def test_only_the_adapter_is_trained():
     assert isinstance(part, PAPEFT) and part.w1.shape == (32, 64) and part.w2.shape == (16, 32)
 
 
+@pytest.mark.full
 def test_a_frozen_model_learns_from_it_in_which_slot_a_document_lies():
     """The question is not about the documents but about the slot of the one that is not 0: only the
     soft tokens can say it.
@@ -198,6 +199,7 @@ def test_bfloat16_and_other_encodings_beside_it():
     assert x.dtype == jnp.bfloat16
 
 
+@pytest.mark.full
 def test_slots_of_padding_do_not_matter():
     tok = pj.Tokens.of(positions=[[[0, 1, 1], [1, 0, 1], [0, -1, 0]]], valid=[[True, True, False]])
     assert pj.make('papeft()', model_dim=8).place(tok).pos.tolist() == [[0, 1, 0]]

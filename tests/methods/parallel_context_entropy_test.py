@@ -111,6 +111,7 @@ def test_fractional_positions_are_exact():
 @pytest.mark.parametrize(
     'size, align', [('max', 'evenly'), ('average', 'right'), ('harmonic', 'left'), ('max', 'order')]
 )
+@pytest.mark.full
 def test_the_cache_is_the_dense_pass_without_selection(size, align):
     where = dict(size=size, align=align)
     ours = answers(model_of(), pieces_of(**where), steps=2, keep=None, **where)

@@ -170,6 +170,7 @@ def test_longer_than_a_chunk():
 
 
 @pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
     theirs = check_values_and_gradients(
         build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
@@ -288,6 +289,7 @@ def test_evolve_leaves_later_keys_and_other_documents():
     np.testing.assert_array_equal(moved, (np.arange(L) >= 4) & (np.arange(L) < 9))
 
 
+@pytest.mark.full
 def test_bfloat16_stays_float32_inside():
     encoding, tok = build('forget=True'), pj.Tokens.of(length=L)
     arrays = [a.astype(jnp.bfloat16) for a in inputs()]

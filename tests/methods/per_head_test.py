@@ -86,6 +86,7 @@ def test_the_card_promises_what_both_sides_do():
     assert card('cope()', 'nope()').causal_only == pj.make('cope()', **CONTEXT).card.causal_only
 
 
+@pytest.mark.full
 def test_it_nests_and_a_model_with_it_decodes_as_it_reads():
     three = (
         'per_head(first=cable(), second=per_head(first=alibi(), second=cable(), '

@@ -184,6 +184,7 @@ def test_leaving_positions_wrong_loses_more():
     assert 0 < ours < 0.5 * conflict
 
 
+@pytest.mark.full
 def test_bfloat16_stays_and_is_rotated_in_float32():
     model = model_of(dtype='bfloat16')
     changed = edit(model, filled_with(model, TEXT)[1], EDITS).layers[0]

@@ -151,6 +151,7 @@ def one_token_documents(seed, number, *, marked):
 
 
 @pytest.mark.parametrize('rule', ['r1', 'r2'])
+@pytest.mark.full
 def test_it_flattens_the_curve_of_a_model_that_reads_the_first_slot(rule):
     """Trained to say what stands first, whatever it is; distilled where the evidence can be told:
     the other slots gain.

@@ -135,6 +135,7 @@ def test_plain_ids_give_the_baseline_with_a_random_start():
         ('addition(ids="plain")', 'position_coupling(max_position=60)', 4),
     ],
 )
+@pytest.mark.full
 def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
     """Everything that `validate` checks, on shapes, and the evaluation at twice the length; beyond
     the table is an error.

@@ -131,6 +131,7 @@ def test_tokens_permuted_with_their_tags_permute_the_output():
     assert np.abs(out[0, 1] - out[0, 2]).max() > 1e-2  # equal tokens are told apart
 
 
+@pytest.mark.full
 def test_decoding_equals_the_whole():
     cfg = TransformerConfig(
         vocab_size=7,

@@ -137,6 +137,7 @@ def test_with_eval_len_a_prefix_does_not_depend_on_what_follows(more):
     np.testing.assert_array_equal(bias_of(encoding, pj.Tokens.of(length=9)), whole[..., :9, :9])
 
 
+@pytest.mark.full
 def test_a_pattern_draws_anew_in_every_layer_and_decodes():
     """The paper's redraw: layers differ; step by step equals the whole, with ids for the whole
     capacity.

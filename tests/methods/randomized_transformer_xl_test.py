@@ -139,6 +139,7 @@ def test_rows_of_different_lengths_have_the_draws_of_their_own():
     )
 
 
+@pytest.mark.full
 def test_decoding_equals_the_whole():
     encoding = 'randomized_transformer_xl(max_len=64, std=0.5)'
     cfg = TransformerConfig(

@@ -182,6 +182,7 @@ def test_packing_and_left_padding():
     np.testing.assert_allclose(padded[:, cut:], second, atol=TOLERANCE)
 
 
+@pytest.mark.full
 def test_a_model_decodes_what_it_reads():
     sizes = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, kv_heads=2)
     cfg = TransformerConfig(**sizes, bias='qkv', encoding='rcmha(max_len=16)')

@@ -100,6 +100,7 @@ def test_norms_of_planes_are_kept_and_values_untouched():
     assert v2 is v
 
 
+@pytest.mark.full
 def test_bfloat16_activations_have_float32_phases():
     x, pos = draw(0, 1, 1, 1, 64, dtype=jnp.bfloat16), jnp.asarray([[4095]])
     out = pj.make('rope()', head_dim=64).rotate(x, pos)

@@ -128,6 +128,7 @@ def test_batches_of_the_task():
     np.testing.assert_array_equal(validation['tokens'], whole['tokens'])
 
 
+@pytest.mark.full
 def test_a_model_extended_reads_texts_four_times_as_long():
     """At positions 4 p it is the model it was; it accepts 4 times as many tokens, and refuses
     more.

@@ -45,6 +45,7 @@ def test_golden_last_row_and_capacity():
 
 
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
+@pytest.mark.full
 def test_tiles_equal_the_table_of_distances(form):
     check_tiles(encoding(**form), distances(19, **form), None, (4, 4), (5, 3))
 
@@ -86,6 +87,7 @@ def test_rerope_is_lm_infinite_that_hides_nothing():
 
 
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
+@pytest.mark.full
 def test_decoding_over_keys_cached_once(form):
     check_decoding(encoding(**form), 14, (0, 3, 4, 5, 13))
 
@@ -124,6 +126,7 @@ def test_other_layouts_widths_and_frequencies():
     )
 
 
+@pytest.mark.full
 def test_bfloat16():
     arrays, tok = [a.astype(jnp.bfloat16) for a in qkv(12)], pj.Tokens.of(length=12)
     out = run(encoding(), tok, *arrays)

@@ -328,6 +328,7 @@ def first_round(model, known, pairing='intended', key=0, rows=2):
 
 
 @pytest.mark.parametrize('known', [1, 4])
+@pytest.mark.full
 def test_proposals_are_the_conditionals_of_the_model(model, known):
     """p of every missing place against the plain model asked for that place alone; 'released'
     differs from the second on.
@@ -541,6 +542,7 @@ def test_wrong_calls(model):
     'encoding', ['sigma_gpt(max_len=60)', 'sigma_gpt(max_len=60, table="sinusoid")']
 )
 @pytest.mark.parametrize('options', ['curriculum=100', 'in_evaluation=True'])
+@pytest.mark.full
 def test_it_trains_and_evaluates_from_a_config(encoding, options):
     """Everything that `validate` checks, on shapes: two positions a token in training, one or two
     in evaluation.
@@ -574,6 +576,7 @@ def test_text_within_any_order_is_that_of_the_config():
     )
 
 
+@pytest.mark.full
 def test_a_small_model_learns_to_write_in_any_order():
     """The paper's claim, small: trained in random orders, the answer is right whatever order it is
     written in.

@@ -68,6 +68,7 @@ def test_an_encoder_counts_the_document(about, keys):
     np.testing.assert_allclose(found[0, 0, : len(keys), 0], np.log(keys), rtol=1e-6)
 
 
+@pytest.mark.full
 def test_tiles_of_an_encoder_equal_the_whole():
     encoding = pj.make('bam() | ssmax(bidirectional=True)', heads=N, causal=False)
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 20, N, H)) for i in range(3))

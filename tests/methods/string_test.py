@@ -89,6 +89,7 @@ def test_largest_distance_and_what_stays_exact(shift, local):
     assert d[gap >= shift].min() == local and d[gap >= 0].max() == 29 - shift + local
 
 
+@pytest.mark.full
 def test_tiles_equal_the_table_of_distances():
     check_tiles(encoding(), distances(19, 4, 2), None, (4, 4), (5, 3))
 
@@ -102,6 +103,7 @@ def test_a_long_shift_or_one_that_is_undone_is_rope(options):
     )
 
 
+@pytest.mark.full
 def test_decoding_over_keys_cached_once():
     check_decoding(encoding(), 14, (0, 3, 4, 5, 13))
 

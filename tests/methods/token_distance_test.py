@@ -169,6 +169,7 @@ def test_more_weight_on_low_frequencies_is_a_higher_score():
     ) == [(0, 5), (0, 4), (0, 3)]
 
 
+@pytest.mark.full
 def test_batches_merge_and_padding_does_not_count():
     model = model_of()
     found = token_distance(model, TOKENS, tau=5)

@@ -83,6 +83,7 @@ def test_keys_that_are_not_seen_do_not_count():
 
 
 @pytest.mark.parametrize('options', ['', 'threshold=0.7'])
+@pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
     theirs = check_values_and_gradients(
         build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
@@ -140,6 +141,7 @@ def test_irrelevant_keys_may_be_inserted_anywhere():
     assert np.abs(expected).max() > 0.5
 
 
+@pytest.mark.full
 def test_packing_and_left_padding():
     encoding, arrays, cut = build(), inputs(), 9
     later = jnp.arange(L)[None].repeat(B, 0) >= cut

@@ -71,6 +71,7 @@ def test_golden_row(block, shift):
 
 
 @pytest.mark.parametrize('options', ['', 'clamp_len=6', 'clamp_len=0', 'base=50.0'])
+@pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
     check_values_and_gradients(
         build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE

@@ -133,6 +133,7 @@ def test_a_single_candidate_is_a_cross_encoder():
     np.testing.assert_allclose(arrow, square, atol=1e-6)
 
 
+@pytest.mark.full
 def test_padding_neither_sees_nor_is_seen():
     net, rows = scorer(), [(CONTEXT, CANDIDATES), ([9], [[3], [4]])]
     layout = uni_encoder_layout(*map(list, zip(*rows)), **MARKS)

@@ -160,6 +160,7 @@ def test_longer_inputs_stay_inside_the_trained_range():
     assert longer == trained < 3 * 64
 
 
+@pytest.mark.full
 def test_bfloat16_activations_leave_ids_alone():
     image = [0] + [1] * 400 + [0]
     chained = pj.make('v2pe(delta=0.00390625) | rope()', head_dim=8)
@@ -171,6 +172,7 @@ def test_bfloat16_activations_leave_ids_alone():
     assert np.abs(turned - exact).max() < 2.0**-7
 
 
+@pytest.mark.full
 def test_tiles_and_their_gradients_at_fractional_ids():
     chained = pj.make('v2pe(delta=0.25) | rope() | alibi()', head_dim=8, heads=2, causal=True)
     tok, x = (
@@ -185,6 +187,7 @@ def test_tiles_and_their_gradients_at_fractional_ids():
     )
 
 
+@pytest.mark.full
 def test_decoding_equals_the_whole_pass():
     cfg = TransformerConfig(
         vocab_size=11,

@@ -108,6 +108,7 @@ def test_the_first_loss_is_that_of_no_knowledge_unless_the_output_is_tied(tie):
 
 
 @pytest.mark.parametrize('remat', ['full', 'dots'])
+@pytest.mark.full
 def test_rematerialisation_changes_no_gradient(remat):
     def gradients(remat):
         graphdef, params, rest = nnx.split(
@@ -303,6 +304,7 @@ def test_extension_of_a_pattern_reaches_the_layers_that_have_something_to_extend
 @pytest.mark.parametrize(
     'pattern', [(), ('alibi()', 'window(size=3) | alibi()'), ('nope()', 'alibi()')], ids=str
 )
+@pytest.mark.full
 def test_parts_of_a_class_become_one_a_layer(pattern, share):
     model = model_of(pattern=pattern, share=share)
 

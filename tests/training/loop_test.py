@@ -71,6 +71,7 @@ def whole(tmp_path_factory, cache):
     return workdir
 
 
+@pytest.mark.full
 def test_killed_runs_have_the_same_losses(whole, cache, tmp_path):
     rng = random.Random(0)
     for after in (3, 11, 17):
@@ -102,6 +103,7 @@ def test_stopped_run_saves_and_continues(whole, cache, tmp_path):
 @pytest.mark.parametrize(
     'processes, number', [(1, signal.SIGTERM), (2, signal.SIGINT)]
 )  # which becomes a SIGTERM to itself
+@pytest.mark.full
 def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
     port = free_port()
     fields = dict(
@@ -119,6 +121,7 @@ def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
     assert restore_model(tmp_path / NAME)[2] == stopped
 
 
+@pytest.mark.full
 def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop, '_evaluate', lambda *_: pytest.fail('evaluated'))
     read = []
@@ -147,6 +150,7 @@ def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, c
     assert loop.train(tiny.config(tmp_path, **fields)) == directory
 
 
+@pytest.mark.full
 def test_checkpoints_without_a_config_are_refused_unless_told_otherwise(whole, cache, tmp_path):
     back_to(whole, tmp_path / 'runs', 20)
     (tmp_path / 'runs' / NAME / 'config.json').unlink()
@@ -203,6 +207,7 @@ def test_a_mesh_that_does_not_divide_the_devices():
         make_mesh(fsdp=2, sequence=2, devices=jax.devices()[:6])
 
 
+@pytest.mark.full
 def test_changed_config_is_refused_unless_told_otherwise(whole, cache, tmp_path):
     back_to(whole, tmp_path / 'runs', 20)
     _, errors = finish(tiny.start(tmp_path / 'runs', name=NAME, cache=cache, train__lr=0.02), 2)
@@ -235,6 +240,7 @@ def test_non_finite_numbers_stop_the_run(whole, cache, tmp_path):
     assert all(np.isfinite(loss) for loss in losses(tmp_path / 'runs').values())
 
 
+@pytest.mark.full
 def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path):
     expected = [loss for _, loss in sorted(losses(whole).items())]
     fields = dict(name=NAME, cache=cache, train__save_every=20)

@@ -75,6 +75,7 @@ def test_loss_is_the_masked_mean(plain):
     assert float(metrics['loss']) == pytest.approx((nll * mask).sum() / mask.sum(), rel=1e-5)
 
 
+@pytest.mark.full
 def test_a_batch_is_read_in_segments_with_a_memory():
     batch = batch_of(rows=2) | {'loss_mask': np.ones((2, 32), np.float32)}
     read = {}

@@ -491,6 +491,7 @@ def test_declared_scalings_as_spec_strings(config, spec):
 
 
 @needs_smollm2
+@pytest.mark.full
 def test_smollm2_has_the_published_logits_and_tokens():
     """The figures of the data sheet, from another implementation; its query and key rows are stored
     for the other layout.

@@ -259,6 +259,7 @@ def test_logits(pair, length):
     )
 
 
+@pytest.mark.full
 def test_left_padding(pair):
     tokens, valid = (
         draw(3, LONG),
@@ -270,6 +271,7 @@ def test_left_padding(pair):
     )
 
 
+@pytest.mark.full
 def test_token_by_token_equals_their_pass(pair):
     length, first = TRAINED + 8, 6
     tokens, (start, following) = (
@@ -289,6 +291,7 @@ def test_token_by_token_equals_their_pass(pair):
         )
 
 
+@pytest.mark.full
 def test_greedy_generation(pair):
     tokens, valid = draw(2, 6), padded(6, 0, 2)
     decoding = RENEWING if 'dynamic' in pair.name else None
@@ -301,6 +304,7 @@ def test_greedy_generation(pair):
 
 
 @pytest.mark.parametrize('pair', [name for name in MODELS if 'longrope' in name], indirect=True)
+@pytest.mark.full
 def test_greedy_generation_beyond_the_original_length(pair):
     """With the long list from the first token on, so that all layers and their cache agree."""
     tokens, valid = draw(2, TRAINED + 8), padded(TRAINED + 8, 0, 2)
