@@ -38,14 +38,14 @@ def attend(
     encoding: Encoding,
     q: Float[Array, 'B T N H'],
     k: Float[Array, 'B S K H'],
-    v: Float[Array, 'B S K H'],
+    v: Float[Array, 'B S K V'],
     tq: Tokens,
     tk: Tokens,
     *,
     block: tuple[int, int] | int | None = None,
     implementation: Implementation | None = None,
     heads_first: bool = False,
-) -> Float[Array, 'B T N H']:
+) -> Float[Array, 'B T N V']:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
     Queries that see no key give zeros; rows of queries that are not valid mean nothing and depend
@@ -122,7 +122,8 @@ def attend(
             (plan.q.pad(q), plan.q.pad_tokens(tq)),
             (plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk)),
         )
-        return _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])[:, :queries]
+        out: Any = _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])
+        return out[:, :queries]
 
     if block is None and implementation is None and not heads_first and encoding.opens('fast_path'):
         whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
@@ -251,8 +252,8 @@ def _sweep(plan, encoding, tq, tk):
 
 
 def _opened(plan, encoding, q, tq, k, tk, order, length):
-    """What a block of queries carries into the sweep: `init_carry`, or what `turn` makes of a first sweep
-    of logits alone.
+    """What a block of queries carries into the sweep: `init_carry`, or what `turn` makes of a first
+    sweep of logits alone.
     """
     fresh = encoding.init_carry(q, tq)
     if not encoding.opens('turn'):

@@ -67,7 +67,7 @@ class Layout:
         contexts, query.
     """
 
-    ids: tuple[Num[np.ndarray, 'n'], ...]
+    ids: tuple[Num[np.ndarray, '_'], ...]
     start: float
     sees: Bool[np.ndarray, 'segments segments']
 
@@ -90,7 +90,7 @@ class Layout:
         return Tokens(index=index.astype(jnp.int32), pos=pos, segment=segment.astype(jnp.int32))
 
 
-def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout:
+def parallel_layout(ids: Sequence[Num[np.ndarray, '_']], start: float) -> Layout:
     """Contexts that see the prefix and themselves; the query sees everything. Arguments as the
     fields of `Layout`.
 
@@ -238,7 +238,7 @@ def check_model(user: str, model: Transformer) -> None:
 
 def check_tokens(
     user: str, what: str, tokens, vocabulary: int, *, empty: bool = False
-) -> Int[np.ndarray, 'B n']:
+) -> Int[np.ndarray, 'B _']:
     """Token ids [B, n]; a plain list is one row. `empty` allows n = 0.
 
     Raises:
@@ -271,7 +271,7 @@ def check_tokens(
 
 def check_contexts(
     user: str, prefix, contexts: Sequence, vocabulary: int
-) -> list[Int[np.ndarray, 'B n']]:
+) -> list[Int[np.ndarray, 'B _']]:
     """The prefix and every context as ids [B, n], with one number of rows.
 
     Raises:
@@ -364,8 +364,8 @@ def select(
 def encode(
     user: str,
     model: Transformer,
-    contexts: Sequence[Int[np.ndarray, 'B n']],
-    ids: Sequence[Num[np.ndarray, 'n']],
+    contexts: Sequence[Int[np.ndarray, 'B _']],
+    ids: Sequence[Num[np.ndarray, '_']],
     before: Sequence[Piece] = (),
     *,
     together: int | None = None,
@@ -565,7 +565,7 @@ def _joined(static, keys, values):
 
 def read(
     model: Transformer, cache: Cache, tokens: Int[Array, 'B T'], *, last: int | None = None
-) -> tuple[Float[Array, 'B T V'], Cache]:
+) -> tuple[Float[Array, 'B _ V'] | None, Cache]:
     """Appends several tokens to a filled cache in one pass; the logits of their `last` ones (None:
     of all of them).
 
@@ -705,7 +705,7 @@ def continue_from(
 
 def dense(
     model: Transformer,
-    segments: Sequence[Int[np.ndarray, 'B n']],
+    segments: Sequence[Int[np.ndarray, 'B _']],
     query: Int[np.ndarray, 'B T'],
     layout: Layout,
     part: Callable[..., ContextMask] = ContextMask,

@@ -345,7 +345,7 @@ def prefill(
     last: int | None = None,
     full: bool = False,
     heads: tuple[Heads, ...] | None = None,
-) -> tuple[Float[Array, 'B T V'], Cache]:
+) -> tuple[Float[Array, 'B _ V'], Cache]:
     """Reads prompts: the logits of their (`last`) tokens, and the cache.
 
     One layer at a time has the keys of all its heads in memory. The logits are those of the

@@ -118,7 +118,7 @@ def _chunks(a, axis: int, size: int):
 
 
 def path_directions(
-    u: Float[Array, 'B 2+L K H'], taps: Float[Array, '3 K H'], tok: Tokens
+    u: Float[Array, 'B rows K H'], taps: Float[Array, '3 K H'], tok: Tokens
 ) -> Float[Array, 'B L K H']:
     """Unit directions `w_t` from the projected layer input: causal convolution, SiLU, L2 norm;
     float32.
@@ -304,7 +304,7 @@ class PaTH(Encoding):
         real = lambda a: a if tk.valid is None else jnp.where(tk.valid[..., None], a, 0.0)
         beta = real(2.0 * jax.nn.sigmoid(own @ self.beta_kernel[...] + self.beta_bias[...]))
         tk = tk.with_feats(path={'w': w, 'beta': beta})
-        # under a name of its own: it stays in the cache, while w and beta are used up by `update_keys`
+        # under a name of its own: it stays in the cache; `update_keys` uses up w and beta
         if self.forget:
             tk = tk.with_feats(
                 path_gates=real(

@@ -7,9 +7,9 @@ What is cached of the keys is the encoding's choice (`Encoding.cached`):
   raw       as the layer produced them; `project` encodes all of them again at every step, because
             what it does to a key depends on the current length;
   evolving  as `project` left them, then rewritten by `Encoding.update_keys` for every later token.
-            Features an evolving encoding attaches under its own key say what `update_keys` does; they
-            reach it with the new token and are not cached, so `match` meets rewritten keys without
-            them. Features under any other name are cached.
+            Features an evolving encoding attaches under its own key say what `update_keys` does;
+            they reach it with the new token and are not cached, so `match` meets rewritten keys
+            without them. Features under any other name are cached.
 
 All functions here are about one layer and know nothing of a model; S is the capacity.
 """
@@ -129,7 +129,7 @@ def start(
     k: Float[Array, 'B T K H'],
     v: Float[Array, 'B T K H'],
     tok: Tokens,
-    rows: Float[Array, 'B R+T D'],
+    rows: Float[Array, 'B rows D'],
     capacity: int,
     count: int | Int[Array, ''] | None = None,
 ) -> tuple[tuple, LayerCache]:
@@ -234,9 +234,7 @@ def step(
     return (q, cache.k, cache.v, tq, now.with_feats(**feats)), cache
 
 
-def end_slots(
-    tok: Tokens, cursor: Int[Array, ''], first: int, last: int
-) -> Int[Array, '#B first+last']:
+def end_slots(tok: Tokens, cursor: Int[Array, ''], first: int, last: int) -> Int[Array, '#B slots']:
     """Slots of the first real tokens and of the last filled slots, ascending and each once; -1 in
     front where there are fewer.
 

@@ -407,7 +407,7 @@ class Attention(nnx.Module):
         )
 
     def qkv(self, encoding: Encoding, h: Float[Array, 'B T D'], rows: Array | None, tok):
-        """`split` of the layer input `h`, or what the door `qkv` makes of `rows` (see `layer_rows`)."""
+        """`split` of the layer input `h`, or what `qkv` makes of `rows` (see `layer_rows`)."""
         return encoding.qkv(rows, self.split, tok) if encoding.opens('qkv') else self.split(h)
 
     def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:

@@ -98,7 +98,7 @@ def rotate(
 
 def rope(
     x: Num[Array, 'B L heads H'],
-    pos: Num[Array, '#B L'],
+    pos: Num[Array, '#B #L'],
     base: float = 10000.0,
     *,
     layout: Layout = 'half',
@@ -218,7 +218,7 @@ class Rotary(Encoding):
             return rope_frequencies(self.rotary_dim, self.base), 1.0
         return self.freqs(self.rotary_dim, self.base, length)
 
-    def angles(self, pos: Num[Array, '#B L'], length: Num[Array, '#B #L'] | None = None):
+    def angles(self, pos: Num[Array, '#B #L'], length: Num[Array, '#B #L'] | None = None):
         """Angles [#B, L, F] of these positions, and the temperature that multiplies their cos and
         sin.
         """
@@ -239,7 +239,7 @@ class Rotary(Encoding):
     def rotate(
         self,
         x: Num[Array, 'B L heads H'],
-        pos: Num[Array, '#B L'],
+        pos: Num[Array, '#B #L'],
         length: Num[Array, '#B #L'] | None = None,
     ):
         """`x` rotated to these positions; `length` is what a length-dependent rule takes as current
