@@ -32,6 +32,15 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+from tests import array_types  # noqa: E402
+
+# The shapes and dtypes in the annotations of encodings and of what they are made of are checked at
+# every call while the tests run. Annotations in the other folders have not been mended for it.
+CHECKED = ('core', 'mask')
+install_import_hook([f'posenc_jax.{folder}' for folder in CHECKED], f'{array_types.__name__}.check')
+pytest.raises = array_types.unchecked(pytest.raises)
 
 from tests.toys import toys  # noqa: E402, F401
 

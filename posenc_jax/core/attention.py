@@ -12,7 +12,7 @@ in the layout of the caller, and put heads first only then.
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +39,14 @@ def attend(
     encoding: Encoding,
     q: Float[Array, 'B T N H'],
     k: Float[Array, 'B S K H'],
-    v: Float[Array, 'B S K H'],
+    v: Float[Array, 'B S K V'],
     tq: Tokens,
     tk: Tokens,
     *,
     block: tuple[int, int] | int | None = None,
     implementation: Implementation | None = None,
     heads_first: bool = False,
-) -> Float[Array, 'B T N H']:
+) -> Float[Array, 'B T N V']:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
     Queries that see no key give zeros; rows of queries that are not valid mean nothing and depend
@@ -123,7 +123,8 @@ def attend(
             (plan.q.pad(q), plan.q.pad_tokens(tq)),
             (plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk)),
         )
-        return _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])[:, :queries]
+        out: Any = _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])
+        return out[:, :queries]
 
     if block is None and implementation is None and not heads_first and encoding.opens('fast_path'):
         whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)

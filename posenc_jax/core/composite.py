@@ -59,7 +59,7 @@ class Composite(Encoding):
         owner = self._owner('qkv')
         if owner is None:
             return super().qkv(x, linear, tok)
-        return owner.qkv(self._rows(x, owner), linear, tok)
+        return owner.qkv(x[:, self.lookback - owner.lookback :], linear, tok)
 
     def project(self, q, k, v, tq, tk, x=None):
         for part in self.children:

@@ -31,8 +31,8 @@ class Double:
       [False, True]
     """
 
-    high: Float[Array, '...']
-    low: Float[Array, '...']
+    high: Float[Array | np.ndarray, '...']
+    low: Float[Array | np.ndarray, '...']
 
     __array_ufunc__ = None  # so that numpy leaves operators to this class
 
@@ -98,7 +98,7 @@ class Double:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __pow__(self, exponent: Int[np.ndarray, '...']) -> 'Double':
+    def __pow__(self, exponent: int | Int[np.ndarray, '...']) -> 'Double':
         """By repeated squaring, exponents at least 0."""
         exponent, most = np.asarray(exponent), int(np.max(exponent))
 

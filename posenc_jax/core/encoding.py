@@ -110,12 +110,12 @@ class Encoding(nnx.Module):
         """
         return tok
 
-    def embed(self, x: Float[Array, 'B L D'], tok: Tokens) -> Float[Array, 'B L D']:
+    def embed(self, x: Float[Array, 'B L ...'], tok: Tokens) -> Float[Array, 'B L ...']:
         """Changes the token vectors at the input of the model."""
         return x
 
     def qkv(
-        self, x: Float[Array, 'B R+L D'], linear: Callable[[Array], Projections], tok: Tokens
+        self, x: Float[Array, 'B rows ...'], linear: Callable[[Array], Projections], tok: Tokens
     ) -> Projections:
         """Queries, keys and values of the layer input; `linear` applies the layer's projections.
 

@@ -133,6 +133,7 @@ class Frequencies(Protocol):
         `length.shape + (rotary_dim // 2,)`, so that phases are exact there too, and an array of
         `length.shape`.
         """
+        ...
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

@@ -2,11 +2,13 @@
 positions.
 """
 
+from typing import Any
+
 from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import Card, Promises, register
 
 _PLAIN = Promises(relative=True, fused=True)
-_SOURCE = dict(
+_SOURCE: dict[str, Any] = dict(
     title='Attention Is All You Need',
     arxiv='1706.03762',
     source='tensorflow/tensor2tensor',
@@ -115,5 +117,7 @@ class Document(Mask):
 
     def may_see(self, tq, tk):
         if tq.segment_low is None or tk.segment_low is None:
+            return True
+        if tq.segment_high is None or tk.segment_high is None:
             return True
         return (tk.segment_low <= tq.segment_high) & (tk.segment_high >= tq.segment_low)

@@ -47,7 +47,9 @@ def main_memory() -> int:
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
-def device_memory(devices: Sequence[jax.Device] | None = None) -> int:
+def device_memory(
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+) -> int:
     """Bytes that each of these devices of this process (default: all) has; those of a CPU share the
     main memory.
     """

@@ -1,6 +1,7 @@
 """Different encodings for different heads of one layer."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -106,9 +107,8 @@ class PerHead(Composite):
             )
         self.first, self.second = first, second
         parts = (*parts_of(first), *parts_of(second))
-        self.card = _card_of(
-            type(self).card, [part.card for part in parts if hasattr(part, 'card')]
-        )
+        cards = [part.card for part in parts if hasattr(part, 'card')]
+        self.card = _card_of(type(self).card, cards)  # pyright: ignore[reportAttributeAccessIssue]
         self.of_first = Constant(jnp.arange(heads) < heads_of_first, axes=('heads',))
         self.keys_of_first = Constant(
             jnp.arange(kv_heads) < heads_of_first // group, axes=('kv_heads',)
@@ -198,7 +198,9 @@ def _card_of(card: Card, parts: list[Card]) -> Card:
     """The Card with what both sides promise, and needing what either of them needs."""
     both = lambda name: all(getattr(part.promises, name) for part in parts)
     needs_training = any(part.promises.needs_training for part in parts)
-    promises = {name: both(name) for name in ('relative', 'sweep_free', 'blockwise')}
+    promises: dict[str, Any] = {
+        name: both(name) for name in ('relative', 'sweep_free', 'blockwise')
+    }
     causal_only = any(part.causal_only for part in parts)
     return dataclasses.replace(
         card, promises=Promises(needs_training=needs_training, **promises), causal_only=causal_only

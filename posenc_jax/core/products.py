@@ -1,6 +1,7 @@
 """The products of attention, in float32, and their gradients; query heads share key heads."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +16,15 @@ def scaled_dot_product(
     """
     b, n, t, h = q.shape
     kv, s = k.shape[1], k.shape[2]
-    return _rows_by_rows(q.reshape(b, kv, n // kv * t, h), k, h**-0.5).reshape(b, n, t, s)
+    out: Any = _rows_by_rows(q.reshape(b, kv, n // kv * t, h), k, h**-0.5)
+    return out.reshape(b, n, t, s)
 
 
 def weighted_sum(w: Float[Array, 'B N T S'], v: Float[Array, 'B K S H']) -> Float[Array, 'B N T H']:
     """`w v` in float32, key/value heads shared as in `scaled_dot_product`."""
     b, n, t, s = w.shape
     kv, h = v.shape[1], v.shape[3]
-    out = _rows_by_columns(w.reshape(b, kv, n // kv * t, s).astype(v.dtype), v)
+    out: Any = _rows_by_columns(w.reshape(b, kv, n // kv * t, s).astype(v.dtype), v)
     return out.reshape(b, n, t, h)
 
 

@@ -11,9 +11,10 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 NAMED_ONLY = ('mixer', 'cache', 'conversion', 'analysis')
+Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
 Kind = Literal[
     'encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis'
 ]
@@ -121,7 +122,7 @@ class Entry:
 _ENTRIES: dict[tuple[Kind, str], Entry] = {}
 
 
-def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Any], Any]:
+def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Built], Built]:
     """Decorator that makes a class or function available to spec strings under `key`.
 
     Raises:

@@ -197,9 +197,8 @@ def _value(tree: ast.expr, spec: str, hint) -> Any:
     match tree:
         case ast.Constant(value=value) if isinstance(value, (int, float, str, bool, type(None))):
             return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if type(value) in (
-            int,
-            float,
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if (
+            not isinstance(value, bool)
         ):
             return -value
         case ast.Tuple(elts=elements) | ast.List(elts=elements):
@@ -213,7 +212,7 @@ def _value(tree: ast.expr, spec: str, hint) -> Any:
                     f'({_show(hint, found)})'
                 )
             nodes = tuple(_call(part, spec, kinds) for part in _split(tree))
-            if len(nodes) > 1 and kinds != ('encoding',):
+            if len(nodes) != 1 and kinds != ('encoding',):
                 raise _NotAValueError(
                     f'{_shown(tree)} in {quoted(spec)}: only encodings are joined by "|"'
                 )
@@ -306,7 +305,7 @@ def with_defaults(chain: Chain, **context) -> Chain:
       'rope(freqs=yarn(factor=4.0, train_len=64))'
     """
 
-    def filled(value):
+    def filled(value: Any) -> Any:
         if isinstance(value, Chain):
             return with_defaults(value, **context)
         if not isinstance(value, Node):
@@ -375,9 +374,9 @@ def build(node: Node, context: dict[str, Any]) -> Any:
 
 def _sizes(given: dict[str, Any]) -> dict[str, int]:
     return {
-        n: v
+        n: int(v)
         for n, v in given.items()
-        if isinstance(v, numbers.Integral) and not isinstance(v, bool) and v > 1
+        if isinstance(v, numbers.Integral) and not isinstance(v, bool) and int(v) > 1
     }
 
 

@@ -1,8 +1,8 @@
 """Tables with one vector per position: which positions they have, and how they are read."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.core.tokens import Tokens
@@ -22,7 +22,7 @@ def known_range(
       >>> known_range(jnp.array([[7, -3, 5]]), jnp.array([[False, True, True]]))
       (-3, 5)
     """
-    if isinstance(values, jax.core.Tracer) or isinstance(valid, jax.core.Tracer):
+    if isinstance(values, Tracer) or isinstance(valid, Tracer):
         return None
     real = np.asarray(values)
     if valid is not None:

@@ -45,7 +45,7 @@ class Tokens:
         return self.index if self.rank is None else self.rank
 
     @property
-    def last(self) -> Int[Array, '#B']:
+    def last(self) -> int | Int[Array, '#B']:
         """Index of the last valid token of each row."""
         return (
             self.length - 1
@@ -161,7 +161,7 @@ class Bounds:
 def bounds(tok: Tokens) -> Bounds:
     """`Bounds` of a block of tokens."""
 
-    def low_high(a):
+    def low_high(a) -> tuple[Any, Any]:
         if a is None:
             return None, None
         if tok.valid is None:

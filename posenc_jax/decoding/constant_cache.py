@@ -28,6 +28,7 @@ def constant_cache(
       ValueError: a layer without `lm_infinite`, or with `top_k`; as for `keep_ends`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> from posenc_jax.decoding.decode import init_cache, prefill
@@ -80,6 +81,7 @@ class ConstantCache(Decoding):
       room: new tokens between two cuts, each of which copies the cache.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> from posenc_jax.decoding.generate import generate

@@ -74,7 +74,7 @@ def read_ids(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cac
 
 def prefill(
     model: Transformer, cache: Cache, prompts: Int[Array, 'B T'], *, last: int | None = None
-) -> tuple[Float[Array, 'B T V'], Cache]:
+) -> tuple[Float[Array, 'B _ V'], Cache]:
     """Fills an empty cache with prompts; returns the logits of their (`last`) tokens, which are
     those of the plain model.
 

@@ -87,7 +87,7 @@ def sparse_logits(
     *,
     keep: int,
     dense_layers: int = 2,
-) -> Float[Array, 'B T V']:
+) -> Float[Array, 'B _ V']:
     """Logits of the model when every query, not only those of decoding, reads its `keep` best keys:
     to measure what it costs.
 

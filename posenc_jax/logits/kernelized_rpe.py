@@ -100,7 +100,7 @@ def kernel_logits(
 
 
 def distance_bias(
-    table: Float[Array, 'N 2n-1'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
+    table: Float[Array, 'N offsets'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
     """`b[j - i]` per head, with the distance clipped to -(n - 1) .. n - 1.
 
@@ -154,7 +154,7 @@ def kernelized_rpe_attention(
     phi_q: Float[Array, 'B L N m'],
     phi_k: Float[Array, 'B L K m'],
     v: Float[Array, 'B L K H'],
-    bias: Float[Array, 'N 2L-1'],
+    bias: Float[Array, 'N offsets'],
     *,
     causal: bool = True,
 ) -> Float[Array, 'B L N H']:

@@ -120,7 +120,7 @@ def _chunks(a, axis: int, size: int):
 
 
 def path_directions(
-    u: Float[Array, 'B 2+L K H'], taps: Float[Array, '3 K H'], tok: Tokens
+    u: Float[Array, 'B rows K H'], taps: Float[Array, '3 K H'], tok: Tokens
 ) -> Float[Array, 'B L K H']:
     """Unit directions `w_t`, float32: causal convolution of the projected input, SiLU, L2 norm.
 

@@ -18,7 +18,7 @@ _TAPS = 3
 
 
 def rcmha_convolution(
-    y: Float[Array, 'B 2+L K H'],
+    y: Float[Array, 'B rows K H'],
     taps: Float[Array, '3 H'],
     bias: Float[Array, 'H'],
     order: Num[Array, '#B L'],

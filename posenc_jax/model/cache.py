@@ -129,7 +129,7 @@ def start(
     k: Float[Array, 'B T K H'],
     v: Float[Array, 'B T K H'],
     tok: Tokens,
-    rows: Float[Array, 'B R+T D'],
+    rows: Float[Array, 'B rows D'],
     capacity: int,
     count: int | Int[Array, ''] | None = None,
 ) -> tuple[tuple, LayerCache]:

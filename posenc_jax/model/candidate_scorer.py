@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.tokens import Tokens
@@ -28,6 +29,7 @@ class CandidateScorer(nnx.Module):
       >>> sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
       >>> cfg = TransformerConfig(encoding='uni_encoder() | rope()', kind='encoder', **sizes)
       >>> scorer = CandidateScorer(cfg, rngs=nnx.Rngs(0))
+      >>> from posenc_jax.positions.uni_encoder import uni_encoder_layout
       >>> scorer(**uni_encoder_layout([[7, 8]], [[[5], [6, 6]]], cls=1, sep=2))[0].shape
       (1, 2)
     """
@@ -68,11 +70,7 @@ class CandidateScorer(nnx.Module):
             raise ValueError(
                 f'CandidateScorer needs positions [B, L, 2], id and part, got {np.shape(positions)}'
             )
-        most = (
-            None
-            if isinstance(positions, jax.core.Tracer)
-            else int(np.asarray(positions)[..., 1].max())
-        )
+        most = None if isinstance(positions, Tracer) else int(np.asarray(positions)[..., 1].max())
         candidates = most if candidates is None else candidates
         if candidates is None or candidates < max(most or 0, 1):
             found = (

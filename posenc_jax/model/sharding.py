@@ -25,7 +25,7 @@ MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
 # The one table. A role that is not listed is kept whole (head_dim, the vocabulary, an encoding's
 # own tables): embeddings are cut on their width, since a gather from a table that is cut by rows
 # rebuilds the table.
-ROLES: dict[str, str | tuple[str, ...]] = {
+ROLES: dict[str | None, str | tuple[str, ...]] = {
     'batch': ('data', 'fsdp'),
     'sequence': 'sequence',
     'heads': 'tensor',
@@ -92,7 +92,7 @@ def split_cpu(rows: int, count: int = 0) -> None:
     """
     decided = (
         'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
-        or jax.config.jax_num_cpu_devices > 0
+        or jax.config.jax_num_cpu_devices > 0  # pyright: ignore[reportAttributeAccessIssue]
     )
     if decided and not count:
         return
@@ -183,13 +183,13 @@ def sharded_attend(
     encoding: Encoding,
     q: Float[Array, 'B T N H'],
     k: Float[Array, 'B S K H'],
-    v: Float[Array, 'B S K H'],
+    v: Float[Array, 'B S K V'],
     tq: Tokens,
     tk: Tokens,
     *,
     heads_first: bool = False,
     **options,
-) -> Float[Array, 'B T N H']:
+) -> Float[Array, 'B T N V']:
     """`attend`, on a mesh with every device doing its rows, heads and queries; keys are gathered
     along the sequence.
 

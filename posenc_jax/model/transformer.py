@@ -394,7 +394,7 @@ class Transformer(nnx.Module):
         key: Array | None = None,
         train: bool = False,
         last: int | None = None,
-    ) -> Float[Array, 'B T V']:
+    ) -> Float[Array, 'B _ V']:
         """Logits in float32.
 
         Args:

@@ -97,7 +97,7 @@ def rotate(
 
 def rope(
     x: Num[Array, 'B L heads H'],
-    pos: Num[Array, '#B L'],
+    pos: Num[Array, '#B #L'],
     base: float = 10000.0,
     *,
     layout: Layout = 'half',
@@ -235,7 +235,7 @@ class Rotary(Encoding):
     def rotate(
         self,
         x: Num[Array, 'B L heads H'],
-        pos: Num[Array, '#B L'],
+        pos: Num[Array, '#B #L'],
         length: Num[Array, '#B #L'] | None = None,
     ):
         """`x` rotated to these positions.

@@ -127,6 +127,8 @@ class Checkpoints:
         """Takes the checkpoints that are there for those of the run, whatever their configs:
         `--resume_changed`.
         """
+        if self.saved is None:  # then they are bound to none
+            return
         earlier = set()
         for step in self.steps():
             with contextlib.suppress(Exception):  # a damaged one says nothing
@@ -276,7 +278,7 @@ class Checkpoints:
                 f'checkpoint {step} of {self.directory} is damaged ({_short(error)})'
             ) from error
 
-    def _newest(self, abstract):
+    def _newest(self, abstract) -> tuple[Any, int]:
         steps, damaged = self._some_steps(), {}
         for step in reversed(steps):
             try:
@@ -329,8 +331,7 @@ class Checkpoints:
             raise CheckpointError(
                 f'{which} was saved at step {own}: rename its folder back to {own}, or move it away'
             )
-        changed = other_config(entries, self.saved) if self.saved else ''
-        if not changed:
+        if self.saved is None or not (changed := other_config(entries, self.saved)):
             return ''
         if digest(entries['config']) in self.saved.earlier:
             return f'{which} is of before --resume_changed: {changed}'

@@ -119,7 +119,7 @@ def make_task(config: ConfigDict) -> Task:
       SpecError, FileNotFoundError: unknown task, data set or argument; text that is not there.
     """
     nodes = spec_language.parse(config.task, ('task',)).nodes
-    if len(nodes) > 1:
+    if len(nodes) != 1:
         raise SpecError(f'task is {config.task!r}: tasks cannot be joined by "|"')
     (node,) = nodes
     return spec_language.build(_with_data(node, config.data), {})
@@ -388,13 +388,14 @@ def check_fields(config: ConfigDict) -> None:
         _check_value(name, value, type(known[name]))
 
 
+def _fits(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (kind, *{float: (int,), tuple: (list,)}.get(kind, ())))
+
+
 def _check_value(name: str, value: Any, kind: type) -> None:
-    fits = (
-        isinstance(value, kind)
-        or (kind is float and isinstance(value, int))
-        or (kind is tuple and isinstance(value, list))
-    )
-    if not fits or (isinstance(value, bool) and kind is not bool):
+    if not _fits(value, kind):
         raise ValueError(
             f'{name} must be of type {kind.__name__}, got {type(value).__name__}: {quoted(value)}'
         )

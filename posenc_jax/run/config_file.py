@@ -4,6 +4,7 @@ import os
 import runpy
 import traceback
 from collections.abc import Iterable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -40,7 +41,7 @@ def _named(path: str) -> str:
     return quoted(path, 200)
 
 
-def _executed(path: str) -> object:
+def _executed(path: str) -> Any:
     if not os.path.isfile(path):
         found = 'is a directory' if os.path.isdir(path) else 'does not exist'
         raise FileNotFoundError(

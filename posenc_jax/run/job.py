@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from posenc_jax.core.composite import parts_of
@@ -23,6 +24,7 @@ from posenc_jax.run import checkpoint, defaults, settings
 from posenc_jax.run import config as configs
 from posenc_jax.run.overrides import apply_overrides
 from posenc_jax.tasks import Task
+from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
 
 SEED = zlib.crc32(b'eval')
@@ -76,13 +78,13 @@ class Job:
             for part in parts_of(model.encoding(*model.layers()[0]))
         ):
             return model
-        return reorder(model, probe_heads(model, self._prompt()))
+        return reorder(model, probe_heads(model, jnp.asarray(self._prompt())))
 
     def _prompt(self) -> np.ndarray:
         """One row of the trained length or a little less: the first text, or the first example, of
         the validation split.
         """
-        if self.task.is_language:
+        if isinstance(self.task, Language):
             return np.asarray(self.task.tokens('validation')[: self.cfg.train_len])[None]
         rng = batch_rng(SEED, 'validation', 0)
         return self.task.for_evaluation().sample(rng, 1, settings.lengths_of(self.config)[0])[

@@ -75,7 +75,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def typed(value: Any, kind: type, name: str, item: type | None = None) -> Any:
+def typed(value: Any, kind: type, name: str, item: Any = None) -> Any:
     """A value as the type of its field; a list as a tuple.
 
     Args:

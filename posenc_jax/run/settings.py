@@ -3,6 +3,7 @@ device is touched.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import protocols
 from posenc_jax.run.protocols import PROTOCOLS
 from posenc_jax.tasks import Task
+from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import SPLITS, batch_rng
 
 COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')
@@ -116,7 +118,7 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
             f'the model was trained on {cfg.vocab_size} token ids; {config.task} has '
             f'{task.vocab_size}'
         )
-    if task.is_language:
+    if isinstance(task, Language):
         targets = len(task.tokens(settings.split)) - 1
         check_memory(
             f'eval.batch={settings.batch} rows of',
@@ -158,7 +160,8 @@ def check_depths(config: ConfigDict, task: Task) -> None:
     Raises:
       SpecError: it has none; names the tasks that do.
     """
-    if config.eval.depths and 'depth' not in {field.name for field in dataclasses.fields(task)}:
+    fields = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
+    if config.eval.depths and 'depth' not in {field.name for field in fields}:
         having = ', '.join(entry.key for entry in entries('task') if 'depth' in entry.parameters)
         raise SpecError(
             f'eval.depths is {quoted(config.eval.depths)}, but {config.task} has no depth; tasks '
@@ -200,21 +203,19 @@ def check_ids(
         training alone.
       split: of text whose windows have positions in evaluation too; the first one is placed.
     """
-    supplied = []
+    supplied: list[tuple[str, dict[str, Any]]] = []
     if task.supplies_positions:
         splits = [
             name for name, read in (('train', training), ('test', not task.is_language)) if read
         ]
         rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
         supplied = [(name, task.sample(batch_rng(0, name, 0), rows, length)) for name in splits]
-    if task.is_language and (places := task.places(split)) is not None:
+    if isinstance(task, Language) and (places := task.places(split)) is not None:
         first = np.arange(length)[None]
         supplied.append((split, {'tokens': task.tokens(split)[first], 'positions': places(first)}))
     for name, batch in supplied:
-        tok = Tokens(
-            index=np.arange(batch['positions'].shape[1], dtype=np.int32)[None],
-            pos=batch['positions'],
-        )
+        index: Any = np.arange(batch['positions'].shape[1], dtype=np.int32)[None]
+        tok = Tokens(index=index, pos=batch['positions'])
         key = lambda: jax.random.key(0) if name == 'train' and training else None
         jax.eval_shape(lambda: model.place(tok, batch['tokens'], key=key()))
     return supplied[-1][1]['positions'] if supplied else None

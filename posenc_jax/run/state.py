@@ -34,4 +34,5 @@ class TrainState:
 
 def take_apart(model: Transformer) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Structure, trained parameters, and the other variables."""
-    return nnx.split(model, nnx.Param, ...)
+    structure, trained, others = nnx.split(model, nnx.Param, ...)
+    return structure, trained, others

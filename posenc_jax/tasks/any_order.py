@@ -44,7 +44,7 @@ def fractal_order(length: int) -> Int[np.ndarray, ' L']:
 
 
 def shuffled_batch(
-    batch: Batch, priority: Float[np.ndarray, 'B T+1'], kept: Int[np.ndarray, ' B']
+    batch: Batch, priority: Float[np.ndarray, 'B longer'], kept: Int[np.ndarray, ' B']
 ) -> Batch:
     """The tokens of a next-token batch in the order of their priorities; every target that is no
     padding bears loss.

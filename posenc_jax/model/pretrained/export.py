@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from posenc_jax.core import disk
+from posenc_jax.core.compose import parts_of
 from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.load import leaf_of, name_of_variable
 from posenc_jax.model.pretrained.sources import PretrainedError
@@ -101,9 +102,9 @@ def _config(model: Transformer) -> dict[str, Any]:
         )
     if cfg.embedding_norm:
         raise PretrainedError('a norm behind the embedding (model.embedding_norm) is not exported')
-    parts = [
+    parts: list[Any] = [
         part
-        for part in model.encoding(0, model.blocks[0]).parts
+        for part in parts_of(model.encoding(0, model.blocks[0]))
         if part.card.key not in ('causal', 'document')
     ]
     keys = [part.card.key for part in parts if part.card.key != 'nope']

@@ -37,14 +37,17 @@ class Source(Protocol):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor, without reading them."""
+        ...
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the dtype it is stored in (quantised ones in float32)."""
+        ...
 
     def file(self, name: str) -> pathlib.Path:
         """The file that holds a tensor, for messages."""
+        ...
 
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         """A `tokenizers.Tokenizer`, or None where the checkpoint has none."""
 
 

@@ -39,9 +39,8 @@ def check_ids(
 
     Released files declare others as they like, e.g. padding just behind the table.
     """
-    if not FIELDS['vocab_size'].holds(
-        size := config.get('vocab_size')
-    ):  # which is said where the model is described
+    size: Any = config.get('vocab_size')
+    if not FIELDS['vocab_size'].holds(size):  # which is said where the model is described
         return
     for name in ('eos_token_id', *also):
         for token in special_ids(name, fields, config):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from posenc_jax.core.checks import check_factor, check_train_len
 from posenc_jax.core.double import Double
@@ -55,7 +55,7 @@ def yarn_temperature(
 
 
 def yarn_ramp(
-    planes: Float[np.ndarray, 'F'],
+    planes: Num[np.ndarray, 'F'],
     rotary_dim: int,
     base: float,
     train_len: int,

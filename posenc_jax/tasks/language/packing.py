@@ -19,7 +19,7 @@ class PackedRows:
     starts: Int[np.ndarray, ' pieces']
     sizes: Int[np.ndarray, ' pieces']
     order: Int[np.ndarray, ' pieces']
-    bounds: Int[np.ndarray, ' rows+1']
+    bounds: Int[np.ndarray, ' ends']
     length: int
 
     @property

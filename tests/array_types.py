@@ -1,0 +1,74 @@
+"""Which annotations of the package the tests check whenever a function is called: those of arrays.
+
+`tests/conftest.py` hands `check` to jaxtyping's import hook, which calls it for every function.
+"""
+
+import contextlib
+import functools
+import typing
+
+import jax
+import jaxtyping
+import numpy as np
+from beartype import BeartypeConf, beartype
+
+_CHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+
+
+def check(function):
+    """The function with its arguments and result checked against the annotations that name arrays.
+
+    The other annotations are left alone: what a user gives in the place of a number or a name is
+    refused by the package itself, with a message that other tests read. So are constructors: JAX
+    calls those of pytrees with whatever stands in the place of an array, such as an axis number.
+    """
+    if function.__name__ == '__init__' or function.__name__[0].isupper():  # a class, to jaxtyping
+        return function
+    hints = {name: hint for name, hint in function.__annotations__.items() if _names_array(hint)}
+    if not hints:
+        return function
+    function.__annotations__ = {name: _with_numpy(hint) for name, hint in hints.items()}
+    return _CHECKER(function)
+
+
+def _is_array(hint) -> bool:
+    return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+
+
+def _names_array(hint) -> bool:
+    return _is_array(hint) or any(map(_names_array, typing.get_args(hint)))
+
+
+def _with_numpy(hint):
+    """The annotation with NumPy's arrays beside JAX's: functions of JAX take either."""
+    if _is_array(hint) and hint.array_type is jax.Array:
+        return hint | hint.dtype[np.ndarray, hint.dim_str]
+    parts = tuple(typing.get_args(hint))
+    if not parts or not _names_array(hint):
+        return hint
+    if isinstance(hint, type(int | str)):
+        return functools.reduce(lambda one, other: one | other, map(_with_numpy, parts))
+    origin = typing.get_origin(hint)
+    return origin[tuple(map(_with_numpy, parts))] if isinstance(origin, type) else hint
+
+
+def unchecked(raises):
+    """`pytest.raises` without these checks inside: the package itself refuses arrays of a wrong
+    shape, and tests read how.
+    """
+
+    @contextlib.contextmanager
+    def within(context):
+        before = jaxtyping.config.jaxtyping_disable
+        jaxtyping.config.update('jaxtyping_disable', True)
+        try:
+            with context as raised:
+                yield raised
+        finally:
+            jaxtyping.config.update('jaxtyping_disable', before)
+
+    @functools.wraps(raises)
+    def wrapped(*args, **kwargs):
+        return within(raises(*args, **kwargs))
+
+    return wrapped
