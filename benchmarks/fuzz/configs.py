@@ -23,7 +23,7 @@ from posenc_jax.run.overrides import apply_overrides, read_overrides
 from posenc_jax.tasks.task import batch_rng
 from posenc_jax.training.step import make_trainer
 
-FILE = """from posenc_jax.training import defaults
+FILE = """from posenc_jax.run import defaults
 
 
 def get_config():

@@ -14,7 +14,8 @@ import time
 import pytest
 
 from posenc_jax.run import lock
-from posenc_jax.run.checkpoint import finished_steps, restore_model
+from posenc_jax.run.checkpoint import finished_steps
+from posenc_jax.run.restore import restore_model
 from tests.training import tiny
 from tests.training.loop_test import finish, flags_of, free_port, losses, wait_for
 

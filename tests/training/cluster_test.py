@@ -28,8 +28,10 @@ import pathlib, sys, time
 from peers import Peers
 port, count, own = map(int, sys.argv[1:4])
 peers = Peers(('127.0.0.1', port), count, own, start=60, silence={SILENCE},
-directory=pathlib.Path('nothing')) peers.meet() print('met', peers.watcher.pid, flush=True) with
-peers.telling():
+    directory=pathlib.Path('nothing'))
+peers.meet()
+print('met', peers.watcher.pid, flush=True)
+with peers.telling():
     asked = sys.stdin.readline().strip()
     if asked == 'fail':
         raise ValueError('of its own')
