@@ -15,7 +15,8 @@ from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.model.transformer import abstract_model
 from posenc_jax.run.job import home_of, prepare
 from posenc_jax.run.lock import hold
-from posenc_jax.search.evolution import Genome, Objective, Sizes, Space, State, advance, begin
+from posenc_jax.search.evolution import Objective, Sizes, State, advance, begin
+from posenc_jax.search.genome import Genome, Space
 from posenc_jax.search.objective import make_objective, perplexity_of, pick_documents
 from posenc_jax.search.state_file import read, remembered, write
 from posenc_jax.search.target import Target, factors_of, rotary_part, spec_of, target_of

@@ -7,7 +7,8 @@ from typing import Any
 
 from posenc_jax.core import disk
 from posenc_jax.run.json_file import listed
-from posenc_jax.search.evolution import Genome, Objective, State
+from posenc_jax.search.evolution import Objective, State
+from posenc_jax.search.genome import Genome
 from posenc_jax.search.target import Target, spec_of
 
 

@@ -11,7 +11,7 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
 from posenc_jax.rotation.rope import Rotary
-from posenc_jax.search.evolution import STARTS, Genome, Space, initial_genomes, short_genomes
+from posenc_jax.search.genome import STARTS, Genome, Space, initial_genomes, short_genomes
 
 
 def spec_of(rule: LongRoPE) -> str:

@@ -286,7 +286,7 @@ def test_no_device_is_touched(tmp_path):
     code = '\n'.join(
         [
             'import jax._src.xla_bridge as bridge',
-            'from posenc_jax.training import config as configs',
+            'from posenc_jax.run import config as configs',
             'from tests.training import tiny',
             f'configs.validate(tiny.config({str(tmp_path)!r}, eval__at_end=True, '
             'eval__lengths=(16, 32), eval__stride=8))',
@@ -484,7 +484,7 @@ def test_a_config_is_read_where_only_the_package_is_installed(tmp_path):
     code = '\n'.join(
         [
             'import importlib.util, pathlib',
-            'from posenc_jax.training import config',
+            'from posenc_jax.run import config',
             "assert config.stored_model_config(pathlib.Path('config.json')).vocab_size == 257",
             "assert importlib.util.find_spec('configs') is None",
         ]

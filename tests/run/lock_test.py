@@ -55,7 +55,7 @@ def test_a_lock_ends_with_its_process_and_not_with_its_children(tmp_path):
     code = '\n'.join(
         [
             'import os, pathlib, sys, time',
-            'from posenc_jax.training import lock',
+            'from posenc_jax.run import lock',
             'with lock.hold(pathlib.Path(sys.argv[1]), "", ""):',
             '    if child := os.fork():',
             '        print(child, flush=True)',
