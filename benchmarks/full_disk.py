@@ -24,7 +24,8 @@ import tempfile
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from posenc_jax.run.checkpoint import CheckpointError, restore_model  # noqa: E402
+from posenc_jax.run.checkpoint import CheckpointError  # noqa: E402
+from posenc_jax.run.restore import restore_model  # noqa: E402
 from posenc_jax.training.metrics_file import FILE, read_lines  # noqa: E402
 
 NAME = 'run'

@@ -6,8 +6,8 @@ hold the variables.
 """
 
 from posenc_jax.analysis.attention_entropy import row_entropy
+from posenc_jax.analysis.decay_kernel import decay_kernel, field_of, theoretical_field
 from posenc_jax.analysis.pi_bound import extrapolation_bound, interpolation_constant
-from posenc_jax.analysis.receptive_field import decay_kernel, field_of, theoretical_field
 from posenc_jax.analysis.rope_usage import positional_head
 from posenc_jax.analysis.token_distance import plane_logits
 from posenc_jax.collect.urpe import urpe_bucket, urpe_diagonal
@@ -90,13 +90,13 @@ from posenc_jax.logits.transformer_xl import (
     transformer_xl_table,
     transformer_xl_turned,
 )
-from posenc_jax.mixers.monotonic_location import (
+from posenc_jax.mixers.location_weights import (
     location_centre,
     location_weights,
-    mix_directions,
     soft_stair,
     step_size,
 )
+from posenc_jax.mixers.monotonic_location import mix_directions
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
 from posenc_jax.positions.giraffe_random import giraffe_ids

@@ -20,7 +20,8 @@ from benchmarks.fuzz.target import Target
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run import config as configs
 from posenc_jax.run import defaults
-from posenc_jax.run.checkpoint import Checkpoints, restore_model
+from posenc_jax.run.checkpoint import Checkpoints
+from posenc_jax.run.restore import restore_model
 from posenc_jax.run.state import take_apart
 from posenc_jax.training.metrics import MetricsLog
 from posenc_jax.training.metrics_file import FILE

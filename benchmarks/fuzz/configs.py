@@ -23,7 +23,7 @@ from posenc_jax.run.overrides import apply_overrides, read_overrides
 from posenc_jax.tasks.task import batch_rng
 from posenc_jax.training.step import make_trainer
 
-FILE = """from posenc_jax.training import defaults
+FILE = """from posenc_jax.run import defaults
 
 
 def get_config():
@@ -32,8 +32,9 @@ def get_config():
     config.data.dataset, config.data.data_dir = 'text:*.txt', {folder!r}
     config.model.layers, config.model.width, config.model.heads = 2, 16, 2
     config.train.steps, config.train.batch, config.train.length, config.train.warmup = 20, 8, 12, 4
-    config.eval.at_end, config.eval.tokens, config.eval.stride, config.eval.lengths = False, 64, 4,
-    (12, 16) return config
+    config.eval.at_end, config.eval.tokens, config.eval.stride = False, 64, 4
+    config.eval.lengths = (12, 16)
+    return config
 """
 CHOICES = {
     'share': ('auto', 'model', 'layer'),

@@ -31,8 +31,9 @@ from configs.sweeps.tables import report
 from posenc_jax.core.command import Parser
 from posenc_jax.core.spec import build, parse
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.any_order import burst_sample, sample_in_order
-from posenc_jax.run.checkpoint import restore_model
+from posenc_jax.decoding.any_order import sample_in_order
+from posenc_jax.decoding.burst import burst_sample
+from posenc_jax.run.restore import restore_model
 from posenc_jax.training.step import target_losses, tokens_of
 
 LENGTH, KNOWN = 128, 8

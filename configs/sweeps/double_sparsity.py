@@ -27,7 +27,7 @@ from configs.sweeps.tables import report
 from posenc_jax.core.command import Parser
 from posenc_jax.core.spec import build, parse
 from posenc_jax.decoding.double_sparsity import calibrate, sparse_logits
-from posenc_jax.run.checkpoint import restore_model
+from posenc_jax.run.restore import restore_model
 from posenc_jax.training.step import target_losses
 
 

@@ -32,7 +32,7 @@ from posenc_jax.core.command import Parser
 from posenc_jax.core.spec import build, parse
 from posenc_jax.decoding.duo_attention import deploy, retrieval_heads
 from posenc_jax.model import Transformer
-from posenc_jax.run.checkpoint import restore_model
+from posenc_jax.run.restore import restore_model
 from posenc_jax.tasks import Task, batch_iterator
 from posenc_jax.tasks.task import batch_rng
 from posenc_jax.training.duo_gates import train_gates

@@ -15,7 +15,7 @@ import pathlib
 from configs.sweeps.runs import Run, call, evaluate_runs, train_runs
 from posenc_jax.core.command import Parser
 from posenc_jax.rotation.frequencies.longrope import LongRoPE
-from posenc_jax.search.__main__ import spec_of
+from posenc_jax.search.target import spec_of
 
 LENGTH, FACTOR = 256, 4
 AS_IT_IS = (

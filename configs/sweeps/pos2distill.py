@@ -29,7 +29,7 @@ from configs.sweeps.runs import Run, train_runs
 from configs.sweeps.tables import report
 from posenc_jax.conversion.pos2distill import distill, moved_evidence
 from posenc_jax.core.command import Parser
-from posenc_jax.run.checkpoint import restore_model
+from posenc_jax.run.restore import restore_model
 from posenc_jax.tasks.retrieval import KVSlots
 from posenc_jax.tasks.task import batch_rng
 from posenc_jax.training.step import tokens_of

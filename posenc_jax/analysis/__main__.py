@@ -218,7 +218,8 @@ def _receptive_field(known: argparse.Namespace, rest: list[str]) -> list[pathlib
 def _fields_of_encodings(known: argparse.Namespace) -> list[pathlib.Path]:
     import numpy as np
 
-    from posenc_jax.analysis.receptive_field import decay_kernel, decay_plot, theoretical_field
+    from posenc_jax.analysis.decay_kernel import decay_kernel, theoretical_field
+    from posenc_jax.analysis.field_plots import decay_plot
     from posenc_jax.core.compose import make
 
     kernels, fields = {}, {}
@@ -266,7 +267,7 @@ def _measured(known: argparse.Namespace, rest: list[str], run: str):
 
 def _trained_field(known: argparse.Namespace, model):
     """The TRF of a trained model, or None and why it has none."""
-    from posenc_jax.analysis.receptive_field import trained_field
+    from posenc_jax.analysis.decay_kernel import trained_field
 
     try:
         return trained_field(model, reach=known.reach, epsilon=known.epsilon), ''
@@ -277,7 +278,8 @@ def _trained_field(known: argparse.Namespace, model):
 def _fields_of_run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     import numpy as np
 
-    from posenc_jax.analysis.receptive_field import decay_kernel, decay_plot, profile_plot
+    from posenc_jax.analysis.decay_kernel import decay_kernel
+    from posenc_jax.analysis.field_plots import decay_plot, profile_plot
 
     _, model, found = _measured(known, rest, known.run)
     trf, why = _trained_field(known, model)
@@ -303,7 +305,7 @@ def _fields_of_run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.P
 def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     import numpy as np
 
-    from posenc_jax.analysis.receptive_field import Compared, by_method, rank_correlation, rank_plot
+    from posenc_jax.analysis.field_plots import Compared, by_method, rank_correlation, rank_plot
     from posenc_jax.run import config as configs
 
     runs = sorted(

@@ -62,8 +62,8 @@ class SigmaGPT(Embedding):
     `x_t + [P[o_t], P[o_(t+1)]]`: one table P of half the model width serves both halves, attention
     is causal in the order o, and there is no other encoding. The task hands over positions with two
     components, [#B, L, 2], own and next (`any_order`); positions with one component, p, are read
-    from left to right, next = p + 1, so L tokens need L + 1 rows. Text is written in any order, and
-    in bursts, by `posenc_jax.decoding.any_order`.
+    from left to right, next = p + 1, so L tokens need L + 1 rows. Text is written in any order by
+    `posenc_jax.decoding.any_order`, and in bursts by `posenc_jax.decoding.burst`.
 
     'sinusoid', of the paper's other tasks, has no parameters: `sin(p / M^((j - j mod 2)/D) + (j mod
     2) pi/2)` for each half, and a start slot, whose own position is -1, so that the first token is

@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.mixers.gru import GRU, uniform
+from posenc_jax.mixers.location_weights import Location
 from posenc_jax.mixers.monotonic_location import (
     Content,
-    Location,
     Memory,
     MonotonicLocation,
     Progress,

@@ -13,30 +13,19 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.embedding.sinusoidal import sinusoidal_table
 from posenc_jax.mixers.gru import GRU, uniform
+from posenc_jax.mixers.location_weights import (
+    GATES,
+    Location,
+    content_weights,
+    key_positions,
+    location_centre,
+    location_weights,
+    relative_query,
+)
 from posenc_jax.rotation.rope import rope
 
-Location = Literal[
-    'onestep', 'relu', 'monoattn', 'softstair', 'free', 'locattn', 'locattn_s', 'locattn_sigmoid'
-]
 Content = Literal['plain', 'relative', 'rotary']
-STEPS = ('onestep', 'relu', 'monoattn', 'softstair', 'free')
-GATES = {**dict.fromkeys(STEPS, 1), 'locattn': 3, 'locattn_s': 2, 'locattn_sigmoid': 3}
 CONTENTS = ('plain', 'relative', 'rotary')
-
-
-def key_positions(
-    valid: Bool[Array, 'B S'],
-) -> tuple[Float[Array, 'B S'], Int[Array, 'B S'], Int[Array, 'B']]:
-    """`j / max(1, len - 1)` of every key, its number j among the valid ones, and how many these
-    are.
-
-    Example:
-      >>> position, number, length = key_positions(jnp.array([[True, True, True, False]]))
-      >>> position[0, :3].tolist(), number[0, :3].tolist(), length.tolist()
-      ([0.0, 0.5, 1.0], [0, 1, 2], [3])
-    """
-    number, length = jnp.cumsum(valid, axis=1) - 1, valid.sum(1)
-    return number / jnp.maximum(1, length - 1)[:, None], number, length
 
 
 def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[Array, 'B S E']:
@@ -67,156 +56,6 @@ def mix_directions(
     """
     gate = gate[:, None, None]
     return gate * jnp.where(valid[..., None], e, 0) + (1 - gate) * reverse_valid(e, valid)
-
-
-def soft_stair(r: Float[Array, '...']) -> Float[Array, '...']:
-    """`floor(r) + sigmoid(20 (r - floor(r) - 0.5))`: near whole numbers nearly everywhere.
-
-    Example:
-      >>> soft_stair(jnp.array([0.5, -0.3, 2.2])).round(3).tolist()
-      [0.5, -0.018, 2.002]
-    """
-    low = jnp.floor(r)
-    return low + jax.nn.sigmoid(20 * (r - low - 0.5))
-
-
-def step_size(
-    kind: str, r: Float[Array, '...'], share: Float[Array, ''] | float = 1.0
-) -> Float[Array, '...']:
-    """How many keys a step goes: 'onestep' `sigmoid(5r)`, 'relu' `relu(r)`, 'monoattn' `s relu(r) +
-    (1 - s) sigmoid(5r)`, 'softstair' `soft_stair(r)`, 'free' r.
-
-    Example:
-      >>> [round(float(step_size(kind, jnp.float32(0.4), 0.5)), 3) for kind in STEPS]
-      [0.881, 0.4, 0.64, 0.119, 0.4]
-    """
-    check_choice('a step of monotonic_location', kind, STEPS)
-    if kind == 'onestep':
-        return jax.nn.sigmoid(5 * r)
-    if kind == 'relu':
-        return jax.nn.relu(r)
-    if kind == 'monoattn':
-        return share * jax.nn.relu(r) + (1 - share) * jax.nn.sigmoid(5 * r)
-    return soft_stair(r) if kind == 'softstair' else r
-
-
-def location_centre(
-    kind: Location,
-    r: Float[Array, 'B H G'],
-    past: Float[Array, 'B H'],
-    length: Int[Array, 'B'],
-    first: Bool[Array, ''] | bool,
-    share: Float[Array, ''] | float = 1.0,
-) -> Float[Array, 'B H']:
-    """mu_t: where a step attends, 0 the first key and 1 the last.
-
-    A kind of `step_size`: `step(r) / max(1, len - 1) + past`. 'locattn': `softstair(r0) / max(1,
-    len - 1) + sigmoid(r1) past + sigmoid(r2)`; 'locattn_s': `... + past + [t = 0] sigmoid(r1)`;
-    'locattn_sigmoid': 'locattn' with `sigmoid(5 r0)`. The last three end in the leaky clamp
-    `max(0.01 mu, min(mu, 1 + 0.01 mu))`.
-
-    Args:
-      r: the G = `GATES[kind]` projections of a step.
-      past: where the step before attended on average.
-      length: valid keys.
-      first: whether this is step 0.
-      share: s of 'monoattn'.
-
-    Example:
-      >>> location_centre(
-      ...     'onestep', jnp.full((1, 1, 1), 99.0), jnp.full((1, 1), 0.25), jnp.array([5]), False
-      ... ).tolist()
-      [[0.5]]
-    """
-    check_choice('location of monotonic_location', kind, tuple(GATES))
-    spacing = 1 / jnp.maximum(1, length - 1)[:, None]
-    if kind in STEPS:
-        return step_size(kind, r[..., 0], share) * spacing + past
-    moved = (
-        jax.nn.sigmoid(5 * r[..., 0]) if kind == 'locattn_sigmoid' else soft_stair(r[..., 0])
-    ) * spacing
-    if kind == 'locattn_s':
-        mu = moved + past + jnp.where(first, jax.nn.sigmoid(r[..., 1]), 0.0)
-    else:
-        mu = moved + jax.nn.sigmoid(r[..., 1]) * past + jax.nn.sigmoid(r[..., 2])
-    return jnp.maximum(0.01 * mu, jnp.minimum(mu, 1 + 0.01 * mu))
-
-
-def location_weights(
-    mu: Float[Array, 'B H'],
-    sigma: Float[Array, 'B H'],
-    position: Float[Array, 'B S'],
-    valid: Bool[Array, 'B S'],
-) -> Float[Array, 'B H S']:
-    """`exp(-(pos_j - mu)^2 / (2 sigma^2))` over its sum, to which 1e-20 is added per valid key; 0
-    for the others.
-
-    Where the centre is so far from all keys that every weight is lost in float32, all are 0.
-
-    Example:
-      >>> weights = location_weights(
-      ...     jnp.zeros((1, 1)),
-      ...     jnp.full((1, 1), 0.5),
-      ...     jnp.array([[0.0, 1.0]]),
-      ...     jnp.ones((1, 2), bool),
-      ... )
-      >>> weights.round(3).tolist()
-      [[[0.881, 0.119]]]
-    """
-    apart = (position[:, None] - mu[..., None]) / sigma[..., None]
-    logits = jnp.where(valid[:, None], -0.5 * apart * apart, -1e30)
-    # The 1e-20 as one more logit: the quotient itself has gradients of 0 / 0 where all weights are
-    # lost.
-    rest = jnp.log(1e-20 * jnp.maximum(valid.sum(-1), 1))[:, None, None]
-    w = jax.nn.softmax(
-        jnp.concatenate([logits, jnp.broadcast_to(rest, (*logits.shape[:2], 1))], axis=-1), axis=-1
-    )
-    return jnp.where(valid[:, None], w[..., :-1], 0.0)
-
-
-def content_weights(
-    logits: Float[Array, 'B H S'], valid: Bool[Array, 'B S']
-) -> Float[Array, 'B H S']:
-    """Softmax over the valid keys; 0 for the others.
-
-    Example:
-      >>> content_weights(jnp.zeros((1, 1, 3)), jnp.array([[True, True, False]])).tolist()
-      [[[0.5, 0.5, 0.0]]]
-    """
-    w = jax.nn.softmax(jnp.where(valid[:, None], logits.astype(jnp.float32), -1e30), axis=-1)
-    return jnp.where(valid[:, None], w, 0.0)
-
-
-def relative_query(
-    q: Float[Array, 'B H D'],
-    w: Float[Array, 'Q H D'],
-    u: Float[Array, 'H D'],
-    v: Float[Array, 'H D'],
-    step: Int[Array, ''],
-) -> Float[Array, 'B H D+Q']:
-    """`[q + u ; (q + v) W turned back by t]`, whose product with `[k_j ; R_j]` is `(q + u) . k_j +
-    (q + v) . W R_{j-t}`.
-
-    R_j holds sin and cos of j, interleaved, over Q features. Turning the query leaves the keys as
-    they are from step to step.
-
-    Example:
-      >>> one = jnp.ones((1, 1, 1))
-      >>> asked = relative_query(one, jnp.ones((2, 1, 1)), 0 * one[0], 2 * one[0], 1)
-      >>> at = lambda j: jnp.array([5.0, jnp.sin(j), jnp.cos(j)])
-      >>> (
-      ...     (asked @ at(1.0)).item(),
-      ...     round((asked @ at(3.0)).item(), 3),
-      ...     round(5 + 3 * float(jnp.sin(2.0) + jnp.cos(2.0)), 3),
-      ... )
-      (8.0, 6.479, 6.479)
-    """
-    turned = rope(
-        jnp.einsum('bhd,qhd->bhq', q + v, w)[:, None],
-        jnp.reshape(-step, (1, 1)),
-        layout='interleaved',
-    )
-    return jnp.concatenate([q + u, turned[:, 0]], axis=-1)
 
 
 @jax.tree_util.register_dataclass

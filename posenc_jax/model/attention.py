@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Callable
+from typing import cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -183,4 +184,6 @@ def attention_layer(
         join=lambda out: flat(out.reshape(*out.shape[:2], -1), w_out),
     )
     tok = encoding.place(Tokens.of(length=x.shape[1]) if tok is None else tok, key=key)
-    return AttentionMixer(weights, encoding, **options).whole(encoding.embed(x, tok), tok)
+    return AttentionMixer(cast(Projections, weights), encoding, **options).whole(
+        encoding.embed(x, tok), tok
+    )

@@ -25,9 +25,11 @@ class Mixer(Protocol):
 
     def whole(self, x: Float[Array, 'B L D'], tok: Tokens) -> Float[Array, 'B L D']:
         """The result for whole sequences."""
+        ...
 
     def start(self, batch: int, tok: Tokens) -> State:
         """What is remembered before the first token; `tok` are those of the whole capacity."""
+        ...
 
     def step(
         self, x: Float[Array, 'B T D'], tok: Tokens, state: State, cursor: Int[Array, '']
@@ -38,6 +40,7 @@ class Mixer(Protocol):
           tok: the tokens of the whole capacity.
           cursor: how many came before.
         """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ class AttentionMixer:
 
     def attend(self, q, k, v, tq, tk, *, encoding: Encoding | None = None, **options):
         """The pair stage and `merge`, [B, T, N, H]; by another encoding where one is given."""
-        own = dict(block=self.block)
+        own: dict[str, Any] = dict(block=self.block)
         if 'implementation' not in options:
             own['implementation'] = self.implementation
         encoding = self.encoding if encoding is None else encoding

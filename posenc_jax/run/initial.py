@@ -23,7 +23,7 @@ from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.rotation.rope import Rotary
 from posenc_jax.run import defaults
-from posenc_jax.run.checkpoint import read_run, restore_model
+from posenc_jax.run.restore import read_run, restore_model
 
 # Fields of `model` that say how it is trained and computed rather than what its weights are.
 RUN_FIELDS = ('lora_rank', 'lora_alpha', 'dropout', 'dtype', 'remat', 'block', 'implementation')
@@ -208,16 +208,16 @@ def _check_rotary(config: ConfigDict, cfg: TransformerConfig) -> None:
                 )
 
 
-def check(config: ConfigDict, initial: Initial | None, cfg: TransformerConfig) -> None:
-    """Whether the weights of `init.source` fit a model: every one of them has its place, and
-    nothing else is missing.
+def check(config: ConfigDict, initial: Initial | None, model: Transformer) -> None:
+    """Whether the weights of `init.source` fit a model, given as shapes: every one of them has its
+    place, and nothing else is missing.
 
     Raises:
       SpecError: names the variable, and both shapes.
     """
     if initial is None:
         return
-    source, wanted = _shapes(initial.cfg), _shapes(cfg)
+    source, wanted = _shapes(abstract_model(initial.cfg)), _shapes(model)
     for name in sorted(source.keys() | wanted.keys()):
         fresh = name not in source and any(
             part in name.split('.') for part in ('adapters', 'encodings', 'shared')
@@ -230,10 +230,8 @@ def check(config: ConfigDict, initial: Initial | None, cfg: TransformerConfig) -
             )
 
 
-def _shapes(cfg: TransformerConfig) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(
-        nnx.to_pure_dict(nnx.state(abstract_model(cfg), nnx.Param))
-    )
+def _shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     return {
         jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape for path, leaf in leaves
     }

@@ -14,16 +14,14 @@ import numpy as np
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
-from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
 from posenc_jax.model.pretrained.fields import is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.run import checkpoint, defaults, settings
-from posenc_jax.run import config as configs
+from posenc_jax.run import defaults, restore, settings
 from posenc_jax.run.overrides import apply_overrides
-from posenc_jax.tasks import Task
+from posenc_jax.run.plan import Plan, make_task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
 
@@ -57,13 +55,9 @@ def directory_of(run: str) -> pathlib.Path:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """A run that has been checked, and how to `load` its model and training step."""
+class Job(Plan):
+    """The plan of a run that is to be evaluated, and how to `load` its model and training step."""
 
-    directory: pathlib.Path
-    config: Any
-    task: Task
-    cfg: TransformerConfig
     load: Callable[[], tuple[Transformer, int]]
 
     def extended(self, model: Transformer) -> Transformer:
@@ -113,15 +107,17 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
         return _prepare_pretrained(directory, overrides)
     if not is_folder(directory):
         raise FileNotFoundError(f'no such run directory: {directory}')
-    saved = checkpoint.read_run(directory)
+    saved = restore.read_run(directory)
     config = apply_overrides(saved.config, overrides)
-    task = configs.make_task(config)
-    cfg = saved.model_config
-    try:
-        settings.check(config, task, cfg)
-    except ValueError as error:
-        raise SpecError(f'{directory}: {error}') from error
-    return Job(directory, config, task, cfg, lambda: checkpoint.restore_model(directory)[1:])
+    return _checked(
+        Job(
+            directory,
+            config,
+            make_task(config),
+            saved.model_config,
+            lambda: restore.restore_model(directory)[1:],
+        )
+    )
 
 
 def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:
@@ -136,9 +132,14 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job
     )  # the source tells the settings of two checkpoints apart
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
-    task = configs.make_task(config)
+    return _checked(
+        Job(path, config, make_task(config), cfg, lambda: (load_pretrained(path).model, 0))
+    )
+
+
+def _checked(job: Job) -> Job:
     try:
-        settings.check(config, task, cfg)
+        settings.check(job.config, job.task, job.cfg)
     except ValueError as error:
-        raise SpecError(f'{path}: {error}') from error
-    return Job(path, config, task, cfg, lambda: (load_pretrained(path).model, 0))
+        raise SpecError(f'{job.directory}: {error}') from error
+    return job

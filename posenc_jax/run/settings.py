@@ -96,7 +96,9 @@ def lengths_of(config: ConfigDict) -> tuple[int, ...]:
     )
 
 
-def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
+def check(
+    config: ConfigDict, task: Task, cfg: TransformerConfig, model: Transformer | None = None
+) -> None:
     """Whether this model can be evaluated as the config says: fields, extension, text, masks, reach
     of the encoding.
 
@@ -104,6 +106,7 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
       config: its `eval`, `extend` and `train.length`.
       task: what is asked; text is read to know how long it is.
       cfg: the trained model.
+      model: the same as shapes, where the caller has it; None builds it.
 
     Raises:
       ValueError: what is wrong, what was expected, and the nearest valid choice.
@@ -135,7 +138,8 @@ def check(config: ConfigDict, task: Task, cfg: TransformerConfig) -> None:
         )
     elif settings.split == 'train':
         raise SpecError("eval.split is 'train'; tasks are evaluated on 'validation' or 'test'")
-    model = abstract_model(cfg, config.extend)
+    if config.extend or model is None:
+        model = abstract_model(cfg, config.extend)
     check_causal(model, config.task)
     problems = {}
     for length in lengths:

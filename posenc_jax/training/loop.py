@@ -95,7 +95,7 @@ def train(
     the same machine. SIGTERM, or Ctrl-C, saves a checkpoint and returns early.
 
     Args:
-      config: see training/defaults.py.
+      config: see run/defaults.py.
       cluster: the processes that train together.
       resume_changed: continue a run although its config has changed.
 
@@ -119,14 +119,12 @@ def train(
       directory = train(config)
     """
     source = initial.open_initial(config.init.source, config.init.extend)
-    config = configs.validate(initial.resolve(config, source))
-    directory = pathlib.Path(config.workdir, config.name)
-    task = configs.make_task(config)
-    length = configs.task_length(config, task)
-    initial.check(config, source, configs.model_config(config, task))
+    plan = configs.resolve(initial.resolve(config, source))
+    config, directory = plan.config, plan.directory
+    initial.check(config, source, plan.model)
     data = {
-        split: task.dataset(
-            length=length, batch_size=config.train.batch, seed=config.seed, split=split
+        split: plan.task.dataset(
+            length=plan.length, batch_size=config.train.batch, seed=config.seed, split=split
         )
         for split in (('train', 'validation') if config.train.eval_every else ('train',))
     }
@@ -140,15 +138,13 @@ def train(
     with run_told(directory), contextlib.ExitStack() as until_done:
         with StopSignal() as stop, joined as peers:
             mesh = make_mesh(**sizes)
-            trainer = make_trainer(
-                configs.model_config(config, task), config.train, config.seed, mesh
-            )
+            trainer = make_trainer(plan.cfg, config.train, config.seed, mesh, plan.model)
             telling = (
                 contextlib.nullcontext() if peers is None else peers.telling()
             )  # before anything waits for the others
             with jax.set_mesh(mesh):
                 _hold(directory, until_done)
-                saved = _open(directory, config, resume_changed)
+                saved = _open(plan, resume_changed)
                 with (
                     Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints,
                     telling,
@@ -163,7 +159,7 @@ def train(
                         given,
                         checkpoints,
                         data,
-                        task.width(length),
+                        plan.task.width(plan.length),
                         stop,
                     )
             finished = finished and not stop.asked  # while the last checkpoint was being written
@@ -187,10 +183,11 @@ def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
         raise problem or HeldError(f'{directory}: process 0 did not get {LOCK}, and says why')
 
 
-def _open(directory: pathlib.Path, config: ConfigDict, resume_changed: bool) -> configs.Saved:
+def _open(plan: configs.Plan, resume_changed: bool) -> configs.Saved:
     """The config of a run as its file will say it, compared with that of the run which is there."""
+    config, directory = plan.config, plan.directory
     if resume_changed or not finished_steps(directory):
-        return configs.saved_of(config)
+        return configs.saved_of(config, cfg=plan.cfg)
     path = directory / configs.FILE
     otherwise = (
         'give the run another name (--config.name=...), or continue it all the same with '
@@ -204,7 +201,7 @@ def _open(directory: pathlib.Path, config: ConfigDict, resume_changed: bool) -> 
     there = configs.read_saved(path)
     if changed := configs.differences(there.config, config):
         raise ConfigChangedError(f'{path} says another config: {listed(changed)}; {otherwise}')
-    return configs.saved_of(config, there.earlier)
+    return configs.saved_of(config, there.earlier, plan.cfg)
 
 
 def _run(

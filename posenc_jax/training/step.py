@@ -54,8 +54,19 @@ class Trainer:
     batch_sharding: NamedSharding
 
 
-def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mesh) -> Trainer:
+def make_trainer(
+    cfg: TransformerConfig,
+    train: ConfigDict,
+    seed: int,
+    mesh: Mesh,
+    model: Transformer | None = None,
+) -> Trainer:
     """Builds the functions of a run on a mesh.
+
+    Args:
+      cfg, train, seed: of the config; parameters, batches and dropout derive from the seed.
+      mesh: of all devices.
+      model: that of `cfg` as shapes, where the caller has it; None builds it.
 
     Raises:
       ValueError: rows or heads that the mesh does not divide, with the numbers; more memory than a
@@ -68,7 +79,7 @@ def make_trainer(cfg: TransformerConfig, train: ConfigDict, seed: int, mesh: Mes
             f'over data x fsdp = {parts}'
             f': it must be a multiple of {train.accumulate * parts}'
         )
-    model = abstract_model(cfg)
+    model = abstract_model(cfg) if model is None else model
     placing = [name_of(part) for part in model.shared if part.opens('place')]
     if train.segment and placing:
         raise ValueError(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from posenc_jax.analysis.__main__ import main
-from posenc_jax.analysis.receptive_field import receptive_field, trained_field
+from posenc_jax.analysis.decay_kernel import trained_field
+from posenc_jax.analysis.receptive_field import receptive_field
 from posenc_jax.analysis.rope_usage import rope_usage
 from posenc_jax.run.job import prepare
 from tests.evaluation.run_test import make_run

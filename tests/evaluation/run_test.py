@@ -18,7 +18,7 @@ from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.extension.ms_poe import ms_poe_ratios, probe_heads
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import checkpoint
+from posenc_jax.run import checkpoint, restore
 from posenc_jax.run import config as configs
 from posenc_jax.training.step import make_trainer
 
@@ -94,7 +94,7 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
     assert (run.dataset, run.split, run.positions) == ('pydoc_topics', 'test', 'first')
     assert [m.protocol for m in run.measurements] == 2 * ['nonoverlapping']
     assert [(m.length, m.tokens) for m in run.measurements] == [(16, 50), (32, 50)]
-    config, model, _ = checkpoint.restore_model(runs['alibi'])
+    config, model, _ = restore.restore_model(runs['alibi'])
     assert (
         run.parameters == 257 * 16 + 4 * 16 * 16 + 8 * 16 * 16 + 3 * 16
     )  # embedding, attention, feed-forward, norms
@@ -324,7 +324,7 @@ def test_text_that_has_moved(tmp_path):
     (here / 'book.txt').write_text('once upon a time ' * 500)
     run = make_run(tmp_path / 'run', data={'dataset': f'text:{here}/*.txt'}, encoding='alibi()')
     here.rename(there)
-    assert checkpoint.restore_model(run)[2] == 2
+    assert restore.restore_model(run)[2] == 2
     with pytest.raises(FileNotFoundError, match='no file matches'):
         evaluate([run])
     assert evaluate([run], {'data.dataset': f'text:{there}/*.txt'}).runs[0].step == 2
@@ -341,9 +341,7 @@ def test_runs_of_versions_that_stored_no_shape(runs):
 
 
 def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs, monkeypatch):
-    monkeypatch.setattr(
-        checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read')
-    )
+    monkeypatch.setattr(restore, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
     with pytest.raises(ValueError, match='at length 64: learned_absolute: .*overflow'):
         evaluate([runs['alibi'], runs['learned']], {'eval.lengths': '64'})
 
@@ -389,9 +387,7 @@ def test_command_in_a_process_of_its_own(runs, tmp_path):
 
 def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path, monkeypatch):
     (tmp_path / 'config.json').write_text((pathlib.Path(runs['alibi']) / 'config.json').read_text())
-    monkeypatch.setattr(
-        checkpoint, 'restore_model', lambda *_: pytest.fail('a checkpoint was read')
-    )
+    monkeypatch.setattr(restore, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
     with pytest.raises(ValueError, match='has no checkpoint'):
         evaluate([runs['alibi'], tmp_path])
 

@@ -29,19 +29,17 @@ from posenc_jax.run import initial
 from posenc_jax.run.job import Job, prepare
 from posenc_jax.run.lock import hold
 from posenc_jax.search import __main__ as command
-from posenc_jax.search.evolution import (  # fmt: skip
+from posenc_jax.search import longrope, state_file
+from posenc_jax.search import objective as objectives
+from posenc_jax.search import target as targets
+from posenc_jax.search.evolution import Sizes, State, advance, begin, children, initial_population
+from posenc_jax.search.genome import (
     STARTS,
     VARIANTS,
     Genome,
-    Sizes,
     Space,
-    State,
-    advance,
-    begin,
-    children,
     crossover,
     initial_genomes,
-    initial_population,
     mutate,
     ramp_factors,
     short_genomes,
@@ -51,7 +49,7 @@ from tests.evaluation.run_test import make_run
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
 SIZES = Sizes(population=12, iterations=4, parents=6, mutations=4, crossovers=4)
 PLAIN = LongRoPE(long=(1.0,) * 8, factor=1.0, train_len=64)  # of a run without factors
-TARGET = command.Target(PLAIN, 'long', 4.0)
+TARGET = targets.Target(PLAIN, 'long', 4.0)
 
 
 def seeds_of(space, train_len=64):
@@ -129,8 +127,8 @@ def test_golden_answers(more, name, genome, spec, m):
     now = LongRoPE(
         **{'long': (1.0, 1.5, 2.0, 2.5), 'factor': 2.0, 'start': 2, 'train_len': 16, **more}
     )
-    rule = command.Target(now, name, 8.0 if name == 'long' else 2.0).rule(genome)
-    assert command.spec_of(rule) == f'longrope({spec})' and rule.temperature == pytest.approx(
+    rule = targets.Target(now, name, 8.0 if name == 'long' else 2.0).rule(genome)
+    assert targets.spec_of(rule) == f'longrope({spec})' and rule.temperature == pytest.approx(
         m, abs=6e-7
     )
     assert made(f'longrope({spec})') == rule
@@ -140,7 +138,7 @@ def test_where_a_search_goes_on_from():
     now = LongRoPE(
         long=(10.0,) * 64, short=(1.0,) * 32 + (1.5,) * 32, factor=10.0, start=5, train_len=4096
     )
-    longer, short = command.Target(now, 'long', 320.0), command.Target(now, 'short', 10.0)
+    longer, short = targets.Target(now, 'long', 320.0), targets.Target(now, 'short', 10.0)
     space = longer.space(64, 0.3, 'free')
     assert space == Space(
         64, 32.0, (5, 0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32)
@@ -314,19 +312,19 @@ def stopping(objective, after):
 
 
 @pytest.mark.parametrize(
-    'target', [TARGET, command.Target(PLAIN, 'short', 4.0)], ids=lambda target: target.name
+    'target', [TARGET, targets.Target(PLAIN, 'short', 4.0)], ids=lambda target: target.name
 )
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant, target):
     space, asked = Space(8, 4.0, variant=variant), {'seed': 3, 'factor': 4.0, 'variant': variant}
     whole, parts = tmp_path / 'whole.json', tmp_path / 'parts.json'
-    end = command.run_search(whole, asked, target, None, distance, seeds_of(space), space, SIZES)
+    end = longrope.run_search(whole, asked, target, None, distance, seeds_of(space), space, SIZES)
     assert end.iteration == 4 and 'iteration 4/4  best perplexity' in capsys.readouterr().out
     stops = 0
     for after in (5, 14, 9, 9, 100):  # the first one within the first population
-        state, _ = command.read(parts, asked)
+        state, _ = state_file.read(parts, asked)
         try:
-            command.run_search(
+            longrope.run_search(
                 parts,
                 asked,
                 target,
@@ -341,7 +339,7 @@ def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant
             assert parts.exists() == (stops > 1)
     assert stops == 4 and parts.read_text() == whole.read_text()
     assert f'{parts}: continuing after iteration 2 of 4' in capsys.readouterr().out
-    other = command.run_search(
+    other = longrope.run_search(
         tmp_path / 'other.json',
         {**asked, 'seed': 4},
         target,
@@ -370,10 +368,10 @@ def test_no_genome_is_scored_twice(tmp_path):
         return distance(genome)
 
     stops = 0
-    while not path.exists() or command.read(path, asked)[0].iteration < SIZES.iterations:
+    while not path.exists() or state_file.read(path, asked)[0].iteration < SIZES.iterations:
         try:
-            state, _ = command.read(path, asked)
-            end = command.run_search(
+            state, _ = state_file.read(path, asked)
+            end = longrope.run_search(
                 path, asked, TARGET, state, objective, seeds_of(space), space, SIZES
             )
         except Stop:
@@ -385,7 +383,7 @@ def test_no_genome_is_scored_twice(tmp_path):
     )  # the genomes that were stopped at, and the torn line
     assert not scores.exists()
     scores.write_text('{"seed": 4}\n[0.0, 0, [1.0]]\n')  # of another search
-    assert command.remembered(scores, asked, lambda genome: 5.0)(Genome((1.0,), 0)) == 5.0
+    assert state_file.remembered(scores, asked, lambda genome: 5.0)(Genome((1.0,), 0)) == 5.0
 
 
 def test_a_file_of_another_search_is_refused(tmp_path):
@@ -394,26 +392,26 @@ def test_a_file_of_another_search_is_refused(tmp_path):
         Space(8, 4.0),
         {'seed': 0, 'factor': 4.0, 'overrides': {}},
     )
-    assert command.read(path, asked) == (None, {})
-    command.run_search(path, asked, TARGET, None, distance, seeds_of(space), space, SIZES)
+    assert state_file.read(path, asked) == (None, {})
+    longrope.run_search(path, asked, TARGET, None, distance, seeds_of(space), space, SIZES)
     assert (
-        command.read(path, {**asked, 'rule': None})[0].iteration == 4
+        state_file.read(path, {**asked, 'rule': None})[0].iteration == 4
     )  # a file from before there were second searches
     with pytest.raises(
-        command.SettingsChangedError, match=r"rule: None there, 'longrope\(\.\.\.\)' here"
+        state_file.SettingsChangedError, match=r"rule: None there, 'longrope\(\.\.\.\)' here"
     ):
-        command.read(path, {**asked, 'rule': 'longrope(...)'})
+        state_file.read(path, {**asked, 'rule': 'longrope(...)'})
     before = path.read_text()
     with pytest.raises(
-        command.SettingsChangedError,
+        state_file.SettingsChangedError,
         match=r'seed: 0 there, 1 here; documents: None there, 5 here; give',
     ):
-        command.read(path, {**asked, 'seed': 1, 'documents': 5})
+        state_file.read(path, {**asked, 'seed': 1, 'documents': 5})
     assert path.read_text() == before
     for text in ('{"a": 1}', 'no json', '[]'):
         path.write_text(text)
         with pytest.raises(ValueError, match='was not written by a search'):
-            command.read(path, asked)
+            state_file.read(path, asked)
 
 
 @pytest.mark.parametrize(
@@ -439,8 +437,8 @@ def test_a_file_of_another_search_is_refused(tmp_path):
         (lambda: Sizes(mutations=0, crossovers=0), 'both 0'),
         (lambda: Sizes(iterations=-1), 'iterations must be at least 0, got -1'),
         (lambda: ramp_factors(16, 1e4, 0.5, 64), 'must be at least 1, got 0.5'),
-        (lambda: command.pick_documents(99, 50, 2), 'use at most 1 documents, or a longer text'),
-        (lambda: command.pick_documents(99, 50, 0), 'documents must be at least 1, got 0'),
+        (lambda: objectives.pick_documents(99, 50, 2), 'use at most 1 documents, or a longer text'),
+        (lambda: objectives.pick_documents(99, 50, 0), 'documents must be at least 1, got 0'),
     ],
 )
 def test_wrong_input(build, message):
@@ -494,16 +492,16 @@ def tuned(tmp_path_factory):
 def test_the_objective_is_the_exact_rule_compiled_once(
     request, source, length, genome, spec, monkeypatch
 ):
-    traces, plain = [], command.token_scores
-    monkeypatch.setattr(command, 'token_scores', lambda *args: traces.append(1) or plain(*args))
+    traces, plain = [], objectives.token_scores
+    monkeypatch.setattr(objectives, 'token_scores', lambda *args: traces.append(1) or plain(*args))
     path = request.getfixturevalue(source)
     job = prepare(path, {'eval.lengths': (length,), 'eval.split': 'validation'})
     model, _ = job.load()
     stream = job.task.tokens('validation')
-    windows = command.pick_documents(len(stream) - 1, length, 3)
-    target = command.target_of(path, command.rotary_part(model), 16, length)
-    objective = command.make_objective(model, target, stream, windows, rows=3)
-    wanted = command.perplexity_of(scorer(model.extend(spec)), stream, windows, 3)
+    windows = objectives.pick_documents(len(stream) - 1, length, 3)
+    target = targets.target_of(path, targets.rotary_part(model), 16, length)
+    objective = objectives.make_objective(model, target, stream, windows, rows=3)
+    wanted = objectives.perplexity_of(scorer(model.extend(spec)), stream, windows, 3)
     others = [objective(Genome((1.0,) * 4)), objective(Genome((4.0,) * 4, 4))]
     assert objective(genome) == pytest.approx(wanted, rel=2e-6)
     assert all(abs(other - wanted) > 1e-4 * wanted for other in others) and len(traces) == 1
@@ -524,7 +522,7 @@ SMALL = [
 def finished(run):
     """A whole search by the command."""
     assert command.main([f'--run={run}', *SMALL]) == 0
-    return command.default_output(run, 32)
+    return longrope.default_output(run, 32)
 
 
 def test_the_command_writes_what_it_found(run, finished):
@@ -571,7 +569,7 @@ def test_progressive_extension(tuned, monkeypatch, capsys):
         '--documents=2',
     ]
     assert command.main([f'--run={tuned}', '--length=64', *sizes]) == 0
-    fields = json.loads(command.default_output(tuned, 64).read_text())
+    fields = json.loads(longrope.default_output(tuned, 64).read_text())
     rule = made(fields['spec'])
     assert (fields['settings']['rule'], rule.factor, rule.train_len, rule.short) == (
         TUNED,
@@ -595,9 +593,9 @@ def test_progressive_extension(tuned, monkeypatch, capsys):
     )
 
     rule = dataclasses.replace(rule, start=0)  # an untrained model may want any
-    longer = f'{tuned} | {command.spec_of(rule)}'
+    longer = f'{tuned} | {targets.spec_of(rule)}'
     assert command.main([f'--run={longer}', '--length=12', *sizes]) == 0
-    fields = json.loads(command.default_output(tuned, 12).read_text())
+    fields = json.loads(longrope.default_output(tuned, 12).read_text())
     assert dataclasses.replace(made(fields['spec']), short=None) == rule
     assert list(made(fields['spec']).short) == fields['best']['factors']
     assert (
@@ -610,7 +608,7 @@ def test_progressive_extension(tuned, monkeypatch, capsys):
         shown in capsys.readouterr().out and fields['exact']['as_it_is'] != fields['exact']['ones']
     )
     check_score(fields, tuned)
-    monkeypatch.setattr(command, 'run_search', None)
+    monkeypatch.setattr(longrope, 'run_search', None)
     assert command.main([f'--run={longer}', '--length=12', *sizes]) == 0  # what is there
 
 
@@ -638,8 +636,8 @@ def test_the_command_continues_where_it_was_stopped(run, finished, tmp_path, cap
     path = tmp_path / 'parts.json'
     again = [f'--run={run}', *SMALL, f'--out={path}']
     with monkeypatch.context() as patch:
-        make = command.make_objective
-        patch.setattr(command, 'make_objective', lambda *a: interrupted(make(*a), after=6))
+        make = objectives.make_objective
+        patch.setattr(longrope, 'make_objective', lambda *a: interrupted(make(*a), after=6))
         assert command.main(again) == 130
     assert 'the same command continues' in capsys.readouterr().err
     assert json.loads(path.read_text())['iteration'] == 0
@@ -652,7 +650,7 @@ def test_the_command_continues_where_it_was_stopped(run, finished, tmp_path, cap
 
 
 def test_the_command_shows_or_refuses_what_is_there(run, finished, capsys, monkeypatch):
-    monkeypatch.setattr(command, 'run_search', None)  # nothing is searched any more
+    monkeypatch.setattr(longrope, 'run_search', None)  # nothing is searched any more
     before = finished.read_text()
     capsys.readouterr()
     assert command.main([f'--run={run}', *SMALL]) == 0
@@ -730,7 +728,7 @@ def test_models_that_cannot_be_searched(pattern, message):
         vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern
     )
     with pytest.raises(SpecError, match=message):
-        command.rotary_part(abstract_model(cfg))
+        targets.rotary_part(abstract_model(cfg))
 
 
 def test_layers_without_a_rotary_part_stay_as_they_are():
@@ -738,7 +736,7 @@ def test_layers_without_a_rotary_part_stay_as_they_are():
     cfg = TransformerConfig(
         vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern
     )
-    assert command.rotary_part(abstract_model(cfg)).rotary_dim == 4
+    assert targets.rotary_part(abstract_model(cfg)).rotary_dim == 4
 
 
 def test_tasks_without_a_perplexity_are_refused(monkeypatch):
@@ -746,9 +744,9 @@ def test_tasks_without_a_perplexity_are_refused(monkeypatch):
     config.task = 'copy()'
     task = configs.make_task(config)
     job = Job(Path('x'), config, task, configs.model_config(config, task), load=None)
-    monkeypatch.setattr(command, 'prepare', lambda *_: job)
+    monkeypatch.setattr(longrope, 'prepare', lambda *_: job)
     with pytest.raises(SpecError, match='which has none'):
-        command.search('x', 512)
+        longrope.search('x', 512)
 
 
 RULE = 'longrope(long=(1.0, 2.0), factor=2.0, train_len=16{})'
@@ -792,9 +790,9 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
     config.model.update(layers=1, width=8, heads=2)
     task = configs.make_task(config)
     job = Job(Path('x'), config, task, configs.model_config(config, task), load=None)
-    monkeypatch.setattr(command, 'prepare', lambda *_: job)
+    monkeypatch.setattr(longrope, 'prepare', lambda *_: job)
     with pytest.raises(ValueError, match=message):
-        command.search('x', length)
+        longrope.search('x', length)
 
 
 @pytest.mark.parametrize(
@@ -802,7 +800,7 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
 )
 def test_another_extension_is_not_part_of_the_run(extension):
     with pytest.raises(SpecError, match='give it alone or with longrope, not'):
-        command.search(f'runs/rope | {extension}', 32)
+        longrope.search(f'runs/rope | {extension}', 32)
 
 
 def public_checkpoint(path, encoding, train_len):
@@ -827,7 +825,7 @@ def public_checkpoint(path, encoding, train_len):
 @pytest.mark.full
 def test_a_public_checkpoint_is_searched(tmp_path):
     model = public_checkpoint(tmp_path / 'model', 'rope()', 16)
-    path = command.search(
+    path = longrope.search(
         str(model), 24, Sizes(3, 0, 2), documents=1, out=tmp_path / 'a' / 'found.json'
     )
     fields = json.loads(path.read_text())
@@ -856,7 +854,7 @@ def test_a_public_checkpoint_with_factors_is_searched_on(tmp_path, capsys):
         'original_max_position_embeddings': 16,
     }
     (model / 'config.json').write_text(json.dumps(config))
-    path = command.search(str(model), 40, Sizes(4, 0, 2), documents=1, out=tmp_path / 'found.json')
+    path = longrope.search(str(model), 40, Sizes(4, 0, 2), documents=1, out=tmp_path / 'found.json')
     assert 'its factors descend in places' in capsys.readouterr().out
     fields = json.loads(path.read_text())
     answer = made(fields['spec'])
@@ -876,5 +874,5 @@ def test_where_the_file_of_a_checkpoint_lies(tmp_path):
     checkpoint_file.write_bytes(b'GGUF')
     assert re.fullmatch(
         r'runs/small-[0-9a-f]{6}/longrope_32\.json',
-        str(command.default_output(str(checkpoint_file), 32)),
+        str(longrope.default_output(str(checkpoint_file), 32)),
     )

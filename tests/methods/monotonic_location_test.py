@@ -16,19 +16,17 @@ from configs.sweeps import monotonic_location as sweep
 from posenc_jax.core.registry import SpecError
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder, enclose
 from posenc_jax.mixers.gru import GRU
-from posenc_jax.mixers.monotonic_location import (
+from posenc_jax.mixers.location_weights import (
     GATES,
     STEPS,
-    MonotonicLocation,
     key_positions,
     location_centre,
     location_weights,
-    mix_directions,
     relative_query,
-    reverse_valid,
     soft_stair,
     step_size,
 )
+from posenc_jax.mixers.monotonic_location import MonotonicLocation, mix_directions, reverse_valid
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'monotonic_location.json').read_text())
 VARIANTS = {kind: dict(location=kind) for kind in GATES} | {

@@ -12,22 +12,22 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.analysis.receptive_field import (
-    Compared,
-    _fields,
-    attention_fields,
-    by_method,
+from posenc_jax.analysis.decay_kernel import (
     decay_kernel,
-    decay_plot,
     field_of,
-    profile_plot,
-    rank_correlation,
-    rank_plot,
-    receptive_field,
     theoretical_field,
     trained_field,
     undecided,
-)  # fmt: skip
+)
+from posenc_jax.analysis.field_plots import (
+    Compared,
+    by_method,
+    decay_plot,
+    profile_plot,
+    rank_correlation,
+    rank_plot,
+)
+from posenc_jax.analysis.receptive_field import _fields, attention_fields, receptive_field
 from posenc_jax.core.families import Bias, signed_distance
 from posenc_jax.logits.rpe_convergent import DIVERGENT, KERNELS
 from posenc_jax.model import Transformer, TransformerConfig

@@ -15,7 +15,9 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.spec import build, parse
 from posenc_jax.decoding import any_order
-from posenc_jax.decoding.any_order import burst_sample, sample_in_order
+from posenc_jax.decoding import burst as bursts
+from posenc_jax.decoding.any_order import sample_in_order
+from posenc_jax.decoding.burst import burst_sample
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.model.config import TransformerConfig
@@ -320,10 +322,10 @@ def test_a_start_slot_predicts_the_first_token_as_well():
 
 def first_round(model, known, pairing='intended', key=0, rows=2):
     order = orders(rows)
-    sequence, places = any_order._given(model, text(rows), order, known, None)
+    sequence, places = any_order.given_first(model, text(rows), order, known, None)
     graphdef, state = nnx.split(model)
-    plan = any_order._Plan(graphdef, known, 1.0, pairing, GOLDEN['orders'])
-    burst = any_order._first_burst(plan, state, sequence, places)
+    plan = bursts._Plan(graphdef, known, 1.0, pairing, GOLDEN['orders'])
+    burst = bursts._first_burst(plan, state, sequence, places)
     return plan, state, burst, order
 
 
@@ -337,7 +339,7 @@ def test_proposals_are_the_conditionals_of_the_model(model, known):
     given = jnp.take_along_axis(text(), jnp.asarray(order), axis=1)[:, :known]
     for pairing in ('intended', 'released'):
         plan, *_ = first_round(model, known, pairing)
-        drawn, log_p, places, *_ = any_order._proposals(plan, model, burst, jax.random.key(1))
+        drawn, log_p, places, *_ = bursts._proposals(plan, model, burst, jax.random.key(1))
         np.testing.assert_array_equal(places, order[:, known:])
         expected = []
         for place in range(known, T):
@@ -359,7 +361,7 @@ def test_a_round_accepts_by_the_ratio_and_keeps_the_cache_of_the_winner(model, k
     would.
     """
     plan, state, burst, order = first_round(model, known)
-    after, ratio = any_order._burst(plan, state, burst, jax.random.key(2))
+    after, ratio = bursts._burst(plan, state, burst, jax.random.key(2))
     assert ratio.shape == (GOLDEN['orders'], 2, T - known)
     np.testing.assert_allclose(ratio[..., 0], GOLDEN['first_ratio'], atol=5e-5)
     assert np.abs(np.asarray(ratio[..., 1:]) - 1).max() > 1e-2
@@ -387,7 +389,7 @@ def test_a_round_takes_what_the_uniform_numbers_of_a_place_accept_in_the_best_or
     known = 2
     plan, state, burst, _ = first_round(model, known)
     key = jax.random.key(seed)
-    after, ratio = any_order._burst(plan, state, burst, key)
+    after, ratio = bursts._burst(plan, state, burst, key)
     _, uniform_key, order_key = jax.random.split(key, 3)
     window = T - known
     uniform = np.asarray(jax.random.uniform(uniform_key, (2, window)))

@@ -16,14 +16,8 @@ from flax import nnx
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import config as configs
-from posenc_jax.run.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    fingerprint,
-    finished_steps,
-    read_run,
-    restore_model,
-)
+from posenc_jax.run.checkpoint import CheckpointError, Checkpoints, fingerprint, finished_steps
+from posenc_jax.run.restore import read_run, restore_model
 from posenc_jax.training.step import make_trainer
 from tests.training import tiny
 
@@ -187,7 +181,7 @@ def test_what_libraries_print_beside_a_damaged_checkpoint_is_hidden(run):
     directory, _, _ = run
     for step in (3, 7):
         arrays_file(directory, step).write_bytes(b'')
-    code = f'from posenc_jax.run.checkpoint import restore_model\nrestore_model({str(directory)!r})'
+    code = f'from posenc_jax.run.restore import restore_model\nrestore_model({str(directory)!r})'
     found = subprocess.run(
         [sys.executable, '-c', code], cwd=tiny.ROOT, capture_output=True, text=True
     )

@@ -215,7 +215,7 @@ def test_sizes_and_values_that_nothing_can_hold(tmp_path, fields, message):
         ('x = 1', r'has no function get_config\(\)'),
         (
             'def get_config():\n    return 5',
-            'a config is a ConfigDict as training/defaults.py makes it, got int: 5',
+            'a config is a ConfigDict as run/defaults.py makes it, got int: 5',
         ),
         (
             'def get_config():\n\n    raise RuntimeError("a\\nb")',
@@ -229,7 +229,7 @@ def test_sizes_and_values_that_nothing_can_hold(tmp_path, fields, message):
         ),
         (
             '{}    del config.train',
-            "the config lacks the field 'train.accumulate'; start from training/defaults.py",
+            "the config lacks the field 'train.accumulate'; start from run/defaults.py",
         ),
         (
             '{}    config.train.stepz = 3',
@@ -241,7 +241,7 @@ def test_sizes_and_values_that_nothing_can_hold(tmp_path, fields, message):
 )
 def test_config_files(tmp_path, text, message):
     start = (
-        'from posenc_jax.training import defaults\ndef get_config():\n    config = '
+        'from posenc_jax.run import defaults\ndef get_config():\n    config = '
         'defaults.get_config().unlock().copy_and_resolve_references()\n'
     )
     path = tmp_path / 'config.py'
@@ -286,7 +286,7 @@ def test_no_device_is_touched(tmp_path):
     code = '\n'.join(
         [
             'import jax._src.xla_bridge as bridge',
-            'from posenc_jax.training import config as configs',
+            'from posenc_jax.run import config as configs',
             'from tests.training import tiny',
             f'configs.validate(tiny.config({str(tmp_path)!r}, eval__at_end=True, '
             'eval__lengths=(16, 32), eval__stride=8))',
@@ -484,7 +484,7 @@ def test_a_config_is_read_where_only_the_package_is_installed(tmp_path):
     code = '\n'.join(
         [
             'import importlib.util, pathlib',
-            'from posenc_jax.training import config',
+            'from posenc_jax.run import config',
             "assert config.stored_model_config(pathlib.Path('config.json')).vocab_size == 257",
             "assert importlib.util.find_spec('configs') is None",
         ]

@@ -15,7 +15,7 @@ from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained
 from posenc_jax.run import config as configs
 from posenc_jax.run import defaults, initial
-from posenc_jax.run.checkpoint import restore_model
+from posenc_jax.run.restore import restore_model
 from posenc_jax.training.loop import train
 from tests.training import tiny
 

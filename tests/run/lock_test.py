@@ -14,7 +14,8 @@ import time
 import pytest
 
 from posenc_jax.run import lock
-from posenc_jax.run.checkpoint import finished_steps, restore_model
+from posenc_jax.run.checkpoint import finished_steps
+from posenc_jax.run.restore import restore_model
 from tests.training import tiny
 from tests.training.loop_test import finish, flags_of, free_port, losses, wait_for
 
@@ -54,7 +55,7 @@ def test_a_lock_ends_with_its_process_and_not_with_its_children(tmp_path):
     code = '\n'.join(
         [
             'import os, pathlib, sys, time',
-            'from posenc_jax.training import lock',
+            'from posenc_jax.run import lock',
             'with lock.hold(pathlib.Path(sys.argv[1]), "", ""):',
             '    if child := os.fork():',
             '        print(child, flush=True)',

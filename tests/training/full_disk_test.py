@@ -11,7 +11,7 @@ import pytest
 
 from posenc_jax.core import disk
 from posenc_jax.run import room
-from posenc_jax.run.checkpoint import restore_model
+from posenc_jax.run.restore import restore_model
 from posenc_jax.run.safe import FOLDER
 from posenc_jax.training import loop
 from posenc_jax.training.metrics import MetricsLog

@@ -15,7 +15,7 @@ from configs.sweeps import runs as sweeps
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run import config as configs
 from posenc_jax.run import initial
-from posenc_jax.run.checkpoint import restore_model
+from posenc_jax.run.restore import restore_model
 from posenc_jax.tasks.language import Language
 from posenc_jax.training import loop
 from posenc_jax.training.metrics_file import FILE, read_lines

@@ -13,8 +13,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from posenc_jax.model.pretrained.architectures import Architecture, Leaf, describe
+from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.fields import PretrainedError, near
+from posenc_jax.model.pretrained.layout import Architecture, Leaf
 from posenc_jax.model.pretrained.sources import Source, open_source
 from posenc_jax.model.pretrained.tokenizer import UnknownTokenizerError, check_tokenizer
 from posenc_jax.model.sharding import make_mesh, param_shardings

@@ -1,0 +1,140 @@
+"""The fields of a config: their names, types and ranges, checked without building anything."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from posenc_jax.core.registry import LARGEST, nearest, quoted
+from posenc_jax.run import defaults, settings
+
+MAX_SEGMENTS = 64
+MAX_PATTERN = 256  # layers that differ; each is traced on its own
+
+
+def fields_of(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+    """Dotted name -> value, for every field."""
+    fields = {}
+    for key, value in config.items():
+        fields.update(
+            fields_of(value, f'{prefix}{key}.')
+            if isinstance(value, ConfigDict)
+            else {prefix + key: value}
+        )
+    return fields
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Whether a config has the fields of the defaults, each of the type that it has there, and
+    numbers that arrays can hold.
+
+    Raises:
+      ValueError: names the field, and what was expected.
+    """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            'a config is a ConfigDict as run/defaults.py makes it, got '
+            f'{type(config).__name__}: {quoted(config)}'
+        )
+    usual = defaults.get_config()
+    try:
+        found, known = fields_of(config), fields_of(usual)
+    except ValueError as error:  # a reference to a field without a value
+        raise ValueError(f'the config cannot be read: {error}') from None
+    if unknown := sorted(map(str, found.keys() - known.keys())):
+        raise ValueError(
+            f'the config has no field {quoted(unknown[0])}; {nearest(unknown[0], known)}'
+        )
+    if missing := sorted(known.keys() - found.keys()):
+        raise ValueError(f'the config lacks the field {missing[0]!r}; start from run/defaults.py')
+    for name, value in found.items():
+        _check_value(name, value, type(known[name]))
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (kind, *{float: (int,), tuple: (list,)}.get(kind, ())))
+
+
+def _check_value(name: str, value: Any, kind: type) -> None:
+    if not _fits(value, kind):
+        raise ValueError(
+            f'{name} must be of type {kind.__name__}, got {type(value).__name__}: {quoted(value)}'
+        )
+    if kind is int and not -(2**31) <= value < 2 ** (32 if name == 'seed' else 31):
+        raise ValueError(f'{name} must be a whole number of 32 bits, got {quoted(value)}')
+    if kind is float and not abs(value) <= LARGEST:
+        raise ValueError(f'{name} must be a finite number of 32 bits, got {quoted(value)}')
+    for text in value if kind is tuple else (value,):
+        if (
+            isinstance(text, str)
+            and not text.isprintable()
+            and name not in ('encoding', 'pattern', 'extend', 'task')
+        ):
+            raise ValueError(
+                f'{name} must be text of one line without control characters, got {quoted(value)}'
+            )
+    if name == 'pattern' and not all(isinstance(spec, str) for spec in value):
+        raise ValueError(f'pattern must hold spec strings, got {quoted(value)}')
+    if name == 'pattern' and len(value) > MAX_PATTERN:
+        raise ValueError(f'pattern must hold at most {MAX_PATTERN} spec strings, got {len(value)}')
+
+
+def check_numbers(config: ConfigDict) -> None:
+    train = config.train
+
+    def need(condition, name, expected):
+        if not condition:
+            value = fields_of(config)[name]
+            raise ValueError(f'{name} must be {expected}, got {value!r}')
+
+    counts = (
+        'steps',
+        'batch',
+        'length',
+        'min_length',
+        'accumulate',
+        'log_every',
+        'save_every',
+        'keep',
+        'eval_batches',
+    )
+    for name in counts:
+        need(train[name] >= 1, f'train.{name}', 'at least 1')
+    for name in ('warmup', 'eval_every', 'weight_decay', 'clip', 'z_loss', 'segment', 'memory'):
+        need(train[name] >= 0, f'train.{name}', 'at least 0')
+    need(
+        train.segment < train.length, 'train.segment', f'below train.length = {train.length}, or 0'
+    )
+    few = train.length <= MAX_SEGMENTS * (train.segment or train.length)
+    need(
+        few,
+        'train.segment',
+        f'0, or at least train.length / {MAX_SEGMENTS}, since every segment is traced on its own',
+    )
+    need(train.segment or not train.memory, 'train.memory', '0 where train.segment is 0')
+    need(
+        not train.segment or config.model.kind == 'decoder',
+        'train.segment',
+        f'0 for a model of kind {config.model.kind!r}',
+    )
+    need(train.lr > 0, 'train.lr', 'positive')
+    need(0 <= train.end_lr_fraction <= 1, 'train.end_lr_fraction', 'between 0 and 1')
+    for name in ('b1', 'b2'):
+        need(0 <= train[name] < 1, f'train.{name}', 'in [0, 1)')
+    need(train.warmup <= train.steps, 'train.warmup', f'at most train.steps = {train.steps}')
+    need(
+        train.batch % train.accumulate == 0,
+        'train.batch',
+        f'a multiple of train.accumulate = {train.accumulate}',
+    )
+    need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
+    settings.check_fields(config.eval)
+    need(config.mesh.cpu_devices >= 0, 'mesh.cpu_devices', 'at least 0')
+    start, silence = config.cluster.start_timeout, config.cluster.peer_timeout
+    need(10 <= start <= 86400, 'cluster.start_timeout', 'between 10 and 86400 seconds')
+    need(
+        silence == 0 or 10 <= silence <= 86400,
+        'cluster.peer_timeout',
+        'between 10 and 86400 seconds, or 0 for none',
+    )

@@ -1,0 +1,196 @@
+"""A run resolved: a config becomes a task, a model and a directory, once, with every error raised
+before any device is touched.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.registry import SpecError, quoted
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer, abstract_model
+from posenc_jax.run import settings
+from posenc_jax.run.fields import check_fields, check_numbers, fields_of
+from posenc_jax.tasks import Task
+
+MAX_NAME = 100  # of names that are made here
+LONGEST_NAME = 255  # of a file, in bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run needs to know of itself, worked out once from its config.
+
+    Attributes:
+      directory: of the run, where its files are kept.
+      config: with all references resolved and derived fields filled in.
+      task: what is read and predicted.
+      cfg: the model's.
+    """
+
+    directory: pathlib.Path
+    config: ConfigDict
+    task: Task
+    cfg: TransformerConfig
+
+    @functools.cached_property
+    def model(self) -> Transformer:
+        """The model as shapes, without the context extension of an evaluation."""
+        return abstract_model(self.cfg)
+
+    @property
+    def length(self) -> int | tuple[int, int]:
+        """The length, or the range of lengths, that training draws from."""
+        return task_length(self.config, self.task)
+
+
+def validate(config: ConfigDict) -> ConfigDict:
+    """The config of the plan that `resolve` makes, with its errors."""
+    return resolve(config).config
+
+
+def resolve(config: ConfigDict) -> Plan:
+    """The plan of a training run, checked without touching a device; its config is a locked copy.
+
+    Specs are parsed, the data set is looked up, the numbers are checked, the model is built and
+    called on shapes, and what an evaluation at the end would refuse is refused now.
+
+    Raises:
+      ValueError: what is wrong, what was expected, and the nearest valid choice (`SpecError` for
+        strings).
+      FileNotFoundError: text that is not there.
+    """
+    check_fields(config)
+    config = ConfigDict(config.to_dict(), convert_dict=True)
+    check_numbers(config)
+    for spec in (config.encoding, *config.pattern):
+        spec_language.parse(spec)
+    if config.extend:
+        spec_language.parse(config.extend, ('extension', 'frequencies'))
+    task = make_task(config)
+    cfg = model_config(config, task)
+    settings.check_memory(
+        f'train.batch={config.train.batch} rows of', config.train.batch, cfg.train_len
+    )
+    config.name = config.name or run_name(config)
+    if (
+        config.name != os.path.basename(config.name)
+        or config.name in ('.', '..')
+        or len(config.name.encode()) > LONGEST_NAME
+    ):
+        raise ValueError(
+            f'name is a folder within workdir, of at most {LONGEST_NAME} bytes, got '
+            f'{quoted(config.name)}'
+        )
+    plan = Plan(pathlib.Path(config.workdir, config.name), config.lock(), task, cfg)
+    settings.check_causal(plan.model, config.task)
+    supplied = settings.check_ids(plan.model, task, config.train.length, training=True)
+    _check_call(plan, () if supplied is None else supplied.shape[2:])
+    if config.eval.at_end:
+        try:
+            settings.check(config, task, cfg, plan.model)
+        except ValueError as error:
+            raise ValueError(
+                f'the evaluation at the end of training would fail: {error}. Change the fields '
+                'of eval, e.g. '
+                '--config.eval.lengths=..., or train without it: --config.eval.at_end=False'
+            ) from error
+    return plan
+
+
+def _check_call(plan: Plan, components: tuple[int, ...]) -> None:
+    """Traces a training call on two rows, without computing anything: a model that cannot be called
+    raises.
+
+    Args:
+      components: trailing dimensions of the positions that the task supplies.
+    """
+    graphdef, state = nnx.split(plan.model)
+    tokens = jax.ShapeDtypeStruct((2, plan.cfg.train_len), jnp.int32)
+    pos = jax.ShapeDtypeStruct((*tokens.shape, *components), jnp.int32) if components else None
+
+    def call(state, tokens, pos):
+        tok = None if pos is None else Tokens.of(positions=pos)
+        model = nnx.merge(graphdef, state)
+        return model(tokens, tok, key=jax.random.key(0), train=True)
+
+    jax.eval_shape(call, state, tokens, pos)
+
+
+def make_task(config: ConfigDict) -> Task:
+    """The task of a config; `config.data` supplies those of its arguments that the spec string does
+    not give.
+
+    Raises:
+      SpecError, FileNotFoundError: unknown task, data set or argument; text that is not there.
+    """
+    nodes = spec_language.parse(config.task, ('task',)).nodes
+    if len(nodes) != 1:
+        raise SpecError(f'task is {config.task!r}: tasks cannot be joined by "|"')
+    (node,) = nodes
+    return spec_language.build(_with_data(node, config.data), {})
+
+
+def _with_data(node: spec_language.Node, data: ConfigDict) -> spec_language.Node:
+    """The call, and those of tasks within it, with what they do not say of the data."""
+    nested = lambda value: (
+        _with_data(value, data) if isinstance(value, spec_language.Node) else value
+    )
+    given = {name: value for name, value in data.items() if value and name in node.entry.parameters}
+    return spec_language.Node(
+        node.entry, {**given, **{name: nested(value) for name, value in node.arguments.items()}}
+    )
+
+
+def task_length(config: ConfigDict, task: Task) -> int | tuple[int, int]:
+    """The length, or the range of lengths, that training draws from."""
+    return (
+        config.train.length if task.is_language else (config.train.min_length, config.train.length)
+    )
+
+
+def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
+    """The model of a config; its `train_len` is the width of a training batch.
+
+    Raises:
+      ValueError: sizes that do not fit together, or a length that the task does not have.
+    """
+    length = task_length(config, task)
+    try:
+        width = settings.width_of(task, length)
+    except ValueError as error:
+        fields = ('train.length',) if task.is_language else ('train.min_length', 'train.length')
+        given = ', '.join(
+            f'{name}={value}' for name, value in fields_of(config).items() if name in fields
+        )
+        raise ValueError(f'{given}: {error}') from error
+    return sized_model(config, task.vocab_size, width)
+
+
+def sized_model(config: ConfigDict, vocab_size: int, width: int) -> TransformerConfig:
+    within = ConfigDict(config.to_dict(), convert_dict=True)
+    within.train.length = width
+    return TransformerConfig.from_config(within, vocab_size)
+
+
+def run_name(config: ConfigDict) -> str:
+    """A folder name made of the task (with its data set), the encodings and the seed.
+
+    Example: 'language-pydoc_topics-rope-s0'.
+    """
+    (node,) = spec_language.parse(config.task, ('task',)).nodes
+    reads = 'dataset' in node.entry.parameters and 'dataset' not in node.arguments
+    dataset = [config.data.dataset] if reads else []
+    text = [config.task, *dataset, *(config.pattern or (config.encoding,)), f's{config.seed}']
+    return '-'.join(re.sub(r'[^\w.]+', '-', part).strip('-') for part in text)[-MAX_NAME:].lstrip(
+        '-'
+    )

@@ -1,0 +1,204 @@
+"""The file `config.json` of a run: its config, and the sizes that the task gives the model."""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from posenc_jax.core import disk
+from posenc_jax.core.registry import quoted
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.run import defaults
+from posenc_jax.run.fields import fields_of
+from posenc_jax.run.json_file import listed, read_object, typed
+from posenc_jax.run.plan import make_task, model_config, sized_model
+
+# A run resumed with another value here trains the same model: where it lies, how it is watched,
+# spread, evaluated.
+FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'cluster', 'eval', 'train.log_every',
+    'train.eval_every', 'train.eval_batches',
+               'train.save_every', 'train.keep')  # fmt: skip
+FILE = 'config.json'  # in the run directory
+# beside the fields in that file: sizes that the task gives the model, which is then built without
+# data
+SHAPE = 'task_shape'
+# likewise, where a run went on with --resume_changed: digests of the configs it had before
+EARLIER = 'resumed_changed'
+ITEMS = {
+    'pattern': str,
+    'eval.lengths': int,
+    'eval.protocols': str,
+    'eval.depths': float,
+}  # what the lists in that file hold
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What the file of a run says.
+
+    Attributes:
+      config: its fields.
+      shape: `vocab_size` and `width`, the sizes that its task gives the model; {} in files of
+        versions that stored none.
+      earlier: digests of the configs that the run had before it went on with another one (see
+        `checkpoint.Checkpoints`).
+    """
+
+    config: ConfigDict
+    shape: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def model_config(self) -> TransformerConfig:
+        """The model, without its data; files that store no shape need the data."""
+        return (
+            sized_model(self.config, **self.shape)
+            if self.shape
+            else model_config(self.config, make_task(self.config))
+        )
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """Dotted name -> value, of the fields and sizes that change what is trained or computed."""
+        fields = {
+            name: value for name, value in fields_of(self.config).items() if not _is_free(name)
+        }
+        return fields | {f'{SHAPE}.{name}': size for name, size in self.shape.items()}
+
+
+def stored_model_config(path: pathlib.Path) -> TransformerConfig:
+    """The model of the config that `save` wrote, without its data; files of older versions need the
+    data.
+    """
+    return read_saved(path).model_config
+
+
+def save(config: ConfigDict, path: pathlib.Path) -> None:
+    """Writes a config as JSON, with the shape that its task gives the model; the file is complete
+    or not there.
+    """
+    write(saved_of(config), path)
+
+
+def write(saved: Saved, path: pathlib.Path) -> None:
+    """The same of what `saved_of` returned."""
+    fields = (
+        saved.config.to_dict()
+        | {SHAPE: saved.shape}
+        | ({EARLIER: saved.earlier} if saved.earlier else {})
+    )
+    disk.write(path, json.dumps(fields, indent=2) + '\n')
+
+
+def saved_of(
+    config: ConfigDict, earlier: Iterable[str] = (), cfg: TransformerConfig | None = None
+) -> Saved:
+    """A config with the shape that its task gives the model `cfg`; None works it out."""
+    cfg = model_config(config, make_task(config)) if cfg is None else cfg
+    return Saved(config, {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}, tuple(earlier))
+
+
+def from_json(path: pathlib.Path) -> ConfigDict:
+    """The config that `save` wrote; fields that an older version did not have get their defaults.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: the file is not a config, or has fields that this version does not know, by name,
+        or of another type.
+    """
+    return read_saved(path).config
+
+
+def read_saved(path: pathlib.Path) -> Saved:
+    """The same with what stands beside the fields."""
+    try:
+        found = read_object(path, 'a config')
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{error}: {path.parent} is not the directory of a run') from None
+    try:
+        shape = _shape(found.pop(SHAPE)) if SHAPE in found else {}
+        earlier = typed(found.pop(EARLIER, []), tuple, EARLIER, str)
+        config, unknown = defaults.get_config(), []
+        fields = _flattened(found, config, '', unknown)
+    except ValueError as error:
+        raise ValueError(f'{path} is not a config: {error}') from None
+    if unknown:
+        known = fields_of(config)
+        close = lambda name: ''.join(
+            f' (did you mean {match!r}?)' for match in difflib.get_close_matches(name, known, 1)
+        )
+        names = [
+            quoted(name) + (close(name) if place < 6 else '')
+            for place, name in enumerate(sorted(unknown))
+        ]
+        raise ValueError(
+            f'{path} has fields that this version of posenc_jax does not know: {listed(names)}'
+        )
+    if not fields:
+        raise ValueError(f'{path} is not a config: it holds no field')
+    config.update_from_flattened_dict(fields)
+    return Saved(config.lock(), shape, earlier)
+
+
+def _shape(found: Any) -> dict[str, int]:
+    names = ('vocab_size', 'width')
+    if (
+        not isinstance(found, dict)
+        or sorted(found) != sorted(names)
+        or min(typed(found[n], int, f'{SHAPE}.{n}') for n in names) < 1
+    ):
+        raise ValueError(
+            f'{SHAPE} is {quoted(found)}, expected an object with the positive numbers '
+            f'{" and ".join(names)}'
+        )
+    return found
+
+
+def _flattened(
+    found: dict[str, Any], usual: ConfigDict, prefix: str, unknown: list[str]
+) -> dict[str, Any]:
+    """Dotted name -> value of what was found, as the types that the defaults have; names that they
+    lack go to `unknown`.
+    """
+    fields = {}
+    for key, value in found.items():
+        name = prefix + key
+        if key not in usual:
+            unknown.append(name)
+        elif not isinstance(usual[key], ConfigDict):
+            fields[name] = typed(value, type(usual[key]), name, ITEMS.get(name))
+        elif isinstance(value, dict):
+            fields |= _flattened(value, usual[key], f'{name}.', unknown)
+        else:
+            raise ValueError(f'{name} is {quoted(value)}, expected an object of fields')
+    return fields
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Lines 'train.lr: 0.001 -> 0.01' for the fields that change what is trained."""
+    changed = changes(Saved(old).bound, Saved(new).bound)
+    return [
+        f'{name}: {quoted(before)} -> {quoted(after)}' for name, (before, after) in changed.items()
+    ]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields of `Saved.bound` whose values differ -> both values; one that is missing has its
+    default.
+
+    Example:
+      >>> changes({'train.lr': 0.1, 'seed': 1}, {'train.lr': 0.2, 'seed': 1, 'train.z_loss': 0.0})
+      {'train.lr': (0.1, 0.2)}
+    """
+    usual = fields_of(defaults.get_config())
+    value = lambda fields, name: fields.get(name, usual.get(name, '(absent)'))
+    pairs = {name: (value(old, name), value(new, name)) for name in sorted(old.keys() | new.keys())}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _is_free(name: str) -> bool:
+    return any(name == field or name.startswith(field + '.') for field in FREE_FIELDS)

@@ -1,0 +1,222 @@
+"""A LongRoPE search of a trained model from its arguments to its file, with every error raised
+before the weights are read. A search that was stopped goes on from its file.
+"""
+
+import dataclasses
+import datetime
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.registry import SpecError
+from posenc_jax.evaluation.scoring import scorer
+from posenc_jax.model.transformer import abstract_model
+from posenc_jax.run.job import home_of, prepare
+from posenc_jax.run.lock import hold
+from posenc_jax.search.evolution import Objective, Sizes, State, advance, begin
+from posenc_jax.search.genome import Genome, Space
+from posenc_jax.search.objective import make_objective, perplexity_of, pick_documents
+from posenc_jax.search.state_file import read, remembered, write
+from posenc_jax.search.target import Target, factors_of, rotary_part, spec_of, target_of
+from posenc_jax.training.metrics import LiveLine
+
+_DECIDED = ('extend', 'eval.lengths', 'eval.split', 'eval.protocols')  # by the search
+_QUIET_SECONDS = 20.0
+
+
+class Progress(LiveLine):
+    """Iteration, best perplexity, evaluations done and time left: one live line in a terminal, a
+    plain line for each iteration elsewhere, and for every evaluation of those that take long.
+    """
+
+    def __init__(self, sizes: Sizes, done: int):
+        super().__init__('', done, sizes.evaluations)
+        self._sizes, self._done = sizes, done
+        self._text, self._clock, self._said = 'compiling', None, time.perf_counter()
+
+    def counting(self, objective: Objective) -> Objective:
+        """The objective, with every evaluation counted."""
+
+        def counted(genome):
+            score = objective(genome)
+            self._done += 1
+            self._clock = self._clock or (
+                self._done,
+                time.perf_counter(),
+            )  # the first one contains compilation
+            self.show(completed=self._done, text=f'{self._text}  {self._left()} left')
+            if self._bar is None and time.perf_counter() - self._said > _QUIET_SECONDS:
+                self._say_where()
+            return score
+
+        return counted
+
+    def report(self, state: State) -> None:
+        """Shows an iteration that is finished and saved."""
+        self._text = (
+            f'iteration {state.iteration}/{self._sizes.iterations}  best perplexity '
+            f'{state.trace[-1]:.4f}'
+        )
+        if self._bar is None:
+            self._say_where()
+        self.show(text=f'{self._text}  {self._left()} left')
+
+    def _say_where(self):
+        self._said = time.perf_counter()
+        self.say(
+            f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self._left()} left'
+        )
+
+    def _left(self) -> str:
+        if self._clock is None or self._done == self._clock[0]:
+            return '?'
+        first, since = self._clock
+        each = (time.perf_counter() - since) / (self._done - first)
+        return str(datetime.timedelta(seconds=round(each * (self._sizes.evaluations - self._done))))
+
+
+def run_search(
+    path: pathlib.Path,
+    asked: Mapping[str, Any],
+    target: Target,
+    state: State | None,
+    objective: Objective,
+    seeds: list[Genome],
+    space: Space,
+    sizes: Sizes,
+) -> State:
+    """Takes a search from where it stands to its end, and writes the file after every iteration.
+
+    Args:
+      path, asked, target: of the file, see `write`; `asked['seed']` seeds a new search.
+      state: where it stands, see `read`; None begins.
+      objective: scores a genome, lower is better.
+      seeds, space, sizes: see `evolution`.
+    """
+    scores = path.with_name(path.name + '.scores')
+    with Progress(sizes, 0 if state is None else len(state.history)) as progress:
+        objective = progress.counting(remembered(scores, asked, objective))
+        if state is not None:
+            progress.say(
+                f'{path}: continuing after iteration {state.iteration} of {sizes.iterations}'
+            )
+        while state is None or state.iteration < sizes.iterations:
+            if state is None:
+                state = begin(seeds, space, sizes, objective, asked['seed'])
+            else:
+                state = advance(state, space, sizes, objective)
+            write(path, asked, target, state)
+            progress.report(state)
+    scores.unlink()
+    return state
+
+
+def search(
+    run: str,
+    length: int,
+    sizes: Sizes = Sizes(),
+    *,
+    probability: float = 0.3,
+    documents: int = 5,
+    seed: int = 0,
+    variant: str = 'free',
+    out: pathlib.Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> pathlib.Path:
+    """Searches factors for a run or public checkpoint at a length; returns the file it wrote.
+
+    All that can be wrong is found before the weights are read.
+
+    Args:
+      run: directory of a run, or a public checkpoint; with ' | longrope(...)' the factors that it
+        is searched on from.
+      length: T; at least the trained length, or see `target_of` for a run that has factors already.
+      sizes, probability, variant: see `Sizes` and `Space`.
+      documents: how many windows of T tokens score a genome.
+      seed: of the search.
+      out: the file; None is the default of the command.
+      overrides: dotted names of fields of the config -> values.
+
+    Raises:
+      SettingsChangedError: the file belongs to a search with other arguments.
+      HeldError: another process writes it.
+      ValueError: anything else that is wrong with the arguments, the model or the text.
+      FileNotFoundError: no such run.
+    """
+    overrides = dict(overrides or {})
+    if taken := sorted(overrides.keys() & set(_DECIDED)):
+        raise SpecError(
+            f'config.{taken[0]} is decided by the search, which reads the validation split at '
+            '--length'
+        )
+    directory, _, rule = run.partition('|')
+    if rule and [
+        node.entry.key for node in spec_language.parse(rule, ('extension', 'frequencies')).nodes
+    ] != ['longrope']:
+        raise SpecError(
+            f'the search finds an extension of {directory.strip()}; give it alone or with '
+            f'longrope, not {run!r}'
+        )
+    if length < 1:
+        raise ValueError(f'length must be at least 1, got {length}')
+    if seed < 0:
+        raise ValueError(f'seed must be at least 0, got {seed}')
+    decided = dict(zip(_DECIDED, ('', (length,), 'validation', ('nonoverlapping',))))
+    job = prepare(run, {**overrides, **decided})
+    if not job.task.is_language:
+        raise SpecError(
+            f'the search minimises perplexity; {run} was trained on {job.config.task}, which has '
+            'none'
+        )
+    part = rotary_part(abstract_model(job.cfg, job.config.extend))
+    target = target_of(run, part, job.cfg.train_len, length)
+    now, space = target.now, target.space(length, probability, variant)
+    seeds = target.seeds(space, part.rotary_dim, part.base)
+    stream = job.task.tokens('validation')
+    windows = pick_documents(len(stream) - 1, length, documents)
+    path = out or default_output(run, length)
+    asked = dict(
+        run=run, length=length, train_len=now.train_len, factor=target.factor,
+        rotary_dim=part.rotary_dim, base=part.base,
+        rule=factors_of(part), **dataclasses.asdict(sizes), probability=probability,
+        documents=documents, seed=seed,
+        variant=variant, overrides=overrides,
+    )  # fmt: skip
+    with hold(
+        path.with_name(path.name + '.lock'), f'{path} is being searched', 'choose another --out'
+    ):
+        state, fields = read(path, asked)
+        model, step = job.load()
+        asked['step'] = step
+        if state is not None:
+            read(path, asked)  # the run may have been trained further
+        if 'exact' in fields:
+            return path
+        rows = min(job.rows(length), documents)  # a batch is filled up
+        if any(list(factors or ()) != sorted(factors or ()) for factors in (now.long, now.short)):
+            print(
+                f'{run}: its factors descend in places; those searched ascend, so that products '
+                'may descend where they do'
+            )
+        objective = make_objective(model, target, stream, windows, rows)
+        state = run_search(path, asked, target, state, objective, seeds, space, sizes)
+        exact = perplexity_of(
+            scorer(model.extend(spec_of(target.rule(state.best)))), stream, windows, rows
+        )
+        as_it_is = perplexity_of(scorer(model), stream, windows, rows)
+        first = {
+            'yarn_ramp' if target.name == 'long' else 'ones': next(iter(state.history.values()))
+        }
+        write(
+            path, asked, target, state, exact={'perplexity': exact, 'as_it_is': as_it_is, **first}
+        )
+    return path
+
+
+def default_output(run: str, length: int) -> pathlib.Path:
+    """longrope_LENGTH.json in the directory of a run, or where `home_of` keeps a public
+    checkpoint's.
+    """
+    return home_of(run) / f'longrope_{length}.json'

@@ -1,0 +1,113 @@
+"""The objective of the LongRoPE search: the mean perplexity of a model, with the factors of a
+genome, on windows of validation text.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Int
+
+from posenc_jax.core.encoding import Constant
+from posenc_jax.core.numerics import phase
+from posenc_jax.evaluation.language import score_windows
+from posenc_jax.evaluation.scoring import token_scores
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.rotation.rope import Rotary, rope_frequencies
+from posenc_jax.run.protocols import Windows
+from posenc_jax.search.evolution import Objective
+from posenc_jax.search.target import Target, rotary_part
+
+
+class SearchedRotary(Rotary):
+    """A rotary encoding whose frequencies and `start` are variables, so that one compiled program
+    scores every genome.
+
+    The frequencies are float32: their relative rounding of 6e-8 shifts an angle by at most 6e-8
+    times its size, 0.06 rad at position 1e6 for the highest frequency. The answer is scored again
+    by the exact rule.
+    """
+
+    def __init__(self, part: Rotary, temperature: float):
+        super().__init__(part.base, part.layout, part.partial, None, part.head_dim)
+        self.temperature = temperature
+        self.inv_freq = Constant(jnp.zeros(self.rotary_dim // 2, jnp.float32))
+        self.start = Constant(jnp.zeros((), jnp.int32))
+
+    def angles(self, pos, length=None):
+        plain, _ = super().angles(pos)
+        early = pos < self.start[...]
+        return jnp.where(early[..., None], plain, phase(pos, self.inv_freq[...])), jnp.where(
+            early, 1.0, self.temperature
+        )
+
+
+def perplexity_of(
+    score: Callable, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
+) -> float:
+    """The mean over windows of the perplexity of each."""
+    nll, *_ = score_windows(score, stream, windows, rows)
+    return float(np.exp(nll.astype(np.float64).mean(axis=1)).mean())
+
+
+def make_objective(
+    model: Transformer, target: Target, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
+) -> Objective:
+    """Mean perplexity of the windows under a genome, by one program that is compiled once."""
+    part = rotary_part(model)
+    theta = rope_frequencies(part.rotary_dim, part.base)
+    temperature = dataclasses.replace(target.now, factor=target.factor).temperature
+    model = nnx.clone(model)
+    model.shared = nnx.List(
+        [SearchedRotary(p, temperature) if isinstance(p, Rotary) else p for p in model.shared]
+    )
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def scored(state, inv_freq, start, tokens, targets, tok):
+        model = nnx.merge(graphdef, state)
+        for part in model.shared:
+            if isinstance(part, SearchedRotary):
+                part.inv_freq[...], part.start[...] = inv_freq, start
+        return token_scores(model, tokens, targets, tok)
+
+    def objective(genome):
+        rule = target.rule(genome)
+        inv_freq, start = (
+            jnp.asarray(theta / getattr(rule, target.name), jnp.float32),
+            jnp.asarray(rule.start, jnp.int32),
+        )
+        score = lambda tokens, targets, tok, key=None: scored(
+            state, inv_freq, start, tokens, targets, tok
+        )
+        return perplexity_of(score, stream, windows, rows)
+
+    return objective
+
+
+def pick_documents(targets: int, length: int, documents: int) -> Windows:
+    """Windows of `length` targets that do not overlap, spread evenly over a text.
+
+    Raises:
+      ValueError: the text has fewer, or none is asked for.
+
+    Example:
+      >>> pick_documents(100, 10, 3).start.tolist()
+      [0, 40, 90]
+    """
+    if documents < 1:
+        raise ValueError(f'documents must be at least 1, got {documents}')
+    whole = targets // length
+    if whole < documents:
+        most = f'at most {whole} documents, or ' if whole else ''
+        raise ValueError(
+            f'the validation split has {targets + 1} tokens, {documents} documents of {length} '
+            f'need {documents * length + 1}; '
+            f'use {most}a longer text'
+        )
+    start = np.linspace(0, whole - 1, documents).round().astype(np.int64) * length
+    full = np.full(documents, length)
+    return Windows(length, start, full, full)
