@@ -38,7 +38,7 @@ from tests import array_types  # noqa: E402
 
 # The shapes and dtypes in the annotations of encodings and of what they are made of are checked at
 # every call while the tests run. Annotations in the other folders have not been mended for it.
-CHECKED = ('core', 'mask')
+CHECKED = ('mask',)
 install_import_hook([f'posenc_jax.{folder}' for folder in CHECKED], f'{array_types.__name__}.check')
 pytest.raises = array_types.unchecked(pytest.raises)
 

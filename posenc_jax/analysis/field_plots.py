@@ -81,6 +81,7 @@ def decay_plot(
 
     Example:
       >>> import tempfile, posenc_jax as pj
+      >>> from posenc_jax.analysis.decay_kernel import decay_kernel, theoretical_field
       >>> alibi = pj.make('alibi()', heads=2)
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = folder + '/decay.png'

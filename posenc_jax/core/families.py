@@ -67,7 +67,7 @@ class Mask(Encoding):
         return self.allow(tq, tk)
 
 
-def check_heads(user: str, per_head: Float[Array, 'N'], s: Float[Array, 'B N T S']) -> None:
+def check_heads(user: str, per_head: Float[Array, 'any'], s: Float[Array, 'B N T S']) -> None:
     """Refuses to spread parameters of one number of heads over logits of another, which would pass
     where one of them is 1.
 

@@ -13,7 +13,7 @@ NOWHERE = np.iinfo(np.int32).min
 
 
 def known_range(
-    values: Num[Array, '#B L ...'], valid: Bool[Array, '#B L'] | None
+    values: Num[Array, '...'], valid: Bool[Array, '...'] | None
 ) -> tuple[int, int] | None:
     """Smallest and largest of the integers that real tokens have, 0 standing for padding; None
     where they are traced.

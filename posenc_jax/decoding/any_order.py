@@ -60,6 +60,7 @@ def sample_in_order(
         permutation, a missing key.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='sigma_gpt(max_len=9)'

@@ -219,6 +219,7 @@ def join(
     Reference: Yang, Chen, Chen, arXiv 2502.05431.
 
     Example:
+      >>> from posenc_jax.decoding.read_contexts import continue_from
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(

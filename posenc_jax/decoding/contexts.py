@@ -44,6 +44,7 @@ class ContextMask(Encoding):
       sees: `Layout.sees`, or None.
 
     Example:
+      >>> from posenc_jax.decoding.pieces import parallel_layout
       >>> layout = parallel_layout((np.arange(1), np.arange(1, 2)), 2)
       >>> ContextMask(layout.sees).mask(layout.tokens(1), layout.tokens(1))[0, 0].astype(
       ...     int
@@ -77,6 +78,7 @@ def with_part(
     in every layer.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
@@ -97,6 +99,7 @@ def has_part(model: Transformer, kind: type[Encoding]) -> bool:
     """Whether some layer has a part of this class.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
@@ -119,6 +122,7 @@ def check_model(user: str, model: Transformer) -> None:
       ValueError: names the part that is in the way.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
@@ -152,6 +156,8 @@ def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
     """The piece at other positions: its keys turned there, its values as they are.
 
     Example:
+      >>> from posenc_jax.decoding.read_contexts import encode
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'

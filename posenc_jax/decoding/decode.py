@@ -26,6 +26,7 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
       ValueError: the model is an encoder, or has an encoding that no cache can serve.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
@@ -54,6 +55,7 @@ def read_ids(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cac
     reads ids, it is the cache that was given.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> encoding = 'bipe(separators=(3,)) | rope()'
       >>> cfg = TransformerConfig(

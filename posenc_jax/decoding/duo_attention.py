@@ -217,6 +217,7 @@ def deploy(
         without causal masks.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'

@@ -284,6 +284,7 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
     Reference: Wang, Wang, Li, Liu, Miao, Wang, Li, arXiv 2506.07334.
 
     Example:
+      >>> from posenc_jax.decoding.read_contexts import read
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(

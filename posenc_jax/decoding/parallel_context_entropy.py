@@ -368,6 +368,7 @@ def join(
     Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
 
     Example:
+      >>> from posenc_jax.decoding.read_contexts import continue_from
       >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(

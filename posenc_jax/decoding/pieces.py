@@ -174,6 +174,8 @@ def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None
         numbers.
 
     Example:
+      >>> from posenc_jax.decoding.read_contexts import encode
+      >>> from flax import nnx
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'

@@ -162,6 +162,7 @@ def dense(
     The definition that the cached way is tested against.
 
     Example:
+      >>> from posenc_jax.decoding.pieces import parallel_layout
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'

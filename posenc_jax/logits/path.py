@@ -210,7 +210,7 @@ def forget_bias(
         name='PaTH',
         title='PaTH Attention: Position Encoding via Accumulating Householder Transformations',
         arxiv='2505.16381',
-        door='project, open, match, evolve',
+        door='project, init_carry, match, update_keys',
         equation='logit_ij = q_i^T H_i H_{i-1} ... H_{j+1} k_j / sqrt(H), H_t = I - beta_t w_t '
         'w_t^T',
         source='fla-org/flash-linear-attention',
