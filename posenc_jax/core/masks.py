@@ -39,8 +39,8 @@ class Causal(Mask):
 
     Example:
       >>> import posenc_jax as pj
-      >>> pj.make('rope() | causal()', head_dim=8).traits
-      frozenset({'causality'})
+      >>> sorted(pj.make('rope() | causal()', head_dim=8).traits)
+      ['decides_causality', 'rotates']
     """
 
     traits = frozenset({'decides_causality'})
