@@ -202,9 +202,9 @@ def step(
     """
     count = row.shape[1]
     if count > 1 and encoding.cached == 'evolving':
+        owner = next(part for part in parts_of(encoding) if part.opens('update_keys'))
         raise ValueError(
-            f'every new token rewrites the cached keys of {name_of(encoding)}, so they are '
-            'appended '
+            f'every new token rewrites the cached keys of {name_of(owner)}, so they are appended '
             f'one by one, got {count} at once'
         )
     new, now = tok.slice(cursor, count), filled(tok, cursor + count)

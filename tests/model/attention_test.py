@@ -1,0 +1,104 @@
+"""The attention layer to take home: every door is called, and any cut of steps equals one call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+
+WIDTH, HEADS, LENGTH = 16, 2, 9
+SPECS = (
+    'rope()',
+    'alibi()',
+    'sinusoidal()',
+    'learned_absolute(max_len=16)',
+    'conflator()',
+    'rcmha(max_len=16)',
+    'cope()',
+    'rope(freqs=dynamic_ntk())',
+    'randomized_pe(max_len=32) | rope()',
+    'per_head(first=rope(), second=alibi(), heads_of_first=1)',
+)
+
+
+def layer(spec, **options):
+    return pj.Attention(spec, WIDTH, HEADS, train_len=4, rngs=nnx.Rngs(0), **options)
+
+
+def draw(length=LENGTH):
+    return jax.random.normal(jax.random.key(1), (2, length, WIDTH))
+
+
+@pytest.mark.parametrize('spec', SPECS)
+@pytest.mark.parametrize('cut', [(1,) * LENGTH, (5, 3, 1), (LENGTH,)], ids=str)
+def test_steps_in_any_cut_equal_one_call(spec, cut):
+    attention, x = layer(spec), draw()
+    if 'dynamic_ntk' in spec and cut != (LENGTH,):
+        pytest.skip('the rule follows the current length, which a whole pass has from the start')
+    expected = attention(x)
+    step = jax.jit(lambda x, cache: attention.step(x, cache))
+    found, cache = [], attention.start(2, LENGTH)
+    for part in jnp.split(x, np.cumsum(cut)[:-1], axis=1):
+        y, cache = step(part, cache)
+        found.append(y)
+    assert int(cache.cursor) == LENGTH
+    np.testing.assert_allclose(jnp.concatenate(found, axis=1), expected, atol=2e-5)
+
+
+def test_keys_that_every_token_rewrites_are_appended_one_by_one():
+    attention, x = layer('path()'), draw()
+    cache, found = attention.start(2, LENGTH), []
+    for t in range(LENGTH):
+        y, cache = attention.step(x[:, t : t + 1], cache)
+        found.append(y)
+    np.testing.assert_allclose(jnp.concatenate(found, axis=1), attention(x), atol=2e-5)
+    with pytest.raises(ValueError, match='rewrites the cached keys of path, .* got 2 at once'):
+        attention.step(x[:, :2], attention.start(2, LENGTH))
+
+
+def test_the_pure_function_and_the_linen_module_compute_the_same():
+    attention, x = layer('rope() | alibi()'), draw()
+    weights = attention.projections
+    arrays = (w[...] for w in (weights.w_q, weights.w_k, weights.w_v, weights.w_out))
+    np.testing.assert_allclose(
+        pj.attention_layer(attention.encoding, x, *arrays), attention(x), atol=1e-6
+    )
+    twin = pj.linen.Attention('rope() | alibi()', width=WIDTH, heads=HEADS)
+    variables = twin.init(jax.random.key(0), x)
+    assert twin.apply(variables, x).shape == x.shape
+    assert jax.tree.leaves(variables)[0].size
+
+
+def test_gradients_reach_the_projections_and_the_encoding():
+    attention, x = layer('kerple()'), draw()
+    grads = nnx.grad(lambda attention: (attention(x) ** 2).sum())(attention)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (
+            lambda: pj.Attention('rope()', 10, 4, rngs=nnx.Rngs(0)),
+            'width 10 is not a multiple of 4',
+        ),
+        (
+            lambda: layer('rope()')(jnp.ones((2, WIDTH))),
+            r'x has shape \(2, 16\), expected \[B, L, 16',
+        ),
+        (
+            lambda: layer('rope()')(draw(), pj.Tokens.of(length=4)),
+            '4 tokens are known, x has 9 rows',
+        ),
+        (
+            lambda: layer('rope()').start(1, 8, pj.Tokens.of(length=4)),
+            '4 tokens are known, the capacity is 8',
+        ),
+        (lambda: layer('reverse_pe() | rope()', causal=False).start(1, 8), 'nothing to cache'),
+    ],
+)
+def test_wrong_input_says_what_was_expected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
