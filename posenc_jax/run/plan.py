@@ -94,7 +94,7 @@ def resolve(config: ConfigDict) -> Plan:
     plan = Plan(pathlib.Path(config.workdir, config.name), config.lock(), task, cfg)
     settings.check_causal(plan.model, config.task)
     supplied = settings.check_ids(plan.model, task, config.train.length, training=True)
-    _check_call(plan, () if supplied is None else supplied.shape[2:])
+    _check_call(plan, None if supplied is None else supplied.shape[2:])
     if config.eval.at_end:
         try:
             settings.check(config, task, cfg, plan.model)
@@ -107,16 +107,18 @@ def resolve(config: ConfigDict) -> Plan:
     return plan
 
 
-def _check_call(plan: Plan, components: tuple[int, ...]) -> None:
+def _check_call(plan: Plan, components: tuple[int, ...] | None) -> None:
     """Traces a training call on two rows, without computing anything: a model that cannot be called
     raises.
 
     Args:
-      components: trailing dimensions of the positions that the task supplies.
+      components: trailing dimensions of the positions that the task supplies; None for none.
     """
     graphdef, state = nnx.split(plan.model)
     tokens = jax.ShapeDtypeStruct((2, plan.cfg.train_len), jnp.int32)
-    pos = jax.ShapeDtypeStruct((*tokens.shape, *components), jnp.int32) if components else None
+    pos = None
+    if components is not None:
+        pos = jax.ShapeDtypeStruct((*tokens.shape, *components), jnp.int32)
 
     def call(state, tokens, pos):
         tok = None if pos is None else Tokens.of(positions=pos)
