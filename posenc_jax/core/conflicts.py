@@ -56,8 +56,8 @@ CONFLICTS = (
     Conflict(
         'opens project',
         'projects_earlier_rows',
-        '{second} convolves projections with rows in front, which are gone behind {first}: write '
-        '{second} before {first}',
+        '{second} has the layer project earlier rows too, which {first} would take for tokens: '
+        'write {second} before {first}',
         before=True,
     ),
     Conflict(

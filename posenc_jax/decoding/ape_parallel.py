@@ -157,11 +157,7 @@ def encode(
     user = 'ape_parallel'
     tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)
     layout = ape_layout(tokens[0].shape[1], [a.shape[1] for a in tokens[1:]])
-    (first,) = read_contexts.encode(user, model, tokens[:1], layout.ids[:1])
-    return (
-        first,
-        *read_contexts.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
-    )
+    return read_contexts.encode_behind_prefix(user, model, tokens, layout.ids, together=together)
 
 
 @register(

@@ -315,11 +315,7 @@ def encode(
     layout = piece_layout(
         tokens[0].shape[1], [a.shape[1] for a in tokens[1:]], size=size, align=align
     )
-    (first,) = read_contexts.encode(user, model, tokens[:1], layout.ids[:1])
-    return (
-        first,
-        *read_contexts.encode(user, model, tokens[1:], layout.ids[1:], [first], together=together),
-    )
+    return read_contexts.encode_behind_prefix(user, model, tokens, layout.ids, together=together)
 
 
 @register('parallel_context_entropy', kind='cache', card=CARD)

@@ -239,6 +239,35 @@ def encode(
     return tuple(pieces)
 
 
+def encode_behind_prefix(
+    user: str,
+    model: Transformer,
+    tokens: Sequence[Int[np.ndarray, 'B n']],
+    ids: Sequence[Num[np.ndarray, 'n']],
+    *,
+    together: int | None = None,
+) -> tuple[Piece, ...]:
+    """A prefix, and every context behind it and blind to the others.
+
+    Args:
+      tokens, ids: token ids and positions; those of the prefix come first.
+      user, model, together: as for `encode`.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), [np.array([[1]]), np.array([[2, 3]])]
+      >>> pieces = encode_behind_prefix('this', model, tokens, [np.arange(1), 1 + np.arange(2)])
+      >>> [piece.length for piece in pieces]
+      [1, 2]
+    """
+    (prefix,) = encode(user, model, tokens[:1], ids[:1])
+    return (prefix, *encode(user, model, tokens[1:], ids[1:], [prefix], together=together))
+
+
 def _encode(user, model, contexts, ids, before) -> list[Piece]:
     count, rows, longest = (
         len(contexts),

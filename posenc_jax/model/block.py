@@ -30,9 +30,8 @@ class Block(nnx.Module):
     def __init__(
         self, cfg, encodings: list[Encoding], *, stack: tuple[int, ...] = (), rngs: nnx.Rngs
     ):
-        drawn = dict(
-            gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs
-        )  # the residual stream is of order one at any depth
+        # With this gain the residual stream is of order one at any depth.
+        drawn = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)
         self.attention_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
         self.attention = Projections(
             cfg.width,
@@ -56,7 +55,6 @@ class Block(nnx.Module):
         self, x: Float[Array, 'B T D'], tok: Tokens, encoding: Encoding, *, key: Array | None = None
     ) -> Array:
         """The block on whole sequences; `encoding` is the layer's chain, `key` drives dropout."""
-
         return self.around(x, lambda h: self.mixer(encoding).whole(h, tok), key=key)
 
     def mixer(self, encoding: Encoding) -> AttentionMixer:

@@ -26,7 +26,8 @@ from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
 
 SEED = zlib.crc32(b'eval')
-# For who only wants the model and the text of a run: the least that `prepare` can check.
+# Settings for a caller that wants only the model and the text of a run: `prepare` then checks the
+# least that it can.
 UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
 
 
