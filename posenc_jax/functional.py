@@ -23,7 +23,7 @@ from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
-from posenc_jax.decoding.ape_parallel import ape_layout, ape_reweigh
+from posenc_jax.decoding.ape_parallel import ape_layout, ape_merge
 from posenc_jax.decoding.duo_attention import retrieval_heads
 from posenc_jax.decoding.graph_kv import complete_edges, graph_layout, graph_sources
 from posenc_jax.decoding.label_channels import (
@@ -152,7 +152,7 @@ __all__ = [
     'alibi_slopes',
     'answer_divergence',
     'ape_layout',
-    'ape_reweigh',
+    'ape_merge',
     'attention_entropy',
     'bam_prior',
     'best_pieces',

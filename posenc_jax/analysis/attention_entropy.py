@@ -20,8 +20,9 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tiles import pair_logits
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.contexts import QUERY, ContextMask, check_model, with_part
-from posenc_jax.decoding.parallel_context_entropy import SelectedPieces, piece_layout
+from posenc_jax.decoding.contexts import QUERY, check_model, with_contexts
+from posenc_jax.decoding.parallel_context_entropy import SelectedAttention, piece_layout
+from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 
 
@@ -145,6 +146,12 @@ def attention_entropy(
     if not (count := int(counted.sum())):
         raise ValueError(f'attention_entropy: none of the {counted.size} rows counts')
     model.check_ids(tokens, tok.valid)
+    attend = model.blocks[0].attention_fn
+    if attend is not sharded_attend and not isinstance(attend, SelectedAttention):
+        raise ValueError(
+            f'attention_entropy: the layers attend by {type(attend).__name__}, whose rows are not '
+            'one softmax'
+        )
     graphdef, state = nnx.split(model)
     total = _entropies((graphdef, block), state, tokens, tok, counted)
     return AttentionEntropy(np.asarray(total, np.float64), count)
@@ -153,12 +160,16 @@ def attention_entropy(
 @functools.partial(jax.jit, static_argnums=0)
 def _entropies(static, state, tokens, tok, counted):
     graphdef, block = static
+    model = nnx.merge(graphdef, state)
+    attend = model.blocks[0].attention_fn
 
     def look(encoding, before, after):
         q, k, tq, tk = after
+        if isinstance(attend, SelectedAttention):
+            encoding, tq = attend.choose(encoding, q, k, tq, tk)
         return stream(encoding, q, k, tq, tk, counted, block)
 
-    return watch_encodings(nnx.merge(graphdef, state), tokens, tok, look)
+    return watch_encodings(model, tokens, tok, look)
 
 
 def stream(
@@ -176,8 +187,6 @@ def stream(
     def one(total, start, rows):
         own_q, own_tq, own = jnp.swapaxes(rows[0], 1, 2), *rows[1:]
         carry = encoding.init_carry(own_q, own_tq)
-        if encoding.opens('turn'):
-            carry = encoding.turn(carry, pair_logits(encoding, own_q, k, own_tq, tk, carry)[1])
         s, _, seen = pair_logits(encoding, own_q, k, own_tq, tk, carry)
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
         return total + jnp.where(own[:, None], row_entropy(p), 0.0).sum((0, 2))
@@ -249,10 +258,8 @@ def entropy_of_pieces(
         )
     lengths = [len(part) for part in np.array_split(np.arange(middle), pieces)]
     layout = piece_layout(sink, lengths)
-    part = (
-        ContextMask if keep is None else functools.partial(SelectedPieces, count=pieces, keep=keep)
-    )
-    reader, tok = with_part(model, part, layout.sees), layout.tokens(query)
+    attend = sharded_attend if keep is None else SelectedAttention(pieces, keep)
+    reader, tok = with_contexts(model, layout.sees, attend), layout.tokens(query)
     entropy = attention_entropy(reader, tokens, tok, rows=tok.segment == QUERY, block=block)
     log_p = jax.nn.log_softmax(reader(tokens, tok, last=query)[:, :-1])
     loss = -jnp.take_along_axis(log_p, tokens[:, -query + 1 :, None], axis=-1).mean()

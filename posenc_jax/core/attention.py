@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import check_choice
-from posenc_jax.core.tiles import Blocks, Plan, fold, open_sweep, pair_logits, sweep_order
+from posenc_jax.core.tiles import Blocks, Plan, fold, pair_logits, sweep_order
 from posenc_jax.core.tokens import Tokens
 
 Implementation = Literal['dense', 'blocked']
@@ -46,7 +46,8 @@ def attend(
     block: tuple[int, int] | int | None = None,
     implementation: Implementation | None = None,
     heads_first: bool = False,
-) -> Float[Array, 'B T N V']:
+    return_lse: bool = False,
+) -> Any:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
     Queries that see no key give zeros; rows of queries that are not valid mean nothing and depend
@@ -63,6 +64,12 @@ def attend(
       implementation: 'dense' (one tile), 'blocked', or None for dense where a single tile is small.
         Where both are None the encoding's `fast_path` is asked first.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
+      return_lse: also returns the logarithm of each row's sum of exponentials. With it two
+        attentions over different keys can be merged into one.
+
+    Returns:
+      The result, [B, T, N, V]; with `return_lse` a pair of it and the log-sum-exp, [B, T, N] in
+      float32, which is below -1e28 where a query sees no key.
 
     Raises:
       ValueError: shapes that do not fit together, with the numbers.
@@ -123,10 +130,12 @@ def attend(
             (plan.q.pad(q), plan.q.pad_tokens(tq)),
             (plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk)),
         )
-        out: Any = _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])
-        return out[:, :queries]
+        out, lse = _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])
+        out = out[:, :queries]
+        return (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
 
-    if block is None and implementation is None and not heads_first and encoding.opens('fast_path'):
+    free = block is None and implementation is None and not heads_first and not return_lse
+    if free and encoding.opens('fast_path'):
         whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
         return sweep() if whole is None else whole
     return sweep()
@@ -209,7 +218,7 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
                 jnp.full(rows, _LOWEST, jnp.float32),
                 jnp.zeros(rows, jnp.float32),
                 jnp.zeros((*rows, v.shape[-1]), jnp.float32),
-                open_sweep(plan, encoding, q_i, tq_i, k, tk, order, length),
+                encoding.init_carry(q_i, tq_i),
             ),
         )
         total = jnp.where(total > 0, total, 1.0)
@@ -226,12 +235,12 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(plan, params, constants, q, k, v, tq, tk):
-    return _forward(plan, params, constants, q, k, v, tq, tk)[0]
+    return _forward(plan, params, constants, q, k, v, tq, tk)
 
 
 def _attend_fwd(plan, params, constants, q, k, v, tq, tk):
     out, lse = _forward(plan, params, constants, q, k, v, tq, tk)
-    return out, (params, constants, q, k, v, tq, tk, out, lse)
+    return (out, lse), (params, constants, q, k, v, tq, tk, out, lse)
 
 
 def _zeros(tree):
@@ -257,34 +266,28 @@ def _combine(floats: Tokens, others: Tokens) -> Tokens:
     )
 
 
-def _attend_bwd(plan, residuals, d_out):
+def _attend_bwd(plan, residuals, cotangents):
+    d_out, d_lse = cotangents
     params, constants, q, k, v, tq, tk, out, lse = residuals
     plan = dataclasses.replace(plan, k=plan.k_backward)
     encoding = plan.encoding(params, constants)
-    tk_floats, tk_others = _partition(tk)
+    tk_floats = _partition(tk)[0]
 
     def q_block(i, grads):
         d_params, d_k, d_v, d_tk, d_q, d_tq = grads
         q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
         d_out_i = plan.q.read(d_out, i).astype(jnp.float32)
-        delta = (d_out_i * plan.q.read(out, i)).sum(-1)
-        lse_i = jax.lax.dynamic_slice_in_dim(lse, i * plan.q.size, plan.q.size, 2)
+        lse_i, d_lse_i = (
+            jax.lax.dynamic_slice_in_dim(a, i * plan.q.size, plan.q.size, 2) for a in (lse, d_lse)
+        )
+        delta = (d_out_i * plan.q.read(out, i)).sum(-1) - d_lse_i
         tq_floats, tq_others = _partition(tq_i)
         order, length = sweep_order(plan, encoding, tq_i, tk)
-        # Only a first sweep reads keys here.
-        keys = (k, tk_floats) if encoding.opens('turn') else ()
 
-        def opened(params, q, tqf, k=k, tkf=tk_floats):
-            here = (
-                plan.encoding(params, constants),
-                q,
-                _combine(tqf, tq_others),
-                k,
-                _combine(tkf, tk_others),
-            )
-            return open_sweep(plan, *here, order, length)
+        def opened(params, q, tqf):
+            return plan.encoding(params, constants).init_carry(q, _combine(tqf, tq_others))
 
-        carry, pull_open = jax.vjp(opened, params, q_i, tq_floats, *keys)
+        carry, pull_open = jax.vjp(opened, params, q_i, tq_floats)
 
         # What each block of keys is entered with; nothing is computed where nothing is carried.
         def enter(step, loop):
@@ -346,9 +349,7 @@ def _attend_bwd(plan, residuals, d_out):
             jax.tree.map(jnp.zeros_like, carry),
         )
         d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = fold(length, k_block, loop)
-        h_params, h_q, h_tq, *h_keys = pull_open(d_carry)
-        if h_keys:
-            d_k, d_tk = _add(d_k, h_keys[0]), _add(d_tk, h_keys[1])
+        h_params, h_q, h_tq = pull_open(d_carry)
         return (
             _add(d_params, h_params),
             d_k,

@@ -73,9 +73,6 @@ class Composite(Encoding):
     def init_carry(self, q, tq):
         return tuple(part.init_carry(q, tq) for part in self.children)
 
-    def turn(self, fresh, swept):
-        return tuple(part.turn(*own) for part, *own in zip(self.children, fresh, swept))
-
     def match(self, q, k, tq, tk, seen, carry):
         for number, part in enumerate(self.children):
             if part.opens('match'):

@@ -35,7 +35,6 @@ DOORS = (
     'qkv',
     'project',
     'init_carry',
-    'turn',
     'match',
     'score',
     'mask',
@@ -151,19 +150,6 @@ class Encoding(nnx.Module):
         queries.
         """
         return ()
-
-    def turn(self, fresh: Carry, swept: Carry) -> Carry:
-        """What the sweep starts with where all keys have to be known first; open, keys are swept
-        twice.
-
-        The first sweep is one of logits alone (`match`, `score`), from `init_carry`; the logits it
-        makes are dropped.
-
-        Args:
-          fresh: what `init_carry` gave.
-          swept: what is carried out of the first sweep.
-        """
-        return fresh
 
     def match(self, q, k, tq: Tokens, tk: Tokens, seen, carry: Carry):
         """Logits of a block, float32 and scaled, and the carry for the next (farther) block."""

@@ -11,7 +11,7 @@ from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tokens import Tokens
 
-_PER_HEAD = ('project', 'init_carry', 'turn', 'match', 'score', 'mask', 'collect')
+_PER_HEAD = ('project', 'init_carry', 'match', 'score', 'mask', 'collect')
 
 
 @register(

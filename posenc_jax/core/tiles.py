@@ -105,28 +105,6 @@ def sweep_order(plan, encoding, tq, tk):
     return jnp.argsort(jnp.where(seen, -number, count)), seen.sum()
 
 
-def open_sweep(plan, encoding, q, tq, k, tk, order, length):
-    """What a block of queries carries into the sweep: `init_carry`, or what `turn` makes of a first
-    sweep of logits alone.
-    """
-    fresh = encoding.init_carry(q, tq)
-    if not encoding.opens('turn'):
-        return fresh
-
-    def look(step, carry):
-        j = order[step]
-        return pair_logits(encoding, q, plan.k.read(k, j), tq, plan.k.tokens(tk, j), carry)[1]
-
-    def k_block(carry, step):
-        return jax.lax.cond(step < length, look, lambda step, carry: carry, step, carry), None
-
-    if len(order) == 1:
-        return encoding.turn(fresh, look(0, fresh))
-    return encoding.turn(
-        fresh, jax.lax.scan(jax.checkpoint(k_block), fresh, jnp.arange(len(order)))[0]
-    )
-
-
 def fold(count, body, init):
     """`fori_loop`; straight through where there is one step."""
     return (

@@ -2,19 +2,22 @@
 and a scale.
 """
 
-import functools
+import dataclasses
 import math
 from collections.abc import Sequence
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from posenc_jax.core.compose import chain
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.decoding import contexts as shared
 from posenc_jax.decoding import read_contexts
-from posenc_jax.decoding.contexts import ContextMask
 from posenc_jax.decoding.pieces import (
+    PREFIX,
+    QUERY,
     Layout,
     Piece,
     check_contexts,
@@ -23,11 +26,8 @@ from posenc_jax.decoding.pieces import (
     select,
 )
 from posenc_jax.model.cache import Cache
+from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
-
-_LOWEST = (
-    -1e29
-)  # where a running maximum starts; masked logits are below it, so that they weigh nothing
 
 
 def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
@@ -48,81 +48,88 @@ def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
     )
 
 
-def ape_reweigh(
-    s: Float[Array, '... S'],
-    context: Bool[Array, '... S'],
-    total: Float[Array, '...'],
+def ape_merge(
+    contexts: tuple[Float[Array, '... V'], Float[Array, '...']],
+    others: tuple[Float[Array, '... V'], Float[Array, '...']],
     *,
     temperature: float = 0.9,
     scale: float = 0.9,
-) -> Float[Array, '... S']:
-    """Logits whose softmax is APE's: those of contexts become `a / T + (T s - 1) total`, the others
-    stay.
+) -> Float[Array, '... V']:
+    """Attention over contexts and over all other keys as one: `w_C o_C + w_O o_O`, with
+    `(w_C, w_O) = softmax(T s l_C, l_O)`.
 
     Args:
-      s: logits `a`.
-      context: which of them are of contexts.
-      total: log-sum-exp of `a / T` over the contexts of a row.
+      contexts: the result o_C over the keys of contexts, by the softmax of `a / T`, and its
+        log-sum-exp l_C.
+      others: the result o_O over the other keys, by the softmax of `a`, and its log-sum-exp l_O.
       temperature, scale: T and s.
 
     Example:
-      >>> import jax
-      >>> context = jnp.array([True, True, False, False])
-      >>> a = ape_reweigh(
-      ...     jnp.array([1.0, 2.0, 0.5, 0.0]),
-      ...     context,
+      >>> total = (
       ...     jax.nn.logsumexp(jnp.array([1.0, 2.0]) / 0.9),
+      ...     jax.nn.logsumexp(jnp.array([0.5, 0.0])),
       ... )
-      >>> round(float(jax.nn.softmax(a)[:2].sum()), 5)
+      >>> out = ape_merge((jnp.ones(1), total[0]), (jnp.zeros(1), total[1]))
+      >>> round(float(out[0]), 5)
       0.74201
     """
-    return jnp.where(context, s / temperature + (temperature * scale - 1.0) * total[..., None], s)
+    (of_contexts, l_c), (of_others, l_o) = contexts, others
+    w = jax.nn.sigmoid(temperature * scale * l_c - l_o)[..., None]
+    return w * of_contexts + (1.0 - w) * of_others
 
 
-class AdaptiveContexts(ContextMask):
-    """`ape_reweigh` for tokens of the query; all other tokens attend as ever.
+class _Side(Encoding):
+    """Restricts attention to the pairs of a query token and a context, or to all other pairs."""
 
-    The log-sum-exp over contexts takes a first sweep over the keys.
+    def __init__(self, contexts: bool):
+        self.contexts = contexts
 
-    Args:
-      sees: as for `ContextMask`.
+    def mask(self, tq, tk):
+        between = shared.from_query(tq, tk)
+        return between if self.contexts else ~between
+
+    def may_see(self, tq, tk):
+        if self.contexts:
+            return (tq.segment_low == QUERY) & (tk.segment_high > PREFIX)
+        return (tq.segment_high > QUERY) | (tk.segment_low <= PREFIX)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveAttention:
+    """Attention in which tokens of the query weigh contexts by `ape_merge`; all other tokens attend
+    as without it. An `attention_fn`.
+
+    Attributes:
       temperature, scale: T and s, positive.
 
     Raises:
       ValueError: one of them is not positive and finite.
 
     Example:
-      >>> AdaptiveContexts(temperature=0.5).temperature
-      0.5
+      >>> AdaptiveAttention(temperature=0.5).scale
+      0.9
     """
 
-    def __init__(self, sees=None, temperature: float = 0.9, scale: float = 0.9):
-        super().__init__(sees)
-        for name, value in (('temperature', temperature), ('scale', scale)):
+    temperature: float = 0.9
+    scale: float = 0.9
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
             if not 0 < value < math.inf:
                 raise ValueError(f'ape_parallel: {name} must be positive and finite, got {value}')
-        self.temperature, self.scale = temperature, scale
 
-    def init_carry(self, q, tq):
-        return jnp.full(q.shape[:3], _LOWEST, jnp.float32), jnp.zeros(q.shape[:3], jnp.float32)
-
-    def turn(self, fresh, swept):
-        high, total = swept
-        found = total > 0
-        return (jnp.where(found, high + jnp.log(jnp.where(found, total, 1.0)), 0.0),)
-
-    def score(self, s, tq, tk, seen, carry):
+    def __call__(self, encoding, q, k, v, tq, tk, **options):
+        """As `sharded_attend`."""
         if tq.segment is None or tk.segment is None:
-            return s, carry
-        context = shared.from_query(tq, tk)
-        if len(carry) == 1:  # the second sweep
-            return ape_reweigh(
-                s, context, carry[0], temperature=self.temperature, scale=self.scale
-            ), carry
-        high, total = carry
-        a = jnp.where(context & seen, s / self.temperature, 10 * _LOWEST)
-        new = jnp.maximum(high, a.max(-1))
-        return s, (new, total * jnp.exp(high - new) + jnp.exp(a - new[..., None]).sum(-1))
+            return sharded_attend(encoding, q, k, v, tq, tk, **options)
+        contexts, others = (
+            sharded_attend(
+                chain(encoding, _Side(side)), queries, k, v, tq, tk, return_lse=True, **options
+            )
+            for side, queries in ((True, q / self.temperature), (False, q))
+        )
+        merged = ape_merge(contexts, others, temperature=self.temperature, scale=self.scale)
+        return merged.astype(v.dtype)
 
 
 def encode(
@@ -189,12 +196,11 @@ def join(
     temperature and scale.
 
     All contexts stand at the same positions behind the prefix, P .. P + n - 1, the query behind the
-    longest. For a row of logits `a` of the query, `l_C = T s LSE_C(a / T)` over all keys of
-    contexts, `l_O = LSE_O(a)` over the prefix and the query itself, `(w_C, w_O) = softmax(l_C,
-    l_O)`, and `o = w_C softmax_C(a / T) v + w_O softmax_O(a) v`. That is one softmax over all keys,
-    with `a / T + (T s - 1) LSE_C(a / T)` for those of contexts (`ape_reweigh`). The order of the
-    contexts does not matter, and swapping them computes nothing again. Differs from the paper: one
-    softmax instead of two that are merged, which is the same.
+    longest. For a row of logits `a` of the query, `l_C = LSE_C(a / T)` over all keys of contexts,
+    `l_O = LSE_O(a)` over the prefix and the query itself, `(w_C, w_O) = softmax(T s l_C, l_O)`, and
+    `o = w_C softmax_C(a / T) v + w_O softmax_O(a) v`. These are two attentions that are merged by
+    their log-sum-exps (`ape_merge`). The order of the contexts does not matter, and swapping them
+    computes nothing again. Differs from the paper: nothing.
 
     Args:
       model: that encoded the pieces, or one of this function's.
@@ -228,9 +234,7 @@ def join(
     """
     user = 'ape_parallel'
     held = select(user, model, pieces, chosen)
-    part = functools.partial(AdaptiveContexts, temperature=temperature, scale=scale)
-    part()
-    reader = shared.with_part(model, part)
+    reader = shared.with_contexts(model, attention_fn=AdaptiveAttention(temperature, scale))
     layout = ape_layout(held[0].length, [piece.length for piece in held[1:]])
     held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
     return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)

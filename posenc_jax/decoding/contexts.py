@@ -25,20 +25,16 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.pie import pie_keys
 from posenc_jax.decoding.pieces import PREFIX, QUERY, Layout, Piece, check_pieces, token_positions
 from posenc_jax.model.cache import Cache, LayerCache
+from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Rotary
 from posenc_jax.rotation.single import single_rotary
-
-_KEYS = 256  # to a tile where all of a query is one block of rows
 
 
 class ContextMask(Encoding):
     """What stands in place of `document()` where segments are prefix, contexts and query.
 
     Without a table a query sees every segment: the joined cache holds only what it is to see.
-
-    Class attributes:
-      whole_rows: all tokens of a query have to be in one tile.
 
     Args:
       sees: `Layout.sees`, or None.
@@ -53,7 +49,6 @@ class ContextMask(Encoding):
     """
 
     traits = frozenset({'decides_segments'})
-    whole_rows = False
 
     def __init__(self, sees: Bool[np.ndarray, '... segments segments'] | None = None):
         self.sees = None if sees is None else Constant(jnp.asarray(sees))
@@ -69,13 +64,16 @@ def from_query(tq: Tokens, tk: Tokens) -> Bool[Array, '#B 1 T S']:
     return ((tq.segment == QUERY)[:, :, None] & (tk.segment > PREFIX)[:, None, :])[:, None]
 
 
-def with_part(
+def with_contexts(
     model: Transformer,
-    part: Callable[..., ContextMask],
     sees: Bool[np.ndarray, 's s'] | None = None,
+    attention_fn: Callable = sharded_attend,
 ) -> Transformer:
-    """The same weights with `part(sees)` in place of `document()`, or of another part of this kind,
-    in every layer.
+    """The same weights with `ContextMask(sees)` in place of `document()` in every layer.
+
+    Args:
+      sees: as for `ContextMask`.
+      attention_fn: evaluates the pair stage of every layer, see `AttentionMixer`. It is hashable.
 
     Example:
       >>> from flax import nnx
@@ -83,7 +81,7 @@ def with_part(
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
       ... )
-      >>> reader = with_part(Transformer(cfg, rngs=nnx.Rngs(0)), ContextMask)
+      >>> reader = with_contexts(Transformer(cfg, rngs=nnx.Rngs(0)))
       >>> [type(part).__name__ for part in parts_of(reader.encoding(0, reader.blocks[0]))]
       ['Rotary', 'Causal', 'ContextMask']
     """
@@ -91,7 +89,9 @@ def with_part(
         None if sees is None else np.broadcast_to(sees, (len(layers), *sees.shape))
     )
     for kind in [kind for kind in (ContextMask, Document) if has_part(model, kind)] or [Document]:
-        model = model.map_parts(kind, lambda _, layers: part(stacked(layers)))
+        model = model.map_parts(kind, lambda _, layers: ContextMask(stacked(layers)))
+    for block in model.blocks:
+        block.attention_fn = attention_fn
     return model
 
 

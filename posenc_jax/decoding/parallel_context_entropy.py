@@ -1,7 +1,6 @@
 """Parallel pieces behind a shared sink: where they stand, and which of them a query attends to."""
 
 import dataclasses
-import functools
 import numbers
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from posenc_jax.core.compose import chain
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.core.tiles import Blocks, pair_logits
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import contexts as shared
 from posenc_jax.decoding import read_contexts
 from posenc_jax.decoding.contexts import ContextMask
@@ -25,6 +28,7 @@ from posenc_jax.decoding.pieces import (
     select,
 )
 from posenc_jax.model.cache import Cache
+from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 
 Size = Literal['max', 'average', 'harmonic']
@@ -36,7 +40,8 @@ SIZES = {
 }
 ALIGNS = ('left', 'right', 'evenly', 'order')
 _LOWEST = -1e29  # below it nothing counts
-
+_KEYS = 256  # to a block
+_FEATURE = 'parallel_context_entropy'
 
 CARD = Card(
     name='parallel contexts: sinks and selection',
@@ -53,7 +58,7 @@ CARD = Card(
     'and Li, Shuaiyi and Yu, Dong',
     year=2024,
     example='parallel_context_entropy.join(model, pieces, capacity=64)',
-    promises=Promises(sweep_free=False, mixes_heads=True),
+    promises=Promises(sweep_free=False),
 )
 
 
@@ -169,7 +174,7 @@ def select_pieces(
     """Probabilities of query rows with all but the best pieces set to 0, renormalised by a sum of
     at least 1e-5.
 
-    The definition; `SelectedPieces` evaluates it in blocks of keys.
+    The definition; `SelectedAttention` evaluates it in blocks of keys.
 
     Example:
       >>> p = jnp.array([0.2, 0.4, 0.1, 0.3]).reshape(1, 1, 1, 4)
@@ -186,93 +191,108 @@ def select_pieces(
     return p / jnp.maximum(p.sum(-1, keepdims=True), 1e-5)
 
 
-class SelectedPieces(ContextMask):
-    """Hides all but the best pieces from each token of the query, by `piece_scores` of the softmax
-    over everything.
+class _KeptPieces(Encoding):
+    """Hides from tokens of the query the pieces that were not chosen for them.
 
-    A first sweep over the keys finds the largest logits of each piece and the log-sum-exp of the
-    row, which together are the probabilities; the second one refuses the keys of the other pieces.
-    With `pooled`, the rows of a tile share one choice.
+    The choice is a feature of the query tokens, [B, T, N, C].
+    """
 
-    Args:
-      sees: as for `ContextMask`.
+    def mask(self, tq, tk):
+        kept = jnp.swapaxes(tq.feats[_FEATURE], 1, 2)
+        of_piece = tk.segment[:, None] == 1 + jnp.arange(kept.shape[-1])[:, None]
+        dropped = (1.0 - kept) @ of_piece[:, None].astype(jnp.float32) > 0
+        return ~(dropped & shared.from_query(tq, tk))
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectedAttention:
+    """Attention that hides all but the best pieces from each token of the query. An `attention_fn`.
+
+    A first pass over the keys finds the largest logits of each piece and the log-sum-exp of the
+    row. Together they give the largest probabilities in the softmax over all keys. Their sum is the
+    score of the piece (`piece_scores`).
+
+    Attributes:
       count: how many pieces there are.
       keep: K, how many stay.
       top: how many of the largest probabilities of a piece make its score.
-      pooled: one choice for all heads and rows.
+      pooled: one choice for all heads and for all rows of the query that are read together.
 
     Raises:
       ValueError: one of the numbers is below 1 or no integer.
 
     Example:
-      >>> SelectedPieces(count=3, keep=1).keep
+      >>> SelectedAttention(count=3, keep=1).keep
       1
     """
 
-    card = dataclasses.replace(CARD, key='parallel_context_entropy')
+    count: int
+    keep: int = 2
+    top: int = 5
+    pooled: bool = False
 
-    def __init__(
-        self, sees=None, count: int = 1, keep: int = 2, top: int = 5, pooled: bool = False
+    def __post_init__(self):
+        for name in ('count', 'keep', 'top'):
+            _check_number(name, getattr(self, name))
+
+    def __call__(self, encoding, q, k, v, tq, tk, *, heads_first: bool = False, **options):
+        """As `sharded_attend`."""
+        encoding, tq = self.choose(encoding, q, k, tq, tk, heads_first=heads_first)
+        return sharded_attend(encoding, q, k, v, tq, tk, heads_first=heads_first, **options)
+
+    def choose(
+        self, encoding: Encoding, q, k, tq: Tokens, tk: Tokens, *, heads_first: bool = False
     ):
-        super().__init__(sees)
-        for name, value in (('count', count), ('keep', keep), ('top', top)):
-            _check_number(name, value)
-        self.count, self.keep, self.top, self.pooled = count, keep, top, pooled
+        """The encoding that hides the other pieces, and the query tokens with their choice."""
+        if tq.segment is None or tk.segment is None:
+            return encoding, tq
+        inputs = jax.lax.stop_gradient((q, k, tq, tk))
+        scores = self._scores(encoding, *inputs, heads_first)
+        if self.pooled:
+            rows = tq.segment == QUERY if tq.valid is None else (tq.segment == QUERY) & tq.valid
+            scores = jnp.broadcast_to(pool_scores(scores, rows, self.top), scores.shape)
+        kept = jnp.swapaxes(best_pieces(scores, self.keep), 1, 2).astype(jnp.float32)
+        return chain(encoding, _KeptPieces()), tq.with_feats(**{_FEATURE: kept})
 
-    @property
-    def whole_rows(self):
-        return self.pooled
+    def _scores(self, encoding, q, k, tq, tk, heads_first) -> Float[Array, 'B N T C']:
+        """`piece_scores` of the softmax over everything, from one pass over blocks of keys."""
+        q, axis = jnp.swapaxes(q, 1, 2), 2 if heads_first else 1
+        blocks = Blocks(min(_KEYS, k.shape[axis]), axis)
+        k, tk = blocks.pad(k), blocks.pad_tokens(tk)
 
-    def init_carry(self, q, tq):
-        rows, of_query = (
-            q.shape[:3],
-            jnp.zeros(tq.index.shape, bool) if tq.segment is None else tq.segment == QUERY,
-        )
-        valid = of_query if tq.valid is None else of_query & tq.valid
-        return (
-            jnp.full((*rows, self.count, self.top), _LOWEST, jnp.float32),
+        def k_block(state, number):
+            largest, high, total = state
+            own = blocks.tokens(tk, number)
+            carry = encoding.init_carry(q, tq)
+            s, _, seen = pair_logits(encoding, q, blocks.read(k, number), tq, own, carry)
+            a = jnp.where(seen, s, 10 * _LOWEST)
+            new = jnp.maximum(high, a.max(-1))
+            total = total * jnp.exp(high - new) + jnp.exp(a - new[..., None]).sum(-1)
+
+            def piece(inputs):
+                here, before = own.segment == inputs[0] + 1, inputs[1]
+
+                def found(before):
+                    joined = jnp.where(here[:, None, None], a, _LOWEST)
+                    both = jnp.concatenate([before, jnp.maximum(joined, _LOWEST)], axis=-1)
+                    return jax.lax.top_k(both, self.top)[0]
+
+                # Blocks hold tokens of few pieces.
+                return jax.lax.cond(here.any(), found, lambda before: before, before)
+
+            return (jax.lax.map(piece, (jnp.arange(self.count), largest)), new, total), None
+
+        rows = q.shape[:3]
+        start = (
+            jnp.full((self.count, *rows, self.top), _LOWEST, jnp.float32),
             jnp.full(rows, _LOWEST, jnp.float32),
             jnp.zeros(rows, jnp.float32),
-            jnp.broadcast_to(valid, (rows[0], rows[2])).astype(jnp.float32)[:, None],
         )
-
-    def turn(self, fresh, swept):
-        largest, high, total, rows = jax.lax.stop_gradient(swept)
+        numbers = jnp.arange(tk.length // blocks.size)
+        (largest, high, total), _ = jax.lax.scan(k_block, start, numbers)
         lse = high + jnp.log(jnp.maximum(total, 1e-30))
-        scores = jnp.where(largest > _LOWEST, jnp.exp(largest - lse[..., None, None]), 0.0).sum(-1)
-        if self.pooled:
-            scores = jnp.broadcast_to(pool_scores(scores, rows[:, 0] > 0, self.top), scores.shape)
-        return (best_pieces(scores, self.keep).astype(jnp.float32),)
-
-    def score(self, s, tq, tk, seen, carry):
-        if tq.segment is None or tk.segment is None:
-            return s, carry
-        if len(carry) == 1:  # the second sweep
-            of_piece = tk.segment[:, None] == 1 + jnp.arange(self.count)[:, None]
-            dropped = (1.0 - carry[0]) @ of_piece[:, None].astype(jnp.float32) > 0
-            return jnp.where(dropped & shared.from_query(tq, tk), -jnp.inf, s), carry
-        largest, high, total, rows = carry
-        a = jnp.where(seen, s, 10 * _LOWEST)
-        new = jnp.maximum(high, a.max(-1))
-        total = total * jnp.exp(high - new) + jnp.exp(a - new[..., None]).sum(-1)
-
-        def piece(inputs):
-            number, before = inputs
-            here = tk.segment == number + 1
-
-            def found(before):
-                both = jnp.concatenate(
-                    [before, jnp.where(here[:, None, None], a, _LOWEST)], axis=-1
-                )
-                return jax.lax.top_k(jnp.maximum(both, _LOWEST), self.top)[0]
-
-            return jax.lax.cond(here.any(), found, lambda before: before, before)
-
-        # Tiles hold tokens of few pieces.
-        found = jax.lax.map(
-            piece, (jnp.arange(self.count), jax.lax.stop_gradient(jnp.moveaxis(largest, 3, 0)))
-        )
-        return s, (jnp.moveaxis(found, 0, 3), new, total, rows)
+        p = jnp.where(largest > _LOWEST, jnp.exp(largest - lse[..., None]), 0.0)
+        return jnp.moveaxis(p.sum(-1), 0, -1)
 
 
 def encode(
@@ -351,7 +371,7 @@ def join(
       keep: K, how many pieces a row keeps; None for all.
       top: how many probabilities of a piece are summed.
       pooled: one choice for all heads and all rows of the query that are read together, by the
-        `top` largest scores among them. The query is then read as one block of rows.
+        `top` largest scores among them.
 
     Returns:
       The model that reads the cache (`read`, `decode_step`, `continue_from`), and
@@ -382,13 +402,8 @@ def join(
     layout = piece_layout(
         held[0].length, [piece.length for piece in held[1:]], size=size, align=align
     )
-    part = ContextMask
-    if keep is not None:
-        part = functools.partial(
-            SelectedPieces, count=len(held) - 1, keep=keep, top=top, pooled=pooled
-        )
-        part()
     plain = keep is None and not shared.has_part(model, ContextMask)
-    reader = model if plain else shared.with_part(model, part)
+    attend = sharded_attend if keep is None else SelectedAttention(len(held) - 1, keep, top, pooled)
+    reader = model if plain else shared.with_contexts(model, attention_fn=attend)
     held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
     return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)

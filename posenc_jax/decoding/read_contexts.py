@@ -13,11 +13,12 @@ from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.contexts import _KEYS, ContextMask, check_model, has_part, join, with_part
+from posenc_jax.decoding.contexts import ContextMask, check_model, has_part, join, with_contexts
 from posenc_jax.decoding.decode import check_last, read_ids
 from posenc_jax.decoding.generate import check_temperature, continue_cache
 from posenc_jax.decoding.pieces import Layout, Piece, check_tokens, token_positions
 from posenc_jax.model.cache import Cache, LayerCache, check_layers
+from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
 
 
@@ -92,11 +93,7 @@ def _read(static, state, cache: Cache, tokens):
 
     def mix(h, mixer, place, own):
         projected, grown = mixer.append(h, cache.tokens[place], own, cursor)
-        whole = any(
-            isinstance(part, ContextMask) and part.whole_rows for part in parts_of(mixer.encoding)
-        )
-        tiles = dict(block=(count, mixer.block or _KEYS)) if whole else {}
-        return mixer.join(mixer.attend(*projected, heads_first=True, **tiles)), grown
+        return mixer.join(mixer.attend(*projected, heads_first=True)), grown
 
     x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
     last = count if last is None else last
@@ -154,7 +151,7 @@ def dense(
     segments: Sequence[Int[np.ndarray, 'B n']],
     query: Int[np.ndarray, 'B T'],
     layout: Layout,
-    part: Callable[..., ContextMask] = ContextMask,
+    attention_fn: Callable = sharded_attend,
 ) -> Float[Array, 'B L V']:
     """Logits of all tokens from one pass over prefix, contexts and query at the positions and with
     the mask of `layout`.
@@ -173,7 +170,8 @@ def dense(
       (1, 5, 9)
     """
     tokens = np.concatenate([*segments, query], axis=1)
-    return with_part(model, part, layout.sees)(jnp.asarray(tokens), layout.tokens(query.shape[1]))
+    reader = with_contexts(model, layout.sees, attention_fn)
+    return reader(jnp.asarray(tokens), layout.tokens(query.shape[1]))
 
 
 def encode(

@@ -11,7 +11,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import MLP, Norm, dropout
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.projections import Projections
-from posenc_jax.model.sharding import constrain
+from posenc_jax.model.sharding import constrain, sharded_attend
 
 
 class Block(nnx.Module):
@@ -50,6 +50,7 @@ class Block(nnx.Module):
         self.dropout = cfg.dropout
         self.block = cfg.block or None
         self.implementation = cfg.implementation or None
+        self.attention_fn: Callable = sharded_attend
 
     def __call__(
         self, x: Float[Array, 'B T D'], tok: Tokens, encoding: Encoding, *, key: Array | None = None
@@ -59,7 +60,13 @@ class Block(nnx.Module):
 
     def mixer(self, encoding: Encoding) -> AttentionMixer:
         """What this block does between its norms, with the layer's chain."""
-        return AttentionMixer(self.attention, encoding, self.block, self.implementation)
+        return AttentionMixer(
+            self.attention,
+            encoding,
+            self.block,
+            self.implementation,
+            attention_fn=self.attention_fn,
+        )
 
     def around(
         self, x: Float[Array, 'B T D'], mix: Callable[[Array], Array], *, key: Array | None = None

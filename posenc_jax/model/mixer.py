@@ -4,6 +4,7 @@ Everything that reads or writes a decode cache, or looks at queries and keys, go
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -52,6 +53,7 @@ class AttentionMixer:
       encoding: the layer's chain.
       block, implementation: of `attend`.
       dtype: of the layer input.
+      attention_fn: evaluates the pair stage, with the arguments of `sharded_attend`.
     """
 
     projections: Projections
@@ -59,6 +61,7 @@ class AttentionMixer:
     block: int | None = None
     implementation: str | None = None
     dtype: Any = jnp.float32
+    attention_fn: Callable = sharded_attend
 
     def whole(self, x, tok, *, first: int = 0):
         """As `Mixer.whole`; where `first` is given, for the rows from there on, which see all."""
@@ -116,7 +119,7 @@ class AttentionMixer:
         if 'implementation' not in options:
             own['implementation'] = self.implementation
         encoding = self.encoding if encoding is None else encoding
-        return encoding.merge(sharded_attend(encoding, q, k, v, tq, tk, **{**own, **options}))
+        return encoding.merge(self.attention_fn(encoding, q, k, v, tq, tk, **{**own, **options}))
 
     def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""

@@ -188,8 +188,9 @@ def sharded_attend(
     tk: Tokens,
     *,
     heads_first: bool = False,
+    return_lse: bool = False,
     **options,
-) -> Float[Array, 'B T N V']:
+) -> Any:
     """`attend`, on a mesh with every device doing its rows, heads and queries; keys are gathered
     along the sequence.
 
@@ -198,14 +199,15 @@ def sharded_attend(
     An encoding that promises to mix heads is evaluated with all heads on every device.
 
     Args:
-      heads_first, **options: as for `attend`.
+      heads_first, return_lse, **options: as for `attend`, as is the result.
 
     Raises:
       ValueError: heads, rows or queries that the mesh does not divide, with the numbers.
     """
     mesh = active_mesh()
+    options = dict(heads_first=heads_first, return_lse=return_lse, **options)
     if mesh is None:
-        return attend(encoding, q, k, v, tq, tk, heads_first=heads_first, **options)
+        return attend(encoding, q, k, v, tq, tk, **options)
     heads, kv_heads = q.shape[2], k.shape[1 if heads_first else 2]
     whole_heads = any(_mixes_heads(part) for part in parts_of(encoding))
     by_role = lambda role: None if whole_heads and role in ('heads', 'kv_heads') else ROLES[role]
@@ -250,16 +252,8 @@ def sharded_attend(
     _check(mesh, 'queries', q.shape, query_spec)
 
     def local(variables, q, k, v, tq, tk):
-        return attend(
-            nnx.merge(graphdef, jax.tree.unflatten(structure, variables)),
-            q,
-            k,
-            v,
-            tq,
-            tk,
-            heads_first=heads_first,
-            **options,
-        )
+        encoding = nnx.merge(graphdef, jax.tree.unflatten(structure, variables))
+        return attend(encoding, q, k, v, tq, tk, **options)
 
     return jax.shard_map(
         local,
@@ -271,6 +265,6 @@ def sharded_attend(
             token_specs(tq, sequence),
             token_specs(tk, None),
         ),
-        out_specs=query_spec,
+        out_specs=(query_spec, query_spec) if return_lse else query_spec,
         check_vma=False,  # the custom derivative of attend has no varying-axes types
     )(variables, q, k, v, tq, tk)

@@ -402,3 +402,45 @@ def test_memory_is_linear_in_the_length_when_blocked():
 
 def test_long_sequences_are_blocked_by_default():
     assert temporary(4096) < 2.5 * temporary(2048)
+
+
+@pytest.mark.parametrize('block', [None, (4, 5)], ids=str)
+def test_the_log_sum_exp_and_its_gradients(block):
+    (q, k, v), tok = qkv(9, kv_heads=4), pj.Tokens.of(length=9)
+    encoding = pj.make('causal()')
+    weights = jnp.cos(jnp.arange(2 * 9 * HEADS, dtype=jnp.float32)).reshape(2, 9, HEADS)
+
+    def ours(q, k, v):
+        out, lse = pj.attend(encoding, q, k, v, tok, tok, block=block, return_lse=True)
+        return out.sum() + (weights * lse).sum(), lse
+
+    def theirs(q, k, v):
+        s = jnp.einsum('btnh,bsnh->btns', q, k) / WIDTH**0.5
+        s = jnp.where(np.tril(np.ones((9, 9), bool))[:, None], s, -jnp.inf)
+        lse = jax.nn.logsumexp(s, -1)
+        out = jnp.einsum('btns,bsnh->btnh', jax.nn.softmax(s, -1), v)
+        return out.sum() + (weights * lse).sum(), lse
+
+    (mine, my_lse), (other, other_lse) = ours(q, k, v), theirs(q, k, v)
+    close(my_lse, other_lse)
+    gradients = [jax.grad(lambda *a, f=f: f(*a)[0], (0, 1, 2))(q, k, v) for f in (ours, theirs)]
+    for one, two in zip(*gradients):
+        close(one, two)
+
+
+def test_two_attentions_are_merged_by_their_log_sum_exps():
+    (q, k, v), encoding = qkv(9), pj.make('alibi()', heads=HEADS)
+    tok = pj.Tokens.of(length=9)
+    parts = [
+        pj.attend(encoding, q, k[:, a:b], v[:, a:b], tok, tok.slice(a, b - a), return_lse=True)
+        for a, b in ((0, 5), (5, 9))
+    ]
+    w = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), axis=0)[..., None]
+    close(sum(w * jnp.stack([out for out, _ in parts])), pj.attend(encoding, q, k, v, tok, tok))
+
+
+def test_the_log_sum_exp_of_a_query_without_keys():
+    (q, k, v), tok = qkv(3), pj.Tokens.of(length=3)
+    unseen = pj.Tokens.of(valid=jnp.zeros((1, 3), bool))
+    out, lse = pj.attend(pj.make('nope()'), q, k, v, tok, unseen, return_lse=True)
+    assert (out == 0).all() and (lse < -1e28).all()

@@ -17,7 +17,7 @@ from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import contexts as shared
 from posenc_jax.decoding import parallel_context_entropy
-from posenc_jax.decoding.ape_parallel import AdaptiveContexts, ape_layout, ape_reweigh, encode, join
+from posenc_jax.decoding.ape_parallel import AdaptiveAttention, ape_layout, ape_merge, encode, join
 from posenc_jax.decoding.contexts import QUERY
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.decoding.read_contexts import continue_from, dense, read
@@ -57,19 +57,23 @@ def answers(model, pieces, steps=2, **options):
 
 def oracle(model, temperature, scale, contexts=CONTEXTS):
     layout = ape_layout(3, [a.shape[1] for a in contexts])
-    part = functools.partial(AdaptiveContexts, temperature=temperature, scale=scale)
-    return dense(model, [PREFIX, *contexts], QUESTION, layout, part)[:, -QUESTION.shape[1] :]
+    adaptive = AdaptiveAttention(temperature, scale)
+    return dense(model, [PREFIX, *contexts], QUESTION, layout, adaptive)[:, -QUESTION.shape[1] :]
 
 
 @pytest.mark.parametrize('value', ['1.0', '0.9'])
 def test_the_share_of_contexts(value):
-    a = jnp.array([*GOLDEN['context_logits'], *GOLDEN['other_logits']])
-    context, t = jnp.arange(4) < 2, float(value)
-    total = jax.nn.logsumexp(a[:2] / t)
-    p = jax.nn.softmax(ape_reweigh(a, context, total, temperature=t, scale=t))
-    np.testing.assert_allclose(p[:2].sum(), GOLDEN['w_context'][value], atol=5e-6)
-    np.testing.assert_allclose(p[:2] / p[:2].sum(), jax.nn.softmax(a[:2] / t), atol=1e-6)
-    np.testing.assert_allclose(p[2:] / p[2:].sum(), jax.nn.softmax(a[2:]), atol=1e-6)
+    t, inside, outside = (
+        float(value),
+        *map(jnp.array, (GOLDEN['context_logits'], GOLDEN['other_logits'])),
+    )
+    share = ape_merge(
+        (jnp.ones(1), jax.nn.logsumexp(inside / t)),
+        (jnp.zeros(1), jax.nn.logsumexp(outside)),
+        temperature=t,
+        scale=t,
+    )
+    np.testing.assert_allclose(share[0], GOLDEN['w_context'][value], atol=5e-6)
 
 
 def test_ids_are_those_of_the_released_code():
@@ -81,35 +85,28 @@ def test_ids_are_those_of_the_released_code():
     ]
 
 
-def two_softmaxes(q, k, v, tok, t, s):
-    """By the definition: attention over contexts and over the rest, merged by their
-    log-sum-exps.
-    """
+def one_softmax(q, k, v, tok, t, s):
+    """The same as one softmax over all keys: logits of contexts become `a / T + (T s - 1) l_C`."""
     a, segment = scaled_dot_product(*(jnp.swapaxes(x, 1, 2) for x in (q, k))), tok.segment[0]
-    v, causal = jnp.swapaxes(v, 1, 2), tok.index[0][None] <= tok.index[0][:, None]
-    hidden = lambda a, seen: jnp.where(seen, a, -jnp.inf)
-    part = lambda *inputs: (
-        jax.nn.logsumexp(hidden(*inputs), -1),
-        jax.nn.softmax(hidden(*inputs), -1) @ v,
-    )
-    (l_c, o_c), (l_o, o_o) = part(a / t, segment > 0), part(a, causal & (segment <= 0))
-    w = jax.nn.softmax(jnp.stack([t * s * l_c, l_o]), axis=0)[..., None]
-    return jnp.swapaxes(w[0] * o_c + w[1] * o_o, 1, 2)
+    context, causal = segment > 0, tok.index[0][None] <= tok.index[0][:, None]
+    total = jax.nn.logsumexp(jnp.where(context, a / t, -jnp.inf), -1, keepdims=True)
+    a = jnp.where(context, a / t + (t * s - 1) * total, jnp.where(causal, a, -jnp.inf))
+    return jnp.swapaxes(jax.nn.softmax(a, -1) @ jnp.swapaxes(v, 1, 2), 1, 2)
 
 
 SEGMENTS = jnp.array([[0] * 3 + [1] * 6 + [2] * 7 + [QUERY] * 5])
 
 
 @pytest.mark.parametrize('block', [None, (4, 5), (21, 8)])
-def test_it_is_two_attentions_merged_by_their_log_sum_exps(block):
+def test_it_is_one_softmax_over_all_keys(block):
     q, k, v = (
         jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3)
     )
     tok = Tokens(index=jnp.arange(21)[None], pos=jnp.arange(21)[None], segment=SEGMENTS)
-    encoding = pj.chain(pj.make('causal()'), AdaptiveContexts(temperature=0.7, scale=0.8))
+    encoding, adaptive = pj.make('causal()'), AdaptiveAttention(temperature=0.7, scale=0.8)
     rows = lambda f: lambda *qkv: f(*qkv)[:, -5:]
-    ours = rows(lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, block=block))
-    theirs = rows(lambda q, k, v: two_softmaxes(q, k, v, tok, 0.7, 0.8))
+    ours = rows(lambda q, k, v: adaptive(encoding, q, k, v, tok, tok, block=block))
+    theirs = rows(lambda q, k, v: one_softmax(q, k, v, tok, 0.7, 0.8))
     np.testing.assert_allclose(ours(q, k, v), theirs(q, k, v), atol=2e-6)
     weights = jax.random.normal(jax.random.key(2), (2, 5, 2, 8))
     grads = [
@@ -118,24 +115,6 @@ def test_it_is_two_attentions_merged_by_their_log_sum_exps(block):
     ]
     for one, other in zip(*grads):
         np.testing.assert_allclose(one, other, atol=5e-6)
-
-
-def test_heads_with_and_without_it_side_by_side():
-    """What carries are turned into belongs to one side of `per_head` alone."""
-    q, k, v = (
-        jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3)
-    )
-    tok = Tokens(index=jnp.arange(21)[None], pos=jnp.arange(21)[None], segment=SEGMENTS)
-    both = pj.PerHead(
-        AdaptiveContexts(), shared.ContextMask(), heads_of_first=1, heads=2, kv_heads=2
-    )
-    ours, adapted, plain = (
-        pj.attend(pj.chain(pj.make('causal()'), part), q, k, v, tok, tok, block=6)
-        for part in (both, AdaptiveContexts(), both.second)
-    )
-    np.testing.assert_allclose(
-        ours, jnp.stack([adapted[:, :, 0], plain[:, :, 1]], axis=2), atol=1e-6
-    )
 
 
 @pytest.mark.full
@@ -192,11 +171,10 @@ def test_how_contexts_are_batched_does_not_matter():
 
 def test_a_smaller_scale_takes_attention_from_contexts():
     a = jax.random.normal(jax.random.key(0), (50, 8))
-    total = 2.0 + jax.nn.logsumexp(a[:, :5], -1)
-    share = lambda s: jax.nn.softmax(
-        ape_reweigh(a, jnp.arange(8) < 5, total, temperature=1.0, scale=s)
-    )
-    assert (share(0.8)[:, :5].sum(-1) < share(1.0)[:, :5].sum(-1)).all()
+    contexts = jnp.ones((50, 1)), 2.0 + jax.nn.logsumexp(a[:, :5], -1)
+    others = jnp.zeros((50, 1)), jax.nn.logsumexp(a[:, 5:], -1)
+    share = lambda s: ape_merge(contexts, others, temperature=1.0, scale=s)
+    assert (share(0.8) < share(1.0)).all()
 
 
 @pytest.mark.full

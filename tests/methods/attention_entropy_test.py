@@ -23,7 +23,7 @@ from posenc_jax.analysis.attention_entropy import (
 from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.contexts import QUERY
-from posenc_jax.decoding.parallel_context_entropy import SelectedPieces, select_pieces
+from posenc_jax.decoding.parallel_context_entropy import SelectedAttention, select_pieces
 from posenc_jax.model import Transformer, TransformerConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'attention_entropy.json').read_text())[
@@ -51,7 +51,8 @@ def test_it_is_that_of_whole_rows_after_the_selection(block):
     )
     segment = jnp.array([[0] * 2 + [1] * 5 + [2] * 5 + [3] * 3 + [QUERY] * 5])
     tok = Tokens(index=jnp.arange(20)[None], pos=jnp.arange(20)[None], segment=segment)
-    encoding = pj.chain(pj.make('causal()'), SelectedPieces(count=3, keep=1))
+    select = SelectedAttention(count=3, keep=1)
+    encoding, tq = select.choose(pj.make('causal()'), q, k, tok, tok)
     counted = jnp.broadcast_to(segment == QUERY, (2, 20)).at[1, -1].set(False)
     s = scaled_dot_product(*(jnp.swapaxes(a, 1, 2) for a in (q, k)))
     p = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((20, 20), bool)), s, -jnp.inf), axis=-1)[
@@ -60,9 +61,7 @@ def test_it_is_that_of_whole_rows_after_the_selection(block):
     expected = jnp.where(
         counted[:, None, -5:], row_entropy(select_pieces(p, segment[0], 3, keep=1)), 0.0
     ).sum((0, 2))
-    np.testing.assert_allclose(
-        stream(encoding, q, k, tok, tok, counted, block), expected, rtol=1e-5
-    )
+    np.testing.assert_allclose(stream(encoding, q, k, tq, tok, counted, block), expected, rtol=1e-5)
 
 
 @pytest.mark.full

@@ -129,7 +129,7 @@ def test_sequential_targets_are_chunks_behind_all_sources():
         layout = graph_layout(0, [3, 5, 4, size], [(0, 3), (1, 3), (2, 3)])
         ids = [np.zeros(0), np.arange(3), 3 + np.arange(5), 8 + np.arange(4), 12 + np.arange(size)]
         tok = Layout(tuple(ids), 0, layout.sees).tokens(0)
-        masked = shared.with_part(model, shared.ContextMask, layout.sees)
+        masked = shared.with_contexts(model, layout.sees)
         _, cache = prompt(masked, init_cache(masked, tok), np.concatenate([*chunks, chunk], axis=1))
         cache = jax.tree.map(np.asarray, cache)
         for layer in range(2):

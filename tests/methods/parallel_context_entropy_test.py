@@ -18,7 +18,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.contexts import QUERY
 from posenc_jax.decoding.decode import decode_step
 from posenc_jax.decoding.parallel_context_entropy import (
-    SelectedPieces,
+    SelectedAttention,
     best_pieces,
     encode,
     join,
@@ -69,10 +69,10 @@ def answers(model, pieces, steps=0, **options):
     return np.asarray(logits)
 
 
-def oracle(model, pieces=PIECES, part=None, **options):
+def oracle(model, pieces=PIECES, attend=None, **options):
     layout = piece_layout(2, [a.shape[1] for a in pieces], **options)
-    part = {} if part is None else dict(part=part)
-    return dense(model, [PREFIX, *pieces], QUESTION, layout, **part)[:, -5:]
+    attend = {} if attend is None else dict(attention_fn=attend)
+    return dense(model, [PREFIX, *pieces], QUESTION, layout, **attend)[:, -5:]
 
 
 def test_ids_are_those_of_the_released_code():
@@ -120,11 +120,11 @@ def test_the_cache_is_the_dense_pass_without_selection(size, align):
 
 @pytest.mark.parametrize('keep, pooled', [(1, False), (2, False), (2, True), (9, False)])
 def test_the_cache_is_the_dense_pass_with_selection(keep, pooled):
-    part = functools.partial(SelectedPieces, count=4, keep=keep, top=3, pooled=pooled)
+    selected = SelectedAttention(count=4, keep=keep, top=3, pooled=pooled)
     ours = answers(
         model_of(), pieces_of(), steps=0 if pooled else 2, keep=keep, top=3, pooled=pooled
     )
-    np.testing.assert_allclose(ours, oracle(model_of(), part=part), atol=2e-5)
+    np.testing.assert_allclose(ours, oracle(model_of(), attend=selected), atol=2e-5)
     if keep == 9:
         np.testing.assert_allclose(ours, oracle(model_of()), atol=2e-5)
     else:
@@ -134,7 +134,11 @@ def test_the_cache_is_the_dense_pass_with_selection(keep, pooled):
 SEGMENTS = np.array([[0] * 2 + [1] * 5 + [2] * 8 + [3] * 3 + [4] * 8 + [QUERY] * 5])
 
 
-attend = jax.jit(pj.attend, static_argnames='block')
+attend = jax.jit(
+    lambda select, *inputs, block: select(*inputs, block=block),
+    static_argnums=0,
+    static_argnames='block',
+)
 select = jax.jit(select_pieces, static_argnums=2, static_argnames=('keep', 'pooled'))
 scores_of = jax.jit(piece_scores, static_argnums=2)
 
@@ -143,7 +147,7 @@ scores_of = jax.jit(piece_scores, static_argnums=2)
     'pooled, block', [(False, None), (False, (4, 5)), (True, None), (True, (5, 6))]
 )
 def test_selection_is_on_probabilities(pooled, block):
-    """`attend` with the part against probabilities of the whole row, selected and renormalised."""
+    """The two passes against probabilities of the whole row, selected and renormalised."""
     draw = lambda seed, length: np.random.default_rng(seed).standard_normal(
         (2, length, 2, 8), dtype=np.float32
     )
@@ -151,8 +155,8 @@ def test_selection_is_on_probabilities(pooled, block):
     tok = Tokens(
         index=jnp.arange(31)[None], pos=jnp.arange(31)[None], segment=jnp.asarray(SEGMENTS)
     )
-    encoding = pj.chain(pj.make('causal()'), SelectedPieces(count=4, keep=2, pooled=pooled))
-    ours = attend(encoding, 2 * q, k, v, tok.slice(26, 5), tok, block=block)
+    selected, causal = SelectedAttention(count=4, keep=2, pooled=pooled), pj.make('causal()')
+    ours = attend(selected, causal, 2 * q, k, v, tok.slice(26, 5), tok, block=block)
     first = lambda a: np.swapaxes(a, 1, 2)
     seen = np.arange(31)[None] <= np.arange(26, 31)[:, None]
     s = 2 * first(q) @ np.swapaxes(first(k), 2, 3) / 8**0.5
