@@ -91,7 +91,7 @@ class Alternating(Encoding):
     """
 
     def place(self, tok, *, key=None):
-        parts = jnp.broadcast_arrays(tok.pos, tok.order % 3, tok.order // 3)
+        parts = jnp.broadcast_arrays(tok.pos, tok.rank % 3, tok.rank // 3)
         return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
 
 
@@ -101,9 +101,7 @@ class Located(Encoding):
     """
 
     def place(self, tok, *, key=None):
-        parts = jnp.broadcast_arrays(
-            tok.pos, jnp.where(tok.order % 5 == 0, tok.order // 5 + 1, 0), 4
-        )
+        parts = jnp.broadcast_arrays(tok.pos, jnp.where(tok.rank % 5 == 0, tok.rank // 5 + 1, 0), 4)
         return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
 
 
@@ -123,7 +121,7 @@ class Candidates(Encoding):
 
     def place(self, tok, *, key=None):
         return dataclasses.replace(
-            tok, pos=jnp.stack(jnp.broadcast_arrays(tok.pos, tok.order // 3), axis=-1)
+            tok, pos=jnp.stack(jnp.broadcast_arrays(tok.pos, tok.rank // 3), axis=-1)
         )
 
 

@@ -79,7 +79,7 @@ def _row(graphdef, heads, state, distance, row, shift):
     """
     encoding = nnx.merge(graphdef, state)
     index = jnp.full((1, 1), row, jnp.int32)
-    tok = lambda index: Tokens(index=index, pos=index + shift)
+    tok = lambda index: Tokens(index, index + shift, rank=index)
     tq, tk = tok(index), tok(index - distance[None])
     seen = encoding.mask(tq, tk)
     seen = jnp.ones((1, 1, 1, distance.shape[0]), bool) if seen is None else seen

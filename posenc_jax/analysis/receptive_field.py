@@ -174,7 +174,7 @@ def attention_fields(
         )
         width = 1 + (jnp.cumsum(p, axis=-1) <= 1 - epsilon).sum(-1)
         looks = p.sum(-1) > 0.5  # not a row without a key
-        has = rows.valid[..., None] & (rows.order[..., None] >= distance)
+        has = rows.valid[..., None] & (rows.rank[..., None] >= distance)
         has = jnp.broadcast_to(has, (batch, rows.length, length))
         here = (
             jnp.where(looks, width, 0).sum((0, 2)),

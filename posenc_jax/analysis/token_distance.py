@@ -263,7 +263,7 @@ def stream(
         allowed = encoding.mask(rows, tk)
         seen = jnp.broadcast_to(seen if allowed is None else seen & allowed, s.shape)
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
-        distance = (rows.order[:, :, None] - tk.order[:, None, :])[:, None]
+        distance = (rows.rank[:, :, None] - tk.rank[:, None, :])[:, None]
         far = seen & (distance >= tau)
         total = lambda a: a.sum((0, 2, 3))
         pairs = total(far.astype(jnp.float32))

@@ -12,16 +12,21 @@ in the layout of the caller, and put heads first only then.
 
 import dataclasses
 import functools
+from collections.abc import Collection
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from posenc_jax.core.arguments import check_arrays, check_doors, check_offset
+from posenc_jax.core.derivatives import by_jax
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.meshes import explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.core.registry import check_choice
-from posenc_jax.core.tiles import Blocks, Plan, fold, pair_logits, sweep_order
+from posenc_jax.core.tiles import Blocks, Plan, pair_logits, sweep_order
 from posenc_jax.core.tokens import Tokens
 
 Implementation = Literal['dense', 'blocked']
@@ -47,6 +52,7 @@ def attend(
     implementation: Implementation | None = None,
     heads_first: bool = False,
     return_lse: bool = False,
+    applied: Collection[str] = (),
 ) -> Any:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
@@ -56,23 +62,27 @@ def attend(
     are constants.
 
     Args:
-      encoding: opens `match`, `score`, `mask`, `collect`, `fast_path`; `project` has already been
-        applied.
+      encoding: `attend` calls its doors of the pair stage, `match`, `score`, `mask` and `collect`.
       q, k, v: queries, keys, values; N must be a multiple of K.
       tq, tk: their tokens, ascending in `index`.
       block: queries and keys per tile; None chooses by the number of rows and heads.
-      implementation: 'dense' (one tile), 'blocked', or None for dense where a single tile is small.
-        Where both are None the encoding's `fast_path` is asked first.
+      implementation: 'dense' (one tile), 'blocked', or None for one tile where that is small. Where
+        both are None the encoding's `fast_path` is asked first. Forward-mode derivatives exist for
+        'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
         attentions over different keys can be merged into one.
+      applied: the doors of the token stage that the caller has called: 'place', 'embed', 'qkv',
+        'project'. An encoding that opens one of the others is an error, since its effect would be
+        missing.
 
     Returns:
       The result, [B, T, N, V]; with `return_lse` a pair of it and the log-sum-exp, [B, T, N] in
       float32, which is below -1e28 where a query sees no key.
 
     Raises:
-      ValueError: shapes that do not fit together, with the numbers.
+      ValueError: shapes that do not fit together, with the numbers; a door that was skipped; causal
+        queries that are the last of a sequence but have the index of the first.
 
     Example:
       >>> import jax, posenc_jax as pj
@@ -81,56 +91,38 @@ def attend(
       >>> pj.attend(pj.make('alibi()', heads=2, causal=True), q, k, v, t, t).shape
       (1, 8, 2, 4)
     """
-    for name, a in (('q', q), ('k', k), ('v', v)):
-        if a.ndim != 4 or not jnp.issubdtype(a.dtype, jnp.floating):
-            raise ValueError(
-                f'attend: {name} must be floats with four axes, got {a.dtype} {a.shape}'
-            )
-    kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
-    (batch, queries, heads, width), keys, kv_heads = q.shape, k.shape[s_axis], k.shape[kv_axis]
-    if v.shape[:-1] != k.shape[:-1] or k.shape[0] != batch or k.shape[-1] != width:
-        raise ValueError(
-            f'attend: shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape} ({heads_first=})'
-        )
-    if heads % kv_heads:
-        raise ValueError(f'attend: {heads} query heads are not a multiple of {kv_heads} key heads')
-    if tq.length != queries or tk.length != keys:
-        raise ValueError(
-            f'attend: tokens of length {tq.length}, {tk.length} for {queries} queries, {keys} keys'
-        )
-    for name, tok in (('tq', tq), ('tk', tk)):
-        for leaf in jax.tree.leaves(tok):
-            if leaf.shape[0] not in (1, batch):
-                raise ValueError(f'attend: {name} has {leaf.shape[0]} rows, queries have {batch}')
-    if implementation is not None:
-        check_choice('implementation', implementation, ('dense', 'blocked'))
-    if block is not None:
-        sizes = (block, block) if isinstance(block, int) else tuple(block)
-        if len(sizes) != 2 or not all(isinstance(n, int) and n >= 1 for n in sizes):
-            raise ValueError(
-                f'attend: block is one or two integers and must be positive, got {block!r}'
-            )
-    else:
-        sizes = _tile(
-            batch * heads, queries, keys, encoding.opens('init_carry'), implementation == 'blocked'
-        )
-    if implementation == 'dense':
-        sizes = (queries, keys)
-    graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
-    cut = lambda size, length, axis: Blocks(min(size, length), axis)
-    plan = Plan(
-        graphdef,
-        cut(sizes[0], queries, 1),
-        cut(sizes[1], keys, s_axis),
-        cut(sizes[-1], keys, s_axis),
+    options: dict[str, Any] = dict(
+        block=block, implementation=implementation, heads_first=heads_first, return_lse=return_lse
     )
+    kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
+    check_arrays(q, k, v, tq, tk, kv_axis, s_axis)
+    check_doors(encoding, applied)
+    check_offset(encoding, tq, tk)
+    if (spec := explicit_spec(q)) is not None:
+        graphdef, state = nnx.split(encoding)
+        return with_auto_axes(
+            lambda state, *arrays: attend(
+                nnx.merge(graphdef, state), *arrays, applied=applied, **options
+            ),
+            (spec, PartitionSpec(*spec[:3])) if return_lse else spec,
+            *(state, q, k, v, tq, tk),
+        )
+    queries, keys = q.shape[1], k.shape[s_axis]
+    sizes = _sizes(encoding, q.shape, keys, block, implementation)
+    graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
+    blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
+    arguments = params, constants, q, k, v, tq, tk
+    plan = Plan(graphdef, *blocks, varying_axes(arguments))
+    params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
 
     def sweep():
-        of_q, of_k = (
-            (plan.q.pad(q), plan.q.pad_tokens(tq)),
-            (plan.k.pad(k), plan.k.pad(v), plan.k.pad_tokens(tk)),
+        arrays = (
+            *(cut.pad(a) for cut, a in zip((plan.q, plan.k, plan.k), qkv)),
+            *(plan.q.pad_tokens(of_q), plan.k.pad_tokens(of_k)),
         )
-        out, lse = _attend(plan, params, constants, of_q[0], *of_k[:2], of_q[1], of_k[2])
+        # JAX differentiates the dense form, forward too.
+        run = _dense if implementation == 'dense' else _tiled
+        out, lse = run(plan, params, constants, *arrays)
         out = out[:, :queries]
         return (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
 
@@ -141,21 +133,36 @@ def attend(
     return sweep()
 
 
+def _sizes(encoding, shape, keys, block, implementation) -> tuple[int, ...]:
+    """Queries per tile, keys per tile, and keys per tile of the backward pass."""
+    batch, queries, heads, _ = shape
+    if implementation is not None:
+        check_choice('implementation', implementation, ('dense', 'blocked'))
+    if block is not None:
+        sizes = (block, block) if isinstance(block, int) else tuple(block)
+        if len(sizes) != 2 or not all(isinstance(n, int) and n >= 1 for n in sizes):
+            raise ValueError(
+                f'attend: block is one or two integers and must be positive, got {block!r}'
+            )
+    if implementation == 'dense' or not all(isinstance(n, int) for n in (batch, queries, keys)):
+        return queries, keys, keys  # lengths may be symbolic, as in `jax.export`
+    if block is None:
+        carries, blocked = encoding.opens('init_carry'), implementation == 'blocked'
+        sizes = _tile(batch * heads, queries, keys, carries, blocked)
+    return min(sizes[0], queries), min(sizes[1], keys), min(sizes[-1], keys)
+
+
 def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int, int]:
     """Queries per tile, keys per tile, and keys per tile of the backward pass, for `rows` = batch x
     heads.
     """
     if queries == 1 and not carries and not blocked:
-        return (
-            1,
-            keys,
-            keys,
-        )  # decoding: logits are small beside the cache, which one tile reads without copying
+        # Decoding: logits are small beside the cache, which one tile reads without copying.
+        return 1, keys, keys
     if 4 * rows * queries * keys <= _ONE_TILE_BYTES and not blocked:
         return queries, keys, keys
-    side = (
-        64 if keys <= 512 else 256
-    )  # short sequences gain more from skipping blocks than from wide products
+    # Short sequences gain more from skipping blocks than from wide products.
+    side = 64 if keys <= 512 else 256
     while side > 64 and 4 * rows * 2 * side**2 > _TILE_BYTES:
         side //= 2
     # Wide matrix products want more queries, skipping wants fewer keys. What is carried is stored
@@ -211,7 +218,7 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
             return new, total * shrink + w.sum(-1), out, carry
 
         rows = q_i.shape[:3]
-        high, total, out, _ = fold(
+        high, total, out, _ = plan.fold(
             length,
             k_block,
             (
@@ -230,11 +237,27 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
         jnp.zeros((batch, queries, heads, v.shape[-1]), v.dtype),
         jnp.zeros((batch, heads, queries), jnp.float32),
     )
-    return fold(queries // plan.q.size, q_block, buffers)
+    return plan.fold(queries // plan.q.size, q_block, buffers)
+
+
+def _dense(plan, params, constants, *arrays):
+    with by_jax():
+        return _forward(plan, params, jax.lax.stop_gradient(constants), *arrays)
+
+
+def _tiled(*arguments):
+    try:
+        return _attend_tiles(*arguments)
+    except TypeError as error:
+        if 'forward-mode' not in str(error):
+            raise
+        raise TypeError(
+            "attend: forward-mode derivatives exist for implementation='dense' alone"
+        ) from error
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan, params, constants, q, k, v, tq, tk):
+def _attend_tiles(plan, params, constants, q, k, v, tq, tk):
     return _forward(plan, params, constants, q, k, v, tq, tk)
 
 
@@ -285,7 +308,8 @@ def _attend_bwd(plan, residuals, cotangents):
         order, length = sweep_order(plan, encoding, tq_i, tk)
 
         def opened(params, q, tqf):
-            return plan.encoding(params, constants).init_carry(q, _combine(tqf, tq_others))
+            carry = plan.encoding(params, constants).init_carry(q, _combine(tqf, tq_others))
+            return vary(carry, plan.varying)
 
         carry, pull_open = jax.vjp(opened, params, q_i, tq_floats)
 
@@ -301,7 +325,7 @@ def _attend_bwd(plan, residuals, cotangents):
 
         stored = jax.tree.map(lambda c: jnp.zeros((len(order), *c.shape), c.dtype), carry)
         if jax.tree.leaves(carry):
-            _, stored = fold(length, enter, (carry, stored))
+            _, stored = plan.fold(length, enter, (carry, stored))
 
         def k_block(step, loop):
             d_params, d_k, d_v, d_tk, d_q, d_tq, d_carry = loop
@@ -348,7 +372,7 @@ def _attend_bwd(plan, residuals, cotangents):
             _zeros(tq_floats),
             jax.tree.map(jnp.zeros_like, carry),
         )
-        d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = fold(length, k_block, loop)
+        d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = plan.fold(length, k_block, loop)
         h_params, h_q, h_tq = pull_open(d_carry)
         return (
             _add(d_params, h_params),
@@ -361,7 +385,7 @@ def _attend_bwd(plan, residuals, cotangents):
 
     tq_floats = _partition(tq)[0]
     grads = jax.tree.map(_zeros, (params, k, v, tk_floats, q, tq_floats))
-    d_params, d_k, d_v, d_tk, d_q, d_tq = fold(q.shape[1] // plan.q.size, q_block, grads)
+    d_params, d_k, d_v, d_tk, d_q, d_tq = plan.fold(q.shape[1] // plan.q.size, q_block, grads)
     like = lambda grads, leaves: jax.tree.map(lambda g, a: g.astype(a.dtype), grads, leaves)
     return (
         like(d_params, params),
@@ -372,4 +396,4 @@ def _attend_bwd(plan, residuals, cotangents):
     )
 
 
-_attend.defvjp(_attend_fwd, _attend_bwd)
+_attend_tiles.defvjp(_attend_fwd, _attend_bwd)

@@ -41,6 +41,7 @@ DOORS = (
     'collect',
     'merge',
 )
+TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')  # `merge` comes with `qkv`
 HOOKS = ('fast_path', 'update_keys')
 
 # What an encoding may say of itself, for those that stand beside it in a chain (see `conflicts`).

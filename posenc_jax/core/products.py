@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from posenc_jax.core.derivatives import own_gradient
+
 
 def scaled_dot_product(
     q: Float[Array, 'B N T H'], k: Float[Array, 'B K S H']
@@ -34,14 +36,14 @@ def weighted_sum(w: Float[Array, 'B N T S'], v: Float[Array, 'B K S H']) -> Floa
 _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(own_gradient, nondiff_argnums=(2,))
 def _rows_by_rows(a, b, scale):
     if a.dtype == jnp.float32:
         return _dot('bkth,bksh->bkts', scale * a, b)  # not a pass over the large tile
     return scale * _dot('bkth,bksh->bkts', a, b)
 
 
-@jax.custom_vjp
+@own_gradient
 def _rows_by_columns(w, v):
     return _dot('bkts,bksh->bkth', w, v)
 
@@ -79,7 +81,7 @@ def over_batch(a: Float[Array, '#B N T S'], batch: int) -> Float[Array, 'B N T S
     return a if a.shape[0] == batch else _over_batch(a, batch)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(own_gradient, nondiff_argnums=(1,))
 def _over_batch(a, batch):
     return jnp.broadcast_to(jax.lax.optimization_barrier(a), (batch, *a.shape[1:]))
 

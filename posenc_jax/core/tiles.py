@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.meshes import vary
 from posenc_jax.core.tokens import Tokens, bounds
 
 
@@ -59,17 +60,29 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is static: the structure of the encoding and how queries and keys are cut; keys also for
-    the backward pass.
+    """What is static about a call of `attend`.
+
+    Attributes:
+      graphdef: the structure of the encoding.
+      q, k, k_backward: how queries and keys are cut; keys also for the backward pass.
+      varying: manual mesh axes over which all arrays vary, see `meshes.vary`.
     """
 
     graphdef: Any
     q: Blocks
     k: Blocks
     k_backward: Blocks
+    varying: tuple[str, ...] = ()
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)
+
+    def fold(self, count, body, init):
+        """`fori_loop`; straight through where there is one step."""
+        init = vary(init, self.varying)
+        if isinstance(count, int) and count == 1:
+            return body(0, init)
+        return jax.lax.fori_loop(0, count, body, init)
 
 
 def pair_logits(encoding, q, k, tq, tk, carry):
@@ -103,12 +116,3 @@ def sweep_order(plan, encoding, tq, tk):
 
     seen = jax.vmap(visible)(number)
     return jnp.argsort(jnp.where(seen, -number, count)), seen.sum()
-
-
-def fold(count, body, init):
-    """`fori_loop`; straight through where there is one step."""
-    return (
-        body(0, init)
-        if isinstance(count, int) and count == 1
-        else jax.lax.fori_loop(0, count, body, init)
-    )

@@ -1,10 +1,12 @@
 """What is known about each token besides its vector."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import export
 from jaxtyping import Array, Bool, Int, Num
 
 
@@ -19,7 +21,7 @@ class Tokens:
       pos: what the encoding believes the position is: may repeat, jump, be fractional, have several
         components.
       rank: which of the real tokens of its document it is, 0, 1, ..., whatever `place` did to
-        `pos`; None where `index` says so (one document a row, no padding in front).
+        `pos`.
       ids: token ids as far as they are known, only where `place` of some encoding reads them; None
         everywhere else.
       segment: packed document of the token; None where there is one document a row.
@@ -29,20 +31,15 @@ class Tokens:
 
     index: Int[Array, '#B L']
     pos: Num[Array, '#B L *P']
+    rank: Int[Array, '#B L']
     segment: Int[Array, '#B L'] | None = None
     valid: Bool[Array, '#B L'] | None = None
-    rank: Int[Array, '#B L'] | None = None
     ids: Int[Array, '#B L'] | None = None
     feats: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def length(self) -> int:
         return self.index.shape[1]
-
-    @property
-    def order(self) -> Int[Array, '#B L']:
-        """`rank`, or `index` where that is the rank."""
-        return self.index if self.rank is None else self.rank
 
     @property
     def last(self) -> int | Int[Array, '#B']:
@@ -55,12 +52,22 @@ class Tokens:
 
     @classmethod
     def of(
-        cls, *, length: int | None = None, positions=None, segment=None, valid=None, ids=None
+        cls,
+        *,
+        length: int | None = None,
+        positions=None,
+        segment=None,
+        valid=None,
+        ids=None,
+        index=None,
+        rank=None,
     ) -> 'Tokens':
-        """Tokens of whole sequences, as the data pipeline hands them over.
+        """Tokens of whole sequences, or, with `index`, tokens from the middle of them.
 
-        Positions count 0, 1, ... over the valid tokens of each segment unless `positions` gives
-        them.
+        Ranks and positions count 0, 1, ... over the valid tokens of each segment unless they are
+        given. The index counts 0, 1, ... over all tokens unless it is given: whatever `positions`
+        say, the first token is the first of its sequence. Queries behind a cache of keys are
+        therefore `of(index=...)`, or a slice of the tokens of the keys.
 
         Args:
           length: L; needed only when nothing else tells it.
@@ -68,9 +75,19 @@ class Tokens:
           segment: [#B, L] integers, equal within a document and contiguous, or None.
           valid: [#B, L] booleans, False for padding on either side, or None.
           ids: [#B, L] integers, token ids; a model adds them where its encodings read them.
+          index: [#B, L] ascending integers, the order of these tokens in their whole sequences.
+          rank: [#B, L] integers, see the class. With `index` it is needed where there are
+            documents or padding, because the tokens in front are not known; without those it is
+            the index.
 
         Raises:
-          ValueError: no length is known, or the shapes disagree.
+          ValueError: no length is known, the shapes disagree, an index that does not ascend, or an
+            index without the ranks that do not follow from it.
+
+        Example:
+          >>> queries = Tokens.of(index=[[11]])  # one query behind 11 others
+          >>> queries.pos.tolist(), Tokens.of(positions=[[11]]).index.tolist()
+          ([[11]], [[0]])
         """
         given = {
             name: jnp.asarray(a, dtype)
@@ -79,11 +96,14 @@ class Tokens:
                 ('segment', segment, jnp.int32),
                 ('valid', valid, bool),
                 ('ids', ids, jnp.int32),
+                ('index', index, jnp.int32),
+                ('rank', rank, jnp.int32),
             )
             if a is not None
         }
-        for name in given.keys() & {'segment', 'valid', 'ids'}:
-            source = jnp.asarray({'segment': segment, 'valid': valid, 'ids': ids}[name])
+        sources = dict(segment=segment, valid=valid, ids=ids, index=index, rank=rank)
+        for name in given.keys() & sources.keys():
+            source = jnp.asarray(sources[name])
             if jnp.issubdtype(source.dtype, jnp.floating):
                 raise ValueError(
                     f'Tokens.of: {name} must be {"booleans" if name == "valid" else "integers"}, '
@@ -93,19 +113,33 @@ class Tokens:
             if a.ndim < 2 or (a.ndim > 2 and name != 'positions'):
                 raise ValueError(f'Tokens.of: {name} has shape {a.shape}, expected [B, L]')
         lengths = {a.shape[1] for a in given.values()} | ({length} if length is not None else set())
-        if len(lengths) != 1 or not all(isinstance(n, int) for n in lengths) or min(lengths) < 1:
+        if len(lengths) != 1 or not all(map(_is_length, lengths)):
             raise ValueError(
                 f'Tokens.of needs one length of at least 1, got {sorted(lengths) or "none"}'
             )
         if len(rows := {a.shape[0] for a in given.values()} - {1}) > 1:
             raise ValueError(f'Tokens.of: the numbers of rows do not agree: {sorted(rows)}')
         (length,) = lengths
-        positions, segment, valid, ids = (
-            given.get(name) for name in ('positions', 'segment', 'valid', 'ids')
+        positions, segment, valid, ids, index, rank = (
+            given.get(name) for name in ('positions', 'segment', 'valid', 'ids', 'index', 'rank')
         )
-        index = jnp.arange(length, dtype=jnp.int32)[None]
-        rank = None
-        if segment is not None or valid is not None:
+        counted = segment is not None or valid is not None
+        if index is None:
+            # Known also while a program is traced, unless the length is symbolic.
+            known = isinstance(length, int)
+            with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+                index = jnp.arange(length, dtype=jnp.int32)[None]
+        else:
+            if counted and rank is None:
+                raise ValueError(
+                    'Tokens.of: index with segment or valid needs rank too, since the documents '
+                    'and the padding in front of these tokens are not known'
+                )
+            if not isinstance(index, jax.core.Tracer) and (jnp.diff(index) <= 0).any():
+                raise ValueError(f'Tokens.of: index must ascend along each row, got {index}')
+        if rank is None and not counted:
+            rank = index
+        elif rank is None:
             ones = jnp.ones_like(index) if valid is None else valid.astype(jnp.int32)
             count = jnp.cumsum(ones, axis=1)
             if segment is not None:
@@ -115,8 +149,8 @@ class Tokens:
                 before = jax.lax.cummax(jnp.where(fresh, count - ones, 0), axis=1)
                 count = count - before
             rank = jnp.maximum(count - 1, 0)
-        pos = positions if positions is not None else index if rank is None else rank
-        return cls(index=index, pos=pos, segment=segment, valid=valid, rank=rank, ids=ids)
+        pos = rank if positions is None else positions
+        return cls(index=index, pos=pos, rank=rank, segment=segment, valid=valid, ids=ids)
 
     def with_feats(self, **feats) -> 'Tokens':
         """A copy that also carries these features.
@@ -140,18 +174,22 @@ class Tokens:
         return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1), self)
 
 
+def _is_length(n) -> bool:
+    return export.is_symbolic_dim(n) or isinstance(n, int) and n >= 1
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest index, order, position (over all components), segment of the valid
+    """Smallest and largest index, rank, position (over all components), segment of the valid
     tokens in a block, over the batch.
 
     Empty blocks have low > high."""
 
     index_low: Array
     index_high: Array
-    order_low: Array
-    order_high: Array
+    rank_low: Array
+    rank_high: Array
     pos_low: Array
     pos_high: Array
     segment_low: Array | None
@@ -171,5 +209,5 @@ def bounds(tok: Tokens) -> Bounds:
         return jnp.where(valid, a, big).min(), jnp.where(valid, a, -big).max()
 
     return Bounds(
-        *low_high(tok.index), *low_high(tok.order), *low_high(tok.pos), *low_high(tok.segment)
+        *low_high(tok.index), *low_high(tok.rank), *low_high(tok.pos), *low_high(tok.segment)
     )

@@ -167,7 +167,7 @@ def _pass(model, layers, tokens, pairs, cursor, count, *, alone):
     pos = jnp.zeros((pairs.shape[0], capacity, 2), pairs.dtype)
     pos = jax.lax.dynamic_update_slice_in_dim(pos, pairs, cursor, axis=1)
     before = {'any_order': (slots < cursor)[..., None]}
-    whole = Tokens(slots, pos, valid=slots < cursor + count, feats=before)
+    whole = Tokens(slots, pos, rank=slots, valid=slots < cursor + count, feats=before)
     new = whole.slice(cursor, length)
 
     def mix(h, mixer, place, own):

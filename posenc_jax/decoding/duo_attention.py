@@ -167,14 +167,14 @@ class DuoAttention(Mask):
 
     def allow(self, tq, tk):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
-        near = signed_distance(tq.order, tk.order) <= self.recent
-        streaming = near | (tk.order < self.sink)[:, None, :]
+        near = signed_distance(tq.rank, tk.rank) <= self.recent
+        streaming = near | (tk.rank < self.sink)[:, None, :]
         return causal[:, None] & (streaming[:, None] | self.retrieval[...][:, None, None])
 
     def may_see(self, tq, tk):
-        near = tk.order_high >= tq.order_low - self.recent
+        near = tk.rank_high >= tq.rank_low - self.recent
         return (tk.index_low <= tq.index_high) & (
-            near | (tk.order_low < self.sink) | self.retrieval[...].any()
+            near | (tk.rank_low < self.sink) | self.retrieval[...].any()
         )
 
 

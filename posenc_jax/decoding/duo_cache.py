@@ -283,7 +283,7 @@ def _appended(own: DuoLayer, mask: DuoAttention, k, v, new: Tokens, cursor) -> D
             return put(buffer, a.astype(buffer.dtype), slot, 2)
         return put(buffer[0], a[0].astype(buffer.dtype), slot, 1)[None]  # see `core.cache.step`
 
-    is_sink = new.order == jnp.arange(mask.sink)
+    is_sink = new.rank == jnp.arange(mask.sink)
     if new.valid is not None:
         is_sink &= new.valid
     first = lambda buffer, a: jnp.where(is_sink[:, None, :, None], a.astype(buffer.dtype), buffer)
@@ -312,7 +312,7 @@ def _attended(
     kept = jnp.concatenate([spread(sinks), spread(ring)], axis=1)
     slots = jax.tree.map(lambda a: _at(a, kept, 1), now)
     in_ring = jnp.arange(kept.shape[1])[None] >= mask.sink
-    there = jnp.where(in_ring, (kept >= 0) & (slots.order >= mask.sink), kept < tok.length)
+    there = jnp.where(in_ring, (kept >= 0) & (slots.rank >= mask.sink), kept < tok.length)
     slots = dataclasses.replace(slots, valid=slots.valid & there)
     join = lambda sink, recent: jnp.concatenate([sink, recent], axis=2)
     group = mask.heads // mask.kv_heads

@@ -40,7 +40,7 @@ def end_slots(
             'documents (tok.segment)'
         )
     slot = jnp.arange(tok.length, dtype=jnp.int32)
-    wanted = (slot < cursor) & ((tok.order < first) | (slot >= cursor - last))
+    wanted = (slot < cursor) & ((tok.rank < first) | (slot >= cursor - last))
     slots = jnp.where(wanted if tok.valid is None else wanted & tok.valid, slot, -1)
     slots = jnp.pad(slots, ((0, 0), (max(0, first + last - tok.length), 0)), constant_values=-1)
     return jnp.sort(slots, axis=1)[:, slots.shape[1] - first - last :]

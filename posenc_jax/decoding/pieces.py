@@ -65,7 +65,8 @@ class Layout:
             ]
         )
         index, pos, segment = (jnp.asarray(a)[None] for a in (np.arange(len(pos)), pos, segment))
-        return Tokens(index=index.astype(jnp.int32), pos=pos, segment=segment.astype(jnp.int32))
+        index, segment = index.astype(jnp.int32), segment.astype(jnp.int32)
+        return Tokens(index, pos, rank=index, segment=segment)
 
 
 def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout:

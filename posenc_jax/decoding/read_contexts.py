@@ -283,7 +283,8 @@ def _encode(user, model, contexts, ids, before) -> list[Piece]:
         )
         real = np.arange(past + longest) < past + np.array(lengths)[:, None]
         per_row = lambda a: jnp.asarray(np.repeat(a, rows, axis=0))
-        tok = Tokens(index=jnp.arange(past + longest)[None], pos=per_row(pos), valid=per_row(real))
+        index = jnp.arange(past + longest)[None]
+        tok = Tokens(index, per_row(pos), rank=index, valid=per_row(real))
         tokens = np.concatenate([fill(a, a.shape[1]) for a in contexts])
         _, cache = read(
             model, dataclasses.replace(cache, tokens=(tok,) * len(model.links)), tokens, last=0

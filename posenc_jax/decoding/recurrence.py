@@ -228,13 +228,13 @@ def _continued(before: Tokens | None, size: int) -> Tokens:
     each = lambda change: (
         lambda a: None if a is None else jnp.repeat(change(a[:, -1:]), size, axis=1)
     )
-    counted = lambda a: None if a is None else a[:, -1:] + 1 + jnp.arange(size, dtype=a.dtype)
+    counted = lambda a: a[:, -1:] + 1 + jnp.arange(size, dtype=a.dtype)
     return Tokens(
         index=counted(before.index),
         pos=counted(before.pos),
+        rank=counted(before.rank),
         segment=each(lambda a: a)(before.segment),
         valid=each(jnp.ones_like)(before.valid),
-        rank=counted(before.rank),
     )
 
 

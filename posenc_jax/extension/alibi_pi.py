@@ -121,7 +121,7 @@ class ALiBiPI(Composite):
 
     def project(self, q, k, v, tq, tk, x=None):
         if self.mode == 'dynamic':
-            by_rank = lambda tok: dataclasses.replace(tok, pos=tok.order)
+            by_rank = lambda tok: dataclasses.replace(tok, pos=tok.rank)
             length, _ = current_length(by_rank(tq), by_rank(tk))
             tq = tq.with_feats(
                 alibi_pi=jnp.broadcast_to(length, (len(length), tq.length))[..., None]
@@ -131,7 +131,7 @@ class ALiBiPI(Composite):
     def score(self, s, tq, tk, seen, carry):
         scale = self.factor
         if self.mode != 'static':
-            length = tq.feats['alibi_pi'] if self.mode == 'dynamic' else tq.order[..., None] + 1
+            length = tq.feats['alibi_pi'] if self.mode == 'dynamic' else tq.rank[..., None] + 1
             scale = alibi_pi_scale(heads_first(length), self.train_len)[..., None]
         bias = self.encoding.bias(tq.pos, tk.pos) / scale
         return s + over_batch(bias, len(s)), carry

@@ -176,9 +176,9 @@ class LMInfinite(Composite):
         return causal[:, None] & visible
 
     def may_see(self, tq, tk):
-        near = tk.order_high > tq.order_low - self.n_local
+        near = tk.rank_high > tq.rank_low - self.n_local
         return (tk.index_low <= tq.index_high) & (
-            near | (tk.order_low < self.n_global) | bool(self.top_k)
+            near | (tk.rank_low < self.n_global) | bool(self.top_k)
         )
 
     def opens(self, door):
@@ -230,7 +230,7 @@ class LMInfinite(Composite):
         """Slots [#B, n_global] of the first keys of a text, others where there are fewer, each
         once; and which keys they are.
         """
-        first = tk.order < self.n_global
+        first = tk.rank < self.n_global
         first = first if tk.valid is None else first & tk.valid
         return jnp.argsort(~first, axis=1, stable=True)[:, : self.n_global], first
 
@@ -242,6 +242,6 @@ class LMInfinite(Composite):
         """Pairs [#B, T, S] whose key is neither one of the first nor one of the last, later ones
         apart.
         """
-        return (signed_distance(tq.order, tk.order) >= self.n_local) & (tk.order >= self.n_global)[
+        return (signed_distance(tq.rank, tk.rank) >= self.n_local) & (tk.rank >= self.n_global)[
             :, None
         ]

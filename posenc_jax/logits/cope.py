@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
@@ -35,7 +36,7 @@ def suffix_sum(gates: Float[Array, '... S']) -> Float[Array, '... S']:
     return (within + after[..., None]).reshape(padded.shape)[..., :keys]
 
 
-@jax.custom_vjp
+@own_gradient
 def interpolate(z: Float[Array, 'B N T P'], p: Float[Array, 'B N T S']) -> Float[Array, 'B N T S']:
     """Linear interpolation of `z` along its last axis at fractional positions `p >= 0`.
 

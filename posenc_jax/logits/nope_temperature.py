@@ -152,5 +152,5 @@ class NoPETemperature(Encoding):
         if len(scale) != q.shape[2]:
             raise ValueError(f'nope_temperature was built for {len(scale)} heads, got {q.shape[2]}')
         if self.slope:
-            scale = scale * nope_temperature_curve(tq.order, self.slope, self.train_len)[..., None]
+            scale = scale * nope_temperature_curve(tq.rank, self.slope, self.train_len)[..., None]
         return (q.astype(jnp.float32) * scale[..., None]).astype(q.dtype), k, v, tq, tk

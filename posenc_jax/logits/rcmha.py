@@ -199,7 +199,7 @@ class RCMHA(Encoding):
             )
         of = lambda number: (self.taps[:, number], self.bias[number])
         q, k, v = (
-            rcmha_convolution(a, *of(n), tok.order)
+            rcmha_convolution(a, *of(n), tok.rank)
             for n, (a, tok) in enumerate(((q, tq), (k, tk), (v, tk)))
         )
         wide = q.astype(jnp.float32)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
+from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import whole_distance
 from posenc_jax.core.products import heads_first, scaled_dot_product, weighted_sum
@@ -30,7 +31,7 @@ def shaw_index(
     return jnp.clip(-distance, -max_distance, max_distance).astype(jnp.int32) + max_distance
 
 
-@jax.custom_vjp
+@own_gradient
 def take_by_index(
     t: Float[Array, 'B N T C'], index: Int[Array, '#B T S']
 ) -> Float[Array, 'B N T S']:
@@ -48,7 +49,7 @@ def take_by_index(
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(own_gradient, nondiff_argnums=(2,))
 def sum_by_index(
     w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: int
 ) -> Float[Array, 'B N T C']:

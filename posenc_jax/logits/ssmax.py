@@ -90,7 +90,7 @@ class SSMax(Encoding):
 
     def project(self, q, k, v, tq, tk, x=None):
         if self.bidirectional:
-            ordered = lambda tok: dataclasses.replace(tok, pos=tok.order)
+            ordered = lambda tok: dataclasses.replace(tok, pos=tok.rank)
             count = current_length(ordered(tq), ordered(tk))[0]
             count = jnp.broadcast_to(count, (count.shape[0], tq.length))
             tq = tq.with_feats(ssmax=count[..., None])
@@ -98,7 +98,7 @@ class SSMax(Encoding):
 
     def score(self, s, tq, tk, seen, carry):
         check_heads('ssmax', self.gain[...], s)
-        count = heads_first(tq.feats['ssmax'])[:, 0] if self.bidirectional else tq.order + 1
+        count = heads_first(tq.feats['ssmax'])[:, 0] if self.bidirectional else tq.rank + 1
         factor = ssmax_factor(self.gain[...], count)
         return jnp.where(
             jnp.isneginf(s), s, s * factor

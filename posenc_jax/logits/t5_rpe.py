@@ -6,7 +6,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
+from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.families import Bias, signed_distance
+from posenc_jax.core.meshes import vary, varying_axes
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -97,7 +99,7 @@ def t5_bias(
     return look_up(table.astype(jnp.float32), bucket)
 
 
-@jax.custom_vjp
+@own_gradient
 def look_up(table: Float[Array, 'rows N'], index: Int[Array, '#B T S']) -> Float[Array, '#B N T S']:
     """`table[index, head]`, heads first.
 
@@ -128,7 +130,7 @@ def _look_up_bwd(saved, g):
     ahead = jax.lax.cond(
         jnp.any(index >= cut),
         lambda: product(cut, rows),
-        lambda: jnp.zeros((rows - cut, len(heads)), g.dtype),
+        lambda: vary(jnp.zeros((rows - cut, len(heads)), g.dtype), varying_axes(heads)),
     )
     return jnp.concatenate([product(0, cut), ahead]), None
 

@@ -53,4 +53,4 @@ class Prefix(Mask):
 
     def allow(self, tq, tk):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
-        return (causal | (tk.order < self.length)[:, None, :])[:, None]
+        return (causal | (tk.rank < self.length)[:, None, :])[:, None]

@@ -53,14 +53,14 @@ class Window(Mask):
         self.size, self.aligned = size, aligned
 
     def allow(self, tq, tk):
-        number = (lambda tok: tok.order // self.size) if self.aligned else (lambda tok: tok.index)
+        number = (lambda tok: tok.rank // self.size) if self.aligned else (lambda tok: tok.index)
         distance = number(tq)[:, :, None] - number(tk)[:, None, :]
         return (abs(distance) < (2 if self.aligned else self.size))[:, None]
 
     def may_see(self, tq, tk):
         if self.aligned:
-            return (tk.order_high > tq.order_low - 2 * self.size) & (
-                tk.order_low < tq.order_high + 2 * self.size
+            return (tk.rank_high > tq.rank_low - 2 * self.size) & (
+                tk.rank_low < tq.rank_high + 2 * self.size
             )
         return (tk.index_high > tq.index_low - self.size) & (
             tk.index_low < tq.index_high + self.size

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.core.attention import attend
 from posenc_jax.core.composite import parts_of
-from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.core.tokens import Tokens
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
@@ -198,6 +198,8 @@ def sharded_attend(
     variables by the head axis they declare, per-token features like the heads they count (N or K).
     An encoding that promises to mix heads is evaluated with all heads on every device.
 
+    The caller has called the doors of the token stage.
+
     Args:
       heads_first, return_lse, **options: as for `attend`, as is the result.
 
@@ -205,7 +207,7 @@ def sharded_attend(
       ValueError: heads, rows or queries that the mesh does not divide, with the numbers.
     """
     mesh = active_mesh()
-    options = dict(heads_first=heads_first, return_lse=return_lse, **options)
+    options = dict(heads_first=heads_first, return_lse=return_lse, applied=TOKEN_STAGE, **options)
     if mesh is None:
         return attend(encoding, q, k, v, tq, tk, **options)
     heads, kv_heads = q.shape[2], k.shape[1 if heads_first else 2]

@@ -158,7 +158,7 @@ class BiPE(Encoding):
                     'it, or leave out `separators`'
                 )
             ends = jnp.isin(tok.ids, jnp.asarray(self.separators))
-            order = tok.order
+            order = tok.rank
             if tok.valid is not None:
                 ends, order = ends & tok.valid, jnp.where(tok.valid, order, -1)
             intra, inter = bipe_ids(ends, order)

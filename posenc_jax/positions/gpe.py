@@ -219,8 +219,8 @@ class GPE(Mask):
                     f'gpe(source={self.source}) takes positions [B, L], got {tok.pos.shape}; '
                     'leave out `source`'
                 )
-            group = (tok.order >= self.source).astype(jnp.int32)
-            word = jnp.where(group == 1, tok.order - self.source, tok.order)
+            group = (tok.rank >= self.source).astype(jnp.int32)
+            word = jnp.where(group == 1, tok.rank - self.source, tok.rank)
             reads = self.k + word + 1
         else:
             if tok.pos.shape[2:] != (2,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):

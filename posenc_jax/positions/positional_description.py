@@ -126,5 +126,5 @@ class PositionalDescription(Encoding):
         anew = feature['anew'][..., 0]
         row = anew * jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
         segment = anew * (0 if tok.segment is None else tok.segment)
-        tags = random_tags(feature['seed'][0, 0, 0], row, segment, tok.order, self.width)
+        tags = random_tags(feature['seed'][0, 0, 0], row, segment, tok.rank, self.width)
         return jnp.concatenate([x[..., : -self.width], tags.astype(x.dtype)], axis=-1)

@@ -99,6 +99,6 @@ class ReversePE(Encoding):
                 f'{tok.pos.shape}: give positions '
                 '[B, L], or write what reads them before it'
             )
-        counted = dataclasses.replace(tok, pos=tok.order)
+        counted = dataclasses.replace(tok, pos=tok.rank)
         count, _ = current_length(counted, counted)
-        return dataclasses.replace(tok, pos=reverse_ids(tok.order, count))
+        return dataclasses.replace(tok, pos=reverse_ids(tok.rank, count))

@@ -127,7 +127,7 @@ class V2PE(Encoding):
                 'number, '
                 f'got {tok.pos.dtype} {tok.pos.shape}'
             )
-        image, first = tok.pos[..., 1], tok.order == 0
+        image, first = tok.pos[..., 1], tok.rank == 0
         if tok.valid is not None:
             image = jnp.where(tok.valid, image, 0)
         if not isinstance(image, jax.core.Tracer):

@@ -223,7 +223,7 @@ class Conflator(Encoding):
             )
         # Padding and rows before the sequence are zero. So first tokens need a flag only if a row
         # holds several documents.
-        first = None if tok.segment is None else tok.order == 0
+        first = None if tok.segment is None else tok.rank == 0
         inputs = x[:, 1:], conflator_bigrams(x, self.kernel[...], first)
         return tuple(jnp.concatenate(a, axis=2) for a in zip(*map(linear, inputs)))
 

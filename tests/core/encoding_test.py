@@ -178,10 +178,23 @@ def test_rank_counts_the_real_tokens_of_a_document_whatever_their_positions():
         segment=[[0, 0, 0, 1, 1, 1]],
         valid=[[False, True, True, True, True, False]],
     )
-    assert tok.order.tolist() == [[0, 0, 1, 0, 1, 1]] and tok.pos.tolist() == [[7, 7, 3, 3, 9, 9]]
-    assert pj.Tokens.of(length=3).rank is None and pj.Tokens.of(length=3).order.tolist() == [
-        [0, 1, 2]
-    ]
+    assert tok.rank.tolist() == [[0, 0, 1, 0, 1, 1]] and tok.pos.tolist() == [[7, 7, 3, 3, 9, 9]]
+    assert pj.Tokens.of(length=3).rank.tolist() == [[0, 1, 2]]
+
+
+def test_tokens_from_the_middle_of_a_sequence():
+    query = pj.Tokens.of(index=[[11]])
+    assert [leaf.tolist() for leaf in jax.tree.leaves(query)] == [[[11]]] * 3
+    behind = pj.Tokens.of(index=[[7, 8]], segment=[[1, 1]], rank=[[2, 3]], positions=[[5.0, 6.0]])
+    assert behind.rank.tolist() == [[2, 3]] and behind.pos.tolist() == [[5.0, 6.0]]
+    for wrong, message in [
+        (dict(index=[[7, 8]], segment=[[1, 1]]), 'needs rank too'),
+        (dict(index=[[8, 8]]), 'index must ascend'),
+        (dict(index=[[0.5, 1.0]]), 'index must be integers'),
+        (dict(index=[7, 8]), r'index has shape \(2,\)'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            pj.Tokens.of(**wrong)
 
 
 @pytest.mark.parametrize(

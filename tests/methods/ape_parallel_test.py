@@ -102,7 +102,8 @@ def test_it_is_one_softmax_over_all_keys(block):
     q, k, v = (
         jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3)
     )
-    tok = Tokens(index=jnp.arange(21)[None], pos=jnp.arange(21)[None], segment=SEGMENTS)
+    index = jnp.arange(21)[None]
+    tok = Tokens(index, index, rank=index, segment=SEGMENTS)
     encoding, adaptive = pj.make('causal()'), AdaptiveAttention(temperature=0.7, scale=0.8)
     rows = lambda f: lambda *qkv: f(*qkv)[:, -5:]
     ours = rows(lambda q, k, v: adaptive(encoding, q, k, v, tok, tok, block=block))

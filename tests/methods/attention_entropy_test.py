@@ -50,7 +50,8 @@ def test_it_is_that_of_whole_rows_after_the_selection(block):
         2 * jax.random.normal(key, (2, 20, 2, 8)) for key in jax.random.split(jax.random.key(2))
     )
     segment = jnp.array([[0] * 2 + [1] * 5 + [2] * 5 + [3] * 3 + [QUERY] * 5])
-    tok = Tokens(index=jnp.arange(20)[None], pos=jnp.arange(20)[None], segment=segment)
+    index = jnp.arange(20)[None]
+    tok = Tokens(index, index, rank=index, segment=segment)
     select = SelectedAttention(count=3, keep=1)
     encoding, tq = select.choose(pj.make('causal()'), q, k, tok, tok)
     counted = jnp.broadcast_to(segment == QUERY, (2, 20)).at[1, -1].set(False)

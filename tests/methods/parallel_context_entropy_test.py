@@ -152,9 +152,8 @@ def test_selection_is_on_probabilities(pooled, block):
         (2, length, 2, 8), dtype=np.float32
     )
     q, k, v = draw(1, 5), draw(2, 31), draw(3, 31)
-    tok = Tokens(
-        index=jnp.arange(31)[None], pos=jnp.arange(31)[None], segment=jnp.asarray(SEGMENTS)
-    )
+    index = jnp.arange(31)[None]
+    tok = Tokens(index, index, rank=index, segment=jnp.asarray(SEGMENTS))
     selected, causal = SelectedAttention(count=4, keep=2, pooled=pooled), pj.make('causal()')
     ours = attend(selected, causal, 2 * q, k, v, tok.slice(26, 5), tok, block=block)
     first = lambda a: np.swapaxes(a, 1, 2)

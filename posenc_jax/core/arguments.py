@@ -1,0 +1,79 @@
+"""What `attend` refuses: shapes that do not fit, doors that were skipped, queries without an
+offset.
+"""
+
+from collections.abc import Collection
+
+import jax
+import jax.numpy as jnp
+
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import TOKEN_STAGE, Encoding
+from posenc_jax.core.registry import check_choice
+from posenc_jax.core.tokens import Tokens
+
+_CALLS = {
+    'place': 'tok = encoding.place(tok) on the tokens',
+    'embed': 'x = encoding.embed(x, tok) on the token vectors',
+    'qkv': 'q, k, v = encoding.qkv(x, linear, tok) on the layer input, and encoding.merge(out) on '
+    'the result of attend',
+    'project': 'q, k, v, tq, tk = encoding.project(q, k, v, tq, tk, x) on queries and keys',
+}
+
+
+def check_arrays(q, k, v, tq: Tokens, tk: Tokens, kv_axis: int, s_axis: int) -> None:
+    """Refuses arrays whose shapes or dtypes do not fit together."""
+    for name, a in (('q', q), ('k', k), ('v', v)):
+        if a.ndim != 4 or not jnp.issubdtype(a.dtype, jnp.floating):
+            raise ValueError(
+                f'attend: {name} must be floats with four axes, got {a.dtype} {a.shape}'
+            )
+    (batch, queries, heads, width), keys, kv_heads = q.shape, k.shape[s_axis], k.shape[kv_axis]
+    if v.shape[:-1] != k.shape[:-1] or k.shape[0] != batch or k.shape[-1] != width:
+        raise ValueError(
+            f'attend: shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape} '
+            f'(heads_first={s_axis == 2})'
+        )
+    if heads % kv_heads:
+        raise ValueError(f'attend: {heads} query heads are not a multiple of {kv_heads} key heads')
+    if tq.length != queries or tk.length != keys:
+        raise ValueError(
+            f'attend: tokens of length {tq.length}, {tk.length} for {queries} queries, {keys} keys'
+        )
+    for name, tok in (('tq', tq), ('tk', tk)):
+        for leaf in jax.tree.leaves(tok):
+            if leaf.shape[0] not in (1, batch):
+                raise ValueError(f'attend: {name} has {leaf.shape[0]} rows, queries have {batch}')
+
+
+def check_doors(encoding: Encoding, applied: Collection[str]) -> None:
+    """Refuses an encoding that opens a door of the token stage that was not called."""
+    for door in applied:
+        check_choice('applied', door, TOKEN_STAGE)
+    for door in TOKEN_STAGE:
+        if door not in applied and encoding.opens(door):
+            part = next(part for part in parts_of(encoding) if part.opens(door))
+            raise ValueError(
+                f'attend: {name_of(part)} acts in {door!r}, which attend does not call: call '
+                f'{_CALLS[door]}, and say so by applied=({door!r}, ...); pj.Attention calls all'
+            )
+
+
+def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:
+    """Refuses causal queries that are fewer than the keys and start where the keys start.
+
+    Only an index that is known while the program is traced can be checked.
+    """
+    traits, known = encoding.traits, not _traced(tq.index) and not _traced(tk.index)
+    if 'decides_causality' not in traits or 'sees_later' in traits or not known:
+        return
+    if tq.length < tk.length and (tq.index[:, 0] <= tk.index[:, 0]).any():
+        raise ValueError(
+            f'attend: {tq.length} queries from index {int(tq.index[0, 0])} on would not see the '
+            f'last of {tk.length} causal keys; where they are the last tokens, take '
+            f'tk.slice({tk.length - tq.length}, {tq.length}) as tq, or Tokens.of(index=...)'
+        )
+
+
+def _traced(a) -> bool:
+    return isinstance(a, jax.core.Tracer)

@@ -1,0 +1,40 @@
+"""Gradients that are written by hand, and how the dense form of attention leaves them to JAX."""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+_BY_JAX = contextvars.ContextVar('derivatives by JAX', default=False)
+
+
+def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> Any:
+    """`jax.custom_vjp`, except inside `by_jax`, where JAX differentiates the function itself.
+
+    JAX cannot take forward-mode derivatives of a function with a gradient of its own.
+
+    Args:
+      function: what is computed; `defvjp` of the result takes its rules.
+      nondiff_argnums: as for `jax.custom_vjp`.
+    """
+    custom: Any = jax.custom_vjp(function, nondiff_argnums=nondiff_argnums)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        return function(*arguments) if _BY_JAX.get() else custom(*arguments)
+
+    call.defvjp = custom.defvjp
+    return call
+
+
+@contextlib.contextmanager
+def by_jax() -> Iterator[None]:
+    """While a program is traced in this scope, JAX differentiates what `own_gradient` marks."""
+    before = _BY_JAX.set(True)
+    try:
+        yield
+    finally:
+        _BY_JAX.reset(before)
