@@ -39,8 +39,9 @@ def contenders(length: int, heads: int, width: int, features: int):
         encoding = pj.make(spec, heads=heads, head_dim=width, causal=True)
 
         def run(q, k, v, encoding=encoding, implementation=implementation):
+            projected = encoding.project(q, k, v, tok, tok)
             return pj.attend(
-                encoding, *encoding.project(q, k, v, tok, tok), implementation=implementation
+                encoding, *projected, implementation=implementation, applied=pj.TOKEN_STAGE
             )
 
         calls[name] = functools.partial(jax.jit(run), q, k, v)

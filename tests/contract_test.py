@@ -194,7 +194,10 @@ def project(encoding, weights, x, tok, *, key=None):
     return encoding.project(*split(encoding, weights, x, rows, tok), tok, tok, rows)
 
 
-def attend(encoding, *arguments, how=pj.attend, **options):
+APPLIED = functools.partial(pj.attend, applied=pj.TOKEN_STAGE)
+
+
+def attend(encoding, *arguments, how=APPLIED, **options):
     """The pair stage and what is left to do after it."""
     return encoding.merge(how(encoding, *arguments, **options))
 

@@ -211,7 +211,7 @@ def attended(encoding: pj.Encoding, key) -> jax.Array:
     linear = lambda x: (x.reshape(1, -1, heads, rows // heads),) * 3
     projected = encoding.qkv(before, linear, tok)
     q, k, v, tq, tk = encoding.project(*projected, tok, tok, before)
-    return encoding.merge(pj.attend(encoding, q, k, v, tq, tk))
+    return encoding.merge(pj.attend(encoding, q, k, v, tq, tk, applied=pj.TOKEN_STAGE))
 
 
 def use_task(spec: Spec) -> None:

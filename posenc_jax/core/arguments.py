@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import TOKEN_STAGE, Encoding
@@ -64,16 +65,16 @@ def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:
 
     Only an index that is known while the program is traced can be checked.
     """
-    traits, known = encoding.traits, not _traced(tq.index) and not _traced(tk.index)
-    if 'decides_causality' not in traits or 'sees_later' in traits or not known:
+    given = [tq.index, tk.index] + ([] if tk.valid is None else [tk.valid])
+    if 'decides_causality' not in encoding.traits or 'sees_later' in encoding.traits:
         return
-    if tq.length < tk.length and (tq.index[:, 0] <= tk.index[:, 0]).any():
+    if tq.length >= tk.length or any(isinstance(a, jax.core.Tracer) for a in given):
+        return
+    first, first_key, *valid = map(np.asarray, given)
+    keys = valid[0].sum(1) if valid else np.array([tk.length])
+    if ((first[:, 0] <= first_key[:, 0]) & (keys > tq.length)).any():
         raise ValueError(
-            f'attend: {tq.length} queries from index {int(tq.index[0, 0])} on would not see the '
-            f'last of {tk.length} causal keys; where they are the last tokens, take '
+            f'attend: {tq.length} queries from index {first[0, 0]} on would not see the last of '
+            f'{tk.length} causal keys; where they are the last tokens, take '
             f'tk.slice({tk.length - tq.length}, {tq.length}) as tq, or Tokens.of(index=...)'
         )
-
-
-def _traced(a) -> bool:
-    return isinstance(a, jax.core.Tracer)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.core.attention import attend
 from posenc_jax.core.compose import make
+from posenc_jax.core.encoding import TOKEN_STAGE
 from posenc_jax.core.tokens import Tokens
 
 
@@ -120,7 +121,9 @@ class NumberNetwork(nnx.Module):
             q, k = (
                 heads(_apply(attention[name], h)) if self.standard else v for name in 'qk'
             )  # else nobody reads them
-            mixed = attend(encoding, *encoding.project(q, k, v, encoding.place(tok), tok))
+            mixed = attend(
+                encoding, *encoding.project(q, k, v, encoding.place(tok), tok), applied=TOKEN_STAGE
+            )
             mixed = _apply(attention['out'], mixed.reshape(h.shape))
             first, second = mlp['first'], mlp['second']
             h = concatenating_layer(

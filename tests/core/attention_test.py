@@ -309,9 +309,10 @@ def test_gradients_reach_parameters_features_and_carries(block):
         encoding = nnx.merge(graphdef, params, rest)
         return (attention(encoding, *encoding.project(q, k, v, tok, tok)) * cotangent).sum()
 
+    applied = functools.partial(pj.attend, applied=pj.TOKEN_STAGE)
     mine = jax.jit(
         jax.value_and_grad(
-            functools.partial(loss, functools.partial(pj.attend, block=block)), (0, 1, 2, 3)
+            functools.partial(loss, functools.partial(applied, block=block)), (0, 1, 2, 3)
         )
     )
     other = jax.jit(jax.value_and_grad(functools.partial(loss, plain), (0, 1, 2, 3)))
@@ -329,7 +330,9 @@ def test_an_array_made_inside_jit_may_be_a_parameter():
     @jax.jit
     def value(scale, q):
         encoding = pj.make(Learned(scale * 2), causal=True)
-        return pj.attend(encoding, *encoding.project(q, k, v, tok, tok), block=(4, 4)).sum()
+        return pj.attend(
+            encoding, *encoding.project(q, k, v, tok, tok), block=(4, 4), applied=pj.TOKEN_STAGE
+        ).sum()
 
     gradient = jax.jit(jax.grad(value))(jnp.ones(HEADS), q)
     step = 1e-2 * jnp.eye(HEADS)[1]
@@ -421,8 +424,7 @@ def test_the_log_sum_exp_and_its_gradients(block):
         out = jnp.einsum('btns,bsnh->btnh', jax.nn.softmax(s, -1), v)
         return out.sum() + (weights * lse).sum(), lse
 
-    (mine, my_lse), (other, other_lse) = ours(q, k, v), theirs(q, k, v)
-    close(my_lse, other_lse)
+    close(ours(q, k, v)[1], theirs(q, k, v)[1])
     gradients = [jax.grad(lambda *a, f=f: f(*a)[0], (0, 1, 2))(q, k, v) for f in (ours, theirs)]
     for one, two in zip(*gradients):
         close(one, two)
@@ -444,3 +446,79 @@ def test_the_log_sum_exp_of_a_query_without_keys():
     unseen = pj.Tokens.of(valid=jnp.zeros((1, 3), bool))
     out, lse = pj.attend(pj.make('nope()'), q, k, v, tok, unseen, return_lse=True)
     assert (out == 0).all() and (lse < -1e28).all()
+
+
+def test_forward_mode_works_on_the_dense_form_and_is_refused_by_name_elsewhere():
+    (q, k, v), tok = qkv(9), pj.Tokens.of(length=9)
+    encoding = pj.make('alibi()', heads=HEADS, causal=True)
+
+    def of(q, **options):
+        return pj.attend(encoding, q, k, v, tok, tok, **options)
+
+    dense = functools.partial(of, implementation='dense')
+    _, tangent = jax.jvp(dense, (q,), (v.repeat(2, axis=2),))
+    step = 1e-2 * v.repeat(2, axis=2)
+    close(tangent, (dense(q + step) - dense(q - step)) / 2e-2, 1e-3)
+    jacobian = jax.jacfwd(lambda q: dense(q).sum())(q)
+    close(jacobian, jax.grad(lambda q: of(q).sum())(q))
+    for options in ({}, dict(block=4)):
+        with pytest.raises(TypeError, match="forward-mode .* implementation='dense' alone"):
+            jax.jvp(functools.partial(of, **options), (q,), (q,))
+
+
+def test_second_derivatives_of_the_dense_form():
+    (q, k, v), tok = qkv(4), pj.Tokens.of(length=4)
+    loss = lambda q: pj.attend(pj.make('causal()'), q, k, v, tok, tok, implementation='dense').sum()
+    hessian_product = jax.grad(lambda x: (jax.grad(loss)(x) * q).sum())(q)
+    step = 1e-2 * q
+    expected = (jax.grad(loss)(q + step) - jax.grad(loss)(q - step)) / 2e-2
+    close(hessian_product, expected, 1e-3)
+
+
+@pytest.mark.parametrize('spec', ['alibi()', 'window(size=4)', 'fire()'])
+def test_lengths_may_be_symbolic(spec):
+    encoding = pj.make(spec, heads=HEADS, causal=True)
+
+    def of(q, k, v):
+        tok = pj.Tokens.of(length=q.shape[1])
+        return pj.attend(encoding, q, k, v, tok, tok)
+
+    b, n = jax.export.symbolic_shape('b, n')
+    shape = lambda heads: jax.ShapeDtypeStruct((b, n, heads, WIDTH), jnp.float32)
+    exported = jax.export.export(jax.jit(of))(shape(HEADS), shape(2), shape(2))
+    for length in (5, 8):
+        arrays = qkv(length)
+        close(exported.call(*arrays), of(*arrays))
+
+
+@pytest.mark.parametrize(
+    'spec, door', [('rope()', 'project'), ('sinusoidal()', 'embed'), ('bipe() | rope()', 'place')]
+)
+def test_a_door_that_was_skipped_is_an_error(spec, door):
+    (q, k, v), tok = qkv(5), pj.Tokens.of(length=5)
+    encoding = pj.make(spec, heads=HEADS, head_dim=WIDTH, model_dim=32, train_len=16)
+    applied = [other for other in pj.TOKEN_STAGE if other != door]
+    name = spec.split('(')[0]
+    with pytest.raises(ValueError, match=f'attend: {name} acts in {door!r}.*encoding.{door}'):
+        pj.attend(encoding, q, k, v, tok, tok, applied=applied)
+    pj.attend(encoding, q, k, v, tok, tok, applied=pj.TOKEN_STAGE)
+    with pytest.raises(SpecError, match="applied is 'projected'.* 'project'"):
+        pj.attend(encoding, q, k, v, tok, tok, applied=['projected'])
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_queries_at_an_offset_say_where_they_are(jit):
+    q, k, v = qkv(1, 12)
+    keys, encoding = pj.Tokens.of(length=12), pj.make('alibi()', heads=HEADS, causal=True)
+
+    def of(**known):
+        run = lambda q: pj.attend(encoding, q, k, v, pj.Tokens.of(**known), keys)
+        return (jax.jit(run) if jit else run)(q)
+
+    for known in (dict(positions=[[11]]), dict(length=1)):
+        with pytest.raises(ValueError, match=r'1 queries from index 0 .* tk.slice\(11, 1\)'):
+            of(**known)
+    bias = alibi_bias(0.25 ** jnp.arange(1, 5), jnp.array([[11]]), keys.pos)
+    close(of(index=[[11]]), jax.nn.dot_product_attention(q, k, v, bias=bias))
+    filled = pj.Tokens.of(valid=(jnp.arange(12) < 1)[None])  # a cache that holds one token
+    close(pj.attend(encoding, q, k, v, pj.Tokens.of(length=1), filled)[:, 0, ::2], v[:, 0])

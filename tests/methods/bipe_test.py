@@ -87,7 +87,7 @@ def test_without_separators_it_is_a_learned_table_alone(form):
     table.vectors = encoding.parts[0].vectors
     x, q = jnp.ones((1, 6, 16)), jax.random.normal(jax.random.key(0), (1, 6, 2, 8))
     np.testing.assert_array_equal(encoding.embed(x, tok), table.embed(x, pj.Tokens.of(length=6)))
-    out = pj.attend(encoding, *encoding.project(q, q, q, tok, tok))
+    out = pj.attend(encoding, *encoding.project(q, q, q, tok, tok), applied=pj.TOKEN_STAGE)
     np.testing.assert_allclose(out, pj.attend(make('nope()'), q, q, q, tok, tok), atol=1e-6)
 
 
@@ -99,9 +99,11 @@ def test_a_separator_after_every_token_leaves_the_other_encoding(form):
     added = encoding.embed(jnp.zeros((1, 6, 16)), tok)
     assert (added == added[:, :1]).all()  # the same vector everywhere
     q, plain = jax.random.normal(jax.random.key(0), (1, 6, 2, 8)), pj.Tokens.of(length=6)
-    out = pj.attend(encoding, *encoding.project(q, q, q, tok, tok))
+    out = pj.attend(encoding, *encoding.project(q, q, q, tok, tok), applied=pj.TOKEN_STAGE)
     np.testing.assert_allclose(
-        out, pj.attend(other, *other.project(q, q, q, plain, plain)), atol=1e-6
+        out,
+        pj.attend(other, *other.project(q, q, q, plain, plain), applied=pj.TOKEN_STAGE),
+        atol=1e-6,
     )
 
 

@@ -21,7 +21,7 @@ def qkv(length, kv_heads=1):
 
 @functools.partial(jax.jit, static_argnames=('block', 'implementation'))
 def run(part, tok, *arrays, **options):
-    return pj.attend(part, *part.project(*arrays, tok, tok), **options)
+    return pj.attend(part, *part.project(*arrays, tok, tok), **options, applied=pj.TOKEN_STAGE)
 
 
 def logits(q, k, distance):
@@ -96,7 +96,7 @@ def _step(part, tok, held, n, cached, *arrays):
     q, k, _, tq, _ = part.project(
         *(jax.lax.dynamic_slice_in_dim(a, n, 1, axis=1) for a in arrays), new, new
     )
-    return k, pj.attend(part, q, cached, arrays[-1], tq, held)
+    return k, pj.attend(part, q, cached, arrays[-1], tq, held, applied=pj.TOKEN_STAGE)
 
 
 def check_decoding(part, length, steps):

@@ -1,5 +1,6 @@
 """CoPE against the sheet's numbers, a dense reference that builds e[p], and its limiting cases."""
 
+import functools
 import json
 import pathlib
 
@@ -165,6 +166,7 @@ def test_decode_equals_full(options):
     """One query over the cached keys and their features, with empty slots behind."""
     encoding, (q, k, v, x) = build(options), inputs()
     whole = run(encoding, q, k, v, x, pj.Tokens.of(length=L))
+    attend = jax.jit(functools.partial(pj.attend, applied=pj.TOKEN_STAGE))
     tok = pj.Tokens.of(length=L)
     _, keys, values, _, tk = encoding.project(q, k, v, tok, tok, x)
     for t in (0, 1, 20, L - 1):
@@ -173,7 +175,7 @@ def test_decode_equals_full(options):
             *(a[:, t : t + 1] for a in (q, k, v)), new, new, x[:, t : t + 1]
         )
         now = pj.Tokens.of(valid=(jnp.arange(L) <= t)[None]).with_feats(**tk.feats)
-        out = jax.jit(pj.attend)(encoding, one, keys, values, tq, now)
+        out = attend(encoding, one, keys, values, tq, now)
         np.testing.assert_allclose(out[:, 0], whole[:, t], atol=TOLERANCE)
 
 

@@ -37,7 +37,9 @@ def qkv(length, kv_heads=1):
 
 def run(part, tok, *arrays, **options):
     return jax.jit(
-        lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok), **options)
+        lambda tok, *arrays: pj.attend(
+            part, *part.project(*arrays, tok, tok), **options, applied=pj.TOKEN_STAGE
+        )
     )(tok, *arrays)
 
 
@@ -121,7 +123,9 @@ def test_decoding_over_keys_cached_once():
         np.testing.assert_allclose(new_k[:, 0], cached[:, n], atol=1e-6)
         held = pj.Tokens.of(valid=tok.index <= n)
         np.testing.assert_allclose(
-            pj.attend(part, new_q, cached, v, tq, held)[:, 0], whole[:, n], atol=1e-6
+            pj.attend(part, new_q, cached, v, tq, held, applied=pj.TOKEN_STAGE)[:, 0],
+            whole[:, n],
+            atol=1e-6,
         )
 
 

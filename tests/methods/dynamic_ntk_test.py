@@ -36,9 +36,11 @@ def qkv(length, batch=1):
 
 def run(tok, *arrays):
     part = encoding()
-    return jax.jit(lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok)))(
-        tok, *arrays
-    )
+    return jax.jit(
+        lambda tok, *arrays: pj.attend(
+            part, *part.project(*arrays, tok, tok), applied=pj.TOKEN_STAGE
+        )
+    )(tok, *arrays)
 
 
 @pytest.mark.parametrize('length, base', zip(GOLDEN['length'], GOLDEN['base']))
@@ -58,7 +60,9 @@ def test_up_to_the_trained_length_it_is_rope():
     q, k, v = qkv(TRAINED)
     tok, plain = pj.Tokens.of(length=TRAINED), pj.make('rope()', head_dim=WIDTH, causal=True)
     np.testing.assert_allclose(
-        run(tok, q, k, v), pj.attend(plain, *plain.project(q, k, v, tok, tok)), atol=1e-6
+        run(tok, q, k, v),
+        pj.attend(plain, *plain.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE),
+        atol=1e-6,
     )
 
 
@@ -89,7 +93,9 @@ def decoded(q, k, v):
     def step(number):
         held = pj.Tokens.of(valid=tok.index <= number)
         one = jax.lax.dynamic_slice_in_dim(q, number, 1, axis=1)
-        return pj.attend(part, *part.project(one, k, v, tok.slice(number, 1), held))[:, 0]
+        return pj.attend(
+            part, *part.project(one, k, v, tok.slice(number, 1), held), applied=pj.TOKEN_STAGE
+        )[:, 0]
 
     return jax.lax.map(step, jnp.arange(q.shape[1]))
 

@@ -29,7 +29,7 @@ def run(encoding, q, k, v, x, tok, **how):
     if encoding.lookback:
         x = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
     q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
-    return pj.attend(encoding, q, k, v, tq, tk, **how)
+    return pj.attend(encoding, q, k, v, tq, tk, **how, applied=pj.TOKEN_STAGE)
 
 
 def check_values_and_gradients(encoding, arrays, reference, tolerance):

@@ -184,7 +184,9 @@ def test_no_source_token_changes_with_the_target_nor_a_target_row_with_what_is_u
     tok = encoding.place(pj.Tokens.of(positions=LABELS[None]))
     x = np.random.default_rng(0).standard_normal((1, N + M, 2, 8), dtype=np.float32)
     run = jax.jit(
-        lambda x: pj.attend(encoding, *encoding.project(x, x, x, tok, tok), block=(4, 4))[0]
+        lambda x: pj.attend(
+            encoding, *encoding.project(x, x, x, tok, tok), block=(4, 4), applied=pj.TOKEN_STAGE
+        )[0]
     )
     out, seen, here = (
         np.asarray(run(x)),

@@ -48,7 +48,9 @@ def qkv(length, kv_heads=1):
 
 def run(part, tok, *arrays, **options):
     return jax.jit(
-        lambda tok, *arrays: pj.attend(part, *part.project(*arrays, tok, tok), **options)
+        lambda tok, *arrays: pj.attend(
+            part, *part.project(*arrays, tok, tok), **options, applied=pj.TOKEN_STAGE
+        )
     )(tok, *arrays)
 
 
@@ -248,7 +250,9 @@ def test_decoding_through_the_cache():
         at = lambda a: a[:, n : n + 1]
         arguments, held = cache.step(part, held, at(q), at(k), at(v), tok, at(rows), jnp.asarray(n))
         np.testing.assert_allclose(
-            pj.attend(part, *arguments, heads_first=True)[:, 0], whole[:, n], atol=1e-6
+            pj.attend(part, *arguments, heads_first=True, applied=pj.TOKEN_STAGE)[:, 0],
+            whole[:, n],
+            atol=1e-6,
         )
 
 

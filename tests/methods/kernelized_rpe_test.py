@@ -42,7 +42,8 @@ def make(
 
 
 project = jax.jit(lambda encoding, q, k, v, tok: encoding.project(q, k, v, tok, tok))
-attend = jax.jit(pj.attend, static_argnames=('block', 'implementation'))
+applied = functools.partial(pj.attend, applied=pj.TOKEN_STAGE)
+attend = jax.jit(applied, static_argnames=('block', 'implementation'))
 attention = jax.jit(kernelized_rpe_attention, static_argnames='causal')
 features = jax.jit(kernel_features)
 directions = jax.jit(random_directions, static_argnums=(1, 2, 3), static_argnames='orthogonal')
@@ -256,7 +257,7 @@ def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
 
     def output(implementation, params, q, k, v):
         encoding, tok = nnx.merge(graphdef, params, rest), pj.Tokens.of(length=L, valid=valid)
-        return real * pj.attend(
+        return real * applied(
             encoding, *encoding.project(q, k, v, tok, tok), implementation=implementation
         )
 
@@ -344,7 +345,7 @@ def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
     monkeypatch.setattr(module.KernelizedRPE, 'fast_path', None)
     for options in (dict(block=8), dict(implementation='blocked'), dict(implementation='dense')):
         fresh = jax.jit(
-            functools.partial(pj.attend, **options)
+            functools.partial(applied, **options)
         )  # `attend` may have been traced before
         assert np.isfinite(fresh(encoding, *layer(encoding))).all()
 
@@ -356,7 +357,7 @@ def test_memory_of_the_fft_form_is_linear():
     def compiled(length):
         q, k, v = (jax.ShapeDtypeStruct((1, length, heads, H), jnp.float32) for heads in (N, K, K))
         tok = pj.Tokens.of(length=length)
-        loss = lambda q, k, v: pj.attend(encoding, *encoding.project(q, k, v, tok, tok)).sum()
+        loss = lambda q, k, v: applied(encoding, *encoding.project(q, k, v, tok, tok)).sum()
         return (
             jax.jit(jax.grad(loss, (0, 1, 2)))
             .lower(q, k, v)
@@ -388,7 +389,7 @@ def test_errors(spec, message):
 def test_fractional_positions_are_refused():
     encoding = make()
     with pytest.raises(ValueError, match='one bias per whole distance, got positions of float32'):
-        pj.attend(
+        applied(
             encoding, *layer(encoding, positions=np.arange(L)[None] / 2), implementation='dense'
         )
 

@@ -62,7 +62,7 @@ def _logits(part, q, k, pos):
 @jax.jit
 def run(part, *arrays):
     tok = pj.Tokens.of(length=arrays[0].shape[1])
-    return pj.attend(part, *part.project(*arrays, tok, tok))
+    return pj.attend(part, *part.project(*arrays, tok, tok), applied=pj.TOKEN_STAGE)
 
 
 project = jax.jit(lambda part, *arrays: part.project(*arrays, *[pj.Tokens.of(length=LENGTH)] * 2))

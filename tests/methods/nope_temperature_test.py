@@ -78,7 +78,9 @@ def test_at_one_it_is_nope():
     q, k, v = vectors()
     tok = pj.Tokens.of(length=12)
     run = lambda spec: pj.attend(
-        pj.make(spec, causal=True, **SIZES), *pj.make(spec, **SIZES).project(q, k, v, tok, tok)
+        pj.make(spec, causal=True, **SIZES),
+        *pj.make(spec, **SIZES).project(q, k, v, tok, tok),
+        applied=pj.TOKEN_STAGE,
     )
     for spec in (
         'nope_temperature()',

@@ -2,6 +2,7 @@
 cases.
 """
 
+import functools
 import json
 import pathlib
 
@@ -214,7 +215,8 @@ def test_padding_in_between_does_not_act(options):
     tok = pj.Tokens.of(valid=valid[None])
     _, _, _, tq, tk = PROJECT(encoding, q, k, v, tok, np.pad(x, ((0, 0), (2, 0), (0, 0))))
     pick = lambda tree: jax.tree.map(lambda a: np.asarray(a)[:, kept], tree)
-    expected = jax.jit(pj.attend)(encoding, q[:, kept], k[:, kept], v[:, kept], pick(tq), pick(tk))
+    attend = jax.jit(functools.partial(pj.attend, applied=pj.TOKEN_STAGE))
+    expected = attend(encoding, q[:, kept], k[:, kept], v[:, kept], pick(tq), pick(tk))
     np.testing.assert_allclose(
         np.asarray(run(encoding, q, k, v, x, tok, block=8))[:, kept], expected, atol=TOLERANCE
     )
@@ -268,7 +270,16 @@ def test_decode_by_evolving_keys(options):
         return (
             keys,
             gates,
-            pj.attend(encoding, one, keys, jnp.swapaxes(v, 1, 2), tq, now, heads_first=True),
+            pj.attend(
+                encoding,
+                one,
+                keys,
+                jnp.swapaxes(v, 1, 2),
+                tq,
+                now,
+                heads_first=True,
+                applied=pj.TOKEN_STAGE,
+            ),
         )
 
     keys, gates = jnp.zeros((B, K, L, H)), jnp.zeros((B, L, N)) if 'forget' in options else None

@@ -62,7 +62,12 @@ def test_every_head_is_what_its_side_alone_makes_of_it(first, second):
     def attended(encoding):
         encoding = pj.chain(encoding, pj.make('causal()'))
         return np.asarray(
-            pj.attend(encoding, *encoding.project(q, k, v, tok, tok, x), block=(4, 5))
+            pj.attend(
+                encoding,
+                *encoding.project(q, k, v, tok, tok, x),
+                block=(4, 5),
+                applied=pj.TOKEN_STAGE,
+            )
         )
 
     found = attended(mixture)

@@ -32,7 +32,9 @@ def make(spec='positional_attention(max_len=9)', causal=False):
 
 def attention(encoding, q, k, v, pos=None):
     tok = pj.Tokens.of(positions=np.arange(q.shape[1])[None] if pos is None else pos)
-    return pj.attend(encoding, *encoding.project(q, k, v, encoding.place(tok), tok))
+    return pj.attend(
+        encoding, *encoding.project(q, k, v, encoding.place(tok), tok), applied=pj.TOKEN_STAGE
+    )
 
 
 def qkv(seed=0, rows=2):

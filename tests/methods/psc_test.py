@@ -92,7 +92,9 @@ def test_at_the_start_only_the_first_matrix_has_a_gradient():
 
     def loss(params):
         part = nnx.merge(graphdef, params, rest)
-        return (pj.attend(part, *part.project(q, k, v, tok, tok)) ** 2).sum()
+        return (
+            pj.attend(part, *part.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE) ** 2
+        ).sum()
 
     for number, side in enumerate(('q', 'k')):
         gradient = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))['parts'][0]

@@ -58,7 +58,7 @@ def run(encoding, x, tok, w=None, **how):
         linear = lambda x: [jnp.einsum('bld,dnh->blnh', x, m) + b for m, b in (w[n] for n in 'qkv')]
         q, k, v = encoding.qkv(rows, linear, tok) if encoding.opens('qkv') else linear(x)
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, rows)
-        return encoding.merge(pj.attend(encoding, q, k, v, tq, tk, **how))
+        return encoding.merge(pj.attend(encoding, q, k, v, tq, tk, **how, applied=pj.TOKEN_STAGE))
 
     return jax.jit(whole)(encoding, x, tok, weights() if w is None else w)
 
@@ -111,7 +111,7 @@ def test_golden_table(block):
     values = jnp.pad(jnp.eye(3), ((2, 0), (0, 0)))[None, :, None]
     tok = pj.Tokens.of(length=3)
     q, k, _, tq, tk = encoding.project(zero, zero, zero, tok, tok, None)
-    out = pj.attend(encoding, q, k, values[:, 2:], tq, tk, block=block)
+    out = pj.attend(encoding, q, k, values[:, 2:], tq, tk, block=block, applied=pj.TOKEN_STAGE)
     np.testing.assert_allclose(out[0, 2, 0], GOLDEN['probabilities'], atol=1e-6)
 
 

@@ -27,7 +27,9 @@ def run(spec, length=9, seed=0, **sizes):
         for i in range(3)
     )
     encoding, tok = pj.make(spec, causal=True, **sizes), pj.Tokens.of(length=length)
-    return np.asarray(pj.attend(encoding, *encoding.project(q, k, v, tok, tok)))
+    return np.asarray(
+        pj.attend(encoding, *encoding.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE)
+    )
 
 
 def harmonic(n):
@@ -62,7 +64,9 @@ def test_logits_of_zero_have_the_weights_of_the_penalty():
     encoding.parts[0].slopes[...] = jnp.ones(1)
     zero = jnp.zeros((1, length, 1, length + 1))
     v = jnp.eye(length, length + 1)[None, :, None]
-    weights = pj.attend(encoding, *encoding.project(zero, zero, v, tok, tok))[0, -1, 0, :length]
+    weights = pj.attend(
+        encoding, *encoding.project(zero, zero, v, tok, tok), applied=pj.TOKEN_STAGE
+    )[0, -1, 0, :length]
     np.testing.assert_allclose(weights, GOLDEN['weights'], atol=1e-6)
 
 

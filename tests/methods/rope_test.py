@@ -81,7 +81,11 @@ def test_a_constant_added_to_all_positions_changes_nothing(offset):
 
     def out(offset):
         tok = pj.Tokens.of(positions=np.arange(9)[None] + offset)
-        return jax.jit(lambda tok: pj.attend(encoding, *encoding.project(q, k, v, tok, tok)))(tok)
+        return jax.jit(
+            lambda tok: pj.attend(
+                encoding, *encoding.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE
+            )
+        )(tok)
 
     np.testing.assert_allclose(out(offset), out(0), atol=5e-6)
 
@@ -140,7 +144,9 @@ def test_left_padding_and_packing():
         draw(2, 1, 6, 2, 8),
         pj.make('rope()', head_dim=8, causal=True),
     )
-    run = jax.jit(lambda tok, *a: pj.attend(encoding, *encoding.project(*a, tok, tok)))
+    run = jax.jit(
+        lambda tok, *a: pj.attend(encoding, *encoding.project(*a, tok, tok), applied=pj.TOKEN_STAGE)
+    )
     alone = run(pj.Tokens.of(length=6), q, k, v)
     pad = lambda a: jnp.pad(a, ((0, 0), (3, 0), (0, 0), (0, 0)), constant_values=7.0)
     padded = run(pj.Tokens.of(valid=np.arange(9)[None] >= 3), pad(q), pad(k), pad(v))

@@ -122,7 +122,9 @@ def test_other_layouts_widths_and_frequencies():
     alone = pj.Tokens.of(positions=np.concatenate([positions[:-1], [0]])[None].astype(np.float32))
     q_at, k_at, v_at, tq, tk = own(alone)
     np.testing.assert_allclose(
-        far, pj.attend(stretched, q_at, k_at, v_at, tq, tk)[:, -1], atol=2e-6
+        far,
+        pj.attend(stretched, q_at, k_at, v_at, tq, tk, applied=pj.TOKEN_STAGE)[:, -1],
+        atol=2e-6,
     )
 
 

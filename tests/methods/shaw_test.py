@@ -32,7 +32,7 @@ def inputs(length=L):
 
 def run(encoding, q, k, v, tok, **how):
     q, k, v, tq, tk = encoding.project(q, k, v, tok, tok)
-    return pj.attend(encoding, q, k, v, tq, tk, **how)
+    return pj.attend(encoding, q, k, v, tq, tk, **how, applied=pj.TOKEN_STAGE)
 
 
 def reference(shaw, q, k, v, pos, causal=True):

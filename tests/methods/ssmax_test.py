@@ -74,8 +74,10 @@ def test_tiles_of_an_encoder_equal_the_whole():
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 20, N, H)) for i in range(3))
     tok = pj.Tokens.of(segment=np.arange(20)[None] // 7 + np.zeros((2, 1), int))
     arguments = encoding.project(q, k, v, tok, tok)
-    expected = pj.attend(encoding, *arguments, implementation='dense')
-    np.testing.assert_allclose(pj.attend(encoding, *arguments, block=(8, 3)), expected, atol=2e-6)
+    expected = pj.attend(encoding, *arguments, implementation='dense', applied=pj.TOKEN_STAGE)
+    np.testing.assert_allclose(
+        pj.attend(encoding, *arguments, block=(8, 3), applied=pj.TOKEN_STAGE), expected, atol=2e-6
+    )
 
 
 def test_what_stands_before_it_is_multiplied():
@@ -148,4 +150,4 @@ def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
         encoding.init_carry(q.swapaxes(1, 2), tok),
     )
     assert (np.asarray(logits[0])[0, :, 0, 0] <= 0).any()  # a first token that refuses itself
-    assert np.isfinite(pj.attend(encoding, *arguments)).all()
+    assert np.isfinite(pj.attend(encoding, *arguments, applied=pj.TOKEN_STAGE)).all()

@@ -151,8 +151,8 @@ def test_the_mask_streams():
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 16, 2, 8)) for i in range(3))
     arguments = encoding.project(q, k, v, tok, tok)
     np.testing.assert_allclose(
-        pj.attend(encoding, *arguments, block=(4, 3)),
-        pj.attend(encoding, *arguments, implementation='dense'),
+        pj.attend(encoding, *arguments, block=(4, 3), applied=pj.TOKEN_STAGE),
+        pj.attend(encoding, *arguments, implementation='dense', applied=pj.TOKEN_STAGE),
         atol=1e-5,
     )
 

@@ -180,7 +180,7 @@ def test_tiles_and_their_gradients_at_fractional_ids():
         jax.random.normal(jax.random.key(0), (1, len(IMAGES), 2, 8)),
     )
     loss = lambda x, **how: jnp.square(
-        pj.attend(chained, *chained.project(x, x, x, tok, tok), **how)
+        pj.attend(chained, *chained.project(x, x, x, tok, tok), **how, applied=pj.TOKEN_STAGE)
     ).sum()
     np.testing.assert_allclose(
         jax.grad(loss)(x, block=(4, 8)), jax.grad(loss)(x, implementation='dense'), atol=2e-5
