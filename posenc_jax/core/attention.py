@@ -115,15 +115,15 @@ def attend(
     plan = Plan(graphdef, *blocks, varying_axes(arguments))
     params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
 
-    def sweep():
+    def sweep() -> Any:
         arrays = (
             *(cut.pad(a) for cut, a in zip((plan.q, plan.k, plan.k), qkv)),
             *(plan.q.pad_tokens(of_q), plan.k.pad_tokens(of_k)),
         )
         # JAX differentiates the dense form, forward too.
         run = _dense if implementation == 'dense' else _tiled
-        out, lse = run(plan, params, constants, *arrays)
-        out = out[:, :queries]
+        result: Any = run(plan, params, constants, *arrays)
+        out, lse = result[0][:, :queries], result[1]
         return (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
 
     free = block is None and implementation is None and not heads_first and not return_lse

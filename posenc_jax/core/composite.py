@@ -3,13 +3,13 @@
 import jax
 from flax import nnx
 
-from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.encoding import Encoding, PositionRange
 from posenc_jax.core.masks import Causal, Document, Full
 
 
 class Composite(Encoding):
     """Several encodings as one: folds run in order, masks are combined with AND, and a door that
-    only one part may open is that part's. A wrapper of one encoding overrides what it changes.
+    only one part may open is that part's.
     """
 
     @property
@@ -26,13 +26,12 @@ class Composite(Encoding):
         return max((part.lookback for part in self.children), default=0)
 
     @property
-    def draws(self):
-        return max((p.draws for p in self.children if p.draws is not None), default=None)
-
-    @property
-    def position_limit(self):
-        limits = (part.position_limit for part in self.children)
-        return min((limit for limit in limits if limit is not None), default=None)
+    def position_range(self):
+        ranges = [part.position_range for part in self.children]
+        known = lambda name: (n for r in ranges if (n := getattr(r, name)) is not None)
+        return PositionRange(
+            assigns=max(known('assigns'), default=None), accepts=min(known('accepts'), default=None)
+        )
 
     def opens(self, door):
         own = getattr(type(self), door) is not getattr(Composite, door)
@@ -123,6 +122,16 @@ class Composite(Encoding):
         for part in self.children:
             k = part.update_keys(k, tk, new)
         return k
+
+
+class Wrapper(Composite):
+    """A composite of one encoding, `self.encoding`; it overrides the doors that it changes."""
+
+    encoding: Encoding
+
+    @property
+    def children(self):
+        return (self.encoding,)
 
 
 class ChainedEncoding(Composite):

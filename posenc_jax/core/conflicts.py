@@ -152,11 +152,12 @@ def check(parts: Sequence[Encoding]) -> None:
                 f'{name_of(part)} opens the door {opened!r} and not {shut!r}: they are opened '
                 'together'
             )
+        assigned = part.position_range.assigns
         for table in parts:
-            limit = None if table is part else table.position_limit
-            if limit is not None and part.draws is not None and part.draws > limit:
+            limit = None if table is part else table.position_range.accepts
+            if limit is not None and assigned is not None and assigned > limit:
                 raise SpecError(
-                    f'{name_of(part)} draws positions 0 .. {part.draws - 1}, {name_of(table)} has '
+                    f'{name_of(part)} draws positions 0 .. {assigned - 1}, {name_of(table)} has '
                     f'{limit}; use a larger table, a smaller range, or a policy for what lies '
                     'beyond the table'
                 )

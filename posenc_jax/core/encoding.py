@@ -14,6 +14,7 @@ are optional: `fast_path` evaluates the whole pair stage at once where it can, a
 rewrites cached keys.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -71,6 +72,20 @@ class Constant(nnx.Variable):
     """
 
 
+@dataclasses.dataclass(frozen=True)
+class PositionRange:
+    """Bounds of positions, which a chain compares.
+
+    Attributes:
+      assigns: `place` assigns positions below this one; None where it keeps them near those that
+        it is given.
+      accepts: positions below this one have a table entry; None where every position will do.
+    """
+
+    assigns: int | None = None
+    accepts: int | None = None
+
+
 class Encoding(nnx.Module):
     """A positional encoding as a value: the doors it opens are overridden, all others stay shut.
 
@@ -88,19 +103,10 @@ class Encoding(nnx.Module):
     traits: ClassVar[frozenset[str]] = frozenset()
     lookback: ClassVar[int] = 0
 
-    # The range of positions.
-
     @property
-    def draws(self) -> int | None:
-        """`place` assigns positions from 0 .. draws-1; None where it keeps them near those it is
-        given.
-        """
-        return None
-
-    @property
-    def position_limit(self) -> int | None:
-        """How many positions there is a table entry for; None where every position will do."""
-        return None
+    def position_range(self) -> PositionRange:
+        """Which positions `place` assigns, and which ones the doors accept."""
+        return PositionRange()
 
     # Token stage, whole sequences, O(L).
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from posenc_jax.core.encoding import PositionRange
 from posenc_jax.core.families import Embedding
 from posenc_jax.core.length import current_length
 from posenc_jax.core.registry import Card, Promises, check_choice, register
@@ -133,8 +134,8 @@ class LearnedAbsolute(Embedding):
         self.vectors = nnx.Param(rows, axes=('positions', 'width'))
 
     @property
-    def position_limit(self):
-        return self.max_len if self.overflow == 'error' else None
+    def position_range(self):
+        return PositionRange(accepts=self.max_len if self.overflow == 'error' else None)
 
     def rows(self, tok: Tokens) -> Num[Array, '#B L']:
         """The row of the table each token gets, fractional under 'interpolate'."""

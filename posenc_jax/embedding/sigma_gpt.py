@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
+from posenc_jax.core.encoding import PositionRange
 from posenc_jax.core.families import Embedding
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
@@ -118,8 +119,8 @@ class SigmaGPT(Embedding):
         )
 
     @property
-    def position_limit(self):
-        return None if self.vectors is None else self.max_len
+    def position_range(self):
+        return PositionRange(accepts=None if self.vectors is None else self.max_len)
 
     def place(self, tok, *, key=None):
         low, high = (0, self.max_len - 1) if self.vectors is not None else (-1, None)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.core.checks import check_factor, check_train_len
-from posenc_jax.core.composite import Composite, name_of
+from posenc_jax.core.composite import Wrapper, name_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.length import current_length
 from posenc_jax.core.products import heads_first, over_batch
@@ -48,7 +48,7 @@ CARD = Card(
 
 
 @register('alibi_pi', kind='encoding', card=CARD)
-class ALiBiPI(Composite):
+class ALiBiPI(Wrapper):
     """Divides ALiBi's slopes by length / trained length, so that penalties stay in trained range.
 
     `b_ij = -(m_h / s) |i - j|`. 'static': s is `factor` at every length, also below L, chosen for
@@ -111,10 +111,6 @@ class ALiBiPI(Composite):
                 f'alibi_pi extends ALiBi, got {found}; chain other encodings beside it, not '
                 'inside it'
             )
-
-    @property
-    def children(self):
-        return (self.encoding,)
 
     def opens(self, door):
         return super().opens(door) and (door != 'project' or self.mode == 'dynamic')

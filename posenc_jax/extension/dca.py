@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from posenc_jax.core.checks import check_train_len
+from posenc_jax.core.composite import Wrapper
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import heads_first
 from posenc_jax.core.registry import Card, Promises, register
@@ -62,7 +63,7 @@ CARD = Card(
 
 @register('dca', kind='encoding', card=CARD)
 @register('dca', kind='extension', card=dataclasses.replace(CARD, example='dca(chunk=4, local=2)'))
-class DCA(Encoding):
+class DCA(Wrapper):
     """Keeps rotary positions in the trained range: queries have three positions, keys one.
 
     `D_ij = i - j` for keys of the query's chunk, `min(i mod s + s, P) - j mod s` for the chunk
@@ -91,7 +92,6 @@ class DCA(Encoding):
       (40, 48)
     """
 
-    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

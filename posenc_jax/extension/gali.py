@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.checks import check_train_len
+from posenc_jax.core.composite import Wrapper
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.families import check_heads
 from posenc_jax.core.length import current_length
@@ -169,7 +170,7 @@ CARD = Card(
     kind='extension',
     card=dataclasses.replace(CARD, example='gali(chunk=3, local=2, train_len=8)'),
 )
-class GALI(Encoding):
+class GALI(Wrapper):
     """Reads a text in chunks and subdivides the oldest positions so that each chunk fits into M.
 
     `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)`, `a = ceil p_i`, `r = frac(a - p_j)`,
@@ -215,7 +216,6 @@ class GALI(Encoding):
       [8, 8, 8, 8, 8, 8, 8, 8, 11, 11, 11, 13, 13]
     """
 
-    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
+from posenc_jax.core.composite import Wrapper
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.products import heads_first, scaled_dot_product
@@ -200,7 +201,7 @@ CARD = Card(
 
 @register('hirope', kind='encoding', card=CARD)
 @register('hirope', kind='extension', card=dataclasses.replace(CARD, example='hirope(window=5)'))
-class HiRoPE(Encoding):
+class HiRoPE(Wrapper):
     """RoPE with two positions for far keys: the offset in a function, and the function's number.
 
     `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`, and
@@ -233,7 +234,6 @@ class HiRoPE(Encoding):
       (2, [[[2.0, 0.2, 0.03, 0.003]]])
     """
 
-    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

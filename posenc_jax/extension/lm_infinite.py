@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.core.checks import check_train_len
-from posenc_jax.core.composite import Composite, name_of
+from posenc_jax.core.composite import Wrapper, name_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.products import heads_first, scaled_dot_product
@@ -38,7 +38,7 @@ CARD = Card(
     kind='extension',
     card=dataclasses.replace(CARD, example='lm_infinite(n_global=2, n_local=5)'),
 )
-class LMInfinite(Composite):
+class LMInfinite(Wrapper):
     """Queries see the last `n_local` and the first `n_global` tokens, at distances of at most R =
     `n_local`.
 
@@ -115,10 +115,6 @@ class LMInfinite(Composite):
         if top_k and distance is None:
             distance = max(1, check_train_len('lm_infinite', train_len) // 2)
         self.n_global, self.n_local, self.top_k, self.distance = n_global, n_local, top_k, distance
-
-    @property
-    def children(self):
-        return (self.encoding,)
 
     @property
     def traits(self):

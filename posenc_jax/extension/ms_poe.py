@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.core.compose import chain
-from posenc_jax.core.composite import parts_of
+from posenc_jax.core.composite import Wrapper, parts_of
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product
@@ -103,7 +103,7 @@ CARD = Card(
 
 @register('ms_poe', kind='encoding', card=CARD)
 @register('ms_poe', kind='extension', card=dataclasses.replace(CARD, example='ms_poe()'))
-class MsPoE(Encoding):
+class MsPoE(Wrapper):
     """Divides rotary positions by a ratio per head, smaller for more position-aware heads.
 
     `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`; n(h) from an order of the
@@ -137,7 +137,6 @@ class MsPoE(Encoding):
       [1.65, 1.2, 1.5, 1.35]
     """
 
-    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

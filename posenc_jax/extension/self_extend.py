@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Num
 
 from posenc_jax.core.checks import check_train_len
+from posenc_jax.core.composite import Wrapper
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import TWO_PI, phase
@@ -90,7 +91,7 @@ CARD = Card(
     kind='extension',
     card=dataclasses.replace(CARD, example='self_extend(group=2, local=4)'),
 )
-class SelfExtend(Encoding):
+class SelfExtend(Wrapper):
     """Keeps exact distances within a window and divides positions by G beyond it.
 
     `D_ij = i - j` below w, `i//G - j//G + w - w/G` from w on: (M - w) G + w tokens
@@ -128,7 +129,6 @@ class SelfExtend(Encoding):
       (16, 208)
     """
 
-    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from posenc_jax.core.checks import check_train_len
+from posenc_jax.core.composite import Wrapper
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.products import heads_first
@@ -51,7 +52,7 @@ CARD = Card(
 @register(
     'string', kind='extension', card=dataclasses.replace(CARD, example='string(shift=4, local=2)')
 )
-class STRING(Encoding):
+class STRING(Wrapper):
     """Moves keys that are S or more away nearer by S - W: the largest distances, rarely trained,
     are not used.
 
@@ -84,7 +85,6 @@ class STRING(Encoding):
       (256, 128)
     """
 
-    traits = frozenset({'rotates'})
     extends = (Rotary,)
 
     def __init__(

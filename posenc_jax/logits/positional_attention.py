@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.encoding import Encoding, PositionRange
 from posenc_jax.core.products import heads_first, over_batch, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
@@ -124,8 +124,8 @@ class PositionalAttention(Encoding):
         self.b_q = nnx.Param(jnp.zeros((heads, size), jnp.float32), axes=('heads', None))
 
     @property
-    def position_limit(self):
-        return self.max_len
+    def position_range(self):
+        return PositionRange(accepts=self.max_len)
 
     def place(self, tok, *, key=None):
         if self.max_len is not None:

@@ -84,13 +84,6 @@ def extended(model, spec: str, context: dict[str, Any]):
 def with_changed_parts(model, kind: type[Encoding], change: Callable):
     """See `Transformer.map_parts`."""
     key = kind.card.key if hasattr(kind, 'card') else kind.__name__
-    if at_stem := [
-        door for door in STEM_DOORS if getattr(kind, door) is not getattr(Encoding, door)
-    ]:
-        raise ValueError(
-            f'map_parts gives every layer its own part, but {key} opens {at_stem[0]!r} and '
-            'exists once'
-        )
     model, links, found = nnx.clone(model), [], False
     for place, block in enumerate(model.blocks):
         own, chain_links = list(block.encodings), list(model.links[place])
@@ -99,6 +92,11 @@ def with_changed_parts(model, kind: type[Encoding], change: Callable):
             part = model._part(link, block)
             if not isinstance(part, kind):
                 continue
+            if at_stem := [door for door in STEM_DOORS if part.opens(door)]:
+                raise ValueError(
+                    f'map_parts gives every layer its own part, but {key} opens {at_stem[0]!r} and '
+                    'exists once'
+                )
             found, changed = True, change(nnx.clone(part), layers)
             if link.shared:
                 chain_links[number] = Link(False, len(own))

@@ -207,9 +207,10 @@ def sharded_attend(
       ValueError: heads, rows or queries that the mesh does not divide, with the numbers.
     """
     mesh = active_mesh()
-    options = dict(heads_first=heads_first, return_lse=return_lse, applied=TOKEN_STAGE, **options)
+    own: dict[str, Any] = dict(heads_first=heads_first, return_lse=return_lse)
+    own.update(applied=TOKEN_STAGE, **options)
     if mesh is None:
-        return attend(encoding, q, k, v, tq, tk, **options)
+        return attend(encoding, q, k, v, tq, tk, **own)
     heads, kv_heads = q.shape[2], k.shape[1 if heads_first else 2]
     whole_heads = any(_mixes_heads(part) for part in parts_of(encoding))
     by_role = lambda role: None if whole_heads and role in ('heads', 'kv_heads') else ROLES[role]
@@ -255,7 +256,7 @@ def sharded_attend(
 
     def local(variables, q, k, v, tq, tk):
         encoding = nnx.merge(graphdef, jax.tree.unflatten(structure, variables))
-        return attend(encoding, q, k, v, tq, tk, **options)
+        return attend(encoding, q, k, v, tq, tk, **own)
 
     return jax.shard_map(
         local,

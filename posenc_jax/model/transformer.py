@@ -10,15 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core import spec as spec_language
-from posenc_jax.core.compose import chain, make
-from posenc_jax.core.composite import ChainedEncoding, parts_of
+from posenc_jax.core.composite import ChainedEncoding
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tables import known_range, lookup_rows
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import change_parts
+from posenc_jax.model.assemble import assemble
 from posenc_jax.model.block import Block
-from posenc_jax.model.change_parts import STEM_DOORS, Link
+from posenc_jax.model.change_parts import Link
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.layers import Norm, dropout, normal
 from posenc_jax.model.mixer import AttentionMixer
@@ -49,46 +48,10 @@ class Transformer(nnx.Module):
     def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
         self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), cfg.width, ('vocab', 'width'))
-        names: list[tuple[str, int, int]] = []
-        shared: list[Encoding] = []
-        blocks, links = [], []
-        for spec in cfg.specs:
-            nodes = spec_language.parse(spec).nodes
-            built = [
-                parts_of(spec_language.build(node, {**cfg.context, 'rngs': rngs})) for node in nodes
-            ]
-            given = [part for parts in built for part in parts]
-            own, owned, chain_links, seen = [], 0, [], []
-            for node, parts in zip(nodes, built):
-                if self._in_layer(node, parts):
-                    own.append(node)
-                    chain_links += [Link(False, owned + i) for i in range(len(parts))]
-                    owned += len(parts)
-                    continue
-                seen.append(str(node))
-                for i, part in enumerate(parts):
-                    name = (
-                        str(node),
-                        seen.count(str(node)),
-                        i,
-                    )  # the same call twice in one chain is two parts
-                    if name not in names:
-                        names.append(name)
-                        shared.append(part)
-                    chain_links.append(Link(True, names.index(name)))
-            for mask in parts_of(make(chain(*given), causal=cfg.causal))[
-                len(given) :
-            ]:  # what the kind of model adds
-                name = (type(mask).__name__, 0, 0)
-                if name not in names:
-                    names.append(name)
-                    shared.append(mask)
-                chain_links.append(Link(True, names.index(name)))
-            blocks.append(self._stacked_block(own, rngs))
-            links.append(tuple(chain_links))
+        shared, blocks, links = assemble(cfg, rngs)
         self.shared = nnx.List(shared)
         self.blocks = nnx.List(blocks)
-        self.links = tuple(links)
+        self.links = links
         self.embedding_norm = (
             Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon) if cfg.embedding_norm else None
         )
@@ -98,41 +61,6 @@ class Transformer(nnx.Module):
             if cfg.tie
             else normal(rngs, (cfg.width, cfg.vocab_size), cfg.width, ('width', 'vocab'))
         )
-
-    def _in_layer(self, node: spec_language.Node, parts: tuple[Encoding, ...]) -> bool:
-        """Whether every layer has its own copy of what a call builds. What acts at the stem exists
-        once in any case.
-        """
-        share = node.entry.card.share if self.cfg.share == 'auto' else self.cfg.share
-        at_stem = any(part.opens(door) for part in parts for door in STEM_DOORS)
-        return (
-            share == 'layer'
-            and not at_stem
-            and any(jax.tree.leaves(nnx.state(part)) for part in parts)
-        )
-
-    def _stacked_block(self, nodes: list[spec_language.Node], rngs: nnx.Rngs) -> Block:
-        """One block per group, as one module whose variables lead with the groups; each group
-        builds its own `nodes`.
-        """
-        groups = self.cfg.layers // len(self.cfg.specs)
-
-        def build(key):
-            context = {**self.cfg.context, 'rngs': nnx.Rngs(key)}
-            return nnx.split(
-                nnx.List(
-                    [
-                        part
-                        for node in nodes
-                        for part in parts_of(spec_language.build(node, context))
-                    ]
-                )
-            )
-
-        encodings = (
-            nnx.merge(*jax.vmap(build)(jax.random.split(rngs.params(), groups))) if nodes else []
-        )
-        return Block(self.cfg, encodings, stack=(groups,), rngs=rngs)
 
     def encoding(self, place: int, block: Block) -> Encoding:
         """The chain of a layer at this place in the period, with the parts that `block` owns."""
@@ -455,10 +383,7 @@ class Transformer(nnx.Module):
           ...     )
           ...     return part
           >>> model = Transformer(cfg, rngs=nnx.Rngs(0)).map_parts(ALiBi, steeper)
-          >>> [
-          ...     model.encoding(place, block).parts[0].slopes[0].tolist()
-          ...     for place, block in model.layers()
-          ... ]
+          >>> [model.encoding(*at).parts[0].slopes[0].tolist() for at in model.layers()]
           [0.0625, 0.125, 0.1875]
         """
         return change_parts.with_changed_parts(self, kind, change)

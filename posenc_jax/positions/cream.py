@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from posenc_jax.core.checks import check_train_len
-from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.encoding import Encoding, PositionRange
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tables import known_range
@@ -148,8 +148,8 @@ class CREAM(Encoding):
         self.factor, self.train_len = factor, check_train_len('cream', train_len)
 
     @property
-    def draws(self):
-        return self.factor * self.train_len
+    def position_range(self):
+        return PositionRange(assigns=self.factor * self.train_len)
 
     def place(self, tok, *, key=None):
         if key is None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.encoding import Encoding, PositionRange
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tables import NOWHERE, check_range, known_range, lookup_rows
@@ -125,12 +125,9 @@ class PositionCoupling(Encoding):
         self.tables = nnx.Param(vectors(), axes=(None, 'positions', 'width')) if table else None
 
     @property
-    def position_limit(self):
-        return None if self.tables is None else self.max_position + 1
-
-    @property
-    def draws(self):
-        return self.max_position + 1 if self.tables is None else None
+    def position_range(self):
+        rows = self.max_position + 1
+        return PositionRange(assigns=rows) if self.tables is None else PositionRange(accepts=rows)
 
     def place(self, tok, *, key=None):
         expected = () if self.components == 1 else (self.components,)

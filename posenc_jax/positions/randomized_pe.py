@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.encoding import Encoding, PositionRange
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.tables import NOWHERE, check_range, known_range
 from posenc_jax.core.tokens import Tokens
@@ -174,8 +174,8 @@ class RandomizedPE(Encoding):
         self.draw = draw
 
     @property
-    def draws(self):
-        return self.max_len
+    def position_range(self):
+        return PositionRange(assigns=self.max_len)
 
     def place(self, tok, *, key=None):
         limit = self.max_len if key is not None or self.eval_len is None else self.eval_len

@@ -1,0 +1,80 @@
+"""The parts of a transformer from its config: what exists once, and what every layer owns."""
+
+import jax
+from flax import nnx
+
+from posenc_jax.core import spec as spec_language
+from posenc_jax.core.compose import chain, make
+from posenc_jax.core.composite import parts_of
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.model.block import Block
+from posenc_jax.model.change_parts import STEM_DOORS, Link
+from posenc_jax.model.config import TransformerConfig
+
+
+def assemble(
+    cfg: TransformerConfig, rngs: nnx.Rngs
+) -> tuple[list[Encoding], list[Block], tuple[tuple[Link, ...], ...]]:
+    """The encodings that exist once, the block of every place in the period, and the links of each
+    place's chain.
+    """
+    names: list[tuple[str, int, int]] = []
+    shared: list[Encoding] = []
+    blocks, links = [], []
+
+    def shared_link(name, part) -> Link:
+        if name not in names:
+            names.append(name)
+            shared.append(part)
+        return Link(True, names.index(name))
+
+    for spec in cfg.specs:
+        nodes = spec_language.parse(spec).nodes
+        built = [
+            parts_of(spec_language.build(node, {**cfg.context, 'rngs': rngs})) for node in nodes
+        ]
+        given = [part for parts in built for part in parts]
+        own, owned, chain_links, seen = [], 0, [], []
+        for node, parts in zip(nodes, built):
+            if _in_layer(cfg, node, parts):
+                own.append(node)
+                chain_links += [Link(False, owned + i) for i in range(len(parts))]
+                owned += len(parts)
+                continue
+            seen.append(str(node))
+            # The same call twice in one chain is two parts.
+            name = str(node), seen.count(str(node))
+            chain_links += [shared_link((*name, i), part) for i, part in enumerate(parts)]
+        # What the kind of model adds.
+        for mask in parts_of(make(chain(*given), causal=cfg.causal))[len(given) :]:
+            chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
+        blocks.append(_stacked_block(cfg, own, rngs))
+        links.append(tuple(chain_links))
+    return shared, blocks, tuple(links)
+
+
+def _in_layer(cfg, node: spec_language.Node, parts: tuple[Encoding, ...]) -> bool:
+    """Whether every layer has its own copy of what a call builds. What acts at the stem exists
+    once in any case.
+    """
+    share = node.entry.card.share if cfg.share == 'auto' else cfg.share
+    at_stem = any(part.opens(door) for part in parts for door in STEM_DOORS)
+    has_variables = any(jax.tree.leaves(nnx.state(part)) for part in parts)
+    return share == 'layer' and not at_stem and has_variables
+
+
+def _stacked_block(cfg, nodes: list[spec_language.Node], rngs: nnx.Rngs) -> Block:
+    """One block per group, as one module whose variables lead with the groups; each group builds
+    its own `nodes`.
+    """
+    groups = cfg.layers // len(cfg.specs)
+
+    def build(key):
+        context = {**cfg.context, 'rngs': nnx.Rngs(key)}
+        made = (part for node in nodes for part in parts_of(spec_language.build(node, context)))
+        return nnx.split(nnx.List(list(made)))
+
+    encodings = (
+        nnx.merge(*jax.vmap(build)(jax.random.split(rngs.params(), groups))) if nodes else []
+    )
+    return Block(cfg, encodings, stack=(groups,), rngs=rngs)
