@@ -7,6 +7,7 @@ from collections.abc import Collection
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import TOKEN_STAGE, Encoding
@@ -68,7 +69,7 @@ def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:
     given = [tq.index, tk.index] + ([] if tk.valid is None else [tk.valid])
     if 'decides_causality' not in encoding.traits or 'sees_later' in encoding.traits:
         return
-    if tq.length >= tk.length or any(isinstance(a, jax.core.Tracer) for a in given):
+    if tq.length >= tk.length or any(isinstance(a, Tracer) for a in given):
         return
     first, first_key, *valid = map(np.asarray, given)
     keys = valid[0].sum(1) if valid else np.array([tk.length])

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import export
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, Num
 
 
@@ -135,7 +136,7 @@ class Tokens:
                     'Tokens.of: index with segment or valid needs rank too, since the documents '
                     'and the padding in front of these tokens are not known'
                 )
-            if not isinstance(index, jax.core.Tracer) and (jnp.diff(index) <= 0).any():
+            if not isinstance(index, Tracer) and (jnp.diff(index) <= 0).any():
                 raise ValueError(f'Tokens.of: index must ascend along each row, got {index}')
         if rank is None and not counted:
             rank = index

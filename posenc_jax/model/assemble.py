@@ -1,5 +1,7 @@
 """The parts of a transformer from its config: what exists once, and what every layer owns."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 
@@ -57,7 +59,8 @@ def _in_layer(cfg, node: spec_language.Node, parts: tuple[Encoding, ...]) -> boo
     """Whether every layer has its own copy of what a call builds. What acts at the stem exists
     once in any case.
     """
-    share = node.entry.card.share if cfg.share == 'auto' else cfg.share
+    card: Any = node.entry.card
+    share = card.share if cfg.share == 'auto' else cfg.share
     at_stem = any(part.opens(door) for part in parts for door in STEM_DOORS)
     has_variables = any(jax.tree.leaves(nnx.state(part)) for part in parts)
     return share == 'layer' and not at_stem and has_variables
@@ -74,7 +77,7 @@ def _stacked_block(cfg, nodes: list[spec_language.Node], rngs: nnx.Rngs) -> Bloc
         made = (part for node in nodes for part in parts_of(spec_language.build(node, context)))
         return nnx.split(nnx.List(list(made)))
 
-    encodings = (
+    encodings: Any = (
         nnx.merge(*jax.vmap(build)(jax.random.split(rngs.params(), groups))) if nodes else []
     )
     return Block(cfg, encodings, stack=(groups,), rngs=rngs)
