@@ -97,7 +97,7 @@ def cream_ids(end, head, count: int, factor: int, index):
         arxiv='2406.07138',
         door='place',
         equation='training: p = 0 .. h-1, end-q+1 .. end, Nf-h .. Nf-1, q = N - 2h, end ~ U[h + '
-        '(q-1) a/2, a N/2 - h - 1], a ~ floor Normal(1+f, 3) cut to [2, 2f], f the factor; '
+        '(q-1) a/2, a N/2 - h - 1], a ~ floor Normal(1+f, 3) clipped to [2, 2f], f the factor; '
         'evaluation: p = 0 .. L-1',
         source='bigai-nlco/CREAM',
         authors='Wu, Tong and Zhao, Yanpeng and Zheng, Zilong',
