@@ -1,6 +1,6 @@
-"""Which annotations of the package the tests check whenever a function is called: those of arrays.
+"""Checks of array annotations, which run at every call of a function while the tests run.
 
-`tests/conftest.py` hands `check` to jaxtyping's import hook, which calls it for every function.
+`tests/conftest.py` passes `check` to jaxtyping's import hook, which applies it to every function.
 """
 
 import contextlib

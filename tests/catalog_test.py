@@ -1,4 +1,4 @@
-"""The catalogue and the citations, read from the Cards; the generated files are up to date."""
+"""Tests of the catalogue and the citations, which are made from the Cards of the methods."""
 
 import re
 from pathlib import Path

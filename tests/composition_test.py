@@ -1,5 +1,5 @@
-"""What composes: any bias with any position-id scheme and with a rotation, patterns of layers,
-mixtures of heads.
+"""Tests of combinations: biases with position ids and with rotary encodings, layers that differ in
+their encoding, and heads that differ in it.
 """
 
 import jax

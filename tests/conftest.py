@@ -1,4 +1,6 @@
-"""How JAX is set up in every test process; before it is imported, since it reads the flags once."""
+"""Settings of JAX and pytest in every test process. The flags are set before JAX is imported,
+because JAX reads them only once.
+"""
 
 import gc
 import importlib.metadata
@@ -8,20 +10,20 @@ import tempfile
 
 _FLAGS = [
     '--xla_force_host_platform_device_count=8',  # emulated devices
-    '--xla_backend_optimization_level=0',  # tests spend their time compiling, not computing
+    '--xla_backend_optimization_level=0',  # most of the time of the tests is compilation
     '--xla_llvm_disable_expensive_passes=true',
 ]
 if importlib.metadata.version('jaxlib').startswith(
     '0.10.'
-):  # a flag that a release does not know ends the process
-    _FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # half the time of the whole suite
-    _FLAGS.append('--xla_cpu_parallel_codegen_split_count=1')  # both cores test already; 5 %
+):  # other releases may not know these flags, and an unknown flag ends the process
+    _FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # halves the time of all tests
+    _FLAGS.append('--xla_cpu_parallel_codegen_split_count=1')  # both cores are busy; saves 5 %
 _given = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = ' '.join(
     [_given, *(flag for flag in _FLAGS if flag.split('=')[0] not in _given)]
 ).strip()
-# What one worker compiled the other reads, and so does a worker that has forgotten it; a folder
-# given from outside is kept for the next run, which takes half the time.
+# All workers share one compilation cache, so a function is compiled once, also if a worker has
+# cleared its own caches. A folder that the environment names is kept, and halves the next run.
 _OWN_CACHE = None
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     _OWN_CACHE = os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(
@@ -36,8 +38,8 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 from tests import array_types  # noqa: E402
 
-# The shapes and dtypes in the annotations of encodings and of what they are made of are checked at
-# every call while the tests run. Annotations in the other folders have not been mended for it.
+# While the tests run, the array shapes and dtypes in the annotations of these folders are checked
+# at every call. The annotations of the other folders do not pass these checks yet.
 CHECKED = ('mask',)
 install_import_hook([f'posenc_jax.{folder}' for folder in CHECKED], f'{array_types.__name__}.check')
 pytest.raises = array_types.unchecked(pytest.raises)
@@ -46,18 +48,18 @@ from tests.toys import toys  # noqa: E402, F401
 
 gc.set_threshold(
     50_000, 20, 20
-)  # each collection also goes through what JAX keeps: 7 % of the time at Python's own thresholds
+)  # a collection visits all objects of JAX too: 7 % of the time with Python's default thresholds
 _TESTS_PER_CACHE = 400
 _DONE = pytest.StashKey[int]()
 
 
 def pytest_unconfigure():
-    if _OWN_CACHE is not None:  # workers find it in their environment and leave it
+    if _OWN_CACHE is not None:  # None in workers, which get the folder from the environment
         shutil.rmtree(_OWN_CACHE, ignore_errors=True)
 
 
 def pytest_itemcollected(item):
-    """Where a test is expensive for some of its parameters only, `full_where` names them."""
+    """Marks a test as `full` for the parameters that meet the condition of its `full_where`."""
     for mark in item.iter_markers('full_where'):
         if mark.kwargs['condition'](**item.callspec.params):
             item.add_marker('full')
@@ -65,8 +67,8 @@ def pytest_itemcollected(item):
 
 @pytest.fixture(autouse=True)
 def forget_compiled_functions(request):
-    """Every few hundred tests, since a worker that keeps all that it compiled grows to many
-    gigabytes.
+    """Clears the caches of JAX after every few hundred tests, because a worker that keeps all
+    compiled functions grows to many gigabytes.
     """
     yield
     done = request.config.stash.get(_DONE, 0) + 1

@@ -1,10 +1,11 @@
-"""What holds for every registered encoding and frequency rule, built from the example on its Card.
+"""Contract tests: they run on every registered encoding and frequency rule, built from the example
+on its Card.
 
-One layer is the subject: place, embed, `qkv` and projections, `project`, `attend`, `merge`.
-`plain` is the same layer with the doors called once over the whole matrix and differentiated by
-JAX: nothing of `attend` is used, so it is what tiles are compared with. Everything is compiled once
-per encoding and shared by the tests (`Layer`); the sizes are the smallest at which the examples
-show what they do.
+Each test runs one attention layer: `place`, `embed`, `qkv` and the projections, `project`,
+`attend`, `merge`. `plain` is the reference for `attend`: it calls the doors of the pair stage once
+on the whole matrix of logits, and JAX differentiates it. It uses no code of `attend`. The class
+`Layer` compiles each function once for an encoding, and all tests of this encoding use it. The
+sizes are the smallest at which the examples have an effect.
 """
 
 import dataclasses
@@ -31,7 +32,8 @@ from posenc_jax.model import cache as cache_module
 from posenc_jax.model.sharding import make_mesh, sharded_attend
 from posenc_jax.rotation.rope import rope_frequencies, rotate
 
-# Examples whose promises are not those of the Card, since an option changes them.
+# Examples with an option that is not in the example of the Card. The dict names the promises that
+# the option changes.
 OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
@@ -78,16 +80,16 @@ CONTEXT = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, 
 BLOCKS = [
     (8, 3),
     (3, 32),
-]  # one that divides nothing, one with many blocks of queries and one of keys; (4, 4), (8, 8) below
+]  # sizes that do not divide the length; many blocks of queries and one of keys
 SAME, DIFFERENT = (
     2e-5,
     1e-3,
-)  # of numbers of order one: what float32 sums may differ by, and what is a difference
+)  # for numbers of order one: the rounding error of float32 sums, and a difference of results
 
 
 class Alternating(Encoding):
-    """Gives tokens the positions of a text whose language switches every three tokens: (position,
-    offset, switches).
+    """Gives tokens positions of a text whose language switches every three tokens. The components
+    are the position, the offset from the last switch, and the number of switches.
     """
 
     def place(self, tok, *, key=None):
@@ -96,8 +98,8 @@ class Alternating(Encoding):
 
 
 class Located(Encoding):
-    """Gives tokens the positions of four documents of five tokens: (position, slot + 1 of the first
-    token or 0, documents).
+    """Gives tokens positions of four documents of five tokens. The components are the position,
+    slot + 1 (for the first token of a document, else 0), and the number of documents.
     """
 
     def place(self, tok, *, key=None):
@@ -106,8 +108,8 @@ class Located(Encoding):
 
 
 class Sentences(Encoding):
-    """Gives tokens the positions of a text whose sentences have four tokens: place in the sentence,
-    number of the sentence.
+    """Gives tokens positions of a text whose sentences have four tokens. The components are the
+    index in the sentence and the index of the sentence.
     """
 
     def place(self, tok, *, key=None):
@@ -115,8 +117,8 @@ class Sentences(Encoding):
 
 
 class Candidates(Encoding):
-    """Gives tokens the positions of a context and candidates of three tokens each: position, number
-    of the candidate.
+    """Gives tokens positions of a context and candidates, with three tokens each. The components
+    are the position and the number of the candidate (0 is the context).
     """
 
     def place(self, tok, *, key=None):
@@ -125,12 +127,12 @@ class Candidates(Encoding):
         )
 
 
-# What a task would say about tokens, for encodings of which something is at rest without it.
+# Encodings that need positions from a task, because a part of them has no effect otherwise.
 PLACED = {'bipe': Sentences, 'conflator': Alternating, 'papeft': Located, 'uni_encoder': Candidates}
 
 
 def make(entry, *, seed=0, causal=True):
-    """The example with its parameters moved off their initial values, some of which are zero."""
+    """The example with random numbers added to its parameters, because some start at zero."""
     encoding = pj.make(entry.card.example, causal=causal, rngs=nnx.Rngs(seed), **CONTEXT)
     if entry.card.key in PLACED:
         encoding = pj.chain(PLACED[entry.card.key](), encoding)
@@ -145,8 +147,9 @@ def draw(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-# Phases of tapa are products of queries and keys: at a gain of 2 up to 23 turns, where the last bit
-# of q changes 1e-4. The W_b of conflator, once moved, makes bigrams three times as long as tokens.
+# Scale of the projections, 2 unless given here. The phases of tapa are products of queries and
+# keys: at a gain of 2 they reach 23 turns, and the last bit of q then changes the result by 1e-4.
+# With the changed W_b of conflator, bigram vectors are three times as long as token vectors.
 GAIN = {'tapa': 1.0, 'conflator': 1.0}
 
 READ_NO_QUERIES = {'positional_attention'}
@@ -158,8 +161,8 @@ def projections(gain=2.0):
 
 
 def tokens(*, pos=None, segment=None, valid=None, length=LENGTH, rows=ROWS):
-    """Tokens with every leaf present, so that all inputs of one length share one compiled
-    function.
+    """Tokens in which no optional array is None, so that all inputs of one length use the same
+    compiled function.
     """
     segment = np.zeros((rows, length), np.int32) if segment is None else segment
     valid = np.ones((rows, length), bool) if valid is None else valid
@@ -169,16 +172,16 @@ def tokens(*, pos=None, segment=None, valid=None, length=LENGTH, rows=ROWS):
 
 
 def earlier_rows(x, tok, lookback):
-    """The layer input as `project` reads it: padding is zero, and so is what lies before the
-    sequence.
+    """The layer input as `project` gets it: `lookback` rows of zeros in front, and zeros at padded
+    tokens.
     """
     x = x if tok.valid is None else jnp.where(tok.valid[..., None], x, 0)
     return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0)))
 
 
 def split(encoding, weights, x, rows, tok):
-    """q, k, v of every input of attention, which is x alone where no other is made; joined along
-    the heads.
+    """q, k, v of all inputs of attention, joined along the heads. Unless the encoding opens `qkv`,
+    x is the only input.
     """
     linear = lambda x: tuple(
         jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for name in 'qkv'
@@ -187,7 +190,7 @@ def split(encoding, weights, x, rows, tok):
 
 
 def project(encoding, weights, x, tok, *, key=None):
-    """Everything up to the pair stage."""
+    """Runs all doors before the pair stage; returns q, k, v and the tokens of queries and keys."""
     tok = encoding.place(tok, key=key)
     x = encoding.embed(x, tok)
     rows = earlier_rows(x, tok, encoding.lookback)
@@ -198,12 +201,12 @@ APPLIED = functools.partial(pj.attend, applied=pj.TOKEN_STAGE)
 
 
 def attend(encoding, *arguments, how=APPLIED, **options):
-    """The pair stage and what is left to do after it."""
+    """Runs the pair stage by the function `how`, and `merge` after it."""
     return encoding.merge(how(encoding, *arguments, **options))
 
 
 def plain(encoding, q, k, v, tq, tk):
-    """Attention in one dense tile, from the doors alone."""
+    """Attention over the whole matrix of logits, computed by the doors without `pj.attend`."""
     q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
     seen = tk.valid[:, None, None, :]
     allowed = encoding.mask(tq, tk)
@@ -216,12 +219,12 @@ def plain(encoding, q, k, v, tq, tk):
 
 
 class Layer:
-    """An example and its compiled functions, each traced once."""
+    """An example, with random weights and input, and its compiled functions, each traced once."""
 
     def __init__(self, entry, causal=False):
         self.entry, self.card, self.promises = entry, entry.card, entry.card.promises
         self.encoding = make(entry)
-        if causal:  # also where the example would let queries see later keys
+        if causal:  # for examples that let queries see later keys
             self.encoding = pj.chain(self.encoding, Causal())
         self.graphdef, self.state = nnx.split(self.encoding)
         self.weights, self.x = (
@@ -266,8 +269,8 @@ class Layer:
         return self.attend(*self.project(x, tok, weights, state), state=state)
 
     def gradients(self, how):
-        """Output, and gradients of parameters, projections and input, of a batch with padding on
-        either side.
+        """The output, and the gradients of parameters, projections and input, for a batch with one
+        row padded on the left and one padded on the right.
         """
         return self._gradients[how](self.state, self.weights, self.x, tokens(valid=PADDED))
 
@@ -291,8 +294,8 @@ def gradients(attention, encoding, weights, x, tok):
         )
 
     out, pull = jax.vjp(output, params, weights, x)
-    # What a padded query returns has no meaning: whole blocks of them are skipped. It must be
-    # finite, and is not compared.
+    # The output of a padded query has no meaning, because whole blocks of padded queries are
+    # skipped. It must be finite, but it is not compared.
     real = tok.valid[..., None, None]
     return (
         jnp.where(real, out, 0),
@@ -314,8 +317,8 @@ def layer(request):
     return Layer(request.param)
 
 
-# One subject for each kind of door or carry. They keep every point of the contract in the fast
-# tier; the other subjects have the points that cost most in the full tier only.
+# One encoding for each kind of door or carry. The fast tests run all contract tests on these. On
+# the other encodings, the most expensive contract tests run only among the full tests.
 REPRESENTATIVES = {
     'rope': 'project',
     'learned_absolute': 'place, embed, and a parameter',
@@ -329,7 +332,7 @@ REPRESENTATIVES = {
     'shaw': 'collect',
     'rcmha': 'several inputs: qkv and merge',
     'per_head': 'a composite, which forwards every door',
-    'dynamic_ntk': 'raw keys in the cache, since the encoding follows the length',
+    'dynamic_ntk': 'raw keys in the cache, because their encoding depends on the length',
 }
 
 
@@ -354,8 +357,8 @@ def gap(a, b):
 
 
 def close_gradients(a, b):
-    """Finite, and equal up to a floor set by the largest entry: some true gradients are exactly
-    zero.
+    """Asserts that gradients are finite and equal. The absolute tolerance grows with the largest
+    entry, because some exact gradients are zero.
     """
     for ours, theirs in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.isfinite(ours).all()
@@ -374,8 +377,8 @@ def equal_trees(a, b):
 
 
 def test_shapes_and_types(layer):
-    """bfloat16 in, bfloat16 out at every door of the token stage; logits, carries and sums of
-    values in float32.
+    """With input in bfloat16, the token stage returns bfloat16; logits, carries and sums of values
+    are float32.
     """
     shapes = jax.eval_shape(
         functools.partial(project, layer.encoding, layer.weights),
@@ -430,13 +433,13 @@ def test_shapes_and_types(layer):
 
 @expensive
 def test_bfloat16_is_close_to_float32(layer):
-    """The same rounded queries, keys and values in both: what differs is how the encoding
-    computes.
+    """Both runs have the same rounded queries, keys and values, so they differ only by the
+    computations of the encoding.
     """
     tok = tokens()
     if (
         layer.promises.relative
-    ):  # far out, where a position or a phase in bfloat16 is wrong by units
+    ):  # large positions, where the error of a position in bfloat16 is larger than 1
         tok = dataclasses.replace(tok, pos=13 * tok.pos + 1000)
     low = layer.x.astype(jnp.bfloat16)
 
@@ -455,7 +458,7 @@ def test_bfloat16_is_close_to_float32(layer):
 
 
 class CoarseRope(Encoding):
-    """RoPE with phases in the dtype of the vectors, as it must not be."""
+    """RoPE with the error that its phases have the dtype of the vectors."""
 
     def project(self, q, k, v, tq, tk, x=None):
         turn = lambda a, tok: rotate(
@@ -491,7 +494,7 @@ def test_every_parameter_gets_a_gradient(layer):
     parameters, *_ = layer.gradients('dense')[1]
     for path, gradient in jax.tree_util.tree_leaves_with_path(parameters):
         assert np.abs(gradient).max() > 1e-6, (
-            f'{jax.tree_util.keystr(path)} is trained but nothing reaches it'
+            f'{jax.tree_util.keystr(path)} is trained but has no gradient'
         )
 
 
@@ -567,7 +570,9 @@ def test_sharded_equals_unsharded(layer):
 
 
 def test_what_is_per_head_says_so(layer):
-    """Tensor parallelism cuts variables by the axes they declare."""
+    """Every variable declares one role for each axis, because tensor parallelism splits variables
+    by these roles.
+    """
     for variable in jax.tree.leaves(
         nnx.state(layer.encoding), is_leaf=lambda a: isinstance(a, nnx.Variable)
     ):
@@ -587,8 +592,8 @@ def test_what_is_per_head_says_so(layer):
 
 
 def test_packing_and_padding_change_nothing(layer):
-    """Two documents of ten tokens: alone, packed in one row, and with padding on the left or on the
-    right.
+    """Two documents of ten tokens have the same outputs alone, packed in one row, and with padding
+    on the left or on the right.
     """
     documents = layer.x[:, :DOCUMENT]
     alone = pj.Tokens.of(length=DOCUMENT)
@@ -607,8 +612,8 @@ def test_packing_and_padding_change_nothing(layer):
 
 
 def test_causality(layer):
-    """Composed with the causal mask, no gradient and no change reaches an earlier output: exactly
-    none.
+    """With the causal mask, the gradients of earlier outputs by later inputs are exactly zero, and
+    a change of later inputs leaves earlier outputs exactly the same.
     """
     if 'decides_causality' in layer.encoding.traits and any(
         name_of(part) in ('full', 'prefix') for part in parts_of(layer.encoding)
@@ -630,8 +635,8 @@ def test_causality(layer):
 
 
 def test_distances_are_those_of_positions(layer):
-    """The index orders tokens, and only pure masks may measure with it: gaps in it change nothing
-    else.
+    """Gaps in `index` change no output, because encodings measure distances by `pos`. Only
+    encodings that are just a mask may measure distances by `index`.
     """
     tok = tokens()
     out, gaps = layer(tok=tok), layer(tok=dataclasses.replace(tok, index=3 * tok.index + 1))
@@ -643,8 +648,11 @@ def test_distances_are_those_of_positions(layer):
 
 
 def decode(encoding, weights, x, tok, prompt):
-    """All outputs from the cache: a prompt at once, then one token at a time. Also the cached keys,
-    before and after.
+    """Decodes with a cache: a prompt at once, then one token at a time.
+
+    Returns:
+      The outputs of all tokens, the cache after the prompt, the cache at the end, and the keys as
+      projected.
     """
     tok = encoding.place(tok)
     x = encoding.embed(x, tok)
@@ -673,8 +681,8 @@ def decode(encoding, weights, x, tok, prompt):
 
 
 def test_decoding_equals_the_pass_over_the_prefix(layer):
-    """Token by token through the real cache, one prompt padded on the left; then what the cache
-    held is checked.
+    """Decodes token by token with the cache of the library, where one prompt is padded on the left,
+    and then checks the cached keys.
     """
     prompt = 6
     valid = np.ones((ROWS, LENGTH), bool)
@@ -689,7 +697,7 @@ def test_decoding_equals_the_pass_over_the_prefix(layer):
         longer = layer(tok=tokens(valid=valid))[:, :prompt]
         shorter = layer(tok=tokens(valid=valid & (np.arange(LENGTH) < prompt)))[:, :prompt]
         assert gap(longer, shorter) > DIFFERENT, (
-            'none iff a later token changes what all others are'
+            'a Card promises cached="none" exactly if a later token changes earlier outputs'
         )
         return
     out, filled, final, raw_keys = layer._counted(
@@ -713,21 +721,21 @@ def test_decoding_equals_the_pass_over_the_prefix(layer):
     kind = layer.promises.cached
     assert layer.encoding.cached == kind
     assert (gap(whole, short) > DIFFERENT) == (kind == 'raw'), (
-        'raw iff the encoding of a key depends on the length'
+        'a Card promises cached="raw" exactly if the encoding of a key depends on the length'
     )
     assert (gap(before, after) > DIFFERENT) == (kind == 'evolving'), (
-        'evolving iff later tokens rewrite keys'
+        'a Card promises cached="evolving" exactly if later tokens change the cached keys'
     )
     if kind == 'raw':
         np.testing.assert_array_equal(after, raw)
 
 
-# Promises: kept ones hold, unmade ones fail.
+# Promises of the Cards: an encoding has a property exactly if its Card promises it.
 
 
 def holds(promise, distance):
-    """A property that is exact if it holds; between the two thresholds nothing can be said and the
-    test fails.
+    """Asserts that the distance is zero up to rounding exactly if the property is promised. A
+    distance between the two thresholds decides nothing, and the test fails.
     """
     assert distance < SAME * 5 or distance > DIFFERENT, f'undecided: {distance}'
     assert (distance < SAME * 5) == promise, (
@@ -763,7 +771,7 @@ def test_promise_mixes_heads(layer):
 
 
 def temporary_bytes(layer, length):
-    """XLA's own figure for one compiled forward and backward pass in tiles of 64."""
+    """The temporary memory that XLA reports for one forward and backward pass in tiles of 64."""
     tok = pj.Tokens.of(positions=np.arange(length)[None] % 64)  # within every example's table
     loss = lambda encoding, weights, x: attend(
         encoding, *project(encoding, weights, x, tok), block=64
@@ -779,7 +787,9 @@ def temporary_bytes(layer, length):
 
 @expensive
 def test_promise_blockwise(layer):
-    """Tiles equal the whole (tested above), in memory that is linear in the length."""
+    """The memory of evaluation in tiles is linear in the length. An earlier test compares the
+    results of tiles and of the whole matrix.
+    """
     growth = temporary_bytes(layer, 1024) / temporary_bytes(layer, 512)
     assert (growth < 2.2) == layer.promises.blockwise, (
         f'twice the length, {growth:.2f} times the memory'
@@ -792,8 +802,8 @@ def test_promise_needs_training(layer):
 
 
 def test_promise_fused(layer):
-    """After `project`, JAX's own attention with the causal mask serves as well, also where
-    documents are packed.
+    """JAX's own attention with the causal mask gives the result of the pair stage exactly if the
+    Card promises it. The positions are those of packed documents, but no document mask is used.
     """
     q, k, v, tq, tk = layer.project(tok=tokens(segment=PACKED))
     keys = list(map(name_of, parts_of(layer.encoding)))
@@ -832,7 +842,7 @@ def test_chains_associate_and_nope_is_neutral(layer):
 
 @functools.cache
 def every_part():
-    """The parts of all examples, built once for all subjects."""
+    """The parts of all examples, built once for all tests."""
     return [part for entry in ENTRIES for part in parts_of(pj.make(entry.card.example, **CONTEXT))]
 
 
@@ -880,7 +890,7 @@ def test_a_checkpoint_restores_it(layer):
     np.testing.assert_array_equal(layer(state=state), layer())
 
 
-# What stands around the code.
+# Spec strings, golden files, test files, docstrings and the catalogue.
 
 
 def test_the_example_round_trips(layer):
@@ -891,7 +901,7 @@ def test_the_example_round_trips(layer):
 
 
 def numbered(content, name=''):
-    """Names, at any depth, of the entries of a golden file that are or contain numbers."""
+    """The names of the entries of a golden file, at any depth, that are or contain numbers."""
     below = (
         content.items()
         if isinstance(content, dict)
@@ -912,7 +922,7 @@ def test_numbers_of_golden_files_are_found():
     assert numbered({'source': 'x', 'values': {'bias': [[0.5]]}}) >= {'values', 'bias'}
 
 
-METHODS = [entry for kind in KINDS for entry in entries(kind)]  # also those that are no encoding
+METHODS = [entry for kind in KINDS for entry in entries(kind)]  # methods of all kinds
 every_method = pytest.mark.parametrize(
     'entry', METHODS, ids=lambda entry: f'{entry.kind}-{entry.key}'
 )
@@ -927,7 +937,7 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
     assert 1990 < card.year < 2100
     golden = ROOT / 'tests' / 'golden' / f'{card.key}.json'
     assert golden.is_file(), (
-        f'{golden.name} is missing: numbers from elsewhere, and where they come from'
+        f'{golden.name} is missing; it must hold reference values and their source'
     )
     content = json.loads(golden.read_text())
     assert content['source'].strip()

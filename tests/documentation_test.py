@@ -1,4 +1,4 @@
-"""What the documentation shows runs, and what is public is documented."""
+"""Tests that the examples of the documentation run, and that public names have docstrings."""
 
 import doctest
 import importlib

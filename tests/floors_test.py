@@ -1,5 +1,5 @@
-"""The floors of the package (docs/architecture.md): a module imports its own floor or a lower one,
-and no two folders import each other.
+"""Tests of the structure of the package, which docs/architecture.md describes: a module imports
+only from its own floor and lower ones, no two folders import each other, and modules are short.
 """
 
 import ast

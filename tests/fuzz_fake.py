@@ -1,4 +1,4 @@
-"""A target of `benchmarks.fuzz` that goes wrong in every way there is; see fuzz_test.py."""
+"""A target of `benchmarks.fuzz` that fails in every way that the program detects."""
 
 import os
 import random

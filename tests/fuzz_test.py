@@ -1,5 +1,5 @@
-"""The program that gives the package wrong input: it notices every way to fail, and its targets
-pass some tries of it.
+"""Tests of `benchmarks.fuzz`, which gives the package random wrong input: the program detects every
+kind of failure, and the package passes a few tries of each target.
 """
 
 import random

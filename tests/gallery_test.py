@@ -1,4 +1,4 @@
-"""The gallery: numbers behind the pictures, files, errors."""
+"""Tests of the gallery: the numbers that it draws, the files that it writes, and its errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What an installed package needs is listed once, in `requirements/`, for pip and the extras."""
+"""Tests that pip and the extras of the package read their dependencies from `requirements/`."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Phases in extended precision, for what is to be exact far from position 0."""
+"""Rotary phases in extended precision, for tests of precision at large positions."""
 
 import numpy as np
 

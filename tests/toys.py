@@ -1,5 +1,5 @@
-"""Small encodings that stress what the model does for encodings: known to the registry only while a
-test asks for `toys`.
+"""Small encodings that test how the model treats encodings. They are registered only while a test
+uses the fixture `toys`.
 """
 
 import dataclasses

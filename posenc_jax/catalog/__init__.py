@@ -16,10 +16,10 @@ _PIPELINE = ('place', 'embed', 'qkv', 'project', 'match', 'score', 'mask', 'coll
 _HEADINGS = {
     'encoding': 'Encodings',
     'frequencies': 'Frequency rules, for `freqs=` of a rotary encoding',
-    'extension': 'Extensions, which make another encoding of an encoding',
-    'mixer': 'Mixers, which take the place of attention',
+    'extension': 'Extensions, which turn an encoding into another encoding',
+    'mixer': 'Mixers, which replace attention',
     'cache': 'Caches: methods that edit, join, shorten or read a decode cache',
-    'conversion': 'Conversions, which make another model of a model',
+    'conversion': 'Conversions, which turn a model into another model',
     'analysis': 'Analyses of a model or an encoding',
 }
 

@@ -20,22 +20,23 @@ HEADER = """# Catalogue
 
 `python -m posenc_jax.catalog` writes this page from the Cards of the registered methods; do not
 edit it. The tables list the encodings first, then frequency rules, extensions, mixers, caches,
-conversions and analyses. Within a table, methods stand in the order of their first door.
+conversions and analyses. Within a table, methods are in the order in which a layer calls their
+first doors.
 
 | column | what it says |
 | --- | --- |
-| key | the name in a spec string, in the registry, and of the file and the test |
-| picture | the logits that the example makes, see below |
+| key | the name in spec strings and in the registry, also of the method's file and test file |
+| picture | the logits of the example by distance, see below |
 | name | the name in the paper |
 | door | the doors that the method opens ([architecture.md](architecture.md) explains them) |
 | equation | one line in the symbols of the paper |
-| promises | properties that `tests/contract_test.py` checks, see below |
-| example | a spec string that runs, or a call in Python |
-| reference | the paper, or the source where there is no paper |
+| promises | properties of the method, which `tests/contract_test.py` checks, see below |
+| example | a valid spec string, or a call in Python |
+| reference | the paper, or another source if there is no paper |
 
-**Promises.** `Promises` in `posenc_jax/core/registry.py` is the reference.
+**Promises.** The class `Promises` in `posenc_jax/core/registry.py` defines them.
 
-| promise | what it means |
+| promise | meaning |
 | --- | --- |
 | relative | Adding one constant to every position changes nothing. |
 | sweep free | The order in which keys are visited does not matter. |
@@ -43,15 +44,16 @@ conversions and analyses. Within a table, methods stand in the order of their fi
 | blockwise | Evaluation in tiles equals dense evaluation, in memory linear in the length. |
 | needs training | The method has trainable parameters. |
 | fused | The pair stage is a plain scaled inner product, so a fused attention kernel can run it. |
-| cached raw | A cache keeps keys as projected, and every decoding step encodes them again. |
-| cached evolving | A cache keeps encoded keys, and every new token rewrites them. |
-| cached none | A new token changes the input of all others, so a cache is refused. |
+| cached raw | A cache keeps the keys unencoded, and every decoding step encodes them again. |
+| cached evolving | A cache keeps encoded keys, and every new token changes them. |
+| cached none | A new token changes the encoding of all other tokens, so a cache is refused. |
 
-**Pictures.** A picture shows the example with its parameters as initialised. The curves are the
-logits of equal tokens against their distance, one line for each head (dark: the first), up to four
-times the trained length (dashed). The picture of an extension shows an extended `rope()`, or an
-extended `alibi()`, `nope()` or `learned_absolute()` where it needs one of these.
-`python -m posenc_jax.gallery SPEC...` draws any encoding larger.
+**Pictures.** A picture shows the example with the initial values of its parameters. The curves are
+the logits of equal tokens against their distance, one curve for each head (the darkest is that of
+the first head). The dashed line marks the trained length; the curves go up to four times it. The
+picture of an extension shows an extended `rope()`, or an extended `alibi()`, `nope()` or
+`learned_absolute()` if the extension needs one of these. `python -m posenc_jax.gallery SPEC...`
+draws a larger picture of any encoding.
 
 """
 

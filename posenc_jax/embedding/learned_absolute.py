@@ -56,12 +56,12 @@ def interpolated_positions(
     'learned_absolute',
     kind='encoding',
     card=Card(
-        name='learned absolute',
+        name='learned absolute positions',
         title='Convolutional Sequence to Sequence Learning',
         arxiv='1705.03122',
         door='place, embed',
         equation='x_p + P[p], P trained',
-        source='facebookresearch/fairseq; openai/gpt-2 and google-research/bert for ids=plain',
+        source='facebookresearch/fairseq; for ids="plain" openai/gpt-2 and google-research/bert',
         authors='Gehring, Jonas and Auli, Michael and Grangier, David and Yarats, Denis and '
         'Dauphin, Yann N.',
         year=2017,

@@ -124,9 +124,9 @@ def _check_documents(user, documents):
         'Bias in LLMs',
         arxiv='2404.01430',
         door='place, embed',
-        equation='e_k = W2 gelu(W1 sincos(1000 l_k)), l_k = k / (n - 1), a soft token in front '
-        'of document k',
-        source='the paper, which has no public code; shape and place of the adapter are ours',
+        equation='soft token in front of document k of n: e_k = W2 gelu(W1 sincos(1000 l_k)), '
+        'l_k = k / (n - 1)',
+        source='the paper; it has no public code, and the form and place of the adapter are ours',
         authors='Zhang, Zheng and Yang, Fan and Jiang, Ziyan and Chen, Zheng and Zhao, Zhengyang '
         'and Ma, Chengyuan and '
         'Zhao, Liang and Liu, Yang',

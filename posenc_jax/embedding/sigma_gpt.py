@@ -44,11 +44,12 @@ def sigma_gpt_sinusoid(
     'sigma_gpt',
     kind='encoding',
     card=Card(
-        name='sigma-GPT double positions',
+        name='sigma-GPT, double positions',
         title='sigma-GPTs: A New Approach to Autoregressive Models',
         arxiv='2404.09562',
         door='place, embed',
-        equation='x_t + [P[o_t], P[o_(t+1)]], o the order of the tokens, P of half the width',
+        equation='x_t + [P[o_t], P[o_(t+1)]], o_t the position of the t-th token in the order, P a '
+        'table of half the width',
         source='idiap/sigma-gpt',
         authors='Pannatier, Arnaud and Courdier, Evann and Fleuret, François',
         year=2024,

@@ -98,7 +98,7 @@ def sinusoidal_table(
     'sinusoidal',
     kind='encoding',
     card=Card(
-        name='sinusoidal',
+        name='sinusoidal positions',
         title='Attention Is All You Need',
         arxiv='1706.03762',
         door='embed',

@@ -52,8 +52,8 @@ CARD = Card(
     title='Length Generalization of Causal Transformers without Position Encoding',
     arxiv='2404.12224',
     door='project',
-    equation='logit_ij = lambda_h q_i . k_j / sqrt(H), lambda_h >= 1 trained, or one lambda, or '
-    '1 + a ln(max(i + 1, L) / L)',
+    equation='logit_ij = lambda_ih q_i . k_j / sqrt(H), lambda_ih = lambda_h (1 + a ln(max(i + 1, '
+    'L) / L)), lambda_h constant or trained',
     source='AntNLP/nope_head_scale',
     authors='Wang, Jie and Ji, Tao and Wu, Yuanbin and Yan, Hang and Gui, Tao and Zhang, Qi and '
     'Huang, Xuanjing and '

@@ -23,7 +23,7 @@ _QUERIES = 64  # number of queries whose codes are in memory at once
         arxiv='2305.16843',
         door='place, project, score',
         equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H), o_ij = '
-        'a_(j-i) or -a_(i-j)',
+        'a_(j-i) if j > i, -a_(i-j) if j < i, a_1 < ... < a_(n-1) drawn from 1 .. M-1',
         source='google-deepmind/randomized_positional_encodings',
         authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and '
         'Csordás, Róbert and '

@@ -75,7 +75,7 @@ def harmonic_penalty(
         door='project, score',
         equation='logit_ij = R(i theta) q_i . R(j theta) k_j / sqrt(H) - w m_h (1 + 1/2 + ... + '
         '1/|i - j|)',
-        source='the abstract only; there is no code, and the definition is ours',
+        source='the abstract of the paper; it has no public code, and the definition is ours',
         authors='Li, Fulu',
         year=2024,
         example='rope_alibi_harmonic()',

@@ -58,7 +58,7 @@ def convergent_bias(
         door='score',
         equation='logit_ij = q_i . k_j / sqrt(H) + r(k_h |i - j|), sum_d exp(r(d)) finite; '
         'type1: r(y) = -ln(1 + y^2)',
-        source='OpenNLPLab/fairseq-evo (OpenNLPLab/Rpe was not seen)',
+        source='OpenNLPLab/fairseq-evo; the code in OpenNLPLab/Rpe was not consulted',
         authors='Qin, Zhen and Zhong, Yiran and Deng, Hui',
         year=2024,
         example='rpe_convergent()',

@@ -79,8 +79,8 @@ def sandwich_bias(
         door='score',
         equation='logit_ij = q_i . k_j / sqrt(H) + (N / 8h) [sum_{t=1..w/2} cos((i - j) / '
         '10000^(2t/w)) - w/2]',
-        source='the formula as NVIDIA/NeMo and OpenNLPLab/fairseq-evo have it; there is no '
-        'official repository',
+        source='the formula in NVIDIA/NeMo and OpenNLPLab/fairseq-evo; the paper has no official '
+        'repository',
         authors='Chi, Ta-Chung and Fan, Ting-Han and Rudnicky, Alexander I. and Ramadge, Peter J.',
         year=2022,
         example='sandwich()',

@@ -71,7 +71,8 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
         'Extrapolation',
         arxiv='2401.16421',
         door='place, embed',
-        equation='x_t + E[min(intra_t, K-1)]; p_t = inter_t, the number of separators before t',
+        equation='x_t + E[min(intra_t, K-1)], p_t = inter_t; intra_t the index of t in its '
+        'segment, inter_t the index of the segment',
         source='zhenyuhe00/BiPE',
         authors='He, Zhenyu and Feng, Guhao and Luo, Shengjie and Yang, Kai and Wang, Liwei and '
         'Xu, Jingjing and '

@@ -96,9 +96,9 @@ def cream_ids(end, head, count: int, factor: int, index):
         '"Middle" Enhancement',
         arxiv='2406.07138',
         door='place',
-        equation='training: 0 .. h-1, end-q+1 .. end, Nf-h .. Nf-1, end ~ U[h + (q-1) a/2, a N/2 '
-        '- h - 1], '
-        'a ~ floor N(1+f, 3) within [2, 2f]; evaluation: 0 .. L-1',
+        equation='training: p = 0 .. h-1, end-q+1 .. end, Nf-h .. Nf-1, q = N - 2h, end ~ U[h + '
+        '(q-1) a/2, a N/2 - h - 1], a ~ floor Normal(1+f, 3) clipped to [2, 2f], f the factor; '
+        'evaluation: p = 0 .. L-1',
         source='bigai-nlco/CREAM',
         authors='Wu, Tong and Zhao, Yanpeng and Zheng, Zilong',
         year=2024,

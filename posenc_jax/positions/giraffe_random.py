@@ -58,7 +58,7 @@ def giraffe_ids(
         arxiv='2308.10882',
         door='place',
         equation='training: p_i = P_i L / max(P_L, L), P_i = 2 u_1 + ... + 2 u_i, u ~ U(0, 1); '
-        'evaluation: 0 .. L-1',
+        'evaluation: p = 0 .. L-1',
         source='abacusai/Long-Context',
         authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and '
         'Sundararajan, Arvind and '

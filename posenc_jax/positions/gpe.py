@@ -154,8 +154,8 @@ def _with_index(group, document):
         'Group Position Encoding',
         arxiv='2505.16983',
         door='place, mask',
-        equation='source p = 0 .. n-1, target p = phi .. phi+m-1; the row before target segment '
-        'g sees source segments < k + g',
+        equation='source p = 0 .. n-1, target p = phi .. phi+m-1; the row that predicts target '
+        'segment g sees source segments 0 .. k+g-1',
         source='EIT-NLP/StreamingLLM',
         authors='Tong, Junlong and Fu, Jinlan and Lin, Zixuan and Fan, Yingqi and Zhao, Anhao '
         'and Su, Hui and Shen, Xiaoyu',

@@ -58,8 +58,8 @@ def random_start(
         'Using Task Structure',
         arxiv='2405.20671',
         door='place, embed',
-        equation='x_t + P[p_t], p_t shared by tokens of equal significance, start drawn from 1 '
-        '.. M - (max p - 1)',
+        equation='x_t + P[p_t], tokens of equal significance have equal p_t; training draws the '
+        'first p from 1 .. M - (max p - 1)',
         source='HanseulJo/position-coupling',
         authors='Cho, Hanseul and Cha, Jaeyoung and Awasthi, Pranjal and Bhojanapalli, Srinadh '
         'and Gupta, Anupam and '

@@ -52,9 +52,9 @@ def random_tags(
         title='Positional Description Matters for Transformers Arithmetic',
         arxiv='2311.14737',
         door='place, embed',
-        equation='x_t = [e_t without its last r entries, tau_t], tau_t ~ N(0, I_r) anew for '
-        'every token and sequence',
-        source='the paper (no public code)',
+        equation='x_t = [the first D - r entries of e_t, tau_t], tau_t ~ N(0, I_r), drawn for '
+        'every token of every sequence',
+        source='the paper; it has no public code',
         authors='Shen, Ruoqi and Bubeck, Sébastien and Eldan, Ronen and Lee, Yin Tat and Li, '
         'Yuanzhi and Zhang, Yi',
         year=2023,

@@ -59,7 +59,7 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
         arxiv='2302.00341',
         door='place',
         equation='p_t = n - 1 - t',
-        source='arXiv 2302.00341 (no public code)',
+        source='the paper; it has no public code',
         authors='Rizzello, Valentina and Böck, Benedikt and Joham, Michael and Utschick, Wolfgang',
         year=2023,
         example='reverse_pe() | sinusoidal()',

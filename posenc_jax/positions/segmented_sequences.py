@@ -156,8 +156,8 @@ def check_stretch(factor: int) -> int:
         arxiv='2310.14633',
         door='place, embed',
         equation='E_new[p] = (1-t) E[floor(p/s)] + t E[floor(p/s) + 1], t = frac(p/s); trained '
-        'on segments that keep their p',
-        source='arXiv 2310.14633 (no public code)',
+        'on segments of texts with their original p',
+        source='the paper; it has no public code',
         authors='Karypis, Petros and McAuley, Julian and Karypis, George',
         year=2023,
         example='segmented_sequences(factor=4)',

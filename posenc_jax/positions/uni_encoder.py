@@ -258,8 +258,8 @@ def _check_labels(what, labels, count):
         'Dialogue Systems',
         arxiv='2106.01263',
         door='place, embed, mask',
-        equation='context p = 0 .. n-1, each candidate p = n, n+1, ...; i sees j iff i or j is '
-        'context or they share a part',
+        equation='context p = 0 .. n-1, each candidate p = n, n+1, ...; i sees j iff one of them '
+        'is in the context or both are in one candidate',
         source='dll-wu/Uni-Encoder',
         authors='Song, Chiyu and He, Hongliang and Yu, Haofei and Fang, Pengfei and Cui, Leyang '
         'and Lan, Zhenzhong',

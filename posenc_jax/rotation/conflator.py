@@ -115,9 +115,10 @@ def conflator_bigrams(
         'Code-Mixed Language Modeling',
         arxiv='2309.05270',
         door='qkv, project, merge',
-        equation='out_i = w_u O(x_i) + w_b O([x_{i-1}; x_i] W_b), w = softmax(mix), both rotated '
-        'by A_i = i theta + c_i delta',
-        source='our reading of the paper, which leaves the equations open; no code was released',
+        equation='out_i = w_u O(x_i) + w_b O([x_{i-1}; x_i] W_b), w = softmax(mix), O rotary '
+        'attention with angles A_i = i theta + c_i delta, c_i the number of language switches',
+        source='our interpretation of the paper, which gives no full equations; no code was '
+        'released',
         authors='Ali, Mohsin and Teja, Kandukuri Sai and Gupta, Neeharika and Patwa, Parth and '
         'Chatterjee, Anubhab and '
         'Jain, Vinija and Chadha, Aman and Das, Amitava',

@@ -39,8 +39,8 @@ def psc_calibrate(
         title='PSC: Extending Context Window of Large Language Models via Phase Shift Calibration',
         arxiv='2505.12423',
         door='project',
-        equation="q'_i = R(A_i) [q_i * (1 + tanh(SiLU(q_i U_h) V_h) / 2)], k'_j with matrices of "
-        'its own',
+        equation="q'_i = R(A_i) [q_i * (1 + tanh(SiLU(q_i U_h) V_h) / 2)], k'_j likewise with its "
+        'own U_h and V_h',
         source='WNQzhu/PSC',
         authors='Zhu, Wenqiao and Xu, Chao and Wang, Lulu and Wu, Jun',
         year=2025,
