@@ -13,12 +13,15 @@ class Copy(Transduction):
     """Copying; the task length is the number of symbols. Loss on the copy and the closing `$`.
 
     Follows Kazemnejad et al., "The Impact of Positional Encoding on Length Generalization in
-    Transformers", arXiv 2305.19466 (multi-symbol copy, there with 100 symbols and a worded prompt),
+    Transformers", arXiv 2305.19466 (their multi-symbol copy has 100 symbols and a prompt in words),
     in the layout of Cho et al., arXiv 2405.20671.
 
     Args:
       symbols: size of the alphabet.
       ids: position ids that the task supplies: 'none', 'plain' or 'coupled'.
+
+    Raises:
+      SpecError: symbols below 1, or unknown `ids`.
 
     Example:
       task = Copy(symbols=10, ids='coupled')

@@ -22,6 +22,9 @@ class Reverse(Transduction):
       symbols: size of the alphabet.
       ids: position ids that the task supplies: 'none', 'plain' or 'coupled'.
 
+    Raises:
+      SpecError: symbols below 1, or unknown `ids`.
+
     Example:
       task = Reverse(symbols=10)
       batch = task.sample(np.random.default_rng(0), batch=4, length=5)

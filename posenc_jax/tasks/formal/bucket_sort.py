@@ -16,15 +16,15 @@ class BucketSort(Transduction):
     `$`.
 
     One of the tasks of Ruoss et al., "Randomized Positional Encodings Boost Length Generalization
-    of Transformers", arXiv 2305.16843, there read in one pass by an encoder; here it is asked for
-    token by token.
+    of Transformers", arXiv 2305.16843. There an encoder predicts the whole answer in one pass; here
+    the answer is predicted token by token.
 
     Args:
       symbols: size of the alphabet.
       ids: position ids that the task supplies: 'none' or 'plain'.
 
     Raises:
-      SpecError: no symbols, or other ids.
+      SpecError: symbols below 1, or other ids.
 
     Example:
       task = BucketSort(symbols=5)
