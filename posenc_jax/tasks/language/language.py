@@ -176,7 +176,7 @@ class Language(Task):
         return batches.map(functools.partial(_cropped_rows, stream, batch_size, rows, length, seed))
 
     def encode(self, text: str) -> Int[np.ndarray, ' L']:
-        """The token ids of a text, e.g. a prompt, with the tokens that begin a document in front."""
+        """The token ids of a text, e.g. a prompt, behind the tokens that begin a document."""
         return self.vocabulary.encode(text.encode())
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:

@@ -25,16 +25,16 @@ class Passkey(Task):
     """`filler^p KEY digits filler^q ASK digits`; the task length is T, the width of the input. Loss
     on the answer.
 
-    The last digit of the answer is a target only, so p + q = T - 2 digits - 1. Token form, for
-    models trained from scratch, of the test of Mohtashami and Jaggi, "Landmark Attention", arXiv
-    2305.16300.
+    The last digit of the answer is a target only, so p + q = T - 2 digits - 1. This is the token
+    form, for models trained from scratch, of the passkey test of Mohtashami and Jaggi, "Landmark
+    Attention", arXiv 2305.16300.
 
     Args:
-      digits: digits of the key.
+      digits: number of digits of the key.
       fillers: size of the filler alphabet; fillers are drawn uniformly.
       depth: where the key lies, 0 (p = 0) to 1 (q = 0); None draws p uniformly.
-      lm_weight: loss weight of filler targets in training batches (0.1 helps small models);
-        evaluation has none.
+      lm_weight: loss weight of filler targets in training (0.1 helps small models); it is 0 in
+        evaluation.
 
     Raises:
       SpecError: an option out of its range.

@@ -1,4 +1,4 @@
-"""Several passkeys of random words hidden in filler, asked for one after the other at the end."""
+"""Several passkeys of random words hidden in filler; the end asks for one after the other."""
 
 import dataclasses
 
@@ -13,18 +13,18 @@ from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range
 @dataclasses.dataclass(frozen=True)
 class Passkeys(Task):
     """`filler KEY1 words filler KEY2 words ... filler ASK1 words ASK2 words ...`; the task length
-    is T. Loss on asked words.
+    is T, the width of the input. Loss on the words after each ASK.
 
-    The keys lie at random sorted depths of the filler and are asked for in their order; the last
-    word of all is a target only, so the filler has T + 1 - 2 keys (words + 1) tokens. Token form,
-    for models trained from scratch, of the synthetic text on which the gates of DuoAttention are
-    trained (Xiao et al., arXiv 2410.10819), with ten keys of 32 words.
+    The passkeys lie at random depths of the filler and are asked for in the order of the text. The
+    last word is a target only, so the filler has T + 1 - 2 keys (words + 1) tokens. This is the
+    token form, for models trained from scratch, of the synthetic text on which the gates of
+    DuoAttention are trained (Xiao et al., arXiv 2410.10819), with ten passkeys of 32 words.
 
     Args:
-      keys: how many.
-      words: words of each.
-      alphabet: how many words there are; drawn uniformly.
-      fillers: size of the filler alphabet; drawn uniformly.
+      keys: number of passkeys.
+      words: number of words of each passkey.
+      alphabet: number of different words; words are drawn uniformly.
+      fillers: size of the filler alphabet; fillers are drawn uniformly.
 
     Raises:
       SpecError: an option below 1.
