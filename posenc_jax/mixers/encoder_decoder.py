@@ -70,8 +70,8 @@ class EncoderDecoder(nnx.Module):
       heads, head_dim, location, content, position_past, gru: as for `MonotonicLocation`.
 
     Raises:
-      ValueError: no symbols, widths below 1, an odd `hidden`, a rate below 0 or of 1 and more; as
-        `MonotonicLocation`.
+      ValueError: no symbols, widths below 1, an odd `hidden`, a rate below 0 or at least 1; also
+        the errors of `MonotonicLocation`.
 
     Reference: Ray Chowdhury, Caragea, arXiv 2305.20019.
 

@@ -1,5 +1,5 @@
-"""The small network on lists of numbers of the paper on positional attention, without a residual
-stream and norms.
+"""The small network on lists of numbers of the paper on positional attention. It has no residual
+stream and no norms.
 """
 
 import jax

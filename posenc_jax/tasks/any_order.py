@@ -49,7 +49,7 @@ def shuffled_batch(
 
     Args:
       batch: a batch in which the last real token of each row is a scored target.
-      priority: of each token, the last target included, in [0, 1); lower is earlier.
+      priority: a number in [0, 1) for each token, the last target included; lower is earlier.
       kept: how many tokens at the beginning of each row stay in place.
 
     Returns:

@@ -124,7 +124,7 @@ def coupled_multiplication_ids(
 
     With e = start + a_digits + b_digits, `*` and `=` get e, and a digit of significance r gets
     e - 1 - r. The order is opposite to that of addition. The largest id is e, which needs a row in
-    the table: with the official range of random starts, e exceeds `max_position` by up to one.
+    the table: with the official range of random starts, e can exceed `max_position` by one.
     Differs from the paper: nothing.
 
     Args:

@@ -81,7 +81,7 @@ class NumberTask:
 
         For each row an interval within [-2 scale, 2 scale] is drawn, and the numbers of the row are
         uniform in it. Training has scale 1. With a larger scale, intervals within [-2, 2] are drawn
-        again, so that test data lie outside the range of training.
+        again, so that every interval reaches beyond the range of training.
 
         Args:
           rng: the only source of randomness.

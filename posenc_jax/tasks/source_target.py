@@ -71,7 +71,7 @@ def retrieved(x: Sequence[str]) -> Pair:
 def looked_up(
     string: str, tables: Sequence[str], *, reverse: bool = False, bijections=BIJECTIONS
 ) -> Pair:
-    """The source is a string and tables to apply in turn; the target, the value after each of them.
+    """The source names a string and tables to apply in turn; the target lists all values.
 
     Args:
       string: the value before the first table, which begins the target.

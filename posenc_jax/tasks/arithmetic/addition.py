@@ -48,7 +48,7 @@ class Addition(Task):
 
     Args:
       reverse_output: write the sum least significant digit first.
-      zero_pad: pad both operands to m digits, the number of the longer one, and the sum to m + 1.
+      zero_pad: pad both operands to m digits, the length of the longer one, and the sum to m + 1.
       ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
         'coupled', all with start 1; a random start is left to the encoding.
       equal_length: give both operands the same number of digits.

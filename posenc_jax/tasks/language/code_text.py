@@ -28,7 +28,7 @@ class CodeText(Language):
     All three components count from the start of each window. Units are the top-level functions and
     classes of a document and the runs of other code between them, or its paragraphs. A document
     begins a new unit. Training, validation and test data have these positions, so that `eval.py`
-    evaluates a model with `hirope()` at the right ones.
+    evaluates a model with `hirope()` at the right positions.
 
     Args:
       units: 'python' parses every document; 'lines' looks for unindented `def` and `class` in text

@@ -35,7 +35,8 @@ def split_of(name: str) -> str:
 
 
 def cuts_documents(sizes: Mapping[str, int]) -> bool:
-    """Whether each document is cut in three: if a split by name leaves a part below 1 % of bytes.
+    """Whether a split by name leaves a part with less than 1 % of the bytes, so that each document
+    is cut in three instead.
 
     Example:
       >>> (

@@ -19,7 +19,7 @@ class KVSlots(Task):
     Keys are distinct, and a value is `words` random tokens. This is the token form of
     `kv_retrieval`, for models trained from scratch and for accuracy by slot. `slot` fixes the place
     of the asked pair. `skew` makes the first slots more frequent in training, so that a model
-    learns the position bias known as "lost in the middle".
+    learns a position bias, as in "lost in the middle".
 
     Args:
       keys, values: sizes of the two alphabets.
