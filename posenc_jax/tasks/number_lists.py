@@ -55,8 +55,8 @@ def prefix_minimum_of_sums(x: Rows) -> Rows:
     """
     if x.shape[1] % 2:
         raise ValueError(
-            f'minsum adds the two halves of a row, got rows of {x.shape[1]} numbers; use '
-            f'{x.shape[1] + 1}'
+            'minsum adds the two halves of a row and needs an even number of columns, got rows of '
+            f'{x.shape[1]} numbers; use {x.shape[1] + 1}'
         )
     first, second = np.split(x, 2, axis=1)
     return np.tile(np.minimum.accumulate(first + second, axis=1), 2)

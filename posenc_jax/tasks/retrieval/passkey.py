@@ -70,7 +70,7 @@ class Passkey(Task):
 
     def _range(self, length):
         return length_range(
-            length, 2 * self.digits + 1, f'length of a passkey of {self.digits} digits'
+            length, 2 * self.digits + 1, f'input length with a passkey of {self.digits} digits'
         )
 
     def width(self, length: Length) -> int:

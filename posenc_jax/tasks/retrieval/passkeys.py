@@ -52,7 +52,7 @@ class Passkeys(Task):
     def _range(self, length):
         shortest = 2 * self.keys * (self.words + 1) - 1
         return length_range(
-            length, shortest, f'length of {self.keys} passkeys of {self.words} words'
+            length, shortest, f'input length with {self.keys} passkeys of {self.words} words'
         )
 
     def width(self, length: Length) -> int:
