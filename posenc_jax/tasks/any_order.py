@@ -106,9 +106,11 @@ class AnyOrder(Task):
       SpecError: an unknown order, a negative curriculum, a task with positions or packed documents.
 
     Example:
-      task = AnyOrder(Reverse(symbols=10), order='fractal')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=5)
-      print(batch['tokens'][0], batch['positions'][0])
+      >>> from posenc_jax.tasks.copy import Reverse
+      >>> task = AnyOrder(Reverse(symbols=10), order='fractal')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()  # $68=86$
+      ('=886$6', [[3, 5], [5, 1], [1, 4], [4, 6], [6, 2], [2, 0]])
     """
 
     task: Task

@@ -266,9 +266,12 @@ def batch_iterator(dataset: 'grain.MapDataset', *, prefetch: int = 2) -> 'grain.
     take the cores from a training step on CPU.
 
     Example:
-      iterator = batch_iterator(task.dataset(length=(1, 10), batch_size=64, seed=0))
-      state = iterator.get_state()
-      batch = next(iterator)
+      >>> from posenc_jax.tasks.copy import Reverse
+      >>> iterator = batch_iterator(Reverse().dataset(length=(1, 10), batch_size=64, seed=0))
+      >>> state, first = iterator.get_state(), next(iterator)
+      >>> iterator.set_state(state)
+      >>> bool((next(iterator)['tokens'] == first['tokens']).all())
+      True
     """
     import grain
 

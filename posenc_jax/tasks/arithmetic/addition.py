@@ -65,9 +65,10 @@ class Addition(Task):
       ValueError: at sampling, sums with more digits than there are hints.
 
     Example:
-      task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 10))
-      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+      >>> task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=3)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$368+103=1740', [0, 4, 3, 2, 1, 4, 3, 2, 1, 2, 3, 4, 5])
     """
 
     reverse_output: bool = False

@@ -49,9 +49,10 @@ class Multiplication(Task):
       ValueError: at sampling, numbers longer than `digits`.
 
     Example:
-      task = Multiplication(second=2, pad_product=True, reverse_output=True, ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+      >>> task = Multiplication(second=2, pad_product=True, reverse_output=True, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$58*12=6960', [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1])
     """
 
     reverse_output: bool = False

@@ -75,9 +75,11 @@ class RandomSpaces(Task):
         positions other than plain ids.
 
     Example:
-      task = RandomSpaces(Addition(reverse_output=True), most=3)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]))
+      >>> from posenc_jax.tasks.arithmetic import Addition
+      >>> task = RandomSpaces(Addition(reverse_output=True), most=3)
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0])
+      '$5...8...+..1..2..=...0...7$............'
     """
 
     task: Task

@@ -41,9 +41,10 @@ class Sums(Task):
       SpecError: fewer than two operands, or unknown `ids`.
 
     Example:
-      task = Sums(operands=3, ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+      >>> task = Sums(operands=3, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$038+013+091=241', [0, 4, 3, 2, 1, 4, 3, 2, 1, 4, 3, 2, 1, 2, 3, 4])
     """
 
     operands: int = 3

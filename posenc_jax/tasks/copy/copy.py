@@ -24,9 +24,11 @@ class Copy(Transduction):
       SpecError: symbols below 1, or unknown `ids`.
 
     Example:
-      task = Copy(symbols=10, ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]))
+      >>> import numpy as np
+      >>> task = Copy(symbols=10, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=4)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$8652=8652', [0, 2, 3, 4, 5, 1, 2, 3, 4, 5])
     """
 
     def answer(self, x, count):

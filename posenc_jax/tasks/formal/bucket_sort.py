@@ -27,9 +27,9 @@ class BucketSort(Transduction):
       SpecError: symbols below 1, or other ids.
 
     Example:
-      task = BucketSort(symbols=5)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]))
+      >>> task = BucketSort(symbols=5)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=5)['tokens'][0])
+      '$43211=11234'
     """
 
     symbols: int = 5

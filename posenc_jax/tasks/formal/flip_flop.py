@@ -32,9 +32,9 @@ class FlipFlop(Task):
       SpecError: a probability outside 0 .. 1.
 
     Example:
-      task = FlipFlop(ignore=0.8)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=16)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = FlipFlop(ignore=0.8)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=8)['tokens'][0])
+      'w 1 i 1 w 1 w 1 i 0 i 1 i 1 r'
     """
 
     ignore: float = 0.8

@@ -45,9 +45,10 @@ class Minesweeper(Task):
       SpecError: a probability outside 0 .. 1, or unknown `ids`.
 
     Example:
-      task = Minesweeper(ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(2, 4))
-      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+      >>> task = Minesweeper(ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0, :6].tolist()
+      ('$..**=22**', [[0, 0], [2, 2], [3, 2], [2, 3], [3, 3], [1, 1]])
     """
 
     mines: float = 0.2

@@ -49,9 +49,10 @@ class Language(Task):
       ValueError: a split that is shorter than one sequence; a file that is not text.
 
     Example:
-      task = Language('pydoc_topics')
-      batch = task.dataset(length=64, batch_size=8, seed=0)[0]
-      print(task.decode(batch['tokens'][0]))
+      >>> task = Language('pydoc_topics')
+      >>> batch = task.dataset(length=64, batch_size=8, seed=0)[0]
+      >>> batch['tokens'].shape, task.decode(task.encode('a text'))
+      ((8, 64), '<bos>a text')
     """
 
     is_language: ClassVar[bool] = True

@@ -32,9 +32,10 @@ class CodeMixed(Task):
       SpecError: an option out of its range.
 
     Example:
-      task = CodeMixed(ids='switches')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=24)
-      print(task.decode(batch['tokens'][0]), batch['positions'][0].T)
+      >>> task = CodeMixed(switches=2, ids='switches')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=6)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0, :6].T[1:].tolist()
+      ('b4 b7 a5 b5 b4 b4 1? b5 2?', [[0, 1, 0, 0, 1, 2], [0, 0, 1, 2, 2, 2]])
     """
 
     letters: int = 8

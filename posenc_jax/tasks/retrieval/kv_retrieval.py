@@ -42,9 +42,10 @@ class KVRetrieval(TextRetrieval):
       ValueError: a length too short for two pairs; the message gives the shortest possible one.
 
     Example:
-      task = KVRetrieval(depth=0.5)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=1024)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = KVRetrieval(depth=0.5)
+      >>> batch = task.sample(np.random.default_rng(0), batch=4, length=1024)
+      >>> task.decode(batch['targets'][0][batch['loss_mask'][0] > 0])
+      'ae49ab2a-3c3a-4c23-8b95-d61711ec4ae0'
     """
 
     tokenizer: str | None = None

@@ -34,9 +34,9 @@ class KVSlots(Task):
       ValueError: fewer pairs than the slot needs, or more than there are keys.
 
     Example:
-      task = KVSlots(slot=3)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=20)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = KVSlots(slot=1)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=3)['tokens'][0])
+      'k3 v57 v43 k11 v57 v19 k20 v56 v12 ASK k11 v57'
     """
 
     keys: int = 64

@@ -35,9 +35,10 @@ class MQAR(Task):
       SpecError: an option out of its range.
 
     Example:
-      task = MQAR(pairs=4, vocab=64)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=64)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = MQAR(pairs=2, vocab=16)
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=12)
+      >>> task.decode(batch['tokens'][0]), task.decode(batch['targets'][0])
+      ('k6 v1 k5 v2 k6 . k5 . . . . .', '. . . . v1 . v2 . . . . .')
     """
 
     pairs: int = 4

@@ -40,9 +40,9 @@ class Passkey(Task):
       SpecError: an option out of its range.
 
     Example:
-      task = Passkey(digits=3, depth=0.5)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=48)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = Passkey(digits=3, depth=0.5)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=12)['tokens'][0])
+      'f20 f15 f12 KEY 3 8 5 f12 f14 ASK 3 8'
     """
 
     digits: int = 3

@@ -41,9 +41,11 @@ class PasskeyText(TextRetrieval):
         possible one.
 
     Example:
-      task = PasskeyText(depth=0.5)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=512)
-      print(task.decode(batch['tokens'][0]))
+      >>> import numpy as np
+      >>> task = PasskeyText(depth=0.5)
+      >>> batch = task.sample(np.random.default_rng(0), batch=4, length=512)
+      >>> task.decode(batch['targets'][0][batch['loss_mask'][0] > 0])
+      ' 86523'
     """
 
     tokenizer: str | None = None

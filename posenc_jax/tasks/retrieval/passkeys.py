@@ -30,9 +30,9 @@ class Passkeys(Task):
       SpecError: an option below 1.
 
     Example:
-      task = Passkeys(keys=2, words=3)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=64)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = Passkeys(keys=2, words=2)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=16)['tokens'][0])
+      'f1 f0 f4 KEY1 w32 w17 f0 f9 KEY2 w19 w2 ASK1 w32 w17 ASK2 w19'
     """
 
     keys: int = 10
