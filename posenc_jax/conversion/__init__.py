@@ -1,3 +1,3 @@
-"""Another model made of a model: TULIP, Pos2Distill."""
+"""Conversions from a model to another model: TULIP, Pos2Distill."""
 
 from posenc_jax.conversion import pos2distill, tulip

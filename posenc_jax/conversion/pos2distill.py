@@ -1,4 +1,4 @@
-"""Pos2Distill: a model teaches itself to read everywhere what it reads well in the first place."""
+"""Pos2Distill: self-distillation from prompts with the evidence in the first slot to all others."""
 
 from typing import Literal
 
@@ -24,9 +24,9 @@ def answer_divergence(
     reaches the teacher.
 
     Args:
-      teacher, student: logits at the tokens of the same answer, wherever in their own prompts these
-        lie.
-      temperature: T, divides both.
+      teacher, student: logits at the tokens of the same answer, which may lie at different places
+        of their prompts.
+      temperature: T, by which both logits are divided.
 
     Raises:
       ValueError: answers of different shapes; a temperature that is not positive.
@@ -57,14 +57,15 @@ def slot_shares(
     count: int,
     kept: Bool[Array, 'B'] | None = None,
 ) -> Float[Array, 'count']:
-    """`c = G softmax_g(mean KL of slot g)` over the G trivial slots present; 0 where a slot is
-    absent, and for slot 0.
+    """`c = G softmax_g(mean KL of slot g)` over the G trivial slots that are present.
+
+    Trivial slots are all but slot 0. The result is 0 for absent slots and for slot 0.
 
     Args:
       divergence: KL of every row.
-      slots: of the evidence, 0 .. count - 1; 0 is the anchors'.
-      count: n.
-      kept: False for rows that do not count.
+      slots: slot of the evidence in every row, 0 .. count - 1; anchors have slot 0.
+      count: n, the number of slots.
+      kept: False for rows that do not count; None keeps all rows.
 
     Example:
       >>> slot_shares(jnp.array([9.0, 1.0, 3.0, 2.0]), jnp.array([0, 1, 1, 3]), 5).tolist()
@@ -89,11 +90,10 @@ def slot_weights(
     count: int,
     kept: Bool[Array, 'B'] | None = None,
 ) -> Float[Array, 'B']:
-    """`c_g / n_g KL_b / max_g KL` for a row of slot g, 1 for anchors, 0 for rows that are not kept.
-    Arguments of `slot_shares`.
+    """`c_g / n_g KL_b / max_g KL` for a row b of slot g; 1 for anchors, 0 for rows not kept.
 
-    The rows are those of the global batch: n_g, the means and the largest divergence of a slot are
-    taken over all of them.
+    Slot g has n_g rows and the largest divergence max_g KL. All figures are those of the global
+    batch. Arguments as for `slot_shares`.
 
     Example:
       >>> slot_weights(jnp.array([9.0, 1.0, 3.0, 2.0]), jnp.array([0, 1, 1, 3]), 5).round(
@@ -137,14 +137,14 @@ def pos2distill_loss(
 
     Args:
       teacher, student, temperature: see `answer_divergence`.
-      slots: of the evidence in the student's prompt, 0 for anchors; None where it is in several
-        documents (`joint_weights`).
-      count: n, how many slots there are.
-      kept: False for rows that do not count, e.g. where the teacher is wrong.
+      slots: slot of the evidence in each prompt of the student, 0 for anchors; None if the evidence
+        is in several documents (`joint_weights`).
+      count: n, the number of slots.
+      kept: False for rows that do not count, e.g. because the teacher is wrong.
 
     Raises:
-      ValueError: answers of different shapes; slots that are not one a row, or (where known)
-        outside 0 .. count - 1.
+      ValueError: answers of different shapes; a temperature that is not positive; `slots` or `kept`
+        of another shape than [B]; slots outside 0 .. count - 1, unless they are traced.
 
     Example:
       >>> teacher, student = (
@@ -157,8 +157,8 @@ def pos2distill_loss(
     divergence = answer_divergence(teacher, student, temperature=temperature)
     if kept is not None and kept.shape != divergence.shape:
         raise ValueError(
-            f'pos2distill: `kept` says of each of {divergence.shape[0]} rows whether it counts, '
-            f'got {kept.shape}'
+            f'pos2distill: `kept` must say for each of {divergence.shape[0]} rows whether it '
+            f'counts, got {kept.shape}'
         )
     if slots is None:
         weights = joint_weights(divergence, kept)
@@ -187,21 +187,23 @@ def moved_evidence(
     *,
     trivial: int = 4,
 ) -> Examples:
-    """Each example once for the teacher, and 1 + trivial times for the student: an anchor and as
-    many distinct other slots.
+    """Writes each example as one prompt for the teacher and 1 + trivial prompts for the student.
 
-    The evidence is the first of the documents. The teacher reads it there; so does the anchor, with
-    the distractors shuffled; the other prompts have it in slots drawn without replacement from 1 ..
-    n - 1, with the distractors shuffled anew.
+    The first document is the evidence, and the others are distractors. The teacher reads them in
+    the given order. The first prompt of the student, the anchor, keeps the evidence in slot 0. The
+    others have it in distinct slots drawn from 1 .. n - 1. All of them shuffle the distractors.
+
+    Args:
+      documents, question, answer: token ids of E examples, each with n documents of W tokens.
+      trivial: number of prompts of the student beside the anchor.
 
     Returns:
-      'teacher' [E, T], 'tokens' [E, 1 + trivial, T], T = n W + Q + A - 1: inputs, whose last A rows
-      of logits are those of the answer; 'slots' [E, 1 + trivial], 0 for the anchor; 'answer' [E,
-      A].
+      'teacher' [E, T] and 'tokens' [E, 1 + trivial, T]: inputs of T = n W + Q + A - 1 tokens, whose
+      last A logits predict the answer; 'slots' [E, 1 + trivial], 0 for the anchor; 'answer' [E, A].
 
     Raises:
-      ValueError: arrays of other shapes or of different numbers of examples; fewer than `trivial`
-        other slots, or `trivial` below 1.
+      ValueError: arrays of other shapes or of different numbers of examples; `trivial` below 1 or
+        above n - 1.
 
     Example:
       >>> documents = np.arange(6).reshape(1, 3, 2)
@@ -266,15 +268,14 @@ def distill(
     rule: Literal['r1', 'r2'] = 'r1',
     optimizer: optax.GradientTransformation | None = None,
 ) -> tuple[Transformer, Float[Array, 'steps']]:
-    """Trains a copy of a model to say, with the evidence in any slot, what the model says with the
+    """Trains a copy of a model to answer, with the evidence in any slot, as the model does with the
     evidence in the first.
 
-    R1: `sum_b w_b KL_b`, see `pos2distill_loss`. R2: the model answers greedily with the evidence
-    in the first slot, and where that answer is right the student is trained on it by ordinary
-    cross-entropy, with the evidence there and elsewhere. Rows whose teacher is wrong count in
-    neither. The teacher is the model as it was. Differs from the paper: the answer has a fixed
-    number of tokens, so that its greedy answer is judged under teacher forcing (equal to writing it
-    wherever it is right), and R2 keeps the one greedy answer instead of sampled chains of thought.
+    The copy is the student, and the initial model is the teacher. R1 minimises `sum_b w_b KL_b`
+    (see `pos2distill_loss`). R2 minimises the cross-entropy of the teacher's greedy answer, with
+    the evidence in the first slot and in others. Neither uses examples that the teacher answers
+    wrongly. Differs from the paper: answers have a fixed number of tokens, so teacher forcing can
+    tell whether the greedy answer is right; R2 uses this answer, not sampled chains of thought.
 
     Args:
       model: the initial model; it stays as it is.
@@ -286,9 +287,9 @@ def distill(
       The student, and the loss before each update.
 
     Raises:
-      ValueError: batches that lack something or do not fit; token ids that the model does not have;
-        slots that are negative or more than a prompt has tokens, an anchor in another than 0; a
-        teacher that is right in no example; an unknown rule.
+      ValueError: arrays that are missing or do not fit; token ids that the model does not have;
+        negative slots, slots beyond the tokens of a prompt, or an anchor outside slot 0; a teacher
+        that answers no example right; an unknown rule.
 
     Reference: Wang, Xiong, Wang, Li, Chu, Zeng, arXiv 2508.15709.
 
@@ -301,7 +302,7 @@ def distill(
       >>> question, answer = (
       ...     np.full((2, 1), 7),
       ...     np.zeros((2, 1), int),
-      ... )  # what this model says to it untrained
+      ... )  # the untrained model happens to give this answer
       >>> one = lambda: moved_evidence(rng, rng.integers(0, 9, (2, 6, 1)), question, answer)
       >>> batches = jax.tree.map(lambda *a: np.stack(a), *(one() for _ in range(3)))
       >>> student, losses = distill(Transformer(cfg, rngs=nnx.Rngs(0)), batches)
@@ -325,8 +326,7 @@ def distill(
     ):
         raise ValueError(
             'pos2distill takes tokens [steps, E, 1 + K, T] with a teacher [steps, E, T] and '
-            'slots [steps, E, 1 + K], '
-            f'got {tokens.shape}, {teacher_tokens.shape}, {slots.shape}'
+            f'slots [steps, E, 1 + K], got {tokens.shape}, {teacher_tokens.shape}, {slots.shape}'
         )
     if answer.ndim != 3 or answer.shape[:2] != tokens.shape[:2]:
         raise ValueError(
@@ -392,7 +392,7 @@ def distill(
     if not taught.any():
         raise ValueError(
             'pos2distill: with the evidence in the first slot the model answers none of '
-            f'{len(losses) * examples} examples '
-            'right, so that there is nothing to learn from it; train it on the first slot before'
+            f'{len(losses) * examples} examples right, so that there is nothing to learn from it; '
+            'train it on the first slot first'
         )
     return nnx.merge(graphdef, trained, rest), losses

@@ -1,5 +1,5 @@
-"""TULIP: a text encoder's absolute positions are swapped for relative ones, and it is distilled
-into what it was.
+"""TULIP: replaces the absolute positions of a text encoder by relative ones, and distils the
+original encoder into the result.
 """
 
 import dataclasses
@@ -31,15 +31,16 @@ def distillation_loss(
 ) -> Float[Array, '']:
     """`1 - mean cos(teacher, student)` over the rows, in float32; no gradient reaches the teacher.
 
-    Vectors shorter than 1e-8 count as of that length, so that a zero vector has the cosine 0 and a
-    finite gradient.
+    Vectors shorter than 1e-8 are divided by 1e-8 instead of their length, so that a zero vector has
+    the cosine 0 and a finite gradient.
 
     Args:
-      kind: 'cosine', or one of the other options: 'mse', the mean squared difference, and 'l2', the
-        mean length of a row's.
+      teacher, student: pooled outputs, one row per text.
+      kind: 'cosine'; or the other options of the paper: 'mse', the mean squared difference, and
+        'l2', the mean Euclidean distance of the rows.
 
     Raises:
-      ValueError: other shapes than one pooled output a row, the same for both; an unknown kind.
+      ValueError: shapes that differ or are not [B, D]; an unknown kind.
 
     Example:
       >>> x = jnp.array([[1.0, 2.0], [-3.0, 1.0]])
@@ -66,13 +67,14 @@ def _directions(x):
 
 
 def expansion_factor(length: int, train_len: int = 77, factor: float = 2.0) -> float:
-    """`s = f l / L - (f - 1)`, by which stage 2 expands the rotary base to `b s^(D/(D-2))`: dynamic
-    NTK fixed at one length.
+    """The factor `s = f l / L - (f - 1)` of stage 2, which is dynamic NTK for a fixed length.
+
+    It expands the rotary base b to `b s^(D/(D-2))`.
 
     Args:
       length: l, the new length in tokens.
-      train_len: L, the length of stage 1.
-      factor: f.
+      train_len: L, the length of stage 1 in tokens.
+      factor: f, the factor of dynamic NTK.
 
     Raises:
       ValueError: a factor below 1, lengths that are not positive integers, a length below
@@ -84,7 +86,7 @@ def expansion_factor(length: int, train_len: int = 77, factor: float = 2.0) -> f
     """
     check_factor('tulip', factor)
     if check_train_len('tulip', length) < check_train_len('tulip', train_len):
-        raise ValueError(f'tulip expands from {train_len} tokens to more, got {length}')
+        raise ValueError(f'tulip expands to at least train_len={train_len} tokens, got {length}')
     return 1.0 + factor * (length - train_len) / train_len
 
 
@@ -108,9 +110,9 @@ def pooled(
     real token of each row.
 
     Args:
-      model: a decoder, since the last token of a text is to have read all of it.
-      tokens: one text a row.
-      valid: False for padding, on either side; None where there is none. Every row has a real
+      model: a decoder, in which the last token of a text sees the whole text.
+      tokens: token ids, one text per row.
+      valid: False for padding, on either side; None without padding. Every row has a real
         token.
 
     Raises:
@@ -126,7 +128,7 @@ def pooled(
     """
     if not model.cfg.causal:
         raise ValueError(
-            f'pooled reads the last token of a decoder, this model is of kind {model.cfg.kind!r}'
+            f'pooled needs a decoder, whose last token it reads, got kind {model.cfg.kind!r}'
         )
     tok = Tokens.of(length=tokens.shape[1], valid=valid)
     hidden = model.hidden(tokens, tok)
@@ -157,24 +159,24 @@ def pooled(
 def swap(
     model: Transformer, spec: str = 'rope(layout="interleaved")', *, rngs: nnx.Rngs | None = None
 ) -> Transformer:
-    """The student: the same model with its absolute positions (what adds to token vectors) replaced
-    by a relative encoding.
+    """The student: the same model with a relative encoding in place of its absolute positions.
 
-    Every weight is kept, and every other part of the chain with its variables; `spec` takes the
-    place of the absolute parts, and in layers of a pattern that had none it comes first, since
-    absolute positions reach all layers through the stem. The student is another function of the
-    text until `distill` (stage 1) has made it agree with its teacher; `extend` with
-    `expansion_spec` then makes room for longer texts (stage 2), whose contrastive training with
-    images is not part of this library. Differs from the paper: any model and any relative encoding;
-    a projection behind the pooled output is left to the caller.
+    Absolute positions are the parts of the chain that add to the token vectors. `spec` takes their
+    place. In layers of a pattern without such a part it comes first, since absolute positions reach
+    all layers through the stem. All weights and all other parts are kept. At first the student
+    computes another function than its teacher; `distill` (stage 1) minimises
+    `1 - mean cos(teacher(x), student(x))`. `extend` with `expansion_spec` then makes room for
+    longer texts (stage 2). The contrastive training with images of that stage is not part of this
+    library. Differs from the paper: any model and any relative encoding; a projection behind the
+    pooled output is left to the caller.
 
     Args:
       model: the teacher, with `learned_absolute` or `sinusoidal`.
       spec: the relative encoding.
-      rngs: draws what variables the new encoding has; None for `nnx.Rngs(0)`.
+      rngs: draws the variables of the new encoding; None for `nnx.Rngs(0)`.
 
     Raises:
-      ValueError: a model without absolute positions, or that has been extended; an absolute
+      ValueError: a model without absolute positions, or one that has been extended; an absolute
         encoding as `spec`.
       SpecError: a wrong spec, or one that does not fit the other parts.
 
@@ -219,7 +221,8 @@ def swap(
         if list(map(nnx.graphdef, kept)) != list(map(nnx.graphdef, again)):
             found, expected = (' | '.join(map(name_of, parts)) for parts in (old, again))
             raise ValueError(
-                f'tulip: the model is not that of its config ({found}); swap first, then extend'
+                f'tulip: the encoding of the model ({found}) is not that of its config; swap '
+                'first, then extend'
             )
         for ours, theirs in zip(again, kept):
             nnx.update(ours, nnx.state(theirs))
@@ -251,16 +254,17 @@ def distill(
     kind: Kind = 'cosine',
     optimizer: optax.GradientTransformation | None = None,
 ) -> tuple[Transformer, Float[Array, 'steps']]:
-    """Stage 1: trains a copy of the student on `distillation_loss` of pooled outputs, one update a
-    batch, in one program.
+    """Stage 1: trains a copy of the student on the `distillation_loss` of pooled outputs.
+
+    One compiled program runs all updates, one for each batch.
 
     Args:
-      teacher: stays as it is.
+      teacher: the model to agree with; it is not changed.
       student: e.g. from `swap`; all its parameters are trained.
-      batches: texts, no longer than the teacher's table (77 in the paper).
-      valid: False for padding; None where there is none. Texts of several lengths teach the student
-        every place.
-      kind: of the loss.
+      batches: token ids of texts, no longer than the teacher's table (77 in the paper).
+      valid: False for padding; None without padding. With texts of several lengths, the output is
+        trained at every position.
+      kind: kind of the loss, see `distillation_loss`.
       optimizer: None for AdamW at the paper's rate 5e-4, weight decay 0.1.
 
     Returns:

@@ -1,5 +1,5 @@
-"""The recurrent encoder-decoder that location attention was studied with: a GRU each way, one
-attention, one GRU.
+"""The recurrent encoder-decoder of the paper on location attention: a bidirectional GRU, one
+attention, and a GRU.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from posenc_jax.model.layers import dropout
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecoderState:
-    """What a decoder step leaves for the next."""
+    """The state that one decoder step passes to the next."""
 
     hidden: Float[Array, 'B E']
     progress: Progress
@@ -36,7 +36,7 @@ def enclose(
     start: Float[Array, 'E'],
     end: Float[Array, 'E'],
 ) -> Float[Array, 'B S+2 E']:
-    """`start`, the first `length` rows of x, and `end`; zeros behind.
+    """Puts `start` before and `end` behind the first `length` rows of x; zeros follow.
 
     Example:
       >>> enclose(
@@ -44,32 +44,34 @@ def enclose(
       ... )[0, :, 0].tolist()
       [1.0, 5.0, 6.0, 2.0, 0.0]
     """
-    behind = (jnp.arange(x.shape[1] + 2) - length[:, None] - 1)[..., None]  # rows behind the end
+    behind = (jnp.arange(x.shape[1] + 2) - length[:, None] - 1)[..., None]  # 0 at the row of `end`
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0))).at[:, 0].set(start)
     return jnp.where(behind < 0, x, jnp.where(behind == 0, end, 0))
 
 
 class EncoderDecoder(nnx.Module):
-    """Source symbols to target symbols, as in the authors' code.
+    """Maps source symbols to target symbols, as the code of the authors does.
 
-    Encoder: a trained START in front of the embedded source and a trained END behind it, a GRU each
-    way, `e = [forwards ; backwards]`, dropout. Decoder: its state h_0 is the encoder's two last
-    states; step t attends with h_{t-1}, then `h_t = GRU([embedded symbol t-1 ; context], h_{t-1})`;
-    the logits are `table (W h_t + b) + c` with the table of the embedding, which sources and
-    targets share. With `both_ways`, `g = sigmoid(5 (w . h_0 + b))` mixes the encodings with their
-    reverse (`mix_directions`), so that a source may be stepped through from its end. (Their code
-    also declares a trained h_0, which nothing reads.)
+    Encoder: a trained START stands before the embedded source and a trained END behind it. A GRU
+    runs in each direction, `e = [forwards ; backwards]`, with dropout on e. Decoder: its initial
+    state h_0 is the last states of both GRUs, concatenated. Step t attends with h_{t-1}, then
+    `h_t = GRU([embedded symbol t-1 ; context], h_{t-1})`. The logits are `table (W h_t + b) + c`
+    with the embedding table, which sources and targets share. With `both_ways`,
+    `g = sigmoid(5 (w . h_0 + b))` mixes the encodings with their reverse (`mix_directions`), so
+    that the decoder can step through a source from its end. The authors' code also declares a
+    trained h_0 and does not use it.
 
     Args:
-      symbols: ids 0 .. symbols - 1, of sources and targets.
-      embedding: width of embedded symbols; hidden: E, half of it in each direction of the encoder.
+      symbols: V, the number of symbols of sources and targets.
+      embedding: width of embedded symbols.
+      hidden: E, the width of e and h; each direction of the encoder has half of it.
       both_ways: whether the encodings are mixed with their reverse.
-      rate: of dropout, on the encodings; only where a key is given.
-      heads, head_dim, location, content, position_past, gru: of `MonotonicLocation`.
+      rate: dropout rate of the encodings; dropout needs a key at the call.
+      heads, head_dim, location, content, position_past, gru: as for `MonotonicLocation`.
 
     Raises:
-      ValueError: no symbols, widths below 1, an odd `hidden`, a rate outside 0 .. 1; what
-        `MonotonicLocation` refuses.
+      ValueError: no symbols, widths below 1, an odd `hidden`, a rate below 0 or at least 1; also
+        the errors of `MonotonicLocation`.
 
     Reference: Ray Chowdhury, Caragea, arXiv 2305.20019.
 
@@ -102,12 +104,13 @@ class EncoderDecoder(nnx.Module):
         if min(symbols, embedding) < 1 or not 0 <= rate < 1:
             found = f'{symbols=}, {embedding=}, {rate=}'
             raise ValueError(
-                'EncoderDecoder needs at least 1 symbol, a width of at least 1 and a rate in 0 '
-                f'.. 1, got {found}'
+                'EncoderDecoder needs at least 1 symbol, an embedding of at least 1 and a rate of '
+                f'at least 0 and below 1, got {found}'
             )
         if hidden < 2 or hidden % 2:
             raise ValueError(
-                f'hidden must be even, half of it for each direction, and at least 2, got {hidden}'
+                'hidden must be even, since each direction has half of it, and at least 2, got '
+                f'{hidden}'
             )
         self.rate = rate
         normal = jax.random.normal(rngs.params(), (symbols, embedding), jnp.float32)
@@ -132,8 +135,9 @@ class EncoderDecoder(nnx.Module):
     def encode(
         self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, key: Array | None = None
     ) -> tuple[Memory, DecoderState]:
-        """What the decoder attends to, the `length` first symbols of each source, and its state
-        before the first step.
+        """Encodes the first `length` symbols of each source.
+
+        Returns the memory that the decoder attends to, and its state before the first step.
         """
         x = enclose(self.table[...][source], length, self.start[...], self.end[...])
         valid = jnp.arange(x.shape[1]) < length[:, None] + 2
@@ -158,8 +162,8 @@ class EncoderDecoder(nnx.Module):
     def step(
         self, token: Int[Array, 'B'], memory: Memory, state: DecoderState
     ) -> tuple[Float[Array, 'B V'], Float[Array, 'B H S'], DecoderState]:
-        """Logits of the symbol after `token`, the weights of its attention, and the state for the
-        next step.
+        """The logits of the symbol after `token`, the attention weights of this step, and the state
+        for the next step.
         """
         hidden, weights, state = self._advance(self.table[...][token], memory, state)
         return self._logits(hidden), weights, state
@@ -172,8 +176,8 @@ class EncoderDecoder(nnx.Module):
         *,
         key: Array | None = None,
     ) -> Float[Array, 'B T V']:
-        """Logits of the symbol after each of `target`, which starts with the symbol that begins
-        every target.
+        """The logits of the symbol after each symbol of `target`, whose first symbol is one that
+        begins every target.
         """
         memory, state = self.encode(source, length, key=key)
 
@@ -187,9 +191,7 @@ class EncoderDecoder(nnx.Module):
     def generate(
         self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, first: int, steps: int
     ) -> Int[Array, 'B steps']:
-        """The likeliest symbols one after the other, from `first`; nothing stops at an end
-        symbol.
-        """
+        """Greedy decoding of `steps` symbols after `first`; it does not stop at an end symbol."""
         memory, state = self.encode(source, length)
 
         def step(loop, _):

@@ -1,4 +1,4 @@
-"""A gated recurrent unit with both of its biases, and its run along a padded sequence."""
+"""A gated recurrent unit with biases on input and state, and its run along a padded sequence."""
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ def gru_update(
 
     Args:
       from_x: `W_x x + b_x`, the parts r, z, n one after the other.
-      from_h: `W_h h + b_h`, likewise: its bias stands inside the product with r, and cannot be
-        added to that of x.
-      h: the state before.
+      from_h: `W_h h + b_h`, in the same order. r multiplies h_n including its bias, so the two
+        biases cannot be merged.
+      h: the previous state.
 
     Example:
       >>> gru_update(
@@ -36,10 +36,10 @@ def gru_update(
 
 
 class GRU(nnx.Module):
-    """`gru_update` with its variables, as torch.nn.GRU has them; `nnx.GRUCell` lacks the bias of
-    the state.
+    """A GRU with the parameters of torch.nn.GRU, which include the bias that `nnx.GRUCell` lacks.
 
-    Weights and biases are drawn from `U(-1/sqrt(H), 1/sqrt(H))`.
+    `h <- gru_update(W_x x + b_x, W_h h + b_h, h)`. Weights and biases are drawn from
+    `U(-1/sqrt(H), 1/sqrt(H))`.
 
     Args:
       inputs, features: widths of x and of the state, H.
@@ -63,8 +63,10 @@ class GRU(nnx.Module):
     def run(
         self, x: Float[Array, 'B S I'], valid: Bool[Array, 'B S'], *, reverse: bool = False
     ) -> tuple[Float[Array, 'B S H'], Float[Array, 'B H']]:
-        """States from zero along the valid rows, zero at the others, and the last state that was
-        reached.
+        """The states along the valid rows, starting from zero, and the state after all of them.
+
+        Rows that are not valid do not change the state and are zero in the result. `reverse` runs
+        from the last row to the first.
 
         Example:
           >>> states, last = GRU(2, 3, rngs=nnx.Rngs(0)).run(
@@ -73,7 +75,7 @@ class GRU(nnx.Module):
           >>> states.shape, bool((states[:, 1] == last).all()), bool((states[:, 2:] == 0).all())
           ((1, 4, 3), True, True)
         """
-        w, b = self.w_h[...], self.b_h[...]  # what the scan closes over are arrays
+        w, b = self.w_h[...], self.b_h[...]  # the scan closes over arrays, not over NNX variables
 
         def step(h, row):
             from_x, valid = row

@@ -1,4 +1,4 @@
-"""The functions of location attention: how far a step moves, where its centre is, and the weights
+"""The functions of location attention: the size of a step, the centre of attention, and the weights
 of the keys by location and by content.
 
 Reference: Ray Chowdhury, Caragea, arXiv 2305.20019; Dubois et al., arXiv 1911.03872, for 'locattn'.
@@ -23,8 +23,8 @@ GATES = {**dict.fromkeys(STEPS, 1), 'locattn': 3, 'locattn_s': 2, 'locattn_sigmo
 def key_positions(
     valid: Bool[Array, 'B S'],
 ) -> tuple[Float[Array, 'B S'], Int[Array, 'B S'], Int[Array, 'B']]:
-    """`j / max(1, len - 1)` of every key, its number j among the valid ones, and how many these
-    are.
+    """The position `j / max(1, len - 1)` of every key, its number j among the valid keys, and len,
+    the number of valid keys.
 
     Example:
       >>> position, number, length = key_positions(jnp.array([[True, True, True, False]]))
@@ -36,7 +36,7 @@ def key_positions(
 
 
 def soft_stair(r: Float[Array, '...']) -> Float[Array, '...']:
-    """`floor(r) + sigmoid(20 (r - floor(r) - 0.5))`: near whole numbers nearly everywhere.
+    """`floor(r) + sigmoid(20 (r - floor(r) - 0.5))`: a smooth staircase with integer levels.
 
     Example:
       >>> soft_stair(jnp.array([0.5, -0.3, 2.2])).round(3).tolist()
@@ -49,8 +49,8 @@ def soft_stair(r: Float[Array, '...']) -> Float[Array, '...']:
 def step_size(
     kind: str, r: Float[Array, '...'], share: Float[Array, ''] | float = 1.0
 ) -> Float[Array, '...']:
-    """How many keys a step goes: 'onestep' `sigmoid(5r)`, 'relu' `relu(r)`, 'monoattn' `s relu(r) +
-    (1 - s) sigmoid(5r)`, 'softstair' `soft_stair(r)`, 'free' r.
+    """The size of a step in keys: 'onestep' `sigmoid(5r)`, 'relu' `relu(r)`, 'monoattn' `s relu(r)
+    + (1 - s) sigmoid(5r)`, 'softstair' `soft_stair(r)`, 'free' r; s is `share`.
 
     Example:
       >>> [round(float(step_size(kind, jnp.float32(0.4), 0.5)), 3) for kind in STEPS]
@@ -74,17 +74,17 @@ def location_centre(
     first: Bool[Array, ''] | bool,
     share: Float[Array, ''] | float = 1.0,
 ) -> Float[Array, 'B H']:
-    """mu_t: where a step attends, 0 the first key and 1 the last.
+    """mu_t, the centre of attention of step t: 0 is the first key and 1 the last.
 
-    A kind of `step_size`: `step(r) / max(1, len - 1) + past`. 'locattn': `softstair(r0) / max(1,
-    len - 1) + sigmoid(r1) past + sigmoid(r2)`; 'locattn_s': `... + past + [t = 0] sigmoid(r1)`;
-    'locattn_sigmoid': 'locattn' with `sigmoid(5 r0)`. The last three end in the leaky clamp
-    `max(0.01 mu, min(mu, 1 + 0.01 mu))`.
+    With d = max(1, len - 1), the kinds of `step_size` have `mu = step(r) / d + past`. 'locattn' is
+    `softstair(r0) / d + sigmoid(r1) past + sigmoid(r2)`. 'locattn_s' is `softstair(r0) / d + past +
+    [t = 0] sigmoid(r1)`. 'locattn_sigmoid' is 'locattn' with `sigmoid(5 r0)` for `softstair(r0)`.
+    These three end in the leaky clamp `max(0.01 mu, min(mu, 1 + 0.01 mu))`.
 
     Args:
       r: the G = `GATES[kind]` projections of a step.
-      past: where the step before attended on average.
-      length: valid keys.
+      past: the mean position that the previous step attended to.
+      length: len, the number of valid keys.
       first: whether this is step 0.
       share: s of 'monoattn'.
 
@@ -114,10 +114,10 @@ def location_weights(
     position: Float[Array, 'B S'],
     valid: Bool[Array, 'B S'],
 ) -> Float[Array, 'B H S']:
-    """`exp(-(pos_j - mu)^2 / (2 sigma^2))` over its sum, to which 1e-20 is added per valid key; 0
-    for the others.
+    """`exp(-(pos_j - mu)^2 / (2 sigma^2))`, divided by its sum over the valid keys plus 1e-20 for
+    each of them; 0 at other keys.
 
-    Where the centre is so far from all keys that every weight is lost in float32, all are 0.
+    If the centre is so far from all keys that every weight underflows in float32, all are 0.
 
     Example:
       >>> weights = location_weights(
@@ -131,8 +131,8 @@ def location_weights(
     """
     apart = (position[:, None] - mu[..., None]) / sigma[..., None]
     logits = jnp.where(valid[:, None], -0.5 * apart * apart, -1e30)
-    # The 1e-20 as one more logit: the quotient itself has gradients of 0 / 0 where all weights are
-    # lost.
+    # The 1e-20 enters the softmax as one more logit: the quotient itself would have the gradient
+    # 0 / 0 where all weights underflow.
     rest = jnp.log(1e-20 * jnp.maximum(valid.sum(-1), 1))[:, None, None]
     w = jax.nn.softmax(
         jnp.concatenate([logits, jnp.broadcast_to(rest, (*logits.shape[:2], 1))], axis=-1), axis=-1
@@ -143,7 +143,7 @@ def location_weights(
 def content_weights(
     logits: Float[Array, 'B H S'], valid: Bool[Array, 'B S']
 ) -> Float[Array, 'B H S']:
-    """Softmax over the valid keys; 0 for the others.
+    """Softmax over the valid keys; 0 at other keys.
 
     Example:
       >>> content_weights(jnp.zeros((1, 1, 3)), jnp.array([[True, True, False]])).tolist()
@@ -160,11 +160,11 @@ def relative_query(
     v: Float[Array, 'H D'],
     step: Int[Array, ''],
 ) -> Float[Array, 'B H D+Q']:
-    """`[q + u ; (q + v) W turned back by t]`, whose product with `[k_j ; R_j]` is `(q + u) . k_j +
+    """`[q + u ; (q + v) W rotated by -t]`, whose product with `[k_j ; R_j]` is `(q + u) . k_j +
     (q + v) . W R_{j-t}`.
 
-    R_j holds sin and cos of j, interleaved, over Q features. Turning the query leaves the keys as
-    they are from step to step.
+    R_j holds sin and cos of j, interleaved, over Q features. Because the query is rotated, the keys
+    stay the same at every step.
 
     Example:
       >>> one = jnp.ones((1, 1, 1))

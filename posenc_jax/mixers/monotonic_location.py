@@ -1,6 +1,4 @@
-"""Location attention: cross attention of a decoder that steps along the source, whatever stands
-there.
-"""
+"""Location attention: cross attention of a decoder that moves along the source in steps."""
 
 import dataclasses
 from typing import Literal
@@ -29,8 +27,7 @@ CONTENTS = ('plain', 'relative', 'rotary')
 
 
 def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[Array, 'B S E']:
-    """The rows of real keys, which are contiguous, from last to first; the others are zero where
-    they are.
+    """Reverses the order of the valid rows, which are contiguous, and sets all other rows to zero.
 
     Example:
       >>> reverse_valid(jnp.array([[[1.0], [2.0], [9.0]]]), jnp.array([[True, True, False]]))[
@@ -46,7 +43,7 @@ def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[
 def mix_directions(
     e: Float[Array, 'B S E'], valid: Bool[Array, 'B S'], gate: Float[Array, 'B']
 ) -> Float[Array, 'B S E']:
-    """`g e + (1 - g) reverse(e)`, so that stepping forwards may read the source backwards.
+    """`g e + (1 - g) reverse(e)`, so that steps forwards can read the source backwards.
 
     Example:
       >>> mix_directions(jnp.array([[[1.0], [2.0]]]), jnp.array([[True, True]]), jnp.array([0.75]))[
@@ -61,11 +58,13 @@ def mix_directions(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What cross attention keeps of a source: nothing in it changes from step to step.
+    """The source as cross attention needs it; it is the same at every step.
 
     Attributes:
-      values: what is summed; keys: for content, with what it takes of their number, or None.
-      position, length, valid: of the keys, see `key_positions`.
+      values: values of each head.
+      keys: keys for attention by content, with the encoding of their numbers; None without it.
+      position, length: position of each key and number of valid keys, see `key_positions`.
+      valid: False for padding.
     """
 
     values: Float[Array, 'B S H Q']
@@ -78,8 +77,12 @@ class Memory:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What one decoder step leaves for the next: where it attended, the number of the next step,
-    the state of the GRU.
+    """The state that one decoder step passes to the next.
+
+    Attributes:
+      past: the mean position that the step attended to.
+      step: number of the next step.
+      hidden: state of the GRU, or None.
     """
 
     past: Float[Array, 'B H']
@@ -105,31 +108,34 @@ class Progress:
     ),
 )
 class MonotonicLocation(nnx.Module):
-    """Cross attention by location, by content or both, one decoder step at a time; it takes the
-    place of softmax attention.
+    """Cross attention by location, content or both, one decoder step at a time.
 
-    `a_j ~ exp(-(pos_j - mu_t)^2 / (2 sigma^2))`, `pos_j = j / max(1, len - 1)`, `sigma = (relu(z .
-    w_sigma) + 0.27) / len`, mu_t from `location_centre` with `r = z . w_rho`, `z = W h_t + b` per
-    head. A step is counted in keys, so one key per step stays one key per step at any length. With
-    `content` as well, `a = m a_location + (1 - m) a_content`, `m = sigmoid(w_m . h_t + b_m)`. What
-    is summed is `W_v leaky_relu(W_e e + b_e)` per head, as wide as h_t; W_o joins the heads to a
-    context of that width. Weights are drawn after Xavier, biases from `U(-1/sqrt(inputs),
-    1/sqrt(inputs))`. Differs from the paper: the first step starts at 0 and adds its step, as in
-    the code; the 1e-20 is added per valid key, so that padding changes nothing.
+    It takes the place of softmax attention. For each head, with `pos_j = j / max(1, len - 1)`,
+    `a_j ~ exp(-(pos_j - mu_t)^2 / (2 sigma^2))`, where `sigma = (relu(z . w_sigma) + 0.27) / len`,
+    `z = W h_t + b`, and mu_t is the `location_centre` of `r = z . w_rho`. Steps are counted in
+    keys, so a step of one key stays one key at any length. With `content` as well,
+    `a = m a_location + (1 - m) a_content`, `m = sigmoid(w_m . h_t + b_m)`. The values of a head are
+    `W_v leaky_relu(W_e e + b_e)`, as wide as h_t, and W_o joins the weighted sums of all heads to a
+    context of the same width. Initial weights are Xavier uniform, and initial biases are drawn from
+    `U(-1/sqrt(inputs), 1/sqrt(inputs))`. Differs from the paper: the first step starts at 0 and
+    adds its step, as in the official code; 1e-20 is added to the sum of the weights for each valid
+    key instead of each key, so that padding changes nothing.
 
     Args:
       query_dim, key_dim: widths of h_t and of the encodings.
       heads, head_dim: H, D.
-      location: how mu moves; None attends by content alone.
-      content: queries W_q h_t and keys W_k e per head, 'plain', 'relative' (`relative_query`) or
-        'rotary' (both turned, by t and j); None for location alone.
-      position_past: with both, the next step counts from where location alone attended.
-      gru: z passes `GRU(relu(z), z before)`, one cell and one trained initial state for all heads.
+      location: how mu_t moves, a kind of `location_centre`; None attends by content alone.
+      content: how queries W_q h_t meet keys W_k e: 'plain', 'relative' (`relative_query`) or
+        'rotary' (rotated by t and j); None attends by location alone.
+      position_past: with location and content, the next step counts from the mean position of the
+        weights by location alone.
+      gru: replace z by `GRU(relu(z), z of the previous step)`; all heads share the cell and its
+        trained initial state.
       rngs: draws the parameters.
 
     Raises:
-      ValueError: neither location nor content, unknown names, `position_past` or `gru` without what
-        they change, an odd width that is to be turned.
+      ValueError: a width or count below 1; neither location nor content; unknown names;
+        `position_past` without both, or `gru` without location; an odd width for rotations.
 
     Reference: Ray Chowdhury, Caragea, arXiv 2305.20019; Dubois et al., arXiv 1911.03872, for
     'locattn'.
@@ -169,12 +175,12 @@ class MonotonicLocation(nnx.Module):
             check_choice('content of monotonic_location', content, CONTENTS)
         if position_past and (location is None or content is None):
             raise ValueError(
-                'monotonic_location position_past chooses between two weights: it needs location '
-                'and content'
+                'monotonic_location position_past chooses between two kinds of weights, so it '
+                'needs location and content'
             )
         if gru and location is None:
             raise ValueError(
-                'monotonic_location gru changes how location moves: it needs a location'
+                'monotonic_location gru changes how the location moves, so it needs a location'
             )
         for name, number, turned in (
             ('query_dim', query_dim, 'relative'),
@@ -182,8 +188,8 @@ class MonotonicLocation(nnx.Module):
         ):
             if content == turned and number % 2:
                 raise ValueError(
-                    f'monotonic_location: content {turned} turns pairs: {name} must be even, got '
-                    f'{number}'
+                    f'monotonic_location: content {turned!r} rotates pairs of features, so {name} '
+                    f'must be even, got {number}'
                 )
         self.location, self.content, self.position_past = location, content, position_past
         self.heads, self.head_dim = heads, head_dim
@@ -224,7 +230,7 @@ class MonotonicLocation(nnx.Module):
         return a.reshape(*a.shape[:-1], self.heads, -1)
 
     def remember(self, e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Memory:
-        """What is kept of the encodings of a source."""
+        """Prepares the encodings of a source for attention."""
         values = self._heads(
             jax.nn.leaky_relu(e @ self.w_value[...] + self.b_value[...]) @ self.w_head[...]
         )
@@ -240,7 +246,7 @@ class MonotonicLocation(nnx.Module):
         return Memory(values, keys, position, length, valid)
 
     def start(self, batch: int) -> Progress:
-        """Before the first step."""
+        """The progress before the first step."""
         shape = batch, self.heads
         hidden = (
             None

@@ -1,5 +1,5 @@
-"""A small network on sets of numbers, of the kind positional attention was studied with: no
-residual stream, no norm.
+"""The small network on lists of numbers of the paper on positional attention. It has no residual
+stream and no norms.
 """
 
 import jax
@@ -21,8 +21,7 @@ def concatenating_layer(
     w_out: Float[Array, 'F D'],
     b_out: Float[Array, 'D'],
 ) -> Float[Array, 'B L D']:
-    """`relu([x ; mixed] w_in + b_in) w_out + b_out`: what attention gives stands beside x, not on
-    top of it.
+    """`relu([x ; mixed] w_in + b_in) w_out + b_out`, where `mixed` is the output of attention on x.
 
     Example:
       >>> one = jnp.ones((1, 1, 1))
@@ -52,14 +51,14 @@ class NumberNetwork(nnx.Module):
 
     Args:
       numbers: n.
-      standard: False: attention weights from positions only (`positional_attention`), values alone
-        in the input. True: the baseline, softmax attention with queries and keys of x, and the
-        one-hot position in the input beside the value.
-      width, heads, layers: D, N, and how many layers.
-      hidden: of the MLP; None takes D.
+      standard: False: attention weights depend on positions only (`positional_attention`), and the
+        input holds only the values. True: the baseline, softmax attention with queries and keys
+        from x; the input holds each value beside its one-hot position.
+      width, heads, layers: D, N, and the number of layers.
+      hidden: width of the hidden layer of the MLP; None for D.
 
     Raises:
-      ValueError: a width that the heads do not divide.
+      ValueError: no numbers or layers, or a width that the heads do not divide.
 
     Reference: Back de Luca, Giapitzakis, Yang, Veličković, Fountoulakis, arXiv 2410.01686.
 
@@ -120,7 +119,7 @@ class NumberNetwork(nnx.Module):
             v = heads(_apply(attention['v'], h))
             q, k = (
                 heads(_apply(attention[name], h)) if self.standard else v for name in 'qk'
-            )  # else nobody reads them
+            )  # positional attention does not use q and k
             mixed = attend(
                 encoding, *encoding.project(q, k, v, encoding.place(tok), tok), applied=TOKEN_STAGE
             )

@@ -1,5 +1,5 @@
-"""Any order: the tokens of another task in a shuffled order, with the position of each and of the
-one to predict.
+"""Any order: the tokens of another task in a shuffled order. Each token has its own position and
+that of the token to predict.
 """
 
 import collections
@@ -20,12 +20,11 @@ ORDERS = ('random', 'fractal', 'left_to_right')
 
 
 def fractal_order(length: int) -> Int[np.ndarray, ' L']:
-    """Midpoints of halves, breadth first: the token of every step is as far from those before it as
-    can be.
+    """Midpoints of ever smaller halves, breadth first, so that each token is far from earlier ones.
 
-    A queue starts with the whole; each range taken from it gives its middle `(a + b) // 2` and puts
-    its two halves at the end of the queue, the right one first after an even number of ranges that
-    were not empty, the left one first after an odd one.
+    A queue starts with the range [0, L). Each range [a, b) taken from the queue gives its midpoint
+    `(a + b) // 2`, and its two halves join the end of the queue. The right half comes first if the
+    number of earlier midpoints is even, and the left half if it is odd. Empty ranges are skipped.
 
     Example:
       >>> fractal_order(7).tolist()
@@ -46,17 +45,15 @@ def fractal_order(length: int) -> Int[np.ndarray, ' L']:
 def shuffled_batch(
     batch: Batch, priority: Float[np.ndarray, 'B longer'], kept: Int[np.ndarray, ' B']
 ) -> Batch:
-    """The tokens of a next-token batch in the order of their priorities; every target that is no
-    padding bears loss.
+    """Sorts the tokens of a next-token batch by priority; all targets but padding bear loss.
 
     Args:
-      batch: a batch whose scored targets end where its rows do.
-      priority: in [0, 1); lower is earlier.
-      kept: how many tokens of each row stay where they are, at the beginning.
+      batch: a batch in which the last real token of each row is a scored target.
+      priority: a number in [0, 1) for each token, the last target included; lower is earlier.
+      kept: how many tokens at the beginning of each row stay in place.
 
     Returns:
-      A batch with positions [B, T, 2]: where the token stands in the text, and where the one it
-        predicts does.
+      A batch with positions [B, T, 2]: the place in the text of the input token and of its target.
 
     Example:
       >>> batch = {
@@ -88,30 +85,32 @@ def shuffled_batch(
 @register('any_order', kind='task')
 @dataclasses.dataclass(frozen=True)
 class AnyOrder(Task):
-    """Another task with the tokens of every example in an order of its own, for `sigma_gpt`; the
-    length is that of the task.
+    """Another task with the tokens of each example in an order o of its own, for `sigma_gpt`.
 
-    Inputs `x[o_0 .. o_(T-2)]`, targets `x[o_1 .. o_(T-1)]`, positions `(o_t, o_(t+1))`; loss on all
-    T - 1 targets, the question among them. Validation and test data are those of the task, left to
-    right, unless they are asked for: sigma_gpt reads them without positions. After Pannatier et
-    al., "sigma-GPTs: A New Approach to Autoregressive Models", arXiv 2404.09562 (official code
-    idiap/sigma-gpt). A task that reads text has one length: set train.min_length to train.length.
+    Inputs `x[o_0 .. o_(T-2)]`, targets `x[o_1 .. o_(T-1)]`, positions `(o_t, o_(t+1))`. All T - 1
+    targets bear loss, those of the question included. The task length is that of the inner task.
+    Validation and test data are those of the inner task unless `in_evaluation` is set: they have no
+    positions, and `sigma_gpt` reads them from left to right. After Pannatier et al., "sigma-GPTs: A
+    New Approach to Autoregressive Models", arXiv 2404.09562 (official code idiap/sigma-gpt). If the
+    inner task reads text, it takes no range of lengths: set train.min_length to train.length.
 
     Args:
-      task: the task, without positions of its own or packed documents.
+      task: the inner task, without positions of its own or packed documents.
       order: 'random' (uniform over all orders), 'fractal' (see `fractal_order`) or 'left_to_right'.
-      prompt: what comes before the first scored target stays at the beginning, in order.
-      curriculum: batches over which the probability that an example is left to right falls linearly
-        from 1 to 0.
-      in_evaluation: put validation and test data into this order too, all of it scored.
+      prompt: whether the tokens before the first scored target stay at the beginning, in order.
+      curriculum: number of batches over which the probability that an example stays in order falls
+        linearly from 1 to 0; 0 for none.
+      in_evaluation: whether validation and test data are shuffled too, with all targets scored.
 
     Raises:
       SpecError: an unknown order, a negative curriculum, a task with positions or packed documents.
 
     Example:
-      task = AnyOrder(Reverse(symbols=10), order='fractal')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=5)
-      print(batch['tokens'][0], batch['positions'][0])
+      >>> from posenc_jax.tasks.copy import Reverse
+      >>> task = AnyOrder(Reverse(symbols=10), order='fractal')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()  # $68=86$
+      ('=886$6', [[3, 5], [5, 1], [1, 4], [4, 6], [6, 2], [2, 0]])
     """
 
     task: Task
@@ -128,13 +127,13 @@ class AnyOrder(Task):
             )
         if self.task.supplies_positions:
             ids, name = getattr(self.task, 'ids', None), type(self.task).__name__
-            other = f'so does {name}; use a task without, as language() or reverse()'
+            other = f'{name} supplies them too; use a task without positions, such as reverse()'
             found = f"the task has ids={ids!r}; use ids='none'" if ids else other
-            raise SpecError(f'any_order supplies positions itself, {found}')
+            raise SpecError(f'any_order supplies positions itself, but {found}')
         if getattr(self.task, 'packing', 'stream') != 'stream':
             raise SpecError(
-                'any_order shuffles one document a row, the task has '
-                f"packing={self.task.packing!r}; use 'stream'"
+                'any_order shuffles one document per row, but the task has '
+                f"packing={self.task.packing!r}; use packing='stream'"
             )
 
     @property
@@ -162,7 +161,7 @@ class AnyOrder(Task):
         split: str = 'train',
         shard: tuple[int, int] = (0, 1),
     ) -> 'grain.MapDataset':
-        """As `Task.dataset`; the curriculum counts batches."""
+        """As `Task.dataset`; the number of a batch is its place in the curriculum."""
         plain = self.task.dataset(
             length=length, batch_size=batch_size, seed=seed, split=split, shard=shard
         )
@@ -174,8 +173,9 @@ class AnyOrder(Task):
         )
 
     def _shuffled(self, batch: Batch, rng, left: Bool[np.ndarray, ' B'], rows: slice) -> Batch:
-        """`rows` of a batch in their orders, drawn for all of the batch; `left` says which examples
-        are left to right.
+        """Shuffles the rows of a process; `left` marks examples that stay from left to right.
+
+        Orders are drawn for the whole global batch, so that they do not depend on the sharding.
         """
         scored, length = batch['loss_mask'] > 0, batch['loss_mask'].shape[1] + 1
         kept = np.argmax(scored, axis=1) + 1 if self.prompt else np.zeros(len(scored), np.int64)
@@ -196,6 +196,6 @@ class AnyOrder(Task):
 
 
 def _shuffled_rows(task, batch_size, seed, split, rows, index, batch):
-    (rng,) = batch_rng(seed, split, index).spawn(1)  # apart from what drew the batch
+    (rng,) = batch_rng(seed, split, index).spawn(1)  # independent of the draws of the batch
     chance = max(0.0, 1 - index / task.curriculum) if task.curriculum and split == 'train' else 0.0
     return task._shuffled(batch, rng, rng.random(batch_size) < chance, rows)

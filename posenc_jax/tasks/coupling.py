@@ -1,10 +1,10 @@
-"""Coupled position ids: tokens that belong together share an id (door: positions; needs ids that
-are looked up).
+"""Coupled position ids: related tokens, such as digits of equal significance, share an id.
 
-Every function gives the ids of a whole `$prompt=answer$`: `$` has id 0 at both ends, as has
-padding, all other ids are at least `start`. Counts and `start` may be ints, which gives one
-sequence [L], or arrays [B], which gives [B, L]. `start` is 1 at test time; training draws it per
-example by adding a random offset to all non-zero ids (`random_start`).
+The ids are positions for an encoding that looks them up in a table. Every function gives the ids of
+a whole sequence `$prompt=answer$`. Both `$` and padding have id 0; all other ids are at least
+`start`. Counts and `start` are ints, which give one sequence [L], or arrays [B], which give [B, L].
+`start` is 1 at test time. In training, `random_start` adds a random offset per example to all
+non-zero ids.
 
 Reference: Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
 Transformers Using Task Structure", arXiv 2405.20671; official code HanseulJo/position-coupling.
@@ -29,14 +29,13 @@ def supplied_ids(
     width: int,
     coupled: Callable[..., Int[np.ndarray, 'B W *P']],
 ) -> Int[np.ndarray, 'B W *P'] | None:
-    """What a task hands over as positions of its `$prompt=answer$`: nothing, plain ids, or coupled
-    ones.
+    """The positions that a task supplies for its sequences `$prompt=answer$`; None for 'none'.
 
     Args:
-      ids: which.
-      ends: tokens of each row, both `$` included.
+      ids: 'none', 'plain' (see `plain_ids`) or 'coupled'.
+      ends: number of tokens of each row, both `$` included.
       width: length of the result.
-      coupled: function of `width` that gives the coupled ids.
+      coupled: function of `width` that returns the coupled ids.
 
     Example:
       >>> supplied_ids('plain', np.array([4, 5]), 6, coupled=None).tolist()
@@ -61,8 +60,8 @@ def coupled_addition_ids(
 
     A digit of significance r (0 = least) gets start + 1 + r, wherever it is written; `+` and `=`
     get start. With the most significant answer digit first (`reverse_output=False`) `=` gets start
-    + answer_digits + 1, so that ids fall by one along the answer. Differs from the paper in
-    nothing. The largest id is start + answer_digits (+ 1 if not reversed).
+    + answer_digits + 1, so that ids fall by one along the answer. The largest id is start +
+    answer_digits (+ 1 if not reversed). Differs from the paper: nothing.
 
     Args:
       a_digits, b_digits, answer_digits: digits as written, zero padding included.
@@ -93,11 +92,10 @@ def coupled_addition_ids(
 def coupled_sum_ids(
     digits: Counts, operands: int, *, start: Counts = 1, width: int | None = None
 ) -> Int[np.ndarray, '*B L']:
-    """Ids of `$a+b+...=s$`, the sum reversed, all numbers padded to the same digits: those of
-    addition for any number of them.
+    """Ids of `$a+b+...=s$`, all numbers padded to the same number of digits, the sum reversed.
 
-    A digit of significance r (0 = least) gets start + 1 + r; every `+` and `=` get start. Differs
-    from the paper in nothing. The largest id is start + digits.
+    As in addition, a digit of significance r (0 = least) gets start + 1 + r, and every `+` and `=`
+    get start. The largest id is start + digits. Differs from the paper: nothing.
 
     Args:
       digits: digits of every number and of the sum, as written.
@@ -106,7 +104,7 @@ def coupled_sum_ids(
       width: length of the result; default: the longest sequence.
 
     Raises:
-      ValueError: a count or start below 1, or `width` too small.
+      ValueError: a count, operands or start below 1, or `width` too small.
 
     Example:
       >>> coupled_sum_ids(2, 3).tolist()  # $05+07+09=12$
@@ -124,10 +122,10 @@ def coupled_multiplication_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$a*b=c$` with the product reversed and padded to a_digits + b_digits digits.
 
-    With e = start + a_digits + b_digits, `*` and `=` get e and a digit of significance r gets e - 1
-    - r: the order is the opposite of addition's. Differs from the paper in nothing. The largest id
-    is e (size the table for it: the official range of training starts lets e reach one more than
-    `max_position`).
+    With e = start + a_digits + b_digits, `*` and `=` get e, and a digit of significance r gets
+    e - 1 - r. The order is opposite to that of addition. The largest id is e, which needs a row in
+    the table: with the official range of random starts, e can exceed `max_position` by one.
+    Differs from the paper: nothing.
 
     Args:
       a_digits, b_digits: digits as written.
@@ -152,7 +150,7 @@ def coupled_copy_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$x=x$`: `=` gets start, the k-th symbol (from 0) of both copies start + 1 + k.
 
-    Differs from the paper in nothing. The largest id is start + symbols.
+    The largest id is start + symbols. Differs from the paper: nothing.
 
     Args:
       symbols: length of x.
@@ -175,8 +173,8 @@ def coupled_reverse_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$x=reversed(x)$`: the k-th symbol (from 0) gets start + k, `=` start + symbols.
 
-    The answer has the ids of x backwards. Differs from the paper in nothing. The largest id is
-    start + symbols.
+    The answer has the ids of x backwards. The largest id is start + symbols. Differs from the
+    paper: nothing.
 
     Args:
       symbols: length of x.
@@ -197,9 +195,9 @@ def coupled_reverse_ids(
 def coupled_parity_ids(
     bits: Counts, *, start: Counts = 1, width: int | None = None
 ) -> Int[np.ndarray, '*B L']:
-    """Ids of `$x=y$`, y one bit: all bits of x and the answer get start, `=` start + 1.
+    """Ids of `$x=y$` with one bit y: all bits of x and the answer get start, `=` gets start + 1.
 
-    Differs from the paper in nothing. The largest id is start + 1, whatever the length of x.
+    The largest id is start + 1, whatever the length of x. Differs from the paper: nothing.
 
     Args:
       bits: length of x.
@@ -224,15 +222,14 @@ def coupled_grid_ids(
     start: tuple[Counts, Counts] = (1, 1),
     width: int | None = None,
 ) -> Int[np.ndarray, '*B L 2']:
-    """Ids of `$board=board$`, boards cell by cell in row-major order: of every cell its column and
-    its row.
+    """Ids of `$board=board$`: every cell has the id of its column and the id of its row.
 
-    Columns get start[0] + 1 .. start[0] + columns, rows start[1] + 1 .. start[1] + rows, `=` both
-    starts. Differs from the paper in nothing.
+    The cells of a board are in row-major order. Columns get start[0] + 1 .. start[0] + columns,
+    rows start[1] + 1 .. start[1] + rows, and `=` gets both starts. Differs from the paper: nothing.
 
     Args:
-      columns, rows: of the board.
-      start: of the ids of columns, and of rows.
+      columns, rows: size of the board.
+      start: the ids of `=`, for columns and for rows.
       width: length of the result; default: the longest sequence.
 
     Raises:
@@ -259,12 +256,12 @@ def plain_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Consecutive ids start, start + 1, ... of the tokens between the two `$`.
 
-    With a random start this is the paper's baseline, an absolute encoding with random start.
-    Differs from the paper in nothing. The largest id is start + tokens - 1.
+    With a random start this is the paper's baseline, an absolute encoding with random start. The
+    largest id is start + tokens - 1. Differs from the paper: nothing.
 
     Args:
-      tokens: how many there are between the two `$`.
-      start: id of the first.
+      tokens: number of tokens between the two `$`.
+      start: id of the first of them.
       width: length of the result; default: the longest sequence.
 
     Raises:

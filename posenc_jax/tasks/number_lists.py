@@ -1,8 +1,8 @@
-"""Functions of every prefix of a list of numbers: the seven regression tasks that positional
-attention was studied on.
+"""The seven regression tasks of positional attention: functions of lists of numbers, most of them
+evaluated on every prefix.
 
-Inputs and targets are [B, L]. The lists of a row lie in an interval of its own, which is what
-changes between training and test.
+Inputs and targets are [B, L]. An interval is drawn for each row, and the numbers of the row lie in
+it. Test data differ from training data in the range of these intervals.
 
 Reference: Back de Luca, Giapitzakis, Yang, Veličković, Fountoulakis, "Positional Attention:
 Expressivity and Learnability of Algorithmic Computation", arXiv 2410.01686; official code
@@ -20,7 +20,7 @@ Rows = Float[np.ndarray, 'B L']
 
 
 def prefix_median(x: Rows) -> Rows:
-    """The median of every prefix, between the two middle ones where their number is even.
+    """The median of every prefix: for an even count, the mean of the two middle numbers.
 
     Example:
       >>> prefix_median(np.array([[3.0, 1.0, 2.0]])).tolist()
@@ -30,7 +30,7 @@ def prefix_median(x: Rows) -> Rows:
 
 
 def prefix_subarray_sum(x: Rows) -> Rows:
-    """The largest sum of consecutive numbers, at least one, within every prefix.
+    """The largest sum of a non-empty run of consecutive numbers within every prefix.
 
     Example:
       >>> prefix_subarray_sum(np.array([[1.0, -2.0, 3.0]])).tolist()
@@ -44,8 +44,7 @@ def prefix_subarray_sum(x: Rows) -> Rows:
 
 
 def prefix_minimum_of_sums(x: Rows) -> Rows:
-    """The two halves of a row are added number by number; the minimum of every prefix of that, for
-    each half.
+    """The minimum of every prefix of the elementwise sum of the two halves of a row, written twice.
 
     Raises:
       ValueError: an odd number of columns.
@@ -56,8 +55,8 @@ def prefix_minimum_of_sums(x: Rows) -> Rows:
     """
     if x.shape[1] % 2:
         raise ValueError(
-            f'minsum adds the two halves of a row, got rows of {x.shape[1]} numbers; use '
-            f'{x.shape[1] + 1}'
+            'minsum adds the two halves of a row and needs an even number of columns, got rows of '
+            f'{x.shape[1]} numbers; use {x.shape[1] + 1}'
         )
     first, second = np.split(x, 2, axis=1)
     return np.tile(np.minimum.accumulate(first + second, axis=1), 2)
@@ -65,11 +64,11 @@ def prefix_minimum_of_sums(x: Rows) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class NumberTask:
-    """A function of lists of numbers, and what it is asked about.
+    """A function of lists of numbers, and the random rows that it is applied to.
 
     Args:
-      answer: [B, L] to [B, L].
-      lists: how many lists stand side by side in a row.
+      answer: function from inputs [B, L] to targets [B, L].
+      lists: number of lists that stand side by side in a row.
     """
 
     answer: Callable[[Rows], Rows]
@@ -78,17 +77,17 @@ class NumberTask:
     def sample(
         self, rng: np.random.Generator, batch: int, length: int, scale: float = 1.0
     ) -> tuple[Rows, Rows]:
-        """Float32 inputs and targets [batch, lists * length]; they depend on the arguments and the
-        state of `rng` alone.
+        """Draws float32 inputs [batch, lists * length], and computes their targets.
 
-        Numbers are uniform in an interval that each row draws in [-2 scale, 2 scale], the interval
-        of training at scale 1. Beyond that, intervals within [-2, 2] are drawn again.
+        For each row an interval within [-2 scale, 2 scale] is drawn, and the numbers of the row are
+        uniform in it. Training has scale 1. With a larger scale, intervals within [-2, 2] are drawn
+        again, so that every interval reaches beyond the range of training.
 
         Args:
-          rng: generator.
-          batch: rows.
-          length: numbers in a list.
-          scale: c, how many times as wide as in training the range of the intervals is.
+          rng: the only source of randomness.
+          batch: number of rows.
+          length: number of numbers in a list.
+          scale: c, the width of the range of the intervals relative to training.
 
         Raises:
           ValueError: batch or length below 1, or a scale below 1.
@@ -107,8 +106,9 @@ class NumberTask:
 
 
 def intervals(rng: np.random.Generator, batch: int, scale: float) -> Float[np.ndarray, 'B 2']:
-    """Two sorted ends in [-2 scale, 2 scale] a row; with a scale above 1, rows that lie within [-2,
-    2] are drawn again.
+    """Draws the two sorted ends of an interval in [-2 scale, 2 scale] for each row.
+
+    With a scale above 1, intervals that lie within [-2, 2] are drawn again.
 
     Example:
       >>> ends = intervals(np.random.default_rng(0), 100, 1.5)

@@ -1,5 +1,5 @@
-"""Pairs of a source and a target that tell ways of stepping through a source apart: copies,
-repeats, and lookup tables.
+"""Sequence-to-sequence tasks that test how a decoder steps through its source: copies, repetitions,
+and lookup tables.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ END = '<eos>'
 DIGITS = tuple('0123456789')
 STRINGS = tuple(f'{number:03b}' for number in range(8))
 TABLES = tuple(f't{number}' for number in range(1, 9))
-ALONE = 2  # so many tables, the last ones, are asked for alone and never composed
+ALONE = 2  # the last two tables occur only alone, never in a composition
 # Each table is one bijection of the strings, the same in every sample.
 BIJECTIONS = {
     table: dict(zip(STRINGS, np.random.default_rng([9, number]).permutation(STRINGS).tolist()))
@@ -23,7 +23,7 @@ BIJECTIONS = {
 
 
 def times(digit: str) -> int:
-    """How often recopying writes a digit: 0 to 3 once, 4 to 6 three times, 7 to 9 five times.
+    """How often recopying repeats a digit: 0 to 3 once, 4 to 6 three times, 7 to 9 five times.
 
     Example:
       >>> [times(digit) for digit in '3467']
@@ -33,7 +33,7 @@ def times(digit: str) -> int:
 
 
 def repeated(x: Sequence[str], counts: Sequence[int]) -> Words:
-    """Each word as often as its count says.
+    """Repeats each word as often as its count says.
 
     Example:
       >>> repeated(['2', '5'], [1, 3])
@@ -47,7 +47,7 @@ def _recopied(x):
 
 
 def deduped(x: Sequence[str], counts: Sequence[int]) -> Pair:
-    """A source with each digit repeated, and its runs collapsed: neighbours that are equal merge.
+    """The source repeats each digit; the target has every run of equal digits collapsed to one.
 
     Example:
       >>> deduped(['4', '4', '1'], [3, 1, 1])
@@ -58,7 +58,7 @@ def deduped(x: Sequence[str], counts: Sequence[int]) -> Pair:
 
 
 def retrieved(x: Sequence[str]) -> Pair:
-    """For every digit d of x: d, and what stands in place d of x, or that nothing does.
+    """The target lists every digit d of x with the digit at index d of x, or 'n/a' beyond its end.
 
     Example:
       >>> ' '.join(retrieved(['1', '7'])[1])
@@ -71,12 +71,13 @@ def retrieved(x: Sequence[str]) -> Pair:
 def looked_up(
     string: str, tables: Sequence[str], *, reverse: bool = False, bijections=BIJECTIONS
 ) -> Pair:
-    """A string and tables to apply one after the other; the target holds the string and every value
-    on the way.
+    """The source names a string and tables to apply in turn; the target lists all values.
 
     Args:
-      reverse: the source names the tables first, the one to apply last in front.
-      bijections: what each table makes of each string.
+      string: the value before the first table, which begins the target.
+      tables: names of the tables, in the order of application.
+      reverse: whether the source names the tables before the string, the last to apply in front.
+      bijections: for each table, the value of each string.
 
     Example:
       >>> tables = {'t1': {'001': '110'}, 't3': {'110': '010'}}
@@ -103,13 +104,13 @@ def _query(rng, length):
 
 @dataclasses.dataclass(frozen=True)
 class Transduction:
-    """A task with a source and a target.
+    """A task that maps a source to a target.
 
     Attributes:
-      draw: (generator, length) -> a pair.
-      words: what may stand in either, with the word that ends every target.
-      trained, tested: the lengths of training, both ends included, and those beyond them; in digits
-        or in tables.
+      draw: (generator, length) -> (source, target).
+      words: all words of sources and targets, `END` included.
+      trained: shortest and longest length in training, in digits or in tables.
+      tested: the longer lengths of the test.
     """
 
     draw: Callable[[np.random.Generator, int], Pair]
@@ -118,7 +119,7 @@ class Transduction:
     tested: tuple[int, ...] = (15, 20, 25, 30, 50, 100)
 
     def __call__(self, rng: np.random.Generator, length: int) -> Pair:
-        """A source and its target.
+        """Draws a source of `length` digits, before they are repeated, or tables, and its target.
 
         Raises:
           ValueError: a length below 1.

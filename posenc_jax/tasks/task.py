@@ -1,10 +1,14 @@
 """The task interface, its conventions for next-token batches, and deterministic batch pipelines.
 
-A batch is a dict of arrays, all [B, T]: `tokens` int32 (model input), `targets` int32 (what each
-position must predict: the next token), `loss_mask` float32, and where a task needs them `positions`
-int32 (ids it supplies itself, [B, T, P] where each has P components) and `segment` int32 (packed
-documents, 0 on padding). Padding is on the right and carries loss 0, so a causal model never reads
-it.
+A batch is a dict of arrays of shape [B, T]:
+
+  tokens     int32, the input of the model
+  targets    int32, what the model must predict at each input token: usually the next token
+  loss_mask  float32, the weight of each target in the loss
+  positions  int32, position ids, if the task supplies them; [B, T, P] if an id has P components
+  segment    int32, the number of the packed document and 0 on padding, if documents are packed
+
+Padding is on the right and has loss mask 0, so no real token of a causal model reads it.
 """
 
 import abc
@@ -32,8 +36,8 @@ class Task(abc.ABC):
 
     Subclasses are frozen dataclasses whose fields are the options of the task, registered with kind
     'task'. A task length is an int (exactly that length) or an inclusive range `(shortest,
-    longest)` from which every example draws its own. A spec string may nest a task in one that
-    changes what it samples.
+    longest)` from which the length of every example is drawn. Some tasks take another task as an
+    option and change its samples, for example `random_spaces(addition())`.
     """
 
     spec_kind: ClassVar[str] = 'task'
@@ -41,7 +45,7 @@ class Task(abc.ABC):
 
     @property
     def supplies_positions(self) -> bool:
-        """Whether what `sample` draws has positions; validation and test data may have none."""
+        """Whether batches of `sample` have `positions`; validation and test data may have none."""
         return getattr(self, 'ids', 'none') != 'none'
 
     @property
@@ -51,7 +55,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def width(self, length: Length) -> int:
-        """T of a batch whose longest example has task length `length`.
+        """The width T of a batch of this task length; for a range, that of its longest example.
 
         Raises:
           ValueError: the task has no such length.
@@ -59,17 +63,19 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        """`batch` examples; the result depends on the options, the arguments and the state of `rng`
-        alone.
+        """Draws `batch` examples.
+
+        The result depends only on the options, the arguments and the state of `rng`.
         """
 
     @abc.abstractmethod
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Token ids as text for people."""
+        """Token ids as readable text."""
 
     def for_evaluation(self) -> 'Task':
-        """The task whose loss mask marks exactly what is scored (training may weight further
-        tokens).
+        """The task for validation and test data, whose loss mask marks exactly the scored tokens.
+
+        In training, a task may give weight to further tokens.
         """
         return self
 
@@ -84,19 +90,20 @@ class Task(abc.ABC):
     ) -> 'grain.MapDataset':
         """An endless random-access dataset of batches; `dataset[:n]` are its first n batches.
 
-        Batch i depends on (seed, split, i) alone, and no seed makes two splits share a batch.
+        Batch i depends only on (seed, split, i). Splits draw from different random streams, also if
+        their seeds are equal.
 
         Args:
-          length: task length or inclusive range.
+          length: task length, an int or an inclusive range.
           batch_size: rows of the global batch, over all processes.
           seed: 0 <= seed < 2**32.
           split: 'train', 'validation' or 'test'; the last two draw from `for_evaluation()`.
-          shard: (process, processes). The dataset then holds this process's contiguous rows of the
-            same global batches.
+          shard: (process, number of processes). The dataset holds the contiguous rows of this
+            process in the same global batches.
 
         Raises:
-          ValueError: impossible length, seed, split or shard, at once rather than at the first
-            batch.
+          ValueError: an impossible length, seed, split or shard; raised by this call, not at the
+            first batch.
         """
         import grain
 
@@ -155,6 +162,11 @@ def shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
 def length_range(length: Length, shortest: int, what: str) -> tuple[int, int]:
     """`length` as an inclusive range.
 
+    Args:
+      length: an int, or a range (shortest, longest).
+      shortest: the least length allowed.
+      what: the name of the length in error messages.
+
     Raises:
       ValueError: not an int or an ascending pair of ints, or below `shortest`.
     """
@@ -175,14 +187,16 @@ def length_range(length: Length, shortest: int, what: str) -> tuple[int, int]:
 def join_ragged(
     pieces: list[tuple[Int[np.ndarray, 'B _'], Int[np.ndarray, ' B']]], width: int, fill: int
 ) -> tuple[Int[np.ndarray, 'B W'], Int[np.ndarray, ' B']]:
-    """Writes pieces of different lengths one after the other into rows, and says where each row
-    ends.
+    """Writes pieces of different lengths one after the other into rows.
 
     Args:
       pieces: pairs (values [B or 1, any], lengths [B]); of row b the first `lengths[b]` values are
         used.
       width: width of the result.
-      fill: value of what remains on the right.
+      fill: value of the remaining columns on the right.
+
+    Returns:
+      The rows, and the number of columns written in each row.
     """
     batch = len(pieces[0][1])
     out = np.full((batch, width), fill, np.int32)
@@ -197,7 +211,7 @@ def join_ragged(
 
 
 def one_token(token: int, batch: int) -> tuple[Int[np.ndarray, '1 1'], Int[np.ndarray, ' B']]:
-    """A piece for `join_ragged`: this token in every row."""
+    """A piece for `join_ragged` with this token in every row."""
     return np.full((1, 1), token), np.ones(batch, np.int64)
 
 
@@ -207,17 +221,16 @@ def next_token_batch(
     answer_start: Int[np.ndarray, ' B'],
     positions: Int[np.ndarray, 'B N *P'] | None = None,
 ) -> Batch:
-    """Inputs and targets of right-padded sequences, with loss on `answer_start <= index < ends` (as
-    targets).
+    """Inputs and targets of right-padded sequences, with loss on the answers.
 
-    The position of the last prompt token predicts the first token of the answer, so with N tokens
-    in a row and the answer at a, the mask is 1 for a - 1 <= t <= N - 2.
+    The last prompt token predicts the first token of the answer. So in a row of N tokens whose
+    answer begins at index a, the loss mask is 1 for a - 1 <= t <= N - 2.
 
     Args:
       sequence: prompt, answer and padding.
       ends: number of real tokens per row.
       answer_start: index in `sequence` of the first answer token.
-      positions: ids of the tokens of `sequence`, if the task supplies them.
+      positions: position ids of the tokens of `sequence`, if the task supplies them.
     """
     target = np.arange(1, sequence.shape[1])
     scored = (target >= answer_start[:, None]) & (target < ends[:, None])
@@ -232,8 +245,9 @@ def next_token_batch(
 
 
 def real_tokens(batch: Batch) -> Int[np.ndarray, ' B']:
-    """Tokens of each row that are no padding, the last target included: what follows the last
-    scored target is padding.
+    """The number of tokens of each row without padding, the last target included.
+
+    Everything behind the last scored target counts as padding.
 
     Example:
       >>> real_tokens(
@@ -246,15 +260,18 @@ def real_tokens(batch: Batch) -> Int[np.ndarray, ' B']:
 
 
 def batch_iterator(dataset: 'grain.MapDataset', *, prefetch: int = 2) -> 'grain.DatasetIterator':
-    """A resumable iterator (`get_state`, `set_state`) that prepares `prefetch` batches ahead in one
-    thread.
+    """A resumable iterator (`get_state`, `set_state`) with `prefetch` batches prepared ahead.
 
-    Plain `iter(dataset)` prepares 500 batches in 16 threads, which starves a CPU training step.
+    One thread prepares them. Plain `iter(dataset)` would prepare 500 batches in 16 threads, which
+    take the cores from a training step on CPU.
 
     Example:
-      iterator = batch_iterator(task.dataset(length=(1, 10), batch_size=64, seed=0))
-      state = iterator.get_state()
-      batch = next(iterator)
+      >>> from posenc_jax.tasks.copy import Reverse
+      >>> iterator = batch_iterator(Reverse().dataset(length=(1, 10), batch_size=64, seed=0))
+      >>> state, first = iterator.get_state(), next(iterator)
+      >>> iterator.set_state(state)
+      >>> bool((next(iterator)['tokens'] == first['tokens']).all())
+      True
     """
     import grain
 

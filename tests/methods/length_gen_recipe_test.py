@@ -197,11 +197,11 @@ def test_wrong_input_says_what_is_wrong():
         ),
         (
             'random_spaces(addition(reverse_output=True, ids="coupled"))',
-            "no id among 'coupled' ones",
+            "no id in a task with ids='coupled'",
         ),
         (
             'random_spaces(any_order(addition()))',
-            'no position among those of AnyOrder; put random_spaces inside',
+            'AnyOrder supplies no positions for spaces; put random_spaces inside',
         ),
         ('random_spaces(language())', 'not one that reads text'),
         ('random_spaces(alibi())', 'registered as encoding, not as task'),
@@ -212,10 +212,10 @@ def test_wrong_input_says_what_is_wrong():
     task = length_gen_recipe(index_hints=10)
     with pytest.raises(
         ValueError,
-        match='sums of 10-digit numbers need 11 of the index hints, there are 10; use at most 9',
+        match='sums of 10-digit numbers need 11 index hints, but there are 10; use at most 9',
     ):
         task.dataset(length=(1, 10), batch_size=2, seed=0)
-    with pytest.raises(ValueError, match='12 digits need as many index hints, there are 10'):
+    with pytest.raises(ValueError, match='12 digits need 12 index hints, but there are 10'):
         draw_hints(np.random.default_rng(0), np.array([3, 12]), 10)
 
 
@@ -237,7 +237,7 @@ def test_it_trains_and_evaluates_from_a_config():
     assert validate(config).name
     config.unlock()
     config.eval.lengths = (300,)
-    with pytest.raises(ValueError, match='sums of 300-digit numbers need 301'):
+    with pytest.raises(ValueError, match='sums of 300-digit numbers need 301 index hints'):
         validate(config)
 
 

@@ -584,7 +584,7 @@ def test_errors(arguments, message):
     [
         (dict(hidden=7), 'hidden must be even'),
         (dict(hidden=0), 'at least 2, got 0'),
-        (dict(rate=1.0), 'rate in 0 .. 1, got'),
+        (dict(rate=1.0), 'rate of at least 0 and below 1, got'),
     ],
 )
 def test_errors_of_the_model(arguments, message):

@@ -272,7 +272,7 @@ def test_every_step_of_the_scratchpad_follows_from_the_one_before():
 
 def test_wrong_scratchpads():
     for option in ('index_hints=5', 'reverse_operands=True'):
-        with pytest.raises(SpecError, match='scratchpad=True.* has no form with'):
+        with pytest.raises(SpecError, match='scratchpad=True.* cannot be combined with'):
             task(f'addition(scratchpad=True, {option})')
     with pytest.raises(SpecError, match='has no ids for scratchpad=True'):
         task('addition(scratchpad=True, zero_pad=True, ids="coupled")')

@@ -178,7 +178,7 @@ def test_wrong_input_says_what_is_wrong():
         ):
             stretched_table(jnp.ones((2, 1)), factor)
     for options in (dict(), dict(segment_len=4, prefix_len=4)):
-        with pytest.raises(ValueError, match='takes segment_len or prefix_len, one of them'):
+        with pytest.raises(ValueError, match='exactly one of segment_len and prefix_len, got'):
             SegmentedText(source_len=16, **options)
     with pytest.raises(ValueError, match='give prefix_len'):
         SegmentedText(source_len=16, segment_len=4, last=False)

@@ -241,17 +241,17 @@ def test_evaluation_is_left_to_right_unless_asked():
 
 def test_wrong_tasks():
     for spec, message in (
-        ('any_order(reverse(ids="plain"))', "supplies positions itself, the task has ids='plain'"),
+        ('any_order(reverse(ids="plain"))', "positions itself, but the task has ids='plain'"),
         (
             'any_order(random_spaces(addition(ids="plain")))',
-            "supplies positions itself, the task has ids='plain'",
+            "positions itself, but the task has ids='plain'",
         ),
         (
             'any_order(any_order(reverse()))',
-            'supplies positions itself, so does AnyOrder; use a task without',
+            'positions itself, but AnyOrder supplies them too; use a task without',
         ),
-        ('any_order(segmented_text(source_len=64, segment_len=4))', 'so does SegmentedText'),
-        ('any_order(cream_text(factor=2))', 'so does CreamText'),
+        ('any_order(segmented_text(source_len=64, segment_len=4))', 'SegmentedText supplies them'),
+        ('any_order(cream_text(factor=2))', 'CreamText supplies them'),
         ('any_order(language(packing="documents"))', "packing='documents'"),
         ('any_order(reverse(), curriculum=-1)', 'at least 0, got -1'),
         ('any_order(reverse(), order="backwards")', 'is not one of'),

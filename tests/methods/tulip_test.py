@@ -232,7 +232,7 @@ def test_absolute_positions_at_the_stem_reach_all_layers_of_a_pattern_and_so_doe
             lambda: swap(
                 model_of(encoding=f'{ABSOLUTE} | rope()').extend('pi(factor=2.0)'), 'alibi()'
             ),
-            'swap first, then',
+            'is not that of its config; swap first, then',
         ),
         (
             lambda: model_of().extend('tulip()'),
@@ -259,7 +259,7 @@ def test_absolute_positions_at_the_stem_reach_all_layers_of_a_pattern_and_so_doe
             lambda: distill(model_of(), swap(model_of()), jnp.ones((1, 2, 33), int)),
             'not in 0 .. 31',
         ),
-        (lambda: expansion_spec(76), 'from 77 tokens to more, got 76'),
+        (lambda: expansion_spec(76), 'at least train_len=77 tokens, got 76'),
         (lambda: expansion_spec(248, factor=0.5), 'at least 1, got 0.5'),
     ],
 )

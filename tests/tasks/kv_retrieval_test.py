@@ -87,7 +87,7 @@ def test_an_example_that_needs_more_than_others_says_so(monkeypatch):
     shortest = int(re.search(r'at least (\d+)', str(error.value))[1])
     with pytest.raises(
         ValueError,
-        match=rf'this example needs \d+ tokens with the least filler, the length is {shortest}',
+        match=rf'this example needs a length of \d+ with the least filler, got {shortest}',
     ):
         task.sample(np.random.default_rng(1), 200, shortest)
 

@@ -54,5 +54,5 @@ def test_what_cannot_be_is_refused():
             call()
     with pytest.raises(ValueError, match='must be at least 4, got 3'):
         KVSlots(slot=3).width(3)
-    with pytest.raises(ValueError, match='9 pairs need as many keys, there are 8'):
+    with pytest.raises(ValueError, match='9 pairs need 9 distinct keys, but there are 8'):
         KVSlots(keys=8).width(9)

@@ -1,6 +1,4 @@
-"""Arithmetic on digit strings, and the formats that make it easier to learn or harder to
-cheat at.
-"""
+"""Arithmetic on strings of digits, and formats that change how well models generalise."""
 
 from posenc_jax.tasks.arithmetic.addition import Addition as Addition
 from posenc_jax.tasks.arithmetic.length_gen_recipe import length_gen_recipe as length_gen_recipe

@@ -23,7 +23,7 @@ from posenc_jax.tasks.task import (
 
 SYMBOLS = '0123456789+=$_'
 PLUS, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13
-COMMA, SEMICOLON = FURTHER = 14, 15  # of a scratchpad; index hints count from here instead
+COMMA, SEMICOLON = FURTHER = 14, 15  # only with a scratchpad; index hints use the same ids
 
 
 @register('addition', kind='task')
@@ -32,43 +32,43 @@ class Addition(Task):
     """`$a+b=c$`; the task length is the number of digits of an operand. Loss on the sum and the
     closing `$`.
 
-    A range of lengths draws the digits of the two operands independently and uniformly; an int
-    gives both operands exactly that many. k-digit numbers are uniform in [10^(k-1), 10^k), and 0..9
-    for k = 1.
+    With a range of lengths, the two operands draw their numbers of digits independently and
+    uniformly; with an int, both have exactly that many digits. Numbers of k digits are uniform in
+    [10^(k-1), 10^k), and those of one digit in 0..9.
 
     Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
     Transformers Using Task Structure", arXiv 2405.20671 (official code
-    HanseulJo/position-coupling), where both formats below are on.
+    HanseulJo/position-coupling), who use `reverse_output` and `zero_pad`.
 
-    The formats of "Transformers Can Achieve Length Generalization But Not Robustly", arXiv
-    2402.09371, are `reverse_operands`, `reverse_output` and `index_hints`; a scratchpad is that of
-    "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737, which says that
-    the remaining digits are written again in every step: the strings are ours (see
-    `recursive_scratchpad`). `random_spaces(...)` around the task sets its characters apart.
+    `reverse_operands`, `reverse_output` and `index_hints` are the formats of "Transformers Can
+    Achieve Length Generalization But Not Robustly", arXiv 2402.09371. `scratchpad` follows
+    "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737. That paper says
+    only that every step writes the remaining digits again; the exact strings are our choice (see
+    `recursive_scratchpad`). `random_spaces` puts spaces between the characters of this task.
 
     Args:
       reverse_output: write the sum least significant digit first.
-      zero_pad: pad both operands to m digits, the longer one's, and the sum to m + 1.
+      zero_pad: pad both operands to m digits, the length of the longer one, and the sum to m + 1.
       ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
-        'coupled', all with start 1; a random start is the encoding's business.
-      equal_length: both operands have the same number of digits.
+        'coupled', all with start 1; a random start is left to the encoding.
+      equal_length: give both operands the same number of digits.
       reverse_operands: write the operands least significant digit first.
-      index_hints: size of an ordered alphabet of which one symbol stands before every digit, also
-        in the sum, the same for equal significance: the k-th least significant has symbol start +
-        k, the start drawn for each example; 0 for none.
-      scratchpad: steps that write the remaining digits again stand before the sum; all of it is
-        scored.
+      index_hints: number of different hints; 0 for none. A hint before every digit, also in the
+        sum, names its significance: the digit of significance k (0 = least) has hint start + k,
+        with a start drawn for each example.
+      scratchpad: write the steps of the addition before the sum; they are scored too.
 
     Raises:
-      SpecError: unknown `ids`; coupled ids for a sum that is neither reversed nor padded: the
-        significance of its first digit, hence its id, is not known before the sum is; coupled ids
-        with hints or a scratchpad, a scratchpad with hints or reversed operands. At sampling,
-        numbers with more digits than there are hints.
+      SpecError: unknown `ids`; a single hint; coupled ids with hints, with a scratchpad, or for a
+        sum that is neither reversed nor padded, since the id of its first digit then depends on
+        the length of the sum; a scratchpad with hints or reversed operands.
+      ValueError: at sampling, sums with more digits than there are hints.
 
     Example:
-      task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 10))
-      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+      >>> task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=3)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$368+103=1740', [0, 4, 3, 2, 1, 4, 3, 2, 1, 2, 3, 4, 5])
     """
 
     reverse_output: bool = False
@@ -84,8 +84,7 @@ class Addition(Task):
         if self.ids == 'coupled' and not (self.reverse_output or self.zero_pad):
             raise SpecError(
                 "addition(ids='coupled') needs reverse_output=True or zero_pad=True: otherwise "
-                'the id of the first '
-                'digit of the sum depends on how many digits the sum has'
+                'the id of the first digit of the sum depends on how many digits the sum has'
             )
         if self.index_hints < 0 or self.index_hints == 1:
             raise SpecError(
@@ -101,8 +100,8 @@ class Addition(Task):
         for name in ('reverse_operands', 'index_hints'):
             if self.scratchpad and getattr(self, name):
                 raise SpecError(
-                    f'addition(scratchpad=True) has no form with {name}={getattr(self, name)}; '
-                    'leave one out'
+                    'addition(scratchpad=True) cannot be combined with '
+                    f'{name}={getattr(self, name)}; leave one out'
                 )
 
     @property
@@ -113,9 +112,8 @@ class Addition(Task):
         high = length_range(length, 1, 'number of digits')[1]
         if self.index_hints and high + 1 > self.index_hints:
             raise ValueError(
-                f'sums of {high}-digit numbers need {high + 1} of the index hints, there are '
-                f'{self.index_hints}; '
-                f'use at most {self.index_hints - 1} digits or more hints'
+                f'sums of {high}-digit numbers need {high + 1} index hints, but there are '
+                f'{self.index_hints}; use at most {self.index_hints - 1} digits or more hints'
             )
         digits = (3 * high + 1) * (2 if self.index_hints else 1)
         return digits + 3 + (scratchpad_width(high) if self.scratchpad else 0)
@@ -174,8 +172,8 @@ def add_digits(a: Int[np.ndarray, 'B L'], b: Int[np.ndarray, 'B L']) -> Int[np.n
     """Column addition; digits least significant first, zeros beyond a number's end.
 
     Example:
-      add_digits(np.array([[9, 9]]), np.array([[1, 0]]))
-      # array([[0, 0, 1]])
+      >>> add_digits(np.array([[9, 9]]), np.array([[1, 0]])).tolist()
+      [[0, 0, 1]]
     """
     out = np.zeros((a.shape[0], a.shape[1] + 1), a.dtype)
     carry = np.zeros(a.shape[0], a.dtype)

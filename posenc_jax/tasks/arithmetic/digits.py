@@ -7,7 +7,7 @@ from jaxtyping import Int
 def random_numbers(
     rng: np.random.Generator, count: Int[np.ndarray, ' B'], width: int
 ) -> Int[np.ndarray, 'B L']:
-    """Numbers with `count` digits, uniform; a leading 0 only where it is the only digit.
+    """Uniform random numbers of `count` digits; only one-digit numbers may begin with 0.
 
     Example:
       >>> random_numbers(np.random.default_rng(0), np.array([2]), 3)[0, 2].tolist()
@@ -21,7 +21,7 @@ def random_numbers(
 
 
 def written(digits: Int[np.ndarray, 'B L'], count: Int[np.ndarray, ' B']) -> Int[np.ndarray, 'B L']:
-    """The first `count` digits in writing order, most significant first (what follows is not used).
+    """The first `count` digits, most significant first; the columns behind them are meaningless.
 
     Example:
       >>> written(np.array([[3, 2, 1]]), np.array([3])).tolist()

@@ -1,5 +1,5 @@
-"""Index hints: before every digit a symbol that says its significance, of an ordered alphabet that
-starts anywhere.
+"""Index hints: a symbol before every digit that names its significance. The symbols are consecutive
+in an ordered alphabet and start at a random place.
 
 Reference: Zhou et al., "Transformers Can Achieve Length Generalization But Not Robustly", arXiv
 2402.09371 (the format is that of Zhou et al., arXiv 2310.16028).
@@ -12,8 +12,9 @@ from jaxtyping import Int
 def draw_hints(
     rng: np.random.Generator, count: Int[np.ndarray, ' B'], symbols: int
 ) -> Int[np.ndarray, ' B']:
-    """The hint of the least significant digit of each row, uniform where `count` hints in a row
-    fit: 0 .. symbols - count.
+    """Draws the hint of the least significant digit of each row, uniform in 0 .. symbols - count.
+
+    So `count` consecutive hints fit into the alphabet of `symbols` hints.
 
     Raises:
       ValueError: more hints are needed than there are.
@@ -23,7 +24,8 @@ def draw_hints(
       [0, 0]
     """
     if count.max() > symbols:
-        raise ValueError(f'{count.max()} digits need as many index hints, there are {symbols}')
+        most = count.max()
+        raise ValueError(f'{most} digits need {most} index hints, but there are {symbols}')
     return rng.integers(0, symbols - count, endpoint=True)
 
 
@@ -33,14 +35,16 @@ def hinted(
     start: Int[np.ndarray, ' B'],
     reverse: bool,
 ) -> tuple[Int[np.ndarray, 'B 2*L'], Int[np.ndarray, ' B']]:
-    """Puts the hint `start + k` before the k-th least significant of the `count` digits of a row; a
-    piece for `join_ragged`.
+    """Puts the hint `start + k` before the digit of significance k (0 = least) of each row.
 
     Args:
       digits: in writing order; of row b the first `count[b]` are used.
-      count: digits of the number.
+      count: number of digits of each row.
       start: hint of the least significant digit.
-      reverse: the least significant digit is the first.
+      reverse: whether the least significant digit is written first.
+
+    Returns:
+      A piece for `join_ragged`.
 
     Example:
       >>> hinted(np.array([[2, 4]]), np.array([2]), np.array([14]), True)

@@ -19,30 +19,31 @@ def length_gen_recipe(
     ids: Literal['none', 'plain'] = 'none',
     equal_length: bool = False,
 ) -> RandomSpaces:
-    """`$h5 2 h6 4 + h5 9 h6 3 = h5 1 h6 8 $`: addition as the paper found it to extend to 2.5 times
-    the trained digits.
+    """Addition in the format that generalised to 2.5 times the trained number of digits.
 
-    A name for `random_spaces(addition(reverse_operands=True, reverse_output=True, index_hints=102),
-    most=3)`: all numbers least significant digit first, without zero padding; before every digit,
-    those of the sum among them, the hint of its significance, from a random start in training and
-    evaluation alike; spaces in training only. The paper's encoding is `randomized_pe(max_len=2048,
-    per_row=True) | fire()`: FIRE sees the ids that were drawn, one draw a sequence. `per_row` needs
-    a row of ids from the task, hence `ids='plain'`. Loss on the sum with its hints and the closing
-    `$`; the paper reports seeds one by one, since they differ widely.
+    `$h5 2 h6 4 + h5 9 h6 3 = h5 1 h6 8 $`: short for `random_spaces(addition(reverse_operands=True,
+    reverse_output=True, index_hints=102), most=3)`. All numbers are written least significant digit
+    first, without zero padding. Before every digit, also in the sum, stands the hint of its
+    significance; hints have a random start in training and in evaluation. Only training data have
+    random spaces. Loss on the sum with its hints and the closing `$`.
 
-    Differs from the paper: 3 spaces at most, uniformly, and `$` at both ends are ours; the official
-    data are not public.
+    The paper's encoding is `randomized_pe(max_len=2048, per_row=True) | fire()`: ids are drawn once
+    per sequence, and FIRE sees the drawn ids. `per_row` needs ids of every row from the task, hence
+    `ids='plain'`. The paper reports every seed by itself, since seeds differ widely.
+
+    Differs from the paper: the number of spaces, uniform in 0 .. 3, and the `$` at both ends are
+    our choice, since the official data are not public.
 
     Args:
-      reverse: numbers with the least significant digit first; False writes them as people do.
-      index_hints: size of the ordered alphabet of hints; 0 leaves them out.
-      spaces: how many spaces may stand before a character in training; 0 leaves them out.
-      ids: 'plain' hands over the ids of each row (`$` 0, then 1, 2, ...), 'none' nothing.
-      equal_length: both operands have the same number of digits.
+      reverse: write numbers least significant digit first; False: most significant digit first.
+      index_hints: number of different hints; 0 leaves them out.
+      spaces: largest number of spaces before a character in training; 0 leaves them out.
+      ids: position ids that the task supplies: 'none' or 'plain' (`$` 0, then 1, 2, ...).
+      equal_length: give both operands the same number of digits.
 
     Raises:
-      SpecError: as `addition` and `random_spaces`. At sampling, numbers with more digits than there
-        are hints.
+      SpecError: as for `addition` and `random_spaces`.
+      ValueError: at sampling, sums with more digits than there are hints.
 
     Reference: Zhou, Alon, Chen, Wang, Agarwal, Zhou, "Transformers Can Achieve Length
     Generalization But Not Robustly", arXiv 2402.09371.

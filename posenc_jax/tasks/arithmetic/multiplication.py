@@ -29,29 +29,30 @@ class Multiplication(Task):
     """`$a*b=c$`; the task length is the number of digits of an operand. Loss on the product and the
     closing `$`.
 
-    A range of lengths draws the digits of the two operands independently and uniformly. The N x 2
-    task of Cho et al., "Position Coupling", arXiv 2405.20671, is `multiplication(second=2,
-    pad_product=True, reverse_output=True, ids='coupled')`; that of Shen et al., "Positional
-    Description Matters for Transformers Arithmetic", arXiv 2311.14737, is `multiplication(digits=n,
-    pad_product=True, reverse_output=True)` (there with `#` for `=`).
+    With a range of lengths, the two operands draw their numbers of digits independently and
+    uniformly. The N x 2 task of Cho et al., "Position Coupling", arXiv 2405.20671, is
+    `multiplication(second=2, pad_product=True, reverse_output=True, ids='coupled')`. The task of
+    Shen et al., "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737, is
+    `multiplication(digits=n, pad_product=True, reverse_output=True)`; they write `#` for `=`.
 
     Args:
       reverse_output: write the product least significant digit first.
-      pad_product: zero-pad the product to as many digits as both operands have together, as
-        written.
-      digits: zero-pad both operands to this many digits; 0 writes them as they are.
-      second: digits of the second operand; 0 draws them as those of the first.
+      pad_product: zero-pad the product to the total number of digits of both operands as written.
+      digits: zero-pad both operands to this many digits; 0 for no padding.
+      second: number of digits of the second operand; 0 draws it like that of the first.
       ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
         'coupled', all with start 1.
 
     Raises:
-      SpecError: unknown `ids`, negative numbers, or coupled ids for a product that is not padded
-        and reversed. At sampling, numbers longer than `digits`.
+      SpecError: unknown `ids`; negative `digits` or `second`, or `second` above `digits`; coupled
+        ids for a product that is not padded and reversed.
+      ValueError: at sampling, numbers longer than `digits`.
 
     Example:
-      task = Multiplication(second=2, pad_product=True, reverse_output=True, ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+      >>> task = Multiplication(second=2, pad_product=True, reverse_output=True, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$58*12=6960', [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1])
     """
 
     reverse_output: bool = False

@@ -1,5 +1,5 @@
-"""Random spaces: characters of any task at random distances, so that absolute positions say
-nothing.
+"""Random spaces: any task with its characters at random distances, so that absolute positions carry
+no information.
 """
 
 import dataclasses
@@ -18,14 +18,13 @@ LAWS = ('uniform', 'geometric')
 def spread(
     batch: Batch, gaps: Int[np.ndarray, 'B T'], space: int, width: int
 ) -> tuple[Batch, Int[np.ndarray, ' B']]:
-    """Puts spaces before the targets of a next-token batch; they bear no loss and fill what remains
-    on the right.
+    """Puts spaces before the targets of a next-token batch; they bear no loss and serve as padding.
 
     Args:
-      batch: a batch whose scored targets end where its rows do.
-      gaps: how many spaces stand before target t; those of padding are not used.
-      space: token id.
-      width: of the result.
+      batch: a batch in which the last real token of each row is a scored target.
+      gaps: number of spaces before each target; the values at padding are not used.
+      space: token id of the space.
+      width: T of the result.
 
     Returns:
       The batch without positions, and the number of tokens of each row, the last target included.
@@ -57,29 +56,30 @@ def spread(
 @register('random_spaces', kind='task')
 @dataclasses.dataclass(frozen=True)
 class RandomSpaces(Task):
-    """Another task with 0 .. `most` spaces before every character but the first; the length is that
-    of the task.
+    """Another task with 0 .. `most` spaces before every character but the first.
 
-    Spaces carry no loss; one more token id, the last, stands for them and for padding. After Shen
-    et al., "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737, and Zhou
-    et al., arXiv 2402.09371, where it is an augmentation of training: the evaluation has no spaces
-    unless it is asked for. How many spaces, and by which law, is not public: the numbers here are
-    ours.
+    The task length is that of the inner task. Spaces bear no loss. They have one more token id, the
+    last, which is also the padding. After Shen et al., "Positional Description Matters for
+    Transformers Arithmetic", arXiv 2311.14737, and Zhou et al., arXiv 2402.09371, who augment
+    training data in this way: validation and test data have no spaces unless `in_evaluation` is
+    set. The papers do not publish the distribution of the number of spaces; it is our choice.
 
     Args:
-      task: the task; of the ids it may supply, 'plain' ones count spaces as well.
-      most: largest number of spaces in a place.
-      law: 'uniform', or 'geometric': every further space is half as likely.
-      in_evaluation: put them into validation and test data as well.
+      task: the inner task. If it supplies plain ids, these count the spaces as well.
+      most: largest number of spaces before a character.
+      law: distribution of the number of spaces: 'uniform', or 'geometric' with ratio 1/2.
+      in_evaluation: whether validation and test data have spaces as well.
 
     Raises:
-      SpecError: `most` below 0, an unknown law, a task that reads text or supplies ids of another
-        kind.
+      SpecError: `most` below 0, an unknown law, a task that reads text, or a task that supplies
+        positions other than plain ids.
 
     Example:
-      task = RandomSpaces(Addition(reverse_output=True), most=3)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]))
+      >>> from posenc_jax.tasks.arithmetic import Addition
+      >>> task = RandomSpaces(Addition(reverse_output=True), most=3)
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0])
+      '$5...8...+..1..2..=...0...7$............'
     """
 
     task: Task
@@ -95,19 +95,19 @@ class RandomSpaces(Task):
             raise SpecError('random_spaces takes a task with answers, not one that reads text')
         if self.ids not in ('none', 'plain'):
             raise SpecError(
-                f"random_spaces: spaces have no id among {self.ids!r} ones; use ids='none' or "
-                "'plain'"
+                f'random_spaces: spaces have no id in a task with ids={self.ids!r}; use '
+                "ids='none' or 'plain'"
             )
         if self.task.supplies_positions and self.ids == 'none':
             name = type(self.task).__name__
             raise SpecError(
-                f'random_spaces: spaces have no position among those of {name}; put '
-                'random_spaces inside of it'
+                f'random_spaces: {name} supplies no positions for spaces; put random_spaces inside '
+                f'{name}'
             )
 
     @property
     def ids(self) -> str:
-        """Those of the task, counted anew."""
+        """The kind of position ids, that of the inner task."""
         return getattr(self.task, 'ids', 'none')
 
     @property
@@ -129,7 +129,7 @@ class RandomSpaces(Task):
         return out
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Every space as '.', or, beside names of several letters, as a word '.'."""
+        """The text of the inner task with '.' for every space."""
         space = self.task.vocab_size
         joint = ' ' if ' ' in self.task.decode(np.zeros(2, np.int64)) else ''
         return joint.join('.' if i == space else self.task.decode(np.array([i])) for i in ids)

@@ -1,7 +1,7 @@
-"""A scratchpad for addition that writes what remains of both numbers again in every step.
+"""A scratchpad for addition that writes the remaining digits of both numbers again in every step.
 
-Shen et al., "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737,
-describe it so; their strings are not public, and the ones here are ours.
+The idea is that of Shen et al., "Positional Description Matters for Transformers Arithmetic", arXiv
+2311.14737. Their strings are not public; the strings here are our choice.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 
 def scratchpad_width(digits: int) -> int:
-    """Tokens of the scratchpad of two numbers of `digits` digits.
+    """Number of tokens of the scratchpad for two numbers of `digits` digits each.
 
     Example:
       >>> scratchpad_width(2)  # '2+3,1,7;' and '+,0,67;'
@@ -27,16 +27,15 @@ def recursive_scratchpad(
     comma: int,
     semicolon: int,
 ) -> list[tuple[Int[np.ndarray, 'B _'], Int[np.ndarray, ' B']]]:
-    """`a'+b',c,r;` for every digit that has been added: what remains of both numbers, the carry,
-    the digits of the sum so far.
+    """Writes a step `a'+b',c,r;` for each digit of the longer number.
 
-    Numbers and the sum so far are written most significant digit first. There are as many steps as
-    the longer number has digits; the last carry is not written again, it leads the sum that
-    follows.
+    a' and b' are the remaining digits of both numbers, c is the carry, and r holds the digits of
+    the sum so far. a', b' and r are written most significant digit first. The last carry has no
+    step of its own; if it is 1, it is the first digit of the sum that follows.
 
     Args:
-      a, a_count, b, b_count: digits, least significant first and zero beyond a number's end, and
-        how many a number has.
+      a, b: digits, least significant first and zero beyond a number's end.
+      a_count, b_count: number of digits of each number.
       plus, comma, semicolon: token ids.
 
     Returns:

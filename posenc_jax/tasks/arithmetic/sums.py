@@ -27,13 +27,13 @@ class Sums(Task):
     """`$a+b+...+z=s$` with k numbers; the task length is the number of digits of a number. Loss on
     the sum and the closing `$`.
 
-    All numbers, and the sum, which is written least significant digit first, are zero-padded to the
-    most digits that the sum of k numbers as long as the longest can have. Follows Cho et al.,
-    "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
-    Structure", arXiv 2405.20671.
+    The sum is written least significant digit first. All numbers and the sum are zero-padded to the
+    same length: the most digits that a sum of k numbers, each as long as the longest one, can have.
+    Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
+    Transformers Using Task Structure", arXiv 2405.20671.
 
     Args:
-      operands: k.
+      operands: k, how many numbers are added.
       ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
         'coupled', all with start 1.
 
@@ -41,9 +41,10 @@ class Sums(Task):
       SpecError: fewer than two operands, or unknown `ids`.
 
     Example:
-      task = Sums(operands=3, ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+      >>> task = Sums(operands=3, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$038+013+091=241', [0, 4, 3, 2, 1, 4, 3, 2, 1, 4, 3, 2, 1, 2, 3, 4])
     """
 
     operands: int = 3
@@ -59,7 +60,7 @@ class Sums(Task):
         return len(SYMBOLS)
 
     def sum_digits(self, digits: int) -> int:
-        """Most digits of the sum of numbers that have `digits` digits.
+        """The most digits that a sum of k numbers with `digits` digits each can have.
 
         Example:
           >>> Sums(operands=3).sum_digits(2)

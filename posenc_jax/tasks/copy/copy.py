@@ -13,17 +13,22 @@ class Copy(Transduction):
     """Copying; the task length is the number of symbols. Loss on the copy and the closing `$`.
 
     Follows Kazemnejad et al., "The Impact of Positional Encoding on Length Generalization in
-    Transformers", arXiv 2305.19466 (multi-symbol copy, there with 100 symbols and a worded prompt),
+    Transformers", arXiv 2305.19466 (their multi-symbol copy has 100 symbols and a prompt in words),
     in the layout of Cho et al., arXiv 2405.20671.
 
     Args:
       symbols: size of the alphabet.
       ids: position ids that the task supplies: 'none', 'plain' or 'coupled'.
 
+    Raises:
+      SpecError: symbols below 1, or unknown `ids`.
+
     Example:
-      task = Copy(symbols=10, ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]))
+      >>> import numpy as np
+      >>> task = Copy(symbols=10, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=4)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$8652=8652', [0, 2, 3, 4, 5, 1, 2, 3, 4, 5])
     """
 
     def answer(self, x, count):

@@ -22,10 +22,13 @@ class Reverse(Transduction):
       symbols: size of the alphabet.
       ids: position ids that the task supplies: 'none', 'plain' or 'coupled'.
 
+    Raises:
+      SpecError: symbols below 1, or unknown `ids`.
+
     Example:
-      task = Reverse(symbols=10)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=5)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = Reverse(symbols=10)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=5)['tokens'][0])
+      '$86523=32568'
     """
 
     def answer(self, x, count):

@@ -1,4 +1,4 @@
-"""Shared by tasks that answer a string of symbols with a string made of it: `$x=y$`."""
+"""The base class of tasks `$x=y$` whose answer y is a string made from the symbols of x."""
 
 import abc
 import dataclasses
@@ -22,8 +22,9 @@ from posenc_jax.tasks.task import (
 
 @dataclasses.dataclass(frozen=True)
 class Transduction(Task):
-    """`$x=y$` with y as long as x; token ids: symbols from 0, then `=`, `$` (begin and end),
-    padding.
+    """A task `$x=y$` with y as long as x.
+
+    The token ids are the symbols from 0 on, then `=`, `$` (at both ends) and padding.
 
     Args:
       symbols: size of the alphabet; symbols are drawn with replacement.
@@ -50,11 +51,11 @@ class Transduction(Task):
     def answer(
         self, x: Int[np.ndarray, 'B L'], count: Int[np.ndarray, ' B']
     ) -> Int[np.ndarray, 'B L']:
-        """y for every row, of which the first `count` symbols of x are used."""
+        """y for every row; of x and y, the first `count` symbols of a row are used."""
 
     @abc.abstractmethod
     def coupled_ids(self, count: Int[np.ndarray, ' B'], width: int) -> Int[np.ndarray, 'B W']:
-        """Coupled ids of the whole sequence."""
+        """Coupled ids of the whole sequence `$x=y$`, padded to `width`."""
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         low, high = length_range(length, 1, 'number of symbols')

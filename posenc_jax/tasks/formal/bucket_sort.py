@@ -16,20 +16,20 @@ class BucketSort(Transduction):
     `$`.
 
     One of the tasks of Ruoss et al., "Randomized Positional Encodings Boost Length Generalization
-    of Transformers", arXiv 2305.16843, there read in one pass by an encoder; here it is asked for
-    token by token.
+    of Transformers", arXiv 2305.16843. There an encoder predicts the whole answer in one pass; here
+    the answer is predicted token by token.
 
     Args:
       symbols: size of the alphabet.
       ids: position ids that the task supplies: 'none' or 'plain'.
 
     Raises:
-      SpecError: no symbols, or other ids.
+      SpecError: symbols below 1, or other ids.
 
     Example:
-      task = BucketSort(symbols=5)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(1, 5))
-      print(task.decode(batch['tokens'][0]))
+      >>> task = BucketSort(symbols=5)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=5)['tokens'][0])
+      '$43211=11234'
     """
 
     symbols: int = 5

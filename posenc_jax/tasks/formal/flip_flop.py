@@ -14,25 +14,27 @@ WRITE, READ, IGNORE, PADDING = 2, 3, 4, 5
 @register('flip_flop', kind='task')
 @dataclasses.dataclass(frozen=True)
 class FlipFlop(Task):
-    """`w 1 i 0 i 1 r 1 ...`; the task length is the number of pairs. Loss on the bits behind `r`.
+    """`w 1 i 0 i 1 r 1 ...`; the task length is the number of pairs. Loss on the bits after `r`.
 
-    Pairs of an instruction and a bit: `w` writes it, `i` is to be ignored, and behind `r` stands
-    the bit that was written last. The first pair writes, the last reads; those between ignore with
-    probability `ignore` and write or read with half of the rest each; bits behind `w` and `i` are
-    uniform. The last bit is a target only. After Liu et al., "Exposing Attention Glitches with
-    Flip-Flop Language Modeling", arXiv 2306.00946, as CoPE (arXiv 2405.18719) and TRA (arXiv
-    2503.23174) use it: trained at 0.8, tested there, at 0.98 (sparse) and at 0.1 (dense).
+    A text consists of pairs of an instruction and a bit: `w` writes the bit, `i` ignores it, and
+    `r` reads, so that the bit written last follows. The first instruction is `w` and the last is
+    `r`. Each other one is `i` with probability p, and `w` or `r` with probability (1 - p) / 2 each.
+    Bits after `w` and `i` are uniform. The last bit is a target only.
+
+    After Liu et al., "Exposing Attention Glitches with Flip-Flop Language Modeling", arXiv
+    2306.00946. CoPE (arXiv 2405.18719) and TRA (arXiv 2503.23174) train with p = 0.8 and test with
+    p = 0.8, 0.98 (sparse) and 0.1 (dense).
 
     Args:
-      ignore: probability of `i`.
+      ignore: p, the probability of `i`.
 
     Raises:
       SpecError: a probability outside 0 .. 1.
 
     Example:
-      task = FlipFlop(ignore=0.8)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=16)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = FlipFlop(ignore=0.8)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=8)['tokens'][0])
+      'w 1 i 1 w 1 w 1 i 0 i 1 i 1 r'
     """
 
     ignore: float = 0.8

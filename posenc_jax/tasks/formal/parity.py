@@ -25,16 +25,15 @@ EQUALS, BOUNDARY, PADDING = 2, 3, 4
 @register('parity', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Parity(Task):
-    """`$x=y$`, y the number of ones among the bits of x modulo 2; the task length is the number of
-    bits. Loss on y and `$`.
+    """`$x=y$`, where y is the number of ones in x modulo 2; the task length is the number of bits.
 
-    Bits are uniform. Follows Cho et al., "Position Coupling: Improving Length Generalization of
-    Arithmetic Transformers Using Task Structure", arXiv 2405.20671 (official code
-    HanseulJo/position-coupling), the form without a scratchpad.
+    Loss on y and the closing `$`. Bits are uniform. Follows Cho et al., "Position Coupling:
+    Improving Length Generalization of Arithmetic Transformers Using Task Structure", arXiv
+    2405.20671 (official code HanseulJo/position-coupling), in the form without a scratchpad.
 
     Args:
       ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
-        'coupled', all with start 1; a random start is the encoding's business.
+        'coupled', all with start 1; a random start is left to the encoding.
 
     Raises:
       SpecError: unknown `ids`.

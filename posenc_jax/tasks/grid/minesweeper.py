@@ -1,4 +1,4 @@
-"""Minesweeper generator: from where the mines are to how many neighbours of every cell hold one."""
+"""Minesweeper generator: from the mines of a board to the number of mines around every cell."""
 
 import dataclasses
 from functools import partial
@@ -25,28 +25,30 @@ MINE, FREE, EQUALS, BOUNDARY, PADDING = 9, 10, 11, 12, 13
 @register('minesweeper', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Minesweeper(Task):
-    """`$*..*=*22*$`: a board of mines and free cells, then the same board with numbers; the length
-    is that of its sides.
+    """`$*..*=*22*$`: a board of mines and free cells, then the same board with numbers of mines.
 
-    Boards are written cell by cell, row after row. An answer cell is a mine, or how many of the
-    eight cells around it are. A range of lengths draws both sides independently; an int gives a
-    square. Loss on the answer and the closing `$`. Follows Cho et al., "Position Coupling:
-    Improving Length Generalization of Arithmetic Transformers Using Task Structure", arXiv
-    2405.20671, whose two ids of a cell are those of its column and its row.
+    The task length is the length of a side. With a range, both sides are drawn independently; an
+    int gives a square. Boards are written cell by cell, row after row. A cell of the answer is a
+    mine, or the number of mines among the eight cells around it. Loss on the answer and the closing
+    `$`. Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
+    Transformers Using Task Structure", arXiv 2405.20671; a coupled id there has two components, for
+    the column and the row of a cell.
 
     Args:
-      mines: probability that a cell holds one; the paper's is not known to us, and this is ours.
+      mines: probability that a cell holds a mine. The default is our choice, since we do not know
+        the value of the paper.
       ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
-        'coupled', which have two components; a random start is the encoding's business,
+        'coupled', which have two components; a random start is left to the encoding,
         `position_coupling(components=2)`.
 
     Raises:
       SpecError: a probability outside 0 .. 1, or unknown `ids`.
 
     Example:
-      task = Minesweeper(ids='coupled')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=(2, 4))
-      print(task.decode(batch['tokens'][0]), batch['positions'][0])
+      >>> task = Minesweeper(ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0, :6].tolist()
+      ('$..**=22**', [[0, 0], [2, 2], [3, 2], [2, 3], [3, 3], [1, 1]])
     """
 
     mines: float = 0.2
@@ -94,7 +96,7 @@ class Minesweeper(Task):
 
 
 def neighbours(mined: Bool[np.ndarray, 'B H W']) -> Int[np.ndarray, 'B H W']:
-    """How many of the eight cells around each hold a mine.
+    """The number of mines among the eight cells around each cell.
 
     Example:
       >>> neighbours(np.array([[[True, False], [False, True]]])).tolist()

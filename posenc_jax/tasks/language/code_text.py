@@ -1,4 +1,4 @@
-"""Text whose tokens know the function, or the paragraph, that they stand in."""
+"""Text with hierarchical positions: where a token stands in its function or paragraph."""
 
 import copy
 import dataclasses
@@ -23,22 +23,22 @@ UNITS: dict[str, Callable[[str], list[int]]] = {
 @register('code_text', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class CodeText(Language):
-    """Language modelling at the positions of `hirope`: (flat, offset in the unit, units before),
-    counted in every window anew.
+    """Language modelling with the positions of `hirope`: (flat, offset in the unit, units before).
 
-    Units are the top-level functions and classes of a document and what stands between them, or
-    paragraphs; a document begins a unit. Training, validation and test data have the positions, so
-    `eval.py` reads a model with `hirope()` as it should be.
+    All three components count from the start of each window. Units are the top-level functions and
+    classes of a document and the runs of other code between them, or its paragraphs. A document
+    begins a new unit. Training, validation and test data have these positions, so that `eval.py`
+    evaluates a model with `hirope()` at the right positions.
 
     Args:
-      units: 'python' parses every document, 'lines' looks for unindented `def` and `class` in text
-        that need not parse (also where documents are cut in three because they are few),
+      units: 'python' parses every document; 'lines' looks for unindented `def` and `class` in text
+        that need not parse, for example in documents that were cut (see `cuts_documents`);
         'paragraphs' is for prose.
       dataset, data_dir, feature, tokenizer: as for `language`.
 
     Raises:
       SpecError: unknown units.
-      ValueError: a document that does not parse.
+      ValueError: with 'python', a document that does not parse.
 
     Reference: Zhang, Li, Zhang, Jin, arXiv 2403.19115.
 
@@ -67,10 +67,10 @@ class CodeText(Language):
         units = np.concatenate(self.unit_numbers(split))
         return lambda index: _hierarchical(units[index])
 
-    # Every length of an evaluation is checked, and parsing takes longest.
+    # Cached because an evaluation asks for the units at every length, and parsing is slow.
     @functools.lru_cache(maxsize=3)  # noqa: B019
     def unit_numbers(self, split: str) -> list[Int[np.ndarray, ' _']]:
-        """For each of `documents(split)` the unit of its tokens, numbered through all documents."""
+        """The unit of every token of each of `documents(split)`, numbered across the documents."""
         numbers, first = [], 0
         for text in filter(None, self.corpus.documents(split)):
             written, starts = text.decode(), self.vocabulary.starts(text)
@@ -98,7 +98,7 @@ class CodeText(Language):
 
 
 class _Units(Language):
-    """The same rows, of the numbers of units in the place of tokens."""
+    """The rows of a `CodeText` with the number of the unit of each token in place of its id."""
 
     def __init__(self, task: CodeText):
         for name in ('corpus', 'packing', 'vocabulary'):
@@ -115,7 +115,7 @@ def _joined(text, units):
 
 
 def _hierarchical(units: Int[np.ndarray, 'B L']) -> Int[np.ndarray, 'B L 3']:
-    """(flat, tok, F) as `hierarchical_ids`, in NumPy for the threads that prepare data."""
+    """(flat, tok, F) as in `hierarchical_ids`, in NumPy because threads prepare the data."""
     flat = np.broadcast_to(np.arange(units.shape[1]), units.shape)
     starts = np.diff(units, axis=1, prepend=units[:, :1]) != 0
     begun = np.maximum.accumulate(np.where(starts, flat, 0), axis=1)

@@ -1,4 +1,4 @@
-"""The data of CREAM: head, middle and tail of longer texts, with ids out of the extended range."""
+"""The data of CREAM: head, middle and tail of longer texts, with ids from the extended range."""
 
 import dataclasses
 
@@ -12,18 +12,18 @@ from posenc_jax.tasks.language.selected import SelectedText
 @register('cream_text', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class CreamText(SelectedText):
-    """Language modelling whose training rows of N tokens have the ids of `cream`, out of 0 .. Nf-1;
-    evaluation as `language`.
+    """Language modelling whose training rows of N tokens have ids of `cream`, from 0 .. Nf-1.
 
-    Head and tail are the first and last h tokens of a text; between them stand the tokens at the
-    middle ids where the text is long enough (some may then be of the tail too, as released), else
-    the q tokens before the tail. Encode with `rope(freqs=pi(factor=...))`, without `cream`, which
-    would draw again. The target at the end of a piece is the next token of the text (the paper does
-    not say; our convention).
+    Head and tail of a row are the first and last h tokens of a text. If the text is long enough,
+    the tokens at the middle ids stand between them, and some of these may belong to the tail too,
+    as in the released code. Otherwise the q = N - 2h tokens before the tail stand there. Encode
+    with `rope(freqs=pi(factor=...))` and without `cream`, which would draw ids again. The target at
+    the end of a piece is the next token of the text; this is our choice, since the paper does not
+    say. Validation and test data are those of `language`.
 
     Args:
-      factor: f.
-      source_len: tokens of a text; None for N.
+      factor: f, the extended length relative to N.
+      source_len: number of tokens of a text; None for N.
       dataset, data_dir, feature, tokenizer: as for `language`.
 
     Raises:

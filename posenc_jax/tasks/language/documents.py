@@ -8,13 +8,11 @@ from posenc_jax.core.registry import check_choice
 from posenc_jax.tasks.task import SPLITS
 
 CUTS = (0.90, 0.95)
-SMALLEST = 0.01  # share of the bytes that every part has, if documents are kept whole
+SMALLEST = 0.01  # documents stay whole if every split then has at least this share of the bytes
 
 
 class Corpus(Protocol):
-    """Where text comes from: `description` says so in one line for the log, `documents` reads one
-    split.
-    """
+    """A source of text: `description` is one line for the log, `documents` reads one split."""
 
     @property
     def description(self) -> str: ...
@@ -23,22 +21,22 @@ class Corpus(Protocol):
 
 
 def split_of(name: str) -> str:
-    """The split of a document: its name's SHA-256 as a fraction, cut at 0.90 and 0.95.
+    """The split of a document: the SHA-256 of its name, as a fraction, is cut at 0.90 and 0.95.
 
-    Documents keep their split when others are added or removed, as long as there are enough of them
-    (`cuts_documents`).
+    Documents keep their split when others are added or removed, unless there are so few that each
+    is cut (`cuts_documents`).
 
     Example:
-      split_of('json/decoder.py')
-      # 'train'
+      >>> split_of('json/decoder.py')
+      'train'
     """
     fraction = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'big') / 2**64
     return SPLITS[sum(fraction >= cut for cut in CUTS)]
 
 
 def cuts_documents(sizes: Mapping[str, int]) -> bool:
-    """Whether each document is cut in three: where the split by name leaves a part with less than 1
-    % of the bytes.
+    """Whether a split by name leaves a part with less than 1 % of the bytes, so that each document
+    is cut in three instead.
 
     Example:
       >>> (
@@ -54,8 +52,10 @@ def cuts_documents(sizes: Mapping[str, int]) -> bool:
 
 
 def split_documents(documents: Mapping[str, bytes], split: str) -> list[bytes]:
-    """The documents of a split by name, in the order given; or of each document the part between
-    its cuts, see above.
+    """The documents of a split, in the order given.
+
+    If `cuts_documents`, these are parts of all documents: the first 90 % of each are for training,
+    the next 5 % for validation and the last 5 % for test.
 
     Raises:
       SpecError: unknown split.
@@ -71,7 +71,7 @@ def as_text(value: str | bytes, where: str) -> bytes:
     """`value` as UTF-8 bytes, checked to be text.
 
     Raises:
-      ValueError: undecodable bytes or a NUL byte; `where` names the culprit.
+      ValueError: undecodable bytes or a NUL byte; the message begins with `where`.
     """
     data = value.encode() if isinstance(value, str) else bytes(value)
     try:

@@ -1,8 +1,7 @@
 """Corpora that come with every Python: the reference topics of `pydoc_data`, and the standard
 library's source code.
 
-Both differ from one Python version to the next, so that perplexities compare within one version
-only.
+Both differ between Python versions, so perplexities are comparable within one version only.
 """
 
 import dataclasses
@@ -31,8 +30,9 @@ class EmbeddedCorpus:
       name: 'pydoc_topics' (English reference prose, about 0.5 MB) or 'stdlib_code' (Python, about
         10 MB).
 
-    Where an installation lacks the corpus, the next of these serves, with a logged warning: pydoc
-    topics, standard library sources, synthetic Markov text. `description` says which one it is.
+    If the installation lacks the corpus, the next one of this list takes its place, with a warning
+    in the log: pydoc topics, standard library sources, synthetic Markov text. `description` names
+    the corpus in use.
     """
 
     name: str
@@ -70,7 +70,7 @@ class EmbeddedCorpus:
 
 
 def pydoc_topics() -> dict[str, bytes]:
-    """Topic -> text of `pydoc_data.topics`; empty where the installation lacks it."""
+    """Topic -> text of `pydoc_data.topics`; empty if the installation lacks this module."""
     try:
         topics = importlib.import_module('pydoc_data.topics').topics
     except ImportError:
@@ -79,13 +79,11 @@ def pydoc_topics() -> dict[str, bytes]:
 
 
 def stdlib_code() -> dict[str, bytes]:
-    """Relative path -> source of the standard library, without tests; empty where there are no
-    sources.
+    """Relative path -> source of the standard library, without tests; empty without sources.
 
-    Only modules and packages that Python itself counts to its library are read
-    (`sys.stdlib_module_names`, the same on every platform). So what was written when this Python
-    was built or installed is left out: `_sysconfigdata_*.py`, which says how, `config-*/`,
-    `sitecustomize.py`, and whatever a distribution adds.
+    Only modules and packages in `sys.stdlib_module_names` are read; the names are the same on every
+    platform. Files that were written when this Python was built or installed are left out:
+    `_sysconfigdata_*.py`, `config-*/`, `sitecustomize.py`, and additions of a distribution.
     """
     root = pathlib.Path(sysconfig.get_paths()['stdlib'])
     names = sorted(path.relative_to(root) for path in root.rglob('*.py'))
@@ -97,8 +95,9 @@ def stdlib_code() -> dict[str, bytes]:
 
 
 def markov_text() -> dict[str, bytes]:
-    """200 synthetic documents of sentences: words of a first-order Markov chain with four
-    successors each.
+    """200 synthetic documents, sentences of a first-order Markov chain of words.
+
+    Each word has four successors.
     """
     rng = np.random.Generator(np.random.PCG64(0))
     letters = np.array(list('etaoinshrdlu'))

@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 @register('language', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class Language(Task):
-    """Next-byte prediction; the task length is T. Token ids are the 256 bytes, and 256, which
-    begins every document.
+    """Next-token prediction on text; the task length is T, the width of the input.
 
-    With a tokenizer, next-token prediction: its ids, nothing in front of a document.
+    Without a tokenizer the token ids are the 256 bytes, and `BOS` (256) begins every document. With
+    a tokenizer they are its ids, and a document begins with the tokens that it puts in front of a
+    text, if any (`<s>` of Llama).
 
     Args:
       dataset: 'pydoc_topics' or 'stdlib_code' (come with Python), 'text:GLOB' (your own files), or
         'tfds:NAME' (prepared by TensorFlow Datasets).
       data_dir: folder that a 'text:' pattern is relative to, or where 'tfds:' data sets were
         prepared.
-      packing: 'stream' takes windows of all documents one after the other; 'documents' packs
-        documents (cut where longer than T) into rows with `segment` ids, and scores no target
-        across documents.
-      feature: which text feature of a 'tfds:' data set; default: 'text', or the only one.
+      packing: 'stream' takes windows of one stream of all documents; 'documents' packs documents,
+        cut if they are longer than T, into rows with `segment` ids, and scores no target across
+        documents.
+      feature: name of the text feature of a 'tfds:' data set; default: 'text', or the only one.
       tokenizer: a Hugging Face directory with `tokenizer.json`, or a `.gguf` file; default: bytes.
 
     Raises:
@@ -48,9 +49,10 @@ class Language(Task):
       ValueError: a split that is shorter than one sequence; a file that is not text.
 
     Example:
-      task = Language('pydoc_topics')
-      batch = task.dataset(length=64, batch_size=8, seed=0)[0]
-      print(task.decode(batch['tokens'][0]))
+      >>> task = Language('pydoc_topics')
+      >>> batch = task.dataset(length=64, batch_size=8, seed=0)[0]
+      >>> batch['tokens'].shape, task.decode(task.encode('a text'))
+      ((8, 64), '<bos>a text')
     """
 
     is_language: ClassVar[bool] = True
@@ -80,9 +82,7 @@ class Language(Task):
 
     @property
     def bytes_of(self) -> Int[np.ndarray, ' V'] | None:
-        """How many bytes of text each token id stands for; None where the tokenizer does not
-        say.
-        """
+        """How many bytes of text each token id stands for; None if the tokenizer does not say."""
         return self.vocabulary.bytes_of
 
     def width(self, length: Length) -> int:
@@ -94,13 +94,11 @@ class Language(Task):
         return high
 
     def documents(self, split: str) -> list[Int[np.ndarray, ' _']]:
-        """The documents of a split, each with its `BOS` if it is read as bytes; empty ones are left
-        out.
-        """
+        """The token ids of each document of a split, as `encode` gives them, without empty ones."""
         return [self.vocabulary.encode(text) for text in self.corpus.documents(split) if text]
 
     def tokens(self, split: str) -> Int[np.ndarray, ' N']:
-        """The whole split as one stream: its documents one after the other.
+        """The documents of a split one after the other, as one stream.
 
         Raises:
           ValueError: the split is empty.
@@ -110,8 +108,9 @@ class Language(Task):
     def places(
         self, split: str
     ) -> Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None:
-        """Positions of windows of `tokens(split)`, given by the indices of their tokens; None where
-        they are the plain ones.
+        """A function from indices into `tokens(split)` to the positions of windows of these tokens.
+
+        None if windows have plain positions 0, 1, 2, ...
         """
         return None
 
@@ -128,7 +127,7 @@ class Language(Task):
         return documents
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        """Random training rows; reads the corpus at every call, unlike `dataset`."""
+        """Random training rows. Every call reads the corpus, which `dataset` does only once."""
         length = self.width(length)
         documents = self._documents('train', length)
         if self.packing == 'stream':
@@ -148,10 +147,10 @@ class Language(Task):
         """Batches of one split: endless and random for 'train', one pass in order otherwise.
 
         Training takes random crops ('stream'), or all packed rows in a new order every epoch
-        ('documents'). The other splits score every token but the first once; their last batch is
-        filled up with rows of loss mask 0.
+        ('documents'). The other splits score every token once, except the first one of the stream
+        or of each document. Their last batch is filled up with rows of loss mask 0.
 
-        Args and errors: as `Task.dataset`; a split shorter than one sequence is an error too.
+        Args and errors: as `Task.dataset`; also ValueError if a split is shorter than a sequence.
         """
         import grain
 
@@ -178,7 +177,7 @@ class Language(Task):
         return batches.map(functools.partial(_cropped_rows, stream, batch_size, rows, length, seed))
 
     def encode(self, text: str) -> Int[np.ndarray, ' L']:
-        """The token ids of a text, e.g. as a prompt; of bytes with `BOS` in front."""
+        """The token ids of a text, e.g. a prompt, behind the tokens that begin a document."""
         return self.vocabulary.encode(text.encode())
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
@@ -189,8 +188,8 @@ def open_corpus(dataset: str, data_dir: str | None = None, feature: str | None =
     """The corpus with this name; see `Language` for the names.
 
     Raises:
-      SpecError, FileNotFoundError: there is none; also an argument that this kind of corpus does
-        not have.
+      SpecError: an unknown name, or an argument that this kind of corpus does not take.
+      FileNotFoundError: no matching file, or a data set that is not prepared.
     """
     kind, _, rest = dataset.partition(':')
     if feature is not None and kind != 'tfds':

@@ -11,8 +11,10 @@ from posenc_jax.tasks.task import Batch
 
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
-    """A plan: row r holds pieces `order[bounds[r]:bounds[r + 1]]`, piece p the `sizes[p]` inputs
-    from `starts[p]`.
+    """A plan of rows of `length` inputs from a stream of tokens.
+
+    Row r holds the pieces `order[bounds[r]:bounds[r + 1]]`. Piece p holds `sizes[p]` inputs, which
+    begin at index `starts[p]` of the stream.
     """
 
     stream: Int[np.ndarray, ' N']
@@ -35,8 +37,8 @@ def pack_documents(documents: list[Int[np.ndarray, ' _']], length: int) -> Packe
     document to the next.
 
     Example:
-      pack_documents([np.arange(5), np.arange(3)], length=6).rows
-      # 1
+      >>> pack_documents([np.arange(5), np.arange(3)], length=6).rows
+      1
     """
     sizes = np.array([len(document) for document in documents])
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -54,7 +56,7 @@ def pack_documents(documents: list[Int[np.ndarray, ' _']], length: int) -> Packe
 
 
 def best_fit_decreasing(sizes: Int[np.ndarray, ' pieces'], capacity: int) -> list[list[int]]:
-    """Pieces by row: the largest piece first, each into the fullest row that still has room."""
+    """The pieces of each row: from large to small, each goes to the fullest row that has room."""
     rows: list[list[int]] = []
     with_space: dict[int, list[int]] = {}  # free space -> rows that have it
     spaces: list[int] = []  # the keys of with_space, ascending
@@ -79,8 +81,9 @@ def best_fit_decreasing(sizes: Int[np.ndarray, ' pieces'], capacity: int) -> lis
 
 
 def packed_batch(packed: PackedRows, numbers: Int[np.ndarray, ' B']) -> Batch:
-    """The rows with these numbers, padding beyond the last; segments count from 1 in each row, 0 is
-    padding.
+    """The rows with these numbers; a number beyond the last row gives a row of padding.
+
+    Segments count from 1 in each row, and padding has segment 0.
     """
     batch, length = len(numbers), packed.length
     inside = numbers < packed.rows

@@ -1,5 +1,5 @@
-"""Data sets prepared by TensorFlow Datasets, read through random-access data sources: no
-TensorFlow, no download.
+"""Data sets prepared by TensorFlow Datasets, read through random-access data sources, which need
+neither TensorFlow nor a download.
 """
 
 import dataclasses
@@ -20,21 +20,20 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDataset:
-    """The text feature of a prepared data set. The directory must exist: nothing is ever
-    downloaded.
+    """The text feature of a prepared data set, whose directory must exist: nothing is downloaded.
 
-    A data set with splits named 'validation' and 'test' keeps them; otherwise every split is taken
-    from its 'train', by hash of the example's index. Texts are read into memory.
+    A data set with splits named 'train', 'validation' and 'test' keeps them. Otherwise the examples
+    of its 'train' are divided by the hash of their index. Texts are read into memory.
 
     Args:
-      name: 'NAME', 'NAME/CONFIG', either with ':VERSION'; without a version the highest prepared
-        one.
+      name: 'NAME' or 'NAME/CONFIG', optionally with ':VERSION'; default: the highest prepared
+        version.
       data_dir: where data sets were prepared; default: TFDS_DATA_DIR, or ~/tensorflow_datasets.
       feature: name of the text feature; default: 'text', or the only one there is.
 
     Raises:
       SpecError: a malformed or unknown name (with the nearest known one).
-      FileNotFoundError: not prepared; the message holds the command to run on a connected machine.
+      FileNotFoundError: not prepared; the message gives the command to run on a connected machine.
       ValueError: prepared in a format without random access, no such text feature, or text that is
         not UTF-8.
     """

@@ -17,19 +17,19 @@ from posenc_jax.tasks.language.selected import SelectedText
 @register('segmented_text', kind='task')
 @dataclasses.dataclass(frozen=True, init=False)
 class SegmentedText(SelectedText):
-    """Language modelling whose training rows are pieces of texts of `source_len` tokens; evaluation
-    as `language`.
+    """Language modelling whose training rows are pieces of texts of `source_len` tokens.
 
-    Whole segments of `segment_len` tokens ('chunk' mode), or `prefix_len` single tokens before a
-    run ('prefix' mode), with their positions in the text, never renumbered. The target at the end
-    of a piece is the next token of the text. Nothing is published of how the paper samples; the
-    modes and their proportions are the sheet's contract.
+    A row holds whole segments of `segment_len` tokens ('chunk' mode), or `prefix_len` single tokens
+    followed by a run of consecutive ones ('prefix' mode). Tokens keep their positions in the text.
+    The target at the end of a piece is the next token of the text. The paper does not publish how
+    it samples; the two modes and their proportions are our choice. Validation and test data are
+    those of `language`.
 
     Args:
-      source_len: tokens of a text, e.g. 4 times the trained length.
-      segment_len: tokens of a segment; of this and prefix_len one is given.
-      prefix_len: single tokens before the run.
-      last: whether the run ends the text, or stands at a random place.
+      source_len: number of tokens of a text, e.g. 4 times the trained length.
+      segment_len: number of tokens of a segment; give either this or prefix_len.
+      prefix_len: number of single tokens before the run.
+      last: True: the run ends the text; False: it stands at a random place.
       dataset, data_dir, feature, tokenizer: as for `language`.
 
     Raises:
@@ -64,12 +64,13 @@ class SegmentedText(SelectedText):
         super().__init__(dataset, data_dir, 'stream', feature, tokenizer)
         if (segment_len is None) == (prefix_len is None):
             raise ValueError(
-                f'segmented_text takes segment_len or prefix_len, one of them, got {segment_len} '
-                f'and {prefix_len}'
+                'segmented_text takes exactly one of segment_len and prefix_len, got '
+                f'{segment_len} and {prefix_len}'
             )
         if not last and prefix_len is None:
             raise ValueError(
-                'segmented_text(last=False) moves the run that follows a prefix; give prefix_len'
+                'segmented_text(last=False) moves the run behind a prefix and needs one; give '
+                'prefix_len'
             )
         for name, value in dict(
             source_len=source_len, segment_len=segment_len, prefix_len=prefix_len, last=last

@@ -1,5 +1,5 @@
-"""Training rows that are pieces of longer texts, at positions the method gives them; evaluation as
-`Language`.
+"""The base class of language tasks whose training rows are pieces of longer texts, with positions
+that the method assigns.
 """
 
 import abc
@@ -14,20 +14,19 @@ from posenc_jax.tasks.task import Batch, Length, batch_rng, shard_rows
 
 
 class SelectedText(Language):
-    """A language task whose training rows of N tokens are chosen from texts of `source(N)` tokens;
-    to be inherited from.
+    """A language task whose training rows of N tokens are chosen from texts of `source(N)` tokens.
 
-    Texts are random crops of the stream of all documents. The batch has the positions of the chosen
-    tokens, and as targets the tokens that follow each of them in the text: at the end of a piece
-    never the first token of the next piece. All targets are scored. Validation and test have whole
-    windows at plain positions.
+    Texts are random crops of the stream of all documents. A batch has the positions of the chosen
+    tokens. The target of a token is the one that follows it in the text, so the target at the end
+    of a piece is not the first token of the next piece. All targets are scored. Validation and test
+    data are whole windows at plain positions.
     """
 
     supplies_positions = True
 
     @abc.abstractmethod
     def source(self, length: int) -> int:
-        """Tokens of the text that a row of `length` is chosen from.
+        """The number of tokens of the text from which a row of `length` tokens is chosen.
 
         Raises:
           ValueError: nothing can be chosen for rows of this length.
@@ -37,7 +36,7 @@ class SelectedText(Language):
     def choose(
         self, rng: np.random.Generator, batch: int, length: int
     ) -> tuple[Int[np.ndarray, 'B N'], Int[np.ndarray, 'B N']]:
-        """For each row which tokens of its text are taken, and their positions."""
+        """For each row the indices in its text of the chosen tokens, and their positions."""
 
     def width(self, length: Length) -> int:
         length = super().width(length)

@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 class TextFiles:
     """The files that match a pattern, in sorted order, split by name.
 
-    A handful of files, where that would leave a part with less than 1 % of the bytes, are cut at 90
-    % and 95 % each; `description` says so. Names, and with them the split, are relative to the
-    pattern's part before the first wildcard: moving the whole folder changes nothing.
+    If a split by name would leave a part below 1 % of the bytes, as it can with few files, each
+    file is cut at 90 % and 95 %; `description` says so. Names are relative to the folder in front
+    of the first wildcard, so moving that folder does not change the split.
 
     Args:
       pattern: a glob pattern; `**` matches any number of folders; a leading `~` is the home folder.
@@ -57,7 +57,7 @@ class TextFiles:
         return f'text:{self.pattern}: {len(sizes)} files, {sum(sizes.values())} bytes{how}'
 
     def _named(self) -> dict[str, pathlib.Path]:
-        """Name by which a file is split -> file."""
+        """Name that decides the split of a file -> path of the file."""
         fixed = re.split(r'[*?\[]', os.path.expanduser(self.pattern), maxsplit=1)[0]
         base = os.path.dirname(os.path.join(os.path.expanduser(self.root or ''), fixed))
         return {

@@ -20,8 +20,8 @@ class Vocabulary(Protocol):
     def decode(self, ids: Int[np.ndarray, ' L']) -> str: ...
 
     def starts(self, text: bytes) -> Int[np.ndarray, ' L']:
-        """The character of the text at which each token of `encode` begins; 0 for what stands in
-        front of it.
+        """The index of the character at which each token of `encode` begins; 0 for tokens that are
+        put in front of the text.
         """
 
 
@@ -40,21 +40,21 @@ class Bytes:
         )
 
     def starts(self, text):
-        first = (
-            np.frombuffer(text, np.uint8) & 0xC0
-        ) != 0x80  # of a character; the others continue it
+        first = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80  # bytes that begin a character
         return np.append(0, np.cumsum(first) - 1)
 
 
 class Tokens:
-    """The vocabulary of a public checkpoint. What its tokenizer puts in front of a text stands
-    there (`<s>` of Llama); nothing follows.
+    """The vocabulary of a public checkpoint.
+
+    `encode` keeps the tokens that the tokenizer puts in front of a text (`<s>` of Llama), but not
+    those that it puts behind.
 
     Args:
-      path: of the checkpoint.
+      path: the checkpoint, a Hugging Face directory with `tokenizer.json` or a `.gguf` file.
 
     Raises:
-      PretrainedError: it has no tokenizer, or one that the text cannot be read with.
+      PretrainedError: no tokenizer, or one that cannot be used with this checkpoint.
     """
 
     def __init__(self, path: str):
@@ -90,8 +90,9 @@ class Tokens:
 
 
 def _bytes_of(tokenizer: Any, size: int) -> Int[np.ndarray, ' V'] | None:
-    """Byte-level vocabularies write one character per byte; special tokens stand for none. Others
-    do not say.
+    """The number of bytes of each token id, 0 for special tokens; None if not byte-level.
+
+    A byte-level vocabulary writes one character per byte. Others do not tell the number of bytes.
     """
     from tokenizers import decoders
 
@@ -106,5 +107,5 @@ def _bytes_of(tokenizer: Any, size: int) -> Int[np.ndarray, ' V'] | None:
 
 @functools.lru_cache(maxsize=4)
 def open_vocabulary(path: str | None) -> Vocabulary:
-    """`Bytes` without a path, else the `Tokens` of the checkpoint there."""
+    """`Bytes` if there is no path, else the `Tokens` of the checkpoint at the path."""
     return Tokens(path) if path else Bytes()

@@ -10,8 +10,8 @@ def crops(stream: Int[np.ndarray, ' N'], offsets: Int[np.ndarray, ' B'], length:
     """Windows of `length` inputs that start at the given offsets; every target is scored.
 
     Example:
-      crops(np.arange(10), np.array([3]), 4)['targets']
-      # array([[4, 5, 6, 7]], dtype=int32)
+      >>> crops(np.arange(10), np.array([3]), 4)['targets'].tolist()
+      [[4, 5, 6, 7]]
     """
     tokens = stream[offsets[:, None] + np.arange(length + 1)].astype(np.int32)
     return {
@@ -22,10 +22,9 @@ def crops(stream: Int[np.ndarray, ' N'], offsets: Int[np.ndarray, ' B'], length:
 
 
 def windows(stream: Int[np.ndarray, ' N'], numbers: Int[np.ndarray, ' B'], length: int) -> Batch:
-    """The contiguous windows with these numbers; beyond the end of the stream there are zeros with
-    loss mask 0.
+    """The contiguous windows with these numbers, filled with zeros of loss mask 0 beyond the end.
 
-    Together windows 0 .. ceil((N - 1) / length) - 1 score every token but the first once.
+    The windows 0 .. ceil((N - 1) / length) - 1 together score every token but the first once.
     """
     index = numbers[:, None] * length + np.arange(length)
     inside = index < len(stream) - 1

@@ -1,4 +1,4 @@
-"""Finding something seen earlier."""
+"""Retrieval: tasks that ask for something that stands earlier in the input."""
 
 from posenc_jax.tasks.retrieval.code_mixed import CodeMixed as CodeMixed
 from posenc_jax.tasks.retrieval.kv_retrieval import KVRetrieval as KVRetrieval

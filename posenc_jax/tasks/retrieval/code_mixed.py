@@ -1,6 +1,4 @@
-"""Code-mixed text of two alphabets, in which what is asked lies next to the points where the
-language switches.
-"""
+"""Code-mixed text of two alphabets, with questions about the points where the language switches."""
 
 import dataclasses
 from typing import Literal
@@ -15,29 +13,29 @@ from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range
 @register('code_mixed', kind='task')
 @dataclasses.dataclass(frozen=True)
 class CodeMixed(Task):
-    """`text k1 y1 k2 y2 ...`: y is the first letter after the k-th last switching point. Loss on
-    every y.
+    """`text k1 y1 k2 y2 ...`: y is the first letter after the k-th last switching point.
 
-    The text is `letters` random letters from each of two alphabets in turn; its `switches`
-    switching points lie anywhere, so that no fixed distance leads to them, and each is asked for
-    once, in random order. The task length is the number of letters of the text. A small language of
-    our own for what code-mixed encodings are about (Ali et al., CONFLATOR, arXiv 2309.05270, use
-    Hinglish tweets): the label depends on tokens next to switching points.
+    Loss on every y. The text consists of random letters, from two alphabets in turn. Its switching
+    points lie anywhere, so that no fixed distance leads to them, and each is asked for once, in
+    random order. The task length is the number of letters of the text. This is a small language of
+    our own to test encodings of code-mixed text, for which CONFLATOR (Ali et al., arXiv 2309.05270)
+    uses Hinglish tweets: the answer depends on tokens next to switching points.
 
     Args:
-      letters: size of either alphabet.
-      switches: switching points of a text.
+      letters: number of letters of each alphabet.
+      switches: number of switching points of a text.
       ids: 'none', or 'switches': positions [B, T, 3], (position, offset since the last switching
-        point, switches so far), as `conflator` and `hirope` take them. Questions and answers go on
-        in the language of the last letter.
+        point, switches so far), as `conflator` and `hirope` take them. Questions and answers have
+        the language of the last letter.
 
     Raises:
       SpecError: an option out of its range.
 
     Example:
-      task = CodeMixed(ids='switches')
-      batch = task.sample(np.random.default_rng(0), batch=4, length=24)
-      print(task.decode(batch['tokens'][0]), batch['positions'][0].T)
+      >>> task = CodeMixed(switches=2, ids='switches')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=6)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0, :6].T[1:].tolist()
+      ('b4 b7 a5 b5 b4 b4 1? b5 2?', [[0, 1, 0, 0, 1, 2], [0, 0, 1, 2, 2, 2]])
     """
 
     letters: int = 8

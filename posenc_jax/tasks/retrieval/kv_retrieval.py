@@ -20,18 +20,18 @@ OPENING = ' "'
 @register('kv_retrieval', kind='task')
 @dataclasses.dataclass(frozen=True)
 class KVRetrieval(TextRetrieval):
-    """A JSON object of K pairs of random UUIDs (version 4), one key of which is asked for; the task
-    length is T.
+    """A JSON object of K pairs of random UUIDs (version 4) and a question for the value of one key.
 
-    K is the largest number, at least 2, for which prompt and answer have at most T + 1 tokens. For
-    the same `rng` every depth asks for the same pair among the same others, up to one that no
-    longer fits where tokens fall differently. Follows Liu et al., "Lost in the Middle", arXiv
-    2307.03172, who ask for 75, 140 and 300 pairs; nelson-liu/lost-in-the-middle.
+    The task length is T, the width of the input. K is the largest number, at least 2, for which
+    prompt and answer have at most T + 1 tokens. With the same `rng`, all depths have the same
+    question and the same pairs; only the last pair may be missing at depths where the tokenizer
+    needs more tokens. Follows Liu et al., "Lost in the Middle", arXiv 2307.03172, who use 75, 140
+    and 300 pairs (official code nelson-liu/lost-in-the-middle).
 
-    Differs from the paper: it counts an answer as right if the value occurs anywhere in it. Here
-    the opening `"` of the value is given after the prompt, and the value must follow at once,
-    character for character. An answer that gives it without quotation marks is not held against the
-    model; one that gives it later, after other words, is.
+    Differs from the paper: the paper counts an answer as right if the value occurs anywhere in it.
+    Here the prompt ends with the opening `"` of the value, and the value must follow at once,
+    character for character. So a model may leave out the quotation marks, but it may not write
+    other words first.
 
     Args:
       tokenizer: a Hugging Face directory with `tokenizer.json`, or a `.gguf` file; default: bytes.
@@ -39,12 +39,13 @@ class KVRetrieval(TextRetrieval):
 
     Raises:
       SpecError: an option out of its range.
-      ValueError: a length that two pairs do not fit into, with the shortest that they fit into.
+      ValueError: a length too short for two pairs; the message gives the shortest possible one.
 
     Example:
-      task = KVRetrieval(depth=0.5)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=1024)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = KVRetrieval(depth=0.5)
+      >>> batch = task.sample(np.random.default_rng(0), batch=4, length=1024)
+      >>> task.decode(batch['targets'][0][batch['loss_mask'][0] > 0])
+      'ae49ab2a-3c3a-4c23-8b95-d61711ec4ae0'
     """
 
     tokenizer: str | None = None
@@ -53,9 +54,7 @@ class KVRetrieval(TextRetrieval):
     fewest: ClassVar[int] = 2
 
     def draw(self, rng):
-        return int(
-            rng.integers(2**63)
-        )  # a seed, since how many pairs there will be is not known yet
+        return int(rng.integers(2**63))  # a seed, since the number of pairs is not known yet
 
     def places(self, units):
         return units
@@ -68,7 +67,7 @@ class KVRetrieval(TextRetrieval):
 
 
 def _pairs(seed, count):
-    """The first `count` pairs of an endless list; equal seeds begin alike."""
+    """The first `count` pairs of an endless random list, which depends on the seed alone."""
     stream = np.random.default_rng(seed).bytes(32 * count)
     ids = [str(uuid.UUID(bytes=stream[i : i + 16], version=4)) for i in range(0, len(stream), 16)]
     return list(zip(ids[::2], ids[1::2]))

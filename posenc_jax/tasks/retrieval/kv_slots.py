@@ -16,27 +16,27 @@ class KVSlots(Task):
     """`key1 value1 ... keyN valueN ASK key` and the value of that key; the task length is N, the
     number of pairs. Loss on the value.
 
-    Keys are distinct, a value is `words` random tokens. The token form of `kv_retrieval` for models
-    trained from scratch, and for measuring accuracy by slot: `slot` fixes where the asked pair
-    lies, `skew` makes training prefer the first slots, so that a model learns to be lost in the
-    middle.
+    Keys are distinct, and a value is `words` random tokens. This is the token form of
+    `kv_retrieval`, for models trained from scratch and for accuracy by slot. `slot` fixes the place
+    of the asked pair. `skew` makes the first slots more frequent in training, so that a model
+    learns a position bias, as in "lost in the middle".
 
     Args:
       keys, values: sizes of the two alphabets.
-      words: tokens of a value.
-      slot: of the asked pair, 0 .. N-1; None draws it.
-      skew: it is drawn with p(slot) ~ exp(-skew slot); 0 is uniform.
+      words: number of tokens of a value.
+      slot: slot of the asked pair, 0 .. N-1; None draws it.
+      skew: a slot is drawn with p(slot) ~ exp(-skew slot); 0 is uniform.
       ids: 'none', or 'locations': an empty token in front of every pair, and positions [B, T, 3],
-        (position, slot + 1 of an empty token or 0, N), as `papeft` takes them.
+        (position, slot + 1 at empty tokens and 0 elsewhere, N), as `papeft` takes them.
 
     Raises:
       SpecError: an option out of its range.
       ValueError: fewer pairs than the slot needs, or more than there are keys.
 
     Example:
-      task = KVSlots(slot=3)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=20)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = KVSlots(slot=1)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=3)['tokens'][0])
+      'k3 v57 v43 k11 v57 v19 k20 v56 v12 ASK k11 v57'
     """
 
     keys: int = 64
@@ -77,7 +77,8 @@ class KVSlots(Task):
         low, high = length_range(length, (self.slot or 0) + 1, 'number of pairs')
         if high > self.keys:
             raise ValueError(
-                f'{high} pairs need as many keys, there are {self.keys}; nearest: {self.keys} pairs'
+                f'{high} pairs need {high} distinct keys, but there are {self.keys}; nearest: '
+                f'{self.keys} pairs'
             )
         return low, high
 
@@ -87,7 +88,7 @@ class KVSlots(Task):
     def documents(
         self, rng: np.random.Generator, batch: int, pairs: int
     ) -> tuple[Int[np.ndarray, 'B N W'], Int[np.ndarray, 'B 2'], Int[np.ndarray, 'B words']]:
-        """Pairs of which the first is asked for, the question, and its answer."""
+        """Draws pairs, a question for the value of the first pair, and its answer."""
         keys = np.argsort(rng.random((batch, self.keys)), axis=1)[:, :pairs]
         values = self.keys + rng.integers(0, self.values, (batch, pairs, self.words))
         documents = np.concatenate([keys[..., None], values], axis=-1)

@@ -1,4 +1,4 @@
-"""Multi-query associative recall: key-value pairs first, then every key is asked once."""
+"""Multi-query associative recall: key-value pairs, and then a query for every key."""
 
 import dataclasses
 
@@ -12,32 +12,33 @@ from posenc_jax.tasks.task import Batch, Length, Task, length_range
 @register('mqar', kind='task')
 @dataclasses.dataclass(frozen=True)
 class MQAR(Task):
-    """`k1 v1 ... kK vK` and then each key once; the task length is T. Loss at the K queries.
+    """`k1 v1 ... kK vK` and then each key once more, as a query; the task length is T, the width.
 
-    Keys are distinct and from 1..vocab/2-1, values distinct and from vocab/2..vocab-1. With S = (T
-    - 2K)/2 slots, the slots of the queries are drawn without replacement with p(g) ~ power *
-    g^(power - 1), g = 1..S, which favours small gaps; slot g is position 2K + 2(g - 1). The target
-    at a query is the value of its key, at the query's own position: the value is not written into
-    the input. Other targets are 0. Differs from the official code in one thing: random non-queries
-    are drawn from the values alone, so that no further key appears by chance.
+    Loss at the K queries. Keys are distinct and in 1..vocab/2-1, values are distinct and in
+    vocab/2..vocab-1. There are S = (T - 2K)/2 slots for queries, and slot g is at position
+    2K + 2(g - 1). The slots in use are drawn without replacement with p(g) ~ power * g^(power - 1),
+    g = 1..S, which favours small gaps. The target at a query is the value of its key; this value is
+    not written behind the query. Other targets are 0. Differs from the official code: random
+    non-queries are drawn from the values alone, so that no further key appears by chance.
 
     Follows Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models",
-    arXiv 2312.04927; official code HazyResearch/zoology. Their grid of T/K is 64/4, 128/8, 256/16,
+    arXiv 2312.04927; official code HazyResearch/zoology. They use T/K = 64/4, 128/8, 256/16 and
     512/64.
 
     Args:
-      pairs: K.
+      pairs: K, the number of key-value pairs.
       vocab: number of token ids, even.
-      power: exponent of the gap law.
+      power: parameter of the distribution of gaps.
       random_non_queries: fill the other positions after the pairs with random values instead of 0.
 
     Raises:
       SpecError: an option out of its range.
 
     Example:
-      task = MQAR(pairs=4, vocab=64)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=64)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = MQAR(pairs=2, vocab=16)
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=12)
+      >>> task.decode(batch['tokens'][0]), task.decode(batch['targets'][0])
+      ('k6 v1 k5 v2 k6 . k5 . . . . .', '. . . . v1 . v2 . . . . .')
     """
 
     pairs: int = 4
@@ -51,8 +52,7 @@ class MQAR(Task):
         if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
             raise SpecError(
                 f'vocab must be even and at least 2 * pairs + 2 = {2 * self.pairs + 2} for '
-                f'{self.pairs} distinct keys, '
-                f'got {self.vocab}'
+                f'{self.pairs} distinct keys, got {self.vocab}'
             )
         if not 0 < self.power < float('inf'):
             raise SpecError(f'power must be a positive number, got {self.power}')

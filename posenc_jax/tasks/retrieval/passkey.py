@@ -25,24 +25,24 @@ class Passkey(Task):
     """`filler^p KEY digits filler^q ASK digits`; the task length is T, the width of the input. Loss
     on the answer.
 
-    The last digit of the answer is a target only, so p + q = T - 2 digits - 1. Token form, for
-    models trained from scratch, of the test of Mohtashami and Jaggi, "Landmark Attention", arXiv
-    2305.16300.
+    The last digit of the answer is a target only, so p + q = T - 2 digits - 1. This is the token
+    form, for models trained from scratch, of the passkey test of Mohtashami and Jaggi, "Landmark
+    Attention", arXiv 2305.16300.
 
     Args:
-      digits: digits of the key.
+      digits: number of digits of the key.
       fillers: size of the filler alphabet; fillers are drawn uniformly.
       depth: where the key lies, 0 (p = 0) to 1 (q = 0); None draws p uniformly.
-      lm_weight: loss weight of filler targets in training batches (0.1 helps small models);
-        evaluation has none.
+      lm_weight: loss weight of filler targets in training (0.1 helps small models); it is 0 in
+        evaluation.
 
     Raises:
       SpecError: an option out of its range.
 
     Example:
-      task = Passkey(digits=3, depth=0.5)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=48)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = Passkey(digits=3, depth=0.5)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=12)['tokens'][0])
+      'f20 f15 f12 KEY 3 8 5 f12 f14 ASK 3 8'
     """
 
     digits: int = 3
@@ -70,7 +70,7 @@ class Passkey(Task):
 
     def _range(self, length):
         return length_range(
-            length, 2 * self.digits + 1, f'length of a passkey of {self.digits} digits'
+            length, 2 * self.digits + 1, f'input length with a passkey of {self.digits} digits'
         )
 
     def width(self, length: Length) -> int:

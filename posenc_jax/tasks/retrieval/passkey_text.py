@@ -26,24 +26,26 @@ class PasskeyText(TextRetrieval):
 
     The parts of the prompt are joined by spaces: `TASK GARBAGE^p HIDDEN GARBAGE^(n-p) QUESTION`,
     with the largest n for which prompt and answer have at most T + 1 tokens. The answer is the
-    number after a space. At each depth the keys of the same `rng` are the same. Follows Mohtashami
-    and Jaggi, "Landmark Attention", arXiv 2305.16300. Further digits that a model would write after
-    the right ones are not seen, and not held against it.
+    number after a space. With the same `rng`, all depths hide the same numbers. Follows Mohtashami
+    and Jaggi, "Landmark Attention", arXiv 2305.16300. Digits that a model would write after the
+    right ones are not scored.
 
     Args:
       tokenizer: a Hugging Face directory with `tokenizer.json`, or a `.gguf` file; default: bytes.
-      digits: digits of the number; the first is not 0.
-      depth: where it lies, 0 (p = 0) to 1 (p = n); None draws p uniformly.
+      digits: number of digits; the first digit is not 0.
+      depth: where the number lies, 0 (p = 0) to 1 (p = n); None draws p uniformly.
 
     Raises:
       SpecError: an option out of its range.
-      ValueError: a length that the text without garbage does not fit into, with the shortest that
-        it fits into.
+      ValueError: a length too short for the text without garbage; the message gives the shortest
+        possible one.
 
     Example:
-      task = PasskeyText(depth=0.5)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=512)
-      print(task.decode(batch['tokens'][0]))
+      >>> import numpy as np
+      >>> task = PasskeyText(depth=0.5)
+      >>> batch = task.sample(np.random.default_rng(0), batch=4, length=512)
+      >>> task.decode(batch['targets'][0][batch['loss_mask'][0] > 0])
+      ' 86523'
     """
 
     tokenizer: str | None = None

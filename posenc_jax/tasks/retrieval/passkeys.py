@@ -1,4 +1,4 @@
-"""Several passkeys of random words hidden in filler, asked for one after the other at the end."""
+"""Several passkeys of random words hidden in filler; the end asks for one after the other."""
 
 import dataclasses
 
@@ -13,26 +13,26 @@ from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range
 @dataclasses.dataclass(frozen=True)
 class Passkeys(Task):
     """`filler KEY1 words filler KEY2 words ... filler ASK1 words ASK2 words ...`; the task length
-    is T. Loss on asked words.
+    is T, the width of the input. Loss on the words after each ASK.
 
-    The keys lie at random sorted depths of the filler and are asked for in their order; the last
-    word of all is a target only, so the filler has T + 1 - 2 keys (words + 1) tokens. Token form,
-    for models trained from scratch, of the synthetic text on which the gates of DuoAttention are
-    trained (Xiao et al., arXiv 2410.10819), with ten keys of 32 words.
+    The passkeys lie at random depths of the filler and are asked for in the order of the text. The
+    last word is a target only, so the filler has T + 1 - 2 keys (words + 1) tokens. This is the
+    token form, for models trained from scratch, of the synthetic text on which the gates of
+    DuoAttention are trained (Xiao et al., arXiv 2410.10819), with ten passkeys of 32 words.
 
     Args:
-      keys: how many.
-      words: words of each.
-      alphabet: how many words there are; drawn uniformly.
-      fillers: size of the filler alphabet; drawn uniformly.
+      keys: number of passkeys.
+      words: number of words of each passkey.
+      alphabet: number of different words; words are drawn uniformly.
+      fillers: size of the filler alphabet; fillers are drawn uniformly.
 
     Raises:
       SpecError: an option below 1.
 
     Example:
-      task = Passkeys(keys=2, words=3)
-      batch = task.sample(np.random.default_rng(0), batch=4, length=64)
-      print(task.decode(batch['tokens'][0]))
+      >>> task = Passkeys(keys=2, words=2)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=16)['tokens'][0])
+      'f1 f0 f4 KEY1 w32 w17 f0 f9 KEY2 w19 w2 ASK1 w32 w17 ASK2 w19'
     """
 
     keys: int = 10
@@ -52,7 +52,7 @@ class Passkeys(Task):
     def _range(self, length):
         shortest = 2 * self.keys * (self.words + 1) - 1
         return length_range(
-            length, shortest, f'length of {self.keys} passkeys of {self.words} words'
+            length, shortest, f'input length with {self.keys} passkeys of {self.words} words'
         )
 
     def width(self, length: Length) -> int:

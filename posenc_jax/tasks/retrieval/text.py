@@ -1,5 +1,5 @@
-"""Retrieval in plain text: as much filler as fits into a number of tokens, with what is asked for
-at a chosen depth.
+"""Retrieval in plain text: as much filler as fits into a number of tokens, and a hidden text at a
+chosen depth.
 """
 
 import abc
@@ -14,25 +14,23 @@ from posenc_jax.tasks.language.vocabulary import Vocabulary, open_vocabulary
 from posenc_jax.tasks.task import Batch, Length, Task, length_range, next_token_batch
 
 _PROBE = 8  # units of filler whose tokens are counted to estimate how many fit
-_SAMPLED = 16  # examples whose fixed text is measured: its tokens may depend on the draw
+_SAMPLED = 16  # examples whose fixed text is measured; its number of tokens varies with the draw
 
 
 class TextRetrieval(Task):
-    """A prompt with units of filler, read by a tokenizer; the task length is T, the width of the
-    input.
+    """A prompt with units of filler, and an answer; the task length is T, the width of the input.
 
-    The text is filled with as many units as leave it within T tokens; what remains is padding. Loss
-    on the answer alone. The last token of the answer is a target only. Without a tokenizer the
-    tokens are bytes, with `BOS` in front.
+    The prompt has as many units of filler as fit: prompt and answer have at most T + 1 tokens, and
+    the rest of the row is padding. Loss on the answer alone. The last token of the answer is a
+    target only. Without a tokenizer the tokens are bytes, with `BOS` in front.
 
-    Prompt and answer are encoded together, and must fall apart into the tokens of the prompt and of
-    the answer: then all answer tokens are right under teacher forcing exactly when greedy decoding
-    from the prompt writes the answer in them.
+    Prompt and answer are encoded together, and no token may span both. Then all answer tokens are
+    right under teacher forcing exactly if greedy decoding from the prompt writes these tokens.
 
     Attributes:
       tokenizer: see `Language`.
       depth: where the hidden text lies, 0 (first) to 1 (last); None draws its place uniformly.
-      fewest: units of filler that the text must have.
+      fewest: the least number of units of filler.
     """
 
     tokenizer: str | None
@@ -49,7 +47,7 @@ class TextRetrieval(Task):
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator) -> Any:
-        """What an example hides, and whatever else is random in it but the depth."""
+        """Draws everything that is random in an example, apart from the depth."""
 
     @abc.abstractmethod
     def places(self, units: int) -> int:
@@ -115,8 +113,8 @@ class TextRetrieval(Task):
         if not np.array_equal(ids[: len(given)], given):
             raise ValueError(
                 f'{self.tokenizer} has a token across the end of the prompt {prompt[-20:]!r} and '
-                f'the answer {answer!r}: '
-                'greedy decoding from the prompt cannot be scored by teacher forcing'
+                f'the answer {answer!r}, so teacher forcing cannot score greedy decoding from the '
+                'prompt; use another tokenizer'
             )
         return ids, len(given)
 
@@ -125,11 +123,11 @@ class TextRetrieval(Task):
 
 
 def _most(size: Callable[[int], int], fewest: int, room: int) -> int:
-    """The largest number of units, at least `fewest`, of which `size` is at most `room`."""
+    """The largest number of units, at least `fewest`, whose `size` is at most `room`."""
     fixed = size(fewest)
     if fixed > room:
         raise ValueError(
-            f'this example needs {fixed - 1} tokens with the least filler, the length is {room - 1}'
+            f'this example needs a length of {fixed - 1} with the least filler, got {room - 1}'
         )
     units = fewest + (room - fixed) * _PROBE // (size(fewest + _PROBE) - fixed)
     while size(units) > room:
