@@ -1,8 +1,8 @@
 """Kills a short run at random moments, restarts it, and compares it with an undisturbed run.
 
 Command:  python benchmarks/kill_resume.py [--what train|search] [--kills 10] [--seed 0]
-Expected: 'equal: True'; about 15 s for each start of training and 8 s of a search on two CPU cores
-(compilation).
+Expected: 'equal: True'; on two CPU cores each start takes about 15 s (training) or 8 s (search) to
+          compile.
 
 The run is a training of 200 steps, or a LongRoPE search with 312 genomes on a run that is trained
 first. One kill in three comes at a random time after the start, mostly during imports, compilation

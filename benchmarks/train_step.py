@@ -1,6 +1,8 @@
 """The train step: against dense attention, the cost of calling it, and its compile time by depth.
 
-python benchmarks/train_step.py  # five minutes on two cores
+    python benchmarks/train_step.py  # five minutes on two cores
+
+There is a table for each of the three.
 """
 
 import argparse

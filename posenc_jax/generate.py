@@ -166,7 +166,7 @@ def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B 
 
 def _ends(job: Job) -> tuple[int, ...]:
     """The ids of the end-of-text tokens of the public checkpoint whose model or tokenizer the run
-    uses; () if there is none. A text ends at any of them.
+    uses; () if there is none. A text ends at the first one that occurs.
     """
     path = job.directory if is_pretrained(job.directory) else job.config.data.tokenizer
     config = open_source(path).config if path else {}

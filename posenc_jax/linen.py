@@ -1,7 +1,10 @@
 """The attention layer as a Flax Linen module.
 
-layer = posenc_jax.linen.Attention('rope()', width=64, heads=4)
-variables = layer.init(jax.random.key(0), x)
+    layer = posenc_jax.linen.Attention('rope()', width=64, heads=4)
+    variables = layer.init(jax.random.key(0), x)
+    y = layer.apply(variables, x)
+
+x is [B, T, 64], and so is y.
 """
 
 from flax import nnx

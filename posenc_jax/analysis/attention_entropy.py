@@ -230,7 +230,7 @@ def entropy_of_pieces(
 
     Raises:
       ValueError: fewer tokens between sink and query than pieces; a query of fewer than 2 tokens;
-        an encoding that is not one rotary encoding (it is named).
+        a negative sink; `keep` below 1; an encoding that is not one rotary encoding (it is named).
 
     Example:
       >>> from posenc_jax.model import TransformerConfig

@@ -161,7 +161,7 @@ def check_epsilon(epsilon):
 def theoretical_field(
     encoding: Encoding, heads: int, *, reach: int = REACH, epsilon: float = 0.05
 ) -> Float[np.ndarray, 'N']:
-    """The TRF of each head, in keys: `field_of` the decay kernel, or inf where `undecided`.
+    """The TRF of each head, in keys: `field_of` of the decay kernel, or inf if it is `undecided`.
 
     The sum ends at `reach`, so a finite TRF is slightly too small. For a series that decreases as
     1/d^2, a field as wide as 1 % of `reach` is 1 % too narrow. If the bias does not depend on the
