@@ -14,7 +14,7 @@ RUN is a training run or a public checkpoint; 'RUN | EXTENSION' applies a contex
 The analyses read the test split of its text. receptive_field also reads the examples of a task; the
 others refuse a run that was not trained on text. `--config.NAME=VALUE` changes a field of the
 config, as in eval.py. The results are NAME*.npz and NAME*.png in DIR (default: analysis/ in the
-directory of the run).
+directory of the run; runs/analysis without a run).
 
 receptive_field: for encodings, the theoretical receptive field (TRF), which needs no training; for
 a run, also the empirical receptive field (ERF) and the mean attention at each distance; for several
