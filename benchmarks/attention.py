@@ -1,8 +1,9 @@
-"""Blocked attention with ALiBi against `jax.nn.dot_product_attention` with a dense bias, forward
-and backward.
+"""Blocked attention with ALiBi against attention with a dense bias, forward and backward.
 
-python benchmarks/attention.py                 # three minutes on two cores
-python benchmarks/attention.py --long  # and L = 16384, for which the dense side needs 13 GiB
+The dense side is `jax.nn.dot_product_attention` with the bias as an array.
+
+    python benchmarks/attention.py         # three minutes on two cores
+    python benchmarks/attention.py --long  # also L = 16384, where the dense side needs 13 GiB
 """
 
 import argparse

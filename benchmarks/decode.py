@@ -1,7 +1,8 @@
-"""Decoding speed: the scanned loop over a [B, K, S, H] cache against a jitted step over a [B, S, N,
-H] cache.
+"""Decoding speed: a scanned loop over all tokens against one jitted call for every token.
 
-Both run the same weights, greedily, in one process, alternating; the tokens they choose must agree.
+The scanned loop is that of `generate`, with a cache [B, K, S, H]; the calls use a cache [B, S, N,
+H]. Both decode greedily with the same weights and take turns in one process. The share of tokens
+that agree is printed.
 
     python benchmarks/decode.py            # about a minute on two cores
 """
@@ -21,8 +22,8 @@ from posenc_jax.model import Transformer, TransformerConfig
 
 
 def plain_forward(graphdef, state, layers, cache, tokens, start):
-    """Greedy successors of `tokens` [B, T], which stand from `start` on; [B, S, N, H] buffers,
-    ALiBi as a dense bias.
+    """The most probable token after `tokens` [B, T], whose first position is `start`, and the new
+    cache [B, S, N, H] of each layer. ALiBi is a dense bias.
     """
     model = nnx.merge(graphdef, state)
     length, capacity = tokens.shape[1], cache[0][0].shape[1]
@@ -49,7 +50,7 @@ def plain_forward(graphdef, state, layers, cache, tokens, start):
 
 
 def plain_generate(model: Transformer):
-    """Generation as it is usually written first: one jitted, donating call for every token."""
+    """Generation with one jitted call for every token, which donates the cache."""
     graphdef, state = nnx.split(model)
     graphs, states = zip(*(nnx.split(block) for _, block in model.layers()))
     forward = jax.jit(

@@ -1,8 +1,9 @@
-"""What each encoding costs in the train step, over `nope`; the step is that of train.py, a device
-to each core of a CPU.
+"""Time of a train step with each encoding, relative to a train step with `nope`.
 
-python benchmarks/encodings.py  # every registered encoding, ten minutes on two cores
-python benchmarks/encodings.py --encodings 'rope()' 'fire(width=32)'
+The step is that of train.py, with one device for each core of a CPU.
+
+    python benchmarks/encodings.py  # every registered encoding, ten minutes on two cores
+    python benchmarks/encodings.py --encodings 'rope()' 'fire(width=32)'
 """
 
 import argparse

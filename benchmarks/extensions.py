@@ -1,11 +1,11 @@
-"""Reading a text far beyond the trained length: time and temporary memory of a pass, and of a
-decoding step behind it, by extension.
+"""Context extensions on a text far beyond the trained length: what a pass and a decoding step cost.
 
-All run the weights of one small model in one process and take turns; nothing depends on what the
-weights are. The model has the size of the one in docs/results/training_free_extension.md.
+The table gives time and temporary memory of a pass over the text, and the time of a decoding step
+behind it. All extensions run the weights of one small model in one process and take turns; the
+values of the weights do not matter. The model has the size of the one in
+docs/results/training_free_extension.md.
 
-    # 8192 tokens, 32 times the trained length; five minutes on two cores
-    python benchmarks/extensions.py
+    python benchmarks/extensions.py  # 8192 tokens, 32 times the trained length; five minutes
     python benchmarks/extensions.py --length=2048 --rounds=1
 """
 
@@ -29,7 +29,7 @@ EXTENSIONS = (
 
 
 class Pass:
-    """The hidden states of one row of tokens; a call is a pass."""
+    """A compiled pass over one row of tokens; a call runs it."""
 
     def __init__(self, model: Transformer, length: int):
         graphdef, state = nnx.split(model)
@@ -42,8 +42,8 @@ class Pass:
 
 
 class Step:
-    """A token behind `length - 1` others, of which all but the first have no keys; a call is a
-    step.
+    """A compiled decoding step behind `length - 1` tokens; a call runs it. All of these but the
+    first have zeros as keys, which does not change the time.
     """
 
     def __init__(self, model: Transformer, length: int):

@@ -1,16 +1,16 @@
-"""Trains a short run on file systems from far too small to large enough, enlarges each, and lets
-the same command go on.
+"""Trains a short run on file systems that may be too small, enlarges them, and continues the run.
 
 Command:  python benchmarks/full_disk.py [--sizes 20] [--blind]
-Expected: 'all good: True'; about 15 s for each size on two CPU cores. Linux, with tmpfs in a mount
-          namespace of its own; who is not root needs user namespaces (unshare --user). --blind
-          leaves out the look at the room before a save, so that the error comes while a checkpoint
-          is written, from threads.
+Expected: 'all good: True'; about 15 s for each size on two CPU cores. Needs Linux, because each
+          file system is a tmpfs in a separate mount namespace; a user who is not root needs user
+          namespaces (unshare --user). --blind skips the check for free room before a save, so that
+          the error is raised in the threads that write a checkpoint.
 
-A row is good where the run ended with status 0, or with status 2 and one line on stderr; where the
-step that the line calls safe is the newest checkpoint that can be read, with its arrays verified;
-where no unfinished checkpoint is left; and where the same command, after the file system was
-enlarged, goes on from that step to the losses of an undisturbed run.
+The sizes go from far too small to large enough. The row of a size is good if four things hold. The
+run ended with status 0, or with status 2 and one line on stderr. The step that this line calls safe
+is the newest checkpoint that can be read, with its arrays verified. No unfinished checkpoint is
+left. After the file system was enlarged, the same command continues from that step and reaches the
+losses of an undisturbed run.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def mount(where: pathlib.Path, size: str, *options: str) -> None:
 def attempt(
     where: pathlib.Path, size: int, cache: str, expected: dict[int, float], blind: bool
 ) -> bool:
-    """One row of the table; whether it is good."""
+    """Prints one row of the table and returns whether it is good."""
     mount(where, str(size))
     first = train(where, cache, blind)
     said = first.stderr.splitlines()
@@ -138,7 +138,7 @@ def main():
     )
     parser.add_argument('--inside', action='store_true', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not arguments.inside:  # mounts in a namespace of our own are gone with us
+    if not arguments.inside:  # mounts in a separate namespace disappear when the process ends
         user = [] if os.geteuid() == 0 else ['--user', '--map-root-user']
         sys.exit(
             subprocess.run(

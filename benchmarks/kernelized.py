@@ -1,13 +1,12 @@
-"""Kernelized attention by pairs and by FFT against softmax attention, forward, causal, at doubling
-lengths.
+"""Kernelized attention, by pairs and by FFT, against softmax attention: a causal forward pass.
 
-    # 1k .. 64k tokens, one head, m = H = 16: ten minutes on two cores
+    # lengths 1024, 2048, .. 65536, one head, m = H = 16: ten minutes on two cores
     python benchmarks/kernelized.py
     python benchmarks/kernelized.py --max_length 8192
 
-All three take turns in one process. Printed besides the times: the slope of the FFT form on
-logarithmic axes, by least squares of the seconds its process computes, which a busy machine does
-not stretch, and the length from which on it is faster than each of the others.
+The three take turns in one process. Two results are printed besides the times: the slope of the FFT
+form on logarithmic axes, and the length from which on it is faster than each of the others. The
+slope is a least-squares fit to processor time, which does not grow on a busy machine.
 """
 
 import argparse
@@ -22,7 +21,7 @@ import posenc_jax as pj
 
 
 def contenders(length: int, heads: int, width: int, features: int):
-    """Compiled calls, and the inputs of all."""
+    """The three calls, compiled and with their inputs, by name."""
     q, k, v = (
         jax.random.normal(key, (1, length, heads, width))
         for key in jax.random.split(jax.random.key(0), 3)
@@ -49,7 +48,7 @@ def contenders(length: int, heads: int, width: int, features: int):
 
 
 def computed(call, times: int = 3) -> float:
-    """Seconds of processor time of a call, the least of a few."""
+    """Processor time of a call in seconds, the smallest of a few."""
     seconds = []
     for _ in range(times):
         begin = time.process_time()

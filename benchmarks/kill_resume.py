@@ -1,14 +1,13 @@
-"""Kills a short run at random moments, starts it again each time, and compares it with an
-undisturbed one.
+"""Kills a short run at random moments, restarts it, and compares it with an undisturbed run.
 
 Command:  python benchmarks/kill_resume.py [--what train|search] [--kills 10] [--seed 0]
-Expected: 'equal: True'; about 15 s for each start of training and 8 s of a search on two CPU cores
-(compilation).
+Expected: 'equal: True'; on two CPU cores each start takes about 15 s (training) or 8 s (search) to
+          compile.
 
-What is killed is training of 200 steps, or a search of LongRoPE's factors with 312 genomes, on a
-run that is trained first. One kill in three comes at a random time after the start, mostly while
-importing, compiling or restoring; the others come a random few milliseconds after a random later
-step or score, so that saving is hit as well.
+The run is a training of 200 steps, or a LongRoPE search with 312 genomes on a run that is trained
+first. One kill in three comes at a random time after the start, mostly during imports, compilation
+or restoring. The others come a few random milliseconds after a random later step or score, so that
+saving is interrupted as well.
 """
 
 import argparse
@@ -63,12 +62,13 @@ SCORES = 32 + 35 * 8
 
 @dataclasses.dataclass(frozen=True)
 class Killed:
-    """A process that is killed.
+    """A process that is killed and restarted.
 
     Attributes:
-      start: folder -> the process, which goes on where the one before it in this folder stopped.
-      done: folder -> how much it has done, of `total` in all.
-      result: folder -> what must be equal in the end, by name.
+      start: folder -> a process that continues where the last process in this folder stopped.
+      done: folder -> how many steps or scores are done there.
+      total: steps or scores of a complete run.
+      result: folder -> the results that must be equal in the end, by name.
     """
 
     start: Callable[[str], subprocess.Popen]
@@ -102,7 +102,7 @@ def training() -> Killed:
 
 
 def search(workdir: str) -> Killed:
-    """A search on a run that is trained now, in a folder of its own."""
+    """A search on a run that is trained in `workdir` first."""
     if train('configs/quickstart.py', SEARCHED, workdir).wait():
         sys.exit('training failed')
     found = lambda folder: pathlib.Path(folder, 'found.json')
@@ -113,7 +113,7 @@ def search(workdir: str) -> Killed:
         )
 
     def scored(folder):
-        """How many genomes have been; the file is there until the search ends."""
+        """How many genomes have been scored; the file exists while the search runs."""
         scores = found(folder).with_name('found.json.scores')
         try:
             return max(len(scores.read_text().splitlines()) - 1, 0)
@@ -170,5 +170,5 @@ def main():
 if __name__ == '__main__':
     try:
         main()
-    except ValueError as error:  # a line of metrics that is damaged
+    except ValueError as error:  # a damaged line in the metrics file
         sys.exit(f'kill_resume.py: {error}')

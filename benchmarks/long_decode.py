@@ -1,9 +1,9 @@
-"""Decoding behind a long text: the full cache, LM-Infinite and DuoAttention, time of a step and
-memory, as ratios.
+"""Decoding behind a long text: the full cache against LM-Infinite and DuoAttention.
 
-All run the weights of one small model in one process and take turns. Their caches hold random
-numbers, since nothing depends on what they hold. `lm_infinite` keeps all keys and hides most of
-them, or keeps those that are seen (`constant_cache`).
+The table gives the time of a step, the size of the cache, and the ratios of both to the full cache.
+All contenders run the weights of one small model in one process and take turns. Their caches hold
+random numbers, whose values do not matter. `lm_infinite` has two rows: it keeps all keys and hides
+most of them, or it keeps only the visible keys (`constant_cache`).
 
     python benchmarks/long_decode.py                     # 32k tokens; a few minutes on two cores
     python benchmarks/long_decode.py --length=2048 --new=16
@@ -27,7 +27,7 @@ from posenc_jax.model import Transformer, TransformerConfig
 
 
 def filled(cache, length: int, seed: int):
-    """A cache as a prompt of `length` tokens would leave it, of random numbers."""
+    """The cache filled with random numbers, as if a prompt of `length` tokens had been read."""
     leaves, structure = jax.tree.flatten(cache.layers)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     full = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves)]
@@ -37,8 +37,8 @@ def filled(cache, length: int, seed: int):
 
 
 def contender(model: Transformer, start, step, cut_down, length: int, new: int, batch: int):
-    """A function that writes `new` tokens behind `length` others, and the bytes of its cache, which
-    `cut_down` makes smaller.
+    """A function that decodes `new` tokens behind `length` others, and the bytes of its cache after
+    `cut_down` has reduced it.
     """
     model = model.for_decoding()
     prompt, capacity = jnp.zeros((batch, 1), jnp.int32), length + new
@@ -49,8 +49,8 @@ def contender(model: Transformer, start, step, cut_down, length: int, new: int, 
     def run(state, layers, tokens, cursor):
         model = nnx.merge(graphdef, state)
         blocks = model.layers()
-        # A single row is carried without its axis, as `generate` does, so that keys are written in
-        # place.
+        # A batch of one row is carried without its batch axis, as in `generate`, so that keys are
+        # written in place.
         cut = lambda layers: jax.tree.map(lambda a: a[0], layers) if batch == 1 else layers
         whole = lambda layers: jax.tree.map(lambda a: a[None], layers) if batch == 1 else layers
 

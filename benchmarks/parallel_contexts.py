@@ -1,9 +1,8 @@
-"""Contexts encoded in parallel against one sequential prefill: time, memory, and what the answer
-loses.
+"""Contexts encoded in parallel against one sequential prefill: time, memory, quality of the answer.
 
-A small model of our own learns to look up pairs in the contexts, read in a row; it is asked with
-the contexts in a row, in parallel, and with APE, selection and sink. With --file a public model
-answers questions about facts in prose instead.
+A small model is trained first, to look up pairs in contexts that are read one after the other. It
+is then tested with the contexts in a row, in parallel, and with APE, selection and sink. With
+--file a public model answers questions about facts in prose instead.
 
     python benchmarks/parallel_contexts.py [--contexts 16] [--length 256] [--steps 2500]
     python benchmarks/parallel_contexts.py --file=MODEL.gguf|smollm2 [--length 128] [--questions 16]
@@ -29,7 +28,7 @@ from posenc_jax.decoding.read_contexts import read
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import load_pretrained
 
-SYMBOLS = 48  # keys, and as many values; 0 is the sink
+SYMBOLS = 48  # number of keys and of values; token 0 is the sink
 NOUNS = (
     'river', 'engine', 'castle', 'garden', 'mirror', 'violin', 'anchor', 'candle', 'ladder',
     'window', 'basket', 'helmet',
@@ -40,8 +39,8 @@ NOUNS = (
 
 @dataclasses.dataclass
 class Question:
-    """Rows of a prefix, contexts and a query, and which of its tokens are answers (predicted by the
-    token before).
+    """Rows of a prefix, contexts and a query. `answer` is True for the tokens of the query that are
+    answers; the token before predicts each of them.
     """
 
     prefix: np.ndarray
@@ -57,8 +56,8 @@ class Question:
 def look_up(
     random, rows: int, contexts: int, pairs: int, asked: int = 16, sink: int = 2
 ) -> Question:
-    """Every context holds `pairs` of a key and a value; the query asks for some keys of any
-    contexts.
+    """Rows of the look-up task. Each context holds `pairs` pairs of a key and a value. The query
+    has `asked` keys from any contexts, each followed by its value.
     """
     count = contexts * pairs
     if count > SYMBOLS:
@@ -86,7 +85,7 @@ def look_up(
 
 
 def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
-    """Our own model; no text is longer than what it is asked about."""
+    """A small model trained on the look-up task, on texts no longer than those of the test."""
     length = 2 + 2 * contexts * pairs + 32
     cfg = TransformerConfig(
         vocab_size=1 + 2 * SYMBOLS,
@@ -116,8 +115,8 @@ def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
 
     random, opt_state = np.random.default_rng(0), optimizer.init(params)
     for number in range(steps):
-        # Few contexts at first, which shows sooner what is to be learned; the number doubles in the
-        # first half of the training.
+        # The model learns the task sooner from few contexts. Their number starts at 2 and doubles
+        # up to `contexts` in the first half of the training.
         some = min(contexts, 2 ** (1 + int(2 * number / steps * np.log2(max(contexts, 2)))))
         batch = look_up(random, 32, some, pairs)
         weight = np.concatenate([np.zeros((32, batch.text.shape[1] - 32)), batch.answer], axis=1)
@@ -130,7 +129,7 @@ def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
 
 
 def facts(tokenizer, random, contexts: int, length: int) -> Question:
-    """A fact in every context, somewhere in prose; the question is about one of them."""
+    """Each context is prose with one fact at a random place; the question asks for one of them."""
     from pydoc_data.topics import topics
 
     encode = lambda text: np.asarray(tokenizer.encode(text).ids)
@@ -154,7 +153,7 @@ def facts(tokenizer, random, contexts: int, length: int) -> Question:
 
 
 def scored(logits, question: Question) -> tuple[float, float]:
-    """Loss in nats per token of the answers, and how many of these are the most probable token."""
+    """Mean loss of the answers in nats per token, and the share of them that is most probable."""
     targets, counts = question.query[:, 1:], question.answer[:, 1:]
     log_p = np.asarray(jax.nn.log_softmax(logits[:, :-1]))
     own = np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
@@ -164,7 +163,7 @@ def scored(logits, question: Question) -> tuple[float, float]:
 
 
 def ways(model):
-    """Each way to the logits of the query."""
+    """Functions from a question to the logits of its query, by the way the contexts are read."""
     ape, pce = ape_parallel, parallel_context_entropy
 
     def by(method, sink, **options):
@@ -202,7 +201,9 @@ def quality(model, questions: list[Question], title: str):
 
 
 def cost(model, contexts: int, length: int, rounds: int):
-    """One text: `contexts` of `length` tokens behind a sink of 4, a query of 16."""
+    """Time and memory until the first token of the answer. The text is a sink of 4 tokens,
+    `contexts` contexts of `length` tokens, and a query of 16.
+    """
     random, size = np.random.default_rng(0), model.cfg.vocab_size
     prefix, query = (random.integers(0, size, (1, n)) for n in (4, 16))
     parts = [random.integers(0, size, (1, length)) for _ in range(contexts)]

@@ -1,7 +1,7 @@
-"""The train step against other projects at the same shapes: GPT-NeoX of `transformers` (SDPA) and
-`x-transformers` (flash path).
+"""The train step against GPT-NeoX of `transformers` (SDPA) and `x-transformers` (flash path).
 
-All take turns in one process, in float32 with AdamW and clipping, on the same number of threads.
+All models have the same shapes and take turns in one process, in float32 with AdamW and gradient
+clipping, on the same number of threads.
 
     pip install -r benchmarks/requirements.txt     # into an environment of its own
     python benchmarks/peers.py

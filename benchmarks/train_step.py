@@ -1,6 +1,8 @@
-"""The whole train step: against dense attention, its dispatch, and its compile time by depth.
+"""The train step: against dense attention, the cost of calling it, and its compile time by depth.
 
-python benchmarks/train_step.py                # five minutes on two cores
+    python benchmarks/train_step.py  # five minutes on two cores
+
+There is a table for each of the three.
 """
 
 import argparse
@@ -85,16 +87,18 @@ class Step:
 
 
 class MeshStep:
-    """The trainer's step over all devices there are, as train.py takes it."""
+    """The trainer's step over all devices, as train.py runs it; a call makes one update and returns
+    the loss.
+    """
 
     def __init__(self, cfg: TransformerConfig, batch: dict[str, jax.Array]):
         train = get_config().train
         train.batch = len(batch['tokens'])
         mesh = make_mesh()
         self.trainer = make_trainer(cfg, train, 0, mesh)
-        with jax.set_mesh(
-            mesh
-        ):  # as the loop does: attention is cut by hand, and sums over the batch once
+        # As in the training loop: where a mesh is set, attention runs in `shard_map`, and each sum
+        # over the batch is made once.
+        with jax.set_mesh(mesh):
             self.state = self.trainer.init({})
             self.batch = jax.device_put(batch, self.trainer.batch_sharding)
             self.compiled = self.trainer.step.lower(self.state, self.batch).compile()
@@ -129,8 +133,8 @@ def against_dense(args):
 
 
 def dispatch(args):
-    """The trainer's step, so small that calling it is a good part of it, against `jax.jit` of the
-    same on one flat dict.
+    """The cost of calling the trainer's step, against `jax.jit` of the same step on one flat dict.
+    The model is so small that the call itself is a good part of the time.
     """
     batch = batch_of(1, 8)
     train = get_config().train

@@ -1,8 +1,8 @@
-"""The pure functions behind the encodings, on arrays: for notebooks, other attention code, other
-frameworks on JAX.
+"""The pure functions behind the encodings, on arrays: for notebooks, for other attention code, and
+for other frameworks on JAX.
 
-Nothing is computed here. Each function is documented where it lives; modules of the same names only
-hold the variables.
+This module only collects them. Each function is defined and documented in the module of its method;
+the classes in these modules hold the variables and call the functions.
 """
 
 from posenc_jax.analysis.attention_entropy import row_entropy

@@ -1,11 +1,12 @@
-"""Pictures of what an encoding makes of distance.
+"""Pictures of how the logits of an encoding depend on distance.
 
-    python -m posenc_jax.gallery SPEC... --out=DIR [--train_len=64 --times=8 --heads=8
-    --head_dim=64]
+    python -m posenc_jax.gallery SPEC... --out=DIR
+        [--train_len=64] [--times=8] [--heads=8] [--head_dim=64]
 
-For every encoding string, as PNG and SVG: the logits of equal tokens against their distance, a line
-for each head; the same as a matrix of queries and keys; and what the last of --times as many tokens
-sees. What is trained is drawn as initialised.
+Each encoding string gives one picture, as PNG and SVG. Its three panels show the logits of equal
+tokens against their distance, with a line for each head; the same logits as a matrix of queries and
+keys; and the logits of the last token in a text of --times the trained length. Trained parameters
+have their initial values.
 """
 
 import dataclasses
@@ -30,12 +31,12 @@ from posenc_jax.core.tokens import Tokens
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """The model an encoding is looked at in.
+    """The sizes of the model for which an encoding is drawn.
 
     Attributes:
-      heads: query and key heads.
-      head_dim: H, also of the vectors of the tokens, `heads * head_dim`.
-      train_len: what an encoding is told about the trained length.
+      heads: N, query heads, and as many key heads.
+      head_dim: H; token vectors have the width N H.
+      train_len: trained length, in tokens.
     """
 
     heads: int = 8
@@ -44,30 +45,31 @@ class Probe:
 
     @property
     def context(self) -> dict[str, int]:
-        """What a spec string need not repeat."""
+        """The sizes that a spec string takes from the model."""
         width = self.heads * self.head_dim
         heads = dict(heads=self.heads, kv_heads=self.heads, head_dim=self.head_dim)
         return dict(**heads, model_dim=width, train_len=self.train_len)
 
     def make(self, spec: str) -> Encoding:
-        """The encoding of a causal model, with fresh parameters."""
+        """The encoding of a causal model, with newly initialised parameters."""
         return make(spec, causal=True, rngs=nnx.Rngs(0), **self.context)
 
 
 def equal_token_logits(
     encoding: Encoding, length: int, probe: Probe = Probe(), *, rows: slice = slice(None)
 ) -> Float[np.ndarray, 'N T S']:
-    """Logits between equal tokens, relative to that of a query with its own position; NaN where the
-    mask hides the key.
+    """Logits between equal tokens, less the logit of the query with the key at its own position;
+    NaN where the mask hides the key.
 
-    All queries and keys are ones, and so is the layer input; an encoding that is added to the token
-    vectors is shown by the inner products of what it adds, in each head of its share of the
-    columns. Softmax ignores what is the same for a whole row, so nothing is lost.
+    All queries, keys and layer inputs are ones. For an encoding that is added to the token vectors,
+    queries and keys are the added vectors, split into heads. Softmax does not change if a constant
+    is subtracted from a row, so the differences contain all that matters.
 
     Args:
       encoding: made with the sizes of `probe`.
-      length: tokens, at positions 0, 1, ...
-      rows: which of the queries.
+      length: number of tokens, at positions 0, 1, ...
+      probe: sizes of the model.
+      rows: the queries that are computed; default: all.
 
     Raises:
       ValueError: the encoding has no position for some of the tokens.
@@ -83,7 +85,7 @@ def equal_token_logits(
     added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None
     x = x if added is None else x + added
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
-    # Projections of what an encoding makes of the input are ones, whatever it makes.
+    # An encoding that opens `qkv` projects inputs of its own; these projections are ones as well.
     heads = lambda a: (a.reshape(1, -1, probe.heads, probe.head_dim),) * 3
     projected = heads(x if added is None else added)
     if encoding.opens('qkv'):
@@ -117,21 +119,23 @@ def draw(
     """Writes the picture of one encoding as PNG and SVG and returns their paths; needs matplotlib.
 
     Args:
-      spec: encoding string; its letters and digits name the files.
-      times: how many trained lengths the last panel spans.
+      spec: encoding string; `stem_of` makes the file names of it.
+      directory: where the files go.
+      probe: sizes of the model.
+      times: length of the last panel, in trained lengths, at least 2.
 
     Raises:
       ValueError: the string is wrong, or there is nothing to draw within the trained length.
     """
     if times < 2:
         raise ValueError(
-            f'--times says how far beyond the trained length to look, at least 2, got {times}'
+            '--times, the length of the last panel in trained lengths, must be at least 2, got '
+            f'{times}'
         )
     encoding, directory = probe.make(spec), pathlib.Path(directory)
     longest = times * probe.train_len
-    needed = (
-        4 * probe.heads * (probe.train_len**2 + longest * (1 + 3 * probe.head_dim))
-    )  # logits, queries, keys and values
+    # Bytes of logits, queries, keys and values.
+    needed = 4 * probe.heads * (probe.train_len**2 + longest * (1 + 3 * probe.head_dim))
     if needed > (limit := device_memory()):
         raise ValueError(
             f'{longest} tokens, and all pairs of {probe.train_len}, would take '
@@ -172,7 +176,7 @@ def draw(
 
 
 def stem_of(spec: str) -> str:
-    """The name of the files of an encoding, without ending.
+    """The file name of the pictures of an encoding, without the ending.
 
     Example:
       >>> stem_of('rope(freqs=yarn(factor=4.0)) | alibi()')
@@ -184,10 +188,10 @@ def stem_of(spec: str) -> str:
 def thumbnail(
     encoding: Encoding, path: str | pathlib.Path, probe: Probe = Probe(), *, times: int = 4
 ) -> pathlib.Path:
-    """Writes the small picture of the catalogue: logits against distance, the trained length
-    dashed; needs matplotlib.
+    """Writes the small picture of the catalogue: logits against distance, up to `times` trained
+    lengths, with a dashed line at the trained length. Needs matplotlib.
 
-    Where there is no position beyond the trained length, within it alone.
+    An encoding without positions beyond the trained length is drawn within it.
     """
     try:
         values = by_distance(encoding, times * probe.train_len, probe)
@@ -213,7 +217,7 @@ def _figure(size, panels):
 
 
 def _different(values):
-    """Numbers of the heads to draw: the first alone where all are alike."""
+    """Indices of the heads to draw; only the first if all heads are alike."""
     alike = np.allclose(values, values[:1], rtol=0, atol=1e-6, equal_nan=True)
     return [0] if alike else list(range(len(values)))
 
@@ -233,7 +237,7 @@ def _lines(axis, values, start):
             label=label,
         )
     if not np.nanmax(np.abs(values)) > 1e-6:
-        axis.set_ylim(-1, 1)  # or noise would fill the panel
+        axis.set_ylim(-1, 1)  # otherwise rounding noise would fill the panel
 
 
 def main(argv: list[str]) -> int:
@@ -246,7 +250,11 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument('--train_len', type=int, default=64, metavar='L')
     parser.add_argument(
-        '--times', type=int, default=8, metavar='N', help='trained lengths of the last panel'
+        '--times',
+        type=int,
+        default=8,
+        metavar='N',
+        help='length of the last panel, in trained lengths',
     )
     parser.add_argument('--heads', type=int, default=8)
     parser.add_argument('--head_dim', type=int, default=64)
@@ -258,7 +266,7 @@ def main(argv: list[str]) -> int:
         probe = Probe(known.heads, known.head_dim, known.train_len)
         named = {}
         for spec in known.specs:
-            probe.make(spec)  # a wrong one is told before the first is drawn
+            probe.make(spec)  # raises for a wrong string before anything is drawn
             other = named.setdefault(stem_of(spec), spec)
             if other != spec:
                 raise ValueError(

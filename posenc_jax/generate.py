@@ -1,12 +1,12 @@
-"""Continues text with a training run or a public checkpoint: prints every prompt with what the
-model adds to it.
+"""Continues text with a training run or a public checkpoint, and prints every prompt followed by
+its continuation.
 
-    python -m posenc_jax.generate --run=runs/rope --prompt='The ' [--tokens=64] [--temperature=0.8]
-    [--samples=3]
+    python -m posenc_jax.generate --run=runs/rope --prompt='The ' [--tokens=64]
+        [--temperature=0.8] [--samples=3]
 
-A run is what eval.py takes, 'RUN | EXTENSION' included; prompts (repeat --prompt) make one batch,
-padded on the left. The text ends at the checkpoint's end-of-text token, where it has one.
-`--config.NAME=VALUE` as for eval.py.
+--run takes the same runs as eval.py, also 'RUN | EXTENSION'. --prompt may be repeated: all prompts
+are one batch, padded on the left. A continuation ends at the end-of-text token of the checkpoint,
+if it has one. `--config.NAME=VALUE` changes a field of the config, as in eval.py.
 """
 
 import pathlib
@@ -48,26 +48,27 @@ def continue_text(
     recompute: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[list[str]]:
-    """What a model adds to each prompt, `samples` times: texts without the end-of-text token and
-    what follows it.
+    """Continues each prompt `samples` times. Returns for each prompt the list of its continuations,
+    which end before the end-of-text token.
 
     Args:
-      run: a run directory or public checkpoint, with ' | EXTENSION' if wanted.
-      prompts: texts; encoded by the task or tokenizer of the run.
-      tokens: how many new ones at most.
+      run: a run directory or public checkpoint; 'RUN | EXTENSION' applies a context extension.
+      prompts: texts, encoded by the task or tokenizer of the run.
+      tokens: largest number of new tokens.
       temperature, top_k, top_p: as for `generate`.
       seed: of the random key.
-      samples: continuations of each prompt, drawn at a positive temperature.
-      constant_cache: keep only what a model of `lm_infinite` layers sees, with room for so many new
-        tokens; None keeps all.
-      recompute: read the text anew at every step that changes frequencies with its length, so that
-        every token is as in a full pass; a `longrope` of two lists does so by itself.
+      samples: continuations of each prompt; more than one needs a positive temperature.
+      constant_cache: for a model of `lm_infinite` layers, caches only the tokens that it can still
+        see, with room for this number of new tokens; None caches all tokens.
+      recompute: reads the text again after every step in which its length changes the frequencies
+        of the encoding, so that each token equals that of a full pass. `longrope` with two lists
+        does so by default.
       overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}.
 
     Raises:
       FileNotFoundError: no such run.
-      ValueError: a run that does not continue text, an empty prompt, a range that is left, more
-        tokens than the encoding has positions for.
+      ValueError: a run that was not trained on text, an empty prompt, a number out of range, or
+        more tokens than the encoding has positions or the device has memory for.
 
     Example:
       continue_text('runs/rope', ['The '], tokens=16)[0][0]
@@ -77,11 +78,11 @@ def continue_text(
     check_number('temperature', temperature, least=0)
     if constant_cache is not None and constant_cache < 1:
         raise SpecError(
-            f'constant_cache is the room for new tokens, at least 1, got {constant_cache}'
+            f'constant_cache, the room for new tokens, must be at least 1, got {constant_cache}'
         )
     if constant_cache is not None and recompute:
         raise SpecError(
-            'constant_cache forgets the text that recompute would read anew; leave out one of '
+            'constant_cache forgets the text that recompute would read again; leave out one of '
             'the two'
         )
     if samples > 1 and temperature == 0:
@@ -131,7 +132,7 @@ def continue_text(
 
 
 def _check_memory(cfg: TransformerConfig, rows: int, capacity: int) -> None:
-    """Refuses rows that no device can remember: the keys and values of all layers."""
+    """Refuses a cache of keys and values that does not fit the memory of the device."""
     needed = (
         2
         * rows
@@ -143,15 +144,14 @@ def _check_memory(cfg: TransformerConfig, rows: int, capacity: int) -> None:
     )
     if needed > (limit := device_memory()):
         raise SpecError(
-            f'to remember {rows} rows of {capacity} tokens would take {readable(needed)}, the '
-            f'device has {readable(limit)}; '
-            'ask for fewer tokens or samples'
+            f'a cache of {rows} rows of {capacity} tokens would take {readable(needed)}, the '
+            f'device has {readable(limit)}; ask for fewer tokens or samples'
         )
 
 
 def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B T'], np.ndarray]:
-    """Rows of unequal length as one array, zeros in front of the shorter ones, and which entries
-    are tokens.
+    """Rows of unequal length as one array with zeros in front of the shorter rows, and an array
+    that is True where an entry is a token.
 
     Example:
       >>> [a.tolist() for a in pad_left([np.array([5, 6]), np.array([7])])]
@@ -165,8 +165,8 @@ def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B 
 
 
 def _ends(job: Job) -> tuple[int, ...]:
-    """The end-of-text tokens of the public checkpoint that the text is for: none, one, or several,
-    of which the first ends it.
+    """The ids of the end-of-text tokens of the public checkpoint whose model or tokenizer the run
+    uses; () if there is none. A text ends at the first one that occurs.
     """
     path = job.directory if is_pretrained(job.directory) else job.config.data.tokenizer
     config = open_source(path).config if path else {}
@@ -179,18 +179,20 @@ def _until(row, ends):
 
 
 def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
-    """What `continue_text` is called with."""
+    """The arguments of `continue_text` that a command line gives."""
     parser = Parser('python -m posenc_jax.generate', description=__doc__)
     parser.add_argument(
         '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
     )
     parser.add_argument('--extend', metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)')
-    parser.add_argument('--prompt', action='append', default=[], metavar='TEXT')
+    parser.add_argument(
+        '--prompt', action='append', default=[], metavar='TEXT', help='may be repeated'
+    )
     parser.add_argument(
         '--prompt_file',
         type=pathlib.Path,
         metavar='FILE',
-        help='one more; its last line break is left out',
+        help='a file with one more prompt; a final line break is left out',
     )
     parser.add_argument('--tokens', type=int, default=64, metavar='N', help='new tokens at most')
     parser.add_argument(
@@ -210,12 +212,12 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
         '--constant_cache',
         type=int,
         metavar='ROOM',
-        help='keep only what lm_infinite sees, and ROOM new tokens',
+        help='cache only what lm_infinite sees, and ROOM new tokens',
     )
     parser.add_argument(
         '--recompute',
         action='store_true',
-        help='read the text anew where its length changes frequencies',
+        help='read the text again where its length changes frequencies',
     )
     known, rest = parser.parse_known_args(argv)
     given = vars(known)

@@ -1,7 +1,10 @@
-"""For Flax Linen: `Attention` as a Linen module.
+"""The attention layer as a Flax Linen module.
 
-layer = posenc_jax.linen.Attention('rope()', width=64, heads=4)
-variables = layer.init(jax.random.key(0), x)
+    layer = posenc_jax.linen.Attention('rope()', width=64, heads=4)
+    variables = layer.init(jax.random.key(0), x)
+    y = layer.apply(variables, x)
+
+x is [B, T, 64], and so is y.
 """
 
 from flax import nnx
@@ -12,7 +15,8 @@ from posenc_jax.model.attention import Attention as _Attention
 def Attention(*args, **kwargs):  # noqa: N802 (the name of a module)
     """`posenc_jax.Attention` as a Linen module; the arguments are the same, without `rngs`.
 
-    Parameters are drawn from the key of `init`; a call takes what a call of the layer takes.
+    Parameters are drawn from the key of `init`. A call takes the same arguments as a call of
+    `posenc_jax.Attention`.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,5 +1,5 @@
-"""What a model does with its positions: functions of it, a text, or its encoding alone, each with
-its pictures or tables.
+"""Analyses of how a model uses its positions. Some measure a model on a text, some need an encoding
+alone; each has a function that draws its result.
 """
 
 from posenc_jax.analysis import attention_entropy, receptive_field, rope_usage, token_distance

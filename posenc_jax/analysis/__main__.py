@@ -1,25 +1,29 @@
-"""Analyses of a trained model or of an encoding, each with its numbers and its picture.
+"""Analyses of a trained model or of an encoding; each writes its numbers and a picture.
 
-    python -m posenc_jax.analysis rope_usage|token_distance --run=RUN [--length=N] [--batches=4]
-    [--out=DIR] python -m posenc_jax.analysis attention_entropy --run=RUN [--pieces=1,4,16]
-    [--sink=4] [--keep=2] [--query=N] python -m posenc_jax.analysis pi_bound [--out=DIR] python -m
-    posenc_jax.analysis receptive_field --encoding='alibi()' [--encoding=...] [--heads=8]
-    [--reach=200000] python -m posenc_jax.analysis receptive_field --run=RUN [--length=N]
-    [--batches=4] python -m posenc_jax.analysis receptive_field --runs='DIR/*' [--length=N]
-    [--batches=4]
+    python -m posenc_jax.analysis rope_usage|token_distance --run=RUN
+        [--length=N] [--batches=4] [--out=DIR]
+    python -m posenc_jax.analysis attention_entropy --run=RUN
+        [--pieces=1,4,16] [--sink=4] [--keep=2] [--query=N]
+    python -m posenc_jax.analysis pi_bound [--out=DIR]
+    python -m posenc_jax.analysis receptive_field --encoding='alibi()' [--encoding=...]
+        [--heads=8] [--reach=200000] [--epsilon=0.05]
+    python -m posenc_jax.analysis receptive_field --run=RUN [--length=N] [--batches=4]
+    python -m posenc_jax.analysis receptive_field --runs='DIR/*' [--length=N] [--batches=4]
 
-RUN is a training run or a public checkpoint, with ' | EXTENSION' behind it for an extended one, as
-for eval.py. The text is that of the test split (rotary analyses read text alone, receptive fields
-also the examples of a task); --config.data.dataset=... and other --config.NAME=VALUE as there.
-Writes NAME.npz and NAME.png to DIR (default: analysis/ in the run).
+RUN is a training run or a public checkpoint; 'RUN | EXTENSION' applies a context extension to it.
+The analyses read the test split of its text. receptive_field also reads the examples of a task; the
+others refuse a run that was not trained on text. `--config.NAME=VALUE` changes a field of the
+config, as in eval.py. The results are NAME*.npz and NAME*.png in DIR (default: analysis/ in the
+directory of the run; runs/analysis without a run).
 
-receptive_field: of encodings the theoretical one (TRF, --epsilon=0.05 of the weight lies beyond;
-needs no training); of a run also the empirical one (ERF) and the attention at each distance; of
-several runs both, and how their ranks agree over methods.
+receptive_field: for encodings, the theoretical receptive field (TRF), which needs no training; for
+a run, also the empirical receptive field (ERF) and the mean attention at each distance; for several
+runs, TRF and ERF of each method and the rank correlation of the two.
 
-attention_entropy: of the last --query tokens of each window, with the text before them cut into
-parallel pieces, with and without the first --sink tokens as a prefix that all pieces see and a
-choice of the best --keep pieces; and the loss.
+attention_entropy: the attention entropy and the loss of the last --query tokens of each window. The
+tokens before them are read as parallel pieces. Every number of --pieces is measured without a sink,
+with the first --sink tokens as a sink that all pieces see, and with the sink and the best --keep
+pieces.
 """
 
 import argparse
@@ -41,36 +45,44 @@ def main(argv: list[str]) -> int:
     parser.add_argument('analysis', choices=ANALYSES)
     parser.add_argument('--run', metavar='RUN')
     parser.add_argument(
-        '--length', type=int, default=0, metavar='N', help='tokens of a window; default: as trained'
+        '--length',
+        type=int,
+        default=0,
+        metavar='N',
+        help='tokens of a window; default: the trained length',
     )
-    parser.add_argument('--batches', type=int, default=4, help='windows, one after the other')
+    parser.add_argument('--batches', type=int, default=4, help='how many windows are read')
     parser.add_argument('--out', type=pathlib.Path, metavar='DIR')
     fields = parser.add_argument_group('receptive_field')
     fields.add_argument(
         '--encoding', action='append', metavar='SPEC', help='may be repeated, to compare'
     )
-    fields.add_argument('--heads', type=int, default=8, help='of the encodings')
+    fields.add_argument('--heads', type=int, default=8, help='heads of each encoding')
     fields.add_argument(
-        '--runs', metavar='PATTERN', help='runs to compare, seeds of one encoding averaged'
+        '--runs', metavar='PATTERN', help='runs to compare; runs of one encoding are averaged'
     )
     fields.add_argument(
-        '--reach', type=int, default=200_000, metavar='N', help='distances a series is summed over'
+        '--reach', type=int, default=200_000, metavar='N', help='distances that a series sums'
     )
-    fields.add_argument('--epsilon', type=float, default=0.05)
+    fields.add_argument(
+        '--epsilon', type=float, default=0.05, help='share of the weight beyond a receptive field'
+    )
     cut = parser.add_argument_group('attention_entropy')
-    cut.add_argument('--pieces', default='1,4,16', metavar='N,N', help='how many')
+    cut.add_argument(
+        '--pieces', default='1,4,16', metavar='N,N', help='numbers of pieces to compare'
+    )
     cut.add_argument(
         '--sink', type=int, default=4, metavar='N', help='first tokens that all pieces see'
     )
     cut.add_argument(
-        '--keep', type=int, default=2, metavar='N', help='pieces that a row keeps; 0 for all'
+        '--keep', type=int, default=2, metavar='N', help='pieces that a query keeps; 0 for all'
     )
     cut.add_argument(
         '--query',
         type=int,
         default=0,
         metavar='N',
-        help='last tokens; default: a quarter of a window',
+        help='tokens that are measured, at the end; default: a quarter of a window',
     )
     known, rest = parser.parse_known_args(argv)
     try:
@@ -90,7 +102,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     if known.analysis == 'receptive_field':
         return _receptive_field(known, rest)
     if not known.run:
-        raise ValueError(f'{known.analysis} looks at a model: give --run=RUN')
+        raise ValueError(f'{known.analysis} analyses a model; give --run=RUN')
     return _entropy(known, rest) if known.analysis == 'attention_entropy' else _rotary(known, rest)
 
 
@@ -107,15 +119,16 @@ def _prepare(known: argparse.Namespace, rest: list[str], run: str, more: dict | 
 
     if known.batches < 1 or known.length < 0:
         raise ValueError(
-            f'--batches must be at least 1 and --length positive, got {known.batches} and '
-            f'{known.length}'
+            '--batches must be at least 1 and --length at least 0 (0: the trained length), got '
+            f'{known.batches} and {known.length}'
         )
     return prepare(run, {**read_overrides(rest), **UNASKED, **(more or {})})
 
 
 def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
-    """The length that is asked for, where a run has a task: 1, the least of a text, may be none of
-    its.
+    """`eval.lengths` for a run that was trained on a task: the length that is analysed.
+
+    Without it `_prepare` checks length 1, which every text has, but not every task.
     """
     from posenc_jax.run import config as configs
 
@@ -127,14 +140,16 @@ def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
 
 
 def _windows(known: argparse.Namespace, job):
-    """The text of a run, [batches, 1, length]."""
+    """The first windows of the text of a run, [batches, 1, length]."""
     import numpy as np
 
     length = known.length or job.cfg.train_len
     stream = job.task.tokens(job.config.eval.split)
     if len(stream) < length * known.batches:
-        needed = f'{known.batches} windows of {length} need {length * known.batches}'
-        raise ValueError(f'the text has {len(stream)} tokens, {needed}')
+        needed = f'{known.batches} windows of {length} need {length * known.batches} tokens'
+        raise ValueError(
+            f'{needed}, but the text has {len(stream)}; give a smaller --length or --batches'
+        )
     return np.asarray(stream[: length * known.batches]).reshape(known.batches, 1, length)
 
 
@@ -149,7 +164,10 @@ def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
 
     job = _prepare(known, rest, known.run)
     if not job.task.is_language:
-        raise ValueError(f'{known.run} was trained on {job.config.task}; the analyses read text')
+        raise ValueError(
+            f'{known.run} was trained on {job.config.task}, which is not text; expected a run of '
+            'language()'
+        )
     windows, out = _windows(known, job), _folder(known, known.run)
     model = job.extended(job.load()[0])
     measure = rope_usage if known.analysis == 'rope_usage' else token_distance
@@ -186,7 +204,10 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     counts = [int(count) for count in known.pieces.split(',')]
     job = _prepare(known, rest, known.run)
     if not job.task.is_language:
-        raise ValueError(f'{known.run} was trained on {job.config.task}; the analyses read text')
+        raise ValueError(
+            f'{known.run} was trained on {job.config.task}, which is not text; expected a run of '
+            'language()'
+        )
     windows, out = _windows(known, job), _folder(known, known.run)
     model, query = job.extended(job.load()[0]), known.query or windows.shape[-1] // 4
     entropies, losses = {}, {}
@@ -210,7 +231,10 @@ def _receptive_field(known: argparse.Namespace, rest: list[str]) -> list[pathlib
         )
     if known.encoding:
         if rest:
-            raise ValueError(f'cannot read {rest[0]!r}')
+            raise ValueError(
+                f'cannot read {rest[0]!r}; with --encoding the other options are --heads, --reach, '
+                '--epsilon and --out'
+            )
         return _fields_of_encodings(known)
     return _fields_of_run(known, rest) if known.run else _fields_of_runs(known, rest)
 
@@ -224,8 +248,8 @@ def _fields_of_encodings(known: argparse.Namespace) -> list[pathlib.Path]:
 
     kernels, fields = {}, {}
     for spec in dict.fromkeys(known.encoding):
-        # What an encoding may be told about a model besides its heads does not change what a bias
-        # of the positions is.
+        # A spec string takes these sizes from a model. The widths do not change a bias of the
+        # positions, and all distances lie within the trained length.
         sizes = dict(
             heads=known.heads, head_dim=8, model_dim=8 * known.heads, train_len=known.reach
         )
@@ -243,7 +267,7 @@ def _fields_of_encodings(known: argparse.Namespace) -> list[pathlib.Path]:
 
 
 def _measured(known: argparse.Namespace, rest: list[str], run: str):
-    """The model of a run and its `ReceptiveField` on the text of the run, or on examples of its
+    """The plan of a run, its model, and its `ReceptiveField` on its text or on examples of its
     task.
     """
     from posenc_jax.analysis.receptive_field import receptive_field
@@ -266,7 +290,7 @@ def _measured(known: argparse.Namespace, rest: list[str], run: str):
 
 
 def _trained_field(known: argparse.Namespace, model):
-    """The TRF of a trained model, or None and why it has none."""
+    """The TRF of a trained model and '', or None and the reason why it has none."""
     from posenc_jax.analysis.decay_kernel import trained_field
 
     try:
@@ -329,8 +353,8 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
     agreement = rank_correlation(methods)
     ranked = sum(not np.isnan(row.trf) for row in methods)
     print(
-        f'rank correlation of TRF and ERF over {ranked} methods: {agreement:.2f} (nan: not a '
-        'bias of the positions)'
+        f'rank correlation of TRF and ERF over {ranked} methods: {agreement:.2f} (a TRF of nan: '
+        'the encoding is not a bias of the positions, and is left out)'
     )
     out = _folder(known)
     numbers = out / 'receptive_field_ranks.npz'

@@ -1,5 +1,5 @@
-"""Attention entropy: over how many keys the queries of a model spread, whole texts and texts cut
-into parallel pieces.
+"""Attention entropy: how evenly the queries of a model spread their attention over the keys. Texts
+are read as a whole, or with their middle cut into parallel pieces.
 """
 
 import dataclasses
@@ -41,11 +41,11 @@ def row_entropy(p: Float[Array, '... S']) -> Float[Array, '...']:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionEntropy:
-    """Entropies summed over rows; `merge` joins those of several batches.
+    """Attention entropies, summed over query rows; `merge` adds the sums of several batches.
 
     Attributes:
-      total: of each head, in nats.
-      rows: how many query rows were seen.
+      total: the sum over rows of the entropy of each head, in nats.
+      rows: how many query rows were summed.
     """
 
     total: Float[np.ndarray, 'layers N']
@@ -53,12 +53,12 @@ class AttentionEntropy:
 
     @property
     def heads(self) -> Float[np.ndarray, 'layers N']:
-        """Mean over rows."""
+        """Mean entropy over rows, in nats."""
         return self.total / self.rows
 
     @property
     def mean(self) -> float:
-        """Mean over rows, heads and layers."""
+        """Mean entropy over rows, heads and layers, in nats."""
         return float(self.heads.mean())
 
     def merge(self, other: 'AttentionEntropy') -> 'AttentionEntropy':
@@ -94,23 +94,24 @@ def attention_entropy(
     rows: Bool[Array, '#B L'] | None = None,
     block: int = 128,
 ) -> AttentionEntropy:
-    """The entropy of the attention of every head, `H_i = -sum_j a_ij ln a_ij` over all keys a query
-    sees, in nats.
+    """Measures the entropy of the attention of every head, in nats.
 
-    Any encoding; what it does to logits, two sweeps over the keys included, is in. One forward
+    For the query i, `H_i = -sum_j a_ij ln a_ij` over all keys j that it sees, with 0 ln 0 = 0. The
+    probabilities a_ij are those of the model, whatever its encoding does to the logits. One forward
     pass, in blocks of queries: O(L^2) time, O(block L) memory. Differs from the paper: nothing.
 
     Args:
       model: decoder or encoder.
-      tokens: ids. For more text, `merge` the results of several batches.
-      tok: what is known about the tokens; padding is left out.
-      rows: which queries count; None for all.
-      block: queries at a time. Where an encoding chooses pieces for all rows at once (`pooled`),
-        they all have to be in one.
+      tokens: token ids. For more text, `merge` the results of several batches.
+      tok: positions, documents and padding of the tokens; padding is not counted. None: positions
+        from 0 and no padding.
+      rows: which queries are counted; None for all.
+      block: how many queries are evaluated at a time. If the encoding chooses pieces for all rows
+        at once (`SelectedPieces` with `pooled`), the block must hold all rows.
 
     Raises:
-      ValueError: token ids that the model does not have; rows of another shape, or none; a block
-        below 1.
+      ValueError: token ids that the model does not have; `rows` of another shape than the tokens;
+        no row that counts; a block below 1.
 
     Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
 
@@ -140,11 +141,15 @@ def attention_entropy(
             or rows.shape[0] not in (1, tokens.shape[0])
         ):
             raise ValueError(
-                f'attention_entropy: rows have shape {rows.shape}, tokens {tokens.shape}'
+                f'attention_entropy: rows have shape {rows.shape}, tokens {tokens.shape}; expected '
+                'the shape of the tokens, or one row for all'
             )
         counted = counted & rows
     if not (count := int(counted.sum())):
-        raise ValueError(f'attention_entropy: none of the {counted.size} rows counts')
+        raise ValueError(
+            f'attention_entropy: none of the {counted.size} rows counts; at least one must be '
+            'valid and in `rows`'
+        )
     model.check_ids(tokens, tok.valid)
     attend = model.blocks[0].attention_fn
     if attend is not sharded_attend and not isinstance(attend, SelectedAttention):
@@ -181,7 +186,9 @@ def stream(
     counted: Bool[Array, 'B L'],
     block: int,
 ) -> Float[Array, 'N']:
-    """Entropies of one layer, summed over the rows that count, from projected queries and keys."""
+    """Entropy of each head of one layer, summed over the rows that are counted, from projected
+    queries and keys.
+    """
     k = jnp.swapaxes(k, 1, 2)
 
     def one(total, start, rows):
@@ -195,8 +202,8 @@ def stream(
 
 
 class OfPieces(NamedTuple):
-    """What is found where a text is cut into pieces: entropies of the query's rows, and its loss in
-    nats a token.
+    """The result for a text that is cut into pieces: the attention entropy of the query tokens, and
+    their mean loss in nats per token (without the first of them).
     """
 
     entropy: AttentionEntropy
@@ -213,25 +220,26 @@ def entropy_of_pieces(
     keep: int | None = None,
     block: int = 128,
 ) -> OfPieces:
-    """The same text with its middle read as parallel pieces: a sink, `pieces` equal pieces that see
-    the sink, the query.
+    """Attention entropy and loss of the last tokens of a text (the query) when the tokens before
+    them are read as parallel pieces.
 
-    Pieces stand evenly spread over the positions of the longest (`piece_layout`); with one piece
-    this is causal attention.
+    The text consists of a sink, `pieces` pieces of equal length, and the query. A piece sees the
+    sink and itself, the query sees everything. All pieces start behind the sink, and each is spread
+    evenly over the positions of the longest (`piece_layout`). One piece gives causal attention.
 
     Args:
       model: causal attention with one rotary encoding of fixed frequencies.
-      tokens: ids of whole texts.
-      pieces: into how many the tokens between sink and query are cut; lengths differ by one at
-        most.
-      query: last tokens of the text.
-      sink: first tokens of the text, which all pieces see.
-      keep: how many pieces a query row keeps (`select_pieces`); None for all.
-      block: queries at a time.
+      tokens: token ids of whole texts.
+      pieces: how many pieces the tokens between sink and query are cut into; the lengths of the
+        pieces differ by at most 1.
+      query: number of tokens in the query, at least 2.
+      sink: number of tokens in the sink.
+      keep: how many pieces a query token attends to (`select_pieces`); None for all.
+      block: how many queries are evaluated at a time.
 
     Raises:
       ValueError: fewer tokens between sink and query than pieces; a query of fewer than 2 tokens;
-        an encoding that is not one rotary encoding (it is named).
+        a negative sink; `keep` below 1; an encoding that is not one rotary encoding (it is named).
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -253,8 +261,8 @@ def entropy_of_pieces(
     if query < 2 or sink < 0 or not 1 <= pieces <= middle:
         raise ValueError(
             f'attention_entropy: a text of {tokens.shape[1]} tokens with a sink of {sink} and a '
-            f'query of {query} (at least 2) '
-            f'has {middle} tokens for {pieces} pieces'
+            f'query of {query} has {middle} tokens for {pieces} pieces; expected a sink of at '
+            'least 0, a query of at least 2, and at least 1 token for each of 1 or more pieces'
         )
     lengths = [len(part) for part in np.array_split(np.arange(middle), pieces)]
     layout = piece_layout(sink, lengths)
@@ -267,7 +275,8 @@ def entropy_of_pieces(
 
 
 def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path) -> pathlib.Path:
-    """Writes the mean entropy of each layer as a PNG, a line for each entry; needs matplotlib.
+    """Writes the mean entropy of each layer as a PNG, with a line for each entry of `found`; needs
+    matplotlib.
 
     Example:
       >>> import tempfile
@@ -296,8 +305,10 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
 
 
 def labels(pieces: Sequence[int], sink: int, keep: int) -> list[tuple[str, dict]]:
-    """What a comparison looks at: every number of pieces without sink, with it, and with it and a
-    selection.
+    """The settings that are compared: a label and the arguments of `entropy_of_pieces` for each.
+
+    Every number of pieces is read without a sink, with the sink, and with the sink and the best
+    `keep` pieces. Settings that would repeat another are left out.
 
     Example:
       >>> [label for label, _ in labels([1, 4], 2, 2)]

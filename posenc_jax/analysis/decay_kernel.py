@@ -1,5 +1,5 @@
-"""The theoretical receptive field (TRF): how many keys back hold the series `sum_d exp(r_d)` of an
-additive bias r, the decay kernel of an encoding. No model is needed.
+"""The theoretical receptive field (TRF) of an additive bias r(d), the decay kernel of an encoding:
+how many of the nearest keys hold all but a share epsilon of `sum_d exp(r(d))`. It needs no model.
 
 Reference: Qin, Zhong, Deng, arXiv 2307.10156.
 """
@@ -24,18 +24,20 @@ _PROBES = 32
 
 
 def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np.ndarray, 'N D']:
-    """r(d), d = 0 .. reach - 1: what the encoding makes of equal logits 0 of the query at position
-    `reach - 1`; float64.
+    """The decay kernel of an encoding: r(d) for the distances d = 0 .. reach - 1, in float64.
 
-    -inf where a mask hides the key. Distances are evaluated in pieces, so that many fit.
+    r(d) is what the encoding makes of a logit 0 between the query at position `reach - 1` and the
+    key d tokens before it; it is -inf where a mask hides the key.
 
     Args:
-      encoding: acts on logits by positions alone (opens `score` and `mask` only).
-      heads: N.
+      encoding: opens only the doors `score` and `mask`, so that its logits depend on positions
+        alone.
+      heads: N, heads of the encoding.
+      reach: D, number of distances, at least 4.
 
     Raises:
-      ValueError: an encoding that opens another door (it is named), fewer than 4 distances or more
-        than fit, no head.
+      ValueError: the encoding opens another door (it is named); fewer than 4 distances, or more
+        than fit in memory; no head.
 
     Example:
       >>> import posenc_jax as pj
@@ -46,12 +48,11 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
         raise ValueError(
             f'a decay kernel has at least 4 distances and 1 head, got {reach} and {heads}'
         )
-    if (needed := 20 * heads * reach) > (
-        limit := main_memory()
-    ):  # in float32, joined, and in float64
+    # Bytes of the kernel in float32 pieces, joined, and in float64.
+    if (needed := 20 * heads * reach) > (limit := main_memory()):
         raise ValueError(
             f'{reach} distances of {heads} heads would take {readable(needed)}, this machine has '
-            f'{readable(limit)}'
+            f'{readable(limit)}; give fewer distances'
         )
     _check_additive(encoding)
     graphdef, state = nnx.split(encoding)
@@ -67,16 +68,14 @@ def _check_additive(encoding: Encoding) -> None:
         other = [door for door in DOORS if part.opens(door) and door not in ('score', 'mask')]
         if other:
             raise ValueError(
-                'a theoretical receptive field is that of a bias of the positions; '
+                'a theoretical receptive field needs a bias that depends on positions alone; '
                 f'{name_of(part)} opens {other[0]!r} as well'
             )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _row(graphdef, heads, state, distance, row, shift):
-    """r of one query against the keys at these distances before it, all positions moved by
-    `shift`.
-    """
+    """r(d) of the query at index `row` at these distances, with all positions moved by `shift`."""
     encoding = nnx.merge(graphdef, state)
     index = jnp.full((1, 1), row, jnp.int32)
     tok = lambda index: Tokens(index, index + shift, rank=index)
@@ -95,8 +94,8 @@ def _is_relative(encoding: Encoding, heads: int, reach: int) -> bool:
     here, there = (
         np.asarray(_row(graphdef, heads, state, distance, reach - 1, shift)) for shift in (0, reach)
     )
-    # A bias made of terms that cancel (sandwich) is rounded as they are: alike in what is near and
-    # what is far.
+    # A bias that is a sum of large terms which cancel (sandwich) has rounding errors of the size of
+    # these terms at every distance, so the tolerance contains a share of its spread.
     seen = np.isfinite(here)
     spread = np.max(here, axis=1, where=seen, initial=-np.inf) - np.min(
         here, axis=1, where=seen, initial=np.inf
@@ -107,8 +106,8 @@ def _is_relative(encoding: Encoding, heads: int, reach: int) -> bool:
 
 
 def field_of(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Int[np.ndarray, '*n']:
-    """The smallest J with `sum_(d < J) exp(r_d) > (1 - epsilon) sum_d exp(r_d)` over the distances
-    given.
+    """The smallest J with `sum_(d < J) exp(r(d)) > (1 - epsilon) sum_d exp(r(d))`, where the second
+    sum goes over all distances of `r`.
 
     Raises:
       ValueError: epsilon outside (0, 1).
@@ -123,12 +122,13 @@ def field_of(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Int[np.ndar
 
 
 def undecided(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Bool[np.ndarray, '*n']:
-    """Whether more than epsilon of the whole series may lie beyond these distances: it diverges, or
-    falls too slowly to tell.
+    """Whether more than epsilon of the series may lie beyond the D distances of `r`, because it
+    diverges or decreases too slowly to tell.
 
-    By blocks of doubled width (Cauchy's condensation): with A the sum over [D/4, D/2) and B over
-    [D/2, D), what follows is at least `B rho / (1 - rho)`, `rho = B / A`, if rho does not fall, and
-    without end where rho >= 1.
+    The rest of the series is estimated from blocks of doubled width (Cauchy's condensation test).
+    Let A be the sum of exp(r(d)) over [D/4, D/2), B the sum over [D/2, D), and rho = B / A. If this
+    ratio does not decrease from block to block, the rest is at least `B rho / (1 - rho)`; it is
+    infinite where rho >= 1.
 
     Example:
       >>> d = np.arange(100_000.0)
@@ -146,6 +146,7 @@ def undecided(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Bool[np.nd
 
 
 def relative_weights(r):
+    """`exp(r(d) - max r)` over the last axis, in float64."""
     return np.exp(np.asarray(r, np.float64) - np.max(r, axis=-1, keepdims=True))
 
 
@@ -160,12 +161,19 @@ def check_epsilon(epsilon):
 def theoretical_field(
     encoding: Encoding, heads: int, *, reach: int = REACH, epsilon: float = 0.05
 ) -> Float[np.ndarray, 'N']:
-    """TRF of each head, in keys: `field_of` the decay kernel; inf where the series is `undecided`
-    by the distances there are.
+    """The TRF of each head, in keys: `field_of` of the decay kernel, or inf if it is `undecided`.
 
-    What lies beyond `reach` is not in the sum: of a series that falls as 1/d^2 a field of 1 % of
-    `reach` is 1 % too narrow. Where the bias is not one of the distance alone (FIRE), the sum ends
-    with the keys of the query at position `reach - 1`, and nothing is inf.
+    The sum ends at `reach`, so a finite TRF is slightly too small. For a series that decreases as
+    1/d^2, a field as wide as 1 % of `reach` is 1 % too narrow. If the bias does not depend on the
+    distance alone (FIRE), the sum goes over the keys of the query at position `reach - 1`, and the
+    TRF is always finite.
+
+    Args:
+      encoding, heads, reach: as for `decay_kernel`.
+      epsilon: share of the weight that may lie beyond the field, in (0, 1).
+
+    Raises:
+      ValueError: as for `decay_kernel`, or an epsilon outside (0, 1).
 
     Example:
       >>> import posenc_jax as pj
@@ -187,7 +195,7 @@ def theoretical_field(
 def trained_field(
     model: Transformer, *, reach: int = REACH, epsilon: float = 0.05
 ) -> Float[np.ndarray, 'layers N']:
-    """`theoretical_field` of every layer, with the parameters the model has.
+    """`theoretical_field` of every layer of a model, with the parameters that the model has now.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig

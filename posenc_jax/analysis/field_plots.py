@@ -1,4 +1,4 @@
-"""Theoretical and empirical receptive fields of several methods compared, and their plots."""
+"""Plots of receptive fields, and the comparison of theoretical and empirical ones over methods."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from posenc_jax.core import disk
 
 
 class Compared(NamedTuple):
-    """A method, or a run of it, with both of its fields, averaged over heads and layers; `trf` is
-    NaN where there is none.
+    """TRF and ERF of a method or of one run of it, in keys, averaged over heads and layers. `trf`
+    is NaN if there is none.
     """
 
     label: str
@@ -24,11 +24,11 @@ class Compared(NamedTuple):
 
 
 def rank_correlation(rows: Sequence[Compared]) -> float:
-    """Spearman's correlation of TRF and ERF over methods; those without a TRF are left out, those
-    whose TRF is inf are tied.
+    """Spearman's rank correlation of TRF and ERF over methods. Methods without a TRF are left out,
+    and all infinite TRFs have the same rank.
 
     Raises:
-      ValueError: fewer than two methods are left.
+      ValueError: fewer than two methods have a TRF.
 
     Example:
       >>> rank_correlation(
@@ -77,7 +77,12 @@ def decay_plot(
 ) -> pathlib.Path:
     """Writes `exp(r(d) - max r)` against d + 1 as a PNG, with a dot at each finite TRF.
 
-    All heads of one encoding, or the means of several. Needs matplotlib.
+    A single encoding has a line for each head; of several encodings, each has one line, the mean
+    over its heads. Needs matplotlib.
+
+    Args:
+      kernels, fields: decay kernel and TRF of each head, by the label of the encoding.
+      path: of the PNG.
 
     Example:
       >>> import tempfile, posenc_jax as pj
@@ -123,8 +128,8 @@ def decay_plot(
 
 
 def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes the mean attention at each distance as a PNG, a line for each layer, a dot at its ERF;
-    needs matplotlib.
+    """Writes the mean attention at each distance as a PNG: a line for each layer, with a dot at the
+    ERF. Needs matplotlib.
 
     Example:
       >>> import tempfile
@@ -150,8 +155,8 @@ def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Pat
 
 
 def rank_plot(rows: Sequence[Compared], path: str | pathlib.Path) -> pathlib.Path:
-    """Writes ERF against TRF as a PNG, a point for each method; those without a finite TRF at the
-    right. Needs matplotlib.
+    """Writes ERF against TRF as a PNG, with a point for each method. Methods with an infinite TRF
+    stand at the right end; methods without a TRF are left out. Needs matplotlib.
 
     Example:
       >>> import tempfile

@@ -1,4 +1,6 @@
-"""Why interpolation is safer than extrapolation: the two bounds of the PI paper, computed."""
+"""The two bounds of the position interpolation (PI) paper: how large a logit can be at a distance
+beyond training, and how far it can deviate from a straight line between two trained distances.
+"""
 
 import pathlib
 
@@ -12,15 +14,15 @@ from posenc_jax.rotation.rope import rope_frequencies
 def extrapolation_bound(
     distance: Num[np.ndarray, ' S'], theta: Float[np.ndarray, ' F']
 ) -> Float[np.ndarray, ' S']:
-    """`B(s) / d = sum_k |A_k(s)| / d`, `A_k(s) = sum_(t<k) exp(i s theta_t)`, k = 1 .. d/2:
-    `|logit(s)| <= 2 max|h| B(s)`.
+    """`B(s) / d`, where B bounds the logit of any query and key: `|logit(s)| <= 2 max|h| B(s)`.
 
-    `logit(s) = Re sum_t h_t exp(i s theta_t)`, `h_t = q_t conj(k_t)`; d is twice the number of
-    planes.
+    `logit(s) = Re sum_t h_t exp(i s theta_t)` with `h_t = q_t conj(k_t)`. `B(s) = sum_k |A_k(s)|`
+    over k = 1 .. d/2 with `A_k(s) = sum_(t<k) exp(i s theta_t)`; d is twice the number of planes.
+    Differs from the paper: nothing.
 
     Args:
       distance: s, in positions.
-      theta: inverse frequencies.
+      theta: inverse frequencies, in radians per position.
 
     Reference: Chen, Wong, Chen, Tian, arXiv 2306.15595, section 2.3.
 
@@ -33,11 +35,12 @@ def extrapolation_bound(
 
 
 def interpolation_constant(theta: Float[np.ndarray, ' F']) -> float:
-    """C in `|logit(s) - chord(s)| <= C max|h| (s - s1)(s2 - s)` between neighbouring integers s1,
-    s2: half the sum of theta^2.
+    """`C = sum_t theta_t^2 / 2`, which bounds a logit between neighbouring integers s1 and s2.
 
-    Differs from the paper: its C, d / (8 ln c), is 1.737 for d = 128, c = 10000, which is no bound,
-    since plane 0 alone adds 0.5; this one is.
+    `|logit(s) - chord(s)| <= C max|h| (s - s1)(s2 - s)`, where the chord is the straight line
+    between the logits at s1 and s2. Differs from the paper: its C is d / (8 ln c), 1.737 for
+    d = 128 and the base c = 10000. That is too small to be a bound: plane 0 alone adds 0.5 to the
+    1.499 of the other planes.
 
     Example:
       >>> round(interpolation_constant(rope_frequencies(128, 10000.0)), 5)
@@ -53,7 +56,15 @@ def bound_plot(
     train_len: int = 2048,
     longest: int = 8192,
 ) -> pathlib.Path:
-    """Writes both bounds against the distance as a PNG, per `d max|h|`; needs matplotlib.
+    """Writes both bounds, divided by `d max|h|`, against the distance as a PNG; needs matplotlib.
+
+    The bound between integers is drawn for the point halfway between them, where it is largest.
+
+    Args:
+      path: of the PNG.
+      head_dim, base: d, and the base of the frequencies.
+      train_len: trained length, drawn as a dashed line.
+      longest: number of distances.
 
     Example:
       >>> import tempfile

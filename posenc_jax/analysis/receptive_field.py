@@ -1,6 +1,5 @@
-"""The empirical receptive field (ERF): how many keys back hold the attention probabilities of a
-trained model, whatever its encoding. `posenc_jax.analysis.decay_kernel` holds its theoretical
-counterpart.
+"""The empirical receptive field (ERF) of a trained model with any encoding: how many of the nearest
+keys hold all but a share epsilon of the attention of a query.
 """
 
 import dataclasses
@@ -23,14 +22,16 @@ from posenc_jax.model.transformer import Transformer
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """Sums over the queries of one or more batches; the properties are what is asked for.
+    """Sums over the queries of one or more batches. The results are the properties `erf` and
+    `profile`.
 
     Attributes:
-      widths: sums of each query's smallest J, [layers, N].
-      rows: how many queries, [layers, N].
+      widths: sums of J, how many of the nearest keys hold more than 1 - epsilon of the attention of
+        a query, [layers, N].
+      rows: how many queries were summed, [layers, N].
       mass: sums of the attention at each distance, [layers, N, L].
       having: how many queries have a token of their document at each distance, [L].
-      epsilon: the share of the weight that may lie beyond J keys.
+      epsilon: the share of the attention that may lie beyond J keys.
     """
 
     widths: Float[np.ndarray, 'layers N']
@@ -53,7 +54,7 @@ class ReceptiveField:
         """The sums over the queries of both.
 
         Raises:
-          ValueError: other lengths or another epsilon.
+          ValueError: the two differ in shape or in epsilon.
         """
         if self.mass.shape != other.mass.shape or self.epsilon != other.epsilon:
             mine, theirs = (self.mass.shape, self.epsilon), (other.mass.shape, other.epsilon)
@@ -93,24 +94,25 @@ def receptive_field(
     epsilon: float = 0.05,
     block: int = 128,
 ) -> ReceptiveField:
-    """The empirical receptive field of every head: how many keys back hold all but epsilon of the
-    attention of a query.
+    """Measures the empirical receptive field of every head: how many of the nearest keys hold all
+    but epsilon of the attention of a query.
 
-    `ERF = mean over i of min J: sum_(d < J) p_(i, i-d) > 1 - epsilon`, p the probabilities of the
-    model, whatever its encoding. One forward pass, in blocks of queries: O(L^2 D) time, O(block L)
-    memory. Its theoretical counterpart, which needs no model, is `theoretical_field`. Differs from
-    the paper: its epsilon and averages are not known; these are ours.
+    `ERF = mean over i of min J: sum_(d < J) p_(i, i-d) > 1 - epsilon`, where p are the attention
+    probabilities of the model, whatever its encoding. One forward pass, in blocks of queries:
+    O(L^2 D) time, O(block L) memory. Its theoretical counterpart, `theoretical_field`, needs no
+    model. Differs from the paper: the paper's epsilon and averages are not known; epsilon = 0.05
+    and the mean over all queries are choices of this project.
 
     Args:
       model: a decoder.
-      tokens: ids. For more text, `merge` the results of several batches.
-      tok: what is known about the tokens; padding is left out, and a document ends where it began.
-      epsilon: in (0, 1).
-      block: queries at a time.
+      tokens: token ids. For more text, `merge` the results of several batches.
+      tok: positions, documents and padding of the tokens; padding is not counted, and a query sees
+        its own document alone. None: positions from 0, one document, no padding.
+      epsilon: share of the attention that may lie beyond the field, in (0, 1).
+      block: how many queries are evaluated at a time.
 
     Raises:
-      ValueError: a model whose queries see later tokens, an epsilon outside (0, 1), a block below
-        1.
+      ValueError: queries of the model see later tokens; an epsilon outside (0, 1); a block below 1.
 
     Reference: Qin, Zhong, Deng, arXiv 2307.10156.
 
@@ -173,7 +175,7 @@ def attention_fields(
             at >= 0, jnp.take_along_axis(p, jnp.clip(at, 0, length - 1)[None, None], axis=-1), 0.0
         )
         width = 1 + (jnp.cumsum(p, axis=-1) <= 1 - epsilon).sum(-1)
-        looks = p.sum(-1) > 0.5  # not a row without a key
+        looks = p.sum(-1) > 0.5  # a row without any visible key has the sum 0
         has = rows.valid[..., None] & (rows.rank[..., None] >= distance)
         has = jnp.broadcast_to(has, (batch, rows.length, length))
         here = (

@@ -1,5 +1,5 @@
-"""Frequency usage: how large queries and keys are in each rotary plane, and heads built to attend
-by position alone.
+"""Frequency usage: how large queries and keys are in each rotary plane. Also builds a query and a
+key for a head that attends by position alone.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from posenc_jax.rotation.rope import LAYOUTS, Layout
 
 
 def planes(x: Num[Array, '... H'], count: int, layout: Layout = 'half') -> Float[Array, '... F 2']:
-    """The two features of each of the first `count` rotary planes, float32; what is not rotated is
-    left out.
+    """The two features of each of the first `count` rotary planes, in float32. Features that are
+    not rotated are left out.
 
     Example:
       >>> planes(jnp.arange(4.0), 2).tolist()
@@ -35,7 +35,8 @@ def planes(x: Num[Array, '... H'], count: int, layout: Layout = 'half') -> Float
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Mean norms per layer, head and plane (the highest frequency first).
+    """Mean norms of queries and keys in each rotary plane; the planes are in descending order of
+    frequency.
 
     Attributes:
       q: u_q, [layers, N, F].
@@ -51,8 +52,8 @@ class Usage:
 
     @property
     def product(self) -> Float[np.ndarray, 'layers N F']:
-        """`u_q u_k / sqrt(H)` per query head: how much a plane can add to a logit of typical
-        vectors, by Cauchy-Schwarz.
+        """`u_q u_k / sqrt(H)` per query head: by Cauchy-Schwarz, the most that a plane can add to
+        the logit of a query and a key of mean norm.
         """
         return (
             self.q
@@ -86,20 +87,23 @@ class Usage:
     ),
 )
 def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None = None) -> Usage:
-    """How much each rotary frequency can matter, for every layer and head, from one forward pass.
+    """Measures how much each rotary frequency can add to the logits of every head.
 
-    `u_q[t] = mean_i |q_it|` over the tokens, |.| the norm of plane t, and the same of keys;
-    rotating changes neither, and `|part of plane t in a logit| <= |q_t| |k_t| / sqrt(H)`. Differs
-    from the paper: queries and keys are averaged apart, so that nothing is stored per pair of
-    tokens; an attention factor is not counted.
+    `u_q[t] = mean_i |q_it|` over the tokens i, where |.| is the norm of the two features of plane
+    t; u_k is the same mean over keys. Rotation changes neither. By Cauchy-Schwarz plane t adds at
+    most `|q_t| |k_t| / sqrt(H)` to a logit. Needs one forward pass. Differs from the paper: queries
+    and keys are averaged separately, so that nothing is stored per pair of tokens; an attention
+    factor (of YaRN, for example) is not included.
 
     Args:
-      model: every layer has one rotary encoding; grouped-query heads are fine.
-      tokens: ids. For more text, `merge` the results of several batches.
-      tok: what is known about the tokens; padding is not averaged.
+      model: every layer has one rotary encoding; grouped-query heads are allowed.
+      tokens: token ids. For more text, `merge` the results of several batches.
+      tok: positions, documents and padding of the tokens; padding is not averaged. None: positions
+        from 0 and no padding.
 
     Raises:
-      ValueError: an encoding that is not rotary (it is named), no token that counts.
+      ValueError: a layer without exactly one rotary encoding (the layer's encoding is named); all
+        tokens are padding.
 
     Reference: Barbero, Vitvitskyi, Perivolaropoulos, Pascanu, Velickovic, arXiv 2410.06205.
 
@@ -153,18 +157,18 @@ def usage_heatmap(usage: Usage, path: str | pathlib.Path) -> pathlib.Path:
 def positional_head(
     inv_freq: Float[np.ndarray, 'F'], weights: Float[np.ndarray, 'F'], shift: int
 ) -> tuple[Float[np.ndarray, 'H'], Float[np.ndarray, 'H']]:
-    """One query and one key vector, the same for all tokens, that attend by position alone once
-    rotated (layout 'half').
+    """A query vector and a key vector, each used for all tokens, with which a head attends by
+    position alone after their rotation (layout 'half').
 
-    `k = psi`, `q = R(-shift theta) psi` with `|psi_t|^2 = sqrt(H) w_t`, so `logit_ij = sum_t w_t
-    cos((i - j - shift) theta_t)`, which is largest at j = i - shift: 0 is a diagonal head, 1 a
-    previous-token head. A large enough w_0 makes the probability there arbitrarily near 1 within a
-    length at which high frequencies do not recur.
+    `k = psi` and `q = R(-shift theta) psi` with `|psi_t|^2 = sqrt(H) w_t`. Then `logit_ij = sum_t
+    w_t cos((i - j - shift) theta_t)`, which is largest at j = i - shift: shift 0 gives a diagonal
+    head, shift 1 a previous-token head. Large weights of the high frequencies bring the probability
+    of that key arbitrarily near 1, as long as these frequencies do not repeat within the text.
 
     Args:
       inv_freq: theta, radians per position.
-      weights: w, not negative; what a plane adds to the logit at its peak.
-      shift: how far back the peak lies, in positions.
+      weights: w, not negative: what each plane adds to the largest logit.
+      shift: how many positions before the query the largest logit lies.
 
     Raises:
       ValueError: negative weights, or not one for every frequency.

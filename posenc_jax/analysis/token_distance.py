@@ -24,14 +24,13 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Layout
 
-_CONSTANT = (
-    1e-12  # variance over squared mean below which float32 cannot tell a quantity from a constant
-)
+# Below this ratio of variance to squared mean, float32 cannot tell a quantity from a constant.
+_CONSTANT = 1e-12
 
 
 class Moments(NamedTuple):
-    """What a Pearson correlation of c and s needs of pairs seen so far: means and sums of centred
-    products.
+    """Count, means, and sums of centred products of pairs (c, s); their Pearson correlation follows
+    from these.
     """
 
     count: Array
@@ -43,8 +42,8 @@ class Moments(NamedTuple):
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """The moments of the pairs of both; centred sums do not cancel, as plain sums of squares do in
-    float32.
+    """The moments of two sets of pairs taken together. Centred sums keep their precision in
+    float32, where differences of plain sums of squares would cancel.
 
     Example:
       >>> one = lambda c, s: Moments(*(jnp.array(v) for v in (1.0, c, s, 0.0, 0.0, 0.0)))
@@ -70,7 +69,7 @@ def plane_logits(
     q: Float[Array, 'B N T H'], k: Float[Array, 'B K S H'], count: int, layout: Layout = 'half'
 ) -> Float[Array, 'F B N T S']:
     """`c_t(i, j) = <q'_it, k'_jt> / sqrt(H)`: what each of the first `count` planes adds to the
-    scaled logits.
+    scaled logits of rotated queries and keys.
 
     Example:
       >>> plane_logits(
@@ -88,13 +87,15 @@ def _plane_logit(q, k, width):
 
 @dataclasses.dataclass(frozen=True)
 class TokenDistance:
-    """Sums over pairs and queries of one or more batches; the properties are what is asked for.
+    """Sums over pairs and queries of one or more batches. The results are the properties `corr`,
+    `score`, `alloc` and `dist`.
 
     Attributes:
-      moments: of the pairs at least tau apart, [layers, N, F] or broadcast against it.
-      weighed: sums of P |c_t|, [layers, N, F].
-      reached: sums of P (i - j), [layers, N].
-      queries: how many queries were seen.
+      moments: moments of (c_t, s) over the pairs at least tau apart, [layers, N, F] or broadcast
+        against it.
+      weighed: sums over all pairs of P |c_t|, [layers, N, F].
+      reached: sums over all pairs of P (i - j), [layers, N].
+      queries: how many queries were summed.
     """
 
     moments: Moments
@@ -167,26 +168,27 @@ def token_distance(
     tau: int | None = None,
     block: int = 128,
 ) -> TokenDistance:
-    """How far each plane of each head follows the logits of distant tokens, and how far the head
-    attends.
+    """Measures how closely each plane of a head follows the logits of distant tokens, and how far
+    the head attends.
 
     `c_t(i, j)` is what plane t adds to the logit s(i, j). `corr_t` is the Pearson correlation of
-    (c_t, s) over the pairs a query may see at a distance of at least tau; a head's score is its
-    mean over the lower half of the frequencies. One forward pass, in blocks of queries: O(L^2 D)
-    time, O(block L) memory. Differs from the paper: its formula could not be checked; this is a
-    metric in its spirit. Distances count tokens of the document, not positions, so that extended
-    models compare.
+    (c_t, s) over the visible pairs at a distance of at least tau. The score of a head is the mean
+    of `corr_t` over the lower half of the frequencies. One forward pass, in blocks of queries:
+    O(L^2 D) time, O(block L) memory. Differs from the paper: its formula could not be checked, and
+    the metric here is defined in the same spirit. Distances count tokens of the document, not
+    positions, so that a model can be compared with its context extensions.
 
     Args:
-      model: a decoder; every layer has one rotary encoding; grouped-query heads are fine.
-      tokens: ids. For more text, `merge` the results of several batches.
-      tok: what is known about the tokens; padding is left out.
+      model: a decoder; every layer has one rotary encoding; grouped-query heads are allowed.
+      tokens: token ids. For more text, `merge` the results of several batches.
+      tok: positions, documents and padding of the tokens; padding is left out. None: positions from
+        0, one document, no padding.
       tau: smallest distance of a pair, in tokens; None for L // 4.
-      block: queries at a time.
+      block: how many queries are evaluated at a time.
 
     Raises:
-      ValueError: an encoding that is not rotary (it is named), a model whose queries see later
-        tokens, a tau that no pair has, a block below 1.
+      ValueError: a layer without exactly one rotary encoding (the layer's encoding is named);
+        queries of the model see later tokens; a tau that no pair has; a block below 1.
 
     Reference: Hong, Jiang, Qi, Meng, Yu, Zhou, Zhou, arXiv 2410.08703.
 
@@ -248,8 +250,8 @@ def stream(
     tau: int,
     block: int,
 ) -> tuple[Moments, Float[Array, 'N F'], Float[Array, 'N'], Array]:
-    """The sums behind `TokenDistance` for one layer, from rotated queries and keys; `encoding`
-    masks.
+    """The sums of `TokenDistance` for one layer, from rotated queries and keys; only the mask of
+    `encoding` is used.
     """
     batch, _, heads, width = q.shape
     tq, tk = known(tq.without_feats(), batch), known(tk, batch)
@@ -322,7 +324,7 @@ def distance_heatmap(found: TokenDistance, path: str | pathlib.Path) -> pathlib.
 def positional_heads(
     score: Float[np.ndarray, 'layers N'], fraction: float = 0.05
 ) -> list[tuple[int, int]]:
-    """(layer, head) of the top fraction by score, best first; at least one, rounded up.
+    """The (layer, head) pairs with the largest scores, best first: `fraction` of all, rounded up.
 
     Raises:
       ValueError: a fraction outside (0, 1].
@@ -358,8 +360,8 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Transformer:
-    """The same model with the outputs of these (layer, head) set to zero, to see what they are
-    needed for.
+    """The same model with the outputs of these (layer, head) pairs set to zero, to measure what the
+    heads contribute.
 
     Raises:
       ValueError: a layer or head that does not exist.

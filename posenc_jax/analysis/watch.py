@@ -1,5 +1,5 @@
-"""Looking at the queries and keys of every layer of a model during one forward pass, and at what
-was found.
+"""Tools of the analyses: queries and keys of every layer from one forward pass, sums over blocks of
+queries, and a heat map.
 """
 
 import dataclasses
@@ -21,7 +21,12 @@ from posenc_jax.rotation.single import single_rotary
 
 
 def check_rotary(user: str, model: Transformer) -> list[Rotary]:
-    """The rotary encoding of every place in the period of the layers.
+    """The rotary encodings of the layers of one period; the layers of a model repeat a pattern of
+    encodings, and a period is one such pattern.
+
+    Args:
+      user: name of the analysis, for messages.
+      model: the model.
 
     Raises:
       ValueError: a layer has another encoding, or layers rotate different numbers of planes.
@@ -53,14 +58,14 @@ def watch_layers(
     tok: Tokens | None,
     look: Callable[[Rotary, Any, Any, Any], Any],
 ) -> Any:
-    """What `look` makes of every layer, stacked over the layers in order.
+    """The results of `look` for every layer in one forward pass, stacked over the layers in order.
 
     Args:
       model: every layer has one rotary encoding (see `check_rotary`).
-      tokens: ids.
-      tok: what is known about them; None counts positions from 0.
-      look: `look(rotary, encoding, before, after)` gives arrays; `before` is (q, k) as projected
-        from the layer input, `after` is (q, k, tq, tk) as `Encoding.project` leaves them.
+      tokens: token ids.
+      tok: positions, documents and padding of the tokens; None counts positions from 0.
+      look: `look(rotary, encoding, before, after)` returns arrays; `before` is (q, k) as projected
+        from the layer input, `after` is (q, k, tq, tk) as returned by `Encoding.project`.
     """
     single = lambda encoding: single_rotary('an analysis', encoding)
     return watch_encodings(
@@ -74,8 +79,8 @@ def watch_encodings(
     tok: Tokens | None,
     look: Callable[[Encoding, Any, Any], Any],
 ) -> Any:
-    """The same for any encodings: `look(encoding, before, after)`, heads of several inputs of
-    attention side by side.
+    """`watch_layers` for a model with any encodings; it calls `look(encoding, before, after)`. If
+    an encoding gives attention several inputs (`qkv`), their heads lie side by side.
     """
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     placed = model.place(tok, tokens)
@@ -99,7 +104,7 @@ def watch_encodings(
 
 
 def known(tok: Tokens, batch: int) -> Tokens:
-    """The tokens with `valid` of every row, so that what is padded is told from what is real.
+    """The tokens with `valid` filled in for every row, so that zeros padded later are not valid.
 
     Example:
       >>> known(Tokens.of(length=2), 1).valid.tolist()
@@ -110,15 +115,14 @@ def known(tok: Tokens, batch: int) -> Tokens:
 
 
 def over_queries(step: Callable[[Any, Array, Any], Any], sums: Any, rows: Any, block: int) -> Any:
-    """`sums = step(sums, start, rows[:, start : start + block])` from the first block to the last,
-    which is filled with zeros.
+    """`sums = step(sums, start, rows[:, start : start + block])` for all blocks of queries in turn.
 
     Args:
-      step: adds what a block of queries gives.
-      sums: to begin with.
-      rows: arrays [B, L, ...] or trees of them; zeros are padding, so tokens need `valid` (see
-        `known`).
-      block: queries at a time.
+      step: returns the sums with those of one block of queries added.
+      sums: initial sums.
+      rows: arrays [B, L, ...] or trees of them. Zeros fill up the last block, so tokens need
+        `valid` (see `known`).
+      block: how many queries are evaluated at a time.
 
     Example:
       >>> float(
@@ -154,8 +158,14 @@ def plane_heatmap(
     label: str,
     low: float | None = 0.0,
 ) -> pathlib.Path:
-    """Writes a PNG with a row for each head of each layer and a column for each plane; needs
-    matplotlib.
+    """Writes a heat map as a PNG, with a row for each head of each layer and a column for each
+    plane; needs matplotlib.
+
+    Args:
+      values: one number for each layer, head and plane.
+      path: of the PNG.
+      label: of the colour bar.
+      low: value at the lower end of the colours; None for the smallest of `values`.
 
     Example:
       >>> import tempfile

@@ -1,4 +1,4 @@
-"""The catalogue of registered methods, from their Cards: as a table, as Markdown, as BibTeX."""
+"""The catalogue of registered methods, made from their Cards: a table, Markdown, and BibTeX."""
 
 import dataclasses
 import re
@@ -82,8 +82,8 @@ def _row(card: Card) -> tuple[str, ...]:
 
 
 def promise_text(card: Card) -> str:
-    """The promises of a Card as words. How a cache keeps keys is named only where it is not the
-    usual way, as encoded.
+    """The promises of a Card as words. `cached` is named only if a cache does not keep the keys as
+    encoded, which is the default.
 
     Example:
       >>> import posenc_jax as pj
@@ -112,13 +112,13 @@ def picture_name(kind: Kind, key: str) -> str:
 def catalog_markdown(
     kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS, pictures: str = ''
 ) -> str:
-    """The catalogue as Markdown tables, one for each kind of method.
+    """The catalogue as Markdown tables, with one table for each kind of method.
 
     Args:
       kind: as for `catalog`.
       columns: names out of `COLUMNS`.
-      pictures: the folder of the pictures, relative to the page; if given, tables of the kinds in
-        `PICTURED` get a column of pictures.
+      pictures: folder of the pictures, relative to the page. If it is given, the tables of the
+        kinds in `PICTURED` have a column of pictures.
 
     Raises:
       SpecError: a column that does not exist.

@@ -1,21 +1,23 @@
-"""Searches the factors of `longrope` for a trained model and a target length; a search that was
-stopped goes on.
+"""Searches the factors of `longrope` for a trained model and a target length. A search that was
+stopped continues with the same command.
 
     python -m posenc_jax.search --run=RUN_OR_CHECKPOINT --length=T [--population=64
         --iterations=40 --parents=32 --mutations=16 --crossovers=16 --probability=0.3 --documents=5
         --seed=0 --variant=free|dim_piece_mono --out=FILE.json] [--config.NAME=VALUE ...]
 
-The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. Minimised is
-the mean perplexity of --documents windows of T tokens, spread evenly over the validation split.
-After every iteration FILE.json (default: longrope_T.json in the run, or in runs/NAME-PLACE) holds
-the whole state, and FILE.json.scores what has been scored since; the same command continues from
-there and ends as if it had never been stopped. Its last field `spec` is what eval.py takes as
---config.extend and configs/extend.py as --config.init.extend.
+The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. The search
+minimises the mean perplexity of --documents windows of T tokens, which are spread evenly over the
+validation split. FILE.json (default: longrope_T.json in the directory of the run, or in
+runs/NAME-PLACE for a public checkpoint) is written after every iteration and holds the whole state;
+FILE.json.scores holds the scores found since. A search that continues from these files ends with
+the same factors as one that was never stopped. The field `spec` is the extension that was found:
+give it to eval.py as --config.extend, or to configs/extend.py as --config.init.extend.
 
-A run with factors of `longrope` already, up to s times its original length L, is searched on, for
-the paper's progressive extension: at T above s L for factors that multiply those it has (`best`
-holds them, `spec` the products, for T / L); at T up to L for the list `short`, while all else
-stays. --run='RUN | longrope(...)' gives a run the factors. E.g. trained at 128:
+A run may have factors of `longrope` already, for up to s times its original length L. The search
+then continues from them (the paper's progressive extension). At T above s L it finds factors that
+multiply the present ones: the field `best` holds the new factors, `spec` the products. At T up to L
+it finds the list `short` and changes nothing else. --run='RUN | longrope(...)' gives a run factors.
+For example, with a run BASE that was trained at length 128:
 
     ... --run=BASE --length=512
     python train.py --config=configs/extend.py --config.init.source=BASE \
@@ -38,7 +40,7 @@ from posenc_jax.search.longrope import search
 
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
-    """What `search` is called with."""
+    """The arguments of `search` that a command line gives."""
     parser = Parser('python -m posenc_jax.search', description=__doc__)
     parser.add_argument(
         '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
@@ -49,7 +51,11 @@ def arguments(argv: list[str] | None) -> dict[str, Any]:
     for field in dataclasses.fields(Sizes):
         parser.add_argument(f'--{field.name}', type=int, default=field.default, metavar='N')
     parser.add_argument(
-        '--probability', type=float, default=0.3, metavar='P', help='that a gene is visited'
+        '--probability',
+        type=float,
+        default=0.3,
+        metavar='P',
+        help='probability that a sweep visits a gene',
     )
     parser.add_argument(
         '--documents',
@@ -97,10 +103,13 @@ def main(argv: list[str] | None = None) -> int:
         f'perplexity at {length}: {exact[first]:.4f} with {name}, {exact["perplexity"]:.4f} '
         'searched'
     )
-    if 'as_it_is' in exact:  # files of earlier searches have none
+    if 'as_it_is' in exact:  # files of older versions lack this field
         print(f'{exact["as_it_is"]:.4f} with nothing changed')
     if exact.get('as_it_is', float('inf')) < exact['perplexity']:
-        print(f'{fields["settings"]["run"]} is better as it is: a longer search may find more')
+        print(
+            f'{fields["settings"]["run"]} is better without the searched factors; a longer search '
+            'may find better ones'
+        )
     print(f'{path}\n{fields["spec"]}')
     return 0
 

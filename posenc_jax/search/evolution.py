@@ -1,7 +1,7 @@
-"""The evolutionary search of LongRoPE: populations that go from one iteration to the next.
+"""The evolutionary search of LongRoPE: populations of genomes, from one iteration to the next.
 
-Nothing here knows a model: an objective scores a genome (`posenc_jax.search.genome`), lower is
-better.
+This module does not know the model. An objective gives a score to each genome
+(`posenc_jax.search.genome`); lower scores are better.
 
 Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 """
@@ -15,14 +15,14 @@ import numpy as np
 from posenc_jax.core.registry import check_number
 from posenc_jax.search.genome import Genome, Space, crossover, mutate
 
-_MOST = 100_000  # of each size: genomes are kept, and every one costs an evaluation
+_MOST = 100_000  # limit of each size: all genomes are kept, and each costs an evaluation
 
 
 def initial_population(
     seeds: Sequence[Genome], space: Space, rng: np.random.Generator, population: int
 ) -> list[Genome]:
-    """The seeds, then mutants of randomly chosen ones, all different; fewer where the space holds
-    no more.
+    """The seeds and then mutants of randomly chosen seeds, all different. There are fewer than
+    `population` genomes if the space has no more.
     """
     found = dict.fromkeys(seeds[:population])
     while len(found) < population:
@@ -40,7 +40,7 @@ class Sizes:
     Args:
       population: genomes of the first population.
       iterations: how often parents are selected and have children.
-      parents: the best genomes, which survive.
+      parents: how many of the best genomes become parents and stay in the population.
       mutations, crossovers: children of each kind in an iteration.
 
     Raises:
@@ -74,17 +74,18 @@ class Sizes:
             )
         if self.crossovers and self.parents < 2:
             raise ValueError(
-                'longrope search: a crossover has two parents; use parents of at least 2 or '
-                'crossovers of 0'
+                'longrope search: a crossover has two parents; use at least 2 parents or 0 '
+                f'crossovers, got {self.parents} and {self.crossovers}'
             )
         if self.mutations + self.crossovers == 0:
             raise ValueError(
-                'longrope search: mutations and crossovers are both 0: no iteration would find '
-                'anything'
+                'longrope search: mutations and crossovers are both 0, so no iteration would find '
+                'a new genome; use at least 1 of either'
             )
 
     @property
     def evaluations(self) -> int:
+        """How many genomes are scored at most."""
         return self.population + self.iterations * (self.mutations + self.crossovers)
 
 
@@ -95,8 +96,8 @@ def children(
     seen: Collection[Genome],
     sizes: Sizes,
 ) -> list[Genome]:
-    """Mutants of random parents, then crossovers of two distinct ones, new and all different.
-    Parents: the best first.
+    """The children of one iteration: mutants of random parents, then crossovers of two distinct
+    parents. No child is in `seen`, and all are different. `parents` has the best genome first.
     """
     known, born = set(seen), []
     for number in range(sizes.mutations + sizes.crossovers):
@@ -113,12 +114,12 @@ def children(
 
 @dataclasses.dataclass
 class State:
-    """Where a search stands; `to_json` holds all that its future depends on.
+    """The state of a search; `to_json` holds everything that the next iterations depend on.
 
     Attributes:
       rng: draws the children.
-      history: every genome seen, in order, with its score.
-      population: the present one, the best first.
+      history: every genome that was scored, in order, with its score.
+      population: the present population, the best genome first.
       trace: the best score of the first population and after each iteration.
     """
 
@@ -168,10 +169,10 @@ Objective = Callable[[Genome], float]
 def begin(
     seeds: Sequence[Genome], space: Space, sizes: Sizes, objective: Objective, seed: int
 ) -> State:
-    """The first population, scored.
+    """The state of a new search: the first population with its scores.
 
     Raises:
-      ValueError: not even the first seed has a finite score.
+      ValueError: the first seed has no finite score.
     """
     rng = np.random.default_rng(seed)
     genomes = initial_population(seeds, space, rng, sizes.population)
@@ -179,14 +180,17 @@ def begin(
     for genome in genomes:
         history[genome] = _score(objective, genome)
         if genome == seeds[0] and not np.isfinite(history[genome]):
-            raise ValueError(f'longrope search: the first genome scores {history[genome]}')
+            raise ValueError(
+                f'longrope search: the first genome scores {history[genome]}; expected a finite '
+                'perplexity'
+            )
     population = sorted(genomes, key=history.get)
     return State(rng, history, population, [history[population[0]]])
 
 
 def advance(state: State, space: Space, sizes: Sizes, objective: Objective) -> State:
-    """One iteration: the best are parents, and with their children the next population. `state`
-    stays as it was.
+    """The state after one more iteration: the best genomes are the parents, and parents and
+    children are the next population. `state` itself does not change.
 
     Example:
       >>> space, sizes, objective = (
@@ -210,4 +214,4 @@ def advance(state: State, space: Space, sizes: Sizes, objective: Objective) -> S
 
 def _score(objective, genome):
     score = float(objective(genome))
-    return score if score == score else np.inf  # a NaN would break the order
+    return score if score == score else np.inf  # a NaN cannot be sorted

@@ -1,11 +1,13 @@
-"""Genomes of the LongRoPE search: the space they live in, the known extensions the search starts
-from, mutation and crossover.
+"""Genomes of the LongRoPE search: their space, the known extensions from which the search starts,
+mutation and crossover.
 
-A genome is the factors lambda_t that divide the rotary frequencies as they are now, ascending in
-[1, 1 + s], and the number of first positions that keep the original ones. Differs from the paper:
-the factors reach 1 + s as in the released code (1.25 s in the text); how `start` changes is not
-said there, and it is one more gene here; the first population also holds YaRN's own frequencies, of
-which the ramp of factors is a variant.
+A genome holds the factors lambda_t, which divide the present rotary frequencies, and n_hat
+(`start`), the number of first positions that keep the original frequencies. The factors ascend with
+t and lie in [1, 1 + s].
+
+Differs from the paper: the factors reach 1 + s as in the released code; the text of the paper says
+1.25 s. The paper does not say how n_hat changes; here it is one more gene. The first population
+also holds the frequencies of YaRN; the paper's ramp of factors is a variant of these.
 
 Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 """
@@ -25,18 +27,18 @@ STARTS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 VARIANTS = ('free', 'dim_piece_mono')
 Variant = Literal['free', 'dim_piece_mono']
 _CROSSOVER_SWEEPS = 20
-_MUTATION_SWEEPS = 1000  # a space in which these find nothing new is as good as exhausted
+_MUTATION_SWEEPS = 1000  # if so many sweeps find no new genome, the space counts as exhausted
 
 
 @dataclasses.dataclass(frozen=True)
 class Genome:
-    """One candidate. Two with the same factors and start are equal.
+    """One candidate. Genomes with the same factors and the same start are equal.
 
     Attributes:
       factors: lambda_t, ascending.
       start: n_hat, how many first positions keep the original frequencies.
-      span: (alpha, beta) of `dim_piece_mono`: factors are 1 up to the plane alpha (-1 for none) and
-        s after beta.
+      span: (alpha, beta) of the variant `dim_piece_mono`: the factors are 1 up to plane alpha (-1
+        for none) and s after plane beta. None in the variant `free`.
     """
 
     factors: tuple[float, ...]
@@ -46,18 +48,19 @@ class Genome:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """What genomes may be, and how likely a gene changes.
+    """The genomes that a search may visit, and the probability that a gene changes.
 
     Args:
       planes: rotary width / 2, the number of factors.
       factor: s, at least 1.
-      starts: choices of n_hat; the first genomes have the first of them.
-      probability: that a gene is visited in a sweep, in (0, 1].
-      variant: 'free', or 'dim_piece_mono': factors of 1, then searched ones, then s, with both
-        borders searched.
+      starts: allowed values of n_hat; the search starts with genomes that have the first of them.
+      probability: probability that a sweep visits a gene, in (0, 1].
+      variant: 'free' searches all factors. In 'dim_piece_mono' the first factors are 1, the last
+        are s, and the search covers the factors between them and the two borders.
 
     Raises:
-      ValueError: a number out of range, an unknown variant, or a space of one genome.
+      ValueError: a number out of range, an unknown variant, or 'dim_piece_mono' where s is 1 or
+        there is one plane.
     """
 
     planes: int
@@ -75,8 +78,8 @@ class Space:
             )
         if not self.starts or min(self.starts) < 0:
             raise ValueError(
-                'longrope search: starts are counts of first positions, at least one of them, '
-                f'got {self.starts}'
+                'longrope search: starts must be one or more counts of first positions, each at '
+                f'least 0, got {self.starts}'
             )
         if not 0 < self.probability <= 1:
             raise ValueError(
@@ -100,7 +103,7 @@ class Space:
 
     @functools.cached_property
     def grid(self) -> np.ndarray:
-        """What a mutation may choose: 1, 1.01, ... up to `top`."""
+        """The factors that a mutation may choose: 1, 1.01, ... up to `top`."""
         values = np.round(1.0 + np.arange(round((self.top - 1) * 100) + 1) / 100, 2)
         return values[values <= self.top]
 
@@ -118,12 +121,11 @@ class Space:
         return fits
 
     def genome(self, factors) -> Genome:
-        """A genome with these factors, made ascending and brought into range; finds the borders of
-        `dim_piece_mono`.
+        """A genome with these factors, made ascending and clipped to [1, `top`]. The borders of
+        `dim_piece_mono` are read off the factors.
         """
-        factors = np.asarray(factors, np.float64).round(
-            10
-        )  # quotients of frequencies miss 1 and s by a rounding
+        # Factors that are quotients of frequencies miss 1 and s by rounding errors.
+        factors = np.asarray(factors, np.float64).round(10)
         factors = np.where(np.isclose(factors, self.factor, rtol=1e-9), self.factor, factors)
         factors = np.clip(np.maximum.accumulate(factors), 1.0, self.top)
         span = None
@@ -142,12 +144,12 @@ def ramp_factors(
 ) -> np.ndarray:
     """`s ramp_t + 1 - ramp_t` with the ramp of YaRN: the first genome of the search.
 
-    YaRN itself mixes frequencies, `lambda_t = 1 / (1 - ramp_t + ramp_t / s)`; both agree where the
-    ramp is 0 or 1.
+    YaRN itself interpolates frequencies: `lambda_t = 1 / (1 - ramp_t + ramp_t / s)`. The two agree
+    where the ramp is 0 or 1.
 
     Args:
       rotary_dim, base, train_len: D, b, and the length that the model is trained for now.
-      factor: s, of a longer length to that one.
+      factor: s, the target length over `train_len`.
       now: factors that divide the frequencies already; () for none.
 
     Example:
@@ -160,8 +162,8 @@ def ramp_factors(
 
 
 def _ramp(rotary_dim, base, train_len, now):
-    """YaRN's ramp of the frequencies as they are now: each is that of some plane `base^(-2u/D)`,
-    whole or not.
+    """YaRN's ramp of the present frequencies. Each of them is written as `base^(-2u/D)`, where the
+    plane u need not be an integer.
     """
     planes = np.arange(rotary_dim // 2, dtype=np.float64)
     if len(now):
@@ -172,10 +174,8 @@ def _ramp(rotary_dim, base, train_len, now):
 def initial_genomes(
     space: Space, rotary_dim: int, base: float, train_len: int, now: Sequence[float] = ()
 ) -> list[Genome]:
-    """Known extensions as genomes, the best guess first: YaRN's ramp, YaRN, NTK-aware, position
-    interpolation; each once.
-
-    Arguments as for `ramp_factors`.
+    """Known extensions as genomes, the best guess first: YaRN's ramp of factors, YaRN, NTK-aware,
+    position interpolation. Equal genomes appear once. Arguments as for `ramp_factors`.
     """
     s, planes, ramp = space.factor, np.arange(space.planes), _ramp(rotary_dim, base, train_len, now)
     ntk = s ** (planes / max(space.planes - 1, 1))
@@ -191,10 +191,10 @@ def initial_genomes(
 def short_genomes(
     space: Space, long: Sequence[float], short: Sequence[float] | None = None
 ) -> list[Genome]:
-    """First genomes of a list `short`: factors of 1, the list `long`, the list there is, and three
-    steps from 1 to `long`.
+    """The genomes from which a search of the list `short` starts: factors of 1, the list `long`,
+    the present list `short` if there is one, and three steps between 1 and `long`.
 
-    Lists of a model that descend in places, or exceed 1 + s, are made to fit.
+    Factors that descend in places, or exceed 1 + s, are changed as in `Space.genome`.
 
     Example:
       >>> [genome.factors for genome in short_genomes(Space(2, 4.0), (1.0, 5.0))]
@@ -208,8 +208,10 @@ def short_genomes(
 def mutate(
     genome: Genome, space: Space, rng: np.random.Generator, seen: Collection[Genome]
 ) -> Genome | None:
-    """A genome that is not in `seen`: sweeps over the planes, in each of which some factors take
-    another value between their neighbours, until there is one. None where there seems to be none.
+    """A mutant that is not in `seen`, or None if 1000 sweeps find none.
+
+    A sweep visits each gene with the probability of the space. A visited factor takes a random
+    value of the grid between its two neighbours.
 
     Example:
       >>> space = Space(planes=4, factor=4.0)
@@ -257,11 +259,11 @@ def _sweep(genome, space, rng):
 def crossover(
     better: Genome, other: Genome, space: Space, rng: np.random.Generator, seen: Collection[Genome]
 ) -> Genome | None:
-    """The better parent with genes of the other: each is visited by `probability` and then copied
-    every second time.
+    """The better parent with some genes of the other parent: each gene is visited with the
+    probability of the space, and a visited gene is copied with probability 1/2.
 
-    At most 20 sweeps, until the child is ascending and not in `seen`; then a mutant of the better
-    parent.
+    The sweeps end when the child is in `space` and not in `seen`. After 20 sweeps without success
+    the child is a mutant of the better parent.
     """
     child = better
     for _ in range(_CROSSOVER_SWEEPS):

@@ -1,5 +1,5 @@
-"""A LongRoPE search of a trained model from its arguments to its file, with every error raised
-before the weights are read. A search that was stopped goes on from its file.
+"""A LongRoPE search of a trained model, from its arguments to its file. A search that was stopped
+continues from its file.
 """
 
 import dataclasses
@@ -22,13 +22,14 @@ from posenc_jax.search.state_file import read, remembered, write
 from posenc_jax.search.target import Target, factors_of, rotary_part, spec_of, target_of
 from posenc_jax.training.metrics import LiveLine
 
-_DECIDED = ('extend', 'eval.lengths', 'eval.split', 'eval.protocols')  # by the search
+_DECIDED = ('extend', 'eval.lengths', 'eval.split', 'eval.protocols')  # fields that `search` sets
 _QUIET_SECONDS = 20.0
 
 
 class Progress(LiveLine):
-    """Iteration, best perplexity, evaluations done and time left: one live line in a terminal, a
-    plain line for each iteration elsewhere, and for every evaluation of those that take long.
+    """Shows iteration, best perplexity, evaluations done and time left. In a terminal this is one
+    live line. Elsewhere a line is printed after every iteration, and after an evaluation if nothing
+    was printed for 20 seconds.
     """
 
     def __init__(self, sizes: Sizes, done: int):
@@ -42,10 +43,8 @@ class Progress(LiveLine):
         def counted(genome):
             score = objective(genome)
             self._done += 1
-            self._clock = self._clock or (
-                self._done,
-                time.perf_counter(),
-            )  # the first one contains compilation
+            # The clock starts after the first evaluation, which includes compilation.
+            self._clock = self._clock or (self._done, time.perf_counter())
             self.show(completed=self._done, text=f'{self._text}  {self._left()} left')
             if self._bar is None and time.perf_counter() - self._said > _QUIET_SECONDS:
                 self._say_where()
@@ -87,12 +86,13 @@ def run_search(
     space: Space,
     sizes: Sizes,
 ) -> State:
-    """Takes a search from where it stands to its end, and writes the file after every iteration.
+    """Runs a search from `state` to its end, and writes the file after every iteration.
 
     Args:
-      path, asked, target: of the file, see `write`; `asked['seed']` seeds a new search.
-      state: where it stands, see `read`; None begins.
-      objective: scores a genome, lower is better.
+      path, asked, target: the file and its contents, see `write`; `asked['seed']` seeds a new
+        search.
+      state: the state from which the search continues, see `read`; None begins a new search.
+      objective: gives a score to a genome; lower is better.
       seeds, space, sizes: see `evolution`.
     """
     scores = path.with_name(path.name + '.scores')
@@ -127,22 +127,24 @@ def search(
 ) -> pathlib.Path:
     """Searches factors for a run or public checkpoint at a length; returns the file it wrote.
 
-    All that can be wrong is found before the weights are read.
+    Errors are raised before the weights are read, apart from two: the run has been trained further
+    since the file was written, or the first genome has no finite perplexity.
 
     Args:
-      run: directory of a run, or a public checkpoint; with ' | longrope(...)' the factors that it
-        is searched on from.
-      length: T; at least the trained length, or see `target_of` for a run that has factors already.
+      run: directory of a run, or a public checkpoint. 'RUN | longrope(...)' gives the run factors
+        from which the search continues.
+      length: T, in tokens, at least the trained length. For a run that has factors already, see
+        `target_of`.
       sizes, probability, variant: see `Sizes` and `Space`.
       documents: how many windows of T tokens score a genome.
-      seed: of the search.
-      out: the file; None is the default of the command.
+      seed: of the random choices, at least 0.
+      out: the file; None for `default_output`.
       overrides: dotted names of fields of the config -> values.
 
     Raises:
       SettingsChangedError: the file belongs to a search with other arguments.
-      HeldError: another process writes it.
-      ValueError: anything else that is wrong with the arguments, the model or the text.
+      HeldError: another process writes the file.
+      ValueError: any other error in the arguments, the model or the text.
       FileNotFoundError: no such run.
     """
     overrides = dict(overrides or {})
@@ -156,7 +158,7 @@ def search(
         node.entry.key for node in spec_language.parse(rule, ('extension', 'frequencies')).nodes
     ] != ['longrope']:
         raise SpecError(
-            f'the search finds an extension of {directory.strip()}; give it alone or with '
+            f'the search finds an extension of {directory.strip()}; give the run alone or with '
             f'longrope, not {run!r}'
         )
     if length < 1:
@@ -194,11 +196,11 @@ def search(
             read(path, asked)  # the run may have been trained further
         if 'exact' in fields:
             return path
-        rows = min(job.rows(length), documents)  # a batch is filled up
+        rows = min(job.rows(length), documents)  # every batch is padded to this number of rows
         if any(list(factors or ()) != sorted(factors or ()) for factors in (now.long, now.short)):
             print(
-                f'{run}: its factors descend in places; those searched ascend, so that products '
-                'may descend where they do'
+                f'{run}: its factors descend in places. The searched factors ascend, so their '
+                'products may descend in the same places'
             )
         objective = make_objective(model, target, stream, windows, rows)
         state = run_search(path, asked, target, state, objective, seeds, space, sizes)
@@ -216,7 +218,7 @@ def search(
 
 
 def default_output(run: str, length: int) -> pathlib.Path:
-    """longrope_LENGTH.json in the directory of a run, or where `home_of` keeps a public
-    checkpoint's.
+    """longrope_LENGTH.json in the directory of a run; for a public checkpoint, in the directory
+    that `home_of` gives.
     """
     return home_of(run) / f'longrope_{length}.json'

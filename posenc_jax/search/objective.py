@@ -27,8 +27,8 @@ class SearchedRotary(Rotary):
     scores every genome.
 
     The frequencies are float32: their relative rounding of 6e-8 shifts an angle by at most 6e-8
-    times its size, 0.06 rad at position 1e6 for the highest frequency. The answer is scored again
-    by the exact rule.
+    times its size, 0.06 rad at position 1e6 for the highest frequency. The result of a search is
+    scored again with the exact rule.
     """
 
     def __init__(self, part: Rotary, temperature: float):
@@ -48,7 +48,7 @@ class SearchedRotary(Rotary):
 def perplexity_of(
     score: Callable, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
 ) -> float:
-    """The mean over windows of the perplexity of each."""
+    """The perplexity of each window, averaged over the windows."""
     nll, *_ = score_windows(score, stream, windows, rows)
     return float(np.exp(nll.astype(np.float64).mean(axis=1)).mean())
 
@@ -56,7 +56,15 @@ def perplexity_of(
 def make_objective(
     model: Transformer, target: Target, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
 ) -> Objective:
-    """Mean perplexity of the windows under a genome, by one program that is compiled once."""
+    """The objective: mean perplexity of the windows with the factors of a genome. One compiled
+    program serves all genomes.
+
+    Args:
+      model, target: the trained model, and what is searched.
+      stream: token ids of the validation text.
+      windows: the parts of the text that are scored.
+      rows: how many windows are scored at a time.
+    """
     part = rotary_part(model)
     theta = rope_frequencies(part.rotary_dim, part.base)
     temperature = dataclasses.replace(target.now, factor=target.factor).temperature
@@ -91,8 +99,13 @@ def make_objective(
 def pick_documents(targets: int, length: int, documents: int) -> Windows:
     """Windows of `length` targets that do not overlap, spread evenly over a text.
 
+    Args:
+      targets: number of targets in the text, one less than its tokens.
+      length: targets of a window.
+      documents: number of windows.
+
     Raises:
-      ValueError: the text has fewer, or none is asked for.
+      ValueError: the text is too short for so many windows, or `documents` is below 1.
 
     Example:
       >>> pick_documents(100, 10, 3).start.tolist()

@@ -17,11 +17,11 @@ class SettingsChangedError(ValueError):
 
 
 def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, dict[str, Any]]:
-    """The state in a file, and all its fields; None and {} where there is no file.
+    """The state of the search in a file, and all fields of the file; (None, {}) if there is none.
 
     Raises:
       SettingsChangedError: the file belongs to other settings than those in `asked`.
-      ValueError: it was not written by a search.
+      ValueError: the file was not written by a search.
     """
     if not path.exists():
         return None, {}
@@ -38,9 +38,8 @@ def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, di
     changed = [f'{name}: {stored.get(name)!r} there, {asked[name]!r} here' for name in differs]
     if changed:
         raise SettingsChangedError(
-            f'{path} is of a search with other arguments: {listed(changed)}; give the arguments '
-            'it was begun with to continue it, '
-            'or another --out'
+            f'{path} belongs to a search with other arguments: {listed(changed)}; give the '
+            'arguments of that search to continue it, or another --out'
         )
     return state, fields
 
@@ -48,7 +47,7 @@ def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, di
 def write(
     path: pathlib.Path, asked: Mapping[str, Any], target: Target, state: State, **found
 ) -> None:
-    """Writes the file of a search; it is complete or as it was before."""
+    """Writes the file of a search. If the writing is interrupted, the old file remains."""
     fields = {
         'settings': asked,
         'iteration': state.iteration,
@@ -67,12 +66,16 @@ def write(
 
 
 def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objective) -> Objective:
-    """The objective with every score appended to a file as it is found, and none found twice: an
-    iteration that is cut short begins again, from the same random state, but not from nothing.
+    """The objective with its scores kept in a file: every new score is appended, and a genome that
+    is in the file is not scored again.
+
+    An interrupted iteration begins again from the same random state, so it meets the same genomes
+    and finds their scores in the file.
 
     Args:
-      path: of the scores; begun anew where it belongs to other settings.
-      asked: the settings.
+      path: file of the scores; a file that belongs to other settings is replaced.
+      asked: settings of the search.
+      objective: gives a score to a genome.
     """
     head = json.dumps(asked)
     lines = path.read_text().splitlines() if path.exists() else []
@@ -82,7 +85,7 @@ def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objectiv
             try:
                 score, start, factors = json.loads(line)
             except ValueError:
-                break  # cut short while it was written
+                break  # the process was stopped while it wrote this line
             known[Genome(tuple(factors), start)] = score
     rows = [json.dumps([score, genome.start, genome.factors]) for genome, score in known.items()]
     disk.write(path, '\n'.join([head, *rows, '']))

@@ -1,5 +1,5 @@
-"""What a search of LongRoPE factors is for: which list of which rule of a model is searched, and
-the spec string of the rule that a genome stands for.
+"""The target of a LongRoPE search: which list of factors of a model is searched, and the rule and
+the spec string that belong to a genome.
 """
 
 import dataclasses
@@ -15,9 +15,10 @@ from posenc_jax.search.genome import STARTS, Genome, Space, initial_genomes, sho
 
 
 def spec_of(rule: LongRoPE) -> str:
-    """The context extension that puts a rule in the place of the one that a model has.
+    """The spec string of the context extension that gives a model the frequency rule `rule`.
 
-    It says the original length: a run that was tuned at a longer one would give that.
+    The string states the original length, because a run that was tuned at a longer length would
+    otherwise supply the longer one.
 
     Example:
       >>> spec_of(LongRoPE(long=(1.0, 2.5), factor=4.0, start=4, train_len=64))
@@ -30,12 +31,13 @@ def spec_of(rule: LongRoPE) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is searched: one list of a rule.
+    """The list of factors that is searched, and the rule to which it belongs.
 
     Attributes:
-      now: the rule of the run; factors of 1 where that is not LongRoPE.
-      name: 'long', whose factors those of a genome multiply, or 'short', whose factors they are.
-      factor: of the rule that is found, longest length / original length.
+      now: the rule of the run; factors of 1 if the run has plain `rope`.
+      name: 'long', where the factors of a genome multiply those of `now.long`, or 'short', where
+        they replace `now.short`.
+      factor: s of the rule that is found, its longest length over the original length.
     """
 
     now: LongRoPE
@@ -43,7 +45,7 @@ class Target:
     factor: float
 
     def rule(self, genome: Genome) -> LongRoPE:
-        """The rule that a genome stands for.
+        """The rule with the factors of a genome.
 
         Example:
           >>> now = LongRoPE(long=(1.0, 3.0), factor=4.0, train_len=64)
@@ -52,14 +54,14 @@ class Target:
         """
         if self.name == 'short':
             return dataclasses.replace(self.now, short=genome.factors)
-        long = np.multiply(self.now.long, genome.factors).round(10)  # genomes are as exact
+        long = np.multiply(self.now.long, genome.factors).round(10)  # genomes have 10 digits too
         return dataclasses.replace(
             self.now, long=tuple(long.tolist()), start=genome.start, factor=self.factor
         )
 
     def space(self, length: int, probability: float, variant: str) -> Space:
-        """Of genomes: the list short reaches as far as the list long, and the one n_hat of both
-        stays as it is.
+        """The space of genomes. Factors of `short` may be as large as those of `long`, and n_hat,
+        which both lists share, keeps its value while `short` is searched.
         """
         planes = len(self.now.long)
         if self.name == 'short':
@@ -70,72 +72,75 @@ class Target:
         return Space(planes, self.factor / self.now.factor, starts, probability, variant)
 
     def seeds(self, space: Space, rotary_dim: int, base: float) -> list[Genome]:
-        """The first genomes."""
+        """The genomes from which the search starts."""
         if self.name == 'short':
             return short_genomes(space, self.now.long, self.now.short)
         return initial_genomes(space, rotary_dim, base, _reach(self.now), self.now.long)
 
 
 def _reach(rule: LongRoPE) -> int:
-    """The length that a rule is for."""
+    """The longest length that a rule is made for."""
     return round(rule.factor * rule.train_len)
 
 
 def target_of(run: str, part: Rotary, train_len: int, length: int) -> Target:
-    """What a search at this length is for.
+    """The target of a search at `length`: the list `long` beyond the lengths that the run's rule is
+    made for, the list `short` up to the original length of a run that has factors.
 
     Args:
-      run: what messages call it.
-      part, train_len: its rotary encoding, and the length it was trained at.
-      length: T.
+      run: name of the run, for messages.
+      part, train_len: rotary encoding of the run, and the length at which it was trained.
+      length: T, in tokens.
 
     Raises:
-      ValueError: nothing is searched at this length, or no search goes on from a rule of this kind.
+      ValueError: there is nothing to search at this length, or a search cannot continue from the
+        rule of the run.
     """
     now = part.freqs
     if now is not None and not isinstance(now, LongRoPE):
         raise SpecError(
-            f'{run} has the frequencies {now}, whose factors no search knows; it starts from '
-            'rope or from longrope'
+            f'{run} has the frequencies {now}; a search starts from rope or from longrope'
         )
     if now is None:
         if length < train_len:
             raise ValueError(
-                f'length {length} is shorter than the trained one; it must be at least {train_len}'
+                f'length {length} is shorter than the trained length; it must be at least '
+                f'{train_len}'
             )
         plain = LongRoPE(long=(1.0,) * (part.rotary_dim // 2), factor=1.0, train_len=train_len)
         return Target(plain, 'long', length / train_len)
     for name, usual in (('dynamic', False), ('mode', 'length')):
         if (value := getattr(now, name)) != usual:
             raise SpecError(
-                f'{run} has longrope with {name}={value!r}; a search goes on from '
-                f'{name}={usual!r} only'
+                f'{run} has longrope with {name}={value!r}; a search continues only from '
+                f'{name}={usual!r}'
             )
     if length > _reach(now):
         return Target(now, 'long', length / now.train_len)
     if length > now.train_len:
         raise ValueError(
-            f'{run} has factors of LongRoPE up to length {_reach(now)} already; ask for more to '
-            'search what multiplies them, '
-            f'or for at most {now.train_len} to search the list short; got {length}'
+            f'{run} already has factors of LongRoPE up to length {_reach(now)}; give a longer '
+            'length to search factors that multiply them, '
+            f'or at most {now.train_len} to search the list short; got {length}'
         )
     if length <= now.start:
         raise ValueError(
-            f'the first {now.start} positions of {run} have no factors; at length {length} none '
-            'is searched'
+            f'the first {now.start} positions of {run} keep the original frequencies, so length '
+            f'{length} has no factors to search; it must be above {now.start}'
         )
     return Target(now, 'short', now.factor)
 
 
 def rotary_part(model: Transformer) -> Rotary:
-    """The rotary encoding that `longrope` takes over, one kind in all layers that have any.
+    """The rotary encoding whose frequencies `longrope` replaces. It must be the same in all layers
+    that have one.
 
     Args:
-      model: possibly of shapes only.
+      model: a model; shapes without weights are enough (`abstract_model`).
 
     Raises:
-      SpecError: there is none, or layers differ in its width, its base, or factors that it has
-        already.
+      SpecError: no layer has a rotary encoding, or layers differ in its width, its base, or its
+        present factors.
     """
     found = {
         (part.rotary_dim, part.base, factors_of(part)): part
@@ -152,10 +157,12 @@ def rotary_part(model: Transformer) -> Rotary:
             for width, base, rule in found
         )
         raise SpecError(
-            f'one list of factors serves one kind of rotary encoding; this model has {kinds}'
+            'longrope needs the same rotary encoding in every layer that has one; this model has '
+            f'{kinds}'
         )
     return next(iter(found.values()))
 
 
 def factors_of(part):
+    """The spec string of the LongRoPE rule of a rotary encoding, or None if it has another rule."""
     return spec_of(part.freqs) if isinstance(part.freqs, LongRoPE) else None

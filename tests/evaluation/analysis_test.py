@@ -77,8 +77,8 @@ def test_a_run_without_a_bias_of_the_positions_and_one_of_a_task(runs, tmp_path,
         assert main(['receptive_field', f'--run={runs / name}', f'--out={tmp_path}']) == 0
         shown = capsys.readouterr().out
         assert (
-            'no TRF: a theoretical receptive field is that of a bias of the positions; rope '
-            "opens 'project'" in shown
+            'no TRF: a theoretical receptive field needs a bias that depends on positions alone; '
+            "rope opens 'project'" in shown
         )
         assert np.isnan(np.load(tmp_path / 'receptive_field.npz')['trf'])
 

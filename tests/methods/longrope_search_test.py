@@ -422,7 +422,7 @@ def test_a_file_of_another_search_is_refused(tmp_path):
         (lambda: Space(8, 2.0, probability=0.0), r'probability must lie in \(0, 1\], got 0.0'),
         (
             lambda: Space(8, 2.0, starts=(-1, 2)),
-            r'counts of first positions, at least one of them, got \(-1, 2\)',
+            r'one or more counts of first positions, each at least 0, got \(-1, 2\)',
         ),
         (
             lambda: Space(8, 2.0, variant='dim_mono'),
@@ -680,7 +680,7 @@ def interrupted(objective, after):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['--length=8'], 'length 8 is shorter than the trained one; it must be at least 16'),
+        (['--length=8'], 'length 8 is shorter than the trained length; it must be at least 16'),
         (['--length=32', '--documents=100000'], 'the validation split has'),
         (['--length=32', '--variant=piece'], "variant is 'piece'"),
         (
@@ -758,29 +758,30 @@ RULE = 'longrope(long=(1.0, 2.0), factor=2.0, train_len=16{})'
         (
             RULE.format(''),
             17,
-            'has factors of LongRoPE up to length 32 already; ask for more .* or for at most 16 '
-            'to .* short; got 17',
+            'already has factors of LongRoPE up to length 32; give a longer length .* or at most '
+            '16 to .* short; got 17',
         ),
-        (RULE.format(''), 32, 'up to length 32 already'),
+        (RULE.format(''), 32, 'already has factors of LongRoPE up to length 32;'),
         (
             RULE.format(', start=256'),
             16,
-            'the first 256 positions of x have no factors; at length 16 none is searched',
+            'the first 256 positions of x keep the original frequencies, so length 16 has no '
+            'factors to search; it must be above 256',
         ),
         (
             RULE.format(', dynamic=True'),
             64,
-            'x has longrope with dynamic=True; a search goes on from dynamic=False only',
+            'x has longrope with dynamic=True; a search continues only from dynamic=False',
         ),
         (
             RULE.format(", mode='long'"),
             16,
-            "x has longrope with mode='long'; a search goes on from mode='length' only",
+            "x has longrope with mode='long'; a search continues only from mode='length'",
         ),
         (
             'yarn(factor=4.0)',
             64,
-            r'x has the frequencies YaRN\(factor=4.0.*; it starts from rope or from longrope',
+            r'x has the frequencies YaRN\(factor=4.0.*; a search starts from rope or from longrope',
         ),
     ],
 )
@@ -799,7 +800,7 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
     'extension', ['pi(factor=2.0)', 'longrope(long=(1.0, 2.0), factor=2.0) | dca()']
 )
 def test_another_extension_is_not_part_of_the_run(extension):
-    with pytest.raises(SpecError, match='give it alone or with longrope, not'):
+    with pytest.raises(SpecError, match='give the run alone or with longrope, not'):
         longrope.search(f'runs/rope | {extension}', 32)
 
 
