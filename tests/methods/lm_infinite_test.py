@@ -334,7 +334,7 @@ def test_a_cache_of_constant_size_decodes_the_same(part, room):
 
 def test_only_what_stays_hidden_may_be_forgotten():
     for spec, message in (
-        ('rope()', 'needs lm_infinite in every layer, one of this model has rope'),
+        ('rope()', 'needs lm_infinite in every layer, but a layer of this model has rope'),
         (
             f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)',
             'use top_k=0',
@@ -427,7 +427,7 @@ def test_errors_of_the_cache_and_of_top_k_at_call():
     for options, message in (
         (dict(first=1, last=0), 'last=0'),
         (dict(first=1, last=2, room=0), 'room=0'),
-        (dict(first=1, last=2, room=2), 'room for 2 tokens after 8 exceeds the text to come, of 9'),
+        (dict(first=1, last=2, room=2), 'room for 2 tokens after 8 exceeds the text of 9 tokens'),
     ):
         with pytest.raises(ValueError, match=message):
             keep_ends(cache, (tok,), **options)
