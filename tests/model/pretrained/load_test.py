@@ -268,7 +268,8 @@ UP = 'model.layers.1.mlp.up_proj.weight'
                     type='longrope', long_factor=[1.0], short_factor=[1.0, 2.0], factor=2.0
                 ),
             ),
-            'config.json: long_factor has 1 entries, expected 4, half of what turns of a head of 8',
+            'config.json: long_factor has 1 entries, expected 4, half of the rotated width of a '
+            'head of 8',
         ),
         (
             lambda path: change(path, hidden_size='a'),
@@ -669,8 +670,8 @@ def test_factors_beside_a_linear_scaling_are_multiplied(tmp_path):
     [
         (
             gguf_scaling(type='yarn'),
-            "bad.gguf: rope scaling of type 'yarn' beside rope_freqs.weight, expected linear or "
-            'none',
+            "bad.gguf: rope scaling of type 'yarn' together with rope_freqs.weight, expected "
+            'linear or none',
         ),
         (
             gguf_scaling(attn_factor=2.0),
