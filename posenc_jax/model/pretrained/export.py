@@ -1,4 +1,4 @@
-"""Writes a model as a Hugging Face directory, if an architecture there can express it."""
+"""Writes a model as a Hugging Face directory, if an architecture of `transformers` expresses it."""
 
 import json
 import pathlib
@@ -94,13 +94,12 @@ def _config(model: Transformer) -> dict[str, Any]:
     if cfg.tie and cfg.embedding_scale != 1.0:
         raise PretrainedError(
             f'the tied table is multiplied by {cfg.embedding_scale:.4g} at the input, which no '
-            'architecture there does; '
-            'train with model.tie=False or model.embedding_scale=1.0'
+            'exported architecture does; train with model.tie=False or model.embedding_scale=1.0'
         )
     shared = dict(vocab_size=cfg.vocab_size, tie_word_embeddings=cfg.tie, torch_dtype='float32')
     if cfg.lora_rank:
         raise PretrainedError(
-            f'adapters (model.lora_rank={cfg.lora_rank}) have no place there; export model.merged()'
+            f'adapters (model.lora_rank={cfg.lora_rank}) are not exported; export model.merged()'
         )
     if cfg.embedding_norm:
         raise PretrainedError('a norm behind the embedding (model.embedding_norm) is not exported')
@@ -160,10 +159,9 @@ def _config(model: Transformer) -> dict[str, Any]:
             **shared,
         }
     raise PretrainedError(
-        f'no architecture there is a model with mlp={cfg.mlp!r}, norm={cfg.norm!r}, '
-        f'bias={cfg.bias!r}, parallel={cfg.parallel} '
-        f'and {" | ".join(keys) or "nope"}; Llama is swiglu, rmsnorm, none, rope(); GPT-2 is '
-        'gelu, layernorm, all, learned_absolute()'
+        f'no exported architecture is a model with mlp={cfg.mlp!r}, norm={cfg.norm!r}, '
+        f'bias={cfg.bias!r}, parallel={cfg.parallel} and {" | ".join(keys) or "nope"}; Llama is '
+        'swiglu, rmsnorm, none, rope(); GPT-2 is gelu, layernorm, all, learned_absolute()'
     )
 
 

@@ -413,7 +413,7 @@ def test_what_is_no_checkpoint(tmp_path):
     'fields, message',
     [
         ({**LLAMA, 'tie': True}, 'the tied table is multiplied by 4.899'),
-        ({**LLAMA, 'encoding': 'alibi()'}, 'no architecture there is a model with .* alibi'),
+        ({**LLAMA, 'encoding': 'alibi()'}, 'no exported architecture is a model with .* alibi'),
         (
             {**LLAMA, 'encoding': 'rope(freqs=giraffe(factor=2.0))'},
             'transformers has no such frequencies',
