@@ -69,7 +69,7 @@ def complete_edges(count: int, sources: int | None = None) -> list[Edge]:
 
     Args:
       count: number of chunks.
-      sources: the last so many chunks are sources; None for all.
+      sources: number of sources, which are the last chunks; None for all chunks.
 
     Raises:
       ValueError: `sources` is not in 1 .. count.
@@ -149,8 +149,8 @@ def encode(
         alone, and every target a copy that sees its sources, which then stand one after the other
         from position 0. The pieces are the copies of the sources, then those of the targets, at
         consecutive positions.
-      sources: with 'sequential' and without edges: the last so many segments are sources (for a
-        retriever that puts its best results last).
+      sources: with 'sequential' and without edges, the number of sources, which are the last
+        segments (for a retriever that puts its best results last); None for all.
       targets_see_prefix: off in the paper, where only the query sees the prefix.
 
     Raises:

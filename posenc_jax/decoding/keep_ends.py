@@ -36,8 +36,8 @@ def end_slots(
     """
     if tok.segment is not None:
         raise ValueError(
-            'the first and last tokens of a cache are those of one text a row, got packed '
-            'documents (tok.segment)'
+            'a cache of first and last tokens needs one text a row, got packed documents '
+            '(tok.segment)'
         )
     slot = jnp.arange(tok.length, dtype=jnp.int32)
     wanted = (slot < cursor) & ((tok.order < first) | (slot >= cursor - last))

@@ -53,7 +53,7 @@ def check_layout(
       tensors: name -> place of the tensor.
       begin: the byte behind the header, a multiple of the alignment.
       file: the file.
-      alignment: every tensor begins at a multiple of so many bytes.
+      alignment: every tensor begins at a multiple of this number of bytes.
 
     Returns:
       The byte behind the last tensor.
