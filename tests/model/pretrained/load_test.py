@@ -706,5 +706,5 @@ def test_a_tokenizer_of_an_unknown_kind_leaves_the_weights_readable(tmp_path):
     pytest.importorskip('gguf')
     found = load_pretrained(write_gguf(tmp_path / 'spm.gguf', model='llama'))
     assert found.tokenizer is None and found.model(jnp.array([[0, 1, 2]])).shape == (1, 3, 4)
-    with pytest.raises(PretrainedError, match="byte-level BPE tokenizers .* this one is 'llama'"):
+    with pytest.raises(PretrainedError, match="byte-level BPE tokenizer .* this one is 'llama'"):
         open_source(tmp_path / 'spm.gguf').tokenizer()
