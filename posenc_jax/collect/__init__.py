@@ -1,3 +1,3 @@
-"""Door 6: how values are summed once the weights are known."""
+"""Encodings that change how values are summed: they open the door `collect`."""
 
 from posenc_jax.collect import urpe

@@ -1,6 +1,4 @@
-"""Universal relative position encoding: a table of biases before the softmax and a table of factors
-behind it.
-"""
+"""Universal relative position encoding: trained biases before the softmax, factors after it."""
 
 from typing import Literal
 
@@ -26,12 +24,11 @@ def urpe_bucket(
     buckets: int = 32,
     max_distance: int = 128,
 ) -> Int[Array, '#B T S']:
-    """The row of the release's table, which has 2 buckets + 1 of them.
+    """The row of every pair in the table of the released code, which has 2 `buckets` + 1 rows.
 
-    It is `buckets + 1 + e` for the query itself and keys after it, `buckets - 1 - e` for keys
-    before it; e is T5's bucket of
-    |j - i| among `buckets` (see `t5_bucket`). So rows `buckets` and `buckets - 1` belong to no
-    pair, and the query itself and the key before it are three rows apart.
+    With e the T5 bucket of |j - i| among `buckets` (see `t5_bucket`), it is `buckets + 1 + e` for
+    keys j >= i and `buckets - 1 - e` for keys j < i. So rows `buckets - 1` and `buckets` are not
+    used, and keys i and i - 1 are three rows apart.
 
     Example:
       >>> urpe_bucket(jnp.array([[200]]), jnp.array([[0, 199, 200, 201]])).tolist()
@@ -46,7 +43,7 @@ def urpe_bucket(
 def urpe_diagonal(
     q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_len: int
 ) -> Int[Array, '#B T S']:
-    """The row of a Toeplitz table, `clip(j - i, 1 - n, n - 1) + n - 1`.
+    """The row of every pair in a Toeplitz table: `clip(j - i, 1 - n, n - 1) + n - 1`; n is max_len.
 
     Raises:
       ValueError: positions that are not integers.
@@ -81,24 +78,25 @@ class URPE(Encoding):
     """Adds a trained bias of the distance to the logits, and multiplies the probabilities by a
     trained factor of the distance.
 
-    `out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j`, per head, not normalised
-    again: the weights of a row need not sum to one, by which tokens that are all equal can be told
-    apart. C starts as ones. Differs from the paper: nothing; 'bucketed' is the table of the
-    official code, 'toeplitz' that of the paper. Beyond `max_len` the latter uses its last entries.
+    `out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j`, with b and C of each head.
+    The products are not normalised again, so the weights of a row need not sum to one. This lets
+    the model tell positions apart even if all tokens are equal. C is initialised to ones. Differs
+    from the paper: nothing; 'bucketed' is the table of the official code, 'toeplitz' that of the
+    paper. Distances beyond `max_len` use the last entries of a 'toeplitz' table.
 
     Args:
-      table: 'bucketed', T5's buckets of the distance in either direction (see `urpe_bucket` for the
-        numbering); 'toeplitz', an entry per distance.
-      buckets, max_distance: of 'bucketed', per direction; distances from about `max_distance` on
-        share the last bucket.
+      table: 'bucketed', an entry for each T5 bucket of the distance in either direction (see
+        `urpe_bucket` for the numbering); 'toeplitz', an entry for each distance.
+      buckets: buckets per direction, of 'bucketed'.
+      max_distance: distances from about this one on share the last bucket, of 'bucketed'.
       max_len: n of 'toeplitz', in positions; 0 is the trained length.
-      std: of the initial biases.
+      std: standard deviation of the initial biases.
       heads, train_len: N, and the trained length in tokens, from the model.
 
     Raises:
-      ValueError: unknown table, too few buckets, max_distance within the exact ones, negative
-        max_len or std, sizes of the other table; when used, queries whose heads are not those of
-        the tables, or fractional positions with 'toeplitz'.
+      ValueError: an unknown table, too few buckets, a max_distance within the exact distances,
+        negative max_len or std, arguments of the other table; at call, queries with another number
+        of heads, or fractional positions with 'toeplitz'.
 
     Reference: Luo et al., arXiv 2205.13401.
 
@@ -124,12 +122,14 @@ class URPE(Encoding):
         t5_thresholds(buckets, max_distance)  # checks both
         if table == 'bucketed' and max_len:
             raise ValueError(
-                f"urpe max_len={max_len} is of table='toeplitz'; table='bucketed' has buckets "
-                'and max_distance'
+                f"urpe max_len={max_len} is an argument of table='toeplitz'; table='bucketed' has "
+                'buckets and max_distance'
             )
         if table == 'toeplitz' and (buckets, max_distance) != (32, 128):
             found = f'buckets={buckets}, max_distance={max_distance} are'
-            raise ValueError(f"urpe {found} of table='bucketed'; table='toeplitz' has max_len")
+            raise ValueError(
+                f"urpe {found} arguments of table='bucketed'; table='toeplitz' has max_len"
+            )
         if max_len < 0:
             raise ValueError(
                 f'urpe max_len must be positive, or 0 for the trained length of {train_len}, got '
@@ -155,7 +155,7 @@ class URPE(Encoding):
         return urpe_bucket(q_pos, k_pos, buckets=self.buckets, max_distance=self.max_distance)
 
     def _spread(self, table, like, tq, tk):
-        """A table as [B, N, T, S]."""
+        """The entries of a table for all pairs, [B, N, T, S]."""
         if table.shape[1] != like.shape[1]:
             raise ValueError(
                 f'urpe has tables for {table.shape[1]} heads, the queries have {like.shape[1]}'

@@ -1,6 +1,4 @@
-"""What a decode cache may do besides appending: edit a text, drop keys by head, read few of them,
-join several.
-"""
+"""Generation with a decode cache, and methods that edit, prune, select from or join caches."""
 
 from posenc_jax.decoding import (
     ape_parallel,

@@ -1,5 +1,5 @@
-"""Writing in any order with `sigma_gpt`, one token at a time: given tokens come first, wherever
-they stand. `posenc_jax.decoding.burst` writes several tokens at a time.
+"""Writing in any order with `sigma_gpt`, one token at a time. The model reads the given tokens
+first, wherever they stand in the text. `posenc_jax.decoding.burst` writes several tokens at a time.
 
 Pannatier, Courdier, Fleuret, "sigma-GPTs: A New Approach to Autoregressive Models", arXiv
 2404.09562; code idiap/sigma-gpt.
@@ -24,8 +24,8 @@ class Written:
     """A finished text.
 
     Attributes:
-      tokens: where they stand, [B, T].
-      evaluations: passes through the model, that of the given tokens included.
+      tokens: token ids in the natural order of the text, [B, T].
+      evaluations: passes through the model, including the pass over the given tokens.
     """
 
     tokens: Int[Array, 'B T']
@@ -47,17 +47,18 @@ def sample_in_order(
 
     Args:
       model: a decoder whose encoding is `sigma_gpt`.
-      tokens: texts; only the given tokens are read.
-      order: permutation of 0 .. T-1: the places of the given tokens, then those of the others as
-        they are to be written.
-      known: how many are given; at least 1 without `start`.
+      tokens: texts in natural order. Only the given tokens are read; the other ids may be anything.
+      order: permutation of 0 .. T-1: first the places of the given tokens, then the other places in
+        the order in which they are to be written.
+      known: number of given tokens: 0 .. T-1 with `start`, 1 .. T-1 without it.
       key: random key; not needed at temperature 0.
       temperature: divides the logits; 0 takes the most probable token.
-      start: token of a start slot in front, which a sinusoidal table has (see `SigmaGPT`).
+      start: token id of a start slot in front of the text. Only a sinusoidal table has a position
+        for it (see `SigmaGPT`). None for no start slot.
 
     Raises:
-      ValueError: another encoding, wrong shapes or ranges, given tokens that do not exist, no
-        permutation, a missing key.
+      ValueError: the encoding is not `sigma_gpt` alone, shapes or ranges are wrong, a given token
+        is not in the vocabulary, `order` is not a permutation, or the key is missing.
 
     Example:
       >>> from flax import nnx
@@ -72,7 +73,10 @@ def sample_in_order(
     """
     sequence, places = given_first(model, tokens, order, known, start)
     if not temperature >= 0 or (temperature > 0 and key is None):
-        raise ValueError(f'temperature is {temperature}: at least 0, and above 0 it needs a key')
+        raise ValueError(
+            f'temperature must be at least 0, and above 0 it needs a key, got {temperature} and '
+            f'{key=}'
+        )
     given = known + (start is not None)
     pairs = jnp.stack([places[:, :-1], places[:, 1:]], axis=-1)
     new = sequence.shape[1] - given
@@ -89,8 +93,8 @@ def sample_in_order(
 
 
 def given_first(model, tokens, order, known, start):
-    """The tokens in their order and their places, [B, L] each, with a start slot in front if there
-    is one; checks all.
+    """Checks the arguments of `sample_in_order` and returns the tokens sorted by `order` and their
+    places, [B, L] each, with the start slot in front if there is one.
     """
     parts = [part for at in model.layers() for part in parts_of(model.encoding(*at))]
     others = sorted({name_of(part) for part in parts} - {'sigma_gpt', 'causal', 'document'})
@@ -149,6 +153,7 @@ def given_first(model, tokens, order, known, start):
 
 
 def in_place(sequence, places, start):
+    """The tokens of `sequence` in the natural order of the text, without the start slot."""
     if start is not None:
         sequence, places = sequence[:, 1:], places[:, 1:]
     return jnp.put_along_axis(jnp.zeros_like(sequence), places, sequence, axis=1, inplace=False)

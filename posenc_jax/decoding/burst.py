@@ -31,9 +31,7 @@ PAIRINGS = ('intended', 'released')
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is static: how many tokens of the sequence are given (a start slot among them),
-    temperature, pairing, orders.
-    """
+    """The static arguments of the compiled functions; `given` counts a start slot."""
 
     graphdef: nnx.GraphDef
     given: int
@@ -54,30 +52,33 @@ def burst_sample(
     orders: int = 5,
     pairing: Pairing = 'intended',
 ) -> Written:
-    """Completes texts in bursts: all missing tokens are proposed at once, and as many are taken as
-    agree with each other.
+    """Completes texts in bursts: all missing tokens are proposed at once, and as many proposals as
+    agree with each other are accepted.
 
-    A round is two passes. The first proposes a token for every missing place from the taken ones
-    alone, with probability p. The second evaluates the proposals one after the other in `orders`
-    random orders, which gives q; with one u ~ U(0, 1) a place for all orders, tokens are taken
-    while `u < q / p`, and the order with the most of them is kept, with its cache cut to them. All
-    rows advance by the fewest tokens that any of them takes. The first token of an order has q = p
-    and is always taken; where one place is left, a round is one pass. Rejected places are proposed
-    anew, so the tokens do not have exactly the distribution of `sample_in_order`.
+    A round has two passes. The first pass draws a token for every missing place, with probability p
+    given the accepted tokens alone. The second pass evaluates the proposals in K random orders, in
+    each of which a proposal also sees the proposals before it; this gives a probability q. One
+    number u ~ U(0, 1) is drawn for each place and used in all orders. An order accepts proposals
+    as long as `u < q / p`, and always the first one, which has q = p. The order that accepts most
+    is kept, and its cache is cut to the accepted tokens. All rows advance by the smallest number of
+    accepted tokens in any row. A round with one missing place has the first pass only. Rejected
+    places are proposed anew in the next round, so the result does not have exactly the distribution
+    of `sample_in_order`.
 
     Args:
-      model, tokens, order, known, key, start: as for `sample_in_order`; of `order` only the given
-        places matter, but for 'released'.
+      model, tokens, order, known, key, start: as for `sample_in_order`. With 'intended' the order
+        of the missing places does not change the distribution of the result.
       temperature: divides the logits; positive.
-      orders: K.
-      pairing: what a proposal is conditioned on: 'intended' the last taken token and its place, for
-        every missing place; 'released', as the published code does for text, the same token at the
-        place before it in `order`, so that from the second one on it is not the model's
-        conditional. There too the first of an order is taken, which is ours.
+      orders: K, the number of random orders in a round.
+      pairing: the token and place that a proposal is conditioned on. 'intended': the last accepted
+        token at its place. 'released', as in the published code for text: the last accepted token,
+        but at the place before the proposed one in the order of the missing places. So from the
+        second proposal on p is not the model's conditional probability. The first proposal of an
+        order is accepted with 'released' too; this is ours.
 
     Raises:
-      ValueError: as `sample_in_order`, a temperature that is not positive, fewer than one order, an
-        unknown pairing.
+      ValueError: the errors of `sample_in_order`, a temperature that is not positive, fewer than
+        one order, or an unknown pairing.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -113,11 +114,11 @@ def burst_sample(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Burst:
-    """Where burst sampling stands. `tokens` and `places` go on behind the sequence for as long as a
-    burst may be.
+    """The state of burst sampling between two rounds.
 
-    The first `taken` tokens are final; the cache holds all of them but the last, whose next place
-    is not known yet.
+    `tokens` and `places` have W more entries than the sequence, W the most tokens of a burst, so
+    that a burst can be written anywhere in it. The first `taken` tokens are final. The cache holds
+    all of these but the last, whose next place is not known yet.
     """
 
     tokens: Int[Array, 'B L+W']
@@ -132,7 +133,8 @@ def _first_burst(plan, state, sequence, places):
     batch, total = sequence.shape
     missing = total - given
     room = lambda a: jnp.pad(a, ((0, 0), (0, missing)))
-    behind = 2 * missing  # a burst is written behind all tokens but the last
+    # At the latest a whole burst is written behind all tokens but the last.
+    behind = 2 * missing
     if given > 1:
         pairs = jnp.stack([places[:, : given - 1], places[:, 1:given]], axis=-1)
         _, cache = prefill(
@@ -151,7 +153,7 @@ def _first_burst(plan, state, sequence, places):
 
 
 class _Alone(Mask):
-    """Of the tokens of this pass a query sees itself only, of those before it all."""
+    """A query sees all tokens of earlier passes, and of this pass only itself."""
 
     def allow(self, tq, tk):
         before = tk.feats['any_order'][:, None, :, 0]
@@ -159,8 +161,8 @@ class _Alone(Mask):
 
 
 def _pass(model, layers, tokens, pairs, cursor, count, *, alone):
-    """Logits of `count` tokens behind the first `cursor` of the cache, and the cache with them; the
-    others are no tokens.
+    """Appends tokens behind the first `cursor` slots of the cache; returns their logits and the
+    cache. Only the first `count` tokens are real. With `alone` they do not see each other.
     """
     length, capacity = tokens.shape[1], layers[0].k.shape[2]
     slots = jnp.arange(capacity, dtype=jnp.int32)[None]
@@ -181,8 +183,8 @@ def _pass(model, layers, tokens, pairs, cursor, count, *, alone):
 
 
 def _proposals(plan, model, burst, key):
-    """A token for every missing place, its log probability, the places themselves, and how many
-    there are.
+    """A token for every missing place and its log probability; the places and their number; the
+    last accepted token and its place.
     """
     total = burst.tokens.shape[1] - _window(burst, plan)
     window, missing = _window(burst, plan), total - burst.taken
@@ -216,7 +218,7 @@ def _window(burst, plan):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _burst(plan, state, burst, key):
-    """One round, and `q / p` of every order, place and row, [K, B, W]."""
+    """One round of two passes; also returns `q / p`, [K, B, W], of every order, row and place."""
     model = nnx.merge(plan.graphdef, state)
     draw_key, uniform_key, order_key = jax.random.split(key, 3)
     drawn, log_p, places, missing, last_token, last_place = _proposals(plan, model, burst, draw_key)

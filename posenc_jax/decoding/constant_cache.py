@@ -1,4 +1,4 @@
-"""A cache of constant size for models whose encodings hide what it forgets (`lm_infinite`)."""
+"""A cache of constant size for models with `lm_infinite`, whose mask hides the dropped tokens."""
 
 import dataclasses
 import numbers
@@ -17,15 +17,15 @@ from posenc_jax.model.transformer import Transformer
 def constant_cache(
     model: Transformer, cache: Cache, placed: tuple[Tokens, ...], *, room: int = 1
 ) -> Cache:
-    """A cache that holds what a model of `lm_infinite` layers will still see, and room for new
-    tokens: see `keep_ends`.
+    """A cache of the keys and values that the `lm_infinite` layers of a model can still see, with
+    room for new tokens (see `keep_ends`).
 
     Args:
-      model: that filled the cache.
+      model: the model that filled the cache.
       cache, placed, room: as for `keep_ends`.
 
     Raises:
-      ValueError: a layer without `lm_infinite`, or with `top_k`; as for `keep_ends`.
+      ValueError: a layer without `lm_infinite` or with its `top_k`; the errors of `keep_ends`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -50,9 +50,7 @@ def constant_cache(
 
 
 def _windows(model: Transformer) -> list[LMInfinite]:
-    """The `lm_infinite` of every place in the period, which are all that a constant cache
-    serves.
-    """
+    """The `lm_infinite` parts of all layers of the period. A layer without one is an error."""
     found = []
     for place, block in enumerate(model.blocks):
         encoding = model.encoding(place, block)
@@ -60,14 +58,14 @@ def _windows(model: Transformer) -> list[LMInfinite]:
         if not parts:
             names = ' | '.join(map(name_of, parts_of(encoding)))
             raise ValueError(
-                'a cache of constant size needs lm_infinite in every layer, one of this model '
-                f'has {names}'
+                'a cache of constant size needs lm_infinite in every layer, but a layer of this '
+                f'model has {names}'
             )
         found += parts
     if choosing := [part.top_k for part in found if part.top_k]:
         raise ValueError(
-            f'lm_infinite(top_k={choosing[0]}) may choose any key of the text, so none can be '
-            'forgotten; use top_k=0'
+            f'lm_infinite(top_k={choosing[0]}) may choose any key of the text, so no key can be '
+            'dropped; use top_k=0'
         )
     return found
 
@@ -75,10 +73,10 @@ def _windows(model: Transformer) -> list[LMInfinite]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConstantCache(Decoding):
-    """For `generate`: `constant_cache` behind the prompt and whenever its room is used up.
+    """For `generate`: calls `constant_cache` after the prompt and whenever its room is used up.
 
     Attributes:
-      room: new tokens between two cuts, each of which copies the cache.
+      room: number of new tokens between two such calls, each of which copies the cache.
 
     Example:
       >>> import jax.numpy as jnp
@@ -114,21 +112,20 @@ class ConstantCache(Decoding):
         _windows(model)
         if model.reads_ids:
             raise ValueError(
-                'ConstantCache forgets tokens, but an encoding of this model finds positions '
-                'from the ids of all'
+                'ConstantCache drops tokens, but an encoding of this model computes positions '
+                'from the ids of all tokens'
             )
 
     def prefill(self, model, empty, prompts):
-        of_prompt = tuple(
-            tok.slice(0, prompts.shape[1]) for tok in empty.tokens
-        )  # no room for what is cut at once
+        # The full cache has no room beyond the prompt, because it is cut right away.
+        of_prompt = tuple(tok.slice(0, prompts.shape[1]) for tok in empty.tokens)
         logits, cache = super().prefill(
             model, dataclasses.replace(empty, tokens=of_prompt), prompts
         )
         return logits, constant_cache(model, cache, empty.tokens, room=self.room)
 
     def step(self, model, empty, cache, tokens, layers):
-        # A loop of one step or none, since what goes through `cond` is copied.
+        # A loop of at most one step, because `cond` would copy the cache.
         full = lambda cache: cache.cursor >= cache.capacity
         cache = jax.lax.while_loop(
             full, lambda cache: constant_cache(model, cache, empty.tokens, room=self.room), cache

@@ -1,10 +1,9 @@
-"""Contexts encoded once, each on its own, and joined into one decode cache where they are used.
+"""Contexts that are encoded once, each on its own, and joined into one decode cache for a query.
 
-`encode` fills a `Piece` for every context, `join` lays any of them, in any order, into a `Cache`,
-`read` sends a query through it, and `decode_step` goes on from there. A piece that is joined at
-other positions than it was encoded at has its keys turned (`pie_keys`); its values stay. `dense` is
-what all of this has to equal: one pass over all tokens, with explicit positions and a mask of
-segments.
+`encode` computes a `Piece` for every context. `join` puts any of the pieces, in any order, into a
+`Cache`. `read` appends a query to this cache, and `decode_step` appends single tokens. `moved`
+rotates the keys of a piece to other positions (`pie_keys`) and leaves its values unchanged. `dense`
+is the reference: one pass over all tokens, with explicit positions and a mask of segments.
 """
 
 import dataclasses
@@ -32,12 +31,13 @@ from posenc_jax.rotation.single import single_rotary
 
 
 class ContextMask(Encoding):
-    """What stands in place of `document()` where segments are prefix, contexts and query.
+    """Replaces `document()` where the segments are a prefix, contexts and a query.
 
-    Without a table a query sees every segment: the joined cache holds only what it is to see.
+    Without a table every segment is visible, since a joined cache holds only what the query may
+    see.
 
     Args:
-      sees: `Layout.sees`, or None.
+      sees: `Layout.sees`, or None for no table.
 
     Example:
       >>> from posenc_jax.decoding.pieces import parallel_layout
@@ -60,7 +60,7 @@ class ContextMask(Encoding):
 
 
 def from_query(tq: Tokens, tk: Tokens) -> Bool[Array, '#B 1 T S']:
-    """Pairs of a token of the query and one of a context."""
+    """True for the pairs of a token of the query (in tq) and a token of a context (in tk)."""
     return ((tq.segment == QUERY)[:, :, None] & (tk.segment > PREFIX)[:, None, :])[:, None]
 
 
@@ -119,7 +119,7 @@ def check_model(user: str, model: Transformer) -> None:
     frequencies.
 
     Raises:
-      ValueError: names the part that is in the way.
+      ValueError: the model does not fit; the message names the part of the encoding at fault.
 
     Example:
       >>> from flax import nnx
@@ -140,9 +140,9 @@ def check_model(user: str, model: Transformer) -> None:
         rotary = single_rotary(user, chain(*parts), beside=('mask',))
         if rotary.uses_length:
             raise ValueError(
-                f'{user} joins keys that are cached as encoded, but the angles of {rotary.freqs} '
-                'depend on the current length; '
-                'keys of such a rule are cached raw and encoded at every step'
+                f'{user} joins cached keys that are already rotated, but the angles of '
+                f'{rotary.freqs} depend on the current length and change at every step; use fixed '
+                'frequencies'
             )
         for part in parts:
             if part is not rotary and not isinstance(part, (Causal, Document)):
@@ -153,7 +153,7 @@ def check_model(user: str, model: Transformer) -> None:
 
 
 def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
-    """The piece at other positions: its keys turned there, its values as they are.
+    """The piece at the positions `ids`: its keys are rotated to them, its values are unchanged.
 
     Example:
       >>> from posenc_jax.decoding.read_contexts import encode
@@ -196,23 +196,25 @@ def join(
     rows: int | None = None,
     copies: int = 1,
 ) -> Cache:
-    """A decode cache that holds the pieces one after the other, where they stand (see `moved`).
+    """A decode cache that holds the pieces one after the other, at their present positions (see
+    `moved`).
 
     Args:
-      user: the method, for messages.
-      model: that will read the cache. Where its layers hold a `ContextMask` the tokens carry
-        segments: the first piece is the prefix.
+      user: name of the method, for error messages.
+      model: the model that will read the cache. If its layers have a `ContextMask`, the tokens of
+        the cache have segments, and the first piece is the prefix.
       pieces: at least one, unless `rows` is given.
-      capacity: slots: of the pieces, the query and what is generated.
-      start: position of the first slot behind the pieces.
-      rows: of the batch; from the pieces where there are any.
-      copies: how often the rows are repeated, one after the other.
+      capacity: number of slots, for the pieces, the query and the generated tokens.
+      start: position of the first slot behind the pieces; the following ones count up by 1.
+      rows: rows of the batch, used only without pieces.
+      copies: how often the whole batch is repeated along the batch axis.
 
     Returns:
       A cache for `read` and then `decode_step`.
 
     Raises:
-      ValueError: pieces that do not fit the capacity or are not of this model, with the numbers.
+      ValueError: pieces that do not fit the capacity, or whose shapes do not fit this model; the
+        message gives the numbers.
     """
     check_model(user, model)
     if len(pieces) or rows is None:
@@ -238,7 +240,7 @@ def join(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _joined(static, keys, values):
-    """The layers of a cache: what every piece holds of them, and free slots."""
+    """The layers of a cache: keys and values of all pieces, followed by free slots."""
     layers, shape, width, dtype, copies = static
     free = jnp.zeros(shape, dtype)
     every = lambda held: jnp.tile(jnp.concatenate([*held, free], axis=2), (copies, 1, 1, 1))

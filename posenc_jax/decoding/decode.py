@@ -1,4 +1,4 @@
-"""Generation: one pass over the prompts, then a scanned loop of single tokens through the cache."""
+"""The steps of generation: an empty cache, one pass over the prompts, one token at a time."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,11 +16,12 @@ from posenc_jax.model.transformer import Transformer
 
 
 def init_cache(model: Transformer, tok: Tokens) -> Cache:
-    """An empty cache for the tokens `tok` of the whole capacity, prompts and what is to come.
+    """An empty cache for the tokens `tok`, which fill the whole capacity: the prompts and all
+    tokens to come.
 
-    `place` is called here, once; where an encoding reads token ids, again with the prompts and with
-    every token after them, which costs O(capacity) integers a step and moves no token that is
-    already there.
+    `place` is called once, here. Where an encoding reads token ids, it is called again with the
+    prompts and with every later token. This costs O(capacity) integer operations a step and does
+    not change the positions of earlier tokens.
 
     Raises:
       ValueError: the model is an encoder, or has an encoding that no cache can serve.
@@ -48,11 +49,10 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
 
 
 def read_ids(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cache:
-    """The cache with the ids of the tokens from its cursor on, and all tokens placed by what is now
-    known.
+    """Writes the ids of `tokens` into the cache from its cursor on, and places all tokens again.
 
-    Whatever appends tokens to a cache, of this module or another, calls it first; where no encoding
-    reads ids, it is the cache that was given.
+    Every function that appends tokens to a cache calls this one first. Where no encoding reads ids,
+    the cache is returned unchanged.
 
     Example:
       >>> from flax import nnx
@@ -77,12 +77,14 @@ def read_ids(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cac
 def prefill(
     model: Transformer, cache: Cache, prompts: Int[Array, 'B T'], *, last: int | None = None
 ) -> tuple[Float[Array, 'B _ V'], Cache]:
-    """Fills an empty cache with prompts; returns the logits of their (`last`) tokens, which are
-    those of the plain model.
+    """Fills an empty cache with prompts; returns the logits of the model and the cache.
+
+    Args:
+      last: number of last prompt tokens whose logits are returned; None for all.
 
     Raises:
-      ValueError: prompts longer than the capacity, a cache that is not empty, `last` outside 0 ..
-        T.
+      ValueError: prompts longer than the capacity, a cache that is not empty, or `last` outside
+        0 .. T.
     """
     if cache.layers:
         raise ValueError('prefill needs an empty cache; continue a filled one with decode_step')
@@ -107,15 +109,14 @@ def read(
     capacity: int,
     count: int | Int[Array, ''],
 ) -> tuple[Float[Array, 'B T D'], tuple[LayerCache, ...]]:
-    """One pass over whole rows: the last layer's output, before the final norm, and what the layers
-    remember of it.
+    """One pass over whole rows; returns the output of the last layer, before the final norm, and
+    the filled cache of every layer.
 
     Args:
-      placed: the T tokens as each place of the period sees them, only the first `count` of them
-        valid.
-      tokens: their ids; any behind `count`.
+      placed: the placed tokens [#B, T] for each layer of the period; valid up to `count`.
+      tokens: token ids; those from `count` on may be anything.
       capacity: slots of the cache, at least T.
-      count: how many tokens there are, at most T (it may be traced).
+      count: number of real tokens, at most T; may be traced.
     """
 
     def layer(x, number, place, block):
@@ -134,10 +135,10 @@ def read(
 
 
 def check_last(last: int | None, count: int) -> None:
-    """Refuses a number of last tokens that a row of `count` does not have.
+    """Refuses a number of last tokens that a row of `count` tokens does not have.
 
     Raises:
-      ValueError: says which it has.
+      ValueError: `last` is neither None nor an integer in 0 .. count.
     """
     if last is not None and not (isinstance(last, Integral) and 0 <= last <= count):
         raise ValueError(f'last must be None, for all, or an integer in 0 .. {count}, got {last}')
@@ -149,14 +150,15 @@ def decode_step(
     tokens: Int[Array, 'B'],
     layers: list[tuple[int, Block]] | None = None,
 ) -> tuple[Float[Array, 'B V'], Cache]:
-    """Appends one token a row; returns the logits of what follows.
+    """Appends one token to each row; returns the logits of the next token and the cache.
 
     Args:
-      layers: `model.layers()`, for a loop that cuts them out of their stacks once (XLA does not
-        hoist it); None cuts them here.
+      layers: `model.layers()`. A loop calls it once, outside, because XLA does not move the slicing
+        of the stacked layers out of the loop. None slices them here.
 
     Raises:
-      ValueError: the cache has not been prefilled or (where the cursor is known) is full.
+      ValueError: the cache has not been prefilled, or it is full (checked where the cursor is not
+        traced).
     """
     caching.check_layers(cache, LayerCache, 'decode_step', 'prefill')
     mix = lambda h, mixer, tok, own: mixer.step(h, tok, own, cache.cursor)
@@ -170,17 +172,18 @@ def append(
     mix: Callable,
     layers: list[tuple[int, Block]] | None = None,
 ) -> tuple[Float[Array, 'B V'], Cache]:
-    """One token a row behind a cache of any kind.
+    """Appends one token to each row of a cache of any kind; returns the logits of the next token
+    and the cache.
 
     Args:
-      mix: `mix(h, mixer, tok, own)`: from the normed input of a layer, its mixer, the tokens of
-        the whole capacity as it sees them, and what it remembers, to what the layer adds [B, 1, D]
-        and what it remembers now.
+      mix: the attention of one layer, `mix(h, mixer, tok, own) -> y, own`. It gets the normed input
+        h [B, 1, D], the mixer of the layer, the placed tokens of the whole capacity and the cache
+        of the layer. It returns the output [B, 1, D] and the new cache of the layer.
       layers: as for `decode_step`.
 
     Raises:
-      ValueError: the cache is full (where the cursor is known); tokens that are not one for each of
-        its rows.
+      ValueError: the cache is full (checked where the cursor is not traced), or the tokens are not
+        one for each row of the cache.
     """
     rows = jax.tree.leaves(cache.layers)[0].shape[0]
     if tokens.shape != (rows,):

@@ -1,4 +1,4 @@
-"""Double Sparsity: a few channels say which few keys a query reads."""
+"""Double Sparsity: a few channels of every key decide which few keys a query attends to."""
 
 import dataclasses
 import numbers
@@ -35,8 +35,8 @@ def _check_mixer(mixer: AttentionMixer) -> AttentionMixer:
         if opened or part.cached != 'encoded' or part.lookback:
             does = f'opens {opened[0]!r}' if opened else 'does not cache keys as encoded'
             raise ValueError(
-                'double_sparsity reads logits that are plain inner products, e.g. with rope(), '
-                f'but {name_of(part)} {does}'
+                'double_sparsity needs logits that are plain inner products of cached keys, e.g. '
+                f'with rope(), but {name_of(part)} {does}'
             )
     return mixer
 
@@ -44,17 +44,17 @@ def _check_mixer(mixer: AttentionMixer) -> AttentionMixer:
 def calibrate(
     model: Transformer, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, groups: int = 16
 ) -> Int[Array, 'layers N r']:
-    """The label channels of every layer and query head, from the queries and keys of some text.
+    """The label channels of every layer and query head, found from the queries and keys of a text.
 
     Args:
-      model: a decoder whose logits are plain inner products of what `project` leaves, as with
-        `rope()`.
-      tokens: text of the kind that will be read.
-      groups: g; a key is judged by 1 / g of its channels, 16 or fewer.
+      model: a decoder whose logits are plain inner products of the projected queries and keys, as
+        with `rope()`.
+      tokens: calibration text, similar to the text on which the model will be used.
+      groups: g; the labels of a key are r = H / g of its channels. 16 in the paper, or less.
 
     Raises:
-      ValueError: groups that do not divide the width of a head; an encoding that acts on logits (it
-        is named).
+      ValueError: groups do not divide the head width, or an encoding acts on the logits (the
+        message names it).
 
     Example:
       >>> from flax import nnx
@@ -88,10 +88,11 @@ def sparse_logits(
     keep: int,
     dense_layers: int = 2,
 ) -> Float[Array, 'B _ V']:
-    """Logits of the model when every query, not only those of decoding, reads its `keep` best keys:
-    to measure what it costs.
+    """Logits of the model if every query of a text, not only a decoding step, attends to its `keep`
+    best keys. This measures the loss of quality.
 
-    Takes the memory of all pairs. Arguments and errors as for `label` and `decode_step`.
+    The memory is quadratic in the length. Arguments and errors are those of `label` and
+    `decode_step`.
 
     Example:
       >>> from flax import nnx
@@ -141,7 +142,7 @@ def _check_channels(layers: int, heads: int, width: int, channels, dense_layers:
         )
     if not jnp.issubdtype(channels.dtype, jnp.integer):
         raise ValueError(
-            f'double_sparsity: channels are numbers of channels, integers, got {channels.dtype}'
+            f'double_sparsity: channels must be channel numbers, integers, got {channels.dtype}'
         )
     if (
         not isinstance(channels, jax.core.Tracer)
@@ -163,12 +164,12 @@ def _check_channels(layers: int, heads: int, width: int, channels, dense_layers:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LabelledLayer:
-    """What one layer remembers, and beside it what its keys are judged by.
+    """The cache of one layer with the labels of its keys.
 
     Attributes:
-      own: keys and values, all of them.
-      labels: [B, N, S, r]; None in dense layers.
-      channels: which channels these are, [1, N, r]; None in dense layers.
+      own: all keys and values.
+      labels: the label channels of the keys, [B, N, S, r]; None in dense layers.
+      channels: the numbers of these channels, [1, N, r]; None in dense layers.
     """
 
     own: LayerCache
@@ -195,23 +196,24 @@ class LabelledLayer:
     ),
 )
 def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int = 2) -> Cache:
-    """Puts label channels beside a filled cache, so that `decode_step` of this module reads few
-    keys at every token; `Sparse` is the way to `generate`.
+    """Adds label channels to a filled cache, so that `decode_step` of this module attends to few
+    keys. To use it with `generate`, pass `Sparse`.
 
-    `s_hat_ij = q_i[C] . k_j[C] / sqrt(r)` over the label channels C of a query head; exact
-    attention over the `keep` keys of the highest s_hat. The choice is each query head's own, also
-    where heads share keys. Prompts are read densely, by `model.decode.prefill`, and the first
-    layers stay dense. Differs from the paper: labels are kept in the precision of the cache, not in
-    4 bits, and selecting and gathering are left to XLA instead of a kernel.
+    `s_hat_ij = q_i[C] . k_j[C] / sqrt(r)` approximates the logits with the r label channels C of a
+    query head. Exact attention follows over the `keep` keys with the highest s_hat. Every query
+    head makes its own choice, also where heads share keys. Prompts are read with dense attention by
+    `posenc_jax.decoding.decode.prefill`, and the first layers are always dense. Differs from the
+    paper: labels have the precision of the cache instead of 4 bits, and XLA selects and gathers the
+    keys instead of a kernel.
 
     Args:
-      cache: filled; its keys are rotated, as the channels count them.
-      channels: from `calibrate`.
-      dense_layers: how many first layers read all keys.
+      cache: a filled cache of encoded (rotated) keys.
+      channels: from `calibrate`, on encoded keys too.
+      dense_layers: number of first layers whose queries attend to all keys.
 
     Raises:
-      ValueError: an empty cache; channels of another shape than layers and query heads, or that
-        heads do not have; dense_layers out of range.
+      ValueError: an empty cache; channels of a wrong shape, or not in 0 .. H-1; dense_layers out of
+        range.
 
     Reference: Yang, Sheng, Gonzalez, Stoica, Zheng, arXiv 2408.07092.
 
@@ -229,7 +231,7 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
       >>> logits.shape, labelled.layers[2].labels.shape, labelled.layers[0].labels
       ((1, 7), (1, 2, 16, 2), None)
     """
-    check_layers(cache, LayerCache, 'double_sparsity.label', 'model.decode.prefill')
+    check_layers(cache, LayerCache, 'double_sparsity.label', 'decode.prefill')
     channels = jnp.asarray(channels)
     layers, (_, kv_heads, _, width) = len(cache.layers), cache.layers[0].k.shape
     heads = channels.shape[1] if channels.ndim == 3 else 0
@@ -250,17 +252,18 @@ def decode_step(
     keep: int,
     layers: list[tuple[int, Any]] | None = None,
 ) -> tuple[Float[Array, 'B V'], Cache]:
-    """Appends one token a row, each of whose queries reads `keep` keys; returns the logits of what
-    follows.
+    """Appends one token to each row, whose queries attend to `keep` keys; returns the logits of the
+    next token and the cache.
 
     Args:
       cache: from `label`.
-      keep: h, e.g. a sixteenth of the length; as many as there are keys is dense attention.
-      layers: `model.layers()`, see `model.decode.decode_step`.
+      keep: h, the number of keys, e.g. a sixteenth of the length. With h at least the number of
+        keys this is dense attention.
+      layers: as for `posenc_jax.decoding.decode.decode_step`.
 
     Raises:
-      ValueError: keep below 1; a full cache (where the cursor is known); another number of heads;
-        an encoding that acts on logits (it is named).
+      ValueError: keep below 1; a full cache (checked where the cursor is not traced); channels of
+        another number of heads; an encoding that acts on the logits (the message names it).
     """
     check_keep(keep)
     check_layers(cache, LabelledLayer, 'double_sparsity.decode_step', 'double_sparsity.label')
@@ -268,8 +271,8 @@ def decode_step(
     marked = next((layer.channels for layer in cache.layers if layer.channels is not None), None)
     if marked is not None and marked.shape[1] != model.cfg.heads:
         raise ValueError(
-            f'double_sparsity: channels of {marked.shape[1]} query heads, the model has '
-            f'{model.cfg.heads}'
+            f'double_sparsity: the cache has channels of {marked.shape[1]} query heads, the model '
+            f'has {model.cfg.heads}'
         )
 
     def mix(h, mixer, tok, remembered):
@@ -291,12 +294,13 @@ def decode_step(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sparse(Decoding):
-    """For `generate`: prompts are read densely, new tokens by `decode_step` of this module.
+    """For `generate`: prompts are read with dense attention, new tokens with `decode_step` of this
+    module.
 
     Attributes:
       channels: from `calibrate`.
-      keep: how many keys a query reads.
-      dense_layers: how many first layers read all keys.
+      keep: number of keys that a query attends to.
+      dense_layers: number of first layers whose queries attend to all keys.
 
     Example:
       >>> from flax import nnx
@@ -334,7 +338,7 @@ class Sparse(Decoding):
 
 
 def _read(q, k, v, labels, channels, seen, keep: int) -> Float[Array, 'B N 1 H']:
-    """`double_sparsity_attention` of one query, which gathers the keys it reads."""
+    """`double_sparsity_attention` of one query, which gathers its chosen keys first."""
     batch, heads, kv_heads = q.shape[0], q.shape[1], k.shape[1]
     s = jnp.where(seen, label_logits(q, labels, channels), -jnp.inf)
     best, chosen = jax.lax.top_k(s[:, :, 0], min(keep, s.shape[-1]))

@@ -1,6 +1,4 @@
-"""DuoAttention: some key heads keep the whole cache, the others the first and the last tokens
-alone.
-"""
+"""DuoAttention: retrieval heads see the whole text, streaming heads only first and last tokens."""
 
 import numbers
 
@@ -18,7 +16,7 @@ from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.model.transformer import Transformer
 
-Heads = tuple[bool, ...]  # of the key heads of a layer, which are retrieval heads
+Heads = tuple[bool, ...]  # for each key head of a layer, whether it is a retrieval head
 
 
 def retrieval_heads(
@@ -27,21 +25,21 @@ def retrieval_heads(
     sparsity: float | None = None,
     threshold: float | None = None,
 ) -> Bool[np.ndarray, 'layers K']:
-    """Which key heads keep the whole cache: gates at or above their quantile at `sparsity`, or at
-    or above a threshold.
+    """The retrieval heads: key heads whose gate is at least the quantile of all gates at
+    `sparsity`, or at least a threshold.
 
-    The quantile is over all layers at once, linear between two gates as in NumPy; equal gates fall
-    on the same side, and the largest one stays at any sparsity.
+    The quantile is taken over all layers together and is linear between two gates, as in NumPy.
+    Equal gates are treated alike, and the largest gate is a retrieval head at any sparsity.
 
     Args:
       gates: alpha, in 0 .. 1.
-      sparsity: share of heads that stream, 0 to 1; 0.5 in the paper, 0.5 to 0.25 where query heads
-        share keys.
-      threshold: instead of it, e.g. 0.5.
+      sparsity: share of streaming heads, 0 to 1. The paper uses 0.5, and 0.25 to 0.5 where query
+        heads share keys.
+      threshold: smallest gate of a retrieval head, e.g. 0.5; given instead of `sparsity`.
 
     Raises:
-      ValueError: gates of another shape or outside 0 .. 1; a sparsity or threshold outside 0 .. 1;
-        both or none of the two.
+      ValueError: gates of a wrong shape or outside 0 .. 1; a sparsity or threshold outside 0 .. 1;
+        both of these or neither.
 
     Example:
       >>> retrieval_heads(jnp.array([[0.9, 0.1], [0.3, 0.7]]), sparsity=0.5).tolist()
@@ -97,27 +95,28 @@ def retrieval_heads(
     ),
 )
 class DuoAttention(Mask):
-    """Streaming heads see the first `sink` and the last `recent` tokens before each query,
-    retrieval heads all of them.
+    """A causal mask with two kinds of heads: retrieval heads see all earlier tokens, streaming
+    heads only the first `sink` tokens and the `recent` tokens before the query.
 
-    Key j is visible iff `j <= i`, and in streaming heads also `j < sink or i - j <= recent`;
-    counted in real tokens of the document. Positions stay as they are, so any encoding stands
-    beside it. It replaces the causal mask: `deploy` puts it into a model by gates that
-    `train_gates` (posenc_jax/training/duo_gates.py) found, and `prefill` and `decode_step` of this
-    module then keep `sink + recent + 1` keys of every streaming head. Differs from the paper: the
-    mask says `i - j <= recent` as its decoding does (the query and `recent` keys before it), so
-    that a step equals the pass over the prefix; its training mask, and the gates', say `i - j <
-    recent`.
+    Key j is visible iff `j <= i`, and in streaming heads also `j < sink or i - j <= recent`, where
+    i and j count the real tokens of the document. Positions do not change, so the mask combines
+    with any positional encoding. It replaces the causal mask. `deploy` puts it into a model, with
+    the retrieval heads that the gates of `train_gates` (posenc_jax/training/duo_gates.py) choose.
+    `prefill` and `decode_step` of `posenc_jax.decoding.duo_cache` then keep `sink + recent + 1`
+    keys of every streaming head. Differs from the paper: the mask has `i - j <= recent`, as in the
+    paper's decoding, which sees the query and `recent` keys before it. So a decoding step equals
+    the pass over the whole text. The paper's mask has `i - j < recent` in training, as have the
+    gates here.
 
     Args:
-      sink: first tokens that stay visible; 64 when deployed in the paper, 128 while gates are
-        trained.
-      recent: last tokens before the query; 256.
-      retrieval: numbers of the key heads that see everything.
-      heads, kv_heads: N and K, from the model; query heads that share keys are of one kind.
+      sink: number of first tokens that stay visible; in the paper 64 when deployed and 128 while
+        the gates are trained.
+      recent: number of visible tokens before the query; 256 in the paper.
+      retrieval: numbers of the retrieval heads among the key heads.
+      heads, kv_heads: N and K, from the model; query heads that share a key head are of its kind.
 
     Raises:
-      ValueError: sink or recent below 0; a key head that does not exist, or twice.
+      ValueError: sink or recent below 0; a key head that does not exist or is given twice.
 
     Reference: Xiao, Tang, Zuo, Guo, Yang, Tang, Fu, Han, arXiv 2410.10819.
 
@@ -160,7 +159,7 @@ class DuoAttention(Mask):
         )
 
     def with_heads(self, retrieval: Bool[Array, '... K']) -> 'DuoAttention':
-        """A copy with these retrieval heads, which may lead with a stack of layers."""
+        """A copy with these retrieval heads; leading axes are a stack of layers."""
         copy = DuoAttention(self.sink, self.recent, (), self.heads, self.kv_heads)
         copy.retrieval = self._per_head(retrieval)
         return copy
@@ -179,11 +178,10 @@ class DuoAttention(Mask):
 
 
 def with_mask(encoding: Encoding, mask: DuoAttention) -> Encoding:
-    """The chain of a layer with this mask in the place of its causal one.
+    """The chain of a layer with `mask` in the place of its causal mask.
 
     Raises:
-      ValueError: a chain without a causal mask, e.g. an encoder's, or one that decides causality
-        another way, or with two.
+      ValueError: a chain that does not have exactly one `causal` or `duo_attention` mask.
 
     Example:
       >>> import posenc_jax as pj
@@ -206,15 +204,17 @@ def with_mask(encoding: Encoding, mask: DuoAttention) -> Encoding:
 def deploy(
     model: Transformer, retrieval: Bool[Array, 'layers K'], *, sink: int = 64, recent: int = 256
 ) -> Transformer:
-    """The same model whose streaming heads see `sink` first and `recent` last tokens only.
+    """The same model with `DuoAttention` masks: its streaming heads see only the first `sink` and
+    the last `recent` tokens.
 
     Args:
-      model: a decoder, whose layers have the ordinary causal mask or have been deployed before.
-      retrieval: see `retrieval_heads`.
+      model: a decoder whose layers have the ordinary causal mask, or a deployed model.
+      retrieval: from `retrieval_heads`.
+      sink, recent: as for `DuoAttention`; recent is at least 1.
 
     Raises:
-      ValueError: another shape than layers by key heads; sink below 0, recent below 1; a model
-        without causal masks.
+      ValueError: `retrieval` is not boolean of shape [layers, K]; sink below 0 or recent below 1; a
+        model without causal masks.
 
     Example:
       >>> from flax import nnx
@@ -258,11 +258,11 @@ def deploy(
 
 
 def _mask_of(encoding: Encoding) -> DuoAttention:
-    """The mask of a layer whose cache can be split by heads.
+    """The `duo_attention` mask of a layer, whose cache can be split by heads.
 
     Raises:
-      ValueError: a chain without it, or with something that needs more than the keys and values of
-        its own head.
+      ValueError: a chain without this mask, or with a part that needs more than the encoded keys
+        and values of one head.
     """
     parts = parts_of(encoding)
     found = [part for part in parts if isinstance(part, DuoAttention)]
@@ -281,26 +281,25 @@ def _mask_of(encoding: Encoding) -> DuoAttention:
             or part.opens('init_carry')
         ):
             raise ValueError(
-                f'duo_attention drops keys head by head, but {name_of(part)} reads more of a '
-                'sequence than the encoded keys '
-                'and values of one head; decode with model.decode, which keeps all of them'
+                f'duo_attention drops keys head by head, but {name_of(part)} reads more than the '
+                'encoded keys and values of one head; decode with Decoding(), which keeps all keys'
             )
     return found[0]
 
 
 def heads_of(model: Transformer) -> tuple[Heads, ...]:
-    """Which key heads of every layer are retrieval heads.
+    """For every layer and key head, whether it is a retrieval head.
 
     Raises:
-      ValueError: a traced model, of which they are not known; a layer whose encoding does not fit
-        (it is named).
+      ValueError: a traced model, whose heads are not known; a layer whose encoding does not fit
+        (the message names it).
     """
     with jax.ensure_compile_time_eval():
         masks = [_mask_of(model.encoding(place, block)) for place, block in model.layers()]
         if any(isinstance(mask.retrieval[...], jax.core.Tracer) for mask in masks):
             raise ValueError(
-                'duo_attention: which heads stream must be known while compiling; hand in '
-                'heads_of(model)'
+                'duo_attention: the retrieval heads must be known at compile time; pass '
+                'heads=heads_of(model)'
             )
         return tuple(
             tuple(np.asarray(mask.retrieval[...])[:: mask.heads // mask.kv_heads].tolist())

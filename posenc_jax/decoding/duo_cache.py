@@ -1,4 +1,4 @@
-"""The decode cache of DuoAttention: all keys of some heads, first and last keys of the others."""
+"""The decode cache of DuoAttention: all keys of retrieval heads, few keys of streaming heads."""
 
 import dataclasses
 from typing import Any
@@ -23,14 +23,14 @@ from posenc_jax.model.transformer import Transformer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DuoLayer:
-    """What one layer remembers.
+    """The cache of one layer with R retrieval heads and C = K - R streaming heads.
 
     Attributes:
-      k, v: of retrieval heads, [B, K', S, H], as in `core.cache`.
-      sink_k, sink_v: of streaming heads, their first tokens, [B, K - K', sink, H].
-      recent_k, recent_v: their last ones, [B, K - K', recent + 1, H]; the token at index c lies in
-        slot c mod (recent + 1).
-      heads: which key heads are retrieval heads.
+      k, v: all keys and values of the retrieval heads, as in `posenc_jax.model.cache`.
+      sink_k, sink_v: keys and values of the streaming heads for the first `sink` tokens.
+      recent_k, recent_v: keys and values of the streaming heads for the last `recent + 1` tokens,
+        in a ring buffer: the token with index c is in slot c mod (recent + 1).
+      heads: for each key head, whether it is a retrieval head.
     """
 
     k: Float[Array, 'B R S H']
@@ -51,22 +51,23 @@ def prefill(
     full: bool = False,
     heads: tuple[Heads, ...] | None = None,
 ) -> tuple[Float[Array, 'B T V'], Cache]:
-    """Reads prompts: the logits of their (`last`) tokens, and the cache.
+    """Fills an empty cache with prompts; returns their logits and the cache.
 
-    One layer at a time has the keys of all its heads in memory. The logits are those of the
-    deployed model, whose steps continue them; with `full`, as in the released code where a prompt
-    is read at once, all heads see all of the prompt.
+    Only one layer at a time has the keys of all its heads in memory. By default the logits are
+    those of the deployed model, so a later step equals a pass over the whole text.
 
     Args:
       model: from `deploy`, or with `duo_attention` in its encoding.
-      cache: an empty one, of prompts (padded on the left) and what is to come.
-      full: read the prompt without streaming.
+      cache: an empty cache for the prompts (padded on the left) and the tokens to come.
+      last: number of last prompt tokens whose logits are returned; None for all.
+      full: all heads see the whole prompt, as in the released code where a prompt is read at once.
       heads: `heads_of(model)`, needed where the model is traced.
 
     Raises:
-      ValueError: prompts that are no integers [B, T], longer than the capacity, or not of the rows
-        of the cache; packed documents; (where `valid` is known) padding that is not in front; a
-        layer whose encoding does not fit (it is named).
+      ValueError: prompts that are not integers [B, T], are longer than the capacity, or have
+        another number of rows than the cache; packed documents; padding that is not in front
+        (checked where `valid` is not traced); a layer whose encoding does not fit (the message
+        names it).
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -98,8 +99,8 @@ def prefill(
     check_last(last, length)
     if rows := sorted({leaf.shape[0] for leaf in jax.tree.leaves(tok)} - {1, batch}):
         raise ValueError(
-            f'duo_attention: the cache is of {rows[0]} rows, the prompts of {batch}; expected '
-            f'{batch} (or 1)'
+            f'duo_attention: the cache has {rows[0]} rows, the prompts {batch}; expected {batch} '
+            '(or 1)'
         )
     if tok.segment is not None:
         raise ValueError(
@@ -110,9 +111,9 @@ def prefill(
         if (wrong := valid[:, :-1] & ~valid[:, 1:]).any():
             row, slot = map(int, np.argwhere(wrong)[0])
             raise ValueError(
-                'duo_attention keeps the first and last slots of a text: padding stands in '
-                f'front, but slot {slot + 1} of row '
-                f'{row} is padding behind a token; move it to the left'
+                'duo_attention keeps the first and last tokens of a text and needs its padding in '
+                f'front, but slot {slot + 1} of row {row} is padding behind a token; move it to '
+                'the left'
             )
     heads = heads_of(model) if heads is None else heads
     cache = read_ids(model, cache, prompts)
@@ -143,11 +144,12 @@ def decode_step(
     tokens: Int[Array, 'B'],
     layers: list[tuple[int, Any]] | None = None,
 ) -> tuple[Float[Array, 'B V'], Cache]:
-    """Appends one token a row; returns the logits of what follows. See `model.decode.decode_step`.
+    """Appends one token to each row, as `posenc_jax.decoding.decode.decode_step`; returns the
+    logits of the next token and the cache.
 
     Raises:
-      ValueError: another number of rows than the cache has; the cache is full (where the cursor is
-        known).
+      ValueError: another number of rows than the cache has; the cache is full (checked where the
+        cursor is not traced).
     """
     check_layers(cache, DuoLayer, 'duo_attention.decode_step', 'duo_attention.prefill')
     cursor, rows = cache.cursor, cache.layers[0].k.shape[0]
@@ -169,7 +171,7 @@ def decode_step(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Streaming(Decoding):
-    """For `generate`: a deployed model with the cache of this module; made by `streaming`.
+    """For `generate`: a deployed model with the cache of this module. `streaming` makes it.
 
     Attributes:
       heads: `heads_of(model)`.
@@ -182,7 +184,7 @@ class Streaming(Decoding):
     def check(self, model):
         found = heads_of(model)
         if found != self.heads:
-            counts = f'{len(self.heads)} layers, the model {len(found)}'
+            counts = f'{len(self.heads)} layers and the model {len(found)}'
             differ = [
                 layer for layer, pair in enumerate(zip(self.heads, found)) if pair[0] != pair[1]
             ]
@@ -192,7 +194,7 @@ class Streaming(Decoding):
                 else f'differs from the model in layer {differ[0]}'
             )
             raise ValueError(
-                f'duo_attention: what streams was asked of another model, it {where}; use '
+                f'duo_attention: this Streaming was made for another model, it {where}; use '
                 'streaming(model)'
             )
 
@@ -204,8 +206,8 @@ class Streaming(Decoding):
 
 
 def streaming(model: Transformer, *, full: bool = False) -> Streaming:
-    """How `generate` keeps what a deployed model sees: all keys of retrieval heads, of the others
-    the first and last.
+    """The `decoding` of `generate` for a deployed model: it keeps all keys of retrieval heads and
+    the first and last keys of streaming heads.
 
     Raises:
       ValueError: a layer without `duo_attention`.
@@ -228,32 +230,36 @@ def _projected(mixer: AttentionMixer, h, tok: Tokens):
     q, k, v, tq, tk = mixer.projected(h, tok)
     if added := sorted((tq.feats.keys() | tk.feats.keys()) - tok.feats.keys()):
         raise ValueError(
-            f'duo_attention keeps keys and values, but {added[0]} attaches features; decode with '
-            'model.decode'
+            f'duo_attention keeps keys and values only, but {added[0]} attaches features; decode '
+            'with Decoding()'
         )
     return q, k, v, tq, tk
 
 
 def _split(heads: Heads) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the retrieval and of the streaming heads."""
+    """Numbers of the retrieval heads and of the streaming heads."""
     return np.flatnonzero(heads), np.flatnonzero(~np.asarray(heads, bool))
 
 
 def _sinks(tok: Tokens, sink: int) -> Int[Array, '#B sink']:
-    """Indices of the first real tokens of every row; beyond the capacity where there are fewer."""
+    """Indices of the first `sink` real tokens of every row; a row with fewer tokens also gets
+    indices beyond the capacity.
+    """
     first = 0 if tok.valid is None else jnp.argmax(tok.valid, axis=1)[:, None]
     return first + jnp.arange(sink)[None]
 
 
 def _ring(cursor, size: int) -> Int[Array, '1 size']:
-    """Indices of the tokens in the slots of a ring into which that at `cursor` was written last;
-    negative where it is empty.
+    """Indices of the tokens in the slots of a ring buffer whose last token has index `cursor`; an
+    empty slot has a negative index.
     """
     return (cursor - (cursor - jnp.arange(size)) % size)[None]
 
 
 def _at(a: Array, index: Int[Array, '#B n'], axis: int) -> Array:
-    """Entries along an axis, by row; what lies outside is clipped, for the caller to hide."""
+    """Entries at `index` along an axis, by row. An index out of range is clipped; the caller masks
+    its entry.
+    """
     rows = max(a.shape[0], index.shape[0])
     shape = index.shape[0], *[1] * (axis - 1), index.shape[1], *[1] * (a.ndim - axis - 1)
     index = jnp.clip(index, 0, a.shape[axis] - 1).reshape(shape)
@@ -281,7 +287,7 @@ def _appended(own: DuoLayer, mask: DuoAttention, k, v, new: Tokens, cursor) -> D
         put = jax.lax.dynamic_update_slice_in_dim
         if buffer.shape[0] > 1:
             return put(buffer, a.astype(buffer.dtype), slot, 2)
-        return put(buffer[0], a[0].astype(buffer.dtype), slot, 1)[None]  # see `core.cache.step`
+        return put(buffer[0], a[0].astype(buffer.dtype), slot, 1)[None]  # see `model.cache.step`
 
     is_sink = new.rank == jnp.arange(mask.sink)
     if new.valid is not None:
@@ -302,8 +308,8 @@ def _appended(own: DuoLayer, mask: DuoAttention, k, v, new: Tokens, cursor) -> D
 def _attended(
     mixer: AttentionMixer, mask: DuoAttention, own: DuoLayer, q, tq: Tokens, tok: Tokens, cursor
 ):
-    """The result of one query, [B, 1, N, H]: retrieval heads over the whole cache, streaming heads
-    over what they keep.
+    """Attention of one query, [B, 1, N, H]: retrieval heads over the whole cache, streaming heads
+    over the keys that they keep.
     """
     now, outs, order = filled(tok, cursor + 1), [], []
     sinks, ring = _sinks(tok, mask.sink), _ring(cursor, mask.recent + 1)
@@ -334,9 +340,7 @@ def _attended(
 
 
 def _of_heads(encoding: Encoding, heads: np.ndarray, key_heads: np.ndarray) -> Encoding:
-    """The encoding of some heads alone: what is per head is an array that says which of its axes
-    the heads are.
-    """
+    """The encoding of the given heads alone, cut out of every array with an axis of heads."""
     graphdef, state = nnx.split(encoding)
     arrays, structure = jax.tree.flatten(state)
     variables = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

@@ -1,4 +1,4 @@
-"""Generation: a scanned loop of single tokens behind a prompt that was read at once."""
+"""Generation: one pass over the prompts, then a compiled loop that adds one token at a time."""
 
 import dataclasses
 import functools
@@ -22,25 +22,25 @@ from posenc_jax.model.transformer import Transformer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """What `generate` remembers of a text and how it goes on: here everything. Methods that keep
-    less override both steps.
+    """How `generate` reads the prompts and appends a token, and what its cache keeps. This class
+    keeps everything; methods that keep less override `prefill` and `step`.
 
-    A pytree. `empty` is the cache of the whole text to come, its tokens placed, before anything was
-    read. Structure, shapes and dtypes of a cache stay the same from step to step, and the first
-    axis of all that its layers hold is that of the rows.
+    Every subclass must be a pytree. The argument `empty` of its methods is the empty cache of the
+    whole text to come, with placed tokens. A step must not change the structure, shapes or dtypes
+    of the cache. The first axis of every array in its layers must be the batch.
     """
 
     def check(self, model: Transformer) -> None:
-        """Refuses a model that this does not fit, before anything is compiled.
+        """Refuses a model that does not fit this way of decoding, before anything is compiled.
 
         Raises:
-          ValueError: says why.
+          ValueError: the model does not fit; the message says why.
         """
 
     def prefill(
         self, model: Transformer, empty: Cache, prompts: Int[Array, 'B T']
     ) -> tuple[Float[Array, 'B 1 V'], Cache]:
-        """Logits of the last prompt token, and the cache."""
+        """Reads the prompts; returns the logits of their last token and the cache."""
         return prefill(model, empty, prompts, last=1)
 
     def step(
@@ -51,23 +51,23 @@ class Decoding:
         tokens: Int[Array, 'B'],
         layers: list[tuple[int, Block]],
     ) -> tuple[Float[Array, 'B V'], Cache]:
-        """Appends one token a row: logits of what follows, and the cache with it."""
+        """Appends one token to each row; returns the logits of the next token and the cache."""
         return decode_step(model, cache, tokens, layers)
 
     def stale(self, model: Transformer, cache: Cache) -> Bool[Array, ''] | None:
-        """Whether the last step calls for `renew`, before its logits are used; None where no step
-        ever does.
+        """Whether the cache and the logits of the last step are outdated, so that `renew` must
+        compute them again; None where this can never happen.
         """
         return None
 
     def renew(self, model: Transformer, cache: Cache) -> tuple[Float[Array, 'B V'], Cache]:
-        """What the last step should have given, where it could not know."""
+        """Computes the logits of the last step and the cache again, after `stale` was true."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is static in generation."""
+    """The static arguments of the compiled loop."""
 
     graphdef: nnx.GraphDef
     steps: int
@@ -95,15 +95,15 @@ def continue_cache(
     temperature: float = 0.0,
     key: Array | None = None,
 ) -> Int[Array, 'B new']:
-    """Tokens behind a filled cache, the first of them drawn from `logits`; the last of them is not
-    stored.
+    """Generates tokens behind a filled cache. The first of them is drawn from `logits`; the last
+    one is not stored in the cache.
 
-    What is cached stays, also where frequencies follow the length: there `generate` with
-    `Recomputed()` equals full passes.
+    Cached keys and values are never computed again, even where frequencies follow the length. In
+    that case use `generate` with `Recomputed()`, which equals full passes.
 
     Raises:
-      ValueError: an empty cache or one of another method, more tokens than fit, a temperature
-        without a key.
+      ValueError: an empty cache or one of another method, more tokens than fit, or a temperature
+        above 0 without a key.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -122,8 +122,7 @@ def continue_cache(
     if not isinstance(max_new_tokens, Integral) or not 1 <= max_new_tokens <= free + 1:
         raise ValueError(
             f'max_new_tokens must be an integer in 1 .. {free + 1} ({free} of {cache.capacity} '
-            'slots are free, the last token is '
-            f'not stored), got {max_new_tokens}'
+            f'slots are free, the last token is not stored), got {max_new_tokens}'
         )
     check_temperature(temperature, key)
     graphdef, state = nnx.split(model)
@@ -140,7 +139,7 @@ def check_temperature(temperature: float, key: Array | None) -> None:
     """Refuses a temperature that is negative, or positive without a key.
 
     Raises:
-      ValueError: says which.
+      ValueError: in both cases.
     """
     if not temperature >= 0:
         raise ValueError(f'temperature must be at least 0, got {temperature}')
@@ -168,8 +167,8 @@ def _continue(plan, model, decoding, empty, cache, logits, key, dtype):
     ).astype(dtype)
     first, layers = draw(logits, 0), model.layers()
 
-    # Carried without the axis of a single row (see `caching.step`), keys and values are updated in
-    # place.
+    # A cache of a single row is carried without its batch axis, so that XLA updates keys and values
+    # in place (see `caching.step`).
     single = logits.shape[0] == 1
     carried = lambda cache: (
         dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[0], cache.layers))
@@ -199,8 +198,8 @@ def _continue(plan, model, decoding, empty, cache, logits, key, dtype):
         _, rest = jax.lax.scan(one, loop, jnp.arange(1, plan.steps))
         return jnp.concatenate([first[:, None], rest.T], axis=1)
 
-    # Two loops, since a renewal inside that of the steps makes XLA copy all keys and values at
-    # every step.
+    # Two nested loops: with `renew` inside the loop of the steps, XLA would copy all keys and
+    # values at every step.
     def step(state):
         loop, number, _, out = state
         loop, following = one(loop, number)
@@ -253,26 +252,27 @@ def generate(
       prompts: token ids; shorter prompts are padded on the left.
       max_new_tokens: how many tokens to add.
       valid: False for the padding of `prompts`; None where there is none.
-      positions: what the task says the positions are, one for each slot of the cache; None counts
-        the valid tokens.
+      positions: positions from the task, one for each slot of the cache; None counts the valid
+        tokens.
       key: random key; not needed at temperature 0.
       temperature: divides the logits; 0 takes the most probable token.
       top_k: draw among the k most probable tokens.
       top_p: draw among the fewest most probable tokens whose probabilities reach p.
-      eos: a row that has produced this token produces nothing else from there on.
-      capacity: slots of the cache; None for one for every token, of which the last stays empty.
-      decoding: what is remembered: everything (`Decoding()`), or `duo_attention.streaming(model)`,
-        `double_sparsity.Sparse(...)`, `lm_infinite.ConstantCache(...)`; `recomputed.Recomputed()`
-        reads the text anew where its length changes frequencies. None is everything, and where a
-        rule switches lists at a length (`longrope` with two) and the text may pass it,
-        `Recomputed()`; other rules that follow the length need it to equal full passes.
+      eos: token id that ends a text; a row that has produced it repeats it.
+      capacity: slots of the cache; None for prompts and new tokens (the last slot stays empty).
+      decoding: what the cache keeps. `Decoding()` keeps everything. `duo_cache.streaming(model)`,
+        `double_sparsity.Sparse(...)` and `constant_cache.ConstantCache(...)` are methods of this
+        package. `recomputed.Recomputed()` reads the text again when its length changes the
+        frequencies; without it, rules that follow the length do not equal full passes. None is
+        `Recomputed()` for a rule that changes once (`longrope` with two lists) if the text may pass
+        that length, else `Decoding()`.
 
     Returns:
       The prompts (with their padding) followed by the new tokens.
 
     Raises:
-      ValueError: wrong shapes or ranges, prompts padded on the right, a missing key, too small a
-        capacity, a way of decoding that does not fit the model.
+      ValueError: wrong shapes or ranges, prompts padded on the right, a missing key, a capacity
+        that is too small, or a `decoding` that does not fit the model.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -309,9 +309,7 @@ def generate(
 
         decoding = default_decoding(model, capacity if positions is None else None)
     if not isinstance(decoding, Decoding):
-        raise ValueError(
-            f'decoding must be a Decoding, e.g. lm_infinite.ConstantCache(), got {decoding!r}'
-        )
+        raise ValueError(f'decoding must be a Decoding, e.g. ConstantCache(), got {decoding!r}')
     decoding.check(model)
     if temperature == 0 and not top_k is top_p is None:
         raise ValueError(

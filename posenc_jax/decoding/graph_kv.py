@@ -1,6 +1,4 @@
-"""Graph-KV: cached segments along the edges of a graph; targets read the caches of their
-sources.
-"""
+"""Graph-KV: cached segments that are nodes of a graph; targets attend to their sources."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -24,17 +22,17 @@ PLACES = ('shared', 'sequential')
 def graph_sources(
     count: int, edges: Sequence[Edge], places: Places = 'shared'
 ) -> dict[int, tuple[int, ...]]:
-    """The sources of every target, in order.
+    """The sources of every target, in ascending order.
 
     Args:
-      count: how many segments there are.
-      edges: (source, target), numbers of segments.
-      places: 'shared', where a segment is source or target, or 'sequential', where it may be both
-        (there are copies).
+      count: number of segments.
+      edges: pairs (source, target) of segment numbers.
+      places: with 'shared' a segment is either a source or a target; with 'sequential' it may be
+        both, since it is then encoded twice.
 
     Raises:
-      ValueError: an edge that is no pair of integers, leads nowhere or is there twice; with
-        'shared' a segment that is both source and target, as every segment of a cycle is.
+      ValueError: an edge that is not a pair of integers, has a segment that does not exist, or is
+        given twice; with 'shared' a segment that is both source and target, e.g. in a cycle.
 
     Example:
       >>> graph_sources(5, [(0, 3), (1, 3), (1, 4)])
@@ -55,9 +53,9 @@ def graph_sources(
         number = min(both)
         why = 'an edge to itself' if (number, number) in edges else 'edges in and out'
         raise ValueError(
-            f'graph_kv: segment {number} has {why}, but a source is encoded alone and read by '
-            'targets only; '
-            "give it twice, or use places='sequential', where every chunk has a copy of either kind"
+            f'graph_kv: segment {number} has {why}, but with shared positions a segment is either '
+            "a source or a target; give it twice, or use places='sequential', which encodes it as "
+            'both'
         )
     targets = sorted({target for _, target in edges})
     return {
@@ -67,11 +65,14 @@ def graph_sources(
 
 
 def complete_edges(count: int, sources: int | None = None) -> list[Edge]:
-    """Every chunk a source of every chunk, itself included; with `sources` only the last so many
-    are sources.
+    """The edges from every source to every chunk, the source itself included.
+
+    Args:
+      count: number of chunks.
+      sources: number of sources, which are the last chunks; None for all chunks.
 
     Raises:
-      ValueError: `sources` is not 1 .. count.
+      ValueError: `sources` is not in 1 .. count.
 
     Example:
       >>> complete_edges(3, sources=1)
@@ -89,14 +90,20 @@ def complete_edges(count: int, sources: int | None = None) -> list[Edge]:
 def graph_layout(
     prefix: int, lengths: Sequence[int], edges: Sequence[Edge], *, targets_see_prefix: bool = False
 ) -> Layout:
-    """Positions 'shared' and who sees whom: every source begins behind the prefix, a target behind
-    its longest source.
+    """The 'shared' positions and the mask: every source begins behind the prefix, and every target
+    behind its longest source.
 
-    A segment without edges stands and is encoded like a source. The query begins behind the end of
-    all.
+    A segment without edges is treated like a source. The query begins behind the largest position.
+
+    Args:
+      prefix: number of tokens of the prefix.
+      lengths: numbers of tokens of the segments.
+      edges: pairs (source, target) of segment numbers.
+      targets_see_prefix: off in the paper, where only the query sees the prefix.
 
     Raises:
-      ValueError: no segment, lengths that are not positive integers, a prefix below 0.
+      ValueError: no segment, lengths that are not positive integers, a prefix below 0, or the
+        errors of `graph_sources`.
 
     Example:
       >>> layout = graph_layout(2, [3, 5, 4, 6], [(0, 3), (1, 3), (2, 3)])
@@ -128,26 +135,28 @@ def encode(
     sources: int | None = None,
     targets_see_prefix: bool = False,
 ) -> tuple[Piece, ...]:
-    """The prefix and the segments of a graph as cached pieces for `join`: sources alone, targets
-    behind their sources.
+    """Encodes the prefix and the segments of a graph as cached pieces for `join`. A source, or a
+    segment without edges, is encoded alone. A target also sees its sources.
 
     Args:
       model: causal attention with one rotary encoding of fixed frequencies.
       prefix: token ids [n] or [B, n], or [] for none.
       segments: token ids, [n] or [B, n] each.
-      edges: (source, target) by number. None with 'sequential': every chunk is read by every chunk.
-      places: 'shared': pieces are the segments in order, a source begins behind the prefix, a
-        target behind its longest source. 'sequential': every chunk that is a source has a copy
-        encoded alone, every target one behind its sources, which stand one after the other from 0;
-        pieces are the sources, then the targets, and follow one another where they are joined.
-      sources: with 'sequential' and no edges: only the last so many chunks are sources (the top
-        ones of a retriever that puts the best last).
-      targets_see_prefix: off in the paper: only the query sees the prefix.
+      edges: pairs (source, target) of segment numbers. None with 'sequential': every segment is a
+        source of every segment.
+      places: 'shared': the pieces are the segments in order. A source begins behind the prefix, a
+        target behind its longest source. 'sequential': every source has a copy that is encoded
+        alone, and every target a copy that sees its sources, which then stand one after the other
+        from position 0. The pieces are the copies of the sources, then those of the targets, at
+        consecutive positions.
+      sources: with 'sequential' and without edges, the number of sources, which are the last
+        segments (for a retriever that puts its best results last); None for all.
+      targets_see_prefix: off in the paper, where only the query sees the prefix.
 
     Raises:
-      ValueError: no segments, ids that do not exist, edges that mean nothing (see `graph_sources`),
-        'shared' without edges ([] is parallel encoding), an encoding that is not one rotary one (it
-        is named).
+      ValueError: no segments, ids outside the vocabulary, the errors of `graph_sources`, 'shared'
+        without edges ([] is parallel encoding), or a model whose layers are not causal attention
+        with one rotary encoding (the message names the part at fault).
 
     Example:
       >>> from flax import nnx
@@ -222,12 +231,12 @@ def encode(
 
 
 def _some(tokens, ids, numbers):
-    """Token ids and positions of some segments; both count the prefix first."""
+    """Token ids and positions of some segments; in both lists the prefix comes first."""
     return [tokens[1 + n] for n in numbers], [ids[1 + n] for n in numbers]
 
 
 def _by_sources(grouped):
-    """Targets that read the same sources, which are encoded together."""
+    """The targets of each tuple of sources; these targets are encoded together."""
     alike = {}
     for target, of in grouped.items():
         alike.setdefault(of, []).append(target)
@@ -235,7 +244,7 @@ def _by_sources(grouped):
 
 
 def _in_a_row(model, pieces, start):
-    """The pieces one after the other, their keys turned there."""
+    """The pieces moved to consecutive positions from `start` on."""
     placed = []
     for piece in pieces:
         placed.append(shared.moved(model, piece, start + np.arange(piece.length)))
@@ -263,23 +272,24 @@ def _in_a_row(model, pieces, start):
     ),
 )
 def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache:
-    """A cache of the segments of a graph, read by a query that sees the prefix, all sources and all
-    targets.
+    """A decode cache of the segments of a graph for a query, which sees the prefix, all sources and
+    all targets.
 
-    A target saw its sources (`encode`), nothing else, so its keys and values mix theirs: two steps
-    of message passing reach the query. With `shared` positions no source comes before another, and
-    their order changes nothing; with `sequential` ones everything follows in a row. The model
-    itself reads the cache (`read`, `decode_step`). Differs from the paper: 'sequential'
-    with edges other than all of them, where a target's sources stand in a row from 0, is ours.
+    In `encode` a target saw its sources and itself only. So its keys and values contain
+    information from its sources, and the query receives two steps of message passing. With 'shared'
+    positions all sources begin at the same position, and their order does not matter. With
+    'sequential' positions all pieces have consecutive positions. The same model reads the cache
+    (`read`, `decode_step`). Differs from the paper: 'sequential' with only some of the edges is
+    ours; the sources of a target then have consecutive positions from 0.
 
     Args:
-      model: that encoded the pieces.
-      pieces: of `encode`.
-      capacity: slots: of prefix, segments, query and what is generated.
+      model: the model that encoded the pieces.
+      pieces: from `encode`.
+      capacity: number of slots, for prefix, segments, query and generated tokens.
 
     Raises:
-      ValueError: no pieces, or such that do not fit the capacity or are of another model, with the
-        numbers.
+      ValueError: no pieces, or pieces that do not fit the capacity or the model; the message gives
+        the numbers.
 
     Reference: Wang, Wang, Li, Liu, Miao, Wang, Li, arXiv 2506.07334.
 
@@ -298,8 +308,8 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
     """
     if shared.has_part(model, shared.ContextMask):
         raise ValueError(
-            'graph_kv: join is given the model itself, not the reader of another method, whose '
-            'weighting it has'
+            'graph_kv: expected the model that encoded the pieces, got one with the context mask '
+            'of another method'
         )
     start = max([0, *(piece.ids.max() + 1 for piece in pieces if piece.length)])
     return shared.join('graph_kv', model, pieces, capacity=capacity, start=start)

@@ -14,13 +14,13 @@ from posenc_jax.model.cache import Cache, LayerCache, check_layers
 def end_slots(
     tok: Tokens, cursor: Int[Array, ''], first: int, last: int
 ) -> Int[Array, '#B first+last']:
-    """Slots of the first real tokens and of the last filled slots, ascending and each once; -1 in
-    front where there are fewer.
+    """Slots of the first real tokens and of the last filled slots of every row, in ascending order
+    and without duplicates. A row with fewer slots than first + last begins with -1.
 
     Args:
       tok: tokens of the whole capacity, one text a row.
-      cursor: how many slots are filled.
-      first, last: how many.
+      cursor: number of filled slots.
+      first, last: numbers of slots.
 
     Raises:
       ValueError: packed documents.
@@ -36,8 +36,8 @@ def end_slots(
     """
     if tok.segment is not None:
         raise ValueError(
-            'the first and last tokens of a cache are those of one text a row, got packed '
-            'documents (tok.segment)'
+            'a cache of first and last tokens needs one text a row, got packed documents '
+            '(tok.segment)'
         )
     slot = jnp.arange(tok.length, dtype=jnp.int32)
     wanted = (slot < cursor) & ((tok.rank < first) | (slot >= cursor - last))
@@ -47,8 +47,8 @@ def end_slots(
 
 
 def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -> Any:
-    """Arrays with these slots along an axis, the batch first, and `room` more; zero where a slot is
-    -1 and in the room.
+    """The entries of every array at these slots along `axis`, followed by `room` zeros. The first
+    axis is the batch. An entry is zero where its slot is -1.
 
     Example:
       >>> take_slots(jnp.arange(10.0, 15.0)[None], jnp.array([[-1, 0, 4]]), axis=1, room=1).tolist()
@@ -72,25 +72,24 @@ def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -
 def keep_ends(
     cache: Cache, placed: tuple[Tokens, ...], *, first: int, last: int, room: int = 1
 ) -> Cache:
-    """A cache of constant size: the first tokens, the last ones, and room for new ones; all else is
-    forgotten.
+    """A cache of constant size: it keeps the first and the last tokens and drops all others, and
+    has room for new tokens.
 
-    Decoding goes on as if nothing had been, for encodings that hide what is forgotten, with a call
-    whenever the room is used up. Whether they do is not checked here:
-    `extension.lm_infinite.constant_cache` asks the encodings of a model. Every call copies first +
-    last slots.
+    Call it again whenever the room is used up. Decoding gives the same logits as with the full
+    cache if the encodings hide the dropped tokens. This is not checked here;
+    `posenc_jax.decoding.constant_cache` checks it for a model. Every call copies first + last
+    slots.
 
     Args:
-      cache: a filled cache, or one of this function's.
-      placed: `Cache.tokens` of the whole text to come, from which the tokens of the room are taken
-        by their index.
-      first, last: how many to keep; padding does not count as first.
-      room: how many tokens may be appended.
+      cache: a filled cache, or a result of this function.
+      placed: `Cache.tokens` of the whole text to come; the tokens of the room are found in it by
+        their index.
+      first, last: numbers of tokens to keep; padding does not count among the first.
+      room: number of tokens that can be appended.
 
     Raises:
-      ValueError: sizes that keep nothing; packed documents; positions that depend on token ids;
-        (where the cursor is known; else what lies beyond is padding) a room beyond the text to
-        come.
+      ValueError: sizes that keep nothing; packed documents; positions that depend on token ids; a
+        room beyond the text to come (under jit, slots beyond the text are padding instead).
 
     Example:
       >>> tok = Tokens.of(length=9)
@@ -101,7 +100,7 @@ def keep_ends(
       >>> kept.tokens[0].index.tolist(), int(kept.cursor), kept.layers[0].k.shape
       ([[0, 5, 6, 7]], 3, (1, 1, 4, 2))
     """
-    check_layers(cache, LayerCache, 'keep_ends', 'model.decode.prefill')
+    check_layers(cache, LayerCache, 'keep_ends', 'decode.prefill')
     if first < 0 or last < 1 or room < 1:
         raise ValueError(
             f'keep_ends: expected first >= 0, last >= 1 and room >= 1, got {first=}, {last=}, '
@@ -109,14 +108,14 @@ def keep_ends(
         )
     if cache.unplaced is not None:
         raise ValueError(
-            'keep_ends forgets tokens, but an encoding of this model finds positions from the '
+            'keep_ends drops tokens, but an encoding of this model computes positions from the '
             'ids of all of them'
         )
     done = cache.tokens[0].index[0, cache.cursor - 1] + 1
     if not isinstance(done, jax.core.Tracer) and int(done) + room > placed[0].length:
         raise ValueError(
-            f'keep_ends: room for {room} tokens after {int(done)} exceeds the text to come, of '
-            f'{placed[0].length}'
+            f'keep_ends: room for {room} tokens after {int(done)} exceeds the text of '
+            f'{placed[0].length} tokens'
         )
     slots = end_slots(cache.tokens[0], cache.cursor, first, last)
 

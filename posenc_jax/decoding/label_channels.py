@@ -1,4 +1,4 @@
-"""Which keys a query reads: channels of queries and keys that foretell their logits."""
+"""Double Sparsity's choice of keys: a few channels of queries and keys approximate the logits."""
 
 import numbers
 
@@ -13,11 +13,12 @@ from posenc_jax.core.tables import known_range
 def channel_scores(
     q: Float[Array, 'B T N H'], k: Float[Array, 'B T K H'], valid: Bool[Array, '#B T'] | None = None
 ) -> Float[Array, 'N H']:
-    """`mean |q_c k_c|` over tokens, query and key of the same token, by query head; float32.
+    """`mean |q_c k_c|` over tokens for every channel c of a query head, in float32. Query and key
+    are of the same token.
 
     Args:
-      q, k: as logits are made of them, rotated.
-      valid: False for padding.
+      q, k: projected and encoded (rotated) queries and keys.
+      valid: False for padding; None where there is none.
 
     Example:
       >>> channel_scores(jnp.array([[[[1.0, -2.0]]]]), jnp.array([[[[3.0, 0.5]]]])).tolist()
@@ -34,11 +35,11 @@ def channel_scores(
 
 
 def label_channels(scores: Float[Array, '... H'], groups: int = 16) -> Int[Array, '... r']:
-    """The `r = H / groups` channels of the highest score, highest first; of equal ones the first
-    comes first.
+    """The `r = H / groups` channels of the highest scores, in descending order of score. Among
+    equal scores the channel with the lower number comes first.
 
     Raises:
-      ValueError: groups that do not divide the width of a head, with the nearest that do.
+      ValueError: groups do not divide the head width; the message gives the nearest divisor.
 
     Example:
       >>> label_channels(jnp.array([2.0, 4.0, 3.0, 0.5]), groups=2).tolist()
@@ -57,11 +58,11 @@ def label_channels(scores: Float[Array, '... H'], groups: int = 16) -> Int[Array
 
 
 def key_labels(k: Float[Array, 'B K S H'], channels: Int[Array, 'N r']) -> Float[Array, 'B N S r']:
-    """The label channels of every key, by query head.
+    """The label channels of every key for every query head.
 
     Raises:
-      ValueError: known channels outside 0 .. H - 1, or channels of a number of heads that is no
-        multiple of K.
+      ValueError: channels (that are not traced) outside 0 .. H - 1, or a number of query heads N
+        that is not a multiple of K.
 
     Example:
       >>> key_labels(jnp.arange(4.0).reshape(1, 1, 1, 4), jnp.array([[3, 1], [0, 2]]))[
@@ -73,7 +74,7 @@ def key_labels(k: Float[Array, 'B K S H'], channels: Int[Array, 'N r']) -> Float
     if low < 0 or high >= k.shape[-1] or channels.shape[0] % k.shape[1]:
         found = f'{low} .. {high} for {channels.shape[0]} heads'
         raise ValueError(
-            f'double_sparsity: labels are channels 0 .. {k.shape[-1] - 1} of a multiple of '
+            f'double_sparsity: expected channels 0 .. {k.shape[-1] - 1} of a multiple of '
             f'{k.shape[1]} heads, got {found}'
         )
     repeated = jnp.repeat(k, channels.shape[0] // k.shape[1], axis=1)
@@ -100,8 +101,8 @@ def label_logits(
 def top_keys(
     s: Float[Array, 'B N T S'], seen: Bool[Array, '#B #N T S'], keep: int
 ) -> Bool[Array, 'B N T S']:
-    """Which keys a query reads: of those it sees, the `keep` with the highest logits, all where
-    there are no more.
+    """Whether a key is among the `keep` visible keys with the highest logits of a query. If a query
+    sees fewer keys, all of them are chosen.
 
     Raises:
       ValueError: keep below 1.
@@ -124,8 +125,8 @@ def double_sparsity_attention(
     channels: Int[Array, 'N r'],
     keep: int,
 ) -> Float[Array, 'B N T H']:
-    """Exact attention, all channels, over the `top_keys` by `label_logits`; dense, for whole
-    sequences and as an oracle.
+    """Exact attention over the `top_keys` that `label_logits` choose. It computes all pairs, and
+    serves whole sequences and tests.
 
     Example:
       >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 8))
@@ -145,5 +146,5 @@ def double_sparsity_attention(
 def check_keep(keep):
     if not isinstance(keep, numbers.Integral) or keep < 1:
         raise ValueError(
-            f'double_sparsity: a query reads at least 1 key, got keep={keep!r}; nearest: 1'
+            f'double_sparsity: a query needs at least 1 key, got keep={keep!r}; nearest: 1'
         )

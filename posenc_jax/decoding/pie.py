@@ -1,6 +1,4 @@
-"""PIE: a cached text is edited in place, and keys behind an edit are rotated to where they stand
-now.
-"""
+"""PIE: edits a cached text, and rotates the cached keys behind an edit to their new positions."""
 
 import dataclasses
 import functools
@@ -31,14 +29,13 @@ def pie_keys(
     layout: Layout = 'half',
     scale: float | Float[Array, '#B 1 S 1'] = 1.0,
 ) -> Float[Array, 'B K S H']:
-    """Keys rotated by the angles `before`, turned to the angles `after`: one rotation by the
-    difference, in float32.
+    """Rotates keys from the angles `before` to the angles `after`, by one rotation in float32.
 
     Args:
-      k: rotated keys, heads first as in the cache.
-      before, after: angles in radians; only their difference counts.
-      layout: of the planes, see `rotate`.
-      scale: attention factor at the new place over that at the old one, 1 wherever it is the same.
+      k: keys rotated by `before`, heads first as in the cache.
+      before, after: angles in radians; only their difference is used.
+      layout: arrangement of the rotated pairs of channels, see `rotate`.
+      scale: ratio of the attention factors at the new and the old position; 1 if they are equal.
 
     Example:
       >>> angle = lambda a: jnp.full((1, 1, 1), a * jnp.pi)
@@ -69,36 +66,36 @@ def pie_keys(
     ),
 )
 def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
-    """The cache of an edited text: what stands before an edit is kept, keys behind it are turned,
-    values behind it stay.
+    """The cache of an edited text. Keys and values before an edit are kept. Behind it, keys are
+    rotated to their new positions, and values are kept.
 
-    `K'_(p + d) = R(d) K'_p`: a kept key is rotated once, in float32, by the change of its angle, so
-    an attention factor is not applied again; all edits together are one rotation. New tokens go
-    through the model in one pass, with what the edited text has before them in the cache. Hidden
-    states of kept tokens are not computed again: with one layer the result is the cache of the
-    edited text, with more it is the paper's approximation. Differs from the paper: several edits at
-    once, the positions are those of the slots (`cache.tokens`) and need not count up by one, and
-    where the attention factor depends on the position (LongRoPE's first positions) keys are scaled
-    by its ratio. Keys are stored in the dtype of the cache: in bfloat16 every edit rounds the keys
-    it moves.
+    `K'_(p + d) = R(d) K'_p`, where d is the shift of a kept token. Every kept key is rotated once
+    for all edits, in float32, by the change of its angle, so an attention factor is not applied
+    again. The new tokens go through the model in one pass; they see the tokens before them in the
+    edited text. Hidden states of kept tokens are not computed again. So the result is exact with
+    one layer, and the paper's approximation with more. Differs from the paper: several edits are
+    made at once; positions are those of the slots (`cache.tokens`) and need not count up by one;
+    where the attention factor depends on the position (the first positions of LongRoPE), keys are
+    scaled by its ratio. Keys have the dtype of the cache, so in bfloat16 every edit rounds the keys
+    that it moves.
 
     Args:
       model: the decoder that filled the cache; every layer has one rotary encoding of fixed
         frequencies, besides masks.
       cache: a filled cache. All rows get the same edits.
-      edits: (start, end, new token ids): slots start .. end-1 of the old text are replaced, `end ==
-        start` inserts and no ids delete. Slots are those before all edits, and count padding in
-        front; the order of the edits does not matter.
+      edits: tuples (start, end, new token ids) that replace the slots start .. end-1 of the old
+        text. `end == start` inserts, and an empty list of ids deletes. Slots refer to the text
+        before all edits and count padding in front. The order of the edits does not matter.
 
     Returns:
-      A cache of the same capacity, to be continued with `decode_step`; the logits behind the edited
+      A cache of the same capacity, for `decode_step`. The logits of the token behind the edited
       text are not computed.
 
     Raises:
-      ValueError: an encoding that is not one rotary encoding with fixed frequencies (it is named);
-        an empty cache, one whose tokens are placed by their ids, packed documents; edits that
-        overlap, reach outside the text or into padding, or have token ids that do not exist; a text
-        that becomes longer than the capacity.
+      ValueError: an encoding other than one rotary encoding with fixed frequencies (the message
+        names it); an empty cache, or one whose positions depend on token ids; packed documents;
+        edits that overlap, reach outside the text or into padding, or have token ids outside the
+        vocabulary; an edited text longer than the capacity.
 
     Reference: He, Zhang, Luo, Xu, Zhang, He, arXiv 2407.03157.
 
@@ -120,20 +117,18 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
         rotary = single_rotary('pie', model.encoding(place, block), beside=('place', 'mask'))
         if rotary.uses_length:
             raise ValueError(
-                f'pie turns keys that are cached as encoded, but the angles of {rotary.freqs} '
-                'depend on the current length; '
-                'keys of such a rule are cached raw and encoded at every step'
+                f'pie rotates cached keys by fixed angles, but the angles of {rotary.freqs} depend '
+                'on the current length and change at every step; use fixed frequencies'
             )
     if cache.unplaced is not None:
         raise ValueError(
-            'pie turns keys by positions that an edit leaves alone, but this cache places tokens '
-            'by their ids, and an edit '
-            'changes these; read the edited text with a new cache'
+            'pie needs positions that do not depend on token ids, but this cache places tokens by '
+            'their ids; read the edited text with a new cache'
         )
     check_layers(cache, LayerCache, 'pie.edit', 'prefill')
     if len(cache.layers) != model.cfg.layers:
         raise ValueError(
-            f'pie: the cache is of {len(cache.layers)} layers, the model has {model.cfg.layers}'
+            f'pie: the cache has {len(cache.layers)} layers, the model has {model.cfg.layers}'
         )
     edits = _checked(edits, model.cfg.vocab_size, cache)
     source, slots, ids = _plan(edits, int(cache.cursor), cache.capacity)
@@ -146,12 +141,14 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
 def _checked(
     edits: Sequence[Edit], vocabulary: int, cache: Cache
 ) -> list[tuple[int, int, np.ndarray]]:
-    """The edits in order, with arrays of ids."""
+    """Checks the edits and returns them in ascending order, with arrays of token ids."""
     length = int(cache.cursor)
     checked = []
     for one in edits:
         if not isinstance(one, Sequence) or len(one) != 3:
-            raise ValueError(f'pie: edits are a list of (start, end, token ids), got {one!r} in it')
+            raise ValueError(
+                f'pie: edits must be a list of (start, end, token ids), got {one!r} in it'
+            )
         start, end, ids = one
         ids = np.asarray(ids)
         if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
@@ -200,8 +197,8 @@ def _checked(
 
 
 def _plan(edits, length: int, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every new slot its old slot, -1 where there is none; the slots of the new tokens, and
-    these.
+    """The old slot of every new slot (-1 for a new token, -2 for an empty slot), the slots of the
+    new tokens, and their ids.
     """
     pieces, done = [], 0
     for start, end, ids in edits:
@@ -247,7 +244,7 @@ def _edited(graphdef, state, cache: Cache, source, slots, ids) -> Cache:
 
 
 def _moved(rotary: Rotary, layer: LayerCache, tok: Tokens, source) -> LayerCache:
-    """The kept keys and values at their new slots; all others are zero."""
+    """The kept keys and values at their new slots; all other slots are zero."""
     angles, temperature = rotary.angles(tok.pos)
     scale = (
         (temperature / temperature[:, source])[:, None, :, None] if jnp.ndim(temperature) else 1.0

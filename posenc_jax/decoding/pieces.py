@@ -1,4 +1,4 @@
-"""Contexts that are encoded apart: the pieces, where they stand, and checks of both."""
+"""The cached pieces of contexts that are encoded separately, their positions, and checks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,17 +11,16 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
 
-PREFIX, QUERY = 0, -1  # segments; contexts count from 1
+PREFIX, QUERY = 0, -1  # values of `Tokens.segment`; those of the contexts are 1, 2, ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """The cached keys and values of a stretch of tokens, and where it stood when they were
-    computed.
+    """The cached keys and values of a stretch of tokens, and its positions.
 
     Attributes:
-      k, v: of every layer.
-      ids: positions the keys are rotated at.
+      k, v: keys and values, one array for each layer; n tokens.
+      ids: the positions to which the keys are rotated.
     """
 
     k: tuple[Float[Array, 'B K n H'], ...]
@@ -35,14 +34,14 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the tokens of prefix, contexts and query stand, and which of these see which.
+    """The positions of a prefix, contexts and a query, and which of these segments see each other.
 
     Attributes:
-      ids: positions of the tokens of every segment: of the prefix (which may have none), then of
-        every context.
-      start: position of the query's first token; those of the others count up by 1.
-      sees: whether tokens of one segment (row) see the tokens before them of another: prefix,
-        contexts, query.
+      ids: positions of the tokens of each segment: first of the prefix (which may be empty), then
+        of every context.
+      start: position of the first token of the query; the following ones count up by 1.
+      sees: whether tokens of one segment (row) see earlier tokens of another segment (column). The
+        segments are the prefix, the contexts and the query, in this order.
     """
 
     ids: tuple[Num[np.ndarray, 'n'], ...]
@@ -50,7 +49,7 @@ class Layout:
     sees: Bool[np.ndarray, 'segments segments']
 
     def tokens(self, query: int) -> Tokens:
-        """`Tokens` of everything in a row, with so many of the query; segments as in this module.
+        """`Tokens` of prefix, contexts and a query of `query` tokens, one after the other.
 
         Example:
           >>> tok = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).tokens(2)
@@ -70,8 +69,8 @@ class Layout:
 
 
 def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout:
-    """Contexts that see the prefix and themselves; the query sees everything. Arguments as the
-    fields of `Layout`.
+    """A layout in which a context sees the prefix and itself, and the query sees everything. The
+    arguments are the fields of `Layout`.
 
     Example:
       >>> parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).sees.astype(
@@ -85,10 +84,10 @@ def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout
 
 
 def check_lengths(user: str, prefix: int, lengths: Sequence[int]) -> None:
-    """Refuses numbers of tokens that no prefix and contexts can have.
+    """Refuses impossible numbers of tokens of a prefix and of contexts.
 
     Raises:
-      ValueError: says what was expected.
+      ValueError: a number that is not an integer, a prefix below 0, no context, or an empty one.
 
     Example:
       >>> check_lengths('this', 0, [3])
@@ -102,10 +101,10 @@ def check_lengths(user: str, prefix: int, lengths: Sequence[int]) -> None:
 def check_tokens(
     user: str, what: str, tokens, vocabulary: int, *, empty: bool = False
 ) -> Int[np.ndarray, 'B n']:
-    """Token ids [B, n]; a plain list is one row. `empty` allows n = 0.
+    """Checks token ids and returns them as [B, n]; a plain list is one row. `empty` allows n = 0.
 
     Raises:
-      ValueError: no integers, no tokens, or ids that do not exist, with the numbers.
+      ValueError: ids that are not integers or not in the vocabulary, or no tokens.
 
     Example:
       >>> check_tokens('this', 'the query', [3, 4], 9).tolist()
@@ -135,11 +134,11 @@ def check_tokens(
 def check_contexts(
     user: str, prefix, contexts: Sequence, vocabulary: int
 ) -> list[Int[np.ndarray, 'B n']]:
-    """The prefix and every context as ids [B, n], with one number of rows.
+    """Checks prefix and contexts and returns their token ids, [B, n] each with the same B.
 
     Raises:
-      ValueError: no contexts, an empty one, different numbers of rows, or what `check_tokens`
-        refuses.
+      ValueError: no contexts, an empty one, different numbers of rows, or the errors of
+        `check_tokens`.
 
     Example:
       >>> [a.shape for a in check_contexts('this', [], [[3, 4], [5]], 9)]
@@ -167,12 +166,10 @@ def check_contexts(
 
 
 def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None:
-    """Refuses pieces that are not of this model, as far as their shapes tell, or of different
-    numbers of rows.
+    """Refuses pieces whose shapes do not fit the model, or that have different numbers of rows.
 
     Raises:
-      ValueError: no pieces, another number of layers, or keys and values of another shape, with the
-        numbers.
+      ValueError: no pieces, a wrong number of layers, or keys and values of a wrong shape.
 
     Example:
       >>> from posenc_jax.decoding.read_contexts import encode
@@ -204,17 +201,21 @@ def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None
 def select(
     user: str, model: Transformer, pieces: Sequence[Piece], chosen: Sequence[int] | None
 ) -> tuple[Piece, ...]:
-    """The prefix and the chosen contexts, which count from 0, in their order; all for None.
+    """The prefix and the chosen contexts, in the order of `chosen`; None chooses all.
+
+    Args:
+      pieces: the prefix, then the contexts.
+      chosen: numbers of contexts, from 0.
 
     Raises:
-      ValueError: none is chosen, one twice, or one that does not exist; what `check_pieces`
-        refuses.
+      ValueError: no context is chosen, one is chosen twice or does not exist, or the errors of
+        `check_pieces`.
     """
     check_pieces(user, model, pieces)
     count = len(pieces) - 1
     if not count:
         raise ValueError(
-            f'{user}: these pieces are one, the prefix; contexts are the pieces behind it'
+            f'{user} needs a prefix and at least one context, got a single piece, the prefix'
         )
     if isinstance(chosen, Integral):
         raise ValueError(f'{user}: `chosen` lists contexts, got {chosen}; did you mean [{chosen}]?')
@@ -227,7 +228,7 @@ def select(
 
 
 def token_positions(ids: Sequence[np.ndarray]) -> Num[np.ndarray, 'n']:
-    """All of these in a row: int32, or float32 where there are fractions."""
+    """The positions joined into one array: int32, or float32 if any of them is a fraction."""
     joined = np.concatenate([np.zeros(0, np.int32), *map(np.asarray, ids)])
     whole = joined.astype(np.int32)
     return whole if (whole == joined).all() else joined.astype(np.float32)

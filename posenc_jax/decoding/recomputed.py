@@ -1,5 +1,5 @@
-"""Decoding that reads the text anew whenever the frequencies of a rotary encoding change with its
-length.
+"""Decoding that reads the text again whenever its length changes the frequencies of a rotary
+encoding.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from posenc_jax.rotation.rope import Rotary
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextCache(Cache):
-    """A cache that also holds the text it is of.
+    """A cache that also holds the token ids of its text.
 
     Attributes:
       ids: token ids of all slots; 0 from the cursor on.
@@ -32,18 +32,18 @@ class TextCache(Cache):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Recomputed(Decoding):
-    """For `generate`: every token as in a full pass, also where frequencies follow the current
-    length.
+    """For `generate`: every token equals that of a full pass, also where the frequencies follow the
+    current length.
 
-    Rotary keys of such a rule are cached raw and turned by the frequencies of the present length,
-    which in one layer is the full pass; what deeper layers cached was made with the frequencies of
-    shorter texts. So a step that changes the frequencies of any row is followed by a pass over all
-    tokens so far, which gives its logits and the whole cache anew. `longrope` with two lists
-    changes once a row, at the trained length L, and costs one pass for each length of the prompts;
-    dynamic rules (`dynamic_ntk`, `yarn(dynamic=True)`, `longrope(dynamic=True)`) change at every
-    step beyond L, and every such step costs a pass over the capacity. A step that changes nothing
-    costs a little more than in `Decoding` (6 % on a CPU), and the memory of a pass beside the cache
-    is needed at all times.
+    Under such a rule keys are cached unrotated and are rotated with the frequencies of the current
+    length at every step. This is exact in the first layer only: deeper layers cached keys and
+    values that were computed with the frequencies of a shorter text. So a step that changes the
+    frequencies of any row is followed by a pass over all tokens so far, which computes the logits
+    of the step and the whole cache again. `longrope` with two lists changes its frequencies once,
+    at the trained length L, which costs one pass for each different prompt length in the batch.
+    Dynamic rules (`dynamic_ntk`, `yarn(dynamic=True)`, `longrope(dynamic=True)`) change them at
+    every step beyond L, and each of these steps costs a pass over the capacity. Other steps cost a
+    little more than in `Decoding` (6 % on a CPU). The memory of a full pass is needed at all times.
 
     Example:
       >>> from flax import nnx
@@ -63,9 +63,8 @@ class Recomputed(Decoding):
     def check(self, model):
         if not _following(model):
             raise ValueError(
-                'Recomputed reads the text anew where frequencies follow its length, as with '
-                'rope(freqs=dynamic_ntk()); '
-                'those of this model do not, so decode with Decoding()'
+                'Recomputed needs frequencies that follow the length of the text, as in '
+                'rope(freqs=dynamic_ntk()), but those of this model do not; decode with Decoding()'
             )
 
     def prefill(self, model, empty, prompts):
@@ -80,7 +79,7 @@ class Recomputed(Decoding):
         return decode_step(model, dataclasses.replace(cache, ids=ids), tokens, layers)
 
     def stale(self, model, cache):
-        """Whether the last token of the cache changed the frequencies of any row in any layer."""
+        """Whether the last cached token changed the frequencies of any row in any layer."""
         changed = jnp.array(False)
         for place, part in _following(model):
             lengths = (
@@ -94,8 +93,8 @@ class Recomputed(Decoding):
         return changed
 
     def renew(self, model, cache):
-        """One pass over the whole capacity, so that one program serves every length; what is to
-        come is not valid.
+        """One pass over the whole capacity, so that one compiled program serves every length.
+        Slots from the cursor on are not valid.
         """
         placed = tuple(filled(tok, cache.cursor) for tok in cache.tokens)
         x, layers = read(model, placed, cache.ids, cache.capacity, cache.cursor)
@@ -104,15 +103,15 @@ class Recomputed(Decoding):
 
 
 def default_decoding(model: Transformer, capacity: int | None = None) -> Decoding:
-    """`Recomputed()` where that costs next to nothing and `Decoding()` would not be exact, else
+    """`Recomputed()` where `Decoding()` would not be exact and few steps need a new pass, else
     `Decoding()`.
 
-    That is in a model of several layers with a rule that changes at one length only (`switch` of
-    `Frequencies`).
+    This is the case in a model of several layers with a frequency rule that changes at one length
+    only (`switch` of `Frequencies`).
 
     Args:
-      capacity: of the cache, if positions count its slots; a rule that changes beyond it does not
-        change.
+      capacity: slots of the cache, if positions count them; a rule that changes beyond this length
+        needs no new pass. None if positions are given by the task.
 
     Example:
       >>> from flax import nnx
@@ -131,8 +130,8 @@ def default_decoding(model: Transformer, capacity: int | None = None) -> Decodin
 
 
 def _following(model: Transformer) -> list[tuple[int, Rotary]]:
-    """The parts whose frequencies follow the current length, each with its layer's place in the
-    period.
+    """The rotary parts whose frequencies follow the current length, and the number of their layer
+    in the period.
     """
     parts = [
         (place, part)

@@ -1,5 +1,5 @@
-"""Text read segment by segment, each with a memory of what the layers read before (Transformer-XL),
-for any encoding.
+"""Segment-level recurrence (Transformer-XL) for any encoding: a text is read in segments, each with
+a memory of the layer inputs of earlier tokens.
 
 Reference: Dai et al., "Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context",
 arXiv 1901.02860.
@@ -22,11 +22,11 @@ from posenc_jax.model.transformer import Transformer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What is kept of the tokens before a segment.
+    """The memory of the M tokens before a segment.
 
     Attributes:
-      rows: the input of every layer at these tokens.
-      tokens: what is known about them, before `place`.
+      rows: the inputs of every layer at these tokens.
+      tokens: these tokens before `place`: their index, segment, padding and so on.
     """
 
     rows: Float[Array, 'layers B M D']
@@ -49,27 +49,26 @@ def read_segment(
     """Logits of a segment whose tokens also see those of the memory, and the memory for the next
     segment.
 
-    In every layer keys and values come from memory and segment, queries from the segment; no
-    gradient passes into the memory or out of it into an earlier segment. With a memory of all
+    In every layer keys and values are computed from the memory and the segment, queries from the
+    segment. No gradient passes through the memory into an earlier segment. With a memory of all
     earlier tokens the logits are those of one pass over the whole text. Random positions follow
-    their evaluation rule; an encoding with `lookback` reads zeros before its memory; what counts
-    the tokens of a document (`ssmax`, `alibi_pi`) counts them from its beginning, also those that
-    are forgotten.
+    their evaluation rule. An encoding with `lookback` reads zeros before the memory. An encoding
+    that counts the tokens of a document (`ssmax`, `alibi_pi`) also counts those before the memory.
 
     Args:
       model: a decoder.
-      tokens: ids of the segment.
-      memory: what the call before returned; None at the start.
-      length: how many tokens the new memory holds at most, which may differ from training; 0 reads
-        every segment alone.
-      tok: what is known about the tokens of the segment, their index after those of the memory;
-        None continues counting where the memory ends, in its last document.
-      key: drives dropout; None has none.
+      tokens: token ids of the segment.
+      memory: the memory that the previous call returned; None at the start.
+      length: most tokens of the new memory, which may differ from training; 0 reads every segment
+        alone.
+      tok: the `Tokens` of the segment, with indices after those of the memory. None continues the
+        last document of the memory.
+      key: random key of dropout; None for no dropout.
 
     Raises:
       ValueError: an encoder; an encoding whose positions depend on the whole text; a negative
-        length; a memory longer than `length`, or of another model or batch; a `tok` that says more
-        or less than the tokens of the memory do, or is needed and missing.
+        length; a memory longer than `length`, or of another model or batch; a `tok` whose fields
+        differ from those of the memory; no `tok` where positions have several components.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -92,12 +91,12 @@ def read_segment(
     for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
         if part.traits & {'reads_ids', 'moves_positions'}:
             raise ValueError(
-                f'{name_of(part)} finds positions from the whole text, which a segment with a '
-                'memory does not have'
+                f'{name_of(part)} finds positions from the whole text, but a segment and its '
+                'memory are only a part of it'
             )
     held = 0 if memory is None else memory.length
     if held > length:
-        raise ValueError(f'the memory holds {held} tokens, declared is a length of {length}')
+        raise ValueError(f'the memory holds {held} tokens, more than the given length of {length}')
     if held and (memory.rows.shape[:2], memory.rows.shape[3]) != ((cfg.layers, batch), cfg.width):
         raise ValueError(
             f'a memory of shape {memory.rows.shape} does not fit {cfg.layers} layers, {batch} '
@@ -140,11 +139,14 @@ def read_segments(
     tok: Tokens | None = None,
     key: Array | None = None,
 ) -> Float[Array, 'B L V']:
-    """Logits of a whole text read in segments with a memory of `length` tokens; the arguments are
-    those of `read_segment`.
+    """Logits of a whole text that is read in segments with a memory of `length` tokens.
+
+    Args:
+      segment: number of tokens in a segment.
+      model, tokens, length, tok, key: as for `read_segment`.
 
     Raises:
-      ValueError: segments of less than one token; as for `read_segment`.
+      ValueError: segments of less than one token; the errors of `read_segment`.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -179,14 +181,14 @@ def segment_losses(
     segment: int,
     length: int,
 ) -> Float[Array, 'B L']:
-    """Negative log-likelihood in nats of every target of a text read in segments with a memory of
-    `length` tokens.
+    """Negative log-likelihood, in nats, of every target of a text that is read in segments with a
+    memory of `length` tokens.
 
-    Perplexity by segments is `exp(mean)`. Compiled once for each length that the memory has on its
-    way to `length`.
+    Perplexity is `exp(mean)` of these. The function is compiled once for each length that the
+    memory has while it grows to `length`.
 
     Raises:
-      ValueError: segments of less than one token; as for `read_segment`.
+      ValueError: segments of less than one token; the errors of `read_segment`.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -222,8 +224,8 @@ def _continued(before: Tokens | None, size: int) -> Tokens:
         return Tokens.of(length=size)
     if before.pos.ndim != 2:
         raise ValueError(
-            f'positions of shape {before.pos.shape} cannot be counted on; give the tokens of the '
-            'segment as `tok`'
+            f'positions of shape {before.pos.shape} cannot be continued by counting; give the '
+            'tokens of the segment as `tok`'
         )
     each = lambda change: (
         lambda a: None if a is None else jnp.repeat(change(a[:, -1:]), size, axis=1)
@@ -243,7 +245,7 @@ def _joined(before: Tokens, tok: Tokens) -> Tokens:
     known = [[name for name in names if getattr(t, name) is not None] for t in (before, tok)]
     if known[0] != known[1]:
         raise ValueError(
-            f'the tokens of the memory know {known[0]}, those of the segment {known[1]}'
+            f'the tokens of the memory have the fields {known[0]}, those of the segment {known[1]}'
         )
 
     def join(a, b):

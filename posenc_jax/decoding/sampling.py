@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 
 def keep_top_k(logits: Float[Array, '... V'], k: int) -> Float[Array, '... V']:
-    """Logits below the k-th largest become -inf; ties with it stay.
+    """Sets logits below the k-th largest to -inf; logits equal to it stay.
 
     Example:
       >>> keep_top_k(jnp.array([1.0, 3.0, 2.0]), 2).tolist()
@@ -39,8 +39,8 @@ def sample(
     top_k: int | None,
     top_p: float | None,
 ) -> Int[Array, 'B']:
-    """The next token: the most probable at temperature 0, else drawn from what `top_k`, then
-    `top_p`, leave.
+    """The next token: the most probable one at temperature 0, else drawn at random from the tokens
+    that `top_k` and then `top_p` leave.
 
     Example:
       >>> sample(jnp.array([[0.0, 2.0]]), None, temperature=0.0, top_k=None, top_p=None).tolist()

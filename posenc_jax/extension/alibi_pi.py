@@ -49,17 +49,18 @@ CARD = Card(
 
 @register('alibi_pi', kind='encoding', card=CARD)
 class ALiBiPI(Wrapper):
-    """Divides ALiBi's slopes by length / trained length, so that penalties stay in trained range.
+    """Divides ALiBi's slopes by length / trained length, so that penalties stay in trained range;
+    acts on the logits.
 
-    `b_ij = -(m_h / s) |i - j|`. 'static': s is `factor` at every length, also below L, chosen for
-    the longest text that is to be read. 'dynamic': `s = max(1, n / L)` for all queries, n the
-    number of real tokens of the row, or of the packed document. 'per_row': `s_i = max(1, (i + 1) /
-    L)` for the i-th of them. Neither 'dynamic' nor 'per_row' changes anything up to L. With
+    `b_ij = -(m_h / s) |i - j|`. 'static': s is `factor` at every length, also below L; choose it
+    for the longest text that will be read. 'dynamic': `s = max(1, n / L)` for all queries, with n
+    the number of real tokens of the row, or of the packed document. 'per_row': `s_i = max(1, (i +
+    1) / L)` for the i-th real token. Neither 'dynamic' nor 'per_row' changes anything up to L. With
     'static' and 'per_row' decoding equals a full pass exactly. With 'dynamic' a decoding step uses
     the scale of the current length, while cached keys and values of earlier tokens were computed
     with the scales of their own steps. So a single layer equals a full pass over its prefix, and a
     model of several layers does not. Differs from the paper: 'per_row' is ours. As an extension it
-    takes the ALiBi part of the chain, of any variant, and keeps its slopes.
+    wraps the ALiBi part of the chain, of any variant, and keeps its slopes.
 
     Args:
       factor: new length / trained length, at least 1; only for 'static', which needs it.
@@ -69,8 +70,8 @@ class ALiBiPI(Wrapper):
       heads: N, from the model.
 
     Raises:
-      ValueError: no factor, one below 1, or one where the length decides; a train_len that is no
-        positive integer; an encoding that is not ALiBi; an unknown mode.
+      ValueError: 'static' without a factor or with one below 1; a factor with another mode; a
+        train_len that is not a positive integer; an encoding that is not ALiBi; an unknown mode.
 
     Reference: Al-Khateeb, Dey, Soboleva, Hestness, arXiv 2310.13017.
 
@@ -140,7 +141,7 @@ def alibi_pi(
     encoding: Encoding = CONTEXT,
     train_len: int = CONTEXT,
 ) -> ALiBiPI:
-    """`ALiBiPI` of the ALiBi part of a chain: see there. Differs from the paper: as there.
+    """The encoding `ALiBiPI` of the ALiBi part of a chain. Differs from the paper: see `ALiBiPI`.
 
     Reference: Al-Khateeb, Dey, Soboleva, Hestness, arXiv 2310.13017.
 

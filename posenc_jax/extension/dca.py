@@ -20,9 +20,15 @@ from posenc_jax.rotation.rope import Rotary
 def dca_distance(
     q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], chunk: int, clip: int
 ) -> Num[Array, '#B T S']:
-    """The relative position D_ij that dual chunk attention gives to query i and key j <= i.
+    """The relative position D_ij of query i and key j <= i in dual chunk attention.
 
-    `i - j` within a chunk, `min(i mod s + s, P) - j mod s` in the next one, `P - j mod s` beyond.
+    `i - j` for a key in the query's chunk, `min(i mod s + s, P) - j mod s` for one in the chunk
+    before, `P - j mod s` for earlier chunks.
+
+    Args:
+      q_pos, k_pos: positions of queries and keys.
+      chunk: s, the chunk length.
+      clip: P, the largest relative position.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,24 +70,26 @@ CARD = Card(
 @register('dca', kind='encoding', card=CARD)
 @register('dca', kind='extension', card=dataclasses.replace(CARD, example='dca(chunk=4, local=2)'))
 class DCA(Wrapper):
-    """Keeps rotary positions in the trained range: queries have three positions, keys one.
+    """Keeps relative positions in the trained range: a rotary query has three positions, a key one.
 
     `D_ij = i - j` for keys of the query's chunk, `min(i mod s + s, P) - j mod s` for the chunk
-    before, `P - j mod s` for earlier ones; never above P, and exact wherever `i - j <= w = P - s`.
-    Keys are cached once, rotated at `j mod s`. Differs from the paper: P = s + w clips at s + w as
-    in the released code (the text has s + w - 1).
+    before, `P - j mod s` for earlier chunks, with P = s + w. So D is at most P, and it is exact
+    where `i - j <= w`. Keys are cached once, rotated at `j mod s`. Differs from the paper: P is s +
+    w as in the released code; the text has s + w - 1.
 
     Args:
       encoding: the rotary encoding.
-      chunk: s; default 3M/4 - M/8 with M = train_len, as released.
-      local: w, between 0 and s; default M/8.
-      attention_factor: multiplies cos and sin, so logits by its square; the released code may use
-        0.05 ln(L/M) + 1, which has to be fixed for the whole sequence.
+      chunk: s, in positions; default 3M/4 - M/8 with M = train_len, as released.
+      local: w, the distance up to which D is exact, between 0 and s; default M/8.
+      attention_factor: factor of cos and sin of queries and keys, so logits are multiplied by its
+        square. The released code has the option 0.05 ln(L/M) + 1, with L the text length, which
+        must be fixed for the whole sequence.
       train_len: M, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary or depends on the length; chunk below 1; local
-        outside 0 .. chunk.
+      ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
+        its first positions; chunk or local not integers; chunk below 1; local outside 0 .. chunk;
+        an attention_factor that is not positive.
 
     Reference: An, Huang, Zhang, Gong, Qiu, Zhou, Kong, arXiv 2402.17463.
 
@@ -112,12 +120,11 @@ class DCA(Wrapper):
             raise ValueError(f'dca: attention_factor must be positive, got {attention_factor}')
         if not all(isinstance(size, numbers.Integral) for size in (chunk, local)):
             raise ValueError(
-                f'dca: chunk and local are whole numbers of positions, got {chunk=}, {local=}'
+                f'dca: chunk and local must be integers, in positions, got {chunk=}, {local=}'
             )
-        if not 1 <= chunk < 2**30:  # positions of 32 bits go up to the second next chunk
+        if not 1 <= chunk < 2**30:  # so that 2 * chunk is a position of 32 bits
             raise ValueError(
-                f'dca: a chunk holds at least one position and fewer than 2**30, got chunk={chunk} '
-                f'({origin})'
+                f'dca: chunk must be at least 1 and less than 2**30, got chunk={chunk} ({origin})'
             )
         if not 0 <= local <= chunk:
             raise ValueError(

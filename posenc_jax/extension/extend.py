@@ -13,23 +13,20 @@ from posenc_jax.rotation.rope import Rotary
 
 
 def extend(encoding: Encoding, spec: str, **context) -> Encoding:
-    """The encoding with its rotary part (or relative bias) extended.
+    """Extends the rotary part (or the relative bias) of an encoding; all other parts and all
+    variables are kept.
 
-    All other parts and all variables are kept.
-
-    A frequency rule replaces the rule of the rotary part. An extension (`dca`, `lm_infinite`) wraps
-    the part, or takes one of the classes in its attribute `extends` if it has that (`alibi_pi`).
-    One that makes another size of the same part (`segmented_sequences`) has an attribute `written`,
-    which does that to the call in a spec string. Several, joined by `|`, are applied from left to
-    right.
+    A frequency rule (`yarn`) replaces the rule of the rotary part. An extension (`dca`) wraps the
+    part. An extension with an attribute `extends` wraps only a part of one of these classes
+    (`alibi_pi`). Several extensions, joined by `|`, are applied from left to right.
 
     Args:
       encoding: a single encoding or a chain.
       spec: e.g. 'yarn(factor=4.0)', 'lm_infinite()', 'pi(factor=2.0) | dca()'.
-      **context: what the spec need not repeat, above all `train_len`.
+      **context: arguments that the spec leaves to the model, above all `train_len`.
 
     Raises:
-      SpecError: the spec is wrong, or the encoding has no part, or several, that it could extend.
+      SpecError: the spec is wrong, or the encoding does not have exactly one part to extend.
 
     Example:
       >>> import posenc_jax as pj
@@ -56,11 +53,14 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
 
 
 def extended_spec(encoding: str, spec: str) -> str:
-    """`extend` on spec strings: the encoding that can be trained with this extension from the
-    start.
+    """`extend` on spec strings: the spec of the extended encoding, e.g. to train it from the start.
+
+    An extension that changes an argument of the part instead of wrapping it
+    (`segmented_sequences`) has a function `written`, which returns the changed call.
 
     Raises:
-      SpecError: as `extend`; what only the sizes of a model show is found when the result is built.
+      SpecError: as for `extend`. Errors that depend on the sizes of a model appear when the result
+        is built.
 
     Example:
       >>> extended_spec('rope(base=500.0) | alibi()', 'yarn(factor=4.0)')
@@ -91,22 +91,22 @@ def extended_spec(encoding: str, spec: str) -> str:
 
 
 def _calls(spec: str) -> tuple[spec_language.Node, ...]:
-    """The calls of an extension, of which one may be a frequency rule: a second one would replace
-    the first.
+    """The calls in an extension spec. At most one may be a frequency rule, since a second rule
+    would replace the first.
     """
     nodes = spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes
     rules = [node.entry.key for node in nodes if node.entry.kind == 'frequencies']
     if len(rules) > 1:
         raise SpecError(
-            f'{spec}: {rules[1]} would replace {rules[0]}, an encoding has one frequency rule; '
-            'leave one out'
+            f'{spec}: {rules[1]} would replace {rules[0]}, because an encoding has one frequency '
+            'rule; leave one out'
         )
     return nodes
 
 
 def _extends(node: spec_language.Node) -> tuple[type[Encoding], ...]:
-    """The classes that an extension says it extends; () where it takes any rotary encoding or
-    relative bias.
+    """The attribute `extends` of an extension; () if it extends any rotary encoding or relative
+    bias.
     """
     return getattr(node.entry.build, 'extends', ())
 
@@ -115,7 +115,7 @@ def _the_one(node: spec_language.Node, found: list, among: str):
     """The one part that a call extends."""
     if 'encoding' in node.arguments:
         raise SpecError(
-            f'{node.entry.key} extends the encoding that is there; leave out '
+            f'{node.entry.key} extends the given encoding; leave out '
             f'encoding={node.arguments["encoding"]}'
         )
     if len(found) != 1:

@@ -25,9 +25,15 @@ LAST = np.iinfo(np.int32).max
 def gali_slots(
     total: Int[Array, '...'], train_len: int, local: int
 ) -> tuple[Int[Array, '...'], Int[Array, '...']]:
-    """For T tokens, parts G of a divided position and number n of first tokens at fractions.
+    """The number G of parts into which a position is divided for a text of T tokens, and the number
+    n of first tokens at divided positions.
 
-    `G = ceil((T - w) / (M - w))`, `n = T - M + ceil((T - M) / (G - 1))`; 1 and 0 where T <= M.
+    `G = ceil((T - w) / (M - w))`, `n = T - M + ceil((T - M) / (G - 1))`; G = 1 and n = 0 if T <= M.
+
+    Args:
+      total: T.
+      train_len: M.
+      local: w, the least number of last tokens that keep unit spacing.
 
     Raises:
       ValueError: w outside 0 .. M - 1.
@@ -45,9 +51,8 @@ def gali_slots(
 def gali_ids(
     pos: Int[Array, '...'], total: Int[Array, '...'], train_len: int, local: int
 ) -> Float[Array, '...']:
-    """Positions in a text of T tokens: fractions for the first n, whole numbers for the others.
-
-    They are `r//G + (r mod G) / G` and `r - (T - M)`, with G and n from `gali_slots`.
+    """The ids of tokens r in a text of T tokens: `r//G + (r mod G) / G` for the first n tokens, `r
+    - (T - M)` for the others, with G and n from `gali_slots`.
 
     Example:
       >>> gali_ids(jnp.arange(11), jnp.array(11), train_len=8, local=2).tolist()
@@ -58,11 +63,16 @@ def gali_ids(
 
 
 def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
-    """Lengths of the chunks in which T tokens are read: M tokens, then `chunk` each, or that
-    fraction of what has been read.
+    """Lengths of the chunks in which T tokens are read: first M tokens, then `chunk` tokens each.
+
+    Args:
+      total: T.
+      train_len: M.
+      chunk: an integer, or a fraction below 1 of the number of tokens read before.
 
     Raises:
-      ValueError: T or M below 1, a chunk of no token, one of several that is no int.
+      ValueError: T or M below 1, a chunk of less than one token, or a number above 1 that is not
+        an int.
 
     Example:
       >>> gali_chunks(100, 32, 16), gali_chunks(100, 32, 0.5)
@@ -93,20 +103,20 @@ def _check_chunk(chunk, train_len):
     if not isinstance(chunk, int) and chunk >= 1:
         nearest = f'the nearest is {round(chunk)}'
         raise ValueError(
-            f'gali: a chunk is a number of tokens, an int, or a fraction below 1, got {chunk!r}; '
-            f'{nearest}'
+            f'gali: chunk must be a number of tokens, an int, or a fraction below 1, got '
+            f'{chunk!r}; {nearest}'
         )
     if chunk <= 0 or chunk * (1 if isinstance(chunk, int) else train_len) < 1:
         raise ValueError(
-            f'gali: a chunk holds at least one token, got chunk={chunk} with train_len={train_len}'
+            f'gali: a chunk needs at least one token, got chunk={chunk} with train_len={train_len}'
         )
 
 
 def pair_normals(
     seed: int, heads: Int[Array, 'N'], q_pos: Int[Array, '#B T'], k_pos: Int[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
-    """A normal number for every head and pair of positions, whatever tile they are in: a hash of
-    (seed, head, i, j).
+    """A normally distributed number for every head and pair of positions. It is a hash of (seed,
+    head, i, j), so it does not depend on the tiles of attention.
 
     Example:
       >>> pos = jnp.arange(6)[None]
@@ -137,8 +147,8 @@ def pair_normals(
 
 
 def _scrambled(word: Int[Array, '...']) -> Int[Array, '...']:
-    """A permutation of 32-bit words in which every bit depends on all (the last steps of
-    MurmurHash3, from another zero).
+    """A permutation of 32-bit words in which every bit depends on all bits: a constant is added,
+    followed by the final steps of MurmurHash3.
     """
     word = word + jnp.uint32(0x9E3779B9)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
@@ -171,38 +181,40 @@ CARD = Card(
     card=dataclasses.replace(CARD, example='gali(chunk=3, local=2, train_len=8)'),
 )
 class GALI(Wrapper):
-    """Reads a text in chunks and subdivides the oldest positions so that each chunk fits into M.
+    """Reads a text in chunks and divides the oldest positions, so that each chunk fits into the
+    trained length M; interpolates rotary logits between whole distances.
 
-    `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)`, `a = ceil p_i`, `r = frac(a - p_j)`,
-    A(d) the rotary logit at the whole distance d, p the ids (`gali_ids`) of a text of T tokens, T
-    being the end of the chunk that holds query i, or the text's own where it ends before: what was
-    read before is not read again. So T belongs to the query, and the definition is one of pairs: a
-    pass over a whole text is prefill in chunks, a step of decoding is a chunk of one token. It
-    equals the last row of a pass over the text so far, and hidden states of a chunk of several
-    tokens are not those that steps would have made. Keys are cached once, rotated at their own
-    place; near ones are as far away as in RoPE, far ones are turned to their ids at every use.
-    Differs from the paper: two logits interpolated are computed as one, with the interpolated key;
-    the noise is off unless asked for, and a function of (seed, head, i, j), the same in every
-    layer, in every row of a batch and whatever the tiles are.
+    `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)` with `a = ceil p_i` and `r = frac(a -
+    p_j)`. A(d) is the rotary logit at the whole distance d, and p are the ids (`gali_ids`) for a
+    text of T tokens. T is the end of the chunk of query i, or the length of the text if that is
+    shorter, since earlier chunks are not computed again. So the logit is a function of the pair:
+    one pass over a text equals prefill in chunks, and a decoding step is a chunk of one token. In
+    the first layer a step equals the last row of a pass over the text so far. In deeper layers it
+    does so with chunks of one token only, since a longer chunk has other hidden states than single
+    steps. Keys are cached once, rotated at their own position. Keys with whole ids are used as they
+    are, as in RoPE; other keys are rotated to their ids at every use.
+    Differs from the paper: two interpolated logits are computed as one, with an interpolated key;
+    the noise is off by default. It is a function of (seed, head, i, j), and so it is the same in
+    every layer, every row of a batch and for all tiles.
 
     Args:
       encoding: the rotary encoding.
-      chunk: tokens in a chunk after the first, which has M; a fraction below 1 is one of what has
-        been read before. 1 is step by step.
-      local: w, how many last positions at least keep unit spacing; default 128 as released, and M /
-        8 in short models, where that is less (our convention). With 0 a text of k M tokens has none
-        left, its last token stands behind M - 1, and as a query is rounded up to M: one position
-        more than was trained.
-      noise: standard deviation of what is added to interpolated logits at distance T, in proportion
-        at shorter ones; 1 as released, 0 (none) here.
-      seed: of the noise.
-      train_len: M; the model's, or less, which the paper finds to help.
-      heads: from the model.
+      chunk: tokens in a chunk after the first one, which has M; or a fraction below 1 of the number
+        of tokens read before. 1 is one token at a time.
+      local: w, the least number of last tokens that keep unit spacing; default 128 as released, or
+        M / 8 if that is less (our convention). With 0 no token of a text of k M tokens keeps it;
+        its last id is above M - 1 and is rounded up to M for a query, one more than was trained.
+      noise: standard deviation of the noise on interpolated logits at distance T; it is
+        proportional to the distance. 1 as released; 0 (the default) is no noise.
+      seed: seed of the noise.
+      train_len: M; the model's, or less, which helps according to the paper.
+      heads: N, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or treats first positions
-        apart; local outside 0 .. train_len - 1; a chunk of no token; negative noise; at call,
-        positions that are not whole, and with noise another number of heads.
+      ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
+        its first positions; local outside 0 .. train_len - 1; a chunk of less than one token;
+        negative noise; at call, positions that are not integers, and with noise another number of
+        heads.
 
     Reference: Li, Zhang, Li, Han, arXiv 2502.02659.
 
@@ -232,7 +244,9 @@ class GALI(Wrapper):
         _check_local(local, train_len)
         _check_chunk(chunk, train_len)
         if not noise >= 0:
-            raise ValueError(f'gali: noise is a standard deviation of at least 0, got {noise}')
+            raise ValueError(
+                f'gali: noise is a standard deviation and must be at least 0, got {noise}'
+            )
         self.encoding = check_part('gali', encoding, even=True)
         self.chunk, self.local, self.noise, self.seed, self.train_len = (
             chunk,
@@ -244,9 +258,11 @@ class GALI(Wrapper):
         self.head = Constant(jnp.arange(heads), axes=('heads',)) if noise else None
 
     def believed(self, tq, tk) -> Int[Array, '#B T']:
-        """The text length T of each query: up to the end of its chunk, or of the text."""
+        """The text length T of each query: the end of its chunk, or of the text if that is
+        shorter.
+        """
         if not jnp.issubdtype(tq.pos.dtype, jnp.integer):
-            raise ValueError(f'gali numbers tokens, positions must be integers, got {tq.pos.dtype}')
+            raise ValueError(f'gali: positions must be integers, got {tq.pos.dtype}')
         length, _ = current_length(tq, tk)
         if isinstance(self.chunk, int):
             ends = self.train_len - (self.train_len - 1 - tq.pos) // self.chunk * self.chunk
@@ -271,8 +287,8 @@ class GALI(Wrapper):
         whole = (tk.pos[:, None, :] >= fractions[:, :, None])[:, None]
         nothing = lambda q, k: jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32)
 
-        # Keys are subdivided in one way or two for the queries of most tiles; a query whose text
-        # fits subdivides none.
+        # The queries of most tiles have one value of G or two, and each value needs its own keys. A
+        # query whose text fits into M divides no position, so it works with any value.
         fits = fractions == 0
         most = parts.max(axis=1, keepdims=True)
         least = jnp.where(fits, most, parts).min(axis=1, keepdims=True)
@@ -311,8 +327,8 @@ class GALI(Wrapper):
         return jnp.where(whole, near, far), carry
 
     def _interpolated(self, k, pos, parts):
-        """`(1-r) k` at the next whole position and `r k` at the one before, from keys rotated at
-        `pos`.
+        """The interpolated key: `(1-r) k` rotated to the next whole id plus `r k` rotated to the
+        one before, from keys rotated at `pos`.
         """
         inv_freq, _ = self.encoding.frequencies()
         here, below = phase(pos, inv_freq), pos // parts

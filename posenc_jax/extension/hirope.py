@@ -35,9 +35,12 @@ def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int
     """Token-level and function-level positions `(tok, F)` of tokens whose units (functions,
     classes, paragraphs) are known.
 
-    `tok` is the offset inside the unit, `F` counts the units that began before: it rises by one
-    wherever the unit differs from that of the token before, whatever the numbers are. With the flat
-    position they make the three components of `Tokens.pos`.
+    `tok` is the offset of a token in its unit. `F` is the number of the unit: it grows by one
+    wherever the unit differs from that of the token before, whatever the values in `units` are. The
+    components of `Tokens.pos` are (flat position, tok, F).
+
+    Raises:
+      ValueError: units that are not integers [..., L].
 
     Example:
       >>> [a.tolist() for a in hierarchical_ids(jnp.array([0, 0, 0, 1, 1, 2]))]
@@ -46,7 +49,7 @@ def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int
     units = jnp.asarray(units)
     if units.ndim < 1 or not jnp.issubdtype(units.dtype, jnp.integer):
         raise ValueError(
-            'hierarchical_ids takes integers [..., L], the unit of every token, got '
+            'hierarchical_ids: units must be integers [..., L], one for each token, got '
             f'{units.dtype} {units.shape}'
         )
     flat = jnp.broadcast_to(jnp.arange(units.shape[-1], dtype=jnp.int32), units.shape)
@@ -61,16 +64,17 @@ def python_units(source: str) -> list[int]:
     """The unit of every line of a Python source: each top-level function or class, and each run of
     other code between them.
 
-    Read from the syntax tree, so that text inside strings and brackets misleads nobody. Decorators
-    belong to what they decorate; empty and indented lines that follow a unit (comments at its end)
-    to that unit.
+    Units are found in the syntax tree, so text inside strings and brackets has no effect.
+    Decorators belong to the function or class that follows. Empty and indented lines behind a unit,
+    such as comments at its end, belong to that unit.
 
     Args:
-      source: the text; lines end in LF, CR LF or CR. Text that ends a line has one more, empty
-        line.
+      source: the text; lines end in LF, CR LF or CR. After a final line end there is one more,
+        empty line.
 
     Raises:
-      ValueError: it does not parse, with the line; `line_units` takes any text.
+      ValueError: the source does not parse; the message gives the line. `line_units` takes any
+        text.
 
     Example:
       >>> python_units('import os\\n\\n@cache\\ndef f():\\n    return 1\\n\\nx = f()')
@@ -97,11 +101,11 @@ def python_units(source: str) -> list[int]:
 
 
 def line_units(text: str) -> list[int]:
-    """The unit of every line of a text that need not parse, from the beginnings of lines alone.
+    """The unit of every line of a text that need not parse. Only the beginnings of lines are read.
 
-    A unit starts at a line that begins, without indentation, with `def`, `class` or `async def`, or
-    at the decorators above it, and ends before the next line that is neither empty nor indented and
-    does not begin with a closing bracket; what stands between two units is a unit of its own.
+    A unit starts at an unindented line with `def`, `class` or `async def`, or at the decorators
+    above it. It ends before the next line that is neither empty nor indented and does not begin
+    with a closing bracket. The lines between two units are a unit of their own.
 
     Example:
       >>> line_units('@cache\\ndef f(\\n    a,\\n):\\n    return (\\nx = 1\\ny = 2')
@@ -123,8 +127,7 @@ def line_units(text: str) -> list[int]:
 
 
 def paragraph_units(text: str) -> list[int]:
-    """The unit of every line of prose: a paragraph starts after one or more empty lines, which end
-    the one before.
+    """The unit of every line of prose: a paragraph, with the empty lines behind it.
 
     Example:
       >>> paragraph_units('One\\nparagraph.\\n\\nAnother.')
@@ -139,15 +142,15 @@ def paragraph_units(text: str) -> list[int]:
 
 
 def token_units(text: str, units: Sequence[int], offsets: Iterable[int]) -> list[int]:
-    """The unit of tokens that begin at these characters of the text.
+    """The unit of every token: that of the line in which the token begins.
 
     Args:
-      text: what was tokenized.
-      units: of its lines, as `python_units`, `line_units` and `paragraph_units` give them.
+      text: the text that was tokenized.
+      units: the unit of every line, from `python_units`, `line_units` or `paragraph_units`.
       offsets: index of the first character of every token, 0 .. len(text).
 
     Raises:
-      ValueError: the units are not those of the lines of the text; an offset outside of it.
+      ValueError: another number of units than the text has lines; an offset outside the text.
 
     Example:
       >>> text = 'x = 1\\ndef f(): pass'
@@ -157,7 +160,7 @@ def token_units(text: str, units: Sequence[int], offsets: Iterable[int]) -> list
     starts = [0, *(newline.end() for newline in _NEWLINE.finditer(text))]
     if len(units) != len(starts):
         raise ValueError(
-            f'token_units: the text has {len(starts)} lines, got units of {len(units)}'
+            f'token_units: the text has {len(starts)} lines, got units of {len(units)} lines'
         )
     offsets = list(offsets)
     for offset in offsets:
@@ -171,7 +174,9 @@ def _lines(text):
 
 
 def _number(lines, heads, inside):
-    """Units from the lines where one starts and the further lines known to belong to it."""
+    """The unit of every line, from the first lines of functions and classes (`heads`) and the
+    further lines that belong to one (`inside`).
+    """
     units, unit, other = [], -1, False
     for number, line in enumerate(lines):
         statement = bool(_STATEMENT.match(line))
@@ -204,19 +209,21 @@ CARD = Card(
 class HiRoPE(Wrapper):
     """RoPE with two positions for far keys: the offset in a function, and the function's number.
 
-    `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`, and
-    elsewhere `A_i = tok_i theta_t` for planes t < n_s, `F_i theta_t` for the others: both counters
-    stay short although their product does not. Positions `[B, L, 3]` are (flat, tok, F), the last
-    two from `hierarchical_ids` (the task `code_text` supplies them); positions `[B, L]` are one
-    single unit, `tok` = flat, F = 0. The features of a key are its second rotation, so a cache
-    holds both. Differs from the paper: two levels; which token-level position it means is left open
-    there, see `level`.
+    `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`.
+    Elsewhere `A_i = tok_i theta_t` for planes t < n_s, and `A_i = F_i theta_t` for the others. Both
+    counters stay short even in a long text. Positions `[B, L, 3]` are (flat, tok, F), the last two
+    from `hierarchical_ids` (the task `code_text` supplies them). Positions `[B, L]` are a single
+    unit, with tok the flat position and F = 0. The second rotation of a key is a feature, so a
+    cache holds both. Differs from the paper: there are two levels only. The paper leaves open which
+    token-level position it means, see `level`.
 
     Args:
       encoding: the rotary encoding.
-      window: W, in flat positions; nearer keys are seen as by the plain encoding.
-      split: n_s, how many of the planes, fastest first, are the tokens'; default half of them.
-      level: 'reset', the offset inside the function, or 'absolute', the flat position.
+      window: W, in flat positions; nearer keys have the plain rotary logit.
+      split: n_s, the number of planes (fastest first) that use the token-level position; default
+        half of them.
+      level: token-level position: 'reset', the offset inside the function, or 'absolute', the flat
+        position.
 
     Raises:
       ValueError: an encoding that is not rotary or depends on the length; window below 0; split
@@ -260,7 +267,7 @@ class HiRoPE(Wrapper):
         )
 
     def hierarchical_angles(self, tok: Tokens):
-        """Angles [#B, L, planes] of the two levels, and what multiplies their cos and sin."""
+        """Angles [#B, L, planes] of the two levels, and the attention factors of the planes."""
         flat, offset, unit = _components(tok.pos)
         (fine, m), (coarse, n) = map(
             self.encoding.angles, (flat if self.level == 'absolute' else offset, unit)

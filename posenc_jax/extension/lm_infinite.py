@@ -39,39 +39,42 @@ CARD = Card(
     card=dataclasses.replace(CARD, example='lm_infinite(n_global=2, n_local=5)'),
 )
 class LMInfinite(Wrapper):
-    """Queries see the last `n_local` and the first `n_global` tokens, at distances of at most R =
-    `n_local`.
+    """Masks all keys but the last `n_local` and the first `n_global` tokens, and limits distances
+    to R = `n_local`.
 
-    Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`); `D_ij = min(i - j, R)`:
-    beyond the window a rotary query stands at R and the key unrotated at 0, a relative bias is that
-    of distance R. Which keys are visible is counted in real tokens of the document, distances in
-    positions. Without `top_k` a decode cache of n_global + n_local slots is enough
-    (`constant_cache`).
+    Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`), at the relative
+    position `D_ij = min(i - j, R)`. Beyond the window a rotary query is rotated to R and the key
+    to 0, and a relative bias is that of distance R. The mask counts real tokens of the document;
+    distances are differences of positions. Without `top_k` a decode cache of n_global + n_local
+    slots is enough (`posenc_jax.decoding.constant_cache`).
 
-    With `top_k` the last query of a text also sees, head by head, the k keys of the middle with the
-    largest logits at the relative position t, with these logits; none where fewer than k lie there.
-    A decoded token is the last of its text, so in the first layer a step equals the last row of a
-    pass over the text so far; above it, tokens that were decoded keep what they chose, and the same
-    tokens in one pass chose nothing. Which keys these are is found in `project`, so keys are cached
-    raw, all of them; and since any block may hold one, a pass over a whole text skips only what is
-    not causal. They are chosen among all keys of the middle, whatever other masks of the chain
-    hide; a segment of `read_segment` is a text. Differs from the paper: the ceiling always equals
-    the window, as in its experiments; an encoding does not know its layer, so as an extension
-    `top_k` acts in every layer, and the paper's first four layers without it are a pattern of a
-    model that is built so.
+    With `top_k` = k the last query of a text also sees keys of the middle, which are the causal
+    keys that it would not see otherwise. Each head chooses the k keys with the largest logits at
+    the relative position t, and uses these logits. With fewer than k keys in the middle it chooses
+    none. Other masks of the chain have no influence on the choice. A decoded token is the last of
+    its text, so in the first layer a step equals the last row of a pass over the text so far. In
+    deeper layers it does not: earlier decoded tokens saw the keys that they chose, while in one
+    pass only the last token chooses any. `project` needs all keys for the choice, so all keys are
+    cached unrotated. A pass over a whole text computes all causal blocks, since any of them may
+    have a chosen key. In `read_segment` a segment with its memory counts as a text.
+
+    Differs from the paper: the ceiling always equals the window, as in the paper's experiments. As
+    an extension `top_k` acts in every layer, since an encoding does not know its layer; the paper
+    leaves it out of the first four layers, for which a model needs a pattern of encodings.
 
     Args:
       encoding: the rotary encoding, or a relative bias such as `alibi()`.
-      n_global: first tokens that stay visible; 10 to 100 in the paper, 100 in the released code.
-      n_local: window and ceiling R; default `train_len`.
-      top_k: keys of the middle that the last query sees; 5 in the paper.
-      distance: t, at which they stand; default train_len / 2, as in the paper.
-      train_len: from the model.
+      n_global: number of first tokens that stay visible; 10 to 100 in the paper, 100 in the
+        released code.
+      n_local: size of the window and ceiling R; default `train_len`.
+      top_k: number of keys of the middle that the last query sees; 5 in the paper, 0 for none.
+      distance: t, the relative position of these keys; default train_len / 2, as in the paper.
+      train_len: the trained length in tokens, from the model.
 
     Raises:
-      ValueError: an encoding that is neither, or depends on the length; n_global or top_k below 0;
-        n_local or distance below 1; top_k with a bias, a distance without top_k; at call, top_k
-        with packed documents.
+      ValueError: an encoding that is neither rotary nor a relative bias, or depends on the length;
+        n_global or top_k below 0; n_local or distance below 1; top_k with a bias; a distance
+        without top_k; at call, top_k with packed documents.
 
     Reference: Han, Wang, Peng, Xiong, Chen, Ji, Wang, arXiv 2308.16137.
 
@@ -99,18 +102,17 @@ class LMInfinite(Wrapper):
                 f'lm_infinite: expected n_global >= 0 and n_local >= 1, got {n_global=}, {n_local=}'
             )
         if top_k < 0:
-            raise ValueError(f'lm_infinite: top_k is a number of keys, got {top_k}')
+            raise ValueError(f'lm_infinite: top_k must be at least 0, got {top_k}')
         if distance is not None and (distance < 1 or not top_k):
             raise ValueError(
-                'lm_infinite: distance is that of the top_k keys and at least 1, got '
+                'lm_infinite: distance must be at least 1 and needs top_k of at least 1, got '
                 f'{distance=}, {top_k=}'
             )
         self.encoding = check_part('lm_infinite', encoding, bias=True)
         if top_k and not isinstance(encoding, Rotary):
             found = name_of(encoding)
             raise ValueError(
-                f'lm_infinite: top_k={top_k} chooses keys for a rotary encoding, got {found}; '
-                'use top_k=0'
+                f'lm_infinite: top_k={top_k} needs a rotary encoding, got {found}; use top_k=0'
             )
         if top_k and distance is None:
             distance = max(1, check_train_len('lm_infinite', train_len) // 2)
@@ -135,13 +137,13 @@ class LMInfinite(Wrapper):
         return self.encoding.project(q, k, v, tq, tk, x)
 
     def _choose(self, q, k, tq, tk):
-        """Which query is the last of its row, [B, T], and which keys of the middle it sees, [B, S,
-        N].
+        """Whether a query is the last of its row, [B, T], and whether a key of the middle is among
+        those that it chooses, [B, S, N].
         """
         if tk.segment is not None:
             raise ValueError(
-                'lm_infinite: top_k is for the last token of a text a row, got packed documents '
-                '(tok.segment)'
+                'lm_infinite: top_k needs one text a row, whose last token chooses keys, got '
+                'packed documents (tok.segment)'
             )
         last = jnp.arange(tq.length) == jnp.broadcast_to(tq.last, len(q))[:, None]
         middle = (
@@ -191,12 +193,12 @@ class LMInfinite(Wrapper):
             s = jnp.where(beyond, scaled_dot_product(standing[0], k), s)
             return jnp.where(middle, scaled_dot_product(standing[1], k), s) if self.top_k else s
 
-        # A key of the middle may be near in positions.
+        # A chosen key is at the relative position t, even if positions put it inside the window.
         middle = self._middle(tq, tk)[:, None] if self.top_k else False
         standing = tuple(map(heads_first, tq.feats['lm_infinite'][:2]))
         if tq.length == 1 and not self.top_k and tk.segment is None and self.n_global < tk.length:
-            # A step behind a long text, where only the first keys are at the ceiling, unless
-            # positions jump.
+            # A decoding step: unless positions jump, only the first keys are at the ceiling, so the
+            # logits of these few are computed apart.
             rows = lambda a: jnp.broadcast_to(a, (len(s), a.shape[-1]))
             at, first = map(rows, self._first(tk))
             few = lambda a, axis: jnp.take_along_axis(
@@ -223,8 +225,8 @@ class LMInfinite(Wrapper):
         return rotate(k, -angles[:, None], layout=self.encoding.layout)
 
     def _first(self, tk):
-        """Slots [#B, n_global] of the first keys of a text, others where there are fewer, each
-        once; and which keys they are.
+        """Slots [#B, n_global] of the first keys of a text (different other slots if there are
+        fewer), and whether a key is one of the first.
         """
         first = tk.rank < self.n_global
         first = first if tk.valid is None else first & tk.valid
@@ -235,9 +237,7 @@ class LMInfinite(Wrapper):
         return signed_distance(tq.pos, tk.pos) >= self.n_local
 
     def _middle(self, tq, tk):
-        """Pairs [#B, T, S] whose key is neither one of the first nor one of the last, later ones
-        apart.
-        """
+        """Pairs [#B, T, S] whose key is before the window of the query and not one of the first."""
         return (signed_distance(tq.rank, tk.rank) >= self.n_local) & (tk.rank >= self.n_global)[
             :, None
         ]

@@ -24,8 +24,8 @@ ASSIGNMENTS = ('rank', 'code', 'normal')
 
 
 def ms_poe_ratios(heads: int, r_min: float, r_max: float) -> np.ndarray:
-    """`r_n = r_min + (r_max - r_min) n / heads`, n = 0 .. heads - 1, float64: what positions are
-    divided by.
+    """The ratios by which positions are divided: `r_n = r_min + (r_max - r_min) n / heads`, n =
+    0 .. heads - 1, in float64.
 
     Example:
       >>> ms_poe_ratios(4, 1.2, 1.8).round(2).tolist()
@@ -37,8 +37,8 @@ def ms_poe_ratios(heads: int, r_min: float, r_max: float) -> np.ndarray:
 def head_scores(
     q: Float[Array, 'B N H'], k: Float[Array, 'B S K H'], seen: Bool[Array, '#B S'] | None = None
 ) -> Float[Array, 'B N']:
-    """How position-aware heads are: the share of keys to which one query gives more than three
-    times the mean weight.
+    """The position-awareness of every head: the share of keys that get more than three times the
+    mean weight from one query.
 
     Args:
       q: the last query of every row, not rotated.
@@ -57,7 +57,8 @@ def head_scores(
 
 
 def head_order(scores: Float[Array, '... N']) -> Int[Array, '... N']:
-    """Heads from the most to the least position-aware; of equal ones the first comes first.
+    """Numbers of the heads from the most to the least position-aware; equal scores keep their
+    order.
 
     Example:
       >>> head_order(jnp.array([0.1, 0.4, 0.2, 0.3])).tolist()
@@ -67,10 +68,10 @@ def head_order(scores: Float[Array, '... N']) -> Int[Array, '... N']:
 
 
 def ratio_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Array, '... N']:
-    """Which entry n(h) of the table of ratios a head takes, from the order of heads.
+    """The index n(h) of every head into the table of ratios, from the order of the heads.
 
-    'rank': the rank of the head in the order, as the paper means it. 'code': n(h) = order[h], the
-    inverse permutation, as released. 'normal': n(h) = N - 1 - h, whatever the order.
+    'rank': n(h) is the rank of head h in the order, as the paper means it. 'code': n(h) = order[h],
+    the inverse permutation, as in the released code. 'normal': n(h) = N - 1 - h for any order.
 
     Example:
       >>> order = jnp.array([1, 3, 2, 0])
@@ -106,27 +107,28 @@ CARD = Card(
 class MsPoE(Wrapper):
     """Divides rotary positions by a ratio per head, smaller for more position-aware heads.
 
-    `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`; n(h) from an order of the
-    heads, see `ratio_index`. The order of a prompt comes from `probe_heads`, and `reorder` gives
-    every layer its own; eval.py, generation and the analyses do both, on the beginning of the
-    validation text. A key head that serves several query heads has the ratio of the first of them,
-    so that logits of the others depend on position differences only approximately. Differs from the
-    paper: the frequencies are divided, in float32, and the positions stay integers; the first two
-    layers, which it leaves as they are, are left out by `reorder`.
+    `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`, with n(h) from an order
+    of the heads (see `ratio_index`). `probe_heads` finds the orders of all layers on a prompt, and
+    `reorder` puts them into a model. eval.py, generation and the analyses do both, on the beginning
+    of the validation text. A key head has the ratio of its first query head. So the logits of the
+    other query heads that share it depend on position differences only approximately. Differs from
+    the paper: the frequencies are divided instead of the positions, in float32, and positions stay
+    integers. `reorder` leaves the first two layers unchanged, as the paper does.
 
     Args:
       encoding: the rotary encoding.
-      r_min, r_max: first ratio, and the one after the last.
-      order: the heads from most to least position-aware; None takes them as they are numbered until
-        `reorder`.
+      r_min: the smallest ratio, r_0.
+      r_max: the value that the ratios approach; the largest one is r_max - (r_max - r_min) / N.
+      order: the heads from most to least position-aware; None is 0 .. N - 1, until `reorder`.
       assign: 'rank', 'code' or 'normal' (which takes no order).
-      per_group: query heads that share a key head share the ratio of the first of them.
+      per_group: query heads that share a key head also share its ratio.
       heads, kv_heads: N and K, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or treats first positions
-        apart; ratios that are not positive or descend; an order that is not one of all heads, or
-        with 'normal'; an unknown assignment; at call, other numbers of heads.
+      ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
+        its first positions; ratios that are not positive or descend; an order that does not name
+        every head once, or is given with 'normal'; an unknown assignment; at call, another number
+        of heads.
 
     Reference: Zhang, Chen, Liu, Yao, Ruwase, Chen, Wu, Wang, arXiv 2403.04797.
 
@@ -169,14 +171,14 @@ class MsPoE(Wrapper):
         )
 
     def ratios_of(self, order: Int[Array, '... N']) -> Float[Array, '... N']:
-        """The ratio of every head when they are ordered like this, float32."""
+        """The ratio of every head for this order of the heads, float32."""
         table = jnp.asarray(ms_poe_ratios(self.heads, self.r_min, self.r_max), jnp.float32)
         ratios, group = table[ratio_index(order, self.assign)], self.heads // self.kv_heads
         return jnp.repeat(ratios[..., ::group], group, axis=-1) if self.per_group else ratios
 
     def with_order(self, order: Int[Array, '... N'], *, plain: Bool[Array, '...']) -> 'MsPoE':
-        """A copy whose heads are ordered like this, which may lead with a stack of layers; `plain`
-        ones keep their positions.
+        """A copy with this order of the heads. Leading axes are a stack of layers; in `plain`
+        layers the ratios are 1.
         """
         names = ('encoding', 'r_min', 'r_max', 'assign', 'per_group', 'heads', 'kv_heads')
         copy = MsPoE(**{name: getattr(self, name) for name in names})
@@ -187,7 +189,7 @@ class MsPoE(Wrapper):
     def rotate(
         self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L'], ratios: Float[Array, 'heads']
     ):
-        """`x` rotated to `pos / ratios`, by head."""
+        """`x` rotated to the positions `pos / ratios` of each head."""
         if x.shape[2] != len(ratios):
             raise ValueError(f'ms_poe was built for {len(ratios)} heads, got {x.shape[2]}')
         if pos.ndim != 2:
@@ -212,17 +214,17 @@ class MsPoE(Wrapper):
 def probe_heads(
     model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, skip: int = 2
 ) -> Int[Array, 'layers N']:
-    """The order of the heads of every layer on a prompt: one pass, in which layers already use the
-    ratios just found.
+    """The order of the heads of every layer on a prompt, by `head_scores`, in one pass. A layer
+    already uses its own order when it computes the input of the next one.
 
-    Only the last query of a row is scored, unrotated; the scores of several rows are averaged.
+    The score is that of the last query of a row, with unrotated queries and keys. Scores of several
+    rows are averaged.
 
     Args:
-      model: a decoder `Transformer`; its `ms_poe` parts are given the order of their layer as it is
-        found.
+      model: a decoder `Transformer`. It is not changed.
       tokens: the prompt.
-      tok: what else is known about it, of padding above all.
-      skip: how many first layers keep plain positions, 2 as released.
+      tok: the `Tokens` of the prompt, e.g. with its padding; None for no padding.
+      skip: number of first layers whose ratios are 1; 2 in the released code.
 
     Raises:
       ValueError: an encoder; packed documents.
@@ -269,14 +271,14 @@ def probe_heads(
 
 
 def reorder(model, orders: Int[Array, 'layers N'], *, skip: int = 2):
-    """The same model whose `ms_poe` parts have, layer by layer, the ratios of these orders; the
-    first `skip` layers none.
+    """The same model with the ratios of these orders in the `ms_poe` parts of its layers. In the
+    first `skip` layers the ratios are 1.
 
-    Every layer then owns its ratios, whether the layers shared the part before or not.
+    In the result every layer has its own ratios, even if the layers shared one `ms_poe` part.
 
     Raises:
-      ValueError: a model without `ms_poe` (`model.extend('ms_poe()')` gives it one); orders of
-        another shape.
+      ValueError: a model without `ms_poe` (`model.extend('ms_poe()')` adds it); orders of a wrong
+        shape.
     """
     orders = jnp.asarray(orders)
     if orders.shape != (model.cfg.layers, model.cfg.heads):

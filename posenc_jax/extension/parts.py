@@ -1,4 +1,4 @@
-"""Which encodings an extension can take over."""
+"""Checks of the encodings that an extension can wrap."""
 
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.encoding import Encoding
@@ -7,7 +7,9 @@ from posenc_jax.rotation.rope import Rotary
 
 
 def is_relative_bias(encoding: Encoding) -> bool:
-    """A bias that depends on position differences only, as ALiBi does, and hides no keys."""
+    """Whether it is a bias that depends on position differences only, like ALiBi, and masks no
+    keys.
+    """
     return (
         isinstance(encoding, Bias)
         and encoding.card.promises.relative
@@ -18,11 +20,16 @@ def is_relative_bias(encoding: Encoding) -> bool:
 def check_part(
     extension: str, encoding: Encoding, *, bias: bool = False, even: bool = False
 ) -> Encoding:
-    """`encoding` if it is a rotary encoding of fixed frequencies, with `even` the same at all
-    positions; with `bias` also a relative bias.
+    """Returns `encoding` if it is a rotary encoding of fixed frequencies.
+
+    Args:
+      extension: name of the extension, for error messages.
+      encoding: the encoding to extend.
+      bias: a relative bias is accepted too.
+      even: the frequencies must be the same at all positions.
 
     Raises:
-      ValueError: it is neither; says what was found.
+      ValueError: the encoding does not fit; the message says what was found.
     """
     wanted = 'a rotary encoding' + (' or a relative bias such as alibi()' if bias else '')
     if not (isinstance(encoding, Rotary) or (bias and is_relative_bias(encoding))):

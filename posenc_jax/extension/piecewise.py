@@ -1,6 +1,4 @@
-"""Logits whose relative position is another function of the two positions in every region of
-pairs.
-"""
+"""Rotary logits whose relative position is a different function of i and j in different regions."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +13,14 @@ def piecewise_logits(
     keys: tuple[Float[Array, 'B K S H'], ...],
     seen: Bool[Array, '#B #N T S'],
 ) -> Float[Array, 'B N T S']:
-    """Scaled products in which a pair of region r has the r-th queries and the r-th keys; one
-    product where one region is seen.
+    """Scaled products of queries and keys, where a pair of region r uses the r-th array of each.
+    If all visible pairs are of one region, only one product is computed.
 
     Args:
-      region: of every pair, 0 .. len(queries) - 1.
-      queries: where the queries stand in each region.
-      keys: the same of the keys; a single one serves all regions.
-      seen: pairs that count; what the others get means nothing.
+      region: region of every pair, 0 .. len(queries) - 1.
+      queries: the queries as rotated for each region.
+      keys: the keys as rotated for each region; a single array serves all regions.
+      seen: the visible pairs; the results of the others are arbitrary.
 
     Example:
       >>> q, k = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 3, 4))

@@ -1,5 +1,5 @@
-"""Self-Extend: far keys at grouped positions; ReRoPE, all far keys at one distance; and its leaky
-form, without floors.
+"""Self-Extend, which groups the positions of far keys; ReRoPE, which puts all far keys at one
+distance; and leaky ReRoPE, which divides their distances without rounding.
 """
 
 import dataclasses
@@ -30,10 +30,14 @@ def self_extend_distance(
     *,
     floor: bool = True,
 ) -> Num[Array, '#B T S']:
-    """The relative position D_ij: `i - j` below w, then `i//G - j//G + w - w/G`; without `floor`,
-    `w + (i - j - w) / G`.
+    """The relative position D_ij: `i - j` where `i - j < w`, else `i//G - j//G + w - w/G`, or
+    without `floor`, `w + (i - j - w) / G`.
 
-    A group of None is infinite: `min(i - j, w)`.
+    Args:
+      q_pos, k_pos: positions of queries and keys.
+      group: G; None is infinite, with D_ij = `min(i - j, w)`.
+      local: w, the first distance that is not exact.
+      floor: whether far positions are rounded down to whole groups.
 
     Example:
       >>> q_pos, k_pos = jnp.array([[11]]), jnp.arange(12)[None]
@@ -51,8 +55,8 @@ def self_extend_distance(
 
 
 def self_extend_capacity(train_len: int, group: float | None, local: int) -> float:
-    """`(M - w) G + w`: as many tokens keep all relative positions below the trained length M; no
-    end with an infinite group.
+    """`(M - w) G + w`, the largest number of tokens whose relative positions all stay below the
+    trained length M; infinite for an infinite group.
 
     Example:
       >>> self_extend_capacity(16, group=2, local=4), self_extend_capacity(16, group=None, local=4)
@@ -62,7 +66,7 @@ def self_extend_capacity(train_len: int, group: float | None, local: int) -> flo
 
 
 def _offset(group, local) -> float:
-    """What makes far distances begin where near ones end."""
+    """The term `w - w/G`, with which far distances continue the near ones without a gap."""
     return float(local) if group is None else local - local / group
 
 
@@ -92,32 +96,32 @@ CARD = Card(
     card=dataclasses.replace(CARD, example='self_extend(group=2, local=4)'),
 )
 class SelfExtend(Wrapper):
-    """Keeps exact distances within a window and divides positions by G beyond it.
+    """Keeps exact distances within a window and divides rotary positions by G beyond it.
 
-    `D_ij = i - j` below w, `i//G - j//G + w - w/G` from w on: (M - w) G + w tokens
-    (`self_extend_capacity`) stay within a trained length of M. What is longer than that is not
-    refused: the relative positions of its farthest pairs go beyond the trained range. `group=None`
-    is ReRoPE, `D = min(i - j, w)` at any length; `floor=False` is leaky ReRoPE, `D = w + (i - j -
-    w) / G`, which is the same formula without its floors. Queries and keys are rotated twice, and
-    the second keys are cached beside the first as a feature, so the cache is half as large again.
-    Differs from the paper: w - w/G is not rounded, as in the released code; whole where G divides
-    w, which is to be preferred, but released settings have others, so it is not asked for. The
-    released code leaves w - w/G out while no query is beyond w, which changes nothing. Its optional
-    query scaled by the logarithm of the place, off by default, is left out.
+    `D_ij = i - j` where `i - j < w`, else `i//G - j//G + w - w/G`. So (M - w) G + w tokens
+    (`self_extend_capacity`) stay within the trained length M. Longer texts are accepted, but the
+    relative positions of their farthest pairs are outside the trained range. `group=None` is
+    ReRoPE, `D = min(i - j, w)` at any length. `floor=False` is leaky ReRoPE, `D = w + (i - j - w) /
+    G` beyond the window. Queries and keys are rotated twice. The second keys are cached as a
+    feature, which makes the cache half as large again. Differs from the paper: w - w/G is not
+    rounded, as in the released code. It is whole if G divides w; this is preferable, but not
+    required, since released settings have other values. The released code leaves w - w/G out while
+    no query is beyond w, which has no effect. Its option to scale the query by the logarithm of the
+    position, off by default, is left out.
 
     Args:
       encoding: the rotary encoding.
-      group: G, at least 1 (which changes nothing), a whole number unless `floor=False`; 4 to 8 in
-        the paper. None for infinite.
-      local: w, the first distance that is not exact; default train_len / 4, as with 1024 of 4096 in
-        the paper.
+      group: G, at least 1; 1 changes nothing. An integer unless `floor=False`; 4 to 8 in the paper.
+        None is infinite.
+      local: w, the first distance that is not exact; default train_len / 4, as 1024 of 4096 in the
+        paper.
       floor: whether far positions are rounded down to whole groups.
       train_len: M, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or treats first positions
-        apart; a group below 1, or not whole with `floor`; an infinite one without; local below 1 or
-        beyond train_len.
+      ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
+        its first positions; a group below 1, or not whole with `floor`; an infinite group without
+        `floor`; local below 1 or beyond train_len.
 
     Reference: Jin, Han, Yang, Jiang, Liu, Chang, Chen, Hu, arXiv 2401.01325; ReRoPE: Su,
     github.com/bojone/rerope.
@@ -142,26 +146,24 @@ class SelfExtend(Wrapper):
         local = check_train_len('self_extend', train_len) // 4 if local is None else local
         if local < 1:
             raise ValueError(
-                f'self_extend: local is a distance of at least 1, got local={local} '
-                f'(train_len={train_len})'
+                f'self_extend: local must be at least 1, got local={local} (train_len={train_len})'
             )
         if train_len is not None and local > train_len:
             raise ValueError(
-                f'self_extend: local must lie within the trained length of {train_len}, got '
+                f'self_extend: local must be at most the trained length of {train_len}, got '
                 f'local={local}'
             )
         if group is None and not floor:
             raise ValueError(
-                'self_extend: floor=False divides by a finite group, got group=None; with '
-                'floor=True it is ReRoPE'
+                'self_extend: floor=False needs a finite group, got group=None; for ReRoPE use '
+                'floor=True'
             )
         if group is not None and not group >= 1:
-            raise ValueError(f'self_extend: a group holds at least one position, got group={group}')
+            raise ValueError(f'self_extend: group must be at least 1, got group={group}')
         if group is not None and floor and group != int(group):
             raise ValueError(
-                f'self_extend: groups hold a whole number of positions, got group={group}; the '
-                f'nearest is {round(group)}, and '
-                'floor=False takes any'
+                f'self_extend: group must be an integer with floor=True, got group={group}; the '
+                f'nearest is {round(group)}, or use floor=False'
             )
         self.encoding = check_part('self_extend', encoding, even=True)
         self.group = int(group) if group is not None and floor else group
@@ -181,8 +183,8 @@ class SelfExtend(Wrapper):
         return piecewise_logits(far, (q, far_q), (k, far_k), seen), carry
 
     def _far(self, x, pos, offset):
-        """`x` where it stands for what is far, `offset` added: by angles, which are exact where
-        positions are not.
+        """`x` rotated to its grouped position plus `offset`. The sum is formed with angles, which
+        are exact also where the position is a fraction.
         """
         inv_freq, temperature = self.encoding.frequencies()
         if self.group is None:

@@ -1,4 +1,4 @@
-"""STRING: positions trained well stand in for positions trained rarely."""
+"""STRING: small relative positions, trained often, replace the largest ones, trained rarely."""
 
 import dataclasses
 
@@ -20,7 +20,11 @@ from posenc_jax.rotation.rope import Rotary
 def string_distance(
     q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], shift: int, local: int
 ) -> Num[Array, '#B T S']:
-    """The relative position D_ij of query i and key j: `i - j` below S, `i - j - S + W` from S on.
+    """The relative position D_ij of query i and key j: `i - j` below S, else `i - j - S + W`.
+
+    Args:
+      q_pos, k_pos: positions of queries and keys.
+      shift, local: S and W.
 
     Example:
       >>> string_distance(jnp.array([[9]]), jnp.arange(10)[None], shift=4, local=2)[0, 0].tolist()
@@ -53,28 +57,29 @@ CARD = Card(
     'string', kind='extension', card=dataclasses.replace(CARD, example='string(shift=4, local=2)')
 )
 class STRING(Wrapper):
-    """Moves keys that are S or more away nearer by S - W: the largest distances, rarely trained,
-    are not used.
+    """Shortens the distance of keys that are S or more away by S - W, so that the largest
+    distances, which are rarely trained, are not used; acts on rotary queries.
 
-    `D_ij = i - j` below S and `i - j - S + W` from S on, so distances W .. S-1 occur twice and the
-    largest of L tokens is `L - 1 - S + W`: also M + S - W tokens stay within a trained length of M.
-    Keys are cached once, rotated at their own place; a query is rotated twice. Differs from the
-    paper: the formula, and what the released code does when it decodes; its prefill counts keys at
-    distance S twice, once at S and once at W.
+    `D_ij = i - j` if `i - j < S`, else `i - j - S + W`. So distances W .. S-1 occur twice, and the
+    largest distance of L tokens is `L - 1 - S + W`. Even M + S - W tokens stay within the trained
+    length M. Keys are cached once, rotated at their own position; a query is rotated twice. Differs
+    from the paper: nothing in the formula, which is also that of the released decoding. The
+    released prefill counts keys at distance S twice, once at S and once at W.
 
     Args:
       encoding: the rotary encoding.
-      shift: S, the first distance that is shortened; default train_len / 3, the paper recommends
-        0.25 to 0.4 of it.
-      local: W, what distance S becomes, at most S (which changes nothing); default 128 as in the
-        paper, and S / 2 in short models, where that is less (our convention).
-      attention_factor: multiplies cos and sin, so logits by its square; the released code has 0.1
-        ln 2 + 1 = 1.0693.
+      shift: S, the first distance that is shortened; default train_len / 3. The paper recommends
+        0.25 to 0.4 of train_len.
+      local: W, the new value of distance S, at most S; with W = S nothing changes. Default 128 as
+        in the paper, or S / 2 if that is less (our convention).
+      attention_factor: factor of cos and sin of queries and keys, so logits are multiplied by its
+        square. The released code has 0.1 ln 2 + 1 = 1.0693.
       train_len: M, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or treats first positions
-        apart; shift below 1; local outside 0 .. shift.
+      ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
+        its first positions; shift below 1; local outside 0 .. shift; an attention_factor that is
+        not positive.
 
     Reference: An, Zhang, Zhong, Li, Gong, Luo, Xu, Kong, arXiv 2410.18745.
 
@@ -99,8 +104,7 @@ class STRING(Wrapper):
             shift = check_train_len('string', train_len) // 3
         if shift < 1:
             raise ValueError(
-                f'string: shift is a distance of at least 1, got shift={shift} '
-                f'(train_len={train_len})'
+                f'string: shift must be at least 1, got shift={shift} (train_len={train_len})'
             )
         local = min(128, shift // 2) if local is None else local
         if not 0 <= local <= shift:

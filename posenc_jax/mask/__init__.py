@@ -1,3 +1,3 @@
-"""Door 5: which keys a query may see."""
+"""Encodings that decide which keys a query sees: they open the door `mask`."""
 
 from posenc_jax.mask import prefix, window

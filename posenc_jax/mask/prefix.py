@@ -25,12 +25,13 @@ from posenc_jax.core.registry import Card, Promises, register
     ),
 )
 class Prefix(Mask):
-    """Causal, but every query sees the first `length` tokens of its document.
+    """Causal mask in which every query also sees the first `length` tokens of its document.
 
+    Key j is visible to query i iff `index_j <= index_i`, or j is one of the first `length` tokens.
     Differs from the paper: the prefix has one length for all rows.
 
     Args:
-      length: real tokens in the prefix, whatever their positions; at least 1.
+      length: number of real tokens in the prefix, at least 1; positions do not matter.
 
     Raises:
       ValueError: length below 1.

@@ -22,18 +22,19 @@ from posenc_jax.core.registry import Card, Promises, register
     ),
 )
 class Window(Mask):
-    """Keys at most `size - 1` tokens away in the sequence; combines with causal or full attention.
+    """Masks keys that are `size` or more tokens away; combines with causal or full attention.
 
-    With `aligned`, keys of the query's own block of `size` tokens and of the neighbouring ones:
-    with causal attention between `size + 1` and `2 size` keys, the blockwise causal attention of
-    xPos (arXiv 2212.10554, block half the trained length).
+    Key j is visible to query i iff `|index_i - index_j| < size`. With `aligned` a query sees the
+    keys of its own block of `size` tokens and of the neighbouring blocks. With causal attention
+    these are `size + 1` to `2 size` keys, as in the blockwise causal attention of xPos (arXiv
+    2212.10554, with blocks of half the trained length).
 
     Differs from the paper: `size` counts one side and the query itself, and there is neither
     dilation nor global tokens.
 
     Args:
-      size: tokens visible on one side, the query included, or of a block; at least 1.
-      aligned: blocks at multiples of `size` in the document instead of a window around the query.
+      size: number of tokens visible on one side, including the query, or of a block; at least 1.
+      aligned: blocks begin at multiples of `size` in the document.
 
     Raises:
       ValueError: size below 1.

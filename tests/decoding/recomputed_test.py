@@ -175,7 +175,7 @@ def test_what_is_the_default():
 
 def test_models_that_do_not_fit():
     with pytest.raises(
-        ValueError, match='frequencies follow its length.* those of this model do not'
+        ValueError, match='frequencies that follow the length.* those of this model do not'
     ):
         generate(
             model_of('rope()'), TOKENS, max_new_tokens=1, temperature=0.0, decoding=Recomputed()

@@ -175,13 +175,13 @@ def test_dropout_only_with_a_key():
 def test_wrong_input():
     model = build('alibi()')
     memory = compiled(model, TEXT[:, :6], length=6)[1]
-    with pytest.raises(ValueError, match='holds 6 tokens, declared is a length of 4'):
+    with pytest.raises(ValueError, match='holds 6 tokens, more than the given length of 4'):
         read_segment(model, TEXT[:, 6:], memory, length=4)
     with pytest.raises(ValueError, match='at least 0, got -1'):
         read_segment(model, TEXT, length=-1)
     with pytest.raises(ValueError, match=r'\(2, 2, 6, 16\) does not fit 2 layers, 1 rows'):
         read_segment(model, TEXT[:1, 6:], memory, length=6)
-    with pytest.raises(ValueError, match='of the memory know.*of the segment'):
+    with pytest.raises(ValueError, match='of the memory have.*of the segment'):
         read_segment(
             model, TEXT[:, 6:], memory, length=6, tok=Tokens.of(valid=jnp.ones((B, L - 5), bool))
         )

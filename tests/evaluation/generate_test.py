@@ -107,7 +107,7 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
         ('rope', ['--temperature=1', '--top_p=1.5'], r'top_p must lie in \(0, 1\], got 1.5'),
         ('rope', ['--constant_cache=0'], 'room for new tokens, must be at least 1, got 0'),
         ('rope', ['--constant_cache=4'], 'needs lm_infinite in every layer'),
-        ('rope', ['--recompute'], 'where frequencies follow its length'),
+        ('rope', ['--recompute'], 'frequencies that follow the length of the text'),
         ('rope', ['--recompute', '--constant_cache=4'], 'constant_cache forgets the text'),
         (
             'rope',

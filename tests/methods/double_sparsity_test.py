@@ -232,7 +232,7 @@ def test_what_cannot_be_is_refused():
         ),
         (
             lambda: label(init_cache(model, pj.Tokens.of(length=20)), channels),
-            'model.decode.prefill first',
+            'decode.prefill first',
         ),
         (lambda: label(cache, channels[:, :3]), r'3 layers and 2 query heads, got \(3, 3, 2\)'),
         (lambda: label(cache, channels + 8), r'of width 8 lie in 0 .. 7, got \d+ .. \d+'),

@@ -344,7 +344,7 @@ def test_what_cannot_be_is_refused():
             lambda: prefill(
                 deployed, init_cache(deployed, pj.Tokens.of(valid=np.ones((3, 20), bool))), text
             ),
-            'the cache is of 3 rows, the prompts of 2',
+            'the cache has 3 rows, the prompts 2',
         ),
         (
             lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(length=20)), text[0]),

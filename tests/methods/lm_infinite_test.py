@@ -240,12 +240,12 @@ def test_bfloat16():
         ('lm_infinite(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
         ('lm_infinite(encoding=rope(), n_local=0)', 'n_local=0'),
         ('lm_infinite(encoding=rope(), n_global=-1)', 'n_global=-1'),
-        ('lm_infinite(encoding=rope(), top_k=-1)', 'number of keys, got -1'),
+        ('lm_infinite(encoding=rope(), top_k=-1)', 'at least 0, got -1'),
         ('lm_infinite(encoding=rope(), top_k=2, distance=0)', 'distance=0, top_k=2'),
         ('lm_infinite(encoding=rope(), distance=7)', 'distance=7, top_k=0'),
         (
             'lm_infinite(encoding=alibi(), top_k=2)',
-            'top_k=2 chooses keys for a rotary encoding, got alibi; use top_k=0',
+            'top_k=2 needs a rotary encoding, got alibi; use top_k=0',
         ),
         ('lm_infinite()', "needs 'encoding'"),
     ],
@@ -344,7 +344,7 @@ def test_a_cache_of_constant_size_decodes_the_same(part, room):
 
 def test_only_what_stays_hidden_may_be_forgotten():
     for spec, message in (
-        ('rope()', 'needs lm_infinite in every layer, one of this model has rope'),
+        ('rope()', 'needs lm_infinite in every layer, but a layer of this model has rope'),
         (
             f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL}, top_k=2)',
             'use top_k=0',
@@ -437,7 +437,7 @@ def test_errors_of_the_cache_and_of_top_k_at_call():
     for options, message in (
         (dict(first=1, last=0), 'last=0'),
         (dict(first=1, last=2, room=0), 'room=0'),
-        (dict(first=1, last=2, room=2), 'room for 2 tokens after 8 exceeds the text to come, of 9'),
+        (dict(first=1, last=2, room=2), 'room for 2 tokens after 8 exceeds the text of 9 tokens'),
     ):
         with pytest.raises(ValueError, match=message):
             keep_ends(cache, (tok,), **options)

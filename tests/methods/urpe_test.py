@@ -242,8 +242,8 @@ def test_wrong_input_says_what_is_wrong():
             'table="toeplitz", max_len=-1',
             'max_len must be positive, or 0 for the trained length of 16, got -1',
         ),
-        ('max_len=9', "max_len=9 is of table='toeplitz'"),
-        ('table="toeplitz", max_distance=99', "max_distance=99 are of table='bucketed'"),
+        ('max_len=9', "max_len=9 is an argument of table='toeplitz'"),
+        ('table="toeplitz", max_distance=99', "max_distance=99 are arguments of table='bucketed'"),
         ('std=-1.0', 'std must be at least 0, got -1.0'),
     ):
         with pytest.raises(ValueError, match=message):

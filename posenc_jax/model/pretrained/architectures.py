@@ -1,4 +1,4 @@
-"""The architectures of public checkpoints that a `Transformer` can be, by `model_type`."""
+"""The architectures of public checkpoints that a `Transformer` can have, by `model_type`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,15 @@ from posenc_jax.model.pretrained.llama import llama
 
 
 def describe(config: dict[str, Any], where: object) -> Architecture:
-    """The architecture of a config.
+    """The architecture that a config describes.
 
     Args:
-      config: of the checkpoint, as `config.json` has it.
-      where: what messages call it.
+      config: the config of the checkpoint, with the fields of `config.json`.
+      where: name of the file, for error messages.
 
     Raises:
-      PretrainedError: an unknown architecture, a missing size, or a choice that the model does not
-        have.
+      PretrainedError: an unknown architecture, a missing size, or a choice that `Transformer` does
+        not support.
     """
     kind = config.get('model_type')
     if not isinstance(kind, str) or kind not in ARCHITECTURES:

@@ -1,6 +1,4 @@
-"""The compiled map of characters of SentencePiece: a trie of bytes, and the texts that its leaves
-point to.
-"""
+"""Checks the character map of SentencePiece: a trie of bytes whose leaves point to texts."""
 
 import base64
 import binascii
@@ -11,19 +9,19 @@ from posenc_jax.model.pretrained.fields import PretrainedError
 
 
 def longest(charsmap: str, where: object, field: str) -> int:
-    """The bytes of the longest text that a character is replaced by.
+    """The number of bytes of the longest text by which a character map replaces a character.
 
-    A trie is an array of 32-bit units. A node at `position` has its children at `position ^ offset
-    ^ byte`, as far as the low bits of the unit there are that byte; a unit with a leaf has the
-    place of its text at `position ^ offset`.
+    The trie is an array of 32-bit units. The child of the node at `position` for a byte is at
+    `position ^ offset ^ byte`, if the low bits of the unit there are this byte. If a node has a
+    leaf, the unit at `position ^ offset` holds the index of its text.
 
     Args:
-      charsmap: bytes of the trie's size, the trie and the texts, in base64.
-      where: file, for messages.
-      field: that holds it.
+      charsmap: the size of the trie in 4 bytes, the trie and the texts, encoded in base64.
+      where: name of the file, for error messages.
+      field: name of the field, for error messages.
 
     Raises:
-      PretrainedError: something in it points outside.
+      PretrainedError: the data is damaged, or part of it points outside.
     """
 
     def damaged(why):
@@ -50,7 +48,7 @@ def longest(charsmap: str, where: object, field: str) -> int:
     offsets = (units >> 10) << ((units & 512) >> 6)
     labels, leaves = units & (1 << 31 | 255), (units >> 8 & 1).astype(bool)
     bytes_, visited = np.arange(1, 256), np.zeros(len(units), bool)
-    nodes, ends = np.zeros(1, np.int64), []  # nodes of one depth; the root is that of no byte
+    nodes, ends = np.zeros(1, np.int64), []  # all nodes of one depth, beginning with the root
     while len(nodes):
         visited[nodes] = True
         bases = nodes ^ offsets[nodes]

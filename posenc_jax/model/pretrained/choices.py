@@ -1,12 +1,12 @@
-"""What the architectures of public checkpoints read in the same way from a config: choices that are
-refused, activations, heads, the rotary encoding and sliding windows.
+"""Fields of a config that several architectures read in the same way: activations, heads, the
+rotary encoding, sliding windows, and choices that are not supported.
 """
 
 from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.fields import PretrainedError, shown
 from posenc_jax.model.pretrained.scaling import parameters, rope_spec
 
-# Of the released names, which are those of `transformers`, ours.
+# Our names of activations, by their names in `transformers`.
 _ACTIVATIONS = {
     'gelu': 'gelu_erf',
     'gelu_new': 'gelu',
@@ -16,6 +16,7 @@ _ACTIVATIONS = {
 
 
 def activation(config, name: str, default: str, where) -> str:
+    """Our name of the activation in the field `name` of a config."""
     found = config.get(name, default)
     if found not in _ACTIVATIONS:
         raise PretrainedError(f'{where}: {name}={found!r}; {nearest(str(found), _ACTIVATIONS)}')
@@ -23,7 +24,11 @@ def activation(config, name: str, default: str, where) -> str:
 
 
 def refuse(config, where, **expected):
-    """Choices that exist in a family and change what is computed; null is the usual one."""
+    """Refuses fields with other values than `expected`; a missing field or null is accepted.
+
+    Raises:
+      PretrainedError: names the field, its value and the expected value.
+    """
     for name, wanted in expected.items():
         found = config.get(name)
         if found is not None and found != wanted:
@@ -33,6 +38,7 @@ def refuse(config, where, **expected):
 
 
 def heads_of(config):
+    """Number of query heads, number of key heads, and width of a head."""
     heads = config['num_attention_heads']
     return (
         heads,
@@ -42,20 +48,20 @@ def heads_of(config):
 
 
 def rotary_spec(config, head_dim: int, where) -> str:
-    """The rotary encoding, where lists of factors are as long as a head has planes to turn."""
+    """The spec of the rotary encoding, after a check of the lengths of lists of factors."""
     spec, found = rope_spec(config, where), parameters(config, where)
     planes = int(head_dim * found.get('partial_rotary_factor', 1.0)) // 2
     for name in ('long_factor', 'short_factor'):
         if isinstance(factors := found.get(name), list) and len(factors) != planes:
             raise PretrainedError(
-                f'{where}: {name} has {len(factors)} entries, expected {planes}, half of what '
-                f'turns of a head of {head_dim}'
+                f'{where}: {name} has {len(factors)} entries, expected {planes}, half of the '
+                f'rotated width of a head of {head_dim}'
             )
     return spec
 
 
 def windowed_pattern(config, spec: str, layers: int, where) -> tuple[str, ...]:
-    """The encoding of each layer of one period: with a sliding window where the config says so."""
+    """The spec of each layer of one period, with a sliding window where the config has one."""
     size, kind = config.get('sliding_window'), config['model_type']
     kinds = config.get('layer_types')
     if unknown := sorted(set(kinds or ()) - {'full_attention', 'sliding_attention'}):
@@ -68,17 +74,16 @@ def windowed_pattern(config, spec: str, layers: int, where) -> tuple[str, ...]:
             f'{where}: layer_types has {len(kinds)} entries, expected one for each of {layers} '
             'layers'
         )
-    used = (
-        config.get('use_sliding_window', kind != 'qwen2') and kind != 'llama'
-    )  # Llama's window is not one of the family
+    # The Llama family has no sliding windows, so the field is ignored there.
+    used = config.get('use_sliding_window', kind != 'qwen2') and kind != 'llama'
     if size is None or not used:
         return (spec,)
     windowed = f'{spec} | window(size={size})'
-    if kinds is None:  # Qwen2: the first max_window_layers layers see everything
+    if kinds is None:  # Qwen2: the first max_window_layers layers have full attention
         first = min(config.get('max_window_layers', 0), layers) if kind == 'qwen2' else 0
         kinds = ['full_attention'] * first + ['sliding_attention'] * (layers - first)
     specs = [windowed if kind == 'sliding_attention' else spec for kind in kinds]
     for period in range(1, layers + 1):
         if layers % period == 0 and specs == specs[:period] * (layers // period):
             return tuple(specs[:period])
-    raise AssertionError('the whole is a period of itself')
+    raise AssertionError('unreachable: all layers together are a period')

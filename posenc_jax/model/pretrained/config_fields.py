@@ -1,14 +1,12 @@
-"""The fields of a checkpoint's config that are read, of all architectures, and the values each may
-have.
-"""
+"""The config fields that are read, of all architectures, and the values that each may have."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from posenc_jax.model.pretrained.fields import FLAG, Kind, check, number, several, text, whole
 
-# Bounds are far beyond what has been published, and near enough that nothing of that size fails for
-# memory before the tensors are compared with the file. Positions are held in 32 bits.
+# The bounds are far above those of published models. They are low enough that a config within them
+# does not exhaust the memory before its tensors are compared with the file. Positions have 32 bits.
 WIDTH, LAYERS, HEADS, VOCABULARY, LENGTH = (
     whole(1, most) for most in (2**20, 2**12, 2**14, 2**24, 2**31 - 1)
 )
@@ -17,7 +15,7 @@ STRENGTH = number(1e-6, 1e6)
 
 
 def _nested(most: int) -> Kind:
-    """Names too are printed by who refuses them."""
+    """An object of at most `most` fields. Names are bounded too, because messages print them."""
     named = lambda name: len(name) <= 40 and name.isprintable()
     return Kind(
         f'an object of at most {most} fields with names of at most 40 printable letters',
@@ -55,8 +53,8 @@ FIELDS: dict[str, Kind] = {
     'max_window_layers': whole(0, 2**12),
     'layer_types': several(text(100), 2**12),
 }
-# Fields inside an object that are not read here: their names and values are printed by who refuses
-# them.
+# Other fields inside an object. They are bounded because later messages print their names and
+# values.
 UNREAD = Kind(
     'a number, true, false, an object or a text of at most 100 characters',
     lambda value: (
@@ -66,9 +64,8 @@ UNREAD = Kind(
     ),
 )
 ATTENTION = {'alibi_bias_max': number(1e-3, 1e3)}
-_FACTORS = several(
-    number(1e-6, 1e30), 2**13
-)  # of single planes: those that do not turn are divided by 1e30
+# One factor for each plane; a factor of 1e30 marks a plane that is not rotated.
+_FACTORS = several(number(1e-6, 1e30), 2**13)
 ROPE: dict[str, Kind] = {
     'rope_theta': BASE,
     'partial_rotary_factor': PARTIAL,
@@ -86,14 +83,14 @@ _INNER = {'rope_scaling': ROPE, 'rope_parameters': ROPE, 'attn_config': ATTENTIO
 
 
 def checked(config: Mapping[str, Any], where: object) -> dict[str, Any]:
-    """A config without the fields that are null: they say nothing.
+    """Checks the fields of a config, and returns it without those that are null.
 
     Args:
-      config: of a checkpoint.
-      where: file, for messages.
+      config: the config of a checkpoint.
+      where: name of the file, for error messages.
 
     Raises:
-      PretrainedError: a value of another type, or beyond its bound; names the field.
+      PretrainedError: a value of a wrong type or out of bounds; the message names the field.
 
     Example:
       >>> checked({'n_head': 2, 'n_inner': None, 'custom': 'x'}, 'config.json')

@@ -1,4 +1,4 @@
-"""Our models as Hugging Face directories, for those that an architecture there can express."""
+"""Writes a model as a Hugging Face directory, if an architecture of `transformers` expresses it."""
 
 import json
 import pathlib
@@ -29,26 +29,28 @@ def export_pretrained(
     model: Transformer, path: str | pathlib.Path, *, tokenizer: Any = None
 ) -> pathlib.Path:
     """Writes `config.json` and `model.safetensors` (and `tokenizer.json`), which `transformers` and
-    `load_pretrained` read.
+    `load_pretrained` can read.
 
-    A decoder with RMSNorm, SwiGLU and `rope()` (any base; plain, `pi`, `ntk_aware`, `abf`,
-    `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope` or `p_rope` frequencies) becomes a Llama; one
-    with LayerNorm and biases everywhere a GPT-2 if it has `learned_absolute()` and the tanh form of
-    gelu. An untied model's embedding scale is multiplied into the table.
+    A decoder with RMSNorm, SwiGLU and `rope()` becomes a Llama, with any base and with plain, `pi`,
+    `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope` or `p_rope` frequencies. A
+    decoder with LayerNorm, biases everywhere, `learned_absolute()` and the tanh form of gelu
+    becomes a GPT-2. If the output is not tied to the embedding, the embedding scale is multiplied
+    into the table.
 
-    `max_position_embeddings` of a Llama is the extended length, `factor` times the trained one, of
-    `pi`, `yarn`, `llama3_rope` and `longrope`, and the trained length of the others: `dynamic_ntk`
-    has no end, and a raised base does not say how far it reaches. Where `factor * train_len` of
-    `yarn` is no whole number, `transformers` says that the two lengths do not give it.
+    `max_position_embeddings` of a Llama is the extended length, `factor` times the trained one, for
+    `pi`, `yarn`, `llama3_rope` and `longrope`. For the other rules it is the trained length:
+    `dynamic_ntk` has no limit, and a larger base does not tell how far it extends. If `factor *
+    train_len` of `yarn` is not an integer, `transformers` warns that the two lengths do not agree
+    with the factor.
 
     Args:
-      model: what to export.
-      path: directory; made if it is not there.
-      tokenizer: a `tokenizers.Tokenizer` to write beside it.
+      model: the model to export.
+      path: directory; created if it does not exist.
+      tokenizer: a `tokenizers.Tokenizer` that is written too; None for none.
 
     Raises:
-      DiskFullError: there is no room.
-      PretrainedError: no architecture expresses the model; says which choice is in the way.
+      DiskFullError: the disk has no room.
+      PretrainedError: no architecture can express the model; the message names the choice at fault.
     """
     config = _config(model)
     architecture = describe(config, 'the exported model')
@@ -92,13 +94,12 @@ def _config(model: Transformer) -> dict[str, Any]:
     if cfg.tie and cfg.embedding_scale != 1.0:
         raise PretrainedError(
             f'the tied table is multiplied by {cfg.embedding_scale:.4g} at the input, which no '
-            'architecture there does; '
-            'train with model.tie=False or model.embedding_scale=1.0'
+            'exported architecture does; train with model.tie=False or model.embedding_scale=1.0'
         )
     shared = dict(vocab_size=cfg.vocab_size, tie_word_embeddings=cfg.tie, torch_dtype='float32')
     if cfg.lora_rank:
         raise PretrainedError(
-            f'adapters (model.lora_rank={cfg.lora_rank}) have no place there; export model.merged()'
+            f'adapters (model.lora_rank={cfg.lora_rank}) are not exported; export model.merged()'
         )
     if cfg.embedding_norm:
         raise PretrainedError('a norm behind the embedding (model.embedding_norm) is not exported')
@@ -158,16 +159,15 @@ def _config(model: Transformer) -> dict[str, Any]:
             **shared,
         }
     raise PretrainedError(
-        f'no architecture there is a model with mlp={cfg.mlp!r}, norm={cfg.norm!r}, '
-        f'bias={cfg.bias!r}, parallel={cfg.parallel} '
-        f'and {" | ".join(keys) or "nope"}; Llama is swiglu, rmsnorm, none, rope(); GPT-2 is '
-        'gelu, layernorm, all, learned_absolute()'
+        f'no exported architecture is a model with mlp={cfg.mlp!r}, norm={cfg.norm!r}, '
+        f'bias={cfg.bias!r}, parallel={cfg.parallel} and {" | ".join(keys) or "nope"}; Llama is '
+        'swiglu, rmsnorm, none, rope(); GPT-2 is gelu, layernorm, all, learned_absolute()'
     )
 
 
 def _rope(part: Rotary, train_len: int) -> dict[str, Any]:
-    """What `scaling.rope_spec` and `scaling.trained_length` read as this encoding of a model
-    trained at `train_len`.
+    """The config fields of a rotary encoding, the inverse of `scaling.rope_spec` and
+    `scaling.trained_length`.
     """
     if part.layout != 'half' or part.partial != 1.0:
         raise PretrainedError(
@@ -191,17 +191,17 @@ def _rope(part: Rotary, train_len: int) -> dict[str, Any]:
             scaling.get('factor', 1) * getattr(part.freqs, 'train_len', train_len)
         )
     }
-    if isinstance(
-        part.freqs, DynamicNTK
-    ):  # the rule of `transformers` takes this for the trained length
+    if isinstance(part.freqs, DynamicNTK):
+        # `transformers` reads the trained length of this rule from max_position_embeddings.
         lengths = {'max_position_embeddings': part.freqs.train_len}
-    if isinstance(part.freqs, PI):  # whose scaling has no key for it there
+    if isinstance(part.freqs, PI):
+        # The linear type of `transformers` has no field for the trained length in its scaling.
         lengths['original_max_position_embeddings'] = train_len
     return {'rope_theta': part.base, 'rope_scaling': scaling, **lengths}
 
 
 def _scaling(freqs: Any) -> dict[str, Any]:
-    """A rule with the keys that `transformers` gives its type."""
+    """The fields of a frequency rule, under the names of `transformers`."""
     original = {'original_max_position_embeddings': getattr(freqs, 'train_len', None)}
     match freqs:
         case PI():

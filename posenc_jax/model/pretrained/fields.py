@@ -1,5 +1,5 @@
-"""What a public checkpoint may say in its fields: every value goes through `check`, which states
-what is expected.
+"""Kinds of values for the fields of public checkpoints, and `check`, which compares a value with
+its kind.
 """
 
 import dataclasses
@@ -12,14 +12,19 @@ from typing import Any
 
 
 class PretrainedError(ValueError):
-    """A checkpoint that cannot be used: the message names file, field or tensor, what was found and
-    what was expected.
+    """A checkpoint that cannot be used. The message names the file and the field or tensor, the
+    value that was found and what was expected.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Which values a field may have, and how an error says it."""
+    """The values that a field may have.
+
+    Attributes:
+      says: the expected values in words, for error messages.
+      holds: whether a value is of this kind.
+    """
 
     says: str
     holds: Callable[[Any], bool]
@@ -33,7 +38,7 @@ def whole(least: int, most: int) -> Kind:
 
 
 def number(least: float, most: float) -> Kind:
-    """Whole ones too; NaN lies in no range."""
+    """An int or float in a range. NaN is in no range."""
     return Kind(
         f'a number from {least:g} to {most:g}',
         lambda value: type(value) in (int, float) and least <= value <= most,
@@ -71,16 +76,16 @@ LIST = Kind('a list', lambda value: isinstance(value, list))
 
 
 def check(value: Any, kind: Kind, where: object, name: str) -> Any:
-    """`value`, if it is of that kind.
+    """Returns `value` if it is of the given kind.
 
     Args:
-      value: of the field.
-      kind: what is expected.
-      where: file, for the message.
-      name: of the field.
+      value: value of the field.
+      kind: the expected kind.
+      where: name of the file, for the message.
+      name: name of the field.
 
     Raises:
-      PretrainedError: it is of another kind.
+      PretrainedError: the value is of another kind.
 
     Example:
       >>> check(2, whole(1, 8), 'config.json', 'n_head')
@@ -101,7 +106,7 @@ _brief.maxlevel = 2
 
 
 def shown(value: Any) -> str:
-    """A value as messages print it: on one line, of bounded length and depth.
+    """A value as text for a message: on one line, with bounded length and depth.
 
     Example:
       >>> shown([1] * 1000)
@@ -111,7 +116,7 @@ def shown(value: Any) -> str:
 
 
 def near(name: str, choices: Iterable[str]) -> str:
-    """The ending of a message: the nearest of many choices, where one is near.
+    """The end of a message that suggests the most similar choice; empty if none is similar.
 
     Example:
       >>> (
@@ -126,15 +131,15 @@ def near(name: str, choices: Iterable[str]) -> str:
     return f'; did you mean {found[0]!r}?' if found else ''
 
 
-LARGEST_JSON = 64 * 2**20  # bytes; that of the largest public vocabulary has about half
+LARGEST_JSON = 64 * 2**20  # bytes; the file of the largest public vocabulary has about half of it
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:
-    """The object that a file holds.
+    """The JSON object in a file.
 
     Raises:
-      FileNotFoundError: there is none.
-      PretrainedError: it is too large, nested too deep, not JSON, or something else than an object.
+      FileNotFoundError: the file does not exist.
+      PretrainedError: the file is too large, nested too deep, not JSON, or not an object.
     """
     if not is_file(file):
         raise FileNotFoundError(
@@ -149,7 +154,7 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, where: object) -> dict[str, Any]:
-    """The object that bytes of a file spell."""
+    """The JSON object in the bytes of a file."""
     try:
         found = json.loads(data.decode())
     except RecursionError:
@@ -164,7 +169,7 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
 
 
 def is_file(path: pathlib.Path) -> bool:
-    """Whether there is such a file; no name is too long to be asked for."""
+    """Whether there is such a file. A name too long for the file system counts as no file."""
     try:
         return path.is_file()
     except OSError:
@@ -172,7 +177,7 @@ def is_file(path: pathlib.Path) -> bool:
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    """Whether there is such a directory."""
+    """Whether there is such a directory; names as for `is_file`."""
     try:
         return path.is_dir()
     except OSError:

@@ -1,4 +1,4 @@
-"""GGUF files of llama architecture, under the names of a Hugging Face checkpoint."""
+"""GGUF files of llama architecture, read under the names of a Hugging Face checkpoint."""
 
 import pathlib
 from typing import Any
@@ -22,7 +22,7 @@ from posenc_jax.model.pretrained.special_tokens import check_ids
 from posenc_jax.model.pretrained.stored import Stored, read_bytes
 from posenc_jax.model.pretrained.tokenizer import UnknownTokenizerError, one_line
 
-# GGUF names of one layer -> Hugging Face names of llama.
+# Tensor names of one layer: GGUF -> Hugging Face.
 _LAYER = {
     'attn_norm': 'input_layernorm',
     'attn_q': 'self_attn.q_proj',
@@ -35,11 +35,11 @@ _LAYER = {
     'ffn_down': 'mlp.down_proj',
 }
 _TOP = {'token_embd': 'model.embed_tokens', 'output_norm': 'model.norm', 'output': 'lm_head'}
-# Factors that divide the rotary frequencies, which converters of Llama 3 write in place of its
-# declared scaling.
+# A tensor of factors that divide the rotary frequencies. Converters of Llama 3 write it instead of
+# the declared scaling.
 _FACTORS = 'rope_freqs.weight'
 _BETAS = {'yarn_beta_fast': 'beta_fast', 'yarn_beta_slow': 'beta_slow'}
-# Fields of `llama.rope.scaling` that are read; `finetuned` tells how the weights came about.
+# Fields of `llama.rope.scaling` that are accepted; `finetuned` does not change the encoding.
 _SCALING = {
     'type': text(100),
     'factor': ROPE['factor'],
@@ -47,7 +47,7 @@ _SCALING = {
     'finetuned': FLAG,
     **{theirs: ROPE[ours] for theirs, ours in _BETAS.items()},
 }
-# Those that are not, with the values at which they do nothing.
+# Fields that are not supported, with the values at which they have no effect.
 _NEUTRAL = {
     'attn_factor': (1.0,),
     'alpha': (0.0,),
@@ -62,8 +62,8 @@ _TOKEN = whole(0, 2**32 - 1)
 class GGUF:
     """A GGUF file of llama architecture. Quantised tensors are read as float32.
 
-    Rows of query and key projections are stored for interleaved planes; they are put back in the
-    order of halves.
+    The file stores the rows of query and key projections for the interleaved rotary layout; `read`
+    puts them into the order of the half layout.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -110,8 +110,8 @@ class GGUF:
         check_ids(self.config, self.config, path, also=('bos_token_id',) if begins else ())
 
     def _scaling(self):
-        """The scaling as llama.cpp applies it: frequencies are divided by the factors of a tensor
-        and by that of a field.
+        """The rope scaling as llama.cpp applies it: frequencies are divided by the factors in a
+        tensor and by the factor in a field.
         """
         prefix = 'llama.rope.scaling.'
         found = {
@@ -137,7 +137,7 @@ class GGUF:
                 f'{self.path}: rope scaling of type {found["type"]!r} lacks the field '
                 f'{prefix}factor'
             )
-        # A file without a type means linear, and the first ones have the factor elsewhere.
+        # Without a type the scaling is linear. The oldest files have the factor in another field.
         kind = found.get('type', 'linear')
         factor = found.get('factor', self._field('llama.rope.scale_linear', ROPE['factor'], 1.0))
         if kind == 'none':
@@ -148,7 +148,7 @@ class GGUF:
         divisors = None if tensor is None else self._floats(_FACTORS, tensor)
         if divisors is not None and not np.all(divisors == 1):
             if kind != 'linear' and factor != 1.0:
-                beside = f'rope scaling of type {kind!r} beside {_FACTORS}'
+                beside = f'rope scaling of type {kind!r} together with {_FACTORS}'
                 raise PretrainedError(f'{self.path}: {beside}, expected linear or none')
             divisors = (np.asarray(divisors, np.float64).ravel() * factor).tolist()
             check(
@@ -186,7 +186,7 @@ class GGUF:
         return default
 
     def _size(self, key: str, name: str, default: Any = _REQUIRED):
-        """A field that a Hugging Face config has under `name`."""
+        """The value of a field whose name in a Hugging Face config is `name`."""
         return self._field(key, FIELDS[name], default)
 
     def shapes(self):
@@ -210,9 +210,10 @@ class GGUF:
             gguf.quant_shape_to_byte_shape(tensor.shape, tensor.kind)
         )
         try:
-            with np.errstate(all='ignore'):  # numbers that are not finite are said by who asked
+            # Numbers that are not finite are refused by the caller.
+            with np.errstate(all='ignore'):
                 return gguf.quants.dequantize(rows, tensor.kind)
-        except NotImplementedError:  # also of integers
+        except NotImplementedError:  # raised for integers too
             raise PretrainedError(
                 f'{self.path}: the tensor {name!r} is of type {tensor.kind.name}, expected e.g. '
                 'F32 or Q8_0'
@@ -225,11 +226,11 @@ class GGUF:
         )
         if kind != 'gpt2':
             raise UnknownTokenizerError(
-                f'{self.path}: byte-level BPE tokenizers (gpt2) are read, this one is {kind!r}'
+                f'{self.path}: expected a byte-level BPE tokenizer (gpt2), this one is {kind!r}'
             )
         if style not in ('default', 'gpt-2', 'smollm'):
             raise UnknownTokenizerError(
-                f'{self.path}: pre-tokenizers smollm and gpt-2 are known, this one is {style!r}'
+                f'{self.path}: expected the pre-tokenizer smollm or gpt-2, this one is {style!r}'
             )
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -277,6 +278,7 @@ class GGUF:
 
 
 def _name(name: str) -> str:
+    """The Hugging Face name of a tensor, or the name itself if there is none."""
     match name.split('.'):
         case ['blk', number, kind, suffix] if kind in _LAYER:
             return f'model.layers.{number}.{_LAYER[kind]}.{suffix}'

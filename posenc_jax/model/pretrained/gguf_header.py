@@ -1,4 +1,4 @@
-"""The header of a GGUF file: fields, and where the tensors lie."""
+"""The header of a GGUF file: its fields, and the places of its tensors."""
 
 import math
 import pathlib
@@ -10,7 +10,7 @@ import numpy as np
 from posenc_jax.model.pretrained.fields import LARGEST_JSON, Kind, PretrainedError, check, whole
 from posenc_jax.model.pretrained.stored import SHAPE, Stored, check_layout
 
-# The numbers of the format's types, as numpy calls them; the others are texts and arrays.
+# NumPy types of the numbers and truth values, by their type number in the format.
 _SCALARS = {
     0: 'u1',
     1: 'i1',
@@ -38,10 +38,10 @@ class Header:
 
     Attributes:
       fields: key -> number, text, truth value or list of one of these.
-      tensors: name -> where it lies; its shape is rows first.
+      tensors: name -> place of the tensor; its shape has the rows first.
 
     Raises:
-      PretrainedError: names the field or tensor that is damaged.
+      PretrainedError: the header is damaged; the message names the field or tensor.
     """
 
     def __init__(self, file: pathlib.Path):

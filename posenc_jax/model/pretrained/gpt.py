@@ -1,4 +1,4 @@
-"""GPT-2, GPT-NeoX, BLOOM and MPT: LayerNorm, a feed-forward without gate, joined projections."""
+"""GPT-2, GPT-NeoX, BLOOM and MPT: LayerNorm, feed-forward without a gate, joined projections."""
 
 import math
 
@@ -19,7 +19,7 @@ from posenc_jax.model.pretrained.scaling import trained_length
 
 
 def gpt_neox(config, where) -> Architecture:
-    """GPT-NeoX and Pythia: parallel branches, partial rotary."""
+    """GPT-NeoX and Pythia: attention and feed-forward in parallel, partial rotary encoding."""
     refuse(config, where, attention_bias=True)
     width, layers, heads, hidden, vocabulary = (
         config[name]
@@ -31,10 +31,7 @@ def gpt_neox(config, where) -> Architecture:
             'vocab_size',
         )
     )
-    rotary = {
-        'rotary_pct': 0.25,
-        **config,
-    }  # the default of the architecture, where a config leaves it out
+    rotary = {'rotary_pct': 0.25, **config}  # 0.25 is the default of the architecture
     cfg = TransformerConfig(
         vocab_size=vocabulary,
         train_len=trained_length(config, where),
@@ -75,7 +72,7 @@ def gpt_neox(config, where) -> Architecture:
 
 
 def bloom(config, where) -> Architecture:
-    """BLOOM: ALiBi, a norm after the embedding."""
+    """BLOOM: ALiBi, and a norm after the embedding."""
     refuse(config, where, apply_residual_connection_post_layernorm=False)
     width = config.get('hidden_size') or config['n_embed']
     layers, heads = (
@@ -122,7 +119,7 @@ def bloom(config, where) -> Architecture:
 
 
 def gpt2(config, where) -> Architecture:
-    """GPT-2: a learned table; matrices are stored input first."""
+    """GPT-2: a learned table of positions. Matrices are stored with the input axis first."""
     refuse(
         config,
         where,
@@ -185,7 +182,14 @@ def gpt2(config, where) -> Architecture:
 
 
 def mpt_slopes(heads: int, largest: float = 8.0) -> tuple[float, ...]:
-    """The slopes of MPT: those of the next power of two, every second one first.
+    """The ALiBi slopes of MPT: `2^(-largest h / n)`, h = 1 .. n, for n heads, a power of two.
+
+    For other numbers of heads n is the next power of two, and the first slopes of the order h = 2,
+    4, .., 1, 3, .. are taken.
+
+    Args:
+      heads: number of heads.
+      largest: the exponent of the smallest slope, `alibi_bias_max` in the config.
 
     Example:
       >>> mpt_slopes(3)
@@ -197,7 +201,7 @@ def mpt_slopes(heads: int, largest: float = 8.0) -> tuple[float, ...]:
 
 
 def mpt(config, where) -> Architecture:
-    """MPT: ALiBi, no biases, norms without bias."""
+    """MPT: ALiBi, and no biases, also in the norms."""
     attention = config.get('attn_config') or {}
     refuse(config, where, no_bias=True, expansion_ratio=4, embedding_fraction=1.0, logit_scale=None)
     refuse(

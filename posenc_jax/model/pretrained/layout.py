@@ -1,5 +1,5 @@
-"""How tensors of a public checkpoint are laid out: which tensor is which variable of a
-`Transformer`, and the reordering from the stored layout. The architectures share what is here.
+"""Which tensor of a public checkpoint is which variable of a `Transformer`, and how the stored
+layout is reordered. All architectures use this module.
 """
 
 import dataclasses
@@ -14,14 +14,13 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One variable: the tensor it comes from ('{}' stands for the number of the layer) and what is
-    done to it.
+    """One variable of the model and the tensor that it comes from.
 
     Attributes:
-      name: of the tensor.
-      shape: the tensor's shape in the checkpoint.
-      change: stored layout -> ours. It only picks and reorders numbers, so that it can be undone by
-        applying it to indices.
+      name: name of the tensor, with '{}' for the number of the layer.
+      shape: shape of the tensor in the checkpoint.
+      change: function from the stored layout to ours. It only selects and reorders numbers, so
+        export can find its inverse by applying it to indices.
     """
 
     name: str
@@ -31,13 +30,13 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A checkpoint in our terms.
+    """The architecture of a checkpoint as a `Transformer`.
 
     Attributes:
-      cfg: what the `Transformer` is built from.
-      leaves: variable within the model, without the place in the period ('embedding',
-        'attention.w_q') -> its tensor.
-      ignored: names (with '{}' for the layer) of tensors that follow from the config.
+      cfg: the config of the `Transformer`.
+      leaves: name of a variable, without the number of its block ('embedding', 'attention.w_q') ->
+        its tensor.
+      ignored: names of tensors that need not be read, with '{}' for the number of the layer.
     """
 
     cfg: TransformerConfig
@@ -54,11 +53,12 @@ def turned(a: np.ndarray) -> np.ndarray:
 
 
 def into_heads(width, heads, head_dim) -> Change:
-    """A matrix [heads * head_dim, width] as ours, [width, heads, head_dim]."""
+    """From a matrix [heads * head_dim, width] to ours, [width, heads, head_dim]."""
     return lambda w: w.T.reshape(width, heads, head_dim)
 
 
 def out_of_heads(width, heads, head_dim) -> Change:
+    """From a matrix [width, heads * head_dim] to ours, [heads, head_dim, width]."""
     return lambda w: w.T.reshape(heads, head_dim, width)
 
 
@@ -74,8 +74,14 @@ def with_output(
     name: str = 'lm_head.weight',
     tied: bool = True,
 ) -> Architecture:
-    """The table of the embedding is the output, or a tensor is; `tied` is the rule where the config
-    does not say.
+    """The architecture with its output: the embedding table if it is tied, else the tensor `name`.
+
+    Args:
+      config: the config of the checkpoint; `tie_word_embeddings` says whether the output is tied.
+      cfg, leaves: as for `Architecture`, without the output.
+      ignored: as for `Architecture`.
+      name: name of the output tensor; it is ignored if the output is tied.
+      tied: whether the output is tied where the config does not say.
     """
     said = config.get('tie_word_embeddings')
     cfg = dataclasses.replace(cfg, tie=tied if said is None else bool(said))
@@ -87,16 +93,16 @@ def with_output(
 
 
 def joined_heads(heads, head_dim, part) -> tuple[Change, Change]:
-    """Query, key or value (`part` 0, 1, 2) of rows grouped as [heads, 3, head_dim]: of the matrix,
-    of the bias.
+    """The changes that take query, key or value (`part` 0, 1, 2) out of a joined matrix and out of
+    a joined bias, whose rows are grouped as [heads, 3, head_dim].
     """
     rows = lambda w: w.reshape(heads, 3, head_dim, *w.shape[1:])[:, part]
     return lambda w: np.moveaxis(rows(w), -1, 0), rows
 
 
 def biased_layers(*, prefix, names, width, hidden, heads, joined) -> dict[str, Leaf]:
-    """The layers of GPT-NeoX and BLOOM: LayerNorm, biases everywhere, joined query, key and
-    value.
+    """The leaves of the layers of GPT-NeoX and BLOOM: LayerNorm, biases everywhere, and a joined
+    projection of query, key and value.
     """
     head_dim = width // heads
     leaves = {}

@@ -1,4 +1,4 @@
-"""Llama, Mistral, Qwen2 and Phi-3: RMSNorm, SwiGLU, rotary encodings, grouped queries."""
+"""Llama, Mistral, Qwen2 and Phi-3: RMSNorm, SwiGLU, rotary encoding, grouped-query attention."""
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from posenc_jax.model.pretrained.scaling import trained_length
 
 
 def llama(config, where) -> Architecture:
-    """Llama, Mistral, Qwen2, Phi-3: RMSNorm, SwiGLU, rotary, grouped queries; Phi-3 stores joined
-    projections.
-    """
+    """Llama, Mistral, Qwen2 (biases on query, key and value) and Phi-3 (joined projections)."""
     kind = config['model_type']
     refuse(
         config,

@@ -1,4 +1,4 @@
-"""Public weights, straight into the sharded model: one tensor of one layer is held at a time."""
+"""Loads public weights into a sharded model, one variable at a time."""
 
 import dataclasses
 import functools
@@ -27,10 +27,10 @@ class Pretrained:
     """A public model.
 
     Attributes:
-      model: with the encoding, and the context extension, that the checkpoint declares.
-      tokenizer: a `tokenizers.Tokenizer`, or None where the checkpoint has none, or one of a kind
-        that is not read.
-      config: of the checkpoint, under the names of a Hugging Face `config.json`.
+      model: the model, with the encoding and the context extension that the checkpoint declares.
+      tokenizer: a `tokenizers.Tokenizer`; None if the checkpoint has no tokenizer or an unknown
+        kind of tokenizer.
+      config: the config of the checkpoint, under the names of a Hugging Face `config.json`.
     """
 
     model: Transformer
@@ -41,23 +41,24 @@ class Pretrained:
 def load_pretrained(
     path: str | pathlib.Path, *, mesh: Mesh | None = None, dtype: str = 'float32', **changes
 ) -> Pretrained:
-    """Reads a public checkpoint. Nothing is ever fetched over the network.
+    """Reads a public checkpoint from disk. Nothing is downloaded.
 
     Args:
-      path: a Hugging Face directory (Llama, Mistral, Qwen2, Phi-3, GPT-NeoX, GPT-2, BLOOM, MPT;
-        `config.json` and safetensors, in one file or in shards), or a `.gguf` file of llama
+      path: a Hugging Face directory (Llama, Mistral, Qwen2, Phi-3, GPT-NeoX, GPT-2, BLOOM, MPT)
+        with `config.json` and safetensors in one file or in shards, or a `.gguf` file of llama
         architecture.
-      mesh: where the weights go; None is the first device.
-      dtype: of activations; weights are kept in float32.
-      **changes: further fields of the `TransformerConfig`, e.g. `remat='full'`.
+      mesh: devices for the weights; None is the first device.
+      dtype: dtype of activations; weights are float32.
+      **changes: other fields of the `TransformerConfig`, e.g. `remat='full'`.
 
     Raises:
-      FileNotFoundError: a file that should be there is not.
-      PretrainedError: an unknown architecture or rope type, or a rope parameter that is not read; a
-        field of another type, or beyond its bound (docs/pretrained.md); a missing or surplus
-        tensor, one of another shape, of integers, or with numbers that are not finite; a damaged
-        file; a tokenizer that cannot be read, or, as special tokens, has ids that the model does
-        not have. The message names file, tensor or field, found and expected.
+      FileNotFoundError: a file is missing.
+      PretrainedError: an unknown architecture or rope type; a rope parameter that is not supported;
+        a field of a wrong type or out of bounds (docs/pretrained.md); a tensor that is missing or
+        surplus, has a wrong shape, or holds integers or numbers that are not finite; a damaged
+        file; a tokenizer that cannot be read; a tokenizer or special token with an id outside the
+        vocabulary of the model. The message names the file and the tensor or field, what was found
+        and what was expected.
 
     Example:
       found = load_pretrained('SmolLM2-135M-Instruct.Q4_1.gguf')
@@ -75,7 +76,7 @@ def load_pretrained(
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
     try:
         abstract = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
-    except ValueError as error:  # e.g. heads of an odd width, which rotary planes do not divide
+    except ValueError as error:  # e.g. an odd head width with a rotary encoding
         raise PretrainedError(f'{source.path}: {error}') from error
     graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
     readers = _readers(source, architecture, params, len(abstract.blocks))
@@ -90,20 +91,20 @@ def load_pretrained(
 
     is_variable = lambda x: isinstance(x, nnx.Variable)
     params = jax.tree_util.tree_map_with_path(filled, params, shardings, is_leaf=is_variable)
-    # What is computed rather than stored, such as slopes; the compiler leaves the random weights
-    # out.
+    # Constants that are computed and not stored, such as slopes. The compiler removes the random
+    # weights from this function.
     constants = jax.jit(lambda: nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)[2])()
     return Pretrained(nnx.merge(graphdef, params, constants), tokenizer, source.config)
 
 
 def name_of_variable(path) -> str:
-    """A path in a state as 'blocks.0.attention.w_q'."""
+    """The name of a variable from its path in the state, e.g. 'blocks.0.attention.w_q'."""
     return jax.tree_util.keystr(path, simple=True, separator='.').removesuffix('.value')
 
 
 def leaf_of(name: str, layers: int, period: int) -> tuple[str, list[int | None]]:
-    """The key of a variable in `Architecture.leaves`, and the layers it stacks; [None] for one
-    outside the layers.
+    """The key of a variable in `Architecture.leaves`, and the numbers of the layers whose values it
+    stacks; [None] for a variable outside the layers.
     """
     in_block = re.fullmatch(r'blocks\.(\d+)\.(.*)', name)
     return (
@@ -116,7 +117,7 @@ def leaf_of(name: str, layers: int, period: int) -> tuple[str, list[int | None]]
 def _readers(
     source: Source, architecture: Architecture, params: nnx.State, period: int
 ) -> dict[str, Callable]:
-    """For each variable what reads a part of it: index -> float32 array."""
+    """For each variable a function that reads a part of it: index -> float32 array."""
     shapes, readers = source.shapes(), {}
     for path, variable in jax.tree_util.tree_leaves_with_path(
         params, is_leaf=lambda x: isinstance(x, nnx.Variable)
@@ -137,11 +138,12 @@ def _readers(
 
 
 def architecture_of(source: Source) -> Architecture:
-    """The architecture of a checkpoint. Its sizes are those of tensors that the files hold: nothing
-    larger is ever built.
+    """The architecture of a checkpoint, after a check that the files hold exactly its tensors. So
+    no model is built that is larger than the files.
 
     Raises:
-      PretrainedError: as `describe`; a missing or surplus tensor, or one of another shape.
+      PretrainedError: the errors of `describe`; a missing or surplus tensor, or one of a wrong
+        shape.
     """
     architecture, shapes = describe(source.config, source.described_in), source.shapes()
     layers, used = architecture.cfg.layers, set()
@@ -168,7 +170,7 @@ def architecture_of(source: Source) -> Architecture:
 
 
 def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
-    """The name of the tensor in this checkpoint."""
+    """The name of a leaf's tensor in this checkpoint, after a check of its shape."""
     full = leaf.name.format(number)
     name = full if full in shapes else _of_base(full)
     if name not in shapes:
@@ -184,12 +186,12 @@ def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
 
 
 def _of_base(name: str) -> str:
-    """A tensor's name in a base model, which is published without the first part of it."""
+    """A tensor's name in a published base model, which lacks the first part of the full name."""
     return name.split('.', 1)[1]
 
 
 def _read(source: Source, change, names: list[str], stacked: bool, index) -> np.ndarray:
-    """The part `index` of a variable, one stored tensor after the other."""
+    """The part `index` of a variable; its stored tensors are read one after the other."""
     one = lambda name: _finite(source, name, change)
     if not stacked:
         return one(names[0])[index]
@@ -197,19 +199,17 @@ def _read(source: Source, change, names: list[str], stacked: bool, index) -> np.
 
 
 def _finite(source: Source, name: str, change) -> np.ndarray:
-    """A stored tensor in our layout, float32."""
+    """A stored tensor in our layout, in float32, after a check that it is finite."""
     stored = source.read(name)
     if not jnp.issubdtype(stored.dtype, jnp.floating):
         raise PretrainedError(
             f'{source.file(name)}: the tensor {name!r} is of type {stored.dtype}, expected '
             'floating point'
         )
-    with np.errstate(all='ignore'):  # said below
+    with np.errstate(all='ignore'):  # overflow is an error below
         array = np.asarray(change(stored), np.float32)
-    for extreme in (
-        array.min(),
-        array.max(),
-    ):  # NaN is both; no second array of this size, as np.isfinite(array) is
+    # Minimum and maximum are NaN if any number is. np.isfinite(array) would need a second array.
+    for extreme in (array.min(), array.max()):
         if not np.isfinite(extreme):
             where = f'{source.file(name)}: the tensor {name!r}'
             raise PretrainedError(f'{where} holds {extreme}, expected finite numbers of 32 bits')

@@ -6,7 +6,7 @@ from typing import Any
 from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.sources import PretrainedError
 
-# What each rope type reads of its parameters.
+# The parameters of each rope type that are read.
 ROPE_TYPES = {
     'default': (),
     'linear': ('factor',),
@@ -24,8 +24,8 @@ ROPE_TYPES = {
     'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
     'proportional': ('factor',),
 }
-# What released configs write beside that, of any type; `finetuned` (YaRN) tells how the weights
-# came about.
+# Parameters of any type that released configs have too; `finetuned` (YaRN) does not change the
+# encoding.
 _COMMON = (
     'rope_type',
     'type',
@@ -39,37 +39,36 @@ _NO_NUMBERS = ('rope_type', 'type', 'finetuned', 'truncate')
 
 
 def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> int:
-    """The length the model was trained at before any declared extension.
+    """The length at which the model was trained, before any declared context extension.
 
     Raises:
-      PretrainedError: it is longer than the length after it.
+      PretrainedError: the original length is larger than the extended length.
     """
     scaling = parameters(config, where)
     original = scaling.get('original_max_position_embeddings') or config.get(
         'original_max_position_embeddings'
     )
     longest = config['max_position_embeddings']
-    # Where nothing is extended configs of Phi-3 write an original length all the same, and
-    # `transformers` reads none for 'dynamic'.
+    # Configs of Phi-3 have an original length even without an extension, and `transformers` ignores
+    # it for 'dynamic'.
     if scaling['rope_type'] in ('default', 'dynamic'):
         return int(longest)
     if original and original > longest:
         raise PretrainedError(
             f'{where}: original_max_position_embeddings={original} is longer than '
-            f'max_position_embeddings={longest}, expected at '
-            'most that'
+            f'max_position_embeddings={longest}, expected at most that'
         )
     return int(original or longest)
 
 
 def is_number(value: object) -> bool:
-    """Whether JSON gave a number."""
+    """Whether a JSON value is a number."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def parameters(config: dict[str, Any], where: object = 'the checkpoint') -> dict[str, Any]:
-    """`rope_parameters` (new checkpoints) or `rope_theta`, `partial_rotary_factor` and
-    `rope_scaling` (older ones), joined.
+    """All rope parameters of a config: those in `rope_parameters` (new checkpoints), and those in
+    `rope_theta`, `partial_rotary_factor` and `rope_scaling` (older checkpoints).
     """
     for name in ('rope_scaling', 'rope_parameters'):
         if not isinstance(config.get(name) or {}, dict):
@@ -94,15 +93,14 @@ def parameters(config: dict[str, Any], where: object = 'the checkpoint') -> dict
 
 
 def rope_spec(config: dict[str, Any], where: object) -> str:
-    """E.g. 'rope(base=500000.0, freqs=llama3_rope(factor=8.0, ...))'.
+    """The spec string of the rotary encoding that a config declares.
 
     Args:
-      config: of the checkpoint.
-      where: what messages call it.
+      config: the config of the checkpoint.
+      where: name of the file, for error messages.
 
     Raises:
-      PretrainedError: an unknown rope type, or one that lacks what it needs or has what it does not
-        read.
+      PretrainedError: an unknown rope type, or a missing, unsupported or wrong parameter.
 
     Example:
       >>> rope_spec(
@@ -122,7 +120,7 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
             f'{where}: unknown rope type {kind!r}; {nearest(str(kind), ROPE_TYPES)}'
         )
     known = (*ROPE_TYPES[kind], *_COMMON)
-    for name, value in found.items():  # null, and a factor of 1, say nothing
+    for name, value in found.items():  # null and a factor of 1 have no effect, so they are accepted
         if name not in known and value is not None and not (name == 'factor' and value == 1):
             raise PretrainedError(
                 f'{where}: rope type {kind!r} does not read {name!r} ({value!r}); '
@@ -159,9 +157,8 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
     elif kind == 'dynamic':
         freqs = f'dynamic_ntk({number("factor")}, {length})'
     elif kind == 'yarn':
-        found.update(
-            {name: found.get(name) or None for name in ('mscale', 'mscale_all_dim')}
-        )  # 0 is as good as absent there
+        # `transformers` treats 0 like a missing value.
+        found.update({name: found.get(name) or None for name in ('mscale', 'mscale_all_dim')})
         extras = optional('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim')
         if found.get('truncate') is not None:
             extras.append(f'truncate={bool(found["truncate"])}')
@@ -176,9 +173,8 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
             f'{ours}={tuple(map(float, need(theirs)))}'
             for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))
         ]
-        if need('short_factor') == need(
-            'long_factor'
-        ):  # one list for every length, as `rope_freqs.weight` of a GGUF file is
+        # Equal lists are one list for every length, e.g. `rope_freqs.weight` of a GGUF file.
+        if need('short_factor') == need('long_factor'):
             lists.pop()
         if found.get('factor') is None and trained == config['max_position_embeddings']:
             raise PretrainedError(

@@ -1,5 +1,5 @@
-"""What a public checkpoint holds, tensor by tensor: its config in Hugging Face's terms, and lazily
-read arrays.
+"""Public checkpoints on disk, in one interface: the config under the names of Hugging Face, tensors
+that are read one by one, and the tokenizer.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ class Source(Protocol):
     """A checkpoint on disk.
 
     Attributes:
-      path: file or directory, for messages.
+      path: file or directory of the checkpoint, for messages.
       described_in: the file that holds the config, for messages.
       config: sizes and choices under the names of a Hugging Face `config.json`.
     """
@@ -36,11 +36,11 @@ class Source(Protocol):
     config: dict[str, Any]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every tensor, without reading them."""
+        """The shape of every tensor by its name. No tensor is read."""
         ...
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in the dtype it is stored in (quantised ones in float32)."""
+        """One tensor in its stored dtype; quantised tensors in float32."""
         ...
 
     def file(self, name: str) -> pathlib.Path:
@@ -55,8 +55,8 @@ def open_source(path: str | pathlib.Path) -> Source:
     """The source at `path`: a directory with `config.json` and safetensors, or a `.gguf` file.
 
     Raises:
-      FileNotFoundError: there is nothing.
-      PretrainedError: neither of the two, or a file that is damaged.
+      FileNotFoundError: `path` or a file of the checkpoint does not exist.
+      PretrainedError: `path` is neither of the two, or a file is damaged.
     """
     path = _expanded(path)
     if is_folder(path):
@@ -78,7 +78,7 @@ def is_pretrained(path: str | pathlib.Path) -> bool:
 
 
 def _expanded(path: str | pathlib.Path) -> pathlib.Path:
-    """A path in which ~ is a home, if there is such a user."""
+    """The path with ~ replaced by a home directory, if that user exists."""
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
@@ -118,9 +118,8 @@ class HuggingFace:
         if is_file(generation):
             declared = read_json(generation)
             check_ids(declared, self.config, generation)
-            if (
-                declared.get('eos_token_id') is not None
-            ):  # generation goes by this file, which may name more ends
+            # Generation uses the ids of this file, which may name several end tokens.
+            if declared.get('eos_token_id') is not None:
                 self.config['eos_token_id'] = declared['eos_token_id']
 
     def shapes(self):
@@ -143,8 +142,8 @@ class HuggingFace:
 
 
 def _beside(index: pathlib.Path, tensor: str, name: Any) -> pathlib.Path:
-    """The file of that name in the directory of an index. It may be a link to anywhere: caches keep
-    files by their digest.
+    """The file `name` in the directory of an index. It may be a link to any place, since download
+    caches store files under their digests.
     """
     plain = (
         isinstance(name, str)
@@ -152,7 +151,7 @@ def _beside(index: pathlib.Path, tensor: str, name: Any) -> pathlib.Path:
         and pathlib.PurePath(name).name == name
         and name.isprintable()
     )
-    if not plain or len(name.encode(errors='replace')) > 255:  # bytes, as file systems have it
+    if not plain or len(name.encode(errors='replace')) > 255:  # file systems count bytes
         raise PretrainedError(
             f'{index}: weight_map[{shown(tensor)}]={shown(name)}, expected the name of a file in '
             f'{index.parent}'

@@ -1,4 +1,4 @@
-"""The tokens that a checkpoint declares for the ends of a text."""
+"""The special tokens that a checkpoint declares, such as the end of a text."""
 
 import pathlib
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 from posenc_jax.model.pretrained.config_fields import FIELDS
 from posenc_jax.model.pretrained.fields import PretrainedError, shown
 
-# Ids that `transformers` writes where nobody chose one, whatever the vocabulary: such a model has
+# Default ids that `transformers` writes for any vocabulary. A model with a smaller vocabulary has
 # no such token.
 _DEFAULT_IDS = {'gpt2': 50256, 'phi3': 32000}
 
 
 def special_ids(name: str, fields: dict[str, Any], config: dict[str, Any]) -> tuple[int, ...]:
-    """The tokens that a file declares as e.g. 'eos_token_id': none, one or several.
+    """The token ids in a field such as 'eos_token_id': none, one or several.
 
     Args:
-      name: of the field.
-      fields: what the file holds.
-      config: of the checkpoint.
+      name: name of the field.
+      fields: the fields of the file.
+      config: the config of the checkpoint.
     """
     declared, default = fields.get(name), _DEFAULT_IDS.get(str(config.get('model_type')))
     several = declared if isinstance(declared, list) else () if declared is None else (declared,)
@@ -35,12 +35,17 @@ def check_ids(
     *,
     also: tuple[str, ...] = (),
 ) -> None:
-    """Whether the tokens that a file declares and that are used are rows of the embedding table.
+    """Refuses a file whose special tokens are not in the vocabulary, for the tokens that are used:
+    the end of a text and those in `also`.
 
-    Released files declare others as they like, e.g. padding just behind the table.
+    Other special tokens are not checked: in released files the padding token, for example, may lie
+    just behind the embedding table.
+
+    Raises:
+      PretrainedError: names the field, the id and the vocabulary.
     """
     size: Any = config.get('vocab_size')
-    if not FIELDS['vocab_size'].holds(size):  # which is said where the model is described
+    if not FIELDS['vocab_size'].holds(size):  # `describe` raises the error for this
         return
     for name in ('eos_token_id', *also):
         for token in special_ids(name, fields, config):

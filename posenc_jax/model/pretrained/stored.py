@@ -1,6 +1,4 @@
-"""Where the tensors of a file lie in it. A header is believed only as far as the file has the
-bytes.
-"""
+"""The places of tensors in a file, checked against the size of the file, and safetensors files."""
 
 import dataclasses
 import math
@@ -27,12 +25,12 @@ from posenc_jax.model.pretrained.fields import (
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor in a file.
+    """The place of a tensor in a file.
 
     Attributes:
-      kind: its type, as the format calls it.
-      shape: of its numbers.
-      begin, end: its bytes in the file.
+      kind: type of the numbers, in the terms of the format.
+      shape: shape of the tensor.
+      begin, end: first byte, and the byte behind the last one.
     """
 
     kind: Any
@@ -41,27 +39,27 @@ class Stored:
     end: int
 
 
-LARGEST_SIDE = 2**40  # of a tensor; its bytes are compared with those of the file
+LARGEST_SIDE = 2**40  # of a tensor; the size of the file is the stricter bound
 SHAPE = several(whole(0, LARGEST_SIDE), 8)
 
 
 def check_layout(
     tensors: Mapping[str, Stored], begin: int, file: pathlib.Path, *, alignment: int = 1
 ) -> int:
-    """Whether the tensors fill the file from `begin` on, one after the other: a hole is a header
-    that is not of these bytes.
+    """Checks that the tensors fill the file from `begin` on, one after the other without holes. A
+    hole means that the header does not belong to these bytes.
 
     Args:
-      tensors: name -> where it lies.
+      tensors: name -> place of the tensor.
       begin: the byte behind the header, a multiple of the alignment.
-      file: they lie in.
-      alignment: every tensor begins at a multiple of so many bytes.
+      file: the file.
+      alignment: every tensor begins at a multiple of this number of bytes.
 
     Returns:
-      the byte behind the last of them.
+      The byte behind the last tensor.
 
     Raises:
-      PretrainedError: names the tensor, and where it lies.
+      PretrainedError: names the tensor, its place and the expected place.
     """
     size, end, last = file.stat().st_size, begin, 'the header'
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -75,16 +73,14 @@ def check_layout(
 
 
 def read_bytes(file: pathlib.Path, tensor: Stored) -> np.ndarray:
-    """The bytes of a tensor, in memory of their own: a file that changes later changes no
-    weight.
-    """
+    """A copy of the bytes of a tensor, so that later changes of the file have no effect."""
     found = np.fromfile(file, np.uint8, tensor.end - tensor.begin, offset=tensor.begin)
     if len(found) != tensor.end - tensor.begin:
         raise PretrainedError(f'{file} became shorter while it was read')
     return found
 
 
-# Those of safetensors.
+# NumPy types by their names in safetensors.
 DTYPES = {
     'F64': np.float64,
     'F32': np.float32,
@@ -105,10 +101,10 @@ DTYPES = {
 
 
 class Safetensors:
-    """A file of tensors behind a header of JSON.
+    """A safetensors file: a JSON header, followed by the tensors.
 
     Attributes:
-      tensors: name -> where it lies; its `kind` is a key of `DTYPES`.
+      tensors: name -> place of the tensor; its `kind` is a key of `DTYPES`.
     """
 
     def __init__(self, file: pathlib.Path):
@@ -145,7 +141,7 @@ class Safetensors:
 
 
 def _header(file: pathlib.Path) -> tuple[dict[str, Any], int]:
-    """What the header says, and where the tensors begin."""
+    """The header, and the byte at which the tensors begin."""
     if not is_file(file):
         raise FileNotFoundError(f'{file} is missing: {file.parent} is not complete')
     try:

@@ -1,5 +1,5 @@
-"""Tokenizers of public checkpoints, and what they make of a text. Whatever the library behind them
-raises ends as one line.
+"""Tokenizers of public checkpoints. Every error of the library `tokenizers` becomes a
+`PretrainedError` of one line.
 """
 
 import contextlib
@@ -13,35 +13,38 @@ from posenc_jax.model.pretrained.tokenizer_json import check_tokenizer_json, kin
 
 
 class UnknownTokenizerError(PretrainedError):
-    """A tokenizer of a kind that is not read; the weights beside it may be."""
+    """A tokenizer of a kind that is not supported. The weights of the checkpoint may still be
+    readable.
+    """
 
 
 @contextlib.contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Errors of the library, panics among them, as one line that begins with `what`."""
+    """Turns errors and panics of the library into a `PretrainedError` of one line that begins with
+    `what`.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, PretrainedError):
         raise
-    except (
-        BaseException
-    ) as error:  # the library raises bare Exceptions, and panics that are not even these
+    # The library raises plain Exceptions, and its panics are not subclasses of Exception.
+    except BaseException as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PretrainedError(f'{what}: {reason[:300]}') from None
 
 
 def read_tokenizer(file: pathlib.Path) -> Any:
-    """The `tokenizers.Tokenizer` of a tokenizer.json, which neither pads nor cuts.
+    """The `tokenizers.Tokenizer` of a tokenizer.json, without padding and truncation.
 
     Raises:
-      PretrainedError: something in the file that the library does not read, or does not survive.
+      PretrainedError: the library cannot read the file, or might crash or hang on it.
     """
     import tokenizers
 
     found = read_json(file)
     check_tokenizer_json(found, file)
-    # What is checked is what is read. Texts are padded and cut by who reads them, so a file has no
-    # say in it.
+    # The library receives the object that was checked, not the file. Padding and truncation are
+    # removed, because the code that reads texts pads and cuts them.
     found |= {
         'padding': None,
         'truncation': None,
@@ -63,41 +66,42 @@ class Reader:
         self._tokenizer, self._where = tokenizer, where
 
     def encode(self, text: str, *, around: bool = False) -> Any:
-        """A `tokenizers.Encoding`.
+        """The tokens of a text, as a `tokenizers.Encoding`.
 
         Args:
-          text: to be read.
-          around: with the tokens that stand in front of a text and behind it.
+          text: the text.
+          around: with the special tokens in front of and behind a text.
 
         Raises:
-          PretrainedError: the library fails on this text, or makes no token of it.
+          PretrainedError: the library fails on this text, or a text that is not empty gets no
+            token.
         """
         with one_line(f'{self._where}: the tokenizer fails on the text {shown(text)}'):
             found = self._tokenizer.encode(text, add_special_tokens=around)
         if text and not found.ids:
             raise PretrainedError(
                 f'{self._where}: the tokenizer makes no token of the text {shown(text)} '
-                f'({len(text)} characters), expected at least '
-                'one; its normalizer removes all of it, or its vocabulary has none of it'
+                f'({len(text)} characters), expected at least one; its normalizer removes all of '
+                'it, or its vocabulary has none of it'
             )
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones included.
+        """The text of tokens, including special tokens.
 
         Raises:
-          PretrainedError: the library fails on them.
+          PretrainedError: the library fails on these tokens.
         """
         with one_line(f'{self._where}: the tokenizer fails on the tokens {shown(list(ids))}'):
             return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int, where: object) -> None:
-    """Whether every id that a tokenizer gives, also around a text, is a row of the embedding table;
-    it may give fewer.
+    """Refuses a tokenizer with ids outside the vocabulary of the model, also among the tokens that
+    it puts around a text. The tokenizer may have fewer ids than the model.
 
     Raises:
-      PretrainedError: names the largest id and the size of the table.
+      PretrainedError: names the largest id and the last id of the model.
     """
     largest = max(
         (*tokenizer.get_vocab().values(), *Reader(tokenizer, where).encode('', around=True).ids),

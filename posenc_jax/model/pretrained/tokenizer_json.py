@@ -1,8 +1,8 @@
-"""What a tokenizer.json may say.
+"""Checks the contents of a tokenizer.json.
 
-The library behind it stops the process, or runs for ever, on some of what it accepts: so every part
-of the file is compared with its kind first. What may be left out is what the library itself leaves
-out or fills in.
+The library `tokenizers` accepts some files that stop the process or make it run for ever. So every
+part of a file is compared with its kind first. A field is optional here if it is optional for the
+library.
 """
 
 import math
@@ -27,7 +27,7 @@ from posenc_jax.model.pretrained.fields import (
     whole,
 )  # fmt: skip
 
-# A text may become so many times longer before it is cut into tokens, or after they are joined.
+# The largest factor by which one of the PARTS may lengthen a text.
 GROWTH = 1000
 MOST_PARTS = 64  # of a sequence, or of a template
 LONGEST_PATTERN = 10_000
@@ -48,7 +48,7 @@ def _pattern(value: Any) -> bool:
     )
 
 
-# The library panics at some texts of which nothing is replaced, or to which nothing is prepended.
+# Patterns and prepended texts may not be empty: with an empty one the library panics on some texts.
 PATTERN = Kind(
     f"{{'String': TEXT}} or {{'Regex': TEXT}} of 1 to {LONGEST_PATTERN} characters", _pattern
 )
@@ -61,8 +61,7 @@ _METASPACE = {
     'add_prefix_space?': maybe(FLAG),
 }
 
-# Part of the file -> kind -> its fields; those with '?' may be left out. 'SEQUENCE' names the field
-# that holds parts again.
+# The fields of every type of a part of the file. Names with '?' are optional.
 NORMALIZERS: dict[str, dict[str, Kind]] = {
     'BertNormalizer': {
         'clean_text': FLAG,
@@ -104,11 +103,11 @@ DECODERS: dict[str, dict[str, Kind]] = {
     'Strip': {
         'content': CHARACTER,
         'start': whole(0, 1000),
-        'stop': one_of(0),
-    },  # cutting the end of a short token panics
+        'stop': one_of(0),  # with other values the library panics on short tokens
+    },
     **dict.fromkeys(('Fuse', 'ByteFallback'), {}),
 }
-# Field of the file -> the kinds it may have, and the field of a Sequence of them.
+# Field of the file -> the types that it may have, and the field that holds the parts of a Sequence.
 PARTS = {
     'normalizer': (NORMALIZERS, 'normalizers'),
     'pre_tokenizer': (PRE_TOKENIZERS, 'pretokenizers'),
@@ -121,7 +120,7 @@ MODELS: dict[str, dict[str, Kind]] = {
         'vocab': OBJECT,
         'merges': LIST,
         'dropout?': Kind(
-            'null or 0: others make tokens random',
+            'null or 0, since other values make tokens random',
             lambda value: value is None or type(value) in (int, float) and value == 0,
         ),
         'unk_token?': _AFFIX,
@@ -146,14 +145,14 @@ _ADDED = {
 
 
 def check_tokenizer_json(found: Mapping[str, Any], where: object) -> None:
-    """Whether the library can be given this.
+    """Refuses contents of a tokenizer.json that the library might crash or hang on.
 
     Args:
-      found: what tokenizer.json holds.
-      where: file, for messages.
+      found: the contents.
+      where: name of the file, for messages.
 
     Raises:
-      PretrainedError: names the field, what it is and what was expected.
+      PretrainedError: names the field, its value and what was expected.
     """
     for name, (kinds, inner) in PARTS.items():
         if found.get(name) is None:
@@ -187,9 +186,7 @@ def check_tokenizer_json(found: Mapping[str, Any], where: object) -> None:
 def _parts(
     found: Any, kinds: Mapping[str, Mapping[str, Kind]], inner: str, where: object, field: str
 ) -> Iterator[tuple[str, dict]]:
-    """The parts that a field consists of, those of sequences one by one, each with its place in the
-    file.
-    """
+    """The parts of a field, including those inside Sequences, each with its place in the file."""
     kind = check(found, OBJECT, where, field).get('type')
     if kind == 'Sequence':
         for index, part in enumerate(check(found.get(inner), LIST, where, f'{field}.{inner}')):
@@ -216,16 +213,16 @@ def _check_fields(
 
 
 def _growth(part: Mapping[str, Any], where: object, field: str) -> float:
-    """How many times longer a text can become by a part."""
+    """The largest factor by which a part can lengthen a text."""
     size = lambda written: len(written.encode(errors='replace'))
     match part['type']:
         case 'Replace':
             ((kind, pattern),) = part['pattern'].items()
             if kind == 'String':
                 return max(1.0, size(part['content']) / size(pattern))
-            return 1.0 + size(part['content'])  # also between characters
-        case 'Prepend':  # also to a text of one character
-            return 1.0 + size(part['prepend'])
+            return 1.0 + size(part['content'])  # a regex may match between all characters
+        case 'Prepend':
+            return 1.0 + size(part['prepend'])  # reached for a text of one character
         case 'Precompiled':
             return max(
                 1.0, longest(part['precompiled_charsmap'], where, f'{field}.precompiled_charsmap')
@@ -238,7 +235,7 @@ def _growth(part: Mapping[str, Any], where: object, field: str) -> float:
 
 
 def _check_template(part: Mapping[str, Any], where: object, field: str) -> None:
-    """A text, once, and tokens around it that the template knows."""
+    """Checks that a template has each text once, and only special tokens that it declares."""
     known = part['special_tokens']
     for name, token in known.items():
         place = f'{field}.special_tokens[{shown(name)}]'
@@ -246,8 +243,8 @@ def _check_template(part: Mapping[str, Any], where: object, field: str) -> None:
         _check_fields(token, _TEMPLATE_TOKEN, where, place)
         if token['id'] != name or len(token['ids']) != len(token['tokens']) or not token['ids']:
             raise PretrainedError(
-                f'{where}: {place} is {shown(token)}, expected that id, and an id for each of '
-                'its tokens'
+                f'{where}: {place} is {shown(token)}, expected this name as its id, and an id for '
+                'each of its tokens'
             )
     listed = Kind(
         "one of the template's special_tokens",
@@ -281,7 +278,7 @@ def _check_template(part: Mapping[str, Any], where: object, field: str) -> None:
 
 
 def kind_of_model(model: Mapping[str, Any]) -> Any:
-    """What a model says it is, or what the first tokenizers were, which do not say."""
+    """The type of a tokenizer model. Old files have no type; it follows from the other fields."""
     if 'type' in model:
         return model['type']
     if isinstance(model.get('vocab'), list):
@@ -333,7 +330,7 @@ def _check_model(model: Mapping[str, Any], where: object) -> None:
 
 def _check_merges(model: Mapping[str, Any], where: object) -> None:
     prefix = model.get('continuing_subword_prefix') or ''
-    if not prefix.isascii():  # the library counts its characters and cuts bytes
+    if not prefix.isascii():  # the library counts characters but cuts bytes
         raise PretrainedError(
             f'{where}: model.continuing_subword_prefix={shown(prefix)}, expected ASCII'
         )

@@ -268,7 +268,8 @@ UP = 'model.layers.1.mlp.up_proj.weight'
                     type='longrope', long_factor=[1.0], short_factor=[1.0, 2.0], factor=2.0
                 ),
             ),
-            'config.json: long_factor has 1 entries, expected 4, half of what turns of a head of 8',
+            'config.json: long_factor has 1 entries, expected 4, half of the rotated width of a '
+            'head of 8',
         ),
         (
             lambda path: change(path, hidden_size='a'),
@@ -412,7 +413,7 @@ def test_what_is_no_checkpoint(tmp_path):
     'fields, message',
     [
         ({**LLAMA, 'tie': True}, 'the tied table is multiplied by 4.899'),
-        ({**LLAMA, 'encoding': 'alibi()'}, 'no architecture there is a model with .* alibi'),
+        ({**LLAMA, 'encoding': 'alibi()'}, 'no exported architecture is a model with .* alibi'),
         (
             {**LLAMA, 'encoding': 'rope(freqs=giraffe(factor=2.0))'},
             'transformers has no such frequencies',
@@ -669,8 +670,8 @@ def test_factors_beside_a_linear_scaling_are_multiplied(tmp_path):
     [
         (
             gguf_scaling(type='yarn'),
-            "bad.gguf: rope scaling of type 'yarn' beside rope_freqs.weight, expected linear or "
-            'none',
+            "bad.gguf: rope scaling of type 'yarn' together with rope_freqs.weight, expected "
+            'linear or none',
         ),
         (
             gguf_scaling(attn_factor=2.0),
@@ -705,5 +706,5 @@ def test_a_tokenizer_of_an_unknown_kind_leaves_the_weights_readable(tmp_path):
     pytest.importorskip('gguf')
     found = load_pretrained(write_gguf(tmp_path / 'spm.gguf', model='llama'))
     assert found.tokenizer is None and found.model(jnp.array([[0, 1, 2]])).shape == (1, 3, 4)
-    with pytest.raises(PretrainedError, match="byte-level BPE tokenizers .* this one is 'llama'"):
+    with pytest.raises(PretrainedError, match="byte-level BPE tokenizer .* this one is 'llama'"):
         open_source(tmp_path / 'spm.gguf').tokenizer()
