@@ -58,11 +58,19 @@ def pytest_unconfigure():
         shutil.rmtree(_OWN_CACHE, ignore_errors=True)
 
 
-def pytest_itemcollected(item):
-    """Marks a test as `full` for the parameters that meet the condition of its `full_where`."""
-    for mark in item.iter_markers('full_where'):
-        if mark.kwargs['condition'](**item.callspec.params):
-            item.add_marker('full')
+@pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose among the tests
+def pytest_collection_modifyitems(items):
+    """Some tests are in the full tier for some of their parameters only."""
+    seen = set()
+    for item in items:
+        for mark in item.iter_markers('full_where'):
+            if mark.kwargs['condition'](**item.callspec.params):
+                item.add_marker('full')
+        if item.get_closest_marker('full_but_one') is not None:
+            function = item.nodeid.split('[')[0]
+            if function in seen:
+                item.add_marker('full')
+            seen.add(function)
 
 
 @pytest.fixture(autouse=True)

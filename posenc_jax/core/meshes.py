@@ -45,6 +45,10 @@ def vary(tree: Any, axes: tuple[str, ...]) -> Any:
 
     def cast(a):
         missing = tuple(axis for axis in axes if axis not in _varying(a))
-        return jax.lax.pcast(a, missing, to='varying') if missing else a
+        if not missing:
+            return a
+        if hasattr(jax.lax, 'pcast'):
+            return jax.lax.pcast(a, missing, to='varying')
+        return jax.lax.pvary(a, missing)  # its name before jax 0.9
 
     return jax.tree.map(cast, tree) if axes else tree

@@ -32,6 +32,12 @@ def both(run):
     return jax.jit(lambda *a: (run(*a), jax.grad(weighted, (0, 1, 2))(*a)))
 
 
+def explicit_mesh():
+    return jax.make_mesh(
+        (2, 2), ('rows', 'model'), axis_types=(AxisType.Explicit,) * 2, devices=jax.devices()[:4]
+    )
+
+
 @pytest.fixture(scope='module')
 def arrays():
     return tuple(
@@ -47,8 +53,7 @@ def same(ours, theirs):
 
 @pytest.mark.parametrize('spec', SPECS)
 def test_explicit_axes(spec, arrays):
-    mesh = jax.make_mesh((2, 2), ('rows', 'model'), devices=jax.devices()[:4])
-    assert AxisType.Explicit in mesh.axis_types
+    mesh = explicit_mesh()
     run, cut = both(layer(spec)), PartitionSpec('rows', None, 'model', None)
     expected = run(*arrays)
     with jax.set_mesh(mesh):
@@ -69,7 +74,7 @@ def test_shard_map(spec, check_vma, arrays):
 
 
 def test_the_log_sum_exp_is_cut_like_the_queries(arrays):
-    mesh = jax.make_mesh((2, 2), ('rows', 'model'), devices=jax.devices()[:4])
+    mesh = explicit_mesh()
     tok, encoding = pj.Tokens.of(length=L), pj.make('alibi()', heads=HEADS)
     run = jax.jit(lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, return_lse=True))
     expected = run(*arrays)
