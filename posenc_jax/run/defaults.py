@@ -1,5 +1,5 @@
-"""Every field of a run with its default. Configs start from here and change fields; no default is
-set anywhere else.
+"""Every field of a run with its default. Configs start from these values and change fields; no
+other file sets the default of a field.
 """
 
 from ml_collections import ConfigDict
@@ -34,8 +34,8 @@ def get_config() -> ConfigDict:
     data.dataset = 'pydoc_topics'  # 'pydoc_topics', 'stdlib_code', 'text:GLOB' or 'tfds:NAME'
     # folder of 'text:' patterns or of prepared 'tfds:' data sets; '' is the usual place of either
     data.data_dir = ''
-    # checkpoint whose tokenizer reads the text; '' reads bytes, or in a run that continues a public
-    # checkpoint uses the tokenizer of that
+    # checkpoint whose tokenizer reads the text; '' uses the tokenizer of the public checkpoint that
+    # the run continues, and otherwise reads bytes
     data.tokenizer = ''
     # 'stream' cuts all text as one stream; 'documents' packs documents with segment ids
     data.packing = 'stream'

@@ -39,7 +39,7 @@ def unsealed(found: Any) -> dict[str, Any]:
     are returned unchecked.
 
     Raises:
-      ValueError: the entries are not an object, or do not have their digest.
+      ValueError: the entries are not an object, or do not match their digest.
 
     Example:
       >>> unsealed(sealed({'step': 3, 'iterator': {}}))

@@ -35,7 +35,7 @@ def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
 
 
 def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy of the config of a run in which an evaluation has replaced fields.
+    """A copy of the config of a run with the fields replaced that an evaluation changes.
 
     Args, Raises: as `replaced`; also SpecError for a field outside `CHANGEABLE`.
     """
