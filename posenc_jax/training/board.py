@@ -1,5 +1,5 @@
-"""TensorBoard scalars, written by the thread that calls `Board.write`: it can handle the error of a
-full disk.
+"""TensorBoard scalars, written by the thread that calls `Board.write`, so that this thread gets the
+error of a full disk.
 """
 
 import pathlib
