@@ -31,8 +31,8 @@ def evaluate(
 ) -> Results:
     """Evaluates runs by the settings of their own configs, as changed by `overrides`.
 
-    Errors that do not need a checkpoint are raised for all runs first: fields, protocols, and
-    lengths that the text or an encoding does not reach.
+    Errors that can be found without the weights are raised for all runs first: fields, protocols,
+    and lengths that the text or an encoding does not reach.
 
     Args:
       runs: run directories, or public checkpoints (see `load_pretrained`). 'DIRECTORY | EXTENSION'
