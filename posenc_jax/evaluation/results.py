@@ -29,7 +29,7 @@ class RunResult:
       run: the run directory.
       encoding: spec string; those of a pattern over layers are joined by ' / '.
       extend: the context extension of the evaluation, or ''.
-      task, dataset, split: what was evaluated; `dataset` is '' for tasks that read no text.
+      task, dataset, split: what was evaluated; `dataset` is '' for tasks other than language.
       positions: `eval.positions`, 'sampled' or 'first'.
       seed: of training.
       step: of the checkpoint.

@@ -19,7 +19,7 @@ def parse(line: bytes) -> dict[str, float]:
     """Parses one line, an object of numbers with the name `step`.
 
     Raises:
-      ValueError: the line is damaged; the message continues 'line 3 ...'.
+      ValueError: the line is damaged; the message has no subject, e.g. 'is not JSON: ...'.
 
     Example:
       >>> parse(b'{"step": 3, "loss": 0.5}')
