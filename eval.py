@@ -7,8 +7,8 @@ results.csv and pictures to the folder eval of the first run.
 A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (whose results
 go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by commas) give one
 comparison; --also=DIR adds the results that an earlier call wrote to DIR. `--config.NAME=VALUE`
-changes a field of the configs: any of eval and data, task, and extend for a context extension
-(`--config.extend='yarn(factor=4.0)'`).
+changes a field of the configs: every field of eval and data, the task, and extend, which is a
+context extension (`--config.extend='yarn(factor=4.0)'`).
 """
 
 import pathlib
