@@ -1,14 +1,14 @@
-"""Evaluates training runs and public checkpoints: a table here; results.json, results.csv and
-pictures beside the first run.
+"""Evaluates training runs and public checkpoints. Prints a table, and writes results.json,
+results.csv and pictures to the folder eval of the first run.
 
     python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)']
     [--config.eval.lengths=64,128] [--out=DIR]
 
-A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (results:
-runs/NAME-PLACE/eval). Several (repeat --run, or separate by commas) give one comparison; --also=DIR
-adds what an earlier call wrote there. `--config.NAME=VALUE` changes a field of the restored
-configs: any of eval and data, task, and `--config.extend='yarn(factor=4.0)'` for a context
-extension.
+A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (whose results
+go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by commas) give one
+comparison; --also=DIR adds the results that an earlier call wrote to DIR. `--config.NAME=VALUE`
+changes a field of the configs: every field of eval and data, the task, and extend, which is a
+context extension (`--config.extend='yarn(factor=4.0)'`).
 """
 
 import pathlib
@@ -21,10 +21,10 @@ from posenc_jax.core.command import Parser
 def arguments(
     argv: list[str],
 ) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str]]:
-    """Runs, output directory or None, directories of earlier evaluations, overrides."""
+    """The runs, the output directory or None, directories to compare with, and overrides."""
     parser = Parser('eval.py', description=__doc__)
     parser.add_argument(
-        '--run', action='append', required=True, metavar='DIR[,DIR...]', help='run directories'
+        '--run', action='append', required=True, metavar='DIR[,DIR...]', help='runs to evaluate'
     )
     parser.add_argument(
         '--out', type=pathlib.Path, metavar='DIR', help='output; default: eval/ in the first run'
@@ -35,7 +35,7 @@ def arguments(
         default=[],
         type=pathlib.Path,
         metavar='DIR',
-        help='an earlier --out, to compare',
+        help='output of an earlier evaluation, to compare with',
     )
     known, rest = parser.parse_known_args(argv)
     from posenc_jax.run.overrides import read_overrides
@@ -46,12 +46,12 @@ def arguments(
         parser.error(f'{error}; expected --run=DIR, --out=DIR or --config.NAME=VALUE')
     runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
     if not runs:
-        parser.error('--run names no directory')
+        parser.error('--run is empty; expected a run directory or a public checkpoint')
     return runs, known.out, known.also, overrides
 
 
 def _split(text: str) -> list[str]:
-    """A text at the commas outside of all parentheses."""
+    """Splits a text at the commas that are outside of parentheses."""
     depth, parts = 0, ['']
     for piece in re.split(r'([(),])', text):
         depth += {'(': 1, ')': -1}.get(piece, 0)
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     try:
         out = out or home_of(runs[0]) / 'eval'
         also = [run for directory in earlier for run in read(directory)]
-        # Written after every run: what was measured is not lost where a later run is interrupted.
+        # Results are written after every run, so that an interrupted evaluation loses none.
         results = evaluate(runs, overrides, also=also, after=keep)
         print_tables(results)
         for path in results.write(out):

@@ -1,11 +1,11 @@
-"""Trains a run, or continues it if it is there already, and evaluates it at the end.
+"""Trains a run, or continues it if it exists, and evaluates it at the end.
 
     python train.py --config=configs/quickstart.py [--config.encoding='alibi()']
     [--config.train.steps=1000]
 
-Every field is in posenc_jax/run/defaults.py. Several processes: one call each with
---coordinator=HOST:PORT --processes=N --process_id=I, or --coordinator=auto where JAX finds them
-itself (TPU pods, Slurm, Open MPI).
+posenc_jax/run/defaults.py lists every field. To train with several processes, start this program
+once for each, with --coordinator=HOST:PORT --processes=N --process_id=I. Where JAX finds the
+processes itself (TPU pods, Slurm, Open MPI), --coordinator=auto is enough.
 """
 
 import re
@@ -17,27 +17,30 @@ from absl import app, flags, logging
 from posenc_jax.run import config_file
 
 CONFIG = flags.DEFINE_string(
-    'config', None, 'a file with get_config(); its fields are --config.NAME=VALUE'
+    'config', None, 'a Python file with get_config(); --config.NAME=VALUE changes a field'
 )
-COORDINATOR = flags.DEFINE_string('coordinator', '', 'HOST:PORT of process 0, or auto')
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', '', 'HOST:PORT of process 0, or auto where JAX finds it'
+)
 PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train together')
-PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'which of them this is')
+PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'the number of this process, 0 .. processes - 1')
 RESUME_CHANGED = flags.DEFINE_bool(
-    'resume_changed', False, 'continue a run although its config has changed'
+    'resume_changed', False, 'continue a run even if its config has changed'
 )
 
-# also of files and full disks: what must change before the same command works; 1 is a run that
-# failed
+# Exit status where something must change before the same command works: the input, a file, or a
+# full disk. A run that failed exits with `FAILED`, 1.
 WRONG_INPUT = 2
 
 
 def stop(error: object, status: int, leave: Callable[[int], None] = sys.exit) -> None:
+    """Prints an error on one line and ends the program by `leave`."""
     print(f'train.py: {error}', file=sys.stderr, flush=True)
     leave(status)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags and the config; what is wrong with them ends the program with one message."""
+    """Reads the flags and the config. Errors in them end the program with one message."""
     fields = [argument for argument in argv[1:] if re.match(r'--?config\.', argument)]
     try:
         rest = flags.FLAGS([argument for argument in argv if argument not in fields])

@@ -1,4 +1,4 @@
-r"""Continues one of our runs at 512 tokens with YaRN of factor 4; all weights are trained.
+r"""Continues a training run at 512 tokens with YaRN of factor 4; all weights are trained.
 
 The lengths are for the quickstart, which is trained at 128. For another source set
 --config.train.length and the factor.
@@ -7,8 +7,8 @@ Command:  python train.py --config=configs/extend.py \
           --config.init.source=runs/language-pydoc_topics-rope-s0 \
               [--config.init.extend='pi(factor=4.0)'] [--config.name=NAME]
 Others:   PI, ABF (`abf()`) and LongRoPE (`longrope(...)`, with factors from `python -m
-          posenc_jax.search`) go in the same place. PSC trains its calibrations and adapters, while
-          the rest is frozen: --config.init.extend='psc() | pi(factor=4.0)'
+          posenc_jax.search`) are given in the same way. For PSC only its calibrations and adapters
+          are trained: --config.init.extend='psc() | pi(factor=4.0)'
           --config.model.lora_rank=8 --config.train.tune=adapters --config.train.lr=2e-4.
 Time:     see docs/results/pretrained_extension.md.
 Papers:   PI trains for 1000 steps, YaRN for 400. LongRoPE trains for 400 steps at half the target,

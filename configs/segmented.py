@@ -1,18 +1,20 @@
-r"""Continues one of our runs on pieces of texts four times as long, which keep their positions.
+r"""Continues a training run on pieces of texts four times as long as its sequences.
 
-The run is trained at its own length. The lengths are for the quickstart, which is trained at 128;
-for another source set --config.train.length and source_len.
+The tokens of a piece keep the positions that they have in the text. The trained length stays that
+of the run. The lengths are for the quickstart, which is trained at 128; for another source set
+--config.train.length and source_len.
 
 Command:  python train.py --config=configs/segmented.py \
           --config.init.source=runs/language-pydoc_topics-rope-s0 \
               [--config.task='segmented_text(source_len=512, prefix_len=64)'] [--config.name=NAME]
 Others:   a run with a learned table needs more rows:
-          --config.init.extend='segmented_sequences(factor=4)'. CREAM chooses text and ids itself:
-          --config.task='cream_text(factor=4, source_len=512)' --config.init.extend='pi(factor=4.0)'
+          --config.init.extend='segmented_sequences(factor=4)'. CREAM selects text and positions
+          in its own way: --config.task='cream_text(factor=4, source_len=512)'
+          --config.init.extend='pi(factor=4.0)'
 Time:     not measured.
-Papers:   segmented sequences (arXiv 2310.14633): 4 times the length at the memory of the old one,
-          and lower perplexity at the new one; the paper does not say how much is drawn from where.
-          CREAM (arXiv 2406.07138): f = 8, 1000 steps, batch 32, lr 2e-5.
+Papers:   segmented sequences (arXiv 2310.14633): 4 times the length with the memory of the old
+          length, and lower perplexity at the new one; the paper does not say how many tokens are
+          drawn from which part. CREAM (arXiv 2406.07138): f = 8, 1000 steps, batch 32, lr 2e-5.
 """
 
 from ml_collections import ConfigDict

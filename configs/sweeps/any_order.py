@@ -1,21 +1,21 @@
-"""Writes text in any order, one byte at a time and in bursts: loss, passes, time, and a judge.
+"""Writes text in any order, one byte at a time and in bursts: quality, passes and time.
 
 Command:   python -m configs.sweeps.any_order [--seeds 0 1] [--workdir runs/any_order]
            [--steps 1500]
 Time:      under a minute a run for 800 steps of a model of two layers of width 96 (two CPU cores)
-Number:    for that model, seeds 0 and 1, 64 bytes: 56 passes one at a time, 8.8 in bursts, 5.9 with
-           8 orders tried. This model had learned little (3.1 nats a byte). A model that had learned
-           more (2.1), with sinusoids for its table, takes 27 and 13 passes in bursts. The rest is
-           in docs/results/length_generalisation.md.
+Number:    for that model, seeds 0 and 1, 64 bytes: 56 passes one at a time, 8.8 in bursts, 5.9 in
+           bursts that try 8 orders. This model had learned little (3.1 nats a byte). A larger model
+           with sinusoids in place of its learned table had learned more (2.1); its bursts take 27
+           passes, and 13 with 8 orders. The rest is in docs/results/length_generalisation.md.
 Each seed trains two models: one on shuffled texts (a curriculum from left to right over the first
 quarter of the steps) and one on texts from left to right. The sweep measures the loss of both on
 test text in either order. The first model then writes texts of several lengths after 8 given bytes:
 from left to right, in random order one at a time, and in bursts. The sweep measures the model
-evaluations, the seconds, and the loss of the texts under the second model, beside that of real
-text. Results: WORKDIR/written. What is complete is not trained again.
+evaluations, the seconds, and the loss of these texts under the second model (the judge), beside
+that of real text. Results: WORKDIR/written. Runs that are complete are not trained again.
 Paper:     Pannatier et al. (arXiv 2404.09562): bursts write text and mazes with an order of
            magnitude fewer evaluations; a model of all orders has a higher loss at first and needs
-           longer training than one of a single order.
+           longer training than a model of a single order.
 """
 
 import pathlib

@@ -1,15 +1,15 @@
 """Passkeys far beyond the trained length: BAM, BAM with scalable softmax, ALiBi, RoPE and NoPE.
 
 Command:   python -m configs.sweeps.bam_passkey [--seeds 0 1] [--workdir runs/bam_passkey]
-Time:      8 minutes a seed on two CPU cores for 1500 steps and lengths to 1024, of which a run
-           takes under a minute. 3000 steps, and the evaluation at 4096, were not timed.
+Time:      8 minutes a seed on two CPU cores for 1500 steps and lengths to 1024; a single run takes
+           under a minute. 3000 steps, and the evaluation at 4096, were not timed.
 Number:    seeds 0 and 1, 1500 steps, exact match of 32 keys that lie first in 1024 tokens: bam .31,
            .19, bam_ssmax .25, .47, nope .34, .31, alibi .03, 0, rope 0; of keys that lie last: .59,
            .78; .97, .88; .50, .66; 1.0; 0. See docs/results/relative_bias.md.
 The models are trained on keys of 3 digits in 16 to 64 tokens and evaluated at 64 to 4096, with the
-key at five depths. What is complete is not trained again. Results: WORKDIR/comparison (table,
-results.json, results.csv, a heat map of length and depth for each encoding). The exponents of BAM
-start spread over 0 .. 1, because exponents that start at 1 (its default) must first unlearn ALiBi.
+key at five depths. Runs that are complete are not trained again. Results: WORKDIR/comparison
+(table, results.json, results.csv, a heat map of length and depth for each encoding). The exponents
+of BAM start spread over 0 .. 1; exponents that start at 1, the default, must first unlearn ALiBi.
 Paper:     Bianchessi et al. (arXiv 2505.22842): bam | ssmax trained at 512 tokens retrieves at 500
            times that length.
 """

@@ -4,7 +4,8 @@ A segment ends at a line break or a full stop.
 
 Command:   python -m configs.sweeps.bilevel [--seeds 0 1] [--workdir runs/bilevel]
            [--only bipe_rope rope]
-Time:      32 minutes for two seeds on two CPU cores, other jobs running; 8 of them the evaluation
+Time:      32 minutes for two seeds on two CPU cores with other jobs running, of which the
+           evaluation takes 8
 Number:    perplexity of the same bytes at 256 / 512 / 1024, two seeds: rope 3.5 / 6.4 / 16.2,
            bipe_rope 5.7 / 6.3 / 10.4, alibi 3.5 / 3.5 / 3.5, bipe_alibi 4.8 / 4.8 / 4.8
 The models are trained on 256 bytes and evaluated to 1024. The expectation is that BiPE is as good

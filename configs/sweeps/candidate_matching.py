@@ -1,4 +1,4 @@
-"""Which of eight candidates was taken from the context: Uni-Encoder and two other readers.
+"""Finds which of eight candidates comes from the context: Uni-Encoder and two other encoders.
 
 Command:   python -m configs.sweeps.candidate_matching [--seeds 0 1] [--steps 300]
 Time:      half a minute ('arrow', 'diag') to two minutes ('cross') for each seed (two CPU cores
@@ -7,12 +7,12 @@ Number:    accuracy, and time to score 32 contexts, seeds 0 and 1
            arrow   1.000, 1.000    6.0 ms,  6.0 ms
            diag    0.125, 0.121    4.6 ms,  6.4 ms
            cross   1.000, 1.000   20.2 ms, 18.7 ms
-A context has 12 symbols of 32. The right candidate has two of them, and the others have two that
-are not in the context. The three models have one size and one code. 'arrow' (Uni-Encoder) reads all
-candidates beside one context. 'diag' lets no part see another, so it scores a candidate alone, and
-its accuracy is chance (1/8). 'cross' is a cross-encoder: it reads the context again for every
-candidate. Accuracy is over 512 contexts. The time is that of scoring 32 contexts, the least of ten
-runs.
+A context has 12 symbols of 32. The right candidate has two of them; the others have two that are
+not in the context. The three models have the same size and the same code. 'arrow' (Uni-Encoder)
+reads all candidates beside one context. 'diag' lets no part see another, so it scores a candidate
+without its context, and its accuracy is chance (1/8). 'cross' is a cross-encoder: it reads the
+context again for every candidate. Accuracy is over 512 contexts. The time is that of scoring 32
+contexts, the least of ten runs.
 Paper:     arXiv 2106.01263: as accurate as the cross-encoder, 4 times as fast.
 """
 

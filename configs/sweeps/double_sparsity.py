@@ -5,12 +5,12 @@ Calibrated channels are compared with random ones.
 Command:   python -m configs.sweeps.double_sparsity --run RUN [--length 512] [--groups 4 16]
            [--keep 16 32 64 128]
 Time:      36 s for a model of four layers of width 32 and --length 64 on two busy CPU cores
-Number:    recall_0 and recall_1 of configs.sweeps.duo_attention, --groups 4, 4 of 64 keys: .009 and
-           .005 by calibrated channels, 2.1 and 1.8 by random ones; everything else in
-           docs/results/caches.md
+Number:    loss per target of the runs recall_0 and recall_1 of configs.sweeps.duo_attention with
+           --groups 4 and 4 of 64 keys: .009 and .005 with calibrated channels, 2.1 and 1.8 with
+           random ones; the rest is in docs/results/caches.md
 RUN is the directory of a decoder with `rope()` (e.g. of configs/language_model.py). The channels
 are calibrated on training batches of the task of the run, and the loss is measured on test batches.
-In all layers after the first two every query of the pass reads its best keys. Results:
+The first two layers read all keys; in the others every query reads only its best keys. Results:
 OUT/results.csv and a picture.
 Paper:     Yang et al. (arXiv 2408.07092): little loss at 1/16 of the keys with 1/16 of the
            channels.

@@ -9,12 +9,12 @@ Number:    at 25 / 50 / 75 % streaming heads, seed 0: 1.00 / 0.94 / 0.69 by trai
            0.71 / 0.41 by random ones (mean of four draws); seed 1: 1.00 / 1.00 / 1.00 and 0.89 /
            0.70 / 0.65; 0.21 and 0.20 where all heads stream
 The sweep trains a four-layer model on short passkeys, and then its gates on the same task. It
-evaluates the deployed model at each sparsity, with heads chosen by trained gates, by random gates,
-and with every head streaming. What is complete is not trained again. Results: WORKDIR/comparison
-(table, results.csv, picture), and the gates in WORKDIR/gates_SEED.json.
-Paper:     Xiao et al. (arXiv 2410.10819): at 50 % (heads with their own keys) or 25 to 50 % (shared
-           keys) streaming heads the accuracy of the full cache; random or smaller shares of
-           retrieval heads lose passkeys.
+evaluates the model at each share of streaming heads, with heads chosen by trained gates, by random
+gates, and with every head streaming. Runs that are complete are not trained again. Results:
+WORKDIR/comparison (table, results.csv, picture), and the gates in WORKDIR/gates_SEED.json.
+Paper:     Xiao et al. (arXiv 2410.10819): with 50 % streaming heads (heads with their own keys) or
+           25 to 50 % (shared keys) the accuracy of the full cache; random retrieval heads, or fewer
+           of them, lose passkeys.
 """
 
 import json

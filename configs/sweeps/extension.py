@@ -3,9 +3,10 @@
 Command:   python -m configs.sweeps.extension [--seeds 0 1] [--workdir runs/extension]
 Time:      see docs/results/pretrained_extension.md (two CPU cores)
 For each seed the sweep trains a base run (rope, trained at 256 tokens of Python source), searches
-the factors of LongRoPE on it, fine-tunes it at 1024 tokens (factor 4) with each rule, and evaluates
-everything to 4096. What is complete is not done again, so the sweep may be interrupted and started
-again. Results: WORKDIR/as_it_is, WORKDIR/fine_tuned (table, results.json, results.csv, pictures).
+the factors of LongRoPE for it, fine-tunes it at 1024 tokens (factor 4) with each rule, and
+evaluates everything to 4096. Parts that are complete are not done again, so the sweep may be
+interrupted and started again. Results: WORKDIR/as_it_is, WORKDIR/fine_tuned (table, results.json,
+results.csv, pictures).
 """
 
 import functools
@@ -55,8 +56,8 @@ EVALUATION = (
 
 
 def longrope(run: str) -> dict[str, str]:
-    """The specs with YaRN's ramp as factors, from which the search starts, and with those it finds
-    at `LENGTH * FACTOR` tokens.
+    """The specs of LongRoPE with the factors of YaRN's ramp, from which the search starts, and with
+    the factors that it finds at `LENGTH * FACTOR` tokens.
     """
     found = pathlib.Path(run, f'longrope_{LENGTH * FACTOR}.json')
     call('-m', 'posenc_jax.search', f'--run={run}', f'--length={LENGTH * FACTOR}', *BUDGET)

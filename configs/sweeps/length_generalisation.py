@@ -18,7 +18,7 @@ Number:    addition, coupled, --set model.layers=1 train.steps=5000 (2 minutes a
            0 / 0, randomized .79 / .65 / .29 / .25
            reverse, 700 steps, right symbols at 40, seeds 0 and 1: sinusoidal .12, .11, randomized
            .48, .32
-           the others in docs/results/length_generalisation.md
+           the other numbers are in docs/results/length_generalisation.md
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
            be interrupted and started again. Read the seeds one by one, because they differ.
 """
@@ -49,8 +49,8 @@ ADDITION = {
     },
 }
 
-# pair of the plain encoding and the randomized one, a spec or one with a number {draw} for every
-# layer
+# The plain encoding and the randomized one. A spec with {draw} gets a number of its own in every
+# layer.
 RANDOMIZED = {
     'sinusoidal': ('sinusoidal()', 'randomized_pe(max_len={largest}) | sinusoidal()'),
     'rope': ('rope()', 'randomized_pe(max_len={largest}, draw={draw}) | rope()'),

@@ -2,8 +2,8 @@
 
 Command:   python -m configs.sweeps.long_caches --file FILE --text 'text:FILE.txt'
            [--length 32768] [--extend 'yarn(factor=4.0)']
-Time:      an hour on two CPU cores beside the tests of the project (48 minutes of processor time)
-           with --depths 0 0.5 --passkeys 8192, of it 5 minutes for the gates; 2600 MiB
+Time:      with --depths 0 0.5 --passkeys 8192 an hour on two CPU cores with other jobs running (48
+           minutes of processor time), of which the gates take 5 minutes; 2600 MiB of memory
 Number:    SmolLM2-135M-Instruct, perplexity at 23,170 to 32,767 tokens of an essay: every key 26.2,
            half of the heads streaming 28.9 (random gates 36.0), lm_infinite 23.3; see
            docs/results/caches.md

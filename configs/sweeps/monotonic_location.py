@@ -1,19 +1,19 @@
 """Location attention against content attention in a small recurrent encoder-decoder.
 
-The sources are longer than those of training.
+The models are tested on sources that are longer than those of training.
 
 Command:   python -m configs.sweeps.monotonic_location [--tasks copy recopy] [--variants NAME ...]
            [--seeds 0 1] [--steps 2000] [--width 64] [--dropout 0.1] [--samples 256] [--out DIR]
 Writes OUT/results.csv and OUT/results.png: the exact match of the whole target with its end, by
 length. It is measured under teacher forcing, which gives the same exact match as greedy decoding.
 The first length stands for the trained ones. The model is that of the paper (arXiv 2305.20019) and
-its code. `--width 128 --dropout 0.5 --steps 31300` are its size and training time. Both train on
-batches of 32 from 10,001 samples.
-Differs:   Samples may repeat; of lookups the paper trains on all unary ones and holds out a part of
-           the longer ones. The learning rate rises to `--peak` and falls along a cosine; in the
-           paper it is 1e-3, and is halved where accuracy stops to grow. The last weights are tested
-           on 256 samples a length; the paper tests the best weights on lengths of 10 .. 15, on 2001
-           samples.
+its code. `--width 128 --dropout 0.5 --steps 31300` are the size and training time of the paper. As
+in the paper, training takes batches of 32 from 10,001 samples.
+Differs:   Samples may repeat. For lookups the paper trains on all samples with a single table, and
+           holds out some with several tables. The learning rate rises to `--peak` and falls along
+           a cosine; in the paper it is 1e-3 and is halved when accuracy stops to grow. The last
+           weights are tested on 256 samples a length; the paper tests the best weights on lengths
+           of 10 .. 15, on 2001 samples.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder
 from posenc_jax.tasks.source_target import TRANSDUCTIONS, Transduction
 
-# As the paper names them. 'mix': location and content together; 'pr': the next step counts from
-# where location alone attended.
+# The names are those of the paper. 'mix' joins location and content; in 'pr' the next step counts
+# from where location alone attended.
 VARIANTS = {
     'content': dict(location=None, content='plain', both_ways=False),
     'relative': dict(location=None, content='relative', both_ways=False),
@@ -53,11 +53,8 @@ for alone in ('locattn', 'locattn-s', 'onestep', 'monoattn', 'rmonoattn'):
     VARIANTS[f'mix-{alone}-pr'] = dict(VARIANTS[alone], content='plain', position_past=True)
 for mixed in ('mix-locattn', 'mix-locattn-s'):
     VARIANTS[f'gru-{mixed}'] = dict(VARIANTS[mixed], gru=True)
-PADDING, START, WORDS = (
-    0,
-    1,
-    2,
-)  # ids: of padding, of what begins every target, of the first word of a task
+# ids of padding, of the start of every target, and of the first word of a task
+PADDING, START, WORDS = 0, 1, 2
 TRAINED, BATCH = 10_001, 32  # samples
 
 

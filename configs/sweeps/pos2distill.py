@@ -9,9 +9,10 @@ Number:    seed 0, 400 steps, accuracy with the pair in slot 0 / 1 / 3 / 6 / 9 /
            / .63 / .37 / .27 / .37, the others alike
 A small model is trained on key-value pairs that are mostly asked for in the first slots. It is then
 distilled from its own answers with the evidence in slot 0 (R1, R2). As a control it is fine-tuned
-on right answers with the evidence in slot 0 alone (SFT). All three have as many examples. What is
-complete is not trained again. Results: WORKDIR/distilled. With --papeft a run is continued on
-shuffled pairs with all weights frozen except the adapter (`train.tune=encodings`).
+on right answers with the evidence in slot 0 alone (SFT). R1, R2 and SFT have the same number of
+examples. Runs that are complete are not trained again. Results: WORKDIR/distilled. With --papeft a
+run is continued on shuffled pairs with all weights frozen except the adapter
+(`train.tune=encodings`).
 Paper:     Wang et al. (arXiv 2508.15709): the curve of accuracy by position becomes flat with a few
            hundred examples. Zhang et al. (arXiv 2404.01430): 54 to 59 % less fluctuation over
            positions.

@@ -1,13 +1,13 @@
-"""Every additive and score-side encoding on one text, trained at 256 tokens and read to 4096.
+"""Every encoding that acts on the logits on one text, trained at 256 tokens and evaluated to 4096.
 
-nope, rope and sinusoidal stand beside them.
+nope, rope and sinusoidal are included for comparison.
 
 Command:   python -m configs.sweeps.relative_bias [--seeds 0 1] [--workdir runs/relative_bias]
            [--only alibi rope]
 Time:      15 to 60 s a run (two CPU cores)
 Number:    perplexity per byte at 256 / 4096, two seeds: alibi 21.4 / 21.2, kerple 21.2 / 20.6, nope
-           23.2 / 22.5, rope 23.5 / 28.4; all of them in docs/results/relative_bias.md. The corpus
-           of these numbers had one more file, as that page says, so the command gives others.
+           23.2 / 22.5, rope 23.5 / 28.4; the others are in docs/results/relative_bias.md. The
+           corpus had one more file then, as that page says, so the command gives other numbers.
 The sweep evaluates all runs and writes WORKDIR/comparison (table, results.json, results.csv,
 pictures). Runs whose last step is saved are not trained again, so the sweep may be interrupted and
 started again.

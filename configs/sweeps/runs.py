@@ -1,4 +1,4 @@
-"""What sweeps share: runs that are trained unless they exist, kept results, and one evaluation."""
+"""Functions for sweeps: they train runs that do not exist, keep results, and evaluate all runs."""
 
 import contextlib
 import dataclasses
@@ -24,22 +24,22 @@ WRONG_INPUT = 2
 
 @contextlib.contextmanager
 def full_disk_in_one_line() -> Iterator[None]:
-    """A full disk ends the program with one line and status 2; a function may be decorated
-    with it.
+    """Ends the program with one line and status 2 when the disk is full. A context manager, also
+    usable as a decorator.
     """
     try:
         yield
     except disk.DiskFullError as error:
         print(
-            f'{error}; what is trained is kept, and the same command continues once there is room',
+            f'{error}; trained runs are kept, and the same command continues once there is room',
             file=sys.stderr,
         )
         sys.exit(2)
 
 
 def call(*command: str) -> None:
-    """A Python command of ours; where it fails it has said why, and its status becomes that of this
-    program.
+    """Runs a Python program of this repository. If it fails, it has printed why, and this program
+    ends with its status.
     """
     status = subprocess.run([sys.executable, *command]).returncode
     if status:
@@ -55,9 +55,9 @@ class Run:
     """One training run of a sweep.
 
     Attributes:
-      directory: where it is kept.
-      config: file.
-      fields: of the config.
+      directory: the run directory.
+      config: path of the config file.
+      fields: dotted names -> values of fields that differ from the file.
       more: further fields, as 'NAME=VALUE'.
     """
 
@@ -68,10 +68,10 @@ class Run:
 
     @property
     def overrides(self) -> dict[str, object]:
-        """What the sweep changes in its config file.
+        """The fields in which the run differs from its config file.
 
         Raises:
-          ValueError: a further field of another form.
+          ValueError: an item of `more` does not have the form 'NAME=VALUE'.
         """
         if wrong := [item for item in self.more if '=' not in item]:
             raise ValueError(f'expected FIELD=VALUE, e.g. train.steps=200, got {wrong[0]!r}')
@@ -83,11 +83,10 @@ class Run:
         return {**self.fields, **own, **dict(item.split('=', 1) for item in self.more)}
 
     def asked(self) -> ConfigDict:
-        """The config with these fields, before what an `init.source` settles is filled in.
+        """The config of the run, before `init.source` fills in its fields.
 
         Raises:
-          ValueError, OSError: a field that does not exist or has another type, a file that is not
-            there.
+          ValueError, OSError: a field does not exist or has another type, or a file does not exist.
         """
         return replaced(config_file.read(self.config), self.overrides)
 
@@ -100,12 +99,12 @@ class Run:
         )
 
     def differences(self) -> list[str]:
-        """Lines 'train.lr: 0.001 -> 0.01', from the run that is there to the one that is asked for;
-        none where none is there.
+        """Lines such as 'train.lr: 0.001 -> 0.01', from the existing run to the one that the sweep
+        asks for; [] if no run exists.
 
         Raises:
-          ValueError, OSError: as `asked`; a run whose config cannot be read, or that continues what
-            is not there.
+          ValueError, OSError: as `asked`; the config of the existing run cannot be read, or the run
+            continues a source that does not exist.
         """
         config = self.asked()
         if not finished_steps(self.directory):
@@ -117,17 +116,18 @@ class Run:
 
 
 def refuse(reason: object) -> NoReturn:
-    """Ends a sweep because of what it was given or found."""
+    """Prints why a sweep cannot go on, and ends it with status 2."""
     print(f'{pathlib.Path(sys.argv[0]).stem}: {reason}', file=sys.stderr, flush=True)
     sys.exit(WRONG_INPUT)
 
 
 def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
-    """Trains, without evaluating them, those that are not complete; the directories of all.
+    """Trains the runs that are not complete, without evaluating them. Returns the directories of
+    all runs.
 
-    A run of other settings under one of these names ends the program with the differences, before
-    anything is trained; so does one that is stopped before its last step, when the same command
-    continues.
+    If a run with other settings has one of these names, the program ends with the differences
+    before anything is trained. The program also ends if a run is stopped before its last step; the
+    same command then continues.
     """
     found = []
     for run in runs.values():
@@ -141,7 +141,7 @@ def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
                 *(f'  {line}' for line in lines),
             ]
     if found:
-        refuse('\n'.join([*found, 'give another --workdir, or move what is there away']))
+        refuse('\n'.join([*found, 'give another --workdir, or move these runs away']))
     for run in runs.values():
         if not run.complete():
             settings = [f'--config.{name}={value}' for name, value in run.overrides.items()]
@@ -154,10 +154,10 @@ def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
 
 
 def kept(path: pathlib.Path, settings: Mapping[str, object], make: Callable[[], Any]) -> Any:
-    """What `make` gives under these settings, as JSON has it: from the file where it is there,
-    otherwise made and written.
+    """The value of `make()`, as JSON holds it. It is read from the file if that exists, and
+    otherwise computed and written.
 
-    A file of other settings ends the program with the differences.
+    If the file was made with other settings, the program ends with the differences.
     """
     settings = json.loads(json.dumps(settings))
     if path.is_file():
@@ -190,7 +190,13 @@ def kept(path: pathlib.Path, settings: Mapping[str, object], make: Callable[[], 
 
 
 def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str] = ()) -> None:
-    """One comparison of these runs in `out`."""
+    """Evaluates runs together, by `eval.py`.
+
+    Args:
+      runs: run directories, or 'DIRECTORY | EXTENSION'.
+      out: the folder of the results.
+      settings: fields of the evaluation, as 'NAME=VALUE'.
+    """
     call(
         'eval.py',
         *(f'--run={run}' for run in runs),
@@ -209,16 +215,17 @@ def compare(
     settings: Iterable[str] = (),
     evaluation: Mapping[str, Iterable[str]] = {'comparison': ()},
 ) -> None:
-    """The command of a sweep: trains every encoding with every seed and evaluates all of them.
+    """The command line of a sweep: trains every encoding with every seed, and evaluates all runs.
 
     Args:
-      documentation: of the sweep; the command shows its first line.
-      encodings: name of a run -> encoding string, or all the fields of the config in which it
-        differs from the others.
-      extended: (name of a run, extension), evaluated besides.
-      workdir, config: defaults of the options.
+      documentation: docstring of the sweep; the help shows its first line.
+      encodings: name of a run -> encoding string, or dotted names -> values of all fields in which
+        the run differs from others.
+      extended: (name of a run, extension), evaluated in addition.
+      workdir: default of --workdir.
+      config: default of --config.
       settings: fields of the config for training, as 'NAME=VALUE'.
-      evaluation: folder in the working directory -> fields of an evaluation.
+      evaluation: folder within --workdir -> fields of an evaluation, as 'NAME=VALUE'.
     """
     parser = Parser(description=documentation.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])

@@ -1,4 +1,4 @@
-"""What small experiments share: a table of means over seeds, as text, a csv file and a picture."""
+"""A table of means over seeds for small experiments, as text, a csv file and a picture."""
 
 import csv
 import io
@@ -24,15 +24,15 @@ def report(
     log: bool = False,
     trained: float | None = None,
 ) -> None:
-    """Prints mean (lowest to highest seed, where there are several) of every variant at every x.
-
-    Also writes results.csv and results.png to `out`.
+    """Prints the mean over seeds of every variant at every x, with the lowest and highest seed
+    where there are several. Also writes results.csv and results.png to `out`.
 
     Args:
       rows: (panel, variant, x, seed, value).
+      out: the folder of the files.
       title, x, value: words for the table, the axis and the column.
       log: whether the picture shows values on a logarithmic axis.
-      trained: largest x of the training data, marked in the picture.
+      trained: largest x of the training data, marked in the picture; None marks none.
     """
     from rich.console import Console
     from rich.table import Table
@@ -76,9 +76,8 @@ def _draw(rows, panels: Sequence[str], path, title, x, value, log, trained):
     for axis, panel in zip(axes, panels):
         here = [row for row in rows if row[0] == panel]
         for variant in dict.fromkeys(row[1] for row in here):
-            number = variants.index(
-                variant
-            )  # the same look in all panels, some of which may lack a variant
+            # The same look in all panels, some of which may lack a variant.
+            number = variants.index(variant)
             places = sorted({row[2] for row in here if row[1] == variant})
             cells = [
                 [row[4] for row in here if row[1] == variant and row[2] == place]

@@ -6,8 +6,8 @@ Time:      20 minutes a seed for the text, most of it gali, and 6 a seed for the
            cores, other jobs running)
 Number:    perplexity at 8192, seed 0: lm_infinite 4.1, self_extend 4.6, dca 5.1, yarn 10.0, none
            32.9; passkeys at 1024 tokens, two seeds, mean over depths: yarn 0.98, lm_infinite 0.40,
-           self_extend 0.26, dca 0.26, none 0. The corpus of the perplexities had one more file, as
-           docs/results/training_free_extension.md says.
+           self_extend 0.26, dca 0.26, none 0. The corpus of the perplexities had one more file
+           then, as docs/results/training_free_extension.md says.
 Text:      perplexity of the same last bytes at lengths to 8192. The models are the base runs of
            `configs.sweeps.extension` (rope, 256 bytes of Python source), which are trained here if
            they are not in --base.
@@ -41,8 +41,8 @@ PASSKEY = (
 
 
 def extended(run: str, factor: int) -> list[str]:
-    """The run with every extension; Self-Extend's groups are such that `factor` times the trained
-    length is in its range.
+    """The run, and the run with every extension. The groups of Self-Extend are large enough for
+    `factor` times the trained length.
     """
     filled = (spec.format(factor=factor, group=2 * factor) for spec in EXTENSIONS)
     return [f'{run} | {spec}' if spec else run for spec in filled]

@@ -1,1 +1,3 @@
-"""Evaluation of trained models beyond their length: protocols, exact match, tables and pictures."""
+"""Evaluation of trained models at and beyond their trained length: protocols, exact match, tables
+and pictures.
+"""

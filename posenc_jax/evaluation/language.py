@@ -1,4 +1,4 @@
-"""Language modelling at several context lengths, by the protocols of `protocols.py`."""
+"""Language modelling at several context lengths, by the protocols of `run/protocols.py`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,30 +29,29 @@ def evaluate_language(
     key: jax.Array | None = None,
     places: Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None = None,
 ) -> list[Measurement]:
-    """Perplexity for each protocol and length.
+    """Measures perplexity for each protocol and length.
 
-    `nonoverlapping` scores the first `tokens` targets of the stream, `per_position` the same ones
-    in windows of the longest length. `sliding` and `same_tokens` score fewer where their
-    overlapping windows would read more than 4 x `tokens` at the longest length. Every protocol
-    scores the same targets at every length. All tokens enter the likelihood; bits per byte divides
-    by the bytes they stand for.
+    `nonoverlapping` scores the first `tokens` targets of the stream. `per_position` scores the same
+    targets in windows of the longest length. `sliding` and `same_tokens` score fewer targets if
+    their overlapping windows would read more than 4 x `tokens` tokens at the longest length. Every
+    protocol scores the same targets at every length. All tokens enter the likelihood. Bits per byte
+    divides it by the number of bytes that the tokens stand for.
 
     Args:
       score: see `scoring.scorer`.
       stream: tokens of the text.
-      lengths: context lengths.
+      lengths: context lengths, in tokens.
       names: protocols.
-      tokens: how many targets are scored at most; raised to the longest length where that is more.
-      rows: how many windows of a length are read at once.
-      stride: step of `sliding`, and targets that `same_tokens` scores in a window.
-      buckets: position buckets of `per_position`.
-      bytes_of: how many bytes each token id stands for; None where that is not known (then there
-        are no bits per byte).
-      key: draws random positions; None is the evaluation rule.
-      places: see `Language.places`.
+      tokens: the most targets that are scored, or the longest length if that is more.
+      rows: length -> how many windows of it are read at once.
+      stride: step of `sliding`, and how many targets `same_tokens` scores in a window.
+      buckets: how many buckets of positions `per_position` reports.
+      bytes_of: how many bytes each token id stands for; None leaves bits per byte out.
+      key: draws random positions; None uses the evaluation rule of the encoding.
+      places: positions of the windows, see `Language.places`; None for plain positions.
 
     Raises:
-      SpecError: unknown protocol.
+      SpecError: an unknown protocol.
       ValueError: the stream is shorter than the longest length, or the stride does not fit the
         shortest.
     """
@@ -79,16 +78,17 @@ def evaluate_language(
 def score_windows(
     score: Scorer, stream, windows: Windows, rows: int, key=None, places=None
 ) -> tuple[np.ndarray, ...]:
-    """nll, correct, scored, and the targets, [W, length] each; every batch has the same shape."""
-    whole = int((windows.size == windows.length).sum())  # only the last window can be cut short
+    """Scores windows in batches of one shape. Returns the negative log-likelihood of each target,
+    whether it is the first choice, whether it is scored, and the targets, each [W, length].
+    """
+    whole = int((windows.size == windows.length).sum())  # only the last window may be shorter
     parts = []
     for first in [*range(0, whole, rows), *range(whole, len(windows))]:
         last = min(first + rows, whole) if first < whole else len(windows)
         batch = protocols.window_batch(
             stream, windows, np.minimum(np.arange(first, first + rows), last - 1)
         )
-        # All rows are padded alike, so that they share positions and biases are computed once for
-        # them.
+        # All rows have the same padding. So they share positions, and biases are computed once.
         tok = Tokens.of(
             length=windows.length, positions=None if places is None else places(batch['index'])
         )

@@ -1,6 +1,4 @@
-"""One measured number with its interval: perplexity of scored tokens, or exact match of scored
-answers.
-"""
+"""A measurement with its interval: perplexity of scored tokens, or exact match of answers."""
 
 import dataclasses
 import math
@@ -11,22 +9,23 @@ from jaxtyping import Bool, Float
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What one protocol says about one length.
+    """The result of one protocol at one length.
 
     Attributes:
       protocol: 'nonoverlapping', 'sliding', 'same_tokens', 'per_position', or 'exact_match' for
-        tasks.
-      length: context length of language modelling, task length of tasks.
-      metric: what `value`, `low`, `high` are: 'perplexity' or 'exact_match'.
-      low, high: 95 % interval, None where one sample does not give any.
-      nll: mean negative log-likelihood per scored token in nats.
-      bits_per_byte: of language modelling.
-      token_accuracy: share of scored tokens that are the model's first choice.
+        tasks other than language.
+      length: context length in language modelling, otherwise the task length.
+      metric: 'perplexity' or 'exact_match'.
+      value: the metric.
+      low, high: its 95 % interval; None for perplexity of a single window.
+      nll: mean negative log-likelihood per scored token, in nats.
+      bits_per_byte: in language modelling, if the bytes of the tokens are known.
+      token_accuracy: share of scored tokens that are the first choice of the model.
       tokens: how many tokens were scored.
-      samples: windows or answers they came from.
-      position_low, position_high: bucket of `per_position`, positions low <= p < high.
-      depth: where in the text the answer lay, 0 (first) to 1 (last); None where `eval.depths` did
-        not set it.
+      samples: how many windows or answers they came from.
+      position_low, position_high: bucket of `per_position`: low <= position < high.
+      depth: where in the text the answer lay, from 0 (first) to 1 (last); None if `eval.depths`
+        does not set it.
     """
 
     protocol: str
@@ -54,13 +53,21 @@ def perplexity(
     bytes_scored: int,
     position: tuple[int | None, int | None] = (None, None),
 ) -> Measurement:
-    """`exp(sum nll / tokens)`, and bits per byte `sum nll / (ln 2 * bytes)`.
+    """Perplexity `exp(sum nll / tokens)`, with bits per byte `sum nll / (ln 2 * bytes)`.
 
-    The interval takes windows as independent samples of a ratio (linearised): neighbouring tokens
-    are not independent.
+    The interval is that of a ratio (linearised) and takes windows as independent samples, because
+    neighbouring tokens are not independent.
+
+    Args:
+      protocol, length: see `Measurement`.
+      nll: negative log-likelihood of each target, in nats.
+      correct: whether the target is the first choice.
+      scored: whether the target counts.
+      bytes_scored: how many bytes the scored targets stand for; 0 if that is not known.
+      position: bucket of positions, for `per_position`.
 
     Raises:
-      ValueError: a scored target without a finite likelihood.
+      ValueError: a scored target has no finite likelihood.
     """
     _check_finite(protocol, length, nll, scored)
     used = scored.any(axis=1)
@@ -98,10 +105,12 @@ def exact_match(
     scored: Bool[np.ndarray, 'B M'],
     depth: float | None = None,
 ) -> Measurement:
-    """Share of rows whose scored tokens are all right, with its Wilson interval.
+    """Share of rows whose scored tokens are all correct, with its Wilson interval.
+
+    Args: as `perplexity`; M is the largest number of scored tokens of a row.
 
     Raises:
-      ValueError: a scored target without a finite likelihood.
+      ValueError: a scored target has no finite likelihood.
     """
     from scipy import stats
 

@@ -1,5 +1,5 @@
-"""Pictures of an evaluation, with the trained length marked: value by length, perplexity by
-position, answers by depth.
+"""Pictures of an evaluation: metric by length, perplexity by position, exact match by length and
+depth. The trained length is marked.
 """
 
 import bisect
@@ -14,8 +14,8 @@ from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.results import Series, depths_of, scored, unit
 
-# Okabe and Ito's colours without yellow, which is too light for lines; markers and dashes tell the
-# rest apart.
+# Colours of Okabe and Ito without yellow, which is too light for lines. Where the colours repeat,
+# dashes distinguish the lines.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _DASHES = ('-', '--', ':')
@@ -26,8 +26,16 @@ _TITLE_POINTS = 9.0
 def write(
     series: Sequence[Series], protocols: Sequence[str], directory: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Writes by_length.png, by_position.png where positions were measured, by_depth.png of series
-    that have depths; returns their paths.
+    """Writes by_length.png, by_position.png if positions were measured, and by_depth.png for series
+    with depths.
+
+    Args:
+      series: what is drawn, a line or heat map for each.
+      protocols: the protocols that were measured.
+      directory: the folder of the pictures.
+
+    Returns:
+      The paths of the pictures.
     """
     from matplotlib.figure import Figure
 
@@ -45,9 +53,8 @@ def write(
     for path, names, draw in jobs:
         wide = 4.0 if len(names) > 1 else 6.0
         longest = max(len(s.label) for s in series)
-        high = max(
-            4.2, len(series) * _LINE_POINTS / 72 + 1.2
-        )  # room for the names; the axes would shrink, and names meet
+        # Tall enough for the names beside the lines; otherwise they would overlap.
+        high = max(4.2, len(series) * _LINE_POINTS / 72 + 1.2)
         figure = Figure(
             figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, high),
             layout='constrained',
@@ -55,7 +62,7 @@ def write(
         axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, names):
             draw(axis, name, series)
-        for axis, name in zip(axes, names):  # afterwards: the panels share one y axis
+        for axis, name in zip(axes, names):  # after all are drawn, since the panels share a y axis
             _finish(axis, name, series)
         axes[0].set_ylabel('exact match' if names[0] == 'exact_match' else 'perplexity')
         _label_lines(figure, axes[-1])
@@ -65,8 +72,8 @@ def write(
 
 
 def _write_depth(series, path):
-    """One heat map of exact match for each series: length to the right, depth downwards as in the
-    text.
+    """Draws a heat map of exact match for each series: length to the right, depth downwards as in
+    the text.
     """
     from matplotlib.figure import Figure
 
@@ -122,9 +129,8 @@ def _draw_depth(axis, series, lengths, depths):
     axis.set_yticks(np.arange(1, len(depths)) - 0.5, minor=True)
     axis.tick_params(which='minor', length=0)
     axis.grid(which='minor', color='w', linewidth=1)
-    trained = (
-        bisect.bisect_right(lengths, series.train_length) - 0.5
-    )  # columns to its right are longer
+    # The columns to the right of this line are longer than the trained length.
+    trained = bisect.bisect_right(lengths, series.train_length) - 0.5
     label, side = f'trained: {series.train_length}', 'center'
     if series.train_length < lengths[0]:
         label, side = f'\N{LEFTWARDS ARROW} {label}', 'left'
@@ -164,7 +170,7 @@ def _draw_position(axis, protocol, series):
         buckets = {m.position_low: m for m in s.runs[0].measurements if m.protocol == protocol}
         estimates = {low: e for (_, low), e in s.estimates(protocol).items()}
         lows = sorted(estimates)
-        # The geometric middle of a bucket, counting positions from 1 so that the axis can be
+        # The geometric mean of the edges of a bucket. Positions count from 1, because the axis is
         # logarithmic.
         middle = [((low + 1) * buckets[low].position_high) ** 0.5 for low in lows]
         _line(axis, middle, [estimates[low] for low in lows], s.label, style)
@@ -175,7 +181,7 @@ def _draw_position(axis, protocol, series):
 
 def _line(axis, x, found, label, style):
     y, low, high = np.array([[e.value, e.low, e.high] for e in found], float).T  # None becomes nan
-    y[~np.isfinite(y)] = np.nan  # overflowed perplexities end the line
+    y[~np.isfinite(y)] = np.nan  # a perplexity that overflows is not drawn
     high[~np.isfinite(high)] = np.nan
     axis.plot(x, y, label=shortened(label), markersize=4, linewidth=1.6, **style)
     axis.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
@@ -206,7 +212,7 @@ def _finish(axis, protocol, series):
 
 
 def _log_scale(axis):
-    """A logarithmic y axis whose ticks are numbers people read, also where it spans little."""
+    """Makes the y axis logarithmic, with ticks at round numbers even where it spans little."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axis.set_yscale('log')
@@ -221,7 +227,7 @@ def _log_scale(axis):
 
 
 def _label_lines(figure, axis):
-    """Writes the name of each line beside its end, moved apart where they would overlap."""
+    """Writes the name of each line beside its end; names that would overlap are moved apart."""
     named = [line for line in axis.get_lines() if not line.get_label().startswith('_')]
     lines = [line for line in named if np.isfinite(line.get_ydata()).any()]
     points = [line.get_xydata()[np.isfinite(line.get_ydata())][-1] for line in lines]
@@ -246,8 +252,8 @@ def _label_lines(figure, axis):
 
 
 def _spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places at least `gap` apart, close to the wanted ones: clusters are laid out around
-    their mean.
+    """Places at least `gap` apart, in ascending order and close to the wanted ones. Places that
+    would be closer form a cluster, which is laid out around its mean.
     """
     clusters: list[list[float]] = []
     for value in wanted:
@@ -267,7 +273,7 @@ def _high(cluster, gap):
 
 
 def _set_title(figure, series):
-    """What was evaluated, on as many lines as the figure is wide for."""
+    """Writes what was evaluated above the figure, wrapped to its width."""
     letters = int(figure.get_figwidth() * 72 / (0.65 * _TITLE_POINTS))
     text = '\n'.join(textwrap.wrap(_title(series), letters))
     figure.suptitle(text, fontsize=_TITLE_POINTS, x=0.01, ha='left', color='0.3')

@@ -1,4 +1,4 @@
-"""What an evaluation returns: runs, series of runs that differ only in their seed, tables and
+"""The results of an evaluation: runs, series of runs that differ only in their seed, tables and
 files.
 """
 
@@ -18,23 +18,26 @@ from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.measurement import Measurement
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
-Point = tuple[str, int, Place]  # protocol, length
+Point = tuple[str, int, Place]  # protocol, length, place
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """Everything measured on one run.
+    """All measurements of one run.
 
     Attributes:
-      run: the directory.
-      encoding: spec string (several for a pattern over layers, joined by ' / ').
-      extend: extension applied at evaluation, or ''.
-      task, dataset, split: what was evaluated ('' where a task has no data set).
-      positions: 'sampled' or 'first', see `run.evaluate`.
-      seed, step: of training.
-      train_length: length the run was trained at.
-      parameters: trainable numbers.
-      settings: the flattened config, to tell which runs differ only in their seed.
+      run: the run directory.
+      encoding: spec string; those of a pattern over layers are joined by ' / '.
+      extend: the context extension of the evaluation, or ''.
+      task, dataset, split: what was evaluated; `dataset` is '' for tasks other than language.
+      positions: `eval.positions`, 'sampled' or 'first'.
+      seed: of training.
+      step: of the checkpoint.
+      train_length: the length at which the run was trained.
+      parameters: how many numbers the parameters of the model have.
+      settings: the fields of the config, without the seed and those that do not change what is
+        trained. Runs with equal settings differ only in their seed.
+      measurements: one for each protocol, length, and bucket or depth.
     """
 
     run: str
@@ -53,6 +56,7 @@ class RunResult:
 
     @property
     def points(self) -> dict[Point, Measurement]:
+        """The measurements by protocol, length and place."""
         return {
             (m.protocol, m.length, m.position_low if m.depth is None else m.depth): m
             for m in self.measurements
@@ -66,8 +70,8 @@ _OWN = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with what is drawn around it: smallest and largest of several seeds, or the interval
-    of one run.
+    """A value with the interval that is drawn around it: from the smallest to the largest of
+    several seeds, or the interval of one run.
     """
 
     value: float
@@ -77,7 +81,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Runs that differ only in their seed, under one name."""
+    """Runs that differ only in their seed, with the name under which they are shown."""
 
     label: str
     runs: tuple[RunResult, ...]
@@ -87,7 +91,7 @@ class Series:
         return self.runs[0].train_length
 
     def estimates(self, protocol: str) -> dict[tuple[int, Place], Estimate]:
-        """(length, first position or depth) -> mean over seeds, for one protocol."""
+        """The mean over seeds of one protocol, by (length, first position or depth)."""
         out = {}
         for point in self.runs[0].points:
             if point[0] == protocol:
@@ -102,7 +106,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Runs evaluated together, the date (ISO 8601, UTC) and the versions of what computed them."""
+    """Runs that are compared, the date (ISO 8601, UTC) and the versions of the packages."""
 
     runs: tuple[RunResult, ...]
     date: str
@@ -117,7 +121,7 @@ class Results:
         return tuple(dict.fromkeys(m.protocol for run in self.runs for m in run.measurements))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat record for each measurement."""
+        """One flat dict for each measurement, with what is known of its run."""
         versions = {f'{name}_version': version for name, version in self.versions.items()}
         return [
             {
@@ -140,10 +144,10 @@ class Results:
         ]
 
     def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:
-        """The same without the pictures."""
+        """Writes results.json and results.csv; returns their paths."""
         rows = self.rows()
         as_json, as_csv = directory / 'results.json', directory / 'results.csv'
-        # JSON has no infinity; an overflowed perplexity is written as null beside its nll.
+        # JSON has no infinity: a perplexity that overflows is written as null, beside its nll.
         finite = [
             {k: None if v in (float('inf'), float('-inf')) else v for k, v in row.items()}
             for row in rows
@@ -167,10 +171,14 @@ class Results:
 
 
 def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
-    """The runs of a comparison that `Results.write` wrote.
+    """Reads the runs of an evaluation that `Results.write` wrote.
+
+    Args:
+      directory: the folder that holds results.json.
 
     Raises:
-      FileNotFoundError, ValueError: there is none, or something else.
+      FileNotFoundError: there is no results.json.
+      ValueError: the file was not written by an evaluation.
     """
     path = pathlib.Path(directory, 'results.json')
     if not path.is_file():
@@ -199,8 +207,8 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
 
 
 def group(runs: Iterable[RunResult]) -> tuple[Series, ...]:
-    """Runs with equal settings and extension as one series, named by encoding and by whatever else
-    tells them apart.
+    """Joins runs with equal settings and extension to series. A series is named by its encoding and
+    extension, and by the settings in which it differs from others of the same name.
     """
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
@@ -225,17 +233,17 @@ def _difference(own, namesakes):
 
 
 def depths_of(series: Iterable[Series]) -> tuple[float, ...]:
-    """The depths at which answers lay, in order; none where `eval.depths` was not set."""
+    """The depths at which answers lay, ascending; () if `eval.depths` was not set."""
     found = {m.depth for s in series for run in s.runs for m in run.measurements}
     return tuple(sorted(found - {None}))
 
 
 def scored(runs: Iterable[RunResult], protocol: str) -> str:
-    """How much a protocol scored at a length (and depth) on each run: tokens, or answers of tasks,
-    '32,768' or '512-4,096'.
+    """How many tokens (or answers of tasks) a protocol scored at a length and depth, as text:
+    '32,768', or '512-4,096' where the numbers differ.
 
-    Perplexities of one text compare where the same tokens were scored; the windows of each protocol
-    score others.
+    Perplexities on one text are comparable if the same tokens were scored. The windows of different
+    protocols score different tokens.
     """
     counts: dict[tuple, int] = {}
     for number, run in enumerate(runs):
@@ -253,12 +261,12 @@ def _range(counts: Iterable[int]) -> str:
 
 
 def unit(protocol: str) -> str:
-    """What `scored` counts."""
+    """The unit of `scored`: 'answers' or 'tokens'."""
     return 'answers' if protocol == 'exact_match' else 'tokens'
 
 
 def print_tables(results: Results) -> None:
-    """Writes the tables to standard output; where it is a file or a pipe, which has no width, 120
+    """Prints the tables to standard output. A file or a pipe has no width; the tables are then 120
     columns wide.
     """
     import rich.console
@@ -269,8 +277,8 @@ def print_tables(results: Results) -> None:
 
 
 def tables(results: Results) -> list[Any]:
-    """Tables for the terminal: value by length (and depth) for each protocol, and perplexity by
-    position.
+    """Tables for the terminal: one for each protocol, with the metric by length (and depth), or
+    perplexity by position.
     """
     made = []
     for protocol in results.protocols:

@@ -1,4 +1,4 @@
-"""Evaluation of training runs from their directories alone."""
+"""Evaluation of training runs and public checkpoints."""
 
 import dataclasses
 import datetime
@@ -31,30 +31,30 @@ def evaluate(
 ) -> Results:
     """Evaluates runs by the settings of their own configs, as changed by `overrides`.
 
-    Everything that can be wrong without reading a checkpoint is checked for all runs first: fields,
-    protocols, lengths against the text and against every encoding.
+    Errors that can be found without the weights are raised for all runs first: fields, protocols,
+    and lengths that the text or an encoding does not reach.
 
     Args:
       runs: run directories, or public checkpoints (see `load_pretrained`). 'DIRECTORY | EXTENSION'
-        applies a context extension to this one alone, so that a run can be compared with its own
+        applies a context extension to this run alone, so that a run can be compared with its own
         extension: 'runs/rope | yarn(factor=4.0)'.
       overrides: dotted names -> values or strings, e.g. {'eval.lengths': (64, 128), 'extend':
-        'pi(factor=2.0)'}. `eval.positions` = 'sampled' lets encodings with random positions draw
-        them at evaluation as in training, 'first' leaves them to their evaluation rule.
-      also: runs that were evaluated before, see `results.read`, to stand beside these.
-      after: called with what there is after every run, e.g. to write it.
+        'pi(factor=2.0)'}. `eval.positions` = 'sampled' draws random positions as in training;
+        'first' uses the evaluation rule of the encoding.
+      also: results of earlier evaluations, see `results.read`, to compare with these.
+      after: called after every run with the results so far, e.g. to write them.
 
     Raises:
-      FileNotFoundError: no such run directory.
-      ValueError: no checkpoint, anything wrong with the settings, a length that an encoding does
-        not reach, a model that sees what it should predict, or a likelihood that is not finite.
+      FileNotFoundError: a run directory does not exist.
+      ValueError: there is no checkpoint, a setting is wrong, an encoding does not reach a length, a
+        model sees what it should predict, or a likelihood is not finite.
 
     Example:
-      results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.lengths': (128,
-      1024)}) results.write(pathlib.Path('comparison'))
+      results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.tokens': 4096})
+      results.write(pathlib.Path('comparison'))
     """
     asked: dict[tuple, str] = {}
-    for run in map(str, runs):  # the same run by another path would pass for a second seed
+    for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
         asked.setdefault(
             (directory_of(run).expanduser().resolve(), run.partition('|')[2].strip()), run
         )
@@ -97,7 +97,12 @@ def _evaluate(job: Job) -> RunResult:
 
 
 def measure(job: Job, model: Transformer) -> list[Measurement]:
-    """What the settings of a job ask, of a model that may be another than `job.extended(model)`."""
+    """Measures a model by the settings of a job.
+
+    Args:
+      job: its task and settings are used.
+      model: `job.extended(model)`, or another model to evaluate in the same way.
+    """
     asked, lengths = job.config.eval, settings.lengths_of(job.config)
     key = jax.random.key(SEED) if asked.positions == 'sampled' else None
     score = scorer(model)

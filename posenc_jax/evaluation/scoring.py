@@ -1,5 +1,5 @@
-"""The forward pass of evaluation: the negative log-likelihood of each target, and whether it is the
-first choice.
+"""The forward pass of evaluation: the negative log-likelihood of each target, and whether the
+target is the first choice.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.tokens import Tokens
 
-# Logits held at a time: 4 MB of float32 stay near the cache; [L, V] at once would be gigabytes at
-# long contexts.
+# Bytes of the logits that are held at a time. 4 MB of float32 stay near the cache; [L, V] at once
+# would be gigabytes at long contexts.
 _LOGITS_BYTES = 4 * 2**20
 
 Scores = tuple[Float[Array, 'B M'], Bool[Array, 'B M']]
@@ -20,8 +20,9 @@ Scorer = Callable[..., Scores]
 
 
 def scorer(model: nnx.Module) -> Scorer:
-    """`token_scores` of a model, compiled once for each shape: `score(tokens, targets, tok,
-    key=None, at=None)`.
+    """`token_scores` of a model, compiled once for each shape of its arguments.
+
+    The result is called as `score(tokens, targets, tok, key=None, at=None)`.
     """
     graphdef, state = nnx.split(model)
 
@@ -44,18 +45,20 @@ def token_scores(
     at: Int[Array, 'B M'] | None = None,
     chunk: int | None = None,
 ) -> Scores:
-    """Negative log-likelihood in nats and correctness of each target, with logits for `chunk`
-    positions at a time.
+    """Negative log-likelihood of each target in nats, and whether it is the first choice. Logits
+    are held for `chunk` positions at a time.
 
     Args:
       model: has `hidden(tokens, tok, key=)` -> [B, T, D] and `logits(hidden)` -> [B, T, V] in
         float32.
-      tokens, targets: inputs and what each of them predicts.
-      tok: positions, segments, padding; None for one unpadded document a row.
-      key: makes encodings with random positions draw them; None is their evaluation rule.
-      at: positions of each row whose targets are scored, in the order of the result [B, M]; None is
-        all of them. No logits of others are computed.
-      chunk: positions whose logits are held at once; None chooses by the size of the vocabulary.
+      tokens: the inputs.
+      targets: the token that each input should predict.
+      tok: positions, segments, padding; None for one unpadded document per row.
+      key: draws random positions; None uses the evaluation rule of the encoding.
+      at: positions of each row whose targets are scored, in the order of the result [B, M]; no
+        other logits are computed. None scores all positions (M = T).
+      chunk: how many positions have their logits held at once; None chooses by the size of the
+        vocabulary.
 
     Example:
       nll, correct = token_scores(model, tokens[:, :-1], tokens[:, 1:])

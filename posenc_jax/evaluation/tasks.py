@@ -1,7 +1,8 @@
 """Exact match of algorithmic tasks at several lengths.
 
-One forward pass: under teacher forcing every argmax is right exactly when greedy decoding gives the
-whole answer (in causal models, with positions that are not drawn anew at every step).
+One forward pass suffices. Under teacher forcing every argmax is right exactly when greedy decoding
+gives the whole answer. This holds for causal models whose positions are not drawn anew at every
+step.
 """
 
 import dataclasses
@@ -28,25 +29,25 @@ def evaluate_task(
     key: jax.Array | None = None,
     depths: tuple[float, ...] = (),
 ) -> list[Measurement]:
-    """Exact match with its Wilson interval, token accuracy and likelihood for each task length and
-    depth.
+    """Measures exact match with its Wilson interval, token accuracy and likelihood, for each task
+    length and depth.
 
-    Every length (and depth) has one fixed set of examples, drawn from `split` with a fixed seed; no
+    Every length (and depth) has one fixed set of examples, drawn from `split` with a fixed seed. No
     training seed draws from 'validation' or 'test'.
 
     Args:
       score: see `scoring.scorer`.
-      task: what is asked.
+      task: the task.
       lengths: task lengths.
       samples: examples for each length and depth.
-      rows: how many rows of a width are read at once.
+      rows: width -> how many rows of it are read at once.
       split: 'validation' or 'test'.
-      key: draws random positions; None is the evaluation rule.
-      depths: every length is evaluated at each of them, as the field `depth` of the task; () is the
-        task's own draw.
+      key: draws random positions; None uses the evaluation rule of the encoding.
+      depths: values for the field `depth` of the task, each evaluated at every length; () leaves
+        the depth to the task.
 
     Raises:
-      ValueError: training data asked for, or a length the task does not have.
+      ValueError: `split` is 'train', or the task does not have a length.
     """
     if split not in ('validation', 'test'):
         raise ValueError(f"eval.split is {split!r}; tasks are evaluated on 'validation' or 'test'")
@@ -65,10 +66,11 @@ def evaluate_task(
 def score_rows(
     score: Scorer, batch: dict[str, np.ndarray], rows: int, key: jax.Array | None = None
 ):
-    """nll, correctness, and which of them count, [B, M] each with M the most scored targets of a
-    row.
+    """Scores the examples of a batch, at most `rows` at a time; every call has the same shape.
 
-    At most `rows` rows are read at a time; every call has the same shape.
+    Returns:
+      Negative log-likelihood, whether the target is the first choice, and whether it is scored,
+      each [B, M] with M the largest number of scored targets of a row.
     """
     total, length = batch['tokens'].shape
     rows = min(rows, total)

@@ -1,1 +1,1 @@
-"""What a run is: its config, what that config asks for, and the files that are kept of it."""
+"""A training run: its config, the plan that the config resolves to, and the files that are kept."""

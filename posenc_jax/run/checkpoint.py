@@ -1,5 +1,5 @@
-"""Checkpoints of a run: asynchronous, verified when read, and independent of the number of
-devices.
+"""Checkpoints of a run: written asynchronously, verified when they are read, and independent of the
+number of devices.
 """
 
 import contextlib
@@ -24,33 +24,35 @@ from posenc_jax.run.quiet import hush_orbax
 from posenc_jax.run.safe import FOLDER, finished_steps
 from posenc_jax.run.state import TrainState
 
-# beside the folder: shared by those who read checkpoints, held alone by who removes some
+# The lock file beside the folder. Processes that read checkpoints share it; a process that removes
+# checkpoints must hold it alone.
 READERS = 'reading.lock'
 
 
 class CheckpointError(ValueError):
-    """There is no checkpoint that can be used; the message says why and what to do."""
+    """No checkpoint can be used; the message says why, and what to do."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, as a context that waits for unfinished saves.
+    """The checkpoints of one run; a context manager whose end waits for unfinished saves.
 
-    Each holds the model and the optimizer as separate items, and `entries`: the state of the data
-    iterator, the step, the config, fingerprints of the arrays. Saving returns as soon as the arrays
-    are copied; a save that was cut off leaves a folder that is not read. None is removed while
-    another process reads: the next save does it then.
+    A checkpoint holds the model and the optimizer as separate items, and `entries`: the state of
+    the data iterator, the step, the config, and fingerprints of the arrays. `save` returns as soon
+    as the arrays are copied. A save that was cut off leaves a folder that is never read. While
+    another process reads, no checkpoint is removed; the next save removes the old ones.
 
     Args:
-      directory: the run directory; checkpoints lie in its folder `checkpoints`.
-      keep: how many are kept, and one more from a save to the next; None keeps and creates nothing,
-        for reading.
-      saved: the config of the run. It goes into what is saved, and what is read must have been
-        saved with it, or with one that `--resume_changed` has changed into it. None binds nothing;
-        nor do checkpoints of versions that wrote no config.
+      directory: the run directory; its folder `checkpoints` holds the checkpoints.
+      keep: how many checkpoints are kept; between two saves there is one more. None opens them for
+        reading: nothing is created or removed.
+      saved: the config of the run, which `save` writes. Only checkpoints of this config, or of one
+        that `--resume_changed` has replaced by it, are read. None writes and compares no config.
+        A checkpoint of a version that wrote no config is accepted.
 
     Raises:
-      DiskFullError: there is no room; from `save`, whichever save it was, or where the context
-        ends. The rest of that save is removed.
+      CheckpointError: the folder is a file, or does not exist and `keep` is None.
+      DiskFullError: the disk is full. It may come from a later `save` than the one that failed, or
+        from the end of the context. What the failed save wrote is removed.
     """
 
     def __init__(
@@ -73,9 +75,8 @@ class Checkpoints:
             raise CheckpointError(
                 f'{directory} has no checkpoint: there is no folder {self.directory}'
             )
-        options = ocp.CheckpointManagerOptions(
-            create=keep is not None
-        )  # and it removes none: it would not ask who reads
+        # Orbax must not remove checkpoints: it does not know of `READERS`.
+        options = ocp.CheckpointManagerOptions(create=keep is not None)
         handlers = {
             'model': ocp.StandardCheckpointHandler(),
             'optimizer': ocp.StandardCheckpointHandler(),
@@ -87,7 +88,7 @@ class Checkpoints:
             elif jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._readers.touch()
-                room.drop_unfinished(self.directory)  # of a run that was killed
+                room.drop_unfinished(self.directory)  # left by a run that was killed
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_handlers=handlers
             )
@@ -102,11 +103,11 @@ class Checkpoints:
             try:
                 with self._told():
                     self._manager.close()
-                if error is None:  # where a run cannot go on, nothing is lost
+                if error is None:  # after an error every checkpoint is kept
                     self._remove_old()
             except Exception as other:
                 failed = error or other
-                if error is None:  # otherwise the error that ended the run is the one to tell
+                if error is None:  # otherwise the error that ended the run is raised
                     raise
             finally:
                 if disk.is_full(failed):
@@ -119,14 +120,14 @@ class Checkpoints:
         return self.directory.with_name(READERS)
 
     def accept(self) -> None:
-        """Takes the checkpoints that are there for those of the run, whatever their configs:
-        `--resume_changed`.
+        """Accepts the checkpoints that exist as those of this run, whatever their configs, as
+        `--resume_changed` asks.
         """
-        if self.saved is None:  # then they are bound to none
+        if self.saved is None:  # no config is compared
             return
         earlier = set()
         for step in self.steps():
-            with contextlib.suppress(Exception):  # a damaged one says nothing
+            with contextlib.suppress(Exception):  # a damaged checkpoint is skipped
                 earlier |= {
                     digest(entries['config'])
                     for entries in [self.entries(step)]
@@ -147,14 +148,14 @@ class Checkpoints:
         data: dict[str, Any],
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        """Starts to save.
+        """Starts an asynchronous save.
 
         Args:
-          step: of the state.
-          state: the arrays.
+          step: how many updates `state` has had.
+          state: the arrays to save.
           data: the state of the data iterator, equal in every process.
-          metrics: what process 0 knows of the lines that were written so far, see
-            `MetricsLog.written`.
+          metrics: `MetricsLog.written`, the record of the metrics lines so far; only process 0
+            has it.
         """
         import orbax.checkpoint as ocp
 
@@ -175,8 +176,8 @@ class Checkpoints:
             self._manager.save(step, args=args)
 
     def need_room(self, tree: Any) -> None:
-        """Checks that one more checkpoint of these arrays, or shapes, fits; the others are kept
-        until it is complete.
+        """Raises DiskFullError unless the disk has room for one more checkpoint of `tree`, given as
+        arrays or shapes. Older checkpoints stay until the new one is complete.
         """
         self._bytes = room.checkpoint_bytes(self.directory, tree)
         if jax.process_index() == 0:
@@ -194,29 +195,27 @@ class Checkpoints:
                     shutil.rmtree(self.directory / str(step))
 
     def entries(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says of itself: `iterator`, `fingerprints`, and unless it is of an
-        older version `step`, `metrics` and `config`.
+        """The entries of a checkpoint beside its arrays: `iterator`, `fingerprints`, and (unless an
+        older version wrote it) `step`, `metrics` and `config`.
 
         Raises:
-          Exception: whatever its damage makes the readers raise.
+          Exception: the checkpoint is damaged; the type depends on the damage.
         """
         import orbax.checkpoint as ocp
 
-        return unsealed(
-            self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))[
-                'data'
-            ]
-        )
+        args = ocp.args.Composite(data=ocp.args.JsonRestore())
+        return unsealed(self._manager.restore(step, args=args)['data'])
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any], int]:
-        """The newest good checkpoint: its state as `abstract` wants it, the state of the data
-        iterator, and its step.
+        """The newest checkpoint that is not damaged: its state with the shapes and shardings of
+        `abstract`, the state of the data iterator, and its step.
 
-        A damaged one is set aside under the name 'STEP.damaged', with a line saying so, and the one
-        before is taken.
+        A line is printed for every newer, damaged checkpoint, which is also renamed to
+        'STEP.damaged' unless `keep` is None.
 
         Raises:
-          CheckpointError: none, none that can be read, or one of another model.
+          CheckpointError: there is no checkpoint, none can be read, or one is of another model or
+            config.
         """
         (items, data), step = self._newest(_items(abstract))
         return TrainState(**items['model'], **items['optimizer']), data, step
@@ -224,10 +223,11 @@ class Checkpoints:
     def restore_model(
         self, abstract: dict[str, Any], step: int | None
     ) -> tuple[dict[str, Any], int]:
-        """Parameters and constants alone, of the newest good checkpoint or of this `step`.
+        """Parameters and constants of the checkpoint of `step`, and its step; None takes the newest
+        checkpoint that is not damaged.
 
         Raises:
-          CheckpointError: as `restore`, or there is no such step.
+          CheckpointError: as `restore`; no checkpoint of this step, or a damaged one.
         """
         if step is None:
             (items, _), step = self._newest({'model': abstract})
@@ -236,11 +236,12 @@ class Checkpoints:
         return items['model'], step
 
     def confirm(self, step: int | None = None) -> None:
-        """Checks the config against the newest checkpoint that says anything, or that of this
-        `step`, without its arrays.
+        """Compares the config with that of the checkpoint of `step`, without reading its arrays.
+        None takes the newest checkpoint whose entries can be read.
 
         Raises:
-          CheckpointError: there is none, or it is of another config.
+          CheckpointError: there is no such checkpoint, the one of `step` is damaged, or it has
+            another config.
         """
         if step is not None:
             self._check_entries(step, self._of_step(step, lambda: self.entries(step)))
@@ -248,7 +249,7 @@ class Checkpoints:
         for step in reversed(self._some_steps()):
             try:
                 entries = self.entries(step)
-            except Exception:  # who reads its arrays says so
+            except Exception:  # damaged; reading its arrays will report it
                 continue
             self._check_entries(step, entries)
             return
@@ -259,7 +260,7 @@ class Checkpoints:
         return steps
 
     def _of_step(self, step, read):
-        """What `read` finds at a step that was asked for."""
+        """`read()`, with an error of one line where the checkpoint is missing or damaged."""
         if step not in (steps := self.steps()):
             raise CheckpointError(
                 f'{self.directory} has no checkpoint of step {step}; there are {quoted(steps)}'
@@ -280,7 +281,7 @@ class Checkpoints:
                 found, problem = self._read(step, abstract), ''
             except CheckpointError:
                 raise
-            except Exception as error:  # whatever a damaged file makes the readers raise
+            except Exception as error:  # damaged files make the readers raise anything
                 found, problem = None, _short(error)
             if everywhere(not problem):
                 for other, reason in damaged.items():
@@ -291,7 +292,7 @@ class Checkpoints:
                     self._set_aside(other)
                 return found, step
             damaged[step] = problem or 'another process could not read it'
-        # They stay where they are: without them the same command would begin a new run.
+        # The damaged ones stay: without any checkpoint the same command would begin a new run.
         raise CheckpointError(
             f'{self.directory}: none of the checkpoints {quoted(steps)} can be read '
             f'({steps[-1]}: {damaged[steps[-1]]}); '
@@ -318,8 +319,8 @@ class Checkpoints:
         return found, entries['iterator']
 
     def _check_entries(self, step, entries) -> str:
-        """Whether a checkpoint is of its step and of the config; a line to say where
-        --resume_changed has changed the config.
+        """Raises CheckpointError for entries of another step or config. Returns a line to print
+        where `--resume_changed` has replaced their config, otherwise ''.
         """
         which = f'checkpoint {step} of {self.directory}'
         if (own := entries.get('step', step)) != step:
@@ -329,16 +330,16 @@ class Checkpoints:
         if self.saved is None or not (changed := other_config(entries, self.saved)):
             return ''
         if digest(entries['config']) in self.saved.earlier:
-            return f'{which} is of before --resume_changed: {changed}'
+            return f'{which} was saved before --resume_changed: {changed}'
         raise CheckpointError(
             f'{which} was trained with another config than {configs.FILE} has: {changed}; write '
-            'what is there into '
-            f'{configs.FILE}, or continue the run all the same with train.py --resume_changed'
+            f'the values of the checkpoint into {configs.FILE}, or continue with the new ones: '
+            'train.py --resume_changed'
         )
 
     def _check_model(self, step, abstract, known):
-        """Whether the variables have the shapes that are wanted; others are damage where the config
-        is `known` to be the same.
+        """Compares the shapes of the stored variables with those of `abstract`. A difference means
+        damage if the config is `known` to be the same, and another model otherwise.
         """
         stored = {
             _name(path): tuple(a.shape)
@@ -348,7 +349,7 @@ class Checkpoints:
         for name in sorted(stored.keys() | wanted.keys()):
             if stored.get(name) != wanted.get(name):
                 there, here = stored.get(name, 'absent'), wanted.get(name, 'absent')
-                what = f'{name} is {there} there and {here} here'
+                what = f'{name} is {there} in the checkpoint and {here} in the model'
                 if known:
                     raise ValueError(what)
                 raise CheckpointError(
@@ -361,7 +362,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             source = self.directory / str(step)
             source.rename(free_name(source))
-        everywhere(True)  # nobody lists the folder before it is renamed
+        everywhere(True)  # no process lists the folder before it is renamed
         self._manager.reload()
 
 
@@ -374,7 +375,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def everywhere(good: bool) -> bool:
-    """Whether it is so in every process; all wait for each other."""
+    """Whether `good` is true in every process; each process waits for all others."""
     if jax.process_count() == 1:
         return good
     from jax.experimental import multihost_utils

@@ -1,4 +1,4 @@
-"""Configs under one name: their fields, the plan one resolves to, and the file that keeps it."""
+"""Gathers what concerns a config: its fields, its plan, and the file `config.json` of a run."""
 
 from posenc_jax.run.fields import check_fields as check_fields
 from posenc_jax.run.fields import fields_of as fields_of

@@ -1,4 +1,4 @@
-"""A config from a file, and from the fields that a command line changes in it."""
+"""Reads a config from a Python file and applies the fields that a command line changes."""
 
 import os
 import runpy
@@ -14,15 +14,19 @@ from posenc_jax.run.overrides import read_overrides, replaced
 
 
 def read(path: str, arguments: Iterable[str] = ()) -> ConfigDict:
-    """What `get_config()` of a Python file returns, with the fields of `--config.NAME=VALUE`
-    arguments; not validated yet.
+    """The config that `get_config()` of a Python file returns, with fields changed by arguments. It
+    is not validated yet.
 
-    The file is executed, as any Python program.
+    The file is executed like any Python program.
+
+    Args:
+      path: the Python file.
+      arguments: texts of the form '--config.NAME=VALUE'.
 
     Raises:
-      ValueError: the file is no config (what it raised, and in which line), lacks a field, or has
-        one of another type; an argument of another form, an unknown field, or a value of another
-        type.
+      ValueError: the file defines no config (the message has its error and the line), lacks a
+        field, or has a field of another type; an argument has another form, an unknown field, or a
+        value of another type.
       FileNotFoundError: there is no such file.
 
     Example:
@@ -65,7 +69,7 @@ def _executed(path: str) -> Any:
 
 
 def _described(error: BaseException, path: str) -> str:
-    """Kind and message of an error on one line, and the line of the file where it arose."""
+    """The line of the file where an error arose, with its type and message on one line."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,5 +1,5 @@
-"""Every field of a run with its default; the only home of defaults. Configs start from here and
-change fields.
+"""Every field of a run with its default. Configs start from these values and change fields; no
+other file sets the default of a field.
 """
 
 from ml_collections import ConfigDict
@@ -8,47 +8,41 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
 
-    config.name = (
-        ''  # folder of the run within workdir; '' is made of the task, the encoding and the seed
-    )
-    config.workdir = 'runs'  # where runs are kept
-    config.seed = (
-        0  # parameters, batches, dropout and random positions all derive from it (0 .. 2**32 - 1)
-    )
+    # folder of the run within workdir; '' composes a name from the task, the encoding and the seed
+    config.name = ''
+    config.workdir = 'runs'  # folder that holds the runs
+    # parameters, batches, dropout and random positions all derive from it (0 .. 2**32 - 1)
+    config.seed = 0
 
     config.encoding = 'rope()'  # spec string, e.g. 'rope() | alibi()'; all of them: docs/catalog.md
-    # an encoding's parameters: one set per 'model', per 'layer', or 'auto' as in its paper
+    # parameters of the encoding: one set per 'model', per 'layer', or 'auto' as in its paper
     config.share = 'auto'
     config.pattern = ()  # spec strings cycled over the layers; () means `encoding` in every layer
-    config.extend = ''  # evaluation only: a context extension such as 'yarn(factor=4.0)'
+    config.extend = ''  # a context extension for evaluation alone, e.g. 'yarn(factor=4.0)'
     config.task = 'language()'  # spec string, e.g. 'addition(ids="coupled", reverse_output=True)'
 
     config.init = init = ConfigDict()  # where the weights come from
-    # a training run, or a public checkpoint (directory or .gguf), to continue; '' draws them at
-    # random.
+    # A training run, or a public checkpoint (directory or .gguf), that this run continues; '' draws
+    # the weights at random. With a source, `model` is taken from it, and so is `encoding` unless
+    # the config sets one; a `train_len` in the encoding is then the trained length of the source.
     init.source = ''
-    # Then `model` is that of the source, `encoding` too unless given here, and train_len in it is
-    # the length of the source.
-    init.extend = (
-        ''  # a context extension to train with, e.g. 'yarn(factor=4.0)': rewrites `encoding`
-    )
+    # a context extension to train with, e.g. 'yarn(factor=4.0)'; it is written into `encoding`
+    init.extend = ''
 
-    config.data = data = (
-        ConfigDict()
-    )  # for tasks that read text, where the task's string does not say it
+    # for tasks that read text; an argument in the spec string of the task takes precedence
+    config.data = data = ConfigDict()
     data.dataset = 'pydoc_topics'  # 'pydoc_topics', 'stdlib_code', 'text:GLOB' or 'tfds:NAME'
-    data.data_dir = (
-        ''  # folder of 'text:' patterns or prepared 'tfds:' data sets; '' is their own default
-    )
-    # checkpoint whose tokenizer reads the text; '' is bytes, or of a public checkpoint its own
+    # folder of 'text:' patterns or of prepared 'tfds:' data sets; '' is the usual place of either
+    data.data_dir = ''
+    # checkpoint whose tokenizer reads the text; '' uses the tokenizer of the public checkpoint that
+    # the run continues, and otherwise reads bytes
     data.tokenizer = ''
-    # 'stream' crops all text as one stream; 'documents' packs documents with segment ids
+    # 'stream' cuts all text as one stream; 'documents' packs documents with segment ids
     data.packing = 'stream'
 
     config.model = model = ConfigDict()
-    model.kind = (
-        'decoder'  # causal; an 'encoder' sees the next tokens, which all tasks here ask to predict
-    )
+    # 'decoder' (causal); an 'encoder' is refused, because every task here predicts the next token
+    model.kind = 'decoder'
     model.layers = 6
     model.width = 256  # D, of the residual stream
     model.heads = 8  # N, query heads
@@ -56,96 +50,89 @@ def get_config() -> ConfigDict:
     model.head_dim = 0  # H; 0 means width // heads
     model.mlp = 'gelu'  # 'gelu' (tanh form), 'gelu_erf' or 'swiglu'
     model.mlp_width = 0  # hidden width; 0 means 4 * width
-    model.bias = 'none'  # of projections: 'none', 'qkv', 'all'
-    model.norm = (
-        'rmsnorm'  # 'rmsnorm', 'layernorm' or 'layernorm_scale' (without bias), before each branch
-    )
-    model.epsilon = 1e-6  # of the norms
+    model.bias = 'none'  # which projections have biases: 'none', 'qkv', 'all'
+    # 'rmsnorm', 'layernorm' or 'layernorm_scale' (without bias), before each branch
+    model.norm = 'rmsnorm'
+    model.epsilon = 1e-6  # added to the mean square in the norms
     model.parallel = False  # attention and feed-forward of a block read the same input
     model.tie = False  # whether the output uses the embedding table
-    # the input multiplies the table by it; 0 means sqrt(width), for vectors of unit variance
+    # factor of the token vectors at the input; 0 means sqrt(width), which gives them unit variance
     model.embedding_scale = 0.0
     model.embedding_norm = False  # a norm of the token vectors at the input
-    model.lora_rank = (
-        0  # low-rank adapters beside the projections of attention; 0 for none (see train.tune)
-    )
-    model.lora_alpha = 16.0  # they are scaled by lora_alpha / lora_rank
-    model.dropout = 0.0  # on the embeddings and both branches of every block
-    model.dtype = (
-        'float32'  # of activations, or 'bfloat16'; parameters, logits and the loss stay float32
-    )
-    # what the backward pass recomputes: 'none', 'full', 'dots' (all but matrix products)
+    # rank of low-rank adapters beside the projections of attention; 0 for none (see train.tune)
+    model.lora_rank = 0
+    model.lora_alpha = 16.0  # the adapters are scaled by lora_alpha / lora_rank
+    model.dropout = 0.0  # probability, on the embeddings and on both branches of every block
+    # of activations: 'float32' or 'bfloat16'; parameters, logits and the loss stay float32
+    model.dtype = 'float32'
+    # what the backward pass recomputes: 'none', 'full', 'dots' (all but products with weights)
     model.remat = 'none'
-    model.block = 0  # tile of attention in tokens; 0 lets it choose
-    model.implementation = ''  # of attention: 'dense', 'blocked', or '' to let it choose
+    model.block = 0  # tile of attention in tokens; 0 lets attention choose
+    model.implementation = ''  # of attention: 'dense', 'blocked', or '' to let attention choose
 
     config.train = train = ConfigDict()
     train.steps = 1000  # optimizer steps
-    train.batch = 32  # sequences per step, over all devices and accumulation
+    train.batch = 32  # sequences per step, over all devices and accumulated parts
     train.length = 256  # tokens per sequence; for tasks other than language the largest task length
     # tasks other than language draw lengths from min_length .. length; a task may need more than 1
     train.min_length = 1
-    # tokens that are read at a time, with a memory of those before (Transformer-XL); 0 reads all at
-    # once
+    # tokens per segment: segments are read one after the other, with a memory of the tokens before
+    # (Transformer-XL); 0 reads the whole sequence at once
     train.segment = 0
     train.memory = 0  # tokens that this memory holds; no gradient passes through it
-    # what is trained: 'all', 'adapters' (and the encodings), or 'encodings'; the rest stays as it
-    # is
+    # what is trained: 'all', 'adapters' (with the encodings), or 'encodings'; the rest is frozen
     train.tune = 'all'
     train.lr = 1e-3  # peak learning rate of AdamW
-    train.warmup = 100  # steps of linear warm-up from 0
+    train.warmup = 100  # steps of linear warm-up to the peak
     train.end_lr_fraction = 0.05  # the cosine falls to this fraction of the peak
-    train.weight_decay = (
-        0.1  # on matrices of the model; not on norms, biases or anything inside an encoding
-    )
+    # decoupled; on matrices of the model, not on norms, biases or anything inside an encoding
+    train.weight_decay = 0.1
     train.b1 = 0.9  # decay of the mean of the gradient
     train.b2 = 0.98  # decay of the mean of its square
     train.clip = 1.0  # largest global norm of the gradient; 0 turns clipping off
-    # parts a batch is cut into, one after the other, to save memory; the gradient is the same
+    # parts into which a batch is cut, computed one after the other to save memory; the gradient is
+    # the same
     train.accumulate = 1
-    train.z_loss = 0.0  # weight of the squared log-partition of the logits
+    train.z_loss = 0.0  # weight of the squared log-partition of the logits in the loss
     train.log_every = 10  # steps between lines of metrics.jsonl
     train.eval_every = 200  # steps between validations; 0 for none
     train.eval_batches = 8  # batches of a validation, always the same ones
-    train.save_every = 200  # steps between checkpoints; there is always one at the end
-    train.keep = 3  # how many checkpoints are kept, and one more from a save to the next
+    train.save_every = 200  # steps between checkpoints; the last step is always saved
+    train.keep = 3  # how many checkpoints are kept; between two saves there is one more
 
-    config.mesh = mesh = ConfigDict()  # devices of all processes, as a product of
-    mesh.data = (
-        -1
-    )  # copies of the parameters, each with its rows of the batch; -1 takes what is left
-    mesh.fsdp = 1  # rows of the batch again, with parameters and optimizer cut along the width
-    mesh.tensor = 1  # heads and hidden units
-    mesh.sequence = 1  # queries
-    # without an accelerator: devices the CPU counts as; 0 is a core each, if that divides the batch
+    # The mesh: the devices of all processes are data * fsdp * tensor * sequence.
+    config.mesh = mesh = ConfigDict()
+    # copies of the parameters, each with its rows of the batch; -1 takes the devices that are left
+    mesh.data = -1
+    mesh.fsdp = 1  # parts of the rows, with parameters and optimizer cut along the width
+    mesh.tensor = 1  # parts of the heads and hidden units
+    mesh.sequence = 1  # parts of the queries
+    # without an accelerator: devices that the CPU counts as; 0 takes the largest number, up to one
+    # per core, that divides the batch
     mesh.cpu_devices = 0
 
-    config.cluster = cluster = ConfigDict()  # of several processes, in seconds
-    cluster.start_timeout = 300  # how long they wait for each other at the start
-    # after which one that is not heard of counts as gone; one that was killed is noticed at once.
-    # 0: no
+    config.cluster = cluster = ConfigDict()  # timeouts of several processes, in seconds
+    cluster.start_timeout = 300  # how long the processes wait for each other at the start
+    # A process that has been silent for so long counts as gone; one that was killed is noticed at
+    # once. With 0 the processes do not watch each other: JAX notices after a minute or more, and
+    # aborts with a long stack trace.
     cluster.peer_timeout = 60
-    # watching, so that JAX alone notices, after a minute or more, and aborts with a page of stack
 
     config.eval = eval_ = ConfigDict()
-    eval_.at_end = True  # evaluate when training has ended
+    eval_.at_end = True  # whether the run is evaluated when training has ended
     eval_.lengths = ()  # lengths to evaluate at; () is 1, 2, 4 and 8 times train.length
-    eval_.protocols = (
-        'nonoverlapping',
-        'sliding',
-        'same_tokens',
-        'per_position',
-    )  # of language tasks
+    # protocols of language tasks, see run/protocols.py
+    eval_.protocols = ('nonoverlapping', 'sliding', 'same_tokens', 'per_position')
     eval_.split = 'test'  # 'train', 'validation' or 'test'
-    eval_.tokens = 32768  # how many tokens are scored at most, per protocol and length
+    eval_.tokens = 32768  # the most tokens that are scored, per protocol and length
     eval_.batch = 8  # sequences at a time at train.length, fewer at longer lengths
-    eval_.stride = 64  # step of the sliding window, and tokens scored by 'same_tokens'
-    eval_.buckets = 8  # of 'per_position'
+    eval_.stride = 64  # step of the sliding window, and tokens that 'same_tokens' scores per window
+    eval_.buckets = 8  # how many buckets of positions 'per_position' reports
     eval_.samples = 256  # examples per length and depth, for tasks other than language
-    # of tasks with a depth: 0 (first) .. 1 (last), each at every length; () is the task's own draw
+    # for tasks with a depth: depths from 0 (first) to 1 (last), each evaluated at every length; ()
+    # leaves the depth to the task
     eval_.depths = ()
-    eval_.positions = (
-        'first'  # of random positions: 'sampled' as in training; 'first' is the encoding's own rule
-    )
+    # random positions are 'sampled' as in training; 'first' is the evaluation rule of the encoding
+    eval_.positions = 'first'
 
     return config.lock()

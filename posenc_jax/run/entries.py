@@ -1,5 +1,5 @@
-"""What a checkpoint says of itself beside its arrays: step, config and fingerprints of the arrays,
-with a digest of it all.
+"""The entries of a checkpoint beside its arrays: step, config and fingerprints of the arrays, with
+a digest of the entries.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from posenc_jax.run import config as configs
 from posenc_jax.run.json_file import listed
 
 DIGEST = 'digest'
-_SINCE = ('step', 'config', 'metrics')  # entries that came with the digest
+_SINCE = ('step', 'config', 'metrics')  # entries that were introduced together with the digest
 
 
 def digest(found: Any) -> str:
-    """Of a JSON value, whatever the order of its names.
+    """The SHA-256 of a JSON value, in hexadecimal; the order of names does not matter.
 
     Example:
       >>> digest({'a': 1, 'b': (2,)}) == digest({'b': [2], 'a': 1})
@@ -30,15 +30,16 @@ def digest(found: Any) -> str:
 
 
 def sealed(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries with their digest."""
+    """Adds their digest to the entries."""
     return {**entries, DIGEST: digest(entries)}
 
 
 def unsealed(found: Any) -> dict[str, Any]:
-    """The entries of a checkpoint; those of versions that wrote no digest are taken as they are.
+    """The entries of a checkpoint, without their digest. Entries of versions that wrote no digest
+    are returned unchecked.
 
     Raises:
-      ValueError: they are damaged.
+      ValueError: the entries are not an object, or do not match their digest.
 
     Example:
       >>> unsealed(sealed({'step': 3, 'iterator': {}}))
@@ -55,8 +56,8 @@ def unsealed(found: Any) -> dict[str, Any]:
 
 
 def other_config(entries: Mapping[str, Any], saved: configs.Saved) -> str:
-    """The fields in which a config differs from that of a checkpoint; '' for none, and where the
-    checkpoint says no config.
+    """A line with the fields in which the config of a checkpoint differs from `saved`; '' if none
+    differs or the checkpoint has no config.
     """
     if 'config' not in entries:
         return ''
@@ -67,7 +68,7 @@ def other_config(entries: Mapping[str, Any], saved: configs.Saved) -> str:
     changed = configs.changes(trained, saved.bound)
     return listed(
         [
-            f'{name} is {quoted(then)} there and {quoted(now)} here'
+            f'{name} is {quoted(then)} in the checkpoint and {quoted(now)} now'
             for name, (then, now) in changed.items()
         ]
     )
@@ -75,8 +76,8 @@ def other_config(entries: Mapping[str, Any], saved: configs.Saved) -> str:
 
 @jax.jit
 def fingerprint(tree: Any) -> UInt32[Array, '']:
-    """A sum of the bits of all arrays modulo 2**32, equal however they are sharded; one changed bit
-    changes it.
+    """A weighted sum of the bits of all arrays, modulo 2**32. It does not depend on how the arrays
+    are sharded, and a single changed bit changes it.
 
     Example:
       >>> int(fingerprint({'a': jnp.array([1, 2], jnp.int32)}))

@@ -8,11 +8,11 @@ from posenc_jax.core.registry import LARGEST, nearest, quoted
 from posenc_jax.run import defaults, settings
 
 MAX_SEGMENTS = 64
-MAX_PATTERN = 256  # layers that differ; each is traced on its own
+MAX_PATTERN = 256  # spec strings of a pattern; each of its layers is traced separately
 
 
 def fields_of(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
-    """Dotted name -> value, for every field."""
+    """A flat dict from dotted name to value, of every field of a config."""
     fields = {}
     for key, value in config.items():
         fields.update(
@@ -24,11 +24,11 @@ def fields_of(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Whether a config has the fields of the defaults, each of the type that it has there, and
-    numbers that arrays can hold.
+    """Checks that a config has exactly the fields of the defaults, each of the same type, and that
+    its numbers fit 32 bits.
 
     Raises:
-      ValueError: names the field, and what was expected.
+      ValueError: a field is wrong; the message names it and what was expected.
     """
     if not isinstance(config, ConfigDict):
         raise ValueError(
@@ -81,6 +81,11 @@ def _check_value(name: str, value: Any, kind: type) -> None:
 
 
 def check_numbers(config: ConfigDict) -> None:
+    """Checks the ranges of `train`, `eval`, `mesh`, `cluster` and the seed.
+
+    Raises:
+      ValueError: a number is out of its range; the message names the field and the range.
+    """
     train = config.train
 
     def need(condition, name, expected):

@@ -1,5 +1,5 @@
-"""Weights that are there already: a run that continues another run or a public checkpoint, at
-another length or encoding.
+"""Initial weights of a run that continues another run or a public checkpoint, at another length or
+with another encoding.
 """
 
 import dataclasses
@@ -31,12 +31,13 @@ RUN_FIELDS = ('lora_rank', 'lora_alpha', 'dropout', 'dtype', 'remat', 'block', '
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
-    """A source of weights.
+    """A source of weights that training can start from.
 
     Attributes:
-      cfg: of the model that they are of, without adapters.
-      load: mesh -> the model, its parameters where they belong.
-      resized: the extensions that have given its variables other sizes (`segmented_sequences`).
+      cfg: the model that the weights belong to, without adapters.
+      load: mesh -> that model with its weights, placed on the mesh.
+      resized: the extensions, already applied, that change the sizes of variables
+        (`segmented_sequences`).
     """
 
     cfg: TransformerConfig
@@ -45,16 +46,17 @@ class Initial:
 
 
 def open_initial(path: str, extend: str = '') -> Initial | None:
-    """What training can continue from: the directory of a run (its newest checkpoint), or a public
-    checkpoint; None for ''.
+    """Opens the directory of a run (for its newest checkpoint) or a public checkpoint, from which
+    training can continue.
 
     Args:
-      path: of the source.
-      extend: `init.extend`, of which those calls are applied that give variables other sizes.
+      path: the source; '' gives None.
+      extend: `init.extend`. Only its calls that change the sizes of variables are applied here;
+        `resolve` writes the others into the encoding.
 
     Raises:
-      FileNotFoundError, ValueError: there is nothing of the kind; such an extension finds nothing
-        to extend.
+      FileNotFoundError, ValueError: `path` is neither, or such an extension finds nothing to
+        extend.
     """
     initial = _open(path)
     resized = tuple(node for node in _nodes(extend) if hasattr(node.entry.build, 'written'))
@@ -62,7 +64,7 @@ def open_initial(path: str, extend: str = '') -> Initial | None:
 
 
 def _nodes(extend: str) -> tuple[spec_language.Node, ...]:
-    """The calls of `init.extend`."""
+    """The calls in `init.extend`, in order."""
     return (
         spec_language.parse(extend, ('extension', 'frequencies', 'encoding')).nodes
         if extend
@@ -71,7 +73,7 @@ def _nodes(extend: str) -> tuple[spec_language.Node, ...]:
 
 
 def _resized(initial: Initial, nodes: tuple[spec_language.Node, ...]) -> Initial:
-    """The source after extensions that give its variables other sizes."""
+    """The source after the extensions that change the sizes of its variables."""
     specs = _written(initial.cfg.specs, str(spec_language.Chain(nodes)), initial.cfg.train_len)
     cfg = dataclasses.replace(
         initial.cfg, **({'pattern': specs} if initial.cfg.pattern else {'encoding': specs[0]})
@@ -110,19 +112,19 @@ def _open(path):
 
 
 def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
-    """A copy of a config in which what its `init.source` settles is filled in; the config itself
-    where there is no source.
+    """Fills in the fields of a config that its `init.source` determines. Returns a copy, or the
+    config itself where there is no source.
 
-    `model` becomes that of the source, and so does `encoding` unless the config has one of its own
-    (the default is none). `init.extend` is written into the encoding (and empty from then on):
-    context extensions as `extend` takes them, and encodings that come in front, such as 'psc() |
-    pi(factor=4.0)'. Where the encoding asks for the trained length it gets that of the source. A
-    public checkpoint's tokenizer reads the text.
+    `model` is set to that of the source, and so is `encoding`, unless the config sets another than
+    the default. `init.extend` is written into the encoding and then emptied. It may hold context
+    extensions, as `extend` does, and encodings that come in front, such as 'psc() |
+    pi(factor=4.0)'. A trained length in the encoding is that of the source. The tokenizer of a
+    public checkpoint reads the text, unless the config names one.
 
     Raises:
-      SpecError: a field of `model` that was set to something else; an extension that does not fit,
-        or a training length below that of the source beside one; an encoding that would silently
-        leave out what the rotary one of the source has.
+      SpecError: a field of `model` is set to another value than the source has; an extension does
+        not fit, or is given with a training length below that of the source; a rotary encoding of
+        the config leaves out an argument that the one of the source has.
     """
     if initial is None:
         if config.init.extend:
@@ -170,8 +172,8 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
 
 
 def _written(encodings: tuple[str, ...], extend: str, train_len: int) -> tuple[str, ...]:
-    """The encodings of a pattern, extended; as in `Transformer.extend`, those that have nothing to
-    extend stay as they are.
+    """The encodings of a pattern after `extend`. An encoding that has nothing to extend stays as it
+    is, as in `Transformer.extend`; an error is raised if none has.
     """
     nodes = _nodes(extend)
     in_front = [str(node) for node in nodes if node.entry.kind == 'encoding']
@@ -191,8 +193,8 @@ def _written(encodings: tuple[str, ...], extend: str, train_len: int) -> tuple[s
 
 
 def _check_rotary(config: ConfigDict, cfg: TransformerConfig) -> None:
-    """Whether a rotary encoding that replaces that of the source says everything that the source's
-    says.
+    """Raises SpecError if a rotary encoding of the config, which replaces that of the source,
+    leaves out an argument that the source gives.
     """
     rotary = lambda specs: [
         n for spec in specs for n in spec_language.parse(spec).nodes if n.entry.build is Rotary
@@ -209,11 +211,14 @@ def _check_rotary(config: ConfigDict, cfg: TransformerConfig) -> None:
 
 
 def check(config: ConfigDict, initial: Initial | None, model: Transformer) -> None:
-    """Whether the weights of `init.source` fit a model, given as shapes: every one of them has its
-    place, and nothing else is missing.
+    """Checks that every weight of `init.source` has a variable of its shape in `model`, and that
+    only adapters and encodings have variables of their own.
+
+    Args:
+      model: the model to train, as shapes.
 
     Raises:
-      SpecError: names the variable, and both shapes.
+      SpecError: a variable differs; the message names it and both shapes.
     """
     if initial is None:
         return
@@ -238,7 +243,7 @@ def _shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
 
 
 def initial_params(initial: Initial | None, mesh: Mesh) -> dict[str, Any]:
-    """The parameters that training starts with, as nested dicts of arrays on the mesh; {} where all
-    are drawn.
+    """The parameters that training starts with, as nested dicts of arrays on the mesh; {} without a
+    source, when all parameters are drawn at random.
     """
     return {} if initial is None else nnx.to_pure_dict(nnx.state(initial.load(mesh), nnx.Param))

@@ -1,4 +1,4 @@
-"""A run, or a public checkpoint, that is to be evaluated: read and checked without its weights."""
+"""A run or public checkpoint to evaluate: its config and task, checked before weights are read."""
 
 import dataclasses
 import hashlib
@@ -26,17 +26,16 @@ from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
 
 SEED = zlib.crc32(b'eval')
-# Settings for a caller that wants only the model and the text of a run: `prepare` then checks the
-# least that it can.
+# Settings for a caller that needs only the model and the text of a run: with them `prepare` checks
+# as little as possible.
 UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
 
 
 def home_of(run: str) -> pathlib.Path:
-    """Where what is found out about a run is kept: its directory, or runs/NAME-PLACE for a public
-    checkpoint.
+    """The folder for results about a run: its directory; runs/NAME-PLACE for a public checkpoint.
 
-    PLACE are six digits of a digest of where the checkpoint lies, so that those of one name have a
-    place each.
+    PLACE is the first six digits of a digest of the path, so that checkpoints of the same name have
+    separate folders.
 
     Example:
       >>> home_of('runs/rope | yarn(factor=4.0)').as_posix()
@@ -51,19 +50,19 @@ def home_of(run: str) -> pathlib.Path:
 
 
 def directory_of(run: str) -> pathlib.Path:
-    """The directory, or file, of 'RUN' or 'RUN | EXTENSION'."""
+    """The directory (or file) of the run in 'RUN' or 'RUN | EXTENSION'."""
     return pathlib.Path(run.partition('|')[0].strip())
 
 
 @dataclasses.dataclass(frozen=True)
 class Job(Plan):
-    """The plan of a run that is to be evaluated, and how to `load` its model and training step."""
+    """The plan of a run to evaluate; `load` reads its weights and returns model and step."""
 
     load: Callable[[], tuple[Transformer, int]]
 
     def extended(self, model: Transformer) -> Transformer:
-        """The model with the context extension that is asked for, if one is; Ms-PoE orders its
-        heads on validation text.
+        """`model` with the context extension `config.extend`, if any. Ms-PoE orders its heads on
+        text of the validation split.
         """
         if not self.config.extend:
             return model
@@ -76,8 +75,8 @@ class Job(Plan):
         return reorder(model, probe_heads(model, jnp.asarray(self._prompt())))
 
     def _prompt(self) -> np.ndarray:
-        """One row of the trained length or a little less: the first text, or the first example, of
-        the validation split.
+        """A row of the validation split: the first `train_len` tokens of its text, or an example of
+        the task at the first evaluation length.
         """
         if isinstance(self.task, Language):
             return np.asarray(self.task.tokens('validation')[: self.cfg.train_len])[None]
@@ -87,15 +86,27 @@ class Job(Plan):
         ]
 
     def rows(self, width: int) -> int:
-        """Rows read at once: as many tokens as `eval.batch` rows of the trained length, at least
-        one row.
+        """The number of rows to read at once: as many tokens as `eval.batch` rows of the trained
+        length have, at most `eval.batch` rows, and at least one.
+
+        Args:
+          width: tokens per row.
         """
         batch = self.config.eval.batch
         return max(1, min(batch, batch * self.cfg.train_len // width))
 
 
 def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
-    """Reads and checks what a run will be asked, without its weights."""
+    """Reads the config of a run and checks the settings of its evaluation, without its weights.
+
+    Args:
+      run: 'RUN' or 'RUN | EXTENSION'; RUN is a run directory or a public checkpoint.
+      overrides: dotted names -> values that replace fields of the config.
+
+    Raises:
+      FileNotFoundError: there is no such run.
+      ValueError: the settings do not fit the run; an extension is given twice.
+    """
     directory, (_, _, extension) = directory_of(run), run.partition('|')
     if extension:
         if overrides.get('extend'):
@@ -122,15 +133,14 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
 
 
 def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:
-    """The same for a public checkpoint: tasks on text with its own tokenizer, all else by
-    default.
+    """`prepare` for a public checkpoint, whose own tokenizer reads the text. All other settings are
+    the defaults.
     """
     cfg = architecture_of(open_source(path)).cfg
     config = defaults.get_config().unlock()
     config.encoding, config.pattern, config.train.length = cfg.encoding, cfg.pattern, cfg.train_len
-    config.init.source = config.data.tokenizer = str(
-        path
-    )  # the source tells the settings of two checkpoints apart
+    # `init.source` distinguishes the settings of two checkpoints in a comparison.
+    config.init.source = config.data.tokenizer = str(path)
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
     return _checked(

@@ -1,5 +1,5 @@
-"""JSON files that people edit and accidents damage: read strictly, and every error is one line that
-names file and field.
+"""Strict reading of JSON files, which people edit and which can be damaged. Every error is one line
+that names the file and the field.
 """
 
 import itertools
@@ -10,28 +10,28 @@ from typing import Any
 
 from posenc_jax.core.registry import quoted
 
-MOST = 2**20  # bytes
-LARGEST = 2**63  # of whole numbers
+MOST = 2**20  # bytes of a file
+LARGEST = 2**63  # bound of whole numbers
 _KINDS = {
     bool: 'true or false',
     int: 'a whole number',
     float: 'a finite number',
-    str: 'a text',
+    str: 'a string',
     tuple: 'a list',
 }
 
 
 def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
-    """The object in a file.
+    """Reads the JSON object in a file.
 
     Args:
-      path: of the file.
-      what: 'a config', as messages say it.
+      path: the file.
+      what: what the file should be, for messages, e.g. 'a config'.
 
     Raises:
       FileNotFoundError: there is no file.
-      ValueError: it is not JSON text of at most 1 MiB, holds no object, or an object with one name
-        twice.
+      ValueError: the file is larger than 1 MiB, is not JSON text, does not hold an object, or has
+        an object in which a name appears twice.
 
     Example:
       >>> import tempfile
@@ -44,7 +44,7 @@ def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f'{path} does not exist')
     if not path.is_file():
-        raise ValueError(f'{path} is not {what}: it is no file')
+        raise ValueError(f'{path} is not {what}: it is not a file')
     with path.open('rb') as file:
         content = file.read(MOST + 1)
     if len(content) > MOST:
@@ -70,22 +70,23 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         double = next(name for name in found if names.count(name) > 1)
         raise ValueError(
-            f'the name {double[:80]!r} is there {names.count(double)} times in one object'
+            f'the name {double[:80]!r} appears {names.count(double)} times in one object'
         )
     return found
 
 
 def typed(value: Any, kind: type, name: str, item: Any = None) -> Any:
-    """A value as the type of its field; a list as a tuple.
+    """Checks that a JSON value has a type; returns it with lists as tuples, and as a float where a
+    float is expected.
 
     Args:
       value: from a file.
       kind: bool, int, float, str or tuple.
-      name: of the field.
-      item: kind of the members of a tuple.
+      name: dotted name of the field, for messages.
+      item: for a tuple, the type of its items.
 
     Raises:
-      ValueError: it is of another type.
+      ValueError: the value is of another type, or a number is not finite or too large.
 
     Example:
       >>> typed(1, float, 'train.lr'), typed([64, 128], tuple, 'eval.lengths', int)
@@ -105,7 +106,8 @@ def typed(value: Any, kind: type, name: str, item: Any = None) -> Any:
 
 
 def listed(lines: list[str], most: int = 6) -> str:
-    """Some of many in one line.
+    """Joins lines into one; of more than `most` lines only the first are shown, and the others are
+    counted.
 
     Example:
       >>> listed(['a: 1', 'b: 2', 'c: 3'], most=2)
@@ -116,6 +118,6 @@ def listed(lines: list[str], most: int = 6) -> str:
 
 
 def free_name(path: pathlib.Path) -> pathlib.Path:
-    """PATH.damaged, or with a number where that is taken."""
+    """An unused name for a damaged file: PATH.damaged, PATH.damaged1, PATH.damaged2, ..."""
     names = (path.with_name(f'{path.name}.damaged{number or ""}') for number in itertools.count())
     return next(name for name in names if not name.exists())

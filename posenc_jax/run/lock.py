@@ -1,9 +1,10 @@
-"""Locks on files: processes that use one directory at a time, or none while others read it.
+"""Locks on files: exclusive for a process that writes in a directory, shared for processes that
+read there.
 
-The kernel gives a lock back when the process that holds it ends, however it ends, so that none is
-ever left behind; the file stays, and says who holds it as long as somebody does. Processes on
-several hosts see each other's locks where the file system passes them on (NFS, Lustre mounted with
-`flock`); one that has no locks at all is named in a line.
+The kernel releases a lock when the process that holds it ends, even if that process is killed. The
+lock file itself stays; while the lock is held, the file names the holder. Locks work across hosts
+if the file system supports it (NFS, Lustre mounted with `flock`). Where it has no locks, a line is
+printed and the work goes on without them.
 """
 
 import contextlib
@@ -21,11 +22,9 @@ except ImportError:  # Windows
     fcntl = None
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
-_held: set[int] = (
-    set()
-    # descriptors; a forked child gives them up at once, or it would go on holding the locks of its
-    # parent
-)
+# Open lock files. A forked child closes them at once; it would otherwise keep the locks of its
+# parent.
+_held: set[int] = set()
 
 
 class HeldError(ValueError):
@@ -44,15 +43,15 @@ if hasattr(os, 'register_at_fork'):
 
 @contextlib.contextmanager
 def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
-    """Holds the lock of a file until the context ends; its folder is made if need be.
+    """Holds the exclusive lock of a file until the context ends. Missing folders are made.
 
     Args:
-      path: of the lock file.
-      doing: what is done under the lock, as the refusal says it.
-      instead: what else one can do than wait.
+      path: the lock file.
+      doing: what is done under the lock, for the message, e.g. 'the run is being trained'.
+      instead: what a user can do instead of waiting, for the message.
 
     Raises:
-      HeldError: another process, or another part of this one, holds it.
+      HeldError: another process, or another part of this one, holds the lock.
       OSError: the file cannot be written.
 
     Example:
@@ -82,11 +81,10 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sharing(path: pathlib.Path) -> Iterator[None]:
-    """Keeps what `alone` guards as it is until the context ends, together with others; waits while
-    somebody is alone.
+    """Holds the shared lock of a file until the context ends. Several processes may hold it; waits
+    while a process is `alone`.
 
-    Reads only: without a lock file, which whoever guards something makes, there is nothing to wait
-    for.
+    The file is only read. Where it does not exist there is no lock, and nothing is waited for.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -103,7 +101,9 @@ def sharing(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(path: pathlib.Path) -> Iterator[bool]:
-    """Whether nobody is `sharing` now; if so, nobody begins to until the context ends."""
+    """Tries to take the exclusive lock of a file, without waiting. Yields whether no process is
+    `sharing` it; if so, none can begin to until the context ends.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     _held.add(descriptor)
     try:
@@ -113,8 +113,8 @@ def alone(path: pathlib.Path) -> Iterator[bool]:
 
 
 def _lock(descriptor: int, path: pathlib.Path, *, shared: bool = False) -> bool:
-    """Whether the lock was got, a shared one after waiting; where there are none it counts as got,
-    and a line says so.
+    """Takes a lock; returns whether it was free. A shared lock is waited for. On a file system
+    without locks a line is printed, and the lock counts as free.
     """
     try:
         if fcntl is None:
@@ -125,9 +125,11 @@ def _lock(descriptor: int, path: pathlib.Path, *, shared: bool = False) -> bool:
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
-        print(f'the file system of {path} has no locks ({error.strerror}): nothing keeps other '
-              'processes away from '
-              f'{path.parent}; see to it that only one writes there', flush=True)  # fmt: skip
+        print(
+            f'the file system of {path} has no locks ({error.strerror}): nothing keeps other '
+            f'processes away from {path.parent}; make sure that only one process writes there',
+            flush=True,
+        )
     return True
 
 
@@ -143,9 +145,9 @@ def _write(descriptor: int, text: str) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds a lock, as its file says."""
+    """The holder of a lock, from the content of its file."""
     try:
         found = json.loads(os.pread(descriptor, 4096, 0))
         return f'process {found["process"]} on {found["host"]} since {found["since"]}'
-    except (ValueError, KeyError, TypeError, OSError):  # not written yet
+    except (ValueError, KeyError, TypeError, OSError):  # the holder has not written it yet
         return 'another process'

@@ -1,4 +1,4 @@
-"""Changing fields of a config: what `--config.NAME=VALUE` means in training and evaluation."""
+"""Changes fields of a config, by `--config.NAME=VALUE` arguments of training and evaluation."""
 
 import ast
 import re
@@ -7,13 +7,14 @@ from typing import Any
 
 from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
 
-# Everything else describes the trained weights; changing it would not change them.
+# The fields that an evaluation can change. The others describe the trained weights, which such a
+# change would leave as they are.
 CHANGEABLE = ('data', 'eval', 'extend', 'task')
 _NUMBERS = {int, float}
 
 
 def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
-    """Dotted names -> texts of arguments of a command line, `--config.NAME=VALUE` each.
+    """Reads command-line arguments of the form `--config.NAME=VALUE` as dotted names -> texts.
 
     Raises:
       ValueError: an argument of another form.
@@ -34,10 +35,9 @@ def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
 
 
 def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy of the config of a run with these fields replaced, those that an evaluation can
-    change.
+    """A copy of the config of a run with the fields replaced that an evaluation changes.
 
-    Args, errors: as `replaced`; a field that belongs to the checkpoint is another one.
+    Args, Raises: as `replaced`; also SpecError for a field outside `CHANGEABLE`.
     """
     changed = replaced(config, overrides)
     for name in overrides:
@@ -50,16 +50,16 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 def replaced(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy of an ml_collections config with these fields replaced.
+    """A copy of a config in which fields are replaced.
 
     Args:
-      config: a ConfigDict.
-      overrides: dotted names -> values. A string is read as the type that the field has: '64,128'
-        or '(64, 128)' for a tuple.
+      config: an ml_collections ConfigDict.
+      overrides: dotted names -> values. A string is read as the type that the field has, e.g.
+        '64,128' or '(64, 128)' as a tuple.
 
     Raises:
-      SpecError: a field that does not exist (with the nearest names), is a group, or has another
-        type.
+      SpecError: a field does not exist (the message has the nearest names), is a group of fields,
+        or has another type.
     """
     from ml_collections import ConfigDict
 
@@ -95,7 +95,7 @@ def _read(name: str, value: Any, old: Any) -> Any:
             raise problem
         wanted = {type(item) for item in old}
         if wanted & _NUMBERS:
-            wanted |= _NUMBERS  # which of them fit the field is for its own check to say
+            wanted |= _NUMBERS  # the check of the field decides between whole and other numbers
         if any(type(item) not in wanted for item in items) and wanted:
             raise problem
         return tuple(items)
@@ -114,8 +114,8 @@ def _read(name: str, value: Any, old: Any) -> Any:
 
 
 def items_of(text: str) -> tuple[Any, ...]:
-    """The items of a tuple as people write it on a command line; commas within parentheses do not
-    separate.
+    """The items of a tuple as written on a command line, with or without brackets around it. Commas
+    within parentheses do not separate items.
 
     Example:
       >>> items_of('64,128'), items_of('sliding'), items_of("(pi(factor=2, base=3), 'nope()')")
@@ -141,11 +141,5 @@ def _literal(text: str) -> Any:
             if text.lower() in ('true', 'false')
             else ast.literal_eval(text)
         )
-    except (
-        ValueError,
-        SyntaxError,
-        MemoryError,
-        RecursionError,
-        TypeError,
-    ):  # what `ast` says of text that is no literal
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):  # not a literal
         return text

@@ -1,5 +1,5 @@
-"""A run resolved: a config becomes a task, a model and a directory, once, with every error raised
-before any device is touched.
+"""The plan of a run: its config is resolved once into a task, a model and a directory. All errors
+are raised before any device is used.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ from posenc_jax.run import settings
 from posenc_jax.run.fields import check_fields, check_numbers, fields_of
 from posenc_jax.tasks import Task
 
-MAX_NAME = 100  # of names that are made here
-LONGEST_NAME = 255  # of a file, in bytes
+MAX_NAME = 100  # characters of a name that `run_name` composes
+LONGEST_NAME = 255  # bytes of a folder name
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run needs to know of itself, worked out once from its config.
+    """A run as its config resolves it.
 
     Attributes:
-      directory: of the run, where its files are kept.
-      config: with all references resolved and derived fields filled in.
-      task: what is read and predicted.
-      cfg: the model's.
+      directory: the run directory.
+      config: the config, with derived fields filled in.
+      task: the task, which makes the batches.
+      cfg: the config of the model.
     """
 
     directory: pathlib.Path
@@ -49,25 +49,26 @@ class Plan:
 
     @property
     def length(self) -> int | tuple[int, int]:
-        """The length, or the range of lengths, that training draws from."""
+        """The length, or the range (lowest, highest) of lengths, that training draws from."""
         return task_length(self.config, self.task)
 
 
 def validate(config: ConfigDict) -> ConfigDict:
-    """The config of the plan that `resolve` makes, with its errors."""
+    """The config of `resolve(config)`. Raises the same errors."""
     return resolve(config).config
 
 
 def resolve(config: ConfigDict) -> Plan:
-    """The plan of a training run, checked without touching a device; its config is a locked copy.
+    """Resolves and checks the config of a training run without using a device. The config of the
+    plan is a locked copy.
 
-    Specs are parsed, the data set is looked up, the numbers are checked, the model is built and
-    called on shapes, and what an evaluation at the end would refuse is refused now.
+    Specs are parsed, the data set is looked up, numbers are checked, and the model is built and
+    called on shapes. Errors of the evaluation at the end of training are raised now.
 
     Raises:
-      ValueError: what is wrong, what was expected, and the nearest valid choice (`SpecError` for
-        strings).
-      FileNotFoundError: text that is not there.
+      ValueError: a field is wrong; the message says what was expected and names the nearest valid
+        choice. For strings it is a `SpecError`.
+      FileNotFoundError: the text does not exist.
     """
     check_fields(config)
     config = ConfigDict(config.to_dict(), convert_dict=True)
@@ -88,7 +89,7 @@ def resolve(config: ConfigDict) -> Plan:
         or len(config.name.encode()) > LONGEST_NAME
     ):
         raise ValueError(
-            f'name is a folder within workdir, of at most {LONGEST_NAME} bytes, got '
+            f'name must be a folder within workdir, of at most {LONGEST_NAME} bytes, got '
             f'{quoted(config.name)}'
         )
     plan = Plan(pathlib.Path(config.workdir, config.name), config.lock(), task, cfg)
@@ -100,19 +101,20 @@ def resolve(config: ConfigDict) -> Plan:
             settings.check(config, task, cfg, plan.model)
         except ValueError as error:
             raise ValueError(
-                f'the evaluation at the end of training would fail: {error}. Change the fields '
-                'of eval, e.g. '
-                '--config.eval.lengths=..., or train without it: --config.eval.at_end=False'
+                f'the evaluation at the end of training would fail: {error}. Change the fields of '
+                'eval, e.g. --config.eval.lengths=..., or train without it: '
+                '--config.eval.at_end=False'
             ) from error
     return plan
 
 
 def _check_call(plan: Plan, components: tuple[int, ...] | None) -> None:
-    """Traces a training call on two rows, without computing anything: a model that cannot be called
+    """Traces a training call on two rows, without computing anything. A model that cannot be called
     raises.
 
     Args:
-      components: trailing dimensions of the positions that the task supplies; None for none.
+      components: trailing dimensions of the positions that the task supplies; None if it supplies
+        no positions.
     """
     graphdef, state = nnx.split(plan.model)
     tokens = jax.ShapeDtypeStruct((2, plan.cfg.train_len), jnp.int32)
@@ -129,11 +131,11 @@ def _check_call(plan: Plan, components: tuple[int, ...] | None) -> None:
 
 
 def make_task(config: ConfigDict) -> Task:
-    """The task of a config; `config.data` supplies those of its arguments that the spec string does
-    not give.
+    """The task of a config. `config.data` gives the arguments that the spec string leaves out.
 
     Raises:
-      SpecError, FileNotFoundError: unknown task, data set or argument; text that is not there.
+      SpecError: unknown task, data set or argument.
+      FileNotFoundError: the text does not exist.
     """
     nodes = spec_language.parse(config.task, ('task',)).nodes
     if len(nodes) != 1:
@@ -143,7 +145,7 @@ def make_task(config: ConfigDict) -> Task:
 
 
 def _with_data(node: spec_language.Node, data: ConfigDict) -> spec_language.Node:
-    """The call, and those of tasks within it, with what they do not say of the data."""
+    """A call, and the calls of tasks within it, with the missing arguments taken from `data`."""
     nested = lambda value: (
         _with_data(value, data) if isinstance(value, spec_language.Node) else value
     )
@@ -154,17 +156,17 @@ def _with_data(node: spec_language.Node, data: ConfigDict) -> spec_language.Node
 
 
 def task_length(config: ConfigDict, task: Task) -> int | tuple[int, int]:
-    """The length, or the range of lengths, that training draws from."""
+    """The length, or the range (lowest, highest) of lengths, that training draws from."""
     return (
         config.train.length if task.is_language else (config.train.min_length, config.train.length)
     )
 
 
 def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
-    """The model of a config; its `train_len` is the width of a training batch.
+    """The model of a config. Its `train_len` is the width of a training batch.
 
     Raises:
-      ValueError: sizes that do not fit together, or a length that the task does not have.
+      ValueError: sizes do not fit together, or the task does not have the length.
     """
     length = task_length(config, task)
     try:
@@ -179,15 +181,15 @@ def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
 
 
 def sized_model(config: ConfigDict, vocab_size: int, width: int) -> TransformerConfig:
+    """The model of a config for `vocab_size` token ids and batches of `width` tokens."""
     within = ConfigDict(config.to_dict(), convert_dict=True)
     within.train.length = width
     return TransformerConfig.from_config(within, vocab_size)
 
 
 def run_name(config: ConfigDict) -> str:
-    """A folder name made of the task (with its data set), the encodings and the seed.
-
-    Example: 'language-pydoc_topics-rope-s0'.
+    """A folder name made of the task (with its data set), the encodings and the seed, e.g.
+    'language-pydoc_topics-rope-s0'.
     """
     (node,) = spec_language.parse(config.task, ('task',)).nodes
     reads = 'dataset' in node.entry.parameters and 'dataset' not in node.arguments

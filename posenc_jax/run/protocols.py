@@ -1,11 +1,12 @@
-"""Which tokens of a stream are scored, and with how much context: window plans, on integers alone.
+"""Evaluation protocols of language modelling: which tokens of a stream are scored, and with how
+much context. This module plans windows on integers; no model is called.
 
 A stream of N tokens has N - 1 targets: target t is token t + 1, predicted from tokens up to t. All
 plans count targets.
 
-Reference: Press et al., "Train Short, Test Long", arXiv 2108.12409, for the first two and why they
-differ: at the start of each window tokens have little context (the early token curse), which
-`nonoverlapping` charges to short windows.
+Reference: Press et al., "Train Short, Test Long", arXiv 2108.12409, for `nonoverlapping` and
+`sliding`. They differ because tokens at the start of a window have little context (the early token
+curse). In `nonoverlapping` this raises the loss of short windows most.
 """
 
 import dataclasses
@@ -20,11 +21,12 @@ PROTOCOLS = ('nonoverlapping', 'sliding', 'same_tokens', 'per_position')
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Window w reads inputs `start[w] .. start[w] + size[w] - 1` and scores the last `scored[w]` of
-    their targets.
+    """A list of windows. Window w reads the inputs `start[w] .. start[w] + size[w] - 1` and scores
+    the last `scored[w]` of their targets.
 
     Attributes:
       length: width of a window in a batch; `size` is smaller only where the stream ends.
+      start, size, scored: see above.
     """
 
     length: int
@@ -37,11 +39,11 @@ class Windows:
 
 
 def sliding(targets: int, length: int, stride: int) -> Windows:
-    """Windows that start at 0, stride, 2 stride, ...; each scores the targets that no earlier one
-    has scored.
+    """Windows that start at 0, stride, 2 stride, ...; each scores the targets that no earlier
+    window has scored.
 
-    Every target is scored exactly once, with a context of at least `length - stride` tokens except
-    at the very start.
+    Every target is scored exactly once. Except in the first window, its context is at least
+    `length - stride` tokens.
 
     Raises:
       ValueError: the stream is shorter than a window, or the stride would leave targets out.
@@ -59,7 +61,7 @@ def sliding(targets: int, length: int, stride: int) -> Windows:
 
 
 def nonoverlapping(targets: int, length: int) -> Windows:
-    """Windows one after the other; the first target of a window is predicted from one token.
+    """Windows one after the other. The first target of each window is predicted from one token.
 
     Raises:
       ValueError: the stream is shorter than a window.
@@ -70,18 +72,20 @@ def nonoverlapping(targets: int, length: int) -> Windows:
 def same_tokens(
     targets: int, lengths: tuple[int, ...], *, scored: int, blocks: int
 ) -> dict[int, Windows]:
-    """The same targets for every window length: windows of all lengths end at the same places.
+    """Windows of several lengths that score the same targets: windows of all lengths end at the
+    same places.
 
-    The only protocol in which the benefit of a longer context is read directly. Blocks of `scored`
-    targets are spread evenly over the stream and do not overlap.
+    This is the only protocol that shows the benefit of a longer context directly. Blocks of
+    `scored` targets are spread evenly over the stream and do not overlap.
 
     Args:
       targets: how many targets the stream has.
       lengths: window lengths.
-      scored: targets scored at the end of each window; at most the shortest length.
-      blocks: how many blocks at most (a short stream has room for fewer).
+      scored: how many targets are scored at the end of each window; at most the shortest length.
+      blocks: the largest number of blocks; a short stream has room for fewer.
 
     Raises:
+      ValueError: the stream is shorter than the longest window, or a number is out of range.
       ValueError: the stream is shorter than the longest window, or a number is out of range.
     """
     longest = max(lengths)
@@ -97,10 +101,10 @@ def same_tokens(
 
 
 def position_edges(length: int, buckets: int) -> Int[np.ndarray, ' edges']:
-    """Edges 0 < ... < length of position buckets, two an octave counted from the end; the first one
-    holds the rest.
+    """Edges 0 < ... < length of buckets of positions. From the end there are two buckets per
+    octave; the first bucket holds the rest.
 
-    A trained length that is `length` over a power of two is an edge, so no bucket straddles it.
+    A trained length of `length` divided by a power of two is an edge, so no bucket straddles it.
 
     Example:
       >>> position_edges(64, 5)
@@ -108,7 +112,7 @@ def position_edges(length: int, buckets: int) -> Int[np.ndarray, ' edges']:
     """
     if buckets < 1:
         raise ValueError(f'buckets must be at least 1, got {buckets}')
-    halvings = np.arange(min(buckets, 128))  # further ones end at 0
+    halvings = np.arange(min(buckets, 128))  # after 128 of them the edge is 0
     inner = np.round(length * 2.0 ** (-halvings / 2)).astype(np.int64)
     return np.unique(np.append(inner, 0))
 
@@ -116,8 +120,16 @@ def position_edges(length: int, buckets: int) -> Int[np.ndarray, ' edges']:
 def window_batch(
     stream: Int[np.ndarray, ' N'], windows: Windows, rows: Int[np.ndarray, ' B']
 ) -> dict[str, np.ndarray]:
-    """Arrays [B, length] of these windows: `tokens`, `targets`, `index` (of tokens), `valid` (False
-    past the stream), `scored`.
+    """The batch of some windows.
+
+    Args:
+      stream: tokens of the text.
+      windows: all windows of a plan.
+      rows: numbers of the windows in the batch.
+
+    Returns:
+      Arrays [B, length]: `tokens`, `targets`, `index` (of the tokens in the stream), `valid` (False
+      past the end of the stream) and `scored`.
     """
     column = np.arange(windows.length)
     size = windows.size[rows, None]
@@ -133,8 +145,8 @@ def window_batch(
 
 
 def check_stride(stride: int, shortest: int) -> None:
-    """Raises ValueError where windows of length `shortest` that lie `stride` apart would leave
-    targets out.
+    """Raises ValueError if windows of length `shortest` that start `stride` tokens apart would
+    leave targets out.
     """
     if not 1 <= stride <= shortest:
         raise ValueError(
@@ -153,16 +165,17 @@ def _check_length(targets, length):
         )
 
 
-# sliding and same_tokens read length / stride tokens for each one they score; they may read this
-# many times `tokens`.
+# `sliding` and `same_tokens` read length / stride tokens for each token that they score. They read
+# at most `_READING` times `tokens`.
 _READING = 4
 
 
 def plan(
     targets: int, lengths: tuple[int, ...], names: tuple[str, ...], *, tokens: int, stride: int
 ) -> list[tuple[str, int, Windows]]:
-    """(protocol, length, windows) of everything that will be read. Arguments and errors as for
-    `evaluate_language`.
+    """The windows that an evaluation reads, as a list of (protocol, length, windows).
+
+    Args, Raises: as `evaluate_language`; `targets` is the number of targets of the stream.
     """
     for name in names:
         check_choice('protocol', name, PROTOCOLS)

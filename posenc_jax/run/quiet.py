@@ -1,6 +1,4 @@
-"""Keeps to itself what the libraries that read and write checkpoints print beside the exceptions
-that they raise.
-"""
+"""Hides what the libraries of checkpoints print in addition to the exceptions that they raise."""
 
 import asyncio
 import functools
@@ -13,13 +11,12 @@ import warnings
 
 @functools.cache
 def hush_orbax() -> None:
-    """From now on hides the log of orbax, and what is printed of the other reads where one of many
-    that run side by side fails.
+    """Hides the log of orbax from now on, and Python's reports about reads that are abandoned.
 
-    The first failure ends the event loop of orbax. Reads that end later, at a time that nobody
-    knows, cannot tell it, and those that were under way are dropped: Python reports both as
-    exceptions that nobody can catch, and the logger of asyncio reports the futures of those that
-    failed when they are collected. What matters is raised.
+    Orbax reads arrays concurrently. The first read that fails ends the event loop, and its
+    exception is raised. Reads that end later fail with 'Event loop is closed', and reads that had
+    not ended are dropped. Python reports both as exceptions that cannot be caught, and the logger
+    of asyncio reports futures whose exception nobody retrieved. These reports are hidden.
     """
     hook = sys.unraisablehook
 

@@ -1,6 +1,4 @@
-"""A finished run read from its directory alone: its model, or its config as the checkpoints confirm
-it.
-"""
+"""Reads a run from its directory alone: its model, or its config as the checkpoints confirm it."""
 
 import os
 import pathlib
@@ -20,20 +18,20 @@ from posenc_jax.run.state import take_apart
 def restore_model(
     run_dir: str | os.PathLike, step: int | None = None, *, mesh: Mesh | None = None
 ) -> tuple[ConfigDict, Transformer, int]:
-    """A trained model from the directory of its run alone.
+    """Reads a trained model from the directory of its run alone.
 
     Args:
       run_dir: the directory that training wrote.
-      step: which checkpoint; None is the newest one that can be read.
-      mesh: where its parameters go; None is one device.
+      step: the step of the checkpoint; None takes the newest one that can be read.
+      mesh: where the parameters are placed; None places them on one device.
 
     Returns:
-      Its config, the model, and the step.
+      The config of the run, the model, and the step of the checkpoint.
 
     Raises:
-      FileNotFoundError: not the directory of a run.
-      CheckpointError: no such checkpoint, none that can be read, or one of another config than that
-        of the run.
+      FileNotFoundError: `run_dir` is not the directory of a run.
+      CheckpointError: there is no such checkpoint, none can be read, or one has another config than
+        the run.
 
     Example:
       config, model, step = restore_model('runs/language-pydoc_topics-rope-s0')
@@ -41,7 +39,7 @@ def restore_model(
     """
     saved = configs.read_saved(pathlib.Path(run_dir, configs.FILE))
     with Checkpoints(run_dir, saved=saved) as checkpoints:
-        checkpoints.confirm(step)  # before a model is made of numbers that may be wrong
+        checkpoints.confirm(step)  # before a model is built from sizes that may be wrong
         graphdef, params, constants = take_apart(abstract_model(saved.model_config))
         mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
         abstract = {'params': dict_shapes(params, mesh), 'constants': dict_shapes(constants, mesh)}
@@ -50,12 +48,11 @@ def restore_model(
 
 
 def read_run(run_dir: str | os.PathLike) -> configs.Saved:
-    """The config of a run with finished checkpoints, as the newest of them confirms it; no array is
-    read.
+    """Reads the config of a run and compares it with the newest checkpoint. No arrays are read.
 
     Raises:
-      FileNotFoundError: not the directory of a run.
-      CheckpointError: there is no checkpoint, or the config has been changed since.
+      FileNotFoundError: `run_dir` is not the directory of a run.
+      CheckpointError: there is no checkpoint, or it has another config.
     """
     saved = configs.read_saved(pathlib.Path(run_dir, configs.FILE))
     with Checkpoints(run_dir, saved=saved) as checkpoints:

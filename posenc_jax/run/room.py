@@ -1,6 +1,4 @@
-"""What a full disk means for a run: how much a checkpoint takes, and what is left of one that
-failed.
-"""
+"""Disk space of checkpoints: how much one takes, and the removal of unfinished ones."""
 
 import contextlib
 import pathlib
@@ -14,15 +12,15 @@ import jax
 from posenc_jax.core import disk
 from posenc_jax.run.safe import continues, finished_steps
 
-_UNFINISHED = '*.orbax-checkpoint-tmp*'
-# Bytes of a checkpoint besides its arrays: for each of them (shape, sharding, entry of the tree),
-# and once.
+_UNFINISHED = '*.orbax-checkpoint-tmp*'  # folders of unfinished saves
+# Estimated bytes beside the data of the arrays: for each array (shape, sharding, entry of the
+# tree), and once for the checkpoint.
 _EACH, _ONCE = 2048, 65536
 
 
 @contextlib.contextmanager
 def run_told(directory: pathlib.Path) -> Iterator[None]:
-    """Within, a full disk ends a run with one line that says which step is safe.
+    """Adds to the error of a full disk, which ends a run, the step from which it can continue.
 
     Raises:
       DiskFullError: the disk is full.
@@ -37,11 +35,11 @@ def run_told(directory: pathlib.Path) -> Iterator[None]:
 
 
 def checkpoint_bytes(checkpoints: pathlib.Path, tree: Any) -> int:
-    """The room that a checkpoint takes: that of the newest one, or where there is none what the
-    arrays would take uncompressed.
+    """The number of bytes that a checkpoint takes: as many as the newest checkpoint, or without one
+    an estimate from the uncompressed arrays.
 
     Args:
-      checkpoints: the folder.
+      checkpoints: the folder of the checkpoints.
       tree: the arrays, or their shapes.
     """
     if steps := finished_steps(checkpoints.parent):
@@ -53,16 +51,17 @@ def checkpoint_bytes(checkpoints: pathlib.Path, tree: Any) -> int:
 
 
 def drop_unfinished(checkpoints: pathlib.Path) -> None:
-    """Removes what saves that were cut off or failed have left, which nobody reads."""
+    """Removes the folders of saves that were cut off or failed. No process reads them."""
     if jax.process_index() == 0:
         for path in checkpoints.glob(_UNFINISHED):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def wait_for_writers() -> None:
-    """Waits for the threads of orbax where one of them has failed: they go on writing for a
+    """Waits for the threads of orbax after one of them has failed; the others go on writing for a
     while.
     """
     for thread in threading.enumerate():
         if type(thread).__module__.startswith('orbax.'):
-            threading.Thread.join(thread, 10.0)  # their own raises what they met
+            # Not `thread.join`, which in the threads of orbax raises the error of the thread.
+            threading.Thread.join(thread, 10.0)

@@ -1,5 +1,5 @@
-"""Which step of a run is safe. Imports nothing but the standard library, for processes that must
-start at once.
+"""Finds the steps of a run that are saved. This module imports the standard library alone, because
+the watcher processes of training must start at once.
 """
 
 import os
@@ -25,8 +25,12 @@ def finished_steps(run_dir: str | os.PathLike) -> list[int]:
 
 
 def continues(directory: pathlib.Path, once: str) -> str:
-    """What the same command does next, for the line that a failed run ends with; `once` says what
-    must be before.
+    """The end of the line with which a failed run ends: which step is safe, and what the same
+    command will do.
+
+    Args:
+      directory: the run directory.
+      once: what must happen before the command is started again, e.g. 'once there is room'.
     """
     steps = finished_steps(directory)
     safe, then = (

@@ -1,5 +1,5 @@
-"""What can be wrong with an evaluation, found from the config alone: no checkpoint is read and no
-device is touched.
+"""Checks the settings of an evaluation against the config of a run. No checkpoint is read and no
+device is used.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import SPLITS, batch_rng
 
 COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')
-MAX_WIDTH = 2**22  # tokens of a row, which are drawn, read and scored as a whole
-# examples whose ids are looked at: the largest id may depend on the draw, as where a sum has a
-# carry
+MAX_WIDTH = 2**22  # tokens of a row; a row is drawn, read and scored as a whole
+# How many examples are drawn to check their ids. The largest id may depend on the draw, e.g. where
+# a sum has a carry.
 _TRIED = 64
 
 
 def check_fields(settings: ConfigDict) -> None:
-    """Each field of `config.eval` by itself.
+    """Checks each field of `config.eval` alone.
 
     Raises:
-      SpecError: what is wrong and what was expected.
+      SpecError: a field is wrong; the message says what was expected.
     """
     for name in COUNTS:
         if settings[name] < 1:
@@ -46,7 +46,7 @@ def check_fields(settings: ConfigDict) -> None:
                 f'eval.lengths must be whole numbers of at least 1, got {quoted(settings.lengths)}'
             )
     if not settings.protocols:
-        raise SpecError(f'eval.protocols names none; there are {", ".join(PROTOCOLS)}')
+        raise SpecError(f'eval.protocols is empty; choose among {", ".join(PROTOCOLS)}')
     for name in settings.protocols:
         check_choice('protocol', name, PROTOCOLS)
     for depth in settings.depths:
@@ -62,10 +62,14 @@ def check_fields(settings: ConfigDict) -> None:
 
 
 def width_of(task: Task, length: int | tuple[int, int]) -> int:
-    """T of a batch of this task length.
+    """The width T of a batch of a task.
+
+    Args:
+      task: the task.
+      length: the task length, or the range (lowest, highest) of lengths.
 
     Raises:
-      ValueError: the task has no such length, or its rows would be longer than `MAX_WIDTH`.
+      ValueError: the task does not have this length, or its rows would be longer than `MAX_WIDTH`.
     """
     width = task.width(length)
     if width > MAX_WIDTH:
@@ -75,11 +79,13 @@ def width_of(task: Task, length: int | tuple[int, int]) -> int:
 
 
 def check_memory(what: str, rows: int, width: int, token: int = 12) -> None:
-    """Whether this machine can hold so many rows, of `token` bytes a token: its id, its target and
-    whether it counts.
+    """Raises SpecError if rows of tokens would not fit in main memory.
 
-    Raises:
-      SpecError: it cannot; says what they would take, and how many it could hold.
+    Args:
+      what: the field that sets the number of rows, e.g. 'train.batch=8 rows of', for the message.
+      rows: how many rows are held.
+      width: tokens per row.
+      token: bytes per token; 12 are its id, its target, and whether it is scored.
     """
     if (needed := token * rows * width) > (memory := main_memory()):
         raise SpecError(
@@ -90,7 +96,7 @@ def check_memory(what: str, rows: int, width: int, token: int = 12) -> None:
 
 
 def lengths_of(config: ConfigDict) -> tuple[int, ...]:
-    """`eval.lengths`, each once; by default 1, 2, 4 and 8 times the trained length."""
+    """`eval.lengths` without repetitions; the default is 1, 2, 4 and 8 times the trained length."""
     return tuple(dict.fromkeys(config.eval.lengths)) or tuple(
         n * config.train.length for n in (1, 2, 4, 8)
     )
@@ -99,17 +105,18 @@ def lengths_of(config: ConfigDict) -> tuple[int, ...]:
 def check(
     config: ConfigDict, task: Task, cfg: TransformerConfig, model: Transformer | None = None
 ) -> None:
-    """Whether this model can be evaluated as the config says: fields, extension, text, masks, reach
-    of the encoding.
+    """Checks that a model can be evaluated as its config says: fields, extension, text, causality,
+    and lengths that the encoding reaches.
 
     Args:
-      config: its `eval`, `extend` and `train.length`.
-      task: what is asked; text is read to know how long it is.
-      cfg: the trained model.
-      model: the same as shapes, where the caller has it; None builds it.
+      config: its fields `eval`, `extend` and `train.length` are used.
+      task: the task of the evaluation. Its text is read, to know how long it is.
+      cfg: the config of the trained model.
+      model: the trained model as shapes; None builds it from `cfg`.
 
     Raises:
-      ValueError: what is wrong, what was expected, and the nearest valid choice.
+      ValueError: a setting does not fit; the message says what was expected and names the nearest
+        valid choice.
     """
     settings, lengths = config.eval, lengths_of(config)
     check_fields(settings)
@@ -153,16 +160,16 @@ def check(
             problems[length] = error
     if problems:
         reached = ','.join(str(length) for length in lengths if length not in problems)
-        remedy = f'; reached are --config.eval.lengths={reached}' if reached else ''
+        remedy = f'; lengths that fit: --config.eval.lengths={reached}' if reached else ''
         length, error = next(iter(problems.items()))
         raise SpecError(f'at length {length}: {error}{remedy}') from error
 
 
 def check_depths(config: ConfigDict, task: Task) -> None:
-    """Whether the task has the depth that `eval.depths` wants to set.
+    """Checks that the task has a depth if `eval.depths` sets it.
 
     Raises:
-      SpecError: it has none; names the tasks that do.
+      SpecError: it has none; the message names the tasks that do.
     """
     fields = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
     if config.eval.depths and 'depth' not in {field.name for field in fields}:
@@ -174,11 +181,10 @@ def check_depths(config: ConfigDict, task: Task) -> None:
 
 
 def check_causal(model: Transformer, task: str) -> None:
-    """Refuses a model that sees the tokens it is asked to predict: every task here is one of next
-    tokens.
+    """Checks that no query sees a later token: every task here predicts the next token.
 
     Raises:
-      SpecError: what lets it see them, and what to use instead.
+      SpecError: an encoder or a mask shows later tokens; the message names it and what to use.
     """
     if not model.cfg.causal:
         raise SpecError(
@@ -196,16 +202,22 @@ def check_causal(model: Transformer, task: str) -> None:
 def check_ids(
     model: Transformer, task: Task, length: int, *, training: bool = False, split: str = 'test'
 ) -> np.ndarray | None:
-    """Hands the ids that a task supplies at a length to `place`, which raises where they overrun a
-    table; returns them.
+    """Gives the position ids that a task supplies at a length to `model.place`, which raises if an
+    id is beyond a table.
 
-    Traced without arguments, so that NumPy arrays stay the concrete numbers that `place` checks,
+    `place` is traced without arguments. So NumPy arrays stay concrete numbers that it can check,
     and no device computes.
 
     Args:
-      training: training draws are placed too, by the training rule. Most text has positions in
-        training alone.
-      split: of text whose windows have positions in evaluation too; the first one is placed.
+      model: the model as shapes.
+      task: the task.
+      length: the task length.
+      training: whether ids of training are checked too, by the training rule. Most tasks on text
+        supply ids in training alone.
+      split: of texts that supply ids in evaluation too, the split whose first window is checked.
+
+    Returns:
+      The ids that were checked last; None if the task supplies none.
     """
     supplied: list[tuple[str, dict[str, Any]]] = []
     if task.supplies_positions:
@@ -225,10 +237,12 @@ def check_ids(
 
 
 def check_width(model: Transformer, width: int, components: tuple[int, ...] = ()) -> None:
-    """Traces the model at a width without computing anything: an encoding that does not reach so
+    """Traces the model at a width without computing anything. An encoding that does not reach so
     far raises.
 
     Args:
+      model: the model as shapes.
+      width: tokens of the row.
       components: trailing dimensions of the positions that the task supplies.
     """
     graphdef, state = nnx.split(model)

@@ -1,4 +1,4 @@
-"""What training changes, and what a checkpoint keeps."""
+"""The state of training, which is what a checkpoint keeps."""
 
 import dataclasses
 from typing import Any
@@ -16,14 +16,14 @@ Params = dict[str, Any]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that training changes. Randomness is not in it: the key of a step is derived from the
+    """The state of a training run. It holds no random state: the key of a step is derived from the
     seed and `step`.
 
     Attributes:
-      step: updates done.
-      params: trained parameters, nested dicts of arrays.
-      constants: variables of encodings that are not trained, likewise.
-      opt_state: of optax.
+      step: number of updates so far.
+      params: parameters of the model, as nested dicts of arrays. `train.tune` may freeze some.
+      constants: all other variables of the model, likewise; training does not change them.
+      opt_state: state of the optimizer, from optax.
     """
 
     step: Int[Array, '']
@@ -33,6 +33,6 @@ class TrainState:
 
 
 def take_apart(model: Transformer) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Structure, trained parameters, and the other variables."""
+    """Splits a model into its structure, its parameters, and its other variables."""
     structure, trained, others = nnx.split(model, nnx.Param, ...)
     return structure, trained, others

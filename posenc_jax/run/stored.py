@@ -1,4 +1,4 @@
-"""The file `config.json` of a run: its config, and the sizes that the task gives the model."""
+"""The file `config.json` of a run: its config, and the sizes of the model that its task sets."""
 
 import dataclasses
 import difflib
@@ -17,34 +17,30 @@ from posenc_jax.run.fields import fields_of
 from posenc_jax.run.json_file import listed, read_object, typed
 from posenc_jax.run.plan import make_task, model_config, sized_model
 
-# A run resumed with another value here trains the same model: where it lies, how it is watched,
-# spread, evaluated.
+# Fields that may differ when a run is resumed, because they do not change what is trained: where
+# the run is kept, and how it is reported, distributed, saved and evaluated.
 FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'cluster', 'eval', 'train.log_every',
     'train.eval_every', 'train.eval_batches',
                'train.save_every', 'train.keep')  # fmt: skip
 FILE = 'config.json'  # in the run directory
-# beside the fields in that file: sizes that the task gives the model, which is then built without
-# data
+# The entry of that file with the sizes of the model that the task sets. With them the model can be
+# built without the data.
 SHAPE = 'task_shape'
-# likewise, where a run went on with --resume_changed: digests of the configs it had before
+# The entry with digests of the configs that the run had before `--resume_changed` replaced them.
 EARLIER = 'resumed_changed'
-ITEMS = {
-    'pattern': str,
-    'eval.lengths': int,
-    'eval.protocols': str,
-    'eval.depths': float,
-}  # what the lists in that file hold
+# types of the items of the lists in that file
+ITEMS = {'pattern': str, 'eval.lengths': int, 'eval.protocols': str, 'eval.depths': float}
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What the file of a run says.
+    """The content of `config.json`.
 
     Attributes:
-      config: its fields.
-      shape: `vocab_size` and `width`, the sizes that its task gives the model; {} in files of
+      config: the config of the run.
+      shape: `vocab_size` and `width`, the sizes of the model that its task sets; {} in files of
         versions that stored none.
-      earlier: digests of the configs that the run had before it went on with another one (see
+      earlier: digests of the configs that `--resume_changed` has replaced (see
         `checkpoint.Checkpoints`).
     """
 
@@ -54,7 +50,7 @@ class Saved:
 
     @property
     def model_config(self) -> TransformerConfig:
-        """The model, without its data; files that store no shape need the data."""
+        """The config of the model. Files that store no shape need the data of the task."""
         return (
             sized_model(self.config, **self.shape)
             if self.shape
@@ -71,21 +67,19 @@ class Saved:
 
 
 def stored_model_config(path: pathlib.Path) -> TransformerConfig:
-    """The model of the config that `save` wrote, without its data; files of older versions need the
-    data.
+    """The config of the model of a run, from its `config.json`. Files of older versions, which
+    store no shape, need the data of the task.
     """
     return read_saved(path).model_config
 
 
 def save(config: ConfigDict, path: pathlib.Path) -> None:
-    """Writes a config as JSON, with the shape that its task gives the model; the file is complete
-    or not there.
-    """
+    """Writes a config as JSON, with the sizes that its task sets; the file is never incomplete."""
     write(saved_of(config), path)
 
 
 def write(saved: Saved, path: pathlib.Path) -> None:
-    """The same of what `saved_of` returned."""
+    """Writes what `saved_of` returned, as `save` does."""
     fields = (
         saved.config.to_dict()
         | {SHAPE: saved.shape}
@@ -97,24 +91,31 @@ def write(saved: Saved, path: pathlib.Path) -> None:
 def saved_of(
     config: ConfigDict, earlier: Iterable[str] = (), cfg: TransformerConfig | None = None
 ) -> Saved:
-    """A config with the shape that its task gives the model `cfg`; None works it out."""
+    """A config with the sizes that its task sets.
+
+    Args:
+      config: the config of the run.
+      earlier: digests of configs that `--resume_changed` has replaced.
+      cfg: the config of the model; None derives it from `config`.
+    """
     cfg = model_config(config, make_task(config)) if cfg is None else cfg
     return Saved(config, {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}, tuple(earlier))
 
 
 def from_json(path: pathlib.Path) -> ConfigDict:
-    """The config that `save` wrote; fields that an older version did not have get their defaults.
+    """Reads the config that `save` wrote. Fields that an older version did not have get their
+    defaults.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: the file is not a config, or has fields that this version does not know, by name,
-        or of another type.
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not a config, or a field is unknown to this version or has another
+        type; the message names the field.
     """
     return read_saved(path).config
 
 
 def read_saved(path: pathlib.Path) -> Saved:
-    """The same with what stands beside the fields."""
+    """Reads the config and what `config.json` holds beside its fields. Raises as `from_json`."""
     try:
         found = read_object(path, 'a config')
     except FileNotFoundError as error:
@@ -161,8 +162,8 @@ def _shape(found: Any) -> dict[str, int]:
 def _flattened(
     found: dict[str, Any], usual: ConfigDict, prefix: str, unknown: list[str]
 ) -> dict[str, Any]:
-    """Dotted name -> value of what was found, as the types that the defaults have; names that they
-    lack go to `unknown`.
+    """Dotted name -> value of the fields that were found, with the types of the defaults. Names
+    that the defaults lack are added to `unknown`.
     """
     fields = {}
     for key, value in found.items():
@@ -179,7 +180,9 @@ def _flattened(
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Lines 'train.lr: 0.001 -> 0.01' for the fields that change what is trained."""
+    """Lines such as 'train.lr: 0.001 -> 0.01', one for each field that changes what is trained and
+    has another value in `new`.
+    """
     changed = changes(Saved(old).bound, Saved(new).bound)
     return [
         f'{name}: {quoted(before)} -> {quoted(after)}' for name, (before, after) in changed.items()
@@ -187,8 +190,8 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields of `Saved.bound` whose values differ -> both values; one that is missing has its
-    default.
+    """The fields in which two `Saved.bound` differ -> (old value, new value). A missing field
+    counts as its default.
 
     Example:
       >>> changes({'train.lr': 0.1, 'seed': 1}, {'train.lr': 0.2, 'seed': 1, 'train.z_loss': 0.0})

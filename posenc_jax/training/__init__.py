@@ -1,1 +1,1 @@
-"""Training: configs, the step, checkpoints, the loop. Nothing here is needed to use an encoding."""
+"""Training: optimizer, step, metrics and loop. An encoding can be used without this package."""

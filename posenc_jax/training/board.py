@@ -1,5 +1,5 @@
-"""TensorBoard scalars, written by the thread that has them: a disk that is full is told where it is
-noticed.
+"""TensorBoard scalars, written by the thread that calls `Board.write`, so that this thread gets the
+error of a full disk.
 """
 
 import pathlib
@@ -12,18 +12,19 @@ from posenc_jax.core import disk
 
 
 class Board:
-    """An event file in a folder.
+    """An event file of TensorBoard in a folder.
 
-    The SummaryWriter of tensorboardX writes from a thread of its own; when that thread meets a full
-    disk it ends, and whoever adds numbers after it waits for ever.
+    tensorboardX has a SummaryWriter, which writes from a thread of its own. When that thread meets
+    a full disk it ends, and the next call of the writer waits for ever. So this class writes the
+    file itself.
 
     Args:
-      directory: the folder; made if it is not there.
-      step: where a run starts; TensorBoard forgets what other files in the folder have of later
-        steps.
+      directory: the folder; it is made if it does not exist.
+      step: the step from which the run continues. TensorBoard ignores what other files in the
+        folder hold of later steps.
 
     Raises:
-      DiskFullError: there is no room; also from `write`.
+      DiskFullError: the disk is full; also from `write`.
     """
 
     def __init__(self, directory: pathlib.Path, step: int):
@@ -40,7 +41,7 @@ class Board:
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """The numbers of a step, each under its name."""
+        """Writes the scalars of a step, by name."""
         from tensorboardX.proto.summary_pb2 import Summary
 
         for name, value in values.items():
@@ -49,7 +50,7 @@ class Board:
             )
 
     def _add(self, **fields) -> None:
-        """One record: length, checksum, event, checksum."""
+        """Writes one record: its length, a checksum, the event, a checksum."""
         from tensorboardX.record_writer import masked_crc32c
 
         event = self._event(wall_time=time.time(), **fields).SerializeToString()

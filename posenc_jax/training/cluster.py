@@ -1,4 +1,4 @@
-"""Which processes train together, how they meet, and how they part."""
+"""The processes of a training run: how they find each other, start together and end together."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.training.peers import Peers
 
-# Variables by which schedulers tell a process how many there are.
+# Environment variables in which schedulers give the number of processes.
 CLUSTER_VARIABLES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 
 
@@ -21,9 +21,10 @@ class Cluster:
     """Several processes that train together.
 
     Attributes:
-      coordinator: 'HOST:PORT' of process 0, or 'auto' to let JAX find all three (TPU pods, Slurm,
-        Open MPI).
-      processes, process_id: how many there are, and which one this is.
+      coordinator: 'HOST:PORT' of process 0. With 'auto' JAX finds the coordinator, the number of
+        processes and the number of this process (TPU pods, Slurm, Open MPI).
+      processes: how many there are.
+      process_id: the number of this process, 0 .. processes - 1.
     """
 
     coordinator: str
@@ -32,19 +33,20 @@ class Cluster:
 
     @contextlib.contextmanager
     def joined(self, timeouts: ConfigDict, directory: pathlib.Path) -> Iterator[Peers | None]:
-        """The processes together, each watching the others; must come before any device is touched.
+        """Connects the processes, each of which then watches the others. The context must be
+        entered before any device is used.
 
-        A process that is gone, or ends with an error, ends all others with one line and status 1.
-        With a `peer_timeout` of 0 there are no watchers: JAX alone notices, later and with a page
-        of stack.
+        If a process is gone or ends with an error, all others end with one line and status 1. With
+        `peer_timeout` 0 there are no watchers, and None is yielded: JAX alone notices, later, and
+        prints a long stack trace.
 
         Args:
           timeouts: `config.cluster`.
-          directory: of the run, whose newest checkpoint is told.
+          directory: the run directory, whose newest checkpoint the line names.
 
         Raises:
-          ValueError: flags that do not fit together, or to the other processes.
-          ClusterError: processes that never came.
+          ValueError: the flags do not fit together, or differ from those of other processes.
+          ClusterError: a process did not start in time.
         """
         coordinator, processes, process_id, devices = self._resolved(timeouts.start_timeout)
         if not timeouts.peer_timeout:
@@ -67,13 +69,14 @@ class Cluster:
             jax.distributed.initialize(
                 service, processes, process_id, devices, coordinator_bind_address=service,
                 initialization_timeout=timeouts.start_timeout,
-                heartbeat_timeout_seconds=100 + 2 * timeouts.peer_timeout,  # only where ours fails
+                # JAX acts only if the watchers have failed.
+                heartbeat_timeout_seconds=100 + 2 * timeouts.peer_timeout,
             )  # fmt: skip
             yield peers
             peers.leave(jax.distributed.shutdown)
 
     def _resolved(self, timeout: int) -> tuple[str, int, int, Sequence[int] | None]:
-        """Coordinator, processes, process and the devices that are its own; None for all."""
+        """Coordinator, number of processes, number of this process, and its devices (None: all)."""
         if self.coordinator == 'auto':
             from jax._src.clusters import ClusterEnv
 
@@ -97,15 +100,18 @@ class Cluster:
 def _host_and_port(coordinator: str) -> tuple[str, int]:
     host, _, port = coordinator.rpartition(':')
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f'coordinator is HOST:PORT or auto, got {coordinator!r}')
+        raise ValueError(f'coordinator must be HOST:PORT or auto, got {coordinator!r}')
     return host.strip('[]'), int(port)
 
 
 def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster | None:
-    """The cluster that flags or a scheduler's variables describe; None for a single process.
+    """The cluster that the flags or the variables of a scheduler describe; None for one process.
+
+    Args:
+      coordinator, processes, process_id: the flags of train.py; see `Cluster`.
 
     Raises:
-      ValueError: a variable that is no number.
+      ValueError: a variable of a scheduler is not a number.
     """
     if coordinator or processes > 1:
         return Cluster(coordinator, processes, process_id)
@@ -123,8 +129,8 @@ def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster |
 
 
 def leave(status: int) -> None:
-    """Ends this process; in a cluster without waiting for the others, as JAX would do, who know of
-    its error.
+    """Ends this process. In a cluster it does not wait for the others, as JAX would: they have been
+    told of its error.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,5 +1,5 @@
-"""How DuoAttention finds its retrieval heads: a gate per key head, trained alone on synthetic
-passkeys.
+"""Training of the gates with which DuoAttention finds its retrieval heads: one gate per key head,
+trained on synthetic passkeys while the model is frozen.
 """
 
 import contextlib
@@ -28,12 +28,17 @@ def gate_loss(
     gates: Float[Array, 'layers K'],
     weight: float = 0.05,
 ) -> Float[Array, '']:
-    """`mean over supervised tokens of mean_d (full - mixed)^2 + weight mean |alpha|`, float32; no
-    gradient reaches `full`.
+    """`mean over supervised tokens of mean_d (full - mixed)^2 + weight mean |alpha|`, in float32.
+
+    Args:
+      full: last hidden states with full attention; no gradient reaches them.
+      mixed: last hidden states with gated attention, see `mixed_hidden`.
+      loss_mask: 1 at supervised tokens, 0 elsewhere.
+      gates: alpha.
+      weight: of the mean gate.
 
     Raises:
-      ValueError: hidden states of different shapes, or a mask that is not theirs.
-
+      ValueError: the hidden states have different shapes, or the mask does not fit them.
     Example:
       >>> float(
       ...     gate_loss(
@@ -67,19 +72,23 @@ def mixed_hidden(
     sink: int,
     recent: int,
 ) -> Float[Array, 'B T D']:
-    """The last hidden states with `alpha * full + (1 - alpha) * streaming` for the result of every
-    head.
+    """The last hidden states where the result of every head is
+    `alpha * full + (1 - alpha) * streaming`.
 
     Streaming attention sees key j iff `j <= i` and (`j < sink` or `i - j < recent`). Query heads
     that share keys share a gate.
 
     Args:
-      gates: alpha, in 0 .. 1; what is traced is not checked.
-      sink, recent: of the streaming mask; sink at least 0, recent at least 1.
+      model: a decoder.
+      gates: alpha, in 0 .. 1; traced values are not checked.
+      tokens: token ids.
+      tok: positions, documents and padding; None for plain positions.
+      sink: how many first keys streaming heads see, at least 0.
+      recent: how many latest keys streaming heads see, that of the query included; at least 1.
 
     Raises:
-      ValueError: gates of another shape or outside 0 .. 1; sink or recent out of range; an encoding
-        without a causal mask, or with several inputs of attention.
+      ValueError: the gates have another shape or lie outside 0 .. 1; `sink` or `recent` is out of
+        range; the encoding has no causal mask, or gives attention several inputs.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -102,26 +111,25 @@ def mixed_hidden(
         raise ValueError(f'duo_attention: expected a gate for each of {wanted}, got {gates.shape}')
     if not isinstance(gates, jax.core.Tracer) and not ((gates >= 0) & (gates <= 1)).all():
         raise ValueError(
-            f'duo_attention: gates lie in 0 .. 1, got {float(gates.min()):g} .. '
+            f'duo_attention: gates must lie in 0 .. 1, got {float(gates.min()):g} .. '
             f'{float(gates.max()):g}'
         )
     if sink < 0 or recent < 1:
         raise ValueError(
-            f'duo_attention: gates are trained with sink >= 0 and recent >= 1, got {sink=}, '
+            f'duo_attention: training of gates needs sink >= 0 and recent >= 1, got {sink=}, '
             f'{recent=}'
         )
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
-    mask = DuoAttention(
-        sink, recent - 1, (), cfg.heads, cfg.kv_heads
-    )  # recent keys, the query's own among them
+    # `DuoAttention` counts the recent keys without that of the query.
+    mask = DuoAttention(sink, recent - 1, (), cfg.heads, cfg.kv_heads)
 
     def layer(x, number, place, block):
         mixer, here = model.mixer(place, block), placed[place]
         encoding = mixer.encoding
         if encoding.opens('qkv'):
             raise ValueError(
-                f'duo_attention gates heads of one input of attention, {name_of(encoding)} makes '
-                'several'
+                f'duo_attention: a gate belongs to a head of one attention input, but '
+                f'{name_of(encoding)} makes several inputs'
             )
         streaming, gate = (
             with_mask(encoding, mask),
@@ -150,30 +158,30 @@ def train_gates(
     learning_rate: float = 0.02,
     progress: bool = True,
 ) -> tuple[Float[Array, 'layers K'], Float[Array, 'steps']]:
-    """Trains the gates of a frozen model on `gate_loss`; they start at 1 and are clamped to 0 .. 1
+    """Trains the gates of a frozen model on `gate_loss`. They start at 1 and are clamped to 0 .. 1
     before every step.
 
-    The paper trains on ten keys of 32 words in texts of up to its context; for a public model the
-    passkeys of this library are of one key of digits (`passkey_text`), those of `passkeys` are
-    tokens of their own for models trained on them.
-
-    Adam, its rate rising over the first and falling to 0 over the last fifth of the steps.
+    The optimizer is Adam. Its rate rises linearly over the first fifth of the steps and falls
+    towards 0 over the last fifth. The paper trains on ten keys of 32 words in texts up to the
+    context length of the model. For a public model, `passkey_text` has one key of digits; the task
+    `passkeys` has token ids of its own, for models that were trained on it.
 
     Args:
-      model: a decoder; nothing of it changes.
-      batches: of `passkeys`, e.g. `batch_iterator(Passkeys().dataset(length=(1024, 2048),
-        batch_size=1, seed=0))`; as many as there are steps.
-      sink, recent: of the streaming mask in training.
+      model: a decoder; it is not changed.
+      batches: batches of `passkeys`, e.g. `batch_iterator(Passkeys().dataset(length=(1024, 2048),
+        batch_size=1, seed=0))`; at least `steps` of them.
+      steps: how many updates.
+      sink, recent: the streaming mask in training, see `mixed_hidden`.
       weight: of the mean gate in the loss, at least 0.
-      learning_rate: the highest, positive.
-      progress: report the loss, twenty times.
+      learning_rate: the peak, positive.
+      progress: whether the loss is reported, twenty times.
 
     Returns:
       The gates for `retrieval_heads`, and the loss before each update.
 
     Raises:
-      ValueError: steps below 1, or fewer batches than steps; a negative weight, a rate that is not
-        positive; token ids that the model does not have; as `mixed_hidden`.
+      ValueError: `steps` is below 1, or there are fewer batches; `weight` is negative, or
+        `learning_rate` not positive; the model does not have a token id; as `mixed_hidden`.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig

@@ -1,4 +1,4 @@
-"""A training run: from a config to a directory with checkpoints, metrics and an evaluation."""
+"""The training loop: from a config to a directory with checkpoints, metrics and an evaluation."""
 
 import contextlib
 import functools
@@ -29,29 +29,30 @@ from posenc_jax.training.cluster import Cluster
 from posenc_jax.training.metrics import MetricsLog, Progress
 from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, make_trainer
 
-LOCK = 'training.lock'  # in the run directory, held by process 0 while it is trained and evaluated
+# A file in the run directory. Process 0 holds its lock while the run is trained and evaluated.
+LOCK = 'training.lock'
 
 
 class ConfigChangedError(ValueError):
-    """A run directory was made with another config; the message lists the differences."""
+    """The run directory belongs to another config; the message lists the differences."""
 
 
 class NonFiniteError(ArithmeticError):
-    """Training produced a number that is not finite; the message says at which step and where it
-    arose.
+    """Training produced a number that is not finite; the message names the step and where in the
+    step it arose.
     """
 
 
 class StopSignal:
-    """SIGTERM or Ctrl-C, as a question asked after every step.
+    """Tells the loop, after every step, whether SIGTERM or Ctrl-C has asked it to stop.
 
-    Once this process has joined a cluster, of one or of several, JAX watches SIGTERM in our place
-    and the processes agree on the step; Ctrl-C is handed on to it as a SIGTERM. A second Ctrl-C
-    ends the process at once, and so does a second SIGTERM outside a cluster.
+    In a process that has joined a cluster (even a cluster of one) JAX handles SIGTERM, and the
+    processes agree on the step at which they stop. Ctrl-C is passed on as a SIGTERM. A second
+    Ctrl-C ends the process at once; outside a cluster so does a second SIGTERM.
     """
 
     def __init__(self):
-        self.asked = False  # here; in a cluster another process may have been asked
+        self.asked = False  # whether this process was asked; in a cluster another one may have been
         self._before = {}
 
     def __enter__(self) -> 'StopSignal':
@@ -72,13 +73,13 @@ class StopSignal:
     def _ask(self, number: int, _) -> None:
         self.asked = True
         if jax.distributed.is_initialized():
-            self._give_back(signal.SIGINT)  # SIGTERM is JAX's
+            self._give_back(signal.SIGINT)  # JAX handles SIGTERM
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self._give_back(*self._before)
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked once for every step."""
+        """Whether to stop after this step. It must be called exactly once for every step."""
         if not jax.distributed.is_initialized():
             return self.asked
         from jax.experimental import multihost_utils
@@ -89,29 +90,28 @@ class StopSignal:
 def train(
     config: ConfigDict, *, cluster: Cluster | None = None, resume_changed: bool = False
 ) -> pathlib.Path:
-    """Trains a run to its end, from its newest checkpoint if there is one, and evaluates it.
+    """Trains a run to its last step, from its newest checkpoint if it has one, and evaluates it.
 
-    A run that was killed at any moment and is started again has the same losses, bit for bit, on
-    the same machine. SIGTERM, or Ctrl-C, saves a checkpoint and returns early.
+    A run that is killed at any moment and started again has the same losses, bit for bit, on the
+    same machine. SIGTERM or Ctrl-C saves a checkpoint and ends the training early.
 
     Args:
       config: see run/defaults.py.
-      cluster: the processes that train together.
-      resume_changed: continue a run although its config has changed.
+      cluster: the processes that train together; None for a single process.
+      resume_changed: whether the run is continued even if its config has changed.
 
     Returns:
-      The run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, eval/.
+      The run directory, which holds config.json, metrics.jsonl, tensorboard/, checkpoints/ and
+      eval/.
 
     Raises:
-      ValueError: something is wrong with the config (before any device work), the mesh, or the
-        checkpoints.
-      DiskFullError: there is no room for a file; which step is safe.
-      ConfigChangedError: the directory belongs to a run with another config, or to one whose config
-        is not known.
-      HeldError: it is being trained by other processes.
-      ClusterError: processes that should train together did not meet.
-      NonFiniteError: a loss, gradient or parameter that is not finite; the last good checkpoint is
-        kept.
+      ValueError: the config (before any device is used), the mesh or the checkpoints are wrong.
+      DiskFullError: there is no room for a file; the message names the step that is safe.
+      ConfigChangedError: the directory belongs to a run with another config, or with one that is
+        not known.
+      HeldError: other processes are training the run.
+      ClusterError: processes that should train together did not connect.
+      NonFiniteError: a loss, gradient or parameter is not finite; the last checkpoint is kept.
 
     Example:
       config = defaults.get_config()
@@ -139,9 +139,8 @@ def train(
         with StopSignal() as stop, joined as peers:
             mesh = make_mesh(**sizes)
             trainer = make_trainer(plan.cfg, config.train, config.seed, mesh, plan.model)
-            telling = (
-                contextlib.nullcontext() if peers is None else peers.telling()
-            )  # before anything waits for the others
+            # `telling` begins before any process waits for the others.
+            telling = contextlib.nullcontext() if peers is None else peers.telling()
             with jax.set_mesh(mesh):
                 _hold(directory, until_done)
                 saved = _open(plan, resume_changed)
@@ -162,15 +161,16 @@ def train(
                         plan.task.width(plan.length),
                         stop,
                     )
-            finished = finished and not stop.asked  # while the last checkpoint was being written
+            # A signal may also have come while the last checkpoint was written.
+            finished = finished and not stop.asked
         if finished and config.eval.at_end:
             _evaluate(directory)
     return directory
 
 
 def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
-    """Takes the lock of the run directory, in process 0 for all of them; where it is refused all of
-    them end.
+    """Takes the lock of the run directory in process 0, on behalf of all processes. If it cannot be
+    taken, all of them raise.
     """
     problem = None
     if jax.process_index() == 0:
@@ -180,11 +180,13 @@ def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
         except (HeldError, OSError) as error:
             problem = error
     if not everywhere(problem is None):
-        raise problem or HeldError(f'{directory}: process 0 did not get {LOCK}, and says why')
+        raise problem or HeldError(
+            f'{directory}: process 0 did not get {LOCK}; its own message says why'
+        )
 
 
 def _open(plan: configs.Plan, resume_changed: bool) -> configs.Saved:
-    """The config of a run as its file will say it, compared with that of the run which is there."""
+    """The content that `config.json` will have, after a comparison with the file that exists."""
     config, directory = plan.config, plan.directory
     if resume_changed or not finished_steps(directory):
         return configs.saved_of(config, cfg=plan.cfg)
@@ -195,12 +197,12 @@ def _open(plan: configs.Plan, resume_changed: bool) -> configs.Saved:
     )
     if not path.exists():
         raise ConfigChangedError(
-            f'{directory} has checkpoints, but no {configs.FILE} that says of which config; '
+            f'{directory} has checkpoints, but no {configs.FILE}, so their config is not known; '
             f'{otherwise}'
         )
     there = configs.read_saved(path)
     if changed := configs.differences(there.config, config):
-        raise ConfigChangedError(f'{path} says another config: {listed(changed)}; {otherwise}')
+        raise ConfigChangedError(f'{path} holds another config: {listed(changed)}; {otherwise}')
     return configs.saved_of(config, there.earlier, plan.cfg)
 
 
@@ -214,8 +216,8 @@ def _run(
     width: int,
     stop: StopSignal,
 ) -> bool:
-    """Trains from where the run stands, a new run from `given()`; whether it reached its end
-    without being asked to stop.
+    """Trains from the newest checkpoint, or from the parameters of `given()`. Returns whether it
+    reached the last step without being asked to stop.
     """
     settings, first = config.train, jax.process_index() == 0
     batches = batch_iterator(data['train'])
@@ -225,10 +227,10 @@ def _run(
         written = checkpoints.entries(step).get('metrics')
     else:
         state, step, written = trainer.init(given()), 0, None
-    if first:  # now that what is there can be continued
+    if first:  # only now is it certain that the existing checkpoints can be continued
         configs.write(checkpoints.saved, directory / configs.FILE)
     if step < settings.steps:
-        checkpoints.need_room(trainer.abstract)  # before work is done that could not be kept
+        checkpoints.need_room(trainer.abstract)  # before steps are computed that cannot be saved
     saved, unchecked = step, None
     with contextlib.ExitStack() as stack:
         # Only process 0 reports.
@@ -259,7 +261,7 @@ def _run(
                 state, device_batch(next(batches), trainer.batch_sharding)
             )
             step += 1
-            if unchecked is not None:  # the step before, while this one runs
+            if unchecked is not None:  # checks the step before while this one is computed
                 check_finite(*unchecked, saved)
             unchecked = step, metrics
             end, stopping = step == settings.steps, stop.requested(step)
@@ -288,10 +290,15 @@ def _run(
 
 
 def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
-    """The metrics of a step as numbers, once they are there.
+    """The metrics of a step as numbers; waits until they are computed.
+
+    Args:
+      step: the step, for the message.
+      metrics: see `train_step`.
+      saved: the step of the last checkpoint, or 0, for the message.
 
     Raises:
-      NonFiniteError: one of them is not finite; `saved` is the last checkpoint.
+      NonFiniteError: a metric is not finite.
     """
     values = {name: float(value) for name, value in metrics.items()}
     for name, what in (
@@ -314,8 +321,8 @@ def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
 
 
 def validate(trainer: Trainer, state: TrainState, dataset, batches: int) -> dict[str, float]:
-    """Loss and accuracy over the scored targets of the first batches of a dataset, and the share of
-    rows solved.
+    """Evaluates the first `batches` batches of a dataset. Returns the mean loss and accuracy over
+    the scored targets, and the share of rows whose targets are all correct.
     """
     totals: dict[str, float] = {}
     for number in range(min(batches, len(dataset))):
@@ -329,8 +336,8 @@ def validate(trainer: Trainer, state: TrainState, dataset, batches: int) -> dict
 
 
 def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
-    """A global batch, the same in every process, as arrays over all devices; each process hands
-    over its own part.
+    """A batch as arrays over all devices. Every process has the same, whole batch and passes on the
+    part for its own devices.
     """
 
     def put(array):

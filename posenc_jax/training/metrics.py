@@ -1,5 +1,5 @@
-"""What a run reports: metrics.jsonl, TensorBoard events, and a line of progress. Only process 0
-writes.
+"""Reports of a run: metrics.jsonl, TensorBoard events, and a line of progress. Only process 0 makes
+them.
 """
 
 import json
@@ -15,13 +15,14 @@ from posenc_jax.training.metrics_file import FILE, repair
 
 
 class MetricsLog:
-    """Numbers by step, one JSON object a line, flushed at once, and the same numbers as TensorBoard
-    scalars.
+    """The numbers of a run by step: one JSON object per line, written at once, and TensorBoard
+    scalars of the same values.
 
     Args:
       directory: the run directory.
-      step: where the run starts; lines of later steps, and those that are damaged, are dropped.
-      written: what the checkpoint of this step says of the lines up to it; see `repair`.
+      step: the step from which the run continues. Lines of later steps and damaged lines are
+        removed, see `repair`.
+      written: the record of the lines up to `step`, from its checkpoint; None if it has none.
       every: steps between lines.
     """
 
@@ -46,7 +47,7 @@ class MetricsLog:
 
     @property
     def written(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the lines so far."""
+        """The record of the lines so far, which a checkpoint keeps."""
         return self._lines.record()
 
     def __enter__(self) -> 'MetricsLog':
@@ -58,11 +59,12 @@ class MetricsLog:
 
 
 class LiveLine:
-    """One live line with a bar in a terminal, plain lines elsewhere; a context manager.
+    """A progress bar with text in a terminal, plain lines elsewhere; a context manager.
 
     Args:
-      unit: what is counted, in front of the numbers; '' for nothing.
-      done, total: where the count starts and ends.
+      unit: the word in front of the count, e.g. 'step'; '' for none.
+      done: the count at the start.
+      total: the count at the end.
     """
 
     def __init__(self, unit: str, done: int, total: int):
@@ -88,37 +90,37 @@ class LiveLine:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Prints a line without breaking the live one."""
+        """Prints a line above the bar."""
         if self._bar is None:
             print(text, flush=True)
         else:
             self._bar.console.print(text, markup=False, highlight=False)
 
     def show(self, **fields) -> None:
-        """Changes the live line, where there is one: `text`, `completed`."""
+        """Changes `text` or `completed` of the bar, if there is one."""
         if self._bar is not None:
             self._bar.update(self._task, **fields)
 
 
 class Progress(LiveLine):
-    """Loss, tokens per second and time left: one live line in a terminal, a plain line at each
-    report elsewhere.
+    """Loss, tokens per second and time left: a bar in a terminal, elsewhere one line per report.
 
     Args:
-      step, steps: where training starts and ends.
-      tokens: tokens of one step.
+      step: the step from which training starts.
+      steps: the step at which it ends.
+      tokens: tokens per step.
     """
 
     def __init__(self, step: int, steps: int, tokens: int):
         super().__init__('step', step, steps)
         self._start, self._steps, self._tokens = step, steps, tokens
-        # step and time of the last report; none before the first, which contains compilation
+        # Step and time of the last report. None before the first, whose time includes compilation.
         self._clock = None
         self._speed = 0.0
 
     def report(self, step: int, loss: float) -> float:
-        """Shows a step whose loss is known; returns the tokens per second since the last report (0
-        at the first).
+        """Shows the loss of a step. Returns the tokens per second since the last report, 0 at the
+        first.
         """
         now = time.perf_counter()
         if self._clock is not None and step > self._clock[0]:

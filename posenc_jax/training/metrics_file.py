@@ -1,4 +1,4 @@
-"""The file of a run's numbers by step: read line by line, and repaired where a run goes on."""
+"""The file metrics.jsonl of a run: reads its lines, and repairs it when the run continues."""
 
 import hashlib
 import itertools
@@ -16,10 +16,10 @@ FILE = 'metrics.jsonl'
 
 
 def parse(line: bytes) -> dict[str, float]:
-    """One line.
+    """Parses one line, an object of numbers with the name `step`.
 
     Raises:
-      ValueError: what is wrong with it.
+      ValueError: the line is damaged; the message has no subject, e.g. 'is not JSON: ...'.
 
     Example:
       >>> parse(b'{"step": 3, "loss": 0.5}')
@@ -44,25 +44,26 @@ def parse(line: bytes) -> dict[str, float]:
 
 
 def _lines(path: pathlib.Path) -> tuple[list[bytes], bool]:
-    """The lines of a file without their ends, none where there is no file; and whether the last is
-    cut off.
+    """The lines of a file without their newlines ([] if there is no file), and whether the last
+    line is cut off.
     """
     if not path.exists():
         return [], False
     if not path.is_file():
         raise ValueError(
-            f'{path} is no file; expected the lines of metrics that training writes. Move it away'
+            f'{path} is not a file; expected the lines of metrics that training writes. Move it '
+            'away'
         )
     lines = path.read_bytes().split(b'\n')
     return (lines, True) if lines[-1] else (lines[:-1], False)
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of a metrics file, in order; without the last where it is cut off, and [] where
-    there is none.
+    """The lines of a metrics file, in order; [] if there is no file. A last line that is cut off is
+    left out.
 
     Raises:
-      ValueError: a line is damaged; its number and what is wrong.
+      ValueError: a line is damaged; the message has its number and says what is wrong.
     """
     lines, cut = _lines(path)
     parsed = []
@@ -70,14 +71,14 @@ def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
         try:
             parsed.append(parse(line))
         except ValueError as error:
-            if number == len(lines) and cut:  # being written, or its process was killed
+            if number == len(lines) and cut:  # it is being written, or its process was killed
                 break
             raise ValueError(f'{path}, line {number} {error}') from None
     return parsed
 
 
 class Written:
-    """How many lines there are and a digest of them, which the checkpoint keeps."""
+    """The number of lines and a digest of them; the checkpoint keeps both."""
 
     def __init__(self):
         self._count, self._hash = 0, hashlib.sha256()
@@ -91,21 +92,21 @@ class Written:
 
 
 def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, every: int) -> Written:
-    """Drops what cannot be read and what comes after a step, and prints a line where lines are
-    damaged, or missing up to the step.
+    """Removes damaged lines and lines after a step from the file.
 
-    The file as it was is then kept beside, as metrics.jsonl.damaged. Good lines after the step and
-    a last line that is cut off are dropped in silence: a run that was killed has written them since
-    its checkpoint, and writes them again.
+    If lines up to the step are damaged or missing, a message is printed and a copy of the file is
+    kept, named metrics.jsonl.damaged. Good lines after the step, and a last line that is cut off,
+    are removed without a message: a killed run wrote them after its checkpoint, and writes them
+    again.
 
     Args:
-      path: of the file; complete, or as it was, at any moment.
-      step: where the run goes on.
-      written: of the checkpoint of this step; None where it is of a version that kept none.
-      every: steps between lines, by which those that are missing are named.
+      path: the file. It is replaced as a whole, so it is never incomplete.
+      step: the step from which the run continues.
+      written: `Written.record` from the checkpoint of this step; None if its version kept none.
+      every: steps between lines, from which the missing lines are found.
 
     Returns:
-      What is kept.
+      A `Written` of the lines that are kept.
     """
     lines, cut = _lines(path) if step else ([], False)
     good, bad, kept = {}, {}, Written()
@@ -133,7 +134,7 @@ def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, eve
 
 
 def _problems(step, good, bad, kept, written, every) -> list[str]:
-    """What is wrong with the lines up to a step; [] where they are all that were written."""
+    """The problems of the lines up to a step; [] if every line that was written is there."""
     steps = set(good.values())
     if step == 0 or (kept == written and not bad):
         return []
@@ -162,7 +163,8 @@ def _problems(step, good, bad, kept, written, every) -> list[str]:
 
 
 def _counted(what: str, numbers: Sequence[int], of: Sequence[int] = ()) -> str:
-    """'steps 1 to 5, 9'; numbers are neighbours if they are in `of`, or in all whole numbers.
+    """A list of numbers in words, e.g. 'steps 1 to 5, 9'. Numbers form a range if they are
+    neighbours in `of`, or without it among the whole numbers.
 
     Example:
       >>> (

@@ -1,4 +1,4 @@
-"""AdamW with warm-up and cosine decay, which parameters are trained, and which of them decay."""
+"""AdamW with warm-up and cosine decay; the choice of parameters that are trained and that decay."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +18,15 @@ from posenc_jax.model.projections import Adapter
 def learning_rate(
     step: Int[Array, ''], *, lr: float, warmup: int, steps: int, end_lr_fraction: float
 ) -> Float[Array, '']:
-    """The rate of the update after `step` updates: linear from lr / warmup to lr, then half a
-    cosine to the fraction.
+    """The learning rate of the update that follows `step` updates: linear from lr / warmup to lr,
+    then half a cosine from lr to end_lr_fraction * lr.
+
+    Args:
+      step: number of updates so far.
+      lr: the peak.
+      warmup: updates of the linear part.
+      steps: updates of the whole training.
+      end_lr_fraction: where the cosine ends, as a fraction of the peak.
 
     Example:
       >>> float(learning_rate(jnp.int32(0), lr=1.0, warmup=4, steps=10, end_lr_fraction=0.1))
@@ -35,11 +42,13 @@ TUNES = ('all', 'adapters', 'encodings')
 
 
 def trained(model: nnx.Module, tune: str) -> dict[str, Any]:
-    """Which parameters of a model `train.tune` trains, as a tree of booleans in the shape of its
-    parameters.
+    """The parameters that `train.tune` trains, as a tree of booleans like that of the parameters.
+
+    Args:
+      tune: 'all', 'adapters' (adapters and encodings) or 'encodings'.
 
     Raises:
-      ValueError: an unknown choice, or a model that has nothing of the kind.
+      ValueError: `tune` is unknown, or the model has no such parameters.
     """
     check_choice('train.tune', tune, TUNES)
     kinds = {'all': (nnx.Module,), 'adapters': (Adapter, Encoding), 'encodings': (Encoding,)}[tune]
@@ -61,11 +70,11 @@ def trained(model: nnx.Module, tune: str) -> dict[str, Any]:
 
 
 def decays(model: nnx.Module) -> dict[str, Any]:
-    """Which parameters of a model weight decay applies to, as a tree of booleans in the shape of
-    its parameters.
+    """The parameters that weight decay applies to, as a tree of booleans like that of the
+    parameters.
 
-    The rule: arrays with at least two axes of their own (the stack of layers is not one), outside
-    encodings. So no norm, no bias, and nothing that an encoding learns.
+    These are the arrays outside encodings that have at least two axes of their own; the stack of
+    layers does not count as one. So norms, biases, and what an encoding learns do not decay.
     """
     encodings = [path for path, module in nnx.iter_modules(model) if isinstance(module, Encoding)]
 
@@ -78,7 +87,7 @@ def decays(model: nnx.Module) -> dict[str, Any]:
 
 
 def _map_params(model: nnx.Module, rule: Callable[[tuple, nnx.Variable], Any]) -> dict[str, Any]:
-    """`rule(path, variable)` of every parameter, as a tree in the shape of the parameters."""
+    """`rule(path, variable)` for every parameter, as a tree like that of the parameters."""
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param), lambda v: v)
     is_variable = lambda x: isinstance(x, nnx.Variable)
     keys = lambda path: tuple(key.key for key in path)
@@ -88,7 +97,7 @@ def _map_params(model: nnx.Module, rule: Callable[[tuple, nnx.Variable], Any]) -
 
 
 def make_optimizer(train: ConfigDict, decay: dict[str, Any]) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with decoupled weight decay on `decay`."""
+    """Clipping by global norm, then AdamW with decoupled weight decay where `decay` is True."""
     schedule = lambda count: learning_rate(
         count,
         lr=train.lr,

@@ -1,10 +1,10 @@
-"""Processes that train together watch each other, so that one that is gone ends the others with one
-line.
+"""Processes that train together watch each other. When one of them is gone, the others end with a
+message of one line.
 
-JAX alone notices late and aborts with a page of stack. Here every process has a watcher, a small
-process of its own, which runs `watcher.py` beside this file as a script: it must go on where the
-other waits within JAX and lets no thread of Python run. Both files import nothing but the standard
-library, so that they start at once.
+JAX alone notices late and aborts with a long stack trace. Here every process starts a watcher, a
+small process that runs `watcher.py` beside this file as a script. It is a separate process because
+the process it watches may wait inside JAX, where no Python thread can run. Both files import the
+standard library alone, so that a watcher starts at once.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-FAILED = 1  # exit status: nothing is wrong with the command, which may be started again
-_GRACE = 5.0  # seconds in which a process may find for itself what another one failed with
-# What errors say that come from another process, or from the network.
+FAILED = 1  # exit status of a run that failed although its command is right
+_GRACE = 5.0  # seconds in which a process may itself raise the error that another has reported
+# Parts of error messages that come from another process or from the network.
 _ELSEWHERE = (
     'Gloo',
     'gloo',
@@ -33,20 +33,22 @@ _ELSEWHERE = (
 
 
 class ClusterError(RuntimeError):
-    """Processes that should train together did not meet; the message says who was waited for, and
-    how long.
+    """Processes that should train together did not connect; the message names those that are
+    missing and how long they were waited for.
     """
 
 
 class Peers:
-    """The other processes of a cluster, through the watcher of this one.
+    """The other processes of a cluster, as seen by the watcher of this process.
 
     Args:
       address: (host, port) of process 0.
-      processes, process_id: how many there are, and which one this is.
+      processes: how many there are.
+      process_id: the number of this process.
       start: seconds that processes wait for each other at the start.
-      silence: seconds after which a process that is not heard of counts as gone.
-      directory: of the run, whose newest checkpoint is told in the line that ends this process.
+      silence: seconds of silence after which a process counts as gone.
+      directory: the run directory, whose newest checkpoint is named in the message that ends this
+        process.
     """
 
     def __init__(
@@ -74,12 +76,12 @@ class Peers:
         )
 
     def meet(self) -> str:
-        """Waits for all processes; returns the address at which JAX's client finds its service,
-        which process 0 must start there.
+        """Waits for all processes. Returns the address where the client of JAX finds the service of
+        JAX; process 0 must start that service at this address.
 
         Raises:
-          ValueError: the address cannot be listened at, or process 0 counts otherwise.
-          ClusterError: somebody never came.
+          ValueError: the address cannot be used, or process 0 has another number of processes.
+          ClusterError: a process did not connect in time.
         """
         what, _, text = self.watcher.stdout.readline().strip().partition(' ')
         if what != 'met':
@@ -90,8 +92,11 @@ class Peers:
         return text
 
     def leave(self, shutdown: Callable[[], None]) -> None:
-        """Ends together: `shutdown` is JAX's, which waits for all; process 0, through which they
-        speak, goes last.
+        """Ends training together with the others.
+
+        Args:
+          shutdown: that of JAX, which waits for all processes. Process 0 goes last, because the
+            others communicate through it.
         """
         self._ask('leaving')
         shutdown()
@@ -100,8 +105,8 @@ class Peers:
 
     @contextlib.contextmanager
     def telling(self) -> Iterator[None]:
-        """Within, an error of this process is told to the others, once; one that comes from another
-        is left for that to tell.
+        """A context that tells the others of an error of this process, once. An error that came
+        from another process is left to that process.
         """
         try:
             yield
@@ -109,9 +114,8 @@ class Peers:
             if not self._failed:
                 self._failed = True
                 if any(words in str(error) for words in _ELSEWHERE):
-                    time.sleep(
-                        self._silence + _GRACE
-                    )  # whoever is gone is noticed meanwhile, which ends this process
+                    # Meanwhile the watcher notices the process that is gone, and ends this one.
+                    time.sleep(self._silence + _GRACE)
                 self._ask(
                     f'failed {type(error).__name__}: {(str(error).splitlines() or [""])[0][:300]}'
                 )
@@ -125,9 +129,9 @@ class Peers:
             if line == 'left\n':
                 self._left.set()
                 return
-            if line == 'end\n':  # which the watcher has said why
+            if line == 'end\n':  # the watcher has printed why
                 if sys.stdout.isatty():
-                    print('\x1b[?25h', flush=True)  # the cursor, which a live line hides
+                    print('\x1b[?25h', flush=True)  # shows the cursor, which a progress bar hides
                 os._exit(FAILED)
         if not self._failed:
             print(

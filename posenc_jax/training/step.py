@@ -1,7 +1,8 @@
-"""The state of training and its step: pure functions of a plain-dict pytree, jitted once.
+"""The state of training and the training step: pure functions of a pytree of plain dicts, compiled
+once.
 
-The model is taken apart once; the step puts it together inside the jitted function, so that a call
-costs no more than one of `jax.jit` on a dictionary.
+The model is split into structure and arrays once, and put together inside the compiled function. So
+a call costs no more than a call of `jax.jit` on a dictionary.
 """
 
 import dataclasses
@@ -36,14 +37,14 @@ class Trainer:
     """The compiled functions of a run.
 
     Attributes:
-      init: (given) -> TrainState, with every array where it belongs. `given` are parameters that
-        are there already, by their place in the nested dicts ({} for none); they are donated, the
-        others are drawn.
-      step: (state, batch) -> (state, metrics); the state given is donated.
+      init: (given) -> TrainState, with every array in its place on the mesh. `given` are nested
+        dicts of parameters that exist already ({} for none), which are donated. All other
+        parameters are drawn at random.
+      step: (state, batch) -> (state, metrics); the given state is donated.
       evaluate: (state, batch) -> sums over the scored targets.
       abstract: the TrainState as `ShapeDtypeStruct` with shardings.
-      tuned: its parameters without those that stay as they are.
-      batch_sharding: of every array of a batch.
+      tuned: the shapes of the parameters that are trained.
+      batch_sharding: the sharding of every array of a batch.
     """
 
     init: Callable[[Params], TrainState]
@@ -64,13 +65,15 @@ def make_trainer(
     """Builds the functions of a run on a mesh.
 
     Args:
-      cfg, train, seed: of the config; parameters, batches and dropout derive from the seed.
-      mesh: of all devices.
-      model: that of `cfg` as shapes, where the caller has it; None builds it.
+      cfg: the config of the model.
+      train: `config.train`.
+      seed: `config.seed`; parameters and dropout derive from it.
+      mesh: a mesh of all devices.
+      model: the model of `cfg` as shapes; None builds it.
 
     Raises:
-      ValueError: rows or heads that the mesh does not divide, with the numbers; more memory than a
-        device has.
+      ValueError: the mesh does not divide the rows or heads (the message has the numbers), a device
+        has too little memory, or an encoding that assigns positions is trained on segments.
     """
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if train.batch % (train.accumulate * parts):
@@ -83,8 +86,8 @@ def make_trainer(
     placing = [name_of(part) for part in model.shared if part.opens('place')]
     if train.segment and placing:
         raise ValueError(
-            f'{placing[0]} assigns positions to whole texts, train.segment={train.segment} reads '
-            'them in parts'
+            f'{placing[0]} assigns positions to whole texts, but train.segment={train.segment} '
+            'reads them in parts; set train.segment to 0'
         )
     graphdef, params, constants = take_apart(model)
     tuned = trained(model, train.tune)
@@ -128,11 +131,8 @@ def make_trainer(
 def check_memory(
     abstract: TrainState, cfg: TransformerConfig, train: ConfigDict, mesh: Mesh
 ) -> None:
-    """Whether a device can hold its part of the state, and the least that a step adds: the input of
-    every layer, and the logits.
-
-    Raises:
-      ValueError: it cannot; says what both take and what it has.
+    """Raises ValueError if a device cannot hold its part of the state and the least that a step
+    needs besides, which is the input of every layer and the logits. The message has both sizes.
     """
     part = lambda leaf: jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
     state = bytes_of(jax.tree.map(part, abstract))
@@ -154,21 +154,21 @@ def check_memory(
 
 
 def only(params: Params, tuned: Params) -> Params:
-    """The parameters that are trained; None, which JAX takes for nothing, in the place of the
-    others.
+    """The parameters that are trained. The others are replaced by None, which JAX takes for an
+    empty subtree.
     """
     return jax.tree.map(lambda leaf, is_tuned: leaf if is_tuned else None, params, tuned)
 
 
 def _joined(part: Params, params: Params) -> Params:
-    """`params` with those leaves of `part` that are there."""
+    """`params` with the leaves that `part` has; where `part` has None, the leaf of `params`."""
     return jax.tree.map(
         lambda new, old: old if new is None else new, part, params, is_leaf=lambda x: x is None
     )
 
 
 def _overlaid(params: Params, given: Params) -> Params:
-    """`params` with what `given` has at the same place."""
+    """`params` with the leaves of `given` in the places that it has."""
     both = lambda old, new: _overlaid(old, new) if isinstance(old, dict) else new
     return {
         key: both(value, given[key]) if key in given else value for key, value in params.items()
@@ -176,9 +176,7 @@ def _overlaid(params: Params, given: Params) -> Params:
 
 
 def tokens_of(batch: DeviceBatch) -> Tokens:
-    """What a batch says about its tokens: positions, packed documents and padding where it has
-    them.
-    """
+    """The `Tokens` of a batch: positions, documents and padding, where the batch has them."""
     known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
     return Tokens.of(length=batch['tokens'].shape[1], **known)
 
@@ -186,8 +184,8 @@ def tokens_of(batch: DeviceBatch) -> Tokens:
 def read(
     model: Transformer, batch: DeviceBatch, train: ConfigDict, key: Array | None = None
 ) -> Float[Array, 'B T V']:
-    """Logits of a batch, under the training rule where there is a key: in one pass, or segment by
-    segment with a memory.
+    """Logits of a batch, in one pass or segment by segment with a memory (`train.segment`). With a
+    key the training rule applies (dropout, random positions), without it the evaluation rule.
     """
     if not train.segment:
         return model(batch['tokens'], tokens_of(batch), key=key, train=key is not None)
@@ -210,12 +208,12 @@ def train_step(
     state: TrainState,
     batch: DeviceBatch,
 ) -> tuple[TrainState, Metrics]:
-    """One update of the `tuned` parameters: the loss is the mean over the scored targets of the
-    whole batch, however it is cut.
+    """One update of the `tuned` parameters. The loss is the mean over the scored targets of the
+    whole batch, whether or not `train.accumulate` cuts the batch into parts.
 
     Returns:
-      The new state, and `loss` (nats per target), `grad_norm` (before clipping), `param_norm`
-      (after the update), `learning_rate`.
+      The new state and the metrics: `loss` (nats per target, without the z-loss), `grad_norm`
+      (before clipping), `param_norm` (of all parameters, after the update), `learning_rate`.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     scored = jnp.maximum(batch['loss_mask'].sum(dtype=jnp.float32), 1.0)
@@ -232,8 +230,7 @@ def train_step(
     if train.accumulate == 1:
         grads, loss = grad_of(params, batch, key)
     else:
-        # Every part takes rows from everywhere in the batch, so that each device keeps its own
-        # rows.
+        # Part n takes every `accumulate`-th row, so that each device keeps its own rows.
         cut = lambda a: jnp.swapaxes(a.reshape(-1, train.accumulate, *a.shape[1:]), 0, 1)
 
         def add(total, numbered):
@@ -268,11 +265,11 @@ def train_step(
 def eval_step(
     graphdef: nnx.GraphDef, train: ConfigDict, state: TrainState, batch: DeviceBatch
 ) -> Metrics:
-    """Sums over a batch under the evaluation rule.
+    """Sums over the scored targets of a batch, under the evaluation rule.
 
     Returns:
-      `loss` in nats, `correct` targets, `targets` scored, `solved` rows (all targets correct),
-      `rows` with targets.
+      `loss` in nats, number of `correct` targets, number of scored `targets`, `solved` rows (whose
+      targets are all correct), and `rows` with targets.
     """
     logits = read(nnx.merge(graphdef, state.params, state.constants), batch, train)
     nll, _ = target_losses(logits, batch['targets'])

@@ -1,13 +1,15 @@
-"""The watcher of a process that trains together with others: a script that `peers.py` starts, and
-that imports nothing but the standard library.
+"""The watcher of a process that trains together with others: a script that `peers.py` starts. It
+imports the standard library alone.
 
-The watcher of process 0 listens at the coordinator's address; every other watcher keeps a
-connection to it, over which both say that they are there. JAX's own service listens at process 0
-for this machine only, and what JAX says to it goes through the watchers, in a tunnel whose near end
-stays open when process 0 is gone: otherwise JAX would abort before our line is written.
+The watcher of process 0 listens at the address of the coordinator. Every other watcher keeps a
+connection to it, over which both repeat that their processes run. JAX has a service of its own in
+process 0, which here accepts connections from the same machine only. What JAX in other processes
+sends to the service goes through the watchers, in a tunnel. The near end of the tunnel stays open
+when process 0 is gone; otherwise JAX would abort before our message is written.
 
-A watcher answers its process on standard output: 'met ADDRESS', 'refused WHY' or 'alone WHY' once,
-then 'left' or 'end'. The process says 'leaving', 'bye' and 'failed WHY' on standard input.
+A watcher writes to its process on standard output: first 'met ADDRESS', 'refused WHY' or 'alone
+WHY', later 'left' or 'end'. The process writes 'leaving', 'bye' and 'failed WHY' to the standard
+input of the watcher.
 """
 
 import contextlib
@@ -24,20 +26,22 @@ import time
 from collections.abc import Callable
 
 _HELLO = 'posenc_jax'
-_LONGEST = 2000  # bytes of a line
+_LONGEST = 2000  # bytes of a line between watchers
 
 
 class _NeverCameError(RuntimeError):
-    """Processes that should train together did not meet; `peers.ClusterError` in the process."""
+    """Processes that should train together did not connect. `Peers.meet` raises `ClusterError`."""
 
 
 class _Watcher:
-    """What a watcher does; the arguments are those of `Peers`.
+    """The connections of a watcher, and what it does when a process is gone.
 
     Args:
-      program: what the line that ends a process begins with.
-      process: the one that is watched for.
-      grace: seconds in which a process may find for itself what another one failed with.
+      address, count, own, start, silence, directory: `address`, `processes`, `process_id`, `start`,
+        `silence` and `directory` of `Peers`.
+      program: name of the program, with which the message that ends the process begins.
+      process: id (of the operating system) of the process that is watched over.
+      grace: seconds in which the process may itself raise the error that another has reported.
     """
 
     def __init__(self, address, count, own, start, silence, directory, program, process, grace):
@@ -52,11 +56,13 @@ class _Watcher:
         )
         self._next = lambda: continues(pathlib.Path(directory), 'started again in every process')
         self._program, self._process, self._grace = program, process, grace
-        self._others: dict[int, socket.socket] = {}  # of process 0 all others; of these, process 0
-        self._left: set[int] = set()  # said that they end
+        # In process 0 the connections to all others; in these the connection to process 0.
+        self._others: dict[int, socket.socket] = {}
+        self._left: set[int] = set()  # numbers of the processes that said 'bye'
         self._leaving = threading.Event()
         self._change = threading.Condition()
-        self._ending = threading.Lock()  # taken by what ends the process, for good
+        # Taken for good by the first reason to end the process, so that no other one is reported.
+        self._ending = threading.Lock()
         self._met, self._cause, self._service = False, '', 0
 
     def run(self) -> None:
@@ -77,7 +83,7 @@ class _Watcher:
                 self._leaving.set()
                 self._say('failed', f'process {self._own} of {self._count} ended with {text}')
                 _thread(self._last, text)
-        os._exit(0)  # the process has ended, of which the others notice that it said nothing
+        os._exit(0)  # the process has ended without 'bye'; the others notice the closed connection
 
     def _bye(self) -> None:
         self._say('bye')
@@ -88,7 +94,7 @@ class _Watcher:
         print('left', flush=True)
 
     def _last(self, text: str) -> None:
-        """What a process that failed still waits for may be one of the others."""
+        """Ends a process that has failed but does not end, as it may be waiting for the others."""
         time.sleep(self._silence)
         self._quit(text)
 
@@ -129,10 +135,13 @@ class _Watcher:
             self._change.wait_for(lambda: not missing(), deadline - time.monotonic())
             if found := missing():
                 who = f'process{"es" * (len(found) > 1)} {", ".join(map(str, found))}'
-                text = f'{who} of {self._count} never came to {self._at()}, within {self._waited()}'
+                text = (
+                    f'{who} of {self._count} did not connect to {self._at()} within '
+                    f'{self._waited()}'
+                )
                 self._say('ended', text)
                 raise _NeverCameError(f'{text}; {self._next()}')
-            self._met, self._service = True, _free_port()  # which JAX takes next
+            self._met, self._service = True, _free_port()  # JAX takes the port next
             self._say('go')
 
     def _accept(self, listener: socket.socket) -> None:
@@ -141,7 +150,7 @@ class _Watcher:
             _thread(self._welcome, connection)
 
     def _welcome(self, connection: socket.socket) -> None:
-        """What is said to somebody who connects; strangers get no answer."""
+        """Answers a new connection, unless it is that of a stranger."""
         with contextlib.suppress(OSError):
             self._answer(connection)
 
@@ -175,7 +184,7 @@ class _Watcher:
                 self._change.notify_all()
 
     def _join(self, deadline: float) -> socket.socket:
-        """The connection to process 0, once all are there."""
+        """The connection to process 0. Returns when all processes have connected."""
         connection = answer = None
         try:
             connection = _connect(self._address, deadline)
@@ -183,14 +192,13 @@ class _Watcher:
             connection.settimeout(max(deadline - time.monotonic(), 1.0))
             answer = _line(connection)
             if answer == 'welcome':
-                connection.settimeout(
-                    self._start + self._grace
-                )  # process 0 began to wait later, perhaps, and says who is missing
+                # Process 0 may have begun to wait later; it will say who is missing.
+                connection.settimeout(self._start + self._grace)
                 answer = _line(connection)
         except OSError as error:
             if connection is None:
                 raise _NeverCameError(
-                    f'the coordinator, process 0 at {self._at()}, never came, within '
+                    f'the coordinator, process 0 at {self._at()}, could not be reached within '
                     f'{self._waited()} ({error.strerror or error}); '
                     f'{self._next()}'
                 ) from None
@@ -222,7 +230,7 @@ class _Watcher:
                 self._say('here')
 
     def _hear(self, number: int, connection: socket.socket) -> None:
-        why = 'its connection closed without a word'
+        why = 'its connection closed unexpectedly'
         try:
             while line := _line(connection):
                 what, _, text = line.partition(' ')
@@ -231,10 +239,9 @@ class _Watcher:
                         self._left.add(number)
                         self._change.notify_all()
                     return
-                if what == 'failed':  # perhaps here too, which this process then says itself
-                    self._cause = (
-                        self._cause or text
-                    )  # whoever ends because of it is not the one to name
+                if what == 'failed':  # this process may raise and report the same error
+                    # The first failure is the one to name; other processes end because of it.
+                    self._cause = self._cause or text
                     if not self._own:
                         self._say('failed', text)
                     time.sleep(self._grace)
@@ -251,7 +258,7 @@ class _Watcher:
 
     def _say(self, what: str, text: str = '') -> None:
         for connection in list(self._others.values()):
-            with contextlib.suppress(OSError):  # that they are gone is heard
+            with contextlib.suppress(OSError):  # `_hear` reports that the other end is gone
                 _send(connection, what, text)
 
     def _end(self, text: str) -> None:
@@ -261,18 +268,18 @@ class _Watcher:
         self._quit(f'{text}; {self._next()}')
 
     def _quit(self, text: str) -> None:
-        """Ends the process, whatever it waits for."""
+        """Ends the process, even if it is waiting inside JAX."""
         with contextlib.suppress(OSError):
             print(f'{self._program}: {text}', file=sys.stderr, flush=True)
             print('end', flush=True)
-            time.sleep(self._grace)  # what it waits for may keep it from hearing
+            time.sleep(self._grace)  # the process may be unable to read 'end'
             os.kill(self._process, signal.SIGKILL)
         os._exit(0)
 
     # The tunnel.
 
     def _tunnel(self, listener: socket.socket) -> None:
-        """Takes what JAX's client says to its service through process 0."""
+        """Connects the client of JAX, through process 0, to the service of JAX."""
         while True:
             near, _ = listener.accept()
             with contextlib.suppress(OSError):
@@ -281,8 +288,8 @@ class _Watcher:
                 _join_ends(near, far, self._hold)
 
     def _hold(self) -> None:
-        """Process 0 ended its side: as it does when all leave, or because it is gone, which is
-        noticed.
+        """Waits after process 0 has closed its end of the tunnel. Either all processes are leaving,
+        or process 0 is gone, which `_hear` reports.
         """
         self._leaving.wait()
         time.sleep(1.0)
@@ -291,7 +298,9 @@ class _Watcher:
 def _join_ends(
     near: socket.socket, far: socket.socket, hold: Callable[[], None] = lambda: None
 ) -> None:
-    """What comes from one goes to the other; once `far` ends, `hold` says when `near` may know."""
+    """Copies what arrives at either end to the other. When `far` has closed, `near` is closed only
+    after `hold` has returned.
+    """
     for end in (near, far):
         end.settimeout(None)
     _thread(_pump, near, far, lambda: None)
@@ -313,9 +322,8 @@ def _connect(address: tuple[str, int], deadline: float) -> socket.socket:
             connection = socket.create_connection(
                 address, timeout=max(deadline - time.monotonic(), 1.0)
             )
-            if (
-                connection.getsockname() == connection.getpeername()
-            ):  # where nobody listens, one's own port may be drawn
+            # Where nobody listens, the port drawn for this end may be that of the address.
+            if connection.getsockname() == connection.getpeername():
                 connection.close()
                 raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -331,7 +339,7 @@ def _send(connection: socket.socket, *words: str) -> None:
 
 
 def _line(connection: socket.socket) -> str | None:
-    """The next line; None at the end. What follows it is left unread."""
+    """The next line, read byte by byte so that nothing after it is read; None at the end."""
     found = b''
     while not found.endswith(b'\n') and len(found) < _LONGEST:
         byte = connection.recv(1)
@@ -342,13 +350,13 @@ def _line(connection: socket.socket) -> str | None:
 
 
 def _open(connection: socket.socket | None) -> bool:
-    """Whether the other side, which says nothing yet, has not closed it."""
+    """Whether the other end, which has nothing to send yet, has not closed the connection."""
     return connection is not None and not select.select([connection], [], [], 0)[0]
 
 
 def _runs(process: int) -> bool:
-    """Whether a process is not stopped, where the system tells; one that waits for ever cannot be
-    told from one that works.
+    """Whether a process is not stopped (by SIGSTOP), where the system shows it. A process that
+    waits for ever cannot be distinguished from one that works.
     """
     try:
         state = pathlib.Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0]
@@ -368,9 +376,9 @@ def _thread(function: Callable, *arguments) -> None:
 
 
 if __name__ == '__main__':
-    # Of the package only the folder of `safe` is on the path: importing the package takes seconds.
+    # Only the folder of `safe` is added to the path: importing the package takes seconds.
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'run'))
-    # A watcher ends with its process, which may want to save before.
+    # A watcher ends with its process, which may still save a checkpoint after one of these signals.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _Watcher(**json.loads(sys.argv[1])).run()

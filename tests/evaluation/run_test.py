@@ -234,9 +234,9 @@ def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
             'learned',
             {'eval.lengths': '16,64,32'},
             ValueError,
-            'at length 64: .*; reached are --config.eval.lengths=16,32',
+            'at length 64: .*; lengths that fit: --config.eval.lengths=16,32',
         ),
-        ('alibi', {'eval.protocols': ''}, SpecError, 'eval.protocols names none'),
+        ('alibi', {'eval.protocols': ''}, SpecError, 'eval.protocols is empty; choose'),
         ('alibi', {'eval.split': 'dev'}, SpecError, "eval.split is 'dev'"),
         ('copy', {'eval.split': 'train'}, SpecError, "evaluated on 'validation' or 'test'"),
         *[
@@ -261,7 +261,8 @@ def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
             'alibi',
             {'task': 'passkey_text()', 'eval.lengths': (300, 64)},
             SpecError,
-            'at length 64: .* must be at least 251, got 64; reached are --config.eval.lengths=300',
+            'at length 64: .* must be at least 251, got 64; lengths that fit: '
+            '--config.eval.lengths=300',
         ),
         # The ids of the task, not the number of tokens, overrun the table.
         (

@@ -367,7 +367,7 @@ def test_what_cannot_be_is_refused():
         (lambda: mixed_hidden(model, gates, text, sink=1, recent=0), 'recent=0'),
         (
             lambda: mixed_hidden(model, 5 * gates, text, sink=1, recent=2),
-            r'gates lie in 0 \.\. 1, got 5 \.\. 5',
+            r'gates must lie in 0 \.\. 1, got 5 \.\. 5',
         ),
         (
             lambda: train_gates(model, [], steps=2, progress=False),

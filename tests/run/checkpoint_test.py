@@ -218,18 +218,21 @@ def test_another_model(run):
     config = configs.validate(tiny.config(directory, **{**FIELDS, 'model__width': 32}))
     with Checkpoints(directory, keep=2) as checkpoints:
         with pytest.raises(
-            CheckpointError, match=r'is of another model: .* \(1, 16, 4, 4\) there and .* here'
+            CheckpointError,
+            match=r'is of another model: .* \(1, 16, 4, 4\) in the checkpoint and .* in the model',
         ):
             checkpoints.restore(trainer_of(config).abstract)
         checkpoints.saved = configs.saved_of(config)
         with pytest.raises(
             CheckpointError,
-            match='7 of .*was trained with another config .*: model.width is 16 there and 32 here',
+            match='7 of .*was trained with another config .*: model.width is 16 in the checkpoint '
+            'and 32 now',
         ):
             checkpoints.restore(trainer_of(config).abstract)
         checkpoints.accept()  # --resume_changed, which makes no other model of it
         with pytest.raises(
-            CheckpointError, match=r'is of another model: .* \(1, 16, 4, 4\) there and .* here'
+            CheckpointError,
+            match=r'is of another model: .* \(1, 16, 4, 4\) in the checkpoint and .* in the model',
         ):
             checkpoints.restore(trainer_of(config).abstract)
         assert checkpoints.steps() == [3, 7]
@@ -248,31 +251,31 @@ def edited(directory, change):
     [
         (
             lambda fields: fields['model'].update(epsilon=0.1),
-            'model.epsilon is 1e-06 there and 0.1 here',
+            'model.epsilon is 1e-06 in the checkpoint and 0.1 now',
         ),
         (
             lambda fields: fields['model'].update(embedding_scale=3.0),
-            'model.embedding_scale is 0.0 there and 3.0 here',
+            'model.embedding_scale is 0.0 in the checkpoint and 3.0 now',
         ),
         (
             lambda fields: fields['train'].pop('lr'),
-            'train.lr is 0.01 there and 0.001 here',
+            'train.lr is 0.01 in the checkpoint and 0.001 now',
         ),  # the default is another
         (
             lambda fields: fields.update(pattern=['nope()']),
-            r"pattern is \(\) there and \('nope\(\)',\) here",
+            r"pattern is \(\) in the checkpoint and \('nope\(\)',\) now",
         ),
         (
             lambda fields: fields['task_shape'].update(width=10**9),
-            'task_shape.width is 32 there and 1000000000 here',
+            'task_shape.width is 32 in the checkpoint and 1000000000 now',
         ),
         (
             lambda fields: fields.pop('task_shape'),
-            r"task_shape.vocab_size is 257 there and '\(absent\)' here",
+            r"task_shape.vocab_size is 257 in the checkpoint and '\(absent\)' now",
         ),
         (
             lambda fields: fields['model'].update(layers=10**12),
-            'model.layers is 1 there and 10+ here',
+            'model.layers is 1 in the checkpoint and 10+ now',
         ),  # nothing is built of it
     ],
 )
@@ -334,19 +337,19 @@ def test_configs_of_before_a_change_are_those_of_the_run(run, capsys):
         configs.write(checkpoints.saved, directory / configs.FILE)
     assert (
         'checkpoint 7 of' in (out := capsys.readouterr().out)
-        and 'before --resume_changed: train.lr is 0.01 there' in out
+        and 'before --resume_changed: train.lr is 0.01 in the checkpoint' in out
     )
     assert restore_model(directory)[2] == 9 and capsys.readouterr().out == ''
     assert (
         restore_model(directory, 7)[2] == 7 and 'before --resume_changed' in capsys.readouterr().out
     )
     edited(directory, lambda fields: fields['train'].update(lr=0.3))
-    with pytest.raises(CheckpointError, match='train.lr is 0.5 there and 0.3 here'):
+    with pytest.raises(CheckpointError, match='train.lr is 0.5 in the checkpoint and 0.3 now'):
         restore_model(directory)
     edited(
         directory, lambda fields: (fields['train'].update(lr=0.5), fields.pop('resumed_changed'))
     )
-    with pytest.raises(CheckpointError, match='train.lr is 0.01 there and 0.5 here'):
+    with pytest.raises(CheckpointError, match='train.lr is 0.01 in the checkpoint and 0.5 now'):
         restore_model(directory, 7)
 
 

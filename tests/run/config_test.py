@@ -63,11 +63,11 @@ CREAM = dict(task='cream_text(factor=2)')
             dict(eval__at_end=True),
             'eval.stride is 64; it must be between 1 and the shortest length, 32',
         ),
-        (dict(name='../there'), 'name is a folder within workdir'),
+        (dict(name='../there'), 'name must be a folder within workdir'),
         # What the evaluation at the end would refuse.
         (
             dict(eval__at_end=True, eval__stride=8),
-            'would fail: at length 64: learned_absolute: .*reached are .*lengths=32',
+            'would fail: at length 64: learned_absolute: .*lengths that fit: .*lengths=32',
         ),
         (
             dict(eval__at_end=True, eval__stride=8),
@@ -195,7 +195,7 @@ def test_wrong_fields(tmp_path, fields, message):
             dict(name='a\0b'),
             r"name must be text of one line without control characters, got 'a\\x00b'",
         ),
-        (dict(name='a' * 300), 'name is a folder within workdir, of at most 255 bytes'),
+        (dict(name='a' * 300), 'name must be a folder within workdir, of at most 255 bytes'),
         (
             dict(train__segment=1, train__length=100),
             'train.segment must be 0, or at least train.length / 64',
@@ -376,9 +376,9 @@ def test_json_round_trip(tmp_path):
         ('{"train": {"lr": NaN}}', 'train.lr is nan, expected a finite number'),
         ('{"train": {"lr": 1e999}}', 'train.lr is inf, expected a finite number'),
         ('{"model": {"tie": 1}}', 'model.tie is 1, expected true or false'),
-        ('{"encoding": ["rope()"]}', r"encoding is \['rope\(\)'\], expected a text"),
+        ('{"encoding": ["rope()"]}', r"encoding is \['rope\(\)'\], expected a string"),
         ('{"pattern": "rope()"}', r"pattern is 'rope\(\)', expected a list"),
-        ('{"pattern": ["rope()", 3]}', r'pattern\[1\] is 3, expected a text'),
+        ('{"pattern": ["rope()", 3]}', r'pattern\[1\] is 3, expected a string'),
         ('{"eval": {"lengths": [[64]]}}', r'eval.lengths\[0\] is \[64\], expected a whole number'),
         (
             '{"seed": 1, "task_shape": [3]}',
@@ -399,13 +399,13 @@ def test_json_round_trip(tmp_path):
         ),
         ('{"seed": 1, "task_shape": null}', 'task_shape is None, expected an object'),
         ('{"seed": 1, "resumed_changed": 3}', 'resumed_changed is 3, expected a list'),
-        ('{"seed": 1, "seed": 2}', "the name 'seed' is there 2 times in one object"),
+        ('{"seed": 1, "seed": 2}', "the name 'seed' appears 2 times in one object"),
         ('{"a":' * 10_000, 'its lists or objects are nested too deeply'),
         (
             '{"pattern": ' + '[' * 10_000 + ']' * 10_000 + '}',
             'its lists or objects are nested too deeply',
         ),
-        ('{"pattern": ' + '[' * 900 + ']' * 900 + '}', r'pattern\[0\] is .*, expected a text'),
+        ('{"pattern": ' + '[' * 900 + ']' * 900 + '}', r'pattern\[0\] is .*, expected a string'),
         ('{"seed": 1}' + ' ' * 2**20, 'it has 1048587 bytes, expected at most 1048576'),
         ('\0' * 100, 'is not a config'),
         ('', 'is not a config'),
@@ -430,11 +430,11 @@ def test_files_that_are_no_text(tmp_path):
         configs.from_json(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(ValueError, match=f'{path} is not a config: it is no file'):
+    with pytest.raises(ValueError, match=f'{path} is not a config: it is not a file'):
         configs.from_json(path)
     path.rmdir()
     os.mkfifo(path)  # where reading would wait for ever
-    with pytest.raises(ValueError, match=f'{path} is not a config: it is no file'):
+    with pytest.raises(ValueError, match=f'{path} is not a config: it is not a file'):
         configs.from_json(path)
 
 

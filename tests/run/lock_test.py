@@ -132,7 +132,8 @@ def test_a_run_that_is_trained_is_not_trained_again(cache, tmp_path):
     _, errors = finish(cluster[1], 2)  # process 0 alone took the lock, and all end
     assert (
         errors.splitlines()[-1]
-        == f'train.py: {tmp_path / NAME}: process 0 did not get training.lock, and says why'
+        == f'train.py: {tmp_path / NAME}: process 0 did not get training.lock; its own message '
+        'says why'
     )
     assert (tmp_path / NAME / 'config.json').read_bytes() == config and first.poll() is None
     first.kill()

@@ -107,7 +107,7 @@ def test_a_killed_process_is_noticed_at_once(group, gone, name):
     )  # its library may notice first; this line is the one to tell
     group[gone].kill()
     rest = [process for number, process in enumerate(group) if number != gone]
-    said = f'{name} is gone: its connection closed without a word; {NEXT}'
+    said = f'{name} is gone: its connection closed unexpectedly; {NEXT}'
     assert lines_of(rest, SILENCE + 2) == [said, said]
 
 
@@ -162,14 +162,15 @@ def test_all_leave_together(group):
 def test_who_never_comes():
     port = free_port()
     said = (
-        rf'the coordinator, process 0 at 127.0.0.1:{port}, never came, within 1 s '
+        rf'the coordinator, process 0 at 127.0.0.1:{port}, could not be reached within 1 s '
         r'\(cluster.start_timeout\) \(.+\); no step is saved'
     )
     with pytest.raises(ClusterError, match=said):
         meet(port, 2, 1)
     with pytest.raises(
         ClusterError,
-        match=r'processes 1, 2 of 3 never came to 127.0.0.1:\d+, within 1 s .*; no step is saved',
+        match=r'processes 1, 2 of 3 did not connect to 127.0.0.1:\d+ within 1 s .*; no step is '
+        'saved',
     ):
         meet(free_port(), 3, 0)
     with socket.create_server(('127.0.0.1', 0)) as other:
@@ -215,7 +216,8 @@ def group_of_one():
 
 @pytest.mark.parametrize('coordinator', ['host', ':12', 'host:', 'host:x', 'host:70000'])
 def test_addresses(coordinator):
-    with pytest.raises(ValueError, match=f"coordinator is HOST:PORT or auto, got '{coordinator}'"):
+    message = f"coordinator must be HOST:PORT or auto, got '{coordinator}'"
+    with pytest.raises(ValueError, match=message):
         with Cluster(coordinator, 2, 0).joined(tiny.config('runs').cluster, pathlib.Path('runs')):
             pass
 
@@ -243,7 +245,7 @@ def test_training_ends_with_one_line_and_goes_on(tmp_path, gone):
     assert time.monotonic() - began < 30
     name = ('process 0 of 2, the coordinator,', 'process 1 of 2')[gone]
     said = re.fullmatch(
-        rf'train.py: {name} is gone: its connection closed without a word; step (\d+) is safe; '
+        rf'train.py: {name} is gone: its connection closed unexpectedly; step (\d+) is safe; '
         r'started again in every process, '
         'the same command continues after it\n', errors,
     )  # fmt: skip

@@ -65,7 +65,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 def test_a_folder_in_its_place(tmp_path):
     (tmp_path / FILE).mkdir()
-    with pytest.raises(ValueError, match='is no file; expected the lines of metrics'):
+    with pytest.raises(ValueError, match='is not a file; expected the lines of metrics'):
         MetricsLog(tmp_path, 3)
 
 

@@ -96,7 +96,7 @@ def test_runs_of_other_settings_are_refused_with_every_difference_before_anythin
         "  encoding: 'nope()' -> 'learned_absolute(max_len=32) | "
         "alibi()'", '  seed: 0 -> 3', '  train.steps: 12 -> 24',
         'DIR/b_0 was trained with other settings (there -> here):', '  seed: 0 -> 3',
-        'give another --workdir, or move what is there away',
+        'give another --workdir, or move these runs away',
     ]  # fmt: skip
 
 
