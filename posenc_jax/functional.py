@@ -42,6 +42,10 @@ from posenc_jax.decoding.parallel_context_entropy import (
     select_pieces,
 )
 from posenc_jax.decoding.pie import pie_keys
+from posenc_jax.embedding.learnable_fourier import (
+    learnable_fourier_features,
+    learnable_fourier_network,
+)
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
 from posenc_jax.embedding.papeft import (
     document_locations,
@@ -225,6 +229,8 @@ __all__ = [
     'key_labels',
     'label_channels',
     'label_logits',
+    'learnable_fourier_features',
+    'learnable_fourier_network',
     'llama3_frequencies',
     'located_prompts',
     'location_centre',

@@ -1,0 +1,179 @@
+"""Learnable Fourier features: the network by hand, the kernel of the features, groups, and refused
+arguments and positions.
+"""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.embedding.learnable_fourier import (
+    learnable_fourier_features,
+    learnable_fourier_network,
+)
+
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'learnable_fourier.json').read_text()
+)['values']
+D = 6
+THIRD = np.pi / 3
+
+
+def make(arguments='', width=D):
+    return pj.make(f'learnable_fourier({arguments})', model_dim=width, rngs=nnx.Rngs(0))
+
+
+def vectors(encoding, positions, width=D, valid=None):
+    tok = pj.Tokens.of(positions=positions, valid=valid)
+    return np.asarray(encoding.embed(jnp.zeros((tok.pos.shape[0], tok.length, width)), tok))
+
+
+def waves(thirds):
+    return jnp.array(thirds, jnp.float32) * THIRD
+
+
+def products(a, b, w_r):
+    feature = lambda pos: learnable_fourier_features(jnp.asarray(pos), w_r)
+    return np.asarray((feature(a) * feature(b)).sum(-1))
+
+
+def test_features_and_network_by_hand():
+    golden = GOLDEN['network']
+    features = learnable_fourier_features(
+        jnp.array(golden['position']), waves(golden['thirds_of_pi'])
+    )
+    np.testing.assert_allclose(features, golden['features'], rtol=1e-6)
+    parameters = [jnp.array(golden[name]) for name in ('w1', 'b1', 'w2', 'b2')]
+    # The tanh form of the GELU is off by 1.5e-4 here.
+    vector = learnable_fourier_network(features, *parameters)
+    np.testing.assert_allclose(vector, golden['vector'], rtol=3e-6)
+
+
+def test_the_module_adds_the_network_of_its_variables():
+    golden = GOLDEN['network']
+    encoding = make('components=2, features=2, hidden=2', width=2)
+    encoding.w_r[...] = waves(golden['thirds_of_pi'])
+    for name in ('w1', 'b1', 'w2', 'b2'):
+        getattr(encoding, name)[...] = jnp.array(golden[name])
+    tok = pj.Tokens.of(positions=[[golden['position']] * 2], valid=[[True, False]])
+    x = jnp.array([[[1.0, -1.0], [3.0, 5.0]]])
+    out = encoding.embed(x, tok)
+    np.testing.assert_allclose(out[0, 0], np.add([1, -1], golden['vector']), rtol=3e-6)
+    np.testing.assert_array_equal(out[0, 1], x[0, 1])  # padding
+
+
+def test_inner_product_by_hand():
+    golden = GOLDEN['inner_product']
+    product = products(golden['a'], golden['b'], waves(golden['thirds_of_pi']))
+    np.testing.assert_allclose(product, golden['product'], atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['whole', 'fractional'])
+def test_features_have_one_norm_and_see_differences_only(kind):
+    """Also far away, where a float32 product of position and frequency is off by 1e-2."""
+    pos = jax.random.randint(jax.random.key(0), (2, 50, 3), -100, 100)
+    shift = jnp.array([1_000_003, -77, 2_000_000])
+    if kind == 'fractional':
+        pos, shift = pos / 8, jnp.array([1000.0, -77.5, 0.125])  # exact in float32
+    w_r = jax.random.normal(jax.random.key(1), (16, 3))
+    a, b = pos
+    np.testing.assert_allclose(products(a, a, w_r), GOLDEN['squared_norm'], rtol=1e-5)
+    product = products(a, b, w_r)
+    direct = np.cos(np.asarray(a - b, np.float64) @ np.asarray(w_r, np.float64).T).sum(-1) / 32
+    np.testing.assert_allclose(product, direct, atol=2e-6)
+    np.testing.assert_allclose(products(a + shift, b + shift, w_r), product, atol=2e-6)
+
+
+@pytest.mark.parametrize('case', GOLDEN['kernel'])
+def test_the_first_features_approximate_a_gaussian_of_the_distance(case):
+    """A claim of the paper: the features start as a kernel of the L2 distance, of any direction."""
+    encoding = make(f'components=2, features=40000, hidden=1, gamma={case["gamma"]}')
+    w_r = encoding.w_r[...]
+    assert np.std(w_r) == pytest.approx(1 / case['gamma'], rel=0.02)
+    difference, origin = np.array(case['difference']), np.array([7, -3])
+    # Five standard errors of a mean of 20000 cosines, halved.
+    product = products(origin + difference, origin, w_r)
+    np.testing.assert_allclose(product, case['product'], atol=5 * 0.5 * 0.71 / 20000**0.5)
+
+
+def test_groups_are_independent_and_share_weights():
+    two = make('components=4, groups=2, features=8, hidden=3')
+    assert (two.w_r.shape, two.w2.shape) == ((4, 2), (D // 2, 3))
+    here, moved, swapped = vectors(two, [[[1, 2, 3, 4], [1, 2, 9, 4], [3, 4, 1, 2]]])[0]
+    np.testing.assert_array_equal(here[:3], moved[:3])
+    assert np.abs(here[3:] - moved[3:]).max() > 1e-4
+    np.testing.assert_allclose(here, np.roll(swapped, 3), rtol=1e-6)
+    one = make('components=4, features=8, hidden=3')
+    assert (one.w_r.shape, one.w2.shape) == ((4, 4), (D, 3))
+    here, moved = vectors(one, [[[1, 2, 3, 4], [1, 2, 9, 4]]])[0]
+    assert np.abs(here - moved).min() > 1e-6
+
+
+def test_one_component_with_and_without_an_axis():
+    encoding = make()
+    np.testing.assert_array_equal(
+        vectors(encoding, [[4, 0, 7]]), vectors(encoding, [[[4], [0], [7]]])
+    )
+
+
+def test_all_variables_and_fractional_positions_have_gradients():
+    encoding = make('components=2, features=8, hidden=3')
+    tok = lambda pos: pj.Tokens.of(positions=pos)
+    out = lambda e, pos: (e.embed(jnp.zeros((1, 2, D)), tok(pos)) ** 2).sum()
+    pos = jnp.array([[[0.5, 1.0], [2.0, 3.25]]])
+    variables, positions = jax.grad(out, argnums=(0, 1))(encoding, pos)
+    leaves = jax.tree.leaves(nnx.state(variables, nnx.Param))
+    assert len(leaves) == 5
+    for gradient in (*leaves, positions):
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+@pytest.mark.full
+def test_attention_over_pixels_decodes_with_a_cache():
+    spec = 'learnable_fourier(components=2, groups=2, features=16, hidden=4, gamma=2.0)'
+    layer = pj.Attention(spec, width=16, heads=2, rngs=nnx.Rngs(0))
+    pixels = np.stack(np.divmod(np.arange(6), 3), axis=-1)[None]
+    tok, x = pj.Tokens.of(positions=pixels), jax.random.normal(jax.random.key(0), (1, 6, 16))
+    whole, cache = layer(x, tok), layer.start(batch=1, capacity=6, tok=tok)
+    first, cache = layer.step(x[:, :4], cache)
+    last, _ = layer.step(x[:, 4:], cache)
+    np.testing.assert_allclose(jnp.concatenate([first, last], axis=1), whole, atol=1e-5)
+    assert np.abs(whole - layer(x, pj.Tokens.of(positions=pixels[..., ::-1]))).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ('components=0', 'components must be at least 1, got 0'),
+        ('groups=0', 'groups must be at least 1, got 0'),
+        ('hidden=0', 'hidden must be at least 1, got 0'),
+        ('components=3, groups=2', 'groups must divide components, got 2 and 3'),
+        ('components=4, groups=4', 'groups must divide model_dim, got 4 and 6'),
+        ('features=7', 'features must be even and at least 2, got 7'),
+        ('features=0', 'features must be even and at least 2, got 0'),
+        ('gamma=0.0', 'gamma must be positive, got 0.0'),
+    ],
+)
+def test_wrong_values_are_refused(arguments, message):
+    with pytest.raises(SpecError, match=message):
+        make(arguments)
+
+
+@pytest.mark.parametrize(
+    'components, positions', [(2, [[0, 1]]), (2, [[[0, 1, 2]]]), (1, [[[0, 1]]])]
+)
+def test_positions_with_other_components_are_refused(components, positions):
+    encoding = make(f'components={components}')
+    with pytest.raises(ValueError, match=rf'needs positions \[B, L, {components}\], got'):
+        vectors(encoding, positions)
+
+
+def test_token_vectors_of_another_width_are_refused():
+    with pytest.raises(ValueError, match='width 6, got 8'):
+        vectors(make(), [[0, 1]], width=8)
