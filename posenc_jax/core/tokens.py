@@ -18,13 +18,12 @@ class Tokens:
     cut into blocks.
 
     Attributes:
-      index: order in the sequence; causality uses this and only this. Ascends along the axis.
-      pos: what the encoding believes the position is: may repeat, jump, be fractional, have several
+      index: order in the sequence, ascending along the axis. Causality uses nothing else.
+      pos: the position that the encoding uses. It may repeat, jump, be fractional, or have several
         components.
-      rank: which of the real tokens of its document it is, 0, 1, ..., whatever `place` did to
-        `pos`.
-      ids: token ids as far as they are known, only where `place` of some encoding reads them; None
-        everywhere else.
+      rank: the number of the token among the real tokens of its document, 0, 1, ...; `place` does
+        not change it.
+      ids: token ids as far as they are known, where `place` of some encoding reads them; else None.
       segment: packed document of the token; None where there is one document a row.
       valid: False for padding and empty cache slots; None where all tokens are real.
       feats: per-token features keyed by the encoding's name, [#B, L, heads or 1, ...].
@@ -44,7 +43,7 @@ class Tokens:
 
     @property
     def last(self) -> int | Int[Array, '#B']:
-        """Index of the last valid token of each row."""
+        """The place of the last valid token along the axis, for each row."""
         return (
             self.length - 1
             if self.valid is None
@@ -154,11 +153,10 @@ class Tokens:
         return cls(index=index, pos=pos, rank=rank, segment=segment, valid=valid, ids=ids)
 
     def with_feats(self, **feats) -> 'Tokens':
-        """A copy that also carries these features.
+        """A copy that also has these features.
 
         Raises:
-          ValueError: a feature of that name is there already, e.g. of the same encoding twice in a
-            chain.
+          ValueError: a feature of that name exists, e.g. because an encoding is in a chain twice.
         """
         taken = sorted(feats.keys() & self.feats.keys())
         if taken:
@@ -182,10 +180,10 @@ def _is_length(n) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest index, rank, position (over all components), segment of the valid
+    """Smallest and largest index, rank, position (of all components) and segment of the valid
     tokens in a block, over the batch.
 
-    Empty blocks have low > high."""
+    A block without valid tokens has low > high."""
 
     index_low: Array
     index_high: Array
