@@ -1,10 +1,10 @@
-"""Contexts encoded once, each on its own, and joined into one decode cache where they are used.
+"""Contexts that are encoded once, each on its own, and joined into one decode cache.
 
-`encode` fills a `Piece` for every context, `join` lays any of them, in any order, into a `Cache`,
-`read` sends a query through it, and `decode_step` goes on from there. A piece that is joined at
-other positions than it was encoded at has its keys turned (`pie_keys`); its values stay. `dense` is
-what all of this has to equal: one pass over all tokens, with explicit positions and a mask of
-segments.
+`read_contexts.encode` makes a `Piece` of every context, and `join` puts any pieces, in any order,
+into a `Cache`. `read_contexts.read` appends a query to it, and `decode_step` continues. If a piece
+is joined at other positions than those it was encoded at, its keys are rotated (`pie_keys`) and its
+values stay. The result must equal `read_contexts.dense`: one pass over all tokens, with explicit
+positions and a mask of segments.
 """
 
 import dataclasses
@@ -32,12 +32,13 @@ from posenc_jax.rotation.single import single_rotary
 
 
 class ContextMask(Encoding):
-    """What stands in place of `document()` where segments are prefix, contexts and query.
+    """Replaces `document()` where the segments are the prefix, the contexts and the query.
 
-    Without a table a query sees every segment: the joined cache holds only what it is to see.
+    Without a table it hides nothing, because a joined cache holds only segments that the query is
+    to see.
 
     Args:
-      sees: `Layout.sees`, or None.
+      sees: the table `Layout.sees`, or None.
 
     Example:
       >>> from posenc_jax.decoding.pieces import parallel_layout
@@ -60,7 +61,7 @@ class ContextMask(Encoding):
 
 
 def from_query(tq: Tokens, tk: Tokens) -> Bool[Array, '#B 1 T S']:
-    """Pairs of a token of the query and one of a context."""
+    """Marks the pairs of a query token and a token of a context."""
     return ((tq.segment == QUERY)[:, :, None] & (tk.segment > PREFIX)[:, None, :])[:, None]
 
 
@@ -73,7 +74,7 @@ def with_contexts(
 
     Args:
       sees: as for `ContextMask`.
-      attention_fn: evaluates the pair stage of every layer, see `AttentionMixer`. It is hashable.
+      attention_fn: evaluates the pair stage of every layer, see `AttentionMixer`; hashable.
 
     Example:
       >>> from flax import nnx
@@ -153,7 +154,7 @@ def check_model(user: str, model: Transformer) -> None:
 
 
 def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
-    """The piece at other positions: its keys turned there, its values as they are.
+    """The piece at the positions `ids`: its keys are rotated to them, its values stay.
 
     Example:
       >>> from posenc_jax.decoding.read_contexts import encode
@@ -196,17 +197,17 @@ def join(
     rows: int | None = None,
     copies: int = 1,
 ) -> Cache:
-    """A decode cache that holds the pieces one after the other, where they stand (see `moved`).
+    """A decode cache that holds the pieces one after the other, at their positions (see `moved`).
 
     Args:
       user: the method, for messages.
-      model: that will read the cache. Where its layers hold a `ContextMask` the tokens carry
-        segments: the first piece is the prefix.
+      model: the model that will read the cache. If its layers have a `ContextMask`, the tokens have
+        segments, and the first piece is the prefix.
       pieces: at least one, unless `rows` is given.
-      capacity: slots: of the pieces, the query and what is generated.
+      capacity: slots of the cache, for the pieces, the query and generated tokens.
       start: position of the first slot behind the pieces.
-      rows: of the batch; from the pieces where there are any.
-      copies: how often the rows are repeated, one after the other.
+      rows: rows of the batch; those of the pieces if there are any.
+      copies: how often the batch is repeated.
 
     Returns:
       A cache for `read` and then `decode_step`.
@@ -238,7 +239,7 @@ def join(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _joined(static, keys, values):
-    """The layers of a cache: what every piece holds of them, and free slots."""
+    """The layers of a cache: the keys and values of every piece, and free slots."""
     layers, shape, width, dtype, copies = static
     free = jnp.zeros(shape, dtype)
     every = lambda held: jnp.tile(jnp.concatenate([*held, free], axis=2), (copies, 1, 1, 1))

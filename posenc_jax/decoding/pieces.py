@@ -1,4 +1,4 @@
-"""Contexts that are encoded apart: the pieces, where they stand, and checks of both."""
+"""Contexts that are encoded separately: their pieces, their positions, and checks of both."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,12 +16,11 @@ PREFIX, QUERY = 0, -1  # segments; contexts count from 1
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """The cached keys and values of a stretch of tokens, and where it stood when they were
-    computed.
+    """The cached keys and values of consecutive tokens, and the positions of these tokens.
 
     Attributes:
-      k, v: of every layer.
-      ids: positions the keys are rotated at.
+      k, v: keys and values of every layer.
+      ids: positions to which the keys are rotated.
     """
 
     k: tuple[Float[Array, 'B K n H'], ...]
@@ -35,14 +34,14 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the tokens of prefix, contexts and query stand, and which of these see which.
+    """The positions of the tokens of prefix, contexts and query, and which of these see which.
 
     Attributes:
       ids: positions of the tokens of every segment: of the prefix (which may have none), then of
         every context.
-      start: position of the query's first token; those of the others count up by 1.
-      sees: whether tokens of one segment (row) see the tokens before them of another: prefix,
-        contexts, query.
+      start: position of the first query token; the positions of the next ones count up by 1.
+      sees: whether the tokens of one segment (row) see those of another (column) that come before
+        them; the order is prefix, contexts, query.
     """
 
     ids: tuple[Num[np.ndarray, 'n'], ...]
@@ -50,7 +49,8 @@ class Layout:
     sees: Bool[np.ndarray, 'segments segments']
 
     def tokens(self, query: int) -> Tokens:
-        """`Tokens` of everything in a row, with so many of the query; segments as in this module.
+        """`Tokens` of prefix, contexts and `query` tokens of the query, one after the other. Their
+        segments are 0, 1, 2, ..., and -1 for the query.
 
         Example:
           >>> tok = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).tokens(2)
@@ -70,8 +70,8 @@ class Layout:
 
 
 def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout:
-    """Contexts that see the prefix and themselves; the query sees everything. Arguments as the
-    fields of `Layout`.
+    """A layout in which contexts see the prefix and themselves, and the query sees all tokens. The
+    arguments are the fields of `Layout`.
 
     Example:
       >>> parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).sees.astype(
@@ -88,7 +88,7 @@ def check_lengths(user: str, prefix: int, lengths: Sequence[int]) -> None:
     """Refuses numbers of tokens that no prefix and contexts can have.
 
     Raises:
-      ValueError: says what was expected.
+      ValueError: a prefix below 0, no contexts, a context below 1, or numbers that are no integers.
 
     Example:
       >>> check_lengths('this', 0, [3])
@@ -105,7 +105,7 @@ def check_tokens(
     """Token ids [B, n]; a plain list is one row. `empty` allows n = 0.
 
     Raises:
-      ValueError: no integers, no tokens, or ids that do not exist, with the numbers.
+      ValueError: no integers, no tokens, or ids outside the vocabulary, with the numbers.
 
     Example:
       >>> check_tokens('this', 'the query', [3, 4], 9).tolist()
@@ -167,8 +167,7 @@ def check_contexts(
 
 
 def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None:
-    """Refuses pieces that are not of this model, as far as their shapes tell, or of different
-    numbers of rows.
+    """Refuses pieces whose shapes do not fit this model, or that have different numbers of rows.
 
     Raises:
       ValueError: no pieces, another number of layers, or keys and values of another shape, with the
@@ -195,16 +194,16 @@ def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None
         for a in (*piece.k, *piece.v):
             if a.shape != wanted:
                 raise ValueError(
-                    f'{user}: piece {number} holds rows, key heads, tokens, width {a.shape}, '
-                    f'expected {wanted}: the rows of '
-                    'piece 0, the heads of the model'
+                    f'{user}: piece {number} holds rows, key heads, tokens and width {a.shape}, '
+                    f'expected {wanted}, from piece 0 and the model'
                 )
 
 
 def select(
     user: str, model: Transformer, pieces: Sequence[Piece], chosen: Sequence[int] | None
 ) -> tuple[Piece, ...]:
-    """The prefix and the chosen contexts, which count from 0, in their order; all for None.
+    """The prefix and the chosen contexts, in the order of `chosen`, which counts contexts from 0.
+    None chooses all.
 
     Raises:
       ValueError: none is chosen, one twice, or one that does not exist; what `check_pieces`
@@ -214,7 +213,7 @@ def select(
     count = len(pieces) - 1
     if not count:
         raise ValueError(
-            f'{user}: these pieces are one, the prefix; contexts are the pieces behind it'
+            f'{user} needs at least one context behind the prefix, got the prefix alone'
         )
     if isinstance(chosen, Integral):
         raise ValueError(f'{user}: `chosen` lists contexts, got {chosen}; did you mean [{chosen}]?')
@@ -227,7 +226,7 @@ def select(
 
 
 def token_positions(ids: Sequence[np.ndarray]) -> Num[np.ndarray, 'n']:
-    """All of these in a row: int32, or float32 where there are fractions."""
+    """All positions in one array: int32, or float32 if some are fractions."""
     joined = np.concatenate([np.zeros(0, np.int32), *map(np.asarray, ids)])
     whole = joined.astype(np.int32)
     return whole if (whole == joined).all() else joined.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Queries behind joined contexts: read at once, continued token by token."""
+"""Encodes contexts, reads queries behind joined contexts, and generates from there."""
 
 import dataclasses
 import functools
@@ -25,14 +25,14 @@ from posenc_jax.model.transformer import Transformer
 def read(
     model: Transformer, cache: Cache, tokens: Int[Array, 'B T'], *, last: int | None = None
 ) -> tuple[Float[Array, 'B T V'], Cache]:
-    """Appends several tokens to a filled cache in one pass; the logits of their `last` ones (None:
-    of all of them).
+    """Appends several tokens to a filled cache in one pass. Returns the logits of the `last` of
+    them (None: of all; 0: no logits), and the cache.
 
     Raises:
-      ValueError: more tokens than there are (known) free slots, or another number of rows; `last`
-        outside 0 .. T; (where they are known) token ids that do not exist; an empty cache, one of
-        another method, one of joined contexts that another model is to read; an encoding whose keys
-        are not cached as encoded, or with more than its keys.
+      ValueError: more tokens than free slots, or another number of rows; `last` outside 0 .. T;
+        token ids outside the vocabulary, unless they are traced; a cache that is empty, of another
+        method, or of joined contexts that this model would hide; an encoding that caches anything
+        but encoded keys.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -70,17 +70,15 @@ def _check_readable(model: Transformer, cache: Cache) -> None:
     if cache.tokens[0].segment is not None and not has_part(model, ContextMask):
         raise ValueError(
             'read: the cache holds joined contexts, which this model would not see: read it with '
-            'the model that `join` '
-            'returned beside it'
+            'the model that `join` returned with it'
         )
     for (place, block), own in zip(enumerate(model.blocks), cache.layers):
         encoding = model.encoding(place, block)
         if encoding.cached != 'encoded' or encoding.lookback or own.feats:
             chained = ' | '.join(map(name_of, parts_of(encoding)))
             raise ValueError(
-                f'read appends several tokens where a cache holds encoded keys alone; {chained} '
-                'keeps more, or encodes keys '
-                'anew: append them one by one with decode_step'
+                f'read appends several tokens to caches of encoded keys alone; {chained} caches '
+                'more, or encodes keys again at every step: append them one by one with decode_step'
             )
 
 
@@ -110,7 +108,7 @@ def continue_from(
     key: Array | None = None,
     temperature: float = 0.0,
 ) -> Int[Array, 'B new']:
-    """Reads a query and generates behind it, token by token; without a key the most probable ones.
+    """Reads a query and generates tokens behind it, by default the most probable ones.
 
     Raises:
       ValueError: the query and the new tokens do not fit the free slots; a temperature without a
@@ -153,10 +151,10 @@ def dense(
     layout: Layout,
     attention_fn: Callable = sharded_attend,
 ) -> Float[Array, 'B L V']:
-    """Logits of all tokens from one pass over prefix, contexts and query at the positions and with
+    """Logits of all tokens from one pass over prefix, contexts and query, with the positions and
     the mask of `layout`.
 
-    The definition that the cached way is tested against.
+    Tests compare the results from caches with it.
 
     Example:
       >>> from posenc_jax.decoding.pieces import parallel_layout
@@ -183,19 +181,18 @@ def encode(
     *,
     together: int | None = None,
 ) -> tuple[Piece, ...]:
-    """Every context through the model on its own, causally, behind the same pieces, all of which it
-    sees.
+    """Encodes every context on its own, by causal attention to itself and to the pieces `before`.
 
-    Contexts whose lengths share a power of two go through the model as rows of one batch, padded
-    and masked.
+    Contexts whose lengths round up to the same power of two are rows of one batch, padded and
+    masked.
 
     Args:
       user: the method, for messages.
       model: causal attention with one rotary encoding of fixed frequencies.
       contexts: token ids; a context may be empty.
-      ids: the position of every token.
-      before: pieces at the positions they are read at (see `moved`).
-      together: most contexts in one pass; None for no limit.
+      ids: the positions of the tokens of each context.
+      before: pieces at the positions at which they are read (see `moved`).
+      together: the largest number of contexts in one pass; None for no limit.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -245,7 +242,7 @@ def encode_behind_prefix(
     *,
     together: int | None = None,
 ) -> tuple[Piece, ...]:
-    """A prefix, and every context behind it and blind to the others.
+    """Encodes a prefix, and every context behind it. A context sees the prefix and itself.
 
     Args:
       tokens, ids: token ids and positions; those of the prefix come first.
@@ -297,7 +294,7 @@ def _encode(user, model, contexts, ids, before) -> list[Piece]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _cut(static, layers):
-    """Keys and values of every context out of the rows that it was encoded in."""
+    """Cuts the keys and values of every context out of the rows in which it was encoded."""
     past, lengths = static
     rows = layers[0].k.shape[0] // len(lengths)
     cut = lambda a, number, n: a[number * rows : (number + 1) * rows, :, past : past + n]

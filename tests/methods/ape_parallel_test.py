@@ -271,7 +271,7 @@ def test_wrong_input_is_an_error():
         ),
         (lambda: join(model, pieces, capacity=30.5), 'an integer, got 30.5'),
         (lambda: join(model, pieces, capacity=30, chosen=1), r'got 1; did you mean \[1\]'),
-        (lambda: join(model, pieces[:1], capacity=30), 'these pieces are one, the prefix'),
+        (lambda: join(model, pieces[:1], capacity=30), 'got the prefix alone'),
         (lambda: encode(model, PREFIX, [[[2, 3], [4]]]), 'rows of context 0 differ in length'),
         (lambda: ape_layout(2, [2.5, 3]), r'contexts of 1 or more tokens, got 2, \[2.5, 3\]'),
         (lambda: join(model, pieces, capacity=30, chosen=[]), r'got \[\]'),
