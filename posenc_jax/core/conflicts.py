@@ -21,7 +21,7 @@ class Conflict:
 
     Attributes:
       first, second: the facts.
-      message: what is wrong and what helps; {first} and {second} are the names of the two parts.
+      message: the fault and a remedy; {first} and {second} are the names of the two parts.
       before: whether they exclude each other only if `first` stands before `second`.
     """
 

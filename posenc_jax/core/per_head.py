@@ -38,7 +38,7 @@ class PerHead(Composite):
     Both are built for all heads of the model: `alibi()` gives a head the slope that it would have
     without the mixture. Both are also evaluated for all heads, and one result is chosen for each,
     so that heads may lie on several devices. This costs as much as the two encodings together.
-    Differs from the recipes of published models: nothing else.
+    Differs from the recipes of published models: this evaluation of both, and nothing else.
 
     Args:
       first, second: encodings or chains of them that act on layers.

@@ -66,7 +66,7 @@ class Card:
       arxiv: arXiv identifier, or '' where there is none (then `source` says where it comes from).
       door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'.
       equation: one line in the paper's symbols.
-      source: official repository, or what else was followed.
+      source: official repository, or another source that was followed.
       authors: for the citation, 'Su, Jianlin and Lu, Yu and ...'.
       year: of the paper.
       example: the spec string the contract suite and the documentation use.

@@ -24,7 +24,7 @@ class Tokens:
       rank: the number of the token among the real tokens of its document, 0, 1, ...; `place` does
         not change it.
       ids: token ids as far as they are known, where `place` of some encoding reads them; else None.
-      segment: packed document of the token; None where there is one document a row.
+      segment: packed document of the token; None if every row is one document.
       valid: False for padding and empty cache slots; None where all tokens are real.
       feats: per-token features keyed by the encoding's name, [#B, L, heads or 1, ...].
     """

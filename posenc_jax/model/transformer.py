@@ -156,7 +156,7 @@ class Transformer(nnx.Module):
         for leaf in jax.tree.leaves(tok):
             if leaf.shape[1] != tokens.shape[1] or leaf.shape[0] not in (1, tokens.shape[0]):
                 raise ValueError(
-                    f'tokens {tokens.shape} do not fit what is known about them, {leaf.shape}'
+                    f'tokens {tokens.shape} do not fit tok, which has an array {leaf.shape}'
                 )
         if train and key is None:
             raise ValueError('train=True needs a key: dropout and positions may be random')
