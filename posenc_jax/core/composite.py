@@ -10,8 +10,8 @@ from posenc_jax.core.masks import Causal, Document, Full
 class Composite(Encoding):
     """Several encodings as one.
 
-    Doors that return a changed input run in the order of the parts. Masks are combined with AND. A
-    door that only one part may open is that part's.
+    Doors that return a changed input run in the order of the parts. Masks are combined with AND. Of
+    a door that only one part may open, the door of this part is used.
     """
 
     @property

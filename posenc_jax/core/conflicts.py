@@ -123,7 +123,7 @@ def facts(part: Encoding) -> frozenset[str]:
 
 
 def _knows_heads(part: Encoding) -> bool:
-    """Whether a part has an array with a head axis or mixes heads, which fixes their number."""
+    """Whether a part has a head axis or mixes heads, and so fits one number of heads."""
     variables = jax.tree.leaves(
         nnx.state(part), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )

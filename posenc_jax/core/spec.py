@@ -184,7 +184,7 @@ def _nested_kinds(hint) -> tuple[Kind, ...]:
 
 
 class _NotAValueError(SpecError):
-    """What stands for an argument is no value; the enclosing call adds the argument's name."""
+    """The text given as an argument is no value; the enclosing call adds the argument's name."""
 
 
 def _shown(tree: ast.expr) -> str:
