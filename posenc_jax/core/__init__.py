@@ -1,1 +1,1 @@
-"""The protocol, the one attention, the spec language, the registry."""
+"""What all methods build on: tokens, encodings, chains, attention, spec strings, the registry."""

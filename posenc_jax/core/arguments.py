@@ -1,6 +1,4 @@
-"""What `attend` refuses: shapes that do not fit, doors that were skipped, queries without an
-offset.
-"""
+"""Checks of the arguments of `attend`: shapes, doors that were skipped, the index of queries."""
 
 from collections.abc import Collection
 
@@ -76,6 +74,6 @@ def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:
     if ((first[:, 0] <= first_key[:, 0]) & (keys > tq.length)).any():
         raise ValueError(
             f'attend: {tq.length} queries from index {first[0, 0]} on would not see the last of '
-            f'{tk.length} causal keys; where they are the last tokens, take '
+            f'{tk.length} causal keys; if the queries are the last tokens, give '
             f'tk.slice({tk.length - tq.length}, {tq.length}) as tq, or Tokens.of(index=...)'
         )

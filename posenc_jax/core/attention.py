@@ -1,13 +1,12 @@
-"""Softmax attention, written once, open at the doors of an `Encoding`.
+"""Softmax attention, written once, which an `Encoding` changes through its doors.
 
-Queries are taken block by block; for each, the blocks of keys are swept from near to far with an
-online softmax, skipping those the mask cannot allow. The backward pass recomputes tiles, so memory
-is linear in the length for every encoding, also for those that carry something along the sweep:
-their carries are stored for one block of queries at a time. 'dense' is the same code with one
-block.
+Queries are taken block by block. For each block of queries, the blocks of keys are swept from near
+to far with an online softmax; blocks that the mask hides entirely are skipped. The backward pass
+recomputes tiles, so memory is linear in the length. If an encoding has a carry, its carries are
+stored for one block of queries at a time. 'dense' is the same code with a single block.
 
-Nothing of the size of a whole input is copied: blocks are read from, and gradients added to, arrays
-in the layout of the caller, and put heads first only then.
+No whole input is copied: blocks are read from arrays in the layout of the caller, and gradients are
+added to such arrays. Only single blocks are transposed to heads first.
 """
 
 import dataclasses
@@ -31,12 +30,12 @@ from posenc_jax.core.tokens import Tokens
 
 Implementation = Literal['dense', 'blocked']
 
-# Logits of this size are computed at once; longer sequences in tiles of about the second size at
-# most, float32. Wide products gain more than the caches lose (benchmarks/attention.py), and a tile
-# stays small beside the keys of the lengths that need it.
+# Sizes of float32 logits. Up to the first size all logits are one tile; beyond it, a tile has about
+# the second size at most. Wide products save more time than cache misses cost
+# (benchmarks/attention.py), and such a tile is small beside the keys of a long sequence.
 _ONE_TILE_BYTES, _TILE_BYTES = 2**20, 2**25
-# A masked logit, and where the running maximum starts: above it, so that a masked key weighs
-# exp(-huge) = 0 everywhere.
+# The logit of a masked key, and the initial running maximum. The latter is larger, so that a masked
+# key has the weight exp(-huge) = 0 even in a row in which all keys are masked.
 _MASKED, _LOWEST = -1e30, -1e29
 
 
@@ -56,19 +55,19 @@ def attend(
 ) -> Any:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
-    Queries that see no key give zeros; rows of queries that are not valid mean nothing and depend
-    on the tiles. Logits are float32; the result has the dtype of `v`. Gradients reach `q`, `k`,
-    `v`, the float leaves of the tokens and every `nnx.Param` of the encoding; other variables of it
-    are constants.
+    A query that sees no key gives zeros. Rows of queries that are not valid have no meaning and
+    depend on the tiles. Logits are float32; the result has the dtype of `v`. Gradients reach `q`,
+    `k`, `v`, the float leaves of the tokens and every `nnx.Param` of the encoding; its other
+    variables are constants.
 
     Args:
       encoding: `attend` calls its doors of the pair stage, `match`, `score`, `mask` and `collect`.
       q, k, v: queries, keys, values; N must be a multiple of K.
-      tq, tk: their tokens, ascending in `index`.
-      block: queries and keys per tile; None chooses by the number of rows and heads.
-      implementation: 'dense' (one tile), 'blocked', or None for one tile where that is small. Where
-        both are None the encoding's `fast_path` is asked first. Forward-mode derivatives exist for
-        'dense' alone.
+      tq, tk: tokens of the queries and of the keys, ascending in `index`.
+      block: queries and keys per tile, one number or a pair; None chooses by the input sizes.
+      implementation: 'dense' (one tile), 'blocked', or None for one tile if it is small. If this,
+        `block`, `heads_first` and `return_lse` have their defaults, the encoding's `fast_path` is
+        tried first. Forward-mode derivatives exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
         attentions over different keys can be merged into one.
@@ -120,7 +119,7 @@ def attend(
             *(cut.pad(a) for cut, a in zip((plan.q, plan.k, plan.k), qkv)),
             *(plan.q.pad_tokens(of_q), plan.k.pad_tokens(of_k)),
         )
-        # JAX differentiates the dense form, forward too.
+        # JAX itself differentiates the dense form, also in forward mode.
         run = _dense if implementation == 'dense' else _tiled
         result: Any = run(plan, params, constants, *arrays)
         out, lse = result[0][:, :queries], result[1]
@@ -165,11 +164,11 @@ def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> t
     side = 64 if keys <= 512 else 256
     while side > 64 and 4 * rows * 2 * side**2 > _TILE_BYTES:
         side //= 2
-    # Wide matrix products want more queries, skipping wants fewer keys. What is carried is stored
-    # once per block of keys.
+    # More queries make products wide, fewer keys let more tiles be skipped. A carry is stored for
+    # every block of keys, so its tiles are square.
     if carries:
         return side, side, side
-    # The backward pass holds several tiles at a time, the forward pass can afford wider ones.
+    # The backward pass holds several tiles at a time; the forward pass can afford wider ones.
     wide = 2 * side if keys >= 2048 and 4 * rows * (2 * side) ** 2 <= _TILE_BYTES // 2 else side
     return 2 * side, wide, side
 
@@ -186,8 +185,7 @@ def _weigh(s, seen, high):
     def masked(s, seen):
         return weigh(jnp.where(seen, s, _MASKED), seen)
 
-    # On CPU masking is a pass over the tile of its own, which most tiles of a long sequence do not
-    # need.
+    # On CPU masking is an extra pass over the tile. Most tiles of a long sequence do not need it.
     return jax.lax.platform_dependent(
         s,
         seen,
@@ -275,7 +273,7 @@ def _add(*trees):
 
 
 def _partition(tok: Tokens) -> tuple[Tokens, Tokens]:
-    """The differentiable leaves and the others, each with None in the place of the other."""
+    """The float leaves, which have gradients, and the others; None marks a leaf that is missing."""
     is_float = jax.tree.map(lambda a: jnp.issubdtype(a.dtype, jnp.inexact), tok)
     pick = lambda wanted: jax.tree.map(
         lambda a, is_float: a if is_float == wanted else None, tok, is_float
@@ -313,7 +311,7 @@ def _attend_bwd(plan, residuals, cotangents):
 
         carry, pull_open = jax.vjp(opened, params, q_i, tq_floats)
 
-        # What each block of keys is entered with; nothing is computed where nothing is carried.
+        # The carry at the start of each block of keys. Without a carry nothing is computed.
         def enter(step, loop):
             carry, stored = loop
             stored = jax.tree.map(lambda buffer, c: buffer.at[step].set(c), stored, carry)

@@ -1,4 +1,4 @@
-"""What the context-extension rules ask of their arguments."""
+"""Checks of arguments that the context extensions have in common."""
 
 import math
 import numbers
@@ -21,7 +21,7 @@ def check_train_len(name: str, train_len: int) -> int:
     """`train_len` if it is a positive integer.
 
     Raises:
-      ValueError: it is not, or nobody gave it.
+      ValueError: it is not, or it was not given.
     """
     if not isinstance(train_len, numbers.Integral) or train_len < 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Command lines whose refusals are one line and exit status 2."""
+"""Command lines that report a wrong argument in one line, with exit status 2."""
 
 import argparse
 import functools
@@ -9,8 +9,8 @@ from posenc_jax.core.registry import quoted, shortened
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that shows its description as it stands, refuses in one line, and takes
-    numbers of 32 bits alone.
+    """An `ArgumentParser` that keeps the line breaks of its description, reports an error in one
+    line, and accepts integers of 32 bits and finite floats alone.
 
     Example:
       >>> parser = Parser('program')

@@ -18,8 +18,8 @@ def chain(*encodings: Encoding) -> Encoding:
     """Joins encodings; nested chains are flattened and a chain of one is that encoding.
 
     Raises:
-      SpecError: two encodings exclude each other (see `conflicts`); both are named. One that opens
-        only one of `qkv` and `merge`.
+      SpecError: no argument, or one that is no encoding; two encodings that exclude each other
+        (see `conflicts`), which are named; an encoding that opens only one of `qkv` and `merge`.
     """
     for encoding in encodings:
         if not isinstance(encoding, Encoding):
@@ -44,8 +44,8 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
         `model_dim`, `train_len`, `rngs` (an `nnx.Rngs`).
 
     Raises:
-      SpecError: the string is wrong, the context lacks something or has something unknown, or the
-        parts do not fit together.
+      SpecError: the string is wrong, the context lacks an argument or has an unknown one, or the
+        parts exclude each other.
     """
     for name in context:
         if name not in CONTEXT_NAMES:

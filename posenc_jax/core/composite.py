@@ -1,4 +1,4 @@
-"""Encodings that are made of others: their doors are forwarded, their traits united, once."""
+"""Encodings made of other encodings: here their doors are forwarded and their traits united."""
 
 import jax
 from flax import nnx
@@ -8,8 +8,10 @@ from posenc_jax.core.masks import Causal, Document, Full
 
 
 class Composite(Encoding):
-    """Several encodings as one: folds run in order, masks are combined with AND, and a door that
-    only one part may open is that part's.
+    """Several encodings as one.
+
+    Doors that return a changed input run in the order of the parts. Masks are combined with AND. Of
+    a door that only one part may open, the door of this part is used.
     """
 
     @property

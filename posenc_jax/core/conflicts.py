@@ -21,8 +21,8 @@ class Conflict:
 
     Attributes:
       first, second: the facts.
-      message: what is wrong and what helps; {first} and {second} are the names of the two parts.
-      before: only where `first` stands before `second`.
+      message: the fault and a remedy; {first} and {second} are the names of the two parts.
+      before: whether they exclude each other only if `first` stands before `second`.
     """
 
     first: str
@@ -109,7 +109,7 @@ CONFLICTS = (
 
 
 def facts(part: Encoding) -> frozenset[str]:
-    """What `CONFLICTS` may ask of a part: its traits, 'opens DOOR', and what follows from them."""
+    """The facts of a part that `CONFLICTS` names: traits, 'opens DOOR', and some derived ones."""
     decides, later = ('decides_causality' in part.traits), ('sees_later' in part.traits)
     derived = {
         'reads earlier rows': part.lookback > 0,
@@ -123,7 +123,7 @@ def facts(part: Encoding) -> frozenset[str]:
 
 
 def _knows_heads(part: Encoding) -> bool:
-    """Whether a part tells the heads of the model apart, so that more heads mean nothing to it."""
+    """Whether a part has a head axis or mixes heads, and so fits one number of heads."""
     variables = jax.tree.leaves(
         nnx.state(part), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
@@ -136,7 +136,7 @@ def check(parts: Sequence[Encoding]) -> None:
     """Refuses a chain of parts that exclude each other.
 
     Raises:
-      SpecError: names two of them, and what helps.
+      SpecError: two of them do; the message names both and a remedy.
     """
     known = [facts(part) for part in parts]
     for conflict in CONFLICTS:

@@ -1,4 +1,4 @@
-"""Gradients that are written by hand, and how the dense form of attention leaves them to JAX."""
+"""Gradients that are written by hand, and a scope in which JAX differentiates instead."""
 
 import contextlib
 import contextvars
@@ -17,7 +17,7 @@ def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> A
     JAX cannot take forward-mode derivatives of a function with a gradient of its own.
 
     Args:
-      function: what is computed; `defvjp` of the result takes its rules.
+      function: the function; the `defvjp` of the result takes its gradient rules.
       nondiff_argnums: as for `jax.custom_vjp`.
     """
     custom: Any = jax.custom_vjp(function, nondiff_argnums=nondiff_argnums)
@@ -33,7 +33,7 @@ def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> A
 
 @contextlib.contextmanager
 def by_jax() -> Iterator[None]:
-    """While a program is traced in this scope, JAX differentiates what `own_gradient` marks."""
+    """In this scope, functions marked by `own_gradient` are traced without their own gradients."""
     before = _BY_JAX.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that are complete or as they were before, and a full disk said in one line."""
+"""Files that are written completely or not at all, and a one-line error for a full disk."""
 
 import contextlib
 import errno
@@ -12,19 +12,16 @@ from collections.abc import Iterator
 import numpy as np
 
 _CODES = (errno.ENOSPC, errno.EDQUOT)
-_WORDS = tuple(
-    os.strerror(code) for code in _CODES
-)  # what libraries keep of an error of the operating system
+# Some libraries keep only these words of an error of the operating system.
+_WORDS = tuple(os.strerror(code) for code in _CODES)
 
 
 class DiskFullError(OSError):
-    """There is no room for a file; the message says for which, how much was needed and how much is
-    free.
-    """
+    """There is no room for a file. The message names the file, its size and the free space."""
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that the disk is full, or a quota used up.
+    """Whether an error, or one of its causes, says that the disk is full or a quota is used up.
 
     Example:
       >>> (
@@ -47,20 +44,18 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def free(path: pathlib.Path) -> int:
-    """Bytes that may be written where `path` is or would be; 0 where no further file may be
-    made.
-    """
+    """Free bytes at `path`, which need not exist yet; 0 if no further file can be made there."""
     place = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not hasattr(os, 'statvfs'):  # Windows
         return shutil.disk_usage(place).free
     found = os.statvfs(place)
-    if not found.f_blocks:  # of a file system that does not say
+    if not found.f_blocks:  # the file system does not report its size
         return sys.maxsize
     return 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
 
 
 def size(count: float) -> str:
-    """A number of bytes as people say it.
+    """A number of bytes in decimal units.
 
     Example:
       >>> size(999), size(53_686_272)
@@ -76,7 +71,7 @@ def size(count: float) -> str:
 
 
 def need(path: pathlib.Path, needed: int) -> None:
-    """Checks before anything is written.
+    """Checks that there is room, before anything is written.
 
     Raises:
       DiskFullError: less than `needed` bytes are free.
@@ -87,11 +82,11 @@ def need(path: pathlib.Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def told(path: pathlib.Path, needed: int | None = None) -> Iterator[None]:
-    """Within, whatever error says that the disk is full becomes one of ours.
+    """A scope in which every error that says the disk is full becomes a `DiskFullError`.
 
     Args:
-      path: what is written.
-      needed: how many bytes that takes, where it is known.
+      path: the file that is written, for the message.
+      needed: its size in bytes, if known.
 
     Raises:
       DiskFullError: the disk is full.
@@ -120,19 +115,17 @@ def _error(path: pathlib.Path, needed: int | None) -> DiskFullError:
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path, needed: int | None = None) -> Iterator[pathlib.Path]:
-    """A path to write to instead of `path`, whose place it takes in the end; where that fails,
-    `path` is as it was.
+    """A scope with a temporary path to write to, which replaces `path` at the end.
 
-    The folder is made if need be.
+    If anything fails, `path` stays as it was. The folder is made if need be.
 
     Args: see `told`.
 
     Raises:
       DiskFullError: the disk is full; what was written is removed.
     """
-    partial = path.with_name(
-        f'{path.stem}.partial{path.suffix}'
-    )  # the ending tells writers of pictures the format
+    # The ending stays, because libraries read the format of a picture from it.
+    partial = path.with_name(f'{path.stem}.partial{path.suffix}')
     with told(path, needed):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,34 +137,34 @@ def whole(path: pathlib.Path, needed: int | None = None) -> Iterator[pathlib.Pat
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file, see `whole`."""
+    """Writes a file completely or not at all, see `whole`."""
     content = content.encode() if isinstance(content, str) else content
     with whole(path, len(content)) as partial:
         partial.write_bytes(content)
 
 
 def save_figure(figure, path: str | pathlib.Path, /, **options) -> None:
-    """`figure.savefig` in the format of the path's ending, as `write` does it."""
+    """`figure.savefig` in the format of the path's ending, completely or not at all."""
     path, content = pathlib.Path(path), io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], **options)
     write(path, content.getvalue())
 
 
 def save_arrays(path: pathlib.Path, /, **arrays) -> None:
-    """`numpy.savez`, as `write` does it."""
+    """`numpy.savez`, completely or not at all."""
     content = io.BytesIO()
     np.savez(content, **arrays)
     write(path, content.getvalue())
 
 
 class Appended:
-    """A file that is added to, piece by piece, each of which is in it completely or not at all.
+    """A file to which pieces are appended. Each piece is in it completely or not at all.
 
     Args:
-      path: the file; made if it is not there.
+      path: the file, which is made if it does not exist.
 
     Raises:
-      DiskFullError: there is no room for a piece; also from `write`.
+      DiskFullError: there is no room for the file or, in `write`, for a piece.
     """
 
     def __init__(self, path: pathlib.Path):

@@ -1,5 +1,5 @@
-"""Numbers of twice the precision of float32, for what must be exact and is only known when the
-program runs.
+"""Numbers of twice the precision of float32, for values that are known only when the program
+runs.
 """
 
 import dataclasses
@@ -13,17 +13,17 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Double:
-    """`high + low`, two arrays of float32 that share 48 bits: one operation is off by some 2**-46
-    of its arguments.
+    """A number of 48 bits, held as the sum `high + low` of two float32 arrays.
 
-    `+ - * /` with each other and with numbers, `**` whole numbers; a pytree, and `numpy.asarray`
-    gives float64. XLA may contract `a * b + c` to one rounding wherever it meets it, so nothing
-    here depends on how a product is rounded: factors are split into halves of 12 bits, whose
-    products are exact, and corrections are read from sums alone.
+    The error of one operation is about 2**-46 of its arguments. The operators are `+ - * /`, also
+    with plain numbers, and `**` with whole numbers. A `Double` is a pytree, and `numpy.asarray`
+    makes float64 of it. XLA may contract `a * b + c` to one rounding, so nothing here depends on
+    how a product is rounded: factors are split into halves of 12 bits, whose products are exact,
+    and corrections come from sums alone.
 
     Attributes:
       high: the value to the nearest float32.
-      low: what is left, at most half of the last bit of `high`.
+      low: the rest, at most half of the last bit of `high`.
 
     Example:
       >>> third = 1.0 / Double.of(3.0)
@@ -38,8 +38,8 @@ class Double:
 
     @classmethod
     def of(cls, value: 'Double | Array | np.ndarray | float') -> 'Double':
-        """This value: a number or a numpy array of float64, to 48 bits, a jax array of 32 bits,
-        integers too, as it is.
+        """The value as a `Double`: numbers and numpy arrays to 48 bits, jax arrays of 32-bit floats
+        or integers exactly.
 
         Example:
           >>> int(np.asarray(Double.of(jnp.array(2**31 - 1))))
@@ -89,9 +89,8 @@ class Double:
         other = Double.of(other)
         guess = 1.0 / other.high
         inverse = Double(guess, jnp.zeros_like(guess))
-        return self * (
-            inverse * (2.0 - other * inverse)
-        )  # a step of Newton's method doubles the digits
+        # A step of Newton's method doubles the number of correct digits.
+        return self * (inverse * (2.0 - other * inverse))
 
     def __rtruediv__(self, other):
         return Double.of(other) / self
@@ -99,12 +98,11 @@ class Double:
     __radd__, __rmul__ = __add__, __mul__
 
     def __pow__(self, exponent: int | Int[np.ndarray, '...']) -> 'Double':
-        """By repeated squaring, exponents at least 0."""
+        """`self ** exponent` by repeated squaring; exponents are at least 0."""
         exponent, most = np.asarray(exponent), int(np.max(exponent))
 
-        def step(
-            bit, powers
-        ):  # a loop of the program: a chain of products takes seconds to compile
+        # A loop of the program, because an unrolled chain of products takes seconds to compile.
+        def step(bit, powers):
             result, square = powers
             return choose(exponent >> bit & 1 == 1, result * square, result), square * square
 
@@ -125,8 +123,9 @@ def choose(condition: Bool[Array, '...'], this: Double, other: Double) -> Double
 
 
 def root_powers(x: Double, n: int) -> Double:
-    """`x^(-t/n)`, t = 0 .. n, on a new last axis: whole powers of the n-th root of 1/x, which
-    Newton's method finds.
+    """`x^(-t/n)` for t = 0 .. n, on a new last axis.
+
+    They are whole powers of the n-th root of 1/x, which Newton's method finds.
 
     Args:
       x: positive.
@@ -144,7 +143,7 @@ def root_powers(x: Double, n: int) -> Double:
 
 
 def _sum(a, b):
-    """The sum of two float32 arrays and what its rounding lost, exactly."""
+    """The sum of two float32 arrays and its rounding error, exactly."""
     total = a + b
     of_b = total - a
     return Double(total, (a - (total - of_b)) + (b - of_b))

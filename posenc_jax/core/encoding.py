@@ -45,7 +45,7 @@ DOORS = (
 TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')  # `merge` comes with `qkv`
 HOOKS = ('fast_path', 'update_keys')
 
-# What an encoding may say of itself, for those that stand beside it in a chain (see `conflicts`).
+# Facts that an encoding may state about itself. `conflicts` says which exclude each other.
 TRAITS = {
     'decides_causality': 'Its mask says which later keys are seen: no causal mask is added.',
     'decides_segments': 'Its mask says which documents are seen: no document mask is added.',
@@ -74,12 +74,11 @@ class Constant(nnx.Variable):
 
 @dataclasses.dataclass(frozen=True)
 class PositionRange:
-    """Bounds of positions, which a chain compares.
+    """Bounds of positions. A chain compares what one part assigns with what another accepts.
 
     Attributes:
-      assigns: `place` assigns positions below this one; None where it keeps them near those that
-        it is given.
-      accepts: positions below this one have a table entry; None where every position will do.
+      assigns: `place` assigns positions from 0 to below this number; None if it has no such bound.
+      accepts: positions below this number have a table entry; None if every position is accepted.
     """
 
     assigns: int | None = None
@@ -87,12 +86,11 @@ class PositionRange:
 
 
 class Encoding(nnx.Module):
-    """A positional encoding as a value: the doors it opens are overridden, all others stay shut.
+    """A positional encoding as a value. It overrides the doors it opens; all others stay shut.
 
     Class attributes:
-      card: the catalogue entry, set by `register`; an encoding made for one experiment may do
-        without.
-      spec_kind: lets a spec string nest encodings as arguments.
+      card: the catalogue entry, set by `register`; an unregistered encoding has none.
+      spec_kind: lets a spec string give encodings as arguments of others.
       traits: keys of `TRAITS`.
       lookback: how many earlier rows of the layer input `qkv` and `project` read (a short
         convolution); these rows come first in `x`.
@@ -111,8 +109,8 @@ class Encoding(nnx.Module):
     # Token stage, whole sequences, O(L).
 
     def place(self, tok: Tokens, *, key: Array | None = None) -> Tokens:
-        """Assigns positions. The only door that may be random: with a `key` the training rule,
-        without it the evaluation rule.
+        """Assigns positions. Only this door may be random: a `key` selects the training rule, None
+        the evaluation rule.
         """
         return tok
 
@@ -125,15 +123,15 @@ class Encoding(nnx.Module):
     ) -> Projections:
         """Queries, keys and values of the layer input; `linear` applies the layer's projections.
 
-        The door is open together with `merge`. It may project n inputs and join the results along
-        the heads: later doors then see n N query and n K key heads, those of the first input first,
-        until `merge`. It may also project the `lookback` rows in front; `project` then takes those
-        of q, k and v off, and is the first of a chain to be open.
+        An encoding that opens this door opens `merge` too. It may project n inputs and join the
+        results along the heads. The doors up to `merge` then see n N query heads and n K key heads,
+        those of the first input first. It may also project the `lookback` rows in front. Its own
+        `project` then removes them from q, k and v, and no part before it may open `project`.
 
         Args:
-          x: as for `project`.
+          x: the layer input with `lookback` rows in front, as for `project`.
           linear: [B, L, D] -> q [B, L, N, H], k and v [B, L, K, H].
-          tok: of the last L rows of `x`.
+          tok: the tokens of the last L rows of `x`.
         """
         return linear(x[:, self.lookback :])
 
@@ -147,14 +145,14 @@ class Encoding(nnx.Module):
         return q, k, v, tq, tk
 
     def merge(self, out: Float[Array, 'B T nN H']) -> Float[Array, 'B T N H']:
-        """The result of attention from those of the n inputs that `qkv` projected."""
+        """Combines the results for the n inputs that `qkv` projected into one."""
         return out
 
     # Pair stage, one block of queries and one of keys.
 
     def init_carry(self, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
-        """What is carried along the sweep over key blocks, from near to far, for this block of
-        queries.
+        """The carry of this block of queries at the start of its sweep over the key blocks, which
+        goes from near to far.
         """
         return ()
 
@@ -171,15 +169,16 @@ class Encoding(nnx.Module):
         return None
 
     def may_see(self, tq: Bounds, tk: Bounds) -> Bool[Array, ''] | bool:
-        """Whether a block of keys can hold anything `mask` allows, from the bounds of the two
-        blocks. May err towards True.
+        """Whether `mask` may allow any pair of two blocks, judged by the bounds of the blocks.
+
+        A wrong True costs time; a wrong False would drop keys.
         """
         return True
 
     def collect(
         self, w: Float[Array, 'B N T S'], v, tq: Tokens, tk: Tokens
     ) -> Float[Array, 'B N T H']:
-        """Sums values with weights `w` (not yet normalised); must be linear in `w`."""
+        """Sums the values with weights `w`, not normalised yet; must be linear in `w`."""
         return weighted_sum(w, v)
 
     # Hooks.
@@ -187,16 +186,17 @@ class Encoding(nnx.Module):
     def fast_path(
         self, q, k, v, tq: Tokens, tk: Tokens, *, causal: bool, sweep: Callable[[], Array]
     ) -> Array | None:
-        """A cheaper evaluation of the pair stage, [B, T, N, H] in the dtype of `v`; None where
-        there is none.
+        """A cheaper evaluation of the pair stage, [B, T, N, H] in the dtype of `v`, or None if it
+        does not apply.
 
-        Asked only where the caller sets no tile sizes, and in a chain whose other parts leave the
-        pair stage alone but for the causal mask. It must equal `sweep()`, the evaluation by tiles,
-        which it chooses where its conditions are known only when the program runs. The layout is
-        that of `project`; gradients are those of JAX.
+        `attend` calls it if the caller sets no tile size and if no other part of the chain acts in
+        the pair stage, apart from the causal mask. The result must equal `sweep()`. If its
+        conditions are known only when the program runs, it chooses between the two in the program.
+        The layout is that of `project`; JAX differentiates it.
 
         Args:
           causal: whether later keys are hidden.
+          sweep: evaluates the pair stage by tiles.
         """
         return None
 
@@ -206,11 +206,11 @@ class Encoding(nnx.Module):
         """Rewrites cached keys for one new token (`new` has length 1)."""
         return k
 
-    # What follows from the above.
+    # Derived from the above.
 
     @property
     def cached(self) -> str:
-        """What a decode cache holds of the keys: see `Promises.cached`."""
+        """The form in which a decode cache holds keys, see `Promises.cached`."""
         if 'moves_positions' in self.traits:
             return 'none'
         if 'follows_length' in self.traits:

@@ -1,4 +1,4 @@
-"""Families: what most methods share, so that a contributor writes one method."""
+"""Base classes for families of encodings; a new encoding overrides one function of its family."""
 
 import dataclasses
 from typing import ClassVar, Protocol
@@ -14,7 +14,7 @@ from posenc_jax.core.tokens import Tokens
 
 
 class Positions(Encoding):
-    """Door 1: decides which position each token believes it has. Write `assign`."""
+    """Opens `place`: decides the position of each token. A subclass defines `assign`."""
 
     def assign(self, tok: Tokens, key: Array | None) -> Num[Array, '#B L *P']:
         """New positions; `key` is None under the evaluation rule."""
@@ -25,7 +25,7 @@ class Positions(Encoding):
 
 
 class Embedding(Encoding):
-    """Door 2: adds a vector per position to the token vectors. Write `table`."""
+    """Opens `embed`: adds a vector per position to token vectors. A subclass defines `table`."""
 
     def table(self, tok: Tokens, width: int) -> Float[Array, '#B L D']:
         """Position vectors of model width."""
@@ -37,7 +37,7 @@ class Embedding(Encoding):
 
 
 class Bias(Encoding):
-    """Door 4: adds to the logits what two blocks of positions determine. Write `bias`."""
+    """Opens `score`: adds a bias that depends on two positions. A subclass defines `bias`."""
 
     def bias(
         self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
@@ -56,8 +56,8 @@ class Bias(Encoding):
 
 
 class Mask(Encoding):
-    """Door 5: decides which keys a query may see. Write `allow`, and `may_see` so that whole blocks
-    can be skipped.
+    """Opens `mask`: decides which keys a query may see. A subclass defines `allow`, and `may_see`
+    so that whole blocks can be skipped.
     """
 
     def allow(self, tq: Tokens, tk: Tokens) -> Array:
@@ -68,11 +68,11 @@ class Mask(Encoding):
 
 
 def check_heads(user: str, per_head: Float[Array, 'any'], s: Float[Array, 'B N T S']) -> None:
-    """Refuses to spread parameters of one number of heads over logits of another, which would pass
-    where one of them is 1.
+    """Refuses parameters and logits of different numbers of heads, which would broadcast if one of
+    the numbers is 1.
 
     Raises:
-      ValueError: says both numbers.
+      ValueError: the numbers differ; the message has both.
 
     Example:
       >>> check_heads('this', jnp.ones(2), jnp.ones((1, 2, 3, 3)))
@@ -96,10 +96,10 @@ def signed_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Num
 def whole_distance(
     name: str, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], remedy: str = ''
 ) -> Int[Array, '#B T S']:
-    """`signed_distance` of integers, for the table of `name`; `remedy` ends the message.
+    """`signed_distance` of integer positions; `name` starts and `remedy` ends the error message.
 
     Raises:
-      ValueError: fractional positions, which a table of distances does not have.
+      ValueError: positions that are no integers.
     """
     distance = signed_distance(q_pos, k_pos)
     if not jnp.issubdtype(distance.dtype, jnp.integer):
@@ -115,8 +115,8 @@ class Frequencies(Protocol):
       spec_kind: 'frequencies'.
       uses_length: whether the rule depends on the current length (then keys must be cached raw).
       start: optional: how many first positions keep the plain frequencies and temperature 1.
-      switch: optional: the one length beyond which a rule that uses the length gives others; None
-        where there are several.
+      switch: optional: the length beyond which a rule that uses the length gives other frequencies;
+        None if they change at more than one length.
     """
 
     spec_kind: ClassVar[str] = 'frequencies'
@@ -129,16 +129,16 @@ class Frequencies(Protocol):
         m.
 
         m multiplies cos and sin of queries and keys alike, so logits are scaled by m**2. Static
-        rules return numpy float64; rules that use the length return a `Double` of shape
-        `length.shape + (rotary_dim // 2,)`, so that phases are exact there too, and an array of
-        `length.shape`.
+        rules return numpy float64 and a float. Rules that use the length return a `Double` of shape
+        `length.shape + (rotary_dim // 2,)`, so that phases are exact there too, and m as an array
+        of `length.shape`.
         """
         ...
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
-    """The geometric slopes m_h of `heads` heads, float64 [N]; the extra ones of a count that is no
-    power of two come last.
+    """The geometric slopes m_h of `heads` heads, float64 [N]. If N is no power of two, the slopes
+    of the heads beyond the largest power come last.
 
     Raises:
       ValueError: fewer than one head.

@@ -8,14 +8,14 @@ from posenc_jax.core.tokens import Tokens
 
 
 def current_length(tq: Tokens, tk: Tokens) -> tuple[Num[Array, '#B #T'], Num[Array, '#B #S']]:
-    """Largest valid position plus one among the keys of a row, or of a packed document, as each
-    query and key sees it.
+    """The current length for each query and for each key: the largest valid position of a key in
+    the row, or in the packed document, plus one.
 
-    Without segments one number per row, [#B, 1]; with segments one per token.
+    Without segments it is one number per row, [#B, 1]; with segments, one number per token.
 
     Raises:
-      ValueError: packed documents whose queries are not the keys' own tokens, since the other
-        tokens of a query's document are then not known by place.
+      ValueError: positions with several components; packed documents where queries and keys differ
+        in number, since they must be the same tokens.
 
     Example:
       >>> import posenc_jax as pj

@@ -1,5 +1,5 @@
-"""The masks every model needs: causal, full, document. They read indices and segments, never
-positions.
+"""The masks that every model needs: causal, full, document. They read indices and segments, but
+never positions.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ _SOURCE: dict[str, Any] = dict(
     ),
 )
 class Causal(Mask):
-    """Keys that are not later than the query. Differs from the paper: nothing.
+    """Lets a query see the keys that are not later than itself. Differs from the paper: nothing.
 
     Reference: Vaswani et al., arXiv 1706.03762.
 
@@ -64,7 +64,7 @@ class Causal(Mask):
     ),
 )
 class Full(Mask):
-    """Every key, earlier or later; written in a spec it keeps a decoder from adding the causal
+    """Lets a query see every key, earlier or later. With it in its spec, a decoder adds no causal
     mask.
 
     Differs from the paper (its encoder): nothing.
@@ -95,9 +95,10 @@ class Full(Mask):
     ),
 )
 class Document(Mask):
-    """Keys of the query's own packed document; shut where tokens carry no segments.
+    """Lets a query see the keys of its own packed document; without segments it hides nothing.
 
-    Differs from the paper, which masks padding only: packed documents are kept apart the same way.
+    Differs from the paper, which masks padding alone: here packed documents are masked from each
+    other too.
 
     Reference: Vaswani et al., arXiv 1706.03762.
 

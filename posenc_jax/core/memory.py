@@ -1,4 +1,4 @@
-"""What things take of memory, told from their shapes before anything is allocated."""
+"""Memory that arrays would take, computed from their shapes before anything is allocated."""
 
 import math
 import os
@@ -12,7 +12,7 @@ _UNITS = ('bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')
 
 
 def bytes_of(tree: Any) -> int:
-    """The bytes of all arrays of a pytree, or of what stands for their shapes.
+    """The bytes of all arrays of a pytree; a `jax.ShapeDtypeStruct` counts as its array.
 
     Example:
       >>> bytes_of({'a': jax.ShapeDtypeStruct((3, 5), 'float32')})
@@ -26,7 +26,7 @@ def bytes_of(tree: Any) -> int:
 
 
 def readable(count: int) -> str:
-    """A number of bytes for people.
+    """A number of bytes in binary units.
 
     Example:
       >>> readable(60), readable(3 * 2**29), readable(10**30)
@@ -39,8 +39,8 @@ def readable(count: int) -> str:
 
 
 def main_memory() -> int:
-    """Bytes of main memory that this machine has, of which a part is in use; without end where the
-    system does not say.
+    """Bytes of main memory of this machine, in use or free; `sys.maxsize` if the system does not
+    report them.
     """
     if not hasattr(os, 'sysconf'):  # Windows
         return sys.maxsize
@@ -50,8 +50,8 @@ def main_memory() -> int:
 def device_memory(
     devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> int:
-    """Bytes that each of these devices of this process (default: all) has; those of a CPU share the
-    main memory.
+    """Bytes of memory of each of these devices (default: all of this process). CPU devices share
+    the main memory in equal parts.
     """
     devices = jax.local_devices() if devices is None else devices
     return (devices[0].memory_stats() or {}).get('bytes_limit') or main_memory() // len(devices)

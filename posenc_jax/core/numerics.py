@@ -1,4 +1,4 @@
-"""Numbers that must be right at very long positions and in low precision."""
+"""Rotary angles that stay right at very large positions and in low precision."""
 
 import functools
 
@@ -26,9 +26,9 @@ def phase(
       pos: positions; integers in (-2**31, 2**31), or floats, whose fractional part is handled apart
         (its angle is added after the reduction).
       inv_freq: radians per position, broadcast against `pos[..., None]`. A numpy array is read in
-        float64; a `Double` (frequencies that depend on the length) is exact for its 48 bits, a jax
-        array (learned ones) for its float32 value, and both are differentiable. Traced frequencies
-        of 2**31 and more, or not finite, give NaN.
+        float64. A `Double` (frequencies that depend on the length) is exact for its 48 bits, a jax
+        array (learned frequencies) for its float32 value; both are differentiable. Traced
+        frequencies of 2**31 and more, or not finite, give NaN.
 
     Returns:
       float32 angles, shape of `pos[..., None] * inv_freq`.
@@ -50,12 +50,12 @@ def phase(
 
 @jax.custom_jvp
 def _phase(pos, parts):
-    """Of a frequency that is the sum of these float32 parts, the first of which is the sum to the
-    nearest float32.
+    """The angle for a frequency that is the sum of float32 `parts`; the first part is the float32
+    nearest to the sum.
     """
     bounded = lambda part: jnp.where(jnp.abs(part) < 2.0**31, part, jnp.nan)
-    # A loop over the parts, which XLA does not fuse with what follows: it would compute the
-    # frequencies anew for every element.
+    # XLA does not fuse a loop with what follows. Fused, it would compute the frequencies again for
+    # every element.
     high, low, parts = jax.lax.map(
         lambda part: (*_fixed_point_traced(part), bounded(part)),
         jnp.stack(parts).astype(jnp.float32),
@@ -82,9 +82,8 @@ def _fixed_point(inv_freq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     fixed = (high.astype(np.uint64) << np.uint64(32)) + ((scaled - high) * 2.0**32).astype(
         np.uint64
     )
-    fixed = np.where(
-        turns < 0, ~fixed + np.uint64(1), fixed
-    )  # negated after the conversion, which would round 1 - turns
+    # Integers are negated without a rounding error; 1 - turns would be rounded.
+    fixed = np.where(turns < 0, ~fixed + np.uint64(1), fixed)
     return (fixed >> np.uint64(32)).astype(np.uint32), (fixed & np.uint64(0xFFFFFFFF)).astype(
         np.uint32
     )
@@ -95,9 +94,9 @@ _INVERSE_TWO_PI = (0x7F09D5F4, 0x9391054A, 0x28BE60DB)
 
 
 def _fixed_point_traced(inv_freq: Array) -> tuple[Array, Array]:
-    """As `_fixed_point` for float32 values known only when the program runs: the 24-bit significand
-    times 96 bits of 1 / (2 pi), shifted by the exponent. Integers throughout, so no compiler can
-    contract or reorder it.
+    """`_fixed_point` for traced float32 values: the 24-bit significand times 96 bits of
+    1 / (2 pi), shifted by the exponent. It uses integers alone, which no compiler contracts or
+    reorders.
     """
     bits = jax.lax.bitcast_convert_type(inv_freq, jnp.uint32)
     exponent = (bits >> 23) & jnp.uint32(0xFF)
@@ -111,7 +110,7 @@ def _fixed_point_traced(inv_freq: Array) -> tuple[Array, Array]:
         words.append(low)
     words.append(carried)
     # value = significand * 2**(exponent - 150), so the product holds turns * 2**(96 + 150 -
-    # exponent); 64 bits are wanted.
+    # exponent). The result is turns * 2**64.
     shift = jnp.uint32(182) - exponent
     padded = jnp.stack([*words, *[jnp.zeros_like(carried)] * 6])
     at = lambda number: jnp.take_along_axis(

@@ -32,24 +32,23 @@ _PER_HEAD = ('project', 'init_carry', 'match', 'score', 'mask', 'collect')
     ),
 )
 class PerHead(Composite):
-    """The first heads of a layer have one encoding, the others another; nested, any number of them.
+    """Encodes the first heads of a layer by one encoding and the others by another.
 
-    `head h is encoded by first if h < n, else by second`. Both are built for all heads of the model
-    and each head keeps what is its own, so that heads may lie on several devices: `alibi()` gives a
-    head the slope that it would have without the mixture. What both do to a head is computed and
-    one of it is chosen, which costs as much as the two together. Differs from the recipes of
-    published models: nothing else.
+    `head h is encoded by first if h < n, else by second`. Nested, it mixes any number of encodings.
+    Both are built for all heads of the model: `alibi()` gives a head the slope that it would have
+    without the mixture. Both are also evaluated for all heads, and one result is chosen for each,
+    so that heads may lie on several devices. This costs as much as the two encodings together.
+    Differs from the recipes of published models: this evaluation of both, and nothing else.
 
     Args:
       first, second: encodings or chains of them that act on layers.
-      heads_of_first: n, in whole groups of query heads that share a key head.
+      heads_of_first: n, a multiple of the number of query heads that share a key head.
       heads, kv_heads: N and K, from the model.
 
     Raises:
-      ValueError: a count outside 1 .. N-1 or that splits a group; an encoding that acts on token
-        vectors or positions, which heads share, that makes several inputs of attention, mixes
-        heads, or whose keys are not cached as encoded; masks that disagree on whether later keys
-        are seen.
+      ValueError: n outside 1 .. N-1, or no such multiple; an encoding that opens `place`, `embed`,
+        `qkv`, `merge` or `update_keys`, that mixes heads, or whose keys are not cached as encoded;
+        chains that disagree on whether they decide which later keys or documents are seen.
 
     Reference: this library.
 
@@ -73,7 +72,7 @@ class PerHead(Composite):
         group = heads // kv_heads
         if not 1 <= heads_of_first < heads:
             raise ValueError(
-                f'per_head: heads_of_first is 1 .. {heads - 1} of {heads} heads, got '
+                f'per_head: heads_of_first must lie in 1 .. {heads - 1} of {heads} heads, got '
                 f'{heads_of_first}'
             )
         if heads_of_first % group:
@@ -95,8 +94,8 @@ class PerHead(Composite):
                 )
             if part.cached != 'encoded':
                 raise ValueError(
-                    f'per_head: keys of {name_of(part)} are cached {part.cached}, only encoded '
-                    'ones mix'
+                    f'per_head: keys of {name_of(part)} are cached {part.cached}; only encodings '
+                    'whose keys are cached encoded can be mixed'
                 )
         seen = {'decides_causality', 'decides_segments', 'sees_later'}
         if (first.traits ^ second.traits) & seen:
@@ -122,7 +121,7 @@ class PerHead(Composite):
         return door in _PER_HEAD and (self.first.opens(door) or self.second.opens(door))
 
     def _choose(self, ours, theirs, axis, *, keys=False):
-        """Heads, along `axis`, of the first from `ours` and the rest from `theirs`."""
+        """The heads of `first` from `ours` and the others from `theirs`, along `axis`."""
         if ours is theirs:
             return ours
         chosen = (self.keys_of_first if keys else self.of_first)[...]
@@ -176,8 +175,8 @@ class PerHead(Composite):
 
 
 def _with_both(tok: Tokens, one: Tokens, two: Tokens) -> Tokens:
-    """The tokens with what either side added to their features, apart, since both may be of the
-    same encoding.
+    """The tokens with the features that each side added, kept apart since both may have the same
+    names.
     """
     added = tuple(
         {name: f for name, f in side.feats.items() if f is not tok.feats.get(name)}
@@ -187,7 +186,7 @@ def _with_both(tok: Tokens, one: Tokens, two: Tokens) -> Tokens:
 
 
 def _side(number: int, tok: Tokens) -> Tokens:
-    """The tokens as one side left them."""
+    """The tokens with the features of one side."""
     if 'per_head' not in tok.feats:
         return tok
     common = {name: f for name, f in tok.feats.items() if name != 'per_head'}
@@ -195,7 +194,7 @@ def _side(number: int, tok: Tokens) -> Tokens:
 
 
 def _card_of(card: Card, parts: list[Card]) -> Card:
-    """The Card with what both sides promise, and needing what either of them needs."""
+    """The Card with the promises that both sides make and the needs that either side has."""
     both = lambda name: all(getattr(part.promises, name) for part in parts)
     needs_training = any(part.promises.needs_training for part in parts)
     promises: dict[str, Any] = {

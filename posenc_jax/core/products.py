@@ -39,7 +39,7 @@ _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 @functools.partial(own_gradient, nondiff_argnums=(2,))
 def _rows_by_rows(a, b, scale):
     if a.dtype == jnp.float32:
-        return _dot('bkth,bksh->bkts', scale * a, b)  # not a pass over the large tile
+        return _dot('bkth,bksh->bkts', scale * a, b)  # scales `a`, which is smaller than the tile
     return scale * _dot('bkth,bksh->bkts', a, b)
 
 
@@ -50,14 +50,13 @@ def _rows_by_columns(w, v):
 
 def _columns_by_columns(tile, a):
     product = _dot('bkht,bkts->bkhs', a.swapaxes(2, 3), tile)
-    return jax.lax.optimization_barrier(product).swapaxes(
-        2, 3
-    )  # or XLA turns it back into the slow form
+    # Without the barrier XLA turns the product back into the slow form.
+    return jax.lax.optimization_barrier(product).swapaxes(2, 3)
 
 
 def _rows_by_rows_bwd(scale, operands, g):
     a, b = operands
-    g = g.astype(a.dtype)  # scaled only after the products: a bias reads the same large tile
+    g = g.astype(a.dtype)  # not scaled before the products: a bias reads the same large tile
     d_a, d_b = scale * _dot('bkts,bksh->bkth', g, b), scale * _columns_by_columns(g, a)
     return d_a.astype(a.dtype), d_b.astype(b.dtype)
 
@@ -75,8 +74,8 @@ _rows_by_columns.defvjp(lambda w, v: (_rows_by_columns(w, v), (w, v)), _rows_by_
 
 
 def over_batch(a: Float[Array, '#B N T S'], batch: int) -> Float[Array, 'B N T S']:
-    """What all rows of the batch share, evaluated once instead of in every row that reads it; what
-    has all rows as it is.
+    """The array for all rows of a batch. An array that the rows share is evaluated once instead of
+    in every row that reads it.
     """
     return a if a.shape[0] == batch else _over_batch(a, batch)
 
@@ -87,11 +86,10 @@ def _over_batch(a, batch):
 
 
 def _over_batch_bwd(batch, _, g):
-    if batch <= 16:  # one pass, in which what made `g` is computed as well
+    if batch <= 16:  # XLA fuses this sum with the computation of `g`
         return (functools.reduce(jnp.add, [g[row] for row in range(batch)])[None],)
-    return (
-        jnp.tensordot(jnp.ones(batch, g.dtype), g, 1)[None],
-    )  # as a product: 25 times faster on CPU than as a sum
+    # As a product this is 25 times faster on CPU than as a sum.
+    return (jnp.tensordot(jnp.ones(batch, g.dtype), g, 1)[None],)
 
 
 _over_batch.defvjp(lambda a, batch: (_over_batch(a, batch), None), _over_batch_bwd)

@@ -1,10 +1,10 @@
-"""The one registry: key -> what a spec string may name, with its Card.
+"""The registry of everything that has a key, with its Card.
 
-Kinds are `encoding`, `frequencies`, `extension` and `task`, and four that a spec string only names,
-to cite them: `mixer` (attention with a state or a model of its own, which the protocol does not
-hold), `cache` (what rewrites a filled decode cache), `conversion` (what makes another model of a
-model) and `analysis`. A key may exist once per kind (`yarn` is a frequency function and, because it
-knows how to extend a rotary encoding, serves as an extension as well).
+Spec strings build the kinds `encoding`, `frequencies`, `extension` and `task`. Four more kinds are
+registered only to be listed and cited: `mixer` (layers without the common attention), `cache`
+(methods that edit or read a decode cache), `conversion` (methods that make another model from a
+model) and `analysis`. A key may exist once in every kind: `yarn` is a frequency rule, and also an
+extension that gives this rule to a rotary encoding.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that
 Kind = Literal[
     'encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis'
 ]
-LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
+LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
 _LONGEST_NAME = 100
 Cached = Literal['encoded', 'raw', 'evolving', 'none']
 
@@ -31,18 +31,18 @@ class SpecError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Promises:
-    """What an encoding guarantees. The contract suite checks that kept promises hold and that
-    unmade ones fail.
+    """Properties of an encoding. The contract suite checks that stated properties hold and that the
+    others do not.
 
     Attributes:
       relative: adding one constant to every position changes nothing.
       sweep_free: the order in which keys are visited does not matter (no carry along the sweep).
       mixes_heads: the logits of one head read the queries of another.
       blockwise: evaluation in tiles equals dense evaluation, in memory linear in the length.
-      cached: what a decode cache holds of the keys: as projected and encoded, raw (encoded again at
-        every step, because the encoding of a key depends on the current length), or evolving
-        (rewritten by every new token); none, where every new token changes the input of the model
-        at all others, so that a cache is refused.
+      cached: the form in which a decode cache holds keys: 'encoded' (as projected and encoded),
+        'raw' (encoded again at every step, because the encoding of a key depends on the current
+        length), 'evolving' (rewritten by every new token), or 'none' (no cache is possible, because
+        every new token moves the positions of all others).
       needs_training: it has trainable parameters.
       fused: the pair stage is a plain scaled inner product, so a fused attention kernel may serve
         it.
@@ -66,7 +66,7 @@ class Card:
       arxiv: arXiv identifier, or '' where there is none (then `source` says where it comes from).
       door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'.
       equation: one line in the paper's symbols.
-      source: official repository, or what else was followed.
+      source: official repository, or another source that was followed.
       authors: for the citation, 'Su, Jianlin and Lu, Yu and ...'.
       year: of the paper.
       example: the spec string the contract suite and the documentation use.
@@ -103,8 +103,8 @@ class Entry:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """What a call in a spec string may give, in order; nothing where such a string does not
-        call it.
+        """The arguments of a call in a spec string, in order; none if spec strings do not build
+        this kind.
 
         Read from `__init__`, since the metaclass of NNX modules hides it.
         """
@@ -173,17 +173,15 @@ def nearest(name: str, choices) -> str:
     near.
     """
     choices = sorted(set(choices))
-    close = difflib.get_close_matches(
-        name[:_LONGEST_NAME], choices, n=3, cutoff=0.5
-    )  # takes the square of the length
+    # The name is cut because the time of the search grows with the square of its length.
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], choices, n=3, cutoff=0.5)
     if close:
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     return 'valid: ' + ', '.join(repr(c) for c in choices)
 
 
 def shortened(text: str, longest: int = 48) -> str:
-    """A text without its middle where it would take the place of what it stands in, as a list of
-    factors does.
+    """A text of at most `longest` characters; a longer one loses its middle.
 
     Example:
       >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
@@ -202,9 +200,8 @@ def quoted(value: Any, longest: int = 80) -> str:
       >>> quoted('two\nlines'), quoted(10**5000)
       ("'two\\nlines'", 'a whole number of 16610 bits')
     """
-    if (
-        isinstance(value, int) and value.bit_length() > 14_000
-    ):  # Python does not write numbers of thousands of digits
+    # Python refuses to write numbers of thousands of digits.
+    if isinstance(value, int) and value.bit_length() > 14_000:
         return f'a whole number of {value.bit_length()} bits'
     try:
         return shortened(repr(value).replace('\n', ' '), longest)
@@ -233,10 +230,11 @@ def check_number(
     least: float | None = None,
     most: float = LARGEST,
 ) -> float:
-    """`value` if it is a number that float32 holds, above or at least a bound, and at most another.
+    """`value` if it is finite in float32, greater than `above`, at least `least`, and at most
+    `most`.
 
     Raises:
-      ValueError: it is not.
+      ValueError: it is not; the message starts with `what`.
 
     Example:
       >>> check_number('fire threshold', 512.0, above=0)

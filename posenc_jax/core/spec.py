@@ -29,10 +29,9 @@ from posenc_jax.core.memory import bytes_of, readable
 from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest, quoted
 
 MAX_SPEC_CHARS = 4000
-MAX_BYTES = (
-    2**30
-)  # of the variables that a call makes: a table of 65,536 positions in a model of width 4,096
-MAX_SIZE = 2**20  # of what a model has: heads, their width, its own
+# Of the variables that one call makes: a table of 65,536 positions in a model of width 4,096.
+MAX_BYTES = 2**30
+MAX_SIZE = 2**20  # of each of SIZES
 SIZES = ('heads', 'kv_heads', 'head_dim', 'model_dim')
 
 
@@ -77,11 +76,11 @@ def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
 
     Args:
       spec: the string.
-      kinds: what the outermost names may be.
+      kinds: the kinds that the outermost names may have.
 
     Raises:
-      SpecError: anything the language does not have, unknown names, unknown, missing or mistyped
-        arguments.
+      SpecError: a string that is not of the language; a name that is not registered; an argument
+        that is unknown, missing, or of the wrong type.
     """
     if not isinstance(spec, str):
         raise SpecError(
@@ -92,9 +91,8 @@ def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
     if len(spec) > MAX_SPEC_CHARS:
         raise SpecError(f'spec of {len(spec)} characters; at most {MAX_SPEC_CHARS} are accepted')
     try:
-        with warnings.catch_warnings(
-            action='ignore'
-        ):  # of Python's own, about text that is refused in our words
+        # Python warns about some of the texts that are refused below.
+        with warnings.catch_warnings(action='ignore'):
             tree = ast.parse(spec.strip(), mode='eval').body
         return Chain(tuple(_call(part, spec, kinds) for part in _split(tree)))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -186,7 +184,7 @@ def _nested_kinds(hint) -> tuple[Kind, ...]:
 
 
 class _NotAValueError(SpecError):
-    """What an argument is given; the call around it adds its name and signature."""
+    """The text given as an argument is no value; the enclosing call adds the argument's name."""
 
 
 def _shown(tree: ast.expr) -> str:
@@ -242,9 +240,8 @@ def _convert(value, hint):
                 return converted
         return _MISMATCH
     if origin is typing.Literal:
-        same = lambda choice: (
-            type(choice) is type(value) and choice == value
-        )  # True and 1.0 are not 1
+        # True and 1.0 are not the choice 1.
+        same = lambda choice: type(choice) is type(value) and choice == value
         return value if any(map(same, typing.get_args(hint))) else _MISMATCH
     if origin is tuple or hint is tuple:
         if not isinstance(value, tuple):
@@ -297,8 +294,8 @@ def _show(hint, value) -> str:
 
 
 def with_defaults(chain: Chain, **context) -> Chain:
-    """The calls with these values given wherever a parameter would take them from the model, nested
-    calls included.
+    """The chain with these values as arguments wherever a parameter would take them from the model,
+    also in nested calls.
 
     Example:
       >>> str(with_defaults(parse('rope(freqs=yarn(factor=4.0))'), train_len=64))
@@ -326,8 +323,8 @@ def build(node: Node, context: dict[str, Any]) -> Any:
     """Builds a checked node; parameters with default `CONTEXT` are taken from `context`.
 
     Raises:
-      SpecError: the context lacks something that is needed, the constructor rejects a value, or
-        what it makes would take more than `MAX_BYTES`, which is found before any of it is there.
+      SpecError: the context lacks a value that is needed, the constructor rejects a value, or its
+        variables would take more than `MAX_BYTES`, which is found before they are allocated.
     """
     from posenc_jax.core.compose import chain  # compose builds on this module
 
@@ -337,7 +334,7 @@ def build(node: Node, context: dict[str, Any]) -> Any:
         return build(value, context) if isinstance(value, Node) else value
 
     def shapes():
-        own = {**context, 'rngs': nnx.Rngs(0)}  # those of the model stay as they are
+        own = {**context, 'rngs': nnx.Rngs(0)}  # so that nothing is drawn from those of the model
         arguments = {
             name: own[name] if name == 'rngs' else made(value, own) for name, value in given.items()
         }
@@ -381,13 +378,13 @@ def _sizes(given: dict[str, Any]) -> dict[str, int]:
 
 
 def _may_be_large(given: dict[str, Any]) -> bool:
-    """Whether arrays with these sizes, one of them for two axes, can have more than `MAX_BYTES`."""
+    """Whether an array with all these sizes, and the largest twice, would exceed `MAX_BYTES`."""
     sizes = _sizes(given).values()
     return math.prod(sizes) * max(sizes, default=1) > MAX_BYTES // 4
 
 
 def _check_bytes(entry: Entry, given: dict[str, Any], made: Any) -> None:
-    """Refuses what a call makes, told from its shapes, if that is more than `MAX_BYTES`."""
+    """Refuses a call whose variables, judged by their shapes, take more than `MAX_BYTES`."""
     if (needed := bytes_of(made)) > MAX_BYTES:
         sizes = ', '.join(f'{name}={value}' for name, value in _sizes(given).items())
         raise SpecError(

@@ -1,4 +1,4 @@
-"""Tables with one vector per position: which positions they have, and how they are read."""
+"""Tables with one vector per position: range checks and look-ups."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +7,16 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.core.tokens import Tokens
 
-# What a traced position becomes that cannot be: no table has it (NaN), and no distance from it
-# looks like one.
+# Replaces an impossible position that is traced and so cannot raise an error. It is in no table, so
+# a look-up gives NaN, and its distance to any position is far from all real distances.
 NOWHERE = np.iinfo(np.int32).min
 
 
 def known_range(
     values: Num[Array, '...'], valid: Bool[Array, '...'] | None
 ) -> tuple[int, int] | None:
-    """Smallest and largest of the integers that real tokens have, 0 standing for padding; None
-    where they are traced.
+    """The smallest and the largest value of real tokens, with 0 for padding; None if `values` or
+    `valid` is traced.
 
     Example:
       >>> known_range(jnp.array([[7, -3, 5]]), jnp.array([[False, True, True]]))
@@ -33,13 +33,13 @@ def known_range(
 
 
 def check_range(name: str, tok: Tokens, count: int, remedy: str):
-    """Raises unless the positions of real tokens lie in 0 .. count-1; if they are traced, the
-    number of tokens counts.
+    """Raises unless the positions of real tokens lie in 0 .. count-1. If they are traced, the
+    number of tokens is checked instead.
 
     Args:
       name: whose table it is, for the message.
       tok: tokens with integer positions.
-      count: positions the table has.
+      count: how many positions the table has.
       remedy: what else the user may do, for the message.
 
     Raises:
@@ -70,17 +70,15 @@ def check_range(name: str, tok: Tokens, count: int, remedy: str):
 
 
 def lookup_rows(table: Float[Array, 'M D'], rows: Num[Array, '...']) -> Float[Array, '... D']:
-    """Rows of a table, linearly between two of them at fractional places; NaN where there is no
-    such row.
+    """Rows of a table, interpolated linearly at fractional places; NaN outside the table.
 
     Example:
       >>> lookup_rows(jnp.array([[0.0], [10.0]]), jnp.array([0.0, 0.25, 2.0]))[:, 0].tolist()
       [0.0, 2.5, nan]
     """
     if jnp.issubdtype(rows.dtype, jnp.integer):
-        outside = jnp.where(
-            rows < 0, table.shape[0], rows
-        )  # a negative index would count from the end
+        # A negative index would count from the end.
+        outside = jnp.where(rows < 0, table.shape[0], rows)
         return table.at[outside].get(mode='fill', fill_value=jnp.nan)
     below = jnp.floor(rows)
     share = (rows - below)[..., None]

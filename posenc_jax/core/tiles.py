@@ -14,22 +14,22 @@ from posenc_jax.core.tokens import Tokens, bounds
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How tokens are cut: `size` to a block along `axis`, 1 for [B, L, heads, ...], 2 where the
-    heads are first already.
+    """How an array is cut into blocks of `size` tokens along `axis`: 1 for [B, L, heads, ...], 2 if
+    its heads come first.
     """
 
     size: int
     axis: int
 
     def pad(self, a):
-        """Zeros up to whole blocks."""
+        """The array with zeros behind it, up to a whole number of blocks."""
         missing = -a.shape[self.axis] % self.size
         return (
             jnp.pad(a, [(0, missing * (i == self.axis)) for i in range(a.ndim)]) if missing else a
         )
 
     def pad_tokens(self, tok: Tokens) -> Tokens:
-        """What fills the last block is not valid."""
+        """The tokens and invalid tokens behind them, up to a whole number of blocks."""
         if tok.length % self.size and tok.valid is None:
             tok = dataclasses.replace(tok, valid=jnp.ones_like(tok.index, bool))
         return jax.tree.map(Blocks(self.size, 1).pad, tok)
@@ -60,7 +60,7 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is static about a call of `attend`.
+    """The static part of a call of `attend`.
 
     Attributes:
       graphdef: the structure of the encoding.
@@ -78,7 +78,7 @@ class Plan:
         return nnx.merge(self.graphdef, params, constants)
 
     def fold(self, count, body, init):
-        """`fori_loop`; straight through where there is one step."""
+        """`fori_loop`, or a plain call if there is one step."""
         init = vary(init, self.varying)
         if isinstance(count, int) and count == 1:
             return body(0, init)
@@ -86,8 +86,8 @@ class Plan:
 
 
 def pair_logits(encoding, q, k, tq, tk, carry):
-    """One tile: float32 logits, those of masked keys among them; the carry for the next block; and
-    the mask.
+    """Evaluates one tile: float32 logits, not masked yet; the carry for the next block of keys; the
+    mask.
     """
     seen = encoding.mask(tq, tk)
     if tk.valid is not None:
@@ -101,8 +101,8 @@ def pair_logits(encoding, q, k, tq, tk, carry):
 
 
 def sweep_order(plan, encoding, tq, tk):
-    """Numbers of the key blocks in which this block of queries may see something, from near to far,
-    and how many they are.
+    """The numbers of all key blocks, those that this block of queries may see first, from near to
+    far; and how many it may see.
     """
     count = tk.length // plan.k.size
     if count == 1:

@@ -1,11 +1,11 @@
 """What is known about each token besides its vector."""
 
-import contextlib
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, Num
@@ -18,14 +18,13 @@ class Tokens:
     cut into blocks.
 
     Attributes:
-      index: order in the sequence; causality uses this and only this. Ascends along the axis.
-      pos: what the encoding believes the position is: may repeat, jump, be fractional, have several
+      index: order in the sequence, ascending along the axis. Causality uses nothing else.
+      pos: the position that the encoding uses. It may repeat, jump, be fractional, or have several
         components.
-      rank: which of the real tokens of its document it is, 0, 1, ..., whatever `place` did to
-        `pos`.
-      ids: token ids as far as they are known, only where `place` of some encoding reads them; None
-        everywhere else.
-      segment: packed document of the token; None where there is one document a row.
+      rank: the number of the token among the real tokens of its document, 0, 1, ...; `place` does
+        not change it.
+      ids: token ids as far as they are known, where `place` of some encoding reads them; else None.
+      segment: packed document of the token; None if every row is one document.
       valid: False for padding and empty cache slots; None where all tokens are real.
       feats: per-token features keyed by the encoding's name, [#B, L, heads or 1, ...].
     """
@@ -44,7 +43,7 @@ class Tokens:
 
     @property
     def last(self) -> int | Int[Array, '#B']:
-        """Index of the last valid token of each row."""
+        """The place of the last valid token along the axis, for each row."""
         return (
             self.length - 1
             if self.valid is None
@@ -127,9 +126,8 @@ class Tokens:
         counted = segment is not None or valid is not None
         if index is None:
             # Known also while a program is traced, unless the length is symbolic.
-            known = isinstance(length, int)
-            with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
-                index = jnp.arange(length, dtype=jnp.int32)[None]
+            count = np if isinstance(length, int) else jnp
+            index = count.arange(length, dtype=np.int32)[None]
         else:
             if counted and rank is None:
                 raise ValueError(
@@ -139,7 +137,7 @@ class Tokens:
             if not isinstance(index, Tracer) and (jnp.diff(index) <= 0).any():
                 raise ValueError(f'Tokens.of: index must ascend along each row, got {index}')
         if rank is None and not counted:
-            rank = index
+            rank = jnp.asarray(index)
         elif rank is None:
             ones = jnp.ones_like(index) if valid is None else valid.astype(jnp.int32)
             count = jnp.cumsum(ones, axis=1)
@@ -154,11 +152,10 @@ class Tokens:
         return cls(index=index, pos=pos, rank=rank, segment=segment, valid=valid, ids=ids)
 
     def with_feats(self, **feats) -> 'Tokens':
-        """A copy that also carries these features.
+        """A copy that also has these features.
 
         Raises:
-          ValueError: a feature of that name is there already, e.g. of the same encoding twice in a
-            chain.
+          ValueError: a feature of that name exists, e.g. because an encoding is in a chain twice.
         """
         taken = sorted(feats.keys() & self.feats.keys())
         if taken:
@@ -182,10 +179,10 @@ def _is_length(n) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest index, rank, position (over all components), segment of the valid
+    """Smallest and largest index, rank, position (of all components) and segment of the valid
     tokens in a block, over the batch.
 
-    Empty blocks have low > high."""
+    A block without valid tokens has low > high."""
 
     index_low: Array
     index_high: Array

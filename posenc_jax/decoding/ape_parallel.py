@@ -1,5 +1,5 @@
-"""APE: parallel contexts at the same positions, their share of the attention set by a temperature
-and a scale.
+"""APE: parallel contexts at the same positions, whose share of the attention follows from a
+temperature and a scale.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ from posenc_jax.model.transformer import Transformer
 
 
 def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
-    """Contexts that all begin behind a prefix of `prefix` tokens, and a query behind the longest of
-    them.
+    """Contexts that all begin behind a prefix of `prefix` tokens, and a query behind the longest
+    context.
 
     Raises:
       ValueError: no context, or lengths that are not positive.
@@ -55,7 +55,7 @@ def ape_merge(
     temperature: float = 0.9,
     scale: float = 0.9,
 ) -> Float[Array, '... V']:
-    """Attention over contexts and over all other keys as one: `w_C o_C + w_O o_O`, with
+    """Merges attention over contexts with attention over all other keys: `w_C o_C + w_O o_O`, with
     `(w_C, w_O) = softmax(T s l_C, l_O)`.
 
     Args:
@@ -65,6 +65,7 @@ def ape_merge(
       temperature, scale: T and s.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> total = (
       ...     jax.nn.logsumexp(jnp.array([1.0, 2.0]) / 0.9),
       ...     jax.nn.logsumexp(jnp.array([0.5, 0.0])),
@@ -96,8 +97,8 @@ class _Side(Encoding):
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveAttention:
-    """Attention in which tokens of the query weigh contexts by `ape_merge`; all other tokens attend
-    as without it. An `attention_fn`.
+    """An `attention_fn` in which query tokens weigh contexts by `ape_merge`. Other tokens attend
+    as usual.
 
     Attributes:
       temperature, scale: T and s, positive.
@@ -135,19 +136,19 @@ class AdaptiveAttention:
 def encode(
     model: Transformer, prefix, contexts: Sequence, *, together: int | None = None
 ) -> tuple[Piece, ...]:
-    """The prefix and every context, each behind the prefix and blind to the others: pieces for
+    """Encodes the prefix and the contexts, each of which sees the prefix and itself, as pieces for
     `join`.
 
     Args:
       model: causal attention with one rotary encoding of fixed frequencies.
-      prefix: token ids [n] or [B, n], or [] for none. A few tokens are worth it: they serve as
+      prefix: token ids [n] or [B, n], or [] for none. A few tokens are enough to serve as an
         attention sink.
       contexts: token ids, [n] or [B, n] each.
-      together: most contexts in one pass.
+      together: the largest number of contexts in one pass; None for no limit.
 
     Raises:
-      ValueError: no contexts, an empty one, ids that do not exist, an encoding that is not one
-        rotary one (it is named).
+      ValueError: no contexts, an empty one, ids outside the vocabulary, or another kind of model,
+        of which the part in the way is named.
 
     Example:
       >>> from flax import nnx
@@ -192,27 +193,27 @@ def join(
     temperature: float = 0.9,
     scale: float = 0.9,
 ) -> tuple[Transformer, Cache]:
-    """A cache of contexts that were encoded each on its own, and the model that reads it with
+    """Joins contexts that were encoded separately into one cache, for a model that reads them with
     temperature and scale.
 
-    All contexts stand at the same positions behind the prefix, P .. P + n - 1, the query behind the
-    longest. For a row of logits `a` of the query, `l_C = LSE_C(a / T)` over all keys of contexts,
-    `l_O = LSE_O(a)` over the prefix and the query itself, `(w_C, w_O) = softmax(T s l_C, l_O)`, and
-    `o = w_C softmax_C(a / T) v + w_O softmax_O(a) v`. These are two attentions that are merged by
-    their log-sum-exps (`ape_merge`). The order of the contexts does not matter, and swapping them
-    computes nothing again. Differs from the paper: nothing.
+    All contexts have the same positions behind the prefix, P .. P + n - 1, and the query follows
+    the longest. For a row of logits `a` of the query, `l_C = LSE_C(a / T)` over all keys of
+    contexts, `l_O = LSE_O(a)` over the prefix and the query itself,
+    `(w_C, w_O) = softmax(T s l_C, l_O)`, and `o = w_C softmax_C(a / T) v + w_O softmax_O(a) v`.
+    These are two attentions that are merged by their log-sum-exps (`ape_merge`). The order of the
+    contexts does not matter, and no context is encoded again when others are chosen. Differs from
+    the paper: nothing.
 
     Args:
-      model: that encoded the pieces, or one of this function's.
-      pieces: of `encode`.
-      capacity: slots: of prefix, contexts, query and what is generated.
-      chosen: which contexts, from 0; None for all.
+      model: the model that encoded the pieces, or one that this function returned.
+      pieces: the result of `encode`.
+      capacity: slots of the cache, for prefix, contexts, query and generated tokens.
+      chosen: the contexts to join, counted from 0; None for all.
       temperature, scale: T and s; 1 and 1 is plain parallel encoding. 0.9 and 0.9 are where the
         paper starts to tune.
 
     Returns:
-      The model that reads the cache (`read`, `decode_step`, `continue_from`), and
-      the cache.
+      The model that reads the cache (`read`, `decode_step`, `continue_from`), and the cache.
 
     Raises:
       ValueError: contexts that do not fit the capacity, do not exist or are of another model; T or

@@ -73,7 +73,7 @@ def with_contexts(
 
     Args:
       sees: as for `ContextMask`.
-      attention_fn: evaluates the pair stage of every layer, see `AttentionMixer`. It is hashable.
+      attention_fn: evaluates the pair stage of every layer, see `AttentionMixer`; hashable.
 
     Example:
       >>> from flax import nnx

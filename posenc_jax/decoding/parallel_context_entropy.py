@@ -1,4 +1,4 @@
-"""Parallel pieces behind a shared sink: where they stand, and which of them a query attends to."""
+"""Parallel pieces behind a shared sink: their positions, and which pieces a query attends to."""
 
 import dataclasses
 import numbers
@@ -39,23 +39,21 @@ SIZES = {
     'harmonic': lambda lengths: len(lengths) / np.sum(1 / np.asarray(lengths)),
 }
 ALIGNS = ('left', 'right', 'evenly', 'order')
-_LOWEST = -1e29  # below it nothing counts
-_KEYS = 256  # to a block
+_LOWEST = -1e29  # logits below it are masked
+_KEYS = 256  # keys per block
 _FEATURE = 'parallel_context_entropy'
 
 CARD = Card(
     name='parallel contexts: sinks and selection',
     title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with '
-    'Full-attention-based '
-    'Pre-trained Language Models',
+    'Full-attention-based Pre-trained Language Models',
     arxiv='2412.16545',
     door='cache, score',
     equation='id of token t of n: b + t m / n; keep the K pieces with the largest sums of their '
     '5 largest probabilities',
     source='zzsfornlp/parallel_context_encoding_analysis',
     authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, '
-    'Hongming and Deng, Chenlong '
-    'and Li, Shuaiyi and Yu, Dong',
+    'Hongming and Deng, Chenlong and Li, Shuaiyi and Yu, Dong',
     year=2024,
     example='parallel_context_entropy.join(model, pieces, capacity=64)',
     promises=Promises(sweep_free=False),
@@ -68,10 +66,10 @@ def piece_layout(
     """Pieces that share the m positions behind the prefix, from b = `prefix`, and a query from b +
     m.
 
-    Token t of a piece of n stands at `b + t m / n` (`evenly`: ids may be fractions), `b + t`
-    (`left`) or `b + m - n + t` (`right`), with m the largest, average or harmonic mean of the
-    lengths. Where m is not the largest, 'left' reaches into the positions of the query and 'right'
-    before b. `order` is one piece after the other, the query behind the last.
+    Token t of a piece of n tokens has the position `b + t m / n` ('evenly', which may be
+    fractional), `b + t` ('left') or `b + m - n + t` ('right'). m is the largest, average or
+    harmonic mean of the lengths. If it is not the largest, 'left' reaches into the positions of the
+    query and 'right' reaches below b. 'order' puts one piece after the other and the query last.
 
     Raises:
       ValueError: no pieces, lengths that are not positive, an unknown choice.
@@ -108,9 +106,8 @@ def piece_scores(
       ValueError: top below 1.
 
     Example:
-      >>> piece_scores(jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0, 1, 1, 2]), 2, top=1).round(
-      ...     1
-      ... ).tolist()
+      >>> p, segment = jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0, 1, 1, 2])
+      >>> piece_scores(p, segment, 2, top=1).round(1).tolist()
       [0.3, 0.4]
     """
     _check_number('top', top)
@@ -121,15 +118,14 @@ def piece_scores(
 def pool_scores(
     scores: Float[Array, 'B N T C'], rows: Bool[Array, '#B T'], top: int = 5
 ) -> Float[Array, 'B 1 1 C']:
-    """Scores pooled over heads and rows: the sum of the `top` largest of each piece.
+    """Scores pooled over heads and rows: for each piece, the sum of its `top` largest scores.
 
     Raises:
       ValueError: top below 1.
 
     Example:
-      >>> pool_scores(
-      ...     jnp.arange(6.0).reshape(1, 1, 3, 2), jnp.array([[True, True, False]]), top=2
-      ... ).tolist()
+      >>> scores, rows = jnp.arange(6.0).reshape(1, 1, 3, 2), jnp.array([[True, True, False]])
+      >>> pool_scores(scores, rows, top=2).tolist()
       [[[[2.0, 4.0]]]]
     """
     _check_number('top', top)
@@ -141,7 +137,7 @@ def pool_scores(
 
 
 def best_pieces(scores: Float[Array, '... C'], keep: int) -> Bool[Array, '... C']:
-    """Which pieces have the `keep` largest scores; of equal ones the first.
+    """Which pieces have the `keep` largest scores; of equal scores, the first counts.
 
     Raises:
       ValueError: keep below 1.
@@ -171,10 +167,10 @@ def select_pieces(
     top: int = 5,
     pooled: bool = False,
 ) -> Float[Array, 'B N T S']:
-    """Probabilities of query rows with all but the best pieces set to 0, renormalised by a sum of
-    at least 1e-5.
+    """Probabilities of query rows, with those of all but the best pieces set to 0. The rows are
+    divided by their sum, or by 1e-5 if the sum is smaller.
 
-    The definition; `SelectedAttention` evaluates it in blocks of keys.
+    This is the definition; `SelectedAttention` evaluates it in blocks of keys.
 
     Example:
       >>> p = jnp.array([0.2, 0.4, 0.1, 0.3]).reshape(1, 1, 1, 4)
@@ -206,7 +202,7 @@ class _KeptPieces(Encoding):
 
 @dataclasses.dataclass(frozen=True)
 class SelectedAttention:
-    """Attention that hides all but the best pieces from each token of the query. An `attention_fn`.
+    """An `attention_fn` that hides all but the best pieces from each token of the query.
 
     A first pass over the keys finds the largest logits of each piece and the log-sum-exp of the
     row. Together they give the largest probabilities in the softmax over all keys. Their sum is the
@@ -214,9 +210,9 @@ class SelectedAttention:
 
     Attributes:
       count: how many pieces there are.
-      keep: K, how many stay.
+      keep: K, how many pieces a query token sees.
       top: how many of the largest probabilities of a piece make its score.
-      pooled: one choice for all heads and for all rows of the query that are read together.
+      pooled: whether all heads, and all rows of the query that are read together, share a choice.
 
     Raises:
       ValueError: one of the numbers is below 1 or no integer.
@@ -255,7 +251,7 @@ class SelectedAttention:
         return chain(encoding, _KeptPieces()), tq.with_feats(**{_FEATURE: kept})
 
     def _scores(self, encoding, q, k, tq, tk, heads_first) -> Float[Array, 'B N T C']:
-        """`piece_scores` of the softmax over everything, from one pass over blocks of keys."""
+        """`piece_scores` of the softmax over all keys, from one pass over blocks of keys."""
         q, axis = jnp.swapaxes(q, 1, 2), 2 if heads_first else 1
         blocks = Blocks(min(_KEYS, k.shape[axis]), axis)
         k, tk = blocks.pad(k), blocks.pad_tokens(tk)
@@ -277,7 +273,7 @@ class SelectedAttention:
                     both = jnp.concatenate([before, jnp.maximum(joined, _LOWEST)], axis=-1)
                     return jax.lax.top_k(both, self.top)[0]
 
-                # Blocks hold tokens of few pieces.
+                # A block holds tokens of few pieces; the others are skipped.
                 return jax.lax.cond(here.any(), found, lambda before: before, before)
 
             return (jax.lax.map(piece, (jnp.arange(self.count), largest)), new, total), None
@@ -304,19 +300,18 @@ def encode(
     align: Align = 'evenly',
     together: int | None = None,
 ) -> tuple[Piece, ...]:
-    """The sink prefix and every piece, each behind the prefix and blind to the others: pieces for
-    `join`.
+    """Encodes the sink prefix and the pieces, each of which sees the prefix and itself, for `join`.
 
     Args:
       model: causal attention with one rotary encoding of fixed frequencies.
       prefix: the sink, token ids [n] or [B, n]: a short instruction or newlines; [] for none.
-      contexts: token ids, [n] or [B, n] each.
-      size, align: where the pieces stand, see `piece_layout`.
-      together: most pieces in one pass.
+      contexts: token ids of the pieces, [n] or [B, n] each.
+      size, align: the positions of the pieces, see `piece_layout`.
+      together: the largest number of pieces in one pass; None for no limit.
 
     Raises:
-      ValueError: no pieces, an empty one, ids that do not exist, an encoding that is not one rotary
-        one (it is named).
+      ValueError: no pieces, an empty one, ids outside the vocabulary, or another kind of model, of
+        which the part in the way is named.
 
     Example:
       >>> from flax import nnx
@@ -324,10 +319,8 @@ def encode(
       >>> cfg = TransformerConfig(
       ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
       ... )
-      >>> [
-      ...     piece.ids.tolist()
-      ...     for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3, 4], [5, 6]])
-      ... ]
+      >>> pieces = encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3, 4], [5, 6]])
+      >>> [piece.ids.tolist() for piece in pieces]
       [[0], [1, 2, 3], [1.0, 2.5]]
     """
     user = 'parallel_context_entropy'
@@ -351,31 +344,29 @@ def join(
     top: int = 5,
     pooled: bool = False,
 ) -> tuple[Transformer, Cache]:
-    """A cache of pieces that share a sink prefix, and the model whose query tokens attend to the
-    best of them.
+    """Joins pieces behind a sink prefix into one cache, for a model whose query tokens attend to
+    the best pieces.
 
-    Pieces stand where `piece_layout` puts those that are joined; keys that were encoded elsewhere
-    are turned. Per head and token of the query: the softmax over everything, a score for every
-    piece, the sum of its 5 largest probabilities; pieces but the K best are zeroed and the row is
-    renormalised (`select_pieces`). Prefix and query are always seen. At every decoded token the
-    choice is made again. Differs from the paper: the released code divides by a sum of at least
-    1e-5; here it is the sum itself, which without `pooled` is below that only where more than
-    99,999 keys are dropped.
+    `piece_layout` gives the positions of the joined pieces; keys that were encoded at others are
+    rotated. For every head and query token, the score of a piece is the sum of its 5 largest
+    probabilities in the softmax over all keys. The probabilities of all pieces but the K best are
+    set to 0 and the row is renormalised (`select_pieces`). Prefix and query are always seen. The
+    choice is made again for every decoded token. Differs from the paper: the released code divides
+    by a sum of at least 1e-5, this code by the sum itself. Without `pooled` the sum is smaller than
+    that only if more than 99,999 keys are dropped.
 
     Args:
-      model: that encoded the pieces, or one of this function's.
-      pieces: of `encode`.
-      capacity: slots: of prefix, pieces, query and what is generated.
-      chosen: which pieces, from 0, and their order; None for all.
-      size, align: where they stand.
+      model: the model that encoded the pieces, or one that this function returned.
+      pieces: the result of `encode`.
+      capacity: slots of the cache, for prefix, pieces, query and generated tokens.
+      chosen: the pieces to join, counted from 0, in their order; None for all.
+      size, align: the positions of the pieces, see `piece_layout`.
       keep: K, how many pieces a row keeps; None for all.
       top: how many probabilities of a piece are summed.
-      pooled: one choice for all heads and all rows of the query that are read together, by the
-        `top` largest scores among them.
+      pooled: one choice for all heads and rows, see `SelectedAttention` and `pool_scores`.
 
     Returns:
-      The model that reads the cache (`read`, `decode_step`, `continue_from`), and
-      the cache.
+      The model that reads the cache (`read`, `decode_step`, `continue_from`), and the cache.
 
     Raises:
       ValueError: pieces that do not fit the capacity, do not exist or are of another model; K or
@@ -391,9 +382,8 @@ def join(
       ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
       ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> reader, cache = join(
-      ...     model, encode(model, [1], [[2, 3], [4], [7, 7]]), capacity=10, keep=1
-      ... )
+      >>> pieces = encode(model, [1], [[2, 3], [4], [7, 7]])
+      >>> reader, cache = join(model, pieces, capacity=10, keep=1)
       >>> continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
       (1, 2)
     """

@@ -192,9 +192,8 @@ def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None
         for a in (*piece.k, *piece.v):
             if a.shape != wanted:
                 raise ValueError(
-                    f'{user}: piece {number} holds rows, key heads, tokens, width {a.shape}, '
-                    f'expected {wanted}: the rows of '
-                    'piece 0, the heads of the model'
+                    f'{user}: piece {number} holds rows, key heads, tokens and width {a.shape}, '
+                    f'expected {wanted}, from piece 0 and the model'
                 )
 
 

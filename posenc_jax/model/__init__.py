@@ -1,4 +1,4 @@
-"""The transformer that encodings plug into, its layout on a mesh, and generation with a cache."""
+"""The transformer that encodings plug into, its decode cache, and its layout on a mesh."""
 
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.transformer import Transformer

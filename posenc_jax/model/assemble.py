@@ -1,4 +1,4 @@
-"""The parts of a transformer from its config: what exists once, and what every layer owns."""
+"""Builds the parts of a transformer: those that exist once, and those that every layer owns."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ from posenc_jax.model.config import TransformerConfig
 def assemble(
     cfg: TransformerConfig, rngs: nnx.Rngs
 ) -> tuple[list[Encoding], list[Block], tuple[tuple[Link, ...], ...]]:
-    """The encodings that exist once, the block of every place in the period, and the links of each
-    place's chain.
+    """Builds the encodings that exist once, the block of every place in the period of the pattern,
+    and the links of each place's chain.
     """
     names: list[tuple[str, int, int]] = []
     shared: list[Encoding] = []
@@ -47,7 +47,7 @@ def assemble(
             # The same call twice in one chain is two parts.
             name = str(node), seen.count(str(node))
             chain_links += [shared_link((*name, i), part) for i, part in enumerate(parts)]
-        # What the kind of model adds.
+        # The masks that a decoder or an encoder adds.
         for mask in parts_of(make(chain(*given), causal=cfg.causal))[len(given) :]:
             chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
         blocks.append(_stacked_block(cfg, own, rngs))
@@ -56,8 +56,8 @@ def assemble(
 
 
 def _in_layer(cfg, node: spec_language.Node, parts: tuple[Encoding, ...]) -> bool:
-    """Whether every layer has its own copy of what a call builds. What acts at the stem exists
-    once in any case.
+    """Whether every layer has its own copy of the parts that a call builds. Parts that act at the
+    stem, and parts without variables, exist once.
     """
     card: Any = node.entry.card
     share = card.share if cfg.share == 'auto' else cfg.share
@@ -67,8 +67,8 @@ def _in_layer(cfg, node: spec_language.Node, parts: tuple[Encoding, ...]) -> boo
 
 
 def _stacked_block(cfg, nodes: list[spec_language.Node], rngs: nnx.Rngs) -> Block:
-    """One block per group, as one module whose variables lead with the groups; each group builds
-    its own `nodes`.
+    """The blocks of all groups as one module, whose variables have the groups as leading axis. The
+    parts of `nodes` are built for each group.
     """
     groups = cfg.layers // len(cfg.specs)
 

@@ -1,4 +1,4 @@
-"""Attention with a positional encoding as one layer to take home, and as a pure function."""
+"""Attention with a positional encoding, as a layer for any model and as a pure function."""
 
 import types
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from posenc_jax.model.projections import Projections
 
 
 class Attention(nnx.Module):
-    """Self-attention with a positional encoding: projections, every door of the encoding, a cache.
+    """Self-attention with a positional encoding, with its projections and a decode cache.
 
     The layer calls all doors in their order (`place`, `embed`, `qkv`, `project`, those of the pair
     stage, `merge`), so that none is left out. An encoding that opens `embed` changes the input of
@@ -97,7 +97,7 @@ class Attention(nnx.Module):
         self._check(x)
         tok = self.encoding.place(Tokens.of(length=x.shape[1]) if tok is None else tok, key=key)
         if tok.length != x.shape[1]:
-            raise ValueError(f'Attention: {tok.length} tokens are known, x has {x.shape[1]} rows')
+            raise ValueError(f'Attention: tok has {tok.length} tokens, x has {x.shape[1]} rows')
         return self._mixer(x.dtype).whole(self.encoding.embed(x, tok), tok)
 
     def start(
@@ -106,28 +106,26 @@ class Attention(nnx.Module):
         """An empty cache.
 
         Args:
-          batch: rows.
-          capacity: tokens that it has room for.
-          tok: what is known about all of them; None counts positions from 0.
-          dtype: of the rows to come.
+          batch: number of rows.
+          capacity: number of tokens that the cache has room for.
+          tok: what is known about all of these tokens; None counts positions from 0.
+          dtype: of the inputs of `step`.
 
         Raises:
-          ValueError: an encoding that no cache can serve.
+          ValueError: an encoding that no cache can serve, or `tok` of another length.
         """
         check_cached(self.encoding)
         tok = self.encoding.place(Tokens.of(length=capacity) if tok is None else tok)
         if tok.length != capacity:
-            raise ValueError(
-                f'Attention: {tok.length} tokens are known, the capacity is {capacity}'
-            )
+            raise ValueError(f'Attention: tok has {tok.length} tokens, the capacity is {capacity}')
         state = self._mixer(dtype).start(batch, tok)
         return Cache((tok,), jnp.zeros((), jnp.int32), (state,))
 
     def step(self, x: Float[Array, 'B T D'], cache: Cache) -> tuple[Float[Array, 'B T D'], Cache]:
-        """The result for T new tokens behind a cache, and the cache with them.
+        """The result for T new tokens behind a cache, and the cache that holds them too.
 
-        Prefill in pieces and decoding are this same call; in any cut it equals one call of the
-        layer.
+        Prefill in pieces and decoding are the same call. However a sequence is cut, the results
+        equal those of one call of the layer.
 
         Raises:
           ValueError: `x` of another shape; several tokens at once where every token rewrites the
@@ -163,7 +161,7 @@ def attention_layer(
     key: Array | None = None,
     **options,
 ) -> Float[Array, 'B L D']:
-    """What `Attention` computes, from an encoding and the weights of its projections.
+    """The function that `Attention` computes, of the encoding and the weights of its projections.
 
     Args:
       encoding: with its masks, e.g. `make('rope()', head_dim=64, causal=True)`.

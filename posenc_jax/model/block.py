@@ -15,8 +15,8 @@ from posenc_jax.model.sharding import constrain, sharded_attend
 
 
 class Block(nnx.Module):
-    """Pre-norm block: `x + attention(norm(x))`, then `x + mlp(norm(x))`, with the encodings this
-    layer owns.
+    """Pre-norm block: `x + attention(norm(x))`, then `x + mlp(norm(x))`. It holds the encodings
+    that this layer owns.
 
     With `cfg.parallel` both branches read the same x: `x + attention(norm(x)) + mlp(norm'(x))`.
 
@@ -59,7 +59,7 @@ class Block(nnx.Module):
         return self.around(x, lambda h: self.mixer(encoding).whole(h, tok), key=key)
 
     def mixer(self, encoding: Encoding) -> AttentionMixer:
-        """What this block does between its norms, with the layer's chain."""
+        """The attention of this block, with the layer's chain as `encoding`."""
         return AttentionMixer(
             self.attention,
             encoding,
@@ -71,8 +71,8 @@ class Block(nnx.Module):
     def around(
         self, x: Float[Array, 'B T D'], mix: Callable[[Array], Array], *, key: Array | None = None
     ) -> Array:
-        """The block around any mixing of tokens: `mix` takes the normed input to what is
-        added to `x`, as `Mixer.whole` and `Mixer.step` do.
+        """The block with `mix` in the place of attention. It maps the normed input to the term that
+        is added to `x`.
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         out = mix(self.attention_norm(x))

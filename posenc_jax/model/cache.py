@@ -1,17 +1,17 @@
 """The decode cache: keys and values [B, K, S, H] per layer, `Tokens` of the whole capacity, and a
 cursor.
 
-What is cached of the keys is the encoding's choice (`Encoding.cached`):
+The encoding decides in which form keys are cached (`Encoding.cached`):
 
   encoded   as `project` left them, with the features it attached to them;
   raw       as the layer produced them; `project` encodes all of them again at every step, because
             what it does to a key depends on the current length;
   evolving  as `project` left them, then rewritten by `Encoding.update_keys` for every later token.
-            Features an evolving encoding attaches under its own key say what `update_keys` does;
-            they reach it with the new token and are not cached, so `match` meets rewritten keys
-            without them. Features under any other name are cached.
+            Features that such an encoding attaches under its own key are for `update_keys`. They
+            reach it with the new token and are not cached, so `match` does not see them for cached
+            keys. Features under any other name are cached.
 
-All functions here are about one layer and know nothing of a model; S is the capacity.
+All functions here are about one layer and do not depend on a model; S is the capacity.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from posenc_jax.core.tokens import Tokens
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
-    """What one layer remembers.
+    """The cache of one layer.
 
     Attributes:
       k, v: keys and values; slots from the cursor on are zero.
@@ -46,14 +46,14 @@ class LayerCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """What a model remembers while it generates.
+    """The cache of a model.
 
     Attributes:
       tokens: the tokens of the whole capacity, placed once; one entry for each encoding in the
         pattern of layers.
       cursor: how many slots are filled, the same in all rows (shorter prompts are padded on the
         left).
-      layers: one `LayerCache` per layer, in order; a cache method may have layers of its own kind.
+      layers: one `LayerCache` per layer, in order; a cache method may use a class of its own.
       unplaced: the same tokens before they were placed, with the ids known so far, where an
         encoding reads them.
     """
@@ -69,7 +69,7 @@ class Cache:
 
     @property
     def nbytes(self) -> int:
-        """Memory of what the layers remember."""
+        """Bytes of the arrays of all layers."""
         return sum(a.nbytes for a in jax.tree.leaves(self.layers))
 
 
@@ -77,7 +77,7 @@ def check_cached(encoding: Encoding) -> None:
     """Refuses an encoding that no cache can serve.
 
     Raises:
-      ValueError: names it.
+      ValueError: no cache can serve it; the message names the part.
     """
     for part in parts_of(encoding):
         if part.cached == 'none':
@@ -89,15 +89,16 @@ def check_cached(encoding: Encoding) -> None:
 
 
 def check_layers(cache: Cache, kind: type, user: str, made_by: str) -> None:
-    """Refuses a cache that is empty or whose layers are of another method.
+    """Refuses a cache without layers, or with layers of another method.
 
     Args:
-      cache: any.
-      kind: of the layers.
-      user, made_by: who asks, and what makes such a cache; for the message.
+      cache: the cache to check.
+      kind: the class that its layers must have.
+      user, made_by: names of the caller and of the function that makes such a cache, for the
+        message.
 
     Raises:
-      ValueError: says what the layers are and what was expected.
+      ValueError: the cache is refused; the message names the class found and the class expected.
 
     Example:
       >>> check_layers(
@@ -133,8 +134,8 @@ def start(
     capacity: int,
     count: int | Int[Array, ''] | None = None,
 ) -> tuple[tuple, LayerCache]:
-    """Projects a prompt: the arguments of `attend` over the prompt itself, and the cache that holds
-    it.
+    """Projects a prompt. Returns the arguments of `attend` over the prompt itself, and the cache
+    that holds it.
 
     Args:
       encoding: of the layer.
@@ -142,7 +143,8 @@ def start(
       tok: the placed tokens of the prompt.
       rows: the layer input with `lookback` rows in front, as `Encoding.project` reads it.
       capacity: slots of the cache.
-      count: how many of the T are there, the others not valid (it may be traced); None for all.
+      count: how many of the T tokens the cache holds; the others must not be valid. It may be
+        traced; None is T.
 
     Raises:
       ValueError: a prompt longer than the capacity; an encoding that caches raw keys but reads
@@ -189,16 +191,19 @@ def step(
     row: Float[Array, 'B T D'],
     cursor: Int[Array, ''],
 ) -> tuple[tuple, LayerCache]:
-    """Projects one new token and appends it: the arguments of `attend(..., heads_first=True)`, and
-    the new cache.
+    """Projects T new tokens and appends them. Returns the arguments of
+    `attend(..., heads_first=True)`, and the new cache.
 
     Args:
       encoding: of the layer.
-      cache: what the layer remembers of the tokens before.
-      q, k, v: as the layer produced them for the new token.
+      cache: the cache of the tokens before.
+      q, k, v: as the layer produced them for the new tokens.
       tok: the placed tokens of the whole capacity.
-      row: the layer input of the new token.
-      cursor: the slot of the new token.
+      row: the layer input of the new tokens.
+      cursor: the slot of the first new token.
+
+    Raises:
+      ValueError: several tokens at once if every new token rewrites the cached keys.
     """
     count = row.shape[1]
     if count > 1 and encoding.cached == 'evolving':
@@ -213,8 +218,8 @@ def step(
     def append(buffer, a, axis):
         if buffer.shape[0] > 1:
             return jax.lax.dynamic_update_slice_in_dim(buffer, a.astype(buffer.dtype), cursor, axis)
-        # A single row is written without its axis, as products read it: else XLA writes a second
-        # copy for them.
+        # A batch of one row is written without its batch axis, as the products read it. Otherwise
+        # XLA makes a second copy for the products.
         return jax.lax.dynamic_update_slice_in_dim(
             buffer[0], a[0].astype(buffer.dtype), cursor, axis - 1
         )[None]
@@ -241,7 +246,7 @@ def step(
 
 
 def _cached_feats(encoding: Encoding, placed: Tokens, projected: Tokens) -> dict[str, Any]:
-    """The features `project` added to the keys, without those of an encoding whose cached keys
+    """The features that `project` added to the keys, without those of an encoding whose cached keys
     evolve.
     """
     if encoding.cached == 'raw':
@@ -255,7 +260,7 @@ def _cached_feats(encoding: Encoding, placed: Tokens, projected: Tokens) -> dict
 
 
 def _evolve(encoding: Encoding, k: Array, tk: Tokens, new: Tokens) -> Array:
-    """`Encoding.update_keys`, where the new token is no padding."""
+    """`Encoding.update_keys` in the rows in which the new token is not padding."""
     moved = encoding.update_keys(k, tk, new)
     return moved if new.valid is None else jnp.where(new.valid[:, :, None, None], moved, k)
 

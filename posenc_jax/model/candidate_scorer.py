@@ -14,16 +14,16 @@ from posenc_jax.positions.uni_encoder import UniEncoder, candidate_means
 
 
 class CandidateScorer(nnx.Module):
-    """An encoder that scores candidates: a linear map of the mean of each candidate's rows of the
-    last layer, to one number.
+    """An encoder that scores candidates. A score is a linear map of the mean of the candidate's
+    rows of the last layer.
 
     Args:
       cfg: of kind 'encoder', with `uni_encoder` in its encoding.
       rngs: initial parameters come from `rngs.params()`.
 
     Raises:
-      ValueError: another kind, or an encoding without it; when called, tokens without positions [B,
-        L, 2], or fewer candidates than these have.
+      ValueError: a model of another kind, or an encoding without `uni_encoder`; in a call,
+        positions that are not [B, L, 2], or fewer `candidates` than the positions have.
 
     Example:
       >>> sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
@@ -58,13 +58,13 @@ class CandidateScorer(nnx.Module):
         *,
         candidates: int | None = None,
     ) -> tuple[Float[Array, 'B C'], Float[Array, 'B L D']]:
-        """Scores, -inf where a row has no such candidate, and the rows of the last layer (for
-        `model.logits`).
+        """Scores, -inf where a row has no such candidate, and the output of the last layer, which
+        `model.logits` takes.
 
         Args:
           tokens, positions, valid: as `uni_encoder_layout` makes them.
-          candidates: C, no fewer than there are; None reads it from the positions, which must then
-            be known.
+          candidates: C, at least the number of candidates; None reads it from the positions, which
+            must not be traced then.
         """
         if np.shape(positions)[2:] != (2,):
             raise ValueError(
@@ -79,7 +79,7 @@ class CandidateScorer(nnx.Module):
                 else f'{most} of them in the positions'
             )
             raise ValueError(
-                f'CandidateScorer scores all candidates, 1 or more, got candidates={candidates} '
+                f'CandidateScorer scores all candidates, at least 1, got candidates={candidates} '
                 f'for {found}'
             )
         positions = jnp.asarray(positions)

@@ -1,4 +1,4 @@
-"""Models with other encodings in their layers: extended, or with the parts of one class changed."""
+"""Copies of a model with other encodings: extended, or with all parts of one class changed."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,16 +32,15 @@ def extended(model, spec: str, context: dict[str, Any]):
     context = {**model.cfg.context, **context}
     model = nnx.clone(model)
     shared, blocks, links, refused = list(model.shared), [], [], []
-    renewed: dict[
-        tuple[Link, ...], list[Link]
-    ] = {}  # places of the period that share a part go on sharing it
+    # Places of the period that share a part go on sharing it.
+    renewed: dict[tuple[Link, ...], list[Link]] = {}
 
     for place, block in enumerate(model.blocks):
         graphdef, state = nnx.split(block)
 
         def layer_of(state, place=place, graphdef=graphdef):
-            """One layer with its extended parts; the links of its chain, None for a new shared
-            part, and these parts.
+            """One layer with its extended parts, the links of its chain with None for a new shared
+            part, the new shared parts, and the links of the parts that they replace.
             """
             layer = nnx.merge(graphdef, state)
             old = {
@@ -117,8 +116,8 @@ def with_changed_parts(model, kind: type[Encoding], change: Callable):
 
 
 def _link(model, shared, links):
-    """Sets the shared parts and the links of every chain, and drops shared parts to which none
-    leads.
+    """Sets the shared parts and the links of every chain, and drops shared parts that no chain
+    uses.
     """
     used = sorted({link.number for chain_links in links for link in chain_links if link.shared})
     moved = lambda link: Link(True, used.index(link.number)) if link.shared else link

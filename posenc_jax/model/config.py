@@ -1,4 +1,4 @@
-"""What a transformer is built from: sizes and choices, checked together."""
+"""The sizes and choices that define a transformer, checked together."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,7 @@ REMATS = ('none', 'full', 'dots')
 DTYPES = ('float32', 'bfloat16')
 
 
-MAX_BYTES = 2**44  # of a model, float32: beyond the largest that there are
+MAX_BYTES = 2**44  # of all weights in float32, more than those of the largest known models
 
 
 SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_rank')
@@ -27,12 +27,12 @@ SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """What a `Transformer` is built from. Zeros mean "derived": they are replaced when the config
-    is made.
+    """Sizes and choices of a `Transformer`. Where 0 stands for a derived value, the config replaces
+    it when it is made.
 
     Attributes:
       vocab_size: rows of the embedding table.
-      train_len: length the encoding is told the model trains at, in tokens.
+      train_len: trained length in tokens, which the encodings are told.
       encoding: spec string of every layer, unless `pattern` is given.
       pattern: spec strings cycled over the layers; () means `encoding` everywhere.
       share: 'model' (the layers share an encoding's parameters), 'layer' (each has its own), 'auto'
@@ -46,15 +46,14 @@ class TransformerConfig:
       bias: of projections: 'none', 'qkv', or 'all' (not with swiglu).
       norm, epsilon: 'rmsnorm', 'layernorm' or 'layernorm_scale' (no bias), and what is added to the
         mean square.
-      parallel: attention and feed-forward of a block read the same input.
-      tie: the output uses the embedding table. Then every token at first predicts itself, by a
-        logit of about sqrt(width).
-      embedding_scale: the input multiplies the embedding table by it; 0 = sqrt(width), the inverse
-        of the table's initial deviation, which gives token vectors the unit variance positions are
-        added to.
-      embedding_norm: a norm of the token vectors at the input.
-      lora_rank, lora_alpha: an `Adapter` of this rank beside each projection of attention; 0 =
-        none.
+      parallel: whether attention and feed-forward of a block read the same input.
+      tie: whether the output uses the embedding table. Then every token at first predicts itself,
+        with a logit of about sqrt(width).
+      embedding_scale: factor of the token vectors at the input; 0 = sqrt(width), the inverse of
+        their initial standard deviation, so that positions are added to vectors of unit variance.
+      embedding_norm: whether the token vectors are normed at the input.
+      lora_rank, lora_alpha: rank and scale of an `Adapter` beside each projection of attention;
+        rank 0 = none.
       dropout: probability, on the embeddings and on both branches of every block.
       dtype: of activations; parameters, norms and logits are float32.
       remat: what the backward pass recomputes: 'none', 'full' (each block), 'dots' (all but matrix
@@ -159,8 +158,7 @@ class TransformerConfig:
 
     @property
     def weights(self) -> int:
-        """How many numbers the tables and matrices hold: all of the model but what grows with its
-        width alone and encodings.
+        """Number of weights in the tables and matrices, without norms, biases and encodings.
 
         Example:
           >>> TransformerConfig(
@@ -177,7 +175,7 @@ class TransformerConfig:
 
     @classmethod
     def from_config(cls, config: Any, vocab_size: int) -> 'TransformerConfig':
-        """From a training config (see configs/default.py) and the vocabulary of its task."""
+        """From the config of a run (see posenc_jax/run/defaults.py) and its task's vocabulary."""
         return cls(
             vocab_size=vocab_size,
             train_len=config.train.length,
@@ -198,7 +196,7 @@ class TransformerConfig:
 
     @property
     def context(self) -> dict[str, int]:
-        """What an encoding's constructor may ask the model for."""
+        """The sizes that an encoding's constructor may take from the model."""
         return dict(
             heads=self.heads,
             kv_heads=self.kv_heads,

@@ -1,6 +1,4 @@
-"""What a transformer block is made of: norms, feed-forward, attention with an encoding, and the
-pre-norm block.
-"""
+"""Parts of a transformer block: norms, feed-forward networks, matrix products, initial weights."""
 
 import math
 
@@ -51,9 +49,9 @@ def layer_norm(
 def project(x: Float[Array, '... D'], w: Float[Array, 'D F']) -> Float[Array, '... F']:
     """`x w`, in the dtype of `x`.
 
-    Its gradient says which operand of the weight gradient is transposed: the narrow one. Automatic
-    differentiation transposes that of width F, with all that XLA fuses into it: on CPU a third of a
-    train step.
+    Its gradient is written by hand, so that the product that gives the gradient of `w` transposes
+    the narrower operand. Automatic differentiation transposes the operand of width F, together with
+    everything that XLA fuses into it, which is a third of a train step on CPU.
     """
     return x @ w.astype(x.dtype)
 
@@ -69,15 +67,18 @@ project.defvjp(lambda x, w: (project(x, w), (x, w)), _project_bwd)
 
 
 def project_rows(x: Float[Array, '... D'], rows: Float[Array, 'F D']) -> Float[Array, '... F']:
-    """`x rows^T`, in the dtype of `x`: the layout that a CPU reads fastest where there are few
-    vectors, as in decoding.
+    """`x rows^T`, in the dtype of `x`. With few vectors, as in decoding, a CPU reads this layout of
+    the weights fastest.
     """
     return jnp.einsum('...d,fd->...f', x, rows.astype(x.dtype))
 
 
 def as_rows(*weights: Float[Array, '1 ...'], inputs: int = 1) -> nnx.Param:
-    """Projections of one input side by side, an output a row; `inputs` of the dimensions behind the
-    first are inputs.
+    """Joins projections of one input into one matrix for `project_rows`, a row for each output.
+
+    Args:
+      *weights: [1, inputs, outputs] each, with one or more dimensions of inputs and of outputs.
+      inputs: how many of the dimensions are inputs.
 
     Raises:
       ValueError: weights of several layers.
@@ -103,7 +104,7 @@ def gelu_mlp(
     *,
     approximate: bool = True,
 ) -> Float[Array, '... D']:
-    """`gelu(x w_in + b_in) w_out`, tanh form of the gelu if `approximate`."""
+    """`gelu(x w_in + b_in) w_out`, with the tanh form of the gelu if `approximate`."""
     return _output(
         lambda h: jax.nn.gelu(h, approximate=approximate), w_out, shifted(project(x, w_in), b_in)
     )
@@ -127,9 +128,7 @@ def swiglu_mlp(
 
 
 def _output(activation, w_out, *hidden):
-    """`activation(*hidden) w_out`; of the wide arrays only `hidden` is kept for the backward
-    pass.
-    """
+    """`activation(*hidden) w_out`. Of the wide arrays, the backward pass keeps only `hidden`."""
     return jax.checkpoint(lambda w, *hidden: project(activation(*hidden), w), prevent_cse=False)(
         w_out, *hidden
     )
@@ -227,8 +226,8 @@ class MLP(nnx.Module):
         self.rows_in = self.rows_out = None
 
     def joined(self) -> 'MLP':
-        """The same function of one layer, its weights as `project_rows` reads them; for decoding on
-        one device.
+        """The same function, of one layer, with its weights in the layout of `project_rows`; for
+        decoding on one device.
         """
         mlp = nnx.clone(self)
         hidden = [w[...] for w in (self.w_gate, self.w_in) if w is not None]

@@ -1,4 +1,4 @@
-"""What predicting the next token costs."""
+"""The loss of next-token prediction."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""What a layer does between its norms. `AttentionMixer` is the first.
+"""Mixers: what a layer does between its norms, which here is attention.
 
-Everything that reads or writes a decode cache, or looks at queries and keys, goes through it.
+Code that reads or writes a decode cache, or looks at queries and keys, goes through the mixer.
 """
 
 import dataclasses
@@ -18,35 +18,35 @@ from posenc_jax.model.cache import LayerCache
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import constrain, sharded_attend
 
-State = Any  # what a layer remembers of the tokens so far: a pytree, the batch first
+State = Any  # the memory of a layer of the tokens so far: a pytree, the batch first
 
 
 class Mixer(Protocol):
-    """What a layer does between its norms; `step`, in any cut, equals `whole`."""
+    """What a layer does between its norms. However a sequence is cut, `step` equals `whole`."""
 
     def whole(self, x: Float[Array, 'B L D'], tok: Tokens) -> Float[Array, 'B L D']:
         """The result for whole sequences."""
         ...
 
     def start(self, batch: int, tok: Tokens) -> State:
-        """What is remembered before the first token; `tok` are those of the whole capacity."""
+        """The state before the first token; `tok` are the tokens of the whole capacity."""
         ...
 
     def step(
         self, x: Float[Array, 'B T D'], tok: Tokens, state: State, cursor: Int[Array, '']
     ) -> tuple[Float[Array, 'B T D'], State]:
-        """The result for T new tokens, and what is remembered with them.
+        """The result for T new tokens, and the state behind them.
 
         Args:
           tok: the tokens of the whole capacity.
-          cursor: how many came before.
+          cursor: how many tokens came before.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMixer:
-    """Attention as a `Mixer`: the projections of a layer, and the encoding that opens its doors.
+    """Attention as a `Mixer`: the projections of a layer and its encoding.
 
     Attributes:
       projections: of the layer.
@@ -64,7 +64,7 @@ class AttentionMixer:
     attention_fn: Callable = sharded_attend
 
     def whole(self, x, tok, *, first: int = 0):
-        """As `Mixer.whole`; where `first` is given, for the rows from there on, which see all."""
+        """As `Mixer.whole`; with `first`, only for the queries from there on, over all keys."""
         q, k, v, tq, tk = self.projected(x, tok)
         if first:
             q, tq = q[:, first:], tq.slice(first, tok.length - first)
@@ -78,7 +78,7 @@ class AttentionMixer:
     def fill(
         self, x, tok: Tokens, capacity: int, count: int | Int[Array, ''] | None = None
     ) -> tuple[Float[Array, 'B T D'], LayerCache]:
-        """`whole`, and what is remembered of the first `count` tokens (of all for None)."""
+        """`whole`, and the state behind the first `count` tokens (None: behind all of them)."""
         qkv, rows = self.inputs(x, tok)
         projected, state = caching.start(self.encoding, *qkv, tok, rows, capacity, count)
         return self.join(self.attend(*projected)), _constrained(state)
@@ -88,7 +88,7 @@ class AttentionMixer:
         out = self.attend(*projected, heads_first=True, implementation='dense')
         return self.join(out), state
 
-    # The parts of the above, for what reads or keeps something else.
+    # The parts of the methods above, for callers that read or cache something else.
 
     def inputs(self, x, tok: Tokens) -> tuple[tuple[Array, Array, Array], Array]:
         """Queries, keys and values of whole sequences before `project`, and the rows of the layer
@@ -114,7 +114,7 @@ class AttentionMixer:
         return projected, _constrained(state)
 
     def attend(self, q, k, v, tq, tk, *, encoding: Encoding | None = None, **options):
-        """The pair stage and `merge`, [B, T, N, H]; by another encoding where one is given."""
+        """The pair stage and `merge`, [B, T, N, H]; by `encoding`, or by the layer's for None."""
         own: dict[str, Any] = dict(block=self.block)
         if 'implementation' not in options:
             own['implementation'] = self.implementation

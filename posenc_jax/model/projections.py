@@ -17,8 +17,8 @@ class Adapter(nnx.Module):
     Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
 
     Args:
-      weights: of the projection, which says the shapes and their roles.
-      inputs: how many of its dimensions, after those of the stack, are inputs.
+      weights: of the projection, which have the shapes and roles that the adapter takes.
+      inputs: how many of their dimensions, after those of the stack, are inputs.
       rank, alpha: r, and the numerator of the scale.
     """
 
@@ -40,8 +40,8 @@ class Adapter(nnx.Module):
         )
 
     def product(self) -> Float[Array, '...']:
-        """What the term adds to the projection's weights, in their shape; of all layers at once
-        where they are stacked.
+        """`alpha / r down up` in the shape of the projection's weights, to which it can be added;
+        for all stacked layers at once.
         """
         down, up = self.down[...], self.up[...]
         stack, rank = up.shape[: up.ndim - len(self.up.get_metadata()['axes'])], down.shape[-1]
@@ -62,8 +62,8 @@ def merge_adapters(attention: 'Projections') -> 'Projections':
 
 
 class Projections(nnx.Module):
-    """The projections around `attend`: x -> q, k, v and attended values -> x. With `rank`, an
-    `Adapter` beside each.
+    """The projections before and behind `attend`: from x to q, k, v, and from its result to x. With
+    `rank`, there is an `Adapter` beside each.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Projections(nnx.Module):
                 self.adapters[name] = Adapter(w, 2 if name == 'out' else 1, rank, alpha, rngs=rngs)
 
     def joined(self) -> 'Projections':
-        """The same function of one layer, its weights as `project_rows` reads them; for decoding on
-        one device.
+        """The same function, of one layer, with its weights in the layout of `project_rows`; for
+        decoding on one device.
         """
         attention = merge_adapters(self)
         attention.rows_in = nnx.data(

@@ -22,9 +22,9 @@ from posenc_jax.core.tokens import Tokens
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
-# The one table. A role that is not listed is kept whole (head_dim, the vocabulary, an encoding's
-# own tables): embeddings are cut on their width, since a gather from a table that is cut by rows
-# rebuilds the table.
+# From roles to mesh axes. A role that is not listed is not cut (head_dim, the vocabulary, an
+# encoding's own tables). Embeddings are cut along their width, since a gather from a table that is
+# cut along its rows rebuilds the table.
 ROLES: dict[str | None, str | tuple[str, ...]] = {
     'batch': ('data', 'fsdp'),
     'sequence': 'sequence',
@@ -42,8 +42,8 @@ def make_mesh(
     left.
 
     Args:
-      data, fsdp, tensor, sequence: sizes.
-      devices: defaults to all devices of all processes.
+      data, fsdp, tensor, sequence: sizes of the axes.
+      devices: the devices; None takes all devices of all processes.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices, or do not divide it.
@@ -64,7 +64,7 @@ def make_mesh(
             raise ValueError(
                 f'mesh: tensor x fsdp x sequence = {parts} does not divide {count} '
                 f'device{"s" * (count > 1)}; '
-                f'on a CPU, mesh.cpu_devices={parts} makes it count as so many'
+                f'on a CPU, mesh.cpu_devices={parts} splits it into that many devices'
             )
         sizes[0] = count // parts
     if math.prod(sizes) != len(devices):
@@ -76,19 +76,18 @@ def make_mesh(
 
 
 def split_cpu(rows: int, count: int = 0) -> None:
-    """Makes a CPU count as several devices, a core each: must come before any device is touched.
+    """Splits a CPU into several devices of one core or more; call it before any device is used.
 
     XLA runs small batched products, as in attention, on one core of a device, so two cores are
-    faster as two devices than as one. Flags and variables of JAX or XLA that say how many devices
-    there are go first.
+    faster as two devices than as one. Flags and settings of JAX or XLA that say how many devices
+    there are take precedence over the choice by `rows`.
 
     Args:
-      rows: what the devices will share; 0 chooses the most devices, up to a core each, that divide
-        them.
-      count: devices; 0 chooses.
+      rows: rows that the devices will share, or 0.
+      count: number of devices; 0 takes the largest that divides `rows`, up to one per core.
 
     Raises:
-      ValueError: `count` is given and devices are in use already, or something else decides.
+      ValueError: `count` is given, but JAX has started already with another number of devices.
     """
     decided = (
         'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
@@ -118,16 +117,16 @@ def active_mesh():
 
 
 def spec_of(roles: tuple[str | None, ...], ndim: int | None = None) -> PartitionSpec:
-    """The table applied to the roles of an array; `ndim` leads with whole dimensions where the
-    array has more.
+    """How an array is cut, from the roles of its last dimensions. If it has `ndim` dimensions, more
+    than roles, the first ones are not cut.
     """
     lead = 0 if ndim is None else ndim - len(roles)
     return PartitionSpec(*(None,) * lead, *(ROLES.get(role) for role in roles))
 
 
 def constrain(x: Array, *roles: str | None) -> Array:
-    """Fixes the layout of an activation by the roles of its dimensions; nothing happens without a
-    mesh.
+    """Fixes the layout of an activation by the roles of its dimensions. Without a mesh it does
+    nothing.
     """
     return x if active_mesh() is None else jax.lax.with_sharding_constraint(x, spec_of(roles))
 
@@ -147,8 +146,8 @@ def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):
 
 
 def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
-    """The `NamedSharding` of every variable of a state, from its `axes` and the table; without
-    `axes` it is replicated.
+    """The `NamedSharding` of every variable of a state, from its `axes` and the table of roles. A
+    variable without `axes` is replicated.
 
     Raises:
       ValueError: a dimension that its mesh axes do not divide, with the numbers.
@@ -191,14 +190,12 @@ def sharded_attend(
     return_lse: bool = False,
     **options,
 ) -> Any:
-    """`attend`, on a mesh with every device doing its rows, heads and queries; keys are gathered
-    along the sequence.
+    """`attend`; on a mesh every device computes its own rows, heads and queries, over all keys.
 
-    Queries are cut by batch, sequence and heads, keys and values by batch and heads, the encoding's
-    variables by the head axis they declare, per-token features like the heads they count (N or K).
-    An encoding that promises to mix heads is evaluated with all heads on every device.
-
-    The caller has called the doors of the token stage.
+    Queries are cut along batch, sequence and heads, keys and values along batch and heads. The
+    encoding's variables are cut along the head axis that they declare, and per-token features along
+    their heads (N or K). An encoding that mixes heads, by its promises, is evaluated with all heads
+    on every device. The caller has called the doors of the token stage.
 
     Args:
       heads_first, return_lse, **options: as for `attend`, as is the result.

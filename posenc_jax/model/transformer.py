@@ -26,9 +26,9 @@ from posenc_jax.model.sharding import constrain
 
 
 class Transformer(nnx.Module):
-    """A pre-norm transformer with positional encodings as values.
+    """A pre-norm transformer with a positional encoding in every layer.
 
-    Layers are grouped by the period of the pattern; each place in the period holds one `Block`
+    Layers are grouped by the period of the pattern. Each place in the period holds one `Block`
     whose variables are stacked over the groups, and one `lax.scan` goes over the groups. Parts of
     an encoding that open `place` or `embed`, parts shared by all layers and parts without variables
     live once in `shared`; the others live in the blocks.
@@ -68,15 +68,15 @@ class Transformer(nnx.Module):
         return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
 
     def mixer(self, place: int, block: Block) -> AttentionMixer:
-        """What a layer does between its norms."""
+        """The attention of a layer at this place in the period, as a mixer."""
         return block.mixer(self.encoding(place, block))
 
     def _part(self, link: Link, block: Block) -> Encoding:
         return self.shared[link.number] if link.shared else block.encodings[link.number]
 
     def stem(self, place: int) -> list[tuple[int, Encoding]]:
-        """The shared parts of a place in the period, numbered as in `shared`: those that may open
-        `place` and `embed`.
+        """The shared parts of a place in the period, with their numbers in `shared`. No other parts
+        open `place` or `embed`.
         """
         return [
             (link.number, self.shared[link.number]) for link in self.links[place] if link.shared
@@ -90,9 +90,9 @@ class Transformer(nnx.Module):
     def place(
         self, tok: Tokens, ids: Int[Array, 'B T'] | None = None, *, key: Array | None = None
     ) -> tuple[Tokens, ...]:
-        """Tokens as each place of the period sees them; with a key by the training rule.
+        """Tokens as each place of the period sees them; with a key, by the training rule.
 
-        `ids`, or those that `tok` has, reach the encodings that read them and are not kept.
+        Encodings that read ids get `ids`, or those of `tok`; the result has none.
         """
         if ids is not None and self.reads_ids:
             tok = dataclasses.replace(tok, ids=ids)
@@ -105,11 +105,11 @@ class Transformer(nnx.Module):
         return tuple(placed)
 
     def check_ids(self, tokens: Int[Array, '...'], valid: Bool[Array, '...'] | None = None) -> None:
-        """Refuses known ids that the vocabulary does not have, before a compiled program makes NaN
-        of them; padding may have any.
+        """Refuses ids outside the vocabulary, of which a compiled program would make NaN. Traced
+        ids and those of padding are not checked.
 
         Raises:
-          ValueError: says the range and what was found.
+          ValueError: ids outside; the message has their range and that of the vocabulary.
         """
         low, high = known_range(tokens, valid) or (0, 0)
         if low < 0 or high >= self.cfg.vocab_size:
@@ -118,11 +118,11 @@ class Transformer(nnx.Module):
             )
 
     def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
-        """Token vectors of about unit variance, through every `embed` door once.
+        """Token vectors of about unit variance, changed once by the `embed` of every shared part.
 
         Raises:
-          ValueError: known ids that the vocabulary does not have; traced ones become NaN. Padding
-            may have any.
+          ValueError: ids outside the vocabulary, except those of padding. Traced ids outside it
+            give NaN.
         """
         valid = placed[0].valid
         tokens = tokens if valid is None else jnp.where(valid, tokens, 0)
@@ -156,7 +156,7 @@ class Transformer(nnx.Module):
         for leaf in jax.tree.leaves(tok):
             if leaf.shape[1] != tokens.shape[1] or leaf.shape[0] not in (1, tokens.shape[0]):
                 raise ValueError(
-                    f'tokens {tokens.shape} do not fit what is known about them, {leaf.shape}'
+                    f'tokens {tokens.shape} do not fit tok, which has an array {leaf.shape}'
                 )
         if train and key is None:
             raise ValueError('train=True needs a key: dropout and positions may be random')
@@ -209,19 +209,18 @@ class Transformer(nnx.Module):
         states: Sequence,
         layers: list[tuple[int, Block]] | None = None,
     ) -> tuple[Float[Array, 'B T D'], tuple]:
-        """Takes `x` through all layers one after the other, each with what it remembers, which need
-        not be alike.
+        """Takes `x` through all layers one after the other, each with its own state. The states may
+        be of different kinds.
 
         Args:
-          mix: `mix(h, mixer, place, own)` takes the normed input of a layer and its state to
-            what the layer adds to `x`, and the state after it.
+          mix: `mix(h, mixer, place, own)` maps the normed input h and the state of a layer to the
+            term that is added to `x`, and the new state.
           x: the input of the first layer.
           states: one per layer.
-          layers: `layers()`, for a loop that cuts them out of their stacks once (XLA does not hoist
-            it).
+          layers: the result of `layers()`, for a caller that loops: XLA does not hoist the cuts.
 
         Returns:
-          The last x, and the states after.
+          The last x, and the new states.
         """
         after = []
         for (place, block), own in zip(
@@ -254,12 +253,11 @@ class Transformer(nnx.Module):
         ]
 
     def unstacked(self) -> 'Transformer':
-        """The same model with every layer a place of the period of its own, so that no layer is cut
-        out of a stack.
+        """The same model with a period of all layers, so that no layer is cut out of a stack.
 
-        For decoding, whose steps are short beside the copy of all weights that the cut is: it is
-        made here, once. Compiling a pass over whole sequences then takes time for every layer, not
-        for one.
+        It is made for decoding: the cuts copy all weights, which takes long beside a decode step,
+        and here they are made once. In exchange, the compile time of a pass over whole sequences
+        grows with the number of layers.
 
         Example:
           >>> cfg = TransformerConfig(
@@ -280,11 +278,12 @@ class Transformer(nnx.Module):
         return model
 
     def for_decoding(self) -> 'Transformer':
-        """`unstacked`, and of every layer the projections that read the same input joined into one
+        """`unstacked`, with the projections of a layer that read the same input joined into one
         product.
 
-        The same function up to rounding, for one device: a decode step waits for memory, and fewer,
-        longer products wait less. Adapters are added in. It cannot be saved, exported or trained.
+        The function is the same up to rounding, for one device. A decode step is limited by memory,
+        and fewer, longer products read it faster. Adapters are added into the weights. The result
+        cannot be saved, exported or trained.
 
         Example:
           >>> cfg = TransformerConfig(
@@ -302,10 +301,8 @@ class Transformer(nnx.Module):
         return model
 
     def logits(self, hidden: Float[Array, 'B T D']) -> Float[Array, 'B T V']:
-        """Float32 logits of hidden rows (any number of them, so that evaluation can go in
-        chunks).
-        """
-        # The tied table is read as it lies: XLA would gather a transposed one on one core.
+        """Float32 logits of any number of hidden rows, so that evaluation can go in chunks."""
+        # The tied table is not transposed: XLA would copy it into the new layout on one core.
         table, axes = (
             (self.embedding, 'btd,vd->btv') if self.output is None else (self.output, 'btd,dv->btv')
         )
@@ -328,10 +325,9 @@ class Transformer(nnx.Module):
         Args:
           tokens: token ids.
           tok: what else is known about them (positions, documents, padding); None counts 0 .. T-1.
-          key: makes encodings whose positions are random draw them; None is their evaluation rule.
-            Drives dropout as well.
+          key: draws random positions and dropout; None is the evaluation rule of the encodings.
           train: turns dropout on; needs a key.
-          last: logits of the last so many tokens only.
+          last: how many tokens, from the end, get logits; None for all.
 
         Raises:
           ValueError: shapes that do not fit, or `train` without a key.
@@ -345,29 +341,29 @@ class Transformer(nnx.Module):
         """The same weights with every encoding replaced by its context extension, e.g.
         'yarn(factor=4.0)'.
 
-        What an extension puts in the place of a part lives where that part lived: once in the model
-        or in every layer. In a pattern, layers that have nothing to extend stay as they are.
+        A part that an extension replaces was in the model once or in every layer, and so is the
+        new part. In a pattern, layers that have nothing to extend stay as they are.
 
         Args:
           spec: an extension (see `posenc_jax.extension`).
           **context: overrides what the model tells the extension (`train_len`, `head_dim`, ...).
 
         Raises:
-          SpecError: the spec is wrong, or no layer has anything this extension works on.
+          SpecError: the spec is wrong, or no layer has a part that this extension works on.
         """
         return change_parts.extended(self, spec, context)
 
     def map_parts(
         self, kind: type[Encoding], change: Callable[[Encoding, Int[Array, 'groups']], Encoding]
     ) -> 'Transformer':
-        """A copy in which every part of one class gives way to what `change` makes of it; every
-        layer then owns its own.
+        """A copy in which the result of `change` replaces every part of one class. Every layer then
+        owns its part.
 
         Args:
           kind: the class, which acts on layers (does not open `place` or `embed`).
           change: `change(part, layers) -> part`, once for each place of the period that has such a
-            part. `layers` are the numbers of its layers; the variables of the result lead with
-            them, as those of `part` do where layers owned it.
+            part. `layers` are the numbers of its layers. The variables of the result have the
+            layers as leading axis, like those of `part` if layers owned it.
 
         Raises:
           ValueError: no layer has a part of this class, or it acts at the stem, which exists once.
@@ -390,7 +386,7 @@ class Transformer(nnx.Module):
 
 
 def abstract_model(cfg: TransformerConfig, extend: str = '') -> Transformer:
-    """The model, with its context extension, as shapes."""
+    """The model, with its context extension, as shapes without values."""
 
     def build():
         model = Transformer(cfg, rngs=nnx.Rngs(0))

@@ -27,7 +27,8 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'lm_infinite.json').
     'values'
 ]
 LENGTH, LOCAL, GLOBAL = GOLDEN['length'], GOLDEN['n_local'], GOLDEN['n_global']
-attend, turned_by = jax.jit(pj.attend, static_argnames='block'), jax.jit(rope)
+attend = jax.jit(functools.partial(pj.attend, applied=pj.TOKEN_STAGE), static_argnames='block')
+turned_by = jax.jit(rope)
 project = jax.jit(lambda part, q, k, v, tq, tk: part.project(q, k, v, tq, tk))
 read, step, trimmed = (
     jax.jit(prefill),
@@ -156,16 +157,8 @@ def test_a_step_sees_what_the_last_row_of_a_pass_sees_also_where_positions_jump(
         pj.Tokens.of(segment=np.arange(20)[None] // 12),
     ):
         q, k, v, tq, tk = project(part, *arrays, tok, tok)
-        whole = np.asarray(attend(part, q, k, v, tq, tk, block=(4, 4), applied=pj.TOKEN_STAGE))
-        one = attend(
-            part,
-            np.asarray(q)[:, -1:],
-            k,
-            v,
-            jax.jit(lambda tq: tq.slice(19, 1))(tq),
-            tk,
-            applied=pj.TOKEN_STAGE,
-        )
+        whole = np.asarray(attend(part, q, k, v, tq, tk, block=(4, 4)))
+        one = attend(part, np.asarray(q)[:, -1:], k, v, jax.jit(lambda tq: tq.slice(19, 1))(tq), tk)
         np.testing.assert_allclose(one, whole[:, -1:], atol=2e-6)
 
 
@@ -181,9 +174,7 @@ def test_the_ceiling_holds_for_every_rotary_encoding(part):
     order = np.array([0, 10, 11])
     near = pj.make(part, head_dim=WIDTH, train_len=64)
     tq, tk = pj.Tokens.of(positions=[[12]]), pj.Tokens.of(positions=[[10, 11, 12]])
-    expected = attend(
-        near, *project(near, q[:, 11:], k[:, order], v[:, order], tq, tk), applied=pj.TOKEN_STAGE
-    )
+    expected = attend(near, *project(near, q[:, 11:], k[:, order], v[:, order], tq, tk))
     np.testing.assert_allclose(far, np.asarray(expected)[:, 0], atol=2e-6)
 
 

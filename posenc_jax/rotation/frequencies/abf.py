@@ -29,8 +29,8 @@ from posenc_jax.rotation.rope import rope_frequencies
 class ABF:
     """Replaces the rotary base by a larger one, for continued training at a longer length.
 
-    `theta'_t = b'^(-2t/D)`; the base the encoding was built with has no effect. Differs from the
-    paper: nothing.
+    `theta'_t = b'^(-2t/D)`. The base of the encoding itself has no effect. Differs from the paper:
+    nothing.
 
     Args:
       base: b'.

@@ -1,4 +1,4 @@
-"""Dynamic NTK scaling: the base follows the current length."""
+"""Dynamic NTK scaling: a rotary base that grows with the current length."""
 
 import dataclasses
 from typing import ClassVar
@@ -41,7 +41,7 @@ def dynamic_ntk_frequencies(
     if rotary_dim < 4:
         raise ValueError(f'dynamic_ntk needs a rotary width of at least 4, got {rotary_dim}')
     check_factor('dynamic_ntk', factor), check_train_len('dynamic_ntk', train_len)
-    # From the excess over the trained length: an integer, so that l = L gives exactly 1.
+    # 1 + (l - L) f / L. The excess l - L is an integer, so that l = L gives exactly 1.
     ratio = 1.0 + Double.of(jnp.maximum(length - train_len, 0)) * (factor / train_len)
     return rope_frequencies(rotary_dim, base) * root_powers(ratio, rotary_dim // 2 - 1)
 
@@ -66,15 +66,15 @@ def dynamic_ntk_frequencies(
 )
 @dataclasses.dataclass(frozen=True)
 class DynamicNTK:
-    """Raises the rotary base once the sequence is longer than trained, by as much as its current
-    length asks for.
+    """Raises the rotary base with the current length, once a sequence is longer than trained.
 
     `b' = b max(1, f l / L - (f - 1))^(D/(D-2))`, one base for all positions of a pass; l is the
     largest valid position plus one of the row, or of the packed document. Differs from the released
-    implementations: keys are cached raw and rotated anew when l grows, so in a layer a decoding
-    step equals the full pass over its prefix; they keep keys of older bases. Deeper layers still
-    read what was computed at shorter l, unless `generate(decoding=Recomputed())`
-    (model/recomputed.py) reads the text anew at every step beyond L.
+    implementations: keys are cached raw and rotated again when l grows, where they keep keys that
+    were rotated with older bases. So a decoding step of one layer equals the full pass over its
+    prefix. The inputs of deeper layers are still those of shorter l, unless
+    `generate(decoding=Recomputed())` (decoding/recomputed.py) computes the text again at every step
+    beyond L.
 
     Args:
       factor: f, at least 1; the yarn repository has 1.

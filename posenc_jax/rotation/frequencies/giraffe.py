@@ -1,4 +1,4 @@
-"""Giraffe: linear, power and truncated rotary frequencies."""
+"""Giraffe: rotary frequencies that are scaled linearly, scaled by a power, or truncated."""
 
 import dataclasses
 import math
@@ -20,11 +20,10 @@ def giraffe_frequencies(
     power: float = 0.0,
     truncate: int | None = None,
 ) -> np.ndarray:
-    """`x_t = theta_t / s (1 - 2t/D)^k`, then truncated by how often a plane turns in `truncate`
-    positions, float64.
+    """`x_t = theta_t / s (1 - 2t/D)^k`, float64, then truncated if `truncate` is given.
 
-    With T = `truncate` and c = 2 pi / T: planes of x_t >= c keep x_t, those of c/8 <= x_t < c get
-    the constant c/16, slower ones get 0.
+    With T = `truncate` and c = 2 pi / T, the frequency of one turn in T positions: planes with
+    x_t >= c keep x_t, those with c/8 <= x_t < c get the constant c/16, and slower ones get 0.
 
     Args:
       rotary_dim, base: D, b.
@@ -71,20 +70,20 @@ def giraffe_frequencies(
 )
 @dataclasses.dataclass(frozen=True)
 class Giraffe:
-    """Scales rotary frequencies linearly, bends them by a power, or truncates those that never
-    completed a turn.
+    """Scales rotary frequencies linearly or by a power, and truncates those that complete no turn
+    within the trained length.
 
-    `theta'_t = theta_t / s (1 - 2t/D)^k`; `truncated` then keeps planes that, so scaled and bent,
-    turn at least once in the trained length, gives the next ones one slow constant and stops the
-    rest. Differs from the paper: nothing; the three apply in the order linear, power, truncation,
-    as in the released code. The fourth variant, random positions, is `giraffe_random`.
+    `theta'_t = theta_t / s (1 - 2t/D)^k`. With `truncated`, planes that still turn at least once
+    in the trained length keep this frequency, those that make at least 1/8 of a turn get one slow
+    constant, and the others get 0 (see `giraffe_frequencies`). Differs from the paper: nothing. The
+    three variants are applied in the order linear, power, truncation, as in the released code. The
+    fourth variant, random positions, is `giraffe_random`.
 
     Args:
-      factor: s, linear scaling (the sheet's `giraffe_linear`, equal to `pi`); 4 and 16 in the
-        paper.
-      power: k (`giraffe_power`); 0.1 and 0.5 in the paper.
-      truncated: whether frequencies are truncated at the trained length (`giraffe_trunc`).
-      train_len: T of the truncation, from the model.
+      factor: s of the linear scaling, which equals `pi`; 4 and 16 in the paper.
+      power: k; 0.1 and 0.5 in the paper.
+      truncated: whether frequencies are truncated at the trained length.
+      train_len: T of the truncation, in tokens, from the model.
 
     Raises:
       ValueError: a factor below 1, a negative power, no train_len.

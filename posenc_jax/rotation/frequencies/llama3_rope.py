@@ -21,8 +21,7 @@ def llama3_frequencies(
     low_freq_factor: float = 1.0,
     high_freq_factor: float = 4.0,
 ) -> np.ndarray:
-    """`g theta_t + (1 - g) theta_t / s`, g from 0 to 1 linear in the turns a plane makes in
-    `train_len`, float64.
+    """`g theta_t + (1 - g) theta_t / s`, float64; g depends on the turns of a plane in `train_len`.
 
     `g = clip((L theta_t / 2 pi - lf) / (hf - lf), 0, 1)`: planes that turn more than hf times are
     kept, those that turn less than lf times are interpolated by s.

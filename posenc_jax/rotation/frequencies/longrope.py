@@ -18,8 +18,8 @@ Mode = Literal['length', 'short', 'long']
 
 
 def longrope_temperature(factor: float, train_len: int, magnitude: Magnitude = 'su') -> float:
-    """m, which multiplies cos and sin: `sqrt(1 + ln s / ln L)` ('su'), `0.1 ln s + 1` ('yarn'), or
-    1 ('none').
+    """The magnitude m, which multiplies cos and sin: `sqrt(1 + ln s / ln L)` ('su'), `0.1 ln s + 1`
+    ('yarn'), or 1 ('none').
 
     Raises:
       ValueError: a factor below 1, a train_len below 2, an unknown choice.
@@ -45,8 +45,8 @@ def longrope_temperature(factor: float, train_len: int, magnitude: Magnitude = '
 
 
 def rescaled_factors(factors, scale: float, new_scale: float) -> np.ndarray:
-    """Factors found for the scale s, carried over to another: `1 + (lambda - 1) (s' - 1) / (s -
-    1)`.
+    """Factors lambda that were found for the scale s, carried over to the scale s':
+    `1 + (lambda - 1) (s' - 1) / (s - 1)`.
 
     Example:
       >>> rescaled_factors([1.0, 16.5, 32.0], 32.0, 16.0).tolist()
@@ -86,30 +86,31 @@ class LongRoPE:
     """Divides every rotary frequency by a factor of its own; the first positions keep the original
     frequencies.
 
-    `theta'_t = theta_t / lambda_t` with magnitude m on cos and sin at positions >= n_hat, `theta_t`
-    and 1 before. With two lists, `short` serves while the sequence is no longer than trained and
-    `long` beyond, all keys alike. Differs from the released implementations: keys are cached raw
-    while the list depends on the length, so in a layer a decoding step equals the full pass over
-    its prefix; they keep keys rotated by the other list (Phi-3 of `transformers` reads the text
-    anew when it passes L). Deeper layers would still read what was computed with `short`: where the
-    list changes, `generate` reads the text anew by default, once; with `dynamic` at every step
-    beyond L, if `decoding=Recomputed()` (model/recomputed.py) asks so.
+    At positions >= n_hat, `theta'_t = theta_t / lambda_t` and cos and sin have the magnitude m; at
+    the positions before, `theta_t` and 1. With two lists, all keys use `short` while the sequence
+    is no longer than trained, and `long` beyond. Differs from the released implementations: keys
+    are cached raw while the list depends on the length, where they keep keys that were rotated by
+    the other list (Phi-3 of `transformers` reads the text again when it passes L). So a decoding
+    step of one layer equals the full pass over its prefix. The inputs of deeper layers would still
+    be those of `short`, so `generate` by default computes the text again once, where the list
+    changes. With `dynamic`, `decoding=Recomputed()` (decoding/recomputed.py) does so at every step
+    beyond L.
 
     Args:
       long: lambda_t, rotary width / 2 numbers of at least 1 (the search also keeps them ascending).
-      factor: s = longest length / train_len, of the magnitude.
+      factor: s = longest length / train_len, for the magnitude and for `dynamic`.
       short: factors up to `train_len`; None uses `long` at every length.
       start: n_hat, how many first positions keep the original frequencies.
       magnitude: 'su' (default), 'yarn' or 'none', see `longrope_temperature`; a number is m itself.
-      mode: which list: by current 'length', or always 'short' or 'long' (then keys are cached
-        encoded).
+      mode: the list in use: 'length' chooses by the current length, 'short' and 'long' always take
+        this list, and keys are then cached encoded.
       dynamic: beyond `train_len` the factors grow with the current length l, `1 + (lambda - 1) (l/L
         - 1) / (s - 1)`.
       train_len: L, from the model.
 
     Raises:
       ValueError: factors below 1 or beyond float32, lists of the wrong length, start below 0, a
-        mode without its list.
+        mode without its list, `dynamic` with another mode or a factor of 1.
 
     Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 
@@ -135,15 +136,15 @@ class LongRoPE:
         check_factor('longrope', self.factor)
         check_train_len('longrope', self.train_len)
         for name, factors in (('long', self.long), ('short', self.short)):
-            for factor in (
-                factors or ()
-            ):  # in any order, and however large: a huge one stops its plane
+            # Any order and size is allowed; a plane with a huge factor does not rotate.
+            for factor in factors or ():
                 check_number(
                     f'longrope: a factor of {name} divides a frequency and', factor, least=1
                 )
         if self.short is not None and len(self.short) != len(self.long):
             raise ValueError(
-                f'longrope: {len(self.long)} long factors and {len(self.short)} short ones'
+                'longrope: both lists must have the same number of factors, got '
+                f'{len(self.long)} long factors and {len(self.short)} short ones'
             )
         if self.mode == 'short' and self.short is None:
             raise ValueError("longrope: mode='short' needs the list short")
@@ -186,9 +187,8 @@ class LongRoPE:
             ), self.temperature
         short = np.ones_like(long) if self.short is None else np.asarray(self.short)
         longer = Double.of(theta / long)
-        if (
-            self.dynamic
-        ):  # theta / (1 + (lambda - 1) y), in a form where a huge lambda overflows nothing
+        if self.dynamic:
+            # theta / (1 + (lambda - 1) y), in a form in which a huge lambda does not overflow.
             grown = Double.of(jnp.maximum(length - self.train_len, 0))[..., None] / (
                 self.train_len * (self.factor - 1.0)
             )

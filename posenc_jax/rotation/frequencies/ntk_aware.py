@@ -1,4 +1,4 @@
-"""NTK-aware scaling: a larger base."""
+"""NTK-aware scaling: a larger rotary base."""
 
 import dataclasses
 from typing import ClassVar
@@ -11,8 +11,8 @@ from posenc_jax.rotation.rope import rope_frequencies
 
 
 def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
-    """`b' = b s^(D/(D-2))`, D the rotated width: the lowest frequency is divided by exactly s, the
-    highest is kept.
+    """`b' = b s^(D/(D-2))`, with D the rotary width. It divides the lowest frequency by exactly s
+    and keeps the highest.
 
     Raises:
       ValueError: a factor below 1; a width below 4, where the highest frequency is the lowest.

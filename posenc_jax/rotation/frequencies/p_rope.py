@@ -20,9 +20,9 @@ def p_rope_frequencies(
       rotary_dim: D; exponents keep the full width, `theta_t = base^(-2t/D)`.
       base: of the frequencies.
       p: the fraction that rotates, in [0, 1].
-      keep: which planes rotate: the 'highest' frequencies (the paper), the 'lowest' (its reversed
-        ablation), or as many planes with the frequencies of a head of width p D ('compressed', the
-        paper's partial ablation).
+      keep: which planes rotate: those with the 'highest' frequencies (the paper), with the 'lowest'
+        (its reversed ablation), or as many planes with the frequencies of a head of width p D
+        ('compressed', its partial ablation).
 
     Raises:
       ValueError: p outside [0, 1], an unknown choice.

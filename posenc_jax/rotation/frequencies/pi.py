@@ -11,7 +11,7 @@ from posenc_jax.rotation.rope import rope_frequencies
 
 
 def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
-    """`theta_t / factor`, float64: rotating by position i with these is rotating by i / factor with
+    """`theta_t / factor`, float64. With them, position i is rotated like position i / factor with
     theta.
 
     Example:
@@ -40,8 +40,8 @@ def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
 )
 @dataclasses.dataclass(frozen=True)
 class PI:
-    """Divides every rotary frequency by `factor`, which squeezes `factor` times the trained length
-    into trained angles.
+    """Divides every rotary frequency by `factor`, so that `factor` times the trained length stays
+    within the trained angles.
 
     `A_it = (i / s) theta_t`. Differs from the paper: the frequencies are scaled instead of the
     positions, which stay integers; the angles are the same.

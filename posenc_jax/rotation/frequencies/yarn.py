@@ -1,4 +1,4 @@
-"""YaRN: interpolation by parts, and a temperature."""
+"""YaRN: rotary frequencies that are interpolated by parts, and a temperature."""
 
 import dataclasses
 import math
@@ -24,10 +24,10 @@ def yarn_temperature(
     mscale: float | None = None,
     mscale_all_dim: float | None = None,
 ) -> float | Float[Array, '...']:
-    """m, which multiplies cos and sin of queries and keys: `0.1 ln s + 1`, unless given.
+    """m, which multiplies cos and sin of queries and keys: `0.1 ln s + 1`, or `attention_factor`.
 
-    With `mscale` a and `mscale_all_dim` c both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. Of an
-    array of s, one m each.
+    If `mscale` a and `mscale_all_dim` c are both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. An
+    array of s gives an array of m.
 
     Example:
       >>> (
@@ -65,10 +65,10 @@ def yarn_ramp(
     truncate: bool = True,
     ramp: Ramp = 'index',
 ) -> Float[np.ndarray, 'F']:
-    """How far planes t are interpolated, from 0 to 1; arguments as for `yarn_frequencies`, whose
-    planes are 0, 1, 2, ...
+    """How far each plane t is interpolated, from 0 to 1. Arguments are those of `yarn_frequencies`,
+    whose planes are 0, 1, 2, ...
 
-    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`. A plane between two has a frequency between theirs,
+    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`. t may be a fraction; the plane has the frequency
     `base^(-2t / D)`.
 
     Example:
@@ -93,9 +93,8 @@ def yarn_ramp(
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low = max(low, 0)
-    high = max(
-        min(high, rotary_dim - 1), low
-    )  # a train_len below one rotation would turn the ramp around
+    # With a train_len below one rotation, high would be below low.
+    high = max(min(high, rotary_dim - 1), low)
     if low == high:
         high += 0.001
     return np.clip((planes - low) / (high - low), 0.0, 1.0)
@@ -112,22 +111,22 @@ def yarn_frequencies(
     truncate: bool = True,
     ramp: Ramp = 'index',
 ) -> np.ndarray | Double:
-    """`theta_t ((1 - ramp_t) + ramp_t / s)`, float64: planes that turn often are kept, those that
-    turn rarely interpolated.
+    """`theta_t ((1 - ramp_t) + ramp_t / s)`, float64: planes that turn often are kept, and those
+    that turn rarely are interpolated.
 
     `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`; lo and hi are the planes that turn `beta_fast` and
     `beta_slow` times in `train_len` positions, `D ln(L / (2 pi beta)) / (2 ln b)`.
 
     Args:
       rotary_dim, base: D, b.
-      factor: s, at least 1; of a `Double` or an array [...], which is not checked, the result is a
-        `Double` [..., D/2].
+      factor: s, at least 1. A `Double` or an array [...] is not checked, and gives a `Double`
+        [..., D/2].
       train_len: L.
-      beta_fast, beta_slow: rotations within L above which a plane is kept, below which it is
-        interpolated by s.
+      beta_fast: rotations within L above which a plane is kept.
+      beta_slow: rotations within L below which a plane is interpolated by s.
       truncate: whether lo is rounded down and hi up, as in the released code.
-      ramp: linear in the plane's index as in every released implementation, or in its rotations as
-        in the paper's text.
+      ramp: 'index' for a ramp that is linear in the index of the plane, as in every released
+        implementation; 'rotations' for one linear in its rotations, as in the paper's text.
 
     Raises:
       ValueError: a factor below 1, no train_len, betas that are not ordered, an unknown ramp, a
@@ -178,23 +177,23 @@ def yarn_frequencies(
 )
 @dataclasses.dataclass(frozen=True)
 class YaRN:
-    """Keeps high rotary frequencies, interpolates low ones by `factor`, and sharpens the softmax by
-    m squared.
+    """Keeps high rotary frequencies, interpolates low ones by `factor`, and multiplies logits by m
+    squared.
 
     `theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s`, `m = 0.1 ln s + 1` on cos and sin of
-    queries and keys. With `dynamic`, s and with it m follow the current length l, `s = max(1, l /
-    L)`, one s for all positions of a pass; l is the largest valid position plus one of the row, or
-    of the packed document. Up to L that is plain RoPE.
+    queries and keys. With `dynamic`, s and m follow the current length l, `s = max(1, l / L)`, one
+    s for all positions of a pass; l is the largest valid position plus one of the row, or of the
+    packed document. Up to L this is plain RoPE.
 
     Differs from the paper: the ramp is linear in the index of the plane, as in the released code;
     `ramp='rotations'` is the paper's formula. Keys of a dynamic rule are cached raw and rotated
-    anew when l grows, so in a layer a decoding step equals the full pass over its prefix; deeper
-    layers still read what was computed at shorter l, unless `generate(decoding=Recomputed())`
-    (model/recomputed.py) reads the text anew at every step beyond L.
+    again when l grows, so a decoding step of one layer equals the full pass over its prefix. The
+    inputs of deeper layers are still those of shorter l, unless `generate(decoding=Recomputed())`
+    (decoding/recomputed.py) computes the text again at every step beyond L.
 
     Args:
-      factor: s = new length / trained length, at least 1. A dynamic rule takes none: it neither
-        needs a bound nor stops at one.
+      factor: s = new length / trained length, at least 1. A dynamic rule takes no factor, since its
+        s follows the length without a bound.
       train_len: L, from the model.
       beta_fast, beta_slow, truncate, ramp: see `yarn_frequencies`.
       attention_factor, mscale, mscale_all_dim: see `yarn_temperature`; `attention_factor=1.0` is
@@ -237,9 +236,8 @@ class YaRN:
                 "yarn needs 'factor', new length / trained length, unless dynamic=True lets it "
                 'follow the length'
             )
-        self._rule(
-            2, 10000.0, 1.0 if self.dynamic else self.factor
-        )  # the formulas check their own arguments
+        # The formulas check their own arguments.
+        self._rule(2, 10000.0, 1.0 if self.dynamic else self.factor)
 
     @property
     def uses_length(self) -> bool:
@@ -248,7 +246,7 @@ class YaRN:
     def __call__(self, rotary_dim, base, length=None):
         if not self.dynamic:
             return self._rule(rotary_dim, base, self.factor)
-        # From the excess over the trained length: an integer, so that l = L gives exactly 1.
+        # s = 1 + (l - L) / L. The excess l - L is an integer, so that l = L gives exactly 1.
         return self._rule(
             rotary_dim,
             base,
