@@ -37,6 +37,7 @@ def logits(encoding, tok):
     return np.asarray(encoding.score(s, tok, tok, seen, carry)[0])
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('ids', IDS)
 @pytest.mark.parametrize('bias', BIASES)
 def test_a_bias_reads_the_positions_that_a_scheme_assigns(bias, ids):
@@ -89,6 +90,7 @@ MODELS = {
 }
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('name', MODELS)
 def test_models_of_mixed_encodings_decode_as_they_read(name):
     cfg = TransformerConfig(

@@ -336,10 +336,7 @@ REPRESENTATIVES = {
 }
 
 
-expensive = pytest.mark.full_where(condition=lambda layer: id_of(layer) not in REPRESENTATIVES)
-second_tile = pytest.mark.full_where(
-    condition=lambda layer, how: how == BLOCKS[-1] and id_of(layer) not in REPRESENTATIVES
-)
+expensive = pytest.mark.full_where(condition=lambda layer, **_: id_of(layer) not in REPRESENTATIVES)
 
 
 def test_representatives_are_subjects():
@@ -478,7 +475,7 @@ def test_phases_in_bfloat16_would_be_noticed():
         test_bfloat16_is_close_to_float32(layer)
 
 
-@second_tile
+@expensive
 @pytest.mark.parametrize('how', ['dense', *BLOCKS], ids=str)
 def test_tiles_and_their_gradients_equal_the_whole(layer, how):
     (out, grads, finite), (expected, expectations, _) = (
@@ -498,6 +495,7 @@ def test_every_parameter_gets_a_gradient(layer):
         )
 
 
+@expensive
 def test_padded_rows_are_finite_and_do_not_leak(layer):
     tok = tokens(valid=PADDED)
     out = layer(tok=tok)
@@ -591,6 +589,7 @@ def test_what_is_per_head_says_so(layer):
 # Padding, packing, causality.
 
 
+@expensive
 def test_packing_and_padding_change_nothing(layer):
     """Two documents of ten tokens have the same outputs alone, packed in one row, and with padding
     on the left or on the right.
@@ -611,6 +610,7 @@ def test_packing_and_padding_change_nothing(layer):
         close(layer(padded, tokens(valid=valid))[valid].reshape(expected.shape), expected)
 
 
+@expensive
 def test_causality(layer):
     """With the causal mask, the gradients of earlier outputs by later inputs are exactly zero, and
     a change of later inputs leaves earlier outputs exactly the same.
@@ -801,6 +801,7 @@ def test_promise_needs_training(layer):
     assert bool(trained) == layer.promises.needs_training
 
 
+@expensive
 def test_promise_fused(layer):
     """JAX's own attention with the causal mask gives the result of the pair stage exactly if the
     Card promises it. The positions are those of packed documents, but no document mask is used.
@@ -824,6 +825,7 @@ def test_promise_fused(layer):
 # Laws of composition, determinism, checkpoints.
 
 
+@expensive
 def test_chains_associate_and_nope_is_neutral(layer):
     first, second = pj.make('nope()'), Document()
     left, right = (

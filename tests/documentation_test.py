@@ -65,6 +65,10 @@ def test_the_package_is_found():
     assert 'posenc_jax.logits.alibi' in MODULES and len(MODULES) > 40
 
 
+FAST = ('posenc_jax.core.', 'posenc_jax.logits.', 'posenc_jax.positions.')
+
+
+@pytest.mark.full_where(condition=lambda name: not name.startswith(FAST))
 @pytest.mark.parametrize('name', MODULES)
 def test_examples_run(name):
     module = importlib.import_module(name)
@@ -147,6 +151,7 @@ def test_the_recipes_of_the_readme_run():
     assert 'load_pretrained' in pretrained
 
 
+@pytest.mark.full
 @needs_smollm2
 def test_the_recipe_for_a_public_checkpoint_runs():
     scope = {}
@@ -154,12 +159,14 @@ def test_the_recipe_for_a_public_checkpoint_runs():
     assert scope['logits'].shape[-1] == 49152
 
 
+@pytest.mark.full
 def test_the_contexts_of_the_usage_page_are_joined(capsys):
     (code,) = [block for block in blocks('docs/usage.md', 'python') if 'ape_parallel' in block]
     exec(code, {})
     assert capsys.readouterr().out.strip() == '(1, 4)'
 
 
+@pytest.mark.full
 def test_the_linen_example_runs(capsys):
     for code in blocks('docs/linen.md', 'python'):
         exec(code, {})

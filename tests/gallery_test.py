@@ -40,6 +40,7 @@ def test_what_is_added_to_tokens_is_shown_by_its_inner_products():
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'spec',
     [
@@ -60,6 +61,7 @@ def test_rows_are_those_of_the_matrix(spec):
     np.testing.assert_allclose(by_distance(encoding, 12, PROBE), matrix[:, -1, ::-1], atol=1e-5)
 
 
+@pytest.mark.full
 def test_pictures_are_written_also_where_no_position_is_left(tmp_path):
     for spec, names in (
         ('rope() | alibi()', ['rope_alibi.png', 'rope_alibi.svg']),

@@ -75,6 +75,7 @@ def test_equals_dot_product_attention_with_bias_and_mask(block, kv_heads, causal
         close(mine, other)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('queries, keys', [(1, 11), (3, 11), (11, 11), (1, 1), (7, 5)])
 @pytest.mark.parametrize('block', [None, (4, 4), (2, 5)], ids=str)
 def test_queries_and_keys_of_different_number(queries, keys, block):
@@ -407,6 +408,7 @@ def test_long_sequences_are_blocked_by_default():
     assert temporary(4096) < 2.5 * temporary(2048)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('block', [None, (4, 5)], ids=str)
 def test_the_log_sum_exp_and_its_gradients(block):
     (q, k, v), tok = qkv(9, kv_heads=4), pj.Tokens.of(length=9)
@@ -448,6 +450,7 @@ def test_the_log_sum_exp_of_a_query_without_keys():
     assert (out == 0).all() and (lse < -1e28).all()
 
 
+@pytest.mark.full
 def test_forward_mode_works_on_the_dense_form_and_is_refused_by_name_elsewhere():
     (q, k, v), tok = qkv(9), pj.Tokens.of(length=9)
     encoding = pj.make('alibi()', heads=HEADS, causal=True)
@@ -466,6 +469,7 @@ def test_forward_mode_works_on_the_dense_form_and_is_refused_by_name_elsewhere()
             jax.jvp(functools.partial(of, **options), (q,), (q,))
 
 
+@pytest.mark.full
 def test_second_derivatives_of_the_dense_form():
     (q, k, v), tok = qkv(4), pj.Tokens.of(length=4)
     loss = lambda q: pj.attend(pj.make('causal()'), q, k, v, tok, tok, implementation='dense').sum()
@@ -475,6 +479,7 @@ def test_second_derivatives_of_the_dense_form():
     close(hessian_product, expected, 1e-3)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', ['alibi()', 'window(size=4)', 'fire()'])
 def test_lengths_may_be_symbolic(spec):
     encoding = pj.make(spec, heads=HEADS, causal=True)

@@ -89,6 +89,7 @@ def test_exclusive_doors_have_one_owner():
     np.testing.assert_allclose(both.collect(s, q, tok, tok), 2 * weighted_sum(s, q), rtol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'spec, said',
     [
@@ -131,6 +132,7 @@ def test_what_reads_unrotated_queries_comes_first():
     assert len(pj.make('alibi() | psc() | rope()', **context).parts) == 3
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'spec, names',
     [
@@ -213,6 +215,7 @@ def test_random_links_draw_apart_and_repeatably():
     ).any()  # the second link has a draw of its own
 
 
+@pytest.mark.full
 def test_masks_are_combined_with_and():
     tok = pj.Tokens.of(segment=[[0, 0, 1, 1]])
     seen = pj.make('window(size=2) | causal() | document()').mask(tok, tok)[0, 0]
@@ -310,6 +313,7 @@ def test_context_is_checked():
         pj.make('nope()', head=4)
 
 
+@pytest.mark.full
 def test_the_evaluation_of_a_chain_is_that_of_its_links():
     tok = pj.Tokens.of(length=5)
     q = jax.random.normal(jax.random.key(0), (1, 5, 2, 4))

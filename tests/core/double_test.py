@@ -28,6 +28,7 @@ def some(seed):
     return Double.of(10.0 ** rng.uniform(-6, 6, 5000) * rng.choice([-1, 1], 5000))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('compiled', [False, True])
 @pytest.mark.parametrize('name', OPERATIONS)
 def test_one_operation_loses_what_lies_below_46_bits(name, compiled):
@@ -53,6 +54,7 @@ def test_numbers_stand_on_either_side():
         np.testing.assert_allclose(np.asarray(found), expected, rtol=2.0**-45)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('n', [1, 7, 63, 127])
 def test_powers_of_roots(n):
     x = jnp.asarray([1.0, 1.0009765625, 17.5, 2e6], jnp.float32)
@@ -69,6 +71,7 @@ def test_choice_and_powers():
     np.testing.assert_array_equal((x ** np.array([0, 5]))[1:], Double.of(np.array([2.5**5])))
 
 
+@pytest.mark.full
 def test_derivatives():
     function = lambda x: (lambda y: (3.0 * y * y + 1.0 / y - y).high)(Double.of(x))
     np.testing.assert_allclose(jax.grad(function)(1.7), 6 * 1.7 - 1 / 1.7**2 - 1, rtol=1e-6)

@@ -22,6 +22,7 @@ def test_plain_positions_count():
     assert tok.length == 4 and tok.segment is None and tok.valid is None and tok.feats == {}
 
 
+@pytest.mark.full
 def test_positions_restart_in_every_document():
     assert (
         positions(segment=[[7, 7, 7, 3, 3, 9]])
@@ -37,6 +38,7 @@ def test_positions_skip_padding_on_either_side():
     assert min(positions(valid=[[False, False, False]])[0]) == 0
 
 
+@pytest.mark.full
 def test_positions_with_padding_and_documents():
     tok = pj.Tokens.of(
         segment=[[0, 1, 1, 2, 2, 2, 3]], valid=[[False, True, True, True, True, True, False]]
@@ -132,6 +134,7 @@ def test_a_door_that_is_overridden_is_open():
     assert chained.opens('score') and chained.opens('mask') and not chained.opens('embed')
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('kv_heads', [1, 2, 4])
 def test_products_share_key_heads(kv_heads):
     q, k, v = (
@@ -151,6 +154,7 @@ def test_logits_of_bfloat16_are_float32():
     assert scaled_dot_product(q, q).dtype == jnp.float32
 
 
+@pytest.mark.full
 def test_families_leave_one_method_to_write():
     class Linear(Bias):
         def bias(self, q_pos, k_pos):
@@ -210,6 +214,7 @@ def test_tokens_refuse_other_types(arguments, message):
         pj.Tokens.of(**arguments)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('batch', [1, 3, 16, 17])
 def test_the_gradient_of_what_rows_share_is_the_sum_over_them(batch):
     shared = jnp.arange(6.0).reshape(1, 1, 2, 3)

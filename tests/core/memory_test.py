@@ -54,6 +54,7 @@ def build(entry, spec):
     jax.eval_shape(made)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('entry, name, small', calls())
 def test_huge_sizes_are_refused_before_they_are_there(entry, name, small):
     for size in HUGE:

@@ -51,6 +51,7 @@ def same(ours, theirs):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', SPECS)
 def test_explicit_axes(spec, arrays):
     mesh = explicit_mesh()
@@ -62,6 +63,7 @@ def test_explicit_axes(spec, arrays):
     same((out, gradients), expected)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('check_vma', [True, False])
 @pytest.mark.parametrize('spec', SPECS)
 def test_shard_map(spec, check_vma, arrays):

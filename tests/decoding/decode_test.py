@@ -50,6 +50,7 @@ def test_token_by_token_is_the_full_pass(toys, fields, padded):
     np.testing.assert_allclose(stepped(model, tok)[0][keep], model(TOKENS, tok)[keep], atol=1e-5)
 
 
+@pytest.mark.full
 def test_raw_keys_are_encoded_for_the_current_length(toys):
     # One layer, so that nothing remembers an earlier length: every step equals the full pass over
     # the tokens so far.
@@ -99,6 +100,7 @@ def test_greedy_generation_is_repeated_full_passes_for_unequal_prompts(toys):
     np.testing.assert_array_equal(out[:, :PROMPT], TOKENS[:, :PROMPT])
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'fields',
     [
@@ -115,6 +117,7 @@ def test_a_single_row_is_generated_as_in_a_batch(toys, fields):
     )
 
 
+@pytest.mark.full
 def test_without_stacks_the_model_is_the_same(toys):
     model = model_of(pattern=('toy_path() | toy_gate()', 'toy_slope() | window(size=3)'), layers=4)
     apart = model.unstacked()
@@ -124,6 +127,7 @@ def test_without_stacks_the_model_is_the_same(toys):
     np.testing.assert_array_equal(again(apart), again(model))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'fields',
     [
@@ -148,6 +152,7 @@ def test_joined_projections_decode_the_same(toys, fields):
         model.blocks[0].mlp.joined()
 
 
+@pytest.mark.full
 def test_continuing_a_cache_says_what_does_not_fit():
     model = model_of(layers=1)
     logits, cache = prefill(
@@ -170,6 +175,7 @@ def test_continuing_a_cache_says_what_does_not_fit():
             call()
 
 
+@pytest.mark.full
 def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
     model = model_of(layers=1)
     draw = lambda seed, **o: np.asarray(

@@ -106,6 +106,7 @@ def test_every_step_is_the_full_pass_over_its_prefix(encoding):
     )
 
 
+@pytest.mark.full
 def test_other_layers_keep_what_they_keep(toys):
     """Keys that evolve, features, rows of the layer input, several inputs, windows: beside a layer
     that switches.
@@ -118,6 +119,7 @@ def test_other_layers_keep_what_they_keep(toys):
     assert renewed.sum() == 2
 
 
+@pytest.mark.full
 def test_positions_of_the_task_decide():
     tok, model = Tokens.of(positions=np.arange(LENGTH)[None] // 2 * 2), model_of()
     logits, renewed = stepped(model, Recomputed(), tok)

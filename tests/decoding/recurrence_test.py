@@ -66,6 +66,7 @@ ENCODINGS = [
 ]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('encoding', ENCODINGS)
 def test_segments_with_all_of_the_past_are_one_pass(encoding):
     model = build(encoding)
@@ -106,6 +107,7 @@ def test_the_memory_is_as_long_as_is_said():
     assert memory.tokens.index.tolist() == [[6, 7, 8, 9, 10, 11, 12, 13]]
 
 
+@pytest.mark.full
 def test_memory_reaches_farther_than_its_length_through_the_layers():
     """The paper's claim: with N layers the context grows with N times the length of the memory."""
     changed = (TEXT + (np.arange(L + 1) == 0)).astype(np.int32) % VOCAB
@@ -125,6 +127,7 @@ def test_memory_reaches_farther_than_its_length_through_the_layers():
     assert reach(1) == 3 and reach(3) == 7
 
 
+@pytest.mark.full
 def test_no_gradient_passes_the_memory():
     model = build('transformer_xl()')
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -152,6 +155,7 @@ def test_no_gradient_passes_the_memory():
     assert not np.asarray(through).any() and all(np.asarray(leaf).any() for leaf in both)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('length', [0, 4])
 def test_losses_by_segments(length):
     model = build('transformer_xl()')

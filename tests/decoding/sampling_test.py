@@ -17,6 +17,7 @@ def frequencies(**options):
     return np.bincount(sample(logits, jax.random.key(0), **options), minlength=4) / DRAWS
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'options, expected',
     [

@@ -24,6 +24,7 @@ def runs(tmp_path_factory):
     return root
 
 
+@pytest.mark.full
 def test_usage_is_that_of_the_function_over_all_windows(runs, capsys):
     assert main(['rope_usage', f'--run={runs / "rope"}', '--batches=3']) == 0
     numbers, picture = map(str.strip, capsys.readouterr().out.splitlines())
@@ -72,6 +73,7 @@ def test_fields_of_a_run_are_those_of_the_function(runs, capsys):
     np.testing.assert_array_equal(found['trf'], trained_field(model, epsilon=0.1))
 
 
+@pytest.mark.full
 def test_a_run_without_a_bias_of_the_positions_and_one_of_a_task(runs, tmp_path, capsys):
     for name in ('rope', 'copy'):
         assert main(['receptive_field', f'--run={runs / name}', f'--out={tmp_path}']) == 0
@@ -83,6 +85,7 @@ def test_a_run_without_a_bias_of_the_positions_and_one_of_a_task(runs, tmp_path,
         assert np.isnan(np.load(tmp_path / 'receptive_field.npz')['trf'])
 
 
+@pytest.mark.full
 def test_ranks_of_several_runs(runs, tmp_path, capsys):
     assert (
         main(['receptive_field', f'--runs={runs / "*"}', '--batches=1', f'--out={tmp_path}']) == 0

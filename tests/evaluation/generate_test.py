@@ -41,6 +41,7 @@ def test_prompts_of_unequal_length_continue_as_if_alone(runs):
     assert together[1] == [task.decode(np.asarray(new))]
 
 
+@pytest.mark.full
 def test_samples_differ_and_depend_on_the_seed_alone(runs):
     draw = lambda seed: continue_text(
         str(runs / 'rope'), ['a'], tokens=NEW, temperature=1.0, top_p=0.9, seed=seed, samples=2

@@ -146,6 +146,7 @@ def test_ms_poe_orders_the_heads_of_every_layer_by_what_they_do_on_validation_te
     assert (ratios_of(copying.extended(copying.load()[0]))[0] == 1).all()
 
 
+@pytest.mark.full
 def test_every_protocol_and_file_by_the_command_line(runs, tmp_path, capsys):
     out = tmp_path / 'out'
     assert (
@@ -196,6 +197,7 @@ def test_depths_of_runs_by_the_command_line(runs, tmp_path, capsys):
     )
 
 
+@pytest.mark.full
 def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
     def nll(positions):
         changes = {

@@ -116,6 +116,7 @@ def test_transformer_windows_equal_its_prefixes(encoding):
     assert result.nll == pytest.approx(np.mean(nll), rel=1e-5)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('chunk', [1, 3, 8, 100])
 def test_logits_in_chunks_equal_logits_at_once(chunk):
     model, rng = tiny('alibi()'), np.random.default_rng(0)

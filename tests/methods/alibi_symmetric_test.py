@@ -25,6 +25,7 @@ def test_both_sides_have_the_bias_of_the_distance():
     np.testing.assert_array_equal(bias, bias.swapaxes(1, 2))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'encoding, mirrored',
     [

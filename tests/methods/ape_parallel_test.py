@@ -97,6 +97,7 @@ def one_softmax(q, k, v, tok, t, s):
 SEGMENTS = jnp.array([[0] * 3 + [1] * 6 + [2] * 7 + [QUERY] * 5])
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('block', [None, (4, 5), (21, 8)])
 def test_it_is_one_softmax_over_all_keys(block):
     q, k, v = (
@@ -127,6 +128,7 @@ def test_bfloat16_stays():
     assert np.abs(ours - exact).max() < 2**-5 * np.abs(exact).max()
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('temperature, scale', [(1.0, 1.0), (0.9, 0.9), (0.6, 1.3)])
 def test_the_cache_is_the_dense_pass(temperature, scale):
     model, pieces = model_of(), pieces_of()
@@ -200,6 +202,7 @@ def test_pieces_of_another_method_are_turned_to_where_they_stand_here():
     )
 
 
+@pytest.mark.full
 def test_a_reader_may_join_again():
     model, pieces = model_of(), pieces_of()
     reader, _ = join(model, pieces, capacity=40, temperature=0.5)
@@ -241,6 +244,7 @@ def test_other_encodings_are_refused_by_name(spec, message):
         encode(model_of(encoding=spec), PREFIX, CONTEXTS)
 
 
+@pytest.mark.full
 def test_wrong_input_is_an_error():
     model, pieces = model_of(), pieces_of()
     reader, cache = join(model, pieces, capacity=23)

@@ -44,6 +44,7 @@ def test_rows_worked_out_by_hand():
     np.testing.assert_allclose(row_entropy(jnp.array(GOLDEN['rows'])), GOLDEN['entropy'], atol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('block', [3, 128])
 def test_it_is_that_of_whole_rows_after_the_selection(block):
     q, k = (

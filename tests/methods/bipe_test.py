@@ -70,6 +70,7 @@ def test_ids_one_by_one():
         assert list(zip(intra.tolist(), inter.tolist())) == expected
 
 
+@pytest.mark.full
 def test_no_id_depends_on_its_own_token_or_a_later_one():
     ids = text(1, 20)
     first = placed(ids)
@@ -79,6 +80,7 @@ def test_no_id_depends_on_its_own_token_or_a_later_one():
             np.testing.assert_array_equal(a[:, : t + 1], b[:, : t + 1])
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('form', FORMS)
 def test_without_separators_it_is_a_learned_table_alone(form):
     encoding = make(f'bipe(separators=(1, 3)) | {FORMS[form]}')
@@ -186,6 +188,7 @@ def test_generate_equals_running_the_whole_text_again(rows):
     np.testing.assert_array_equal(out[:, 6:], logits.argmax(-1)[:, 5:-1])
 
 
+@pytest.mark.full
 def test_evaluation_reads_the_ids():
     net, ids = model(), text(2, 12, 5)
     nll, _ = scorer(net)(ids[:, :-1], ids[:, 1:], pj.Tokens.of(length=11))

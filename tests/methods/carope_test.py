@@ -77,6 +77,7 @@ def test_golden_phases_without_bias():
     np.testing.assert_allclose(phases, np.stack([m, rate * m], axis=-1), atol=5e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
 def test_starts_as_rope(layout):
     q, k, _, x = inputs()

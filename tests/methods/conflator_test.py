@@ -92,6 +92,7 @@ def test_both_counts_start_anew_in_every_document():
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
 def test_one_language_turns_as_rope_for_any_delta(layout):
     q, k = (jax.random.normal(jax.random.key(n), (1, L, 2, H)) for n in range(2))
@@ -178,6 +179,7 @@ def by_numpy(weights, part, x, lang, document, mode):
     return out
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('mode', ['shift', 'reset'])
 @pytest.mark.parametrize('block', [0, 4])
 def test_both_branches_equal_the_definition_written_in_numpy(mode, block):
@@ -261,6 +263,7 @@ def test_token_by_token_through_the_cache(mode, padded):
     np.testing.assert_allclose(jnp.concatenate(outs, 1)[valid], model(text, tok)[valid], atol=1e-5)
 
 
+@pytest.mark.full
 def test_generation_takes_the_languages_of_the_whole_capacity():
     model, tok = model_of(), tokens()
     prompt = jnp.arange(6)[None]

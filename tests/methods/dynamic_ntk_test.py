@@ -76,6 +76,7 @@ def test_phases_are_exact_at_two_million(factor, width):
         assert error(angles(jnp.asarray([[length]])), FAR, inv_freq) < 1e-6
 
 
+@pytest.mark.full
 def test_all_positions_of_a_pass_have_the_base_of_its_length():
     q, k, v = qkv(11)
     tok = pj.Tokens.of(length=11)

@@ -52,6 +52,7 @@ def test_golden_combination():
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     'factor, power', [(1.0, 0.0), (2.0, 0.0), (1.0, 0.5), (2.0, 0.5), (16.0, 0.1)]
 )

@@ -62,6 +62,7 @@ def test_ids_are_those_of_the_released_code(name):
     assert [[pos[segment == n].min(), pos[segment == n].max()] for n in order] == case['ids']
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('targets_see_prefix', [False, True])
 def test_the_cache_is_the_dense_pass(targets_see_prefix):
     model, option = model_of(), dict(targets_see_prefix=targets_see_prefix)
@@ -117,6 +118,7 @@ def test_sequential_chunks_one_layer_deep_are_one_pass_in_a_row(sources):
     )
 
 
+@pytest.mark.full
 def test_sequential_targets_are_chunks_behind_all_sources():
     """Deeper: every copy against a pass over itself, or the sources and itself, alone; keys up to
     the turn to their place.

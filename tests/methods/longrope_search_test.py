@@ -459,6 +459,7 @@ def tuned(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp('tuned'), encoding=f'rope(freqs={TUNED})', **changes)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'source, length, genome, spec',
     [
@@ -556,6 +557,7 @@ def test_two_searches_of_one_file_are_refused(run, finished, capsys):
     assert finished.read_text() == before
 
 
+@pytest.mark.full
 def test_progressive_extension(tuned, monkeypatch, capsys):
     """Search at four times the original length, then, on the run with these factors, the list
     short.

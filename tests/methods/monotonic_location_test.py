@@ -462,6 +462,7 @@ def reference(model, source, target):
     return np.array(logits)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('name', VARIANTS)
 def test_the_model_against_numpy_and_step_by_step(name):
     model = redrawn(name, both_ways=not name.startswith('locattn'))

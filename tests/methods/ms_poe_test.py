@@ -133,6 +133,7 @@ def test_rules_and_temperatures_are_those_of_the_part():
     )
 
 
+@pytest.mark.full
 def test_every_head_is_rope_at_its_own_fractional_positions():
     q, k, v = qkv()
     pos, order = np.arange(LENGTH)[None], tuple(GOLDEN['order'])
@@ -223,6 +224,7 @@ def model(spec='rope()', layers=4, pattern=(), **options):
 PROMPT = np.random.default_rng(5).integers(11, size=(1, 40), dtype=np.int32)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('pattern', [(), ('rope()', 'rope(base=500.0)')], ids=['one', 'two'])
 def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row(pattern):
     long = model(pattern=pattern).extend('ms_poe()')

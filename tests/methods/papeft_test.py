@@ -59,6 +59,7 @@ def test_golden_locations_and_codes():
     )  # 1000 l is rounded to 3e-5
 
 
+@pytest.mark.full
 def test_soft_tokens_are_zero_vectors_at_first_and_nothing_else_changes():
     model, (tokens, positions) = model_of(), prompts()
     tok = pj.Tokens.of(positions=positions)

@@ -118,6 +118,7 @@ def test_the_cache_is_the_dense_pass_without_selection(size, align):
     np.testing.assert_allclose(ours, oracle(model_of(), **where), atol=2e-5)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('keep, pooled', [(1, False), (2, False), (2, True), (9, False)])
 def test_the_cache_is_the_dense_pass_with_selection(keep, pooled):
     selected = SelectedAttention(count=4, keep=keep, top=3, pooled=pooled)

@@ -43,6 +43,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('first, second', PAIRS)
 def test_every_head_is_what_its_side_alone_makes_of_it(first, second):
     """Output of attention, tiled, with grouped keys, parameters moved off zero."""

@@ -85,6 +85,7 @@ def test_a_moved_key_equals_direct_rotation_far_out():
     np.testing.assert_allclose(moved, first(rope(raw, new)), atol=4e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'spec',
     [

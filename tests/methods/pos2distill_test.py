@@ -85,6 +85,7 @@ def test_rows_that_do_not_count_are_as_if_they_were_not_there():
     )
 
 
+@pytest.mark.full
 def test_agreement_costs_nothing():
     same = logits(0)
     value, gradient = jax.value_and_grad(pos2distill_loss, 1)(same, same, SLOTS, count=6)
@@ -203,6 +204,7 @@ def fitted(model, batches):
     )
 
 
+@pytest.mark.full
 def test_a_teacher_that_is_wrong_teaches_nothing():
     cfg = TransformerConfig(
         vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()'
@@ -222,6 +224,7 @@ def test_a_teacher_that_is_wrong_teaches_nothing():
         assert losses[0] == 0.0 and losses[1] > 0.0
 
 
+@pytest.mark.full
 def test_the_rate_is_that_of_the_paper():
     cfg = TransformerConfig(
         vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()'
@@ -243,6 +246,7 @@ def test_the_rate_is_that_of_the_paper():
 # Wrong input.
 
 
+@pytest.mark.full
 def test_what_cannot_be_is_refused():
     cfg = TransformerConfig(
         vocab_size=11, train_len=11, layers=1, width=8, heads=2, encoding='rope()'

@@ -47,6 +47,7 @@ def test_starts_are_uniform_and_the_largest_id_stays_in_the_table():
     np.testing.assert_allclose(counts / rows, 1 / choices, atol=0.012)  # four standard errors
 
 
+@pytest.mark.full
 def test_starts_follow_the_row_and_the_key():
     ids = np.tile(IDS, (40, 1))
     ids[20:] = np.where(ids[20:] > 3, 0, ids[20:])  # shorter problems: a larger range of starts
@@ -65,6 +66,7 @@ def test_a_full_table_leaves_no_choice():
     )
 
 
+@pytest.mark.full
 def test_vectors_are_rows_of_a_standard_normal_table():
     encoding = make('max_position=6')
     assert encoding.tables.shape == (1, 7, D)
@@ -85,6 +87,7 @@ def test_coupled_tokens_get_one_vector_whatever_the_start():
     np.testing.assert_array_equal(same, IDS[:, None] == IDS)
 
 
+@pytest.mark.full
 def test_components_have_tables_and_starts_of_their_own():
     encoding = make('max_position=9, components=2')
     board = np.stack(np.meshgrid(np.arange(1, 4), np.arange(1, 3)), -1).reshape(1, 6, 2)
@@ -97,6 +100,7 @@ def test_components_have_tables_and_starts_of_their_own():
     np.testing.assert_allclose(out, tables[0][pos[..., 0]] + tables[1][pos[..., 1]], atol=1e-6)
 
 
+@pytest.mark.full
 def test_components_may_share_a_table():
     encoding = make('max_position=4, components=2, shared=True')
     assert encoding.tables.shape == (1, 5, D)
@@ -104,6 +108,7 @@ def test_components_may_share_a_table():
     np.testing.assert_allclose(out[0, 0], encoding.tables[0, 3] + encoding.tables[0, 2], atol=1e-6)
 
 
+@pytest.mark.full
 def test_plain_ids_give_the_baseline_with_a_random_start():
     """Consecutive ids from a start that is uniform over all that keep the last one in the table;
     `$` stays at 0.
@@ -185,6 +190,7 @@ def test_coupled_parity_reaches_any_length():
             validate(config)
 
 
+@pytest.mark.full
 def test_without_a_table_the_ids_go_to_another_encoding():
     encoding = make('max_position=20, table=False')
     assert not jax.tree.leaves(nnx.state(encoding))
@@ -197,6 +203,7 @@ def test_without_a_table_the_ids_go_to_another_encoding():
     )
 
 
+@pytest.mark.full
 def test_padding_is_left_alone():
     tok = pj.Tokens.of(positions=[[0, 2, 1, 0]], valid=[[True, True, True, False]])
     out = make('max_position=4').embed(jnp.zeros((1, 4, D)), tok)

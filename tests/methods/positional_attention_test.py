@@ -80,6 +80,7 @@ def test_equals_the_formula(spec):
     np.testing.assert_allclose(attention(encoding, q, k, v, pos), expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_weights_do_not_depend_on_the_input():
     encoding, (q, k, v) = make(), qkv()
     out = attention(encoding, q, k, v)
@@ -176,6 +177,7 @@ def test_the_network_is_its_formula():
     np.testing.assert_allclose(network(x), expected, atol=1e-5)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('standard', [False, True])
 def test_values_of_another_size(standard):
     """The paper's claim in the small: with weights from positions nothing but the size of the

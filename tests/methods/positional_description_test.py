@@ -52,6 +52,7 @@ def strings(task, batch):
 # Tags.
 
 
+@pytest.mark.full
 def test_moments_of_the_tags():
     """Mean, variance and fourth moment of 64 000 numbers, within five standard errors; neighbours
     do not correlate.
@@ -68,6 +69,7 @@ def test_moments_of_the_tags():
     assert GOLDEN['width'] == make('', 80).width  # the default
 
 
+@pytest.mark.full
 def test_training_draws_anew_for_every_step_row_and_document():
     tok = pj.Tokens.of(segment=[[0] * 4 + [1] * 4])
     first, again, other = (tags(tok, key=jax.random.key(k)) for k in (1, 1, 2))
@@ -78,6 +80,7 @@ def test_training_draws_anew_for_every_step_row_and_document():
     )  # two rows, two documents of four tokens, two steps
 
 
+@pytest.mark.full
 def test_evaluation_is_a_fixed_draw_that_rows_and_documents_share():
     tok = pj.Tokens.of(length=6)
     found = tags(tok)
@@ -89,6 +92,7 @@ def test_evaluation_is_a_fixed_draw_that_rows_and_documents_share():
     assert len(np.unique(found[0])) == found[0].size
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('key', [None, 4])
 def test_tags_do_not_depend_on_padding_or_positions(key):
     key = None if key is None else jax.random.key(key)
@@ -101,6 +105,7 @@ def test_tags_do_not_depend_on_padding_or_positions(key):
     np.testing.assert_array_equal(moved, alone)
 
 
+@pytest.mark.full
 def test_tokens_permuted_with_their_tags_permute_the_output():
     """A bidirectional layer sees a set: nothing but the tag tells where a token stands."""
     cfg = TransformerConfig(

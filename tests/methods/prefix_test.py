@@ -29,12 +29,14 @@ def test_a_prefix_of_one_token_is_causal():
     np.testing.assert_array_equal(mask('prefix(length=1)', length=6), np.tril(np.ones((6, 6), int)))
 
 
+@pytest.mark.full
 def test_every_document_has_its_own_prefix():
     packed = mask('prefix(length=3)', segment=[[0] * 5 + [1] * 5])
     assert packed[:5, :5].tolist() == packed[5:, 5:].tolist() == GOLDEN['mask']
     assert not packed[:5, 5:].any() and not packed[5:, :5].any()
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'placing', ['randomized_pe(max_len=2048)', 'position_coupling(max_position=20)']
 )

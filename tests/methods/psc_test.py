@@ -57,6 +57,7 @@ def test_golden_gains():
     np.testing.assert_allclose(y, np.multiply(GOLDEN['x'], GOLDEN['gain']), atol=2e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('base', BASES)
 def test_starts_as_exactly_what_follows_and_stays_independent_of_it(base):
     q, k, v = vectors()
@@ -140,6 +141,7 @@ def test_before_the_rotation_logits_stay_relative_and_behind_it_they_do_not():
     assert moved(Behind()) > 0.1
 
 
+@pytest.mark.full
 def test_it_learns_beside_a_frozen_model():
     """The base never changes, and the loss beyond the trained length falls; each layer learns
     matrices of its own.

@@ -53,6 +53,7 @@ def test_golden_bias_of_the_plain_symmetric_form():
     np.testing.assert_allclose(np.asarray(offset.bias(pos, pos))[0].swapaxes(1, 2), bias, atol=1e-7)
 
 
+@pytest.mark.full
 def test_a_full_range_is_no_randomisation():
     tok = pj.Tokens.of(length=12)
     for key in (None, 5):
@@ -75,6 +76,7 @@ def test_magnitudes_are_sorted_distinct_and_have_the_moments_of_the_draw():
     assert drawn[:, N - 1].mean() == pytest.approx(GOLDEN['mean_last'], abs=error)
 
 
+@pytest.mark.full
 def test_the_bias_depends_on_the_distance_alone():
     """Toeplitz, unlike that of `randomized_pe | alibi`, and the same magnitude on both sides."""
     bias = bias_of(make('max_len=256'), pj.Tokens.of(length=N), key=1)[0, 0]
@@ -87,6 +89,7 @@ def test_the_bias_depends_on_the_distance_alone():
     assert np.ptp(np.diagonal(np.asarray(ids.parts[1].bias(tok.pos, tok.pos))[0, 0], 1)) > 0
 
 
+@pytest.mark.full
 def test_both_sides_have_a_draw_each():
     """The earlier keys keep the draw that they have without; the later ones have another,
     distributed alike and independent.
@@ -119,6 +122,7 @@ def test_one_draw_a_pass_and_the_same_without_a_key():
     assert (bias_of(encoding, tok) != bias_of(make('max_len=256, draw=1'), tok)).any()
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('key', [None, 5])
 @pytest.mark.parametrize('more', ['', ', both_sides=True'])
 def test_padding_on_either_side_changes_nothing(key, more):
@@ -130,6 +134,7 @@ def test_padding_on_either_side_changes_nothing(key, more):
     np.testing.assert_array_equal(padded[1, :, :5, :5], alone)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('more', ['', ', both_sides=True'])
 def test_with_eval_len_a_prefix_does_not_depend_on_what_follows(more):
     encoding = make(f'max_len=100, eval_len=40{more}')
@@ -171,6 +176,7 @@ def test_the_pure_function_is_not_divided_by_anything():
     np.testing.assert_array_equal(bias[0, :, 0], [[-3.25, 0.0, -2.0], [-1.625, 0.0, -1.0]])
 
 
+@pytest.mark.full
 def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
         ('max_len=0', 'max_len must be at least 1, got 0'),

@@ -88,6 +88,7 @@ def test_a_draw_per_row():
         ids_of(encoding, pj.Tokens.of(length=20), 1)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('key', [None, 5])
 @pytest.mark.parametrize('rule', RULES)
 def test_padding_on_either_side_changes_nothing(rule, key):
@@ -104,6 +105,7 @@ def test_packed_documents_use_the_same_ids():
     np.testing.assert_array_equal(ids[:6], ids[6:])
 
 
+@pytest.mark.full
 def test_spaced_ids_are_the_expected_ones_rounded_down():
     n, m = GOLDEN['count'], GOLDEN['max_len']
     ids = np.asarray(spaced_ids(jnp.arange(n)[None], jnp.array([n]), m))[0]

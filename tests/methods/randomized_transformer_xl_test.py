@@ -79,6 +79,7 @@ def test_golden_table_has_a_negative_side():
     assert np.asarray(encoding.kernel[...]).std() == pytest.approx(GOLDEN['std'], rel=0.03)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'arguments', ['max_len=50', 'max_len=50, both_sides=True', 'max_len=50, random=False']
 )
@@ -129,6 +130,7 @@ def test_plain_offsets_are_transformer_xl_with_the_sign_of_the_sines():
     )
 
 
+@pytest.mark.full
 def test_rows_of_different_lengths_have_the_draws_of_their_own():
     encoding = make('max_len=100')
     valid = np.array([[True] * 6, [True] * 4 + [False] * 2])
@@ -156,6 +158,7 @@ def test_decoding_equals_the_whole():
     np.testing.assert_allclose(jnp.stack(found, 1), expected, atol=2e-5)
 
 
+@pytest.mark.full
 def test_a_pattern_gives_every_layer_its_own_draw_and_parameters():
     pattern = tuple(f'randomized_transformer_xl(max_len=64, draw={n})' for n in range(2))
     cfg = TransformerConfig(

@@ -115,6 +115,7 @@ def test_golden_table(block):
     np.testing.assert_allclose(out[0, 2, 0], GOLDEN['probabilities'], atol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('options', ['max_len=32', 'max_len=100', 'max_len=6, clip=True'])
 @pytest.mark.parametrize('how', [dict(implementation='dense'), dict(block=(8, 5))], ids=str)
 def test_values_and_gradients_equal_reference(options, how):
@@ -143,6 +144,7 @@ def test_a_tap_of_one_and_no_tables_are_plain_attention():
     )
 
 
+@pytest.mark.full
 def test_jumps_in_positions_read_the_whole_table():
     """Distances of a block that are no run: the same rows as one by one."""
     q = jax.random.normal(jax.random.key(0), (1, 2, 3, 4))
@@ -171,6 +173,7 @@ def test_the_convolution_brings_earlier_tokens_where_attention_looks_at_one():
     np.testing.assert_array_equal(moved, np.isin(np.arange(L), [token, token + 1, token + 2]))
 
 
+@pytest.mark.full
 def test_packing_and_left_padding():
     encoding, x, cut = build(), draw_input(), 9
     later = jnp.arange(L)[None].repeat(B, 0) >= cut

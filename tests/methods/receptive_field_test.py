@@ -95,6 +95,7 @@ def test_fields_of_powers_and_logarithms():
     )
 
 
+@pytest.mark.full
 def test_fields_of_kerple():
     case, encoding = GOLDEN['kerple'], pj.make('kerple()', heads=2)
     encoding.raw['p'][...], encoding.raw['a'][...] = (
@@ -113,6 +114,7 @@ def test_divergent_series_have_none(kernel):
     assert (found == np.inf).all() if kernel in DIVERGENT else np.isfinite(found).all(), found
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'encoding', ['nope()', 't5_rpe()', 'kerple(fixed=("p", "a"))', 'sandwich()', 'sandwich(dim=8)']
 )
@@ -134,6 +136,7 @@ def test_a_small_dependence_on_the_place_is_not_taken_for_rounding():
     assert (theoretical_field(pj.make('alibi(slopes=(1e-7,))', heads=1), 1) == np.inf).all()
 
 
+@pytest.mark.full
 def test_a_slope_too_small_for_the_reach_is_told_from_a_field():
     encoding = pj.make('alibi(slopes=(1e-3, 1e-6))', heads=2)
     np.testing.assert_array_equal(theoretical_field(encoding, 2), [2996, np.inf])
@@ -176,6 +179,7 @@ def test_pieces_of_distances_equal_the_whole():
 # The empirical field.
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('block', [4, 64])
 def test_uniform_attention(block):
     keys = GOLDEN['uniform']['keys']
@@ -216,6 +220,7 @@ def reference(model, tokens, epsilon):
     return np.stack(erf), np.stack(profile)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'encoding', ['alibi()', 'rope()', 'cope(npos=8)', 'shaw()', 'urpe()', 'bam() | ssmax()']
 )
@@ -227,6 +232,7 @@ def test_fields_and_profiles_of_a_model(encoding):
     np.testing.assert_allclose(found.profile, profile, atol=1e-6)
 
 
+@pytest.mark.full
 def test_batches_merge_and_padding_and_documents_do_not_count():
     model = model_of()
     whole, first, second = (
@@ -259,6 +265,7 @@ def test_fields_stand_in_the_order_of_the_layers():
     assert (trf[0] > 3).all()
 
 
+@pytest.mark.full
 def test_with_equal_content_the_two_fields_agree():
     """The claim that links them: where queries and keys say nothing, a long row's ERF is the
     TRF.
@@ -307,6 +314,7 @@ def test_ranks():
         rank_correlation(rows[:2])
 
 
+@pytest.mark.full
 def test_pictures_are_written(tmp_path):
     pytest.importorskip('matplotlib')
     specs = ['alibi()', 'nope()']
@@ -325,6 +333,7 @@ def test_pictures_are_written(tmp_path):
         assert path.read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.full
 def test_errors():
     for spec, message in [
         ('rope()', "rope opens 'project' as well"),

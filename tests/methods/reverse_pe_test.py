@@ -34,11 +34,13 @@ def test_golden_ids_and_codes():
     np.testing.assert_allclose(code(length=7)[0, -3:], GOLDEN['last_three'], atol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('length', [1, 2, 9, 300])
 def test_the_newest_has_one_code_at_every_length(length):
     np.testing.assert_array_equal(code(length=length)[0, -1], GOLDEN['newest'])
 
 
+@pytest.mark.full
 def test_the_last_rows_are_the_same_for_any_longer_input():
     """The paper's point: beyond the trained length only the oldest tokens have codes that were not
     seen.
@@ -49,6 +51,7 @@ def test_the_last_rows_are_the_same_for_any_longer_input():
     assert np.abs(longest[:28] - code(length=12)[0, :1]).max(-1).min() > 0.1
 
 
+@pytest.mark.full
 def test_padding_leaves_the_codes_of_real_tokens():
     alone = code(length=6)[0]
     valid = np.zeros((2, 10), bool)
@@ -110,6 +113,7 @@ def model(kind, encoding='reverse_pe() | sinusoidal()'):
     return Transformer(cfg, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.full
 def test_a_padded_encoder_is_the_unpadded_one():
     net, ids = model('encoder'), jnp.array([[1, 2, 3, 4]])
     padded = net(

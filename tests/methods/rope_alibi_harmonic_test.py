@@ -55,6 +55,7 @@ def test_between_whole_distances_the_recurrence_holds():
     assert (np.diff(slope) < 0).all()
 
 
+@pytest.mark.full
 def test_logits_of_zero_have_the_weights_of_the_penalty():
     length = len(GOLDEN['weights'])
     encoding, tok = (
@@ -70,6 +71,7 @@ def test_logits_of_zero_have_the_weights_of_the_penalty():
     np.testing.assert_allclose(weights, GOLDEN['weights'], atol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('mode', MODES)
 def test_without_weight_it_is_rope(mode):
     np.testing.assert_allclose(

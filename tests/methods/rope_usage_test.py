@@ -90,6 +90,7 @@ def test_the_lowest_plane_turns_within_long_contexts():
     assert np.ptp(last_row(only_lowest, 0, 64, rotate=cut.rotate)) == 0  # and one at every distance
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'encoding',
     ['rope()', 'rope(layout="interleaved", partial=0.5)', 'rope(freqs=yarn(factor=4.0))'],

@@ -34,6 +34,7 @@ def test_golden_tables(table, stretched):
     np.testing.assert_allclose(out, GOLDEN[stretched], rtol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('factor', [1, 2, 3, 4, 7])
 def test_old_rows_stay_exactly_and_the_last_repeats(factor):
     table = jax.random.normal(jax.random.key(0), (13, 5))

@@ -59,6 +59,7 @@ def test_index():
     np.testing.assert_array_equal(shaw_index(pos, pos, GOLDEN['max_distance'])[0], GOLDEN['index'])
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize(
     'arguments', ['max_distance=3, std=1.0', 'max_distance=3, std=1.0, value_term=False']
@@ -90,6 +91,7 @@ def test_the_pure_functions_are_the_definition():
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('rows', [1, B], ids=['shared positions', 'positions per row'])
 def test_gradients_equal_those_of_the_definition(rows):
     encoding, shaw = make()
@@ -125,6 +127,7 @@ INDICES = {
 }
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('rows', [1, B])
 @pytest.mark.parametrize('which', INDICES)
 def test_taking_and_summing_are_transposes(rows, which):

@@ -276,6 +276,7 @@ def assert_given(out, tokens, order, known):
     np.testing.assert_array_equal(at(out.tokens), at(tokens))
 
 
+@pytest.mark.full
 def test_steps_equal_the_whole_in_any_order(model):
     order = orders()
     tokens = jnp.take_along_axis(text(), jnp.asarray(order), axis=1)[:, :-1]
@@ -302,6 +303,7 @@ def test_greedy_completion_is_consistent_with_one_pass(model):
     assert out.evaluations == T - known
 
 
+@pytest.mark.full
 def test_a_start_slot_predicts_the_first_token_as_well():
     model = model_of('sigma_gpt(max_len=9, table="sinusoid")')
     order = orders()
@@ -355,6 +357,7 @@ def test_proposals_are_the_conditionals_of_the_model(model, known):
         assert gap[1:].max() < 2e-5 if pairing == 'intended' else gap[1:].min() > 1e-3
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('known', [1, 4])
 def test_a_round_accepts_by_the_ratio_and_keeps_the_cache_of_the_winner(model, known):
     """q against the plain model in the order that won; then the cache goes on as a fresh one
@@ -381,6 +384,7 @@ def test_a_round_accepts_by_the_ratio_and_keeps_the_cache_of_the_winner(model, k
         )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('seed', range(6))
 def test_a_round_takes_what_the_uniform_numbers_of_a_place_accept_in_the_best_order(model, seed):
     """With the same random numbers, in loops: the first token always, then while u < q / p; the
@@ -408,6 +412,7 @@ def test_a_round_takes_what_the_uniform_numbers_of_a_place_accept_in_the_best_or
         np.testing.assert_array_equal(after.places[row, known:T], missing[row, winner])
 
 
+@pytest.mark.full
 def test_one_missing_place_is_an_ordinary_step(model):
     """One pass; over many rows the distribution of the token is that of the model."""
     order, rows = np.tile(orders(1), (4000, 1)), 4000
@@ -444,6 +449,7 @@ def test_independent_tokens_come_in_one_burst(model):
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('pairing', ['intended', 'released'])
 def test_bursts_end_and_keep_what_was_given(model, pairing):
     order, known = orders(3), 2

@@ -96,6 +96,7 @@ def test_equal_logits_stay_uniform_whatever_the_gain():
     np.testing.assert_allclose(out, jnp.cumsum(v, 1) / jnp.arange(1, 7)[:, None, None], atol=1e-6)
 
 
+@pytest.mark.full
 def test_attention_does_not_fade_as_keys_are_added():
     """One key ahead of all others by a fixed logit z: plain softmax gives it e^z / (e^z + n - 1),
     this n^z / (n^z + n - 1).
@@ -136,6 +137,7 @@ def test_wrong_input_says_what_is_wrong():
         pj.make('ssmax()', heads=1).score(ONES, tok, tok, None, ())
 
 
+@pytest.mark.full
 def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
     """`tra` gives -inf, and the logarithm of the first token's one key is 0."""
     encoding = pj.make('tra() | ssmax()', heads=2, head_dim=4, model_dim=8, causal=True)

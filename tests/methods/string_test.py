@@ -70,6 +70,7 @@ def test_the_released_factor():
     )
 
 
+@pytest.mark.full
 def test_works_on_other_layouts_widths_and_frequencies():
     part = pj.make(
         f'string(encoding={ROTARY}, shift=4, local=2)', head_dim=WIDTH, train_len=64, causal=True

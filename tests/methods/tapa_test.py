@@ -80,6 +80,7 @@ def test_without_a_phase_it_is_nope_on_the_amplitude():
     np.testing.assert_array_equal(s, logits('nope()', q[..., :4], k[..., :4]))
 
 
+@pytest.mark.full
 def test_pairs_without_a_phase_interact_alike_at_any_distance():
     """The paper's claim that far tokens keep their interaction, and that rotary positions bias it
     by the distance.

@@ -71,6 +71,7 @@ def test_golden_case_by_hand():
         assert found.dist[0, 0] == pytest.approx(GOLDEN['dist'], abs=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'encoding',
     [

@@ -91,6 +91,7 @@ def test_the_other_losses_of_the_paper_by_hand():
         distillation_loss(teacher, student, 'L1')
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('kind', ['mse', 'l2'])
 def test_distillation_by_another_loss(kind):
     teacher = model_of(layers=1)
@@ -277,6 +278,7 @@ def test_it_can_be_cited():
 # Pooling and distillation.
 
 
+@pytest.mark.full
 def test_the_pooled_output_is_that_of_the_last_real_token():
     model, tokens = swap(model_of()), tokens_of(12)
     hidden = model.hidden(tokens)
@@ -324,6 +326,7 @@ def train_language_model(model, batches, optimizer):
     return nnx.merge(graphdef, train(params, batches), rest)
 
 
+@pytest.mark.full
 def test_a_student_agrees_with_its_teacher_and_does_not_fail_at_three_times_the_length():
     """The sheet's claim: cosine above 0.95 at 32 tokens, where the swap alone is far off; and a
     text of 96 tokens means to the student what its last 32 do, while the teacher, its table reused,

@@ -84,6 +84,7 @@ def test_layout_of_a_batch():
     assert layout['valid'].sum(1).tolist() == [18, 9]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('shape', ['arrow', 'diag', 'square'])
 def test_permuting_candidates_permutes_scores(shape):
     net = scorer(shape)
@@ -99,6 +100,7 @@ def test_equal_candidates_score_equally():
     assert twice[0] == pytest.approx(twice[2], abs=1e-5) and abs(twice[0] - twice[1]) > 1e-3
 
 
+@pytest.mark.full
 def test_what_a_score_depends_on():
     """A candidate's score: with 'diag' on itself alone, with 'arrow' on others only through the
     context's rows.
@@ -145,6 +147,7 @@ def test_padding_neither_sees_nor_is_seen():
     np.testing.assert_allclose(net(**other)[0], together, atol=1e-6)
 
 
+@pytest.mark.full
 def test_the_mask_streams():
     encoding = pj.make('uni_encoder() | rope()', causal=False, model_dim=16, head_dim=8)
     tok = encoding.place(pj.Tokens.of(positions=LAYOUT[None]))
@@ -181,6 +184,7 @@ def test_loss_by_hand():
     assert both == pytest.approx(-np.log(p).mean() + np.log(4), rel=1e-5)
 
 
+@pytest.mark.full
 def test_a_loss_that_has_no_meaning_is_refused():
     given, golden, of = jnp.zeros((3, 2)), jnp.array([0, 1, 1]), jnp.array
     logits, targets, masked = (
@@ -241,6 +245,7 @@ def test_masks_that_do_not_fit_are_refused():
             mask(**given)
 
 
+@pytest.mark.full
 def test_it_learns_to_match():
     """Which of four candidates repeats the token of the context: the golden response of its row,
     others are of other rows.

@@ -84,6 +84,7 @@ def test_weights_are_not_normalised_again():
     np.testing.assert_allclose(out[0, 0], own, rtol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize('arguments', TABLES)
 @pytest.mark.parametrize('block', [None, (5, 7), (40, 3)], ids=str)
@@ -95,6 +96,7 @@ def test_equals_the_definition(arguments, block, causal):
     np.testing.assert_allclose(out, reference(urpe, q, k, v, np.arange(L)[None], causal), atol=2e-5)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('arguments', TABLES)
 @pytest.mark.parametrize('rows', [1, B], ids=['shared positions', 'positions per row'])
 def test_gradients_equal_those_of_the_definition(arguments, rows):
@@ -190,6 +192,7 @@ def test_equal_tokens_give_their_value_times_the_row_sum():
     )
 
 
+@pytest.mark.full
 def test_positions_of_equal_tokens_are_learned_and_a_bias_alone_stays_at_chance():
     """No mask, no absolute position, all tokens equal: predict the own index, 1 of 32."""
     length = 32

@@ -34,6 +34,7 @@ def test_golden_factors():
     np.testing.assert_allclose(zeta[GOLDEN['planes']] ** 2, GOLDEN['factor_at_1024'], atol=6e-8)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
 def test_one_plane_fades_by_its_factor(layout):
     pos = jnp.asarray([[0, 1024]])
@@ -47,6 +48,7 @@ def test_one_plane_fades_by_its_factor(layout):
         assert faded == pytest.approx(factor * plain, rel=1e-5)
 
 
+@pytest.mark.full
 def test_limits_are_rope():
     (q, k), pos = draw(6), jnp.arange(6)[None]
     plain = logits('rope()', q, k, pos)
@@ -54,6 +56,7 @@ def test_limits_are_rope():
     np.testing.assert_allclose(np.diag(logits('xpos()', q, k, pos)), np.diag(plain), atol=1e-5)
 
 
+@pytest.mark.full
 def test_equals_the_released_form_where_that_does_not_overflow():
     (q, k), pos = draw(40), 3 * jnp.arange(40)[None]
     zeta, offset = np.concatenate([xpos_decay(64)] * 2), (np.asarray(pos[0]) - 60)[:, None] / 512

@@ -167,6 +167,7 @@ def test_a_given_attention_factor_is_that_of_every_length():
     np.testing.assert_array_equal(m, [1.25, 1.25])
 
 
+@pytest.mark.full
 def test_documents_of_a_row_have_factors_of_their_own():
     rows = [jax.random.normal(jax.random.key(i), (1, 30, 2, 16)) for i in range(3)]
     part = pj.make(DYNAMIC.format(''), head_dim=16, train_len=8)
@@ -178,6 +179,7 @@ def test_documents_of_a_row_have_factors_of_their_own():
         np.testing.assert_allclose(together[:, start : start + size], alone, atol=1e-6)
 
 
+@pytest.mark.full
 def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
     """Of one layer, through the model's cache, across the trained length; with the rule of the
     whole length it would not.

@@ -47,6 +47,7 @@ def test_steps_in_any_cut_equal_one_call(spec, cut):
     np.testing.assert_allclose(jnp.concatenate(found, axis=1), expected, atol=2e-5)
 
 
+@pytest.mark.full
 def test_keys_that_every_token_rewrites_are_appended_one_by_one():
     attention, x = layer('path()'), draw()
     cache, found = attention.start(2, LENGTH), []

@@ -68,6 +68,7 @@ def test_logits_and_gradients_equal_those_of_one_device(toys, mesh, spec, extra)
         np.testing.assert_allclose(eight, one, atol=1e-5)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'rows, count, variables, expected',
     [

@@ -184,6 +184,7 @@ def test_share_decides_where_parameters_live(toys):
     assert count(model_of(encoding='toy_slope()', share='layer'), Constant) == 4 * 4
 
 
+@pytest.mark.full
 def test_every_parameter_is_used_and_drawn_independently(toys):
     graphdef, params, rest = nnx.split(
         model_of(

@@ -82,6 +82,7 @@ def arrays_file(directory: pathlib.Path, step: int, item='model') -> pathlib.Pat
     return max(files, key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.full
 def test_round_trip(run):
     directory, trainer, states = run
     with Checkpoints(directory, keep=2) as checkpoints:
@@ -117,6 +118,7 @@ def test_other_devices(run):
     equal(jax.device_get(state), states[7])
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'damage', ['truncated', 'flipped', 'emptied', 'gone', 'metadata', 'optimizer']
 )
@@ -176,6 +178,7 @@ def test_all_damaged(run):
         assert finished_steps(directory) == [3, 7]
 
 
+@pytest.mark.full
 def test_what_libraries_print_beside_a_damaged_checkpoint_is_hidden(run):
     """In a process of its own, whose threads print past Python's streams."""
     directory, _, _ = run
@@ -246,6 +249,7 @@ def edited(directory, change):
     path.write_text(json.dumps(fields))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'change, said',
     [
@@ -371,6 +375,7 @@ def test_a_folder_that_was_renamed_is_not_taken_for_its_name(run):
     assert {path.name for path in (directory / 'checkpoints').iterdir()} == {'3', '16'}
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('change', [
     lambda entries: entries['iterator'].update(next_index=71),
     lambda entries: entries.update(step=16),

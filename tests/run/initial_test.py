@@ -74,6 +74,7 @@ def changed(before, after):
     }
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'extend, written',
     [
@@ -108,6 +109,7 @@ def test_an_encoding_given_replaces_that_of_the_source(tmp_path, source):
     assert resolve(config).encoding == 'rope(base=77.0, freqs=yarn(factor=2.0, train_len=16))'
 
 
+@pytest.mark.full
 def test_weights_are_those_of_the_source_and_all_of_them_train(tmp_path, source):
     fields = dict(init__extend='pi(factor=2.0)', train__lr=1e-9, train__weight_decay=0.0)
     directory = train(continued(tmp_path, source, train__save_every=1, **fields))
@@ -127,6 +129,7 @@ def test_weights_are_those_of_the_source_and_all_of_them_train(tmp_path, source)
     assert loss[0] == json.loads((again / 'metrics.jsonl').read_text().splitlines()[0])['loss']
 
 
+@pytest.mark.full
 def test_adapters_train_and_the_rest_stays(tmp_path, source):
     fields = dict(
         model__lora_rank=2, model__lora_alpha=4.0, train__tune='adapters', train__length=16
@@ -153,6 +156,7 @@ def test_adapters_train_and_the_rest_stays(tmp_path, source):
     assert np.allclose(read(restore_model(third)[1], tokens), read(model, tokens), atol=2e-5)
 
 
+@pytest.mark.full
 def test_temperatures_train_and_the_rest_stays(tmp_path):
     """configs/temperature.py, cut to seconds: only one number per layer and head moves, each by its
     own gradient.
@@ -183,6 +187,7 @@ def test_temperatures_train_and_the_rest_stays(tmp_path):
     assert np.abs(read(restore_model(directory)[1], tokens) - read(same, tokens)).max() > 1e-4
 
 
+@pytest.mark.full
 def test_a_run_resumes_although_the_source_has_gone_on(tmp_path, source):
     config = continued(tmp_path, source, train__steps=4, train__save_every=2)
     directory = train(config)
@@ -194,6 +199,7 @@ def test_a_run_resumes_although_the_source_has_gone_on(tmp_path, source):
     assert step == 4 and not changed(whole, leaves(model))
 
 
+@pytest.mark.full
 def test_a_public_checkpoint_is_continued_with_its_tokenizer(tmp_path):
     tokenizers = pytest.importorskip('tokenizers')
     pytest.importorskip('safetensors')
@@ -258,6 +264,7 @@ def test_errors_come_before_any_training(tmp_path, source, fields, message):
     )
 
 
+@pytest.mark.full
 def test_an_encoding_may_not_leave_out_what_the_rotary_one_of_the_source_says(tmp_path):
     based = train(
         tiny.config(
@@ -290,6 +297,7 @@ def test_layers_of_a_pattern_that_have_nothing_to_extend_stay(tmp_path, source):
         resolve(config)
 
 
+@pytest.mark.full
 def test_weights_without_a_place_are_an_error(tmp_path, source):
     encoding = 'learned_absolute(max_len=32) | rope()'
     learned = train(
@@ -301,6 +309,7 @@ def test_weights_without_a_place_are_an_error(tmp_path, source):
         train(continued(tmp_path, learned, encoding='rope(base=3.0)'))
 
 
+@pytest.mark.full
 def test_a_stretched_table_is_where_training_starts(tmp_path):
     """`segmented_sequences` changes the size of a variable; one step at a rate of 1e-9 moves
     nothing that shows.

@@ -147,6 +147,7 @@ def test_a_run_that_is_trained_is_not_trained_again(cache, tmp_path):
     assert restore_model(tmp_path / NAME)[2] == max(losses(tmp_path))
 
 
+@pytest.mark.full
 def test_an_evaluation_loses_no_checkpoint_while_the_only_one_is_replaced(cache, tmp_path):
     process = tiny.start(
         tmp_path, name=NAME, cache=cache, train__save_every=1, train__keep=1, train__steps=100_000

@@ -50,6 +50,7 @@ def test_one_document_is_cut_contiguously():
 # ---
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('name', ['pydoc_topics', 'stdlib_code'])
 def test_embedded_corpora(name):
     task = Language(name)
@@ -118,6 +119,7 @@ def test_stdlib_code_is_the_same_files_on_every_machine(monkeypatch, tmp_path):
     assert list(stdlib_code()) == ['abc.py', 'json/decoder.py']
 
 
+@pytest.mark.full
 def test_fallbacks_are_stated(monkeypatch, caplog, tmp_path):
     assert 'fallback' not in EmbeddedCorpus('pydoc_topics').description
     monkeypatch.setitem(sys.modules, 'pydoc_data.topics', None)  # a Python without pydoc_data

@@ -51,6 +51,7 @@ def test_the_text_is_that_of_the_sheet(tokenizer, depth, before):
         )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('tokenizer', TOKENIZERS)
 @pytest.mark.parametrize('kind, unit', [(PasskeyText, 90), (KVRetrieval, 90)])
 def test_the_length_is_never_exceeded_and_nearly_reached(tokenizer, kind, unit):
@@ -110,6 +111,7 @@ def test_the_answer_begins_where_the_tokens_of_the_prompt_end(kind, end):
     assert task.vocab_size == 49152
 
 
+@pytest.mark.full
 @needs_smollm2
 def test_exact_match_is_that_of_greedy_decoding():
     """SmolLM2 finds a number at the beginning, and repeats the words before the question where it

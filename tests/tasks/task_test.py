@@ -169,6 +169,7 @@ def test_iterator_resumes_where_it_was(spec):
         same(batch, next(fresh))
 
 
+@pytest.mark.full_but_one
 @every_task
 @pytest.mark.parametrize('split', ['train', 'validation'])
 def test_shards_concatenate_to_the_global_batch(spec, split):
@@ -277,6 +278,7 @@ def test_prefetch_is_bounded():
     assert len(made) <= 5 + 3
 
 
+@pytest.mark.full
 def test_importing_tasks_is_light():
     heavy = ('grain', 'tensorflow_datasets', 'tensorflow')
     code = f'import sys, posenc_jax.tasks; print([name for name in {heavy} if name in sys.modules])'

@@ -111,6 +111,7 @@ def test_a_killed_process_is_noticed_at_once(group, gone, name):
     assert lines_of(rest, SILENCE + 2) == [said, said]
 
 
+@pytest.mark.full
 def test_a_silent_process_counts_as_gone(group):
     """As when its machine is, or the network."""
     os.kill(group[1].watcher, signal.SIGSTOP)
@@ -123,6 +124,7 @@ def test_a_silent_process_counts_as_gone(group):
     assert lines_of([group[1]], 10) == [said]  # which was said to it too
 
 
+@pytest.mark.full_but_one
 @pytest.mark.skipif(
     not pathlib.Path('/proc/self/stat').exists(), reason='only there a stopped process is told'
 )
@@ -138,6 +140,7 @@ def test_a_stopped_process_counts_as_gone(group, gone, name):
     group[gone].wait(timeout=peers._GRACE + 10)  # its watcher ends it, stopped as it is
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('failing', [0, 2])
 def test_an_error_of_one_ends_all(group, failing):
     ask(group[failing], 'fail')
@@ -159,6 +162,7 @@ def test_all_leave_together(group):
         assert process.communicate(timeout=10) == ('', '') and process.returncode == 0
 
 
+@pytest.mark.full
 def test_who_never_comes():
     port = free_port()
     said = (
@@ -222,6 +226,7 @@ def test_addresses(coordinator):
             pass
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('gone', [0, 1])
 def test_training_ends_with_one_line_and_goes_on(tmp_path, gone):
     """A process that is killed while two train: the checkpoint before is safe, and the same command

@@ -45,6 +45,7 @@ def goes_on(workdir, whole):
     assert losses(loop.train(tiny.config(workdir, **FIELDS))) == whole
 
 
+@pytest.mark.full
 def test_room_for_a_checkpoint_is_looked_for_before_the_first_step(tmp_path, monkeypatch, whole):
     monkeypatch.setattr(disk, 'free', lambda path: 1234)
     text = train_until_full(tmp_path)
@@ -57,6 +58,7 @@ def test_room_for_a_checkpoint_is_looked_for_before_the_first_step(tmp_path, mon
     goes_on(tmp_path, whole)
 
 
+@pytest.mark.full
 def test_a_save_that_fails_while_it_is_written(tmp_path, monkeypatch, whole):
     """The error comes in a thread of orbax's, beside others that still write."""
     handler = ocp.JsonCheckpointHandler
@@ -78,6 +80,7 @@ def test_a_save_that_fails_while_it_is_written(tmp_path, monkeypatch, whole):
     goes_on(tmp_path, whole)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'what, pieces', [('config.json', 0), ('metrics.jsonl', 5), ('events.out', 30)]
 )
@@ -136,6 +139,7 @@ def small(tmp_path):
     subprocess.run(['umount', tmp_path], check=True)
 
 
+@pytest.mark.full
 def test_a_disk_that_is_really_full(small, monkeypatch, capfd, whole):
     monkeypatch.setattr(disk, 'need', lambda *_: None)  # so that orbax meets it
     text = train_until_full(small)

@@ -227,6 +227,7 @@ def test_changed_config_is_refused_unless_told_otherwise(whole, cache, tmp_path)
     assert new[22] != old[22]
 
 
+@pytest.mark.full
 def test_non_finite_numbers_stop_the_run(whole, cache, tmp_path):
     back_to(whole, tmp_path / 'runs', 8)
     changes = dict(train__lr=1e38, train__save_every=1)

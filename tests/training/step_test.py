@@ -180,6 +180,7 @@ def test_the_model_sees_what_the_batch_says(plain):
         assert found != pytest.approx(float(trainer.evaluate(state, batch)['loss']), rel=1e-5)
 
 
+@pytest.mark.full
 def test_randomness_derives_from_seed_and_step():
     _, trainer = trainer_of(model__dropout=0.5)
     _, other = trainer_of(model__dropout=0.5, seed=1)

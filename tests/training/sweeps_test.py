@@ -19,6 +19,7 @@ from tests.training import tiny
 RUNS = [(group, name) for group, runs in sweep.GROUPS.items() for name in runs]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('group, name', RUNS, ids='-'.join)
 def test_every_run_is_valid_and_reaches_its_longest_evaluation(group, name):
     config = quickstart.get_config().unlock()

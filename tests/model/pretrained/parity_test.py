@@ -251,6 +251,7 @@ def padded(length, *padding):
     return np.arange(length) >= np.array(padding)[:, None]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('length', [TRAINED, LONG])
 def test_logits(pair, length):
     tokens = draw(2, length)
