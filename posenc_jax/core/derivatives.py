@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from posenc_jax.core.meshes import vary, varying_axes
+
 _BY_JAX = contextvars.ContextVar('derivatives by JAX', default=False)
 
 
@@ -24,7 +26,11 @@ def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> A
 
     @functools.wraps(function)
     def call(*arguments):
-        return function(*arguments) if _BY_JAX.get() else custom(*arguments)
+        if _BY_JAX.get():
+            return function(*arguments)
+        arrays = {n: a for n, a in enumerate(arguments) if n not in nondiff_argnums}
+        arrays = vary(arrays, varying_axes(arrays))  # so has a gradient the type of its argument
+        return custom(*(arrays.get(n, a) for n, a in enumerate(arguments)))
 
     marked: Any = call
     marked.defvjp = custom.defvjp

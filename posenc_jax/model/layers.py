@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.core.derivatives import own_gradient
+
 NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
 MLPS = ('gelu', 'gelu_erf', 'swiglu')
 BIASES = ('none', 'qkv', 'all')
@@ -45,7 +47,7 @@ def layer_norm(
     return (y * scale + bias).astype(x.dtype)
 
 
-@jax.custom_vjp
+@own_gradient
 def project(x: Float[Array, '... D'], w: Float[Array, 'D F']) -> Float[Array, '... F']:
     """`x w`, in the dtype of `x`.
 

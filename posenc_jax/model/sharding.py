@@ -111,9 +111,16 @@ def split_cpu(rows: int, count: int = 0) -> None:
 
 
 def active_mesh():
-    """The mesh set by `jax.set_mesh`, or None where there is none or it has a single device."""
+    """The mesh set by `jax.set_mesh` if the table of this module applies to it, else None.
+
+    It applies to meshes of several devices with the axes of `make_mesh`, all of them Auto. On
+    another mesh, or inside `jax.shard_map`, arrays stay where the caller put them.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.size == 1 else mesh
+    auto = {
+        name for name, kind in zip(mesh.axis_names, mesh.axis_types or ()) if kind == AxisType.Auto
+    }
+    return None if mesh.empty or mesh.size == 1 or not auto >= set(MESH_AXES) else mesh
 
 
 def spec_of(roles: tuple[str | None, ...], ndim: int | None = None) -> PartitionSpec:
