@@ -124,7 +124,7 @@ def _the_one(node: spec_language.Node, found: list, among: str):
         )
         if own := _extends(node):
             wanted = ' or '.join(
-                'one rotary encoding' if kind is Rotary else f'one {kind.card.name}' for kind in own
+                'one rotary encoding' if kind is Rotary else f'one {kind.card.key}' for kind in own
             )
         raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
     return found[0]

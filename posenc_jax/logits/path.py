@@ -131,7 +131,8 @@ def path_directions(
 
     Example:
       >>> from posenc_jax.core.tokens import Tokens
-      >>> w = path_directions(jnp.ones((1, 3, 1, 2)), jnp.ones((3, 1, 2)), Tokens.of(length=1))
+      >>> tok = Tokens.of(index=[[7]])  # in the middle of a document
+      >>> w = path_directions(jnp.ones((1, 3, 1, 2)), jnp.ones((3, 1, 2)), tok)
       >>> [round(float(c), 3) for c in w.ravel()]
       [0.707, 0.707]
     """
@@ -139,25 +140,11 @@ def path_directions(
     total = 0.0
     for tap in range(_TAPS):
         rows = u[:, tap : tap + length].astype(jnp.float32)
-        reach = _same_document(tok, before - tap)
-        rows = rows if reach is None else jnp.where(reach[..., None, None], rows, 0.0)
+        reach = tok.rank >= before - tap  # the row is of the same document
+        rows = jnp.where(reach[..., None, None], rows, 0.0)
         total = total + rows * taps[tap].astype(jnp.float32)
     total = jax.nn.silu(total)
     return total * jax.lax.rsqrt(jnp.sum(total**2, axis=-1, keepdims=True) + 1e-6)
-
-
-def _same_document(tok: Tokens, back: int) -> Bool[Array, '#B L'] | None:
-    """Whether the token `back` rows earlier is valid and of the same segment.
-
-    Rows before the first one are zero, so their result does not matter.
-    """
-    if tok.segment is None and tok.valid is None:
-        return None
-    earlier = lambda a: jnp.concatenate([jnp.repeat(a[:, :1], back, axis=1), a], axis=1)[
-        :, : tok.length
-    ]
-    same = True if tok.segment is None else earlier(tok.segment) == tok.segment
-    return same if tok.valid is None else same & earlier(tok.valid)
 
 
 def evolve_keys(

@@ -226,6 +226,6 @@ def test_a_chain_without_one_alibi_is_refused_by_name(encoding):
     names = ' | '.join(name_of(part) for part in parts_of(pj.make(encoding, **CONTEXT)))
     with pytest.raises(SpecError) as error:
         extend(pj.make(encoding, **CONTEXT), 'alibi_pi(factor=2.0)', **CONTEXT)
-    assert f'alibi_pi extends one ALiBi; found {found} in {names}' in str(error.value)
-    with pytest.raises(SpecError, match=f'alibi_pi extends one ALiBi; found {found}'):
+    assert f'alibi_pi extends one alibi; found {found} in {names}' in str(error.value)
+    with pytest.raises(SpecError, match=f'alibi_pi extends one alibi; found {found}'):
         extended_spec(encoding, 'alibi_pi(factor=2.0)')

@@ -181,7 +181,7 @@ def test_it_takes_the_place_of_nope():
         (
             'rope() | causal()',
             'nope_temperature(1.5)',
-            r'nope_temperature extends one NoPE; found 0 in rope \| causal',
+            r'nope_temperature extends one nope; found 0 in rope \| causal',
         ),
     ],
 )

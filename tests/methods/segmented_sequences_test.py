@@ -186,7 +186,7 @@ def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match='a row takes 1 .. 16 tokens of a text of 16, got 32'):
         SegmentedText(source_len=16, segment_len=4).width(32)
     with pytest.raises(
-        SpecError, match='segmented_sequences extends one learned absolute; found 0 in rope'
+        SpecError, match='segmented_sequences extends one learned_absolute; found 0 in rope'
     ):
         extend(pj.make('rope()', head_dim=8), 'segmented_sequences(factor=2)')
     with pytest.raises(

@@ -47,6 +47,21 @@ def test_steps_in_any_cut_equal_one_call(spec, cut):
     np.testing.assert_allclose(jnp.concatenate(found, axis=1), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    'spec', ['rope()', 'path(rank=4)', 'path(forget=True)', 'rcmha(max_len=16)', 'cope()', 'tra()']
+)
+def test_steps_over_packed_documents_equal_one_call(spec):
+    """What a document carries, its short convolutions too, does not reach the next one."""
+    attention, x = layer(spec), draw()
+    tok = pj.Tokens.of(segment=np.array([[0] * 4 + [1] * 5, [0] * 2 + [1] * 7]))
+    step = jax.jit(lambda x, cache: attention.step(x, cache))
+    found, cache = [], attention.start(2, LENGTH, tok)
+    for t in range(LENGTH):
+        y, cache = step(x[:, t : t + 1], cache)
+        found.append(y)
+    np.testing.assert_allclose(jnp.concatenate(found, axis=1), attention(x, tok), atol=2e-5)
+
+
 @pytest.mark.full
 def test_keys_that_every_token_rewrites_are_appended_one_by_one():
     attention, x = layer('path()'), draw()
