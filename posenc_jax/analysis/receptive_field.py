@@ -1,5 +1,5 @@
-"""The empirical receptive field (ERF) of a trained model with any encoding: how many of the nearest
-keys hold all but a share epsilon of the attention of a query.
+"""The empirical receptive field (ERF) of a trained causal model with any encoding: how many of the
+nearest keys hold all but a share epsilon of the attention of a query.
 """
 
 import dataclasses

@@ -64,10 +64,10 @@ class Tokens:
     ) -> 'Tokens':
         """Tokens of whole sequences, or, with `index`, tokens from the middle of them.
 
-        Ranks and positions count 0, 1, ... over the valid tokens of each segment unless they are
-        given. The index counts 0, 1, ... over all tokens unless it is given: whatever `positions`
-        say, the first token is the first of its sequence. Queries behind a cache of keys are
-        therefore `of(index=...)`, or a slice of the tokens of the keys.
+        The index counts 0, 1, ... over all tokens unless it is given; `positions` never change it.
+        Queries behind a cache of keys are therefore `of(index=...)`, or a slice of the tokens of
+        the keys. Ranks count 0, 1, ... over the valid tokens of each segment, or equal a given
+        index. Positions equal the ranks unless they are given.
 
         Args:
           length: L; needed only when nothing else tells it.
@@ -76,9 +76,8 @@ class Tokens:
           valid: [#B, L] booleans, False for padding on either side, or None.
           ids: [#B, L] integers, token ids; a model adds them where its encodings read them.
           index: [#B, L] ascending integers, the order of these tokens in their whole sequences.
-          rank: [#B, L] integers, see the class. With `index` it is needed where there are
-            documents or padding, because the tokens in front are not known; without those it is
-            the index.
+          rank: [#B, L] integers, see the class. It must be given if `index` is given together with
+            `segment` or `valid`, because the tokens in front are not known.
 
         Raises:
           ValueError: no length is known, the shapes disagree, an index that does not ascend, or an

@@ -66,8 +66,8 @@ def pie_keys(
     ),
 )
 def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
-    """The cache of an edited text. Keys and values before an edit are kept. Behind it, keys are
-    rotated to their new positions, and values are kept.
+    """The cache of an edited text. Keys and values before the first edit are kept. Behind it, keys
+    are rotated to their new positions, and values are kept.
 
     `K'_(p + d) = R(d) K'_p`, where d is the shift of a kept token. Every kept key is rotated once
     for all edits, in float32, by the change of its angle, so an attention factor is not applied

@@ -70,26 +70,26 @@ CARD = Card(
 @register('dca', kind='encoding', card=CARD)
 @register('dca', kind='extension', card=dataclasses.replace(CARD, example='dca(chunk=4, local=2)'))
 class DCA(Wrapper):
-    """Keeps relative positions in the trained range: a rotary query has three positions, a key one.
+    """Limits relative positions to s + w: a rotary query has three positions, a key one.
 
     `D_ij = i - j` for keys of the query's chunk, `min(i mod s + s, P) - j mod s` for the chunk
-    before, `P - j mod s` for earlier chunks, with P = s + w. So D is at most P, and it is exact
-    where `i - j <= w`. Keys are cached once, rotated at `j mod s`. Differs from the paper: P is s +
-    w as in the released code; the text has s + w - 1.
+    before, `P - j mod s` for earlier chunks, with P = s + w. So D is at most P, within the trained
+    length M if P <= M, and it is exact where `i - j <= w`. Keys are cached once, rotated at `j mod
+    s`. Differs from the paper: P is s + w as in the released code; the text has s + w - 1.
 
     Args:
       encoding: the rotary encoding.
       chunk: s, in positions; default 3M/4 - M/8 with M = train_len, as released.
       local: w, the distance up to which D is exact, between 0 and s; default M/8.
       attention_factor: factor of cos and sin of queries and keys, so logits are multiplied by its
-        square. The released code has the option 0.05 ln(L/M) + 1, with L the text length, which
-        must be fixed for the whole sequence.
+        square. The released code can set it to 0.05 ln(L/M) + 1 for a text of L tokens; compute it
+        for the whole text and keep it.
       train_len: M, from the model.
 
     Raises:
       ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
-        its first positions; chunk or local not integers; chunk below 1; local outside 0 .. chunk;
-        an attention_factor that is not positive.
+        its first positions; chunk or local not integers; chunk below 1 or from 2**30 on; local
+        outside 0 .. chunk; an attention_factor that is not positive.
 
     Reference: An, Huang, Zhang, Gong, Qiu, Zhou, Kong, arXiv 2402.17463.
 

@@ -213,15 +213,15 @@ def forget_bias(
 class PaTH(Encoding):
     """Applies one data-dependent map `H_t` per token between key and query; makes the logits.
 
-    `A_ij = q_i^T H_i ... H_{j+1} k_j`, `H_t = I - beta_t w_t w_t^T`, `beta_t = 2 sigmoid(b x_t +
-    c)`, and w_t is a low-rank map of the layer input x, a causal depthwise convolution of width 3,
-    SiLU and L2 norm. With `forget=True` (PaTH-FoX) `F_i - F_j` is added, F the running sum of
-    `logsigmoid(g x_t + c)` per query head. Differs from the paper: nothing; the optional norm of
-    queries and keys belongs to the model.
+    `logit_ij = q_i^T H_i ... H_{j+1} k_j / sqrt(H)` with head width H and the maps `H_t = I -
+    beta_t w_t w_t^T`, `beta_t = 2 sigmoid(b x_t + c)`. The direction w_t is a low-rank map of the
+    layer input x, a causal depthwise convolution of width 3, SiLU and L2 norm. With `forget=True`
+    (PaTH-FoX) `F_i - F_j` is added, F the running sum of `logsigmoid(g x_t + d)` per query head.
+    Differs from the paper: nothing; the optional norm of queries and keys belongs to the model.
 
-    Only the tokens that a query sees act on it, so these must be contiguous and end at the query.
-    Causal, document and window masks and padding are exact. Masks that skip tokens in between
-    (sinks, dilation) have no defined product.
+    Only the tokens that a query sees act on it, so the visible tokens must be contiguous and end at
+    the query. Causal, document and window masks and padding are exact. A chain with a mask that skips
+    tokens in between (sinks, dilation) is an error.
 
     Args:
       rank: rank of the map from x to w; None is one full matrix.
@@ -232,7 +232,7 @@ class PaTH(Encoding):
         head.
 
     Raises:
-      ValueError: a rank below 1; a layer input without exactly two rows more than there are keys.
+      ValueError: a rank below 1; a layer input that does not have two rows more than there are keys.
 
     Reference: Yang et al., arXiv 2505.16381.
 

@@ -125,7 +125,8 @@ class Attention(nnx.Module):
         """The result for T new tokens behind a cache, and the cache that holds them too.
 
         Prefill in pieces and decoding are the same call. However a sequence is cut, the results
-        equal those of one call of the layer.
+        equal those of one call of the layer on the text so far. With a rule that follows the
+        current length (`dynamic_ntk`) earlier results stay those of the shorter text.
 
         Raises:
           ValueError: `x` of another shape; several tokens at once where every token rewrites the

@@ -43,10 +43,10 @@ class Checkpoints:
 
     Args:
       directory: the run directory; its folder `checkpoints` holds the checkpoints.
-      keep: how many checkpoints are kept; between two saves there is one more. None opens them for
+      keep: how many checkpoints are kept; until the next save, one more may exist. None opens them for
         reading: nothing is created or removed.
       saved: the config of the run, which `save` writes. Only checkpoints of this config, or of one
-        that `--resume_changed` has replaced by it, are read. None writes and compares no config.
+        that `--resume_changed` has replaced by it, are read. If None, no config is written or compared.
         A checkpoint of a version that wrote no config is accepted.
 
     Raises:
@@ -240,8 +240,8 @@ class Checkpoints:
         None takes the newest checkpoint whose entries can be read.
 
         Raises:
-          CheckpointError: there is no such checkpoint, the one of `step` is damaged, or it has
-            another config.
+          CheckpointError: there is no checkpoint of `step`, it is damaged, or a checkpoint has
+            another config. Where the entries of all checkpoints are damaged, reading them says so.
         """
         if step is not None:
             self._check_entries(step, self._of_step(step, lambda: self.entries(step)))

@@ -10,14 +10,14 @@ from posenc_jax.tasks.coupling import coupled_copy_ids
 @register('copy', kind='task')
 @dataclasses.dataclass(frozen=True)
 class Copy(Transduction):
-    """Copying; the task length is the number of symbols. Loss on the copy and the closing `$`.
+    """Copying; the task length counts the symbols to copy. Loss on the copy and the closing `$`.
 
     Follows Kazemnejad et al., "The Impact of Positional Encoding on Length Generalization in
     Transformers", arXiv 2305.19466 (their multi-symbol copy has 100 symbols and a prompt in words),
     in the layout of Cho et al., arXiv 2405.20671.
 
     Args:
-      symbols: size of the alphabet.
+      symbols: how many different symbols there are.
       ids: position ids that the task supplies: 'none', 'plain' or 'coupled'.
 
     Raises:
