@@ -220,8 +220,8 @@ class PaTH(Encoding):
     Differs from the paper: nothing; the optional norm of queries and keys belongs to the model.
 
     Only the tokens that a query sees act on it, so the visible tokens must be contiguous and end at
-    the query. Causal, document and window masks and padding are exact. A chain with a mask that skips
-    tokens in between (sinks, dilation) is an error.
+    the query. Causal, document and window masks and padding are exact. A chain with a mask that
+    skips tokens in between (sinks, dilation) is an error.
 
     Args:
       rank: rank of the map from x to w; None is one full matrix.
@@ -232,7 +232,8 @@ class PaTH(Encoding):
         head.
 
     Raises:
-      ValueError: a rank below 1; a layer input that does not have two rows more than there are keys.
+      ValueError: a rank below 1; a layer input that does not have two rows more than there are
+        keys.
 
     Reference: Yang et al., arXiv 2505.16381.
 

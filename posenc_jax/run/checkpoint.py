@@ -43,11 +43,11 @@ class Checkpoints:
 
     Args:
       directory: the run directory; its folder `checkpoints` holds the checkpoints.
-      keep: how many checkpoints are kept; until the next save, one more may exist. None opens them for
-        reading: nothing is created or removed.
+      keep: how many checkpoints are kept; until the next save, one more may exist. None opens
+        them for reading: nothing is created or removed.
       saved: the config of the run, which `save` writes. Only checkpoints of this config, or of one
-        that `--resume_changed` has replaced by it, are read. If None, no config is written or compared.
-        A checkpoint of a version that wrote no config is accepted.
+        that `--resume_changed` has replaced by it, are read. If None, no config is written or
+        compared. A checkpoint of a version that wrote no config is accepted.
 
     Raises:
       CheckpointError: the folder is a file, or does not exist and `keep` is None.
