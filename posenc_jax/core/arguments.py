@@ -60,20 +60,38 @@ def check_doors(encoding: Encoding, applied: Collection[str]) -> None:
 
 
 def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:
-    """Refuses causal queries that are fewer than the keys and start where the keys start.
+    """Refuses causal queries whose index says that they are the first tokens though they are not.
 
-    Only an index that is known while the program is traced can be checked.
+    They are not if they have other positions than the first keys, or if a single query without
+    positions of its own stands before several keys. Only what is known while the program is traced
+    can be checked.
     """
-    given = [tq.index, tk.index] + ([] if tk.valid is None else [tk.valid])
     if 'decides_causality' not in encoding.traits or 'sees_later' in encoding.traits:
         return
-    if tq.length >= tk.length or any(isinstance(a, Tracer) for a in given):
+    given = [tq.index, tk.index] + ([] if tk.valid is None else [tk.valid])
+    if tq is tk or any(isinstance(a, Tracer) for a in given):
         return
     first, first_key, *valid = map(np.asarray, given)
+    if (first[:, 0] > first_key[:, 0]).all():
+        return
+    count = min(tq.length, tk.length)
+    same = tq.pos is tk.pos
+    if not any(isinstance(a, Tracer) for a in (tq.pos, tk.pos)):
+        a, b = np.asarray(tq.pos)[:, :count], np.asarray(tk.pos)[:, :count]
+        here = np.ones((1, count), bool) if not valid else valid[0][:, :count]
+        differ = (a != b).reshape(*np.broadcast_shapes(a.shape, b.shape)[:2], -1).any(-1) & here
+        aligned = (first[:, :count] == first_key[:, :count]).all()
+        if aligned and differ.any():
+            _refuse_offset(tq, tk, 'have other positions than')
+        same = aligned and tq.length > 1
     keys = valid[0].sum(1) if valid else np.array([tk.length])
-    if ((first[:, 0] <= first_key[:, 0]) & (keys > tq.length)).any():
-        raise ValueError(
-            f'attend: {tq.length} queries from index {first[0, 0]} on would not see the last of '
-            f'{tk.length} causal keys; if the queries are the last tokens, give '
-            f'tk.slice({tk.length - tq.length}, {tq.length}) as tq, or Tokens.of(index=...)'
-        )
+    if not same and ((first[:, 0] <= first_key[:, 0]) & (keys > tq.length)).any():
+        _refuse_offset(tq, tk, 'are fewer than')
+
+
+def _refuse_offset(tq: Tokens, tk: Tokens, how: str):
+    raise ValueError(
+        f'attend: {tq.length} queries have the index of the first of {tk.length} causal keys, and '
+        f'{how} the keys; say which tokens they are by tk.slice(start, {tq.length}) or '
+        'Tokens.of(index=...)'
+    )

@@ -112,8 +112,11 @@ class Document(Mask):
     traits = frozenset({'decides_segments'})
 
     def mask(self, tq, tk):
-        if tq.segment is None or tk.segment is None:
+        if tq.segment is None and tk.segment is None:
             return None
+        if tq.segment is None or tk.segment is None:
+            known, other = ('keys', 'queries') if tq.segment is None else ('queries', 'keys')
+            raise ValueError(f'document: the {known} have segments and the {other} have none')
         return (tk.segment[:, None, :] == tq.segment[:, :, None])[:, None]
 
     def may_see(self, tq, tk):

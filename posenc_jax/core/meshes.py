@@ -9,10 +9,19 @@ from jaxtyping import Array
 
 
 def explicit_spec(a: Array) -> PartitionSpec | None:
-    """How an array is cut along Explicit mesh axes; None where its mesh has none of them."""
+    """How an array is cut along Explicit mesh axes; None where its mesh has none of them.
+
+    Raises:
+      ValueError: the mesh of the array is not set.
+    """
     sharding = jax.typeof(a).sharding
-    if AxisType.Explicit not in (sharding.mesh.axis_types or ()):
+    if AxisType.Explicit not in (sharding.mesh.axis_types or ()) or sharding.mesh.size == 1:
         return None
+    if AxisType.Explicit not in (jax.sharding.get_abstract_mesh().axis_types or ()):
+        raise ValueError(
+            'the arrays lie on a mesh with Explicit axes; call this inside '
+            '`with jax.set_mesh(mesh):`'
+        )
     return PartitionSpec(*sharding.spec, *[None] * (a.ndim - len(sharding.spec)))
 
 

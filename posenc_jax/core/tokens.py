@@ -100,6 +100,15 @@ class Tokens:
             )
             if a is not None
         }
+        if 'positions' in given and not jnp.issubdtype(given['positions'].dtype, jnp.number):
+            raise ValueError(
+                f'Tokens.of: positions must be numbers, got {given["positions"].dtype}'
+            )
+        if 'positions' in given and jnp.issubdtype(given['positions'].dtype, jnp.complexfloating):
+            raise ValueError('Tokens.of: positions must be real numbers, got complex ones')
+        for name, a in (('positions', positions), ('index', index), ('rank', rank), ('ids', ids)):
+            _check_range(name, a)
+        length = int(length) if isinstance(length, np.integer) else length
         sources = dict(segment=segment, valid=valid, ids=ids, index=index, rank=rank)
         for name in given.keys() & sources.keys():
             source = jnp.asarray(sources[name])
@@ -171,8 +180,24 @@ class Tokens:
         return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1), self)
 
 
+def _check_range(name: str, a) -> None:
+    """Refuses integers that 32 bits do not hold; arrays of JAX have been cut to them already."""
+    if a is None or isinstance(a, jax.Array):
+        return
+    a = np.asarray(a)
+    limits = np.iinfo(np.int32)
+    if np.issubdtype(a.dtype, np.integer) and a.size:
+        if a.min() < limits.min or a.max() > limits.max:
+            raise ValueError(
+                f'Tokens.of: {name} must lie in {limits.min} .. {limits.max} (32 bits), got '
+                f'{a.min()} .. {a.max()}'
+            )
+
+
 def _is_length(n) -> bool:
-    return export.is_symbolic_dim(n) or isinstance(n, int) and n >= 1
+    if export.is_symbolic_dim(n):
+        return True
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 1
 
 
 @jax.tree_util.register_dataclass

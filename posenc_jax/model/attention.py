@@ -2,17 +2,21 @@
 
 import types
 from collections.abc import Callable
+from numbers import Integral
 from typing import cast
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from posenc_jax.core.compose import make
+from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import check_choice
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cache import Cache, check_cached
-from posenc_jax.model.layers import project
+from posenc_jax.model.layers import BIASES, project
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.projections import Projections
 
@@ -67,11 +71,20 @@ class Attention(nnx.Module):
         implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
+        for name, size in (('width', width), ('heads', heads)):
+            check_size(name, size)
+        for name, size in (('kv_heads', kv_heads), ('head_dim', head_dim), ('block', block)):
+            if size is not None:
+                check_size(name, size)
+        check_choice('Attention: bias', bias, BIASES)
+        if implementation is not None:
+            check_choice('Attention: implementation', implementation, ('dense', 'blocked'))
         if head_dim is None and width % heads:
             raise ValueError(
                 f'Attention: width {width} is not a multiple of {heads} heads; give head_dim'
             )
-        kv_heads, head_dim = kv_heads or heads, head_dim or width // heads
+        kv_heads = heads if kv_heads is None else kv_heads
+        head_dim = width // heads if head_dim is None else head_dim
         sizes = dict(heads=heads, kv_heads=kv_heads, head_dim=head_dim, model_dim=width)
         if train_len is not None:
             sizes['train_len'] = train_len
@@ -115,6 +128,12 @@ class Attention(nnx.Module):
           ValueError: an encoding that no cache can serve, or `tok` of another length.
         """
         check_cached(self.encoding)
+        for part in parts_of(self.encoding):
+            if 'sees_later' in part.traits:
+                raise ValueError(
+                    f'Attention: {name_of(part)} lets tokens see later ones, which a step does not '
+                    'know yet; call the layer on the whole sequence'
+                )
         tok = self.encoding.place(Tokens.of(length=capacity) if tok is None else tok)
         if tok.length != capacity:
             raise ValueError(f'Attention: tok has {tok.length} tokens, the capacity is {capacity}')
@@ -129,11 +148,17 @@ class Attention(nnx.Module):
         current length (`dynamic_ntk`) earlier results stay those of the shorter text.
 
         Raises:
-          ValueError: `x` of another shape; several tokens at once where every token rewrites the
-            cached keys.
+          ValueError: `x` of another shape; more tokens than there are free slots (as far as the
+            cursor is known); several tokens at once where every token rewrites the cached keys.
         """
         self._check(x)
         (tok,), (state,) = cache.tokens, cache.layers
+        full = 0 if isinstance(cache.cursor, Tracer) else int(cache.cursor)
+        if full + x.shape[1] > cache.capacity:
+            raise ValueError(
+                f'Attention: {x.shape[1]} new tokens do not fit the cache, which has '
+                f'{cache.capacity - full} of {cache.capacity} slots free'
+            )
         x = self.encoding.embed(x, tok.slice(cache.cursor, x.shape[1]))
         y, state = self._mixer(x.dtype).step(x, tok, state, cache.cursor)
         return y, Cache(cache.tokens, cache.cursor + x.shape[1], (state,))
@@ -148,6 +173,12 @@ class Attention(nnx.Module):
             raise ValueError(
                 f'Attention: x has shape {x.shape}, expected [B, L, {self.projections.width}]'
             )
+
+
+def check_size(name: str, size) -> None:
+    """Refuses a size of `Attention` that is not an integer of at least 1."""
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        raise ValueError(f'Attention: {name} must be an integer of at least 1, got {size!r}')
 
 
 def attention_layer(
@@ -175,6 +206,20 @@ def attention_layer(
       >>> attention_layer(encoding, x, w, w, w, w.transpose(1, 2, 0)).shape
       (1, 5, 8)
     """
+    heads, kv_heads, head_dim = *(w.shape[1] for w in (w_q, w_k)), w_q.shape[-1]
+    for name, w, shape in (
+        ('w_q', w_q, (x.shape[-1], heads, head_dim)),
+        ('w_k', w_k, (x.shape[-1], kv_heads, head_dim)),
+        ('w_v', w_v, (x.shape[-1], kv_heads, head_dim)),
+        ('w_out', w_out, (heads, head_dim, x.shape[-1])),
+    ):
+        if w.shape != shape:
+            raise ValueError(f'attention_layer: {name} has shape {w.shape}, expected {shape}')
+    if not isinstance(encoding, Encoding):
+        raise ValueError(
+            f'attention_layer takes an encoding, got {type(encoding).__name__}; '
+            'make(spec, head_dim=..., causal=True) builds one'
+        )
     flat: Callable = lambda x, w: project(x, w.reshape(x.shape[-1], -1))
     weights = types.SimpleNamespace(
         split=lambda x: tuple(

@@ -3,6 +3,7 @@
 Code that reads or writes a decode cache, or looks at queries and keys, goes through the mixer.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.core.derivatives import by_jax
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import cache as caching
@@ -65,10 +67,12 @@ class AttentionMixer:
 
     def whole(self, x, tok, *, first: int = 0):
         """As `Mixer.whole`; with `first`, only for the queries from there on, over all keys."""
-        q, k, v, tq, tk = self.projected(x, tok)
-        if first:
-            q, tq = q[:, first:], tq.slice(first, tok.length - first)
-        return self.join(self.attend(q, k, v, tq, tk))
+        # JAX differentiates all of the dense form, so that forward mode works.
+        with by_jax() if self.implementation == 'dense' else contextlib.nullcontext():
+            q, k, v, tq, tk = self.projected(x, tok)
+            if first:
+                q, tq = q[:, first:], tq.slice(first, tok.length - first)
+            return self.join(self.attend(q, k, v, tq, tk))
 
     def start(self, batch, tok):
         x = jax.ShapeDtypeStruct((batch, 1, self.projections.width), self.dtype)

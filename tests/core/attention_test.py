@@ -521,9 +521,30 @@ def test_queries_at_an_offset_say_where_they_are(jit):
         return (jax.jit(run) if jit else run)(q)
 
     for known in (dict(positions=[[11]]), dict(length=1)):
-        with pytest.raises(ValueError, match=r'1 queries from index 0 .* tk.slice\(11, 1\)'):
+        with pytest.raises(ValueError, match=r'1 queries have the index of the first of 12 causal'):
             of(**known)
     bias = alibi_bias(0.25 ** jnp.arange(1, 5), jnp.array([[11]]), keys.pos)
     close(of(index=[[11]]), jax.nn.dot_product_attention(q, k, v, bias=bias))
     filled = pj.Tokens.of(valid=(jnp.arange(12) < 1)[None])  # a cache that holds one token
     close(pj.attend(encoding, q, k, v, pj.Tokens.of(length=1), filled)[:, 0, ::2], v[:, 0])
+
+
+def test_queries_that_are_other_tokens_than_the_keys_of_their_index_are_an_error():
+    q, k, v = qkv(6, 6)
+    keys, encoding = pj.Tokens.of(length=6), pj.make('alibi()', heads=HEADS, causal=True)
+    with pytest.raises(ValueError, match='have other positions than the keys'):
+        pj.attend(encoding, q, k, v, pj.Tokens.of(positions=6 + jnp.arange(6)[None]), keys)
+    whole = pj.attend(encoding, q, k, v, keys, keys)
+    first = pj.attend(encoding, q[:, :4], k, v, keys.slice(0, 4), keys)  # the first queries
+    close(first, whole[:, :4])
+
+
+def test_arrays_on_an_explicit_mesh_that_is_not_set_are_an_error():
+    mesh = jax.make_mesh(
+        (2,), ('rows',), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:2]
+    )
+    placed = jax.NamedSharding(mesh, jax.sharding.PartitionSpec('rows'))
+    q, k, v = jax.device_put(qkv(4), placed)
+    tok = pj.Tokens.of(length=4)
+    with pytest.raises(ValueError, match='jax.set_mesh'):
+        pj.attend(pj.make('causal()'), q, k, v, tok, tok)

@@ -194,6 +194,9 @@ def test_tokens_from_the_middle_of_a_sequence():
     for wrong, message in [
         (dict(index=[[7, 8]], segment=[[1, 1]]), 'needs rank too'),
         (dict(index=[[8, 8]]), 'index must ascend'),
+        (dict(positions=[[1j]]), 'positions must be real'),
+        (dict(positions=np.array([[2**31]])), r'positions must lie in .* \(32 bits\)'),
+        (dict(length=True), 'needs one length of at least 1'),
         (dict(index=[[0.5, 1.0]]), 'index must be integers'),
         (dict(index=[7, 8]), r'index has shape \(2,\)'),
     ]:

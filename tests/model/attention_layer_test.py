@@ -115,3 +115,69 @@ def test_gradients_reach_the_projections_and_the_encoding():
 def test_wrong_input_says_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_full_cache_is_an_error():
+    attention, x = layer('rope()'), draw(6)
+    cache = attention.start(2, 4)
+    with pytest.raises(ValueError, match='6 new tokens .* 4 of 4 slots free'):
+        attention.step(x, cache)
+    _, cache = attention.step(x[:, :3], cache)
+    with pytest.raises(ValueError, match='2 new tokens .* 1 of 4 slots free'):
+        attention.step(x[:, 3:5], cache)
+
+
+@pytest.mark.parametrize('spec', ['full()', 'prefix(length=3)'])
+def test_what_sees_later_tokens_has_no_steps(spec):
+    with pytest.raises(ValueError, match=f'{spec.split("(")[0]} lets tokens see later ones'):
+        layer(spec).start(2, 8)
+    with pytest.raises(ValueError, match='full lets tokens see later ones'):
+        layer('alibi()', causal=False).start(2, 8)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(kv_heads=0), 'kv_heads must be an integer of at least 1, got 0'),
+        (dict(head_dim=0), 'head_dim must be an integer of at least 1, got 0'),
+        (dict(block=2.0), 'block must be an integer of at least 1, got 2.0'),
+        (dict(bias='qk'), "bias is 'qk'; .* 'qkv'"),
+        (dict(implementation='flash'), "implementation is 'flash'"),
+    ],
+)
+def test_wrong_sizes_and_choices_are_errors_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        layer('rope()', **options)
+    with pytest.raises(ValueError, match='heads must be an integer of at least 1, got 0'):
+        pj.Attention('rope()', WIDTH, 0, rngs=nnx.Rngs(0))
+
+
+def test_the_function_checks_the_shapes_of_its_weights():
+    x, w = draw(), jnp.ones((WIDTH, HEADS, 8))
+    encoding = pj.make('alibi()', heads=HEADS, causal=True)
+    with pytest.raises(ValueError, match=r'w_out has shape \(16, 2, 8\), expected \(2, 8, 16\)'):
+        pj.attention_layer(encoding, x, w, w, w, w)
+    with pytest.raises(ValueError, match='takes an encoding, got str'):
+        pj.attention_layer('alibi()', x, w, w, w, w.transpose(1, 2, 0))
+
+
+def test_forward_mode_of_the_dense_layer():
+    attention, x = layer('rope()', implementation='dense'), draw()
+    _, tangent = jax.jvp(attention, (x,), (x[::-1],))
+    step = 1e-2 * x[::-1]
+    expected = (attention(x + step) - attention(x - step)) / 2e-2
+    np.testing.assert_allclose(tangent, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize('kind', ['Explicit', 'Auto'])
+def test_a_mesh_with_axes_of_other_names(kind):
+    attention, x = layer('rope()'), draw()
+    mesh = jax.make_mesh(
+        (2,), ('rows',), axis_types=(jax.sharding.AxisType[kind],), devices=jax.devices()[:2]
+    )
+    graphdef, state = nnx.split(attention)
+    run = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+    rows = jax.NamedSharding(mesh, jax.sharding.PartitionSpec('rows'))
+    with jax.set_mesh(mesh):
+        out = run(state, jax.device_put(x, rows))
+    np.testing.assert_allclose(out, attention(x), atol=1e-5)
