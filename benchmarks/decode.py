@@ -37,7 +37,7 @@ def plain_forward(graphdef, state, layers, cache, tokens, start):
         block = nnx.merge(block_graph, block_state)
 
         def mix(h):
-            q, k, v = block.attention.split(h)
+            q, k, v = block.attention.qkv(h)
             own = [
                 jax.lax.dynamic_update_slice_in_dim(a, b, start, 1)
                 for a, b in ((keys, k), (values, v))

@@ -35,7 +35,7 @@ class DenseTransformer(Transformer):
 
         def layer(x, number, place, block):
             mix = lambda h: jax.nn.dot_product_attention(
-                *block.attention.split(h), bias=bias, is_causal=True
+                *block.attention.qkv(h), bias=bias, is_causal=True
             )
             return block.around(x, mix), None
 

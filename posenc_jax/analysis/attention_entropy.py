@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.analysis.watch import over_queries, watch_encodings
+from posenc_jax.analysis.capture import capture_encodings, over_queries
 from posenc_jax.core import disk
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
@@ -174,7 +174,7 @@ def _entropies(static, state, tokens, tok, counted):
             encoding, tq = attend.choose(encoding, q, k, tq, tk)
         return stream(encoding, q, k, tq, tk, counted, block)
 
-    return watch_encodings(model, tokens, tok, look)
+    return capture_encodings(model, tokens, tok, look)
 
 
 def stream(

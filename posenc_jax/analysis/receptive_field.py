@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.analysis.capture import capture_encodings, known, over_queries
 from posenc_jax.analysis.decay_kernel import check_epsilon
-from posenc_jax.analysis.watch import known, over_queries, watch_encodings
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tiles import pair_logits
@@ -148,7 +148,7 @@ def _fields(static, state, tokens, tok):
     def look(encoding, before, after):
         return attention_fields(encoding, *after, epsilon, block)
 
-    return watch_encodings(nnx.merge(graphdef, state), tokens, tok, look)
+    return capture_encodings(nnx.merge(graphdef, state), tokens, tok, look)
 
 
 def attention_fields(

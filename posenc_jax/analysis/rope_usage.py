@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.analysis.watch import check_rotary, plane_heatmap, watch_layers
+from posenc_jax.analysis.capture import capture_layers, check_rotary, plane_heatmap
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
@@ -137,7 +137,7 @@ def _usage(graphdef, state, tokens, tok, valid):
 
         return tuple(map(mean, before))
 
-    return watch_layers(nnx.merge(graphdef, state), tokens, tok, look)
+    return capture_layers(nnx.merge(graphdef, state), tokens, tok, look)
 
 
 def usage_heatmap(usage: Usage, path: str | pathlib.Path) -> pathlib.Path:

@@ -15,8 +15,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.analysis.capture import (
+    capture_layers,
+    check_rotary,
+    known,
+    over_queries,
+    plane_heatmap,
+)
 from posenc_jax.analysis.rope_usage import planes
-from posenc_jax.analysis.watch import check_rotary, known, over_queries, plane_heatmap, watch_layers
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
@@ -236,7 +242,7 @@ def _distances(static, state, tokens, tok):
         q, k, tq, tk = after
         return stream(encoding, q, k, tq, tk, rotary.rotary_dim // 2, rotary.layout, tau, block)
 
-    return watch_layers(nnx.merge(graphdef, state), tokens, tok, look)
+    return capture_layers(nnx.merge(graphdef, state), tokens, tok, look)
 
 
 def stream(

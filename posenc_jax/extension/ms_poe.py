@@ -256,7 +256,7 @@ def probe_heads(
     placed = model.place(tok, tokens)
 
     def layer(x, number, place, block):
-        q, k, _ = block.attention.split(block.attention_norm(x))
+        q, k, _ = block.attention.qkv(block.attention_norm(x))
         q = jnp.take_along_axis(q, jnp.broadcast_to(tok.last, len(q))[:, None, None, None], axis=1)[
             :, 0
         ]

@@ -16,7 +16,7 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import check_choice
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cache import Cache, check_cached
-from posenc_jax.model.layers import BIASES, project
+from posenc_jax.model.layers import BIASES, linear
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.projections import Projections
 
@@ -220,9 +220,9 @@ def attention_layer(
             f'attention_layer takes an encoding, got {type(encoding).__name__}; '
             'make(spec, head_dim=..., causal=True) builds one'
         )
-    flat: Callable = lambda x, w: project(x, w.reshape(x.shape[-1], -1))
+    flat: Callable = lambda x, w: linear(x, w.reshape(x.shape[-1], -1))
     weights = types.SimpleNamespace(
-        split=lambda x: tuple(
+        qkv=lambda x: tuple(
             flat(x, w).reshape(*x.shape[:2], *w.shape[1:]) for w in (w_q, w_k, w_v)
         ),
         join=lambda out: flat(out.reshape(*out.shape[:2], -1), w_out),

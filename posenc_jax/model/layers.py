@@ -48,7 +48,7 @@ def layer_norm(
 
 
 @own_gradient
-def project(x: Float[Array, '... D'], w: Float[Array, 'D F']) -> Float[Array, '... F']:
+def linear(x: Float[Array, '... D'], w: Float[Array, 'D F']) -> Float[Array, '... F']:
     """`x w`, in the dtype of `x`.
 
     Its gradient is written by hand, so that the product that gives the gradient of `w` transposes
@@ -58,17 +58,17 @@ def project(x: Float[Array, '... D'], w: Float[Array, 'D F']) -> Float[Array, '.
     return x @ w.astype(x.dtype)
 
 
-def _project_bwd(operands, g):
+def _linear_bwd(operands, g):
     x, w = operands
     rows = lambda a: a.reshape(-1, a.shape[-1])
     d_w = rows(x).T @ rows(g) if w.shape[0] <= w.shape[1] else (rows(g).T @ rows(x)).T
     return g @ w.astype(x.dtype).T, d_w.astype(w.dtype)
 
 
-project.defvjp(lambda x, w: (project(x, w), (x, w)), _project_bwd)
+linear.defvjp(lambda x, w: (linear(x, w), (x, w)), _linear_bwd)
 
 
-def project_rows(x: Float[Array, '... D'], rows: Float[Array, 'F D']) -> Float[Array, '... F']:
+def linear_rows(x: Float[Array, '... D'], rows: Float[Array, 'F D']) -> Float[Array, '... F']:
     """`x rows^T`, in the dtype of `x`. With few vectors, as in decoding, a CPU reads this layout of
     the weights fastest.
     """
@@ -76,7 +76,7 @@ def project_rows(x: Float[Array, '... D'], rows: Float[Array, 'F D']) -> Float[A
 
 
 def as_rows(*weights: Float[Array, '1 ...'], inputs: int = 1) -> nnx.Param:
-    """Joins projections of one input into one matrix for `project_rows`, a row for each output.
+    """Joins projections of one input into one matrix for `linear_rows`, a row for each output.
 
     Args:
       *weights: [1, inputs, outputs] each, with one or more dimensions of inputs and of outputs.
@@ -108,7 +108,7 @@ def gelu_mlp(
 ) -> Float[Array, '... D']:
     """`gelu(x w_in + b_in) w_out`, with the tanh form of the gelu if `approximate`."""
     return _output(
-        lambda h: jax.nn.gelu(h, approximate=approximate), w_out, shifted(project(x, w_in), b_in)
+        lambda h: jax.nn.gelu(h, approximate=approximate), w_out, shifted(linear(x, w_in), b_in)
     )
 
 
@@ -124,14 +124,12 @@ def swiglu_mlp(
     w_out: Float[Array, 'F D'],
 ) -> Float[Array, '... D']:
     """`(silu(x w_gate) * x w_in) w_out`."""
-    return _output(
-        lambda gate, h: jax.nn.silu(gate) * h, w_out, project(x, w_gate), project(x, w_in)
-    )
+    return _output(lambda gate, h: jax.nn.silu(gate) * h, w_out, linear(x, w_gate), linear(x, w_in))
 
 
 def _output(activation, w_out, *hidden):
     """`activation(*hidden) w_out`. Of the wide arrays, the backward pass keeps only `hidden`."""
-    return jax.checkpoint(lambda w, *hidden: project(activation(*hidden), w), prevent_cse=False)(
+    return jax.checkpoint(lambda w, *hidden: linear(activation(*hidden), w), prevent_cse=False)(
         w_out, *hidden
     )
 
@@ -228,7 +226,7 @@ class MLP(nnx.Module):
         self.rows_in = self.rows_out = None
 
     def joined(self) -> 'MLP':
-        """The same function, of one layer, with its weights in the layout of `project_rows`; for
+        """The same function, of one layer, with its weights in the layout of `linear_rows`; for
         decoding on one device.
         """
         mlp = nnx.clone(self)
@@ -239,13 +237,13 @@ class MLP(nnx.Module):
 
     def __call__(self, x):
         if self.rows_in is not None:
-            h = project_rows(x, self.rows_in[...])
+            h = linear_rows(x, self.rows_in[...])
             if self.kind == 'swiglu':
                 gate, h = jnp.split(h, 2, axis=-1)
                 h = jax.nn.silu(gate) * h
             else:
                 h = jax.nn.gelu(shifted(h, value(self.b_in)), approximate=self.kind == 'gelu')
-            return shifted(project_rows(h, self.rows_out[...]), value(self.b_out))
+            return shifted(linear_rows(h, self.rows_out[...]), value(self.b_out))
         if self.kind == 'swiglu':
             return swiglu_mlp(x, self.w_gate[...], self.w_in[...], self.w_out[...])
         approximate = self.kind == 'gelu'

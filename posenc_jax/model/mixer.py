@@ -130,8 +130,8 @@ class AttentionMixer:
         return self.projections.join(out)
 
     def _qkv(self, x, rows, tok):
-        split = self.projections.split
-        return self.encoding.qkv(rows, split, tok) if self.encoding.opens('qkv') else split(x)
+        linear = self.projections.qkv
+        return self.encoding.qkv(rows, linear, tok) if self.encoding.opens('qkv') else linear(x)
 
 
 def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, 'B R D']:

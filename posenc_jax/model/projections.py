@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.model.layers import as_rows, normal, project, project_rows, shifted, value, zeros
+from posenc_jax.model.layers import as_rows, linear, linear_rows, normal, shifted, value, zeros
 from posenc_jax.model.sharding import constrain
 
 
@@ -35,8 +35,8 @@ class Adapter(nnx.Module):
     def __call__(self, x: Float[Array, 'B T I']) -> Float[Array, 'B T O']:
         """The term for flattened vectors."""
         rank = self.down.shape[-1]
-        return self.scale * project(
-            project(x, self.down[...].reshape(-1, rank)), self.up[...].reshape(rank, -1)
+        return self.scale * linear(
+            linear(x, self.down[...].reshape(-1, rank)), self.up[...].reshape(rank, -1)
         )
 
     def product(self) -> Float[Array, '...']:
@@ -109,7 +109,7 @@ class Projections(nnx.Module):
                 self.adapters[name] = Adapter(w, 2 if name == 'out' else 1, rank, alpha, rngs=rngs)
 
     def joined(self) -> 'Projections':
-        """The same function, of one layer, with its weights in the layout of `project_rows`; for
+        """The same function, of one layer, with its weights in the layout of `linear_rows`; for
         decoding on one device.
         """
         attention = merge_adapters(self)
@@ -120,11 +120,11 @@ class Projections(nnx.Module):
         attention.w_q = attention.w_k = attention.w_v = attention.w_out = None
         return attention
 
-    def split(self, x: Float[Array, 'B T D']) -> tuple[Array, Array, Array]:
+    def qkv(self, x: Float[Array, 'B T D']) -> tuple[Array, Array, Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H]."""
         if self.rows_in is not None:
             heads, kv_heads, head_dim = self.sizes
-            out = project_rows(x, self.rows_in[...]).reshape(
+            out = linear_rows(x, self.rows_in[...]).reshape(
                 *x.shape[:2], heads + 2 * kv_heads, head_dim
             )
             parts = jnp.split(out, [heads, heads + kv_heads], axis=2)
@@ -133,7 +133,7 @@ class Projections(nnx.Module):
             )
 
         def heads(name, w, bias):
-            out = self._adapted(name, x, project(x, w.reshape(w.shape[0], -1)))
+            out = self._adapted(name, x, linear(x, w.reshape(w.shape[0], -1)))
             return shifted(out.reshape(*x.shape[:2], *w.shape[1:]), value(bias))
 
         projections = (
@@ -152,10 +152,10 @@ class Projections(nnx.Module):
         """The result of the heads, back in the model width."""
         flat = out.reshape(*out.shape[:2], -1)
         if self.rows_out is not None:
-            return shifted(project_rows(flat, self.rows_out[...]), value(self.b_out))
+            return shifted(linear_rows(flat, self.rows_out[...]), value(self.b_out))
         w = self.w_out[...]
         return shifted(
-            self._adapted('out', flat, project(flat, w.reshape(-1, w.shape[-1]))), value(self.b_out)
+            self._adapted('out', flat, linear(flat, w.reshape(-1, w.shape[-1]))), value(self.b_out)
         )
 
     def _adapted(self, name, x, out):

@@ -235,7 +235,7 @@ def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row(pattern
     own = reorder(long, orders, skip=1)
     tok = pj.Tokens.of(length=40)
     x = own.embed(PROMPT, own.place(tok))
-    described = jax.jit(lambda block, x: block.attention.split(block.attention_norm(x))[:2])
+    described = jax.jit(lambda block, x: block.attention.qkv(block.attention_norm(x))[:2])
     through = jax.jit(lambda block, x, encoded: block(x, tok, encoded))
     for number, (place, block) in enumerate(own.layers()):
         encoded = own.encoding(place, block)

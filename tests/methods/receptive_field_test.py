@@ -203,7 +203,7 @@ def reference(model, tokens, epsilon):
     erf, profile = [], []
     for place, block in model.layers():
         encoding = model.encoding(place, block)
-        q, k, v = block.attention.split(block.attention_norm(x))
+        q, k, v = block.attention.qkv(block.attention_norm(x))
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok)
         q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
         s, carry = encoding.match(q, k, tq, tk, encoding.mask(tq, tk), encoding.init_carry(q, tq))

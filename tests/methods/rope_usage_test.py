@@ -105,7 +105,7 @@ def test_usage_is_the_mean_norm_of_every_plane(encoding):
     ]
     x = model.embed(TOKENS, model.place(tok))
     for layer, (place, block) in enumerate(model.layers()):
-        q, k, _ = block.attention.split(block.attention_norm(x))
+        q, k, _ = block.attention.qkv(block.attention_norm(x))
         for name, a in (('q', q), ('k', k)):
             expected = [np.sqrt(a[..., i] ** 2 + a[..., j] ** 2).mean((0, 1)) for i, j in pairs]
             np.testing.assert_allclose(
@@ -122,7 +122,7 @@ def test_patterns_keep_the_order_of_layers():
     usage = rope_usage(pattern, TOKENS)
     x, tok = pattern.embed(TOKENS, pattern.place(pj.Tokens.of(length=9))), pj.Tokens.of(length=9)
     for layer, (place, block) in enumerate(pattern.layers()):
-        q = np.asarray(block.attention.split(block.attention_norm(x))[0])
+        q = np.asarray(block.attention.qkv(block.attention_norm(x))[0])
         np.testing.assert_allclose(
             usage.q[layer], np.hypot(q[..., :4], q[..., 4:]).mean((0, 1)), rtol=1e-5
         )

@@ -52,7 +52,7 @@ def check_rotary(user: str, model: Transformer) -> list[Rotary]:
     return found
 
 
-def watch_layers(
+def capture_layers(
     model: Transformer,
     tokens: Int[Array, 'B L'],
     tok: Tokens | None,
@@ -68,18 +68,18 @@ def watch_layers(
         from the layer input, `after` is (q, k, tq, tk) as returned by `Encoding.project`.
     """
     single = lambda encoding: single_rotary('an analysis', encoding)
-    return watch_encodings(
+    return capture_encodings(
         model, tokens, tok, lambda encoding, *seen: look(single(encoding), encoding, *seen)
     )
 
 
-def watch_encodings(
+def capture_encodings(
     model: Transformer,
     tokens: Int[Array, 'B L'],
     tok: Tokens | None,
     look: Callable[[Encoding, Any, Any], Any],
 ) -> Any:
-    """`watch_layers` for a model with any encodings; it calls `look(encoding, before, after)`. If
+    """`capture_layers` for a model with any encodings; it calls `look(encoding, before, after)`. If
     an encoding gives attention several inputs (`qkv`), their heads lie side by side.
     """
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
