@@ -16,7 +16,7 @@ def Attention(*args, **kwargs):  # noqa: N802 (the name of a module)
     """`posenc_jax.Attention` as a Linen module; the arguments are the same, without `rngs`.
 
     Parameters are drawn from the key of `init`. A call takes the same arguments as a call of
-    `posenc_jax.Attention`.
+    `posenc_jax.Attention`. `start` and `step` are called by `apply(..., nnx_method='start')`.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -121,7 +121,8 @@ class Attention(nnx.Module):
         Args:
           batch: number of rows.
           capacity: number of tokens that the cache has room for.
-          tok: what is known about all of these tokens; None counts positions from 0.
+          tok: what is known about all of these tokens; None counts positions from 0. An encoding
+            that places tokens by their ids needs all of these ids here.
           dtype: of the inputs of `step`.
 
         Raises:
