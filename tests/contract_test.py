@@ -487,6 +487,7 @@ def test_tiles_and_their_gradients_equal_the_whole(layer, how):
     close_gradients(grads, expectations)
 
 
+@expensive
 def test_every_parameter_gets_a_gradient(layer):
     parameters, *_ = layer.gradients('dense')[1]
     for path, gradient in jax.tree_util.tree_leaves_with_path(parameters):
@@ -533,6 +534,7 @@ def test_vmap_equals_a_loop(layer):
         close(together[i], layer(xs[i], dataclasses.replace(tokens(), valid=valid[i])))
 
 
+@expensive
 def test_one_trace_serves_many_values(layer):
     before = {name: layer.traces.get(name, 0) for name in ('project', 'dense')}
     for step in range(3):
@@ -680,6 +682,7 @@ def decode(encoding, weights, x, tok, prompt):
     return jnp.concatenate([first, jnp.moveaxis(rest, 0, 1)], axis=1), filled, final, k
 
 
+@expensive
 def test_decoding_equals_the_pass_over_the_prefix(layer):
     """Decodes token by token with the cache of the library, where one prompt is padded on the left,
     and then checks the cached keys.

@@ -63,6 +63,7 @@ def test_raw_keys_are_encoded_for_the_current_length(toys):
     assert jnp.abs(logits[:, PROMPT] - whole[:, PROMPT]).max() > 1e-4  # the length does matter here
 
 
+@pytest.mark.full
 def test_cache_layout_and_what_it_holds(toys):
     model = model_of(pattern=('toy_path() | toy_gate()', 'alibi()'))
     _, cache = stepped(model, Tokens.of(length=10))

@@ -87,6 +87,7 @@ def test_a_pattern_of_encodings_keeps_the_order_of_layers():
     )
 
 
+@pytest.mark.full
 def test_documents_and_padding():
     model, cut = build('transformer_xl()'), 6
     valid = np.arange(L) >= np.array([[0], [2]])
@@ -95,6 +96,7 @@ def test_documents_and_padding():
     np.testing.assert_allclose(out[valid], whole[valid], atol=TOLERANCE)
 
 
+@pytest.mark.full
 def test_the_memory_is_as_long_as_is_said():
     """One layer sees a window: what is kept decides, and nothing before it."""
     model = build('alibi()', layers=1)

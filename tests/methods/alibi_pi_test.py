@@ -36,6 +36,7 @@ def bias_of(spec, length, tok=None, **context):
     return np.asarray(encoding.score(jnp.zeros((1, 8, length, length)), tq, tk, None, ())[0][0])
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('length', GOLDEN['scales'])
 def test_scales(length):
     scale, plain = GOLDEN['scales'][length], bias_of('alibi()', int(length))

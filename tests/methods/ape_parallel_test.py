@@ -141,6 +141,7 @@ def test_it_streams_by_blocks():
     np.testing.assert_allclose(answers(model, pieces_of()), oracle(model_of(), 0.9, 0.9), atol=2e-5)
 
 
+@pytest.mark.full
 def test_one_context_without_temperature_is_causal_attention():
     model = model_of()
     pieces = encode(model, PREFIX, CONTEXTS[:1])

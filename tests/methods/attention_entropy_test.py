@@ -79,6 +79,7 @@ def test_padding_and_chosen_rows():
     np.testing.assert_allclose(first.merge(rest).heads, whole.heads, atol=1e-6)
 
 
+@pytest.mark.full
 def test_one_piece_is_the_text_as_it_is():
     model, query = model_of(), jnp.arange(20)[None] >= 14
     found = entropy_of_pieces(model, TOKENS, pieces=1, query=6)

@@ -119,6 +119,7 @@ def test_scale_one_takes_the_root_of_the_width_off():
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('queries', [[8191], [8100, 8191]], ids=['decode', 'rows'])
 def test_nearby_differences_keep_their_digits_when_sums_reach_thousands(queries):
     """8192 costs about ln 2: the whole sum is 5700, where a float32 has steps of 5e-4; of the near

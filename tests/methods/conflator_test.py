@@ -82,6 +82,7 @@ def test_golden_angles_and_logits(mode):
     )
 
 
+@pytest.mark.full
 def test_both_counts_start_anew_in_every_document():
     lang, segment = np.array([0, 1, 1, 0, 0, 1, 2, 2]), np.array([0, 0, 0, 5, 5, 5, 5, 2])
     s, c = switching_points(jnp.asarray(lang), jnp.asarray(segment))

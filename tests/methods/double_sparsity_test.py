@@ -151,6 +151,7 @@ def test_tokens_are_placed_by_ids_that_decoding_reads():
     np.testing.assert_allclose(sparse_logits(model, channels, TEXT, keep=50), expected, atol=5e-5)
 
 
+@pytest.mark.full
 def test_dense_layers_alone_are_the_model():
     model = model_of()
     channels = calibrate(model, TEXT, groups=8)

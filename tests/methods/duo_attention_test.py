@@ -302,6 +302,7 @@ def test_generation_keeps_all_keys_and_says_the_same():
 # Wrong input.
 
 
+@pytest.mark.full
 def test_what_cannot_be_is_refused():
     model, text = model_of(), jnp.asarray(TEXT)
     gates, deployed = jnp.ones((3, 2)), deploy(model, RETRIEVAL)

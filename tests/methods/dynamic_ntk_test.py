@@ -51,6 +51,7 @@ def test_golden_bases(length, base):
     np.testing.assert_allclose(inv_freq, rope_frequencies(128, base), rtol=2e-6)
 
 
+@pytest.mark.full
 def test_up_to_the_trained_length_it_is_rope():
     for length in (1, 2047, 2048):
         inv_freq = dynamic_ntk_frequencies(
@@ -111,6 +112,7 @@ def test_it_caches_raw_keys_and_each_step_equals_the_pass_over_its_prefix():
         np.testing.assert_allclose(steps[length - 1], prefix[:, -1], atol=2e-6)
 
 
+@pytest.mark.full
 def test_a_step_depends_on_the_length_so_that_one_pass_over_all_is_something_else():
     q, k, v = qkv(12)
     whole, steps = run(pj.Tokens.of(length=12), q, k, v)[0], decoded(q, k, v)[:, 0]

@@ -62,6 +62,7 @@ def test_it_is_not_a_function_of_the_distance():
     assert np.abs(bias[:, 40, 39] - bias[:, 10, 9]).min() > 1e-3
 
 
+@pytest.mark.full
 def test_zero_output_weights_are_nope():
     encoding = make()
     encoding.w2[...] = jnp.zeros_like(encoding.w2[...])

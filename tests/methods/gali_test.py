@@ -138,6 +138,7 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
             np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.full
 def test_works_on_other_layouts_widths_and_frequencies():
     spec = f'gali(encoding={ROTARY}, chunk=3, local={LOCAL}, train_len={TRAINED})'
     part, (q, k, v) = pj.make(spec, head_dim=WIDTH, heads=2, causal=True), qkv(21)
@@ -154,6 +155,7 @@ def test_within_the_trained_length_it_is_rope():
     np.testing.assert_allclose(run(encoding(), tok, *arrays), run(plain, tok, *arrays), atol=1e-6)
 
 
+@pytest.mark.full
 def test_near_keys_are_as_far_as_in_rope():
     """Those with whole ids, for a query that has one: the logit is that of i - j."""
     (q, k, _), plain, part = qkv(20), pj.make('rope()', head_dim=WIDTH), encoding(100).parts[0]
@@ -227,6 +229,7 @@ def test_what_packs_pads_and_reads_on_knows_its_own_length():
 NORMALS = jax.jit(pair_normals)
 
 
+@pytest.mark.full
 def test_noise_is_normal_in_proportion_to_the_distance_and_only_between_whole_positions():
     q, k, _ = qkv(20)
     plain, *noisy = (
@@ -269,6 +272,7 @@ def test_numbers_of_pairs_are_standard_normal():
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
 
 
+@pytest.mark.full
 def test_bfloat16():
     arrays, tok = [a.astype(jnp.bfloat16) for a in qkv(19)], pj.Tokens.of(length=19)
     out = run(encoding(), tok, *arrays)

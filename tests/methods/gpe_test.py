@@ -87,6 +87,7 @@ def test_the_shift_by_one():
     assert reads.tolist() == [GOLDEN['readable_segments'][g] for g in (*words[1:], words[-1])]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('k', [1, 2, 3, 7])
 @pytest.mark.parametrize(
     'words', [(SOURCE, TARGET), ([1, 1, 1, 1, 1, 1], [2, 1, 1, 3]), ([4], [1, 1]), ([1, 2], [5])]
@@ -160,6 +161,7 @@ def test_a_token_that_has_not_arrived_is_not_seen():
     assert mask('gpe(k=1)', placed('gpe(k=1)', LABELS[order]))[2].tolist() == [1, 1, 1] + [0] * 8
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('k', [1, 2])
 def test_reading_and_writing_equals_the_masked_full_pass(k):
     cfg = TransformerConfig(
@@ -198,6 +200,7 @@ def test_no_source_token_changes_with_the_target_nor_a_target_row_with_what_is_u
         np.testing.assert_array_equal(changed, seen[:, token] == 1)
 
 
+@pytest.mark.full
 def test_target_distances_do_not_depend_on_the_source_length():
     """The paper's point: no re-encoding, since reading more of the source moves no target id, nor
     writing a source id.
@@ -246,6 +249,7 @@ def test_rows_may_share_positions_and_differ_in_padding():
     ]  # the second row's last target token keeps its own
 
 
+@pytest.mark.full
 def test_the_loss_pairs_the_first_target_token_with_the_row_after_the_source_prompt():
     """The sheet: array index src[0] for the first, the target row before it for the others;
     documents apart, padding left out.

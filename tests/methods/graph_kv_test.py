@@ -92,6 +92,7 @@ def test_the_order_of_sources_does_not_matter():
         np.testing.assert_allclose(ours.v[1], theirs.v[1], atol=5e-6)
 
 
+@pytest.mark.full
 def test_without_edges_it_is_parallel_encoding():
     model = model_of()
     ours, theirs = encode(model, [], SEGMENTS, []), ape_parallel.encode(model, [], SEGMENTS)

@@ -134,6 +134,7 @@ def test_golden_attention(causal, how):
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize(
     'length', [1, 2, 45, 300]
@@ -386,6 +387,7 @@ def test_errors(spec, message):
         pj.make(spec, heads=N, head_dim=H)
 
 
+@pytest.mark.full
 def test_fractional_positions_are_refused():
     encoding = make()
     with pytest.raises(ValueError, match='one bias per whole distance, got positions of float32'):

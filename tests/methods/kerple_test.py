@@ -94,6 +94,7 @@ QKV = tuple(jax.random.normal(jax.random.key(n), (1, 19, N, 8)) for n in range(3
 TOK = pj.Tokens.of(length=19)
 
 
+@pytest.mark.full
 def test_the_composite_kernel_is_the_weight_and_then_the_bias():
     """So a chain gives what has no name of its own, the weight with a logarithmic bias."""
     weight, power, log = (

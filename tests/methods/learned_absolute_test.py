@@ -99,6 +99,7 @@ def test_interpolate_aligns_centres():
     np.testing.assert_allclose(places, case['positions'])
 
 
+@pytest.mark.full
 def test_interpolate_equals_linear_resizing_and_leaves_short_inputs_alone():
     encoding = make("max_len=8, overflow='interpolate'")
     table = encoding.vectors[...]
@@ -107,6 +108,7 @@ def test_interpolate_equals_linear_resizing_and_leaves_short_inputs_alone():
     np.testing.assert_allclose(vectors(encoding, pj.Tokens.of(length=20))[0], resized, atol=1e-6)
 
 
+@pytest.mark.full
 def test_interpolate_stretches_every_document_by_itself():
     encoding = make("max_len=8, overflow='interpolate'")
     alone = vectors(encoding, pj.Tokens.of(length=10))[0]

@@ -139,6 +139,7 @@ def test_plain_ids_count_what_is_written():
         np.testing.assert_array_equal(batch['positions'][row, : ends + 1][:ends], np.arange(ends))
 
 
+@pytest.mark.full
 def test_fire_sees_the_drawn_ids():
     """`f(psi(p_i - p_j) / psi(max(T, p_i)))` at ids drawn for every row, in training and
     evaluation.

@@ -91,6 +91,7 @@ def test_gradients_of_tiles_equal_those_of_the_definition():
             np.testing.assert_allclose(a, b, atol=5e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'part',
     [
@@ -110,6 +111,7 @@ def test_within_the_window_it_is_the_encoding_itself(part):
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('part', ['alibi()', 'kerple(kernel="bias_wht")', 't5_rpe(scaled=False)'])
 def test_a_far_key_has_the_logit_of_the_ceiling(part):
     q, k, v = qkv(12)
@@ -145,6 +147,7 @@ def test_random_positions_change_distances_not_who_is_seen():
     np.testing.assert_array_equal(random.mask(placed, placed), plain.mask(tok, tok))
 
 
+@pytest.mark.full
 def test_a_step_sees_what_the_last_row_of_a_pass_sees_also_where_positions_jump():
     """A single query turns back the first keys alone where nothing else is at the ceiling."""
     part, arrays = encoding(), qkv(20)
@@ -162,6 +165,7 @@ def test_a_step_sees_what_the_last_row_of_a_pass_sees_also_where_positions_jump(
         np.testing.assert_allclose(one, whole[:, -1:], atol=2e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'part', ['rope(freqs=yarn(factor=4.0))', 'rope(partial=0.5)', 'rope(layout="interleaved")']
 )
@@ -189,6 +193,7 @@ def test_a_row_depends_on_visible_keys_only():
         assert np.flatnonzero(reached).tolist() == [0, 1, 11, 12, 13, 14, 15]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('part', ['rope()', 'alibi()'])
 def test_decoding_over_keys_cached_once(part):
     check_decoding(encoding(part), 14, (0, 4, 5, 9, 13))
@@ -257,6 +262,7 @@ def chosen(q, k, length, top_k, distance):
     return [middle[rows] for rows in best] if len(middle) >= top_k else [middle[:0]] * 2
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('length, block', [(19, None), (19, (5, 3)), (11, None), (10, None)])
 def test_the_last_query_sees_the_best_keys_of_the_middle_at_one_distance(length, block):
     """Checked with a softmax over the keys that are seen; other rows, and a middle of fewer than k
@@ -333,6 +339,7 @@ def test_a_cache_of_constant_size_decodes_the_same(part, room):
             small = trimmed(model, small, empty.tokens, room=room)
 
 
+@pytest.mark.full
 def test_only_what_stays_hidden_may_be_forgotten():
     for spec, message in (
         ('rope()', 'needs lm_infinite in every layer, but a layer of this model has rope'),
@@ -407,6 +414,7 @@ def test_room_beyond_the_text_is_padding():
         np.testing.assert_allclose(row, expected, atol=2e-5)
 
 
+@pytest.mark.full
 def test_a_smaller_window_would_be_noticed():
     """What `keep_ends` forgets counts: with one token fewer than the window holds the result is
     another.

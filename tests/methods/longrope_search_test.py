@@ -414,6 +414,7 @@ def test_a_file_of_another_search_is_refused(tmp_path):
             state_file.read(path, asked)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     'build, message',
     [
@@ -526,6 +527,7 @@ def finished(run):
     return longrope.default_output(run, 32)
 
 
+@pytest.mark.full
 def test_the_command_writes_what_it_found(run, finished):
     fields = json.loads(finished.read_text())
     assert finished == Path(run, 'longrope_32.json')
@@ -634,6 +636,7 @@ def check_score(fields, run):
     assert part.freqs == made(fields['spec'])
 
 
+@pytest.mark.full
 def test_the_command_continues_where_it_was_stopped(run, finished, tmp_path, capsys, monkeypatch):
     path = tmp_path / 'parts.json'
     again = [f'--run={run}', *SMALL, f'--out={path}']

@@ -52,6 +52,7 @@ def rotated(spec, length, train_len=8):
     )[1]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('length, factors', [(8, SHORT), (9, LONG)])
 def test_one_list_serves_the_whole_pass(length, factors):
     x, both = rotated(f'longrope(long={LONG}, short={SHORT}, factor=4.0)', length)
@@ -83,6 +84,7 @@ def test_phases_are_exact_at_two_million(dynamic):
         assert error(angles(jnp.asarray([[length]])), FAR, inv_freq) < 1e-6
 
 
+@pytest.mark.full
 def test_a_logit_across_two_million_tokens_is_exact():
     part, _, long = wide_rule(magnitude=1.0)
     q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 128)) / 128**0.25 for i in range(2))

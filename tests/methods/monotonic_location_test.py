@@ -127,6 +127,7 @@ def test_which_steps_are_monotonic(kind):
     assert (mu < 0.4).any() == (kind in ('free', 'softstair'))
 
 
+@pytest.mark.full
 def test_the_share_of_monoattn_starts_as_relu():
     r = jnp.array([0.3, 2.0])
     np.testing.assert_allclose(
@@ -487,6 +488,7 @@ def test_generation_is_greedy():
     np.testing.assert_array_equal(read(model, source, LENGTH, before).argmax(-1), out)
 
 
+@pytest.mark.full
 def test_dropout_needs_a_key():
     model = redrawn('onestep', rate=0.5)
     source, target = np.ones((B, S), np.int32), np.ones((B, 2), np.int32)

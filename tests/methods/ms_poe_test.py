@@ -104,6 +104,7 @@ def test_the_order_says_which_ratio_a_head_has(assign):
     np.testing.assert_allclose(ratios(encoding(assign='normal')), table[::-1], rtol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'inner, plain',
     [
@@ -148,6 +149,7 @@ def test_every_head_is_rope_at_its_own_fractional_positions():
         )
 
 
+@pytest.mark.full
 def test_grouped_keys_take_the_ratio_of_their_first_query_head():
     q, k, v = qkv(kv_heads=2)
     pos, order = np.arange(LENGTH)[None], (2, 0, 3, 1)
@@ -251,6 +253,7 @@ def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row(pattern
     np.testing.assert_allclose(own.logits(own.norm(x)), read(own, PROMPT), atol=2e-5)
 
 
+@pytest.mark.full
 def test_layers_that_own_their_ratios_from_the_start():
     built, plain = model('ms_poe(encoding=rope())'), model()
     for name in ('embedding', 'norm', 'output'):

@@ -143,6 +143,7 @@ def test_trained_temperatures_stay_at_one_or_more_and_can_come_back():
     assert (np.asarray(gradient.raw[...]) != 0).all() and gradient.raw[...].dtype == jnp.float32
 
 
+@pytest.mark.full
 def test_it_takes_the_place_of_nope():
     longer = extend(
         pj.make('nope() | window(size=4)', causal=True), 'nope_temperature(1.5)', **SIZES

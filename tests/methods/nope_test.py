@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import posenc_jax as pj
 
@@ -20,6 +21,7 @@ def test_a_head_of_equal_logits_reads_the_inverse_position():
     np.testing.assert_allclose(out.ravel(), GOLDEN['reads'], atol=1e-6)
 
 
+@pytest.mark.full
 def test_without_a_causal_mask_a_permutation_of_the_tokens_permutes_the_result():
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 7, 2, 4)) for i in range(3))
     order, tok = jnp.array([3, 0, 6, 1, 5, 2, 4]), pj.Tokens.of(length=7)

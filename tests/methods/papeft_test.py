@@ -80,6 +80,7 @@ def test_soft_tokens_are_zero_vectors_at_first_and_nothing_else_changes():
     )  # no documents, no change
 
 
+@pytest.mark.full
 def test_codes_follow_the_slot_and_stand_at_their_own_position():
     model, (tokens, positions) = model_of(True), prompts()
     placed = model.place(pj.Tokens.of(positions=positions))[0]
@@ -174,6 +175,7 @@ def test_a_frozen_model_learns_from_it_in_which_slot_a_document_lies():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.full
 def test_soft_tokens_live_in_the_prefix_of_the_cache():
     model, (tokens, positions) = model_of(True), prompts()
     tok = pj.Tokens.of(positions=positions)

@@ -144,6 +144,7 @@ select = jax.jit(select_pieces, static_argnums=2, static_argnames=('keep', 'pool
 scores_of = jax.jit(piece_scores, static_argnums=2)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'pooled, block', [(False, None), (False, (4, 5)), (True, None), (True, (5, 6))]
 )
@@ -181,6 +182,7 @@ def test_ties_go_to_the_first_piece_and_small_sums_are_clamped():
     np.testing.assert_allclose(clamped[0, :, 0], [[0.1, 0.0, 0.0], [0.0, 0.0, 1.0]], rtol=1e-6)
 
 
+@pytest.mark.full
 def test_one_piece_is_causal_attention():
     model = model_of()
     pieces = encode(model, PREFIX, PIECES[:1])
@@ -191,6 +193,7 @@ def test_one_piece_is_causal_attention():
         )
 
 
+@pytest.mark.full
 def test_joining_others_turns_keys_to_where_they_now_stand():
     """One layer: the keys of a piece know nothing of where it stood."""
     model, chosen = model_of(layers=1), [2, 0]
@@ -199,6 +202,7 @@ def test_joining_others_turns_keys_to_where_they_now_stand():
     np.testing.assert_allclose(ours, alone, atol=2e-5)
 
 
+@pytest.mark.full
 def test_a_reader_that_joins_all_pieces_forgets_its_selection():
     model, pieces = model_of(), pieces_of()
     selecting, _ = join(model, pieces, capacity=40, keep=1)

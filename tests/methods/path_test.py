@@ -114,6 +114,7 @@ def test_sheet_reflection():
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(('scaled', 'name'), [(False, 'unscaled'), (True, 'scaled')])
 @pytest.mark.parametrize('block', [3, 1, 2])
 def test_sheet_forget(scaled, name, block):
@@ -179,6 +180,7 @@ def test_values_and_gradients_equal_reference(options):
     assert all(np.abs(b).max() > 1e-3 for b in jax.tree.leaves(theirs))
 
 
+@pytest.mark.full
 def test_zero_steps_are_nope():
     encoding, arrays, tok = build(), inputs(), pj.Tokens.of(length=L)
     path = encoding.parts[0]
@@ -205,6 +207,7 @@ def test_packing_and_left_padding(options):
     np.testing.assert_allclose(np.asarray(padded)[:, cut:], second, atol=TOLERANCE)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('options', OPTIONS[:2])
 def test_padding_in_between_does_not_act(options):
     encoding, arrays = build(options), inputs()
@@ -244,6 +247,7 @@ def test_taps_stop_at_documents():
     np.testing.assert_array_equal(reached, expected)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('options', OPTIONS[:2])
 def test_decode_by_evolving_keys(options):
     """Token by token: two earlier rows, keys rewritten by each new token, and (FoX) gates are all

@@ -76,6 +76,7 @@ def test_a_moved_key_is_the_key_rotated_there(layout):
     np.testing.assert_array_equal(pie_keys(there, angles(3), angles(3), layout=layout), there)
 
 
+@pytest.mark.full
 def test_a_moved_key_equals_direct_rotation_far_out():
     raw = jax.random.normal(jax.random.key(0), (1, 50, 2, 64))
     old, new = 100_000 + jnp.arange(50)[None], 103_210 + jnp.arange(50)[None]
@@ -109,6 +110,7 @@ def test_with_one_layer_it_is_recomputation(spec):
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'edits',
     [[(0, 0, [1, 2])], [(5, 9, [])], [(20, 20, [3])], [(0, 20, [6])], [(3, 3, [1]), (3, 6, [2])]],
@@ -121,6 +123,7 @@ def test_edits_at_the_borders_of_the_text(edits):
     )
 
 
+@pytest.mark.full
 def test_rows_with_padding_in_front():
     model, valid = model_of(), np.arange(CAPACITY)[None] >= np.array([[0], [2]])
     start = filled_with(model, TEXT, valid=valid)[1]
@@ -132,6 +135,7 @@ def test_rows_with_padding_in_front():
             np.testing.assert_allclose(*real, atol=5e-6)
 
 
+@pytest.mark.full
 def test_nothing_changed_is_no_operation_and_there_and_back_restores():
     model = model_of(layers=2)
     cache = filled_with(model, TEXT)[1]
@@ -143,6 +147,7 @@ def test_nothing_changed_is_no_operation_and_there_and_back_restores():
     close(drifted, cache, atol=2e-5)
 
 
+@pytest.mark.full
 def test_deep_models_keep_the_prefix_and_the_values_and_run_new_tokens_exactly():
     model = model_of(layers=3)
     cache = filled_with(model, TEXT)[1]
@@ -157,6 +162,7 @@ def test_deep_models_keep_the_prefix_and_the_values_and_run_new_tokens_exactly()
             assert (stale > 1e-3) == (number > 0)
 
 
+@pytest.mark.full
 def test_leaving_positions_wrong_loses_more():
     """The paper's claim: stale hidden states cost less than positions in conflict."""
     model, random, ours, conflict = model_of(layers=2), np.random.default_rng(1), 0.0, 0.0

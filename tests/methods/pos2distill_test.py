@@ -52,6 +52,7 @@ def test_golden_divergence_and_weights():
     np.testing.assert_allclose(slot_weights(DIVERGENCE, SLOTS, 6), GOLDEN['weights'], atol=1e-6)
 
 
+@pytest.mark.full
 def test_shares_sum_to_the_slots_present_and_a_lone_row_has_that_of_its_slot():
     random = np.random.default_rng(0)
     divergence, slots = (
@@ -92,6 +93,7 @@ def test_agreement_costs_nothing():
     assert abs(float(value)) < 1e-6 and np.abs(gradient).max() < 1e-6
 
 
+@pytest.mark.full
 def test_no_gradient_reaches_teacher_or_weights():
     teacher, student = logits(0), logits(1)
     to_teacher, to_student = jax.grad(pos2distill_loss, (0, 1))(teacher, student, SLOTS, count=6)

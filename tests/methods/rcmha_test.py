@@ -215,6 +215,7 @@ def test_wrong_input():
         encoding.project(q[:, 2:], q[:, 2:], q[:, 2:], tok, tok)
 
 
+@pytest.mark.full
 def test_a_distance_beyond_the_tables_is_not_passed_over():
     encoding = build('max_len=16')
     packed = pj.Tokens.of(segment=jnp.zeros((1, L), int))  # documents of unknown length

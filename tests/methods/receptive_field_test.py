@@ -49,6 +49,7 @@ def model_of(**fields):
 # The theoretical field.
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', GOLDEN['of_eight_slopes'])
 def test_fields_of_eight_heads(spec):
     np.testing.assert_array_equal(
@@ -154,6 +155,7 @@ def test_a_prior_is_measured_with_the_values_it_has():
     )
 
 
+@pytest.mark.full
 def test_of_fire_the_row_is_measured_and_nothing_is_infinite():
     encoding = pj.make('fire(threshold=8)', heads=3)
     pos = jnp.arange(300)[None]

@@ -118,6 +118,7 @@ def test_temperature_multiplies_both_sides():
     np.testing.assert_allclose(rotate(x, jnp.zeros((1, 3, 1, 4)), scale=1.5), 1.5 * x, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_gradients_are_the_inverse_rotation_and_reach_the_angles():
     x, g, pos = draw(0, 1, 3, 2, 8), draw(1, 1, 3, 2, 8), jnp.arange(3)[None]
     _, pull = jax.vjp(lambda x: rope(x, pos), x)
@@ -130,6 +131,7 @@ def test_gradients_are_the_inverse_rotation_and_reach_the_angles():
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', ['rope()', 'rope(layout="interleaved")', 'rope(partial=0.5)'])
 def test_jit_and_vmap(spec):
     x, pos, part = draw(0, 3, 2, 5, 2, 8), jnp.arange(10).reshape(2, 5), pj.make(spec, head_dim=8)

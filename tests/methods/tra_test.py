@@ -91,6 +91,7 @@ def test_values_and_gradients_equal_reference(options):
     assert all(float(jnp.abs(leaf).max()) > 1e-3 for leaf in jax.tree.leaves(theirs))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('how', [dict(implementation='dense'), dict(block=(8, 4))], ids=str)
 def test_without_a_relevant_key_the_result_is_exactly_zero(how):
     encoding, (q, k, v, x), tok = build(), inputs(), pj.Tokens.of(length=L)

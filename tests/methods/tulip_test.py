@@ -102,6 +102,7 @@ def test_distillation_by_another_loss(kind):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.full
 def test_the_optimizer_is_that_of_the_paper():
     teacher = model_of(layers=1)
     tokens = jnp.tile(tokens_of(8)[None], (3, 1, 1))
@@ -115,6 +116,7 @@ def test_the_optimizer_is_that_of_the_paper():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.full
 def test_token_ids_that_a_model_does_not_have():
     teacher, tokens = model_of(layers=1), jnp.tile(tokens_of(8)[None], (3, 1, 1))
     last = teacher.cfg.vocab_size - 1
@@ -154,6 +156,7 @@ def test_stage_two_is_dynamic_ntk_held_at_the_new_length():
 # The swap.
 
 
+@pytest.mark.full
 def test_the_student_is_the_teacher_but_for_its_positions():
     teacher = model_of()
     teacher.blocks[0].attention.w_q[...] = 3.0 * teacher.blocks[0].attention.w_q[...]
@@ -178,6 +181,7 @@ def test_the_student_is_the_teacher_but_for_its_positions():
     assert count(teacher) - count(student) == 32 * 16
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', ['alibi()', 't5_rpe(buckets=8)', 'rope() | alibi()'])
 def test_any_relative_encoding_will_do(spec):
     student = swap(model_of(encoding='sinusoidal()'), spec)
@@ -213,6 +217,7 @@ def test_absolute_positions_at_the_stem_reach_all_layers_of_a_pattern_and_so_doe
     assert [names(student, place)[0] for place in (0, 1)] == ['rope', 'rope']
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'call, message',
     [

@@ -95,6 +95,7 @@ def test_permuting_candidates_permutes_scores(shape):
     assert np.ptp(plain) > 0.05
 
 
+@pytest.mark.full
 def test_equal_candidates_score_equally():
     twice = scores(scorer(), [CANDIDATES[0], CANDIDATES[1], CANDIDATES[0]])
     assert twice[0] == pytest.approx(twice[2], abs=1e-5) and abs(twice[0] - twice[1]) > 1e-3
@@ -125,6 +126,7 @@ def test_what_a_score_depends_on():
     )
 
 
+@pytest.mark.full
 def test_a_single_candidate_is_a_cross_encoder():
     """With one candidate nothing is hidden: the arrow is full attention at positions 0, 1, 2,
     ....
@@ -160,6 +162,7 @@ def test_the_mask_streams():
     )
 
 
+@pytest.mark.full
 def test_candidates_share_positions_but_not_types():
     encoding = make()
     tok = encoding.place(pj.Tokens.of(positions=LAYOUT[None]))
@@ -173,6 +176,7 @@ def test_candidates_share_positions_but_not_types():
     assert plain.pos.tolist() == [[0, 1, 2]] and not plain.feats['uni_encoder'].any()
 
 
+@pytest.mark.full
 def test_loss_by_hand():
     given = jnp.array([[1.0, 2.0, -jnp.inf], [0.0, 0.5, 1.0]])
     golden = jnp.array([0, 2])

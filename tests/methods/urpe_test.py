@@ -72,6 +72,7 @@ def test_distances_within_a_direction_are_those_of_t5():
     )
 
 
+@pytest.mark.full
 def test_weights_are_not_normalised_again():
     _, urpe = make(TABLES[1], moved=False)
     n = urpe.max_len
@@ -118,6 +119,7 @@ def test_gradients_equal_those_of_the_definition(arguments, rows):
         np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-4)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('rows', [2, 65, 1001], ids=['small', 'by a product', 'by an indexed sum'])
 def test_looking_up_in_a_table_and_its_transpose(rows):
     index = jax.random.randint(jax.random.key(0), (2, 5, 7), 0, rows)
@@ -134,6 +136,7 @@ def test_looking_up_in_a_table_and_its_transpose(rows):
     np.testing.assert_allclose(pull(g)[0], expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_large_table_costs_no_more_memory_per_pair_than_a_small_one():
     def size(max_len):
         encoding, _ = make(f"table='toeplitz', max_len={max_len}")

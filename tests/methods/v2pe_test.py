@@ -85,6 +85,7 @@ def test_a_step_of_one_counts_tokens():
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('key', [None, 3])
 def test_text_keeps_its_positions(key):
     encoding, key = pj.make('v2pe(delta=0.25)'), None if key is None else jax.random.key(key)
@@ -93,6 +94,7 @@ def test_text_keeps_its_positions(key):
     np.testing.assert_array_equal(encoding.place(tokens([0] * 5), key=key).pos, [[0, 1, 2, 3, 4]])
 
 
+@pytest.mark.full
 def test_training_draws_each_image_its_step_from_the_nine():
     assert (len(DELTAS), DELTAS[0], DELTAS[-1]) == (
         GOLDEN['choices'],
@@ -113,6 +115,7 @@ def test_training_draws_each_image_its_step_from_the_nine():
     )  # uniform, and independent
 
 
+@pytest.mark.full
 def test_padding_on_either_side_does_not_shift():
     alone = np.asarray(pj.make('v2pe(delta=0.25)').place(tokens(IMAGES)).pos)[0]
     pad, length = [3] * 4, len(IMAGES)  # what stands in padding does not matter
@@ -124,6 +127,7 @@ def test_padding_on_either_side_does_not_shift():
         np.testing.assert_array_equal(placed.pos[0, real], alone)
 
 
+@pytest.mark.full
 def test_packed_documents_start_anew():
     alone = np.asarray(pj.make('v2pe(delta=0.25)').place(tokens(IMAGES)).pos)[0]
     ended_by_an_image = IMAGES[:15]
@@ -150,6 +154,7 @@ def test_adding_a_constant_to_the_count_adds_it_to_the_ids():
     np.testing.assert_array_equal(encoding.place(moved).pos, encoding.place(tok).pos + 7)
 
 
+@pytest.mark.full
 def test_longer_inputs_stay_inside_the_trained_range():
     """The paper's claim: four times the images at a quarter of the step end where the trained input
     ended.

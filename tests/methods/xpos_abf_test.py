@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import posenc_jax as pj
 
@@ -18,6 +19,7 @@ def test_golden_damping_is_that_of_xpos():
     assert part.rotary.base == 500000.0
 
 
+@pytest.mark.full
 def test_is_xpos_with_that_base():
     q, k = (jax.random.normal(jax.random.key(i), (1, 2, 9, 16)) for i in range(2))
     tok = pj.Tokens.of(positions=7 * jnp.arange(9)[None])

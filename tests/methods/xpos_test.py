@@ -67,6 +67,7 @@ def test_equals_the_released_form_where_that_does_not_overflow():
     np.testing.assert_allclose(logits('xpos()', q, k, pos), q2 @ k2.T / 8, atol=2e-5)
 
 
+@pytest.mark.full
 def test_far_positions_neither_overflow_nor_change_logits():
     (q, k), near = draw(40), jnp.arange(40)[None]
     np.testing.assert_allclose(

@@ -203,6 +203,7 @@ def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
     assert np.abs(np.stack(steps[2:-1]) - model(prompt)[0, 8:-1]).max() > 1e-3
 
 
+@pytest.mark.full
 def test_a_dynamic_extension_of_a_model():
     cfg = TransformerConfig(
         vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding='rope()'

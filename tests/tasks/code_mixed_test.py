@@ -30,6 +30,7 @@ def test_answers_are_the_letters_after_the_switches_counted_from_the_end(length,
     assert lengths == set(range(low, high + 1)) and places == set(range(1, high))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('length', [24, (9, 20)])
 def test_positions_are_those_of_the_languages_of_the_text(length):
     task = CodeMixed(letters=5, switches=4, ids='switches')

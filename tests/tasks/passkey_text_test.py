@@ -82,6 +82,7 @@ def test_a_batch_depends_on_the_generator_alone_and_depths_share_what_is_hidden(
     assert answers[0] == answers[1] == answers[2] == answers[3] and len(set(answers[0])) == 3
 
 
+@pytest.mark.full
 def test_places_are_uniform_without_depth():
     places = [
         whole.partition(' The pass key')[0].count(GRASS)
