@@ -106,8 +106,7 @@ def attention_entropy(
       tok: positions, documents and padding of the tokens; padding is not counted. None: positions
         from 0 and no padding.
       rows: which queries are counted; None for all.
-      block: how many queries are evaluated at a time. If the encoding chooses pieces for all rows
-        at once (`SelectedPieces` with `pooled`), the block must hold all rows.
+      block: how many queries are evaluated at a time.
 
     Raises:
       ValueError: token ids that the model does not have; `rows` of another shape than the tokens;

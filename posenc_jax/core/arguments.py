@@ -54,8 +54,9 @@ def check_doors(encoding: Encoding, applied: Collection[str]) -> None:
         if door not in applied and encoding.opens(door):
             part = next(part for part in parts_of(encoding) if part.opens(door))
             raise ValueError(
-                f'attend: {name_of(part)} acts in {door!r}, which attend does not call: call '
-                f'{_CALLS[door]}, and say so by applied=({door!r}, ...); pj.Attention calls all'
+                f'attend: {name_of(part)} acts in {door!r}, a door that attend does not call. '
+                f'First call {_CALLS[door]}, then pass applied=({door!r}, ...). pj.Attention calls '
+                'every door'
             )
 
 
@@ -75,17 +76,16 @@ def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:
     if (first[:, 0] > first_key[:, 0]).all():
         return
     count = min(tq.length, tk.length)
-    same = tq.pos is tk.pos
-    if not any(isinstance(a, Tracer) for a in (tq.pos, tk.pos)):
-        a, b = np.asarray(tq.pos)[:, :count], np.asarray(tk.pos)[:, :count]
-        here = np.ones((1, count), bool) if not valid else valid[0][:, :count]
-        differ = (a != b).reshape(*np.broadcast_shapes(a.shape, b.shape)[:2], -1).any(-1) & here
-        aligned = (first[:, :count] == first_key[:, :count]).all()
-        if aligned and differ.any():
+    aligned = (first[:, :count] == first_key[:, :count]).all()
+    if aligned and not any(isinstance(a, Tracer) for a in (tq.pos, tk.pos)):
+        differ = np.asarray(tq.pos)[:, :count] != np.asarray(tk.pos)[:, :count]
+        differ = differ.reshape(*differ.shape[:2], -1).any(-1)
+        if (differ & valid[0][:, :count] if valid else differ).any():
             _refuse_offset(tq, tk, 'have other positions than')
-        same = aligned and tq.length > 1
+        if tq.length > 1:
+            return
     keys = valid[0].sum(1) if valid else np.array([tk.length])
-    if not same and ((first[:, 0] <= first_key[:, 0]) & (keys > tq.length)).any():
+    if ((first[:, 0] <= first_key[:, 0]) & (keys > tq.length)).any():
         _refuse_offset(tq, tk, 'are fewer than')
 
 

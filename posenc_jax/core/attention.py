@@ -12,7 +12,7 @@ added to such arrays. Only single blocks are transposed to heads first.
 import dataclasses
 import functools
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from posenc_jax.core.tiles import Blocks, Plan, pair_logits, sweep_order
 from posenc_jax.core.tokens import Tokens
 
 Implementation = Literal['dense', 'blocked']
+IMPLEMENTATIONS = get_args(Implementation)
 
 # Sizes of float32 logits. Up to the first size all logits are one tile; beyond it, a tile has about
 # the second size at most. Wide products save more time than cache misses cost
@@ -136,7 +137,7 @@ def _sizes(encoding, shape, keys, block, implementation) -> tuple[int, ...]:
     """Queries per tile, keys per tile, and keys per tile of the backward pass."""
     batch, queries, heads, _ = shape
     if implementation is not None:
-        check_choice('implementation', implementation, ('dense', 'blocked'))
+        check_choice('implementation', implementation, IMPLEMENTATIONS)
     if block is not None:
         sizes = (block, block) if isinstance(block, int) else tuple(block)
         if len(sizes) != 2 or not all(isinstance(n, int) and n >= 1 for n in sizes):

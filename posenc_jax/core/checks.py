@@ -1,7 +1,14 @@
-"""Checks of arguments that the context extensions have in common."""
+"""Checks of arguments that several modules have in common."""
 
 import math
 import numbers
+from typing import Any
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is an integer of at least 1; True and False are none."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= 1
 
 
 def check_factor(name: str, factor: float) -> float:

@@ -1,11 +1,10 @@
 """Composition: `chain` joins encodings, `make` builds one from a spec string."""
 
-import numbers
-
 from flax import nnx
 
 from posenc_jax.core import conflicts
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.checks import is_size
 from posenc_jax.core.composite import ChainedEncoding, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.masks import Causal, Document, Full
@@ -53,7 +52,7 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
     if isinstance(spec, str):
         for name in ('heads', 'kv_heads', 'head_dim', 'model_dim'):
             size = context.get(name, 1)
-            if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
+            if not is_size(size):
                 raise SpecError(f'make() takes {name} as a positive integer, got {size!r}')
         context.setdefault('kv_heads', context['heads']) if 'heads' in context else None
         if context.get('heads', 0) % context.get('kv_heads', 1):

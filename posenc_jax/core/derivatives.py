@@ -29,7 +29,8 @@ def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> A
         if _BY_JAX.get():
             return function(*arguments)
         arrays = {n: a for n, a in enumerate(arguments) if n not in nondiff_argnums}
-        arrays = vary(arrays, varying_axes(arrays))  # so has a gradient the type of its argument
+        # `jax.shard_map` demands that a gradient varies over the axes over which its argument does.
+        arrays = vary(arrays, varying_axes(arrays))
         return custom(*(arrays.get(n, a) for n, a in enumerate(arguments)))
 
     marked: Any = call

@@ -1,4 +1,4 @@
-"""Programs on meshes whose axes are Explicit, the kind that `jax.make_mesh` makes by default."""
+"""Programs on a mesh of the caller: Explicit axes, and the manual axes of `jax.shard_map`."""
 
 from collections.abc import Callable
 from typing import Any

@@ -72,7 +72,7 @@ class Plan:
     q: Blocks
     k: Blocks
     k_backward: Blocks
-    varying: tuple[str, ...] = ()
+    varying: tuple[str, ...]
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)

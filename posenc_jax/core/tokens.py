@@ -88,6 +88,8 @@ class Tokens:
           >>> queries.pos.tolist(), Tokens.of(positions=[[11]]).index.tolist()
           ([[11]], [[0]])
         """
+        for name, a in (('positions', positions), ('index', index), ('rank', rank), ('ids', ids)):
+            _check_range(name, a)
         given = {
             name: jnp.asarray(a, dtype)
             for name, a, dtype in (
@@ -100,14 +102,10 @@ class Tokens:
             )
             if a is not None
         }
-        if 'positions' in given and not jnp.issubdtype(given['positions'].dtype, jnp.number):
-            raise ValueError(
-                f'Tokens.of: positions must be numbers, got {given["positions"].dtype}'
-            )
-        if 'positions' in given and jnp.issubdtype(given['positions'].dtype, jnp.complexfloating):
-            raise ValueError('Tokens.of: positions must be real numbers, got complex ones')
-        for name, a in (('positions', positions), ('index', index), ('rank', rank), ('ids', ids)):
-            _check_range(name, a)
+        if 'positions' in given:
+            dtype = given['positions'].dtype
+            if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating)):
+                raise ValueError(f'Tokens.of: positions must be real numbers, got {dtype}')
         length = int(length) if isinstance(length, np.integer) else length
         sources = dict(segment=segment, valid=valid, ids=ids, index=index, rank=rank)
         for name in given.keys() & sources.keys():

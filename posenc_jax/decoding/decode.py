@@ -190,7 +190,7 @@ def append(
         raise ValueError(
             f'a step appends one token to each of {rows} rows, got tokens of shape {tokens.shape}'
         )
-    if not isinstance(cache.cursor, jax.core.Tracer) and int(cache.cursor) >= cache.capacity:
+    if not cache.free:
         raise ValueError(f'the cache of {cache.capacity} slots is full')
     cache = read_ids(model, cache, tokens[:, None])
     x = model.embed(tokens[:, None], tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens))

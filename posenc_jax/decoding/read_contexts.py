@@ -51,12 +51,11 @@ def read(
     """
     tokens = jnp.asarray(tokens)
     _check_readable(model, cache)
-    full = 0 if isinstance(cache.cursor, jax.core.Tracer) else int(cache.cursor)
-    rows, free = cache.layers[0].k.shape[0], cache.capacity - full
+    rows, free = cache.layers[0].k.shape[0], cache.free
     if tokens.ndim != 2 or tokens.shape[0] != rows or not 1 <= tokens.shape[1] <= free:
         raise ValueError(
             f'tokens to read must be [{rows}, 1 .. {free}] (a cache of {cache.capacity} slots, '
-            f'{full} of them full), got '
+            f'{cache.capacity - free} of them full), got '
             f'{tokens.shape}'
         )
     if not isinstance(tokens, jax.core.Tracer):

@@ -2,14 +2,14 @@
 
 import types
 from collections.abc import Callable
-from numbers import Integral
 from typing import cast
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from posenc_jax.core.attention import IMPLEMENTATIONS
+from posenc_jax.core.checks import is_size
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
@@ -71,14 +71,16 @@ class Attention(nnx.Module):
         implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
-        for name, size in (('width', width), ('heads', heads)):
-            check_size(name, size)
-        for name, size in (('kv_heads', kv_heads), ('head_dim', head_dim), ('block', block)):
-            if size is not None:
-                check_size(name, size)
+        given = dict(kv_heads=kv_heads, head_dim=head_dim, block=block)
+        given = {name: size for name, size in given.items() if size is not None}
+        for name, size in dict(width=width, heads=heads, **given).items():
+            if not is_size(size):
+                raise ValueError(
+                    f'Attention: {name} must be an integer of at least 1, got {size!r}'
+                )
         check_choice('Attention: bias', bias, BIASES)
         if implementation is not None:
-            check_choice('Attention: implementation', implementation, ('dense', 'blocked'))
+            check_choice('Attention: implementation', implementation, IMPLEMENTATIONS)
         if head_dim is None and width % heads:
             raise ValueError(
                 f'Attention: width {width} is not a multiple of {heads} heads; give head_dim'
@@ -154,11 +156,10 @@ class Attention(nnx.Module):
         """
         self._check(x)
         (tok,), (state,) = cache.tokens, cache.layers
-        full = 0 if isinstance(cache.cursor, Tracer) else int(cache.cursor)
-        if full + x.shape[1] > cache.capacity:
+        if x.shape[1] > cache.free:
             raise ValueError(
-                f'Attention: {x.shape[1]} new tokens do not fit the cache, which has '
-                f'{cache.capacity - full} of {cache.capacity} slots free'
+                f'Attention: {x.shape[1]} new tokens do not fit the cache, which has {cache.free} '
+                f'of {cache.capacity} slots free'
             )
         x = self.encoding.embed(x, tok.slice(cache.cursor, x.shape[1]))
         y, state = self._mixer(x.dtype).step(x, tok, state, cache.cursor)
@@ -174,12 +175,6 @@ class Attention(nnx.Module):
             raise ValueError(
                 f'Attention: x has shape {x.shape}, expected [B, L, {self.projections.width}]'
             )
-
-
-def check_size(name: str, size) -> None:
-    """Refuses a size of `Attention` that is not an integer of at least 1."""
-    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-        raise ValueError(f'Attention: {name} must be an integer of at least 1, got {size!r}')
 
 
 def attention_layer(

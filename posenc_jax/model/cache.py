@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.composite import name_of, parts_of
@@ -66,6 +67,11 @@ class Cache:
     @property
     def capacity(self) -> int:
         return self.tokens[0].length
+
+    @property
+    def free(self) -> int:
+        """How many slots are free; the whole capacity where the cursor is traced."""
+        return self.capacity - (0 if isinstance(self.cursor, Tracer) else int(self.cursor))
 
     @property
     def nbytes(self) -> int:

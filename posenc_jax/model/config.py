@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from posenc_jax.core.attention import IMPLEMENTATIONS
 from posenc_jax.core.memory import readable
 from posenc_jax.core.registry import check_choice, quoted
 from posenc_jax.model.layers import BIASES, MLPS, NORMS
@@ -118,7 +119,7 @@ class TransformerConfig:
             ('bias', BIASES),
             ('remat', REMATS),
             ('dtype', DTYPES),
-            ('implementation', ('', 'dense', 'blocked')),
+            ('implementation', ('', *IMPLEMENTATIONS)),
         ):
             check_choice(name, getattr(self, name), choices)
         if self.bias == 'all' and self.mlp == 'swiglu':

@@ -273,5 +273,5 @@ def sharded_attend(
             token_specs(tk, None),
         ),
         out_specs=(query_spec, query_spec) if return_lse else query_spec,
-        check_vma=False,  # the custom derivative of attend has no varying-axes types
+        check_vma=False,  # doors may make arrays that are not marked as varying
     )(variables, q, k, v, tq, tk)

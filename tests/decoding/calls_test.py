@@ -2,6 +2,7 @@
 bias.
 """
 
+import os
 import sys
 
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.logits.alibi import alibi_bias
 from posenc_jax.model import Transformer, TransformerConfig
 
+PACKAGE = os.path.dirname(pj.__file__) + os.sep
+
 
 def functions_up_to(target, call) -> list[str]:
     """The named functions of the package on the stack where `target` is first called, each once."""
@@ -23,7 +26,7 @@ def functions_up_to(target, call) -> list[str]:
         if event == 'call' and frame.f_code is target.__code__ and not found:
             while frame is not None:
                 code = frame.f_code
-                if '/posenc_jax/' in code.co_filename and '<' not in code.co_qualname:
+                if code.co_filename.startswith(PACKAGE) and '<' not in code.co_qualname:
                     found.append(code.co_qualname)
                 frame = frame.f_back
 
