@@ -33,7 +33,7 @@ class DenseTransformer(Transformer):
         alibi = self.shared[0]
         bias = alibi.bias(placed.pos, placed.pos)
 
-        def layer(x, number, place, block):
+        def layer(x, number, layer_type, block):
             mix = lambda h: jax.nn.dot_product_attention(
                 *block.attention.qkv(h), bias=bias, is_causal=True
             )

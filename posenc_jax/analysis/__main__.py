@@ -317,8 +317,8 @@ def _fields_of_run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.P
         print(f'ERF {found.erf.mean():.2f}; no TRF: {why}')
         return written
     print(f'ERF {found.erf.mean():.2f}; TRF {trf.mean():.1f}')
-    place, block = model.layers()[0]
-    kernel = decay_kernel(model.encoding(place, block), model.cfg.heads, known.reach)
+    layer_type, block = model.layers()[0]
+    kernel = decay_kernel(model.encoding(layer_type, block), model.cfg.heads, known.reach)
     label = f'{model.cfg.specs[0]}, layer 0'
     return [
         *written,

@@ -41,8 +41,8 @@ def check_rotary(user: str, model: Transformer) -> list[Rotary]:
       [4]
     """
     found = [
-        single_rotary(user, model.encoding(place, block))
-        for place, block in model.layers()[: len(model.blocks)]
+        single_rotary(user, model.encoding(layer_type, block))
+        for layer_type, block in model.layers()[: len(model.blocks)]
     ]
     if len(planes := {rotary.rotary_dim // 2 for rotary in found}) != 1:
         raise ValueError(
@@ -85,15 +85,15 @@ def capture_encodings(
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     placed = model.place(tok, tokens)
 
-    def layer(x, number, place, block):
-        mixer, seen, own = model.mixer(place, block), [], placed[place]
+    def layer(x, number, layer_type, block):
+        mixer, seen, own = model.mixer(layer_type, block), [], placed[layer_type]
 
         def mix(h):
             (q, k, v), rows = mixer.inputs(h, own)
             projected = mixer.encoding.project(q, k, v, own, own, rows)
             q2, k2, _, tq, tk = projected
             seen.append(look(mixer.encoding, (q, k), (q2, k2, tq, tk)))
-            return mixer.join(mixer.attend(*projected))
+            return mixer.output(mixer.attend(*projected))
 
         return block.around(x, mix), seen[0]
 

@@ -205,7 +205,7 @@ def trained_field(
       >>> trained_field(Transformer(cfg, rngs=nnx.Rngs(0))).tolist()
       [[48.0, 767.0], [48.0, 767.0]]
     """
-    encodings = [model.encoding(place, block) for place, block in model.layers()]
+    encodings = [model.encoding(layer_type, block) for layer_type, block in model.layers()]
     return np.stack(
         [theoretical_field(e, model.cfg.heads, reach=reach, epsilon=epsilon) for e in encodings]
     )

@@ -130,8 +130,8 @@ def receptive_field(
     check_epsilon(epsilon)
     if block < 1:
         raise ValueError(f'receptive_field: block must be at least 1, got {block}')
-    for place, layer in model.layers():
-        if not model.cfg.causal or 'sees_later' in model.encoding(place, layer).traits:
+    for layer_type, layer in model.layers():
+        if not model.cfg.causal or 'sees_later' in model.encoding(layer_type, layer).traits:
             raise ValueError(
                 'receptive_field is defined for causal attention; this model lets queries see '
                 'later tokens'

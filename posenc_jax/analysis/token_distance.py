@@ -210,8 +210,8 @@ def token_distance(
       ((2, 2, 4), (2, 2), [[1.0, 1.0], [1.0, 1.0]])
     """
     check_rotary('token_distance', model)
-    for place, layer in model.layers():
-        if not model.cfg.causal or 'sees_later' in model.encoding(place, layer).traits:
+    for layer_type, layer in model.layers():
+        if not model.cfg.causal or 'sees_later' in model.encoding(layer_type, layer).traits:
             raise ValueError(
                 'token_distance is defined for causal attention; this model lets queries see '
                 'later tokens'

@@ -213,8 +213,11 @@ def swap(
     student = Transformer(
         dataclasses.replace(model.cfg, **changed), rngs=nnx.Rngs(0) if rngs is None else rngs
     )
-    for place, (own, block) in enumerate(zip(student.blocks, model.blocks, strict=True)):
-        old, new = parts_of(model.encoding(place, block)), parts_of(student.encoding(place, own))
+    for layer_type, (own, block) in enumerate(zip(student.blocks, model.blocks, strict=True)):
+        old, new = (
+            parts_of(model.encoding(layer_type, block)),
+            parts_of(student.encoding(layer_type, own)),
+        )
         start = next((i for i, part in enumerate(old) if part.opens('embed')), 0)
         kept = [part for part in old if not part.opens('embed')]
         again = [*new[:start], *new[start + len(new) - len(kept) :]]

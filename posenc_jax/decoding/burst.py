@@ -172,11 +172,11 @@ def _pass(model, layers, tokens, pairs, cursor, count, *, alone):
     whole = Tokens(slots, pos, rank=slots, valid=slots < cursor + count, feats=before)
     new = whole.slice(cursor, length)
 
-    def mix(h, mixer, place, own):
+    def mix(h, mixer, layer_type, own):
         projected, own = mixer.append(h, whole, own, cursor)
         seeing = chain(mixer.encoding, _Alone()) if alone else None
         tiles = dict(heads_first=True, implementation='dense')
-        return mixer.join(mixer.attend(*projected, encoding=seeing, **tiles)), own
+        return mixer.output(mixer.attend(*projected, encoding=seeing, **tiles)), own
 
     x, filled = model.loop_layers(mix, model.embed(tokens, (new,) * len(model.links)), layers)
     return model.logits(model.norm(x)), filled

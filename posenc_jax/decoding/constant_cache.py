@@ -52,8 +52,8 @@ def constant_cache(
 def _windows(model: Transformer) -> list[LMInfinite]:
     """The `lm_infinite` parts of all layers of the period. A layer without one is an error."""
     found = []
-    for place, block in enumerate(model.blocks):
-        encoding = model.encoding(place, block)
+    for layer_type, block in enumerate(model.blocks):
+        encoding = model.encoding(layer_type, block)
         parts = [part for part in parts_of(encoding) if isinstance(part, LMInfinite)]
         if not parts:
             names = ' | '.join(map(name_of, parts_of(encoding)))

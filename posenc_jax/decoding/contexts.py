@@ -131,10 +131,10 @@ def check_model(user: str, model: Transformer) -> None:
     """
     if not model.cfg.causal:
         raise ValueError(f'{user} needs a decoder, this model is of kind {model.cfg.kind!r}')
-    for place, block in enumerate(model.blocks):
+    for layer_type, block in enumerate(model.blocks):
         parts = [
             part
-            for part in parts_of(model.encoding(place, block))
+            for part in parts_of(model.encoding(layer_type, block))
             if not isinstance(part, ContextMask)
         ]
         rotary = single_rotary(user, chain(*parts), beside=('mask',))
@@ -174,9 +174,9 @@ def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
     if np.array_equal(ids, piece.ids):
         return piece
     keys = []
-    for (place, block), k in zip(model.layers(), piece.k, strict=True):
+    for (layer_type, block), k in zip(model.layers(), piece.k, strict=True):
         (rotary,) = [
-            part for part in parts_of(model.encoding(place, block)) if isinstance(part, Rotary)
+            part for part in parts_of(model.encoding(layer_type, block)) if isinstance(part, Rotary)
         ]
         (before, old), (after, new) = (
             rotary.angles(jnp.asarray(a)[None]) for a in (piece.ids, ids)

@@ -119,11 +119,11 @@ def read(
       count: number of real tokens, at most T; may be traced.
     """
 
-    def layer(x, number, place, block):
-        mixer, remembered = model.mixer(place, block), []
+    def layer(x, number, layer_type, block):
+        mixer, remembered = model.mixer(layer_type, block), []
 
         def mix(h):
-            y, own = mixer.fill(h, placed[place], capacity, count)
+            y, own = mixer.fill(h, placed[layer_type], capacity, count)
             remembered.append(own)
             return y
 
@@ -194,8 +194,8 @@ def append(
         raise ValueError(f'the cache of {cache.capacity} slots is full')
     cache = read_ids(model, cache, tokens[:, None])
     x = model.embed(tokens[:, None], tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens))
-    of_place = lambda h, mixer, place, own: mix(h, mixer, cache.tokens[place], own)
-    x, appended = model.loop_layers(of_place, x, cache.layers, layers)
+    of_type = lambda h, mixer, layer_type, own: mix(h, mixer, cache.tokens[layer_type], own)
+    x, appended = model.loop_layers(of_type, x, cache.layers, layers)
     return model.logits(model.norm(x))[:, 0], dataclasses.replace(
         cache, cursor=cache.cursor + 1, layers=appended
     )

@@ -68,8 +68,8 @@ def calibrate(
     tokens = jnp.asarray(tokens)
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
-    def layer(x, number, place, block):
-        mixer, here = _check_mixer(model.mixer(place, block)), placed[place]
+    def layer(x, number, layer_type, block):
+        mixer, here = _check_mixer(model.mixer(layer_type, block)), placed[layer_type]
         q, k, _, tq, _ = mixer.projected(block.attention_norm(x), here)
         return block(x, here, mixer.encoding), label_channels(
             channel_scores(q, k, tq.valid), groups
@@ -108,8 +108,8 @@ def sparse_logits(
     check_keep(keep)
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
-    def layer(x, number, place, block):
-        mixer, here = _check_mixer(model.mixer(place, block)), placed[place]
+    def layer(x, number, layer_type, block):
+        mixer, here = _check_mixer(model.mixer(layer_type, block)), placed[layer_type]
 
         def mix(h):
             q, k, v, tq, tk = mixer.projected(h, here)
@@ -120,7 +120,7 @@ def sparse_logits(
                 )
             )
             dense = lambda: mixer.attend(q, k, v, tq, tk)
-            return mixer.join(jax.lax.cond(number < dense_layers, dense, sparse))
+            return mixer.output(jax.lax.cond(number < dense_layers, dense, sparse))
 
         return block.around(x, mix), None
 
@@ -286,7 +286,7 @@ def decode_step(
             seen = _seen(mixer.encoding, tq, tk)
             out = _read(jnp.swapaxes(q, 1, 2), k, v, labels, channels[0], seen, keep)
             out = jnp.swapaxes(out, 1, 2)
-        return mixer.join(out), LabelledLayer(own, labels, channels)
+        return mixer.output(out), LabelledLayer(own, labels, channels)
 
     return append(model, cache, tokens, mix, layers)
 
@@ -326,8 +326,8 @@ class Sparse(Decoding):
         _check_channels(
             model.cfg.layers, model.cfg.heads, model.cfg.head_dim, self.channels, self.dense_layers
         )
-        for place, block in enumerate(model.blocks):
-            _check_mixer(model.mixer(place, block))
+        for layer_type, block in enumerate(model.blocks):
+            _check_mixer(model.mixer(layer_type, block))
 
     def prefill(self, model, empty, prompts):
         logits, cache = super().prefill(model, empty, prompts)

@@ -243,13 +243,13 @@ def deploy(
             f'duo_attention: a streaming head keeps at least 1 recent key, got {recent=}'
         )
     mask = DuoAttention(sink, recent, (), model.cfg.heads, model.cfg.kv_heads)
-    for place, block in model.layers():
-        with_mask(model.encoding(place, block), mask)
+    for layer_type, block in model.layers():
+        with_mask(model.encoding(layer_type, block), mask)
     for kind in (Causal, DuoAttention):
         if any(
             isinstance(part, kind)
-            for place, block in model.layers()
-            for part in parts_of(model.encoding(place, block))
+            for layer_type, block in model.layers()
+            for part in parts_of(model.encoding(layer_type, block))
         ):
             model = model.map_parts(
                 kind, lambda part, layers: mask.with_heads(jnp.asarray(retrieval)[layers])
@@ -295,7 +295,9 @@ def heads_of(model: Transformer) -> tuple[Heads, ...]:
         (the message names it).
     """
     with jax.ensure_compile_time_eval():
-        masks = [_mask_of(model.encoding(place, block)) for place, block in model.layers()]
+        masks = [
+            _mask_of(model.encoding(layer_type, block)) for layer_type, block in model.layers()
+        ]
         if any(isinstance(mask.retrieval[...], jax.core.Tracer) for mask in masks):
             raise ValueError(
                 'duo_attention: the retrieval heads must be known at compile time; pass '

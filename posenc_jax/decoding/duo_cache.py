@@ -120,16 +120,16 @@ def prefill(
     tokens = cache.tokens
     placed = tuple(t.slice(0, length) for t in tokens)
 
-    def mix(h, mixer, place, own_heads):
+    def mix(h, mixer, layer_type, own_heads):
         mask = _mask_of(mixer.encoding)
         seeing = (
             with_mask(mixer.encoding, mask.with_heads(np.ones(mask.kv_heads, bool)))
             if full
             else None
         )
-        q, k, v, tq, tk = _projected(mixer, h, placed[place])
+        q, k, v, tq, tk = _projected(mixer, h, placed[layer_type])
         out = mixer.attend(q, k, v, tq, tk, encoding=seeing)
-        return mixer.join(out), _kept(mask, own_heads, k, v, tokens[place], length)
+        return mixer.output(out), _kept(mask, own_heads, k, v, tokens[layer_type], length)
 
     x, layers = model.loop_layers(mix, model.embed(prompts, placed), heads)
     x = model.norm(x if last is None else x[:, prompts.shape[1] - last :])
@@ -163,7 +163,7 @@ def decode_step(
         mask, new = _mask_of(mixer.encoding), tok.slice(cursor, 1)
         q, k, v, tq, _ = _projected(mixer, h, new)
         grown = _appended(own, mask, k, v, new, cursor)
-        return mixer.join(_attended(mixer, mask, grown, q, tq, tok, cursor)), grown
+        return mixer.output(_attended(mixer, mask, grown, q, tq, tok, cursor)), grown
 
     return append(model, cache, tokens, mix, layers)
 

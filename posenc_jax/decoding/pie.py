@@ -113,8 +113,8 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
       >>> int(changed.cursor)
       6
     """
-    for place, block in model.layers():
-        rotary = single_rotary('pie', model.encoding(place, block), beside=('place', 'mask'))
+    for layer_type, block in model.layers():
+        rotary = single_rotary('pie', model.encoding(layer_type, block), beside=('place', 'mask'))
         if rotary.uses_length:
             raise ValueError(
                 f'pie rotates cached keys by fixed angles, but the angles of {rotary.freqs} depend '
@@ -220,23 +220,28 @@ def _edited(graphdef, state, cache: Cache, source, slots, ids) -> Cache:
     cursor = (source > -2).sum().astype(jnp.int32)
     layers = model.layers()
     moved = [
-        _moved(single_rotary('pie', model.encoding(place, block)), own, cache.tokens[place], source)
-        for (place, block), own in zip(layers, cache.layers, strict=True)
+        _moved(
+            single_rotary('pie', model.encoding(layer_type, block)),
+            own,
+            cache.tokens[layer_type],
+            source,
+        )
+        for (layer_type, block), own in zip(layers, cache.layers, strict=True)
     ]
     if not len(slots):
         return dataclasses.replace(cache, cursor=cursor, layers=tuple(moved))
     fresh = tuple(jax.tree.map(lambda a: a[:, slots], tok) for tok in cache.tokens)
     x = model.embed(jnp.broadcast_to(ids, (moved[0].k.shape[0], len(slots))), fresh)
 
-    def mix(h, mixer, place, own):
-        q, k, v, tq, _ = mixer.projected(h, fresh[place])
+    def mix(h, mixer, layer_type, own):
+        q, k, v, tq, _ = mixer.projected(h, fresh[layer_type])
         put = lambda buffer, a: buffer.at[:, :, slots].set(
             jnp.swapaxes(a, 1, 2).astype(buffer.dtype)
         )
         grown = dataclasses.replace(own, k=put(own.k, k), v=put(own.v, v))
-        now = filled(cache.tokens[place], cursor)
+        now = filled(cache.tokens[layer_type], cursor)
         out = mixer.attend(q, grown.k, grown.v, tq, now, heads_first=True)
-        return mixer.join(out), grown
+        return mixer.output(out), grown
 
     return dataclasses.replace(
         cache, cursor=cursor, layers=model.loop_layers(mix, x, moved, layers)[1]

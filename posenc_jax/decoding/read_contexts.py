@@ -73,8 +73,8 @@ def _check_readable(model: Transformer, cache: Cache) -> None:
             'read: the cache holds joined contexts, which this model would not see; read it with '
             'the model that `join` returned beside it'
         )
-    for (place, block), own in zip(enumerate(model.blocks), cache.layers):
-        encoding = model.encoding(place, block)
+    for (layer_type, block), own in zip(enumerate(model.blocks), cache.layers):
+        encoding = model.encoding(layer_type, block)
         if encoding.cached != 'encoded' or encoding.lookback or own.feats:
             chained = ' | '.join(map(name_of, parts_of(encoding)))
             raise ValueError(
@@ -91,9 +91,9 @@ def _read(static, state, cache: Cache, tokens):
     cache = read_ids(model, cache, tokens)
     fresh = tuple(tok.slice(cursor, count) for tok in cache.tokens)
 
-    def mix(h, mixer, place, own):
-        projected, grown = mixer.append(h, cache.tokens[place], own, cursor)
-        return mixer.join(mixer.attend(*projected, heads_first=True)), grown
+    def mix(h, mixer, layer_type, own):
+        projected, grown = mixer.append(h, cache.tokens[layer_type], own, cursor)
+        return mixer.output(mixer.attend(*projected, heads_first=True)), grown
 
     x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
     last = count if last is None else last

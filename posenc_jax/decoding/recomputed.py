@@ -81,9 +81,9 @@ class Recomputed(Decoding):
     def stale(self, model, cache):
         """Whether the last cached token changed the frequencies of any row in any layer."""
         changed = jnp.array(False)
-        for place, part in _following(model):
+        for layer_type, part in _following(model):
             lengths = (
-                current_length(*[filled(cache.tokens[place], n)] * 2)[0]
+                current_length(*[filled(cache.tokens[layer_type], n)] * 2)[0]
                 for n in (cache.cursor - 1, cache.cursor)
             )
             before, after = (jax.tree.leaves(part.frequencies(length)) for length in lengths)
@@ -134,8 +134,12 @@ def _following(model: Transformer) -> list[tuple[int, Rotary]]:
     in the period.
     """
     parts = [
-        (place, part)
-        for place, block in enumerate(model.blocks)
-        for part in parts_of(model.encoding(place, block))
+        (layer_type, part)
+        for layer_type, block in enumerate(model.blocks)
+        for part in parts_of(model.encoding(layer_type, block))
     ]
-    return [(place, part) for place, part in parts if isinstance(part, Rotary) and part.uses_length]
+    return [
+        (layer_type, part)
+        for layer_type, part in parts
+        if isinstance(part, Rotary) and part.uses_length
+    ]

@@ -109,14 +109,14 @@ def read_segment(
     stem_key, layer_key = (None, None) if key is None else jax.random.split(key)
     x = model.embed(tokens, tuple(own.slice(held, size) for own in placed))
 
-    def layer(x, number, place, block):
-        mixer = model.mixer(place, block)
+    def layer(x, number, layer_type, block):
+        mixer = model.mixer(layer_type, block)
 
         def mix(h):
             if held:
                 earlier = jax.lax.stop_gradient(memory.rows[number]).astype(h.dtype)
                 h = jnp.concatenate([block.attention_norm(earlier), h], axis=1)
-            return mixer.whole(h, placed[place], first=held)
+            return mixer.whole(h, placed[layer_type], first=held)
 
         own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
         return block.around(x, mix, key=own_key), x

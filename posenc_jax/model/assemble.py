@@ -17,8 +17,8 @@ from posenc_jax.model.config import TransformerConfig
 def assemble(
     cfg: TransformerConfig, rngs: nnx.Rngs
 ) -> tuple[list[Encoding], list[Block], tuple[tuple[Link, ...], ...]]:
-    """Builds the encodings that exist once, the block of every place in the period of the pattern,
-    and the links of each place's chain.
+    """Builds the encodings that exist once, the block of every layer type of the pattern, and the
+    links of each layer type's chain.
     """
     names: list[tuple[str, int, int]] = []
     shared: list[Encoding] = []

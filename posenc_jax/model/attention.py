@@ -221,7 +221,7 @@ def attention_layer(
         qkv=lambda x: tuple(
             flat(x, w).reshape(*x.shape[:2], *w.shape[1:]) for w in (w_q, w_k, w_v)
         ),
-        join=lambda out: flat(out.reshape(*out.shape[:2], -1), w_out),
+        output=lambda out: flat(out.reshape(*out.shape[:2], -1), w_out),
     )
     tok = encoding.place(Tokens.of(length=x.shape[1]) if tok is None else tok, key=key)
     return AttentionMixer(cast(Projections, weights), encoding, **options).whole(

@@ -39,8 +39,8 @@ class CandidateScorer(nnx.Module):
             raise ValueError(f"CandidateScorer needs a model of kind 'encoder', got {cfg.kind!r}")
         self.model = Transformer(cfg, rngs=rngs)
         if not all(
-            any(isinstance(part, UniEncoder) for _, part in self.model.stem(place))
-            for place in range(len(cfg.specs))
+            any(isinstance(part, UniEncoder) for _, part in self.model.stem(layer_type))
+            for layer_type in range(len(cfg.specs))
         ):
             raise ValueError(
                 f'CandidateScorer needs uni_encoder() in every encoding, got {", ".join(cfg.specs)}'

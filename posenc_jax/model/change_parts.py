@@ -35,18 +35,20 @@ def extended(model, spec: str, context: dict[str, Any]):
     # Places of the period that share a part go on sharing it.
     renewed: dict[tuple[Link, ...], list[Link]] = {}
 
-    for place, block in enumerate(model.blocks):
+    for layer_type, block in enumerate(model.blocks):
         graphdef, state = nnx.split(block)
 
-        def layer_of(state, place=place, graphdef=graphdef):
+        def layer_of(state, layer_type=layer_type, graphdef=graphdef):
             """One layer with its extended parts, the links of its chain with None for a new shared
             part, the new shared parts, and the links of the parts that they replace.
             """
             layer = nnx.merge(graphdef, state)
             old = {
-                id(part): link for link in model.links[place] for part in [model._part(link, layer)]
+                id(part): link
+                for link in model.links[layer_type]
+                for part in [model._part(link, layer)]
             }
-            parts = parts_of(extend(model.encoding(place, layer), spec, **context))
+            parts = parts_of(extend(model.encoding(layer_type, layer), spec, **context))
             gone = tuple(link for ident, link in old.items() if ident not in map(id, parts))
             own, fresh, chain_links = [], [], []
             for part in parts:
@@ -64,7 +66,7 @@ def extended(model, spec: str, context: dict[str, Any]):
             _, chain_links, fresh, gone = layer_of(jax.tree.map(lambda a: a[0], state))
         except SpecError as error:
             refused.append(error)
-            links.append(model.links[place])
+            links.append(model.links[layer_type])
             blocks.append(block)
             continue
         if gone not in renewed:
@@ -84,9 +86,9 @@ def with_changed_parts(model, kind: type[Encoding], change: Callable):
     """See `Transformer.map_parts`."""
     key = kind.card.key if hasattr(kind, 'card') else kind.__name__
     model, links, found = nnx.clone(model), [], False
-    for place, block in enumerate(model.blocks):
-        own, chain_links = list(block.encodings), list(model.links[place])
-        layers = jnp.arange(place, model.cfg.layers, len(model.blocks))
+    for layer_type, block in enumerate(model.blocks):
+        own, chain_links = list(block.encodings), list(model.links[layer_type])
+        layers = jnp.arange(layer_type, model.cfg.layers, len(model.blocks))
         for number, link in enumerate(chain_links):
             part = model._part(link, block)
             if not isinstance(part, kind):

@@ -72,7 +72,7 @@ class AttentionMixer:
             q, k, v, tq, tk = self.projected(x, tok)
             if first:
                 q, tq = q[:, first:], tq.slice(first, tok.length - first)
-            return self.join(self.attend(q, k, v, tq, tk))
+            return self.output(self.attend(q, k, v, tq, tk))
 
     def start(self, batch, tok):
         x = jax.ShapeDtypeStruct((batch, 1, self.projections.width), self.dtype)
@@ -85,12 +85,12 @@ class AttentionMixer:
         """`whole`, and the state behind the first `count` tokens (None: behind all of them)."""
         qkv, rows = self.inputs(x, tok)
         projected, state = caching.start(self.encoding, *qkv, tok, rows, capacity, count)
-        return self.join(self.attend(*projected)), _constrained(state)
+        return self.output(self.attend(*projected)), _constrained(state)
 
     def step(self, x, tok, state, cursor):
         projected, state = self.append(x, tok, state, cursor)
         out = self.attend(*projected, heads_first=True, implementation='dense')
-        return self.join(out), state
+        return self.output(out), state
 
     # The parts of the methods above, for callers that read or cache something else.
 
@@ -125,9 +125,9 @@ class AttentionMixer:
         encoding = self.encoding if encoding is None else encoding
         return encoding.merge(self.attention_fn(encoding, q, k, v, tq, tk, **{**own, **options}))
 
-    def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
+    def output(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""
-        return self.projections.join(out)
+        return self.projections.output(out)
 
     def _qkv(self, x, rows, tok):
         linear = self.projections.qkv

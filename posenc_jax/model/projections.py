@@ -148,7 +148,7 @@ class Projections(nnx.Module):
             constrain(v, 'batch', 'sequence', 'kv_heads', None),
         )
 
-    def join(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
+    def output(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""
         flat = out.reshape(*out.shape[:2], -1)
         if self.rows_out is not None:

@@ -28,10 +28,10 @@ from posenc_jax.model.sharding import constrain
 class Transformer(nnx.Module):
     """A pre-norm transformer with a positional encoding in every layer.
 
-    Layers are grouped by the period of the pattern. Each place in the period holds one `Block`
-    whose variables are stacked over the groups, and one `lax.scan` goes over the groups. Parts of
-    an encoding that open `place` or `embed`, parts shared by all layers and parts without variables
-    live once in `shared`; the others live in the blocks.
+    The pattern repeats with a period, and a layer type is an index in it. Each layer type has one
+    `Block` whose variables are stacked over the repetitions, and one `lax.scan` goes over them.
+    Parts of an encoding that open `place` or `embed`, parts shared by all layers and parts without
+    variables live once in `shared`; the others live in the blocks.
 
     Args:
       cfg: sizes and choices.
@@ -62,24 +62,26 @@ class Transformer(nnx.Module):
             else normal(rngs, (cfg.width, cfg.vocab_size), cfg.width, ('width', 'vocab'))
         )
 
-    def encoding(self, place: int, block: Block) -> Encoding:
-        """The chain of a layer at this place in the period, with the parts that `block` owns."""
-        parts = [self._part(link, block) for link in self.links[place]]
+    def encoding(self, layer_type: int, block: Block) -> Encoding:
+        """The chain of a layer of this type, with the parts that `block` owns."""
+        parts = [self._part(link, block) for link in self.links[layer_type]]
         return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
 
-    def mixer(self, place: int, block: Block) -> AttentionMixer:
-        """The attention of a layer at this place in the period, as a mixer."""
-        return block.mixer(self.encoding(place, block))
+    def mixer(self, layer_type: int, block: Block) -> AttentionMixer:
+        """The attention of a layer of this type, as a mixer."""
+        return block.mixer(self.encoding(layer_type, block))
 
     def _part(self, link: Link, block: Block) -> Encoding:
         return self.shared[link.number] if link.shared else block.encodings[link.number]
 
-    def stem(self, place: int) -> list[tuple[int, Encoding]]:
-        """The shared parts of a place in the period, with their numbers in `shared`. No other parts
+    def stem(self, layer_type: int) -> list[tuple[int, Encoding]]:
+        """The shared parts of a layer type, with their numbers in `shared`. No other parts
         open `place` or `embed`.
         """
         return [
-            (link.number, self.shared[link.number]) for link in self.links[place] if link.shared
+            (link.number, self.shared[link.number])
+            for link in self.links[layer_type]
+            if link.shared
         ]
 
     @property
@@ -90,16 +92,16 @@ class Transformer(nnx.Module):
     def place(
         self, tok: Tokens, ids: Int[Array, 'B T'] | None = None, *, key: Array | None = None
     ) -> tuple[Tokens, ...]:
-        """Tokens as each place of the period sees them; with a key, by the training rule.
+        """Tokens as each layer type sees them; with a key, by the training rule.
 
         Encodings that read ids get `ids`, or those of `tok`; the result has none.
         """
         if ids is not None and self.reads_ids:
             tok = dataclasses.replace(tok, ids=ids)
         placed = []
-        for place in range(len(self.links)):
+        for layer_type in range(len(self.links)):
             own = tok
-            for number, part in self.stem(place):
+            for number, part in self.stem(layer_type):
                 own = part.place(own, key=None if key is None else jax.random.fold_in(key, number))
             placed.append(own if own.ids is None else dataclasses.replace(own, ids=None))
         return tuple(placed)
@@ -132,8 +134,8 @@ class Transformer(nnx.Module):
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         done = set()
-        for place, tok in enumerate(placed):
-            for number, part in self.stem(place):
+        for layer_type, tok in enumerate(placed):
+            for number, part in self.stem(layer_type):
                 if number not in done:
                     x = part.embed(x, tok)
                     done.add(number)
@@ -168,9 +170,9 @@ class Transformer(nnx.Module):
             stem_key, layer_key = None, None
         x = dropout(self.embed(tokens, placed), self.cfg.dropout, stem_key)
 
-        def layer(x, number, place, block):
+        def layer(x, number, layer_type, block):
             own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
-            return block(x, placed[place], self.encoding(place, block), key=own_key), None
+            return block(x, placed[layer_type], self.encoding(layer_type, block), key=own_key), None
 
         x, _ = self.scan_layers(layer, x)
         return self.norm(x)
@@ -178,11 +180,11 @@ class Transformer(nnx.Module):
     def scan_layers(
         self, layer: Callable, x: Float[Array, 'B T D']
     ) -> tuple[Float[Array, 'B T D'], tuple]:
-        """Takes `x` through all layers by `layer(x, number, place, block) -> (x, out)`; compiled
-        once per period.
+        """Takes `x` through all layers by `layer(x, number, layer_type, block) -> (x, out)`;
+        compiled once per period.
 
         Returns:
-          The last x, and for each place of the period its `out`, stacked over the groups.
+          The last x, and for each layer type its `out`, stacked over the groups.
         """
         graphdefs, states = zip(*(nnx.split(block) for block in self.blocks))
         period = len(graphdefs)
@@ -190,8 +192,10 @@ class Transformer(nnx.Module):
         def group(x, step):
             number, states = step
             outs = []
-            for place, (graphdef, state) in enumerate(zip(graphdefs, states)):
-                x, out = layer(x, number * period + place, place, nnx.merge(graphdef, state))
+            for layer_type, (graphdef, state) in enumerate(zip(graphdefs, states)):
+                x, out = layer(
+                    x, number * period + layer_type, layer_type, nnx.merge(graphdef, state)
+                )
                 outs.append(out)
             return x, tuple(outs)
 
@@ -213,8 +217,8 @@ class Transformer(nnx.Module):
         be of different kinds.
 
         Args:
-          mix: `mix(h, mixer, place, own)` maps the normed input h and the state of a layer to the
-            term that is added to `x`, and the new state.
+          mix: `mix(h, mixer, layer_type, own)` maps the normed input h and the state of a layer to
+            the term that is added to `x`, and the new state.
           x: the input of the first layer.
           states: one per layer.
           layers: the result of `layers()`, for a caller that loops: XLA does not hoist the cuts.
@@ -223,12 +227,12 @@ class Transformer(nnx.Module):
           The last x, and the new states.
         """
         after = []
-        for (place, block), own in zip(
+        for (layer_type, block), own in zip(
             self.layers() if layers is None else layers, states, strict=True
         ):
 
             def mixed(h):
-                out, grown = mix(h, self.mixer(place, block), place, own)
+                out, grown = mix(h, self.mixer(layer_type, block), layer_type, own)
                 after.append(grown)
                 return out
 
@@ -244,12 +248,12 @@ class Transformer(nnx.Module):
         return model
 
     def layers(self) -> list[tuple[int, Block]]:
-        """All layers in order, each with its place in the period, cut out of the stacks."""
+        """All layers in order, each with its type, cut out of the stacks."""
         split = [nnx.split(block) for block in self.blocks]
         return [
-            (place, nnx.merge(graphdef, jax.tree.map(lambda a: a[group], state)))
+            (layer_type, nnx.merge(graphdef, jax.tree.map(lambda a: a[group], state)))
             for group in range(self.cfg.layers // len(split))
-            for place, (graphdef, state) in enumerate(split)
+            for layer_type, (graphdef, state) in enumerate(split)
         ]
 
     def unstacked(self) -> 'Transformer':
@@ -361,7 +365,7 @@ class Transformer(nnx.Module):
 
         Args:
           kind: the class, which acts on layers (does not open `place` or `embed`).
-          change: `change(part, layers) -> part`, once for each place of the period that has such a
+          change: `change(part, layers) -> part`, once for each layer type that has such a
             part. `layers` are the numbers of its layers. The variables of the result have the
             layers as leading axis, like those of `part` if layers owned it.
 

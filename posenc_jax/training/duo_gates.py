@@ -123,8 +123,8 @@ def mixed_hidden(
     # `DuoAttention` counts the recent keys without that of the query.
     mask = DuoAttention(sink, recent - 1, (), cfg.heads, cfg.kv_heads)
 
-    def layer(x, number, place, block):
-        mixer, here = model.mixer(place, block), placed[place]
+    def layer(x, number, layer_type, block):
+        mixer, here = model.mixer(layer_type, block), placed[layer_type]
         encoding = mixer.encoding
         if encoding.opens('qkv'):
             raise ValueError(
@@ -140,7 +140,7 @@ def mixed_hidden(
             projected = mixer.projected(h, here)
             attend = lambda part: mixer.attend(*projected, encoding=part)
             both = gate * attend(encoding) + (1 - gate) * attend(streaming)
-            return mixer.join(both.astype(h.dtype))
+            return mixer.output(both.astype(h.dtype))
 
         return block.around(x, mix), None
 

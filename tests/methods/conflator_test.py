@@ -52,8 +52,8 @@ def model_of(encoding='conflator()', **fields):
 
 def moved(model):
     """With delta and mix off their zeros, other ones in every layer."""
-    for place in model.blocks:
-        for part in place.encodings:
+    for layer_type in model.blocks:
+        for part in layer_type.encodings:
             for number, parameter in enumerate((part.delta, getattr(part, 'mix', None))):
                 if parameter is not None:
                     parameter[...] = jax.random.normal(jax.random.key(number), parameter.shape)

@@ -239,8 +239,8 @@ def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row(pattern
     x = own.embed(PROMPT, own.place(tok))
     described = jax.jit(lambda block, x: block.attention.qkv(block.attention_norm(x))[:2])
     through = jax.jit(lambda block, x, encoded: block(x, tok, encoded))
-    for number, (place, block) in enumerate(own.layers()):
-        encoded = own.encoding(place, block)
+    for number, (layer_type, block) in enumerate(own.layers()):
+        encoded = own.encoding(layer_type, block)
         expected = (
             np.ones(4) if number < 1 else ms_poe_ratios(4, 1.2, 1.8)[np.argsort(orders[number])]
         )

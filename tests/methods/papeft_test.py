@@ -69,7 +69,10 @@ def test_soft_tokens_are_zero_vectors_at_first_and_nothing_else_changes():
     plain = base.embed(jnp.asarray(tokens), base.place(pj.Tokens.of(length=tokens.shape[1])))
     np.testing.assert_array_equal(x, jnp.where((tokens == EMPTY)[..., None], 0.0, plain))
     placed = pj.Tokens.of(length=tokens.shape[1])
-    layer = lambda x, number, place, block: (block(x, placed, base.encoding(place, block)), None)
+    layer = lambda x, number, layer_type, block: (
+        block(x, placed, base.encoding(layer_type, block)),
+        None,
+    )
     expected = jax.jit(lambda x: base.norm(base.scan_layers(layer, x)[0]))(x)
     np.testing.assert_allclose(
         expected, jax.jit(lambda tokens: model.hidden(tokens, tok))(tokens), atol=1e-5

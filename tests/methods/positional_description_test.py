@@ -126,8 +126,8 @@ def test_tokens_permuted_with_their_tags_permute_the_output():
     x = model.embed(tokens, (placed,))
 
     def layer(x):
-        place, block = model.layers()[0]
-        return np.asarray(block(x, placed, model.encoding(place, block)))
+        layer_type, block = model.layers()[0]
+        return np.asarray(block(x, placed, model.encoding(layer_type, block)))
 
     out = layer(x)
     np.testing.assert_allclose(layer(x[:, order]), out[:, order], atol=1e-5)

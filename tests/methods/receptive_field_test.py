@@ -203,8 +203,8 @@ def reference(model, tokens, epsilon):
     tok = pj.Tokens.of(length=tokens.shape[1])
     x, length = model.embed(tokens, model.place(tok)), tokens.shape[1]
     erf, profile = [], []
-    for place, block in model.layers():
-        encoding = model.encoding(place, block)
+    for layer_type, block in model.layers():
+        encoding = model.encoding(layer_type, block)
         q, k, v = block.attention.qkv(block.attention_norm(x))
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok)
         q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))

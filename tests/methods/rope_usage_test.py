@@ -104,14 +104,14 @@ def test_usage_is_the_mean_norm_of_every_plane(encoding):
         (t, t + count) if 'layout' not in encoding else (2 * t, 2 * t + 1) for t in range(count)
     ]
     x = model.embed(TOKENS, model.place(tok))
-    for layer, (place, block) in enumerate(model.layers()):
+    for layer, (layer_type, block) in enumerate(model.layers()):
         q, k, _ = block.attention.qkv(block.attention_norm(x))
         for name, a in (('q', q), ('k', k)):
             expected = [np.sqrt(a[..., i] ** 2 + a[..., j] ** 2).mean((0, 1)) for i, j in pairs]
             np.testing.assert_allclose(
                 getattr(usage, name)[layer], np.stack(expected, -1), rtol=1e-5
             )
-        x = block(x, tok, model.encoding(place, block))
+        x = block(x, tok, model.encoding(layer_type, block))
     np.testing.assert_allclose(
         usage.product[1, 3], usage.q[1, 3] * usage.k[1, 1] / np.sqrt(8), rtol=1e-6
     )
@@ -121,12 +121,12 @@ def test_patterns_keep_the_order_of_layers():
     pattern = model_of(layers=4, pattern=('rope()', 'rope() | window(size=3)'))
     usage = rope_usage(pattern, TOKENS)
     x, tok = pattern.embed(TOKENS, pattern.place(pj.Tokens.of(length=9))), pj.Tokens.of(length=9)
-    for layer, (place, block) in enumerate(pattern.layers()):
+    for layer, (layer_type, block) in enumerate(pattern.layers()):
         q = np.asarray(block.attention.qkv(block.attention_norm(x))[0])
         np.testing.assert_allclose(
             usage.q[layer], np.hypot(q[..., :4], q[..., 4:]).mean((0, 1)), rtol=1e-5
         )
-        x = block(x, tok, pattern.encoding(place, block))
+        x = block(x, tok, pattern.encoding(layer_type, block))
 
 
 def test_batches_merge_and_padding_does_not_count():

@@ -91,8 +91,8 @@ def test_every_layer_and_head_equals_the_whole_matrix(encoding, block):
     )
     far = seen & (distance >= LENGTH // 4)
     x = model.embed(TOKENS, model.place(tok))
-    for layer, (place, layer_block) in enumerate(model.layers()):
-        chain = model.encoding(place, layer_block)
+    for layer, (layer_type, layer_block) in enumerate(model.layers()):
+        chain = model.encoding(layer_type, layer_block)
         q, k, v = layer_block.attention.qkv(layer_block.attention_norm(x))
         q, k, *_ = (np.asarray(a, np.float64) for a in chain.project(q, k, v, tok, tok)[:3])
         for head in range(4):

@@ -41,8 +41,10 @@ def tokens_of(length, rows=3):
     return jax.random.randint(jax.random.key(1), (rows, length), 0, 8)
 
 
-def names(model, place=0):
-    return [name_of(part) for part in parts_of(model.encoding(place, model.blocks[place]))]
+def names(model, layer_type=0):
+    return [
+        name_of(part) for part in parts_of(model.encoding(layer_type, model.blocks[layer_type]))
+    ]
 
 
 # The loss.
@@ -214,7 +216,7 @@ def test_absolute_positions_at_the_stem_reach_all_layers_of_a_pattern_and_so_doe
         "rope(layout='interleaved')",
         "rope(layout='interleaved') | window(size=8)",
     )
-    assert [names(student, place)[0] for place in (0, 1)] == ['rope', 'rope']
+    assert [names(student, layer_type)[0] for layer_type in (0, 1)] == ['rope', 'rope']
 
 
 @pytest.mark.full_but_one

@@ -216,16 +216,16 @@ def test_pattern_cycles_over_the_layers_and_shares_equal_parts(toys):
     assert count(model) == count(model_of()) + 4
     causal = jnp.tril(jnp.ones((9, 9), bool))
     masks = [
-        model.encoding(place, block).mask(*(Tokens.of(length=9),) * 2)
-        for place, block in model.layers()
+        model.encoding(layer_type, block).mask(*(Tokens.of(length=9),) * 2)
+        for layer_type, block in model.layers()
     ]
     for layer, mask in enumerate(masks):
         band = causal if layer % 2 == 0 else causal & ~jnp.tril(causal, -2)
         np.testing.assert_array_equal(jnp.broadcast_to(mask[0, 0], (9, 9)), band)
     # The scan visits the layers in that order.
     x = model.embed(TOKENS, (tok := Tokens.of(length=9),) * 2)
-    for place, block in model.layers():
-        x = block(x, tok, model.encoding(place, block))
+    for layer_type, block in model.layers():
+        x = block(x, tok, model.encoding(layer_type, block))
     np.testing.assert_allclose(model.norm(x), model.hidden(TOKENS), atol=1e-5)
 
 
@@ -289,8 +289,8 @@ def test_extension_of_a_pattern_reaches_the_layers_that_have_something_to_extend
     model = model_of(pattern=('rope()', 'nope()'), heads=2)
     longer = model.extend('pi(factor=2.0)')
     names = [
-        [part.card.key for part in longer.encoding(place, block).parts]
-        for place, block in longer.layers()[:2]
+        [part.card.key for part in longer.encoding(layer_type, block).parts]
+        for layer_type, block in longer.layers()[:2]
     ]
     assert names == [['rope', 'causal', 'document'], ['nope', 'causal', 'document']]
     assert jnp.abs(longer(TOKENS) - model(TOKENS)).max() > 1e-4
@@ -319,9 +319,9 @@ def test_parts_of_a_class_become_one_a_layer(pattern, share):
     tok = Tokens.of(length=9)
     x = model.embed(TOKENS, model.place(tok))
     layers = list(zip(model.layers(), mapped.layers(), strict=True))
-    for number, ((place, block), (_, own)) in enumerate(layers):
+    for number, ((layer_type, block), (_, own)) in enumerate(layers):
         old, new = (
-            parts_of(one.encoding(place, at)) for one, at in ((model, block), (mapped, own))
+            parts_of(one.encoding(layer_type, at)) for one, at in ((model, block), (mapped, own))
         )
         expected = []
         for part, theirs in zip(old, new, strict=True):
