@@ -1,6 +1,7 @@
 """The pre-norm block: a mixer and a feed-forward network, each behind a norm."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -31,7 +32,7 @@ class Block(nnx.Module):
         self, cfg, encodings: list[Encoding], *, stack: tuple[int, ...] = (), rngs: nnx.Rngs
     ):
         # With this gain the residual stream is of order one at any depth.
-        drawn = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)
+        drawn: dict[str, Any] = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)
         self.attention_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
         self.attention = Projections(
             cfg.width,

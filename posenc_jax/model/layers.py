@@ -236,7 +236,7 @@ class MLP(nnx.Module):
         return mlp
 
     def __call__(self, x):
-        if self.rows_in is not None:
+        if self.rows_in is not None and self.rows_out is not None:
             h = linear_rows(x, self.rows_in[...])
             if self.kind == 'swiglu':
                 gate, h = jnp.split(h, 2, axis=-1)
@@ -244,7 +244,7 @@ class MLP(nnx.Module):
             else:
                 h = jax.nn.gelu(shifted(h, value(self.b_in)), approximate=self.kind == 'gelu')
             return shifted(linear_rows(h, self.rows_out[...]), value(self.b_out))
-        if self.kind == 'swiglu':
+        if self.w_gate is not None:
             return swiglu_mlp(x, self.w_gate[...], self.w_in[...], self.w_out[...])
         approximate = self.kind == 'gelu'
         out = gelu_mlp(

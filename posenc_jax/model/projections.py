@@ -103,8 +103,9 @@ class Projections(nnx.Module):
         self.b_out = zeros((width,), ('width',), stack=stack) if bias == 'all' else None
         self.width, self.sizes = width, (heads, kv_heads, head_dim)
         self.rows_in = self.rows_out = None
-        self.adapters = nnx.Dict() if rank else None
+        self.adapters = None
         if rank:
+            self.adapters = nnx.Dict()
             for name, w in (('q', self.w_q), ('k', self.w_k), ('v', self.w_v), ('out', self.w_out)):
                 self.adapters[name] = Adapter(w, 2 if name == 'out' else 1, rank, alpha, rngs=rngs)
 
@@ -127,21 +128,20 @@ class Projections(nnx.Module):
             out = linear_rows(x, self.rows_in[...]).reshape(
                 *x.shape[:2], heads + 2 * kv_heads, head_dim
             )
-            parts = jnp.split(out, [heads, heads + kv_heads], axis=2)
-            return tuple(
-                shifted(part, value(b)) for part, b in zip(parts, (self.b_q, self.b_k, self.b_v))
+            q, k, v = jnp.split(out, [heads, heads + kv_heads], axis=2)
+            return (
+                shifted(q, value(self.b_q)),
+                shifted(k, value(self.b_k)),
+                shifted(v, value(self.b_v)),
             )
 
-        def heads(name, w, bias):
+        def projected(name, w, bias):
             out = self._adapted(name, x, linear(x, w.reshape(w.shape[0], -1)))
             return shifted(out.reshape(*x.shape[:2], *w.shape[1:]), value(bias))
 
-        projections = (
-            ('q', self.w_q, self.b_q),
-            ('k', self.w_k, self.b_k),
-            ('v', self.w_v, self.b_v),
-        )
-        q, k, v = (heads(name, w[...], b) for name, w, b in projections)
+        q = projected('q', self.w_q[...], self.b_q)
+        k = projected('k', self.w_k[...], self.b_k)
+        v = projected('v', self.w_v[...], self.b_v)
         return (
             constrain(q, 'batch', 'sequence', 'heads', None),
             constrain(k, 'batch', 'sequence', 'kv_heads', None),
