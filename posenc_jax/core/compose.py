@@ -1,35 +1,16 @@
-"""Composition: `chain` joins encodings, `make` builds one from a spec string."""
+"""`make` builds an encoding from a spec string."""
 
 from flax import nnx
 
-from posenc_jax.core import conflicts
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.checks import is_size
-from posenc_jax.core.composite import ChainedEncoding, parts_of
+from posenc_jax.core.composite import parts_of
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.masks import Causal, Document, Full
 from posenc_jax.core.registry import SpecError, nearest
 
 CONTEXT_NAMES = ('heads', 'kv_heads', 'head_dim', 'model_dim', 'train_len', 'rngs')
-
-
-def chain(*encodings: Encoding) -> Encoding:
-    """Joins encodings; nested chains are flattened and a chain of one is that encoding.
-
-    Raises:
-      SpecError: no argument, or one that is no encoding; two encodings that exclude each other
-        (see `conflicts`), which are named; an encoding that opens only one of `qkv` and `merge`.
-    """
-    for encoding in encodings:
-        if not isinstance(encoding, Encoding):
-            raise SpecError(
-                f'chain() joins encodings, got {encoding!r}; make() builds one from a spec string'
-            )
-    parts = tuple(part for encoding in encodings for part in parts_of(encoding))
-    if not parts:
-        raise SpecError('chain() needs at least one encoding; "nope()" is the empty one')
-    conflicts.check(parts)
-    return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
 
 
 def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Encoding:

@@ -12,8 +12,9 @@ from flax import nnx
 
 from posenc_jax.evaluation import language
 from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.results import Results, RunResult
+from posenc_jax.evaluation.results import Results
 from posenc_jax.evaluation.scoring import scorer
+from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import config as configs

@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
+from posenc_jax.evaluation.results import print_tables
+from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.run import config as configs
 from posenc_jax.run import initial
@@ -359,9 +361,6 @@ def _evaluate(directory: pathlib.Path) -> None:
         if jax.process_index() == 0:
             print(f'evaluate on one process: python eval.py --run={directory}', flush=True)
         return
-    from posenc_jax.evaluation.results import print_tables
-    from posenc_jax.evaluation.run import evaluate
-
     results = evaluate([directory])
     print_tables(results)
     for path in results.write(directory / 'eval'):
