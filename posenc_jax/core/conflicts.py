@@ -100,6 +100,11 @@ CONFLICTS = (
         '{first} is defined for causal attention only, {second} lets queries see later keys',
     ),
     Conflict(
+        'hides later keys',
+        'shows later keys',
+        '{first} hides later keys and {second} shows them: leave one out',
+    ),
+    Conflict(
         'looks at later keys only',
         'hides later keys',
         '{first} has heads that look at later keys only, which {second} hides: use it in an '
@@ -117,6 +122,7 @@ def facts(part: Encoding) -> frozenset[str]:
         'causal only': hasattr(part, 'card') and part.card.causal_only,
         'looks at later keys only': later and not decides,
         'hides later keys': decides and not later,
+        'shows later keys': decides and later,
     }
     opened = {f'opens {door}' for door in (*DOORS, *HOOKS) if part.opens(door)}
     return part.traits | opened | {fact for fact, holds in derived.items() if holds}

@@ -263,6 +263,14 @@ def test_causal_only_encodings_refuse_masks_that_let_queries_see_later_keys(spec
         pj.make(spec, causal=True, **context)
 
 
+@pytest.mark.parametrize('spec', ['full()', 'prefix(length=2)'])
+def test_masks_that_contradict_each_other_are_refused(spec):
+    said = f'causal hides later keys and {spec.split("(")[0]} shows them: leave one out'
+    for chained in (f'causal() | {spec}', f'{spec} | causal()'):
+        with pytest.raises(SpecError, match=said):
+            pj.make(chained)
+
+
 @pytest.mark.parametrize(
     'spec, message',
     [
