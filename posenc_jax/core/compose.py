@@ -41,22 +41,22 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
                 f'{context["heads"]} heads are not a multiple of {context["kv_heads"]} kv_heads'
             )
         context.setdefault('rngs', nnx.Rngs(0))
-        encoding = chain(
-            *(spec_language.build(node, context) for node in spec_language.parse(spec).nodes)
-        )
+        built = [spec_language.build(node, context) for node in spec_language.parse(spec).nodes]
     elif isinstance(spec, Encoding):
-        encoding = spec
+        built = [spec]
     else:
         raise SpecError(
             'make() takes a spec string like "rope() | alibi()" or an encoding, got '
             f'{type(spec).__name__}'
         )
+    parts = [part for encoding in built for part in parts_of(encoding)]
     if causal is not None:
-        for part in parts_of(encoding):
+        for part in parts:
             if not causal and hasattr(part, 'card') and part.card.causal_only:
                 raise SpecError(f'{part.card.key} is defined for causal attention only')
-        if 'decides_causality' not in encoding.traits:
-            encoding = chain(encoding, Causal() if causal else Full())
-        if 'decides_segments' not in encoding.traits:
-            encoding = chain(encoding, Document())
-    return encoding
+        traits = frozenset().union(*(part.traits for part in parts))
+        if 'decides_causality' not in traits:
+            parts.append(Causal() if causal else Full())
+        if 'decides_segments' not in traits:
+            parts.append(Document())
+    return chain(*parts)

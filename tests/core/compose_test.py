@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.core import conflicts
 from posenc_jax.core.composite import ChainedEncoding, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
@@ -232,6 +233,13 @@ def test_default_masks():
     assert make('full()', True) == ['Full', 'Document']
     assert make('document() | causal()', True) == ['Document', 'Causal']
     assert kinds(pj.make(pj.make('nope()'), causal=True)) == ['NoPE', 'Causal', 'Document']
+
+
+def test_conflicts_are_looked_for_once(monkeypatch):
+    checked = []
+    monkeypatch.setattr(conflicts, 'check', checked.append)
+    pj.make('rope() | alibi()', causal=True, heads=4, head_dim=8)
+    assert [len(parts) for parts in checked] == [4]
 
 
 def test_causal_only_encodings_refuse_the_encoder():
