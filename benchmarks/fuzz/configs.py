@@ -189,7 +189,6 @@ def damaged(rng: random.Random, text: str) -> str:
         'config.data = None',
         'config.mesh.data = True',
         'return dict(config)',
-        # fmt: skip
         'raise Exception',
         'raise StopIteration',
         'config.model.lock()',
