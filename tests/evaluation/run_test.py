@@ -307,7 +307,7 @@ def test_ids_within_the_table_are_scored(runs):
 
 def test_a_likelihood_that_is_not_finite_names_the_run_and_the_length(runs, tmp_path):
     config = stored.from_json(pathlib.Path(runs['alibi']) / stored.FILE)
-    cfg = stored.stored_model_config(pathlib.Path(runs['alibi']) / stored.FILE)
+    cfg = stored.read_saved(pathlib.Path(runs['alibi']) / stored.FILE).model_config
     trainer = make_trainer(cfg, config.train, 0, make_mesh(devices=jax.devices()[:1]))
     state = trainer.init({})
     state.params['embedding'] = state.params['embedding'] * jnp.nan
@@ -336,10 +336,10 @@ def test_text_that_has_moved(tmp_path):
 def test_runs_of_versions_that_stored_no_shape(runs):
     path = pathlib.Path(runs['alibi']) / stored.FILE
     fields = json.loads(path.read_text())
-    before = stored.stored_model_config(path)
+    before = stored.read_saved(path).model_config
     del fields[stored.SHAPE]
     path.write_text(json.dumps(fields))
-    assert stored.stored_model_config(path) == before
+    assert stored.read_saved(path).model_config == before
     stored.save(stored.from_json(path), path)
 
 

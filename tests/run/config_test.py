@@ -480,7 +480,8 @@ def test_a_config_is_read_where_only_the_package_is_installed(tmp_path):
         [
             'import importlib.util, pathlib',
             'from posenc_jax.run import stored',
-            "assert stored.stored_model_config(pathlib.Path('config.json')).vocab_size == 257",
+            "saved = stored.read_saved(pathlib.Path('config.json'))",
+            'assert saved.model_config.vocab_size == 257',
             "assert importlib.util.find_spec('configs') is None",
         ]
     )
