@@ -43,7 +43,6 @@ SEARCHED = (
     'model.heads=2',
     'train.steps=60',
     'train.length=64',
-    # fmt: skip
     'train.warmup=10',
     'train.eval_every=0',
     'eval.at_end=False',

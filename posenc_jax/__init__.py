@@ -17,7 +17,8 @@ from posenc_jax import (
 )
 from posenc_jax.catalog import catalog, cite
 from posenc_jax.core.attention import attend
-from posenc_jax.core.compose import chain, make
+from posenc_jax.core.compose import make
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import TOKEN_STAGE, Constant, Encoding
 from posenc_jax.core.per_head import PerHead
 from posenc_jax.core.registry import Card, Promises, SpecError, register

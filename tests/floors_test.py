@@ -1,8 +1,9 @@
 """Tests of the structure of the package, which docs/architecture.md describes: a module imports
-only from its own floor and lower ones, no two folders import each other, and modules are short.
+only from its own floor and lower ones, imports make no circle, and modules are short.
 """
 
 import ast
+import graphlib
 import pathlib
 
 import pytest
@@ -28,32 +29,71 @@ def room(path: pathlib.Path) -> str:
     return path.relative_to(PACKAGE).with_suffix('').parts[0]
 
 
+def name_of(path: pathlib.Path) -> str:
+    """The dotted name of a module."""
+    return '.'.join(path.relative_to(PACKAGE.parent).with_suffix('').parts).removesuffix(
+        '.__init__'
+    )
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
 def imported(path: pathlib.Path) -> set[str]:
-    """The folders and top modules of the package that a module imports, also inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == 'posenc_jax':
+    """The modules that a module imports, also inside functions, without those that only a type
+    checker imports.
+    """
+    found, nodes = set(), [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+            continue
+        nodes.extend(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('posenc_jax.'):
-            found.add(node.module.split('.')[1])
-        elif isinstance(node, ast.Import):
-            names = [alias.name.split('.') for alias in node.names]
-            found |= {(*name, '__init__')[1] for name in names if name[0] == 'posenc_jax'}
-    return {name if name in FLOOR else '__init__' for name in found} - {room(path)}
+        elif isinstance(node, ast.ImportFrom):
+            names = [f'{node.module}.{alias.name}' for alias in node.names]
+            found |= {name if name in NAMES else node.module for name in names}
+    return found - {name_of(path)}
+
+
+def rooms(path: pathlib.Path) -> set[str]:
+    """The folders and top modules of the package that a module imports from, but not its own."""
+    own = {name for name in imported(path) if name.split('.')[0] == PACKAGE.name}
+    return {(*name.split('.'), '__init__')[1] for name in own} - {room(path)}
+
+
+def check_no_circle(arrows: dict[str, set[str]]) -> None:
+    """Fails with the names along a circle if there is one."""
+    try:
+        graphlib.TopologicalSorter(arrows).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f'a circle of imports: {" <- ".join(error.args[1])}')
 
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_imports_a_higher_floor(path):
     own = room(path)
     assert own in FLOOR, f'{own} has no floor; give it one in FLOORS'
-    higher = {name for name in imported(path) if FLOOR[name] > FLOOR[own]}
+    higher = {name for name in rooms(path) if FLOOR[name] > FLOOR[own]}
     assert not higher, f'floor {FLOOR[own]} imports {sorted(higher)}'
 
 
-def test_no_two_folders_import_each_other():
-    arrows = {(room(path), name) for path in MODULES for name in imported(path)}
-    circles = {tuple(sorted(arrow)) for arrow in arrows if arrow[::-1] in arrows}
-    assert not circles
+def test_no_circle_of_folders():
+    arrows = {}
+    for path in MODULES:
+        arrows.setdefault(room(path), set()).update(rooms(path))
+    check_no_circle(arrows)
+
+
+def test_no_circle_of_modules():
+    check_no_circle({name_of(path): imported(path) & NAMES for path in MODULES})
+
+
+def test_the_package_imports_nothing_from_around_it():
+    around = {'train', 'eval', 'configs', 'benchmarks', 'tests'}
+    found = {name_of(p): n for p in MODULES for n in imported(p) if n.split('.')[0] in around}
+    assert not found
 
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

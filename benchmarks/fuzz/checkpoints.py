@@ -18,9 +18,9 @@ import tensorboardX  # noqa: F401
 
 from benchmarks.fuzz.target import Target
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import config as configs
-from posenc_jax.run import defaults
+from posenc_jax.run import defaults, stored
 from posenc_jax.run.checkpoint import Checkpoints
+from posenc_jax.run.plan import make_task, model_config, validate
 from posenc_jax.run.restore import restore_model
 from posenc_jax.run.state import take_apart
 from posenc_jax.training.metrics import MetricsLog
@@ -53,25 +53,23 @@ def config_of_run():
     config.train.update(steps=6, batch=1, length=8, warmup=1, log_every=1, keep=3)
     config.update(encoding='nope()', task='copy()', name='run')
     config.eval.at_end = False
-    return configs.validate(config)
+    return validate(config)
 
 
 @functools.cache
 def trainer():
     config = config_of_run()
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
-    return make_trainer(
-        configs.model_config(config, configs.make_task(config)), config.train, 0, mesh
-    )
+    return make_trainer(model_config(config, make_task(config)), config.train, 0, mesh)
 
 
 def prepare(folder: pathlib.Path) -> None:
     """A run as training leaves it, with arrays of noise, so that none of them is small on the disk
     or equal to another.
     """
-    run, saved = folder / 'run', configs.saved_of(config_of_run())
+    run, saved = folder / 'run', stored.saved_of(config_of_run())
     with Checkpoints(run, keep=3, saved=saved) as checkpoints, MetricsLog(run, 0) as log:
-        configs.write(saved, run / configs.FILE)
+        stored.write(saved, run / stored.FILE)
         for step in range(1, 7):
             log.write(step, {'loss': 1 / step, 'time': 1e9 + step})
             if step in STEPS:
@@ -106,7 +104,7 @@ def harm(rng: random.Random, run: pathlib.Path) -> str:
     if not files:
         return 'nothing is left'
     few = [
-        path for path in files if path.name in (configs.FILE, FILE, 'metadata')
+        path for path in files if path.name in (stored.FILE, FILE, 'metadata')
     ]  # among many with arrays
     path = rng.choice(few if few and rng.random() < 0.4 else files)
     name, content = path.relative_to(run), path.read_bytes()
@@ -142,9 +140,7 @@ def harm(rng: random.Random, run: pathlib.Path) -> str:
             return f'{name} deleted'
         case 6:
             new = path.with_name(
-                rng.choice(
-                    ('x', 'manifest.ocdbt', '_METADATA', 'metadata', configs.FILE, FILE, '7')
-                )
+                rng.choice(('x', 'manifest.ocdbt', '_METADATA', 'metadata', stored.FILE, FILE, '7'))
             )
             if not new.is_dir():
                 path.rename(new)
@@ -237,9 +233,7 @@ def newest(given: Damaged) -> bool:
 
 def evaluated(given: Damaged):
     config, model, step = restore_model(given.run, given.step)
-    saved, good = (
-        configs.read_saved(run / configs.FILE) for run in (given.run, given.good / 'run')
-    )
+    saved, good = (stored.read_saved(run / stored.FILE) for run in (given.run, given.good / 'run'))
     assert saved.bound == good.bound == dataclasses.replace(saved, config=config).bound, (
         'another config was read'
     )
@@ -249,11 +243,11 @@ def evaluated(given: Damaged):
 
 def resumed(given: Damaged):
     config = config_of_run()
-    there = configs.read_saved(given.run / configs.FILE)
-    if changed := configs.differences(there.config, config):
+    there = stored.read_saved(given.run / stored.FILE)
+    if changed := stored.differences(there.config, config):
         raise ValueError(f'another config: {changed}'[:500])
     with Checkpoints(
-        given.run, keep=3, saved=configs.saved_of(config, there.earlier)
+        given.run, keep=3, saved=stored.saved_of(config, there.earlier)
     ) as checkpoints:
         if not checkpoints.steps():
             raise ValueError('a new run')

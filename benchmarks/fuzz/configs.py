@@ -17,9 +17,10 @@ from benchmarks.fuzz.target import Target
 from posenc_jax.core.registry import entries
 from posenc_jax.model.layers import BIASES, MLPS, NORMS
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import config as configs
 from posenc_jax.run import config_file, defaults, settings
+from posenc_jax.run.fields import fields_of
 from posenc_jax.run.overrides import apply_overrides, read_overrides
+from posenc_jax.run.plan import make_task, model_config, task_length, validate
 from posenc_jax.tasks.task import batch_rng
 from posenc_jax.training.step import make_trainer
 
@@ -111,7 +112,7 @@ def value(rng: random.Random, name: str, usual) -> str:
 
 
 def make(rng: random.Random, good: pathlib.Path, own: pathlib.Path) -> Given:
-    fields = configs.fields_of(defaults.get_config())
+    fields = fields_of(defaults.get_config())
     program = rng.choice(('train', 'train', 'eval'))
     names = [
         name
@@ -188,7 +189,6 @@ def damaged(rng: random.Random, text: str) -> str:
         'config.data = None',
         'config.mesh.data = True',
         'return dict(config)',
-        # fmt: skip
         'raise Exception',
         'raise StopIteration',
         'config.model.lock()',
@@ -216,11 +216,11 @@ def prepare(folder: pathlib.Path) -> None:
 def read(given: Given) -> None:
     if given.program == 'eval':
         config = config_file.read(given.path)
-        cfg = configs.model_config(config, configs.make_task(config))
+        cfg = model_config(config, make_task(config))
         config = apply_overrides(config, read_overrides(given.arguments))
-        settings.check(config, configs.make_task(config), cfg)
+        settings.check(config, make_task(config), cfg)
         return
-    config = configs.validate(config_file.read(given.path, given.arguments))
+    config = validate(config_file.read(given.path, given.arguments))
     if given.steps and config.train.length <= 4 * (
         config.train.segment or config.train.length
     ):  # each segment is traced
@@ -229,10 +229,10 @@ def read(given: Given) -> None:
 
 def trace_step(config) -> None:
     """One training step on shapes, and a validation."""
-    task = configs.make_task(config)
+    task = make_task(config)
     mesh = make_mesh(**{name: config.mesh[name] for name in ('data', 'fsdp', 'tensor', 'sequence')})
-    trainer = make_trainer(configs.model_config(config, task), config.train, config.seed, mesh)
-    batch = task.sample(batch_rng(0, 'train', 0), 2, configs.task_length(config, task))
+    trainer = make_trainer(model_config(config, task), config.train, config.seed, mesh)
+    batch = task.sample(batch_rng(0, 'train', 0), 2, task_length(config, task))
     rows = {
         name: jax.ShapeDtypeStruct((config.train.batch, *np.shape(a)[1:]), a.dtype)
         for name, a in batch.items()

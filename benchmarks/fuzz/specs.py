@@ -23,8 +23,8 @@ from benchmarks.fuzz.target import Target
 from posenc_jax.core.registry import Entry, entries
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.extension import extend
-from posenc_jax.run import config as configs
 from posenc_jax.run import defaults, settings
+from posenc_jax.run.plan import make_task
 from posenc_jax.tasks.task import batch_rng
 
 LENGTH = 16
@@ -217,7 +217,7 @@ def attended(encoding: pj.Encoding, key) -> jax.Array:
 def use_task(spec: Spec) -> None:
     config = defaults.get_config().unlock()
     config.task, config.data.dataset, config.data.data_dir = spec.text, 'text:*.txt', spec.folder
-    task = configs.make_task(config)
+    task = make_task(config)
     for length in (LENGTH, 3):
         settings.width_of(task, length)
         batch = task.sample(batch_rng(0, 'train', 0), 2, length)

@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
-from posenc_jax.run import config as configs
-from posenc_jax.run import config_file, initial
+from posenc_jax.run import config_file, initial, stored
 from posenc_jax.run.overrides import replaced
 from posenc_jax.run.safe import finished_steps
 
@@ -94,8 +93,7 @@ class Run:
         """Whether the newest checkpoint is that of the last step."""
         saved = finished_steps(self.directory)
         return (
-            bool(saved)
-            and saved[-1] == configs.from_json(self.directory / configs.FILE).train.steps
+            bool(saved) and saved[-1] == stored.from_json(self.directory / stored.FILE).train.steps
         )
 
     def differences(self) -> list[str]:
@@ -110,8 +108,8 @@ class Run:
         if not finished_steps(self.directory):
             return []
         source = initial.open_initial(config.init.source, config.init.extend)
-        return configs.differences(
-            configs.from_json(self.directory / configs.FILE), initial.resolve(config, source)
+        return stored.differences(
+            stored.from_json(self.directory / stored.FILE), initial.resolve(config, source)
         )
 
 

@@ -130,11 +130,12 @@ def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
 
     Without it `_prepare` checks length 1, which every text has, but not every task.
     """
-    from posenc_jax.run import config as configs
+    from posenc_jax.run import stored
+    from posenc_jax.run.plan import make_task
 
-    path = pathlib.Path(run.partition('|')[0].strip(), configs.FILE)
-    config = configs.from_json(path) if path.is_file() else None
-    if config is None or configs.make_task(config).is_language:
+    path = pathlib.Path(run.partition('|')[0].strip(), stored.FILE)
+    config = stored.from_json(path) if path.is_file() else None
+    if config is None or make_task(config).is_language:
         return {}
     return {'eval.lengths': (known.length or config.train.length,)}
 
@@ -330,15 +331,15 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
     import numpy as np
 
     from posenc_jax.analysis.field_plots import Compared, by_method, rank_correlation, rank_plot
-    from posenc_jax.run import config as configs
+    from posenc_jax.run import stored
 
     runs = sorted(
-        path for path in glob.glob(known.runs) if pathlib.Path(path, configs.FILE).is_file()
+        path for path in glob.glob(known.runs) if pathlib.Path(path, stored.FILE).is_file()
     )
     if not runs:
         raise ValueError(
             f'no training run matches --runs={known.runs!r} (a run is a directory with a '
-            f'{configs.FILE})'
+            f'{stored.FILE})'
         )
     rows = []
     for run in runs:

@@ -1,35 +1,16 @@
-"""Composition: `chain` joins encodings, `make` builds one from a spec string."""
+"""`make` builds an encoding from a spec string."""
 
 from flax import nnx
 
-from posenc_jax.core import conflicts
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.checks import is_size
-from posenc_jax.core.composite import ChainedEncoding, parts_of
+from posenc_jax.core.composite import parts_of
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.masks import Causal, Document, Full
 from posenc_jax.core.registry import SpecError, nearest
 
 CONTEXT_NAMES = ('heads', 'kv_heads', 'head_dim', 'model_dim', 'train_len', 'rngs')
-
-
-def chain(*encodings: Encoding) -> Encoding:
-    """Joins encodings; nested chains are flattened and a chain of one is that encoding.
-
-    Raises:
-      SpecError: no argument, or one that is no encoding; two encodings that exclude each other
-        (see `conflicts`), which are named; an encoding that opens only one of `qkv` and `merge`.
-    """
-    for encoding in encodings:
-        if not isinstance(encoding, Encoding):
-            raise SpecError(
-                f'chain() joins encodings, got {encoding!r}; make() builds one from a spec string'
-            )
-    parts = tuple(part for encoding in encodings for part in parts_of(encoding))
-    if not parts:
-        raise SpecError('chain() needs at least one encoding; "nope()" is the empty one')
-    conflicts.check(parts)
-    return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
 
 
 def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Encoding:
@@ -60,22 +41,22 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
                 f'{context["heads"]} heads are not a multiple of {context["kv_heads"]} kv_heads'
             )
         context.setdefault('rngs', nnx.Rngs(0))
-        encoding = chain(
-            *(spec_language.build(node, context) for node in spec_language.parse(spec).nodes)
-        )
+        built = [spec_language.build(node, context) for node in spec_language.parse(spec).nodes]
     elif isinstance(spec, Encoding):
-        encoding = spec
+        built = [spec]
     else:
         raise SpecError(
             'make() takes a spec string like "rope() | alibi()" or an encoding, got '
             f'{type(spec).__name__}'
         )
+    parts = [part for encoding in built for part in parts_of(encoding)]
     if causal is not None:
-        for part in parts_of(encoding):
+        for part in parts:
             if not causal and hasattr(part, 'card') and part.card.causal_only:
                 raise SpecError(f'{part.card.key} is defined for causal attention only')
-        if 'decides_causality' not in encoding.traits:
-            encoding = chain(encoding, Causal() if causal else Full())
-        if 'decides_segments' not in encoding.traits:
-            encoding = chain(encoding, Document())
-    return encoding
+        traits = frozenset().union(*(part.traits for part in parts))
+        if 'decides_causality' not in traits:
+            parts.append(Causal() if causal else Full())
+        if 'decides_segments' not in traits:
+            parts.append(Document())
+    return chain(*parts)

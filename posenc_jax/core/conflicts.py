@@ -1,5 +1,5 @@
-"""Which encodings exclude each other in one chain: a table of pairs, read once, when a chain is
-made.
+"""Chains, and which encodings exclude each other in one: a table of pairs, read once, when `chain`
+makes a chain.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from posenc_jax.core.composite import name_of
+from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import DOORS, HOOKS, Encoding
 from posenc_jax.core.registry import SpecError
 
@@ -100,6 +100,11 @@ CONFLICTS = (
         '{first} is defined for causal attention only, {second} lets queries see later keys',
     ),
     Conflict(
+        'hides later keys',
+        'shows later keys',
+        '{first} hides later keys and {second} shows them: leave one out',
+    ),
+    Conflict(
         'looks at later keys only',
         'hides later keys',
         '{first} has heads that look at later keys only, which {second} hides: use it in an '
@@ -117,6 +122,7 @@ def facts(part: Encoding) -> frozenset[str]:
         'causal only': hasattr(part, 'card') and part.card.causal_only,
         'looks at later keys only': later and not decides,
         'hides later keys': decides and not later,
+        'shows later keys': decides and later,
     }
     opened = {f'opens {door}' for door in (*DOORS, *HOOKS) if part.opens(door)}
     return part.traits | opened | {fact for fact, holds in derived.items() if holds}
@@ -130,6 +136,25 @@ def _knows_heads(part: Encoding) -> bool:
     roles = {role for variable in variables for role in variable.get_metadata().get('axes') or ()}
     card = getattr(part, 'card', None)
     return bool(roles & {'heads', 'kv_heads'}) or (card is not None and card.promises.mixes_heads)
+
+
+def chain(*encodings: Encoding) -> Encoding:
+    """Joins encodings; nested chains are flattened and a chain of one is that encoding.
+
+    Raises:
+      SpecError: no argument, or one that is no encoding; two encodings that exclude each other
+        (see `CONFLICTS`), which are named; an encoding that opens only one of `qkv` and `merge`.
+    """
+    for encoding in encodings:
+        if not isinstance(encoding, Encoding):
+            raise SpecError(
+                f'chain() joins encodings, got {encoding!r}; make() builds one from a spec string'
+            )
+    parts = tuple(part for encoding in encodings for part in parts_of(encoding))
+    if not parts:
+        raise SpecError('chain() needs at least one encoding; "nope()" is the empty one')
+    check(parts)
+    return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
 
 
 def check(parts: Sequence[Encoding]) -> None:

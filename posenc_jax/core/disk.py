@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from posenc_jax.core.memory import readable
+
 _CODES = (errno.ENOSPC, errno.EDQUOT)
 # Some libraries keep only these words of an error of the operating system.
 _WORDS = tuple(os.strerror(code) for code in _CODES)
@@ -54,22 +56,6 @@ def free(path: pathlib.Path) -> int:
     return 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
 
 
-def size(count: float) -> str:
-    """A number of bytes in decimal units.
-
-    Example:
-      >>> size(999), size(53_686_272)
-      ('999 bytes', '53.7 MB')
-    """
-    if count < 1000:
-        return f'{count:.0f} bytes'
-    for unit in ('kB', 'MB', 'GB'):
-        count /= 1000
-        if count < 999.95:
-            break
-    return f'{count:.1f} {unit}'
-
-
 def need(path: pathlib.Path, needed: int) -> None:
     """Checks that there is room, before anything is written.
 
@@ -105,11 +91,11 @@ def _error(path: pathlib.Path, needed: int | None) -> DiskFullError:
     left = free(path)
     if needed is None:
         return DiskFullError(
-            f'the disk is full: there is no room for {path}, {size(left)} are free'
+            f'the disk is full: there is no room for {path}, {readable(left)} are free'
         )
     why = '' if left < needed else ', which a quota or another program may have taken'
     return DiskFullError(
-        f'the disk is full: {path} needs {size(needed)}, {size(left)} are free{why}'
+        f'the disk is full: {path} needs {readable(needed)}, {readable(left)} are free{why}'
     )
 
 

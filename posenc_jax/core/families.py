@@ -1,6 +1,5 @@
 """Base classes for families of encodings; a new encoding overrides one function of its family."""
 
-import dataclasses
 from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
@@ -11,17 +10,6 @@ from posenc_jax.core.double import Double
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import over_batch
 from posenc_jax.core.tokens import Tokens
-
-
-class Positions(Encoding):
-    """Opens `place`: decides the position of each token. A subclass defines `assign`."""
-
-    def assign(self, tok: Tokens, key: Array | None) -> Num[Array, '#B L *P']:
-        """New positions; `key` is None under the evaluation rule."""
-        raise NotImplementedError
-
-    def place(self, tok, *, key=None):
-        return dataclasses.replace(tok, pos=self.assign(tok, key))
 
 
 class Embedding(Encoding):

@@ -29,13 +29,16 @@ def readable(count: int) -> str:
     """A number of bytes in binary units.
 
     Example:
-      >>> readable(60), readable(3 * 2**29), readable(10**30)
-      ('60 bytes', '1.5 GiB', 'more than 1024 EiB')
+      >>> readable(60), readable(3 * 2**29), readable(2**20 - 1), readable(10**30)
+      ('60 bytes', '1.5 GiB', '1020 KiB', 'more than 1024 EiB')
     """
     power = min(max(count.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
     if count >= 2**70:
         return f'more than 1024 {_UNITS[-1]}'
-    return f'{count / 2 ** (10 * power):.3g} {_UNITS[power]}' if power else f'{count} bytes'
+    if not power:
+        return f'{count} bytes'
+    three_digits = float(f'{count / 2 ** (10 * power):.3g}')  # of 1020, '.3g' writes 1.02e+03
+    return f'{three_digits:g} {_UNITS[power]}'
 
 
 def main_memory() -> int:

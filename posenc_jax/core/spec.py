@@ -25,6 +25,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.memory import bytes_of, readable
 from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest, quoted
 
@@ -326,7 +327,6 @@ def build(node: Node, context: dict[str, Any]) -> Any:
       SpecError: the context lacks a value that is needed, the constructor rejects a value, or its
         variables would take more than `MAX_BYTES`, which is found before they are allocated.
     """
-    from posenc_jax.core.compose import chain  # compose builds on this module
 
     def made(value, context):
         if isinstance(value, Chain):

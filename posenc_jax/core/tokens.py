@@ -201,17 +201,15 @@ def _is_length(n) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest index, rank, position (of all components) and segment of the valid
-    tokens in a block, over the batch.
+    """Smallest and largest index, rank and segment of the valid tokens in a block, over the batch.
 
-    A block without valid tokens has low > high."""
+    A block without valid tokens has low > high.
+    """
 
     index_low: Array
     index_high: Array
     rank_low: Array
     rank_high: Array
-    pos_low: Array
-    pos_high: Array
     segment_low: Array | None
     segment_high: Array | None
 
@@ -224,10 +222,7 @@ def bounds(tok: Tokens) -> Bounds:
             return None, None
         if tok.valid is None:
             return a.min(), a.max()
-        big = jnp.iinfo(jnp.int32).max if jnp.issubdtype(a.dtype, jnp.integer) else jnp.inf
-        valid = tok.valid.reshape(*tok.valid.shape, *[1] * (a.ndim - 2))
-        return jnp.where(valid, a, big).min(), jnp.where(valid, a, -big).max()
+        big = jnp.iinfo(jnp.int32).max
+        return jnp.where(tok.valid, a, big).min(), jnp.where(tok.valid, a, -big).max()
 
-    return Bounds(
-        *low_high(tok.index), *low_high(tok.rank), *low_high(tok.pos), *low_high(tok.segment)
-    )
+    return Bounds(*low_high(tok.index), *low_high(tok.rank), *low_high(tok.segment))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from posenc_jax.core.compose import chain
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.decoding import contexts as shared

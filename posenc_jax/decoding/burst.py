@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int
 
-from posenc_jax.core.compose import chain
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.families import Mask
 from posenc_jax.core.registry import check_choice
 from posenc_jax.core.tokens import Tokens

@@ -7,7 +7,7 @@ import jax
 
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.generate import Decoding
+from posenc_jax.decoding.decoding import Decoding
 from posenc_jax.decoding.keep_ends import keep_ends
 from posenc_jax.extension.lm_infinite import LMInfinite
 from posenc_jax.model.cache import Cache

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Num
 
-from posenc_jax.core.compose import chain
 from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.masks import Causal, Document
 from posenc_jax.core.tokens import Tokens

@@ -13,7 +13,7 @@ from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import append
-from posenc_jax.decoding.generate import Decoding
+from posenc_jax.decoding.decoding import Decoding
 from posenc_jax.decoding.label_channels import (
     channel_scores,
     check_keep,

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import append, check_last, read_ids
+from posenc_jax.decoding.decoding import Decoding
 from posenc_jax.decoding.duo_attention import DuoAttention, Heads, _mask_of, heads_of, with_mask
-from posenc_jax.decoding.generate import Decoding
 from posenc_jax.model.cache import Cache, check_layers, filled
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.sharding import constrain

@@ -11,58 +11,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.decode import init_cache
+from posenc_jax.decoding.decoding import Decoding
+from posenc_jax.decoding.recomputed import default_decoding
 from posenc_jax.decoding.sampling import sample
 from posenc_jax.model import cache as caching
-from posenc_jax.model.block import Block
 from posenc_jax.model.cache import Cache, LayerCache
 from posenc_jax.model.transformer import Transformer
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How `generate` reads the prompts and appends a token, and what its cache keeps. This class
-    keeps everything; methods that keep less override `prefill` and `step`.
-
-    Every subclass must be a pytree. The argument `empty` of its methods is the empty cache of the
-    whole text to come, with placed tokens. A step must not change the structure, shapes or dtypes
-    of the cache. The first axis of every array in its layers must be the batch.
-    """
-
-    def check(self, model: Transformer) -> None:
-        """Refuses a model that does not fit this way of decoding, before anything is compiled.
-
-        Raises:
-          ValueError: the model does not fit; the message says why.
-        """
-
-    def prefill(
-        self, model: Transformer, empty: Cache, prompts: Int[Array, 'B T']
-    ) -> tuple[Float[Array, 'B 1 V'], Cache]:
-        """Reads the prompts; returns the logits of their last token and the cache."""
-        return prefill(model, empty, prompts, last=1)
-
-    def step(
-        self,
-        model: Transformer,
-        empty: Cache,
-        cache: Cache,
-        tokens: Int[Array, 'B'],
-        layers: list[tuple[int, Block]],
-    ) -> tuple[Float[Array, 'B V'], Cache]:
-        """Appends one token to each row; returns the logits of the next token and the cache."""
-        return decode_step(model, cache, tokens, layers)
-
-    def stale(self, model: Transformer, cache: Cache) -> Bool[Array, ''] | None:
-        """Whether the cache and the logits of the last step are outdated, so that `renew` must
-        compute them again; None where this can never happen.
-        """
-        return None
-
-    def renew(self, model: Transformer, cache: Cache) -> tuple[Float[Array, 'B V'], Cache]:
-        """Computes the logits of the last step and the cache again, after `stale` was true."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +61,7 @@ def continue_cache(
         above 0 without a key.
 
     Example:
+      >>> from posenc_jax.decoding.decode import prefill
       >>> from posenc_jax.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
@@ -305,8 +261,6 @@ def generate(
         )
     check_temperature(temperature, key)
     if decoding is None:
-        from posenc_jax.decoding.recomputed import default_decoding
-
         decoding = default_decoding(model, capacity if positions is None else None)
     if not isinstance(decoding, Decoding):
         raise ValueError(f'decoding must be a Decoding, e.g. ConstantCache(), got {decoding!r}')

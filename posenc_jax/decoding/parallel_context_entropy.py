@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.compose import chain
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.tiles import Blocks, pair_logits

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.length import current_length
 from posenc_jax.decoding.decode import decode_step, read
-from posenc_jax.decoding.generate import Decoding
+from posenc_jax.decoding.decoding import Decoding
 from posenc_jax.model.cache import Cache, filled
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Rotary

@@ -12,7 +12,7 @@ import numpy as np
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
-from posenc_jax.evaluation.results import Series, depths_of, scored, unit
+from posenc_jax.evaluation.series import Series, depths_of, scored, unit
 
 # Colours of Okabe and Ito without yellow, which is too light for lines. Where the colours repeat,
 # dashes distinguish the lines.

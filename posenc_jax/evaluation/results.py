@@ -1,6 +1,4 @@
-"""The results of an evaluation: runs, series of runs that differ only in their seed, tables and
-files.
-"""
+"""The results of an evaluation: files and tables."""
 
 import csv
 import dataclasses
@@ -8,100 +6,23 @@ import io
 import json
 import pathlib
 import sys
-from collections.abc import Iterable
 from typing import Any
-
-import numpy as np
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
+from posenc_jax.evaluation import pictures
 from posenc_jax.evaluation.measurement import Measurement
-
-Place = int | float | None  # first position of a bucket, depth of an answer, or neither
-Point = tuple[str, int, Place]  # protocol, length, place
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """All measurements of one run.
-
-    Attributes:
-      run: the run directory.
-      encoding: spec string; those of a pattern over layers are joined by ' / '.
-      extend: the context extension of the evaluation, or ''.
-      task, dataset, split: what was evaluated; `dataset` is '' for tasks other than language.
-      positions: `eval.positions`, 'sampled' or 'first'.
-      seed: of training.
-      step: of the checkpoint.
-      train_length: the length at which the run was trained.
-      parameters: how many numbers the parameters of the model have.
-      settings: the fields of the config, without the seed and those that do not change what is
-        trained. Runs with equal settings differ only in their seed.
-      measurements: one for each protocol, length, and bucket or depth.
-    """
-
-    run: str
-    encoding: str
-    extend: str
-    task: str
-    dataset: str
-    split: str
-    positions: str
-    seed: int
-    step: int
-    train_length: int
-    parameters: int
-    settings: dict[str, Any]
-    measurements: tuple[Measurement, ...]
-
-    @property
-    def points(self) -> dict[Point, Measurement]:
-        """The measurements by protocol, length and place."""
-        return {
-            (m.protocol, m.length, m.position_low if m.depth is None else m.depth): m
-            for m in self.measurements
-        }
-
-
-_OWN = tuple(
-    f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements')
-)  # the same in every row
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A value with the interval that is drawn around it: from the smallest to the largest of
-    several seeds, or the interval of one run.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """Runs that differ only in their seed, with the name under which they are shown."""
-
-    label: str
-    runs: tuple[RunResult, ...]
-
-    @property
-    def train_length(self) -> int:
-        return self.runs[0].train_length
-
-    def estimates(self, protocol: str) -> dict[tuple[int, Place], Estimate]:
-        """The mean over seeds of one protocol, by (length, first position or depth)."""
-        out = {}
-        for point in self.runs[0].points:
-            if point[0] == protocol:
-                found = [run.points[point] for run in self.runs if point in run.points]
-                values = [m.value for m in found]
-                low, high = (
-                    (min(values), max(values)) if len(found) > 1 else (found[0].low, found[0].high)
-                )
-                out[point[1:]] = Estimate(float(np.mean(values)), low, high)
-        return out
+from posenc_jax.evaluation.series import (
+    OWN,
+    Estimate,
+    RunResult,
+    Series,
+    between,
+    depths_of,
+    group,
+    scored,
+    unit,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +46,7 @@ class Results:
         versions = {f'{name}_version': version for name, version in self.versions.items()}
         return [
             {
-                **{name: getattr(run, name) for name in _OWN},
+                **{name: getattr(run, name) for name in OWN},
                 **dataclasses.asdict(measurement),
                 'date': self.date,
                 **versions,
@@ -136,8 +57,6 @@ class Results:
 
     def write(self, directory: pathlib.Path) -> list[pathlib.Path]:
         """Writes results.json, results.csv and the pictures; returns their paths."""
-        from posenc_jax.evaluation import pictures
-
         return [
             *self.write_numbers(directory),
             *pictures.write(self.series, self.protocols, directory),
@@ -190,7 +109,7 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
         for row in content['results']:
             row = {**row, 'value': float('inf') if row['value'] is None else row['value']}
             measurement = Measurement(**{name: row[name] for name in measured if name in row})
-            runs.setdefault(tuple(row[name] for name in _OWN), []).append(measurement)
+            runs.setdefault(tuple(row[name] for name in OWN), []).append(measurement)
         settings = [
             {
                 name: tuple(value) if isinstance(value, list) else value
@@ -199,70 +118,11 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
             for fields in content.get('settings') or [{} for _ in runs]
         ]
         return tuple(
-            RunResult(**dict(zip(_OWN, key)), settings=fields, measurements=tuple(found))
+            RunResult(**dict(zip(OWN, key)), settings=fields, measurements=tuple(found))
             for (key, found), fields in zip(runs.items(), settings, strict=True)
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} was not written by an evaluation: {error!r}') from None
-
-
-def group(runs: Iterable[RunResult]) -> tuple[Series, ...]:
-    """Joins runs with equal settings and extension to series. A series is named by its encoding and
-    extension, and by the settings in which it differs from others of the same name.
-    """
-    groups: dict[str, list[RunResult]] = {}
-    for run in runs:
-        groups.setdefault(
-            json.dumps([run.settings, run.extend], sort_keys=True, default=str), []
-        ).append(run)
-    members = [tuple(g) for g in groups.values()]
-    names = [g[0].encoding + (f' + {g[0].extend}' if g[0].extend else '') for g in members]
-    return tuple(
-        Series(name + _difference(group_, [g for g, n in zip(members, names) if n == name]), group_)
-        for name, group_ in zip(names, members)
-    )
-
-
-def _difference(own, namesakes):
-    """' (field=value, ...)' for the settings in which series of the same name differ."""
-    settings = [g[0].settings for g in namesakes]
-    fields = sorted(
-        {f for s in settings for f in s if any(s[f] != other.get(f) for other in settings)}
-    )
-    return f' ({", ".join(f"{f}={own[0].settings.get(f)}" for f in fields)})' if fields else ''
-
-
-def depths_of(series: Iterable[Series]) -> tuple[float, ...]:
-    """The depths at which answers lay, ascending; () if `eval.depths` was not set."""
-    found = {m.depth for s in series for run in s.runs for m in run.measurements}
-    return tuple(sorted(found - {None}))
-
-
-def scored(runs: Iterable[RunResult], protocol: str) -> str:
-    """How many tokens (or answers of tasks) a protocol scored at a length and depth, as text:
-    '32,768', or '512-4,096' where the numbers differ.
-
-    Perplexities on one text are comparable if the same tokens were scored. The windows of different
-    protocols score different tokens.
-    """
-    counts: dict[tuple, int] = {}
-    for number, run in enumerate(runs):
-        for m in run.measurements:
-            if m.protocol == protocol:
-                cell = number, m.length, m.depth
-                counts[cell] = counts.get(cell, 0) + (
-                    m.samples if protocol == 'exact_match' else m.tokens
-                )
-    return _range(counts.values())
-
-
-def _range(counts: Iterable[int]) -> str:
-    return '-'.join(f'{count:,}' for count in sorted({min(counts), max(counts)}))
-
-
-def unit(protocol: str) -> str:
-    """The unit of `scored`: 'answers' or 'tokens'."""
-    return 'answers' if protocol == 'exact_match' else 'tokens'
 
 
 def print_tables(results: Results) -> None:
@@ -344,7 +204,7 @@ def _position_table(series, protocol):
     for (low, high, length), tokens in sorted(buckets.items()):
         found = [s.estimates(protocol).get((length, low)) for s in series]
         table.add_row(
-            f'{low}-{high - 1}', _range(tokens), *(f'{e.value:.2f}' if e else '' for e in found)
+            f'{low}-{high - 1}', between(tokens), *(f'{e.value:.2f}' if e else '' for e in found)
         )
     return table
 

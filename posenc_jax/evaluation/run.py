@@ -12,12 +12,13 @@ from flax import nnx
 
 from posenc_jax.evaluation import language
 from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.results import Results, RunResult
+from posenc_jax.evaluation.results import Results
 from posenc_jax.evaluation.scoring import scorer
+from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.run import config as configs
-from posenc_jax.run import settings
+from posenc_jax.run import settings, stored
+from posenc_jax.run.fields import fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, prepare
 from posenc_jax.version import __version__
 
@@ -70,7 +71,7 @@ def evaluate(
 
 def _evaluate(job: Job) -> RunResult:
     config, asked = job.config, job.config.eval
-    incidental = ('seed', *configs.FREE_FIELDS)
+    incidental = ('seed', *stored.FREE_FIELDS)
     model, step = job.load()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     try:
@@ -89,9 +90,7 @@ def _evaluate(job: Job) -> RunResult:
         step=step,
         train_length=config.train.length,
         parameters=parameters,
-        settings={
-            k: v for k, v in configs.fields_of(config).items() if not k.startswith(incidental)
-        },
+        settings={k: v for k, v in fields_of(config).items() if not k.startswith(incidental)},
         measurements=tuple(measurements),
     )
 

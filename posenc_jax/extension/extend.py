@@ -3,8 +3,8 @@
 import dataclasses
 
 from posenc_jax.core import spec as spec_language
-from posenc_jax.core.compose import chain
 from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import Bias
 from posenc_jax.core.registry import SpecError, lookup

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.core.compose import chain
 from posenc_jax.core.composite import Wrapper, parts_of
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product

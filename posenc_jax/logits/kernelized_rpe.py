@@ -224,7 +224,7 @@ def _by_pairs(rows, keys, c, v, first):
     return (out / jnp.where(total > 0, total, 1.0)).reshape(v.shape[0], first, -1, v.shape[3])
 
 
-def _error(rows, keys, spectrum, c, weights, valid, causal):
+def _error(rows, keys, c, weights, valid, causal):
     """Estimate of the transform's largest relative error in a row's sum of weights.
 
     Its rounding error is proportional to the norms of the sequences that it multiplies.
@@ -367,7 +367,7 @@ class KernelizedRPE(Encoding):
         bias = distance_bias(self.table[...], reach[:, length - 1 : length], reach)[0, :, 0]
         rows, keys, spectrum, c = _feature_rows(of_q['phi'], phi_k, bias, causal)
         weights = _sums(jnp.ones((v.shape[0], v.shape[2], length)), rows, keys, spectrum)
-        precise = _error(rows, keys, spectrum, c, weights, valid, causal) < _TOLERANCE
+        precise = _error(rows, keys, c, weights, valid, causal) < _TOLERANCE
         by_fft = lambda: _quotient(rows, keys, spectrum, weights, v, c, causal)
         return jax.lax.cond(_consecutive(tq, tk, valid) & precise, by_fft, sweep)
 

@@ -6,8 +6,9 @@ import jax
 from flax import nnx
 
 from posenc_jax.core import spec as spec_language
-from posenc_jax.core.compose import chain, make
+from posenc_jax.core.compose import make
 from posenc_jax.core.composite import parts_of
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.model.block import Block
 from posenc_jax.model.change_parts import STEM_DOORS, Link

@@ -15,8 +15,7 @@ import numpy as np
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import quoted
-from posenc_jax.run import config as configs
-from posenc_jax.run import room
+from posenc_jax.run import room, stored
 from posenc_jax.run.entries import digest, fingerprint, other_config, sealed, unsealed
 from posenc_jax.run.json_file import free_name
 from posenc_jax.run.lock import alone, sharing
@@ -60,7 +59,7 @@ class Checkpoints:
         directory: str | os.PathLike,
         *,
         keep: int | None = None,
-        saved: configs.Saved | None = None,
+        saved: stored.Saved | None = None,
     ):
         import orbax.checkpoint as ocp
 
@@ -332,8 +331,8 @@ class Checkpoints:
         if digest(entries['config']) in self.saved.earlier:
             return f'{which} was saved before --resume_changed: {changed}'
         raise CheckpointError(
-            f'{which} was trained with another config than {configs.FILE} has: {changed}; write '
-            f'the values of the checkpoint into {configs.FILE}, or continue with the new ones: '
+            f'{which} was trained with another config than {stored.FILE} has: {changed}; write '
+            f'the values of the checkpoint into {stored.FILE}, or continue with the new ones: '
             'train.py --resume_changed'
         )
 
@@ -341,14 +340,14 @@ class Checkpoints:
         """Compares the shapes of the stored variables with those of `abstract`. A difference means
         damage if the config is `known` to be the same, and another model otherwise.
         """
-        stored = {
+        held = {
             _name(path): tuple(a.shape)
             for path, a in _leaves(self._manager.item_metadata(step)['model'].tree)
         }
         wanted = {_name(path): tuple(a.shape) for path, a in _leaves(abstract)}
-        for name in sorted(stored.keys() | wanted.keys()):
-            if stored.get(name) != wanted.get(name):
-                there, here = stored.get(name, 'absent'), wanted.get(name, 'absent')
+        for name in sorted(held.keys() | wanted.keys()):
+            if held.get(name) != wanted.get(name):
+                there, here = held.get(name, 'absent'), wanted.get(name, 'absent')
                 what = f'{name} is {there} in the checkpoint and {here} in the model'
                 if known:
                     raise ValueError(what)

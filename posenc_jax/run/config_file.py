@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from posenc_jax.core.registry import quoted
-from posenc_jax.run import config as configs
+from posenc_jax.run.fields import check_fields
 from posenc_jax.run.overrides import read_overrides, replaced
 
 
@@ -35,7 +35,7 @@ def read(path: str, arguments: Iterable[str] = ()) -> ConfigDict:
     """
     config = _executed(path)
     try:
-        configs.check_fields(config)
+        check_fields(config)
     except ValueError as error:
         raise ValueError(f'{_named(path)}: {error}') from None
     return replaced(config, read_overrides(arguments))

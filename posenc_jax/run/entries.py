@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
 from posenc_jax.core.registry import quoted
-from posenc_jax.run import config as configs
+from posenc_jax.run import stored
 from posenc_jax.run.json_file import listed
 
 DIGEST = 'digest'
@@ -55,7 +55,7 @@ def unsealed(found: Any) -> dict[str, Any]:
     return entries
 
 
-def other_config(entries: Mapping[str, Any], saved: configs.Saved) -> str:
+def other_config(entries: Mapping[str, Any], saved: stored.Saved) -> str:
     """A line with the fields in which the config of a checkpoint differs from `saved`; '' if none
     differs or the checkpoint has no config.
     """
@@ -65,7 +65,7 @@ def other_config(entries: Mapping[str, Any], saved: configs.Saved) -> str:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in entries['config'].items()
     }
-    changed = configs.changes(trained, saved.bound)
+    changed = stored.changes(trained, saved.bound)
     return listed(
         [
             f'{name} is {quoted(then)} in the checkpoint and {quoted(now)} now'

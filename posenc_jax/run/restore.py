@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.model.transformer import Transformer, abstract_model
-from posenc_jax.run import config as configs
+from posenc_jax.run import stored
 from posenc_jax.run.checkpoint import Checkpoints
 from posenc_jax.run.state import take_apart
 
@@ -37,7 +37,7 @@ def restore_model(
       config, model, step = restore_model('runs/language-pydoc_topics-rope-s0')
       logits = model(tokens)
     """
-    saved = configs.read_saved(pathlib.Path(run_dir, configs.FILE))
+    saved = stored.read_saved(pathlib.Path(run_dir, stored.FILE))
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm(step)  # before a model is built from sizes that may be wrong
         graphdef, params, constants = take_apart(abstract_model(saved.model_config))
@@ -47,14 +47,14 @@ def restore_model(
     return saved.config, nnx.merge(graphdef, found['params'], found['constants']), step
 
 
-def read_run(run_dir: str | os.PathLike) -> configs.Saved:
+def read_run(run_dir: str | os.PathLike) -> stored.Saved:
     """Reads the config of a run and compares it with the newest checkpoint. No arrays are read.
 
     Raises:
       FileNotFoundError: `run_dir` is not the directory of a run.
       CheckpointError: there is no checkpoint, or it has another config.
     """
-    saved = configs.read_saved(pathlib.Path(run_dir, configs.FILE))
+    saved = stored.read_saved(pathlib.Path(run_dir, stored.FILE))
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm()
     return saved

@@ -66,13 +66,6 @@ class Saved:
         return fields | {f'{SHAPE}.{name}': size for name, size in self.shape.items()}
 
 
-def stored_model_config(path: pathlib.Path) -> TransformerConfig:
-    """The config of the model of a run, from its `config.json`. Files of older versions, which
-    store no shape, need the data of the task.
-    """
-    return read_saved(path).model_config
-
-
 def save(config: ConfigDict, path: pathlib.Path) -> None:
     """Writes a config as JSON, with the sizes that its task sets; the file is never incomplete."""
     write(saved_of(config), path)

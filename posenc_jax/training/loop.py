@@ -15,12 +15,14 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
+from posenc_jax.evaluation.results import print_tables
+from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
-from posenc_jax.run import config as configs
-from posenc_jax.run import initial
+from posenc_jax.run import initial, stored
 from posenc_jax.run.checkpoint import Checkpoints, everywhere
 from posenc_jax.run.json_file import listed
 from posenc_jax.run.lock import HeldError, hold
+from posenc_jax.run.plan import Plan, resolve
 from posenc_jax.run.room import run_told
 from posenc_jax.run.safe import finished_steps
 from posenc_jax.run.state import TrainState
@@ -119,7 +121,7 @@ def train(
       directory = train(config)
     """
     source = initial.open_initial(config.init.source, config.init.extend)
-    plan = configs.resolve(initial.resolve(config, source))
+    plan = resolve(initial.resolve(config, source))
     config, directory = plan.config, plan.directory
     initial.check(config, source, plan.model)
     data = {
@@ -185,25 +187,25 @@ def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
         )
 
 
-def _open(plan: configs.Plan, resume_changed: bool) -> configs.Saved:
+def _open(plan: Plan, resume_changed: bool) -> stored.Saved:
     """The content that `config.json` will have, after a comparison with the file that exists."""
     config, directory = plan.config, plan.directory
     if resume_changed or not finished_steps(directory):
-        return configs.saved_of(config, cfg=plan.cfg)
-    path = directory / configs.FILE
+        return stored.saved_of(config, cfg=plan.cfg)
+    path = directory / stored.FILE
     otherwise = (
         'give the run another name (--config.name=...), or continue it all the same with '
         '--resume_changed'
     )
     if not path.exists():
         raise ConfigChangedError(
-            f'{directory} has checkpoints, but no {configs.FILE}, so their config is not known; '
+            f'{directory} has checkpoints, but no {stored.FILE}, so their config is not known; '
             f'{otherwise}'
         )
-    there = configs.read_saved(path)
-    if changed := configs.differences(there.config, config):
+    there = stored.read_saved(path)
+    if changed := stored.differences(there.config, config):
         raise ConfigChangedError(f'{path} holds another config: {listed(changed)}; {otherwise}')
-    return configs.saved_of(config, there.earlier, plan.cfg)
+    return stored.saved_of(config, there.earlier, plan.cfg)
 
 
 def _run(
@@ -228,7 +230,7 @@ def _run(
     else:
         state, step, written = trainer.init(given()), 0, None
     if first:  # only now is it certain that the existing checkpoints can be continued
-        configs.write(checkpoints.saved, directory / configs.FILE)
+        stored.write(checkpoints.saved, directory / stored.FILE)
     if step < settings.steps:
         checkpoints.need_room(trainer.abstract)  # before steps are computed that cannot be saved
     saved, unchecked = step, None
@@ -359,9 +361,6 @@ def _evaluate(directory: pathlib.Path) -> None:
         if jax.process_index() == 0:
             print(f'evaluate on one process: python eval.py --run={directory}', flush=True)
         return
-    from posenc_jax.evaluation.results import print_tables
-    from posenc_jax.evaluation.run import evaluate
-
     results = evaluate([directory])
     print_tables(results)
     for path in results.write(directory / 'eval'):

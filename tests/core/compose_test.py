@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.core import conflicts
 from posenc_jax.core.composite import ChainedEncoding, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
@@ -234,6 +235,13 @@ def test_default_masks():
     assert kinds(pj.make(pj.make('nope()'), causal=True)) == ['NoPE', 'Causal', 'Document']
 
 
+def test_conflicts_are_looked_for_once(monkeypatch):
+    checked = []
+    monkeypatch.setattr(conflicts, 'check', checked.append)
+    pj.make('rope() | alibi()', causal=True, heads=4, head_dim=8)
+    assert [len(parts) for parts in checked] == [4]
+
+
 def test_causal_only_encodings_refuse_the_encoder():
     import dataclasses
 
@@ -261,6 +269,14 @@ def test_causal_only_encodings_refuse_masks_that_let_queries_see_later_keys(spec
         match='is defined for causal attention only, (full|prefix) lets queries see later keys',
     ):
         pj.make(spec, causal=True, **context)
+
+
+@pytest.mark.parametrize('spec', ['full()', 'prefix(length=2)'])
+def test_masks_that_contradict_each_other_are_refused(spec):
+    said = f'causal hides later keys and {spec.split("(")[0]} shows them: leave one out'
+    for chained in (f'causal() | {spec}', f'{spec} | causal()'):
+        with pytest.raises(SpecError, match=said):
+            pj.make(chained)
 
 
 @pytest.mark.parametrize(

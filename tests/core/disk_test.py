@@ -34,7 +34,7 @@ def test_what_is_there_is_kept(tmp_path, ending):
     path.write_text('before')
     partial.symlink_to(FULL)
     with pytest.raises(
-        disk.DiskFullError, match=r'^the disk is full: \S+ needs [\d.]+ (bytes|kB), .* are free'
+        disk.DiskFullError, match=r'^the disk is full: \S+ needs [\d.]+ (bytes|KiB), .* are free'
     ):
         WRITERS[ending](path)
     assert path.read_text() == 'before' and list(tmp_path.iterdir()) == [path]
@@ -91,7 +91,7 @@ def test_other_errors_stay_what_they_are(tmp_path):
 
 def test_room_is_asked_for_before(tmp_path):
     disk.need(tmp_path / 'not' / 'there', 1000)
-    with pytest.raises(disk.DiskFullError, match=r'needs 1000000000.0 GB, [\d.]+ [kMG]B are free$'):
+    with pytest.raises(disk.DiskFullError, match=r'needs 888 PiB, [\d.]+ [KMGT]iB are free$'):
         disk.need(tmp_path, 10**18)
 
 

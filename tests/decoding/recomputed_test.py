@@ -12,7 +12,8 @@ from flax import nnx
 
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import init_cache
-from posenc_jax.decoding.generate import Decoding, generate
+from posenc_jax.decoding.decoding import Decoding
+from posenc_jax.decoding.generate import generate
 from posenc_jax.decoding.recomputed import Recomputed, default_decoding
 from posenc_jax.model import Transformer, TransformerConfig
 

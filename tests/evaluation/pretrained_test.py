@@ -19,8 +19,8 @@ from posenc_jax.evaluation.scoring import token_scores
 from posenc_jax.evaluation.tasks import SEED
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained, is_pretrained
-from posenc_jax.run import config as configs
 from posenc_jax.run.job import home_of
+from posenc_jax.run.plan import make_task
 from posenc_jax.tasks.language import Language
 
 
@@ -107,9 +107,7 @@ def test_text_tasks_read_its_tokens_at_every_depth(checkpoint, tmp_path, task):
         and run.dataset == ''
         and run.settings['data.tokenizer'] == str(folder / 'model')
     )
-    own = configs.make_task(
-        ConfigDict({'task': task, 'data': {'tokenizer': str(folder / 'model')}})
-    )
+    own = make_task(ConfigDict({'task': task, 'data': {'tokenizer': str(folder / 'model')}}))
     batch = dataclasses.replace(own, depth=1.0).dataset(
         length=500, batch_size=3, seed=SEED, split='test'
     )[0]

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation import pictures
 from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.results import Results, RunResult, group, print_tables, tables
+from posenc_jax.evaluation.results import Results, print_tables, tables
+from posenc_jax.evaluation.series import RunResult, group
 
 
 def measured(protocol, length, value, position=(None, None)):

@@ -18,8 +18,8 @@ from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.extension.ms_poe import ms_poe_ratios, probe_heads
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import checkpoint, restore
-from posenc_jax.run import config as configs
+from posenc_jax.run import checkpoint, restore, stored
+from posenc_jax.run.plan import make_task, model_config
 from posenc_jax.training.step import make_trainer
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -32,11 +32,11 @@ def make_run(directory, **changes):
     config.train.update(length=16)
     config.eval.update(stride=8, tokens=128, batch=4, lengths=(16, 32), samples=20)
     config.update(changes)
-    cfg = configs.model_config(config, configs.make_task(config))
+    cfg = model_config(config, make_task(config))
     trainer = make_trainer(cfg, config.train, config.seed, make_mesh(devices=jax.devices()[:1]))
     with checkpoint.Checkpoints(directory, keep=1) as checkpoints:
         checkpoints.save(2, trainer.init({}), {})
-    configs.save(config, directory / configs.FILE)
+    stored.save(config, directory / stored.FILE)
     return str(directory)
 
 
@@ -98,7 +98,7 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
     assert (
         run.parameters == 257 * 16 + 4 * 16 * 16 + 8 * 16 * 16 + 3 * 16
     )  # embedding, attention, feed-forward, norms
-    stream = configs.make_task(config).tokens('test')
+    stream = make_task(config).tokens('test')
     nll = []
     for start in range(0, 50, 32):
         size = min(32, 50 - start)
@@ -306,14 +306,14 @@ def test_ids_within_the_table_are_scored(runs):
 
 
 def test_a_likelihood_that_is_not_finite_names_the_run_and_the_length(runs, tmp_path):
-    config = configs.from_json(pathlib.Path(runs['alibi']) / configs.FILE)
-    cfg = configs.stored_model_config(pathlib.Path(runs['alibi']) / configs.FILE)
+    config = stored.from_json(pathlib.Path(runs['alibi']) / stored.FILE)
+    cfg = stored.read_saved(pathlib.Path(runs['alibi']) / stored.FILE).model_config
     trainer = make_trainer(cfg, config.train, 0, make_mesh(devices=jax.devices()[:1]))
     state = trainer.init({})
     state.params['embedding'] = state.params['embedding'] * jnp.nan
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
-    configs.save(config, tmp_path / configs.FILE)
+    stored.save(config, tmp_path / stored.FILE)
     with pytest.raises(
         ValueError,
         match=rf'{tmp_path}: nonoverlapping at length 16: 128 of 128 scored .* first is nan',
@@ -334,13 +334,13 @@ def test_text_that_has_moved(tmp_path):
 
 
 def test_runs_of_versions_that_stored_no_shape(runs):
-    path = pathlib.Path(runs['alibi']) / configs.FILE
+    path = pathlib.Path(runs['alibi']) / stored.FILE
     fields = json.loads(path.read_text())
-    before = configs.stored_model_config(path)
-    del fields[configs.SHAPE]
+    before = stored.read_saved(path).model_config
+    del fields[stored.SHAPE]
     path.write_text(json.dumps(fields))
-    assert configs.stored_model_config(path) == before
-    configs.save(configs.from_json(path), path)
+    assert stored.read_saved(path).model_config == before
+    stored.save(stored.from_json(path), path)
 
 
 def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs, monkeypatch):

@@ -15,8 +15,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.compose import chain
 from posenc_jax.core.composite import parts_of
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.masks import Causal
 from posenc_jax.decoding import decode as plain
 from posenc_jax.decoding.decode import init_cache

@@ -225,7 +225,7 @@ def test_it_trains_and_evaluates_from_a_config():
     evaluation.
     """
     from configs import default
-    from posenc_jax.run.config import validate
+    from posenc_jax.run.plan import validate
 
     config = default.get_config()
     config.task, config.encoding = (

@@ -24,10 +24,10 @@ from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.rotation.frequencies.longrope import LongRoPE, rescaled_factors
 from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
 from posenc_jax.rotation.rope import Rotary, rope_frequencies
-from posenc_jax.run import config as configs
 from posenc_jax.run import initial
 from posenc_jax.run.job import Job, prepare
 from posenc_jax.run.lock import hold
+from posenc_jax.run.plan import make_task, model_config
 from posenc_jax.search import __main__ as command
 from posenc_jax.search import longrope, state_file
 from posenc_jax.search import objective as objectives
@@ -747,8 +747,8 @@ def test_layers_without_a_rotary_part_stay_as_they_are():
 def test_tasks_without_a_perplexity_are_refused(monkeypatch):
     config = default.get_config()
     config.task = 'copy()'
-    task = configs.make_task(config)
-    job = Job(Path('x'), config, task, configs.model_config(config, task), load=None)
+    task = make_task(config)
+    job = Job(Path('x'), config, task, model_config(config, task), load=None)
     monkeypatch.setattr(longrope, 'prepare', lambda *_: job)
     with pytest.raises(SpecError, match='which has none'):
         longrope.search('x', 512)
@@ -794,8 +794,8 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
     config = default.get_config()
     config.encoding = f'rope(freqs={freqs})'
     config.model.update(layers=1, width=8, heads=2)
-    task = configs.make_task(config)
-    job = Job(Path('x'), config, task, configs.model_config(config, task), load=None)
+    task = make_task(config)
+    job = Job(Path('x'), config, task, model_config(config, task), load=None)
     monkeypatch.setattr(longrope, 'prepare', lambda *_: job)
     with pytest.raises(ValueError, match=message):
         longrope.search('x', length)

@@ -146,7 +146,7 @@ def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
     the table is an error.
     """
     from configs import default
-    from posenc_jax.run.config import validate
+    from posenc_jax.run.plan import validate
 
     config = default.get_config()
     config.task, config.encoding = task, encoding
@@ -165,7 +165,7 @@ def test_coupled_parity_reaches_any_length():
     table.
     """
     from configs import default
-    from posenc_jax.run.config import validate
+    from posenc_jax.run.plan import validate
 
     config = default.get_config()
     config.model.update(layers=1, width=16, heads=2)

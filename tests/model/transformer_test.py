@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.core.compose import chain
 from posenc_jax.core.composite import parts_of
+from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens

@@ -15,8 +15,9 @@ from flax import nnx
 
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.run import config as configs
+from posenc_jax.run import stored
 from posenc_jax.run.checkpoint import CheckpointError, Checkpoints, fingerprint, finished_steps
+from posenc_jax.run.plan import make_task, model_config, validate
 from posenc_jax.run.restore import read_run, restore_model
 from posenc_jax.training.step import make_trainer
 from tests.training import tiny
@@ -29,7 +30,7 @@ FIELDS = {'encoding': 'learned_absolute(max_len=32) | alibi()', 'model__layers':
 
 
 def trainer_of(config, **mesh):
-    cfg = configs.model_config(config, configs.make_task(config))
+    cfg = model_config(config, make_task(config))
     return make_trainer(
         cfg,
         config.train,
@@ -42,11 +43,11 @@ def trainer_of(config, **mesh):
 def saved(tmp_path_factory):
     """A run directory with checkpoints at steps 3 and 7, and the state of each."""
     directory = tmp_path_factory.mktemp('run')
-    config = configs.validate(tiny.config(directory, **FIELDS))
+    config = validate(tiny.config(directory, **FIELDS))
     trainer = trainer_of(config)
-    configs.save(config, directory / configs.FILE)
+    stored.save(config, directory / stored.FILE)
     states = {}
-    with Checkpoints(directory, keep=2, saved=configs.saved_of(config)) as checkpoints:
+    with Checkpoints(directory, keep=2, saved=stored.saved_of(config)) as checkpoints:
         for step in (1, 3, 7):
             # Noise everywhere, so that no array is small on disk because it is all zeros.
             noise = lambda a, step=step: (
@@ -108,7 +109,7 @@ def test_missing_step(run):
 
 def test_other_devices(run):
     directory, _, states = run
-    config = configs.from_json(directory / configs.FILE)
+    config = stored.from_json(directory / stored.FILE)
     mesh = trainer_of(config, data=1, fsdp=2, tensor=2, sequence=2)
     with Checkpoints(directory, keep=2) as checkpoints:
         state, _, _ = checkpoints.restore(mesh.abstract)
@@ -207,8 +208,8 @@ def test_a_save_that_was_cut_off_is_not_read(run):
 def test_none(tmp_path):
     with pytest.raises(FileNotFoundError, match='is not the directory of a run'):
         restore_model(tmp_path)
-    config = configs.validate(tiny.config(tmp_path, **FIELDS))
-    configs.save(config, tmp_path / configs.FILE)
+    config = validate(tiny.config(tmp_path, **FIELDS))
+    stored.save(config, tmp_path / stored.FILE)
     with pytest.raises(CheckpointError, match='has no checkpoint'):
         restore_model(tmp_path)
     (tmp_path / 'checkpoints').mkdir()
@@ -218,14 +219,14 @@ def test_none(tmp_path):
 
 def test_another_model(run):
     directory, _, _ = run
-    config = configs.validate(tiny.config(directory, **{**FIELDS, 'model__width': 32}))
+    config = validate(tiny.config(directory, **{**FIELDS, 'model__width': 32}))
     with Checkpoints(directory, keep=2) as checkpoints:
         with pytest.raises(
             CheckpointError,
             match=r'is of another model: .* \(1, 16, 4, 4\) in the checkpoint and .* in the model',
         ):
             checkpoints.restore(trainer_of(config).abstract)
-        checkpoints.saved = configs.saved_of(config)
+        checkpoints.saved = stored.saved_of(config)
         with pytest.raises(
             CheckpointError,
             match='7 of .*was trained with another config .*: model.width is 16 in the checkpoint '
@@ -243,7 +244,7 @@ def test_another_model(run):
 
 def edited(directory, change):
     """Changes config.json of a run by hand."""
-    path = directory / configs.FILE
+    path = directory / stored.FILE
     fields = json.loads(path.read_text())
     change(fields)
     path.write_text(json.dumps(fields))
@@ -332,13 +333,13 @@ def test_checkpoints_of_versions_that_wrote_no_config_are_read(run):
 
 def test_configs_of_before_a_change_are_those_of_the_run(run, capsys):
     directory, trainer, states = run
-    changed = configs.validate(tiny.config(directory, **FIELDS, train__lr=0.5))
-    with Checkpoints(directory, keep=3, saved=configs.saved_of(changed)) as checkpoints:
+    changed = validate(tiny.config(directory, **FIELDS, train__lr=0.5))
+    with Checkpoints(directory, keep=3, saved=stored.saved_of(changed)) as checkpoints:
         checkpoints.accept()
         state, data, step = checkpoints.restore(trainer.abstract)
         assert step == 7
         checkpoints.save(9, state, data)
-        configs.write(checkpoints.saved, directory / configs.FILE)
+        stored.write(checkpoints.saved, directory / stored.FILE)
     assert (
         'checkpoint 7 of' in (out := capsys.readouterr().out)
         and 'before --resume_changed: train.lr is 0.01 in the checkpoint' in out
@@ -432,7 +433,7 @@ def test_none_is_removed_while_somebody_reads(run):
 
 def test_a_refused_run_loses_no_checkpoint(run):
     directory, trainer, _ = run
-    other = configs.saved_of(configs.validate(tiny.config(directory, **FIELDS, train__lr=0.5)))
+    other = stored.saved_of(validate(tiny.config(directory, **FIELDS, train__lr=0.5)))
     with (
         pytest.raises(CheckpointError, match='train.lr'),
         Checkpoints(directory, keep=1, saved=other) as checkpoints,

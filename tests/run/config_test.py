@@ -10,8 +10,9 @@ from absl import flags
 
 from configs import default
 from posenc_jax.core.registry import SpecError
-from posenc_jax.run import config as configs
-from posenc_jax.run import config_file
+from posenc_jax.run import config_file, stored
+from posenc_jax.run.fields import fields_of
+from posenc_jax.run.plan import make_task, model_config, run_name, validate
 from tests.training import tiny
 
 SEGMENTED = dict(task='segmented_text(source_len=128, segment_len=4)')
@@ -133,7 +134,7 @@ CREAM = dict(task='cream_text(factor=2)')
 )
 def test_wrong_fields(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
-        configs.validate(tiny.config(tmp_path, **fields))
+        validate(tiny.config(tmp_path, **fields))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_wrong_fields(tmp_path, fields, message):
 )
 def test_sizes_and_values_that_nothing_can_hold(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message) as error:
-        configs.validate(tiny.config(tmp_path, **fields))
+        validate(tiny.config(tmp_path, **fields))
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -272,9 +273,7 @@ def test_what_is_no_config_file(path):
 
 def test_missing_text(tmp_path):
     with pytest.raises(FileNotFoundError, match='no file matches'):
-        configs.validate(
-            tiny.config(tmp_path, data__dataset='text:*.txt', data__data_dir=str(tmp_path))
-        )
+        validate(tiny.config(tmp_path, data__dataset='text:*.txt', data__data_dir=str(tmp_path)))
 
 
 def test_no_device_is_touched(tmp_path):
@@ -286,15 +285,15 @@ def test_no_device_is_touched(tmp_path):
     code = '\n'.join(
         [
             'import jax._src.xla_bridge as bridge',
-            'from posenc_jax.run import config as configs',
+            'from posenc_jax.run.plan import validate',
             'from tests.training import tiny',
-            f'configs.validate(tiny.config({str(tmp_path)!r}, eval__at_end=True, '
+            f'validate(tiny.config({str(tmp_path)!r}, eval__at_end=True, '
             'eval__lengths=(16, 32), eval__stride=8))',
             f'for table in {tables}:',
-            f'    configs.validate(tiny.config({str(tmp_path)!r}, '
+            f'    validate(tiny.config({str(tmp_path)!r}, '
             f'encoding="randomized_pe(max_len=99) | nope()", **{ids}))',
-            f'    configs.validate(tiny.config({str(tmp_path)!r}, encoding=table, **{ids}))',
-            f'configs.validate(tiny.config({str(tmp_path)!r}, '
+            f'    validate(tiny.config({str(tmp_path)!r}, encoding=table, **{ids}))',
+            f'validate(tiny.config({str(tmp_path)!r}, '
             f'encoding="learned_absolute(max_len=128)", **{SEGMENTED}))',
             'assert not bridge.backends_are_initialized()',
             'import jax; jax.devices()',
@@ -306,7 +305,7 @@ def test_no_device_is_touched(tmp_path):
 
 def test_validate_leaves_its_argument_alone(tmp_path):
     config = tiny.config(tmp_path)
-    made = configs.validate(config)
+    made = validate(config)
     assert config.name == ''
     assert made.name == 'language-pydoc_topics-learned_absolute-max_len-32-alibi-s0'
     with pytest.raises(AttributeError):
@@ -325,30 +324,28 @@ def test_validate_leaves_its_argument_alone(tmp_path):
     ],
 )
 def test_run_name(tmp_path, fields, name):
-    assert configs.run_name(tiny.config(tmp_path, **fields)) == name
+    assert run_name(tiny.config(tmp_path, **fields)) == name
 
 
 def test_task_arguments_come_from_the_string_first(tmp_path):
     config = tiny.config(tmp_path, task="language(packing='documents')", data__packing='stream')
-    assert configs.make_task(config).packing == 'documents'
+    assert make_task(config).packing == 'documents'
     config = tiny.config(tmp_path, data__packing='documents')
-    assert configs.make_task(config).packing == 'documents'
+    assert make_task(config).packing == 'documents'
 
 
 def test_train_len_is_the_width_of_a_batch(tmp_path):
     config = tiny.config(tmp_path, task='addition()', train__length=5)
-    assert configs.model_config(config, configs.make_task(config)).train_len == 19
+    assert model_config(config, make_task(config)).train_len == 19
     config = tiny.config(tmp_path)
-    assert configs.model_config(config, configs.make_task(config)).train_len == 32
+    assert model_config(config, make_task(config)).train_len == 32
 
 
 def test_json_round_trip(tmp_path):
-    config = configs.validate(
-        tiny.config(tmp_path, pattern=('alibi()', 'nope()'), eval__lengths=(8, 16))
-    )
-    configs.save(config, tmp_path / 'config.json')
-    read = configs.from_json(tmp_path / 'config.json')
-    assert configs.fields_of(read) == configs.fields_of(config)
+    config = validate(tiny.config(tmp_path, pattern=('alibi()', 'nope()'), eval__lengths=(8, 16)))
+    stored.save(config, tmp_path / 'config.json')
+    read = stored.from_json(tmp_path / 'config.json')
+    assert fields_of(read) == fields_of(config)
     assert read.is_locked
 
 
@@ -415,7 +412,7 @@ def test_bad_json(tmp_path, text, message):
     path = tmp_path / 'config.json'
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
-        configs.read_saved(path)
+        stored.read_saved(path)
     assert (
         str(error.value).startswith(str(path))
         and '\n' not in str(error.value)
@@ -427,37 +424,35 @@ def test_files_that_are_no_text(tmp_path):
     path = tmp_path / 'config.json'
     path.write_bytes(b'{"seed": 1, "task": "\xff"}')
     with pytest.raises(ValueError, match=f'{path} is not a config: .*utf-8'):
-        configs.from_json(path)
+        stored.from_json(path)
     path.unlink()
     path.mkdir()
     with pytest.raises(ValueError, match=f'{path} is not a config: it is not a file'):
-        configs.from_json(path)
+        stored.from_json(path)
     path.rmdir()
     os.mkfifo(path)  # where reading would wait for ever
     with pytest.raises(ValueError, match=f'{path} is not a config: it is not a file'):
-        configs.from_json(path)
+        stored.from_json(path)
 
 
 def test_the_kinds_of_lists_are_known():
     lists = {
-        name
-        for name, value in configs.fields_of(default.get_config()).items()
-        if isinstance(value, tuple)
+        name for name, value in fields_of(default.get_config()).items() if isinstance(value, tuple)
     }
-    assert lists == configs.ITEMS.keys()
+    assert lists == stored.ITEMS.keys()
 
 
 def test_numbers_keep_their_types(tmp_path):
     path = tmp_path / 'config.json'
     path.write_text('{"train": {"lr": 1}, "eval": {"lengths": [8, 16], "depths": [0, 0.5]}}')
-    read = configs.from_json(path)
+    read = stored.from_json(path)
     assert (read.train.lr, read.eval.lengths, read.eval.depths) == (1.0, (8, 16), (0.0, 0.5))
     assert type(read.train.lr) is float
 
 
 def test_no_json(tmp_path):
     with pytest.raises(FileNotFoundError, match='is not the directory of a run'):
-        configs.from_json(tmp_path / 'config.json')
+        stored.from_json(tmp_path / 'config.json')
 
 
 def test_differences_name_what_changes_training(tmp_path):
@@ -465,8 +460,8 @@ def test_differences_name_what_changes_training(tmp_path):
     new = tiny.config(
         tmp_path / 'else', train__lr=0.5, mesh__fsdp=2, eval__batch=1, train__save_every=7
     )
-    assert configs.differences(old, new) == ['train.lr: 0.01 -> 0.5']
-    bound = configs.saved_of(old).bound
+    assert stored.differences(old, new) == ['train.lr: 0.01 -> 0.5']
+    bound = stored.saved_of(old).bound
     assert not bound.keys() & {
         'name',
         'workdir',
@@ -479,13 +474,14 @@ def test_differences_name_what_changes_training(tmp_path):
 
 
 def test_a_config_is_read_where_only_the_package_is_installed(tmp_path):
-    configs.save(tiny.config(tmp_path), tmp_path / 'config.json')
+    stored.save(tiny.config(tmp_path), tmp_path / 'config.json')
     (tmp_path / 'posenc_jax').symlink_to(tiny.ROOT / 'posenc_jax')
     code = '\n'.join(
         [
             'import importlib.util, pathlib',
-            'from posenc_jax.run import config',
-            "assert config.stored_model_config(pathlib.Path('config.json')).vocab_size == 257",
+            'from posenc_jax.run import stored',
+            "saved = stored.read_saved(pathlib.Path('config.json'))",
+            'assert saved.model_config.vocab_size == 257',
             "assert importlib.util.find_spec('configs') is None",
         ]
     )
@@ -497,9 +493,9 @@ def test_fields_of_later_versions_have_their_defaults(tmp_path):
     fields = json.loads(json.dumps(config.to_dict()))
     del fields['train']['z_loss'], fields['mesh'], fields['eval']['buckets']
     (tmp_path / 'config.json').write_text(json.dumps(fields))
-    read = configs.from_json(tmp_path / 'config.json')
-    assert configs.fields_of(read) == configs.fields_of(config)
-    assert configs.differences(read, config) == []
+    read = stored.from_json(tmp_path / 'config.json')
+    assert fields_of(read) == fields_of(config)
+    assert stored.differences(read, config) == []
 
 
 def test_every_config_file_is_valid():
@@ -509,10 +505,8 @@ def test_every_config_file_is_valid():
         if path.stem == '__init__':
             continue
         config = importlib.import_module(f'configs.{path.stem}').get_config()
-        assert configs.fields_of(config).keys() == configs.fields_of(default.get_config()).keys(), (
-            path
-        )
-        configs.validate(config)
+        assert fields_of(config).keys() == fields_of(default.get_config()).keys(), path
+        validate(config)
 
 
 def test_command_line():

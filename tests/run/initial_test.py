@@ -13,8 +13,8 @@ from configs import temperature
 from posenc_jax.core.registry import SpecError
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained
-from posenc_jax.run import config as configs
-from posenc_jax.run import defaults, initial
+from posenc_jax.run import defaults, initial, stored
+from posenc_jax.run.plan import validate
 from posenc_jax.run.restore import restore_model
 from posenc_jax.training.loop import train
 from tests.training import tiny
@@ -96,7 +96,7 @@ def changed(before, after):
 def test_the_encoding_of_the_source_is_extended_from_its_own_length(
     tmp_path, source, extend, written
 ):
-    config = configs.validate(resolve(continued(tmp_path, source, init__extend=extend)))
+    config = validate(resolve(continued(tmp_path, source, init__extend=extend)))
     assert config.encoding == written and not config.init.extend
     assert (config.model.layers, config.model.width, config.model.heads) == (2, 16, 4)
     assert resolve(config).to_dict() == config.to_dict()  # a config that is resolved stays as it is
@@ -170,7 +170,7 @@ def test_temperatures_train_and_the_rest_stays(tmp_path):
     config.train.update(steps=3, warmup=1, length=32, save_every=1, keep=10)
     config.eval.at_end = False
     directory = train(config)
-    written = configs.from_json(directory / configs.FILE).encoding
+    written = stored.from_json(directory / stored.FILE).encoding
     assert written == 'nope_temperature(temperature=1.6, per_head=True, train_len=16)'
     before, after = leaves(restore_model(source)[1]), leaves(restore_model(directory)[1])
     (name,) = changed(before, after)

@@ -50,8 +50,8 @@ def test_room_for_a_checkpoint_is_looked_for_before_the_first_step(tmp_path, mon
     monkeypatch.setattr(disk, 'free', lambda path: 1234)
     text = train_until_full(tmp_path)
     assert re.search(
-        r'checkpoints needs [\d.]+ kB, 1.2 kB are free; no step is saved; once there is room, .* '
-        r'begins anew$',
+        r'checkpoints needs [\d.]+ KiB, 1.21 KiB are free; no step is saved; once there is room, '
+        r'.* begins anew$',
         text,
     )
     monkeypatch.undo()
@@ -103,7 +103,7 @@ def test_other_files_of_a_run(tmp_path, monkeypatch, whole, what, pieces):
     )
     text = train_until_full(tmp_path)
     monkeypatch.undo()
-    assert re.search(rf'{what}\S* needs [\d.]+ (bytes|kB)', text)
+    assert re.search(rf'{what}\S* needs [\d.]+ (bytes|KiB)', text)
     if pieces:
         assert f'step {restore_model(tmp_path / "run")[2]} is safe' in text
     else:
@@ -144,7 +144,7 @@ def test_a_disk_that_is_really_full(small, monkeypatch, capfd, whole):
     monkeypatch.setattr(disk, 'need', lambda *_: None)  # so that orbax meets it
     text = train_until_full(small)
     assert re.search(
-        r'checkpoints needs [\d.]+ kB, .* are free.*; (no step is saved|step \d is safe)', text
+        r'checkpoints needs [\d.]+ KiB, .* are free.*; (no step is saved|step \d is safe)', text
     )
     assert capfd.readouterr().err == ''
     subprocess.run(['mount', '-o', 'remount,size=16m', 'tmpfs', small], check=True)

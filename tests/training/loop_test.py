@@ -13,8 +13,8 @@ import pytest
 
 from configs.sweeps import runs as sweeps
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import config as configs
-from posenc_jax.run import initial
+from posenc_jax.run import initial, stored
+from posenc_jax.run.plan import validate
 from posenc_jax.run.restore import restore_model
 from posenc_jax.tasks.language import Language
 from posenc_jax.training import loop
@@ -184,9 +184,7 @@ def test_a_run_that_continues_another_is_compared_as_it_was_resolved(whole, tmp_
     )
     source = initial.open_initial(config.init.source, config.init.extend)
     (tmp_path / 'tuned' / 'checkpoints' / str(STEPS)).mkdir(parents=True)
-    configs.save(
-        configs.validate(initial.resolve(config, source)), tmp_path / 'tuned' / configs.FILE
-    )
+    stored.save(validate(initial.resolve(config, source)), tmp_path / 'tuned' / stored.FILE)
     asked = lambda *more: sweeps.Run(
         tmp_path / 'tuned', 'configs/default.py', fields, more
     ).differences()

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from posenc_jax.model.transformer import abstract_model
-from posenc_jax.run import config as configs
+from posenc_jax.run.plan import make_task, model_config
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer
 from tests.training import tiny
 
@@ -37,7 +37,7 @@ def test_no_warmup_starts_at_the_peak():
 
 def test_what_decays(tmp_path):
     config = tiny.config(tmp_path, model__norm='layernorm', model__mlp='swiglu')
-    model = abstract_model(configs.model_config(config, configs.make_task(config)))
+    model = abstract_model(model_config(config, make_task(config)))
     rule = decays(model)
     leaves = jax.tree_util.tree_leaves_with_path(rule)
     flat = {jax.tree_util.keystr(path, simple=True, separator='.'): value for path, value in leaves}

@@ -12,14 +12,14 @@ from flax import nnx
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.recurrence import segment_losses
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import config as configs
+from posenc_jax.run.plan import make_task, model_config
 from posenc_jax.training import step as steps
 from tests.training import tiny
 
 
 def trainer_of(workdir='', **fields):
     config = tiny.config(workdir, **{'model__dropout': 0.0, 'model__layers': 1, **fields})
-    cfg = configs.model_config(config, configs.make_task(config))
+    cfg = model_config(config, make_task(config))
     return cfg, steps.make_trainer(
         cfg, config.train, config.seed, make_mesh(data=1, devices=jax.devices()[:1])
     )
@@ -206,7 +206,7 @@ def test_it_learns(plain):
 
 def test_batch_that_the_mesh_does_not_divide(tmp_path):
     config = tiny.config(tmp_path, train__batch=6, train__accumulate=2)
-    cfg = configs.model_config(config, configs.make_task(config))
+    cfg = model_config(config, make_task(config))
     with pytest.raises(
         ValueError, match='batch 6 in 2 accumulated parts .* fsdp = 2: it must be a multiple of 4'
     ):

@@ -13,7 +13,8 @@ from configs import default, quickstart
 from configs.sweeps import flip_flop
 from configs.sweeps import length_generalisation as sweep
 from configs.sweeps import runs as shared
-from posenc_jax.run.config import FILE, save, validate
+from posenc_jax.run.plan import validate
+from posenc_jax.run.stored import FILE, save
 from tests.training import tiny
 
 RUNS = [(group, name) for group, runs in sweep.GROUPS.items() for name in runs]

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from posenc_jax.core import disk
-from posenc_jax.core.compose import parts_of
+from posenc_jax.core.composite import parts_of
 from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.load import leaf_of, name_of_variable
 from posenc_jax.model.pretrained.sources import PretrainedError
