@@ -40,7 +40,25 @@ from tests import array_types  # noqa: E402
 
 # While the tests run, the array shapes and dtypes in the annotations of these folders are checked
 # at every call. The annotations of the other folders do not pass these checks yet.
-CHECKED = ('mask',)
+CHECKED = (
+    'mask',
+    'core',
+    'embedding',
+    'positions',
+    'collect',
+    'rotation',
+    'logits',
+    'extension',
+    'mixers',
+    'model',
+    'decoding',
+    'conversion',
+    'analysis',
+    'evaluation',
+    'training',
+    'tasks',
+    'search',
+)
 install_import_hook([f'posenc_jax.{folder}' for folder in CHECKED], f'{array_types.__name__}.check')
 pytest.raises = array_types.unchecked(pytest.raises)
 
