@@ -31,7 +31,7 @@ def rms_norm(
 def layer_norm(
     x: Float[Array, '... D'],
     scale: Float[Array, 'D'],
-    bias: Float[Array, 'D'],
+    bias: Float[Array, 'D'] | Float[Array, ''],
     *,
     epsilon: float = 1e-6,
 ) -> Float[Array, '... D']:
