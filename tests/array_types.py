@@ -39,15 +39,24 @@ def _names_array(hint) -> bool:
     return _is_array(hint) or any(map(_names_array, typing.get_args(hint)))
 
 
+_SCALARS = {int: int | np.integer, float: float | np.floating}
+
+
 def _with_numpy(hint):
-    """The annotation with NumPy's arrays beside JAX's: functions of JAX take either."""
-    if _is_array(hint) and hint.array_type is jax.Array:
-        return hint | hint.dtype[np.ndarray, hint.dim_str]
+    """The annotation with NumPy's arrays beside JAX's, since functions of JAX take either, and with
+    NumPy's scalars, which NumPy gives in the place of numbers and of arrays without axes.
+    """
+    if _is_array(hint) and hint.array_type in (jax.Array, np.ndarray):
+        either = hint | hint.dtype[np.ndarray, hint.dim_str]
+        axes = hint.dim_str.split()
+        may_be_none = all(axis.startswith(('...', '*', '#*')) for axis in axes)
+        return either | np.generic if may_be_none else either
     parts = tuple(typing.get_args(hint))
     if not parts or not _names_array(hint):
         return hint
     if isinstance(hint, type(int | str)):
-        return functools.reduce(lambda one, other: one | other, map(_with_numpy, parts))
+        parts = [_SCALARS.get(part, part) for part in map(_with_numpy, parts)]
+        return functools.reduce(lambda one, other: one | other, parts)
     origin = typing.get_origin(hint)
     return origin[tuple(map(_with_numpy, parts))] if isinstance(origin, type) else hint
 

@@ -82,9 +82,8 @@ def _row(graphdef, heads, state, distance, row, shift):
     tq, tk = tok(index), tok(index - distance[None])
     seen = encoding.mask(tq, tk)
     seen = jnp.ones((1, 1, 1, distance.shape[0]), bool) if seen is None else seen
-    s, _ = encoding.score(
-        jnp.zeros((1, heads, 1, distance.shape[0])), tq, tk, seen, encoding.init_carry(None, tq)
-    )
+    carry = encoding.init_carry(jnp.zeros((1, heads, 1, 1)), tq)
+    s, _ = encoding.score(jnp.zeros((1, heads, 1, distance.shape[0])), tq, tk, seen, carry)
     return jnp.where(seen, s, -jnp.inf)[0, :, 0]
 
 

@@ -55,7 +55,7 @@ class Mask(Encoding):
         return self.allow(tq, tk)
 
 
-def check_heads(user: str, per_head: Float[Array, 'any'], s: Float[Array, 'B N T S']) -> None:
+def check_heads(user: str, per_head: Num[Array, 'heads ...'], s: Float[Array, 'B N T S']) -> None:
     """Refuses parameters and logits of different numbers of heads, which would broadcast if one of
     the numbers is 1.
 

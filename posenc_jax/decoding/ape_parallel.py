@@ -230,7 +230,7 @@ def join(
       ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> reader, cache = join(model, encode(model, [1], [[2, 3], [4]]), capacity=8)
-      >>> continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
+      >>> continue_from(reader, cache, np.array([[5, 6]]), max_new_tokens=2).shape
       (1, 2)
     """
     user = 'ape_parallel'

@@ -50,7 +50,7 @@ def prefill(
     last: int | None = None,
     full: bool = False,
     heads: tuple[Heads, ...] | None = None,
-) -> tuple[Float[Array, 'B T V'], Cache]:
+) -> tuple[Float[Array, 'B _ V'], Cache]:
     """Fills an empty cache with prompts; returns their logits and the cache.
 
     Only one layer at a time has the keys of all its heads in memory. By default the logits are

@@ -200,7 +200,7 @@ def generate(
     eos: int | None = None,
     capacity: int | None = None,
     decoding: Decoding | None = None,
-) -> Int[Array, 'B T+new']:
+) -> Int[Array, 'B T+{max_new_tokens}']:
     """Continues prompts token by token; compiled once per shape and choice of arguments.
 
     Args:

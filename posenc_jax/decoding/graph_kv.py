@@ -302,7 +302,7 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
       ... )
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> cache = join(model, encode(model, [1], [[2, 3], [4], [5]], [(0, 2), (1, 2)]), capacity=8)
-      >>> logits, cache = read(model, cache, [[6, 7]])
+      >>> logits, cache = read(model, cache, np.array([[6, 7]]))
       >>> cache.tokens[0].pos.tolist()
       [[0, 1, 2, 1, 3, 4, 5, 6]]
     """

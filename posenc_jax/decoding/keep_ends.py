@@ -12,8 +12,8 @@ from posenc_jax.model.cache import Cache, LayerCache, check_layers
 
 
 def end_slots(
-    tok: Tokens, cursor: Int[Array, ''], first: int, last: int
-) -> Int[Array, '#B first+last']:
+    tok: Tokens, cursor: int | Int[Array, ''], first: int, last: int
+) -> Int[Array, '#B {first+last}']:
     """Slots of the first real tokens and of the last filled slots of every row, in ascending order
     and without duplicates. A row with fewer slots than first + last begins with -1.
 

@@ -384,7 +384,7 @@ def join(
       >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
       >>> pieces = encode(model, [1], [[2, 3], [4], [7, 7]])
       >>> reader, cache = join(model, pieces, capacity=10, keep=1)
-      >>> continue_from(reader, cache, [[5, 6]], max_new_tokens=2).shape
+      >>> continue_from(reader, cache, jnp.array([[5, 6]]), max_new_tokens=2).shape
       (1, 2)
     """
     user = 'parallel_context_entropy'

@@ -44,7 +44,7 @@ class Layout:
         segments are the prefix, the contexts and the query, in this order.
     """
 
-    ids: tuple[Num[np.ndarray, 'n'], ...]
+    ids: tuple[Num[np.ndarray, '_'], ...]
     start: float
     sees: Bool[np.ndarray, 'segments segments']
 
@@ -68,7 +68,7 @@ class Layout:
         return Tokens(index, pos, rank=index, segment=segment)
 
 
-def parallel_layout(ids: Sequence[Num[np.ndarray, 'n']], start: float) -> Layout:
+def parallel_layout(ids: Sequence[Num[np.ndarray, '_']], start: float) -> Layout:
     """A layout in which a context sees the prefix and itself, and the query sees everything. The
     arguments are the fields of `Layout`.
 
@@ -133,7 +133,7 @@ def check_tokens(
 
 def check_contexts(
     user: str, prefix, contexts: Sequence, vocabulary: int
-) -> list[Int[np.ndarray, 'B n']]:
+) -> list[Int[np.ndarray, 'B _']]:
     """Checks prefix and contexts and returns their token ids, [B, n] each with the same B.
 
     Raises:

@@ -24,7 +24,7 @@ from posenc_jax.model.transformer import Transformer
 
 def read(
     model: Transformer, cache: Cache, tokens: Int[Array, 'B T'], *, last: int | None = None
-) -> tuple[Float[Array, 'B T V'], Cache]:
+) -> tuple[Float[Array, 'B _ V'] | None, Cache]:
     """Appends several tokens to a filled cache in one pass; returns their logits and the cache.
 
     Args:
@@ -45,7 +45,8 @@ def read(
       >>> pieces = encode(
       ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
       ... )
-      >>> logits, cache = read(model, join('this', model, pieces, capacity=8, start=2), [[4, 5]])
+      >>> cache = join('this', model, pieces, capacity=8, start=2)
+      >>> logits, cache = read(model, cache, jnp.array([[4, 5]]))
       >>> logits.shape, int(cache.cursor)
       ((1, 2, 9), 5)
     """
@@ -126,7 +127,7 @@ def continue_from(
       ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
       ... )
       >>> cache = join('this', model, pieces, capacity=8, start=2)
-      >>> continue_from(model, cache, [[4]], max_new_tokens=3).shape
+      >>> continue_from(model, cache, jnp.array([[4]]), max_new_tokens=3).shape
       (1, 3)
     """
     query = jnp.asarray(query)
@@ -148,7 +149,7 @@ def continue_from(
 
 def dense(
     model: Transformer,
-    segments: Sequence[Int[np.ndarray, 'B n']],
+    segments: Sequence[Int[np.ndarray, 'B _']],
     query: Int[np.ndarray, 'B T'],
     layout: Layout,
     attention_fn: Callable = sharded_attend,
@@ -177,8 +178,8 @@ def dense(
 def encode(
     user: str,
     model: Transformer,
-    contexts: Sequence[Int[np.ndarray, 'B n']],
-    ids: Sequence[Num[np.ndarray, 'n']],
+    contexts: Sequence[Int[np.ndarray, 'B _']],
+    ids: Sequence[Num[np.ndarray, '_']],
     before: Sequence[Piece] = (),
     *,
     together: int | None = None,
@@ -208,7 +209,7 @@ def encode(
       ...         'this',
       ...         model,
       ...         [np.array([[3, 4, 5]]), np.array([[6]])],
-      ...         [2 + np.arange(3), [2]],
+      ...         [2 + np.arange(3), np.array([2])],
       ...         [prefix],
       ...     )
       ... ]
@@ -238,8 +239,8 @@ def encode(
 def encode_behind_prefix(
     user: str,
     model: Transformer,
-    tokens: Sequence[Int[np.ndarray, 'B n']],
-    ids: Sequence[Num[np.ndarray, 'n']],
+    tokens: Sequence[Int[np.ndarray, 'B _']],
+    ids: Sequence[Num[np.ndarray, '_']],
     *,
     together: int | None = None,
 ) -> tuple[Piece, ...]:

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from posenc_jax.core.checks import check_train_len
 from posenc_jax.core.composite import Wrapper
@@ -146,7 +146,7 @@ def pair_normals(
     return jnp.sqrt(-2.0 * jnp.log(1.0 - radius)) * jnp.cos(2.0 * jnp.pi * turn)
 
 
-def _scrambled(word: Int[Array, '...']) -> Int[Array, '...']:
+def _scrambled(word: UInt32[Array, '...']) -> UInt32[Array, '...']:
     """A permutation of 32-bit words in which every bit depends on all bits: a constant is added,
     followed by the final steps of MurmurHash3.
     """

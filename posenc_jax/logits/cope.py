@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.encoding import Encoding
@@ -18,7 +18,7 @@ from posenc_jax.core.spec import CONTEXT
 _RUN = 32
 
 
-def suffix_sum(gates: Float[Array, '... S']) -> Float[Array, '... S']:
+def suffix_sum(gates: Float[Array, '... S'] | Bool[Array, '... S']) -> Float[Array, '... S']:
     """Sum over the keys from each key to the last one, inclusive, in float32.
 
     Example:

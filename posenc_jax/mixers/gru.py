@@ -12,7 +12,7 @@ def uniform(rngs: nnx.Rngs, bound: float, *shape: int) -> nnx.Param:
 
 
 def gru_update(
-    from_x: Float[Array, '... 3H'], from_h: Float[Array, '... 3H'], h: Float[Array, '... H']
+    from_x: Float[Array, '... rzn'], from_h: Float[Array, '... rzn'], h: Float[Array, '... H']
 ) -> Float[Array, '... H']:
     """`(1 - z) n + z h`, `r = sigmoid(x_r + h_r)`, `z = sigmoid(x_z + h_z)`, `n = tanh(x_n + r
     h_n)`.

@@ -158,7 +158,7 @@ def relative_query(
     w: Float[Array, 'Q H D'],
     u: Float[Array, 'H D'],
     v: Float[Array, 'H D'],
-    step: Int[Array, ''],
+    step: int | Int[Array, ''],
 ) -> Float[Array, 'B H D+Q']:
     """`[q + u ; (q + v) W rotated by -t]`, whose product with `[k_j ; R_j]` is `(q + u) . k_j +
     (q + v) . W R_{j-t}`.

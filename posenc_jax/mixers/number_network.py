@@ -16,7 +16,7 @@ from posenc_jax.core.tokens import Tokens
 def concatenating_layer(
     x: Float[Array, 'B L D'],
     mixed: Float[Array, 'B L D'],
-    w_in: Float[Array, '2D F'],
+    w_in: Float[Array, 'twoD F'],
     b_in: Float[Array, 'F'],
     w_out: Float[Array, 'F D'],
     b_out: Float[Array, 'D'],

@@ -31,7 +31,7 @@ def rms_norm(
 def layer_norm(
     x: Float[Array, '... D'],
     scale: Float[Array, 'D'],
-    bias: Float[Array, 'D'],
+    bias: Float[Array, 'D'] | Float[Array, ''],
     *,
     epsilon: float = 1e-6,
 ) -> Float[Array, '... D']:
@@ -112,7 +112,9 @@ def gelu_mlp(
     )
 
 
-def shifted(x: Float[Array, '... D'], bias: Float[Array, 'D'] | None) -> Float[Array, '... D']:
+def shifted(
+    x: Float[Array, '... D'], bias: Float[Array, '*heads D'] | None
+) -> Float[Array, '... D']:
     """`x + bias` in the dtype of `x`; `x` where there is no bias."""
     return x if bias is None else x + bias.astype(x.dtype)
 

@@ -85,7 +85,7 @@ def _latest(flags, values):
 
 def conflator_bigrams(
     x: Float[Array, 'B rows D'],
-    kernel: Float[Array, '2*D D'],
+    kernel: Float[Array, 'twoD D'],
     first: Bool[Array, '#B L'] | None = None,
 ) -> Float[Array, 'B L D']:
     """`y_i = [x_{i-1}; x_i] W_b`, in the dtype of `x`, whose first row precedes the sequence.

@@ -27,7 +27,7 @@ def supplied_ids(
     ids: Ids,
     ends: Int[np.ndarray, ' B'],
     width: int,
-    coupled: Callable[..., Int[np.ndarray, 'B W *P']],
+    coupled: Callable[..., Int[np.ndarray, 'B W *P']] | None,
 ) -> Int[np.ndarray, 'B W *P'] | None:
     """The positions that a task supplies for its sequences `$prompt=answer$`; None for 'none'.
 
@@ -35,7 +35,7 @@ def supplied_ids(
       ids: 'none', 'plain' (see `plain_ids`) or 'coupled'.
       ends: number of tokens of each row, both `$` included.
       width: length of the result.
-      coupled: function of `width` that returns the coupled ids.
+      coupled: function of `width` that returns the coupled ids; needed for 'coupled' only.
 
     Example:
       >>> supplied_ids('plain', np.array([4, 5]), 6, coupled=None).tolist()

@@ -185,7 +185,7 @@ def length_range(length: Length, shortest: int, what: str) -> tuple[int, int]:
 
 
 def join_ragged(
-    pieces: list[tuple[Int[np.ndarray, 'B _'], Int[np.ndarray, ' B']]], width: int, fill: int
+    pieces: list[tuple[Int[np.ndarray, '#B _'], Int[np.ndarray, ' B']]], width: int, fill: int
 ) -> tuple[Int[np.ndarray, 'B W'], Int[np.ndarray, ' B']]:
     """Writes pieces of different lengths one after the other into rows.
 

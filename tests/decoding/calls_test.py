@@ -2,6 +2,7 @@
 bias.
 """
 
+import inspect
 import os
 import sys
 
@@ -20,10 +21,10 @@ PACKAGE = os.path.dirname(pj.__file__) + os.sep
 
 def functions_up_to(target, call) -> list[str]:
     """The named functions of the package on the stack where `target` is first called, each once."""
-    found = []
+    found, wanted = [], inspect.unwrap(target).__code__
 
     def look(frame, event, _):
-        if event == 'call' and frame.f_code is target.__code__ and not found:
+        if event == 'call' and frame.f_code is wanted and not found:
             while frame is not None:
                 code = frame.f_code
                 if code.co_filename.startswith(PACKAGE) and '<' not in code.co_qualname:

@@ -77,18 +77,18 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
     new = np.asarray(generate(model, jnp.asarray(ids[None]), max_new_tokens=NEW, temperature=0.0))[
         0, len(ids) :
     ].tolist()
-    assert continue_text(str(path), [prompt], tokens=NEW) == [[task.decode(new)]]
+    assert continue_text(str(path), [prompt], tokens=NEW) == [[task.decode(np.array(new))]]
     file = path / 'config.json'
     config = json.loads(file.read_text())
     for ends in (new[2], [new[2], new[3]]):
         file.write_text(json.dumps({**config, 'eos_token_id': ends}))
         assert continue_text(str(path), [prompt], tokens=NEW) == [
-            [task.decode(new[: new.index(new[2])])]
+            [task.decode(np.array(new[: new.index(new[2])]))]
         ]
     generation = path / 'generation_config.json'
     generation.write_text(json.dumps({'eos_token_id': new[4]}))  # goes before that of the config
     assert continue_text(str(path), [prompt], tokens=NEW) == [
-        [task.decode(new[: new.index(new[4])])]
+        [task.decode(np.array(new[: new.index(new[4])]))]
     ]
     generation.unlink()
     file.write_text(json.dumps(config))

@@ -122,7 +122,7 @@ def test_a_far_key_has_the_logit_of_the_ceiling(part):
         pj.Tokens.of(positions=[[i]]),
         pj.Tokens.of(positions=[[j]]),
         True,
-        e.init_carry(None, None),
+        e.init_carry(jnp.ones((1, 2, 1, WIDTH)), pj.Tokens.of(positions=[[i]])),
     )[0]
     for i, j in ((3, 0), (4, 0), (11, 0)):
         np.testing.assert_allclose(

@@ -38,7 +38,7 @@ def test_no_angle_beyond_those_of_the_trained_length():
 def test_extrapolation_bound_of_the_paper():
     theta = rope_frequencies(128, 10000.0)
     np.testing.assert_allclose(
-        extrapolation_bound(GOLDEN['distance'], theta), GOLDEN['bound_over_d'], atol=6e-4
+        extrapolation_bound(np.array(GOLDEN['distance']), theta), GOLDEN['bound_over_d'], atol=6e-4
     )
     bound = extrapolation_bound(np.arange(1, 4001), theta)
     for reach in (2048, 4000):

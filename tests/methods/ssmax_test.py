@@ -22,8 +22,9 @@ ONES = jnp.ones((1, N, 5, 5))
 
 def scored(spec, tok, s=ONES, **options):
     encoding = pj.make(spec, heads=N, head_dim=H, **options)
-    *_, tq, tk = encoding.project(*[jnp.zeros((1, tok.length, N, H))] * 3, tok, tok)
-    return np.asarray(encoding.score(s, tq, tk, None, encoding.init_carry(None, tq))[0])
+    q, *_, tq, tk = encoding.project(*[jnp.zeros((1, tok.length, N, H))] * 3, tok, tok)
+    carry = encoding.init_carry(q.swapaxes(1, 2), tq)
+    return np.asarray(encoding.score(s, tq, tk, None, carry)[0])
 
 
 def test_the_factor():
