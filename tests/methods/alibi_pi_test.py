@@ -95,14 +95,17 @@ def test_real_tokens_of_a_document_are_counted():
         np.testing.assert_allclose(bias[:, 1:12], plain[:, 1:12] / scale, rtol=1e-6)
 
 
+read, step = jax.jit(prefill), jax.jit(decode_step)
+
+
 def decoded(model, tokens, prompt):
     tok = pj.Tokens.of(length=tokens.shape[1])
-    logits, cache = prefill(model, init_cache(model, tok), tokens[:, :prompt])
-    rows = [logits]
+    logits, cache = read(model, init_cache(model, tok), tokens[:, :prompt])
+    rows = [*np.moveaxis(np.asarray(logits), 1, 0)]
     for t in range(prompt, tokens.shape[1]):
-        step, cache = decode_step(model, cache, tokens[:, t])
-        rows.append(step[:, None])
-    return np.asarray(jnp.concatenate(rows, axis=1))
+        logits, cache = step(model, cache, tokens[:, t])
+        rows.append(logits)
+    return np.stack(rows, axis=1)
 
 
 @pytest.mark.parametrize(

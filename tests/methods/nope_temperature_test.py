@@ -125,10 +125,12 @@ def test_decoding_with_the_curve_is_the_whole_pass():
     spec = 'nope_temperature(1.2, slope=0.5)'
     cfg = TransformerConfig(vocab_size=11, train_len=4, layers=2, width=32, heads=4, encoding=spec)
     model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 11
-    _, cache = prefill(model, init_cache(model, pj.Tokens.of(length=12)), tokens[:, :3])
+    empty, step = init_cache(model, pj.Tokens.of(length=12)), jax.jit(decode_step)
+    _, cache = jax.jit(prefill)(model, empty, tokens[:, :3])
     for t in range(3, 12):
-        last, cache = decode_step(model, cache, tokens[:, t])
-    np.testing.assert_allclose(last, model(tokens)[:, -1], atol=2e-5)
+        last, cache = step(model, cache, tokens[:, t])
+    whole = jax.jit(lambda model: model(tokens))(model)
+    np.testing.assert_allclose(last, whole[:, -1], atol=2e-5)
 
 
 def test_trained_temperatures_stay_at_one_or_more_and_can_come_back():
