@@ -36,7 +36,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-from tests import array_types  # noqa: E402
+from tests import array_types, ir_context  # noqa: E402
 
 # While the tests run, the array shapes and dtypes in the annotations of these folders are checked
 # at every call. `array_types` has the rules. A new folder is added here.
@@ -65,10 +65,11 @@ pytest.raises = array_types.unchecked(pytest.raises)
 
 from tests.toys import toys  # noqa: E402, F401
 
+ir_context.share()
 gc.set_threshold(
     50_000, 20, 20
 )  # a collection visits all objects of JAX too: 7 % of the time with Python's default thresholds
-_TESTS_PER_CACHE = 400
+_TESTS_PER_CACHE = 800
 _DONE = pytest.StashKey[int]()
 
 
