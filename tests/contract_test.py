@@ -226,11 +226,9 @@ COTANGENT = np.asarray(draw(9, ROWS, LENGTH, HEADS, WIDTH))
 class Layer:
     """An example, with random weights and input, and its compiled functions, each traced once."""
 
-    def __init__(self, entry, causal=False):
+    def __init__(self, entry):
         self.entry, self.card, self.promises = entry, entry.card, entry.card.promises
         self.encoding = make(entry)
-        if causal:  # for examples that let queries see later keys
-            self.encoding = pj.chain(self.encoding, Causal())
         self.graphdef, self.state = nnx.split(self.encoding)
         self.weights, self.x = (
             projections(GAIN.get(self.card.key, 2.0)),
@@ -615,15 +613,20 @@ def test_packing_and_padding_change_nothing(layer):
 @expensive
 def test_causality(layer):
     """With the causal mask, the gradients of earlier outputs by later inputs are exactly zero, and
-    a change of later inputs leaves earlier outputs exactly the same.
+    a change of later inputs leaves earlier outputs exactly the same. Masks that show later keys are
+    refused beside the causal mask.
     """
-    if 'decides_causality' in layer.encoding.traits and any(
-        name_of(part) in ('full', 'prefix') for part in parts_of(layer.encoding)
-    ):
-        layer = Layer(layer.entry, causal=True)
-    cut = 7
+    sees_later = 'sees_later' in layer.encoding.traits
+    cut = 1 if sees_later else 7
     early = np.where(np.arange(LENGTH)[:, None, None] < cut, COTANGENT, 0)
     gradient = layer.gradients(BLOCKS[0], tokens(), early)[1][2]
+    if sees_later:
+        assert np.abs(gradient[:, cut:]).max() > DIFFERENT
+        with pytest.raises(
+            SpecError, match=r'causal hides later keys and \w+ shows them: leave one out'
+        ):
+            pj.chain(layer.encoding, Causal())
+        return
     assert not np.asarray(gradient[:, cut:]).any()
     assert np.abs(gradient[:, :cut]).max() > DIFFERENT
     later = layer.x.at[:, cut:].set(-5.0)

@@ -7,8 +7,7 @@ from flax import nnx
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import make
-from posenc_jax.core.composite import parts_of
-from posenc_jax.core.conflicts import chain
+from posenc_jax.core.composite import ChainedEncoding, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.model.block import Block
 from posenc_jax.model.change_parts import STEM_DOORS, Link
@@ -49,7 +48,7 @@ def assemble(
             name = str(node), seen.count(str(node))
             chain_links += [shared_link((*name, i), part) for i, part in enumerate(parts)]
         # The masks that a decoder or an encoder adds.
-        for mask in parts_of(make(chain(*given), causal=cfg.causal))[len(given) :]:
+        for mask in parts_of(make(ChainedEncoding(given), causal=cfg.causal))[len(given) :]:
             chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
         blocks.append(_stacked_block(cfg, own, rngs))
         links.append(tuple(chain_links))

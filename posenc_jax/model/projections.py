@@ -103,9 +103,8 @@ class Projections(nnx.Module):
         self.b_out = zeros((width,), ('width',), stack=stack) if bias == 'all' else None
         self.width, self.sizes = width, (heads, kv_heads, head_dim)
         self.rows_in = self.rows_out = None
-        self.adapters = None
-        if rank:
-            self.adapters = nnx.Dict()
+        self.adapters = nnx.Dict() if rank else None
+        if self.adapters is not None:
             for name, w in (('q', self.w_q), ('k', self.w_k), ('v', self.w_v), ('out', self.w_out)):
                 self.adapters[name] = Adapter(w, 2 if name == 'out' else 1, rank, alpha, rngs=rngs)
 
