@@ -36,7 +36,7 @@ def test_the_curve():
 @pytest.mark.parametrize('start', [0, 10**6, 2**30])
 def test_it_is_that_of_the_distance_anywhere(start):
     distances = np.array([0, 1, 7, 300, 5000])
-    near = dict(rtol=1e-6, atol=2e-5)  # sums of 64 cosines in float32
+    near = dict(atol=3e-5)  # four last bits of 64 in float32, the sum from which 64 is subtracted
     np.testing.assert_allclose(curve(distances, start=start), exact(distances), **near)
     np.testing.assert_allclose(curve(-distances, start=start), exact(distances), **near)
 
