@@ -38,29 +38,9 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 from tests import array_types, ir_context  # noqa: E402
 
-# While the tests run, the array shapes and dtypes in the annotations of these folders are checked
-# at every call. `array_types` has the rules. A new folder is added here.
-CHECKED = (
-    'mask',
-    'core',
-    'embedding',
-    'positions',
-    'collect',
-    'rotation',
-    'logits',
-    'extension',
-    'mixers',
-    'model',
-    'decoding',
-    'conversion',
-    'analysis',
-    'evaluation',
-    'training',
-    'tasks',
-    'search',
-    'run',
-)
-install_import_hook([f'posenc_jax.{folder}' for folder in CHECKED], f'{array_types.__name__}.check')
+# While the tests run, the array shapes and dtypes in annotations are checked at every call.
+# `array_types` has the rules.
+install_import_hook('posenc_jax', f'{array_types.__name__}.check')
 pytest.raises = array_types.unchecked(pytest.raises)
 
 from tests.toys import toys  # noqa: E402, F401

@@ -4,7 +4,7 @@ from flax import nnx
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.checks import is_size
-from posenc_jax.core.composite import parts_of
+from posenc_jax.core.composite import ChainedEncoding, parts_of
 from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.masks import Causal, Document, Full
@@ -54,7 +54,7 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
         for part in parts:
             if not causal and hasattr(part, 'card') and part.card.causal_only:
                 raise SpecError(f'{part.card.key} is defined for causal attention only')
-        traits = frozenset().union(*(part.traits for part in parts))
+        traits = ChainedEncoding(parts).traits
         if 'decides_causality' not in traits:
             parts.append(Causal() if causal else Full())
         if 'decides_segments' not in traits:

@@ -147,6 +147,7 @@ def scored(runs: Iterable[RunResult], protocol: str) -> str:
 
 
 def between(counts: Iterable[int]) -> str:
+    """The smallest and the largest count as text: '512-4,096', or '32,768' if they are equal."""
     return '-'.join(f'{count:,}' for count in sorted({min(counts), max(counts)}))
 
 

@@ -32,7 +32,7 @@ def extended(model, spec: str, context: dict[str, Any]):
     context = {**model.cfg.context, **context}
     model = nnx.clone(model)
     shared, blocks, links, refused = list(model.shared), [], [], []
-    # Places of the period that share a part go on sharing it.
+    # Layer types that share a part go on sharing it.
     renewed: dict[tuple[Link, ...], list[Link]] = {}
 
     for layer_type, block in enumerate(model.blocks):
