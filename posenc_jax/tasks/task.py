@@ -1,12 +1,20 @@
-"""The task interface, its conventions for next-token batches, and deterministic batch pipelines.
+"""The task interface, its conventions for batches, and deterministic batch pipelines.
 
 A batch is a dict of arrays of shape [B, T]:
 
   tokens     int32, the input of the model
-  targets    int32, what the model must predict at each input token: usually the next token
+  targets    int32, what the model must predict at each input token, see `Task.predicts`;
+             [B, 1] if one class is predicted for the row
   loss_mask  float32, the weight of each target in the loss
   positions  int32, position ids, if the task supplies them; [B, T, P] if an id has P components
   segment    int32, the number of the packed document and 0 on padding, if documents are packed
+  valid      bool, False on padding, where a model that sees later tokens could read it
+
+Tasks of an encoder-decoder also have a source of another width S:
+
+  source            int32 [B, S], the input of the encoder
+  source_valid      bool [B, S], False on the padding of the source
+  source_positions  int32 [B, S] or [B, S, P], position ids of the source, if the task supplies them
 
 Padding is on the right and has loss mask 0, so no real token of a causal model reads it.
 """
@@ -16,7 +24,7 @@ import functools
 import operator
 import sys
 import zlib
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -32,16 +40,36 @@ Length = int | tuple[int, int]
 
 
 class Task(abc.ABC):
-    """A distribution over next-token batches, indexed by a task length.
+    """A distribution over batches, indexed by a task length.
 
     Subclasses are frozen dataclasses whose fields are the options of the task, registered with kind
     'task'. A task length is an int (exactly that length) or an inclusive range `(shortest,
     longest)` from which the length of every example is drawn. Some tasks take another task as an
     option and change its samples, for example `random_spaces(addition())`.
+
+    Class attributes:
+      predicts: what the target of an input token is: the 'next' token, which needs a causal model;
+        a token 'here', at the same place; or the 'class' of the whole row.
+      is_language: whether the task is text, read in windows.
     """
 
     spec_kind: ClassVar[str] = 'task'
     is_language: ClassVar[bool] = False
+    predicts: ClassVar[Literal['next', 'here', 'class']] = 'next'
+
+    @property
+    def output_size(self) -> int:
+        """Number of target ids; the ids of the inputs unless a task says otherwise."""
+        return self.vocab_size
+
+    @property
+    def source_size(self) -> int:
+        """Number of token ids of the source, or 0 where a batch has no source."""
+        return 0
+
+    def source_width(self, length: Length) -> int:
+        """The width S of the source of a batch of this task length, 0 where there is none."""
+        return 0
 
     @property
     def supplies_positions(self) -> bool:
@@ -118,6 +146,11 @@ class Task(abc.ABC):
 
 def _generated_batch(task, batch_size, length, seed, split, rows, index):
     batch = task.sample(batch_rng(seed, split, index), batch_size, length)
+    low, high = batch['targets'].min(initial=0), batch['targets'].max(initial=0)
+    if low < 0 or high >= task.output_size:
+        raise ValueError(
+            f'targets must lie in 0 .. {task.output_size - 1} (output_size), got {low} .. {high}'
+        )
     return {name: array[rows] for name, array in batch.items()}
 
 
