@@ -14,6 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError, quoted
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig
@@ -74,6 +75,8 @@ def resolve(config: ConfigDict) -> Plan:
     config = ConfigDict(config.to_dict(), convert_dict=True)
     check_numbers(config)
     for spec in (config.encoding, *config.pattern):
+        parse_layer(spec)
+    for spec in (config.cross, *filter(None, [config.source_encoding])):
         spec_language.parse(spec)
     if config.extend:
         spec_language.parse(config.extend, ('extension', 'frequencies'))

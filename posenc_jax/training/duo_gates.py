@@ -124,7 +124,7 @@ def mixed_hidden(
     mask = DuoAttention(sink, recent - 1, (), cfg.heads, cfg.kv_heads)
 
     def layer(x, number, layer_type, block):
-        mixer, here = model.mixer(layer_type, block), placed[layer_type]
+        mixer, here = model.attention(layer_type, block), placed[layer_type]
         encoding = mixer.encoding
         if encoding.opens('qkv'):
             raise ValueError(
