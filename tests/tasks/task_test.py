@@ -64,6 +64,8 @@ TASKS = {
     'segmented_text(source_len=64, prefix_len=6)': 16,
     'cream_text(factor=1, source_len=40)': 16,
     "code_text('pydoc_topics', units='paragraphs')": 16,
+    'masked_text()': 16,
+    'masked_text(rate=0.5)': (3, 12),
 }
 SOURCE = ('source', 'source_valid', 'source_positions')
 PIECES = ('segmented_text', 'cream_text')  # of text, with positions of their own
@@ -102,6 +104,8 @@ def test_shapes_types_and_token_range(spec):
     dtypes = {'loss_mask': np.float32, 'valid': np.bool_, 'source_valid': np.bool_}
     for name, array in batch.items():
         width = task.source_width(length) if name in SOURCE else task.width(length)
+        if task.predicts == 'class' and name in ('targets', 'loss_mask'):
+            width = 1
         inner = {'positions': components, 'source_positions': array.shape[2:]}.get(name, ())
         assert array.shape == (6, width, *inner), name
         assert array.dtype == dtypes.get(name, np.int32), name
@@ -110,7 +114,7 @@ def test_shapes_types_and_token_range(spec):
         if name in batch:
             assert batch[name].min() >= 0 and batch[name].max() < size, name
     assert (batch['loss_mask'].sum(axis=1) > 0).all()
-    if 'valid' in batch:
+    if 'valid' in batch and task.predicts != 'class':
         assert not batch['loss_mask'][~batch['valid']].any()
     assert isinstance(task.decode(batch['tokens'][0]), str)
 
@@ -238,7 +242,7 @@ def test_wrong_options_are_spec_errors(spec):
 
 
 @pytest.mark.parametrize('spec', ['random_spaces({})', 'any_order({})'])
-@pytest.mark.parametrize('inner', ['chomsky15("odds_first")'])
+@pytest.mark.parametrize('inner', ['chomsky15("odds_first")', 'masked_text()'])
 def test_what_changes_the_order_takes_tasks_of_next_tokens(spec, inner):
     with pytest.raises(SpecError, match='takes a task that predicts the next token'):
         make(spec.format(inner))
