@@ -64,6 +64,8 @@ TASKS = {
     'segmented_text(source_len=64, prefix_len=6)': 16,
     'cream_text(factor=1, source_len=40)': 16,
     "code_text('pydoc_topics', units='paragraphs')": 16,
+    'translation(words=16)': (1, 9),
+    'translation(alignments=True)': 8,
     'masked_text()': 16,
     'masked_text(rate=0.5)': (3, 12),
 }
@@ -242,7 +244,7 @@ def test_wrong_options_are_spec_errors(spec):
 
 
 @pytest.mark.parametrize('spec', ['random_spaces({})', 'any_order({})'])
-@pytest.mark.parametrize('inner', ['chomsky15("odds_first")', 'masked_text()'])
+@pytest.mark.parametrize('inner', ['chomsky15("odds_first")', 'masked_text()', 'translation()'])
 def test_what_changes_the_order_takes_tasks_of_next_tokens(spec, inner):
     with pytest.raises(SpecError, match='takes a task that predicts the next token'):
         make(spec.format(inner))
