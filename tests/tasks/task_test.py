@@ -66,6 +66,8 @@ TASKS = {
     "code_text('pydoc_topics', units='paragraphs')": 16,
     'translation(words=16)': (1, 9),
     'translation(alignments=True)': 8,
+    'tipa()': (1, 3),
+    'tipa(form="both", size=300)': 2,
     'masked_text()': 16,
     'masked_text(rate=0.5)': (3, 12),
 }
