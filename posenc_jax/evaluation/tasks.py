@@ -1,5 +1,7 @@
 """Exact match of algorithmic tasks at several lengths.
 
+Where a task predicts tokens at their own places, token accuracy is measured too.
+
 One forward pass suffices. Under teacher forcing every argmax is right exactly when greedy decoding
 gives the whole answer. This holds for causal models whose positions are not drawn anew at every
 step.
@@ -11,7 +13,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from posenc_jax.evaluation.measurement import Measurement, exact_match
+from posenc_jax.evaluation.measurement import Measurement, exact_match, token_accuracy
 from posenc_jax.evaluation.scoring import Scorer
 from posenc_jax.run.job import SEED
 from posenc_jax.run.reading import source_of, tokens_of
@@ -53,13 +55,13 @@ def evaluate_task(
         raise ValueError(f"eval.split is {split!r}; tasks are evaluated on 'validation' or 'test'")
     results = []
     for length in lengths:
-        for depth in depths or (None,):
-            own = task if depth is None else dataclasses.replace(task, depth=float(depth))
+        for depth in map(float, depths) if depths else (None,):
+            own = task if depth is None else dataclasses.replace(task, depth=depth)
             batch = own.dataset(length=length, batch_size=samples, seed=SEED, split=split)[0]
             found = score_rows(score, batch, rows(batch['tokens'].shape[1]), key)
-            results.append(
-                exact_match(length, *found, depth=None if depth is None else float(depth))
-            )
+            results.append(exact_match(length, *found, depth))
+            if task.predicts == 'here':
+                results.append(token_accuracy(length, *found, depth))
     return results
 
 
