@@ -67,24 +67,23 @@ def seqpe_edited(key: Array, digits: Int[Array, 'm']) -> Int[Array, 'm']:
       >>> seqpe_edited(jax.random.key(0), jnp.array([0, 0, 1, 2, 3])).shape
       (5,)
     """
-    at = jnp.arange(digits.shape[0])
-
-    def edit(number, carry):
-        digits, key = carry
-        key, of_kind, of_places, of_digit = jax.random.split(key, 4)
-        i, j = jax.random.randint(of_places, (2,), 0, digits.shape[0])
-        new = jax.random.randint(of_digit, (), 0, 10)
+    at, count = jnp.arange(digits.shape[0]), digits.shape[0]
+    # All numbers at once, since every draw takes long to compile.
+    drawn = jax.random.randint(key, (13,), 0, 2**31 - 1)
+    for number in range(3):
+        kind, i, j, new = (n % size for n, size in zip(drawn[4 * number :], (4, count, count, 10)))
         replaced = digits.at[i].set(new)
-        choices = (
-            jnp.where(at < i, jnp.roll(digits, -1), replaced),
-            jnp.where(at <= i, jnp.roll(digits, 1).at[0].set(0), digits),
-            replaced,
+        edited = jnp.select(
+            [kind == 0, kind == 1, kind == 2],
+            [
+                jnp.where(at < i, jnp.roll(digits, -1), replaced),
+                jnp.where(at <= i, jnp.roll(digits, 1).at[0].set(0), digits),
+                replaced,
+            ],
             digits.at[i].set(digits[j]).at[j].set(digits[i]),
         )
-        return jnp.stack(choices)[jax.random.randint(of_kind, (), 0, 4)], key
-
-    key, of_count = jax.random.split(key)
-    return jax.lax.fori_loop(0, jax.random.randint(of_count, (), 1, 4), edit, (digits, key))[0]
+        digits = jnp.where(number <= drawn[12] % 3, edited, digits)
+    return digits
 
 
 def seqpe_distances(a: Int[Array, '*#B P'], b: Int[Array, '*#B P']) -> Float[Array, '*B']:
