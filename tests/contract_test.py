@@ -48,6 +48,7 @@ OPTIONS = {
         'self_extend(encoding=rope(), group=None, local=4)',
         dict(relative=True),
     ),
+    'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
         'sigma_gpt(max_len=128, table="sinusoid")',

@@ -125,6 +125,12 @@ class Composite(Encoding):
             k = part.update_keys(k, tk, new)
         return k
 
+    def auxiliary_loss(self, x, tok, *, key):
+        loss = super().auxiliary_loss(x, tok, key=key)
+        for number, part in enumerate(self.children):
+            loss += part.auxiliary_loss(x, tok, key=jax.random.fold_in(key, number))
+        return loss
+
 
 class Wrapper(Composite):
     """A composite of one encoding, `self.encoding`; it overrides the doors that it changes."""

@@ -9,15 +9,16 @@ batch shares it.
 The token stage (`place`, `embed`, `qkv`, `project`, `merge`) sees whole sequences in the layout
 [B, L, heads, H]. The pair stage (`init_carry`, `match`, `score`, `mask`, `collect`) sees one block
 of queries and one block of keys, heads first: q [B, N, T, H], k and v [B, K, S, H], logits
-[B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...]. Two hooks
-are optional: `fast_path` evaluates the whole pair stage at once where it can, and `update_keys`
-rewrites cached keys.
+[B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...]. Three hooks
+are optional: `fast_path` evaluates the whole pair stage at once where it can, `update_keys`
+rewrites cached keys, and `auxiliary_loss` is a term that training adds to the loss of the task.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -43,7 +44,7 @@ DOORS = (
     'merge',
 )
 TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')  # `merge` comes with `qkv`
-HOOKS = ('fast_path', 'update_keys')
+HOOKS = ('fast_path', 'update_keys', 'auxiliary_loss')
 
 # Facts that an encoding may state about itself. `conflicts` says which exclude each other.
 TRAITS = {
@@ -205,6 +206,20 @@ class Encoding(nnx.Module):
     ) -> Float[Array, 'B K S H']:
         """Rewrites cached keys for one new token (`new` has length 1)."""
         return k
+
+    def auxiliary_loss(
+        self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array
+    ) -> Float[Array, '']:
+        """A term that training adds to the loss of the task, with its weight; float32.
+
+        An encoding that opens this hook exists once in a model.
+
+        Args:
+          x: token vectors before any `embed`.
+          tok: the placed tokens, as `embed` gets them.
+          key: the key that `place` got, so that both can make the same draws.
+        """
+        return jnp.zeros((), jnp.float32)
 
     # Derived from the above.
 

@@ -47,7 +47,8 @@ class PerHead(Composite):
 
     Raises:
       ValueError: n outside 1 .. N-1, or no such multiple; an encoding that opens `place`, `embed`,
-        `qkv`, `merge` or `update_keys`, that mixes heads, or whose keys are not cached as encoded;
+        `qkv`, `merge`, `update_keys` or `auxiliary_loss`, that mixes heads, or whose keys are not
+        cached as encoded;
         chains that disagree on whether they decide which later keys or documents are seen.
 
     Reference: this library.
@@ -82,7 +83,7 @@ class PerHead(Composite):
                 f'use {min(nearest, heads - group)}'
             )
         for part in (*parts_of(first), *parts_of(second)):
-            for door in ('place', 'embed', 'qkv', 'merge', 'update_keys'):
+            for door in ('place', 'embed', 'qkv', 'merge', 'update_keys', 'auxiliary_loss'):
                 if part.opens(door):
                     raise ValueError(
                         f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it '

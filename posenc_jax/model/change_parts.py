@@ -14,7 +14,8 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extend
 
-STEM_DOORS = ('place', 'embed')
+# An encoding that opens one of these exists once in a model.
+STEM_DOORS = ('place', 'embed', 'auxiliary_loss')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,27 +128,53 @@ class LayerStack(nnx.Module):
                 f'token ids lie in 0 .. {self.cfg.vocab_size - 1} (vocab_size), got {low} .. {high}'
             )
 
-    def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
-        """Token vectors of about unit variance, changed once by the `embed` of every shared part.
+    def vectors(self, tokens: Int[Array, 'B T'], tok: Tokens) -> Float[Array, 'B T D']:
+        """Token vectors of about unit variance, before the `embed` of any part.
 
         Raises:
           ValueError: ids outside the vocabulary, except those of padding. Traced ids outside it
             give NaN.
         """
-        valid = placed[0].valid
-        tokens = tokens if valid is None else jnp.where(valid, tokens, 0)
+        tokens = tokens if tok.valid is None else jnp.where(tok.valid, tokens, 0)
         self.check_ids(tokens)
         x = lookup_rows(self.embedding[...], tokens) * self.cfg.embedding_scale
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
-        done = set()
+        return x if self.embedding_norm is None else self.embedding_norm(x)
+
+    def once(self, placed: tuple[Tokens, ...]) -> list[tuple[int, Encoding, Tokens]]:
+        """The number of every shared part, the part, and its tokens in the first layer type that
+        has it.
+        """
+        found = {}
         for layer_type, tok in enumerate(placed):
             for number, part in self.stem(layer_type):
-                if number not in done:
-                    x = part.embed(x, tok)
-                    done.add(number)
+                found.setdefault(number, (number, part, tok))
+        return list(found.values())
+
+    def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
+        """`vectors`, changed once by the `embed` of every shared part; the same errors."""
+        x = self.vectors(tokens, placed[0])
+        for _, part, tok in self.once(placed):
+            x = part.embed(x, tok)
         return x
+
+    @property
+    def opens_auxiliary_loss(self) -> bool:
+        """Whether some encoding adds a term to the loss of training."""
+        return any(part.opens('auxiliary_loss') for part in self.shared)
+
+    def auxiliary_loss(
+        self, tokens: Int[Array, 'B T'], tok: Tokens, key: Array
+    ) -> Float[Array, '']:
+        """The sum of the terms that the encodings add to the loss of training. Arguments as for
+        `hidden`, in which `place` of every part gets the key that its term gets here.
+        """
+        place_key = jax.random.split(key, 3)[0]
+        placed = self.place(tok, tokens, key=place_key)
+        x, loss = self.vectors(tokens, placed[0]), jnp.zeros((), jnp.float32)
+        for number, part, own in self.once(placed):
+            loss += part.auxiliary_loss(x, own, key=jax.random.fold_in(place_key, number))
+        return loss
 
     def hidden(
         self,
