@@ -1,0 +1,1 @@
+"""Codes of the nodes and edges of a graph."""
