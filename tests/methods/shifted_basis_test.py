@@ -169,6 +169,24 @@ def test_rank_and_distance_trade_off():
     assert narrow[3] < 0.01 and wide[3] > 0.6 and (np.diff(wide[:16]) < 0).all()
 
 
+def test_a_picture_is_best_restored_at_a_middle_scale():
+    """The trade-off of the paper: narrow bumps do not reach the pixels between those they were
+    fitted to, and wide ones cannot hold what they were fitted to.
+    """
+    x = np.arange(32) / 32
+    picture = np.sin(9 * x[:, None]) * np.cos(7 * x) + np.hypot(x[:, None] - 0.4, x - 0.6)
+
+    def errors(scale):
+        psi = np.asarray(shifted_basis(jnp.asarray(x), 'gaussian', 64, scale), np.float64)
+        w = separable_fit(psi[::2], psi[::2], picture[::2, ::2])
+        off = psi @ w @ psi.T - picture
+        return np.abs(off[::2, ::2]).max(), np.sqrt((off**2).mean())
+
+    (fit, narrow), (exact, middle), (poor, wide) = (errors(s) for s in (0.004, 0.1, 1.0))
+    assert fit < 1e-6 and exact < 1e-6 and poor > 1e-3
+    assert middle < narrow / 20 and middle < wide / 5
+
+
 def test_distance_preservation_of_waves_by_hand():
     found = distance_preservation(features('basic', 1.0))
     np.testing.assert_allclose(found, np.cos(2 * np.pi * np.arange(N) / N) * D / 2, atol=1e-3)
