@@ -139,6 +139,43 @@ def test_two_components_do_not_hear_each_other():
     np.testing.assert_array_equal(other[:3], layer(h, order, near)[:3])
 
 
+def accuracy(feature):
+    """Of a field whose label is the kind of that of its two neighbours which is read first."""
+    rng = np.random.default_rng(3)
+    forms, near = 200, jnp.asarray(np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0]], bool))
+    kind = rng.integers(0, 2, forms)  # of the first neighbour; the second is of the other kind
+    h = np.zeros((forms, 3, 4), np.float32)
+    h[:, 0, 2] = 1
+    h[np.arange(forms), 1, kind] = h[np.arange(forms), 2, 1 - kind] = 1
+    order = jnp.asarray(rng.permuted(np.tile(np.arange(3), (forms, 1)), axis=1))
+    label = jnp.asarray(np.where(order[:, 1] < order[:, 2], kind, 1 - kind))
+    layer = ReadingOrderConvolution(4, 6, feature=feature, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(layer)
+    read = jax.random.normal(jax.random.key(1), (4, 2))
+
+    def logits(state, h, order):
+        layer = nnx.merge(graphdef, state)
+        return jax.vmap(lambda h, r: layer(h, r, near)[0])(h, order) @ read
+
+    def loss(state):
+        log_p = jax.nn.log_softmax(logits(state, jnp.asarray(h[:100]), order[:100]))
+        return -jnp.take_along_axis(log_p, label[:100, None], axis=1).mean()
+
+    step = lambda state, _: (
+        jax.tree.map(lambda a, g: a - 0.5 * g, state, jax.grad(loss)(state)),
+        0,
+    )
+    state, _ = jax.jit(lambda s: jax.lax.scan(step, s, length=300))(state)
+    found = logits(state, jnp.asarray(h[100:]), order[100:]).argmax(-1)
+    return float((found == label[100:]).mean())
+
+
+@pytest.mark.full
+def test_forms_whose_labels_depend_on_who_is_read_first():
+    assert accuracy('sinusoid') > 0.95
+    assert accuracy('none') < 0.65
+
+
 def test_wrong_values_are_refused():
     with pytest.raises(SpecError, match="did you mean 'first'"):
         codes(origin='fist')
