@@ -128,8 +128,24 @@ class Candidates(Encoding):
         )
 
 
+class Images(Encoding):
+    """Gives tokens positions of two images of two rows and five columns, again and again. The
+    components are the image, the row and the column.
+    """
+
+    def place(self, tok, *, key=None):
+        parts = tok.pos // 10 % 2, tok.pos // 5 % 2, tok.pos % 5
+        return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
+
+
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
-PLACED = {'bipe': Sentences, 'conflator': Alternating, 'papeft': Located, 'uni_encoder': Candidates}
+PLACED = {
+    'bipe': Sentences,
+    'conflator': Alternating,
+    'image_shift': Images,
+    'papeft': Located,
+    'uni_encoder': Candidates,
+}
 
 
 def make(entry, *, seed=0, causal=True):
