@@ -54,6 +54,7 @@ OPTIONS = {
         dict(needs_training=False),
     ),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
+    'xlpe': ('encoding', 'xlpe(level="head")', dict(needs_training=False)),
     'yarn': (
         'frequencies',
         'rope(freqs=yarn(dynamic=True, train_len=8))',
@@ -127,8 +128,24 @@ class Candidates(Encoding):
         )
 
 
+class Reordered(Encoding):
+    """Gives tokens positions of a source whose translation swaps every two words. The components
+    are the position and the place in the order of the translation.
+    """
+
+    def place(self, tok, *, key=None):
+        swapped = jnp.broadcast_to(tok.pos + 1 - 2 * (tok.rank % 2), tok.pos.shape)
+        return dataclasses.replace(tok, pos=jnp.stack([tok.pos, swapped], axis=-1))
+
+
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
-PLACED = {'bipe': Sentences, 'conflator': Alternating, 'papeft': Located, 'uni_encoder': Candidates}
+PLACED = {
+    'bipe': Sentences,
+    'conflator': Alternating,
+    'papeft': Located,
+    'uni_encoder': Candidates,
+    'xlpe': Reordered,
+}
 
 
 def make(entry, *, seed=0, causal=True):

@@ -12,4 +12,5 @@ from posenc_jax.positions import (
     segmented_sequences,
     uni_encoder,
     v2pe,
+    xlpe,
 )
