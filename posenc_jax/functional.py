@@ -42,6 +42,7 @@ from posenc_jax.decoding.parallel_context_entropy import (
     select_pieces,
 )
 from posenc_jax.decoding.pie import pie_keys
+from posenc_jax.embedding.dpe import order_loss
 from posenc_jax.embedding.learnable_fourier import (
     learnable_fourier_features,
     learnable_fourier_network,
@@ -246,6 +247,7 @@ __all__ = [
     'nope_temperature_curve',
     'ntk_aware_base',
     'order_from_alignment',
+    'order_loss',
     'p_rope_frequencies',
     'pair_normals',
     'path_directions',

@@ -37,6 +37,7 @@ from posenc_jax.rotation.rope import rope_frequencies, rotate
 OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
+    'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'nope_temperature': (
         'encoding',
@@ -166,8 +167,9 @@ def draw(seed, *shape):
 
 # Scale of the projections, 2 unless given here. The phases of tapa are products of queries and
 # keys: at a gain of 2 they reach 23 turns, and the last bit of q then changes the result by 1e-4.
-# With the changed W_b of conflator, bigram vectors are three times as long as token vectors.
-GAIN = {'tapa': 1.0, 'conflator': 1.0}
+# With the changed W_b of conflator, bigram vectors are three times as long as token vectors. The
+# layers of dpe with their changed weights enlarge a rounding error before the attention does.
+GAIN = {'tapa': 1.0, 'conflator': 1.0, 'dpe': 1.0}
 
 READ_NO_QUERIES = {'positional_attention'}
 
