@@ -86,7 +86,7 @@ def capture_encodings(
     placed = model.place(tok, tokens)
 
     def layer(x, number, layer_type, block):
-        mixer, seen, own = model.mixer(layer_type, block), [], placed[layer_type]
+        mixer, seen, own = model.attention(layer_type, block), [], placed[layer_type]
 
         def mix(h):
             (q, k, v), rows = mixer.inputs(h, own)

@@ -44,13 +44,14 @@ def nope_deep_lm(
     the paper, which compares perplexities: the measure is ours.
 
     Args:
-      model: with any encodings; one that reads ids places the permuted tokens anew.
+      model: a decoder or encoder with any encodings; one that reads ids places the permuted tokens
+        anew.
       tokens: token ids, at least three in a row.
       orders: number of permutations.
       seed: draws them.
 
     Raises:
-      ValueError: fewer than three tokens, no permutation.
+      ValueError: fewer than three tokens, no permutation, a model that reads a source.
 
     Reference: Irie, Zeyer, Schlüter, Ney, arXiv 1905.04226.
 
@@ -91,7 +92,8 @@ def _read(graphdef, state, tokens):
     placed = model.place(Tokens.of(length=tokens.shape[1]), tokens)
 
     def layer(x, number, layer_type, block):
-        x = block(x, placed[layer_type], model.encoding(layer_type, block))
+        encoding = None if block.own_mixer is not None else model.encoding(layer_type, block)
+        x = block(x, placed[layer_type], encoding)
         return x, x[:, -1]
 
     _, outs = model.scan_layers(layer, model.embed(tokens, placed))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from posenc_jax.core.registry import NAMED_ONLY, Card, Entry, Kind, SpecError, entries
 from posenc_jax.core.spec import Chain, Node, parse
 
-KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', *NAMED_ONLY)
+KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', 'mixer', *NAMED_ONLY)
 COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
 PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 

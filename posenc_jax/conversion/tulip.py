@@ -17,6 +17,7 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.checks import check_factor, check_train_len
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
@@ -201,7 +202,7 @@ def swap(
         raise ValueError(
             f'tulip puts a relative encoding in the place of absolute positions, got {wrong[0]}'
         )
-    chains = [spec_language.parse(one).nodes for one in model.cfg.specs]
+    chains = [parse_layer(one).nodes for one in model.cfg.specs]
     if not any(map(_is_absolute, sum(chains, ()))):
         found = ', '.join(' | '.join(node.entry.key for node in nodes) for nodes in chains)
         raise ValueError(

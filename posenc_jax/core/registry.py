@@ -1,10 +1,10 @@
 """The registry of everything that has a key, with its Card.
 
-Spec strings build the kinds `encoding`, `frequencies`, `extension` and `task`. Four more kinds are
-registered only to be listed and cited: `mixer` (layers without the common attention), `cache`
-(methods that edit or read a decode cache), `conversion` (methods that make another model from a
-model) and `analysis`. A key may exist once in every kind: `yarn` is a frequency rule, and also an
-extension that gives this rule to a rotary encoding.
+Spec strings build the kinds `encoding`, `frequencies`, `extension`, `task` and, as layers of a
+model, `mixer` (layers without the common attention). Three more kinds are registered only to be
+listed and cited: `cache` (methods that edit or read a decode cache), `conversion` (methods that
+make another model from a model) and `analysis`. A key may exist once in every kind: `yarn` is a
+frequency rule, and also an extension that gives this rule to a rotary encoding.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-NAMED_ONLY = ('mixer', 'cache', 'conversion', 'analysis')
+NAMED_ONLY = ('cache', 'conversion', 'analysis')
 Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
 Kind = Literal[
     'encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis'
@@ -102,13 +102,18 @@ class Entry:
     card: Card | None
 
     @property
+    def is_layer(self) -> bool:
+        """Whether a layer of a model can be made of it: an encoding, or a mixer that is a layer."""
+        return getattr(self.build, 'spec_kind', None) in ('encoding', 'mixer')
+
+    @property
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The arguments of a call in a spec string, in order; none if spec strings do not build
         this kind.
 
         Read from `__init__`, since the metaclass of NNX modules hides it.
         """
-        if self.kind in NAMED_ONLY:
+        if self.kind in NAMED_ONLY or (self.kind == 'mixer' and not self.is_layer):
             return {}
         target = self.build.__init__ if inspect.isclass(self.build) else self.build
         return {

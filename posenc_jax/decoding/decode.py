@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from numbers import Integral
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import cache as caching
 from posenc_jax.model.block import Block
 from posenc_jax.model.cache import Cache, LayerCache
+from posenc_jax.model.cross import DecoderState, Source
+from posenc_jax.model.recurrent_mixer import MixerState
 from posenc_jax.model.transformer import Transformer
 
 
-def init_cache(model: Transformer, tok: Tokens) -> Cache:
+def init_cache(model: Transformer, tok: Tokens, source: Source | None = None) -> Cache:
     """An empty cache for the tokens `tok`, which fill the whole capacity: the prompts and all
     tokens to come.
 
@@ -23,8 +26,14 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
     prompts and with every later token. This costs O(capacity) integer operations a step and does
     not change the positions of earlier tokens.
 
+    Args:
+      model: a decoder, or an encoder-decoder.
+      tok: the tokens.
+      source: the result of `model.encoded`, for an encoder-decoder.
+
     Raises:
-      ValueError: the model is an encoder, or has an encoding that no cache can serve.
+      ValueError: the model is an encoder, has an encoding that no cache can serve, or has outputs
+        that are not tokens; a source is missing or not wanted.
 
     Example:
       >>> from flax import nnx
@@ -37,6 +46,12 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
     """
     if not model.cfg.causal:
         raise ValueError(f'generation needs a decoder, this model is of kind {model.cfg.kind!r}')
+    if model.cfg.pool or model.cfg.output_size > model.cfg.vocab_size:
+        raise ValueError(
+            f'generation reads what it predicts, but this model has {model.cfg.vocab_size} inputs '
+            f'and {model.cfg.output_size} outputs, pool={model.cfg.pool!r}'
+        )
+    model.check_source(source)
     for part in model.shared:
         caching.check_cached(part)
     unplaced = (
@@ -45,7 +60,9 @@ def init_cache(model: Transformer, tok: Tokens) -> Cache:
         else None
     )
     placed = model.place(tok if unplaced is None else unplaced)
-    return Cache(tokens=placed, cursor=jnp.zeros((), jnp.int32), layers=(), unplaced=unplaced)
+    return Cache(
+        tokens=placed, cursor=jnp.zeros((), jnp.int32), layers=(), unplaced=unplaced, source=source
+    )
 
 
 def read_ids(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cache:
@@ -94,7 +111,12 @@ def prefill(
     check_last(last, length)
     cache = read_ids(model, cache, prompts)
     x, layers = read(
-        model, tuple(tok.slice(0, length) for tok in cache.tokens), prompts, cache.capacity, length
+        model,
+        tuple(tok.slice(0, length) for tok in cache.tokens),
+        prompts,
+        cache.capacity,
+        length,
+        cache.source,
     )
     x = model.norm(x if last is None else x[:, length - last :])
     return model.logits(x), dataclasses.replace(
@@ -108,7 +130,8 @@ def read(
     tokens: Int[Array, 'B T'],
     capacity: int,
     count: int | Int[Array, ''],
-) -> tuple[Float[Array, 'B T D'], tuple[LayerCache, ...]]:
+    source: Source | None = None,
+) -> tuple[Float[Array, 'B T D'], tuple[Any, ...]]:
     """One pass over whole rows; returns the output of the last layer, before the final norm, and
     the filled cache of every layer.
 
@@ -117,6 +140,7 @@ def read(
       tokens: token ids; those from `count` on may be anything.
       capacity: slots of the cache, at least T.
       count: number of real tokens, at most T; may be traced.
+      source: what cross-attention reads. Then the caches are of `DecoderState`.
     """
 
     def layer(x, number, layer_type, block):
@@ -127,7 +151,10 @@ def read(
             remembered.append(own)
             return y
 
-        return block.around(x, mix), remembered[0]
+        if source is None:
+            return block.around(x, mix), remembered[0]
+        x = block.around(x, mix, lambda x: block.cross.whole(x, placed[layer_type], source))
+        return x, DecoderState(remembered[0], block.cross.start(source))
 
     x, stacked = model.scan_layers(layer, model.embed(tokens, placed))
     groups = model.cfg.layers // len(stacked)
@@ -160,7 +187,8 @@ def decode_step(
       ValueError: the cache has not been prefilled, or it is full (checked where the cursor is not
         traced).
     """
-    caching.check_layers(cache, LayerCache, 'decode_step', 'prefill')
+    kinds = (LayerCache, MixerState, DecoderState)
+    caching.check_layers(cache, kinds, 'decode_step', 'prefill')
     mix = lambda h, mixer, tok, own: mixer.step(h, tok, own, cache.cursor)
     return append(model, cache, tokens, mix, layers)
 
@@ -195,7 +223,12 @@ def append(
     cache = read_ids(model, cache, tokens[:, None])
     x = model.embed(tokens[:, None], tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens))
     of_type = lambda h, mixer, layer_type, own: mix(h, mixer, cache.tokens[layer_type], own)
-    x, appended = model.loop_layers(of_type, x, cache.layers, layers)
+
+    def cross(x, attention, layer_type, keys):
+        new = cache.tokens[layer_type].slice(cache.cursor, 1)
+        return attention.step(x, new, keys, cache.source.tok)
+
+    x, appended = model.loop_layers(of_type, x, cache.layers, layers, cross)
     return model.logits(model.norm(x))[:, 0], dataclasses.replace(
         cache, cursor=cache.cursor + 1, layers=appended
     )

@@ -69,7 +69,7 @@ def calibrate(
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
     def layer(x, number, layer_type, block):
-        mixer, here = _check_mixer(model.mixer(layer_type, block)), placed[layer_type]
+        mixer, here = _check_mixer(model.attention(layer_type, block)), placed[layer_type]
         q, k, _, tq, _ = mixer.projected(block.attention_norm(x), here)
         return block(x, here, mixer.encoding), label_channels(
             channel_scores(q, k, tq.valid), groups
@@ -109,7 +109,7 @@ def sparse_logits(
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
 
     def layer(x, number, layer_type, block):
-        mixer, here = _check_mixer(model.mixer(layer_type, block)), placed[layer_type]
+        mixer, here = _check_mixer(model.attention(layer_type, block)), placed[layer_type]
 
         def mix(h):
             q, k, v, tq, tk = mixer.projected(h, here)
@@ -327,7 +327,7 @@ class Sparse(Decoding):
             model.cfg.layers, model.cfg.heads, model.cfg.head_dim, self.channels, self.dense_layers
         )
         for layer_type, block in enumerate(model.blocks):
-            _check_mixer(model.mixer(layer_type, block))
+            _check_mixer(model.attention(layer_type, block))
 
     def prefill(self, model, empty, prompts):
         logits, cache = super().prefill(model, empty, prompts)

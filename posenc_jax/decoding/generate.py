@@ -17,6 +17,7 @@ from posenc_jax.decoding.recomputed import default_decoding
 from posenc_jax.decoding.sampling import sample
 from posenc_jax.model import cache as caching
 from posenc_jax.model.cache import Cache, LayerCache
+from posenc_jax.model.cross import Source
 from posenc_jax.model.transformer import Transformer
 
 
@@ -33,9 +34,9 @@ class _Plan:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _generate(plan: _Plan, state, prompts, tok, decoding, key):
+def _generate(plan: _Plan, state, prompts, tok, decoding, key, source):
     model = nnx.merge(plan.graphdef, state)
-    empty = init_cache(model, tok)
+    empty = init_cache(model, tok, source)
     logits, cache = decoding.prefill(model, empty, prompts)
     new = _continue(plan, model, decoding, empty, cache, logits[:, -1], key, prompts.dtype)
     return jnp.concatenate([prompts, new], axis=1)
@@ -200,11 +201,12 @@ def generate(
     eos: int | None = None,
     capacity: int | None = None,
     decoding: Decoding | None = None,
+    source: Source | None = None,
 ) -> Int[Array, 'B T+{max_new_tokens}']:
     """Continues prompts token by token; compiled once per shape and choice of arguments.
 
     Args:
-      model: a decoder.
+      model: a decoder, or an encoder-decoder.
       prompts: token ids; shorter prompts are padded on the left.
       max_new_tokens: how many tokens to add.
       valid: False for the padding of `prompts`; None where there is none.
@@ -222,6 +224,8 @@ def generate(
         frequencies; without it, rules that follow the length do not equal full passes. None is
         `Recomputed()` for a rule that changes once (`longrope` with two lists) if the text may pass
         that length, else `Decoding()`.
+      source: the result of `model.encoded`, for an encoder-decoder; its rows belong to those of the
+        prompts.
 
     Returns:
       The prompts (with their padding) followed by the new tokens.
@@ -292,7 +296,11 @@ def generate(
                 f'positions have shape {positions.shape}; expected {batch} rows (or 1) of '
                 f'{capacity}'
             )
+    model.check_source(source)
+    if source is not None and len(source.x) != batch:
+        raise ValueError(f'{batch} prompts, but {len(source.x)} rows of the source')
     tok = Tokens.of(length=capacity, positions=positions, valid=valid)
     graphdef, state = nnx.split(model)
     plan = _Plan(graphdef, max_new_tokens, float(temperature), top_k, top_p, eos)
-    return _generate(plan, state, prompts, tok, decoding, None if temperature == 0 else key)
+    key = None if temperature == 0 else key
+    return _generate(plan, state, prompts, tok, decoding, key, source)

@@ -97,7 +97,7 @@ class Recomputed(Decoding):
         Slots from the cursor on are not valid.
         """
         placed = tuple(filled(tok, cache.cursor) for tok in cache.tokens)
-        x, layers = read(model, placed, cache.ids, cache.capacity, cache.cursor)
+        x, layers = read(model, placed, cache.ids, cache.capacity, cache.cursor, cache.source)
         x = jax.lax.dynamic_slice_in_dim(x, cache.cursor - 1, 1, axis=1)
         return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, layers=layers)
 

@@ -110,7 +110,7 @@ def read_segment(
     x = model.embed(tokens, tuple(own.slice(held, size) for own in placed))
 
     def layer(x, number, layer_type, block):
-        mixer = model.mixer(layer_type, block)
+        mixer = model.attention(layer_type, block)
 
         def mix(h):
             if held:

@@ -7,6 +7,7 @@ from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import Bias
+from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError, lookup
 from posenc_jax.extension.parts import is_relative_bias
 from posenc_jax.rotation.rope import Rotary
@@ -66,7 +67,7 @@ def extended_spec(encoding: str, spec: str) -> str:
       >>> extended_spec('rope(base=500.0) | alibi()', 'yarn(factor=4.0)')
       'rope(base=500.0, freqs=yarn(factor=4.0)) | alibi()'
     """
-    nodes = list(spec_language.parse(encoding).nodes)
+    nodes = list(parse_layer(encoding).nodes)
     for node in _calls(spec):
         kinds = _extends(node) or ((Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,))
         relative = lambda n: issubclass(n.entry.build, Rotary) or n.entry.card.promises.relative

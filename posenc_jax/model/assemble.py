@@ -9,9 +9,12 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import ChainedEncoding, parts_of
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.layer_spec import parse_layer
+from posenc_jax.core.registry import SpecError
 from posenc_jax.model.block import Block
 from posenc_jax.model.change_parts import STEM_DOORS, Link
 from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.cross import stacked_cross
 
 
 def assemble(
@@ -31,7 +34,12 @@ def assemble(
         return Link(True, names.index(name))
 
     for spec in cfg.specs:
-        nodes = spec_language.parse(spec).nodes
+        nodes = parse_layer(spec).nodes
+        if nodes[0].entry.kind == 'mixer':
+            _check_direction(cfg, nodes[0])
+            blocks.append(_stacked_block(cfg, nodes, rngs))
+            links.append(())
+            continue
         built = [
             parts_of(spec_language.build(node, {**cfg.context, 'rngs': rngs})) for node in nodes
         ]
@@ -55,6 +63,15 @@ def assemble(
     return shared, blocks, tuple(links)
 
 
+def _check_direction(cfg, node: spec_language.Node) -> None:
+    """Refuses a mixer that reads from left to right in a model that sees later tokens."""
+    if not cfg.causal and node.entry.card is not None and node.entry.card.causal_only:
+        raise SpecError(
+            f'{node.entry.key} reads tokens from left to right, so it needs a causal model, not '
+            f"one of kind {cfg.kind!r}; use kind 'decoder', or encodings such as 'rope()'"
+        )
+
+
 def _in_layer(cfg, node: spec_language.Node, parts: tuple[Encoding, ...]) -> bool:
     """Whether every layer has its own copy of the parts that a call builds. Parts that act at the
     stem, and parts without variables, exist once.
@@ -68,16 +85,20 @@ def _in_layer(cfg, node: spec_language.Node, parts: tuple[Encoding, ...]) -> boo
 
 def _stacked_block(cfg, nodes: list[spec_language.Node], rngs: nnx.Rngs) -> Block:
     """The blocks of all groups as one module, whose variables have the groups as leading axis. The
-    parts of `nodes` are built for each group.
+    parts of `nodes`, or their one mixer, are built for each group.
     """
     groups = cfg.layers // len(cfg.specs)
 
     def build(key):
-        context = {**cfg.context, 'rngs': nnx.Rngs(key)}
-        made = (part for node in nodes for part in parts_of(spec_language.build(node, context)))
-        return nnx.split(nnx.List(list(made)))
+        context = {**cfg.context, 'layers': cfg.layers, 'rngs': nnx.Rngs(key)}
+        made = (spec_language.build(node, context) for node in nodes)
+        is_mixer = lambda one: one.spec_kind == 'mixer'
+        parts = [part for one in made for part in ([one] if is_mixer(one) else parts_of(one))]
+        return nnx.split(nnx.List(parts))
 
-    encodings: Any = (
+    built: Any = (
         nnx.merge(*jax.vmap(build)(jax.random.split(rngs.params(), groups))) if nodes else []
     )
-    return Block(cfg, encodings, stack=(groups,), rngs=rngs)
+    own_mixer = built.pop() if nodes and nodes[0].entry.kind == 'mixer' else None
+    cross = stacked_cross(cfg, groups, rngs) if cfg.kind == 'encoder_decoder' else None
+    return Block(cfg, built, stack=(groups,), rngs=rngs, own_mixer=own_mixer, cross=cross)

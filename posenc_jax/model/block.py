@@ -1,4 +1,4 @@
-"""The pre-norm block: a mixer and a feed-forward network, each behind a norm."""
+"""The pre-norm block: mixers and a feed-forward network, each behind a norm."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,40 +9,57 @@ from jaxtyping import Array, Float
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.cross import CrossAttention, Source
 from posenc_jax.model.layers import MLP, Norm, dropout
-from posenc_jax.model.mixer import AttentionMixer
+from posenc_jax.model.mixer import AttentionMixer, Mixer
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import constrain, sharded_attend
 
 
 class Block(nnx.Module):
-    """Pre-norm block: `x + attention(norm(x))`, then `x + mlp(norm(x))`. It holds the encodings
-    that this layer owns.
+    """Pre-norm block: `x + attention(norm(x))`, in a decoder with a source
+    `x + cross(norm(x), source)`, then `x + mlp(norm(x))`. It holds the encodings that this layer
+    owns, or the mixer that takes the place of attention.
 
-    With `cfg.parallel` both branches read the same x: `x + attention(norm(x)) + mlp(norm'(x))`.
+    With `cfg.parallel` attention and network read the same x:
+    `x + attention(norm(x)) + mlp(norm'(x))`.
 
     Args:
       cfg: a `TransformerConfig`.
       encodings: the parts of the encoding that have parameters of their own in every layer.
-      stack: leading dimensions of all variables, for blocks that are scanned over; `encodings` have
-        them already.
+      stack: leading dimensions of all variables, for blocks that are scanned over; `encodings`,
+        `own_mixer` and `cross` have them already.
+      own_mixer: a mixer in the place of attention, or None.
+      cross: cross-attention over a source, or None.
     """
 
     def __init__(
-        self, cfg, encodings: list[Encoding], *, stack: tuple[int, ...] = (), rngs: nnx.Rngs
+        self,
+        cfg,
+        encodings: list[Encoding],
+        *,
+        stack: tuple[int, ...] = (),
+        rngs: nnx.Rngs,
+        own_mixer: nnx.Module | None = None,
+        cross: CrossAttention | None = None,
     ):
         # With this gain the residual stream is of order one at any depth.
         drawn: dict[str, Any] = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)
         self.attention_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
-        self.attention = Projections(
-            cfg.width,
-            cfg.heads,
-            cfg.kv_heads,
-            cfg.head_dim,
-            bias=cfg.bias,
-            rank=cfg.lora_rank,
-            alpha=cfg.lora_alpha,
-            **drawn,
+        self.own_mixer, self.cross = own_mixer, cross
+        self.attention = (
+            Projections(
+                cfg.width,
+                cfg.heads,
+                cfg.kv_heads,
+                cfg.head_dim,
+                bias=cfg.bias,
+                rank=cfg.lora_rank,
+                alpha=cfg.lora_alpha,
+                **drawn,
+            )
+            if own_mixer is None
+            else None
         )
         self.mlp_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
         self.mlp = MLP(cfg.mlp, cfg.width, cfg.mlp_width, bias=cfg.bias == 'all', **drawn)
@@ -54,13 +71,32 @@ class Block(nnx.Module):
         self.attention_fn: Callable = sharded_attend
 
     def __call__(
-        self, x: Float[Array, 'B T D'], tok: Tokens, encoding: Encoding, *, key: Array | None = None
+        self,
+        x: Float[Array, 'B T D'],
+        tok: Tokens,
+        encoding: Encoding | None,
+        *,
+        key: Array | None = None,
+        source: Source | None = None,
     ) -> Array:
-        """The block on whole sequences; `encoding` is the layer's chain, `key` drives dropout."""
-        return self.around(x, lambda h: self.mixer(encoding).whole(h, tok), key=key)
+        """The block on whole sequences.
 
-    def mixer(self, encoding: Encoding) -> AttentionMixer:
-        """The attention of this block, with the layer's chain as `encoding`."""
+        Args:
+          x: the output of the layer before.
+          tok: the tokens.
+          encoding: the layer's chain; None where a mixer takes the place of attention.
+          key: drives dropout; None for none.
+          source: what cross-attention reads.
+        """
+        cross = None if source is None else lambda x: self.cross.whole(x, tok, source)
+        return self.around(x, lambda h: self.mixer(encoding).whole(h, tok), cross, key=key)
+
+    def mixer(self, encoding: Encoding | None) -> Mixer:
+        """What this block does between its norms: attention with the layer's chain as `encoding`,
+        or the mixer in its place.
+        """
+        if self.own_mixer is not None:
+            return self.own_mixer
         return AttentionMixer(
             self.attention,
             encoding,
@@ -70,16 +106,28 @@ class Block(nnx.Module):
         )
 
     def around(
-        self, x: Float[Array, 'B T D'], mix: Callable[[Array], Array], *, key: Array | None = None
+        self,
+        x: Float[Array, 'B T D'],
+        mix: Callable[[Array], Array],
+        cross: Callable[[Array], Array] | None = None,
+        *,
+        key: Array | None = None,
     ) -> Array:
         """The block with `mix` in the place of attention. It maps the normed input to the term that
-        is added to `x`.
+        is added to `x`. `cross` maps the sum, before its norm, to a second term.
         """
-        attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
-        out = mix(self.attention_norm(x))
-        before, x = (
-            x,
-            constrain(x + dropout(out, self.dropout, attention_key), 'batch', 'sequence', None),
+        if (cross is None) != (self.cross is None):
+            raise ValueError(
+                'a layer with cross-attention needs a source, which this way of reading it lacks'
+                if cross is None
+                else 'a source needs layers with cross-attention, these have none'
+            )
+        mix_key, mlp_key = (None, None) if key is None else jax.random.split(key)
+        cross_key = None if key is None else jax.random.fold_in(key, 2)
+        add = lambda x, out, key: constrain(
+            x + dropout(out, self.dropout, key), 'batch', 'sequence', None
         )
-        out = self.mlp(self.mlp_norm(before if self.parallel else x))
-        return constrain(x + dropout(out, self.dropout, mlp_key), 'batch', 'sequence', None)
+        before, x = x, add(x, mix(self.attention_norm(x)), mix_key)
+        if cross is not None:
+            x = add(x, cross(x), cross_key)
+        return add(x, self.mlp(self.mlp_norm(before if self.parallel else x)), mlp_key)

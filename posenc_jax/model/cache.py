@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.cross import Source
 
 
 @jax.tree_util.register_dataclass
@@ -57,12 +58,14 @@ class Cache:
       layers: one `LayerCache` per layer, in order; a cache method may use a class of its own.
       unplaced: the same tokens before they were placed, with the ids known so far, where an
         encoding reads them.
+      source: the output of the encoder, which the layers read by cross-attention.
     """
 
     tokens: tuple[Tokens, ...]
     cursor: Int[Array, '']
     layers: tuple[Any, ...]
     unplaced: Tokens | None = None
+    source: Source | None = None
 
     @property
     def capacity(self) -> int:
@@ -94,12 +97,12 @@ def check_cached(encoding: Encoding) -> None:
             )
 
 
-def check_layers(cache: Cache, kind: type, user: str, made_by: str) -> None:
+def check_layers(cache: Cache, kind: type | tuple[type, ...], user: str, made_by: str) -> None:
     """Refuses a cache without layers, or with layers of another method.
 
     Args:
       cache: the cache to check.
-      kind: the class that its layers must have.
+      kind: the class that its layers must have, or several.
       user, made_by: names of the caller and of the function that makes such a cache, for the
         message.
 
@@ -118,8 +121,9 @@ def check_layers(cache: Cache, kind: type, user: str, made_by: str) -> None:
         raise ValueError(f'{user} needs a filled cache, this one is empty; call {made_by} first')
     if not all(isinstance(layer, kind) for layer in cache.layers):
         found = next(type(layer).__name__ for layer in cache.layers if not isinstance(layer, kind))
+        first = kind[0] if isinstance(kind, tuple) else kind
         raise ValueError(
-            f'{user} needs a cache of {kind.__name__}s, as {made_by} makes it; this one holds '
+            f'{user} needs a cache of {first.__name__}s, as {made_by} makes it; this one holds '
             f'{found}s'
         )
 

@@ -8,7 +8,10 @@ from posenc_jax.core.memory import readable
 from posenc_jax.core.registry import check_choice, quoted
 from posenc_jax.model.layers import BIASES, MLPS, NORMS
 
-KINDS = {'decoder': True, 'encoder': False}  # kind -> causal
+KINDS = {'decoder': True, 'encoder': False, 'encoder_decoder': True}  # kind -> causal
+
+
+POOLS = ('', 'mean', 'first', 'last')
 
 
 SHARES = ('auto', 'model', 'layer')
@@ -21,6 +24,9 @@ DTYPES = ('float32', 'bfloat16')
 
 
 MAX_BYTES = 2**44  # of all weights in float32, more than those of the largest known models
+
+
+SOURCE = ('source_size', 'source_len', 'source_layers')
 
 
 SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_rank')
@@ -38,7 +44,16 @@ class TransformerConfig:
       pattern: spec strings cycled over the layers; () means `encoding` everywhere.
       share: 'model' (the layers share an encoding's parameters), 'layer' (each has its own), 'auto'
         (as in its paper).
-      kind: 'decoder' (causal) or 'encoder'.
+      kind: 'decoder' (causal), 'encoder', or 'encoder_decoder': an encoder reads a source, over
+        which the layers of the decoder have cross-attention.
+      output_size: number of logits; 0 = vocab_size.
+      pool: '' for logits at every token; else one row of logits, of the 'mean' over the valid
+        tokens, or of the 'first' or 'last' of them.
+      source_size, source_len: rows of the source's embedding table and trained length of the
+        source; 0 unless there is one.
+      source_layers: layers of the encoder of the source; 0 = layers.
+      source_encoding: spec string of its layers; '' = `encoding`.
+      cross: spec string of cross-attention.
       layers, width, heads: sizes.
       kv_heads: key/value heads, a divisor of heads; 0 = heads.
       head_dim: 0 = width // heads.
@@ -75,6 +90,13 @@ class TransformerConfig:
     pattern: tuple[str, ...] = ()
     share: str = 'auto'
     kind: str = 'decoder'
+    output_size: int = 0
+    pool: str = ''
+    source_size: int = 0
+    source_len: int = 0
+    source_layers: int = 0
+    source_encoding: str = ''
+    cross: str = 'nope()'
     kv_heads: int = 0
     head_dim: int = 0
     mlp: str = 'gelu'
@@ -98,12 +120,14 @@ class TransformerConfig:
         for name in ('vocab_size', 'train_len', 'layers', 'width', 'heads'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} must be at least 1, got {quoted(getattr(self, name))}')
-        for name in ('kv_heads', 'head_dim', 'mlp_width', 'block'):
+        for name in (
+            'kv_heads', 'head_dim', 'mlp_width', 'block', 'output_size', *SOURCE
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(
                     f'{name} must be positive, or 0 to derive it, got {quoted(getattr(self, name))}'
                 )
-        for name in ('vocab_size', 'train_len', *SIZES, 'block'):
+        for name in ('vocab_size', 'train_len', *SIZES, 'block', 'output_size', *SOURCE):
             if getattr(self, name) >= 2**31:
                 raise ValueError(
                     f'{name} must be a whole number of 32 bits, got {quoted(getattr(self, name))}'
@@ -113,6 +137,7 @@ class TransformerConfig:
             raise ValueError(f'lora_rank must be at least 0 and lora_alpha positive, got {found}')
         for name, choices in (
             ('kind', tuple(KINDS)),
+            ('pool', POOLS),
             ('share', SHARES),
             ('mlp', MLPS),
             ('norm', NORMS),
@@ -133,6 +158,7 @@ class TransformerConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f'dropout must lie in [0, 1), got {self.dropout}')
         derive = lambda name, value: object.__setattr__(self, name, getattr(self, name) or value)
+        derive('output_size', self.vocab_size)
         derive('kv_heads', self.heads)
         derive('mlp_width', 4 * self.width)
         derive('embedding_scale', self.width**0.5)
@@ -145,6 +171,12 @@ class TransformerConfig:
             )
         derive('head_dim', self.width // self.heads)
         object.__setattr__(self, 'pattern', tuple(self.pattern))
+        self._check_source(derive)
+        if self.tie and self.output_size != self.vocab_size:
+            raise ValueError(
+                f'tie=True uses the table of {self.vocab_size} inputs for {self.output_size} '
+                'outputs; set tie=False'
+            )
         if self.layers % len(self.specs):
             raise ValueError(
                 f'{self.layers} layers are not a multiple of the pattern of {len(self.specs)} '
@@ -170,20 +202,82 @@ class TransformerConfig:
         heads = self.head_dim * 2 * (self.heads + self.kv_heads)
         mlp = self.mlp_width * (3 if self.mlp == 'swiglu' else 2)
         adapters = self.lora_rank * (4 * self.width + heads)
-        return self.vocab_size * self.width * (1 if self.tie else 2) + self.layers * (
-            self.width * (heads + mlp) + adapters
+        mixers = 1
+        if self.kind == 'encoder_decoder':
+            mixers = 2
+        layer = mixers * (self.width * heads + adapters) + self.width * mlp
+        output = 0 if self.tie else self.output_size * self.width
+        source = self.of_source.weights if self.kind == 'encoder_decoder' else 0
+        return self.vocab_size * self.width + output + self.layers * layer + source
+
+    def _check_source(self, derive) -> None:
+        """Raises ValueError if the fields about a source do not fit the kind."""
+        if self.kind != 'encoder_decoder':
+            for name, usual in (*((name, 0) for name in SOURCE), ('source_encoding', '')):
+                if getattr(self, name) != usual:
+                    raise ValueError(
+                        f'{name} is {quoted(getattr(self, name))}, but kind is {self.kind!r}; only '
+                        "an 'encoder_decoder' reads a source"
+                    )
+            if self.cross != 'nope()':
+                raise ValueError(
+                    f'cross is {quoted(self.cross)}, but kind is {self.kind!r}; only an '
+                    "'encoder_decoder' has cross-attention"
+                )
+            return
+        if self.pool:
+            raise ValueError("an 'encoder_decoder' predicts tokens: pool must be ''")
+        for name in ('source_size', 'source_len'):
+            if getattr(self, name) < 1:
+                raise ValueError(f"an 'encoder_decoder' needs {name} of at least 1, got 0")
+        derive('source_layers', self.layers)
+        if self.pattern and not self.source_encoding:
+            raise ValueError(
+                'with a pattern, source_encoding must name the encoding of the source, e.g. '
+                f'{self.encoding!r}'
+            )
+        derive('source_encoding', self.encoding)
+
+    @property
+    def of_source(self) -> 'TransformerConfig':
+        """The config of the encoder of the source, which has no output of its own."""
+        return dataclasses.replace(
+            self,
+            kind='encoder',
+            vocab_size=self.source_size,
+            output_size=0,
+            tie=True,
+            train_len=self.source_len,
+            layers=self.source_layers,
+            encoding=self.source_encoding,
+            pattern=(),
+            cross='nope()',
+            source_size=0,
+            source_len=0,
+            source_layers=0,
+            source_encoding='',
         )
 
     @classmethod
-    def from_config(cls, config: Any, vocab_size: int) -> 'TransformerConfig':
-        """From the config of a run (see posenc_jax/run/defaults.py) and its task's vocabulary."""
+    def from_config(cls, config: Any, vocab_size: int, **shape) -> 'TransformerConfig':
+        """From the config of a run (see posenc_jax/run/defaults.py) and the sizes that its task
+        sets: its vocabulary and any of `output_size`, `pool`, `source_size` and `source_len`.
+        """
         return cls(
-            vocab_size=vocab_size,
-            train_len=config.train.length,
-            encoding=config.encoding,
-            pattern=tuple(config.pattern),
-            share=config.share,
-            **{name: config.model[name] for name in config.model},
+            **{
+                **{name: config.model[name] for name in config.model},
+                **dict(
+                    vocab_size=vocab_size,
+                    train_len=config.train.length,
+                    encoding=config.encoding,
+                    pattern=tuple(config.pattern),
+                    share=config.share,
+                    source_encoding=config.source_encoding,
+                    cross=config.cross,
+                    pool='',
+                ),
+                **shape,
+            }
         )
 
     @property

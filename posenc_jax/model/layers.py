@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.core.derivatives import own_gradient
+from posenc_jax.core.tokens import Tokens
 
 NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
 MLPS = ('gelu', 'gelu_erf', 'swiglu')
@@ -148,6 +149,26 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0).astype(
         x.dtype
     )
+
+
+def pooled(x: Float[Array, 'B T D'], tok: Tokens | None, pool: str) -> Float[Array, 'B 1 D']:
+    """The 'mean' of the valid tokens of each row in float32, or the 'first' or 'last' of them.
+
+    Example:
+      >>> tok = Tokens.of(valid=[[True, True, False]])
+      >>> pooled(jnp.array([[[1.0], [3.0], [9.0]]]), tok, 'mean').tolist()
+      [[[2.0]]]
+    """
+    valid = jnp.ones(x.shape[:2], bool)
+    if tok is not None and tok.valid is not None:
+        valid = jnp.broadcast_to(tok.valid, valid.shape)
+    if pool == 'mean':
+        share = valid / jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
+        return jnp.einsum('bt,btd->bd', share, x.astype(jnp.float32)).astype(x.dtype)[:, None]
+    order = valid if pool == 'first' else valid[:, ::-1]
+    at = jnp.argmax(order, axis=1)
+    at = at if pool == 'first' else x.shape[1] - 1 - at
+    return jnp.take_along_axis(x, at[:, None, None], axis=1)
 
 
 def zeros(

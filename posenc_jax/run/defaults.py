@@ -17,7 +17,12 @@ def get_config() -> ConfigDict:
     config.encoding = 'rope()'  # spec string, e.g. 'rope() | alibi()'; all of them: docs/catalog.md
     # parameters of the encoding: one set per 'model', per 'layer', or 'auto' as in its paper
     config.share = 'auto'
-    config.pattern = ()  # spec strings cycled over the layers; () means `encoding` in every layer
+    # spec strings of encodings or mixers, cycled over the layers, e.g. ('cheems()', 'rope()'); ()
+    # means `encoding` in every layer
+    config.pattern = ()
+    config.cross = 'nope()'  # spec string of cross-attention, in an encoder-decoder
+    # spec string of the layers that read the source, in an encoder-decoder; '' means `encoding`
+    config.source_encoding = ''
     config.extend = ''  # a context extension for evaluation alone, e.g. 'yarn(factor=4.0)'
     config.task = 'language()'  # spec string, e.g. 'addition(ids="coupled", reverse_output=True)'
 
@@ -41,8 +46,11 @@ def get_config() -> ConfigDict:
     data.packing = 'stream'
 
     config.model = model = ConfigDict()
-    # 'decoder' (causal); an 'encoder' is refused, because every task here predicts the next token
+    # 'decoder' (causal), 'encoder', or 'encoder_decoder' for tasks with a source
     model.kind = 'decoder'
+    model.source_layers = 0  # layers that read the source, in an encoder-decoder; 0 means layers
+    # where a task predicts the class of a row: of the 'mean' of its tokens, the 'first' or 'last'
+    model.pool = 'mean'
     model.layers = 6
     model.width = 256  # D, of the residual stream
     model.heads = 8  # N, query heads

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extended_spec
 from posenc_jax.model.config import TransformerConfig
@@ -26,7 +27,16 @@ from posenc_jax.run import defaults
 from posenc_jax.run.restore import read_run, restore_model
 
 # Fields of `model` that say how it is trained and computed rather than what its weights are.
-RUN_FIELDS = ('lora_rank', 'lora_alpha', 'dropout', 'dtype', 'remat', 'block', 'implementation')
+RUN_FIELDS = (
+    'pool',
+    'lora_rank',
+    'lora_alpha',
+    'dropout',
+    'dtype',
+    'remat',
+    'block',
+    'implementation',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +165,9 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
         config.encoding, config.pattern = initial.cfg.encoding, initial.cfg.pattern
     else:
         _check_rotary(config, initial.cfg)
-    if config.share == usual.share:
-        config.share = initial.cfg.share
+    for name in ('share', 'cross', 'source_encoding'):
+        if config[name] == usual[name]:
+            config[name] = getattr(initial.cfg, name)
     rest = ' | '.join(
         str(node) for node in _nodes(config.init.extend) if node not in initial.resized
     )
@@ -184,9 +195,7 @@ def _written(encodings: tuple[str, ...], extend: str, train_len: int) -> tuple[s
             encoding = ' | '.join([*in_front, extended_spec(encoding, rest) if rest else encoding])
         except SpecError as error:
             refused.append(error)
-        written.append(
-            str(spec_language.with_defaults(spec_language.parse(encoding), train_len=train_len))
-        )
+        written.append(str(spec_language.with_defaults(parse_layer(encoding), train_len=train_len)))
     if len(refused) == len(encodings):
         raise refused[0]
     return tuple(written)
@@ -197,7 +206,7 @@ def _check_rotary(config: ConfigDict, cfg: TransformerConfig) -> None:
     leaves out an argument that the source gives.
     """
     rotary = lambda specs: [
-        n for spec in specs for n in spec_language.parse(spec).nodes if n.entry.build is Rotary
+        n for spec in specs for n in parse_layer(spec).nodes if n.entry.build is Rotary
     ]
     theirs, ours = rotary(cfg.specs), rotary(config.pattern or (config.encoding,))
     for node in ours:

@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import bytes_of, device_memory, readable
-from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.recurrence import read_segments
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.sharding import dict_shapes, spec_of
 from posenc_jax.model.transformer import Transformer, abstract_model
+from posenc_jax.run.reading import encoded_source, source_of, tokens_of
 from posenc_jax.run.state import Params, TrainState, take_apart
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 
@@ -142,7 +142,8 @@ def check_memory(
         * (train.segment or cfg.train_len)
         // (mesh.size // mesh.shape['tensor'])
     )
-    step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + 4 * cfg.vocab_size)
+    logits = 0 if cfg.pool else 4 * cfg.output_size
+    step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + logits)
     if state + step > (limit := device_memory(mesh.local_devices)):
         raise ValueError(
             f'the state of training would take {readable(state)} of a device, and a step at '
@@ -175,20 +176,17 @@ def _overlaid(params: Params, given: Params) -> Params:
     }
 
 
-def tokens_of(batch: DeviceBatch) -> Tokens:
-    """The `Tokens` of a batch: positions, documents and padding, where the batch has them."""
-    known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
-    return Tokens.of(length=batch['tokens'].shape[1], **known)
-
-
 def read(
     model: Transformer, batch: DeviceBatch, train: ConfigDict, key: Array | None = None
 ) -> Float[Array, 'B T V']:
-    """Logits of a batch, in one pass or segment by segment with a memory (`train.segment`). With a
-    key the training rule applies (dropout, random positions), without it the evaluation rule.
+    """Logits of a batch, [B, T, V], or [B, 1, V] for a class, in one pass or segment by segment
+    with a memory (`train.segment`). With a key the training rule applies (dropout, random
+    positions), without it the evaluation rule.
     """
     if not train.segment:
-        return model(batch['tokens'], tokens_of(batch), key=key, train=key is not None)
+        training = key is not None
+        source = encoded_source(model, source_of(batch), key, training)
+        return model(batch['tokens'], tokens_of(batch), key=key, train=training, source=source)
     return read_segments(
         model,
         batch['tokens'],

@@ -14,8 +14,10 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
-from posenc_jax.embedding.dpe import order_loss, ordering_layer
+from posenc_jax.embedding.dpe import DPE, order_loss, ordering_layer
 from posenc_jax.embedding.sinusoidal import sinusoidal_table
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.tasks.translation import Translation
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'dpe.json').read_text())[
     'values'
@@ -196,6 +198,26 @@ def test_the_order_of_the_target_is_learned():
         params, state, found = step(params, state, pi)
         losses.append(float(found))
     assert losses[-1] < 0.02 < 0.3 < losses[0]
+
+
+@pytest.mark.full
+def test_the_source_of_a_translation_is_read_with_and_without_alignments():
+    task = Translation(words=16, alignments=True)
+    batch = task.sample(np.random.default_rng(0), 3, L)
+    cfg = TransformerConfig(
+        vocab_size=task.vocab_size,
+        source_size=task.source_size,
+        source_encoding='dpe(layers=1)',
+        **dict(train_len=L, source_len=L, layers=1, source_layers=2, width=D, heads=N),
+        **dict(kind='encoder_decoder', encoding='sinusoidal()'),
+    )
+    model, source = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.asarray(batch['source'])
+    read = lambda tok: np.asarray(model.encoded(source, tok).x)
+    given = pj.Tokens.of(positions=batch['source_positions'])
+    np.testing.assert_array_equal(read(given), read(pj.Tokens.of(length=L)))
+    (part,) = (part for part in model.encoder.shared if isinstance(part, DPE))
+    x = model.encoder.embedding[...][source] * cfg.embedding_scale
+    assert 0 < float(part.auxiliary_loss(x, given, key=None)) < 5
 
 
 # Wrong input.

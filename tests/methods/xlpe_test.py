@@ -16,6 +16,7 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.positions.xlpe import alignment_keys, btg_order, order_from_alignment, ranks
+from posenc_jax.tasks.translation import Translation
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'xlpe.json').read_text())[
     'values'
@@ -168,6 +169,31 @@ def test_an_encoder_reads_the_order_in_its_first_layer():
     order = np.array([3, 0, 5, 1, 4, 2])
     moved = pj.Tokens.of(positions=np.asarray(placed().pos)[:, order])
     np.testing.assert_allclose(model(ids[:, order], moved), out[:, order], atol=1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('level', ['input', 'head', 'both'])
+def test_a_translation_reads_the_order_of_its_source(level):
+    """The alignments of the task are orders that a bracketing grammar reaches, and the source side
+    of an encoder-decoder reads them.
+    """
+    task = Translation(words=16, alignments=True)
+    batch = task.sample(np.random.default_rng(0), 3, L)
+    for pi in batch['source_positions'][..., 1]:
+        pairs = list(enumerate(pi.tolist()))
+        assert order_from_alignment(pairs, L).tolist() == pi.tolist() and btg_order(pi)[1] == 0
+    cfg = TransformerConfig(
+        vocab_size=task.vocab_size,
+        source_size=task.source_size,
+        source_encoding=f'xlpe(level={level!r})',
+        **dict(train_len=L, source_len=L, layers=1, source_layers=2, width=D, heads=2),
+        **dict(kind='encoder_decoder', encoding='sinusoidal()'),
+    )
+    model, positions = Transformer(cfg, rngs=nnx.Rngs(0)), batch['source_positions']
+    read = lambda pos: model.encoded(jnp.asarray(batch['source']), pj.Tokens.of(positions=pos)).x
+    assert np.abs(read(positions) - read(positions[:, :, [0, 0]])).max() > 1e-2
+    with pytest.raises(ValueError, match='xlpe needs positions'):
+        read(positions[..., 0])
 
 
 # Wrong input.

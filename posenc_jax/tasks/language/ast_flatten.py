@@ -200,7 +200,7 @@ def python_syntax(tree: Tree) -> ast.AST:
         name='UniXcoder, flat syntax trees',
         title='UniXcoder: Unified Cross-Modal Pre-training for Code Representation',
         arxiv='2203.03850',
-        door='data',
+        door='none',
         equation='F(leaf) = its token; F(node) = AST#type#Left, F(child_1) .. F(child_k), '
         'AST#type#Right',
         source='microsoft/CodeBERT (checkpoints; the mapping from the paper)',

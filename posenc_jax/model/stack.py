@@ -1,0 +1,276 @@
+"""A stack of layers behind an embedding table: what a decoder, an encoder and the source side of
+an encoder-decoder have in common.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.core.composite import ChainedEncoding
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tables import known_range, lookup_rows
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.assemble import assemble
+from posenc_jax.model.block import Block
+from posenc_jax.model.change_parts import Link
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.cross import DecoderState, Source
+from posenc_jax.model.layers import Norm, dropout, normal
+from posenc_jax.model.mixer import AttentionMixer, Mixer
+from posenc_jax.model.sharding import constrain
+
+
+class LayerStack(nnx.Module):
+    """Token embeddings, layers with a positional encoding or another mixer, and the final norm.
+
+    The pattern repeats with a period, and a layer type is an index in it. Each layer type has one
+    `Block` whose variables are stacked over the repetitions, and one `lax.scan` goes over them.
+    Parts of an encoding that open `place` or `embed`, parts shared by all layers and parts without
+    variables live once in `shared`; the others live in the blocks.
+
+    Args:
+      cfg: sizes and choices.
+      rngs: initial parameters come from `rngs.params()`.
+    """
+
+    def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), cfg.width, ('vocab', 'width'))
+        shared, blocks, links = assemble(cfg, rngs)
+        self.shared = nnx.List(shared)
+        self.blocks = nnx.List(blocks)
+        self.links = links
+        self.embedding_norm = (
+            Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon) if cfg.embedding_norm else None
+        )
+        self.norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon)
+
+    def encoding(self, layer_type: int, block: Block) -> Encoding:
+        """The chain of a layer of this type, with the parts that `block` owns.
+
+        Raises:
+          ValueError: the layer has a mixer in the place of attention.
+        """
+        if block.own_mixer is not None:
+            raise ValueError(
+                f'layer {layer_type} of the pattern is {block.own_mixer.card.key}, which has no '
+                'attention and so no encoding'
+            )
+        parts = [self._part(link, block) for link in self.links[layer_type]]
+        return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
+
+    def mixer(self, layer_type: int, block: Block) -> Mixer:
+        """What a layer of this type does between its norms."""
+        if block.own_mixer is not None:
+            return block.own_mixer
+        return block.mixer(self.encoding(layer_type, block))
+
+    def attention(self, layer_type: int, block: Block) -> AttentionMixer:
+        """The attention of a layer of this type, for methods that read its queries and keys.
+
+        Raises:
+          ValueError: as for `encoding`.
+        """
+        encoding = self.encoding(layer_type, block)
+        mixer: Any = block.mixer(encoding)
+        return mixer
+
+    def _part(self, link: Link, block: Block) -> Encoding:
+        return self.shared[link.number] if link.shared else block.encodings[link.number]
+
+    def stem(self, layer_type: int) -> list[tuple[int, Encoding]]:
+        """The shared parts of a layer type, with their numbers in `shared`. No other parts
+        open `place` or `embed`.
+        """
+        return [
+            (link.number, self.shared[link.number])
+            for link in self.links[layer_type]
+            if link.shared
+        ]
+
+    @property
+    def reads_ids(self) -> bool:
+        """Whether some encoding places tokens by their ids."""
+        return any('reads_ids' in part.traits for part in self.shared)
+
+    def place(
+        self, tok: Tokens, ids: Int[Array, 'B T'] | None = None, *, key: Array | None = None
+    ) -> tuple[Tokens, ...]:
+        """Tokens as each layer type sees them; with a key, by the training rule.
+
+        Encodings that read ids get `ids`, or those of `tok`; the result has none.
+        """
+        if ids is not None and self.reads_ids:
+            tok = dataclasses.replace(tok, ids=ids)
+        placed = []
+        for layer_type in range(len(self.links)):
+            own = tok
+            for number, part in self.stem(layer_type):
+                own = part.place(own, key=None if key is None else jax.random.fold_in(key, number))
+            placed.append(own if own.ids is None else dataclasses.replace(own, ids=None))
+        return tuple(placed)
+
+    def check_ids(self, tokens: Int[Array, '...'], valid: Bool[Array, '...'] | None = None) -> None:
+        """Refuses ids outside the vocabulary, of which a compiled program would make NaN. Traced
+        ids and those of padding are not checked.
+
+        Raises:
+          ValueError: ids outside; the message has their range and that of the vocabulary.
+        """
+        low, high = known_range(tokens, valid) or (0, 0)
+        if low < 0 or high >= self.cfg.vocab_size:
+            raise ValueError(
+                f'token ids lie in 0 .. {self.cfg.vocab_size - 1} (vocab_size), got {low} .. {high}'
+            )
+
+    def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
+        """Token vectors of about unit variance, changed once by the `embed` of every shared part.
+
+        Raises:
+          ValueError: ids outside the vocabulary, except those of padding. Traced ids outside it
+            give NaN.
+        """
+        valid = placed[0].valid
+        tokens = tokens if valid is None else jnp.where(valid, tokens, 0)
+        self.check_ids(tokens)
+        x = lookup_rows(self.embedding[...], tokens) * self.cfg.embedding_scale
+        x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        done = set()
+        for layer_type, tok in enumerate(placed):
+            for number, part in self.stem(layer_type):
+                if number not in done:
+                    x = part.embed(x, tok)
+                    done.add(number)
+        return x
+
+    def hidden(
+        self,
+        tokens: Int[Array, 'B T'],
+        tok: Tokens | None = None,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+        source: Source | None = None,
+    ) -> Float[Array, 'B T D']:
+        """The last layer's output after the final norm.
+
+        Args:
+          tokens: token ids.
+          tok: what else is known about them (positions, documents, padding); None counts 0 .. T-1.
+          key: draws random positions and dropout; None is the evaluation rule of the encodings.
+          train: turns dropout on; needs a key.
+          source: what cross-attention reads; None where the model has none.
+
+        Raises:
+          ValueError: shapes that do not fit, or `train` without a key.
+        """
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f'tokens must be integers [B, T], got {tokens.dtype} {tokens.shape}')
+        tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
+        for leaf in jax.tree.leaves(tok):
+            if leaf.shape[1] != tokens.shape[1] or leaf.shape[0] not in (1, tokens.shape[0]):
+                raise ValueError(
+                    f'tokens {tokens.shape} do not fit tok, which has an array {leaf.shape}'
+                )
+        if train and key is None:
+            raise ValueError('train=True needs a key: dropout and positions may be random')
+        place_key, stem_key, layer_key = (
+            (None, None, None) if key is None else jax.random.split(key, 3)
+        )
+        placed = self.place(tok, tokens, key=place_key)
+        if not train:
+            stem_key, layer_key = None, None
+        x = dropout(self.embed(tokens, placed), self.cfg.dropout, stem_key)
+
+        def layer(x, number, layer_type, block):
+            own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
+            encoding = None if block.own_mixer is not None else self.encoding(layer_type, block)
+            return block(x, placed[layer_type], encoding, key=own_key, source=source), None
+
+        return self.norm(self.scan_layers(layer, x)[0])
+
+    def scan_layers(
+        self, layer: Callable, x: Float[Array, 'B T D']
+    ) -> tuple[Float[Array, 'B T D'], tuple]:
+        """Takes `x` through all layers by `layer(x, number, layer_type, block) -> (x, out)`;
+        compiled once per period.
+
+        Returns:
+          The last x, and for each layer type its `out`, stacked over the groups.
+        """
+        graphdefs, states = zip(*(nnx.split(block) for block in self.blocks))
+        period = len(graphdefs)
+
+        def group(x, step):
+            number, states = step
+            outs = []
+            for layer_type, (graphdef, state) in enumerate(zip(graphdefs, states)):
+                x, out = layer(
+                    x, number * period + layer_type, layer_type, nnx.merge(graphdef, state)
+                )
+                outs.append(out)
+            return x, tuple(outs)
+
+        if self.cfg.remat == 'full':
+            group = jax.checkpoint(group, prevent_cse=False)
+        elif self.cfg.remat == 'dots':
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            group = jax.checkpoint(group, prevent_cse=False, policy=policy)
+        return jax.lax.scan(group, x, (jnp.arange(self.cfg.layers // period), states))
+
+    def loop_layers(
+        self,
+        mix: Callable,
+        x: Float[Array, 'B T D'],
+        states: Sequence,
+        layers: list[tuple[int, Block]] | None = None,
+        cross: Callable | None = None,
+    ) -> tuple[Float[Array, 'B T D'], tuple]:
+        """Takes `x` through all layers one after the other, each with its own state. The states may
+        be of different kinds.
+
+        Args:
+          mix: `mix(h, mixer, layer_type, own)` maps the normed input h and the state of a layer to
+            the term that is added to `x`, and the new state.
+          x: the input of the first layer.
+          states: one per layer.
+          layers: the result of `layers()`, for a caller that loops: XLA does not hoist the cuts.
+          cross: `cross(x, cross_attention, layer_type, keys)` maps the input of a layer's
+            cross-attention to its term; needed where states are of `DecoderState`.
+
+        Returns:
+          The last x, and the new states.
+        """
+        after = []
+        for (layer_type, block), own in zip(
+            self.layers() if layers is None else layers, states, strict=True
+        ):
+            keys = own.source if isinstance(own, DecoderState) else None
+            before = own.own if isinstance(own, DecoderState) else own
+
+            def mixed(h):
+                out, grown = mix(h, self.mixer(layer_type, block), layer_type, before)
+                after.append(grown if keys is None else DecoderState(grown, keys))
+                return out
+
+            crossed = None
+            if keys is not None and cross is not None:
+                crossed = lambda x: cross(x, block.cross, layer_type, keys)
+            x = block.around(x, mixed, crossed)
+        return x, tuple(after)
+
+    def layers(self) -> list[tuple[int, Block]]:
+        """All layers in order, each with its type, cut out of the stacks."""
+        split = [nnx.split(block) for block in self.blocks]
+        return [
+            (layer_type, nnx.merge(graphdef, jax.tree.map(lambda a: a[group], state)))
+            for group in range(self.cfg.layers // len(split))
+            for layer_type, (graphdef, state) in enumerate(split)
+        ]
