@@ -1,6 +1,7 @@
 """Encodings that add to token vectors, or replace some: they open the door `embed`."""
 
 from posenc_jax.embedding import (
+    dpe,
     learnable_fourier,
     learned_absolute,
     papeft,

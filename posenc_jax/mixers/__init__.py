@@ -1,3 +1,10 @@
 """Layers in place of the common attention, and the small networks with which papers study them."""
 
-from posenc_jax.mixers import cmc_pe, encoder_decoder, gru, monotonic_location, number_network
+from posenc_jax.mixers import (
+    cmc_pe,
+    encoder_decoder,
+    gru,
+    htr_attention,
+    monotonic_location,
+    number_network,
+)

@@ -13,4 +13,5 @@ from posenc_jax.positions import (
     segmented_sequences,
     uni_encoder,
     v2pe,
+    xlpe,
 )

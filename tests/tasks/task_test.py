@@ -1,5 +1,6 @@
 """What holds for every task: shapes, masks, determinism, resuming, sharding, errors."""
 
+import pathlib
 import subprocess
 import sys
 import zlib
@@ -19,6 +20,7 @@ from posenc_jax.tasks.task import (
     shard_rows,
 )
 
+CODE = pathlib.Path(__file__).parents[2] / 'posenc_jax' / 'core'
 TASKS = {
     'copy()': (1, 7),
     'copy(symbols=30, ids="coupled")': 5,
@@ -64,6 +66,7 @@ TASKS = {
     'segmented_text(source_len=64, prefix_len=6)': 16,
     'cream_text(factor=1, source_len=40)': 16,
     "code_text('pydoc_topics', units='paragraphs')": 16,
+    f"ast_flatten('text:{CODE}/*.py')": 16,
     'translation(words=16)': (1, 9),
     'translation(alignments=True)': 8,
     'tipa()': (1, 3),

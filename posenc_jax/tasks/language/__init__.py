@@ -1,5 +1,6 @@
 """Language modelling: corpora, vocabularies, windows, packing."""
 
+from posenc_jax.tasks.language.ast_flatten import FlatTrees as FlatTrees
 from posenc_jax.tasks.language.code_text import CodeText as CodeText
 from posenc_jax.tasks.language.cream_text import CreamText as CreamText
 from posenc_jax.tasks.language.language import Language as Language
