@@ -81,10 +81,11 @@ class LearnableFourierFeatures(CoordinateEncoder):
         first = learnable_fourier_start(
             rngs, components // groups, features, hidden, width // groups, gamma
         )
-        roles = {'w_r': (None, None), 'w1': (None, None), 'b1': (None,)}
-        roles |= {'w2': (None, None), 'b2': (None,)}
-        for name, array in first.items():
-            setattr(self, name, nnx.Param(array, axes=roles[name]))
+        self.w_r = nnx.Param(first['w_r'], axes=(None, None))
+        self.w1 = nnx.Param(first['w1'], axes=(None, None))
+        self.b1 = nnx.Param(first['b1'], axes=(None,))
+        self.w2 = nnx.Param(first['w2'], axes=(None, None))
+        self.b2 = nnx.Param(first['b2'], axes=(None,))
 
     def encode(self, coords):
         coords = self.check(coords)
