@@ -147,7 +147,7 @@ class CrossAttention(nnx.Module):
 
     def step(self, x: Float[Array, 'B T D'], tok: Tokens, keys: SourceKeys, source: Tokens):
         """The same for T new tokens, over keys that `start` made."""
-        k, v, known = keys.k, keys.v, source.with_feats(**{**source.feats, **keys.feats})
+        k, v, known = keys.k, keys.v, source.with_feats(**keys.feats)
         return self._attend(x, tok, k, v, known, heads_first=True, implementation='dense')
 
     def _attend(self, x, tok, k, v, known, **options):
