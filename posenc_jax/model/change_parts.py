@@ -36,6 +36,12 @@ def extended(model, spec: str, context: dict[str, Any]):
     renewed: dict[tuple[Link, ...], list[Link]] = {}
 
     for layer_type, block in enumerate(model.blocks):
+        if block.own_mixer is not None:
+            key = block.own_mixer.card.key
+            refused.append(SpecError(f'{key} has no encoding that {spec} could extend'))
+            links.append(model.links[layer_type])
+            blocks.append(block)
+            continue
         graphdef, state = nnx.split(block)
 
         def layer_of(state, layer_type=layer_type, graphdef=graphdef):
@@ -110,6 +116,8 @@ def with_changed_parts(model, kind: type[Encoding], change: Callable):
     if not found:
         chains = ', '.join(
             ' | '.join(map(name_of, parts_of(model.encoding(*at))))
+            if at[1].own_mixer is None
+            else at[1].own_mixer.card.key
             for at in enumerate(model.blocks)
         )
         raise ValueError(f'the model has no {key} part; its layers have {chains}')
