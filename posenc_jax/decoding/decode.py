@@ -17,6 +17,8 @@ from posenc_jax.model.cross import DecoderState, Source
 from posenc_jax.model.recurrent_mixer import MixerState
 from posenc_jax.model.transformer import Transformer
 
+REMEMBERED = (LayerCache, MixerState, DecoderState)  # what `prefill` leaves behind in a layer
+
 
 def init_cache(model: Transformer, tok: Tokens, source: Source | None = None) -> Cache:
     """An empty cache for the tokens `tok`, which fill the whole capacity: the prompts and all
@@ -196,8 +198,7 @@ def decode_step(
       ValueError: the cache has not been prefilled, or it is full (checked where the cursor is not
         traced).
     """
-    kinds = (LayerCache, MixerState, DecoderState)
-    caching.check_layers(cache, kinds, 'decode_step', 'prefill')
+    caching.check_layers(cache, REMEMBERED, 'decode_step', 'prefill')
     return append(model, cache, tokens, None, layers)
 
 

@@ -54,7 +54,8 @@ def _extend_stack(model, spec: str, context: dict[str, Any]) -> None:
 
     for layer_type, block in enumerate(model.blocks):
         if block.own_mixer is not None:
-            refused.append(SpecError(f'{block.own_mixer.card.key} has no encoding to extend'))
+            key = block.own_mixer.card.key
+            refused.append(SpecError(f'{key} has no encoding that {spec} could extend'))
             links.append(model.links[layer_type])
             blocks.append(block)
             continue
