@@ -169,8 +169,10 @@ class LightNet(RecurrentMixer):
         axes = ('width', 'heads', 'head_dim')
         into = lambda: normal(rngs, (model_dim, heads, head_dim), model_dim, axes)
         self.w_q, self.w_k, self.w_v = into(), into(), into()
-        self.w_down = normal(rngs, (model_dim, head_dim), model_dim, ('width', None))
-        self.w_up = normal(rngs, (head_dim, heads, head_dim), head_dim, (None, 'heads', 'head_dim'))
+        self.w_down = normal(rngs, (model_dim, head_dim), model_dim, ('width', 'rank'))
+        self.w_up = normal(
+            rngs, (head_dim, heads, head_dim), head_dim, ('rank', 'heads', 'head_dim')
+        )
         self.scale = nnx.Param(jnp.ones((heads, head_dim), jnp.float32), axes=('heads', 'head_dim'))
         self.w_out = normal(
             rngs,

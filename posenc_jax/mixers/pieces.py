@@ -1,5 +1,6 @@
 """What mixers with a state share: long sequences in pieces of one size, documents, projections."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -73,3 +74,96 @@ def to_heads(x: Float[Array, 'B T D'], w: Float[Array, 'D H F']) -> Float[Array,
 def from_heads(x: Float[Array, 'B T H F'], w: Float[Array, 'H F D']) -> Float[Array, 'B T D']:
     """The sum of `x w` over the heads, in the dtype of `x`."""
     return linear(x.reshape(*x.shape[:2], -1), w.reshape(-1, w.shape[-1]))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Where the tokens of a piece lie in blocks of one size, which each document starts anew.
+
+    A state that holds one block holds that of the last token before the piece, and `held` of its
+    places are filled. All this follows from the ranks.
+
+    Attributes:
+      valid, rank: of the tokens.
+      document: how many documents have started in the piece; those of the state are 0.
+      block: rank // size.
+      state_block, held: number of the block in the state, and how many tokens of it there are.
+      last_document, last_block: of the last valid token; those of the state where there is none.
+    """
+
+    valid: Bool[Array, 'B T']
+    rank: Int[Array, 'B T']
+    document: Int[Array, 'B T']
+    block: Int[Array, 'B T']
+    state_block: Int[Array, 'B']
+    held: Int[Array, 'B']
+    last_document: Int[Array, 'B']
+    last_block: Int[Array, 'B']
+
+    @classmethod
+    def of(
+        cls,
+        valid: Bool[Array, 'B T'],
+        rank: Int[Array, 'B T'],
+        starts: Bool[Array, 'B T'],
+        size: int,
+    ) -> 'Blocks':
+        """The blocks of a piece.
+
+        Example:
+          >>> piece = Blocks.of(
+          ...     jnp.ones((1, 3), bool), jnp.array([[5, 6, 7]]), jnp.zeros((1, 3)), 4
+          ... )
+          >>> piece.state_block.tolist(), piece.held.tolist(), piece.last_block.tolist()
+          ([1], [1], [1])
+        """
+        document, block = jnp.cumsum(starts, axis=1, dtype=jnp.int32), rank // size
+        at = lambda a, place: jnp.take_along_axis(a, place[:, None], axis=1)[:, 0]
+        some = valid.any(axis=1)
+        first = jnp.argmax(valid, axis=1)
+        last = valid.shape[1] - 1 - jnp.argmax(valid[:, ::-1], axis=1)
+        before = at(rank, first)  # so many tokens of the document came before
+        state_block = jnp.maximum(before - 1, 0) // size
+        return cls(
+            valid,
+            rank,
+            document,
+            block,
+            state_block,
+            before - state_block * size,
+            jnp.where(some, at(document, last), 0),
+            jnp.where(some, at(block, last), state_block),
+        )
+
+    @property
+    def old(self) -> Bool[Array, 'B T']:
+        """Whether a token belongs to the document of the state."""
+        return self.document == 0
+
+    @property
+    def last(self) -> Bool[Array, 'B T']:
+        """Whether a valid token belongs to the last document and its last block."""
+        return (
+            self.valid
+            & (self.document == self.last_document[:, None])
+            & (self.block == self.last_block[:, None])
+        )
+
+    def sees(self, size: int) -> tuple[Bool[Array, 'B T size'], Bool[Array, 'B T T']]:
+        """Which places of the block in the state, and which tokens of the piece, a token sees in
+        its own block.
+        """
+        same_block = self.old & (self.block == self.state_block[:, None])
+        filled = jnp.arange(size) < self.held[:, None]
+        pairs = lambda a: a[:, :, None] == a[:, None, :]
+        place = jnp.arange(self.valid.shape[1])
+        within = pairs(self.document) & pairs(self.block) & (place[:, None] >= place)
+        return same_block[..., None] & filled[:, None], within & self.valid[:, None]
+
+    def store(self, buffer: Array, rows: Array) -> Array:
+        """`buffer` [B, size, ...] with the rows [B, T, ...] of the last block at their places."""
+        size = buffer.shape[1]
+        place = jnp.where(self.last, self.rank % size, size)
+        put = lambda buffer, place, rows: buffer.at[place].set(rows, mode='drop')
+        return jax.vmap(put)(buffer, place, rows)

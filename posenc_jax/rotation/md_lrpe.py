@@ -160,7 +160,8 @@ class MdLrpe(Encoding):
                 f'md_lrpe components must lie in 1 .. {self.angles}, the number of angles of '
                 f'head_dim={head_dim} in the form {form!r}, got {components}'
             )
-        self.components, self.form, self.prefix = components, form, prefix
+        self.components, self.prefix = components, prefix
+        self.form: Form = form
         self.head_dim, self.heads, self.kv_heads = head_dim, heads, kv_heads
         fixed = md_lrpe_frequencies(self.angles, components, base, half, form)
         self.fixed = tuple(fixed.tolist())
