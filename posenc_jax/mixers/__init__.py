@@ -6,6 +6,8 @@ from posenc_jax.mixers import (
     encoder_decoder,
     gru,
     htr_attention,
+    lavo,
+    lightnet,
     monotonic_location,
     number_network,
     recurrent_baselines,
