@@ -57,7 +57,7 @@ def _reaches(model: Transformer) -> list[int | None]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BoundedWindows(Decoding):
-    """For `generate`: calls `bounded_windows` after the prompt. The logits are those of a full cache.
+    """For `generate`: calls `bounded_windows` after the prompt. Logits are those of a full cache.
 
     Raises:
       ValueError: in `generate`, a model without a layer that has a `window`.

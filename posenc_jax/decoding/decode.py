@@ -189,7 +189,8 @@ def read(
         states = []
         for number, (layer_type, block) in enumerate(model.layers()):
             if number == model.cfg.layers - of_last:
-                carry = carry[0][:, -1:], block.own_mixer.tail(carry[1], 1)
+                mixer: Any = block.own_mixer
+                carry = carry[0][:, -1:], mixer.tail(carry[1], 1)
             carry, own = layer(carry, number, layer_type, block)
             states.append(own)
         return carry[0], tuple(states)

@@ -109,7 +109,7 @@ class AttentionMixer:
         qkv, rows = self.inputs(x, tok)
         return self.encoding.project(*qkv, tok, tok, rows)
 
-    def append(self, x, tok: Tokens, state: LayerCache | WindowCache, cursor, feats=None):
+    def append(self, x, tok: Tokens, state: Any, cursor, feats=None):
         """The arguments of `attend(..., heads_first=True)` for T new tokens, and the state with
         them. `tok` are the tokens of the whole capacity, `feats` further features of the new ones.
         """
@@ -117,7 +117,7 @@ class AttentionMixer:
         row = layer_rows(x, None if tok.valid is None else new.valid, 0)
         rows = jnp.concatenate([state.rows, row], axis=1)
         qkv = self._qkv(x, rows, new)
-        step = window_cache.step if isinstance(state, WindowCache) else caching.step
+        step: Any = window_cache.step if isinstance(state, WindowCache) else caching.step
         projected, state = step(self.encoding, state, *qkv, tok, row, cursor, feats)
         return projected, _constrained(state)
 
