@@ -276,7 +276,7 @@ def test_the_loss_of_an_encoder_without_output():
 
 @pytest.mark.full
 def test_the_loss_is_the_weighted_sum_and_a_shifted_step_has_no_transfer():
-    encoding = make('shift=0.0')
+    encoding = make('shift=0.0, dropout=0.0')
     sum_of = lambda **weights: auxiliary(changed(encoding, **weights))
     both = sum_of(contrastive=0.1, transfer=0.3)
     one, other = sum_of(contrastive=1.0, transfer=0.0), sum_of(contrastive=0.0, transfer=1.0)

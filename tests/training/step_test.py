@@ -215,7 +215,7 @@ def test_batch_that_the_mesh_does_not_divide(tmp_path):
         )
 
 
-SEQPE = 'seqpe(max_pos=100, draws=2, candidates=4, offsets=4, dropout=0.0, contrastive=1.0)'
+SEQPE = 'seqpe(max_pos=100, draws=8, candidates=4, offsets=4, contrastive=1.0, std=0.1)'
 
 
 @pytest.mark.full
@@ -255,10 +255,10 @@ def test_training_with_a_term_of_an_encoding_in_parts():
     """Accumulated parts report the mean of their terms, and both losses fall."""
     _, trainer = trainer_of(encoding=SEQPE, train__accumulate=2, train__warmup=1)
     state, batch, seen = trainer.init({}), batch_of(), []
-    for _ in range(20):
+    for _ in range(30):
         state, metrics = trainer.step(state, batch)
         seen.append((float(metrics['loss']), float(metrics['auxiliary_loss'])))
     loss, term = np.array(seen).T
     assert np.isfinite(seen).all() and loss[-1] < loss[0] - 0.5
-    assert term[0] == pytest.approx(np.log(4), abs=0.1)  # not twice as much
-    assert term[-5:].mean() < term[:5].mean()
+    assert term[0] == pytest.approx(np.log(4), abs=0.6)  # not twice as much
+    assert term[-5:].mean() < term[:5].mean() - 0.1
