@@ -224,6 +224,20 @@ def test_decoding_equals_the_whole_pass(use, components):
     assert np.abs(whole - layer(x, other))[1].max() > 1e-4  # positions matter
 
 
+@pytest.mark.full
+@pytest.mark.parametrize('second', ['path(rank=4)', 'cope()'])
+def test_a_chain_decodes_too(second):
+    """`path` rewrites cached keys beside the vectors that `place` left for all of them."""
+    spec = f'seqpe(max_pos=100, std=0.1) | {second}'
+    layer = pj.Attention(spec, width=8, heads=4, train_len=8, rngs=nnx.Rngs(0))
+    x, cache = draw(3, 2, 5, 8), layer.start(2, 5)
+    rows = []
+    for t in range(5):
+        row, cache = layer.step(x[:, t : t + 1], cache)
+        rows.append(row)
+    close(jnp.concatenate(rows, axis=1), layer(x))
+
+
 # The losses.
 
 
