@@ -46,6 +46,11 @@ def make(arguments='', **sizes):
     return moved(pj.make(spec, rngs=nnx.Rngs(0), **{**SIZES, **sizes}))
 
 
+def auxiliary(encoding, seed=0):
+    x, tok = jnp.zeros((1, 2, 8)), pj.Tokens.of(length=2)  # neither is read
+    return encoding.auxiliary_loss(x, tok, key=jax.random.key(seed))
+
+
 def close(a, b, tolerance=2e-5):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance)
 
@@ -199,7 +204,7 @@ def test_only_the_doors_of_the_use_are_open(use, door):
     opened = lambda encoding: {name for name in (*DOORS, *HOOKS) if encoding.opens(name)}
     assert opened(make(f'use="{use}"')) == {'place', door, 'auxiliary_loss'}
     quiet = make(f'use="{use}", contrastive=0.0, transfer=0.0')
-    assert opened(quiet) == {'place', door}
+    assert opened(quiet) == {'place', door} and auxiliary(quiet) == 0
 
 
 @pytest.mark.full
@@ -272,10 +277,6 @@ def test_transfer_loss_is_zero_up_to_a_rotation_of_every_head():
         teacher.reshape(5, 6), student + 0.1
     )
     assert not gradients[0].any() and np.abs(gradients[1]).max() > 1e-3
-
-
-def auxiliary(encoding, seed=0):
-    return encoding.auxiliary_loss(None, None, key=jax.random.key(seed))
 
 
 @pytest.mark.full
