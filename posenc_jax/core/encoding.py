@@ -216,7 +216,8 @@ class Encoding(nnx.Module):
     ) -> Float[Array, '']:
         """A term that training adds to the loss of the task, with its weight; float32.
 
-        An encoding that opens this hook exists once in a model.
+        An encoding that opens this hook exists once in a model. A training loop of one's own adds
+        the term itself.
 
         Args:
           x: token vectors before any `embed`.
