@@ -99,8 +99,8 @@ SETTINGS = {
         'train.batch=64', 'train.steps=1500', 'train.eval_every=100', 'train.weight_decay=0.01',
     ),
     'recall': (
-        *SIZES, 'task=mqar(pairs=8, vocab=128)', 'train.length=64', 'train.min_length=64', 'train.batch=64',
-        'train.steps=1500', 'train.eval_every=500',
+        *SIZES, 'task=mqar(pairs=8, vocab=128)', 'train.length=64', 'train.min_length=64',
+        'train.batch=64', 'train.steps=1500', 'train.eval_every=500',
     ),
     'mixers': (
         *SIZES, 'train.length=128', 'train.batch=16', 'train.steps=1200', 'train.eval_every=400',

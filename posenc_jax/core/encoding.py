@@ -212,7 +212,7 @@ class Encoding(nnx.Module):
         return k
 
     def auxiliary_loss(
-        self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array
+        self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array | None
     ) -> Float[Array, '']:
         """A term that training adds to the loss of the task, with its weight; float32.
 
