@@ -212,11 +212,12 @@ class Encoding(nnx.Module):
         return k
 
     def auxiliary_loss(
-        self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array
+        self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array | None
     ) -> Float[Array, '']:
         """A term that training adds to the loss of the task, with its weight; float32.
 
-        An encoding that opens this hook exists once in a model.
+        An encoding that opens this hook exists once in a model. A training loop of one's own adds
+        the term itself.
 
         Args:
           x: token vectors before any `embed`.

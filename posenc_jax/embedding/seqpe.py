@@ -302,6 +302,8 @@ class SeqPE(Encoding):
             drawn.append(seqpe_comparisons(of_pivots, *sizes, self.candidates, self.digits))
         if self.transfer:
             drawn.append(seqpe_windows(of_windows, *sizes, self.offsets, self.train_len))
+        if not drawn:
+            return super().auxiliary_loss(x, tok, key=key)
         # One call of the encoder reads all positions.
         flat = [pos.reshape(-1, self.components) for pos in drawn]
         ends = np.cumsum([len(pos) for pos in flat])[:-1]

@@ -5,6 +5,8 @@
 first window.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -14,7 +16,7 @@ from posenc_jax.embedding.seqpe_encoder import seqpe_digits, seqpe_positions
 EDITED = 0.4  # how often the candidates are uniform ones and edits of the digits, not neighbours
 SHORTEST_RANGE = 256  # of neighbouring candidates, in positions
 
-_exact = dict(precision=jax.lax.Precision.HIGHEST)
+_exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def seqpe_contrastive_loss(
@@ -30,7 +32,7 @@ def seqpe_contrastive_loss(
       >>> round(float(seqpe_contrastive_loss(zero[:, 0], zero, jnp.array([5]))), 4)
       3.4657
     """
-    logits = jnp.einsum('bd,bcd->bc', pivots, candidates, **_exact)
+    logits = _exact('bd,bcd->bc', pivots, candidates)
     chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     return (jax.nn.logsumexp(logits, axis=1) - chosen).mean()
 
@@ -52,7 +54,7 @@ def seqpe_transfer_loss(
 
     def rows(a):
         a = a.reshape(*a.shape[:-1], heads, -1)
-        return jax.nn.log_softmax(jnp.einsum('...inh,...jnh->...nij', a, a, **_exact), axis=-1)
+        return jax.nn.log_softmax(_exact('...inh,...jnh->...nij', a, a), axis=-1)
 
     t, s = rows(jax.lax.stop_gradient(teacher)), rows(student)
     return ((jnp.exp(t) - jnp.exp(s)) * (t - s)).mean()

@@ -1,5 +1,6 @@
 """Builds the parts of a transformer: those that exist once, and those that every layer owns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -83,7 +84,7 @@ def _in_layer(cfg, node: spec_language.Node, parts: tuple[Encoding, ...]) -> boo
     return share == 'layer' and not at_stem and has_variables
 
 
-def _stacked_block(cfg, nodes: list[spec_language.Node], rngs: nnx.Rngs) -> Block:
+def _stacked_block(cfg, nodes: Sequence[spec_language.Node], rngs: nnx.Rngs) -> Block:
     """The blocks of all groups as one module, whose variables have the groups as leading axis. The
     parts of `nodes`, or their one mixer, are built for each group.
     """

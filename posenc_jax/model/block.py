@@ -11,7 +11,7 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cross import CrossAttention, Source
 from posenc_jax.model.layers import MLP, Norm, dropout
-from posenc_jax.model.mixer import AttentionMixer, Mixer
+from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import constrain, sharded_attend
 from posenc_jax.model.stream import StreamingAttention
@@ -47,8 +47,9 @@ class Block(nnx.Module):
         # With this gain the residual stream is of order one at any depth.
         drawn: dict[str, Any] = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)
         self.attention_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
-        self.own_mixer, self.cross = own_mixer, cross
-        self.attention = (
+        self.own_mixer: Any = own_mixer
+        self.cross: Any = cross
+        self.attention: Any = (
             Projections(
                 cfg.width,
                 cfg.heads,
@@ -95,11 +96,12 @@ class Block(nnx.Module):
         cross = None if source is None else lambda x: self.cross.whole(x, tok, source)
         return self.around(x, lambda h: mixer.whole(h, tok), cross, key=key)
 
-    def mixer(self, encoding: Encoding | None) -> Mixer:
+    def mixer(self, encoding: Encoding | None) -> Any:
         """What this block does between its norms: attention with the layer's chain as `encoding`,
-        or the mixer in its place.
+        or the mixer in its place; a `Mixer` or, if `streams` is true, one with a stream (see
+        model/stream.py).
         """
-        if self.own_mixer is not None:
+        if self.own_mixer is not None or encoding is None:
             return self.own_mixer
         attention = AttentionMixer(
             self.attention,

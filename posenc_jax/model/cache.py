@@ -248,9 +248,7 @@ def step(
     q, k, v, tq, tk = encoding.project(q, k, v, new, new, rows)
     old_k = cache.k
     if encoding.cached == 'evolving':
-        old_k = _evolve(
-            encoding, old_k, filled(tok, cursor).with_feats(**{**tok.feats, **cache.feats}), tk
-        )
+        old_k = _evolve(encoding, old_k, filled(tok, cursor).with_feats(**cache.feats), tk)
     known = jax.tree.map(
         lambda buffer, a: append(buffer, a, 1), cache.feats, _cached_feats(encoding, new, tk)
     )

@@ -21,7 +21,7 @@ from posenc_jax.model.change_parts import Link
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.cross import DecoderState, Source
 from posenc_jax.model.layers import Norm, dropout, normal
-from posenc_jax.model.mixer import AttentionMixer, Mixer
+from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.sharding import constrain
 from posenc_jax.model.stream import StreamingMixer
 
@@ -68,8 +68,8 @@ class LayerStack(nnx.Module):
         parts = [self._part(link, block) for link in self.links[layer_type]]
         return parts[0] if len(parts) == 1 else ChainedEncoding(parts)
 
-    def mixer(self, layer_type: int, block: Block) -> Mixer:
-        """What a layer of this type does between its norms."""
+    def mixer(self, layer_type: int, block: Block) -> Any:
+        """What a layer of this type does between its norms, see `Block.mixer`."""
         if block.own_mixer is not None:
             return block.own_mixer
         return block.mixer(self.encoding(layer_type, block))

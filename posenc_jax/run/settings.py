@@ -272,7 +272,8 @@ def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, 
     index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
     tok = Tokens(index, pos, rank=index)
     encoder = model.encoder
-    jax.eval_shape(lambda: encoder.place(tok, batch['source'], key=None))
+    ids: Any = batch['source']
+    jax.eval_shape(lambda: encoder.place(tok, ids, key=None))
     return pos.shape[2:]
 
 

@@ -8,6 +8,7 @@ a call costs no more than a call of `jax.jit` on a dictionary.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -199,7 +200,7 @@ def read(
 
 def auxiliary_loss(model: Transformer, batch: DeviceBatch, key: Array) -> Float[Array, ''] | None:
     """The sum of the terms that encodings add to the loss; None where none of them adds one."""
-    stacks = [(model, (batch['tokens'], tokens_of(batch)), key)]
+    stacks: list[Any] = [(model, (batch['tokens'], tokens_of(batch)), key)]
     if model.encoder is not None and (source := source_of(batch)) is not None:
         stacks.append((model.encoder, source, jax.random.fold_in(key, 1)))  # as `encoded_source`
     terms = [

@@ -46,6 +46,11 @@ def make(arguments='', **sizes):
     return moved(pj.make(spec, rngs=nnx.Rngs(0), **{**SIZES, **sizes}))
 
 
+def auxiliary(encoding, seed=0):
+    x, tok = jnp.zeros((1, 2, 8)), pj.Tokens.of(length=2)  # neither is read
+    return encoding.auxiliary_loss(x, tok, key=jax.random.key(seed))
+
+
 def close(a, b, tolerance=2e-5):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance)
 
@@ -199,7 +204,7 @@ def test_only_the_doors_of_the_use_are_open(use, door):
     opened = lambda encoding: {name for name in (*DOORS, *HOOKS) if encoding.opens(name)}
     assert opened(make(f'use="{use}"')) == {'place', door, 'auxiliary_loss'}
     quiet = make(f'use="{use}", contrastive=0.0, transfer=0.0')
-    assert opened(quiet) == {'place', door}
+    assert opened(quiet) == {'place', door} and auxiliary(quiet) == 0
 
 
 @pytest.mark.full
@@ -222,6 +227,20 @@ def test_decoding_equals_the_whole_pass(use, components):
     close(out[jnp.array(valid)], whole[jnp.array(valid)])
     other = dataclasses.replace(tok, pos=tok.pos[:, ::-1])
     assert np.abs(whole - layer(x, other))[1].max() > 1e-4  # positions matter
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('second', ['path(rank=4)', 'cope()'])
+def test_a_chain_decodes_too(second):
+    """`path` rewrites cached keys beside the vectors that `place` left for all of them."""
+    spec = f'seqpe(max_pos=100, std=0.1) | {second}'
+    layer = pj.Attention(spec, width=8, heads=4, train_len=8, rngs=nnx.Rngs(0))
+    x, cache = draw(3, 2, 5, 8), layer.start(2, 5)
+    rows = []
+    for t in range(5):
+        row, cache = layer.step(x[:, t : t + 1], cache)
+        rows.append(row)
+    close(jnp.concatenate(rows, axis=1), layer(x))
 
 
 # The losses.
@@ -260,10 +279,6 @@ def test_transfer_loss_is_zero_up_to_a_rotation_of_every_head():
     assert not gradients[0].any() and np.abs(gradients[1]).max() > 1e-3
 
 
-def auxiliary(encoding, seed=0):
-    return encoding.auxiliary_loss(None, None, key=jax.random.key(seed))
-
-
 @pytest.mark.full
 def test_the_loss_of_an_encoder_without_output():
     """Equal vectors: L_ct = ln 32 whatever is drawn, and L_tr = 0."""
@@ -276,7 +291,7 @@ def test_the_loss_of_an_encoder_without_output():
 
 @pytest.mark.full
 def test_the_loss_is_the_weighted_sum_and_a_shifted_step_has_no_transfer():
-    encoding = make('shift=0.0')
+    encoding = make('shift=0.0, dropout=0.0')
     sum_of = lambda **weights: auxiliary(changed(encoding, **weights))
     both = sum_of(contrastive=0.1, transfer=0.3)
     one, other = sum_of(contrastive=1.0, transfer=0.0), sum_of(contrastive=0.0, transfer=1.0)

@@ -1,0 +1,140 @@
+"""Encoders, encoder-decoders and recurrent mixers: what the papers claim of them, small.
+
+Command:   python -m configs.sweeps.models GROUP [--seeds 0 1 2] [--workdir DIR] [--only NAME ...]
+           GROUP is one of
+  chomsky      six of the 15 tasks of `chomsky15` in an encoder, plain and randomized positions
+  translation  `dpe` and `xlpe` against sinusoids, from a source whose words move
+  recall       `mqar` with attention, `cheems` and both, with and without rotation
+  mixers       text to eight times the trained length with `lavo`, `lightnet` and attention
+  depth        text without positions and with sinusoids, in 2, 6 and 12 layers
+  digits       `seqpe` trained at 64 bytes of text, against ALiBi and RoPE
+Results:   WORKDIR/comparison; docs/results/models.md has the numbers. Runs whose last step is saved
+           are not trained again, so the sweep may be interrupted and started again.
+"""
+
+import sys
+
+from configs.sweeps.runs import compare
+from posenc_jax.core.command import Parser
+
+CHOMSKY = (
+    'even_pairs',
+    'reverse_string',
+    'missing_duplicate_string',
+    'bucket_sort',
+    'odds_first',
+    'cycle_navigation',
+)
+POSITIONS = {'plain': 'sinusoidal()', 'randomized': 'randomized_pe(max_len=512) | sinusoidal()'}
+ATTENTION = 'nope()'
+CHEEMS = 'cheems(chunk=32{})'
+
+
+def chomsky() -> dict[str, dict[str, object]]:
+    """Every task with every kind of positions."""
+    return {
+        f'{task}_{name}': {'task': f'chomsky15(name="{task}")', 'encoding': encoding}
+        for task in CHOMSKY
+        for name, encoding in POSITIONS.items()
+    }
+
+
+def translation() -> dict[str, dict[str, object]]:
+    """The encodings of the source, which alone may read the alignments."""
+    sides = {
+        'sinusoidal': ('translation()', 'sinusoidal()'),
+        'dpe': ('translation(alignments=True)', 'dpe()'),
+        'xlpe': ('translation(alignments=True)', 'xlpe()'),
+    }
+    return {
+        name: {'task': task, 'encoding': 'sinusoidal()', 'source_encoding': encoding}
+        for name, (task, encoding) in sides.items()
+    }
+
+
+def recall() -> dict[str, dict[str, object]]:
+    """Pure attention, pure scans and hybrids; the hybrid's attention has no positions."""
+    layers = {
+        'attention': (ATTENTION, ATTENTION),
+        'attention_rope': ('rope()', 'rope()'),
+        'cheems': (CHEEMS.format(''),) * 2,
+        'cheems_unrotated': (CHEEMS.format(', rotate=False'),) * 2,
+        'hybrid': (CHEEMS.format(''), 'rope()'),
+        'hybrid_unrotated': (CHEEMS.format(', rotate=False'), ATTENTION),
+    }
+    return {name: {'encoding': 'rope()', 'pattern': pattern} for name, pattern in layers.items()}
+
+
+def depth() -> dict[str, dict[str, object]]:
+    """Models without positions and with sinusoids, by their number of layers."""
+    return {
+        f'{encoding}_{layers}': {'encoding': f'{encoding}()', 'model.layers': layers}
+        for layers in (2, 6, 12)
+        for encoding in ('nope', 'sinusoidal')
+    }
+
+
+GROUPS = {
+    'chomsky': chomsky(),
+    'translation': translation(),
+    'recall': recall(),
+    'mixers': {
+        'lavo': 'lavo(slots=16, window=64)',
+        'lightnet': 'lightnet()',
+        'cheems': CHEEMS.format(''),
+        'rope': 'rope()',
+        'alibi': 'alibi()',
+    },
+    'depth': depth(),
+    'digits': {'seqpe': 'seqpe(max_pos=2048)', 'alibi': 'alibi()', 'rope': 'rope()'},
+}
+SIZES = ('model.layers=2', 'model.width=64', 'model.heads=4', 'train.save_every=100000')
+SETTINGS = {
+    'chomsky': (
+        *SIZES, 'model.kind=encoder', 'train.length=20', 'train.min_length=3', 'train.batch=64',
+        'train.steps=1500', 'train.eval_every=500', 'train.weight_decay=0.01',
+    ),
+    'translation': (
+        *SIZES, 'model.kind=encoder_decoder', 'train.length=12', 'train.min_length=4',
+        'train.batch=64', 'train.steps=1500', 'train.eval_every=100', 'train.weight_decay=0.01',
+    ),
+    'recall': (
+        *SIZES, 'task=mqar(pairs=8, vocab=128)', 'train.length=64', 'train.min_length=64',
+        'train.batch=64', 'train.steps=1500', 'train.eval_every=500',
+    ),
+    'mixers': (
+        *SIZES, 'train.length=128', 'train.batch=16', 'train.steps=1200', 'train.eval_every=400',
+        'train.lr=2e-3',
+    ),
+    'depth': (
+        *SIZES, 'train.length=64', 'train.batch=32', 'train.steps=1200', 'train.eval_every=400',
+        'train.lr=2e-3',
+    ),
+    'digits': (
+        *SIZES, 'train.length=64', 'train.batch=32', 'train.steps=1200', 'train.eval_every=400',
+        'train.lr=2e-3',
+    ),
+}  # fmt: skip
+EVALUATION = {
+    'chomsky': ('eval.lengths=20,30,40,60,80', 'eval.samples=200'),
+    'translation': ('eval.lengths=12,16,24', 'eval.samples=300'),
+    'recall': ('eval.lengths=64,128,256', 'eval.samples=200'),
+    'mixers': ('eval.lengths=128,256,512,1024', 'eval.protocols=nonoverlapping'),
+    'depth': ('eval.lengths=64', 'eval.protocols=nonoverlapping'),
+    'digits': ('eval.lengths=64,256,1024', 'eval.protocols=nonoverlapping'),
+}
+
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2 or sys.argv[1] not in GROUPS:
+        Parser('models').error(f'name a group first: {", ".join(GROUPS)}')
+    group = sys.argv.pop(1)
+    evaluation = {'comparison': EVALUATION[group]}
+    compare(
+        __doc__,
+        GROUPS[group],
+        workdir=f'runs/models/{group}',
+        config='configs/default.py',
+        settings=SETTINGS[group],
+        evaluation=evaluation,
+    )
