@@ -116,6 +116,7 @@ def test_the_memory_is_what_the_scan_reads_before_its_gate(gate):
         assert np.abs(other - y).max() > 1e-2
 
 
+@pytest.mark.full
 def test_order_reaches_the_shared_layer_and_the_upper_half_through_the_scan_alone():
     """Earlier tokens in another order, with their keys and values, leave the last result of full
     attention and of cross-attention as it is; that of the scan changes.
