@@ -45,6 +45,10 @@ def layer_gradient(spec: str, length: int, sizes: dict):
     return jax.jit(jax.grad(loss, (0, 2))).lower(*arguments).compile(), arguments
 
 
+def named(sizes: dict) -> str:
+    return 'D {width}, {heads} heads, {dtype}'.format(**sizes)
+
+
 def slope(seconds: dict[int, float], octaves: int) -> float:
     """The exponent of the time in the length, over the last octaves."""
     last = sorted(seconds)[-octaves - 1 :]
@@ -78,7 +82,7 @@ def by_length(specs: list[str], args, sizes: dict) -> None:
             faster = '' if spec == ATTENTION else f'{ratio(seconds, ATTENTION, spec):.2f}x'
             room = f'{temporary(built[spec][0]) / MIB:.1f}'
             rows.append((f'{length} {spec}', milliseconds(times), faster, room))
-    title = f'One layer, forward + backward, B 1, {sizes}, {args.rounds} rounds'
+    title = f'One layer, forward + backward, B 1, {named(sizes)}'
     show(title, ('length, layer', 'ms', 'faster', 'temporary MiB'), rows)
     rows = [
         (
@@ -119,7 +123,7 @@ def decoding(specs: list[str], args, sizes: dict) -> None:
         for spec, (_, size) in runs.items()
     ]
     show(
-        f'{args.new} tokens behind {args.behind}, B 1, {args.layers} layers, {sizes}',
+        f'{args.new} tokens behind {args.behind}, B 1, {args.layers} layers, {named(sizes)}',
         ('layers', 'ms per token', 'faster', 'bytes of state', 'less memory'),
         rows,
     )
