@@ -2,8 +2,12 @@
 
 from posenc_jax.mixers import (
     cheems,
+    cmc_pe,
     encoder_decoder,
     gru,
+    htr_attention,
+    lavo,
+    lightnet,
     monotonic_location,
     number_network,
     recurrent_baselines,

@@ -1,0 +1,207 @@
+"""LightNet: linear attention whose decay keeps a running average."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.mixers.pieces import from_heads, known_rows, scan_pieces, to_heads
+from posenc_jax.model.layers import linear, normal, rms_norm
+from posenc_jax.model.recurrent_mixer import RecurrentMixer
+from posenc_jax.rotation.md_lrpe import MdLrpe
+
+PIECE = 64  # tokens that are summed by one product
+HIDDEN = -1e30  # a key without weight
+
+
+def running_log_sum(
+    k: Float[Array, 'B T H F'], starts: Bool[Array, 'B T'], before: Float[Array, 'B H F']
+) -> Float[Array, 'B T H F']:
+    """`E_t = log(e^E + sum_{s <= t} e^k_s)`, where E is `before`, and 0 from a start on.
+
+    Example:
+      >>> zero = jnp.zeros((1, 2, 1, 1))
+      >>> jnp.exp(running_log_sum(zero, jnp.zeros((1, 2), bool), zero[:, 0]))[0, :, 0, 0].tolist()
+      [2.0, 3.0]
+    """
+    starts = jnp.broadcast_to(starts[..., None, None], (*starts.shape, 1, 1))
+    first = jnp.zeros_like(starts).at[:, :1].set(True)
+    begun = jnp.logaddexp(jnp.where(starts, 0.0, before[:, None]), k)
+    parts = starts | first, jnp.where(starts | first, begun, k)
+
+    def join(a, b):
+        return a[0] | b[0], jnp.where(b[0], b[1], jnp.logaddexp(a[1], b[1]))
+
+    return jax.lax.associative_scan(join, parts, axis=1)[1]
+
+
+def decayed_sum(state, rows):
+    """One piece of linear attention with a decay: `S_t = e^(E_{t-1} - E_t) S_{t-1} + k_t v_t^T` and
+    `o_t = S_t^T q_t`, by products of matrices.
+
+    Args:
+      state: S [B, H, F, V] and E [B, H, F] before the piece.
+      rows: q, k [B, C, H, F], v [B, C, H, V], E [B, C, H, F] and the starts of documents [B, C].
+        E rises within a document, by less than 80 in a piece, and k is zero at padding.
+
+    Returns:
+      The new state, and o [B, C, H, V].
+
+    Example:
+      >>> one = jnp.ones((1, 2, 1, 1))
+      >>> state, o = decayed_sum(
+      ...     (jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1))),
+      ...     (one, one, one, 0 * one, jnp.zeros((1, 2), bool)),
+      ... )
+      >>> o[0, :, 0, 0].tolist()
+      [1.0, 2.0]
+    """
+    s, before = state
+    q, k, v, log_sum, starts = rows
+    document = jnp.cumsum(starts, axis=1)
+    # The decay between two tokens is the product of two factors, so that matrices are multiplied.
+    # The larger one is finite while a key passes all before its piece by less than e^80.
+    factor = lambda a: jnp.exp(jnp.clip(a, -80.0, 80.0))
+    down, up = factor(before[:, None] - log_sum), factor(log_sum - before[:, None])
+    scores = jnp.einsum('bthf,bshf->bhts', q * down, k * up)
+    place = jnp.arange(starts.shape[1])
+    seen = (document[:, :, None] == document[:, None, :]) & (place[:, None] >= place)
+    scores = jnp.where(seen[:, None], scores, 0.0)
+    old = (document == 0)[..., None, None]
+    decay = jnp.exp(jnp.where(old, before[:, None] - log_sum, HIDDEN))
+    out = jnp.einsum('bhts,bshv->bthv', scores, v) + jnp.einsum('bthf,bhfv->bthv', q * decay, s)
+    last = (document == document[:, -1:])[..., None, None]
+    new = k * jnp.exp(jnp.where(last, log_sum - log_sum[:, -1:], HIDDEN))
+    s = s * decay[:, -1][..., None] + jnp.einsum('bshf,bshv->bhfv', new, v)
+    return (s, log_sum[:, -1]), out
+
+
+def lightnet_whole(
+    q: Float[Array, 'B L H F'],
+    k: Float[Array, 'B L H F'],
+    v: Float[Array, 'B L H V'],
+    valid: Bool[Array, '#B L'] | None = None,
+) -> Float[Array, 'B L H V']:
+    """LightNet in both directions: `o = Q (softmax(K)^T V)`, the softmax over all positions, so one
+    scan serves positions with any number of components.
+
+    Example:
+      >>> k, v = jnp.zeros((1, 2, 1, 1)), jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
+      >>> lightnet_whole(jnp.ones((1, 2, 1, 1)), k, v)[0, :, 0, 0].tolist()
+      [2.0, 2.0]
+    """
+    if valid is not None:
+        k = jnp.where(valid[..., None, None], k, HIDDEN)
+    return jnp.einsum(
+        'blhf,bhfv->blhv', q, jnp.einsum('bshf,bshv->bhfv', jax.nn.softmax(k, axis=1), v)
+    )
+
+
+@register(
+    'lightnet',
+    kind='mixer',
+    card=Card(
+        name='LightNet',
+        title='You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet',
+        arxiv='2405.21022',
+        door='none',
+        equation='o_t = q_t . sum_s e^k_s v_s / (1 + sum_s e^k_s), s <= t',
+        source='Doraemonzzz/xmixers',
+        authors='Qin, Zhen and Mao, Yuxin and Shen, Xuyang and Li, Dong and Zhang, Jing and '
+        'Dai, Yuchao and Zhong, Yiran',
+        year=2024,
+        example="lightnet(encoding=md_lrpe(form='cosine'))",
+        causal_only=True,
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class LightNet(RecurrentMixer):
+    """Linear attention with an additive decay, in the place of softmax attention.
+
+    For each head and each feature of the keys, `E_t = log(1 + sum_{s <= t} e^k_s)`, and the state
+    is `S_t = diag(e^(E_{t-1} - E_t)) S_{t-1} + k'_t v_t^T` with `k'_t = e^(k_t - E_t)`. The result
+    `o_t = S_t^T q_t`, q = SiLU(x W_q), is a running average, so the weights of old tokens fall like
+    1/t instead of exponentially. An encoding turns q and k', and the decay acts on its features. In
+    the form 'cosine' results depend on differences of positions alone; in the form 'rotate' not
+    quite, because the two features of a turned pair decay differently. Then
+    `y = (RMSNorm(o) * sigmoid(x W_down W_up)) W_o`, with a norm for each head. Time and memory are
+    linear in the length, and decoding reads a state of H F (V + 1) numbers. Differs from the paper:
+    the rank of the gate is the head width, and there is one direction only (`lightnet_whole` is the
+    other form). Packed documents start with the initial state.
+
+    Args:
+      encoding: `md_lrpe(...)`, or None for no encoding.
+      model_dim, heads, head_dim, layers: from the model.
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: another encoding than `md_lrpe`.
+
+    Reference: Qin et al., arXiv 2405.21022.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> mixer = LightNet(model_dim=8, heads=2, head_dim=4, layers=1, rngs=nnx.Rngs(0))
+      >>> mixer.whole(jnp.ones((1, 3, 8)), pj.Tokens.of(length=3)).shape
+      (1, 3, 8)
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding | None = None,
+        model_dim: int = CONTEXT,
+        heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        layers: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if encoding is not None and not isinstance(encoding, MdLrpe):
+            found = getattr(getattr(encoding, 'card', None), 'key', type(encoding).__name__)
+            raise ValueError(
+                f'lightnet takes the encoding md_lrpe, not {found}; use e.g. '
+                'lightnet(encoding=md_lrpe())'
+            )
+        self.encoding, self.sizes = encoding, (heads, head_dim)
+        self.width = head_dim if encoding is None else encoding.width
+        axes = ('width', 'heads', 'head_dim')
+        into = lambda: normal(rngs, (model_dim, heads, head_dim), model_dim, axes)
+        self.w_q, self.w_k, self.w_v = into(), into(), into()
+        self.w_down = normal(rngs, (model_dim, head_dim), model_dim, ('width', 'rank'))
+        self.w_up = normal(
+            rngs, (head_dim, heads, head_dim), head_dim, ('rank', 'heads', 'head_dim')
+        )
+        self.scale = nnx.Param(jnp.ones((heads, head_dim), jnp.float32), axes=('heads', 'head_dim'))
+        self.w_out = normal(
+            rngs,
+            (heads, head_dim, model_dim),
+            heads * head_dim,
+            ('heads', 'head_dim', 'width'),
+            gain=(2 * layers) ** -0.5,
+        )
+
+    def initial(self, batch):
+        heads, head_dim = self.sizes
+        zeros = lambda *shape: jnp.zeros((batch, heads, *shape), jnp.float32)
+        return zeros(self.width, head_dim), zeros(head_dim)
+
+    def scan(self, x, tok, starts, state):
+        valid, _, starts = known_rows(x, tok, starts)
+        project = lambda w: to_heads(x, w[...]).astype(jnp.float32)
+        q, v = jax.nn.silu(project(self.w_q)), project(self.w_v)
+        k = jnp.where(valid[..., None, None], project(self.w_k), HIDDEN)
+        s, before = state
+        log_sum = running_log_sum(k, starts, before)
+        k = jnp.exp(k - log_sum)
+        if self.encoding is not None:
+            q, k = self.encoding.turned(q, tok), self.encoding.turned(k, tok)
+        # The features that an encoding makes of one feature decay alike.
+        wide = lambda a: jnp.concatenate([a] * (self.width // a.shape[-1]), axis=-1)
+        rows = q, k, v, wide(log_sum), starts
+        out, (s, _) = scan_pieces(decayed_sum, (s, wide(before)), rows, PIECE)
+        out = rms_norm(out, jnp.ones(out.shape[-1])) * self.scale[...]
+        gate = jax.nn.sigmoid(to_heads(linear(x, self.w_down[...]), self.w_up[...]))
+        y = from_heads((out * gate).astype(x.dtype), self.w_out[...])
+        return y, (s, log_sum[:, -1])
