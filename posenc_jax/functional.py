@@ -102,6 +102,7 @@ from posenc_jax.mixers.location_weights import (
     step_size,
 )
 from posenc_jax.mixers.monotonic_location import mix_directions
+from posenc_jax.mixers.ssd import ssd_chunks, ssd_scan
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
 from posenc_jax.positions.giraffe_random import giraffe_ids
@@ -302,6 +303,8 @@ __all__ = [
     'slot_weights',
     'soft_stair',
     'spaced_ids',
+    'ssd_chunks',
+    'ssd_scan',
     'ssmax_factor',
     'step_size',
     'stretched_table',
