@@ -7,4 +7,5 @@ from posenc_jax.mixers import (
     lightnet,
     monotonic_location,
     number_network,
+    rmat,
 )

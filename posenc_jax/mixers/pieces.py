@@ -112,9 +112,8 @@ class Blocks:
         """The blocks of a piece.
 
         Example:
-          >>> piece = Blocks.of(
-          ...     jnp.ones((1, 3), bool), jnp.array([[5, 6, 7]]), jnp.zeros((1, 3)), 4
-          ... )
+          >>> valid = jnp.ones((1, 3), bool)
+          >>> piece = Blocks.of(valid, jnp.array([[5, 6, 7]]), ~valid, 4)
           >>> piece.state_block.tolist(), piece.held.tolist(), piece.last_block.tolist()
           ([1], [1], [1])
         """
