@@ -42,6 +42,7 @@ from posenc_jax.decoding.parallel_context_entropy import (
     select_pieces,
 )
 from posenc_jax.decoding.pie import pie_keys
+from posenc_jax.embedding.dpe import order_loss
 from posenc_jax.embedding.learnable_fourier import (
     learnable_fourier_features,
     learnable_fourier_network,
@@ -118,6 +119,7 @@ from posenc_jax.positions.uni_encoder import (
     uni_encoder_masks,
 )
 from posenc_jax.positions.v2pe import v2pe_ids
+from posenc_jax.positions.xlpe import btg_order, order_from_alignment
 from posenc_jax.rotation.carope import (
     carope_bias,
     carope_increments,
@@ -162,6 +164,7 @@ __all__ = [
     'best_pieces',
     'bipe_ids',
     'bipe_slopes',
+    'btg_order',
     'cable_bias',
     'candidate_means',
     'carope_bias',
@@ -243,6 +246,8 @@ __all__ = [
     'newest_first',
     'nope_temperature_curve',
     'ntk_aware_base',
+    'order_from_alignment',
+    'order_loss',
     'p_rope_frequencies',
     'pair_normals',
     'path_directions',

@@ -109,7 +109,7 @@ def continue_text(
     if decoding is not None:
         decoding.check(model)
     try:
-        settings.check_width(model, ids.shape[1] + tokens)
+        settings.check_call(model, ids.shape[1] + tokens)
     except ValueError as error:
         raise SpecError(
             f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}'

@@ -37,6 +37,7 @@ from posenc_jax.rotation.rope import rope_frequencies, rotate
 OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
+    'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'nope_temperature': (
         'encoding',
@@ -48,12 +49,14 @@ OPTIONS = {
         'self_extend(encoding=rope(), group=None, local=4)',
         dict(relative=True),
     ),
+    'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
         'sigma_gpt(max_len=128, table="sinusoid")',
         dict(needs_training=False),
     ),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
+    'xlpe': ('encoding', 'xlpe(level="head")', dict(needs_training=False)),
     'yarn': (
         'frequencies',
         'rope(freqs=yarn(dynamic=True, train_len=8))',
@@ -127,8 +130,35 @@ class Candidates(Encoding):
         )
 
 
+class Images(Encoding):
+    """Gives tokens positions of two images of two rows and five columns, again and again. The
+    components are the image, the row and the column.
+    """
+
+    def place(self, tok, *, key=None):
+        parts = tok.pos // 10 % 2, tok.pos // 5 % 2, tok.pos % 5
+        return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
+
+
+class Reordered(Encoding):
+    """Gives tokens positions of a source whose translation swaps every two words. The components
+    are the position and the place in the order of the translation.
+    """
+
+    def place(self, tok, *, key=None):
+        swapped = jnp.broadcast_to(tok.pos + 1 - 2 * (tok.rank % 2), tok.pos.shape)
+        return dataclasses.replace(tok, pos=jnp.stack([tok.pos, swapped], axis=-1))
+
+
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
-PLACED = {'bipe': Sentences, 'conflator': Alternating, 'papeft': Located, 'uni_encoder': Candidates}
+PLACED = {
+    'bipe': Sentences,
+    'conflator': Alternating,
+    'image_shift': Images,
+    'papeft': Located,
+    'uni_encoder': Candidates,
+    'xlpe': Reordered,
+}
 
 
 def make(entry, *, seed=0, causal=True):
@@ -149,8 +179,9 @@ def draw(seed, *shape):
 
 # Scale of the projections, 2 unless given here. The phases of tapa are products of queries and
 # keys: at a gain of 2 they reach 23 turns, and the last bit of q then changes the result by 1e-4.
-# With the changed W_b of conflator, bigram vectors are three times as long as token vectors.
-GAIN = {'tapa': 1.0, 'conflator': 1.0}
+# With the changed W_b of conflator, bigram vectors are three times as long as token vectors. The
+# layers of dpe with their changed weights enlarge a rounding error before the attention does.
+GAIN = {'tapa': 1.0, 'conflator': 1.0, 'dpe': 1.0}
 
 READ_NO_QUERIES = {'positional_attention'}
 

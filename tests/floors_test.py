@@ -11,7 +11,10 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / 'posenc_jax'
 FLOORS = (
     ('version', 'core'),
-    ('positions', 'embedding', 'rotation', 'logits', 'mask', 'collect', 'extension'),
+    (
+        *('positions', 'embedding', 'rotation', 'logits', 'mask', 'collect', 'extension'),
+        *('coordinates', 'graph'),
+    ),
     ('model',),
     ('mixers', 'decoding', 'conversion', 'tasks'),
     ('run',),

@@ -4,6 +4,7 @@ The models are tested on sources that are longer than those of training.
 
 Command:   python -m configs.sweeps.monotonic_location [--tasks copy recopy] [--variants NAME ...]
            [--seeds 0 1] [--steps 2000] [--width 64] [--dropout 0.1] [--samples 256] [--out DIR]
+           The variants of `htr_attention` (htr-KIND-POSITIONS) run where --variants names them.
 Writes OUT/results.csv and OUT/results.png: the exact match of the whole target with its end, by
 length. It is measured under teacher forcing, which gives the same exact match as greedy decoding.
 The first length stands for the trained ones. The model is that of the paper (arXiv 2305.20019) and
@@ -17,6 +18,7 @@ Differs:   Samples may repeat. For lookups the paper trains on all samples with 
 """
 
 import argparse
+import functools
 import pathlib
 import time
 
@@ -30,6 +32,7 @@ from configs.sweeps.tables import report
 from posenc_jax.core.command import Parser
 from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder
+from posenc_jax.mixers.htr_attention import KINDS, POSITIONS, HTRAttention
 from posenc_jax.tasks.source_target import TRANSDUCTIONS, Transduction
 
 # The names are those of the paper. 'mix' joins location and content; in 'pr' the next step counts
@@ -53,6 +56,12 @@ for alone in ('locattn', 'locattn-s', 'onestep', 'monoattn', 'rmonoattn'):
     VARIANTS[f'mix-{alone}-pr'] = dict(VARIANTS[alone], content='plain', position_past=True)
 for mixed in ('mix-locattn', 'mix-locattn-s'):
     VARIANTS[f'gru-{mixed}'] = dict(VARIANTS[mixed], gru=True)
+OF_THE_PAPER = tuple(VARIANTS)
+# The attention of arXiv 1903.07377 in the same encoder-decoder, without and with positions.
+for kind in KINDS:
+    for positions in POSITIONS:
+        other = functools.partial(HTRAttention, kind=kind, positions=positions)
+        VARIANTS[f'htr-{kind}-{positions}'] = dict(attention=other, both_ways=False)
 # ids of padding, of the start of every target, and of the first word of a task
 PADDING, START, WORDS = 0, 1, 2
 TRAINED, BATCH = 10_001, 32  # samples
@@ -178,7 +187,7 @@ def main(arguments: list[str] | None = None):
         '--variants',
         nargs='+',
         type=one_of('a variant', VARIANTS),
-        default=list(VARIANTS),
+        default=list(OF_THE_PAPER),
         metavar='NAME',
     )
     parser.add_argument('--seeds', type=at_least(int, 0, 2**32), nargs='+', default=[0, 1])

@@ -2,4 +2,10 @@
 alone; each has a function that draws its result.
 """
 
-from posenc_jax.analysis import attention_entropy, receptive_field, rope_usage, token_distance
+from posenc_jax.analysis import (
+    attention_entropy,
+    nope_deep_lm,
+    receptive_field,
+    rope_usage,
+    token_distance,
+)

@@ -370,7 +370,7 @@ def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Trans
     heads contribute.
 
     Raises:
-      ValueError: a layer or head that does not exist.
+      ValueError: a layer or head that does not exist, or a layer without attention.
 
     Example:
       >>> from posenc_jax.model import TransformerConfig
@@ -386,6 +386,7 @@ def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Trans
         if not (0 <= layer < model.cfg.layers and 0 <= head < model.cfg.heads):
             last = f'layers 0 .. {model.cfg.layers - 1}, heads 0 .. {model.cfg.heads - 1}'
             raise ValueError(f'without_heads: there is no head ({layer}, {head}); {last}')
-        w_out = changed.blocks[layer % period].attention.w_out
+        at = layer % period, changed.blocks[layer % period]
+        w_out = changed.attention(*at).projections.w_out
         w_out[...] = w_out[...].at[layer // period, head].set(0.0)
     return changed

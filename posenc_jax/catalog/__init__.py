@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from posenc_jax.core.registry import NAMED_ONLY, Card, Entry, Kind, SpecError, entries
 from posenc_jax.core.spec import Chain, Node, parse
 
-KINDS: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension', 'mixer', *NAMED_ONLY)
+KINDS: tuple[Kind, ...] = (
+    'encoding',
+    'frequencies',
+    'extension',
+    'coordinates',
+    'mixer',
+    *NAMED_ONLY,
+)
 COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
 PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 
@@ -17,7 +24,9 @@ _HEADINGS = {
     'encoding': 'Encodings',
     'frequencies': 'Frequency rules, for `freqs=` of a rotary encoding',
     'extension': 'Extensions, which turn an encoding into another encoding',
+    'coordinates': 'Encoders of coordinates',
     'mixer': 'Mixers, which replace attention',
+    'graph': 'Codes of nodes and edges of a graph',
     'cache': 'Caches: methods that edit, join, shorten or read a decode cache',
     'conversion': 'Conversions, which turn a model into another model',
     'analysis': 'Analyses of a model or an encoding',
@@ -43,8 +52,8 @@ def catalog(kind: Kind | None = None) -> Catalog:
     """The Cards of all registered methods, ordered by their first door; they print as a table.
 
     Args:
-      kind: 'encoding', 'frequencies', 'extension', 'mixer', 'cache', 'conversion' or 'analysis';
-        None for all kinds, in this order.
+      kind: 'encoding', 'frequencies', 'extension', 'coordinates', 'mixer', 'graph', 'cache',
+        'conversion' or 'analysis'; None for all kinds, in this order.
 
     Raises:
       SpecError: another kind.

@@ -215,6 +215,8 @@ def swap(
         dataclasses.replace(model.cfg, **changed), rngs=nnx.Rngs(0) if rngs is None else rngs
     )
     for layer_type, (own, block) in enumerate(zip(student.blocks, model.blocks, strict=True)):
+        if block.own_mixer is not None:
+            continue
         old, new = (
             parts_of(model.encoding(layer_type, block)),
             parts_of(student.encoding(layer_type, own)),
@@ -244,6 +246,8 @@ def _is_absolute(node: spec_language.Node) -> bool:
 
 
 def _swapped(nodes, relative) -> tuple[spec_language.Node, ...]:
+    if nodes[0].entry.kind == 'mixer':
+        return nodes
     start = next((i for i, node in enumerate(nodes) if _is_absolute(node)), 0)
     kept = lambda nodes: tuple(node for node in nodes if not _is_absolute(node))
     return (*nodes[:start], *relative, *kept(nodes[start:]))

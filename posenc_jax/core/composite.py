@@ -125,6 +125,26 @@ class Composite(Encoding):
             k = part.update_keys(k, tk, new)
         return k
 
+    def begin_stream(self, tok):
+        owner = self._owner('begin_stream')
+        return super().begin_stream(tok) if owner is None else owner.begin_stream(tok)
+
+    def carry_stream(self, out, stream):
+        owner = self._owner('begin_stream')
+        return (out, stream) if owner is None else owner.carry_stream(out, stream)
+
+    def feed_stream(self, m, stream):
+        owner = self._owner('begin_stream')
+        return stream if owner is None else owner.feed_stream(m, stream)
+
+    def auxiliary_loss(self, x, tok, *, key):
+        loss = super().auxiliary_loss(x, tok, key=key)
+        for number, part in enumerate(self.children):
+            loss += part.auxiliary_loss(
+                x, tok, key=None if key is None else jax.random.fold_in(key, number)
+            )
+        return loss
+
 
 class Wrapper(Composite):
     """A composite of one encoding, `self.encoding`; it overrides the doors that it changes."""

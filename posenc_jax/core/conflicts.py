@@ -12,7 +12,7 @@ from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import DOORS, HOOKS, Encoding
 from posenc_jax.core.registry import SpecError
 
-EXCLUSIVE = ('qkv', 'match', 'collect', 'merge')
+EXCLUSIVE = ('qkv', 'match', 'collect', 'merge', 'begin_stream')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,12 @@ CONFLICTS = (
         'opens update_keys',
         'follows_length',
         '{first} rewrites cached keys and {second} needs them raw: they cannot be chained',
+    ),
+    Conflict(
+        'opens begin_stream',
+        'opens update_keys',
+        '{first} carries a stream beside the values, and {second} rewrites cached keys, of which '
+        'the stream is a part: they cannot be chained',
     ),
     Conflict(
         'follows_length',

@@ -9,15 +9,18 @@ batch shares it.
 The token stage (`place`, `embed`, `qkv`, `project`, `merge`) sees whole sequences in the layout
 [B, L, heads, H]. The pair stage (`init_carry`, `match`, `score`, `mask`, `collect`) sees one block
 of queries and one block of keys, heads first: q [B, N, T, H], k and v [B, K, S, H], logits
-[B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...]. Two hooks
-are optional: `fast_path` evaluates the whole pair stage at once where it can, and `update_keys`
-rewrites cached keys.
+[B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...]. Hooks are
+optional: `fast_path` evaluates the whole pair stage at once where it can, `update_keys` rewrites
+cached keys, and `auxiliary_loss` is a term that training adds to the loss of the task. Three more
+belong together: `begin_stream`, `carry_stream` and `feed_stream` are about a second state that
+flows from layer to layer.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -43,7 +46,9 @@ DOORS = (
     'merge',
 )
 TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')  # `merge` comes with `qkv`
-HOOKS = ('fast_path', 'update_keys')
+HOOKS = (
+    'fast_path', 'update_keys', 'auxiliary_loss', 'begin_stream', 'carry_stream', 'feed_stream'
+)  # fmt: skip
 
 # Facts that an encoding may state about itself. `conflicts` says which exclude each other.
 TRAITS = {
@@ -205,6 +210,42 @@ class Encoding(nnx.Module):
     ) -> Float[Array, 'B K S H']:
         """Rewrites cached keys for one new token (`new` has length 1)."""
         return k
+
+    def auxiliary_loss(
+        self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array
+    ) -> Float[Array, '']:
+        """A term that training adds to the loss of the task, with its weight; float32.
+
+        An encoding that opens this hook exists once in a model.
+
+        Args:
+          x: token vectors before any `embed`.
+          tok: the placed tokens, as `embed` gets them.
+          key: the key that `place` got, so that both can make the same draws.
+        """
+        return jnp.zeros((), jnp.float32)
+
+    def begin_stream(self, tok: Tokens) -> Float[Array, '#B L N *S']:
+        """The stream at the first layer, float32; it depends on no trained variable.
+
+        An encoding that opens this hook finds the stream of its tokens in `project` as their
+        feature 'stream', which it takes off. It may join it to the values there.
+        """
+        raise NotImplementedError
+
+    def carry_stream(
+        self, out: Float[Array, 'B T N V'], stream: Float[Array, 'B T N *S']
+    ) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T N *S']]:
+        """Takes the result of attention apart: the sums of the values, and the stream behind
+        attention.
+        """
+        return out, stream
+
+    def feed_stream(
+        self, m: Float[Array, 'B T D'], stream: Float[Array, 'B T N *S']
+    ) -> Float[Array, 'B T N *S']:
+        """The stream behind the layer's feed-forward network, whose output is `m`."""
+        return stream
 
     # Derived from the above.
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from posenc_jax.core.composite import Composite, name_of, parts_of
-from posenc_jax.core.encoding import Constant, Encoding
+from posenc_jax.core.encoding import HOOKS, Constant, Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tokens import Tokens
@@ -47,7 +47,8 @@ class PerHead(Composite):
 
     Raises:
       ValueError: n outside 1 .. N-1, or no such multiple; an encoding that opens `place`, `embed`,
-        `qkv`, `merge` or `update_keys`, that mixes heads, or whose keys are not cached as encoded;
+        `qkv`, `merge` or a hook other than `fast_path`, that mixes heads, or whose keys are not
+        cached as encoded;
         chains that disagree on whether they decide which later keys or documents are seen.
 
     Reference: this library.
@@ -82,7 +83,7 @@ class PerHead(Composite):
                 f'use {min(nearest, heads - group)}'
             )
         for part in (*parts_of(first), *parts_of(second)):
-            for door in ('place', 'embed', 'qkv', 'merge', 'update_keys'):
+            for door in ('place', 'embed', 'qkv', 'merge', *HOOKS[1:]):
                 if part.opens(door):
                     raise ValueError(
                         f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it '

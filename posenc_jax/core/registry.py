@@ -1,10 +1,11 @@
 """The registry of everything that has a key, with its Card.
 
-Spec strings build the kinds `encoding`, `frequencies`, `extension`, `task` and, as layers of a
-model, `mixer` (layers without the common attention). Three more kinds are registered only to be
-listed and cited: `cache` (methods that edit or read a decode cache), `conversion` (methods that
-make another model from a model) and `analysis`. A key may exist once in every kind: `yarn` is a
-frequency rule, and also an extension that gives this rule to a rotary encoding.
+Spec strings build the kinds `encoding`, `frequencies`, `extension`, `task`, `coordinates` (encoders
+of coordinates) and, as layers of a model, `mixer` (layers without the common attention). Four more
+kinds are registered only to be listed and cited: `graph` (codes of nodes and edges), `cache`
+(methods that edit or read a decode cache), `conversion` (methods that make another model from a
+model) and `analysis`. A key may exist once in every kind: `yarn` is a frequency rule, and also an
+extension that gives this rule to a rotary encoding.
 """
 
 import dataclasses
@@ -13,10 +14,19 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-NAMED_ONLY = ('cache', 'conversion', 'analysis')
+NAMED_ONLY = ('graph', 'cache', 'conversion', 'analysis')
 Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
 Kind = Literal[
-    'encoding', 'frequencies', 'extension', 'task', 'mixer', 'cache', 'conversion', 'analysis'
+    'encoding',
+    'frequencies',
+    'extension',
+    'task',
+    'coordinates',
+    'graph',
+    'mixer',
+    'cache',
+    'conversion',
+    'analysis',
 ]
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
 _LONGEST_NAME = 100

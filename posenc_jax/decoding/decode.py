@@ -17,6 +17,8 @@ from posenc_jax.model.cross import DecoderState, Source
 from posenc_jax.model.recurrent_mixer import MixerState
 from posenc_jax.model.transformer import Transformer
 
+REMEMBERED = (LayerCache, MixerState, DecoderState)  # what `prefill` leaves behind in a layer
+
 
 def init_cache(model: Transformer, tok: Tokens, source: Source | None = None) -> Cache:
     """An empty cache for the tokens `tok`, which fill the whole capacity: the prompts and all
@@ -143,20 +145,29 @@ def read(
       source: what cross-attention reads. Then the caches are of `DecoderState`.
     """
 
-    def layer(x, number, layer_type, block):
-        mixer, remembered = model.mixer(layer_type, block), []
+    def layer(carry, number, layer_type, block):
+        x, stream = carry
+        tok, mixer, own = placed[layer_type], model.mixer(layer_type, block), None
 
         def mix(h):
-            y, own = mixer.fill(h, placed[layer_type], capacity, count)
-            remembered.append(own)
+            nonlocal stream, own
+            if mixer.streams:
+                y, stream, own = mixer.fill(h, tok, stream, capacity, count)
+            else:
+                y, own = mixer.fill(h, tok, capacity, count)
             return y
 
-        if source is None:
-            return block.around(x, mix), remembered[0]
-        x = block.around(x, mix, lambda x: block.cross.whole(x, placed[layer_type], source))
-        return x, DecoderState(remembered[0], block.cross.start(source))
+        def fed(m):
+            nonlocal stream
+            stream = mixer.feed(m, stream)
 
-    x, stacked = model.scan_layers(layer, model.embed(tokens, placed))
+        cross = None if source is None else lambda x: block.cross.whole(x, tok, source)
+        x = block.around(x, mix, cross, fed=fed if mixer.streams else None)
+        state = own if source is None else DecoderState(own, block.cross.start(source))
+        return (x, stream), state
+
+    x = model.embed(tokens, placed)
+    (x, _), stacked = model.scan_layers(layer, (x, model.begin_stream(placed, len(x))))
     groups = model.cfg.layers // len(stacked)
     return x, tuple(jax.tree.map(lambda a: a[g], own) for g in range(groups) for own in stacked)
 
@@ -187,17 +198,15 @@ def decode_step(
       ValueError: the cache has not been prefilled, or it is full (checked where the cursor is not
         traced).
     """
-    kinds = (LayerCache, MixerState, DecoderState)
-    caching.check_layers(cache, kinds, 'decode_step', 'prefill')
-    mix = lambda h, mixer, tok, own: mixer.step(h, tok, own, cache.cursor)
-    return append(model, cache, tokens, mix, layers)
+    caching.check_layers(cache, REMEMBERED, 'decode_step', 'prefill')
+    return append(model, cache, tokens, None, layers)
 
 
 def append(
     model: Transformer,
     cache: Cache,
     tokens: Int[Array, 'B'],
-    mix: Callable,
+    mix: Callable | None,
     layers: list[tuple[int, Block]] | None = None,
 ) -> tuple[Float[Array, 'B V'], Cache]:
     """Appends one token to each row of a cache of any kind; returns the logits of the next token
@@ -206,12 +215,13 @@ def append(
     Args:
       mix: the attention of one layer, `mix(h, mixer, tok, own) -> y, own`. It gets the normed input
         h [B, 1, D], the mixer of the layer, the placed tokens of the whole capacity and the cache
-        of the layer. It returns the output [B, 1, D] and the new cache of the layer.
+        of the layer. It returns the output [B, 1, D] and the new cache of the layer. None is
+        `mixer.step`.
       layers: as for `decode_step`.
 
     Raises:
-      ValueError: the cache is full (checked where the cursor is not traced), or the tokens are not
-        one for each row of the cache.
+      ValueError: the cache is full (checked where the cursor is not traced), the tokens are not
+        one for each row of the cache, or `mix` is given where a stream flows from layer to layer.
     """
     rows = jax.tree.leaves(cache.layers)[0].shape[0]
     if tokens.shape != (rows,):
@@ -221,14 +231,34 @@ def append(
     if not cache.free:
         raise ValueError(f'the cache of {cache.capacity} slots is full')
     cache = read_ids(model, cache, tokens[:, None])
-    x = model.embed(tokens[:, None], tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens))
-    of_type = lambda h, mixer, layer_type, own: mix(h, mixer, cache.tokens[layer_type], own)
+    new = tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens)
+    x = model.embed(tokens[:, None], new)
+    stream = model.begin_stream(new, len(x))
+
+    if mix is not None and stream is not None:
+        raise ValueError(
+            'a stream flows from layer to layer of this model, which only Decoding() passes on'
+        )
+
+    def of_type(h, mixer, layer_type, own):
+        nonlocal stream
+        tok = cache.tokens[layer_type]
+        if mix is not None:
+            return mix(h, mixer, tok, own)
+        if not mixer.streams:
+            return mixer.step(h, tok, own, cache.cursor)
+        y, stream, own = mixer.step(h, tok, stream, own, cache.cursor)
+        return y, own
+
+    def fed(m, mixer):
+        nonlocal stream
+        if mixer.streams:
+            stream = mixer.feed(m, stream)
 
     def cross(x, attention, layer_type, keys):
-        new = cache.tokens[layer_type].slice(cache.cursor, 1)
-        return attention.step(x, new, keys, cache.source.tok)
+        return attention.step(x, new[layer_type], keys, cache.source.tok)
 
-    x, appended = model.loop_layers(of_type, x, cache.layers, layers, cross)
+    x, appended = model.loop_layers(of_type, x, cache.layers, layers, cross, fed)
     return model.logits(model.norm(x))[:, 0], dataclasses.replace(
         cache, cursor=cache.cursor + 1, layers=appended
     )

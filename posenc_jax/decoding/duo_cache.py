@@ -115,6 +115,8 @@ def prefill(
                 f'front, but slot {slot + 1} of row {row} is padding behind a token; move it to '
                 'the left'
             )
+    for at in enumerate(model.blocks):
+        _mask_of(model.encoding(*at))
     heads = heads_of(model) if heads is None else heads
     cache = read_ids(model, cache, prompts)
     tokens = cache.tokens

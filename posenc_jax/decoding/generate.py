@@ -11,12 +11,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import init_cache
+from posenc_jax.decoding.decode import REMEMBERED, init_cache
 from posenc_jax.decoding.decoding import Decoding
 from posenc_jax.decoding.recomputed import default_decoding
 from posenc_jax.decoding.sampling import sample
 from posenc_jax.model import cache as caching
-from posenc_jax.model.cache import Cache, LayerCache
+from posenc_jax.model.cache import Cache
 from posenc_jax.model.cross import Source
 from posenc_jax.model.transformer import Transformer
 
@@ -74,7 +74,7 @@ def continue_cache(
       >>> continue_cache(model, cache, logits[:, -1], max_new_tokens=4).shape
       (1, 4)
     """
-    caching.check_layers(cache, LayerCache, 'continue_cache', 'prefill')
+    caching.check_layers(cache, REMEMBERED, 'continue_cache', 'prefill')
     free = cache.capacity - int(cache.cursor)
     if not isinstance(max_new_tokens, Integral) or not 1 <= max_new_tokens <= free + 1:
         raise ValueError(

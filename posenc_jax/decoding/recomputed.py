@@ -136,6 +136,7 @@ def _following(model: Transformer) -> list[tuple[int, Rotary]]:
     parts = [
         (layer_type, part)
         for layer_type, block in enumerate(model.blocks)
+        if block.own_mixer is None
         for part in parts_of(model.encoding(layer_type, block))
     ]
     return [

@@ -1,3 +1,11 @@
 """Encodings that add to token vectors, or replace some: they open the door `embed`."""
 
-from posenc_jax.embedding import learnable_fourier, learned_absolute, papeft, sigma_gpt, sinusoidal
+from posenc_jax.embedding import (
+    dpe,
+    learnable_fourier,
+    learned_absolute,
+    papeft,
+    seqpe,
+    sigma_gpt,
+    sinusoidal,
+)

@@ -47,6 +47,37 @@ def learnable_fourier_network(
     return dot(jax.nn.gelu(dot(features, w1) + b1, approximate=False), w2) + b2
 
 
+def learnable_fourier_start(
+    rngs: nnx.Rngs, inputs: int, features: int, hidden: int, out: int, gamma: float
+) -> dict[str, Array]:
+    """The first values of `w_r`, `w1`, `b1`, `w2` and `b2`: N(0, gamma^-2) for W_r, uniform values
+    within fan_in^-0.5 for the network.
+
+    Raises:
+      ValueError: features that are odd or below 2, hidden below 1, a gamma that is not positive.
+
+    Example:
+      >>> found = learnable_fourier_start(nnx.Rngs(0), 2, 8, 3, 5, 10.0)
+      >>> {name: array.shape for name, array in found.items()}
+      {'w_r': (4, 2), 'w1': (3, 8), 'b1': (3,), 'w2': (5, 3), 'b2': (5,)}
+    """
+    if hidden < 1:
+        raise ValueError(f'learnable_fourier hidden must be at least 1, got {hidden}')
+    if features < 2 or features % 2:
+        raise ValueError(f'learnable_fourier features must be even and at least 2, got {features}')
+    check_number('learnable_fourier gamma', gamma, above=0)
+    uniform = lambda fan_in, *shape: jax.random.uniform(
+        rngs.params(), shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5
+    )
+    return {
+        'w_r': jax.random.normal(rngs.params(), (features // 2, inputs), jnp.float32) / gamma,
+        'w1': uniform(features, hidden, features),
+        'b1': uniform(features, hidden),
+        'w2': uniform(hidden, out, hidden),
+        'b2': uniform(hidden, out),
+    }
+
+
 @register(
     'learnable_fourier',
     kind='encoding',
@@ -71,9 +102,10 @@ class LearnableFourier(Embedding):
     W_r starts as N(0, gamma^-2), so that at first `r(a) . r(b)` is about `exp(-|a - b|^2 / (2
     gamma^2)) / 2`. With G groups, each group of M = P / G components (a corner of a box, for
     example) gives D / G features by the same weights, and these are concatenated. Differs from the
-    paper: PE is always added, and not concatenated with the token vectors. The network starts with
-    uniform values within fan_in^-0.5, as in the public code that `source` names; the standard
-    deviation 1 / gamma of W_r is the paper's (that code has gamma^-2).
+    paper: PE is always added, and not concatenated with the token vectors; `make_features` gives it
+    as features that can be concatenated. The network starts with uniform values within fan_in^-0.5,
+    as in the public code that `source` names; the standard deviation 1 / gamma of W_r is the
+    paper's (that code has gamma^-2).
 
     Args:
       components: P; positions are [B, L, P], for P = 1 also [B, L].
@@ -109,7 +141,7 @@ class LearnableFourier(Embedding):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        for name, size in (('components', components), ('groups', groups), ('hidden', hidden)):
+        for name, size in (('components', components), ('groups', groups)):
             if size < 1:
                 raise ValueError(f'learnable_fourier {name} must be at least 1, got {size}')
         for name, size in (('components', components), ('model_dim', model_dim)):
@@ -117,24 +149,16 @@ class LearnableFourier(Embedding):
                 raise ValueError(
                     f'learnable_fourier groups must divide {name}, got {groups} and {size}'
                 )
-        if features < 2 or features % 2:
-            raise ValueError(
-                f'learnable_fourier features must be even and at least 2, got {features}'
-            )
-        check_number('learnable_fourier gamma', gamma, above=0)
         self.components, self.groups = components, groups
         inputs, out = components // groups, model_dim // groups
-        uniform = lambda fan_in, *shape: jax.random.uniform(
-            rngs.params(), shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5
-        )
-        waves = jax.random.normal(rngs.params(), (features // 2, inputs), jnp.float32) / gamma
-        self.w_r = nnx.Param(waves, axes=(None, None))
-        self.w1 = nnx.Param(uniform(features, hidden, features), axes=(None, None))
-        self.b1 = nnx.Param(uniform(features, hidden), axes=(None,))
+        first = learnable_fourier_start(rngs, inputs, features, hidden, out, gamma)
+        self.w_r = nnx.Param(first['w_r'], axes=(None, None))
+        self.w1 = nnx.Param(first['w1'], axes=(None, None))
+        self.b1 = nnx.Param(first['b1'], axes=(None,))
         # The D / G outputs of one of several groups need not be divisible where D is.
         role = 'width' if groups == 1 else None
-        self.w2 = nnx.Param(uniform(hidden, out, hidden), axes=(role, None))
-        self.b2 = nnx.Param(uniform(hidden, out), axes=(role,))
+        self.w2 = nnx.Param(first['w2'], axes=(role, None))
+        self.b2 = nnx.Param(first['b2'], axes=(role,))
 
     def table(self, tok, width):
         pos = tok.pos[..., None] if tok.pos.ndim == 2 else tok.pos

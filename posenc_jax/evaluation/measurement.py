@@ -6,16 +6,19 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
+# Metrics between 0 and 1: rows whose scored tokens are all correct, and scored tokens.
+SHARES = ('exact_match', 'token_accuracy')
+
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """The result of one protocol at one length.
 
     Attributes:
-      protocol: 'nonoverlapping', 'sliding', 'same_tokens', 'per_position', or 'exact_match' for
+      protocol: 'nonoverlapping', 'sliding', 'same_tokens', 'per_position', or one of `SHARES` for
         tasks other than language.
       length: context length in language modelling, otherwise the task length.
-      metric: 'perplexity' or 'exact_match'.
+      metric: 'perplexity' or one of `SHARES`.
       value: the metric.
       low, high: its 95 % interval; None for perplexity of a single window.
       nll: mean negative log-likelihood per scored token, in nats.
@@ -131,6 +134,30 @@ def exact_match(
         samples=len(right),
         depth=depth,
     )
+
+
+def token_accuracy(
+    length: int,
+    nll: Float[np.ndarray, 'B M'],
+    correct: Bool[np.ndarray, 'B M'],
+    scored: Bool[np.ndarray, 'B M'],
+    depth: float | None = None,
+) -> Measurement:
+    """Share of scored tokens that are correct. The interval is that of a ratio (linearised) and
+    takes rows as independent samples; it is cut at 0 and 1.
+
+    Args: as `exact_match`.
+    """
+    whole = exact_match(length, nll, correct, scored, depth)
+    counts, right = scored.sum(axis=1), (scored & correct).sum(axis=1)
+    rows, mean = len(counts), whole.token_accuracy
+    low = high = None
+    if rows > 1:
+        squares = float(((right - mean * counts) ** 2).sum())
+        error = 1.96 * math.sqrt(rows / (rows - 1) * squares) / whole.tokens
+        low, high = max(0.0, mean - error), min(1.0, mean + error)
+    name = 'token_accuracy'
+    return dataclasses.replace(whole, protocol=name, metric=name, value=mean, low=low, high=high)
 
 
 def _check_finite(protocol, length, nll, scored):

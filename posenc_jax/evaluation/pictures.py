@@ -12,6 +12,7 @@ import numpy as np
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
+from posenc_jax.evaluation.measurement import SHARES
 from posenc_jax.evaluation.series import Series, depths_of, scored, unit
 
 # Colours of Okabe and Ito without yellow, which is too light for lines. Where the colours repeat,
@@ -64,11 +65,18 @@ def write(
             draw(axis, name, series)
         for axis, name in zip(axes, names):  # after all are drawn, since the panels share a y axis
             _finish(axis, name, series)
-        axes[0].set_ylabel('exact match' if names[0] == 'exact_match' else 'perplexity')
+        axes[0].set_ylabel(_metric(names))
         _label_lines(figure, axes[-1])
         _set_title(figure, series)
         disk.save_figure(figure, path, dpi=160)
     return [path for path, _, _ in jobs]
+
+
+def _metric(protocols) -> str:
+    """What the shared y axis shows."""
+    if protocols[0] not in SHARES:
+        return 'perplexity'
+    return protocols[0].replace('_', ' ') if len(protocols) == 1 else 'share that is correct'
 
 
 def _write_depth(series, path):
@@ -194,7 +202,7 @@ def _styles():
 
 
 def _finish(axis, protocol, series):
-    if protocol == 'exact_match':
+    if protocol in SHARES:
         axis.set_ylim(-0.03, 1.03)
     elif any(np.isfinite(line.get_ydata()).any() for line in axis.get_lines()):
         _log_scale(axis)

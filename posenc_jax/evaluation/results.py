@@ -11,7 +11,7 @@ from typing import Any
 from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation import pictures
-from posenc_jax.evaluation.measurement import Measurement
+from posenc_jax.evaluation.measurement import SHARES, Measurement
 from posenc_jax.evaluation.series import (
     OWN,
     Estimate,
@@ -156,7 +156,7 @@ def tables(results: Results) -> list[Any]:
 def _length_table(series, protocol):
     import rich.table
 
-    title = protocol.replace('_', ' ') if protocol == 'exact_match' else f'perplexity, {protocol}'
+    title = protocol.replace('_', ' ') if protocol in SHARES else f'perplexity, {protocol}'
     several = any(len(s.runs) > 1 for s in series)
     around = '95 % interval' + (', or smallest - largest of several runs' if several else '')
     table = rich.table.Table(title=f'{title} ({around})', title_justify='left')
@@ -213,7 +213,7 @@ def _cell(estimate: Estimate | None, protocol: str) -> str:
     if estimate is None:
         return ''
     largest = max(v for v in (estimate.value, estimate.high) if v is not None)
-    digits = 3 if protocol == 'exact_match' else 2 if largest < 100 else 1 if largest < 1000 else 0
+    digits = 3 if protocol in SHARES else 2 if largest < 100 else 1 if largest < 1000 else 0
     spread = (
         '' if estimate.low is None else f'\n{estimate.low:.{digits}f}-{estimate.high:.{digits}f}'
     )

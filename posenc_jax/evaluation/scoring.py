@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.run.reading import SourceInput, encoded_source
 
 # Bytes of the logits that are held at a time. 4 MB of float32 stay near the cache; [L, V] at once
 # would be gigabytes at long contexts.
@@ -22,28 +23,30 @@ Scorer = Callable[..., Scores]
 def scorer(model: nnx.Module) -> Scorer:
     """`token_scores` of a model, compiled once for each shape of its arguments.
 
-    The result is called as `score(tokens, targets, tok, key=None, at=None)`.
+    The result is called as `score(tokens, targets, tok, key=None, at=None, source=None)`.
     """
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def compiled(state, tokens, targets, tok, key, at):
-        return token_scores(nnx.merge(graphdef, state), tokens, targets, tok, key=key, at=at)
+    def compiled(state, tokens, targets, tok, key, at, source):
+        model = nnx.merge(graphdef, state)
+        return token_scores(model, tokens, targets, tok, key=key, at=at, source=source)
 
-    return lambda tokens, targets, tok, key=None, at=None: compiled(
-        state, tokens, targets, tok, key, at
+    return lambda tokens, targets, tok, key=None, at=None, source=None: compiled(
+        state, tokens, targets, tok, key, at, source
     )
 
 
 def token_scores(
     model: nnx.Module,
     tokens: Int[Array, 'B T'],
-    targets: Int[Array, 'B T'],
+    targets: Int[Array, 'B _'],
     tok: Tokens | None = None,
     *,
     key: Array | None = None,
     at: Int[Array, 'B M'] | None = None,
     chunk: int | None = None,
+    source: SourceInput | None = None,
 ) -> Scores:
     """Negative log-likelihood of each target in nats, and whether it is the first choice. Logits
     are held for `chunk` positions at a time.
@@ -52,18 +55,20 @@ def token_scores(
       model: has `hidden(tokens, tok, key=)` -> [B, T, D] and `logits(hidden)` -> [B, T, V] in
         float32.
       tokens: the inputs.
-      targets: the token that each input should predict.
+      targets: the token that each input should predict; [B, 1] where the model predicts a class.
       tok: positions, segments, padding; None for one unpadded document per row.
       key: draws random positions; None uses the evaluation rule of the encoding.
       at: positions of each row whose targets are scored, in the order of the result [B, M]; no
         other logits are computed. None scores all positions (M = T).
       chunk: how many positions have their logits held at once; None chooses by the size of the
         vocabulary.
+      source: what the encoder reads, see `run.reading.source_of`.
 
     Example:
       nll, correct = token_scores(model, tokens[:, :-1], tokens[:, 1:])
     """
-    hidden = model.hidden(tokens, tok, key=key)
+    read = {} if source is None else dict(source=encoded_source(model, source, key))
+    hidden = model.hidden(tokens, tok, key=key, **read)
     if at is not None:
         hidden, targets = (
             jnp.take_along_axis(hidden, at[..., None], axis=1),

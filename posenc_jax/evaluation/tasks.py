@@ -1,5 +1,7 @@
 """Exact match of algorithmic tasks at several lengths.
 
+Where a task predicts tokens at their own places, token accuracy is measured too.
+
 One forward pass suffices. Under teacher forcing every argmax is right exactly when greedy decoding
 gives the whole answer. This holds for causal models whose positions are not drawn anew at every
 step.
@@ -11,10 +13,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.evaluation.measurement import Measurement, exact_match
+from posenc_jax.evaluation.measurement import Measurement, exact_match, token_accuracy
 from posenc_jax.evaluation.scoring import Scorer
 from posenc_jax.run.job import SEED
+from posenc_jax.run.reading import source_of, tokens_of
 from posenc_jax.tasks import Task
 
 
@@ -53,13 +55,13 @@ def evaluate_task(
         raise ValueError(f"eval.split is {split!r}; tasks are evaluated on 'validation' or 'test'")
     results = []
     for length in lengths:
-        for depth in depths or (None,):
-            own = task if depth is None else dataclasses.replace(task, depth=float(depth))
+        for depth in map(float, depths) if depths else (None,):
+            own = task if depth is None else dataclasses.replace(task, depth=depth)
             batch = own.dataset(length=length, batch_size=samples, seed=SEED, split=split)[0]
             found = score_rows(score, batch, rows(batch['tokens'].shape[1]), key)
-            results.append(
-                exact_match(length, *found, depth=None if depth is None else float(depth))
-            )
+            results.append(exact_match(length, *found, depth))
+            if task.predicts == 'here':
+                results.append(token_accuracy(length, *found, depth))
     return results
 
 
@@ -72,7 +74,7 @@ def score_rows(
       Negative log-likelihood, whether the target is the first choice, and whether it is scored,
       each [B, M] with M the largest number of scored targets of a row.
     """
-    total, length = batch['tokens'].shape
+    total = len(batch['tokens'])
     rows = min(rows, total)
     mask = batch['loss_mask'] > 0
     at = np.argsort(~mask, axis=1, kind='stable')[:, : mask.sum(axis=1).max()].astype(np.int32)
@@ -81,11 +83,10 @@ def score_rows(
         numbers = np.arange(first, first + rows)
         at_most = np.minimum(numbers, total - 1)
         piece = {name: array[at_most] for name, array in batch.items()}
-        tok = Tokens.of(
-            length=length, positions=piece.get('positions'), segment=piece.get('segment')
-        )
         own = None if key is None else jax.random.fold_in(key, first)
-        scores = score(piece['tokens'], piece['targets'], tok, own, at[at_most])
+        read = piece['tokens'], piece['targets'], tokens_of(piece), own, at[at_most]
+        source = source_of(piece)
+        scores = score(*read) if source is None else score(*read, source)
         parts.append(tuple(np.asarray(a)[numbers < total] for a in scores))
     nll, correct = zip(*parts)
     return np.concatenate(nll), np.concatenate(correct), np.take_along_axis(mask, at, axis=1)

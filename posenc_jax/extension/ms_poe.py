@@ -256,13 +256,13 @@ def probe_heads(
     placed = model.place(tok, tokens)
 
     def layer(x, number, layer_type, block):
+        parts = parts_of(model.encoding(layer_type, block))
         q, k, _ = block.attention.qkv(block.attention_norm(x))
         q = jnp.take_along_axis(q, jnp.broadcast_to(tok.last, len(q))[:, None, None, None], axis=1)[
             :, 0
         ]
         order = head_order(head_scores(q, k, tok.valid).mean(0))
         ordered = lambda part: part.with_order(order, plain=number < skip)
-        parts = parts_of(model.encoding(layer_type, block))
         encoding = chain(*(ordered(part) if isinstance(part, MsPoE) else part for part in parts))
         return block(x, placed[layer_type], encoding), order
 

@@ -6,6 +6,7 @@ from posenc_jax.logits import (
     bam,
     cable,
     cope,
+    cope_complex,
     fire,
     kernelized_rpe,
     kerple,

@@ -1,11 +1,15 @@
 """Layers in place of the common attention, and the small networks with which papers study them."""
 
 from posenc_jax.mixers import (
+    cheems,
+    cmc_pe,
     encoder_decoder,
     gru,
+    htr_attention,
     lavo,
     lightnet,
     monotonic_location,
     number_network,
+    recurrent_baselines,
     rmat,
 )

@@ -3,6 +3,8 @@ attention, and a GRU.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.mixers.gru import GRU, uniform
 from posenc_jax.mixers.location_weights import Location
-from posenc_jax.mixers.monotonic_location import (
-    Content,
-    Memory,
-    MonotonicLocation,
-    Progress,
-    mix_directions,
-)
+from posenc_jax.mixers.monotonic_location import Content, MonotonicLocation, mix_directions
 from posenc_jax.model.layers import dropout
 
 
@@ -27,7 +23,7 @@ class DecoderState:
     """The state that one decoder step passes to the next."""
 
     hidden: Float[Array, 'B E']
-    progress: Progress
+    progress: Any  # the state of the attention
 
 
 def enclose(
@@ -68,6 +64,9 @@ class EncoderDecoder(nnx.Module):
       both_ways: whether the encodings are mixed with their reverse.
       rate: dropout rate of the encodings; dropout needs a key at the call.
       heads, head_dim, location, content, position_past, gru: as for `MonotonicLocation`.
+      attention: `attention(query_dim, key_dim, rngs=rngs)` makes another attention, for example
+        `functools.partial(HTRAttention, kind='location')`; the arguments of `MonotonicLocation` are
+        then not read. None for `MonotonicLocation`.
 
     Raises:
       ValueError: no symbols, widths below 1, an odd `hidden`, a rate below 0 or at least 1; also
@@ -98,6 +97,7 @@ class EncoderDecoder(nnx.Module):
         both_ways: bool = True,
         position_past: bool = False,
         gru: bool = False,
+        attention: Callable[..., Any] | None = None,
         rate: float = 0.5,
         rngs: nnx.Rngs,
     ):
@@ -122,10 +122,10 @@ class EncoderDecoder(nnx.Module):
         self.forwards, self.backwards = (GRU(embedding, hidden // 2, rngs=rngs) for _ in range(2))
         draw = lambda *shape: uniform(rngs, hidden**-0.5, *shape)
         self.w_gate, self.b_gate = (draw(hidden, 1), draw(1)) if both_ways else (None, None)
-        own = dict(location=location, content=content, position_past=position_past, gru=gru)
-        self.attention = MonotonicLocation(
-            hidden, hidden, heads=heads, head_dim=head_dim, rngs=rngs, **own
-        )
+        own: dict[str, Any] = dict(heads=heads, head_dim=head_dim, location=location)
+        own |= dict(content=content, position_past=position_past, gru=gru)
+        make, own = (MonotonicLocation, own) if attention is None else (attention, {})
+        self.attention = make(hidden, hidden, rngs=rngs, **own)
         self.cell = GRU(embedding + hidden, hidden, rngs=rngs)
         self.w_out, self.b_out = (
             uniform(rngs, (6 / (hidden + embedding)) ** 0.5, hidden, embedding),
@@ -134,7 +134,7 @@ class EncoderDecoder(nnx.Module):
 
     def encode(
         self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, key: Array | None = None
-    ) -> tuple[Memory, DecoderState]:
+    ) -> tuple[Any, DecoderState]:
         """Encodes the first `length` symbols of each source.
 
         Returns the memory that the decoder attends to, and its state before the first step.
@@ -147,9 +147,10 @@ class EncoderDecoder(nnx.Module):
         if self.w_gate is not None:
             gate = jax.nn.sigmoid(5 * (last @ self.w_gate[...] + self.b_gate[...]))
             e = mix_directions(e, valid, gate[:, 0])
-        return self.attention.remember(e, valid), DecoderState(
-            last, self.attention.start(len(source))
-        )
+        # The key of the dropout is not used twice.
+        noise = None if key is None else jax.random.fold_in(key, 1)
+        progress = self.attention.start(len(source), e.shape[1], noise)
+        return self.attention.remember(e, valid), DecoderState(last, progress)
 
     def _advance(self, x, memory, state):
         context, weights, progress = self.attention(state.hidden, memory, state.progress)
@@ -160,7 +161,7 @@ class EncoderDecoder(nnx.Module):
         return (hidden @ self.w_out[...] + self.b_out[...]) @ self.table[...].T + self.bias[...]
 
     def step(
-        self, token: Int[Array, 'B'], memory: Memory, state: DecoderState
+        self, token: Int[Array, 'B'], memory: Any, state: DecoderState
     ) -> tuple[Float[Array, 'B V'], Float[Array, 'B H S'], DecoderState]:
         """The logits of the symbol after `token`, the attention weights of this step, and the state
         for the next step.

@@ -245,8 +245,10 @@ class MonotonicLocation(nnx.Module):
             )
         return Memory(values, keys, position, length, valid)
 
-    def start(self, batch: int) -> Progress:
-        """The progress before the first step."""
+    def start(self, batch: int, keys: int | None = None, key: Array | None = None) -> Progress:
+        """The progress before the first step. Other attentions in the same place need the number
+        of keys and a random key; this one reads neither.
+        """
         shape = batch, self.heads
         hidden = (
             None

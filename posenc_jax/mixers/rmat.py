@@ -210,13 +210,13 @@ class Rmat(RecurrentMixer):
         crossed = after.any(axis=1)
         # Without a row that begins a segment, as in most steps of decoding, there is no new memory.
         memory = state.newest, state.memory_k, state.memory_v
-        first = (at.state_block == 0)[:, None]
-        renewed = jax.lax.cond(
-            crossed.any(), self._renewed, lambda *_: memory, sums, first, *memory
-        )
+        renewed = jax.lax.cond(crossed.any(), self._renewed, lambda *_: memory, sums, *memory)
         out = self._attended(q, turned, k, v, state, at, chunk, (here, after), renewed)
+        of_row = lambda a, like: a.reshape(-1, *[1] * (like.ndim - 1))
         chosen = [
-            jnp.where(crossed.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+            jnp.where(
+                of_row(at.last_document > 0, old), 0.0, jnp.where(of_row(crossed, old), new, old)
+            )
             for new, old in zip(renewed, memory)
         ]
         same = (at.last_document == 0) & (at.last_block == at.state_block)
@@ -229,12 +229,12 @@ class Rmat(RecurrentMixer):
         member = chosen[..., None] & (chunk[..., None] == jnp.arange(self.chunks))
         return jnp.einsum('btc,btd->bcd', member.astype(jnp.float32), x)
 
-    def _renewed(self, sums, first, newest, memory_k, memory_v):
+    def _renewed(self, sums, newest, memory_k, memory_v):
         """The newest slot, and keys and values of the memory, behind a segment with these sums."""
         count = np.minimum(
             self.chunk, self.segment - self.chunk * np.arange(self.chunks, dtype=np.float32)
         )
-        means, newest = sums / count[:, None], jnp.where(first, 0.0, newest)
+        means = sums / count[:, None]
         if not self.through:
             means, newest, memory_k, memory_v = jax.lax.stop_gradient(
                 (means, newest, memory_k, memory_v)

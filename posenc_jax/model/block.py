@@ -14,6 +14,7 @@ from posenc_jax.model.layers import MLP, Norm, dropout
 from posenc_jax.model.mixer import AttentionMixer, Mixer
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import constrain, sharded_attend
+from posenc_jax.model.stream import StreamingAttention
 
 
 class Block(nnx.Module):
@@ -88,8 +89,11 @@ class Block(nnx.Module):
           key: drives dropout; None for none.
           source: what cross-attention reads.
         """
+        mixer = self.mixer(encoding)
+        if mixer.streams:
+            raise ValueError('the layer reads a stream of the layer before it, which is not given')
         cross = None if source is None else lambda x: self.cross.whole(x, tok, source)
-        return self.around(x, lambda h: self.mixer(encoding).whole(h, tok), cross, key=key)
+        return self.around(x, lambda h: mixer.whole(h, tok), cross, key=key)
 
     def mixer(self, encoding: Encoding | None) -> Mixer:
         """What this block does between its norms: attention with the layer's chain as `encoding`,
@@ -97,13 +101,14 @@ class Block(nnx.Module):
         """
         if self.own_mixer is not None:
             return self.own_mixer
-        return AttentionMixer(
+        attention = AttentionMixer(
             self.attention,
             encoding,
             self.block,
             self.implementation,
             attention_fn=self.attention_fn,
         )
+        return StreamingAttention(attention) if encoding.opens('begin_stream') else attention
 
     def around(
         self,
@@ -112,9 +117,11 @@ class Block(nnx.Module):
         cross: Callable[[Array], Array] | None = None,
         *,
         key: Array | None = None,
+        fed: Callable[[Array], None] | None = None,
     ) -> Array:
         """The block with `mix` in the place of attention. It maps the normed input to the term that
-        is added to `x`. `cross` maps the sum, before its norm, to a second term.
+        is added to `x`. `cross` maps the sum, before its norm, to a second term. `fed` is called
+        with the output of the feed-forward network.
         """
         if (cross is None) != (self.cross is None):
             raise ValueError(
@@ -130,4 +137,7 @@ class Block(nnx.Module):
         before, x = x, add(x, mix(self.attention_norm(x)), mix_key)
         if cross is not None:
             x = add(x, cross(x), cross_key)
-        return add(x, self.mlp(self.mlp_norm(before if self.parallel else x)), mlp_key)
+        out = self.mlp(self.mlp_norm(before if self.parallel else x))
+        if fed is not None:
+            fed(out)
+        return add(x, out, mlp_key)

@@ -200,6 +200,7 @@ def step(
     tok: Tokens,
     row: Float[Array, 'B T D'],
     cursor: Int[Array, ''],
+    feats: dict[str, Any] | None = None,
 ) -> tuple[tuple, LayerCache]:
     """Projects T new tokens and appends them. Returns the arguments of
     `attend(..., heads_first=True)`, and the new cache.
@@ -211,6 +212,7 @@ def step(
       tok: the placed tokens of the whole capacity.
       row: the layer input of the new tokens.
       cursor: the slot of the first new token.
+      feats: further features of the new tokens, for `project`.
 
     Raises:
       ValueError: several tokens at once if every new token rewrites the cached keys.
@@ -223,6 +225,7 @@ def step(
             f'one by one, got {count} at once'
         )
     new, now = tok.slice(cursor, count), filled(tok, cursor + count)
+    new = new.with_feats(**(feats or {}))
     rows = jnp.concatenate([cache.rows, row], axis=1)
 
     def append(buffer, a, axis):
@@ -248,11 +251,11 @@ def step(
         old_k = _evolve(
             encoding, old_k, filled(tok, cursor).with_feats(**{**tok.feats, **cache.feats}), tk
         )
-    feats = jax.tree.map(
+    known = jax.tree.map(
         lambda buffer, a: append(buffer, a, 1), cache.feats, _cached_feats(encoding, new, tk)
     )
-    cache = LayerCache(append(old_k, first(k), 2), append(cache.v, first(v), 2), feats, last_rows)
-    return (q, cache.k, cache.v, tq, now.with_feats(**feats)), cache
+    cache = LayerCache(append(old_k, first(k), 2), append(cache.v, first(v), 2), known, last_rows)
+    return (q, cache.k, cache.v, tq, now.with_feats(**known)), cache
 
 
 def _cached_feats(encoding: Encoding, placed: Tokens, projected: Tokens) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extend
 
-STEM_DOORS = ('place', 'embed')
+# An encoding that opens one of these exists once in a model.
+STEM_DOORS = ('place', 'embed', 'auxiliary_loss')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +30,35 @@ class Link:
 
 def extended(model, spec: str, context: dict[str, Any]):
     """See `Transformer.extend`."""
-    context = {**model.cfg.context, **context}
-    model = nnx.clone(model)
+    model, refused = nnx.clone(model), []
+    stacks = [model] if getattr(model, 'encoder', None) is None else [model, model.encoder]
+    for stack in stacks:
+        try:
+            _extend_stack(stack, spec, {**stack.cfg.context, **context})
+        except SpecError as error:
+            refused.append(error)
+    if len(refused) == len(stacks):
+        raise refused[0]
+    return model
+
+
+def _extend_stack(model, spec: str, context: dict[str, Any]) -> None:
+    """Extends the encodings of a stack of layers, in place.
+
+    Raises:
+      SpecError: no layer has a part that this extension works on.
+    """
     shared, blocks, links, refused = list(model.shared), [], [], []
     # Layer types that share a part go on sharing it.
     renewed: dict[tuple[Link, ...], list[Link]] = {}
 
     for layer_type, block in enumerate(model.blocks):
+        if block.own_mixer is not None:
+            key = block.own_mixer.card.key
+            refused.append(SpecError(f'{key} has no encoding that {spec} could extend'))
+            links.append(model.links[layer_type])
+            blocks.append(block)
+            continue
         graphdef, state = nnx.split(block)
 
         def layer_of(state, layer_type=layer_type, graphdef=graphdef):
@@ -79,7 +102,6 @@ def extended(model, spec: str, context: dict[str, Any]):
         raise refused[0]
     model.blocks = nnx.List(blocks)
     _link(model, shared, links)
-    return model
 
 
 def with_changed_parts(model, kind: type[Encoding], change: Callable):
@@ -110,6 +132,8 @@ def with_changed_parts(model, kind: type[Encoding], change: Callable):
     if not found:
         chains = ', '.join(
             ' | '.join(map(name_of, parts_of(model.encoding(*at))))
+            if at[1].own_mixer is None
+            else at[1].own_mixer.card.key
             for at in enumerate(model.blocks)
         )
         raise ValueError(f'the model has no {key} part; its layers have {chains}')

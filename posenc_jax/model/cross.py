@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.masks import Full
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import Norm
@@ -63,6 +64,8 @@ def cross_encoding(cfg, rngs: nnx.Rngs) -> tuple[Encoding, ...]:
     for part in parts_of(encoding):
         if opened := [door for door in _REFUSED if part.opens(door)]:
             why = f'it opens {opened[0]!r}'
+        elif 'decides_causality' in part.traits and not isinstance(part, Full):
+            why = 'it hides keys by their index, which counts another sequence'
         elif part.lookback or part.cached != 'encoded':
             why = 'its keys depend on other tokens of their sequence'
         else:
@@ -144,7 +147,7 @@ class CrossAttention(nnx.Module):
 
     def step(self, x: Float[Array, 'B T D'], tok: Tokens, keys: SourceKeys, source: Tokens):
         """The same for T new tokens, over keys that `start` made."""
-        k, v, known = keys.k, keys.v, source.with_feats(**{**source.feats, **keys.feats})
+        k, v, known = keys.k, keys.v, source.with_feats(**keys.feats)
         return self._attend(x, tok, k, v, known, heads_first=True, implementation='dense')
 
     def _attend(self, x, tok, k, v, known, **options):

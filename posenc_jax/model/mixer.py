@@ -6,7 +6,7 @@ Code that reads or writes a decode cache, or looks at queries and keys, goes thr
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,7 @@ class AttentionMixer:
     implementation: str | None = None
     dtype: Any = jnp.float32
     attention_fn: Callable = sharded_attend
+    streams: ClassVar[bool] = False
 
     def whole(self, x, tok, *, first: int = 0):
         """As `Mixer.whole`; with `first`, only for the queries from there on, over all keys."""
@@ -106,15 +107,15 @@ class AttentionMixer:
         qkv, rows = self.inputs(x, tok)
         return self.encoding.project(*qkv, tok, tok, rows)
 
-    def append(self, x, tok: Tokens, state: LayerCache, cursor):
+    def append(self, x, tok: Tokens, state: LayerCache, cursor, feats=None):
         """The arguments of `attend(..., heads_first=True)` for T new tokens, and the state with
-        them. `tok` are the tokens of the whole capacity.
+        them. `tok` are the tokens of the whole capacity, `feats` further features of the new ones.
         """
         new = tok.slice(cursor, x.shape[1])
         row = layer_rows(x, None if tok.valid is None else new.valid, 0)
         rows = jnp.concatenate([state.rows, row], axis=1)
         qkv = self._qkv(x, rows, new)
-        projected, state = caching.step(self.encoding, state, *qkv, tok, row, cursor)
+        projected, state = caching.step(self.encoding, state, *qkv, tok, row, cursor, feats)
         return projected, _constrained(state)
 
     def attend(self, q, k, v, tq, tk, *, encoding: Encoding | None = None, **options):

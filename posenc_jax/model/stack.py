@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.composite import ChainedEncoding
+from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tables import known_range, lookup_rows
 from posenc_jax.core.tokens import Tokens
@@ -78,7 +78,34 @@ class LayerStack(nnx.Module):
         """
         encoding = self.encoding(layer_type, block)
         mixer: Any = block.mixer(encoding)
+        if mixer.streams:
+            owner = next(part for part in parts_of(encoding) if part.opens('begin_stream'))
+            raise ValueError(
+                f'{name_of(owner)} carries a stream from layer to layer, which this method does '
+                'not pass on'
+            )
         return mixer
+
+    def begin_stream(self, placed: tuple[Tokens, ...], batch: int) -> Any:
+        """The stream at the first layer, [batch, L, ...]; None where no layer reads one.
+
+        Raises:
+          ValueError: layers of two methods that have one.
+        """
+        begun = {}
+        for layer_type, (block, tok) in enumerate(zip(self.blocks, placed)):
+            owner = block.own_mixer
+            if owner is None:
+                parts = parts_of(self.encoding(layer_type, block))
+                owner = next((part for part in parts if part.opens('begin_stream')), None)
+            elif not owner.streams:
+                owner = None
+            if owner is not None and owner.card.key not in begun:
+                begun[owner.card.key] = owner.begin_stream(tok)
+        if len(begun) > 1:
+            raise ValueError(f'{" and ".join(begun)} each carry a stream; use one of them')
+        whole = lambda a: jnp.broadcast_to(a, (batch, *a.shape[1:]))
+        return jax.tree.map(whole, next(iter(begun.values()), None))
 
     def _part(self, link: Link, block: Block) -> Encoding:
         return self.shared[link.number] if link.shared else block.encodings[link.number]
@@ -128,27 +155,53 @@ class LayerStack(nnx.Module):
                 f'token ids lie in 0 .. {self.cfg.vocab_size - 1} (vocab_size), got {low} .. {high}'
             )
 
-    def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
-        """Token vectors of about unit variance, changed once by the `embed` of every shared part.
+    def vectors(self, tokens: Int[Array, 'B T'], tok: Tokens) -> Float[Array, 'B T D']:
+        """Token vectors of about unit variance, before the `embed` of any part.
 
         Raises:
           ValueError: ids outside the vocabulary, except those of padding. Traced ids outside it
             give NaN.
         """
-        valid = placed[0].valid
-        tokens = tokens if valid is None else jnp.where(valid, tokens, 0)
+        tokens = tokens if tok.valid is None else jnp.where(tok.valid, tokens, 0)
         self.check_ids(tokens)
         x = lookup_rows(self.embedding[...], tokens) * self.cfg.embedding_scale
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
-        done = set()
+        return x if self.embedding_norm is None else self.embedding_norm(x)
+
+    def once(self, placed: tuple[Tokens, ...]) -> list[tuple[int, Encoding, Tokens]]:
+        """The number of every shared part, the part, and its tokens in the first layer type that
+        has it.
+        """
+        found = {}
         for layer_type, tok in enumerate(placed):
             for number, part in self.stem(layer_type):
-                if number not in done:
-                    x = part.embed(x, tok)
-                    done.add(number)
+                found.setdefault(number, (number, part, tok))
+        return list(found.values())
+
+    def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
+        """`vectors`, changed once by the `embed` of every shared part; the same errors."""
+        x = self.vectors(tokens, placed[0])
+        for _, part, tok in self.once(placed):
+            x = part.embed(x, tok)
         return x
+
+    @property
+    def opens_auxiliary_loss(self) -> bool:
+        """Whether some encoding adds a term to the loss of training."""
+        return any(part.opens('auxiliary_loss') for part in self.shared)
+
+    def auxiliary_loss(
+        self, tokens: Int[Array, 'B T'], tok: Tokens, key: Array
+    ) -> Float[Array, '']:
+        """The sum of the terms that the encodings add to the loss of training. Arguments as for
+        `hidden`, in which `place` of every part gets the key that its term gets here.
+        """
+        place_key = jax.random.split(key, 3)[0]
+        placed = self.place(tok, tokens, key=place_key)
+        x, loss = self.vectors(tokens, placed[0]), jnp.zeros((), jnp.float32)
+        for number, part, own in self.once(placed):
+            loss += part.auxiliary_loss(x, own, key=jax.random.fold_in(place_key, number))
+        return loss
 
     def hidden(
         self,
@@ -189,18 +242,32 @@ class LayerStack(nnx.Module):
             stem_key, layer_key = None, None
         x = dropout(self.embed(tokens, placed), self.cfg.dropout, stem_key)
 
-        def layer(x, number, layer_type, block):
+        def layer(carry, number, layer_type, block):
+            x, stream = carry
+            tok, mixer = placed[layer_type], self.mixer(layer_type, block)
             own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
-            encoding = None if block.own_mixer is not None else self.encoding(layer_type, block)
-            return block(x, placed[layer_type], encoding, key=own_key, source=source), None
+            if not mixer.streams:
+                encoding = getattr(mixer, 'encoding', None)
+                return (block(x, tok, encoding, key=own_key, source=source), stream), None
 
-        return self.norm(self.scan_layers(layer, x)[0])
+            def mix(h):
+                nonlocal stream
+                y, stream = mixer.whole(h, tok, stream)
+                return y
 
-    def scan_layers(
-        self, layer: Callable, x: Float[Array, 'B T D']
-    ) -> tuple[Float[Array, 'B T D'], tuple]:
-        """Takes `x` through all layers by `layer(x, number, layer_type, block) -> (x, out)`;
-        compiled once per period.
+            def fed(m):
+                nonlocal stream
+                stream = mixer.feed(m, stream)
+
+            cross = None if source is None else lambda x: block.cross.whole(x, tok, source)
+            return (block.around(x, mix, cross, key=own_key, fed=fed), stream), None
+
+        stream = self.begin_stream(placed, len(x))
+        return self.norm(self.scan_layers(layer, (x, stream))[0][0])
+
+    def scan_layers(self, layer: Callable, x: Any) -> tuple[Any, tuple]:
+        """Takes `x`, or a pytree with it, through all layers by
+        `layer(x, number, layer_type, block) -> (x, out)`; compiled once per period.
 
         Returns:
           The last x, and for each layer type its `out`, stacked over the groups.
@@ -232,6 +299,7 @@ class LayerStack(nnx.Module):
         states: Sequence,
         layers: list[tuple[int, Block]] | None = None,
         cross: Callable | None = None,
+        fed: Callable | None = None,
     ) -> tuple[Float[Array, 'B T D'], tuple]:
         """Takes `x` through all layers one after the other, each with its own state. The states may
         be of different kinds.
@@ -244,6 +312,7 @@ class LayerStack(nnx.Module):
           layers: the result of `layers()`, for a caller that loops: XLA does not hoist the cuts.
           cross: `cross(x, cross_attention, layer_type, keys)` maps the input of a layer's
             cross-attention to its term; needed where states are of `DecoderState`.
+          fed: `fed(m, mixer)` is called with the output of each feed-forward network.
 
         Returns:
           The last x, and the new states.
@@ -263,7 +332,10 @@ class LayerStack(nnx.Module):
             crossed = None
             if keys is not None and cross is not None:
                 crossed = lambda x: cross(x, block.cross, layer_type, keys)
-            x = block.around(x, mixed, crossed)
+            after_mlp = None
+            if fed is not None:
+                after_mlp = lambda m: fed(m, self.mixer(layer_type, block))
+            x = block.around(x, mixed, crossed, fed=after_mlp)
         return x, tuple(after)
 
     def layers(self) -> list[tuple[int, Block]]:

@@ -194,7 +194,8 @@ class Transformer(LayerStack):
         'yarn(factor=4.0)'.
 
         A part that an extension replaces was in the model once or in every layer, and so is the
-        new part. In a pattern, layers that have nothing to extend stay as they are.
+        new part. In a pattern, layers that have nothing to extend stay as they are, and so does
+        cross-attention. The encoder of a source is extended too.
 
         Args:
           spec: an extension (see `posenc_jax.extension`).

@@ -5,6 +5,7 @@ from posenc_jax.positions import (
     cream,
     giraffe_random,
     gpe,
+    image_shift,
     position_coupling,
     positional_description,
     randomized_pe,
@@ -12,4 +13,5 @@ from posenc_jax.positions import (
     segmented_sequences,
     uni_encoder,
     v2pe,
+    xlpe,
 )

@@ -27,7 +27,16 @@ from posenc_jax.run import defaults
 from posenc_jax.run.restore import read_run, restore_model
 
 # Fields of `model` that say how it is trained and computed rather than what its weights are.
-RUN_FIELDS = ('lora_rank', 'lora_alpha', 'dropout', 'dtype', 'remat', 'block', 'implementation')
+RUN_FIELDS = (
+    'pool',
+    'lora_rank',
+    'lora_alpha',
+    'dropout',
+    'dtype',
+    'remat',
+    'block',
+    'implementation',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +165,9 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
         config.encoding, config.pattern = initial.cfg.encoding, initial.cfg.pattern
     else:
         _check_rotary(config, initial.cfg)
-    if config.share == usual.share:
-        config.share = initial.cfg.share
+    for name in ('share', 'cross', 'source_encoding'):
+        if config[name] == usual[name]:
+            config[name] = getattr(initial.cfg, name)
     rest = ' | '.join(
         str(node) for node in _nodes(config.init.extend) if node not in initial.resized
     )

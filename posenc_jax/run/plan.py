@@ -8,16 +8,12 @@ import os
 import pathlib
 import re
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.layer_spec import parse_layer
-from posenc_jax.core.registry import SpecError, quoted
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.config import TransformerConfig
+from posenc_jax.core.registry import SpecError, check_choice, quoted
+from posenc_jax.model.config import POOLS, TransformerConfig
 from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import settings
 from posenc_jax.run.fields import check_fields, check_numbers, fields_of
@@ -96,9 +92,15 @@ def resolve(config: ConfigDict) -> Plan:
             f'{quoted(config.name)}'
         )
     plan = Plan(pathlib.Path(config.workdir, config.name), config.lock(), task, cfg)
-    settings.check_causal(plan.model, config.task)
+    settings.check_kind(plan.model, task, config.task)
     supplied = settings.check_ids(plan.model, task, config.train.length, training=True)
-    _check_call(plan, None if supplied is None else supplied.shape[2:])
+    settings.check_call(
+        plan.model,
+        cfg.train_len,
+        None if supplied is None else supplied.shape[2:],
+        settings.source_shape(plan.model, task, config.train.length),
+        train=True,
+    )
     if config.eval.at_end:
         try:
             settings.check(config, task, cfg, plan.model)
@@ -109,28 +111,6 @@ def resolve(config: ConfigDict) -> Plan:
                 '--config.eval.at_end=False'
             ) from error
     return plan
-
-
-def _check_call(plan: Plan, components: tuple[int, ...] | None) -> None:
-    """Traces a training call on two rows, without computing anything. A model that cannot be called
-    raises.
-
-    Args:
-      components: trailing dimensions of the positions that the task supplies; None if it supplies
-        no positions.
-    """
-    graphdef, state = nnx.split(plan.model)
-    tokens = jax.ShapeDtypeStruct((2, plan.cfg.train_len), jnp.int32)
-    pos = None
-    if components is not None:
-        pos = jax.ShapeDtypeStruct((*tokens.shape, *components), jnp.int32)
-
-    def call(state, tokens, pos):
-        tok = None if pos is None else Tokens.of(positions=pos)
-        model = nnx.merge(graphdef, state)
-        return model(tokens, tok, key=jax.random.key(0), train=True)
-
-    jax.eval_shape(call, state, tokens, pos)
 
 
 def make_task(config: ConfigDict) -> Task:
@@ -180,14 +160,53 @@ def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
             f'{name}={value}' for name, value in fields_of(config).items() if name in fields
         )
         raise ValueError(f'{given}: {error}') from error
-    return sized_model(config, task.vocab_size, width)
+    shape = dict(vocab_size=task.vocab_size, width=width, output_size=task.output_size)
+    shape['pooled'] = int(task.predicts == 'class')
+    if task.source_size:
+        shape |= dict(source_size=task.source_size, source_width=task.source_width(length))
+    return sized_model(config, **shape)
 
 
-def sized_model(config: ConfigDict, vocab_size: int, width: int) -> TransformerConfig:
-    """The model of a config for `vocab_size` token ids and batches of `width` tokens."""
+def sized_model(
+    config: ConfigDict,
+    vocab_size: int,
+    width: int,
+    output_size: int = 0,
+    pooled: int = 0,
+    source_size: int = 0,
+    source_width: int = 0,
+) -> TransformerConfig:
+    """The model of a config with the sizes that its task sets.
+
+    Args:
+      config: the config of the run.
+      vocab_size: number of token ids.
+      width: tokens of a training row.
+      output_size: number of target ids; 0 for `vocab_size`.
+      pooled: 1 if the class of the row is predicted, else 0.
+      source_size, source_width: token ids of the source and tokens of its training rows; 0 where
+        there is none.
+    """
     within = ConfigDict(config.to_dict(), convert_dict=True)
     within.train.length = width
-    return TransformerConfig.from_config(within, vocab_size)
+    if config.model.kind == 'encoder_decoder' and not source_size:
+        raise SpecError(
+            f"model.kind is 'encoder_decoder', but {config.task} has no source to read; use "
+            "'decoder' or 'encoder'"
+        )
+    if source_size and config.model.kind != 'encoder_decoder':
+        raise SpecError(
+            f'model.kind is {config.model.kind!r}, but {config.task} has a source to read; use '
+            "'encoder_decoder'"
+        )
+    return TransformerConfig.from_config(
+        within,
+        vocab_size,
+        output_size=output_size,
+        pool=check_choice('model.pool', config.model.pool, POOLS[1:]) if pooled else '',
+        source_size=source_size,
+        source_len=source_width,
+    )
 
 
 def run_name(config: ConfigDict) -> str:

@@ -123,11 +123,13 @@ def check(
     check_depths(config, task)
     if config.extend:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
-    if task.vocab_size != cfg.vocab_size:
-        raise SpecError(
-            f'the model was trained on {cfg.vocab_size} token ids; {config.task} has '
-            f'{task.vocab_size}'
-        )
+    for name, ours, theirs in (
+        ('token ids', cfg.vocab_size, task.vocab_size),
+        ('target ids', cfg.output_size, task.output_size),
+        ('token ids of the source', cfg.source_size, task.source_size),
+    ):
+        if ours != theirs:
+            raise SpecError(f'the model was trained on {ours} {name}; {config.task} has {theirs}')
     if isinstance(task, Language):
         targets = len(task.tokens(settings.split)) - 1
         check_memory(
@@ -147,7 +149,7 @@ def check(
         raise SpecError("eval.split is 'train'; tasks are evaluated on 'validation' or 'test'")
     if config.extend or model is None:
         model = abstract_model(cfg, config.extend)
-    check_causal(model, config.task)
+    check_kind(model, task, config.task)
     problems = {}
     for length in lengths:
         try:
@@ -155,7 +157,8 @@ def check(
             if not task.is_language:
                 check_memory(f'eval.samples={settings.samples} rows of', settings.samples, width)
             supplied = check_ids(model, task, length, split=settings.split)
-            check_width(model, width, () if supplied is None else supplied.shape[2:])
+            components = None if supplied is None else supplied.shape[2:]
+            check_call(model, width, components, source_shape(model, task, length))
         except ValueError as error:
             problems[length] = error
     if problems:
@@ -180,21 +183,36 @@ def check_depths(config: ConfigDict, task: Task) -> None:
         )
 
 
-def check_causal(model: Transformer, task: str) -> None:
-    """Checks that no query sees a later token: every task here predicts the next token.
+def check_kind(model: Transformer, task: Task, spec: str) -> None:
+    """Checks that a model of this kind can do a task: that it reads a source if there is one, and
+    that no query sees the next token where the task asks to predict it.
+
+    Args:
+      model: the model as shapes.
+      task: the task.
+      spec: its spec string, for the message.
 
     Raises:
-      SpecError: an encoder or a mask shows later tokens; the message names it and what to use.
+      SpecError: it cannot; the message names what stands against it and what to use.
     """
+    kind = model.cfg.kind
+    if bool(task.source_size) != (kind == 'encoder_decoder'):
+        raise SpecError(
+            f"model.kind is {kind!r}, but {spec} has a source to read; use 'encoder_decoder'"
+            if task.source_size
+            else f"model.kind is {kind!r}, but {spec} has no source to read; use 'decoder'"
+        )
+    if task.predicts != 'next':
+        return
     if not model.cfg.causal:
         raise SpecError(
-            f'model.kind is {model.cfg.kind!r}: it sees the next tokens, which {task} asks to '
-            "predict; use 'decoder'"
+            f'model.kind is {kind!r}: it sees the next tokens, which {spec} asks to predict; use '
+            "'decoder'"
         )
     for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
         if 'sees_later' in part.traits:
             raise SpecError(
-                f'{name_of(part)} lets queries see later tokens, which {task} asks to predict; '
+                f'{name_of(part)} lets queries see later tokens, which {spec} asks to predict; '
                 'leave it out or use causal()'
             )
 
@@ -238,20 +256,69 @@ def check_ids(
     return supplied[-1][1]['positions'] if supplied else None
 
 
-def check_width(model: Transformer, width: int, components: tuple[int, ...] = ()) -> None:
-    """Traces the model at a width without computing anything. An encoding that does not reach so
-    far raises.
+def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, ...] | None:
+    """Gives the position ids that a task supplies for its source to the encoder, which raises if an
+    id is beyond a table.
+
+    Returns:
+      The trailing dimensions of these ids; None if the task supplies none, or has no source.
+    """
+    if model.encoder is None:
+        return None
+    batch = task.sample(batch_rng(0, 'test', 0), 1, length)
+    pos: Any = batch.get('source_positions')
+    if pos is None:
+        return None
+    index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
+    tok = Tokens(index, pos, rank=index)
+    encoder = model.encoder
+    jax.eval_shape(lambda: encoder.place(tok, batch['source'], key=None))
+    return pos.shape[2:]
+
+
+def source_shape(
+    model: Transformer, task: Task, length: Any
+) -> tuple[int, tuple[int, ...] | None] | None:
+    """The argument `source` of `check_call` for a task."""
+    if not task.source_size:
+        return None
+    return task.source_width(length), source_positions(model, task, length)
+
+
+def check_call(
+    model: Transformer,
+    width: int,
+    components: tuple[int, ...] | None = None,
+    source: tuple[int, tuple[int, ...] | None] | None = None,
+    *,
+    train: bool = False,
+) -> None:
+    """Traces a call of the model on two rows without computing anything. A model that cannot be
+    called, or an encoding that does not reach so far, raises.
 
     Args:
       model: the model as shapes.
-      width: tokens of the row.
-      components: trailing dimensions of the positions that the task supplies.
+      width: tokens of a row.
+      components: trailing dimensions of the positions that the task supplies; None if it supplies
+        none.
+      source: the same two for the source; None if there is none.
+      train: whether the training rule applies.
     """
     graphdef, state = nnx.split(model)
-    tokens, pos = (jax.ShapeDtypeStruct((1, width, *more), jnp.int32) for more in ((), components))
+    shape = lambda width, more: jax.ShapeDtypeStruct((2, width, *more), jnp.int32)
 
-    def hidden(state, tokens, pos):
-        tok = Tokens.of(positions=pos) if components else None
-        return nnx.merge(graphdef, state).hidden(tokens, tok)
+    def known(width, components):
+        pos = None if components is None else shape(width, components)
+        return shape(width, ()), pos
 
-    jax.eval_shape(hidden, state, tokens, pos)
+    def call(state, tokens, source):
+        model, key = nnx.merge(graphdef, state), jax.random.key(0) if train else None
+        tok = lambda pos: None if pos is None else Tokens.of(positions=pos)
+        read = None
+        if source is not None:
+            read = model.encoded(source[0], tok(source[1]), key=key, train=train)
+        return model(tokens[0], tok(tokens[1]), key=key, train=train, source=read)
+
+    jax.eval_shape(
+        call, state, known(width, components), None if source is None else known(*source)
+    )

@@ -26,6 +26,8 @@ FILE = 'config.json'  # in the run directory
 # The entry of that file with the sizes of the model that the task sets. With them the model can be
 # built without the data.
 SHAPE = 'task_shape'
+# Sizes in it that only some tasks set.
+FURTHER = ('output_size', 'pooled', 'source_size', 'source_width')
 # The entry with digests of the configs that the run had before `--resume_changed` replaced them.
 EARLIER = 'resumed_changed'
 # types of the items of the lists in that file
@@ -38,8 +40,8 @@ class Saved:
 
     Attributes:
       config: the config of the run.
-      shape: `vocab_size` and `width`, the sizes of the model that its task sets; {} in files of
-        versions that stored none.
+      shape: the sizes of the model that its task sets, as `plan.sized_model` takes them; {} in
+        files of versions that stored none.
       earlier: digests of the configs that `--resume_changed` has replaced (see
         `checkpoint.Checkpoints`).
     """
@@ -92,7 +94,15 @@ def saved_of(
       cfg: the config of the model; None derives it from `config`.
     """
     cfg = model_config(config, make_task(config)) if cfg is None else cfg
-    return Saved(config, {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}, tuple(earlier))
+    shape = {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}
+    further = dict(
+        output_size=cfg.output_size if cfg.output_size != cfg.vocab_size else 0,
+        pooled=int(bool(cfg.pool)),
+        source_size=cfg.source_size,
+        source_width=cfg.source_len,
+    )
+    shape |= {name: size for name, size in further.items() if size}
+    return Saved(config, shape, tuple(earlier))
 
 
 def from_json(path: pathlib.Path) -> ConfigDict:
@@ -139,11 +149,11 @@ def read_saved(path: pathlib.Path) -> Saved:
 
 
 def _shape(found: Any) -> dict[str, int]:
-    names = ('vocab_size', 'width')
+    names, further = ('vocab_size', 'width'), FURTHER
     if (
         not isinstance(found, dict)
-        or sorted(found) != sorted(names)
-        or min(typed(found[n], int, f'{SHAPE}.{n}') for n in names) < 1
+        or not set(names) <= found.keys() <= {*names, *further}
+        or min(typed(found[n], int, f'{SHAPE}.{n}') for n in found) < 1
     ):
         raise ValueError(
             f'{SHAPE} is {quoted(found)}, expected an object with the positive numbers '

@@ -3,6 +3,7 @@
 """
 
 from posenc_jax.tasks import arithmetic as arithmetic
+from posenc_jax.tasks import chomsky15 as chomsky15
 from posenc_jax.tasks import copy as copy
 from posenc_jax.tasks import formal as formal
 from posenc_jax.tasks import grid as grid
@@ -12,3 +13,4 @@ from posenc_jax.tasks.any_order import AnyOrder as AnyOrder
 from posenc_jax.tasks.task import Batch as Batch
 from posenc_jax.tasks.task import Task as Task
 from posenc_jax.tasks.task import batch_iterator as batch_iterator
+from posenc_jax.tasks.translation import Translation as Translation

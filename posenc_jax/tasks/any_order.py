@@ -11,7 +11,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from posenc_jax.core.registry import SpecError, check_choice, register
-from posenc_jax.tasks.task import Batch, Length, Task, batch_rng, real_tokens, shard_rows
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    batch_rng,
+    check_decoder_task,
+    real_tokens,
+    shard_rows,
+)
 
 if TYPE_CHECKING:
     import grain
@@ -103,7 +111,8 @@ class AnyOrder(Task):
       in_evaluation: whether validation and test data are shuffled too, with all targets scored.
 
     Raises:
-      SpecError: an unknown order, a negative curriculum, a task with positions or packed documents.
+      SpecError: an unknown order, a negative curriculum, a task with positions, packed documents or
+        a source, or one that does not predict the next token.
 
     Example:
       >>> from posenc_jax.tasks.copy import Reverse
@@ -121,6 +130,7 @@ class AnyOrder(Task):
 
     def __post_init__(self):
         check_choice('order', self.order, ORDERS)
+        check_decoder_task('any_order', self.task)
         if self.curriculum < 0:
             raise SpecError(
                 f'any_order curriculum is a number of batches, at least 0, got {self.curriculum}'

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.core.registry import check_choice
+from posenc_jax.core.registry import SpecError, check_choice
 
 if TYPE_CHECKING:
     import grain
@@ -141,6 +141,24 @@ class Task(abc.ABC):
         rows = shard_rows(batch_size, shard)
         return grain.MapDataset.range(sys.maxsize).map(
             functools.partial(_generated_batch, task, batch_size, length, seed, split, rows)
+        )
+
+
+def check_decoder_task(wrapper: str, task: Task) -> None:
+    """Checks that a task which changes the samples of another one can change those of `task`.
+
+    Args:
+      wrapper: the name of the task that changes samples, for messages.
+      task: the inner task.
+
+    Raises:
+      SpecError: the inner task does not predict the next token, or it has a source.
+    """
+    if task.predicts != 'next' or task.source_size:
+        found = f'predicts={task.predicts!r}' if task.predicts != 'next' else 'a source'
+        raise SpecError(
+            f'{wrapper} takes a task that predicts the next token and has no source, such as '
+            f'reverse(); {type(task).__name__} has {found}'
         )
 
 

@@ -17,8 +17,8 @@ from posenc_jax.core.composite import name_of
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.duo_attention import DuoAttention, with_mask
 from posenc_jax.model.transformer import Transformer
+from posenc_jax.run.reading import tokens_of
 from posenc_jax.training.metrics import Progress
-from posenc_jax.training.step import tokens_of
 
 
 def gate_loss(

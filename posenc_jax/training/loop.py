@@ -343,15 +343,18 @@ def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
     """
 
     def put(array):
+        own = sharding
+        if array.shape[1] == 1:  # one target for the row cannot be cut along the sequence
+            own = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
         local = array
-        if not sharding.is_fully_addressable:
-            parts = sharding.addressable_devices_indices_map(array.shape).values()
-            own = [
+        if not own.is_fully_addressable:
+            parts = own.addressable_devices_indices_map(array.shape).values()
+            rows = [
                 np.unique([np.arange(size)[part[axis]] for part in parts])
                 for axis, size in enumerate(array.shape)
             ]
-            local = array[np.ix_(*own)]
-        return jax.make_array_from_process_local_data(sharding, local, array.shape)
+            local = array[np.ix_(*rows)]
+        return jax.make_array_from_process_local_data(own, local, array.shape)
 
     return {name: put(array) for name, array in batch.items()}
 

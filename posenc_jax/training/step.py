@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import bytes_of, device_memory, readable
-from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.recurrence import read_segments
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.sharding import dict_shapes, spec_of
 from posenc_jax.model.transformer import Transformer, abstract_model
+from posenc_jax.run.reading import encoded_source, source_of, tokens_of
 from posenc_jax.run.state import Params, TrainState, take_apart
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 
@@ -142,7 +142,8 @@ def check_memory(
         * (train.segment or cfg.train_len)
         // (mesh.size // mesh.shape['tensor'])
     )
-    step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + 4 * cfg.vocab_size)
+    logits = 0 if cfg.pool else 4 * cfg.output_size
+    step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + logits)
     if state + step > (limit := device_memory(mesh.local_devices)):
         raise ValueError(
             f'the state of training would take {readable(state)} of a device, and a step at '
@@ -175,20 +176,17 @@ def _overlaid(params: Params, given: Params) -> Params:
     }
 
 
-def tokens_of(batch: DeviceBatch) -> Tokens:
-    """The `Tokens` of a batch: positions, documents and padding, where the batch has them."""
-    known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
-    return Tokens.of(length=batch['tokens'].shape[1], **known)
-
-
 def read(
     model: Transformer, batch: DeviceBatch, train: ConfigDict, key: Array | None = None
 ) -> Float[Array, 'B T V']:
-    """Logits of a batch, in one pass or segment by segment with a memory (`train.segment`). With a
-    key the training rule applies (dropout, random positions), without it the evaluation rule.
+    """Logits of a batch, [B, T, V], or [B, 1, V] for a class, in one pass or segment by segment
+    with a memory (`train.segment`). With a key the training rule applies (dropout, random
+    positions), without it the evaluation rule.
     """
     if not train.segment:
-        return model(batch['tokens'], tokens_of(batch), key=key, train=key is not None)
+        training = key is not None
+        source = encoded_source(model, source_of(batch), key, training)
+        return model(batch['tokens'], tokens_of(batch), key=key, train=training, source=source)
     return read_segments(
         model,
         batch['tokens'],
@@ -197,6 +195,19 @@ def read(
         tok=tokens_of(batch),
         key=key,
     )
+
+
+def auxiliary_loss(model: Transformer, batch: DeviceBatch, key: Array) -> Float[Array, ''] | None:
+    """The sum of the terms that encodings add to the loss; None where none of them adds one."""
+    stacks = [(model, (batch['tokens'], tokens_of(batch)), key)]
+    if model.encoder is not None and (source := source_of(batch)) is not None:
+        stacks.append((model.encoder, source, jax.random.fold_in(key, 1)))  # as `encoded_source`
+    terms = [
+        stack.auxiliary_loss(*tokens, own)
+        for stack, tokens, own in stacks
+        if stack.opens_auxiliary_loss
+    ]
+    return sum(terms, jnp.zeros((), jnp.float32)) if terms else None
 
 
 def train_step(
@@ -209,11 +220,13 @@ def train_step(
     batch: DeviceBatch,
 ) -> tuple[TrainState, Metrics]:
     """One update of the `tuned` parameters. The loss is the mean over the scored targets of the
-    whole batch, whether or not `train.accumulate` cuts the batch into parts.
+    whole batch, whether or not `train.accumulate` cuts the batch into parts. The terms that
+    encodings add to it (`Encoding.auxiliary_loss`) are means over these parts.
 
     Returns:
-      The new state and the metrics: `loss` (nats per target, without the z-loss), `grad_norm`
-      (before clipping), `param_norm` (of all parameters, after the update), `learning_rate`.
+      The new state and the metrics: `loss` (nats per target, without the z-loss and the terms of
+      encodings), `auxiliary_loss` (their sum, where there are some), `grad_norm` (before clipping),
+      `param_norm` (of all parameters, after the update), `learning_rate`.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     scored = jnp.maximum(batch['loss_mask'].sum(dtype=jnp.float32), 1.0)
@@ -222,13 +235,18 @@ def train_step(
         model = nnx.merge(graphdef, _joined(params, state.params), state.constants)
         nll, log_partition = target_losses(read(model, part, train, key), part['targets'])
         mean = lambda values: (values * part['loss_mask']).sum(dtype=jnp.float32) / scored
-        loss = mean(nll)
-        return loss + train.z_loss * mean(log_partition**2) if train.z_loss else loss, loss
+        objective, losses = mean(nll), {'loss': mean(nll)}
+        if train.z_loss:
+            objective += train.z_loss * mean(log_partition**2)
+        if (term := auxiliary_loss(model, part, key)) is not None:
+            losses['auxiliary_loss'] = term / train.accumulate
+            objective += losses['auxiliary_loss']
+        return objective, losses
 
     grad_of = jax.grad(loss_of, has_aux=True)
     params = only(state.params, tuned)
     if train.accumulate == 1:
-        grads, loss = grad_of(params, batch, key)
+        grads, losses = grad_of(params, batch, key)
     else:
         # Part n takes every `accumulate`-th row, so that each device keeps its own rows.
         cut = lambda a: jnp.swapaxes(a.reshape(-1, train.accumulate, *a.shape[1:]), 0, 1)
@@ -239,10 +257,10 @@ def train_step(
                 jnp.add, total, grad_of(params, part, jax.random.fold_in(key, number))
             ), None
 
-        zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.float32))
-        (grads, loss), _ = jax.lax.scan(
-            add, zero, (jnp.arange(train.accumulate), jax.tree.map(cut, batch))
-        )
+        parts = jax.tree.map(cut, batch)
+        shapes = jax.eval_shape(grad_of, params, jax.tree.map(lambda a: a[0], parts), key)
+        zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        (grads, losses), _ = jax.lax.scan(add, zero, (jnp.arange(train.accumulate), parts))
 
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
     params = _joined(optax.apply_updates(params, updates), state.params)
@@ -254,7 +272,7 @@ def train_step(
         end_lr_fraction=train.end_lr_fraction,
     )
     metrics = {
-        'loss': loss,
+        **losses,
         'grad_norm': optax.global_norm(grads),
         'param_norm': optax.global_norm(params),
         'learning_rate': rate,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import DOORS, Encoding
+from posenc_jax.core.encoding import DOORS, HOOKS, Encoding
 from posenc_jax.core.families import Bias, Mask, signed_distance
 from posenc_jax.core.products import over_batch, scaled_dot_product, weighted_sum
 from posenc_jax.core.tokens import bounds
@@ -109,7 +109,7 @@ def test_bounds_read_valid_tokens_only():
 def test_every_door_is_shut_by_default():
     encoding, tok = Encoding(), pj.Tokens.of(length=3)
     q = k = v = jnp.ones((1, 3, 2, 4))
-    assert not any(encoding.opens(door) for door in DOORS)
+    assert not any(encoding.opens(door) for door in (*DOORS, *HOOKS))
     assert encoding.place(tok) is tok and encoding.embed(q, tok) is q
     assert encoding.project(q, k, v, tok, tok) == (q, k, v, tok, tok)
     assert (
@@ -124,6 +124,7 @@ def test_every_door_is_shut_by_default():
         and encoding.cached == 'encoded'
         and encoding.lookback == 0
     )
+    assert encoding.auxiliary_loss(q[..., 0], tok, key=jax.random.key(0)) == 0
 
 
 def test_a_door_that_is_overridden_is_open():

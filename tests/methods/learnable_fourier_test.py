@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.coordinates import make_features
 from posenc_jax.core.registry import SpecError
 from posenc_jax.embedding.learnable_fourier import (
     learnable_fourier_features,
@@ -122,6 +123,14 @@ def test_groups_are_independent_and_share_weights():
 
 
 @pytest.mark.full
+def test_the_encoder_of_coordinates_is_the_same_function():
+    sizes = 'components=4, groups=2, features=8, hidden=3'
+    encoder = make_features(f'learnable_fourier({sizes}, width={D}, gamma=10.0)', nnx.Rngs(0))
+    points = [[[1, 2, 3, 4], [5, 6, 7, 8]]]
+    np.testing.assert_array_equal(encoder.encode(jnp.array(points)), vectors(make(sizes), points))
+
+
+@pytest.mark.full
 def test_one_component_with_and_without_an_axis():
     encoding = make()
     np.testing.assert_array_equal(
@@ -171,6 +180,20 @@ def test_attention_over_pixels_decodes_with_a_cache():
 def test_wrong_values_are_refused(arguments, message):
     with pytest.raises(SpecError, match=message):
         make(arguments)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ('components=0', r'components must lie in 1 .. 1048576, got 0'),
+        ('components=3, groups=2', 'groups must divide components, got 2 and 3'),
+        ('width=5, components=2, groups=2', 'groups must divide width, got 2 and 5'),
+        ('features=3', 'features must be even and at least 2, got 3'),
+    ],
+)
+def test_wrong_values_of_the_encoder_are_refused(arguments, message):
+    with pytest.raises(SpecError, match=message):
+        make_features(f'learnable_fourier({arguments})')
 
 
 @pytest.mark.parametrize(

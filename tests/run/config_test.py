@@ -22,9 +22,9 @@ CREAM = dict(task='cream_text(factor=2)')
 @pytest.mark.parametrize(
     'fields, message',
     [
-        (dict(encoding='alibbi()'), "unknown encoding 'alibbi'; did you mean 'alibi'"),
+        (dict(encoding='alibbi()'), "unknown encoding or mixer 'alibbi'; did you mean 'alibi'"),
         (dict(encoding='alibi(slops=2)'), 'alibi has no argument .*signature'),
-        (dict(pattern=('alibi()', 'nopee()')), "unknown encoding 'nopee'; did you mean 'nope'"),
+        (dict(pattern=('alibi()', 'nopee()')), "encoding or mixer 'nopee'; did you mean 'nope'"),
         (dict(task='adition()'), "unknown task 'adition'; did you mean 'addition'"),
         (dict(task='copy() | reverse()'), 'cannot be joined'),
         (
@@ -519,7 +519,10 @@ def test_command_line():
             ['--config.train.stepz=3'],
             "config has no field 'train.stepz'; did you mean 'train.steps'",
         ),
-        (['--config.encoding=alibbi()'], "unknown encoding 'alibbi'; did you mean 'alibi'"),
+        (
+            ['--config.encoding=alibbi()'],
+            "unknown encoding or mixer 'alibbi'; did you mean 'alibi'",
+        ),
         (['--config.train.steps=many'], "train.steps='many' is not of type int (its value is 400)"),
         (
             ['--config.model.parallel=' + 'y' * 100],

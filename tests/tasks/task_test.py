@@ -1,5 +1,6 @@
 """What holds for every task: shapes, masks, determinism, resuming, sharding, errors."""
 
+import pathlib
 import subprocess
 import sys
 import zlib
@@ -19,6 +20,7 @@ from posenc_jax.tasks.task import (
     shard_rows,
 )
 
+CODE = pathlib.Path(__file__).parents[2] / 'posenc_jax' / 'core'
 TASKS = {
     'copy()': (1, 7),
     'copy(symbols=30, ids="coupled")': 5,
@@ -50,6 +52,8 @@ TASKS = {
     'kv_slots(keys=12)': (2, 6),
     'kv_slots(keys=12, slot=1, ids="locations")': 5,
     'passkeys(keys=2, words=3)': (15, 30),
+    'chomsky15("reverse_string")': (1, 9),
+    'chomsky15("stack_manipulation")': (2, 9),
     'code_mixed()': (7, 20),
     'code_mixed(letters=3, switches=4, ids="switches")': 12,
     'mqar(pairs=4, vocab=64)': 64,
@@ -62,7 +66,15 @@ TASKS = {
     'segmented_text(source_len=64, prefix_len=6)': 16,
     'cream_text(factor=1, source_len=40)': 16,
     "code_text('pydoc_topics', units='paragraphs')": 16,
+    f"ast_flatten('text:{CODE}/*.py')": 16,
+    'translation(words=16)': (1, 9),
+    'translation(alignments=True)': 8,
+    'tipa()': (1, 3),
+    'tipa(form="both", size=300)': 2,
+    'masked_text()': 16,
+    'masked_text(rate=0.5)': (3, 12),
 }
+SOURCE = ('source', 'source_valid', 'source_positions')
 PIECES = ('segmented_text', 'cream_text')  # of text, with positions of their own
 GENERATED = {spec: length for spec, length in TASKS.items() if not spec.startswith('language')}
 
@@ -89,26 +101,35 @@ def test_shapes_types_and_token_range(spec):
     task, length = make(spec), TASKS[spec]
     batch = task.sample(np.random.default_rng(0), 6, length)
     always = {'tokens', 'targets', 'loss_mask'}
-    assert always <= batch.keys() <= always | {'positions', 'segment'}
+    assert always <= batch.keys() <= always | {'positions', 'segment', 'valid', *SOURCE}
+    source = {name for name in batch if name in SOURCE}
+    assert bool(source) == bool(task.source_size) == ({'source', 'source_valid'} <= source)
     supplied = 'ids=' in spec or spec.startswith(('any_order', 'code_text', *PIECES))
     assert ('positions' in batch) == supplied == task.supplies_positions
     own = {'code_mixed': (3,), 'code_text': (3,), 'any_order': (2,), 'minesweeper': (2,)}
     components = (3,) if 'ids="locations"' in spec else own.get(spec.split('(')[0], ())
+    dtypes = {'loss_mask': np.float32, 'valid': np.bool_, 'source_valid': np.bool_}
     for name, array in batch.items():
-        assert array.shape == (
-            6,
-            task.width(length),
-            *(components if name == 'positions' else ()),
-        ), name
-        assert array.dtype == (np.float32 if name == 'loss_mask' else np.int32), name
-    for name in ('tokens', 'targets'):
-        assert batch[name].min() >= 0 and batch[name].max() < task.vocab_size
+        width = task.source_width(length) if name in SOURCE else task.width(length)
+        if task.predicts == 'class' and name in ('targets', 'loss_mask'):
+            width = 1
+        inner = {'positions': components, 'source_positions': array.shape[2:]}.get(name, ())
+        assert array.shape == (6, width, *inner), name
+        assert array.dtype == dtypes.get(name, np.int32), name
+    sizes = {'tokens': task.vocab_size, 'targets': task.output_size, 'source': task.source_size}
+    for name, size in sizes.items():
+        if name in batch:
+            assert batch[name].min() >= 0 and batch[name].max() < size, name
     assert (batch['loss_mask'].sum(axis=1) > 0).all()
+    if 'valid' in batch and task.predicts != 'class':
+        assert not batch['loss_mask'][~batch['valid']].any()
     assert isinstance(task.decode(batch['tokens'][0]), str)
 
 
 @pytest.mark.parametrize('spec', [s for s in TASKS if not s.startswith(('mqar', 'cream_text'))])
 def test_targets_are_the_next_tokens(spec):
+    if make(spec).predicts != 'next':
+        pytest.skip('its targets are not the next tokens')
     batch = make(spec).sample(np.random.default_rng(0), 6, TASKS[spec])
     follows = np.ones_like(batch['tokens'][:, 1:], bool)
     if 'segment' in batch:  # between documents there is no next token
@@ -225,6 +246,13 @@ def test_wrong_pipeline_arguments_fail_when_the_dataset_is_made(spec, bad, messa
 def test_wrong_options_are_spec_errors(spec):
     with pytest.raises(SpecError):
         make(spec)
+
+
+@pytest.mark.parametrize('spec', ['random_spaces({})', 'any_order({})'])
+@pytest.mark.parametrize('inner', ['chomsky15("odds_first")', 'masked_text()', 'translation()'])
+def test_what_changes_the_order_takes_tasks_of_next_tokens(spec, inner):
+    with pytest.raises(SpecError, match='takes a task that predicts the next token'):
+        make(spec.format(inner))
 
 
 def test_seed_and_index_are_not_interchangeable():

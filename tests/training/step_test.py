@@ -213,3 +213,52 @@ def test_batch_that_the_mesh_does_not_divide(tmp_path):
         steps.make_trainer(
             cfg, config.train, 0, make_mesh(data=1, fsdp=2, devices=jax.devices()[:2])
         )
+
+
+SEQPE = 'seqpe(max_pos=100, draws=2, candidates=4, offsets=4, dropout=0.0, contrastive=1.0)'
+
+
+@pytest.mark.full
+def test_the_terms_of_encodings_are_added_to_the_objective_alone(plain):
+    """The first step of SGD moves the parameters against the gradient of the sum; the loss that is
+    reported is that of the task.
+    """
+    cfg, trainer = trainer_of(encoding=SEQPE, train__warmup=1)
+    state, batch = trainer.init({}), batch_of()
+    graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    tok = Tokens.of(length=32)
+
+    def terms(params):
+        model = nnx.merge(graphdef, params, state.constants)
+        logits = model(batch['tokens'], tok, key=key, train=True)
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch['targets'])
+        task = (nll * batch['loss_mask']).sum() / batch['loss_mask'].sum()
+        (part,) = [part for part in model.shared if part.opens('auxiliary_loss')]
+        place_key = jax.random.fold_in(jax.random.split(key, 3)[0], list(model.shared).index(part))
+        return task, part.auxiliary_loss(None, None, key=place_key)
+
+    task, extra = jax.jit(terms)(state.params)
+    gradient = jax.jit(jax.grad(lambda params: sum(terms(params))))(state.params)
+    _, metrics = trainer.step(state, batch)
+    assert float(metrics['loss']) == pytest.approx(float(task), rel=1e-5)
+    assert float(metrics['auxiliary_loss']) == pytest.approx(float(extra), rel=1e-4)
+    assert float(metrics['grad_norm']) == pytest.approx(
+        float(optax.global_norm(gradient)), rel=1e-3
+    )
+    cfg, trainer = plain
+    assert 'auxiliary_loss' not in trainer.step(trainer.init({}), batch)[1]
+
+
+@pytest.mark.full
+def test_training_with_a_term_of_an_encoding_in_parts():
+    """Accumulated parts report the mean of their terms, and both losses fall."""
+    _, trainer = trainer_of(encoding=SEQPE, train__accumulate=2, train__warmup=1)
+    state, batch, seen = trainer.init({}), batch_of(), []
+    for _ in range(20):
+        state, metrics = trainer.step(state, batch)
+        seen.append((float(metrics['loss']), float(metrics['auxiliary_loss'])))
+    loss, term = np.array(seen).T
+    assert np.isfinite(seen).all() and loss[-1] < loss[0] - 0.5
+    assert term[0] == pytest.approx(np.log(4), abs=0.1)  # not twice as much
+    assert term[-5:].mean() < term[:5].mean()

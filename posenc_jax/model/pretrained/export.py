@@ -10,6 +10,7 @@ from flax import nnx
 
 from posenc_jax.core import disk
 from posenc_jax.core.composite import parts_of
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.load import leaf_of, name_of_variable
 from posenc_jax.model.pretrained.sources import PretrainedError
@@ -79,6 +80,13 @@ def export_pretrained(
     return path
 
 
+def _encoding(model: Transformer) -> Encoding:
+    try:
+        return model.encoding(0, model.blocks[0])
+    except ValueError as error:
+        raise PretrainedError(f'{error}: no exported architecture has such layers') from None
+
+
 def _config(model: Transformer) -> dict[str, Any]:
     cfg = model.cfg
     if cfg.kind != 'decoder':
@@ -104,9 +112,7 @@ def _config(model: Transformer) -> dict[str, Any]:
     if cfg.embedding_norm:
         raise PretrainedError('a norm behind the embedding (model.embedding_norm) is not exported')
     parts: list[Any] = [
-        part
-        for part in parts_of(model.encoding(0, model.blocks[0]))
-        if part.card.key not in ('causal', 'document')
+        part for part in parts_of(_encoding(model)) if part.card.key not in ('causal', 'document')
     ]
     keys = [part.card.key for part in parts if part.card.key != 'nope']
     if (

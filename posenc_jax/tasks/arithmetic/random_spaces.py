@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.coupling import plain_ids
-from posenc_jax.tasks.task import Batch, Length, Task, real_tokens
+from posenc_jax.tasks.task import Batch, Length, Task, check_decoder_task, real_tokens
 
 LAWS = ('uniform', 'geometric')
 
@@ -71,8 +71,8 @@ class RandomSpaces(Task):
       in_evaluation: whether validation and test data have spaces as well.
 
     Raises:
-      SpecError: `most` below 0, an unknown law, a task that reads text, or a task that supplies
-        positions other than plain ids.
+      SpecError: `most` below 0, an unknown law, a task that reads text, one that supplies positions
+        other than plain ids, has a source, or does not predict the next token.
 
     Example:
       >>> from posenc_jax.tasks.arithmetic import Addition
@@ -89,6 +89,7 @@ class RandomSpaces(Task):
 
     def __post_init__(self):
         check_choice('law', self.law, LAWS)
+        check_decoder_task('random_spaces', self.task)
         if self.most < 0:
             raise SpecError(f'random_spaces most must be at least 0, got {self.most}')
         if self.task.is_language:

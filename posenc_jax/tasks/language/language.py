@@ -97,13 +97,13 @@ class Language(Task):
         """The token ids of each document of a split, as `encode` gives them, without empty ones."""
         return [self.vocabulary.encode(text) for text in self.corpus.documents(split) if text]
 
-    def tokens(self, split: str) -> Int[np.ndarray, ' N']:
+    def tokens(self, split: str, length: int = 1) -> Int[np.ndarray, ' N']:
         """The documents of a split one after the other, as one stream.
 
         Raises:
-          ValueError: the split is empty.
+          ValueError: the split is shorter than one sequence of `length` tokens and its last target.
         """
-        return np.concatenate(self._documents(split, 1))
+        return np.concatenate(self._documents(split, length))
 
     def places(
         self, split: str

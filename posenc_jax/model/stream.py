@@ -1,0 +1,78 @@
+"""Layers beside which a second state, a stream, flows from layer to layer.
+
+A mixer with `streams = True` takes the stream in `whole`, `fill` and `step` and returns the stream
+for the next layer. `feed` changes it again, by the output of the layer's feed-forward network.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.model import cache as caching
+from posenc_jax.model.cache import LayerCache
+from posenc_jax.model.mixer import AttentionMixer
+
+Stream = Any  # a pytree of arrays [B, L, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamingAttention:
+    """Attention whose encoding reads a stream and writes it (`Encoding.begin_stream`).
+
+    `Encoding.project` finds the stream of its tokens as the feature 'stream'. It may join it to the
+    values, so that it is averaged with the weights of attention. `Encoding.carry_stream` takes the
+    result apart.
+    """
+
+    attention: AttentionMixer
+    streams: ClassVar[bool] = True
+
+    @property
+    def encoding(self) -> Encoding:
+        return self.attention.encoding
+
+    def whole(
+        self, x: Float[Array, 'B L D'], tok: Tokens, stream: Stream
+    ) -> tuple[Float[Array, 'B L D'], Stream]:
+        """The result for whole sequences, and the stream behind attention."""
+        projected = self.attention.projected(x, _with(tok, stream))
+        return self._output(self.attention.attend(*projected), stream)
+
+    def fill(
+        self,
+        x: Float[Array, 'B T D'],
+        tok: Tokens,
+        stream: Stream,
+        capacity: int,
+        count: int | Int[Array, ''] | None = None,
+    ) -> tuple[Float[Array, 'B T D'], Stream, LayerCache]:
+        """`whole`, and the state behind the first `count` tokens."""
+        tok = _with(tok, stream)
+        qkv, rows = self.attention.inputs(x, tok)
+        projected, state = caching.start(self.encoding, *qkv, tok, rows, capacity, count)
+        return *self._output(self.attention.attend(*projected), stream), state
+
+    def step(
+        self, x: Float[Array, 'B T D'], tok: Tokens, stream: Stream, state: LayerCache, cursor
+    ) -> tuple[Float[Array, 'B T D'], Stream, LayerCache]:
+        """The result for T new tokens, their stream and the state behind them. `tok` are the tokens
+        of the whole capacity, `stream` is that of the new tokens alone.
+        """
+        projected, state = self.attention.append(x, tok, state, cursor, {'stream': stream})
+        out = self.attention.attend(*projected, heads_first=True, implementation='dense')
+        return *self._output(out, stream), state
+
+    def feed(self, m: Float[Array, 'B T D'], stream: Stream) -> Stream:
+        """The stream behind the feed-forward network, whose output is `m`."""
+        return self.encoding.feed_stream(m, stream)
+
+    def _output(self, out, stream):
+        out, stream = self.encoding.carry_stream(out, stream)
+        return self.attention.output(out), stream
+
+
+def _with(tok: Tokens, stream: Stream) -> Tokens:
+    return tok.with_feats(stream=stream)

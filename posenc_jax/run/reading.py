@@ -1,0 +1,42 @@
+"""What a model reads of a batch: its tokens, and the source where a batch has one."""
+
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.cross import Source
+from posenc_jax.model.transformer import Transformer
+
+SourceInput = tuple[Any, Tokens]  # the ids of a source, and what is known about them
+
+
+def tokens_of(batch: dict[str, Any]) -> Tokens:
+    """The `Tokens` of a batch: positions, documents and padding, where the batch has them."""
+    known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
+    return Tokens.of(length=batch['tokens'].shape[1], **known)
+
+
+def source_of(batch: dict[str, Any]) -> SourceInput | None:
+    """The source of a batch and its `Tokens`; None where it has none."""
+    if 'source' not in batch:
+        return None
+    known = {name: batch.get(f'source_{name}') for name in ('positions', 'valid')}
+    return batch['source'], Tokens.of(length=batch['source'].shape[1], **known)
+
+
+def encoded_source(
+    model: Transformer, source: SourceInput | None, key: Array | None = None, train: bool = False
+) -> Source | None:
+    """What cross-attention reads of the result of `source_of`; None where there is no source.
+
+    Args:
+      model: an encoder-decoder, or any model if there is no source.
+      source: the ids and tokens.
+      key, train: as for a call of the model, which may use the same key.
+    """
+    if source is None:
+        return None
+    own = None if key is None else jax.random.fold_in(key, 1)
+    return model.encoded(*source, key=own, train=train)

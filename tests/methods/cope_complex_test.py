@@ -1,0 +1,255 @@
+"""Complex positional encoding: logits by hand, all modes against complex arithmetic in float64,
+limits, decoding, a model, and refused arguments.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.logits.cope_complex import (
+    complex_logits,
+    complex_products,
+    cope_complex_sines,
+    paired,
+    parted,
+)
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.sharding import make_mesh
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'cope_complex.json').read_text())[
+    'values'
+]
+B, L, N, K, H, D = 2, 9, 4, 2, 3, 12
+SPECS = {
+    'magnitude': 'cope_complex()',
+    'phase': 'cope_complex("phase")',
+    'real': 'cope_complex("real", gamma=0.5)',
+    'hybrid': 'cope_complex("hybrid", alpha=0.3, merge="concat")',
+    'apatt': 'cope_complex("apatt", merge="concat")',
+    'riatt': 'cope_complex("riatt")',
+    'learned': 'cope_complex(position="learned", max_len=16)',
+}
+each = pytest.mark.parametrize('name', SPECS)
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def make_layer(spec, **options):
+    layer = pj.Attention(
+        spec, width=D, heads=N, kv_heads=K, head_dim=H, rngs=nnx.Rngs(0), **options
+    )
+    part = layer.encoding.parts[0]
+    for number, name in enumerate(('w_merge', 'table')):
+        if getattr(part, name, None) is not None:
+            parameter = getattr(part, name)
+            parameter[...] = draw(number, *parameter.shape)
+    return layer
+
+
+def reference(layer, x):
+    """Causal attention with complex numbers, one query at a time."""
+    part, weights = layer.encoding.parts[0], layer.projections
+    wide = lambda a: np.asarray(a[...], np.float64)
+    t = np.arange(x.shape[1])
+    if part.table is not None:
+        s = wide(part.table)[t]
+    else:
+        s = np.repeat(np.sin(t[:, None] * 10000.0 ** (-2 * np.arange(D // 2) / D)), 2, axis=1)
+    z = np.asarray(x, np.float64) + 1j * part.gamma * s
+    q, k, v = (
+        np.einsum('bld,dnh->blnh', z, wide(r) + 1j * wide(i))
+        for r, i in zip((weights.w_q, weights.w_k, weights.w_v), (part.w_q, part.w_k, part.w_v))
+    )
+    k, v = (np.repeat(a, N // K, axis=2) for a in (k, v))
+    softmax = lambda a: np.exp(a - a.max()) / np.exp(a - a.max()).sum()
+    out = np.zeros((*x.shape[:2], N, H), complex)
+    for b, i, n in np.ndindex(*x.shape[:2], N):
+        dots = (q[b, i, n] * k[b, : i + 1, n].conj()).sum(-1)
+        size, scale = np.abs(dots), H**-0.5
+        logits = {
+            'real': dots.real,
+            'phase': dots.real / size,
+            'hybrid': size + part.alpha * dots.real / size,
+        }.get(part.mode, size)
+        w = softmax(logits * scale)
+        if part.mode == 'apatt':
+            w = w * dots / size
+        if part.mode == 'riatt':
+            w = softmax(dots.real * scale) + 1j * softmax(dots.imag * scale)
+        out[b, i, n] = w @ v[b, : i + 1, n]
+    if part.w_merge is None:
+        merged = out.real
+    else:
+        both = np.concatenate([out.real, out.imag], axis=-1)
+        merged = np.einsum('btnc,nch->btnh', both, wide(part.w_merge))
+    return np.einsum('btnh,nhd->btd', merged, wide(weights.w_out))
+
+
+@pytest.mark.parametrize('mode', ['magnitude', 'phase', 'real', 'hybrid', 'hybrid_norm'])
+def test_golden_logits(mode):
+    one = lambda x: jnp.full((1, 1, 1, 1), x)
+    q, k = (tuple(map(one, GOLDEN[name])) for name in 'qk')
+    real, imaginary = complex_products(q, k)
+    np.testing.assert_allclose([real, imaginary], np.reshape([1.0, 7.0], (2, 1, 1, 1, 1)))
+    assert (real.item(), imaginary.item()) == (GOLDEN['real'], GOLDEN['imaginary'])
+    found = complex_logits(real, imaginary, 1, mode, GOLDEN['alpha'])
+    np.testing.assert_allclose(found, GOLDEN[mode], rtol=1e-6)
+
+
+def test_golden_sines_and_the_width_of_phases():
+    found = cope_complex_sines(jnp.array([[0, 1]]), 4)[0]
+    np.testing.assert_allclose(found, [[0] * 4, GOLDEN['sines']], atol=1e-6)
+    real, imaginary = (5 * draw(seed, 1, 2, 7, 7) for seed in range(2))
+    logits = complex_logits(real, imaginary, 64, 'phase')
+    assert np.abs(logits).max() <= 1 / 8
+    extreme = complex_logits(jnp.array([[[[1.0, -1.0]]]]), jnp.zeros((1, 1, 1, 2)), 64, 'phase')
+    w = jax.nn.softmax(extreme)[0, 0, 0]
+    np.testing.assert_allclose(w[0] / w[1], GOLDEN['largest_ratio'], rtol=1e-5)
+
+
+@pytest.mark.full
+@each
+def test_a_layer_by_complex_arithmetic(name):
+    layer, x = make_layer(SPECS[name]), draw(5, B, L, D)
+    np.testing.assert_allclose(layer(x), reference(layer, x), atol=2e-5)
+
+
+@pytest.mark.full
+@each
+def test_tiles_and_decoding_equal_the_whole(name):
+    whole, tiled = make_layer(SPECS[name], implementation='dense'), make_layer(SPECS[name], block=4)
+    x = draw(5, B, L, D)
+    expected = whole(x)
+    loss = lambda layer, x: (layer(x) ** 2).sum()
+    by_tiles = jax.value_and_grad(loss, argnums=(0, 1))(tiled, x)
+    by_whole = jax.value_and_grad(loss, argnums=(0, 1))(whole, x)
+    for a, b in zip(jax.tree.leaves(by_tiles), jax.tree.leaves(by_whole)):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, float(np.abs(b).max())))
+    cache = whole.start(B, capacity=L)
+    first, cache = whole.step(x[:, :5], cache)
+    rest = []
+    for t in range(5, L):
+        y, cache = whole.step(x[:, t : t + 1], cache)
+        rest.append(y)
+    np.testing.assert_allclose(jnp.concatenate([first, *rest], axis=1), expected, atol=2e-5)
+    assert cache.layers[0].k.shape == (B, 2 * K, L, H)  # both parts
+
+
+@pytest.mark.full
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+@pytest.mark.parametrize('name', ['apatt', 'riatt'])
+def test_devices_hold_both_parts_of_their_heads(name):
+    layer, x = make_layer(SPECS[name]), draw(5, B, 8, D)
+    expected = layer(x)
+    with jax.set_mesh(make_mesh(data=2, tensor=2, sequence=2)):
+        found = jax.jit(lambda layer, x: layer(x))(layer, x)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_a_common_phase_changes_nothing():
+    parts = tuple(draw(seed, 1, 2, 5, 4) for seed in range(4))
+    turn = lambda a, b: (np.cos(0.7) * a - np.sin(0.7) * b, np.sin(0.7) * a + np.cos(0.7) * b)
+    q, k = parts[:2], parts[2:]
+    for a, b in zip(complex_products(turn(*q), turn(*k)), complex_products(q, k)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_real_logits_are_those_of_joined_vectors():
+    q_re, q_im, k_re, k_im = (draw(seed, 1, 2, 5, 4) for seed in range(4))
+    joined = lambda a, b: np.concatenate([a, b], axis=-1)
+    direct = np.einsum('bnth,bnsh->bnts', joined(q_re, q_im), joined(k_re, k_im)) / 2
+    found = complex_logits(*complex_products((q_re, q_im), (k_re, k_im)), 4, 'real')
+    np.testing.assert_allclose(found, direct, atol=1e-5)
+
+
+@pytest.mark.full
+def test_without_positions_and_imaginary_weights_it_is_plain_attention():
+    layer, x = make_layer('cope_complex("real", gamma=0.0)'), draw(5, B, L, D)
+    for name in ('w_q', 'w_k', 'w_v'):
+        weights = getattr(layer.encoding.parts[0], name)
+        weights[...] = jnp.zeros(weights.shape)
+    plain = make_layer('nope()')
+    plain.projections = layer.projections
+    np.testing.assert_allclose(layer(x), plain(x), atol=1e-5)
+
+
+def test_the_largest_product_of_a_row_is_that_of_the_keys_seen():
+    real, imaginary = (draw(seed, 1, 1, 6, 6) for seed in range(2))
+    seen = np.tril(np.ones((6, 6), bool))[None, None]
+    found = complex_logits(real, imaginary, 1, 'hybrid_norm', 0.0, jnp.asarray(seen))
+    size = np.hypot(real, imaginary)
+    expected = size / np.where(seen, size, 0).max(-1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    later = complex_logits(real.at[..., 5].set(99.0), imaginary, 1, 'hybrid_norm', 0.0, seen)
+    np.testing.assert_array_equal(later[..., :5, :5], found[..., :5, :5])
+
+
+def test_products_of_zero_have_finite_derivatives():
+    zero = jnp.zeros((1, 1, 1, 2))
+    for mode in ('magnitude', 'phase', 'hybrid', 'hybrid_norm'):
+        slopes = jax.grad(lambda r, i: complex_logits(r, i, 4, mode).sum(), (0, 1))(zero, zero)
+        assert np.isfinite(slopes).all(), mode
+
+
+@pytest.mark.parametrize('groups', [1, 2, 4])
+def test_parts_are_paired_and_parted(groups):
+    re, im = draw(0, 2, 3, 4, 5), draw(1, 2, 3, 4, 5)
+    for found, part in zip(parted(paired(re, im, groups, 2), groups, 2), (re, im)):
+        np.testing.assert_array_equal(found, part)
+
+
+@pytest.mark.full
+def test_a_model_with_it_in_the_first_layer_alone():
+    cfg = TransformerConfig(
+        vocab_size=7,
+        train_len=8,
+        layers=3,
+        width=16,
+        heads=2,
+        encoding='nope()',
+        pattern=('cope_complex(merge="concat")', 'nope()', 'nope()'),
+    )
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    tokens = jnp.array([[1, 2, 3, 4, 5], [2, 1, 3, 4, 5]])
+    out = model(tokens)
+    assert np.abs(out[0, -1] - out[1, -1]).max() > 1e-4  # the order of the first two matters
+    kinds = [type(model.encoding(*pair).parts[0]).__name__ for pair in model.layers()]
+    assert kinds == ['CopeComplex', 'NoPE', 'NoPE']
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ('"hybrid_norm"', "one of 'magnitude', 'phase', 'real', 'hybrid', 'apatt', 'riatt'"),
+        ('"riatt", merge="concat"', "'riatt'. sums the real part only: merge='real'"),
+        ('position="learned", max_len=0', 'max_len must be at least 1, got 0'),
+        ('model_dim=7', 'so model_dim is even, got 7'),
+    ],
+)
+def test_wrong_values_are_refused(arguments, message):
+    sizes = dict(heads=2, head_dim=4) | ({} if 'model_dim' in arguments else {'model_dim': 8})
+    with pytest.raises(SpecError, match=message):
+        pj.make(f'cope_complex({arguments})', **sizes)
+
+
+def test_wrong_calls_are_refused():
+    learned = make_layer('cope_complex(position="learned", max_len=4)')
+    with pytest.raises(ValueError, match=r'position 4 is not in 0 \.\. 3; use a larger table or'):
+        learned(draw(0, 1, 5, D))
+    with pytest.raises(ValueError, match=r'needs positions \[B, L\], got \(1, 2, 2\)'):
+        make_layer('cope_complex()')(draw(0, 1, 2, D), pj.Tokens.of(positions=[[[0, 1], [1, 1]]]))
+    with pytest.raises(SpecError, match='cope_complex gives every head several inputs'):
+        make_layer('cope_complex() | alibi()')
+    with pytest.raises(SpecError, match='write rope before it'):
+        pj.make('cope_complex("apatt") | rope()', heads=2, head_dim=4, model_dim=8)
+    with pytest.raises(ValueError, match='the width is even, got 5'):
+        cope_complex_sines(jnp.zeros((1, 1)), 5)

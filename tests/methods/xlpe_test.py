@@ -1,0 +1,239 @@
+"""Cross-lingual positions: orders from alignments, the orders that a bracketing grammar reaches,
+the two levels, and refused input.
+"""
+
+import itertools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.positions.xlpe import alignment_keys, btg_order, order_from_alignment, ranks
+from posenc_jax.tasks.translation import Translation
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'xlpe.json').read_text())[
+    'values'
+]
+D, HEADS, L = 8, 4, 6
+PI = np.array([0, 5, 1, 2, 3, 4])
+
+
+def placed(pi=PI, valid=None):
+    pi = np.asarray(pi)
+    pos = np.stack([np.arange(len(pi)), pi], axis=-1)
+    return pj.Tokens.of(positions=pos[None], valid=valid)
+
+
+def layer(spec, **more):
+    return pj.Attention(spec, width=D, heads=HEADS, causal=False, rngs=nnx.Rngs(0), **more)
+
+
+def draw(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def sinusoid(positions, width=D):
+    """Float64, one row for each position."""
+    angle = np.asarray(positions)[:, None] * 10000.0 ** (-np.arange(0, width, 2) / width)
+    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(len(positions), width)
+
+
+# The order.
+
+
+@pytest.mark.parametrize('btg', [False, True])
+def test_golden_order(btg):
+    pairs = list(map(tuple, GOLDEN['alignment']))
+    assert order_from_alignment(pairs, 6, btg=btg).tolist() == GOLDEN['order']
+    inverted = [(word, 3 - word) for word in range(4)]
+    assert order_from_alignment(inverted, 4, btg=btg).tolist() == GOLDEN['inversion']
+
+
+def test_words_without_an_alignment_follow_the_word_before_them():
+    assert alignment_keys([(1, 4), (1, 5)], 3).tolist() == [-1.0, 4.5, 4.5]
+    assert order_from_alignment([(2, 0)], 4).tolist() == [0, 1, 2, 3]
+    assert order_from_alignment([(1, 9), (2, 0)], 4).tolist() == [0, 3, 1, 2]
+
+
+def test_pi_is_the_place_of_a_word_and_not_the_list_of_words():
+    keys = [20, 0, 10]  # the words in their new order are 1, 2, 0
+    assert ranks(keys).tolist() == btg_order(keys)[0].tolist() == [2, 0, 1]
+
+
+def reached(permutation):
+    """Whether the permutation is separable, by its definition: a cut into two parts whose values
+    all lie on one side of each other, and so on in both parts.
+    """
+    if len(permutation) < 2:
+        return True
+    return any(
+        (max(left) < min(right) or min(left) > max(right)) and reached(left) and reached(right)
+        for cut in range(1, len(permutation))
+        for left, right in [(permutation[:cut], permutation[cut:])]
+    )
+
+
+@pytest.mark.parametrize(
+    'size', [*range(1, 6), *(pytest.param(size, marks=pytest.mark.full) for size in (6, 7))]
+)
+def test_how_many_orders_a_bracketing_grammar_reaches(size):
+    count = 0
+    for permutation in itertools.permutations(range(size)):
+        places, cost = btg_order(permutation)
+        assert (cost == 0) == (places.tolist() == list(permutation)) == reached(permutation)
+        assert reached(places.tolist())
+        count += cost == 0
+    assert count == GOLDEN['reached'][size - 1]
+
+
+@pytest.mark.parametrize('permutation', GOLDEN['not_reached'], ids=str)
+def test_the_nearest_order_is_one_pair_away(permutation):
+    places, cost = btg_order(permutation)
+    wrong = sum(
+        (permutation[a] < permutation[b]) != (places[a] < places[b])
+        for a, b in itertools.combinations(range(4), 2)
+    )
+    assert cost == wrong == GOLDEN['cost']
+
+
+def test_the_cost_is_the_smallest_number_of_pairs_out_of_order():
+    rng = np.random.default_rng(0)
+    targets = [p for p in itertools.permutations(range(5)) if reached(p)]
+    for _ in range(10):
+        keys = rng.integers(0, 4, 5)  # some are equal
+        pairs = list(itertools.combinations(range(5), 2))
+        apart = lambda p: sum((keys[a] - keys[b]) * (p[a] - p[b]) < 0 for a, b in pairs)
+        places, cost = btg_order(keys)
+        assert cost == apart(places) == min(map(apart, targets))
+
+
+# The levels.
+
+
+def test_the_input_level_by_numpy():
+    encoding = pj.make('xlpe()', heads=HEADS, model_dim=D, rngs=nnx.Rngs(0))
+    x, valid = draw(0, 1, L, D), np.arange(L)[None] < 5
+    out = encoding.embed(x, placed(valid=valid))
+    u, v = (np.asarray(a[...], np.float64) for a in (encoding.u, encoding.v))
+    added = np.tanh(sinusoid(np.arange(L)) @ u.T + sinusoid(PI) @ v.T)
+    np.testing.assert_allclose(out[0, :5], x[0, :5] + added[:5], atol=1e-6)
+    np.testing.assert_array_equal(out[0, 5:], x[0, 5:])
+
+
+@pytest.mark.parametrize('tau, kv_heads', [(None, 4), (0, 4), (3, 4), (4, 4), (None, 2), (2, 2)])
+def test_the_head_level_projects_two_inputs(tau, kv_heads):
+    sizes = dict(heads=HEADS, kv_heads=kv_heads, model_dim=D)
+    encoding = pj.make(f'xlpe(level="head", tau={tau})', **sizes)
+    assert not encoding.opens('embed') and not jax.tree.leaves(nnx.state(encoding, nnx.Param))
+    x, w = draw(0, 1, L, D), {n: draw(i, D, n, 2) for i, n in enumerate({HEADS, kv_heads})}
+    linear = lambda x: tuple(
+        jnp.einsum('bld,dnh->blnh', x, w[n]) for n in (HEADS, kv_heads, kv_heads)
+    )
+    own, reordered = x + sinusoid(np.arange(L)), x + sinusoid(PI)
+    for heads, a in zip((HEADS, kv_heads, kv_heads), encoding.qkv(x, linear, placed())):
+        first = heads - (2 if tau is None else tau) * heads // HEADS
+        for n in range(heads):
+            expected = (own if n < first else reordered)[0] @ w[heads][:, n].astype(np.float64)
+            np.testing.assert_allclose(a[0, :, n], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('tau', [0, 1, 4])
+def test_with_the_identity_the_head_level_is_sinusoidal(tau):
+    x = draw(1, 1, L, D)
+    expected = layer('sinusoidal()')(x)
+    for missing, tok in (('error', placed(np.arange(L))), ('identity', None)):
+        ours = layer(f'xlpe(level="head", tau={tau}, missing={missing!r})')
+        np.testing.assert_allclose(ours(x, tok), expected, atol=1e-6)
+    if tau:
+        assert np.abs(layer(f'xlpe(level="head", tau={tau})')(x, placed()) - expected).max() > 1e-3
+
+
+@pytest.mark.full
+def test_an_encoder_reads_the_order_in_its_first_layer():
+    """In later layers attention has no positions, and only the first level has parameters."""
+    sizes = dict(vocab_size=7, train_len=L, layers=2, width=D, heads=2)
+    cfg = TransformerConfig(
+        **sizes, kind='encoder', encoding='nope()', pattern=('xlpe(level="both")', 'nope()')
+    )
+    model, ids = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(L)[None] % 7
+    out = model(ids, placed())
+    assert np.abs(out - model(ids, placed(PI[::-1]))).max() > 1e-2
+    # Both orders move with the words.
+    order = np.array([3, 0, 5, 1, 4, 2])
+    moved = pj.Tokens.of(positions=np.asarray(placed().pos)[:, order])
+    np.testing.assert_allclose(model(ids[:, order], moved), out[:, order], atol=1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('level', ['input', 'head', 'both'])
+def test_a_translation_reads_the_order_of_its_source(level):
+    """The alignments of the task are orders that a bracketing grammar reaches, and the source side
+    of an encoder-decoder reads them.
+    """
+    task = Translation(words=16, alignments=True)
+    batch = task.sample(np.random.default_rng(0), 3, L)
+    for pi in batch['source_positions'][..., 1]:
+        pairs = list(enumerate(pi.tolist()))
+        assert order_from_alignment(pairs, L).tolist() == pi.tolist() and btg_order(pi)[1] == 0
+    cfg = TransformerConfig(
+        vocab_size=task.vocab_size,
+        source_size=task.source_size,
+        source_encoding=f'xlpe(level={level!r})',
+        **dict(train_len=L, source_len=L, layers=1, source_layers=2, width=D, heads=2),
+        **dict(kind='encoder_decoder', encoding='sinusoidal()'),
+    )
+    model, positions = Transformer(cfg, rngs=nnx.Rngs(0)), batch['source_positions']
+    read = lambda pos: model.encoded(jnp.asarray(batch['source']), pj.Tokens.of(positions=pos)).x
+    assert np.abs(read(positions) - read(positions[:, :, [0, 0]])).max() > 1e-2
+    with pytest.raises(ValueError, match='xlpe needs positions'):
+        read(positions[..., 0])
+
+
+# Wrong input.
+
+
+@pytest.mark.parametrize('pair, found', [((4, 0), '4-0'), ((-1, 0), '-1-0'), ((0, -2), '0--2')])
+def test_alignments_outside_the_source_are_refused(pair, found):
+    with pytest.raises(ValueError, match=rf'alignment {found} is outside a source of 4 words.*3'):
+        order_from_alignment([(0, 0), pair], 4)
+
+
+def test_an_empty_source_is_refused():
+    with pytest.raises(ValueError, match='at least one word, got 0'):
+        order_from_alignment([], 0)
+    with pytest.raises(ValueError, match='at least one key, got none'):
+        btg_order([])
+
+
+@pytest.mark.parametrize('level', ['input', 'head'])
+@pytest.mark.parametrize('positions', [[[0, 1]], [[[0, 1, 2], [0, 1, 2]]]], ids=str)
+def test_positions_without_the_second_order_are_refused(level, positions):
+    with pytest.raises(ValueError, match=r'xlpe needs positions \[B, L, 2\].*alignments, got'):
+        layer(f'xlpe(level={level!r})')(draw(0, 1, 2, D), pj.Tokens.of(positions=positions))
+
+
+@pytest.mark.parametrize(
+    'arguments, kv_heads, message',
+    [
+        ('level="heads"', 4, "did you mean 'head'"),
+        ('missing="none"', 4, "missing='none' is not one of 'error'"),
+        ('tau=5', 4, 'must lie in 0 .. 4, the number of heads.* got 5'),
+        ('tau=1', 2, 'a multiple of the 2 heads that share a key, got 1'),
+    ],
+)
+def test_wrong_values_are_refused(arguments, kv_heads, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(f'xlpe({arguments})', heads=4, kv_heads=kv_heads, model_dim=D)
+
+
+def test_token_vectors_of_another_width_are_refused():
+    encoding = pj.make('xlpe()', heads=2, model_dim=4)
+    with pytest.raises(ValueError, match='width 4, got 8'):
+        encoding.embed(jnp.zeros((1, L, 8)), placed())

@@ -1,0 +1,534 @@
+"""Contract tests of mixers: they run on every registered mixer that can be a layer of a model,
+built from the example on its Card.
+
+Some run one mixer through `whole`, `start`, `fill` and `step`. Others run small models, of which
+all layers are this mixer, or every other one is attention with `rope()`. A new mixer is found in
+the registry, and needs no change here.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.encoding import Constant
+from posenc_jax.core.layer_spec import parse_layer
+from posenc_jax.core.registry import SpecError, entries
+from posenc_jax.core.spec import build
+from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.generate import continue_cache, generate
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.recurrent_mixer import RecurrentMixer
+from posenc_jax.model.sharding import make_mesh, param_shardings
+
+ENTRIES = [entry for entry in entries('mixer') if entry.is_layer]
+ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL, VOCAB = 2, 20, 4, 2, 8, 16, 11
+CONTEXT = dict(
+    heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=16, layers=2
+)
+DOCUMENT = LENGTH // 2
+PACKED = np.arange(LENGTH)[None] // DOCUMENT + np.zeros((ROWS, 1), int)
+PADDED = np.ones((ROWS, LENGTH), bool)
+PADDED[0, :3] = PADDED[1, 4:6] = PADDED[1, -4:] = False
+CUTS = [(7, 13), (1, 7, *(1,) * 12), (LENGTH,)]  # lengths of the pieces
+SAME, DIFFERENT = 2e-5, 1e-3  # the rounding of float32 sums of order one, and a difference
+ONE, REAL = np.zeros_like(PACKED), np.ones_like(PADDED)
+# All but the first have the same optional arrays, so they use the same compiled functions.
+KINDS = {
+    'plain': dict(),
+    'padded': dict(segment=ONE, valid=PADDED),
+    'packed': dict(segment=PACKED, valid=REAL),
+    'packed_and_padded': dict(segment=PACKED, valid=PADDED),
+}
+
+# The fast tests run the most expensive tests on this mixer alone, in a model with attention.
+REPRESENTATIVE = 'cheems'
+expensive = pytest.mark.full_where(
+    condition=lambda entry, mixed=True: entry.key != REPRESENTATIVE or not mixed
+)
+every_mixer = pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry.key)
+every_pattern = pytest.mark.parametrize('mixed', [False, True], ids=['alone', 'with_rope'])
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def moved(module, seed):
+    """The module with random numbers added to its parameters, because some start at zero."""
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves), rest)
+
+
+def make(entry, seed=0):
+    (node,) = parse_layer(entry.card.example).nodes
+    return moved(build(node, {**CONTEXT, 'rngs': nnx.Rngs(seed)}), seed + 100)
+
+
+@functools.cache
+def mixer_of(key):
+    (entry,) = (entry for entry in ENTRIES if entry.key == key)
+    return make(entry)
+
+
+@functools.cache
+def model_of(key, mixed, **fields):
+    (entry,) = (entry for entry in ENTRIES if entry.key == key)
+    pattern = (entry.card.example, 'rope()')[: 1 + mixed]
+    sizes = dict(width=MODEL, heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH)
+    cfg = TransformerConfig(
+        **{**dict(vocab_size=VOCAB, train_len=16, layers=2, encoding='', **sizes), **fields},
+        pattern=pattern,
+    )
+    return moved(Transformer(cfg, rngs=nnx.Rngs(0)), 7)
+
+
+X = draw(4, ROWS, LENGTH, MODEL)
+IDS = jax.random.randint(jax.random.key(1), (ROWS, LENGTH), 0, VOCAB)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _whole(graphdef, state, x, tok):
+    return nnx.merge(graphdef, state).whole(x, tok)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(graphdef, state, x, tok, memory, cursor):
+    return nnx.merge(graphdef, state).step(x, tok, memory, cursor)
+
+
+def whole(mixer, x=X, tok=None):
+    """`whole`, compiled once for all inputs of one form."""
+    return _whole(*nnx.split(mixer), x, pj.Tokens.of(length=x.shape[1]) if tok is None else tok)
+
+
+logits_of = jax.jit(lambda model, ids, tok: model(ids, tok))
+
+
+def in_pieces(mixer, x, tok, cuts, step=_step):
+    """The results of the steps over pieces of these lengths, joined, and the last state."""
+    memory, out, cursor = mixer.start(len(x), tok), [], 0
+    for size in cuts:
+        piece = x[:, cursor : cursor + size]
+        y, memory = step(*nnx.split(mixer), piece, tok, memory, jnp.asarray(cursor, jnp.int32))
+        out.append(y)
+        cursor += size
+    return jnp.concatenate(out, axis=1), memory
+
+
+def close(a, b, tolerance=SAME):
+    np.testing.assert_allclose(
+        np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance, atol=tolerance
+    )
+
+
+def close_trees(a, b):
+    """Asserts that all leaves are finite and equal. The absolute tolerance grows with the largest
+    entry.
+    """
+    for ours, theirs in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.isfinite(ours).all()
+        largest = max(1.0, float(np.abs(theirs).max()))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=5 * SAME * largest)
+
+
+def equal_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def shapes_of(tree):
+    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+
+
+def gap(a, b):
+    return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
+
+
+def test_there_are_mixers():
+    assert REPRESENTATIVE in {entry.key for entry in ENTRIES}
+
+
+# Shapes, dtypes, states.
+
+
+@every_mixer
+def test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry):
+    mixer, x = mixer_of(entry.key), X.astype(jnp.bfloat16)
+    tok = pj.Tokens.of(**KINDS['packed_and_padded'])
+    out = jax.eval_shape(mixer.whole, x, tok)
+    assert (out.shape, out.dtype) == (X.shape, jnp.bfloat16)
+    if not isinstance(mixer, RecurrentMixer):
+        return
+    state = mixer.start(ROWS, tok)
+    for leaf in jax.tree.leaves(state.inner):
+        assert leaf.dtype == jnp.float32 and leaf.shape[0] == ROWS
+    after_prompt = jax.eval_shape(lambda x: mixer.fill(x, tok, LENGTH)[1], x)
+    step = lambda x: mixer.step(x, tok, state, jnp.int32(3))
+    y, after_step = jax.eval_shape(step, x[:, 3:4])
+    assert (y.shape, y.dtype) == ((ROWS, 1, MODEL), jnp.bfloat16)
+    assert shapes_of(after_prompt) == shapes_of(after_step) == shapes_of(state)
+    longer = mixer.start(ROWS, pj.Tokens.of(length=50 * LENGTH))
+    assert shapes_of(longer) == shapes_of(state), 'the state depends on the capacity'
+
+
+@every_mixer
+def test_every_variable_declares_the_role_of_each_axis(entry):
+    variables = jax.tree.leaves(
+        nnx.state(mixer_of(entry.key)), is_leaf=lambda a: isinstance(a, nnx.Variable)
+    )
+    for variable in variables:
+        assert isinstance(variable, (nnx.Param, Constant)), type(variable)
+        axes = variable.get_metadata().get('axes')
+        assert axes is not None and len(axes) == variable.get_value().ndim, variable
+        for size, role in zip(variable.get_value().shape, axes):
+            expected = {'heads': HEADS, 'kv_heads': KV_HEADS, 'width': MODEL}.get(role, size)
+            assert size == expected, f'an axis of {size} has the role {role!r}'
+    trained = any(isinstance(variable, nnx.Param) for variable in variables)
+    assert entry.card.promises.needs_training == trained
+
+
+@expensive
+@every_mixer
+def test_bfloat16_is_close_to_float32(entry):
+    tok = pj.Tokens.of(length=LENGTH)
+    if entry.card.promises.relative:  # where the error of a position in bfloat16 is above 1
+        tok = dataclasses.replace(tok, pos=13 * tok.pos + 1000)
+    low = X.astype(jnp.bfloat16)
+    exact = whole(mixer_of(entry.key), low.astype(jnp.float32), tok)
+    error = np.abs(np.asarray(whole(mixer_of(entry.key), low, tok), np.float32) - exact)
+    scale = float(np.abs(exact).max())
+    assert np.median(error) < 0.01 * scale and error.max() < 0.06 * scale, (error.max(), scale)
+
+
+@pytest.mark.full
+@every_mixer
+@every_pattern
+def test_a_model_in_bfloat16_is_close_to_float32(entry, mixed):
+    tok = pj.Tokens.of(length=LENGTH)
+    logits = logits_of(model_of(entry.key, mixed), IDS, tok)
+    low = logits_of(model_of(entry.key, mixed, dtype='bfloat16'), IDS, tok)
+    assert gap(low, logits) < 0.25 and np.median(np.abs(low - logits)) < 0.04
+
+
+# Steps, and decoding.
+
+
+@pytest.mark.full_where(
+    condition=lambda entry, kind: (
+        kind == 'plain' or (entry.key != REPRESENTATIVE and kind != 'packed_and_padded')
+    )
+)
+@every_mixer
+@pytest.mark.parametrize('kind', KINDS)
+def test_steps_in_any_cut_equal_the_whole(entry, kind):
+    mixer = mixer_of(entry.key)
+    tok = pj.Tokens.of(length=LENGTH, **KINDS[kind])
+    expected, real = whole(mixer, tok=tok), KINDS[kind].get('valid', REAL)
+    states = []
+    for cuts in CUTS:
+        out, state = in_pieces(mixer, X, tok, cuts)
+        close(out[real], expected[real])
+        states.append(state)
+    for state in states[1:]:
+        close_trees(state, states[0])
+    if not isinstance(mixer, RecurrentMixer):
+        return
+    close_trees(mixer.fill(X, tok, LENGTH)[1], states[0])
+    part = mixer.fill(X, tok, LENGTH, jnp.int32(DOCUMENT))[1]  # only the first tokens count
+    close_trees(part, in_pieces(mixer, X, tok, (DOCUMENT,))[1])
+
+
+@expensive
+@every_mixer
+@every_pattern
+def test_decoding_equals_the_full_pass(entry, mixed):
+    model, prompt = model_of(entry.key, mixed), 9
+    tok = pj.Tokens.of(valid=np.arange(LENGTH)[None] >= np.array([[0], [3]]))
+    expected = logits_of(model, IDS, tok)
+    logits, cache = jax.jit(prefill)(model, init_cache(model, tok), IDS[:, :prompt])
+    close(logits[tok.valid[:, :prompt]], expected[:, :prompt][tok.valid[:, :prompt]])
+    step = jax.jit(decode_step)
+    for number in range(prompt, LENGTH):
+        logits, cache = step(model, cache, IDS[:, number])
+        close(logits, expected[:, number])
+
+
+@pytest.mark.full
+@every_mixer
+@every_pattern
+def test_generated_tokens_are_the_most_probable(entry, mixed):
+    model, prompt, count = model_of(entry.key, mixed), IDS[:, :9], 6
+    valid = np.arange(9)[None] >= np.array([[0], [3]])
+    out = generate(model, prompt, valid=valid, max_new_tokens=count, temperature=0.0)
+    tok = pj.Tokens.of(valid=np.pad(valid, ((0, 0), (0, count)), constant_values=True))
+    logits, cache = jax.jit(prefill)(model, init_cache(model, tok), prompt)
+    new = continue_cache(model, cache, logits[:, -1], max_new_tokens=count)
+    np.testing.assert_array_equal(out[:, 9:], new)
+    logits = np.asarray(logits_of(model, out, tok))[:, 8:-1]
+    chosen = np.take_along_axis(logits, np.asarray(new)[..., None], axis=-1)[..., 0]
+    close(chosen, logits.max(-1))
+
+
+# Padding, packing, causality.
+
+
+@expensive
+@every_mixer
+@every_pattern
+def test_packing_and_padding_change_nothing(entry, mixed):
+    """Two documents have the same logits alone, packed in one row, and with padding on the left or
+    on the right.
+    """
+    model = model_of(entry.key, mixed)
+    documents = IDS[:, :DOCUMENT]
+    alone = pj.Tokens.of(length=DOCUMENT)
+    expected = logits_of(model, documents, alone)
+    packed = logits_of(model, documents.reshape(1, LENGTH), pj.Tokens.of(segment=PACKED[:1]))
+    close(packed.reshape(expected.shape), expected)
+    for order in (1, -1):
+        valid = np.repeat([[False, True]], DOCUMENT, axis=1)[:, ::order]
+        padded = jnp.concatenate([jnp.full_like(documents, 3), documents][::order], axis=1)
+        out = logits_of(model, padded, pj.Tokens.of(valid=np.broadcast_to(valid, padded.shape)))
+        close(out[:, valid[0]], expected)
+
+
+@every_mixer
+def test_padding_is_finite_and_does_not_leak(entry):
+    mixer = mixer_of(entry.key)
+    for kind in ('padded', 'packed_and_padded'):
+        tok = pj.Tokens.of(**KINDS[kind])
+        out = whole(mixer, tok=tok)
+        assert np.isfinite(out).all()
+        other = whole(mixer, jnp.where(PADDED[..., None], X, 1e3), tok)
+        close(other[PADDED], out[PADDED], 1e-6)
+
+
+def influence(mixer, tok, outputs):
+    """The largest gradient of each input row by a random sum of the chosen output rows, [L]."""
+    cotangent = jnp.where(outputs[:, None], draw(9, *X.shape), 0)
+    gradient = jax.jit(jax.grad(lambda x: (mixer.whole(x, tok) * cotangent).sum()))(X)
+    return np.abs(gradient).max(axis=(0, 2))
+
+
+@every_mixer
+def test_causality(entry):
+    """The gradients of earlier outputs by later inputs are exactly zero, and changed later inputs
+    leave earlier outputs exactly the same. A packed document sees nothing of the others.
+    """
+    mixer, place = mixer_of(entry.key), np.arange(LENGTH)
+    if not entry.card.causal_only:
+        return
+    reached = influence(mixer, pj.Tokens.of(length=LENGTH), place < 7)
+    assert not reached[7:].any() and (reached[:7] > 1e-6).all()
+    later = X.at[:, 7:].set(-5.0)
+    np.testing.assert_array_equal(whole(mixer, later)[:, :7], whole(mixer)[:, :7])
+    reached = influence(mixer, pj.Tokens.of(segment=PACKED), place >= DOCUMENT)
+    assert not reached[:DOCUMENT].any() and (reached[DOCUMENT:] > 1e-6).all()
+
+
+# Gradients, jit, devices, memory.
+
+
+@expensive
+@every_mixer
+def test_gradients_are_finite_and_those_of_the_steps(entry):
+    """Also where rows are padded. Every parameter has a gradient."""
+    graphdef, params, rest = nnx.split(mixer_of(entry.key), nnx.Param, ...)
+    tok = pj.Tokens.of(**KINDS['packed_and_padded'])
+    cotangent = jnp.where(PADDED[..., None], draw(9, *X.shape), 0)
+
+    def loss(how, params, x):
+        return (how(nnx.merge(graphdef, params, rest), x) * cotangent).sum()
+
+    step = lambda graphdef, state, *rest: nnx.merge(graphdef, state).step(*rest)
+    gradient = lambda how: jax.jit(jax.grad(functools.partial(loss, how), (0, 1)))(params, X)
+    ours = gradient(lambda mixer, x: mixer.whole(x, tok))
+    close_trees(ours, gradient(lambda mixer, x: in_pieces(mixer, x, tok, (6, 13, 1), step)[0]))
+    for path, one in jax.tree_util.tree_leaves_with_path(ours[0]):
+        name = jax.tree_util.keystr(path)
+        assert np.abs(one).max() > 1e-6, f'{name} is trained but has no gradient'
+    assert not np.asarray(ours[1])[~PADDED].any(), 'padding has a gradient'
+
+
+@pytest.mark.full
+@every_mixer
+def test_jit_equals_eager(entry):
+    mixer, tok = mixer_of(entry.key), pj.Tokens.of(**KINDS['packed_and_padded'])
+    close(mixer.whole(X, tok)[PADDED], whole(mixer, tok=tok)[PADDED])
+
+
+@pytest.mark.full
+@every_mixer
+@every_pattern
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+def test_sharded_equals_unsharded(entry, mixed):
+    model = model_of(entry.key, mixed)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    ids = jnp.concatenate([IDS, IDS[:, ::-1]])
+    tok = pj.Tokens.of(valid=np.concatenate([PADDED, PADDED]))
+
+    def loss(params, rest, ids, tok):
+        logits = nnx.merge(graphdef, params, rest)(ids, tok)
+        picked = jax.nn.log_softmax(logits)[:, :-1] * jax.nn.one_hot(ids[:, 1:], VOCAB)
+        return -jnp.where(tok.valid[:, :-1, None], picked, 0).mean(), logits
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, logits), grads = run(params, rest, ids, tok)
+    expected = generate(model, ids[:, :6], max_new_tokens=4, temperature=0.0)
+    mesh = make_mesh(1, 2, 2, 2, devices=jax.devices()[:8])
+    with jax.set_mesh(mesh):
+        place = lambda state: jax.device_put(state, param_shardings(state, mesh))
+        (_, sharded), cut = run(place(params), place(rest), ids, tok)
+        here = nnx.merge(graphdef, place(params), place(rest))
+        out = generate(here, ids[:, :6], max_new_tokens=4, temperature=0.0)
+    assert len(sharded.sharding.device_set) == 8
+    real = np.asarray(tok.valid)
+    close(sharded[real], logits[real])
+    close_trees(cut, grads)
+    np.testing.assert_array_equal(out, expected)
+
+
+def temporary_bytes(mixer, length):
+    """The temporary memory that XLA reports for one forward and backward pass."""
+    graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
+    tok = pj.Tokens.of(length=length)
+    loss = lambda params, x: nnx.merge(graphdef, params, rest).whole(x, tok).sum()
+    shape = jax.ShapeDtypeStruct((1, length, MODEL), jnp.float32)
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(params, shape).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.full
+@every_mixer
+def test_memory_is_linear_in_the_length(entry):
+    growth = temporary_bytes(mixer_of(entry.key), 2048) / temporary_bytes(mixer_of(entry.key), 1024)
+    assert (growth < 2.2) == entry.card.promises.blockwise, (
+        f'twice the length, {growth:.2f} times the memory'
+    )
+
+
+# The promise on positions, determinism, checkpoints.
+
+
+@every_mixer
+def test_promise_relative(entry):
+    mixer, tok = mixer_of(entry.key), pj.Tokens.of(length=LENGTH)
+    distance = gap(whole(mixer, tok=dataclasses.replace(tok, pos=tok.pos + 300)), whole(mixer))
+    assert distance < 5 * SAME or distance > DIFFERENT, f'undecided: {distance}'
+    assert (distance < 5 * SAME) == entry.card.promises.relative
+
+
+@every_mixer
+def test_a_checkpoint_restores_it(entry):
+    equal_trees(nnx.state(make(entry)), nnx.state(mixer_of(entry.key)))
+    saved = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(mixer_of(entry.key))))
+    graphdef, state = nnx.split(make(entry, seed=5))
+    assert graphdef == nnx.graphdef(mixer_of(entry.key))
+    fresh = nnx.merge(graphdef, state)
+    if entry.card.promises.needs_training:
+        assert gap(whole(fresh), whole(mixer_of(entry.key))) > DIFFERENT
+    nnx.replace_by_pure_dict(state, saved)
+    restored = nnx.merge(graphdef, state)
+    np.testing.assert_array_equal(whole(restored), whole(mixer_of(entry.key)))
+
+
+# Spec strings.
+
+
+@every_mixer
+def test_the_example_round_trips(entry):
+    parsed = parse_layer(entry.card.example)
+    assert str(parse_layer(str(parsed))) == str(parsed)
+    assert [node.entry.key for node in parsed.nodes] == [entry.key]
+
+
+@every_mixer
+def test_wrong_specs_are_refused(entry):
+    with pytest.raises(SpecError, match=f"{entry.key} has no argument 'nonsense'"):
+        parse_layer(f'{entry.key}(nonsense=1)')
+    with pytest.raises(SpecError, match=f'{entry.key} replaces attention, so it stands alone'):
+        parse_layer(f'{entry.card.example} | rope()')
+
+
+@every_mixer
+def test_mixers_that_are_causal_refuse_an_encoder(entry):
+    cfg = TransformerConfig(
+        vocab_size=VOCAB,
+        train_len=16,
+        layers=1,
+        width=MODEL,
+        heads=HEADS,
+        encoding=entry.card.example,
+        kind='encoder',
+    )
+    build_it = lambda: nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
+    if not entry.card.causal_only:
+        build_it()
+        return
+    with pytest.raises(SpecError, match=f'{entry.key} reads tokens from left to right'):
+        build_it()
+
+
+# Faults that these tests must notice.
+
+
+def scan_of(**changed):
+    """The class of the GRU layer, in which one argument of `scan` is replaced by another."""
+    (entry,) = (entry for entry in ENTRIES if entry.key == 'gru')
+
+    class Faulty(entry.build):
+        def scan(self, x, tok, starts, state):
+            given = dict(x=x, tok=tok, starts=starts, state=state)
+            return super().scan(
+                **given | {name: change(**given) for name, change in changed.items()}
+            )
+
+    return entry, Faulty
+
+
+FAULTS = {
+    'remembers the document before': (
+        dict(starts=lambda starts, **_: jnp.zeros_like(starts)),
+        lambda entry: test_causality(entry),
+    ),
+    'reads padding': (
+        dict(tok=lambda tok, **_: dataclasses.replace(tok, valid=None)),
+        lambda entry: test_padding_is_finite_and_does_not_leak(entry),
+    ),
+    'forgets what came before': (
+        dict(state=lambda state, **_: jnp.zeros_like(state)),
+        lambda entry: test_steps_in_any_cut_equal_the_whole(entry, 'packed_and_padded'),
+    ),
+    'reads later tokens': (
+        dict(x=lambda x, **_: x + 0.1 * jnp.roll(x, -1, axis=1)),
+        lambda entry: test_causality(entry),
+    ),
+    'reads positions': (
+        dict(x=lambda x, tok, **_: x * (1 + 0.01 * tok.pos[..., None])),
+        lambda entry: test_promise_relative(entry),
+    ),
+    'gives another dtype': (
+        dict(x=lambda x, **_: x.astype(jnp.float32)),
+        lambda entry: test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry),
+    ),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('fault', FAULTS)
+def test_faults_would_be_noticed(monkeypatch, fault):
+    changed, check = FAULTS[fault]
+    entry, faulty = scan_of(**changed)
+    mixer = moved(faulty(model_dim=MODEL, layers=2, rngs=nnx.Rngs(0)), 100)
+    check(entry)
+    monkeypatch.setitem(globals(), 'mixer_of', lambda key: mixer)
+    with pytest.raises(AssertionError):
+        check(entry)
