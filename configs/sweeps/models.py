@@ -27,7 +27,7 @@ CHOMSKY = (
 )
 POSITIONS = {'plain': 'sinusoidal()', 'randomized': 'randomized_pe(max_len=512) | sinusoidal()'}
 ATTENTION = 'nope()'
-CHEEMS = 'cheems(chunk=32{})'
+CHEEMS = 'cheems(chunk=32, dt=0.05{})'
 
 
 def chomsky() -> dict[str, dict[str, object]]:
