@@ -1,5 +1,6 @@
 """MD-TPE: a layer of decaying sums along the axes of a grid, before layers without positions."""
 
+import functools
 import math
 
 import jax
@@ -183,7 +184,7 @@ class MdTpe(RecurrentMixer):
                 decaying_sums(b[axis], log_decay[axis], *sizes, state[axis], x, at)
                 for axis, sizes in enumerate(self.axes)
             ]
-            return tuple(h for _, h in parts), sum(y for y, _ in parts)
+            return tuple(h for _, h in parts), functools.reduce(jnp.add, [y for y, _ in parts])
 
         rows = x.astype(jnp.float32), *known_rows(x, tok, starts)
         y, state = scan_pieces(step, state, rows, PIECE)

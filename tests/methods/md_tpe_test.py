@@ -59,6 +59,7 @@ def definition(mixer, x, shape):
     return y
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('shape', [(), (5,), (3, 2), (7, 1)])
 def test_the_definition(shape):
     mixer, x = make(f'md_tpe(shape={shape}, terms=3)'), draw(0, 1, 40, recurrent.MODEL)

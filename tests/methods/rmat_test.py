@@ -76,6 +76,7 @@ def sequential(mixer, x):
     return np.concatenate(out)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', SPECS)
 def test_segments(spec):
     """Also where the last chunk of a segment is shorter, and where the memory overflows."""
