@@ -15,9 +15,17 @@ from posenc_jax.model.block import Block
 from posenc_jax.model.cache import Cache, LayerCache
 from posenc_jax.model.cross import DecoderState, Source
 from posenc_jax.model.recurrent_mixer import MixerState
+from posenc_jax.model.stream import NoState, StreamingMixer
 from posenc_jax.model.transformer import Transformer
+from posenc_jax.model.window_cache import WindowCache
 
-REMEMBERED = (LayerCache, MixerState, DecoderState)  # what `prefill` leaves behind in a layer
+REMEMBERED = (
+    LayerCache,
+    WindowCache,
+    MixerState,
+    DecoderState,
+    NoState,
+)  # what `prefill` leaves behind in a layer
 
 
 def init_cache(model: Transformer, tok: Tokens, source: Source | None = None) -> Cache:
@@ -119,8 +127,9 @@ def prefill(
         cache.capacity,
         length,
         cache.source,
+        last=last,
     )
-    x = model.norm(x if last is None else x[:, length - last :])
+    x = model.norm(x if last is None else x[:, x.shape[1] - last :])
     return model.logits(x), dataclasses.replace(
         cache, cursor=jnp.asarray(length, jnp.int32), layers=layers
     )
@@ -133,7 +142,9 @@ def read(
     capacity: int,
     count: int | Int[Array, ''],
     source: Source | None = None,
-) -> tuple[Float[Array, 'B T D'], tuple[Any, ...]]:
+    *,
+    last: int | None = None,
+) -> tuple[Float[Array, 'B _ D'], tuple[Any, ...]]:
     """One pass over whole rows; returns the output of the last layer, before the final norm, and
     the filled cache of every layer.
 
@@ -143,6 +154,8 @@ def read(
       capacity: slots of the cache, at least T.
       count: number of real tokens, at most T; may be traced.
       source: what cross-attention reads. Then the caches are of `DecoderState`.
+      last: number of last tokens whose output is needed, if `count` is T. For one, the last layers
+        of a model that are `memoryless` read that token alone, and the result has one row.
     """
 
     def layer(carry, number, layer_type, block):
@@ -151,7 +164,10 @@ def read(
 
         def mix(h):
             nonlocal stream, own
-            if mixer.streams:
+            if h.shape[1] < tok.length:
+                begin = tok.length - h.shape[1]
+                y, stream, own = mixer.step(h, tok, stream, NoState(), begin)
+            elif mixer.streams:
                 y, stream, own = mixer.fill(h, tok, stream, capacity, count)
             else:
                 y, own = mixer.fill(h, tok, capacity, count)
@@ -167,9 +183,30 @@ def read(
         return (x, stream), state
 
     x = model.embed(tokens, placed)
-    (x, _), stacked = model.scan_layers(layer, (x, model.begin_stream(placed, len(x))))
+    carry = x, model.begin_stream(placed, len(x))
+    of_last = _memoryless(model) if last == 1 < x.shape[1] and source is None else 0
+    if of_last:
+        states = []
+        for number, (layer_type, block) in enumerate(model.layers()):
+            if number == model.cfg.layers - of_last:
+                mixer: Any = block.own_mixer
+                carry = carry[0][:, -1:], mixer.tail(carry[1], 1)
+            carry, own = layer(carry, number, layer_type, block)
+            states.append(own)
+        return carry[0], tuple(states)
+    (x, _), stacked = model.scan_layers(layer, carry)
     groups = model.cfg.layers // len(stacked)
     return x, tuple(jax.tree.map(lambda a: a[g], own) for g in range(groups) for own in stacked)
+
+
+def _memoryless(model: Transformer) -> int:
+    """How many of the last layers need only their input and the stream of a token."""
+    kept = [
+        number
+        for number, block in enumerate(model.blocks)
+        if not (isinstance(block.own_mixer, StreamingMixer) and block.own_mixer.memoryless)
+    ]
+    return len(model.blocks) - 1 - kept[-1]
 
 
 def check_last(last: int | None, count: int) -> None:

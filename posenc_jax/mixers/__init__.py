@@ -4,6 +4,7 @@ from posenc_jax.mixers import (
     cheems,
     cmc_pe,
     encoder_decoder,
+    gmu_hybrid,
     gru,
     htr_attention,
     lavo,

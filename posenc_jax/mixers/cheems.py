@@ -142,10 +142,14 @@ class Cheems(RecurrentMixer):
 
     def scan(self, x, tok, starts, state):
         y, state = self.read(x, tok, starts, state)
+        return self.output(x, y), state
+
+    def output(self, x: Float[Array, 'B T D'], y: Float[Array, 'B T H P']) -> Float[Array, 'B T D']:
+        """The gate, if there is one, and the output projection, of the y of `read`."""
         if self.w_z is not None:
             y = y * jax.nn.silu(self._heads(x, self.w_z))
         w = self.w_out[...]
-        return linear(y.reshape(*x.shape[:2], -1), w.reshape(-1, w.shape[-1])), state
+        return linear(y.reshape(*x.shape[:2], -1), w.reshape(-1, w.shape[-1]))
 
     def _heads(self, x, w) -> Float[Array, 'B T H P']:
         out = linear(x, w[...].reshape(w.shape[0], -1))

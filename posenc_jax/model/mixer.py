@@ -16,9 +16,11 @@ from posenc_jax.core.derivatives import by_jax
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import cache as caching
+from posenc_jax.model import window_cache
 from posenc_jax.model.cache import LayerCache
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import constrain, sharded_attend
+from posenc_jax.model.window_cache import WindowCache
 
 State = Any  # the memory of a layer of the tokens so far: a pytree, the batch first
 
@@ -107,7 +109,7 @@ class AttentionMixer:
         qkv, rows = self.inputs(x, tok)
         return self.encoding.project(*qkv, tok, tok, rows)
 
-    def append(self, x, tok: Tokens, state: LayerCache, cursor, feats=None):
+    def append(self, x, tok: Tokens, state: Any, cursor, feats=None):
         """The arguments of `attend(..., heads_first=True)` for T new tokens, and the state with
         them. `tok` are the tokens of the whole capacity, `feats` further features of the new ones.
         """
@@ -115,7 +117,8 @@ class AttentionMixer:
         row = layer_rows(x, None if tok.valid is None else new.valid, 0)
         rows = jnp.concatenate([state.rows, row], axis=1)
         qkv = self._qkv(x, rows, new)
-        projected, state = caching.step(self.encoding, state, *qkv, tok, row, cursor, feats)
+        step: Any = window_cache.step if isinstance(state, WindowCache) else caching.step
+        projected, state = step(self.encoding, state, *qkv, tok, row, cursor, feats)
         return projected, _constrained(state)
 
     def attend(self, q, k, v, tq, tk, *, encoding: Encoding | None = None, **options):
@@ -144,6 +147,6 @@ def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, '
     return jnp.pad(x, ((0, 0), (lookback, 0), (0, 0))) if lookback else x
 
 
-def _constrained(state: LayerCache) -> LayerCache:
+def _constrained(state):
     k, v = (constrain(a, 'batch', 'kv_heads', None, None) for a in (state.k, state.v))
     return dataclasses.replace(state, k=k, v=v)

@@ -1,6 +1,7 @@
 """Mixers that read a sequence from left to right with a state of fixed size."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -61,7 +62,7 @@ class RecurrentMixer(nnx.Module):
 
     def whole(self, x: Float[Array, 'B L D'], tok: Tokens) -> Float[Array, 'B L D']:
         """The result for whole sequences."""
-        return self._advance(x, tok, self._empty(x.shape[0]))[0]
+        return self.advance(x, tok, self._empty(x.shape[0]))[0]
 
     def start(self, batch: int, tok: Tokens) -> MixerState:
         """The state before the first token."""
@@ -72,7 +73,7 @@ class RecurrentMixer(nnx.Module):
     ) -> tuple[Float[Array, 'B T D'], MixerState]:
         """`whole`, and the state behind the first `count` tokens (None: behind all of them)."""
         tok = tok if count is None else caching.filled(tok, count)
-        return self._advance(x, tok, self._empty(x.shape[0]))
+        return self.advance(x, tok, self._empty(x.shape[0]))
 
     def step(
         self, x: Float[Array, 'B T D'], tok: Tokens, state: MixerState, cursor: Int[Array, '']
@@ -80,12 +81,20 @@ class RecurrentMixer(nnx.Module):
         """The result for T new tokens, and the state behind them. `tok` are the tokens of the
         whole capacity, and `cursor` is how many came before.
         """
-        return self._advance(x, tok.slice(cursor, x.shape[1]), state)
+        return self.advance(x, tok.slice(cursor, x.shape[1]), state)
 
     def _empty(self, batch: int) -> MixerState:
         return MixerState(self.initial(batch), jnp.full(batch, -1, jnp.int32))
 
-    def _advance(self, x, tok: Tokens, state: MixerState):
+    def advance(
+        self, x: Float[Array, 'B T D'], tok: Tokens, state: MixerState, scan: Callable | None = None
+    ) -> tuple[Any, MixerState]:
+        """The result for the T tokens `tok` behind a state, and the state behind them.
+
+        Args:
+          scan: a function with the arguments of `scan` and a result of its own, for a caller that
+            wants what `scan` computes on its way; None is `scan`.
+        """
         batch, length = x.shape[:2]
         of_row = lambda a: jnp.broadcast_to(a, (batch, length))
         valid = of_row(jnp.ones((1, 1), bool) if tok.valid is None else tok.valid)
@@ -100,5 +109,5 @@ class RecurrentMixer(nnx.Module):
             known = jnp.where(places < 0, state.segment[:, None], known)
             before = jnp.concatenate([state.segment[:, None], known[:, :-1]], axis=1)
             starts, last = valid & (segment != before), known[:, -1]
-        y, inner = self.scan(x, tok, starts, state.inner)
+        y, inner = (scan or self.scan)(x, tok, starts, state.inner)
         return y, MixerState(inner, last)

@@ -23,6 +23,7 @@ from posenc_jax.model.cross import DecoderState, Source
 from posenc_jax.model.layers import Norm, dropout, normal
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.sharding import constrain
+from posenc_jax.model.stream import StreamingMixer
 
 
 class LayerStack(nnx.Module):
@@ -44,6 +45,9 @@ class LayerStack(nnx.Module):
         shared, blocks, links = assemble(cfg, rngs)
         self.shared = nnx.List(shared)
         self.blocks = nnx.List(blocks)
+        for number, block in enumerate(blocks):
+            if isinstance(block.own_mixer, StreamingMixer):
+                block.own_mixer.check_order([below.own_mixer for below in blocks[:number]])
         self.links = links
         self.embedding_norm = (
             Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon) if cfg.embedding_norm else None

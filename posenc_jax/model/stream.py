@@ -5,17 +5,92 @@ for the next layer. `feed` changes it again, by the output of the layer's feed-f
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import jax
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import Card
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import cache as caching
 from posenc_jax.model.cache import LayerCache
 from posenc_jax.model.mixer import AttentionMixer
 
 Stream = Any  # a pytree of arrays [B, L, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NoState:
+    """The state of a layer that keeps nothing of earlier tokens."""
+
+
+class StreamingMixer(nnx.Module):
+    """A layer in the place of attention that takes a stream and returns it.
+
+    A stream has the same structure, shapes and dtypes at all layers of a pass over whole sequences.
+    In a decode step only its structure is fixed, so it may hold the cache of a layer as it is.
+    """
+
+    card: ClassVar[Card]
+    spec_kind: ClassVar[str] = 'mixer'
+    streams: ClassVar[bool] = True
+
+    @property
+    def memoryless(self) -> bool:
+        """Whether the result for a token needs nothing but its input and the stream, so that
+        `step` can begin at any token of a prompt, behind `tail`, with `NoState`.
+        """
+        return False
+
+    def check_order(self, below: Sequence[nnx.Module | None]) -> None:
+        """Refuses a place in the pattern, where `below` are the mixers of the layers before, None
+        for attention. Called when a model is made.
+        """
+
+    def begin_stream(self, tok: Tokens) -> Stream:
+        """The stream at the first layer, [#B, L, ...]."""
+        raise NotImplementedError
+
+    def start(self, batch: int, tok: Tokens) -> Any:
+        """The state before the first token; `tok` are the tokens of the whole capacity."""
+        raise NotImplementedError
+
+    def whole(
+        self, x: Float[Array, 'B L D'], tok: Tokens, stream: Stream
+    ) -> tuple[Float[Array, 'B L D'], Stream]:
+        """The result for whole sequences, and the stream behind it."""
+        return self.fill(x, tok, stream, tok.length)[:2]
+
+    def fill(
+        self,
+        x: Float[Array, 'B T D'],
+        tok: Tokens,
+        stream: Stream,
+        capacity: int,
+        count: int | Int[Array, ''] | None = None,
+    ) -> tuple[Float[Array, 'B T D'], Stream, Any]:
+        """`whole`, and the state behind the first `count` tokens (None: behind all of them)."""
+        raise NotImplementedError
+
+    def step(
+        self, x: Float[Array, 'B T D'], tok: Tokens, stream: Stream, state: Any, cursor
+    ) -> tuple[Float[Array, 'B T D'], Stream, Any]:
+        """The result for T new tokens, their stream and the state behind them. `tok` are the tokens
+        of the whole capacity, `stream` is that of the new tokens.
+        """
+        raise NotImplementedError
+
+    def feed(self, m: Float[Array, 'B T D'], stream: Stream) -> Stream:
+        """The stream behind the feed-forward network, whose output is `m`."""
+        return stream
+
+    def tail(self, stream: Stream, count: int) -> Stream:
+        """The stream of the last `count` tokens as `step` takes it, from that of `fill`."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
