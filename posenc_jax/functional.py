@@ -140,6 +140,7 @@ from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_ramp, ya
 from posenc_jax.rotation.psc import psc_calibrate
 from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
 from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
+from posenc_jax.rotation.tape import tape_attended, tape_fed, tape_start, tape_turn
 from posenc_jax.rotation.xpos import xpos_decay, xpos_scale
 from posenc_jax.tasks.coupling import (
     coupled_addition_ids,
@@ -316,6 +317,10 @@ __all__ = [
     't5_thresholds',
     'tapa_distance',
     'tapa_logits',
+    'tape_attended',
+    'tape_fed',
+    'tape_start',
+    'tape_turn',
     'theoretical_field',
     'top_keys',
     'tra_logits',
