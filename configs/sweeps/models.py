@@ -116,7 +116,7 @@ SETTINGS = {
     ),
 }  # fmt: skip
 EVALUATION = {
-    'chomsky': ('eval.lengths=20,30,40,60,80', 'eval.samples=200'),
+    'chomsky': ('eval.lengths=20,30,40,60,80', 'eval.samples=200', 'eval.positions=sampled'),
     'translation': ('eval.lengths=12,16,24', 'eval.samples=300'),
     'recall': ('eval.lengths=64,128,256', 'eval.samples=200'),
     'mixers': ('eval.lengths=128,256,512,1024', 'eval.protocols=nonoverlapping'),
