@@ -30,12 +30,12 @@ def filled(cache, length: int, seed: int):
     """The cache filled with random numbers, as if a prompt of `length` tokens had been read."""
     leaves, structure = jax.tree.flatten(cache.layers)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    full = [
+    drawn = lambda key, leaf: (
         jax.random.normal(key, leaf.shape, leaf.dtype)
-        if jnp.issubdtype(leaf, jnp.floating)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
         else leaf
-        for key, leaf in zip(keys, leaves)
-    ]
+    )
+    full = [drawn(key, leaf) for key, leaf in zip(keys, leaves)]
     return dataclasses.replace(
         cache, layers=jax.tree.unflatten(structure, full), cursor=jnp.asarray(length, jnp.int32)
     )

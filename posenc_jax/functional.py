@@ -102,6 +102,7 @@ from posenc_jax.mixers.location_weights import (
     step_size,
 )
 from posenc_jax.mixers.monotonic_location import mix_directions
+from posenc_jax.mixers.ssd import ssd_chunks, ssd_scan
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
 from posenc_jax.positions.giraffe_random import giraffe_ids
@@ -139,6 +140,7 @@ from posenc_jax.rotation.frequencies.yarn import yarn_frequencies, yarn_ramp, ya
 from posenc_jax.rotation.psc import psc_calibrate
 from posenc_jax.rotation.rope import rope, rope_frequencies, rotate
 from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
+from posenc_jax.rotation.tape import tape_attended, tape_fed, tape_start, tape_turn
 from posenc_jax.rotation.xpos import xpos_decay, xpos_scale
 from posenc_jax.tasks.coupling import (
     coupled_addition_ids,
@@ -302,6 +304,8 @@ __all__ = [
     'slot_weights',
     'soft_stair',
     'spaced_ids',
+    'ssd_chunks',
+    'ssd_scan',
     'ssmax_factor',
     'step_size',
     'stretched_table',
@@ -313,6 +317,10 @@ __all__ = [
     't5_thresholds',
     'tapa_distance',
     'tapa_logits',
+    'tape_attended',
+    'tape_fed',
+    'tape_start',
+    'tape_turn',
     'theoretical_field',
     'top_keys',
     'tra_logits',

@@ -518,6 +518,8 @@ def test_tiles_and_their_gradients_equal_the_whole(layer, how):
 
 @expensive
 def test_every_parameter_gets_a_gradient(layer):
+    if layer.encoding.opens('begin_stream'):
+        pytest.skip('its parameters act on the stream of a model, which one layer does not have')
     parameters, *_ = layer.gradients('dense')[1]
     for path, gradient in jax.tree_util.tree_leaves_with_path(parameters):
         assert np.abs(gradient).max() > 1e-6, (
@@ -916,7 +918,7 @@ def test_a_checkpoint_restores_it(layer):
     fresh = make(layer.entry, seed=5)
     graphdef, state = nnx.split(fresh)
     assert graphdef == layer.graphdef
-    if layer.promises.needs_training:
+    if layer.promises.needs_training and not layer.encoding.opens('begin_stream'):
         assert gap(layer(state=state), layer()) > DIFFERENT
     nnx.replace_by_pure_dict(state, saved)
     equal_trees(state, layer.state)

@@ -147,6 +147,12 @@ def _step(graphdef, state, x, tok, memory, cursor):
     return nnx.merge(graphdef, state).step(x, tok, memory, cursor)
 
 
+def _fill(mixer, x, tok, count=None):
+    graphdef, state = nnx.split(mixer)
+    run = lambda state, x, tok, count: nnx.merge(graphdef, state).fill(x, tok, LENGTH, count)
+    return jax.jit(run)(state, x, tok, count)
+
+
 def whole(mixer, x=X, tok=None):
     """`whole`, compiled once for all inputs of one form."""
     return _whole(*nnx.split(mixer), x, pj.Tokens.of(length=x.shape[1]) if tok is None else tok)
@@ -274,18 +280,15 @@ def test_steps_in_any_cut_equal_the_whole(entry, kind):
     mixer = mixer_of(entry.key)
     tok = pj.Tokens.of(length=LENGTH, **KINDS[kind])
     expected, real = whole(mixer, tok=tok), KINDS[kind].get('valid', REAL)
-    states = []
     for cuts in CUTS:
-        out, state = in_pieces(mixer, X, tok, cuts)
+        out = in_pieces(mixer, X, tok, cuts)[0]
         close(out[real], expected[real])
-        states.append(state)
-    for state in states[1:]:
-        close_trees(state, states[0])
-    if not isinstance(mixer, RecurrentMixer | Joined):
-        return
-    close_trees(mixer.fill(X, tok, LENGTH)[1], states[0])
-    part = mixer.fill(X, tok, LENGTH, jnp.int32(DOCUMENT))[1]  # only the first tokens count
-    close_trees(part, in_pieces(mixer, X, tok, (DOCUMENT,))[1])
+    # What a prompt leaves behind, and a row of which only the first tokens count.
+    cut, count = CUTS[0][0], jnp.int32(CUTS[0][0])
+    for filled in (_fill(mixer, X[:, :cut], tok.slice(0, cut)), _fill(mixer, X, tok, count)):
+        close(filled[0][:, :cut][real[:, :cut]], expected[:, :cut][real[:, :cut]])
+        rest = _step(*nnx.split(mixer), X[:, cut:], tok, filled[1], count)[0]
+        close(rest[real[:, cut:]], expected[:, cut:][real[:, cut:]])
 
 
 @expensive

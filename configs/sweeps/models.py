@@ -27,7 +27,7 @@ CHOMSKY = (
 )
 POSITIONS = {'plain': 'sinusoidal()', 'randomized': 'randomized_pe(max_len=512) | sinusoidal()'}
 ATTENTION = 'nope()'
-CHEEMS = 'cheems(chunk=32{})'
+CHEEMS = 'cheems(chunk=32, dt=0.05{})'
 
 
 def chomsky() -> dict[str, dict[str, object]]:
@@ -116,7 +116,7 @@ SETTINGS = {
     ),
 }  # fmt: skip
 EVALUATION = {
-    'chomsky': ('eval.lengths=20,30,40,60,80', 'eval.samples=200'),
+    'chomsky': ('eval.lengths=20,30,40,60,80', 'eval.samples=200', 'eval.positions=sampled'),
     'translation': ('eval.lengths=12,16,24', 'eval.samples=300'),
     'recall': ('eval.lengths=64,128,256', 'eval.samples=200'),
     'mixers': ('eval.lengths=128,256,512,1024', 'eval.protocols=nonoverlapping'),

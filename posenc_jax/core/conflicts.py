@@ -89,6 +89,12 @@ CONFLICTS = (
         'the stream is a part: they cannot be chained',
     ),
     Conflict(
+        'opens begin_stream',
+        'follows_length',
+        '{first} reads a stream of every layer that no cache keeps, and {second} projects all '
+        'cached keys again at every step: they cannot be chained',
+    ),
+    Conflict(
         'follows_length',
         'reads earlier rows',
         '{first} projects all cached keys again at every step, and {second} reads rows of the '

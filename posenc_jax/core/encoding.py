@@ -226,25 +226,27 @@ class Encoding(nnx.Module):
         """
         return jnp.zeros((), jnp.float32)
 
-    def begin_stream(self, tok: Tokens) -> Float[Array, '#B L N *S']:
-        """The stream at the first layer, float32; it depends on no trained variable.
+    def begin_stream(self, tok: Tokens) -> Float[Array, '#B L heads *S']:
+        """The stream at the first layer, float32, of N or of K heads; it depends on no trained
+        variable.
 
         An encoding that opens this hook finds the stream of its tokens in `project` as their
-        feature 'stream', which it takes off. It may join it to the values there.
+        feature 'stream', which it takes off. It may join it to the values there. Outside a model
+        no stream arrives; `project` then begins one and leaves the values alone.
         """
         raise NotImplementedError
 
     def carry_stream(
-        self, out: Float[Array, 'B T N V'], stream: Float[Array, 'B T N *S']
-    ) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T N *S']]:
+        self, out: Float[Array, 'B T N V'], stream: Float[Array, 'B T heads *S']
+    ) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T heads *S']]:
         """Takes the result of attention apart: the sums of the values, and the stream behind
         attention.
         """
         return out, stream
 
     def feed_stream(
-        self, m: Float[Array, 'B T D'], stream: Float[Array, 'B T N *S']
-    ) -> Float[Array, 'B T N *S']:
+        self, m: Float[Array, 'B T D'], stream: Float[Array, 'B T heads *S']
+    ) -> Float[Array, 'B T heads *S']:
         """The stream behind the layer's feed-forward network, whose output is `m`."""
         return stream
 

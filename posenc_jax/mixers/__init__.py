@@ -9,7 +9,9 @@ from posenc_jax.mixers import (
     htr_attention,
     lavo,
     lightnet,
+    md_tpe,
     monotonic_location,
     number_network,
     recurrent_baselines,
+    rmat,
 )

@@ -112,9 +112,8 @@ class Blocks:
         """The blocks of a piece.
 
         Example:
-          >>> piece = Blocks.of(
-          ...     jnp.ones((1, 3), bool), jnp.array([[5, 6, 7]]), jnp.zeros((1, 3)), 4
-          ... )
+          >>> valid = jnp.ones((1, 3), bool)
+          >>> piece = Blocks.of(valid, jnp.array([[5, 6, 7]]), ~valid, 4)
           >>> piece.state_block.tolist(), piece.held.tolist(), piece.last_block.tolist()
           ([1], [1], [1])
         """
@@ -162,8 +161,14 @@ class Blocks:
         return same_block[..., None] & filled[:, None], within & self.valid[:, None]
 
     def store(self, buffer: Array, rows: Array) -> Array:
-        """`buffer` [B, size, ...] with the rows [B, T, ...] of the last block at their places."""
+        """`buffer` [B, size, ...] with the rows [B, T, ...] of the last block at their places, and
+        zero where no token of that block is.
+        """
         size = buffer.shape[1]
+        same = (self.last_document == 0) & (self.last_block == self.state_block)
+        kept = same[:, None] & (jnp.arange(size) < self.held[:, None])
+        kept |= ~self.valid.any(axis=1, keepdims=True)  # padding says nothing about the state
+        buffer = jnp.where(kept.reshape(*kept.shape, *[1] * (buffer.ndim - 2)), buffer, 0)
         place = jnp.where(self.last, self.rank % size, size)
         put = lambda buffer, place, rows: buffer.at[place].set(rows, mode='drop')
         return jax.vmap(put)(buffer, place, rows)

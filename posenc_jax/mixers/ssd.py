@@ -69,7 +69,8 @@ def ssd_chunks(
 
     The T tokens are cut into the fewest chunks of equal length that have at most `chunk` tokens.
     The cost is `T (chunk (N + P) + 2 N P)` products for each head. The backward pass keeps the
-    state in front of every chunk and computes the pairs again, so its memory is linear in T.
+    state in front of every chunk and computes the pairs again, so its memory is linear in T. A
+    symbolic T, as in `jax.export`, is scanned token by token.
 
     Args:
       u, rate, b, c, starts, state: as for `ssd_scan`.
@@ -94,6 +95,8 @@ def ssd_chunks(
         raise ValueError(f'a chunk holds at least 1 token, got {chunk}')
     tokens, state = (u, rate, b, c, starts), state.astype(jnp.float32)
     length = u.shape[1]
+    if not isinstance(length, int):
+        return ssd_scan(u, rate, b, c, starts, state)
     count = -(-length // chunk)
     if count == 1:
         return _one_chunk(state, tokens)

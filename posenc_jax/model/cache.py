@@ -40,7 +40,7 @@ class LayerCache:
     """
 
     k: Float[Array, 'B K S H']
-    v: Float[Array, 'B K S H']
+    v: Float[Array, 'B K S V']
     feats: dict[str, Any]
     rows: Float[Array, 'B R D']
 

@@ -19,7 +19,7 @@ from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import sharded_attend
 
 # Doors that act on one sequence as a whole; cross-attention has two.
-_REFUSED = ('place', 'embed', 'qkv', 'update_keys')
+_REFUSED = ('place', 'embed', 'qkv', 'update_keys', 'begin_stream')
 
 
 @jax.tree_util.register_dataclass

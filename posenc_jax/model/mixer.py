@@ -86,9 +86,8 @@ class AttentionMixer:
         self, x, tok: Tokens, capacity: int, count: int | Int[Array, ''] | None = None
     ) -> tuple[Float[Array, 'B T D'], LayerCache]:
         """`whole`, and the state behind the first `count` tokens (None: behind all of them)."""
-        qkv, rows = self.inputs(x, tok)
-        projected, state = caching.start(self.encoding, *qkv, tok, rows, capacity, count)
-        return self.output(self.attend(*projected)), _constrained(state)
+        projected, state = self.begin(x, tok, capacity, count)
+        return self.output(self.attend(*projected)), state
 
     def step(self, x, tok, state, cursor):
         projected, state = self.append(x, tok, state, cursor)
@@ -108,6 +107,12 @@ class AttentionMixer:
         """The arguments of `attend` for whole sequences."""
         qkv, rows = self.inputs(x, tok)
         return self.encoding.project(*qkv, tok, tok, rows)
+
+    def begin(self, x, tok: Tokens, capacity: int, count: int | Int[Array, ''] | None = None):
+        """The arguments of `attend` for whole sequences, and the state behind `count` tokens."""
+        qkv, rows = self.inputs(x, tok)
+        projected, state = caching.start(self.encoding, *qkv, tok, rows, capacity, count)
+        return projected, _constrained(state)
 
     def append(self, x, tok: Tokens, state: Any, cursor, feats=None):
         """The arguments of `attend(..., heads_first=True)` for T new tokens, and the state with

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model import cache as caching
 from posenc_jax.model.cache import LayerCache
 from posenc_jax.model.mixer import AttentionMixer
+from posenc_jax.model.sharding import constrain
 
 Stream = Any  # a pytree of arrays [B, L, ...]
 
@@ -113,8 +113,8 @@ class StreamingAttention:
         self, x: Float[Array, 'B L D'], tok: Tokens, stream: Stream
     ) -> tuple[Float[Array, 'B L D'], Stream]:
         """The result for whole sequences, and the stream behind attention."""
-        projected = self.attention.projected(x, _with(tok, stream))
-        return self._output(self.attention.attend(*projected), stream)
+        out = self.attention.attend(*self.attention.projected(x, _with(tok, stream)))
+        return self._output(out, stream, x.dtype)
 
     def fill(
         self,
@@ -125,10 +125,8 @@ class StreamingAttention:
         count: int | Int[Array, ''] | None = None,
     ) -> tuple[Float[Array, 'B T D'], Stream, LayerCache]:
         """`whole`, and the state behind the first `count` tokens."""
-        tok = _with(tok, stream)
-        qkv, rows = self.attention.inputs(x, tok)
-        projected, state = caching.start(self.encoding, *qkv, tok, rows, capacity, count)
-        return *self._output(self.attention.attend(*projected), stream), state
+        projected, state = self.attention.begin(x, _with(tok, stream), capacity, count)
+        return *self._output(self.attention.attend(*projected), stream, x.dtype), state
 
     def step(
         self, x: Float[Array, 'B T D'], tok: Tokens, stream: Stream, state: LayerCache, cursor
@@ -138,16 +136,23 @@ class StreamingAttention:
         """
         projected, state = self.attention.append(x, tok, state, cursor, {'stream': stream})
         out = self.attention.attend(*projected, heads_first=True, implementation='dense')
-        return *self._output(out, stream), state
+        return *self._output(out, stream, x.dtype), state
 
     def feed(self, m: Float[Array, 'B T D'], stream: Stream) -> Stream:
         """The stream behind the feed-forward network, whose output is `m`."""
-        return self.encoding.feed_stream(m, stream)
+        return _constrained(self.encoding.feed_stream(m, stream))
 
-    def _output(self, out, stream):
+    def _output(self, out, stream, dtype):
+        # The values may have been joined to a stream of a wider dtype.
         out, stream = self.encoding.carry_stream(out, stream)
-        return self.attention.output(out), stream
+        return self.attention.output(out.astype(dtype)), _constrained(stream)
 
 
 def _with(tok: Tokens, stream: Stream) -> Tokens:
     return tok.with_feats(stream=stream)
+
+
+def _constrained(stream: Stream) -> Stream:
+    return jax.tree.map(
+        lambda a: constrain(a, 'batch', 'sequence', 'heads', *[None] * (a.ndim - 3)), stream
+    )

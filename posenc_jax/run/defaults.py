@@ -88,7 +88,8 @@ def get_config() -> ConfigDict:
     # (Transformer-XL); 0 reads the whole sequence at once
     train.segment = 0
     train.memory = 0  # tokens that this memory holds; no gradient passes through it
-    # what is trained: 'all', 'adapters' (with the encodings), or 'encodings'; the rest is frozen
+    # what is trained: 'all', 'adapters' (with the encodings), 'encodings', 'norms', 'embedding', or
+    # several of them, such as 'encodings+norms+embedding'; the rest is frozen
     train.tune = 'all'
     train.lr = 1e-3  # peak learning rate of AdamW
     train.warmup = 100  # steps of linear warm-up to the peak

@@ -69,7 +69,9 @@ class Job(Plan):
         model = model.extend(self.config.extend)
         if not any(
             isinstance(part, MsPoE) and part.unordered
-            for part in parts_of(model.encoding(*model.layers()[0]))
+            for layer_type, block in model.layers()
+            if block.own_mixer is None
+            for part in parts_of(model.encoding(layer_type, block))
         ):
             return model
         return reorder(model, probe_heads(model, jnp.asarray(self._prompt())))

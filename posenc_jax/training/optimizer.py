@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import check_choice
+from posenc_jax.model.layers import Norm
 from posenc_jax.model.projections import Adapter
 
 
@@ -38,35 +39,42 @@ def learning_rate(
     return lr * jnp.where(step < warmup, (step + 1) / max(warmup, 1), cosine)
 
 
-TUNES = ('all', 'adapters', 'encodings')
+TUNES = ('all', 'adapters', 'encodings', 'norms', 'embedding')
 
 
 def trained(model: nnx.Module, tune: str) -> dict[str, Any]:
     """The parameters that `train.tune` trains, as a tree of booleans like that of the parameters.
 
     Args:
-      tune: 'all', 'adapters' (adapters and encodings) or 'encodings'.
+      tune: 'all', 'adapters' (adapters and encodings), 'encodings', 'norms' or 'embedding' (the
+        table of token vectors), or several of them joined by '+', such as
+        'encodings+norms+embedding'.
 
     Raises:
       ValueError: `tune` is unknown, or the model has no such parameters.
     """
-    check_choice('train.tune', tune, TUNES)
-    kinds = {'all': (nnx.Module,), 'adapters': (Adapter, Encoding), 'encodings': (Encoding,)}[tune]
-    homes = [path for path, module in nnx.iter_modules(model) if isinstance(module, kinds)]
-    if tune == 'adapters' and not any(
-        isinstance(module, Adapter) for _, module in nnx.iter_modules(model)
-    ):
+    names = tune.split('+')
+    for name in names:
+        check_choice('train.tune', name, TUNES)
+    modules = list(nnx.iter_modules(model))
+    if 'adapters' in names and not any(isinstance(module, Adapter) for _, module in modules):
         raise ValueError(
             "train.tune is 'adapters', but the model has none: set model.lora_rank, e.g. 8"
         )
-    inside = lambda path, _: any(path[: len(home)] == home for home in homes)
-    found = _map_params(model, inside)
-    if not any(jax.tree.leaves(found)):
-        raise ValueError(
-            f'train.tune is {tune!r}, but the encodings have no parameters; use one of '
-            f'{", ".join(TUNES)}'
+    kinds = dict(all=nnx.Module, adapters=(Adapter, Encoding), encodings=Encoding, norms=Norm)
+    chosen = []
+    for name in names:
+        homes = [path for path, module in modules if isinstance(module, kinds.get(name, ()))]
+        inside = lambda path, _: (
+            path[-1] == name == 'embedding' or any(path[: len(home)] == home for home in homes)
         )
-    return found
+        chosen.append(_map_params(model, inside))
+        if not any(jax.tree.leaves(chosen[-1])):
+            raise ValueError(
+                f'train.tune is {tune!r}, but the {name} have no parameters; use one of '
+                f'{", ".join(TUNES)}'
+            )
+    return jax.tree.map(lambda *own: any(own), *chosen)
 
 
 def decays(model: nnx.Module) -> dict[str, Any]:

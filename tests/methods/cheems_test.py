@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import export
 
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
@@ -193,6 +194,19 @@ def test_a_step_computes_one_token():
         return jax.jit(run).lower(*arguments).compile().cost_analysis()['flops']
 
     assert flops(1) < flops(64) / 40
+
+
+@pytest.mark.full
+def test_a_layer_is_exported_for_any_length():
+    graphdef, state = nnx.split(layer_of())
+    run = jax.jit(
+        lambda state, x: nnx.merge(graphdef, state).whole(x, pj.Tokens.of(length=x.shape[1]))
+    )
+    (length,) = export.symbolic_shape('T')
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+    exported = export.export(run)(shapes, jax.ShapeDtypeStruct((2, length, 12), jnp.float32))
+    for x in (X, X[:, :7]):
+        np.testing.assert_allclose(exported.call(state, x), run(state, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('dt', [0.001, 0.5, 10.0])

@@ -55,6 +55,7 @@ def test_golden_weights():
     np.testing.assert_allclose(at([0, 0], np.log(2)), VALUES['memory_twice'], rtol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('window', [1, 3, 4, 20])
 def test_the_definition(window):
     q, c = draw(0, 2, 19, 2, 4), draw(1, 2, 19, 2, 4)

@@ -50,6 +50,7 @@ def test_golden_averages():
     np.testing.assert_allclose(decay, VALUES['decay'], rtol=1e-6)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('size', [1.0, 15.0])
 def test_the_closed_form(size):
     """Also with keys so large that e^k is no float32."""
@@ -100,6 +101,7 @@ def sequential(mixer, x, positions):
     return np.einsum('thv,hvd->td', out * gate, np.float64(mixer.w_out[...]))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', SPECS)
 def test_the_recurrence(spec):
     mixer, x = make(spec), draw(3, 1, 75, recurrent.MODEL)
@@ -107,6 +109,7 @@ def test_the_recurrence(spec):
     np.testing.assert_allclose(out[0], sequential(mixer, np.float64(x[0]), range(75)), atol=2e-5)
 
 
+@pytest.mark.full
 def test_only_cosine_sees_differences_of_coordinates_alone():
     """In the other form the two features of a turned pair decay differently."""
     x, row, column = draw(4, 1, 6, recurrent.MODEL), np.arange(6) // 3, np.arange(6) % 3

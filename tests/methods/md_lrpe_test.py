@@ -96,6 +96,7 @@ def test_attention_with_cosine_divides_by_the_root_of_the_head_width():
     np.testing.assert_allclose(out, np.einsum('bhts,bshv->bthv', w, v), atol=1e-5)
 
 
+@pytest.mark.full
 def test_trained_frequencies():
     part, tok = make('md_lrpe(learned=True, half="low")'), pj.Tokens.of(positions=[[0, 1, 2]])
     x = draw(7, 1, 3, 2, 8)

@@ -1,0 +1,191 @@
+"""MD-TPE: a layer of decaying sums along the axes of a grid, before layers without positions."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.mixers.pieces import Blocks, known_rows, scan_pieces
+from posenc_jax.model.recurrent_mixer import RecurrentMixer
+
+PIECE = 32  # tokens that are summed by one product
+
+
+def md_tpe_kernel(
+    b: Float[Array, 'D E'], log_decay: Float[Array, 'E'], length: int
+) -> Float[Array, '{length} D']:
+    """The coefficients of a Toeplitz matrix for each channel c: `sum_e b[c, e] lambda_e^n`.
+
+    Example:
+      >>> b = jnp.array([[1.0, 2.0]])
+      >>> md_tpe_kernel(b, jnp.log(jnp.array([0.5, 1.0])), 3)[:, 0].tolist()
+      [3.0, 2.5, 2.25]
+    """
+    return jnp.exp(jnp.arange(length)[:, None] * log_decay) @ b.T
+
+
+def decays(
+    target: Int[Array, 'B T'],
+    source: Int[Array, 'B S'],
+    related,
+    log_decay: Float[Array, 'E'],
+    stride: int,
+    line: int,
+) -> Float[Array, 'B T S E']:
+    """`lambda_e^n` where a source lies n >= 0 steps of an axis before its target, else 0.
+
+    Args:
+      target, source: ranks in row-major order; negative for none.
+      related: which pairs count at all, [B, T, S].
+      log_decay: of each term, at most 0.
+      stride: the difference of ranks of a step of the axis.
+      line: the number of ranks after which lines of the axis start anew.
+    """
+    apart = target[:, :, None] - source[:, None]
+    same = target[:, :, None] // line == source[:, None] // line
+    related = related & same & (apart % stride == 0) & (apart >= 0) & (source >= 0)[:, None]
+    steps = jnp.where(related, apart // stride, 0)
+    return jnp.where(related[..., None], jnp.exp(steps[..., None] * log_decay), 0.0)
+
+
+def decaying_sums(
+    b: Float[Array, 'D E'], log_decay: Float[Array, 'E'], stride: int, line: int, h, x, at: Blocks
+):
+    """One piece of the sums along one axis.
+
+    Args:
+      b, log_decay: coefficients of the channels and decays of the terms.
+      stride, line: of the axis, see `decays`.
+      h: the decayed sums behind the last token of each of the `stride` lines, [B, stride, E, D].
+      x, at: the rows [B, C, D] and the `Blocks` of size 1 of the piece.
+
+    Returns:
+      The sums weighted by b, [B, C, D], and the new h.
+    """
+    last = lambda rank: rank[:, None] - (rank[:, None] - jnp.arange(stride)) % stride
+    before = last(at.state_block + jnp.minimum(at.held, 1) - 1)  # -1 without a token
+    to_state = lambda target, old: decays(
+        target, before, old[..., None], log_decay, stride, line
+    )  # fmt: skip
+    to_piece = lambda target, document: decays(
+        target,
+        at.rank,
+        at.valid[:, None] & (document[..., None] == at.document[:, None]),
+        log_decay,
+        stride,
+        line,
+    )
+    place = jnp.arange(x.shape[1])
+    causal = (place[:, None] >= place)[..., None]
+    sums = jnp.einsum('btse,bsd->bted', to_piece(at.rank, at.document) * causal, x)
+    sums = sums + jnp.einsum('btje,bjed->bted', to_state(at.rank, at.old), h)
+    newest = last(at.last_block)
+    document = jnp.broadcast_to(at.last_document[:, None], newest.shape)
+    new = jnp.einsum('bjse,bsd->bjed', to_piece(newest, document), x)
+    new = new + jnp.einsum('bjie,bied->bjed', to_state(newest, document == 0), h)
+    some = at.valid.any(axis=1)[:, None, None, None]
+    return jnp.einsum('bted,de->btd', sums, b), jnp.where(some, new, h)
+
+
+@register(
+    'md_tpe',
+    kind='mixer',
+    card=Card(
+        name='MD-TPE',
+        title='You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet',
+        arxiv='2405.21022',
+        door='none',
+        equation='y_n = sum_a sum_{m<=n} (sum_e b_a[c,e] lambda_ae^(n-m)) x_m along axis a',
+        source='Doraemonzzz/xmixers',
+        authors='Qin, Zhen and Mao, Yuxin and Shen, Xuyang and Li, Dong and Zhang, Jing and '
+        'Dai, Yuchao and Zhong, Yiran',
+        year=2024,
+        example='md_tpe(shape=(3,), terms=4)',
+        causal_only=True,
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class MdTpe(RecurrentMixer):
+    """Adds decaying sums of earlier token vectors along every axis of a grid.
+
+    For each channel c and axis a, `y_n = sum_{m <= n} (sum_e b_a[c, e] lambda_ae^(n - m)) x_m`,
+    over the tokens m that differ from n in the coordinate of this axis alone: a causal Toeplitz
+    matrix of E decaying exponentials, lambda = sigmoid of a parameter. It is meant as the first
+    layer of a model, before layers that see no positions: `pattern=('md_tpe()', 'lightnet()',
+    ...)`. Tokens are in row-major order, the first axis slowest, and a token's coordinates follow
+    from its rank in its document. Time is linear in the length, `L E D` for each axis; the state
+    has E D numbers for each line that crosses a row. Differs from the paper: the sums are those of
+    the normed layer input, and are added to the residual stream. At first the decays are spread
+    over 2 to 256 tokens, and b is normal, such that a term of white noise has the same variance at
+    every decay.
+
+    Args:
+      shape: the sizes of all axes but the first; () is a sequence.
+      terms: E.
+      model_dim, layers: from the model.
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: terms or a size below 1.
+
+    Reference: Qin et al., arXiv 2405.21022.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> mixer = MdTpe(shape=(3,), terms=2, model_dim=8, layers=1, rngs=nnx.Rngs(0))
+      >>> mixer.whole(jnp.ones((1, 6, 8)), pj.Tokens.of(length=6)).shape
+      (1, 6, 8)
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] = (),
+        terms: int = 16,
+        model_dim: int = CONTEXT,
+        layers: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if terms < 1:
+            raise ValueError(f'md_tpe terms must be at least 1, got {terms}')
+        if any(size < 1 for size in shape):
+            raise ValueError(f'md_tpe shape must have sizes of at least 1, got {shape}')
+        strides = [math.prod(shape[axis:]) for axis in range(len(shape) + 1)]
+        if strides[0] >= 2**20:
+            raise ValueError(f'md_tpe shape {shape} has {strides[0]} lines; at most 2**20 are kept')
+        # The lines of an axis start anew where the axis before it makes a step; the first never.
+        self.axes = tuple(zip(strides, [2**30, *strides[:-1]]))
+        scales = 2.0 ** np.linspace(1, 8, terms)
+        rows = len(self.axes), terms
+        start = jnp.broadcast_to(jnp.asarray(np.log(scales - 1), jnp.float32), rows)
+        self.decay = nnx.Param(start, axes=('axes', 'terms'))
+        size = (2 * layers * terms * len(self.axes)) ** -0.5 * np.sqrt(1 - (1 - 1 / scales) ** 2)
+        drawn = jax.random.normal(rngs.params(), (len(self.axes), model_dim, terms), jnp.float32)
+        self.b = nnx.Param(drawn * size, axes=('axes', 'width', 'terms'))
+
+    def initial(self, batch):
+        _, model_dim, terms = self.b.shape
+        return tuple(
+            jnp.zeros((batch, stride, terms, model_dim), jnp.float32) for stride, _ in self.axes
+        )
+
+    def scan(self, x, tok, starts, state):
+        b, log_decay = self.b[...], jax.nn.log_sigmoid(self.decay[...])
+
+        def step(state, rows):
+            x, valid, rank, starts = rows
+            at = Blocks.of(valid, rank, starts, 1)
+            parts = [
+                decaying_sums(b[axis], log_decay[axis], *sizes, state[axis], x, at)
+                for axis, sizes in enumerate(self.axes)
+            ]
+            return tuple(h for _, h in parts), functools.reduce(jnp.add, [y for y, _ in parts])
+
+        rows = x.astype(jnp.float32), *known_rows(x, tok, starts)
+        y, state = scan_pieces(step, state, rows, PIECE)
+        return y.astype(x.dtype), state
