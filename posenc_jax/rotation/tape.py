@@ -194,7 +194,8 @@ class TAPE(Encoding):
         check_number('position_size of tape', hidden, least=1)
         rope_frequencies(head_dim, base)
         self.base, self.scale, self.head_dim, self.kv_heads = base, scale, head_dim, kv_heads
-        self.post_attn = check_choice('post_attn', post_attn, POST_ATTENTIONS)
+        self.post_attn: PostAttention = post_attn
+        check_choice('post_attn', post_attn, POST_ATTENTIONS)
         drawn = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.gate = nnx.Param(drawn(model_dim, hidden), axes=('width', None))
         self.up = nnx.Param(jnp.zeros((kv_heads, hidden), jnp.float32), axes=('kv_heads', None))

@@ -13,6 +13,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from configs import quickstart
+from configs.sweeps import tape_addition
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
@@ -22,7 +24,13 @@ from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh, param_shardings
 from posenc_jax.rotation.rope import rope_frequencies
 from posenc_jax.rotation.tape import TAPE, tape_attended, tape_fed, tape_start, tape_turn
+from posenc_jax.run.overrides import replaced
+from posenc_jax.run.plan import validate
+from posenc_jax.run.restore import restore_model
+from posenc_jax.training.loop import train
+from posenc_jax.training.metrics_file import FILE, read_lines
 from posenc_jax.training.optimizer import trained
+from tests.training import tiny
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'tape.json').read_text())
 BASE = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, mlp='swiglu')
@@ -485,3 +493,41 @@ def test_head_groups_are_averaged():
     assert tape_attended(z, mean, weights).ravel().tolist() == [6.0, 12.0]
     mixed = tape_attended(z, mean, weights, post_attn='mix')
     assert mixed.ravel().tolist() == [7.0, 14.0]
+
+
+@pytest.mark.full
+def test_a_run_learns_and_a_fine_tune_continues_a_run_of_rope(tmp_path):
+    """Both loops end to end: from scratch, and from RoPE to twice its length, where the projections
+    and the networks stay as they were.
+    """
+    fields = dict(train__length=16, model__dropout=0.0, train__save_every=24)
+    train(tiny.config(tmp_path, name='scratch', encoding='tape()', **fields))
+    source = train(tiny.config(tmp_path, name='source', encoding='rope()', **fields))
+    fields |= dict(train__length=32, train__tune='encodings+norms+embedding')
+    given = dict(encoding='tape(scale=2.0)', init__source=str(source))
+    directory = train(tiny.config(tmp_path, name='tuned', **given, **fields))
+    for name, most in (('scratch', 0.8), ('tuned', 1.0)):
+        losses = [line['loss'] for line in read_lines(tmp_path / name / FILE) if 'loss' in line]
+        assert np.mean(losses[-4:]) < most * np.mean(losses[:2]), losses
+    flat = lambda run: {
+        jax.tree_util.keystr(path, simple=True, separator='.'): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            nnx.to_pure_dict(nnx.state(restore_model(run)[1], nnx.Param))
+        )
+    }
+    before, after = flat(source), flat(directory)
+    moved = {name.split('.')[-1] for name in before if (before[name] != after[name]).any()}
+    assert moved == {'embedding', 'scale'}
+    assert {name.split('.')[-1] for name in after.keys() - before.keys()} == {
+        'gate', 'up', 'down', 'weights',
+    }  # fmt: skip
+    assert all(after[name].any() for name in after.keys() - before.keys())
+
+
+def test_the_sweep_is_valid_to_its_longest_sums():
+    config = quickstart.get_config().unlock()
+    settings = (*tape_addition.SETTINGS, 'eval.lengths=16')
+    for name, encoding in tape_addition.ENCODINGS.items():
+        given = replaced(config, {'encoding': encoding, **dict(s.split('=', 1) for s in settings)})
+        made = validate(given)
+        assert name.split('_')[0] in made.encoding and made.train.length == 8
