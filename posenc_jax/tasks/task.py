@@ -48,14 +48,18 @@ class Task(abc.ABC):
     option and change its samples, for example `random_spaces(addition())`.
 
     Class attributes:
-      predicts: what the target of an input token is: the 'next' token, which needs a causal model;
-        a token 'here', at the same place; or the 'class' of the whole row.
       is_language: whether the task is text, read in windows.
     """
 
     spec_kind: ClassVar[str] = 'task'
     is_language: ClassVar[bool] = False
-    predicts: ClassVar[Literal['next', 'here', 'class']] = 'next'
+
+    @property
+    def predicts(self) -> Literal['next', 'here', 'class']:
+        """What the target of an input token is: the 'next' token, which needs a causal model; a
+        token 'here', at the same place; or the 'class' of the whole row.
+        """
+        return 'next'
 
     @property
     def output_size(self) -> int:
