@@ -177,10 +177,10 @@ class TransformerConfig:
                 f'tie=True uses the table of {self.vocab_size} inputs for {self.output_size} '
                 'outputs; set tie=False'
             )
-        if self.layers % len(self.specs):
+        if self.layers % (period := len(self.specs)):
             raise ValueError(
                 f'{self.layers} layers are not a multiple of the pattern of {len(self.specs)} '
-                'encodings'
+                f'encodings; nearest: {max(1, round(self.layers / period)) * period}'
             )
         if (needed := 4 * self.weights) > MAX_BYTES:
             sizes = ', '.join(f'{name}={getattr(self, name)}' for name in ('vocab_size', *SIZES))

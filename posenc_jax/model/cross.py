@@ -60,7 +60,12 @@ def cross_encoding(cfg, rngs: nnx.Rngs) -> tuple[Encoding, ...]:
     Raises:
       SpecError: a part acts on one sequence as a whole, so that it has no meaning between two.
     """
-    encoding = make(cfg.cross, causal=False, **{**cfg.context, 'rngs': rngs})
+    try:
+        encoding = make(cfg.cross, causal=False, **{**cfg.context, 'rngs': rngs})
+    except SpecError as error:
+        raise SpecError(
+            f"cross: {error}; use e.g. 'nope()', 'rope()' or 'alibi_symmetric()'"
+        ) from None
     for part in parts_of(encoding):
         if opened := [door for door in _REFUSED if part.opens(door)]:
             why = f'it opens {opened[0]!r}'

@@ -72,8 +72,8 @@ def resolve(config: ConfigDict) -> Plan:
     check_numbers(config)
     for spec in (config.encoding, *config.pattern):
         parse_layer(spec)
-    for spec in (config.cross, *filter(None, [config.source_encoding])):
-        spec_language.parse(spec)
+    for name in ('cross', 'source_encoding'):
+        _check_source_spec(name, config[name])
     if config.extend:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     task = make_task(config)
@@ -111,6 +111,20 @@ def resolve(config: ConfigDict) -> Plan:
                 '--config.eval.at_end=False'
             ) from error
     return plan
+
+
+def _check_source_spec(name: str, spec: str) -> None:
+    """Checks the field `name`, a spec string of encodings; '' is none. Raises SpecError."""
+    try:
+        chain = parse_layer(spec or 'nope()')
+    except SpecError as error:
+        raise SpecError(f'{name}: {error}') from None
+    for node in chain.nodes:
+        if node.entry.kind == 'mixer':
+            raise SpecError(
+                f'{name}: {node.entry.key} is a mixer, which encoding or pattern may name; '
+                "expected encodings, e.g. 'rope()'"
+            )
 
 
 def make_task(config: ConfigDict) -> Task:

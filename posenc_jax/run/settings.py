@@ -2,6 +2,7 @@
 device is used.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -29,6 +30,8 @@ MAX_WIDTH = 2**22  # tokens of a row; a row is drawn, read and scored as a whole
 # How many examples are drawn to check their ids. The largest id may depend on the draw, e.g. where
 # a sum has a carry.
 _TRIED = 64
+# Encodings whose last component of a position is the place of a source word in the translation.
+_READ_ORDER = ('xlpe', 'dpe')
 
 
 def check_fields(settings: ConfigDict) -> None:
@@ -202,6 +205,12 @@ def check_kind(model: Transformer, task: Task, spec: str) -> None:
             if task.source_size
             else f"model.kind is {kind!r}, but {spec} has no source to read; use 'decoder'"
         )
+    if bool(model.cfg.pool) != (task.predicts == 'class'):
+        found = 'the class of a row' if model.cfg.pool else 'tokens'
+        raise SpecError(
+            f'the model was trained to predict {found}, but {spec} asks for '
+            f'{"tokens" if model.cfg.pool else "the class of a row"}; use a task like its own'
+        )
     if task.predicts != 'next':
         return
     if not model.cfg.causal:
@@ -272,9 +281,25 @@ def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, 
     index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
     tok = Tokens(index, pos, rank=index)
     encoder = model.encoder
+    order = [part for part in encoder.shared if name_of(part) in _READ_ORDER]
+    if order and pos.ndim == 3 and not 0 <= (pi := pos[..., -1]).min() <= pi.max() < pos.shape[1]:
+        raise ValueError(
+            f'{name_of(order[0])} reads the order of the translation, so the last component of '
+            f'source_positions must lie in 0 .. {pos.shape[1] - 1}, got {pi.min()} .. {pi.max()}'
+        )
     ids: Any = batch['source']
-    jax.eval_shape(lambda: encoder.place(tok, ids, key=None))
+    with _of_source(pos.shape[1]):
+        jax.eval_shape(lambda: encoder.place(tok, ids, key=None))
     return pos.shape[2:]
+
+
+@contextlib.contextmanager
+def _of_source(width: int):
+    """Errors that arise within say that they are about the source."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'the source of {width} tokens: {error}') from error
 
 
 def source_shape(
@@ -317,7 +342,8 @@ def check_call(
         tok = lambda pos: None if pos is None else Tokens.of(positions=pos)
         read = None
         if source is not None:
-            read = model.encoded(source[0], tok(source[1]), key=key, train=train)
+            with _of_source(source[0].shape[1]):
+                read = model.encoded(source[0], tok(source[1]), key=key, train=train)
         return model(tokens[0], tok(tokens[1]), key=key, train=train, source=read)
 
     jax.eval_shape(

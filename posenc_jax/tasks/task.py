@@ -48,14 +48,18 @@ class Task(abc.ABC):
     option and change its samples, for example `random_spaces(addition())`.
 
     Class attributes:
-      predicts: what the target of an input token is: the 'next' token, which needs a causal model;
-        a token 'here', at the same place; or the 'class' of the whole row.
       is_language: whether the task is text, read in windows.
     """
 
     spec_kind: ClassVar[str] = 'task'
     is_language: ClassVar[bool] = False
-    predicts: ClassVar[Literal['next', 'here', 'class']] = 'next'
+
+    @property
+    def predicts(self) -> Literal['next', 'here', 'class']:
+        """What the target of an input token is: the 'next' token, which needs a causal model; a
+        token 'here', at the same place; or the 'class' of the whole row.
+        """
+        return 'next'
 
     @property
     def output_size(self) -> int:
@@ -164,11 +168,19 @@ def check_decoder_task(wrapper: str, task: Task) -> None:
 
 def _generated_batch(task, batch_size, length, seed, split, rows, index):
     batch = task.sample(batch_rng(seed, split, index), batch_size, length)
-    low, high = batch['targets'].min(initial=0), batch['targets'].max(initial=0)
-    if low < 0 or high >= task.output_size:
-        raise ValueError(
-            f'targets must lie in 0 .. {task.output_size - 1} (output_size), got {low} .. {high}'
+    for name, size, told in (
+        ('tokens', task.vocab_size, 'vocab_size'),
+        ('targets', task.output_size, 'output_size'),
+        ('source', task.source_size, 'source_size'),
+    ):
+        low, high = (
+            (f(batch[name], initial=0) for f in (np.min, np.max)) if name in batch else (0, 0)
         )
+        if low < 0 or high >= max(size, 1):
+            raise ValueError(
+                f'{type(task).__name__}: {name} must lie in 0 .. {size - 1} ({told}), got '
+                f'{low} .. {high}'
+            )
     return {name: array[rows] for name, array in batch.items()}
 
 

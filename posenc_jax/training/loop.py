@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from posenc_jax.evaluation.results import print_tables

@@ -83,6 +83,12 @@ def make_trainer(
             f'over data x fsdp = {parts}'
             f': it must be a multiple of {train.accumulate * parts}'
         )
+    for what, width in (('a row', cfg.train_len), ('a source', cfg.source_len)):
+        if width % (pieces := mesh.shape['sequence']):
+            raise ValueError(
+                f'the {width} tokens of {what} cannot be cut over mesh.sequence={pieces}; use '
+                'another train.length or mesh.sequence=1'
+            )
     model = abstract_model(cfg) if model is None else model
     placing = [name_of(part) for part in model.shared if part.opens('place')]
     if train.segment and placing:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.core.registry import SpecError
-from posenc_jax.tasks.chomsky15.chomsky15 import PROBLEMS, Chomsky15
+from posenc_jax.tasks.chomsky15.chomsky15 import CLASSES, PROBLEMS, Chomsky15
 
 # The published sizes: input ids, output ids, and the output length for n = 9.
 SIZES = {
@@ -235,7 +235,29 @@ def test_roots_of_long_numbers_are_exact():
         assert root == math.isqrt(number) and root**2 <= number < (root + 1) ** 2
 
 
+@every_name
+def test_a_class_is_the_one_symbol_of_the_output(name):
+    if SIZES[name][2] > 1:
+        with pytest.raises(SpecError, match=f'the output of {name} has .*, or one of even_pairs, '):
+            Chomsky15(name, readout='class')
+        return
+    tape, task = Chomsky15(name), Chomsky15(name, readout='class')
+    assert (tape.predicts, task.predicts) == ('here', 'class') and name in CLASSES
+    assert (task.width(9), task.width((1, 9))) == (9, 9)
+    for seed in range(5):
+        plain = tape.sample(np.random.default_rng(seed), 6, (3, 9))
+        batch = task.sample(np.random.default_rng(seed), 6, (3, 9))
+        count = int(batch['valid'][0].sum())
+        assert count == plain['valid'][0].sum() - 1 and batch['valid'][:, :count].all()
+        np.testing.assert_array_equal(batch['tokens'][:, :count], plain['tokens'][:, :count])
+        assert (batch['tokens'] < task.vocab_size - 1).sum() == 6 * count
+        np.testing.assert_array_equal(batch['targets'], plain['targets'][:, count : count + 1])
+        np.testing.assert_array_equal(batch['loss_mask'], np.ones((6, 1), np.float32))
+
+
 def test_a_wrong_name_is_an_error():
+    with pytest.raises(SpecError, match="readout is 'clas'; did you mean 'class'"):
+        Chomsky15('parity_check', readout='clas')
     with pytest.raises(SpecError, match="did you mean 'reverse_string'"):
         Chomsky15('reverse')
     with pytest.raises(ValueError, match='length of odds_first must be at least 1'):

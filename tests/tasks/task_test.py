@@ -52,6 +52,7 @@ TASKS = {
     'kv_slots(keys=12)': (2, 6),
     'kv_slots(keys=12, slot=1, ids="locations")': 5,
     'passkeys(keys=2, words=3)': (15, 30),
+    'chomsky15("parity_check", readout="class")': (3, 9),
     'chomsky15("reverse_string")': (1, 9),
     'chomsky15("stack_manipulation")': (2, 9),
     'code_mixed()': (7, 20),

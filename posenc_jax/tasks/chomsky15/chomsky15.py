@@ -1,12 +1,12 @@
 """The 15 tasks of randomized positional encodings: an input, and empty places for the answer."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.core.registry import check_choice, register
+from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.chomsky15.arithmetic import ARITHMETIC
 from posenc_jax.tasks.chomsky15.numbers import NUMBERS
 from posenc_jax.tasks.chomsky15.problem import Problem
@@ -21,6 +21,11 @@ Name = Literal[
     'missing_duplicate_string', 'odds_first', 'binary_addition', 'binary_multiplication',
     'compute_sqrt', 'bucket_sort',
 ]  # fmt: skip
+# The tasks whose output is one symbol, so that a class of the row can be predicted.
+CLASSES = (
+    'even_pairs', 'modular_arithmetic', 'parity_check', 'cycle_navigation',
+    'modular_arithmetic_brackets', 'solve_equation', 'missing_duplicate_string',
+)  # fmt: skip
 
 
 @register('chomsky15', kind='task')
@@ -38,6 +43,9 @@ class Chomsky15(Task):
     as the longest length of the range needs, and `valid` is False on the rest. For even n the
     input of `modular_arithmetic` has n - 1 symbols. Lengths too short for a task give the trivial
     examples of the released code. Random position ids are left to the encoding.
+
+    Where the output is one symbol it may be read as the class of the row instead. Then the row is
+    the input alone, and there is one target for it; the empty id stands only on padding.
 
     | name | input | output |
     | --- | --- | --- |
@@ -57,14 +65,16 @@ class Chomsky15(Task):
     | `compute_sqrt` | a number, highest bit first | the integer part of its square root |
     | `bucket_sort` | symbols 0 to 4 | sorted |
 
-    Differs from the paper: nothing; the draws are those of NumPy's generator.
+    Differs from the paper: nothing; the draws are those of NumPy's generator. In the paper every
+    task has empty places, so `readout='class'` is ours.
 
     Args:
       name: the task.
+      readout: 'tape' (the answer stands at empty places) or 'class' (of the row).
       ignore_rest: whether what follows a terminator bears no loss, as in validation and test data.
 
     Raises:
-      SpecError: an unknown name.
+      SpecError: an unknown name; a class of a task whose output has several symbols.
 
     Reference: Ruoss, Deletang, Genewein, Grau-Moya, Csordas, Bennani, Legg, Veness, "Randomized
     Positional Encodings Boost Length Generalization of Transformers", arXiv 2305.16843; official
@@ -77,13 +87,22 @@ class Chomsky15(Task):
       ('11100_____', '00111')
     """
 
-    predicts: ClassVar[Any] = 'here'
-
     name: Name
     ignore_rest: bool = False
+    readout: Literal['tape', 'class'] = 'tape'
 
     def __post_init__(self):
         check_choice('name', self.name, PROBLEMS)
+        check_choice('readout', self.readout, ('tape', 'class'))
+        if self.readout == 'class' and self.name not in CLASSES:
+            raise SpecError(
+                f"readout is 'class', but the output of {self.name} has several symbols; use "
+                f"'tape', or one of {', '.join(CLASSES)}"
+            )
+
+    @property
+    def predicts(self) -> Literal['here', 'class']:
+        return 'class' if self.readout == 'class' else 'here'
 
     @property
     def problem(self) -> Problem:
@@ -102,7 +121,8 @@ class Chomsky15(Task):
         return sum(self._lengths(length_range(length, 1, f'length of {self.name}')[1]))
 
     def _lengths(self, n):
-        return self.problem.input_length(n), self.problem.output_length(n)
+        places = 0 if self.readout == 'class' else self.problem.output_length(n)
+        return self.problem.input_length(n), places
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         width = self.width(length)
@@ -113,11 +133,15 @@ class Chomsky15(Task):
         inputs = self.problem.draw(rng, batch, n)
         tokens = np.full((batch, width), len(self.problem.symbols), np.int32)
         tokens[:, :begin] = inputs
+        valid = np.tile(np.arange(width) < begin + count, (batch, 1))
+        if self.readout == 'class':
+            targets = self.problem.solve(inputs).astype(np.int32)
+            loss_mask = np.ones(targets.shape, np.float32)
+            return {'tokens': tokens, 'targets': targets, 'loss_mask': loss_mask, 'valid': valid}
         targets = np.zeros((batch, width), np.int32)
         targets[:, answer] = self.problem.solve(inputs)
         loss_mask = np.zeros((batch, width), np.float32)
         loss_mask[:, answer] = self._scored(targets[:, answer])
-        valid = np.tile(np.arange(width) < begin + count, (batch, 1))
         return {'tokens': tokens, 'targets': targets, 'loss_mask': loss_mask, 'valid': valid}
 
     def _scored(self, outputs):

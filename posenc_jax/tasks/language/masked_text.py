@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -97,8 +97,6 @@ class MaskedText(Task):
       ([6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0], 258, 257)
     """
 
-    predicts: ClassVar[Any] = 'here'
-
     text: Language
     rate: float
 
@@ -116,6 +114,10 @@ class MaskedText(Task):
         text = Language(dataset, data_dir, feature=feature, tokenizer=tokenizer)
         object.__setattr__(self, 'text', text)
         object.__setattr__(self, 'rate', rate)
+
+    @property
+    def predicts(self) -> Literal['here']:
+        return 'here'
 
     @property
     def vocab_size(self) -> int:

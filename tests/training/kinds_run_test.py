@@ -1,0 +1,256 @@
+"""Whole runs of encoders, models of a class, encoder-decoders and hybrid patterns: training, the
+evaluation at the end, restoring, resuming, meshes, precision, adapters and extensions.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from posenc_jax.core.registry import SpecError
+from posenc_jax.evaluation.results import read
+from posenc_jax.evaluation.run import evaluate
+from posenc_jax.evaluation.scoring import token_scores
+from posenc_jax.model.projections import Adapter
+from posenc_jax.run import stored
+from posenc_jax.run.plan import make_task, validate
+from posenc_jax.run.reading import source_of, tokens_of
+from posenc_jax.run.restore import restore_model
+from posenc_jax.training.loop import ConfigChangedError, train
+from posenc_jax.training.metrics_file import FILE, read_lines
+from tests.training import tiny
+from tests.training.loop_test import NAME, back_to, finish, wait_for
+
+STEPS = 12
+COMMON = dict(
+    name=NAME,
+    encoding='rope()',
+    model__dropout=0.1,
+    train__steps=STEPS,
+    train__warmup=2,
+    train__length=8,
+    train__save_every=6,
+    train__eval_every=STEPS,
+    train__eval_batches=1,
+    eval__lengths=(8, 16),
+    eval__samples=8,
+)
+ENCODER = dict(model__kind='encoder')
+KINDS = {
+    'encoder': dict(**ENCODER, task='chomsky15("bucket_sort")'),
+    'masked': dict(**ENCODER, task='masked_text()', train__min_length=4, train__lr=3e-2),
+    'class': dict(**ENCODER, task='chomsky15("cycle_navigation", readout="class")'),
+    'translation': dict(model__kind='encoder_decoder', task='translation(words=8)'),
+    'hybrid': dict(task='reverse()', pattern=('cheems(chunk=4)', 'rope()')),
+}
+every_kind = pytest.mark.parametrize('kind', KINDS)
+
+
+def trained(workdir, kind, **fields):
+    """The directory of a run of this kind."""
+    return train(tiny.config(workdir, **{**COMMON, **KINDS[kind], **fields}))
+
+
+def of_steps(workdir):
+    """The losses of the training steps in order; the line of a validation has none."""
+    lines = read_lines(workdir / NAME / FILE)
+    return [line['loss'] for line in lines if 'loss' in line]
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """kind -> the working directory of its run, which is trained when it is first asked for."""
+    made = {}
+
+    def of(kind):
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            trained(made[kind], kind, eval__at_end=True)
+        return made[kind]
+
+    return of
+
+
+@pytest.mark.full
+@every_kind
+def test_the_loss_falls_and_the_evaluation_has_longer_lengths(runs, kind):
+    found = of_steps(runs(kind))
+    assert len(found) == STEPS and np.mean(found[-3:]) < found[0] - 0.02
+    (run,) = read(runs(kind) / NAME / 'eval')
+    metrics = {'exact_match'} | ({'token_accuracy'} if kind in ('encoder', 'masked') else set())
+    assert {(m.length, m.metric) for m in run.measurements} == {
+        (length, metric) for length in (8, 16) for metric in metrics
+    }
+    assert all(0 <= m.low <= m.value <= m.high <= 1 for m in run.measurements)
+
+
+@pytest.mark.full
+@every_kind
+def test_a_restored_model_has_the_loss_that_training_measured(runs, kind):
+    config, model, step = restore_model(runs(kind) / NAME)
+    line = next(x for x in read_lines(runs(kind) / NAME / FILE) if 'validation_loss' in x)
+    length = (config.train.min_length, config.train.length)
+    batch = make_task(config).dataset(
+        length=length, batch_size=config.train.batch, seed=config.seed, split='validation'
+    )[0]
+    given = {} if source_of(batch) is None else {'source': source_of(batch)}
+    nll, _ = token_scores(model, batch['tokens'], batch['targets'], tokens_of(batch), **given)
+    scored = batch['loss_mask'] > 0
+    assert step == STEPS
+    assert np.asarray(nll)[scored].mean() == pytest.approx(line['validation_loss'], rel=1e-5)
+
+
+@pytest.mark.full
+@every_kind
+def test_a_resumed_run_has_the_same_losses(runs, kind, tmp_path):
+    back_to(runs(kind), tmp_path / 'runs', 6)
+    trained(tmp_path / 'runs', kind)
+    assert of_steps(tmp_path / 'runs') == of_steps(runs(kind))
+
+
+@pytest.mark.full
+def test_a_killed_encoder_decoder_has_the_same_losses(tmp_path):
+    fields = {**COMMON, **KINDS['translation'], 'eval__lengths': (8,)}
+    finish(tiny.start(tmp_path / 'whole', **fields))
+    process = tiny.start(tmp_path / 'killed', **fields)
+    wait_for(process, 'step 8/')
+    process.kill()
+    process.wait()
+    finish(tiny.start(tmp_path / 'killed', **fields))
+    assert of_steps(tmp_path / 'killed') == of_steps(tmp_path / 'whole')
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    'kind, mesh',
+    [
+        ('encoder', dict(data=2, fsdp=2, tensor=2)),
+        ('encoder', dict(data=4, sequence=2)),
+        ('class', dict(data=2, fsdp=2, tensor=2)),
+        ('class', dict(data=2, tensor=2, sequence=2)),
+        ('masked', dict(data=2, tensor=2, sequence=2)),
+        ('translation', dict(data=2, fsdp=2, tensor=2)),
+        ('hybrid', dict(data=2, fsdp=2, tensor=2)),
+    ],
+)
+def test_a_mesh_has_the_losses_of_rows_alone(runs, kind, mesh, tmp_path):
+    """The runs themselves have the eight rows of a batch on eight devices."""
+    trained(tmp_path, kind, **{f'mesh__{name}': size for name, size in mesh.items()})
+    np.testing.assert_allclose(of_steps(tmp_path)[:5], of_steps(runs(kind))[:5], atol=2e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('kind', ['encoder', 'class', 'translation'])
+def test_rows_in_two_parts_and_recomputed_layers_change_nothing(kind, tmp_path):
+    fields = dict(model__dropout=0.0, train__batch=16, train__eval_every=0, train__save_every=100)
+    found = {}
+    for name, more in {
+        'plain': {},
+        'parts': dict(train__accumulate=2),
+        'remat': dict(model__remat='full'),
+        'half': dict(model__dtype='bfloat16'),
+    }.items():
+        trained(tmp_path / name, kind, **fields, **more)
+        found[name] = of_steps(tmp_path / name)
+    np.testing.assert_allclose(found['parts'][:5], found['plain'][:5], atol=2e-5)
+    np.testing.assert_allclose(found['remat'][:5], found['plain'][:5], atol=2e-5)
+    np.testing.assert_allclose(found['half'], found['plain'], rtol=0.1)
+    assert found['half'] != found['plain']
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('kind', ['encoder', 'class', 'translation'])
+def test_adapters_are_trained_alone(runs, kind, tmp_path):
+    source = runs(kind) / NAME
+    fields = dict(init__source=str(source), model__lora_rank=2, train__tune='adapters')
+    trained(tmp_path, kind, **{**fields, 'train__steps': 4})
+    before, after = (restore_model(path)[1] for path in (source, tmp_path / NAME))
+    weights = lambda model: dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    old, new = weights(before), weights(after)
+    assert old.keys() <= new.keys()
+    for path, variable in old.items():
+        np.testing.assert_array_equal(variable[...], new[path][...], err_msg=str(path))
+    adapters = [m for _, m in nnx.iter_modules(after) if isinstance(m, Adapter)]
+    cross = {'translation': 3}.get(kind, 1)  # decoder, its cross-attention, encoder
+    assert len(adapters) % cross == 0 and len(adapters) >= 2 * cross
+    assert all(np.abs(np.asarray(adapter.up[...])).max() > 0 for adapter in adapters)
+
+
+@pytest.mark.full
+def test_an_encoder_decoder_is_evaluated_with_an_extension(runs):
+    run = runs('translation') / NAME
+    asked = {'eval.lengths': (8, 16)}
+    plain, extended = evaluate([str(run), f'{run} | pi(factor=2.0)'], asked).runs
+    assert extended.extend == 'pi(factor=2.0)'
+    pairs = list(zip(plain.measurements, extended.measurements, strict=True))
+    assert [(a.length, b.length) for a, b in pairs] == [(8, 8), (16, 16)]
+    assert all(a.nll != b.nll for a, b in pairs)
+
+
+def test_an_extension_without_a_part_to_extend_is_refused_before_training(tmp_path):
+    fields = {**COMMON, **KINDS['translation'], 'encoding': 'nope()', 'eval__at_end': True}
+    with pytest.raises(ValueError, match='the evaluation at the end .* would fail: .*pi'):
+        validate(tiny.config(tmp_path, **fields, extend='pi(factor=2.0)'))
+
+
+@pytest.mark.full
+def test_another_kind_is_not_continued(runs, tmp_path):
+    shutil.copytree(runs('encoder'), tmp_path / 'runs')
+    with pytest.raises(ConfigChangedError, match="model.kind: 'encoder' -> 'decoder'"):
+        trained(tmp_path / 'runs', 'encoder', model__kind='decoder')
+    shutil.copytree(runs('class'), tmp_path / 'class')
+    with pytest.raises(ConfigChangedError, match="model.pool: 'mean' -> 'last'"):
+        trained(tmp_path / 'class', 'class', model__pool='last')
+    with pytest.raises(ConfigChangedError, match="task: .*'class'.* -> .*'tape'|task: "):
+        trained(tmp_path / 'class', 'class', task='chomsky15("cycle_navigation")')
+
+
+def written(tmp_path, kind, **fields):
+    """The content of `config.json` of a run that is not trained."""
+    config = validate(tiny.config(tmp_path, **{**COMMON, **KINDS[kind], **fields}))
+    stored.save(config, tmp_path / stored.FILE)
+    return config, json.loads((tmp_path / stored.FILE).read_text())
+
+
+@pytest.mark.parametrize(
+    'kind, shape',
+    [
+        ('encoder', dict(vocab_size=6, width=16, output_size=5)),
+        ('class', dict(vocab_size=4, width=8, output_size=5, pooled=1)),
+        ('translation', dict(vocab_size=11, width=9, source_size=9, source_width=8)),
+        ('hybrid', dict(vocab_size=13, width=18)),
+    ],
+)
+def test_the_sizes_of_the_task_are_stored(tmp_path, kind, shape):
+    config, found = written(tmp_path, kind)
+    assert found['task_shape'] == shape
+    cfg = stored.read_saved(tmp_path / stored.FILE).model_config
+    assert cfg == stored.Saved(config).model_config
+    assert (cfg.kind, cfg.pool) == (config.model.kind, 'mean' if kind == 'class' else '')
+
+
+def test_a_file_of_a_version_without_kinds_is_read(tmp_path):
+    config, found = written(tmp_path, 'hybrid', pattern=())
+    for name in ('kind', 'pool', 'source_layers'):
+        del found['model'][name]
+    for name in ('cross', 'source_encoding'):
+        del found[name]
+    assert found['task_shape'].keys() == {'vocab_size', 'width'}
+    (tmp_path / stored.FILE).write_text(json.dumps(found))
+    saved = stored.read_saved(tmp_path / stored.FILE)
+    assert saved.model_config == stored.Saved(config).model_config
+    assert stored.differences(saved.config, config) == []
+
+
+def test_what_a_mesh_cannot_cut_is_told(tmp_path):
+    with pytest.raises(ValueError, match='the 9 tokens of a row cannot .* mesh.sequence=2'):
+        trained(tmp_path, 'translation', mesh__sequence=2)
+    with pytest.raises(ValueError, match='the 9 tokens of a source cannot .* mesh.sequence=2'):
+        trained(tmp_path, 'translation', mesh__sequence=2, train__length=9)
+
+
+def test_a_class_needs_a_pool(tmp_path):
+    with pytest.raises(SpecError, match="model.pool is 'max'; did you mean"):
+        validate(tiny.config(tmp_path, **COMMON, **KINDS['class'], model__pool='max'))
