@@ -64,6 +64,7 @@ TRAITS = {
     'projects_earlier_rows': 'Its `qkv` projects rows in front, which its `project` takes off.',
     'several_inputs': 'Its `qkv` gives every head several inputs of attention.',
     'reads_ids': 'Its `place` reads token ids, of earlier tokens of the document alone.',
+    'reads_target_order': 'The last component of a position is a place in the translation.',
     'follows_length': 'What `project` does to a key depends on the current length.',
     'moves_positions': 'A new token moves the positions of all others.',
 }

@@ -143,7 +143,7 @@ class DPE(Encoding):
       ((1, 3, 4), ())
     """
 
-    traits = frozenset({'sees_later', 'moves_positions'})
+    traits = frozenset({'sees_later', 'moves_positions', 'reads_target_order'})
 
     def __init__(
         self,

@@ -230,6 +230,8 @@ class XLPE(Encoding):
       (1, 3, 4)
     """
 
+    traits = frozenset({'reads_target_order'})
+
     def __init__(
         self,
         level: Level = 'input',

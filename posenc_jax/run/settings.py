@@ -30,8 +30,6 @@ MAX_WIDTH = 2**22  # tokens of a row; a row is drawn, read and scored as a whole
 # How many examples are drawn to check their ids. The largest id may depend on the draw, e.g. where
 # a sum has a carry.
 _TRIED = 64
-# Encodings whose last component of a position is the place of a source word in the translation.
-_READ_ORDER = ('xlpe', 'dpe')
 
 
 def check_fields(settings: ConfigDict) -> None:
@@ -281,7 +279,8 @@ def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, 
     index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
     tok = Tokens(index, pos, rank=index)
     encoder = model.encoder
-    order = [part for part in encoder.shared if name_of(part) in _READ_ORDER]
+    parts = (*encoder.shared, *(part for block in encoder.blocks for part in block.encodings))
+    order = [part for part in parts if 'reads_target_order' in part.traits]
     if order and pos.ndim == 3 and not 0 <= (pi := pos[..., -1]).min() <= pi.max() < pos.shape[1]:
         raise ValueError(
             f'{name_of(order[0])} reads the order of the translation, so the last component of '
