@@ -2,6 +2,7 @@
 of full length, prompts that pass the upper half with their last token, and refused arguments.
 """
 
+import ast
 import dataclasses
 import functools
 import json
@@ -14,6 +15,8 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from configs import quickstart
+from configs.sweeps import gmu_hybrid as sweep
 from posenc_jax.core.registry import SpecError
 from posenc_jax.decoding.bounded_windows import BoundedWindows, bounded_windows
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
@@ -21,6 +24,7 @@ from posenc_jax.decoding.generate import generate
 from posenc_jax.mixers.cheems import Cheems
 from posenc_jax.mixers.gmu_hybrid import GMUHybrid, Memory, gated_memory, pattern_of
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.run.plan import resolve
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'gmu_hybrid.json').read_text())
 B, T, HEADS, KV, WIDTH, D = 2, 7, 4, 2, 3, 8
@@ -164,7 +168,7 @@ def test_a_prompt_that_skips_the_upper_half_has_the_logits_of_the_full_pass():
         expected = logits_of(one, IDS[:, :9], PADDED.slice(0, 9))[:, -1:]
         np.testing.assert_allclose(logits, expected, atol=2e-5)
         assert np.abs(expected).max() > 0.1
-        _, whole = prefill(one, init_cache(one, PADDED), IDS[:, :9])
+        _, whole = jax.jit(prefill)(one, init_cache(one, PADDED), IDS[:, :9])
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), cache.layers, whole.layers
         )
@@ -216,20 +220,35 @@ def test_generation_keeps_windows_only_and_gives_the_same_tokens():
 @pytest.mark.full
 @pytest.mark.parametrize('remat', ['none', 'full', 'dots'])
 def test_every_parameter_learns_and_recomputation_changes_nothing(remat):
-    graphdef, params, rest = nnx.split(model_of(remat=remat), nnx.Param, ...)
+    graphdef, params, rest = nnx.split(model_of(6, remat=remat), nnx.Param, ...)
     loss = lambda params: jnp.square(nnx.merge(graphdef, params, rest)(IDS)).mean()
     gradient = jax.jit(jax.grad(loss))(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
     if remat != 'none':
-        graphdef, params, rest = nnx.split(model_of(), nnx.Param, ...)
+        graphdef, params, rest = nnx.split(model_of(6), nnx.Param, ...)
         plain = jax.jit(jax.grad(loss))(params)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), gradient, plain
         )
 
 
-# Patterns, and what is refused.
+# Patterns, the runs of the sweep, and what is refused.
+
+
+@pytest.mark.full
+def test_the_runs_of_the_sweep_are_valid_and_reach_16k_tokens():
+    settings = {
+        field: ast.literal_eval(value) if field != 'task' else value
+        for field, value in (setting.split('=', 1) for setting in sweep.SETTINGS)
+    }
+    far = dict(setting.split('=') for setting in sweep.EVALUATION['far'])
+    for fields in sweep.MODELS.values():
+        config = quickstart.get_config().unlock()
+        longest = (int(far['eval.lengths']),)
+        config.update_from_flattened_dict({**settings, **fields, 'eval.lengths': longest})
+        task = resolve(config).task
+        assert (task.width(config.train.length), task.width(longest[0])) == (256 + 4, 16384 + 4)
 
 
 def test_the_pattern():
@@ -257,6 +276,10 @@ def test_wrong_values_are_refused():
         pattern_of(8, scan='cheems(rotates=False)')
     with pytest.raises(ValueError, match="part='gmu' has no scan"):
         part_of('gmu', scan=Cheems(heads=4, head_dim=4, model_dim=8, layers=1, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.full
+def test_wrong_patterns_are_refused():
     sizes = dict(vocab_size=11, train_len=16, width=16, heads=4, encoding='')
     made = lambda *pattern: Transformer(
         TransformerConfig(**sizes, layers=len(pattern), pattern=pattern), rngs=nnx.Rngs(0)
