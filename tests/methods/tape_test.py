@@ -17,7 +17,7 @@ from configs import quickstart
 from configs.sweeps import tape_addition
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.decode import append, decode_step, init_cache, prefill
 from posenc_jax.decoding.generate import generate
 from posenc_jax.decoding.recurrence import read_segment
 from posenc_jax.model import Transformer, TransformerConfig
@@ -122,11 +122,16 @@ def test_position_attention_by_hand():
     part.weights[...] = jnp.full((1, 1), golden['gain'])
     stream = part.begin_stream(tok)
     seen = tok.with_feats(stream=stream)
-    out = pj.attend(mixer, *mixer.project(zeros, zeros, zeros, seen, seen), applied=pj.TOKEN_STAGE)
-    out, stream = mixer.carry_stream(out, stream)
+
+    def attended(seen):
+        projected = mixer.project(zeros, zeros, zeros, seen, seen)
+        out = pj.attend(mixer, *projected, applied=pj.TOKEN_STAGE)
+        return mixer.carry_stream(out, stream)
+
+    out, carried = jax.jit(attended)(seen)
     assert out.shape == (1, 2, 1, 2)
     expected = np.stack([golden['real'], golden['imaginary']], axis=-1)
-    np.testing.assert_allclose(stream[0, :, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(carried[0, :, 0], expected, atol=1e-6)
 
 
 def test_position_network_by_hand():
@@ -318,6 +323,24 @@ def test_a_layer_reads_the_text_in_any_pieces():
 
 
 @pytest.mark.full
+def test_both_sides_of_an_encoder_decoder_have_a_state():
+    sizes = dict(kind='encoder_decoder', source_size=7, source_len=6, source_encoding='tape()')
+    model = model_of(cross='rope()', **sizes)
+    text = np.random.default_rng(1).integers(0, 7, (2, 6))
+    source = model.encoded(text)
+    cache = init_cache(model, Tokens.of(length=12), source)
+    first, cache = prefill(model, cache, TOKENS[:, :10])
+    rows, step = [first], jax.jit(decode_step)
+    for number in (10, 11):
+        logits, cache = step(model, cache, TOKENS[:, number])
+        rows.append(logits[:, None])
+    whole = model(TOKENS, source=source)
+    np.testing.assert_allclose(np.concatenate(rows, axis=1), whole, atol=2e-5)
+    still = model_of(cross='rope()', moved=0.0, **sizes)
+    assert np.abs(still(TOKENS, source=still.encoded(text)) - whole).max() > 1e-2
+
+
+@pytest.mark.full
 def test_packed_documents_do_not_see_each_other():
     model = model_of()
     packed = run(model, TOKENS, Tokens.of(segment=np.arange(12)[None] // 6 + np.zeros((2, 1), int)))
@@ -476,6 +499,9 @@ def test_methods_that_read_queries_and_keys_refuse_it():
         model.attention(layer_type, block)
     with pytest.raises(ValueError, match='tape carries a stream from layer to layer, which this'):
         read_segment(model, TOKENS, length=0)
+    _, cache = prefill(model, init_cache(model, Tokens.of(length=4)), TOKENS[:, :3])
+    with pytest.raises(ValueError, match=r'of this model, which only Decoding\(\) passes on'):
+        append(model, cache, TOKENS[:, 3], lambda h, mixer, tok, own: (h, own))
     with pytest.raises(ValueError, match='reads a stream of the layer before it, which is not giv'):
         block(jnp.ones((1, 3, 16)), Tokens.of(length=3), model.encoding(layer_type, block))
 
