@@ -1,5 +1,6 @@
 """Continues text with a training run or a public checkpoint, and prints every prompt followed by
-its continuation.
+its continuation. A run of translation() translates its prompts, and a run of masked_text() fills
+the places `[MASK]` of its prompts.
 
     python -m posenc_jax.generate --run=runs/rope --prompt='The ' [--tokens=64]
         [--temperature=0.8] [--samples=3]
@@ -15,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.core.command import Parser
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.constant_cache import ConstantCache
 from posenc_jax.decoding.generate import generate
 from posenc_jax.decoding.recomputed import Recomputed
@@ -28,10 +31,13 @@ from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.pretrained.special_tokens import special_ids
-from posenc_jax.model.transformer import abstract_model
+from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import settings
 from posenc_jax.run.job import UNASKED, Job, prepare
 from posenc_jax.run.overrides import read_overrides
+from posenc_jax.run.reading import encoded_source, source_of
+from posenc_jax.tasks.language.masked_text import MASK, MaskedText
+from posenc_jax.tasks.translation import Translation
 
 
 def continue_text(
@@ -51,6 +57,10 @@ def continue_text(
     """Continues each prompt `samples` times. Returns for each prompt the list of its continuations,
     which end before the end-of-text token.
 
+    A run of `translation()` gives translations of the prompts, which are sources such as 'v1 m2
+    n4'. A run of `masked_text()` gives the prompts with the most probable token, each chosen on its
+    own, in every place `[MASK]`.
+
     Args:
       run: a run directory or public checkpoint; 'RUN | EXTENSION' applies a context extension.
       prompts: texts, encoded by the task or tokenizer of the run.
@@ -67,12 +77,22 @@ def continue_text(
 
     Raises:
       FileNotFoundError: no such run.
-      ValueError: a run that was not trained on text, an empty prompt, a number out of range, or
-        more tokens than the encoding has positions or the device has memory for.
+      ValueError: a run that was not trained on text, an empty prompt, a number out of range, an
+        argument that this kind of run has no use for, or more tokens than the encoding has
+        positions or the device has memory for.
 
     Example:
       continue_text('runs/rope', ['The '], tokens=16)[0][0]
     """
+    given = dict(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    given |= dict(samples=samples, constant_cache=constant_cache, recompute=recompute)
+    return _texts(run, prompts, overrides or {}, **given)[0]
+
+
+def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
+    """The result of `continue_text`, and whether its texts follow their prompts."""
+    tokens, samples, temperature = given['tokens'], given['samples'], given['temperature']
+    constant_cache, recompute = given['constant_cache'], given['recompute']
     if tokens < 1 or samples < 1:
         raise SpecError(f'tokens and samples must be at least 1, got {tokens} and {samples}')
     check_number('temperature', temperature, least=0)
@@ -91,19 +111,92 @@ def continue_text(
         )
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
-    job = prepare(run, {**(overrides or {}), **UNASKED})
-    if not job.task.is_language:
+    job = prepare(run, {**overrides, **UNASKED})
+    if isinstance(job.task, (Translation, MaskedText)) and (constant_cache or recompute):
         raise SpecError(
-            f'{job.directory} was trained on {job.config.task}, which is not text; expected a '
-            'run of language()'
+            'constant_cache and recompute are for runs of language(); '
+            f'{job.directory} was trained on {job.config.task}'
         )
+    if isinstance(job.task, Translation):
+        return _translated(job, job.task, prompts, **given), False
+    if isinstance(job.task, MaskedText):
+        return _filled(job, job.task, prompts, temperature), False
+    if not job.task.is_language:
+        found = {'next': 'not text', 'class': 'one class for a row'}.get(
+            job.task.predicts, 'answers at given places'
+        )
+        raise SpecError(
+            f'{job.directory} was trained on {job.config.task}, which is {found}; expected a '
+            'run of language(), translation() or masked_text()'
+        )
+    return _continued(job, prompts, **given), True
+
+
+def _drawn(model: Transformer, ids, given: Mapping[str, Any], **more) -> np.ndarray:
+    """The new tokens behind `ids` by the arguments of `continue_text`."""
+    names = ('temperature', 'top_k', 'top_p')
+    key = None if given['temperature'] == 0 else jax.random.key(given['seed'])
+    asked = {name: given[name] for name in names}
+    out = generate(model, ids, max_new_tokens=given['tokens'], key=key, **asked, **more)
+    return np.asarray(out)[:, ids.shape[1] :]
+
+
+def _grouped(texts: list[str], samples: int) -> list[list[str]]:
+    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+
+
+def _translated(job: Job, task: Translation, prompts, **given) -> list[list[str]]:
+    samples, tokens = given['samples'], given['tokens']
+    batch = task.source_batch([prompt for prompt in prompts for _ in range(samples)])
+    rows, width = batch['source'].shape
+    _check_memory(job.cfg, rows, width + 1 + tokens)
+    components = batch['source_positions'].shape[2:] if task.alignments else None
+    model = abstract_model(job.cfg, job.config.extend)
+    try:
+        settings.check_call(model, 1 + tokens, None, (width, components))
+    except ValueError as error:
+        raise SpecError(f'a prompt of {width} words and {tokens} new ones: {error}') from error
+    model = job.extended(job.load()[0])
+    begin = np.full((rows, 1), task.begin, np.int32)
+    source = encoded_source(model, source_of(batch))
+    out = _drawn(model, begin, given, eos=task.end, source=source)
+    return _grouped([task.decode(_until(row, (task.end,))) for row in out], samples)
+
+
+def _filled(job: Job, task: MaskedText, prompts, temperature: float) -> list[list[str]]:
+    if temperature:
+        raise SpecError(
+            f'masks get the most probable token; temperature must be 0, got {temperature}'
+        )
+    rows = [task.encode(prompt) for prompt in prompts]
+    ids, valid = (a[:, ::-1] for a in pad_left([row[::-1] for row in rows]))
+    masked = ids == task.output_size
+    if not masked.any(axis=1).all():
+        raise SpecError(
+            f'{job.directory} was trained on {job.config.task}, which fills masks; expected '
+            f'{MASK} in every prompt'
+        )
+    _check_memory(job.cfg, *ids.shape)
+    settings.check_call(abstract_model(job.cfg, job.config.extend), ids.shape[1])
+    logits = job.extended(job.load()[0])(jnp.asarray(ids), Tokens.of(valid=valid))
+    filled = np.where(masked, np.argmax(logits, axis=-1), ids)
+    begin = len(task.encode(''))
+    return [[task.decode(row[own][begin:])] for row, own in zip(filled, valid)]
+
+
+def _continued(job: Job, prompts, **given) -> list[list[str]]:
+    tokens, samples, constant_cache = given['tokens'], given['samples'], given['constant_cache']
     encoded = [job.task.encode(prompt) for prompt in prompts]
     _check_memory(
         job.cfg, len(prompts) * samples, max(map(len, encoded)) + (constant_cache or tokens)
     )
     ids, valid = pad_left([row for row in encoded for _ in range(samples)])
     decoding = (
-        ConstantCache(constant_cache) if constant_cache else Recomputed() if recompute else None
+        ConstantCache(constant_cache)
+        if constant_cache
+        else Recomputed()
+        if given['recompute']
+        else None
     )
     model = abstract_model(job.cfg, job.config.extend)
     if decoding is not None:
@@ -115,20 +208,15 @@ def continue_text(
             f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}'
         ) from error
     ends = _ends(job)
-    out = generate(
+    out = _drawn(
         job.extended(job.load()[0]),
         ids,
-        max_new_tokens=tokens,
+        given,
         valid=None if valid.all() else valid,
-        key=None if temperature == 0 else jax.random.key(seed),
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
         eos=ends[0] if ends else None,
         decoding=decoding,
     )
-    texts = [job.task.decode(_until(row, ends)) for row in np.asarray(out)[:, ids.shape[1] :]]
-    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+    return _grouped([job.task.decode(_until(row, ends)) for row in out], samples)
 
 
 def _check_memory(cfg: TransformerConfig, rows: int, capacity: int) -> None:
@@ -238,14 +326,15 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     asked = arguments(argv)
+    prompts = asked.pop('prompts')
     try:
-        found = continue_text(**asked)
+        found, follow = _texts(asked.pop('run'), prompts, asked.pop('overrides'), **asked)
     except (ValueError, OSError, ImportError) as error:
         print(f'generate: {error}', file=sys.stderr)
         return 2
     texts = [
-        prompt + text
-        for prompt, texts in zip(asked['prompts'], found, strict=True)
+        prompt + text if follow else text
+        for prompt, texts in zip(prompts, found, strict=True)
         for text in texts
     ]
     print('\n---\n'.join(texts))

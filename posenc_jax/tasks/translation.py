@@ -1,11 +1,12 @@
 """Synthetic translation: every word has one translation, and words decide where others stand."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.core.registry import SpecError, register
+from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.task import (
     Batch,
     Length,
@@ -175,6 +176,41 @@ class Translation(Task):
     def decode_source(self, ids: Int[np.ndarray, ' S']) -> str:
         """Source ids as text: n, m, v or a comma for the kind, and a number within the kind."""
         return ' '.join([*self._names(), '_'][i] for i in ids)
+
+    @property
+    def begin(self) -> int:
+        """The target id that the decoder reads first."""
+        return self.words
+
+    @property
+    def end(self) -> int:
+        """The target id that ends a translation."""
+        return self.words + 1
+
+    def source_batch(self, texts: Sequence[str]) -> Batch:
+        """The source of a batch, from texts as `decode_source` writes them.
+
+        Raises:
+          SpecError: a text without words, or an unknown word, with the nearest one.
+
+        Example:
+          >>> batch = Translation(words=16).source_batch(['v1 m2 n4', 'n0'])
+          >>> batch['source'].tolist(), batch['source_valid'].sum(axis=1).tolist()
+          ([[13, 10, 4], [0, 16, 16]], [3, 1])
+        """
+        names = self._names()
+        rows = [text.split() for text in texts]
+        for row in rows:
+            for word in row or ['']:
+                check_choice('word', word, tuple(names))
+        width = max(map(len, rows))
+        padded = [[*map(names.index, row), *[self.words] * (width - len(row))] for row in rows]
+        source = np.array(padded, np.int32)
+        out = {'source': source, 'source_valid': source < self.words}
+        if self.alignments:
+            place = np.broadcast_to(np.arange(width), source.shape)
+            out['source_positions'] = np.stack([place, self.align(source)], -1).astype(np.int32)
+        return out
 
     def _names(self):
         sizes = zip(_LETTERS, (4, 2, 1, 1))

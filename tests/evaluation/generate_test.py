@@ -5,6 +5,7 @@ end-of-text, clear refusals.
 import json
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from posenc_jax.decoding.generate import generate
 from posenc_jax.generate import continue_text, main
 from posenc_jax.run.job import prepare
+from posenc_jax.run.reading import source_of
 from tests.evaluation.pretrained_test import checkpoint  # noqa: F401  (a fixture)
 from tests.evaluation.run_test import make_run
 from tests.smollm2 import needs_smollm2, smollm2
@@ -25,6 +27,14 @@ def runs(tmp_path_factory):
     make_run(root / 'learned', encoding='learned_absolute(max_len=32)')
     make_run(root / 'rope', encoding='rope()')
     make_run(root / 'copy', encoding='nope()', task='copy()', train={'length': 4})
+    model = {'layers': 1, 'width': 16, 'heads': 2, 'tie': False}
+    both, encoder = {**model, 'kind': 'encoder_decoder'}, {**model, 'kind': 'encoder'}
+    aligned = dict(task='translation(words=8, alignments=True)', source_encoding='xlpe()')
+    make_run(root / 'aligned', encoding='rope()', **aligned, model=both)
+    make_run(root / 'translation', encoding='rope()', task='translation(words=8)', model=both)
+    make_run(root / 'masked', encoding='alibi_symmetric()', task='masked_text()', model=encoder)
+    for name, task in (('class', '"parity_check", readout="class"'), ('tape', '"odds_first"')):
+        make_run(root / name, encoding='nope()', task=f'chomsky15({task})', model=encoder)
     return root
 
 
@@ -99,6 +109,13 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
     [
         ('none', [], 'no such run directory'),
         ('copy', [], 'was trained on copy.., which is not text'),
+        ('class', [], r'was trained on chomsky15.*, which is one class for a row; expected a run'),
+        ('tape', [], r'was trained on chomsky15.*, which is answers at given places; expected'),
+        ('masked', [], r'which fills masks; expected \[MASK\] in every prompt'),
+        ('masked', ['--temperature=1'], 'temperature must be 0, got 1.0'),
+        ('masked', ['--recompute'], 'are for runs of language..; .* was trained on masked_text'),
+        ('translation', [], "word is 'ab'; "),
+        ('translation', ['--constant_cache=4'], 'are for runs of language'),
         (
             'learned',
             ['--tokens=40'],
@@ -129,6 +146,38 @@ def test_wrong_requests_are_one_line(runs, run, options, message, capsys):
     said = capsys.readouterr().err
     assert said.count('\n') == 1 and said.startswith('generate: ')
     assert re.search(message, said), said
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', ['translation', 'aligned'])
+def test_sources_of_unequal_length_are_translated_as_if_alone(runs, name, capsys):
+    run, prompts = str(runs / name), ['n0 m1 v0 ,0 n3', 'n2 n1']
+    job = prepare(run, LEAST)
+    model, batch = job.load()[0], job.task.source_batch(prompts[1:])
+    source = model.encoded(*source_of(batch))
+    whole = jax.jit(lambda ids: model(ids, source=source)[0].argmax(-1))
+    ids = [job.task.begin]
+    while len(ids) <= NEW and ids[-1] != job.task.end:  # greedy, by whole passes
+        row = np.pad(ids, (0, NEW + 1 - len(ids)))[None]
+        ids.append(int(whole(row)[len(ids) - 1]))
+    alone = job.task.decode(np.array([i for i in ids[1:] if i != job.task.end]))
+    assert continue_text(run, prompts, tokens=NEW)[1] == [alone]
+    assert main([f'--run={run}', f'--prompt={prompts[1]}', f'--tokens={NEW}']) == 0
+    assert capsys.readouterr().out == f'{alone}\n'
+
+
+def test_masks_are_filled_in_one_pass(runs, capsys):
+    run, prompts = str(runs / 'masked'), ['Pos[MASK]ti', 'a[MASK][MASK]']
+    job = prepare(run, LEAST)
+    model, expected = job.load()[0], []
+    for prompt in prompts:
+        ids = job.task.encode(prompt)
+        best = np.asarray(model(jnp.asarray(ids)[None])[0].argmax(-1))
+        expected.append([job.task.decode(np.where(ids == 257, best, ids)[1:])])
+    assert continue_text(run, prompts) == expected
+    assert expected[0][0].startswith('Pos') and '[MASK]' not in expected[0][0]
+    assert main([f'--run={run}', f'--prompt={prompts[0]}']) == 0
+    assert capsys.readouterr().out == f'{expected[0][0]}\n'
 
 
 @needs_smollm2

@@ -15,6 +15,7 @@ from posenc_jax.tasks.task import Batch, Length, Task, batch_rng, length_range, 
 if TYPE_CHECKING:
     import grain
 
+MASK = '[MASK]'  # the mask in readable text
 MASKED, RANDOM = 0.8, 0.1  # shares of the chosen tokens; the others keep their id
 
 
@@ -168,15 +169,26 @@ class MaskedText(Task):
         )
 
     def encode(self, text: str) -> Int[np.ndarray, ' L']:
-        """The token ids of a text, as `Language.encode`."""
-        return self.text.encode(text)
+        """The token ids of a text as `decode` writes it, behind the tokens that begin a document:
+        `[MASK]` is one mask.
+
+        Example:
+          >>> MaskedText('pydoc_topics').encode('a[MASK][MASK]').tolist()
+          [256, 97, 257, 257]
+        """
+        begin = self.text.encode('')
+        found = [begin]
+        for number, piece in enumerate(text.split(MASK)):
+            mask = np.full(min(number, 1), self.output_size)
+            found += [mask, self.text.encode(piece)[len(begin) :]]
+        return np.concatenate(found).astype(np.int32)
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         """Token ids as text, `[MASK]` for each mask."""
         masked = np.asarray(ids) == self.output_size
         runs = np.split(np.asarray(ids), np.flatnonzero(masked[1:] != masked[:-1]) + 1)
         return ''.join(
-            '[MASK]' * len(run) if (run == self.output_size).all() else self.text.decode(run)
+            MASK * len(run) if (run == self.output_size).all() else self.text.decode(run)
             for run in runs
         )
 
