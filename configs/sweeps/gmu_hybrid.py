@@ -6,6 +6,9 @@ Measured:  exact match of the value of one key, three tokens, among many pairs, 
            (`kv_slots`). Models of 6 layers and width 64 are trained on 4 to 64 pairs (256 tokens)
            and evaluated at up to 4096 pairs (16,384 tokens). `benchmarks/hybrid_decode.py` measures
            the bytes of the cache and the time of decoding at that length.
+Number:    none of recall: after 330 steps the hybrid (seed 0) knows the alphabet of the values and
+           not yet which one is asked for (4.19 nats a token, ln 64 = 4.16), so more steps are
+           needed, by --set train.steps=...
 Sizes:     the hybrid has fewer weights than the plain decoders, since its upper layers have no
            projections of keys and values.
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
