@@ -85,6 +85,7 @@ def test_what_train_refuses(fields, message):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('source_encoding', ['xlpe()', 'dpe()'])
 @pytest.mark.parametrize('place', [-1, 50])
 def test_an_alignment_outside_the_source(monkeypatch, source_encoding, place):
@@ -136,6 +137,7 @@ def runs(tmp_path_factory):
     return root
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     'run, options, message',
     [
