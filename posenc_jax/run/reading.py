@@ -3,7 +3,8 @@
 from typing import Any
 
 import jax
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cross import Source
@@ -40,3 +41,18 @@ def encoded_source(
         return None
     own = None if key is None else jax.random.fold_in(key, 1)
     return model.encoded(*source, key=own, train=train)
+
+
+def auxiliary_loss(
+    model: Transformer, batch: dict[str, Any], key: Array
+) -> Float[Array, ''] | None:
+    """The sum of the terms that encodings add to the loss; None where none of them adds one."""
+    stacks: list[Any] = [(model, (batch['tokens'], tokens_of(batch)), key)]
+    if model.encoder is not None and (source := source_of(batch)) is not None:
+        stacks.append((model.encoder, source, jax.random.fold_in(key, 1)))  # as `encoded_source`
+    terms = [
+        stack.auxiliary_loss(*tokens, own)
+        for stack, tokens, own in stacks
+        if stack.opens_auxiliary_loss
+    ]
+    return sum(terms, jnp.zeros((), jnp.float32)) if terms else None

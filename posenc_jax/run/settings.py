@@ -21,6 +21,7 @@ from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import protocols
 from posenc_jax.run.protocols import PROTOCOLS
+from posenc_jax.run.reading import auxiliary_loss, encoded_source, source_of, tokens_of
 from posenc_jax.tasks import Task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import SPLITS, batch_rng
@@ -330,21 +331,22 @@ def check_call(
       train: whether the training rule applies.
     """
     graphdef, state = nnx.split(model)
-    shape = lambda width, more: jax.ShapeDtypeStruct((2, width, *more), jnp.int32)
+    shape = lambda *sizes: jax.ShapeDtypeStruct((2, *sizes), jnp.int32)
+    batch = {'tokens': shape(width)}
+    if components is not None:
+        batch['positions'] = shape(width, *components)
+    if source is not None:
+        batch['source'] = shape(source[0])
+        if source[1] is not None:
+            batch['source_positions'] = shape(source[0], *source[1])
 
-    def known(width, components):
-        pos = None if components is None else shape(width, components)
-        return shape(width, ()), pos
-
-    def call(state, tokens, source):
+    def call(state, batch):
         model, key = nnx.merge(graphdef, state), jax.random.key(0) if train else None
-        tok = lambda pos: None if pos is None else Tokens.of(positions=pos)
-        read = None
-        if source is not None:
-            with _of_source(source[0].shape[1]):
-                read = model.encoded(source[0], tok(source[1]), key=key, train=train)
-        return model(tokens[0], tok(tokens[1]), key=key, train=train, source=read)
+        of_source = contextlib.nullcontext() if source is None else _of_source(source[0])
+        with of_source:
+            read = encoded_source(model, source_of(batch), key, train)
+        if key is not None:
+            auxiliary_loss(model, batch, key)
+        return model(batch['tokens'], tokens_of(batch), key=key, train=train, source=read)
 
-    jax.eval_shape(
-        call, state, known(width, components), None if source is None else known(*source)
-    )
+    jax.eval_shape(call, state, batch)

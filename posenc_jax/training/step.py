@@ -8,7 +8,6 @@ a call costs no more than a call of `jax.jit` on a dictionary.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.sharding import dict_shapes, spec_of
 from posenc_jax.model.transformer import Transformer, abstract_model
-from posenc_jax.run.reading import encoded_source, source_of, tokens_of
+from posenc_jax.run.reading import auxiliary_loss, encoded_source, source_of, tokens_of
 from posenc_jax.run.state import Params, TrainState, take_apart
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 
@@ -202,19 +201,6 @@ def read(
         tok=tokens_of(batch),
         key=key,
     )
-
-
-def auxiliary_loss(model: Transformer, batch: DeviceBatch, key: Array) -> Float[Array, ''] | None:
-    """The sum of the terms that encodings add to the loss; None where none of them adds one."""
-    stacks: list[Any] = [(model, (batch['tokens'], tokens_of(batch)), key)]
-    if model.encoder is not None and (source := source_of(batch)) is not None:
-        stacks.append((model.encoder, source, jax.random.fold_in(key, 1)))  # as `encoded_source`
-    terms = [
-        stack.auxiliary_loss(*tokens, own)
-        for stack, tokens, own in stacks
-        if stack.opens_auxiliary_loss
-    ]
-    return sum(terms, jnp.zeros((), jnp.float32)) if terms else None
 
 
 def train_step(
