@@ -6,7 +6,7 @@ import jax
 
 from posenc_jax.decoding.decoding import Decoding
 from posenc_jax.model.cache import Cache, LayerCache
-from posenc_jax.model.cross import DecoderState
+from posenc_jax.model.cross import CrossState
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.model.window_cache import bounded, reach
 
@@ -41,10 +41,10 @@ def bounded_windows(model: Transformer, cache: Cache) -> Cache:
     layers = []
     for number, state in enumerate(cache.layers):
         size = windows[number % len(windows)]
-        own = state.own if isinstance(state, DecoderState) else state
+        own = state.own if isinstance(state, CrossState) else state
         if size is not None and size < cache.capacity and isinstance(own, LayerCache):
             own = bounded(own, size, cache.cursor)
-        layers.append(DecoderState(own, state.source) if isinstance(state, DecoderState) else own)
+        layers.append(CrossState(own, state.source) if isinstance(state, CrossState) else own)
     return dataclasses.replace(cache, layers=tuple(layers))
 
 

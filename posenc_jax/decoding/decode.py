@@ -13,7 +13,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import cache as caching
 from posenc_jax.model.block import Block
 from posenc_jax.model.cache import Cache, LayerCache
-from posenc_jax.model.cross import DecoderState, Source
+from posenc_jax.model.cross import CrossState, Source
 from posenc_jax.model.recurrent_mixer import MixerState
 from posenc_jax.model.stream import NoState, StreamingMixer
 from posenc_jax.model.transformer import Transformer
@@ -23,7 +23,7 @@ REMEMBERED = (
     LayerCache,
     WindowCache,
     MixerState,
-    DecoderState,
+    CrossState,
     NoState,
 )  # what `prefill` leaves behind in a layer
 
@@ -153,7 +153,7 @@ def read(
       tokens: token ids; those from `count` on may be anything.
       capacity: slots of the cache, at least T.
       count: number of real tokens, at most T; may be traced.
-      source: what cross-attention reads. Then the caches are of `DecoderState`.
+      source: what cross-attention reads. Then the caches are of `CrossState`.
       last: number of last tokens whose output is needed, if `count` is T. For one, the last layers
         of a model that are `memoryless` read that token alone, and the result has one row.
     """
@@ -179,7 +179,7 @@ def read(
 
         cross = None if source is None else lambda x: block.cross.whole(x, tok, source)
         x = block.around(x, mix, cross, fed=fed if mixer.streams else None)
-        state = own if source is None else DecoderState(own, block.cross.start(source))
+        state = own if source is None else CrossState(own, block.cross.start(source))
         return (x, stream), state
 
     x = model.embed(tokens, placed)

@@ -255,7 +255,7 @@ def generate(
         )
     if max_new_tokens < 1:
         raise ValueError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
-    (batch, length), vocabulary = prompts.shape, model.cfg.vocab_size
+    (batch, length), vocabulary = prompts.shape, model.cfg.output_size
     total = length + max_new_tokens
     capacity = total if capacity is None else capacity
     if total - 1 > capacity:

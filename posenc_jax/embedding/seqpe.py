@@ -85,7 +85,8 @@ class SeqPE(Encoding):
     losses (`auxiliary_loss`), `contrastive` times L_ct and `transfer` times L_tr. L_ct tells the
     nearest of `candidates` positions by the product of their vectors. L_tr makes the vectors of
     `offsets` positions in a window far away as alike among each other as those of the first window;
-    it is left out where the positions are shifted. T is the trained length.
+    it is left out where the positions are shifted. T is the trained length. An evaluation with
+    `eval.positions='sampled'` follows the training rule, with dropout and shifts.
 
     Differs from the paper: W is shared by all layers ('single', the paper's setting for text), for
     images the paper has one in every layer. Pivots, candidates and windows are drawn anew in every
@@ -249,7 +250,7 @@ class SeqPE(Encoding):
 
     def _shifted(self, key):
         """Whether a step shifts positions, from the first part of the key that `place` gets."""
-        return jax.random.bernoulli(jax.random.fold_in(key, 1), self.shift)
+        return jax.random.bernoulli(jax.random.fold_in(key, 97), self.shift)
 
     def _positions(self, tok: Tokens) -> Int[Array, '#B L P']:
         pos = tok.pos[..., None] if tok.pos.ndim == 2 else tok.pos

@@ -18,7 +18,7 @@ from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import settings, stored
-from posenc_jax.run.fields import fields_of
+from posenc_jax.run.fields import encoding_label, fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, prepare
 from posenc_jax.version import __version__
 
@@ -80,7 +80,7 @@ def _evaluate(job: Job) -> RunResult:
         raise ValueError(f'{job.directory}: {error}') from error
     return RunResult(
         run=str(job.directory),
-        encoding=' / '.join(config.pattern) or config.encoding,
+        encoding=encoding_label(config),
         extend=config.extend,
         task=config.task,
         dataset=config.data.dataset if job.task.is_language else '',

@@ -15,6 +15,7 @@ from posenc_jax.rotation.md_lrpe import MdLrpe
 
 PIECE = 64  # tokens that are summed by one product
 HIDDEN = -1e30  # a key without weight
+SAFE = 80.0  # e to this power, and to its negative, are normal numbers of float32
 
 
 def running_log_sum(
@@ -45,7 +46,7 @@ def decayed_sum(state, rows):
     Args:
       state: S [B, H, F, V] and E [B, H, F] before the piece.
       rows: q, k [B, C, H, F], v [B, C, H, V], E [B, C, H, F] and the starts of documents [B, C].
-        E rises within a document, by less than 80 in a piece, and k is zero at padding.
+        E rises within a document, and k is zero at padding.
 
     Returns:
       The new state, and o [B, C, H, V].
@@ -62,13 +63,24 @@ def decayed_sum(state, rows):
     s, before = state
     q, k, v, log_sum, starts = rows
     document = jnp.cumsum(starts, axis=1)
-    # The decay between two tokens is the product of two factors, so that matrices are multiplied.
-    # The larger one is finite while a key passes all before its piece by less than e^80.
-    factor = lambda a: jnp.exp(jnp.clip(a, -80.0, 80.0))
-    down, up = factor(before[:, None] - log_sum), factor(log_sum - before[:, None])
-    scores = jnp.einsum('bthf,bshf->bhts', q * down, k * up)
     place = jnp.arange(starts.shape[1])
     seen = (document[:, :, None] == document[:, None, :]) & (place[:, None] >= place)
+    rise = log_sum - before[:, None]
+
+    def factors():
+        """The decay between two tokens as the product of two factors, so that matrices are
+        multiplied.
+        """
+        near = jnp.clip(rise, -SAFE, SAFE)
+        return jnp.einsum('bthf,bshf->bhts', q * jnp.exp(-near), k * jnp.exp(near))
+
+    def pairs():
+        """The same for each pair of tokens, where one of the factors would overflow."""
+        between = log_sum[:, None] - log_sum[:, :, None]
+        decay = jnp.exp(jnp.where(seen[..., None, None], between, HIDDEN))
+        return jnp.einsum('bthf,bshf,btshf->bhts', q, k, decay)
+
+    scores = jax.lax.cond(jnp.abs(rise).max() < SAFE, factors, pairs)
     scores = jnp.where(seen[:, None], scores, 0.0)
     old = (document == 0)[..., None, None]
     decay = jnp.exp(jnp.where(old, before[:, None] - log_sum, HIDDEN))

@@ -61,6 +61,11 @@ def assemble(
             chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
         blocks.append(_stacked_block(cfg, own, rngs))
         links.append(tuple(chain_links))
+    if cfg.lora_rank and all(block.own_mixer is not None for block in blocks):
+        raise SpecError(
+            f'lora_rank is {cfg.lora_rank}, but adapters stand beside the projections of '
+            f'attention, which no layer of {", ".join(cfg.specs)} has; set it to 0'
+        )
     return shared, blocks, tuple(links)
 
 

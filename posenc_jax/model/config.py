@@ -53,9 +53,10 @@ class TransformerConfig:
         source; 0 unless there is one.
       source_layers: layers of the encoder of the source; 0 = layers.
       source_encoding: spec string of its layers; '' = `encoding`.
-      cross: spec string of cross-attention.
+      cross: spec string of cross-attention; every layer has its own parameters of it.
       layers, width, heads: sizes.
-      kv_heads: key/value heads, a divisor of heads; 0 = heads.
+      kv_heads: key/value heads of attention, a divisor of heads; 0 = heads. A mixer in the place of
+        attention says itself which of kv_heads, bias and share it follows.
       head_dim: 0 = width // heads.
       mlp, mlp_width: 'gelu' (tanh form), 'gelu_erf' or 'swiglu', and the hidden width; 0 = 4 *
         width.

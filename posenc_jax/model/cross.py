@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.masks import Full
+from posenc_jax.core.masks import Document, Full
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import Norm
@@ -19,7 +19,7 @@ from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import sharded_attend
 
 # Doors that act on one sequence as a whole; cross-attention has two.
-_REFUSED = ('place', 'embed', 'qkv', 'update_keys', 'begin_stream')
+_REFUSED = ('place', 'embed', 'qkv', 'update_keys', 'auxiliary_loss', 'begin_stream')
 
 
 @jax.tree_util.register_dataclass
@@ -45,7 +45,7 @@ class SourceKeys:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DecoderState:
+class CrossState:
     """The state of a decoder layer with cross-attention: that of its own mixer, and the keys of the
     source, which do not change.
     """
@@ -69,7 +69,7 @@ def cross_encoding(cfg, rngs: nnx.Rngs) -> tuple[Encoding, ...]:
     for part in parts_of(encoding):
         if opened := [door for door in _REFUSED if part.opens(door)]:
             why = f'it opens {opened[0]!r}'
-        elif 'decides_causality' in part.traits and not isinstance(part, Full):
+        elif part.opens('mask') and not isinstance(part, Full | Document):
             why = 'it hides keys by their index, which counts another sequence'
         elif part.lookback or part.cached != 'encoded':
             why = 'its keys depend on other tokens of their sequence'

@@ -19,7 +19,7 @@ from posenc_jax.model.assemble import assemble
 from posenc_jax.model.block import Block
 from posenc_jax.model.change_parts import Link
 from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.cross import DecoderState, Source
+from posenc_jax.model.cross import CrossState, Source
 from posenc_jax.model.layers import Norm, dropout, normal
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.sharding import constrain
@@ -251,7 +251,7 @@ class LayerStack(nnx.Module):
             tok, mixer = placed[layer_type], self.mixer(layer_type, block)
             own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
             if not mixer.streams:
-                encoding = getattr(mixer, 'encoding', None)
+                encoding = None if block.own_mixer is not None else mixer.encoding
                 return (block(x, tok, encoding, key=own_key, source=source), stream), None
 
             def mix(h):
@@ -315,7 +315,7 @@ class LayerStack(nnx.Module):
           states: one per layer.
           layers: the result of `layers()`, for a caller that loops: XLA does not hoist the cuts.
           cross: `cross(x, cross_attention, layer_type, keys)` maps the input of a layer's
-            cross-attention to its term; needed where states are of `DecoderState`.
+            cross-attention to its term; needed where states are of `CrossState`.
           fed: `fed(m, mixer)` is called with the output of each feed-forward network.
 
         Returns:
@@ -325,12 +325,12 @@ class LayerStack(nnx.Module):
         for (layer_type, block), own in zip(
             self.layers() if layers is None else layers, states, strict=True
         ):
-            keys = own.source if isinstance(own, DecoderState) else None
-            before = own.own if isinstance(own, DecoderState) else own
+            keys = own.source if isinstance(own, CrossState) else None
+            before = own.own if isinstance(own, CrossState) else own
 
             def mixed(h):
                 out, grown = mix(h, self.mixer(layer_type, block), layer_type, before)
-                after.append(grown if keys is None else DecoderState(grown, keys))
+                after.append(grown if keys is None else CrossState(grown, keys))
                 return out
 
             crossed = None

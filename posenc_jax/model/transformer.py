@@ -66,6 +66,11 @@ class Transformer(LayerStack):
             raise ValueError(f'a model of kind {self.cfg.kind!r} reads no source')
         tok = Tokens.of(length=source.shape[1]) if tok is None else tok
         x = self.encoder.hidden(source, tok, key=key, train=train)
+        blocks = self.encoder.blocks
+        parts = (*self.encoder.shared, *(part for block in blocks for part in block.encodings))
+        if tok.pos.ndim == 3 and any('reads_target_order' in part.traits for part in parts):
+            # Cross-attention reads the position of a word in the source, the first component.
+            tok = dataclasses.replace(tok, pos=tok.pos[..., 0])
         return Source(x, tok)
 
     def merged(self) -> 'Transformer':
@@ -210,7 +215,7 @@ class Transformer(LayerStack):
         self, kind: type[Encoding], change: Callable[[Encoding, Int[Array, 'groups']], Encoding]
     ) -> 'Transformer':
         """A copy in which the result of `change` replaces every part of one class. Every layer then
-        owns its part.
+        owns its part. The encoder of a source and cross-attention stay as they are.
 
         Args:
           kind: the class, which acts on layers (does not open `place` or `embed`).

@@ -23,6 +23,20 @@ def fields_of(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
     return fields
 
 
+def encoding_label(config: ConfigDict) -> str:
+    """The encodings of a run as tables and the start of training show them.
+
+    Example:
+      >>> from posenc_jax.run import defaults
+      >>> encoding_label(defaults.get_config())
+      'rope()'
+    """
+    label = ' / '.join(config.pattern) or config.encoding
+    if config.model.kind != 'encoder_decoder':
+        return label
+    return f'{label}, source {config.source_encoding or config.encoding}, cross {config.cross}'
+
+
 def check_fields(config: ConfigDict) -> None:
     """Checks that a config has exactly the fields of the defaults, each of the same type, and that
     its numbers fit 32 bits.

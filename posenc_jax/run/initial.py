@@ -4,7 +4,7 @@ with another encoding.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -84,7 +84,11 @@ def _nodes(extend: str) -> tuple[spec_language.Node, ...]:
 
 def _resized(initial: Initial, nodes: tuple[spec_language.Node, ...]) -> Initial:
     """The source after the extensions that change the sizes of its variables."""
-    specs = _written(initial.cfg.specs, str(spec_language.Chain(nodes)), initial.cfg.train_len)
+    specs = _written(
+        initial.cfg.specs,
+        str(spec_language.Chain(nodes)),
+        [initial.cfg.train_len] * len(initial.cfg.specs),
+    )
     cfg = dataclasses.replace(
         initial.cfg, **({'pattern': specs} if initial.cfg.pattern else {'encoding': specs[0]})
     )
@@ -171,9 +175,16 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
     rest = ' | '.join(
         str(node) for node in _nodes(config.init.extend) if node not in initial.resized
     )
-    written = _written(config.pattern or (config.encoding,), rest, initial.cfg.train_len)
+    own = tuple(config.pattern or (config.encoding,))
+    lengths = [initial.cfg.train_len] * len(own)
+    if initial.cfg.kind == 'encoder_decoder':
+        own, lengths = (*own, config.source_encoding), [*lengths, initial.cfg.source_len]
+        config.cross = _filled(config.cross, initial.cfg.train_len)
+    written = _written(own, rest, lengths)
+    if initial.cfg.kind == 'encoder_decoder':
+        *written, config.source_encoding = written
     if config.pattern:
-        config.pattern = written
+        config.pattern = tuple(written)
     else:
         (config.encoding,) = written
     config.init.extend = ''
@@ -182,20 +193,26 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
     return config
 
 
-def _written(encodings: tuple[str, ...], extend: str, train_len: int) -> tuple[str, ...]:
-    """The encodings of a pattern after `extend`. An encoding that has nothing to extend stays as it
+def _filled(spec: str, train_len: int) -> str:
+    """A spec with the trained length written out wherever it would be taken from the model."""
+    return str(spec_language.with_defaults(parse_layer(spec), train_len=train_len))
+
+
+def _written(encodings: tuple[str, ...], extend: str, lengths: Sequence[int]) -> tuple[str, ...]:
+    """The encodings of a pattern, and that of a source, after `extend`; `lengths` are those that
+    they were trained at. An encoding that has nothing to extend stays as it
     is, as in `Transformer.extend`; an error is raised if none has.
     """
     nodes = _nodes(extend)
     in_front = [str(node) for node in nodes if node.entry.kind == 'encoding']
     rest = ' | '.join(str(node) for node in nodes if node.entry.kind != 'encoding')
     written, refused = [], []
-    for encoding in encodings:
+    for encoding, train_len in zip(encodings, lengths, strict=True):
         try:
             encoding = ' | '.join([*in_front, extended_spec(encoding, rest) if rest else encoding])
         except SpecError as error:
             refused.append(error)
-        written.append(str(spec_language.with_defaults(parse_layer(encoding), train_len=train_len)))
+        written.append(_filled(encoding, train_len))
     if len(refused) == len(encodings):
         raise refused[0]
     return tuple(written)

@@ -93,6 +93,8 @@ def resolve(config: ConfigDict) -> Plan:
         )
     plan = Plan(pathlib.Path(config.workdir, config.name), config.lock(), task, cfg)
     settings.check_kind(plan.model, task, config.task)
+    if config.train.segment:
+        settings.check_segments(plan.model)
     supplied = settings.check_ids(plan.model, task, config.train.length, training=True)
     settings.check_call(
         plan.model,
@@ -203,6 +205,7 @@ def sized_model(
     """
     within = ConfigDict(config.to_dict(), convert_dict=True)
     within.train.length = width
+    pool = check_choice('model.pool', config.model.pool, POOLS[1:] if pooled else POOLS)
     if config.model.kind == 'encoder_decoder' and not source_size:
         raise SpecError(
             f"model.kind is 'encoder_decoder', but {config.task} has no source to read; use "
@@ -217,7 +220,7 @@ def sized_model(
         within,
         vocab_size,
         output_size=output_size,
-        pool=check_choice('model.pool', config.model.pool, POOLS[1:]) if pooled else '',
+        pool=pool if pooled else '',
         source_size=source_size,
         source_len=source_width,
     )
@@ -230,7 +233,13 @@ def run_name(config: ConfigDict) -> str:
     (node,) = spec_language.parse(config.task, ('task',)).nodes
     reads = 'dataset' in node.entry.parameters and 'dataset' not in node.arguments
     dataset = [config.data.dataset] if reads else []
-    text = [config.task, *dataset, *(config.pattern or (config.encoding,)), f's{config.seed}']
+    specs = list(config.pattern or (config.encoding,))
+    if config.model.kind != 'decoder':
+        specs.append(config.model.kind)
+    if config.model.kind == 'encoder_decoder':
+        usual = (config.cross != 'nope()', config.cross)
+        specs += [spec for differs, spec in ((True, config.source_encoding), usual) if differs]
+    text = [config.task, *dataset, *filter(None, specs), f's{config.seed}']
     return '-'.join(re.sub(r'[^\w.]+', '-', part).strip('-') for part in text)[-MAX_NAME:].lstrip(
         '-'
     )

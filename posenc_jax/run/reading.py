@@ -10,6 +10,9 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cross import Source
 from posenc_jax.model.transformer import Transformer
 
+# The key of the source differs from those that the decoder splits off its own.
+OF_SOURCE = 97
+
 SourceInput = tuple[Any, Tokens]  # the ids of a source, and what is known about them
 
 
@@ -39,7 +42,7 @@ def encoded_source(
     """
     if source is None:
         return None
-    own = None if key is None else jax.random.fold_in(key, 1)
+    own = None if key is None else jax.random.fold_in(key, OF_SOURCE)
     return model.encoded(*source, key=own, train=train)
 
 
@@ -49,7 +52,7 @@ def auxiliary_loss(
     """The sum of the terms that encodings add to the loss; None where none of them adds one."""
     stacks: list[Any] = [(model, (batch['tokens'], tokens_of(batch)), key)]
     if model.encoder is not None and (source := source_of(batch)) is not None:
-        stacks.append((model.encoder, source, jax.random.fold_in(key, 1)))  # as `encoded_source`
+        stacks.append((model.encoder, source, jax.random.fold_in(key, OF_SOURCE)))
     terms = [
         stack.auxiliary_loss(*tokens, own)
         for stack, tokens, own in stacks

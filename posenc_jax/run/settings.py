@@ -157,6 +157,8 @@ def check(
         try:
             width = width_of(task, length)
             if not task.is_language:
+                # A task that reads a text refuses windows that are longer than the split.
+                task.dataset(length=length, batch_size=1, seed=0, split=settings.split)
                 check_memory(f'eval.samples={settings.samples} rows of', settings.samples, width)
             supplied = check_ids(model, task, length, split=settings.split)
             components = None if supplied is None else supplied.shape[2:]
@@ -198,11 +200,10 @@ def check_kind(model: Transformer, task: Task, spec: str) -> None:
       SpecError: it cannot; the message names what stands against it and what to use.
     """
     kind = model.cfg.kind
-    if bool(task.source_size) != (kind == 'encoder_decoder'):
+    if task.both_sides and model.cfg.causal:
         raise SpecError(
-            f"model.kind is {kind!r}, but {spec} has a source to read; use 'encoder_decoder'"
-            if task.source_size
-            else f"model.kind is {kind!r}, but {spec} has no source to read; use 'decoder'"
+            f'model.kind is {kind!r}, which sees earlier tokens alone; {spec} hides tokens that '
+            "are to be told from both sides; use 'encoder'"
         )
     if bool(model.cfg.pool) != (task.predicts == 'class'):
         found = 'the class of a row' if model.cfg.pool else 'tokens'
@@ -223,6 +224,21 @@ def check_kind(model: Transformer, task: Task, spec: str) -> None:
                 f'{name_of(part)} lets queries see later tokens, which {spec} asks to predict; '
                 'leave it out or use causal()'
             )
+
+
+def check_segments(model: Transformer) -> None:
+    """Checks that every layer can read a text in segments with a memory (`train.segment`).
+
+    Raises:
+      SpecError: a layer cannot, or the model predicts the class of a row.
+    """
+    if model.cfg.pool:
+        raise SpecError('train.segment reads a row in parts, but its class is predicted as a whole')
+    for layer_type, block in enumerate(model.blocks):
+        try:
+            model.attention(layer_type, block)
+        except ValueError as error:
+            raise SpecError(f'train.segment must be 0: {error}') from None
 
 
 def check_ids(

@@ -49,6 +49,8 @@ class Task(abc.ABC):
 
     Class attributes:
       is_language: whether the task is text, read in windows.
+      both_sides: whether a target is to be told from the tokens on both sides, so that a causal
+        model is refused.
     """
 
     spec_kind: ClassVar[str] = 'task'
@@ -60,6 +62,8 @@ class Task(abc.ABC):
         token 'here', at the same place; or the 'class' of the whole row.
         """
         return 'next'
+
+    both_sides: ClassVar[bool] = False
 
     @property
     def output_size(self) -> int:

@@ -20,6 +20,7 @@ from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.run import initial, stored
 from posenc_jax.run.checkpoint import Checkpoints, everywhere
+from posenc_jax.run.fields import encoding_label
 from posenc_jax.run.json_file import listed
 from posenc_jax.run.lock import HeldError, hold
 from posenc_jax.run.plan import Plan, resolve
@@ -249,7 +250,7 @@ def _run(
         if first:
             count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
             parameters, tuned = count(trainer.abstract.params), count(trainer.tuned)
-            encoding = ' / '.join(config.pattern) or config.encoding
+            encoding = encoding_label(config)
             devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
             part = '' if tuned == parameters else f' ({tuned:,} of them trained)'
             if config.init.source:

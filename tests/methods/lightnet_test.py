@@ -180,3 +180,20 @@ def test_other_encodings_are_refused_by_name():
         make('lightnet(encoding=rope())')
     with pytest.raises(SpecError, match='takes the encoding md_lrpe, not'):
         make('lightnet(encoding=md_lrpe() | alibi())')
+
+
+def test_keys_far_above_all_before_them_decay_exactly():
+    rng = np.random.default_rng(5)
+    q, v = (rng.normal(size=(1, 40, 2, 4)).astype(np.float32) for _ in range(2))
+    k = rng.normal(scale=60.0, size=(1, 40, 2, 4))
+    total = np.logaddexp.accumulate(np.concatenate([np.zeros((1, 1, 2, 4)), k], axis=1), axis=1)
+    log_sum = total[:, 1:]
+    seen = np.tril(np.ones((40, 40)))[None, :, :, None, None]
+    with np.errstate(over='ignore'):
+        weights = np.where(seen > 0, np.exp(k[:, None] - log_sum[:, :, None]), 0.0)
+    expected = np.einsum('bthf,btshf,bshv->bthv', q, weights, v)
+    rows = q, np.exp(k - log_sum), v, log_sum, np.zeros((1, 40), bool)
+    rows = tuple(jnp.asarray(a, jnp.float32 if a.dtype != bool else bool) for a in rows)
+    state = jnp.zeros((1, 2, 4, 4)), jnp.zeros((1, 2, 4))
+    out = decayed_sum(state, rows)[1]
+    np.testing.assert_allclose(out, expected, atol=2e-4 * np.abs(expected).max())

@@ -179,6 +179,7 @@ def test_fields_that_do_not_fit_the_kind(fields, message):
         ('cable()', 'cable'),
         ('rope(freqs=dynamic_ntk())', 'depend on other tokens'),
         ('causal()', 'hides keys by their index'),
+        ('window(size=2)', 'hides keys by their index'),
     ],
 )
 def test_encodings_that_cross_attention_refuses(cross, message):
@@ -218,3 +219,16 @@ def test_methods_without_a_source_refuse():
             model, TARGETS, max_new_tokens=1, temperature=0.0, source=source,
             decoding=streaming(model),
         )  # fmt: skip
+
+
+def test_the_order_of_the_translation_does_not_reach_cross_attention():
+    model = two_sided(source_encoding='xlpe()', encoding='rope()', cross='rope()')
+    order = np.stack([np.arange(6), np.arange(6)[::-1]], axis=-1)[None]
+    source = model.encoded(TEXT, Tokens.of(positions=order))
+    np.testing.assert_array_equal(source.tok.pos, np.arange(6)[None])
+    assert model(TARGETS, source=source).shape == (2, 8, 11)
+
+
+def test_adapters_need_a_layer_with_attention():
+    with pytest.raises(SpecError, match='lora_rank is 2, .* no layer of cheems'):
+        model_of(encoding='cheems(chunk=4)', lora_rank=2)

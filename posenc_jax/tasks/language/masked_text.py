@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -97,6 +97,8 @@ class MaskedText(Task):
       >>> batch['loss_mask'].sum(axis=1).tolist(), task.vocab_size, task.output_size
       ([6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0], 258, 257)
     """
+
+    both_sides: ClassVar[bool] = True
 
     text: Language
     rate: float
