@@ -333,3 +333,14 @@ def test_a_stretched_table_is_where_training_starts(tmp_path):
     )
     for other in before.keys() - {name}:
         np.testing.assert_allclose(after[other], before[other], atol=1e-6)
+
+
+def test_both_sides_of_an_encoder_decoder_are_extended(tmp_path):
+    two = dict(kind='encoder_decoder', source_size=7, source_len=6, encoding='rope()')
+    cfg = TransformerConfig(vocab_size=11, train_len=8, layers=1, width=16, heads=2, **two)
+    config = defaults.get_config().unlock()
+    config.init.update(source=str(tmp_path), extend='yarn(factor=2.0)')
+    found = initial.resolve(config, initial.Initial(cfg, lambda mesh: None))
+    assert found.encoding == 'rope(freqs=yarn(factor=2.0, train_len=8))'
+    assert found.source_encoding == 'rope(freqs=yarn(factor=2.0, train_len=6))'
+    assert (found.cross, found.model.kind) == ('nope()', 'encoder_decoder')

@@ -50,6 +50,18 @@ WRONG = [
     ),
     ((*ALIGNED,), 'the source of 8 tokens: rope takes one position per token, got 2 components'),
     ((*BOTH, 'source_encoding=xlpe()'), 'the source of 8 tokens: xlpe needs .*missing="identity"'),
+    (('task=masked_text()',), "hides tokens that are to be told from both sides; use 'encoder'"),
+    (
+        (*ENCODER, 'task=masked_text()', 'eval.lengths=10000000', 'eval.samples=1'),
+        'the end of training would fail: .* 10000000',
+    ),
+    (('task=copy()', 'model.pool=max'), "model.pool is 'max'; did you mean 'mean'"),
+    (
+        ('train.segment=4', 'encoding=cheems()'),
+        'train.segment must be 0: layer 0 of the pattern is cheems, which has no attention',
+    ),
+    (('train.segment=4', 'encoding=tape()'), 'train.segment must be 0: tape carries a stream'),
+    ((*BOTH, 'cross=window(size=2)'), 'hides keys by their index'),
     ((*ENCODER, PARITY, 'model.pool=max'), "model.pool is 'max'; did you mean 'mean'"),
     (
         (*ENCODER, 'task=chomsky15("odds_first", readout="class")'),
