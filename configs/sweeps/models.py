@@ -42,9 +42,9 @@ def chomsky() -> dict[str, dict[str, object]]:
 def translation() -> dict[str, dict[str, object]]:
     """The encodings of the source, which alone may read the alignments."""
     sides = {
-        'sinusoidal': ('translation()', 'sinusoidal()'),
-        'dpe': ('translation(alignments=True)', 'dpe()'),
-        'xlpe': ('translation(alignments=True)', 'xlpe()'),
+        'sinusoidal': ('translation(words=16)', 'sinusoidal()'),
+        'dpe': ('translation(words=16, alignments=True)', 'dpe()'),
+        'xlpe': ('translation(words=16, alignments=True)', 'xlpe()'),
     }
     return {
         name: {'task': task, 'encoding': 'sinusoidal()', 'source_encoding': encoding}
@@ -92,15 +92,16 @@ SIZES = ('model.layers=2', 'model.width=64', 'model.heads=4', 'train.save_every=
 SETTINGS = {
     'chomsky': (
         *SIZES, 'model.kind=encoder', 'train.length=20', 'train.min_length=3', 'train.batch=64',
-        'train.steps=1500', 'train.eval_every=500', 'train.weight_decay=0.01',
+        'train.steps=800', 'train.eval_every=400', 'train.weight_decay=0.01', 'train.lr=2e-3',
     ),
     'translation': (
-        *SIZES, 'model.kind=encoder_decoder', 'train.length=12', 'train.min_length=4',
-        'train.batch=64', 'train.steps=1500', 'train.eval_every=100', 'train.weight_decay=0.01',
+        *SIZES, 'model.kind=encoder_decoder', 'train.length=8', 'train.min_length=1',
+        'train.batch=64', 'train.steps=500', 'train.eval_every=50', 'train.eval_batches=4',
+        'train.lr=3e-3', 'train.warmup=50',
     ),
     'recall': (
         *SIZES, 'task=mqar(pairs=8, vocab=128)', 'train.length=64', 'train.min_length=64',
-        'train.batch=64', 'train.steps=1500', 'train.eval_every=500',
+        'train.batch=64', 'train.steps=800', 'train.eval_every=400', 'train.lr=3e-3',
     ),
     'mixers': (
         *SIZES, 'train.length=128', 'train.batch=16', 'train.steps=1200', 'train.eval_every=400',
@@ -117,7 +118,7 @@ SETTINGS = {
 }  # fmt: skip
 EVALUATION = {
     'chomsky': ('eval.lengths=20,30,40,60,80', 'eval.samples=200', 'eval.positions=sampled'),
-    'translation': ('eval.lengths=12,16,24', 'eval.samples=300'),
+    'translation': ('eval.lengths=8,10,12', 'eval.samples=300'),
     'recall': ('eval.lengths=64,128,256', 'eval.samples=200'),
     'mixers': ('eval.lengths=128,256,512,1024', 'eval.protocols=nonoverlapping'),
     'depth': ('eval.lengths=64', 'eval.protocols=nonoverlapping'),
