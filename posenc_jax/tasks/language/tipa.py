@@ -49,6 +49,9 @@ def mapped_text(mapping: Mapping[int, str]) -> str:
     return ''.join(mapping[position] for position in sorted(mapping))
 
 
+MOST_TOKENS = 2**17
+
+
 @functools.lru_cache(maxsize=4)
 def learned_tokens(size: int) -> tuple[str, ...]:
     """The tokens of a byte-pair vocabulary that is learned from the reference topics of Python, in
@@ -62,6 +65,8 @@ def learned_tokens(size: int) -> tuple[str, ...]:
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+    if size > MOST_TOKENS:  # the trainer makes room for all of them at once
+        raise SpecError(f'tipa size must be at most {MOST_TOKENS} tokens, got {size}')
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
