@@ -160,25 +160,15 @@ def read(
 
     def layer(carry, number, layer_type, block):
         x, stream = carry
-        tok, mixer, own = placed[layer_type], model.mixer(layer_type, block), None
+        tok, mixer = placed[layer_type], model.mixer(layer_type, block)
 
-        def mix(h):
-            nonlocal stream, own
-            if h.shape[1] < tok.length:
-                begin = tok.length - h.shape[1]
-                y, stream, own = mixer.step(h, tok, stream, NoState(), begin)
-            elif mixer.streams:
-                y, stream, own = mixer.fill(h, tok, stream, capacity, count)
-            else:
-                y, own = mixer.fill(h, tok, capacity, count)
-            return y
-
-        def fed(m):
-            nonlocal stream
-            stream = mixer.feed(m, stream)
+        def mix(h, *stream):
+            if (begin := tok.length - h.shape[1]) > 0:
+                return mixer.step(h, tok, *stream, NoState(), begin)
+            return mixer.fill(h, tok, *stream, capacity, count)
 
         cross = None if source is None else lambda x: block.cross.whole(x, tok, source)
-        x = block.around(x, mix, cross, fed=fed if mixer.streams else None)
+        x, stream, own = block.beside(x, stream, mixer, mix, cross)
         state = own if source is None else CrossState(own, block.cross.start(source))
         return (x, stream), state
 
@@ -270,32 +260,26 @@ def append(
     cache = read_ids(model, cache, tokens[:, None])
     new = tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens)
     x = model.embed(tokens[:, None], new)
-    stream = model.begin_stream(new, len(x))
-
+    stream, states = model.begin_stream(new, len(x)), []
     if mix is not None and stream is not None:
         raise ValueError(
             'a stream flows from layer to layer of this model, which only Decoding() passes on'
         )
 
-    def of_type(h, mixer, layer_type, own):
-        nonlocal stream
-        tok = cache.tokens[layer_type]
-        if mix is not None:
-            return mix(h, mixer, tok, own)
-        if not mixer.streams:
-            return mixer.step(h, tok, own, cache.cursor)
-        y, stream, own = mixer.step(h, tok, stream, own, cache.cursor)
-        return y, own
+    for (layer_type, block), state in zip(
+        model.layers() if layers is None else layers, cache.layers, strict=True
+    ):
+        tok, mixer = cache.tokens[layer_type], model.mixer(layer_type, block)
+        own, keys = (state.own, state.source) if isinstance(state, CrossState) else (state, None)
 
-    def fed(m, mixer):
-        nonlocal stream
-        if mixer.streams:
-            stream = mixer.feed(m, stream)
+        def mixed(h, *stream):
+            if mix is not None:
+                return mix(h, mixer, tok, own)
+            return mixer.step(h, tok, *stream, own, cache.cursor)
 
-    def cross(x, attention, layer_type, keys):
-        return attention.step(x, new[layer_type], keys, cache.source.tok)
-
-    x, appended = model.loop_layers(of_type, x, cache.layers, layers, cross, fed)
+        cross = lambda x: block.cross.step(x, new[layer_type], keys, cache.source.tok)
+        x, stream, own = block.beside(x, stream, mixer, mixed, None if keys is None else cross)
+        states.append(own if keys is None else CrossState(own, keys))
     return model.logits(model.norm(x))[:, 0], dataclasses.replace(
-        cache, cursor=cache.cursor + 1, layers=appended
+        cache, cursor=cache.cursor + 1, layers=tuple(states)
     )

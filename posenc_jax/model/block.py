@@ -112,6 +112,45 @@ class Block(nnx.Module):
         )
         return StreamingAttention(attention) if encoding.opens('begin_stream') else attention
 
+    def beside(
+        self,
+        x: Float[Array, 'B T D'],
+        stream: Any,
+        mixer: Any,
+        mix: Callable[..., tuple],
+        cross: Callable[[Array], Array] | None = None,
+        *,
+        key: Array | None = None,
+    ) -> tuple[Float[Array, 'B T D'], Any, Any]:
+        """`around` beside a stream, which passes a mixer that does not read it unchanged.
+
+        Args:
+          x: the output of the layer before.
+          stream: that of the layer before.
+          mixer: of this block.
+          mix: `mix(h, stream) -> y, stream, state` if `mixer.streams`, else `mix(h) -> y, state`.
+          cross, key: as for `around`.
+
+        Returns:
+          The output of the block, the stream behind it, and the state that `mix` returned.
+        """
+        state = None
+
+        def mixed(h):
+            nonlocal stream, state
+            if mixer.streams:
+                y, stream, state = mix(h, stream)
+            else:
+                y, state = mix(h)
+            return y
+
+        def fed(m):
+            nonlocal stream
+            stream = mixer.feed(m, stream)
+
+        x = self.around(x, mixed, cross, key=key, fed=fed if mixer.streams else None)
+        return x, stream, state
+
     def around(
         self,
         x: Float[Array, 'B T D'],

@@ -19,7 +19,7 @@ from posenc_jax.model.assemble import assemble
 from posenc_jax.model.block import Block
 from posenc_jax.model.change_parts import Link
 from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.cross import CrossState, Source
+from posenc_jax.model.cross import Source
 from posenc_jax.model.layers import Norm, dropout, normal
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.sharding import constrain
@@ -254,17 +254,10 @@ class LayerStack(nnx.Module):
                 encoding = None if block.own_mixer is not None else mixer.encoding
                 return (block(x, tok, encoding, key=own_key, source=source), stream), None
 
-            def mix(h):
-                nonlocal stream
-                y, stream = mixer.whole(h, tok, stream)
-                return y
-
-            def fed(m):
-                nonlocal stream
-                stream = mixer.feed(m, stream)
-
+            mix = lambda h, stream: (*mixer.whole(h, tok, stream), None)
             cross = None if source is None else lambda x: block.cross.whole(x, tok, source)
-            return (block.around(x, mix, cross, key=own_key, fed=fed), stream), None
+            x, stream, _ = block.beside(x, stream, mixer, mix, cross, key=own_key)
+            return (x, stream), None
 
         stream = self.begin_stream(placed, len(x))
         return self.norm(self.scan_layers(layer, (x, stream))[0][0])
@@ -302,8 +295,6 @@ class LayerStack(nnx.Module):
         x: Float[Array, 'B T D'],
         states: Sequence,
         layers: list[tuple[int, Block]] | None = None,
-        cross: Callable | None = None,
-        fed: Callable | None = None,
     ) -> tuple[Float[Array, 'B T D'], tuple]:
         """Takes `x` through all layers one after the other, each with its own state. The states may
         be of different kinds.
@@ -314,9 +305,6 @@ class LayerStack(nnx.Module):
           x: the input of the first layer.
           states: one per layer.
           layers: the result of `layers()`, for a caller that loops: XLA does not hoist the cuts.
-          cross: `cross(x, cross_attention, layer_type, keys)` maps the input of a layer's
-            cross-attention to its term; needed where states are of `CrossState`.
-          fed: `fed(m, mixer)` is called with the output of each feed-forward network.
 
         Returns:
           The last x, and the new states.
@@ -325,21 +313,13 @@ class LayerStack(nnx.Module):
         for (layer_type, block), own in zip(
             self.layers() if layers is None else layers, states, strict=True
         ):
-            keys = own.source if isinstance(own, CrossState) else None
-            before = own.own if isinstance(own, CrossState) else own
 
             def mixed(h):
-                out, grown = mix(h, self.mixer(layer_type, block), layer_type, before)
-                after.append(grown if keys is None else CrossState(grown, keys))
+                out, grown = mix(h, self.mixer(layer_type, block), layer_type, own)
+                after.append(grown)
                 return out
 
-            crossed = None
-            if keys is not None and cross is not None:
-                crossed = lambda x: cross(x, block.cross, layer_type, keys)
-            after_mlp = None
-            if fed is not None:
-                after_mlp = lambda m: fed(m, self.mixer(layer_type, block))
-            x = block.around(x, mixed, crossed, fed=after_mlp)
+            x = block.around(x, mixed)
         return x, tuple(after)
 
     def layers(self) -> list[tuple[int, Block]]:
