@@ -9,6 +9,7 @@ from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.ssd import ssd_chunks
 from posenc_jax.model.layers import linear, normal, zeros
 from posenc_jax.model.recurrent_mixer import RecurrentMixer
@@ -94,9 +95,7 @@ class Cheems(RecurrentMixer):
         rope_frequencies(head_dim, base)
         self.base, self.chunk, self.rotate = base, chunk, rotate
         self.heads, self.head_dim = heads, head_dim
-        into = lambda gain: normal(
-            rngs, (model_dim, heads, head_dim), model_dim, ('width', 'heads', 'head_dim'), gain=gain
-        )
+        into = lambda gain: input_weights(rngs, model_dim, heads, head_dim, gain=gain)
         self.w_u, self.w_b, self.w_c = into(1.0), into(head_dim**-0.25), into(head_dim**-0.25)
         self.w_z = into(1.0) if gate else None
         self.w_dt = normal(rngs, (model_dim, heads), model_dim, ('width', 'heads'))
@@ -105,13 +104,7 @@ class Cheems(RecurrentMixer):
             self.b_dt[...] = jnp.full(heads, dt + jnp.log(-jnp.expm1(-dt)))
         self.a_log = nnx.Param(jnp.log(jnp.arange(1.0, heads + 1)), axes=('heads',))
         self.skip = nnx.Param(jnp.ones(heads), axes=('heads',))
-        self.w_out = normal(
-            rngs,
-            (heads, head_dim, model_dim),
-            heads * head_dim,
-            ('heads', 'head_dim', 'width'),
-            gain=(2 * layers) ** -0.5,
-        )
+        self.w_out = output_weights(rngs, heads, head_dim, model_dim, layers)
 
     def initial(self, batch: int) -> Float[Array, 'B H N P']:
         return jnp.zeros((batch, self.heads, self.head_dim, self.head_dim), jnp.float32)
@@ -148,11 +141,7 @@ class Cheems(RecurrentMixer):
         """The gate, if there is one, and the output projection, of the y of `read`."""
         if self.w_z is not None:
             y = y * jax.nn.silu(self._heads(x, self.w_z))
-        w = self.w_out[...]
-        return linear(y.reshape(*x.shape[:2], -1), w.reshape(-1, w.shape[-1]))
+        return from_heads(y, self.w_out[...])
 
     def _heads(self, x, w) -> Float[Array, 'B T H P']:
-        out = linear(x, w[...].reshape(w.shape[0], -1))
-        return constrain(
-            out.reshape(*x.shape[:2], *w.shape[1:]), 'batch', 'sequence', 'heads', None
-        )
+        return constrain(to_heads(x, w[...]), 'batch', 'sequence', 'heads', None)

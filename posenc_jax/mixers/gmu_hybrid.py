@@ -18,9 +18,10 @@ from posenc_jax.core.registry import Card, Promises, SpecError, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.mixers.cheems import Cheems
+from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.model import cache as caching
 from posenc_jax.model.cache import LayerCache
-from posenc_jax.model.layers import linear, normal
+from posenc_jax.model.layers import linear
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.recurrent_mixer import MixerState, RecurrentMixer
@@ -281,16 +282,8 @@ class _Cross(nnx.Module):
     """Attention with queries of its own over the shared keys and values."""
 
     def __init__(self, heads, kv_heads, head_dim, model_dim, layers, rngs):
-        self.w_q = normal(
-            rngs, (model_dim, heads, head_dim), model_dim, ('width', 'heads', 'head_dim')
-        )
-        self.w_out = normal(
-            rngs,
-            (heads, head_dim, model_dim),
-            heads * head_dim,
-            ('heads', 'head_dim', 'width'),
-            gain=(2 * layers) ** -0.5,
-        )
+        self.w_q = input_weights(rngs, model_dim, heads, head_dim)
+        self.w_out = output_weights(rngs, heads, head_dim, model_dim, layers)
         self.encoding = make('nope()', causal=True)
 
     def start(self, batch, tok):
@@ -304,27 +297,18 @@ class _Cross(nnx.Module):
         return self._attend(x, stream, new, now, implementation='dense'), stream, state
 
     def _attend(self, x, stream, tq, tk, **options):
-        w_q, w_out = self.w_q[...], self.w_out[...]
-        q = linear(x, w_q.reshape(len(w_q), -1)).reshape(*x.shape[:2], *w_q.shape[1:])
-        q = constrain(q, 'batch', 'sequence', 'heads', None)
+        q = constrain(to_heads(x, self.w_q[...]), 'batch', 'sequence', 'heads', None)
         k, v = (a.astype(x.dtype) for a in (stream.k, stream.v))
         out = sharded_attend(self.encoding, q, k, v, tq, tk, heads_first=True, **options)
-        return linear(out.reshape(*x.shape[:2], -1), w_out.reshape(-1, w_out.shape[-1]))
+        return from_heads(out, self.w_out[...])
 
 
 class _Unit(nnx.Module):
     """The gated memory unit."""
 
     def __init__(self, heads, head_dim, model_dim, layers, rngs):
-        into = (model_dim, heads, head_dim)
-        self.w_gate = normal(rngs, into, model_dim, ('width', 'heads', 'head_dim'))
-        self.w_out = normal(
-            rngs,
-            (heads, head_dim, model_dim),
-            heads * head_dim,
-            ('heads', 'head_dim', 'width'),
-            gain=(2 * layers) ** -0.5,
-        )
+        self.w_gate = input_weights(rngs, model_dim, heads, head_dim)
+        self.w_out = output_weights(rngs, heads, head_dim, model_dim, layers)
 
     def start(self, batch, tok):
         return NoState()

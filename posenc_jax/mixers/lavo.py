@@ -8,8 +8,15 @@ from jaxtyping import Array, Float
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.mixers.pieces import Blocks, from_heads, known_rows, scan_pieces, to_heads
-from posenc_jax.model.layers import normal
+from posenc_jax.mixers.pieces import (
+    Blocks,
+    from_heads,
+    input_weights,
+    known_rows,
+    output_weights,
+    scan_pieces,
+    to_heads,
+)
 from posenc_jax.model.recurrent_mixer import RecurrentMixer
 
 HIDDEN = -1e30  # a logit without weight
@@ -158,8 +165,7 @@ class Lavo(RecurrentMixer):
         if window < 1:
             raise ValueError(f'lavo window must be at least 1, got {window}')
         self.window = window
-        axes = ('width', 'heads', 'head_dim')
-        into = lambda: normal(rngs, (model_dim, heads, head_dim), model_dim, axes)
+        into = lambda: input_weights(rngs, model_dim, heads, head_dim)
         self.w_q, self.w_c = into(), into()
         drawn = jax.random.normal(rngs.params(), (heads, slots, head_dim), jnp.float32)
         variable = nnx.Param if learned else Constant
@@ -168,13 +174,7 @@ class Lavo(RecurrentMixer):
         self.rho = nnx.Param(jnp.zeros((heads, window), jnp.float32), axes=('heads', None))
         variable = nnx.Param if memory_bias else Constant
         self.beta = variable(jnp.zeros((heads, slots), jnp.float32), axes=('heads', None))
-        self.w_out = normal(
-            rngs,
-            (heads, head_dim, model_dim),
-            heads * head_dim,
-            ('heads', 'head_dim', 'width'),
-            gain=(2 * layers) ** -0.5,
-        )
+        self.w_out = output_weights(rngs, heads, head_dim, model_dim, layers)
 
     def initial(self, batch):
         heads, slots, head_dim = self.basis.shape

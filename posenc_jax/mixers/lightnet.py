@@ -8,7 +8,14 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.mixers.pieces import from_heads, known_rows, scan_pieces, to_heads
+from posenc_jax.mixers.pieces import (
+    from_heads,
+    input_weights,
+    known_rows,
+    output_weights,
+    scan_pieces,
+    to_heads,
+)
 from posenc_jax.model.layers import linear, normal, rms_norm
 from posenc_jax.model.recurrent_mixer import RecurrentMixer
 from posenc_jax.rotation.md_lrpe import MdLrpe
@@ -178,21 +185,14 @@ class LightNet(RecurrentMixer):
             )
         self.encoding, self.sizes = encoding, (heads, head_dim)
         self.width = head_dim if encoding is None else encoding.width
-        axes = ('width', 'heads', 'head_dim')
-        into = lambda: normal(rngs, (model_dim, heads, head_dim), model_dim, axes)
+        into = lambda: input_weights(rngs, model_dim, heads, head_dim)
         self.w_q, self.w_k, self.w_v = into(), into(), into()
         self.w_down = normal(rngs, (model_dim, head_dim), model_dim, ('width', 'rank'))
         self.w_up = normal(
             rngs, (head_dim, heads, head_dim), head_dim, ('rank', 'heads', 'head_dim')
         )
         self.scale = nnx.Param(jnp.ones((heads, head_dim), jnp.float32), axes=('heads', 'head_dim'))
-        self.w_out = normal(
-            rngs,
-            (heads, head_dim, model_dim),
-            heads * head_dim,
-            ('heads', 'head_dim', 'width'),
-            gain=(2 * layers) ** -0.5,
-        )
+        self.w_out = output_weights(rngs, heads, head_dim, model_dim, layers)
 
     def initial(self, batch):
         heads, head_dim = self.sizes

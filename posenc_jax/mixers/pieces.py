@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.layers import linear
+from posenc_jax.model.layers import linear, normal
 
 
 def scan_pieces(
@@ -64,6 +65,22 @@ def known_rows(
     of_row = lambda a: jnp.broadcast_to(a, x.shape[:2])
     valid = jnp.ones((1, 1), bool) if tok.valid is None else tok.valid
     return of_row(valid), of_row(jnp.asarray(tok.rank)), of_row(starts)
+
+
+def input_weights(
+    rngs: nnx.Rngs, model_dim: int, heads: int, head_dim: int, *, gain: float = 1.0
+) -> nnx.Param:
+    """Weights [D, H, F] of `to_heads`, with which inputs of unit variance give `gain**2`."""
+    axes = ('width', 'heads', 'head_dim')
+    return normal(rngs, (model_dim, heads, head_dim), model_dim, axes, gain=gain)
+
+
+def output_weights(
+    rngs: nnx.Rngs, heads: int, head_dim: int, model_dim: int, layers: int
+) -> nnx.Param:
+    """Weights [H, F, D] of `from_heads`, scaled as those of attention in a model of this depth."""
+    axes, gain = ('heads', 'head_dim', 'width'), (2 * layers) ** -0.5
+    return normal(rngs, (heads, head_dim, model_dim), heads * head_dim, axes, gain=gain)
 
 
 def to_heads(x: Float[Array, 'B T D'], w: Float[Array, 'D H F']) -> Float[Array, 'B T H F']:

@@ -10,7 +10,15 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.mixers.pieces import Blocks, from_heads, known_rows, scan_pieces, to_heads
+from posenc_jax.mixers.pieces import (
+    Blocks,
+    from_heads,
+    input_weights,
+    known_rows,
+    output_weights,
+    scan_pieces,
+    to_heads,
+)
 from posenc_jax.model.layers import normal, zeros
 from posenc_jax.model.recurrent_mixer import RecurrentMixer
 from posenc_jax.rotation.rope import rope
@@ -163,19 +171,12 @@ class Rmat(RecurrentMixer):
         self.chunks = -(-self.segment // self.chunk)
         self.base, self.through = base, through
         rope(jnp.zeros((1, 1, 1, head_dim)), jnp.zeros((1, 1), jnp.int32), base)  # refuses sizes
-        axes = ('width', 'heads', 'head_dim')
-        into = lambda: normal(rngs, (model_dim, heads, head_dim), model_dim, axes)
+        into = lambda: input_weights(rngs, model_dim, heads, head_dim)
         self.w_q, self.w_k, self.w_v = into(), into(), into()
         self.w_gate = normal(rngs, (2 * model_dim, model_dim), 2 * model_dim, ('gate', 'width'))
         self.b_gate = zeros((model_dim,), ('width',))
         self.shares = zeros((heads, 3), ('heads', 'parts')) if mix else None
-        self.w_out = normal(
-            rngs,
-            (heads, head_dim, model_dim),
-            heads * head_dim,
-            ('heads', 'head_dim', 'width'),
-            gain=(2 * layers) ** -0.5,
-        )
+        self.w_out = output_weights(rngs, heads, head_dim, model_dim, layers)
 
     def initial(self, batch):
         model_dim, heads, head_dim = self.w_q.shape
