@@ -17,6 +17,8 @@ from posenc_jax.tasks.task import Batch, Length, Task, length_range, next_token_
 FORMS = ('mapping', 'character', 'both')
 HELD_OUT = 4  # one in so many tokens of two or more characters is asked about in evaluation only
 
+MOST_TOKENS = 2**17  # more than the text has; the trainer makes room for what it is asked for
+
 
 def character_mapping(text: str, *, reverse: bool = True) -> dict[int, str]:
     """Position -> character of a text, from the last position to the first one. Positions count
@@ -49,9 +51,6 @@ def mapped_text(mapping: Mapping[int, str]) -> str:
     return ''.join(mapping[position] for position in sorted(mapping))
 
 
-MOST_TOKENS = 2**17
-
-
 @functools.lru_cache(maxsize=4)
 def learned_tokens(size: int) -> tuple[str, ...]:
     """The tokens of a byte-pair vocabulary that is learned from the reference topics of Python, in
@@ -65,14 +64,13 @@ def learned_tokens(size: int) -> tuple[str, ...]:
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    if size > MOST_TOKENS:  # the trainer makes room for all of them at once
-        raise SpecError(f'tipa size must be at most {MOST_TOKENS} tokens, got {size}')
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
     )
     texts = [text.decode() for text in EmbeddedCorpus('pydoc_topics').documents('train')]
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=min(size, MOST_TOKENS), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
     ids = tokenizer.get_vocab()
     if len(ids) != size:
         relation = 'at least' if len(ids) > size else 'at most'
