@@ -15,6 +15,7 @@ from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.plan import make_task, model_config
+from posenc_jax.run.reading import OF_SOURCE
 from posenc_jax.training import step as steps
 from tests.training import tiny
 
@@ -291,7 +292,7 @@ def test_every_stack_counts_each_of_its_parts_once():
         own = jax.random.fold_in(jax.random.split(key, 3)[0], number)
         return part.auxiliary_loss(jnp.zeros((2, 8, 16)), Tokens.of(length=8), key=own)
 
-    expected = term(model, key) + term(model.encoder, jax.random.fold_in(key, 1))
+    expected = term(model, key) + term(model.encoder, jax.random.fold_in(key, OF_SOURCE))
     found = steps.auxiliary_loss(model, batch, key)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     plain = Transformer(TransformerConfig(encoding='alibi()', **sizes), rngs=nnx.Rngs(0))
