@@ -137,6 +137,15 @@ class Composite(Encoding):
         owner = self._owner('begin_stream')
         return stream if owner is None else owner.feed_stream(m, stream)
 
+    @property
+    def depth(self):
+        return next((part.depth for part in self.children if part.depth != 0), 0)
+
+    def anchor(self, x, stride):
+        for part in self.children:
+            x = part.anchor(x, stride)
+        return x
+
     def auxiliary_loss(self, x, tok, *, key):
         loss = super().auxiliary_loss(x, tok, key=key)
         for number, part in enumerate(self.children):

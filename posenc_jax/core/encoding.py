@@ -11,14 +11,15 @@ The token stage (`place`, `embed`, `qkv`, `project`, `merge`) sees whole sequenc
 of queries and one block of keys, heads first: q [B, N, T, H], k and v [B, K, S, H], logits
 [B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...]. Hooks are
 optional: `fast_path` evaluates the whole pair stage at once where it can, `update_keys` rewrites
-cached keys, and `auxiliary_loss` is a term that training adds to the loss of the task. Three more
+cached keys, `anchor` chooses the origin of an image before it is cut into patches, and
+`auxiliary_loss` is a term that training adds to the loss of the task. Three more
 belong together: `begin_stream`, `carry_stream` and `feed_stream` are about a second state that
 flows from layer to layer.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -47,7 +48,8 @@ DOORS = (
 )
 TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')  # `merge` comes with `qkv`
 HOOKS = (
-    'fast_path', 'update_keys', 'auxiliary_loss', 'begin_stream', 'carry_stream', 'feed_stream'
+    'fast_path', 'update_keys', 'anchor', 'auxiliary_loss',
+    'begin_stream', 'carry_stream', 'feed_stream',
 )  # fmt: skip
 
 # Facts that an encoding may state about itself. `conflicts` says which exclude each other.
@@ -100,12 +102,15 @@ class Encoding(nnx.Module):
       traits: keys of `TRAITS`.
       lookback: how many earlier rows of the layer input `qkv` and `project` read (a short
         convolution); these rows come first in `x`.
+      depth: where `embed` acts: 0 at the input of the model, k before layer k (layers count from
+        0), 'every' before every layer.
     """
 
     card: ClassVar[Card]
     spec_kind: ClassVar[str] = 'encoding'
     traits: ClassVar[frozenset[str]] = frozenset()
     lookback: ClassVar[int] = 0
+    depth: int | Literal['every'] = 0
 
     @property
     def position_range(self) -> PositionRange:
@@ -121,7 +126,7 @@ class Encoding(nnx.Module):
         return tok
 
     def embed(self, x: Float[Array, 'B L ...'], tok: Tokens) -> Float[Array, 'B L ...']:
-        """Changes the token vectors at the input of the model."""
+        """Changes the token vectors at the input of the model, or before the layer `depth`."""
         return x
 
     def qkv(
@@ -211,6 +216,14 @@ class Encoding(nnx.Module):
     ) -> Float[Array, 'B K S H']:
         """Rewrites cached keys for one new token (`new` has length 1)."""
         return k
+
+    def anchor(
+        self, x: Float[Array, 'B rows columns C'], stride: int
+    ) -> Float[Array, 'B rows columns C']:
+        """Chooses the origin of a grid before it is read in steps of `stride` cells. An encoding
+        that opens this hook treats the grid as a torus.
+        """
+        return x
 
     def auxiliary_loss(
         self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array | None

@@ -27,6 +27,9 @@ class Tokens:
       segment: packed document of the token; None if every row is one document.
       valid: False for padding and empty cache slots; None where all tokens are real.
       feats: per-token features keyed by the encoding's name, [#B, L, heads or 1, ...].
+      grid: (rows, columns) if the last rows x columns tokens are the cells of a grid, row by row;
+        else None. It is no array, so it is known while a program is traced. The positions of the
+        cells are (row, column), and those of the tokens in front of them are (-1, -1).
     """
 
     index: Int[Array, '#B L']
@@ -36,6 +39,7 @@ class Tokens:
     valid: Bool[Array, '#B L'] | None = None
     ids: Int[Array, '#B L'] | None = None
     feats: dict[str, Any] = dataclasses.field(default_factory=dict)
+    grid: tuple[int, int] | None = dataclasses.field(default=None, metadata=dict(static=True))
 
     @property
     def length(self) -> int:
@@ -157,6 +161,26 @@ class Tokens:
         pos = rank if positions is None else positions
         return cls(index=index, pos=pos, rank=rank, segment=segment, valid=valid, ids=ids)
 
+    @classmethod
+    def on_grid(cls, rows: int, columns: int, *, extra: int = 0) -> 'Tokens':
+        """The cells of a grid, row by row, behind `extra` tokens that have no place on it.
+
+        Raises:
+          ValueError: a grid without cells, or a negative number of tokens.
+
+        Example:
+          >>> Tokens.on_grid(2, 2, extra=1).pos[0].tolist()
+          [[-1, -1], [0, 0], [0, 1], [1, 0], [1, 1]]
+        """
+        if rows < 1 or columns < 1 or extra < 0:
+            raise ValueError(
+                f'a grid has at least one row and one column, got {rows} x {columns} cells behind '
+                f'{extra} other tokens'
+            )
+        cells = np.stack(np.divmod(np.arange(rows * columns, dtype=np.int32), columns), axis=-1)
+        positions = np.concatenate([np.full((extra, 2), -1, np.int32), cells])
+        return dataclasses.replace(cls.of(positions=positions[None]), grid=(rows, columns))
+
     def with_feats(self, **feats) -> 'Tokens':
         """A copy that also has these features.
 
@@ -174,8 +198,9 @@ class Tokens:
         return dataclasses.replace(self, feats={})
 
     def slice(self, start, size: int) -> 'Tokens':
-        """The block of `size` tokens from `start` (which may be traced)."""
-        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1), self)
+        """The block of `size` tokens from `start` (which may be traced). It is no grid."""
+        cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)
+        return dataclasses.replace(jax.tree.map(cut, self), grid=None)
 
 
 def _check_range(name: str, a) -> None:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.stack import Inputs
 from posenc_jax.run.reading import SourceInput, encoded_source
 
 # Bytes of the logits that are held at a time. 4 MB of float32 stay near the cache; [L, V] at once
@@ -39,7 +40,7 @@ def scorer(model: nnx.Module) -> Scorer:
 
 def token_scores(
     model: nnx.Module,
-    tokens: Int[Array, 'B T'],
+    tokens: Inputs,
     targets: Int[Array, 'B _'],
     tok: Tokens | None = None,
     *,
@@ -54,7 +55,7 @@ def token_scores(
     Args:
       model: has `hidden(tokens, tok, key=)` -> [B, T, D] and `logits(hidden)` -> [B, T, V] in
         float32.
-      tokens: the inputs.
+      tokens: the inputs, ids or what the model reads in their place.
       targets: the token that each input should predict; [B, 1] where the model predicts a class.
       tok: positions, segments, padding; None for one unpadded document per row.
       key: draws random positions; None uses the evaluation rule of the encoding.

@@ -16,7 +16,7 @@ import numpy as np
 from posenc_jax.evaluation.measurement import Measurement, exact_match, token_accuracy
 from posenc_jax.evaluation.scoring import Scorer
 from posenc_jax.run.job import SEED
-from posenc_jax.run.reading import source_of, tokens_of
+from posenc_jax.run.reading import inputs_of, source_of, tokens_of
 from posenc_jax.tasks import Task
 
 
@@ -58,7 +58,7 @@ def evaluate_task(
         for depth in map(float, depths) if depths else (None,):
             own = task if depth is None else dataclasses.replace(task, depth=depth)
             batch = own.dataset(length=length, batch_size=samples, seed=SEED, split=split)[0]
-            found = score_rows(score, batch, rows(batch['tokens'].shape[1]), key)
+            found = score_rows(score, batch, rows(task.width(length)), key)
             results.append(exact_match(length, *found, depth))
             if task.predicts == 'here':
                 results.append(token_accuracy(length, *found, depth))
@@ -74,7 +74,7 @@ def score_rows(
       Negative log-likelihood, whether the target is the first choice, and whether it is scored,
       each [B, M] with M the largest number of scored targets of a row.
     """
-    total = len(batch['tokens'])
+    total = len(batch['targets'])
     rows = min(rows, total)
     mask = batch['loss_mask'] > 0
     at = np.argsort(~mask, axis=1, kind='stable')[:, : mask.sum(axis=1).max()].astype(np.int32)
@@ -84,7 +84,7 @@ def score_rows(
         at_most = np.minimum(numbers, total - 1)
         piece = {name: array[at_most] for name, array in batch.items()}
         own = None if key is None else jax.random.fold_in(key, first)
-        read = piece['tokens'], piece['targets'], tokens_of(piece), own, at[at_most]
+        read = inputs_of(piece), piece['targets'], tokens_of(piece), own, at[at_most]
         source = source_of(piece)
         scores = score(*read) if source is None else score(*read, source)
         parts.append(tuple(np.asarray(a)[numbers < total] for a in scores))

@@ -8,7 +8,7 @@ from flax import nnx
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.compose import make
-from posenc_jax.core.composite import ChainedEncoding, parts_of
+from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError
@@ -67,6 +67,16 @@ def assemble(
             f'attention, which no layer of {", ".join(cfg.specs)} has; set it to 0'
         )
     return shared, blocks, tuple(links)
+
+
+def check_depths(cfg: TransformerConfig, shared: Sequence[Encoding]) -> None:
+    """Refuses encodings that act before a layer that the model does not have."""
+    for part in shared:
+        if part.depth != 'every' and not 0 <= part.depth < cfg.layers:
+            raise SpecError(
+                f'{name_of(part)} acts before layer {part.depth}, but the layers are 0 .. '
+                f'{cfg.layers - 1}; use a smaller depth or more layers'
+            )
 
 
 def _check_direction(cfg, node: spec_language.Node) -> None:

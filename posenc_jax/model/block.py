@@ -11,6 +11,7 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cross import CrossAttention, Source
 from posenc_jax.model.layers import MLP, Norm, dropout
+from posenc_jax.model.mix_ffn import MixFFN
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import constrain, sharded_attend
@@ -64,7 +65,11 @@ class Block(nnx.Module):
             else None
         )
         self.mlp_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
-        self.mlp = MLP(cfg.mlp, cfg.width, cfg.mlp_width, bias=cfg.bias == 'all', **drawn)
+        self.mlp: Any = (
+            MixFFN(cfg.width, cfg.mlp_width, stack=stack, rngs=rngs)
+            if cfg.mlp == 'mix_ffn'
+            else MLP(cfg.mlp, cfg.width, cfg.mlp_width, bias=cfg.bias == 'all', **drawn)
+        )
         self.parallel = cfg.parallel
         self.encodings = nnx.List(encodings)
         self.dropout = cfg.dropout
@@ -94,7 +99,7 @@ class Block(nnx.Module):
         if mixer.streams:
             raise ValueError('the layer reads a stream of the layer before it, which is not given')
         cross = None if source is None else lambda x: self.cross.whole(x, tok, source)
-        return self.around(x, lambda h: mixer.whole(h, tok), cross, key=key)
+        return self.around(x, lambda h: mixer.whole(h, tok), cross, key=key, grid=tok.grid)
 
     def mixer(self, encoding: Encoding | None) -> Any:
         """What this block does between its norms: attention with the layer's chain as `encoding`,
@@ -159,10 +164,11 @@ class Block(nnx.Module):
         *,
         key: Array | None = None,
         fed: Callable[[Array], None] | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Array:
         """The block with `mix` in the place of attention. It maps the normed input to the term that
         is added to `x`. `cross` maps the sum, before its norm, to a second term. `fed` is called
-        with the output of the feed-forward network.
+        with the output of the feed-forward network. `grid` is that of the tokens, see `Tokens`.
         """
         if (cross is None) != (self.cross is None):
             raise ValueError(
@@ -178,7 +184,8 @@ class Block(nnx.Module):
         before, x = x, add(x, mix(self.attention_norm(x)), mix_key)
         if cross is not None:
             x = add(x, cross(x), cross_key)
-        out = self.mlp(self.mlp_norm(before if self.parallel else x))
+        h = self.mlp_norm(before if self.parallel else x)
+        out = self.mlp(h, grid) if isinstance(self.mlp, MixFFN) else self.mlp(h)
         if fed is not None:
             fed(out)
         return add(x, out, mlp_key)

@@ -15,7 +15,7 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extend
 
 # An encoding that opens one of these exists once in a model.
-STEM_DOORS = ('place', 'embed', 'auxiliary_loss')
+STEM_DOORS = ('place', 'embed', 'anchor', 'auxiliary_loss')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Link:
 def extended(model, spec: str, context: dict[str, Any]):
     """See `Transformer.extend`."""
     model, refused = nnx.clone(model), []
-    stacks = [model] if getattr(model, 'encoder', None) is None else [model, model.encoder]
+    stacks = getattr(model, 'stacks', [model])
     for stack in stacks:
         try:
             _extend_stack(stack, spec, {**stack.cfg.context, **context})

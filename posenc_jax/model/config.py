@@ -1,6 +1,8 @@
 """The sizes and choices that define a transformer, checked together."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from posenc_jax.core.attention import IMPLEMENTATIONS
@@ -11,7 +13,7 @@ from posenc_jax.model.layers import BIASES, MLPS, NORMS
 KINDS = {'decoder': True, 'encoder': False, 'encoder_decoder': True}  # kind -> causal
 
 
-POOLS = ('', 'mean', 'first', 'last')
+POOLS = ('', 'mean', 'first', 'last', 'token')
 
 
 SHARES = ('auto', 'model', 'layer')
@@ -32,13 +34,42 @@ SOURCE = ('source_size', 'source_len', 'source_layers')
 SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_rank')
 
 
+def pixels_per_patch(patch: int, lower: Sequence[Sequence]) -> int:
+    """The side, in pixels of the image, of what a patch of the last stage stands for.
+
+    Args:
+      patch: side of its patches in cells of the stage before.
+      lower: the stages before, see `TransformerConfig`.
+
+    Raises:
+      ValueError: a stage that is not (layers, width, heads, patch, spec).
+
+    Example:
+      >>> pixels_per_patch(2, [(2, 32, 1, 4, 'nope()')])
+      8
+    """
+    kinds = (int, int, int, int, str)
+    for number, stage in enumerate(lower):
+        if (
+            not isinstance(stage, (tuple, list))
+            or len(stage) != 5
+            or not all(map(isinstance, stage, kinds))
+            or min(stage[:4]) < 1
+        ):
+            raise ValueError(
+                'a stage in lower is (layers, width, heads, patch, spec), e.g. (2, 32, 1, 4, '
+                f"'rope()'); stage {number} is {quoted(stage)}"
+            )
+    return patch * math.prod(stage[3] for stage in lower)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """Sizes and choices of a `Transformer`. Where 0 stands for a derived value, the config replaces
     it when it is made.
 
     Attributes:
-      vocab_size: rows of the embedding table.
+      vocab_size: rows of the embedding table; 0 where vectors or images are read and not ids.
       train_len: trained length in tokens, which the encodings are told.
       encoding: spec string of every layer, unless `pattern` is given.
       pattern: spec strings cycled over the layers; () means `encoding` everywhere.
@@ -48,7 +79,13 @@ class TransformerConfig:
         which the layers of the decoder have cross-attention.
       output_size: number of logits; 0 = vocab_size.
       pool: '' for logits at every token; else one row of logits, of the 'mean' over the valid
-        tokens, or of the 'first' or 'last' of them.
+        tokens, of the 'first' or 'last' of them, or of a class 'token' in front of an image.
+      channels: numbers of a vector or of a pixel, where the model reads them; 0 for ids.
+      patch, overlap: side of the patches of an image in pixels, 0 for no image; and whether patches
+        overlap, see `PatchInput`.
+      lower: stages of a pyramid below this one, from the image on: (layers, width, heads, patch,
+        spec) each. The patches of a stage are cells of the stage before, and `patch` is that of
+        the last stage.
       source_size, source_len: rows of the source's embedding table and trained length of the
         source; 0 unless there is one.
       source_layers: layers of the encoder of the source; 0 = layers.
@@ -58,8 +95,8 @@ class TransformerConfig:
       kv_heads: key/value heads of attention, a divisor of heads; 0 = heads. A mixer in the place of
         attention says itself which of kv_heads, bias and share it follows.
       head_dim: 0 = width // heads.
-      mlp, mlp_width: 'gelu' (tanh form), 'gelu_erf' or 'swiglu', and the hidden width; 0 = 4 *
-        width.
+      mlp, mlp_width: 'gelu' (tanh form), 'gelu_erf', 'swiglu' or, for images, 'mix_ffn', and the
+        hidden width; 0 = 4 * width.
       bias: of projections: 'none', 'qkv', or 'all' (not with swiglu).
       norm, epsilon: 'rmsnorm', 'layernorm' or 'layernorm_scale' (no bias), and what is added to the
         mean square.
@@ -93,6 +130,10 @@ class TransformerConfig:
     kind: str = 'decoder'
     output_size: int = 0
     pool: str = ''
+    channels: int = 0
+    patch: int = 0
+    overlap: bool = False
+    lower: tuple[tuple, ...] = ()
     source_size: int = 0
     source_len: int = 0
     source_layers: int = 0
@@ -118,17 +159,22 @@ class TransformerConfig:
     implementation: str = ''
 
     def __post_init__(self):
-        for name in ('vocab_size', 'train_len', 'layers', 'width', 'heads'):
+        if self.channels:
+            self._check_input()
+        for name in ('vocab_size', 'train_len', 'layers', 'width', 'heads')[bool(self.channels) :]:
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} must be at least 1, got {quoted(getattr(self, name))}')
         for name in (
-            'kv_heads', 'head_dim', 'mlp_width', 'block', 'output_size', *SOURCE
+            'kv_heads', 'head_dim', 'mlp_width', 'block', 'output_size', 'channels', 'patch',
+            *SOURCE,
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(
                     f'{name} must be positive, or 0 to derive it, got {quoted(getattr(self, name))}'
                 )
-        for name in ('vocab_size', 'train_len', *SIZES, 'block', 'output_size', *SOURCE):
+        for name in (
+            'vocab_size', 'train_len', *SIZES, 'block', 'output_size', 'channels', 'patch', *SOURCE
+        ):  # fmt: skip
             if getattr(self, name) >= 2**31:
                 raise ValueError(
                     f'{name} must be a whole number of 32 bits, got {quoted(getattr(self, name))}'
@@ -173,6 +219,7 @@ class TransformerConfig:
         derive('head_dim', self.width // self.heads)
         object.__setattr__(self, 'pattern', tuple(self.pattern))
         self._check_source(derive)
+        self._check_patches()
         if self.tie and self.output_size != self.vocab_size:
             raise ValueError(
                 f'tie=True uses the table of {self.vocab_size} inputs for {self.output_size} '
@@ -209,7 +256,40 @@ class TransformerConfig:
         layer = mixers * (self.width * heads + adapters) + self.width * mlp
         output = 0 if self.tie else self.output_size * self.width
         source = self.of_source.weights if self.kind == 'encoder_decoder' else 0
-        return self.vocab_size * self.width + output + self.layers * layer + source
+        inputs = self.vocab_size + self.channels * (2 * self.patch) ** 2
+        stages = sum(stage.weights for stage in self.of_lower)
+        return inputs * self.width + output + self.layers * layer + source + stages
+
+    def _check_input(self) -> None:
+        """Raises ValueError if the fields of a model that reads no ids do not fit together."""
+        if self.vocab_size or self.tie or self.output_size < 1:
+            raise ValueError(
+                'a model that reads vectors or images has vocab_size=0, tie=False and an '
+                f'output_size, got {self.vocab_size}, {self.tie} and {self.output_size}'
+            )
+        if self.kind == 'encoder_decoder':
+            raise ValueError("an 'encoder_decoder' reads token ids, got channels")
+
+    def _check_patches(self) -> None:
+        """Raises ValueError if fields about images are set where no image is read."""
+        pixels_per_patch(self.patch, self.lower)
+        object.__setattr__(self, 'lower', tuple(map(tuple, self.lower)))
+        set_fields = [
+            name
+            for name, is_set in (
+                ('overlap', self.overlap),
+                ("pool='token'", self.pool == 'token'),
+                ("mlp='mix_ffn'", self.mlp == 'mix_ffn'),
+                ('lower', bool(self.lower)),
+                ('patch', bool(self.patch) and not self.channels),
+            )
+            if is_set and not (self.patch and self.channels)
+        ]
+        if set_fields:
+            raise ValueError(
+                f'{set_fields[0]} is for models that cut images into patches; this model reads '
+                f'{"vectors" if self.channels else "token ids"}'
+            )
 
     def _check_source(self, derive) -> None:
         """Raises ValueError if the fields about a source do not fit the kind."""
@@ -259,10 +339,23 @@ class TransformerConfig:
             source_encoding='',
         )
 
+    @property
+    def of_lower(self) -> tuple['TransformerConfig', ...]:
+        """The configs of the stages below the last one, which have no output of their own."""
+        configs, channels = [], self.channels
+        for layers, width, heads, patch, spec in self.lower:
+            sizes = dict(layers=layers, width=width, heads=heads, patch=patch, encoding=spec)
+            derived = dict(kv_heads=0, head_dim=0, mlp_width=0, embedding_scale=0.0, pattern=())
+            own = dict(channels=channels, output_size=1, pool='', lower=())
+            configs.append(dataclasses.replace(self, **sizes, **derived, **own))
+            channels = width
+        return tuple(configs)
+
     @classmethod
     def from_config(cls, config: Any, vocab_size: int, **shape) -> 'TransformerConfig':
         """From the config of a run (see posenc_jax/run/defaults.py) and the sizes that its task
-        sets: its vocabulary and any of `output_size`, `pool`, `source_size` and `source_len`.
+        sets: its vocabulary and any of `output_size`, `pool`, `channels`, `source_size` and
+        `source_len`.
         """
         return cls(
             **{
@@ -276,6 +369,7 @@ class TransformerConfig:
                     source_encoding=config.source_encoding,
                     cross=config.cross,
                     pool='',
+                    lower=tuple(config.model.lower),
                 ),
                 **shape,
             }

@@ -11,7 +11,7 @@ from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.tokens import Tokens
 
 NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
-MLPS = ('gelu', 'gelu_erf', 'swiglu')
+MLPS = ('gelu', 'gelu_erf', 'swiglu', 'mix_ffn')
 BIASES = ('none', 'qkv', 'all')
 
 
@@ -152,7 +152,8 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def pooled(x: Float[Array, 'B T D'], tok: Tokens | None, pool: str) -> Float[Array, 'B 1 D']:
-    """The 'mean' of the valid tokens of each row in float32, or the 'first' or 'last' of them.
+    """The 'mean' of the valid tokens of each row in float32, or the 'first' or 'last' of them. For
+    'token' it is the first: the class token.
 
     Example:
       >>> tok = Tokens.of(valid=[[True, True, False]])
@@ -165,9 +166,9 @@ def pooled(x: Float[Array, 'B T D'], tok: Tokens | None, pool: str) -> Float[Arr
     if pool == 'mean':
         share = valid / jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
         return jnp.einsum('bt,btd->bd', share, x.astype(jnp.float32)).astype(x.dtype)[:, None]
-    order = valid if pool == 'first' else valid[:, ::-1]
+    order = valid[:, ::-1] if pool == 'last' else valid
     at = jnp.argmax(order, axis=1)
-    at = at if pool == 'first' else x.shape[1] - 1 - at
+    at = at if pool != 'last' else x.shape[1] - 1 - at
     return jnp.take_along_axis(x, at[:, None, None], axis=1)
 
 

@@ -15,19 +15,25 @@ from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tables import known_range, lookup_rows
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.assemble import assemble
+from posenc_jax.model.assemble import assemble, check_depths
 from posenc_jax.model.block import Block
 from posenc_jax.model.change_parts import Link
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.cross import Source
+from posenc_jax.model.input_layer import make_input_layer
 from posenc_jax.model.layers import Norm, dropout, normal
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.sharding import constrain
-from posenc_jax.model.stream import StreamingMixer
+from posenc_jax.model.stream import StreamingMixer, begin_one_stream, has_stream
+
+# Token ids [B, T], vectors [B, T, C] or images [B, rows, columns, C].
+Inputs = Int[Array, 'B T'] | Float[Array, 'B T C'] | Float[Array, 'B rows columns C']
 
 
 class LayerStack(nnx.Module):
-    """Token embeddings, layers with a positional encoding or another mixer, and the final norm.
+    """A table of token vectors, layers with a positional encoding or another mixer, and the final
+    norm. In the place of ids a stack may read vectors or images (`cfg.channels`, `cfg.patch`); then
+    an `input_layer` takes the place of the table.
 
     The pattern repeats with a period, and a layer type is an index in it. Each layer type has one
     `Block` whose variables are stacked over the repetitions, and one `lax.scan` goes over them.
@@ -41,8 +47,13 @@ class LayerStack(nnx.Module):
 
     def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.embedding = normal(rngs, (cfg.vocab_size, cfg.width), cfg.width, ('vocab', 'width'))
+        table = (cfg.vocab_size, cfg.width)
+        self.embedding: Any = (
+            None if cfg.channels else normal(rngs, table, cfg.width, ('vocab', 'width'))
+        )
+        self.input_layer: Any = make_input_layer(cfg, rngs)
         shared, blocks, links = assemble(cfg, rngs)
+        check_depths(cfg, shared)
         self.shared = nnx.List(shared)
         self.blocks = nnx.List(blocks)
         for number, block in enumerate(blocks):
@@ -96,20 +107,15 @@ class LayerStack(nnx.Module):
         Raises:
           ValueError: layers of two methods that have one.
         """
-        begun = {}
+        owners = []
         for layer_type, (block, tok) in enumerate(zip(self.blocks, placed)):
-            owner = block.own_mixer
-            if owner is None:
-                parts = parts_of(self.encoding(layer_type, block))
-                owner = next((part for part in parts if part.opens('begin_stream')), None)
-            elif not owner.streams:
-                owner = None
-            if owner is not None and owner.card.key not in begun:
-                begun[owner.card.key] = owner.begin_stream(tok)
-        if len(begun) > 1:
-            raise ValueError(f'{" and ".join(begun)} each carry a stream; use one of them')
-        whole = lambda a: jnp.broadcast_to(a, (batch, *a.shape[1:]))
-        return jax.tree.map(whole, next(iter(begun.values()), None))
+            of_layer = (
+                parts_of(self.encoding(layer_type, block))
+                if block.own_mixer is None
+                else (block.own_mixer,)
+            )
+            owners += [(part, tok) for part in of_layer if has_stream(part)]
+        return begin_one_stream(owners, batch)
 
     def _part(self, link: Link, block: Block) -> Encoding:
         return self.shared[link.number] if link.shared else block.encodings[link.number]
@@ -136,7 +142,7 @@ class LayerStack(nnx.Module):
 
         Encodings that read ids get `ids`, or those of `tok`; the result has none.
         """
-        if ids is not None and self.reads_ids:
+        if ids is not None and self.reads_ids and self.input_layer is None:
             tok = dataclasses.replace(tok, ids=ids)
         placed = []
         for layer_type in range(len(self.links)):
@@ -159,16 +165,47 @@ class LayerStack(nnx.Module):
                 f'token ids lie in 0 .. {self.cfg.vocab_size - 1} (vocab_size), got {low} .. {high}'
             )
 
-    def vectors(self, tokens: Int[Array, 'B T'], tok: Tokens) -> Float[Array, 'B T D']:
+    def tokens_of(self, inputs: Inputs, tok: Tokens | None = None) -> Tokens:
+        """What is known about the tokens of an input: `tok`, or their order alone for None.
+
+        Raises:
+          ValueError: an input of another kind than this model reads, a `tok` that does not fit it,
+            or any `tok` of an image, whose patches are its tokens.
+        """
+        if self.input_layer is not None:
+            known = self.input_layer.tokens(inputs)
+            if known.grid is not None and tok is not None:
+                raise ValueError('the tokens of an image are its patches: leave tok out')
+        elif inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.integer):
+            raise ValueError(f'tokens must be integers [B, T], got {inputs.dtype} {inputs.shape}')
+        else:
+            known = Tokens.of(length=inputs.shape[1])
+        tok = known if tok is None else tok
+        for leaf in jax.tree.leaves(tok):
+            if leaf.shape[1] != known.length or leaf.shape[0] not in (1, inputs.shape[0]):
+                raise ValueError(
+                    f'inputs {inputs.shape} do not fit tok, which has an array {leaf.shape}'
+                )
+        return tok
+
+    def vectors(self, inputs: Inputs, tok: Tokens) -> Float[Array, 'B T D']:
         """Token vectors of about unit variance, before the `embed` of any part.
 
         Raises:
           ValueError: ids outside the vocabulary, except those of padding. Traced ids outside it
             give NaN.
         """
-        tokens = tokens if tok.valid is None else jnp.where(tok.valid, tokens, 0)
-        self.check_ids(tokens)
-        x = lookup_rows(self.embedding[...], tokens) * self.cfg.embedding_scale
+        if self.input_layer is None:
+            ids = inputs if tok.valid is None else jnp.where(tok.valid, inputs, 0)
+            self.check_ids(ids)
+            x = lookup_rows(self.embedding[...], ids) * self.cfg.embedding_scale
+        elif self.cfg.patch:
+            torus = [part for part in self.shared if part.opens('anchor')]
+            for part in torus:
+                inputs = part.anchor(inputs, self.cfg.patch)
+            x = self.input_layer(inputs.astype(self.cfg.dtype), circular=bool(torus))
+        else:
+            x = self.input_layer(inputs.astype(self.cfg.dtype))
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
@@ -182,26 +219,41 @@ class LayerStack(nnx.Module):
                 found.setdefault(number, (number, part, tok))
         return list(found.values())
 
-    def embed(self, tokens: Int[Array, 'B T'], placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
-        """`vectors`, changed once by the `embed` of every shared part; the same errors."""
-        x = self.vectors(tokens, placed[0])
+    def embed(self, inputs: Inputs, placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
+        """The input of the first layer: `vectors`, changed once by the `embed` of every shared part
+        that acts there.
+
+        Raises:
+          ValueError: as for `vectors`; a part acts before later layers, which only `hidden` does.
+        """
+        if deep := self._deep(placed):
+            raise ValueError(
+                f'{name_of(deep[0][0])} changes the vectors before later layers, which this way of '
+                'reading the model does not'
+            )
+        return self._at_input(inputs, placed)
+
+    def _at_input(self, inputs, placed):
+        x = self.vectors(inputs, placed[0])
         for _, part, tok in self.once(placed):
-            x = part.embed(x, tok)
+            x = part.embed(x, tok) if part.depth == 0 else x
         return x
+
+    def _deep(self, placed: tuple[Tokens, ...]) -> list[tuple[Encoding, Tokens]]:
+        """The shared parts whose `embed` acts before later layers, with their tokens."""
+        return [(part, tok) for _, part, tok in self.once(placed) if part.depth != 0]
 
     @property
     def opens_auxiliary_loss(self) -> bool:
         """Whether some encoding adds a term to the loss of training."""
         return any(part.opens('auxiliary_loss') for part in self.shared)
 
-    def auxiliary_loss(
-        self, tokens: Int[Array, 'B T'], tok: Tokens, key: Array
-    ) -> Float[Array, '']:
+    def auxiliary_loss(self, tokens: Inputs, tok: Tokens | None, key: Array) -> Float[Array, '']:
         """The sum of the terms that the encodings add to the loss of training. Arguments as for
         `hidden`, in which `place` of every part gets the key that its term gets here.
         """
         place_key = jax.random.split(key, 3)[0]
-        placed = self.place(tok, tokens, key=place_key)
+        placed = self.place(self.tokens_of(tokens, tok), tokens, key=place_key)
         x, loss = self.vectors(tokens, placed[0]), jnp.zeros((), jnp.float32)
         for number, part, own in self.once(placed):
             loss += part.auxiliary_loss(x, own, key=jax.random.fold_in(place_key, number))
@@ -209,7 +261,7 @@ class LayerStack(nnx.Module):
 
     def hidden(
         self,
-        tokens: Int[Array, 'B T'],
+        tokens: Inputs,
         tok: Tokens | None = None,
         *,
         key: Array | None = None,
@@ -219,8 +271,9 @@ class LayerStack(nnx.Module):
         """The last layer's output after the final norm.
 
         Args:
-          tokens: token ids.
-          tok: what else is known about them (positions, documents, padding); None counts 0 .. T-1.
+          tokens: token ids, or the vectors or images that the model reads in their place.
+          tok: what else is known about them (positions, documents, padding); None counts 0 .. T-1,
+            and is required of images.
           key: draws random positions and dropout; None is the evaluation rule of the encodings.
           train: turns dropout on; needs a key.
           source: what cross-attention reads; None where the model has none.
@@ -228,14 +281,7 @@ class LayerStack(nnx.Module):
         Raises:
           ValueError: shapes that do not fit, or `train` without a key.
         """
-        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(f'tokens must be integers [B, T], got {tokens.dtype} {tokens.shape}')
-        tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
-        for leaf in jax.tree.leaves(tok):
-            if leaf.shape[1] != tokens.shape[1] or leaf.shape[0] not in (1, tokens.shape[0]):
-                raise ValueError(
-                    f'tokens {tokens.shape} do not fit tok, which has an array {leaf.shape}'
-                )
+        tok = self.tokens_of(tokens, tok)
         if train and key is None:
             raise ValueError('train=True needs a key: dropout and positions may be random')
         place_key, stem_key, layer_key = (
@@ -244,10 +290,13 @@ class LayerStack(nnx.Module):
         placed = self.place(tok, tokens, key=place_key)
         if not train:
             stem_key, layer_key = None, None
-        x = dropout(self.embed(tokens, placed), self.cfg.dropout, stem_key)
+        x = dropout(self._at_input(tokens, placed), self.cfg.dropout, stem_key)
+        deep = self._deep(placed)
 
         def layer(carry, number, layer_type, block):
             x, stream = carry
+            for part, own in deep:
+                x = _before_layer(part, x, own, number)
             tok, mixer = placed[layer_type], self.mixer(layer_type, block)
             own_key = None if layer_key is None else jax.random.fold_in(layer_key, number)
             if not mixer.streams:
@@ -330,3 +379,10 @@ class LayerStack(nnx.Module):
             for group in range(self.cfg.layers // len(split))
             for layer_type, (graphdef, state) in enumerate(split)
         ]
+
+
+def _before_layer(part: Encoding, x: Float[Array, 'B T D'], tok: Tokens, number) -> Array:
+    """`part.embed` if it acts before layer `number`, which may be traced."""
+    if part.depth == 'every':
+        return part.embed(x, tok)
+    return jax.lax.cond(number == part.depth, lambda x: part.embed(x, tok), lambda x: x, x)

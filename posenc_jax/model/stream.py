@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -156,3 +157,25 @@ def _constrained(stream: Stream) -> Stream:
     return jax.tree.map(
         lambda a: constrain(a, 'batch', 'sequence', 'heads', *[None] * (a.ndim - 3)), stream
     )
+
+
+def has_stream(part: Any) -> bool:
+    """Whether an encoding, or a mixer in the place of attention, carries a stream."""
+    return part.opens('begin_stream') if isinstance(part, Encoding) else part.streams
+
+
+def begin_one_stream(owners: Sequence[tuple[Any, Tokens]], batch: int) -> Stream | None:
+    """The stream at the first layer, [batch, L, ...], of the parts that carry one, with the tokens
+    of their layers; None where there is none.
+
+    Raises:
+      ValueError: parts of two methods.
+    """
+    first: dict[str, tuple[Any, Tokens]] = {}
+    for owner, tok in owners:
+        first.setdefault(owner.card.key, (owner, tok))
+    if len(first) > 1:
+        raise ValueError(f'{" and ".join(first)} each carry a stream; use one of them')
+    whole = lambda a: jnp.broadcast_to(a, (batch, *a.shape[1:]))
+    begun = [owner.begin_stream(tok) for owner, tok in first.values()]
+    return jax.tree.map(whole, begun[0]) if begun else None

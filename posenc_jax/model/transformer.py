@@ -16,14 +16,15 @@ from posenc_jax.model.cross import Source
 from posenc_jax.model.layers import normal, pooled
 from posenc_jax.model.projections import merge_adapters
 from posenc_jax.model.sharding import constrain
-from posenc_jax.model.stack import LayerStack
+from posenc_jax.model.stack import Inputs, LayerStack
 
 
 class Transformer(LayerStack):
     """A pre-norm transformer with a positional encoding, or another mixer, in every layer.
 
     A model of kind 'encoder_decoder' has an `encoder`, a stack of layers of its own, whose output
-    all its layers read by cross-attention.
+    all its layers read by cross-attention. A pyramid over an image has stacks of layers in `lower`,
+    from the image on, and this stack reads the grid of the last of them.
 
     Args:
       cfg: sizes and choices.
@@ -38,7 +39,11 @@ class Transformer(LayerStack):
     """
 
     def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
-        super().__init__(cfg, rngs=rngs)
+        lower = cfg.of_lower
+        channels = lower[-1].width if lower else cfg.channels
+        super().__init__(dataclasses.replace(cfg, channels=channels, lower=()), rngs=rngs)
+        self.cfg = cfg
+        self.lower = nnx.List(LayerStack(stage, rngs=rngs) for stage in lower)
         self.output = (
             None
             if cfg.tie
@@ -47,6 +52,11 @@ class Transformer(LayerStack):
         self.encoder = (
             LayerStack(cfg.of_source, rngs=rngs) if cfg.kind == 'encoder_decoder' else None
         )
+
+    @property
+    def stacks(self) -> list[LayerStack]:
+        """This stack, and those that it reads."""
+        return [self, *self.lower, *([] if self.encoder is None else [self.encoder])]
 
     def encoded(
         self,
@@ -76,9 +86,7 @@ class Transformer(LayerStack):
     def merged(self) -> 'Transformer':
         """The same function without adapters: their products are added into the projections."""
         model = nnx.clone(self)
-        for stack in (model, model.encoder):
-            if stack is None:
-                continue
+        for stack in model.stacks:
             stack.cfg = dataclasses.replace(stack.cfg, lora_rank=0)
             for block in stack.blocks:
                 for holder in (block, block.cross):
@@ -157,7 +165,7 @@ class Transformer(LayerStack):
 
     def __call__(
         self,
-        tokens: Int[Array, 'B T'],
+        tokens: Inputs,
         tok: Tokens | None = None,
         *,
         key: Array | None = None,
@@ -168,8 +176,9 @@ class Transformer(LayerStack):
         """Logits in float32, [B, T, V]; [B, 1, V] of the pooled tokens if `cfg.pool` is set.
 
         Args:
-          tokens: token ids.
-          tok: what else is known about them (positions, documents, padding); None counts 0 .. T-1.
+          tokens: token ids, or the vectors or images that the model reads in their place.
+          tok: what else is known about them (positions, documents, padding); None counts 0 .. T-1,
+            and is required of images.
           key: draws random positions and dropout; None is the evaluation rule of the encodings.
           train: turns dropout on; needs a key.
           last: how many tokens, from the end, get logits; None for all.
@@ -191,6 +200,11 @@ class Transformer(LayerStack):
         self.check_source(source)
         if source is not None and len(source.x) != len(tokens):
             raise ValueError(f'{len(tokens)} rows of tokens, but {len(source.x)} of the source')
+        for number, stage in enumerate(self.lower):
+            rows, columns = stage.tokens_of(tokens, tok).grid
+            own = None if key is None else jax.random.fold_in(key, number)
+            x = stage.hidden(tokens, key=own, train=train)
+            tokens = x.reshape(len(x), rows, columns, x.shape[-1])
         x = super().hidden(tokens, tok, key=key, train=train, source=source)
         return pooled(x, tok, self.cfg.pool) if self.cfg.pool else x
 

@@ -49,14 +49,21 @@ def get_config() -> ConfigDict:
     # 'decoder' (causal), 'encoder', or 'encoder_decoder' for tasks with a source
     model.kind = 'decoder'
     model.source_layers = 0  # layers that read the source, in an encoder-decoder; 0 means layers
-    # where a task predicts the class of a row: of the 'mean' of its tokens, the 'first' or 'last'
+    # where a task predicts the class of a row: of the 'mean' of its tokens, the 'first' or 'last',
+    # or of a class 'token' in front of the patches of an image
     model.pool = 'mean'
+    # Images: side of a patch in pixels, and whether patches overlap (see PatchInput). A pyramid has
+    # stages (layers, width, heads, patch, spec) in `lower`, from the image on; the fields of the
+    # model are those of its last stage. 0 and () for all other models.
+    model.patch = 0
+    model.overlap = False
+    model.lower = ()
     model.layers = 6
     model.width = 256  # D, of the residual stream
     model.heads = 8  # N, query heads
     model.kv_heads = 0  # K, key and value heads, a divisor of heads; 0 means heads
     model.head_dim = 0  # H; 0 means width // heads
-    model.mlp = 'gelu'  # 'gelu' (tanh form), 'gelu_erf' or 'swiglu'
+    model.mlp = 'gelu'  # 'gelu' (tanh form), 'gelu_erf', 'swiglu' or, for images, 'mix_ffn'
     model.mlp_width = 0  # hidden width; 0 means 4 * width
     model.bias = 'none'  # which projections have biases: 'none', 'qkv', 'all'
     # 'rmsnorm', 'layernorm' or 'layernorm_scale' (without bias), before each branch

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError, check_choice, quoted
-from posenc_jax.model.config import POOLS, TransformerConfig
+from posenc_jax.model.config import POOLS, TransformerConfig, pixels_per_patch
 from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import settings
 from posenc_jax.run.fields import check_fields, check_numbers, fields_of
@@ -95,14 +95,7 @@ def resolve(config: ConfigDict) -> Plan:
     settings.check_kind(plan.model, task, config.task)
     if config.train.segment:
         settings.check_segments(plan.model)
-    supplied = settings.check_ids(plan.model, task, config.train.length, training=True)
-    settings.check_call(
-        plan.model,
-        cfg.train_len,
-        None if supplied is None else supplied.shape[2:],
-        settings.source_shape(plan.model, task, config.train.length),
-        train=True,
-    )
+    settings.check_read(plan.model, task, config.train.length, cfg.train_len, train=True)
     if config.eval.at_end:
         try:
             settings.check(config, task, cfg, plan.model)
@@ -156,9 +149,8 @@ def _with_data(node: spec_language.Node, data: ConfigDict) -> spec_language.Node
 
 def task_length(config: ConfigDict, task: Task) -> int | tuple[int, int]:
     """The length, or the range (lowest, highest) of lengths, that training draws from."""
-    return (
-        config.train.length if task.is_language else (config.train.min_length, config.train.length)
-    )
+    length = config.train.length
+    return length if task.is_language or task.is_image else (config.train.min_length, length)
 
 
 def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
@@ -176,8 +168,14 @@ def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
             f'{name}={value}' for name, value in fields_of(config).items() if name in fields
         )
         raise ValueError(f'{given}: {error}') from error
+    if task.is_image:
+        if not config.model.patch:
+            raise SpecError(f'model.patch is 0, but {config.task} has images to cut; use e.g. 4')
+        side = pixels_per_patch(config.model.patch, config.model.lower)
+        width = max(1, width // side**2) + (config.model.pool == 'token')
     shape = dict(vocab_size=task.vocab_size, width=width, output_size=task.output_size)
     shape['pooled'] = int(task.predicts == 'class')
+    shape['channels'] = task.channels
     if task.source_size:
         shape |= dict(source_size=task.source_size, source_width=task.source_width(length))
     return sized_model(config, **shape)
@@ -189,6 +187,7 @@ def sized_model(
     width: int,
     output_size: int = 0,
     pooled: int = 0,
+    channels: int = 0,
     source_size: int = 0,
     source_width: int = 0,
 ) -> TransformerConfig:
@@ -200,6 +199,7 @@ def sized_model(
       width: tokens of a training row.
       output_size: number of target ids; 0 for `vocab_size`.
       pooled: 1 if the class of the row is predicted, else 0.
+      channels: numbers of a vector or of a pixel; 0 where ids are read.
       source_size, source_width: token ids of the source and tokens of its training rows; 0 where
         there is none.
     """
@@ -221,6 +221,7 @@ def sized_model(
         vocab_size,
         output_size=output_size,
         pool=pool if pooled else '',
+        channels=channels,
         source_size=source_size,
         source_len=source_width,
     )

@@ -1,4 +1,6 @@
-"""What a model reads of a batch: its tokens, and the source where a batch has one."""
+"""What a model reads of a batch: token ids, vectors or images, what is known about them, and the
+source where a batch has one.
+"""
 
 from typing import Any
 
@@ -16,10 +18,27 @@ OF_SOURCE = 97
 SourceInput = tuple[Any, Tokens]  # the ids of a source, and what is known about them
 
 
-def tokens_of(batch: dict[str, Any]) -> Tokens:
-    """The `Tokens` of a batch: positions, documents and padding, where the batch has them."""
+INPUTS = ('tokens', 'vectors', 'image')
+
+
+def inputs_of(batch: dict[str, Any]) -> Any:
+    """The input of a model: token ids [B, T], `vectors` [B, T, C] or an `image` [B, rows, columns,
+    C].
+    """
+    return next(batch[name] for name in INPUTS if name in batch)
+
+
+def tokens_of(batch: dict[str, Any]) -> Tokens | None:
+    """The `Tokens` of a batch: positions, documents, padding, and the adjacency of a graph, where
+    the batch has them; None for images, whose patches are their tokens.
+    """
+    if 'image' in batch:
+        return None
     known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
-    return Tokens.of(length=batch['tokens'].shape[1], **known)
+    tok = Tokens.of(length=inputs_of(batch).shape[1], **known)
+    if 'adjacency' not in batch:
+        return tok
+    return tok.with_feats(adjacency=batch['adjacency'][:, :, None])
 
 
 def source_of(batch: dict[str, Any]) -> SourceInput | None:
@@ -50,7 +69,7 @@ def auxiliary_loss(
     model: Transformer, batch: dict[str, Any], key: Array
 ) -> Float[Array, ''] | None:
     """The sum of the terms that encodings add to the loss; None where none of them adds one."""
-    stacks: list[Any] = [(model, (batch['tokens'], tokens_of(batch)), key)]
+    stacks: list[Any] = [(model, (inputs_of(batch), tokens_of(batch)), key)]
     if model.encoder is not None and (source := source_of(batch)) is not None:
         stacks.append((model.encoder, source, jax.random.fold_in(key, OF_SOURCE)))
     terms = [

@@ -21,7 +21,7 @@ from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import protocols
 from posenc_jax.run.protocols import PROTOCOLS
-from posenc_jax.run.reading import auxiliary_loss, encoded_source, source_of, tokens_of
+from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.tasks import Task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import SPLITS, batch_rng
@@ -127,6 +127,7 @@ def check(
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     for name, ours, theirs in (
         ('token ids', cfg.vocab_size, task.vocab_size),
+        ('channels', cfg.channels, task.channels),
         ('target ids', cfg.output_size, task.output_size),
         ('token ids of the source', cfg.source_size, task.source_size),
     ):
@@ -160,9 +161,7 @@ def check(
                 # A task that reads a text refuses windows that are longer than the split.
                 task.dataset(length=length, batch_size=1, seed=0, split=settings.split)
                 check_memory(f'eval.samples={settings.samples} rows of', settings.samples, width)
-            supplied = check_ids(model, task, length, split=settings.split)
-            components = None if supplied is None else supplied.shape[2:]
-            check_call(model, width, components, source_shape(model, task, length))
+            check_read(model, task, length, width, split=settings.split)
         except ValueError as error:
             problems[length] = error
     if problems:
@@ -224,6 +223,34 @@ def check_kind(model: Transformer, task: Task, spec: str) -> None:
                 f'{name_of(part)} lets queries see later tokens, which {spec} asks to predict; '
                 'leave it out or use causal()'
             )
+
+
+def check_read(
+    model: Transformer,
+    task: Task,
+    length: int,
+    width: int,
+    *,
+    train: bool = False,
+    split: str = 'test',
+) -> None:
+    """Checks that a model can read what a task has at a length.
+
+    Args:
+      model: the model as shapes.
+      task: the task.
+      length: the task length.
+      width: tokens of a row at this length; not used where vectors or images are read.
+      train, split: whether the training rule applies; see `check_ids`.
+
+    Raises ValueError if an id is beyond a table or a size does not fit the model.
+    """
+    if task.channels:
+        _check_batch(model, task.sample(batch_rng(0, 'test', 0), 2, length), train=train)
+        return
+    supplied = check_ids(model, task, length, training=train, split=split)
+    components = None if supplied is None else supplied.shape[2:]
+    check_call(model, width, components, source_shape(model, task, length), train=train)
 
 
 def check_segments(model: Transformer) -> None:
@@ -346,7 +373,6 @@ def check_call(
       source: the same two for the source; None if there is none.
       train: whether the training rule applies.
     """
-    graphdef, state = nnx.split(model)
     shape = lambda *sizes: jax.ShapeDtypeStruct((2, *sizes), jnp.int32)
     batch = {'tokens': shape(width)}
     if components is not None:
@@ -355,14 +381,20 @@ def check_call(
         batch['source'] = shape(source[0])
         if source[1] is not None:
             batch['source_positions'] = shape(source[0], *source[1])
+    _check_batch(model, batch, train=train)
+
+
+def _check_batch(model: Transformer, batch: dict[str, Any], *, train: bool) -> None:
+    """Traces a call of the model on a batch of arrays or their shapes."""
+    graphdef, state = nnx.split(model)
 
     def call(state, batch):
         model, key = nnx.merge(graphdef, state), jax.random.key(0) if train else None
-        of_source = contextlib.nullcontext() if source is None else _of_source(source[0])
-        with of_source:
+        width = batch['source'].shape[1] if 'source' in batch else None
+        with contextlib.nullcontext() if width is None else _of_source(width):
             read = encoded_source(model, source_of(batch), key, train)
         if key is not None:
             auxiliary_loss(model, batch, key)
-        return model(batch['tokens'], tokens_of(batch), key=key, train=train, source=read)
+        return model(inputs_of(batch), tokens_of(batch), key=key, train=train, source=read)
 
     jax.eval_shape(call, state, batch)

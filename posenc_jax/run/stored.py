@@ -27,7 +27,7 @@ FILE = 'config.json'  # in the run directory
 # built without the data.
 SHAPE = 'task_shape'
 # Sizes in it that only some tasks set.
-FURTHER = ('output_size', 'pooled', 'source_size', 'source_width')
+FURTHER = ('output_size', 'pooled', 'channels', 'source_size', 'source_width')
 # The entry with digests of the configs that the run had before `--resume_changed` replaced them.
 EARLIER = 'resumed_changed'
 # types of the items of the lists in that file
@@ -98,6 +98,7 @@ def saved_of(
     further = dict(
         output_size=cfg.output_size if cfg.output_size != cfg.vocab_size else 0,
         pooled=int(bool(cfg.pool)),
+        channels=cfg.channels,
         source_size=cfg.source_size,
         source_width=cfg.source_len,
     )
@@ -153,7 +154,8 @@ def _shape(found: Any) -> dict[str, int]:
     if (
         not isinstance(found, dict)
         or not set(names) <= found.keys() <= {*names, *further}
-        or min(typed(found[n], int, f'{SHAPE}.{n}') for n in found) < 1
+        or min(typed(found[n], int, f'{SHAPE}.{n}') for n in found) < 0
+        or min(found[n] for n in found if n != 'vocab_size' or 'channels' not in found) < 1
     ):
         raise ValueError(
             f'{SHAPE} is {quoted(found)}, expected an object with the positive numbers '

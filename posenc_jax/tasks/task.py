@@ -2,13 +2,15 @@
 
 A batch is a dict of arrays of shape [B, T]:
 
-  tokens     int32, the input of the model
+  tokens     int32, the input of the model; other tasks have `vectors`, float32 [B, T, C], or an
+             `image`, float32 [B, rows, columns, C], in its place
   targets    int32, what the model must predict at each input token, see `Task.predicts`;
              [B, 1] if one class is predicted for the row
   loss_mask  float32, the weight of each target in the loss
   positions  int32, position ids, if the task supplies them; [B, T, P] if an id has P components
   segment    int32, the number of the packed document and 0 on padding, if documents are packed
   valid      bool, False on padding, where a model that sees later tokens could read it
+  adjacency  float32 [B, T, T], of a graph whose nodes are the rows of `vectors`
 
 Tasks of an encoder-decoder also have a source of another width S:
 
@@ -49,12 +51,20 @@ class Task(abc.ABC):
 
     Class attributes:
       is_language: whether the task is text, read in windows.
+      is_image: whether images are read. The task length is then the side of an image in pixels,
+        and `width` counts its pixels.
       both_sides: whether a target is to be told from the tokens on both sides, so that a causal
         model is refused.
     """
 
     spec_kind: ClassVar[str] = 'task'
     is_language: ClassVar[bool] = False
+    is_image: ClassVar[bool] = False
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a vector or of a pixel, where a batch has those; 0 where it has ids."""
+        return 0
 
     @property
     def predicts(self) -> Literal['next', 'here', 'class']:
@@ -87,7 +97,7 @@ class Task(abc.ABC):
     @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
-        """Number of token ids, special ones included."""
+        """Number of token ids, special ones included; 0 where vectors or images are read."""
 
     @abc.abstractmethod
     def width(self, length: Length) -> int:

@@ -24,7 +24,7 @@ from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.losses import target_losses
 from posenc_jax.model.sharding import dict_shapes, spec_of
 from posenc_jax.model.transformer import Transformer, abstract_model
-from posenc_jax.run.reading import auxiliary_loss, encoded_source, source_of, tokens_of
+from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.run.state import Params, TrainState, take_apart
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 
@@ -192,7 +192,8 @@ def read(
     if not train.segment:
         training = key is not None
         source = encoded_source(model, source_of(batch), key, training)
-        return model(batch['tokens'], tokens_of(batch), key=key, train=training, source=source)
+        inputs, tok = inputs_of(batch), tokens_of(batch)
+        return model(inputs, tok, key=key, train=training, source=source)
     return read_segments(
         model,
         batch['tokens'],

@@ -1,0 +1,55 @@
+"""Which quarter of the image is the blob in: a task about absolute places."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from posenc_jax.core.registry import check_choice, check_number, register
+from posenc_jax.tasks.images.image_task import ImageTask, blob
+
+
+@register('quadrant', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Quadrant(ImageTask):
+    """Noise with one bright blob; the class is the quarter that it lies in, 0 to 3 row by row.
+
+    A model can only tell it from absolute positions. Larger images show either more of the scene,
+    with blobs of the same size in pixels, or the same scene at a higher resolution.
+
+    Args:
+      noise: standard deviation of the noise; the blob has height 4.
+      larger: what larger images show, 'scene' or 'detail'. Blobs have a radius of 1.5 pixels, or
+        of 1.5 pixels of an image with 16 x 16.
+
+    Raises:
+      SpecError: an unknown choice.
+      ValueError: noise that is negative or not finite.
+
+    Example:
+      >>> batch = Quadrant(noise=0.0).sample(np.random.default_rng(0), batch=2, length=16)
+      >>> batch['image'].shape, batch['targets'].tolist()
+      ((2, 16, 16, 1), [[3], [2]])
+    """
+
+    noise: float = 1.0
+    larger: Literal['scene', 'detail'] = 'scene'
+
+    def __post_init__(self):
+        check_number('noise', self.noise, least=0)
+        check_choice('larger', self.larger, ('scene', 'detail'))
+
+    @property
+    def output_size(self) -> int:
+        return 4
+
+    def images(self, rng, batch, side):
+        radius = 1.5 if self.larger == 'scene' else 1.5 * side / 16
+        classes = rng.integers(0, 4, batch)
+        half = side / 2
+        # Centres keep clear of the middle lines by a tenth of the side.
+        row, column = rng.uniform(0.1, 0.8, (2, batch)) * half
+        row += np.where(classes // 2, 1.2 * half - 1, 0)
+        column += np.where(classes % 2, 1.2 * half - 1, 0)
+        image = self.noise * rng.standard_normal((batch, side, side, 1))
+        return image + 4 * blob(side, row, column, radius), classes
