@@ -8,6 +8,7 @@ Command:   python -m configs.sweeps.models GROUP [--seeds 0 1 2] [--workdir DIR]
   mixers       text to eight times the trained length with `lavo`, `lightnet` and attention
   depth        text without positions and with sinusoids, in 2, 6 and 12 layers
   digits       `seqpe` trained at 64 bytes of text, against ALiBi and RoPE
+  passkeys     `tape` against `rope` on passkeys up to sixteen times the trained length
 Results:   WORKDIR/comparison; docs/results/models.md has the numbers. Runs whose last step is saved
            are not trained again, so the sweep may be interrupted and started again.
 """
@@ -87,6 +88,7 @@ GROUPS = {
     },
     'depth': depth(),
     'digits': {'seqpe': 'seqpe(max_pos=2048)', 'alibi': 'alibi()', 'rope': 'rope()'},
+    'passkeys': {'rope': 'rope()', 'tape': 'tape()'},
 }
 SIZES = ('model.layers=2', 'model.width=64', 'model.heads=4', 'train.save_every=100000')
 SETTINGS = {
@@ -115,6 +117,10 @@ SETTINGS = {
         *SIZES, 'train.length=64', 'train.batch=32', 'train.steps=1200', 'train.eval_every=400',
         'train.lr=2e-3',
     ),
+    'passkeys': (
+        *SIZES, 'task=passkey(lm_weight=0.1)', 'train.length=64', 'train.min_length=16',
+        'train.batch=32', 'train.steps=1500', 'train.eval_every=500', 'train.lr=1e-3',
+    ),
 }  # fmt: skip
 EVALUATION = {
     'chomsky': ('eval.lengths=20,30,40,60,80', 'eval.samples=200', 'eval.positions=sampled'),
@@ -123,6 +129,7 @@ EVALUATION = {
     'mixers': ('eval.lengths=128,256,512,1024', 'eval.protocols=nonoverlapping'),
     'depth': ('eval.lengths=64', 'eval.protocols=nonoverlapping'),
     'digits': ('eval.lengths=64,256,1024', 'eval.protocols=nonoverlapping'),
+    'passkeys': ('eval.lengths=64,128,256,1024', 'eval.samples=200'),
 }
 
 
