@@ -31,22 +31,25 @@ def near_distances(adjacency: Float[np.ndarray, 'n n']) -> Int[np.ndarray, 'n n'
     return hops
 
 
-def transport_by_assignment(cost: Float[np.ndarray, 'a b']) -> float:
-    """The cost of moving mass 1 / a at each row to mass 1 / b at each column, exactly.
+def transport_by_assignment(
+    cost: Float[np.ndarray, 'a b'], rows: Int[np.ndarray, 'a'], columns: Int[np.ndarray, 'b']
+) -> float:
+    """The cost of moving whole pieces, `rows` of them at each row, so that `columns` are at each
+    column: one assignment problem, exact.
 
-    With g = lcm(a, b), rows are repeated g / a times and columns g / b times, which makes it one
-    assignment of g equal pieces.
+    Raises:
+      ValueError: another number of pieces at the rows than at the columns.
 
     Example:
-      >>> transport_by_assignment(np.array([[0.0], [1.0]]))
-      0.5
+      >>> transport_by_assignment(np.array([[0.0], [1.0]]), np.array([1, 1]), np.array([2]))
+      1.0
     """
     from scipy.optimize import linear_sum_assignment
 
-    a, b = cost.shape
-    g = math.lcm(a, b)
-    pieces = cost.repeat(g // a, axis=0).repeat(g // b, axis=1)
-    return float(pieces[linear_sum_assignment(pieces)].sum() / g)
+    if rows.sum() != columns.sum():
+        raise ValueError(f'the rows have {rows.sum()} pieces, the columns {columns.sum()}')
+    pieces = cost.repeat(rows, axis=0).repeat(columns, axis=1)
+    return float(pieces[linear_sum_assignment(pieces)].sum())
 
 
 def transport_by_program(
@@ -85,8 +88,8 @@ def ollivier_ricci(
     """`k(u, v) = 1 - W_1(mu_u, mu_v)` of every edge, exactly, in the order of `edges_of`.
 
     mu_u has mass `alpha` at u and `(1 - alpha) / d_u` at each neighbour; the cost is the number of
-    hops. For alpha = 0 it is one assignment problem an edge, or a linear program where lcm(d_u,
-    d_v) is above 2000; for other alpha a linear program.
+    hops. For alpha = 0 both masses are cut into lcm(d_u, d_v) equal pieces and it is one assignment
+    problem an edge. Where these are more than 2000, and for other alpha, it is a linear program.
 
     Args:
       alpha: the laziness, 0 <= alpha < 1.
@@ -107,17 +110,20 @@ def ollivier_ricci(
     for u, v in edges_of(adjacency):
         at_u, at_v = neighbours[u], neighbours[v]
         a, b = len(at_u), len(at_v)
-        rows, columns = np.full(a, 1.0 / a), np.full(b, 1.0 / b)
-        if alpha > 0:
-            at_u, at_v = np.append(at_u, u), np.append(at_v, v)
-            rows = np.append((1 - alpha) * rows, alpha)
-            columns = np.append((1 - alpha) * columns, alpha)
-        cost = hops[np.ix_(at_u, at_v)].astype(np.float64)
-        exact = alpha == 0 and math.lcm(a, b) <= LARGEST_ASSIGNMENT
-        moved = (
-            transport_by_assignment(cost) if exact else transport_by_program(cost, rows, columns)
-        )
-        found.append(1 - moved)
+        pieces = math.lcm(a, b)
+        if alpha == 0 and pieces <= LARGEST_ASSIGNMENT:
+            rows, columns = np.full(a, pieces // a), np.full(b, pieces // b)
+            # What both have at a common neighbour stays there.
+            stays = min(pieces // a, pieces // b)
+            rows -= stays * near[v, at_u]
+            columns -= stays * near[u, at_v]
+            cost = hops[np.ix_(at_u, at_v)].astype(np.float64)
+            found.append(1 - transport_by_assignment(cost, rows, columns) / pieces)
+            continue
+        rows, columns = np.full(a + 1, (1 - alpha) / a), np.full(b + 1, (1 - alpha) / b)
+        rows[-1] = columns[-1] = alpha
+        cost = hops[np.ix_(np.append(at_u, u), np.append(at_v, v))].astype(np.float64)
+        found.append(1 - transport_by_program(cost, rows, columns))
     return np.array(found, np.float64)
 
 

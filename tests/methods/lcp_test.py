@@ -115,8 +115,10 @@ def test_two_ways_of_transport_agree():
     rng = np.random.default_rng(0)
     for a, b in ((1, 1), (1, 4), (3, 5), (4, 6), (7, 7)):
         cost = rng.integers(0, 4, (a, b)).astype(float)
-        program = transport_by_program(cost, np.full(a, 1 / a), np.full(b, 1 / b))
-        np.testing.assert_allclose(transport_by_assignment(cost), program, atol=1e-12)
+        rows, columns = np.full(a, b), np.full(b, a)
+        program = transport_by_program(cost, rows / (a * b), columns / (a * b))
+        found = transport_by_assignment(cost, rows, columns)
+        np.testing.assert_allclose(found / (a * b), program, atol=1e-12)
 
 
 def test_large_degrees_take_the_program(monkeypatch):
@@ -147,6 +149,12 @@ def test_curvature_is_bounded():
     for node in range(11):
         own = (edges_of(GRAPH) == node).any(1)
         np.testing.assert_allclose(found[node], [lower[own].min(), upper[own].max()], atol=1e-6)
+
+
+def test_golden_bounds():
+    ends = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 4), (1, 5), (1, 6), (1, 7)]
+    lower, upper = ollivier_bounds(from_edges(8, ends).astype(float))
+    np.testing.assert_allclose([lower[0], upper[0]], GOLDEN['bounds'], atol=1e-8)
 
 
 def test_the_order_of_the_ends_of_an_edge_does_not_matter():
@@ -206,5 +214,7 @@ def test_other_wrong_calls_are_refused():
         ollivier_ricci(GRAPH, 1.5)
     with pytest.raises(RuntimeError, match='no optimal transport was found'):
         transport_by_program(np.ones((2, 2)), np.array([-1.0, 2.0]), np.array([0.5, 0.5]))
+    with pytest.raises(ValueError, match='rows have 2 pieces, the columns 3'):
+        transport_by_assignment(np.ones((1, 1)), np.array([2]), np.array([3]))
     with pytest.raises(ValueError, match='rows have mass 2.0, the columns 0.0'):
         transport_by_program(np.ones((2, 2)), np.ones(2), np.zeros(2))

@@ -207,7 +207,7 @@ def test_padding_of_the_learned_operator(learned):
     n = jnp.array([6, 2])
     valid = jnp.arange(10) < n[:, None]
     x0 = X0 * valid[..., None] * (jnp.arange(3) < n[:, None, None])
-    near = jnp.asarray(GRAPH, bool) & valid[:, None] & valid[..., None]
+    near = jnp.asarray([GRAPH] * 2) > 0  # edges to padding are ignored
     found = run(state, x0, jnp.stack([NODES] * 2), near, valid)
     for n, x, start, own in zip((6, 2), np.asarray(found), np.asarray(x0, np.float64), near):
         assert not x[n:].any()
