@@ -64,6 +64,12 @@ from posenc_jax.extension.ms_poe import head_order, head_scores, ms_poe_ratios, 
 from posenc_jax.extension.piecewise import piecewise_logits
 from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
 from posenc_jax.extension.string import string_distance
+from posenc_jax.graph.curvature import forman_ricci, ollivier_bounds, ollivier_ricci
+from posenc_jax.graph.lap_pe import laplacian_eigenvectors, sign_invariant
+from posenc_jax.graph.lcp import curvature_profile
+from posenc_jax.graph.rfp import propagate_features
+from posenc_jax.graph.rfp_learned import neighbour_attention, propagate_learned
+from posenc_jax.graph.rwse import return_probabilities
 from posenc_jax.logits.alibi import alibi_bias, alibi_half, alibi_slopes
 from posenc_jax.logits.bam import bam_prior
 from posenc_jax.logits.cable import cable_bias
@@ -191,6 +197,7 @@ __all__ = [
     'cream_heads',
     'cream_ids',
     'cream_thresholds',
+    'curvature_profile',
     'dca_distance',
     'decay_kernel',
     'distance_bias',
@@ -207,6 +214,7 @@ __all__ = [
     'fire_progress',
     'fire_transform',
     'forget_bias',
+    'forman_ricci',
     'gali_chunks',
     'gali_ids',
     'gali_slots',
@@ -234,6 +242,7 @@ __all__ = [
     'key_labels',
     'label_channels',
     'label_logits',
+    'laplacian_eigenvectors',
     'learnable_fourier_features',
     'learnable_fourier_network',
     'llama3_frequencies',
@@ -245,9 +254,12 @@ __all__ = [
     'mix_directions',
     'moved_evidence',
     'ms_poe_ratios',
+    'neighbour_attention',
     'newest_first',
     'nope_temperature_curve',
     'ntk_aware_base',
+    'ollivier_bounds',
+    'ollivier_ricci',
     'order_from_alignment',
     'order_loss',
     'p_rope_frequencies',
@@ -267,6 +279,8 @@ __all__ = [
     'positional_head',
     'prefix_ids',
     'project_positions',
+    'propagate_features',
+    'propagate_learned',
     'psc_calibrate',
     'random_directions',
     'random_ids',
@@ -279,6 +293,7 @@ __all__ = [
     'rcmha_convolution',
     'rescaled_factors',
     'retrieval_heads',
+    'return_probabilities',
     'reverse_ids',
     'rope',
     'rope_frequencies',
@@ -297,6 +312,7 @@ __all__ = [
     'shaw_values',
     'shuffled_documents',
     'sigma_gpt_sinusoid',
+    'sign_invariant',
     'signed_distance',
     'sinusoidal_frequencies',
     'sinusoidal_table',

@@ -13,6 +13,7 @@ KINDS: tuple[Kind, ...] = (
     'frequencies',
     'extension',
     'coordinates',
+    'graph',
     'mixer',
     *NAMED_ONLY,
 )
@@ -25,8 +26,8 @@ _HEADINGS = {
     'frequencies': 'Frequency rules, for `freqs=` of a rotary encoding',
     'extension': 'Extensions, which turn an encoding into another encoding',
     'coordinates': 'Encoders of coordinates',
+    'graph': 'Encoders of graphs, and codes of their nodes and edges',
     'mixer': 'Mixers, which replace attention',
-    'graph': 'Codes of nodes and edges of a graph',
     'cache': 'Caches: methods that edit, join, shorten or read a decode cache',
     'conversion': 'Conversions, which turn a model into another model',
     'analysis': 'Analyses of a model or an encoding',
@@ -52,7 +53,7 @@ def catalog(kind: Kind | None = None) -> Catalog:
     """The Cards of all registered methods, ordered by their first door; they print as a table.
 
     Args:
-      kind: 'encoding', 'frequencies', 'extension', 'coordinates', 'mixer', 'graph', 'cache',
+      kind: 'encoding', 'frequencies', 'extension', 'coordinates', 'graph', 'mixer', 'cache',
         'conversion' or 'analysis'; None for all kinds, in this order.
 
     Raises:

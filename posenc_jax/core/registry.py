@@ -1,10 +1,11 @@
 """The registry of everything that has a key, with its Card.
 
 Spec strings build the kinds `encoding`, `frequencies`, `extension`, `task`, `coordinates` (encoders
-of coordinates) and, as layers of a model, `mixer` (layers without the common attention). Four more
-kinds are registered only to be listed and cited: `graph` (codes of nodes and edges), `cache`
-(methods that edit or read a decode cache), `conversion` (methods that make another model from a
-model) and `analysis`. A key may exist once in every kind: `yarn` is a frequency rule, and also an
+of coordinates), `graph` (encoders of the nodes of a graph) and, as layers of a model, `mixer`
+(layers without the common attention). Three more kinds are registered only to be listed and cited:
+`cache` (methods that edit or read a decode cache), `conversion` (methods that make another model
+from a model) and `analysis`; so are mixers that are no layers, and codes of graphs that need more
+than the graph. A key may exist once in every kind: `yarn` is a frequency rule, and also an
 extension that gives this rule to a rotary encoding.
 """
 
@@ -14,7 +15,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-NAMED_ONLY = ('graph', 'cache', 'conversion', 'analysis')
+NAMED_ONLY = ('cache', 'conversion', 'analysis')
 Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
 Kind = Literal[
     'encoding',
@@ -117,13 +118,24 @@ class Entry:
         return getattr(self.build, 'spec_kind', None) in ('encoding', 'mixer')
 
     @property
+    def in_specs(self) -> bool:
+        """Whether spec strings build it; of mixers and of the kind 'graph' they build the classes
+        whose `spec_kind` says so.
+        """
+        if self.kind == 'mixer':
+            return self.is_layer
+        if self.kind == 'graph':
+            return getattr(self.build, 'spec_kind', None) == 'graph'
+        return self.kind not in NAMED_ONLY
+
+    @property
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The arguments of a call in a spec string, in order; none if spec strings do not build
-        this kind.
+        it.
 
         Read from `__init__`, since the metaclass of NNX modules hides it.
         """
-        if self.kind in NAMED_ONLY or (self.kind == 'mixer' and not self.is_layer):
+        if not self.in_specs:
             return {}
         target = self.build.__init__ if inspect.isclass(self.build) else self.build
         return {

@@ -1,3 +1,10 @@
-"""Codes of the nodes and edges of a graph."""
+"""Encoders of graphs, which spec strings build, and codes of the nodes and edges of a graph."""
 
-from posenc_jax.graph import rope_reading_order
+from posenc_jax.graph import lap_pe, lcp, rfp, rope_reading_order, rwse
+from posenc_jax.graph.encoder import (
+    GraphEncoder,
+    GraphNetwork,
+    JoinedGraphFeatures,
+    feature_scale,
+    make_graph_features,
+)

@@ -1,0 +1,174 @@
+"""A user's own graphs: a folder of edge lists, and their labels."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from posenc_jax.core.registry import nearest, quoted
+from posenc_jax.tasks.language.documents import as_text
+
+MAX_NODES = 2**14  # a dense adjacency of 256 MiB
+LABELS = 'labels.txt'
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgeList:
+    """A graph that was read from a file.
+
+    Attributes:
+      name: of the file, without its ending.
+      adjacency: which nodes are joined.
+      ids: the id of each node in the file, ascending.
+      label: a class (int) or a value (float), or None.
+    """
+
+    name: str
+    adjacency: Bool[np.ndarray, 'n n']
+    ids: Int[np.ndarray, 'n']
+    label: int | float | None = None
+
+
+def _lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+    """The numbers and words of the lines that are neither empty nor comments."""
+    text = as_text(path.read_bytes(), str(path)).decode()
+    words = [(i, line.split('#')[0].split()) for i, line in enumerate(text.splitlines(), 1)]
+    return [(i, found) for i, found in words if found]
+
+
+def read_edge_list(path: str | pathlib.Path) -> EdgeList:
+    """Reads a graph from a text file with an edge `u v` a line.
+
+    Node ids are whole numbers, of which any may be missing; a line with one id is a node that may
+    have no edge. An edge may be listed once in each direction, and not twice in one. `#` begins a
+    comment.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a file that is not text, or has no nodes or too many; a line of other than one or
+        two ids, an id that is no whole number of at most 18 digits, a node joined to itself, or a
+        repeated edge. The message begins with the file and the line.
+
+    Example:
+      >>> import tempfile
+      >>> file = pathlib.Path(tempfile.mkdtemp(), 'path.txt')
+      >>> _ = file.write_text('# a path, and a node alone\\n7 9\\n9 11\\n3\\n')
+      >>> graph = read_edge_list(file)
+      >>> graph.name, graph.ids.tolist(), graph.adjacency.sum(1).tolist()
+      ('path', [3, 7, 9, 11], [0, 1, 2, 1])
+    """
+    path = pathlib.Path(path)
+    lines: dict[tuple[int, ...], int] = {}  # of each edge or node
+    for number, words in _lines(path):
+        where = f'{path}, line {number}'
+        if len(words) > 2:
+            raise ValueError(
+                f'{where}: {len(words)} words, expected an edge "u v", or one node: '
+                f'{quoted(" ".join(words))}'
+            )
+        for word in words:
+            if not (word.isascii() and word.isdigit() and len(word) <= 18):
+                raise ValueError(
+                    f'{where}: {quoted(word)} is no node id, expected a whole number, 0 or larger, '
+                    'of at most 18 digits'
+                )
+        edge = tuple(map(int, words))
+        if len(edge) == 2 and edge[0] == edge[1]:
+            raise ValueError(f'{where}: node {edge[0]} is joined to itself')
+        if len(edge) == 2 and edge in lines:
+            raise ValueError(f'{where}: the edge {edge[0]} {edge[1]} is also in line {lines[edge]}')
+        lines[edge] = number
+    ids = sorted({node for edge in lines for node in edge})
+    if not ids:
+        raise ValueError(f'{path} has no nodes; expected an edge "u v" a line')
+    if len(ids) > MAX_NODES:
+        raise ValueError(f'{path} has {len(ids)} nodes; at most {MAX_NODES} are accepted')
+    place = {node: i for i, node in enumerate(ids)}
+    adjacency = np.zeros((len(ids), len(ids)), bool)
+    for edge in lines:
+        if len(edge) == 2:
+            u, v = place[edge[0]], place[edge[1]]
+            adjacency[u, v] = adjacency[v, u] = True
+    return EdgeList(path.stem, adjacency, np.array(ids, np.int64))
+
+
+def read_labels(path: str | pathlib.Path) -> dict[str, int | float]:
+    """Reads the labels of graphs from a text file with `name label` a line.
+
+    If all labels are whole numbers of at least 0, they are classes, int; otherwise values, float.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line of other than two words, a label that is no finite number, or a second
+        label of a graph. The message begins with the file and the line.
+
+    Example:
+      >>> import tempfile
+      >>> file = pathlib.Path(tempfile.mkdtemp(), 'labels.txt')
+      >>> _ = file.write_text('a 0\\nb 2\\n')
+      >>> read_labels(file)
+      {'a': 0, 'b': 2}
+    """
+    path = pathlib.Path(path)
+    texts: dict[str, str] = {}
+    for number, words in _lines(path):
+        where = f'{path}, line {number}'
+        if len(words) != 2:
+            raise ValueError(f'{where}: {len(words)} words, expected "name label"')
+        name, label = words
+        try:
+            finite = np.isfinite(float(label))
+        except ValueError:
+            finite = False
+        if not finite:
+            raise ValueError(f'{where}: the label {quoted(label)} is no finite number')
+        if name in texts:
+            raise ValueError(f'{where}: a second label of {quoted(name)}')
+        texts[name] = label
+    whole = all(text.isascii() and text.isdigit() for text in texts.values())
+    return {name: int(text) if whole else float(text) for name, text in texts.items()}
+
+
+def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[EdgeList]:
+    """Reads the graphs of a folder, the files `*.txt` in the order of their names.
+
+    Args:
+      folder: of edge lists, see `read_edge_list`.
+      labels: name of the file of labels in it, see `read_labels`. By default `labels.txt` if there
+        is one, else graphs have no labels.
+
+    Raises:
+      FileNotFoundError: no such folder, no graphs in it, or no such file of labels.
+      ValueError: a file that is wrong, a graph without a label, or a label without a graph.
+
+    Example:
+      >>> import tempfile
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> _ = (folder / 'edge.txt').write_text('0 1\\n')
+      >>> _ = (folder / 'labels.txt').write_text('edge 1.5\\n')
+      >>> [(graph.name, graph.label) for graph in read_graphs(folder)]
+      [('edge', 1.5)]
+    """
+    folder = pathlib.Path(folder).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f'there is no folder {folder}; expected one of edge lists')
+    table = folder / (LABELS if labels is None else labels)
+    if labels is not None and not table.is_file():
+        raise FileNotFoundError(f'there is no file {table}; expected "name label" a line')
+    paths = sorted(path for path in folder.glob('*.txt') if path.is_file() and path != table)
+    if not paths:
+        raise FileNotFoundError(f'{folder} has no edge lists; expected files *.txt')
+    graphs = [read_edge_list(path) for path in paths]
+    if not table.is_file():
+        return graphs
+    found, names = read_labels(table), [graph.name for graph in graphs]
+    for name in found:
+        if name not in names:
+            raise ValueError(
+                f'{table}: {quoted(name)} is no graph of the folder; {nearest(name, names)}'
+            )
+    for name in names:
+        if name not in found:
+            raise ValueError(f'{table}: the graph {quoted(name)} has no label')
+    return [dataclasses.replace(graph, label=found[graph.name]) for graph in graphs]
