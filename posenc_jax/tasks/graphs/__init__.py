@@ -14,3 +14,4 @@ from posenc_jax.tasks.graphs.random_graphs import (
     random_regular,
     rewired,
 )
+from posenc_jax.tasks.graphs.tasks import BlindPairs, Communities, EdgeLists, Triangles

@@ -1,0 +1,21 @@
+"""Trains a graph network on two strongly regular graphs that colour refinement cannot tell apart.
+
+Command:  python train.py --config=configs/graph.py [--config.task='blind_pairs()']
+Time:     not measured yet
+Number:   not measured yet
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.task = "blind_pairs(features='lcp()')"
+    config.pattern = ('gin()',)
+    config.model.update(kind='encoder', layers=3, width=32, heads=4, pool='mean')
+    config.train.update(steps=200, batch=32, length=1, min_length=1, lr=3e-3, warmup=20)
+    config.train.update(log_every=50, save_every=200, eval_every=100)
+    config.eval.update(lengths=(1, 2, 4), samples=64)
+    return config

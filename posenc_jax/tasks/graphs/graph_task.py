@@ -1,0 +1,110 @@
+"""What tasks on graphs have in common: nodes as vectors, their edges, and classes to predict."""
+
+import abc
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from posenc_jax.core.registry import SpecError
+from posenc_jax.graph.encoder import GraphEncoder, make_graph_features
+from posenc_jax.tasks.graphs.padded import pad_graphs, pad_nodes
+from posenc_jax.tasks.task import Batch, Length, Task, length_range
+
+Graph = Bool[np.ndarray, 'n n']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphTask(Task):
+    """A distribution of graphs with a class for each graph or each node.
+
+    A batch has `vectors` [B, N, F], whose columns are a 1 and the features of `features`, the
+    `adjacency` [B, N, N], and `valid`, which is False on the padding of smaller graphs. The task
+    length counts nodes, unless a task says otherwise. A subclass draws graphs in `graphs`.
+
+    Args:
+      features: spec string of encoders of graphs, e.g. 'lcp() | rwse(steps=16)'; '' is none. They
+        are computed on the host. What is random in them is drawn anew for every graph of training,
+        and by the rule of evaluation in validation and test data.
+      fresh: whether the rule of training holds.
+
+    Raises:
+      SpecError: a spec string that is wrong, an encoder with trained weights or with several draws.
+    """
+
+    features: str = ''
+    fresh: bool = True
+
+    def __post_init__(self):
+        encoder = self.encoder
+        if encoder is None:
+            return
+        if encoder.draws > 1:
+            raise SpecError(f'{self.features}: graph tasks read one draw, got {encoder.draws}')
+
+    @property
+    def encoder(self) -> GraphEncoder | None:
+        """The encoder of `features`."""
+        return make_graph_features(self.features) if self.features else None
+
+    @property
+    def predicts(self) -> Literal['here', 'class']:
+        return 'class'
+
+    @property
+    def vocab_size(self) -> int:
+        return 0
+
+    @property
+    def channels(self) -> int:
+        return 1 + (0 if self.encoder is None else self.encoder.width)
+
+    @abc.abstractmethod
+    def graphs(
+        self, rng: np.random.Generator, batch: int, low: int, high: int
+    ) -> tuple[list[Graph], list[Int[np.ndarray, '...']]]:
+        """Graphs of task lengths low .. high, and the class of each, or of each of its nodes."""
+
+    def for_evaluation(self) -> 'GraphTask':
+        return dataclasses.replace(self, fresh=False)
+
+    def range_of(self, length: Length) -> tuple[int, int]:
+        """The task length as an inclusive range.
+
+        Raises:
+          ValueError: a length that the task does not have.
+        """
+        return length_range(length, 1, 'number of nodes')
+
+    def width(self, length: Length) -> int:
+        return self.range_of(length)[1]
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        graphs, classes = self.graphs(rng, batch, *self.range_of(length))
+        encoder, drawn = self.encoder, rng if self.fresh else None
+        rows = []
+        for graph in graphs:
+            columns = [np.ones((len(graph), 1), np.float32)]
+            if encoder is not None:
+                columns.append(encoder.encode(graph, drawn))
+            rows.append(np.concatenate(columns, axis=1))
+        width = self.width(length)
+        padded = pad_graphs(graphs, rows, width)
+        if self.predicts == 'class':
+            targets = np.array(classes, np.int32)[:, None]
+            loss_mask = np.ones(targets.shape, np.float32)
+        else:
+            targets = pad_nodes(classes, width).astype(np.int32)
+            loss_mask = padded['valid'].astype(np.float32)
+        return {
+            'vectors': padded['features'],
+            'adjacency': padded['adjacency'].astype(np.float32),
+            'valid': padded['valid'],
+            'targets': targets,
+            'loss_mask': loss_mask,
+        }
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        """Numbers of classes as text."""
+        return ' '.join(str(int(i)) for i in ids)

@@ -1,0 +1,237 @@
+"""The tasks on graphs: pairs that look alike, triangles, communities, and a user's own graphs."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import numpy as np
+
+from posenc_jax.core.registry import SpecError, check_choice, register
+from posenc_jax.tasks.graphs.edge_lists import EdgeList, read_graphs
+from posenc_jax.tasks.graphs.graph_task import GraphTask
+from posenc_jax.tasks.graphs.named import blind_pair, disjoint, relabelled
+from posenc_jax.tasks.graphs.random_graphs import (
+    community_graph,
+    node_triangles,
+    random_regular,
+    rewired,
+)
+from posenc_jax.tasks.task import length_range
+
+
+@register('blind_pairs', kind='task')
+@dataclasses.dataclass(frozen=True)
+class BlindPairs(GraphTask):
+    """Which of two graphs is it? Colour refinement (1-WL), and so a graph network without features
+    of position, cannot tell. The task length k is the number of copies of the graph, which are not
+    joined, in a random order of all nodes.
+
+    Args:
+      pair: see `posenc_jax.tasks.graphs.blind_pair`.
+
+    Raises:
+      SpecError: an unknown pair; as for `GraphTask`.
+
+    Example:
+      >>> task = BlindPairs('triangles_hexagon', features='rwse(steps=3)')
+      >>> batch = task.sample(np.random.default_rng(0), batch=2, length=1)
+      >>> batch['targets'].tolist(), batch['vectors'][:, 0].tolist()
+      ([[1], [1]], [[1.0, 0.0, 0.5, 0.0], [1.0, 0.0, 0.5, 0.0]])
+    """
+
+    pair: Literal[
+        'rook_shrikhande', 'triangles_hexagon', 'decalin_bicyclopentyl', 'prism_bipartite',
+        'squares_octagon', 'skip_links',
+    ] = 'rook_shrikhande'  # fmt: skip
+
+    def __post_init__(self):
+        super().__post_init__()
+        blind_pair(self.pair)
+
+    @property
+    def output_size(self) -> int:
+        return 2
+
+    def range_of(self, length):
+        return length_range(length, 1, 'number of copies of a graph')
+
+    def width(self, length):
+        return self.range_of(length)[1] * max(map(len, blind_pair(self.pair)))
+
+    def graphs(self, rng, batch, low, high):
+        both, labels = blind_pair(self.pair), rng.integers(0, 2, batch)
+        counts = rng.integers(low, high, batch, endpoint=True)
+        copies = [disjoint(*[both[label]] * count) for label, count in zip(labels, counts)]
+        return [relabelled(rng, graph) for graph in copies], list(labels)
+
+
+@register('triangles', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Triangles(GraphTask):
+    """How many triangles each node of a random regular graph is in. All nodes look alike to colour
+    refinement (1-WL), so this needs features of position.
+
+    Args:
+      degree: of every node.
+      most: counts from here on are one class, so there are `most + 1` classes.
+      by_graph: predict the count of the whole graph and not that of each node.
+
+    Raises:
+      SpecError: a degree or `most` below 1; as for `GraphTask`.
+
+    Example:
+      >>> batch = Triangles(degree=4).sample(np.random.default_rng(0), batch=1, length=8)
+      >>> batch['targets'].tolist()
+      [[1, 1, 0, 2, 1, 1, 2, 1]]
+    """
+
+    degree: int = 4
+    most: int = 3
+    by_graph: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ('degree', 'most'):
+            if getattr(self, name) < 1:
+                raise SpecError(f'triangles {name} must be at least 1, got {getattr(self, name)}')
+
+    @property
+    def predicts(self) -> Literal['here', 'class']:
+        return 'class' if self.by_graph else 'here'
+
+    @property
+    def output_size(self) -> int:
+        return self.most + 1
+
+    def range_of(self, length):
+        low, high = length_range(length, self.degree + 1, 'number of nodes')
+        if self.degree % 2 and (low % 2 or high % 2):
+            raise ValueError(
+                f'graphs of degree {self.degree} have an even number of nodes, got {length!r}; '
+                f'nearest: {(low + low % 2, high + high % 2)}'
+            )
+        return low, high
+
+    def graphs(self, rng, batch, low, high):
+        step = 1 + self.degree % 2
+        sizes = low + step * rng.integers(0, (high - low) // step, batch, endpoint=True)
+        graphs = [random_regular(rng, int(size), self.degree) for size in sizes]
+        counts = [node_triangles(graph) for graph in graphs]
+        if self.by_graph:
+            return graphs, [min(int(count.sum()) // 3, self.most) for count in counts]
+        return graphs, [np.minimum(count, self.most) for count in counts]
+
+
+@register('communities', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Communities(GraphTask):
+    """Does a graph have communities, or the same degrees and no communities? The task length counts
+    nodes, of which each community has an equal share.
+
+    Args:
+      groups: number of communities.
+      inside, between: probability of an edge within a community, and between two.
+
+    Raises:
+      SpecError: fewer than two groups; as for `GraphTask`.
+      ValueError: probabilities outside 0 .. 1.
+
+    Example:
+      >>> batch = Communities().sample(np.random.default_rng(0), batch=2, length=16)
+      >>> batch['vectors'].shape, batch['targets'].ravel().tolist()
+      ((2, 16, 1), [1, 1])
+    """
+
+    groups: int = 2
+    inside: float = 0.6
+    between: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.groups < 2:
+            raise SpecError(f'communities groups must be at least 2, got {self.groups}')
+        community_graph(np.random.default_rng(0), 1, 1, self.inside, self.between)
+
+    @property
+    def output_size(self) -> int:
+        return 2
+
+    def range_of(self, length):
+        low, high = length_range(length, 2 * self.groups, 'number of nodes')
+        if low % self.groups or high % self.groups:
+            nearest = tuple(round(n / self.groups) * self.groups for n in (low, high))
+            raise ValueError(
+                f'{length!r} nodes cannot be shared by {self.groups} groups; nearest: {nearest}'
+            )
+        return low, high
+
+    def graphs(self, rng, batch, low, high):
+        sizes = rng.integers(low // self.groups, high // self.groups, batch, endpoint=True)
+        labels, graphs = rng.integers(0, 2, batch), []
+        for label, size in zip(labels, sizes):
+            graph = community_graph(rng, self.groups, int(size), self.inside, self.between)
+            graphs.append(relabelled(rng, graph if label else rewired(rng, graph)))
+        return graphs, list(labels)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(folder: str) -> tuple[EdgeList, ...]:
+    return tuple(read_graphs(folder))
+
+
+@register('edge_lists', kind='task')
+@dataclasses.dataclass(frozen=True)
+class EdgeLists(GraphTask):
+    """A user's own graphs, with a class for each, from a folder of edge lists (see
+    `posenc_jax.tasks.graphs.read_graphs`) with a file labels.txt.
+
+    The task length is the number of nodes up to which graphs are drawn. Every fifth graph, in the
+    order of their names, and the one before it are kept for validation and test.
+
+    Args:
+      folder: of the edge lists.
+      split: 'train', or 'held_out' for graphs that training does not draw.
+
+    Raises:
+      FileNotFoundError, ValueError: a folder or file that is missing or wrong, with its name.
+      SpecError: graphs without labels that are whole numbers; fewer than five graphs.
+    """
+
+    folder: str = ''
+    split: Literal['train', 'held_out'] = 'train'
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice('split', self.split, ('train', 'held_out'))
+        if not self.folder:
+            raise SpecError("edge_lists needs a folder, e.g. edge_lists(folder='molecules')")
+        graphs = _read(self.folder)
+        for graph in graphs:
+            if isinstance(graph.label, bool) or not isinstance(graph.label, int):
+                raise SpecError(
+                    f'{self.folder}: the label of graph {graph.name!r} must be a whole number of '
+                    f'at least 0, its class, got {graph.label!r}'
+                )
+        if len(graphs) < 5:
+            raise SpecError(f'{self.folder} has {len(graphs)} graphs; at least 5 are needed')
+
+    @property
+    def output_size(self) -> int:
+        return 1 + max(int(graph.label) for graph in _read(self.folder))
+
+    def for_evaluation(self):
+        return dataclasses.replace(self, fresh=False, split='held_out')
+
+    def graphs(self, rng, batch, low, high):
+        held = lambda number: number % 5 >= 3
+        known = [
+            graph
+            for number, graph in enumerate(_read(self.folder))
+            if held(number) == (self.split == 'held_out') and low <= len(graph.adjacency) <= high
+        ]
+        if not known:
+            raise ValueError(
+                f'{self.folder} has no graphs of {low} to {high} nodes for this part of the data'
+            )
+        drawn = [known[i] for i in rng.integers(0, len(known), batch)]
+        return [graph.adjacency for graph in drawn], [graph.label for graph in drawn]

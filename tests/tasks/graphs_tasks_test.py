@@ -1,0 +1,172 @@
+"""Tasks on graphs, and the layers that read the edges of a graph."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from posenc_jax.core.registry import SpecError
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.mixers.gin import GIN
+from posenc_jax.mixers.graph_attention import GraphAttention
+from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.transformer import Transformer
+from posenc_jax.run.reading import inputs_of, tokens_of
+from posenc_jax.tasks.graphs.named import refined_colours
+from posenc_jax.tasks.graphs.tasks import BlindPairs, Communities, EdgeLists, Triangles
+from posenc_jax.tasks.task import batch_rng
+
+
+def rng():
+    return batch_rng(0, 'train', 0)
+
+
+def model_of(pattern, channels, pool='mean', width=8):
+    cfg = TransformerConfig(
+        vocab_size=0, channels=channels, output_size=2, train_len=6, layers=2, width=width,
+        heads=2, kind='encoder', encoding='', pattern=(pattern,), pool=pool,
+    )  # fmt: skip
+    return Transformer(cfg, rngs=nnx.Rngs(0))
+
+
+def test_pairs_look_alike_to_colour_refinement_and_not_to_curvature():
+    batch = BlindPairs(features='lcp()').sample(rng(), 8, 2)
+    assert batch['vectors'].shape == (8, 32, 6) and batch['valid'].all()
+    for edges, vectors, (label,) in zip(batch['adjacency'], batch['vectors'], batch['targets']):
+        assert (edges == edges.T).all() and (edges.sum(1) == 6).all()
+        assert len(set(refined_colours(edges).tolist())) == 1
+        np.testing.assert_allclose(vectors[:, 1], (1 / 3, 1 / 6)[label], atol=1e-6)
+
+
+def test_triangles_are_the_trace_of_the_third_power():
+    for by_graph in (False, True):
+        batch = Triangles(most=99, by_graph=by_graph).sample(rng(), 4, (6, 9))
+        assert batch['vectors'].shape == (4, 9, 1)
+        cubes = np.linalg.matrix_power(batch['adjacency'].astype(int), 3)
+        counts = np.diagonal(cubes, axis1=1, axis2=2) // 2
+        if by_graph:
+            assert batch['targets'].tolist() == (counts.sum(1, keepdims=True) // 3).tolist()
+        else:
+            assert batch['targets'].tolist() == counts.tolist()
+            assert (batch['loss_mask'] == batch['valid']).all() and not batch['valid'].all()
+
+
+def test_communities_have_more_edges_within():
+    batch = Communities(inside=1.0, between=0.05).sample(rng(), 12, 16)
+    triangles = np.trace(np.linalg.matrix_power(batch['adjacency'], 3), axis1=1, axis2=2)
+    classes = batch['targets'][:, 0]
+    assert triangles[classes == 1].min() > triangles[classes == 0].max()
+
+
+def test_random_features_are_drawn_anew_in_training_alone():
+    task = BlindPairs('triangles_hexagon', features='rfp(features=2, steps=1)')
+    draws = [task.sample(rng(), 2, 1)['vectors'][0, :, 1] for _ in range(2)]
+    np.testing.assert_array_equal(*draws)  # the same batch
+    fresh = task.sample(batch_rng(0, 'train', 1), 2, 1)['vectors'][0, :, 1]
+    assert np.abs(fresh - draws[0]).max() > 0.1
+    held = task.for_evaluation()
+    first, second = (held.sample(batch_rng(0, 'test', n), 2, 1)['vectors'][0, :, 1] for n in (0, 1))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize('pattern', ['gin()', 'graph_attention()', "graph_attention(edges='bias')"])
+def test_layers_of_graphs_do_not_see_the_order_of_nodes_or_padding(pattern):
+    model = model_of(pattern, 3, pool='')
+    graphdef, state = nnx.split(model)
+    # Parameters that start at zero get other values.
+    state = jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size).reshape(a.shape)), state)
+    call = jax.jit(lambda x, tok: nnx.merge(graphdef, state)(x, tok))
+    edges = np.triu(np.random.default_rng(0).random((1, 6, 6)) < 0.5, 1)
+    edges = (edges | np.swapaxes(edges, 1, 2)).astype(np.float32)
+    edges[:, 4:] = edges[:, :, 4:] = 0
+    x = np.random.default_rng(1).standard_normal((1, 6, 3)).astype(np.float32)
+    valid = np.arange(6)[None] < 4
+    nodes = lambda edges, valid: Tokens.of(valid=valid).with_feats(adjacency=edges[:, :, None])
+    out = call(x, nodes(edges, valid))
+    order = np.array([2, 0, 3, 1, 4, 5])
+    moved = call(x[:, order], nodes(edges[:, order][:, :, order], valid))
+    np.testing.assert_allclose(moved[:, :4], out[:, order][:, :4], atol=1e-5)
+    changed = x.copy()
+    changed[:, 4:] = 7.0
+    joined = np.where(valid[:, :, None] & valid[:, None], edges, 1)
+    np.testing.assert_allclose(call(changed, nodes(joined, valid))[:, :4], out[:, :4], atol=1e-5)
+    cut = edges.copy()
+    cut[:, 0] = cut[:, :, 0] = 0
+    assert edges[0, 0].any() and np.abs(call(x, nodes(cut, valid)) - out)[:, 0].max() > 1e-3
+
+
+def test_isolated_nodes_and_single_edges_are_read():
+    for edges in (np.zeros((1, 1, 1)), np.zeros((1, 3, 3)), 1 - np.eye(2)[None]):
+        batch = {'vectors': np.ones((1, edges.shape[1], 1), np.float32), 'adjacency': edges}
+        for pattern in ('gin()', 'graph_attention()'):
+            out = model_of(pattern, 1)(inputs_of(batch), tokens_of(batch))
+            assert out.shape == (1, 1, 2) and np.isfinite(out).all()
+
+
+def test_gin_tells_numbers_of_equal_neighbours_apart_and_a_mean_does_not():
+    star = lambda n: np.pad(np.ones((1, 1, n)), ((0, 0), (0, n), (1, 0)))
+    edges = [a + np.swapaxes(a, 1, 2) for a in (star(2), star(3))]
+    sizes = dict(model_dim=8, layers=1, rngs=nnx.Rngs(0))
+    gin = GIN(**sizes)
+    attention = GraphAttention(heads=2, kv_heads=2, head_dim=4, **sizes)
+    centre = {}
+    for layer in (gin, attention):
+        centre[layer.card.key] = [
+            layer.whole(
+                jnp.ones((1, a.shape[1], 8)),
+                Tokens.of(length=a.shape[1]).with_feats(adjacency=jnp.asarray(a)[:, :, None]),
+            )[0, 0]
+            for a in edges
+        ]
+    assert np.abs(np.subtract(*centre['gin'])).max() > 0.01
+    np.testing.assert_allclose(*centre['graph_attention'], atol=1e-5)
+
+
+def test_edge_lists_of_a_user(tmp_path):
+    for number in range(10):
+        lines = '0 1\n1 2\n' if number % 2 else '0 1\n1 2\n2 0\n'
+        (tmp_path / f'g{number}.txt').write_text(lines)
+    names = [f'g{number} {number % 2}' for number in range(10)]
+    (tmp_path / 'labels.txt').write_text('\n'.join(names) + '\n')
+    task = EdgeLists(folder=str(tmp_path))
+    batch = task.sample(rng(), 16, (1, 3))
+    assert task.output_size == 2
+    assert (batch['targets'][:, 0] == (batch['adjacency'].sum((1, 2)) == 4)).all()
+    assert task.for_evaluation().sample(rng(), 4, (1, 3))['vectors'].shape == (4, 3, 1)
+    with pytest.raises(ValueError, match='no graphs of 1 to 2 nodes'):
+        task.sample(rng(), 2, (1, 2))
+
+
+@pytest.mark.parametrize(
+    'make, error, message',
+    [
+        (lambda: BlindPairs('rook'), SpecError, 'rook_shrikhande'),
+        (lambda: BlindPairs(features='lcpp()'), SpecError, 'lcp'),
+        (lambda: BlindPairs(features='rfp(draws=2)'), SpecError, 'read one draw, got 2'),
+        (lambda: Triangles(degree=0), SpecError, 'degree must be at least 1'),
+        (lambda: Triangles(degree=3).width(7), ValueError, 'even number of nodes'),
+        (lambda: Communities(groups=1), SpecError, 'at least 2'),
+        (lambda: Communities(groups=3).width(16), ValueError, 'nearest'),
+        (lambda: Communities(inside=1.5), ValueError, '1.5'),
+        (lambda: EdgeLists(), SpecError, 'needs a folder'),
+        (lambda: EdgeLists(folder='nowhere'), FileNotFoundError, 'nowhere'),
+        (lambda: model_of('gin(hidden=-1)', 1), ValueError, 'hidden'),
+        (lambda: model_of('gin()', 1)(jnp.ones((1, 3, 1))), ValueError, 'edges of a graph'),
+    ],
+)
+def test_wrong_input(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_causal_model_refuses_a_layer_that_sees_later_tokens():
+    with pytest.raises(SpecError, match="use kind 'encoder'"):
+        Transformer(
+            TransformerConfig(
+                vocab_size=3, train_len=4, layers=1, width=8, heads=2, encoding='gin()'
+            ),
+            rngs=nnx.Rngs(0),
+        )
+    with pytest.raises(ValueError, match='cannot decode'):
+        GIN(model_dim=4, layers=1, rngs=nnx.Rngs(0)).start(1, Tokens.of(length=2))
