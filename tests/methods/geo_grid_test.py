@@ -57,6 +57,7 @@ def test_fine_scales_are_exact():
         ('scales=0', 'scales must be at least 1, got 0'),
         ('scales=300000', 'scales=300000 give 1200000 features; at most 1048576'),
         ('rmin=0.0', 'rmin must be positive, got 0.0'),
+        ('rmin=1e-7', 'rmin must be at least 1e-06, got 1e-07'),
         ('rmin=10.0, rmax=1.0', 'rmax must be at least 10.0, got 1.0'),
     ],
 )

@@ -56,8 +56,10 @@ def likely_remedy(longitudes: tuple[float, float], latitudes: tuple[float, float
     if inside(latitudes, -90, 90):
         kind = 'of 0 .. 360 ' if inside(longitudes, 0, 360) else ''
         return f'longitudes {kind}become those of -180 .. 180 by (longitude + 180) % 360 - 180'
-    if inside(longitudes, -90, 90) and inside(latitudes, -180, 180):
+    if inside(longitudes, -90, 90) and inside(latitudes, -180, 360):
         return 'they look swapped, and coords[..., ::-1] puts the longitude first'
     if inside(longitudes, -180, 180) and inside(latitudes, 0, 180):
         return 'the latitude of an angle from the pole is 90 - angle'
-    return 'coordinates of a map projection, in metres, are converted to degrees first'
+    if max(map(abs, (*longitudes, *latitudes))) > 1000:
+        return 'coordinates of a map projection, in metres, are converted to degrees first'
+    return 'check their unit and their order'

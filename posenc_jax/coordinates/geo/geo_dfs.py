@@ -66,7 +66,7 @@ class GeoDFS(MultiScale):
       rmin, rmax: the smallest and the largest radius, in degrees.
 
     Raises:
-      ValueError: no scale, more than 2^20 features, radii that are not positive, rmax below rmin;
+      ValueError: no scale, more than 2^20 features, an rmin below 1e-6, an rmax below rmin;
         at call, coordinates that are not (longitude, latitude) in degrees.
 
     Reference: Mai et al., arXiv 2306.17624.

@@ -57,7 +57,7 @@ class GeoGrid(MultiScale):
       rmin, rmax: the smallest and the largest radius, in degrees.
 
     Raises:
-      ValueError: no scale, more than 2^20 features, radii that are not positive, rmax below rmin;
+      ValueError: no scale, more than 2^20 features, an rmin below 1e-6, an rmax below rmin;
         at call, coordinates that are not (longitude, latitude) in degrees.
 
     Reference: Mai et al., arXiv 2003.00824.

@@ -99,7 +99,7 @@ class GeoSphereM(Deduplicated):
         number of degrees is taken as radians, as in the released code; 'rad', they are converted.
 
     Raises:
-      ValueError: no scale, more than 2^20 features, radii that are not positive, rmax below rmin;
+      ValueError: no scale, more than 2^20 features, an rmin below 1e-6, an rmax below rmin;
         at call, coordinates that are not (longitude, latitude) in degrees.
 
     Reference: Mai et al., arXiv 2306.17624.

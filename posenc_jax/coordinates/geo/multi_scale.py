@@ -13,6 +13,8 @@ from posenc_jax.coordinates.geo.degrees import GeoEncoder
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.registry import check_number
 
+SMALLEST = 1e-6  # degrees; below it, an angle in float32 is off by a tenth of a radian
+
 
 class Waves(NamedTuple):
     """Sines and cosines at every scale, float32: of `lam_k = longitude / tau_k` and of `phi_k =
@@ -33,7 +35,7 @@ def radii(scales: int, rmin: float = 1.0, rmax: float = 360.0) -> Float[np.ndarr
       rmin, rmax: the smallest and the largest radius, in degrees.
 
     Raises:
-      ValueError: fewer than one scale, radii that are not positive, or rmax below rmin.
+      ValueError: fewer than one scale, an rmin below 1e-6, or an rmax below rmin.
 
     Example:
       >>> radii(3, 1.0, 100.0).tolist()
@@ -41,7 +43,7 @@ def radii(scales: int, rmin: float = 1.0, rmax: float = 360.0) -> Float[np.ndarr
     """
     if scales < 1:
         raise ValueError(f'scales must be at least 1, got {scales}')
-    check_number('rmin', rmin, above=0)
+    check_number('rmin', rmin, above=0, least=SMALLEST)
     check_number('rmax', rmax, least=rmin)
     return rmin * (rmax / rmin) ** (np.arange(scales) / max(scales - 1, 1))
 
