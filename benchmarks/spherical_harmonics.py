@@ -1,6 +1,6 @@
 """Spherical harmonics of many places: `geo_sh` against the functions of scipy and of JAX.
 
-    # degree 40, a million places: eight minutes on two cores
+    # degree 40, a million places: seven minutes on two busy cores
     python benchmarks/spherical_harmonics.py
     python benchmarks/spherical_harmonics.py --places 16384 --degrees 10
 
