@@ -169,7 +169,7 @@ def test_coordinates_out_of_degrees_are_refused(place, message):
             ValueError, match=rf'\(longitude, latitude\) in degrees.* got .*{message}'
         ):
             make_features(spec).encode(coords)
-    # While JAX traces they are not known, and a place without a seam is found in its next turn.
+    # While JAX traces, values are not known; without a seam, the next turn has the right features.
     encode = jax.jit(make_features('geo_wrap()').encode)
     np.testing.assert_allclose(
         encode(jnp.array([[200.0, 10.0]])), encode(jnp.array([[-160.0, 10.0]])), atol=1e-6
@@ -178,5 +178,9 @@ def test_coordinates_out_of_degrees_are_refused(place, message):
 
 def test_features_of_the_globe_are_joined():
     both = make_features('geo_sh(degrees=2) | geo_wrap() | fourier_features(bands=1)')
+    with pytest.raises(ValueError, match='they look swapped'):
+        both.check_values(np.array([[10.0, 100.0]], np.float32))
+    with pytest.raises(ValueError, match='got nan as longitude of 1 of 1 point$'):
+        both.check_values(np.array([np.nan, 0], np.float32))
     features = jax.eval_shape(both.encode, jnp.zeros((3, 2)))
     assert features.shape == (3, both.width) and both.width == 4 + 4 + 6

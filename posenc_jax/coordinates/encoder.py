@@ -65,6 +65,9 @@ class CoordinateEncoder(nnx.Module):
     def check_values(self, coords: Float[np.ndarray, '... d']) -> None:
         """Refuses values that no features are defined for; here, those that are not finite.
 
+        `encode` calls it where values are known. A program that encodes inside `jax.jit` may call
+        it once for its data.
+
         Raises:
           ValueError: there are such values.
         """
@@ -106,6 +109,10 @@ class JoinedFeatures(CoordinateEncoder):
             )
         self.parts = nnx.List(parts)
         self.components, self.width = found[0], sum(part.width for part in parts)
+
+    def check_values(self, coords):
+        for part in self.parts:
+            part.check_values(coords)
 
     def encode(self, coords):
         return jnp.concatenate([part.encode(coords) for part in self.parts], axis=-1)
