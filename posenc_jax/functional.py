@@ -20,6 +20,7 @@ from posenc_jax.conversion.pos2distill import (
     slot_weights,
 )
 from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
+from posenc_jax.coordinates.geo.geo_sh import spherical_harmonics
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
@@ -320,6 +321,7 @@ __all__ = [
     'slot_weights',
     'soft_stair',
     'spaced_ids',
+    'spherical_harmonics',
     'ssd_chunks',
     'ssd_scan',
     'ssmax_factor',

@@ -4,9 +4,11 @@ string.
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import Card, SpecError
@@ -22,12 +24,14 @@ class CoordinateEncoder(nnx.Module):
     Attributes:
       card: the catalogue entry, set by `register`.
       spec_kind: lets a spec string give encoders as arguments of others.
+      names: what error messages call the coordinates; by default their numbers.
       components: d, how many coordinates a point has.
       width: F, how many features it gets.
     """
 
     card: ClassVar[Card]
     spec_kind: ClassVar[str] = 'coordinates'
+    names: ClassVar[tuple[str, ...]] = ()
     components: int
     width: int
 
@@ -36,17 +40,58 @@ class CoordinateEncoder(nnx.Module):
         raise NotImplementedError
 
     def check(self, coords: Num[Array, '... d']) -> Float[Array, '... d']:
-        """The coordinates in float32.
+        """The coordinates in float32. Their values are checked where they are known, which is not
+        so while JAX traces.
 
         Raises:
-          ValueError: points with another number of coordinates than `components`.
+          ValueError: points with another number of coordinates than `components`; coordinates that
+            are not real numbers, or not finite.
         """
         if coords.ndim < 1 or coords.shape[-1] != self.components:
             raise ValueError(
                 f'{type(self).__name__} encodes points [..., {self.components}], got coordinates '
                 f'of shape {coords.shape}'
             )
-        return coords.astype(jnp.float32)
+        if not any(jnp.issubdtype(coords.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+            raise ValueError(
+                f'{type(self).__name__} encodes real numbers, got coordinates of dtype '
+                f'{coords.dtype}'
+            )
+        coords = jnp.asarray(coords, jnp.float32)
+        if not isinstance(coords, jax.core.Tracer) and coords.is_fully_addressable:
+            self.check_values(np.asarray(coords))
+        return coords
+
+    def check_values(self, coords: Float[np.ndarray, '... d']) -> None:
+        """Refuses values that no features are defined for; here, those that are not finite.
+
+        `encode` calls it where values are known. A program that encodes inside `jax.jit` may call
+        it once for its data.
+
+        Raises:
+          ValueError: there are such values.
+        """
+        wrong = ~np.isfinite(coords)
+        if not wrong.any():
+            return
+        named = self.names or tuple(f'coordinate {i}' for i in range(self.components))
+        which = [name for i, name in enumerate(named) if wrong[..., i].any()]
+        raise ValueError(
+            f'{type(self).__name__} encodes finite coordinates, got {coords[wrong][0]} as '
+            f'{" and ".join(which)} of {counted(wrong.any(-1))}'
+        )
+
+
+def counted(wrong: Bool[np.ndarray, '...']) -> str:
+    """How many points of a batch are wrong, and the index of the first one, as words.
+
+    Example:
+      >>> counted(np.array([[False, False], [False, True]]))
+      '1 of 4 points, first at [1, 1]'
+    """
+    first = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    where = f', first at {[int(i) for i in first]}' if wrong.ndim else ''
+    return f'{wrong.sum()} of {wrong.size} point{"s" * (wrong.size > 1)}{where}'
 
 
 class JoinedFeatures(CoordinateEncoder):
@@ -64,6 +109,10 @@ class JoinedFeatures(CoordinateEncoder):
             )
         self.parts = nnx.List(parts)
         self.components, self.width = found[0], sum(part.width for part in parts)
+
+    def check_values(self, coords):
+        for part in self.parts:
+            part.check_values(coords)
 
     def encode(self, coords):
         return jnp.concatenate([part.encode(coords) for part in self.parts], axis=-1)

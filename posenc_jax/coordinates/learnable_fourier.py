@@ -89,7 +89,8 @@ class LearnableFourierFeatures(CoordinateEncoder):
 
     def encode(self, coords):
         coords = self.check(coords)
-        groups = coords.reshape(*coords.shape[:-1], self.groups, -1)
+        of_each = self.components // self.groups
+        groups = coords.reshape(*coords.shape[:-1], self.groups, of_each)
         out = learnable_fourier_network(
             learnable_fourier_features(groups, self.w_r[...]),
             self.w1[...],

@@ -6,6 +6,7 @@ from posenc_jax.tasks import arithmetic as arithmetic
 from posenc_jax.tasks import chomsky15 as chomsky15
 from posenc_jax.tasks import copy as copy
 from posenc_jax.tasks import formal as formal
+from posenc_jax.tasks import globe as globe
 from posenc_jax.tasks import graphs as graphs
 from posenc_jax.tasks import grid as grid
 from posenc_jax.tasks import images as images

@@ -1,0 +1,28 @@
+"""Data on the globe: support points and their labels, and land with islands. Places are (longitude,
+latitude) in degrees.
+"""
+
+from posenc_jax.tasks.globe.checkerboard import (
+    checkerboard,
+    checkerboard_labels,
+    checkerboard_samples,
+)
+from posenc_jax.tasks.globe.land import (
+    REGIONS,
+    Land,
+    draw_land,
+    is_land,
+    land_samples,
+    on_island,
+    regions,
+)
+from posenc_jax.tasks.globe.places import (
+    around,
+    fibonacci_lattice,
+    great_circle,
+    mean_spacing,
+    nearest,
+    places_of,
+    random_places,
+    unit_vectors,
+)
