@@ -1,0 +1,73 @@
+"""Features of position in graph networks: which graphs they tell apart, and counting triangles.
+
+Command:   python -m configs.sweeps.graphs GROUP [--seeds 0 1 2] [--workdir DIR] [--only NAME ...]
+           GROUP is one of
+  pairs      three pairs of graphs that colour refinement cannot tell apart, with curvature (`lcp`),
+             eigenvectors (`lap_pe`), returns of random walks (`rwse`) and without features
+  triangles  how many triangles each node of a random regular graph is in, with propagated random
+             features (`rfp`), the same features without propagation, and the features above
+Results:   WORKDIR/comparison; docs/results/space.md has the numbers. Runs whose last step is saved
+           are not trained again, so the sweep may be interrupted and started again.
+"""
+
+import sys
+
+from configs.sweeps.runs import compare
+from posenc_jax.core.command import Parser
+
+PAIRS = ('rook_shrikhande', 'decalin_bicyclopentyl', 'skip_links')
+FEATURES = {'none': '', 'lap_pe': 'lap_pe(vectors=4)', 'rwse': 'rwse(steps=8)', 'lcp': 'lcp()'}
+RANDOM = {
+    'random': 'rfp(features=8, steps=0, normalise="none", pad=True)',
+    'rfp': 'rfp(features=8, steps=4, normalise="qr", pad=True)',
+}
+
+
+def spec(task: str, features: str, **options) -> dict[str, object]:
+    """The fields of a run."""
+    given = {**options, 'features': features}
+    arguments = ', '.join(f'{name}={value!r}' for name, value in given.items() if value)
+    return {'task': f'{task}({arguments})', 'pattern': ('gin()',)}
+
+
+GROUPS = {
+    'pairs': {
+        f'{pair}_{name}': spec('blind_pairs', features, pair=pair)
+        for pair in PAIRS
+        for name, features in FEATURES.items()
+    },
+    'triangles': {
+        name: spec('triangles', features) for name, features in {**FEATURES, **RANDOM}.items()
+    },
+}
+SIZES = (
+    'model.kind=encoder', 'model.layers=3', 'model.width=32', 'model.heads=4', 'train.warmup=10',
+    'train.save_every=100000', 'train.lr=3e-3',
+)  # fmt: skip
+SETTINGS = {
+    'pairs': (
+        *SIZES, 'train.length=1', 'train.min_length=1', 'train.batch=32', 'train.steps=100',
+        'train.eval_every=50',
+    ),
+    'triangles': (
+        *SIZES, 'train.length=16', 'train.min_length=10', 'train.batch=64', 'train.steps=600',
+        'train.eval_every=300',
+    ),
+}  # fmt: skip
+EVALUATION = {
+    'pairs': ('eval.lengths=1,2', 'eval.samples=100'),
+    'triangles': ('eval.lengths=16,24,32', 'eval.samples=200'),
+}
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2 or sys.argv[1] not in GROUPS:
+        Parser('graphs').error(f'name a group first: {", ".join(GROUPS)}')
+    group = sys.argv.pop(1)
+    compare(
+        __doc__,
+        GROUPS[group],
+        workdir=f'runs/graphs/{group}',
+        config='configs/default.py',
+        settings=SETTINGS[group],
+        evaluation={'comparison': EVALUATION[group]},
+    )
