@@ -13,6 +13,7 @@ KINDS: tuple[Kind, ...] = (
     'frequencies',
     'extension',
     'coordinates',
+    'field',
     'mixer',
     *NAMED_ONLY,
 )
@@ -25,6 +26,7 @@ _HEADINGS = {
     'frequencies': 'Frequency rules, for `freqs=` of a rotary encoding',
     'extension': 'Extensions, which turn an encoding into another encoding',
     'coordinates': 'Encoders of coordinates',
+    'field': 'Fields: networks from coordinates, or their features, to values',
     'mixer': 'Mixers, which replace attention',
     'graph': 'Codes of nodes and edges of a graph',
     'cache': 'Caches: methods that edit, join, shorten or read a decode cache',
@@ -52,8 +54,8 @@ def catalog(kind: Kind | None = None) -> Catalog:
     """The Cards of all registered methods, ordered by their first door; they print as a table.
 
     Args:
-      kind: 'encoding', 'frequencies', 'extension', 'coordinates', 'mixer', 'graph', 'cache',
-        'conversion' or 'analysis'; None for all kinds, in this order.
+      kind: 'encoding', 'frequencies', 'extension', 'coordinates', 'field', 'mixer', 'graph',
+        'cache', 'conversion' or 'analysis'; None for all kinds, in this order.
 
     Raises:
       SpecError: another kind.

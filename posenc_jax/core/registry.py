@@ -1,7 +1,8 @@
 """The registry of everything that has a key, with its Card.
 
 Spec strings build the kinds `encoding`, `frequencies`, `extension`, `task`, `coordinates` (encoders
-of coordinates) and, as layers of a model, `mixer` (layers without the common attention). Four more
+of coordinates), `field` (networks from coordinates to values) and, as layers of a model, `mixer`
+(layers without the common attention). Four more
 kinds are registered only to be listed and cited: `graph` (codes of nodes and edges), `cache`
 (methods that edit or read a decode cache), `conversion` (methods that make another model from a
 model) and `analysis`. A key may exist once in every kind: `yarn` is a frequency rule, and also an
@@ -22,6 +23,7 @@ Kind = Literal[
     'extension',
     'task',
     'coordinates',
+    'field',
     'graph',
     'mixer',
     'cache',
