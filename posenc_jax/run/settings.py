@@ -98,9 +98,12 @@ def check_memory(what: str, rows: int, width: int, token: int = 12) -> None:
 
 
 def lengths_of(config: ConfigDict) -> tuple[int, ...]:
-    """`eval.lengths` without repetitions; the default is 1, 2, 4 and 8 times the trained length."""
+    """`eval.lengths` without repetitions; the default is 1, 2, 4 and 8 times the trained length,
+    for fields 1, 2 and 4 times.
+    """
+    multiples = (1, 2, 4) if config.model.kind == 'field' else (1, 2, 4, 8)
     return tuple(dict.fromkeys(config.eval.lengths)) or tuple(
-        n * config.train.length for n in (1, 2, 4, 8)
+        n * config.train.length for n in multiples
     )
 
 
