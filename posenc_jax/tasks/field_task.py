@@ -127,7 +127,7 @@ class FieldTask(Task):
         return ' '.join(map(str, np.asarray(ids).tolist()))
 
 
-def grid_points(*axes: Float[np.ndarray, ' n']) -> Float[np.ndarray, 'N d']:
+def grid_points(*axes: Float[np.ndarray, ' _']) -> Float[np.ndarray, 'N d']:
     """All points of a grid, the last axis the fastest, float32.
 
     Example:

@@ -1,6 +1,7 @@
 """The bits of a picture, with the number of the bit as a coordinate."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import numpy as np
@@ -52,6 +53,10 @@ class BitPlanes(FieldTask):
         if self.bits not in (8, 16):
             raise SpecError(f'bit_planes bits must be 8 or 16, got {self.bits}')
 
+    @functools.cached_property
+    def _grids(self) -> dict:
+        return {}  # of resolutions that were asked for
+
     @property
     def components(self):
         return self.inner.components + 1
@@ -68,14 +73,13 @@ class BitPlanes(FieldTask):
         return self.inner.width(length)
 
     def points(self, length):
-        cache = self.inner._grids
-        if (self.bits, length, 'bits') not in cache:
+        if length not in self._grids:
             planes = bits_of(self.inner.whole_numbers(length, self.bits), self.bits)
             axis = pixel_centres(length)
             coords = grid_points(axis, axis, bit_coordinates(self.bits))
             targets = np.moveaxis(planes, -1, -2).reshape(len(coords), -1).astype(np.float32)
-            cache[self.bits, length, 'bits'] = Points(coords, targets)
-        return cache[self.bits, length, 'bits']
+            self._grids[length] = Points(coords, targets)
+        return self._grids[length]
 
     def images(self, length, output):
         planes = [self.points(length).targets, output > 0]
