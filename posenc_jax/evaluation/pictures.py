@@ -167,7 +167,7 @@ def _draw_length(axis, protocol, series):
             continue
         found = [estimates[length, None] for length in lengths]
         _line(axis, lengths, found, s.label, style)
-    axis.set_xlabel('length')
+    axis.set_xlabel('resolution' if is_of_points(protocol) else 'length')
     axis.set_xscale('log', base=2)
     shown = sorted({length for s in series for length, _ in s.estimates(protocol)})
     axis.set_xticks(shown, [str(length) for length in shown], rotation=0 if len(shown) < 7 else 45)
@@ -303,9 +303,6 @@ def _title(series):
         samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
         seeds = f', mean of up to {several} runs' if several > 1 else ''
         return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
-    around = (
-        'band: 95 % interval, or smallest to largest of several runs'
-        if several > 1
-        else 'band: 95 % interval'
-    )
-    return f'{what}; {around}'
+    known = any(m.low is not None for s in series for run in s.runs for m in run.measurements)
+    around = ['95 % interval'] * known + ['smallest to largest of several runs'] * (several > 1)
+    return f'{what}; band: {", or ".join(around)}' if around else what
