@@ -8,6 +8,7 @@ from posenc_jax import (
     decoding,
     embedding,
     extension,
+    fields,
     functional,
     graph,
     linen,

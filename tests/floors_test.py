@@ -13,7 +13,7 @@ FLOORS = (
     ('version', 'core'),
     (
         *('positions', 'embedding', 'rotation', 'logits', 'mask', 'collect', 'extension'),
-        *('coordinates', 'graph'),
+        *('coordinates', 'fields', 'graph'),
     ),
     ('model',),
     ('mixers', 'decoding', 'conversion', 'tasks'),

@@ -14,6 +14,7 @@ KINDS: tuple[Kind, ...] = (
     'extension',
     'coordinates',
     'graph',
+    'field',
     'mixer',
     *NAMED_ONLY,
 )
@@ -27,6 +28,7 @@ _HEADINGS = {
     'extension': 'Extensions, which turn an encoding into another encoding',
     'coordinates': 'Encoders of coordinates',
     'graph': 'Encoders of graphs, and codes of their nodes and edges',
+    'field': 'Fields: networks from coordinates, or their features, to values',
     'mixer': 'Mixers, which replace attention',
     'cache': 'Caches: methods that edit, join, shorten or read a decode cache',
     'conversion': 'Conversions, which turn a model into another model',
@@ -53,8 +55,8 @@ def catalog(kind: Kind | None = None) -> Catalog:
     """The Cards of all registered methods, ordered by their first door; they print as a table.
 
     Args:
-      kind: 'encoding', 'frequencies', 'extension', 'coordinates', 'graph', 'mixer', 'cache',
-        'conversion' or 'analysis'; None for all kinds, in this order.
+      kind: 'encoding', 'frequencies', 'extension', 'coordinates', 'graph', 'field', 'mixer',
+        'cache', 'conversion' or 'analysis'; None for all kinds, in this order.
 
     Raises:
       SpecError: another kind.

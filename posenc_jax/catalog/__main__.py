@@ -20,8 +20,8 @@ HEADER = """# Catalogue
 
 `python -m posenc_jax.catalog` writes this page from the Cards of the registered methods; do not
 edit it. The tables list the encodings first, then frequency rules, extensions, encoders of
-coordinates and of graphs, mixers, caches, conversions and analyses. Within a table, methods are
-in the order in which a layer calls their first doors.
+coordinates and of graphs, fields, mixers, caches, conversions and analyses. Within a table,
+methods are in the order in which a layer calls their first doors.
 
 | column | what it says |
 | --- | --- |

@@ -1,4 +1,11 @@
 """Encoders of coordinates: features of points, for networks that read points and not tokens."""
 
-from posenc_jax.coordinates import fourier_features, geo, learnable_fourier, mspe, shifted_basis
+from posenc_jax.coordinates import (
+    fourier_features,
+    geo,
+    learnable_fourier,
+    mspe,
+    recombiner_lpe,
+    shifted_basis,
+)
 from posenc_jax.coordinates.encoder import CoordinateEncoder, JoinedFeatures, make_features

@@ -1,11 +1,12 @@
 """The registry of everything that has a key, with its Card.
 
 Spec strings build the kinds `encoding`, `frequencies`, `extension`, `task`, `coordinates` (encoders
-of coordinates), `graph` (encoders of the nodes of a graph) and, as layers of a model, `mixer`
-(layers without the common attention). Three more kinds are registered only to be listed and cited:
-`cache` (methods that edit or read a decode cache), `conversion` (methods that make another model
-from a model) and `analysis`; so are mixers that are no layers, and codes of graphs that need more
-than the graph. A key may exist once in every kind: `yarn` is a frequency rule, and also an
+of coordinates), `graph` (encoders of the nodes of a graph), `field` (networks from coordinates to
+values) and, as layers of a model, `mixer` (layers without the common attention). Three more kinds
+are registered only to be listed and cited: `cache` (methods that edit or read a decode cache),
+`conversion` (methods that make another model from a model) and `analysis`; so are mixers that are
+no layers, and codes of graphs that need more than the graph. A key may exist once in every kind:
+`yarn` is a frequency rule, and also an
 extension that gives this rule to a rotary encoding.
 """
 
@@ -23,6 +24,7 @@ Kind = Literal[
     'extension',
     'task',
     'coordinates',
+    'field',
     'graph',
     'mixer',
     'cache',

@@ -360,7 +360,9 @@ def build(node: Node, context: dict[str, Any]) -> Any:
                 f'{node.entry.key}: {name} must lie in 1 .. {MAX_SIZE}, got {given[name]}'
             )
     try:
-        if node.entry.kind in ('encoding', 'extension', 'coordinates') and _may_be_large(given):
+        if node.entry.kind in ('encoding', 'extension', 'coordinates', 'field') and _may_be_large(
+            given
+        ):
             _check_bytes(node.entry, given, jax.eval_shape(shapes))
         return node.entry.build(**{name: made(value, context) for name, value in given.items()})
     except SpecError:

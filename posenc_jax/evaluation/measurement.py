@@ -1,4 +1,6 @@
-"""A measurement with its interval: perplexity of scored tokens, or exact match of answers."""
+"""A measurement with its interval: perplexity of scored tokens, exact match of answers, or what is
+measured of the points of a field.
+"""
 
 import dataclasses
 import math
@@ -8,6 +10,24 @@ from jaxtyping import Bool, Float
 
 # Metrics between 0 and 1: rows whose scored tokens are all correct, and scored tokens.
 SHARES = ('exact_match', 'token_accuracy')
+# Metrics of fields. A protocol is the metric, or METRIC_PART for some of the points.
+POINTS = ('psnr', 'accuracy', 'bit_error_rate', 'lossless')
+BY_PLANE = 'bit_errors_by_plane'  # the protocol of the bit error rate of every plane
+
+
+def is_of_points(protocol: str) -> bool:
+    """Whether a protocol measures points of a field.
+
+    Example:
+      >>> is_of_points('psnr_outside'), is_of_points('sliding')
+      (True, False)
+    """
+    return protocol == BY_PLANE or protocol.startswith(POINTS)
+
+
+def is_share(protocol: str) -> bool:
+    """Whether a protocol measures a share, which lies between 0 and 1."""
+    return protocol in SHARES or (is_of_points(protocol) and not protocol.startswith('psnr'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,17 +36,21 @@ class Measurement:
 
     Attributes:
       protocol: 'nonoverlapping', 'sliding', 'same_tokens', 'per_position', or one of `SHARES` for
-        tasks other than language.
+        tasks other than language; one of `POINTS` (perhaps with the name of a part) or `BY_PLANE`
+        for fields.
       length: context length in language modelling, otherwise the task length.
-      metric: 'perplexity' or one of `SHARES`.
+      metric: 'perplexity', or one of `SHARES` or `POINTS`; 'psnr' in decibels, with the peak 2 of
+        values in [-1, 1].
       value: the metric.
       low, high: its 95 % interval; None for perplexity of a single window.
-      nll: mean negative log-likelihood per scored token, in nats.
+      nll: mean loss per scored token or point: negative log-likelihood in nats, or squared error.
       bits_per_byte: in language modelling, if the bytes of the tokens are known.
-      token_accuracy: share of scored tokens that are the first choice of the model.
-      tokens: how many tokens were scored.
+      token_accuracy: share of scored tokens that are the first choice of the model; None for
+        values and bits.
+      tokens: how many tokens or points were scored.
       samples: how many windows or answers they came from.
-      position_low, position_high: bucket of `per_position`: low <= position < high.
+      position_low, position_high: bucket of `per_position`: low <= position < high; the plane of
+        `BY_PLANE`.
       depth: where in the text the answer lay, from 0 (first) to 1 (last); None if `eval.depths`
         does not set it.
     """
@@ -39,7 +63,7 @@ class Measurement:
     high: float | None
     nll: float
     bits_per_byte: float | None
-    token_accuracy: float
+    token_accuracy: float | None
     tokens: int
     samples: int
     position_low: int | None = None

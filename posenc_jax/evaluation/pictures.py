@@ -12,7 +12,7 @@ import numpy as np
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
-from posenc_jax.evaluation.measurement import SHARES
+from posenc_jax.evaluation.measurement import BY_PLANE, is_of_points, is_share
 from posenc_jax.evaluation.series import Series, depths_of, scored, unit
 
 # Colours of Okabe and Ito without yellow, which is too light for lines. Where the colours repeat,
@@ -45,7 +45,7 @@ def write(
         written = [_write_depth(deep, directory / 'by_depth.png')]
         rest = [s for s in series if s not in deep]
         return written + (write(rest, protocols, directory) if rest else [])
-    panels = [p for p in protocols if p != 'per_position']
+    panels = [p for p in protocols if p not in ('per_position', BY_PLANE, 'lossless')]
     jobs = []
     if panels:
         jobs.append((directory / 'by_length.png', panels, _draw_length))
@@ -74,7 +74,9 @@ def write(
 
 def _metric(protocols) -> str:
     """What the shared y axis shows."""
-    if protocols[0] not in SHARES:
+    if protocols[0].startswith('psnr'):
+        return 'PSNR, decibels'
+    if not is_share(protocols[0]):
         return 'perplexity'
     return protocols[0].replace('_', ' ') if len(protocols) == 1 else 'share that is correct'
 
@@ -165,7 +167,7 @@ def _draw_length(axis, protocol, series):
             continue
         found = [estimates[length, None] for length in lengths]
         _line(axis, lengths, found, s.label, style)
-    axis.set_xlabel('length')
+    axis.set_xlabel('resolution' if is_of_points(protocol) else 'length')
     axis.set_xscale('log', base=2)
     shown = sorted({length for s in series for length, _ in s.estimates(protocol)})
     axis.set_xticks(shown, [str(length) for length in shown], rotation=0 if len(shown) < 7 else 45)
@@ -202,8 +204,10 @@ def _styles():
 
 
 def _finish(axis, protocol, series):
-    if protocol in SHARES:
+    if is_share(protocol):
         axis.set_ylim(-0.03, 1.03)
+    elif is_of_points(protocol):
+        pass  # decibels are a logarithm already
     elif any(np.isfinite(line.get_ydata()).any() for line in axis.get_lines()):
         _log_scale(axis)
     for length in sorted({s.train_length for s in series}):
@@ -299,9 +303,6 @@ def _title(series):
         samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
         seeds = f', mean of up to {several} runs' if several > 1 else ''
         return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
-    around = (
-        'band: 95 % interval, or smallest to largest of several runs'
-        if several > 1
-        else 'band: 95 % interval'
-    )
-    return f'{what}; {around}'
+    known = any(m.low is not None for s in series for run in s.runs for m in run.measurements)
+    around = ['95 % interval'] * known + ['smallest to largest of several runs'] * (several > 1)
+    return f'{what}; band: {", or ".join(around)}' if around else what

@@ -10,8 +10,8 @@ from typing import Any
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
-from posenc_jax.evaluation import pictures
-from posenc_jax.evaluation.measurement import SHARES, Measurement
+from posenc_jax.evaluation import field_pictures, pictures
+from posenc_jax.evaluation.measurement import BY_PLANE, Measurement, is_of_points, is_share
 from posenc_jax.evaluation.series import (
     OWN,
     Estimate,
@@ -60,6 +60,7 @@ class Results:
         return [
             *self.write_numbers(directory),
             *pictures.write(self.series, self.protocols, directory),
+            *field_pictures.write(self.runs, directory),
         ]
 
     def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:
@@ -143,7 +144,7 @@ def tables(results: Results) -> list[Any]:
     made = []
     for protocol in results.protocols:
         made.append(
-            (_position_table if protocol == 'per_position' else _length_table)(
+            (_position_table if protocol in ('per_position', BY_PLANE) else _length_table)(
                 results.series, protocol
             )
         )
@@ -156,10 +157,14 @@ def tables(results: Results) -> list[Any]:
 def _length_table(series, protocol):
     import rich.table
 
-    title = protocol.replace('_', ' ') if protocol in SHARES else f'perplexity, {protocol}'
+    own = is_share(protocol) or is_of_points(protocol)
+    title = protocol.replace('_', ' ') if own else f'perplexity, {protocol}'
     several = any(len(s.runs) > 1 for s in series)
-    around = '95 % interval' + (', or smallest - largest of several runs' if several else '')
-    table = rich.table.Table(title=f'{title} ({around})', title_justify='left')
+    # The points of a picture are no sample, so most of what is measured of them has no interval.
+    known = any(m.low is not None for s in series for m in _measured(s, protocol))
+    around = ['95 % interval'] * known + ['smallest - largest of several runs'] * several
+    title += f' ({", or ".join(around)})' if around else ''
+    table = rich.table.Table(title=title, title_justify='left')
     table.add_column(
         'encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series))
     )
@@ -189,11 +194,17 @@ def _length_table(series, protocol):
     return table
 
 
+def _measured(series, protocol):
+    return [m for run in series.runs for m in run.measurements if m.protocol == protocol]
+
+
 def _position_table(series, protocol):
     import rich.table
 
-    table = rich.table.Table(title='perplexity by position', title_justify='left')
-    table.add_column('positions', justify='right')
+    planes = protocol == BY_PLANE
+    title = 'bit error rate by plane' if planes else 'perplexity by position'
+    table = rich.table.Table(title=title, title_justify='left')
+    table.add_column('plane, resolution' if planes else 'positions', justify='right')
     table.add_column(unit(protocol), justify='right')
     buckets: dict[tuple[int, int, int], list[int]] = {}
     for s in series:
@@ -203,9 +214,9 @@ def _position_table(series, protocol):
                 buckets.setdefault((m.position_low, m.position_high, m.length), []).append(m.tokens)
     for (low, high, length), tokens in sorted(buckets.items()):
         found = [s.estimates(protocol).get((length, low)) for s in series]
-        table.add_row(
-            f'{low}-{high - 1}', between(tokens), *(f'{e.value:.2f}' if e else '' for e in found)
-        )
+        cells = [(f'{e.value:.5f}' if planes else f'{e.value:.2f}') if e else '' for e in found]
+        place = f'{low}, {length}' if planes else f'{low}-{high - 1}'
+        table.add_row(place, between(tokens), *cells)
     return table
 
 
@@ -213,7 +224,9 @@ def _cell(estimate: Estimate | None, protocol: str) -> str:
     if estimate is None:
         return ''
     largest = max(v for v in (estimate.value, estimate.high) if v is not None)
-    digits = 3 if protocol in SHARES else 2 if largest < 100 else 1 if largest < 1000 else 0
+    digits = 2 if largest < 100 else 1 if largest < 1000 else 0
+    if is_share(protocol):
+        digits = 5 if protocol.startswith('bit_error') else 3
     spread = (
         '' if estimate.low is None else f'\n{estimate.low:.{digits}f}-{estimate.high:.{digits}f}'
     )

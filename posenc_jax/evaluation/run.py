@@ -10,13 +10,14 @@ import flax
 import jax
 from flax import nnx
 
-from posenc_jax.evaluation import language
+from posenc_jax.evaluation import field_points, language
 from posenc_jax.evaluation.measurement import Measurement
 from posenc_jax.evaluation.results import Results
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
-from posenc_jax.model.transformer import Transformer
+from posenc_jax.model.field import Field
+from posenc_jax.model.kinds import Model
 from posenc_jax.run import settings, stored
 from posenc_jax.run.fields import encoding_label, fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, prepare
@@ -74,8 +75,13 @@ def _evaluate(job: Job) -> RunResult:
     incidental = ('seed', *stored.FREE_FIELDS)
     model, step = job.load()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    fitted: tuple[field_points.Fitted, ...] = ()
     try:
-        measurements = measure(job, job.extended(model))
+        if isinstance(model, Field):
+            fitted = field_points.fit(model, job.task, settings.lengths_of(config))
+            measurements = field_points.measure(fitted, job.cfg)
+        else:
+            measurements = measure(job, job.extended(model))
     except ValueError as error:
         raise ValueError(f'{job.directory}: {error}') from error
     return RunResult(
@@ -92,11 +98,12 @@ def _evaluate(job: Job) -> RunResult:
         parameters=parameters,
         settings={k: v for k, v in fields_of(config).items() if not k.startswith(incidental)},
         measurements=tuple(measurements),
+        fitted=fitted,
     )
 
 
-def measure(job: Job, model: Transformer) -> list[Measurement]:
-    """Measures a model by the settings of a job.
+def measure(job: Job, model: Model) -> list[Measurement]:
+    """Measures a transformer by the settings of a job.
 
     Args:
       job: its task and settings are used.

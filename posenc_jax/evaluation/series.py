@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from posenc_jax.evaluation.measurement import Measurement
+from posenc_jax.evaluation.field_points import Fitted
+from posenc_jax.evaluation.measurement import Measurement, is_of_points
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
 Point = tuple[str, int, Place]  # protocol, length, place
@@ -30,6 +31,7 @@ class RunResult:
       settings: the fields of the config, without the seed and those that do not change what is
         trained. Runs with equal settings differ only in their seed.
       measurements: one for each protocol, length, and bucket or depth.
+      fitted: what a field says at its points, to be drawn; not kept in results.json.
     """
 
     run: str
@@ -45,6 +47,7 @@ class RunResult:
     parameters: int
     settings: dict[str, Any]
     measurements: tuple[Measurement, ...]
+    fitted: tuple[Fitted, ...] = ()
 
     @property
     def points(self) -> dict[Point, Measurement]:
@@ -56,7 +59,9 @@ class RunResult:
 
 
 OWN = tuple(
-    f.name for f in dataclasses.fields(RunResult) if f.name not in ('settings', 'measurements')
+    f.name
+    for f in dataclasses.fields(RunResult)
+    if f.name not in ('settings', 'measurements', 'fitted')
 )  # the same in every row
 
 
@@ -152,5 +157,7 @@ def between(counts: Iterable[int]) -> str:
 
 
 def unit(protocol: str) -> str:
-    """The unit of `scored`: 'answers' or 'tokens'."""
+    """The unit of `scored`: 'answers', 'points' or 'tokens'."""
+    if is_of_points(protocol):
+        return 'points'
     return 'answers' if protocol == 'exact_match' else 'tokens'

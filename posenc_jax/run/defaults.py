@@ -24,6 +24,10 @@ def get_config() -> ConfigDict:
     # spec string of the layers that read the source, in an encoder-decoder; '' means `encoding`
     config.source_encoding = ''
     config.extend = ''  # a context extension for evaluation alone, e.g. 'yarn(factor=4.0)'
+    # where model.kind is 'field': what the network reads of its points, a spec string of encoders
+    # of coordinates, e.g. 'recombiner_lpe()'; '' reads the coordinates themselves
+    config.features = ''
+    config.field = 'siren()'  # and the network, a spec string, e.g. 'spder(width=128, layers=3)'
     config.task = 'language()'  # spec string, e.g. 'addition(ids="coupled", reverse_output=True)'
 
     config.init = init = ConfigDict()  # where the weights come from
@@ -46,7 +50,8 @@ def get_config() -> ConfigDict:
     data.packing = 'stream'
 
     config.model = model = ConfigDict()
-    # 'decoder' (causal), 'encoder', or 'encoder_decoder' for tasks with a source
+    # 'decoder' (causal), 'encoder', or 'encoder_decoder' for tasks with a source; 'field' for tasks
+    # of points, which reads `features` and `field` and no other field of `model`
     model.kind = 'decoder'
     model.source_layers = 0  # layers that read the source, in an encoder-decoder; 0 means layers
     # where a task predicts the class of a row: of the 'mean' of its tokens, the 'first' or 'last',
@@ -87,8 +92,10 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.steps = 1000  # optimizer steps
-    train.batch = 32  # sequences per step, over all devices and accumulated parts
-    train.length = 256  # tokens per sequence; for tasks other than language the largest task length
+    train.batch = 32  # sequences (or points) per step, over all devices and accumulated parts
+    # tokens per sequence; for tasks other than language the largest task length; for tasks of
+    # points the resolution of their grid
+    train.length = 256
     # tasks other than language draw lengths from min_length .. length; a task may need more than 1
     train.min_length = 1
     # tokens per segment: segments are read one after the other, with a memory of the tokens before
@@ -136,7 +143,8 @@ def get_config() -> ConfigDict:
 
     config.eval = eval_ = ConfigDict()
     eval_.at_end = True  # whether the run is evaluated when training has ended
-    eval_.lengths = ()  # lengths to evaluate at; () is 1, 2, 4 and 8 times train.length
+    # lengths to evaluate at; () is 1, 2, 4 and 8 times train.length, for fields 1, 2 and 4 times
+    eval_.lengths = ()
     # protocols of language tasks, see run/protocols.py
     eval_.protocols = ('nonoverlapping', 'sliding', 'same_tokens', 'per_position')
     eval_.split = 'test'  # 'train', 'validation' or 'test'

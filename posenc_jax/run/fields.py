@@ -24,13 +24,16 @@ def fields_of(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
 
 
 def encoding_label(config: ConfigDict) -> str:
-    """The encodings of a run as tables and the start of training show them.
+    """The encodings of a run, or the network of a field, as tables and the start of training show
+    them.
 
     Example:
       >>> from posenc_jax.run import defaults
       >>> encoding_label(defaults.get_config())
       'rope()'
     """
+    if config.model.kind == 'field':
+        return config.field + (f' of {config.features}' if config.features else '')
     label = ' / '.join(config.pattern) or config.encoding
     if config.model.kind != 'encoder_decoder':
         return label
@@ -83,7 +86,7 @@ def _check_value(name: str, value: Any, kind: type) -> None:
         if (
             isinstance(text, str)
             and not text.isprintable()
-            and name not in ('encoding', 'pattern', 'extend', 'task')
+            and name not in ('encoding', 'pattern', 'extend', 'task', 'features', 'field')
         ):
             raise ValueError(
                 f'{name} must be text of one line without control characters, got {quoted(value)}'

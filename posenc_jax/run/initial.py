@@ -119,6 +119,8 @@ def _open(path):
         cfg = read_run(directory).model_config
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f'init.source: {error}') from error
+    if not isinstance(cfg, TransformerConfig):
+        raise SpecError(f'init.source: {path} is a field, whose weights no other run continues')
     return Initial(
         dataclasses.replace(cfg, lora_rank=0),
         lambda mesh: restore_model(directory, mesh=mesh)[1].merged(),

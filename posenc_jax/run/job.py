@@ -14,6 +14,7 @@ import numpy as np
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
+from posenc_jax.model.kinds import Model
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
 from posenc_jax.model.pretrained.fields import is_folder
 from posenc_jax.model.pretrained.load import architecture_of
@@ -21,7 +22,7 @@ from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import defaults, restore, settings
 from posenc_jax.run.overrides import apply_overrides
-from posenc_jax.run.plan import Plan, make_task
+from posenc_jax.run.plan import Plan, check_evaluation, make_task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
 
@@ -58,13 +59,13 @@ def directory_of(run: str) -> pathlib.Path:
 class Job(Plan):
     """The plan of a run to evaluate; `load` reads its weights and returns model and step."""
 
-    load: Callable[[], tuple[Transformer, int]]
+    load: Callable[[], tuple[Model, int]]
 
-    def extended(self, model: Transformer) -> Transformer:
+    def extended(self, model: Model) -> Model:
         """`model` with the context extension `config.extend`, if any. Ms-PoE orders its heads on
         text of the validation split.
         """
-        if not self.config.extend:
+        if not self.config.extend or not isinstance(model, Transformer):
             return model
         model = model.extend(self.config.extend)
         if not any(
@@ -152,7 +153,7 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job
 
 def _checked(job: Job) -> Job:
     try:
-        settings.check(job.config, job.task, job.cfg)
+        check_evaluation(job.config, job.task, job.cfg)
     except ValueError as error:
         raise SpecError(f'{job.directory}: {error}') from error
     return job

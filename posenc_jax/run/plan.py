@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError, check_choice, quoted
-from posenc_jax.model.config import POOLS, TransformerConfig, pixels_per_patch
-from posenc_jax.model.transformer import Transformer, abstract_model
-from posenc_jax.run import settings
+from posenc_jax.model.config import KINDS, POOLS, TransformerConfig, pixels_per_patch
+from posenc_jax.model.field import FieldConfig
+from posenc_jax.model.kinds import Model, ModelConfig, abstract_model
+from posenc_jax.run import field_settings, settings
 from posenc_jax.run.fields import check_fields, check_numbers, fields_of
-from posenc_jax.tasks import Task
+from posenc_jax.tasks import FieldTask, Task
 
 MAX_NAME = 100  # characters of a name that `run_name` composes
 LONGEST_NAME = 255  # bytes of a folder name
@@ -37,10 +38,10 @@ class Plan:
     directory: pathlib.Path
     config: ConfigDict
     task: Task
-    cfg: TransformerConfig
+    cfg: ModelConfig
 
     @functools.cached_property
-    def model(self) -> Transformer:
+    def model(self) -> Model:
         """The model as shapes, without the context extension of an evaluation."""
         return abstract_model(self.cfg)
 
@@ -70,6 +71,8 @@ def resolve(config: ConfigDict) -> Plan:
     check_fields(config)
     config = ConfigDict(config.to_dict(), convert_dict=True)
     check_numbers(config)
+    check_choice('model.kind', config.model.kind, (*KINDS, FieldConfig.kind))
+    field_settings.check_applies(config)
     for spec in (config.encoding, *config.pattern):
         parse_layer(spec)
     for name in ('cross', 'source_encoding'):
@@ -92,13 +95,10 @@ def resolve(config: ConfigDict) -> Plan:
             f'{quoted(config.name)}'
         )
     plan = Plan(pathlib.Path(config.workdir, config.name), config.lock(), task, cfg)
-    settings.check_kind(plan.model, task, config.task)
-    if config.train.segment:
-        settings.check_segments(plan.model)
-    settings.check_read(plan.model, task, config.train.length, cfg.train_len, train=True)
+    check_training(plan)
     if config.eval.at_end:
         try:
-            settings.check(config, task, cfg, plan.model)
+            check_evaluation(config, task, cfg, plan.model)
         except ValueError as error:
             raise ValueError(
                 f'the evaluation at the end of training would fail: {error}. Change the fields of '
@@ -106,6 +106,36 @@ def resolve(config: ConfigDict) -> Plan:
                 '--config.eval.at_end=False'
             ) from error
     return plan
+
+
+def check_training(plan: Plan) -> None:
+    """Checks that the model of a plan can be trained on its task.
+
+    Raises:
+      ValueError: it cannot; the message says what stands against it.
+    """
+    config, task, cfg, model = plan.config, plan.task, plan.cfg, plan.model
+    if isinstance(cfg, FieldConfig):
+        field_settings.check_training(config, task, cfg, model)
+        return
+    settings.check_kind(model, task, config.task)
+    if config.train.segment:
+        settings.check_segments(model)
+    settings.check_read(model, task, config.train.length, cfg.train_len, train=True)
+
+
+def check_evaluation(
+    config: ConfigDict, task: Task, cfg: ModelConfig, model: Model | None = None
+) -> None:
+    """Checks that a model can be evaluated as its config says; arguments and errors as for
+    `settings.check` and `field_settings.check_evaluation`.
+    """
+    if isinstance(cfg, FieldConfig):
+        field_settings.check_evaluation(config, task, cfg)
+    elif isinstance(task, FieldTask):
+        raise SpecError(f'{config.task} asks for values at points, which only a field reads')
+    else:
+        settings.check(config, task, cfg, model)
 
 
 def _check_source_spec(name: str, spec: str) -> None:
@@ -150,10 +180,12 @@ def _with_data(node: spec_language.Node, data: ConfigDict) -> spec_language.Node
 def task_length(config: ConfigDict, task: Task) -> int | tuple[int, int]:
     """The length, or the range (lowest, highest) of lengths, that training draws from."""
     length = config.train.length
-    return length if task.is_language or task.is_image else (config.train.min_length, length)
+    if task.is_language or task.is_image or isinstance(task, FieldTask):
+        return length
+    return config.train.min_length, length
 
 
-def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
+def model_config(config: ConfigDict, task: Task) -> ModelConfig:
     """The model of a config. Its `train_len` is the width of a training batch.
 
     Raises:
@@ -168,6 +200,9 @@ def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
             f'{name}={value}' for name, value in fields_of(config).items() if name in fields
         )
         raise ValueError(f'{given}: {error}') from error
+    if isinstance(task, FieldTask):
+        shape = {'components': task.components, 'predicts': task.predicts, 'bits': task.bits}
+        return sized_model(config, width=width, output_size=task.output_size, **shape)
     if task.is_image:
         if not config.model.patch:
             raise SpecError(f'model.patch is 0, but {config.task} has images to cut; use e.g. 4')
@@ -183,14 +218,17 @@ def model_config(config: ConfigDict, task: Task) -> TransformerConfig:
 
 def sized_model(
     config: ConfigDict,
-    vocab_size: int,
-    width: int,
+    vocab_size: int = 0,
+    width: int = 1,
     output_size: int = 0,
     pooled: int = 0,
     channels: int = 0,
     source_size: int = 0,
     source_width: int = 0,
-) -> TransformerConfig:
+    components: int = 0,
+    predicts: str = '',
+    bits: int = 0,
+) -> ModelConfig:
     """The model of a config with the sizes that its task sets.
 
     Args:
@@ -202,7 +240,26 @@ def sized_model(
       channels: numbers of a vector or of a pixel; 0 where ids are read.
       source_size, source_width: token ids of the source and tokens of its training rows; 0 where
         there is none.
+      components, predicts, bits: of a task of points, see `FieldConfig`; 0 and '' for others.
+
+    Raises:
+      SpecError: a kind of model that cannot do the task.
     """
+    if field_settings.is_field(config) != bool(components):
+        found, instead = ('points', "'field'") if components else ('tokens', "'decoder'")
+        raise SpecError(
+            f'model.kind is {config.model.kind!r}, but {config.task} has {found} to read; use '
+            f'{instead}'
+        )
+    if components:
+        return FieldConfig(
+            components=components,
+            output_size=output_size,
+            predicts=predicts,
+            features=config.features,
+            field=config.field,
+            bits=bits,
+        )
     within = ConfigDict(config.to_dict(), convert_dict=True)
     within.train.length = width
     pool = check_choice('model.pool', config.model.pool, POOLS[1:] if pooled else POOLS)
@@ -235,7 +292,9 @@ def run_name(config: ConfigDict) -> str:
     reads = 'dataset' in node.entry.parameters and 'dataset' not in node.arguments
     dataset = [config.data.dataset] if reads else []
     specs = list(config.pattern or (config.encoding,))
-    if config.model.kind != 'decoder':
+    if field_settings.is_field(config):
+        specs = [config.features, config.field]
+    elif config.model.kind != 'decoder':
         specs.append(config.model.kind)
     if config.model.kind == 'encoder_decoder':
         usual = (config.cross != 'nope()', config.cross)

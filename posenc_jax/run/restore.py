@@ -8,8 +8,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from posenc_jax.model.kinds import Model, abstract_model
 from posenc_jax.model.sharding import dict_shapes, make_mesh
-from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import stored
 from posenc_jax.run.checkpoint import Checkpoints
 from posenc_jax.run.state import take_apart
@@ -17,7 +17,7 @@ from posenc_jax.run.state import take_apart
 
 def restore_model(
     run_dir: str | os.PathLike, step: int | None = None, *, mesh: Mesh | None = None
-) -> tuple[ConfigDict, Transformer, int]:
+) -> tuple[ConfigDict, Model, int]:
     """Reads a trained model from the directory of its run alone.
 
     Args:

@@ -98,10 +98,9 @@ def check_memory(what: str, rows: int, width: int, token: int = 12) -> None:
 
 
 def lengths_of(config: ConfigDict) -> tuple[int, ...]:
-    """`eval.lengths` without repetitions; the default is 1, 2, 4 and 8 times the trained length."""
-    return tuple(dict.fromkeys(config.eval.lengths)) or tuple(
-        n * config.train.length for n in (1, 2, 4, 8)
-    )
+    """`eval.lengths` once each; by default train.length times 1, 2, 4 and, but for fields, 8."""
+    times = (1, 2, 4, 8)[: 3 if config.model.kind == 'field' else 4]
+    return tuple(dict.fromkeys(config.eval.lengths or (n * config.train.length for n in times)))
 
 
 def check(

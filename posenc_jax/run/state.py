@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
-from posenc_jax.model.transformer import Transformer
+from posenc_jax.model.kinds import Model
 
 Params = dict[str, Any]
 
@@ -32,7 +32,7 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def take_apart(model: Transformer) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+def take_apart(model: Model) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Splits a model into its structure, its parameters, and its other variables."""
     structure, trained, others = nnx.split(model, nnx.Param, ...)
     return structure, trained, others

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import quoted
-from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.field import FieldConfig
+from posenc_jax.model.kinds import ModelConfig
 from posenc_jax.run import defaults
 from posenc_jax.run.fields import fields_of
 from posenc_jax.run.json_file import listed, read_object, typed
@@ -27,7 +28,9 @@ FILE = 'config.json'  # in the run directory
 # built without the data.
 SHAPE = 'task_shape'
 # Sizes in it that only some tasks set.
-FURTHER = ('output_size', 'pooled', 'channels', 'source_size', 'source_width')
+FURTHER = (
+    'output_size', 'pooled', 'channels', 'source_size', 'source_width', 'predicts', 'bits'
+)  # fmt: skip
 # The entry with digests of the configs that the run had before `--resume_changed` replaced them.
 EARLIER = 'resumed_changed'
 # types of the items of the lists in that file
@@ -47,11 +50,11 @@ class Saved:
     """
 
     config: ConfigDict
-    shape: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    shape: Mapping[str, int | str] = dataclasses.field(default_factory=dict)
     earlier: tuple[str, ...] = ()
 
     @property
-    def model_config(self) -> TransformerConfig:
+    def model_config(self) -> ModelConfig:
         """The config of the model. Files that store no shape need the data of the task."""
         return (
             sized_model(self.config, **self.shape)
@@ -84,7 +87,7 @@ def write(saved: Saved, path: pathlib.Path) -> None:
 
 
 def saved_of(
-    config: ConfigDict, earlier: Iterable[str] = (), cfg: TransformerConfig | None = None
+    config: ConfigDict, earlier: Iterable[str] = (), cfg: ModelConfig | None = None
 ) -> Saved:
     """A config with the sizes that its task sets.
 
@@ -94,6 +97,10 @@ def saved_of(
       cfg: the config of the model; None derives it from `config`.
     """
     cfg = model_config(config, make_task(config)) if cfg is None else cfg
+    if isinstance(cfg, FieldConfig):
+        own = {name: getattr(cfg, name) for name in ('output_size', 'predicts', 'bits')}
+        shape = {'components': cfg.components, 'width': cfg.train_len}
+        return Saved(config, shape | {k: v for k, v in own.items() if v}, tuple(earlier))
     shape = {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}
     further = dict(
         output_size=cfg.output_size if cfg.output_size != cfg.vocab_size else 0,
@@ -149,13 +156,18 @@ def read_saved(path: pathlib.Path) -> Saved:
     return Saved(config.lock(), shape, earlier)
 
 
-def _shape(found: Any) -> dict[str, int]:
-    names, further = ('vocab_size', 'width'), FURTHER
+def _shape(found: Any) -> dict[str, int | str]:
+    points = isinstance(found, dict) and 'components' in found
+    names, further = ('components' if points else 'vocab_size', 'width'), FURTHER
+    least = lambda name: (
+        len(typed(found[name], str, f'{SHAPE}.{name}'))
+        if name == 'predicts'
+        else typed(found[name], int, f'{SHAPE}.{name}')
+    )
     if (
         not isinstance(found, dict)
         or not set(names) <= found.keys() <= {*names, *further}
-        or min(typed(found[n], int, f'{SHAPE}.{n}') for n in found) < 0
-        or min(found[n] for n in found if n != 'vocab_size' or 'channels' not in found) < 1
+        or any(least(n) < (n != 'vocab_size' or 'channels' not in found) for n in found)
     ):
         raise ValueError(
             f'{SHAPE} is {quoted(found)}, expected an object with the positive numbers '

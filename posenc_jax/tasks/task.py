@@ -67,9 +67,10 @@ class Task(abc.ABC):
         return 0
 
     @property
-    def predicts(self) -> Literal['next', 'here', 'class']:
+    def predicts(self) -> Literal['next', 'here', 'class', 'value', 'bits']:
         """What the target of an input token is: the 'next' token, which needs a causal model; a
-        token 'here', at the same place; or the 'class' of the whole row.
+        token 'here', at the same place; or the 'class' of the whole row. A `FieldTask` asks for a
+        'value', 'bits' or a 'class' at every point.
         """
         return 'next'
 
@@ -188,7 +189,9 @@ def _generated_batch(task, batch_size, length, seed, split, rows, index):
         ('source', task.source_size, 'source_size'),
     ):
         low, high = (
-            (f(batch[name], initial=0) for f in (np.min, np.max)) if name in batch else (0, 0)
+            (f(batch[name], initial=0) for f in (np.min, np.max))
+            if name in batch and batch[name].dtype.kind in 'iu'  # values are not numbered
+            else (0, 0)
         )
         if low < 0 or high >= max(size, 1):
             raise ValueError(

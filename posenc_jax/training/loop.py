@@ -29,6 +29,7 @@ from posenc_jax.run.safe import finished_steps
 from posenc_jax.run.state import TrainState
 from posenc_jax.tasks import Batch, batch_iterator
 from posenc_jax.training.cluster import Cluster
+from posenc_jax.training.field_sums import means
 from posenc_jax.training.metrics import MetricsLog, Progress
 from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, make_trainer
 
@@ -325,17 +326,14 @@ def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
 
 def validate(trainer: Trainer, state: TrainState, dataset, batches: int) -> dict[str, float]:
     """Evaluates the first `batches` batches of a dataset. Returns the mean loss and accuracy over
-    the scored targets, and the share of rows whose targets are all correct.
+    the scored targets, and the share of rows whose targets are all correct; see `field_sums` for
+    the numbers of a field.
     """
     totals: dict[str, float] = {}
     for number in range(min(batches, len(dataset))):
         sums = trainer.evaluate(state, device_batch(dataset[number], trainer.batch_sharding))
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
-    return {
-        'validation_loss': totals['loss'] / totals['targets'],
-        'validation_accuracy': totals['correct'] / totals['targets'],
-        'validation_exact': totals['solved'] / totals['rows'],
-    }
+    return {f'validation_{name}': value for name, value in means(totals).items()}
 
 
 def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
@@ -345,7 +343,7 @@ def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
 
     def put(array):
         own = sharding
-        if array.shape[1] == 1:  # one target for the row cannot be cut along the sequence
+        if array.shape[1:2] == (1,):  # one target for the row cannot be cut along the sequence
             own = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
         local = array
         if not own.is_fully_addressable:

@@ -20,12 +20,14 @@ from ml_collections import ConfigDict
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import bytes_of, device_memory, readable
 from posenc_jax.decoding.recurrence import read_segments
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.losses import target_losses
+from posenc_jax.model.field import Field, FieldConfig
+from posenc_jax.model.kinds import Model, ModelConfig, abstract_model, build_model
+from posenc_jax.model.losses import LOSSES, target_losses
 from posenc_jax.model.sharding import dict_shapes, spec_of
-from posenc_jax.model.transformer import Transformer, abstract_model
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.run.state import Params, TrainState, take_apart
+from posenc_jax.training.field_sums import field_sums
 from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
 
 DeviceBatch = dict[str, Array]
@@ -56,11 +58,7 @@ class Trainer:
 
 
 def make_trainer(
-    cfg: TransformerConfig,
-    train: ConfigDict,
-    seed: int,
-    mesh: Mesh,
-    model: Transformer | None = None,
+    cfg: ModelConfig, train: ConfigDict, seed: int, mesh: Mesh, model: Model | None = None
 ) -> Trainer:
     """Builds the functions of a run on a mesh.
 
@@ -100,7 +98,7 @@ def make_trainer(
     optimizer = make_optimizer(train, only(decays(model), tuned))
 
     def init(given: Params) -> TrainState:
-        _, params, constants = take_apart(Transformer(cfg, rngs=nnx.Rngs(jax.random.key(seed))))
+        _, params, constants = take_apart(build_model(cfg, nnx.Rngs(jax.random.key(seed))))
         params = _overlaid(nnx.to_pure_dict(params), given)
         opt_state = optimizer.init(only(params, tuned))
         return TrainState(jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), opt_state)
@@ -130,13 +128,15 @@ def make_trainer(
         evaluate=jax.jit(functools.partial(eval_step, graphdef, train), out_shardings=whole),
         abstract=abstract,
         tuned=only(shapes.params, tuned),
-        batch_sharding=NamedSharding(mesh, spec_of(('batch', 'sequence'))),
+        batch_sharding=NamedSharding(mesh, spec_of(_roles_of_batch(cfg))),
     )
 
 
-def check_memory(
-    abstract: TrainState, cfg: TransformerConfig, train: ConfigDict, mesh: Mesh
-) -> None:
+def _roles_of_batch(cfg: ModelConfig) -> tuple[str, ...]:
+    return ('batch',) if isinstance(cfg, FieldConfig) else ('batch', 'sequence')
+
+
+def check_memory(abstract: TrainState, cfg: ModelConfig, train: ConfigDict, mesh: Mesh) -> None:
     """Raises ValueError if a device cannot hold its part of the state and the least that a step
     needs besides, which is the input of every layer and the logits. The message has both sizes.
     """
@@ -148,8 +148,11 @@ def check_memory(
         * (train.segment or cfg.train_len)
         // (mesh.size // mesh.shape['tensor'])
     )
-    logits = 0 if cfg.pool else 4 * cfg.output_size
-    step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + logits)
+    if isinstance(cfg, FieldConfig):
+        step = 4 * tokens * (cfg.components + cfg.output_size)
+    else:
+        logits = 0 if cfg.pool else 4 * cfg.output_size
+        step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + logits)
     if state + step > (limit := device_memory(mesh.local_devices)):
         raise ValueError(
             f'the state of training would take {readable(state)} of a device, and a step at '
@@ -182,13 +185,26 @@ def _overlaid(params: Params, given: Params) -> Params:
     }
 
 
+def losses_of(model: Model) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The function from outputs and targets to losses and log-partitions of a model."""
+    return LOSSES[model.cfg.predicts] if isinstance(model, Field) else target_losses
+
+
 def read(
-    model: Transformer, batch: DeviceBatch, train: ConfigDict, key: Array | None = None
-) -> Float[Array, 'B T V']:
+    model: Model,
+    batch: DeviceBatch,
+    train: ConfigDict,
+    key: Array | None = None,
+    step: Array | None = None,
+) -> Float[Array, 'B *T V']:
     """Logits of a batch, [B, T, V], or [B, 1, V] for a class, in one pass or segment by segment
     with a memory (`train.segment`). With a key the training rule applies (dropout, random
-    positions), without it the evaluation rule.
+    positions), without it the evaluation rule. A field gives the outputs of its points, [B, V];
+    `step` tells it how far training is.
     """
+    if isinstance(model, Field):
+        progress = None if step is None else step / train.steps
+        return model(batch['coords'], key=key, progress=progress)
     if not train.segment:
         training = key is not None
         source = encoded_source(model, source_of(batch), key, training)
@@ -227,12 +243,16 @@ def train_step(
 
     def loss_of(params, part, key):
         model = nnx.merge(graphdef, _joined(params, state.params), state.constants)
-        nll, log_partition = target_losses(read(model, part, train, key), part['targets'])
+        outputs = read(model, part, train, key, state.step)
+        nll, log_partition = losses_of(model)(outputs, part['targets'])
         mean = lambda values: (values * part['loss_mask']).sum(dtype=jnp.float32) / scored
         objective, losses = mean(nll), {'loss': mean(nll)}
         if train.z_loss:
             objective += train.z_loss * mean(log_partition**2)
-        if (term := auxiliary_loss(model, part, key)) is not None:
+        if (
+            isinstance(model, Transformer)
+            and (term := auxiliary_loss(model, part, key)) is not None
+        ):
             losses['auxiliary_loss'] = term / train.accumulate
             objective += losses['auxiliary_loss']
         return objective, losses
@@ -281,11 +301,14 @@ def eval_step(
 
     Returns:
       `loss` in nats, number of `correct` targets, number of scored `targets`, `solved` rows (whose
-      targets are all correct), and `rows` with targets.
+      targets are all correct), and `rows` with targets. For a field see `field_sums`.
     """
-    logits = read(nnx.merge(graphdef, state.params, state.constants), batch, train)
-    nll, _ = target_losses(logits, batch['targets'])
+    model = nnx.merge(graphdef, state.params, state.constants)
+    logits = read(model, batch, train)
+    nll, _ = losses_of(model)(logits, batch['targets'])
     scored = batch['loss_mask'] > 0
+    if isinstance(model, Field):
+        return field_sums(model.cfg, nll, logits, batch['targets'], scored)
     correct = (jnp.argmax(logits, axis=-1) == batch['targets']) & scored
     rows = scored.any(axis=1)
     return {

@@ -17,7 +17,9 @@ from posenc_jax.core.memory import bytes_of, main_memory, readable
 from posenc_jax.core.registry import SpecError, entries
 from posenc_jax.core.spec import MAX_BYTES
 
-SIZES = dict(heads=2, kv_heads=2, head_dim=8, model_dim=16, train_len=16)
+SIZES = dict(
+    heads=2, kv_heads=2, head_dim=8, model_dim=16, train_len=16, features=4, components=2, outputs=2
+)
 HUGE = (2**31 - 1, 2**30)
 
 

@@ -7,13 +7,15 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
+from flax import nnx
 
 from configs import default, quickstart
-from configs.sweeps import flip_flop
+from configs.sweeps import fields, flip_flop
 from configs.sweeps import length_generalisation as sweep
 from configs.sweeps import runs as shared
-from posenc_jax.run.plan import validate
+from posenc_jax.run.plan import resolve, validate
 from posenc_jax.run.stored import FILE, save
 from tests.training import tiny
 
@@ -227,3 +229,19 @@ def test_what_a_sweep_keeps_is_bound_to_its_settings(tmp_path, capsys):
             capsys, lambda: shared.kept(path, settings, gates)
         )
         assert path.read_text() == text
+
+
+FIELD_RUNS = [(group, name) for group, runs in fields.GROUPS.items() for name in runs]
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('group, name', FIELD_RUNS, ids='-'.join)
+def test_every_run_of_fields_is_valid_and_those_of_equal_size_are(group, name):
+    own = fields.GROUPS[group][name]
+    if 'fourier_features' in own.get('features', ''):
+        pytest.importorskip('posenc_jax.coordinates.fourier_features')
+    made = shared.Run(tiny.ROOT / 'runs' / name, str(tiny.ROOT / fields.CONFIG), own).asked()
+    plan = resolve(made)
+    if group == 'equal':
+        size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(plan.model, nnx.Param)))
+        assert abs(size - 2000) <= 0.05 * 2000

@@ -1,0 +1,153 @@
+"""Fields on small pictures: activations over steps, networks of equal size, bits against values.
+
+Command:   python -m configs.sweeps.fields [--seeds 0 1 2] [--workdir runs/fields]
+           [--groups activations equal bits8 bits16] [--rates 1e-4 1e-3] [--only spder siren]
+Time:      not measured yet; about 10 s a run of 'activations' and 'equal', 1 min of 'bits8' and 2
+           min of 'bits16' on two CPU cores
+Number:    open
+'activations' fits a picture of 48 x 48 pixels with the damped sines of SPDER, with SIREN, and with
+rectified linear units on random Fourier features, on bands of frequencies and on the coordinates
+themselves. 'equal' gives 2000 parameters to each of several networks. Both report the PSNR of the
+fitted pixels over the steps. 'bits8' and 'bits16' fit 16 x 16 pixels of so many bits, by their bits
+and by their values, and report the rate of wrong bits over the steps and the first step without
+any. Every variant is trained with every learning rate, and the one with the best last value, as a
+mean over the seeds, is reported. Results: WORKDIR/GROUP_results. Runs that are complete are not
+trained again.
+Paper:     SPDER (arXiv 2306.15242): ten times faster than SIREN on pictures. Bit planes (arXiv
+           2502.21001): 8 and 16 bits without loss.
+"""
+
+import math
+import pathlib
+
+import numpy as np
+
+from configs.sweeps.runs import Run, full_disk_in_one_line, train_runs
+from configs.sweeps.tables import report
+from posenc_jax.core import disk
+from posenc_jax.core.command import Parser
+from posenc_jax.model.losses import psnr
+from posenc_jax.training.metrics_file import FILE, read_lines
+
+CONFIG = 'configs/field.py'
+PICTURE = {'task': "picture('synthetic')", 'train.length': 48, 'train.batch': 48**2}
+WIDE = {'train.steps': 250, 'train.log_every': 10, 'train.save_every': 250, 'train.eval_every': 0}
+SHOWN = 10  # steps in a table
+LAYERS = 'width=128, layers=3'
+LEARNED = 'recombiner_lpe(shape=(48, 48), latent=6, hidden=4, features=4)'
+
+
+def bits(count: int) -> dict[str, dict[str, object]]:
+    """The variants that store whole numbers of so many bits."""
+    common = {'train.length': 16, 'train.eval_every': 25, 'train.save_every': 1000}
+    common['train.steps'] = 1000 if count == 8 else 2000
+    planes = {'task': f"bit_planes(picture('synthetic'), bits={count})"}
+    values = {'task': f"picture('synthetic', bits={count})"}
+    return {
+        'bit_plane_inr': {
+            **common,
+            **planes,
+            'field': 'bit_plane_inr(siren(width=64, layers=3))',
+            'train.batch': 256 * count,
+        },
+        'values': {**common, **values, 'field': 'siren(width=64, layers=3)', 'train.batch': 256},
+    }
+
+
+GROUPS = {
+    'activations': {
+        name: {**PICTURE, **WIDE, 'field': field, 'features': features}
+        for name, field, features in (
+            ('spder', f'spder({LAYERS})', ''),
+            ('siren', f'siren({LAYERS})', ''),
+            ('random', f'mlp({LAYERS})', "fourier_features('random', features=128, scale=5.0)"),
+            ('bands', f'mlp({LAYERS})', "fourier_features('nerf', bands=5)"),
+            ('relu', f'mlp({LAYERS})', ''),
+        )
+    },
+    'equal': {
+        name: {**PICTURE, **WIDE, 'train.steps': 500, 'field': field, 'features': features}
+        for name, field, features in (
+            ('siren', 'siren(width=30, layers=3)', ''),
+            ('spder', 'spder(width=30, layers=3)', ''),
+            ('pins', 'pins(width=15, levels=4, bands=1)', ''),
+            ('poly_inr', 'poly_inr(width=9, levels=4, style=8)', ''),
+            ('doh', 'doh(siren(width=32, layers=3), latent=2000)', ''),
+            ('recombiner_lpe', 'siren(width=23, layers=2)', LEARNED),
+        )
+    },
+    'bits8': bits(8),
+    'bits16': bits(16),
+}
+
+
+def curve(directory: str, whole_numbers: bool) -> dict[int, float]:
+    """Step -> PSNR of the training pixels, or rate of wrong bits."""
+    lines = read_lines(pathlib.Path(directory, FILE))
+    if whole_numbers:
+        name = 'validation_bit_errors'
+        return {line['step']: line[name] for line in lines if name in line}
+    # Every batch has all pixels, so the loss of a step is that of the picture.
+    return {line['step']: psnr(line['loss']) for line in lines if 'loss' in line}
+
+
+def main() -> None:
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/fields')
+    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
+    parser.add_argument('--rates', type=float, nargs='+', default=[1e-4, 1e-3])
+    names = sorted({name for group in GROUPS.values() for name in group})
+    parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='NAME')
+    parser.add_argument(
+        '--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields'
+    )
+    arguments = parser.parse_args()
+    for group in arguments.groups:
+        chosen = {name: own for name, own in GROUPS[group].items() if name in arguments.only}
+        runs = {
+            (name, rate, seed): Run(
+                arguments.workdir / f'{group}_{name}_{rate:g}_{seed}',
+                CONFIG,
+                {**own, 'train.lr': rate, 'seed': seed},
+                arguments.set,
+            )
+            for name, own in chosen.items()
+            for rate in arguments.rates
+            for seed in arguments.seeds
+        }
+        if runs:
+            _report(group, chosen, train_runs(runs), arguments)
+
+
+def _report(group, chosen, directories, arguments) -> None:
+    whole, rows, first = (
+        group.startswith('bits'),
+        [],
+        ['variant,rate,seed,first_step_without_error'],
+    )
+    sign = 1 if whole else -1  # few wrong bits, much PSNR
+    for name in chosen:
+        curves = {
+            rate: [curve(directories[name, rate, seed], whole) for seed in arguments.seeds]
+            for rate in arguments.rates
+        }
+        last = {rate: np.mean([own[max(own)] for own in found]) for rate, found in curves.items()}
+        best = min(last, key=lambda rate: sign * last[rate] if math.isfinite(last[rate]) else 1e9)
+        for seed, own in zip(arguments.seeds, curves[best]):
+            shown = sorted(own)[:: -max(1, len(own) // SHOWN)]  # the last one is among them
+            rows += [(group, f'{name}, lr {best:g}', step, seed, own[step]) for step in shown]
+            if whole:
+                step = min((step for step, rate in own.items() if rate == 0), default='')
+                first.append(f'{name},{best:g},{seed},{step}')
+    out = arguments.workdir / f'{group}_results'
+    value = 'rate of wrong bits' if whole else 'PSNR, dB'
+    report(rows, out, title=f'fields, {group}', x='step', value=value)
+    if whole:
+        with full_disk_in_one_line():
+            disk.write(out / 'lossless.csv', '\n'.join(first) + '\n')
+        print('\n'.join(first))
+
+
+if __name__ == '__main__':
+    main()

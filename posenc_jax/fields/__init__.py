@@ -1,0 +1,4 @@
+"""Fields: networks from coordinates, or from features of them, to values."""
+
+from posenc_jax.fields import bit_plane_inr, doh, fcnet, linear, mlp, pins, poly_inr, siren, spder
+from posenc_jax.fields.network import FieldNetwork, make_field

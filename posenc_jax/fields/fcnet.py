@@ -1,0 +1,106 @@
+"""FcNet: residual blocks of rectified linear units, from location encoders."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.fields.linear import GEO
+from posenc_jax.fields.network import MAX_LAYERS, Dense, FieldNetwork, check_size, usual_bound
+
+
+def residual_block(
+    x: Float[Array, '... D'],
+    first: tuple[Array, Array],
+    second: tuple[Array, Array],
+    dropout: float = 0.0,
+    key: Array | None = None,
+) -> Float[Array, '... D']:
+    """`x + relu(W2 drop(relu(W1 x + b1)) + b2)`.
+
+    Args:
+      x: the input.
+      first, second: matrix and vector of both layers.
+      dropout: probability that a unit is dropped.
+      key: draws which; None drops none.
+
+    Example:
+      >>> one = (jnp.eye(2), jnp.zeros(2))
+      >>> residual_block(jnp.array([1.0, -1.0]), one, one).tolist()
+      [2.0, -1.0]
+    """
+    product = lambda h, w, b: jnp.matmul(h, w, precision=jax.lax.Precision.HIGHEST) + b
+    h = jax.nn.relu(product(x, *first))
+    if key is not None and dropout:
+        kept = jax.random.bernoulli(key, 1 - dropout, h.shape)
+        h = jnp.where(kept, h / (1 - dropout), 0.0)
+    return x + jax.nn.relu(product(h, *second))
+
+
+@register(
+    'fcnet',
+    kind='field',
+    card=Card(
+        **GEO,
+        name='FcNet',
+        door='none',
+        equation='h = relu(W x + b), h = h + relu(W2 drop(relu(W1 h + b1)) + b2), y = V h',
+        example='fcnet(width=32, blocks=2)',
+        promises=Promises(needs_training=True),
+    ),
+)
+class FcNet(FieldNetwork):
+    """A layer of rectified linear units, residual blocks with dropout, and a head without bias.
+
+    `h = relu(W x + b)`, then for every block `h = h + relu(W2 drop(relu(W1 h + b1)) + b2)`, and `y
+    = V h`. Weights and biases are uniform within 1 / sqrt(d), d the inputs of a layer. Differs from
+    the paper: nothing.
+
+    Args:
+      width: units of a hidden layer.
+      blocks: how many residual blocks.
+      dropout: probability that training drops a unit within a block.
+      features: how many features a point has.
+      outputs: how many values a point has.
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: sizes out of their range, or a dropout outside [0, 1).
+
+    Reference: Russwurm et al., arXiv 2310.06743.
+
+    Example:
+      >>> from posenc_jax.fields import make_field
+      >>> network = make_field('fcnet(width=16)', features=9, components=2, outputs=4)
+      >>> network(jnp.zeros((5, 9)), jnp.zeros((5, 2))).shape
+      (5, 4)
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        blocks: int = 4,
+        dropout: float = 0.5,
+        features: int = CONTEXT,
+        outputs: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        check_size('fcnet width', width)
+        check_size('fcnet blocks', blocks, MAX_LAYERS)
+        if not 0 <= dropout < 1:
+            raise ValueError(f'fcnet dropout must lie in [0, 1), got {dropout}')
+        self.inputs, self.outputs, self.dropout = features, outputs, dropout
+        own = usual_bound(width)
+        self.first = Dense(features, width, usual_bound(features), usual_bound(features), rngs)
+        self.blocks = nnx.List(Dense(width, width, own, own, rngs) for _ in range(2 * blocks))
+        self.head = Dense(width, outputs, own, None, rngs)
+
+    def values(self, x, *, key=None, progress=None):
+        h = jax.nn.relu(self.first(x))
+        layers = [layer.weights for layer in self.blocks]
+        for number, (one, two) in enumerate(zip(layers[::2], layers[1::2])):
+            own = None if key is None else jax.random.fold_in(key, number)
+            h = residual_block(h, one, two, self.dropout, own)
+        return self.head(h)

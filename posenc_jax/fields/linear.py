@@ -1,0 +1,58 @@
+"""One linear layer of features, the smallest network of location encoders."""
+
+from flax import nnx
+
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.fields.network import Dense, FieldNetwork, usual_bound
+
+GEO = dict(
+    title='Geographic Location Encoding with Spherical Harmonics and Sinusoidal Representation '
+    'Networks',
+    arxiv='2310.06743',
+    source='MarcCoru/locationencoder',
+    authors='Russwurm, Marc and Klemmer, Konstantin and Rolf, Esther and Zbinden, Robin and Tuia, '
+    'Devis',
+    year=2023,
+)
+
+
+@register(
+    'linear',
+    kind='field',
+    card=Card(
+        **GEO,
+        name='Linear',
+        door='none',
+        equation='y = V x + c',
+        example='linear()',
+        promises=Promises(needs_training=True),
+    ),
+)
+class Linear(FieldNetwork):
+    """`y = V x + c`, which shows what the features alone can say.
+
+    Weights and biases are uniform within 1 / sqrt(F). Differs from the paper: nothing.
+
+    Args:
+      features: F, how many features a point has.
+      outputs: how many values a point has.
+      rngs: draws the parameters.
+
+    Reference: Russwurm et al., arXiv 2310.06743.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from posenc_jax.fields import make_field
+      >>> network = make_field('linear()', features=9, components=2, outputs=4)
+      >>> network(jnp.zeros((5, 9)), jnp.zeros((5, 2))).shape
+      (5, 4)
+    """
+
+    def __init__(self, features: int = CONTEXT, outputs: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+        self.inputs, self.outputs = features, outputs
+        bound = usual_bound(features)
+        self.layer = Dense(features, outputs, bound, bound, rngs)
+
+    def values(self, x, *, key=None, progress=None):
+        return self.layer(x)

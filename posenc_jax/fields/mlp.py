@@ -1,0 +1,84 @@
+"""A plain network of rectified linear units, the baseline of fields."""
+
+import math
+
+import jax
+from flax import nnx
+
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.fields.network import (
+    MAX_LAYERS,
+    Dense,
+    FieldNetwork,
+    check_size,
+    perceptron,
+    usual_bound,
+)
+
+
+@register(
+    'mlp',
+    kind='field',
+    card=Card(
+        name='MLP',
+        title='Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional '
+        'Domains',
+        arxiv='2006.10739',
+        door='none',
+        equation='h = relu(W h + b), y = V h + c',
+        source='tancik/fourier-feature-networks',
+        authors='Tancik, Matthew and Srinivasan, Pratul P. and Mildenhall, Ben and '
+        'Fridovich-Keil, Sara and Raghavan, Nithin and Singhal, Utkarsh and Ramamoorthi, Ravi and '
+        'Barron, Jonathan T. and Ng, Ren',
+        year=2020,
+        example='mlp(width=32, layers=2)',
+        promises=Promises(needs_training=True),
+    ),
+)
+class Mlp(FieldNetwork):
+    """`h = relu(W h + b)` and a linear head, of features or of the coordinates themselves.
+
+    On raw coordinates it learns low frequencies alone; the paper reads Fourier features with it.
+    Weights are uniform with variance 2 / d (He), biases within 1 / sqrt(d), d the inputs of a
+    layer. Differs from the paper: no sigmoid behind the head.
+
+    Args:
+      width: units of a hidden layer.
+      layers: layers with an activation.
+      features: how many features a point has.
+      outputs: how many values a point has.
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: sizes out of their range.
+
+    Reference: Tancik et al., arXiv 2006.10739.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from posenc_jax.fields import make_field
+      >>> network = make_field('mlp(width=16, layers=3)', features=10, components=2, outputs=1)
+      >>> network(jnp.zeros((4, 10)), jnp.zeros((4, 2))).shape
+      (4, 1)
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        layers: int = 4,
+        features: int = CONTEXT,
+        outputs: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        check_size('mlp width', width)
+        check_size('mlp layers', layers, MAX_LAYERS)
+        self.inputs, self.outputs = features, outputs
+        sizes = [features, *[width] * layers, outputs]
+        self.layers = nnx.List(
+            Dense(d, o, math.sqrt(6 / d), usual_bound(d), rngs) for d, o in zip(sizes, sizes[1:])
+        )
+
+    def values(self, x, *, key=None, progress=None):
+        layers = [layer.weights for layer in self.layers]
+        return perceptron(x, layers, [jax.nn.relu] * (len(layers) - 1))

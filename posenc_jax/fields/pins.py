@@ -1,0 +1,169 @@
+"""PINs: a network that grows by bands of frequencies."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from posenc_jax.core.encoding import Constant
+from posenc_jax.core.registry import Card, Promises, check_number, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.fields.network import Dense, FieldNetwork, check_size, usual_bound
+
+MAX_BANDS = 24  # beyond, 2^i pi x has no fraction left in float32
+
+
+def bands(
+    x: Float[Array, '... d'], frequencies: Float[Array, 'd M'] | None, first: int, count: int
+) -> Float[Array, '... E']:
+    """The features of one level: sines and cosines of some frequencies.
+
+    Args:
+      x: coordinates.
+      frequencies: rows of random Fourier features, of which `count` from `first` are used; None
+        for the bands `2^i pi x_j`, i = first .. first + count - 1, of every coordinate.
+      first, count: which ones.
+
+    Example:
+      >>> bands(jnp.array([0.5]), None, 0, 1).round(3).tolist()
+      [1.0, -0.0]
+    """
+    if frequencies is None:
+        scale = math.pi * 2.0 ** jnp.arange(first, first + count)
+        angle = (scale[:, None] * x[..., None, :]).reshape(*x.shape[:-1], -1)
+    else:
+        own = frequencies[:, first : first + count]
+        angle = 2 * math.pi * jnp.matmul(x, own, precision=jax.lax.Precision.HIGHEST)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def _sorted(frequencies: Float[Array, 'd M']) -> Float[Array, 'd M']:
+    return frequencies[:, jnp.argsort(jnp.linalg.norm(frequencies, axis=0))]
+
+
+@register(
+    'pins',
+    kind='field',
+    card=Card(
+        name='PINs',
+        title='PINs: Progressive Implicit Networks for Multi-Scale Neural Representations',
+        arxiv='2202.04713',
+        door='none',
+        equation='h_l = MLP_l([h_{l-1}, E_l(x)]), y_l = sum_{k <= l} V_k h_k + c_k',
+        source='the paper; no code was found',
+        authors='Landgraf, Zoe and Hornung, Alexander Sorkine and Cabral, Ricardo Silveira',
+        year=2022,
+        example='pins(width=16, levels=2)',
+        promises=Promises(needs_training=True),
+    ),
+)
+class Pins(FieldNetwork):
+    """A network in levels, each of which reads a band of higher frequencies than the one before and
+    adds what it finds to the output.
+
+    `h_0 = MLP_0([x, E_0(x)])`, `h_l = MLP_l([h_{l-1}, E_l(x)])`, `y_l = sum_{k <= l} V_k h_k +
+    c_k`; an MLP has two layers of rectified linear units. The output of a level does not depend on
+    later levels, so a coarse reconstruction costs less. V_l, l > 0, is zero at first: a new level
+    leaves the output as it is.
+
+    Differs from the paper: how the levels are wired, the bands, and the schedule are this package's
+    reading of it. All levels are trained together, or `progressive` ones become active one after
+    the other, at equal parts of training, while those before go on learning.
+
+    Args:
+      width: units of a layer.
+      levels: L.
+      bands: frequencies of a level, for every coordinate.
+      encoding: 'nerf' (`2^i pi`), or 'rff': Gaussian frequencies, sorted by their size.
+      sigma: standard deviation of the frequencies of 'rff'.
+      progressive: whether levels become active one after the other.
+      components: d, how many coordinates a point has.
+      outputs: how many values a point has.
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: sizes out of their range, or a sigma that is not positive; at call, features.
+
+    Reference: Landgraf et al., arXiv 2202.04713.
+
+    Example:
+      >>> from posenc_jax.fields import make_field
+      >>> network = make_field('pins(width=16, levels=3)', features=2, outputs=1)
+      >>> points = jnp.zeros((4, 2))
+      >>> network(None, points).shape, network.levels(points).shape
+      ((4, 1), (4, 3, 1))
+    """
+
+    takes_features = False
+
+    def __init__(
+        self,
+        width: int = 256,
+        levels: int = 4,
+        bands: int = 2,
+        encoding: Literal['nerf', 'rff'] = 'nerf',
+        sigma: float = 10.0,
+        progressive: bool = False,
+        components: int = CONTEXT,
+        outputs: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        check_size('pins width', width)
+        check_size('pins levels', levels, MAX_BANDS)
+        check_size('pins bands', bands, MAX_BANDS)
+        if levels * bands > MAX_BANDS:
+            raise ValueError(
+                f'pins has levels * bands = {levels * bands} frequencies; at most {MAX_BANDS}'
+            )
+        check_number('pins sigma', sigma, above=0)
+        self.inputs, self.outputs, self.progressive = components, outputs, progressive
+        self.count = bands if encoding == 'nerf' else bands * components
+        shape = (components, levels * bands * components)
+        drawn = None if encoding == 'nerf' else sigma * jax.random.normal(rngs.params(), shape)
+        self.frequencies = None if drawn is None else Constant(_sorted(drawn), axes=(None, None))
+        features, stages, heads = 2 * bands * components, [], []
+        for level in range(levels):
+            read = (width if level else components) + features
+            stages.append(
+                nnx.List(
+                    Dense(d, width, math.sqrt(6 / d), usual_bound(d), rngs) for d in (read, width)
+                )
+            )
+            heads.append(Dense(width, outputs, 0.0 if level else usual_bound(width), 0.0, rngs))
+        self.stages, self.heads = nnx.List(stages), nnx.List(heads)
+
+    def _outputs(self, x: Float[Array, '... d'], last: int) -> Sequence[Float[Array, '... out']]:
+        frequencies = None if self.frequencies is None else self.frequencies[...]
+        h, out = x, []
+        for level in range(last + 1):
+            own = bands(x, frequencies, level * self.count, self.count)
+            h = jnp.concatenate([h, own], axis=-1)
+            for layer in self.stages[level]:
+                h = jax.nn.relu(layer(h))
+            out.append(self.heads[level](h))
+        return out
+
+    def levels(
+        self, coords: Float[Array, '... d'], last: int | None = None
+    ) -> Float[Array, '... L out']:
+        """The outputs y_0 .. y_last of the levels; later levels are not computed.
+
+        Raises:
+          ValueError: a level that does not exist.
+        """
+        top = len(self.heads) - 1
+        last = top if last is None else last
+        if not 0 <= last <= top:
+            raise ValueError(f'pins has levels 0 .. {top}, got {last}')
+        return jnp.cumsum(jnp.stack(self._outputs(coords, last), axis=-2), axis=-2)
+
+    def values(self, x, *, key=None, progress=None):
+        out = self._outputs(x, len(self.heads) - 1)
+        if self.progressive and progress is not None:
+            active = progress * len(self.heads)
+            out = [jnp.where(level <= active, o, 0.0) for level, o in enumerate(out)]
+        return sum(out[1:], out[0])

@@ -1,0 +1,125 @@
+"""SPDER: a sine that is damped by a root of its argument."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.fields.network import MAX_LAYERS, FieldNetwork, check_size, perceptron
+from posenc_jax.fields.siren import sine_layers
+
+
+@jax.custom_jvp
+def root_sine(z: Float[Array, '...']) -> Float[Array, '...']:
+    """`sin(z) sqrt(|z|)`, whose derivative `cos(z) sqrt(|z|) + sin|z| / (2 sqrt(|z|))` is 0 at 0;
+    JAX would divide 0 by 0 there.
+
+    Example:
+      >>> float(root_sine(jnp.array(1.0))), float(jax.grad(root_sine)(jnp.zeros(())))
+      (0.8415, 0.0)
+    """
+    return jnp.sin(z) * jnp.sqrt(jnp.abs(z))
+
+
+@root_sine.defjvp
+def _root_sine_jvp(primals, tangents):
+    (z,), (slope,) = primals, tangents
+    size = jnp.abs(z)
+    safe = jnp.where(size > 0, size, 1.0)
+    root = jnp.sqrt(safe)
+    derivative = jnp.cos(z) * root + jnp.sin(size) / (2 * root)
+    return root_sine(z), jnp.where(size > 0, derivative, 0.0) * slope
+
+
+DAMPED = {
+    'sqrt': root_sine,
+    'arctan': lambda z: jnp.sin(z) * jnp.arctan(z),
+    'log': lambda z: jnp.sin(z) * jnp.log1p(jnp.abs(z)),
+    'one': jnp.sin,
+}
+
+
+def spder_activation(z: Float[Array, '...'], damping: str = 'sqrt') -> Float[Array, '...']:
+    """`sin(z) delta(z)` with delta `sqrt(|z|)`, `arctan(z)`, `ln(1 + |z|)` or 1.
+
+    With the root, the logarithm and 1 it is odd, with the arc tangent even.
+
+    Raises:
+      SpecError: an unknown damping.
+
+    Example:
+      >>> [float(spder_activation(jnp.array(2.0), name)) for name in ('sqrt', 'arctan')]
+      [1.2859, 1.0067]
+    """
+    return DAMPED[check_choice('spder damping', damping, DAMPED)](z)
+
+
+@register(
+    'spder',
+    kind='field',
+    card=Card(
+        name='SPDER',
+        title='SPDER: Semiperiodic Damping-Enabled Object Representation',
+        arxiv='2306.15242',
+        door='none',
+        equation='h = a(30 (W h + b)), a(z) = sin(z) sqrt(|z|), y = V h + c',
+        source='katop1234/SPDER',
+        authors='Shah, Kathan and Sitawarin, Chawin',
+        year=2023,
+        example='spder(width=32, layers=2)',
+        promises=Promises(needs_training=True),
+    ),
+)
+class Spder(FieldNetwork):
+    """A network of damped sines, with the weights of SIREN and no encoding of the coordinates.
+
+    `z = 30 (W x + b)`, `a(z) = sin(z) sqrt(|z|)` in all layers, and a linear head. The factor 30
+    multiplies inside both the sine and the root. Differs from the paper: the derivative is exactly
+    0 at z = 0, where that of the released code is not a number in float32.
+
+    Args:
+      width: units of a hidden layer.
+      layers: layers with an activation, the first included.
+      damping: 'sqrt', 'arctan' (the authors' choice for sound), 'log', or 'one', which is SIREN.
+      omega: factor of the arguments.
+      features: how many features a point has.
+      outputs: how many values a point has.
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: sizes out of their range, or a factor that is not positive.
+
+    Reference: Shah, Sitawarin, arXiv 2306.15242.
+
+    Example:
+      >>> from posenc_jax.fields import make_field
+      >>> network = make_field('spder(width=16, layers=3)', features=2, outputs=1)
+      >>> points = jnp.zeros((4, 4, 2))
+      >>> network(points, points).shape
+      (4, 4, 1)
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        layers: int = 5,
+        damping: Literal['sqrt', 'arctan', 'log', 'one'] = 'sqrt',
+        omega: float = 30.0,
+        features: int = CONTEXT,
+        outputs: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        check_size('spder width', width)
+        check_size('spder layers', layers, MAX_LAYERS)
+        self.omega = check_number('spder omega', omega, above=0)
+        self.damping, self.inputs, self.outputs = damping, features, outputs
+        self.layers = sine_layers(features, width, layers, outputs, self.omega, 'usual', rngs)
+
+    def values(self, x, *, key=None, progress=None):
+        activation = lambda z: spder_activation(self.omega * z, self.damping)
+        layers = [layer.weights for layer in self.layers]
+        return perceptron(x, layers, [activation] * (len(layers) - 1))
