@@ -1,6 +1,6 @@
 """Trains a graph network on two strongly regular graphs that colour refinement cannot tell apart.
 
-Command:  python train.py --config=configs/graph.py [--config.task='blind_pairs()']
+Command:  python train.py --config=configs/graph.py [--config.features='rwse()']
 Time:     not measured yet
 Number:   not measured yet
 """
@@ -12,7 +12,8 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.task = "blind_pairs(features='lcp()')"
+    config.task = 'blind_pairs()'
+    config.features = 'lcp()'
     config.pattern = ('gin()',)
     config.model.update(kind='encoder', layers=3, width=32, heads=4, pool='mean')
     config.train.update(steps=200, batch=32, length=1, min_length=1, lr=3e-3, warmup=20)

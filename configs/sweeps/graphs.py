@@ -20,24 +20,20 @@ FEATURES = {'none': '', 'lap_pe': 'lap_pe(vectors=4)', 'rwse': 'rwse(steps=8)', 
 RANDOM = {
     'random': 'rfp(features=8, steps=0, normalise="none", pad=True)',
     'rfp': 'rfp(features=8, steps=4, normalise="qr", pad=True)',
+    'rfp_learned': 'rfp(features=8, steps=4, operator="learned", pad=True)',
 }
 
 
-def spec(task: str, features: str, **options) -> dict[str, object]:
-    """The fields of a run."""
-    given = {**options, 'features': features}
-    arguments = ', '.join(f'{name}={value!r}' for name, value in given.items() if value)
-    return {'task': f'{task}({arguments})', 'pattern': ('gin()',)}
-
-
+LAYERS = {'pattern': ('gin()',)}
 GROUPS = {
     'pairs': {
-        f'{pair}_{name}': spec('blind_pairs', features, pair=pair)
+        f'{pair}_{name}': {'task': f"blind_pairs(pair='{pair}')", 'features': features, **LAYERS}
         for pair in PAIRS
         for name, features in FEATURES.items()
     },
     'triangles': {
-        name: spec('triangles', features) for name, features in {**FEATURES, **RANDOM}.items()
+        name: {'task': 'triangles()', 'features': features, **LAYERS}
+        for name, features in {**FEATURES, **RANDOM}.items()
     },
 }
 SIZES = (

@@ -18,8 +18,8 @@ from configs.sweeps.runs import compare
 ENCODINGS = {'rope': 'rope()', 'tape': 'tape()', 'tape_mix': 'tape(post_attn="mix")'}
 SETTINGS = (
     'task=addition(reverse_output=True, zero_pad=True)',
-    'train.length=8', 'train.min_length=1', 'train.batch=64', 'train.steps=6000', 'train.lr=1e-3',
-    'train.save_every=2000', 'train.eval_every=2000',
+    'train.length=8', 'train.min_length=1', 'train.batch=64', 'train.steps=3000', 'train.lr=1e-3',
+    'train.save_every=1000', 'train.eval_every=1000',
     'model.layers=3', 'model.width=64', 'model.heads=4',
 )  # fmt: skip
 EVALUATION = {'comparison': ('eval.lengths=8,12,16', 'eval.samples=200')}

@@ -81,6 +81,7 @@ class TransformerConfig:
       pool: '' for logits at every token; else one row of logits, of the 'mean' over the valid
         tokens, of the 'first' or 'last' of them, or of a class 'token' in front of an image.
       channels: numbers of a vector or of a pixel, where the model reads them; 0 for ids.
+      features: spec string of the encoders of graphs whose features are the last of them.
       patch, overlap: side of the patches of an image in pixels, 0 for no image; and whether patches
         overlap, see `PatchInput`.
       lower: stages of a pyramid below this one, from the image on: (layers, width, heads, patch,
@@ -131,6 +132,7 @@ class TransformerConfig:
     output_size: int = 0
     pool: str = ''
     channels: int = 0
+    features: str = ''
     patch: int = 0
     overlap: bool = False
     lower: tuple[tuple, ...] = ()
@@ -370,6 +372,7 @@ class TransformerConfig:
                     cross=config.cross,
                     pool='',
                     lower=tuple(config.model.lower),
+                    features=config.features,
                 ),
                 **shape,
             }

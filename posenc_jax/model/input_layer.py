@@ -1,26 +1,43 @@
 """The first layer of models that read vectors or images and not token ids."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.graph.encoder import make_graph_features
 from posenc_jax.model.layers import linear, normal, zeros
 
 
 class VectorInput(nnx.Module):
     """Vectors [B, T, C], a linear map of each: nodes of a graph, points, or other features.
 
+    Features of graphs may have a part that is trained inside the model (`GraphEncoder.network`);
+    it reads the first columns, those of the data, and the edges, and replaces the other columns.
+
     Args:
       channels: C.
       width: D, of the model.
+      features: spec string of the encoders of graphs that gave the last columns; '' for none.
       rngs: initial parameters come from `rngs.params()`.
+
+    Raises:
+      SpecError: features of more columns than there are.
     """
 
-    def __init__(self, channels: int, width: int, *, rngs: nnx.Rngs):
-        self.channels = channels
-        self.kernel = normal(rngs, (channels, width), channels, (None, 'width'))
+    def __init__(self, channels: int, width: int, *, features: str = '', rngs: nnx.Rngs):
+        encoder = make_graph_features(features) if features else None
+        of_encoder = 0 if encoder is None else encoder.width
+        self.channels, self.of_data = channels, channels - of_encoder
+        if self.of_data < 1:
+            raise SpecError(f'{features} has {of_encoder} features, but vectors have {channels}')
+        self.network: Any = None if encoder is None else encoder.network(self.of_data, rngs=rngs)
+        read = self.of_data + (of_encoder if self.network is None else self.network.width)
+        self.kernel = normal(rngs, (read, width), read, (None, 'width'))
         self.bias = zeros((width,), ('width',))
 
     def tokens(self, vectors: Float[Array, 'B T C']) -> Tokens:
@@ -35,7 +52,13 @@ class VectorInput(nnx.Module):
             )
         return Tokens.of(length=vectors.shape[1])
 
-    def __call__(self, vectors: Float[Array, 'B T C']) -> Float[Array, 'B T D']:
+    def __call__(self, vectors: Float[Array, 'B T C'], tok: Tokens) -> Float[Array, 'B T D']:
+        if self.network is not None:
+            nodes, features = jnp.split(vectors, [self.of_data], axis=-1)
+            edges = tok.feats['adjacency'][:, :, 0].astype(bool)
+            valid = jnp.ones(edges.shape[:2], bool) if tok.valid is None else tok.valid
+            features = self.network(features, nodes, edges, valid).astype(vectors.dtype)
+            vectors = jnp.concatenate([nodes, features], axis=-1)
         return linear(vectors, self.kernel[...]) + self.bias[...].astype(vectors.dtype)
 
 
@@ -121,7 +144,7 @@ def make_input_layer(cfg, rngs: nnx.Rngs) -> VectorInput | PatchInput | None:
     if not cfg.channels:
         return None
     if not cfg.patch:
-        return VectorInput(cfg.channels, cfg.width, rngs=rngs)
+        return VectorInput(cfg.channels, cfg.width, features=cfg.features, rngs=rngs)
     token = cfg.pool == 'token'
     return PatchInput(
         cfg.channels, cfg.width, cfg.patch, overlap=cfg.overlap, class_token=token, rngs=rngs

@@ -208,7 +208,7 @@ class LayerStack(nnx.Module):
                 inputs = part.anchor(inputs, self.cfg.patch)
             x = self.input_layer(inputs.astype(self.cfg.dtype), circular=bool(torus))
         else:
-            x = self.input_layer(inputs.astype(self.cfg.dtype))
+            x = self.input_layer(inputs.astype(self.cfg.dtype), tok)
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
         return x if self.embedding_norm is None else self.embedding_norm(x)
 

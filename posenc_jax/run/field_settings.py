@@ -21,7 +21,7 @@ UNUSED = (
     *('mesh.tensor', 'mesh.sequence', 'eval.protocols', 'eval.tokens', 'eval.batch'),
     *('eval.stride', 'eval.buckets', 'eval.samples', 'eval.depths', 'eval.positions'),
 )
-OWN = ('features', 'field')  # which only a field reads
+OWN = ('features', 'field')  # which only a field reads, and features also a task on graphs
 
 
 def is_field(config: ConfigDict) -> bool:
@@ -38,7 +38,9 @@ def check_applies(config: ConfigDict) -> None:
     """
     usual, found = fields_of(defaults.get_config()), fields_of(config)
     within = lambda name, groups: any(name == g or name.startswith(f'{g}.') for g in groups)
-    groups = UNUSED if is_field(config) else OWN
+    (task,) = spec_language.parse(config.task, ('task',)).nodes[:1]
+    own = OWN[1:] if 'features' in task.entry.parameters else OWN
+    groups = UNUSED if is_field(config) else own
     for name, value in found.items():
         if name != 'model.kind' and within(name, groups) and value != usual[name]:
             whom = 'is not read' if is_field(config) else "a 'field' alone reads"

@@ -35,6 +35,8 @@ def encoding_label(config: ConfigDict) -> str:
     if config.model.kind == 'field':
         return config.field + (f' of {config.features}' if config.features else '')
     label = ' / '.join(config.pattern) or config.encoding
+    if config.features:
+        label = f'{label} of {config.features}'
     if config.model.kind != 'encoder_decoder':
         return label
     return f'{label}, source {config.source_encoding or config.encoding}, cross {config.cross}'

@@ -7,6 +7,7 @@ import functools
 import os
 import pathlib
 import re
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -153,7 +154,8 @@ def _check_source_spec(name: str, spec: str) -> None:
 
 
 def make_task(config: ConfigDict) -> Task:
-    """The task of a config. `config.data` gives the arguments that the spec string leaves out.
+    """The task of a config. `config.data` and `config.features` give arguments that the spec string
+    leaves out.
 
     Raises:
       SpecError: unknown task, data set or argument.
@@ -163,10 +165,10 @@ def make_task(config: ConfigDict) -> Task:
     if len(nodes) != 1:
         raise SpecError(f'task is {config.task!r}: tasks cannot be joined by "|"')
     (node,) = nodes
-    return spec_language.build(_with_data(node, config.data), {})
+    return spec_language.build(_with_data(node, {**config.data, 'features': config.features}), {})
 
 
-def _with_data(node: spec_language.Node, data: ConfigDict) -> spec_language.Node:
+def _with_data(node: spec_language.Node, data: dict[str, Any]) -> spec_language.Node:
     """A call, and the calls of tasks within it, with the missing arguments taken from `data`."""
     nested = lambda value: (
         _with_data(value, data) if isinstance(value, spec_language.Node) else value
@@ -294,8 +296,12 @@ def run_name(config: ConfigDict) -> str:
     specs = list(config.pattern or (config.encoding,))
     if field_settings.is_field(config):
         specs = [config.features, config.field]
-    elif config.model.kind != 'decoder':
-        specs.append(config.model.kind)
+    else:
+        specs = [
+            config.features,
+            *specs,
+            '' if config.model.kind == 'decoder' else config.model.kind,
+        ]
     if config.model.kind == 'encoder_decoder':
         usual = (config.cross != 'nope()', config.cross)
         specs += [spec for differs, spec in ((True, config.source_encoding), usual) if differs]

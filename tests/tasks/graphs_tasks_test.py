@@ -123,6 +123,25 @@ def test_gin_tells_numbers_of_equal_neighbours_apart_and_a_mean_does_not():
     np.testing.assert_allclose(*centre['graph_attention'], atol=1e-5)
 
 
+def test_a_trained_part_of_features_runs_inside_the_model():
+    task = BlindPairs('triangles_hexagon', features='rfp(features=3, steps=2, operator="learned")')
+    batch = task.sample(rng(), 2, 1)
+    cfg = TransformerConfig(
+        vocab_size=0, channels=task.channels, features=task.features, output_size=2, train_len=6,
+        layers=1, width=8, heads=2, kind='encoder', encoding='', pattern=('gin()',), pool='mean',
+    )  # fmt: skip
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    layer = model.input_layer
+    assert task.channels == 4 and layer.kernel.shape == (1 + 3 * 3, 8)
+    nodes, x0 = batch['vectors'][..., :1], batch['vectors'][..., 1:]
+    features = layer.network(x0, nodes, batch['adjacency'] > 0, batch['valid'])
+    read = np.concatenate([nodes, features], axis=-1)
+    expected = read @ layer.kernel[...] + layer.bias[...]
+    np.testing.assert_allclose(layer(batch['vectors'], tokens_of(batch)), expected, atol=1e-5)
+    loss = lambda model: (model(inputs_of(batch), tokens_of(batch)) ** 2).sum()
+    assert np.abs(nnx.grad(loss)(model).input_layer.network.w_q[...]).max() > 0
+
+
 def test_edge_lists_of_a_user(tmp_path):
     for number in range(10):
         lines = '0 1\n1 2\n' if number % 2 else '0 1\n1 2\n2 0\n'

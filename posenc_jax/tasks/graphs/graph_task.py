@@ -30,7 +30,7 @@ class GraphTask(Task):
       fresh: whether the rule of training holds.
 
     Raises:
-      SpecError: a spec string that is wrong, an encoder with trained weights or with several draws.
+      SpecError: a spec string that is wrong, an encoder with several draws.
     """
 
     features: str = ''
