@@ -59,6 +59,7 @@ def test_values_have_the_width_and_do_not_depend_on_other_points(entry):
     compiled = jax.jit(lambda state, x: read(nnx.merge(graphdef, state), x))(state, coords)
     np.testing.assert_allclose(compiled, out, atol=1e-5)
     np.testing.assert_array_equal(read(made(entry, outputs=3), coords), out)
+    assert read(network, coords[:, :0]).shape == (2, 0, 3)
 
 
 @every_field

@@ -39,7 +39,7 @@ LEARNED = 'recombiner_lpe(shape=(48, 48), latent=6, hidden=4, features=4)'
 
 def bits(count: int) -> dict[str, dict[str, object]]:
     """The variants that store whole numbers of so many bits."""
-    common = {'train.length': 16, 'train.eval_every': 25, 'train.save_every': 1000}
+    common = {'train.length': 16, 'train.eval_every': 10, 'train.save_every': 1000}
     common['train.steps'] = 1000 if count == 8 else 2000
     planes = {'task': f"bit_planes(picture('synthetic'), bits={count})"}
     values = {'task': f"picture('synthetic', bits={count})"}

@@ -87,7 +87,7 @@ def fourier_part(coords: Float[Array, '... d']) -> Float[Array, '... F']:
     """
     frequencies = jnp.exp(jnp.linspace(0.0, math.log(MOST), FREQUENCIES))
     angle = math.pi * coords[..., :, None] * frequencies
-    angle = angle.reshape(*coords.shape[:-1], -1)
+    angle = angle.reshape(*coords.shape[:-1], FREQUENCIES * coords.shape[-1])
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 

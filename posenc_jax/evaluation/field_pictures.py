@@ -64,7 +64,7 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
     for row, one in zip(axes, fitted):
         truth, guess = one.images
         for axis, image, title in (
-            (row[0], truth, f'true, {one.length} x {one.length}'),
+            (row[0], truth, f'true, {truth.shape[0]} x {truth.shape[1]}'),
             (row[1], guess, _title(numbers, one.length)),
         ):
             shown = image if image.shape[-1] == 3 else image.mean(-1)
@@ -75,7 +75,8 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
         drawn = row[2].imshow(error, cmap='RdBu', vmin=-most, vmax=most, interpolation='nearest')
         figure.colorbar(drawn, ax=row[2], fraction=0.046, pad=0.02)
         row[2].set_title('fitted - true', fontsize=10)
-        _draw_spectrum(row[3], truth, guess, run.train_length)
+        # Beside what lies outside, the trained grid fills a part of the side.
+        _draw_spectrum(row[3], truth, guess, run.train_length * truth.shape[0] / one.length)
         for axis in row[:3]:
             axis.set_axis_off()
     row[3].set_xlabel('periods along a side')

@@ -149,7 +149,8 @@ def tables(results: Results) -> list[Any]:
             )
         )
     if len({scored(results.runs, protocol) for protocol in results.protocols}) > 1:
-        made[-1].caption = 'each protocol scores tokens of its own: compare within a table'
+        own = unit(results.protocols[-1])
+        made[-1].caption = f'each protocol scores {own} of its own: compare within a table'
         made[-1].caption_justify = 'left'
     return made
 

@@ -34,7 +34,7 @@ def bands(
     """
     if frequencies is None:
         scale = math.pi * 2.0 ** jnp.arange(first, first + count)
-        angle = (scale[:, None] * x[..., None, :]).reshape(*x.shape[:-1], -1)
+        angle = (scale[:, None] * x[..., None, :]).reshape(*x.shape[:-1], count * x.shape[-1])
     else:
         own = frequencies[:, first : first + count]
         angle = 2 * math.pi * jnp.matmul(x, own, precision=jax.lax.Precision.HIGHEST)

@@ -56,7 +56,7 @@ def check_applies(config: ConfigDict) -> None:
         raise SpecError(f'field is {quoted(config.field)}: networks cannot be joined by "|"')
 
 
-def check_training(config: ConfigDict, task: Task, cfg: FieldConfig, model: Field) -> None:
+def check_training(config: ConfigDict, task: Task, model: Field) -> None:
     """Checks that a field can be trained on a task: that it can be called on its points, that a
     batch has no more points than the grid, and that its loss has a log-partition if
     `train.z_loss` asks for one.
@@ -64,13 +64,13 @@ def check_training(config: ConfigDict, task: Task, cfg: FieldConfig, model: Fiel
     Args:
       config: the config of the run.
       task: the task.
-      cfg: the config of the model.
       model: the model as shapes.
 
     Raises:
       ValueError: it does not; the message says what was expected.
     """
     assert isinstance(task, FieldTask)
+    cfg = model.cfg
     if config.train.z_loss and cfg.predicts != 'class':
         raise SpecError(
             f'train.z_loss is {config.train.z_loss}, but {config.task} predicts {cfg.predicts}, '

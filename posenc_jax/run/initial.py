@@ -121,10 +121,13 @@ def _open(path):
         raise ValueError(f'init.source: {error}') from error
     if not isinstance(cfg, TransformerConfig):
         raise SpecError(f'init.source: {path} is a field, whose weights no other run continues')
-    return Initial(
-        dataclasses.replace(cfg, lora_rank=0),
-        lambda mesh: restore_model(directory, mesh=mesh)[1].merged(),
-    )
+    return Initial(dataclasses.replace(cfg, lora_rank=0), lambda mesh: _merged(directory, mesh))
+
+
+def _merged(directory: pathlib.Path, mesh: Mesh) -> Transformer:
+    model = restore_model(directory, mesh=mesh)[1]
+    assert isinstance(model, Transformer)  # the config was that of one
+    return model.merged()
 
 
 def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:

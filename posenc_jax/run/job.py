@@ -20,7 +20,7 @@ from posenc_jax.model.pretrained.fields import is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.run import defaults, restore, settings
+from posenc_jax.run import defaults, field_settings, restore, settings
 from posenc_jax.run.overrides import apply_overrides
 from posenc_jax.run.plan import Plan, check_evaluation, make_task
 from posenc_jax.tasks.language import Language
@@ -123,6 +123,8 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     if not is_folder(directory):
         raise FileNotFoundError(f'no such run directory: {directory}')
     saved = restore.read_run(directory)
+    if field_settings.is_field(saved.config) and UNASKED.items() <= overrides.items():
+        raise SpecError(f'{directory} is a field, which reads points; it has no text to read')
     config = apply_overrides(saved.config, overrides)
     return _checked(
         Job(

@@ -15,7 +15,7 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError, check_choice, quoted
 from posenc_jax.model.config import KINDS, POOLS, TransformerConfig, pixels_per_patch
-from posenc_jax.model.field import FieldConfig
+from posenc_jax.model.field import Field, FieldConfig
 from posenc_jax.model.kinds import Model, ModelConfig, abstract_model
 from posenc_jax.run import field_settings, settings
 from posenc_jax.run.fields import check_fields, check_numbers, fields_of
@@ -115,14 +115,14 @@ def check_training(plan: Plan) -> None:
     Raises:
       ValueError: it cannot; the message says what stands against it.
     """
-    config, task, cfg, model = plan.config, plan.task, plan.cfg, plan.model
-    if isinstance(cfg, FieldConfig):
-        field_settings.check_training(config, task, cfg, model)
+    config, task, model = plan.config, plan.task, plan.model
+    if isinstance(model, Field):
+        field_settings.check_training(config, task, model)
         return
     settings.check_kind(model, task, config.task)
     if config.train.segment:
         settings.check_segments(model)
-    settings.check_read(model, task, config.train.length, cfg.train_len, train=True)
+    settings.check_read(model, task, config.train.length, plan.cfg.train_len, train=True)
 
 
 def check_evaluation(
@@ -136,6 +136,7 @@ def check_evaluation(
     elif isinstance(task, FieldTask):
         raise SpecError(f'{config.task} asks for values at points, which only a field reads')
     else:
+        assert not isinstance(model, Field)
         settings.check(config, task, cfg, model)
 
 
@@ -203,14 +204,22 @@ def model_config(config: ConfigDict, task: Task) -> ModelConfig:
         )
         raise ValueError(f'{given}: {error}') from error
     if isinstance(task, FieldTask):
-        shape = {'components': task.components, 'predicts': task.predicts, 'bits': task.bits}
-        return sized_model(config, width=width, output_size=task.output_size, **shape)
+        return sized_model(
+            config,
+            width=width,
+            output_size=task.output_size,
+            components=task.components,
+            predicts=task.predicts,
+            bits=task.bits,
+        )
     if task.is_image:
         if not config.model.patch:
             raise SpecError(f'model.patch is 0, but {config.task} has images to cut; use e.g. 4')
         side = pixels_per_patch(config.model.patch, config.model.lower)
         width = max(1, width // side**2) + (config.model.pool == 'token')
-    shape = dict(vocab_size=task.vocab_size, width=width, output_size=task.output_size)
+    shape: dict[str, Any] = dict(
+        vocab_size=task.vocab_size, width=width, output_size=task.output_size
+    )
     shape['pooled'] = int(task.predicts == 'class')
     shape['channels'] = task.channels
     if task.source_size:

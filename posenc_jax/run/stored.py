@@ -50,7 +50,7 @@ class Saved:
     """
 
     config: ConfigDict
-    shape: Mapping[str, int | str] = dataclasses.field(default_factory=dict)
+    shape: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     earlier: tuple[str, ...] = ()
 
     @property

@@ -56,6 +56,7 @@ def test_zeros_give_zeros_and_the_features_are_joined():
     out = encoder.encode(points)
     assert not np.any(out[:, 16:])
     np.testing.assert_array_equal(out[:, :16], fourier_part(points))
+    assert encoder.encode(points[:0]).shape == (0, 21)
 
 
 def test_pixels_are_read_as_they_are_and_points_between_them_in_between():

@@ -17,6 +17,7 @@ from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.losses import psnr
 from posenc_jax.run.config_file import read as read_config
+from posenc_jax.run.job import UNASKED, prepare
 from posenc_jax.run.plan import resolve
 from posenc_jax.run.restore import restore_model
 from posenc_jax.tasks.field_task import FieldTask, Points, grid_points
@@ -225,6 +226,11 @@ def test_wrong_configs_are_refused_before_a_device_is_used(fields, message, tmp_
 def test_wrong_evaluations_are_refused(runs, override, message, capsys):
     assert command.main([f'--run={runs("value") / NAME}', f'--config.{override}']) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_commands_that_read_text_refuse_a_field(runs):
+    with pytest.raises(SpecError, match='is a field, which reads points; it has no text'):
+        prepare(str(runs('value') / NAME), UNASKED)
 
 
 def test_another_run_cannot_continue_a_field(runs, tmp_path):
