@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from posenc_jax.core.arguments import check_arrays, check_doors, check_offset
-from posenc_jax.core.derivatives import by_jax
+from posenc_jax.core.derivatives import by_jax, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.meshes import explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.core.registry import check_choice
@@ -244,15 +244,8 @@ def _dense(plan, params, constants, *arrays):
         return _forward(plan, params, jax.lax.stop_gradient(constants), *arrays)
 
 
-def _tiled(*arguments):
-    try:
-        return _attend_tiles(*arguments)
-    except TypeError as error:
-        if 'forward-mode' not in str(error):
-            raise
-        raise TypeError(
-            "attend: forward-mode derivatives exist for implementation='dense' alone"
-        ) from error
+def _tiled(plan, *arrays):
+    return _attend_tiles(plan, *reverse_mode_only(arrays))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
