@@ -422,17 +422,3 @@ def test_what_knows_the_heads_of_the_model_has_no_place_beside_branches(spec):
             pj.chain(*pair)
     for spec in ('rope()', 'window(size=3)', 'sinusoidal()', 'tapa()', 'cope(npos=4)'):
         pj.chain(TwoInputs(), make(spec))
-
-
-def test_what_mixes_heads_has_no_place_beside_branches():
-    import dataclasses
-
-    class Mixing(Encoding):
-        card = dataclasses.replace(
-            pj.make('nope()').card,
-            key='mixing',
-            promises=pj.core.registry.Promises(mixes_heads=True),
-        )
-
-    with pytest.raises(SpecError, match='and mixing has parameters per head or mixes heads'):
-        pj.chain(TwoInputs(), Mixing())
