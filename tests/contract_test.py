@@ -24,7 +24,7 @@ import posenc_jax as pj
 from posenc_jax.catalog import KINDS
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.conflicts import EXCLUSIVE
-from posenc_jax.core.encoding import Constant, Encoding
+from posenc_jax.core.encoding import TRAITS, Constant, Encoding
 from posenc_jax.core.masks import Causal, Document
 from posenc_jax.core.registry import SpecError, entries, lookup
 from posenc_jax.core.spec import build, parse
@@ -893,6 +893,10 @@ def test_exclusive_doors_name_both_owners(layer):
                 ) as error:
                     pj.chain(part, rival)
                 assert any(repr(door) in str(error.value) for door in both)
+
+
+def test_traits_are_explained(layer):
+    assert layer.encoding.traits <= TRAITS.keys()
 
 
 def test_causal_only_encodings_refuse_an_encoder(layer):
