@@ -95,9 +95,7 @@ def capture_encodings(
         return block.around(x, lambda h: mixer.whole(h, own, capture=capture)), seen[0]
 
     _, outs = model.scan_layers(layer, model.embed(tokens, placed))
-    return jax.tree.map(
-        lambda *places: jnp.stack(places, 1).reshape(-1, *places[0].shape[1:]), *outs
-    )
+    return jax.tree.map(lambda *types: jnp.stack(types, 1).reshape(-1, *types[0].shape[1:]), *outs)
 
 
 def known(tok: Tokens, batch: int) -> Tokens:

@@ -520,6 +520,13 @@ def test_a_door_that_was_skipped_is_an_error(spec, door):
         pj.attend(encoding, q, k, v, tok, tok, applied=['projected'])
 
 
+def test_a_feature_that_is_missing_is_named():
+    (q, k, v), tok = qkv(5), pj.Tokens.of(length=5)
+    encoding = pj.make('shaw(max_distance=2)', head_dim=WIDTH, causal=True)
+    with pytest.raises(ValueError, match=r"feature 'shaw' of shaw, which acts in 'project'"):
+        pj.attend(encoding, q, k, v, tok, tok, applied=pj.TOKEN_STAGE)
+
+
 @pytest.mark.parametrize('jit', [False, True])
 def test_queries_at_an_offset_say_where_they_are(jit):
     q, k, v = qkv(1, 12)
