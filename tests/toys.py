@@ -20,9 +20,7 @@ TOYS = {}
 
 def toy(key, **card):
     def add(build):
-        promises = Promises(
-            **{name: card.pop(name) for name in ('cached', 'mixes_heads') if name in card}
-        )
+        promises = Promises(cached=card.pop('cached', 'encoded'))
         fields = dict.fromkeys(('title', 'arxiv', 'door', 'equation', 'source', 'authors'), '')
         build.card = Card(
             **fields, year=2020, example=f'{key}()', name=key, promises=promises, key=key, **card
@@ -184,11 +182,3 @@ class Length(Encoding):
         pos = tk.pos if tk.valid is None else jnp.where(tk.valid, tk.pos, -1)
         length = jnp.maximum(pos.max(-1, keepdims=True) + 1, self.train_len)
         return q, k * (1 + tk.pos / length)[..., None, None], v, tq, tk
-
-
-@toy('toy_mixed', mixes_heads=True)
-class Mixed(Encoding):
-    """Adds the mean over heads to the logits of every head."""
-
-    def score(self, s, tq, tk, seen, carry):
-        return s + s.mean(1, keepdims=True), carry

@@ -88,19 +88,14 @@ def capture_encodings(
     def layer(x, number, layer_type, block):
         mixer, seen, own = model.attention(layer_type, block), [], placed[layer_type]
 
-        def mix(h):
-            (q, k, v), rows = mixer.inputs(h, own)
-            projected = mixer.encoding.project(q, k, v, own, own, rows)
-            q2, k2, _, tq, tk = projected
-            seen.append(look(mixer.encoding, (q, k), (q2, k2, tq, tk)))
-            return mixer.output(mixer.attend(*projected))
+        def capture(qkv, projected):
+            q, k, _, tq, tk = projected
+            seen.append(look(mixer.encoding, qkv[:2], (q, k, tq, tk)))
 
-        return block.around(x, mix), seen[0]
+        return block.around(x, lambda h: mixer.whole(h, own, capture=capture)), seen[0]
 
     _, outs = model.scan_layers(layer, model.embed(tokens, placed))
-    return jax.tree.map(
-        lambda *places: jnp.stack(places, 1).reshape(-1, *places[0].shape[1:]), *outs
-    )
+    return jax.tree.map(lambda *types: jnp.stack(types, 1).reshape(-1, *types[0].shape[1:]), *outs)
 
 
 def known(tok: Tokens, batch: int) -> Tokens:

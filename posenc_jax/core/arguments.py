@@ -1,6 +1,7 @@
 """Checks of the arguments of `attend`: shapes, doors that were skipped, the index of queries."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,26 @@ def check_doors(encoding: Encoding, applied: Collection[str]) -> None:
                 f'First call {_CALLS[door]}, then pass applied=({door!r}, ...). pj.Attention calls '
                 'every door'
             )
+
+
+@contextlib.contextmanager
+def missing_features(encoding: Encoding) -> Iterator[None]:
+    """In this scope a missing feature of tokens is an error that names the part that attaches it.
+
+    It is missing where `applied` lists a door that was not called.
+    """
+    try:
+        yield
+    except KeyError as error:
+        name = str(error.args[0])
+        part = next((part for part in parts_of(encoding) if name.startswith(name_of(part))), None)
+        if part is None:
+            raise
+        doors = [repr(door) for door in TOKEN_STAGE if part.opens(door)]
+        raise ValueError(
+            f'attend: the tokens lack the feature {name!r} of {name_of(part)}, which acts in '
+            f'{", ".join(doors)}: `applied` lists a door that was not called on these tokens'
+        ) from error
 
 
 def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:

@@ -20,8 +20,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.core.arguments import check_arrays, check_doors, check_offset
-from posenc_jax.core.derivatives import by_jax
+from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
+from posenc_jax.core.derivatives import by_jax, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.meshes import explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.core.registry import check_choice
@@ -81,8 +81,9 @@ def attend(
       float32, which is below -1e28 where a query sees no key.
 
     Raises:
-      ValueError: shapes that do not fit together, with the numbers; a door that was skipped; causal
-        queries that are the last of a sequence but have the index of the first.
+      ValueError: shapes that do not fit together, with the numbers; a door that was skipped, or the
+        feature of a token that it attaches; causal queries that are the last of a sequence but have
+        the index of the first.
 
     Example:
       >>> import jax, posenc_jax as pj
@@ -127,10 +128,11 @@ def attend(
         return (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
 
     free = block is None and implementation is None and not heads_first and not return_lse
-    if free and encoding.opens('fast_path'):
-        whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
-        return sweep() if whole is None else whole
-    return sweep()
+    with missing_features(encoding):
+        if free and encoding.opens('fast_path'):
+            whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
+            return sweep() if whole is None else whole
+        return sweep()
 
 
 def _sizes(encoding, shape, keys, block, implementation) -> tuple[int, ...]:
@@ -244,15 +246,8 @@ def _dense(plan, params, constants, *arrays):
         return _forward(plan, params, jax.lax.stop_gradient(constants), *arrays)
 
 
-def _tiled(*arguments):
-    try:
-        return _attend_tiles(*arguments)
-    except TypeError as error:
-        if 'forward-mode' not in str(error):
-            raise
-        raise TypeError(
-            "attend: forward-mode derivatives exist for implementation='dense' alone"
-        ) from error
+def _tiled(plan, *arrays):
+    return _attend_tiles(plan, *reverse_mode_only(arrays))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -4,11 +4,37 @@ import math
 import numbers
 from typing import Any
 
+from jax import core, errors
+
+_NAME = 'InconclusiveDimensionOperation'  # moved to jax.errors in jax 0.9
+_INCONCLUSIVE: Any = getattr(errors if hasattr(errors, _NAME) else core, _NAME)
+
 
 def is_size(value: Any) -> bool:
     """Whether a value is an integer of at least 1; True and False are none."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and int(value) >= 1
+
+
+def exceeds(name: str, length: Any, most: int) -> bool:
+    """Whether a length exceeds `most`. The length may be symbolic, as in `jax.export`, if its
+    constraints tell.
+
+    Raises:
+      ValueError: a symbolic length that may be smaller or larger.
+
+    Example:
+      >>> from jax import export
+      >>> exceeds('table', export.symbolic_shape('n', constraints=['n <= 7'])[0], 8)
+      False
+    """
+    try:
+        return bool(length > most)
+    except _INCONCLUSIVE:
+        raise ValueError(
+            f'{name}: the symbolic length {length} may exceed {most}; bound it, as in '
+            f"jax.export.symbolic_shape(..., constraints=['{length} <= {most}'])"
+        ) from None
 
 
 def check_factor(name: str, factor: float) -> float:

@@ -104,7 +104,7 @@ CONFLICTS = (
         'several_inputs',
         'knows heads',
         '{first} gives every head several inputs of attention, and {second} has parameters per '
-        'head or mixes heads: they cannot be chained',
+        'head: they cannot be chained',
     ),
     Conflict(
         'causal only',
@@ -141,13 +141,12 @@ def facts(part: Encoding) -> frozenset[str]:
 
 
 def _knows_heads(part: Encoding) -> bool:
-    """Whether a part has a head axis or mixes heads, and so fits one number of heads."""
+    """Whether a part has a head axis, and so fits one number of heads."""
     variables = jax.tree.leaves(
         nnx.state(part), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
     roles = {role for variable in variables for role in variable.get_metadata().get('axes') or ()}
-    card = getattr(part, 'card', None)
-    return bool(roles & {'heads', 'kv_heads'}) or (card is not None and card.promises.mixes_heads)
+    return bool(roles & {'heads', 'kv_heads'})
 
 
 def chain(*encodings: Encoding) -> Encoding:

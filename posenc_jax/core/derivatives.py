@@ -7,10 +7,44 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from posenc_jax.core.meshes import vary, varying_axes
 
 _BY_JAX = contextvars.ContextVar('derivatives by JAX', default=False)
+
+
+def _refuse(*_, **__):
+    raise TypeError("attend: forward-mode derivatives exist for implementation='dense' alone")
+
+
+# The identity of tangents. Reverse mode transposes it and never evaluates it.
+_tangent_p = Primitive('reverse_mode_only')
+_tangent_p.def_impl(_refuse)
+_tangent_p.def_abstract_eval(lambda tangent: tangent)
+mlir.register_lowering(_tangent_p, _refuse)
+ad.deflinear(_tangent_p, lambda cotangent: [cotangent])
+batching.primitive_batchers[_tangent_p] = lambda args, axes: (_tangent_p.bind(*args), axes[0])
+
+
+@jax.custom_jvp
+def _guarded(a):
+    return a
+
+
+@_guarded.defjvp
+def _guarded_jvp(primals, tangents):
+    return primals[0], _tangent_p.bind(tangents[0])
+
+
+def reverse_mode_only(tree: Any) -> Any:
+    """The tree. A forward-mode derivative with respect to its floats is an error that says which
+    form has one, however the caller wraps it in `jax.jit`.
+    """
+    is_float = lambda a: jnp.issubdtype(jnp.result_type(a), jnp.floating)
+    return jax.tree.map(lambda a: _guarded(a) if is_float(a) else a, tree)
 
 
 def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> Any:
@@ -30,7 +64,7 @@ def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> A
             return function(*arguments)
         arrays = {n: a for n, a in enumerate(arguments) if n not in nondiff_argnums}
         # `jax.shard_map` demands that a gradient varies over the axes over which its argument does.
-        arrays = vary(arrays, varying_axes(arrays))
+        arrays = reverse_mode_only(vary(arrays, varying_axes(arrays)))
         return custom(*(arrays.get(n, a) for n, a in enumerate(arguments)))
 
     marked: Any = call

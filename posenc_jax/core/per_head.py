@@ -89,10 +89,6 @@ class PerHead(Composite):
                         f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it '
                         'beside per_head'
                     )
-            if hasattr(part, 'card') and part.card.promises.mixes_heads:
-                raise ValueError(
-                    f'per_head: logits of one head of {name_of(part)} read the queries of others'
-                )
             if part.cached != 'encoded':
                 raise ValueError(
                     f'per_head: keys of {name_of(part)} are cached {part.cached}; only encodings '

@@ -50,7 +50,6 @@ class Promises:
     Attributes:
       relative: adding one constant to every position changes nothing.
       sweep_free: the order in which keys are visited does not matter (no carry along the sweep).
-      mixes_heads: the logits of one head read the queries of another.
       blockwise: evaluation in tiles equals dense evaluation, in memory linear in the length.
       cached: the form in which a decode cache holds keys: 'encoded' (as projected and encoded),
         'raw' (encoded again at every step, because the encoding of a key depends on the current
@@ -63,7 +62,6 @@ class Promises:
 
     relative: bool = False
     sweep_free: bool = True
-    mixes_heads: bool = False
     blockwise: bool = True
     cached: Cached = 'encoded'
     needs_training: bool = False

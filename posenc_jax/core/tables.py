@@ -5,6 +5,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Num
 
+from posenc_jax.core.checks import exceeds
 from posenc_jax.core.tokens import Tokens
 
 # Replaces an impossible position that is traced and so cannot raise an error. It is in no table, so
@@ -34,7 +35,7 @@ def known_range(
 
 def check_range(name: str, tok: Tokens, count: int, remedy: str):
     """Raises unless the positions of real tokens lie in 0 .. count-1. If they are traced, the
-    number of tokens is checked instead.
+    number of tokens is checked instead, which may be symbolic if its constraints tell.
 
     Args:
       name: whose table it is, for the message.
@@ -54,7 +55,7 @@ def check_range(name: str, tok: Tokens, count: int, remedy: str):
         raise ValueError(f'{name} needs integer positions, got {tok.pos.dtype}')
     known = known_range(tok.pos, tok.valid)
     if known is None:
-        if tok.length > count:
+        if exceeds(name, tok.length, count):
             raise ValueError(
                 f'{name}: a row of {tok.length} tokens may have position {tok.length - 1}, which '
                 f'is not in 0 .. {count - 1}; '

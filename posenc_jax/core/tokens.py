@@ -84,16 +84,19 @@ class Tokens:
             `segment` or `valid`, because the tokens in front are not known.
 
         Raises:
-          ValueError: no length is known, the shapes disagree, an index that does not ascend, or an
-            index without the ranks that do not follow from it.
+          ValueError: no length is known, the shapes disagree, an index that does not ascend, an
+            index without the ranks that do not follow from it, positions that are not finite, or a
+            document in two pieces. Values that are traced are not checked.
 
         Example:
           >>> queries = Tokens.of(index=[[11]])  # one query behind 11 others
           >>> queries.pos.tolist(), Tokens.of(positions=[[11]]).index.tolist()
           ([[11]], [[0]])
         """
-        for name, a in (('positions', positions), ('index', index), ('rank', rank), ('ids', ids)):
+        whole = dict(positions=positions, segment=segment, index=index, rank=rank, ids=ids)
+        for name, a in whole.items():
             _check_range(name, a)
+        _check_finite(positions)
         given = {
             name: jnp.asarray(a, dtype)
             for name, a, dtype in (
@@ -130,6 +133,8 @@ class Tokens:
         if len(rows := {a.shape[0] for a in given.values()} - {1}) > 1:
             raise ValueError(f'Tokens.of: the numbers of rows do not agree: {sorted(rows)}')
         (length,) = lengths
+        if segment is not None:
+            _check_documents(segment, valid)
         positions, segment, valid, ids, index, rank = (
             given.get(name) for name in ('positions', 'segment', 'valid', 'ids', 'index', 'rank')
         )
@@ -214,6 +219,40 @@ def _check_range(name: str, a) -> None:
             raise ValueError(
                 f'Tokens.of: {name} must lie in {limits.min} .. {limits.max} (32 bits), got '
                 f'{a.min()} .. {a.max()}'
+            )
+
+
+def _host(a) -> np.ndarray | None:
+    """The values of an array; None if they are traced or lie on other hosts too."""
+    if isinstance(a, Tracer) or (isinstance(a, jax.Array) and not a.is_fully_addressable):
+        return None
+    return np.asarray(a)
+
+
+def _check_finite(positions) -> None:
+    known = None if positions is None else _host(positions)
+    if known is not None and jnp.issubdtype(known.dtype, jnp.floating):
+        with np.errstate(over='ignore'):
+            known = known.astype(np.float32)
+        wrong = known[~np.isfinite(known)]
+        if wrong.size:
+            raise ValueError(f'Tokens.of: positions must be finite in float32, got {wrong[0]}')
+
+
+def _check_documents(segment, valid) -> None:
+    """Refuses a document whose real tokens are in several runs of one segment."""
+    known, real = _host(segment), None if valid is None else _host(valid)
+    if known is None or (valid is not None and real is None):
+        return
+    known, real = np.broadcast_arrays(known, True if real is None else real)
+    for number, (row, counts) in enumerate(zip(known, real)):
+        starts = np.flatnonzero(np.append(True, row[1:] != row[:-1]))
+        runs = row[starts][np.logical_or.reduceat(counts, starts)]
+        several = [s for s, n in zip(*np.unique(runs, return_counts=True)) if n > 1]
+        if several:
+            raise ValueError(
+                f'Tokens.of: segment {several[0]} of row {number} is in several pieces; a document '
+                'is contiguous, so give each piece a number of its own'
             )
 
 

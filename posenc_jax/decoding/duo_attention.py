@@ -272,12 +272,10 @@ def _mask_of(encoding: Encoding) -> DuoAttention:
             f'{" | ".join(map(name_of, parts))}'
         )
     for part in parts:
-        promises = getattr(part, 'card', DuoAttention.card).promises
         if (
             part.cached != 'encoded'
             or part.lookback
             or part.opens('qkv')
-            or promises.mixes_heads
             or part.opens('init_carry')
         ):
             raise ValueError(

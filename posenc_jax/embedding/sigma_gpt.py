@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
+from posenc_jax.core.checks import exceeds
 from posenc_jax.core.encoding import PositionRange
 from posenc_jax.core.families import Embedding
 from posenc_jax.core.numerics import phase
@@ -127,7 +128,7 @@ class SigmaGPT(Embedding):
         low, high = (0, self.max_len - 1) if self.vectors is not None else (-1, None)
         if isinstance(tok.pos, jax.core.Tracer) or isinstance(tok.valid, jax.core.Tracer):
             _pairs(tok.pos)
-            if high is not None and tok.length > high:
+            if high is not None and exceeds('sigma_gpt', tok.length, high):
                 raise ValueError(
                     f'sigma_gpt: a row of {tok.length} tokens and the one that follows need '
                     f'{tok.length + 1} positions, the '

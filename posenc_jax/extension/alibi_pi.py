@@ -121,7 +121,7 @@ class ALiBiPI(Wrapper):
             by_rank = lambda tok: dataclasses.replace(tok, pos=tok.rank)
             length, _ = current_length(by_rank(tq), by_rank(tk))
             tq = tq.with_feats(
-                alibi_pi=jnp.broadcast_to(length, (len(length), tq.length))[..., None]
+                alibi_pi=jnp.broadcast_to(length, (length.shape[0], tq.length))[..., None]
             )
         return q, k, v, tq, tk
 
@@ -131,7 +131,7 @@ class ALiBiPI(Wrapper):
             length = tq.feats['alibi_pi'] if self.mode == 'dynamic' else tq.rank[..., None] + 1
             scale = alibi_pi_scale(heads_first(length), self.train_len)[..., None]
         bias = self.encoding.bias(tq.pos, tk.pos) / scale
-        return s + over_batch(bias, len(s)), carry
+        return s + over_batch(bias, s.shape[0]), carry
 
 
 @register('alibi_pi', kind='extension', card=CARD)

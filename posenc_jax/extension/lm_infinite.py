@@ -145,7 +145,7 @@ class LMInfinite(Wrapper):
                 'lm_infinite: top_k needs one text a row, whose last token chooses keys, got '
                 'packed documents (tok.segment)'
             )
-        last = jnp.arange(tq.length) == jnp.broadcast_to(tq.last, len(q))[:, None]
+        last = jnp.arange(tq.length) == jnp.broadcast_to(tq.last, q.shape[0])[:, None]
         middle = (
             (self._middle(tq, tk) & (tk.index[:, None] <= tq.index[..., None])) & last[..., None]
         ).any(1)
@@ -199,7 +199,7 @@ class LMInfinite(Wrapper):
         if tq.length == 1 and not self.top_k and tk.segment is None and self.n_global < tk.length:
             # A decoding step: unless positions jump, only the first keys are at the ceiling, so the
             # logits of these few are computed apart.
-            rows = lambda a: jnp.broadcast_to(a, (len(s), a.shape[-1]))
+            rows = lambda a: jnp.broadcast_to(a, (s.shape[0], a.shape[-1]))
             at, first = map(rows, self._first(tk))
             few = lambda a, axis: jnp.take_along_axis(
                 a, jnp.expand_dims(at, tuple(i for i in range(1, a.ndim) if i != axis)), axis

@@ -258,9 +258,9 @@ def probe_heads(
     def layer(x, number, layer_type, block):
         parts = parts_of(model.encoding(layer_type, block))
         q, k, _ = block.attention.qkv(block.attention_norm(x))
-        q = jnp.take_along_axis(q, jnp.broadcast_to(tok.last, len(q))[:, None, None, None], axis=1)[
-            :, 0
-        ]
+        q = jnp.take_along_axis(
+            q, jnp.broadcast_to(tok.last, q.shape[0])[:, None, None, None], axis=1
+        )[:, 0]
         order = head_order(head_scores(q, k, tok.valid).mean(0))
         ordered = lambda part: part.with_order(order, plain=number < skip)
         encoding = chain(*(ordered(part) if isinstance(part, MsPoE) else part for part in parts))

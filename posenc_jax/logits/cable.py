@@ -46,15 +46,15 @@ def cable_bias(
     until = lambda index: (k_index[..., :, None] <= index[..., None, :]).astype(jnp.float32)
     first = until(q_index[:, :1])
     columns = [until(q_index) - first, first]
-    if keys <= _WIDEST:
+    by_product = isinstance(keys, int) and keys <= _WIDEST  # a length may be symbolic
+    if by_product:
         columns.append(jnp.triu(jnp.ones((keys, keys))) - first)
     sums = jnp.einsum('bns,bst->bnt', costs, jnp.concatenate(columns, axis=2), precision='highest')
     of_query, before, of_key = jnp.split(sums, [queries, queries + 1], axis=2)
-    if keys > _WIDEST:
+    if not by_product:
         near = costs * first.swapaxes(1, 2)
-        back = jnp.pad(
-            jax.lax.cumsum(near[..., 1:], axis=2, reverse=True), ((0, 0), (0, 0), (0, 1))
-        )
+        later = jnp.pad(near, ((0, 0), (0, 0), (0, 1)))[..., 1:]
+        back = jax.lax.cumsum(later, axis=2, reverse=True)
         of_key = jnp.cumsum(costs - near, axis=2) - back
     of_query = carry + of_query
     return of_key[..., None, :] - of_query[..., None], of_query + before

@@ -26,9 +26,11 @@ def suffix_sum(gates: Float[Array, '... S'] | Bool[Array, '... S']) -> Float[Arr
       [6.0, 5.0, 3.0]
     """
     keys = gates.shape[-1]
-    run = min(_RUN, keys)
-    padded = jnp.pad(gates.astype(jnp.float32), [(0, 0)] * (gates.ndim - 1) + [(0, -keys % run)])
-    runs = padded.reshape(*gates.shape[:-1], -1, run)
+    run = min(_RUN, keys) if isinstance(keys, int) else _RUN  # a length may be symbolic
+    count = -(-keys // run)
+    room = [(0, 0)] * (gates.ndim - 1) + [(0, count * run - keys)]
+    padded = jnp.pad(gates.astype(jnp.float32), room)
+    runs = padded.reshape(*gates.shape[:-1], count, run)
     later = jnp.tril(jnp.ones((run, run), jnp.float32))
     within = jnp.einsum('...s,sj->...j', runs, later, precision='highest')
     from_run = jax.lax.cumsum(within[..., 0], axis=gates.ndim - 1, reverse=True)

@@ -355,6 +355,7 @@ class KernelizedRPE(Encoding):
         if (
             tq.length != length
             or tk.segment is not None
+            or not isinstance(length, int)  # it may be symbolic
             or not self._pays(length, v.shape[-1], causal)
         ):
             return None

@@ -85,7 +85,8 @@ def path_match(
       [-5.0, 1.0]
     """
     (batch, heads, queries, width), (kv_heads, keys) = q.shape, k.shape[1:3]
-    chunk = 1 << (min(_CHUNK, keys) - 1).bit_length()
+    most = min(_CHUNK, keys) if isinstance(keys, int) else _CHUNK  # a length may be symbolic
+    chunk = 1 << (most - 1).bit_length()
     group = heads // kv_heads
     seen = seen.reshape(
         seen.shape[0], *((kv_heads, group) if seen.shape[1] > 1 else (1, 1)), *seen.shape[2:]
@@ -108,15 +109,18 @@ def path_match(
         return q - dot(acting, u_w), dot(q, k.mT) - dot(acting, u_k)
 
     q = q.reshape(batch, kv_heads, group, queries, width)
-    q, s = jax.lax.scan(near_to_far, q, (k, w, u_k, u_w, seen), reverse=True, unroll=4)
+    unroll = 4 if isinstance(keys, int) else 1
+    q, s = jax.lax.scan(near_to_far, q, (k, w, u_k, u_w, seen), reverse=True, unroll=unroll)
     s = jnp.moveaxis(s, 0, -2).reshape(batch, heads, queries, -1)[..., :keys]
     return s, q.reshape(batch, heads, queries, width)
 
 
 def _chunks(a, axis: int, size: int):
     """Cuts `axis` into chunks of `size`, zero padded at the end; the chunk axis comes first."""
-    a = jnp.pad(a, [(0, -a.shape[i] % size if i == axis else 0) for i in range(a.ndim)])
-    return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, size, *a.shape[axis + 1 :]), axis, 0)
+    count = -(-a.shape[axis] // size)
+    room = count * size - a.shape[axis]
+    a = jnp.pad(a, [(0, room if i == axis else 0) for i in range(a.ndim)])
+    return jnp.moveaxis(a.reshape(*a.shape[:axis], count, size, *a.shape[axis + 1 :]), axis, 0)
 
 
 def path_directions(

@@ -145,7 +145,7 @@ class PositionalAttention(Encoding):
 
     def match(self, q, k, tq, tk, seen, carry):
         of_q, of_k = (heads_first(tok.feats['positional_attention']) for tok in (tq, tk))
-        if of_q.shape[0] == of_k.shape[0] == 1 < q.shape[0]:
+        if of_q.shape[0] == of_k.shape[0] == 1:
             return over_batch(scaled_dot_product(of_q, of_k), q.shape[0]), carry
         rows = max(of_q.shape[0], of_k.shape[0])
         of_q, of_k = (jnp.broadcast_to(a, (rows, *a.shape[1:])) for a in (of_q, of_k))

@@ -132,7 +132,8 @@ class RandomizedTransformerXL(RandomOffsets):
             self.offsets(tq, tk),
         )
         # The codes of all pairs of a tile, T S D numbers, are never held at once.
+        count = _QUERIES if isinstance(asks.shape[2], int) else None  # a length may be symbolic
         terms = jax.lax.map(
-            of_query, (jnp.moveaxis(asks, 2, 0), jnp.moveaxis(offsets, 1, 0)), batch_size=_QUERIES
+            of_query, (jnp.moveaxis(asks, 2, 0), jnp.moveaxis(offsets, 1, 0)), batch_size=count
         )
         return s + jnp.moveaxis(terms, 0, 2), carry

@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
+from posenc_jax.core.checks import exceeds
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import whole_distance
 from posenc_jax.core.products import heads_first
@@ -82,7 +83,7 @@ def rcmha_bias(
         return take_by_index(terms, jnp.clip(low + count - 1 - row, 0, count - 1))
 
     run = distance.shape[1] + distance.shape[2]
-    if run >= rows:
+    if not isinstance(run, int) or run >= rows:  # a length may be symbolic
         return read(0, rows)
     low = jnp.clip(jnp.min(jnp.where(seen, row, rows)), 0, rows - run)
     fits = jnp.all(~seen | (row < low + run))
@@ -192,7 +193,7 @@ class RCMHA(Encoding):
                 f'{q.shape[1]} and {k.shape[1]} rows'
             )
         longest = _longest(tk)
-        if longest > rows and not self.clip:
+        if not self.clip and exceeds('rcmha', longest, rows):
             wanted = 'use a larger max_len, or clip=True'
             raise ValueError(
                 f'rcmha has tables for {rows} distances, got {longest} positions; {wanted}'

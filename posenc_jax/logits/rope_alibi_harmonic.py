@@ -140,5 +140,5 @@ class RoPEALiBiHarmonic(Encoding):
     def score(self, s, tq, tk, seen, carry):
         slopes = clamp_through(self.weight[...], 0.0) * self.slopes[...]
         penalty = harmonic_penalty(slopes, tq.pos, tk.pos, linear=self.mode == 'heads')
-        penalty = over_batch(penalty, len(s))
+        penalty = over_batch(penalty, s.shape[0])
         return (s / (1.0 + penalty) if self.mode == 'product' else s - penalty), carry

@@ -59,7 +59,7 @@ def sum_by_index(
       >>> sum_by_index(jnp.array([[[[1.0, 2.0, 4.0]]]]), jnp.array([[[1, 0, 1]]]), 2).tolist()
       [[[[2.0, 5.0]]]]
     """
-    one, first = index[0, 0, 0], _first_of_run(index, bins)
+    one, first = index[0, 0, 0], _first_of_run(index)
     runs = (index == jnp.clip(first[..., None] + jnp.arange(index.shape[2]), 0, bins - 1)).all()
     # All keys of a far tile have the same clipped distance; most tiles of a long sequence are like
     # that. In the other tiles positions mostly count up.
@@ -73,7 +73,7 @@ def sum_by_index(
     )
 
 
-def _first_of_run(index: Int[Array, '#B T S'], bins: int) -> Int[Array, '#B T']:
+def _first_of_run(index: Int[Array, '#B T S']) -> Int[Array, '#B T']:
     """The x with `index[s] = clip(x + s, 0, bins - 1)`, if there is one."""
     lowest = (index == 0).sum(-1, dtype=index.dtype)
     return jnp.where(lowest > 0, 1 - lowest, index[..., 0])

@@ -47,6 +47,16 @@ class Mixer(Protocol):
         """
         ...
 
+    def fill(
+        self,
+        x: Float[Array, 'B L D'],
+        tok: Tokens,
+        capacity: int,
+        count: int | Int[Array, ''] | None = None,
+    ) -> tuple[Float[Array, 'B L D'], State]:
+        """`whole`, and the state behind the first `count` tokens (None: behind all of them)."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMixer:
@@ -68,11 +78,18 @@ class AttentionMixer:
     attention_fn: Callable = sharded_attend
     streams: ClassVar[bool] = False
 
-    def whole(self, x, tok, *, first: int = 0):
-        """As `Mixer.whole`; with `first`, only for the queries from there on, over all keys."""
+    def whole(self, x, tok, *, first: int = 0, capture: Callable | None = None):
+        """As `Mixer.whole`; with `first`, only for the queries from there on, over all keys.
+
+        An analysis gives `capture`, which is called with (q, k, v) before `Encoding.project` and
+        with its results.
+        """
         # JAX differentiates all of the dense form, so that forward mode works.
         with by_jax() if self.implementation == 'dense' else contextlib.nullcontext():
-            q, k, v, tq, tk = self.projected(x, tok)
+            qkv, rows = self.inputs(x, tok)
+            q, k, v, tq, tk = self.encoding.project(*qkv, tok, tok, rows)
+            if capture is not None:
+                capture(qkv, (q, k, v, tq, tk))
             if first:
                 q, tq = q[:, first:], tq.slice(first, tok.length - first)
             return self.output(self.attend(q, k, v, tq, tk))

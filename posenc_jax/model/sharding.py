@@ -16,7 +16,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from posenc_jax.core.attention import attend
-from posenc_jax.core.composite import parts_of
 from posenc_jax.core.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.core.tokens import Tokens
 
@@ -180,11 +179,6 @@ def dict_shapes(state: nnx.State, mesh: Mesh) -> dict[str, Any]:
     return jax.tree.map(place, shapes, jax.tree.unflatten(jax.tree.structure(shapes), shardings))
 
 
-def _mixes_heads(part: Encoding) -> bool:
-    card = getattr(part, 'card', None)
-    return card is not None and card.promises.mixes_heads
-
-
 def sharded_attend(
     encoding: Encoding,
     q: Float[Array, 'B T N H'],
@@ -201,8 +195,7 @@ def sharded_attend(
 
     Queries are cut along batch, sequence and heads, keys and values along batch and heads. The
     encoding's variables are cut along the head axis that they declare, and per-token features along
-    their heads (N or K). An encoding that mixes heads, by its promises, is evaluated with all heads
-    on every device. The caller has called the doors of the token stage.
+    their heads (N or K). The caller has called the doors of the token stage.
 
     Args:
       heads_first, return_lse, **options: as for `attend`, as is the result.
@@ -216,23 +209,21 @@ def sharded_attend(
     if mesh is None:
         return attend(encoding, q, k, v, tq, tk, **own)
     heads, kv_heads = q.shape[2], k.shape[1 if heads_first else 2]
-    whole_heads = any(_mixes_heads(part) for part in parts_of(encoding))
-    by_role = lambda role: None if whole_heads and role in ('heads', 'kv_heads') else ROLES[role]
-    tensor, rows = by_role('heads'), by_role('batch')
+    tensor, rows = ROLES['heads'], ROLES['batch']
     for name, count in (('query heads', heads), ('key heads', kv_heads)):
         if count % _parts(mesh, tensor):
             raise ValueError(
                 f'{count} {name} cannot be cut into {_parts(mesh, tensor)} parts (mesh axis '
                 f'{tensor!r})'
             )
-    sequence = None if q.shape[1] == 1 else by_role('sequence')  # a decode step has one query
+    sequence = None if q.shape[1] == 1 else ROLES['sequence']  # a decode step has one query
 
     graphdef, state = nnx.split(encoding)
     variables, structure = jax.tree.flatten(state)
     variable_specs = [
         PartitionSpec(
             *(
-                by_role(r) if r in ('heads', 'kv_heads') else None
+                ROLES[r] if r in ('heads', 'kv_heads') else None
                 for r in variable.get_metadata().get('axes') or ()
             )
         )

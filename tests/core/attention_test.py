@@ -464,9 +464,18 @@ def test_forward_mode_works_on_the_dense_form_and_is_refused_by_name_elsewhere()
     close(tangent, (dense(q + step) - dense(q - step)) / 2e-2, 1e-3)
     jacobian = jax.jacfwd(lambda q: dense(q).sum())(q)
     close(jacobian, jax.grad(lambda q: of(q).sum())(q))
+    jvp = lambda f: jax.jvp(f, (q,), (q,))
     for options in ({}, dict(block=4)):
-        with pytest.raises(TypeError, match="forward-mode .* implementation='dense' alone"):
-            jax.jvp(functools.partial(of, **options), (q,), (q,))
+        blocked = functools.partial(of, **options)
+        forms = (
+            lambda: jvp(blocked),
+            lambda: jvp(jax.jit(blocked)),
+            lambda: jax.jit(lambda: jvp(blocked))(),
+            lambda: jax.linearize(blocked, q)[1](q),
+        )
+        for form in forms:
+            with pytest.raises(TypeError, match="forward-mode .* implementation='dense' alone"):
+                form()
 
 
 @pytest.mark.full
@@ -509,6 +518,13 @@ def test_a_door_that_was_skipped_is_an_error(spec, door):
     pj.attend(encoding, q, k, v, tok, tok, applied=pj.TOKEN_STAGE)
     with pytest.raises(SpecError, match="applied is 'projected'.* 'project'"):
         pj.attend(encoding, q, k, v, tok, tok, applied=['projected'])
+
+
+def test_a_feature_that_is_missing_is_named():
+    (q, k, v), tok = qkv(5), pj.Tokens.of(length=5)
+    encoding = pj.make('shaw(max_distance=2)', head_dim=WIDTH, causal=True)
+    with pytest.raises(ValueError, match=r"feature 'shaw' of shaw, which acts in 'project'"):
+        pj.attend(encoding, q, k, v, tok, tok, applied=pj.TOKEN_STAGE)
 
 
 @pytest.mark.parametrize('jit', [False, True])

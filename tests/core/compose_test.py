@@ -8,7 +8,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.core import conflicts
 from posenc_jax.core.composite import ChainedEncoding, parts_of
-from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.encoding import DOORS, HOOKS, TRAITS, Encoding
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import SpecError
 
@@ -74,6 +74,17 @@ def test_chains_flatten_and_associate():
     assert pj.chain(a) is a and pj.chain(pj.chain(a)) is a
     with pytest.raises(SpecError, match='at least one'):
         pj.chain()
+
+
+def test_conflicts_name_traits_and_doors_that_exist():
+    for fact in {
+        fact for conflict in conflicts.CONFLICTS for fact in (conflict.first, conflict.second)
+    }:
+        door = fact.removeprefix('opens ')
+        if door != fact:
+            assert door in (*DOORS, *HOOKS), fact
+        elif ' ' not in fact:
+            assert fact in TRAITS, fact
 
 
 def test_exclusive_doors_have_one_owner():
@@ -422,17 +433,3 @@ def test_what_knows_the_heads_of_the_model_has_no_place_beside_branches(spec):
             pj.chain(*pair)
     for spec in ('rope()', 'window(size=3)', 'sinusoidal()', 'tapa()', 'cope(npos=4)'):
         pj.chain(TwoInputs(), make(spec))
-
-
-def test_what_mixes_heads_has_no_place_beside_branches():
-    import dataclasses
-
-    class Mixing(Encoding):
-        card = dataclasses.replace(
-            pj.make('nope()').card,
-            key='mixing',
-            promises=pj.core.registry.Promises(mixes_heads=True),
-        )
-
-    with pytest.raises(SpecError, match='and mixing has parameters per head or mixes heads'):
-        pj.chain(TwoInputs(), Mixing())

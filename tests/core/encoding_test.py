@@ -71,11 +71,22 @@ def test_given_positions_are_kept():
             r'rows.*\[2, 3\]',
         ),
         (dict(length=0), 'at least 1'),
+        (dict(positions=[[0.0, float('nan')]]), 'finite in float32, got nan'),
+        (dict(positions=np.array([[0.0, 1e39]])), 'finite in float32, got inf'),
+        (dict(positions=jnp.array([[0, jnp.inf]], jnp.bfloat16)), 'finite in float32, got inf'),
+        (dict(segment=[[0, 0, 0], [7, 8, 7]]), 'segment 7 of row 1 is in several pieces'),
+        (dict(segment=[[4, 0, 4]], valid=[[1, 0, 1]]), 'segment 4 of row 0 is in several pieces'),
+        (dict(segment=[[0, 2**32]]), r'segment must lie in .* \(32 bits\)'),
     ],
 )
 def test_wrong_input(arguments, words):
     with pytest.raises(ValueError, match=words):
         pj.Tokens.of(**arguments)
+
+
+def test_padding_is_no_piece_of_a_document():
+    padded = pj.Tokens.of(segment=[[0, 1, 1, 0, 0]], valid=[[False, True, True, True, True]])
+    assert padded.rank.tolist() == [[0, 0, 1, 0, 1]]
 
 
 def test_tokens_are_a_pytree_that_cuts():

@@ -81,7 +81,7 @@ def test_padding_on_either_side_is_not_counted():
 
 
 def test_packed_documents_are_scaled_by_their_own_length():
-    segment = np.array([[4] * 3 + [9] * 6 + [4] * 5])  # labels may come back
+    segment = np.array([[4] * 3 + [9] * 6 + [2] * 5])
     squeezed = set()
     for key in range(20):
         ids = ids_of(pj.Tokens.of(segment=segment), key)[0]

@@ -64,7 +64,7 @@ def test_padding_leaves_the_codes_of_real_tokens():
 
 @pytest.mark.full
 def test_packed_documents_count_apart():
-    tok = ENCODING.place(pj.Tokens.of(segment=[[7, 7, 7, 2, 2, 2, 2, 7]]))
+    tok = ENCODING.place(pj.Tokens.of(segment=[[7, 7, 7, 2, 2, 2, 2, 5]]))
     assert tok.pos.tolist() == [[2, 1, 0, 3, 2, 1, 0, 0]]
 
 

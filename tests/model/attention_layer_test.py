@@ -181,3 +181,39 @@ def test_a_mesh_with_axes_of_other_names(kind):
     with jax.set_mesh(mesh):
         out = run(state, jax.device_put(x, rows))
     np.testing.assert_allclose(out, attention(x), atol=1e-5)
+
+
+def exported(spec, *constraints):
+    attention = layer(spec)
+    rows, length = jax.export.symbolic_shape('b, n', constraints=constraints)
+    shape = jax.ShapeDtypeStruct((rows, length, WIDTH), jnp.float32)
+    return attention, jax.export.export(jax.jit(lambda x: attention(x)))(shape)
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize(
+    'spec',
+    [
+        'learned_absolute(max_len=16)',
+        'alibi_pi(mode="dynamic")',
+        'cable()',
+        'cope(npos=4)',
+        'kernelized_rpe(features=4)',
+        'path(rank=2, forget=True)',
+        'rcmha(max_len=16)',
+        'rope_alibi_harmonic()',
+        'sigma_gpt(max_len=17)',
+    ],
+)
+def test_lengths_may_be_symbolic(spec):
+    attention, program = exported(spec, 'n <= 16')
+    x = draw()
+    np.testing.assert_allclose(program.call(x), jax.jit(attention)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'spec', ['learned_absolute(max_len=16)', 'rcmha(max_len=16)', 'sigma_gpt(max_len=17)']
+)
+def test_a_table_needs_a_bound_of_a_symbolic_length(spec):
+    with pytest.raises(ValueError, match=r"symbolic length n may exceed 16.*\['n <= 16'\]"):
+        exported(spec)
