@@ -21,6 +21,7 @@ from posenc_jax.conversion.pos2distill import (
 )
 from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
 from posenc_jax.core.families import signed_distance
+from posenc_jax.core.grids import on_grid
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.decoding.ape_parallel import ape_layout, ape_merge
@@ -48,6 +49,7 @@ from posenc_jax.embedding.learnable_fourier import (
     learnable_fourier_network,
 )
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
+from posenc_jax.embedding.learned_grid import cubic_weights, learned_grid_vectors
 from posenc_jax.embedding.papeft import (
     document_locations,
     located_prompts,
@@ -55,6 +57,7 @@ from posenc_jax.embedding.papeft import (
     shuffled_documents,
 )
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
+from posenc_jax.embedding.sincos2d import sincos2d_detr, sincos2d_table
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
@@ -69,6 +72,8 @@ from posenc_jax.logits.bam import bam_prior
 from posenc_jax.logits.cable import cable_bias
 from posenc_jax.logits.cope import cope_bias
 from posenc_jax.logits.fire import fire_network, fire_progress, fire_transform
+from posenc_jax.logits.irpe import irpe_bias, irpe_terms, irpe_values
+from posenc_jax.logits.irpe_index import irpe_buckets, irpe_ids, irpe_piecewise, irpe_thresholds
 from posenc_jax.logits.kernelized_rpe import (
     distance_bias,
     kernel_features,
@@ -121,6 +126,7 @@ from posenc_jax.positions.uni_encoder import (
 )
 from posenc_jax.positions.v2pe import v2pe_ids
 from posenc_jax.positions.xlpe import btg_order, order_from_alignment
+from posenc_jax.rotation.axial_rope2d import axial_rope2d
 from posenc_jax.rotation.carope import (
     carope_bias,
     carope_increments,
@@ -162,6 +168,7 @@ __all__ = [
     'ape_layout',
     'ape_merge',
     'attention_entropy',
+    'axial_rope2d',
     'bam_prior',
     'best_pieces',
     'bipe_ids',
@@ -191,6 +198,7 @@ __all__ = [
     'cream_heads',
     'cream_ids',
     'cream_thresholds',
+    'cubic_weights',
     'dca_distance',
     'decay_kernel',
     'distance_bias',
@@ -223,6 +231,13 @@ __all__ = [
     'hierarchical_ids',
     'interpolated_positions',
     'interpolation_constant',
+    'irpe_bias',
+    'irpe_buckets',
+    'irpe_ids',
+    'irpe_piecewise',
+    'irpe_terms',
+    'irpe_thresholds',
+    'irpe_values',
     'joint_weights',
     'kernel_features',
     'kernel_logits',
@@ -236,6 +251,7 @@ __all__ = [
     'label_logits',
     'learnable_fourier_features',
     'learnable_fourier_network',
+    'learned_grid_vectors',
     'llama3_frequencies',
     'located_prompts',
     'location_centre',
@@ -248,6 +264,7 @@ __all__ = [
     'newest_first',
     'nope_temperature_curve',
     'ntk_aware_base',
+    'on_grid',
     'order_from_alignment',
     'order_loss',
     'p_rope_frequencies',
@@ -298,6 +315,8 @@ __all__ = [
     'shuffled_documents',
     'sigma_gpt_sinusoid',
     'signed_distance',
+    'sincos2d_detr',
+    'sincos2d_table',
     'sinusoidal_frequencies',
     'sinusoidal_table',
     'slot_shares',

@@ -20,7 +20,7 @@ class Tokens:
     Attributes:
       index: order in the sequence, ascending along the axis. Causality uses nothing else.
       pos: the position that the encoding uses. It may repeat, jump, be fractional, or have several
-        components.
+        components, such as row and column; tokens in front of a grid have negative ones alone.
       rank: the number of the token among the real tokens of its document, 0, 1, ...; `place` does
         not change it.
       ids: token ids as far as they are known, where `place` of some encoding reads them; else None.
