@@ -35,6 +35,7 @@ from posenc_jax.decoding.label_channels import (
     label_logits,
     top_keys,
 )
+from posenc_jax.decoding.nar import nar_logits, nar_sources
 from posenc_jax.decoding.parallel_context_entropy import (
     best_pieces,
     piece_layout,
@@ -100,6 +101,7 @@ from posenc_jax.logits.transformer_xl import (
     transformer_xl_table,
     transformer_xl_turned,
 )
+from posenc_jax.mask.nar import near_to_far_order, near_to_far_positions
 from posenc_jax.mixers.location_weights import (
     location_centre,
     location_weights,
@@ -261,6 +263,10 @@ __all__ = [
     'mix_directions',
     'moved_evidence',
     'ms_poe_ratios',
+    'nar_logits',
+    'nar_sources',
+    'near_to_far_order',
+    'near_to_far_positions',
     'newest_first',
     'nope_temperature_curve',
     'ntk_aware_base',

@@ -159,6 +159,17 @@ class Classified(Gridded):
     front = 1
 
 
+class Diagonals(Encoding):
+    """Gives tokens positions of a grid of four rows, one whole diagonal after the other. A moved
+    position moves its row and its column.
+    """
+
+    def place(self, tok, *, key=None):
+        row, moved = tok.rank % 4, jnp.maximum(tok.pos - tok.rank, 0)
+        parts = row + moved, 3 + tok.rank // 4 - row + moved
+        return dataclasses.replace(tok, pos=jnp.stack(jnp.broadcast_arrays(*parts), axis=-1))
+
+
 class Reordered(Encoding):
     """Gives tokens positions of a source whose translation swaps every two words. The components
     are the position and the place in the order of the translation.
@@ -177,6 +188,7 @@ PLACED = {
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,
+    'nar': Diagonals,
     'papeft': Located,
     'sincos2d': Classified,
     'uni_encoder': Candidates,
