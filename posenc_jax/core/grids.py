@@ -63,11 +63,12 @@ def check_grid(
             f'{user} needs {"integer " * whole}positions [B, L, 2], row and column, got '
             f'{pos.dtype} {pos.shape}; give them by Tokens.of(positions=...)'
         )
-    for axis, name in enumerate(('row', 'column') if within is not None else ()):
-        place = jnp.where(on_grid(pos), pos[..., axis], 0)
-        for end in known_range(place, valid) or ():
-            if not 0 <= end < within[axis]:
-                raise ValueError(f'{user}: {name} {end} is not in 0 .. {within[axis] - 1}')
+    if within is None:
+        return
+    for name, place, count in zip(('row', 'column'), jnp.moveaxis(pos, -1, 0), within):
+        for end in known_range(jnp.where(on_grid(pos), place, 0), valid) or ():
+            if not 0 <= end < count:
+                raise ValueError(f'{user}: {name} {end} is not in 0 .. {count - 1}')
 
 
 def check_size(user: str, rows: int | None, columns: int | None) -> tuple[int, int] | None:
