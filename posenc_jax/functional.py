@@ -22,6 +22,7 @@ from posenc_jax.conversion.pos2distill import (
 from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
 from posenc_jax.coordinates.geo.geo_sh import spherical_harmonics
 from posenc_jax.core.families import signed_distance
+from posenc_jax.core.grids import on_grid
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.decoding.ape_parallel import ape_layout, ape_merge
@@ -35,6 +36,7 @@ from posenc_jax.decoding.label_channels import (
     label_logits,
     top_keys,
 )
+from posenc_jax.decoding.nar import nar_logits, nar_sources
 from posenc_jax.decoding.parallel_context_entropy import (
     best_pieces,
     piece_layout,
@@ -49,6 +51,7 @@ from posenc_jax.embedding.learnable_fourier import (
     learnable_fourier_network,
 )
 from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
+from posenc_jax.embedding.learned_grid import cubic_weights, learned_grid_vectors
 from posenc_jax.embedding.papeft import (
     document_locations,
     located_prompts,
@@ -56,6 +59,7 @@ from posenc_jax.embedding.papeft import (
     shuffled_documents,
 )
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
+from posenc_jax.embedding.sincos2d import sincos2d_detr, sincos2d_table
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
 from posenc_jax.extension.dca import dca_distance
@@ -76,6 +80,8 @@ from posenc_jax.logits.bam import bam_prior
 from posenc_jax.logits.cable import cable_bias
 from posenc_jax.logits.cope import cope_bias
 from posenc_jax.logits.fire import fire_network, fire_progress, fire_transform
+from posenc_jax.logits.irpe import irpe_bias, irpe_terms, irpe_values
+from posenc_jax.logits.irpe_index import irpe_buckets, irpe_ids, irpe_piecewise, irpe_thresholds
 from posenc_jax.logits.kernelized_rpe import (
     distance_bias,
     kernel_features,
@@ -102,6 +108,7 @@ from posenc_jax.logits.transformer_xl import (
     transformer_xl_table,
     transformer_xl_turned,
 )
+from posenc_jax.mask.nar import near_to_far_order, near_to_far_positions
 from posenc_jax.mixers.location_weights import (
     location_centre,
     location_weights,
@@ -128,6 +135,7 @@ from posenc_jax.positions.uni_encoder import (
 )
 from posenc_jax.positions.v2pe import v2pe_ids
 from posenc_jax.positions.xlpe import btg_order, order_from_alignment
+from posenc_jax.rotation.axial_rope2d import axial_rope2d
 from posenc_jax.rotation.carope import (
     carope_bias,
     carope_increments,
@@ -169,6 +177,7 @@ __all__ = [
     'ape_layout',
     'ape_merge',
     'attention_entropy',
+    'axial_rope2d',
     'bam_prior',
     'best_pieces',
     'bipe_ids',
@@ -198,6 +207,7 @@ __all__ = [
     'cream_heads',
     'cream_ids',
     'cream_thresholds',
+    'cubic_weights',
     'curvature_profile',
     'dca_distance',
     'decay_kernel',
@@ -232,6 +242,13 @@ __all__ = [
     'hierarchical_ids',
     'interpolated_positions',
     'interpolation_constant',
+    'irpe_bias',
+    'irpe_buckets',
+    'irpe_ids',
+    'irpe_piecewise',
+    'irpe_terms',
+    'irpe_thresholds',
+    'irpe_values',
     'joint_weights',
     'kernel_features',
     'kernel_logits',
@@ -246,6 +263,7 @@ __all__ = [
     'laplacian_eigenvectors',
     'learnable_fourier_features',
     'learnable_fourier_network',
+    'learned_grid_vectors',
     'llama3_frequencies',
     'located_prompts',
     'location_centre',
@@ -255,12 +273,17 @@ __all__ = [
     'mix_directions',
     'moved_evidence',
     'ms_poe_ratios',
+    'nar_logits',
+    'nar_sources',
+    'near_to_far_order',
+    'near_to_far_positions',
     'neighbour_attention',
     'newest_first',
     'nope_temperature_curve',
     'ntk_aware_base',
     'ollivier_bounds',
     'ollivier_ricci',
+    'on_grid',
     'order_from_alignment',
     'order_loss',
     'p_rope_frequencies',
@@ -315,6 +338,8 @@ __all__ = [
     'sigma_gpt_sinusoid',
     'sign_invariant',
     'signed_distance',
+    'sincos2d_detr',
+    'sincos2d_table',
     'sinusoidal_frequencies',
     'sinusoidal_table',
     'slot_shares',

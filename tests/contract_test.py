@@ -140,6 +140,36 @@ class Images(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
 
 
+class Gridded(Encoding):
+    """Gives tokens positions of a grid of five columns. A moved position moves its row and its
+    column.
+    """
+
+    front = 0
+
+    def place(self, tok, *, key=None):
+        cell, moved = tok.rank - self.front, jnp.maximum(tok.pos - tok.rank, 0)
+        pos = jnp.stack(jnp.broadcast_arrays(cell // 5 + moved, cell % 5 + moved), axis=-1)
+        return dataclasses.replace(tok, pos=jnp.where((cell < 0)[..., None], -1, pos))
+
+
+class Classified(Gridded):
+    """The same behind a class token, which is not on the grid."""
+
+    front = 1
+
+
+class Diagonals(Encoding):
+    """Gives tokens positions of a grid of four rows, one whole diagonal after the other. A moved
+    position moves its row and its column.
+    """
+
+    def place(self, tok, *, key=None):
+        row, moved = tok.rank % 4, jnp.maximum(tok.pos - tok.rank, 0)
+        parts = row + moved, 3 + tok.rank // 4 - row + moved
+        return dataclasses.replace(tok, pos=jnp.stack(jnp.broadcast_arrays(*parts), axis=-1))
+
+
 class Reordered(Encoding):
     """Gives tokens positions of a source whose translation swaps every two words. The components
     are the position and the place in the order of the translation.
@@ -152,10 +182,15 @@ class Reordered(Encoding):
 
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
 PLACED = {
+    'axial_rope2d': Gridded,
     'bipe': Sentences,
     'conflator': Alternating,
     'image_shift': Images,
+    'irpe': Classified,
+    'learned_grid': Classified,
+    'nar': Diagonals,
     'papeft': Located,
+    'sincos2d': Classified,
     'uni_encoder': Candidates,
     'xlpe': Reordered,
 }

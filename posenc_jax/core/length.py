@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Num
+from jaxtyping import Array, Int, Num
 
 from posenc_jax.core.tokens import Tokens
 
@@ -37,13 +37,29 @@ def current_length(tq: Tokens, tk: Tokens) -> tuple[Num[Array, '#B #T'], Num[Arr
             'same tokens, '
             f'got {tq.length} queries and {tk.length} keys'
         )
-    pos, segment = jnp.broadcast_arrays(pos, tk.segment)
+    length = document_max(pos, tk.segment) + 1
+    return length, length
+
+
+def document_max(
+    values: Num[Array, '#B L *P'], segment: Int[Array, '#B L']
+) -> Num[Array, '#B L *P']:
+    """For every token, the largest value of its packed document.
+
+    Args:
+      values: a number for each token, or several.
+      segment: equal within a document; documents are contiguous.
+
+    Example:
+      >>> document_max(jnp.array([[3, 1, 2]]), jnp.array([[0, 0, 1]])).tolist()
+      [[3, 3, 2]]
+    """
+    rows = max(values.shape[0], segment.shape[0])
+    values = jnp.broadcast_to(values, (rows, *values.shape[1:]))
+    segment = jnp.broadcast_to(segment, (rows, segment.shape[1]))
     starts = jnp.concatenate(
         [jnp.zeros_like(segment[:, :1], bool), segment[:, 1:] != segment[:, :-1]], axis=1
     )
     document = jnp.cumsum(starts, axis=1)
-    longest = jax.vmap(lambda p, d: jax.ops.segment_max(p, d, num_segments=tk.length))(
-        pos, document
-    )
-    length = jnp.take_along_axis(longest, document, axis=1) + 1
-    return length, length
+    largest = jax.vmap(lambda v, d: jax.ops.segment_max(v, d, num_segments=segment.shape[1])[d])
+    return largest(values, document)

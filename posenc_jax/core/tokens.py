@@ -20,7 +20,7 @@ class Tokens:
     Attributes:
       index: order in the sequence, ascending along the axis. Causality uses nothing else.
       pos: the position that the encoding uses. It may repeat, jump, be fractional, or have several
-        components.
+        components, such as row and column; tokens in front of a grid have negative ones alone.
       rank: the number of the token among the real tokens of its document, 0, 1, ...; `place` does
         not change it.
       ids: token ids as far as they are known, where `place` of some encoding reads them; else None.
@@ -265,7 +265,8 @@ def _is_length(n) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest index, rank and segment of the valid tokens in a block, over the batch.
+    """Smallest and largest index, rank, segment and position of the valid tokens in a block, over
+    the batch. Of a position with components it is their sum.
 
     A block without valid tokens has low > high.
     """
@@ -276,6 +277,8 @@ class Bounds:
     rank_high: Array
     segment_low: Array | None
     segment_high: Array | None
+    position_low: Array
+    position_high: Array
 
 
 def bounds(tok: Tokens) -> Bounds:
@@ -289,4 +292,7 @@ def bounds(tok: Tokens) -> Bounds:
         big = jnp.iinfo(jnp.int32).max
         return jnp.where(tok.valid, a, big).min(), jnp.where(tok.valid, a, -big).max()
 
-    return Bounds(*low_high(tok.index), *low_high(tok.rank), *low_high(tok.segment))
+    position = tok.pos if tok.pos.ndim == 2 else tok.pos.sum(-1)
+    return Bounds(
+        *low_high(tok.index), *low_high(tok.rank), *low_high(tok.segment), *low_high(position)
+    )

@@ -4,8 +4,10 @@ from posenc_jax.embedding import (
     dpe,
     learnable_fourier,
     learned_absolute,
+    learned_grid,
     papeft,
     seqpe,
     sigma_gpt,
+    sincos2d,
     sinusoidal,
 )

@@ -8,6 +8,7 @@ from posenc_jax.logits import (
     cope,
     cope_complex,
     fire,
+    irpe,
     kernelized_rpe,
     kerple,
     nope,

@@ -1,3 +1,3 @@
 """Encodings that decide which keys a query sees: they open the door `mask`."""
 
-from posenc_jax.mask import prefix, window
+from posenc_jax.mask import nar, prefix, window

@@ -1,3 +1,14 @@
 """Encodings that rotate queries and keys: they open the door `project`, and some also `match`."""
 
-from posenc_jax.rotation import carope, conflator, frequencies, md_lrpe, psc, rope, tapa, tape, xpos
+from posenc_jax.rotation import (
+    axial_rope2d,
+    carope,
+    conflator,
+    frequencies,
+    md_lrpe,
+    psc,
+    rope,
+    tapa,
+    tape,
+    xpos,
+)

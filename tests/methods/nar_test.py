@@ -1,0 +1,174 @@
+"""Near-to-far: mask and order by hand, skipped blocks, decoding by diagonals against one pass."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core.tokens import bounds
+from posenc_jax.decoding.nar import DirectionHeads, draw_near_to_far, nar_logits, nar_sources
+from posenc_jax.mask.nar import near_to_far_order, near_to_far_positions
+from posenc_jax.model import Transformer, TransformerConfig
+
+VALUES = json.loads((Path(__file__).parents[1] / 'golden' / 'nar.json').read_text())['values']
+VOCABULARY = 11  # the ids of a grid are 0 .. 8, those of conditions 9 and 10
+
+
+def tokens(size, conditions=0):
+    return pj.Tokens.of(positions=near_to_far_positions(size, conditions)[None])
+
+
+@functools.cache
+def model_of(axes):
+    encoding = 'axial_rope2d() | nar()' if axes == 2 else 'md_lrpe(components=3) | nar()'
+    cfg = TransformerConfig(
+        vocab_size=VOCABULARY, train_len=16, layers=2, width=16, heads=2, encoding=encoding
+    )
+    heads = DirectionHeads(axes, 16, 9, rngs=nnx.Rngs(1))
+    return Transformer(cfg, rngs=nnx.Rngs(0)), heads
+
+
+def test_the_mask_of_four_by_four():
+    tok = tokens((4, 4))
+    seen = np.asarray(pj.make('nar()').mask(tok, tok))[0, 0]
+    depth = np.asarray(tok.pos[0].sum(-1))
+    np.testing.assert_array_equal(seen.sum(-1), np.array(VALUES['row_sums_by_diagonal'])[depth])
+    assert seen.sum() == VALUES['entries']
+    np.testing.assert_array_equal(seen, depth <= depth[:, None])
+
+
+def test_conditions_are_causal_and_seen_by_all():
+    tok = tokens((2, 3), conditions=3)
+    seen = np.asarray(pj.make('nar()').mask(tok, tok))[0, 0]
+    np.testing.assert_array_equal(seen[:3, :3], np.tril(np.ones((3, 3), bool)))
+    assert seen[3:, :3].all() and not seen[:3, 3:].any()
+    grid = tokens((2, 3))
+    np.testing.assert_array_equal(seen[3:, 3:], pj.make('nar()').mask(grid, grid)[0, 0])
+
+
+def test_the_order_and_its_inverse():
+    order = near_to_far_order((3, 4))
+    assert order.tolist() == VALUES['order_of_3_by_4']
+    cells = np.arange(12) * 10
+    np.testing.assert_array_equal(cells[order][np.argsort(order)], cells)
+    positions = near_to_far_positions((3, 4))
+    np.testing.assert_array_equal(positions @ [4, 1], order)
+    depth = near_to_far_positions((2, 3, 2)).sum(-1)
+    assert (np.diff(depth) >= 0).all() and depth[-1] == 4
+    for size in ((), (0, 3), (2.0, 3)):
+        with pytest.raises(ValueError, match='integers of at least 1 as its size'):
+            near_to_far_order(size)
+
+
+def test_blocks_that_no_query_sees_are_skipped():
+    part, tok = pj.make('nar()'), tokens((8, 8), conditions=2)
+    seen = np.asarray(part.mask(tok, tok))[0, 0]
+    blocks = [bounds(tok.slice(start, 6)) for start in range(0, 66, 6)]
+    for i, own in enumerate(blocks):
+        for j, other in enumerate(blocks):
+            any_pair = seen[6 * i : 6 * i + 6, 6 * j : 6 * j + 6].any()
+            assert bool(part.may_see(own, other)) == any_pair, (i, j)
+    # Conditions stay visible on a grid that was moved to negative places.
+    conditions, cells = (
+        bounds(pj.Tokens.of(positions=[pos])) for pos in ([[-1, -1]], [[-9, 0], [-8, 0]])
+    )
+    assert part.may_see(cells, conditions)
+
+
+def test_sources_are_the_neighbours_before():
+    size = (3, 4)
+    positions, sources = near_to_far_positions(size), nar_sources(size)
+    for cell, found in zip(positions, sources):
+        for axis in range(2):
+            if cell[axis] == 0:
+                assert found[axis] == -1
+            else:
+                np.testing.assert_array_equal(positions[found[axis]], cell - np.eye(2)[axis])
+
+
+def test_logits_are_means_over_heads():
+    outputs = np.random.default_rng(0).standard_normal((1, 2 + 12, 2, 5)).astype(np.float32)
+    found = np.asarray(nar_logits(jnp.asarray(outputs), (3, 4)))[
+        0, np.argsort(near_to_far_order((3, 4)))
+    ]
+    place = 2 + np.argsort(near_to_far_order((3, 4))).reshape(3, 4)
+    below, right = outputs[0, :, 0], outputs[0, :, 1]
+    at = lambda r, c: found[4 * r + c]
+    np.testing.assert_allclose(at(0, 0), (below[1] + right[1]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(at(0, 2), right[place[0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(at(2, 0), below[place[1, 0]], rtol=1e-6)
+    expected = (below[place[0, 3]] + right[place[1, 2]]) / 2
+    np.testing.assert_allclose(at(1, 3), expected, rtol=1e-6)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('size', [(3, 4), (2, 2, 3)])
+def test_diagonals_through_the_cache_equal_one_pass(size):
+    model, heads = model_of(len(size))
+    conditions = jnp.array([[9, 10], [10, 9]])
+    out = draw_near_to_far(model, heads, conditions, size, temperature=0.0)
+    assert out.tokens.shape == (2, *size) and out.evaluations == sum(size) - len(size) + 1
+    ids = out.tokens.reshape(2, -1)[:, near_to_far_order(size)]
+    x = jax.jit(type(model).hidden)(
+        model, jnp.concatenate([conditions, ids], axis=1), tokens(size, conditions=2)
+    )
+    logits = nar_logits(heads(x), size)
+    np.testing.assert_array_equal(ids, logits.argmax(-1))
+    assert len(np.unique(ids)) > 2
+    # A key decides what is drawn.
+    drawn = draw_near_to_far(model, heads, conditions, size, key=jax.random.key(0))
+    again = draw_near_to_far(model, heads, conditions, size, key=jax.random.key(0))
+    np.testing.assert_array_equal(drawn.tokens, again.tokens)
+    assert (np.asarray(drawn.tokens) != np.asarray(out.tokens)).any()
+
+
+def test_the_outputs_of_blocks_equal_those_of_one_pass():
+    from posenc_jax.decoding import nar
+    from posenc_jax.decoding.decode import init_cache
+
+    model, heads = model_of(2)
+    ids = jnp.asarray(np.random.default_rng(1).integers(0, 9, (2, 18)))
+    tok = tokens((4, 4), conditions=2)
+    whole = heads(jax.jit(type(model).hidden)(model, ids, tok))
+    graphdef, state = nnx.split((model, heads))
+    found, cache = nar._conditions(graphdef, state, init_cache(model, tok), ids[:, :2])
+    outputs, ends = [found], np.cumsum([1, 2, 3, 4, 3, 2, 1]) + 2
+    for begin, end in zip([2, *ends], ends):
+        found, cache = nar._diagonal(graphdef, state, cache, ids[:, begin:end])
+        outputs.append(found)
+    assert len(ends) == VALUES['steps']
+    np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), whole, atol=2e-5)
+
+
+def test_wrong_values_are_refused():
+    model, heads = model_of(2)
+    conditions = jnp.array([[9]])
+    draw = functools.partial(draw_near_to_far, temperature=0.0)
+    plain = TransformerConfig(
+        vocab_size=VOCABULARY, train_len=16, layers=1, width=16, heads=2, encoding='axial_rope2d()'
+    )
+    wide = DirectionHeads(2, 16, 12, rngs=nnx.Rngs(0))
+    for arguments, message in (
+        (
+            (Transformer(plain, rngs=nnx.Rngs(0)), heads, conditions, (2, 2)),
+            r'needs the mask nar\(\)',
+        ),
+        ((model, heads, conditions[:, :0], (2, 2)), 'at least one condition'),
+        ((model, heads, conditions + 9, (2, 2)), 'token ids lie in 0 .. 10'),
+        ((model, heads, conditions, (2, 2, 2)), r'needs 3 heads, got 2'),
+        ((model, wide, conditions, (2, 2)), 'the heads predict 12 tokens, the model reads 11'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw(*arguments)
+    with pytest.raises(ValueError, match='needs a key'):
+        draw_near_to_far(model, heads, conditions, (2, 2))
+    with pytest.raises(ValueError, match='at least 5 tokens'):
+        nar_logits(jnp.ones((1, 4, 2, 3)), (2, 2))
+    with pytest.raises(ValueError, match='positions'):
+        pj.make('nar()').mask(pj.Tokens.of(length=3), pj.Tokens.of(length=3))

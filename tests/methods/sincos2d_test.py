@@ -1,0 +1,113 @@
+"""2-D sinusoidal positions: both conventions by hand, norms, extra tokens, sizes, refusals."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.decode import init_cache
+from posenc_jax.embedding.sincos2d import sincos2d_detr, sincos2d_table
+
+VALUES = json.loads((Path(__file__).parents[1] / 'golden' / 'sincos2d.json').read_text())['values']
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def table(part, tok, width):
+    return part.table(tok, width)
+
+
+def grid(rows, columns):
+    cells = np.stack(np.divmod(np.arange(rows * columns), columns), axis=-1)
+    return np.concatenate([[[-1, -1]], cells])[None]
+
+
+def test_vectors_by_hand():
+    at = lambda position: jnp.array([[position]])
+    vector = sincos2d_table(at(VALUES['position']), VALUES['width'])[0, 0]
+    np.testing.assert_allclose(vector, VALUES['vector'], atol=5e-5)
+    detr = VALUES['detr']
+    vector = sincos2d_detr(at(detr['position']), 8, tuple(detr['size']), detr['base'])[0, 0]
+    np.testing.assert_allclose(vector, detr['vector'], atol=1e-5)
+
+
+def test_norms_of_a_grid_with_a_class_token():
+    code = np.asarray(sincos2d_table(jnp.asarray(grid(3, 5)), 16))[0]
+    np.testing.assert_array_equal(code[0], 0)
+    np.testing.assert_allclose((code[1:] ** 2).sum(-1), 8, rtol=1e-5)
+    assert (np.sort(code[1]) == np.repeat([0.0, 1.0], 8)).all()
+    assert len(np.unique(code.round(5), axis=0)) == 16
+    np.testing.assert_allclose(code[1 + 5 * 2 + 3, :8], code[1 + 5 * 2, :8])
+    # Swapped rows and columns swap the halves.
+    swapped = sincos2d_table(jnp.asarray(grid(3, 5)[..., ::-1].copy()), 16)[0]
+    np.testing.assert_array_equal(swapped, np.roll(code, 8, axis=-1))
+
+
+def test_detr_normalises_any_size():
+    part = pj.make('sincos2d(style="detr")')
+    small, large = (
+        np.asarray(table(part, pj.Tokens.of(positions=grid(*size)), 16))[0]
+        for size in ((2, 3), (4, 9))
+    )
+    np.testing.assert_array_equal(small[0], 0)
+    # The last cell of every grid is one whole turn, and cell (0, 0) of 2 x 3 is (1, 2) of 4 x 9.
+    np.testing.assert_allclose(small[-1], large[-1], atol=1e-5)
+    np.testing.assert_allclose(small[1], large[1 + 9 + 2], atol=1e-5)
+    given = pj.make('sincos2d(style="detr", rows=4, columns=9)')
+    np.testing.assert_allclose(
+        table(given, pj.Tokens.of(positions=grid(4, 9)), 16)[0], large, atol=1e-6
+    )
+    assert not given.traits and part.traits == {'moves_positions'}
+
+
+def test_padding_and_packed_documents():
+    part = pj.make('sincos2d(style="detr")')
+    pos = np.concatenate([grid(2, 3), grid(4, 2), grid(9, 9)[:, :3]], axis=1)
+    segment = np.repeat([0, 1, 2], [7, 9, 3])[None]
+    tok = pj.Tokens.of(positions=pos, segment=segment, valid=segment < 2)
+    out = np.asarray(jax.jit(type(part).embed)(part, jnp.zeros((1, 19, 8)), tok))[0]
+    alone = lambda size: table(part, pj.Tokens.of(positions=grid(*size)), 8)[0]
+    np.testing.assert_allclose(out[:7], alone((2, 3)), atol=1e-6)
+    np.testing.assert_allclose(out[7:16], alone((4, 2)), atol=1e-6)
+    np.testing.assert_array_equal(out[16:], 0)
+
+
+def test_wrong_values_are_refused():
+    for spec, message in (
+        ('sincos2d(style="deter")', "did you mean 'detr'|one of"),
+        ('sincos2d(base=1.0)', 'base must be above 1'),
+        ('sincos2d(rows=2, columns=2)', "style='detr' alone"),
+        ('sincos2d(style="detr", rows=2)', 'must be integers of at least 1, got 2 and None'),
+    ):
+        with pytest.raises(SpecError, match=message):
+            pj.make(spec)
+    tok = pj.Tokens.of(positions=grid(2, 3))
+    part = pj.make('sincos2d(style="detr", rows=2, columns=2)')
+    with pytest.raises(ValueError, match='sincos2d: column 2 is not in 0 .. 1'):
+        part.table(tok, 8)
+    with pytest.raises(ValueError, match='multiple of 4, got 6; the nearest is 8'):
+        pj.make('sincos2d()').table(tok, 6)
+    with pytest.raises(ValueError, match=r'positions \[B, L, 2\]'):
+        pj.make('sincos2d()').table(pj.Tokens.of(length=3), 8)
+    halves = dataclasses.replace(tok, pos=tok.pos / 2)
+    with pytest.raises(ValueError, match='integer'):
+        pj.make('sincos2d(style="detr")').table(halves, 8)
+
+
+def test_a_size_that_grows_with_the_tokens_is_not_cached():
+    from flax import nnx
+
+    from posenc_jax.model import Transformer, TransformerConfig
+
+    cfg = TransformerConfig(
+        vocab_size=5, train_len=6, layers=1, width=8, heads=2, encoding='sincos2d(style="detr")'
+    )
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match='sincos2d gives every token another position'):
+        init_cache(model, pj.Tokens.of(positions=grid(2, 3)))
