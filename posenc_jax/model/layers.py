@@ -188,7 +188,7 @@ def normal(
     rngs: nnx.Rngs,
     shape: tuple[int, ...],
     fan_in: int,
-    axes: tuple[str, ...],
+    axes: tuple[str | None, ...],
     *,
     gain: float = 1.0,
     stack: tuple[int, ...] = (),

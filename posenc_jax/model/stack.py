@@ -180,13 +180,13 @@ class LayerStack(nnx.Module):
             raise ValueError(f'tokens must be integers [B, T], got {inputs.dtype} {inputs.shape}')
         else:
             known = Tokens.of(length=inputs.shape[1])
-        tok = known if tok is None else tok
-        for leaf in jax.tree.leaves(tok):
+        given: Tokens = known if tok is None else tok
+        for leaf in jax.tree.leaves(given):
             if leaf.shape[1] != known.length or leaf.shape[0] not in (1, inputs.shape[0]):
                 raise ValueError(
                     f'inputs {inputs.shape} do not fit tok, which has an array {leaf.shape}'
                 )
-        return tok
+        return given
 
     def _ids(self, inputs: Inputs) -> Int[Array, 'B T'] | None:
         return inputs if self.input_layer is None else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -201,7 +202,8 @@ class Transformer(LayerStack):
         if source is not None and len(source.x) != len(tokens):
             raise ValueError(f'{len(tokens)} rows of tokens, but {len(source.x)} of the source')
         for number, stage in enumerate(self.lower):
-            rows, columns = stage.tokens_of(tokens, tok).grid
+            grid: Any = stage.tokens_of(tokens, tok).grid
+            rows, columns = grid
             own = None if key is None else jax.random.fold_in(key, number)
             x = stage.hidden(tokens, key=own, train=train)
             tokens = x.reshape(len(x), rows, columns, x.shape[-1])
