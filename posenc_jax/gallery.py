@@ -62,8 +62,9 @@ def equal_token_logits(
     NaN where the mask hides the key.
 
     All queries, keys and layer inputs are ones. For an encoding that is added to the token vectors,
-    queries and keys are the added vectors, split into heads. Softmax does not change if a constant
-    is subtracted from a row, so the differences contain all that matters.
+    queries and keys are the added vectors, split into heads. One that reads a grid gets one row.
+    Softmax does not change if a constant is subtracted from a row, so the differences contain all
+    that matters.
 
     Args:
       encoding: made with the sizes of `probe`.
@@ -79,7 +80,8 @@ def equal_token_logits(
       >>> equal_token_logits(probe.make('alibi()'), 4, probe, rows=slice(3, None))[0].tolist()
       [[-0.1875, -0.125, -0.0625, 0.0]]
     """
-    tok = encoding.place(Tokens.of(length=length))
+    grid = 'reads_grid' in encoding.traits
+    tok = encoding.place(Tokens.on_grid(1, length) if grid else Tokens.of(length=length))
     width = probe.heads * probe.head_dim
     x = jnp.ones((1, length, width))
     added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None

@@ -5,6 +5,8 @@ from posenc_jax.embedding import (
     learnable_fourier,
     learned_absolute,
     papeft,
+    peg,
+    polyphase_anchor,
     seqpe,
     sigma_gpt,
     sinusoidal,

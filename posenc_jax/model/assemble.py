@@ -80,7 +80,14 @@ def check_depths(cfg: TransformerConfig, shared: Sequence[Encoding]) -> None:
 
 
 def _check_direction(cfg, node: spec_language.Node) -> None:
-    """Refuses a mixer that reads from left to right in a model that sees later tokens."""
+    """Refuses a mixer that reads from left to right in a model that sees later tokens, and one that
+    reads whole grids in a model that does not.
+    """
+    if cfg.causal and getattr(node.entry.build, 'sees_later', False):
+        raise SpecError(
+            f"{node.entry.key} reads later tokens too, so it needs a model of kind 'encoder', not "
+            f'{cfg.kind!r}'
+        )
     if not cfg.causal and node.entry.card is not None and node.entry.card.causal_only:
         raise SpecError(
             f'{node.entry.key} reads tokens from left to right, so it needs a causal model, not '

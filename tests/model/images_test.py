@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from posenc_jax.core.convolution import depthwise
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig, pixels_per_patch
 from posenc_jax.model.input_layer import PatchInput
-from posenc_jax.model.mix_ffn import MixFFN, depthwise
+from posenc_jax.model.mix_ffn import MixFFN
 from posenc_jax.model.transformer import Transformer
 
 SIZES = dict(
