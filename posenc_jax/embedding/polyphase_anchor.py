@@ -15,10 +15,11 @@ def anchor_place(
 ) -> Int[Array, 'B 2']:
     """The row and the column of the anchor of each grid.
 
-    Of the `stride**2` phases `x[a::stride, b::stride]` the one with the largest norm is chosen, the
-    first in the order of a and b if several have it. The anchor is its (a, b); with `invariant` it
-    is the cell of this phase with the largest norm. Norms are in float32, and the choice has no
-    gradient.
+    Of the `stride**2` phases `x[a::stride, b::stride]` the one with the largest norm is chosen. The
+    anchor is its (a, b); with `invariant` it is the cell of this phase with the largest norm. Of
+    norms that are equal up to rounding (1e-4 of their squares in float32, else 1e-2) the one with
+    the largest sum of fourth powers is taken, and then the first in the order of a and b. Sums are
+    in float32, and the choice has no gradient.
 
     Raises:
       ValueError: a grid that the stride does not divide; the message has the nearest size.
@@ -35,17 +36,31 @@ def anchor_place(
             f'a grid of {rows} x {columns} cells cannot be anchored in steps of {stride}; nearest '
             f'size: {nearest[0]} x {nearest[1]}'
         )
-    energy = jnp.square(jax.lax.stop_gradient(x).astype(jnp.float32)).sum(-1)
-    # [batch, phase, cell of the phase]
-    energy = energy.reshape(batch, rows // stride, stride, columns // stride, stride)
-    energy = jnp.moveaxis(energy, (2, 4), (1, 2)).reshape(batch, stride**2, -1)
-    phase = jnp.argmax(energy.sum(-1), axis=-1)
+    x = jax.lax.stop_gradient(x)
+    square = jnp.square(x.astype(jnp.float32))
+
+    def of_phases(a):
+        """Sums over the channels, [batch, phase, cell of the phase]."""
+        a = a.sum(-1).reshape(batch, rows // stride, stride, columns // stride, stride)
+        return jnp.moveaxis(a, (2, 4), (1, 2)).reshape(batch, stride**2, -1)
+
+    sums = of_phases(square), of_phases(jnp.square(square))
+    phase = _largest(*(a.sum(-1) for a in sums), x.dtype)
     place = jnp.stack(jnp.divmod(phase, stride), axis=-1)
     if not invariant:
         return place
-    own = jnp.take_along_axis(energy, phase[:, None, None], axis=1)[:, 0]
-    cell = jnp.divmod(jnp.argmax(own, axis=-1), columns // stride)
+    own = (jnp.take_along_axis(a, phase[:, None, None], axis=1)[:, 0] for a in sums)
+    cell = jnp.divmod(_largest(*own, x.dtype), columns // stride)
     return place + stride * jnp.stack(cell, axis=-1)
+
+
+def _largest(second: Float[Array, 'B n'], fourth: Float[Array, 'B n'], dtype) -> Int[Array, ' B']:
+    """The first entry with the largest sum of squares; of those that equal it up to rounding, the
+    one with the largest sum of fourth powers.
+    """
+    rounding = 1e-4 if dtype == jnp.float32 else 1e-2
+    alike = second >= (1 - rounding) * second.max(-1, keepdims=True)
+    return jnp.argmax(jnp.where(alike, fourth, -1), axis=-1)
 
 
 def anchored(
@@ -84,17 +99,19 @@ class PolyphaseAnchor(Peg):
     with circular padding, so that a model gives shifted images the same class.
 
     With patches of p pixels, an image is rolled, as a torus, by the phase (a, b) whose subimage
-    `x[a::p, b::p]` has the largest norm; the first one wins. Then the tokens of an image that was
+    `x[a::p, b::p]` has the largest norm. Then the tokens of an image that was
     shifted by any number of pixels are those of the image, in the order of a rolled grid. Attention
     without other positions does not see the order, and the circular convolution, `x + DWConv(x) +
     b`, rolls with it. With a mean over the tokens, or a class token, the logits are the same up to
     rounding. With `invariant`, the grid is rolled further, by whole patches, to the token with the
-    largest norm, and the tokens are equal. Phases with equal norms, as those of a constant image,
-    are told apart by their order, which a shift changes. Convolutions of the model (patches that
-    overlap, mix_ffn) see a torus too. In a pyramid every stage names it, with depth=1, and the
-    reduced attention is `spatial_reduction(anchor=True)`.
+    largest norm, and the tokens are equal. Convolutions of the model (patches that overlap,
+    mix_ffn) see a torus too. In a pyramid every stage names it, with depth=1, and the reduced
+    attention is `spatial_reduction(anchor=True)`.
 
-    Differs from the paper: nothing; its roll by a resampler is a roll by whole pixels here.
+    Differs from the paper: norms that are equal up to rounding, such as those of normed tokens
+    after a stage, are told apart by the sum of fourth powers, where the paper takes the first.
+    Where that is equal too, as in a constant image, the first one wins, which a shift may change.
+    The roll by a resampler is a roll by whole pixels here.
 
     Args:
       kernel: side of the convolution, odd.

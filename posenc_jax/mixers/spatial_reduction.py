@@ -36,9 +36,9 @@ def reduced_grid(
             f'spatial_reduction rate={rate} does not divide a grid of {rows} x {columns} tokens; '
             f'nearest grid: {nearest[0]} x {nearest[1]}'
         )
-    out = jax.lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (rate, rate), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
+    # Windows do not overlap, so the convolution is a product with their cells.
+    cells = x.reshape(len(x), rows // rate, rate, columns // rate, rate, x.shape[-1])
+    out = jnp.einsum('brisjc,ijcd->brsd', cells, kernel.astype(x.dtype))
     return out.reshape(len(x), -1, out.shape[-1]) + bias.astype(x.dtype)
 
 
@@ -121,7 +121,6 @@ class SpatialReduction(GridMixer):
             stack=(),
             rngs=rngs,
         )
-        self.kernel = self.bias = self.norm = None
         if rate > 1:
             drawn = jax.random.normal(rngs.params(), (rate, rate, model_dim, model_dim))
             std = (2 / (rate**2 * model_dim)) ** 0.5
@@ -131,7 +130,7 @@ class SpatialReduction(GridMixer):
 
     def keys(self, x: Float[Array, 'B L D'], grid: tuple[int, int]) -> Float[Array, 'B S D']:
         """What keys and values are projected from: the tokens in front, and the reduced grid."""
-        if self.kernel is None or self.bias is None or self.norm is None:
+        if self.rate == 1:
             return x
         rows, columns = grid
         extra = x.shape[1] - rows * columns
