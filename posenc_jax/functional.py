@@ -20,6 +20,7 @@ from posenc_jax.conversion.pos2distill import (
     slot_weights,
 )
 from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
+from posenc_jax.core.convolution import depthwise
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
@@ -54,6 +55,8 @@ from posenc_jax.embedding.papeft import (
     location_code,
     shuffled_documents,
 )
+from posenc_jax.embedding.peg import peg
+from posenc_jax.embedding.polyphase_anchor import anchor_place, anchored
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
@@ -102,6 +105,8 @@ from posenc_jax.mixers.location_weights import (
     step_size,
 )
 from posenc_jax.mixers.monotonic_location import mix_directions
+from posenc_jax.mixers.peg_causal import causal_depthwise
+from posenc_jax.mixers.spatial_reduction import reduced_grid
 from posenc_jax.mixers.ssd import ssd_chunks, ssd_scan
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
@@ -158,6 +163,8 @@ __all__ = [
     'alibi_half',
     'alibi_pi_scale',
     'alibi_slopes',
+    'anchor_place',
+    'anchored',
     'answer_divergence',
     'ape_layout',
     'ape_merge',
@@ -174,6 +181,7 @@ __all__ = [
     'carope_last',
     'carope_log_rate',
     'carope_match',
+    'causal_depthwise',
     'channel_scores',
     'chunk_ids',
     'complete_edges',
@@ -193,6 +201,7 @@ __all__ = [
     'cream_thresholds',
     'dca_distance',
     'decay_kernel',
+    'depthwise',
     'distance_bias',
     'distillation_loss',
     'document_locations',
@@ -254,6 +263,7 @@ __all__ = [
     'pair_normals',
     'path_directions',
     'path_match',
+    'peg',
     'phase',
     'pi_frequencies',
     'pie_keys',
@@ -277,6 +287,7 @@ __all__ = [
     'ratio_index',
     'rcmha_bias',
     'rcmha_convolution',
+    'reduced_grid',
     'rescaled_factors',
     'retrieval_heads',
     'reverse_ids',

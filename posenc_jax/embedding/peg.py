@@ -96,7 +96,7 @@ class Peg(Encoding):
     Example:
       >>> import posenc_jax as pj
       >>> encoding = pj.make('peg(kernel=3)', model_dim=4)
-      >>> encoding.embed(jnp.ones((1, 7, 4)), Tokens.on_grid(2, 3, extra=1)).shape
+      >>> encoding.embed(jnp.ones((1, 7, 4)), pj.Tokens.on_grid(2, 3, extra=1)).shape
       (1, 7, 4)
     """
 

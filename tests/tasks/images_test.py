@@ -88,6 +88,9 @@ def test_the_class_of_two_blobs_is_the_direction_from_dark_to_bright(directions)
     np.testing.assert_array_equal(np.round(turn).astype(int) % directions, classes)
     length = np.hypot(row, column)
     assert length.min() > 0.25 and length.max() < 0.65
+    image = Blobs(noise=0.0).images(rng(), 200, 48)[0]
+    length = np.hypot(*(centre(image[..., 0]) - centre(-image[..., 0])).T) * 47
+    assert length.min() > 3.8 and length.max() < 11
 
 
 def test_blobs_keep_their_size_or_the_scene():

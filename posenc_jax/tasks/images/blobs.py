@@ -15,16 +15,16 @@ class Blobs(ImageTask):
     """Noise with a dark and a bright blob, anywhere; the class is the direction from the dark to
     the bright one: 0 for the right, and on clockwise.
 
-    A model can tell it from relative positions, wherever the two lie. Their distance is 0.3 to 0.6
-    of the side. Larger images show either blobs of the same size in pixels, or the same scene at a
-    higher resolution.
+    A model can tell it from relative positions, wherever the two lie. Larger images show either
+    more of the scene, with the same two blobs somewhere in it, or the same scene at a higher
+    resolution.
 
     Args:
       directions: number of classes, at least 2; all directions but those within a fifth of a
         class of the border between two classes occur.
       noise: standard deviation of the noise; the blobs have heights 4 and -4.
-      larger: what larger images show, 'scene' or 'detail'. Blobs have a radius of 1.5 pixels, or
-        of 1.5 pixels of an image with 16 x 16.
+      larger: what images larger than 16 x 16 show, 'scene' or 'detail'. The blobs have a radius of
+        1.5 pixels and a distance of 4.8 to 9.6 pixels, or of as many pixels of an image of 16 x 16.
 
     Raises:
       SpecError: an unknown choice.
@@ -54,10 +54,11 @@ class Blobs(ImageTask):
         return self.directions
 
     def images(self, rng, batch, side):
-        radius = 1.5 if self.larger == 'scene' else 1.5 * side / 16
+        scale = min(side, 16) if self.larger == 'scene' else side
+        radius = 1.5 * scale / 16
         classes = rng.integers(0, self.directions, batch)
         turn = (classes + rng.uniform(-0.3, 0.3, batch)) / self.directions
-        length = rng.uniform(0.3, 0.6, batch)
+        length = rng.uniform(0.3, 0.6, batch) * scale / side
         # Rows count downwards, so the angle grows clockwise.
         apart = length * np.stack([np.sin(2 * np.pi * turn), np.cos(2 * np.pi * turn)])
         low, high = 0.1 - np.minimum(apart, 0), 0.9 - np.maximum(apart, 0)

@@ -26,7 +26,7 @@ def split_numbers(count: int, split: str) -> Int[np.ndarray, ' M']:
 
     Example:
       >>> [split_numbers(5, split).tolist() for split in ('train', 'validation', 'test')]
-      [[1, 3, 4], [0], [2]]
+      [[0, 1, 3], [4], [2]]
     """
     check_choice('split', split, SPLITS)
     if count < 3:
