@@ -21,6 +21,7 @@ from posenc_jax.conversion.pos2distill import (
 )
 from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
 from posenc_jax.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.core.convolution import depthwise
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.grids import on_grid
 from posenc_jax.core.numerics import phase
@@ -58,6 +59,8 @@ from posenc_jax.embedding.papeft import (
     location_code,
     shuffled_documents,
 )
+from posenc_jax.embedding.peg import peg
+from posenc_jax.embedding.polyphase_anchor import anchor_place, anchored
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.embedding.sincos2d import sincos2d_detr, sincos2d_table
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
@@ -116,6 +119,8 @@ from posenc_jax.mixers.location_weights import (
     step_size,
 )
 from posenc_jax.mixers.monotonic_location import mix_directions
+from posenc_jax.mixers.peg_causal import causal_depthwise
+from posenc_jax.mixers.spatial_reduction import reduced_grid
 from posenc_jax.mixers.ssd import ssd_chunks, ssd_scan
 from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
 from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
@@ -173,6 +178,8 @@ __all__ = [
     'alibi_half',
     'alibi_pi_scale',
     'alibi_slopes',
+    'anchor_place',
+    'anchored',
     'answer_divergence',
     'ape_layout',
     'ape_merge',
@@ -190,6 +197,7 @@ __all__ = [
     'carope_last',
     'carope_log_rate',
     'carope_match',
+    'causal_depthwise',
     'channel_scores',
     'chunk_ids',
     'complete_edges',
@@ -211,6 +219,7 @@ __all__ = [
     'curvature_profile',
     'dca_distance',
     'decay_kernel',
+    'depthwise',
     'distance_bias',
     'distillation_loss',
     'document_locations',
@@ -290,6 +299,7 @@ __all__ = [
     'pair_normals',
     'path_directions',
     'path_match',
+    'peg',
     'phase',
     'pi_frequencies',
     'pie_keys',
@@ -315,6 +325,7 @@ __all__ = [
     'ratio_index',
     'rcmha_bias',
     'rcmha_convolution',
+    'reduced_grid',
     'rescaled_factors',
     'retrieval_heads',
     'return_probabilities',

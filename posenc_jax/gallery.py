@@ -65,7 +65,7 @@ def equal_token_logits(
     All queries, keys and layer inputs are ones. For an encoding that is added to the token vectors,
     queries and keys are the added vectors, split into heads. Softmax does not change if a constant
     is subtracted from a row, so the differences contain all that matters. Where positions have
-    components, the tokens stand in the first row of a grid.
+    components, or a grid is read, the tokens stand in the first row of a grid.
 
     Args:
       encoding: made with the sizes of `probe`.
@@ -81,7 +81,8 @@ def equal_token_logits(
       >>> equal_token_logits(probe.make('alibi()'), 4, probe, rows=slice(3, None))[0].tolist()
       [[-0.1875, -0.125, -0.0625, 0.0]]
     """
-    tok = Tokens.of(length=length)
+    grid = 'reads_grid' in encoding.traits
+    tok = Tokens.on_grid(1, length) if grid else Tokens.of(length=length)
     components = max(getattr(part, 'components', 1) for part in parts_of(encoding))
     if components > 1:
         row = np.pad(np.arange(length)[:, None], ((0, 0), (components - 1, 0)))

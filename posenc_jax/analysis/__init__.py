@@ -5,7 +5,9 @@ alone; each has a function that draws its result.
 from posenc_jax.analysis import (
     attention_entropy,
     nope_deep_lm,
+    ppp_padding,
     receptive_field,
     rope_usage,
+    shift_consistency,
     token_distance,
 )

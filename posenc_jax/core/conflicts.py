@@ -117,6 +117,12 @@ CONFLICTS = (
         '{first} hides later keys and {second} shows them: leave one out',
     ),
     Conflict(
+        'mixes later tokens in',
+        'hides later keys',
+        '{first} mixes later tokens into earlier ones, which {second} hides: use it in an '
+        'encoder, or with full()',
+    ),
+    Conflict(
         'looks at later keys only',
         'hides later keys',
         '{first} has heads that look at later keys only, which {second} hides: use it in an '
@@ -132,7 +138,8 @@ def facts(part: Encoding) -> frozenset[str]:
         'reads earlier rows': part.lookback > 0,
         'knows heads': _knows_heads(part),
         'causal only': hasattr(part, 'card') and part.card.causal_only,
-        'looks at later keys only': later and not decides,
+        'mixes later tokens in': later and part.opens('embed'),
+        'looks at later keys only': later and not decides and not part.opens('embed'),
         'hides later keys': decides and not later,
         'shows later keys': decides and later,
     }

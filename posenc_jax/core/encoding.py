@@ -67,6 +67,7 @@ TRAITS = {
     'several_inputs': 'Its `qkv` gives every head several inputs of attention.',
     'reads_ids': 'Its `place` reads token ids, of earlier tokens of the document alone.',
     'reads_target_order': 'The last component of a position is a place in the translation.',
+    'reads_grid': 'Its `embed` needs tokens that are the cells of a grid.',
     'follows_length': 'What `project` does to a key depends on the current length.',
     'moves_positions': 'A new token moves the positions of all others.',
 }

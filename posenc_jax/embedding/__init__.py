@@ -6,6 +6,8 @@ from posenc_jax.embedding import (
     learned_absolute,
     learned_grid,
     papeft,
+    peg,
+    polyphase_anchor,
     seqpe,
     sigma_gpt,
     sincos2d,

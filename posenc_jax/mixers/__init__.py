@@ -14,6 +14,8 @@ from posenc_jax.mixers import (
     md_tpe,
     monotonic_location,
     number_network,
+    peg_causal,
     recurrent_baselines,
     rmat,
+    spatial_reduction,
 )

@@ -5,38 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.core.convolution import depthwise, over_grid
 from posenc_jax.core.registry import Card, register
 from posenc_jax.model.layers import linear, zeros
-
-
-def depthwise(
-    x: Float[Array, 'B rows columns C'], kernel: Float[Array, 'k k C'], *, circular: bool = False
-) -> Float[Array, 'B rows columns C']:
-    """Each channel's cross-correlation with its own odd kernel. Outside the grid are zeros, or its
-    other side if it is a torus.
-
-    Example:
-      >>> depthwise(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1)))[0, :, :, 0].tolist()
-      [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
-    """
-    channels, reach = x.shape[-1], kernel.shape[0] // 2
-    sides = ((0, 0), (reach, reach), (reach, reach), (0, 0))
-    return jax.lax.conv_general_dilated(
-        jnp.pad(x, sides, mode='wrap' if circular else 'constant'),
-        kernel[:, :, None].astype(x.dtype),
-        (1, 1),
-        'VALID',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=channels,
-    )
-
-
-def over_grid(x: Float[Array, 'B L C'], grid: tuple[int, int], f) -> Float[Array, 'B L C']:
-    """`f` of the cells as [B, rows, columns, C]; the tokens in front of them stay as they are."""
-    rows, columns = grid
-    extra = x.shape[1] - rows * columns
-    cells = f(x[:, extra:].reshape(len(x), rows, columns, x.shape[-1]))
-    return jnp.concatenate([x[:, :extra], cells.reshape(len(x), -1, x.shape[-1])], axis=1)
 
 
 @register(
@@ -61,7 +32,8 @@ class MixFFN(nnx.Module):
 
     `h = W_1 x + b_1`, then on the grid `h = DWConv3x3(h) + b` with zeros outside and without a
     residual, then `y = W_2 gelu(h) + b_2` with the erf form. Tokens in front of the grid skip the
-    convolution. The zeros outside the grid are the only source of absolute positions.
+    convolution. The zeros outside the grid are the only source of absolute positions; beside
+    `polyphase_anchor` the grid is a torus, and there is none.
 
     Differs from the paper: nothing. The reduced attention of its encoder is the mixer
     `spatial_reduction`, and its patches are `config.model.overlap`.
@@ -93,6 +65,7 @@ class MixFFN(nnx.Module):
         self.b_conv = zeros((hidden,), ('mlp',), stack=stack)
         self.w_out = nnx.Param(draw(0.02, hidden, width), axes=('mlp', 'width'))
         self.b_out = zeros((width,), ('width',), stack=stack)
+        self.circular = False  # whether the grid is a torus, which the stack of layers says
 
     def __call__(
         self, x: Float[Array, 'B L D'], grid: tuple[int, int] | None
@@ -103,6 +76,8 @@ class MixFFN(nnx.Module):
             )
         shift = lambda h, bias: h + bias[...].astype(h.dtype)
         h = shift(linear(x, self.w_in[...]), self.b_in)
-        mixed = lambda cells: shift(depthwise(cells, self.kernel[...]), self.b_conv)
+        mixed = lambda cells: shift(
+            depthwise(cells, self.kernel[...], circular=self.circular), self.b_conv
+        )
         h = jax.nn.gelu(over_grid(h, grid, mixed), approximate=False)
         return shift(linear(h, self.w_out[...]), self.b_out)

@@ -22,6 +22,7 @@ from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.cross import Source
 from posenc_jax.model.input_layer import make_input_layer
 from posenc_jax.model.layers import Norm, dropout, normal
+from posenc_jax.model.mix_ffn import MixFFN
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.sharding import constrain
 from posenc_jax.model.stream import StreamingMixer, begin_one_stream, has_stream
@@ -56,6 +57,10 @@ class LayerStack(nnx.Module):
         check_depths(cfg, shared)
         self.shared = nnx.List(shared)
         self.blocks = nnx.List(blocks)
+        self.torus = any(part.opens('anchor') for part in shared)
+        for block in blocks:
+            if isinstance(block.mlp, MixFFN):
+                block.mlp.circular = self.torus
         for number, block in enumerate(blocks):
             if isinstance(block.own_mixer, StreamingMixer):
                 block.own_mixer.check_order([below.own_mixer for below in blocks[:number]])
@@ -203,10 +208,9 @@ class LayerStack(nnx.Module):
             self.check_ids(ids)
             x = lookup_rows(self.embedding[...], ids) * self.cfg.embedding_scale
         elif self.cfg.patch:
-            torus = [part for part in self.shared if part.opens('anchor')]
-            for part in torus:
-                inputs = part.anchor(inputs, self.cfg.patch)
-            x = self.input_layer(inputs.astype(self.cfg.dtype), circular=bool(torus))
+            for part in self.shared:
+                inputs = part.anchor(inputs, self.cfg.patch) if part.opens('anchor') else inputs
+            x = self.input_layer(inputs.astype(self.cfg.dtype), circular=self.torus)
         else:
             x = self.input_layer(inputs.astype(self.cfg.dtype), tok)
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)

@@ -82,13 +82,16 @@ def decays(model: nnx.Module) -> dict[str, Any]:
     parameters.
 
     These are the arrays outside encodings that have at least two axes of their own; the stack of
-    layers does not count as one. So norms, biases, and what an encoding learns do not decay.
+    layers does not count as one. So norms, biases, and what an encoding learns do not decay. A
+    variable with the metadata `decays=False` does not either.
     """
     encodings = [path for path, module in nnx.iter_modules(model) if isinstance(module, Encoding)]
 
     def rule(path, variable):
         axes = variable.get_metadata().get('axes')
         own = variable.get_value().ndim if axes is None else len(axes)
+        if not variable.get_metadata().get('decays', True):
+            return False
         return own >= 2 and not any(path[: len(prefix)] == prefix for prefix in encodings)
 
     return _map_params(model, rule)

@@ -10,7 +10,6 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig, pixels_per_patch
 from posenc_jax.model.input_layer import PatchInput
-from posenc_jax.model.mix_ffn import MixFFN, depthwise
 from posenc_jax.model.transformer import Transformer
 
 SIZES = dict(
@@ -95,23 +94,6 @@ def test_a_pyramid_is_its_stages_one_after_the_other():
     assert [stack.cfg.width for stack in model.stacks] == [8, 4, 6]
     gradient = nnx.grad(lambda model: model(image).sum())(model)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-
-
-def test_mix_ffn_with_a_delta_is_an_ordinary_network():
-    ffn = MixFFN(4, 8, stack=(), rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(3), (1, 7, 4))
-    ffn.kernel[...] = jnp.zeros((3, 3, 8)).at[1, 1].set(1)
-    ffn.b_in[...] = jnp.linspace(-1, 1, 8)
-    h = x @ ffn.w_in[...] + ffn.b_in[...]
-    expected = jax.nn.gelu(h, approximate=False) @ ffn.w_out[...]
-    np.testing.assert_allclose(ffn(x, (2, 3)), expected, atol=1e-6)
-
-
-def test_a_constant_meets_four_six_or_nine_entries_of_a_kernel_of_ones():
-    out = depthwise(jnp.ones((1, 3, 4, 1)), jnp.ones((3, 3, 1)))[0, :, :, 0]
-    assert out.tolist() == [[4, 6, 6, 4], [6, 9, 9, 6], [4, 6, 6, 4]]
-    torus = depthwise(jnp.ones((1, 3, 4, 1)), jnp.ones((3, 3, 1)), circular=True)
-    assert (torus == 9).all()
 
 
 @pytest.mark.parametrize(

@@ -149,9 +149,7 @@ def test_missing_packages_are_named(monkeypatch, name, package):
         return real(module, *further)
 
     monkeypatch.setattr(builtins, '__import__', missing)
-    with pytest.raises(
-        ImportError, match=r'needs (scikit-learn|Pillow).*requirements/pictures.txt'
-    ):
+    with pytest.raises(ImportError, match=r'needs (scikit-learn|Pillow).*requirements/images.txt'):
         load_picture(name)
     assert (pathlib.Path(__file__).parents[2] / 'requirements' / 'pictures.txt').is_file()
 

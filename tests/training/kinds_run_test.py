@@ -15,8 +15,8 @@ from posenc_jax.evaluation.run import evaluate
 from posenc_jax.evaluation.scoring import token_scores
 from posenc_jax.model.projections import Adapter
 from posenc_jax.run import stored
-from posenc_jax.run.plan import make_task, validate
-from posenc_jax.run.reading import source_of, tokens_of
+from posenc_jax.run.plan import make_task, task_length, validate
+from posenc_jax.run.reading import inputs_of, source_of, tokens_of
 from posenc_jax.run.restore import restore_model
 from posenc_jax.training.loop import ConfigChangedError, train
 from posenc_jax.training.metrics_file import FILE, read_lines
@@ -44,7 +44,17 @@ KINDS = {
     'class': dict(**ENCODER, task='chomsky15("cycle_navigation", readout="class")'),
     'translation': dict(model__kind='encoder_decoder', task='translation(words=8)'),
     'hybrid': dict(task='reverse()', pattern=('cheems(chunk=4)', 'rope()')),
+    'image': dict(
+        **ENCODER,
+        task='quadrant(noise=0.0)',
+        encoding='peg()',
+        model__patch=2,
+        model__pool='token',
+        model__mlp='mix_ffn',
+        model__overlap=True,
+    ),
 }
+POOLED = {'class': 'mean', 'image': 'token'}
 every_kind = pytest.mark.parametrize('kind', KINDS)
 
 
@@ -91,12 +101,11 @@ def test_the_loss_falls_and_the_evaluation_has_longer_lengths(runs, kind):
 def test_a_restored_model_has_the_loss_that_training_measured(runs, kind):
     config, model, step = restore_model(runs(kind) / NAME)
     line = next(x for x in read_lines(runs(kind) / NAME / FILE) if 'validation_loss' in x)
-    length = (config.train.min_length, config.train.length)
-    batch = make_task(config).dataset(
-        length=length, batch_size=config.train.batch, seed=config.seed, split='validation'
-    )[0]
+    task = make_task(config)
+    length, rows = task_length(config, task), config.train.batch
+    batch = task.dataset(length=length, batch_size=rows, seed=config.seed, split='validation')[0]
     given = {} if source_of(batch) is None else {'source': source_of(batch)}
-    nll, _ = token_scores(model, batch['tokens'], batch['targets'], tokens_of(batch), **given)
+    nll, _ = token_scores(model, inputs_of(batch), batch['targets'], tokens_of(batch), **given)
     scored = batch['loss_mask'] > 0
     assert step == STEPS
     assert np.asarray(nll)[scored].mean() == pytest.approx(line['validation_loss'], rel=1e-5)
@@ -133,6 +142,7 @@ def test_a_killed_encoder_decoder_has_the_same_losses(tmp_path):
         ('masked', dict(data=2, tensor=2, sequence=2)),
         ('translation', dict(data=2, fsdp=2, tensor=2)),
         ('hybrid', dict(data=2, fsdp=2, tensor=2)),
+        ('image', dict(data=2, fsdp=2, tensor=2)),
     ],
 )
 def test_a_mesh_has_the_losses_of_rows_alone(runs, kind, mesh, tmp_path):
@@ -142,7 +152,7 @@ def test_a_mesh_has_the_losses_of_rows_alone(runs, kind, mesh, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('kind', ['encoder', 'class', 'translation'])
+@pytest.mark.parametrize('kind', ['encoder', 'class', 'translation', 'image'])
 def test_rows_in_two_parts_and_recomputed_layers_change_nothing(kind, tmp_path):
     fields = dict(model__dropout=0.0, train__batch=16, train__eval_every=0, train__save_every=100)
     found = {}
@@ -221,6 +231,7 @@ def written(tmp_path, kind, **fields):
         ('class', dict(vocab_size=4, width=8, output_size=5, pooled=1)),
         ('translation', dict(vocab_size=11, width=9, source_size=9, source_width=8)),
         ('hybrid', dict(vocab_size=13, width=18)),
+        ('image', dict(vocab_size=0, width=17, output_size=4, pooled=1, channels=1)),
     ],
 )
 def test_the_sizes_of_the_task_are_stored(tmp_path, kind, shape):
@@ -228,7 +239,7 @@ def test_the_sizes_of_the_task_are_stored(tmp_path, kind, shape):
     assert found['task_shape'] == shape
     cfg = stored.read_saved(tmp_path / stored.FILE).model_config
     assert cfg == stored.Saved(config).model_config
-    assert (cfg.kind, cfg.pool) == (config.model.kind, 'mean' if kind == 'class' else '')
+    assert (cfg.kind, cfg.pool) == (config.model.kind, POOLED.get(kind, ''))
 
 
 def test_a_file_of_a_version_without_kinds_is_read(tmp_path):

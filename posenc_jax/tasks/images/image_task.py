@@ -55,7 +55,10 @@ class ImageTask(Task):
         return self.side(length) ** 2
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        image, classes = self.images(rng, batch, self.side(length))
+        return self.batch(*self.images(rng, batch, self.side(length)))
+
+    def batch(self, image: Float[np.ndarray, 'B n n C'], classes: Int[np.ndarray, ' B']) -> Batch:
+        """The batch of images and their classes."""
         targets = np.asarray(classes, np.int32)[:, None]
         loss_mask = np.ones(targets.shape, np.float32)
         return {'image': image.astype(np.float32), 'targets': targets, 'loss_mask': loss_mask}

@@ -12,7 +12,7 @@ NAMES = (*PHOTOGRAPHS, 'digits', 'synthetic')
 FILE = 'image:'
 SIDE = 512  # pixels along an axis of the synthetic picture
 DIGITS = 1797
-MISSING = 'install it with `pip install -r requirements/pictures.txt`'
+MISSING = 'install it with `pip install -r requirements/images.txt`'
 
 
 def check_name(name: str, index: int) -> None:

@@ -1,0 +1,148 @@
+"""SegFormer's efficient attention, whose keys and values are those of a coarser grid."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from posenc_jax.core.masks import Full
+from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.embedding.polyphase_anchor import anchored
+from posenc_jax.model.grid_mixer import GridMixer
+from posenc_jax.model.layers import Norm, zeros
+from posenc_jax.model.projections import Projections
+from posenc_jax.model.sharding import sharded_attend
+
+
+def reduced_grid(
+    x: Float[Array, 'B rows columns C'], kernel: Float[Array, 'R R C C'], bias: Float[Array, 'C']
+) -> Float[Array, 'B _ C']:
+    """The cells of the grid that an R x R convolution with stride R leaves, row by row.
+
+    Raises:
+      ValueError: a grid that R does not divide; the message has the nearest size.
+
+    Example:
+      >>> x = jnp.arange(8.0).reshape(1, 2, 4, 1)
+      >>> reduced_grid(x, jnp.full((2, 2, 1, 1), 0.25), jnp.ones(1))[0, :, 0].tolist()
+      [3.5, 5.5]
+    """
+    rate, (rows, columns) = kernel.shape[0], x.shape[1:3]
+    if rows % rate or columns % rate:
+        nearest = [max(1, round(size / rate)) * rate for size in (rows, columns)]
+        raise ValueError(
+            f'spatial_reduction rate={rate} does not divide a grid of {rows} x {columns} tokens; '
+            f'nearest grid: {nearest[0]} x {nearest[1]}'
+        )
+    # Windows do not overlap, so the convolution is a product with their cells.
+    cells = x.reshape(len(x), rows // rate, rate, columns // rate, rate, x.shape[-1])
+    out = jnp.einsum('brisjc,ijcd->brsd', cells, kernel.astype(x.dtype))
+    return out.reshape(len(x), -1, out.shape[-1]) + bias.astype(x.dtype)
+
+
+@register(
+    'spatial_reduction',
+    kind='mixer',
+    card=Card(
+        name='efficient self-attention',
+        title='SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers',
+        arxiv='2105.15203',
+        door='none',
+        equation='attention(q = W_q x, k, v = W x_R), x_R = LayerNorm(Conv_RxR,stride R(x))',
+        source='NVlabs/SegFormer',
+        authors='Xie, Enze and Wang, Wenhai and Yu, Zhiding and Anandkumar, Anima and Alvarez, '
+        'Jose M. and Luo, Ping',
+        year=2021,
+        example='spatial_reduction(rate=2)',
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class SpatialReduction(GridMixer):
+    """Attention without positions whose keys and values are those of a grid that is R times coarser
+    in rows and columns, in the place of attention: `config.pattern` or the stages of a pyramid.
+
+    `x_R = LayerNorm(Conv(x))` with an R x R kernel, stride R and epsilon 1e-5, where x are the
+    normed tokens; queries are projected from all tokens, keys and values from x_R. It costs L^2 /
+    R^2 inner products. With R = 1 there is no convolution and no norm. Positions come from
+    elsewhere: `config.model.mlp = 'mix_ffn'`, or `peg` in other layers of the pattern.
+
+    Differs from the paper: tokens in front of the grid, which it does not have, are keys as they
+    are; the projections start as those of other layers. `anchor` is of arXiv 2306.07470.
+
+    Args:
+      rate: R; 8, 4, 2, 1 in the stages of the paper.
+      anchor: whether the grid is rolled by its largest phase before it is reduced, see
+        `polyphase_anchor`, so that shifts of the grid do not change what the keys are.
+      bias: whether the projections have biases.
+      heads, kv_heads, head_dim, model_dim, layers, rngs: from the model.
+
+    Raises:
+      ValueError: a rate below 1, anchor=True with rate=1; at call, tokens on no grid, a grid that
+        the rate does not divide, or a decode step.
+
+    Reference: Xie et al., arXiv 2105.15203.
+
+    Example:
+      >>> sizes = dict(heads=2, kv_heads=2, head_dim=4, model_dim=8, layers=1)
+      >>> mixer = SpatialReduction(rate=2, rngs=nnx.Rngs(0), **sizes)
+      >>> mixer.whole(jnp.ones((1, 8, 8)), Tokens.on_grid(2, 4)).shape
+      (1, 8, 8)
+    """
+
+    def __init__(
+        self,
+        rate: int,
+        anchor: bool = False,
+        bias: bool = True,
+        heads: int = CONTEXT,
+        kv_heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        layers: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if rate < 1:
+            raise ValueError(f'spatial_reduction rate must be at least 1, got {rate}')
+        if anchor and rate == 1:
+            raise ValueError(
+                'spatial_reduction anchor=True chooses between the phases of a rate of at least 2, '
+                'got rate=1'
+            )
+        self.rate, self.anchor = rate, anchor
+        self.projections = Projections(
+            model_dim,
+            heads,
+            kv_heads,
+            head_dim,
+            bias='all' if bias else 'none',
+            gain=(2 * layers) ** -0.5,
+            stack=(),
+            rngs=rngs,
+        )
+        if rate > 1:
+            drawn = jax.random.normal(rngs.params(), (rate, rate, model_dim, model_dim))
+            std = (2 / (rate**2 * model_dim)) ** 0.5
+            self.kernel = nnx.Param(std * drawn, axes=(None, None, None, 'width'))
+            self.bias = zeros((model_dim,), ('width',))
+            self.norm = Norm('layernorm', model_dim, epsilon=1e-5)
+
+    def keys(self, x: Float[Array, 'B L D'], grid: tuple[int, int]) -> Float[Array, 'B S D']:
+        """What keys and values are projected from: the tokens in front, and the reduced grid."""
+        if self.rate == 1:
+            return x
+        rows, columns = grid
+        extra = x.shape[1] - rows * columns
+        cells = x[:, extra:].reshape(len(x), rows, columns, x.shape[-1])
+        if self.anchor:
+            cells = anchored(cells, self.rate)
+        reduced = self.norm(reduced_grid(cells, self.kernel[...], self.bias[...]))
+        return jnp.concatenate([x[:, :extra], reduced], axis=1)
+
+    def mix(self, x, grid):
+        read = self.keys(x, grid)
+        q = self.projections.qkv(x)[0]
+        _, k, v = self.projections.qkv(read)
+        of = lambda a: Tokens.of(length=a.shape[1])
+        return self.projections.output(sharded_attend(Full(), q, k, v, of(x), of(read)))

@@ -1,0 +1,128 @@
+"""A user's own pictures: the class of a picture is the subfolder that it lies in."""
+
+import dataclasses
+import functools
+import pathlib
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from posenc_jax.core.registry import quoted, register
+from posenc_jax.tasks.images.stored_images import StoredImages, split_numbers
+
+ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+
+
+@register('folder', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Folder(StoredImages):
+    """Pictures in the subfolders of a folder, which name their classes in alphabetical order:
+    `path/cat/1.png`, `path/dog/7.jpg`. They need Pillow.
+
+    Files whose names begin with a dot are left out; every other file must be a picture. A picture
+    of any shape is resized to n x n pixels. Of each class a seventh, at least one picture, is for
+    test, as many for validation, and the rest for training.
+
+    Args:
+      path: the folder.
+      grey: whether pictures are read as grey (1 channel) instead of colours (3 channels).
+
+    Raises:
+      ImportError: Pillow is missing.
+      ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
+        three pictures, or a file that is none; the message has the name. Files are read when a
+        data set is made.
+
+    Example:
+      >>> Folder('no such folder')
+      Traceback (most recent call last):
+      ValueError: folder: 'no such folder' is no folder
+    """
+
+    path: str
+    grey: bool = False
+
+    def __post_init__(self):
+        self.files  # noqa: B018  (raises for a folder that cannot be used)
+
+    @functools.cached_property
+    def files(self) -> dict[str, list[pathlib.Path]]:
+        """The files of each class, in order."""
+        root = pathlib.Path(self.path).expanduser()
+        if not root.is_dir():
+            raise ValueError(f'folder: {quoted(self.path)} is no folder')
+        listed = lambda home: sorted(p for p in home.iterdir() if not p.name.startswith('.'))
+        found = {home.name: listed(home) for home in listed(root) if home.is_dir()}
+        if len(found) < 2:
+            raise ValueError(
+                f'folder: {quoted(self.path)} must have a subfolder for each of at least two '
+                f'classes, got {sorted(found) or "none"}'
+            )
+        for name, files in found.items():
+            if len(files) < 3:
+                raise ValueError(
+                    f'folder: {quoted(str(root / name))} needs at least three pictures, one for '
+                    f'each split, got {len(files)}'
+                )
+            for file in files:
+                if not file.is_file() or file.suffix.lower() not in ENDINGS:
+                    raise ValueError(
+                        f'folder: {quoted(str(file))} is no picture; expected a file that ends on '
+                        f'{", ".join(ENDINGS)}'
+                    )
+        return found
+
+    @property
+    def output_size(self) -> int:
+        return len(self.files)
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grey else 3
+
+    def numbers(self, split: str) -> Int[np.ndarray, ' M']:
+        parts, first = [], 0
+        for files in self.files.values():
+            parts.append(first + split_numbers(len(files), split))
+            first += len(files)
+        return np.concatenate(parts)
+
+    @property
+    def _labelled(self) -> list[tuple[pathlib.Path, int]]:
+        return [(file, label) for label, own in enumerate(self.files.values()) for file in own]
+
+    def check(self, side):
+        for file, _ in self._labelled:
+            _read(file, 1, self.grey)
+
+    def pictures(
+        self, numbers: Int[np.ndarray, ' B'], side: int
+    ) -> tuple[Float[np.ndarray, 'B n n C'], Int[np.ndarray, ' B']]:
+        labelled = self._labelled
+        images = [_read(labelled[number][0], side, self.grey) for number in numbers]
+        # Pixels of natural pictures have a mean near 1/2 and a deviation near 1/4.
+        return (np.stack(images) - 0.5) * 4, np.array([labelled[number][1] for number in numbers])
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        """Names of classes as text."""
+        names = list(self.files)
+        return ' '.join(names[int(i)] for i in ids)
+
+
+def _read(file: pathlib.Path, side: int, grey: bool) -> Float[np.ndarray, 'n n C']:
+    """A picture of n x n pixels, 0 to 1."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            f'folder() reads pictures by Pillow, which is missing ({error}); install '
+            'posenc_jax[images]'
+        ) from error
+    try:
+        with Image.open(file) as image:
+            found = image.convert('L' if grey else 'RGB').resize((side, side), Image.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f'folder: {quoted(str(file))} cannot be read as a picture: {error}'
+        ) from None
+    return np.asarray(found, np.float32).reshape(side, side, -1) / 255

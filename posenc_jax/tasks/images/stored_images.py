@@ -1,0 +1,85 @@
+"""Tasks on pictures that exist: their splits, and batches drawn from them."""
+
+import abc
+import functools
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from posenc_jax.core.registry import check_choice
+from posenc_jax.tasks.images.image_task import ImageTask
+from posenc_jax.tasks.task import SPLITS, Batch, Length, batch_rng, shard_rows
+
+if TYPE_CHECKING:
+    import grain
+
+
+def split_numbers(count: int, split: str) -> Int[np.ndarray, ' M']:
+    """The numbers of the pictures of a split, out of `count` of one class: after a fixed
+    permutation a seventh each for test and validation, at least one, and the others for training.
+
+    Raises:
+      SpecError: an unknown split.
+      ValueError: fewer than three pictures.
+
+    Example:
+      >>> [split_numbers(5, split).tolist() for split in ('train', 'validation', 'test')]
+      [[0, 1, 3], [4], [2]]
+    """
+    check_choice('split', split, SPLITS)
+    if count < 3:
+        raise ValueError(f'a class needs at least one picture for each of 3 splits, got {count}')
+    order, held = np.random.default_rng(0).permutation(count), max(1, count // 7)
+    parts = {'test': order[:held], 'validation': order[held : 2 * held], 'train': order[2 * held :]}
+    return np.sort(parts[split])
+
+
+class StoredImages(ImageTask):
+    """An `ImageTask` on a list of pictures; batches are drawn from those of one split, with
+    replacement.
+    """
+
+    @abc.abstractmethod
+    def numbers(self, split: str) -> Int[np.ndarray, ' M']:
+        """The numbers of the pictures of a split."""
+
+    @abc.abstractmethod
+    def pictures(
+        self, numbers: Int[np.ndarray, ' B'], side: int
+    ) -> tuple[Float[np.ndarray, 'B n n C'], Int[np.ndarray, ' B']]:
+        """Pictures of n = `side` pixels along each side, and their classes."""
+
+    def check(self, side: int) -> None:
+        """Raises ValueError if pictures cannot be read, or not at this size."""
+
+    def images(self, rng, batch, side):
+        return self.pictures(rng.choice(self.numbers('train'), batch), side)
+
+    def dataset(
+        self,
+        *,
+        length: Length,
+        batch_size: int,
+        seed: int,
+        split: str = 'train',
+        shard: tuple[int, int] = (0, 1),
+    ) -> 'grain.MapDataset':
+        """As `Task.dataset`, drawn from the pictures of the split; also ValueError for pictures
+        that cannot be read.
+        """
+        import grain
+
+        side = self.side(length)
+        batch_rng(seed, split, 0)
+        self.check(side)
+        rows, numbers = shard_rows(batch_size, shard), self.numbers(split)
+        return grain.MapDataset.range(sys.maxsize).map(
+            functools.partial(_drawn, self, numbers, batch_size, side, seed, split, rows)
+        )
+
+
+def _drawn(task, numbers, batch_size, side, seed, split, rows, index) -> Batch:
+    picked = batch_rng(seed, split, index).choice(numbers, batch_size)[rows]
+    return task.batch(*task.pictures(picked, side))

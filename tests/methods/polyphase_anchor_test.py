@@ -1,0 +1,173 @@
+"""Polyphase anchoring: the anchor by hand, exact equivariance, models that do not see shifts, the
+measure of it, and refused arguments.
+"""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.analysis.shift_consistency import shift_consistency
+from posenc_jax.core.registry import SpecError
+from posenc_jax.embedding.polyphase_anchor import anchor_place, anchored
+from posenc_jax.model import Transformer, TransformerConfig
+
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / 'golden' / 'polyphase_anchor.json').read_text()
+)
+IMAGES = jax.random.normal(jax.random.key(0), (8, 8, 12, 3))
+SHIFTS = ((1, 0), (5, 7), (3, 11))
+
+
+def model_of(encoding, **fields):
+    sizes = dict(vocab_size=0, train_len=64, layers=2, width=16, heads=2, kind='encoder')
+    sizes |= dict(pool='mean', channels=3, patch=4, output_size=10, encoding=encoding)
+    return Transformer(TransformerConfig(**{**sizes, **fields}), rngs=nnx.Rngs(0))
+
+
+def test_the_anchor_by_hand():
+    image = jnp.array(GOLDEN['image'], jnp.float32)[None, :, :, None]
+    phases = [float((image[:, a::2, b::2] ** 2).sum()) for a in (0, 1) for b in (0, 1)]
+    assert phases == GOLDEN['energies']
+    assert anchor_place(image, 2).tolist() == [[1, 0]]
+    np.testing.assert_array_equal(anchored(image, 2)[0, :, :, 0], GOLDEN['anchored'])
+    moved = jnp.roll(image, (1, 3), (1, 2))
+    np.testing.assert_array_equal(
+        anchored(moved, 2, invariant=True)[0, :, :, 0], GOLDEN['anchored']
+    )
+
+
+def test_of_equal_phases_the_first_one_wins():
+    assert anchor_place(jnp.ones((1, 6, 6, 1)), 3).tolist() == [[0, 0]]
+    image = jnp.zeros((1, 4, 4, 1)).at[0, 0, 1].set(2.0).at[0, 1, 0].set(-2.0)
+    assert anchor_place(image, 2).tolist() == [[0, 1]]
+
+
+def test_of_tokens_with_equal_norms_the_fourth_powers_decide():
+    """As those behind the norm of a stage; the same token wins wherever the grid begins."""
+    x = IMAGES / jnp.sqrt(jnp.square(IMAGES).mean(-1, keepdims=True))
+    place = np.asarray(anchor_place(x, 2, invariant=True))
+    peaks = (x**4).sum(-1)
+    for row, (a, b) in zip(np.asarray(peaks), place):
+        assert row[a % 2 :: 2, b % 2 :: 2].sum() == pytest.approx(
+            max(row[c::2, d::2].sum() for c in (0, 1) for d in (0, 1))
+        )
+        assert row[a, b] == row[a % 2 :: 2, b % 2 :: 2].max()
+    for low, shift in ((x, (3, 5)), (x.astype(jnp.bfloat16), (1, 2))):
+        moved = anchor_place(jnp.roll(low, shift, (1, 2)), 2, invariant=True)
+        expected = (anchor_place(low, 2, invariant=True) + np.array(shift)) % np.array([8, 12])
+        np.testing.assert_array_equal(moved, expected)
+
+
+@pytest.mark.parametrize('stride', [2, 4])
+def test_a_shift_moves_the_anchored_image_by_whole_patches_exactly(stride):
+    """Bit for bit; and with `invariant` it does not move at all."""
+    run, fixed = (
+        jax.jit(lambda x, invariant=invariant: anchored(x, stride, invariant=invariant))
+        for invariant in (False, True)
+    )
+    before, still = np.asarray(run(IMAGES)), np.asarray(fixed(IMAGES))
+    for shift in SHIFTS:
+        moved = jnp.roll(IMAGES, shift, (1, 2))
+        after = np.asarray(run(moved))
+        for old, new in zip(before, after):
+            rolls = [
+                np.roll(old, (stride * a, stride * b), (0, 1))
+                for a in range(8 // stride)
+                for b in range(12 // stride)
+            ]
+            assert sum(np.array_equal(roll, new) for roll in rolls) == 1
+        np.testing.assert_array_equal(fixed(moved), still)
+    assert any(not np.array_equal(a, b) for a, b in zip(before, np.asarray(IMAGES)))
+
+
+def test_the_gradient_rolls_back():
+    weight = jax.random.normal(jax.random.key(1), IMAGES.shape)
+    gradient = jax.grad(lambda x: (anchored(x, 4) * weight).sum())(IMAGES)
+    for row, by, found in zip(weight, np.asarray(anchor_place(IMAGES, 4)), gradient):
+        np.testing.assert_array_equal(np.roll(row, by, (0, 1)), found)
+
+
+@pytest.mark.full_where(condition=lambda fields: bool(fields))
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {},
+        {'pool': 'token'},
+        {'mlp': 'mix_ffn', 'overlap': True},
+        {'lower': ((2, 8, 1, 2, 'polyphase_anchor(depth=1)'),), 'patch': 2},
+        {'pattern': ('polyphase_anchor()', 'spatial_reduction(rate=2, anchor=True)'), 'patch': 2},
+    ],
+    ids=str,
+)
+def test_a_model_does_not_see_shifts(fields):
+    images = jax.random.normal(jax.random.key(2), (8, 16, 8, 3))
+    run = jax.jit(model_of('polyphase_anchor()', **fields))
+    for shift in ((3, 0), (14, 5)):
+        gap = np.abs(run(jnp.roll(images, shift, (1, 2))) - run(images)).max()
+        assert gap < 2e-5, gap
+
+
+@pytest.mark.full
+def test_other_positions_and_patches_without_an_anchor_see_them():
+    images = jax.random.normal(jax.random.key(2), (8, 16, 8, 3))
+    for spec, fields in (
+        ('learnable_fourier(components=2)', {}),
+        ('peg()', {}),
+        ("peg(padding='circular')", {}),
+        (
+            'polyphase_anchor()',
+            dict(pattern=('polyphase_anchor()', 'spatial_reduction(rate=2)'), patch=2),
+        ),
+    ):
+        run = jax.jit(model_of(spec, **fields))
+        assert np.abs(run(jnp.roll(images, (3, 5), (1, 2))) - run(images)).max() > 1e-3, spec
+
+
+@pytest.mark.full
+def test_the_share_of_the_paper():
+    """Two layers, images of 32 x 32, patches of 4: only anchored models are always consistent."""
+    images = jax.random.normal(jax.random.key(0), (200, 32, 32, 3))
+    of = lambda spec: shift_consistency(model_of(spec), images, jax.random.key(1))
+    found = of('polyphase_anchor()')
+    assert found.share == GOLDEN['share'] and found.largest < 1e-5
+    for spec in ('learnable_fourier(components=2)', 'peg(depth=0)'):
+        found = of(spec)
+        assert found.share < 0.9 and found.largest > 0.1, spec
+
+
+def test_the_measure_counts_classes_and_logits():
+    """A model whose class is the row of the brightest pixel changes it with almost every shift."""
+
+    class Row(nnx.Module):
+        def __call__(self, images):
+            return images.max((2, 3))[:, None]
+
+    images = jax.random.uniform(jax.random.key(3), (50, 16, 4, 1))
+    found = shift_consistency(Row(), images, jax.random.key(4), shifts=16, batch=32)
+    assert found.share < 0.25 and 0.1 < found.largest <= 1
+    same = shift_consistency(Row(), images, jax.random.key(4), shifts=1, batch=32)
+    assert same == (1.0, 0.0)
+    for wrong in (images[0], images[:0]):
+        with pytest.raises(ValueError, match=r'expected images \[M, rows, columns, C\]'):
+            shift_consistency(Row(), wrong, jax.random.key(4))
+    with pytest.raises(ValueError, match='at least 1, got 0 and 64'):
+        shift_consistency(Row(), images, jax.random.key(4), shifts=0)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match='6 x 8 cells cannot be anchored in steps of 4; .* 8 x 8'):
+        anchored(jnp.ones((1, 6, 8, 1)), 4)
+    for arguments, message in (
+        ('kernel=2', 'polyphase_anchor kernel must be odd'),
+        ('depth=-2', 'polyphase_anchor depth'),
+    ):
+        with pytest.raises(SpecError, match=message):
+            pj.make(f'polyphase_anchor({arguments})', model_dim=4)
+    with pytest.raises(SpecError, match='polyphase_anchor mixes later tokens into earlier ones'):
+        pj.make('polyphase_anchor()', causal=True, model_dim=4)
