@@ -20,6 +20,8 @@ from posenc_jax.conversion.pos2distill import (
     slot_weights,
 )
 from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
+from posenc_jax.coordinates.point_orders import grid_cells, point_key, point_order
+from posenc_jax.coordinates.traced_orders import traced_order
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
@@ -54,6 +56,7 @@ from posenc_jax.embedding.papeft import (
     location_code,
     shuffled_documents,
 )
+from posenc_jax.embedding.pcm import pcm_linear, pcm_network
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from posenc_jax.extension.alibi_pi import alibi_pi_scale
@@ -216,6 +219,7 @@ __all__ = [
     'gpe_loss',
     'graph_layout',
     'graph_sources',
+    'grid_cells',
     'harmonic_number',
     'harmonic_penalty',
     'head_order',
@@ -254,6 +258,8 @@ __all__ = [
     'pair_normals',
     'path_directions',
     'path_match',
+    'pcm_linear',
+    'pcm_network',
     'phase',
     'pi_frequencies',
     'pie_keys',
@@ -262,6 +268,8 @@ __all__ = [
     'piecewise_logits',
     'plain_ids',
     'plane_logits',
+    'point_key',
+    'point_order',
     'pool_scores',
     'pos2distill_loss',
     'positional_head',
@@ -324,6 +332,7 @@ __all__ = [
     'theoretical_field',
     'top_keys',
     'tra_logits',
+    'traced_order',
     'transformer_xl_frequencies',
     'transformer_xl_table',
     'transformer_xl_turned',

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
 from posenc_jax.core.compose import make
+from posenc_jax.core.composite import parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.tiles import pair_logits
@@ -63,11 +64,12 @@ def equal_token_logits(
 
     All queries, keys and layer inputs are ones. For an encoding that is added to the token vectors,
     queries and keys are the added vectors, split into heads. Softmax does not change if a constant
-    is subtracted from a row, so the differences contain all that matters.
+    is subtracted from a row, so the differences contain all that matters. Where positions have
+    components, the tokens stand in the first row of a grid.
 
     Args:
       encoding: made with the sizes of `probe`.
-      length: number of tokens, at positions 0, 1, ...
+      length: number of tokens, at positions 0, 1, ... (of the last component).
       probe: sizes of the model.
       rows: the queries that are computed; default: all.
 
@@ -79,7 +81,12 @@ def equal_token_logits(
       >>> equal_token_logits(probe.make('alibi()'), 4, probe, rows=slice(3, None))[0].tolist()
       [[-0.1875, -0.125, -0.0625, 0.0]]
     """
-    tok = encoding.place(Tokens.of(length=length))
+    tok = Tokens.of(length=length)
+    components = max(getattr(part, 'components', 1) for part in parts_of(encoding))
+    if components > 1:
+        row = np.pad(np.arange(length)[:, None], ((0, 0), (components - 1, 0)))
+        tok = Tokens.of(positions=row[None])
+    tok = encoding.place(tok)
     width = probe.heads * probe.head_dim
     x = jnp.ones((1, length, width))
     added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None

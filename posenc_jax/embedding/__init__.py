@@ -5,6 +5,7 @@ from posenc_jax.embedding import (
     learnable_fourier,
     learned_absolute,
     papeft,
+    pcm,
     seqpe,
     sigma_gpt,
     sinusoidal,

@@ -12,6 +12,7 @@ from posenc_jax.mixers import (
     md_tpe,
     monotonic_location,
     number_network,
+    pcm_layer,
     recurrent_baselines,
     rmat,
 )

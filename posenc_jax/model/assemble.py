@@ -36,11 +36,10 @@ def assemble(
 
     for spec in cfg.specs:
         nodes = parse_layer(spec).nodes
-        if nodes[0].entry.kind == 'mixer':
-            _check_direction(cfg, nodes[0])
-            blocks.append(_stacked_block(cfg, nodes, rngs))
-            links.append(())
-            continue
+        mixer = nodes[-1] if nodes[-1].entry.kind == 'mixer' else None
+        if mixer is not None:
+            _check_direction(cfg, mixer)
+            nodes = nodes[:-1]
         built = [
             parts_of(spec_language.build(node, {**cfg.context, 'rngs': rngs})) for node in nodes
         ]
@@ -56,10 +55,10 @@ def assemble(
             # The same call twice in one chain is two parts.
             name = str(node), seen.count(str(node))
             chain_links += [shared_link((*name, i), part) for i, part in enumerate(parts)]
-        # The masks that a decoder or an encoder adds.
-        for mask in parts_of(make(ChainedEncoding(given), causal=cfg.causal))[len(given) :]:
-            chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
-        blocks.append(_stacked_block(cfg, own, rngs))
+        if mixer is None:  # the masks that a decoder or an encoder adds
+            for mask in parts_of(make(ChainedEncoding(given), causal=cfg.causal))[len(given) :]:
+                chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
+        blocks.append(_stacked_block(cfg, own if mixer is None else [mixer], rngs))
         links.append(tuple(chain_links))
     if cfg.lora_rank and all(block.own_mixer is not None for block in blocks):
         raise SpecError(
@@ -80,7 +79,14 @@ def check_depths(cfg: TransformerConfig, shared: Sequence[Encoding]) -> None:
 
 
 def _check_direction(cfg, node: spec_language.Node) -> None:
-    """Refuses a mixer that reads from left to right in a model that sees later tokens."""
+    """Refuses a mixer that reads from left to right in a model that sees later tokens, and one that
+    reads whole grids in a model that does not.
+    """
+    if cfg.causal and getattr(node.entry.build, 'sees_later', False):
+        raise SpecError(
+            f"{node.entry.key} reads later tokens too, so it needs a model of kind 'encoder', not "
+            f'{cfg.kind!r}'
+        )
     if not cfg.causal and node.entry.card is not None and node.entry.card.causal_only:
         raise SpecError(
             f'{node.entry.key} reads tokens from left to right, so it needs a causal model, not '

@@ -142,7 +142,7 @@ class LayerStack(nnx.Module):
 
         Encodings that read ids get `ids`, or those of `tok`; the result has none.
         """
-        if ids is not None and self.reads_ids and self.input_layer is None:
+        if ids is not None and self.reads_ids:
             tok = dataclasses.replace(tok, ids=ids)
         placed = []
         for layer_type in range(len(self.links)):
@@ -187,6 +187,9 @@ class LayerStack(nnx.Module):
                     f'inputs {inputs.shape} do not fit tok, which has an array {leaf.shape}'
                 )
         return tok
+
+    def _ids(self, inputs: Inputs) -> Int[Array, 'B T'] | None:
+        return inputs if self.input_layer is None else None
 
     def vectors(self, inputs: Inputs, tok: Tokens) -> Float[Array, 'B T D']:
         """Token vectors of about unit variance, before the `embed` of any part.
@@ -253,7 +256,7 @@ class LayerStack(nnx.Module):
         `hidden`, in which `place` of every part gets the key that its term gets here.
         """
         place_key = jax.random.split(key, 3)[0]
-        placed = self.place(self.tokens_of(tokens, tok), tokens, key=place_key)
+        placed = self.place(self.tokens_of(tokens, tok), self._ids(tokens), key=place_key)
         x, loss = self.vectors(tokens, placed[0]), jnp.zeros((), jnp.float32)
         for number, part, own in self.once(placed):
             loss += part.auxiliary_loss(x, own, key=jax.random.fold_in(place_key, number))
@@ -287,7 +290,7 @@ class LayerStack(nnx.Module):
         place_key, stem_key, layer_key = (
             (None, None, None) if key is None else jax.random.split(key, 3)
         )
-        placed = self.place(tok, tokens, key=place_key)
+        placed = self.place(tok, self._ids(tokens), key=place_key)
         if not train:
             stem_key, layer_key = None, None
         x = dropout(self._at_input(tokens, placed), self.cfg.dropout, stem_key)
