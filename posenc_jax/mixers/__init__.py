@@ -1,6 +1,7 @@
 """Layers in place of the common attention, and the small networks with which papers study them."""
 
 from posenc_jax.mixers import (
+    box_pe,
     cheems,
     cmc_pe,
     encoder_decoder,

@@ -9,6 +9,7 @@ from posenc_jax.tasks import formal as formal
 from posenc_jax.tasks import grid as grid
 from posenc_jax.tasks import images as images
 from posenc_jax.tasks import language as language
+from posenc_jax.tasks import points as points
 from posenc_jax.tasks import retrieval as retrieval
 from posenc_jax.tasks.any_order import AnyOrder as AnyOrder
 from posenc_jax.tasks.task import Batch as Batch
