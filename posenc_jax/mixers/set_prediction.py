@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.mixers.box_features import check_boxes
-from posenc_jax.mixers.box_pe import BoxLayer, Decoded
+from posenc_jax.core.encoding import Constant
+from posenc_jax.mixers.box_pe import BoxLayer, Decoded, moved_boxes
 from posenc_jax.model.layers import zeros
 
 L1 = 5.0  # weight of the distance of boxes beside that of classes, as in DETR
@@ -110,8 +110,8 @@ def overlap(a: Float[Array, '... 4'], b: Float[Array, '... 4']) -> Float[Array, 
 
 
 class Detector(nnx.Module):
-    """A small detector: a convolutional stem, learned proposals, and `steps` applications of one
-    `BoxLayer`, or of a layer each.
+    """A small detector: a convolutional stem, learned proposals with boxes, and one `BoxLayer` that
+    is applied `steps` times, or a layer for each step.
 
     Args:
       classes: kinds of objects.
@@ -157,8 +157,9 @@ class Detector(nnx.Module):
         side = int(np.ceil(proposals**0.5))
         centre = (np.stack(np.divmod(np.arange(proposals), side), -1)[:, ::-1] + 0.5) / side
         first = np.concatenate([centre, np.full((proposals, 2), 1 / side)], axis=1)
-        check_boxes(first)
-        self.boxes = nnx.Param(jnp.asarray(first, jnp.float32), axes=(None, None))
+        # Trained as logits that move a grid, so that every box stays in the image.
+        self.grid = Constant(jnp.asarray(first, jnp.float32), axes=(None, None))
+        self.moves = zeros((proposals, 4), (None, None))
         self.proposals = nnx.Param(
             jax.random.normal(rngs.params(), (proposals, width)), axes=(None, None)
         )
@@ -180,7 +181,8 @@ class Detector(nnx.Module):
         """What each step says. No gradient passes from the boxes of a step to the step before."""
         x = self.features(image)
         f = jnp.broadcast_to(self.proposals[...], (len(image), *self.proposals.shape))
-        boxes = jnp.broadcast_to(self.boxes[...], (len(image), *self.boxes.shape))
+        boxes = moved_boxes(self.grid[...], self.moves[...])
+        boxes = jnp.broadcast_to(boxes, (len(image), *boxes.shape))
         out = []
         for step in range(self.steps):
             found = self.layers[step % len(self.layers)](f, boxes, x)

@@ -8,10 +8,11 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
+from configs.sweeps import box_pe
+from configs.sweeps.box_pe import train
 from posenc_jax.mixers.box_features import (
     box_features,
     centerness,
@@ -25,7 +26,7 @@ from posenc_jax.mixers.box_features import (
     sine_map,
 )
 from posenc_jax.mixers.box_pe import BoxLayer, moved_boxes
-from posenc_jax.mixers.set_prediction import Detector, assign, match_costs, overlap, set_loss
+from posenc_jax.mixers.set_prediction import Detector, assign, overlap
 from posenc_jax.tasks.rectangles import rectangles
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'box_pe.json').read_text())[
@@ -186,38 +187,23 @@ def test_pictures_show_their_boxes():
 @pytest.mark.full_where(condition=lambda shared: not shared)
 @pytest.mark.parametrize('shared', [True, False])
 def test_the_loss_falls(shared):
-    detector = Detector(
-        classes=3, proposals=4, steps=2, width=8, heads=2, kernel=4, cells=3, hidden=8,
-        shared=shared, rngs=nnx.Rngs(0),
-    )  # fmt: skip
-    graphdef, params, rest = nnx.split(detector, nnx.Param, ...)
-    batch = rectangles(np.random.default_rng(0), 8, side=16, most=2)
-    image, boxes, kinds, real = batch
-    optimizer = optax.adam(1e-2)
-    run = jax.jit(lambda params: nnx.merge(graphdef, params, rest)(image))
+    sizes = dict(classes=3, proposals=4, steps=2, width=8, heads=2, kernel=4, cells=3, hidden=8)
+    detector = Detector(**sizes, shared=shared, rngs=nnx.Rngs(0))
+    trained, losses = train(detector, 0, steps=30, batch=4, rate=1e-2)
+    assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.85 * np.mean(losses[:3])
+    assert len(trained.layers) == (1 if shared else 2)
+    check_boxes(trained(rectangles(np.random.default_rng(0), 1).image)[-1].boxes)
 
-    @jax.jit
-    def step(params, state, assigned):
-        def loss(params):
-            out = nnx.merge(graphdef, params, rest)(image)
-            return sum(
-                set_loss(step.boxes, step.logits, boxes, kinds, own)
-                for step, own in zip(out, assigned)
-            )
 
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
-
-    state, losses = optimizer.init(params), []
-    for _ in range(25):
-        costs = [match_costs(out.boxes, out.logits, boxes, kinds) for out in run(params)]
-        params, state, value = step(
-            params, state, [assign(np.asarray(cost), real) for cost in costs]
-        )
-        losses.append(float(value))
-    assert np.isfinite(losses).all() and losses[-1] < 0.7 * losses[0]
-    assert len(detector.layers) == (1 if shared else 2)
+@pytest.mark.full
+def test_the_sweep_writes_its_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(box_pe, 'TESTED', 4)
+    small = dict(proposals=4, steps=2, width=8, heads=2, kernel=4, cells=3, hidden=8)
+    monkeypatch.setattr(box_pe, 'SIZES', {**box_pe.SIZES, **small})
+    arguments = ['--variants', 'recursive', '--seeds', '0', '--steps', '2', '--batch', '2']
+    box_pe.main([*arguments, '--out', str(tmp_path)])
+    assert 'recursive, seed 0' in capsys.readouterr().out
+    assert len((tmp_path / 'results.csv').read_text().splitlines()) == 3
 
 
 def test_overlap_of_boxes():
