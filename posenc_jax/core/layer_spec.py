@@ -37,4 +37,6 @@ def parse_layer(spec: str) -> Chain:
 
 def _acts_before_layers(node: Node) -> bool:
     card = node.entry.card
-    return node.entry.kind == 'encoding' and set(card.door.split(', ')) <= BEFORE_LAYERS
+    if node.entry.kind != 'encoding' or card is None:
+        return False
+    return set(card.door.split(', ')) <= BEFORE_LAYERS
