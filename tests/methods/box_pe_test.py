@@ -142,6 +142,7 @@ def test_every_variable_has_a_gradient_and_proposals_are_a_set(acts):
         np.testing.assert_allclose(a[:, order], b, atol=2e-5)
 
 
+@pytest.mark.full
 def test_boxes_matter_beyond_their_pixels_only_with_encodings():
     """On a constant image every box has the same pixels."""
     flat = jnp.ones_like(IMAGE)
