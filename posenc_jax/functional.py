@@ -21,6 +21,8 @@ from posenc_jax.conversion.pos2distill import (
 )
 from posenc_jax.conversion.tulip import distillation_loss, expansion_factor
 from posenc_jax.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.coordinates.point_orders import grid_cells, point_key, point_order
+from posenc_jax.coordinates.traced_orders import traced_order
 from posenc_jax.core.convolution import depthwise
 from posenc_jax.core.families import signed_distance
 from posenc_jax.core.grids import on_grid
@@ -59,6 +61,7 @@ from posenc_jax.embedding.papeft import (
     location_code,
     shuffled_documents,
 )
+from posenc_jax.embedding.pcm import pcm_linear, pcm_network
 from posenc_jax.embedding.peg import peg
 from posenc_jax.embedding.polyphase_anchor import anchor_place, anchored
 from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
@@ -112,6 +115,16 @@ from posenc_jax.logits.transformer_xl import (
     transformer_xl_turned,
 )
 from posenc_jax.mask.nar import near_to_far_order, near_to_far_positions
+from posenc_jax.mixers.box_features import (
+    box_features,
+    centerness,
+    dynamic_convolution,
+    kernel_positions,
+    position_term,
+    proposal_attention,
+    sine_features,
+    sine_map,
+)
 from posenc_jax.mixers.location_weights import (
     location_centre,
     location_weights,
@@ -189,6 +202,7 @@ __all__ = [
     'best_pieces',
     'bipe_ids',
     'bipe_slopes',
+    'box_features',
     'btg_order',
     'cable_bias',
     'candidate_means',
@@ -198,6 +212,7 @@ __all__ = [
     'carope_log_rate',
     'carope_match',
     'causal_depthwise',
+    'centerness',
     'channel_scores',
     'chunk_ids',
     'complete_edges',
@@ -224,6 +239,7 @@ __all__ = [
     'distillation_loss',
     'document_locations',
     'double_sparsity_attention',
+    'dynamic_convolution',
     'dynamic_ntk_frequencies',
     'evolve_keys',
     'expansion_factor',
@@ -244,6 +260,7 @@ __all__ = [
     'gpe_loss',
     'graph_layout',
     'graph_sources',
+    'grid_cells',
     'harmonic_number',
     'harmonic_penalty',
     'head_order',
@@ -261,6 +278,7 @@ __all__ = [
     'joint_weights',
     'kernel_features',
     'kernel_logits',
+    'kernel_positions',
     'kernelized_rpe_attention',
     'kerple_log',
     'kerple_log3',
@@ -299,6 +317,8 @@ __all__ = [
     'pair_normals',
     'path_directions',
     'path_match',
+    'pcm_linear',
+    'pcm_network',
     'peg',
     'phase',
     'pi_frequencies',
@@ -308,13 +328,17 @@ __all__ = [
     'piecewise_logits',
     'plain_ids',
     'plane_logits',
+    'point_key',
+    'point_order',
     'pool_scores',
     'pos2distill_loss',
+    'position_term',
     'positional_head',
     'prefix_ids',
     'project_positions',
     'propagate_features',
     'propagate_learned',
+    'proposal_attention',
     'psc_calibrate',
     'random_directions',
     'random_ids',
@@ -351,6 +375,8 @@ __all__ = [
     'signed_distance',
     'sincos2d_detr',
     'sincos2d_table',
+    'sine_features',
+    'sine_map',
     'sinusoidal_frequencies',
     'sinusoidal_table',
     'slot_shares',
@@ -378,6 +404,7 @@ __all__ = [
     'theoretical_field',
     'top_keys',
     'tra_logits',
+    'traced_order',
     'transformer_xl_frequencies',
     'transformer_xl_table',
     'transformer_xl_turned',

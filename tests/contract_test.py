@@ -49,6 +49,7 @@ OPTIONS = {
         'self_extend(encoding=rope(), group=None, local=4)',
         dict(relative=True),
     ),
+    'pcm': ('encoding', 'pcm(hidden=8, depth=1)', dict()),
     'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
@@ -180,6 +181,16 @@ class Diagonals(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack(jnp.broadcast_arrays(*parts), axis=-1))
 
 
+class Points(Encoding):
+    """Gives tokens coordinates of points in space, on a coil."""
+
+    def place(self, tok, *, key=None):
+        turn = 0.3 * tok.pos
+        return dataclasses.replace(
+            tok, pos=jnp.stack([jnp.cos(turn), jnp.sin(turn), 0.1 * turn], axis=-1)
+        )
+
+
 class Reordered(Encoding):
     """Gives tokens positions of a source whose translation swaps every two words. The components
     are the position and the place in the order of the translation.
@@ -201,6 +212,7 @@ PLACED = {
     'nar': Diagonals,
     'papeft': Located,
     'sincos2d': Classified,
+    'pcm': Points,
     'uni_encoder': Candidates,
     'xlpe': Reordered,
 }

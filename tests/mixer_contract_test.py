@@ -26,12 +26,10 @@ from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.recurrent_mixer import RecurrentMixer
 from posenc_jax.model.sharding import make_mesh, param_shardings
 
-# Mixers that read whole rows have tests of their own; they do not decode.
-ENTRIES = [
-    entry
-    for entry in entries('mixer')
-    if entry.is_layer and not getattr(entry.build, 'sees_later', False)
-]
+LAYERS = [entry for entry in entries('mixer') if entry.is_layer]
+# These read whole rows, later tokens too, so they refuse to decode; their own tests do the rest.
+WHOLE = [entry for entry in LAYERS if getattr(entry.build, 'sees_later', False)]
+ENTRIES = [entry for entry in LAYERS if entry not in WHOLE]
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL, VOCAB = 2, 20, 4, 2, 8, 16, 11
 CONTEXT = dict(
     heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=16, layers=2
@@ -207,6 +205,18 @@ def gap(a, b):
 
 def test_there_are_mixers():
     assert REPRESENTATIVE in {entry.key for entry in ENTRIES}
+
+
+@pytest.mark.parametrize('entry', WHOLE, ids=lambda entry: entry.key)
+def test_mixers_of_whole_rows_refuse_to_decode(entry):
+    mixer, tok = make(entry), pj.Tokens.of(length=LENGTH)
+    for call in (
+        lambda: mixer.start(ROWS, tok),
+        lambda: mixer.fill(X, tok, LENGTH),
+        lambda: mixer.step(X[:, :1], tok, None, jnp.int32(0)),
+    ):
+        with pytest.raises(ValueError, match=f'{entry.key} reads .*cannot decode token by token'):
+            call()
 
 
 # Shapes, dtypes, states.

@@ -7,7 +7,7 @@ import tomllib
 ROOT = pathlib.Path(__file__).parents[1]
 LISTS = {path.stem: path for path in sorted((ROOT / 'requirements').glob('*.txt'))}
 SETTINGS = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-EXTRAS = {'train', 'pretrained', 'tfds', 'pictures', 'dev', 'docs'}
+EXTRAS = {'train', 'pretrained', 'tfds', 'images', 'dev', 'docs'}
 
 
 def lines(path: pathlib.Path) -> list[str]:
@@ -35,7 +35,7 @@ def test_the_package_and_its_extras_read_the_lists():
 def test_the_files_of_the_readme_hold_no_bounds_of_their_own():
     own, dev = ROOT / 'requirements.txt', ROOT / 'requirements-dev.txt'
     assert read(own) == {
-        LISTS[name] for name in ('core', 'train', 'pretrained', 'tfds', 'pictures')
+        LISTS[name] for name in ('core', 'train', 'pretrained', 'tfds', 'images')
     }
     assert read(dev) == {own, LISTS['dev'], *read(own)}
     assert all(line.startswith('-r ') for path in (own, dev) for line in lines(path))

@@ -246,7 +246,7 @@ def _is_absolute(node: spec_language.Node) -> bool:
 
 
 def _swapped(nodes, relative) -> tuple[spec_language.Node, ...]:
-    if nodes[0].entry.kind == 'mixer':
+    if nodes[-1].entry.kind == 'mixer':
         return nodes
     start = next((i for i, node in enumerate(nodes) if _is_absolute(node)), 0)
     kept = lambda nodes: tuple(node for node in nodes if not _is_absolute(node))

@@ -6,6 +6,7 @@ from posenc_jax.embedding import (
     learned_absolute,
     learned_grid,
     papeft,
+    pcm,
     peg,
     polyphase_anchor,
     seqpe,

@@ -1,6 +1,7 @@
 """Layers in place of the common attention, and the small networks with which papers study them."""
 
 from posenc_jax.mixers import (
+    box_pe,
     cheems,
     cmc_pe,
     encoder_decoder,
@@ -14,6 +15,7 @@ from posenc_jax.mixers import (
     md_tpe,
     monotonic_location,
     number_network,
+    pcm_layer,
     peg_causal,
     recurrent_baselines,
     rmat,

@@ -36,11 +36,10 @@ def assemble(
 
     for spec in cfg.specs:
         nodes = parse_layer(spec).nodes
-        if nodes[0].entry.kind == 'mixer':
-            _check_direction(cfg, nodes[0])
-            blocks.append(_stacked_block(cfg, nodes, rngs))
-            links.append(())
-            continue
+        mixer = nodes[-1] if nodes[-1].entry.kind == 'mixer' else None
+        if mixer is not None:
+            _check_direction(cfg, mixer)
+            nodes = nodes[:-1]
         built = [
             parts_of(spec_language.build(node, {**cfg.context, 'rngs': rngs})) for node in nodes
         ]
@@ -56,10 +55,10 @@ def assemble(
             # The same call twice in one chain is two parts.
             name = str(node), seen.count(str(node))
             chain_links += [shared_link((*name, i), part) for i, part in enumerate(parts)]
-        # The masks that a decoder or an encoder adds.
-        for mask in parts_of(make(ChainedEncoding(given), causal=cfg.causal))[len(given) :]:
-            chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
-        blocks.append(_stacked_block(cfg, own, rngs))
+        if mixer is None:  # the masks that a decoder or an encoder adds
+            for mask in parts_of(make(ChainedEncoding(given), causal=cfg.causal))[len(given) :]:
+                chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
+        blocks.append(_stacked_block(cfg, own if mixer is None else [mixer], rngs))
         links.append(tuple(chain_links))
     if cfg.lora_rank and all(block.own_mixer is not None for block in blocks):
         raise SpecError(

@@ -12,6 +12,7 @@ from posenc_jax.tasks import grid as grid
 from posenc_jax.tasks import images as images
 from posenc_jax.tasks import language as language
 from posenc_jax.tasks import pictures as pictures
+from posenc_jax.tasks import points as points
 from posenc_jax.tasks import retrieval as retrieval
 from posenc_jax.tasks.any_order import AnyOrder as AnyOrder
 from posenc_jax.tasks.field_task import FieldTask as FieldTask

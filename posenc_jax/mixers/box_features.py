@@ -1,0 +1,230 @@
+"""Positions of boxes in an image: sine features, centerness, and what a dynamic convolution and an
+attention over proposals make of them. All functions are pure.
+
+A box is (cx, cy, w, h), its centre, width and height in parts of the image.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+# A whole box lies in the image up to this rounding of its edges.
+ROUNDING = 1e-5
+
+
+def check_boxes(boxes: Any) -> None:
+    """Refuses boxes that are none. Traced boxes are not checked beyond their shape.
+
+    Args:
+      boxes: [..., 4].
+
+    Raises:
+      ValueError: another shape; numbers that are not finite or lie outside [0, 1]; a box without
+        width or height, or one that reaches out of the image. The message has the first such box.
+
+    Example:
+      >>> check_boxes(np.array([[0.5, 0.5, 0.2, 0.0]]))
+      Traceback (most recent call last):
+      ValueError: box 0 has no width or no height: [0.5, 0.5, 0.2, 0.0]
+    """
+    if np.ndim(boxes) < 1 or np.shape(boxes)[-1] != 4:
+        raise ValueError(f'boxes are (cx, cy, w, h), [..., 4], got {np.shape(boxes)}')
+    if isinstance(boxes, Tracer):
+        return
+    rows = np.asarray(boxes, np.float64).reshape(-1, 4)
+    edges = np.concatenate([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], axis=1)
+    for wrong, what in (
+        (~np.isfinite(rows), 'is not finite'),
+        ((rows < 0) | (rows > 1), 'has numbers outside [0, 1], the parts of the image'),
+        (rows[:, 2:] <= 0, 'has no width or no height'),
+        ((edges < -ROUNDING) | (edges > 1 + ROUNDING), 'reaches out of the image'),
+    ):
+        if (found := wrong.any(axis=1)).any():
+            first = int(np.argmax(found))
+            raise ValueError(f'box {first} {what}: {np.float32(rows[first]).tolist()}')
+
+
+def sine_features(values: Float[Array, '...'], features: int = 128) -> Float[Array, '... F']:
+    """`[sin a_0, cos a_0, sin a_1, ...]` with `a_i = 2 pi v / 10000^(2 i / F)`, float32.
+
+    Example:
+      >>> sine_features(jnp.float32(0.125), 4).round(4).tolist()
+      [0.7071, 0.7071, 0.0079, 1.0]
+    """
+    rates = 2 * np.pi / 10000.0 ** (np.arange(0, features, 2) / features)
+    angles = values.astype(jnp.float32)[..., None] * rates.astype(np.float32)
+    both = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return both.reshape(*values.shape, features)
+
+
+def box_features(boxes: Float[Array, '... 4'], features: int = 128) -> Float[Array, '... F']:
+    """The sine features of y, x, w and h of boxes, one after the other: 4 times `features`.
+
+    Raises:
+      ValueError: an odd number of features; as for `check_boxes`.
+
+    Example:
+      >>> box_features(jnp.array([0.5, 0.375, 0.25, 0.5]), 2).round(2).tolist()
+      [0.71, -0.71, -0.0, -1.0, 1.0, -0.0, -0.0, -1.0]
+    """
+    if features < 2 or features % 2:
+        raise ValueError(f'features must be even and at least 2, got {features}')
+    check_boxes(boxes)
+    found = sine_features(boxes[..., jnp.array([1, 0, 2, 3])], features)
+    return found.reshape(*boxes.shape[:-1], 4 * features)
+
+
+def sine_map(rows: int, columns: int, features: int = 128) -> Float[Array, 'rows columns F']:
+    """The sine features of y and x at the centres of the cells of an image, 2 times `features`.
+
+    Example:
+      >>> sine_map(4, 1, 2)[0, 0].round(2).tolist()  # y = 1/8, x = 1/2
+      [0.71, 0.71, -0.0, -1.0]
+    """
+    y = sine_features((jnp.arange(rows) + 0.5) / rows, features)[:, None]
+    x = sine_features((jnp.arange(columns) + 0.5) / columns, features)[None]
+    size = (rows, columns, features)
+    return jnp.concatenate([jnp.broadcast_to(y, size), jnp.broadcast_to(x, size)], axis=-1)
+
+
+def centerness(size: int) -> Float[Array, '{size} {size}']:
+    """`sqrt(min(t, b) / max(t, b) min(l, r) / max(l, r))` of the cells of a grid, with the
+    distances of the centre of a cell to the four sides: 1 in the middle of an odd grid.
+
+    Raises:
+      ValueError: a size below 1.
+
+    Example:
+      >>> centerness(3).round(4).tolist()
+      [[0.2, 0.4472, 0.2], [0.4472, 1.0, 0.4472], [0.2, 0.4472, 0.2]]
+    """
+    if size < 1:
+        raise ValueError(f'the grid of a box has at least one cell, got {size}')
+    near = np.arange(size) + 0.5
+    share = np.minimum(near, size - near) / np.maximum(near, size - near)
+    return jnp.asarray(np.sqrt(share[:, None] * share), jnp.float32)
+
+
+def roi_samples(
+    image: Float[Array, 'rows columns C'], boxes: Float[Array, 'N 4'], size: int
+) -> Float[Array, 'N {size*size} C']:
+    """The image at the centres of the size x size cells of each box, row by row, by bilinear
+    interpolation between the centres of pixels. Outside of these the nearest one counts.
+
+    Example:
+      >>> image = jnp.arange(4.0).reshape(2, 2, 1)
+      >>> roi_samples(image, jnp.array([[0.5, 0.5, 1.0, 1.0]]), 2)[0, :, 0].tolist()
+      [0.0, 1.0, 2.0, 3.0]
+    """
+    cells = (jnp.arange(size) + 0.5) / size - 0.5
+    weigh = lambda centre, side, count: _bilinear(centre[:, None] + side[:, None] * cells, count)
+    down = weigh(boxes[:, 1], boxes[:, 3], image.shape[0])
+    across = weigh(boxes[:, 0], boxes[:, 2], image.shape[1])
+    found = jnp.einsum('nyr,nxc,rcd->nyxd', down, across, image.astype(jnp.float32))
+    return found.reshape(len(boxes), size * size, -1).astype(image.dtype)
+
+
+def _bilinear(place: Float[Array, 'N P'], count: int) -> Float[Array, 'N P {count}']:
+    """Weights of `count` pixels at places in parts of the side."""
+    at = jnp.clip(place * count - 0.5, 0, count - 1)
+    return jnp.maximum(0, 1 - jnp.abs(at[..., None] - jnp.arange(count)))
+
+
+def proposal_attention(
+    f: Float[Array, 'B N D'],
+    e: Float[Array, 'B N E'] | None,
+    content: dict[str, Float[Array, 'D H K']],
+    position: dict[str, Float[Array, 'E H K']],
+) -> Float[Array, 'B N H K']:
+    """Softmax attention of all proposals of an image, with positions in queries and keys alone.
+
+    `q = Wq_c f + Wq_p e`, `k = Wk_c f + Wk_p e`, `v = W_v f`; logits `q . k / sqrt(K)`.
+
+    Args:
+      f: proposal features.
+      e: encodings of their boxes; None for none.
+      content: the maps 'q', 'k' and 'v' of f.
+      position: the maps 'q' and 'k' of e.
+
+    Example:
+      >>> one = jnp.ones((1, 1, 1))
+      >>> maps = dict(q=one, k=one, v=one)
+      >>> proposal_attention(jnp.array([[[0.0], [2.0]]]), None, maps, {})[0, 0, 0].tolist()
+      [1.0]
+    """
+    project = lambda a, w: jnp.einsum('bnd,dhk->bnhk', a, w)
+    q, k, v = (project(f, content[name]) for name in 'qkv')
+    if e is not None:
+        q, k = q + project(e, position['q']), k + project(e, position['k'])
+    logits = jnp.einsum('bnhk,bmhk->bhnm', q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+    return jnp.einsum('bhnm,bmhk->bnhk', jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+
+
+def kernel_positions(
+    pe: Float[Array, '... F'],
+    boxes: Float[Array, '... 4'],
+    gate: Float[Array, '... G'],
+    ref: Float[Array, '... 2'],
+    cen: Float[Array, 'P P'],
+) -> Float[Array, '... cells G']:
+    """The position of a dynamic kernel at every cell of its box.
+
+    The y and x parts of `pe`, times the gate g(f); the x half is multiplied by `ref_0 / w`, the y
+    half by `ref_1 / h`, and all of it by the centerness of the cell.
+
+    Args:
+      pe: of `box_features`; its first half, G = F / 2 numbers, is read.
+      boxes: (cx, cy, w, h).
+      gate: g(f), of the proposal.
+      ref: reference width and height of the proposal, in (0, 1).
+      cen: of `centerness`.
+
+    Example:
+      >>> one = jnp.ones((1, 4))
+      >>> found = kernel_positions(
+      ...     one, jnp.array([[0.5, 0.5, 0.5, 0.25]]), one[:, :2], one[:, :2], jnp.ones((1, 1))
+      ... )
+      >>> found.tolist()
+      [[[4.0, 2.0]]]
+    """
+    y, x = jnp.split(pe[..., : pe.shape[-1] // 2] * gate, 2, axis=-1)
+    y = y * ref[..., 1:] / boxes[..., 3:]
+    x = x * ref[..., :1] / boxes[..., 2:3]
+    return cen.reshape(-1, 1) * jnp.concatenate([y, x], axis=-1)[..., None, :]
+
+
+def position_term(
+    feature: Float[Array, '... cells G'],
+    kernel: Float[Array, '... cells G'],
+    w_q: Float[Array, 'G A'],
+    w_k: Float[Array, 'G A'],
+) -> Float[Array, '... cells']:
+    """`<Wq fp, Wk kp>` of the positions of features and kernels, a number a cell.
+
+    Example:
+      >>> one = jnp.ones((1, 2))
+      >>> position_term(one, 2 * one, jnp.eye(2), jnp.eye(2)).tolist()
+      [4.0]
+    """
+    return ((feature @ w_q) * (kernel @ w_k)).sum(-1)
+
+
+def dynamic_convolution(
+    roi: Float[Array, '... cells D'],
+    kernel: Float[Array, '... D M'],
+    term: Float[Array, '... cells'] | None = None,
+) -> Float[Array, '... cells M']:
+    """`F K + s`: the features of a box times the kernel of its proposal, plus one number a cell in
+    all channels. This is one convolution of features and positions joined along the channels, with
+    a kernel whose rows of positions are the same for all outputs.
+
+    Example:
+      >>> dynamic_convolution(jnp.ones((1, 2)), jnp.eye(2), jnp.array([0.5])).tolist()
+      [[1.5, 1.5]]
+    """
+    out = roi @ kernel
+    return out if term is None else out + term[..., None]

@@ -1,0 +1,141 @@
+"""A user's own clouds of points: the class of a file is the subfolder that it lies in."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from posenc_jax.coordinates.point_orders import check_points
+from posenc_jax.core.registry import check_choice, quoted, register
+from posenc_jax.tasks.points.point_task import PointTask
+from posenc_jax.tasks.task import SPLITS, length_range
+
+
+@register('points_folder', kind='task')
+@dataclasses.dataclass(frozen=True)
+class PointsFolder(PointTask):
+    """Clouds of points in NumPy files `path/CLASS/*.npy`, each an array [M, 3]; the subfolders name
+    the classes in alphabetical order.
+
+    A cloud is N of the M points of a file. Files whose names begin with a dot are left out; every
+    other file must be a cloud. Of each class a seventh of the files, at least one, is for test, as
+    many for validation, and the rest for training. Further arguments are those of `PointTask`.
+
+    Args:
+      path: the folder.
+      centred: whether the mean of the points of a file becomes 0 and their largest distance from it
+        1, which suits the usual `size` of a cell.
+      part: the split of which `sample` draws; a data set reads its own.
+
+    Raises:
+      SpecError: an unknown part; see also `PointTask`.
+      ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
+        three files, a file that does not end on .npy; when a data set is made, a file that is no
+        array [M, 3] of finite numbers or has fewer than N points. The message has the name.
+
+    Example:
+      >>> PointsFolder('no such folder')
+      Traceback (most recent call last):
+      ValueError: points_folder: 'no such folder' is no folder
+    """
+
+    path: str
+    centred: bool = True
+    part: Literal['train', 'validation', 'test'] = 'train'
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice('part', self.part, SPLITS)
+        self.files  # noqa: B018  (raises for a folder that cannot be used)
+
+    @functools.cached_property
+    def files(self) -> dict[str, list[pathlib.Path]]:
+        """The files of each class, in order."""
+        root = pathlib.Path(self.path).expanduser()
+        if not root.is_dir():
+            raise ValueError(f'points_folder: {quoted(self.path)} is no folder')
+        listed = lambda home: sorted(p for p in home.iterdir() if not p.name.startswith('.'))
+        found = {home.name: listed(home) for home in listed(root) if home.is_dir()}
+        if len(found) < 2:
+            raise ValueError(
+                f'points_folder: {quoted(self.path)} must have a subfolder for each of at least '
+                f'two classes, got {sorted(found) or "none"}'
+            )
+        for name, files in found.items():
+            if len(files) < 3:
+                raise ValueError(
+                    f'points_folder: {quoted(str(root / name))} needs at least three files, one '
+                    f'for each split, got {len(files)}'
+                )
+            for file in files:
+                if not file.is_file() or file.suffix != '.npy':
+                    raise ValueError(
+                        f'points_folder: {quoted(str(file))} is no cloud; expected files that end '
+                        'on .npy'
+                    )
+        return found
+
+    @functools.cached_property
+    def stored(self) -> list[tuple[pathlib.Path, Float[np.ndarray, 'M 3'], int]]:
+        """The files of the part with their points and classes."""
+        return [
+            (file, self._read(file), label)
+            for label, files in enumerate(self.files.values())
+            for file in _split(files, self.part)
+        ]
+
+    def _read(self, file: pathlib.Path) -> Float[np.ndarray, 'M 3']:
+        try:
+            found = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f'points_folder: {quoted(str(file))} cannot be read as an array: {error}'
+            ) from None
+        points = check_points(found, f'points_folder: {quoted(str(file))}')
+        if self.centred:
+            points = points - points.mean(axis=0)
+            points /= np.linalg.norm(points, axis=1).max() or 1.0
+        return points
+
+    @property
+    def output_size(self) -> int:
+        return len(self.files)
+
+    def dataset(self, *, length, batch_size, seed, split='train', shard=(0, 1)):
+        own = dataclasses.replace(self, part=check_choice('split', split, SPLITS))
+        own.check(length_range(length, 1, 'number of points')[1])
+        further = dict(batch_size=batch_size, seed=seed, split=split, shard=shard)
+        return super(PointsFolder, own).dataset(length=length, **further)
+
+    def check(self, most: int) -> None:
+        """Raises ValueError if a file of the part has fewer than `most` points."""
+        for file, points, _ in self.stored:
+            if len(points) < most:
+                raise ValueError(
+                    f'points_folder: {quoted(str(file))} has {len(points)} points, fewer than the '
+                    f'length {most}; use a length of at most '
+                    f'{min(len(points) for _, points, _ in self.stored)}'
+                )
+
+    def clouds(self, rng, counts):
+        self.check(int(counts.max()))
+        chosen = [self.stored[i] for i in rng.integers(0, len(self.stored), len(counts))]
+        clouds = [
+            points[rng.choice(len(points), n, replace=False)]
+            for (_, points, _), n in zip(chosen, counts)
+        ]
+        return clouds, np.array([label for *_, label in chosen])
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        """Names of classes as text."""
+        names = list(self.files)
+        return ' '.join(names[int(i)] for i in ids)
+
+
+def _split(files: list[pathlib.Path], part: str) -> list[pathlib.Path]:
+    held = max(1, len(files) // 7)
+    ends = {'train': (2 * held, None), 'validation': (held, 2 * held), 'test': (0, held)}
+    return files[slice(*ends[part])]
