@@ -34,9 +34,7 @@ def test_the_package_and_its_extras_read_the_lists():
 
 def test_the_files_of_the_readme_hold_no_bounds_of_their_own():
     own, dev = ROOT / 'requirements.txt', ROOT / 'requirements-dev.txt'
-    assert read(own) == {
-        LISTS[name] for name in ('core', 'train', 'pretrained', 'tfds', 'images')
-    }
+    assert read(own) == {LISTS[name] for name in ('core', 'train', 'pretrained', 'tfds', 'images')}
     assert read(dev) == {own, LISTS['dev'], *read(own)}
     assert all(line.startswith('-r ') for path in (own, dev) for line in lines(path))
 
