@@ -1,6 +1,6 @@
 """A recurrent layer that reads the points of a cloud along a curve, between learned prompts."""
 
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,6 +13,7 @@ from posenc_jax.core.spec import CONTEXT
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import linear, normal
 from posenc_jax.model.recurrent_mixer import RecurrentMixer
+from posenc_jax.model.whole_mixer import WholeMixer
 
 Order = Literal[
     'xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'hilbert', 'z', 'z-trans', 'given'
@@ -76,7 +77,7 @@ def between(
         promises=Promises(sweep_free=False, needs_training=True),
     ),
 )
-class PcmLayer(nnx.Module):
+class PcmLayer(WholeMixer):
     """Sorts the points of a cloud along a curve, runs another mixer over them, and puts its results
     back in place.
 
@@ -118,11 +119,6 @@ class PcmLayer(nnx.Module):
       >>> layer.whole(jnp.ones((1, 2, 4)), Tokens.of(positions=points)).shape
       (1, 2, 4)
     """
-
-    card: ClassVar[Card]
-    spec_kind: ClassVar[str] = 'mixer'
-    streams: ClassVar[bool] = False
-    sees_later: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -186,25 +182,3 @@ class PcmLayer(nnx.Module):
             return y
         y = reordered(y, inverse_order(order))
         return jnp.where(fits[:, None, None], y, jnp.nan)
-
-    def start(self, batch: int, tok: Tokens) -> NoReturn:
-        """Refuses to decode.
-
-        Raises:
-          ValueError: always.
-        """
-        self._refuse()
-
-    def fill(self, x, tok, capacity, count=None) -> NoReturn:
-        """Refuses to decode, as `start`."""
-        self._refuse()
-
-    def step(self, x, tok, state, cursor) -> NoReturn:
-        """Refuses to decode, as `start`."""
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise ValueError(
-            'pcm_layer reads whole clouds and sorts their points, so it cannot decode token by '
-            'token'
-        )

@@ -196,9 +196,6 @@ class LayerStack(nnx.Module):
     def _ids(self, inputs: Inputs) -> Int[Array, 'B T'] | None:
         return inputs if self.input_layer is None else None
 
-    def _ids(self, inputs: Inputs) -> Int[Array, 'B T'] | None:
-        return inputs if self.input_layer is None else None
-
     def vectors(self, inputs: Inputs, tok: Tokens) -> Float[Array, 'B T D']:
         """Token vectors of about unit variance, before the `embed` of any part.
 

@@ -26,7 +26,8 @@ class WholeMixer(nnx.Module):
     def start(self, *arguments: Any, **options: Any) -> NoReturn:
         """Refuses to decode, and so do `fill` and `step`."""
         raise ValueError(
-            f'{self.card.key} reads all tokens at once and has no state, so it cannot decode'
+            f'{self.card.key} reads all tokens at once, so it cannot decode token by token; use '
+            "attention with an encoding, e.g. 'nope()'"
         )
 
     fill = start
