@@ -1,8 +1,15 @@
-"""Trains a vision transformer on the quarter in which a blob lies, and reads larger images.
+"""Trains a vision transformer to say in which direction the bright blob lies of the dark one, and
+reads larger images.
 
-Command:  python train.py --config=configs/vit.py [--config.encoding='peg()']
-Time:     not measured yet
-Number:   not measured yet
+Command:  python train.py --config=configs/vit.py [--config.task='digits()' or "folder('PATH')"]
+Baseline: --config.encoding='nope()', which sees no order of the patches
+Time:     150 steps of 32 images took about 80 s on two cores that ten other programs used too
+Number:   a training loss of 0.003 at step 150 (0.13 at step 50; chance is 1.39), one seed, on the
+          way of a schedule of 300 steps. The accuracy at 16, 24 and 32 pixels is not measured yet.
+Beside it, one seed: --config.task='quadrant()' --config.encoding='peg()' with 300 steps of 64
+          images has 93 % at the trained 16 pixels, 62 % at 24 and 40 % at 32, where chance is 25 %;
+          one convolution sees the border from one patch away, which is far from most of a larger
+          scene.
 """
 
 from ml_collections import ConfigDict
@@ -12,10 +19,10 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.task = 'quadrant()'
-    config.encoding = 'nope()'
+    config.task = 'blobs()'
+    config.encoding = 'peg(kernel=5, depth=1) | peg(kernel=5, depth=2) | peg(kernel=5, depth=3)'
     config.model.update(kind='encoder', layers=4, width=64, heads=4, patch=2, pool='mean')
-    config.train.update(steps=300, batch=64, length=16, lr=2e-3, warmup=50)
-    config.train.update(log_every=50, save_every=300, eval_every=150)
+    config.train.update(steps=150, batch=32, length=16, lr=2e-3, warmup=20)
+    config.train.update(log_every=50, save_every=150, eval_every=150)
     config.eval.update(lengths=(16, 24, 32), samples=256)
     return config

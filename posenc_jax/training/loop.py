@@ -343,7 +343,8 @@ def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
 
     def put(array):
         own = sharding
-        if array.shape[1:2] == (1,):  # one target for the row cannot be cut along the sequence
+        # One target for the row, and the pixels of an image, are not cut along the sequence.
+        if array.shape[1:2] == (1,) or array.ndim == 4:
             own = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
         local = array
         if not own.is_fully_addressable:

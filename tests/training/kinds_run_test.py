@@ -5,20 +5,23 @@ evaluation at the end, restoring, resuming, meshes, precision, adapters and exte
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.evaluation.scoring import token_scores
 from posenc_jax.model.projections import Adapter
+from posenc_jax.model.sharding import make_mesh, spec_of
 from posenc_jax.run import stored
 from posenc_jax.run.plan import make_task, task_length, validate
 from posenc_jax.run.reading import inputs_of, source_of, tokens_of
 from posenc_jax.run.restore import restore_model
-from posenc_jax.training.loop import ConfigChangedError, train
+from posenc_jax.training.loop import ConfigChangedError, device_batch, train
 from posenc_jax.training.metrics_file import FILE, read_lines
 from tests.training import tiny
 from tests.training.loop_test import NAME, back_to, finish, wait_for
@@ -260,6 +263,17 @@ def test_what_a_mesh_cannot_cut_is_told(tmp_path):
         trained(tmp_path, 'translation', mesh__sequence=2)
     with pytest.raises(ValueError, match='the 9 tokens of a source cannot .* mesh.sequence=2'):
         trained(tmp_path, 'translation', mesh__sequence=2, train__length=9)
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+def test_images_are_cut_along_the_batch_alone():
+    """Rows of pixels are no tokens, and a mesh that cuts the tokens need not divide them."""
+    batch = make_task(tiny.config('', task='quadrant()')).sample(np.random.default_rng(0), 4, 7)
+    mesh = make_mesh(2, 2, 1, 2, devices=jax.devices()[:8])
+    placed = device_batch(batch, NamedSharding(mesh, spec_of(('batch', 'sequence'))))
+    assert placed['image'].sharding.spec == PartitionSpec(('data', 'fsdp'))
+    assert placed['image'].addressable_shards[0].data.shape == (1, 7, 7, 1)
+    np.testing.assert_array_equal(placed['image'], batch['image'])
 
 
 def test_a_class_needs_a_pool(tmp_path):
