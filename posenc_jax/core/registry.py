@@ -75,7 +75,8 @@ class Card:
     Attributes:
       title: title of the paper.
       arxiv: arXiv identifier, or '' where there is none (then `source` says where it comes from).
-      door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'.
+      door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'; 'mlp' for a method in
+        the place of the feed-forward network.
       equation: one line in the paper's symbols.
       source: official repository, or another source that was followed.
       authors: for the citation, 'Su, Jianlin and Lu, Yu and ...'.

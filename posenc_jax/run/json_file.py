@@ -75,15 +75,16 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def typed(value: Any, kind: type, name: str, item: Any = None) -> Any:
+def typed(value: Any, kind: type | tuple[type, ...], name: str, item: Any = None) -> Any:
     """Checks that a JSON value has a type; returns it with lists as tuples, and as a float where a
     float is expected.
 
     Args:
       value: from a file.
-      kind: bool, int, float, str or tuple.
+      kind: bool, int, float, str or tuple; or a tuple of types, for a list with such members.
       name: dotted name of the field, for messages.
-      item: for a tuple, the type of its items.
+      item: for a tuple, the type of its items; a tuple of types for items that are lists with
+        members of these types.
 
     Raises:
       ValueError: the value is of another type, or a number is not finite or too large.
@@ -91,7 +92,16 @@ def typed(value: Any, kind: type, name: str, item: Any = None) -> Any:
     Example:
       >>> typed(1, float, 'train.lr'), typed([64, 128], tuple, 'eval.lengths', int)
       (1.0, (64, 128))
+      >>> typed([[2, 'nope()']], tuple, 'rows', (int, str))
+      ((2, 'nope()'),)
     """
+    if isinstance(kind, tuple):
+        if not isinstance(value, list) or len(value) != len(kind):
+            raise ValueError(f'{name} is {quoted(value)}, expected a list of {len(kind)} items')
+        return tuple(
+            typed(member, own, f'{name}[{number}]')
+            for number, (member, own) in enumerate(zip(value, kind))
+        )
     if kind is tuple and isinstance(value, list):
         return tuple(
             typed(member, item, f'{name}[{number}]') for number, member in enumerate(value)

@@ -33,8 +33,12 @@ FURTHER = (
 )  # fmt: skip
 # The entry with digests of the configs that the run had before `--resume_changed` replaced them.
 EARLIER = 'resumed_changed'
-# types of the items of the lists in that file
-ITEMS = {'pattern': str, 'eval.lengths': int, 'eval.protocols': str, 'eval.depths': float}
+# Types of the items of the lists in that file; a stage of a pyramid is a list itself.
+STAGE = (int, int, int, int, str)
+ITEMS = {
+    'pattern': str, 'eval.lengths': int, 'eval.protocols': str, 'eval.depths': float,
+    'model.lower': STAGE,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -450,6 +450,18 @@ def test_numbers_keep_their_types(tmp_path):
     assert type(read.train.lr) is float
 
 
+def test_stages_of_a_pyramid_are_read_back_as_tuples(tmp_path):
+    path, stages = tmp_path / 'config.json', ((1, 16, 2, 4, 'nope()'), (2, 32, 2, 2, 'nope()'))
+    config = default.get_config()
+    config.model.lower = stages
+    path.write_text(json.dumps(config.to_dict()))
+    assert stored.from_json(path).model.lower == stages
+    for wrong, found in (('[1, 16, 2, 4]', 'a list of 5 items'), ('[1, 16, 2, 4, 2]', 'a string')):
+        path.write_text(f'{{"model": {{"lower": [[1, 16, 2, 4, "nope()"], {wrong}]}}}}')
+        with pytest.raises(ValueError, match=rf'model.lower\[1\].* expected {found}'):
+            stored.from_json(path)
+
+
 def test_no_json(tmp_path):
     with pytest.raises(FileNotFoundError, match='is not the directory of a run'):
         stored.from_json(tmp_path / 'config.json')

@@ -1,0 +1,42 @@
+"""Attention among the nodes of a graph: over edges and with a bias for them, by another
+computation, and a choice that does not exist.
+"""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from posenc_jax.core.registry import SpecError
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.mixers.graph_attention import GraphAttention
+from posenc_jax.model.projections import Projections
+
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'graph_attention.json').read_text())
+SIZES = dict(model_dim=4, heads=2, kv_heads=2, head_dim=2, layers=1)
+
+
+@pytest.mark.parametrize('edges, expected', [('mask', 'masked'), ('bias', 'biased')])
+def test_a_layer_by_hand(edges, expected, monkeypatch):
+    read = lambda name: jnp.asarray([GOLDEN[name]], jnp.float32)
+    monkeypatch.setattr(Projections, 'qkv', lambda self, x: tuple(read(name) for name in 'qkv'))
+    monkeypatch.setattr(Projections, 'output', lambda self, out: out)
+    adjacency = np.zeros((1, 4, 4), np.float32)
+    for i, j in GOLDEN['edges']:
+        adjacency[0, i, j] = adjacency[0, j, i] = 1
+    layer = GraphAttention(edges=edges, **SIZES, rngs=nnx.Rngs(0))
+    if layer.bias is not None:
+        layer.bias[...] = jnp.asarray(GOLDEN['bias'], jnp.float32)
+    nodes = Tokens.of(length=4).with_feats(adjacency=adjacency[:, :, None])
+    out = layer.whole(jnp.zeros((1, 4, 4)), nodes)
+    np.testing.assert_allclose(out, read(expected), atol=1e-5)
+
+
+def test_wrong_choices_are_refused():
+    with pytest.raises(SpecError, match="'masc'.*did you mean 'mask'"):
+        GraphAttention(edges='masc', **SIZES, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match='needs kv_heads = heads, got 1 and 2'):
+        GraphAttention(**{**SIZES, 'kv_heads': 1}, rngs=nnx.Rngs(0))
