@@ -6,9 +6,9 @@ Task:      operands of 1 to 8 digits, padded to equal length, with the sum in re
            8, 12 and 16 digits. Both sides read the same tokens and have the same sizes; `tape_mix`
            mixes the averages of all heads in place of one factor a head.
 Time:      about 2 minutes for each run of rope and 3 of tape on one core of a busy machine
-Number:    docs/results/models.md: all sums of 8 digits right (one seed of tape: .14), none of 12 or 16.
-           Zhu et al. (arXiv 2501.00712) train 12 layers on sums of up to 40 digits and report that
-           TAPE is better than RoPE beyond them.
+Number:    docs/results/models.md: all sums of 8 digits right (one seed of tape: .14), none of 12
+           or 16. Zhu et al. (arXiv 2501.00712) train 12 layers on sums of up to 40 digits and
+           report that TAPE is better than RoPE beyond them.
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
            be interrupted and started again.
 """
