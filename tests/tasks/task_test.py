@@ -93,8 +93,15 @@ def same(a, b):
 every_task = pytest.mark.parametrize('spec', TASKS)
 
 
+# Folders of tasks whose batches hold points, images or graphs in place of tokens; they have tests
+# of their own.
+OTHERS = ('globe', 'graphs', 'images', 'pictures', 'points')
+
+
 def test_every_registered_task_is_tried_here():
-    assert {spec.split('(')[0] for spec in TASKS} == {entry.key for entry in entries('task')}
+    folder = lambda entry: entry.build.__module__.split('.')[2]
+    here = {entry.key for entry in entries('task') if folder(entry) not in OTHERS}
+    assert {spec.split('(')[0] for spec in TASKS} == here
 
 
 @every_task
