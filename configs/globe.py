@@ -4,8 +4,8 @@ Command:  python train.py --config=configs/globe.py [--config.features='geo_grid
               [--config.field='linear()'] [--config.task='land()']
 Time:     27 s of processor time; it took 5 min on two CPU cores that ten other programs used too.
 Number:   accuracy 0.944 (0.937-0.950) on a lattice of 5000 places, 0.945 on one of 20000; beyond 60
-          degrees of latitude 0.957 (0.938-0.970) and 0.946. eval/map.png has the map, its errors and
-          the accuracy by latitude.
+          degrees of latitude 0.957 (0.938-0.970) and 0.946. eval/map.png has the map, its errors
+          and the accuracy by latitude.
 Paper:    reproduced small: about 0.94 for all places and 0.96 beyond 60 degrees, with 100 cells, 16
           classes, 5000 places and 1500 steps.
 """

@@ -31,9 +31,8 @@ def accuracy_by_latitude(
       bands: how many.
 
     Example:
-      >>> edges, shares = accuracy_by_latitude(
-      ...     np.array([-50.0, 10.0, 20.0]), np.array([0, 1, 0]), 2
-      ... )
+      >>> right = np.array([False, True, False])
+      >>> edges, shares = accuracy_by_latitude(np.array([-50.0, 10.0, 20.0]), right, bands=2)
       >>> edges.tolist(), shares.tolist()
       ([-90.0, 0.0, 90.0], [0.0, 0.5])
     """
@@ -92,7 +91,7 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
 
 
 def _draw_latitudes(axis, one: Fitted, numbers: dict[str, float]) -> None:
-    right = (one.output.argmax(-1) == one.points.targets).astype(int)
+    right = one.output.argmax(-1) == one.points.targets
     edges, shares = accuracy_by_latitude(one.points.coords[:, 1].astype(np.float64), right)
     axis.stairs(shares, edges, color=_LINE, linewidth=1.8, baseline=None)
     for latitude in (-_EDGE, _EDGE):
