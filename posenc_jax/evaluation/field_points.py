@@ -1,13 +1,13 @@
 """What a field says at the points of its task, and how right it is."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from posenc_jax.evaluation.measurement import BY_PLANE, Measurement
 from posenc_jax.model.field import Field, FieldConfig
@@ -34,22 +34,60 @@ class Fitted:
     images: tuple[Float[np.ndarray, 'H W C'], Float[np.ndarray, 'H W C']] | None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassMap:
+    """Classes on a map of the globe, the first row in the north, the first column in the west.
+
+    Attributes:
+      truth: the true classes.
+      classes: what the field says.
+      count: how many classes there are.
+    """
+
+    truth: Int[np.ndarray, 'H W']
+    classes: Int[np.ndarray, 'H W']
+    count: int
+
+
 def fit(model: Field, task: FieldTask, lengths: Sequence[int]) -> tuple[Fitted, ...]:
-    """What a field says at the points of every resolution."""
-    graphdef, state = nnx.split(model)
-    read = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
-    found = []
+    """What a field says at the points of every resolution.
+
+    Raises:
+      ValueError: its features are not defined at a point.
+    """
+    read, found = reader(model), []
     for length in lengths:
         points = task.evaluation_points(length)
-        coords, count = points.coords, len(points.coords)
-        rows = min(AT_ONCE, count)
-        padded = np.pad(coords, ((0, -count % rows), (0, 0)), 'edge')  # one shape, one compilation
-        parts = [
-            np.asarray(read(state, part)) for part in padded.reshape(-1, rows, coords.shape[1])
-        ]
-        output = np.concatenate(parts)[:count]
+        output = read(points.coords)
         found.append(Fitted(length, points, output, task.images(length, output)))
     return tuple(found)
+
+
+def draw_map(model: Field, task: FieldTask) -> ClassMap | None:
+    """The classes that a field says on the map of its task, or None if that has none."""
+    if (drawn := task.map_points()) is None:
+        return None
+    points, shape = drawn
+    classes = reader(model)(points.coords).argmax(-1).reshape(shape)
+    return ClassMap(points.targets.reshape(shape), classes, task.output_size)
+
+
+def reader(model: Field) -> Callable[[Float[np.ndarray, 'N d']], Float[np.ndarray, 'N O']]:
+    """A function that reads a field at any number of points, some thousand at a time. It raises
+    ValueError if the features of the field are not defined at a point.
+    """
+    graphdef, state = nnx.split(model)
+    read = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+
+    def values(coords):
+        model.check_coordinates(coords)
+        count = len(coords)
+        rows = min(AT_ONCE, count)
+        padded = np.pad(coords, ((0, -count % rows), (0, 0)), 'edge')  # one shape, one compilation
+        parts = padded.reshape(-1, rows, coords.shape[1])
+        return np.concatenate([np.asarray(read(state, part)) for part in parts])[:count]
+
+    return values
 
 
 def measure(fitted: Sequence[Fitted], cfg: FieldConfig) -> list[Measurement]:

@@ -76,10 +76,12 @@ def _evaluate(job: Job) -> RunResult:
     model, step = job.load()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     fitted: tuple[field_points.Fitted, ...] = ()
+    class_map: field_points.ClassMap | None = None
     try:
         if isinstance(model, Field):
             fitted = field_points.fit(model, job.task, settings.lengths_of(config))
             measurements = field_points.measure(fitted, job.cfg)
+            class_map = field_points.draw_map(model, job.task)
         else:
             measurements = measure(job, job.extended(model))
     except ValueError as error:
@@ -99,6 +101,7 @@ def _evaluate(job: Job) -> RunResult:
         settings={k: v for k, v in fields_of(config).items() if not k.startswith(incidental)},
         measurements=tuple(measurements),
         fitted=fitted,
+        class_map=class_map,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from posenc_jax.evaluation.field_points import Fitted
+from posenc_jax.evaluation.field_points import ClassMap, Fitted
 from posenc_jax.evaluation.measurement import Measurement, is_of_points
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
@@ -31,7 +31,8 @@ class RunResult:
       settings: the fields of the config, without the seed and those that do not change what is
         trained. Runs with equal settings differ only in their seed.
       measurements: one for each protocol, length, and bucket or depth.
-      fitted: what a field says at its points, to be drawn; not kept in results.json.
+      fitted, class_map: what a field says at its points and on a map of its task, to be drawn; not
+        kept in results.json.
     """
 
     run: str
@@ -48,6 +49,7 @@ class RunResult:
     settings: dict[str, Any]
     measurements: tuple[Measurement, ...]
     fitted: tuple[Fitted, ...] = ()
+    class_map: ClassMap | None = None
 
     @property
     def points(self) -> dict[Point, Measurement]:
@@ -61,7 +63,7 @@ class RunResult:
 OWN = tuple(
     f.name
     for f in dataclasses.fields(RunResult)
-    if f.name not in ('settings', 'measurements', 'fitted')
+    if f.name not in ('settings', 'measurements', 'fitted', 'class_map')
 )  # the same in every row
 
 

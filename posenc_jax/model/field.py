@@ -5,6 +5,7 @@ of bits.
 import dataclasses
 from typing import Any, ClassVar
 
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
@@ -92,6 +93,13 @@ class Field(nnx.Module):
                 f'field is {cfg.field!r}, which reads the coordinates themselves; features must '
                 f"be '', got {cfg.features!r}"
             )
+
+    def check_coordinates(self, coords: Float[np.ndarray, '*B d']) -> None:
+        """Raises ValueError if the features are not defined at a point. A call checks this itself
+        unless it is traced.
+        """
+        if self.features is not None:
+            self.features.check_values(coords)
 
     def __call__(
         self, coords: Num[Array, '*B d'], *, key: Array | None = None, progress: Any = None

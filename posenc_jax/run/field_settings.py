@@ -58,8 +58,8 @@ def check_applies(config: ConfigDict) -> None:
 
 def check_training(config: ConfigDict, task: Task, model: Field) -> None:
     """Checks that a field can be trained on a task: that it can be called on its points, that a
-    batch has no more points than the grid, and that its loss has a log-partition if
-    `train.z_loss` asks for one.
+    batch has no more points than there are, that its features are defined at all of them, and that
+    its loss has a log-partition if `train.z_loss` asks for one.
 
     Args:
       config: the config of the run.
@@ -77,6 +77,12 @@ def check_training(config: ConfigDict, task: Task, model: Field) -> None:
             'which has no log-partition; set it to 0'
         )
     task.check_batch(config.train.batch, config.train.length)
+    try:  # once, since a compiled step does not see values
+        model.check_coordinates(task.points(config.train.length).coords)
+    except ValueError as error:
+        raise SpecError(
+            f'features is {config.features!r}, task is {config.task}: {error}'
+        ) from error
     graphdef, state = nnx.split(model)
     call = lambda state, x: nnx.merge(graphdef, state)(x, key=jax.random.key(0), progress=0.0)
     jax.eval_shape(call, state, jax.ShapeDtypeStruct((2, cfg.components), jnp.float32))

@@ -6,7 +6,8 @@ A batch is a dict of arrays with one row a point:
   targets    float32 [B, O], values in [-1, 1] or bits 0 and 1; or int32 [B], a class a point
   loss_mask  float32 [B], the weight of each point in the loss
 
-The task length is the resolution of a grid, in points along an axis.
+The task length is the resolution of a grid, in points along an axis; for places on the globe it is
+the number of places of an even lattice.
 """
 
 import abc
@@ -45,8 +46,9 @@ class Points:
 class FieldTask(Task):
     """A function of points, which a field is fitted to.
 
-    Training draws `batch` of the points of a grid without repetition, all of them if there are as
-    many. Evaluation reads all points of grids of other resolutions, whose points lie between.
+    Training draws `batch` of its points without repetition, all of them if there are as many. They
+    are those of a grid unless a task says otherwise. Evaluation reads all points of grids of other
+    resolutions, whose points lie between.
     """
 
     bits: int = 0  # of the whole numbers that the targets stand for; 0 for none
@@ -90,6 +92,12 @@ class FieldTask(Task):
         """
         return None
 
+    def map_points(self) -> tuple[Points, tuple[int, int]] | None:
+        """The points of a map of the classes, and its rows and columns, where those of evaluation
+        lie on no grid: row by row from the north, each from the west. None for tasks without a map.
+        """
+        return None
+
     @property
     def vocab_size(self) -> int:
         return 0
@@ -100,10 +108,10 @@ class FieldTask(Task):
         return 1
 
     def check_batch(self, batch: int, length: int) -> None:
-        """Raises ValueError if a grid has fewer points than a batch."""
+        """Raises ValueError if training has fewer points than a batch."""
         if batch > (count := len(self.points(length).coords)):
             raise ValueError(
-                f'train.batch is {batch}, but the grid of resolution {length} has {count} points; '
+                f'train.batch is {batch}, but training at length {length} has {count} points; '
                 f'nearest: {count}, which is all of them'
             )
 

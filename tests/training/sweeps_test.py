@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from configs import default, quickstart
-from configs.sweeps import fields, flip_flop
+from configs.sweeps import fields, flip_flop, globe
 from configs.sweeps import length_generalisation as sweep
 from configs.sweeps import runs as shared
 from posenc_jax.run.plan import resolve, validate
@@ -245,3 +245,14 @@ def test_every_run_of_fields_is_valid_and_those_of_equal_size_are(group, name):
     if group == 'equal':
         size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(plan.model, nnx.Param)))
         assert abs(size - 2000) <= 0.05 * 2000
+
+
+@pytest.mark.full
+def test_every_run_on_the_globe_is_valid():
+    pairs = [('geo_sh', head) for head in globe.HEADS] + [(e, 'linear') for e in globe.ENCODERS]
+    for encoder, head in pairs:
+        own = globe.fields_of(encoder, head, 20)
+        plan = resolve(
+            shared.Run(tiny.ROOT / 'runs' / 'globe', str(tiny.ROOT / globe.CONFIG), own).asked()
+        )
+        assert (plan.cfg.output_size, plan.cfg.features) == (16, globe.ENCODERS[encoder])

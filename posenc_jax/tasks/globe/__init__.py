@@ -1,12 +1,14 @@
-"""Data on the globe: support points and their labels, and land with islands. Places are (longitude,
-latitude) in degrees.
+"""Tasks and data on the globe: support points and their labels, and land with islands. Places are
+(longitude, latitude) in degrees.
 """
 
 from posenc_jax.tasks.globe.checkerboard import (
+    Checkerboard,
     checkerboard,
     checkerboard_labels,
     checkerboard_samples,
 )
+from posenc_jax.tasks.globe.globe_task import GlobeTask
 from posenc_jax.tasks.globe.land import (
     REGIONS,
     Land,
@@ -16,6 +18,7 @@ from posenc_jax.tasks.globe.land import (
     on_island,
     regions,
 )
+from posenc_jax.tasks.globe.land_or_ocean import LandOrOcean
 from posenc_jax.tasks.globe.places import (
     around,
     fibonacci_lattice,
