@@ -50,7 +50,8 @@ def depthwise(
 
     def of_row(weights, row):
         cells = jax.lax.dynamic_slice_in_dim(padded, row, rows, axis=1)
-        return sum(weights[j] * cells[:, :, j : j + columns] for j in range(size))
+        shifted = [weights[j] * cells[:, :, j : j + columns] for j in range(size)]
+        return functools.reduce(jnp.add, shifted)
 
     if size <= _UNROLLED:
         return functools.reduce(jnp.add, [of_row(kernel[row], row) for row in range(size)])
