@@ -110,7 +110,7 @@ SETTINGS = {
         'train.lr=2e-3',
     ),
     'depth': (
-        *SIZES, 'train.length=64', 'train.batch=32', 'train.steps=1200', 'train.eval_every=400',
+        *SIZES, 'train.length=64', 'train.batch=32', 'train.steps=800', 'train.eval_every=400',
         'train.lr=2e-3',
     ),
     'digits': (
