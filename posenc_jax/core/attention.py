@@ -97,6 +97,8 @@ def attend(
     )
     kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
     check_arrays(q, k, v, tq, tk, kv_axis, s_axis)
+    # Blocks of tokens are no grids.
+    tq, tk = (dataclasses.replace(tok, grid=None) for tok in (tq, tk))
     check_doors(encoding, applied)
     check_offset(encoding, tq, tk)
     if (spec := explicit_spec(q)) is not None:

@@ -33,6 +33,7 @@ Kind = Literal[
 ]
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
 _LONGEST_NAME = 100
+_MOST_SHOWN = 60  # choices in an error message
 Cached = Literal['encoded', 'raw', 'evolving', 'none']
 
 
@@ -205,7 +206,10 @@ def nearest(name: str, choices) -> str:
     close = difflib.get_close_matches(name[:_LONGEST_NAME], choices, n=3, cutoff=0.5)
     if close:
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
-    return 'valid: ' + ', '.join(repr(c) for c in choices)
+    shown = choices[:_MOST_SHOWN]
+    more = len(choices) - len(shown)
+    text = 'valid: ' + ', '.join(repr(c) for c in shown)
+    return text + (f' and {more} more (docs/catalog.md)' if more else '')
 
 
 def shortened(text: str, longest: int = 48) -> str:

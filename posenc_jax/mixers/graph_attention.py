@@ -67,12 +67,12 @@ class GraphAttention(WholeMixer):
 
     Args:
       edges: 'mask' or 'bias'.
-      model_dim, heads, kv_heads, head_dim, layers: from the model; kv_heads must equal heads.
+      model_dim, heads, kv_heads, head_dim, layers: from the model.
       rngs: draws the parameters.
 
     Raises:
       SpecError: an unknown choice.
-      ValueError: fewer kv_heads than heads; at call, tokens that are no nodes of a graph.
+      ValueError: at call, tokens that are no nodes of a graph.
 
     Reference: Dwivedi and Bresson, arXiv 2012.09699.
 
@@ -97,12 +97,10 @@ class GraphAttention(WholeMixer):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.edges = check_choice('graph_attention edges', edges, ('mask', 'bias'))
-        if kv_heads != heads:
-            raise ValueError(f'graph_attention needs kv_heads = heads, got {kv_heads} and {heads}')
         self.projections = Projections(
             model_dim,
             heads,
-            heads,
+            kv_heads,
             head_dim,
             bias='none',
             gain=(2 * layers) ** -0.5,
@@ -121,4 +119,5 @@ class GraphAttention(WholeMixer):
             valid = jnp.ones((1, x.shape[1]), bool) if tok.valid is None else tok.valid
             seen = jnp.broadcast_to(valid[:, None, :], joined.shape)
         q, k, v = self.projections.qkv(x)
+        k, v = (jnp.repeat(a, q.shape[2] // a.shape[2], axis=2) for a in (k, v))
         return self.projections.output(graph_attention(q, k, v, bias, seen))

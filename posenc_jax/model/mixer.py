@@ -122,7 +122,6 @@ class AttentionMixer:
 
     def projected(self, x, tok: Tokens) -> tuple[Array, Array, Array, Tokens, Tokens]:
         """The arguments of `attend` for whole sequences."""
-        tok = dataclasses.replace(tok, grid=None)  # the pair stage reads blocks, which are no grids
         qkv, rows = self.inputs(x, tok)
         return self.encoding.project(*qkv, tok, tok, rows)
 

@@ -17,9 +17,7 @@ from posenc_jax.core.memory import bytes_of, main_memory, readable
 from posenc_jax.core.registry import SpecError, entries
 from posenc_jax.core.spec import MAX_BYTES
 
-SIZES = dict(
-    heads=2, kv_heads=2, head_dim=8, model_dim=16, train_len=16, features=4, components=2, outputs=2
-)
+SIZES = dict(heads=2, kv_heads=2, head_dim=8, model_dim=16, train_len=16)
 HUGE = (2**31 - 1, 2**30)
 
 
@@ -42,7 +40,7 @@ def build(entry, spec):
     """Builds a call as shapes: what does not depend on them, on the host, is there all the same."""
 
     def made():
-        given = dict(SIZES, rngs=nnx.Rngs(0))
+        given = dict(SIZES, features=4, components=2, outputs=2, rngs=nnx.Rngs(0))
         if entry.kind == 'extension':
             given['encoding'] = pj.make('rope()', **SIZES)
         (node,) = spec_language.parse(spec, (entry.kind,)).nodes

@@ -137,5 +137,5 @@ def test_wrong_uses_are_refused():
     ):
         with pytest.raises(ValueError, match='cannot decode token by token'):
             call()
-    with pytest.raises(SpecError, match="needs a model of kind 'encoder', not 'decoder'"):
+    with pytest.raises(SpecError, match="use kind 'encoder'"):
         model_of('spatial_reduction(rate=2)', kind='decoder')

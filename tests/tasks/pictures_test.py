@@ -151,7 +151,7 @@ def test_missing_packages_are_named(monkeypatch, name, package):
     monkeypatch.setattr(builtins, '__import__', missing)
     with pytest.raises(ImportError, match=r'needs (scikit-learn|Pillow).*requirements/images.txt'):
         load_picture(name)
-    assert (pathlib.Path(__file__).parents[2] / 'requirements' / 'pictures.txt').is_file()
+    assert (pathlib.Path(__file__).parents[2] / 'requirements' / 'images.txt').is_file()
 
 
 def test_wrong_options_are_refused():
