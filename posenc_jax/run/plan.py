@@ -166,7 +166,9 @@ def make_task(config: ConfigDict) -> Task:
     if len(nodes) != 1:
         raise SpecError(f'task is {config.task!r}: tasks cannot be joined by "|"')
     (node,) = nodes
-    return spec_language.build(_with_data(node, {**config.data, 'features': config.features}), {})
+    return spec_language.build(
+        _with_data(node, {**config.data, 'features': config.get('features', '')}), {}
+    )
 
 
 def _with_data(node: spec_language.Node, data: dict[str, Any]) -> spec_language.Node:

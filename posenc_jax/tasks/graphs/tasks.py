@@ -82,7 +82,7 @@ class Triangles(GraphTask):
     Example:
       >>> batch = Triangles(degree=4).sample(np.random.default_rng(0), batch=1, length=8)
       >>> batch['targets'].tolist()
-      [[1, 1, 0, 2, 1, 1, 2, 1]]
+      [[3, 3, 3, 3, 2, 2, 3, 2]]
     """
 
     degree: int = 4
