@@ -38,5 +38,17 @@ def test_a_layer_by_hand(edges, expected, monkeypatch):
 def test_wrong_choices_are_refused():
     with pytest.raises(SpecError, match="'masc'.*did you mean 'mask'"):
         GraphAttention(edges='masc', **SIZES, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match='needs kv_heads = heads, got 1 and 2'):
-        GraphAttention(**{**SIZES, 'kv_heads': 1}, rngs=nnx.Rngs(0))
+
+
+def test_one_key_head_for_two_query_heads_is_two_equal_ones():
+    one = GraphAttention(**{**SIZES, 'kv_heads': 1}, rngs=nnx.Rngs(0))
+    two = GraphAttention(**SIZES, rngs=nnx.Rngs(1))
+    for name in ('w_q', 'w_k', 'w_v', 'w_out'):
+        weights = getattr(one.projections, name)[...]
+        if name in ('w_k', 'w_v'):
+            weights = jnp.repeat(weights, 2, axis=1)
+        getattr(two.projections, name)[...] = weights
+    edges = (jnp.ones((3, 3)) - jnp.eye(3))[None]
+    tok = Tokens.of(length=3).with_feats(adjacency=edges[:, :, None])
+    x = jnp.linspace(-1, 1, 12).reshape(1, 3, 4)
+    np.testing.assert_allclose(one.whole(x, tok), two.whole(x, tok), atol=1e-6)
