@@ -6,11 +6,14 @@ A box is (cx, cy, w, h), its centre, width and height in parts of the image.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
+
+from posenc_jax.core.attention import attend
+from posenc_jax.core.masks import Full
+from posenc_jax.core.tokens import Tokens
 
 # A whole box lies in the image up to this rounding of its edges.
 ROUNDING = 1e-5
@@ -160,8 +163,8 @@ def proposal_attention(
     q, k, v = (project(f, content[name]) for name in 'qkv')
     if e is not None:
         q, k = q + project(e, position['q']), k + project(e, position['k'])
-    logits = jnp.einsum('bnhk,bmhk->bhnm', q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
-    return jnp.einsum('bhnm,bmhk->bnhk', jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+    proposals = Tokens.of(length=f.shape[1])
+    return attend(Full(), q, k, v, proposals, proposals)
 
 
 def kernel_positions(

@@ -12,17 +12,18 @@ from posenc_jax.model.layers import linear, normal, zeros
 from posenc_jax.model.whole_mixer import WholeMixer
 
 
-def edges_of(user: str, tok: Tokens) -> Bool[Array, 'B N N']:
-    """The adjacency of the nodes of each row, without those of padding.
-
-    Raises:
-      ValueError: the tokens are no nodes of a graph.
-    """
+def check_edges(user: str, tok: Tokens) -> None:
+    """Raises ValueError if the tokens are no nodes of a graph."""
     if 'adjacency' not in tok.feats:
         raise ValueError(
             f'{user} reads the edges of a graph, of which these tokens have none; use a task of '
             'graphs, or tok.with_feats(adjacency=edges[:, :, None]), edges [B, N, N]'
         )
+
+
+def edges_of(user: str, tok: Tokens) -> Bool[Array, 'B N N']:
+    """The adjacency of the nodes of each row, without those of padding; errors of `check_edges`."""
+    check_edges(user, tok)
     edges = tok.feats['adjacency'][:, :, 0].astype(bool)
     if tok.valid is None:
         return edges

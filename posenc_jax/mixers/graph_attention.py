@@ -2,41 +2,52 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
-from posenc_jax.mixers.gin import edges_of
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.mixers.gin import check_edges
 from posenc_jax.model.projections import Projections
+from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.whole_mixer import WholeMixer
 
-HIDDEN = -1e30
 
+class Edges(Encoding):
+    """What the edges of a graph do to attention; the tokens have the feature 'adjacency'.
 
-def graph_attention(
-    q: Float[Array, 'B N heads H'],
-    k: Float[Array, 'B N heads H'],
-    v: Float[Array, 'B N heads H'],
-    bias: Float[Array, '#B #heads #N #N'],
-    seen: Bool[Array, '#B N N'],
-) -> Float[Array, 'B N heads H']:
-    """`softmax(q_i . k_j / sqrt(H) + bias_ij)` over the j that i sees; each node sees itself.
-
-    Example:
-      >>> one = jnp.ones((1, 2, 1, 1))
-      >>> v = jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
-      >>> alone = jnp.zeros((1, 2, 2), bool)
-      >>> graph_attention(one, one, v, jnp.zeros((1, 1, 2, 2)), alone).ravel().tolist()
-      [1.0, 3.0]
+    Args:
+      bias: [heads, 3], of pairs without an edge, of those with one, and of a node with itself; None
+        hides the pairs without an edge.
     """
-    logits = jnp.einsum('bihd,bjhd->bhij', q, k, preferred_element_type=jnp.float32)
-    logits = logits * q.shape[-1] ** -0.5 + bias
-    seen = seen | jnp.eye(seen.shape[-1], dtype=bool)
-    weights = jax.nn.softmax(jnp.where(seen[:, None], logits, HIDDEN), axis=-1)
-    return jnp.einsum('bhij,bjhd->bihd', weights.astype(v.dtype), v)
+
+    def __init__(self, bias: nnx.Param | None):
+        self.bias = bias
+
+    def mask(self, tq, tk):
+        if self.bias is not None:
+            return None
+        joined, itself = _pairs(tq, tk)
+        return (joined | itself)[:, None]
+
+    def score(self, s, tq, tk, seen, carry):
+        if self.bias is None:
+            return s, carry
+        joined, itself = _pairs(tq, tk)
+        kind = jnp.where(itself, 2, joined.astype(jnp.int32))
+        return s + jnp.moveaxis(jnp.take(self.bias[...], kind, axis=1), 0, 1), carry
+
+
+def _pairs(tq: Tokens, tk: Tokens) -> tuple[Bool[Array, 'B T S'], Bool[Array, 'B T S']]:
+    """Which query and key are joined by an edge, and which are the same node."""
+    rows = tq.feats['adjacency'][:, :, 0].astype(bool)
+    itself = tq.index[:, :, None] == tk.index[:, None, :]
+    places = jnp.broadcast_to(tk.index[:, None, :], (len(rows), *itself.shape[1:]))
+    joined = jnp.take_along_axis(rows, places, axis=2, mode='clip')
+    return joined, jnp.broadcast_to(itself, joined.shape)
 
 
 @register(
@@ -61,7 +72,7 @@ class GraphAttention(WholeMixer):
     With `edges='mask'` a node attends to its neighbours and itself, as in the paper. With
     `edges='bias'` it attends to all nodes of its graph, and each head has a trained bias for pairs
     that an edge joins, for other pairs, and for the node itself (as Graphormer, arXiv 2106.05234,
-    with distances up to 1). Its logits are a whole N x N array, as the adjacency is.
+    with distances up to 1).
 
     Differs from the paper: the layer stands in a pre-norm block, and there are no edge features.
 
@@ -111,13 +122,6 @@ class GraphAttention(WholeMixer):
         self.bias = nnx.Param(bias, axes=('heads', None)) if edges == 'bias' else None
 
     def whole(self, x, tok):
-        joined, itself = edges_of('graph_attention', tok), jnp.eye(x.shape[1], dtype=bool)
-        bias, seen = jnp.zeros((1, 1, 1, 1)), joined
-        if self.bias is not None:
-            kind = jnp.where(itself, 2, joined.astype(jnp.int32))
-            bias = jnp.moveaxis(jnp.take(self.bias[...], kind, axis=1), 0, 1)
-            valid = jnp.ones((1, x.shape[1]), bool) if tok.valid is None else tok.valid
-            seen = jnp.broadcast_to(valid[:, None, :], joined.shape)
+        check_edges('graph_attention', tok)
         q, k, v = self.projections.qkv(x)
-        k, v = (jnp.repeat(a, q.shape[2] // a.shape[2], axis=2) for a in (k, v))
-        return self.projections.output(graph_attention(q, k, v, bias, seen))
+        return self.projections.output(sharded_attend(Edges(self.bias), q, k, v, tok, tok))
