@@ -61,6 +61,26 @@ def spherem(
     return by_scale(of.sin_phi, *mixed_products(coords, of, unit), repeats=repeats)
 
 
+class PartlyScaled(Deduplicated):
+    """A `Deduplicated` encoder that also reads the unscaled coordinates.
+
+    Attributes:
+      unit: how these become angles, see `mixed_products`.
+    """
+
+    def __init__(
+        self,
+        scales: int = 16,
+        rmin: float = 1.0,
+        rmax: float = 360.0,
+        dedup: bool = True,
+        single_scale_unit: Unit = 'deg_as_rad',
+    ):
+        super().__init__(scales, rmin, rmax, dedup)
+        key = type(self).card.key
+        self.unit = check_choice(f'{key} single_scale_unit', single_scale_unit, UNITS)
+
+
 @register(
     'geo_spherem',
     kind='coordinates',
@@ -80,7 +100,7 @@ def spherem(
         share='model',
     ),
 )
-class GeoSphereM(Deduplicated):
+class GeoSphereM(PartlyScaled):
     """Points of the sphere of which one coordinate at a time is divided by a radius, for F radii.
 
     `tau_k = rmin (rmax / rmin)^(k / (F - 1))`, `lam_k = lon / tau_k`, `phi_k = lat / tau_k`; for
@@ -113,17 +133,6 @@ class GeoSphereM(Deduplicated):
     """
 
     per_scale = 5
-
-    def __init__(
-        self,
-        scales: int = 16,
-        rmin: float = 1.0,
-        rmax: float = 360.0,
-        dedup: bool = True,
-        single_scale_unit: Unit = 'deg_as_rad',
-    ):
-        super().__init__(scales, rmin, rmax, dedup)
-        self.unit = check_choice('geo_spherem single_scale_unit', single_scale_unit, UNITS)
 
     def encode(self, coords):
         return spherem(self.check(coords), self.tau, self.unit, self.repeats)

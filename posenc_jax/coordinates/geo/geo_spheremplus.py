@@ -5,9 +5,9 @@
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.coordinates.geo.geo_spherem import UNITS, Unit, mixed_products
-from posenc_jax.coordinates.geo.multi_scale import Deduplicated, by_scale, waves
-from posenc_jax.core.registry import Card, check_choice, register
+from posenc_jax.coordinates.geo.geo_spherem import PartlyScaled, Unit, mixed_products
+from posenc_jax.coordinates.geo.multi_scale import by_scale, waves
+from posenc_jax.core.registry import Card, register
 
 
 def spheremplus(
@@ -57,7 +57,7 @@ def spheremplus(
         share='model',
     ),
 )
-class GeoSphereMPlus(Deduplicated):
+class GeoSphereMPlus(PartlyScaled):
     """The four products of `geo_spherem`, and the sines and cosines of each coordinate.
 
     `tau_k = rmin (rmax / rmin)^(k / (F - 1))`, `lam_k = lon / tau_k`, `phi_k = lat / tau_k`; for
@@ -88,17 +88,6 @@ class GeoSphereMPlus(Deduplicated):
     """
 
     per_scale = 8
-
-    def __init__(
-        self,
-        scales: int = 16,
-        rmin: float = 1.0,
-        rmax: float = 360.0,
-        dedup: bool = True,
-        single_scale_unit: Unit = 'deg_as_rad',
-    ):
-        super().__init__(scales, rmin, rmax, dedup)
-        self.unit = check_choice('geo_spheremplus single_scale_unit', single_scale_unit, UNITS)
 
     def encode(self, coords):
         return spheremplus(self.check(coords), self.tau, self.unit, self.repeats)
