@@ -11,27 +11,14 @@ from posenc_jax.core.registry import check_choice, quoted
 from posenc_jax.model.layers import BIASES, MLPS, NORMS
 
 KINDS = {'decoder': True, 'encoder': False, 'encoder_decoder': True}  # kind -> causal
-
-
 POOLS = ('', 'mean', 'first', 'last', 'token')
-
-
 SHARES = ('auto', 'model', 'layer')
-
-
 REMATS = ('none', 'full', 'dots')
-
-
 DTYPES = ('float32', 'bfloat16')
-
-
 MAX_BYTES = 2**44  # of all weights in float32, more than those of the largest known models
-
-
 SOURCE = ('source_size', 'source_len', 'source_layers')
-
-
 SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_rank')
+STAGE = (int, int, int, int, str)  # of a pyramid: layers, width, heads, patch, spec
 
 
 def pixels_per_patch(patch: int, lower: Sequence[Sequence]) -> int:
@@ -48,12 +35,11 @@ def pixels_per_patch(patch: int, lower: Sequence[Sequence]) -> int:
       >>> pixels_per_patch(2, [(2, 32, 1, 4, 'nope()')])
       8
     """
-    kinds = (int, int, int, int, str)
     for number, stage in enumerate(lower):
         if (
             not isinstance(stage, (tuple, list))
-            or len(stage) != 5
-            or not all(map(isinstance, stage, kinds))
+            or len(stage) != len(STAGE)
+            or not all(map(isinstance, stage, STAGE))
             or min(stage[:4]) < 1
         ):
             raise ValueError(

@@ -24,10 +24,12 @@ def get_config() -> ConfigDict:
     # spec string of the layers that read the source, in an encoder-decoder; '' means `encoding`
     config.source_encoding = ''
     config.extend = ''  # a context extension for evaluation alone, e.g. 'yarn(factor=4.0)'
-    # where model.kind is 'field': what the network reads of its points, a spec string of encoders
-    # of coordinates, e.g. 'recombiner_lpe()'; '' reads the coordinates themselves
+    # A spec string of encoders. Where model.kind is 'field', they are encoders of coordinates, e.g.
+    # 'geo_sh()', and '' reads the coordinates themselves. In a task on graphs they are encoders of
+    # graphs, e.g. 'lcp() | rwse()', whose features the nodes get.
     config.features = ''
-    config.field = 'siren()'  # and the network, a spec string, e.g. 'spder(width=128, layers=3)'
+    # where model.kind is 'field': the network, a spec string, e.g. 'spder(width=128, layers=3)'
+    config.field = 'siren()'
     config.task = 'language()'  # spec string, e.g. 'addition(ids="coupled", reverse_output=True)'
 
     config.init = init = ConfigDict()  # where the weights come from

@@ -185,9 +185,7 @@ def _with_data(node: spec_language.Node, data: dict[str, Any]) -> spec_language.
 def task_length(config: ConfigDict, task: Task) -> int | tuple[int, int]:
     """The length, or the range (lowest, highest) of lengths, that training draws from."""
     length = config.train.length
-    if task.is_language or task.is_image or isinstance(task, FieldTask):
-        return length
-    return config.train.min_length, length
+    return length if task.one_length else (config.train.min_length, length)
 
 
 def model_config(config: ConfigDict, task: Task) -> ModelConfig:
@@ -200,7 +198,7 @@ def model_config(config: ConfigDict, task: Task) -> ModelConfig:
     try:
         width = settings.width_of(task, length)
     except ValueError as error:
-        fields = ('train.length',) if task.is_language else ('train.min_length', 'train.length')
+        fields = ('train.length',) if task.one_length else ('train.min_length', 'train.length')
         given = ', '.join(
             f'{name}={value}' for name, value in fields_of(config).items() if name in fields
         )

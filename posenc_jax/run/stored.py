@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import quoted
+from posenc_jax.model.config import STAGE
 from posenc_jax.model.field import FieldConfig
 from posenc_jax.model.kinds import ModelConfig
 from posenc_jax.run import defaults
@@ -34,7 +35,6 @@ FURTHER = (
 # The entry with digests of the configs that the run had before `--resume_changed` replaced them.
 EARLIER = 'resumed_changed'
 # Types of the items of the lists in that file; a stage of a pyramid is a list itself.
-STAGE = (int, int, int, int, str)
 ITEMS = {
     'pattern': str, 'eval.lengths': int, 'eval.protocols': str, 'eval.depths': float,
     'model.lower': STAGE,

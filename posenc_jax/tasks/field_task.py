@@ -13,7 +13,7 @@ the number of places of an even lattice.
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -51,6 +51,7 @@ class FieldTask(Task):
     resolutions, whose points lie between.
     """
 
+    one_length: ClassVar[bool] = True
     bits: int = 0  # of the whole numbers that the targets stand for; 0 for none
 
     @property

@@ -53,6 +53,8 @@ class Task(abc.ABC):
       is_language: whether the task is text, read in windows.
       is_image: whether images are read. The task length is then the side of an image in pixels,
         and `width` counts its pixels.
+      one_length: whether all examples of training have the length `train.length`, and not one drawn
+        from a range that ends there.
       both_sides: whether a target is to be told from the tokens on both sides, so that a causal
         model is refused.
     """
@@ -60,6 +62,7 @@ class Task(abc.ABC):
     spec_kind: ClassVar[str] = 'task'
     is_language: ClassVar[bool] = False
     is_image: ClassVar[bool] = False
+    one_length: ClassVar[bool] = False
 
     @property
     def channels(self) -> int:

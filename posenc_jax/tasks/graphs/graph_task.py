@@ -2,21 +2,22 @@
 
 import abc
 import dataclasses
-from typing import Literal
+import functools
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from posenc_jax.core.registry import SpecError
 from posenc_jax.graph.encoder import GraphEncoder, make_graph_features
+from posenc_jax.tasks.class_task import ClassTask, class_targets
 from posenc_jax.tasks.graphs.padded import pad_graphs, pad_nodes
-from posenc_jax.tasks.task import Batch, Length, Task, length_range
+from posenc_jax.tasks.task import Batch, Length, length_range
 
 Graph = Bool[np.ndarray, 'n n']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GraphTask(Task):
+class GraphTask(ClassTask):
     """A distribution of graphs with a class for each graph or each node.
 
     A batch has `vectors` [B, N, F], whose columns are a 1 and the features of `features`, the
@@ -38,23 +39,13 @@ class GraphTask(Task):
 
     def __post_init__(self):
         encoder = self.encoder
-        if encoder is None:
-            return
-        if encoder.draws > 1:
+        if encoder is not None and encoder.draws > 1:
             raise SpecError(f'{self.features}: graph tasks read one draw, got {encoder.draws}')
 
-    @property
+    @functools.cached_property
     def encoder(self) -> GraphEncoder | None:
         """The encoder of `features`."""
         return make_graph_features(self.features) if self.features else None
-
-    @property
-    def predicts(self) -> Literal['here', 'class']:
-        return 'class'
-
-    @property
-    def vocab_size(self) -> int:
-        return 0
 
     @property
     def channels(self) -> int:
@@ -91,20 +82,17 @@ class GraphTask(Task):
             rows.append(np.concatenate(columns, axis=1))
         width = self.width(length)
         padded = pad_graphs(graphs, rows, width)
-        if self.predicts == 'class':
-            targets = np.array(classes, np.int32)[:, None]
-            loss_mask = np.ones(targets.shape, np.float32)
-        else:
-            targets = pad_nodes(classes, width).astype(np.int32)
-            loss_mask = padded['valid'].astype(np.float32)
+        told = (
+            class_targets(classes)
+            if self.predicts == 'class'
+            else {
+                'targets': pad_nodes(classes, width).astype(np.int32),
+                'loss_mask': padded['valid'].astype(np.float32),
+            }
+        )
         return {
             'vectors': padded['features'],
             'adjacency': padded['adjacency'].astype(np.float32),
             'valid': padded['valid'],
-            'targets': targets,
-            'loss_mask': loss_mask,
+            **told,
         }
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Numbers of classes as text."""
-        return ' '.join(str(int(i)) for i in ids)

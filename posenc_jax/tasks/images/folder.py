@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.core.registry import quoted, register
+from posenc_jax.tasks.class_task import class_files
 from posenc_jax.tasks.images.stored_images import StoredImages, split_numbers
 
 ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -48,29 +49,7 @@ class Folder(StoredImages):
     @functools.cached_property
     def files(self) -> dict[str, list[pathlib.Path]]:
         """The files of each class, in order."""
-        root = pathlib.Path(self.path).expanduser()
-        if not root.is_dir():
-            raise ValueError(f'folder: {quoted(self.path)} is no folder')
-        listed = lambda home: sorted(p for p in home.iterdir() if not p.name.startswith('.'))
-        found = {home.name: listed(home) for home in listed(root) if home.is_dir()}
-        if len(found) < 2:
-            raise ValueError(
-                f'folder: {quoted(self.path)} must have a subfolder for each of at least two '
-                f'classes, got {sorted(found) or "none"}'
-            )
-        for name, files in found.items():
-            if len(files) < 3:
-                raise ValueError(
-                    f'folder: {quoted(str(root / name))} needs at least three pictures, one for '
-                    f'each split, got {len(files)}'
-                )
-            for file in files:
-                if not file.is_file() or file.suffix.lower() not in ENDINGS:
-                    raise ValueError(
-                        f'folder: {quoted(str(file))} is no picture; expected a file that ends on '
-                        f'{", ".join(ENDINGS)}'
-                    )
-        return found
+        return class_files('folder', self.path, 'pictures', _check_name)
 
     @property
     def output_size(self) -> int:
@@ -107,6 +86,14 @@ class Folder(StoredImages):
         """Names of classes as text."""
         names = list(self.files)
         return ' '.join(names[int(i)] for i in ids)
+
+
+def _check_name(file: pathlib.Path) -> None:
+    if not file.is_file() or file.suffix.lower() not in ENDINGS:
+        raise ValueError(
+            f'folder: {quoted(str(file))} is no picture; expected a file that ends on '
+            f'{", ".join(ENDINGS)}'
+        )
 
 
 def _read(file: pathlib.Path, side: int, grey: bool) -> Float[np.ndarray, 'n n C']:

@@ -1,17 +1,18 @@
 """What tasks on images have in common: one class for each image."""
 
 import abc
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.tasks.task import Batch, Length, Task, length_range
+from posenc_jax.tasks.class_task import ClassTask, class_targets
+from posenc_jax.tasks.task import Batch, Length, length_range
 
 LARGEST = 2048  # pixels along a side
 
 
-class ImageTask(Task):
+class ImageTask(ClassTask):
     """A distribution of square images with a class each. The task length is the side in pixels.
 
     A batch has the `image` [B, n, n, C], with a mean near 0 and a variance near 1, and one target
@@ -19,14 +20,7 @@ class ImageTask(Task):
     """
 
     is_image: ClassVar[bool] = True
-
-    @property
-    def predicts(self) -> Literal['class']:
-        return 'class'
-
-    @property
-    def vocab_size(self) -> int:
-        return 0
+    one_length: ClassVar[bool] = True
 
     @property
     def channels(self) -> int:
@@ -59,13 +53,7 @@ class ImageTask(Task):
 
     def batch(self, image: Float[np.ndarray, 'B n n C'], classes: Int[np.ndarray, ' B']) -> Batch:
         """The batch of images and their classes."""
-        targets = np.asarray(classes, np.int32)[:, None]
-        loss_mask = np.ones(targets.shape, np.float32)
-        return {'image': image.astype(np.float32), 'targets': targets, 'loss_mask': loss_mask}
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Numbers of classes as text."""
-        return ' '.join(str(int(i)) for i in ids)
+        return {'image': image.astype(np.float32), **class_targets(classes)}
 
 
 def blob(

@@ -56,6 +56,7 @@ class Language(Task):
     """
 
     is_language: ClassVar[bool] = True
+    one_length: ClassVar[bool] = True
 
     corpus: Corpus
     packing: str

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 
 from posenc_jax.coordinates.point_orders import CELL, ORDERS, point_order
 from posenc_jax.core.registry import check_choice, check_number
-from posenc_jax.tasks.task import Batch, Length, Task, length_range
+from posenc_jax.tasks.class_task import ClassTask, class_targets
+from posenc_jax.tasks.task import Batch, Length, length_range
 
 Order = Literal[
     'random', 'xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'hilbert', 'z', 'z-trans'
@@ -17,7 +18,7 @@ Order = Literal[
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PointTask(Task):
+class PointTask(ClassTask):
     """A distribution of clouds of points with a class each. The task length is N, the number of
     points; of a range of lengths, every cloud draws its own, and rows are filled up with padding.
 
@@ -40,14 +41,6 @@ class PointTask(Task):
     def __post_init__(self):
         check_choice('order', self.order, ('random', *ORDERS))
         check_number('size', self.size, above=0)
-
-    @property
-    def predicts(self) -> Literal['class']:
-        return 'class'
-
-    @property
-    def vocab_size(self) -> int:
-        return 0
 
     @property
     def channels(self) -> int:
@@ -76,12 +69,7 @@ class PointTask(Task):
             if self.order != 'random':
                 kept = kept[point_order(kept, self.order, self.size)]
             row[: len(cloud)] = kept
-        targets = np.asarray(classes, np.int32)[:, None]
-        found = {'vectors': points, 'positions': points, 'targets': targets}
+        found = {'vectors': points, 'positions': points, **class_targets(classes)}
         if low < high:
             found['valid'] = np.arange(high) < counts[:, None]
-        return {**found, 'loss_mask': np.ones(targets.shape, np.float32)}
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Numbers of classes as text."""
-        return ' '.join(str(int(i)) for i in ids)
+        return found

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from posenc_jax.coordinates.point_orders import check_points
 from posenc_jax.core.registry import check_choice, quoted, register
+from posenc_jax.tasks.class_task import class_files
 from posenc_jax.tasks.points.point_task import PointTask
 from posenc_jax.tasks.task import SPLITS, length_range
 
@@ -54,29 +55,7 @@ class PointsFolder(PointTask):
     @functools.cached_property
     def files(self) -> dict[str, list[pathlib.Path]]:
         """The files of each class, in order."""
-        root = pathlib.Path(self.path).expanduser()
-        if not root.is_dir():
-            raise ValueError(f'points_folder: {quoted(self.path)} is no folder')
-        listed = lambda home: sorted(p for p in home.iterdir() if not p.name.startswith('.'))
-        found = {home.name: listed(home) for home in listed(root) if home.is_dir()}
-        if len(found) < 2:
-            raise ValueError(
-                f'points_folder: {quoted(self.path)} must have a subfolder for each of at least '
-                f'two classes, got {sorted(found) or "none"}'
-            )
-        for name, files in found.items():
-            if len(files) < 3:
-                raise ValueError(
-                    f'points_folder: {quoted(str(root / name))} needs at least three files, one '
-                    f'for each split, got {len(files)}'
-                )
-            for file in files:
-                if not file.is_file() or file.suffix != '.npy':
-                    raise ValueError(
-                        f'points_folder: {quoted(str(file))} is no cloud; expected files that end '
-                        'on .npy'
-                    )
-        return found
+        return class_files('points_folder', self.path, 'files', _check_name)
 
     @functools.cached_property
     def stored(self) -> list[tuple[pathlib.Path, Float[np.ndarray, 'M 3'], int]]:
@@ -133,6 +112,13 @@ class PointsFolder(PointTask):
         """Names of classes as text."""
         names = list(self.files)
         return ' '.join(names[int(i)] for i in ids)
+
+
+def _check_name(file: pathlib.Path) -> None:
+    if not file.is_file() or file.suffix != '.npy':
+        raise ValueError(
+            f'points_folder: {quoted(str(file))} is no cloud; expected files that end on .npy'
+        )
 
 
 def _split(files: list[pathlib.Path], part: str) -> list[pathlib.Path]:
