@@ -103,5 +103,5 @@ class NearToFar(Mask):
         return jnp.where(k_grid, q_grid & near, q_grid | earlier)[:, None]
 
     def may_see(self, tq, tk):
-        # Conditions have negative sums, and so may have places on the grid that were moved.
+        # A negative sum may be that of a condition, or of a grid that was moved.
         return (tk.position_low <= tq.position_high) | (tq.position_high < 0)

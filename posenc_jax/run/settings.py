@@ -242,7 +242,8 @@ def check_read(
       width: tokens of a row at this length; not used where vectors or images are read.
       train, split: whether the training rule applies; see `check_ids`.
 
-    Raises ValueError if an id is beyond a table or a size does not fit the model.
+    Raises:
+      ValueError: an id is beyond a table, or a size does not fit the model.
     """
     if task.channels:
         _check_batch(model, task.sample(batch_rng(0, 'test', 0), 2, length), train=train)

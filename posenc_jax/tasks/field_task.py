@@ -28,8 +28,8 @@ class Points:
     Attributes:
       coords: float32.
       targets: float32 [N, O], or int32 [N] for classes.
-      parts: names -> the points that are measured on their own; '' names those of the main number.
-        None of them means that all points make the main number.
+      parts: groups of points, each measured on its own, by their names. The group '' gives the
+        main number; without it, all points do.
     """
 
     coords: Float[np.ndarray, 'N d']
@@ -48,7 +48,7 @@ class FieldTask(Task):
 
     Training draws `batch` of its points without repetition, all of them if there are as many. They
     are those of a grid unless a task says otherwise. Evaluation reads all points of grids of other
-    resolutions, whose points lie between.
+    resolutions.
     """
 
     one_length: ClassVar[bool] = True
