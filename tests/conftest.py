@@ -22,6 +22,8 @@ _given = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = ' '.join(
     [_given, *(flag for flag in _FLAGS if flag.split('=')[0] not in _given)]
 ).strip()
+# Emulated devices that outnumber the cores need more threads than XLA starts: model/sharding.py.
+os.environ.setdefault('PJRT_NPROC', '32')
 # All workers share one compilation cache, so a function is compiled once, also if a worker has
 # cleared its own caches. A folder that the environment names is kept, and halves the next run.
 _OWN_CACHE = None

@@ -101,6 +101,16 @@ def test_a_cpu_counts_as_several_devices(rows, count, variables, expected):
     assert found.stdout.strip() == expected
 
 
+@pytest.mark.parametrize('count, given, expected', [(1, '', ''), (64, '', '256'), (64, '9', '9')])
+def test_more_devices_than_cores_get_more_threads(monkeypatch, count, given, expected):
+    monkeypatch.setenv('PJRT_NPROC', given)
+    if not given:
+        monkeypatch.delenv('PJRT_NPROC')
+    monkeypatch.setattr(jax.config, 'update', lambda *setting: None)
+    split_cpu(1, count)
+    assert os.environ.get('PJRT_NPROC', '') == expected
+
+
 def test_devices_that_are_in_use_cannot_be_split():
     here = jax.local_device_count()
     split_cpu(6)
