@@ -14,7 +14,7 @@ as its base at 256 and better beyond; the paper gains about 3 points of perplexi
 may be interrupted and started again.
 """
 
-from configs.sweeps.runs import compare
+from configs.sweeps.runs import Sweep
 from posenc_jax.positions.bipe import bipe_slopes
 
 SEPARATORS = 'bipe(separators=(10, 46))'
@@ -33,5 +33,7 @@ SETTINGS = (
 )
 EVALUATION = {'comparison': ('eval.lengths=256,512,1024',)}
 
+SWEEP = Sweep(__doc__, ENCODINGS, workdir='runs/bilevel', settings=SETTINGS, evaluation=EVALUATION)
+
 if __name__ == '__main__':
-    compare(__doc__, ENCODINGS, workdir='runs/bilevel', settings=SETTINGS, evaluation=EVALUATION)
+    SWEEP.main()

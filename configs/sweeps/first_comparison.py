@@ -7,7 +7,7 @@ results.csv, pictures). Runs whose last step is saved are not trained again, so 
 interrupted and started again.
 """
 
-from configs.sweeps.runs import compare
+from configs.sweeps.runs import Sweep
 
 ENCODINGS = {
     'nope': 'nope()',
@@ -20,5 +20,7 @@ ENCODINGS = {
     'fire': 'fire()',
 }
 
+SWEEP = Sweep(__doc__, ENCODINGS, [('rope', 'yarn(factor=8.0)')], workdir='runs/first_comparison')
+
 if __name__ == '__main__':
-    compare(__doc__, ENCODINGS, [('rope', 'yarn(factor=8.0)')], workdir='runs/first_comparison')
+    SWEEP.main()

@@ -11,7 +11,7 @@ sequence. Results: WORKDIR/comparison, WORKDIR/sparse, WORKDIR/dense. Runs whose
 are not trained again, so the sweep may be interrupted and started again.
 """
 
-from configs.sweeps.runs import compare
+from configs.sweeps.runs import Sweep
 
 ENCODINGS = {
     'tra': 'tra()',
@@ -32,5 +32,9 @@ EVALUATION = {
     'dense': ('task=flip_flop(ignore=0.1)', 'eval.lengths=16,64', 'eval.samples=500'),
 }
 
+SWEEP = Sweep(
+    __doc__, ENCODINGS, workdir='runs/flip_flop', settings=SETTINGS, evaluation=EVALUATION
+)
+
 if __name__ == '__main__':
-    compare(__doc__, ENCODINGS, workdir='runs/flip_flop', settings=SETTINGS, evaluation=EVALUATION)
+    SWEEP.main()

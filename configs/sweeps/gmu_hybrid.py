@@ -15,7 +15,7 @@ Paper:     Ren et al. (arXiv 2507.06607): good recall in phone books without pos
            ten times the decoding throughput for 32k new tokens behind a prompt of 2k.
 """
 
-from configs.sweeps.runs import compare
+from configs.sweeps.runs import Sweep
 from posenc_jax.mixers.gmu_hybrid import pattern_of
 
 LAYERS = 6
@@ -38,5 +38,7 @@ EVALUATION = {
     'far': ('eval.lengths=16384', 'eval.samples=10', 'eval.batch=1'),
 }
 
+SWEEP = Sweep(__doc__, MODELS, workdir='runs/gmu_hybrid', settings=SETTINGS, evaluation=EVALUATION)
+
 if __name__ == '__main__':
-    compare(__doc__, MODELS, workdir='runs/gmu_hybrid', settings=SETTINGS, evaluation=EVALUATION)
+    SWEEP.main()

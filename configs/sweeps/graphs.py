@@ -10,10 +10,7 @@ Results:   WORKDIR/comparison; docs/results/space.md has the numbers. Runs whose
            are not trained again, so the sweep may be interrupted and started again.
 """
 
-import sys
-
-from configs.sweeps.runs import compare
-from posenc_jax.core.command import Parser
+from configs.sweeps.runs import Sweep, main
 
 PAIRS = ('rook_shrikhande', 'decalin_bicyclopentyl', 'skip_links')
 FEATURES = {'none': '', 'lap_pe': 'lap_pe(vectors=4)', 'rwse': 'rwse(steps=8)', 'lcp': 'lcp()'}
@@ -55,11 +52,8 @@ EVALUATION = {
     'triangles': ('eval.lengths=16,24,32', 'eval.samples=200'),
 }
 
-if __name__ == '__main__':
-    if len(sys.argv) < 2 or sys.argv[1] not in GROUPS:
-        Parser('graphs').error(f'name a group first: {", ".join(GROUPS)}')
-    group = sys.argv.pop(1)
-    compare(
+SWEEPS = {
+    group: Sweep(
         __doc__,
         GROUPS[group],
         workdir=f'runs/graphs/{group}',
@@ -67,3 +61,8 @@ if __name__ == '__main__':
         settings=SETTINGS[group],
         evaluation={'comparison': EVALUATION[group]},
     )
+    for group in GROUPS
+}
+
+if __name__ == '__main__':
+    main(SWEEPS)

@@ -23,10 +23,7 @@ Results:   WORKDIR/comparison. Runs whose last step is saved are not trained aga
            be interrupted and started again. Read the seeds one by one, because they differ.
 """
 
-import sys
-
-from configs.sweeps.runs import compare
-from posenc_jax.core.command import Parser
+from configs.sweeps.runs import Sweep, main
 
 LAYERS, LARGEST = 2, 512
 
@@ -94,14 +91,16 @@ SETTINGS = (
 )  # fmt: skip
 
 
-if __name__ == '__main__':
-    if len(sys.argv) < 2 or sys.argv[1] not in GROUPS:
-        Parser('length_generalisation').error(f'name a group first: {", ".join(GROUPS)}')
-    group = sys.argv.pop(1)
-    compare(
+SWEEPS = {
+    group: Sweep(
         __doc__,
         GROUPS[group],
         workdir=f'runs/length_generalisation/{group}',
         settings=(*SETTINGS, f'train.length={TRAINED[group]}'),
         evaluation={'comparison': (f'eval.lengths={LENGTHS[group]}', 'eval.samples=200')},
     )
+    for group in GROUPS
+}
+
+if __name__ == '__main__':
+    main(SWEEPS)

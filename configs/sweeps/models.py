@@ -13,10 +13,7 @@ Results:   WORKDIR/comparison; docs/results/models.md has the numbers. Runs whos
            are not trained again, so the sweep may be interrupted and started again.
 """
 
-import sys
-
-from configs.sweeps.runs import compare
-from posenc_jax.core.command import Parser
+from configs.sweeps.runs import Sweep, main
 
 CHOMSKY = (
     'even_pairs',
@@ -133,16 +130,17 @@ EVALUATION = {
 }
 
 
-if __name__ == '__main__':
-    if len(sys.argv) < 2 or sys.argv[1] not in GROUPS:
-        Parser('models').error(f'name a group first: {", ".join(GROUPS)}')
-    group = sys.argv.pop(1)
-    evaluation = {'comparison': EVALUATION[group]}
-    compare(
+SWEEPS = {
+    group: Sweep(
         __doc__,
         GROUPS[group],
         workdir=f'runs/models/{group}',
         config='configs/default.py',
         settings=SETTINGS[group],
-        evaluation=evaluation,
+        evaluation={'comparison': EVALUATION[group]},
     )
+    for group in GROUPS
+}
+
+if __name__ == '__main__':
+    main(SWEEPS)

@@ -15,7 +15,7 @@ Paper:     Zhang et al. (arXiv 2403.00762): traverses with several orders are be
 """
 
 from configs.points import ORDERS, pattern
-from configs.sweeps.runs import compare
+from configs.sweeps.runs import Sweep
 
 MIXERS = {'cheems': 'cheems(chunk=32, dt=0.05)', 'gru': 'gru()'}
 CURVES = {
@@ -32,12 +32,14 @@ MODELS = {
 }
 EVALUATION = {'comparison': ('eval.lengths=128,256,512', 'eval.samples=1000')}
 
+SWEEP = Sweep(
+    __doc__,
+    MODELS,
+    workdir='runs/points',
+    config='configs/points.py',
+    settings=('train.save_every=100000', 'train.eval_every=300'),
+    evaluation=EVALUATION,
+)
+
 if __name__ == '__main__':
-    compare(
-        __doc__,
-        MODELS,
-        workdir='runs/points',
-        config='configs/points.py',
-        settings=('train.save_every=100000', 'train.eval_every=300'),
-        evaluation=EVALUATION,
-    )
+    SWEEP.main()

@@ -13,7 +13,7 @@ pictures). Runs whose last step is saved are not trained again, so the sweep may
 started again.
 """
 
-from configs.sweeps.runs import compare
+from configs.sweeps.runs import Sweep
 
 ENCODINGS = {
     'nope': 'nope()',
@@ -59,12 +59,14 @@ EVALUATION = (
     'eval.tokens=8192',
 )
 
+SWEEP = Sweep(
+    __doc__,
+    ENCODINGS,
+    EXTENDED,
+    workdir='runs/relative_bias',
+    settings=SETTINGS,
+    evaluation={'comparison': EVALUATION},
+)
+
 if __name__ == '__main__':
-    compare(
-        __doc__,
-        ENCODINGS,
-        EXTENDED,
-        workdir='runs/relative_bias',
-        settings=SETTINGS,
-        evaluation={'comparison': EVALUATION},
-    )
+    SWEEP.main()

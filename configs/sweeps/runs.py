@@ -1,5 +1,6 @@
 """Functions for sweeps: they train runs that do not exist, keep results, and evaluate all runs."""
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -203,20 +204,12 @@ def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str
     )
 
 
-def compare(
-    documentation: str,
-    encodings: Mapping[str, str | Mapping[str, object]],
-    extended: Iterable[tuple[str, str]] = (),
-    *,
-    workdir: str,
-    config: str = 'configs/quickstart.py',
-    settings: Iterable[str] = (),
-    evaluation: Mapping[str, Iterable[str]] = {'comparison': ()},
-) -> None:
-    """The command line of a sweep: trains every encoding with every seed, and evaluates all runs.
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A comparison of runs that train.py trains and eval.py evaluates together.
 
-    Args:
-      documentation: docstring of the sweep; the help shows its first line.
+    Attributes:
+      documentation: docstring of its module; the help shows the first line.
       encodings: name of a run -> encoding string, or dotted names -> values of all fields in which
         the run differs from others.
       extended: (name of a run, extension), evaluated in addition.
@@ -225,37 +218,63 @@ def compare(
       settings: fields of the config for training, as 'NAME=VALUE'.
       evaluation: folder within --workdir -> fields of an evaluation, as 'NAME=VALUE'.
     """
-    parser = Parser(description=documentation.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--workdir', type=pathlib.Path, default=workdir)
-    parser.add_argument('--config', default=config)
-    parser.add_argument(
-        '--only',
-        nargs='+',
-        choices=sorted(encodings),
-        metavar='NAME',
-        help='train and evaluate these alone',
+
+    documentation: str
+    encodings: Mapping[str, str | Mapping[str, object]]
+    extended: Sequence[tuple[str, str]] = ()
+    workdir: str = 'runs'
+    config: str = 'configs/quickstart.py'
+    settings: Sequence[str] = ()
+    evaluation: Mapping[str, Sequence[str]] = dataclasses.field(
+        default_factory=lambda: {'comparison': ()}
     )
-    parser.add_argument(
-        '--set',
-        nargs='*',
-        default=[],
-        metavar='FIELD=VALUE',
-        help='more config fields, e.g. train.steps=200',
-    )
-    arguments = parser.parse_args()
-    runs = {}
-    for seed in arguments.seeds:
-        for name in arguments.only or encodings:
-            own = encodings[name]
-            fields = {**({'encoding': own} if isinstance(own, str) else own), 'seed': seed}
-            directory = pathlib.Path(arguments.workdir, f'{name}_{seed}')
-            runs[name, seed] = Run(directory, arguments.config, fields, [*settings, *arguments.set])
-    evaluated = []
-    for (name, _), run in train_runs(runs).items():
-        evaluated += [
-            run,
-            *(f'{run} | {extension}' for which, extension in extended if which == name),
-        ]
-    for folder, fields in evaluation.items():
-        evaluate_runs(evaluated, pathlib.Path(arguments.workdir, folder), fields)
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The values of the options; `arguments` are by default those of the program."""
+        parser = Parser(description=self.documentation.splitlines()[0])
+        parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+        parser.add_argument('--workdir', type=pathlib.Path, default=self.workdir)
+        parser.add_argument('--config', default=self.config)
+        parser.add_argument(
+            '--only',
+            nargs='+',
+            choices=sorted(self.encodings),
+            metavar='NAME',
+            help='train and evaluate these alone',
+        )
+        parser.add_argument(
+            '--set',
+            nargs='*',
+            default=[],
+            metavar='FIELD=VALUE',
+            help='more config fields, e.g. train.steps=200',
+        )
+        return parser.parse_args(arguments)
+
+    def runs(self, options: argparse.Namespace) -> dict[tuple[str, int], Run]:
+        """The runs by name and seed."""
+        made = {}
+        for seed in options.seeds:
+            for name in options.only or self.encodings:
+                own = self.encodings[name]
+                fields = {**({'encoding': own} if isinstance(own, str) else own), 'seed': seed}
+                directory = pathlib.Path(options.workdir, f'{name}_{seed}')
+                more = [*self.settings, *options.set]
+                made[name, seed] = Run(directory, options.config, fields, more)
+        return made
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """The command line: trains every encoding with every seed, and evaluates all runs."""
+        options = self.parse(arguments)
+        evaluated = []
+        for (name, _), run in train_runs(self.runs(options)).items():
+            evaluated += [run, *(f'{run} | {ext}' for which, ext in self.extended if which == name)]
+        for folder, fields in self.evaluation.items():
+            evaluate_runs(evaluated, pathlib.Path(options.workdir, folder), fields)
+
+
+def main(sweeps: Mapping[str, Sweep]) -> None:
+    """The command line of a module with several sweeps, whose first argument names one."""
+    if len(sys.argv) < 2 or sys.argv[1] not in sweeps:
+        Parser(pathlib.Path(sys.argv[0]).stem).error(f'name a group first: {", ".join(sweeps)}')
+    sweeps[sys.argv.pop(1)].main()

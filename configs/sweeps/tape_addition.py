@@ -13,7 +13,7 @@ Results:   WORKDIR/comparison. Runs whose last step is saved are not trained aga
            be interrupted and started again.
 """
 
-from configs.sweeps.runs import compare
+from configs.sweeps.runs import Sweep
 
 ENCODINGS = {'rope': 'rope()', 'tape': 'tape()', 'tape_mix': 'tape(post_attn="mix")'}
 SETTINGS = (
@@ -24,7 +24,9 @@ SETTINGS = (
 )  # fmt: skip
 EVALUATION = {'comparison': ('eval.lengths=8,12,16', 'eval.samples=200')}
 
+SWEEP = Sweep(
+    __doc__, ENCODINGS, workdir='runs/tape_addition', settings=SETTINGS, evaluation=EVALUATION
+)
+
 if __name__ == '__main__':
-    compare(
-        __doc__, ENCODINGS, workdir='runs/tape_addition', settings=SETTINGS, evaluation=EVALUATION
-    )
+    SWEEP.main()
