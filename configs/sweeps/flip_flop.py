@@ -15,6 +15,7 @@ from configs.sweeps.runs import Sweep
 
 ENCODINGS = {
     'tra': 'tra()',
+    'path': 'path()',
     'cope': 'cope(npos=32)',
     'nope': 'nope()',
     'rope': 'rope()',

@@ -245,6 +245,7 @@ class Sweep:
         parser.add_argument(
             '--set',
             nargs='*',
+            action='extend',
             default=[],
             metavar='FIELD=VALUE',
             help='more config fields, e.g. train.steps=200',

@@ -1,0 +1,45 @@
+"""The ledger of claims: what papers say of their methods, and what was measured of it here.
+
+Command:   python -m configs.claims [ID ...] [--budget MINUTES] [--workdir runs/claims]
+           Without arguments the command says what is measured and what is left. IDs measure these
+           claims. A budget measures what is left, cheapest first, until the next claim would take
+           longer than what remains of the budget.
+Results:   docs/claims/measured.json, and docs/claims.md which is made from it. Runs lie in
+           WORKDIR/SWEEP-DIGEST; the digest is that of all settings of the sweep. A run that exists
+           is not trained again, so the command may be interrupted and started again.
+
+`papers.csv` has the sentences of the papers. A module for each family of methods says how those
+that can be measured are measured.
+"""
+
+import csv
+import pathlib
+
+from configs.claims import content, ids, mixers, relative, space
+from configs.claims.claim import Claim
+
+MEASUREMENTS = {
+    **ids.MEASUREMENTS,
+    **relative.MEASUREMENTS,
+    **content.MEASUREMENTS,
+    **mixers.MEASUREMENTS,
+    **space.MEASUREMENTS,
+}
+
+
+def _claims() -> dict[str, Claim]:
+    with pathlib.Path(__file__).with_name('papers.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    made = {
+        row['id']: Claim(
+            **{**row, 'minutes': float(row['minutes'])},  # pyright: ignore[reportArgumentType]
+            how=MEASUREMENTS.get(row['id']),
+        )
+        for row in rows
+    }
+    if unknown := sorted(MEASUREMENTS.keys() - made.keys()):
+        raise ValueError(f'papers.csv has no claims {unknown}, which are measured')
+    return made
+
+
+CLAIMS = _claims()

@@ -1,0 +1,75 @@
+"""The command of the ledger; `configs.claims` describes it."""
+
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from configs import claims
+from configs.claims import ledger, page
+from configs.claims.claim import Claim, MissingResultError
+from posenc_jax.core.command import Parser
+from posenc_jax.run import lock
+
+PAGE = ledger.ROOT / 'docs' / 'claims.md'
+
+
+def left() -> list[Claim]:
+    """The claims that have a sweep and are not measured with their present settings, cheapest
+    first.
+    """
+    there = ledger.read()
+    waiting = [
+        claim
+        for claim in claims.CLAIMS.values()
+        if claim.how and not ledger.is_current(claim, there.get(claim.id))
+    ]
+    return sorted(waiting, key=lambda claim: (_minutes(claim), claim.id))
+
+
+def _minutes(claim: Claim) -> float:
+    return claim.how.minutes if claim.how else claim.minutes
+
+
+def run(waiting: Sequence[Claim], workdir: pathlib.Path, budget: float) -> None:
+    """Measures claims in their order while the budget, in minutes, has room for the next."""
+    for claim in waiting:
+        if _minutes(claim) > budget:
+            done = 'stopped' if claim is not waiting[0] else 'nothing was measured'
+            sys.exit(
+                f'claims: {done}: the next claim, {claim.id}, takes about {_minutes(claim):g} '
+                f'minutes, and the budget has {max(budget, 0):.3g} left'
+            )
+        print(f'{claim.id}: {claim.statement}', flush=True)
+        record = ledger.measure(claim, workdir)
+        budget -= record['minutes']
+        page.write(PAGE, claims.CLAIMS, ledger.read())
+        effects = ledger.effects(record)
+        assert claim.how is not None
+        print(f'{claim.id}: {claim.how.verdict(effects)} ({page.effect_text(claim.how, effects)})')
+
+
+def main() -> None:
+    parser = Parser('claims', description=claims.__doc__)
+    parser.add_argument('ids', nargs='*', metavar='ID')
+    parser.add_argument('--budget', type=float, metavar='MINUTES')
+    parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/claims'))
+    arguments = parser.parse_args()
+    if arguments.ids and arguments.budget is not None:
+        parser.error('give claims or a budget, not both')
+    try:
+        asked = ledger.chosen(claims.CLAIMS, arguments.ids)
+        if arguments.ids or arguments.budget is not None:
+            workdir = arguments.workdir.resolve()
+            with lock.hold(
+                workdir / 'claims.lock', 'claims are being measured', 'give another --workdir'
+            ):
+                run(asked or left(), workdir, math.inf if asked else arguments.budget)
+        page.write(PAGE, claims.CLAIMS, ledger.read())
+    except (ValueError, OSError, MissingResultError, lock.HeldError) as error:
+        parser.error(str(error))
+    page.show(claims.CLAIMS, ledger.read(), left())
+
+
+if __name__ == '__main__':
+    main()

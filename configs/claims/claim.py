@@ -1,0 +1,152 @@
+"""What a claim is, how its measure reads the results of a sweep, and how the verdict follows."""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+LEAST_SEEDS = 3
+VERDICTS = ('holds', 'partly', 'contrary', 'open')
+
+
+class MissingResultError(Exception):
+    """The results of a sweep lack what a measure reads."""
+
+
+class Results:
+    """The results that a sweep wrote below its --workdir, by `eval.py`.
+
+    Attributes:
+      rows: one dictionary for each measured number, with the names of `results.json`, the `folder`
+        of its evaluation and the `name` of its run without the seed.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self.rows = []
+        for path in sorted(directory.glob('*/results.json')):
+            for row in json.loads(path.read_text())['results']:
+                name = pathlib.PurePath(row['run']).name.rsplit('_', 1)[0]
+                if row.get('extend'):
+                    name += ' | ' + row['extend']
+                self.rows.append({**row, 'folder': path.parent.name, 'name': name})
+
+    def values(self, name: str, field: str = 'value', **where: object) -> dict[int, float]:
+        """Seed -> number of the run `name`, e.g. `values('rope', length=128)`.
+
+        Args:
+          name: the run without its seed; with ' | EXTENSION' if it was extended for the evaluation.
+          field: which number of the row, e.g. 'nll'.
+          where: further fields that the row must have.
+
+        Raises:
+          MissingResultError: there is no such row, or there are several for one seed.
+        """
+        found: dict[int, float] = {}
+        for row in self.rows:
+            if row['name'] == name and all(row.get(key) == value for key, value in where.items()):
+                if row['seed'] in found:
+                    raise MissingResultError(f'several results of {name!r} with {where}')
+                found[row['seed']] = row[field]
+        if not found:
+            names = sorted({row['name'] for row in self.rows})
+            raise MissingResultError(f'no result of {name!r} with {where}; there are {names}')
+        return found
+
+
+Measure = Callable[[Results], Mapping[int, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """How a claim is measured.
+
+    Attributes:
+      test: what is compared, in one sentence.
+      sweep: module in `configs.sweeps`.
+      arguments: arguments of the sweep, without seeds and directory.
+      measure: from the results to seed -> effect; a larger effect speaks for the claim.
+      unit: what the effect counts, such as 'points of exact match'.
+      margin: the least effect that counts, in that unit; above 0.
+      minutes: time of the sweep on two cores.
+      seeds: seeds of the runs.
+      remark: why the result is as it is, if that is known.
+    """
+
+    test: str
+    sweep: str
+    arguments: Sequence[str]
+    measure: Measure
+    unit: str
+    margin: float
+    minutes: float
+    seeds: Sequence[int] = (0, 1, 2)
+    remark: str = ''
+
+    def verdict(self, effects: Mapping[int, float]) -> str:
+        """'holds' if every seed reaches the margin, 'partly' if the mean does, 'contrary' if the
+        mean is beyond the margin on the other side, otherwise 'open'. Fewer than three seeds are
+        always open.
+        """
+        values = list(effects.values())
+        if len(values) < LEAST_SEEDS:
+            return 'open'
+        mean = statistics.fmean(values)
+        if min(values) >= self.margin:
+            return 'holds'
+        if mean >= self.margin:
+            return 'partly'
+        return 'contrary' if mean <= -self.margin else 'open'
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper.
+
+    Attributes:
+      id: short name that stays the same, such as 'B5'.
+      family: heading under which the page has the claim.
+      key: name of the method.
+      arxiv: number of the paper.
+      statement: what the paper says, in our words.
+      test: what would be compared, for a claim that nothing measures yet.
+      minutes: about how long that test would take on two cores.
+      how: its measurement, if there is one.
+    """
+
+    id: str
+    family: str
+    key: str
+    arxiv: str
+    statement: str
+    test: str
+    minutes: float
+    how: Measurement | None = None
+
+
+def by_seed(combine: Callable[..., float], *parts: Measure) -> Measure:
+    """A measure that combines others seed by seed, over the seeds that all of them have."""
+
+    def measure(results: Results) -> dict[int, float]:
+        values = [part(results) for part in parts]
+        seeds = sorted(set.intersection(*(set(value) for value in values)))
+        return {seed: combine(*(value[seed] for value in values)) for seed in seeds}
+
+    return measure
+
+
+def number(name: str, field: str = 'value', **where: object) -> Measure:
+    """The measure that reads one number of a run."""
+    return lambda results: results.values(name, field, **where)
+
+
+def above(better: str, worse: str, field: str = 'value', **where: object) -> Measure:
+    """How much more `better` has than `worse`, e.g. of exact match."""
+    return by_seed(
+        lambda a, b: a - b, number(better, field, **where), number(worse, field, **where)
+    )
+
+
+def below(better: str, worse: str, **where: object) -> Measure:
+    """How many nats a token fewer `better` needs than `worse`."""
+    return above(worse, better, 'nll', **where)

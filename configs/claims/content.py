@@ -1,0 +1,111 @@
+"""Measurements of content-dependent and learned encodings."""
+
+import statistics
+
+from configs.claims.claim import Measurement, above, below, by_seed, number
+
+FLIP_FLOP = ('--only', 'tra', 'path', 'cope', 'nope', 'rope', 'alibi')
+SPLITS = ('comparison', 'sparse', 'dense')
+
+
+def flip_flop(name: str, length: int):
+    """The mean exact match over the three densities of bits."""
+    return by_seed(
+        lambda *values: statistics.fmean(values),
+        *(number(name, length=length, folder=folder) for folder in SPLITS),
+    )
+
+
+def best_of(*parts):
+    """The largest of several numbers, seed by seed."""
+    return by_seed(lambda *values: max(values), *parts)
+
+
+def minus(first, second):
+    """The difference of two measures, seed by seed."""
+    return by_seed(lambda a, b: a - b, first, second)
+
+
+MEASUREMENTS = {
+    'C1': Measurement(
+        'Flip-flop with 64 pairs after training with 16: CoPE minus the best of NoPE, RoPE and '
+        'ALiBi, as the mean exact match of three densities.',
+        'flip_flop',
+        FLIP_FLOP,
+        minus(
+            flip_flop('cope', 64), best_of(*(flip_flop(n, 64) for n in ('nope', 'rope', 'alibi')))
+        ),
+        'of exact match',
+        margin=0.05,
+        minutes=20,
+    ),
+    'C4': Measurement(
+        'Flip-flop with 64 pairs after training with 16: PaTH minus RoPE, as the mean exact match '
+        'of three densities.',
+        'flip_flop',
+        FLIP_FLOP,
+        minus(flip_flop('path', 64), flip_flop('rope', 64)),
+        'of exact match',
+        margin=0.05,
+        minutes=20,
+    ),
+    'C6a': Measurement(
+        'Sums of 12 digits after training with 1 to 8: TAPE minus RoPE, in digits that are right.',
+        'tape_addition',
+        ('--only', 'rope', 'tape'),
+        above('tape', 'rope', 'token_accuracy', length=12),
+        'of digits',
+        margin=0.05,
+        minutes=15,
+    ),
+    'C6b': Measurement(
+        'Passkeys in 128 tokens after training with 16 to 64: TAPE minus RoPE.',
+        'models',
+        ('passkeys',),
+        above('tape', 'rope', length=128),
+        'of exact match',
+        margin=0.05,
+        minutes=12,
+    ),
+    'C7': Measurement(
+        'Bytes of text read in windows of 256 after training with 64: nats that SeqPE needs less '
+        'than the better of ALiBi and RoPE.',
+        'models',
+        ('digits',),
+        by_seed(
+            lambda own, *others: min(others) - own,
+            *(number(name, 'nll', length=256) for name in ('seqpe', 'alibi', 'rope')),
+        ),
+        'nats a byte',
+        margin=0.02,
+        minutes=12,
+    ),
+    'C9': Measurement(
+        'Sentences of up to 8 words, read after 500 batches: DPE minus sinusoids.',
+        'models',
+        ('translation',),
+        above('dpe', 'sinusoidal', length=8),
+        'of sentences',
+        margin=0.02,
+        minutes=10,
+    ),
+    'C10': Measurement(
+        'Sentences of 8 words, read after 500 batches: XL PE with the true order minus sinusoids.',
+        'models',
+        ('translation',),
+        above('xlpe', 'sinusoidal', length=8),
+        'of sentences',
+        margin=0.02,
+        minutes=10,
+    ),
+    'C14': Measurement(
+        'Text in windows of 64 bytes, 12 layers: nats that the model without positions needs less '
+        'than the one with sinusoids.',
+        'models',
+        ('depth',),
+        below('nope_12', 'sinusoidal_12', length=64),
+        'nats a byte',
+        margin=0.01,
+        minutes=30,
+    ),
+}

@@ -1,0 +1,58 @@
+"""Measurements of positions that are drawn, shared or given by a task."""
+
+import statistics
+
+from configs.claims.claim import Measurement, Results, below
+from configs.sweeps.models import CHOMSKY
+
+BEYOND = (30, 40, 60, 80)
+
+
+def randomized(results: Results) -> dict[int, float]:
+    """Randomized minus plain positions, in symbols that are right, over tasks and lengths."""
+    cells = [
+        {
+            side: results.values(f'{task}_{side}', 'token_accuracy', length=length)
+            for side in ('randomized', 'plain')
+        }
+        for task in CHOMSKY
+        for length in BEYOND
+    ]
+    return {
+        seed: statistics.fmean(cell['randomized'][seed] - cell['plain'][seed] for cell in cells)
+        for seed in sorted(cells[0]['plain'])
+    }
+
+
+MEASUREMENTS = {
+    'A9': Measurement(
+        'Six of the 15 tasks in an encoder with sinusoids, trained to 20 symbols: randomized minus '
+        'plain positions, in symbols that are right, over 30 to 80 symbols.',
+        'models',
+        ('chomsky',),
+        randomized,
+        'of symbols',
+        margin=0.02,
+        minutes=35,
+    ),
+    'A13': Measurement(
+        'Bytes of text read in windows of 1024 after training with 256: nats that BiPE with RoPE '
+        'needs less than RoPE.',
+        'bilevel',
+        (),
+        below('bipe_rope', 'rope', length=1024, protocol='same_tokens'),
+        'nats a byte',
+        margin=0.02,
+        minutes=45,
+    ),
+    'A14': Measurement(
+        'Bytes of text read in windows of 1024 after training with 256: nats that BiPE with ALiBi '
+        'needs less than ALiBi.',
+        'bilevel',
+        (),
+        below('bipe_alibi', 'alibi', length=1024, protocol='same_tokens'),
+        'nats a byte',
+        margin=0.02,
+        minutes=45,
+    ),
+}

@@ -1,0 +1,157 @@
+"""Measuring claims: the settings of a sweep and their digest, its run, and measured.json."""
+
+import dataclasses
+import datetime
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from configs.claims.claim import Claim, Measurement, MissingResultError, Results
+from configs.sweeps.runs import Run, Sweep
+from posenc_jax.core import disk
+from posenc_jax.core.registry import nearest
+from posenc_jax.run import defaults, entries, json_file, stored
+from posenc_jax.run.fields import fields_of
+from posenc_jax.version import __version__
+
+run = subprocess.run  # tests replace it
+ROOT = pathlib.Path(__file__).parents[2]
+MEASURED = ROOT / 'docs' / 'claims' / 'measured.json'
+# A run has the same numbers on machines of any number of cores.
+ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the runs of a claim are made.
+
+    Attributes:
+      command: `python` and its arguments, without the directory.
+      name: name of the directory, with the digest of all settings.
+      digest: the digest.
+    """
+
+    command: tuple[str, ...]
+    name: str
+    digest: str
+
+
+def plan(how: Measurement) -> Plan:
+    """The command and the digest of a measurement.
+
+    The digest covers, of every run, the fields that change what is trained and that differ from the
+    defaults, and the settings of the evaluation. It does not cover the code of the package.
+    """
+    module = importlib.import_module(f'configs.sweeps.{how.sweep}')
+    first = how.arguments[:1] if hasattr(module, 'SWEEPS') else ()
+    sweep: Sweep = module.SWEEPS[first[0]] if first else module.SWEEP
+    options = (*how.arguments[len(first) :], '--seeds', *map(str, how.seeds), *ONE_DEVICE)
+    parsed = sweep.parse(options)
+    usual = fields_of(defaults.get_config())
+    runs = {
+        f'{name}_{seed}': _bound(run, usual) for (name, seed), run in sweep.runs(parsed).items()
+    }
+    settings = {
+        'runs': runs,
+        'extended': [list(pair) for pair in sweep.extended],
+        'evaluation': {folder: list(fields) for folder, fields in sweep.evaluation.items()},
+    }
+    digest = entries.digest(settings)[:12]
+    name = '-'.join((how.sweep, *first, digest))
+    return Plan(('-m', f'configs.sweeps.{how.sweep}', *first, *options), name, digest)
+
+
+def _bound(run: Run, usual: Mapping[str, Any]) -> dict[str, Any]:
+    fields = stored.Saved(run.asked()).bound
+    return {name: value for name, value in fields.items() if value != usual.get(name)}
+
+
+def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:
+    """Id -> what was measured; {} if there is no file yet. The file is by default `MEASURED`.
+
+    Raises:
+      ValueError: the file is not a ledger.
+    """
+    path = path or MEASURED
+    return json_file.read_object(path, 'a ledger of claims') if path.is_file() else {}
+
+
+def is_current(claim: Claim, record: Mapping[str, Any] | None) -> bool:
+    """Whether the record was made with the settings that the claim has now."""
+    return bool(record and claim.how and record['digest'] == plan(claim.how).digest)
+
+
+def effects(record: Mapping[str, Any]) -> dict[int, float]:
+    """Seed -> effect of a record."""
+    return {int(seed): value for seed, value in record['effects'].items()}
+
+
+def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
+    """Runs the sweep of a claim, reads the effect, and writes it into the ledger.
+
+    Raises:
+      SystemExit: the sweep has failed or was stopped, and has said why; nothing is written.
+      MissingResultError: the results lack what the measure reads.
+    """
+    assert claim.how is not None, f'nothing measures claim {claim.id}'
+    made = plan(claim.how)
+    directory = workdir / made.name
+    began = time.monotonic()
+    command = [sys.executable, *made.command, '--workdir', str(directory)]
+    if status := run(command, cwd=ROOT).returncode:
+        raise SystemExit(status if status > 0 else 128 - status)
+    minutes = (time.monotonic() - began) / 60
+    found = dict(claim.how.measure(Results(directory)))
+    if lacking := sorted(set(claim.how.seeds) - set(found)):
+        raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
+    record = {
+        'digest': made.digest,
+        'effects': {str(seed): round(value, 6) for seed, value in sorted(found.items())},
+        'date': datetime.date.today().isoformat(),
+        'commit': _commit(),
+        'device': _device(),
+        'minutes': round(minutes, 1),
+        'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
+    }
+    MEASURED.parent.mkdir(parents=True, exist_ok=True)
+    # The file is read again, because another process may have written since.
+    disk.write(MEASURED, json.dumps({**read(), claim.id: record}, indent=1) + '\n')
+    return record
+
+
+def _commit() -> str:
+    """The commit of the code, with '+' if files differ from it; '' outside a repository."""
+    ask = lambda *words: subprocess.run(
+        ['git', *words], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    commit = ask('rev-parse', '--short=12', 'HEAD')
+    return commit + '+' if commit and ask('status', '--porcelain', '-uno') else commit
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return device.device_kind if device.platform != 'cpu' else f'cpu, {os.cpu_count()} cores'
+
+
+def chosen(claims: Mapping[str, Claim], ids: Sequence[str]) -> list[Claim]:
+    """The claims with these ids.
+
+    Raises:
+      ValueError: an id does not exist, or nothing measures its claim yet.
+    """
+    for name in ids:
+        if name not in claims:
+            raise ValueError(f'there is no claim {name!r}; {nearest(name, claims)}')
+        if claims[name].how is None:
+            raise ValueError(
+                f'nothing measures claim {name} yet; the test would be: {claims[name].test}'
+            )
+    return [claims[name] for name in dict.fromkeys(ids)]

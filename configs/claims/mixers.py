@@ -1,0 +1,72 @@
+"""Measurements of layers that are not attention."""
+
+from configs.claims.claim import Measurement, above, by_seed, number
+
+MIXERS = ('mixers', '--only', 'lavo', 'lightnet', 'rope')
+
+
+def rises_less(name: str, other: str, near: int, far: int):
+    """How many nats less the loss of `name` rises from one length to another than of `other`."""
+    parts = [number(run, 'nll', length=length) for run in (other, name) for length in (far, near)]
+    return by_seed(lambda a, b, c, d: (a - b) - (c - d), *parts)
+
+
+MEASUREMENTS = {
+    'M2b': Measurement(
+        'Bytes of text read in windows of 128 and of 1024 after training with 128: nats that the '
+        'loss of LightNet rises less than that of attention with RoPE.',
+        'models',
+        MIXERS,
+        rises_less('lightnet', 'rope', 128, 1024),
+        'nats a byte',
+        margin=0.05,
+        minutes=20,
+    ),
+    'M3': Measurement(
+        'Bytes of text read in windows of 128 and of 1024 after training with 128: nats that the '
+        'loss of LAVO rises less than that of LightNet, another linear attention.',
+        'models',
+        MIXERS,
+        rises_less('lavo', 'lightnet', 128, 1024),
+        'nats a byte',
+        margin=0.01,
+        minutes=20,
+    ),
+    'M4a': Measurement(
+        'Associative recall in 256 tokens after training with 64, a scan below attention: with '
+        'rotation in both minus without in either.',
+        'models',
+        ('recall',),
+        above('hybrid', 'hybrid_unrotated', length=256),
+        'of exact match',
+        margin=0.05,
+        minutes=25,
+        remark='Attention with RoPE loses recall at distances that training did not have.',
+    ),
+    'M4b': Measurement(
+        'Associative recall in 256 tokens after training with 64: a scan below attention without '
+        'positions, minus the better of two scans and two layers of attention with RoPE.',
+        'models',
+        ('recall',),
+        by_seed(
+            lambda own, *others: own - max(others),
+            *(
+                number(name, length=256)
+                for name in ('hybrid_unrotated', 'cheems', 'cheems_unrotated', 'attention_rope')
+            ),
+        ),
+        'of exact match',
+        margin=0.05,
+        minutes=25,
+    ),
+    'M5': Measurement(
+        'Recall of 8 pairs in 4096 tokens after training with 32 to 256: the hybrid without '
+        'positions minus a plain decoder with RoPE.',
+        'gmu_hybrid',
+        ('--only', 'hybrid', 'rope'),
+        above('hybrid', 'rope', length=4096),
+        'of exact match',
+        margin=0.05,
+        minutes=25,
+    ),
+}

@@ -1,0 +1,148 @@
+"""docs/claims.md, made from the claims and what was measured of them."""
+
+import collections
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+
+from configs.claims import ledger
+from configs.claims.claim import VERDICTS, Claim, Measurement
+from configs.claims.without import WITHOUT
+from posenc_jax.core import disk
+
+HEADER = """# Claims of the papers, and what was measured of them
+
+`python -m configs.claims` makes this page from `configs/claims/` and `docs/claims/measured.json`.
+Nobody types a verdict; it follows from the measured effects. A larger effect speaks more for the
+claim, and each claim names the least effect that counts.
+
+- **holds**: the effect reaches this margin for every seed, of at least three.
+- **partly**: the mean over the seeds reaches it, but not every seed.
+- **contrary**: the mean is beyond the margin on the other side.
+- **open**: the mean is between the margins, or there are fewer than three seeds.
+
+All models are small and trained for minutes, so a verdict is about this setting and not about the
+paper's. An id or a budget runs measurements again: `python -m configs.claims B5`,
+`python -m configs.claims --budget 30`.
+"""
+
+Claims = Mapping[str, Claim]
+Records = Mapping[str, Mapping[str, Any]]
+
+
+def measured(claims: Claims, records: Records) -> dict[str, str]:
+    """Id -> verdict of the claims that are measured."""
+    return {
+        name: claim.how.verdict(ledger.effects(records[name]))
+        for name, claim in claims.items()
+        if claim.how and name in records
+    }
+
+
+def effect_text(how: Measurement, effects: Mapping[int, float]) -> str:
+    """Mean and range of the effects, with the unit and the margin.
+
+    Example:
+      >>> how = Measurement('', '', (), dict, unit='nats', margin=0.1, minutes=1)
+      >>> effect_text(how, {0: 0.25, 1: 0.5, 2: 0.75})
+      '0.5 nats (0.25 to 0.75; at least 0.1 counts)'
+    """
+    values = list(effects.values())
+    mean, low, high = (f'{x:.3g}' for x in (statistics.fmean(values), min(values), max(values)))
+    return f'{mean} {how.unit} ({low} to {high}; at least {how.margin:g} counts)'
+
+
+COLUMNS = ('family', *VERDICTS, 'not measured', 'claims')
+
+
+def counts(claims: Claims, records: Records) -> list[list[str]]:
+    """Rows of `COLUMNS`, one for each family and one for all. Measured claims alone are counted as
+    'open' here.
+    """
+    verdicts = measured(claims, records)
+    by_family = collections.defaultdict(list)
+    for name, claim in claims.items():
+        by_family[claim.family].append(verdicts.get(name, 'not measured'))
+    by_family['all'] = sum(by_family.values(), [])
+    return [
+        [family, *(str(found.count(name)) for name in COLUMNS[1:-1]), str(len(found))]
+        for family, found in by_family.items()
+    ]
+
+
+def markdown(claims: Claims, records: Records) -> str:
+    """The whole page."""
+    verdicts = measured(claims, records)
+    parts = [HEADER, _table(COLUMNS, counts(claims, records))]
+    for family in dict.fromkeys(claim.family for claim in claims.values()):
+        own = [claim for claim in claims.values() if claim.family == family]
+        done = sorted(
+            (claim for claim in own if claim.id in verdicts),
+            key=lambda claim: VERDICTS.index(verdicts[claim.id]),
+        )
+        parts.append(f'\n## {family}')
+        if done:
+            rows = [_row(claim, records[claim.id], verdicts[claim.id]) for claim in done]
+            names = ('id', 'method', 'the paper says', 'compared here', 'effect', 'verdict')
+            parts += ['', _table(names, rows)]
+        if waiting := [claim for claim in own if claim.id not in verdicts]:
+            rows = [
+                [c.id, f'`{c.key}`', _cited(c), (c.how or c).test, f'{(c.how or c).minutes:g}']
+                for c in waiting
+            ]
+            names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
+            parts += ['\nNot measured:\n', _table(names, rows)]
+    parts += ['\n## Methods without a claim\n', '| method | why |\n| --- | --- |']
+    parts += [f'| `{key}` | {why} |' for key, why in sorted(WITHOUT.items())]
+    return '\n'.join(parts) + '\n'
+
+
+def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
+    how = claim.how
+    assert how is not None
+    command = ' '.join((how.sweep, *how.arguments))
+    return [
+        claim.id,
+        f'`{claim.key}`',
+        _cited(claim),
+        f'{how.test} (`{command}`)',
+        effect_text(how, ledger.effects(record)),
+        f'**{verdict}**' + (f'. {how.remark}' if how.remark else ''),
+    ]
+
+
+def _cited(claim: Claim) -> str:
+    return f'{claim.statement} ([{claim.arxiv}](https://arxiv.org/abs/{claim.arxiv}))'
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [[cell.replace('|', '\\|') for cell in row] for row in [names, *rows]]
+    lines = [f'| {" | ".join(row)} |' for row in cells]
+    lines.insert(1, '|' + ' --- |' * len(names))
+    return '\n'.join(lines)
+
+
+def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
+    """Writes the page."""
+    disk.write(path, markdown(claims, records))
+
+
+def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
+    """Prints the counts by verdict, and what is left."""
+    table = rich.table.Table(*COLUMNS)
+    for row in counts(claims, records):
+        table.add_row(*row)
+    console = rich.console.Console()
+    console.print(table)
+    costs = {ledger.plan(claim.how).name: claim.how.minutes for claim in waiting if claim.how}
+    console.print(
+        f'{len(waiting)} claims have a sweep and are not measured with its present settings; '
+        f'their {len(costs)} sweeps take about {sum(costs.values()):g} minutes on two cores'
+    )
+    for claim in waiting:
+        if claim.how:
+            console.print(f'  {claim.id:5} {claim.how.minutes:5g} min  {claim.how.test}')

@@ -1,0 +1,187 @@
+"""The ledger of claims: its page, its records and its command belong together."""
+
+import json
+import pathlib
+
+import pytest
+
+from configs import claims
+from configs.claims import __main__ as command
+from configs.claims import ledger, page
+from configs.claims.claim import Claim, Measurement, MissingResultError, Results, above, below
+from configs.claims.without import WITHOUT
+from posenc_jax.core import registry
+from posenc_jax.run import lock
+
+MEASURED = ledger.read()
+NOT_BUILT = {
+    'causal_mask_pattern', 'collapse_and_oversquashing', 'embedding_position_bias', 'impact_pe',
+    'martingale_gap', 'nearby_similarity', 'permutation_symmetry', 'positional_neurons',
+    'probe_position', 'rope_frequency_usage', 'variance_shrinkage',
+}  # fmt: skip
+
+
+def measurement(margin=0.1, seeds=(0, 1, 2), sweep='flip_flop', arguments=('--only', 'tra')):
+    return Measurement('', sweep, arguments, above('a', 'b'), 'points', margin, 5.0, seeds)
+
+
+def results(directory, *rows):
+    (directory / 'comparison').mkdir(parents=True)
+    keys = ('run', 'seed', 'length', 'value', 'nll')
+    content = {'results': [dict(zip(keys, row, strict=True), extend='') for row in rows]}
+    (directory / 'comparison' / 'results.json').write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    'effects, verdict',
+    [
+        ((0.1, 0.2, 0.3), 'holds'),
+        ((0.0, 0.2, 0.3), 'partly'),
+        ((0.0, 0.1, 0.1), 'open'),
+        ((0.1, -0.2, -0.3), 'contrary'),
+        ((-0.1, -0.1, -0.1), 'contrary'),
+        ((0.5, 0.5), 'open'),
+    ],
+)
+def test_the_verdict_follows_from_the_effects(effects, verdict):
+    assert measurement().verdict(dict(enumerate(effects))) == verdict
+
+
+def test_a_measure_reads_what_the_evaluation_wrote(tmp_path):
+    results(
+        tmp_path,
+        *(('runs/a_0', 0, 8, 0.5, 2.0), ('runs/b_0', 0, 8, 0.25, 1.5)),
+        *(
+            ('runs/a_1', 1, 8, 1.0, 2.5),
+            ('runs/b_1', 1, 8, 0.0, 1.0),
+            ('runs/a_1', 1, 16, 0.0, 9.0),
+        ),
+    )
+    found = Results(tmp_path)
+    assert above('a', 'b', length=8)(found) == {0: 0.25, 1: 1.0}
+    assert below('a', 'b', length=8)(found) == {0: -0.5, 1: -1.5}
+    with pytest.raises(MissingResultError, match="no result of 'c' with .*; there are .'a', 'b'."):
+        found.values('c', length=8)
+    with pytest.raises(MissingResultError, match="several results of 'a'"):
+        found.values('a')
+
+
+def test_the_digest_is_that_of_all_settings():
+    base = ledger.plan(measurement())
+    assert ledger.plan(measurement(margin=0.5)) == base  # nothing that is trained
+    others = (
+        measurement(seeds=(0, 1, 3)),
+        measurement(arguments=('--only', 'cope')),
+        measurement(arguments=('--only', 'tra', '--set', 'train.steps=7')),
+        measurement(sweep='bilevel', arguments=('--only', 'rope')),
+    )
+    assert len({base.digest, *(ledger.plan(other).digest for other in others)}) == 5
+    assert ledger.plan(measurement(sweep='models', arguments=('digits',))).command[:3] == (
+        '-m',
+        'configs.sweeps.models',
+        'digits',
+    )
+
+
+def test_page_ledger_and_cards_belong_together():
+    made = page.markdown(claims.CLAIMS, MEASURED)
+    assert command.PAGE.read_text() == made, 'run `python -m configs.claims`'
+    assert not MEASURED.keys() - claims.CLAIMS.keys()
+    for claim in claims.CLAIMS.values():
+        if claim.id in MEASURED:
+            assert ledger.is_current(claim, MEASURED[claim.id]), (
+                f'the settings of claim {claim.id} have changed since it was measured: run '
+                f'`python -m configs.claims {claim.id}`'
+            )
+    claimed = {claim.key for claim in claims.CLAIMS.values()}
+    methods = {entry.key for entry in registry.entries() if entry.kind != 'task'}
+    assert claimed - {entry.key for entry in registry.entries()} == NOT_BUILT
+    assert methods - claimed == WITHOUT.keys() & methods
+    assert not WITHOUT.keys() - methods
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Two claims, a ledger of their own, and a sweep that writes results without training."""
+    how = [measurement(), measurement(arguments=('--only', 'cope'))]
+    made = {
+        name: Claim(name, 'family', 'rope', '0', 'a sentence', 'a test', 5.0, how[i])
+        for i, name in enumerate(('X1', 'X2'))
+    } | {'X3': Claim('X3', 'family', 'rope', '0', 'a sentence', 'a test', 5.0)}
+    monkeypatch.setattr(claims, 'CLAIMS', made)
+    monkeypatch.setattr(command, 'PAGE', tmp_path / 'claims.md')
+    monkeypatch.setattr(ledger, 'MEASURED', tmp_path / 'measured.json')
+    statuses = []
+
+    def sweep(arguments, cwd):
+        del cwd
+        status = statuses.pop(0) if statuses else 0
+        if not status:
+            rows = [
+                (f'{n}_{s}', s, 8, v, 0.0) for n, v in (('a', 0.5), ('b', 0.2)) for s in (0, 1, 2)
+            ]
+            results(pathlib.Path(arguments[-1]), *rows)
+        return type('Done', (), {'returncode': status})
+
+    monkeypatch.setattr(ledger, 'run', sweep)
+    return statuses
+
+
+def called(monkeypatch, capsys, *arguments):
+    """Status and text of the command."""
+    monkeypatch.setattr('sys.argv', ['claims', *arguments])
+    try:
+        command.main()
+        status = 0
+    except SystemExit as stopped:
+        status = stopped.code
+    found = capsys.readouterr()
+    return status, ' '.join(
+        (found.out + found.err + (status if isinstance(status, str) else '')).split()
+    )
+
+
+def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, monkeypatch, capsys):
+    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
+    status, text = call()
+    assert status == 0 and '2 claims have a sweep' in text and 'about 10 minutes' in text
+    status, text = call('--budget', '3')
+    assert 'nothing was measured: the next claim, X1, takes about 5 minutes' in text and status
+    assert not ledger.read(ledger.MEASURED)
+    status, text = call('--budget', '9')  # the stub takes no time
+    assert status == 0 and 'X1: holds (0.3 points (0.3 to 0.3; at least 0.1 counts))' in text
+    assert list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
+    assert command.PAGE.read_text().count('**holds**') == 3  # one is in the explanation
+
+
+def test_a_sweep_that_stops_counts_for_nothing(small, tmp_path, monkeypatch, capsys):
+    small[:] = [0, 2]
+    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
+    status, _ = call('--budget', '20')
+    assert status == 2 and list(ledger.read(ledger.MEASURED)) == ['X1']
+    status, text = call('X2')  # goes on
+    assert status == 0 and list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
+    record = ledger.read(ledger.MEASURED)['X2']
+    ledger.MEASURED.write_text(json.dumps({'X2': {**record, 'digest': 'of other settings'}}))
+    assert '2 claims have a sweep and are not measured with its present' in call()[1]
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('X4',), "there is no claim 'X4'; did you mean 'X3' or 'X2' or 'X1'?"),
+        (('X3',), 'nothing measures claim X3 yet; the test would be: a test'),
+        (('X1', '--budget', '3'), 'give claims or a budget, not both'),
+        (('--budget', 'much'), "expected a finite number, got 'much'"),
+    ],
+)
+def test_wrong_input_is_one_line(small, tmp_path, monkeypatch, capsys, arguments, message):
+    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *arguments)
+    assert status == 2 and message in text
+    assert not ledger.MEASURED.exists()
+
+
+def test_one_command_at_a_time_measures_in_a_folder(small, tmp_path, monkeypatch, capsys):
+    with lock.hold(tmp_path / 'claims.lock', 'claims are being measured', 'wait'):
+        status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path), 'X1')
+    assert status == 2 and 'claims are being measured by' in text and 'give another --work' in text
