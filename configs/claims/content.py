@@ -5,6 +5,7 @@ import statistics
 from configs.claims.claim import Measurement, above, below, by_seed, number
 
 FLIP_FLOP = ('--only', 'tra', 'path', 'cope', 'nope', 'rope', 'alibi')
+TRANSLATION = ('translation', '--only', 'sinusoidal', 'dpe', 'xlpe')
 SPLITS = ('comparison', 'sparse', 'dense')
 
 
@@ -71,7 +72,7 @@ MEASUREMENTS = {
         'Bytes of text read in windows of 256 after training with 64: nats that SeqPE needs less '
         'than the better of ALiBi and RoPE.',
         'models',
-        ('digits',),
+        ('digits', '--only', 'seqpe', 'alibi', 'rope'),
         by_seed(
             lambda own, *others: min(others) - own,
             *(number(name, 'nll', length=256) for name in ('seqpe', 'alibi', 'rope')),
@@ -83,7 +84,7 @@ MEASUREMENTS = {
     'C9': Measurement(
         'Sentences of up to 8 words, read after 500 batches: DPE minus sinusoids.',
         'models',
-        ('translation',),
+        TRANSLATION,
         above('dpe', 'sinusoidal', length=8),
         'of sentences',
         margin=0.02,
@@ -92,7 +93,7 @@ MEASUREMENTS = {
     'C10': Measurement(
         'Sentences of 8 words, read after 500 batches: XL PE with the true order minus sinusoids.',
         'models',
-        ('translation',),
+        TRANSLATION,
         above('xlpe', 'sinusoidal', length=8),
         'of sentences',
         margin=0.02,

@@ -42,6 +42,7 @@ def translation() -> dict[str, dict[str, object]]:
     sides = {
         'sinusoidal': ('translation(words=16)', 'sinusoidal()'),
         'dpe': ('translation(words=16, alignments=True)', 'dpe()'),
+        'dpe_weighted': ('translation(words=16, alignments=True)', 'dpe(lam=0.1)'),
         'xlpe': ('translation(words=16, alignments=True)', 'xlpe()'),
     }
     return {
@@ -84,7 +85,13 @@ GROUPS = {
         'alibi': 'alibi()',
     },
     'depth': depth(),
-    'digits': {'seqpe': 'seqpe(max_pos=2048)', 'alibi': 'alibi()', 'rope': 'rope()'},
+    'digits': {
+        'seqpe': 'seqpe(max_pos=2048)',
+        'seqpe_shifted': 'seqpe(max_pos=2048, shift=0.9)',
+        'seqpe_weighted': 'seqpe(max_pos=2048, contrastive=1.0, transfer=1.0)',
+        'alibi': 'alibi()',
+        'rope': 'rope()',
+    },
     'passkeys': {'rope': 'rope()', 'tape': 'tape()'},
 }
 SIZES = ('model.layers=2', 'model.width=64', 'model.heads=4', 'train.save_every=100000')
