@@ -204,6 +204,20 @@ def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str
     )
 
 
+def evaluate_once(runs: Sequence[str], out: pathlib.Path, settings: Sequence[str]) -> None:
+    """Evaluates runs together, unless the folder holds the results of the same evaluation."""
+    asked = {'runs': list(runs), 'settings': list(settings)}
+    path = out / 'asked.json'
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if json.loads(path.read_text()) == asked and (out / 'results.json').is_file():
+            print(f'{out} holds the results of this evaluation already', flush=True)
+            return
+    path.unlink(missing_ok=True)
+    evaluate_runs(runs, out, settings)
+    with full_disk_in_one_line():
+        disk.write(path, json.dumps(asked) + '\n')
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """A comparison of runs that train.py trains and eval.py evaluates together.
@@ -271,7 +285,7 @@ class Sweep:
         for (name, _), run in train_runs(self.runs(options)).items():
             evaluated += [run, *(f'{run} | {ext}' for which, ext in self.extended if which == name)]
         for folder, fields in self.evaluation.items():
-            evaluate_runs(evaluated, pathlib.Path(options.workdir, folder), fields)
+            evaluate_once(list(map(str, evaluated)), pathlib.Path(options.workdir, folder), fields)
 
 
 def main(sweeps: Mapping[str, Sweep]) -> None:

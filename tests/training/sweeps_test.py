@@ -81,6 +81,20 @@ def test_a_run_of_the_same_settings_is_used_again(tmp_path, trained):
     assert shared.train_runs({'a': free}) == {'a': str(tmp_path / 'a_0')} and not trained
 
 
+def test_an_evaluation_of_the_same_runs_and_settings_is_made_once(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr(shared, 'evaluate_runs', lambda *what: trained.append(what))
+    call = lambda *settings: shared.evaluate_once(['runs/a_0'], tmp_path / 'out', settings)
+    (tmp_path / 'out').mkdir()
+    call('eval.samples=7')
+    assert len(trained) == 1
+    call('eval.samples=7')  # there are no results, as after an evaluation that was stopped
+    (tmp_path / 'out' / 'results.json').touch()
+    call('eval.samples=7')
+    assert len(trained) == 2
+    call('eval.samples=8')
+    assert len(trained) == 3
+
+
 def test_runs_of_other_settings_are_refused_with_every_difference_before_anything_is_trained(
     tmp_path, trained, capsys
 ):
