@@ -152,6 +152,7 @@ def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, m
     assert status == 0 and 'X1: holds (0.3 points (0.3 to 0.3; at least 0.1 counts))' in text
     assert list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
     assert command.PAGE.read_text().count('**holds**') == 3  # one is in the explanation
+    assert (command.PAGE.parent / page.PICTURE).stat().st_size > 5000
 
 
 def test_a_sweep_that_stops_counts_for_nothing(small, tmp_path, monkeypatch, capsys):

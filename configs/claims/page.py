@@ -30,6 +30,7 @@ paper's. An id or a budget runs measurements again: `python -m configs.claims B5
 `python -m configs.claims --budget 30`.
 """
 
+PICTURE = 'claims/effects.png'
 Claims = Mapping[str, Claim]
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -78,6 +79,8 @@ def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
     parts = [HEADER, _table(COLUMNS, counts(claims, records))]
+    if verdicts:
+        parts.append(f'\n![Effects of the measured claims]({PICTURE})')
     for family in dict.fromkeys(claim.family for claim in claims.values()):
         own = [claim for claim in claims.values() if claim.family == family]
         done = sorted(
@@ -126,9 +129,44 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join(lines)
 
 
+def draw(path: pathlib.Path, claims: Claims, records: Records) -> None:
+    """Draws the effects as multiples of their margins, by verdict and size: a dot for the mean and
+    a line over the seeds.
+    """
+    from matplotlib.figure import Figure
+
+    verdicts = measured(claims, records)
+    spread = {
+        name: sorted(effect / how.margin for effect in ledger.effects(records[name]).values())
+        for name in verdicts
+        if (how := claims[name].how)
+    }
+    mean = {name: statistics.fmean(values) for name, values in spread.items()}
+    order = sorted(mean, key=lambda name: (-VERDICTS.index(verdicts[name]), mean[name]))
+    figure = Figure((8, 1.2 + 0.26 * len(order)), layout='constrained')
+    axes = figure.subplots()
+    for verdict, colour in zip(VERDICTS, ('C2', 'C0', 'C3', 'C7'), strict=True):
+        rows = [row for row, name in enumerate(order) if verdicts[name] == verdict]
+        if rows:
+            values = [spread[order[row]] for row in rows]
+            axes.hlines(rows, [v[0] for v in values], [v[-1] for v in values], colour)
+            axes.plot([mean[order[row]] for row in rows], rows, 'o', color=colour, label=verdict)
+    axes.set_xscale('symlog', linthresh=1)
+    for margin in (-1, 1):
+        axes.axvline(margin, color='black', linewidth=0.8, linestyle='--')
+    axes.set_yticks(range(len(order)), [f'{name}  {claims[name].key}' for name in order])
+    axes.set_xlabel('effect / margin (dashed: the margins; line: the range over the seeds)')
+    axes.legend(loc='lower right')
+    disk.save_figure(figure, path, dpi=110)
+
+
 def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
-    """Writes the page."""
+    """Writes the page, and `claims/effects.png` beside it."""
     disk.write(path, markdown(claims, records))
+    if measured(claims, records):
+        picture = path.parent / PICTURE
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(picture, claims, records)
 
 
 def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
