@@ -10,6 +10,7 @@ from configs.claims import __main__ as command
 from configs.claims import ledger, page
 from configs.claims.claim import Claim, Measurement, MissingResultError, Results, above, below
 from configs.claims.without import WITHOUT
+from configs.sweeps.tables import report
 from posenc_jax.core import registry
 from posenc_jax.run import lock
 
@@ -66,6 +67,12 @@ def test_a_measure_reads_what_the_evaluation_wrote(tmp_path):
         found.values('a')
 
 
+def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
+    rows = [('sum', 'a', 2.0, 0, 0.5), ('sum', 'a', 4.0, 0, 0.75), ('sum', 'b', 4.0, 0, 0.25)]
+    report(rows, tmp_path, title='t', x='length', value='error')
+    assert above('a', 'b', panel='sum', x=4.0)(Results(tmp_path)) == {0: 0.5}
+
+
 def test_the_digest_is_that_of_all_settings():
     base = ledger.plan(measurement())
     assert ledger.plan(measurement(margin=0.5)) == base  # nothing that is trained
@@ -74,8 +81,10 @@ def test_the_digest_is_that_of_all_settings():
         measurement(arguments=('--only', 'cope')),
         measurement(arguments=('--only', 'tra', '--set', 'train.steps=7')),
         measurement(sweep='bilevel', arguments=('--only', 'rope')),
+        measurement(sweep='channel_prediction', arguments=()),
+        measurement(sweep='channel_prediction', arguments=('--steps', '9')),
     )
-    assert len({base.digest, *(ledger.plan(other).digest for other in others)}) == 5
+    assert len({base.digest, *(ledger.plan(other).digest for other in others)}) == 7
     assert ledger.plan(measurement(sweep='models', arguments=('digits',))).command[:3] == (
         '-m',
         'configs.sweeps.models',

@@ -1,5 +1,6 @@
 """What a claim is, how its measure reads the results of a sweep, and how the verdict follows."""
 
+import csv
 import dataclasses
 import json
 import pathlib
@@ -15,11 +16,13 @@ class MissingResultError(Exception):
 
 
 class Results:
-    """The results that a sweep wrote below its --workdir, by `eval.py`.
+    """The numbers that a sweep wrote below its --workdir.
 
     Attributes:
-      rows: one dictionary for each measured number, with the names of `results.json`, the `folder`
-        of its evaluation and the `name` of its run without the seed.
+      rows: one dictionary for each number, with its `seed`, its `value` and the `name` of its run
+        without the seed. Numbers of `eval.py` also have the names of `results.json` and the
+        `folder` of the evaluation. Numbers of a sweep that evaluates by itself have the `panel` of
+        its table and the place `x` in it.
     """
 
     def __init__(self, directory: pathlib.Path):
@@ -30,6 +33,11 @@ class Results:
                 if row.get('extend'):
                     name += ' | ' + row['extend']
                 self.rows.append({**row, 'folder': path.parent.name, 'name': name})
+        if (table := directory / 'results.csv').is_file():
+            with table.open(newline='') as file:
+                for panel, name, x, seed, value in list(csv.reader(file))[1:]:
+                    own = {'panel': panel, 'name': name, 'x': float(x)}
+                    self.rows.append({**own, 'seed': int(seed), 'value': float(value)})
 
     def values(self, name: str, field: str = 'value', **where: object) -> dict[int, float]:
         """Seed -> number of the run `name`, e.g. `values('rope', length=128)`.

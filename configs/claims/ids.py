@@ -1,8 +1,9 @@
 """Measurements of positions that are drawn, shared or given by a task."""
 
+import math
 import statistics
 
-from configs.claims.claim import Measurement, Results, below
+from configs.claims.claim import Measurement, Results, below, by_seed, number
 from configs.sweeps.models import CHOMSKY
 
 BEYOND = (30, 40, 60, 80)
@@ -54,5 +55,33 @@ MEASUREMENTS = {
         'nats a byte',
         margin=0.02,
         minutes=45,
+    ),
+    'A15': Measurement(
+        'The next snapshot of a signal from 24 snapshots after training with 16: the squared error '
+        'of forward minus that of reverse positions, over the power of the signal.',
+        'channel_prediction',
+        (),
+        by_seed(
+            lambda forward, reverse: forward - reverse,
+            number('forward', x=24.0),
+            number('reverse', x=24.0),
+        ),
+        'of the power',
+        margin=0.05,
+        minutes=12,
+    ),
+    'A28': Measurement(
+        'Cumulative sums of numbers from an interval ten times as large as in training: how many '
+        'times smaller the squared error is with positional than with standard attention, log 10.',
+        'positional_attention',
+        ('--tasks', 'cumsum'),
+        by_seed(
+            lambda standard, positional: math.log10(standard / positional),
+            number('standard', panel='cumsum', x=10.0),
+            number('positional', panel='cumsum', x=10.0),
+        ),
+        'orders of magnitude',
+        margin=0.3,
+        minutes=8,
     ),
 }

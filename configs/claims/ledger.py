@@ -1,14 +1,17 @@
 """Measuring claims: the settings of a sweep and their digest, its run, and measured.json."""
 
+import ast
 import dataclasses
 import datetime
 import importlib
+import inspect
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,25 +51,42 @@ def plan(how: Measurement) -> Plan:
     """The command and the digest of a measurement.
 
     The digest covers, of every run, the fields that change what is trained and that differ from the
-    defaults, and the settings of the evaluation. It does not cover the code of the package.
+    defaults, and the settings of the evaluation. For a sweep that is a program of its own it covers
+    the code of that program without comments and docstrings, and its arguments. It does not cover
+    the code of the package.
     """
     module = importlib.import_module(f'configs.sweeps.{how.sweep}')
+    seeds = ('--seeds', *map(str, how.seeds))
     first = how.arguments[:1] if hasattr(module, 'SWEEPS') else ()
-    sweep: Sweep = module.SWEEPS[first[0]] if first else module.SWEEP
-    options = (*how.arguments[len(first) :], '--seeds', *map(str, how.seeds), *ONE_DEVICE)
-    parsed = sweep.parse(options)
-    usual = fields_of(defaults.get_config())
-    runs = {
-        f'{name}_{seed}': _bound(run, usual) for (name, seed), run in sweep.runs(parsed).items()
-    }
-    settings = {
-        'runs': runs,
-        'extended': [list(pair) for pair in sweep.extended],
-        'evaluation': {folder: list(fields) for folder, fields in sweep.evaluation.items()},
-    }
+    if sweep := module.SWEEPS[first[0]] if first else getattr(module, 'SWEEP', None):
+        options = (*how.arguments[len(first) :], *seeds, *ONE_DEVICE)
+        settings = _settings(sweep, options)
+    else:
+        options = (*how.arguments, *seeds)
+        settings = {'code': _code(module), 'options': options}
     digest = entries.digest(settings)[:12]
     name = '-'.join((how.sweep, *first, digest))
     return Plan(('-m', f'configs.sweeps.{how.sweep}', *first, *options), name, digest)
+
+
+def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
+    usual = fields_of(defaults.get_config())
+    runs = sweep.runs(sweep.parse(options))
+    return {
+        'runs': {f'{name}_{seed}': _bound(run, usual) for (name, seed), run in runs.items()},
+        'extended': sweep.extended,
+        'evaluation': {folder: list(fields) for folder, fields in sweep.evaluation.items()},
+    }
+
+
+def _code(module: types.ModuleType) -> str:
+    tree = ast.parse(inspect.getsource(module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def _bound(run: Run, usual: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Predicts the next snapshot of a noisy signal with forward and with reverse positions.
 
 Command:   python -m configs.sweeps.channel_prediction [--seeds 0 1] [--steps 1500]
-           [--out runs/channel_prediction]
+           [--workdir runs/channel_prediction]
 Time:      one to three minutes for each of the 2 encodings x 2 seeds (two CPU cores with other work
            on them)
 Number:    squared error / power at 8, 12, 16, 24 snapshots, mean of seeds 0 and 1
@@ -12,7 +12,7 @@ tested on 8, 12, 16 and 24. The number is the squared error divided by the power
 16 the two encodings agree, and reverse positions are better at the other lengths, as in the paper
 (arXiv 2302.00341). The data of the paper is not public. Here second-order signals stand for its
 channel snapshots: an oscillation of one frequency for each signal, which fades and is driven anew,
-observed with noise at a tenth of its power. Writes OUT/results.csv and OUT/results.png.
+observed with noise at a tenth of its power. Writes WORKDIR/results.csv and WORKDIR/results.png.
 """
 
 import pathlib
@@ -107,7 +107,7 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=1500)
     parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--out', type=pathlib.Path, default='runs/channel_prediction')
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/channel_prediction')
     arguments = parser.parse_args()
     rows = []
     for name, encoding in ENCODINGS.items():
@@ -124,7 +124,7 @@ def main():
     title = f'Next snapshot, trained on {LENGTH}'
     report(
         rows,
-        arguments.out,
+        arguments.workdir,
         title=title,
         x='snapshots',
         value='squared error / power',

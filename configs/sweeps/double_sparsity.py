@@ -11,7 +11,7 @@ Number:    loss per target of the runs recall_0 and recall_1 of configs.sweeps.d
 RUN is the directory of a decoder with `rope()` (e.g. of configs/language_model.py). The channels
 are calibrated on training batches of the task of the run, and the loss is measured on test batches.
 The first two layers read all keys; in the others every query reads only its best keys. Results:
-OUT/results.csv and a picture.
+WORKDIR/results.csv and a picture.
 Paper:     Yang et al. (arXiv 2408.07092): little loss at 1/16 of the keys with 1/16 of the
            channels.
 """
@@ -42,7 +42,7 @@ def main():
     parser.add_argument(
         '--seeds', type=int, nargs='+', default=[0, 1], help='of the random channels'
     )
-    parser.add_argument('--out', type=pathlib.Path, default='runs/double_sparsity')
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/double_sparsity')
     arguments = parser.parse_args()
     config, model, _ = restore_model(arguments.run)
     task = build(parse(config.task, ('task',)).nodes[0], {})
@@ -91,7 +91,7 @@ def main():
                 rows.append((f'g = {groups}', 'dense', keep, seed, full))
     report(
         rows,
-        arguments.out,
+        arguments.workdir,
         title=f'Double Sparsity at {arguments.length} tokens',
         x='keys a query reads',
         value='loss',

@@ -3,9 +3,9 @@
 The models are tested on sources that are longer than those of training.
 
 Command:   python -m configs.sweeps.monotonic_location [--tasks copy recopy] [--variants NAME ...]
-           [--seeds 0 1] [--steps 2000] [--width 64] [--dropout 0.1] [--samples 256] [--out DIR]
+           [--seeds 0 1] [--steps 2000] [--width 64] [--dropout 0.1] [--samples 256] [--workdir DIR]
            The variants of `htr_attention` (htr-KIND-POSITIONS) run where --variants names them.
-Writes OUT/results.csv and OUT/results.png: the exact match of the whole target with its end, by
+Writes results.csv and results.png to WORKDIR: the exact match of the whole target with its end, by
 length. It is measured under teacher forcing, which gives the same exact match as greedy decoding.
 The first length stands for the trained ones. The model is that of the paper (arXiv 2305.20019) and
 its code. `--width 128 --dropout 0.5 --steps 31300` are the size and training time of the paper. As
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument(
         '--samples', type=at_least(int, 1), default=256, help='tested at each length'
     )
-    parser.add_argument('--out', type=pathlib.Path, default='runs/monotonic_location')
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/monotonic_location')
     given = parser.parse_args(arguments)
     if given.width % 2:
         parser.error(
@@ -213,9 +213,9 @@ def main(arguments: list[str] | None = None):
             f'nearest is {given.width + 1}'
         )
     try:
-        given.out.mkdir(parents=True, exist_ok=True)
+        given.workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        parser.error(f'--out must be a directory that can be made: {error}')
+        parser.error(f'--workdir must be a directory that can be made: {error}')
     sizes, rows = (
         dict(
             embedding=given.width // 2, hidden=given.width, head_dim=given.width, rate=given.dropout
@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None):
             )
     report(
         rows,
-        given.out,
+        given.workdir,
         title='Encoder-decoder beyond its trained length',
         x='length',
         value='exact match',

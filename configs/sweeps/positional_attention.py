@@ -3,7 +3,7 @@
 The models are tested on larger numbers than those of training.
 
 Command:   python -m configs.sweeps.positional_attention [--tasks cumsum cummin] [--seeds 0 1]
-           [--steps 2500] [--out DIR]
+           [--steps 2500] [--workdir DIR]
 Tasks:     cumsum, cummin, cummax, median, sort, maxsub (largest sum of consecutive numbers) and
            minsum (minimum of the sums of two lists), of prefixes of the list;
            posenc_jax/tasks/number_lists.py
@@ -16,7 +16,7 @@ The set-up is that of the paper (arXiv 2410.01686) except for its length: four l
 with two heads, 30000 training samples from intervals in [-2, 2], and Adam. Here training takes 2500
 steps of 128 samples at 1e-3, falling as a cosine; the paper takes 60000 steps of 1000 samples at
 5e-4 with a plateau schedule. The models are tested on intervals in [-2c, 2c] that leave [-2, 2].
-Writes OUT/results.csv and OUT/results.png.
+Writes WORKDIR/results.csv and WORKDIR/results.png.
 """
 
 import pathlib
@@ -65,7 +65,7 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=2500)
     parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--out', type=pathlib.Path, default='runs/positional_attention')
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/positional_attention')
     arguments = parser.parse_args()
     if min(arguments.steps, arguments.batch) < 1 or min(arguments.seeds) < 0:
         parser.error(
@@ -74,9 +74,9 @@ def main():
             f'{" ".join(map(str, arguments.seeds))}'
         )
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
+        arguments.workdir.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     except OSError as error:
-        parser.error(f'--out {arguments.out}: {error.strerror}')
+        parser.error(f'--workdir {arguments.workdir}: {error.strerror}')
     rows = []
     for name in arguments.tasks:
         task = NUMBER_TASKS[name]
@@ -103,7 +103,7 @@ def main():
     title = 'Eight numbers, trained on values up to 2'
     report(
         rows,
-        arguments.out,
+        arguments.workdir,
         title=title,
         x='range of values, times 2',
         value='mean squared error',

@@ -531,7 +531,7 @@ def test_every_variant_of_the_sweep_is_a_model():
 def test_the_sweep_trains_and_reports(tmp_path, capsys):
     sweep.main(['--tasks', 'dedupe', '--variants', 'onestep', '--seeds', '0', '3', '--steps', '2',
         '--width', '4',
-                '--samples', '2', '--out', str(tmp_path)])  # fmt: skip
+                '--samples', '2', '--workdir', str(tmp_path)])  # fmt: skip
     lines = (tmp_path / 'results.csv').read_text().splitlines()
     assert len(lines) == 1 + 2 * 7
     assert lines[1].startswith('dedupe,onestep,10,0,') and lines[-1].startswith(
@@ -550,7 +550,7 @@ def test_the_sweep_trains_and_reports(tmp_path, capsys):
         (['--dropout', '1'], 'a number of at least 0 and below 1, got '),
         (['--peak', 'nan'], "a number of at least 0, got 'nan'"),
         (['--width', '33'], '--width must be even'),
-        (['--out', __file__], '--out must be a directory'),
+        (['--workdir', __file__], '--workdir must be a directory'),
         (['--seeds', '-1'], 'at least 0 and below 4294967296, got '),
         (['--batches', '3'], 'unrecognized arguments: --batches'),
     ],
