@@ -72,6 +72,13 @@ TASKS = {
     'translation(alignments=True)': 8,
     'tipa()': (1, 3),
     'tipa(form="both", size=300)': 2,
+    'impact_pe("copy", symbols=10)': (2, 6),
+    'impact_pe("sum", scratchpad="full")': (2, 4),
+    'impact_pe("pcfg")': 3,
+    'scan()': (1, 9),
+    'scan(layout="source")': 12,
+    'source_target("recopy")': (2, 5),
+    'source_target("inv_recopy", layout="source")': (2, 5),
     'masked_text()': 16,
     'masked_text(rate=0.5)': (3, 12),
 }

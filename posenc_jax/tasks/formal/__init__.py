@@ -3,3 +3,4 @@
 from posenc_jax.tasks.formal.bucket_sort import BucketSort as BucketSort
 from posenc_jax.tasks.formal.flip_flop import FlipFlop as FlipFlop
 from posenc_jax.tasks.formal.parity import Parity as Parity
+from posenc_jax.tasks.formal.scan import Scan as Scan
