@@ -79,6 +79,10 @@ TASKS = {
     'scan(layout="source")': 12,
     'source_target("recopy")': (2, 5),
     'source_target("inv_recopy", layout="source")': (2, 5),
+    'selective_copy(blanks=2.0)': (1, 7),
+    'counting(variables=2)': (2, 9),
+    'word_problem("a5")': (1, 9),
+    'word_problem("parity", scored="last")': 8,
     'masked_text()': 16,
     'masked_text(rate=0.5)': (3, 12),
 }
