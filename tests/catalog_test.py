@@ -18,6 +18,7 @@ from posenc_jax.catalog import (
 )
 from posenc_jax.catalog import __main__ as commands
 from posenc_jax.catalog.__main__ import main
+from posenc_jax.catalog.tasks import TASK_COLUMNS, tasks_markdown
 from posenc_jax.core.encoding import DOORS, HOOKS
 from posenc_jax.core.registry import Card, SpecError, entries
 
@@ -84,6 +85,19 @@ def test_markdown_has_as_many_cells_in_every_row():
     assert 'picture' not in catalog_markdown('analysis', pictures='there')
     with pytest.raises(SpecError, match='colour'):
         catalog_markdown(columns=('colour',))
+
+
+def test_every_task_has_a_row():
+    header, rule, *rows = tasks_markdown().splitlines()[2:]
+    assert header == f'| {" | ".join(TASK_COLUMNS)} |' and rule.count('---') == len(TASK_COLUMNS)
+    cells = [re.split(r' (?<!\\)\| ', row.strip('| ')) for row in rows]
+    assert [row[0] for row in cells] == [f'`{entry.key}`' for entry in entries('task')]
+    for row in rows:
+        assert len(re.findall(r'(?<!\\)\|', row)) == len(TASK_COLUMNS) + 1, row
+    found = {row[0]: row[1:] for row in cells}
+    assert found['`flip_flop`'][0].startswith('`w 1 i 0') and '`ignore=0.8`' in found['`flip_flop`']
+    assert 'abs/2305.19466' in found['`impact_pe`'][2] and '`name`' in found['`impact_pe`'][1]
+    assert all(row[1] for row in cells)
 
 
 def test_generated_files_are_up_to_date(capsys):

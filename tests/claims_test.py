@@ -16,7 +16,7 @@ from posenc_jax.run import lock
 
 MEASURED = ledger.read()
 NOT_BUILT = {
-    'causal_mask_pattern', 'collapse_and_oversquashing', 'embedding_position_bias', 'impact_pe',
+    'causal_mask_pattern', 'collapse_and_oversquashing', 'embedding_position_bias',
     'martingale_gap', 'nearby_similarity', 'permutation_symmetry', 'positional_neurons',
     'probe_position', 'rope_frequency_usage', 'variance_shrinkage',
 }  # fmt: skip

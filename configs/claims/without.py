@@ -24,6 +24,7 @@ WITHOUT = {
     **dict.fromkeys(
         ('causal', 'document', 'full', 'prefix', 'window'), 'a mask; what may be seen, no claim'
     ),
+    'lm_eval': 'an analysis; the claims on perplexity read it',
     'per_head': 'a way to combine other encodings',
     'giraffe_random': 'a control of the truncated basis, claim R14',
     'md_lrpe': 'the positions of LightNet, claim M2a',

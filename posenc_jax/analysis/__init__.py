@@ -4,6 +4,7 @@ alone; each has a function that draws its result.
 
 from posenc_jax.analysis import (
     attention_entropy,
+    lm_eval,
     nope_deep_lm,
     ppp_padding,
     receptive_field,

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from posenc_jax.catalog import PICTURED, catalog, catalog_markdown, picture_name
+from posenc_jax.catalog.tasks import tasks_markdown
 from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
 from posenc_jax.core.registry import Card, Kind, SpecError
@@ -21,7 +22,7 @@ HEADER = """# Catalogue
 `python -m posenc_jax.catalog` writes this page from the Cards of the registered methods; do not
 edit it. The tables list the encodings first, then frequency rules, extensions, encoders of
 coordinates and of graphs, fields, mixers, caches, conversions and analyses. Within a table,
-methods are in the order in which a layer calls their first doors.
+methods are in the order in which a layer calls their first doors. The last table has the tasks.
 
 | column | what it says |
 | --- | --- |
@@ -60,7 +61,8 @@ draws a larger picture of any encoding.
 
 def rendered(root: Path) -> dict[Path, str]:
     """The text of each generated file, by path."""
-    return {root / 'docs' / 'catalog.md': HEADER + catalog_markdown(pictures=PICTURES)}
+    tables = f'{catalog_markdown(pictures=PICTURES)}\n{tasks_markdown()}'
+    return {root / 'docs' / 'catalog.md': HEADER + tables}
 
 
 def draw(kind: Kind, card: Card, path: Path) -> None:

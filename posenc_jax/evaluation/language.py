@@ -31,17 +31,18 @@ def evaluate_language(
 ) -> list[Measurement]:
     """Measures perplexity for each protocol and length.
 
-    `nonoverlapping` scores the first `tokens` targets of the stream. `per_position` scores the same
+    `nonoverlapping` scores the first `tokens` targets of the stream; `within_blocks`, only on
+    request, leaves out the first token of each window. `per_position` scores the same
     targets in windows of the longest length. `sliding` and `same_tokens` score fewer targets if
-    their overlapping windows would read more than 4 x `tokens` tokens at the longest length. Every
-    protocol scores the same targets at every length. All tokens enter the likelihood. Bits per byte
-    divides it by the number of bytes that the tokens stand for.
+    their overlapping windows would read more than 4 x `tokens` tokens at the longest length. Except
+    for `within_blocks`, a protocol scores the same targets at every length. All tokens enter the
+    likelihood. Bits per byte divides it by the number of bytes that the tokens stand for.
 
     Args:
       score: see `scoring.scorer`.
       stream: tokens of the text.
       lengths: context lengths, in tokens.
-      names: protocols.
+      names: protocols, of `protocols.CHOICES`.
       tokens: the most targets that are scored, or the longest length if that is more.
       rows: length -> how many windows of it are read at once.
       stride: step of `sliding`, and how many targets `same_tokens` scores in a window.

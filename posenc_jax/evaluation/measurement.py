@@ -35,9 +35,9 @@ class Measurement:
     """The result of one protocol at one length.
 
     Attributes:
-      protocol: 'nonoverlapping', 'sliding', 'same_tokens', 'per_position', or one of `SHARES` for
-        tasks other than language; one of `POINTS` (perhaps with the name of a part) or `BY_PLANE`
-        for fields.
+      protocol: 'nonoverlapping', 'within_blocks', 'sliding', 'same_tokens', 'per_position', or one
+        of `SHARES` for tasks other than language; one of `POINTS` (perhaps with the name of a part)
+        or `BY_PLANE` for fields.
       length: context length in language modelling, otherwise the task length.
       metric: 'perplexity', or one of `SHARES` or `POINTS`; 'psnr' in decibels, with the peak 2 of
         values in [-1, 1].

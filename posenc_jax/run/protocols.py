@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 from posenc_jax.core.registry import check_choice
 
 PROTOCOLS = ('nonoverlapping', 'sliding', 'same_tokens', 'per_position')
+CHOICES = (*PROTOCOLS, 'within_blocks')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,31 @@ def nonoverlapping(targets: int, length: int) -> Windows:
     return sliding(targets, length, length)
 
 
+def within_blocks(targets: int, length: int) -> Windows:
+    """Blocks of `length` tokens one after the other, of which every token but the first is scored
+    with its context in the block.
+
+    It differs from `nonoverlapping` in the first token of each block, which is scored there with
+    the token before it as its context. Blocks of N tokens leave ceil(N / length) tokens out.
+
+    Raises:
+      ValueError: the stream is shorter than a block, or a block has no token to score.
+
+    Example:
+      >>> plan = within_blocks(9, 4)  # 10 tokens: 0 .. 3, 4 .. 7, 8 .. 9
+      >>> plan.start.tolist(), plan.size.tolist(), plan.scored.tolist()
+      ([0, 4, 8], [3, 3, 1], [3, 3, 1])
+    """
+    if length < 2:
+        raise ValueError(
+            f'a block of {length} tokens has no token to score within it; use lengths of at least 2'
+        )
+    _check_length(targets, length - 1)
+    start = np.arange(0, targets, length)
+    size = np.minimum(start + length - 1, targets) - start
+    return Windows(length - 1, start, size, size)
+
+
 def same_tokens(
     targets: int, lengths: tuple[int, ...], *, scored: int, blocks: int
 ) -> dict[int, Windows]:
@@ -85,7 +111,6 @@ def same_tokens(
       blocks: the largest number of blocks; a short stream has room for fewer.
 
     Raises:
-      ValueError: the stream is shorter than the longest window, or a number is out of range.
       ValueError: the stream is shorter than the longest window, or a number is out of range.
     """
     longest = max(lengths)
@@ -178,7 +203,7 @@ def plan(
     Args, Raises: as `evaluate_language`; `targets` is the number of targets of the stream.
     """
     for name in names:
-        check_choice('protocol', name, PROTOCOLS)
+        check_choice('protocol', name, CHOICES)
     longest = max(lengths)
     nonoverlapping(targets, longest)  # raises where the text is too short
     first = min(targets, max(tokens, longest))
@@ -187,6 +212,8 @@ def plan(
     for name in names:
         if name == 'nonoverlapping':
             out += [(name, length, nonoverlapping(first, length)) for length in lengths]
+        elif name == 'within_blocks':
+            out += [(name, length, within_blocks(first, length)) for length in lengths]
         elif name == 'sliding':
             check_stride(stride, min(lengths))
             some = min(first, longest + (at_most - 1) * stride)

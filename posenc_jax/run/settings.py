@@ -20,7 +20,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import protocols
-from posenc_jax.run.protocols import PROTOCOLS
+from posenc_jax.run.protocols import CHOICES
 from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.tasks import Task
 from posenc_jax.tasks.language import Language
@@ -48,9 +48,9 @@ def check_fields(settings: ConfigDict) -> None:
                 f'eval.lengths must be whole numbers of at least 1, got {quoted(settings.lengths)}'
             )
     if not settings.protocols:
-        raise SpecError(f'eval.protocols is empty; choose among {", ".join(PROTOCOLS)}')
+        raise SpecError(f'eval.protocols is empty; choose among {", ".join(CHOICES)}')
     for name in settings.protocols:
-        check_choice('protocol', name, PROTOCOLS)
+        check_choice('protocol', name, CHOICES)
     for depth in settings.depths:
         if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
             raise SpecError(

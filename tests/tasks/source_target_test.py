@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from posenc_jax.core.registry import SpecError
 from posenc_jax.tasks.source_target import (
     BIJECTIONS,
     STRINGS,
     TABLES,
     TRANSDUCTIONS,
+    SourceTarget,
     deduped,
     looked_up,
 )
@@ -138,3 +140,35 @@ def test_the_same_seed_gives_the_same_pairs():
 def test_no_source_of_no_length():
     with pytest.raises(ValueError, match='at least 1, got 0'):
         TRANSDUCTIONS['copy'](np.random.default_rng(0), 0)
+
+
+@pytest.mark.parametrize('layout', ['row', 'source'])
+@pytest.mark.parametrize('name', TRANSDUCTIONS)
+def test_rows_hold_a_source_and_the_target_that_a_solver_finds(name, layout):
+    task = SourceTarget(name, layout)
+    batch = task.sample(np.random.default_rng(0), 30, (1, 6))
+    assert batch['tokens'].shape == (30, task.width(6))
+    for row in range(30):
+        answer = task.decode(batch['targets'][row][batch['loss_mask'][row] == 1]).split()
+        read = task.decode(batch['tokens'][row]).split(' ^ ' if layout == 'row' else '^ ')
+        if layout == 'source':
+            read = [task.decode(batch['source'][row][batch['source_valid'][row]]), read[1]]
+            assert batch['source'].shape == (30, task.source_width(6))
+        assert answer == [*SOLVERS[name](read[0].split()), '$']
+        assert read[1].rstrip(' _').split() in (answer, answer[:-1])
+
+
+def test_the_widest_rows_fit():
+    """The digit 9 is repeated five times, in the source or in the target."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('posenc_jax.tasks.source_target._digits', lambda rng, n: ['9'] * n)
+        for name in ('recopy', 'inv_reverse_recopy'):
+            batch = SourceTarget(name).sample(np.random.default_rng(0), 1, 4)
+            assert batch['tokens'].shape == (1, 4 + 1 + 20) and batch['loss_mask'][0, -1] == 1
+
+
+def test_wrong_options():
+    with pytest.raises(SpecError, match="name is 'recopi'; did you mean 'recopy'"):
+        SourceTarget('recopi')
+    with pytest.raises(SpecError, match="layout is 'sources'; did you mean 'source'"):
+        SourceTarget('recopy', layout='sources')
