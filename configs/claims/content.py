@@ -40,7 +40,7 @@ MEASUREMENTS = {
         margin=0.05,
         minutes=20,
     ),
-    'C4': Measurement(
+    'C4a': Measurement(
         'Flip-flop with 64 pairs after training with 16: PaTH minus RoPE, as the mean exact match '
         'of three densities.',
         'flip_flop',
@@ -49,6 +49,29 @@ MEASUREMENTS = {
         'of exact match',
         margin=0.05,
         minutes=20,
+    ),
+    'C2': Measurement(
+        'The value of a counter in programs of 64 steps after training with 8 to 32: CoPE minus '
+        'the best of RoPE, ALiBi and NoPE.',
+        'synthetic',
+        ('counting',),
+        minus(
+            number('cope', length=64),
+            best_of(*(number(name, length=64) for name in ('rope', 'alibi', 'nope'))),
+        ),
+        'of exact match',
+        margin=0.05,
+        minutes=15,
+    ),
+    'C4b': Measurement(
+        'Products of 16 even permutations of five points after training with 1 to 8: PaTH minus '
+        'RoPE, in products that are right.',
+        'synthetic',
+        ('a5',),
+        above('path', 'rope', 'token_accuracy', length=16),
+        'of products',
+        margin=0.05,
+        minutes=15,
     ),
     'C6a': Measurement(
         'Sums of 12 digits after training with 1 to 8: TAPE minus RoPE, in digits that are right.',
