@@ -267,15 +267,25 @@ class Sweep:
         return parser.parse_args(arguments)
 
     def runs(self, options: argparse.Namespace) -> dict[tuple[str, int], Run]:
-        """The runs by name and seed."""
+        """The runs by name and seed. What a run has of its own precedes the settings of all.
+
+        Raises:
+          SystemExit: --set names a field in which the runs differ.
+        """
+        own = {
+            name: {'encoding': fields} if isinstance(fields, str) else dict(fields)
+            for name, fields in self.encodings.items()
+        }
+        differ = {'seed', *(field for fields in own.values() for field in fields)}
+        if wrong := sorted(differ & {_field(item) for item in options.set}):
+            refuse(f'--set cannot give {", ".join(wrong)}: the runs of this sweep differ in it')
         made = {}
         for seed in options.seeds:
-            for name in options.only or self.encodings:
-                own = self.encodings[name]
-                fields = {**({'encoding': own} if isinstance(own, str) else own), 'seed': seed}
+            for name in options.only or own:
+                more = [item for item in self.settings if _field(item) not in own[name]]
                 directory = pathlib.Path(options.workdir, f'{name}_{seed}')
-                more = [*self.settings, *options.set]
-                made[name, seed] = Run(directory, options.config, fields, more)
+                fields = {**own[name], 'seed': seed}
+                made[name, seed] = Run(directory, options.config, fields, [*more, *options.set])
         return made
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
@@ -286,6 +296,10 @@ class Sweep:
             evaluated += [run, *(f'{run} | {ext}' for which, ext in self.extended if which == name)]
         for folder, fields in self.evaluation.items():
             evaluate_once(list(map(str, evaluated)), pathlib.Path(options.workdir, folder), fields)
+
+
+def _field(setting: str) -> str:
+    return setting.split('=', 1)[0]
 
 
 def main(sweeps: Mapping[str, Sweep]) -> None:

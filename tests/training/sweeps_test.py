@@ -81,6 +81,18 @@ def test_a_run_of_the_same_settings_is_used_again(tmp_path, trained):
     assert shared.train_runs({'a': free}) == {'a': str(tmp_path / 'a_0')} and not trained
 
 
+def test_what_a_run_has_of_its_own_precedes_the_settings_of_all(capsys):
+    own = {'deep': {'encoding': 'nope()', 'model.layers': 12}, 'other': 'rope()'}
+    sweep = shared.Sweep('Text.', own, settings=('model.layers=2', 'train.steps=50'))
+    call = lambda *more: sweep.runs(sweep.parse(['--seeds', '3', *more]))
+    made = {name: run.asked() for (name, _), run in call('--set', 'train.steps=40').items()}
+    assert [config.model.layers for config in made.values()] == [12, 2]
+    assert {(config.train.steps, config.seed) for config in made.values()} == {(40, 3)}
+    for field in ('model.layers', 'encoding', 'seed'):
+        found = refused(capsys, lambda field=field: call('--set', f'{field}=4'))
+        assert f'--set cannot give {field}: the runs of this sweep differ in it' in found
+
+
 def test_an_evaluation_of_the_same_runs_and_settings_is_made_once(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(shared, 'evaluate_runs', lambda *what: trained.append(what))
     call = lambda *settings: shared.evaluate_once(['runs/a_0'], tmp_path / 'out', settings)
