@@ -4,10 +4,14 @@ alone; each has a function that draws its result.
 
 from posenc_jax.analysis import (
     attention_entropy,
+    nearby_similarity,
     nope_deep_lm,
+    permutation_symmetry,
     ppp_padding,
+    probe_position,
     receptive_field,
     rope_usage,
     shift_consistency,
     token_distance,
+    variance_shrinkage,
 )
