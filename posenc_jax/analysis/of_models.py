@@ -3,73 +3,54 @@
 import argparse
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from posenc_jax.analysis.reading import Subject, folder_of, subjects
-from posenc_jax.analysis.report import Report
 
 
 class Command(NamedTuple):
-    """An analysis of a model.
+    """An analysis of a model: the function KEY of the module KEY of this folder.
 
     Attributes:
+      report: name of the function in that module that makes the report.
       batches: sequences that are read unless --batches says otherwise.
-      measure: from the options and a model to a result.
-      report: from the results by name of the model to the report.
+      longest: tokens of a sequence at most unless --length says otherwise.
+      options: names of options that the function takes.
+      measure: what is called in place of the function on sequences: (options, subject) -> result.
     """
 
+    report: str
     batches: int
-    measure: Callable
-    report: Callable[[dict], Report]
-
-
-def probe_position(known: argparse.Namespace, subject: Subject):
-    from posenc_jax.analysis.probe_position import probe_position
-
-    return probe_position(subject.model, subject.sequences(known, 256), probe=known.probe)
-
-
-def variance_shrinkage(known: argparse.Namespace, subject: Subject):
-    from posenc_jax.analysis.variance_shrinkage import variance_shrinkage
-
-    return variance_shrinkage(subject.model, subject.sequences(known, 256))
-
-
-def nearby_similarity(known: argparse.Namespace, subject: Subject):
-    from posenc_jax.analysis.nearby_similarity import nearby_similarity
-
-    return nearby_similarity(subject.model, subject.sequences(known, 128))
-
-
-def permutation_symmetry(known: argparse.Namespace, subject: Subject):
-    from posenc_jax.analysis.permutation_symmetry import permutation_symmetry
-
-    return permutation_symmetry(subject.model, subject.sequences(known, 128))
-
-
-def _report(module: str, name: str) -> Callable[[dict], Report]:
-    """The function `name` of a module of this folder, imported when it is called."""
-
-    def report(found: dict) -> Report:
-        from importlib import import_module
-
-        return getattr(import_module(f'posenc_jax.analysis.{module}'), name)(found)
-
-    return report
+    longest: int
+    options: tuple[str, ...] = ()
+    measure: Callable[[argparse.Namespace, Subject], Any] | None = None
 
 
 COMMANDS = {
-    'probe_position': Command(64, probe_position, _report('probe_position', 'probe_report'))
+    'probe_position': Command('probe_report', 64, 256, ('probe',)),
+    'variance_shrinkage': Command('shrinkage_report', 16, 256),
+    'nearby_similarity': Command('similarity_report', 16, 128),
+    'permutation_symmetry': Command('symmetry_report', 4, 128),
+    'causal_mask_pattern': Command('pattern_report', 16, 128),
+    'rope_frequency_usage': Command('usage_report', 4, 512),
+    'positional_neurons': Command('neurons_report', 128, 128),
 }
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     """Measures the models, prints the table, writes the files and returns their paths."""
-    command = COMMANDS[known.analysis]
+    command, module = COMMANDS[known.analysis], f'posenc_jax.analysis.{known.analysis}'
     if known.batches is None:
         known.batches = command.batches
-    models = subjects(known, rest)
-    found = {one.label: command.measure(known, one) for one in models}
-    report = command.report(found)
+    found, of = {}, import_module(module)
+    for subject in subjects(known, rest):
+        if command.measure is not None:
+            found[subject.label] = command.measure(known, subject)
+            continue
+        options = {name: getattr(known, name) for name in command.options}
+        tokens = subject.sequences(known, command.longest)
+        found[subject.label] = getattr(of, known.analysis)(subject.model, tokens, **options)
+    report = getattr(of, command.report)(found)
     print(report.text(), flush=True)
     return report.write(folder_of(known, known.run or ''))
