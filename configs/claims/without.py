@@ -25,6 +25,7 @@ WITHOUT = {
         ('causal', 'document', 'full', 'prefix', 'window'), 'a mask; what may be seen, no claim'
     ),
     'lm_eval': 'an analysis; the claims on perplexity read it',
+    'rope_usage': 'the measurement under `rope_frequency_usage`, claim R2',
     'per_head': 'a way to combine other encodings',
     'giraffe_random': 'a control of the truncated basis, claim R14',
     'md_lrpe': 'the positions of LightNet, claim M2a',
@@ -40,5 +41,4 @@ WITHOUT = {
     'dynamic_ntk': 'a baseline of claim R9',
     'ntk_aware': 'a baseline of claim R9',
     'llama3_rope': 'frequencies of public checkpoints; its paper makes no claim of them',
-    'rope_usage': 'an analysis; claim R2 reads it',
 }  # fmt: skip

@@ -4,11 +4,18 @@ alone; each has a function that draws its result.
 
 from posenc_jax.analysis import (
     attention_entropy,
+    causal_mask_pattern,
     lm_eval,
+    nearby_similarity,
     nope_deep_lm,
+    permutation_symmetry,
+    positional_neurons,
     ppp_padding,
+    probe_position,
     receptive_field,
+    rope_frequency_usage,
     rope_usage,
     shift_consistency,
     token_distance,
+    variance_shrinkage,
 )

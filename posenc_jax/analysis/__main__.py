@@ -1,6 +1,8 @@
 """Analyses of a trained model or of an encoding; each writes its numbers and a picture.
 
-    python -m posenc_jax.analysis rope_usage|token_distance --run=RUN
+    python -m posenc_jax.analysis ANALYSIS --run=RUN|--runs='DIR/*'
+        [--length=N] [--batches=N] [--inputs=text|random] [--out=DIR]
+    python -m posenc_jax.analysis token_distance --run=RUN
         [--length=N] [--batches=4] [--out=DIR]
     python -m posenc_jax.analysis attention_entropy --run=RUN
         [--pieces=1,4,16] [--sink=4] [--keep=2] [--query=N]
@@ -16,6 +18,10 @@ others refuse a run that was not trained on text. `--config.NAME=VALUE` changes 
 config, as in eval.py. The results are NAME*.npz and NAME*.png in DIR (default: analysis/ in the
 directory of the run; runs/analysis without a run).
 
+ANALYSIS prints a table and writes NAME.json and NAME.png; with --inputs=random it reads random ids
+in the place of text, of any run over ids:
+  probe_position: how well a token's position is read from its vector in every layer
+
 receptive_field: for encodings, the theoretical receptive field (TRF), which needs no training; for
 a run, also the empirical receptive field (ERF) and the mean attention at each distance; for several
 runs, TRF and ERF of each method and the rank correlation of the two.
@@ -28,16 +34,18 @@ pieces.
 
 import argparse
 import functools
-import glob
 import pathlib
 import re
 import sys
 
+from posenc_jax.analysis import of_models
+from posenc_jax.analysis.of_models import COMMANDS
+from posenc_jax.analysis.reading import folder_of, matching, prepared, task_length, windows
 from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
 from posenc_jax.core.registry import quoted
 
-ANALYSES = ('rope_usage', 'token_distance', 'attention_entropy', 'pi_bound', 'receptive_field')
+ANALYSES = ('token_distance', 'attention_entropy', 'pi_bound', 'receptive_field', *COMMANDS)
 
 
 def main(argv: list[str]) -> int:
@@ -51,7 +59,15 @@ def main(argv: list[str]) -> int:
         metavar='N',
         help='tokens of a window; default: the trained length',
     )
-    parser.add_argument('--batches', type=int, default=4, help='how many windows are read')
+    parser.add_argument(
+        '--batches', type=int, help='how many windows are read; the default depends on the analysis'
+    )
+    parser.add_argument(
+        '--inputs',
+        default='text',
+        help="'text' of the run or 'random' ids, for the analyses with a table",
+    )
+    parser.add_argument('--probe', default='ridge', help="of probe_position: 'ridge' or 'mlp'")
     parser.add_argument('--out', type=pathlib.Path, metavar='DIR')
     fields = parser.add_argument_group('receptive_field')
     fields.add_argument(
@@ -95,67 +111,23 @@ def main(argv: list[str]) -> int:
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
+    if known.analysis in COMMANDS:
+        return of_models.run(known, rest)
+    known.batches = 4 if known.batches is None else known.batches
     if known.analysis == 'pi_bound':
         from posenc_jax.analysis.pi_bound import bound_plot
 
-        return [bound_plot(_folder(known) / 'pi_bound.png')]
+        return [bound_plot(folder_of(known) / 'pi_bound.png')]
     if known.analysis == 'receptive_field':
         return _receptive_field(known, rest)
     if not known.run:
         raise ValueError(f'{known.analysis} analyses a model; give --run=RUN')
-    return _entropy(known, rest) if known.analysis == 'attention_entropy' else _rotary(known, rest)
+    return (
+        _entropy(known, rest) if known.analysis == 'attention_entropy' else _distance(known, rest)
+    )
 
 
-def _folder(known: argparse.Namespace, run: str = '') -> pathlib.Path:
-    """Where the results go."""
-    from posenc_jax.run.job import home_of
-
-    return known.out or (home_of(run) / 'analysis' if run else pathlib.Path('runs', 'analysis'))
-
-
-def _prepare(known: argparse.Namespace, rest: list[str], run: str, more: dict | None = None):
-    from posenc_jax.run.job import UNASKED, prepare
-    from posenc_jax.run.overrides import read_overrides
-
-    if known.batches < 1 or known.length < 0:
-        raise ValueError(
-            '--batches must be at least 1 and --length at least 0 (0: the trained length), got '
-            f'{known.batches} and {known.length}'
-        )
-    return prepare(run, {**read_overrides(rest), **UNASKED, **(more or {})})
-
-
-def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
-    """`eval.lengths` for a run that was trained on a task: the length that is analysed.
-
-    Without it `_prepare` checks length 1, which every text has, but not every task.
-    """
-    from posenc_jax.run import stored
-    from posenc_jax.run.plan import make_task
-
-    path = pathlib.Path(run.partition('|')[0].strip(), stored.FILE)
-    config = stored.from_json(path) if path.is_file() else None
-    if config is None or make_task(config).is_language:
-        return {}
-    return {'eval.lengths': (known.length or config.train.length,)}
-
-
-def _windows(known: argparse.Namespace, job):
-    """The first windows of the text of a run, [batches, 1, length]."""
-    import numpy as np
-
-    length = known.length or job.cfg.train_len
-    stream = job.task.tokens(job.config.eval.split)
-    if len(stream) < length * known.batches:
-        needed = f'{known.batches} windows of {length} need {length * known.batches} tokens'
-        raise ValueError(
-            f'{needed}, but the text has {len(stream)}; give a smaller --length or --batches'
-        )
-    return np.asarray(stream[: length * known.batches]).reshape(known.batches, 1, length)
-
-
-def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
-    from posenc_jax.analysis.rope_usage import rope_usage, usage_heatmap
+def _distance(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     from posenc_jax.analysis.token_distance import (
         distance_heatmap,
         positional_heads,
@@ -163,22 +135,18 @@ def _rotary(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
         token_distance,
     )
 
-    job = _prepare(known, rest, known.run)
+    job = prepared(known, rest, known.run)
     if not job.task.is_language:
         raise ValueError(
             f'{known.run} was trained on {job.config.task}, which is not text; expected a run of '
             'language()'
         )
-    windows, out = _windows(known, job), _folder(known, known.run)
+    texts, out = windows(known, job), folder_of(known, known.run)
     model = job.extended(job.load()[0])
-    measure = rope_usage if known.analysis == 'rope_usage' else token_distance
     found = functools.reduce(
-        lambda a, b: a.merge(b), (measure(model, window) for window in windows)
+        lambda a, b: a.merge(b), (token_distance(model, window) for window in texts)
     )
-    numbers, picture = out / f'{known.analysis}.npz', out / f'{known.analysis}.png'
-    if known.analysis == 'rope_usage':
-        disk.save_arrays(numbers, q=found.q, k=found.k, product=found.product)
-        return [numbers, usage_heatmap(found, picture)]
+    numbers, picture = out / 'token_distance.npz', out / 'token_distance.png'
     disk.save_arrays(
         numbers, corr=found.corr, score=found.score, alloc=found.alloc, dist=found.dist
     )
@@ -203,17 +171,17 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
         if getattr(known, name) < 0:
             raise ValueError(f'--{name} must be at least 0, got {getattr(known, name)}')
     counts = [int(count) for count in known.pieces.split(',')]
-    job = _prepare(known, rest, known.run)
+    job = prepared(known, rest, known.run)
     if not job.task.is_language:
         raise ValueError(
             f'{known.run} was trained on {job.config.task}, which is not text; expected a run of '
             'language()'
         )
-    windows, out = _windows(known, job), _folder(known, known.run)
-    model, query = job.extended(job.load()[0]), known.query or windows.shape[-1] // 4
+    texts, out = windows(known, job), folder_of(known, known.run)
+    model, query = job.extended(job.load()[0]), known.query or texts.shape[-1] // 4
     entropies, losses = {}, {}
     for label, options in labels(counts, known.sink, known.keep):
-        found = [entropy_of_pieces(model, window, query=query, **options) for window in windows]
+        found = [entropy_of_pieces(model, window, query=query, **options) for window in texts]
         entropies[label] = functools.reduce(lambda a, b: a.merge(b), (one.entropy for one in found))
         losses[label] = float(np.mean([one.loss for one in found]))
         print(f'{label}: entropy {entropies[label].mean:.3f}, loss {losses[label]:.3f}', flush=True)
@@ -261,7 +229,7 @@ def _fields_of_encodings(known: argparse.Namespace) -> list[pathlib.Path]:
         )
         shown = ' '.join(f'{field:.0f}' for field in fields[spec])
         print(f'{spec}: TRF {fields[spec].mean():.1f} (by head: {shown})')
-    out = _folder(known)
+    out = folder_of(known)
     numbers = out / 'receptive_field.npz'
     disk.save_arrays(numbers, encodings=list(fields), trf=np.stack(list(fields.values())))
     return [numbers, decay_plot(kernels, fields, out / 'receptive_field.png')]
@@ -275,9 +243,9 @@ def _measured(known: argparse.Namespace, rest: list[str], run: str):
     from posenc_jax.core.tokens import Tokens
     from posenc_jax.evaluation.tasks import SEED
 
-    job = _prepare(known, rest, run, _task_length(known, run))
+    job = prepared(known, rest, run, task_length(known, run))
     if job.task.is_language:
-        parts = [(window, None) for window in _windows(known, job)]
+        parts = [(window, None) for window in windows(known, job)]
     else:
         length = known.length or job.config.train.length
         batch = job.task.dataset(
@@ -308,7 +276,7 @@ def _fields_of_run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.P
 
     _, model, found = _measured(known, rest, known.run)
     trf, why = _trained_field(known, model)
-    out = _folder(known, known.run)
+    out = folder_of(known, known.run)
     numbers = out / 'receptive_field.npz'
     disk.save_arrays(
         numbers, erf=found.erf, profile=found.profile, trf=np.nan if trf is None else trf
@@ -331,18 +299,9 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
     import numpy as np
 
     from posenc_jax.analysis.field_plots import Compared, by_method, rank_correlation, rank_plot
-    from posenc_jax.run import stored
 
-    runs = sorted(
-        path for path in glob.glob(known.runs) if pathlib.Path(path, stored.FILE).is_file()
-    )
-    if not runs:
-        raise ValueError(
-            f'no training run matches --runs={known.runs!r} (a run is a directory with a '
-            f'{stored.FILE})'
-        )
     rows = []
-    for run in runs:
+    for run in matching(known.runs):
         job, model, found = _measured(known, rest, run)
         trf, _ = _trained_field(known, model)
         label = ' / '.join(job.config.pattern) or job.config.encoding
@@ -357,7 +316,7 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
         f'rank correlation of TRF and ERF over {ranked} methods: {agreement:.2f} (a TRF of nan: '
         'the encoding is not a bias of the positions, and is left out)'
     )
-    out = _folder(known)
+    out = folder_of(known)
     numbers = out / 'receptive_field_ranks.npz'
     labels, trf, erf = zip(*methods)
     disk.save_arrays(numbers, labels=labels, trf=trf, erf=erf, rank_correlation=agreement)

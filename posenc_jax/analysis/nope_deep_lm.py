@@ -69,16 +69,28 @@ def nope_deep_lm(
         raise ValueError(f'nope_deep_lm permutes the tokens before the last, got {length} tokens')
     if orders < 1:
         raise ValueError(f'nope_deep_lm needs at least 1 permutation, got {orders}')
-    rng, same = np.random.default_rng(seed), np.arange(length)
-    permutations = []
-    while len(permutations) < orders:
-        order = np.append(rng.permutation(length - 1), length - 1)
-        permutations += [] if (order == same).all() else [order]
     graphdef, state = nnx.split(model)
     plain = _last_rows(graphdef, state, tokens)
-    moved = [_last_rows(graphdef, state, tokens[:, order]) - plain for order in permutations]
+    moved = [
+        _last_rows(graphdef, state, tokens[:, order]) - plain
+        for order in orders_of(length, orders, seed)
+    ]
     rms = lambda a: np.sqrt(np.mean(np.square(a, dtype=np.float64), axis=(-2, -1)))
     return np.sqrt(np.mean([rms(a) ** 2 for a in moved], axis=0)) / rms(plain)
+
+
+def orders_of(length: int, count: int, seed: int) -> list[np.ndarray]:
+    """Random permutations of all places but the last, none of which leaves every place alone.
+
+    Example:
+      >>> [order[-1] for order in orders_of(3, 2, 0)], orders_of(3, 1, 0)[0].tolist()
+      ([2, 2], [1, 0, 2])
+    """
+    rng, same, found = np.random.default_rng(seed), np.arange(length), []
+    while len(found) < count:
+        order = np.append(rng.permutation(length - 1), length - 1)
+        found += [] if (order == same).all() else [order]
+    return found
 
 
 def _last_rows(graphdef, state, tokens) -> Float[np.ndarray, 'layers B D']:

@@ -259,6 +259,11 @@ class MLP(nnx.Module):
         mlp.w_in = mlp.w_gate = mlp.w_out = None
         return mlp
 
+    def before(self, x: Float[Array, '... D']) -> Float[Array, '... F']:
+        """The input of the non-linearity, of the gate in a swiglu; not of a `joined` network."""
+        w = self.w_in if self.w_gate is None else self.w_gate
+        return shifted(linear(x, w[...]), value(self.b_in))
+
     def __call__(self, x):
         if self.rows_in is not None and self.rows_out is not None:
             h = linear_rows(x, self.rows_in[...])

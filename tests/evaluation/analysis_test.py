@@ -1,12 +1,15 @@
 """The command of the analyses: numbers of the functions, a picture beside them, clear refusals."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
 from posenc_jax.analysis.__main__ import main
 from posenc_jax.analysis.decay_kernel import trained_field
 from posenc_jax.analysis.receptive_field import receptive_field
-from posenc_jax.analysis.rope_usage import rope_usage
+from posenc_jax.analysis.rope_frequency_usage import rope_frequency_usage
 from posenc_jax.run.job import prepare
 from tests.evaluation.run_test import make_run
 
@@ -26,16 +29,26 @@ def runs(tmp_path_factory):
 
 @pytest.mark.full
 def test_usage_is_that_of_the_function_over_all_windows(runs, capsys):
-    assert main(['rope_usage', f'--run={runs / "rope"}', '--batches=3']) == 0
-    numbers, picture = map(str.strip, capsys.readouterr().out.splitlines())
+    assert main(['rope_frequency_usage', f'--run={runs / "rope"}', '--batches=3']) == 0
+    *table, numbers, picture = map(str.strip, capsys.readouterr().out.splitlines())
     job = prepare(str(runs / 'rope'), LEAST)
     windows = job.task.tokens('test')[:48].reshape(3, 16)
-    expected = rope_usage(job.load()[0], windows)
-    found = np.load(numbers)
-    np.testing.assert_allclose(found['q'], expected.q, rtol=1e-5)
-    np.testing.assert_allclose(found['product'], expected.product, rtol=1e-5)
+    expected = rope_frequency_usage(job.load()[0], windows)
+    found = json.loads(pathlib.Path(numbers).read_text())['rope()']
+    np.testing.assert_allclose(found['logits'], expected.logits.mean(1), rtol=1e-4)
+    assert table[0].split()[:2] == ['model', 'layer'] and table[1].startswith('rope()')
     with open(picture, 'rb') as file:
         assert file.read(4) == b'\x89PNG'
+
+
+def test_several_runs_and_random_ids(runs, tmp_path, capsys):
+    """A run of a task has no text, but an analysis reads random ids of its vocabulary."""
+    arguments = ['nearby_similarity', f'--runs={runs / "*o*"}', '--inputs=random', '--batches=2']
+    assert main([*arguments, '--length=12', f'--out={tmp_path}']) == 0
+    found = json.loads((tmp_path / 'nearby_similarity.json').read_text())
+    assert sorted(found) == ['analysis', 'rope() (copy)', 'rope() (rope)']
+    assert len(found['rope() (copy)']['scores']) == 2
+    assert 'adjacency score' in capsys.readouterr().out
 
 
 def test_distances_of_an_extended_run(runs, tmp_path, capsys):
@@ -105,13 +118,22 @@ def test_ranks_of_several_runs(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['rope_usage'], 'give --run=RUN'),
-        (['rope_usage', '--run=ROOT/none'], 'no such run directory'),
-        (['rope_usage', '--run=ROOT/alibi'], 'needs one rotary encoding in every layer'),
+        (['token_distance'], 'give --run=RUN'),
+        (['probe_position'], 'give --run=RUN or --runs=PATTERN'),
+        (['probe_position', '--run=ROOT/rope', '--runs=ROOT/*'], '--runs=PATTERN, not both'),
+        (['probe_position', '--runs=ROOT/nothing*'], 'no training run matches'),
+        (['probe_position', '--run=ROOT/copy'], 'give --inputs=random, or a run of language()'),
+        (['probe_position', '--run=ROOT/rope', '--inputs=texts'], "did you mean 'text'"),
+        (['probe_position', '--run=ROOT/rope', '--probe=mpl'], "did you mean 'mlp'"),
+        (['rope_frequency_usage', '--run=ROOT/none'], 'no such run directory'),
+        (['rope_frequency_usage', '--run=ROOT/alibi'], 'needs one rotary encoding in every layer'),
         (['token_distance', '--run=ROOT/copy'], 'was trained on copy'),
-        (['rope_usage', '--run=ROOT/rope', '--batches=0'], '--batches must be at least 1'),
         (
-            ['rope_usage', '--run=ROOT/rope', '--length=99999999', '--batches=1'],
+            ['rope_frequency_usage', '--run=ROOT/rope', '--batches=0'],
+            '--batches must be at least 1',
+        ),
+        (
+            ['rope_frequency_usage', '--run=ROOT/rope', '--length=99999999', '--batches=1'],
             'windows of 99999999 need',
         ),
         (['receptive_field'], 'takes one of --encoding=SPEC, --run=RUN, --runs=PATTERN, got none'),
@@ -126,7 +148,7 @@ def test_ranks_of_several_runs(runs, tmp_path, capsys):
         (['receptive_field', '--encoding=alibi()', '--wrong=1'], "cannot read '--wrong=1'"),
         (['receptive_field', '--runs=ROOT/nothing*'], 'no training run matches'),
         (['receptive_field', '--runs=ROOT/alibi'], 'needs two methods that have a TRF, got 1 of 1'),
-        (['rope_usage', '--run=ROOT/rope', '--wrong=1'], "cannot read '--wrong=1'"),
+        (['rope_frequency_usage', '--run=ROOT/rope', '--wrong=1'], "cannot read '--wrong=1'"),
         (
             ['attention_entropy', '--run=ROOT/rope', '--sink=-1'],
             '--sink must be at least 0, got -1',
