@@ -18,14 +18,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
 
 from posenc_jax.core.command import Parser
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.constant_cache import ConstantCache
-from posenc_jax.decoding.generate import generate
+from posenc_jax.decoding.generate import generate, pad_left
 from posenc_jax.decoding.recomputed import Recomputed
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained
@@ -235,21 +234,6 @@ def _check_memory(cfg: TransformerConfig, rows: int, capacity: int) -> None:
             f'a cache of {rows} rows of {capacity} tokens would take {readable(needed)}, the '
             f'device has {readable(limit)}; ask for fewer tokens or samples'
         )
-
-
-def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B T'], np.ndarray]:
-    """Rows of unequal length as one array with zeros in front of the shorter rows, and an array
-    that is True where an entry is a token.
-
-    Example:
-      >>> [a.tolist() for a in pad_left([np.array([5, 6]), np.array([7])])]
-      [[[5, 6], [0, 7]], [[True, True], [False, True]]]
-    """
-    width = max(map(len, rows))
-    valid = np.arange(width) >= width - np.array([[len(row)] for row in rows])
-    ids = np.zeros(valid.shape, np.int32)
-    ids[valid] = np.concatenate(rows)
-    return ids, valid
 
 
 def _ends(job: Job) -> tuple[int, ...]:

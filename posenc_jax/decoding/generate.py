@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from numbers import Integral
 
 import jax
@@ -304,3 +305,18 @@ def generate(
     plan = _Plan(graphdef, max_new_tokens, float(temperature), top_k, top_p, eos)
     key = None if temperature == 0 else key
     return _generate(plan, state, prompts, tok, decoding, key, source)
+
+
+def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B T'], np.ndarray]:
+    """Rows of unequal length as one array with zeros in front of the shorter rows, and an array
+    that is True where an entry is a token.
+
+    Example:
+      >>> [a.tolist() for a in pad_left([np.array([5, 6]), np.array([7])])]
+      [[[5, 6], [0, 7]], [[True, True], [False, True]]]
+    """
+    width = max(map(len, rows))
+    valid = np.arange(width) >= width - np.array([[len(row)] for row in rows])
+    ids = np.zeros(valid.shape, np.int32)
+    ids[valid] = np.concatenate(rows)
+    return ids, valid

@@ -61,6 +61,8 @@ TASKS = {
     'mqar(pairs=2, vocab=32, random_non_queries=True)': (8, 20),
     'passkey_text()': (260, 500),
     'kv_retrieval(depth=0.5)': (400, 600),
+    'ruler_lite("niah_multikey", needles=2)': (500, 600),
+    'ruler_lite("freq_words")': 600,
     'language()': 16,
     'language(packing="documents")': 16,
     'segmented_text(source_len=64, segment_len=4)': 16,

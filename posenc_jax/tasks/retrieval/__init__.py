@@ -7,3 +7,4 @@ from posenc_jax.tasks.retrieval.mqar import MQAR as MQAR
 from posenc_jax.tasks.retrieval.passkey import Passkey as Passkey
 from posenc_jax.tasks.retrieval.passkey_text import PasskeyText as PasskeyText
 from posenc_jax.tasks.retrieval.passkeys import Passkeys as Passkeys
+from posenc_jax.tasks.retrieval.ruler_lite import RulerLite as RulerLite

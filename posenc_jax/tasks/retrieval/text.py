@@ -83,11 +83,8 @@ class TextRetrieval(Task):
         )
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self._range(length)
-        rows = [
-            self._row(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)
-        ]
-        sequence = np.zeros((batch, high + 1), np.int32)
+        rows = [self._row(*given) for given in self.filled(rng, batch, length)]
+        sequence = np.zeros((batch, self.width(length) + 1), np.int32)
         for row, (ids, _) in zip(sequence, rows):
             row[: len(ids)] = ids
         return next_token_batch(
@@ -95,28 +92,39 @@ class TextRetrieval(Task):
             *(np.array(column) for column in zip(*((len(ids), start) for ids, start in rows))),
         )
 
-    def _row(self, rng, room):
-        """Token ids, at most `room` of them, and where the answer begins."""
+    def filled(
+        self, rng: np.random.Generator, batch: int, length: Length
+    ) -> list[tuple[Any, int, int]]:
+        """The arguments of `text` for the examples of a batch: as much filler as fits."""
+        low, high = self._range(length)
+        return [
+            self._fill(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)
+        ]
+
+    def _fill(self, rng, room):
         example, drawn = self.draw(rng), rng.random()
 
-        def text(units):
+        def given(units):
             places = self.places(units)
             place = (
                 int(drawn * places) if self.depth is None else int(self.depth * (places - 1) + 0.5)
             )
-            return self.text(example, units, place)
+            return example, units, place
 
-        prompt, answer = text(
-            _most(lambda units: len(self._encode(''.join(text(units)))), self.fewest, room)
-        )
-        ids, given = self._encode(prompt + answer), self._encode(prompt)
-        if not np.array_equal(ids[: len(given)], given):
+        size = lambda units: len(self._encode(''.join(self.text(*given(units)))))
+        return given(_most(size, self.fewest, room))
+
+    def _row(self, *given):
+        """Token ids, and where the answer begins."""
+        prompt, answer = self.text(*given)
+        ids, told = self._encode(prompt + answer), self._encode(prompt)
+        if not np.array_equal(ids[: len(told)], told):
             raise ValueError(
                 f'{self.tokenizer} has a token across the end of the prompt {prompt[-20:]!r} and '
                 f'the answer {answer!r}, so teacher forcing cannot score greedy decoding from the '
                 'prompt; use another tokenizer'
             )
-        return ids, len(given)
+        return ids, len(told)
 
     def _encode(self, text):
         return self.vocabulary.encode(text.encode())
