@@ -5,6 +5,9 @@ alone; each has a function that draws its result.
 from posenc_jax.analysis import (
     attention_entropy,
     causal_mask_pattern,
+    collapse_and_oversquashing,
+    embedding_position_bias,
+    martingale_gap,
     nearby_similarity,
     nope_deep_lm,
     permutation_symmetry,
