@@ -21,6 +21,15 @@ directory of the run; runs/analysis without a run).
 ANALYSIS prints a table and writes NAME.json and NAME.png; with --inputs=random it reads random ids
 in the place of text, of any run over ids:
   probe_position: how well a token's position is read from its vector in every layer
+  variance_shrinkage: how the variance of what attention adds falls with the tokens seen
+  nearby_similarity: whether vectors are the more alike the nearer their tokens are
+  permutation_symmetry: how much the last logits change with the order of the tokens before
+  causal_mask_pattern: mean logits by query and key, and their part that is no distance
+  rope_frequency_usage: shares of the rotary frequencies in norms and in logits
+  positional_neurons: neurons that are active at some places of a text, and dead ones
+  collapse_and_oversquashing: distances of the last vectors of (A, ..., A, B), and influences
+  martingale_gap: predictions of coin flips A, B against those of Bayes, and their order
+  embedding_position_bias: which part of a text its vector resembles
 
 receptive_field: for encodings, the theoretical receptive field (TRF), which needs no training; for
 a run, also the empirical receptive field (ERF) and the mean attention at each distance; for several
@@ -68,7 +77,22 @@ def main(argv: list[str]) -> int:
         help="'text' of the run or 'random' ids, for the analyses with a table",
     )
     parser.add_argument('--probe', default='ridge', help="of probe_position: 'ridge' or 'mlp'")
+    parser.add_argument(
+        '--pool', default='mean', help="of embedding_position_bias: 'mean' or 'last'"
+    )
+    parser.add_argument(
+        '--symbols',
+        default='0,1',
+        metavar='A,B',
+        help='of martingale_gap and collapse_and_oversquashing: two texts of one token',
+    )
     parser.add_argument('--out', type=pathlib.Path, metavar='DIR')
+    parser.add_argument(
+        '--separator',
+        default='',
+        metavar='C',
+        help='of martingale_gap: a text of one token that follows every flip',
+    )
     fields = parser.add_argument_group('receptive_field')
     fields.add_argument(
         '--encoding', action='append', metavar='SPEC', help='may be repeated, to compare'

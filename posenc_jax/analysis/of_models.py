@@ -27,6 +27,72 @@ class Command(NamedTuple):
     measure: Callable[[argparse.Namespace, Subject], Any] | None = None
 
 
+def symbols_of(known: argparse.Namespace, subject: Subject) -> tuple[int, int]:
+    """The ids of the two texts of --symbols, of one token each; the ids themselves in a task that
+    is not text.
+
+    Raises:
+      ValueError: not two texts, or one of them is not one token.
+    """
+    texts = known.symbols.split(',')
+    if len(texts) != 2:
+        raise ValueError(
+            f'--symbols are two texts with a comma between them, got {known.symbols!r}'
+        )
+    if not subject.job.task.is_language:
+        if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts):
+            raise ValueError(
+                f'{subject.job.directory} reads no text: --symbols are two ids, got '
+                f'{known.symbols!r}'
+            )
+        return int(texts[0]), int(texts[1])
+    ids = [list(subject.job.task.encode(text)) for text in texts]
+    for text, own in zip(texts, ids):
+        if len(own) != 1:
+            raise ValueError(f'--symbols are texts of one token, {text!r} has {len(own)}')
+    return int(ids[0][0]), int(ids[1][0])
+
+
+def powers(
+    known: argparse.Namespace, subject: Subject, first: int, most: int, tokens: int = 1
+) -> list[int]:
+    """The powers of two from `first` on, of so many tokens each and two more, that have room in
+    --length, or in the trained length and are at most `most`.
+    """
+    room = (known.length or min(subject.job.cfg.train_len, (most + 2) * tokens)) // tokens - 2
+    if room < first:
+        raise ValueError(
+            f'{known.analysis} needs a length of at least {(first + 2) * tokens} tokens'
+        )
+    return [2**k for k in range(room.bit_length()) if first <= 2**k <= room]
+
+
+def _squashed(known: argparse.Namespace, subject: Subject):
+    from posenc_jax.analysis.collapse_and_oversquashing import collapse_and_oversquashing
+
+    return collapse_and_oversquashing(
+        subject.model,
+        subject.sequences(known, 128),
+        pair=symbols_of(known, subject),
+        counts=powers(known, subject, 1, 512),
+        # Above this width the exact derivatives take too many backward passes.
+        probes=None if subject.job.cfg.width <= 64 else 8,
+    )
+
+
+def _gap(known: argparse.Namespace, subject: Subject):
+    from posenc_jax.analysis.martingale_gap import martingale_gap
+
+    symbols, separator = symbols_of(known, subject), None
+    if known.separator:
+        pair = argparse.Namespace(symbols=f'{known.symbols.split(",")[0]},{known.separator}')
+        separator = symbols_of(pair, subject)[1]
+    counts = powers(known, subject, 2, 64, tokens=2 if known.separator else 1)
+    return martingale_gap(
+        subject.model, symbols, separator=separator, counts=counts, sequences=known.batches
+    )
+
+
 COMMANDS = {
     'probe_position': Command('probe_report', 64, 256, ('probe',)),
     'variance_shrinkage': Command('shrinkage_report', 16, 256),
@@ -35,6 +101,9 @@ COMMANDS = {
     'causal_mask_pattern': Command('pattern_report', 16, 128),
     'rope_frequency_usage': Command('usage_report', 4, 512),
     'positional_neurons': Command('neurons_report', 128, 128),
+    'collapse_and_oversquashing': Command('squashed_report', 4, 0, measure=_squashed),
+    'martingale_gap': Command('gap_report', 16, 0, measure=_gap),
+    'embedding_position_bias': Command('bias_report', 8, 256, ('pool',)),
 }
 
 
