@@ -45,14 +45,24 @@ from tests import array_types, ir_context  # noqa: E402
 install_import_hook('posenc_jax', f'{array_types.__name__}.check')
 pytest.raises = array_types.unchecked(pytest.raises)
 
-from tests.toys import toys  # noqa: E402, F401
-
 ir_context.share()
 gc.set_threshold(
     50_000, 20, 20
 )  # a collection visits all objects of JAX too: 7 % of the time with Python's default thresholds
 _TESTS_PER_CACHE = 800
 _DONE = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Registers the encodings of `tests/toys.py` while a test runs. They are imported here: the
+    process that starts the workers needs no package.
+    """
+    from posenc_jax.core import registry
+    from tests.toys import TOYS
+
+    for key, entry in TOYS.items():
+        monkeypatch.setitem(registry._ENTRIES, ('encoding', key), entry)
 
 
 def pytest_unconfigure():

@@ -1,15 +1,13 @@
 """Small encodings that test how the model treats encodings. They are registered only while a test
-uses the fixture `toys`.
+uses the fixture `toys` (`tests/conftest.py`).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-import pytest
 from flax import nnx
 
-from posenc_jax.core import registry
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Entry, Promises
@@ -29,12 +27,6 @@ def toy(key, **card):
         return build
 
     return add
-
-
-@pytest.fixture
-def toys(monkeypatch):
-    for key, entry in TOYS.items():
-        monkeypatch.setitem(registry._ENTRIES, ('encoding', key), entry)
 
 
 @toy('toy_slope', share='model')

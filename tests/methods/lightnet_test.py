@@ -131,7 +131,7 @@ def test_only_cosine_sees_differences_of_coordinates_alone():
 @pytest.mark.parametrize('spec', SPECS)
 def test_steps_padding_and_packing(spec):
     mixer = make(spec)
-    recurrent.check_cuts(mixer, 9, [1] * 9, [4, 1, 3, 1])
+    recurrent.check_cuts(mixer, 9, [1] * 9, [4, 1, 4])
     recurrent.check_padding_and_packing(mixer, 7)
 
 
@@ -139,9 +139,9 @@ def test_steps_padding_and_packing(spec):
 @pytest.mark.parametrize('spec', SPECS)
 def test_long_sequences_gradients_and_bfloat16(spec):
     mixer = make(spec)
-    recurrent.check_cuts(mixer, 150, [60, 1, 10, 79])
+    recurrent.check_cuts(mixer, 150, [60, 1, 29, 60])
     recurrent.check_padding_and_packing(mixer, 100)
-    recurrent.check_causality(mixer, 70)
+    recurrent.check_causality(mixer, 150)
     recurrent.check_gradients(mixer, 70)
     recurrent.check_bfloat16(mixer, 9)
 

@@ -36,6 +36,7 @@ def draw(seed, *shape):
 
 whole = jax.jit(lambda mixer, x, tok: mixer.whole(x, tok))
 step = jax.jit(lambda mixer, x, tok, state, cursor: mixer.step(x, tok, state, cursor))
+fill = jax.jit(lambda mixer, x, tok: mixer.fill(x, tok, tok.length))
 
 
 def check_cuts(mixer, length, *cuts, tok=None):
@@ -58,30 +59,34 @@ def check_cuts(mixer, length, *cuts, tok=None):
 
 
 def check_padding_and_packing(mixer, length):
-    """Padding on either side changes nothing, and a packed document sees no other."""
-    x, plain = draw(1, 2, length, MODEL), pj.Tokens.of(length=length)
-    expected = np.asarray(whole(mixer, x, plain))
-    left = length // 3
-    padded = np.concatenate([draw(2, 2, left, MODEL), x, draw(3, 2, 2, MODEL)], axis=1)
-    place = np.arange(padded.shape[1])
-    valid = ((place >= left) & (place < left + length))[None].repeat(2, axis=0)
-    tok = pj.Tokens.of(valid=valid)
-    np.testing.assert_allclose(
-        whole(mixer, padded, tok)[:, left : left + length], expected, atol=3e-5
-    )
-    check_cuts(mixer, padded.shape[1], [left - 1, 2, padded.shape[1] - left - 1], tok=tok)
-    first, documents = draw(4, 2, left, MODEL), np.repeat([0, 1], [left, length])[None]
-    packed = pj.Tokens.of(segment=documents)
-    out = np.asarray(whole(mixer, np.concatenate([first, x], axis=1), packed))
-    np.testing.assert_allclose(out[:, left:], expected, atol=3e-5)
-    alone = whole(mixer, first, pj.Tokens.of(length=left))
-    np.testing.assert_allclose(out[:, :left], alone, atol=3e-5)
-    check_cuts(mixer, left + length, [left, length], [left - 1, 2, length - 1], tok=packed)
+    """Padding on either side changes nothing, and a packed document sees no other.
+
+    Both rows have the same length and the same optional arrays, so they share compiled functions.
+    """
+    x, left = draw(1, 2, length, MODEL), length // 3
+    expected = np.asarray(whole(mixer, x, pj.Tokens.of(length=length)))
+    total, behind = left + length + 2, draw(3, 2, 2, MODEL)
+    place = np.arange(total)[None].repeat(2, axis=0)
+    valid = (place >= left) & (place < left + length)
+    pieces = [left - 1, 2, total - left - 1]
+
+    tok = pj.Tokens.of(segment=0 * place, valid=valid)
+    padded = np.concatenate([draw(2, 2, left, MODEL), x, behind], axis=1)
+    out = np.asarray(whole(mixer, padded, tok))
+    np.testing.assert_allclose(out[:, left:-2], expected, atol=3e-5)
+    check_cuts(mixer, total, pieces, tok=tok)
+
+    # The first document is the beginning of the second, and the third has two tokens.
+    tok = pj.Tokens.of(segment=1 * (place >= left) + (place >= total - 2), valid=place >= 0)
+    out = np.asarray(whole(mixer, np.concatenate([x[:, :left], x, behind], axis=1), tok))
+    np.testing.assert_allclose(out[:, left:-2], expected, atol=3e-5)
+    np.testing.assert_allclose(out[:, :left], expected[:, :left], atol=3e-5)
+    check_cuts(mixer, total, pieces, [left - 1, 1, total - left - 1, 1], tok=tok)
 
 
 def check_causality(mixer, length):
     """Not a bit of a result depends on later tokens."""
-    x, tok = draw(5, 1, length, MODEL), pj.Tokens.of(length=length)
+    x, tok = draw(5, 2, length, MODEL), pj.Tokens.of(length=length)
     changed = x.copy()
     changed[:, length // 2 :] += 1
     before = whole(mixer, x, tok)[:, : length // 2], whole(mixer, changed, tok)[:, : length // 2]
@@ -115,7 +120,7 @@ def check_bfloat16(mixer, length):
     """In bfloat16 the result has that type and the state is float32."""
     x, tok = draw(7, 2, length, MODEL), pj.Tokens.of(length=length)
     expected = whole(mixer, x, tok)
-    y, state = mixer.fill(jnp.asarray(x, jnp.bfloat16), tok, length)
+    y, state = fill(mixer, jnp.asarray(x, jnp.bfloat16), tok)
     assert y.dtype == jnp.bfloat16
     assert {a.dtype for a in jax.tree.leaves(state.inner)} == {np.dtype('float32')}
     error = np.abs(np.asarray(y, np.float32) - expected)

@@ -2,6 +2,7 @@
 changes the encodings leaves them alone.
 """
 
+import functools
 import re
 
 import jax
@@ -50,6 +51,7 @@ CONTEXTS = [[2, 3], [4]]
 CHANNELS = jnp.zeros((2, 2, 1), jnp.int32)
 
 
+@functools.cache
 def model_of(*pattern):
     return Transformer(TransformerConfig(**SIZES, pattern=pattern), rngs=nnx.Rngs(0))
 

@@ -16,6 +16,7 @@ import pytest
 from posenc_jax.run import lock
 from posenc_jax.run.checkpoint import finished_steps
 from posenc_jax.run.restore import restore_model
+from posenc_jax.training.loop import LOCK, train
 from tests.training import tiny
 from tests.training.loop_test import finish, flags_of, free_port, losses, wait_for
 
@@ -109,6 +110,18 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_training_takes_the_lock_before_it_writes(tmp_path):
+    """The next test does the same with real processes."""
+    run = tmp_path / NAME
+    with (
+        lock.hold(run / LOCK, f'{run} is being trained', 'wait'),
+        pytest.raises(lock.HeldError, match=f'^{run} is being trained by process {os.getpid()} on'),
+    ):
+        train(tiny.config(tmp_path, name=NAME))
+    assert [path.name for path in run.iterdir()] == [LOCK]
+
+
+@pytest.mark.full
 def test_a_run_that_is_trained_is_not_trained_again(cache, tmp_path):
     fields = dict(
         name=NAME, cache=cache, train__save_every=4, train__steps=100_000, eval__at_end=False
@@ -153,8 +166,8 @@ def test_an_evaluation_loses_no_checkpoint_while_the_only_one_is_replaced(cache,
         tmp_path, name=NAME, cache=cache, train__save_every=1, train__keep=1, train__steps=100_000
     )
     wait_for(process, 'step 3/')
-    found, until = [], time.monotonic() + 8
-    while time.monotonic() < until:
+    found, until = [], time.monotonic() + 60
+    while len(set(found)) < 5 and time.monotonic() < until:
         found.append(restore_model(tmp_path / NAME)[2])
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)

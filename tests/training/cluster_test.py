@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from posenc_jax.run.checkpoint import finished_steps
 from posenc_jax.training import peers
 from posenc_jax.training.cluster import Cluster
 from posenc_jax.training.peers import ClusterError, Peers
@@ -256,6 +257,9 @@ def test_training_ends_with_one_line_and_goes_on(tmp_path, gone):
     )  # fmt: skip
     assert said, errors
     both[gone].communicate()
+    assert max(finished_steps(tmp_path / 'run')) == int(said[1])
+    if gone == 0:  # whoever was gone, the others leave the same behind
+        return
     again = start()
     wait_for(again[0], f'continuing after step {said[1]} of 100000')
     for process in again:

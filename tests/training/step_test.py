@@ -1,6 +1,7 @@
 """The step against plain numpy and against itself cut in parts."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +42,15 @@ def batch_of(seed=0, rows=8, length=32):
     return {'tokens': tokens[:, :-1], 'targets': tokens[:, 1:], 'loss_mask': mask}
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef, params, constants, tokens):
+    return nnx.merge(graphdef, params, constants)(tokens)
+
+
 def numpy_losses(cfg, state, batch):
     graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
-    logits = np.asarray(
-        nnx.merge(graphdef, state.params, state.constants)(batch['tokens']), np.float64
-    )
+    logits = _logits(graphdef, state.params, state.constants, batch['tokens'])
+    logits = np.asarray(logits, np.float64)
     partition = np.log(np.exp(logits).sum(-1))
     chosen = np.take_along_axis(logits, batch['targets'][..., None], -1)[..., 0]
     return partition - chosen, partition, logits
@@ -87,15 +92,15 @@ def test_a_batch_is_read_in_segments_with_a_memory():
             train__segment=8, train__memory=memory, train__batch=2, encoding='transformer_xl()'
         )
         state = trainer.init({})
-        losses = numpy_losses(cfg, state, batch)[0]
         graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
         model = nnx.merge(graphdef, state.params, state.constants)
-        expected = segment_losses(
-            model, batch['tokens'], batch['targets'], segment=8, length=memory
-        )
+        read_segments = functools.partial(segment_losses, segment=8, length=memory)
+        expected = jax.jit(read_segments)(model, batch['tokens'], batch['targets'])
         assert float(trainer.evaluate(state, batch)['loss']) == pytest.approx(
             float(expected.sum()), rel=1e-5
         )
+        if memory == 32:
+            losses = numpy_losses(cfg, state, batch)[0]
         read[memory] = float(trainer.step(state, batch)[1]['loss'])
         assert read[memory] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert read[32] == pytest.approx(losses.mean(), rel=1e-5)
@@ -219,6 +224,7 @@ def test_batch_that_the_mesh_does_not_divide(tmp_path):
 
 
 SEQPE = 'seqpe(max_pos=100, draws=8, candidates=4, offsets=4, contrastive=1.0, std=0.1)'
+SHALLOW = SEQPE.replace('draws', 'layers=1, draws')
 
 
 @pytest.mark.full
@@ -226,7 +232,7 @@ def test_the_terms_of_encodings_are_added_to_the_objective_alone(plain):
     """The first step of SGD moves the parameters against the gradient of the sum; the loss that is
     reported is that of the task.
     """
-    cfg, trainer = trainer_of(encoding=SEQPE, train__warmup=1)
+    cfg, trainer = trainer_of(encoding=SHALLOW, train__warmup=1)
     state, batch = trainer.init({}), batch_of()
     graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
     key = jax.random.fold_in(jax.random.key(0), 0)
@@ -241,8 +247,8 @@ def test_the_terms_of_encodings_are_added_to_the_objective_alone(plain):
         place_key = jax.random.fold_in(jax.random.split(key, 3)[0], list(model.shared).index(part))
         return task, part.auxiliary_loss(None, None, key=place_key)
 
-    task, extra = jax.jit(terms)(state.params)
-    gradient = jax.jit(jax.grad(lambda params: sum(terms(params))))(state.params)
+    added = lambda params: (sum(found := terms(params)), found)
+    gradient, (task, extra) = jax.jit(jax.grad(added, has_aux=True))(state.params)
     _, metrics = trainer.step(state, batch)
     assert float(metrics['loss']) == pytest.approx(float(task), rel=1e-5)
     assert float(metrics['auxiliary_loss']) == pytest.approx(float(extra), rel=1e-4)
@@ -270,7 +276,7 @@ def test_training_with_a_term_of_an_encoding_in_parts():
 @pytest.mark.full
 def test_every_stack_counts_each_of_its_parts_once():
     """Two layer types share one part; the encoder of a source has its own part and its own key."""
-    spec = SEQPE.replace('std=0.1', 'std=0.1, dropout=0.0')
+    spec = SHALLOW.replace('std=0.1', 'std=0.1, dropout=0.0')
     sizes = dict(vocab_size=7, train_len=8, layers=2, width=16, heads=4)
     cfg = TransformerConfig(
         kind='encoder_decoder',
@@ -292,8 +298,11 @@ def test_every_stack_counts_each_of_its_parts_once():
         own = jax.random.fold_in(jax.random.split(key, 3)[0], number)
         return part.auxiliary_loss(jnp.zeros((2, 8, 16)), Tokens.of(length=8), key=own)
 
-    expected = term(model, key) + term(model.encoder, jax.random.fold_in(key, OF_SOURCE))
-    found = steps.auxiliary_loss(model, batch, key)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    @jax.jit
+    def both(model, batch):
+        expected = term(model, key) + term(model.encoder, jax.random.fold_in(key, OF_SOURCE))
+        return steps.auxiliary_loss(model, batch, key), expected
+
+    np.testing.assert_allclose(*both(model, batch), rtol=1e-5)
     plain = Transformer(TransformerConfig(encoding='alibi()', **sizes), rngs=nnx.Rngs(0))
     assert steps.auxiliary_loss(plain, {'tokens': batch['tokens']}, key) is None
