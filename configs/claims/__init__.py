@@ -15,7 +15,7 @@ that can be measured are measured.
 import csv
 import pathlib
 
-from configs.claims import content, ids, mixers, relative, space
+from configs.claims import analyses, content, ids, mixers, relative, space
 from configs.claims.claim import Claim
 
 MEASUREMENTS = {
@@ -24,6 +24,7 @@ MEASUREMENTS = {
     **content.MEASUREMENTS,
     **mixers.MEASUREMENTS,
     **space.MEASUREMENTS,
+    **analyses.MEASUREMENTS,
 }
 
 

@@ -5,9 +5,9 @@ alone; each has a function that draws its result.
 from posenc_jax.analysis import (
     attention_entropy,
     causal_mask_pattern,
-    lm_eval,
     collapse_and_oversquashing,
     embedding_position_bias,
+    lm_eval,
     martingale_gap,
     nearby_similarity,
     nope_deep_lm,
