@@ -63,7 +63,7 @@ def test_targets(name, tmp_path):
     good.mkdir()
     target.prepare(good)
     kinds, number = set(), 0
-    while number < 20 or (number < 100 and len(kinds) < 2):
+    while number < 10 or (number < 100 and len(kinds) < 2):
         kind, why = harness.attempt(target, name, 0, number, good)
         assert kind != 'failed', f'{number}: {why}'
         kinds.add(kind)

@@ -185,7 +185,7 @@ def test_pictures_show_their_boxes():
         assert not image[~inside].any()
 
 
-@pytest.mark.full_where(condition=lambda shared: not shared)
+@pytest.mark.full
 @pytest.mark.parametrize('shared', [True, False])
 def test_the_loss_falls(shared):
     sizes = dict(classes=3, proposals=4, steps=2, width=8, heads=2, kernel=4, cells=3, hidden=8)

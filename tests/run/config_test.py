@@ -521,16 +521,30 @@ def test_every_config_file_is_valid():
         validate(config)
 
 
-def test_command_line():
+def test_command_line(capsys):
+    """An error in the flags and one in training end a real process; the others end `main`."""
+    import train as program
+
     def run(*flags):
         command = [sys.executable, 'train.py', '--config=configs/quickstart.py', *flags]
         return subprocess.Popen(command, cwd=tiny.ROOT, stderr=subprocess.PIPE, text=True)
 
-    cases = [
+    in_processes = [
         (
             ['--config.train.stepz=3'],
             "config has no field 'train.stepz'; did you mean 'train.steps'",
         ),
+        (
+            [
+                '--processes=2',
+                '--process_id=2',
+                '--coordinator=localhost:1',
+                '--config.encoding=alibi()',
+            ],
+            'got 2 of 2',
+        ),
+    ]
+    here = [
         (
             ['--config.encoding=alibbi()'],
             "unknown encoding or mixer 'alibbi'; did you mean 'alibi'",
@@ -549,19 +563,18 @@ def test_command_line():
             ['--config.eval.protocols=nonoverlapping,slidin'],
             "protocol is 'slidin'; did you mean 'sliding'?",
         ),
-        (
-            [
-                '--processes=2',
-                '--process_id=2',
-                '--coordinator=localhost:1',
-                '--config.encoding=alibi()',
-            ],
-            'got 2 of 2',
-        ),
     ]
-    for process, (_, message) in [(run(*given), (given, message)) for given, message in cases]:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 2, errors
+    found = []
+    started = [(run(*given), message) for given, message in in_processes]
+    for given, message in here:
+        flags.FLAGS.unparse_flags()
+        with pytest.raises(SystemExit, match='2'):
+            program.main(program.parse(['train.py', '--config=configs/quickstart.py', *given]))
+        found.append((capsys.readouterr().err, message))
+    for process, message in started:
+        found.append((process.communicate(timeout=120)[1], message))
+        assert process.returncode == 2, found[-1]
+    for errors, message in found:
         assert message in errors
         assert len(errors.splitlines()) == 1, errors
 
@@ -591,17 +604,19 @@ def test_errors_of_the_surroundings_are_one_message(monkeypatch, capsys, error):
 
 
 def test_tuples_are_read_as_eval_reads_them():
-    shown = 'c.eval.protocols, c.eval.lengths, c.eval.depths, c.pattern'
-    code = f'import sys, train; train.parse(sys.argv); c = train.CONFIG.value; print({shown})'
+    import train as command
+
     given = [
         '--config.eval.protocols=nonoverlapping,sliding',
         '--config.eval.lengths=64',
         '--config.eval.depths=0,0.5',
     ]
     given += ['--config.pattern=alibi(),nope()']
-    command = [sys.executable, '-c', code, '--config=configs/quickstart.py', *given]
-    found = subprocess.run(command, cwd=tiny.ROOT, check=True, capture_output=True, text=True)
-    assert found.stdout == "('nonoverlapping', 'sliding') (64,) (0, 0.5) ('alibi()', 'nope()')\n"
+    flags.FLAGS.unparse_flags()
+    command.parse(['train.py', '--config=configs/quickstart.py', *given])
+    read = command.CONFIG.value
+    assert read.eval.protocols == ('nonoverlapping', 'sliding') and read.eval.lengths == (64,)
+    assert read.eval.depths == (0, 0.5) and read.pattern == ('alibi()', 'nope()')
 
 
 @pytest.mark.parametrize('name', ['SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'])

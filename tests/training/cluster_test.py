@@ -125,7 +125,7 @@ def test_a_silent_process_counts_as_gone(group):
     assert lines_of([group[1]], 10) == [said]  # which was said to it too
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.skipif(
     not pathlib.Path('/proc/self/stat').exists(), reason='only there a stopped process is told'
 )
