@@ -45,6 +45,7 @@ def config_of(workdir, spec, **more):
 
 
 @every_spec
+@pytest.mark.full_where(condition=lambda spec: 'source' in spec or 'full' in spec)
 def test_the_settings_accept_a_run(tmp_path, spec):
     config = validate(config_of(tmp_path, spec))
     task = make_task(config)
