@@ -134,6 +134,7 @@ def test_only_the_early_tokens_gain_where_context_does_not_help():
     assert value['same_tokens', 4] == pytest.approx(value['same_tokens', 32], rel=1e-6)
 
 
+@pytest.mark.full
 def test_the_picture(tmp_path, measured):
     path = lm_eval_plot(list(measured.values()), tmp_path / 'a.png', train_length=8)
     assert path.stat().st_size > 10_000
