@@ -217,7 +217,9 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
                 first=1,
                 label='non-relative share',
             )
-            own[4].set_ylim(-0.03, 1.03)
+            own[4].set_ylim(-0.03, 1.6)  # room for the legend
+            own[4].set_yticks(np.linspace(0, 1, 6))
+            own[4].legend(frameon=False, fontsize=7, loc='upper center')
 
     numbers = {
         name: {

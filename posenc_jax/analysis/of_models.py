@@ -46,7 +46,8 @@ def symbols_of(known: argparse.Namespace, subject: Subject) -> tuple[int, int]:
                 f'{known.symbols!r}'
             )
         return int(texts[0]), int(texts[1])
-    ids = [list(subject.job.task.encode(text)) for text in texts]
+    front = len(subject.job.task.encode(''))  # tokens that begin a document
+    ids = [list(subject.job.task.encode(text))[front:] for text in texts]
     for text, own in zip(texts, ids):
         if len(own) != 1:
             raise ValueError(f'--symbols are texts of one token, {text!r} has {len(own)}')

@@ -55,11 +55,12 @@ class Report:
     def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
         """Writes KEY.json and KEY.png; needs matplotlib."""
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         numbers, picture = (folder / f'{self.key}.{ending}' for ending in ('json', 'png'))
         content = {'analysis': self.key, **{k: plain(v) for k, v in self.numbers.items()}}
         disk.write(numbers, json.dumps(content, indent=1) + '\n')
-        figure = Figure(figsize=self.size, layout='constrained')
+        figure = Figure(figsize=self.size, layout=ConstrainedLayoutEngine(w_pad=0.08))
         self.draw(figure)
         disk.save_figure(figure, picture, dpi=150)
         return [numbers, picture]
