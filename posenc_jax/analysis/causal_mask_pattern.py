@@ -73,8 +73,8 @@ def mask_cosine(
     residual sum. Both grow with j: near keys fit better, though nothing is trained.
 
     Example:
-      >>> mask_cosine(64, 32, residual=False).round(4), mask_cosine(64, 63, residual=True).round(5)
-      (0.7071, 0.02984)
+      >>> mask_cosine(64, np.array([1, 32, 63]), residual=False).round(4).tolist()
+      [0.125, 0.7071, 0.9922]
     """
     i, j = np.asarray(i, float), np.asarray(j, float)
     return 2 / i / np.sqrt((1 + 3 / i) * (1 + 3 / j)) if residual else np.sqrt(j / i)

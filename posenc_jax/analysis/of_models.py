@@ -89,8 +89,14 @@ def _gap(known: argparse.Namespace, subject: Subject):
         pair = argparse.Namespace(symbols=f'{known.symbols.split(",")[0]},{known.separator}')
         separator = symbols_of(pair, subject)[1]
     counts = powers(known, subject, 2, 64, tokens=2 if known.separator else 1)
+    number = known.batches
     return martingale_gap(
-        subject.model, symbols, separator=separator, counts=counts, sequences=known.batches
+        subject.model,
+        symbols,
+        separator=separator,
+        counts=counts,
+        sequences=number,
+        batch=min(number, 32),
     )
 
 
