@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.analysis.report import Report
+from posenc_jax.analysis.report import Report, tick_counts
 from posenc_jax.analysis.states import check_causal, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tokens import Tokens
@@ -249,6 +249,7 @@ def gap_report(found: Mapping[str, Gap]) -> Report:
         labels = ('gap (dotted: fit)', 'standard deviation over orders', 'KL from Laplace, nats')
         for axis, label in zip(axes, labels):
             axis.set(xlabel='n, flips read', ylabel=label)
+            tick_counts(axis, next(iter(found.values())).counts)
             axis.legend(frameon=False, fontsize=7)
 
     return Report(

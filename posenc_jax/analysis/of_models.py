@@ -100,6 +100,14 @@ def _gap(known: argparse.Namespace, subject: Subject):
     )
 
 
+def _bias(known: argparse.Namespace, subject: Subject):
+    from posenc_jax.analysis.embedding_position_bias import embedding_position_bias
+
+    tokens = subject.sequences(known, 256)
+    batch = min(known.batches, 16)
+    return embedding_position_bias(subject.model, tokens, pool=known.pool, batch=batch)
+
+
 COMMANDS = {
     'probe_position': Command('probe_report', 64, 256, ('probe',)),
     'variance_shrinkage': Command('shrinkage_report', 16, 256),
@@ -110,7 +118,7 @@ COMMANDS = {
     'positional_neurons': Command('neurons_report', 128, 128),
     'collapse_and_oversquashing': Command('squashed_report', 4, 0, measure=_squashed),
     'martingale_gap': Command('gap_report', 16, 0, measure=_gap),
-    'embedding_position_bias': Command('bias_report', 8, 256, ('pool',)),
+    'embedding_position_bias': Command('bias_report', 8, 256, measure=_bias),
 }
 
 

@@ -100,6 +100,13 @@ def by_layer(axis: Any, found: Mapping[str, np.ndarray], *, first: int, label: s
     axis.legend(frameon=False, fontsize=7)
 
 
+def tick_counts(axis: Any, counts: np.ndarray) -> None:
+    """Labels a logarithmic axis of counts with the counts themselves, at most seven of them."""
+    shown = [int(counts[at]) for at in some(len(counts), 7)]
+    axis.set_xticks(shown, [str(count) for count in shown])
+    axis.set_xticks([], minor=True)
+
+
 def some(count: int, most: int) -> list[int]:
     """At most `most` numbers from 0 to count - 1, evenly spread, with both ends.
 
