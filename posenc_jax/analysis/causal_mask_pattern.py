@@ -73,8 +73,8 @@ def mask_cosine(
     residual sum. Both grow with j: near keys fit better, though nothing is trained.
 
     Example:
-      >>> mask_cosine(64, 32, residual=False).round(4), mask_cosine(64, 63, residual=True).round(5)
-      (0.7071, 0.02984)
+      >>> mask_cosine(64, np.array([1, 32, 63]), residual=False).round(4).tolist()
+      [0.125, 0.7071, 0.9922]
     """
     i, j = np.asarray(i, float), np.asarray(j, float)
     return 2 / i / np.sqrt((1 + 3 / i) * (1 + 3 / j)) if residual else np.sqrt(j / i)
@@ -217,7 +217,9 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
                 first=1,
                 label='non-relative share',
             )
-            own[4].set_ylim(-0.03, 1.03)
+            own[4].set_ylim(-0.03, 1.6)  # room for the legend
+            own[4].set_yticks(np.linspace(0, 1, 6))
+            own[4].legend(frameon=False, fontsize=7, loc='upper center')
 
     numbers = {
         name: {

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.analysis.report import Report
+from posenc_jax.analysis.report import Report, tick_counts
 from posenc_jax.analysis.states import check_causal, head_maps, over_layers, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tokens import Tokens
@@ -242,6 +242,7 @@ def squashed_report(found: Mapping[str, Squashed]) -> Report:
         right.set(
             xlabel='position of the token', ylabel='share of the influence on the last vector'
         )
+        tick_counts(left, first.counts)
         for axis in (left, right):
             axis.legend(frameon=False, fontsize=7)
 

@@ -56,7 +56,7 @@ def cosines(a: Float[np.ndarray, '*#rest D'], b: Float[np.ndarray, '*#rest D']):
     """The cosine along the last axis; 0 where a vector is 0.
 
     Example:
-      >>> cosines(np.array([1.0, 0.0]), np.array([1.0, 1.0])).round(4)
+      >>> float(cosines(np.array([1.0, 0.0]), np.array([1.0, 1.0])).round(4))
       0.7071
     """
     size = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)

@@ -47,7 +47,7 @@ def adjacency_score(similarity: Float[np.ndarray, 'T T']) -> float:
       ValueError: fewer than three places, which have no triple, or more than 512.
 
     Example:
-      >>> place = np.arange(6)
+      >>> place = np.arange(6.0)
       >>> adjacency_score(-np.abs(place[:, None] - place)), adjacency_score(np.ones((6, 6)))
       (1.0, 0.5)
     """

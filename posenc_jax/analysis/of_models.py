@@ -46,7 +46,8 @@ def symbols_of(known: argparse.Namespace, subject: Subject) -> tuple[int, int]:
                 f'{known.symbols!r}'
             )
         return int(texts[0]), int(texts[1])
-    ids = [list(subject.job.task.encode(text)) for text in texts]
+    front = len(subject.job.task.encode(''))  # tokens that begin a document
+    ids = [list(subject.job.task.encode(text))[front:] for text in texts]
     for text, own in zip(texts, ids):
         if len(own) != 1:
             raise ValueError(f'--symbols are texts of one token, {text!r} has {len(own)}')
@@ -88,9 +89,23 @@ def _gap(known: argparse.Namespace, subject: Subject):
         pair = argparse.Namespace(symbols=f'{known.symbols.split(",")[0]},{known.separator}')
         separator = symbols_of(pair, subject)[1]
     counts = powers(known, subject, 2, 64, tokens=2 if known.separator else 1)
+    number = known.batches
     return martingale_gap(
-        subject.model, symbols, separator=separator, counts=counts, sequences=known.batches
+        subject.model,
+        symbols,
+        separator=separator,
+        counts=counts,
+        sequences=number,
+        batch=min(number, 32),
     )
+
+
+def _bias(known: argparse.Namespace, subject: Subject):
+    from posenc_jax.analysis.embedding_position_bias import embedding_position_bias
+
+    tokens = subject.sequences(known, 256)
+    batch = min(known.batches, 16)
+    return embedding_position_bias(subject.model, tokens, pool=known.pool, batch=batch)
 
 
 COMMANDS = {
@@ -103,7 +118,7 @@ COMMANDS = {
     'positional_neurons': Command('neurons_report', 128, 128),
     'collapse_and_oversquashing': Command('squashed_report', 4, 0, measure=_squashed),
     'martingale_gap': Command('gap_report', 16, 0, measure=_gap),
-    'embedding_position_bias': Command('bias_report', 8, 256, ('pool',)),
+    'embedding_position_bias': Command('bias_report', 8, 256, measure=_bias),
 }
 
 

@@ -52,7 +52,7 @@ def position_information(frequency: Float[np.ndarray, '*rest T']) -> Float[np.nd
       ValueError: frequencies outside 0 .. 1.
 
     Example:
-      >>> position_information(np.array([1.0, 1.0, 0.0, 0.0])).round(4)
+      >>> float(position_information(np.array([1.0, 1.0, 0.0, 0.0])).round(4))
       0.6931
     """
     if not ((frequency >= 0) & (frequency <= 1)).all():

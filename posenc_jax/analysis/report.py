@@ -55,11 +55,12 @@ class Report:
     def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
         """Writes KEY.json and KEY.png; needs matplotlib."""
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         numbers, picture = (folder / f'{self.key}.{ending}' for ending in ('json', 'png'))
         content = {'analysis': self.key, **{k: plain(v) for k, v in self.numbers.items()}}
         disk.write(numbers, json.dumps(content, indent=1) + '\n')
-        figure = Figure(figsize=self.size, layout='constrained')
+        figure = Figure(figsize=self.size, layout=ConstrainedLayoutEngine(w_pad=0.08))
         self.draw(figure)
         disk.save_figure(figure, picture, dpi=150)
         return [numbers, picture]
@@ -97,6 +98,13 @@ def by_layer(axis: Any, found: Mapping[str, np.ndarray], *, first: int, label: s
     axis.set(xlabel='layer', ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False, fontsize=7)
+
+
+def tick_counts(axis: Any, counts: np.ndarray) -> None:
+    """Labels a logarithmic axis of counts with the counts themselves, at most seven of them."""
+    shown = [int(counts[at]) for at in some(len(counts), 7)]
+    axis.set_xticks(shown, [str(count) for count in shown])
+    axis.set_xticks([], minor=True)
 
 
 def some(count: int, most: int) -> list[int]:

@@ -8,6 +8,7 @@ import pytest
 
 from posenc_jax.analysis.__main__ import main
 from posenc_jax.analysis.decay_kernel import trained_field
+from posenc_jax.analysis.martingale_gap import martingale_gap
 from posenc_jax.analysis.receptive_field import receptive_field
 from posenc_jax.analysis.rope_frequency_usage import rope_frequency_usage
 from posenc_jax.run.job import prepare
@@ -115,6 +116,19 @@ def test_ranks_of_several_runs(runs, tmp_path, capsys):
     )
 
 
+@pytest.mark.full
+def test_flips_are_the_symbols_of_a_text_or_ids_of_a_task(runs, tmp_path, capsys):
+    for run, symbols in (('rope', 'a,b'), ('copy', '2,3')):
+        arguments = [f'--run={runs / run}', f'--symbols={symbols}', '--batches=2', '--length=8']
+        assert main(['martingale_gap', *arguments, f'--out={tmp_path}']) == 0
+        found = json.loads((tmp_path / 'martingale_gap.json').read_text())['rope()']
+        model = prepare(str(runs / run), {**LEAST, 'eval.lengths': (4,)}).load()[0]
+        ids = (97, 98) if run == 'rope' else (2, 3)
+        expected = martingale_gap(model, ids, counts=(2, 4), sequences=2)
+        np.testing.assert_allclose(found['gap'], expected.gap, rtol=1e-4)
+    assert 'KL from Laplace' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
@@ -125,6 +139,11 @@ def test_ranks_of_several_runs(runs, tmp_path, capsys):
         (['probe_position', '--run=ROOT/copy'], 'give --inputs=random, or a run of language()'),
         (['probe_position', '--run=ROOT/rope', '--inputs=texts'], "did you mean 'text'"),
         (['probe_position', '--run=ROOT/rope', '--probe=mpl'], "did you mean 'mlp'"),
+        (['martingale_gap', '--run=ROOT/rope', '--symbols=0'], 'two texts with a comma'),
+        (['martingale_gap', '--run=ROOT/rope', '--symbols=0,10'], "one token, '10' has 2"),
+        (['martingale_gap', '--run=ROOT/copy', '--symbols=a,b'], 'reads no text: --symbols are'),
+        (['martingale_gap', '--run=ROOT/rope', '--length=3'], 'a length of at least 4 tokens'),
+        (['embedding_position_bias', '--run=ROOT/rope', '--pool=first'], "valid: 'last', 'mean'"),
         (['rope_frequency_usage', '--run=ROOT/none'], 'no such run directory'),
         (['rope_frequency_usage', '--run=ROOT/alibi'], 'needs one rotary encoding in every layer'),
         (['token_distance', '--run=ROOT/copy'], 'was trained on copy'),

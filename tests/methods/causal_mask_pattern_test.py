@@ -80,6 +80,7 @@ def test_the_mask_favours_near_keys_from_the_second_layer_on(tmp_path):
     assert len(report.rows) == 2 and report.write(tmp_path)[1].stat().st_size > 1000
 
 
+@pytest.mark.full
 def test_rotation_alone_is_relative_and_with_the_mask_it_is_not():
     found = causal_mask_pattern(model('rope()'), TOKENS, batch=64)
     shares = found.shares

@@ -35,9 +35,8 @@ ORDERED = [(2, 'nope()', 'decoder'), (2, 'rope()', 'encoder'), (1, 'sinusoidal()
 
 @pytest.mark.parametrize(
     'arguments, is_set',
-    [(one, True) for one in SETS]
-    + [(ORDERED[0], False)]
-    + [pytest.param(one, False, marks=pytest.mark.full) for one in ORDERED[1:]],
+    [(SETS[0], True), pytest.param(SETS[1], True, marks=pytest.mark.full)]
+    + [pytest.param(one, False, marks=pytest.mark.full) for one in ORDERED],
 )
 def test_which_models_are_functions_of_a_set(arguments, is_set):
     found = permutation_symmetry(model(*arguments), TOKENS, orders=3)
@@ -51,6 +50,7 @@ def test_which_models_are_functions_of_a_set(arguments, is_set):
 def test_residual_sums_keep_a_vector_with_its_place(tmp_path):
     transformer = model(2)
     found = permutation_symmetry(transformer, TOKENS, orders=1)
+    assert found.delta[0] > GOLDEN['broken_above']  # the mask of two layers breaks the symmetry
     assert (found.same > 0.5).all() and (found.other < found.same).all()
     last = np.asarray(transformer(TOKENS)[:, -1])
     moved = np.asarray(transformer(TOKENS[:, orders_of(8, 1, 0)[0]])[:, -1])

@@ -54,6 +54,7 @@ def test_the_ridge_is_the_solution_of_an_augmented_least_squares_problem():
     np.testing.assert_allclose(ridge_probe(train, test, penalty=penalty), expected, atol=1e-8)
 
 
+@pytest.mark.full
 def test_the_mask_tells_positions_from_the_first_layer_on():
     """And a model that sees all tokens learns nothing: the first figures of the paper."""
     r2 = {

@@ -61,6 +61,7 @@ def test_random_projections_use_all_frequencies_alike():
     assert found.slow == int((1e4 ** (-np.arange(16) / 16) * 16 >= 2 * np.pi).sum()) == 2
 
 
+@pytest.mark.full
 def test_a_head_without_slow_features_stands_out(tmp_path):
     model = model_of()
     keep = np.tile(np.arange(4) < 1, 2)  # the fastest plane, of head 2 alone

@@ -34,6 +34,7 @@ def with_small_logits(model):
     return model
 
 
+@pytest.mark.full
 def test_only_a_mask_makes_the_variance_fall(tmp_path):
     found = {
         kind: variance_shrinkage(with_small_logits(random_model(kind)), TOKENS, batch=32)
