@@ -212,7 +212,7 @@ def compare(
     config: str = 'configs/quickstart.py',
     settings: Iterable[str] = (),
     evaluation: Mapping[str, Iterable[str]] = {'comparison': ()},
-) -> None:
+) -> dict[tuple[str, int], str]:
     """The command line of a sweep: trains every encoding with every seed, and evaluates all runs.
 
     Args:
@@ -224,6 +224,9 @@ def compare(
       config: default of --config.
       settings: fields of the config for training, as 'NAME=VALUE'.
       evaluation: folder within --workdir -> fields of an evaluation, as 'NAME=VALUE'.
+
+    Returns:
+      (name of a run, seed) -> its directory.
     """
     parser = Parser(description=documentation.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
@@ -251,11 +254,12 @@ def compare(
             fields = {**({'encoding': own} if isinstance(own, str) else own), 'seed': seed}
             directory = pathlib.Path(arguments.workdir, f'{name}_{seed}')
             runs[name, seed] = Run(directory, arguments.config, fields, [*settings, *arguments.set])
-    evaluated = []
-    for (name, _), run in train_runs(runs).items():
+    evaluated, trained = [], train_runs(runs)
+    for (name, _), run in trained.items():
         evaluated += [
             run,
             *(f'{run} | {extension}' for which, extension in extended if which == name),
         ]
     for folder, fields in evaluation.items():
         evaluate_runs(evaluated, pathlib.Path(arguments.workdir, folder), fields)
+    return trained

@@ -1,0 +1,133 @@
+"""Images: positions when the grid grows, tables of offsets that read the content, and shifts.
+
+Command:   python -m configs.sweeps.images GROUP [--seeds 0 1 2] [--workdir DIR] [--only NAME ...]
+           GROUP is one of
+  scene      `peg` and `mix_ffn` against `learned_grid` where larger images show more of the scene:
+             in which of four directions does the bright blob lie of the dark one (`blobs`)
+  detail     the same encodings on real digits, which larger images show at a higher resolution
+  offsets    `irpe` with contextual terms against one bias for each offset, on digits and blobs
+  shift      the shift consistency of trained models with `polyphase_anchor`, with `learned_grid`,
+             and with the zero padding of `peg`, on digits
+Number:    open
+Results:   WORKDIR/comparison, and for 'shift' WORKDIR/shifts; docs/results/space.md has the
+           numbers. Runs whose last step is saved are not trained again, so the sweep may be
+           interrupted and started again.
+Paper:     Chu et al. (arXiv 2102.10882) and Xie et al. (arXiv 2105.15203): no loss, or little, at
+           larger images, where learned tables lose. Wu et al. (arXiv 2107.14222): contextual terms
+           are better than a bias. Ding et al. (arXiv 2306.07470): 100 % shift consistency.
+"""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs.sweeps.runs import compare
+from configs.sweeps.tables import report
+from posenc_jax.analysis.shift_consistency import shift_consistency
+from posenc_jax.core.command import Parser
+from posenc_jax.run.restore import restore_model
+from posenc_jax.tasks.images import Digits
+
+GROWING: dict[str, dict[str, object]] = {
+    'learned_grid': {'encoding': 'learned_grid(8, 8)'},
+    'peg': {'encoding': 'peg(depth=1) | peg(depth=2)'},
+    'mix_ffn': {'encoding': 'nope()', 'model.mlp': 'mix_ffn'},
+    'nope': {'encoding': 'nope()'},
+}
+OFFSETS = {
+    'nope': 'nope()',
+    'bias': 'irpe(mode="bias", shared=False)',
+    'bias_shared': 'irpe(mode="bias")',
+    'contextual': 'irpe()',
+}
+GROUPS: dict[str, dict[str, dict[str, object]]] = {
+    'scene': {name: own for name, own in GROWING.items() if name != 'nope'},
+    'detail': GROWING,
+    'offsets': {
+        f'{task}_{name}': {'task': f'{task}()', 'encoding': encoding}
+        for task in ('digits', 'blobs')
+        for name, encoding in OFFSETS.items()
+        if (task, name) != ('blobs', 'nope')
+    },
+    'shift': {
+        'learned_grid': {'encoding': 'learned_grid(4, 4)'},
+        'peg': {'encoding': 'peg(depth=0)'},
+        'polyphase_anchor': {'encoding': 'polyphase_anchor()'},
+    },
+}
+SIZES = (
+    'model.width=64', 'model.heads=4', 'train.batch=32', 'train.lr=2e-3', 'train.warmup=20',
+    'train.save_every=100000',
+)  # fmt: skip
+SETTINGS = {
+    'scene': (
+        *SIZES, 'model.layers=3', 'model.patch=2', 'train.steps=300', 'train.eval_every=100',
+    ),
+    'detail': (
+        *SIZES, 'task=digits()', 'model.layers=3', 'model.patch=2', 'train.steps=300',
+        'train.eval_every=100',
+    ),
+    'offsets': (
+        *SIZES, 'model.layers=2', 'model.patch=2', 'train.steps=300', 'train.eval_every=50',
+    ),
+    'shift': (
+        *SIZES, 'task=digits()', 'model.layers=2', 'model.patch=4', 'train.steps=400',
+        'train.eval_every=200',
+    ),
+}  # fmt: skip
+EVALUATION = {
+    'scene': ('eval.lengths=16,24,32,48', 'eval.samples=256'),
+    'detail': ('eval.lengths=16,24,32,48', 'eval.samples=256'),
+    'offsets': ('eval.lengths=16', 'eval.samples=256'),
+    'shift': ('eval.lengths=16', 'eval.samples=256'),
+}
+
+
+def shifts(directories: Mapping[tuple[str, int], str], out: pathlib.Path) -> None:
+    """Measures trained models on the digits of the test split, and on shifts of them.
+
+    Args:
+      directories: (name, seed) -> directory of a run.
+      out: the folder of the results.
+    """
+    digits = Digits()
+    images, classes = digits.pictures(digits.numbers('test'), 16)
+    images, key = jnp.asarray(images, jnp.float32), jax.random.key(0)
+    by = jax.random.randint(jax.random.key(1), (len(images), 2), 0, 15)
+    rolled = jax.vmap(lambda image, by: jnp.roll(image, (by[0], by[1]), (0, 1)))(images, by)
+    rows, largest = [], []
+    for (name, seed), directory in directories.items():
+        _, model, _ = restore_model(directory)
+        found = shift_consistency(model, images, key)
+        right = [
+            float((np.asarray(model(x))[:, 0].argmax(-1) == classes).mean())
+            for x in (images, rolled)
+        ]
+        for what, value in zip(
+            ('consistency', 'accuracy', 'accuracy, shifted'), (found.share, *right)
+        ):
+            rows.append((what, name, 16, seed, value))
+        largest.append(f'{name}, seed {seed}: logits differ by at most {found.largest:.2g}')
+    report(rows, out, title='digits', x='pixels', value='share')
+    print('\n'.join(largest))
+
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2 or sys.argv[1] not in GROUPS:
+        Parser('images').error(f'name a group first: {", ".join(GROUPS)}')
+    group = sys.argv.pop(1)
+    directories = compare(
+        __doc__,
+        GROUPS[group],
+        workdir=f'runs/images/{group}',
+        config='configs/vit.py',
+        settings=SETTINGS[group],
+        evaluation={'comparison': EVALUATION[group]},
+    )
+    if group == 'shift':
+        first = next(iter(directories.values()))
+        shifts(directories, pathlib.Path(first).parent / 'shifts')
