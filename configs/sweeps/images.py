@@ -3,7 +3,7 @@
 Command:   python -m configs.sweeps.images GROUP [--seeds 0 1 2] [--workdir DIR] [--only NAME ...]
            GROUP is one of
   scene      `peg` and `mix_ffn` against `learned_grid` where larger images show more of the scene:
-             in which of four directions does the bright blob lie of the dark one (`blobs`)
+             in which quarter of the image is the blob (`quadrant`)
   detail     the same encodings on real digits, which larger images show at a higher resolution
   offsets    `irpe` with contextual terms against one bias for each offset, on digits and blobs
   shift      the shift consistency of trained models with `polyphase_anchor`, with `learned_grid`,
@@ -36,22 +36,15 @@ GROWING: dict[str, dict[str, object]] = {
     'learned_grid': {'encoding': 'learned_grid(8, 8)'},
     'peg': {'encoding': 'peg(depth=1) | peg(depth=2)'},
     'mix_ffn': {'encoding': 'nope()', 'model.mlp': 'mix_ffn'},
-    'nope': {'encoding': 'nope()'},
 }
-OFFSETS = {
-    'nope': 'nope()',
-    'bias': 'irpe(mode="bias", shared=False)',
-    'bias_shared': 'irpe(mode="bias")',
-    'contextual': 'irpe()',
-}
+OFFSETS = {'bias': 'irpe(mode="bias", shared=False)', 'contextual': 'irpe()'}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
-    'scene': {name: own for name, own in GROWING.items() if name != 'nope'},
+    'scene': GROWING,
     'detail': GROWING,
     'offsets': {
         f'{task}_{name}': {'task': f'{task}()', 'encoding': encoding}
         for task in ('digits', 'blobs')
         for name, encoding in OFFSETS.items()
-        if (task, name) != ('blobs', 'nope')
     },
     'shift': {
         'learned_grid': {'encoding': 'learned_grid(4, 4)'},
@@ -61,27 +54,17 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
 }
 SIZES = (
     'model.width=64', 'model.heads=4', 'train.batch=32', 'train.lr=2e-3', 'train.warmup=20',
-    'train.save_every=100000',
+    'train.eval_every=50', 'train.eval_batches=4', 'train.save_every=100000',
 )  # fmt: skip
 SETTINGS = {
-    'scene': (
-        *SIZES, 'model.layers=3', 'model.patch=2', 'train.steps=300', 'train.eval_every=100',
-    ),
-    'detail': (
-        *SIZES, 'task=digits()', 'model.layers=3', 'model.patch=2', 'train.steps=300',
-        'train.eval_every=100',
-    ),
-    'offsets': (
-        *SIZES, 'model.layers=2', 'model.patch=2', 'train.steps=300', 'train.eval_every=50',
-    ),
-    'shift': (
-        *SIZES, 'task=digits()', 'model.layers=2', 'model.patch=4', 'train.steps=400',
-        'train.eval_every=200',
-    ),
-}  # fmt: skip
+    'scene': (*SIZES, 'task=quadrant()', 'model.layers=3', 'train.steps=200'),
+    'detail': (*SIZES, 'task=digits()', 'model.layers=3', 'train.steps=200'),
+    'offsets': (*SIZES, 'model.layers=2', 'train.steps=200'),
+    'shift': (*SIZES, 'task=digits()', 'model.layers=2', 'model.patch=4', 'train.steps=400'),
+}
 EVALUATION = {
-    'scene': ('eval.lengths=16,24,32,48', 'eval.samples=256'),
-    'detail': ('eval.lengths=16,24,32,48', 'eval.samples=256'),
+    'scene': ('eval.lengths=16,24,32', 'eval.samples=256'),
+    'detail': ('eval.lengths=16,24,32', 'eval.samples=256'),
     'offsets': ('eval.lengths=16', 'eval.samples=256'),
     'shift': ('eval.lengths=16', 'eval.samples=256'),
 }
