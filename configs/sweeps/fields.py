@@ -127,11 +127,9 @@ def main() -> None:
 
 
 def _report(group, chosen, directories, arguments) -> None:
-    whole, rows, first = (
-        group.startswith('bits'),
-        [],
-        ['variant,rate,seed,first_step_' + ('without_error' if whole else f'of_{GOOD:g}_dB')],
-    )
+    whole, rows = group.startswith('bits'), []
+    goal = 'without_error' if whole else f'of_{GOOD:g}_dB'
+    first = [f'variant,rate,seed,first_step_{goal}']
     sign = 1 if whole else -1  # few wrong bits, much PSNR
     for name in chosen:
         curves = {
