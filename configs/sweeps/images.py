@@ -55,7 +55,7 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
 }
 SIZES = (
     'model.width=64', 'model.heads=4', 'train.batch=32', 'train.lr=2e-3', 'train.warmup=20',
-    'train.eval_every=50', 'train.eval_batches=4', 'train.save_every=100000',
+    'train.eval_every=200', 'train.eval_batches=4', 'train.save_every=100000',
 )  # fmt: skip
 SETTINGS = {
     'scene': (*SIZES, 'task=quadrant()', 'model.layers=3', 'train.steps=200'),
