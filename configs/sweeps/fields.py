@@ -11,8 +11,9 @@ themselves, at a constant learning rate. 'equal' gives 2000 parameters to each o
 Both report the PSNR of the fitted pixels over the steps and the first step with 40 dB. 'bits8' and
 'bits16' fit 16 x 16 pixels of so many bits, by their bits and by their values, and report the rate
 of wrong bits over the steps and the first step without any. Every variant is trained with every
-learning rate, and the one with the best last value, as a mean over the seeds, is reported. Results:
-WORKDIR/GROUP_results. Runs that are complete are not trained again.
+learning rate. The curves are those with the best last value, as a mean over the seeds; first steps
+are those of all rates. Results: WORKDIR/GROUP_results. Runs that are complete are not trained
+again.
 Paper:     SPDER (arXiv 2306.15242): ten times faster than SIREN on pictures. Bit planes (arXiv
            2502.21001): 8 and 16 bits without loss.
 """
@@ -141,10 +142,11 @@ def _report(group, chosen, directories, arguments) -> None:
         for seed, own in zip(arguments.seeds, curves[best]):
             shown = sorted(own)[:: -max(1, len(own) // SHOWN)]  # the last one is among them
             rows += [(group, f'{name}, lr {best:g}', step, seed, own[step]) for step in shown]
-            reached = (
-                step for step, value in own.items() if (value == 0 if whole else value >= GOOD)
-            )
-            first.append(f'{name},{best:g},{seed},{min(reached, default="")}')
+        reached = lambda value: value == 0 if whole else value >= GOOD
+        for rate, found in curves.items():
+            for seed, own in zip(arguments.seeds, found):
+                step = min((step for step, value in own.items() if reached(value)), default='')
+                first.append(f'{name},{rate:g},{seed},{step}')
     out = arguments.workdir / f'{group}_results'
     value = 'rate of wrong bits' if whole else 'PSNR, dB'
     report(rows, out, title=f'fields, {group}', x='step', value=value)

@@ -33,11 +33,11 @@ from posenc_jax.run.restore import restore_model
 from posenc_jax.tasks.images import Digits
 
 GROWING: dict[str, dict[str, object]] = {
-    'learned_grid': {'encoding': 'learned_grid(8, 8)'},
-    'peg': {'encoding': 'peg(depth=1) | peg(depth=2)'},
+    'learned_grid': {'encoding': 'learned_grid(4, 4)'},
+    'peg': {'encoding': 'peg()'},
     'mix_ffn': {'encoding': 'nope()', 'model.mlp': 'mix_ffn'},
 }
-SHIFTED = 8  # pixels along a side of the images of 'shift'
+OWN = 8  # pixels along a side of the digits
 OFFSETS = {'bias': 'irpe(mode="bias", shared=False)', 'contextual': 'irpe()'}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'scene': GROWING,
@@ -58,19 +58,23 @@ SIZES = (
     'train.eval_every=200', 'train.eval_batches=4', 'train.save_every=100000',
 )  # fmt: skip
 SETTINGS = {
-    'scene': (*SIZES, 'task=quadrant()', 'model.layers=3', 'train.steps=200'),
-    'detail': (*SIZES, 'task=digits()', 'model.layers=3', 'train.steps=200'),
+    'scene': (
+        *SIZES, 'task=quadrant()', 'model.patch=4', 'model.layers=2', 'train.steps=400',
+    ),
+    'detail': (
+        *SIZES, 'task=digits()', f'train.length={OWN}', 'model.layers=2', 'train.steps=400',
+    ),
     'offsets': (*SIZES, 'model.layers=2', 'train.steps=200'),
     # Larger digits repeat every pixel, and then several phases of an image are the same.
     'shift': (
-        *SIZES, 'task=digits()', f'train.length={SHIFTED}', 'model.layers=2', 'train.steps=400',
+        *SIZES, 'task=digits()', f'train.length={OWN}', 'model.layers=2', 'train.steps=400',
     ),
 }  # fmt: skip
 EVALUATION = {
     'scene': ('eval.lengths=16,24,32', 'eval.samples=256'),
-    'detail': ('eval.lengths=16,24,32', 'eval.samples=256'),
+    'detail': (f'eval.lengths={OWN},{2 * OWN},{3 * OWN}', 'eval.samples=256'),
     'offsets': ('eval.lengths=16', 'eval.samples=256'),
-    'shift': (f'eval.lengths={SHIFTED}', 'eval.samples=256'),
+    'shift': (f'eval.lengths={OWN}', 'eval.samples=256'),
 }
 
 
@@ -82,9 +86,9 @@ def shifts(directories: Mapping[tuple[str, int], str], out: pathlib.Path) -> Non
       out: the folder of the results.
     """
     digits = Digits()
-    images, classes = digits.pictures(digits.numbers('test'), SHIFTED)
+    images, classes = digits.pictures(digits.numbers('test'), OWN)
     images, key = jnp.asarray(images, jnp.float32), jax.random.key(0)
-    by = jax.random.randint(jax.random.key(1), (len(images), 2), 0, SHIFTED)
+    by = jax.random.randint(jax.random.key(1), (len(images), 2), 0, OWN)
     rolled = jax.vmap(lambda image, by: jnp.roll(image, (by[0], by[1]), (0, 1)))(images, by)
     rows, largest = [], []
     for (name, seed), directory in directories.items():
@@ -97,7 +101,7 @@ def shifts(directories: Mapping[tuple[str, int], str], out: pathlib.Path) -> Non
         for what, value in zip(
             ('consistency', 'accuracy', 'accuracy, shifted'), (found.share, *right)
         ):
-            rows.append((what, name, SHIFTED, seed, value))
+            rows.append((what, name, OWN, seed, value))
         largest.append(f'{name}, seed {seed}: logits differ by at most {found.largest:.2g}')
     report(rows, out, title='digits', x='pixels', value='share')
     print('\n'.join(largest))
