@@ -5,7 +5,7 @@ Command:   python -m configs.sweeps.images GROUP [--seeds 0 1 2] [--workdir DIR]
   scene      `peg` and `mix_ffn` against `learned_grid` where larger images show more of the scene:
              in which quarter of the image is the blob (`quadrant`)
   detail     the same encodings on real digits, which larger images show at a higher resolution
-  offsets    `irpe` with contextual terms against one bias for each offset, on digits and blobs
+  offsets    `irpe` with contextual terms against one bias for each offset, on digits
   shift      the shift consistency of trained models with `polyphase_anchor`, with `learned_grid`,
              and with the zero padding of `peg`, on digits
 Number:    open
@@ -38,14 +38,13 @@ GROWING: dict[str, dict[str, object]] = {
     'mix_ffn': {'encoding': 'nope()', 'model.mlp': 'mix_ffn'},
 }
 OWN = 8  # pixels along a side of the digits
-OFFSETS = {'bias': 'irpe(mode="bias", shared=False)', 'contextual': 'irpe()'}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'scene': GROWING,
     'detail': GROWING,
     'offsets': {
-        f'{task}_{name}': {'task': f'{task}()', 'encoding': encoding}
-        for task in ('digits', 'blobs')
-        for name, encoding in OFFSETS.items()
+        'nope': {'encoding': 'nope()'},
+        'bias': {'encoding': 'irpe(mode="bias", shared=False)'},
+        'contextual': {'encoding': 'irpe()'},
     },
     'shift': {
         'learned_grid': {'encoding': 'learned_grid(4, 4)'},
@@ -64,7 +63,9 @@ SETTINGS = {
     'detail': (
         *SIZES, 'task=digits()', f'train.length={OWN}', 'model.layers=2', 'train.steps=400',
     ),
-    'offsets': (*SIZES, 'model.layers=2', 'train.steps=200'),
+    'offsets': (
+        *SIZES, 'task=digits()', f'train.length={OWN}', 'model.layers=2', 'train.steps=400',
+    ),
     # Larger digits repeat every pixel, and then several phases of an image are the same.
     'shift': (
         *SIZES, 'task=digits()', f'train.length={OWN}', 'model.layers=2', 'train.steps=400',
@@ -73,7 +74,7 @@ SETTINGS = {
 EVALUATION = {
     'scene': ('eval.lengths=16,24,32', 'eval.samples=256'),
     'detail': (f'eval.lengths={OWN},{2 * OWN},{3 * OWN}', 'eval.samples=256'),
-    'offsets': ('eval.lengths=16', 'eval.samples=256'),
+    'offsets': (f'eval.lengths={OWN}', 'eval.samples=256'),
     'shift': (f'eval.lengths={OWN}', 'eval.samples=256'),
 }
 
