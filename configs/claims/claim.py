@@ -33,11 +33,14 @@ class Results:
                 if row.get('extend'):
                     name += ' | ' + row['extend']
                 self.rows.append({**row, 'folder': path.parent.name, 'name': name})
-        if (table := directory / 'results.csv').is_file():
-            with table.open(newline='') as file:
-                for panel, name, x, seed, value in list(csv.reader(file))[1:]:
-                    own = {'panel': panel, 'name': name, 'x': float(x)}
-                    self.rows.append({**own, 'seed': int(seed), 'value': float(value)})
+        for path in sorted([*directory.glob('results.csv'), *directory.glob('*/results.csv')]):
+            if not path.with_suffix('.json').exists():
+                with path.open(newline='') as file:
+                    for panel, name, x, seed, value in list(csv.reader(file))[1:]:
+                        own = {'folder': path.parent.name, 'panel': panel, 'name': name}
+                        self.rows.append(
+                            {**own, 'x': float(x), 'seed': int(seed), 'value': float(value)}
+                        )
 
     def values(self, name: str, field: str = 'value', **where: object) -> dict[int, float]:
         """Seed -> number of the run `name`, e.g. `values('rope', length=128)`.

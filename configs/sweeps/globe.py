@@ -43,6 +43,7 @@ HEADS = {
     'siren': "siren(width=64, layers=2, preset='geo')",
     'fcnet': 'fcnet(width=64)',
 }
+STEPS = 500
 PARTS = {'all': 'accuracy', 'poles': 'accuracy_poles'}  # folder -> protocol
 
 
@@ -52,7 +53,9 @@ def fields_of(encoder: str, head: str, support: int) -> dict[str, object]:
         'task': f'checkerboard(support={support}, classes=16, samples=5000)',
         'features': ENCODERS[encoder],
         'field': HEADS[head],
-        'train.eval_every': 1500,  # validation at the last step, by which a rate is chosen
+        'train.steps': STEPS,
+        'train.batch': 512,
+        'train.eval_every': STEPS,  # validation at the last step, by which a rate is chosen
     }
 
 

@@ -39,17 +39,17 @@ SIZES = (
 )  # fmt: skip
 SETTINGS = {
     'pairs': (
-        *SIZES, 'train.length=1', 'train.min_length=1', 'train.batch=32', 'train.steps=100',
-        'train.eval_every=50',
+        *SIZES, 'train.length=1', 'train.min_length=1', 'train.batch=16', 'train.steps=60',
+        'train.eval_every=30', 'train.eval_batches=2',
     ),
     'triangles': (
-        *SIZES, 'train.length=16', 'train.min_length=10', 'train.batch=64', 'train.steps=600',
-        'train.eval_every=300',
+        *SIZES, 'train.length=16', 'train.min_length=10', 'train.batch=32', 'train.steps=300',
+        'train.eval_every=100', 'train.eval_batches=2',
     ),
 }  # fmt: skip
 EVALUATION = {
-    'pairs': ('eval.lengths=1,2', 'eval.samples=100'),
-    'triangles': ('eval.lengths=16,24,32', 'eval.samples=200'),
+    'pairs': ('eval.lengths=1,2', 'eval.samples=64'),
+    'triangles': ('eval.lengths=16,24,32', 'eval.samples=100'),
 }
 
 SWEEPS = {

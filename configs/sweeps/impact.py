@@ -17,10 +17,7 @@ Results:   WORKDIR/comparison. Exact match is that of the whole answer and its e
            step is saved are not trained again, so the sweep may be interrupted and started again.
 """
 
-import sys
-
-from configs.sweeps.runs import compare
-from posenc_jax.core.command import Parser
+from configs.sweeps.runs import Sweep, main
 
 ENCODINGS = {
     'nope': 'nope()',
@@ -42,17 +39,19 @@ SETTINGS = (
     'train.save_every=2500', 'train.eval_every=500', 'model.layers=2', 'model.width=64',
     'model.heads=4',
 )  # fmt: skip
-
-
-if __name__ == '__main__':
-    if len(sys.argv) < 2 or sys.argv[1] not in TASKS:
-        Parser('impact').error(f'name a task first: {", ".join(TASKS)}')
-    task = sys.argv.pop(1)
-    trained, lengths = (10, '10,11,12,15,20') if task in STRINGS else (8, '8,9,10,12,16')
-    compare(
+LENGTHS = {True: (10, '10,11,12,15,20'), False: (8, '8,9,10,12,16')}  # of strings, and of the rest
+SWEEPS = {
+    name: Sweep(
         __doc__,
         ENCODINGS,
-        workdir=f'runs/impact/{task}',
-        settings=(*SETTINGS, f'task={TASKS[task]}', f'train.length={trained}'),
-        evaluation={'comparison': (f'eval.lengths={lengths}', 'eval.samples=256')},
+        workdir=f'runs/impact/{name}',
+        settings=(*SETTINGS, f'task={task}', f'train.length={LENGTHS[name in STRINGS][0]}'),
+        evaluation={
+            'comparison': (f'eval.lengths={LENGTHS[name in STRINGS][1]}', 'eval.samples=256')
+        },
     )
+    for name, task in TASKS.items()
+}
+
+if __name__ == '__main__':
+    main(SWEEPS)

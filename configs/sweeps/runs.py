@@ -288,14 +288,17 @@ class Sweep:
                 made[name, seed] = Run(directory, options.config, fields, [*more, *options.set])
         return made
 
-    def main(self, arguments: Sequence[str] | None = None) -> None:
-        """The command line: trains every encoding with every seed, and evaluates all runs."""
+    def main(self, arguments: Sequence[str] | None = None) -> dict[tuple[str, int], str]:
+        """The command line: trains every encoding with every seed, and evaluates all runs. Returns
+        their directories by name and seed.
+        """
         options = self.parse(arguments)
-        evaluated = []
-        for (name, _), run in train_runs(self.runs(options)).items():
+        evaluated, trained = [], train_runs(self.runs(options))
+        for (name, _), run in trained.items():
             evaluated += [run, *(f'{run} | {ext}' for which, ext in self.extended if which == name)]
         for folder, fields in self.evaluation.items():
             evaluate_once(list(map(str, evaluated)), pathlib.Path(options.workdir, folder), fields)
+        return trained
 
 
 def _field(setting: str) -> str:

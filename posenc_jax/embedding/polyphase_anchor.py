@@ -110,7 +110,8 @@ class PolyphaseAnchor(Peg):
 
     Differs from the paper: norms that are equal up to rounding, such as those of normed tokens
     after a stage, are told apart by the sum of fourth powers, where the paper takes the first.
-    Where that is equal too, as in a constant image, the first one wins, which a shift may change.
+    Where that is equal too, the first one wins, which a shift may change: in a constant image, and
+    in one that was enlarged by repeating its pixels, where several phases hold the same pixels.
     The roll by a resampler is a roll by whole pixels here.
 
     Args:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.core.registry import quoted
-from posenc_jax.tasks.task import Batch, Task
+from posenc_jax.core.registry import check_choice, quoted
+from posenc_jax.tasks.task import SPLITS, Batch, Task
 
 
 class ClassTask(Task):
@@ -38,6 +38,34 @@ def class_targets(classes: Any) -> Batch:
     """
     targets = np.asarray(classes, np.int32)[:, None]
     return {'targets': targets, 'loss_mask': np.ones(targets.shape, np.float32)}
+
+
+def split_numbers(count: int, split: str, items: str = 'files of a class') -> Int[np.ndarray, ' M']:
+    """The numbers of the samples of a split, out of `count`: after a fixed permutation a seventh
+    each for test and validation, at least one, and the others for training. All data that exist are
+    split by this rule.
+
+    Args:
+      count: number of samples, of one class where classes are known by folder.
+      split: 'train', 'validation' or 'test'.
+      items: what is counted, in the plural, for messages.
+
+    Raises:
+      SpecError: an unknown split.
+      ValueError: fewer than three samples.
+
+    Example:
+      >>> [split_numbers(5, split).tolist() for split in ('train', 'validation', 'test')]
+      [[0, 1, 3], [4], [2]]
+    """
+    check_choice('split', split, SPLITS)
+    if count < len(SPLITS):
+        raise ValueError(
+            f'expected at least three {items}, one for each split of the data, got {count}'
+        )
+    order, held = np.random.default_rng(0).permutation(count), max(1, count // 7)
+    parts = {'test': order[:held], 'validation': order[held : 2 * held], 'train': order[2 * held :]}
+    return np.sort(parts[split])
 
 
 def class_files(

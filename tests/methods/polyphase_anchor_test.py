@@ -48,6 +48,19 @@ def test_of_equal_phases_the_first_one_wins():
     assert anchor_place(image, 2).tolist() == [[0, 1]]
 
 
+def test_repeated_pixels_leave_the_anchor_open():
+    """In an image that was enlarged by repeating its pixels, several phases are the same, so that a
+    shift by one pixel may change which pixels share a patch.
+    """
+    image = IMAGES.repeat(2, axis=1).repeat(2, axis=2)
+    moves = [
+        np.asarray(anchor_place(jnp.roll(image, by, 1), 4) - anchor_place(image, 4))[:, 0] % 4
+        for by in (1, 2)
+    ]
+    assert set(moves[1].tolist()) == {2}  # by the pixels that the image had before
+    assert len(set(moves[0].tolist())) > 1
+
+
 def test_of_tokens_with_equal_norms_the_fourth_powers_decide():
     """As those behind the norm of a stage; the same token wins wherever the grid begins."""
     x = IMAGES / jnp.sqrt(jnp.square(IMAGES).mean(-1, keepdims=True))

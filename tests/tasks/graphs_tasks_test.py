@@ -142,19 +142,40 @@ def test_a_trained_part_of_features_runs_inside_the_model():
     assert np.abs(nnx.grad(loss)(model).input_layer.network.w_q[...]).max() > 0
 
 
+def write_graphs(folder, count, sizes=None):
+    """Paths of odd numbers, and rings; of three nodes if there are no sizes."""
+    for number, size in zip(range(count), sizes or [3] * count):
+        edges = [f'{i} {i + 1}' for i in range(size - 1)] + [f'0 {size - 1}'] * (number % 2 == 0)
+        (folder / f'g{number:02}.txt').write_text('\n'.join(edges))
+    names = [f'g{number:02} {number % 2}' for number in range(count)]
+    (folder / 'labels.txt').write_text('\n'.join(names) + '\n')
+
+
 def test_edge_lists_of_a_user(tmp_path):
-    for number in range(10):
-        lines = '0 1\n1 2\n' if number % 2 else '0 1\n1 2\n2 0\n'
-        (tmp_path / f'g{number}.txt').write_text(lines)
-    names = [f'g{number} {number % 2}' for number in range(10)]
-    (tmp_path / 'labels.txt').write_text('\n'.join(names) + '\n')
+    write_graphs(tmp_path, 10)
     task = EdgeLists(folder=str(tmp_path))
     batch = task.sample(rng(), 16, (1, 3))
     assert task.output_size == 2
     assert (batch['targets'][:, 0] == (batch['adjacency'].sum((1, 2)) == 4)).all()
     assert task.for_evaluation().sample(rng(), 4, (1, 3))['vectors'].shape == (4, 3, 1)
-    with pytest.raises(ValueError, match='no graphs of 1 to 2 nodes'):
+    with pytest.raises(ValueError, match='no graphs of 1 to 2 nodes in the train split'):
         task.sample(rng(), 2, (1, 2))
+    with pytest.raises(ValueError, match='no graphs of 1 to 2 nodes in the test split'):
+        task.dataset(length=(1, 2), batch_size=2, seed=0, split='test')
+
+
+def test_splits_of_edge_lists_share_no_graph(tmp_path):
+    write_graphs(tmp_path, 15, sizes=range(3, 18))  # the number of nodes tells a graph
+    task, found = EdgeLists(folder=str(tmp_path)), {}
+    for split in ('train', 'validation', 'test'):
+        batch = task.dataset(length=(3, 17), batch_size=64, seed=0, split=split)[0]
+        found[split] = set(batch['valid'].sum(1).tolist())
+    assert set.union(*found.values()) == set(range(3, 18))
+    assert [len(sizes) for sizes in found.values()] == [11, 2, 2]
+    (tmp_path / 'few').mkdir()
+    write_graphs(tmp_path / 'few', 2)
+    with pytest.raises(ValueError, match='at least three graphs in .*few, one for each split'):
+        EdgeLists(folder=str(tmp_path / 'few'))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +183,11 @@ def test_edge_lists_of_a_user(tmp_path):
     [
         (lambda: BlindPairs('rook'), SpecError, 'rook_shrikhande'),
         (lambda: BlindPairs(features='lcpp()'), SpecError, 'lcp'),
-        (lambda: BlindPairs(features='rfp(draws=2)'), SpecError, 'read one draw, got 2'),
+        (
+            lambda: BlindPairs(features='rfp(draws=2)'),
+            SpecError,
+            'one draw, got draws=2; use draws=1',
+        ),
         (lambda: Triangles(degree=0), SpecError, 'degree must be at least 1'),
         (lambda: Triangles(degree=3).width(7), ValueError, 'even number of nodes'),
         (lambda: Communities(groups=1), SpecError, 'at least 2'),

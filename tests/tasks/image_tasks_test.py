@@ -8,8 +8,8 @@ import pytest
 import posenc_jax.tasks  # noqa: F401  (registers the tasks)
 from posenc_jax.core.registry import SpecError, entries
 from posenc_jax.core.spec import build, parse
+from posenc_jax.tasks.class_task import split_numbers
 from posenc_jax.tasks.images import Blobs, Digits, Folder, Quadrant, Textures
-from posenc_jax.tasks.images.stored_images import split_numbers
 
 TASKS = {
     'blobs()': 16,
@@ -119,7 +119,9 @@ def test_splits_share_no_picture():
     parts = [split_numbers(100, split) for split in ('train', 'validation', 'test')]
     assert sorted(np.concatenate(parts).tolist()) == list(range(100))
     assert [len(part) for part in parts] == [72, 14, 14]
-    with pytest.raises(ValueError, match='each of 3 splits, got 2'):
+    with pytest.raises(
+        ValueError, match='at least three files of a class, one for each split of the data, got 2'
+    ):
         split_numbers(2, 'test')
     with pytest.raises(SpecError, match="split is 'tests'; did you mean 'test'"):
         split_numbers(9, 'tests')

@@ -8,6 +8,7 @@ import pytest
 from posenc_jax.coordinates.point_orders import ORDERS, point_order
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.spec import build, parse
+from posenc_jax.tasks.class_task import split_numbers
 from posenc_jax.tasks.points import PointsFolder, Shapes
 from posenc_jax.tasks.points.shapes import SHAPES
 
@@ -117,7 +118,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_own_files_are_classes_by_folder_and_split_by_name(folder):
+def test_own_files_are_classes_by_folder_and_split_like_pictures(folder):
     node = parse(f"points_folder('{folder}', centred=False, order='xyz')", ('task',)).nodes[0]
     task = build(node, {})
     assert task.output_size == 2 and task.decode(np.array([0, 1])) == 'car tree'
@@ -126,8 +127,10 @@ def test_own_files_are_classes_by_folder_and_split_by_name(folder):
         data = task.dataset(length=20, batch_size=40, seed=0, split=split)[0]
         parts[split] = set(np.floor(data['vectors'][..., 0]).astype(int).ravel())
         assert set(data['targets'].ravel()) == {0, 1}
-    assert parts == {'test': {0}, 'validation': {1}, 'train': {2, 3, 4, 5, 6, 7}}
-    whole = np.load(folder / 'car' / '0.npy')
+    # The split that a folder of eight pictures a class has.
+    assert parts == {split: set(split_numbers(8, split).tolist()) for split in parts}
+    assert set.union(*parts.values()) == set(range(8)) and len(parts['train']) == 6
+    whole = np.load(folder / 'car' / f'{parts["test"].pop()}.npy')
     test = task.dataset(length=30, batch_size=8, seed=1, split='test')[0]
     row = int(np.argmin(test['targets'][:, 0]))
     np.testing.assert_allclose(np.sort(test['vectors'][row], axis=0), np.sort(whole, axis=0))
@@ -147,7 +150,7 @@ def test_own_clouds_are_centred_to_radius_one(folder):
         ('car/3.npy', np.zeros((0, 3)), r"3\.npy'.*at least one point"),
         ('car/3.npy', np.zeros((9, 3)), r"3\.npy' has 9 points, fewer than the length 20.*most 9"),
         ('car/3.txt', None, r"3\.txt' is no cloud; expected files that end on \.npy"),
-        ('car/4.npy', None, r"4\.npy' cannot be read as an array"),
+        ('car/5.npy', None, r"5\.npy' cannot be read as an array"),
     ],
 )
 def test_wrong_files_are_named(folder, name, array, message):

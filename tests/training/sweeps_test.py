@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from configs import default, quickstart
-from configs.sweeps import fields, flip_flop, globe
+from configs.sweeps import fields, flip_flop, globe, images
 from configs.sweeps import length_generalisation as sweep
 from configs.sweeps import runs as shared
 from posenc_jax.run.plan import resolve, validate
@@ -271,6 +271,21 @@ def test_every_run_of_fields_is_valid_and_those_of_equal_size_are(group, name):
     if group == 'equal':
         size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(plan.model, nnx.Param)))
         assert abs(size - 2000) <= 0.05 * 2000
+
+
+IMAGE_RUNS = [(group, name) for group, runs in images.GROUPS.items() for name in runs]
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('group, name', IMAGE_RUNS, ids='-'.join)
+def test_every_run_of_images_is_valid_and_its_table_has_the_size_of_the_grid(group, name):
+    config = str(tiny.ROOT / 'configs' / 'vit.py')
+    own, settings = images.GROUPS[group][name], images.SETTINGS[group]
+    assert not {setting.split('=')[0] for setting in settings} & own.keys()
+    plan = resolve(shared.Run(tiny.ROOT / 'runs' / name, config, own, settings).asked())
+    if name == 'learned_grid':
+        side = plan.config.train.length // plan.cfg.patch
+        assert plan.cfg.encoding.startswith(f'learned_grid({side}, {side})')
 
 
 @pytest.mark.full

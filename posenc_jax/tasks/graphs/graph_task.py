@@ -40,7 +40,11 @@ class GraphTask(ClassTask):
     def __post_init__(self):
         encoder = self.encoder
         if encoder is not None and encoder.draws > 1:
-            raise SpecError(f'{self.features}: graph tasks read one draw, got {encoder.draws}')
+            raise SpecError(
+                f'{self.features}: graph tasks read one draw, got draws={encoder.draws}; use '
+                'draws=1: training draws anew for every graph of every batch, and several draws of '
+                'one graph are those of `encode_draws`, over which you average the logits'
+            )
 
     @functools.cached_property
     def encoder(self) -> GraphEncoder | None:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.core.registry import SpecError, check_choice, register
+from posenc_jax.tasks.class_task import split_numbers
 from posenc_jax.tasks.graphs.edge_lists import EdgeList, read_graphs
 from posenc_jax.tasks.graphs.graph_task import GraphTask
 from posenc_jax.tasks.graphs.named import blind_pair, disjoint, relabelled
@@ -16,7 +17,7 @@ from posenc_jax.tasks.graphs.random_graphs import (
     random_regular,
     rewired,
 )
-from posenc_jax.tasks.task import length_range
+from posenc_jax.tasks.task import SPLITS, length_range
 
 
 @register('blind_pairs', kind='task')
@@ -185,24 +186,25 @@ class EdgeLists(GraphTask):
     """A user's own graphs, with a class for each, from a folder of edge lists (see
     `posenc_jax.tasks.graphs.read_graphs`) with a file labels.txt.
 
-    The task length is the number of nodes up to which graphs are drawn. Every fifth graph, in the
-    order of their names, and the one before it are kept for validation and test.
+    The task length is the number of nodes up to which graphs are drawn. A seventh of the graphs, at
+    least one, is for test, as many for validation, and the rest for training (`split_numbers`).
 
     Args:
       folder: of the edge lists.
-      split: 'train', or 'held_out' for graphs that training does not draw.
+      part: the split of which `sample` draws; a data set reads its own.
 
     Raises:
-      FileNotFoundError, ValueError: a folder or file that is missing or wrong, with its name.
-      SpecError: graphs without labels that are whole numbers; fewer than five graphs.
+      FileNotFoundError, ValueError: a folder or file that is missing or wrong, with its name; fewer
+        than three graphs.
+      SpecError: an unknown part; graphs without labels that are whole numbers.
     """
 
     folder: str = ''
-    split: Literal['train', 'held_out'] = 'train'
+    part: Literal['train', 'validation', 'test'] = 'train'
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice('split', self.split, ('train', 'held_out'))
+        check_choice('part', self.part, SPLITS)
         if not self.folder:
             raise SpecError("edge_lists needs a folder, e.g. edge_lists(folder='molecules')")
         graphs = _read(self.folder)
@@ -212,26 +214,41 @@ class EdgeLists(GraphTask):
                     f'{self.folder}: the label of graph {graph.name!r} must be a whole number of '
                     f'at least 0, its class, got {graph.label!r}'
                 )
-        if len(graphs) < 5:
-            raise SpecError(f'{self.folder} has {len(graphs)} graphs; at least 5 are needed')
+        self.numbers  # noqa: B018  (raises for too few graphs)
+
+    @functools.cached_property
+    def numbers(self) -> list[int]:
+        """The numbers of the graphs of the part, in the order of their names."""
+        count = len(_read(self.folder))
+        return split_numbers(count, self.part, f'graphs in {self.folder}').tolist()
 
     @property
     def output_size(self) -> int:
         return 1 + max(int(graph.label) for graph in _read(self.folder))
 
-    def for_evaluation(self):
-        return dataclasses.replace(self, fresh=False, split='held_out')
+    def dataset(self, *, length, batch_size, seed, split='train', shard=(0, 1)):
+        own = dataclasses.replace(self, part=check_choice('split', split, SPLITS))
+        own.known(*own.range_of(length))
+        further = dict(batch_size=batch_size, seed=seed, split=split, shard=shard)
+        return super(EdgeLists, own).dataset(length=length, **further)
+
+    def known(self, low: int, high: int) -> list[EdgeList]:
+        """The graphs of the part with `low` to `high` nodes.
+
+        Raises:
+          ValueError: there are none.
+        """
+        own = [_read(self.folder)[number] for number in self.numbers]
+        found = [graph for graph in own if low <= len(graph.adjacency) <= high]
+        if not found:
+            sizes = [len(graph.adjacency) for graph in own]
+            raise ValueError(
+                f'{self.folder} has no graphs of {low} to {high} nodes in the {self.part} split, '
+                f'whose graphs have {min(sizes)} to {max(sizes)}'
+            )
+        return found
 
     def graphs(self, rng, batch, low, high):
-        held = lambda number: number % 5 >= 3
-        known = [
-            graph
-            for number, graph in enumerate(_read(self.folder))
-            if held(number) == (self.split == 'held_out') and low <= len(graph.adjacency) <= high
-        ]
-        if not known:
-            raise ValueError(
-                f'{self.folder} has no graphs of {low} to {high} nodes for this part of the data'
-            )
+        known = self.known(low, high)
         drawn = [known[i] for i in rng.integers(0, len(known), batch)]
         return [graph.adjacency for graph in drawn], [graph.label for graph in drawn]

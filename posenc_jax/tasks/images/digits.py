@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.core.registry import register
-from posenc_jax.tasks.images.stored_images import StoredImages, split_numbers
+from posenc_jax.tasks.class_task import split_numbers
+from posenc_jax.tasks.images.stored_images import StoredImages
 
 _SIDE = 8  # pixels of the stored pictures
 _MEAN, _STD = 4.884, 6.017  # of all their pixels, which are 0 .. 16

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.core.registry import quoted, register
-from posenc_jax.tasks.class_task import class_files
-from posenc_jax.tasks.images.stored_images import StoredImages, split_numbers
+from posenc_jax.tasks.class_task import class_files, split_numbers
+from posenc_jax.tasks.images.stored_images import StoredImages
 
 ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 

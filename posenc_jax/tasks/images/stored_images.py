@@ -8,32 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.core.registry import check_choice
 from posenc_jax.tasks.images.image_task import ImageTask
-from posenc_jax.tasks.task import SPLITS, Batch, Length, batch_rng, shard_rows
+from posenc_jax.tasks.task import Batch, Length, batch_rng, shard_rows
 
 if TYPE_CHECKING:
     import grain
-
-
-def split_numbers(count: int, split: str) -> Int[np.ndarray, ' M']:
-    """The numbers of the pictures of a split, out of `count` of one class: after a fixed
-    permutation a seventh each for test and validation, at least one, and the others for training.
-
-    Raises:
-      SpecError: an unknown split.
-      ValueError: fewer than three pictures.
-
-    Example:
-      >>> [split_numbers(5, split).tolist() for split in ('train', 'validation', 'test')]
-      [[0, 1, 3], [4], [2]]
-    """
-    check_choice('split', split, SPLITS)
-    if count < 3:
-        raise ValueError(f'a class needs at least one picture for each of 3 splits, got {count}')
-    order, held = np.random.default_rng(0).permutation(count), max(1, count // 7)
-    parts = {'test': order[:held], 'validation': order[held : 2 * held], 'train': order[2 * held :]}
-    return np.sort(parts[split])
 
 
 class StoredImages(ImageTask):

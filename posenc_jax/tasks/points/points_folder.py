@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from posenc_jax.coordinates.point_orders import check_points
 from posenc_jax.core.registry import check_choice, quoted, register
-from posenc_jax.tasks.class_task import class_files
+from posenc_jax.tasks.class_task import class_files, split_numbers
 from posenc_jax.tasks.points.point_task import PointTask
 from posenc_jax.tasks.task import SPLITS, length_range
 
@@ -63,7 +63,7 @@ class PointsFolder(PointTask):
         return [
             (file, self._read(file), label)
             for label, files in enumerate(self.files.values())
-            for file in _split(files, self.part)
+            for file in (files[number] for number in split_numbers(len(files), self.part))
         ]
 
     def _read(self, file: pathlib.Path) -> Float[np.ndarray, 'M 3']:
@@ -119,9 +119,3 @@ def _check_name(file: pathlib.Path) -> None:
         raise ValueError(
             f'points_folder: {quoted(str(file))} is no cloud; expected files that end on .npy'
         )
-
-
-def _split(files: list[pathlib.Path], part: str) -> list[pathlib.Path]:
-    held = max(1, len(files) // 7)
-    ends = {'train': (2 * held, None), 'validation': (held, 2 * held), 'test': (0, held)}
-    return files[slice(*ends[part])]
