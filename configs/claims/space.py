@@ -23,8 +23,8 @@ def faster(results: Results) -> dict[int, float]:
 def grown(name: str) -> Measurement:
     """Accuracy on images larger than in training, against learned tables."""
     return Measurement(
-        'In which quarter of an image is a blob, in images of 24 pixels after training with 16: classes '
-        'that are right, minus those of a learned table that is interpolated.',
+        'The quarter of an image that has a blob, in images of 24 pixels after training with 16: '
+        'images that are right, minus those of a learned table that is interpolated.',
         'images',
         ('scene',),
         above(name, 'learned_grid', length=GROWN),
