@@ -78,7 +78,7 @@ def check_padding_and_packing(mixer, length):
     out = np.asarray(whole(mixer, np.concatenate([x[:, :left], x, behind], axis=1), tok))
     np.testing.assert_allclose(out[:, left:-2], expected, atol=3e-5)
     np.testing.assert_allclose(out[:, :left], expected[:, :left], atol=3e-5)
-    check_cuts(mixer, total, pieces, [left - 1, 1, total - left - 1, 1], tok=tok)
+    check_cuts(mixer, total, pieces, [left - 1, 1, 1, total - left - 1], tok=tok)
 
 
 def check_causality(mixer, length):
