@@ -65,7 +65,8 @@ def test_the_last_layer_of_a_path_is_the_leftmost():
 
 def test_distances_are_those_of_sequences_of_their_own_length(found, tmp_path):
     model = model_of()
-    y = [np.asarray(model.hidden(jnp.array([[0] * n + [1]])))[0, -1].astype(float) for n in (4, 5)]
+    hidden = jax.jit(lambda m, ids: m.hidden(ids))
+    y = [np.asarray(hidden(model, jnp.array([[0] * n + [1]])), float)[0, -1] for n in (4, 5)]
     assert found.distance[2] == pytest.approx(np.abs(y[0] - y[1]).sum(), rel=1e-3)
     assert found.distance[-1] < found.distance[0]
     assert found.paths.sum() == pytest.approx(1, rel=1e-5)

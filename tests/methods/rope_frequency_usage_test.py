@@ -5,6 +5,7 @@ attends by position, and the first slow plane.
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -39,9 +40,13 @@ def test_shares_of_the_logits_are_those_of_the_planes():
     found = rope_frequency_usage(model, TOKENS, block=4)
     np.testing.assert_allclose(found.norms.sum(-1), 1, rtol=1e-6)
     tok = pj.Tokens.of(length=9)
-    x = model.embed(TOKENS, model.place(tok))
-    layer_type, block = model.layers()[0]
-    q, k, _ = (np.asarray(a, float) for a in block.attention.qkv(block.attention_norm(x)))
+
+    @jax.jit
+    def first(model):
+        x, (_, block) = model.embed(TOKENS, model.place(tok)), model.layers()[0]
+        return block.attention.qkv(block.attention_norm(x))
+
+    q, k, _ = (np.asarray(a, float) for a in first(model))
     turn = np.exp(1j * np.arange(9)[:, None] * 1e4 ** (-np.arange(4) / 4))[:, None]
     turned = lambda a: (a[..., :4] + 1j * a[..., 4:]) * turn
     q, k = turned(q), np.repeat(turned(k), 2, axis=2)
