@@ -10,9 +10,8 @@ Command:   python -m configs.sweeps.images GROUP [--seeds 0 1 2] [--workdir DIR]
              and with the zero padding of `peg`, on digits
 Number:    open
 Results:   WORKDIR/comparison ('growing': WORKDIR/scene, WORKDIR/detail; 'shift' also
-           WORKDIR/shifts); docs/results/space.md has the
-           numbers. Runs whose last step is saved are not trained again, so the sweep may be
-           interrupted and started again.
+           WORKDIR/shifts); docs/results/space.md has the numbers. Runs whose last step is saved are
+           not trained again, so the sweep may be interrupted and started again.
 Paper:     Chu et al. (arXiv 2102.10882) and Xie et al. (arXiv 2105.15203): no loss, or little, at
            larger images, where learned tables lose. Wu et al. (arXiv 2107.14222): contextual terms
            are better than a bias. Ding et al. (arXiv 2306.07470): 100 % shift consistency.
