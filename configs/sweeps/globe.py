@@ -4,7 +4,7 @@ Command:   python -m configs.sweeps.globe [--seeds 0 1 2] [--workdir runs/globe]
            [--heads linear siren fcnet] [--only geo_sh geo_grid] [--rates 2e-3 1e-2]
            [--set train.steps=500]
 Time:      not measured yet as a whole; a run takes about 30 s of processor time, and there are 90
-Number:    open
+Number:    not measured yet
 Every encoder is trained with every head, with every learning rate; the rate with the best
 validation accuracy, as a mean over the seeds, is tested. The tables and pictures have the accuracy
 on the lattice, of all places (WORKDIR/results/all) and of those beyond 60 degrees of latitude

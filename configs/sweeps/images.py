@@ -2,16 +2,16 @@
 
 Command:   python -m configs.sweeps.images GROUP [--seeds 0 1 2] [--workdir DIR] [--only NAME ...]
            GROUP is one of
-  scene      `peg` and `mix_ffn` against `learned_grid` where larger images show more of the scene:
-             in which quarter of the image is the blob (`quadrant`)
-  detail     the same encodings on real digits, which larger images show at a higher resolution
+  growing    `peg` and `mix_ffn` against `learned_grid` at 1, 1.5 and 2 times the trained size: in
+             which quarter of the image is the blob (`quadrant`); larger images show more of the
+             scene, or the same scene at a higher resolution
   offsets    `irpe` with contextual terms against one bias for each offset, on digits
   shift      the shift consistency of trained models with `polyphase_anchor`, with `learned_grid`,
              and with the zero padding of `peg`, on digits
 Number:    open
-Results:   WORKDIR/comparison, and for 'shift' WORKDIR/shifts; docs/results/space.md has the
-           numbers. Runs whose last step is saved are not trained again, so the sweep may be
-           interrupted and started again.
+Results:   WORKDIR/comparison ('growing': WORKDIR/scene, WORKDIR/detail; 'shift' also
+           WORKDIR/shifts); docs/results/space.md has the numbers. Runs whose last step is saved are
+           not trained again, so the sweep may be interrupted and started again.
 Paper:     Chu et al. (arXiv 2102.10882) and Xie et al. (arXiv 2105.15203): no loss, or little, at
            larger images, where learned tables lose. Wu et al. (arXiv 2107.14222): contextual terms
            are better than a bias. Ding et al. (arXiv 2306.07470): 100 % shift consistency.
@@ -38,8 +38,7 @@ GROWING: dict[str, dict[str, object]] = {
 }
 OWN = 8  # pixels along a side of the digits
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
-    'scene': GROWING,
-    'detail': GROWING,
+    'growing': GROWING,
     'offsets': {
         'nope': {'encoding': 'nope()'},
         'bias': {'encoding': 'irpe(mode="bias", shared=False)'},
@@ -56,11 +55,8 @@ SIZES = (
     'train.eval_every=200', 'train.eval_batches=4', 'train.save_every=100000',
 )  # fmt: skip
 SETTINGS = {
-    'scene': (
+    'growing': (
         *SIZES, 'task=quadrant()', 'model.patch=4', 'model.layers=2', 'train.steps=400',
-    ),
-    'detail': (
-        *SIZES, 'task=digits()', f'train.length={OWN}', 'model.layers=2', 'train.steps=400',
     ),
     'offsets': (
         *SIZES, 'task=digits()', f'train.length={OWN}', 'model.layers=2', 'train.steps=400',
@@ -70,12 +66,16 @@ SETTINGS = {
         *SIZES, 'task=digits()', f'train.length={OWN}', 'model.layers=2', 'train.steps=400',
     ),
 }  # fmt: skip
-EVALUATION = {
-    'scene': ('eval.lengths=16,24,32', 'eval.samples=256'),
-    'detail': (f'eval.lengths={OWN},{2 * OWN},{3 * OWN}', 'eval.samples=256'),
-    'offsets': (f'eval.lengths={OWN}', 'eval.samples=256'),
-    'shift': (f'eval.lengths={OWN}', 'eval.samples=256'),
-}
+EVALUATION: dict[str, dict[str, tuple[str, ...]]] = {
+    'growing': {
+        larger: (
+            f"task=quadrant(larger='{larger}')", 'eval.lengths=16,24,32', 'eval.samples=256',
+        )
+        for larger in ('scene', 'detail')
+    },
+    'offsets': {'comparison': (f'eval.lengths={OWN}', 'eval.samples=256')},
+    'shift': {'comparison': (f'eval.lengths={OWN}', 'eval.samples=256')},
+}  # fmt: skip
 
 
 def shifts(directories: Mapping[tuple[str, int], str], out: pathlib.Path) -> None:
@@ -125,7 +125,7 @@ SWEEPS = {
         workdir=f'runs/images/{group}',
         config='configs/vit.py',
         settings=SETTINGS[group],
-        evaluation={'comparison': EVALUATION[group]},
+        evaluation=EVALUATION[group],
     )
     for group, encodings in GROUPS.items()
 }

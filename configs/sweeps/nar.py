@@ -2,7 +2,7 @@
 
 Command:   python -m configs.sweeps.nar [--seeds 0 1 2] [--steps 800]
 Time:      not measured yet
-Number:    docs/results/space.md
+Number:    not measured yet
 The data are fields of 6 x 6 tokens with 4 states, a Potts model whose neighbours like to be equal
 (20 sweeps of Gibbs sampling at coupling 0.9 on a torus). 'raster' is a causal decoder with `rope()`
 in the order of the rows, 'raster_2d' one with `axial_rope2d()`, and 'nar' reads and predicts
