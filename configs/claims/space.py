@@ -26,8 +26,8 @@ def grown(name: str) -> Measurement:
         'The quarter of an image that has a blob, in images of 24 pixels after training with 16: '
         'images that are right, minus those of a learned table that is interpolated.',
         'images',
-        ('scene',),
-        above(name, 'learned_grid', length=GROWN),
+        ('growing',),
+        above(name, 'learned_grid', length=GROWN, folder='scene'),
         'of images',
         margin=0.02,
         minutes=8,

@@ -1,15 +1,15 @@
 """A small convolutional generator whose grid is shifted: does what it draws move along?
 
-Command:   python -m configs.sweeps.mspe [--seeds 0 1 2] [--steps 300] [--out runs/mspe]
+Command:   python -m configs.sweeps.mspe [--seeds 0 1 2] [--steps 300] [--workdir runs/mspe]
 Number:    open
 The generator draws a blob in the middle of 32 x 32 pixels, of the height and the two radii that it
 reads, in four resolutions from 4 x 4 on. It is trained to draw exactly these blobs, by their mean
 squared error; this stands for the adversarial training of the paper, and leaves no doubt about what
 it should draw. 'constant' begins with a trained grid, 'mspe' with the encoding, which it adds at
 every resolution. Both pad their convolutions with zeros ('_circular': with the other side). Then
-the grid is shifted, which no training has shown. OUT/results.csv has how far the centre of mass of
+the grid is shifted, which no training has shown. WORKDIR/results.csv has how far the centre of mass of
 the blob moves, as a share of the shift, and the error of the picture, as a share of the error of a
-blob that stays where it was. OUT/pictures.png shows a blob at every shift.
+blob that stays where it was. WORKDIR/pictures.png shows a blob at every shift.
 Paper:     Choi et al. (arXiv 2108.01285): with zero padding a generator knows its places and biases
            what it draws by them; with the encoding, samples follow a shifted grid.
 """
@@ -166,7 +166,7 @@ def main():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--steps', type=int, default=300)
-    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/mspe'))
+    parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/mspe'))
     arguments = parser.parse_args()
     if arguments.steps < 1:
         parser.error(f'--steps must be at least 1, got {arguments.steps}')
@@ -188,8 +188,8 @@ def main():
                 f'({time.process_time() - begin:.0f} s of processor time)',
                 flush=True,
             )
-    report(rows, arguments.out, title='A shifted grid', x='shift in pixels', value='share')
-    draw_pictures(pictures, arguments.out / 'pictures.png')
+    report(rows, arguments.workdir, title='A shifted grid', x='shift in pixels', value='share')
+    draw_pictures(pictures, arguments.workdir / 'pictures.png')
 
 
 if __name__ == '__main__':
