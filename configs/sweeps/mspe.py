@@ -7,9 +7,9 @@ reads, in four resolutions from 4 x 4 on. It is trained to draw exactly these bl
 squared error; this stands for the adversarial training of the paper, and leaves no doubt about what
 it should draw. 'constant' begins with a trained grid, 'mspe' with the encoding, which it adds at
 every resolution. Both pad their convolutions with zeros ('_circular': with the other side). Then
-the grid is shifted, which no training has shown. WORKDIR/results.csv has how far the centre of mass of
-the blob moves, as a share of the shift, and the error of the picture, as a share of the error of a
-blob that stays where it was. WORKDIR/pictures.png shows a blob at every shift.
+the grid is shifted, which no training has shown. WORKDIR/results.csv has how far the centre of mass
+of the blob moves, as a share of the shift, and the error of the picture, as a share of the error of
+a blob that stays where it was. WORKDIR/pictures.png shows a blob at every shift.
 Paper:     Choi et al. (arXiv 2108.01285): with zero padding a generator knows its places and biases
            what it draws by them; with the encoding, samples follow a shifted grid.
 """
