@@ -206,7 +206,9 @@ def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str
 
 def evaluate_once(runs: Sequence[str], out: pathlib.Path, settings: Sequence[str]) -> None:
     """Evaluates runs together, unless the folder holds the results of the same evaluation."""
-    asked = {'runs': list(runs), 'settings': list(settings)}
+    # Names within the --workdir, so that results stay valid where the folder is moved.
+    named = [run.removeprefix(f'{out.parent}/') for run in runs]
+    asked = {'runs': named, 'settings': list(settings)}
     path = out / 'asked.json'
     with contextlib.suppress(FileNotFoundError, ValueError):
         if json.loads(path.read_text()) == asked and (out / 'results.json').is_file():
