@@ -1,5 +1,6 @@
 """The ledger of claims: its page, its records and its command belong together."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -22,7 +23,7 @@ def measurement(margin=0.1, seeds=(0, 1, 2), sweep='flip_flop', arguments=('--on
 
 
 def results(directory, *rows):
-    (directory / 'comparison').mkdir(parents=True)
+    (directory / 'comparison').mkdir(parents=True, exist_ok=True)
     keys = ('run', 'seed', 'length', 'value', 'nll')
     content = {'results': [dict(zip(keys, row, strict=True), extend='') for row in rows]}
     (directory / 'comparison' / 'results.json').write_text(json.dumps(content))
@@ -155,8 +156,30 @@ def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, m
     status, text = call('--budget', '9')  # the stub takes no time
     assert status == 0 and 'X1: holds (0.3 points (0.3 to 0.3; at least 0.1 counts))' in text
     assert list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
+    assert 'X2' not in text.split('not measured with its present')[1]
     assert command.PAGE.read_text().count('**holds**') == 3  # one is in the explanation
     assert (command.PAGE.parent / page.PICTURE).stat().st_size > 5000
+
+
+def test_claims_of_one_sweep_pay_for_it_once_and_an_empty_budget_ends_the_command(
+    small, tmp_path, monkeypatch, capsys
+):
+    made = claims.CLAIMS
+    made['X0'] = dataclasses.replace(made['X1'], id='X0')  # the same sweep as X1
+    minutes = iter([0.0, 60 * 4.0, 0.0, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(ledger, 'monotonic', lambda: next(minutes))
+    arguments = ('--workdir', str(tmp_path / 'runs'), '--budget', '6')
+    status, text = called(monkeypatch, capsys, *arguments)
+    assert status == 0 and list(ledger.read(ledger.MEASURED)) == ['X0', 'X1']
+    assert 'the next claim, X2, takes about 5 minutes, and the budget has 2 left' in text
+    assert '1 claims have a sweep' in text
+
+
+@pytest.mark.parametrize('content', ['{"X1": 3}', '{"X1": {"digest": "a"}}', '[]', 'text'])
+def test_a_damaged_ledger_is_one_line(small, tmp_path, monkeypatch, capsys, content):
+    ledger.MEASURED.write_text(content)
+    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'))
+    assert status == 2 and 'is not a ledger of claims' in text
 
 
 def test_a_sweep_that_stops_counts_for_nothing(small, tmp_path, monkeypatch, capsys):

@@ -32,21 +32,34 @@ def _minutes(claim: Claim) -> float:
 
 
 def run(waiting: Sequence[Claim], workdir: pathlib.Path, budget: float) -> None:
-    """Measures claims in their order while the budget, in minutes, has room for the next."""
-    for claim in waiting:
-        if _minutes(claim) > budget:
-            done = 'stopped' if claim is not waiting[0] else 'nothing was measured'
-            sys.exit(
-                f'claims: {done}: the next claim, {claim.id}, takes about {_minutes(claim):g} '
-                f'minutes, and the budget has {max(budget, 0):.3g} left'
+    """Measures claims in their order while the budget, in minutes, has room for the next. Claims
+    that share a sweep pay for it once.
+
+    Raises:
+      SystemExit: there is no room for the first one.
+    """
+    for number, claim in enumerate(waiting):
+        assert claim.how is not None
+        done = {record['digest'] for record in ledger.read().values()}
+        cost = 0 if ledger.plan(claim.how).digest in done else claim.how.minutes
+        if cost > budget:
+            line = (
+                f'the next claim, {claim.id}, takes about {cost:g} minutes, and the budget has '
+                f'{max(budget, 0):.3g} left'
             )
+            if not number:
+                sys.exit(f'claims: nothing was measured: {line}')
+            print(line)
+            return
         print(f'{claim.id}: {claim.statement}', flush=True)
         record = ledger.measure(claim, workdir)
         budget -= record['minutes']
         page.write(PAGE, claims.CLAIMS, ledger.read())
         effects = ledger.effects(record)
-        assert claim.how is not None
-        print(f'{claim.id}: {claim.how.verdict(effects)} ({page.effect_text(claim.how, effects)})')
+        print(
+            f'{claim.id}: {claim.how.verdict(effects)} ({page.effect_text(claim.how, effects)}), '
+            f'{record["minutes"]:g} minutes'
+        )
 
 
 def main() -> None:
@@ -68,6 +81,8 @@ def main() -> None:
         page.write(PAGE, claims.CLAIMS, ledger.read())
     except (ValueError, OSError, MissingResultError, lock.HeldError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit('claims: stopped; trained runs are kept, and the same command continues')
     page.show(claims.CLAIMS, ledger.read(), left())
 
 

@@ -58,6 +58,8 @@ class Results:
             if row['name'] == name and all(row.get(key) == value for key, value in where.items()):
                 if row['seed'] in found:
                     raise MissingResultError(f'several results of {name!r} with {where}')
+                if row.get(field) is None:
+                    raise MissingResultError(f'the results of {name!r} have no {field}')
                 found[row['seed']] = row[field]
         if not found:
             names = sorted({row['name'] for row in self.rows})

@@ -105,7 +105,7 @@ MEASUREMENTS = {
         minutes=12,
     ),
     'C9': Measurement(
-        'Sentences of up to 8 words, read after 500 batches: DPE minus sinusoids.',
+        'Sentences of 8 words, read after 500 batches: DPE minus sinusoids.',
         'models',
         TRANSLATION,
         above('dpe', 'sinusoidal', length=8),

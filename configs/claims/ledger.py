@@ -25,7 +25,7 @@ from posenc_jax.run import defaults, entries, json_file, stored
 from posenc_jax.run.fields import fields_of
 from posenc_jax.version import __version__
 
-run = subprocess.run  # tests replace it
+run, monotonic = subprocess.run, time.monotonic  # tests replace them
 ROOT = pathlib.Path(__file__).parents[2]
 MEASURED = ROOT / 'docs' / 'claims' / 'measured.json'
 # A run has the same numbers on machines of any number of cores.
@@ -101,12 +101,19 @@ def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:
       ValueError: the file is not a ledger.
     """
     path = path or MEASURED
-    return json_file.read_object(path, 'a ledger of claims') if path.is_file() else {}
+    found = json_file.read_object(path, 'a ledger of claims') if path.is_file() else {}
+    for name, record in found.items():
+        if not isinstance(record, dict) or not {'digest', 'test', 'effects'} <= record.keys():
+            raise ValueError(f'{path} is not a ledger of claims: the record of {name} is damaged')
+    return found
 
 
 def is_current(claim: Claim, record: Mapping[str, Any] | None) -> bool:
-    """Whether the record was made with the settings that the claim has now."""
-    return bool(record and claim.how and record['digest'] == plan(claim.how).digest)
+    """Whether the record was made with the settings and the test that the claim has now."""
+    how = claim.how
+    return bool(
+        record and how and record['test'] == how.test and record['digest'] == plan(how).digest
+    )
 
 
 def effects(record: Mapping[str, Any]) -> dict[int, float]:
@@ -124,16 +131,17 @@ def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
     assert claim.how is not None, f'nothing measures claim {claim.id}'
     made = plan(claim.how)
     directory = workdir / made.name
-    began = time.monotonic()
+    began = monotonic()
     command = [sys.executable, *made.command, '--workdir', str(directory)]
     if status := run(command, cwd=ROOT).returncode:
         raise SystemExit(status if status > 0 else 128 - status)
-    minutes = (time.monotonic() - began) / 60
+    minutes = (monotonic() - began) / 60
     found = dict(claim.how.measure(Results(directory)))
     if lacking := sorted(set(claim.how.seeds) - set(found)):
         raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
     record = {
         'digest': made.digest,
+        'test': claim.how.test,
         'effects': {str(seed): round(value, 6) for seed, value in sorted(found.items())},
         'date': datetime.date.today().isoformat(),
         'commit': _commit(),

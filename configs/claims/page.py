@@ -26,7 +26,8 @@ claim, and each claim names the least effect that counts.
 - **open**: the mean is between the margins, or there are fewer than three seeds.
 
 All models are small and trained for minutes, so a verdict is about this setting and not about the
-paper's. An id or a budget runs measurements again: `python -m configs.claims B5`,
+paper's. The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers were known.
+An id measures a claim again, and a budget measures what is left: `python -m configs.claims B5`,
 `python -m configs.claims --budget 30`.
 """
 
@@ -36,11 +37,11 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 def measured(claims: Claims, records: Records) -> dict[str, str]:
-    """Id -> verdict of the claims that are measured."""
+    """Id -> verdict of the claims that are measured with their present settings."""
     return {
         name: claim.how.verdict(ledger.effects(records[name]))
         for name, claim in claims.items()
-        if claim.how and name in records
+        if claim.how and ledger.is_current(claim, records.get(name))
     }
 
 

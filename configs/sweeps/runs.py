@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
-from posenc_jax.run import config_file, initial, stored
+from posenc_jax.run import config_file, entries, initial, stored
 from posenc_jax.run.overrides import replaced
 from posenc_jax.run.safe import finished_steps
 
@@ -208,7 +208,9 @@ def evaluate_once(runs: Sequence[str], out: pathlib.Path, settings: Sequence[str
     """Evaluates runs together, unless the folder holds the results of the same evaluation."""
     # Names within the --workdir, so that results stay valid where the folder is moved.
     named = [run.removeprefix(f'{out.parent}/') for run in runs]
-    asked = {'runs': named, 'settings': list(settings)}
+    configs = [pathlib.Path(run.partition(' | ')[0], stored.FILE) for run in runs]
+    trained = [entries.digest(path.read_text()) if path.is_file() else '' for path in configs]
+    asked = {'runs': named, 'trained': trained, 'settings': list(settings)}
     path = out / 'asked.json'
     with contextlib.suppress(FileNotFoundError, ValueError):
         if json.loads(path.read_text()) == asked and (out / 'results.json').is_file():
