@@ -1,8 +1,8 @@
 """A detector that applies one layer again and again, with and without the encodings of its boxes.
 
 Command:   python -m configs.sweeps.box_pe [--variants NAME ...] [--seeds 0 1 2] [--steps 400]
-           [--batch 16] [--rate 2e-3] [--out runs/box_pe]
-Writes OUT/results.csv and OUT/results.png: the share of objects that are found, by the number of
+           [--batch 16] [--rate 2e-3] [--workdir runs/box_pe]
+Writes WORKDIR/results.csv and WORKDIR/results.png: the share of objects that are found, by the number of
 steps of the decoder. An object is found if the prediction that is assigned to it has its kind
 and an overlap (intersection over union) above 1/2. The pictures show up to three rectangles, see
 `posenc_jax/tasks/rectangles.py`; 512 new ones are tested.
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument('--steps', type=int, default=400)
     parser.add_argument('--batch', type=int, default=16)
     parser.add_argument('--rate', type=float, default=2e-3)
-    parser.add_argument('--out', type=pathlib.Path, default='runs/box_pe')
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/box_pe')
     given = parser.parse_args(arguments)
     for name in ('steps', 'batch'):
         if getattr(given, name) < 1:
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None):
                 flush=True,
             )
     report(
-        rows, given.out, title='Objects that a detector finds', x='steps of the decoder',
+        rows, given.workdir, title='Objects that a detector finds', x='steps of the decoder',
         value='found',
     )  # fmt: skip
 
