@@ -2,7 +2,7 @@
 
 Command:   python -m configs.sweeps.box_pe [--variants NAME ...] [--seeds 0 1 2] [--steps 400]
            [--batch 16] [--rate 2e-3] [--workdir runs/box_pe]
-Writes WORKDIR/results.csv and WORKDIR/results.png: the share of objects that are found, by the number of
+Writes results.csv and results.png to WORKDIR: the share of objects that are found, by the number of
 steps of the decoder. An object is found if the prediction that is assigned to it has its kind
 and an overlap (intersection over union) above 1/2. The pictures show up to three rectangles, see
 `posenc_jax/tasks/rectangles.py`; 512 new ones are tested.
