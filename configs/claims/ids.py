@@ -13,7 +13,9 @@ def randomized(results: Results) -> dict[int, float]:
     """Randomized minus plain positions, in symbols that are right, over tasks and lengths."""
     cells = [
         {
-            side: results.values(f'{task}_{side}', 'token_accuracy', length=length)
+            side: results.values(
+                f'{task}_{side}', 'token_accuracy', length=length, protocol='exact_match'
+            )
             for side in ('randomized', 'plain')
         }
         for task in CHOMSKY
