@@ -211,14 +211,8 @@ class LightNet(RecurrentMixer):
             q, k = self.encoding.turned(q, tok), self.encoding.turned(k, tok)
         # The features that an encoding makes of one feature decay alike.
         wide = lambda a: jnp.concatenate([a] * (self.width // a.shape[-1]), axis=-1)
-        # The last piece is filled up here, because its state decays up to the last sum, which must
-        # not become zero.
-        length = x.shape[1]
-        short = -length % PIECE if length > PIECE else 0
-        fill = lambda a, **mode: jnp.pad(a, [(0, 0), (0, short)] + [(0, 0)] * (a.ndim - 2), **mode)
-        rows = fill(q), fill(k), fill(v), fill(wide(log_sum), mode='edge'), fill(starts)
+        rows = q, k, v, wide(log_sum), starts
         out, (s, _) = scan_pieces(decayed_sum, (s, wide(before)), rows, PIECE)
-        out = out[:, :length]
         out = rms_norm(out, jnp.ones(out.shape[-1])) * self.scale[...]
         gate = jax.nn.sigmoid(to_heads(linear(x, self.w_down[...]), self.w_up[...]))
         y = from_heads((out * gate).astype(x.dtype), self.w_out[...])

@@ -16,10 +16,10 @@ from posenc_jax.model.layers import linear, normal
 def scan_pieces(
     step: Callable[[Any, Any], tuple[Any, Array]], state: Any, rows: Any, size: int
 ) -> tuple[Array, Any]:
-    """The results of `state, y = step(state, piece)` for pieces of at most `size` tokens, joined.
+    """The results of `state, y = step(state, piece)` for pieces of `size` tokens, joined. The last
+    piece has what is left.
 
-    The last piece is filled up with zeros and False, which a step must read as padding. The
-    backward pass keeps the states between the pieces and computes the rest again, so memory is
+    The backward pass keeps the states between the pieces and computes the rest again, so memory is
     linear in the length.
 
     Args:
@@ -41,15 +41,19 @@ def scan_pieces(
     if length <= size:
         state, y = step(state, rows)
         return y, state
-    count = -(-length // size)
+    count, rest = divmod(length, size)
 
     def cut(a):
-        a = jnp.pad(a, [(0, 0), (0, count * size - length), *[(0, 0)] * (a.ndim - 2)])
+        a = a[:, : length - rest]
         return jnp.moveaxis(a.reshape(a.shape[0], count, size, *a.shape[2:]), 1, 0)
 
     state, y = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, jax.tree.map(cut, rows))
     y = jnp.moveaxis(y, 0, 1)
-    return y.reshape(y.shape[0], count * size, *y.shape[3:])[:, :length], state
+    y = y.reshape(y.shape[0], length - rest, *y.shape[3:])
+    if rest:
+        state, last = step(state, jax.tree.map(lambda a: a[:, length - rest :], rows))
+        y = jnp.concatenate([y, last], axis=1)
+    return y, state
 
 
 def known_rows(
