@@ -47,15 +47,15 @@ Row = tuple[str, str, int, int, float]
 
 
 def of_model(model: Transformer, tokens: np.ndarray, name: str, seed: int) -> Iterator[Row]:
-    """The analyses of one model, by layer."""
+    """The analyses of one model, by layer; layer 0 is the input of the first one."""
     by_layer = {
-        'R2 of the probe': probe_position(model, tokens).r2,
-        'slope of the variance': (0, *log_slope(variance_shrinkage(model, tokens).before)),
-        'adjacency score': nearby_similarity(model, tokens[:32]).scores,
-        'positional neurons': (0, *positional_neurons(model, tokens).positional.mean(-1)),
+        'R2 of the probe': (0, probe_position(model, tokens).r2),
+        'slope of the variance': (1, log_slope(variance_shrinkage(model, tokens).before)),
+        'adjacency score': (0, nearby_similarity(model, tokens[:32]).scores),
+        'positional neurons': (1, positional_neurons(model, tokens).positional.mean(-1)),
     }
-    for panel, values in by_layer.items():
-        for layer, value in enumerate(values):
+    for panel, (first, values) in by_layer.items():
+        for layer, value in enumerate(values, first):
             yield panel, name, layer, seed, float(value)
 
 

@@ -39,16 +39,17 @@ SETTINGS = (
     'train.save_every=2500', 'train.eval_every=500', 'model.layers=2', 'model.width=64',
     'model.heads=4',
 )  # fmt: skip
-LENGTHS = {True: (10, '10,11,12,15,20'), False: (8, '8,9,10,12,16')}  # of strings, and of the rest
+# The trained length, and those of the evaluation.
+LENGTHS = {
+    name: (10, '10,11,12,15,20') if name in STRINGS else (8, '8,9,10,12,16') for name in TASKS
+}
 SWEEPS = {
     name: Sweep(
         __doc__,
         ENCODINGS,
         workdir=f'runs/impact/{name}',
-        settings=(*SETTINGS, f'task={task}', f'train.length={LENGTHS[name in STRINGS][0]}'),
-        evaluation={
-            'comparison': (f'eval.lengths={LENGTHS[name in STRINGS][1]}', 'eval.samples=256')
-        },
+        settings=(*SETTINGS, f'task={task}', f'train.length={LENGTHS[name][0]}'),
+        evaluation={'comparison': (f'eval.lengths={LENGTHS[name][1]}', 'eval.samples=256')},
     )
     for name, task in TASKS.items()
 }

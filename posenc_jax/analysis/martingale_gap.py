@@ -47,17 +47,6 @@ def laplace(flips: Int[np.ndarray, 'M n']) -> Float[np.ndarray, ' M']:
     return (flips.sum(-1) + 1) / (flips.shape[-1] + 2)
 
 
-def recency(flips: Int[np.ndarray, 'M n'], decay: float = 0.9) -> Float[np.ndarray, ' M']:
-    """Laplace's rule with weights decay^(n - t), t = 1 .. n, of the flips: late ones count more.
-
-    Example:
-      >>> recency(np.array([[0, 1]])).round(4).tolist()
-      [0.5128]
-    """
-    weight = decay ** np.arange(flips.shape[-1])[::-1]
-    return (flips @ weight + 1) / (weight.sum() + 2)
-
-
 def gap_of(
     predict: Predictor, flips: Int[np.ndarray, 'M n']
 ) -> tuple[Float[np.ndarray, ' M'], Float[np.ndarray, ' M']]:

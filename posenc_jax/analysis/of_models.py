@@ -28,8 +28,7 @@ class Command(NamedTuple):
 
 
 def symbols_of(known: argparse.Namespace, subject: Subject) -> tuple[int, int]:
-    """The ids of the two texts of --symbols, of one token each; the ids themselves in a task that
-    is not text.
+    """The ids of the two texts of --symbols, see `id_of`.
 
     Raises:
       ValueError: not two texts, or one of them is not one token.
@@ -39,19 +38,28 @@ def symbols_of(known: argparse.Namespace, subject: Subject) -> tuple[int, int]:
         raise ValueError(
             f'--symbols are two texts with a comma between them, got {known.symbols!r}'
         )
-    if not subject.job.task.is_language:
-        if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts):
+    return id_of(subject, '--symbols are', texts[0]), id_of(subject, '--symbols are', texts[1])
+
+
+def id_of(subject: Subject, option: str, text: str) -> int:
+    """The id of a text of one token; in a task that is not text, the id that is written. `option`
+    begins the message of an error, e.g. '--symbols are'.
+
+    Raises:
+      ValueError: the text is not one token, or no id.
+    """
+    task = subject.job.task
+    if not task.is_language:
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
             raise ValueError(
-                f'{subject.job.directory} reads no text: --symbols are two ids, got '
-                f'{known.symbols!r}'
+                f'{subject.job.directory} reads no text: {option} given by number, got {text!r}'
             )
-        return int(texts[0]), int(texts[1])
-    front = len(subject.job.task.encode(''))  # tokens that begin a document
-    ids = [list(subject.job.task.encode(text))[front:] for text in texts]
-    for text, own in zip(texts, ids):
-        if len(own) != 1:
-            raise ValueError(f'--symbols are texts of one token, {text!r} has {len(own)}')
-    return int(ids[0][0]), int(ids[1][0])
+        return int(text)
+    front = len(task.encode(''))  # tokens that begin a document
+    ids = list(task.encode(text))[front:]
+    if len(ids) != 1:
+        raise ValueError(f'{option} of one token, {text!r} has {len(ids)}')
+    return int(ids[0])
 
 
 def powers(
@@ -84,10 +92,8 @@ def _squashed(known: argparse.Namespace, subject: Subject):
 def _gap(known: argparse.Namespace, subject: Subject):
     from posenc_jax.analysis.martingale_gap import martingale_gap
 
-    symbols, separator = symbols_of(known, subject), None
-    if known.separator:
-        pair = argparse.Namespace(symbols=f'{known.symbols.split(",")[0]},{known.separator}')
-        separator = symbols_of(pair, subject)[1]
+    symbols = symbols_of(known, subject)
+    separator = id_of(subject, '--separator is', known.separator) if known.separator else None
     counts = powers(known, subject, 2, 64, tokens=2 if known.separator else 1)
     number = known.batches
     return martingale_gap(

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from posenc_jax.core.registry import NAMED_ONLY, Card, Entry, Kind, SpecError, entries
 from posenc_jax.core.spec import Chain, Node, parse
@@ -149,11 +149,23 @@ def catalog_markdown(
             names.insert(1, 'picture')
             for card, row in zip(cards, rows):
                 row.insert(1, f'![{card.key}]({pictures}/{picture_name(k, card.key)})')
-        lines = [f'| {" | ".join(row)} |' for row in [names, *rows]]
-        lines.insert(1, '|' + ' --- |' * len(names))
         heading = [] if kind else [f'**{_HEADINGS[k]}**', '']
-        sections.append('\n'.join([*heading, *lines]))
+        sections.append('\n'.join([*heading, markdown_table(names, rows)]))
     return '\n\n'.join(sections) + '\n'
+
+
+def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a `|` in a cell must be written as `\\|`.
+
+    Example:
+      >>> print(markdown_table(['a', 'b'], [('1', '2')]))
+      | a | b |
+      | --- | --- |
+      | 1 | 2 |
+    """
+    lines = [f'| {" | ".join(row)} |' for row in [names, *rows]]
+    lines.insert(1, '|' + ' --- |' * len(names))
+    return '\n'.join(lines)
 
 
 def _markdown_row(card: Card) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import inspect
 import re
 
+from posenc_jax.catalog import markdown_table
 from posenc_jax.core.registry import Entry, entries
 
 TASK_COLUMNS = ('key', 'task', 'options', 'reference')
@@ -18,10 +19,8 @@ def tasks_markdown() -> str:
       >>> [line for line in tasks_markdown().splitlines() if '`flip_flop`' in line][0][-63:]
       '`ignore=0.8` | [2306.00946](https://arxiv.org/abs/2306.00946) |'
     """
-    rows = [TASK_COLUMNS, *map(_row, entries('task'))]
-    lines = [f'| {" | ".join(row)} |' for row in rows]
-    lines.insert(1, '|' + ' --- |' * len(TASK_COLUMNS))
-    return '**Tasks**\n\n' + '\n'.join(lines) + '\n'
+    table = markdown_table(TASK_COLUMNS, map(_row, entries('task')))
+    return f'**Tasks**\n\n{table}\n'
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from posenc_jax.analysis.martingale_gap import (
     laplace,
     martingale_gap,
     predictor,
-    recency,
 )
 from posenc_jax.model import Transformer, TransformerConfig
 
@@ -34,12 +33,19 @@ def model_of(encoding='nope()', layers=1, **fields):
     return Transformer(cfg, rngs=nnx.Rngs(0))
 
 
+def recency(flips):
+    """The rule of Laplace with weights .9^(n - t), t = 1 .. n, of the flips."""
+    weight = 0.9 ** np.arange(flips.shape[-1])[::-1]
+    return (flips @ weight + 1) / (weight.sum() + 2)
+
+
 def test_the_rule_of_laplace_is_a_martingale_and_knows_no_order():
     found = gaps(laplace, (1, 5, 40), sequences=50, orders=5, seed=0)
     assert found.gap.max() < 2e-16 and found.spread.max() < 1e-16 and found.risk.max() < 1e-15
 
 
 def test_a_predictor_of_recent_flips():
+    assert recency(np.array([[0, 1]])).round(4).tolist() == [0.5128]
     fair = np.random.default_rng(0).integers(2, size=(20000, GOLDEN['n']))
     assert gap_of(recency, fair)[0].mean() == pytest.approx(GOLDEN['gap'], rel=0.1)
     n, k = GOLDEN['n'], np.arange(GOLDEN['n'] + 1)
