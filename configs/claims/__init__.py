@@ -8,8 +8,8 @@ Results:   docs/claims/measured.json, and docs/claims.md which is made from it. 
            WORKDIR/SWEEP-DIGEST; the digest is that of all settings of the sweep. A run that exists
            is not trained again, so the command may be interrupted and started again.
 
-`papers.csv` has the sentences of the papers. A module for each family of methods says how those
-that can be measured are measured.
+`papers.csv` has the sentences of the papers, and for those that nothing measures yet the test that
+would. A module for each family of methods says how the others are measured.
 """
 
 import csv
@@ -33,13 +33,15 @@ def _claims() -> dict[str, Claim]:
         rows = list(csv.DictReader(file))
     made = {
         row['id']: Claim(
-            **{**row, 'minutes': float(row['minutes'])},  # pyright: ignore[reportArgumentType]
+            **{**row, 'minutes': float(row['minutes'] or 0)},  # pyright: ignore[reportArgumentType]
             how=MEASUREMENTS.get(row['id']),
         )
         for row in rows
     }
     if unknown := sorted(MEASUREMENTS.keys() - made.keys()):
         raise ValueError(f'papers.csv has no claims {unknown}, which are measured')
+    if wrong := sorted(claim.id for claim in made.values() if bool(claim.test) == bool(claim.how)):
+        raise ValueError(f'a test in papers.csv or a measurement, not both or neither: {wrong}')
     return made
 
 

@@ -24,11 +24,7 @@ def left() -> list[Claim]:
         for claim in claims.CLAIMS.values()
         if claim.how and not ledger.is_current(claim, there.get(claim.id))
     ]
-    return sorted(waiting, key=lambda claim: (_minutes(claim), claim.id))
-
-
-def _minutes(claim: Claim) -> float:
-    return claim.how.minutes if claim.how else claim.minutes
+    return sorted(waiting, key=lambda claim: ((claim.how or claim).minutes, claim.id))
 
 
 def run(waiting: Sequence[Claim], workdir: pathlib.Path, budget: float) -> None:

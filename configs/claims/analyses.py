@@ -2,7 +2,7 @@
 
 import math
 
-from configs.claims.claim import Measurement, Results, by_seed, number
+from configs.claims.claim import Measurement, Results, above, by_seed, number
 
 PROBE, SLOPE, ADJACENT = 'R2 of the probe', 'slope of the variance', 'adjacency score'
 ORDER, NEURONS = 'change by permutations', 'positional neurons'
@@ -64,11 +64,7 @@ MEASUREMENTS = {
     'N7': measurement(
         'Trained decoders of 4 layers: the share of neurons that read ranges of positions in the '
         'first layer, with learned positions minus with RoPE.',
-        by_seed(
-            lambda learned, rope: learned - rope,
-            number('learned_absolute', panel=NEURONS, x=1.0),
-            number('rope', panel=NEURONS, x=1.0),
-        ),
+        above('learned_absolute', 'rope', panel=NEURONS, x=1.0),
         'of the neurons',
         0.05,
     ),

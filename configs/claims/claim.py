@@ -122,8 +122,8 @@ class Claim:
       key: name of the method.
       arxiv: number of the paper.
       statement: what the paper says, in our words.
-      test: what would be compared, for a claim that nothing measures yet.
-      minutes: about how long that test would take on two cores.
+      test: what would be compared, for a claim that nothing measures yet; else ''.
+      minutes: about how long that test would take on two cores; else 0.
       how: its measurement, if there is one.
     """
 
@@ -153,13 +153,27 @@ def number(name: str, field: str = 'value', **where: object) -> Measure:
     return lambda results: results.values(name, field, **where)
 
 
+def minus(first: Measure, second: Measure) -> Measure:
+    """The difference of two measures."""
+    return by_seed(lambda a, b: a - b, first, second)
+
+
 def above(better: str, worse: str, field: str = 'value', **where: object) -> Measure:
     """How much more `better` has than `worse`, e.g. of exact match."""
-    return by_seed(
-        lambda a, b: a - b, number(better, field, **where), number(worse, field, **where)
-    )
+    return minus(number(better, field, **where), number(worse, field, **where))
 
 
 def below(better: str, worse: str, **where: object) -> Measure:
     """How many nats a token fewer `better` needs than `worse`."""
     return above(worse, better, 'nll', **where)
+
+
+def lead(own: Measure, *others: Measure) -> Measure:
+    """How much more the first has than the best of the others."""
+    return by_seed(lambda first, *rest: first - max(rest), own, *others)
+
+
+def lead_in_nats(name: str, *others: str, **where: object) -> Measure:
+    """How many nats a token fewer `name` needs than the best of the others."""
+    of = lambda run: by_seed(lambda nats: -nats, number(run, 'nll', **where))
+    return lead(of(name), *map(of, others))

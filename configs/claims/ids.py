@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from configs.claims.claim import Measurement, Results, below, by_seed, number
+from configs.claims.claim import Measurement, Results, above, below, by_seed, number
 from configs.sweeps.models import CHOMSKY
 
 BEYOND = (30, 40, 60, 80)
@@ -63,11 +63,7 @@ MEASUREMENTS = {
         'of forward minus that of reverse positions, over the power of the signal.',
         'channel_prediction',
         (),
-        by_seed(
-            lambda forward, reverse: forward - reverse,
-            number('forward', x=24.0),
-            number('reverse', x=24.0),
-        ),
+        above('forward', 'reverse', x=24.0),
         'of the power',
         margin=0.05,
         minutes=12,

@@ -21,8 +21,7 @@ from configs.claims.claim import Claim, Measurement, MissingResultError, Results
 from configs.sweeps.runs import Run, Sweep
 from posenc_jax.core import disk
 from posenc_jax.core.registry import nearest
-from posenc_jax.run import defaults, entries, json_file, stored
-from posenc_jax.run.fields import fields_of
+from posenc_jax.run import entries, json_file, stored
 from posenc_jax.version import __version__
 
 run, monotonic = subprocess.run, time.monotonic  # tests replace them
@@ -70,10 +69,9 @@ def plan(how: Measurement) -> Plan:
 
 
 def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
-    usual = fields_of(defaults.get_config())
     runs = sweep.runs(sweep.parse(options))
     return {
-        'runs': {f'{name}_{seed}': _bound(run, usual) for (name, seed), run in runs.items()},
+        'runs': {f'{name}_{seed}': _bound(run) for (name, seed), run in runs.items()},
         'extended': sweep.extended,
         'evaluation': {folder: list(fields) for folder, fields in sweep.evaluation.items()},
     }
@@ -89,9 +87,10 @@ def _code(module: types.ModuleType) -> str:
     return ast.dump(tree)
 
 
-def _bound(run: Run, usual: Mapping[str, Any]) -> dict[str, Any]:
-    fields = stored.Saved(run.asked()).bound
-    return {name: value for name, value in fields.items() if value != usual.get(name)}
+def _bound(run: Run) -> dict[str, Any]:
+    """The fields that change what is trained and that differ from the defaults."""
+    found = stored.changes({}, stored.Saved(run.asked()).bound)
+    return {name: value for name, (_, value) in found.items()}
 
 
 def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:

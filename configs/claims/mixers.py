@@ -1,14 +1,13 @@
 """Measurements of layers that are not attention."""
 
-from configs.claims.claim import Measurement, above, by_seed, number
+from configs.claims.claim import Measurement, above, by_seed, lead, minus, number
 
 MIXERS = ('mixers', '--only', 'lavo', 'lightnet', 'rope')
 
 
-def rises_less(name: str, other: str, near: int, far: int):
-    """How many nats less the loss of `name` rises from one length to another than of `other`."""
-    parts = [number(run, 'nll', length=length) for run in (other, name) for length in (far, near)]
-    return by_seed(lambda a, b, c, d: (a - b) - (c - d), *parts)
+def rise(name: str, near: int, far: int):
+    """How many nats the loss of a run rises from one length to another."""
+    return minus(number(name, 'nll', length=far), number(name, 'nll', length=near))
 
 
 MEASUREMENTS = {
@@ -17,7 +16,7 @@ MEASUREMENTS = {
         'loss of LightNet rises less than that of attention with RoPE.',
         'models',
         MIXERS,
-        rises_less('lightnet', 'rope', 128, 1024),
+        minus(rise('rope', 128, 1024), rise('lightnet', 128, 1024)),
         'nats a byte',
         margin=0.05,
         minutes=20,
@@ -28,11 +27,7 @@ MEASUREMENTS = {
         'nats minus the rise of the loss of LAVO.',
         'models',
         MIXERS,
-        by_seed(
-            lambda near, far: 0.02 + near - far,
-            number('lavo', 'nll', length=128),
-            number('lavo', 'nll', length=1024),
-        ),
+        by_seed(lambda more: 0.02 - more, rise('lavo', 128, 1024)),
         'nats a byte',
         margin=0.005,
         minutes=20,
@@ -54,12 +49,11 @@ MEASUREMENTS = {
         'positions, minus the better of two scans and two layers of attention with RoPE.',
         'models',
         ('recall',),
-        by_seed(
-            lambda own, *others: own - max(others),
+        lead(
             *(
                 number(name, length=256)
                 for name in ('hybrid_unrotated', 'cheems', 'cheems_unrotated', 'attention_rope')
-            ),
+            )
         ),
         'of exact match',
         margin=0.05,

@@ -3,7 +3,7 @@
 import collections
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import rich.console
@@ -12,6 +12,7 @@ import rich.table
 from configs.claims import ledger
 from configs.claims.claim import VERDICTS, Claim, Measurement
 from configs.claims.without import WITHOUT
+from posenc_jax.catalog import markdown_table
 from posenc_jax.core import disk
 
 HEADER = """# Claims of the papers, and what was measured of them
@@ -100,8 +101,8 @@ def markdown(claims: Claims, records: Records) -> str:
             ]
             names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
             parts += ['\nNot measured:\n', _table(names, rows)]
-    parts += ['\n## Methods without a claim\n', '| method | why |\n| --- | --- |']
-    parts += [f'| `{key}` | {why} |' for key, why in sorted(WITHOUT.items())]
+    rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
+    parts += ['\n## Methods without a claim\n', _table(('method', 'why'), rows)]
     return '\n'.join(parts) + '\n'
 
 
@@ -123,11 +124,8 @@ def _cited(claim: Claim) -> str:
     return f'{claim.statement} ([{claim.arxiv}](https://arxiv.org/abs/{claim.arxiv}))'
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [[cell.replace('|', '\\|') for cell in row] for row in [names, *rows]]
-    lines = [f'| {" | ".join(row)} |' for row in cells]
-    lines.insert(1, '|' + ' --- |' * len(names))
-    return '\n'.join(lines)
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return markdown_table(names, [[cell.replace('|', '\\|') for cell in row] for row in rows])
 
 
 def draw(path: pathlib.Path, claims: Claims, records: Records) -> None:

@@ -1,7 +1,6 @@
 """Measurements of biases and of other changes of the scores."""
 
-from configs.claims.claim import Measurement, above, below, by_seed, number
-from configs.claims.content import FLIP_FLOP, best_of, flip_flop, minus
+from configs.claims.claim import Measurement, above, below, by_seed, lead_in_nats, minus, number
 
 FIRST = ('--only', 'nope', 'rope', 'alibi', 't5_rpe', 'kerple', 'fire')
 SAME = {'protocol': 'same_tokens'}
@@ -33,10 +32,7 @@ MEASUREMENTS = {
         'less than the better of ALiBi and T5.',
         'first_comparison',
         FIRST,
-        by_seed(
-            lambda own, *others: min(others) - own,
-            *(number(name, 'nll', length=1024, **SAME) for name in ('kerple', 'alibi', 't5_rpe')),
-        ),
+        lead_in_nats('kerple', 'alibi', 't5_rpe', length=1024, **SAME),
         'nats a byte',
         margin=0.02,
         minutes=40,
@@ -46,13 +42,7 @@ MEASUREMENTS = {
         'less than the best of T5, ALiBi and KERPLE.',
         'first_comparison',
         FIRST,
-        by_seed(
-            lambda own, *others: min(others) - own,
-            *(
-                number(name, 'nll', length=1024, **SAME)
-                for name in ('fire', 'alibi', 't5_rpe', 'kerple')
-            ),
-        ),
+        lead_in_nats('fire', 'alibi', 't5_rpe', 'kerple', length=1024, **SAME),
         'nats a byte',
         margin=0.02,
         minutes=40,
@@ -78,18 +68,6 @@ MEASUREMENTS = {
         'nats a byte',
         margin=0.005,
         minutes=6,
-    ),
-    'B14': Measurement(
-        'Flip-flop with 64 pairs after training with 16: TRA minus the best of NoPE, RoPE and '
-        'ALiBi, as the mean exact match of three densities.',
-        'flip_flop',
-        FLIP_FLOP,
-        minus(
-            flip_flop('tra', 64), best_of(*(flip_flop(n, 64) for n in ('nope', 'rope', 'alibi')))
-        ),
-        'of exact match',
-        margin=0.05,
-        minutes=20,
     ),
     'B23': Measurement(
         'Bytes of code in windows of 256: next bytes that RCMHA predicts right, minus those of '

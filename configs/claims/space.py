@@ -1,6 +1,14 @@
 """Measurements of encodings of images, coordinates, points and graphs."""
 
-from configs.claims.claim import Measurement, MissingResultError, Results, above, by_seed, number
+from configs.claims.claim import (
+    Measurement,
+    MissingResultError,
+    Results,
+    above,
+    lead,
+    minus,
+    number,
+)
 
 GROWN = 24  # pixels; models are trained on 16
 
@@ -24,17 +32,15 @@ def faster(results: Results) -> dict[int, float]:
 
 def grown(name: str, larger: str, shown: str) -> Measurement:
     """What a model loses on images larger than in training, against a learned table."""
-    cells = [
-        number(run, length=length, folder=larger)
-        for run in (name, 'learned_grid')
-        for length in (GROWN, 16)
-    ]
+    kept = lambda run: minus(
+        number(run, length=GROWN, folder=larger), number(run, length=16, folder=larger)
+    )
     return Measurement(
         f'The quarter of an image that has a blob, in images of 24 pixels that show {shown} after '
         'training with 16: the accuracy that a learned table loses, minus what this model loses.',
         'images',
         ('growing',),
-        by_seed(lambda own, before, table, its: (own - before) - (table - its), *cells),
+        minus(kept(name), kept('learned_grid')),
         'of images',
         margin=0.02,
         minutes=8,
@@ -103,13 +109,7 @@ MEASUREMENTS = {
             'pairs', '--only', 'rook_shrikhande_none', 'rook_shrikhande_lap_pe',
             'rook_shrikhande_rwse', 'rook_shrikhande_lcp',
         ),
-        by_seed(
-            lambda own, *others: own - max(others),
-            *(
-                number(f'rook_shrikhande_{name}', length=1)
-                for name in ('lcp', 'lap_pe', 'rwse')
-            ),
-        ),
+        lead(*(number(f'rook_shrikhande_{name}', length=1) for name in ('lcp', 'lap_pe', 'rwse'))),
         'of graphs',
         margin=0.1,
         minutes=5,
