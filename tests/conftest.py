@@ -35,14 +35,15 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
 
 from tests import array_types, ir_context  # noqa: E402
 
 # While the tests run, the array shapes and dtypes in annotations are checked at every call.
 # `array_types` has the rules.
-install_import_hook('posenc_jax', f'{array_types.__name__}.check')
+jaxtyping.jaxtyped = array_types.only_with_arrays(jaxtyping.jaxtyped)
+jaxtyping.install_import_hook('posenc_jax', f'{array_types.__name__}.check')
 pytest.raises = array_types.unchecked(pytest.raises)
 
 ir_context.share()
@@ -63,6 +64,10 @@ def toys(monkeypatch):
 
     for key, entry in TOYS.items():
         monkeypatch.setitem(registry._ENTRIES, ('encoding', key), entry)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # later collections do not visit the thousands of collected tests again
 
 
 def pytest_unconfigure():

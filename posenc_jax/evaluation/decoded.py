@@ -1,13 +1,17 @@
-"""The score of answers that a model decodes, by the references that occur in them."""
+"""Answers that a model decodes: whether they are the targets of a batch, or which references occur
+in them.
+"""
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Bool
 
 from posenc_jax.core.registry import check_choice
 from posenc_jax.decoding.decoding import Decoding
 from posenc_jax.decoding.generate import generate, pad_left
 from posenc_jax.model.transformer import Transformer
+from posenc_jax.run.answers import check_decodable
 from posenc_jax.run.job import SEED
 from posenc_jax.tasks.retrieval.ruler_lite import RulerLite, string_match_all
 from posenc_jax.tasks.task import batch_rng
@@ -89,3 +93,41 @@ def decoded_match(
         outputs += [task.decode(row) for row in new]
     references = tuple(own for _, own in asked)
     return Decoded(string_match_all(outputs, references), tuple(outputs), references)
+
+
+def decoded_rows(
+    model: Transformer, batch: dict[str, np.ndarray], rows: int
+) -> Bool[np.ndarray, 'B M']:
+    """Decodes the answers of a batch greedily, each behind the tokens before it.
+
+    This differs from the first choices of one pass where a method sees other keys while it decodes
+    than in one pass over the whole text, e.g. `lm_infinite(top_k=...)`.
+
+    Args:
+      model: a decoder.
+      batch: a batch of a task that predicts the next token, see `answers.check_decodable`.
+      rows: how many answers are decoded at once.
+
+    Returns:
+      Whether each token of an answer is its target, in the order of `score_rows`; M is the largest
+      number of tokens of an answer.
+
+    Raises:
+      ValueError: the batch has positions of its own, or answers in several pieces.
+    """
+    check_decodable(batch)
+    mask = batch['loss_mask'] > 0
+    count, first = mask.sum(axis=1), mask.argmax(axis=1)
+    ids, valid = pad_left([row[: at + 1] for row, at in zip(batch['tokens'], first)])
+    longest, total = int(count.max()), len(ids)
+    rows = min(rows, total)
+    parts = []
+    for start in range(0, total, rows):
+        own = np.minimum(np.arange(start, start + rows), total - 1)  # one shape, one compilation
+        out = generate(model, ids[own], valid=valid[own], max_new_tokens=longest, temperature=0.0)
+        parts.append(np.asarray(out)[: total - start, ids.shape[1] :])
+    column = first[:, None] + np.arange(longest)
+    targets = np.take_along_axis(
+        batch['targets'], np.minimum(column, batch['targets'].shape[1] - 1), axis=1
+    )
+    return np.concatenate(parts) == targets

@@ -9,10 +9,13 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.evaluation import ngrams
 from posenc_jax.evaluation.measurement import Measurement, perplexity
 from posenc_jax.evaluation.scoring import Scorer
 from posenc_jax.run import protocols
 from posenc_jax.run.protocols import Windows, plan
+from posenc_jax.tasks.language.language import Language
+from posenc_jax.tasks.language.vocabulary import Bytes
 
 
 def evaluate_language(
@@ -28,15 +31,18 @@ def evaluate_language(
     bytes_of: Int[np.ndarray, ' V'] | None = None,
     key: jax.Array | None = None,
     places: Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None = None,
+    documents: Int[np.ndarray, ' N'] | None = None,
 ) -> list[Measurement]:
     """Measures perplexity for each protocol and length.
 
-    `nonoverlapping` scores the first `tokens` targets of the stream; `within_blocks`, only on
-    request, leaves out the first token of each window. `per_position` scores the same
-    targets in windows of the longest length. `sliding` and `same_tokens` score fewer targets if
-    their overlapping windows would read more than 4 x `tokens` tokens at the longest length. Except
-    for `within_blocks`, a protocol scores the same targets at every length. All tokens enter the
-    likelihood. Bits per byte divides it by the number of bytes that the tokens stand for.
+    `nonoverlapping` scores `tokens` targets, in stretches of the longest length that are spread
+    evenly over the stream; `within_blocks`, only on request, leaves out the first token of each
+    window. `per_position` scores the targets of `nonoverlapping` in windows of the longest length.
+    `sliding`, in stretches of at least four times the longest length, and `same_tokens` score fewer
+    targets if their overlapping windows would read more than 4 x `tokens` tokens at the longest
+    length. Except for `within_blocks`, a protocol scores the same targets at every length. All
+    tokens enter the likelihood. Bits per byte divides it by the number of bytes that the tokens
+    stand for.
 
     Args:
       score: see `scoring.scorer`.
@@ -50,6 +56,8 @@ def evaluate_language(
       bytes_of: how many bytes each token id stands for; None leaves bits per byte out.
       key: draws random positions; None uses the evaluation rule of the encoding.
       places: positions of the windows, see `Language.places`; None for plain positions.
+      documents: number of the document of each token of the stream, for the intervals; None if it
+        is not known.
 
     Raises:
       SpecError: an unknown protocol.
@@ -60,9 +68,10 @@ def evaluate_language(
     for name, length, windows in plan(
         len(stream) - 1, lengths, names, tokens=tokens, stride=stride
     ):
-        nll, correct, scored, targets = score_windows(
+        nll, correct, scored, index = score_windows(
             score, stream, windows, rows(length), key, places
         )
+        targets = stream[index + 1]
         edges = protocols.position_edges(length, buckets) if name == 'per_position' else (0, length)
         for low, high in zip(edges[:-1], edges[1:]):
             at = np.s_[:, low:high]
@@ -70,32 +79,66 @@ def evaluate_language(
             byte_count = (
                 0 if bytes_of is None else int(np.where(scored[at], bytes_of[targets[at]], 0).sum())
             )
+            own = None if documents is None else documents[index[at] + 1]
             results.append(
-                perplexity(name, length, nll[at], correct[at], scored[at], byte_count, position)
+                perplexity(
+                    name, length, nll[at], correct[at], scored[at], byte_count, position, own
+                )
             )
     return results
+
+
+def of_tables(
+    task: Language,
+    split: str,
+    lengths: tuple[int, ...],
+    names: tuple[str, ...],
+    *,
+    tokens: int,
+    stride: int,
+) -> dict[int, float]:
+    """Order -> perplexity of a table of n-grams of the training text, on the targets that the first
+    protocol scores at the longest length. {} for models that do not read bytes, and on the training
+    text itself.
+    """
+    if split == 'train' or task.vocab_size != Bytes.size:
+        return {}
+    stream = task.tokens(split)
+    plans = plan(len(stream) - 1, (max(lengths),), names[:1], tokens=tokens, stride=stride)
+    windows = plans[0][2]
+    ends = windows.start + windows.size
+    at = np.concatenate([np.arange(end - n, end) for end, n in zip(ends, windows.scored)]) + 1
+    table = ngrams.table(task)
+    return {order: float(np.exp(table.nll(stream, at, order).mean())) for order in ngrams.ORDERS}
 
 
 def score_windows(
     score: Scorer, stream, windows: Windows, rows: int, key=None, places=None
 ) -> tuple[np.ndarray, ...]:
-    """Scores windows in batches of one shape. Returns the negative log-likelihood of each target,
-    whether it is the first choice, whether it is scored, and the targets, each [W, length].
+    """Scores windows in batches of one shape.
+
+    Returns:
+      For each target [W, length]: its negative log-likelihood, whether it is the first choice,
+      whether it is scored, and the index of the token before it in the stream.
     """
-    whole = int((windows.size == windows.length).sum())  # only the last window may be shorter
-    parts = []
-    for first in [*range(0, whole, rows), *range(whole, len(windows))]:
-        last = min(first + rows, whole) if first < whole else len(windows)
-        batch = protocols.window_batch(
-            stream, windows, np.minimum(np.arange(first, first + rows), last - 1)
-        )
-        # All rows have the same padding. So they share positions, and biases are computed once.
-        tok = Tokens.of(
-            length=windows.length, positions=None if places is None else places(batch['index'])
-        )
-        tok = dataclasses.replace(tok, valid=jnp.asarray(batch['valid'][:1]))  # padded on the right
-        own = None if key is None else jax.random.fold_in(key, first)
-        nll, correct = score(batch['tokens'], batch['targets'], tok, own)
-        arrays = (np.asarray(nll), np.asarray(correct), batch['scored'], batch['targets'])
-        parts.append(tuple(a[: last - first] for a in arrays))
-    return tuple(np.concatenate(column) for column in zip(*parts))
+    parts, order = [], []
+    for size in np.unique(windows.size)[::-1]:
+        # All rows of a batch have the same padding. So they share positions, and biases are
+        # computed once.
+        found = np.flatnonzero(windows.size == size)
+        for first in range(0, len(found), rows):
+            numbers = found[first : first + rows]
+            batch = protocols.window_batch(
+                stream, windows, np.resize(numbers, rows) if len(numbers) < rows else numbers
+            )
+            tok = Tokens.of(
+                length=windows.length, positions=None if places is None else places(batch['index'])
+            )
+            tok = dataclasses.replace(tok, valid=jnp.asarray(batch['valid'][:1]))
+            own = None if key is None else jax.random.fold_in(key, len(order))
+            nll, correct = score(batch['tokens'], batch['targets'], tok, own)
+            arrays = (np.asarray(nll), np.asarray(correct), batch['scored'], batch['index'])
+            parts.append(tuple(a[: len(numbers)] for a in arrays))
+            order.extend(numbers)
+    back = np.argsort(order)
+    return tuple(np.concatenate(column)[back] for column in zip(*parts))

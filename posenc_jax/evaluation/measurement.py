@@ -6,12 +6,13 @@ import dataclasses
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 # Metrics between 0 and 1: rows whose scored tokens are all correct, and scored tokens.
 SHARES = ('exact_match', 'token_accuracy')
 # Metrics of fields. A protocol is the metric, or METRIC_PART for some of the points.
 POINTS = ('psnr', 'accuracy', 'bit_error_rate', 'lossless')
+_RESAMPLES = 2000  # of a bootstrap
 BY_PLANE = 'bit_errors_by_plane'  # the protocol of the bit error rate of every plane
 
 
@@ -79,11 +80,13 @@ def perplexity(
     scored: Bool[np.ndarray, 'W L'],
     bytes_scored: int,
     position: tuple[int | None, int | None] = (None, None),
+    documents: Int[np.ndarray, 'W L'] | None = None,
 ) -> Measurement:
     """Perplexity `exp(sum nll / tokens)`, with bits per byte `sum nll / (ln 2 * bytes)`.
 
-    The interval is that of a ratio (linearised) and takes windows as independent samples, because
-    neighbouring tokens are not independent.
+    The interval is the 95 % percentile interval of a bootstrap over documents, because the tokens
+    of a document are not independent. It is one over windows where the scored targets lie in fewer
+    than two documents or where documents are not known, and there is none for a single window.
 
     Args:
       protocol, length: see `Measurement`.
@@ -92,22 +95,22 @@ def perplexity(
       scored: whether the target counts.
       bytes_scored: how many bytes the scored targets stand for; 0 if that is not known.
       position: bucket of positions, for `per_position`.
+      documents: number of the document of each target.
 
     Raises:
       ValueError: a scored target has no finite likelihood.
     """
     _check_finite(protocol, length, nll, scored)
-    used = scored.any(axis=1)
-    counts = scored[used].sum(axis=1)
-    sums = np.where(scored[used], nll[used], 0).sum(axis=1, dtype=np.float64)
-    tokens, windows, total = int(counts.sum()), len(counts), float(sums.sum())
+    windows = int(scored.any(axis=1).sum())
+    row, column = np.nonzero(scored)
+    losses = nll[row, column].astype(np.float64)
+    tokens, total = len(losses), float(losses.sum())
     mean = total / tokens
-    low = high = None
-    if windows > 1:
-        error = (
-            math.sqrt(windows / (windows - 1) * float(((sums - mean * counts) ** 2).sum())) / tokens
-        )
-        low, high = _exp(mean - 1.96 * error), _exp(mean + 1.96 * error)
+    group = row if documents is None else documents[row, column]
+    if len(np.unique(group)) < 2:
+        group = row
+    interval = _bootstrap(losses, group)
+    low, high = map(_exp, interval) if interval else (None, None)
     return Measurement(
         protocol=protocol,
         length=length,
@@ -123,6 +126,29 @@ def perplexity(
         position_low=position[0],
         position_high=position[1],
     )
+
+
+def _bootstrap(
+    losses: Float[np.ndarray, ' N'], group: Int[np.ndarray, ' N']
+) -> tuple[float, float] | None:
+    """The interval of the mean loss if groups are drawn again; None for one group."""
+    from scipy import stats
+
+    _, group = np.unique(group, return_inverse=True)
+    counts, sums = np.bincount(group), np.bincount(group, weights=losses)
+    if len(counts) < 2:
+        return None
+    found = stats.bootstrap(
+        (sums, counts),
+        lambda sums, counts, axis: sums.sum(axis=axis) / counts.sum(axis=axis),
+        n_resamples=_RESAMPLES,
+        batch=max(1, 2**20 // len(counts)),
+        paired=True,
+        vectorized=True,
+        method='percentile',
+        random_state=np.random.default_rng(0),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def exact_match(

@@ -13,7 +13,7 @@ import numpy as np
 from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.measurement import BY_PLANE, is_of_points, is_share
-from posenc_jax.evaluation.series import Series, depths_of, scored, unit
+from posenc_jax.evaluation.series import Series, depths_of, of_tables, scored, unit
 
 # Colours of Okabe and Ito without yellow, which is too light for lines. Where the colours repeat,
 # dashes distinguish the lines.
@@ -51,6 +51,7 @@ def write(
         jobs.append((directory / 'by_length.png', panels, _draw_length))
     if 'per_position' in protocols:
         jobs.append((directory / 'by_position.png', ['per_position'], _draw_position))
+    of_ngrams = of_tables(series)
     for path, names, draw in jobs:
         wide = 4.0 if len(names) > 1 else 6.0
         longest = max(len(s.label) for s in series)
@@ -63,6 +64,8 @@ def write(
         axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, names):
             draw(axis, name, series)
+        if draw is _draw_length and of_ngrams:
+            _draw_tables(axes[0], of_ngrams)
         for axis, name in zip(axes, names):  # after all are drawn, since the panels share a y axis
             _finish(axis, name, series)
         axes[0].set_ylabel(_metric(names))
@@ -172,6 +175,16 @@ def _draw_length(axis, protocol, series):
     shown = sorted({length for s in series for length, _ in s.estimates(protocol)})
     axis.set_xticks(shown, [str(length) for length in shown], rotation=0 if len(shown) < 7 else 45)
     axis.minorticks_off()
+
+
+def _draw_tables(axis, of_ngrams):
+    """Lines at the perplexity of tables of n-grams, which were measured on the same tokens."""
+    for order, value in of_ngrams.items():
+        axis.axhline(value, color='0.55', linestyle=(0, (1, 2)), linewidth=1.2, label='_table')
+        axis.annotate(
+            f'table of {order}-grams', (0, value), xycoords=('axes fraction', 'data'),
+            xytext=(2, 2), textcoords='offset points', fontsize=7.5, color='0.4',
+        )  # fmt: skip
 
 
 def _draw_position(axis, protocol, series):

@@ -14,12 +14,14 @@ from posenc_jax.evaluation import field_maps, field_pictures, pictures
 from posenc_jax.evaluation.measurement import BY_PLANE, Measurement, is_of_points, is_share
 from posenc_jax.evaluation.series import (
     OWN,
+    TABLES,
     Estimate,
     RunResult,
     Series,
     between,
     depths_of,
     group,
+    of_tables,
     scored,
     unit,
 )
@@ -111,6 +113,8 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
         for row in content['results']:
             row = {**row, 'value': float('inf') if row['value'] is None else row['value']}
             measurement = Measurement(**{name: row[name] for name in measured if name in row})
+            for name in TABLES:
+                row.setdefault(name)  # results of earlier versions do not have them
             runs.setdefault(tuple(row[name] for name in OWN), []).append(measurement)
         settings = [
             {
@@ -149,11 +153,18 @@ def tables(results: Results) -> list[Any]:
                 results.series, protocol
             )
         )
+    if found := of_tables(results.series):
+        words = ', '.join(f'of {order}-grams {value:.2f}' for order, value in found.items())
+        _caption(made[0], f'tables of the training text (Kneser-Ney) have here: {words}')
     if len({scored(results.runs, protocol) for protocol in results.protocols}) > 1:
         own = unit(results.protocols[-1])
-        made[-1].caption = f'each protocol scores {own} of its own: compare within a table'
-        made[-1].caption_justify = 'left'
+        _caption(made[-1], f'each protocol scores {own} of its own: compare within a table')
     return made
+
+
+def _caption(table, text):
+    table.caption = f'{table.caption}\n{text}' if table.caption else text
+    table.caption_justify = 'left'
 
 
 def _length_table(series, protocol):

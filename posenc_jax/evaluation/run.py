@@ -14,13 +14,14 @@ from posenc_jax.evaluation import field_points, language
 from posenc_jax.evaluation.measurement import Measurement
 from posenc_jax.evaluation.results import Results
 from posenc_jax.evaluation.scoring import scorer
-from posenc_jax.evaluation.series import RunResult
+from posenc_jax.evaluation.series import TABLES, RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.field import Field
 from posenc_jax.model.kinds import Model
 from posenc_jax.run import settings, stored
 from posenc_jax.run.fields import encoding_label, fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, prepare
+from posenc_jax.tasks.language.language import Language
 from posenc_jax.version import __version__
 
 
@@ -77,6 +78,7 @@ def _evaluate(job: Job) -> RunResult:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     fitted: tuple[field_points.Fitted, ...] = ()
     class_map: field_points.ClassMap | None = None
+    of_ngrams: dict[int, float] = {}
     try:
         if isinstance(model, Field):
             fitted = field_points.fit(model, job.task, settings.lengths_of(config))
@@ -84,6 +86,15 @@ def _evaluate(job: Job) -> RunResult:
             class_map = field_points.draw_map(model, job.task)
         else:
             measurements = measure(job, job.extended(model))
+            if isinstance(job.task, Language):
+                of_ngrams = language.of_tables(
+                    job.task,
+                    asked.split,
+                    settings.lengths_of(config),
+                    tuple(asked.protocols),
+                    tokens=asked.tokens,
+                    stride=asked.stride,
+                )
     except ValueError as error:
         raise ValueError(f'{job.directory}: {error}') from error
     return RunResult(
@@ -100,6 +111,7 @@ def _evaluate(job: Job) -> RunResult:
         parameters=parameters,
         settings={k: v for k, v in fields_of(config).items() if not k.startswith(incidental)},
         measurements=tuple(measurements),
+        **{name: of_ngrams.get(order) for name, order in TABLES.items()},
         fitted=fitted,
         class_map=class_map,
     )
@@ -128,6 +140,7 @@ def measure(job: Job, model: Model) -> list[Measurement]:
             bytes_of=job.task.bytes_of,
             key=key,
             places=job.task.places(asked.split),
+            documents=job.task.document_of(asked.split),
         )
     return evaluate_task(
         score,
@@ -138,4 +151,5 @@ def measure(job: Job, model: Model) -> list[Measurement]:
         split=asked.split,
         key=key,
         depths=tuple(asked.depths),
+        decoder=model if asked.decode else None,
     )

@@ -31,6 +31,8 @@ class RunResult:
       settings: the fields of the config, without the seed and those that do not change what is
         trained. Runs with equal settings differ only in their seed.
       measurements: one for each protocol, length, and bucket or depth.
+      bigram, fivegram: in language modelling on bytes, the perplexity that tables of n-grams of the
+        training text have on the tokens of the first protocol; see `evaluation.ngrams`.
       fitted, class_map: what a field says at its points and on a map of its task, to be drawn; not
         kept in results.json.
     """
@@ -48,6 +50,8 @@ class RunResult:
     parameters: int
     settings: dict[str, Any]
     measurements: tuple[Measurement, ...]
+    bigram: float | None = None
+    fivegram: float | None = None
     fitted: tuple[Fitted, ...] = ()
     class_map: ClassMap | None = None
 
@@ -65,6 +69,7 @@ OWN = tuple(
     for f in dataclasses.fields(RunResult)
     if f.name not in ('settings', 'measurements', 'fitted', 'class_map')
 )  # the same in every row
+TABLES = {'bigram': 2, 'fivegram': 5}  # field -> order of the table of n-grams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,3 +168,14 @@ def unit(protocol: str) -> str:
     if is_of_points(protocol):
         return 'points'
     return 'answers' if protocol == 'exact_match' else 'tokens'
+
+
+def of_tables(series: Iterable[Series]) -> dict[int, float]:
+    """Order -> perplexity of a table of n-grams, if it is the same for all runs."""
+    runs = [run for s in series for run in s.runs]
+    found = {order: {getattr(run, name) for run in runs} for name, order in TABLES.items()}
+    return {
+        order: value
+        for order, values in found.items()
+        if len(values) == 1 and (value := values.pop()) is not None
+    }

@@ -4,7 +4,7 @@ Where a task predicts tokens at their own places, token accuracy is measured too
 
 One forward pass suffices. Under teacher forcing every argmax is right exactly when greedy decoding
 gives the whole answer. This holds for causal models whose positions are not drawn anew at every
-step.
+step, and whose tokens see the same keys in both. For other models answers can be decoded.
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from posenc_jax.evaluation.decoded import decoded_rows
 from posenc_jax.evaluation.measurement import Measurement, exact_match, token_accuracy
 from posenc_jax.evaluation.scoring import Scorer
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.job import SEED
 from posenc_jax.run.reading import inputs_of, source_of, tokens_of
 from posenc_jax.tasks import Task
@@ -30,6 +32,7 @@ def evaluate_task(
     split: str = 'test',
     key: jax.Array | None = None,
     depths: tuple[float, ...] = (),
+    decoder: Transformer | None = None,
 ) -> list[Measurement]:
     """Measures exact match with its Wilson interval, token accuracy and likelihood, for each task
     length and depth.
@@ -47,9 +50,12 @@ def evaluate_task(
       key: draws random positions; None uses the evaluation rule of the encoding.
       depths: values for the field `depth` of the task, each evaluated at every length; () leaves
         the depth to the task.
+      decoder: the model, if exact match and token accuracy are those of its decoded answers; the
+        likelihood is that of one pass.
 
     Raises:
-      ValueError: `split` is 'train', or the task does not have a length.
+      ValueError: `split` is 'train', the task does not have a length, or its answers cannot be
+        decoded (`decoded.check_decodable`).
     """
     if split not in ('validation', 'test'):
         raise ValueError(f"eval.split is {split!r}; tasks are evaluated on 'validation' or 'test'")
@@ -58,7 +64,10 @@ def evaluate_task(
         for depth in map(float, depths) if depths else (None,):
             own = task if depth is None else dataclasses.replace(task, depth=depth)
             batch = own.dataset(length=length, batch_size=samples, seed=SEED, split=split)[0]
-            found = score_rows(score, batch, rows(task.width(length)), key)
+            at_once = rows(task.width(length))
+            found = score_rows(score, batch, at_once, key)
+            if decoder is not None:
+                found = found[0], decoded_rows(decoder, batch, at_once), found[2]
             results.append(exact_match(length, *found, depth))
             if task.predicts == 'here':
                 results.append(token_accuracy(length, *found, depth))

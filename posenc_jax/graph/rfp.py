@@ -148,9 +148,10 @@ class Rfp(GraphEncoder):
     key_width: int | None = None
 
     def __post_init__(self):
-        for name in ('features', 'steps', 'draws'):
+        for name in ('features', 'draws'):
             if not is_size(getattr(self, name)):
                 raise ValueError(f'rfp {name} must be at least 1, got {getattr(self, name)}')
+        check_number('rfp steps', self.steps, least=int(self.operator == 'learned'))
         check_choice('rfp normalise', self.normalise, NORMALISE)
         check_choice('rfp operator', self.operator, (*OPERATORS, 'learned'))
         check_features('rfp', self.features * (self.steps + 1))

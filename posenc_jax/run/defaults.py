@@ -158,6 +158,9 @@ def get_config() -> ConfigDict:
     # for tasks with a depth: depths from 0 (first) to 1 (last), each evaluated at every length; ()
     # leaves the depth to the task
     eval_.depths = ()
+    # exact match of answers that the model decodes token by token, for tasks other than language;
+    # False takes the first choices of one pass, which are the same for most encodings
+    eval_.decode = False
     # random positions are 'sampled' as in training; 'first' is the evaluation rule of the encoding
     eval_.positions = 'first'
 

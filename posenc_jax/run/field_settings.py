@@ -20,6 +20,7 @@ UNUSED = (
     *('model', 'train.min_length', 'train.segment', 'train.memory', 'train.tune'),
     *('mesh.tensor', 'mesh.sequence', 'eval.protocols', 'eval.tokens', 'eval.batch'),
     *('eval.stride', 'eval.buckets', 'eval.samples', 'eval.depths', 'eval.positions'),
+    'eval.decode',
 )
 OWN = ('features', 'field')  # which only a field reads, and features also a task on graphs
 

@@ -10,6 +10,8 @@ curse). In `nonoverlapping` this raises the loss of short windows most.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -193,6 +195,45 @@ def _check_length(targets, length):
 # `sliding` and `same_tokens` read length / stride tokens for each token that they score. They read
 # at most `_READING` times `tokens`.
 _READING = 4
+# A stretch of `sliding` has at least so many windows' length, since the targets of its first window
+# have less context than the others.
+_LONG = 4
+
+
+def spread(
+    targets: int, total: int, least: int, make: Callable[[int], Windows], step: int = 1
+) -> Windows:
+    """Windows in stretches of the stream that lie at equal distances, from its start to its end.
+
+    Files of one kind lie together in many texts, so the start of a text is no sample of it.
+
+    Args:
+      targets: how many targets the stream has.
+      total: at most so many targets are scored.
+      least: the least size of a stretch.
+      make: the windows of a stretch from its size.
+      step: the size of a stretch is a multiple of it, unless there is only one.
+
+    Example:
+      >>> plan = spread(100, 24, 8, lambda size: nonoverlapping(size, 4))
+      >>> plan.start.tolist()
+      [0, 4, 46, 50, 92, 96]
+    """
+    if total >= targets:
+        return make(targets)
+    count = max(1, total // least)
+    size = total // count
+    if count > 1:
+        size -= size % step
+    windows = make(size)
+    first = np.linspace(0, targets - size, count).round().astype(np.int64)
+    tiled = lambda value: np.tile(value, count)
+    return Windows(
+        windows.length,
+        np.add.outer(first, windows.start).ravel(),
+        tiled(windows.size),
+        tiled(windows.scored),
+    )
 
 
 def plan(
@@ -210,18 +251,19 @@ def plan(
     at_most = max(1, _READING * tokens // longest)
     out = []
     for name in names:
-        if name == 'nonoverlapping':
-            out += [(name, length, nonoverlapping(first, length)) for length in lengths]
-        elif name == 'within_blocks':
-            out += [(name, length, within_blocks(first, length)) for length in lengths]
+        if name in ('nonoverlapping', 'within_blocks', 'per_position'):
+            make = within_blocks if name == 'within_blocks' else nonoverlapping
+            for length in (longest,) if name == 'per_position' else lengths:
+                windows = functools.partial(make, length=length)
+                out.append((name, length, spread(targets, first, longest, windows, longest)))
         elif name == 'sliding':
             check_stride(stride, min(lengths))
             some = min(first, longest + (at_most - 1) * stride)
-            out += [(name, length, sliding(some, length, stride)) for length in lengths]
+            for length in lengths:
+                windows = functools.partial(sliding, length=length, stride=stride)
+                out.append((name, length, spread(targets, some, _LONG * longest, windows, stride)))
         elif name == 'same_tokens':
             blocks = max(1, min(tokens // stride, at_most))
             shared = same_tokens(targets, lengths, scored=stride, blocks=blocks)
             out += [(name, length, windows) for length, windows in shared.items()]
-        else:
-            out.append((name, longest, nonoverlapping(first, longest)))
     return out

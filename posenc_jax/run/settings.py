@@ -3,8 +3,7 @@ device is used.
 """
 
 import contextlib
-import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,11 @@ from ml_collections import ConfigDict
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import main_memory, readable
-from posenc_jax.core.registry import SpecError, check_choice, entries, quoted
+from posenc_jax.core.registry import SpecError, check_choice, quoted
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.transformer import Transformer, abstract_model
-from posenc_jax.run import protocols
+from posenc_jax.run import answers, protocols
 from posenc_jax.run.protocols import CHOICES
 from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.tasks import Task
@@ -121,7 +120,7 @@ def check(
     """
     settings, lengths = config.eval, lengths_of(config)
     check_fields(settings)
-    check_depths(config, task)
+    answers.check(config, task)
     if config.extend:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     for name, ours, theirs in (
@@ -158,7 +157,9 @@ def check(
             width = width_of(task, length)
             if not task.is_language:
                 # A task that reads a text refuses windows that are longer than the split.
-                task.dataset(length=length, batch_size=1, seed=0, split=settings.split)
+                examples = task.dataset(length=length, batch_size=1, seed=0, split=settings.split)
+                if settings.decode:
+                    answers.check_decodable(cast('dict[str, Any]', examples[0]))
                 check_memory(f'eval.samples={settings.samples} rows of', settings.samples, width)
             check_read(model, task, length, width, split=settings.split)
         except ValueError as error:
@@ -168,21 +169,6 @@ def check(
         remedy = f'; lengths that fit: --config.eval.lengths={reached}' if reached else ''
         length, error = next(iter(problems.items()))
         raise SpecError(f'at length {length}: {error}{remedy}') from error
-
-
-def check_depths(config: ConfigDict, task: Task) -> None:
-    """Checks that the task has a depth if `eval.depths` sets it.
-
-    Raises:
-      SpecError: it has none; the message names the tasks that do.
-    """
-    fields = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
-    if config.eval.depths and 'depth' not in {field.name for field in fields}:
-        having = ', '.join(entry.key for entry in entries('task') if 'depth' in entry.parameters)
-        raise SpecError(
-            f'eval.depths is {quoted(config.eval.depths)}, but {config.task} has no depth; tasks '
-            f'with one: {having}'
-        )
 
 
 def check_kind(model: Transformer, task: Task, spec: str) -> None:

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import default
 from posenc_jax.core.registry import SpecError
+from posenc_jax.decoding.generate import generate
 from posenc_jax.evaluation import decoded
+from posenc_jax.evaluation.scoring import scorer
+from posenc_jax.evaluation.tasks import score_rows
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.transformer import Transformer
+from posenc_jax.run import answers
 from posenc_jax.run.job import SEED
+from posenc_jax.run.plan import make_task
 from posenc_jax.tasks.retrieval.ruler_lite import RulerLite
 
 TASK = RulerLite('niah_multivalue', needles=2)
@@ -59,3 +65,60 @@ def test_a_model_that_has_learned_nothing_scores_nothing():
 def test_wrong_arguments(given, error, message):
     with pytest.raises(error, match=message):
         decoded.decoded_match(None, TASK, 700, **given)
+
+
+def batch_of(model, prompts, new):
+    """A batch whose answers are what the model decodes, padded on the right."""
+    rows, width = [], max(map(len, prompts)) + new
+    for prompt in prompts:
+        text = generate(model, prompt[None], max_new_tokens=new, temperature=0.0)[0]
+        rows.append(np.pad(np.asarray(text), (0, width - len(text))))
+    column, first = np.arange(width - 1), np.array([[len(prompt) - 1] for prompt in prompts])
+    mask = (column >= first) & (column < first + new)
+    rows = np.stack(rows)
+    return {'tokens': rows[:, :-1], 'targets': rows[:, 1:], 'loss_mask': mask.astype(np.float32)}
+
+
+def test_decoded_rows_are_compared_with_their_targets():
+    cfg = TransformerConfig(
+        vocab_size=11, train_len=8, layers=1, width=16, heads=2, encoding='alibi()'
+    )
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    batch = batch_of(model, [rng.integers(0, 11, n) for n in (4, 7, 5)], new=3)
+    assert decoded.decoded_rows(model, batch, rows=2).all()
+    assert score_rows(scorer(model), batch, 3)[1].all()  # one pass says the same
+    batch['targets'][1, 7] += 1  # the second token of the second answer
+    found = decoded.decoded_rows(model, batch, rows=3)
+    assert found.tolist() == [[True] * 3, [True, False, True], [True] * 3]
+
+
+@pytest.mark.parametrize(
+    ('task', 'positions', 'message'),
+    [
+        ('language()', 'first', 'language.. predicts a whole text'),
+        ("chomsky15(name='odds_first')", 'first', "at its place .'here'."),
+        ('copy()', 'sampled', "use eval.positions='first'"),
+    ],
+)
+def test_tasks_and_rules_without_decoding_are_refused(task, positions, message):
+    config = default.get_config()
+    config.task, config.eval.decode, config.eval.positions = task, True, positions
+    with pytest.raises(SpecError, match=message):
+        answers.check(config, make_task(config))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'positions': np.zeros((2, 4))}, 'have positions; use eval.decode=False'),
+        ({'source': np.zeros((2, 4)), 'segment': np.zeros((2, 4))}, 'have segment, source'),
+        ({'loss_mask': np.array([[0, 1, 1, 0], [1, 0, 1, 0]])}, '2 tokens between 0 and 3 of a'),
+        ({'loss_mask': np.zeros((2, 4))}, '0 tokens between 0 and 4 of a row'),
+    ],
+)
+def test_rows_that_cannot_be_decoded_are_refused(changes, message):
+    batch = {'loss_mask': np.array([[0, 1, 1, 0], [0, 0, 0, 1]])}
+    answers.check_decodable(batch)
+    with pytest.raises(SpecError, match=message):
+        answers.check_decodable({**batch, **changes})

@@ -90,7 +90,7 @@ def test_files(tmp_path):
         'run': 'runs/rope()-0', 'encoding': 'rope()', 'extend': '', 'task': 'language()',
         'dataset': 'pydoc_topics',
         'split': 'test', 'positions': 'sampled', 'seed': 0, 'step': 100, 'train_length': 64,
-        'parameters': 12345,
+        'parameters': 12345, 'bigram': None, 'fivegram': None,
         'protocol': 'nonoverlapping', 'length': 64, 'metric': 'perplexity', 'value': 9.0,
         'low': 8.1, 'high': 9.9,
         'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000,

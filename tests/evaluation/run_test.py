@@ -187,6 +187,9 @@ def test_depths_of_runs_by_the_command_line(runs, tmp_path, capsys):
     assert [(r['length'], r['depth']) for r in rows] == [
         (n, d) for n in (16, 24) for d in (0, 0.5, 1)
     ]
+    assert command.main([f'--run={runs["passkey"]}', '--config.eval.decode=True', *common]) == 0
+    decoded = json.loads((tmp_path / 'results.json').read_text())['results']
+    assert [r['value'] for r in decoded] == [r['value'] for r in rows]
     text = '--config.task=passkey_text(digits=2)'  # a run on bytes
     assert command.main([f'--run={runs["alibi"]}', text, '--config.eval.lengths=300', *common]) == 0
     assert str(tmp_path / 'by_depth.png') in capsys.readouterr().out

@@ -256,6 +256,29 @@ def test_perplexity_interval_covers_at_its_rate():
     assert 0.9 < covered < 0.98
 
 
+def test_perplexity_interval_covers_if_documents_differ():
+    """Every document has a loss of its own, which all its windows share."""
+    rng = np.random.default_rng(0)
+    documents = np.repeat(np.arange(40), 5)[:, None] + np.zeros((1, 6), int)  # [W, L]
+    ones = np.ones(documents.shape, bool)
+    covered = {True: 0, False: 0}
+    for _ in range(200):
+        own = 1 + rng.exponential(0.5, 40)
+        nll = own[documents] + rng.exponential(0.5, documents.shape)
+        for by_document in covered:
+            found = perplexity(
+                'sliding', 6, nll, ones, ones, 0, documents=documents if by_document else None
+            )
+            covered[by_document] += found.low <= math.exp(2) <= found.high
+    assert 0.88 < covered[True] / 200 < 0.99 and covered[False] / 200 < 0.75
+
+
+def test_the_interval_of_one_document_is_that_of_its_windows():
+    nll, ones = np.random.default_rng(0).exponential(1, (9, 4)), np.ones((9, 4), bool)
+    alone = perplexity('sliding', 4, nll, ones, ones, 0, documents=np.zeros((9, 4), int))
+    assert alone == perplexity('sliding', 4, nll, ones, ones, 0)
+
+
 def test_beginnings_of_documents_are_scored_but_are_no_bytes():
     stream = np.where(np.arange(33) % 4 == 0, BOS, 0)
     (result,) = language.evaluate_language(

@@ -249,6 +249,14 @@ def test_the_learned_encoder_gives_its_start():
     assert positive_qr(np.array([[-3.0], [4.0]])).round(6).tolist() == [[-0.6], [0.8]]
 
 
+def test_without_steps_the_random_features_are_left():
+    encoder = make_graph_features('rfp(features=3, steps=0)')
+    assert encoder.width == 3
+    found = encoder.encode(GRAPH, np.random.default_rng(1))
+    expected = np.random.default_rng(1).standard_normal((len(GRAPH), 3))
+    np.testing.assert_array_equal(found, expected.astype(found.dtype))
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
@@ -257,6 +265,8 @@ def test_the_learned_encoder_gives_its_start():
         ('features=0', 'rfp features must be at least 1, got 0'),
         ('draws=0', 'rfp draws must be at least 1, got 0'),
         ('draws=1025', 'rfp draws must be at most 1024, got 1025'),
+        ('steps=-1', 'rfp steps must be at least 0, got -1'),
+        ("steps=0, operator='learned'", 'rfp steps must be at least 1, got 0'),
         ('steps=2000', '128064 features; at most 65536'),
         ('key_width=4', "key_width=4 is of operator='learned', got 'gcn'"),
         ("operator='learned', key_width=0", 'key_width must be at least 1, got 0'),

@@ -97,3 +97,41 @@ def test_window_batch_shifts_targets_and_marks_what_is_scored():
 def test_wrong_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_stretches_lie_at_equal_distances_from_start_to_end():
+    plan = dict(
+        (name, windows)
+        for name, length, windows in protocols.plan(
+            999, (8, 32), ('nonoverlapping', 'sliding', 'per_position'), tokens=128, stride=4
+        )
+        if length == 32
+    )
+    starts = [0, 322, 645, 967]
+    assert plan['nonoverlapping'].start.tolist() == starts
+    assert plan['per_position'].start.tolist() == starts
+    # Four times 128 tokens are read: 16 windows of 32, in one stretch.
+    assert plan['sliding'].start.tolist() == list(range(0, 64, 4))
+    for windows in plan.values():
+        assert (windows.start + windows.size).max() <= 999
+
+
+def test_all_lengths_score_the_same_targets_of_a_stretch():
+    scored = {}
+    for name, length, windows in protocols.plan(
+        999, (8, 12, 32), ('nonoverlapping', 'sliding'), tokens=300, stride=4
+    ):
+        ends = windows.start + windows.size
+        own = [range(end - n, end) for end, n in zip(ends, windows.scored)]
+        targets = np.concatenate(own)
+        assert len(targets) == len(set(targets.tolist()))
+        scored.setdefault(name, []).append(sorted(targets.tolist()))
+    for name, (first, *rest) in scored.items():
+        assert all(other == first for other in rest), name
+        assert first[-1] == (998 if name == 'nonoverlapping' else first[-1])
+    assert len(scored['nonoverlapping'][0]) == 288  # nine stretches of 32
+
+
+def test_a_text_that_is_scored_whole_is_one_stretch():
+    ((_, _, windows),) = protocols.plan(99, (8,), ('nonoverlapping',), tokens=99, stride=4)
+    assert windows.start.tolist() == list(range(0, 99, 8)) and windows.size[-1] == 3

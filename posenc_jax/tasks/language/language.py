@@ -106,6 +106,11 @@ class Language(Task):
         """
         return np.concatenate(self._documents(split, length))
 
+    def document_of(self, split: str) -> Int[np.ndarray, ' N']:
+        """The number of the document of each token of `tokens(split)`."""
+        sizes = [len(document) for document in self.documents(split)]
+        return np.repeat(np.arange(len(sizes)), sizes)
+
     def places(
         self, split: str
     ) -> Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None:

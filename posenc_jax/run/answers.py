@@ -1,0 +1,63 @@
+"""What an evaluation asks of the answers of a task: their depth in the text, and to be decoded."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from posenc_jax.core.registry import SpecError, entries, quoted
+from posenc_jax.tasks import Task
+
+
+def check(config: ConfigDict, task: Task) -> None:
+    """Checks that the task has a depth if `eval.depths` sets it, and answers that are predicted
+    token by token if `eval.decode` asks for them.
+
+    Raises:
+      SpecError: it has none; the message names the tasks that have a depth.
+    """
+    fields = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
+    if config.eval.depths and 'depth' not in {field.name for field in fields}:
+        having = ', '.join(entry.key for entry in entries('task') if 'depth' in entry.parameters)
+        raise SpecError(
+            f'eval.depths is {quoted(config.eval.depths)}, but {config.task} has no depth; tasks '
+            f'with one: {having}'
+        )
+    if not config.eval.decode:
+        return
+    if task.is_language or task.predicts != 'next':
+        what = 'a whole text' if task.is_language else f'at its place ({task.predicts!r})'
+        raise SpecError(
+            f'eval.decode=True is for tasks with an answer behind a prompt; {config.task} predicts '
+            f'{what}; use eval.decode=False'
+        )
+    if config.eval.positions == 'sampled':
+        raise SpecError(
+            'eval.decode=True decodes with the evaluation rule of the encoding; use '
+            "eval.positions='first'"
+        )
+
+
+def check_decodable(batch: Mapping[str, np.ndarray]) -> None:
+    """Checks that the answers of a batch can be decoded behind a prompt.
+
+    Raises:
+      SpecError: rows have positions of their own, a source or documents, or an answer is not one
+        run of tokens.
+    """
+    if own := sorted({'positions', 'segment', 'source'} & batch.keys()):
+        raise SpecError(
+            'eval.decode=True decodes answers behind a prompt alone, and the rows of this task '
+            f'have {", ".join(own)}; use eval.decode=False'
+        )
+    mask = batch['loss_mask'] > 0
+    count, first = mask.sum(axis=1), mask.argmax(axis=1)
+    end = mask.shape[1] - mask[:, ::-1].argmax(axis=1)
+    if broken := np.flatnonzero((count == 0) | (end - first != count)).tolist():
+        row = broken[0]
+        raise SpecError(
+            'eval.decode=True needs answers that are one run of tokens, and this task scores '
+            f'{count[row]} tokens between {first[row]} and {end[row]} of a row; use '
+            'eval.decode=False'
+        )
