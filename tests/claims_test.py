@@ -8,7 +8,7 @@ import pytest
 
 from configs import claims
 from configs.claims import __main__ as command
-from configs.claims import ledger, page
+from configs.claims import choosing, ledger, page
 from configs.claims.claim import Claim, Measurement, MissingResultError, Results, above, below
 from configs.claims.without import WITHOUT
 from configs.sweeps.tables import report
@@ -91,6 +91,9 @@ def test_the_digest_is_that_of_all_settings():
 def test_page_ledger_and_cards_belong_together():
     made = page.markdown(claims.CLAIMS, MEASURED)
     assert command.PAGE.read_text() == made, 'run `python -m configs.claims`'
+    chosen = choosing.markdown(claims.CLAIMS, MEASURED)
+    assert command.PAGE.with_name('choosing.md').read_text() == chosen
+    assert not {name for ids in choosing.NEEDS.values() for name in ids} - claims.CLAIMS.keys()
     assert not MEASURED.keys() - claims.CLAIMS.keys()
     for claim in claims.CLAIMS.values():
         if claim.id in MEASURED:

@@ -4,9 +4,10 @@ Command:   python -m configs.claims [ID ...] [--budget MINUTES] [--workdir runs/
            Without arguments the command says what is measured and what is left. IDs measure these
            claims. A budget measures what is left, cheapest first, until the next claim would take
            longer than what remains of the budget.
-Results:   docs/claims/measured.json, and docs/claims.md which is made from it. Runs lie in
-           WORKDIR/SWEEP-DIGEST; the digest is that of all settings of the sweep. A run that exists
-           is not trained again, so the command may be interrupted and started again.
+Results:   docs/claims/measured.json, and the pages docs/claims.md and docs/choosing.md, which are
+           made from it. Runs lie in WORKDIR/SWEEP-DIGEST; the digest is that of all settings of the
+           sweep. A run that exists is not trained again, so the command may be interrupted and
+           started again.
 
 `papers.csv` has the sentences of the papers, and for those that nothing measures yet the test that
 would. A module for each family of methods says how the others are measured.
@@ -15,12 +16,13 @@ would. A module for each family of methods says how the others are measured.
 import csv
 import pathlib
 
-from configs.claims import analyses, content, ids, mixers, relative, space
+from configs.claims import analyses, content, ids, mixers, relative, rotary, space
 from configs.claims.claim import Claim
 
 MEASUREMENTS = {
     **ids.MEASUREMENTS,
     **relative.MEASUREMENTS,
+    **rotary.MEASUREMENTS,
     **content.MEASUREMENTS,
     **mixers.MEASUREMENTS,
     **space.MEASUREMENTS,

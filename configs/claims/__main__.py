@@ -6,12 +6,20 @@ import sys
 from collections.abc import Sequence
 
 from configs import claims
-from configs.claims import ledger, page
+from configs.claims import choosing, ledger, page
 from configs.claims.claim import Claim, MissingResultError
+from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
 from posenc_jax.run import lock
 
 PAGE = ledger.ROOT / 'docs' / 'claims.md'
+
+
+def write_pages() -> None:
+    """Writes docs/claims.md with its picture, and docs/choosing.md beside it."""
+    there = ledger.read()
+    page.write(PAGE, claims.CLAIMS, there)
+    disk.write(PAGE.parent / 'choosing.md', choosing.markdown(claims.CLAIMS, there))
 
 
 def left() -> list[Claim]:
@@ -50,7 +58,7 @@ def run(waiting: Sequence[Claim], workdir: pathlib.Path, budget: float) -> None:
         print(f'{claim.id}: {claim.statement}', flush=True)
         record = ledger.measure(claim, workdir)
         budget -= record['minutes']
-        page.write(PAGE, claims.CLAIMS, ledger.read())
+        write_pages()
         effects = ledger.effects(record)
         print(
             f'{claim.id}: {claim.how.verdict(effects)} ({page.effect_text(claim.how, effects)}), '
@@ -74,7 +82,7 @@ def main() -> None:
                 workdir / 'claims.lock', 'claims are being measured', 'give another --workdir'
             ):
                 run(asked or left(), workdir, math.inf if asked else arguments.budget)
-        page.write(PAGE, claims.CLAIMS, ledger.read())
+        write_pages()
     except (ValueError, OSError, MissingResultError, lock.HeldError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -26,6 +26,7 @@ def flip_flop(name: str, length: int):
     )
 
 
+SHIFT = 4.0  # pixels
 OTHERS = [flip_flop(name, 64) for name in ('nope', 'rope', 'alibi')]
 MEASUREMENTS = {
     'B14': Measurement(
@@ -47,6 +48,16 @@ MEASUREMENTS = {
         'of exact match',
         margin=0.05,
         minutes=20,
+    ),
+    'C16': Measurement(
+        'A generator of blobs whose grid is shifted by 4 pixels: how far the blob moves along, as '
+        'a share of the shift, with the encoding minus with a trained grid.',
+        'mspe',
+        (),
+        above('mspe', 'constant', panel='movement', x=SHIFT),
+        'of the shift',
+        margin=0.2,
+        minutes=15,
     ),
     'C4a': Measurement(
         'Flip-flop with 64 pairs after training with 16: PaTH minus RoPE, as the mean exact match '

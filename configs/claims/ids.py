@@ -28,6 +28,29 @@ def randomized(results: Results) -> dict[int, float]:
 
 
 MEASUREMENTS = {
+    'A37': Measurement(
+        'Samples of 40 modules of the standard library: the share whose syntax tree comes back '
+        'from its sequence.',
+        'exact',
+        ('--groups', 'trees'),
+        number('ast_flatten'),
+        'of modules',
+        margin=1.0,
+        minutes=1,
+    ),
+    'A38': Measurement(
+        'Fields of 6 x 6 tokens: fields a second that are drawn by diagonals, over those drawn one '
+        'token at a time, minus 1.',
+        'nar',
+        (),
+        by_seed(
+            lambda own, other: own / other - 1,
+            *(number(name, panel='fields a second') for name in ('nar', 'raster_2d')),
+        ),
+        'times',
+        margin=1.4,  # 2.4 times the throughput
+        minutes=15,
+    ),
     'A9': Measurement(
         'Six of the 15 tasks in an encoder with sinusoids, trained to 20 symbols: randomized minus '
         'plain positions, in symbols that are right, over 30 to 80 symbols.',

@@ -10,6 +10,10 @@ def rise(name: str, near: int, far: int):
     return minus(number(name, 'nll', length=far), number(name, 'nll', length=near))
 
 
+RECALL = (
+    *('recall', '--only', 'attention', 'attention_rope', 'cheems', 'cheems_unrotated'),
+    *('hybrid', 'hybrid_unrotated'),
+)
 MEASUREMENTS = {
     'M2b': Measurement(
         'Bytes of text read in windows of 128 and of 1024 after training with 128: nats that the '
@@ -36,7 +40,7 @@ MEASUREMENTS = {
         'Associative recall in 256 tokens after training with 64, a scan below attention: with '
         'rotation in both minus without in either.',
         'models',
-        ('recall',),
+        RECALL,
         above('hybrid', 'hybrid_unrotated', length=256),
         'of exact match',
         margin=0.05,
@@ -48,7 +52,7 @@ MEASUREMENTS = {
         'Associative recall in 256 tokens after training with 64: a scan below attention without '
         'positions, minus the better of two scans and two layers of attention with RoPE.',
         'models',
-        ('recall',),
+        RECALL,
         lead(
             *(
                 number(name, length=256)

@@ -59,6 +59,7 @@ def effect_text(how: Measurement, effects: Mapping[int, float]) -> str:
     return f'{mean} {how.unit} ({low} to {high}; at least {how.margin:g} counts)'
 
 
+ROW = ('id', 'method', 'the paper says', 'compared here', 'effect', 'verdict')
 COLUMNS = ('family', *VERDICTS, 'not measured', 'claims')
 
 
@@ -80,7 +81,7 @@ def counts(claims: Claims, records: Records) -> list[list[str]]:
 def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
-    parts = [HEADER, _table(COLUMNS, counts(claims, records))]
+    parts = [HEADER, table(COLUMNS, counts(claims, records))]
     if verdicts:
         parts.append(f'\n![Effects of the measured claims]({PICTURE})')
     for family in dict.fromkeys(claim.family for claim in claims.values()):
@@ -91,22 +92,22 @@ def markdown(claims: Claims, records: Records) -> str:
         )
         parts.append(f'\n## {family}')
         if done:
-            rows = [_row(claim, records[claim.id], verdicts[claim.id]) for claim in done]
-            names = ('id', 'method', 'the paper says', 'compared here', 'effect', 'verdict')
-            parts += ['', _table(names, rows)]
+            rows = [row(claim, records[claim.id], verdicts[claim.id]) for claim in done]
+            parts += ['', table(ROW, rows)]
         if waiting := [claim for claim in own if claim.id not in verdicts]:
             rows = [
                 [c.id, f'`{c.key}`', _cited(c), (c.how or c).test, f'{(c.how or c).minutes:g}']
                 for c in waiting
             ]
             names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
-            parts += ['\nNot measured:\n', _table(names, rows)]
+            parts += ['\nNot measured:\n', table(names, rows)]
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
-    parts += ['\n## Methods without a claim\n', _table(('method', 'why'), rows)]
+    parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
     return '\n'.join(parts) + '\n'
 
 
-def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
+def row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
+    """The cells of `ROW` of a measured claim."""
     how = claim.how
     assert how is not None
     command = ' '.join((how.sweep, *how.arguments))
@@ -124,7 +125,8 @@ def _cited(claim: Claim) -> str:
     return f'{claim.statement} ([{claim.arxiv}](https://arxiv.org/abs/{claim.arxiv}))'
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that may contain bars."""
     return markdown_table(names, [[cell.replace('|', '\\|') for cell in row] for row in rows])
 
 
@@ -170,11 +172,11 @@ def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
 
 def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
     """Prints the counts by verdict, and what is left."""
-    table = rich.table.Table(*COLUMNS)
-    for row in counts(claims, records):
-        table.add_row(*row)
+    shown = rich.table.Table(*COLUMNS)
+    for cells in counts(claims, records):
+        shown.add_row(*cells)
     console = rich.console.Console()
-    console.print(table)
+    console.print(shown)
     costs = {ledger.plan(claim.how).name: claim.how.minutes for claim in waiting if claim.how}
     console.print(
         f'{len(waiting)} claims have a sweep and are not measured with its present settings; '

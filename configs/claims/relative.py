@@ -1,6 +1,17 @@
 """Measurements of biases and of other changes of the scores."""
 
-from configs.claims.claim import Measurement, above, below, by_seed, lead_in_nats, minus, number
+import math
+
+from configs.claims.claim import (
+    Measurement,
+    Results,
+    above,
+    below,
+    by_seed,
+    lead_in_nats,
+    minus,
+    number,
+)
 
 FIRST = ('--only', 'nope', 'rope', 'alibi', 't5_rpe', 'kerple', 'fire')
 SAME = {'protocol': 'same_tokens'}
@@ -16,7 +27,33 @@ def holds_level(name: str, near: int, far: int, slack: float):
     return by_seed(lambda g: g + slack, gain(name, near, far))
 
 
+def represented(results: Results) -> dict[int, float]:
+    """- log10 of the largest error with which FIRE represents another bias, over its range."""
+    errors = [results.values(name) for name in ('t5_rpe', 'alibi', 'kerple')]
+    return {seed: -math.log10(max(own[seed] for own in errors)) for seed in errors[0]}
+
+
 MEASUREMENTS = {
+    'B7': Measurement(
+        'Drawn biases of T5, ALiBi and KERPLE over 128 distances: how many decimals of the range '
+        'are right in FIRE with weights that are worked out, of the worst.',
+        'exact',
+        ('--groups', 'fire'),
+        represented,
+        'decimals',
+        margin=3.0,
+        minutes=0.5,
+    ),
+    'B15': Measurement(
+        '32 equal tokens without a mask learn their own index in 400 steps: URPE minus the biases '
+        'of T5, in tokens that are right.',
+        'exact',
+        ('--groups', 'index'),
+        above('urpe', 't5_rpe'),
+        'of tokens',
+        margin=0.5,
+        minutes=1,
+    ),
     'B1': Measurement(
         'The same bytes of text in windows of 128 and 256 after training with 128: 0.02 nats minus '
         'the rise of the loss of ALiBi.',

@@ -30,6 +30,15 @@ def faster(results: Results) -> dict[int, float]:
     return {seed: own[seed] - other[seed] for seed in sorted(own)}
 
 
+def without_error(results: Results, variant: str) -> dict[int, float]:
+    """1 where a network ends without a wrong bit, of the learning rate with the fewest."""
+    rows = [row for row in results.rows if row['name'].split(',')[0] == variant]
+    if not rows:
+        raise MissingResultError(f'no rates of wrong bits of {variant}')
+    last = max(row['x'] for row in rows)
+    return {row['seed']: float(row['value'] == 0) for row in rows if row['x'] == last}
+
+
 def grown(name: str, larger: str, shown: str) -> Measurement:
     """What a model loses on images larger than in training, against a learned table."""
     kept = lambda run: minus(
@@ -81,6 +90,29 @@ MEASUREMENTS = {
         minutes=6,
         remark='With a rate of 1e-3 SIREN is as early at 40 dB, and SPDER does not train.',
     ),
+    'S10': Measurement(
+        'Pictures of 16 x 16 pixels of 16 bits after 2000 steps: 1 if a network of bit planes ends '
+        'without a wrong bit, minus 1 if the same network of values does.',
+        'fields',
+        ('--groups', 'bits16'),
+        minus(
+            lambda results: without_error(results, 'bit_plane_inr'),
+            lambda results: without_error(results, 'values'),
+        ),
+        'of pictures',
+        margin=1.0,
+        minutes=15,
+    ),
+    'S14': Measurement(
+        'Up to three rectangles in a picture, after four steps of the decoder: objects that are '
+        'found by one layer with encodings of boxes, minus those of four layers without.',
+        'box_pe',
+        ('--variants', 'unshared', 'recursive_both'),
+        above('recursive_both', 'unshared', panel='rectangles', x=4.0),
+        'of objects',
+        margin=0.02,
+        minutes=15,
+    ),
     'S13': Measurement(
         'Clouds of 128 points in five shapes: scans along three orders of coordinates minus scans '
         'in the order of drawing, in classes that are right.',
@@ -93,10 +125,16 @@ MEASUREMENTS = {
     ),
     'S15': Measurement(
         'Triangles at each node of random regular graphs of 16 nodes: propagated random features '
-        'minus eigenvectors, in nodes that are right.',
+        'minus the best of eigenvectors, returns of random walks and random features that are not '
+        'propagated, in nodes that are right.',
         'graphs',
         ('triangles', '--only', 'none', 'lap_pe', 'rwse', 'random', 'rfp'),
-        above('rfp', 'lap_pe', 'token_accuracy', length=16),
+        lead(
+            *(
+                number(name, 'token_accuracy', length=16)
+                for name in ('rfp', 'lap_pe', 'rwse', 'random')
+            )
+        ),
         'of nodes',
         margin=0.02,
         minutes=10,

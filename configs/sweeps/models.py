@@ -60,6 +60,9 @@ def recall() -> dict[str, dict[str, object]]:
         'cheems_unrotated': (CHEEMS.format(', rotate=False'),) * 2,
         'hybrid': (CHEEMS.format(''), 'rope()'),
         'hybrid_unrotated': (CHEEMS.format(', rotate=False'), ATTENTION),
+        # one of the two is rotated
+        'hybrid_scan': (CHEEMS.format(''), ATTENTION),
+        'hybrid_attention': (CHEEMS.format(', rotate=False'), 'rope()'),
     }
     return {name: {'encoding': 'rope()', 'pattern': pattern} for name, pattern in layers.items()}
 
@@ -114,8 +117,8 @@ SETTINGS = {
         'train.lr=2e-3',
     ),
     'depth': (
-        *SIZES, 'train.length=64', 'train.batch=32', 'train.steps=800', 'train.eval_every=400',
-        'train.lr=2e-3',
+        'model.width=32', 'model.heads=4', 'train.save_every=100000', 'train.length=64',
+        'train.batch=16', 'train.steps=10000', 'train.eval_every=2000', 'train.lr=2e-3',
     ),
     'digits': (
         *SIZES, 'train.length=64', 'train.batch=32', 'train.steps=1200', 'train.eval_every=400',

@@ -1,8 +1,7 @@
 """A diagonal of an image at a time against one token at a time: likelihood and steps.
 
-Command:   python -m configs.sweeps.nar [--seeds 0 1 2] [--steps 800]
-Time:      not measured yet
-Number:    not measured yet
+Command:   python -m configs.sweeps.nar [--seeds 0 1 2] [--steps 800] [--workdir runs/nar]
+Results:   WORKDIR/results.csv; docs/results/space.md has the numbers.
 The data are fields of 6 x 6 tokens with 4 states, a Potts model whose neighbours like to be equal
 (20 sweeps of Gibbs sampling at coupling 0.9 on a torus). 'raster' is a causal decoder with `rope()`
 in the order of the rows, 'raster_2d' one with `axial_rope2d()`, and 'nar' reads and predicts
@@ -14,6 +13,7 @@ Paper:     He et al. (arXiv 2503.10696): 2n - 1 steps in place of n^2, and 2.4 t
 """
 
 import functools
+import pathlib
 import time
 
 import jax
@@ -22,6 +22,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from configs.sweeps.tables import report
 from posenc_jax.core.command import Parser
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.decode import decode_step, init_cache, prefill
@@ -141,9 +142,11 @@ def main():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--steps', type=int, default=800)
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/nar')
     arguments = parser.parse_args()
     test = fields(np.random.default_rng(0), 1024)
     print(f'data: agreement {agreement(test):.3f}')
+    rows = []
     for seed in arguments.seeds:
         for name in ENCODINGS:
             model = trained(name, seed, arguments.steps)
@@ -154,11 +157,17 @@ def main():
                 begin = time.perf_counter()
                 drawn(model, 256, jax.random.key(seed))
                 times.append(time.perf_counter() - begin)
+            measured = {
+                'nats a token': nats, 'passes': passes, 'agreement': agreement(out),
+                'fields a second': len(out) / min(times),
+            }  # fmt: skip
+            rows += [(panel, name, SIDE, seed, value) for panel, value in measured.items()]
             print(
                 f'seed {seed}  {name:9}  {nats:.4f} nats a token  {passes:2} passes  '
                 f'{1000 * min(times):.0f} ms for 256 fields  agreement {agreement(out):.3f}',
                 flush=True,
             )
+    report(rows, arguments.workdir, title='Orders of drawing', x='side', value='value')
 
 
 if __name__ == '__main__':

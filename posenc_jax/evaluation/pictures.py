@@ -182,8 +182,8 @@ def _draw_tables(axis, of_ngrams):
     for order, value in of_ngrams.items():
         axis.axhline(value, color='0.55', linestyle=(0, (1, 2)), linewidth=1.2, label='_table')
         axis.annotate(
-            f'table of {order}-grams', (0, value), xycoords=('axes fraction', 'data'),
-            xytext=(2, 2), textcoords='offset points', fontsize=7.5, color='0.4',
+            f'table of {order}-grams', (1, value), xycoords=('axes fraction', 'data'), ha='right',
+            xytext=(-2, 2), textcoords='offset points', fontsize=7.5, color='0.4',
         )  # fmt: skip
 
 
