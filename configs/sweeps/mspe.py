@@ -1,7 +1,7 @@
 """A small convolutional generator whose grid is shifted: does what it draws move along?
 
-Command:   python -m configs.sweeps.mspe [--seeds 0 1 2] [--steps 300] [--workdir runs/mspe]
-Number:    open
+Command:   python -m configs.sweeps.mspe [--seeds 0 1 2] [--steps 1500] [--workdir runs/mspe]
+Number:    docs/results/space.md
 The generator draws a blob in the middle of 32 x 32 pixels, of the height and the two radii that it
 reads, in four resolutions from 4 x 4 on. It is trained to draw exactly these blobs, by their mean
 squared error; this stands for the adversarial training of the paper, and leaves no doubt about what
@@ -165,7 +165,7 @@ def draw_pictures(pictures: Mapping[str, list[np.ndarray]], path: pathlib.Path) 
 def main():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=300)
+    parser.add_argument('--steps', type=int, default=1500)
     parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/mspe'))
     arguments = parser.parse_args()
     if arguments.steps < 1:
