@@ -42,6 +42,7 @@ def points(encoder):
     return coords
 
 
+@representatives_fast
 @every_encoder
 def test_features_have_the_width_and_do_not_depend_on_other_points(entry):
     encoder = made(entry)

@@ -62,6 +62,7 @@ def test_values_have_the_width_and_do_not_depend_on_other_points(entry):
     assert read(network, coords[:, :0]).shape == (2, 0, 3)
 
 
+@pytest.mark.full_but_one
 @every_field
 def test_the_loss_falls_on_a_picture(entry):
     """The loss of 50 steps ends below that of the best constant, and far below where it began."""

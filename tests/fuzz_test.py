@@ -56,6 +56,7 @@ def test_what_an_error_must_be():
     assert 'characters' in problem(ValueError('a' * (LONGEST + 1)))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('name', TARGETS)
 def test_targets(name, tmp_path):
     target = harness.load(name)

@@ -55,6 +55,7 @@ def with_gradients(function, *arguments):
     return jax.jit(both)(*arguments)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('kv_heads, causal', [(1, False), (2, True), (4, True)])
 @pytest.mark.parametrize('block', BLOCKS, ids=str)
 def test_equals_dot_product_attention_with_bias_and_mask(block, kv_heads, causal):
@@ -121,6 +122,7 @@ def test_rows_that_see_nothing_give_zeros_and_finite_gradients(block):
         assert np.isfinite(gradient).all() and not np.asarray(gradient)[~valid].any()
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 def test_low_precision_keeps_its_type_and_float32_logits(dtype):
     q, k, v = qkv(17, dtype=dtype)
@@ -160,6 +162,7 @@ def planted(keys, poisoned):
     return (jnp.where(where[:, None, None], jnp.nan, a) for a in (k, v)), where
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'spec, poisoned',
     [
@@ -297,6 +300,7 @@ def plain(encoding, q, k, v, tq, tk):
     return first(encoding.collect(w, v, tq, tk))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('block', [None, (4, 4), (5, 3)], ids=str)
 def test_gradients_reach_parameters_features_and_carries(block):
     from flax import nnx

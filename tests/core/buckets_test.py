@@ -15,6 +15,7 @@ def draw(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('owner', OWNERS)
 @pytest.mark.parametrize('rows', [1, B])
 def test_taking_and_summing_are_transposes(owner, rows):

@@ -34,6 +34,7 @@ def stepped(model, tok):
     return jnp.concatenate(out, axis=1), cache
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('padded', [False, True])
 @pytest.mark.parametrize(
     'fields',
@@ -89,6 +90,7 @@ def test_positions_are_placed_once_for_the_whole_capacity(toys, monkeypatch):
     assert calls == [10]
 
 
+@pytest.mark.full
 def test_greedy_generation_is_repeated_full_passes_for_unequal_prompts(toys):
     model = model_of(encoding='toy_table() | toy_gate()')
     valid = LEFT_PADDED[:, :PROMPT]
@@ -128,7 +130,7 @@ def test_without_stacks_the_model_is_the_same(toys):
     np.testing.assert_array_equal(again(apart), again(model))
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize(
     'fields',
     [

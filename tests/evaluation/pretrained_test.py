@@ -122,6 +122,7 @@ def test_text_tasks_read_its_tokens_at_every_depth(checkpoint, tmp_path, task):
     ]
 
 
+@pytest.mark.full
 def test_extensions_apply_to_it(checkpoint):
     folder, _ = checkpoint
     path = folder / 'model'

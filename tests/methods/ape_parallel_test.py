@@ -32,6 +32,9 @@ PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (3, 5))
 CONTEXTS = [RANDOM.integers(0, 13, (2, n)) for n in (6, 9, 4)]
 
 
+step = jax.jit(decode_step)
+
+
 @functools.cache
 def model_of(**fields):
     return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
@@ -50,8 +53,8 @@ def answers(model, pieces, steps=2, **options):
     reader, cache = join(model, pieces, capacity=held + QUESTION.shape[1], **options)
     logits, cache = read(reader, cache, QUESTION[:, :-steps])
     for token in QUESTION[:, -steps:].T:
-        own, cache = decode_step(reader, cache, jnp.asarray(token))
-        logits = jnp.concatenate([logits, own[:, None]], axis=1)
+        own, cache = step(reader, cache, jnp.asarray(token))
+        logits = np.concatenate([logits, np.asarray(own)[:, None]], axis=1)
     return logits
 
 
@@ -106,13 +109,13 @@ def test_it_is_one_softmax_over_all_keys(block):
     index = jnp.arange(21)[None]
     tok = Tokens(index, index, rank=index, segment=SEGMENTS)
     encoding, adaptive = pj.make('causal()'), AdaptiveAttention(temperature=0.7, scale=0.8)
-    rows = lambda f: lambda *qkv: f(*qkv)[:, -5:]
+    rows = lambda f: jax.jit(lambda *qkv: f(*qkv)[:, -5:])
     ours = rows(lambda q, k, v: adaptive(encoding, q, k, v, tok, tok, block=block))
     theirs = rows(lambda q, k, v: one_softmax(q, k, v, tok, 0.7, 0.8))
     np.testing.assert_allclose(ours(q, k, v), theirs(q, k, v), atol=2e-6)
     weights = jax.random.normal(jax.random.key(2), (2, 5, 2, 8))
     grads = [
-        jax.grad(lambda *qkv, f=f: (f(*qkv) * weights).sum(), (0, 1, 2))(q, k, v)
+        jax.jit(jax.grad(lambda *qkv, f=f: (f(*qkv) * weights).sum(), (0, 1, 2)))(q, k, v)
         for f in (ours, theirs)
     ]
     for one, other in zip(*grads):
@@ -136,6 +139,7 @@ def test_the_cache_is_the_dense_pass(temperature, scale):
     np.testing.assert_allclose(ours, oracle(model, temperature, scale), atol=2e-5)
 
 
+@pytest.mark.full
 def test_it_streams_by_blocks():
     model = model_of(block=4)
     np.testing.assert_allclose(answers(model, pieces_of()), oracle(model_of(), 0.9, 0.9), atol=2e-5)
@@ -158,6 +162,7 @@ def test_the_order_of_contexts_does_not_matter_and_the_temperature_does():
     assert np.abs(some - answers(model, pieces, temperature=1.0, scale=1.0)).max() > 1e-3
 
 
+@pytest.mark.full
 def test_any_selection_is_that_of_these_contexts_alone():
     model, pieces = model_of(), pieces_of()
     alone = encode(model, PREFIX, [CONTEXTS[2], CONTEXTS[0]])
@@ -190,7 +195,7 @@ def test_generation_goes_on_from_the_cache():
     for number in range(3):
         logits = logits.reshape(2, -1)
         np.testing.assert_array_equal(new[:, number], logits.argmax(-1))
-        logits, cache = decode_step(reader, cache, new[:, number])
+        logits, cache = step(reader, cache, new[:, number])
 
 
 @pytest.mark.full

@@ -92,6 +92,7 @@ def test_one_piece_is_the_text_as_it_is():
     )
 
 
+@pytest.mark.full
 def test_selection_lowers_the_entropy():
     """The paper's claim."""
     model = model_of()

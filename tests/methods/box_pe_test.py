@@ -123,7 +123,7 @@ F = jax.random.normal(jax.random.key(1), (1, 3, 8))
 IMAGE = jax.random.normal(jax.random.key(2), (1, 6, 6, 8))
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize('acts', [dict(), dict(convolution=False), dict(attention=False)], ids=str)
 def test_every_variable_has_a_gradient_and_proposals_are_a_set(acts):
     layer = layer_of(**acts)

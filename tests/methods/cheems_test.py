@@ -94,6 +94,7 @@ def test_the_gradients_of_chunks_are_those_of_the_scan():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.full
 def test_steep_decay_keeps_its_precision_and_its_gradients():
     """Two tokens that decay slowly, behind others of steep decay, keep the digits of the decay
     between them, which the difference of two plain sums of 1e5 would lose.

@@ -95,6 +95,7 @@ def test_interpolation_has_no_gradient_where_clamped():
     assert d_z[0, 0, 0].tolist() == [0.75, 0.75, 2.5]
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('length', [1, 32, 33, 100])
 def test_suffix_sum(length):
     a = np.random.default_rng(0).random((3, length)).astype(np.float32)

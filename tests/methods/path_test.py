@@ -194,7 +194,7 @@ def test_zero_steps_are_nope():
     )
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize('options', OPTIONS[:2])
 def test_packing_and_left_padding(options):
     encoding, arrays, cut = build(options), inputs(), 9

@@ -74,6 +74,7 @@ def layer(request):
     return make(f'pcm_layer({request.param}, order="yzx", prompts=2, prompt_width=5, size=0.5)')
 
 
+@pytest.mark.full_but_one
 def test_the_order_of_the_points_and_padding_change_nothing(layer):
     tok = pj.Tokens.of(positions=POINTS, valid=VALID)
     found = np.asarray(whole(layer, X, tok))
@@ -132,6 +133,7 @@ def model(spec, kind='encoder'):
 logits = jax.jit(lambda model, points, tok: model(points, tok))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', ['gru()', 'cheems(chunk=8)'])
 def test_a_model_of_such_layers_reads_a_set(spec):
     """One W before every layer, although only the first names `pcm`; any order of the points gives

@@ -177,7 +177,7 @@ def test_the_network_is_its_formula():
     np.testing.assert_allclose(network(x), expected, atol=1e-5)
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize('standard', [False, True])
 def test_values_of_another_size(standard):
     """The paper's claim in the small: with weights from positions nothing but the size of the

@@ -26,6 +26,7 @@ def test_fourier_features():
     )
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('shape', [(112,), (80, 112)])
 def test_a_cell_reaches_eleven_pixels_beyond_itself(shape):
     encoder = make_features(f'recombiner_lpe(shape={shape}, latent=3, hidden=4, features=2)')

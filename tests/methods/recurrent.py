@@ -67,14 +67,17 @@ def check_padding_and_packing(mixer, length):
     valid = (place >= left) & (place < left + length)
     pieces = [left - 1, 2, total - left - 1]
 
-    tok = pj.Tokens.of(valid=valid)  # with segments the state would start anew behind padding
+    # One segment, as the state would start anew behind padding of another. Padded and packed rows
+    # have the same optional arrays, so they use the same compiled functions.
+    tok = pj.Tokens.of(valid=valid, segment=np.zeros_like(place))
     padded = np.concatenate([draw(2, 2, left, MODEL), x, behind], axis=1)
     out = np.asarray(whole(mixer, padded, tok))
     np.testing.assert_allclose(out[:, left:-2], expected, atol=3e-5)
     check_cuts(mixer, total, pieces, tok=tok)
 
     # The first document is the beginning of the second, and the third has two tokens.
-    tok = pj.Tokens.of(segment=1 * (place >= left) + (place >= total - 2))
+    segment = 1 * (place >= left) + (place >= total - 2)
+    tok = pj.Tokens.of(valid=np.ones_like(valid), segment=segment)
     out = np.asarray(whole(mixer, np.concatenate([x[:, :left], x, behind], axis=1), tok))
     np.testing.assert_allclose(out[:, left:-2], expected, atol=3e-5)
     np.testing.assert_allclose(out[:, :left], expected[:, :left], atol=3e-5)

@@ -3,6 +3,7 @@ draw, the training rule of `place`, and refused arguments and positions.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -35,20 +36,37 @@ SIZES = dict(heads=4, kv_heads=2, head_dim=4, model_dim=8, train_len=12)
 def moved(module, seed=7, scale=0.3):
     """The module with random numbers added to its parameters."""
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    leaves = [a + scale * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves)]
-    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves), rest)
+    rng = np.random.default_rng(seed)
+    added = lambda a: a + scale * rng.standard_normal(a.shape, np.float32)
+    return nnx.merge(graphdef, jax.tree.map(added, params), rest)
 
 
+@functools.cache
 def make(arguments='', **sizes):
     spec = f'seqpe(max_pos=1000{", " if arguments else ""}{arguments})'
     return moved(pj.make(spec, rngs=nnx.Rngs(0), **{**SIZES, **sizes}))
 
 
 def auxiliary(encoding, seed=0):
+    return loss_of(encoding, jax.random.key(seed))
+
+
+# Compiled once for all encodings and inputs of one form.
+vectors = jax.jit(lambda encoding, pos: encoding.vectors(pos))
+placed = jax.jit(lambda encoding, tok, key=None: encoding.place(tok, key=key))
+whole = jax.jit(lambda layer, x, tok=None: layer(x, tok))
+step = jax.jit(lambda layer, x, cache: layer.step(x, cache))
+attended = jax.jit(
+    lambda encoding, q, k, v, tok: pj.attend(
+        encoding, *encoding.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE
+    )
+)
+
+
+@jax.jit
+def loss_of(encoding, key):
     x, tok = jnp.zeros((1, 2, 8)), pj.Tokens.of(length=2)  # neither is read
-    return encoding.auxiliary_loss(x, tok, key=jax.random.key(seed))
+    return encoding.auxiliary_loss(x, tok, key=key)
 
 
 def close(a, b, tolerance=2e-5):
@@ -121,7 +139,8 @@ def test_the_encoder_equals_numpy(components, causal, mask_padding):
     encoder = moved(SeqPEEncoder(8, 3, components, 2, std=0.3, rngs=nnx.Rngs(1)), scale=0.1)
     pos = jnp.array([[0, 999], [12, 305]])[:, :components]
     digits = seqpe_digits(pos, 3)
-    out = encoder(digits, 2, causal=causal, mask_padding=mask_padding)
+    run = jax.jit(lambda encoder: encoder(digits, 2, causal=causal, mask_padding=mask_padding))
+    out = run(encoder)
     for own, row in zip(digits.tolist(), out):
         close(row, numpy_encoder(encoder, own, 2, causal, mask_padding), 1e-5)
 
@@ -129,12 +148,12 @@ def test_the_encoder_equals_numpy(components, causal, mask_padding):
 @pytest.mark.full
 def test_a_position_has_one_vector_in_any_batch():
     encoding = make('use="input_add", temperature=2.0')
-    many = encoding.vectors(jnp.array([[[3], [998], [7]], [[998], [3], [3]]]))
+    many = np.asarray(vectors(encoding, np.array([[[3], [998], [7]], [[998], [3], [3]]])))
     close(many[0, 1], many[1, 0], 1e-6)
-    close(many[0, 0], encoding.vectors(jnp.array([3])), 1e-6)
+    close(many[0, 0], vectors(encoding, np.array([3])), 1e-6)
     assert np.abs(many[0, 0] - many[0, 2]).max() > 1e-3
     plain = changed(encoding, temperature=1.0)
-    close(plain.vectors(jnp.array([3])), 2 * many[0, 0], 1e-6)
+    close(vectors(plain, np.array([3])), 2 * many[0, 0], 1e-6)
 
 
 def changed(encoding, **changes):
@@ -149,20 +168,21 @@ def changed(encoding, **changes):
 
 
 def draw(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('use', USES[:3])
 def test_the_logits_are_those_of_the_equation(use):
     encoding = make(f'use="{use}", scale=0.5')
-    tok = encoding.place(pj.Tokens.of(positions=[[3, 999, 40], [0, 1, 2]]))
+    tok = placed(encoding, pj.Tokens.of(positions=[[3, 999, 40], [0, 1, 2]]))
     q, k, v = draw(0, 2, 3, 4, 4), draw(1, 2, 3, 2, 4), draw(2, 2, 3, 2, 4)
-    out = pj.attend(encoding, *encoding.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE)
+    out = attended(encoding, q, k, v, tok)
 
-    e = np.asarray(encoding.vectors(tok.pos[..., None]), np.float64)
-    product = lambda name: np.einsum('bld,dnh->blnh', e, getattr(encoding, name)[...])
-    pq, pk = product('query') + encoding.query_bias[...], product('key') + encoding.key_bias[...]
+    e = np.asarray(vectors(encoding, np.asarray(tok.pos)[..., None]), np.float64)
+    own = {name: np.asarray(a) for name, a in _arrays(encoding).items() if name != 'encoder'}
+    product = lambda name: np.einsum('bld,dnh->blnh', e, own[name])
+    pq, pk = product('query') + own['query_bias'], product('key') + own['key_bias']
     wide = lambda a: np.repeat(np.asarray(a, np.float64), 2, axis=2)  # two query heads a key head
     k, pk, v = wide(k), wide(pk), wide(v)
     if use == 'attn_scalar':  # heads of width 2 H, with the scale of H
@@ -178,13 +198,13 @@ def test_the_logits_are_those_of_the_equation(use):
 
 @pytest.mark.full
 def test_without_weights_of_pe_the_scalar_form_is_nope():
-    encoding = make()
+    encoding = nnx.clone(make())
     for name in ('query', 'key', 'query_bias', 'key_bias'):
         getattr(encoding, name)[...] = jnp.zeros_like(getattr(encoding, name)[...])
     arguments = draw(0, 1, 5, 4, 4), draw(1, 1, 5, 2, 4), draw(2, 1, 5, 2, 4)
-    tok = encoding.place(pj.Tokens.of(length=5))
-    out = pj.attend(encoding, *arguments, tok, tok, applied=pj.TOKEN_STAGE)
-    np.testing.assert_array_equal(out, pj.attend(pj.make('nope()'), *arguments, tok, tok))
+    tok = placed(encoding, pj.Tokens.of(length=5))
+    out = attended(encoding, *arguments, tok)
+    np.testing.assert_array_equal(out, attended(pj.make('nope()'), *arguments, tok))
 
 
 @pytest.mark.full
@@ -192,11 +212,12 @@ def test_input_add_adds_the_vector_once_and_leaves_padding():
     encoding = make('use="input_add"')
     tok = pj.Tokens.of(positions=[[5, 6]], valid=[[True, False]])
     x = draw(0, 1, 2, 8)
-    out = encoding.embed(x, encoding.place(tok))
-    close(out[0, 0], x[0, 0] + encoding.vectors(jnp.array([5])))
+    read = placed(encoding, tok)
+    out = np.asarray(encoding.embed(jnp.asarray(x), read))
+    close(out[0, 0], x[0, 0] + vectors(encoding, np.array([5])))
     np.testing.assert_array_equal(out[0, 1], x[0, 1])
     with pytest.raises(ValueError, match='token vectors of width 8, got 6'):
-        encoding.embed(x[..., :6], encoding.place(tok))
+        encoding.embed(jnp.asarray(x[..., :6]), read)
 
 
 @pytest.mark.parametrize('use, door', zip(USES, ('score', 'project', 'project', 'embed')))
@@ -213,20 +234,20 @@ def test_only_the_doors_of_the_use_are_open(use, door):
 def test_decoding_equals_the_whole_pass(use, components):
     spec = f'seqpe(use="{use}", max_pos=100, components={components}, temperature=4.0)'
     layer = moved(
-        pj.Attention(spec, width=8, heads=4, kv_heads=2, train_len=8, rngs=nnx.Rngs(0)), scale=0.1
+        pj.Attention(spec, width=8, heads=4, kv_heads=2, train_len=8, rngs=nnx.Rngs(0)), scale=0.2
     )
     pos = np.array([[0, 0, 1, 2, 3, 4], [90, 91, 92, 93, 94, 95]])
     positions = pos if components == 1 else np.stack([pos, 99 - pos], axis=-1)
     valid = [[False, True, True, True, True, True], [True] * 6]
     tok, x = pj.Tokens.of(positions=positions, valid=valid), draw(3, 2, 6, 8)
-    whole, cache = layer(x, tok), layer.start(2, 6, tok)
-    first, cache = layer.step(x[:, :3], cache)
-    second, cache = layer.step(x[:, 3:4], cache)
-    third, _ = layer.step(x[:, 4:], cache)
-    out = jnp.concatenate([first, second, third], axis=1)
-    close(out[jnp.array(valid)], whole[jnp.array(valid)])
+    expected, cache = np.asarray(whole(layer, x, tok)), layer.start(2, 6, tok)
+    first, cache = step(layer, x[:, :3], cache)
+    second, cache = step(layer, x[:, 3:4], cache)
+    third, _ = step(layer, x[:, 4:], cache)
+    out = np.concatenate([first, second, third], axis=1)
+    close(out[np.array(valid)], expected[np.array(valid)])
     other = dataclasses.replace(tok, pos=tok.pos[:, ::-1])
-    assert np.abs(whole - layer(x, other))[1].max() > 1e-4  # positions matter
+    assert np.abs(expected - whole(layer, x, other))[1].max() > 1e-4  # positions matter
 
 
 @pytest.mark.full
@@ -238,9 +259,9 @@ def test_a_chain_decodes_too(second):
     x, cache = draw(3, 2, 5, 8), layer.start(2, 5)
     rows = []
     for t in range(5):
-        row, cache = layer.step(x[:, t : t + 1], cache)
+        row, cache = step(layer, x[:, t : t + 1], cache)
         rows.append(row)
-    close(jnp.concatenate(rows, axis=1), layer(x))
+    close(np.concatenate(rows, axis=1), whole(layer, x))
 
 
 # The losses.
@@ -282,7 +303,7 @@ def test_transfer_loss_is_zero_up_to_a_rotation_of_every_head():
 @pytest.mark.full
 def test_the_loss_of_an_encoder_without_output():
     """Equal vectors: L_ct = ln 32 whatever is drawn, and L_tr = 0."""
-    encoding = make('contrastive=0.5, transfer=3.0, offsets=8')
+    encoding = nnx.clone(make('contrastive=0.5, transfer=3.0, offsets=8'))
     for name in ('final', 'final_bias'):
         variable = getattr(encoding.encoder, name)
         variable[...] = jnp.zeros_like(variable[...])
@@ -344,7 +365,7 @@ def test_candidates():
 @pytest.mark.full
 def test_edits_reach_every_kind():
     digits = jnp.array([0, 0, 5, 6, 7])
-    edited = jax.vmap(losses.seqpe_edited, (0, None))(
+    edited = jax.jit(jax.vmap(losses.seqpe_edited, (0, None)))(
         jax.random.split(jax.random.key(0), 3000), digits
     )
     found = {''.join(map(str, row)) for row in np.asarray(edited).tolist()}
@@ -374,7 +395,7 @@ def test_training_makes_the_nearest_position_the_most_alike():
     encoding = pj.make(spec, rngs=nnx.Rngs(0), **sizes)
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
     optimizer = optax.adam(3e-3)
-    loss_of = lambda params, key: nnx.merge(graphdef, params, rest).auxiliary_loss(
+    objective = lambda params, key: nnx.merge(graphdef, params, rest).auxiliary_loss(
         None, None, key=key
     )
 
@@ -382,11 +403,11 @@ def test_training_makes_the_nearest_position_the_most_alike():
     def run(params):
         def step(carry, key):
             params, state = carry
-            loss, gradients = jax.value_and_grad(loss_of)(params, key)
+            loss, gradients = jax.value_and_grad(objective)(params, key)
             updates, state = optimizer.update(gradients, state, params)
             return (optax.apply_updates(params, updates), state), loss
 
-        keys = jax.random.split(jax.random.key(3), 300)
+        keys = jax.random.split(jax.random.key(3), 150)
         return jax.lax.scan(step, (params, optimizer.init(params)), keys)
 
     (params, _), curve = run(params)
@@ -401,35 +422,35 @@ def test_training_makes_the_nearest_position_the_most_alike():
 def test_a_shifted_step_reads_later_positions():
     encoding = make('use="input_add", shift=1.0, dropout=0.0')
     tok = pj.Tokens.of(positions=[[2, 0, 1]], valid=[[True, True, True]])
-    every = encoding.vectors(jnp.arange(1000)[:, None])
+    every = np.asarray(vectors(encoding, np.arange(1000)[:, None]))
     starts = []
     for seed in range(5):
-        placed = encoding.place(tok, key=jax.random.key(seed))
-        read = placed.feats['seqpe'][0, :, 0]
-        nearest = jnp.abs(every[None] - read[:, None]).max(-1).argmin(-1)
+        shifted = placed(encoding, tok, jax.random.key(seed))
+        read = np.asarray(shifted.feats['seqpe'])[0, :, 0]
+        nearest = np.abs(every[None] - read[:, None]).max(-1).argmin(-1)
         starts.append(int(nearest[1]))
         assert nearest.tolist() == [starts[-1] + p for p in (2, 0, 1)]
-        np.testing.assert_array_equal(placed.pos, tok.pos)
+        np.testing.assert_array_equal(shifted.pos, tok.pos)
     assert len(set(starts)) == 5 and 0 <= min(starts) and max(starts) < 998
     full = pj.Tokens.of(positions=[[0, 999]])  # no room
-    read = encoding.place(full, key=jax.random.key(0)).feats['seqpe'][0, :, 0]
-    close(read, every[jnp.array([0, 999])])
+    read = placed(encoding, full, jax.random.key(0)).feats['seqpe'][0, :, 0]
+    close(read, every[[0, 999]])
 
 
 @pytest.mark.full
 def test_shifts_are_as_rare_as_asked_and_evaluation_has_none():
     encoding = make('use="input_add", shift=0.1, dropout=0.0')
     tok = pj.Tokens.of(positions=[[0]])
-    vector = encoding.vectors(jnp.array([0]))
-    read = jax.vmap(lambda key: encoding.place(tok, key=key).feats['seqpe'][0, 0, 0])(
+    vector = np.asarray(vectors(encoding, np.array([0])))
+    read = jax.jit(jax.vmap(lambda key: encoding.place(tok, key=key).feats['seqpe'][0, 0, 0]))(
         jax.random.split(jax.random.key(0), 600)
     )
     shifted = np.abs(read - vector).max(-1) > 1e-4
     assert abs(shifted.mean() - 0.1) < 0.04  # three standard deviations
-    close(encoding.place(tok).feats['seqpe'][0, 0, 0], vector, 1e-6)
+    close(placed(encoding, tok).feats['seqpe'][0, 0, 0], vector, 1e-6)
     # Where the positions are shifted the transfer loss is left out.
     quiet = changed(encoding, contrastive=0.0, transfer=1.0, draws=1, offsets=3)
-    terms = jax.vmap(lambda key: quiet.auxiliary_loss(None, None, key=key))(
+    terms = jax.jit(jax.vmap(lambda key: quiet.auxiliary_loss(None, None, key=key)))(
         jax.random.split(jax.random.key(0), 600)
     )
     np.testing.assert_array_equal(terms == 0, shifted)
@@ -439,10 +460,10 @@ def test_shifts_are_as_rare_as_asked_and_evaluation_has_none():
 def test_dropout_follows_the_key_alone():
     encoding = make('use="input_add", shift=0.0, dropout=0.5')
     tok = pj.Tokens.of(positions=[[4]])
-    read = lambda seed: encoding.place(tok, key=jax.random.key(seed)).feats['seqpe']
+    read = lambda seed: placed(encoding, tok, jax.random.key(seed)).feats['seqpe']
     np.testing.assert_array_equal(read(0), read(0))
     assert np.abs(read(0) - read(1)).max() > 1e-3
-    close(encoding.place(tok).feats['seqpe'][0, 0, 0], encoding.vectors(jnp.array([4])), 1e-6)
+    close(placed(encoding, tok).feats['seqpe'][0, 0, 0], vectors(encoding, np.array([4])), 1e-6)
 
 
 # Refused arguments and positions.

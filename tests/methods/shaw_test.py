@@ -91,7 +91,7 @@ def test_the_pure_functions_are_the_definition():
     )
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize('rows', [1, B], ids=['shared positions', 'positions per row'])
 def test_gradients_equal_those_of_the_definition(rows):
     encoding, shaw = make()

@@ -113,7 +113,7 @@ def waves_scale(s):
     return float(1 / (2 * 2**0.5 * np.pi * s))
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize('basis', ['gaussian', 'rff', 'triangle'])
 def test_the_closed_form_reproduces_a_grid(basis):
     scale = {'gaussian': 0.05, 'rff': 6.0, 'triangle': 0.1}[basis]

@@ -30,6 +30,9 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'sigma_gpt.json').re
 T, V = 9, 7
 
 
+read = jax.jit(lambda model, tokens, tok: model(tokens, tok))
+
+
 def model_of(encoding='sigma_gpt(max_len=9, std=1.0)', seed=0, **sizes):
     sizes = dict(dict(vocab_size=V, train_len=T - 1, layers=2, width=16, heads=2), **sizes)
     return Transformer(TransformerConfig(encoding=encoding, **sizes), rngs=nnx.Rngs(seed))
@@ -72,7 +75,9 @@ def test_identity_order_is_a_gpt_with_both_positions(model):
         x, np.asarray(model.embedding[...])[tokens[:, :-1]] * 4 + both, atol=1e-6
     )  # sqrt(width) = 4
     identity = pj.Tokens.of(positions=pairs_of(np.arange(T)[None]))
-    np.testing.assert_array_equal(model(tokens[:, :-1], identity), model(tokens[:, :-1], plain))
+    np.testing.assert_array_equal(
+        read(model, tokens[:, :-1], identity), read(model, tokens[:, :-1], plain)
+    )
 
 
 def test_golden_sinusoid():
@@ -281,13 +286,13 @@ def test_steps_equal_the_whole_in_any_order(model):
     order = orders()
     tokens = jnp.take_along_axis(text(), jnp.asarray(order), axis=1)[:, :-1]
     tok = pj.Tokens.of(positions=pairs_of(order))
-    expected = model(tokens, tok)
-    logits, cache = prefill(model, init_cache(model, tok), tokens[:, :3])
-    found = [*jnp.moveaxis(logits, 1, 0)]
+    expected, step = read(model, tokens, tok), jax.jit(decode_step)
+    logits, cache = jax.jit(prefill)(model, init_cache(model, tok), tokens[:, :3])
+    found = [*np.moveaxis(np.asarray(logits), 1, 0)]
     for t in range(3, T - 1):
-        logits, cache = decode_step(model, cache, tokens[:, t])
+        logits, cache = step(model, cache, tokens[:, t])
         found.append(logits)
-    np.testing.assert_allclose(jnp.stack(found, 1), expected, atol=2e-5)
+    np.testing.assert_allclose(np.stack(found, 1), expected, atol=2e-5)
 
 
 def test_greedy_completion_is_consistent_with_one_pass(model):
@@ -298,7 +303,7 @@ def test_greedy_completion_is_consistent_with_one_pass(model):
     out = sample_in_order(model, text(), order, known=known, temperature=0.0)
     assert_given(out, text(), order, known)
     shuffled = jnp.take_along_axis(out.tokens, jnp.asarray(order), axis=1)
-    logits = model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(order)))
+    logits = read(model, shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(order)))
     np.testing.assert_array_equal(jnp.argmax(logits, -1)[:, known - 1 :], shuffled[:, known:])
     assert out.evaluations == T - known
 
@@ -312,7 +317,7 @@ def test_a_start_slot_predicts_the_first_token_as_well():
         jnp.take_along_axis(out.tokens, jnp.asarray(order), axis=1), ((0, 0), (1, 0))
     )
     places = np.pad(order, ((0, 0), (1, 0)), constant_values=-1)
-    logits = model(shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(places)))
+    logits = read(model, shuffled[:, :-1], pj.Tokens.of(positions=pairs_of(places)))
     np.testing.assert_array_equal(jnp.argmax(logits, -1), shuffled[:, 1:])
     assert out.evaluations == T
     burst = burst_sample(model, text(), order, known=0, key=jax.random.key(0), start=0)
@@ -346,7 +351,7 @@ def test_proposals_are_the_conditionals_of_the_model(model, known):
         expected = []
         for place in range(known, T):
             ask = np.concatenate([order[:, :known], order[:, place : place + 1]], axis=1)
-            logits = model(given, pj.Tokens.of(positions=pairs_of(ask)))[:, -1]
+            logits = np.asarray(read(model, given, pj.Tokens.of(positions=pairs_of(ask))))[:, -1]
             expected.append(
                 jnp.take_along_axis(
                     jax.nn.log_softmax(logits), drawn[:, place - known, None], axis=1

@@ -201,6 +201,7 @@ def test_spearman_with_ties():
     )
 
 
+@pytest.mark.full
 def test_heads_that_are_removed_and_no_others():
     model = model_of(layers=4, pattern=('rope()', 'rope(base=500.0)'))
     before = np.asarray(model(TOKENS))

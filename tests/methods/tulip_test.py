@@ -93,7 +93,7 @@ def test_the_other_losses_of_the_paper_by_hand():
         distillation_loss(teacher, student, 'L1')
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize('kind', ['mse', 'l2'])
 def test_distillation_by_another_loss(kind):
     teacher = model_of(layers=1)

@@ -103,13 +103,14 @@ def test_a_train_len_shorter_than_one_turn_interpolates_all_but_the_fastest_plan
 DYNAMIC = 'rope(freqs=yarn(dynamic=True{}))'
 
 
+projected = jax.jit(lambda part, q, k, v, tok: part.project(q, k, v, tok, tok)[:3])
+
+
 def pass_over(spec, length, width=16, train_len=8):
     """Queries, keys and values of one pass after `project`."""
-    arrays = [jax.random.normal(jax.random.key(i), (1, length, 2, width)) for i in range(3)]
-    tok = pj.Tokens.of(length=length)
-    return pj.make(spec, head_dim=width, train_len=train_len, causal=True).project(
-        *arrays, tok, tok
-    )[:3]
+    arrays = np.random.default_rng(0).standard_normal((3, 1, length, 2, width), np.float32)
+    part = pj.make(spec, head_dim=width, train_len=train_len, causal=True)
+    return projected(part, *arrays, pj.Tokens.of(length=length))
 
 
 @pytest.mark.parametrize(
@@ -171,13 +172,13 @@ def test_a_given_attention_factor_is_that_of_every_length():
 
 @pytest.mark.full
 def test_documents_of_a_row_have_factors_of_their_own():
-    rows = [jax.random.normal(jax.random.key(i), (1, 30, 2, 16)) for i in range(3)]
+    rows = np.random.default_rng(0).standard_normal((3, 1, 30, 2, 16), np.float32)
     part = pj.make(DYNAMIC.format(''), head_dim=16, train_len=8)
     packed = pj.Tokens.of(segment=np.repeat([[0, 1]], [6, 24], axis=1))
-    together = part.project(*rows, packed, packed)[1]
+    together = np.asarray(projected(part, *rows, packed)[1])
     for start, size in ((0, 6), (6, 24)):
         tok = pj.Tokens.of(length=size)
-        alone = part.project(*(a[:, start : start + size] for a in rows), tok, tok)[1]
+        alone = projected(part, *rows[:, :, start : start + size], tok)[1]
         np.testing.assert_allclose(together[:, start : start + size], alone, atol=1e-6)
 
 
@@ -196,13 +197,20 @@ def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
     tok = pj.Tokens.of(length=24)
     _, cache = jax.jit(prefill)(model, init_cache(model, tok), prompt[:, :6])
     assert model.encoding(0, model.blocks[0]).cached == 'raw'
-    steps, step, whole = [], jax.jit(decode_step), jax.jit(lambda model, text: model(text))
+    steps, step, whole = (
+        [],
+        jax.jit(decode_step),
+        jax.jit(lambda model, text, tok: model(text, tok)),
+    )
+    upto = lambda end: pj.Tokens.of(valid=np.arange(24)[None] < end)
     for t in range(6, 24):
         logits, cache = step(model, cache, prompt[:, t])
         steps.append(logits[0])
     for t in (6, 7, 8, 15, 23):
-        np.testing.assert_allclose(steps[t - 6], whole(model, prompt[:, : t + 1])[0, -1], atol=2e-5)
-    assert np.abs(np.stack(steps[2:-1]) - whole(model, prompt)[0, 8:-1]).max() > 1e-3
+        expected = np.asarray(whole(model, prompt, upto(t + 1)))[0, t]
+        np.testing.assert_allclose(steps[t - 6], expected, atol=2e-5)
+    of_all = np.asarray(whole(model, prompt, upto(24)))
+    assert np.abs(np.stack(steps[2:-1]) - of_all[0, 8:-1]).max() > 1e-3
 
 
 @pytest.mark.full
@@ -212,8 +220,9 @@ def test_a_dynamic_extension_of_a_model():
     )
     model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(20)[None] % 11
     longer, static = model.extend('yarn(dynamic=True)'), model.extend('yarn(factor=2.5)')
-    np.testing.assert_allclose(longer(tokens), static(tokens), atol=2e-5)
-    np.testing.assert_allclose(longer(tokens[:, :8]), model(tokens[:, :8]), atol=1e-6)
+    read = jax.jit(lambda model, tokens: model(tokens))
+    np.testing.assert_allclose(read(longer, tokens), read(static, tokens), atol=2e-5)
+    np.testing.assert_allclose(read(longer, tokens[:, :8]), read(model, tokens[:, :8]), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_steps_in_any_cut_equal_one_call(spec, cut):
     np.testing.assert_allclose(jnp.concatenate(found, axis=1), expected, atol=2e-5)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'spec', ['rope()', 'path(rank=4)', 'path(forget=True)', 'rcmha(max_len=16)', 'cope()', 'tra()']
 )

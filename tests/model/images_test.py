@@ -81,6 +81,7 @@ def test_vectors_are_read_with_what_is_known_about_them():
         model(x[..., :3])
 
 
+@pytest.mark.full
 def test_a_pyramid_is_its_stages_one_after_the_other():
     lower = ((1, 4, 1, 2, 'nope()'), (1, 6, 2, 1, 'nope()'))
     model = model_of(lower=lower, patch=2, mlp='mix_ffn')

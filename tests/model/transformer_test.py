@@ -76,6 +76,7 @@ def plain_forward(model, tokens):
     return x @ (f(model.embedding).T if model.output is None else f(model.output))
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'fields',
     [
@@ -99,6 +100,7 @@ def test_logits_are_those_of_a_plain_forward_pass(fields):
     np.testing.assert_allclose(logits, plain_forward(model, TOKENS), atol=2e-5)
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('tie', [False, True])
 def test_the_first_loss_is_that_of_no_knowledge_unless_the_output_is_tied(tie):
     logits = model_of(width=256, encoding='nope()', tie=tie)(TOKENS)

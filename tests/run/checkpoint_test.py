@@ -217,6 +217,7 @@ def test_none(tmp_path):
         restore_model(tmp_path)
 
 
+@pytest.mark.full
 def test_another_model(run):
     directory, _, _ = run
     config = validate(tiny.config(directory, **{**FIELDS, 'model__width': 32}))
@@ -407,6 +408,7 @@ def test_files_and_other_names_among_checkpoints(run):
         assert checkpoints.restore(trainer.abstract)[2] == 7
 
 
+@pytest.mark.full_but_one
 @pytest.mark.parametrize('keep', [None, 2])
 def test_a_file_in_the_place_of_the_folder(run, keep):
     directory, _, _ = run

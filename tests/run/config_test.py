@@ -276,6 +276,7 @@ def test_missing_text(tmp_path):
         validate(tiny.config(tmp_path, data__dataset='text:*.txt', data__data_dir=str(tmp_path)))
 
 
+@pytest.mark.full
 def test_no_device_is_touched(tmp_path):
     ids = dict(task='copy(ids="coupled")', eval__at_end=True, train__length=5)
     tables = (
@@ -510,6 +511,7 @@ def test_fields_of_later_versions_have_their_defaults(tmp_path):
     assert stored.differences(read, config) == []
 
 
+@pytest.mark.full
 def test_every_config_file_is_valid():
     import importlib
 
@@ -521,6 +523,7 @@ def test_every_config_file_is_valid():
         validate(config)
 
 
+@pytest.mark.full
 def test_command_line(capsys):
     """An error in the flags and one in training end a real process; the others end `main`."""
     import train as program

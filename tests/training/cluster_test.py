@@ -227,7 +227,7 @@ def test_addresses(coordinator):
             pass
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize('gone', [0, 1])
 def test_training_ends_with_one_line_and_goes_on(tmp_path, gone):
     """A process that is killed while two train: the checkpoint before is safe, and the same command

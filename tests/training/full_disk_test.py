@@ -80,7 +80,7 @@ def test_a_save_that_fails_while_it_is_written(tmp_path, monkeypatch, whole):
     goes_on(tmp_path, whole)
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize(
     'what, pieces', [('config.json', 0), ('metrics.jsonl', 5), ('events.out', 30)]
 )

@@ -84,6 +84,7 @@ def test_killed_runs_have_the_same_losses(whole, cache, tmp_path):
     assert losses(tmp_path) == losses(whole)
 
 
+@pytest.mark.full
 def test_stopped_run_saves_and_continues(whole, cache, tmp_path, capsys):
     process = tiny.start(tmp_path, name=NAME, cache=cache, train__save_every=1000)
     wait_for(process, 'step 2/')
@@ -121,7 +122,6 @@ def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
     assert restore_model(tmp_path / NAME)[2] == stopped
 
 
-@pytest.mark.full
 def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop, '_evaluate', lambda *_: pytest.fail('evaluated'))
     read = []

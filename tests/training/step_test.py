@@ -132,6 +132,7 @@ def test_what_is_not_scored_does_not_train(plain):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
+@pytest.mark.full
 def test_z_loss(plain):
     cfg, trainer = plain
     _, with_z = trainer_of(train__z_loss=0.5)

@@ -75,7 +75,7 @@ def test_the_rule_is_read_back_and_not_one_that_is_like_it(rule, tmp_path):
     assert given == read and type(ours.freqs) is type(theirs.freqs) and parse(found.cfg.encoding)
 
 
-@pytest.mark.full_but_one
+@pytest.mark.full
 @pytest.mark.parametrize('rule', RULES)
 def test_transformers_reads_the_same_model_and_its_extended_length_without_a_warning(
     rule, tmp_path
