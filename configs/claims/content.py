@@ -143,6 +143,7 @@ MEASUREMENTS = {
         below('nope_12', 'sinusoidal_12', length=64),
         'nats a byte',
         margin=0.01,
-        minutes=30,
+        minutes=90,
+        remark='The distance is .63 nats in 2 layers and .07 in 6; more than 12 were not trained.',
     ),
 }
