@@ -2,7 +2,7 @@
 
 from configs.claims.claim import Measurement, above, by_seed, lead, minus, number
 
-MIXERS = ('mixers', '--only', 'lavo', 'lightnet', 'rope')
+MIXERS = ('mixers', '--only', 'lavo', 'lightnet', 'cheems', 'rope')
 
 
 def rise(name: str, near: int, far: int):
@@ -27,14 +27,18 @@ MEASUREMENTS = {
         remark='LightNet has learned far less than attention after the same batches.',
     ),
     'M3': Measurement(
-        'Bytes of text read in windows of 128 and of 1024 after training with 128: 0.02 '
-        'nats minus the rise of the loss of LAVO.',
+        'Bytes of text read in windows of 128 and of 1024 after training with 128: nats that the '
+        'loss of LAVO rises less than that of LightNet and of Cheems.',
         'models',
         MIXERS,
-        by_seed(lambda more: 0.02 - more, rise('lavo', 128, 1024)),
+        by_seed(
+            lambda own, *others: min(others) - own,
+            *(rise(name, 128, 1024) for name in ('lavo', 'lightnet', 'cheems')),
+        ),
         'nats a byte',
-        margin=0.005,
+        margin=0.01,
         minutes=20,
+        remark='LAVO alone falls, by .01 nats; within 128 bytes attention with RoPE is better.',
     ),
     'M4a': Measurement(
         'Associative recall in 256 tokens after training with 64, a scan below attention: with '
@@ -49,19 +53,22 @@ MEASUREMENTS = {
         'recall was not tested.',
     ),
     'M4b': Measurement(
-        'Associative recall in 256 tokens after training with 64: a scan below attention without '
-        'positions, minus the better of two scans and two layers of attention with RoPE.',
+        'Associative recall in 256 tokens after training with 64: a rotated scan below attention '
+        'with RoPE, as published, minus the better of two scans and two layers of attention with '
+        'RoPE.',
         'models',
         RECALL,
         lead(
             *(
                 number(name, length=256)
-                for name in ('hybrid_unrotated', 'cheems', 'cheems_unrotated', 'attention_rope')
+                for name in ('hybrid', 'cheems', 'cheems_unrotated', 'attention_rope')
             )
         ),
         'of exact match',
         margin=0.05,
         minutes=25,
+        remark='Without rotation in either layer the hybrid has .63, .66 and .20 more than the '
+        'better of its parts.',
     ),
     'M5': Measurement(
         'Recall of 8 pairs in 1024 tokens after training with 64: the hybrid without '
@@ -72,5 +79,6 @@ MEASUREMENTS = {
         'of exact match',
         margin=0.05,
         minutes=25,
+        remark='The second half of the claim is not met: decoding is 2.3 to 3.2 times as fast.',
     ),
 }

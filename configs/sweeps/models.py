@@ -82,7 +82,8 @@ GROUPS = {
     'recall': recall(),
     'mixers': {
         'lavo': 'lavo(slots=16, window=64)',
-        'lightnet': 'lightnet()',
+        'lightnet': "lightnet(encoding=md_lrpe(form='cosine'))",
+        'lightnet_bare': 'lightnet()',
         'cheems': CHEEMS.format(''),
         'rope': 'rope()',
         'alibi': 'alibi()',

@@ -122,7 +122,8 @@ class Rmat(RecurrentMixer):
     the queries of the segment right after its slots were made.
 
     Args:
-      segment: G; 0 is the trained length.
+      segment: G; 0 is half the trained length, so that training crosses a boundary, behind which
+        the memory is read and its gate is trained.
       chunk: C.
       slots: S.
       mix: weigh the three attentions by a trained softmax for each head instead of summing them.
@@ -166,7 +167,7 @@ class Rmat(RecurrentMixer):
         ):
             if size < least:
                 raise ValueError(f'rmat {name} must be at least {least}, got {size}')
-        self.segment, self.slots = segment or train_len, slots
+        self.segment, self.slots = segment or -(-train_len // 2), slots
         self.chunk = min(chunk, self.segment)
         self.chunks = -(-self.segment // self.chunk)
         self.base, self.through = base, through

@@ -302,7 +302,8 @@ def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, 
     """
     if model.encoder is None:
         return None
-    batch = task.sample(batch_rng(0, 'test', 0), 1, length)
+    rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
+    batch = task.sample(batch_rng(0, 'test', 0), rows, length)
     pos: Any = batch.get('source_positions')
     if pos is None:
         return None
