@@ -19,6 +19,7 @@ from posenc_jax.evaluation.scoring import token_scores
 from posenc_jax.evaluation.tasks import SEED
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.pretrained import export_pretrained, is_pretrained
+from posenc_jax.run import protocols
 from posenc_jax.run.job import home_of
 from posenc_jax.run.plan import make_task
 from posenc_jax.tasks.language import Language
@@ -76,19 +77,17 @@ def test_perplexity_and_bits_per_byte_are_those_of_the_model(checkpoint):
         [folder / 'model'], overrides(folder, **{'eval.protocols': ('nonoverlapping',)})
     ).runs
     task = Language('text:a.txt', str(folder), tokenizer=str(folder / 'model'))
-    stream = task.tokens('test')[:65]
-    nll, _ = token_scores(model, jnp.asarray(stream[None, :16]), jnp.asarray(stream[None, 1:17]))
-    first = next(m for m in results[0].measurements if m.length == 16)
-    windows = [
-        token_scores(
-            model, jnp.asarray(stream[None, a : a + 16]), jnp.asarray(stream[None, a + 1 : a + 17])
-        )[0]
-        for a in range(0, 64, 16)
-    ]
-    total = float(np.sum([np.asarray(w, np.float64) for w in windows]))
+    stream = task.tokens('test')
+    lengths = tuple(sorted({m.length for m in results[0].measurements}))
+    first = next(m for m in results[0].measurements if m.length == lengths[0] == 16)
+    plans = protocols.plan(len(stream) - 1, lengths, ('nonoverlapping',), tokens=64, stride=1)
+    index = plans[0][2].start[:, None] + np.arange(16)
+    assert first.tokens == index.size == 64
+    nll, _ = token_scores(model, jnp.asarray(stream[index]), jnp.asarray(stream[index + 1]))
+    total = float(np.asarray(nll, np.float64).sum())
     assert first.value == pytest.approx(math.exp(total / 64), rel=1e-4)
     assert first.bits_per_byte == pytest.approx(
-        total / math.log(2) / task.bytes_of[stream[1:]].sum(), rel=1e-4
+        total / math.log(2) / task.bytes_of[stream[index + 1]].sum(), rel=1e-4
     )
 
 

@@ -76,7 +76,7 @@ def test_evaluation_counts_in_every_window_anew(folder):
         stream,
         (64,),
         ('nonoverlapping',),
-        tokens=200,
+        tokens=len(stream),
         rows=lambda n: 2,
         stride=8,
         places=task.places('test'),
