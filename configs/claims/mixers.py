@@ -24,7 +24,8 @@ MEASUREMENTS = {
         'nats a byte',
         margin=0.05,
         minutes=20,
-        remark='LightNet has learned far less than attention after the same batches.',
+        remark='LightNet has learned less after the same batches: 7.2 against 4.2 within 128 '
+        'bytes, where a table of 5-grams has 3.6.',
     ),
     'M3': Measurement(
         'Bytes of text read in windows of 128 and of 1024 after training with 128: nats that the '
@@ -38,7 +39,8 @@ MEASUREMENTS = {
         'nats a byte',
         margin=0.01,
         minutes=20,
-        remark='LAVO alone falls, by .01 nats; within 128 bytes attention with RoPE is better.',
+        remark='LAVO falls by .01 nats and Cheems, a scan, by .02; LightNet, with rotary '
+        'positions, rises by .62 to .76. Within 128 bytes Cheems and attention are better.',
     ),
     'M4a': Measurement(
         'Associative recall in 256 tokens after training with 64, a scan below attention: with '
