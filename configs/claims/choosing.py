@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from configs.claims import page
-from configs.claims.claim import VERDICTS
 
 HEADER = """# Choosing an encoding
 
@@ -41,37 +40,32 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     'Points and boxes': ('S13', 'S14'),
     'Graphs': ('S15', 'S16', 'S17', 'C13'),
 }
-_FOR = ('holds', 'partly')
 
 
 def markdown(claims: page.Claims, records: page.Records) -> str:
     """The whole page."""
     verdicts = page.measured(claims, records)
-    parts = [HEADER]
+    parts, empty = [HEADER], []
     for need, ids in NEEDS.items():
         known = [claims[name] for name in ids if name in claims]
         done = [claim for claim in known if claim.id in verdicts]
         if not done:
+            empty.append(need)
             continue
         parts.append(f'\n## {need}\n')
         named = lambda *wanted: ', '.join(
             dict.fromkeys(f'`{claim.key}`' for claim in done if verdicts[claim.id] in wanted)
         )
         for words, wanted in (
-            ('for', _FOR),
+            ('for', ('holds', 'partly')),
             ('against', ('contrary',)),
             ('on neither side', ('open',)),
         ):
             if found := named(*wanted):
                 parts.append(f'- The measurements speak {words}: {found}.')
-        rows = sorted(
-            (page.row(claim, records[claim.id], verdicts[claim.id]) for claim in done),
-            key=lambda row: VERDICTS.index(row[-1].split('**')[1]),
-        )
-        parts += ['', page.table(page.ROW, rows)]
+        parts += ['', page.measured_table(done, records, verdicts)]
         if left := [claim.id for claim in known if claim.id not in verdicts]:
             parts.append(f'\nNot measured yet: {", ".join(left)}.')
-    empty = [need for need, ids in NEEDS.items() if not verdicts.keys() & set(ids)]
     if empty:
         parts += ['\n## Nothing measured yet\n', *(f'- {need}' for need in empty)]
     return '\n'.join(parts) + '\n'

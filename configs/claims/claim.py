@@ -168,6 +168,13 @@ def below(better: str, worse: str, **where: object) -> Measure:
     return above(worse, better, 'nll', **where)
 
 
+def gain(name: str, near: int, far: int, **where: object) -> Measure:
+    """How many nats a token fewer a run needs at the length `far` than at `near`."""
+    return minus(
+        number(name, 'nll', length=near, **where), number(name, 'nll', length=far, **where)
+    )
+
+
 def lead(own: Measure, *others: Measure) -> Measure:
     """How much more the first has than the best of the others."""
     return by_seed(lambda first, *rest: first - max(rest), own, *others)

@@ -59,7 +59,6 @@ def effect_text(how: Measurement, effects: Mapping[int, float]) -> str:
     return f'{mean} {how.unit} ({low} to {high}; at least {how.margin:g} counts)'
 
 
-ROW = ('id', 'method', 'the paper says', 'compared here', 'effect', 'verdict')
 COLUMNS = ('family', *VERDICTS, 'not measured', 'claims')
 
 
@@ -81,33 +80,34 @@ def counts(claims: Claims, records: Records) -> list[list[str]]:
 def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
-    parts = [HEADER, table(COLUMNS, counts(claims, records))]
+    parts = [HEADER, _table(COLUMNS, counts(claims, records))]
     if verdicts:
         parts.append(f'\n![Effects of the measured claims]({PICTURE})')
     for family in dict.fromkeys(claim.family for claim in claims.values()):
         own = [claim for claim in claims.values() if claim.family == family]
-        done = sorted(
-            (claim for claim in own if claim.id in verdicts),
-            key=lambda claim: VERDICTS.index(verdicts[claim.id]),
-        )
         parts.append(f'\n## {family}')
-        if done:
-            rows = [row(claim, records[claim.id], verdicts[claim.id]) for claim in done]
-            parts += ['', table(ROW, rows)]
+        if done := [claim for claim in own if claim.id in verdicts]:
+            parts += ['', measured_table(done, records, verdicts)]
         if waiting := [claim for claim in own if claim.id not in verdicts]:
             rows = [
                 [c.id, f'`{c.key}`', _cited(c), (c.how or c).test, f'{(c.how or c).minutes:g}']
                 for c in waiting
             ]
             names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
-            parts += ['\nNot measured:\n', table(names, rows)]
+            parts += ['\nNot measured:\n', _table(names, rows)]
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
-    parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
+    parts += ['\n## Methods without a claim\n', _table(('method', 'why'), rows)]
     return '\n'.join(parts) + '\n'
 
 
-def row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
-    """The cells of `ROW` of a measured claim."""
+def measured_table(done: Iterable[Claim], records: Records, verdicts: Mapping[str, str]) -> str:
+    """A Markdown table of measured claims, those that hold first."""
+    order = sorted(done, key=lambda claim: VERDICTS.index(verdicts[claim.id]))
+    names = ('id', 'method', 'the paper says', 'compared here', 'effect', 'verdict')
+    return _table(names, [_row(c, records[c.id], verdicts[c.id]) for c in order])
+
+
+def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
     how = claim.how
     assert how is not None
     command = ' '.join((how.sweep, *how.arguments))
@@ -125,8 +125,7 @@ def _cited(claim: Claim) -> str:
     return f'{claim.statement} ([{claim.arxiv}](https://arxiv.org/abs/{claim.arxiv}))'
 
 
-def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that may contain bars."""
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return markdown_table(names, [[cell.replace('|', '\\|') for cell in row] for row in rows])
 
 

@@ -1,7 +1,7 @@
 """A small convolutional generator whose grid is shifted: does what it draws move along?
 
 Command:   python -m configs.sweeps.mspe [--seeds 0 1 2] [--steps 1500] [--workdir runs/mspe]
-Number:    docs/results/space.md
+Number:    not measured yet; after 300 steps 'mspe' was far from fitted
 The generator draws a blob in the middle of 32 x 32 pixels, of the height and the two radii that it
 reads, in four resolutions from 4 x 4 on. It is trained to draw exactly these blobs, by their mean
 squared error; this stands for the adversarial training of the paper, and leaves no doubt about what

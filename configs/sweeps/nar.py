@@ -1,7 +1,8 @@
 """A diagonal of an image at a time against one token at a time: likelihood and steps.
 
 Command:   python -m configs.sweeps.nar [--seeds 0 1 2] [--steps 800] [--workdir runs/nar]
-Results:   WORKDIR/results.csv; docs/results/space.md has the numbers.
+Number:    not measured yet
+Results:   WORKDIR/results.csv
 The data are fields of 6 x 6 tokens with 4 states, a Potts model whose neighbours like to be equal
 (20 sweeps of Gibbs sampling at coupling 0.9 on a torus). 'raster' is a causal decoder with `rope()`
 in the order of the rows, 'raster_2d' one with `axial_rope2d()`, and 'nar' reads and predicts

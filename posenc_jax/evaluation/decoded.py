@@ -5,7 +5,7 @@ in them.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from posenc_jax.core.registry import check_choice
 from posenc_jax.decoding.decoding import Decoding
@@ -78,21 +78,10 @@ def decoded_match(
         answers = (vocabulary.encode(f' {", ".join(own)}'.encode()) for _, own in asked)
         max_new_tokens = max(map(len, answers)) + _SPARE
     ids, valid = pad_left(prompts)
-    outputs: list[str] = []
-    for first in range(0, samples, rows):
-        own = np.minimum(np.arange(first, first + rows), samples - 1)  # one shape, one compilation
-        out = generate(
-            model,
-            ids[own],
-            valid=valid[own],
-            max_new_tokens=max_new_tokens,
-            temperature=0.0,
-            decoding=decoding,
-        )
-        new = np.asarray(out)[: samples - first, ids.shape[1] :]
-        outputs += [task.decode(row) for row in new]
+    new = _greedy(model, ids, valid, max_new_tokens, rows, decoding)
+    outputs = tuple(map(task.decode, new))
     references = tuple(own for _, own in asked)
-    return Decoded(string_match_all(outputs, references), tuple(outputs), references)
+    return Decoded(string_match_all(outputs, references), outputs, references)
 
 
 def decoded_rows(
@@ -119,15 +108,34 @@ def decoded_rows(
     mask = batch['loss_mask'] > 0
     count, first = mask.sum(axis=1), mask.argmax(axis=1)
     ids, valid = pad_left([row[: at + 1] for row, at in zip(batch['tokens'], first)])
-    longest, total = int(count.max()), len(ids)
-    rows = min(rows, total)
-    parts = []
-    for start in range(0, total, rows):
-        own = np.minimum(np.arange(start, start + rows), total - 1)  # one shape, one compilation
-        out = generate(model, ids[own], valid=valid[own], max_new_tokens=longest, temperature=0.0)
-        parts.append(np.asarray(out)[: total - start, ids.shape[1] :])
+    longest = int(count.max())
+    new = _greedy(model, ids, valid, longest, rows)
     column = first[:, None] + np.arange(longest)
     targets = np.take_along_axis(
         batch['targets'], np.minimum(column, batch['targets'].shape[1] - 1), axis=1
     )
-    return np.concatenate(parts) == targets
+    return new == targets
+
+
+def _greedy(
+    model: Transformer,
+    ids: Int[np.ndarray, 'B T'],
+    valid: Bool[np.ndarray, 'B T'],
+    count: int,
+    rows: int,
+    decoding: Decoding | None = None,
+) -> Int[np.ndarray, 'B {count}']:
+    """The `count` most probable tokens behind each prompt, for `rows` prompts at once."""
+    rows, parts = min(rows, len(ids)), []
+    for first in range(0, len(ids), rows):
+        own = np.minimum(np.arange(first, first + rows), len(ids) - 1)  # one shape, one compilation
+        out = generate(
+            model,
+            ids[own],
+            valid=valid[own],
+            max_new_tokens=count,
+            temperature=0.0,
+            decoding=decoding,
+        )
+        parts.append(np.asarray(out)[: len(ids) - first, ids.shape[1] :])
+    return np.concatenate(parts)

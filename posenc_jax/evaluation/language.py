@@ -12,6 +12,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.evaluation import ngrams
 from posenc_jax.evaluation.measurement import Measurement, perplexity
 from posenc_jax.evaluation.scoring import Scorer
+from posenc_jax.evaluation.series import TABLES
 from posenc_jax.run import protocols
 from posenc_jax.run.protocols import Windows, plan
 from posenc_jax.tasks.language.language import Language
@@ -96,10 +97,10 @@ def of_tables(
     *,
     tokens: int,
     stride: int,
-) -> dict[int, float]:
-    """Order -> perplexity of a table of n-grams of the training text, on the targets that the first
-    protocol scores at the longest length. {} for models that do not read bytes, and on the training
-    text itself.
+) -> dict[str, float]:
+    """Name in `TABLES` -> perplexity of this table of n-grams of the training text, on the targets
+    that the first protocol scores at the longest length. {} for models that do not read bytes, and
+    on the training text itself.
     """
     if split == 'train' or task.vocab_size != Bytes.size:
         return {}
@@ -109,7 +110,9 @@ def of_tables(
     ends = windows.start + windows.size
     at = np.concatenate([np.arange(end - n, end) for end, n in zip(ends, windows.scored)]) + 1
     table = ngrams.table(task)
-    return {order: float(np.exp(table.nll(stream, at, order).mean())) for order in ngrams.ORDERS}
+    return {
+        name: float(np.exp(table.nll(stream, at, order).mean())) for name, order in TABLES.items()
+    }
 
 
 def score_windows(
@@ -128,9 +131,7 @@ def score_windows(
         found = np.flatnonzero(windows.size == size)
         for first in range(0, len(found), rows):
             numbers = found[first : first + rows]
-            batch = protocols.window_batch(
-                stream, windows, np.resize(numbers, rows) if len(numbers) < rows else numbers
-            )
+            batch = protocols.window_batch(stream, windows, np.resize(numbers, rows))
             tok = Tokens.of(
                 length=windows.length, positions=None if places is None else places(batch['index'])
             )

@@ -10,9 +10,9 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
+from posenc_jax.evaluation.series import TABLES
 from posenc_jax.tasks.language.language import Language
 
-ORDERS = (2, 5)  # the tables that an evaluation reports
 _FEW = 0.5  # the discount where too few n-grams tell it
 _COUNTED = 2**24  # with so few possible keys they are counted, otherwise sorted
 
@@ -124,4 +124,4 @@ def _look_up(grams: _Order, shorter, stream, n):
 @functools.lru_cache(maxsize=2)
 def table(task: Language) -> KneserNey:
     """The table of the training text of a task."""
-    return KneserNey(task.tokens('train'), task.vocab_size, max(ORDERS))
+    return KneserNey(task.tokens('train'), task.vocab_size, max(TABLES.values()))

@@ -14,7 +14,7 @@ from posenc_jax.evaluation import field_points, language
 from posenc_jax.evaluation.measurement import Measurement
 from posenc_jax.evaluation.results import Results
 from posenc_jax.evaluation.scoring import scorer
-from posenc_jax.evaluation.series import TABLES, RunResult
+from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.field import Field
 from posenc_jax.model.kinds import Model
@@ -78,7 +78,7 @@ def _evaluate(job: Job) -> RunResult:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     fitted: tuple[field_points.Fitted, ...] = ()
     class_map: field_points.ClassMap | None = None
-    of_ngrams: dict[int, float] = {}
+    of_ngrams: dict[str, float] = {}
     try:
         if isinstance(model, Field):
             fitted = field_points.fit(model, job.task, settings.lengths_of(config))
@@ -111,9 +111,9 @@ def _evaluate(job: Job) -> RunResult:
         parameters=parameters,
         settings={k: v for k, v in fields_of(config).items() if not k.startswith(incidental)},
         measurements=tuple(measurements),
-        **{name: of_ngrams.get(order) for name, order in TABLES.items()},
         fitted=fitted,
         class_map=class_map,
+        **of_ngrams,
     )
 
 

@@ -55,7 +55,7 @@ def evaluate_task(
 
     Raises:
       ValueError: `split` is 'train', the task does not have a length, or its answers cannot be
-        decoded (`decoded.check_decodable`).
+        decoded (`answers.check_decodable`).
     """
     if split not in ('validation', 'test'):
         raise ValueError(f"eval.split is {split!r}; tasks are evaluated on 'validation' or 'test'")

@@ -11,11 +11,12 @@ from posenc_jax.tasks import Task
 
 
 def check(config: ConfigDict, task: Task) -> None:
-    """Checks that the task has a depth if `eval.depths` sets it, and answers that are predicted
-    token by token if `eval.decode` asks for them.
+    """Checks that a task has the depth that `eval.depths` sets, and answers behind a prompt if
+    `eval.decode` asks to decode them.
 
     Raises:
-      SpecError: it has none; the message names the tasks that have a depth.
+      SpecError: it has no depth, and the message names the tasks that have one; or its answers
+        cannot be decoded.
     """
     fields = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
     if config.eval.depths and 'depth' not in {field.name for field in fields}:
@@ -27,7 +28,8 @@ def check(config: ConfigDict, task: Task) -> None:
     if not config.eval.decode:
         return
     if task.is_language or task.predicts != 'next':
-        what = 'a whole text' if task.is_language else f'at its place ({task.predicts!r})'
+        kinds = {'next': 'a whole text', 'class': 'a class', 'here': "at its place ('here')"}
+        what = kinds.get(task.predicts, task.predicts)
         raise SpecError(
             f'eval.decode=True is for tasks with an answer behind a prompt; {config.task} predicts '
             f'{what}; use eval.decode=False'
