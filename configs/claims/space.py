@@ -131,7 +131,7 @@ MEASUREMENTS = {
         ('triangles', '--only', 'none', 'lap_pe', 'rwse', 'random', 'rfp'),
         lead(
             *(
-                number(name, 'token_accuracy', length=16)
+                number(name, metric='token_accuracy', length=16)
                 for name in ('rfp', 'lap_pe', 'rwse', 'random')
             )
         ),

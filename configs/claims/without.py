@@ -28,6 +28,7 @@ WITHOUT = {
     'rope_usage': 'the measurement under `rope_frequency_usage`, claim R2',
     'per_head': 'a way to combine other encodings',
     'giraffe_random': 'a control of the truncated basis, claim R14',
+    'lightnet_whole': 'LightNet in both directions, claim M2a',
     'md_lrpe': 'the positions of LightNet, claim M2a',
     'md_tpe': 'the positions of LightNet, claim M2a',
     'pcm_layer': 'a layer of the method of claim S13',

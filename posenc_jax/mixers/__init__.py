@@ -12,6 +12,7 @@ from posenc_jax.mixers import (
     htr_attention,
     lavo,
     lightnet,
+    lightnet_whole,
     md_tpe,
     monotonic_location,
     number_network,

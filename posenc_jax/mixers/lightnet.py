@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.mixers.pieces import (
     from_heads,
     input_weights,
@@ -26,9 +27,12 @@ SAFE = 80.0  # e to this power, and to its negative, are normal numbers of float
 
 
 def running_log_sum(
-    k: Float[Array, 'B T H F'], starts: Bool[Array, 'B T'], before: Float[Array, 'B H F']
+    k: Float[Array, 'B T H F'],
+    starts: Bool[Array, 'B T'],
+    before: Float[Array, 'B H F'],
+    initial: float = 0.0,
 ) -> Float[Array, 'B T H F']:
-    """`E_t = log(e^E + sum_{s <= t} e^k_s)`, where E is `before`, and 0 from a start on.
+    """`E_t = log(e^E + sum_{s <= t} e^k_s)`, where E is `before`, and `initial` from a start on.
 
     Example:
       >>> zero = jnp.zeros((1, 2, 1, 1))
@@ -37,7 +41,7 @@ def running_log_sum(
     """
     starts = jnp.broadcast_to(starts[..., None, None], (*starts.shape, 1, 1))
     first = jnp.zeros_like(starts).at[:, :1].set(True)
-    begun = jnp.logaddexp(jnp.where(starts, 0.0, before[:, None]), k)
+    begun = jnp.logaddexp(jnp.where(starts, initial, before[:, None]), k)
     parts = starts | first, jnp.where(starts | first, begun, k)
 
     def join(a, b):
@@ -98,25 +102,52 @@ def decayed_sum(state, rows):
     return (s, log_sum[:, -1]), out
 
 
-def lightnet_whole(
-    q: Float[Array, 'B L H F'],
-    k: Float[Array, 'B L H F'],
-    v: Float[Array, 'B L H V'],
-    valid: Bool[Array, '#B L'] | None = None,
-) -> Float[Array, 'B L H V']:
-    """LightNet in both directions: `o = Q (softmax(K)^T V)`, the softmax over all positions, so one
-    scan serves positions with any number of components.
-
-    Example:
-      >>> k, v = jnp.zeros((1, 2, 1, 1)), jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
-      >>> lightnet_whole(jnp.ones((1, 2, 1, 1)), k, v)[0, :, 0, 0].tolist()
-      [2.0, 2.0]
+class LightNetParts(nnx.Module):
+    """The projections, the encoding, the norm and the gate of a layer of LightNet; arguments and
+    errors as for `LightNet`.
     """
-    if valid is not None:
-        k = jnp.where(valid[..., None, None], k, HIDDEN)
-    return jnp.einsum(
-        'blhf,bhfv->blhv', q, jnp.einsum('bshf,bshv->bhfv', jax.nn.softmax(k, axis=1), v)
-    )
+
+    def __init__(
+        self,
+        encoding: Encoding | None = None,
+        model_dim: int = CONTEXT,
+        heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        layers: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if encoding is not None and not isinstance(encoding, MdLrpe):
+            found = getattr(getattr(encoding, 'card', None), 'key', type(encoding).__name__)
+            raise ValueError(
+                f'{self.card.key} takes the encoding md_lrpe, not {found}; use e.g. '
+                f'{self.card.key}(encoding=md_lrpe())'
+            )
+        self.encoding, self.sizes = encoding, (heads, head_dim)
+        self.width = head_dim if encoding is None else encoding.width
+        into = lambda: input_weights(rngs, model_dim, heads, head_dim)
+        self.w_q, self.w_k, self.w_v = into(), into(), into()
+        self.w_down = normal(rngs, (model_dim, head_dim), model_dim, ('width', 'rank'))
+        self.w_up = normal(
+            rngs, (head_dim, heads, head_dim), head_dim, ('rank', 'heads', 'head_dim')
+        )
+        self.scale = nnx.Param(jnp.ones((heads, head_dim), jnp.float32), axes=('heads', 'head_dim'))
+        self.w_out = output_weights(rngs, heads, head_dim, model_dim, layers)
+
+    def projected(self, x: Float[Array, 'B T D'], valid: Bool[Array, '#B T']):
+        """q, k and v [B, T, H, F] in float32; the keys of padding have no weight."""
+        project = lambda w: to_heads(x, w[...]).astype(jnp.float32)
+        k = jnp.where(valid[..., None, None], project(self.w_k), HIDDEN)
+        return jax.nn.silu(project(self.w_q)), k, project(self.w_v)
+
+    def turned(self, a: Float[Array, 'B T H F'], tok: Tokens) -> Float[Array, 'B T H W']:
+        """Queries or keys with their positions."""
+        return a if self.encoding is None else self.encoding.turned(a, tok)
+
+    def result(self, out: Float[Array, 'B T H V'], x: Float[Array, 'B T D']):
+        """The layer's result [B, T, D] from the sums and its input."""
+        out = rms_norm(out, jnp.ones(out.shape[-1])) * self.scale[...]
+        gate = jax.nn.sigmoid(to_heads(linear(x, self.w_down[...]), self.w_up[...]))
+        return from_heads((out * gate).astype(x.dtype), self.w_out[...])
 
 
 @register(
@@ -137,7 +168,7 @@ def lightnet_whole(
         promises=Promises(relative=True, needs_training=True),
     ),
 )
-class LightNet(RecurrentMixer):
+class LightNet(LightNetParts, RecurrentMixer):
     """Linear attention with an additive decay, in the place of softmax attention.
 
     For each head and each feature of the keys, `E_t = log(1 + sum_{s <= t} e^k_s)`, and the state
@@ -148,8 +179,8 @@ class LightNet(RecurrentMixer):
     quite, because the two features of a turned pair decay differently. Then
     `y = (RMSNorm(o) * sigmoid(x W_down W_up)) W_o`, with a norm for each head. Time and memory are
     linear in the length, and decoding reads a state of H F (V + 1) numbers. Differs from the paper:
-    the rank of the gate is the head width, and there is one direction only (`lightnet_whole` is the
-    other form). Packed documents start with the initial state.
+    the rank of the gate is the head width. `lightnet_whole` reads in both directions. Packed
+    documents start with the initial state.
 
     Args:
       encoding: `md_lrpe(...)`, or None for no encoding.
@@ -168,32 +199,6 @@ class LightNet(RecurrentMixer):
       (1, 3, 8)
     """
 
-    def __init__(
-        self,
-        encoding: Encoding | None = None,
-        model_dim: int = CONTEXT,
-        heads: int = CONTEXT,
-        head_dim: int = CONTEXT,
-        layers: int = CONTEXT,
-        rngs: nnx.Rngs = CONTEXT,
-    ):
-        if encoding is not None and not isinstance(encoding, MdLrpe):
-            found = getattr(getattr(encoding, 'card', None), 'key', type(encoding).__name__)
-            raise ValueError(
-                f'lightnet takes the encoding md_lrpe, not {found}; use e.g. '
-                'lightnet(encoding=md_lrpe())'
-            )
-        self.encoding, self.sizes = encoding, (heads, head_dim)
-        self.width = head_dim if encoding is None else encoding.width
-        into = lambda: input_weights(rngs, model_dim, heads, head_dim)
-        self.w_q, self.w_k, self.w_v = into(), into(), into()
-        self.w_down = normal(rngs, (model_dim, head_dim), model_dim, ('width', 'rank'))
-        self.w_up = normal(
-            rngs, (head_dim, heads, head_dim), head_dim, ('rank', 'heads', 'head_dim')
-        )
-        self.scale = nnx.Param(jnp.ones((heads, head_dim), jnp.float32), axes=('heads', 'head_dim'))
-        self.w_out = output_weights(rngs, heads, head_dim, model_dim, layers)
-
     def initial(self, batch):
         heads, head_dim = self.sizes
         zeros = lambda *shape: jnp.zeros((batch, heads, *shape), jnp.float32)
@@ -201,19 +206,13 @@ class LightNet(RecurrentMixer):
 
     def scan(self, x, tok, starts, state):
         valid, _, starts = known_rows(x, tok, starts)
-        project = lambda w: to_heads(x, w[...]).astype(jnp.float32)
-        q, v = jax.nn.silu(project(self.w_q)), project(self.w_v)
-        k = jnp.where(valid[..., None, None], project(self.w_k), HIDDEN)
+        q, k, v = self.projected(x, valid)
         s, before = state
         log_sum = running_log_sum(k, starts, before)
         k = jnp.exp(k - log_sum)
-        if self.encoding is not None:
-            q, k = self.encoding.turned(q, tok), self.encoding.turned(k, tok)
+        q, k = self.turned(q, tok), self.turned(k, tok)
         # The features that an encoding makes of one feature decay alike.
         wide = lambda a: jnp.concatenate([a] * (self.width // a.shape[-1]), axis=-1)
         rows = q, k, v, wide(log_sum), starts
         out, (s, _) = scan_pieces(decayed_sum, (s, wide(before)), rows, PIECE)
-        out = rms_norm(out, jnp.ones(out.shape[-1])) * self.scale[...]
-        gate = jax.nn.sigmoid(to_heads(linear(x, self.w_down[...]), self.w_up[...]))
-        y = from_heads((out * gate).astype(x.dtype), self.w_out[...])
-        return y, (s, log_sum[:, -1])
+        return self.result(out, x), (s, log_sum[:, -1])

@@ -77,6 +77,7 @@ class TransformerConfig:
         source; 0 unless there is one.
       source_layers: layers of the encoder of the source; 0 = layers.
       source_encoding: spec string of its layers; '' = `encoding`.
+      source_pattern: spec strings cycled over its layers; () means `source_encoding` everywhere.
       cross: spec string of cross-attention; every layer has its own parameters of it.
       layers, width, heads: sizes.
       kv_heads: key/value heads of attention, a divisor of heads; 0 = heads. A mixer in the place of
@@ -126,6 +127,7 @@ class TransformerConfig:
     source_len: int = 0
     source_layers: int = 0
     source_encoding: str = ''
+    source_pattern: tuple[str, ...] = ()
     cross: str = 'nope()'
     kv_heads: int = 0
     head_dim: int = 0
@@ -205,7 +207,8 @@ class TransformerConfig:
                 'use another width'
             )
         derive('head_dim', self.width // self.heads)
-        object.__setattr__(self, 'pattern', tuple(self.pattern))
+        for name in ('pattern', 'source_pattern'):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_source(derive)
         self._check_patches()
         if self.tie and self.output_size != self.vocab_size:
@@ -282,7 +285,8 @@ class TransformerConfig:
     def _check_source(self, derive) -> None:
         """Raises ValueError if the fields about a source do not fit the kind."""
         if self.kind != 'encoder_decoder':
-            for name, usual in (*((name, 0) for name in SOURCE), ('source_encoding', '')):
+            strings = ('source_encoding', ''), ('source_pattern', ())
+            for name, usual in (*((name, 0) for name in SOURCE), *strings):
                 if getattr(self, name) != usual:
                     raise ValueError(
                         f'{name} is {quoted(getattr(self, name))}, but kind is {self.kind!r}; only '
@@ -300,7 +304,7 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"an 'encoder_decoder' needs {name} of at least 1, got 0")
         derive('source_layers', self.layers)
-        if self.pattern and not self.source_encoding:
+        if self.pattern and not (self.source_encoding or self.source_pattern):
             raise ValueError(
                 'with a pattern, source_encoding must name the encoding of the source, e.g. '
                 f'{self.encoding!r}'
@@ -319,12 +323,13 @@ class TransformerConfig:
             train_len=self.source_len,
             layers=self.source_layers,
             encoding=self.source_encoding,
-            pattern=(),
+            pattern=self.source_pattern,
             cross='nope()',
             source_size=0,
             source_len=0,
             source_layers=0,
             source_encoding='',
+            source_pattern=(),
         )
 
     @property
@@ -355,6 +360,7 @@ class TransformerConfig:
                     pattern=tuple(config.pattern),
                     share=config.share,
                     source_encoding=config.source_encoding,
+                    source_pattern=tuple(config.source_pattern),
                     cross=config.cross,
                     pool='',
                     lower=tuple(config.model.lower),

@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.cross = 'nope()'  # spec string of cross-attention, in an encoder-decoder
     # spec string of the layers that read the source, in an encoder-decoder; '' means `encoding`
     config.source_encoding = ''
+    # spec strings cycled over those layers; () means `source_encoding` in every layer
+    config.source_pattern = ()
     config.extend = ''  # a context extension for evaluation alone, e.g. 'yarn(factor=4.0)'
     # A spec string of encoders. Where model.kind is 'field', they are encoders of coordinates, e.g.
     # 'geo_sh()', and '' reads the coordinates themselves. In a task on graphs they are encoders of

@@ -8,6 +8,7 @@ from posenc_jax.core.registry import LARGEST, nearest, quoted
 from posenc_jax.run import defaults, settings
 
 MAX_SEGMENTS = 64
+PATTERNS = ('pattern', 'source_pattern')
 MAX_PATTERN = 256  # spec strings of a pattern; each of its layers is traced separately
 
 
@@ -39,7 +40,8 @@ def encoding_label(config: ConfigDict) -> str:
         label = f'{label} of {config.features}'
     if config.model.kind != 'encoder_decoder':
         return label
-    return f'{label}, source {config.source_encoding or config.encoding}, cross {config.cross}'
+    source = ' / '.join(config.source_pattern) or config.source_encoding or config.encoding
+    return f'{label}, source {source}, cross {config.cross}'
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -88,15 +90,15 @@ def _check_value(name: str, value: Any, kind: type) -> None:
         if (
             isinstance(text, str)
             and not text.isprintable()
-            and name not in ('encoding', 'pattern', 'extend', 'task', 'features', 'field')
+            and name not in ('encoding', *PATTERNS, 'extend', 'task', 'features', 'field')
         ):
             raise ValueError(
                 f'{name} must be text of one line without control characters, got {quoted(value)}'
             )
-    if name == 'pattern' and not all(isinstance(spec, str) for spec in value):
-        raise ValueError(f'pattern must hold spec strings, got {quoted(value)}')
-    if name == 'pattern' and len(value) > MAX_PATTERN:
-        raise ValueError(f'pattern must hold at most {MAX_PATTERN} spec strings, got {len(value)}')
+    if name in PATTERNS and not all(isinstance(spec, str) for spec in value):
+        raise ValueError(f'{name} must hold spec strings, got {quoted(value)}')
+    if name in PATTERNS and len(value) > MAX_PATTERN:
+        raise ValueError(f'{name} must hold at most {MAX_PATTERN} spec strings, got {len(value)}')
 
 
 def check_numbers(config: ConfigDict) -> None:

@@ -174,24 +174,30 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
         config.encoding, config.pattern = initial.cfg.encoding, initial.cfg.pattern
     else:
         _check_rotary(config, initial.cfg)
-    for name in ('share', 'cross', 'source_encoding'):
+    for name in ('share', 'cross'):
         if config[name] == usual[name]:
             config[name] = getattr(initial.cfg, name)
+    if not config.source_encoding and not config.source_pattern:
+        config.source_encoding = initial.cfg.source_encoding
+        config.source_pattern = initial.cfg.source_pattern
     rest = ' | '.join(
         str(node) for node in _nodes(config.init.extend) if node not in initial.resized
     )
     own = tuple(config.pattern or (config.encoding,))
-    lengths = [initial.cfg.train_len] * len(own)
+    of_source = ()
     if initial.cfg.kind == 'encoder_decoder':
-        own, lengths = (*own, config.source_encoding), [*lengths, initial.cfg.source_len]
+        of_source = tuple(config.source_pattern or (config.source_encoding,))
         config.cross = _filled(config.cross, initial.cfg.train_len)
-    written = _written(own, rest, lengths)
-    if initial.cfg.kind == 'encoder_decoder':
-        *written, config.source_encoding = written
-    if config.pattern:
-        config.pattern = tuple(written)
-    else:
-        (config.encoding,) = written
+    lengths = [initial.cfg.train_len] * len(own) + [initial.cfg.source_len] * len(of_source)
+    written = _written((*own, *of_source), rest, lengths)
+    for one, pattern, specs in (
+        ('encoding', 'pattern', written[: len(own)]),
+        ('source_encoding', 'source_pattern', written[len(own) :]),
+    ):
+        if config[pattern]:
+            config[pattern] = specs
+        elif specs:
+            (config[one],) = specs
     config.init.extend = ''
     if is_pretrained(config.init.source) and not config.data.tokenizer:
         config.data.tokenizer = config.init.source
@@ -204,7 +210,7 @@ def _filled(spec: str, train_len: int) -> str:
 
 
 def _written(encodings: tuple[str, ...], extend: str, lengths: Sequence[int]) -> tuple[str, ...]:
-    """The encodings of a pattern, and that of a source, after `extend`; `lengths` are those that
+    """The encodings of the layers, and those of a source, after `extend`; `lengths` are those that
     they were trained at. An encoding that has nothing to extend stays as it
     is, as in `Transformer.extend`; an error is raised if none has.
     """

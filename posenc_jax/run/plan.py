@@ -78,6 +78,8 @@ def resolve(config: ConfigDict) -> Plan:
         parse_layer(spec)
     for name in ('cross', 'source_encoding'):
         _check_source_spec(name, config[name])
+    for spec in config.source_pattern:
+        _check_source_spec('source_pattern', spec)
     if config.extend:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     task = make_task(config)
@@ -313,7 +315,8 @@ def run_name(config: ConfigDict) -> str:
         ]
     if config.model.kind == 'encoder_decoder':
         usual = (config.cross != 'nope()', config.cross)
-        specs += [spec for differs, spec in ((True, config.source_encoding), usual) if differs]
+        specs += config.source_pattern or (config.source_encoding,)
+        specs += [spec for differs, spec in (usual,) if differs]
     text = [config.task, *dataset, *filter(None, specs), f's{config.seed}']
     return '-'.join(re.sub(r'[^\w.]+', '-', part).strip('-') for part in text)[-MAX_NAME:].lstrip(
         '-'

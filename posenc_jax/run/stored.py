@@ -36,8 +36,8 @@ FURTHER = (
 EARLIER = 'resumed_changed'
 # Types of the items of the lists in that file; a stage of a pyramid is a list itself.
 ITEMS = {
-    'pattern': str, 'eval.lengths': int, 'eval.protocols': str, 'eval.depths': float,
-    'model.lower': STAGE,
+    'pattern': str, 'source_pattern': str, 'eval.lengths': int, 'eval.protocols': str,
+    'eval.depths': float, 'model.lower': STAGE,
 }  # fmt: skip
 
 

@@ -341,6 +341,8 @@ def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
     part for its own devices.
     """
 
+    pieces = sharding.mesh.shape['sequence']
+
     def put(array):
         own = sharding
         # One target for the row, and the pixels of an image, are not cut along the sequence.
@@ -356,7 +358,18 @@ def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
             local = array[np.ix_(*rows)]
         return jax.make_array_from_process_local_data(own, local, array.shape)
 
+    if 'source' in batch and pieces > 1:
+        batch = divisible(batch, pieces)
     return {name: put(array) for name, array in batch.items()}
+
+
+def divisible(batch: Batch, pieces: int) -> Batch:
+    """A batch with a source, both sides with padding on the right up to a multiple of `pieces`. Its
+    task gives the sides their widths, n and n + 1 for example, of which one is always odd.
+    """
+    known = {'source_valid': np.ones(batch['source'].shape, bool), **batch}
+    columns = lambda a: [(0, 0), (0, -a.shape[1] % pieces), *[(0, 0)] * (a.ndim - 2)]
+    return {name: np.pad(array, columns(array)) for name, array in known.items()}
 
 
 def _evaluate(directory: pathlib.Path) -> None:

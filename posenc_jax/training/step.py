@@ -80,12 +80,11 @@ def make_trainer(
             f'over data x fsdp = {parts}'
             f': it must be a multiple of {train.accumulate * parts}'
         )
-    for what, width in (('a row', cfg.train_len), ('a source', cfg.source_len)):
-        if width % (pieces := mesh.shape['sequence']):
-            raise ValueError(
-                f'the {width} tokens of {what} cannot be cut over mesh.sequence={pieces}; use '
-                'another train.length or mesh.sequence=1'
-            )
+    if cfg.train_len % (pieces := mesh.shape['sequence']) and not cfg.source_len:
+        raise ValueError(
+            f'the {cfg.train_len} tokens of a row cannot be cut over mesh.sequence={pieces}; use '
+            'another train.length or mesh.sequence=1'
+        )
     model = abstract_model(cfg) if model is None else model
     placing = [name_of(part) for part in model.shared if part.opens('place')]
     if train.segment and placing:

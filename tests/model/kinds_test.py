@@ -162,6 +162,8 @@ def test_gradients_reach_both_sides(dtype, remat):
         (dict(kind='encoder_decoder'), 'needs source_size of at least 1'),
         (dict(**SOURCE, pool='mean'), "pool must be ''"),
         (dict(**SOURCE, pattern=('rope()', 'nope()')), 'source_encoding must name'),
+        (dict(source_pattern=('rope()',)), "source_pattern is .*, but kind is 'decoder'"),
+        (dict(**SOURCE, source_layers=3, source_pattern=('rope()', 'nope()')), '3 layers are not'),
         (dict(kind='encoder_decode'), "did you mean 'encoder_decoder'"),
         (dict(tie=True, output_size=5), '11 inputs for 5 outputs'),
         (dict(pool='max'), "pool is 'max'"),
@@ -229,6 +231,19 @@ def test_the_order_of_the_translation_does_not_reach_cross_attention():
     source = model.encoded(TEXT, Tokens.of(positions=order))
     np.testing.assert_array_equal(source.tok.pos, np.arange(6)[None])
     assert model(TARGETS, source=source).shape == (2, 8, 11)
+
+
+def test_the_layers_of_a_source_have_a_pattern():
+    """XL PE acts in the first layer of the source alone, as in its paper."""
+    pattern = ('xlpe(level="head", missing="identity")', 'nope()')
+    model = two_sided(source_pattern=pattern, source_layers=2)
+    keys = [
+        [part.card.key for part in model.encoder.encoding(*at).parts if hasattr(part, 'card')]
+        for at in model.encoder.layers()
+    ]
+    assert 'xlpe' in keys[0] and 'xlpe' not in keys[1]
+    every = two_sided(source_encoding=pattern[0], source_layers=2)
+    assert model.encoded(TEXT, UNEQUAL).x.shape == every.encoded(TEXT, UNEQUAL).x.shape
 
 
 def test_adapters_need_a_layer_with_attention():
