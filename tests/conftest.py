@@ -14,7 +14,7 @@ _FLAGS = [
     '--xla_llvm_disable_expensive_passes=true',
 ]
 if importlib.metadata.version('jaxlib').startswith(
-    '0.10.'
+    ('0.8.', '0.9.', '0.10.')
 ):  # other releases may not know these flags, and an unknown flag ends the process
     _FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # halves the time of all tests
     _FLAGS.append('--xla_cpu_parallel_codegen_split_count=1')  # both cores are busy; saves 5 %

@@ -12,7 +12,7 @@ OWNERS = {'query': ('bntc', T), 'key': ('bnsc', S), 'all': ('bnc', 1)}
 
 
 def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
 
 
 @pytest.mark.full_but_one
