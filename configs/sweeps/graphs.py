@@ -19,6 +19,9 @@ FEATURES = {'none': '', 'lap_pe': 'lap_pe(vectors=4)', 'rwse': 'rwse(steps=8)', 
 RANDOM = {
     'random': 'rfp(features=8, steps=0, normalise="none", pad=True)',
     'rfp': 'rfp(features=8, steps=4, normalise="qr", pad=True)',
+    # follow-ups: one feature for each node, and products whose sizes are kept
+    'rfp_wide': 'rfp(features=16, steps=4, normalise="qr", pad=True)',
+    'rfp_plain': 'rfp(features=16, steps=4, normalise="none", operator="rw", pad=True)',
     'rfp_learned': 'rfp(features=8, steps=4, operator="learned", pad=True)',
 }
 
