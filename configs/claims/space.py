@@ -1,6 +1,7 @@
 """Measurements of encodings of images, coordinates, points and graphs."""
 
 from configs.claims.claim import (
+    Measure,
     Measurement,
     MissingResultError,
     Results,
@@ -28,6 +29,26 @@ def faster(results: Results) -> dict[int, float]:
     """How many dB more SPDER has than SIREN after 90 steps."""
     own, other = (best_psnr(results, name, 90.0) for name in ('spder', 'siren'))
     return {seed: own[seed] - other[seed] for seed in sorted(own)}
+
+
+def at_equal_size(field: str, other: str) -> Measurement:
+    """How many dB more a network has than another of equal size, of the better rate of each."""
+    psnr = lambda name: lambda results: best_psnr(results, name, 500.0)
+    return Measurement(
+        f'A picture of 48 x 48 pixels, networks of 2000 parameters, 500 steps: dB that {field} has '
+        f'more than {other}.',
+        'fields',
+        ('--groups', 'equal'),
+        minus(psnr(field), psnr(other)),
+        'dB',
+        margin=1.0,
+        minutes=15,
+    )
+
+
+def on_the_globe(head: str, encoder: str) -> Measure:
+    """The accuracy beyond 60 degrees of latitude."""
+    return number(encoder, panel=head, folder='poles')
 
 
 def without_error(results: Results, variant: str) -> dict[int, float]:
@@ -79,6 +100,24 @@ MEASUREMENTS = {
         margin=0.2,
         minutes=8,
     ),
+    'S6': Measurement(
+        'A checkerboard of 100 places on the globe: classes that are right beyond 60 degrees of '
+        'latitude with harmonics and a Siren network, minus those of the best of three other '
+        'encoders with any of three networks.',
+        'globe',
+        ('--only', 'geo_sh', 'geo_grid', 'geo_wrap', 'geo_direct'),
+        lead(
+            on_the_globe('siren', 'geo_sh'),
+            *(
+                on_the_globe(head, encoder)
+                for encoder in ('geo_grid', 'geo_wrap', 'geo_direct')
+                for head in ('linear', 'siren', 'fcnet')
+            ),
+        ),
+        'of places',
+        margin=0.02,
+        minutes=30,
+    ),
     'S7': Measurement(
         'A picture of 48 x 48 pixels after 90 steps of Adam, all with the rate of the papers: dB '
         'that SPDER has more than SIREN.',
@@ -90,6 +129,10 @@ MEASUREMENTS = {
         minutes=6,
         remark='With a rate of 1e-3 SIREN is as early at 40 dB, and SPDER does not train.',
     ),
+    'S8': at_equal_size('pins', 'siren'),
+    'S9': at_equal_size('poly_inr', 'relu'),
+    'S11': at_equal_size('doh', 'siren'),
+    'S12': at_equal_size('recombiner_lpe', 'siren'),
     'S10': Measurement(
         'Pictures of 16 x 16 pixels of 16 bits after 2000 steps: 1 if a network of bit planes ends '
         'without a wrong bit, minus 1 if the same network of values does.',

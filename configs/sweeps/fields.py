@@ -79,6 +79,7 @@ GROUPS = {
         name: {**PICTURE, **SMALL, 'field': field, 'features': features}
         for name, field, features in (
             ('siren', 'siren(width=30, layers=3)', ''),
+            ('relu', 'mlp(width=30, layers=3)', ''),
             ('spder', 'spder(width=30, layers=3)', ''),
             ('pins', 'pins(width=15, levels=4, bands=1)', ''),
             ('poly_inr', 'poly_inr(width=9, levels=4, style=8)', ''),

@@ -7,8 +7,8 @@ Time:      not measured yet as a whole; a run takes about 30 s of processor time
 Number:    not measured yet
 Every encoder is trained with every head, with every learning rate; the rate with the best
 validation accuracy, as a mean over the seeds, is tested. The tables and pictures have the accuracy
-on the lattice, of all places (WORKDIR/results/all) and of those beyond 60 degrees of latitude
-(WORKDIR/results/poles), by the number of support points. WORKDIR/results has all measurements with
+on the lattice, of all places (WORKDIR/all) and of those beyond 60 degrees of latitude
+(WORKDIR/poles), by the number of support points. WORKDIR/results has all measurements with
 their Wilson intervals. With `--support 20 50 100 200 400 --only geo_sh` the sweep finds the
 resolution of spherical harmonics of 8 degrees: 180 / 8 = 22.5 degrees, the spacing of about 70
 support points. Runs that are complete are not trained again.
@@ -117,7 +117,7 @@ def main() -> None:
             if measurement.protocol == protocol
         ]
         title = {'all': 'all places', 'poles': 'beyond 60 degrees'}[part]
-        report(rows, out / part, title=title, x='support points', value='accuracy')
+        report(rows, arguments.workdir / part, title=title, x='support points', value='accuracy')
 
 
 if __name__ == '__main__':
