@@ -115,8 +115,8 @@ def _mean(outputs, sources, first):
     """
     alone = (sources < 0).all(-1, keepdims=True)
     known = (sources >= 0) | alone
-    places = np.where(alone, -1, sources) + first
-    taken = outputs[:, np.where(known, places, 0), np.arange(sources.shape[1])]
+    places = jnp.where(alone, -1, sources) + first
+    taken = outputs[:, jnp.where(known, places, 0), np.arange(sources.shape[1])]
     return (taken * known[..., None]).sum(2) / known.sum(-1, keepdims=True)
 
 
@@ -197,10 +197,9 @@ def draw_near_to_far(
         # Of the last block, whose first token is `before`, the outputs are known.
         before = begin - outputs.shape[1]
         own = np.where(sources[begin:end] < 0, -1, sources[begin:end] - before)
-        logits = _mean(outputs, own, outputs.shape[1] if step == 0 else 0)
-        chosen = _choose(
-            logits, temperature, None if key is None else jax.random.fold_in(key, step)
-        )
+        first = outputs.shape[1] if step == 0 else 0
+        own_key = None if key is None else jax.random.fold_in(key, step)
+        chosen = _draw(temperature > 0, outputs, own, first, temperature, own_key)
         drawn.append(chosen.astype(conditions.dtype))
         if end < len(sources):
             outputs, cache = _diagonal(graphdef, state, cache, drawn[-1])
@@ -210,8 +209,10 @@ def draw_near_to_far(
     return Drawn(rows.reshape(-1, *size), passes)
 
 
-def _choose(logits, temperature, key):
-    if temperature == 0:
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(at_random: bool, outputs, sources, first, temperature, key):
+    logits = _mean(outputs, sources, first)
+    if not at_random:
         return jnp.argmax(logits, axis=-1)
     return jax.random.categorical(key, logits / temperature, axis=-1)
 
@@ -226,7 +227,7 @@ def _conditions(graphdef, state, cache: Cache, tokens):
     return heads(model.norm(x)), cache
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _diagonal(graphdef, state, cache: Cache, tokens):
     """Appends the tokens of a diagonal as one block; returns the outputs of the heads for them."""
     model, heads = nnx.merge(graphdef, state)
