@@ -283,7 +283,7 @@ def _show(hint, value) -> str:
         return 'a call of kind ' + ' or '.join(kinds)
     if typing.get_origin(hint) is typing.Literal:
         choices = typing.get_args(hint)
-        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(value), map(str, choices), n=1, cutoff=0.5)
         return (
             'one of '
             + ', '.join(map(repr, choices))

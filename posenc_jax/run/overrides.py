@@ -115,23 +115,33 @@ def _read(name: str, value: Any, old: Any) -> Any:
 
 def items_of(text: str) -> tuple[Any, ...]:
     """The items of a tuple as written on a command line, with or without brackets around it. Commas
-    within parentheses do not separate items.
+    within parentheses do not separate items. A comma behind a single item makes it one, as in
+    Python, also where it has brackets of its own.
 
     Example:
       >>> items_of('64,128'), items_of('sliding'), items_of("(pi(factor=2, base=3), 'nope()')")
       ((64, 128), ('sliding',), ('pi(factor=2, base=3)', 'nope()'))
+      >>> items_of('((2, 8),)'), items_of('[(2, 8)]')
+      (((2, 8),), ((2, 8),))
     """
-    items, depth = [''], 0
-    for letter in text.strip():
+    pieces = _pieces(text)
+    if len(pieces) == 1 and pieces[0][:1] + pieces[0][-1:] == '()':
+        return items_of(pieces[0][1:-1])
+    if len(pieces) == 1 and pieces[0][:1] + pieces[0][-1:] == '[]':
+        pieces = _pieces(pieces[0][1:-1])
+    return tuple(_literal(piece) for piece in pieces if piece)
+
+
+def _pieces(text: str) -> list[str]:
+    """What stands between the commas outside brackets."""
+    pieces, depth = [''], 0
+    for letter in text:
         depth += (letter in '([') - (letter in ')]')
         if letter == ',' and depth == 0:
-            items.append('')
+            pieces.append('')
         else:
-            items[-1] += letter
-    items = [item.strip() for item in items if item.strip()]
-    if len(items) == 1 and items[0][0] + items[0][-1] in ('()', '[]'):
-        return items_of(items[0][1:-1])
-    return tuple(map(_literal, items))
+            pieces[-1] += letter
+    return [piece.strip() for piece in pieces]
 
 
 def _literal(text: str) -> Any:

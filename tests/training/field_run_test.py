@@ -204,6 +204,7 @@ WRONG = [
     ((*FIELD, 'eval.lengths=8,600'), 'at length 600: .* lengths that fit: --config.eval.lengths=8'),
     (('task=picture("chna")',), "picture name is 'chna'; did you mean 'china'"),
     (('task=bit_planes(copy())',), 'bit_planes takes a picture'),
+    (('task=bit_planes(picture("synthetic"), bits=12)',), 'bits=12 is not one of 8, 16'),
 ]
 
 
