@@ -1,5 +1,7 @@
 """The first layer of models that read vectors or images and not token ids."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -106,14 +108,7 @@ class PatchInput(nnx.Module):
                 f'the model reads images [B, rows, columns, {self.channels}], got {image.shape}'
             )
         rows, columns = image.shape[1:3]
-        if rows % self.patch or columns % self.patch:
-            nearest = ' x '.join(
-                str(max(1, round(size / self.patch)) * self.patch) for size in (rows, columns)
-            )
-            raise ValueError(
-                f'an image of {rows} x {columns} pixels cannot be cut into patches of {self.patch} '
-                f'x {self.patch}; nearest size: {nearest}'
-            )
+        check_sides(rows, columns, [self.patch])
         extra = 0 if self.class_token is None else 1
         return Tokens.on_grid(rows // self.patch, columns // self.patch, extra=extra)
 
@@ -137,6 +132,32 @@ class PatchInput(nnx.Module):
             return x
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
         return jnp.concatenate([first, x], axis=1)
+
+
+def check_sides(rows: int, columns: int, patches: Sequence[int]) -> None:
+    """Refuses an image that cannot be cut into patches, in pixels, and these into those of the
+    stages behind the first one, in cells of the stage before.
+
+    Raises:
+      ValueError: the patch of a stage does not divide its grid; the message has the nearest size of
+        the image.
+
+    Example:
+      >>> check_sides(8, 16, [4, 2])
+    """
+    whole, grid, stage = math.prod(patches), (rows, columns), 0
+    if rows % whole == columns % whole == 0:
+        return
+    while not any(side % patches[stage] for side in grid):
+        grid = (grid[0] // patches[stage], grid[1] // patches[stage])
+        stage += 1
+    cut = ', then '.join(f'{patch} x {patch}' for patch in patches)
+    reads = f': stage {stage} of the pyramid gets a grid of {grid[0]} x {grid[1]}' if stage else ''
+    nearest = ' x '.join(str(max(1, round(side / whole)) * whole) for side in (rows, columns))
+    raise ValueError(
+        f'an image of {rows} x {columns} pixels cannot be cut into patches of {cut}{reads}; '
+        f'nearest size: {nearest}'
+    )
 
 
 def make_input_layer(cfg, rngs: nnx.Rngs) -> VectorInput | PatchInput | None:

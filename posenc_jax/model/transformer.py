@@ -14,6 +14,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import change_parts
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.cross import Source
+from posenc_jax.model.input_layer import check_sides
 from posenc_jax.model.layers import normal, pooled
 from posenc_jax.model.projections import merge_adapters
 from posenc_jax.model.sharding import constrain
@@ -201,6 +202,9 @@ class Transformer(LayerStack):
         self.check_source(source)
         if source is not None and len(source.x) != len(tokens):
             raise ValueError(f'{len(tokens)} rows of tokens, but {len(source.x)} of the source')
+        if self.lower and tokens.ndim == 4:  # the first stage refuses another number of dimensions
+            patches = [stage.cfg.patch for stage in (*self.lower, self)]
+            check_sides(*tokens.shape[1:3], patches)
         for number, stage in enumerate(self.lower):
             grid: Any = stage.tokens_of(tokens, tok).grid
             rows, columns = grid

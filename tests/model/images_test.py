@@ -117,6 +117,10 @@ def test_images_that_do_not_fit_are_errors():
     model = model_of()
     with pytest.raises(ValueError, match='4 x 5 pixels .* 2 x 2; nearest size: 4 x 4'):
         model(IMAGE[:, :, :5])
+    pyramid = model_of(lower=((1, 4, 1, 4, 'nope()'),), patch=2)
+    cut = '12 x 16 pixels .* 4 x 4, then 2 x 2: stage 1 .* 3 x 4; nearest size: 16 x 16'
+    with pytest.raises(ValueError, match=cut):
+        pyramid(jnp.zeros((1, 12, 16, 2)))
     with pytest.raises(ValueError, match=r'reads images \[B, rows, columns, 2\], got'):
         model(IMAGE[..., :1])
     with pytest.raises(ValueError, match='vectors or images|tokens must be|reads images'):
