@@ -1,5 +1,7 @@
 """Tasks on graphs, and the layers that read the edges of a graph."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,8 @@ def test_pairs_look_alike_to_colour_refinement_and_not_to_curvature():
     for edges, vectors, (label,) in zip(batch['adjacency'], batch['vectors'], batch['targets']):
         assert (edges == edges.T).all() and (edges.sum(1) == 6).all()
         assert len(set(refined_colours(edges).tolist())) == 1
-        np.testing.assert_allclose(vectors[:, 1], (1 / 3, 1 / 6)[label], atol=1e-6)
+        np.testing.assert_allclose(vectors[:, 1], vectors[0, 1], atol=1e-6)
+        assert (vectors[0, 1] > 0) == (label == 0)  # curvatures of 1/3 and 1/6, standardised
 
 
 def test_triangles_are_the_trace_of_the_third_power():
@@ -57,6 +60,25 @@ def test_communities_have_more_edges_within():
     triangles = np.trace(np.linalg.matrix_power(batch['adjacency'], 3), axis1=1, axis2=2)
     classes = batch['targets'][:, 0]
     assert triangles[classes == 1].min() > triangles[classes == 0].max()
+
+
+def test_features_are_standardised_by_the_same_graphs_for_all_data_and_random_ones_are_not():
+    """Of both graphs, the first two features are equal and the third is 1/4 and 0."""
+    spec = 'rwse(steps=3) | rfp(features=2, steps=0)'
+    task = BlindPairs('triangles_hexagon', features=spec)
+    third = {}
+    for split, length in (('train', 1), ('test', 1), ('test', 3)):
+        batch = task.dataset(length=length, batch_size=16, seed=1, split=split)[0]
+        by_class = [batch['vectors'][batch['targets'][:, 0] == label] for label in (0, 1)]
+        assert not batch['vectors'][..., 1:3].any() and {len(rows) for rows in by_class} != {0}
+        third[split, length] = [rows[0, 0, 3] for rows in by_class]
+        random = batch['vectors'][..., 4:]
+        assert abs(random.mean()) < 0.3 and abs(random.std() - 1) < 0.3
+    assert len(set(map(tuple, third.values()))) == 1
+    high, low = third['train', 1]
+    share = -low / (high - low)  # of graphs of class 0 among those that give the scale
+    assert abs(share * high + (1 - share) * low) < 1e-5
+    assert abs(share * high**2 + (1 - share) * low**2 - 1) < 1e-5
 
 
 def test_random_features_are_drawn_anew_in_training_alone():
@@ -158,6 +180,15 @@ def test_edge_lists_of_a_user(tmp_path):
     assert task.output_size == 2
     assert (batch['targets'][:, 0] == (batch['adjacency'].sum((1, 2)) == 4)).all()
     assert task.for_evaluation().sample(rng(), 4, (1, 3))['vectors'].shape == (4, 3, 1)
+    # Features of test data have the scale of the training graphs, though all are of one class.
+    task = dataclasses.replace(task, features='lcp(curvature="frc")')
+    values = {
+        split: set(data[0]['vectors'][..., 1].ravel().tolist())
+        for split in ('train', 'test')
+        for data in [task.dataset(length=(1, 3), batch_size=16, seed=0, split=split)]
+    }
+    assert len(values['train']) == 2 and len(values['test']) == 1
+    assert values['test'] < values['train']
     with pytest.raises(ValueError, match='no graphs of 1 to 2 nodes in the train split'):
         task.sample(rng(), 2, (1, 2))
     with pytest.raises(ValueError, match='no graphs of 1 to 2 nodes in the test split'):

@@ -5,15 +5,21 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from posenc_jax.core.registry import SpecError
-from posenc_jax.graph.encoder import GraphEncoder, make_graph_features
+from posenc_jax.graph.encoder import (
+    GraphEncoder,
+    JoinedGraphFeatures,
+    feature_scale,
+    make_graph_features,
+)
 from posenc_jax.tasks.class_task import ClassTask, class_targets
 from posenc_jax.tasks.graphs.padded import pad_graphs, pad_nodes
-from posenc_jax.tasks.task import Batch, Length, length_range
+from posenc_jax.tasks.task import Batch, Length, batch_rng, length_range
 
 Graph = Bool[np.ndarray, 'n n']
+SCALE_GRAPHS = 64  # whose features give the scale of a task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +29,11 @@ class GraphTask(ClassTask):
     A batch has `vectors` [B, N, F], whose columns are a 1 and the features of `features`, the
     `adjacency` [B, N, N], and `valid`, which is False on the padding of smaller graphs. The task
     length counts nodes, unless a task says otherwise. A subclass draws graphs in `graphs`.
+
+    Features are standardised: of each, the mean over all nodes of 64 training graphs is subtracted,
+    and the result is divided by the standard deviation (`feature_scale`). These graphs are the same
+    for all seeds, splits and task lengths. Features of an encoder that draws from a generator
+    (`rfp`, and `lap_pe` with random signs) are left as they are drawn, as their scale is known.
 
     Args:
       features: spec string of encoders of graphs, e.g. 'lcp() | rwse(steps=16)'; '' is none. They
@@ -61,6 +72,10 @@ class GraphTask(ClassTask):
     ) -> tuple[list[Graph], list[Int[np.ndarray, '...']]]:
         """Graphs of task lengths low .. high, and the class of each, or of each of its nodes."""
 
+    @abc.abstractmethod
+    def scale_graphs(self, rng: np.random.Generator, count: int) -> list[Graph]:
+        """The training graphs whose features give the scale of all of them."""
+
     def for_evaluation(self) -> 'GraphTask':
         return dataclasses.replace(self, fresh=False)
 
@@ -82,7 +97,8 @@ class GraphTask(ClassTask):
         for graph in graphs:
             columns = [np.ones((len(graph), 1), np.float32)]
             if encoder is not None:
-                columns.append(encoder.encode(graph, drawn))
+                mean, std = _scale(dataclasses.replace(self, fresh=True))
+                columns.append((encoder.encode(graph, drawn) - mean) / std)
             rows.append(np.concatenate(columns, axis=1))
         width = self.width(length)
         padded = pad_graphs(graphs, rows, width)
@@ -100,3 +116,18 @@ class GraphTask(ClassTask):
             'valid': padded['valid'],
             **told,
         }
+
+
+@functools.lru_cache(maxsize=16)
+def _scale(task: GraphTask) -> tuple[Float[np.ndarray, 'F'], Float[np.ndarray, 'F']]:
+    """The mean and the standard deviation of each feature of a task; 0 and 1 of random ones."""
+    encoder = task.encoder
+    parts = encoder.parts if isinstance(encoder, JoinedGraphFeatures) else (encoder,)
+    graphs, scales = task.scale_graphs(batch_rng(0, 'train', 0), SCALE_GRAPHS), []
+    for part in parts:
+        if part.randomised:
+            scales.append((np.zeros(part.width, np.float32), np.ones(part.width, np.float32)))
+        else:
+            scales.append(feature_scale([part.encode(graph) for graph in graphs]))
+    mean, std = map(np.concatenate, zip(*scales))
+    return mean, std

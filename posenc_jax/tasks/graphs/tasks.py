@@ -8,7 +8,7 @@ import numpy as np
 
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.class_task import split_numbers
-from posenc_jax.tasks.graphs.edge_lists import EdgeList, read_graphs
+from posenc_jax.tasks.graphs.edge_lists import MAX_NODES, EdgeList, read_graphs
 from posenc_jax.tasks.graphs.graph_task import GraphTask
 from posenc_jax.tasks.graphs.named import blind_pair, disjoint, relabelled
 from posenc_jax.tasks.graphs.random_graphs import (
@@ -35,9 +35,9 @@ class BlindPairs(GraphTask):
 
     Example:
       >>> task = BlindPairs('triangles_hexagon', features='rwse(steps=3)')
-      >>> batch = task.sample(np.random.default_rng(0), batch=2, length=1)
-      >>> batch['targets'].tolist(), batch['vectors'][:, 0].tolist()
-      ([[1], [1]], [[1.0, 0.0, 0.5, 0.0], [1.0, 0.0, 0.5, 0.0]])
+      >>> batch = task.sample(np.random.default_rng(3), batch=2, length=1)
+      >>> batch['targets'].tolist(), batch['vectors'][:, 0, 3].astype(float).round(2).tolist()
+      ([[1], [0]], [-1.21, 0.83])
     """
 
     pair: Literal[
@@ -58,6 +58,9 @@ class BlindPairs(GraphTask):
 
     def width(self, length):
         return self.range_of(length)[1] * max(map(len, blind_pair(self.pair)))
+
+    def scale_graphs(self, rng, count):
+        return self.graphs(rng, count, 1, 1)[0]
 
     def graphs(self, rng, batch, low, high):
         both, labels = blind_pair(self.pair), rng.integers(0, 2, batch)
@@ -113,6 +116,10 @@ class Triangles(GraphTask):
             )
         return low, high
 
+    def scale_graphs(self, rng, count):
+        nodes = 4 * (self.degree + 1)
+        return self.graphs(rng, count, nodes, nodes)[0]
+
     def graphs(self, rng, batch, low, high):
         step = 1 + self.degree % 2
         sizes = low + step * rng.integers(0, (high - low) // step, batch, endpoint=True)
@@ -165,6 +172,9 @@ class Communities(GraphTask):
                 f'{length!r} nodes cannot be shared by {self.groups} groups; nearest: {nearest}'
             )
         return low, high
+
+    def scale_graphs(self, rng, count):
+        return self.graphs(rng, count, 8 * self.groups, 8 * self.groups)[0]
 
     def graphs(self, rng, batch, low, high):
         sizes = rng.integers(low // self.groups, high // self.groups, batch, endpoint=True)
@@ -247,6 +257,9 @@ class EdgeLists(GraphTask):
                 f'whose graphs have {min(sizes)} to {max(sizes)}'
             )
         return found
+
+    def scale_graphs(self, rng, count):
+        return dataclasses.replace(self, part='train').graphs(rng, count, 1, MAX_NODES)[0]
 
     def graphs(self, rng, batch, low, high):
         known = self.known(low, high)
