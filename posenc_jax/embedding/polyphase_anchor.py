@@ -112,7 +112,8 @@ class PolyphaseAnchor(Peg):
     after a stage, are told apart by the sum of fourth powers, where the paper takes the first.
     Where that is equal too, the first one wins, which a shift may change: in a constant image, and
     in one that was enlarged by repeating its pixels, where several phases hold the same pixels.
-    The roll by a resampler is a roll by whole pixels here.
+    The roll by a resampler is a roll by whole pixels here. Attention within windows, before which
+    the paper anchors the grid of tokens by the side of a window, is not here.
 
     Args:
       kernel: side of the convolution, odd.

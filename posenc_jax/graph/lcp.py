@@ -88,7 +88,7 @@ class Lcp(GraphEncoder):
 
     `[min, max, mean, std, median]` of k(u, v) over the neighbours v of u, `k(u, v) = 1 - W_1(mu_u,
     mu_v)`, mu_u uniform on the neighbours of u; zeros for isolated nodes. Curvatures are of
-    different size from graph to graph, so the tasks standardise features by those of training graphs
+    different size from graph to graph, so tasks standardise features by those of training graphs
     (`feature_scale`) before they join them to others. Differs from the paper: the released code
     sets the curvatures of 'afrc3' and 'afrc4' to 0 and counts 4-cycles of nodes that are not
     joined; here they follow the definitions.

@@ -33,7 +33,8 @@ class MixFFN(nnx.Module):
     `h = W_1 x + b_1`, then on the grid `h = DWConv3x3(h) + b` with zeros outside and without a
     residual, then `y = W_2 gelu(h) + b_2` with the erf form. Tokens in front of the grid skip the
     convolution. The zeros outside the grid are the only source of absolute positions; beside
-    `polyphase_anchor` the grid is a torus, and there is none.
+    `polyphase_anchor` the grid is a torus, and there is none. Weights of the linear maps are normal
+    with a deviation of 0.02, those of the convolution with one of sqrt(2 / 9), and biases are 0.
 
     Differs from the paper: nothing. The reduced attention of its encoder is the mixer
     `spatial_reduction`, and its patches are `config.model.overlap`.
@@ -55,8 +56,9 @@ class MixFFN(nnx.Module):
     """
 
     def __init__(self, width: int, hidden: int, *, stack: tuple[int, ...], rngs: nnx.Rngs):
+        # The released code cuts the normal law at -2 and 2, a hundred deviations from its mean.
         draw = lambda std, *shape: (
-            std * jax.random.truncated_normal(rngs.params(), -2, 2, (*stack, *shape), jnp.float32)
+            std * jax.random.normal(rngs.params(), (*stack, *shape), jnp.float32)
         )
         self.w_in = nnx.Param(draw(0.02, width, hidden), axes=('width', 'mlp'))
         self.b_in = zeros((hidden,), ('mlp',), stack=stack)
