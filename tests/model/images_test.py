@@ -11,6 +11,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig, pixels_per_patch
 from posenc_jax.model.input_layer import PatchInput
 from posenc_jax.model.transformer import Transformer
+from tests.jaxprs import largest_array
 
 SIZES = dict(
     vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder', output_size=3, channels=2
@@ -111,6 +112,35 @@ def test_a_pyramid_is_its_stages_one_after_the_other():
 def test_fields_that_do_not_fit_are_errors(fields, message):
     with pytest.raises(ValueError, match=message):
         model_of(**fields)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'encoding': 'peg() | full()'},
+        {'encoding': 'polyphase_anchor() | full()'},
+        {'encoding': 'nope()', 'mlp': 'mix_ffn', 'overlap': True},
+        {'encoding': '', 'pattern': ('spatial_reduction(2)',), 'mlp': 'mix_ffn'},
+        {'encoding': '', 'pattern': ('pcm_layer(gru(), order="xyz")',), 'patch': 0, 'channels': 3},
+    ],
+)
+def test_memory_is_linear_in_the_tokens(fields):
+    """A step of training makes no array whose size is that of pairs of tokens, nor of tokens and
+    reduced ones.
+    """
+    model = model_of(**{'patch': 1, 'heads': 1, **fields})
+    graphdef, state = nnx.split(model)
+    loss = lambda state, x, tok: nnx.merge(graphdef, state)(x, tok).sum()
+
+    def largest(side):
+        x, tok = jax.ShapeDtypeStruct((1, side, side, 2), jnp.float32), None
+        if not model.cfg.patch:
+            x = jax.ShapeDtypeStruct((1, side**2, 3), jnp.float32)
+            tok = Tokens.of(positions=np.random.default_rng(0).random(x.shape))
+        return largest_array(jax.jit(jax.grad(loss)).trace(state, x, tok))
+
+    assert largest(128) <= 4 * largest(64)
 
 
 def test_images_that_do_not_fit_are_errors():
