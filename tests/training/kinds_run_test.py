@@ -1,5 +1,6 @@
-"""Whole runs of encoders, models of a class, encoder-decoders and hybrid patterns: training, the
-evaluation at the end, restoring, resuming, meshes, precision, adapters and extensions.
+"""Whole runs of encoders, models of a class, of images, graphs and points, encoder-decoders and
+hybrid patterns: training, the evaluation at the end, restoring, resuming, meshes, precision,
+adapters and extensions.
 """
 
 import json
@@ -56,8 +57,22 @@ KINDS = {
         model__mlp='mix_ffn',
         model__overlap=True,
     ),
+    'graph': dict(
+        **ENCODER,
+        task='communities(inside=1.0, between=0.0)',
+        features='lcp() | rfp(features=2, steps=1)',
+        pattern=('gin()',),
+        model__pool='mean',
+        train__min_length=4,
+    ),
+    'points': dict(
+        **ENCODER,
+        task='shapes()',
+        pattern=('pcm() | pcm_layer(gru(), size=0.5)',),
+        model__pool='mean',
+    ),
 }
-POOLED = {'class': 'mean', 'image': 'token'}
+POOLED = {'class': 'mean', 'image': 'token', 'graph': 'mean', 'points': 'mean'}
 every_kind = pytest.mark.parametrize('kind', KINDS)
 
 
@@ -236,6 +251,8 @@ def written(tmp_path, kind, **fields):
         ('translation', dict(vocab_size=11, width=9, source_size=9, source_width=8)),
         ('hybrid', dict(vocab_size=13, width=18)),
         ('image', dict(vocab_size=0, width=17, output_size=4, pooled=1, channels=1)),
+        ('graph', dict(vocab_size=0, width=8, output_size=2, pooled=1, channels=10)),
+        ('points', dict(vocab_size=0, width=8, output_size=5, pooled=1, channels=3)),
     ],
 )
 def test_the_sizes_of_the_task_are_stored(tmp_path, kind, shape):

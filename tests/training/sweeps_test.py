@@ -3,6 +3,7 @@ that are asked for.
 """
 
 import ast
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from flax import nnx
 
 from configs import default, quickstart
-from configs.sweeps import fields, flip_flop, globe, images
+from configs.sweeps import fields, flip_flop, globe, graphs, images, points
 from configs.sweeps import length_generalisation as sweep
 from configs.sweeps import runs as shared
 from posenc_jax.run.plan import resolve, validate
@@ -286,6 +287,21 @@ def test_every_run_of_images_is_valid_and_its_table_has_the_size_of_the_grid(gro
     if name == 'learned_grid':
         side = plan.config.train.length // plan.cfg.patch
         assert plan.cfg.encoding.startswith(f'learned_grid({side}, {side})')
+
+
+SPACE_SWEEPS = {'points': points.SWEEP, **graphs.SWEEPS}
+SPACE_RUNS = [(group, name) for group, own in SPACE_SWEEPS.items() for name in own.encodings]
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('group, name', SPACE_RUNS, ids=str)
+def test_every_run_of_graphs_and_points_is_valid_and_reaches_its_longest_evaluation(group, name):
+    sweep = SPACE_SWEEPS[group]
+    (run,) = sweep.runs(sweep.parse(['--seeds', '0', '--only', name])).values()
+    more = (*run.more, *sweep.evaluation['comparison'], 'eval.at_end=True')
+    plan = resolve(dataclasses.replace(run, config=str(tiny.ROOT / run.config), more=more).asked())
+    assert plan.config.eval.at_end
+    assert max(plan.config.eval.lengths) >= 2 * plan.config.train.length
 
 
 @pytest.mark.full
