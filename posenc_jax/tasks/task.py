@@ -51,7 +51,7 @@ class Task(abc.ABC):
 
     Class attributes:
       is_language: whether the task is text, read in windows.
-      is_image: whether images are read. The task length is then the side of an image in pixels,
+      is_image: whether images are read. The task length is then the number of rows of an image,
         and `width` counts its pixels.
       one_length: whether all examples of training have the length `train.length`, and not one drawn
         from a range that ends there.

@@ -69,12 +69,14 @@ def test_shapes_types_and_streams(spec):
 def centre(image):
     """The place of the brightest pixel of smoothed images, from 0 to 1."""
     flat = image.reshape(len(image), -1).argmax(1)
-    return np.stack(np.divmod(flat, image.shape[2]), 1) / (image.shape[1] - 1)
+    return np.stack(np.divmod(flat, image.shape[2]), 1) / (np.array(image.shape[1:]) - 1)
 
 
+@pytest.mark.parametrize('aspect', [0.5, 1.0, 2.0])
 @pytest.mark.parametrize('larger', ['scene', 'detail'])
-def test_the_class_of_a_blob_is_its_quarter(larger):
-    image, classes = Quadrant(noise=0.0, larger=larger).images(rng(), 200, 24)
+def test_the_class_of_a_blob_is_its_quarter(larger, aspect):
+    image, classes = Quadrant(noise=0.0, larger=larger, aspect=aspect).images(rng(), 200, 24)
+    assert image.shape == (200, 24, 24 * aspect, 1)
     row, column = (centre(image[..., 0]) > 0.5).T
     np.testing.assert_array_equal(2 * row + column, classes)
 
@@ -91,6 +93,16 @@ def test_the_class_of_two_blobs_is_the_direction_from_dark_to_bright(directions)
     image = Blobs(noise=0.0).images(rng(), 200, 48)[0]
     length = np.hypot(*(centre(image[..., 0]) - centre(-image[..., 0])).T) * 47
     assert length.min() > 3.8 and length.max() < 11
+
+
+@pytest.mark.parametrize('aspect', [0.5, 2.5])
+def test_two_blobs_lie_within_an_image_that_is_not_square(aspect):
+    image, classes = Blobs(noise=0.0, aspect=aspect).images(rng(), 200, 32)
+    assert image.shape == (200, 32, 32 * aspect, 1) and image.max((1, 2, 3)).min() > 3
+    pixels = np.array(image.shape[1:3]) - 1
+    row, column = ((centre(image[..., 0]) - centre(-image[..., 0])) * pixels).T
+    turn = np.arctan2(row, column) / (2 * np.pi) * 4
+    np.testing.assert_array_equal(np.round(turn).astype(int) % 4, classes)
 
 
 def test_blobs_keep_their_size_or_the_scene():
@@ -162,8 +174,8 @@ def test_a_folder_of_pictures(pictures):
     # A colour of 40 is (40 / 255 - 1 / 2) * 4.
     expected = (np.where(batch['targets'] == 1, 220, 40) / 255 - 0.5) * 4
     np.testing.assert_allclose(batch['image'][:, 3, 3, 0], expected[:, 0], atol=1e-6)
-    grey = Folder(str(pictures), grey=True).sample(rng(), 3, 7)
-    assert grey['image'].shape == (3, 7, 7, 1)
+    grey = Folder(str(pictures), grey=True, aspect=1.5).sample(rng(), 3, 8)
+    assert grey['image'].shape == (3, 8, 12, 1)
     split = lambda name: set(task.numbers(name).tolist())
     assert not split('train') & split('test') and len(split('train')) == 12
 
@@ -196,6 +208,7 @@ def test_folders_and_files_that_cannot_be_read_are_named(pictures):
         ("quadrant(larger='sharp')", "larger='sharp' is not one of|larger is"),
         ('textures(classes=65)', r'classes must lie in 2 \.\. 64, got 65'),
         ('textures(steepest=0.0)', 'steepest must be positive'),
+        ('quadrant(aspect=0.0)', 'quadrant aspect must be positive, got 0.0'),
     ],
 )
 def test_wrong_options_are_refused(spec, message):
@@ -211,5 +224,7 @@ def test_wrong_sides_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             Quadrant().sample(rng(), 2, length)
+    with pytest.raises(ValueError, match=r'8 rows have 0 columns with aspect=0.01, but .* 1 \.\.'):
+        Quadrant(aspect=0.01).sample(rng(), 2, 8)
     with pytest.raises(ValueError, match='at least 2 pixels, got 1'):
         Textures().sample(rng(), 2, 1)

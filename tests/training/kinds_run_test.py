@@ -50,7 +50,7 @@ KINDS = {
     'hybrid': dict(task='reverse()', pattern=('cheems(chunk=4)', 'rope()')),
     'image': dict(
         **ENCODER,
-        task='quadrant(noise=0.0)',
+        task='quadrant(noise=0.0, aspect=1.5)',
         encoding='peg()',
         model__patch=2,
         model__pool='token',
@@ -250,7 +250,7 @@ def written(tmp_path, kind, **fields):
         ('class', dict(vocab_size=4, width=8, output_size=5, pooled=1)),
         ('translation', dict(vocab_size=11, width=9, source_size=9, source_width=8)),
         ('hybrid', dict(vocab_size=13, width=18)),
-        ('image', dict(vocab_size=0, width=17, output_size=4, pooled=1, channels=1)),
+        ('image', dict(vocab_size=0, width=25, output_size=4, pooled=1, channels=1)),
         ('graph', dict(vocab_size=0, width=8, output_size=2, pooled=1, channels=10)),
         ('points', dict(vocab_size=0, width=8, output_size=5, pooled=1, channels=3)),
     ],

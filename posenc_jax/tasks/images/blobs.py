@@ -25,10 +25,12 @@ class Blobs(ImageTask):
       noise: standard deviation of the noise; the blobs have heights 4 and -4.
       larger: what images larger than 16 x 16 show, 'scene' or 'detail'. The blobs have a radius of
         1.5 pixels and a distance of 4.8 to 9.6 pixels, or of as many pixels of an image of 16 x 16.
+      aspect: columns for each row. The shorter side is then the one that has 16 pixels.
 
     Raises:
       SpecError: an unknown choice.
-      ValueError: directions outside 2 .. 64, noise that is negative or not finite.
+      ValueError: directions outside 2 .. 64, noise that is negative or not finite, an aspect
+        that is not positive.
 
     Example:
       >>> task = Blobs(noise=0.0)
@@ -42,27 +44,31 @@ class Blobs(ImageTask):
     directions: int = 4
     noise: float = 1.0
     larger: Literal['scene', 'detail'] = 'scene'
+    aspect: float = 1.0
 
     def __post_init__(self):
         if not 2 <= self.directions <= 64:
             raise ValueError(f'blobs directions must lie in 2 .. 64, got {self.directions}')
         check_number('noise', self.noise, least=0)
         check_choice('larger', self.larger, ('scene', 'detail'))
+        check_number('blobs aspect', self.aspect, above=0)
 
     @property
     def output_size(self) -> int:
         return self.directions
 
     def images(self, rng, batch, side):
-        scale = min(side, 16) if self.larger == 'scene' else side
+        sides = side, self.columns(side)
+        scale = min(*sides, 16) if self.larger == 'scene' else min(sides)
         radius = 1.5 * scale / 16
         classes = rng.integers(0, self.directions, batch)
         turn = (classes + rng.uniform(-0.3, 0.3, batch)) / self.directions
-        length = rng.uniform(0.3, 0.6, batch) * scale / side
+        length = rng.uniform(0.3, 0.6, batch) * scale
         # Rows count downwards, so the angle grows clockwise.
         apart = length * np.stack([np.sin(2 * np.pi * turn), np.cos(2 * np.pi * turn)])
-        low, high = 0.1 - np.minimum(apart, 0), 0.9 - np.maximum(apart, 0)
+        size = np.array(sides)[:, None]
+        low, high = 0.1 * size - np.minimum(apart, 0), 0.9 * size - np.maximum(apart, 0)
         dark = rng.uniform(low, high)
-        of = lambda place: blob(side, *(place * side - 0.5), radius)
-        image = self.noise * rng.standard_normal((batch, side, side, 1))
+        of = lambda place: blob(*sides, *(place - 0.5), radius)
+        image = self.noise * rng.standard_normal((batch, *sides, 1))
         return image + 4 * (of(dark + apart) - of(dark)), classes

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.core.registry import quoted, register
+from posenc_jax.core.registry import check_number, quoted, register
 from posenc_jax.tasks.class_task import class_files, split_numbers
 from posenc_jax.tasks.images.stored_images import StoredImages
 
@@ -21,18 +21,20 @@ class Folder(StoredImages):
     `path/cat/1.png`, `path/dog/7.jpg`. They need Pillow.
 
     Files whose names begin with a dot are left out; every other file must be a picture. A picture
-    of any shape is resized to n x n pixels. Of each class a seventh, at least one picture, is for
-    test, as many for validation, and the rest for training.
+    of any shape is resized to n rows and the nearest number of columns to `aspect * n`. Of each
+    class a seventh, at least one picture, is for test, as many for validation, and the rest for
+    training.
 
     Args:
       path: the folder.
       grey: whether pictures are read as grey (1 channel) instead of colours (3 channels).
+      aspect: columns for each row, e.g. 1.5 for pictures of 640 x 427 pixels.
 
     Raises:
       ImportError: Pillow is missing.
       ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
         three pictures, or a file that is none; the message has the name. Files are read when a
-        data set is made.
+        data set is made. Also an aspect that is not positive.
 
     Example:
       >>> Folder('no such folder')
@@ -42,8 +44,10 @@ class Folder(StoredImages):
 
     path: str
     grey: bool = False
+    aspect: float = 1.0
 
     def __post_init__(self):
+        check_number('folder aspect', self.aspect, above=0)
         self.files  # noqa: B018  (raises for a folder that cannot be used)
 
     @functools.cached_property
@@ -72,13 +76,14 @@ class Folder(StoredImages):
 
     def check(self, side):
         for file, _ in self._labelled:
-            _read(file, 1, self.grey)
+            _read(file, (1, 1), self.grey)
 
     def pictures(
         self, numbers: Int[np.ndarray, ' B'], side: int
-    ) -> tuple[Float[np.ndarray, 'B n n C'], Int[np.ndarray, ' B']]:
+    ) -> tuple[Float[np.ndarray, 'B rows columns C'], Int[np.ndarray, ' B']]:
         labelled = self._labelled
-        images = [_read(labelled[number][0], side, self.grey) for number in numbers]
+        size = side, self.columns(side)
+        images = [_read(labelled[number][0], size, self.grey) for number in numbers]
         # Pixels of natural pictures have a mean near 1/2 and a deviation near 1/4.
         return (np.stack(images) - 0.5) * 4, np.array([labelled[number][1] for number in numbers])
 
@@ -96,8 +101,10 @@ def _check_name(file: pathlib.Path) -> None:
         )
 
 
-def _read(file: pathlib.Path, side: int, grey: bool) -> Float[np.ndarray, 'n n C']:
-    """A picture of n x n pixels, 0 to 1."""
+def _read(
+    file: pathlib.Path, size: tuple[int, int], grey: bool
+) -> Float[np.ndarray, 'rows columns C']:
+    """A picture of these rows and columns, 0 to 1."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -107,9 +114,9 @@ def _read(file: pathlib.Path, side: int, grey: bool) -> Float[np.ndarray, 'n n C
         ) from error
     try:
         with Image.open(file) as image:
-            found = image.convert('L' if grey else 'RGB').resize((side, side), Image.BILINEAR)
+            found = image.convert('L' if grey else 'RGB').resize(size[::-1], Image.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f'folder: {quoted(str(file))} cannot be read as a picture: {error}'
         ) from None
-    return np.asarray(found, np.float32).reshape(side, side, -1) / 255
+    return np.asarray(found, np.float32).reshape(*size, -1) / 255

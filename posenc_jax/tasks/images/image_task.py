@@ -13,14 +13,18 @@ LARGEST = 2048  # pixels along a side
 
 
 class ImageTask(ClassTask):
-    """A distribution of square images with a class each. The task length is the side in pixels.
+    """A distribution of images with a class each. The task length is the number n of rows.
 
-    A batch has the `image` [B, n, n, C], with a mean near 0 and a variance near 1, and one target
-    a row. A subclass draws both in `images`.
+    A batch has the `image` [B, n, columns, C], with a mean near 0 and a variance near 1, and one
+    target a row. A subclass draws both in `images`.
+
+    Attributes:
+      aspect: columns for each row. Images have n columns unless a subclass has it as an option.
     """
 
     is_image: ClassVar[bool] = True
     one_length: ClassVar[bool] = True
+    aspect = 1.0
 
     @property
     def channels(self) -> int:
@@ -29,11 +33,25 @@ class ImageTask(ClassTask):
     @abc.abstractmethod
     def images(
         self, rng: np.random.Generator, batch: int, side: int
-    ) -> tuple[Float[np.ndarray, 'B n n C'], Int[np.ndarray, ' B']]:
-        """Images of n = `side` pixels along each side, and their classes."""
+    ) -> tuple[Float[np.ndarray, 'B rows columns C'], Int[np.ndarray, ' B']]:
+        """Images of `side` rows and `columns(side)` columns, and their classes."""
+
+    def columns(self, side: int) -> int:
+        """The columns of images of `side` rows, the nearest whole number to `side * aspect`.
+
+        Raises:
+          ValueError: a number outside 1 .. LARGEST.
+        """
+        columns = round(side * self.aspect)
+        if not 1 <= columns <= LARGEST:
+            raise ValueError(
+                f'images of {side} rows have {columns} columns with aspect={self.aspect}, but the '
+                f'columns must lie in 1 .. {LARGEST}'
+            )
+        return columns
 
     def side(self, length: Length) -> int:
-        """The side of the images in pixels.
+        """The rows of the images, which is their side where they are square.
 
         Raises:
           ValueError: a range of sides, or a side outside 1 .. LARGEST.
@@ -43,23 +61,30 @@ class ImageTask(ClassTask):
             raise ValueError(f'all images of a batch have one side, got the range {length!r}')
         if high > LARGEST:
             raise ValueError(f'the side of an image is at most {LARGEST} pixels, got {high}')
+        self.columns(high)
         return high
 
     def width(self, length: Length) -> int:
-        return self.side(length) ** 2
+        side = self.side(length)
+        return side * self.columns(side)
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         return self.batch(*self.images(rng, batch, self.side(length)))
 
-    def batch(self, image: Float[np.ndarray, 'B n n C'], classes: Int[np.ndarray, ' B']) -> Batch:
+    def batch(
+        self, image: Float[np.ndarray, 'B rows columns C'], classes: Int[np.ndarray, ' B']
+    ) -> Batch:
         """The batch of images and their classes."""
         return {'image': image.astype(np.float32), **class_targets(classes)}
 
 
 def blob(
-    side: int, row: Float[np.ndarray, ' B'], column: Float[np.ndarray, ' B'], radius: float
-) -> Float[np.ndarray, 'B n n 1']:
+    rows: int,
+    columns: int,
+    row: Float[np.ndarray, ' B'],
+    column: Float[np.ndarray, ' B'],
+    radius: float,
+) -> Float[np.ndarray, 'B rows columns 1']:
     """A Gaussian of height 1 around a place in pixels; `radius` is its standard deviation."""
-    pixel = np.arange(side)
-    near = lambda place: np.exp(-0.5 * ((pixel - place[:, None]) / radius) ** 2)
-    return (near(row)[:, :, None] * near(column)[:, None, :])[..., None]
+    near = lambda n, place: np.exp(-0.5 * ((np.arange(n) - place[:, None]) / radius) ** 2)
+    return (near(rows, row)[:, :, None] * near(columns, column)[:, None, :])[..., None]

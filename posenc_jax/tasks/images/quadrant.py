@@ -21,10 +21,11 @@ class Quadrant(ImageTask):
       noise: standard deviation of the noise; the blob has height 4.
       larger: what larger images show, 'scene' or 'detail'. Blobs have a radius of 1.5 pixels, or
         of 1.5 pixels of an image with 16 x 16.
+      aspect: columns for each row. The shorter side is then the one that has 16 pixels.
 
     Raises:
       SpecError: an unknown choice.
-      ValueError: noise that is negative or not finite.
+      ValueError: noise that is negative or not finite, an aspect that is not positive.
 
     Example:
       >>> batch = Quadrant(noise=0.0).sample(np.random.default_rng(0), batch=2, length=16)
@@ -34,22 +35,24 @@ class Quadrant(ImageTask):
 
     noise: float = 1.0
     larger: Literal['scene', 'detail'] = 'scene'
+    aspect: float = 1.0
 
     def __post_init__(self):
         check_number('noise', self.noise, least=0)
         check_choice('larger', self.larger, ('scene', 'detail'))
+        check_number('quadrant aspect', self.aspect, above=0)
 
     @property
     def output_size(self) -> int:
         return 4
 
     def images(self, rng, batch, side):
-        radius = 1.5 if self.larger == 'scene' else 1.5 * side / 16
+        sides = side, self.columns(side)
+        radius = 1.5 if self.larger == 'scene' else 1.5 * min(sides) / 16
         classes = rng.integers(0, 4, batch)
-        half = side / 2
+        half = np.array(sides)[:, None] / 2
         # Centres keep clear of the middle lines by a tenth of the side.
-        row, column = rng.uniform(0.1, 0.8, (2, batch)) * half
-        row += np.where(classes // 2, 1.2 * half - 1, 0)
-        column += np.where(classes % 2, 1.2 * half - 1, 0)
-        image = self.noise * rng.standard_normal((batch, side, side, 1))
-        return image + 4 * blob(side, row, column, radius), classes
+        place = rng.uniform(0.1, 0.8, (2, batch)) * half
+        place += np.where(np.divmod(classes, 2), 1.2 * half - 1, 0)
+        image = self.noise * rng.standard_normal((batch, *sides, 1))
+        return image + 4 * blob(*sides, *place, radius), classes

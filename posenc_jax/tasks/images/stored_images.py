@@ -27,8 +27,8 @@ class StoredImages(ImageTask):
     @abc.abstractmethod
     def pictures(
         self, numbers: Int[np.ndarray, ' B'], side: int
-    ) -> tuple[Float[np.ndarray, 'B n n C'], Int[np.ndarray, ' B']]:
-        """Pictures of n = `side` pixels along each side, and their classes."""
+    ) -> tuple[Float[np.ndarray, 'B rows columns C'], Int[np.ndarray, ' B']]:
+        """Pictures of `side` rows and `columns(side)` columns, and their classes."""
 
     def check(self, side: int) -> None:
         """Raises ValueError if pictures cannot be read, or not at this size."""
