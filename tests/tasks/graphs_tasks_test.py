@@ -1,6 +1,7 @@
 """Tasks on graphs, and the layers that read the edges of a graph."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -193,6 +194,23 @@ def test_edge_lists_of_a_user(tmp_path):
         task.sample(rng(), 2, (1, 2))
     with pytest.raises(ValueError, match='no graphs of 1 to 2 nodes in the test split'):
         task.dataset(length=(1, 2), batch_size=2, seed=0, split='test')
+
+
+def test_nodes_of_edge_lists_have_classes(tmp_path):
+    for number in range(3):
+        (tmp_path / f'g{number}.txt').write_text('5 7\n7 9\n' if number else '5 7\n')
+    spec = {'features': 'lcp(curvature="frc")', 'folder': str(tmp_path), 'by_node': True}
+    with pytest.raises(SpecError, match='by_node=True needs a file nodes.txt'):
+        EdgeLists(**{**spec, 'folder': str(shutil.copytree(tmp_path, tmp_path / 'without'))})
+    nodes = [f'g{number} {node} {node % 4}\n' for number in range(3) for node in (5, 7, 9)]
+    (tmp_path / 'nodes.txt').write_text(''.join(nodes).replace('g0 9 1\n', ''))
+    task = EdgeLists(**spec)
+    assert (task.predicts, task.output_size) == ('here', 4)
+    batch = task.dataset(length=(1, 3), batch_size=8, seed=0)[0]
+    for targets, valid, mask in zip(batch['targets'], batch['valid'], batch['loss_mask']):
+        assert targets[valid].tolist() == [1, 3, 1][: valid.sum()] and (mask == valid).all()
+    with pytest.raises(SpecError, match="the label of graph 'g0' must be .* got None"):
+        EdgeLists(folder=str(tmp_path))
 
 
 def test_splits_of_edge_lists_share_no_graph(tmp_path):

@@ -259,6 +259,30 @@ def test_wrong_labels_name_their_file_and_line(tmp_path, text, message):
         read_graphs(tmp_path)
 
 
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('a 1 0\na 3 2\n', None),
+        ('a 1\n', 'line 1: 2 words, expected "graph node class"'),
+        ('a x 0\n', "line 1: 'x' is no node id"),
+        ('a 1 -1\n', "line 1: '-1' is no class, expected a whole number"),
+        ('a 1 0\na 1 2\n', "line 2: a second class of node 1 of 'a'"),
+        ('b 1 0\n', "'b' is no graph of the folder"),
+        ('', "the graph 'a' has no label"),
+        ('a 1 0\na 2 0\n', "the graph 'a' has no node 2"),
+        ('a 3 0\n', "node 1 of the graph 'a' has no class"),
+    ],
+)
+def test_classes_of_nodes_are_read_and_wrong_ones_name_their_file(tmp_path, text, message):
+    folder(tmp_path, a='3 1\n', nodes=text)
+    if message is None:
+        (graph,) = read_graphs(tmp_path)
+        assert (graph.classes.tolist(), graph.label) == ([0, 2], None)
+    else:
+        with pytest.raises(ValueError, match=f'nodes.txt.* ({message})'):
+            read_graphs(tmp_path)
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='no folder .*nowhere'):
         read_graphs(tmp_path / 'nowhere')

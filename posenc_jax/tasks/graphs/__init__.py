@@ -2,7 +2,13 @@
 own edge lists; and batches of graphs of different sizes.
 """
 
-from posenc_jax.tasks.graphs.edge_lists import EdgeList, read_edge_list, read_graphs, read_labels
+from posenc_jax.tasks.graphs.edge_lists import (
+    EdgeList,
+    read_edge_list,
+    read_graphs,
+    read_labels,
+    read_node_classes,
+)
 from posenc_jax.tasks.graphs.named import BLIND_PAIRS, blind_pair, blind_pair_samples, relabelled
 from posenc_jax.tasks.graphs.padded import pad_graphs, pad_nodes
 from posenc_jax.tasks.graphs.random_graphs import (

@@ -1,7 +1,8 @@
-"""A user's own graphs: a folder of edge lists, and their labels."""
+"""A user's own graphs: a folder of edge lists, and labels of graphs or of their nodes."""
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -10,7 +11,7 @@ from posenc_jax.core.registry import nearest, quoted
 from posenc_jax.tasks.language.documents import as_text
 
 MAX_NODES = 2**14  # a dense adjacency of 256 MiB
-LABELS = 'labels.txt'
+LABELS, NODES = 'labels.txt', 'nodes.txt'  # of graphs, of nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,14 @@ class EdgeList:
       adjacency: which nodes are joined.
       ids: the id of each node in the file, ascending.
       label: a class (int) or a value (float), or None.
+      classes: of each node, or None.
     """
 
     name: str
     adjacency: Bool[np.ndarray, 'n n']
     ids: Int[np.ndarray, 'n']
     label: int | float | None = None
+    classes: Int[np.ndarray, 'n'] | None = None
 
 
 def _lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
@@ -35,6 +38,15 @@ def _lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
     text = as_text(path.read_bytes(), str(path)).decode()
     words = [(i, line.split('#')[0].split()) for i, line in enumerate(text.splitlines(), 1)]
     return [(i, found) for i, found in words if found]
+
+
+def _check_whole(where: str, word: str, what: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) <= 18):
+        raise ValueError(
+            f'{where}: {quoted(word)} is no {what}, expected a whole number, 0 or larger, of at '
+            'most 18 digits'
+        )
+    return int(word)
 
 
 def read_edge_list(path: str | pathlib.Path) -> EdgeList:
@@ -67,13 +79,7 @@ def read_edge_list(path: str | pathlib.Path) -> EdgeList:
                 f'{where}: {len(words)} words, expected an edge "u v", or one node: '
                 f'{quoted(" ".join(words))}'
             )
-        for word in words:
-            if not (word.isascii() and word.isdigit() and len(word) <= 18):
-                raise ValueError(
-                    f'{where}: {quoted(word)} is no node id, expected a whole number, 0 or larger, '
-                    'of at most 18 digits'
-                )
-        edge = tuple(map(int, words))
+        edge = tuple(_check_whole(where, word, 'node id') for word in words)
         if len(edge) == 2 and edge[0] == edge[1]:
             raise ValueError(f'{where}: node {edge[0]} is joined to itself')
         if len(edge) == 2 and edge in lines:
@@ -130,8 +136,41 @@ def read_labels(path: str | pathlib.Path) -> dict[str, int | float]:
     return {name: int(text) if whole else float(text) for name, text in texts.items()}
 
 
+def read_node_classes(path: str | pathlib.Path) -> dict[str, dict[int, int]]:
+    """Reads the classes of nodes from a text file with `graph node class` a line, as name of the
+    graph -> id of the node -> class.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line of other than three words, a node or class that is no whole number of at
+        least 0, or a second class of a node. The message begins with the file and the line.
+
+    Example:
+      >>> import tempfile
+      >>> file = pathlib.Path(tempfile.mkdtemp(), 'nodes.txt')
+      >>> _ = file.write_text('a 7 0\\na 9 2\\n')
+      >>> read_node_classes(file)
+      {'a': {7: 0, 9: 2}}
+    """
+    path, found = pathlib.Path(path), {}
+    for number, words in _lines(path):
+        where = f'{path}, line {number}'
+        if len(words) != 3:
+            raise ValueError(f'{where}: {len(words)} words, expected "graph node class"')
+        node, label = (
+            _check_whole(where, word, what) for word, what in zip(words[1:], ('node id', 'class'))
+        )
+        own = found.setdefault(words[0], {})
+        if node in own:
+            raise ValueError(f'{where}: a second class of node {node} of {quoted(words[0])}')
+        own[node] = label
+    return found
+
+
 def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[EdgeList]:
     """Reads the graphs of a folder, the files `*.txt` in the order of their names.
+
+    A file `nodes.txt` has the classes of all nodes of all graphs, see `read_node_classes`.
 
     Args:
       folder: of edge lists, see `read_edge_list`.
@@ -140,7 +179,8 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
 
     Raises:
       FileNotFoundError: no such folder, no graphs in it, or no such file of labels.
-      ValueError: a file that is wrong, a graph without a label, or a label without a graph.
+      ValueError: a file that is wrong, a graph or node without a label, or a label without a graph
+        or node.
 
     Example:
       >>> import tempfile
@@ -156,13 +196,24 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
     table = folder / (LABELS if labels is None else labels)
     if labels is not None and not table.is_file():
         raise FileNotFoundError(f'there is no file {table}; expected "name label" a line')
-    paths = sorted(path for path in folder.glob('*.txt') if path.is_file() and path != table)
+    beside = (table, folder / NODES)
+    paths = sorted(path for path in folder.glob('*.txt') if path.is_file() and path not in beside)
     if not paths:
         raise FileNotFoundError(f'{folder} has no edge lists; expected files *.txt')
     graphs = [read_edge_list(path) for path in paths]
-    if not table.is_file():
-        return graphs
-    found, names = read_labels(table), [graph.name for graph in graphs]
+    if table.is_file():
+        labelled = read_labels(table)
+        _check_names(table, labelled, graphs)
+        graphs = [dataclasses.replace(graph, label=labelled[graph.name]) for graph in graphs]
+    if (folder / NODES).is_file():
+        of_nodes = read_node_classes(folder / NODES)
+        _check_names(folder / NODES, of_nodes, graphs)
+        graphs = [_with_classes(folder / NODES, graph, of_nodes[graph.name]) for graph in graphs]
+    return graphs
+
+
+def _check_names(table: pathlib.Path, found: Iterable[str], graphs: list[EdgeList]) -> None:
+    found, names = list(found), [graph.name for graph in graphs]
     for name in found:
         if name not in names:
             raise ValueError(
@@ -171,4 +222,14 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
     for name in names:
         if name not in found:
             raise ValueError(f'{table}: the graph {quoted(name)} has no label')
-    return [dataclasses.replace(graph, label=found[graph.name]) for graph in graphs]
+
+
+def _with_classes(table: pathlib.Path, graph: EdgeList, classes: dict[int, int]) -> EdgeList:
+    ids = graph.ids.tolist()
+    for node in classes:
+        if node not in ids:
+            raise ValueError(f'{table}: the graph {quoted(graph.name)} has no node {node}')
+    for node in ids:
+        if node not in classes:
+            raise ValueError(f'{table}: node {node} of the graph {quoted(graph.name)} has no class')
+    return dataclasses.replace(graph, classes=np.array([classes[node] for node in ids]))

@@ -8,7 +8,7 @@ import numpy as np
 
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.class_task import split_numbers
-from posenc_jax.tasks.graphs.edge_lists import MAX_NODES, EdgeList, read_graphs
+from posenc_jax.tasks.graphs.edge_lists import MAX_NODES, NODES, EdgeList, read_graphs
 from posenc_jax.tasks.graphs.graph_task import GraphTask
 from posenc_jax.tasks.graphs.named import blind_pair, disjoint, relabelled
 from posenc_jax.tasks.graphs.random_graphs import (
@@ -194,7 +194,7 @@ def _read(folder: str) -> tuple[EdgeList, ...]:
 @dataclasses.dataclass(frozen=True)
 class EdgeLists(GraphTask):
     """A user's own graphs, with a class for each, from a folder of edge lists (see
-    `posenc_jax.tasks.graphs.read_graphs`) with a file labels.txt.
+    `posenc_jax.tasks.graphs.read_graphs`) with a file labels.txt, or nodes.txt for `by_node`.
 
     The task length is the number of nodes up to which graphs are drawn. A seventh of the graphs, at
     least one, is for test, as many for validation, and the rest for training (`split_numbers`).
@@ -202,24 +202,31 @@ class EdgeLists(GraphTask):
     Args:
       folder: of the edge lists.
       part: the split of which `sample` draws; a data set reads its own.
+      by_node: predict the class of each node and not that of the graph.
 
     Raises:
       FileNotFoundError, ValueError: a folder or file that is missing or wrong, with its name; fewer
         than three graphs.
-      SpecError: an unknown part; graphs without labels that are whole numbers.
+      SpecError: an unknown part; graphs without labels that are whole numbers, or without classes
+        of their nodes.
     """
 
     folder: str = ''
     part: Literal['train', 'validation', 'test'] = 'train'
+    by_node: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         check_choice('part', self.part, SPLITS)
         if not self.folder:
             raise SpecError("edge_lists needs a folder, e.g. edge_lists(folder='molecules')")
-        graphs = _read(self.folder)
-        for graph in graphs:
-            if isinstance(graph.label, bool) or not isinstance(graph.label, int):
+        for graph in _read(self.folder):
+            if self.by_node and graph.classes is None:
+                raise SpecError(
+                    f'{self.folder}: by_node=True needs a file {NODES} with "graph node class" a '
+                    'line'
+                )
+            if not self.by_node and not isinstance(graph.label, int):
                 raise SpecError(
                     f'{self.folder}: the label of graph {graph.name!r} must be a whole number of '
                     f'at least 0, its class, got {graph.label!r}'
@@ -233,8 +240,15 @@ class EdgeLists(GraphTask):
         return split_numbers(count, self.part, f'graphs in {self.folder}').tolist()
 
     @property
+    def predicts(self) -> Literal['here', 'class']:
+        return 'here' if self.by_node else 'class'
+
+    @property
     def output_size(self) -> int:
-        return 1 + max(int(graph.label) for graph in _read(self.folder))
+        return 1 + max(int(np.max(self._classes(graph))) for graph in _read(self.folder))
+
+    def _classes(self, graph: EdgeList):
+        return graph.classes if self.by_node else graph.label
 
     def dataset(self, *, length, batch_size, seed, split='train', shard=(0, 1)):
         own = dataclasses.replace(self, part=check_choice('split', split, SPLITS))
@@ -264,4 +278,4 @@ class EdgeLists(GraphTask):
     def graphs(self, rng, batch, low, high):
         known = self.known(low, high)
         drawn = [known[i] for i in rng.integers(0, len(known), batch)]
-        return [graph.adjacency for graph in drawn], [graph.label for graph in drawn]
+        return [graph.adjacency for graph in drawn], [self._classes(graph) for graph in drawn]
