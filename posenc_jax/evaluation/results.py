@@ -10,7 +10,7 @@ from typing import Any
 
 from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
-from posenc_jax.evaluation import field_maps, field_pictures, pictures
+from posenc_jax.evaluation import field_maps, field_pictures, pictures, sample_pictures
 from posenc_jax.evaluation.measurement import BY_PLANE, Measurement, is_of_points, is_share
 from posenc_jax.evaluation.series import (
     OWN,
@@ -64,6 +64,7 @@ class Results:
             *pictures.write(self.series, self.protocols, directory),
             *field_pictures.write(self.runs, directory),
             *field_maps.write(self.runs, directory),
+            *sample_pictures.write(self.runs, directory),
         ]
 
     def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:

@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from posenc_jax.evaluation import field_points, language
+from posenc_jax.evaluation.image_samples import ImageSamples, read_samples
 from posenc_jax.evaluation.measurement import Measurement
 from posenc_jax.evaluation.results import Results
 from posenc_jax.evaluation.scoring import scorer
@@ -78,6 +79,7 @@ def _evaluate(job: Job) -> RunResult:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     fitted: tuple[field_points.Fitted, ...] = ()
     class_map: field_points.ClassMap | None = None
+    samples: tuple[ImageSamples, ...] = ()
     of_ngrams: dict[str, float] = {}
     try:
         if isinstance(model, Field):
@@ -85,7 +87,18 @@ def _evaluate(job: Job) -> RunResult:
             measurements = field_points.measure(fitted, job.cfg)
             class_map = field_points.draw_map(model, job.task)
         else:
-            measurements = measure(job, job.extended(model))
+            model = job.extended(model)
+            measurements = measure(job, model)
+            if job.task.is_image:
+                samples = read_samples(
+                    model,
+                    job.task,
+                    settings.lengths_of(config),
+                    samples=asked.samples,
+                    rows=job.rows,
+                    split=asked.split,
+                    key=_key(asked),
+                )
             if isinstance(job.task, Language):
                 of_ngrams = language.of_tables(
                     job.task,
@@ -113,8 +126,13 @@ def _evaluate(job: Job) -> RunResult:
         measurements=tuple(measurements),
         fitted=fitted,
         class_map=class_map,
+        samples=samples,
         **of_ngrams,
     )
+
+
+def _key(asked: Any) -> jax.Array | None:
+    return jax.random.key(SEED) if asked.positions == 'sampled' else None
 
 
 def measure(job: Job, model: Model) -> list[Measurement]:
@@ -125,7 +143,7 @@ def measure(job: Job, model: Model) -> list[Measurement]:
       model: `job.extended(model)`, or another model to evaluate in the same way.
     """
     asked, lengths = job.config.eval, settings.lengths_of(job.config)
-    key = jax.random.key(SEED) if asked.positions == 'sampled' else None
+    key = _key(asked)
     score = scorer(model)
     if job.task.is_language:
         return language.evaluate_language(

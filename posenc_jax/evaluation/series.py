@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from posenc_jax.evaluation.field_points import ClassMap, Fitted
+from posenc_jax.evaluation.image_samples import ImageSamples
 from posenc_jax.evaluation.measurement import Measurement, is_of_points
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
@@ -35,6 +36,7 @@ class RunResult:
         training text have on the tokens of the first protocol; see `evaluation.ngrams`.
       fitted, class_map: what a field says at its points and on a map of its task, to be drawn; not
         kept in results.json.
+      samples: what a model of images says of some of them, to be drawn; not kept either.
     """
 
     run: str
@@ -54,6 +56,7 @@ class RunResult:
     fivegram: float | None = None
     fitted: tuple[Fitted, ...] = ()
     class_map: ClassMap | None = None
+    samples: tuple[ImageSamples, ...] = ()
 
     @property
     def points(self) -> dict[Point, Measurement]:
@@ -67,7 +70,7 @@ class RunResult:
 OWN = tuple(
     f.name
     for f in dataclasses.fields(RunResult)
-    if f.name not in ('settings', 'measurements', 'fitted', 'class_map')
+    if f.name not in ('settings', 'measurements', 'fitted', 'class_map', 'samples')
 )  # the same in every row
 TABLES = {'bigram': 2, 'fivegram': 5}  # field -> order of the table of n-grams
 
