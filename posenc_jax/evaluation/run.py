@@ -95,7 +95,6 @@ def _evaluate(job: Job) -> RunResult:
                     job.task,
                     settings.lengths_of(config),
                     samples=asked.samples,
-                    rows=job.rows,
                     split=asked.split,
                     key=_key(asked),
                 )

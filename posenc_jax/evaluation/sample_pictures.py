@@ -37,7 +37,9 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
     from matplotlib.figure import Figure
 
     shares = {m.length: m.value for m in run.measurements}
-    figure = Figure(figsize=(12.5, 1.9 * len(run.samples) + 0.5), layout='constrained')
+    rows, columns = run.samples[0].images.shape[1:3]
+    height = len(run.samples) * (12 / SHOWN * rows / columns + 0.4) + 0.5
+    figure = Figure(figsize=(12.5, height), layout='constrained')
     axes = figure.subplots(len(run.samples), SHOWN, squeeze=False)
     for row, one in zip(axes, run.samples):
         for axis in row:

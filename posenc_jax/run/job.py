@@ -93,10 +93,15 @@ class Job(Plan):
         length have, at most `eval.batch` rows, and at least one.
 
         Args:
-          width: tokens per row.
+          width: tokens per row; pixels or nodes, where the task has images or graphs.
         """
-        batch = self.config.eval.batch
-        return max(1, min(batch, batch * self.cfg.train_len // width))
+        batch, trained = self.config.eval.batch, self.cfg.train_len
+        if self.task.channels:  # their length is a side or a number of copies, not a width
+            try:
+                trained = self.task.width(self.config.train.length)
+            except ValueError:  # the evaluation has another task, without images of this side
+                pass
+        return max(1, min(batch, batch * trained // width))
 
 
 def prepare(run: str, overrides: Mapping[str, Any]) -> Job:

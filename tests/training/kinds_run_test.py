@@ -19,6 +19,7 @@ from posenc_jax.evaluation.scoring import token_scores
 from posenc_jax.model.projections import Adapter
 from posenc_jax.model.sharding import make_mesh, spec_of
 from posenc_jax.run import stored
+from posenc_jax.run.job import prepare
 from posenc_jax.run.plan import make_task, task_length, validate
 from posenc_jax.run.reading import inputs_of, source_of, tokens_of
 from posenc_jax.run.restore import restore_model
@@ -134,6 +135,14 @@ def test_a_restored_model_has_the_loss_that_training_measured(runs, kind):
     scored = batch['loss_mask'] > 0
     assert step == STEPS
     assert np.asarray(nll)[scored].mean() == pytest.approx(line['validation_loss'], rel=1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('kind, length, larger', [('image', 8, 16), ('graph', 8, 16)])
+def test_an_evaluation_reads_whole_batches_of_the_trained_size(runs, kind, length, larger):
+    job = prepare(str(runs(kind) / NAME), {})
+    rows = [job.rows(job.task.width(n)) for n in (length, larger)]
+    assert rows == [8, 8 // (4 if kind == 'image' else 2)]
 
 
 @pytest.mark.full
