@@ -204,7 +204,7 @@ class Transformer(LayerStack):
             raise ValueError(f'{len(tokens)} rows of tokens, but {len(source.x)} of the source')
         if self.lower and tokens.ndim == 4:  # the first stage refuses another number of dimensions
             patches = [stage.cfg.patch for stage in (*self.lower, self)]
-            check_sides(*tokens.shape[1:3], patches)
+            check_sides(tokens.shape[1], tokens.shape[2], patches)
         for number, stage in enumerate(self.lower):
             grid: Any = stage.tokens_of(tokens, tok).grid
             rows, columns = grid
