@@ -31,6 +31,8 @@ LAYERS = [entry for entry in entries('mixer') if entry.is_layer]
 # These read whole rows, later tokens too, so they refuse to decode; their own tests do the rest.
 WHOLE = [entry for entry in LAYERS if getattr(entry.build, 'sees_later', False)]
 ENTRIES = [entry for entry in LAYERS if entry not in WHOLE]
+# Of those of whole rows, the ones that need no grid, points or graph.
+ROW_ENTRIES = [*ENTRIES, *(entry for entry in WHOLE if entry.key == 'lightnet_whole')]
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL, VOCAB = 2, 20, 4, 2, 8, 16, 11
 CONTEXT = dict(
     heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=16, layers=2
@@ -61,6 +63,7 @@ expensive = pytest.mark.full_where(
     condition=lambda entry, mixed=True: entry.key != REPRESENTATIVE or not mixed
 )
 every_mixer = pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry.key)
+every_mixer_of_rows = pytest.mark.parametrize('entry', ROW_ENTRIES, ids=lambda entry: entry.key)
 every_pattern = pytest.mark.parametrize('mixed', [False, True], ids=['alone', 'with_rope'])
 
 
@@ -118,7 +121,7 @@ def make(entry, seed=0):
 
 @functools.cache
 def mixer_of(key):
-    (entry,) = (entry for entry in ENTRIES if entry.key == key)
+    (entry,) = (entry for entry in LAYERS if entry.key == key)
     return make(entry)
 
 
@@ -235,7 +238,7 @@ def test_mixers_of_whole_rows_refuse_to_decode(entry):
 # Shapes, dtypes, states.
 
 
-@every_mixer
+@every_mixer_of_rows
 def test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry):
     mixer, x = mixer_of(entry.key), jnp.asarray(X, jnp.bfloat16)
     tok = pj.Tokens.of(**KINDS['packed_and_padded'])
@@ -255,7 +258,7 @@ def test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry):
     assert shapes_of(longer) == shapes_of(state), 'the state depends on the capacity'
 
 
-@every_mixer
+@every_mixer_of_rows
 def test_every_variable_declares_the_role_of_each_axis(entry):
     variables = jax.tree.leaves(
         nnx.state(mixer_of(entry.key)), is_leaf=lambda a: isinstance(a, nnx.Variable)
@@ -272,7 +275,7 @@ def test_every_variable_declares_the_role_of_each_axis(entry):
 
 
 @expensive
-@every_mixer
+@every_mixer_of_rows
 def test_bfloat16_is_close_to_float32(entry):
     tok = pj.Tokens.of(length=LENGTH)
     if entry.card.promises.relative:  # where the error of a position in bfloat16 is above 1
@@ -368,7 +371,7 @@ def test_packing_and_padding_change_nothing(entry):
         close(np.asarray(out)[:, valid[0]], expected)
 
 
-@every_mixer
+@every_mixer_of_rows
 def test_padding_is_finite_and_does_not_leak(entry):
     mixer = mixer_of(entry.key)
     for kind in ('padded', 'packed_and_padded'):
@@ -438,7 +441,7 @@ def test_gradients_are_finite_and_those_of_the_steps(entry):
 
 
 @pytest.mark.full
-@every_mixer
+@every_mixer_of_rows
 def test_jit_equals_eager(entry):
     mixer, tok = mixer_of(entry.key), pj.Tokens.of(**KINDS['packed_and_padded'])
     eager = mixer.whole(jnp.asarray(X), tok)

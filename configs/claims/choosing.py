@@ -36,7 +36,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     'Images: larger, finer or shifted ones than in training': (
         *('S1', 'S2', 'S3', 'S4', 'C11', 'A38', 'C16'),
     ),
-    'Fields and places on the globe': ('S6', 'S7', 'S8', 'S9', 'S10', 'S11', 'S12', 'C12'),
+    'Fields and places on the globe': ('S6', 'S7a', 'S7b', 'S8', 'S9', 'S10', 'S11', 'S12', 'C12'),
     'Points and boxes': ('S13', 'S14'),
     'Graphs': ('S15', 'S16', 'S17', 'C13'),
 }

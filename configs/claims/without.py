@@ -5,7 +5,7 @@ GLOBE = 'one of the encoders of the globe that claim S6 compares'
 WITHOUT = {
     'attention_entropy': 'an analysis; claim X8 reads it',
     'receptive_field': 'an analysis; claim B9 reads it',
-    'fourier_features': 'a baseline of fields, in claims S7 and C12',
+    'fourier_features': 'a baseline of fields, in claims S7a and C12',
     **dict.fromkeys(
         (
             'geo_cartesian3d', 'geo_dfs', 'geo_direct', 'geo_grid', 'geo_spherec',

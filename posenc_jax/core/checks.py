@@ -1,10 +1,14 @@
 """Checks of arguments that several modules have in common."""
 
+import contextlib
 import math
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 from jax import core, errors
+
+from posenc_jax.core.registry import SpecError
 
 _NAME = 'InconclusiveDimensionOperation'  # moved to jax.errors in jax 0.9
 _INCONCLUSIVE: Any = getattr(errors if hasattr(errors, _NAME) else core, _NAME)
@@ -62,3 +66,21 @@ def check_train_len(name: str, train_len: int) -> int:
             f'{train_len!r}'
         )
     return train_len
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Errors of values that arise within begin with what they are about, such as a field's name.
+
+    Example:
+      >>> with about('cross'):
+      ...     raise ValueError('expected a spec string')
+      Traceback (most recent call last):
+      ValueError: cross: expected a spec string
+    """
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f'{what}: {error}') from error
+    except ValueError as error:
+        raise ValueError(f'{what}: {error}') from error

@@ -3,6 +3,8 @@ in them.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -13,6 +15,7 @@ from posenc_jax.decoding.generate import generate, pad_left
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.answers import check_decodable
 from posenc_jax.run.job import SEED
+from posenc_jax.run.reading import encoded_source, source_of
 from posenc_jax.tasks.retrieval.ruler_lite import RulerLite, string_match_all
 from posenc_jax.tasks.task import batch_rng
 
@@ -87,13 +90,14 @@ def decoded_match(
 def decoded_rows(
     model: Transformer, batch: dict[str, np.ndarray], rows: int
 ) -> Bool[np.ndarray, 'B M']:
-    """Decodes the answers of a batch greedily, each behind the tokens before it.
+    """Decodes the answers of a batch greedily, each behind the tokens before it, and behind its
+    source where the batch has one.
 
     This differs from the first choices of one pass where a method sees other keys while it decodes
     than in one pass over the whole text, e.g. `lm_infinite(top_k=...)`.
 
     Args:
-      model: a decoder.
+      model: a decoder, or an encoder-decoder.
       batch: a batch of a task that predicts the next token, see `answers.check_decodable`.
       rows: how many answers are decoded at once.
 
@@ -109,7 +113,8 @@ def decoded_rows(
     count, first = mask.sum(axis=1), mask.argmax(axis=1)
     ids, valid = pad_left([row[: at + 1] for row, at in zip(batch['tokens'], first)])
     longest = int(count.max())
-    new = _greedy(model, ids, valid, longest, rows)
+    sources = {name: array for name, array in batch.items() if name.startswith('source')}
+    new = _greedy(model, ids, valid, longest, rows, sources=sources)
     column = first[:, None] + np.arange(longest)
     targets = np.take_along_axis(
         batch['targets'], np.minimum(column, batch['targets'].shape[1] - 1), axis=1
@@ -124,11 +129,15 @@ def _greedy(
     count: int,
     rows: int,
     decoding: Decoding | None = None,
+    sources: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Int[np.ndarray, 'B {count}']:
-    """The `count` most probable tokens behind each prompt, for `rows` prompts at once."""
+    """The `count` most probable tokens behind each prompt, for `rows` prompts at once. `sources`
+    are the entries of a batch about its source, if it has one.
+    """
     rows, parts = min(rows, len(ids)), []
     for first in range(0, len(ids), rows):
         own = np.minimum(np.arange(first, first + rows), len(ids) - 1)  # one shape, one compilation
+        source = source_of({name: array[own] for name, array in sources.items()})
         out = generate(
             model,
             ids[own],
@@ -136,6 +145,7 @@ def _greedy(
             max_new_tokens=count,
             temperature=0.0,
             decoding=decoding,
+            source=encoded_source(model, source),
         )
         parts.append(np.asarray(out)[: len(ids) - first, ids.shape[1] :])
     return np.concatenate(parts)

@@ -133,7 +133,10 @@ class PolyInr(FieldNetwork):
         shallow = lambda size, outs, part: Dense(size, outs, part * bound(size), 0.0, rngs)
         turned, mapped = components * (components + 1), (components + 1) * width
         sizes = [style] + [width] * (levels - 1)
-        self.mix = nnx.List(shallow(style, width, 1.0) for _ in range(levels - 1))
+        self.mix = nnx.List(
+            Dense(style, width, math.sqrt(3), 0.0, rngs)  # of variance 1
+            for _ in range(levels - 1)
+        )
         self.turns = nnx.List(shallow(size, turned, 0.05) for size in sizes)
         self.maps = nnx.List(shallow(size, mapped, 0.5) for size in sizes)
         self.layers = nnx.List(
@@ -147,7 +150,7 @@ class PolyInr(FieldNetwork):
         for level, layer in enumerate(self.layers):
             style = self.styles[level]
             if level:
-                mixed = self.mix[level - 1](style) / math.sqrt(style.shape[0] / 2)
+                mixed = affine(style / math.sqrt(style.shape[0]), *self.mix[level - 1].weights)
                 style = jnp.where(mixed >= 0, mixed, self.slope * mixed) * math.sqrt(2)
             turn, map_ = (part[level](style).reshape(d + 1, -1) for part in (self.turns, self.maps))
             turns = turn[:d] + jnp.eye(d), turn[d]

@@ -156,7 +156,8 @@ class CopeComplex(Encoding):
     attention. Queries, keys and values are complex, `z W^T` with `W = W_r + i W_i`: W_r are the
     projections of the layer, W_i belongs to this encoding. With `S_ij = q_i . conj(k_j)` the logits
     are those of `complex_logits`; the values are summed as complex numbers. Other layers are
-    ordinary: `pattern=('cope_complex()', 'nope()', ...)` with one entry for each layer. It acts on
+    ordinary in the paper: `pattern=('cope_complex()', 'nope()', ...)` with one entry for each
+    layer. As `encoding` it acts in every layer, each with imaginary parts of its own. It acts on
     projections and logits; a cache holds both parts of keys and values. Attention has twice the
     heads of the layer, so parts with parameters per head cannot be chained. Differs from the paper:
     the details are an interpretation; x is the input of the layer behind its norm; the output

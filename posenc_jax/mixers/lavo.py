@@ -124,7 +124,7 @@ class Lavo(RecurrentMixer):
     Blocks count the real tokens of each document.
 
     Args:
-      slots: r, at most D.
+      slots: r, at most D; None for the smaller of 64 and D.
       window: w.
       learned: train the rows B_n, which are made orthonormal again whenever they are used; else
         they stay as they were drawn.
@@ -147,7 +147,7 @@ class Lavo(RecurrentMixer):
 
     def __init__(
         self,
-        slots: int = 64,
+        slots: int | None = None,
         window: int = 128,
         learned: bool = False,
         memory_bias: bool = False,
@@ -157,6 +157,7 @@ class Lavo(RecurrentMixer):
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
+        slots = min(64, head_dim) if slots is None else slots
         if not 1 <= slots <= head_dim:
             raise ValueError(
                 f'lavo slots are orthogonal rows of the head width, so they must lie in 1 .. '

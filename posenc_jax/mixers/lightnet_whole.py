@@ -100,7 +100,8 @@ class LightNetWhole(LightNetParts, WholeMixer):
     and `o_t = q_t . sum_s k'_s v_s`, q = SiLU(x W_q). An encoding turns q and k'. One sum serves
     positions with any number of components, where a scan needs one for each direction of each axis.
     Projections, norm and gate are those of `lightnet`. Time and memory are linear in the length. In
-    packed rows every document has its own sums.
+    packed rows every document has its own sums. Differs from the paper: the rank of the gate is the
+    head width, as in `lightnet`.
 
     Args:
       encoding: `md_lrpe(...)`, or None for no encoding; `md_lrpe(components=2)` on grids.

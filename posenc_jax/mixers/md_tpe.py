@@ -107,7 +107,6 @@ def decaying_sums(
         'Dai, Yuchao and Zhong, Yiran',
         year=2024,
         example='md_tpe(shape=(3,), terms=4)',
-        causal_only=True,
         promises=Promises(relative=True, needs_training=True),
     ),
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from posenc_jax.core.attention import IMPLEMENTATIONS
+from posenc_jax.core.checks import about
 from posenc_jax.core.memory import readable
 from posenc_jax.core.registry import check_choice, quoted
 from posenc_jax.model.layers import BIASES, MLPS, NORMS
@@ -304,12 +305,20 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"an 'encoder_decoder' needs {name} of at least 1, got 0")
         derive('source_layers', self.layers)
+        if self.source_pattern and self.source_encoding:
+            raise ValueError(
+                f'source_pattern {self.source_pattern} gives every layer its encoding, so '
+                f'source_encoding {self.source_encoding!r} is not read; leave one of them out'
+            )
         if self.pattern and not (self.source_encoding or self.source_pattern):
             raise ValueError(
-                'with a pattern, source_encoding must name the encoding of the source, e.g. '
-                f'{self.encoding!r}'
+                'with a pattern, source_encoding or source_pattern must name the encodings of the '
+                f'source, e.g. source_encoding={self.encoding!r}'
             )
-        derive('source_encoding', self.encoding)
+        if not self.source_pattern:
+            derive('source_encoding', self.encoding)
+        with about('source_pattern' if self.source_pattern else 'the source'):
+            _ = self.of_source
 
     @property
     def of_source(self) -> 'TransformerConfig':

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.core.checks import about
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.core.encoding import Encoding
@@ -169,5 +170,6 @@ def stacked_cross(cfg, groups: int, rngs: nnx.Rngs) -> CrossAttention:
     def build(key):
         return nnx.split(nnx.List(list(cross_encoding(cfg, nnx.Rngs(key)))))
 
-    encodings: Any = nnx.merge(*jax.vmap(build)(jax.random.split(rngs.params(), groups)))
+    with about('cross'):
+        encodings: Any = nnx.merge(*jax.vmap(build)(jax.random.split(rngs.params(), groups)))
     return CrossAttention(cfg, encodings, stack=(groups,), rngs=rngs)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.core.checks import about
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import change_parts
@@ -51,9 +52,10 @@ class Transformer(LayerStack):
             if cfg.tie
             else normal(rngs, (cfg.width, cfg.output_size), cfg.width, ('width', 'vocab'))
         )
-        self.encoder = (
-            LayerStack(cfg.of_source, rngs=rngs) if cfg.kind == 'encoder_decoder' else None
-        )
+        with about('source_encoding or source_pattern'):
+            self.encoder = (
+                LayerStack(cfg.of_source, rngs=rngs) if cfg.kind == 'encoder_decoder' else None
+            )
 
     @property
     def stacks(self) -> list[LayerStack]:

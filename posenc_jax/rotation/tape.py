@@ -152,6 +152,11 @@ class TAPE(Encoding):
     because no result depends on it. Key heads that several query heads share have one state, and
     the averages of these query heads are averaged ('gain') or mixed; the paper has no such heads.
 
+    A model of `rope()` is fine-tuned to a longer text with `init.source`,
+    `encoding='tape(scale=S)'`, where S is how many times longer the text is, and
+    `train.tune='encodings+norms+embedding'`. Extensions such as `pi` take a rotary encoding;
+    `scale` does here what they do there.
+
     Args:
       base: base of the frequencies of z at the first layer.
       scale: divides these frequencies, to read texts longer than those of training.

@@ -45,10 +45,10 @@ def check_decodable(batch: Mapping[str, np.ndarray]) -> None:
     """Checks that the answers of a batch can be decoded behind a prompt.
 
     Raises:
-      SpecError: rows have positions of their own, a source or documents, or an answer is not one
-        run of tokens.
+      SpecError: rows have positions of their own or documents, or an answer is not one run of
+        tokens.
     """
-    if own := sorted({'positions', 'segment', 'source'} & batch.keys()):
+    if own := sorted({'positions', 'segment'} & batch.keys()):
         raise SpecError(
             'eval.decode=True decodes answers behind a prompt alone, and the rows of this task '
             f'have {", ".join(own)}; use eval.decode=False'

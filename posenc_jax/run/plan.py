@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.checks import about
 from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError, check_choice, quoted
 from posenc_jax.model.config import KINDS, POOLS, TransformerConfig, pixels_per_patch
@@ -144,16 +145,13 @@ def check_evaluation(
 
 def _check_source_spec(name: str, spec: str) -> None:
     """Checks the field `name`, a spec string of encodings; '' is none. Raises SpecError."""
-    try:
-        chain = parse_layer(spec or 'nope()')
-    except SpecError as error:
-        raise SpecError(f'{name}: {error}') from None
-    for node in chain.nodes:
-        if node.entry.kind == 'mixer':
-            raise SpecError(
-                f'{name}: {node.entry.key} is a mixer, which encoding or pattern may name; '
-                "expected encodings, e.g. 'rope()'"
-            )
+    with about(name):
+        for node in parse_layer(spec or 'nope()').nodes:
+            if node.entry.kind == 'mixer':
+                raise SpecError(
+                    f'{node.entry.key} is a mixer; cross-attention and the layers that read a '
+                    "source are attention with encodings, e.g. 'rope()'"
+                )
 
 
 def make_task(config: ConfigDict) -> Task:
@@ -213,6 +211,17 @@ def model_config(config: ConfigDict, task: Task) -> ModelConfig:
             components=task.components,
             predicts=task.predicts,
             bits=task.bits,
+        )
+    if config.model.kind == 'encoder_decoder' and not task.source_size:
+        instead = 'decoder' if task.predicts == 'next' else 'encoder'
+        raise SpecError(
+            f"model.kind is 'encoder_decoder', but {config.task} has no source to read; use "
+            f'{instead!r}, or a task with a source'
+        )
+    if task.source_size and config.model.kind != 'encoder_decoder':
+        raise SpecError(
+            f'model.kind is {config.model.kind!r}, but {config.task} has a source to read; use '
+            "'encoder_decoder'"
         )
     if task.is_image:
         if not config.model.patch:
@@ -276,16 +285,6 @@ def sized_model(
     within = ConfigDict(config.to_dict(), convert_dict=True)
     within.train.length = width
     pool = check_choice('model.pool', config.model.pool, POOLS[1:] if pooled else POOLS)
-    if config.model.kind == 'encoder_decoder' and not source_size:
-        raise SpecError(
-            f"model.kind is 'encoder_decoder', but {config.task} has no source to read; use "
-            "'decoder' or 'encoder'"
-        )
-    if source_size and config.model.kind != 'encoder_decoder':
-        raise SpecError(
-            f'model.kind is {config.model.kind!r}, but {config.task} has a source to read; use '
-            "'encoder_decoder'"
-        )
     return TransformerConfig.from_config(
         within,
         vocab_size,

@@ -12,6 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.checks import about
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import SpecError, check_choice, quoted
@@ -318,18 +319,9 @@ def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, 
             f'source_positions must lie in 0 .. {pos.shape[1] - 1}, got {pi.min()} .. {pi.max()}'
         )
     ids: Any = batch['source']
-    with _of_source(pos.shape[1]):
+    with about(f'the source of {pos.shape[1]} tokens'):
         jax.eval_shape(lambda: encoder.place(tok, ids, key=None))
     return pos.shape[2:]
-
-
-@contextlib.contextmanager
-def _of_source(width: int):
-    """Errors that arise within say that they are about the source."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f'the source of {width} tokens: {error}') from error
 
 
 def source_shape(
@@ -378,7 +370,7 @@ def _check_batch(model: Transformer, batch: dict[str, Any], *, train: bool) -> N
     def call(state, batch):
         model, key = nnx.merge(graphdef, state), jax.random.key(0) if train else None
         width = batch['source'].shape[1] if 'source' in batch else None
-        with contextlib.nullcontext() if width is None else _of_source(width):
+        with contextlib.nullcontext() if width is None else about(f'the source of {width} tokens'):
             read = encoded_source(model, source_of(batch), key, train)
         if key is not None:
             auxiliary_loss(model, batch, key)

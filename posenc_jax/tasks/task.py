@@ -16,7 +16,8 @@ Tasks of an encoder-decoder also have a source of another width S:
 
   source            int32 [B, S], the input of the encoder
   source_valid      bool [B, S], False on the padding of the source
-  source_positions  int32 [B, S] or [B, S, P], position ids of the source, if the task supplies them
+  source_positions  int32 [B, S] or [B, S, 2], position ids of the source, if the task supplies
+                    them; of two components the last is the place of the word in the target's order
 
 Padding is on the right and has loss mask 0, so no real token of a causal model reads it.
 """
@@ -186,14 +187,27 @@ def check_decoder_task(wrapper: str, task: Task) -> None:
 
 def _generated_batch(task, batch_size, length, seed, split, rows, index):
     batch = task.sample(batch_rng(seed, split, index), batch_size, length)
+    check_ids(task, batch)
+    return {name: array[rows] for name, array in batch.items()}
+
+
+def check_ids(task: Task, batch: Batch) -> None:
+    """Raises ValueError if ids of a batch lie outside the vocabularies of its task, or the places
+    of source words in the target's order outside the source. Such ids would become NaN, or a loss
+    that no logit stands for.
+    """
+    numbers = dict(batch)
+    if (places := batch.get('source_positions')) is not None and places.ndim == 3:
+        numbers['alignments'] = places[..., -1]
     for name, size, told in (
         ('tokens', task.vocab_size, 'vocab_size'),
         ('targets', task.output_size, 'output_size'),
         ('source', task.source_size, 'source_size'),
+        ('alignments', batch['source'].shape[1] if 'source' in batch else 0, 'words of the source'),
     ):
         low, high = (
-            (f(batch[name], initial=0) for f in (np.min, np.max))
-            if name in batch and batch[name].dtype.kind in 'iu'  # values are not numbered
+            (f(numbers[name], initial=0) for f in (np.min, np.max))
+            if name in numbers and numbers[name].dtype.kind in 'iu'  # values are not numbered
             else (0, 0)
         )
         if low < 0 or high >= max(size, 1):
@@ -201,7 +215,6 @@ def _generated_batch(task, batch_size, length, seed, split, rows, index):
                 f'{type(task).__name__}: {name} must lie in 0 .. {size - 1} ({told}), got '
                 f'{low} .. {high}'
             )
-    return {name: array[rows] for name, array in batch.items()}
 
 
 def batch_rng(seed: int, split: str, index: int) -> np.random.Generator:

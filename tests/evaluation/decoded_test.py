@@ -6,6 +6,7 @@ from flax import nnx
 
 from configs import default
 from posenc_jax.core.registry import SpecError
+from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.generate import generate
 from posenc_jax.evaluation import decoded
 from posenc_jax.evaluation.scoring import scorer
@@ -93,6 +94,26 @@ def test_decoded_rows_are_compared_with_their_targets():
     assert found.tolist() == [[True] * 3, [True, False, True], [True] * 3]
 
 
+def test_answers_to_a_source_are_decoded():
+    cfg = TransformerConfig(
+        vocab_size=11, train_len=8, layers=1, width=16, heads=2, encoding='rope()',
+        kind='encoder_decoder', source_size=7, source_len=6,
+    )  # fmt: skip
+    model, rng = Transformer(cfg, rngs=nnx.Rngs(0)), np.random.default_rng(0)
+    source = rng.integers(0, 7, (3, 6))
+    valid = np.arange(6) < np.array([[6], [3], [4]])
+    given = model.encoded(source, Tokens.of(valid=valid))
+    begin = np.zeros((3, 1), np.int32)
+    rows = np.asarray(generate(model, begin, max_new_tokens=4, temperature=0.0, source=given))
+    batch = {
+        'tokens': rows[:, :-1], 'targets': rows[:, 1:], 'loss_mask': np.ones((3, 4), np.float32),
+        'source': source, 'source_valid': valid,
+    }  # fmt: skip
+    assert decoded.decoded_rows(model, batch, rows=2).all()
+    batch['targets'] = (batch['targets'] + np.eye(3, 4, dtype=int)) % 11
+    np.testing.assert_array_equal(decoded.decoded_rows(model, batch, rows=3), 1 - np.eye(3, 4))
+
+
 @pytest.mark.parametrize(
     ('task', 'positions', 'message'),
     [
@@ -112,7 +133,7 @@ def test_tasks_and_rules_without_decoding_are_refused(task, positions, message):
     ('changes', 'message'),
     [
         ({'positions': np.zeros((2, 4))}, 'have positions; use eval.decode=False'),
-        ({'source': np.zeros((2, 4)), 'segment': np.zeros((2, 4))}, 'have segment, source'),
+        ({'positions': np.zeros((2, 4)), 'segment': np.zeros((2, 4))}, 'have positions, segment'),
         ({'loss_mask': np.array([[0, 1, 1, 0], [1, 0, 1, 0]])}, '2 tokens between 0 and 3 of a'),
         ({'loss_mask': np.zeros((2, 4))}, '0 tokens between 0 and 4 of a row'),
     ],

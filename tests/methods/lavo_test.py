@@ -130,7 +130,7 @@ def test_it_trains():
 
 def test_wrong_values_are_refused():
     for spec, message in (
-        ('lavo()', r'1 .. 4 \(head_dim\), got 64'),
+        ('lavo(slots=64)', r'1 .. 4 \(head_dim\), got 64'),
         ('lavo(slots=0)', 'got 0'),
         ('lavo(slots=2, window=0)', 'window must be at least 1'),
     ):

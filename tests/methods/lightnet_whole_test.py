@@ -1,5 +1,8 @@
 """LightNet in both directions: its definition in float64, documents, grids, and what it refuses."""
 
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.mixers.lightnet import PIECE
 from posenc_jax.mixers.lightnet_whole import lightnet_whole
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.sharding import make_mesh
 from tests.jaxprs import largest_array
 from tests.methods import recurrent
 from tests.methods.lightnet_test import averaged
@@ -18,6 +22,17 @@ from tests.methods.recurrent import MODEL, draw, make
 
 PLAIN, GRID = 'lightnet_whole()', 'lightnet_whole(encoding=md_lrpe(components=2, form="cosine"))'
 LONG = PIECE + 20
+GOLDEN = Path(__file__).parents[1] / 'golden' / 'lightnet_whole.json'
+
+
+@pytest.mark.parametrize('name', ['equal_keys', 'rising_keys'])
+def test_golden_averages(name):
+    values = json.loads(GOLDEN.read_text())['values']
+    q = np.float32(values['q']).reshape(1, 1, 1, 2).repeat(4, 1)
+    v = np.float32(values['v']).reshape(1, 4, 1, 1)
+    weights = values['key_weights'] if name == 'rising_keys' else np.ones(4)
+    k = np.log(np.float32(weights)).reshape(1, 4, 1, 1).repeat(2, -1)
+    np.testing.assert_allclose(lightnet_whole(q, k, v).ravel(), [values[name]] * 4, rtol=1e-6)
 
 
 def test_both_directions_are_one_softmax_over_the_keys():
@@ -87,6 +102,19 @@ def test_memory_is_linear_and_gradients_are_finite():
         assert large <= 2 * small
     rows = pj.Tokens.of(segment=np.arange(LONG)[None] // 50)
     assert np.isfinite(jax.jit(jax.grad(loss))(draw(2, 1, LONG, MODEL), rows)).all()
+
+
+@pytest.mark.full
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+def test_a_mesh_changes_nothing():
+    sizes = dict(vocab_size=5, train_len=8, layers=2, width=MODEL, heads=2, encoding=PLAIN)
+    model = Transformer(TransformerConfig(**sizes, kind='encoder'), rngs=nnx.Rngs(0))
+    ids = jnp.asarray(np.arange(16).reshape(2, 8) % 5)
+    expected = model(ids)
+    with jax.set_mesh(make_mesh(2, 1, 2, 2, devices=jax.devices()[:8])):
+        graphdef, state = nnx.split(model)
+        run = jax.jit(lambda state: nnx.merge(graphdef, state)(ids))
+        np.testing.assert_allclose(run(state), expected, atol=1e-5)
 
 
 def test_it_reads_both_sides_and_stands_in_encoders_alone():

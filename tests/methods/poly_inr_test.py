@@ -66,3 +66,16 @@ def test_wrong_values_are_refused():
         make_field('poly_inr(slope=1.5)', features=2, outputs=1)
     with pytest.raises(SpecError, match='levels must lie in'):
         make_field('poly_inr(levels=0)', features=2, outputs=1)
+
+
+def test_the_width_of_a_style_does_not_change_the_scale():
+    """With a factor too many, wide styles vanish and the picture is the same everywhere."""
+    grid = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1, 1, 5)] * 2, indexing='ij'), -1)
+    spec = 'poly_inr(width=32, levels=6, style={})'
+    spread = {
+        style: np.mean([np.std(
+            make_field(spec.format(style), features=2, outputs=1, rngs=nnx.Rngs(seed))(None, grid)
+        ) for seed in range(4)])
+        for style in (8, 512)
+    }  # fmt: skip
+    assert 0.3 < spread[512] / spread[8] < 3

@@ -422,7 +422,15 @@ def test_config_of_a_run_gives_the_model_config():
     )
     assert cfg.specs == ('rope()', 'nope()')
     # What the class fills in by itself is what the configs say; a task sets the other sizes.
-    elsewhere = ('pattern', 'share', 'cross', 'source_encoding', 'output_size', 'pool')
+    elsewhere = (
+        'pattern',
+        'share',
+        'cross',
+        'source_encoding',
+        'source_pattern',
+        'output_size',
+        'pool',
+    )
     for field in dataclasses.fields(TransformerConfig):
         if field.default is not dataclasses.MISSING and field.name not in (
             *elsewhere, 'source_size', 'source_len', 'channels', 'features'

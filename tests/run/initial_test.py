@@ -345,6 +345,8 @@ def test_both_sides_of_an_encoder_decoder_are_extended(tmp_path):
     assert found.encoding == 'rope(freqs=yarn(factor=2.0, train_len=8))'
     assert found.source_encoding == 'rope(freqs=yarn(factor=2.0, train_len=6))'
     assert (found.cross, found.model.kind) == ('nope()', 'encoder_decoder')
-    cfg = dataclasses.replace(cfg, source_layers=2, source_pattern=('nope()', 'rope()'))
+    cfg = dataclasses.replace(
+        cfg, source_layers=2, source_encoding='', source_pattern=('nope()', 'rope()')
+    )
     found = initial.resolve(config, initial.Initial(cfg, lambda mesh: None))
     assert found.source_pattern == ('nope()', 'rope(freqs=yarn(factor=2.0, train_len=6))')

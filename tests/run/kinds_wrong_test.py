@@ -26,7 +26,7 @@ WRONG = [
     (ENCODER, "'encoder': it sees the next tokens, which language.* to predict; use 'decoder'"),
     (
         ('model.kind=encoder_decoder', 'task=copy()'),
-        "copy.. has no source to read; use 'decoder' or 'encoder'",
+        "copy.. has no source to read; use 'decoder', or a task with a source",
     ),
     (('task=translation()',), "'decoder', but translation.. has a source .* 'encoder_decoder'"),
     (('task=copy()', 'cross=rope()'), "cross is 'rope..', but kind is 'decoder'; only an"),
@@ -35,13 +35,16 @@ WRONG = [
     (('model.kind=encodr',), "kind is 'encodr'; did you mean 'encoder'"),
     ((*BOTH, 'cross=path()'), r"cross: path is .* causal attention only; use e.g. 'nope\(\)'"),
     ((*BOTH, 'cross=rop()'), "cross: unknown encoding or mixer 'rop'; did you mean 'rope'"),
-    ((*BOTH, 'cross=cheems()'), "cross: cheems is a mixer, .* expected encodings, e.g. 'rope"),
-    ((*BOTH, 'source_encoding=cheems()'), 'source_encoding: cheems is a mixer, which encoding or'),
+    ((*BOTH, 'cross=cheems()'), "cross: cheems is a mixer; .* are attention with encod"),
+    ((*BOTH, 'source_encoding=cheems()'), 'source_encoding: cheems is a mixer; cross-attention'),
     ((*BOTH, "source_pattern=('cheems()','rope()')"), 'source_pattern: cheems is a mixer'),
-    ((*BOTH, "source_pattern=('rope()','nope()','rope()')"), '2 layers are not a multiple'),
+    ((*BOTH, "source_pattern=('rope()','nope()','rope()')"), 'source_pattern: 2 layers are not'),
+    ((*BOTH, 'encoding=cheems()'), 'source_encoding or source_pattern: cheems reads tokens from'),
+    ((*BOTH, 'cross=path()'), 'cross: path'),
+    (('task=masked_text()', 'model.kind=encoder_decoder'), "use 'encoder', or a task with a"),
     (('task=copy()', "source_pattern=('rope()',)"), "source_pattern is .*, but kind is 'dec"),
     ((*BOTH, 'source_encoding=rop()'), "source_encoding: unknown .*'rop'; did you mean 'rope'"),
-    ((*BOTH, "pattern=('rope()','nope()')"), "must name the encoding of the source, e.g. 'rope"),
+    ((*BOTH, "pattern=('rope()','nope()')"), 'must name the encodings of the source, e.g. sou'),
     ((*BOTH, 'train.segment=4'), "segment must be 0 for a model of kind 'encoder_decoder', got 4"),
     (
         (*BOTH, 'source_encoding=learned_absolute(max_len=8)', 'train.length=12'),
@@ -116,6 +119,9 @@ def test_an_alignment_outside_the_source(monkeypatch, source_encoding, place):
     monkeypatch.setattr(Translation, 'sample', changed)
     with pytest.raises(ValueError, match=r'must lie in 0 .. 7, got (-1 .. .|. .. 50)'):
         planned(fields)
+    data = Translation(words=8, alignments=True).dataset(length=8, batch_size=4, seed=0)
+    with pytest.raises(ValueError, match='Translation: alignments must lie in 0 .. 7 .words of'):
+        data[3]
 
 
 @pytest.mark.parametrize('name, size', [('tokens', 11), ('targets', 11), ('source', 9)])

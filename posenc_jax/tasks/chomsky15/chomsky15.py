@@ -37,7 +37,8 @@ class Chomsky15(Task):
     the empty token is the number of input ids. The targets stand at the empty tokens; other targets
     are 0. All symbols of the output bear loss in training. In validation and test data the zeros
     behind a terminator do not count (`binary_addition`, `binary_multiplication` and
-    `stack_manipulation`). The model must see the whole row, so it is an encoder.
+    `stack_manipulation`). In the paper an encoder reads the row. A decoder can do the task too,
+    since the empty tokens stand behind the input.
 
     All rows of a batch have the same n, drawn uniformly from a range of lengths. A batch is as wide
     as the longest length of the range needs, and `valid` is False on the rest. For even n the

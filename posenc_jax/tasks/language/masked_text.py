@@ -10,7 +10,15 @@ from jaxtyping import Bool, Int
 
 from posenc_jax.core.registry import SpecError, register
 from posenc_jax.tasks.language.language import Language
-from posenc_jax.tasks.task import Batch, Length, Task, batch_rng, length_range, shard_rows
+from posenc_jax.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    batch_rng,
+    check_ids,
+    length_range,
+    shard_rows,
+)
 
 if TYPE_CHECKING:
     import grain
@@ -197,4 +205,5 @@ class MaskedText(Task):
 
 def _numbered_batch(task, stream, batch_size, length, seed, split, rows, index):
     batch = task._rows(stream, batch_rng(seed, split, index), batch_size, length)
+    check_ids(task, batch)
     return {name: array[rows] for name, array in batch.items()}
