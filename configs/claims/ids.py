@@ -54,8 +54,8 @@ MEASUREMENTS = {
         'orders of magnitude',
         margin=0.38,  # 2.4 times
         minutes=6,
-        remark='On a CPU the arithmetic of 256 fields takes most of the time, and it is the same '
-        'in both orders; 11 passes instead of 36 save the rest.',
+        remark='Each order is one compiled program. The arithmetic of 256 fields takes most of the '
+        'time on a CPU, and it is the same in both.',
     ),
     'A9': Measurement(
         'Six of the 15 tasks in an encoder with sinusoids, trained to 20 symbols: randomized minus '
