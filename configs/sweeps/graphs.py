@@ -19,9 +19,6 @@ FEATURES = {'none': '', 'lap_pe': 'lap_pe(vectors=4)', 'rwse': 'rwse(steps=8)', 
 RANDOM = {
     'random': 'rfp(features=8, steps=0, normalise="none", pad=True)',
     'rfp': 'rfp(features=8, steps=4, normalise="qr", pad=True)',
-    # follow-ups: one feature for each node, and products whose sizes are kept
-    'rfp_wide': 'rfp(features=16, steps=4, normalise="qr", pad=True)',
-    'rfp_plain': 'rfp(features=16, steps=4, normalise="none", operator="rw", pad=True)',
     'rfp_learned': 'rfp(features=8, steps=4, operator="learned", pad=True)',
 }
 
@@ -48,8 +45,8 @@ SETTINGS = {
         'train.eval_every=30', 'train.eval_batches=2',
     ),
     'triangles': (
-        *SIZES, 'train.length=16', 'train.min_length=10', 'train.batch=32', 'train.steps=300',
-        'train.eval_every=100', 'train.eval_batches=2',
+        *SIZES, 'train.length=16', 'train.min_length=10', 'train.batch=32', 'train.steps=1500',
+        'train.eval_every=500', 'train.eval_batches=2',
     ),
 }  # fmt: skip
 EVALUATION = {
