@@ -128,8 +128,8 @@ MEASUREMENTS = {
         'of sentences',
         margin=0.02,
         minutes=10,
-        remark='After 100 batches DPE is behind for every seed, by .08 to .13. Nine times the weight '
-        'of its loss is no remedy.',
+        remark='After 100 batches DPE is behind for every seed, by .08 to .13. Nine times the '
+        'weight of its loss is no remedy.',
     ),
     'C10': Measurement(
         'Sentences of 8 words, read after 500 batches: XL PE with the true order minus sinusoids.',
