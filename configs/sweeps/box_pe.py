@@ -6,7 +6,8 @@ Writes results.csv and results.png to WORKDIR: the share of objects that are fou
 steps of the decoder. An object is found if the prediction that is assigned to it has its kind
 and an overlap (intersection over union) above 1/2. The pictures show up to three rectangles, see
 `posenc_jax/tasks/rectangles.py`; 512 new ones are tested.
-Number:    not measured yet.
+Number:    docs/results/space.md: after 4 steps .74, .75, .71 with 'unshared' and .35, .80, .61 with
+           'recursive_both', seeds 0, 1, 2; the others were not run.
 Paper:     Zhao, Sun and Li (arXiv 2307.13619): one layer with encodings of the boxes is better than
            six layers of their own, with fewer parameters. Their images are those of COCO.
 """
