@@ -26,9 +26,19 @@ def lightnet_whole(
     """
     if valid is not None:
         k = jnp.where(valid[..., None, None], k, HIDDEN)
-    return jnp.einsum(
-        'blhf,bhfv->blhv', q, jnp.einsum('bshf,bshv->bhfv', jax.nn.softmax(k, axis=1), v)
-    )
+    return of_row(q, jax.nn.softmax(k, axis=1), v)
+
+
+def of_row(
+    q: Float[Array, 'B L H W'], k: Float[Array, 'B L H W'], v: Float[Array, 'B L H V']
+) -> Float[Array, 'B L H V']:
+    """`o_t = q_t . sum_s k_s v_s` over whole rows.
+
+    Example:
+      >>> of_row(*[jnp.ones((1, 3, 1, 1))] * 3)[0, :, 0, 0].tolist()
+      [3.0, 3.0, 3.0]
+    """
+    return jnp.einsum('blhf,bhfv->blhv', q, jnp.einsum('bshf,bshv->bhfv', k, v))
 
 
 def of_documents(
@@ -127,9 +137,7 @@ class LightNetWhole(LightNetParts, WholeMixer):
         q, k, v = self.projected(x, valid)
         if tok.segment is None:
             k = jax.nn.softmax(k, axis=1)
-            q, k = self.turned(q, tok), self.turned(k, tok)
-            out = jnp.einsum('blhf,bhfv->blhv', q, jnp.einsum('bshf,bshv->bhfv', k, v))
-            return self.result(out, x)
+            return self.result(of_row(self.turned(q, tok), self.turned(k, tok), v), x)
         changes = jnp.diff(jnp.broadcast_to(tok.segment, valid.shape), axis=1) != 0
         border = jnp.ones((len(x), 1), bool)
         starts = jnp.concatenate([border, changes], axis=1)

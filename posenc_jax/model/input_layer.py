@@ -135,8 +135,8 @@ class PatchInput(nnx.Module):
 
 
 def check_sides(rows: int, columns: int, patches: Sequence[int]) -> None:
-    """Refuses an image that cannot be cut into patches, in pixels, and these into those of the
-    stages behind the first one, in cells of the stage before.
+    """Refuses an image that a pyramid cannot cut: the patches of its first stage are cut from the
+    pixels, and those of every further stage from the grid of the stage before.
 
     Raises:
       ValueError: the patch of a stage does not divide its grid; the message has the nearest size of

@@ -202,9 +202,9 @@ class XLPE(Encoding):
     alignments. `A_t = sinusoid(t)`, `X_t = sinusoid(pi(t))`. Level 'input' adds
     `tanh(U A_t + V X_t)` to the token vectors. Level 'head' projects q, k and v of the first
     N - tau heads from x + A and those of the last tau heads from x + X, where x is the input of the
-    layer. The paper does this in the first layer alone, as a model does whose
-    `pattern` (that of an encoder) or `source_pattern` (that of an encoder-decoder) is
-    `('xlpe(level="head")', 'nope()', ...)`; without a pattern every layer does.
+    layer. The paper does this in the first layer alone: set `pattern` of an encoder, or
+    `source_pattern` of an encoder-decoder, to `('xlpe(level="head")', 'nope()', ...)`. Without a
+    pattern every layer does it.
     Differs from the paper: in a pre-norm model the layer input is normed before A and X are added.
     The paper's code is not public, so the initial U, V ~ N(0, 1/D), and pi from alignments in place
     of its preorderer, are our choices.

@@ -16,17 +16,8 @@ from posenc_jax.tasks import FieldTask, Task
 
 # The fields, or groups of fields, that a field ignores; one that is not at its default is an error.
 UNUSED = (
-    *(
-        'encoding',
-        'share',
-        'pattern',
-        'cross',
-        'source_encoding',
-        'source_pattern',
-        'extend',
-        'init',
-        'data',
-    ),
+    *('encoding', 'share', 'pattern', 'cross', 'source_encoding', 'source_pattern'),
+    *('extend', 'init', 'data'),
     *('model', 'train.min_length', 'train.segment', 'train.memory', 'train.tune'),
     *('mesh.tensor', 'mesh.sequence', 'eval.protocols', 'eval.tokens', 'eval.batch'),
     *('eval.stride', 'eval.buckets', 'eval.samples', 'eval.depths', 'eval.positions'),

@@ -115,8 +115,7 @@ def _read(name: str, value: Any, old: Any) -> Any:
 
 def items_of(text: str) -> tuple[Any, ...]:
     """The items of a tuple as written on a command line, with or without brackets around it. Commas
-    within parentheses do not separate items. A comma behind a single item makes it one, as in
-    Python, also where it has brackets of its own.
+    within parentheses do not separate items. As in Python, '((2, 8),)' is a tuple of one tuple.
 
     Example:
       >>> items_of('64,128'), items_of('sliding'), items_of("(pi(factor=2, base=3), 'nope()')")

@@ -313,9 +313,8 @@ def run_name(config: ConfigDict) -> str:
             '' if config.model.kind == 'decoder' else config.model.kind,
         ]
     if config.model.kind == 'encoder_decoder':
-        usual = (config.cross != 'nope()', config.cross)
         specs += config.source_pattern or (config.source_encoding,)
-        specs += [spec for differs, spec in (usual,) if differs]
+        specs += [config.cross] if config.cross != 'nope()' else []
     text = [config.task, *dataset, *filter(None, specs), f's{config.seed}']
     return '-'.join(re.sub(r'[^\w.]+', '-', part).strip('-') for part in text)[-MAX_NAME:].lstrip(
         '-'

@@ -364,8 +364,8 @@ def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
 
 
 def divisible(batch: Batch, pieces: int) -> Batch:
-    """A batch with a source, both sides with padding on the right up to a multiple of `pieces`. Its
-    task gives the sides their widths, n and n + 1 for example, of which one is always odd.
+    """A batch whose source and target are padded on the right to multiples of `pieces`. The task
+    sets both widths; where they are n and n + 1, one of them is odd for every n.
     """
     known = {'source_valid': np.ones(batch['source'].shape, bool), **batch}
     columns = lambda a: [(0, 0), (0, -a.shape[1] % pieces), *[(0, 0)] * (a.ndim - 2)]

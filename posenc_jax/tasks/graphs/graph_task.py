@@ -93,11 +93,11 @@ class GraphTask(ClassTask):
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         graphs, classes = self.graphs(rng, batch, *self.range_of(length))
         encoder, drawn = self.encoder, rng if self.fresh else None
+        mean, std = (0, 1) if encoder is None else _scale(dataclasses.replace(self, fresh=True))
         rows = []
         for graph in graphs:
             columns = [np.ones((len(graph), 1), np.float32)]
             if encoder is not None:
-                mean, std = _scale(dataclasses.replace(self, fresh=True))
                 columns.append((encoder.encode(graph, drawn) - mean) / std)
             rows.append(np.concatenate(columns, axis=1))
         width = self.width(length)
