@@ -200,8 +200,14 @@ class Transformer(LayerStack):
     def hidden(self, tokens, tok=None, *, key=None, train=False, source=None):
         """The input of `logits`: the last layer's output after the final norm, [B, T, D], or [B, 1,
         D] where it is pooled. Arguments as for a call of the model.
+
+        Vectors [B, R, T, C] are R draws of the features of every row. Their results are averaged,
+        which averages the logits, since these are linear in them.
         """
         self.check_source(source)
+        if tokens.ndim == 4 and not self.cfg.patch:
+            of_draw = lambda drawn: self.hidden(drawn, tok, key=key, train=train)
+            return jax.vmap(of_draw, in_axes=1)(tokens).mean(0)
         if source is not None and len(source.x) != len(tokens):
             raise ValueError(f'{len(tokens)} rows of tokens, but {len(source.x)} of the source')
         if self.lower and tokens.ndim == 4:  # the first stage refuses another number of dimensions

@@ -22,8 +22,8 @@ INPUTS = ('tokens', 'vectors', 'image')
 
 
 def inputs_of(batch: dict[str, Any]) -> Any:
-    """The input of a model: token ids [B, T], `vectors` [B, T, C] or an `image` [B, rows, columns,
-    C].
+    """The input of a model: token ids [B, T], `vectors` [B, T, C], R draws of them [B, R, T, C], or
+    an `image` [B, rows, columns, C].
     """
     return next(batch[name] for name in INPUTS if name in batch)
 
@@ -35,7 +35,8 @@ def tokens_of(batch: dict[str, Any]) -> Tokens | None:
     if 'image' in batch:
         return None
     known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
-    tok = Tokens.of(length=inputs_of(batch).shape[1], **known)
+    axis = -2 if 'vectors' in batch else 1
+    tok = Tokens.of(length=inputs_of(batch).shape[axis], **known)
     if 'adjacency' not in batch:
         return tok
     return tok.with_feats(adjacency=batch['adjacency'][:, :, None])

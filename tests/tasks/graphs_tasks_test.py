@@ -165,6 +165,29 @@ def test_a_trained_part_of_features_runs_inside_the_model():
     assert np.abs(nnx.grad(loss)(model).input_layer.network.w_q[...]).max() > 0
 
 
+@pytest.mark.parametrize('operator', ['adj', 'learned'])
+def test_logits_are_averaged_over_the_draws_of_random_features(operator):
+    spec = f'lcp(curvature="frc") | rfp(features=2, steps=1, operator="{operator}", draws=3)'
+    task = BlindPairs('triangles_hexagon', features=spec)
+    batch = task.sample(rng(), 2, (1, 2))
+    batch['valid'][0, 10:] = False
+    cfg = TransformerConfig(
+        vocab_size=0, channels=task.channels, features=spec, output_size=2, train_len=6,
+        layers=1, width=8, heads=2, kind='encoder', encoding='', pattern=('gin()',), pool='mean',
+    )  # fmt: skip
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    call = jax.jit(lambda x, tok: model(x, tok))
+    drawn, tok = batch['vectors'], tokens_of(batch)
+    assert drawn.shape == (2, 3, 12, task.channels)
+    np.testing.assert_array_equal(drawn[:, 0, :, :6], drawn[:, 1, :, :6])  # 1 and curvatures
+    each = [call(drawn[:, number], tok) for number in range(3)]
+    assert min(np.abs(each[0] - other).max() for other in each[1:]) > 1e-3
+    np.testing.assert_allclose(model(drawn, tok), np.mean(each, axis=0), atol=1e-5)
+    held = [task.for_evaluation().sample(rng(), 2, 1)['vectors'] for _ in range(2)]
+    np.testing.assert_array_equal(*held)
+    assert np.abs(held[0][:, 0] - held[0][:, 1]).max() > 0.1
+
+
 def write_graphs(folder, count, sizes=None):
     """Paths of odd numbers, and rings; of three nodes if there are no sizes."""
     for number, size in zip(range(count), sizes or [3] * count):
@@ -232,11 +255,6 @@ def test_splits_of_edge_lists_share_no_graph(tmp_path):
     [
         (lambda: BlindPairs('rook'), SpecError, 'rook_shrikhande'),
         (lambda: BlindPairs(features='lcpp()'), SpecError, 'lcp'),
-        (
-            lambda: BlindPairs(features='rfp(draws=2)'),
-            SpecError,
-            'one draw, got draws=2; use draws=1',
-        ),
         (lambda: Triangles(degree=0), SpecError, 'degree must be at least 1'),
         (lambda: Triangles(degree=3).width(7), ValueError, 'even number of nodes'),
         (lambda: Communities(groups=1), SpecError, 'at least 2'),

@@ -7,7 +7,6 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.core.registry import SpecError
 from posenc_jax.graph.encoder import (
     GraphEncoder,
     JoinedGraphFeatures,
@@ -27,8 +26,9 @@ class GraphTask(ClassTask):
     """A distribution of graphs with a class for each graph or each node.
 
     A batch has `vectors` [B, N, F], whose columns are a 1 and the features of `features`, the
-    `adjacency` [B, N, N], and `valid`, which is False on the padding of smaller graphs. The task
-    length counts nodes, unless a task says otherwise. A subclass draws graphs in `graphs`.
+    `adjacency` [B, N, N], and `valid`, which is False on the padding of smaller graphs. With an
+    encoder of R > 1 draws they are [B, R, N, F], and a model averages its logits over the draws.
+    The task length counts nodes, unless a task says otherwise. A subclass draws graphs in `graphs`.
 
     Features are standardised: of each, the mean over all nodes of 64 training graphs is subtracted,
     and the result is divided by the standard deviation (`feature_scale`). These graphs are the same
@@ -42,20 +42,14 @@ class GraphTask(ClassTask):
       fresh: whether the rule of training holds.
 
     Raises:
-      SpecError: a spec string that is wrong, an encoder with several draws.
+      SpecError: a spec string that is wrong.
     """
 
     features: str = ''
     fresh: bool = True
 
     def __post_init__(self):
-        encoder = self.encoder
-        if encoder is not None and encoder.draws > 1:
-            raise SpecError(
-                f'{self.features}: graph tasks read one draw, got draws={encoder.draws}; use '
-                'draws=1: training draws anew for every graph of every batch, and several draws of '
-                'one graph are those of `encode_draws`, over which you average the logits'
-            )
+        self.encoder  # noqa: B018  (raises for a spec string that is wrong)
 
     @functools.cached_property
     def encoder(self) -> GraphEncoder | None:
@@ -96,12 +90,14 @@ class GraphTask(ClassTask):
         mean, std = (0, 1) if encoder is None else _scale(dataclasses.replace(self, fresh=True))
         rows = []
         for graph in graphs:
-            columns = [np.ones((len(graph), 1), np.float32)]
+            row = np.ones((1, len(graph), 1), np.float32)
             if encoder is not None:
-                columns.append((encoder.encode(graph, drawn) - mean) / std)
-            rows.append(np.concatenate(columns, axis=1))
+                features = (encoder.encode_draws(graph, drawn) - mean) / std
+                row = np.concatenate([np.repeat(row, encoder.draws, axis=0), features], axis=-1)
+            rows.append(row)
         width = self.width(length)
         padded = pad_graphs(graphs, rows, width)
+        vectors = padded['features']
         told = (
             class_targets(classes)
             if self.predicts == 'class'
@@ -111,7 +107,7 @@ class GraphTask(ClassTask):
             }
         )
         return {
-            'vectors': padded['features'],
+            'vectors': vectors if vectors.shape[1] > 1 else vectors[:, 0],
             'adjacency': padded['adjacency'].astype(np.float32),
             'valid': padded['valid'],
             **told,
