@@ -11,9 +11,9 @@ import jax
 from flax import nnx
 
 from posenc_jax.evaluation import field_points, language
-from posenc_jax.evaluation.image_samples import ImageSamples, read_samples
 from posenc_jax.evaluation.measurement import Measurement
 from posenc_jax.evaluation.results import Results
+from posenc_jax.evaluation.samples import Samples, read_samples
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
@@ -22,6 +22,7 @@ from posenc_jax.model.kinds import Model
 from posenc_jax.run import settings, stored
 from posenc_jax.run.fields import encoding_label, fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, prepare
+from posenc_jax.tasks.class_task import ClassTask
 from posenc_jax.tasks.language.language import Language
 from posenc_jax.version import __version__
 
@@ -79,7 +80,7 @@ def _evaluate(job: Job) -> RunResult:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     fitted: tuple[field_points.Fitted, ...] = ()
     class_map: field_points.ClassMap | None = None
-    samples: tuple[ImageSamples, ...] = ()
+    samples: tuple[Samples, ...] = ()
     of_ngrams: dict[str, float] = {}
     try:
         if isinstance(model, Field):
@@ -89,7 +90,7 @@ def _evaluate(job: Job) -> RunResult:
         else:
             model = job.extended(model)
             measurements = measure(job, model)
-            if job.task.is_image:
+            if isinstance(job.task, ClassTask):
                 samples = read_samples(
                     model,
                     job.task,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from posenc_jax.evaluation.field_points import ClassMap, Fitted
-from posenc_jax.evaluation.image_samples import ImageSamples
 from posenc_jax.evaluation.measurement import Measurement, is_of_points
+from posenc_jax.evaluation.samples import Samples
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
 Point = tuple[str, int, Place]  # protocol, length, place
@@ -36,7 +36,8 @@ class RunResult:
         training text have on the tokens of the first protocol; see `evaluation.ngrams`.
       fitted, class_map: what a field says at its points and on a map of its task, to be drawn; not
         kept in results.json.
-      samples: what a model of images says of some of them, to be drawn; not kept either.
+      samples: what a model of classes says of some images, clouds or graphs, to be drawn; not kept
+        either.
     """
 
     run: str
@@ -56,7 +57,7 @@ class RunResult:
     fivegram: float | None = None
     fitted: tuple[Fitted, ...] = ()
     class_map: ClassMap | None = None
-    samples: tuple[ImageSamples, ...] = ()
+    samples: tuple[Samples, ...] = ()
 
     @property
     def points(self) -> dict[Point, Measurement]:

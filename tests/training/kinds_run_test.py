@@ -119,7 +119,9 @@ def test_the_loss_falls_and_the_evaluation_has_longer_lengths(runs, kind):
         (length, metric) for length in (8, 16) for metric in metrics
     }
     assert all(0 <= m.low <= m.value <= m.high <= 1 for m in run.measurements)
-    assert (runs(kind) / NAME / 'eval' / 'samples.png').is_file() == (kind == 'image')
+    assert (runs(kind) / NAME / 'eval' / 'samples.png').is_file() == (
+        kind in ('image', 'graph', 'points')
+    )
 
 
 @pytest.mark.full
