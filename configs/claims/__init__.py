@@ -16,11 +16,13 @@ would. A module for each family of methods says how the others are measured.
 import csv
 import pathlib
 
-from configs.claims import analyses, content, ids, mixers, relative, rotary, space
+from configs.claims import analyses, content, ids, mixers, relative, rotary, space, tasks, text
 from configs.claims.claim import Claim
 
 MEASUREMENTS = {
     **ids.MEASUREMENTS,
+    **tasks.MEASUREMENTS,
+    **text.MEASUREMENTS,
     **relative.MEASUREMENTS,
     **rotary.MEASUREMENTS,
     **content.MEASUREMENTS,

@@ -2,18 +2,8 @@
 
 import math
 
-from configs.claims.claim import (
-    Measurement,
-    Results,
-    above,
-    below,
-    by_seed,
-    gain,
-    lead_in_nats,
-    minus,
-)
+from configs.claims.claim import Measurement, Results, above, below, by_seed, gain, minus
 
-FIRST = ('--only', 'nope', 'rope', 'alibi', 't5_rpe', 'kerple', 'fire')
 SAME = {'protocol': 'same_tokens'}
 
 
@@ -43,36 +33,6 @@ MEASUREMENTS = {
         'of tokens',
         margin=0.5,
         minutes=1,
-    ),
-    'B1': Measurement(
-        'The same bytes of text in windows of 128 and 256 after training with 128: 0.02 nats minus '
-        'the rise of the loss of ALiBi.',
-        'first_comparison',
-        FIRST,
-        by_seed(lambda nats: nats + 0.02, gain('alibi', 128, 256, **SAME)),
-        'nats a byte',
-        margin=0.005,
-        minutes=40,
-    ),
-    'B5': Measurement(
-        'The same bytes of text in windows of 1024 after training with 128: nats that KERPLE needs '
-        'less than the better of ALiBi and T5.',
-        'first_comparison',
-        FIRST,
-        lead_in_nats('kerple', 'alibi', 't5_rpe', length=1024, **SAME),
-        'nats a byte',
-        margin=0.02,
-        minutes=40,
-    ),
-    'B6': Measurement(
-        'The same bytes of text in windows of 1024 after training with 128: nats that FIRE needs '
-        'less than the best of T5, ALiBi and KERPLE.',
-        'first_comparison',
-        FIRST,
-        lead_in_nats('fire', 'alibi', 't5_rpe', 'kerple', length=1024, **SAME),
-        'nats a byte',
-        margin=0.02,
-        minutes=40,
     ),
     'B8': Measurement(
         'The same bytes of code in windows of 256 and 4096 after training with 256: how much more '

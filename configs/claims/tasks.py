@@ -1,0 +1,204 @@
+"""Measurements of positions that are supplied, drawn, told or distilled, on small tasks."""
+
+import math
+import statistics
+
+from configs.claims.claim import Measure, Measurement, above, by_seed, lead, minus, number
+from configs.sweeps.impact import ENCODINGS
+from configs.sweeps.impact_three import TASKS
+from configs.sweeps.pos2distill import SHOWN
+
+DISTILLED = ('--papeft', '--distill-steps', '1000')
+SLOTS = 'key-value retrieval'
+
+
+def fluctuation(name: str) -> Measure:
+    """The standard deviation of the accuracy over the slots of the asked pair."""
+    slots = (number(name, panel=SLOTS, x=float(slot)) for slot in SHOWN)
+    return by_seed(lambda *values: statistics.pstdev(values), *slots)
+
+
+def steadier(name: str) -> Measure:
+    """The share of the fluctuation of the skewed model that is gone."""
+    return by_seed(
+        lambda before, after: 1 - after / before, fluctuation('skewed'), fluctuation(name)
+    )
+
+
+def best(*parts: Measure) -> Measure:
+    """The larger of several measures, seed by seed."""
+    return by_seed(lambda *values: max(values), *parts)
+
+
+def mean(*parts: Measure) -> Measure:
+    """The mean of several measures, seed by seed."""
+    return by_seed(lambda *values: statistics.fmean(values), *parts)
+
+
+def farther(name: str) -> Measure:
+    """The exact match at twice the trained length, on the mean over the tasks of `impact_three`."""
+    return mean(*(number(f'{task}_{name}', length=16) for task in TASKS))
+
+
+def from_nope(name: str) -> Measure:
+    """How far the attention of a model is from that without positions, on the mean of the tasks."""
+    return mean(*(number(name, panel=task, x=8.0) for task in TASKS))
+
+
+def smaller(larger: Measure, smaller: Measure) -> Measure:
+    """How many times smaller an error is than another, log 10."""
+    return by_seed(lambda a, b: math.log10(a / b), larger, smaller)
+
+
+def depth(name: str) -> Measure:
+    """The error of a network that sorts."""
+    return number(f'{name} layers', panel='sort')
+
+
+MEASUREMENTS = {
+    'A2': Measurement(
+        'Sums of 6 digits in one layer, after training with 1 to 6: coupled positions minus no '
+        'positions.',
+        'positions',
+        ('addition',),
+        above('coupled', 'nope', length=6),
+        'of exact match',
+        margin=0.5,  # the paper has all against none
+        minutes=11,
+    ),
+    'A7': Measurement(
+        'Sums of 8 digits after training with 1 to 6: the better of random spaces and random tags '
+        'minus plain positions.',
+        'positions',
+        ('spaces',),
+        minus(
+            best(number('spaces', length=8), number('tags', length=8)), number('plain', length=8)
+        ),
+        'of exact match',
+        margin=0.05,
+        minutes=20,
+    ),
+    'A21': Measurement(
+        'Values of keys in twelve slots, by a model that was mostly asked for the first ones: the '
+        'share of the standard deviation over the slots that is gone after R1 distillation.',
+        'pos2distill',
+        DISTILLED,
+        steadier('R1'),
+        'of the deviation',
+        margin=0.5,
+        minutes=14,
+    ),
+    'A23': Measurement(
+        'Values of keys in twelve slots, by a model that was mostly asked for the first ones: the '
+        'share of the standard deviation over the slots that is gone with a PAPEFT adapter.',
+        'pos2distill',
+        DISTILLED,
+        steadier('PAPEFT'),
+        'of the deviation',
+        margin=0.5,  # the paper has .54 to .59
+        minutes=14,
+    ),
+    'A33': Measurement(
+        'Letters behind the switches of two languages, in texts of 32 letters: conflator with one '
+        'attention minus the better of RoPE and RoPE whose tokens are told the switches.',
+        'positions',
+        ('code_mixed',),
+        lead(*(number(name, length=32) for name in ('conflator_unigram', 'rope', 'rope_told'))),
+        'of exact match',
+        margin=0.05,
+        minutes=12,
+    ),
+    'A36': Measurement(
+        'The k-th character of tokens that no question in training was about: training with '
+        'mappings beside the questions minus training with questions alone.',
+        'positions',
+        ('characters',),
+        above('with_mappings', 'questions', length=1),
+        'of questions',
+        margin=0.05,
+        minutes=12,
+    ),
+    'A10': Measurement(
+        'Copying, reversing and sorting 16 items after training with 2 to 8: no positions minus '
+        'the best of T5, ALiBi, RoPE and sinusoids, as the mean exact match of the tasks.',
+        'impact_three',
+        (),
+        lead(farther('nope'), *(farther(name) for name in ENCODINGS if name != 'nope')),
+        'of exact match',
+        margin=0.05,
+        minutes=45,
+    ),
+    'A12': Measurement(
+        'Copying, reversing and sorting 8 items: how much farther the attention of the nearest of '
+        'ALiBi, RoPE and sinusoids is from that without positions than the attention of T5 is.',
+        'impact_three',
+        (),
+        by_seed(
+            lambda t5, *others: min(others) - t5,
+            *(from_nope(name) for name in ('t5', 'alibi', 'rope', 'sinusoidal')),
+        ),
+        'nats of divergence',
+        margin=0.01,
+        minutes=45,
+    ),
+    'A25': Measurement(
+        'Pictures of texts of 96 tokens among 128, by encoders that are trained to 32 tokens: '
+        'TULIP on the whole text minus its teacher on the first 32 tokens.',
+        'tulip_limit',
+        (),
+        above('TULIP', 'cut', x=96.0),
+        'of pictures',
+        margin=0.05,
+        minutes=8,
+    ),
+    'A26': Measurement(
+        'A model of whole sources, tuned for 100 steps to write while it reads: grouped ids minus '
+        'ids in the order of arrival.',
+        'streams',
+        (),
+        above('grouped', 'interleaved', x=100.0),
+        'of words',
+        margin=0.05,
+        minutes=5,
+    ),
+    'A29': Measurement(
+        'Sorting eight numbers: how many times larger the squared error of positional attention in '
+        'two layers is than that in six, and than that of standard attention in two, log 10; the '
+        'smaller of the two.',
+        'positional_depth',
+        (),
+        by_seed(
+            min,
+            smaller(depth('positional, 2'), depth('positional, 6')),
+            smaller(depth('positional, 2'), depth('standard, 2')),
+        ),
+        'orders of magnitude',
+        margin=0.3,  # twice
+        minutes=8,
+    ),
+    'A34': Measurement(
+        'Masked bases of hairpins of 64 and 128 bases, after training with 64: symmetric ALiBi '
+        'minus the better of RoPE and a learned table, in bases that are told.',
+        'rna',
+        (),
+        lead(
+            *(
+                mean(*(number(name, x=float(length)) for length in (64, 128)))
+                for name in ('alibi_symmetric', 'rope', 'learned_absolute')
+            )
+        ),
+        'of bases',
+        margin=0.02,
+        minutes=12,
+    ),
+    'A39': Measurement(
+        'Patches of one of three images, asked for by image, row and column: vectors of the images '
+        'and shifted ids minus the better of vectors alone and neither.',
+        'images_apart',
+        (),
+        lead(*(number(name) for name in ('index and shift', 'index', 'neither'))),
+        'of patches',
+        margin=0.05,
+        minutes=8,
+    ),
+}

@@ -1,0 +1,141 @@
+"""Measurements of biases, contextual and absolute positions on text, and of passkeys in it."""
+
+from configs.claims.claim import (
+    Measure,
+    Measurement,
+    below,
+    by_seed,
+    gain,
+    lead,
+    lead_in_nats,
+    minus,
+    number,
+)
+
+LENGTHS, PASSKEYS = ('lengths',), ('passkeys',)
+SAME = {'protocol': 'same_tokens'}
+WINDOW, TWICE, FAR = {'length': 128, **SAME}, {'length': 256, **SAME}, {'length': 1024, **SAME}
+ALIBI_PI = 'alibi | alibi_pi(mode="dynamic")'
+HIROPE = 'rope | hirope(window=128)'
+HEATED = tuple(f'nope | nope_temperature(temperature={value})' for value in (1.2, 1.5))
+STRETCHED = tuple(f'rope | {name}(factor=16.0)' for name in ('pi', 'ntk_aware', 'yarn'))
+
+
+def on_text(test: str, measure: Measure, margin: float = 0.02, remark: str = '') -> Measurement:
+    """A measurement by the models of text that are trained in windows of 128 bytes."""
+    return Measurement(
+        test, 'text', LENGTHS, measure, 'nats a byte', margin, minutes=60, remark=remark
+    )
+
+
+def on_passkeys(test: str, measure: Measure, remark: str = '') -> Measurement:
+    """A measurement by the models of passkeys."""
+    return Measurement(
+        test, 'text', PASSKEYS, measure, 'of keys', margin=0.05, minutes=25, remark=remark
+    )
+
+
+def found(name: str, length: int) -> Measure:
+    """The share of keys that are found, at the start, in the middle and at the end of texts."""
+    depths = [number(name, length=length, depth=depth) for depth in (0.0, 0.5, 1.0)]
+    return by_seed(lambda *values: sum(values) / len(values), *depths)
+
+
+def best(*parts: Measure) -> Measure:
+    """The larger of several measures, seed by seed."""
+    return by_seed(lambda *values: max(values), *parts)
+
+
+MEASUREMENTS = {
+    'B1': on_text(
+        'The same bytes of text in windows of 128 and 256 after training with 128: 0.02 nats minus '
+        'the rise of the loss of ALiBi.',
+        by_seed(lambda nats: nats + 0.02, gain('alibi', 128, 256, **SAME)),
+        margin=0.005,
+    ),
+    'B2': on_text(
+        'The same bytes of text in windows of 256: 0.02 nats minus what ALiBi, trained in windows '
+        'of 128, needs more than sinusoids that are trained in windows of 256 with as many bytes.',
+        by_seed(lambda nats: nats + 0.02, below('alibi', 'sinusoidal_256', **TWICE)),
+        margin=0.005,
+    ),
+    'B4': on_text(
+        'Text in windows of 128 bytes, as in training: nats that ALiBi needs less than the best of '
+        'RoPE, sinusoids and the biases of T5, all at one learning rate.',
+        lead_in_nats('alibi', 'rope', 'sinusoidal', 't5_rpe', **WINDOW),
+    ),
+    'B5': on_text(
+        'The same bytes of text in windows of 1024 after training with 128: nats that KERPLE needs '
+        'less than the better of ALiBi and T5.',
+        lead_in_nats('kerple', 'alibi', 't5_rpe', **FAR),
+    ),
+    'B6': on_text(
+        'The same bytes of text in windows of 1024 after training with 128: nats that FIRE needs '
+        'less than the best of T5, ALiBi and KERPLE.',
+        lead_in_nats('fire', 'alibi', 't5_rpe', 'kerple', **FAR),
+    ),
+    'B10': on_text(
+        'The same bytes of text in windows of 256: nats that CABLE, trained in windows of 128, '
+        'needs less than sinusoids that are trained in windows of 256 with as many bytes.',
+        below('cable', 'sinusoidal_256', **TWICE),
+    ),
+    'B16': on_text(
+        'Text in windows of 128 bytes, as in training: nats that URPE needs less than the biases '
+        'of T5.',
+        below('urpe', 't5_rpe', **WINDOW),
+        margin=0.01,
+    ),
+    'B19': on_text(
+        'The same bytes of text in windows of 1024 after training with 128: nats that ALiBi needs '
+        'less with slopes that are divided by 8.',
+        below(ALIBI_PI, 'alibi', **FAR),
+    ),
+    'C3': on_text(
+        'Text in windows of 128 bytes, as in training: nats that CoPE needs less than the better '
+        'of RoPE and sinusoids.',
+        lead_in_nats('cope', 'rope', 'sinusoidal', **WINDOW),
+    ),
+    'C5': on_text(
+        'Text in windows of 128 bytes, as in training: nats that PaTH needs less than RoPE.',
+        below('path', 'rope', **WINDOW),
+    ),
+    'B12': on_passkeys(
+        'Passkeys in 1024 tokens after training with 16 to 64: BAM with scalable softmax minus the '
+        'best of ALiBi, RoPE and no positions.',
+        lead(*(found(name, 1024) for name in ('bam_ssmax', 'alibi', 'rope', 'nope'))),
+    ),
+    'B20': on_passkeys(
+        'Passkeys in 1024 tokens after training with 16 to 64: ALiBi with slopes that are divided '
+        'by 16 minus ALiBi.',
+        minus(found(ALIBI_PI, 1024), found('alibi', 1024)),
+    ),
+    'B22': on_passkeys(
+        'Passkeys in 1024 tokens after training with 16 to 64: 0.1 plus no positions at the better '
+        'of two temperatures, minus the best of three extensions of RoPE.',
+        by_seed(
+            lambda own, other: 0.1 + own - other,
+            best(*(found(name, 1024) for name in HEATED)),
+            best(*(found(name, 1024) for name in STRETCHED)),
+        ),
+    ),
+    'B21': Measurement(
+        'The same bytes of text in windows of 512 after training with 128, without positions: nats '
+        'that the model needs less with a temperature for each head that is trained there.',
+        'temperatures',
+        (),
+        below('tuned', 'nope', length=512, **SAME),
+        'nats a byte',
+        margin=0.1,
+        minutes=15,
+    ),
+    'A35': Measurement(
+        'The same bytes of Python source in windows of 256 and 4096 after training with 256: 0.1 '
+        'nats minus the rise of the loss with HiRoPE.',
+        'hirope_code',
+        (),
+        by_seed(lambda nats: nats + 0.1, gain(HIROPE, 256, 4096, **SAME)),
+        'nats a byte',
+        margin=0.02,
+        minutes=15,
+    ),
+}

@@ -1,0 +1,82 @@
+"""English text beyond the trained length: biases, contextual and absolute positions, passkeys.
+
+Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [--only NAME ...]
+           GROUP is one of
+  lengths   the model of the quickstart in windows of 128 bytes, after 800 batches of 8, read to
+            1024; and sinusoids trained in windows of 256, after as many bytes
+  passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
+            with the key at the start, in the middle and at the end
+Number:    docs/claims.md, claims B1, B2, B4 to B6, B10, B12, B16, B19, B20, B22, C3 and C5
+Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
+           be interrupted and started again.
+"""
+
+from configs.sweeps.bam_passkey import PRIOR
+from configs.sweeps.runs import Sweep, main
+
+GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
+    'lengths': {
+        'alibi': 'alibi()',
+        'rope': 'rope()',
+        't5_rpe': 't5_rpe()',
+        'kerple': 'kerple()',
+        'fire': 'fire(threshold=32.0)',  # a quarter of the trained length, as in the paper
+        'sinusoidal': 'sinusoidal()',
+        'cope': 'cope()',
+        'path': 'path()',
+        'urpe': 'urpe()',
+        'cable': 'cable()',
+        'sinusoidal_256': {'encoding': 'sinusoidal()', 'train.length': 256, 'train.batch': 4},
+    },
+    'passkeys': {
+        'bam': PRIOR,
+        'bam_ssmax': f'{PRIOR} | ssmax()',
+        'alibi': 'alibi()',
+        'rope': 'rope()',
+        'nope': 'nope()',
+    },
+}
+EXTENDED = {
+    'lengths': [('alibi', 'alibi_pi(mode="dynamic")')],
+    'passkeys': [
+        ('alibi', 'alibi_pi(mode="dynamic")'),
+        ('rope', 'pi(factor=16.0)'),
+        ('rope', 'ntk_aware(factor=16.0)'),
+        ('rope', 'yarn(factor=16.0)'),
+        ('nope', 'nope_temperature(temperature=1.2)'),
+        ('nope', 'nope_temperature(temperature=1.5)'),
+    ],
+}
+SETTINGS = {
+    'lengths': (
+        'train.length=128', 'train.batch=8', 'train.steps=800', 'train.lr=2e-3',
+        'train.warmup=80', 'train.eval_every=400', 'train.save_every=100000',
+    ),
+    'passkeys': (
+        'task=passkey(lm_weight=0.1)', 'model.layers=2', 'model.width=64', 'model.heads=4',
+        'train.length=64', 'train.min_length=16', 'train.batch=32', 'train.steps=1500',
+        'train.lr=1e-3', 'train.warmup=100', 'train.eval_every=500', 'train.save_every=100000',
+    ),
+}  # fmt: skip
+EVALUATION = {
+    'lengths': (
+        'eval.lengths=128,256,1024',
+        'eval.protocols=nonoverlapping,same_tokens',
+        'eval.tokens=16384',
+    ),
+    'passkeys': ('eval.lengths=64,256,1024', 'eval.depths=0,0.5,1', 'eval.samples=100'),
+}
+SWEEPS = {
+    group: Sweep(
+        __doc__,
+        own,
+        EXTENDED[group],
+        workdir=f'runs/text/{group}',
+        settings=SETTINGS[group],
+        evaluation={'comparison': EVALUATION[group]},
+    )
+    for group, own in GROUPS.items()
+}
+
+if __name__ == '__main__':
+    main(SWEEPS)
