@@ -16,13 +16,14 @@ would. A module for each family of methods says how the others are measured.
 import csv
 import pathlib
 
-from configs.claims import analyses, content, ids, mixers, relative, rotary, space
+from configs.claims import analyses, content, ids, mixers, relative, rotary, rotary_extended, space
 from configs.claims.claim import Claim
 
 MEASUREMENTS = {
     **ids.MEASUREMENTS,
     **relative.MEASUREMENTS,
     **rotary.MEASUREMENTS,
+    **rotary_extended.MEASUREMENTS,
     **content.MEASUREMENTS,
     **mixers.MEASUREMENTS,
     **space.MEASUREMENTS,
