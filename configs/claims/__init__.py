@@ -16,7 +16,18 @@ would. A module for each family of methods says how the others are measured.
 import csv
 import pathlib
 
-from configs.claims import analyses, content, ids, mixers, relative, rotary, space, tasks, text
+from configs.claims import (
+    analyses,
+    content,
+    ids,
+    mixers,
+    relative,
+    rotary,
+    rotary_extended,
+    space,
+    tasks,
+    text,
+)
 from configs.claims.claim import Claim
 
 MEASUREMENTS = {
@@ -25,6 +36,7 @@ MEASUREMENTS = {
     **text.MEASUREMENTS,
     **relative.MEASUREMENTS,
     **rotary.MEASUREMENTS,
+    **rotary_extended.MEASUREMENTS,
     **content.MEASUREMENTS,
     **mixers.MEASUREMENTS,
     **space.MEASUREMENTS,
