@@ -16,7 +16,7 @@ would. A module for each family of methods says how the others are measured.
 import csv
 import pathlib
 
-from configs.claims import analyses, content, ids, mixers, relative, rotary, space
+from configs.claims import analyses, caches, content, ids, mixers, relative, rotary, space, timing
 from configs.claims.claim import Claim
 
 MEASUREMENTS = {
@@ -27,6 +27,8 @@ MEASUREMENTS = {
     **mixers.MEASUREMENTS,
     **space.MEASUREMENTS,
     **analyses.MEASUREMENTS,
+    **caches.MEASUREMENTS,
+    **timing.MEASUREMENTS,
 }
 
 
