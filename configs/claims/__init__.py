@@ -18,6 +18,7 @@ import pathlib
 
 from configs.claims import (
     analyses,
+    caches,
     content,
     ids,
     mixers,
@@ -27,6 +28,7 @@ from configs.claims import (
     space,
     tasks,
     text,
+    timing,
 )
 from configs.claims.claim import Claim
 
@@ -40,6 +42,8 @@ MEASUREMENTS = {
     **content.MEASUREMENTS,
     **mixers.MEASUREMENTS,
     **space.MEASUREMENTS,
+    **caches.MEASUREMENTS,
+    **timing.MEASUREMENTS,
     **analyses.MEASUREMENTS,
 }
 
