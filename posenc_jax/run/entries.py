@@ -61,10 +61,7 @@ def other_config(entries: Mapping[str, Any], saved: stored.Saved) -> str:
     """
     if 'config' not in entries:
         return ''
-    trained = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in entries['config'].items()
-    }
+    trained = {name: _with_tuples(value) for name, value in entries['config'].items()}
     changed = stored.changes(trained, saved.bound)
     return listed(
         [
@@ -72,6 +69,11 @@ def other_config(entries: Mapping[str, Any], saved: stored.Saved) -> str:
             for name, (then, now) in changed.items()
         ]
     )
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value of JSON with tuples in the place of lists, on every level."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 @jax.jit

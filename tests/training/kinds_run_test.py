@@ -57,6 +57,7 @@ KINDS = {
         model__pool='token',
         model__mlp='mix_ffn',
         model__overlap=True,
+        model__lower=((1, 8, 2, 2, 'nope()'),),
     ),
     'graph': dict(
         **ENCODER,
@@ -262,7 +263,7 @@ def written(tmp_path, kind, **fields):
         ('class', dict(vocab_size=4, width=8, output_size=5, pooled=1)),
         ('translation', dict(vocab_size=11, width=9, source_size=9, source_width=8)),
         ('hybrid', dict(vocab_size=13, width=18)),
-        ('image', dict(vocab_size=0, width=25, output_size=4, pooled=1, channels=1)),
+        ('image', dict(vocab_size=0, width=7, output_size=4, pooled=1, channels=1)),
         ('graph', dict(vocab_size=0, width=8, output_size=2, pooled=1, channels=10)),
         ('points', dict(vocab_size=0, width=8, output_size=5, pooled=1, channels=3)),
     ],
