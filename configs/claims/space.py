@@ -169,8 +169,8 @@ MEASUREMENTS = {
         'of places',
         margin=0.02,
         minutes=45,
-        remark='Harmonics are the best encoder with each network: by .03 to .06 with Siren and FcNet, '
-        'and by .41 with a linear map. With Siren they have .96, and with FcNet as much.',
+        remark='Harmonics are the best encoder with each network: by .03 to .06 with Siren and '
+        'FcNet, and by .41 with a linear map. With Siren they have .96, and with FcNet as much.',
     ),
     'S7a': Measurement(
         'A picture of 48 x 48 pixels, each network at the better of two rates: how many times '
