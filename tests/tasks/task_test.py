@@ -37,6 +37,9 @@ TASKS = {
     'any_order(bucket_sort())': (2, 5),
     'bucket_sort(ids="plain")': (1, 8),
     'length_gen_recipe()': (1, 5),
+    'markov_field(ids="grid")': 4,
+    'markov_field(ids="none")': 3,
+    'markov_field(ids="grid", order="near_to_far", states=2)': 4,
     'minesweeper()': (1, 4),
     'minesweeper(ids="coupled")': 3,
     'multiplication(digits=5, pad_product=True)': (1, 5),
@@ -125,9 +128,12 @@ def test_shapes_types_and_token_range(spec):
     assert always <= batch.keys() <= always | {'positions', 'segment', 'valid', *SOURCE}
     source = {name for name in batch if name in SOURCE}
     assert bool(source) == bool(task.source_size) == ({'source', 'source_valid'} <= source)
-    supplied = 'ids=' in spec or spec.startswith(('any_order', 'code_text', *PIECES))
+    supplied = ('ids=' in spec and 'ids="none"' not in spec) or spec.startswith(
+        ('any_order', 'code_text', *PIECES)
+    )
     assert ('positions' in batch) == supplied == task.supplies_positions
     own = {'code_mixed': (3,), 'code_text': (3,), 'any_order': (2,), 'minesweeper': (2,)}
+    own['markov_field'] = (2,)
     components = (3,) if 'ids="locations"' in spec else own.get(spec.split('(')[0], ())
     dtypes = {'loss_mask': np.float32, 'valid': np.bool_, 'source_valid': np.bool_}
     for name, array in batch.items():

@@ -1,3 +1,4 @@
-"""Tasks on boards of cells."""
+"""Tasks on boards and fields of cells."""
 
+from posenc_jax.tasks.grid.markov_field import MarkovField as MarkovField
 from posenc_jax.tasks.grid.minesweeper import Minesweeper as Minesweeper
