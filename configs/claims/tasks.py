@@ -10,6 +10,7 @@ from configs.sweeps.pos2distill import SHOWN
 
 DISTILLED = ('--papeft', '--distill-steps', '1000')
 SLOTS = 'key-value retrieval'
+FOUR = ('copy', 'reverse_copy', 'lookup', 'reverse_lookup')
 
 
 def fluctuation(name: str) -> Measure:
@@ -177,8 +178,8 @@ MEASUREMENTS = {
         minutes=8,
     ),
     'A34': Measurement(
-        'Masked bases of hairpins of 64 and 128 bases, after training with 64: symmetric ALiBi '
-        'minus the better of RoPE and a learned table, in bases that are told.',
+        'Masked bases of motifs in sequences of 64 and 128, after training with 64: symmetric '
+        'ALiBi minus the better of RoPE and a learned table, in bases that are told.',
         'rna',
         (),
         lead(
@@ -199,6 +200,54 @@ MEASUREMENTS = {
         lead(*(number(name) for name in ('index and shift', 'index', 'neither'))),
         'of patches',
         margin=0.05,
+        minutes=8,
+    ),
+    'A24': Measurement(
+        'Eight candidates beside one context, by models that find the right one equally often: how '
+        'many times as fast Uni-Encoder scores them as a cross-encoder does, log 10; where it '
+        'finds 0.01 less, minus what it finds less.',
+        'candidate_matching',
+        (),
+        by_seed(
+            lambda own, other, found, other_found: (
+                math.log10(own / other) if found >= other_found - 0.01 else found - other_found
+            ),
+            *(number(name, panel='contexts a second') for name in ('arrow', 'cross')),
+            *(number(name, panel='accuracy') for name in ('arrow', 'cross')),
+        ),
+        'orders of magnitude',
+        margin=0.48,  # three times; the paper has about four
+        minutes=6,
+    ),
+    'A30': Measurement(
+        'Copying and reverse copying 30 digits after training with 5 to 10, and 9 tables in either '
+        'order after training with 1 to 4: the exact match of interpolation and relative attention '
+        'on the worst task, minus 0.9.',
+        'monotonic_location',
+        ('--tasks', *FOUR, '--variants', 'bi-relative', '--steps', '2000'),
+        by_seed(
+            lambda *values: min(values) - 0.9,
+            *(number('bi-relative', panel=task, x=x) for task, x in zip(FOUR, (30, 30, 9, 9))),
+        ),
+        'of exact match',
+        margin=0.05,
+        minutes=9,
+    ),
+    'A31': Measurement(
+        'Digits that are written once, three or five times, 30 of them after training with 5 to '
+        '10: the worse of two location attentions (onestep, monoattn) minus interpolation and '
+        'relative attention.',
+        'monotonic_location',
+        ('--tasks', 'recopy', '--variants', 'bi-relative', 'onestep', 'monoattn'),
+        by_seed(
+            lambda relative, *location: min(location) - relative,
+            *(
+                number(name, panel='recopy', x=30)
+                for name in ('bi-relative', 'onestep', 'monoattn')
+            ),
+        ),
+        'of exact match',
+        margin=0.5,
         minutes=8,
     ),
 }

@@ -121,11 +121,38 @@ MEASUREMENTS = {
     'B21': Measurement(
         'The same bytes of text in windows of 512 after training with 128, without positions: nats '
         'that the model needs less with a temperature for each head that is trained there.',
-        'temperatures',
-        (),
-        below('tuned', 'nope', length=512, **SAME),
+        'continued',
+        ('temperatures',),
+        below('heads', 'first', length=512, **SAME),
         'nats a byte',
         margin=0.1,
+        minutes=12,
+    ),
+    'A18': Measurement(
+        'The same bytes of text: 0.1 nats, plus those that a model needs in the windows of 128 of '
+        'its training, minus those that it needs in windows of 512 after CREAM on rows of 128.',
+        'continued',
+        ('parts',),
+        by_seed(
+            lambda before, after: 0.1 + before - after,
+            number('first', 'nll', length=128, **SAME),
+            number('cream', 'nll', length=512, **SAME),
+        ),
+        'nats a byte',
+        margin=0.02,
+        minutes=15,
+    ),
+    'A20': Measurement(
+        'The same bytes of text: nats that a model needs in the windows of 128 of its training, '
+        'minus those in windows of 512 after tuning on rows of 128 in segments of 16 from 512.',
+        'continued',
+        ('parts',),
+        minus(
+            number('first', 'nll', length=128, **SAME),
+            number('segments', 'nll', length=512, **SAME),
+        ),
+        'nats a byte',
+        margin=0.01,
         minutes=15,
     ),
     'A35': Measurement(

@@ -33,7 +33,7 @@ def fitted(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(
-            optax.warmup_cosine_decay_schedule(0, rate, max(1, steps // 10), steps),
+            optax.warmup_cosine_decay_schedule(0, rate, steps // 10, steps),
             b2=0.98,
             weight_decay=0.01,
         ),

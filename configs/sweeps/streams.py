@@ -1,6 +1,6 @@
 """A model of whole sources that learns to write while it reads: grouped ids and ids by arrival.
 
-Command:   python -m configs.sweeps.streams [--seeds 0 1 2] [--steps 1500] [--tuned 100]
+Command:   python -m configs.sweeps.streams [--seeds 0 1 2] [--steps 700] [--tuned 100]
            [--workdir runs/streams]
 Data:      a source of 16 symbols of 16 kinds; the g-th word of the target is a function of the
            source symbols g and g - 1, drawn once for all. A decoder of 2 layers of width 64 with
@@ -111,7 +111,7 @@ def measured(seed: int, steps: int, tuned: int) -> dict[str, dict[str, float]]:
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=1500)
+    parser.add_argument('--steps', type=int, default=700)
     parser.add_argument('--tuned', type=int, default=100)
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/streams')
     given, rows = parser.parse_args(arguments), []

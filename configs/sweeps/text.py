@@ -61,8 +61,8 @@ SETTINGS = {
 EVALUATION = {
     'lengths': (
         'eval.lengths=128,256,1024',
-        'eval.protocols=nonoverlapping,same_tokens',
-        'eval.tokens=16384',
+        'eval.protocols=same_tokens',
+        'eval.tokens=131072',  # 8192 bytes are scored
     ),
     'passkeys': ('eval.lengths=64,256,1024', 'eval.depths=0,0.5,1', 'eval.samples=100'),
 }

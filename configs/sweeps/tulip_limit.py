@@ -1,6 +1,6 @@
 """Texts longer than the limit of an encoder: TULIP against cutting them off.
 
-Command:   python -m configs.sweeps.tulip_limit [--seeds 0 1 2] [--steps 1500] [--distilled 1000]
+Command:   python -m configs.sweeps.tulip_limit [--seeds 0 1 2] [--steps 800] [--distilled 800]
            [--workdir runs/tulip_limit]
 Data:      a text of 16 to 32 tokens of 64 kinds, and the vector that stands for its picture: the
            sum of drawn vectors of its kinds. A third of the kinds is rare, and a kind that is
@@ -105,8 +105,8 @@ def measured(seed: int, steps: int, distilled: int) -> dict[str, dict[str, float
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument('--distilled', type=int, default=1000)
+    parser.add_argument('--steps', type=int, default=800)
+    parser.add_argument('--distilled', type=int, default=800)
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/tulip_limit')
     given, rows = parser.parse_args(arguments), []
     for seed in given.seeds:

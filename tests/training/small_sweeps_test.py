@@ -37,15 +37,13 @@ def test_every_run_is_valid_and_reaches_its_longest_evaluation(group, name):
     assert max(plan.config.eval.lengths) >= plan.config.train.length
 
 
-def test_hairpins_are_reversed_complements():
-    bases, paired = rna.sequences(np.random.default_rng(0), 40, 64)
-    assert bases.shape == paired.shape and 0.4 < paired.mean() < 0.9
-    starts = [row.argmax() for row in paired]  # of the first hairpin
-    for row, start in zip(bases, starts):
-        side = row[start : start + rna.STEM]
-        loops = range(rna.LOOP[0], rna.LOOP[1] + 1)
-        others = [row[start + rna.STEM + loop :][: rna.STEM] for loop in loops]
-        assert any((other[::-1] + side == 3).all() for other in others)
+def test_motifs_lie_in_the_sequences_and_a_question_is_a_masked_base_of_one():
+    bases, inside = rna.sequences(np.random.default_rng(0), 40, 64)
+    assert 0.6 < inside.mean() < 0.95
+    known = set(map(tuple, rna.MOTIFS))
+    for row, place in zip(bases, inside):
+        start = place.argmax()
+        assert tuple(row[start : start + rna.MOTIFS.shape[1]]) in known
     batch = rna.batch(np.random.default_rng(0), 40, 64)
     assert (batch['tokens'][batch['masked']] == rna.MASK).all()
     assert batch['asked'].sum() and not (batch['asked'] & ~batch['masked']).any()
