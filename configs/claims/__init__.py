@@ -16,7 +16,17 @@ would. A module for each family of methods says how the others are measured.
 import csv
 import pathlib
 
-from configs.claims import analyses, content, ids, mixers, relative, rotary, rotary_extended, space
+from configs.claims import (
+    analyses,
+    content,
+    ids,
+    mixers,
+    relative,
+    rotary,
+    rotary_extended,
+    rotary_text,
+    space,
+)
 from configs.claims.claim import Claim
 
 MEASUREMENTS = {
@@ -24,6 +34,7 @@ MEASUREMENTS = {
     **relative.MEASUREMENTS,
     **rotary.MEASUREMENTS,
     **rotary_extended.MEASUREMENTS,
+    **rotary_text.MEASUREMENTS,
     **content.MEASUREMENTS,
     **mixers.MEASUREMENTS,
     **space.MEASUREMENTS,

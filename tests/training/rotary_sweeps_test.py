@@ -5,16 +5,18 @@ import math
 
 import pytest
 
+from configs.claims import rotary_text as text_claims
 from configs.claims.claim import Results
 from configs.claims.rotary import MEASUREMENTS
-from configs.sweeps import infinite_passkeys, rotary_times
+from configs.sweeps import infinite_passkeys, rotary_text, rotary_times
+from configs.sweeps.tables import report
 from posenc_jax.run.plan import validate
 
 
-def test_the_run_of_passkeys_is_valid():
-    made = infinite_passkeys.SWEEP
-    (run,) = made.runs(made.parse(['--seeds', '3'])).values()
-    assert validate(run.asked()).train.length == 64
+@pytest.mark.parametrize('made', [infinite_passkeys.SWEEP, rotary_text.SWEEP])
+def test_the_runs_are_valid(made):
+    for run in made.runs(made.parse(['--seeds', '3'])).values():
+        assert validate(run.asked()).train.length == 64
 
 
 @pytest.mark.full
@@ -43,3 +45,23 @@ def test_the_measure_of_passkeys_is_a_mean_over_depths_and_lengths(tmp_path):
     (tmp_path / 'decoded').mkdir()
     (tmp_path / 'decoded' / 'results.json').write_text(json.dumps({'results': rows}))
     assert MEASUREMENTS['R30'].measure(Results(tmp_path))[0] == pytest.approx(0.4)
+
+
+def test_slow_frequencies_are_compared_with_losses(tmp_path):
+    names, seeds = rotary_text.EXTENSIONS, (0, 1, 2)
+    report(
+        [
+            ('share of the slower half', name or 'none', 256, seed, (-1) ** seed * number)
+            for seed in seeds
+            for number, name in enumerate(names)
+        ],
+        tmp_path / 'planes', title='t', x='length', value='share',
+    )  # fmt: skip
+    rows = [
+        {'run': f'a/rope_{seed}', 'extend': name, 'seed': seed, 'length': 256, 'nll': -(number**3)}
+        for seed in seeds
+        for number, name in enumerate(names)
+    ]
+    (tmp_path / 'comparison').mkdir()
+    (tmp_path / 'comparison' / 'results.json').write_text(json.dumps({'results': rows}))
+    assert text_claims.agreement(Results(tmp_path)) == pytest.approx({0: 1.0, 1: -1.0, 2: 1.0})
