@@ -22,9 +22,11 @@ from configs.claims import (
     content,
     ids,
     mixers,
+    public_model,
     relative,
     rotary,
     rotary_extended,
+    rotary_text,
     space,
     tasks,
     text,
@@ -45,6 +47,8 @@ MEASUREMENTS = {
     **caches.MEASUREMENTS,
     **timing.MEASUREMENTS,
     **analyses.MEASUREMENTS,
+    **public_model.MEASUREMENTS,
+    **rotary_text.MEASUREMENTS,
 }
 
 

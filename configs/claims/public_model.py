@@ -1,0 +1,52 @@
+"""Measurements of rotary frequencies, heads and Ms-PoE in a public model."""
+
+import statistics
+
+from configs.claims.claim import Measurement, above, by_seed, number
+from configs.sweeps.public_model import DEPTHS
+
+USED = {'panel': 'nearby attention'}
+MEASUREMENTS = {
+    'R2': Measurement(
+        'SmolLM2-135M, three samples of texts: the share of the slowest quarter of the frequencies '
+        'in the norms of queries and keys beyond a quarter; and the attention to the token itself '
+        'and the one before of the 14 heads with most of the fastest quarter, minus that of all '
+        'heads; the less of the two.',
+        'public_model',
+        ('--groups', 'usage'),
+        by_seed(
+            lambda slow, own, every: min(slow - 0.25, own - every),
+            number('all heads', panel='slowest quarter'),
+            number('fast heads', **USED),
+            number('all heads', **USED),
+        ),
+        'as a share',
+        margin=0.1,
+        minutes=2,
+    ),
+    'R22': Measurement(
+        'SmolLM2-135M, JSON objects of 512 tokens, three samples of 36 questions for values at the '
+        'start, in the middle and at the end: whole values that are right with Ms-PoE, minus those '
+        'without.',
+        'public_model',
+        ('--groups', 'middle'),
+        by_seed(
+            lambda *gains: statistics.fmean(gains),
+            *(above('ms_poe', 'plain', panel='right values', x=depth) for depth in DEPTHS),
+        ),
+        'of values',
+        margin=0.02,
+        minutes=9,
+    ),
+    'R31': Measurement(
+        'SmolLM2-135M, three samples of texts, 512 tokens behind 512 others: how many nats a token '
+        'the loss is larger without the 14 heads (of 270) with the largest score of '
+        '`token_distance` than without 14 drawn ones.',
+        'public_model',
+        ('--groups', 'heads'),
+        above('without positional heads', 'without drawn heads', panel='loss'),
+        'nats a token',
+        margin=0.05,
+        minutes=5,
+    ),
+}
