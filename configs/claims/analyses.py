@@ -4,6 +4,7 @@ import math
 import statistics
 
 from configs.claims.claim import Measurement, Results, above, by_seed, number
+from configs.sweeps.coins import COUNTS
 
 PROBE, SLOPE, ADJACENT = 'R2 of the probe', 'slope of the variance', 'adjacency score'
 ORDER, NEURONS = 'change by permutations', 'positional neurons'
@@ -53,6 +54,12 @@ def fall(name: str, few: int, many: int):
         number(name, x=float(few)),
         number(name, x=float(many)),
     )
+
+
+def gap(name: str):
+    """The mean log10 of the gap over the numbers of flips."""
+    parts = (number(name, panel='gap', x=float(count)) for count in COUNTS)
+    return by_seed(lambda *gaps: statistics.fmean(map(math.log10, gaps)), *parts)
 
 
 MEASUREMENTS = {
@@ -136,5 +143,30 @@ MEASUREMENTS = {
         0.02,
         4,
         'SmolLM2 is a decoder that was not trained for embeddings.',
+    ),
+    'N10': Measurement(
+        'Decoders of two layers that have learned coin flips: how many times larger the distance '
+        'to a martingale is with RoPE, learned positions and ALiBi than without positions, log '
+        '10, as a mean over 4 to 63 flips and the three.',
+        'coins',
+        (),
+        by_seed(
+            lambda nope, *others: statistics.fmean(others) - nope,
+            *map(gap, ('nope', 'rope', 'learned', 'alibi')),
+        ),
+        'orders of magnitude',
+        margin=0.3,  # twice
+        minutes=6,
+        remark='All of these models are causal, so that the order of the flips can act on each.',
+    ),
+    'N11': Measurement(
+        'A decoder of two layers with RoPE that has learned coin flips, after 20 flips: 0.02 minus '
+        'its divergence from the rule of Bayes, as a share of the entropy of that rule.',
+        'coins',
+        (),
+        by_seed(lambda excess: 0.02 - excess, number('rope', panel='excess', x=20.0)),
+        'of the entropy',
+        margin=0.01,  # 99 % of the limit
+        minutes=6,
     ),
 }

@@ -76,10 +76,10 @@ MEASUREMENTS = {
         2,
     ),
     'X6': public(
-        'SmolLM2, 20 questions, each after one of 8 contexts of 48 tokens: APE, whose temperature '
-        'is chosen on 6 other questions, minus contexts that are read each on its own, in answers '
-        'that are right; where APE has less than 93 % of those of contexts in a row, minus what is '
-        'missing.',
+        'SmolLM2, 20 questions after a code in one of 8 contexts of 48 tokens: APE, whose '
+        'temperature is chosen on 6 other questions, minus contexts that are read each on its '
+        'own, in digits that are right; where APE has less than 93 % of those of contexts in a '
+        'row, minus what is missing.',
         'contexts',
         by_seed(
             lambda own, plain, row: own - (plain if own >= 0.93 * row else 0.93 * row),
@@ -87,7 +87,7 @@ MEASUREMENTS = {
             number('parallel'),
             number('in a row'),
         ),
-        'of the answers',
+        'of the digits',
         0.036,  # the smaller gain of the paper
         5,
     ),

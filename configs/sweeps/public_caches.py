@@ -9,9 +9,9 @@ Groups:    sparse    nats a token of windows of text if every query reads a 16th
            edits     a text whose tokens in the middle are edited, by PIE: the share of the
                      operations behind the edit that it saves, and the divergence of the tokens that
                      follow the text from those of a new cache
-           contexts  questions after one of several facts, each in a context of prose: the share
-                     that is answered with contexts in a row, each on its own without a prefix, and
-                     by APE with the best of three temperatures of other questions
+           contexts  questions after one of several codes, each in a context of prose: the share of
+                     digits that are right with contexts in a row, each on its own without a prefix,
+                     and by APE with the best of three temperatures of other questions
            pieces    the entropy of attention and the loss of the end of a text whose start is read
                      in one piece, in parallel pieces, behind a shared sink, and with the best two
 Time:      one to two minutes of processor time a seed and group
@@ -42,6 +42,7 @@ SINK, KEEP = 4, 2
 PREFIX = 'Remember the codes.\n\n'
 TEMPERATURES = (0.9, 0.8, 0.6)
 TUNED_ON = 6  # questions
+DIGITS = 4  # of a code, each of them a token
 NOUNS = (
     'river', 'engine', 'castle', 'garden', 'mirror', 'bridge', 'island', 'market', 'window',
     'temple', 'hammer', 'basket',
@@ -126,7 +127,7 @@ def operations(cfg, new: int, before: int, moved: int = 0) -> float:
     return cfg.layers * (2 * products * new + 2 * attention + 3 * kept * moved)
 
 
-Question = tuple[list[np.ndarray], np.ndarray, int]  # contexts, a query, and tokens of its answer
+Question = tuple[list[np.ndarray], np.ndarray]  # contexts, and a query that ends in a code
 
 
 def questions(public: Public, rng: np.random.Generator, count: int) -> Iterator[Question]:
@@ -146,20 +147,20 @@ def questions(public: Public, rng: np.random.Generator, count: int) -> Iterator[
         question, answer = (
             encode(f'\nThe code of the {chosen[asked]} is'), encode(f' {codes[asked]}')
         )  # fmt: skip
-        yield contexts, np.concatenate([question, answer]), len(answer)
+        yield contexts, np.concatenate([question, answer])
 
 
 def contexts(public: Public, seed: int) -> Found:
-    known, model = public.known, public.model
+    known, model = public.known, public.model.for_decoding()
     prefix = public.encode(PREFIX)
 
     def row(question: Question):
-        parts, query, _ = question
+        parts, query = question
         text = np.concatenate([prefix, *parts, query])
         return last_logits(model, jnp.asarray(text)[None], len(query))
 
     def apart(question: Question, prefix: Sequence[int], **more: float):
-        parts, query, _ = question
+        parts, query = question
         held = ape_parallel.encode(model, np.asarray(prefix, np.int32), parts)
         capacity = len(prefix) + sum(map(len, parts)) + len(query)
         return read(*ape_parallel.join(model, held, capacity=capacity, **more), query[None])[0]
@@ -183,11 +184,11 @@ def contexts(public: Public, seed: int) -> Found:
         yield name, known.contexts, float(found[1])
 
 
-def scored(logits, question: Question) -> tuple[float, bool]:
-    """The loss of the answer in nats a token, and whether all of its tokens are most probable."""
-    _, query, count = question
-    own, answer = logits[0, -count - 1 : -1], query[-count:]
-    return float(nats(own, jnp.asarray(answer))), bool((own.argmax(-1) == answer).all())
+def scored(logits, question: Question) -> tuple[float, float]:
+    """The loss of the digits of the code in nats a token, and the share that is most probable."""
+    code = jnp.asarray(question[1][-DIGITS:])
+    own = logits[0, -DIGITS - 1 : -1]
+    return float(nats(own, code)), float((own.argmax(-1) == code).mean())
 
 
 def pieces(public: Public, seed: int) -> Found:
