@@ -22,7 +22,7 @@ from configs.claims import (
     content,
     ids,
     mixers,
-    public_model,
+    public_rotary,
     relative,
     rotary,
     rotary_extended,
@@ -47,7 +47,7 @@ MEASUREMENTS = {
     **caches.MEASUREMENTS,
     **timing.MEASUREMENTS,
     **analyses.MEASUREMENTS,
-    **public_model.MEASUREMENTS,
+    **public_rotary.MEASUREMENTS,
     **rotary_text.MEASUREMENTS,
 }
 

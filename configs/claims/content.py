@@ -1,5 +1,6 @@
 """Measurements of content-dependent and learned encodings."""
 
+import math
 import statistics
 
 from configs.claims.claim import (
@@ -24,6 +25,20 @@ def flip_flop(name: str, length: int):
         lambda *values: statistics.fmean(values),
         *(number(name, length=length, folder=folder) for folder in SPLITS),
     )
+
+
+CHECKS = range(1, 9)  # eighths of the training
+
+
+def over_training(name: str):
+    """The mean over the eighths of the training of a small task."""
+    parts = (number(name, x=float(check)) for check in CHECKS)
+    return by_seed(lambda *values: statistics.fmean(values), *parts)
+
+
+def last(name: str):
+    """The value at the end of the training of a small task."""
+    return number(name, x=float(CHECKS[-1]))
 
 
 SHIFT = 4.0  # pixels
@@ -150,5 +165,76 @@ MEASUREMENTS = {
         margin=0.01,
         minutes=90,
         remark='The distance is .63 nats in 2 layers and .07 in 6; more than 12 were not trained.',
+    ),
+    'C8': Measurement(
+        'Whether a letter is more frequent in the first or the second half of 20 letters, by '
+        'encoders of two layers: CoPE in the first layer minus the best of RoPE, sinusoids and '
+        'learned positions, as a mean over 400 steps of training.',
+        'small_tasks',
+        ('--groups', 'letters'),
+        lead(
+            *map(
+                over_training,
+                ('cope_complex', 'rope()', 'sinusoidal()', 'learned_absolute(max_len=20)'),
+            )
+        ),
+        'of texts',
+        margin=0.02,
+        minutes=4,
+        remark='The time of a step was not compared.',
+    ),
+    'C11': Measurement(
+        'The offset of two of 16 x 16 pixels, in pairs that training leaves out: learnable '
+        'Fourier features minus the better of sinusoids of both axes and a table, as a mean over '
+        '1200 steps of training.',
+        'small_tasks',
+        ('--groups', 'pixels'),
+        lead(*map(over_training, ('learnable_fourier', 'sinusoidal', 'table'))),
+        'of pairs',
+        margin=0.05,
+        minutes=1,
+    ),
+    'C13': Measurement(
+        'Forms of 20 words, whose label is the kind of the neighbour that is read before each: a '
+        'graph network with codes of the reading order and the offsets of neighbours minus one '
+        'with the offsets alone.',
+        'small_tasks',
+        ('--groups', 'forms'),
+        minus(last('codes'), last('offsets alone')),
+        'of words',
+        margin=0.05,
+        minutes=1.5,
+        remark='The labels are defined by the order that the codes tell.',
+    ),
+    'C15': Measurement(
+        'Copies of texts of 6 to 12 symbols of three kinds, by a GRU with attention: the best '
+        'minus the worst of attention to the content and to earlier weights, each with and '
+        'without sinusoids.',
+        'small_tasks',
+        ('--groups', 'alignment'),
+        by_seed(
+            lambda *values: max(values) - min(values),
+            *(
+                last(f'{kind}, {positions}')
+                for kind in ('content', 'location')
+                for positions in ('none', 'sinusoid')
+            ),
+        ),
+        'of exact match',
+        margin=0.1,
+        minutes=6,
+    ),
+    'C17': Measurement(
+        'A sum of three waves at the times of a stream, from another stream that has half as many '
+        'samples: how many times smaller the squared error is when that stream is read as a '
+        'positional encoding than with cross-attention and positions, log 10.',
+        'small_tasks',
+        ('--groups', 'streams'),
+        by_seed(
+            lambda own, other: math.log10(other / own), last('cmc_pe'), last('cross-attention')
+        ),
+        'orders of magnitude',
+        margin=0.3,  # 2 times
+        minutes=2,
     ),
 }

