@@ -74,6 +74,16 @@ MEASUREMENTS = {
         'less than the best of T5, ALiBi and KERPLE.',
         lead_in_nats('fire', 'alibi', 't5_rpe', 'kerple', **FAR),
     ),
+    'B9': Measurement(
+        'Heads of ALiBi, KERPLE and T5 in models of text of 4 layers: the rank correlation of the '
+        'receptive field of the bias alone and that of the attention.',
+        'text',
+        LENGTHS,
+        number('additive biases', panel='rank correlation'),
+        'of correlation',
+        margin=0.5,
+        minutes=60,
+    ),
     'B10': on_text(
         'The same bytes of text in windows of 256: nats that CABLE, trained in windows of 128, '
         'needs less than sinusoids that are trained in windows of 256 with as many bytes.',

@@ -73,7 +73,7 @@ FIELDS = {
     'train.length': NEAR, 'train.batch': 8, 'train.lr': 2e-3,
 }  # fmt: skip
 ALL = {'train.save_every': 100000, 'train.eval_every': 400, 'mesh.cpu_devices': 1}
-EVALUATION = (f'eval.lengths={NEAR},{FAR}', 'eval.protocols=same_tokens', 'eval.tokens=131072')
+EVALUATION = (f'eval.lengths={NEAR},{FAR}', 'eval.protocols=same_tokens', 'eval.tokens=65536')
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,6 @@ Paper:     Cho et al. (arXiv 2405.20671): one layer with coupled positions adds,
 from configs.sweeps.runs import Sweep, main
 
 PADDED = 'addition(reverse_output=True, zero_pad=True{})'
-SHORT = 'addition(reverse_output=True)'
 SWITCHES = 'code_mixed(ids="switches")'
 # RoPE of the flat position; the rotation of `hirope` for far tokens is never used.
 PLAIN_ROPE = 'hirope(encoding=rope(), window=4096)'
@@ -36,9 +35,12 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         'nope': {'task': PADDED.format(''), 'encoding': 'nope()'},
     },
     'spaces': {
-        'plain': {'task': SHORT, 'encoding': 'sinusoidal()'},
-        'spaces': {'task': f'random_spaces(task={SHORT}, most=1)', 'encoding': 'sinusoidal()'},
-        'tags': {'task': SHORT, 'encoding': 'positional_description(width=32)'},
+        'plain': {'task': PADDED.format(''), 'encoding': 'sinusoidal()'},
+        'spaces': {
+            'task': f'random_spaces(task={PADDED.format("")}, most=1)',
+            'encoding': 'sinusoidal()',
+        },
+        'tags': {'task': PADDED.format(''), 'encoding': 'positional_description(width=32)'},
     },
     'code_mixed': {
         'conflator': {'task': SWITCHES, 'encoding': 'conflator()'},
@@ -56,25 +58,25 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
     },
 }
 SIZES = (
-    'model.heads=4', 'train.batch=64', 'train.warmup=100', 'train.save_every=100000',
-    'train.eval_every=1000', 'train.eval_batches=4',
+    'model.heads=4', 'train.warmup=100', 'train.save_every=100000', 'train.eval_every=1000',
+    'train.eval_batches=4',
 )  # fmt: skip
 SETTINGS = {
     'addition': (
         'model.layers=1', 'model.width=128', 'train.length=6', 'train.min_length=1',
-        'train.steps=2500', 'train.lr=2e-3',
+        'train.batch=64', 'train.steps=2500', 'train.lr=2e-3',
     ),
     'spaces': (
-        'model.layers=2', 'model.width=64', 'train.length=6', 'train.min_length=1',
-        'train.steps=2500', 'train.lr=2e-3',
+        'model.layers=2', 'model.width=128', 'train.length=6', 'train.min_length=1',
+        'train.batch=32', 'train.steps=3000', 'train.lr=2e-3',
     ),
     'code_mixed': (
         'model.layers=2', 'model.width=64', 'train.length=32', 'train.min_length=7',
-        'train.steps=1000', 'train.lr=2e-3',
+        'train.batch=64', 'train.steps=1000', 'train.lr=2e-3',
     ),
     'characters': (
         'model.layers=2', 'model.width=64', 'train.length=1', 'train.min_length=1',
-        'train.steps=2000', 'train.lr=2e-3',
+        'train.batch=64', 'train.steps=2000', 'train.lr=2e-3',
     ),
 }  # fmt: skip
 EVALUATION = {

@@ -3,15 +3,18 @@
 Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [--only NAME ...]
            GROUP is one of
   lengths   the model of the quickstart in windows of 128 bytes, after 800 batches of 8, read to
-            1024; and sinusoids trained in windows of 256, after as many bytes
+            1024; and sinusoids trained in windows of 256, after as many bytes; besides, the
+            receptive fields of the additive biases (`configs.sweeps.receptive`)
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
-Number:    docs/claims.md, claims B1, B2, B4 to B6, B10, B12, B16, B19, B20, B22, C3 and C5
+Number:    docs/claims.md, claims B1, B2, B4 to B6, B9, B10, B12, B16, B19, B20, B22, C3
+           and C5
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
            be interrupted and started again.
 """
 
 from configs.sweeps.bam_passkey import PRIOR
+from configs.sweeps.receptive import Receptive
 from configs.sweeps.runs import Sweep, main
 
 GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
@@ -67,7 +70,7 @@ EVALUATION = {
     'passkeys': ('eval.lengths=64,256,1024', 'eval.depths=0,0.5,1', 'eval.samples=100'),
 }
 SWEEPS = {
-    group: Sweep(
+    group: (Receptive if group == 'lengths' else Sweep)(
         __doc__,
         own,
         EXTENDED[group],

@@ -13,6 +13,7 @@ from configs.sweeps import (
     impact_three,
     positional_depth,
     positions,
+    receptive,
     rna,
     streams,
     text,
@@ -111,6 +112,23 @@ def test_a_program_runs_through_and_keeps_what_it_has(name, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call('--steps', '3', *options[2:])
     assert 'made with other settings' in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_the_fields_of_a_steep_bias_are_those_of_the_model():
+    from flax import nnx
+
+    from posenc_jax.model import Transformer, TransformerConfig
+
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=16, layers=2, width=16, heads=2,
+        encoding='alibi(slopes=(4.0, 0.125))',
+    )  # fmt: skip
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    theory, found = receptive.both_fields(model, np.arange(48).reshape(3, 16) % 7)
+    assert theory.shape == found.shape == (2, 2)
+    assert theory[:, 0].tolist() == [1, 1] and (found[:, 0] < 2).all()
+    assert (theory[:, 1] > 8).all() and (found[:, 1] > 5).all()
 
 
 @pytest.mark.full
