@@ -1,7 +1,9 @@
 """The ledger of claims: its page, its records and its command belong together."""
 
 import dataclasses
+import datetime
 import json
+import os
 import pathlib
 
 import pytest
@@ -176,6 +178,34 @@ def test_claims_of_one_sweep_pay_for_it_once_and_an_empty_budget_ends_the_comman
     assert status == 0 and list(ledger.read(ledger.MEASURED)) == ['X0', 'X1']
     assert 'the next claim, X2, takes about 5 minutes, and the budget has 2 left' in text
     assert '1 claims have a sweep' in text
+
+
+def test_a_claim_that_is_measured_on_another_day_keeps_the_first_verdict(
+    small, tmp_path, monkeypatch, capsys
+):
+    days = iter(['2026-01-01', '2026-01-01', '2026-02-02'])
+    monkeypatch.setattr(ledger, '_begun', lambda directory: next(days))
+    call = lambda: called(monkeypatch, capsys, 'X1', '--workdir', str(tmp_path / 'runs'))
+    assert call()[0] == 0 and call()[0] == 0  # the same runs, read twice
+    assert 'earlier' not in ledger.read(ledger.MEASURED)['X1']
+    monkeypatch.setattr(Measurement, 'verdict', lambda how, effects: 'partly')
+    assert call()[0] == 0
+    record = ledger.read(ledger.MEASURED)['X1']
+    assert [found['effects'] for found in record['earlier']] == [record['effects']]
+    assert ledger.verdicts(claims.CLAIMS['X1'], record) == ['partly', 'partly']
+    text = ' '.join(command.PAGE.read_text().split())
+    assert '1 claims were measured again on another day' in text
+    assert '1 of them have the same verdict' in text and '**partly** (before: partly, ' in text
+
+
+def test_the_day_of_runs_is_that_of_their_first_start(tmp_path):
+    today = datetime.date.today().isoformat()
+    assert ledger._begun(tmp_path / 'new') == today
+    (tmp_path / 'new' / 'begun').write_text('2026-01-01\n')
+    assert ledger._begun(tmp_path / 'new') == '2026-01-01'
+    (tmp_path / 'old').mkdir()
+    os.utime(tmp_path / 'old', (0, 86400))
+    assert ledger._begun(tmp_path / 'old').startswith('1970')
 
 
 @pytest.mark.parametrize('content', ['{"X1": 3}', '{"X1": {"digest": "a"}}', '[]', 'text'])

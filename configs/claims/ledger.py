@@ -27,6 +27,7 @@ from posenc_jax.version import __version__
 run, monotonic = subprocess.run, time.monotonic  # tests replace them
 ROOT = pathlib.Path(__file__).parents[2]
 MEASURED = ROOT / 'docs' / 'claims' / 'measured.json'
+KEPT = ('effects', 'date', 'commit', 'device', 'versions')  # of an earlier record
 # A run has the same numbers on machines of any number of cores.
 ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
 
@@ -123,6 +124,10 @@ def effects(record: Mapping[str, Any]) -> dict[int, float]:
 def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs the sweep of a claim, reads the effect, and writes it into the ledger.
 
+    A record of the same test whose runs were begun on another day is kept in the new one, under
+    'earlier'. Runs that exist in `workdir` are read again, so that is another day's work only if
+    they were made on that day.
+
     Raises:
       SystemExit: the sweep has failed or was stopped, and has said why; nothing is written.
       MissingResultError: the results lack what the measure reads.
@@ -130,6 +135,7 @@ def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
     assert claim.how is not None, f'nothing measures claim {claim.id}'
     made = plan(claim.how)
     directory = workdir / made.name
+    begun = _begun(directory)
     began = monotonic()
     command = [sys.executable, *made.command, '--workdir', str(directory)]
     if status := run(command, cwd=ROOT).returncode:
@@ -147,11 +153,37 @@ def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
         'device': _device(),
         'minutes': round(minutes, 1),
         'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
+        'begun': begun,
     }
+    before = read().get(claim.id)
+    if before is not None and is_current(claim, before):
+        same_runs = before.get('begun', before['date']) == begun
+        last = [] if same_runs else [{name: before[name] for name in KEPT}]
+        if earlier := [*before.get('earlier', []), *last]:
+            record['earlier'] = earlier
     MEASURED.parent.mkdir(parents=True, exist_ok=True)
     # The file is read again, because another process may have written since.
     disk.write(MEASURED, json.dumps({**read(), claim.id: record}, indent=1) + '\n')
     return record
+
+
+def _begun(directory: pathlib.Path) -> str:
+    """The day on which the runs in a directory were begun, which a file in it says."""
+    path = directory / 'begun'
+    if not path.is_file():
+        there = directory.exists()  # begun before such files were written
+        date = datetime.date.fromtimestamp(directory.stat().st_mtime) if there else None
+        directory.mkdir(parents=True, exist_ok=True)
+        disk.write(path, f'{(date or datetime.date.today()).isoformat()}\n')
+    return path.read_text().strip()
+
+
+def verdicts(claim: Claim, record: Mapping[str, Any]) -> list[str]:
+    """The verdict of each day on which a claim was measured with its present settings, the last one
+    at the end.
+    """
+    assert claim.how is not None
+    return [claim.how.verdict(effects(found)) for found in (*record.get('earlier', []), record)]
 
 
 def _commit() -> str:

@@ -80,7 +80,11 @@ def counts(claims: Claims, records: Records) -> list[list[str]]:
 def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
-    parts = [HEADER, _table(COLUMNS, counts(claims, records))]
+    parts = [
+        HEADER,
+        _table(COLUMNS, counts(claims, records)),
+        *_repeated(claims, records, verdicts),
+    ]
     if verdicts:
         parts.append(f'\n![Effects of the measured claims]({PICTURE})')
     for family in dict.fromkeys(claim.family for claim in claims.values()):
@@ -100,6 +104,20 @@ def markdown(claims: Claims, records: Records) -> str:
     return '\n'.join(parts) + '\n'
 
 
+def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list[str]:
+    """How many claims were measured on several days, with runs of their own on each."""
+    repeated = [name for name in measured if records[name].get('earlier')]
+    same = [
+        name for name in repeated if len(set(ledger.verdicts(claims[name], records[name]))) == 1
+    ]
+    if not repeated:
+        return []
+    return [
+        f'\n{len(repeated)} claims were measured again on another day, with runs that were trained '
+        f'again. {len(same)} of them have the same verdict each time.'
+    ]
+
+
 def measured_table(done: Iterable[Claim], records: Records, verdicts: Mapping[str, str]) -> str:
     """A Markdown table of measured claims, those that hold first."""
     order = sorted(done, key=lambda claim: VERDICTS.index(verdicts[claim.id]))
@@ -111,13 +129,15 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
     how = claim.how
     assert how is not None
     command = ' '.join((how.sweep, *how.arguments))
+    before = [found['date'] for found in record.get('earlier', [])]
+    again = f' (before: {", ".join(ledger.verdicts(claim, record)[:-1])}, {", ".join(before)})'
     return [
         claim.id,
         f'`{claim.key}`',
         _cited(claim),
         f'{how.test} (`{command}`)',
         effect_text(how, ledger.effects(record)),
-        f'**{verdict}**' + (f'. {how.remark}' if how.remark else ''),
+        f'**{verdict}**' + (again if before else '') + (f'. {how.remark}' if how.remark else ''),
     ]
 
 
