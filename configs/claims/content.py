@@ -194,6 +194,17 @@ MEASUREMENTS = {
         margin=0.05,
         minutes=1,
     ),
+    'C12': Measurement(
+        'Half of the pixels of pictures of 64 x 64, from the other half by a linear model on 18 '
+        'codes of three functions: the share of the variance of the PSNR that a square polynomial '
+        'of the log stable rank of the codes explains.',
+        'basis_rank',
+        (),
+        number('explained'),
+        'of the variance',
+        margin=0.7,
+        minutes=1,
+    ),
     'C13': Measurement(
         'Forms of 20 words, whose label is the kind of the neighbour that is read before each: a '
         'graph network with codes of the reading order and the offsets of neighbours minus one '
