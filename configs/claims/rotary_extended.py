@@ -83,7 +83,9 @@ def measurement(
     test: str, measure: Measure, margin: float, remark: str = '', unit: str = 'nats a byte'
 ) -> Measurement:
     """A measurement by the sweep of extensions of text."""
-    return Measurement(test, 'text_extension', (), measure, unit, margin, minutes=80, remark=remark)
+    return Measurement(
+        test, 'text_extension', (), measure, unit, margin, minutes=110, remark=remark
+    )
 
 
 def untuned(*specs: str) -> tuple[str, ...]:
