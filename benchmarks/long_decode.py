@@ -21,7 +21,7 @@ from measure import MIB, milliseconds, ratio, show, take_turns
 
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding import decode as plain
-from posenc_jax.decoding import duo_attention
+from posenc_jax.decoding import duo_attention, duo_cache
 from posenc_jax.decoding.constant_cache import constant_cache
 from posenc_jax.model import Transformer, TransformerConfig
 
@@ -106,7 +106,7 @@ def main():
     )[1]
     same = lambda cache: cache
     ends = lambda cache: constant_cache(infinite, cache, cache.tokens, room=args.new)
-    by_heads = lambda model, tok, prompt: duo_attention.prefill(
+    by_heads = lambda model, tok, prompt: duo_cache.prefill(
         model, plain.init_cache(model, tok), prompt
     )[1]
     contenders = {
@@ -116,7 +116,7 @@ def main():
         f'duo_attention, {1 - retrieval.mean():.0%} of heads stream': (
             duo,
             by_heads,
-            duo_attention.decode_step,
+            duo_cache.decode_step,
             same,
         ),
     }

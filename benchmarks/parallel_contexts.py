@@ -21,8 +21,7 @@ from flax import nnx
 from measure import MIB, milliseconds, ratio, show, smollm2, take_turns, temporary
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding import ape_parallel, parallel_context_entropy
-from posenc_jax.decoding import contexts as shared
+from posenc_jax.decoding import ape_parallel, parallel_context_entropy, read_contexts
 from posenc_jax.decoding.decode import init_cache, prefill
 from posenc_jax.decoding.read_contexts import read
 from posenc_jax.model import Transformer, TransformerConfig
@@ -220,8 +219,10 @@ def cost(model, contexts: int, length: int, rounds: int):
         reader, cache = ape_parallel.join(model, held, capacity=capacity)
         return read(reader, cache, query, last=1)
 
-    calls, plain = [], shared._read
-    with mock.patch.object(shared, '_read', lambda *inputs: calls.append(inputs) or plain(*inputs)):
+    calls, plain = [], read_contexts._read
+    with mock.patch.object(
+        read_contexts, '_read', lambda *inputs: calls.append(inputs) or plain(*inputs)
+    ):
         held = ape_parallel.encode(model, prefix, parts)
         use(held)
     swapped = (held[0], *held[:0:-1])

@@ -4,6 +4,7 @@ only from its own floor and lower ones, imports make no circle, and modules are 
 
 import ast
 import graphlib
+import importlib
 import pathlib
 
 import pytest
@@ -102,3 +103,37 @@ def test_the_package_imports_nothing_from_around_it():
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_are_short(path):
     assert len(path.read_text().splitlines()) <= LINES
+
+
+def unknown_names(path: pathlib.Path) -> list[str]:
+    """What a program reads from modules of the package that they do not have."""
+    tree, modules, found = ast.parse(path.read_text()), {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == PACKAGE.name:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if (whole := f'{node.module}.{alias.name}') in NAMES:
+                    modules[alias.asname or alias.name] = importlib.import_module(whole)
+                elif not hasattr(module, alias.name):
+                    found.append(whole)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id)
+            if module is not None and not hasattr(module, node.attr):
+                found.append(f'{node.value.id}.{node.attr}, line {node.lineno}')
+    return found
+
+
+@pytest.mark.parametrize('folder', ['benchmarks', 'configs'])
+def test_programs_around_the_package_read_what_it_has(folder):
+    programs = sorted((PACKAGE.parent / folder).rglob('*.py'))
+    found = {path.name: names for path in programs if (names := unknown_names(path))}
+    assert programs and not found
+
+
+def test_names_that_a_module_lacks_are_found(tmp_path):
+    path = tmp_path / 'program.py'
+    path.write_text(
+        'from posenc_jax.core import registry, nothing\\nregistry.entries, registry.no_such_name\n'
+    )
+    assert unknown_names(path) == ['posenc_jax.core.nothing', 'registry.no_such_name, line 2']
