@@ -133,7 +133,9 @@ def test_programs_around_the_package_read_what_it_has(folder):
 
 def test_names_that_a_module_lacks_are_found(tmp_path):
     path = tmp_path / 'program.py'
-    path.write_text(
-        'from posenc_jax.core import registry, nothing\\nregistry.entries, registry.no_such_name\n'
+    lines = (
+        'from posenc_jax.core import registry, nothing',
+        'registry.entries, registry.no_such_name',
     )
+    path.write_text('\n'.join(lines))
     assert unknown_names(path) == ['posenc_jax.core.nothing', 'registry.no_such_name, line 2']
