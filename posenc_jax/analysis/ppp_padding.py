@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from posenc_jax.core import disk
+from posenc_jax.core.convolution import check_kernel
 from posenc_jax.core.registry import Card, check_choice, register
 
 # Padding schemes, and what numpy calls them; 'none' does not pad.
@@ -27,12 +28,21 @@ class Convolution:
       bias: added to each channel, or None.
       stride: of rows and columns.
       relu: whether a relu follows.
+
+    Raises:
+      ValueError: a kernel that is not square, or whose side is even.
     """
 
     kernel: Float[Array, 'k k C O']
     bias: Float[Array, 'O'] | None = None
     stride: int = 1
     relu: bool = True
+
+    def __post_init__(self):
+        rows, columns = self.kernel.shape[:2]
+        if rows != columns:
+            raise ValueError(f'Convolution kernel must be square, got {rows} x {columns}')
+        check_kernel('Convolution', rows)
 
 
 def run_stack(

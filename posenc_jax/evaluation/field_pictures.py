@@ -56,6 +56,7 @@ def write(runs: Sequence[RunResult], directory: pathlib.Path) -> list[pathlib.Pa
 
 def _draw(run: RunResult, path: pathlib.Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     fitted = [one for one in run.fitted if one.images is not None]
     figure = Figure(figsize=(12.5, 3.1 * len(fitted) + 0.5), layout='constrained')
@@ -70,6 +71,10 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
             shown = image if image.shape[-1] == 3 else image.mean(-1)
             axis.imshow(np.clip(shown, 0, 1), cmap='gray', vmin=0, vmax=1, interpolation='nearest')
             axis.set_title(title, fontsize=10)
+            beyond = (truth.shape[0] - one.length) / 2  # pixels that training does not see
+            if beyond:
+                corner, side = (beyond - 0.5,) * 2, one.length
+                axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=_FITTED))
         error = (guess - truth).mean(-1)
         most = max(float(np.abs(error).max()), 1e-6)
         drawn = row[2].imshow(error, cmap='RdBu', vmin=-most, vmax=most, interpolation='nearest')
@@ -88,7 +93,11 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
 
 
 def _title(numbers, length):
-    shown = {'psnr': 'PSNR {:.1f} dB', 'bit_error_rate': 'wrong bits {:.2%}'}
+    shown = {
+        'psnr': 'PSNR {:.1f} dB',
+        'psnr_outside': 'outside {:.1f} dB',
+        'bit_error_rate': 'wrong bits {:.2%}',
+    }
     found = [text.format(numbers[k, length]) for k, text in shown.items() if (k, length) in numbers]
     return ', '.join(['fitted', *found])
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.core.encoding import Constant
-from posenc_jax.core.registry import Card, Promises, check_number, register
+from posenc_jax.core.registry import Card, Promises, SpecError, check_number, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.network import Dense, FieldNetwork, check_size, usual_bound
 
@@ -79,13 +79,14 @@ class Pins(FieldNetwork):
       levels: L.
       bands: frequencies of a level, for every coordinate.
       encoding: 'nerf' (`2^i pi`), or 'rff': Gaussian frequencies, sorted by their size.
-      sigma: standard deviation of the frequencies of 'rff'.
+      sigma: standard deviation of the frequencies of 'rff'; 10 by default.
       progressive: whether levels become active one after the other.
       components: d, how many coordinates a point has.
       outputs: how many values a point has.
       rngs: draws the parameters.
 
     Raises:
+      SpecError: a sigma without 'rff'.
       ValueError: sizes out of their range, or a sigma that is not positive; at call, features.
 
     Reference: Landgraf et al., arXiv 2202.04713.
@@ -106,7 +107,7 @@ class Pins(FieldNetwork):
         levels: int = 4,
         bands: int = 2,
         encoding: Literal['nerf', 'rff'] = 'nerf',
-        sigma: float = 10.0,
+        sigma: float | None = None,
         progressive: bool = False,
         components: int = CONTEXT,
         outputs: int = CONTEXT,
@@ -119,7 +120,9 @@ class Pins(FieldNetwork):
             raise ValueError(
                 f'pins has levels * bands = {levels * bands} frequencies; at most {MAX_BANDS}'
             )
-        check_number('pins sigma', sigma, above=0)
+        if sigma is not None and encoding == 'nerf':
+            raise SpecError(f"pins sigma={sigma} is of encoding='rff', got encoding='nerf'")
+        sigma = 10.0 if sigma is None else check_number('pins sigma', sigma, above=0)
         self.inputs, self.outputs, self.progressive = components, outputs, progressive
         self.count = bands if encoding == 'nerf' else bands * components
         shape = (components, levels * bands * components)

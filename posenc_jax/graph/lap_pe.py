@@ -104,7 +104,8 @@ class LapPe(GraphEncoder):
       vectors: k.
       signs: 'random' draws the sign of every eigenvector if there is an rng, as for training, and
         is 'canonical' otherwise; 'canonical' makes the entry of largest magnitude positive; 'abs'
-        takes absolute values. `sign_invariant` leaves the signs to the model.
+        takes absolute values. `sign_invariant` makes a network of
+        yours independent of them; no spec string does.
 
     Raises:
       SpecError: fewer than 1 or more than 2^16 vectors, unknown signs.

@@ -1,5 +1,6 @@
 """MD-TPE: a layer of decaying sums along the axes of a grid, before layers without positions."""
 
+import dataclasses
 import functools
 import math
 
@@ -118,11 +119,11 @@ class MdTpe(RecurrentMixer):
     matrix of E decaying exponentials, lambda = sigmoid of a parameter. It is meant as the first
     layer of a model, before layers that see no positions: `pattern=('md_tpe()', 'lightnet()',
     ...)`. Tokens are in row-major order, the first axis slowest, and a token's coordinates follow
-    from its rank in its document. Time is linear in the length, `L E D` for each axis; the state
-    has E D numbers for each line that crosses a row. Differs from the paper: the sums are those of
-    the normed layer input, and are added to the residual stream. At first the decays are spread
-    over 2 to 256 tokens, and b is normal, such that a term of white noise has the same variance at
-    every decay.
+    from its rank in its document. Tokens in front of a grid of patches are left as they are. Time
+    is linear in the length, `L E D` for each axis; the state has E D numbers for each line that
+    crosses a row. Differs from the paper: the sums are those of the normed layer input, and are
+    added to the residual stream. At first the decays are spread over 2 to 256 tokens, and b is
+    normal, such that a term of white noise has the same variance at every decay.
 
     Args:
       shape: the sizes of all axes but the first; () is a sequence.
@@ -131,7 +132,7 @@ class MdTpe(RecurrentMixer):
       rngs: draws the parameters.
 
     Raises:
-      ValueError: terms or a size below 1.
+      ValueError: terms or a size below 1; at call, tokens on a grid with other columns.
 
     Reference: Qin et al., arXiv 2405.21022.
 
@@ -157,6 +158,7 @@ class MdTpe(RecurrentMixer):
         strides = [math.prod(shape[axis:]) for axis in range(len(shape) + 1)]
         if strides[0] >= 2**20:
             raise ValueError(f'md_tpe shape {shape} has {strides[0]} lines; at most 2**20 are kept')
+        self.shape = tuple(shape)
         # The lines of an axis start anew where the axis before it makes a step; the first never.
         self.axes = tuple(zip(strides, [2**30, *strides[:-1]]))
         scales = 2.0 ** np.linspace(1, 8, terms)
@@ -172,6 +174,20 @@ class MdTpe(RecurrentMixer):
         return tuple(
             jnp.zeros((batch, stride, terms, model_dim), jnp.float32) for stride, _ in self.axes
         )
+
+    def whole(self, x, tok):
+        if tok.grid is None:
+            return super().whole(x, tok)
+        rows, columns = tok.grid
+        if self.shape != (columns,):
+            raise ValueError(
+                f'md_tpe shape={self.shape} does not fit a grid of {rows} x {columns} tokens; use '
+                f'shape=({columns},)'
+            )
+        extra = x.shape[1] - rows * columns
+        cells = tok.slice(extra, rows * columns)
+        cells = dataclasses.replace(cells, rank=cells.rank - extra)
+        return jnp.pad(super().whole(x[:, extra:], cells), ((0, 0), (extra, 0), (0, 0)))
 
     def scan(self, x, tok, starts, state):
         b, log_decay = self.b[...], jax.nn.log_sigmoid(self.decay[...])

@@ -37,7 +37,8 @@ class MixFFN(nnx.Module):
     with a deviation of 0.02, those of the convolution with one of sqrt(2 / 9), and biases are 0.
 
     Differs from the paper: nothing. The reduced attention of its encoder is the mixer
-    `spatial_reduction`, and its patches are `config.model.overlap`.
+    `spatial_reduction`, and its patches are `config.model.overlap`, behind which there is no norm
+    as in the released code.
 
     Args:
       width: C.

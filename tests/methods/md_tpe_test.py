@@ -45,6 +45,20 @@ def test_golden_grid():
     )
 
 
+def test_tokens_in_front_of_a_grid_are_left_alone_and_other_columns_are_refused():
+    mixer = with_values('md_tpe(shape=(2,), terms=1)', [[1.0], [2.0]], [[0.5], [0.25]])
+    x = np.float32(VALUES['grid']['x'])[None, :, None].repeat(recurrent.MODEL, -1)
+    rows = x.shape[1] // 2
+    cells = recurrent.whole(mixer, x, pj.Tokens.on_grid(rows, 2))
+    np.testing.assert_allclose(cells[0, :, 0], VALUES['grid']['y'], rtol=1e-6)
+    behind = np.pad(x, ((0, 0), (3, 0), (0, 0)), constant_values=7.0)
+    y = recurrent.whole(mixer, behind, pj.Tokens.on_grid(rows, 2, extra=3))
+    assert not np.any(y[:, :3])
+    np.testing.assert_allclose(y[:, 3:], cells, rtol=1e-6)
+    with pytest.raises(ValueError, match=r'shape=\(2,\) does not fit a grid of 2 x 3 tokens; use'):
+        recurrent.whole(mixer, behind[:, :6], pj.Tokens.on_grid(2, 3))
+
+
 def definition(mixer, x, shape):
     """The sums of one row pair by pair, float64; the first axis has any size."""
     decay = 1 / (1 + np.exp(-np.float64(mixer.decay[...])))

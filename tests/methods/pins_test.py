@@ -105,3 +105,8 @@ def test_wrong_values_are_refused():
         make('levels=13, bands=2')
     with pytest.raises(SpecError, match='sigma must be positive'):
         make("encoding='rff', sigma=0.0")
+
+
+def test_a_sigma_without_drawn_frequencies_is_refused():
+    with pytest.raises(SpecError, match="sigma=3.0 is of encoding='rff', got encoding='nerf'"):
+        make_field('pins(sigma=3.0)', features=2, outputs=1)

@@ -102,3 +102,9 @@ def test_wrong_values_are_refused():
         padding_pattern(images[:, :6], KERNELS, 'zeros')
     with pytest.raises(ValueError, match='at least two images'):
         padding_pattern(images[:1], KERNELS, 'zeros')
+    for shape, message in (
+        ((4, 4), 'Convolution kernel must be odd, .* got 4, nearest: 3 or 5'),
+        ((3, 5), 'Convolution kernel must be square, got 3 x 5'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Convolution(np.zeros((*shape, 1, 1), np.float32))

@@ -192,6 +192,15 @@ def test_wrong_batches_are_refused():
         pad_graphs([complete(2), complete(3)], [ones(2, 3), ones(3, 3)], nodes=2)
     with pytest.raises(ValueError, match=r'graph 1 has values of shape \(3, 4\), graph 0 has'):
         pad_graphs([complete(2), complete(3)], [ones(2, 3), ones(3, 4)])
+    one_way = np.array([[0, 1], [0, 0]])
+    for graph, message in (
+        (one_way, r'graph 1: adjacency\[0, 1\] is 1, but adjacency\[1, 0\] is 0'),
+        (complete(2) * 0.5, r'graph 1: adjacency\[0, 1\] is 0.5, expected 0 or 1'),
+        (np.zeros((0, 0)), 'graph 1: the graph is empty'),
+        (np.zeros((2, 3)), r'graph 1: an adjacency is a square matrix \[n, n\], .* \(2, 3\)'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pad_graphs([complete(2), graph], [ones(2, 3), ones(len(graph), 3)])
 
 
 def folder(path, **files):

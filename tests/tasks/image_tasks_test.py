@@ -228,3 +228,17 @@ def test_wrong_sides_are_refused():
         Quadrant(aspect=0.01).sample(rng(), 2, 8)
     with pytest.raises(ValueError, match='at least 2 pixels, got 1'):
         Textures().sample(rng(), 2, 1)
+
+
+@pytest.mark.parametrize('grey', [True, False])
+def test_grey_pictures_of_16_bits_keep_their_levels(pictures, grey):
+    image = pytest.importorskip('PIL.Image')
+    ramp = np.linspace(0, 65535, 8).round().astype(np.uint16)[None].repeat(8, axis=0)
+    image.fromarray(ramp).save(pictures / 'dark' / '0.png')
+    task = Folder(str(pictures), grey=grey)
+    file = [file.name for file in task.files['dark']].index('0.png')
+    found, _ = task.pictures(np.array([file]), 8)
+    np.testing.assert_allclose(found[0, 0, :, 0] / 4 + 0.5, ramp[0] / 65535, atol=1 / 255)
+    image.fromarray(np.float32(ramp)).save(pictures / 'dark' / '1.tif')
+    with pytest.raises(ValueError, match='1.tif. cannot be read .* no whole numbers'):
+        Folder(str(pictures)).check(8)

@@ -127,6 +127,9 @@ def test_files_of_the_user(tmp_path):
     image.fromarray(deep).save(tmp_path / 'deep.png')
     task = Picture(f'image:{tmp_path}/deep.png')
     np.testing.assert_array_equal(task.whole_numbers(4, 16)[..., 0], deep)
+    image.fromarray(deep.astype(np.float32)).save(tmp_path / 'real.tif')
+    with pytest.raises(ValueError, match='real.tif.: its pixels are no whole numbers; save it'):
+        Picture(f'image:{tmp_path}/real.tif').width(2)
     (tmp_path / 'text.png').write_text('no picture')
     with pytest.raises(ValueError, match=r"text.png' is not an image file that Pillow can read"):
         Picture(f'image:{tmp_path}/text.png').width(2)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
+
+from posenc_jax.graph.adjacency import check_adjacency
 
 
 def pad_nodes(
@@ -61,7 +63,8 @@ def pad_graphs(
 
     Raises:
       ValueError: no graphs, another number of features than graphs, features of another number of
-        nodes than the graph has, or a graph of more than N nodes.
+        nodes than the graph has, a graph of more than N nodes, or a matrix that is no adjacency,
+        see `check_adjacency`.
 
     Example:
       >>> batch = pad_graphs([1 - np.eye(2), np.zeros((1, 1))], [np.ones((2, 3)), np.ones((1, 3))])
@@ -70,6 +73,7 @@ def pad_graphs(
     """
     if len(graphs) != len(features):
         raise ValueError(f'{len(graphs)} graphs, but features of {len(features)}')
+    graphs = [_checked(number, graph) for number, graph in enumerate(graphs)]
     sizes = [len(graph) for graph in graphs]
     for number, (size, rows) in enumerate(zip(sizes, features)):
         if np.ndim(rows) < 2 or np.shape(rows)[-2] != size:
@@ -81,6 +85,13 @@ def pad_graphs(
     rows = pad_nodes(features, n, axis=-2)
     adjacency = np.zeros((len(graphs), n, n), bool)
     for own, graph, size in zip(adjacency, graphs, sizes):
-        own[:size, :size] = np.asarray(graph).astype(bool)
+        own[:size, :size] = graph > 0
     valid = np.arange(n) < np.array(sizes)[:, None]
     return {'features': rows, 'adjacency': adjacency, 'valid': valid}
+
+
+def _checked(number: int, graph: Shaped[np.ndarray, '...']) -> Float[np.ndarray, 'n n']:
+    try:
+        return check_adjacency(graph)
+    except ValueError as error:
+        raise ValueError(f'graph {number}: {error}') from None

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from posenc_jax.core.registry import check_number, quoted, register
 from posenc_jax.tasks.class_task import class_files, split_numbers
+from posenc_jax.tasks.grey_levels import deep_grey
 from posenc_jax.tasks.images.stored_images import StoredImages
 
 ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -114,6 +115,8 @@ def _read(
         ) from error
     try:
         with Image.open(file) as image:
+            if (deep := deep_grey(image)) is not None:
+                image = Image.fromarray(np.rint(255 * deep).astype(np.uint8))
             found = image.convert('L' if grey else 'RGB').resize(size[::-1], Image.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(

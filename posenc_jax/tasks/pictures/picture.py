@@ -45,7 +45,8 @@ class Picture(FieldTask):
     The middle square of the picture is averaged down to a grid of n x n pixels, which fill
     [-1, 1]^2; coordinates are (row, column). So a resolution of 2n or 4n has values that are
     true, at points between those of n. Batches are drawn from all pixels; evaluation reads them in
-    order.
+    order. Papers on fields often put the first and the last pixel at -1 and 1 instead; then grids
+    of two resolutions have other distances from the border.
 
     Args:
       name: 'china' or 'flower' (photographs of 427 rows), 'digits' (8 x 8), 'synthetic' (512 x 512

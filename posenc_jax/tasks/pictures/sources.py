@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from posenc_jax.core.registry import SpecError, nearest, quoted
+from posenc_jax.tasks.grey_levels import deep_grey
 
 PHOTOGRAPHS = ('china', 'flower')
 NAMES = (*PHOTOGRAPHS, 'digits', 'synthetic')
@@ -84,8 +85,8 @@ def _of_file(path: pathlib.Path) -> Float[np.ndarray, 'H W C']:
         raise FileNotFoundError(f'picture {quoted(str(path), 200)} {found}')
     try:
         with Image.open(path) as image:
-            if image.mode.startswith('I'):  # 16 bits
-                return np.clip(np.asarray(image, np.float64) / 65535, 0, 1)[..., None]
+            if (deep := deep_grey(image)) is not None:
+                return deep[..., None]
             kept = image.convert('L' if image.mode in ('1', 'L', 'LA') else 'RGB')
             pixels = np.asarray(kept, np.float64) / 255
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
@@ -93,4 +94,6 @@ def _of_file(path: pathlib.Path) -> Float[np.ndarray, 'H W C']:
             f'picture {quoted(str(path), 200)} is not an image file that Pillow can read: '
             f'{type(error).__name__}'
         ) from error
+    except ValueError as error:
+        raise ValueError(f'picture {quoted(str(path), 200)}: {error}') from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
