@@ -3,8 +3,9 @@
 Command:   python -m configs.sweeps.globe [--seeds 0 1 2] [--workdir runs/globe] [--support 100]
            [--heads linear siren fcnet] [--only geo_sh geo_grid] [--rates 2e-3 1e-2]
            [--set train.steps=500]
-Time:      not measured yet as a whole; a run takes about 30 s of processor time, and there are 90
-Number:    not measured yet
+Time:      36 minutes for 90 runs on one of two busy cores
+Number:    seeds 0, 1, 2, beyond 60 degrees: harmonics .90, .91, .90 (linear), .96, .96, .97
+           (siren), .96, .96, .96 (fcnet); the best other encoder .49, .92 and .93; see claim S6
 Every encoder is trained with every head, with every learning rate; the rate with the best
 validation accuracy, as a mean over the seeds, is tested. The tables and pictures have the accuracy
 on the lattice, of all places (WORKDIR/all) and of those beyond 60 degrees of latitude
