@@ -1,4 +1,4 @@
-"""The pattern of places that padding writes into a convolutional network, before and after it learns.
+"""The pattern that padding writes into a convolutional network, before and after training.
 
 Command:   python -m configs.sweeps.padding [--seeds 0 1 2] [--steps 300] [--workdir runs/padding]
 A network of four convolutions of 3 x 3 pixels and 16 channels, a mean over all places and a linear
