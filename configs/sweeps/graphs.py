@@ -5,7 +5,8 @@ Command:   python -m configs.sweeps.graphs GROUP [--seeds 0 1 2] [--workdir DIR]
   pairs      three pairs of graphs that colour refinement cannot tell apart, with curvature (`lcp`),
              eigenvectors (`lap_pe`), returns of random walks (`rwse`) and without features
   triangles  how many triangles each node of a random regular graph is in, with propagated random
-             features (`rfp`), the same features without propagation, and the features above
+             features (`rfp`), the same features without propagation, the features above, and
+             curvature together with eigenvectors
 Number:    pairs, seeds 0, 1, 2: rook's graph against Shrikhande graph 1.0, 1.0, 1.0 with `lcp`, and
            .53, .47, .53 with the others; chance is .5. The other pairs were not run.
            triangles, 16 nodes: .86, .79, .83 with `rfp`, .94, .97, .95 with `lap_pe`, 1.0, 1.0, 1.0
@@ -23,7 +24,7 @@ RANDOM = {
     'rfp': 'rfp(features=8, steps=4, normalise="qr", pad=True)',
     'rfp_learned': 'rfp(features=8, steps=4, operator="learned", pad=True)',
 }
-
+JOINED = {'lcp_lap_pe': 'lcp() | lap_pe(vectors=4)'}
 
 LAYERS = {'pattern': ('gin()',)}
 GROUPS = {
@@ -34,7 +35,7 @@ GROUPS = {
     },
     'triangles': {
         name: {'task': 'triangles()', 'features': features, **LAYERS}
-        for name, features in {**FEATURES, **RANDOM}.items()
+        for name, features in {**FEATURES, **RANDOM, **JOINED}.items()
     },
 }
 SIZES = (
