@@ -8,7 +8,8 @@ Command:   python -m configs.sweeps.graphs GROUP [--seeds 0 1 2] [--workdir DIR]
              features (`rfp`), the same features without propagation, the features above, and
              curvature together with eigenvectors
 Number:    pairs, seeds 0, 1, 2: rook's graph against Shrikhande graph 1.0, 1.0, 1.0 with `lcp`, and
-           .53, .47, .53 with the others; chance is .5. The other pairs were not run.
+           .53, .47, .53 with the others; chance is .5. The other pairs: 1.0 with `lcp`, `rwse` and,
+           but for one seed, `lap_pe`.
            triangles, 16 nodes: .86, .79, .83 with `rfp`, .94, .97, .95 with `lap_pe`, 1.0, 1.0, 1.0
            with `rwse`, .44, .48, .53 with `random`.
 Results:   WORKDIR/comparison; docs/results/space.md has the numbers. Runs whose last step is saved
