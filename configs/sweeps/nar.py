@@ -4,9 +4,9 @@ Command:   python -m configs.sweeps.nar [--seeds 0 1 2] [--steps 800] [--workdir
 Number:    seeds 0, 1, 2: as many fields a second in both orders with 256 at once, at 1.08 nats a
            token; see claim A38 of docs/claims.md
 Results:   WORKDIR/results.csv
-The data are fields of 6 x 6 tokens with 4 states, a Potts model whose neighbours like to be equal
-(20 sweeps of Gibbs sampling at coupling 0.9 on a torus). 'raster' is a causal decoder with `rope()`
-in the order of the rows, 'raster_2d' one with `axial_rope2d()`, and 'nar' reads and predicts
+The data are fields of 6 x 6 tokens with 4 states, as the task `markov_field` draws them: a Potts
+model on a torus whose neighbours like to be equal. 'raster' is a causal decoder with `rope()` in
+the order of the rows, 'raster_2d' one with `axial_rope2d()`, and 'nar' reads and predicts
 diagonals, with two heads. All have 2 layers of width 64 and read the same fields. The likelihood of
 'nar' takes the tokens of a diagonal as independent, given all diagonals before. Both orders
 are drawn by one compiled program, 256 fields at once and one alone. `agreement` is the share of
@@ -32,22 +32,10 @@ from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.decoding.nar import DirectionHeads, draw_near_to_far, nar_logits
 from posenc_jax.mask.nar import near_to_far_order, near_to_far_positions
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.tasks.grid.markov_field import potts_fields
 
-SIDE, STATES, COUPLING = 6, 4, 0.9
+SIDE, STATES = 6, 4
 ENCODINGS = {'raster': 'rope()', 'raster_2d': 'axial_rope2d()', 'nar': 'axial_rope2d() | nar()'}
-
-
-def fields(rng: np.random.Generator, count: int, sweeps: int = 20) -> np.ndarray:
-    """Samples of the Potts model [count, SIDE, SIDE]; cells of one colour of a chess board are
-    drawn at once.
-    """
-    x = rng.integers(0, STATES, (count, SIDE, SIDE))
-    black = np.indices((SIDE, SIDE)).sum(0) % 2 == 0
-    for sweep in range(2 * sweeps):
-        near = sum(np.eye(STATES)[np.roll(x, shift, axis)] for axis in (1, 2) for shift in (-1, 1))
-        drawn = np.argmax(COUPLING * near + rng.gumbel(size=near.shape), axis=-1)
-        x = np.where(black == (sweep % 2 == 0), drawn, x)
-    return x
 
 
 def agreement(x: np.ndarray) -> float:
@@ -117,7 +105,8 @@ def drawn(model: Model, rows: int, key: jax.Array) -> tuple[np.ndarray, int]:
     first = jnp.full((rows, 1), STATES)
     if model.by_diagonals:
         parts = nnx.split((model.decoder, model.heads))
-        return np.asarray(_by_diagonals(*parts, first.shape[0], key)), 2 * SIDE - 1
+        tokens, passes = _by_diagonals(*parts, first.shape[0], key)
+        return np.asarray(tokens), int(passes)
     return _by_rows(*nnx.split(model.decoder), model.tokens(), first, key), SIDE**2
 
 
@@ -125,7 +114,8 @@ def drawn(model: Model, rows: int, key: jax.Array) -> tuple[np.ndarray, int]:
 def _by_diagonals(graphdef, state, rows, key):
     decoder, heads = nnx.merge(graphdef, state)
     first = jnp.full((rows, 1), STATES)
-    return draw_near_to_far(decoder, heads, first, (SIDE, SIDE), key=key).tokens
+    found = draw_near_to_far(decoder, heads, first, (SIDE, SIDE), key=key)
+    return found.tokens, found.evaluations
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -165,11 +155,13 @@ def main():
     parser.add_argument('--steps', type=int, default=800)
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/nar')
     arguments = parser.parse_args()
-    test = fields(np.random.default_rng(0), 1024)
+    test = potts_fields(np.random.default_rng(0), 1024, SIDE, STATES)
     print(f'data: agreement {agreement(test):.3f}')
     rows = []
     for seed in arguments.seeds:
-        drawn_fields = fields(np.random.default_rng([seed, 1]), 64 * arguments.steps)
+        drawn_fields = potts_fields(
+            np.random.default_rng([seed, 1]), 64 * arguments.steps, SIDE, STATES
+        )
         data = drawn_fields.reshape(arguments.steps, 64, SIDE, SIDE)
         for name in ENCODINGS:
             model = trained(name, seed, data)
