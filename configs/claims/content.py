@@ -73,8 +73,8 @@ MEASUREMENTS = {
         'of the shift',
         margin=0.2,
         minutes=6,
-        remark='The seeds disagree on both sides. Neither generator follows a grid by 4 pixels with '
-        'zero padding; on a torus the encoding moves .33 to .37 of the way for every seed.',
+        remark='The seeds disagree on both sides. Neither generator follows a grid by 4 pixels '
+        'with zero padding; on a torus the encoding moves .33 to .37 of the way for every seed.',
     ),
     'C4a': Measurement(
         'Flip-flop with 64 pairs after training with 16: PaTH minus RoPE, as the mean exact match '

@@ -2,8 +2,8 @@
 
 Command:   python -m configs.sweeps.mspe [--seeds 0 1 2] [--steps 1500] [--workdir runs/mspe]
 Time:      6 minutes on one of two busy cores
-Number:    seeds 0, 1, 2, moved at 4 pixels: 'mspe' .04 (-.46 to .33), 'constant' -.04 (-.60 to .87);
-           see claim C16
+Number:    moved at 4 pixels, seeds 0 to 2: 'mspe' .04 (-.46 to .33), 'constant' -.04 (-.60 to
+           .87); see claim C16
 The generator draws a blob in the middle of 32 x 32 pixels, of the height and the two radii that it
 reads, in four resolutions from 4 x 4 on. It is trained to draw exactly these blobs, by their mean
 squared error; this stands for the adversarial training of the paper, and leaves no doubt about what
