@@ -6,8 +6,9 @@ Command:  python train.py --config=configs/points.py [--config.train.length=256]
 Time:     2.5 minutes on one core, evaluation included
 Number:   share of clouds whose shape is right, at 128, 256 and 512 points (seed 0, 512 clouds):
           0.88, 0.88, 0.76; the 95 % intervals are 0.03 to 0.04 either way. Sums in another order,
-          as on another number of cores, gave 0.88, 0.86, 0.69. After 200 steps it had 0.84 of the validation clouds; a run whose layers read the points in random order
-          (`order='given'`) had 0.85, so at this size the order is not seen to matter.
+          as on another number of cores, gave 0.88, 0.86, 0.69. After 200 steps it had 0.84 of the
+          validation clouds; a run whose layers read the points in random order (`order='given'`)
+          had 0.85, so at this size the order is not seen to matter.
 Paper:    Zhang et al. (arXiv 2403.00762) classify scans and models of objects with 1024 points and
           more, so their numbers do not compare.
 """
