@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from configs.claims.claim import Measurement, Results, above, by_seed, number
+from configs.claims.claim import Measurement, Results, above, by_seed, least, number
 from configs.sweeps.coins import COUNTS
 
 PROBE, SLOPE, ADJACENT = 'R2 of the probe', 'slope of the variance', 'adjacency score'
@@ -110,7 +110,7 @@ MEASUREMENTS = {
         'mean logits on random tokens in SmolLM2 that is no function of the distance, as a mean '
         'over the layers behind the first, minus that of the first.',
         'mask',
-        by_seed(min, number('near keys'), distortion),
+        least(number('near keys'), distortion),
         'of the variance',
         0.1,
         2,
@@ -120,7 +120,7 @@ MEASUREMENTS = {
         'vectors for n and n + 1 are with n = 512 than with n = 4, with activations of 32 or of 16 '
         'bits, the smaller of both, log 10.',
         'collapse',
-        by_seed(min, fall('32 bits', 4, 512), fall('16 bits', 4, 512)),
+        least(fall('32 bits', 4, 512), fall('16 bits', 4, 512)),
         'orders of magnitude',
         1.0,
         6,

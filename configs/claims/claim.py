@@ -148,6 +148,21 @@ def by_seed(combine: Callable[..., float], *parts: Measure) -> Measure:
     return measure
 
 
+def least(*parts: Measure) -> Measure:
+    """The least of several measures, seed by seed."""
+    return by_seed(lambda *values: min(values), *parts)
+
+
+def best(*parts: Measure) -> Measure:
+    """The largest of several measures, seed by seed."""
+    return by_seed(lambda *values: max(values), *parts)
+
+
+def mean(*parts: Measure) -> Measure:
+    """The mean of several measures, seed by seed."""
+    return by_seed(lambda *values: statistics.fmean(values), *parts)
+
+
 def number(name: str, field: str = 'value', **where: object) -> Measure:
     """The measure that reads one number of a run."""
     return lambda results: results.values(name, field, **where)

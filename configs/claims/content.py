@@ -1,7 +1,6 @@
 """Measurements of content-dependent and learned encodings."""
 
 import math
-import statistics
 
 from configs.claims.claim import (
     Measurement,
@@ -10,6 +9,7 @@ from configs.claims.claim import (
     by_seed,
     lead,
     lead_in_nats,
+    mean,
     minus,
     number,
 )
@@ -21,10 +21,7 @@ SPLITS = ('comparison', 'sparse', 'dense')
 
 def flip_flop(name: str, length: int):
     """The mean exact match over the three densities of bits."""
-    return by_seed(
-        lambda *values: statistics.fmean(values),
-        *(number(name, length=length, folder=folder) for folder in SPLITS),
-    )
+    return mean(*(number(name, length=length, folder=folder) for folder in SPLITS))
 
 
 CHECKS = range(1, 9)  # eighths of the training
@@ -33,7 +30,7 @@ CHECKS = range(1, 9)  # eighths of the training
 def over_training(name: str):
     """The mean over the eighths of the training of a small task."""
     parts = (number(name, x=float(check)) for check in CHECKS)
-    return by_seed(lambda *values: statistics.fmean(values), *parts)
+    return mean(*parts)
 
 
 def last(name: str):

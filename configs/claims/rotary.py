@@ -1,19 +1,15 @@
 """Measurements of rotary encodings and their extensions."""
 
 import math
-import statistics
 
-from configs.claims.claim import Measure, Measurement, by_seed, minus, number
+from configs.claims.claim import Measure, Measurement, by_seed, mean, minus, number
 
 DEPTHS = (0.25, 0.5, 0.75)
 
 
 def found(name: str) -> Measure:
     """The keys that a model decodes at 4 and 16 times its trained length, over the depths."""
-    return by_seed(
-        lambda *values: statistics.fmean(values),
-        *(number(name, length=length, depth=at) for length in (256, 1024) for at in DEPTHS),
-    )
+    return mean(*(number(name, length=length, depth=at) for length in (256, 1024) for at in DEPTHS))
 
 
 def speed(group: str, name: str) -> Measure:

@@ -12,6 +12,7 @@ from configs.claims.claim import (
     gain,
     lead,
     lead_in_nats,
+    least,
     minus,
     number,
 )
@@ -43,11 +44,6 @@ def searched(results: Results) -> dict[int, float]:
 def reaches(own: Measure, folder: str) -> Measure:
     """`REACH` minus what a model needs more than the base within its trained length."""
     return by_seed(lambda far, near: REACH - (far - near), own, nats('base', folder, LENGTH))
-
-
-def least(*parts: Measure) -> Measure:
-    """The least of several effects, or losses."""
-    return by_seed(lambda *values: min(values), *parts)
 
 
 def ahead(folder: str, length: int, own: tuple[str, ...], others: tuple[str, ...]) -> Measure:

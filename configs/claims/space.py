@@ -10,6 +10,8 @@ from configs.claims.claim import (
     above,
     by_seed,
     lead,
+    least,
+    mean,
     minus,
     number,
 )
@@ -45,11 +47,6 @@ def times_as_early(group: str, own: str, others: tuple[str, ...], goal: str) -> 
     return by_seed(
         lambda first, *rest: math.log10(min(rest) / first), step(own), *map(step, others)
     )
-
-
-def least(*parts: Measure) -> Measure:
-    """The least of several effects."""
-    return by_seed(min, *parts)
 
 
 def largest_psnr(field: str) -> Measure:
@@ -108,7 +105,7 @@ def grown(name: str, remark: str) -> Measurement:
         'learned table loses, minus what this model loses, on the mean of the four.',
         'images',
         ('objects',),
-        by_seed(lambda *values: sum(values) / len(values), *each),
+        mean(*each),
         'of images',
         margin=0.02,
         minutes=8,

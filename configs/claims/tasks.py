@@ -3,7 +3,17 @@
 import math
 import statistics
 
-from configs.claims.claim import Measure, Measurement, above, by_seed, lead, minus, number
+from configs.claims.claim import (
+    Measure,
+    Measurement,
+    above,
+    best,
+    by_seed,
+    lead,
+    mean,
+    minus,
+    number,
+)
 from configs.sweeps.impact import ENCODINGS
 from configs.sweeps.impact_three import TASKS
 from configs.sweeps.pos2distill import SHOWN
@@ -24,16 +34,6 @@ def steadier(name: str) -> Measure:
     return by_seed(
         lambda before, after: 1 - after / before, fluctuation('skewed'), fluctuation(name)
     )
-
-
-def best(*parts: Measure) -> Measure:
-    """The larger of several measures, seed by seed."""
-    return by_seed(lambda *values: max(values), *parts)
-
-
-def mean(*parts: Measure) -> Measure:
-    """The mean of several measures, seed by seed."""
-    return by_seed(lambda *values: statistics.fmean(values), *parts)
 
 
 def farther(name: str) -> Measure:

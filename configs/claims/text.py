@@ -4,10 +4,12 @@ from configs.claims.claim import (
     Measure,
     Measurement,
     below,
+    best,
     by_seed,
     gain,
     lead,
     lead_in_nats,
+    mean,
     minus,
     number,
 )
@@ -38,12 +40,7 @@ def on_passkeys(test: str, measure: Measure, remark: str = '') -> Measurement:
 def found(name: str, length: int) -> Measure:
     """The share of keys that are found, at the start, in the middle and at the end of texts."""
     depths = [number(name, length=length, depth=depth) for depth in (0.0, 0.5, 1.0)]
-    return by_seed(lambda *values: sum(values) / len(values), *depths)
-
-
-def best(*parts: Measure) -> Measure:
-    """The larger of several measures, seed by seed."""
-    return by_seed(lambda *values: max(values), *parts)
+    return mean(*depths)
 
 
 MEASUREMENTS = {

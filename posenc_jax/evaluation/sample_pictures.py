@@ -14,7 +14,7 @@ from posenc_jax.core import disk
 from posenc_jax.evaluation.samples import SHOWN, Samples
 from posenc_jax.evaluation.series import RunResult
 
-RIGHT, WRONG = '#000000', '#D55E00'
+_RIGHT, _WRONG = '#000000', '#D55E00'
 _NODE = '#0072B2'
 
 
@@ -73,7 +73,7 @@ def draw_graph(axis: Any, samples: Samples, row: int) -> None:
     colours = [_NODE] * len(edges)
     if samples.truth.shape[1] > 1:
         right = (samples.said == samples.truth)[row][kept]
-        colours = [_NODE if node else WRONG for node in right]
+        colours = [_NODE if node else _WRONG for node in right]
     axis.scatter(x, y, c=colours, s=10, linewidths=0)
     axis.set_aspect('equal')
     axis.margins(0.1)
@@ -114,7 +114,7 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
         for row, axis in zip(range(len(one.truth)), line):
             draw(axis, one, row)
             title, right = title_of(one, row)
-            colour = RIGHT if right else WRONG
+            colour = _RIGHT if right else _WRONG
             axis.set_title(textwrap.shorten(title, 40), fontsize=8, color=colour)
         sides = one.batch['image'].shape[1:3] if is_image else ()
         size = ' x '.join(map(str, sides)) or f'length {one.length}'
