@@ -124,9 +124,8 @@ def effects(record: Mapping[str, Any]) -> dict[int, float]:
 def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs the sweep of a claim, reads the effect, and writes it into the ledger.
 
-    A record of the same test whose runs were begun on another day is kept in the new one, under
-    'earlier'. Runs that exist in `workdir` are read again, so that is another day's work only if
-    they were made on that day.
+    If the ledger has a record of the same test, and its runs were begun on another day than those
+    in `workdir`, that record is kept under 'earlier' in the new one.
 
     Raises:
       SystemExit: the sweep has failed or was stopped, and has said why; nothing is written.

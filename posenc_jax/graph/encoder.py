@@ -143,6 +143,15 @@ class JoinedGraphFeatures(GraphEncoder):
     def compute(self, adjacency, rng, draw):
         return np.concatenate([part.compute(adjacency, rng, draw) for part in self.parts], axis=1)
 
+    def encode_draws(self, adjacency, rng=None):
+        draws = self.draws
+        parts = [  # what is not drawn is the same in every draw, and is computed once
+            [part.encode(adjacency, rng, draw=i) for i in range(draws if part.randomised else 1)]
+            for part in self.parts
+        ]
+        whole = [np.repeat(part, draws // len(part), axis=0) for part in parts]
+        return np.concatenate(whole, axis=-1)
+
     def network(self, node_width, *, rngs):
         networks = [part.network(node_width, rngs=rngs) for part in self.parts]
         if all(network is None for network in networks):

@@ -40,16 +40,17 @@ def potts_fields(
 @dataclasses.dataclass(frozen=True)
 class MarkovField(Task):
     """The cells of a field of the Potts model, whose neighbours like to be equal, behind one
-    condition token. The task length is the side of the field. All cells are scored by their
-    likelihood, so the mean loss says how well the field is known, and the accuracy is limited.
+    condition token. The task length is the side of the field. Cells are random, so no model
+    predicts all of them; the mean loss over the cells tells how well a model knows the field.
 
     By rows, the target of a token is the next cell, for causal models. From near to far, the target
     of a cell is its right neighbour, and that of the condition token is the corner: what the head
     of rows predicts in a model with the mask `nar()`, which sees whole diagonals and no later ones.
-    The last column has no target, and no target lies in the rest of the first one. Such a model is
-    an encoder, since its mask and not the order of tokens says what may be seen; without `nar()` it
-    sees its targets. Both orders have positions (row, column), -1 and -1 for the condition token;
-    encodings of lines need `ids='none'`.
+    Cells of the last column have no right neighbour and are not scored, and cells of the first
+    column below the corner are no targets. Such a model is an encoder, since its mask and not the
+    order of tokens says what may be seen; without `nar()` it sees its targets. Both orders have
+    positions (row, column), -1 and -1 for the condition token; encodings of lines need
+    `ids='none'`.
 
     Args:
       states: values of a cell.
