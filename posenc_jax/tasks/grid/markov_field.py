@@ -66,7 +66,7 @@ class MarkovField(Task):
       >>> task = MarkovField(order='near_to_far')
       >>> batch = task.sample(np.random.default_rng(0), batch=1, length=2)
       >>> task.decode(batch['tokens'][0]), batch['targets'][0].tolist()
-      ('. 3 1 3 3', [3, 1, 0, 3, 0])
+      ('. 2 2 3 3', [2, 2, 0, 3, 0])
     """
 
     one_length: ClassVar[bool] = True
