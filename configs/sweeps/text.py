@@ -2,8 +2,8 @@
 
 Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [--only NAME ...]
            GROUP is one of
-  lengths   the model of the quickstart in windows of 128 bytes, after 800 batches of 8, read to
-            1024; and sinusoids trained in windows of 256, after as many bytes; besides, the
+  lengths   models of 4 layers of width 96 in windows of 128 bytes, after 2000 batches of 8, read
+            to 1024; and sinusoids trained in windows of 256, after as many bytes; besides, the
             receptive fields of the additive biases (`configs.sweeps.receptive`)
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
@@ -19,16 +19,23 @@ from configs.sweeps.runs import Sweep, main
 
 GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
     'lengths': {
-        'alibi': 'alibi()',
+        'nope': 'nope()',
         'rope': 'rope()',
+        'sinusoidal': 'sinusoidal()',
+        'alibi': 'alibi()',
         't5_rpe': 't5_rpe()',
         'kerple': 'kerple()',
         'fire': 'fire(threshold=32.0)',  # a quarter of the trained length, as in the paper
-        'sinusoidal': 'sinusoidal()',
+        'sandwich': 'sandwich()',
+        'cable': 'cable()',
+        'bam': 'bam()',
+        'rpe_type1': 'rpe_convergent(kernel="type1")',
+        'rpe_harmonic': 'rpe_convergent(kernel="harmonic")',  # its sum diverges
+        'transformer_xl': 'transformer_xl()',
+        'rcmha': 'rcmha()',
+        'urpe': 'urpe()',
         'cope': 'cope()',
         'path': 'path()',
-        'urpe': 'urpe()',
-        'cable': 'cable()',
         'sinusoidal_256': {'encoding': 'sinusoidal()', 'train.length': 256, 'train.batch': 4},
     },
     'passkeys': {
@@ -52,8 +59,9 @@ EXTENDED = {
 }
 SETTINGS = {
     'lengths': (
-        'train.length=128', 'train.batch=8', 'train.steps=800', 'train.lr=2e-3',
-        'train.warmup=80', 'train.eval_every=400', 'train.save_every=100000',
+        'model.width=96', 'model.heads=3', 'train.length=128', 'train.batch=8',
+        'train.steps=2000', 'train.lr=4e-3', 'train.warmup=80', 'train.eval_every=400',
+        'train.save_every=100000',
     ),
     'passkeys': (
         'task=passkey(lm_weight=0.1)', 'model.layers=2', 'model.width=64', 'model.heads=4',

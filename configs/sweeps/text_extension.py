@@ -29,8 +29,8 @@ LENGTH, FACTOR, SEARCHED = 256, 4, 2048
 SAME_MACHINE = {'data.dataset': 'stdlib_code', 'mesh.cpu_devices': 1, 'train.save_every': 500}
 ADAPTERS = {'train.tune': 'adapters', 'train.lr': 2e-3}
 SCALED = {'model.lora_alpha': 48.0}  # adapters of rank 24 are scaled as those of rank 8
-# PSC has two matrices of 32 x 32 for each of 5 heads of queries and of keys: 20,480 numbers a
-# layer, as 16 ranks of the adapters of four projections of width 160.
+# PSC has two matrices of 32 x 32 for each of 3 heads of queries and of keys: 12,288 numbers a
+# layer, as 16 ranks of the adapters of four projections of width 96.
 TUNED: dict[str, dict[str, object]] = {
     'rope': {'init.extend': ''},
     'pi': {'init.extend': 'pi(factor=4.0)'},
@@ -74,8 +74,9 @@ def searched(run: str) -> str:
 
 
 def base(workdir: pathlib.Path, seed: int, steps: int) -> Run:
-    """The run that is extended; that of `configs.sweeps.extension`."""
+    """The run that is extended."""
     fields = {'train.length': LENGTH, 'train.steps': steps, 'train.eval_every': 500, 'seed': seed}
+    fields |= {'model.width': 96, 'model.heads': 3, 'train.batch': 8, 'train.lr': 3e-3}
     return Run(workdir / f'base_{seed}', 'configs/quickstart.py', SAME_MACHINE | fields)
 
 
@@ -128,7 +129,7 @@ def main() -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/text_extension')
-    parser.add_argument('--steps', type=int, default=1000, help='of the base runs')
+    parser.add_argument('--steps', type=int, default=4000, help='of the base runs')
     parser.add_argument('--tune_steps', type=int, default=100, help='of the other runs')
     arguments = parser.parse_args()
     workdir, seeds = arguments.workdir, arguments.seeds
