@@ -9,7 +9,7 @@ from flax import nnx
 
 from configs.claims import analyses, caches
 from configs.claims.claim import Results
-from configs.sweeps import public_caches, public_model
+from configs.sweeps import public_caches, public_model, sparse_shares
 from posenc_jax.model import Transformer, TransformerConfig
 
 SIZES = ('--seeds', '0', '1', '--texts', '2')
@@ -63,3 +63,15 @@ def test_without_the_weights_a_sweep_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_the_mask_alone_makes_near_keys_more_alike():
     assert public_model.near_keys(np.random.default_rng(0)) > 0.9
+
+
+@pytest.mark.full
+def test_all_keys_lose_nothing_and_fewer_lose_something(tmp_path, monkeypatch):
+    monkeypatch.setattr(public_model, 'load_pretrained', loaded)
+    monkeypatch.setattr(sparse_shares, 'KEYS', (1, 16))
+    words = ('sparse_shares', '--file', 'drawn', *SIZES, '--length', '32')
+    monkeypatch.setattr('sys.argv', [*words, '--workdir', str(tmp_path)])
+    sparse_shares.main()
+    lost = lambda keys: Results(tmp_path).values('all channels', x=keys).values()
+    assert max(map(abs, lost(1.0))) < 1e-5
+    assert min(map(abs, lost(16.0))) > 1e-5
