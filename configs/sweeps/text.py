@@ -5,6 +5,7 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
   lengths   models of 4 layers of width 96 in windows of 128 bytes, after 2000 batches of 8, read
             to 1024; and sinusoids trained in windows of 256, after as many bytes; besides, the
             receptive fields of the additive biases (`configs.sweeps.receptive`)
+  biases    more biases in the same setting
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
 Number:    docs/claims.md, claims B1, B2, B4 to B6, B9, B10, B12, B16, B19, B20, B22, C3
@@ -28,15 +29,18 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
         'fire': 'fire(threshold=32.0)',  # a quarter of the trained length, as in the paper
         'sandwich': 'sandwich()',
         'cable': 'cable()',
+        'urpe': 'urpe()',
+        'cope': 'cope()',
+        'path': 'path()',
+        'sinusoidal_256': {'encoding': 'sinusoidal()', 'train.length': 256, 'train.batch': 4},
+    },
+    'biases': {
+        'alibi': 'alibi()',
         'bam': 'bam()',
         'rpe_type1': 'rpe_convergent(kernel="type1")',
         'rpe_harmonic': 'rpe_convergent(kernel="harmonic")',  # its sum diverges
         'transformer_xl': 'transformer_xl()',
         'rcmha': 'rcmha()',
-        'urpe': 'urpe()',
-        'cope': 'cope()',
-        'path': 'path()',
-        'sinusoidal_256': {'encoding': 'sinusoidal()', 'train.length': 256, 'train.batch': 4},
     },
     'passkeys': {
         'bam': PRIOR,
@@ -48,6 +52,7 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
 }
 EXTENDED = {
     'lengths': [('alibi', 'alibi_pi(mode="dynamic")')],
+    'biases': [],
     'passkeys': [
         ('alibi', 'alibi_pi(mode="dynamic")'),
         ('rope', 'pi(factor=16.0)'),
@@ -57,24 +62,27 @@ EXTENDED = {
         ('nope', 'nope_temperature(temperature=1.5)'),
     ],
 }
+LENGTHS = (
+    'model.width=96', 'model.heads=3', 'train.length=128', 'train.batch=8', 'train.steps=2000',
+    'train.lr=4e-3', 'train.warmup=80', 'train.eval_every=400', 'train.save_every=100000',
+)  # fmt: skip
 SETTINGS = {
-    'lengths': (
-        'model.width=96', 'model.heads=3', 'train.length=128', 'train.batch=8',
-        'train.steps=2000', 'train.lr=4e-3', 'train.warmup=80', 'train.eval_every=400',
-        'train.save_every=100000',
-    ),
+    'lengths': LENGTHS,
+    'biases': LENGTHS,
     'passkeys': (
         'task=passkey(lm_weight=0.1)', 'model.layers=2', 'model.width=64', 'model.heads=4',
         'train.length=64', 'train.min_length=16', 'train.batch=32', 'train.steps=1500',
         'train.lr=1e-3', 'train.warmup=100', 'train.eval_every=500', 'train.save_every=100000',
     ),
 }  # fmt: skip
+READ = (
+    'eval.lengths=128,256,1024',
+    'eval.protocols=same_tokens',
+    'eval.tokens=131072',  # 8192 bytes are scored
+)
 EVALUATION = {
-    'lengths': (
-        'eval.lengths=128,256,1024',
-        'eval.protocols=same_tokens',
-        'eval.tokens=131072',  # 8192 bytes are scored
-    ),
+    'lengths': READ,
+    'biases': READ,
     'passkeys': ('eval.lengths=64,256,1024', 'eval.depths=0,0.5,1', 'eval.samples=100'),
 }
 SWEEPS = {
