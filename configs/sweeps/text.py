@@ -5,7 +5,7 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
   lengths   models of 4 layers of width 96 in windows of 128 bytes, after 2000 batches of 8, read
             to 1024; and sinusoids trained in windows of 256, after as many bytes; besides, the
             receptive fields of the additive biases (`configs.sweeps.receptive`)
-  biases    more biases in the same setting
+  biases    more encodings of the logits in the same setting
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
 Number:    docs/claims.md, claims B1, B2, B4 to B6, B9, B10, B12, B16, B19, B20, B22, C3
@@ -31,10 +31,11 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
         'cable': 'cable()',
         'urpe': 'urpe()',
         'cope': 'cope()',
-        'path': 'path()',
         'sinusoidal_256': {'encoding': 'sinusoidal()', 'train.length': 256, 'train.batch': 4},
     },
     'biases': {
+        'rope': 'rope()',
+        'path': 'path()',
         'alibi': 'alibi()',
         'bam': 'bam()',
         'rpe_type1': 'rpe_convergent(kernel="type1")',
