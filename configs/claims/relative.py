@@ -2,9 +2,7 @@
 
 import math
 
-from configs.claims.claim import Measurement, Results, above, below, by_seed, gain, minus
-
-SAME = {'protocol': 'same_tokens'}
+from configs.claims.claim import Measurement, Results, above, below, by_seed
 
 
 def represented(results: Results) -> dict[int, float]:
@@ -33,16 +31,6 @@ MEASUREMENTS = {
         'of tokens',
         margin=0.5,
         minutes=1,
-    ),
-    'B8': Measurement(
-        'The same bytes of code in windows of 256 and 4096 after training with 256: how much more '
-        'the loss rises with a series that diverges (harmonic) than with one that converges (1).',
-        'relative_bias',
-        ('--only', 'rpe_type1', 'rpe_type2', 'rpe_harmonic'),
-        minus(gain('rpe_type1', 256, 4096, **SAME), gain('rpe_harmonic', 256, 4096, **SAME)),
-        'nats a byte',
-        margin=0.02,
-        minutes=8,
     ),
     'B13': Measurement(
         'Bytes of code in windows of 4096 after training with 256: 0.05 nats minus what BAM needs '

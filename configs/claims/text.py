@@ -30,6 +30,11 @@ def on_text(test: str, measure: Measure, margin: float = 0.02, remark: str = '')
     )
 
 
+def on_biases(test: str, measure: Measure) -> Measurement:
+    """A measurement by more encodings of the logits in the same setting."""
+    return Measurement(test, 'text', BIASES, measure, 'nats a byte', margin=0.02, minutes=90)
+
+
 def on_passkeys(test: str, measure: Measure, remark: str = '') -> Measurement:
     """A measurement by the models of passkeys."""
     return Measurement(
@@ -102,14 +107,14 @@ MEASUREMENTS = {
         'of RoPE and sinusoids.',
         lead_in_nats('cope', 'rope', 'sinusoidal', **WINDOW),
     ),
-    'C5': Measurement(
+    'C5': on_biases(
         'Text in windows of 128 bytes, as in training: nats that PaTH needs less than RoPE.',
-        'text',
-        BIASES,
         below('path', 'rope', **WINDOW),
-        'nats a byte',
-        margin=0.02,
-        minutes=90,
+    ),
+    'B8': on_biases(
+        'The same bytes of text in windows of 128 and 1024 after training with 128: how much more '
+        'the loss rises with a series that diverges (harmonic) than with one that converges (1).',
+        minus(gain('rpe_type1', 128, 1024, **SAME), gain('rpe_harmonic', 128, 1024, **SAME)),
     ),
     'B12': on_passkeys(
         'Passkeys in 1024 tokens after training with 16 to 64: BAM with scalable softmax minus the '
